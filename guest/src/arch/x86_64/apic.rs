@@ -1,0 +1,148 @@
+//! The local APIC, through memory (xAPIC) or registers (x2APIC): who this CPU is, interrupts
+//! between CPUs, the timer, end of interrupt (SDM vol. 3, chapter 11).
+
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use super::instructions::{cpuid, read_msr, write_msr};
+use super::layout::{LOCAL_APIC, direct_map, vector};
+
+const MSR_APIC_BASE: u32 = 0x1b;
+const BASE_ENABLE: u64 = 1 << 11;
+const BASE_X2APIC: u64 = 1 << 10;
+
+/// Registers, by their offset in memory; an x2APIC's number is `0x800 + offset / 16`.
+#[derive(Clone, Copy)]
+enum Register {
+    Id = 0x20,
+    EndOfInterrupt = 0xb0,
+    Spurious = 0xf0,
+    InterruptCommand = 0x300,
+    InterruptCommandHigh = 0x310,
+    TimerVector = 0x320,
+    Lint0 = 0x350,
+    Lint1 = 0x360,
+    TimerInitialCount = 0x380,
+    TimerCurrentCount = 0x390,
+    TimerDivide = 0x3e0,
+}
+
+/// Set before other CPUs start, and never again.
+static X2APIC: AtomicBool = AtomicBool::new(false);
+
+/// Decides for x2APIC mode, on all CPUs, where it exists and is not unwanted.
+pub fn choose_mode(allow_x2apic: bool) {
+    let supported = cpuid(1).ecx & 1 << 21 != 0;
+    // SAFETY: architectural.
+    let already = unsafe { read_msr(MSR_APIC_BASE) } & BASE_X2APIC != 0;
+    X2APIC.store(already || supported && allow_x2apic, Relaxed);
+}
+
+/// The highest APIC ID that an interrupt can be sent to.
+pub fn highest_id() -> u32 {
+    if X2APIC.load(Relaxed) { u32::MAX - 1 } else { 254 }
+}
+
+/// Turns this CPU's APIC on, in the mode decided on. The line of the old interrupt controller is
+/// shut, in case firmware left it open; the NMI line is open on every CPU, which is what makes
+/// QEMU's `inject-nmi` reach them all.
+pub fn enable() {
+    const SOFTWARE_ENABLE: u32 = 1 << 8;
+    const MASKED: u32 = 1 << 16;
+    const NMI: u32 = 4 << 8;
+    // SAFETY: architectural; the base address is left as it is.
+    unsafe {
+        let base = read_msr(MSR_APIC_BASE) | BASE_ENABLE;
+        let mode = if X2APIC.load(Relaxed) { BASE_X2APIC } else { 0 };
+        write_msr(MSR_APIC_BASE, base | mode);
+    }
+    write(Register::Spurious, SOFTWARE_ENABLE | u32::from(vector::SPURIOUS));
+    write(Register::Lint0, MASKED);
+    write(Register::Lint1, NMI);
+}
+
+/// This CPU's APIC ID.
+pub fn id() -> u32 {
+    let id = read(Register::Id);
+    if X2APIC.load(Relaxed) { id } else { id >> 24 }
+}
+
+/// Says that the interrupt in service has been dealt with.
+pub fn end_of_interrupt() {
+    write(Register::EndOfInterrupt, 0);
+}
+
+/// What one CPU can send another (SDM vol. 3, 11.6.1).
+#[derive(Clone, Copy)]
+pub enum Ipi {
+    Nmi,
+    Init,
+    /// Start in real mode at this page number.
+    StartUp(u8),
+}
+
+/// Sends to the CPU with that APIC ID.
+pub fn send(destination: u32, ipi: Ipi) {
+    const ASSERT: u32 = 1 << 14;
+    let command = ASSERT
+        | match ipi {
+            Ipi::Nmi => 4 << 8,
+            Ipi::Init => 5 << 8,
+            Ipi::StartUp(page) => 6 << 8 | u32::from(page),
+        };
+    if X2APIC.load(Relaxed) {
+        let value = u64::from(destination) << 32 | u64::from(command);
+        // SAFETY: x2APIC mode is on: the register exists. What the other CPU does then is sound
+        // by itself: an NMI handler, or ap_start.
+        unsafe { write_msr(0x800 + Register::InterruptCommand as u32 / 16, value) };
+    } else {
+        write(Register::InterruptCommandHigh, destination << 24);
+        write(Register::InterruptCommand, command);
+    }
+}
+
+/// Divide by 16.
+const TIMER_DIVIDE: u32 = 3;
+/// What [`TIMER_DIVIDE`] divides the bus clock by.
+pub const TIMER_DIVISOR: u64 = 16;
+
+/// Starts the timer interrupt, each time `count` of the divided bus clock has passed.
+pub fn start_periodic_timer(count: u32) {
+    const PERIODIC: u32 = 1 << 17;
+    write(Register::TimerDivide, TIMER_DIVIDE);
+    write(Register::TimerVector, PERIODIC | u32::from(vector::TIMER));
+    write(Register::TimerInitialCount, count);
+}
+
+/// Lets the timer run down, silently, while `wait` runs; returns how far it came.
+pub fn count_while(wait: impl FnOnce()) -> u32 {
+    const MASKED: u32 = 1 << 16;
+    write(Register::TimerDivide, TIMER_DIVIDE);
+    write(Register::TimerVector, MASKED | u32::from(vector::TIMER));
+    write(Register::TimerInitialCount, u32::MAX);
+    wait();
+    let count = u32::MAX - read(Register::TimerCurrentCount);
+    write(Register::TimerInitialCount, 0);
+    count
+}
+
+fn read(register: Register) -> u32 {
+    if X2APIC.load(Relaxed) {
+        // SAFETY: x2APIC mode is on: these registers exist.
+        unsafe { read_msr(0x800 + register as u32 / 16) as u32 }
+    } else {
+        let address = direct_map(LOCAL_APIC) + register as usize;
+        // SAFETY: the registers' page is mapped, uncached.
+        unsafe { (address as *const u32).read_volatile() }
+    }
+}
+
+fn write(register: Register, value: u32) {
+    if X2APIC.load(Relaxed) {
+        // SAFETY: x2APIC mode is on: these registers exist, and touch no memory.
+        unsafe { write_msr(0x800 + register as u32 / 16, u64::from(value)) }
+    } else {
+        let address = direct_map(LOCAL_APIC) + register as usize;
+        // SAFETY: the registers' page is mapped, uncached.
+        unsafe { (address as *mut u32).write_volatile(value) }
+    }
+}

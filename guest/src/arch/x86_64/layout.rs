@@ -1,0 +1,55 @@
+//! The kernel's address space: every magic address, in one place. Must agree with `kernel.ld` and
+//! the page tables in `boot.S`.
+
+/// Virtual minus physical address of everything in the image.
+pub const KERNEL_BASE: usize = 0xffff_ffff_8000_0000;
+
+/// Virtual address at which all of physical 0 to 4 GiB is mapped, never executable.
+pub const DIRECT_MAP: usize = 0xffff_8880_0000_0000;
+
+/// First physical address beyond the direct map.
+pub const DIRECT_MAP_END: u64 = 1 << 32;
+
+/// Virtual address of CPU 0's stacks.
+pub const STACKS: usize = 0xffff_c900_0000_0000;
+
+/// Physical page that the start-up IPI names. `boot.S` is assembled for it.
+pub const TRAMPOLINE: usize = 0x8000;
+
+/// Upper bound of CPUs, possible or not: what static tables hold.
+pub const MAX_CPUS: usize = 512;
+
+/// Physical address of the local APIC's registers in xAPIC mode (SDM vol. 3, 11.4.1).
+pub const LOCAL_APIC: u64 = 0xfee0_0000;
+
+/// Interrupt vectors. All below 64, where the interrupt descriptor table in `entry.S` ends.
+pub mod vector {
+    pub const NMI: u64 = 2;
+    pub const PAGE_FAULT: u64 = 14;
+    pub const TIMER: u8 = 0x30;
+    pub const SERIAL: u8 = 0x31;
+    /// The low four bits must be ones on old APICs (SDM vol. 3, 11.9).
+    pub const SPURIOUS: u8 = 0x3f;
+}
+
+/// The address in the direct map of a physical one below 4 GiB.
+pub fn direct_map(physical: u64) -> usize {
+    DIRECT_MAP + physical as usize
+}
+
+unsafe extern "C" {
+    static _stext: u8;
+    static _etext: u8;
+    static _end: u8;
+}
+
+/// Whether `address` lies in the kernel's code.
+pub fn is_text(address: u64) -> bool {
+    let (start, end) = (&raw const _stext as u64, &raw const _etext as u64);
+    (start..end).contains(&address)
+}
+
+/// First physical address behind the kernel's image and its zeroed data.
+pub fn image_end() -> u64 {
+    (&raw const _end as usize - KERNEL_BASE) as u64
+}

@@ -1,0 +1,52 @@
+//! The x86-64 half of the kernel: all of its assembly and nearly all of its unsafe code.
+//!
+//! The rest of the kernel reaches the machine through what is re-exported here. Start-up runs
+//! `boot.S` → `kernel_main` (main.rs) → [`smp::start_all`] → `cpu_main` on every CPU.
+
+mod acpi;
+mod apic;
+mod backtrace;
+mod descriptors;
+mod instructions;
+mod ioapic;
+mod kvm_clock;
+mod layout;
+mod memory;
+mod nmi;
+pub mod percpu;
+mod platform;
+mod pvh;
+mod serial;
+mod smp;
+mod stack_trace;
+mod time;
+mod trap;
+
+pub use backtrace::trigger_all_cpu_backtrace;
+pub use instructions::{cause_triple_fault, halt_forever, interrupts_off, wait_for_interrupt};
+pub use memory::{init as init_memory, overwrite_own_stack};
+pub use nmi::{DIRECT as NMI_BACKTRACE_DIRECT, send_to_self as send_nmi_to_self, set_hook as set_nmi_hook};
+pub(crate) use percpu::percpu;
+pub use percpu::cpu_number;
+pub use serial::init as init_console;
+pub use platform::X86;
+pub use pvh::StartInfo;
+pub use smp::{count_possible_cpus, possible_cpus, run_boot_cpu};
+pub use stack_trace::print_own_trace;
+
+use nmiscope_guest::abi;
+
+core::arch::global_asm!(include_str!("boot.S"), options(att_syntax));
+core::arch::global_asm!(include_str!("entry.S"), options(att_syntax));
+
+/// Ends the VM, or QEMU with `-device isa-debug-exit`, with `code`. Where nothing listens on the
+/// port, this CPU halts for good.
+pub fn debug_exit(code: u8) -> ! {
+    instructions::out_byte(abi::DEBUG_EXIT_PORT, code);
+    halt_forever()
+}
+
+/// Tells the VMM how far the boot has come.
+pub fn post(code: u8) {
+    instructions::out_byte(abi::POST_PORT, code);
+}

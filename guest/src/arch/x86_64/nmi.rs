@@ -1,0 +1,75 @@
+//! The NMI handler: the guest's half of a backtrace.
+//!
+//! An NMI that no client in the guest asked for is the hypervisor's. Both are answered alike, by
+//! printing registers and call trace with printk diverted into this CPU's `nmi_print_seq`: takes
+//! no lock, waits for nothing. Who reads the buffer then is not this file's business.
+
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
+
+use nmiscope_guest::abi::{self, NMI_DONE_PORT};
+
+use super::percpu::{cpu_number, percpu};
+use super::trap::TrapFrame;
+use super::{apic, backtrace, instructions, smp, stack_trace};
+use crate::pr_info;
+use crate::printk::{Level, PRINTK};
+
+percpu! {
+    /// NMIs that this CPU has taken: counted on entry, so that the host can tell a delivered NMI
+    /// from one that is still pending.
+    static nmi_count: AtomicU64 = AtomicU64::new(0);
+    /// What to run at the end of the handler, still diverted; null for nothing.
+    static nmi_hook: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+}
+
+/// Whether the handler prints straight to log and console, as no handler should: the parameter
+/// `nmi_backtrace=direct`, which exists to show why.
+pub static DIRECT: AtomicBool = AtomicBool::new(false);
+
+/// Has this CPU's handler run `hook` before it returns: how a workload gets into NMI context.
+pub fn set_hook(hook: fn()) {
+    nmi_hook.this().store(hook as *mut (), Relaxed);
+}
+
+/// Sends this CPU an NMI, which it takes before the next few instructions are over.
+pub fn send_to_self() {
+    apic::send(smp::apic_id(cpu_number()), apic::Ipi::Nmi);
+}
+
+/// The handler.
+pub fn handle(frame: &TrapFrame) {
+    let count = nmi_count.this();
+    count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
+
+    let cpu = cpu_number();
+    let direct = DIRECT.load(Relaxed);
+    if !direct && PRINTK.printk_nmi_backtrace_this_cpu_begin().is_err() {
+        panic!("printk_nmi_backtrace_this_cpu_begin called twice");
+    }
+    print_backtrace(frame, cpu);
+    run_hook();
+    if !direct && PRINTK.printk_nmi_backtrace_this_cpu_end().is_err() {
+        panic!("printk_nmi_backtrace_this_cpu_end without begin");
+    }
+
+    if !backtrace::answer(cpu) && PRINTK.nmi_print_flag().owner() == abi::RESERVED_BY_HYPERVISOR {
+        instructions::out_byte(NMI_DONE_PORT, cpu as u8);
+    }
+}
+
+fn print_backtrace(frame: &TrapFrame, cpu: usize) {
+    pr_info!("NMI backtrace for cpu {cpu}");
+    pr_info!("{frame}");
+    stack_trace::print_interrupted(frame, cpu, |text| {
+        PRINTK.vprintk(Level::Info, text);
+    });
+}
+
+fn run_hook() {
+    let hook = nmi_hook.this().load(Relaxed);
+    if !hook.is_null() {
+        // SAFETY: `set_hook` is the only writer, and stores functions of this type.
+        let hook = unsafe { core::mem::transmute::<*mut (), fn()>(hook) };
+        hook();
+    }
+}

@@ -1,0 +1,187 @@
+//! From one CPU to all of them: who is possible (MADT), starting the others (INIT, start-up IPIs;
+//! SDM vol. 3, 9.4), and what every CPU does before it enters the workload.
+
+use core::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+use super::acpi::{Entry, Madt};
+use super::instructions::cpuid;
+use super::layout::{DIRECT_MAP, MAX_CPUS, TRAMPOLINE, vector};
+use super::memory::{Stack, drop_identity_mapping};
+use super::percpu::percpu;
+use super::pvh::StartInfo;
+use super::{apic, descriptors, ioapic, kvm_clock, percpu as per_cpu, serial, time};
+use crate::{cpu_main, pr_warn};
+
+/// APIC IDs by CPU number; `ap_start` in boot.S looks its own up.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals, reason = "named by assembly, and from outside")]
+static cpu_to_apicid: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(u32::MAX) }; MAX_CPUS];
+
+/// How many CPUs are possible: they are numbered from 0.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals, reason = "named by assembly, and from outside")]
+static nr_cpu_ids: AtomicU32 = AtomicU32::new(1);
+
+/// The I/O APIC that serves the legacy interrupts; 0 where there is none.
+static IO_APIC: AtomicU64 = AtomicU64::new(0);
+
+/// How many CPUs have come as far as `enter`.
+static ONLINE: AtomicU32 = AtomicU32::new(0);
+
+percpu! {
+    /// Whether the CPU runs this kernel. Zero: not started.
+    pub static cpu_online: AtomicU32 = AtomicU32::new(0);
+}
+
+/// How many CPUs there can be.
+pub fn possible_cpus() -> usize {
+    nr_cpu_ids.load(Relaxed) as usize
+}
+
+/// The APIC ID of a possible CPU.
+pub fn apic_id(cpu: usize) -> u32 {
+    cpu_to_apicid[cpu].load(Relaxed)
+}
+
+/// The CPUs that run.
+pub fn online_cpus() -> impl Iterator<Item = usize> + Clone {
+    (0..possible_cpus()).filter(|&cpu| cpu_online.on(cpu).load(Acquire) != 0)
+}
+
+/// Numbers the CPUs, this one first, then those of the firmware's table in its order, and stops
+/// at `limit`. The first thing to run: with it, per-CPU data can be made.
+pub fn count_possible_cpus(start_info: &StartInfo, limit: usize, allow_x2apic: bool) -> usize {
+    apic::choose_mode(allow_x2apic);
+    apic::enable();
+    let this = apic::id();
+    cpu_to_apicid[0].store(this, Relaxed);
+    let mut count = 1;
+    for entry in Madt::find(start_info.rsdp()).into_iter().flat_map(Madt::entries) {
+        match entry {
+            Entry::Cpu(id) if id != this && id <= apic::highest_id() => {
+                if count < limit.clamp(1, MAX_CPUS) {
+                    cpu_to_apicid[count].store(id, Relaxed);
+                    count += 1;
+                }
+            }
+            Entry::IoApic(address, 0) => IO_APIC.store(u64::from(address), Relaxed),
+            Entry::Cpu(_) | Entry::IoApic(..) => {}
+        }
+    }
+    nr_cpu_ids.store(count as u32, Relaxed);
+    count
+}
+
+/// What the boot CPU has to do before the others: descriptors, clocks, the serial port's line.
+pub fn prepare_boot_cpu() {
+    descriptors::load(0);
+    kvm_clock::enable();
+    time::init();
+    let io_apic = IO_APIC.load(Relaxed);
+    if io_apic != 0 {
+        ioapic::route(io_apic, serial::INTERRUPT, vector::SERIAL, apic_id(0));
+        serial::enable_receive_interrupt();
+    }
+}
+
+/// Starts all other possible CPUs at once, and waits for them. Returns how many run at the end,
+/// this one included.
+pub fn start_others() -> usize {
+    let others = 1..possible_cpus();
+    if others.is_empty() {
+        return 1;
+    }
+    copy_trampoline();
+    for cpu in others.clone() {
+        apic::send(apic_id(cpu), apic::Ipi::Init);
+    }
+    // Processors want 10 ms here; the virtual ones of any hypervisor want nothing.
+    const HYPERVISOR: u32 = 1 << 31;
+    if cpuid(1).ecx & HYPERVISOR == 0 {
+        wait_until(10_000_000, || false);
+    }
+    // A start-up IPI that finds its CPU not yet waiting for one is lost; it is sent again until
+    // the CPU has been heard of. One that finds the CPU running is ignored by it.
+    const ROUNDS: u32 = 20;
+    const ROUND_NS: u64 = 100_000_000;
+    for _ in 0..ROUNDS {
+        for cpu in others.clone().filter(|&cpu| cpu_online.on(cpu).load(Relaxed) == 0) {
+            apic::send(apic_id(cpu), apic::Ipi::StartUp((TRAMPOLINE >> 12) as u8));
+        }
+        // All but this one, which is counted when it enters.
+        if wait_until(ROUND_NS, || ONLINE.load(Acquire) as usize == possible_cpus() - 1) {
+            break;
+        }
+    }
+    for cpu in others.filter(|&cpu| cpu_online.on(cpu).load(Acquire) == 0) {
+        pr_warn!("cpu{cpu} (APIC ID {}) did not start", apic_id(cpu));
+    }
+    ONLINE.load(Acquire) as usize + 1
+}
+
+/// Whether `done` came true within that many nanoseconds.
+pub fn wait_until(nanoseconds: u64, mut done: impl FnMut() -> bool) -> bool {
+    let start = time::clock_ns();
+    loop {
+        if done() {
+            return true;
+        }
+        if time::clock_ns() - start > nanoseconds {
+            return false;
+        }
+        core::hint::spin_loop();
+    }
+}
+
+fn copy_trampoline() {
+    unsafe extern "C" {
+        static trampoline_start: u8;
+        static trampoline_end: u8;
+    }
+    let start = &raw const trampoline_start;
+    let size = &raw const trampoline_end as usize - start as usize;
+    // SAFETY: conventional memory below 640 KiB that the loader is done with and the allocator
+    // never hands out; boot.S lays out what is copied for just this address.
+    unsafe { core::ptr::copy_nonoverlapping(start, (DIRECT_MAP + TRAMPOLINE) as *mut u8, size) };
+}
+
+/// Leaves the boot stack for the boot CPU's own, and enters `cpu_main` there. `prepared` runs
+/// before, on the new stack.
+pub fn run_boot_cpu() -> ! {
+    unsafe extern "C" {
+        fn run_on_stack(entry: extern "C" fn(usize) -> !, argument: usize, stack_top: usize) -> !;
+    }
+    let (_, top) = Stack::Main.bounds(0);
+    drop_identity_mapping();
+    // SAFETY: the stack has been mapped (memory.rs), and nobody uses it; nothing on the old one
+    // is needed again.
+    unsafe { run_on_stack(boot_cpu_main, 0, top as usize) }
+}
+
+extern "C" fn boot_cpu_main(_: usize) -> ! {
+    prepare_boot_cpu();
+    let online = start_others();
+    crate::all_cpus_up(online);
+    enter(0)
+}
+
+/// Where `ap_start` in boot.S goes, on the CPU's own main stack.
+#[unsafe(no_mangle)]
+extern "C" fn ap_main(cpu: usize) -> ! {
+    per_cpu::load(cpu);
+    descriptors::load(cpu);
+    apic::enable();
+    kvm_clock::enable();
+    enter(cpu)
+}
+
+fn enter(cpu: usize) -> ! {
+    cpu_online.this().store(1, Release);
+    ONLINE.fetch_add(1, Release);
+    time::start_tick(possible_cpus());
+    super::instructions::interrupts_on();
+    cpu_main(cpu)
+}

@@ -1,0 +1,111 @@
+//! Call traces as raw addresses: what the guest can say about its own stacks without symbols.
+//!
+//! The stack is read word by word, upwards. A word that points into the kernel's code is printed,
+//! and marked `?` unless it is where the chain of frame pointers says a return address lies; so a
+//! broken chain costs reliability, not entries. Interrupted code is found at the top of the
+//! interrupt stacks. Reads only what is mapped: the address must be on one of the CPU's stacks.
+
+use core::fmt::Arguments;
+
+use super::layout::is_text;
+use super::memory::{Stack, stack_containing};
+use super::trap::TrapFrame;
+
+/// Entries of one trace, and words looked at on one stack.
+const MAX_ENTRIES: usize = 512;
+const MAX_WORDS: usize = 4096;
+/// An NMI inside an exception inside an interrupt, and one to spare.
+const MAX_STACKS: usize = 4;
+
+/// The line before the address of an instruction that was interrupted, which is exact; all other
+/// addresses are those that calls return to.
+const INTERRUPTED: &str = " --- interrupted ---";
+
+/// Prints, by `print`, the trace of the code that `frame` interrupted on `cpu`, this CPU.
+pub fn print_interrupted(frame: &TrapFrame, cpu: usize, print: fn(Arguments<'_>)) {
+    let mut printer = Printer { print, entries: 0 };
+    printer.line(format_args!("Call Trace:\n{INTERRUPTED}"));
+    printer.trace(frame.rip, frame.rsp, frame.rbp, cpu);
+}
+
+/// Prints, by `print`, the trace of the caller, on this CPU.
+#[inline(never)]
+pub fn print_own_trace(cpu: usize, print: fn(Arguments<'_>)) {
+    let rbp: u64;
+    // SAFETY: copies a register.
+    unsafe { core::arch::asm!("mov {}, rbp", out(reg) rbp, options(nomem, nostack)) };
+    let mut printer = Printer { print, entries: 0 };
+    printer.line(format_args!("Call Trace:"));
+    printer.walk(rbp, rbp, cpu);
+}
+
+struct Printer {
+    print: fn(Arguments<'_>),
+    entries: usize,
+}
+
+impl Printer {
+    fn line(&self, text: Arguments<'_>) {
+        (self.print)(format_args!("{text}\n"));
+    }
+
+    fn entry(&mut self, address: u64, reliable: bool) {
+        self.entries += 1;
+        let mark = if reliable { "" } else { " ?" };
+        self.line(format_args!(" [<{address:016x}>]{mark}"));
+    }
+
+    /// An interrupted instruction, then what its stack says.
+    fn trace(&mut self, rip: u64, rsp: u64, rbp: u64, cpu: usize) {
+        self.entry(rip, true);
+        self.walk(rsp, rbp, cpu);
+    }
+
+    fn walk(&mut self, mut rsp: u64, mut rbp: u64, cpu: usize) {
+        for _ in 0..MAX_STACKS {
+            let Some(stack) = stack_containing(cpu, rsp) else {
+                // An empty main stack is at its end, where the CPU entered.
+                if rsp != Stack::Main.bounds(cpu).1 {
+                    self.line(format_args!(" RSP {rsp:016x} is on no stack of cpu{cpu}"));
+                }
+                return;
+            };
+            let (_, top) = stack.bounds(cpu);
+            if stack == Stack::Main {
+                self.walk_stack(rsp, rbp, top);
+                return;
+            }
+            // SAFETY: the code being traced was running on this interrupt stack, so a trap has
+            // entered there, and is below us in the trace: it has not returned.
+            let frame = unsafe { TrapFrame::at_top_of(stack, cpu) };
+            let record = top - size_of::<TrapFrame>() as u64 - 16;
+            self.walk_stack(rsp, rbp, record);
+            self.line(format_args!("{INTERRUPTED}"));
+            self.entry(frame.rip, true);
+            (rsp, rbp) = (frame.rsp, frame.rbp);
+        }
+    }
+
+    /// The words from `rsp` up to `end`, which lies on the same stack.
+    fn walk_stack(&mut self, rsp: u64, mut rbp: u64, end: u64) {
+        let start = rsp.next_multiple_of(8);
+        for address in (start..end).step_by(8).take(MAX_WORDS) {
+            // SAFETY: on a stack, so mapped; aligned. Volatile: it may be anybody's local.
+            let word = unsafe { (address as usize as *const u64).read_volatile() };
+            let reliable = address == rbp.wrapping_add(8);
+            if is_text(word) {
+                if self.entries >= MAX_ENTRIES {
+                    self.line(format_args!(" ... more than {MAX_ENTRIES} entries"));
+                    return;
+                }
+                self.entry(word, reliable);
+            }
+            if reliable {
+                // The chain goes on upwards on this stack, or it ends.
+                // SAFETY: the word below this one, at or above RSP: on the same stack.
+                let next = unsafe { (rbp as usize as *const u64).read_volatile() };
+                rbp = if next > address { next } else { 0 };
+            }
+        }
+    }
+}

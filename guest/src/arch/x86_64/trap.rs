@@ -1,0 +1,144 @@
+//! Every exception and interrupt but the NMI ends up here, from `entry.S`. Exceptions are the end
+//! of the kernel: they are printed and become a panic.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::instructions::read_cr2;
+use super::layout::vector;
+use super::memory::Stack;
+use super::percpu::{cpu_number, percpu};
+use super::{apic, nmi, serial, stack_trace};
+use crate::panic::print_last_words;
+use crate::sysrq;
+
+/// The interrupted CPU's registers, as the stubs in `entry.S` leave them on the stack.
+#[repr(C)]
+#[allow(missing_docs, reason = "registers by their names")]
+pub struct TrapFrame {
+    pub r15: u64,
+    pub r14: u64,
+    pub r13: u64,
+    pub r12: u64,
+    pub r11: u64,
+    pub r10: u64,
+    pub r9: u64,
+    pub r8: u64,
+    pub rdi: u64,
+    pub rsi: u64,
+    pub rbp: u64,
+    pub rbx: u64,
+    pub rdx: u64,
+    pub rcx: u64,
+    pub rax: u64,
+    pub vector: u64,
+    pub error_code: u64,
+    pub rip: u64,
+    pub cs: u64,
+    pub rflags: u64,
+    pub rsp: u64,
+    pub ss: u64,
+}
+
+impl TrapFrame {
+    /// The frame that lies at the top of an interrupt stack in use.
+    ///
+    /// # Safety
+    /// A trap has entered on that stack of this CPU, and has not returned.
+    pub unsafe fn at_top_of(stack: Stack, cpu: usize) -> &'static Self {
+        let (_, top) = stack.bounds(cpu);
+        // SAFETY: the caller's: the stubs put it just there, and it stays until the trap returns.
+        unsafe { &*((top as usize - size_of::<Self>()) as *const Self) }
+    }
+}
+
+impl fmt::Display for TrapFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "RIP: {:04x}:[<{:016x}>] RFLAGS: {:08x}", self.cs, self.rip, self.rflags)?;
+        writeln!(f, "RSP: {:016x} RBP: {:016x} RAX: {:016x}", self.rsp, self.rbp, self.rax)?;
+        writeln!(f, "RBX: {:016x} RCX: {:016x} RDX: {:016x}", self.rbx, self.rcx, self.rdx)?;
+        writeln!(f, "RSI: {:016x} RDI: {:016x} R08: {:016x}", self.rsi, self.rdi, self.r8)?;
+        writeln!(f, "R09: {:016x} R10: {:016x} R11: {:016x}", self.r9, self.r10, self.r11)?;
+        writeln!(f, "R12: {:016x} R13: {:016x} R14: {:016x}", self.r12, self.r13, self.r14)?;
+        write!(f, "R15: {:016x}", self.r15)
+    }
+}
+
+percpu! {
+    /// Advanced by every tick: stands still on a CPU that takes no interrupts.
+    pub static tick_heartbeat: AtomicU64 = AtomicU64::new(0);
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn trap_entry(frame: &TrapFrame) {
+    const TIMER: u64 = vector::TIMER as u64;
+    const SERIAL: u64 = vector::SERIAL as u64;
+    const SPURIOUS: u64 = vector::SPURIOUS as u64;
+    match frame.vector {
+        vector::NMI => nmi::handle(frame),
+        TIMER => tick(),
+        SERIAL => receive(),
+        SPURIOUS => {}
+        vector if vector >= 32 => apic::end_of_interrupt(),
+        _ => exception(frame),
+    }
+}
+
+fn tick() {
+    // Only this CPU writes it: no locked instruction is needed.
+    let heartbeat = tick_heartbeat.this();
+    heartbeat.store(heartbeat.load(Relaxed).wrapping_add(1), Relaxed);
+    apic::end_of_interrupt();
+}
+
+/// Keys first: an edge-triggered interrupt that is acknowledged before its cause is gone is lost.
+fn receive() {
+    const MOST_AT_ONCE: usize = 64;
+    for _ in 0..MOST_AT_ONCE {
+        match serial::read() {
+            Some(key) => sysrq::handle(key),
+            None => break,
+        }
+    }
+    apic::end_of_interrupt();
+}
+
+/// SDM vol. 3, table 6-1.
+fn name(vector: u64) -> &'static str {
+    match vector {
+        0 => "divide error",
+        1 => "debug exception",
+        3 => "breakpoint",
+        4 => "overflow",
+        5 => "bound range exceeded",
+        6 => "invalid opcode",
+        7 => "device not available",
+        8 => "double fault",
+        10 => "invalid task-state segment",
+        11 => "segment not present",
+        12 => "stack-segment fault",
+        13 => "general protection fault",
+        14 => "page fault",
+        16 => "x87 error",
+        17 => "alignment check",
+        18 => "machine check",
+        19 => "SIMD exception",
+        _ => "unknown exception",
+    }
+}
+
+#[inline(never)]
+fn exception(frame: &TrapFrame) -> ! {
+    let what = name(frame.vector);
+    if frame.vector == vector::PAGE_FAULT {
+        let address = read_cr2();
+        print_last_words(format_args!(
+            "BUG: {what} at {address:016x}, error code {:x}\n{frame}\n",
+            frame.error_code
+        ));
+    } else {
+        print_last_words(format_args!("BUG: {what}, error code {:x}\n{frame}\n", frame.error_code));
+    }
+    stack_trace::print_interrupted(frame, cpu_number(), print_last_words);
+    panic!("{what} at {:016x}", frame.rip)
+}

@@ -1,0 +1,126 @@
+//! The bundled guest kernel: small enough to boot in milliseconds, real enough to hang.
+//!
+//! It boots by PVH ([`arch`]), starts every CPU, and has each run `cpu_main`: a heartbeat, then a
+//! step of the workload that the kernel parameter `workload=` names ([`workload`]). Most workloads
+//! hang in a way of their own. Meanwhile each CPU answers NMIs with its registers and call trace,
+//! printed into its own buffer; the protocol for that is in the library half of this crate, which
+//! knows no machine. There are no processes and no allocator, and nothing here sleeps.
+//!
+//! `build.rs` at the root of the repository builds this for bare metal and embeds it.
+
+#![no_std]
+#![no_main]
+
+mod arch;
+mod panic;
+mod parameters;
+mod sysrq;
+mod workload;
+
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use arch::x86_64 as machine;
+use nmiscope_guest::abi;
+use parameters::Parameters;
+use workload::{Next, Workload};
+
+/// printk, as the library has it, on this machine.
+mod printk {
+    pub use nmiscope_guest::printk::{Busy, Level, Printk};
+
+    use crate::machine::X86;
+
+    /// The log, the console and the reservation. The host finds it by this name.
+    #[unsafe(no_mangle)]
+    pub static PRINTK: Printk<X86> = Printk::new(X86);
+
+    /// Prints a line at a level.
+    #[macro_export]
+    #[doc(hidden)]
+    macro_rules! print_at {
+        ($level:ident, $($argument:tt)+) => {
+            $crate::printk::PRINTK.vprintk(
+                $crate::printk::Level::$level,
+                format_args!("{}\n", format_args!($($argument)+)),
+            );
+        };
+    }
+
+    /// Prints a line about an error.
+    #[macro_export]
+    macro_rules! pr_err { ($($argument:tt)+) => { $crate::print_at!(Error, $($argument)+) } }
+    /// Prints a warning line.
+    #[macro_export]
+    macro_rules! pr_warn { ($($argument:tt)+) => { $crate::print_at!(Warning, $($argument)+) } }
+    /// Prints a line for those who want to know.
+    #[macro_export]
+    macro_rules! pr_info { ($($argument:tt)+) => { $crate::print_at!(Info, $($argument)+) } }
+}
+
+machine::percpu! {
+    /// Advanced each time round the CPU's main loop: stands still on a CPU whose work does not
+    /// come to an end.
+    static loop_heartbeat: AtomicU64 = AtomicU64::new(0);
+}
+
+/// The kernel boots.
+const SYSTEM_BOOTING: u32 = 0;
+/// All CPUs are up and run the workload.
+const SYSTEM_RUNNING: u32 = 1;
+
+/// How far the kernel has come. The host reads it by this name.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals, reason = "the field's name for it")]
+static system_state: AtomicU32 = AtomicU32::new(SYSTEM_BOOTING);
+
+/// What the CPUs run, once [`system_state`] says so.
+static WORKLOAD: AtomicPtr<Workload> = AtomicPtr::new(core::ptr::null_mut());
+
+/// From boot.S, on the boot CPU, with the physical address that the loader passed.
+#[unsafe(no_mangle)]
+extern "C" fn kernel_main(start_info: u64) -> ! {
+    // SAFETY: boot.S passes on EBX.
+    let start_info = unsafe { machine::StartInfo::at(start_info) };
+    machine::init_console();
+    let parameters = Parameters::parse(start_info.command_line());
+    let possible =
+        machine::count_possible_cpus(start_info, parameters.nr_cpus, parameters.allow_x2apic);
+    machine::init_memory(start_info, possible);
+    parameters.apply();
+    WORKLOAD.store((&raw const *parameters.workload).cast_mut(), Relaxed);
+    machine::run_boot_cpu()
+}
+
+/// On the boot CPU, when the others have started, or have not.
+fn all_cpus_up(online: usize) {
+    let workload = the_workload();
+    pr_info!("ready: {online} CPUs, workload {}", workload.name);
+    if online < workload.min_cpus {
+        pr_err!("workload {} needs at least {} CPUs", workload.name, workload.min_cpus);
+        machine::debug_exit(abi::EXIT_BAD_PARAMETER);
+    }
+    system_state.store(SYSTEM_RUNNING, Relaxed);
+    machine::post(abi::POST_READY);
+}
+
+fn the_workload() -> &'static Workload {
+    // SAFETY: `kernel_main` has stored a pointer to a static before any other CPU started and
+    // before this one came here.
+    unsafe { &*WORKLOAD.load(Relaxed) }
+}
+
+/// What every CPU does for as long as it runs.
+fn cpu_main(cpu: usize) -> ! {
+    while system_state.load(Relaxed) != SYSTEM_RUNNING {
+        machine::wait_for_interrupt();
+    }
+    let workload = the_workload();
+    let heartbeat = loop_heartbeat.this();
+    loop {
+        heartbeat.store(heartbeat.load(Relaxed).wrapping_add(1), Relaxed);
+        match (workload.step)(cpu) {
+            Next::Again => {}
+            Next::Wait => machine::wait_for_interrupt(),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The kernel parameters: what they are, what they mean, and what becomes of those that mean
+//! nothing. Read once, at boot, from the string that the loader passes.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use nmiscope_guest::abi;
+
+use crate::machine;
+use crate::printk::PRINTK;
+use crate::workload::{self, Workload};
+use crate::{pr_err, pr_warn};
+
+/// Warnings and worse reach the console: output is slow, and the log has the rest.
+const DEFAULT_LOGLEVEL: u32 = 5;
+
+/// The parameters, with their defaults where they are not given.
+pub struct Parameters {
+    /// `workload=NAME`: what to run.
+    pub workload: &'static Workload,
+    /// `nr_cpus=N`: start no more CPUs than that.
+    pub nr_cpus: usize,
+    /// `nox2apic`: talk to the local APIC through memory.
+    pub allow_x2apic: bool,
+    /// `loglevel=N`: messages below N reach the console.
+    loglevel: u32,
+    /// `nmi_backtrace=direct`: print from NMI without diverting. Deadlocks; exists to show it.
+    direct: bool,
+    /// `exit_code=N`: what the workload `exit` leaves with.
+    exit_code: u8,
+}
+
+impl Parameters {
+    /// Reads `NAME=VALUE` words. An unknown one is a warning in the log; an unknown workload ends
+    /// the VM, since anything else would be mistaken for a result.
+    pub fn parse(command_line: &'static str) -> Self {
+        let mut parameters = Self {
+            workload: workload::DEFAULT,
+            nr_cpus: usize::MAX,
+            allow_x2apic: true,
+            loglevel: DEFAULT_LOGLEVEL,
+            direct: false,
+            exit_code: abi::EXIT_OK,
+        };
+        // First, so that what the others have to say is said at the level asked for.
+        let words = command_line.split_ascii_whitespace();
+        if let Some(level) = words.clone().find_map(|word| word.strip_prefix("loglevel=")) {
+            parameters.loglevel = level.parse().unwrap_or(DEFAULT_LOGLEVEL);
+        }
+        PRINTK.set_console_loglevel(parameters.loglevel);
+        for word in words {
+            if parameters.set(word).is_none() {
+                pr_warn!("unknown kernel parameter or bad value: {word}");
+            }
+        }
+        parameters
+    }
+
+    /// `None` for a word that is not a parameter, or has a value that it cannot have.
+    fn set(&mut self, word: &'static str) -> Option<()> {
+        let (name, value) = word.split_once('=').unwrap_or((word, ""));
+        match name {
+            "workload" => match workload::find(value) {
+                Some(workload) => self.workload = workload,
+                None => {
+                    pr_err!("unknown workload: {value}");
+                    machine::debug_exit(abi::EXIT_BAD_PARAMETER);
+                }
+            },
+            "nr_cpus" => self.nr_cpus = value.parse().ok().filter(|&count| count > 0)?,
+            "loglevel" => self.loglevel = value.parse().ok()?,
+            "exit_code" => self.exit_code = value.parse().ok()?,
+            "nox2apic" => self.allow_x2apic = false,
+            "nmi_backtrace" => {
+                self.direct = match value {
+                    "direct" => true,
+                    "divert" => false,
+                    _ => return None,
+                }
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// Hands each parameter to the one it concerns.
+    pub fn apply(&self) {
+        machine::NMI_BACKTRACE_DIRECT.store(self.direct, Relaxed);
+        workload::exit::CODE.store(self.exit_code, Relaxed);
+    }
+}

@@ -1,0 +1,35 @@
+//! Hangs CPU n/2 at the end of a recursion whose trace is longer than the NMI buffer: what did not
+//! fit has to be counted. Interrupts are off. The others idle.
+//!
+//! Frames: n/2: descend, descend
+//! Frames: others: wait_for_interrupt, cpu_main
+
+use core::hint::black_box;
+
+use super::{Next, Workload, is_culprit};
+use crate::machine;
+
+pub static WORKLOAD: Workload = Workload { name: "deep-stack", min_cpus: 1, step };
+
+/// A line of the trace takes some 24 of the buffer's 4096 bytes, a level less than 48 bytes of
+/// the stack's 16 KiB.
+const DEPTH: u32 = 250;
+
+fn step(cpu: usize) -> Next {
+    if is_culprit(cpu) {
+        machine::interrupts_off();
+        black_box(descend(black_box(DEPTH)));
+    }
+    Next::Wait
+}
+
+#[inline(never)]
+fn descend(levels: u32) -> u32 {
+    if levels == 0 {
+        loop {
+            core::hint::spin_loop();
+        }
+    }
+    // The sum is wanted after the call, so that the call is not the last thing done here.
+    black_box(descend(levels - 1)) + levels
+}

@@ -1,0 +1,26 @@
+//! Panics on CPU n/2: its NMI handler begins a backtrace inside a backtrace, a bug that has to be
+//! reported by the real printk and not into the buffer. The others idle.
+//!
+//! Frames: n/2: begin_again, run_hook
+//! Frames: others: wait_for_interrupt, cpu_main
+
+use super::{Next, Workload, is_culprit};
+use crate::machine;
+use crate::printk::PRINTK;
+
+pub static WORKLOAD: Workload = Workload { name: "double-begin", min_cpus: 1, step };
+
+fn step(cpu: usize) -> Next {
+    if is_culprit(cpu) {
+        machine::set_nmi_hook(begin_again);
+        machine::send_nmi_to_self();
+    }
+    Next::Wait
+}
+
+#[inline(never)]
+fn begin_again() {
+    if PRINTK.printk_nmi_backtrace_this_cpu_begin().is_err() {
+        panic!("printk_nmi_backtrace_this_cpu_begin called twice");
+    }
+}

@@ -1,0 +1,18 @@
+//! Ends the VM at once, with the code that the kernel parameter `exit_code=` gives, 0 by default.
+
+use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+use super::{Next, Workload};
+use crate::machine;
+
+pub static WORKLOAD: Workload = Workload { name: "exit", min_cpus: 1, step };
+
+/// What to leave with.
+pub static CODE: AtomicU8 = AtomicU8::new(0);
+
+fn step(cpu: usize) -> Next {
+    if cpu == 0 {
+        machine::debug_exit(CODE.load(Relaxed));
+    }
+    Next::Wait
+}

@@ -1,0 +1,12 @@
+//! Healthy: every CPU halts, and wakes for its ticks.
+//!
+//! Frames: 0: wait_for_interrupt, cpu_main
+//! Frames: others: wait_for_interrupt, cpu_main
+
+use super::{Next, Workload};
+
+pub static WORKLOAD: Workload = Workload { name: "idle", min_cpus: 1, step };
+
+fn step(_: usize) -> Next {
+    Next::Wait
+}

@@ -1,0 +1,35 @@
+//! Hangs CPU n/2, which takes an NMI and never returns from its handler: no other NMI can reach it.
+//! The others idle.
+//!
+//! Its buffer holds the answer to the first NMI, which it sent itself.
+//!
+//! Frames: n/2: get_stuck, cpu_main
+//! Frames: others: wait_for_interrupt, cpu_main
+
+use super::{Next, Workload, is_culprit};
+use crate::machine;
+
+pub static WORKLOAD: Workload = Workload { name: "nmi-stuck", min_cpus: 1, step };
+
+fn step(cpu: usize) -> Next {
+    if is_culprit(cpu) {
+        get_stuck();
+    }
+    Next::Wait
+}
+
+#[inline(never)]
+fn get_stuck() -> ! {
+    machine::set_nmi_hook(spin_forever);
+    machine::send_nmi_to_self();
+    loop {
+        core::hint::spin_loop();
+    }
+}
+
+#[inline(never)]
+fn spin_forever() {
+    loop {
+        core::hint::spin_loop();
+    }
+}

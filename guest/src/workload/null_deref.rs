@@ -1,0 +1,23 @@
+//! Panics on CPU n/2, which reads address 0. The others idle.
+//!
+//! Frames: n/2: panic, exception, trap_entry, follow, cpu_main
+//! Frames: others: wait_for_interrupt, cpu_main
+
+use core::hint::black_box;
+
+use super::{Next, Workload, is_culprit};
+
+pub static WORKLOAD: Workload = Workload { name: "null-deref", min_cpus: 1, step };
+
+fn step(cpu: usize) -> Next {
+    if is_culprit(cpu) {
+        black_box(follow(black_box(core::ptr::null())));
+    }
+    Next::Wait
+}
+
+#[inline(never)]
+fn follow(pointer: *const u64) -> u64 {
+    // SAFETY: none. That is the point: the page is not mapped, and the read must fault.
+    unsafe { pointer.read_volatile() }
+}

@@ -1,0 +1,20 @@
+//! Panics on CPU n/2. The others idle.
+//!
+//! Frames: n/2: panic, give_up, cpu_main
+//! Frames: others: wait_for_interrupt, cpu_main
+
+use super::{Next, Workload, is_culprit};
+
+pub static WORKLOAD: Workload = Workload { name: "panic", min_cpus: 1, step };
+
+fn step(cpu: usize) -> Next {
+    if is_culprit(cpu) {
+        give_up(cpu);
+    }
+    Next::Wait
+}
+
+#[inline(never)]
+fn give_up(cpu: usize) -> ! {
+    panic!("the workload asked for it on cpu{cpu}")
+}

@@ -1,0 +1,38 @@
+//! Hangs CPU n/2 inside printk, with the locks of the log and the console held: the message has an
+//! argument that never ends. An NMI there is the central case of the RFC: a handler that printed
+//! straight away would wait for locks that its own CPU holds. The others idle.
+//!
+//! Frames: n/2: fmt, vprintk, print_forever, cpu_main
+//! Frames: others: wait_for_interrupt, cpu_main
+
+use core::fmt;
+
+use super::{Next, Workload, is_culprit};
+use crate::pr_err;
+use crate::printk::PRINTK;
+
+pub static WORKLOAD: Workload = Workload { name: "printk-lock-held", min_cpus: 1, step };
+
+fn step(cpu: usize) -> Next {
+    if is_culprit(cpu) {
+        print_forever();
+    }
+    Next::Wait
+}
+
+#[inline(never)]
+fn print_forever() {
+    let _console = PRINTK.console_lock();
+    pr_err!("never seen: {}", Endless);
+}
+
+struct Endless;
+
+impl fmt::Display for Endless {
+    #[inline(never)]
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        loop {
+            core::hint::spin_loop();
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Hangs CPU n/2, which spins and takes its interrupts: its tick goes on, its main loop does not.
+//! The others idle.
+//!
+//! Frames: n/2: spin_with_interrupts_on, cpu_main
+//! Frames: others: wait_for_interrupt, cpu_main
+
+use super::{Next, Workload, is_culprit};
+
+pub static WORKLOAD: Workload = Workload { name: "spin-irqs-on", min_cpus: 1, step };
+
+fn step(cpu: usize) -> Next {
+    if is_culprit(cpu) {
+        spin_with_interrupts_on();
+    }
+    Next::Wait
+}
+
+#[inline(never)]
+fn spin_with_interrupts_on() -> ! {
+    loop {
+        core::hint::spin_loop();
+    }
+}

@@ -1,0 +1,19 @@
+//! Healthy, but CPU 0 takes backtraces of all CPUs in a loop, from inside: for the host's own
+//! backtraces to race with. The others idle.
+//!
+//! Frames: 0: step, cpu_main
+//! Frames: others: wait_for_interrupt, cpu_main
+
+use super::{Next, Workload};
+use crate::machine;
+
+pub static WORKLOAD: Workload = Workload { name: "sysrq-storm", min_cpus: 1, step };
+
+fn step(cpu: usize) -> Next {
+    if cpu != 0 {
+        return Next::Wait;
+    }
+    // Busy is as good an answer as any: it is what the second of two clients must get.
+    let _ = machine::trigger_all_cpu_backtrace();
+    Next::Again
+}

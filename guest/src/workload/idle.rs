@@ -5,7 +5,11 @@
 
 use super::{Next, Workload};
 
-pub static WORKLOAD: Workload = Workload { name: "idle", min_cpus: 1, step };
+pub static WORKLOAD: Workload = Workload {
+    name: "idle",
+    min_cpus: 1,
+    step,
+};
 
 fn step(_: usize) -> Next {
     Next::Wait

@@ -25,12 +25,14 @@ mod trap;
 pub use backtrace::trigger_all_cpu_backtrace;
 pub use instructions::{cause_triple_fault, halt_forever, interrupts_off, wait_for_interrupt};
 pub use memory::{init as init_memory, overwrite_own_stack};
-pub use nmi::{DIRECT as NMI_BACKTRACE_DIRECT, send_to_self as send_nmi_to_self, set_hook as set_nmi_hook};
-pub(crate) use percpu::percpu;
+pub use nmi::{
+    DIRECT as NMI_BACKTRACE_DIRECT, send_to_self as send_nmi_to_self, set_hook as set_nmi_hook,
+};
 pub use percpu::cpu_number;
-pub use serial::init as init_console;
+pub(crate) use percpu::percpu;
 pub use platform::X86;
 pub use pvh::StartInfo;
+pub use serial::init as init_console;
 pub use smp::{count_possible_cpus, possible_cpus, run_boot_cpu};
 pub use stack_trace::print_own_trace;
 

@@ -54,12 +54,36 @@ impl TrapFrame {
 
 impl fmt::Display for TrapFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "RIP: {:04x}:[<{:016x}>] RFLAGS: {:08x}", self.cs, self.rip, self.rflags)?;
-        writeln!(f, "RSP: {:016x} RBP: {:016x} RAX: {:016x}", self.rsp, self.rbp, self.rax)?;
-        writeln!(f, "RBX: {:016x} RCX: {:016x} RDX: {:016x}", self.rbx, self.rcx, self.rdx)?;
-        writeln!(f, "RSI: {:016x} RDI: {:016x} R08: {:016x}", self.rsi, self.rdi, self.r8)?;
-        writeln!(f, "R09: {:016x} R10: {:016x} R11: {:016x}", self.r9, self.r10, self.r11)?;
-        writeln!(f, "R12: {:016x} R13: {:016x} R14: {:016x}", self.r12, self.r13, self.r14)?;
+        writeln!(
+            f,
+            "RIP: {:04x}:[<{:016x}>] RFLAGS: {:08x}",
+            self.cs, self.rip, self.rflags
+        )?;
+        writeln!(
+            f,
+            "RSP: {:016x} RBP: {:016x} RAX: {:016x}",
+            self.rsp, self.rbp, self.rax
+        )?;
+        writeln!(
+            f,
+            "RBX: {:016x} RCX: {:016x} RDX: {:016x}",
+            self.rbx, self.rcx, self.rdx
+        )?;
+        writeln!(
+            f,
+            "RSI: {:016x} RDI: {:016x} R08: {:016x}",
+            self.rsi, self.rdi, self.r8
+        )?;
+        writeln!(
+            f,
+            "R09: {:016x} R10: {:016x} R11: {:016x}",
+            self.r9, self.r10, self.r11
+        )?;
+        writeln!(
+            f,
+            "R12: {:016x} R13: {:016x} R14: {:016x}",
+            self.r12, self.r13, self.r14
+        )?;
         write!(f, "R15: {:016x}", self.r15)
     }
 }
@@ -137,7 +161,10 @@ fn exception(frame: &TrapFrame) -> ! {
             frame.error_code
         ));
     } else {
-        print_last_words(format_args!("BUG: {what}, error code {:x}\n{frame}\n", frame.error_code));
+        print_last_words(format_args!(
+            "BUG: {what}, error code {:x}\n{frame}\n",
+            frame.error_code
+        ));
     }
     stack_trace::print_interrupted(frame, cpu_number(), print_last_words);
     panic!("{what} at {:016x}", frame.rip)

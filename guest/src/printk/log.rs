@@ -1,0 +1,410 @@
+//! The log ring: what was printed, in memory, oldest overwritten first.
+//!
+//! Owns the records, the line that is being formatted, and the counts of what was overwritten or
+//! cut. Refuses to own locking ([`Printk`](super::Printk) keeps it in a lock) and consoles. Called
+//! by printk; read by tests through [`Log::records`], and by the host from outside.
+//!
+//! For the host: a record is a [`RecordHeader`], as it lies in memory, and then `text_len` bytes,
+//! back to back with the next one. `tail` and `head` are where the oldest record and the end of
+//! the newest lie: counts of bytes ever written, so the index into `buf` is their remainder by
+//! its size, and both header and text can wrap around. The records are numbered `first_seq` up to
+//! but not including `next_seq`; `first_seq` is also how many were overwritten. `line` is what a
+//! CPU that holds the log's lock is formatting at this moment, or the last line.
+
+use core::{fmt, mem};
+
+/// Size of the kernel's log in bytes.
+#[cfg(not(loom))]
+pub const LOG_BUF_SIZE: usize = 16 * 1024;
+
+/// Size of the log in bytes; small, since loom makes it anew for every interleaving.
+#[cfg(loom)]
+pub const LOG_BUF_SIZE: usize = 1024;
+
+/// A line longer than this many bytes is cut, marked and counted.
+pub const LINE_MAX: usize = 256;
+
+/// [`RecordHeader::flags`]: the line was longer, or its `fmt` implementation failed; `text` ends
+/// with [`CUT_MARK`].
+pub const RECORD_CUT: u8 = 1;
+
+/// What a line that was cut ends with.
+pub const CUT_MARK: &str = "[...]";
+
+const HEADER: usize = mem::size_of::<RecordHeader>();
+
+/// What a record in the ring begins with.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RecordHeader {
+    /// The record's number; the first ever is 0.
+    pub seq: u64,
+    /// When it was printed: nanoseconds since boot.
+    pub ts_ns: u64,
+    /// Who printed it.
+    pub cpu: u32,
+    /// Bytes of text that follow, at most [`LINE_MAX`].
+    pub text_len: u16,
+    /// How bad it is: 0, emergency, to 7, debug.
+    pub level: u8,
+    /// [`RECORD_CUT`].
+    pub flags: u8,
+}
+
+/// Encodes and decodes the header as it lies in memory, without unsafe code.
+macro_rules! record_header_bytes {
+    ($($field:ident: $type:ty),*) => {
+        fn to_bytes(self) -> [u8; HEADER] {
+            let mut bytes = [0; HEADER];
+            $({
+                let at = mem::offset_of!(RecordHeader, $field);
+                bytes[at..at + mem::size_of::<$type>()].copy_from_slice(&self.$field.to_ne_bytes());
+            })*
+            bytes
+        }
+
+        fn from_bytes(bytes: &[u8; HEADER]) -> Self {
+            let mut header = Self::default();
+            $({
+                let at = mem::offset_of!(RecordHeader, $field);
+                let mut field = [0; mem::size_of::<$type>()];
+                field.copy_from_slice(&bytes[at..at + mem::size_of::<$type>()]);
+                header.$field = <$type>::from_ne_bytes(field);
+            })*
+            header
+        }
+    };
+}
+
+impl RecordHeader {
+    record_header_bytes!(seq: u64, ts_ns: u64, cpu: u32, text_len: u16, level: u8, flags: u8);
+}
+
+/// A record read back.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// When, who, how bad.
+    pub header: RecordHeader,
+    text: [u8; LINE_MAX],
+}
+
+impl Record {
+    /// The line, without a line feed; control characters are as they were printed.
+    pub fn text(&self) -> &[u8] {
+        &self.text[..usize::from(self.header.text_len).min(LINE_MAX)]
+    }
+}
+
+/// The line being put together, which the log's lock protects as it does the ring.
+#[derive(Debug)]
+struct Line {
+    header: RecordHeader,
+    text: [u8; LINE_MAX],
+}
+
+/// A ring of `SIZE` bytes of records; see the module's description for the layout.
+#[derive(Debug)]
+pub struct Log<const SIZE: usize = LOG_BUF_SIZE> {
+    head: u64,
+    tail: u64,
+    first_seq: u64,
+    next_seq: u64,
+    /// Lines that were cut.
+    cut: u64,
+    line: Line,
+    buf: [u8; SIZE],
+}
+
+/// A run of records, as a printing CPU remembers what it has put into the log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span {
+    pos: u64,
+    seq: u64,
+    end_seq: u64,
+    /// Bytes of text in the run.
+    pub(super) bytes: usize,
+    /// Records of the run that were overwritten before they were read.
+    pub(super) overwritten: u64,
+}
+
+/// A record that a [`Span`] has reached. Valid while the log stays locked.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) header: RecordHeader,
+    text_pos: u64,
+}
+
+impl<const SIZE: usize> Log<SIZE> {
+    /// An empty log; all its bytes are zero.
+    pub const fn new() -> Self {
+        assert!(SIZE.is_power_of_two() && SIZE >= HEADER + LINE_MAX);
+        let header = RecordHeader {
+            seq: 0,
+            ts_ns: 0,
+            cpu: 0,
+            text_len: 0,
+            level: 0,
+            flags: 0,
+        };
+        let line = Line {
+            header,
+            text: [0; LINE_MAX],
+        };
+        Self {
+            head: 0,
+            tail: 0,
+            first_seq: 0,
+            next_seq: 0,
+            cut: 0,
+            line,
+            buf: [0; SIZE],
+        }
+    }
+
+    /// Formats a message and stores each of its lines as a record. Returns the bytes of text
+    /// stored, line feeds not counted.
+    pub fn print(&mut self, ts_ns: u64, cpu: usize, level: u8, args: fmt::Arguments<'_>) -> usize {
+        self.print_span(ts_ns, cpu, level, args).bytes
+    }
+
+    pub(super) fn print_span(
+        &mut self,
+        ts_ns: u64,
+        cpu: usize,
+        level: u8,
+        args: fmt::Arguments<'_>,
+    ) -> Span {
+        let mut writer = LineWriter::new(self, ts_ns, cpu, level);
+        if fmt::write(&mut writer, args).is_err() {
+            writer.cut = true;
+        }
+        writer.finish()
+    }
+
+    /// As [`Log::print_span`], for text that is formatted already.
+    pub(super) fn print_bytes(&mut self, ts_ns: u64, cpu: usize, level: u8, line: &[u8]) -> Span {
+        let mut writer = LineWriter::new(self, ts_ns, cpu, level);
+        writer.push(line);
+        writer.commit();
+        writer.finish()
+    }
+
+    /// The records that are still here, oldest first.
+    pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
+        let mut span = Span {
+            pos: self.tail,
+            seq: self.first_seq,
+            end_seq: self.next_seq,
+            bytes: 0,
+            overwritten: 0,
+        };
+        core::iter::from_fn(move || {
+            let found = self.next_in(&mut span)?;
+            let mut record = Record {
+                header: found.header,
+                text: [0; LINE_MAX],
+            };
+            self.copy_text(&found, &mut record.text);
+            Some(record)
+        })
+    }
+
+    /// How many records were overwritten by later ones.
+    pub const fn overwritten(&self) -> u64 {
+        self.first_seq
+    }
+
+    /// How many lines were cut.
+    pub const fn cut(&self) -> u64 {
+        self.cut
+    }
+
+    /// Steps to the next record of `span` that is still here.
+    pub(super) fn next_in(&self, span: &mut Span) -> Option<Found> {
+        if span.seq < self.first_seq {
+            let gone = self.first_seq.min(span.end_seq) - span.seq;
+            span.overwritten += gone;
+            span.seq += gone;
+            span.pos = self.tail;
+        }
+        if span.seq >= span.end_seq {
+            return None;
+        }
+        let header = self.header_at(span.pos);
+        let text_pos = span.pos.wrapping_add(HEADER as u64);
+        span.pos = text_pos.wrapping_add(u64::from(header.text_len));
+        span.seq += 1;
+        Some(Found { header, text_pos })
+    }
+
+    /// Copies a record's text to the beginning of `out`; returns its length.
+    pub(super) fn copy_text(&self, found: &Found, out: &mut [u8]) -> usize {
+        let len = usize::from(found.header.text_len).min(out.len());
+        self.copy_out(found.text_pos, &mut out[..len]);
+        len
+    }
+
+    fn header_at(&self, pos: u64) -> RecordHeader {
+        let mut bytes = [0; HEADER];
+        self.copy_out(pos, &mut bytes);
+        let mut header = RecordHeader::from_bytes(&bytes);
+        header.text_len = header.text_len.min(LINE_MAX as u16);
+        header
+    }
+
+    /// Moves the line that is being put together into the ring.
+    fn store_line(&mut self) {
+        self.line.header.seq = self.next_seq;
+        let len = usize::from(self.line.header.text_len).min(LINE_MAX);
+        let need = (HEADER + len) as u64;
+        while self.head.wrapping_sub(self.tail).wrapping_add(need) > SIZE as u64 {
+            if self.first_seq == self.next_seq {
+                // Nothing left to make room with: someone has scribbled on the positions.
+                self.tail = self.head;
+                break;
+            }
+            let oldest = self.header_at(self.tail);
+            self.tail = self
+                .tail
+                .wrapping_add(HEADER as u64 + u64::from(oldest.text_len));
+            self.first_seq += 1;
+        }
+        let header = self.line.header.to_bytes();
+        copy_in(&mut self.buf, self.head, &header);
+        copy_in(
+            &mut self.buf,
+            self.head.wrapping_add(HEADER as u64),
+            &self.line.text[..len],
+        );
+        self.head = self.head.wrapping_add(need);
+        self.next_seq += 1;
+    }
+
+    fn copy_out(&self, pos: u64, out: &mut [u8]) {
+        let at = index::<SIZE>(pos);
+        let first = out.len().min(SIZE - at);
+        let (start, rest) = out.split_at_mut(first);
+        start.copy_from_slice(&self.buf[at..at + first]);
+        if !rest.is_empty() {
+            rest.copy_from_slice(&self.buf[..rest.len()]);
+        }
+    }
+}
+
+impl<const SIZE: usize> Default for Log<SIZE> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[inline]
+const fn index<const SIZE: usize>(pos: u64) -> usize {
+    // `SIZE` is a power of two (`Log::new`).
+    pos as usize & (SIZE - 1)
+}
+
+fn copy_in<const SIZE: usize>(buf: &mut [u8; SIZE], pos: u64, bytes: &[u8]) {
+    let at = index::<SIZE>(pos);
+    let first = bytes.len().min(SIZE - at);
+    let (start, rest) = bytes.split_at(first);
+    buf[at..at + first].copy_from_slice(start);
+    if !rest.is_empty() {
+        buf[..rest.len()].copy_from_slice(rest);
+    }
+}
+
+/// Splits a message into lines, and each into the ring.
+struct LineWriter<'a, const SIZE: usize> {
+    log: &'a mut Log<SIZE>,
+    span: Span,
+    /// Whether bytes of the current line were left out.
+    cut: bool,
+}
+
+impl<'a, const SIZE: usize> LineWriter<'a, SIZE> {
+    fn new(log: &'a mut Log<SIZE>, ts_ns: u64, cpu: usize, level: u8) -> Self {
+        let (pos, seq) = (log.head, log.next_seq);
+        log.line.header = RecordHeader {
+            seq,
+            ts_ns,
+            cpu: cpu as u32,
+            text_len: 0,
+            level,
+            flags: 0,
+        };
+        let span = Span {
+            pos,
+            seq,
+            end_seq: seq,
+            bytes: 0,
+            overwritten: 0,
+        };
+        Self {
+            log,
+            span,
+            cut: false,
+        }
+    }
+
+    /// Adds to the current line what still fits.
+    #[inline]
+    fn push(&mut self, bytes: &[u8]) {
+        let line = &mut self.log.line;
+        let at = usize::from(line.header.text_len).min(LINE_MAX);
+        let len = bytes.len().min(LINE_MAX - at);
+        line.text[at..at + len].copy_from_slice(&bytes[..len]);
+        line.header.text_len = (at + len) as u16;
+        self.cut |= len < bytes.len();
+    }
+
+    /// Ends the current line and begins the next one.
+    fn commit(&mut self) {
+        if mem::take(&mut self.cut) {
+            self.mark_cut();
+        }
+        self.span.bytes += usize::from(self.log.line.header.text_len);
+        self.log.store_line();
+        self.log.line.header.text_len = 0;
+        self.log.line.header.flags = 0;
+    }
+
+    /// Ends the last line, if it was begun.
+    fn finish(mut self) -> Span {
+        if self.log.line.header.text_len > 0 || self.cut {
+            self.commit();
+        }
+        self.span.end_seq = self.log.next_seq;
+        self.span
+    }
+
+    fn mark_cut(&mut self) {
+        let line = &mut self.log.line;
+        let len = usize::from(line.header.text_len).min(LINE_MAX);
+        let at = char_boundary(&line.text[..len], LINE_MAX - CUT_MARK.len());
+        line.text[at..at + CUT_MARK.len()].copy_from_slice(CUT_MARK.as_bytes());
+        line.header.text_len = (at + CUT_MARK.len()) as u16;
+        line.header.flags |= RECORD_CUT;
+        self.log.cut += 1;
+    }
+}
+
+impl<const SIZE: usize> fmt::Write for LineWriter<'_, SIZE> {
+    fn write_str(&mut self, mut s: &str) -> fmt::Result {
+        while let Some(end) = s.find('\n') {
+            self.push(&s.as_bytes()[..end]);
+            self.commit();
+            s = &s[end + 1..];
+        }
+        self.push(s.as_bytes());
+        Ok(())
+    }
+}
+
+/// The greatest index up to `max` at which `text` can be cut without splitting a character, if it
+/// is UTF-8 at all; for text that is not, at most three bytes less than `max`.
+pub(super) fn char_boundary(text: &[u8], max: usize) -> usize {
+    let max = max.min(text.len());
+    let floor = max.saturating_sub(3);
+    let is_boundary = |&at: &usize| text.get(at).is_none_or(|&byte| byte & 0xc0 != 0x80);
+    (floor..=max).rev().find(is_boundary).unwrap_or(max)
+}

@@ -1,0 +1,196 @@
+//! Printing from NMI, safely: the protocol of the 2015 RFC "printk: Simple implementation for NMI
+//! backtracing".
+//!
+//! Owns the order of its steps. Refuses to know how NMIs are sent, how stacks are walked and how
+//! long to wait: that is the architecture's. The kernel's NMI handler calls
+//! [`Printk::printk_nmi_backtrace_this_cpu_begin`] and [`Printk::printk_nmi_backtrace_this_cpu_end`];
+//! the client that sent the NMIs calls [`Printk::printk_nmi_backtrace_prepare`] before and
+//! [`Printk::printk_nmi_backtrace_complete`] after.
+//!
+//! An NMI can land in printk itself, with its locks held by the very CPU that it interrupts;
+//! printing from there would wait for them forever. So for the length of the handler `vprintk` is
+//! diverted, on that CPU alone, into the CPU's own buffer, and the buffers are printed later from
+//! where locks can be taken: by the client in the guest, or by the hypervisor outside.
+//!
+//! What an NMI can reach here, begin, `nmi_vprintk` and end, takes no lock, has a fixed bound, and
+//! counts what it loses.
+
+use core::{error, fmt};
+
+use super::{
+    Busy, Level, Platform, Printk,
+    log::{LINE_MAX, char_boundary},
+};
+use crate::sync::atomic::Ordering;
+
+/// What is read back from the buffers is logged at this level, Linux's default for text without
+/// one: a buffer holds text, not levels.
+pub const NMI_PRINT_LEVEL: Level = Level::Warning;
+
+/// Precedes what prepare finds in a buffer.
+const LEFT_OVER: &str = "from an NMI handler that ran after its client had finished:";
+
+impl<P: Platform> Printk<P> {
+    /// Reserves all CPUs' buffers for the caller, who may then send the NMIs. Not from NMI.
+    ///
+    /// What a late handler left behind since the last time is printed first, so that the buffers
+    /// are empty and nobody's old trace passes for a new one.
+    ///
+    /// # Errors
+    /// There is another client, in the guest or outside: try again later, or never.
+    pub fn printk_nmi_backtrace_prepare(&self) -> Result<(), Busy> {
+        let cpu = self.platform.cpu();
+        self.nmi_print_flag
+            .try_take(owner_of(cpu), self.platform.clock_ns())?;
+        for cpu in 0..self.platform.possible_cpus() {
+            // In use means that its handler still runs; complete will say so.
+            let _ = self.platform.nmi_print_seq(cpu).try_drain(|text, lost| {
+                if !text.is_empty() || lost > 0 {
+                    self.vprintk_for(cpu, NMI_PRINT_LEVEL, format_args!("{LEFT_OVER}"));
+                    self.print_seq(cpu, text, lost);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Diverts this CPU's printk into its buffer. From NMI, first thing.
+    ///
+    /// # Errors
+    /// It was diverted already. The real printk is restored and has reported a BUG; there is
+    /// nothing left to do but panic.
+    pub fn printk_nmi_backtrace_this_cpu_begin(&self) -> Result<(), DoubleBegin> {
+        let cpu = self.platform.cpu();
+        let (func, seq) = (
+            self.platform.printk_func(cpu),
+            self.platform.nmi_print_seq(cpu),
+        );
+        if func.is_diverted() {
+            func.restore();
+            seq.end_write();
+            self.panic_print(Level::Emergency, format_args!("BUG: {DoubleBegin}"));
+            return Err(DoubleBegin);
+        }
+        seq.begin_write();
+        func.divert();
+        Ok(())
+    }
+
+    /// Restores this CPU's printk and lets its buffer be read. From NMI, last thing.
+    ///
+    /// # Errors
+    /// It was not diverted, which is reported as a BUG; there is nothing left to do but panic.
+    pub fn printk_nmi_backtrace_this_cpu_end(&self) -> Result<(), EndWithoutBegin> {
+        let cpu = self.platform.cpu();
+        let func = self.platform.printk_func(cpu);
+        if !func.is_diverted() {
+            self.panic_print(Level::Emergency, format_args!("BUG: {EndWithoutBegin}"));
+            return Err(EndWithoutBegin);
+        }
+        func.restore();
+        self.platform.nmi_print_seq(cpu).end_write();
+        Ok(())
+    }
+
+    /// Prints and wipes every possible CPU's buffer, then lets the next client in. Never from NMI:
+    /// it takes printk's locks. Only by the CPU that prepared; any other's call is reported as a
+    /// BUG and does nothing.
+    pub fn printk_nmi_backtrace_complete(&self) {
+        self.complete(Ordering::Release);
+    }
+
+    /// As [`Printk::printk_nmi_backtrace_complete`], with the final release's ordering at choice,
+    /// so that a model can show which one is needed.
+    #[cfg(loom)]
+    #[doc(hidden)]
+    pub fn printk_nmi_backtrace_complete_with(&self, release: Ordering) {
+        self.complete(release);
+    }
+
+    #[inline]
+    fn complete(&self, release: Ordering) {
+        let this_cpu = self.platform.cpu();
+        if self.nmi_print_flag.owner() != owner_of(this_cpu) {
+            let message = "BUG: printk_nmi_backtrace_complete without prepare";
+            self.vprintk_for(this_cpu, Level::Emergency, format_args!("{message}"));
+            return;
+        }
+        for cpu in 0..self.platform.possible_cpus() {
+            let seq = self.platform.nmi_print_seq(cpu);
+            if seq
+                .try_drain(|text, lost| self.print_seq(cpu, text, lost))
+                .is_err()
+            {
+                let args =
+                    format_args!("cpu{cpu}: still in its NMI handler; its buffer is left as it is");
+                self.vprintk_for(this_cpu, NMI_PRINT_LEVEL, args);
+            }
+        }
+        // The last thing that happens. A release is what it takes, and nothing comes after it:
+        // see the description of `reservation.rs`.
+        self.nmi_print_flag.free(release);
+    }
+
+    /// Where `vprintk` goes while diverted: this CPU's buffer. Returns the bytes it added.
+    pub(super) fn nmi_vprintk(&self, cpu: usize, args: fmt::Arguments<'_>) -> usize {
+        self.platform.nmi_print_seq(cpu).append(args)
+    }
+
+    /// Prints what `cpu` has said, line by line, the last one too if it has no line feed.
+    fn print_seq(&self, cpu: usize, text: &[u8], lost: u64) {
+        if !text.is_empty() {
+            // The last line feed ends a line and does not begin another.
+            let text = text.strip_suffix(b"\n").unwrap_or(text);
+            text.split(|&byte| byte == b'\n')
+                .for_each(|line| self.print_seq_line(cpu, line));
+        }
+        if lost > 0 {
+            self.vprintk_for(
+                cpu,
+                NMI_PRINT_LEVEL,
+                format_args!("... {lost} messages lost"),
+            );
+        }
+    }
+
+    /// Prints a line as one record, or as several if it is longer than a record's text.
+    fn print_seq_line(&self, cpu: usize, mut line: &[u8]) {
+        loop {
+            let (now, later) = line.split_at(char_boundary(line, LINE_MAX));
+            self.print_line_for(cpu, NMI_PRINT_LEVEL, now);
+            line = later;
+            if line.is_empty() {
+                break;
+            }
+        }
+    }
+}
+
+/// What `nmi_print_flag` holds while `cpu` is the client.
+fn owner_of(cpu: usize) -> u32 {
+    (cpu as u32).wrapping_add(1)
+}
+
+/// A handler began twice without an end in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DoubleBegin;
+
+impl fmt::Display for DoubleBegin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("printk_nmi_backtrace_this_cpu_begin inside of itself")
+    }
+}
+
+impl error::Error for DoubleBegin {}
+
+/// A handler ended that had not begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndWithoutBegin;
+
+impl fmt::Display for EndWithoutBegin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("printk_nmi_backtrace_this_cpu_end without begin")
+    }
+}
+
+impl error::Error for EndWithoutBegin {}

@@ -1,0 +1,139 @@
+//! An append-only text buffer that holds a true prefix of what was printed into it.
+//!
+//! Owns the bytes, and the count of messages that did not fit. Refuses to share: who may touch it
+//! when is [`NmiPrintSeq`](super::NmiPrintSeq)'s business, its only caller outside of tests.
+//!
+//! A message goes in whole or not at all, and after the first that did not, none does until
+//! [`SeqBuf::wipe`]: a reader never mistakes text from beyond a gap for what came next. `len` is
+//! written last, so a CPU that is stopped in the middle of an append still shows whole messages.
+//! The host may scribble on all of this; whatever `len` says, no index leaves the buffer.
+
+use core::fmt;
+
+use crate::sync::atomic::{Ordering, compiler_fence};
+
+/// Text of at most `SIZE` bytes, and how many messages came too late for it.
+#[derive(Debug)]
+pub struct SeqBuf<const SIZE: usize> {
+    /// Bytes of `buffer` that are text. More than `SIZE` is garbage, and counts as a full buffer.
+    len: u32,
+    /// Messages that were dropped since the last wipe.
+    lost: u32,
+    buffer: [u8; SIZE],
+}
+
+impl<const SIZE: usize> SeqBuf<SIZE> {
+    /// An empty buffer; all its bytes are zero.
+    pub const fn new() -> Self {
+        Self {
+            len: 0,
+            lost: 0,
+            buffer: [0; SIZE],
+        }
+    }
+
+    /// Appends the formatted message and returns its length; or drops it whole, counts it as
+    /// lost, and returns 0.
+    pub fn append(&mut self, args: fmt::Arguments<'_>) -> usize {
+        let start = self.len as usize;
+        let free = match self.buffer.get_mut(start..) {
+            Some(free) if self.lost == 0 => free,
+            _ => {
+                self.lost = self.lost.saturating_add(1);
+                return 0;
+            }
+        };
+        let mut cursor = Cursor {
+            free,
+            used: 0,
+            overflowed: false,
+        };
+        let result = fmt::write(&mut cursor, args);
+        let (used, overflowed) = (cursor.used, cursor.overflowed);
+        if result.is_err() || overflowed {
+            self.lost = self.lost.saturating_add(1);
+            return 0;
+        }
+        // The CPU can be stopped and its memory read at any instruction: the text first.
+        compiler_fence(Ordering::Release);
+        // `start + used <= SIZE`, by the bounds of `free`.
+        self.len = (start + used) as u32;
+        used
+    }
+
+    /// The text so far.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.buffer[..(self.len as usize).min(SIZE)]
+    }
+
+    /// How many messages were dropped since the last wipe.
+    pub const fn lost(&self) -> u32 {
+        self.lost
+    }
+
+    /// Empties the buffer and forgets what it lost. The bytes stay where they are.
+    pub const fn wipe(&mut self) {
+        self.len = 0;
+        self.lost = 0;
+    }
+}
+
+impl<const SIZE: usize> Default for SeqBuf<SIZE> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Where the formatting machinery writes; nothing it leaves behind counts until `len` says so.
+struct Cursor<'a> {
+    free: &'a mut [u8],
+    used: usize,
+    /// Kept apart from the result of formatting, because a `fmt` implementation can swallow an
+    /// error and go on with something shorter.
+    overflowed: bool,
+}
+
+impl fmt::Write for Cursor<'_> {
+    #[inline]
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        let end = self.used.saturating_add(s.len());
+        match self.free.get_mut(self.used..end) {
+            Some(slot) if !self.overflowed => {
+                slot.copy_from_slice(s.as_bytes());
+                self.used = end;
+                Ok(())
+            }
+            _ => {
+                self.overflowed = true;
+                Err(fmt::Error)
+            }
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn garbage_in_len_is_a_full_buffer() {
+        for garbage in [5, 0x8000_0000, u32::MAX] {
+            let mut buf = SeqBuf::<4>::new();
+            buf.len = garbage;
+            assert_eq!(buf.append(format_args!("x")), 0);
+            assert_eq!(buf.lost(), 1);
+            assert_eq!(buf.as_bytes(), [0; 4]);
+            buf.wipe();
+            assert_eq!(buf.append(format_args!("x")), 1);
+            assert_eq!(buf.as_bytes(), b"x");
+        }
+    }
+
+    #[test]
+    fn the_count_of_lost_messages_saturates() {
+        let mut buf = SeqBuf::<1>::new();
+        buf.lost = u32::MAX;
+        assert_eq!(buf.append(format_args!("x")), 0);
+        assert_eq!(buf.lost(), u32::MAX);
+    }
+}

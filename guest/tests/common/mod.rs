@@ -1,0 +1,119 @@
+//! A machine made of threads: each says which CPU it is, and an NMI is a call.
+#![allow(dead_code, reason = "each test uses its part")]
+
+use std::{
+    cell::Cell,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use nmiscope_guest::printk::{NmiPrintSeq, Platform, Printk, PrintkFuncCell};
+
+pub const CPUS: usize = 4;
+
+thread_local! {
+    static CPU: Cell<usize> = const { Cell::new(0) };
+    static IRQS_OFF: Cell<usize> = const { Cell::new(0) };
+}
+
+#[derive(Default)]
+pub struct Machine {
+    per_cpu: [(NmiPrintSeq, PrintkFuncCell); CPUS],
+    clock: AtomicU64,
+    console: Mutex<Vec<u8>>,
+    /// Console writes after which `at_console_write` is called, once.
+    countdown: AtomicUsize,
+    at_console_write: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Platform for Machine {
+    fn cpu(&self) -> usize {
+        CPU.get()
+    }
+
+    fn possible_cpus(&self) -> usize {
+        CPUS
+    }
+
+    fn clock_ns(&self) -> u64 {
+        // A microsecond each time that anyone looks.
+        self.clock.fetch_add(1000, Ordering::Relaxed)
+    }
+
+    fn irq_save(&self) -> usize {
+        IRQS_OFF.replace(IRQS_OFF.get() + 1)
+    }
+
+    fn irq_restore(&self, flags: usize) {
+        assert_eq!(
+            IRQS_OFF.get(),
+            flags + 1,
+            "interrupt flags are restored in order"
+        );
+        IRQS_OFF.set(flags);
+    }
+
+    fn nmi_print_seq(&self, cpu: usize) -> &NmiPrintSeq {
+        &self.per_cpu[cpu].0
+    }
+
+    fn printk_func(&self, cpu: usize) -> &PrintkFuncCell {
+        &self.per_cpu[cpu].1
+    }
+
+    fn console_write(&self, bytes: &[u8]) {
+        assert!(
+            IRQS_OFF.get() > 0,
+            "the console is written to with interrupts off"
+        );
+        self.console.lock().unwrap().extend_from_slice(bytes);
+        let hook = self.at_console_write.lock().unwrap().take_if(|_| {
+            self.countdown
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+                == Err(0)
+        });
+        if let Some(hook) = hook {
+            hook();
+        }
+    }
+}
+
+impl Machine {
+    pub fn console(&self) -> String {
+        String::from_utf8(self.console.lock().unwrap().clone()).unwrap()
+    }
+
+    /// Calls `hook` in the middle of the console write that comes after `writes` others.
+    pub fn at_console_write(&self, writes: usize, hook: impl FnOnce() + Send + 'static) {
+        self.countdown.store(writes, Ordering::Relaxed);
+        *self.at_console_write.lock().unwrap() = Some(Box::new(hook));
+    }
+}
+
+pub fn machine() -> &'static Printk<Machine> {
+    Box::leak(Box::new(Printk::new(Machine::default())))
+}
+
+/// Calls `f` as the CPU of that number.
+pub fn on_cpu<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
+    let before = CPU.replace(cpu);
+    let result = f();
+    CPU.set(before);
+    result
+}
+
+/// The log's lines, each with the CPU that it is from.
+pub fn log_of(printk: &Printk<Machine>) -> Vec<String> {
+    let log = printk.log().lock();
+    log.records()
+        .map(|record| {
+            format!(
+                "cpu{}: {}",
+                record.header.cpu,
+                String::from_utf8_lossy(record.text())
+            )
+        })
+        .collect()
+}

@@ -1,0 +1,248 @@
+//! The hypervisor as a client of the guest's NMI backtrace protocol.
+//!
+//! Reserve the buffers, stop the world, let each vCPU run its NMI handler and nothing else, read
+//! and wipe the buffers, give them back. Each step has a bound, and one that fails leaves its reason
+//! while the rest goes on. The VM is stopped at the end; whether it goes on is the caller's choice.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nmiscope_symbolizer::{PageTables, PagingError};
+use nmiscope_vmm::{Registers, VcpuState, Vm};
+
+use super::{Capture, CpuCapture, NmiCapture, Reservation};
+use crate::kernel::{Holder, Kernel, Located};
+use crate::target::memory::GuestRam;
+
+/// How long each step may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// For a client inside the guest to give the buffers back.
+    pub reservation: Duration,
+    /// For the vCPUs to stop.
+    pub pause: Duration,
+    /// For the NMI handlers, all of them together.
+    pub handlers: Duration,
+}
+
+impl Bounds {
+    /// What a guest with that many vCPUs can be given: a handler's time, a hundred times over, for
+    /// each, since they may all share one core.
+    pub fn for_vcpus(vcpus: u32) -> Self {
+        Self {
+            reservation: Duration::from_secs(1),
+            pause: Duration::from_secs(2),
+            handlers: Duration::from_secs(1) + Duration::from_millis(10) * vcpus,
+        }
+    }
+}
+
+/// Why there is no capture at all.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// Some vCPU could not be stopped.
+    #[error("stop the vCPUs")]
+    Stop(#[from] nmiscope_vmm::Stuck),
+}
+
+/// Takes a backtrace of all vCPUs, and leaves them stopped.
+///
+/// # Errors
+/// Only where the world cannot be stopped. Whatever else goes wrong is in the capture.
+pub fn take(vm: &mut Vm, kernel: &Kernel, bounds: Bounds) -> Result<Capture, CaptureError> {
+    vm.pause(bounds.pause)?;
+    let mut states = read_states(vm);
+    let found = locate(vm, kernel, &states);
+    let reservation = match &found {
+        Ok(found) => reserve(vm, found, bounds, &mut states)?,
+        Err(reason) => Reservation::Unavailable { reason: reason.clone() },
+    };
+    let located = found.ok();
+    let all: Vec<u32> = (0..vm.cpus()).collect();
+    let held = matches!(reservation, Reservation::Held { .. });
+
+    let ram = GuestRam::new(vm.memory());
+    let before: Vec<Before> =
+        (0..all.len()).map(|cpu| Before::look(ram, located.as_ref(), cpu, held)).collect();
+    let started = Instant::now();
+    let runs = vm.run_nmi(&all, bounds.handlers);
+    let ram = GuestRam::new(vm.memory());
+    let cpus = states
+        .into_iter()
+        .zip(runs)
+        .zip(before)
+        .enumerate()
+        .map(|(cpu, ((state, run), before))| {
+            let nmi = match run {
+                Ok(run) => NmiCapture::Run(Box::new(run)),
+                Err(error) => NmiCapture::Failed(crate::error_chain(&error)),
+            };
+            before.complete(ram, located.as_ref(), cpu, state, nmi, held)
+        })
+        .collect();
+    let elapsed = started.elapsed();
+    if held && let Some(found) = &located {
+        // The word was there when it was taken.
+        let _ = found.places.reservation.release(ram);
+    }
+    Ok(Capture { reservation, elapsed, cpus })
+}
+
+/// Where the guest's structures are, and the address space they were found in.
+struct Found {
+    places: Located,
+    tables: PageTables,
+}
+
+/// Needs a stopped vCPU that runs the kernel: the first one whose registers select long mode.
+fn locate(
+    vm: &Vm,
+    kernel: &Kernel,
+    states: &[Result<VcpuState, String>],
+) -> Result<Found, String> {
+    let bundled = match kernel {
+        Kernel::Bundled(bundled) => bundled,
+        Kernel::Unknown { reason } => return Err(reason.clone()),
+    };
+    let mut last = String::from("no vCPU has registers");
+    for state in states {
+        let tables = match state.as_ref().map(|state| page_tables(&state.registers)) {
+            Ok(Ok(tables)) => tables,
+            Ok(Err(error)) => {
+                last = crate::error_chain(&error);
+                continue;
+            }
+            Err(_) => continue,
+        };
+        match bundled.locate(GuestRam::new(vm.memory()), tables) {
+            Ok(places) => return Ok(Found { places, tables }),
+            Err(error) => last = crate::error_chain(&error),
+        }
+    }
+    Err(last)
+}
+
+/// The page tables that a vCPU's registers select.
+///
+/// # Errors
+/// It is not in long mode.
+pub fn page_tables(registers: &Registers) -> Result<PageTables, PagingError> {
+    let special = &registers.special;
+    PageTables::from_control_registers(special.cr0, special.cr3, special.cr4, special.efer)
+}
+
+fn read_states(vm: &Vm) -> Vec<Result<VcpuState, String>> {
+    let all: Vec<u32> = (0..vm.cpus()).collect();
+    let states = vm.states(&all).into_iter();
+    states.map(|state| state.map_err(|error| crate::error_chain(&error))).collect()
+}
+
+/// Takes the reservation of a stopped guest. If a client inside has it, the guest has to run for it
+/// to be given back: it does, up to the bound, and `states` are read anew.
+fn reserve(
+    vm: &mut Vm,
+    found: &Found,
+    bounds: Bounds,
+    states: &mut Vec<Result<VcpuState, String>>,
+) -> Result<Reservation, CaptureError> {
+    let place = &found.places.reservation;
+    let started = Instant::now();
+    let mut ran = false;
+    let result = loop {
+        match place.try_take(GuestRam::new(vm.memory())) {
+            Ok(Err(_)) if started.elapsed() < bounds.reservation => {
+                if !ran {
+                    vm.resume();
+                    ran = true;
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            result => break result,
+        }
+    };
+    let waited = started.elapsed();
+    if ran {
+        vm.pause(bounds.pause)?;
+        *states = read_states(vm);
+    }
+    Ok(match result {
+        Ok(Ok(())) => Reservation::Held { waited },
+        Ok(Err(holder)) => Reservation::Refused {
+            holder: holder.cpu,
+            held: held_for(vm, found, holder, states),
+            waited,
+        },
+        Err(error) => Reservation::Unavailable { reason: error.to_string() },
+    })
+}
+
+/// How long the holder has held it, by the guest's own clock.
+fn held_for(
+    vm: &Vm,
+    found: &Found,
+    holder: Holder,
+    states: &[Result<VcpuState, String>],
+) -> Option<Duration> {
+    let tsc = states.iter().flatten().next()?.tsc;
+    let now = found.places.reservation.clock_ns(GuestRam::new(vm.memory()), tsc).ok()?;
+    now.checked_sub(holder.since_ns).map(Duration::from_nanos)
+}
+
+/// What is known of a CPU before its NMI.
+struct Before {
+    stale_bytes: u32,
+    nmi_count: Option<u64>,
+}
+
+impl Before {
+    /// Looks, and throws away what is left in a buffer that nobody is using.
+    fn look(ram: GuestRam<'_>, found: Option<&Found>, cpu: usize, held: bool) -> Self {
+        let Some(Ok(places)) = found.map(|found| places_of(found, cpu)) else {
+            return Self { stale_bytes: 0, nmi_count: None };
+        };
+        const FREE: u32 = nmiscope_guest::printk::NMI_PRINT_SEQ_FREE;
+        let stale_bytes = match places.seq_buf.peek(ram) {
+            Ok((FREE, len)) if held && len > 0 => places.seq_buf.wipe(ram).map_or(0, |()| len),
+            _ => 0,
+        };
+        Self { stale_bytes, nmi_count: places.nmi_count(ram).ok() }
+    }
+
+    /// Reads what the NMI has left, and wipes it.
+    fn complete(
+        self,
+        ram: GuestRam<'_>,
+        found: Option<&Found>,
+        cpu: usize,
+        state: Result<VcpuState, String>,
+        nmi: NmiCapture,
+        held: bool,
+    ) -> CpuCapture {
+        let places = found
+            .ok_or_else(|| String::from("its place is not known"))
+            .and_then(|found| Ok((places_of(found, cpu)?, found.tables)));
+        let buffer = match &places {
+            Ok((places, tables)) => places.seq_buf.read(ram, *tables),
+            Err(reason) => Err(reason.clone()),
+        };
+        let counted = places.as_ref().ok().and_then(|(places, _)| {
+            Some(places.nmi_count(ram).ok()? != self.nmi_count?)
+        });
+        // A buffer whose handler is still at work is the handler's.
+        let idle = matches!(&buffer, Ok(buffer)
+            if buffer.owner == nmiscope_guest::printk::NMI_PRINT_SEQ_FREE);
+        if held && idle && let Ok((places, _)) = &places {
+            // It was read a moment ago, so it is there.
+            let _ = places.seq_buf.wipe(ram);
+        }
+        CpuCapture { state, nmi, buffer, stale_bytes: self.stale_bytes, counted }
+    }
+}
+
+fn places_of(found: &Found, cpu: usize) -> Result<&crate::kernel::CpuPlaces, String> {
+    match found.places.cpus.get(cpu) {
+        Some(Ok(places)) => Ok(places),
+        Some(Err(reason)) => Err(reason.clone()),
+        None => Err(format!("the guest knows of {} CPUs only", found.places.cpus.len())),
+    }
+}

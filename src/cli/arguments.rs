@@ -1,0 +1,231 @@
+//! The arguments, with their help. Checked here as far as one argument can be checked alone.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+use crate::bundled;
+use crate::images::DEBUG_DIRECTORY;
+use crate::session::Sink;
+
+const EXAMPLES: &str = "\
+Examples:
+  nmiscope run
+        boot the bundled guest with its demo deadlock, report it, write postmortem.json
+  nmiscope run --workload spin-irqs-off --cpus 8 --json report.json
+        another hang, on more vCPUs
+  nmiscope run kernel.elf --append 'console=ttyS0' --nmi-after 5s --stop-after 6s
+        what is this kernel doing after 5 seconds?
+  nmiscope symbolize --image kernel.elf < console.log
+        the same log, with a function and a line behind each address
+
+While a VM runs, Ctrl-\\ or SIGUSR1 prints its backtraces and lets it go on; Ctrl-C ends it.
+
+Exit codes:
+  0  clean: the guest left with code 0, or the run was ended as asked
+  1  the guest failed: it left with another code
+  2  usage: the command line, or a file it names, cannot be used
+  3  hang
+  4  panic or crash in the guest
+  5  the tool or its host failed";
+
+/// Says why a VM hung: which vCPU is stuck, and where, in source lines, from outside the guest.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES, max_term_width = 100)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// When to use colors; NO_COLOR in the environment is heeded too
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
+    pub color: Color,
+    /// Say more, on standard error: once for what is done, twice for details
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// When to use colors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boot a guest, watch it, and report it if it hangs
+    Run(Run),
+    /// Print function and source line of addresses, or of those in a log on standard input
+    Symbolize(Symbolize),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// `nmiscope run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The guest: an x86-64 ELF kernel with a PVH entry point [default: the bundled guest]
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub image: Option<PathBuf>,
+    /// What the guest runs, as its kernel parameter `workload=` [default, for the bundled guest:
+    /// abba-deadlock]
+    #[arg(long, value_name = "NAME")]
+    pub workload: Option<String>,
+    /// Kernel parameters, as they are
+    #[arg(long, value_name = "PARAMETERS", default_value = "", hide_default_value = true)]
+    pub append: String,
+    /// Number of vCPUs
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub cpus: u32,
+    /// Guest memory: bytes, or with K, M or G behind
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size)]
+    pub memory: u64,
+    /// Call it a hang when a vCPU makes no progress for so long; 0 to not look
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
+    pub hang_after: Duration,
+    /// Call it a hang when the guest is not ready by then
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    pub ready_within: Duration,
+    /// Print the backtraces after this time, and go on
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub nmi_after: Option<Duration>,
+    /// End the run after this time
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub stop_after: Option<Duration>,
+    /// How long the vCPUs have to answer their NMIs [default: 1s, and 10ms for each vCPU]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub nmi_timeout: Option<Duration>,
+    /// Where the report goes, `-` for standard output [default: postmortem.json, if there is
+    /// something to report]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub json: Option<PathBuf>,
+    /// Do not write a report
+    #[arg(long, conflicts_with = "json")]
+    pub no_json: bool,
+    /// Where the guest's console goes: `stdout`, `none`, or a file
+    #[arg(long, value_name = "WHERE", default_value = "stdout", value_parser = parse_sink)]
+    pub serial: Sink,
+    /// Print nothing but errors and the guest's console
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Where separate debug files are, by build-id
+    #[arg(long, value_name = "DIRECTORY", default_value = DEBUG_DIRECTORY,
+          value_hint = ValueHint::DirPath)]
+    pub debug_dir: PathBuf,
+}
+
+impl Run {
+    /// The guest's kernel parameters.
+    pub fn command_line(&self) -> String {
+        let default = self.image.is_none().then_some(bundled::DEFAULT_WORKLOAD);
+        let workload = self.workload.as_deref().or(default);
+        let workload = workload.map(|name| format!("workload={name}"));
+        let given = Some(self.append.trim().to_owned()).filter(|words| !words.is_empty());
+        workload.into_iter().chain(given).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// `nmiscope symbolize`.
+#[derive(Debug, Args)]
+pub struct Symbolize {
+    /// The image that the addresses are of [default: the bundled guest]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub image: Option<PathBuf>,
+    /// The addresses are where calls return to: look up the call before each
+    #[arg(long)]
+    pub return_addresses: bool,
+    /// Where separate debug files are, by build-id
+    #[arg(long, value_name = "DIRECTORY", default_value = DEBUG_DIRECTORY,
+          value_hint = ValueHint::DirPath)]
+    pub debug_dir: PathBuf,
+    /// Addresses, in hexadecimal. With none, standard input is copied, and what it says of call
+    /// traces annotated
+    #[arg(value_name = "ADDR", value_parser = parse_address)]
+    pub addresses: Vec<u64>,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(text).map_err(|error| format!("{error}, as in 2s or 500ms"))
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let wrong = || "a number of bytes is wanted, as in 64M or 1G".to_owned();
+    let upper = text.trim().to_ascii_uppercase();
+    let number = upper.trim_end_matches("IB").trim_end_matches('B');
+    let (digits, shift) = match number.strip_suffix(['K', 'M', 'G']) {
+        Some(digits) if number.ends_with('K') => (digits, 10),
+        Some(digits) if number.ends_with('M') => (digits, 20),
+        Some(digits) => (digits, 30),
+        None => (number, 0),
+    };
+    let count: u64 = digits.trim().parse().map_err(|_| wrong())?;
+    count.checked_mul(1 << shift).ok_or_else(wrong)
+}
+
+fn parse_sink(text: &str) -> Result<Sink, String> {
+    Ok(match text {
+        "stdout" | "-" => Sink::Stdout,
+        "stderr" => Sink::Stderr,
+        "none" => Sink::None,
+        "" => return Err("`stdout`, `none` or the name of a file is wanted".into()),
+        path => Sink::File(path.into()),
+    })
+}
+
+fn parse_address(text: &str) -> Result<u64, String> {
+    let digits = text.trim_start_matches("0x");
+    u64::from_str_radix(digits, 16)
+        .map_err(|_| "an address in hexadecimal is wanted, as in ffffffff80201234".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_size("4096"), Ok(4096));
+        assert_eq!(parse_size("64M"), Ok(64 << 20));
+        assert_eq!(parse_size("64MiB"), Ok(64 << 20));
+        assert_eq!(parse_size("1g"), Ok(1 << 30));
+        assert!(parse_size("M").is_err());
+        assert!(parse_size("-1").is_err());
+        assert!(parse_size("99999999999G").is_err());
+    }
+
+    #[test]
+    fn the_demo_is_for_the_bundled_guest_only() {
+        let command_line = |arguments: &[&str]| {
+            let all = ["nmiscope", "run"].iter().chain(arguments);
+            match Arguments::try_parse_from(all).unwrap().command {
+                Command::Run(run) => run.command_line(),
+                _ => unreachable!("`run` was given"),
+            }
+        };
+        assert_eq!(command_line(&[]), "workload=abba-deadlock");
+        assert_eq!(command_line(&["--append", "loglevel=8"]), "workload=abba-deadlock loglevel=8");
+        assert_eq!(command_line(&["kernel"]), "");
+        assert_eq!(command_line(&["kernel", "--workload", "idle"]), "workload=idle");
+    }
+}

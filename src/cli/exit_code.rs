@@ -1,0 +1,62 @@
+//! What the program says to the one that started it. Part of the interface, as much as the JSON.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use nmiscope_vmm as vmm;
+
+use crate::errors::BadRequest;
+use crate::report::Outcome;
+
+/// An exit code with a meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Code(pub u8);
+
+/// All went well: the guest left with code 0, or the run was ended as it was asked to be.
+pub const CLEAN: Code = Code(0);
+/// The guest ran, and left with a code other than 0.
+pub const GUEST_FAILED: Code = Code(1);
+/// The command line, or what it names, cannot be used: nothing has run.
+pub const USAGE: Code = Code(2);
+/// The guest hangs.
+pub const HANG: Code = Code(3);
+/// The guest's kernel panicked, or the guest crashed.
+pub const CRASH: Code = Code(4);
+/// The tool or its host failed: no `/dev/kvm`, no permission, no memory.
+pub const TOOL_FAILED: Code = Code(5);
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code.0)
+    }
+}
+
+/// The code for a run that ended so.
+pub fn of_outcome(outcome: &Outcome) -> Code {
+    match outcome {
+        Outcome::Exit { code: 0 } | Outcome::Stopped { .. } => CLEAN,
+        Outcome::Exit { .. } => GUEST_FAILED,
+        Outcome::Hang { .. } | Outcome::NotReady { .. } => HANG,
+        Outcome::Panic { .. } | Outcome::Crash { .. } => CRASH,
+    }
+}
+
+/// The code for a run that never was, or that broke off.
+pub fn of_error(error: &anyhow::Error) -> Code {
+    let bad_request = |cause: &(dyn Error + 'static)| {
+        cause.is::<BadRequest>() || cause.downcast_ref().is_some_and(refuses_the_request)
+    };
+    if error.chain().any(bad_request) { USAGE } else { TOOL_FAILED }
+}
+
+/// Whether the VMM could not do what it was asked, rather than the host not what the VMM asked.
+fn refuses_the_request(error: &vmm::Error) -> bool {
+    use vmm::MemoryError::{NotPages, TooLittle, TooMuch};
+    match error {
+        vmm::Error::NoVcpus | vmm::Error::TooManyVcpus { .. } | vmm::Error::Boot(_) => true,
+        vmm::Error::Memory(error) => {
+            matches!(error, TooLittle(_) | NotPages(_) | TooMuch { .. })
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,54 @@
+//! The command line: arguments, what becomes of them, exit codes. Everything that prints for people
+//! is called from here.
+
+mod arguments;
+pub mod exit_code;
+mod output;
+mod run;
+mod symbolize;
+
+use std::io;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{CommandFactory, Parser};
+
+use arguments::{Arguments, Command};
+
+/// Runs the program. `started` is as early as `main` could tell.
+pub fn main(started: Instant) -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors, and go to standard output.
+            let _ = error.print();
+            return if error.use_stderr() { exit_code::USAGE } else { exit_code::CLEAN }.into();
+        }
+    };
+    output::set_color(arguments.color);
+    output::start_tracing(arguments.verbose);
+    let result = match arguments.command {
+        Command::Run(arguments) => run::run(&arguments, started),
+        Command::Symbolize(arguments) => symbolize::symbolize(&arguments),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), NAME, &mut io::stdout());
+            Ok(exit_code::CLEAN)
+        }
+        Command::Man => man(),
+    };
+    match result {
+        Ok(code) => code.into(),
+        Err(error) if output::is_broken_pipe(&error) => exit_code::CLEAN.into(),
+        Err(error) => {
+            output::error(&error);
+            exit_code::of_error(&error).into()
+        }
+    }
+}
+
+const NAME: &str = env!("CARGO_PKG_NAME");
+
+fn man() -> anyhow::Result<exit_code::Code> {
+    clap_mangen::Man::new(Arguments::command()).render(&mut io::stdout())?;
+    Ok(exit_code::CLEAN)
+}

@@ -1,0 +1,78 @@
+//! What the program prints, and where: standard output for results, standard error for errors and
+//! for what is told on the way when standard output is somebody's data.
+
+use std::io::{self, Write};
+
+use anstream::ColorChoice;
+use anstyle::{AnsiColor, Style};
+
+use super::arguments::Color;
+use crate::report::sanitize;
+
+const ERROR: Style = AnsiColor::Red.on_default().bold();
+const WARNING: Style = AnsiColor::Yellow.on_default().bold();
+
+/// Decides about colors, for everything printed from now on. `auto` is what the terminal, NO_COLOR
+/// and CLICOLOR say.
+pub fn set_color(color: Color) {
+    let choice = match color {
+        Color::Auto => return,
+        Color::Always => ColorChoice::Always,
+        Color::Never => ColorChoice::Never,
+    };
+    choice.write_global();
+}
+
+/// Traces to standard error: nothing, what is done (1), details (2 and more).
+pub fn start_tracing(verbosity: u8) {
+    let level = match verbosity {
+        0 => return,
+        1 => tracing::Level::INFO,
+        2 => tracing::Level::DEBUG,
+        _ => tracing::Level::TRACE,
+    };
+    tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).init();
+}
+
+/// Prints an error and its causes.
+pub fn error(error: &anyhow::Error) {
+    let text: Vec<String> = error.chain().map(|cause| sanitize::line(&cause.to_string())).collect();
+    let _ = writeln!(anstream::stderr(), "{ERROR}error{ERROR:#}: {}", text.join(": "));
+}
+
+/// Prints a warning.
+pub fn warning(text: &str) {
+    let text = sanitize::line(text);
+    let _ = writeln!(anstream::stderr(), "{WARNING}warning{WARNING:#}: {text}");
+}
+
+/// Where the text for people goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Text {
+    /// Standard output.
+    Stdout,
+    /// Standard error: standard output holds a report.
+    Stderr,
+    /// Nowhere.
+    Quiet,
+}
+
+impl Text {
+    /// Prints. Somebody who closes the pipe has seen enough, which is no reason to end the run.
+    pub fn print(self, text: &str) {
+        let _ = match self {
+            Self::Stdout => anstream::stdout().write_all(text.as_bytes()),
+            Self::Stderr => anstream::stderr().write_all(text.as_bytes()),
+            Self::Quiet => Ok(()),
+        };
+        let _ = io::stdout().flush();
+    }
+}
+
+/// Whether an error is only that nobody reads our output any more.
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,95 @@
+//! `nmiscope run`: arguments to a session, its events to text, its report to a file.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Context;
+
+use super::arguments::Run;
+use super::exit_code::{self, Code};
+use crate::errors::BadRequest;
+use crate::images::Files;
+use super::output::{self, Text};
+use crate::report::json::Destination;
+use crate::report::{Outcome, Report, text};
+use crate::session::{self, Event, Options, Sink};
+
+/// Where the report goes when nobody says where.
+const DEFAULT_JSON: &str = "postmortem.json";
+
+/// Runs a VM. `started` is when the program was.
+pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
+    let destination = destination(arguments)?;
+    let stdout_is_data = destination.as_ref().is_some_and(Destination::is_stdout);
+    let text = match (arguments.quiet, stdout_is_data) {
+        (true, _) => Text::Quiet,
+        (false, true) => Text::Stderr,
+        (false, false) => Text::Stdout,
+    };
+    let files = Files::open(arguments.image.as_deref()).map_err(BadRequest::from_error)?;
+    let options = options(arguments, stdout_is_data);
+    let report = session::run(files, &options, started, |event| match event {
+        Event::Ready { machine, after } => text.print(&text::ready(machine, after)),
+        Event::Warning(warning) => output::warning(&warning),
+        Event::Outcome(outcome) => text.print(&text::outcome(outcome)),
+        Event::Backtrace(backtrace) => text.print(&text::backtrace(backtrace)),
+    })?;
+    if !told_already(&report.outcome) {
+        text.print(&text::outcome(&report.outcome));
+    }
+    if let Some(destination) = destination.filter(|_| is_wanted(arguments, &report)) {
+        destination.write(&report)?;
+        if let Destination::File { path, .. } = &destination {
+            text.print(&format!("wrote {}\n", path.display()));
+        }
+    }
+    Ok(exit_code::of_outcome(&report.outcome))
+}
+
+/// Opened before the VM starts. Without `--json` a report is written only if there is something in
+/// it, but then it must be possible too.
+fn destination(arguments: &Run) -> anyhow::Result<Option<Destination>> {
+    if arguments.no_json {
+        return Ok(None);
+    }
+    let path = arguments.json.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_JSON));
+    let hint = || match arguments.json {
+        Some(_) => "name another place with --json",
+        None => "name another place with --json, or none with --no-json",
+    };
+    let destination = Destination::open(&path).with_context(hint);
+    destination.map(Some).map_err(BadRequest::from_error)
+}
+
+/// A report that was asked for is always written; the other one when it says something.
+fn is_wanted(arguments: &Run, report: &Report) -> bool {
+    arguments.json.is_some()
+        || !report.backtraces.is_empty()
+        || exit_code::of_outcome(&report.outcome) != exit_code::CLEAN
+}
+
+/// Whether the session has told how it ended when it happened.
+fn told_already(outcome: &Outcome) -> bool {
+    !matches!(outcome, Outcome::Exit { .. } | Outcome::Stopped { .. })
+}
+
+fn options(arguments: &Run, stdout_is_data: bool) -> Options {
+    let serial = match &arguments.serial {
+        Sink::Stdout if stdout_is_data => Sink::Stderr,
+        sink => sink.clone(),
+    };
+    Options {
+        image: arguments.image.clone(),
+        command_line: arguments.command_line(),
+        vcpus: arguments.cpus,
+        memory_bytes: arguments.memory,
+        hang_after: Some(arguments.hang_after).filter(|after| !after.is_zero()),
+        ready_within: arguments.ready_within,
+        nmi_after: arguments.nmi_after,
+        stop_after: arguments.stop_after,
+        nmi_timeout: arguments.nmi_timeout,
+        terminal_input: matches!(serial, Sink::Stdout | Sink::Stderr),
+        serial,
+        debug_directory: arguments.debug_dir.clone(),
+    }
+}

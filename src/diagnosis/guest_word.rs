@@ -1,0 +1,98 @@
+//! The text of an NMI handler: finds the call trace in it.
+//!
+//! The text is the guest's, so it may be anything: whatever does not look like an entry is not one,
+//! and an address that is none is looked up in vain, later. Bounded by the text's length.
+
+/// An entry of a call trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Guest-virtual.
+    pub address: u64,
+    /// It is the very instruction that was interrupted; otherwise one that a call returns to.
+    pub interrupted: bool,
+    /// Not marked `?`.
+    pub reliable: bool,
+}
+
+const HEADING: &str = "Call Trace:";
+const INTERRUPTED: &str = "--- interrupted ---";
+
+/// Whether a call trace begins somewhere in the text.
+pub fn has_trace(text: &str) -> bool {
+    text.lines().any(|line| line.trim() == HEADING)
+}
+
+/// The entries of the last call trace in the text: if an earlier answer stands before it, that was
+/// of an NMI that nobody read.
+pub fn entries(text: &str) -> impl Iterator<Item = Entry> {
+    let trace = text.rfind(HEADING).map_or("", |start| &text[start + HEADING.len()..]);
+    let mut interrupted = false;
+    trace.lines().filter_map(move |line| {
+        if line.trim() == INTERRUPTED {
+            interrupted = true;
+            return None;
+        }
+        let (address, reliable) = parse_entry(line)?;
+        let entry = Entry { address, interrupted, reliable };
+        interrupted = false;
+        Some(entry)
+    })
+}
+
+/// ` [<ffffffff80001234>]`, or with ` ?` behind it.
+fn parse_entry(line: &str) -> Option<(u64, bool)> {
+    let (digits, rest) = line.trim().strip_prefix("[<")?.split_once(">]")?;
+    let is_hex = digits.len() <= 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let address = is_hex.then(|| u64::from_str_radix(digits, 16).ok()).flatten()?;
+    match rest.trim() {
+        "" => Some((address, true)),
+        "?" => Some((address, false)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entry(address: u64, interrupted: bool, reliable: bool) -> Entry {
+        Entry { address, interrupted, reliable }
+    }
+
+    #[test]
+    fn a_trace_has_its_interrupted_and_its_unreliable_entries_marked() {
+        let text = "NMI backtrace for cpu 2\nRIP: 0008:[<ffffffff80201234>] RFLAGS: 00000046\n\
+                    Call Trace:\n --- interrupted ---\n [<ffffffff80201234>]\n \
+                    [<ffffffff80205678>] ?\n [<ffffffff80209abc>]\n --- interrupted ---\n \
+                    [<ffffffff80200001>]\n";
+        assert_eq!(
+            entries(text).collect::<Vec<_>>(),
+            [
+                entry(0xffff_ffff_8020_1234, true, true),
+                entry(0xffff_ffff_8020_5678, false, false),
+                entry(0xffff_ffff_8020_9abc, false, true),
+                entry(0xffff_ffff_8020_0001, true, true),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_last_of_two_answers_counts() {
+        let text = "Call Trace:\n [<0000000000000001>]\nCall Trace:\n [<0000000000000002>]\n";
+        assert_eq!(entries(text).map(|entry| entry.address).collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn what_is_not_an_entry_is_passed_over() {
+        let text = "Call Trace:\n [<xyz>]\n [<>]\n [<00000000000000001>]\n [<1>] !\nhello\n [<2>\n";
+        assert_eq!(entries(text).count(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_too_strange(text in "\\PC*") {
+            let _ = entries(&format!("Call Trace:\n{text}")).count();
+        }
+    }
+}

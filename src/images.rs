@@ -1,0 +1,146 @@
+//! Image files: reads one, and finds the debug information that belongs to it, in itself or in a
+//! separate file by build-id or debuglink, where distributions put those.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use nmiscope_symbolizer::{DebugLink, Image};
+
+/// More than any image that makes sense to read into memory.
+const MAX_BYTES: u64 = 4 << 30;
+
+/// Where separate debug files are looked for, unless told otherwise.
+pub const DEBUG_DIRECTORY: &str = "/usr/lib/debug";
+
+/// The bytes of an image, and of its debug file.
+pub struct Files {
+    /// The image.
+    pub image: Bytes,
+    /// Its separate debug file, if it has one and needs it.
+    pub debug: Option<Bytes>,
+}
+
+/// Bytes from a file, or those of the bundled guest.
+pub enum Bytes {
+    /// Part of this binary.
+    Static(&'static [u8]),
+    /// Read.
+    Owned(Vec<u8>),
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Static(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl Files {
+    /// The bundled guest, or an image file.
+    pub fn open(path: Option<&Path>) -> anyhow::Result<Self> {
+        let image = match path {
+            None => Bytes::Static(crate::bundled::image()),
+            Some(path) => Bytes::Owned(read(path)?),
+        };
+        Ok(Self { image, debug: None })
+    }
+
+    /// Looks for a separate debug file, if the image has no debug information of its own. One that
+    /// is there and cannot be used is passed over: the image's own symbols are better than nothing.
+    pub fn find_debug_file(&mut self, path: Option<&Path>, directory: &Path) {
+        let Ok(image) = Image::parse(&self.image) else { return };
+        if image.has_debug_info() {
+            return;
+        }
+        let found = candidates(&image, path, directory).into_iter().find_map(|(path, check)| {
+            let bytes = read(&path).ok()?;
+            check.matches(&bytes).then(|| {
+                tracing::info!(path = %path.display(), "found the image's debug file");
+                Bytes::Owned(bytes)
+            })
+        });
+        self.debug = found;
+    }
+
+    /// The image, parsed.
+    ///
+    /// # Errors
+    /// It is not an ELF file that can hold a guest.
+    pub fn parse(&self) -> Result<Image<'_>, nmiscope_symbolizer::ImageError> {
+        Image::parse_with_debug(&self.image, self.debug.as_deref())
+    }
+}
+
+/// What a candidate has to agree with.
+enum Check<'a> {
+    BuildId(Vec<u8>),
+    Checksum(DebugLink<'a>),
+}
+
+impl Check<'_> {
+    fn matches(&self, bytes: &[u8]) -> bool {
+        match self {
+            Self::BuildId(id) => {
+                Image::parse(bytes).is_ok_and(|image| image.build_id() == Some(id))
+            }
+            Self::Checksum(link) => link.matches(bytes),
+        }
+    }
+}
+
+fn candidates<'a>(
+    image: &Image<'a>,
+    path: Option<&Path>,
+    directory: &Path,
+) -> Vec<(PathBuf, Check<'a>)> {
+    let mut found = Vec::new();
+    if let Some(id) = image.build_id()
+        && let Some((first, rest)) = id.split_first()
+    {
+        let file = format!(".build-id/{first:02x}/{}.debug", hex(rest));
+        found.push((directory.join(file), Check::BuildId(id.to_vec())));
+    }
+    if let Some(link) = image.debuglink()
+        && let Some(folder) = path.and_then(Path::parent)
+    {
+        let name = Path::new(OsStr::from_bytes(link.name));
+        // A name, not a path: the image is not to choose which files are read.
+        if let Some(name) = name.file_name() {
+            let absolute = folder.strip_prefix("/").unwrap_or(folder);
+            for folder in [folder.into(), folder.join(".debug"), directory.join(absolute)] {
+                found.push((folder.join(name), Check::Checksum(link.clone())));
+            }
+        }
+    }
+    found
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let file = File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
+    let metadata =
+        file.metadata().with_context(|| format!("failed to examine {}", path.display()))?;
+    if metadata.is_dir() {
+        bail!("{} is a directory, not a guest image", path.display());
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("failed to read {}", path.display()))?;
+    if bytes.len() as u64 > MAX_BYTES {
+        bail!("{} is larger than {} GiB", path.display(), MAX_BYTES >> 30);
+    }
+    Ok(bytes)
+}

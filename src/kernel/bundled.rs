@@ -1,0 +1,304 @@
+//! The bundled guest: where its structures lie.
+//!
+//! Two steps, since two different things have to be known. [`Bundled::find`] asks the image, once,
+//! for virtual addresses. [`Bundled::locate`] asks a stopped guest for its page tables and per-CPU
+//! offsets, and turns them into guest-physical addresses, which can then be read while it runs.
+
+use nmiscope_guest::abi::RESERVED_BY_HYPERVISOR;
+use nmiscope_symbolizer::{
+    GuestVirtual, Image, PageTables, PhysicalAddress, PhysicalMemory, Place, TypeError, Types,
+    VirtualAddress, VirtualMemory, WalkError,
+};
+
+use crate::hang::Heartbeats;
+use crate::target::memory::{GuestRam, NoSuchWord};
+
+/// More CPUs than any kernel here has, and few enough to make a table of.
+const MAX_CPUS: u64 = 4096;
+
+/// Addresses in the image; of per-CPU variables, those in the template.
+#[derive(Debug)]
+pub struct Bundled {
+    nr_cpu_ids: VirtualAddress,
+    per_cpu_offset: VirtualAddress,
+    per_cpu_offset_stride: u64,
+    per_cpu_offset_count: u64,
+    reservation_owner: VirtualAddress,
+    reservation_since: VirtualAddress,
+    clock_tsc_base: VirtualAddress,
+    clock_ns_per_tsc: VirtualAddress,
+    per_cpu: PerCpu,
+}
+
+#[derive(Debug)]
+struct PerCpu {
+    cpu_online: VirtualAddress,
+    tick_heartbeat: VirtualAddress,
+    loop_heartbeat: VirtualAddress,
+    nmi_count: VirtualAddress,
+    seq_owner: VirtualAddress,
+    seq_missed: VirtualAddress,
+    seq_len: VirtualAddress,
+    seq_lost: VirtualAddress,
+    seq_buffer: VirtualAddress,
+    seq_buffer_size: u64,
+}
+
+/// Guest-physical addresses, good for as long as the guest leaves its page tables alone. One that
+/// does not gets wrong numbers, of itself only.
+#[derive(Debug)]
+pub struct Located {
+    /// The reservation of the buffers.
+    pub reservation: ReservationPlace,
+    /// By CPU number; or why a CPU's variables are not to be found.
+    pub cpus: Vec<Result<CpuPlaces, String>>,
+}
+
+/// Where `nmi_print_flag` lies, and what dates it.
+#[derive(Debug)]
+pub struct ReservationPlace {
+    owner: PhysicalAddress,
+    since: PhysicalAddress,
+    clock_tsc_base: PhysicalAddress,
+    clock_ns_per_tsc: PhysicalAddress,
+}
+
+/// One CPU's variables.
+#[derive(Debug)]
+pub struct CpuPlaces {
+    online: PhysicalAddress,
+    tick_heartbeat: PhysicalAddress,
+    loop_heartbeat: PhysicalAddress,
+    nmi_count: PhysicalAddress,
+    /// Its NMI buffer.
+    pub seq_buf: SeqBufPlace,
+}
+
+/// Where a CPU's `nmi_print_seq` lies.
+#[derive(Debug)]
+pub struct SeqBufPlace {
+    owner: PhysicalAddress,
+    missed: PhysicalAddress,
+    len: PhysicalAddress,
+    lost: PhysicalAddress,
+    buffer: VirtualAddress,
+    buffer_size: u64,
+}
+
+impl Bundled {
+    /// Finds the structures by name in the image's debug information.
+    ///
+    /// # Errors
+    /// The first one that is not there.
+    pub fn find(image: &Image<'_>) -> Result<Self, TypeError> {
+        let types = Types::new(image)?;
+        let offsets = types.variable("__per_cpu_offset")?;
+        let printk = types.variable("PRINTK")?;
+        let clock = types.variable("sched_clock")?;
+        let seq = types.variable("nmi_print_seq")?;
+        let buffer = seq.field("seq.buffer")?;
+        Ok(Self {
+            nr_cpu_ids: address(&types, "nr_cpu_ids")?,
+            per_cpu_offset: offsets.address(),
+            per_cpu_offset_stride: offsets.index(1)?.address().0 - offsets.address().0,
+            per_cpu_offset_count: offsets.ty().count()?.unwrap_or(0).min(MAX_CPUS),
+            reservation_owner: printk.field("nmi_print_flag.owner")?.address(),
+            reservation_since: printk.field("nmi_print_flag.since_ns")?.address(),
+            clock_tsc_base: clock.field("tsc_base")?.address(),
+            clock_ns_per_tsc: clock.field("ns_per_tsc_shifted")?.address(),
+            per_cpu: PerCpu {
+                cpu_online: address(&types, "cpu_online")?,
+                tick_heartbeat: address(&types, "tick_heartbeat")?,
+                loop_heartbeat: address(&types, "loop_heartbeat")?,
+                nmi_count: address(&types, "nmi_count")?,
+                seq_owner: seq.field("owner")?.address(),
+                seq_missed: seq.field("missed")?.address(),
+                seq_len: seq.field("seq.len")?.address(),
+                seq_lost: seq.field("seq.lost")?.address(),
+                seq_buffer: buffer.address(),
+                seq_buffer_size: buffer.ty().size().unwrap_or(0),
+            },
+        })
+    }
+
+    /// Finds the physical addresses, in the address space of a CPU that runs the kernel.
+    ///
+    /// # Errors
+    /// The image's own variables are not mapped. A CPU whose per-CPU ones are not says so in its
+    /// own entry.
+    pub fn locate(&self, ram: GuestRam<'_>, tables: PageTables) -> Result<Located, TypeError> {
+        let memory = GuestVirtual::new(&ram, tables);
+        let reservation = ReservationPlace {
+            owner: physical(&memory, self.reservation_owner)?,
+            since: physical(&memory, self.reservation_since)?,
+            clock_tsc_base: physical(&memory, self.clock_tsc_base)?,
+            clock_ns_per_tsc: physical(&memory, self.clock_ns_per_tsc)?,
+        };
+        let possible = u64::from(read::<4>(&memory, self.nr_cpu_ids).map(u32::from_le_bytes)?);
+        let cpus = (0..possible.min(self.per_cpu_offset_count))
+            .map(|cpu| self.locate_cpu(&memory, cpu).map_err(|error| crate::error_chain(&error)))
+            .collect();
+        Ok(Located { reservation, cpus })
+    }
+
+    fn locate_cpu<M: PhysicalMemory>(
+        &self,
+        memory: &GuestVirtual<'_, M>,
+        cpu: u64,
+    ) -> Result<CpuPlaces, TypeError> {
+        let slot = self.per_cpu_offset.wrapping_add(cpu * self.per_cpu_offset_stride);
+        let offset = u64::from_le_bytes(read::<8>(memory, slot)?);
+        let place = |template: VirtualAddress| physical(memory, template.wrapping_add(offset));
+        let per_cpu = &self.per_cpu;
+        Ok(CpuPlaces {
+            online: place(per_cpu.cpu_online)?,
+            tick_heartbeat: place(per_cpu.tick_heartbeat)?,
+            loop_heartbeat: place(per_cpu.loop_heartbeat)?,
+            nmi_count: place(per_cpu.nmi_count)?,
+            seq_buf: SeqBufPlace {
+                owner: place(per_cpu.seq_owner)?,
+                missed: place(per_cpu.seq_missed)?,
+                len: place(per_cpu.seq_len)?,
+                lost: place(per_cpu.seq_lost)?,
+                buffer: per_cpu.seq_buffer.wrapping_add(offset),
+                buffer_size: per_cpu.seq_buffer_size,
+            },
+        })
+    }
+}
+
+fn address(types: &Types<'_>, name: &str) -> Result<VirtualAddress, TypeError> {
+    types.variable(name).map(|place: Place<'_>| place.address())
+}
+
+fn read<const N: usize>(
+    memory: &impl VirtualMemory,
+    address: VirtualAddress,
+) -> Result<[u8; N], TypeError> {
+    let mut bytes = [0; N];
+    memory.read(address, &mut bytes)?;
+    Ok(bytes)
+}
+
+fn physical<M: PhysicalMemory>(
+    memory: &GuestVirtual<'_, M>,
+    address: VirtualAddress,
+) -> Result<PhysicalAddress, TypeError> {
+    let unmapped = |walk: WalkError| nmiscope_symbolizer::ReadError::Unmapped {
+        address,
+        length: 1,
+        walk: Box::new(walk),
+    };
+    Ok(memory.physical(address).map_err(unmapped)?)
+}
+
+impl CpuPlaces {
+    /// The CPU's heartbeats; `None` for one that does not run the kernel.
+    pub fn heartbeats(&self, ram: GuestRam<'_>) -> Option<Heartbeats> {
+        let online = ram.load_u32(self.online).ok()?;
+        (online != 0).then_some(Heartbeats {
+            tick: ram.load_u64(self.tick_heartbeat).ok()?,
+            main_loop: ram.load_u64(self.loop_heartbeat).ok()?,
+        })
+    }
+
+    /// How many NMIs the CPU has taken.
+    pub fn nmi_count(&self, ram: GuestRam<'_>) -> Result<u64, NoSuchWord> {
+        ram.load_u64(self.nmi_count)
+    }
+}
+
+/// What stands in `nmi_print_flag`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder {
+    /// The guest CPU that holds it; `None` where the value is no CPU's.
+    pub cpu: Option<u32>,
+    /// When it took it, in nanoseconds of the guest's clock.
+    pub since_ns: u64,
+}
+
+impl ReservationPlace {
+    /// Takes the buffers for the hypervisor: one atomic test-and-set, as a client inside the guest
+    /// does it.
+    ///
+    /// # Errors
+    /// Outer: there is no such word. Inner: who has them.
+    pub fn try_take(&self, ram: GuestRam<'_>) -> Result<Result<(), Holder>, NoSuchWord> {
+        match ram.compare_exchange_u32(self.owner, 0, RESERVED_BY_HYPERVISOR)? {
+            Ok(_) => Ok(Ok(())),
+            Err(owner) => Ok(Err(Holder {
+                cpu: owner.checked_sub(1).filter(|&cpu| u64::from(cpu) < MAX_CPUS),
+                since_ns: ram.load_u64(self.since)?,
+            })),
+        }
+    }
+
+    /// Gives them back.
+    pub fn release(&self, ram: GuestRam<'_>) -> Result<(), NoSuchWord> {
+        ram.store_u32(self.owner, 0)
+    }
+
+    /// The guest's clock, in nanoseconds, when its time-stamp counter is `tsc`.
+    pub fn clock_ns(&self, ram: GuestRam<'_>, tsc: u64) -> Result<u64, NoSuchWord> {
+        let base = ram.load_u64(self.clock_tsc_base)?;
+        let scale = ram.load_u64(self.clock_ns_per_tsc)?;
+        let scaled = u128::from(tsc.wrapping_sub(base)) * u128::from(scale);
+        Ok((scaled >> 32) as u64)
+    }
+}
+
+/// A CPU's NMI buffer, as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeqBuf {
+    /// The text: as much as `claimed_len` says, but no more than there is room for.
+    pub text: Vec<u8>,
+    /// The length that the guest claims.
+    pub claimed_len: u32,
+    /// How much the buffer can hold.
+    pub capacity: u32,
+    /// Messages that did not fit.
+    pub lost: u32,
+    /// Messages that came while the buffer was somebody else's.
+    pub missed: u32,
+    /// `NMI_PRINT_SEQ_*` of the guest.
+    pub owner: u32,
+}
+
+/// The largest buffer that is believed in.
+const MAX_BUFFER: u64 = 1 << 20;
+
+impl SeqBufPlace {
+    /// Reads it, through the page tables of the CPU's kernel.
+    ///
+    /// # Errors
+    /// Which part could not be read, and why.
+    pub fn read(&self, ram: GuestRam<'_>, tables: PageTables) -> Result<SeqBuf, String> {
+        let word = |address| ram.load_u32(address).map_err(|error| error.to_string());
+        let claimed_len = word(self.len)?;
+        let capacity = self.buffer_size.min(MAX_BUFFER) as u32;
+        let mut text = vec![0; claimed_len.min(capacity) as usize];
+        GuestVirtual::new(&ram, tables)
+            .read(self.buffer, &mut text)
+            .map_err(|error| crate::error_chain(&error))?;
+        Ok(SeqBuf {
+            text,
+            claimed_len,
+            capacity,
+            lost: word(self.lost)?,
+            missed: word(self.missed)?,
+            owner: word(self.owner)?,
+        })
+    }
+
+    /// Whether a handler or a reader inside the guest has the buffer, and how much text it holds.
+    pub fn peek(&self, ram: GuestRam<'_>) -> Result<(u32, u32), NoSuchWord> {
+        Ok((ram.load_u32(self.owner)?, ram.load_u32(self.len)?))
+    }
+
+    /// Empties it, for the next one to use.
+    pub fn wipe(&self, ram: GuestRam<'_>) -> Result<(), NoSuchWord> {
+        ram.store_u32(self.missed, 0)?;
+        ram.store_u32(self.lost, 0)?;
+        ram.store_u32(self.len, 0)
+    }
+}

@@ -1,0 +1,33 @@
+//! What lies in a guest's memory: one adapter per guest kernel, which finds its heartbeats, its
+//! reservation and its NMI buffers by symbol and type.
+//!
+//! Session and capture speak to [`Kernel`] and to no guest directly. The addresses come from the
+//! image's debug information, the values from the guest, which may have put anything there.
+
+mod bundled;
+
+pub use bundled::{Bundled, CpuPlaces, Holder, Located, ReservationPlace, SeqBuf, SeqBufPlace};
+
+use nmiscope_symbolizer::Image;
+
+/// The guest kernels whose structures are known.
+#[derive(Debug)]
+pub enum Kernel {
+    /// nmiscope's own.
+    Bundled(Box<Bundled>),
+    /// Any other. There is nothing to watch and no buffer to read, and it says why.
+    Unknown {
+        /// What was not found.
+        reason: String,
+    },
+}
+
+impl Kernel {
+    /// Looks for the structures of the known kernels in `image`.
+    pub fn recognise(image: &Image<'_>) -> Self {
+        match Bundled::find(image) {
+            Ok(bundled) => Self::Bundled(Box::new(bundled)),
+            Err(error) => Self::Unknown { reason: crate::error_chain(&error) },
+        }
+    }
+}

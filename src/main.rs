@@ -1,0 +1,8 @@
+//! The program. Everything is in the library.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+fn main() -> ExitCode {
+    nmiscope::cli::main(Instant::now())
+}

@@ -1,0 +1,359 @@
+//! What nmiscope says, as data. These structs are the JSON schema (docs/report.schema.json), and the
+//! text is made from them and from nothing else (`text.rs`).
+//!
+//! Filled by `diagnosis` and `session`; knows neither KVM nor DWARF. An unknown is a `null` or a
+//! reason, never a guess. Addresses are guest-virtual, as strings of 16 hexadecimal digits, which is
+//! how kernels print them and what JSON numbers cannot hold. Strings that come from the guest or its
+//! image may hold control characters, JSON-escaped; the renderers make them harmless.
+
+pub mod json;
+pub mod sanitize;
+pub mod text;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Raised when a field changes its meaning or goes away; not when one is added.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// The report of one run of one VM.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "nmiscope report")]
+pub struct Report {
+    /// The version of this format.
+    pub schema_version: u32,
+    /// What wrote the report.
+    pub tool: Tool,
+    /// What ran.
+    pub image: Image,
+    /// What it ran on.
+    pub machine: Machine,
+    /// Milliseconds from the tool's start until the guest said that it was ready; null if it never
+    /// did.
+    pub ready_after_ms: Option<f64>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Every backtrace that was taken, in order.
+    pub backtraces: Vec<Backtrace>,
+    /// The last lines that the guest printed on its console.
+    pub console_tail: Vec<String>,
+}
+
+/// The program that wrote a report.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Tool {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// A guest image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Image {
+    /// Its file; null for the bundled guest.
+    pub path: Option<String>,
+    /// Its GNU build-id, in hexadecimal; null if it has none.
+    pub build_id: Option<String>,
+    /// The kernel parameters it was started with.
+    pub command_line: String,
+    /// Which kernel's structures were found in it.
+    pub kernel: Kernel,
+}
+
+/// The kernels whose structures are known.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Kernel {
+    /// nmiscope's own guest.
+    Bundled,
+    /// None of the known ones: NMIs are sent, but where the answers are is not known.
+    Unknown {
+        /// What was looked for and not found.
+        reason: String,
+    },
+    /// The VM ended before it was necessary to know.
+    NotExamined,
+}
+
+/// A virtual machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Machine {
+    /// How many vCPUs it had.
+    pub vcpus: u32,
+    /// Its memory, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The guest left by itself.
+    Exit {
+        /// With this code; 0 is success.
+        code: u32,
+    },
+    /// Somebody made no progress.
+    Hang {
+        /// Who, and for how long.
+        stalls: Vec<Stall>,
+    },
+    /// The guest was not ready in time.
+    NotReady {
+        /// How long it was given, in milliseconds.
+        waited_ms: f64,
+    },
+    /// The guest's kernel panicked.
+    Panic {
+        /// On this vCPU.
+        cpu: u32,
+    },
+    /// The guest ended in a way that no guest chooses.
+    Crash {
+        /// On this vCPU.
+        cpu: u32,
+        /// What happened.
+        description: String,
+    },
+    /// The run was ended from outside: a signal, or the time that it was given.
+    Stopped {
+        /// By what.
+        by: String,
+    },
+}
+
+/// A CPU without progress.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Stall {
+    /// Its number.
+    pub cpu: u32,
+    /// How long its timer tick stood still, in milliseconds; null if it did not.
+    pub tick_ms: Option<f64>,
+    /// The same of its main loop.
+    pub main_loop_ms: Option<f64>,
+}
+
+/// The stacks of all vCPUs at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Backtrace {
+    /// What it was taken for.
+    pub trigger: Trigger,
+    /// When, in milliseconds since the tool's start.
+    pub at_ms: f64,
+    /// Whether the buffers were the hypervisor's alone meanwhile.
+    pub reservation: Reservation,
+    /// How many vCPUs an NMI was sent to.
+    pub nmi_sent: u32,
+    /// How many of them answered.
+    pub nmi_answered: u32,
+    /// How long that took, first NMI to last buffer read, in milliseconds.
+    pub elapsed_ms: f64,
+    /// All vCPUs, in order. One that did not answer says why.
+    pub cpus: Vec<Cpu>,
+    /// vCPUs with equal stacks, together; each vCPU is in one of them.
+    pub groups: Vec<Vec<u32>>,
+}
+
+/// What asks for a backtrace.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Trigger {
+    /// The detector.
+    Hang,
+    /// The guest was not ready in time.
+    NotReady,
+    /// `--nmi-after`.
+    Timer,
+    /// A signal to the tool.
+    Signal {
+        /// Its name.
+        name: String,
+    },
+    /// The guest panicked or crashed.
+    GuestEnded,
+}
+
+/// The hypervisor's hold on the guest's NMI buffers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Reservation {
+    /// It had them.
+    Held {
+        /// After waiting that many milliseconds for a client inside the guest.
+        waited_ms: f64,
+    },
+    /// A client inside the guest would not let go; the backtrace was taken without.
+    Refused {
+        /// The client: a CPU of the guest, or null for a value that is none.
+        holder: Option<u32>,
+        /// How long the guest says that it has held them, in milliseconds; null if that makes no
+        /// sense.
+        held_ms: Option<f64>,
+        /// How long the hypervisor waited, in milliseconds.
+        waited_ms: f64,
+    },
+    /// There is nothing to reserve.
+    Unavailable {
+        /// Because.
+        reason: String,
+    },
+}
+
+/// One vCPU in a backtrace.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Cpu {
+    /// Its number.
+    pub cpu: u32,
+    /// What it was doing.
+    pub state: CpuState,
+    /// RFLAGS.IF: whether it would have taken interrupts; null where there are no registers.
+    pub interrupts_enabled: Option<bool>,
+    /// Its registers when it was stopped; null where they could not be read.
+    pub registers: Option<Registers>,
+    /// Where RIP was.
+    pub location: Option<Frame>,
+    /// What became of its NMI.
+    pub nmi: Nmi,
+    /// What its handler printed; null if there is nothing of it.
+    pub word: Option<Word>,
+}
+
+/// What a vCPU was doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum CpuState {
+    /// Executing instructions.
+    Running,
+    /// In HLT.
+    Halted,
+    /// Never started: waits for INIT or a start-up IPI.
+    NotStarted,
+    /// It could not be asked.
+    Unknown,
+}
+
+/// The general registers of a vCPU, and what tells its mode.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[allow(missing_docs, reason = "registers by their names")]
+pub struct Registers {
+    pub rip: String,
+    pub rsp: String,
+    pub rbp: String,
+    pub rflags: String,
+    pub rax: String,
+    pub rbx: String,
+    pub rcx: String,
+    pub rdx: String,
+    pub rsi: String,
+    pub rdi: String,
+    pub r8: String,
+    pub r9: String,
+    pub r10: String,
+    pub r11: String,
+    pub r12: String,
+    pub r13: String,
+    pub r14: String,
+    pub r15: String,
+    pub cr0: String,
+    pub cr2: String,
+    pub cr3: String,
+    pub cr4: String,
+    /// Current privilege level.
+    pub cpl: u8,
+}
+
+/// The account of one NMI.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Nmi {
+    /// Whether it was sent.
+    pub sent: bool,
+    /// Whether the vCPU took it; null if that cannot be told.
+    pub delivered: Option<bool>,
+    /// The vCPU was inside an earlier NMI when this one was sent.
+    pub masked_before: bool,
+    /// The vCPU was inside an NMI when it was stopped again.
+    pub masked_after: bool,
+    /// It had not been taken when the vCPU was stopped again.
+    pub pending_after: bool,
+    /// The handler ran to its end.
+    pub handler_finished: bool,
+    /// How long the vCPU was let run for it, in milliseconds.
+    pub ran_ms: Option<f64>,
+    /// What there is to say about the answer.
+    pub answer: Answer,
+    /// Bytes in the buffer.
+    pub bytes: Option<u32>,
+    /// Messages that the handler printed and that were not kept.
+    pub messages_lost: Option<u64>,
+    /// Bytes of an earlier NMI that nobody had read, and that were thrown away.
+    pub stale_bytes: u32,
+}
+
+/// Whether there is an answer, or why not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Answer {
+    /// There is.
+    Answered,
+    /// There is none.
+    NoAnswer {
+        /// Because.
+        reason: String,
+    },
+}
+
+/// The guest's word: what an NMI handler printed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Word {
+    /// As it stood in the buffer. Bytes that are no UTF-8 have become U+FFFD.
+    pub text: String,
+    /// Of this NMI; false if it is of an earlier one, whose handler has not returned.
+    pub current: bool,
+    /// The call trace in it, innermost first.
+    pub frames: Vec<Frame>,
+    /// What is wrong with it.
+    pub findings: Vec<String>,
+}
+
+/// An entry of a call trace.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Frame {
+    /// The address in the trace.
+    pub address: String,
+    /// The address is that of an instruction that was interrupted; otherwise a call returns to it.
+    pub interrupted: bool,
+    /// The guest vouches for the entry. Otherwise it is a word on the stack that points into code.
+    pub reliable: bool,
+    /// The symbol that the address lies in.
+    pub symbol: Option<Symbol>,
+    /// Inlined calls, innermost first, and last the function whose code it is. Empty where nothing
+    /// is known.
+    pub functions: Vec<Function>,
+    /// Why there is less than functions and lines, if so.
+    pub missing: Option<String>,
+}
+
+/// A symbol of the image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Symbol {
+    /// Its name, demangled.
+    pub name: String,
+    /// How far the address is behind its start.
+    pub offset: u64,
+}
+
+/// A function at an address.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Function {
+    /// Its full name, demangled; null where there is none.
+    pub name: Option<String>,
+    /// Its source file, relative to the source root where there is one.
+    pub file: Option<String>,
+    /// The line: of the innermost function the instruction's, of the others the call's.
+    pub line: Option<u32>,
+    /// The column.
+    pub column: Option<u32>,
+    /// Inlined into the next.
+    pub inlined: bool,
+}

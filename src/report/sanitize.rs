@@ -1,0 +1,132 @@
+//! Makes text that comes from a guest harmless to a terminal: no control character gets through but
+//! line feed and tab.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+/// Whether a terminal might act on the character, or show something else than is there: control
+/// characters, and those that change the direction of writing.
+fn is_dangerous(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// One line of guest text: every dangerous character, line feeds and tabs too, becomes its escape.
+pub fn line(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_dangerous(character) {
+            let _ = write!(safe, "{}", character.escape_default());
+        } else {
+            safe.push(character);
+        }
+    }
+    safe
+}
+
+/// Passes a guest's console on to a terminal. Keeps line feeds and tabs, drops the carriage returns
+/// that go with line feeds, escapes all else that is dangerous. Works byte by byte and keeps what
+/// might be the beginning of a character until the rest is there.
+pub struct Terminal<W> {
+    inner: W,
+    partial: Vec<u8>,
+}
+
+impl<W: Write> Terminal<W> {
+    /// Writes to `inner`.
+    pub fn new(inner: W) -> Self {
+        Self { inner, partial: Vec::new() }
+    }
+
+    fn pass(&mut self, text: &str) -> io::Result<()> {
+        for part in text.split_inclusive(['\n', '\t', '\r']) {
+            let (body, end) = match part.as_bytes().last() {
+                Some(b'\n' | b'\t') => part.split_at(part.len() - 1),
+                Some(b'\r') => (&part[..part.len() - 1], ""),
+                _ => (part, ""),
+            };
+            write!(self.inner, "{}{end}", line(body))?;
+        }
+        Ok(())
+    }
+}
+
+impl<W: Write> Write for Terminal<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.partial.extend_from_slice(bytes);
+        let pending = std::mem::take(&mut self.partial);
+        let mut rest = pending.as_slice();
+        while !rest.is_empty() {
+            match str::from_utf8(rest) {
+                Ok(text) => {
+                    self.pass(text)?;
+                    rest = &[];
+                }
+                Err(error) => {
+                    let (good, bad) = rest.split_at(error.valid_up_to());
+                    self.pass(str::from_utf8(good).unwrap_or_default())?;
+                    let Some(length) = error.error_len() else {
+                        self.partial = bad.to_vec();
+                        break;
+                    };
+                    for byte in &bad[..length] {
+                        write!(self.inner, "\\x{byte:02x}")?;
+                    }
+                    rest = &bad[length..];
+                }
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn through_terminal(chunks: &[&[u8]]) -> String {
+        let mut output = Vec::new();
+        let mut terminal = Terminal::new(&mut output);
+        for chunk in chunks {
+            terminal.write_all(chunk).unwrap();
+        }
+        String::from_utf8(output).unwrap()
+    }
+
+    #[test]
+    fn escape_sequences_lose_their_escape() {
+        assert_eq!(through_terminal(&[b"\x1b[2J\x07ok\r\n"]), "\\u{1b}[2J\\u{7}ok\n");
+        assert_eq!(line("a\x1b]0;title\x07b"), "a\\u{1b}]0;title\\u{7}b");
+    }
+
+    #[test]
+    fn eight_bit_controls_and_direction_marks_are_escaped_too() {
+        assert_eq!(line("\u{9b}31m"), "\\u{9b}31m");
+        assert_eq!(line("\u{202e}txt.exe"), "\\u{202e}txt.exe");
+        assert_eq!(through_terminal(&[b"\x9b31m"]), "\\x9b31m");
+    }
+
+    #[test]
+    fn a_character_may_come_in_pieces() {
+        assert_eq!(through_terminal(&[b"na\xc3", b"\xafve\n"]), "naïve\n");
+    }
+
+    #[test]
+    fn lines_and_tabs_stay() {
+        assert_eq!(through_terminal(&[b"a\tb\nc"]), "a\tb\nc");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_dangerous_comes_out_whatever_goes_in(chunks: Vec<Vec<u8>>) {
+            let chunks: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
+            let output = through_terminal(&chunks);
+            prop_assert!(!output.chars().any(|c| is_dangerous(c) && !matches!(c, '\n' | '\t')));
+        }
+    }
+}

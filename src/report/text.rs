@@ -1,0 +1,292 @@
+//! Reports for people. Says nothing that is not in the structs, and leaves out what would hide the
+//! point: registers, unreliable entries where there are reliable ones, columns. JSON has all.
+//!
+//! Everything that comes from the guest or its image goes through `sanitize`.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+
+use super::sanitize::line;
+use super::{
+    Answer, Backtrace, Cpu, CpuState, Frame, Function, Machine, Outcome, Reservation, Stall,
+    Trigger, Word,
+};
+
+const GOOD: Style = AnsiColor::Green.on_default();
+const BAD: Style = AnsiColor::Red.on_default().bold();
+const HEADING: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+
+/// Names are padded to at least, and at most, this many characters.
+const NAME_WIDTH: std::ops::RangeInclusive<usize> = 22..=48;
+
+/// The guest is up.
+pub fn ready(machine: &Machine, after: Duration) -> String {
+    format!(
+        "{GOOD}guest ready{GOOD:#}: {}, {}, {} ms\n",
+        plural(machine.vcpus as usize, "vCPU"),
+        size(machine.memory_bytes),
+        after.as_millis()
+    )
+}
+
+/// How the run ended; nothing for an end that needs no words.
+pub fn outcome(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Exit { code: 0 } => String::new(),
+        Outcome::Exit { code } => format!("{BAD}guest failed{BAD:#}: exit code {code}\n"),
+        Outcome::Hang { stalls } => format!("{BAD}hang{BAD:#}: {}\n", no_progress(stalls)),
+        Outcome::NotReady { waited_ms } => {
+            format!("{BAD}hang{BAD:#}: the guest did not become ready within {}\n", seconds(*waited_ms))
+        }
+        Outcome::Panic { cpu } => format!("{BAD}panic{BAD:#}: the guest's kernel, on cpu{cpu}\n"),
+        Outcome::Crash { description, .. } => format!("{BAD}crash{BAD:#}: {}\n", line(description)),
+        Outcome::Stopped { by } => format!("stopped by {by}\n"),
+    }
+}
+
+fn no_progress(stalls: &[Stall]) -> String {
+    let names: Vec<u32> = stalls.iter().map(|stall| stall.cpu).collect();
+    let durations = stalls.iter().flat_map(|stall| [stall.tick_ms, stall.main_loop_ms]);
+    let longest = durations.flatten().fold(0.0, f64::max);
+    format!("no progress on {} for {}", cpu_list(&names), seconds(longest))
+}
+
+/// A backtrace of all vCPUs.
+pub fn backtrace(backtrace: &Backtrace) -> String {
+    let mut text = String::new();
+    match &backtrace.trigger {
+        Trigger::Signal { name } => {
+            let _ = writeln!(text, "backtrace asked for by {name}");
+        }
+        Trigger::Timer => text.push_str("backtrace asked for by --nmi-after\n"),
+        Trigger::Hang | Trigger::NotReady | Trigger::GuestEnded => {}
+    }
+    let _ = writeln!(
+        text,
+        "NMI: sent to {}, {} answered in {} ms",
+        plural(backtrace.nmi_sent as usize, "vCPU"),
+        backtrace.nmi_answered,
+        round_up(backtrace.elapsed_ms)
+    );
+    text.push_str(&reservation(&backtrace.reservation));
+    for group in &backtrace.groups {
+        let members = group.iter().filter_map(|&cpu| backtrace.cpus.get(cpu as usize));
+        if let Some(cpu) = members.clone().next() {
+            text.push('\n');
+            show_cpu(&mut text, &cpu_list(group), cpu);
+        }
+    }
+    text.push('\n');
+    text
+}
+
+fn reservation(reservation: &Reservation) -> String {
+    match reservation {
+        Reservation::Held { waited_ms } if *waited_ms < 1.0 => String::new(),
+        Reservation::Held { waited_ms } => format!(
+            "NMI buffers: waited {} ms for a backtrace inside the guest to end\n",
+            round_up(*waited_ms)
+        ),
+        Reservation::Refused { holder, held_ms, waited_ms } => {
+            let holder = holder.map_or("no CPU of the guest".into(), |cpu| format!("cpu{cpu}"));
+            let held = held_ms.map_or("an unknown time".into(), seconds);
+            format!(
+                "NMI buffers: {BAD}not reserved{BAD:#}, {holder} has held them for {held} (waited {} ms); \
+                 their text may be of an earlier NMI\n",
+                round_up(*waited_ms)
+            )
+        }
+        Reservation::Unavailable { reason } => {
+            format!("NMI buffers: {BAD}not found{BAD:#}: {}\n", line(reason))
+        }
+    }
+}
+
+fn show_cpu(text: &mut String, names: &str, cpu: &Cpu) {
+    let _ = write!(text, "{HEADING}{names}{HEADING:#}  {}", state(cpu.state));
+    match cpu.interrupts_enabled {
+        Some(true) => text.push_str(", interrupts on"),
+        Some(false) => text.push_str(", interrupts off"),
+        None => {}
+    }
+    text.push('\n');
+    if let Answer::NoAnswer { reason } = &cpu.nmi.answer
+        && cpu.state != CpuState::NotStarted
+    {
+        let _ = writeln!(text, "  {BAD}no answer{BAD:#}: {}", line(reason));
+    }
+    match &cpu.word {
+        Some(word) => show_word(text, cpu, word),
+        None => show_location(text, cpu),
+    }
+}
+
+fn state(state: CpuState) -> &'static str {
+    match state {
+        CpuState::Running => "running",
+        CpuState::Halted => "halted",
+        CpuState::NotStarted => "not started",
+        CpuState::Unknown => "state unknown",
+    }
+}
+
+fn show_word(text: &mut String, cpu: &Cpu, word: &Word) {
+    if !word.current {
+        show_location(text, cpu);
+        text.push_str("  an earlier NMI was answered with:\n");
+    }
+    for finding in &word.findings {
+        let _ = writeln!(text, "  {BAD}!{BAD:#} {}", line(finding));
+    }
+    // The interrupted instruction is always reliable. If nothing behind it is, the rest is better
+    // than nothing.
+    let trusted = word.frames.iter().filter(|frame| frame.reliable).count() > 1;
+    let shown = word.frames.iter().filter(|frame| frame.reliable || !trusted);
+    let frames: Vec<&Frame> = shown.collect();
+    let width = name_width(&frames);
+    for (number, frame) in frames.iter().enumerate() {
+        show_frame(text, number, frame, width);
+    }
+}
+
+fn show_location(text: &mut String, cpu: &Cpu) {
+    if let Some(frame) = &cpu.location {
+        text.push_str("  stopped at:\n");
+        show_frame(text, 0, frame, name_width(&[frame]));
+    }
+}
+
+fn name_width(frames: &[&Frame]) -> usize {
+    let functions = frames.iter().flat_map(|frame| &frame.functions);
+    let longest = functions.map(|function| function_name(function).chars().count()).max();
+    longest.unwrap_or(0).clamp(*NAME_WIDTH.start(), *NAME_WIDTH.end())
+}
+
+fn show_frame(text: &mut String, number: usize, frame: &Frame, width: usize) {
+    let mark = if frame.reliable { "" } else { "  ?" };
+    let interrupted = if frame.interrupted && number > 0 { "  (interrupted)" } else { "" };
+    if frame.functions.is_empty() {
+        let reason = frame.missing.as_deref().unwrap_or("unknown");
+        let _ = writeln!(
+            text,
+            "  #{number:<3}[<{}>]  {DIM}{}{DIM:#}{mark}{interrupted}",
+            frame.address,
+            line(reason)
+        );
+    }
+    for (index, function) in frame.functions.iter().enumerate() {
+        let label = if index == 0 { format!("#{number}") } else { String::new() };
+        let place = match (&function.file, function.line) {
+            (Some(file), Some(number)) => line(&format!("{file}:{number}")),
+            (Some(file), None) => line(file),
+            (None, _) => format!("[<{}>]", frame.address),
+        };
+        let inlined = if function.inlined { "   (inlined into)" } else { "" };
+        let (mark, interrupted) = if function.inlined { ("", "") } else { (mark, interrupted) };
+        let _ = writeln!(
+            text,
+            "  {label:<4}{:<width$}  {DIM}{place}{DIM:#}{inlined}{mark}{interrupted}",
+            function_name(function)
+        );
+    }
+}
+
+fn function_name(function: &Function) -> String {
+    function.name.as_deref().map_or_else(|| "??".into(), |name| line(short_name(name)))
+}
+
+/// The last part of a path: `lock` of `sync::spinlock::SpinLock<T>::lock`. What is in angle brackets
+/// is no path of its own.
+pub fn short_name(name: &str) -> &str {
+    let mut depth = 0usize;
+    let mut start = 0;
+    let bytes = name.as_bytes();
+    for (index, byte) in bytes.iter().enumerate() {
+        match byte {
+            b'<' => depth += 1,
+            b'>' => depth = depth.saturating_sub(1),
+            b':' if depth == 0 && index > 0 && bytes[index - 1] == b':' => start = index + 1,
+            _ => {}
+        }
+    }
+    match &name[start..] {
+        // A closure is its function's, so that one is named too.
+        "{{closure}}" | "{closure#0}" => {
+            let head = name[..start].trim_end_matches("::");
+            &name[start_of_last_part(head)..]
+        }
+        part => part,
+    }
+}
+
+fn start_of_last_part(path: &str) -> usize {
+    path.len() - short_name(path).len()
+}
+
+fn cpu_list(cpus: &[u32]) -> String {
+    // Three or more in a row are a range.
+    let mut parts: Vec<(u32, u32)> = Vec::new();
+    for &cpu in cpus {
+        match parts.last_mut() {
+            Some((_, last)) if *last + 1 == cpu => *last = cpu,
+            _ => parts.push((cpu, cpu)),
+        }
+    }
+    let show = |(first, last): (u32, u32)| match last - first {
+        0 => format!("cpu{first}"),
+        1 => format!("cpu{first}, cpu{last}"),
+        _ => format!("cpu{first} to cpu{last}"),
+    };
+    parts.into_iter().map(show).collect::<Vec<_>>().join(", ")
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+fn seconds(milliseconds: impl std::borrow::Borrow<f64>) -> String {
+    format!("{:.1} s", milliseconds.borrow() / 1000.0)
+}
+
+fn round_up(milliseconds: f64) -> u64 {
+    milliseconds.ceil() as u64
+}
+
+fn size(bytes: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    if bytes.is_multiple_of(MIB) {
+        format!("{} MiB", bytes / MIB)
+    } else {
+        format!("{} KiB", bytes >> 10)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_shortened_to_their_last_part() {
+        assert_eq!(short_name("nmiscope_guest::sync::SpinLock<T>::lock"), "lock");
+        assert_eq!(short_name("<a::B as core::fmt::Display>::fmt"), "fmt");
+        assert_eq!(short_name("main"), "main");
+        assert_eq!(short_name("a::b::{{closure}}"), "b::{{closure}}");
+        assert_eq!(short_name(""), "");
+        assert_eq!(short_name("a::<"), "<");
+    }
+
+    #[test]
+    fn cpus_in_a_row_are_a_range() {
+        assert_eq!(cpu_list(&[0, 1]), "cpu0, cpu1");
+        assert_eq!(cpu_list(&[0, 2, 3, 4, 9]), "cpu0, cpu2 to cpu4, cpu9");
+    }
+
+    #[test]
+    fn sizes_are_said_in_units_that_are_exact() {
+        assert_eq!(size(64 << 20), "64 MiB");
+        assert_eq!(size((64 << 20) + 4096), "65540 KiB");
+    }
+}

@@ -1,0 +1,405 @@
+//! One run of one VM: starts it, watches it, takes backtraces when something asks for one, and ends
+//! with a report.
+//!
+//! Owns the order of things and all their clocks. What it learns it tells through [`Event`], to
+//! whoever prints; it prints nothing itself. Called by the CLI; a farm of VMs would call it too.
+
+mod console;
+mod terminal;
+mod wake;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nmiscope_guest::abi;
+use nmiscope_symbolizer::SourceRoots;
+use nmiscope_vmm as vmm;
+use nmiscope_vmm::{Ports, Vm};
+
+use crate::capture::nmi::{Bounds, page_tables, take};
+use crate::diagnosis::{self, Resolver, milliseconds};
+use crate::errors::BadRequest;
+use crate::hang::{self, Detector, Observation};
+use crate::images::{Files, hex};
+use crate::kernel::{Kernel, Located};
+use crate::report::{
+    self, Backtrace, Image, Machine, Outcome, Report, SCHEMA_VERSION, Stall, Tool, Trigger,
+};
+use crate::target::memory::GuestRam;
+use console::Console;
+pub use console::Sink;
+use wake::{Inbox, Wake};
+
+/// What to run, and what to do about it.
+#[derive(Debug)]
+pub struct Options {
+    /// The image; `None` for the bundled guest.
+    pub image: Option<PathBuf>,
+    /// Kernel parameters.
+    pub command_line: String,
+    /// vCPUs.
+    pub vcpus: u32,
+    /// Bytes of guest memory.
+    pub memory_bytes: u64,
+    /// A CPU without progress for this long hangs; `None` not to look.
+    pub hang_after: Option<Duration>,
+    /// How long the guest has to become ready.
+    pub ready_within: Duration,
+    /// Take a backtrace this long after the start.
+    pub nmi_after: Option<Duration>,
+    /// End the run this long after the start.
+    pub stop_after: Option<Duration>,
+    /// How long the NMI handlers have, all together; `None` for what suits that many vCPUs.
+    pub nmi_timeout: Option<Duration>,
+    /// Where the guest's console goes.
+    pub serial: Sink,
+    /// Whether keys on a terminal go to the guest's console.
+    pub terminal_input: bool,
+    /// Where separate debug files are.
+    pub debug_directory: PathBuf,
+}
+
+/// What happens during a run, as it happens.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The guest says that its CPUs are up.
+    Ready {
+        /// The machine it runs on.
+        machine: &'a Machine,
+        /// How long it took, from the tool's start.
+        after: Duration,
+    },
+    /// There is something to look out for.
+    Warning(String),
+    /// Something is wrong, or the guest is over.
+    Outcome(&'a Outcome),
+    /// A backtrace has been taken.
+    Backtrace(&'a Backtrace),
+}
+
+/// How often the heartbeats are read.
+const POLL: Duration = Duration::from_millis(100);
+
+/// How long the vCPU threads have to end.
+const SHUTDOWN: Duration = Duration::from_secs(2);
+
+/// Runs a VM with the image in `files`, to the end of what `options` asks for. `started` is when
+/// the tool was.
+///
+/// # Errors
+/// The VM could not be made, or the host failed. What the guest does is never an error: it is in
+/// the report.
+pub fn run(
+    files: Files,
+    options: &Options,
+    started: Instant,
+    mut listener: impl FnMut(Event<'_>),
+) -> anyhow::Result<Report> {
+    let inbox = Inbox::new();
+    let console = Console::open(&options.serial).map_err(BadRequest::from_error)?;
+    let vm = Vm::new(vmm::Config {
+        cpus: options.vcpus,
+        memory: options.memory_bytes,
+        image: &files.image,
+        cmdline: options.command_line.clone(),
+        serial_output: console.writer(),
+        ports: Ports {
+            debug_exit: abi::DEBUG_EXIT_PORT,
+            post: abi::POST_PORT,
+            nmi_done: abi::NMI_DONE_PORT,
+        },
+        pit: options.image.is_some(),
+        events: inbox.vmm_events(),
+    })
+    .with_context(|| match &options.image {
+        Some(path) => format!("failed to start a VM with {}", path.display()),
+        None => "failed to start a VM with the bundled guest".into(),
+    })?;
+    // After the VM: everything that can be refused has been.
+    let signals = inbox.watch_signals()?;
+    let input = options.terminal_input.then(|| inbox.watch_terminal()).flatten();
+    let mut session = Session {
+        vm,
+        inbox,
+        console,
+        started,
+        symbols: None,
+        ready_after: None,
+        watch: Watch::default(),
+        backtraces: Vec::new(),
+        listener: &mut listener,
+        files,
+        options,
+    };
+    session.vm.start();
+    let outcome = session.drive();
+    let report = session.finish(outcome?);
+    drop((signals, input));
+    report
+}
+
+/// The image understood: which kernel, and what its addresses mean.
+struct Symbols {
+    kernel: Kernel,
+    kernel_report: report::Kernel,
+}
+
+/// What is known for watching the heartbeats.
+#[derive(Default)]
+struct Watch {
+    detector: Option<Detector>,
+    places: Option<Located>,
+}
+
+struct Session<'a> {
+    vm: Vm,
+    inbox: Inbox,
+    console: Console,
+    started: Instant,
+    symbols: Option<Symbols>,
+    ready_after: Option<Duration>,
+    watch: Watch,
+    backtraces: Vec<Backtrace>,
+    listener: &'a mut dyn FnMut(Event<'_>),
+    files: Files,
+    options: &'a Options,
+}
+
+impl Session<'_> {
+    /// Until something ends the run.
+    fn drive(&mut self) -> anyhow::Result<Outcome> {
+        let mut nmi_after = self.options.nmi_after;
+        loop {
+            let wake = self.inbox.wait(POLL);
+            self.console.flush();
+            match wake {
+                Ok(Wake::Vm(vmm::Event::Post { code: abi::POST_READY, at, .. })) => self.ready(at),
+                Ok(Wake::Vm(vmm::Event::Ended(outcome))) => return self.guest_ended(&outcome),
+                Ok(Wake::Vm(_)) => {}
+                Ok(Wake::Signal(signal)) if signal.asks_for_backtrace() => {
+                    self.backtrace(Trigger::Signal { name: signal.name().into() })?;
+                    self.go_on();
+                }
+                Ok(Wake::Signal(signal)) => {
+                    return Ok(Outcome::Stopped { by: signal.name().into() });
+                }
+                Ok(Wake::Input(bytes)) => {
+                    // A guest that does not read its console loses keys, as on real hardware.
+                    let _ = self.vm.serial_input(&bytes);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    anyhow::bail!("the vCPU threads are gone without a word");
+                }
+            }
+            let elapsed = self.started.elapsed();
+            if nmi_after.is_some_and(|after| elapsed >= after) {
+                nmi_after = None;
+                self.backtrace(Trigger::Timer)?;
+                self.go_on();
+            }
+            if let Some(outcome) = self.look_for_trouble(elapsed)? {
+                return Ok(outcome);
+            }
+            if self.options.stop_after.is_some_and(|after| elapsed >= after) {
+                return Ok(Outcome::Stopped { by: "--stop-after".into() });
+            }
+        }
+    }
+
+    fn ready(&mut self, at: Instant) {
+        if self.ready_after.is_some() {
+            return;
+        }
+        let after = at.saturating_duration_since(self.started);
+        self.ready_after = Some(after);
+        (self.listener)(Event::Ready { machine: &machine(self.options), after });
+        self.watch.detector =
+            self.options.hang_after.map(|hang_after| Detector::new(hang_after, POLL));
+    }
+
+    /// The VM has ended by itself. If it did not choose to, the other CPUs may know why.
+    fn guest_ended(&mut self, ended: &vmm::Outcome) -> anyhow::Result<Outcome> {
+        let cpu = ended.cpu();
+        let outcome = match *ended {
+            vmm::Outcome::DebugExit { code, .. } if code == u32::from(abi::EXIT_PANIC) => {
+                Outcome::Panic { cpu }
+            }
+            vmm::Outcome::DebugExit { code, .. } => return Ok(Outcome::Exit { code }),
+            _ => Outcome::Crash { cpu, description: ended.to_string() },
+        };
+        (self.listener)(Event::Outcome(&outcome));
+        self.backtrace(Trigger::GuestEnded)?;
+        Ok(outcome)
+    }
+
+    /// Reads the heartbeats, and looks at the time that the guest takes to become ready.
+    fn look_for_trouble(&mut self, elapsed: Duration) -> anyhow::Result<Option<Outcome>> {
+        let (outcome, trigger) = if self.ready_after.is_some() {
+            let stalls = self.stalls(elapsed)?;
+            if stalls.is_empty() {
+                return Ok(None);
+            }
+            (Outcome::Hang { stalls: stalls.iter().map(show_stall).collect() }, Trigger::Hang)
+        } else {
+            let waited = self.options.ready_within;
+            // A guest of which nothing is known need not ever say that it is ready.
+            if elapsed < waited
+                || self.options.hang_after.is_none()
+                || matches!(self.symbols().kernel, Kernel::Unknown { .. })
+            {
+                return Ok(None);
+            }
+            (Outcome::NotReady { waited_ms: milliseconds(waited) }, Trigger::NotReady)
+        };
+        (self.listener)(Event::Outcome(&outcome));
+        self.backtrace(trigger)?;
+        Ok(Some(outcome))
+    }
+
+    fn stalls(&mut self, at: Duration) -> anyhow::Result<Vec<hang::Stall>> {
+        if self.watch.detector.is_none() {
+            return Ok(Vec::new());
+        }
+        if self.watch.places.is_none() {
+            self.watch.places = self.find_heartbeats()?;
+            if self.watch.places.is_none() {
+                self.watch.detector = None;
+                return Ok(Vec::new());
+            }
+        }
+        let (Some(detector), Some(places)) = (&mut self.watch.detector, &self.watch.places) else {
+            return Ok(Vec::new());
+        };
+        let ram = GuestRam::new(self.vm.memory());
+        let cpus = places.cpus.iter();
+        let cpus = cpus.map(|cpu| cpu.as_ref().ok()?.heartbeats(ram)).collect();
+        Ok(detector.observe(Observation { at, cpus }))
+    }
+
+    /// Stops the guest for a moment, once, to follow its page tables to its heartbeats.
+    fn find_heartbeats(&mut self) -> anyhow::Result<Option<Located>> {
+        let state = self.vm.state(0).context("failed to read cpu0's registers")?;
+        self.symbols();
+        let Some(symbols) = &self.symbols else { unreachable!("read a line above") };
+        let located = match &symbols.kernel {
+            Kernel::Unknown { reason } => Err(reason.clone()),
+            Kernel::Bundled(bundled) => page_tables(&state.registers)
+                .map_err(|error| crate::error_chain(&error))
+                .and_then(|tables| {
+                    let ram = GuestRam::new(self.vm.memory());
+                    bundled.locate(ram, tables).map_err(|error| crate::error_chain(&error))
+                }),
+        };
+        Ok(located
+            .inspect_err(|reason| {
+                (self.listener)(Event::Warning(format!(
+                    "hang detection is off, the guest's heartbeats are not to be found: {reason}"
+                )));
+            })
+            .ok())
+    }
+
+    /// The image's symbols; read when they are first needed, which for a guest that behaves is
+    /// after it has started.
+    fn symbols(&mut self) -> &Symbols {
+        if self.symbols.is_none() {
+            self.files
+                .find_debug_file(self.options.image.as_deref(), &self.options.debug_directory);
+            let kernel = match self.files.parse() {
+                Ok(image) => Kernel::recognise(&image),
+                Err(error) => Kernel::Unknown { reason: crate::error_chain(&error) },
+            };
+            let kernel_report = match &kernel {
+                Kernel::Bundled(_) => report::Kernel::Bundled,
+                Kernel::Unknown { reason } => report::Kernel::Unknown { reason: reason.clone() },
+            };
+            self.symbols = Some(Symbols { kernel, kernel_report });
+        }
+        self.symbols.as_ref().expect("set above")
+    }
+
+    /// Takes a backtrace; the guest is stopped afterwards.
+    fn backtrace(&mut self, trigger: Trigger) -> anyhow::Result<()> {
+        let at = milliseconds(self.started.elapsed());
+        self.symbols();
+        let Some(symbols) = &self.symbols else { unreachable!("read a line above") };
+        let mut bounds = Bounds::for_vcpus(self.options.vcpus);
+        bounds.handlers = self.options.nmi_timeout.unwrap_or(bounds.handlers);
+        let capture = take(&mut self.vm, &symbols.kernel, bounds)
+            .context("failed to take a backtrace")?;
+        let image = self.files.parse().context("failed to read the image's symbols")?;
+        let roots = SourceRoots::new(source_roots());
+        let backtrace =
+            diagnosis::backtrace(&capture, trigger, at, &Resolver::new(&image, roots));
+        (self.listener)(Event::Backtrace(&backtrace));
+        self.backtraces.push(backtrace);
+        Ok(())
+    }
+
+    fn go_on(&mut self) {
+        self.vm.resume();
+        if let Some(detector) = &mut self.watch.detector {
+            detector.reset();
+        }
+    }
+
+    fn finish(self, outcome: Outcome) -> anyhow::Result<Report> {
+        self.vm.shutdown(SHUTDOWN).context("failed to end the vCPU threads")?;
+        let kernel =
+            self.symbols.map_or(report::Kernel::NotExamined, |symbols| symbols.kernel_report);
+        let build_id = self
+            .files
+            .parse()
+            .ok()
+            .and_then(|image| image.build_id().map(hex));
+        Ok(Report {
+            schema_version: SCHEMA_VERSION,
+            tool: Tool {
+                name: env!("CARGO_PKG_NAME").into(),
+                version: env!("CARGO_PKG_VERSION").into(),
+            },
+            image: Image {
+                path: self.options.image.as_deref().map(show_path),
+                build_id,
+                command_line: self.options.command_line.clone(),
+                kernel,
+            },
+            machine: machine(self.options),
+            ready_after_ms: self.ready_after.map(milliseconds),
+            outcome,
+            backtraces: self.backtraces,
+            console_tail: self.console.tail(),
+        })
+    }
+}
+
+fn machine(options: &Options) -> Machine {
+    Machine { vcpus: options.vcpus, memory_bytes: options.memory_bytes }
+}
+
+fn show_path(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn show_stall(stall: &hang::Stall) -> Stall {
+    Stall {
+        cpu: stall.cpu as u32,
+        tick_ms: stall.tick.map(milliseconds),
+        main_loop_ms: stall.main_loop.map(milliseconds),
+    }
+}
+
+/// Paths are shown relative to the bundled guest's repository, or to the working directory.
+pub fn source_roots() -> Vec<String> {
+    let working_directory = std::env::current_dir().ok();
+    let roots: BTreeSet<String> = working_directory
+        .into_iter()
+        .map(|path| path.to_string_lossy().into_owned())
+        .chain([crate::bundled::SOURCE_ROOT.to_owned()])
+        .collect();
+    roots.into_iter().collect()
+}

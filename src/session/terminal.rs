@@ -1,0 +1,35 @@
+//! The user's terminal, lent to the guest: keys come at once and without an echo, but Ctrl-C, Ctrl-\
+//! and Ctrl-Z stay what they are. Given back when dropped.
+
+use rustix::process::getpgrp;
+use rustix::termios::{
+    LocalModes, OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr,
+};
+
+/// A terminal in that mode.
+pub struct RawTerminal {
+    before: Termios,
+}
+
+impl RawTerminal {
+    /// Standard input, if it is a terminal and ours: a job in the background that touched its
+    /// terminal would be stopped.
+    pub fn on_stdin() -> Option<Self> {
+        let stdin = std::io::stdin();
+        if !isatty(&stdin) || tcgetpgrp(&stdin).ok()? != getpgrp() {
+            return None;
+        }
+        let before = tcgetattr(&stdin).ok()?;
+        let mut raw = before.clone();
+        raw.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
+        tcsetattr(&stdin, OptionalActions::Now, &raw).ok()?;
+        Some(Self { before })
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        // There is nobody to tell, and nothing else to try.
+        let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.before);
+    }
+}

@@ -1,0 +1,116 @@
+//! Everything that a session waits for, in one channel: the VM, signals, keys.
+
+use std::io::Read;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use nmiscope_vmm as vmm;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::{Handle, Signals};
+
+use super::terminal::RawTerminal;
+
+/// A reason to wake up.
+#[derive(Debug)]
+pub enum Wake {
+    /// The VM has something to say.
+    Vm(vmm::Event),
+    /// The user has.
+    Signal(Signal),
+    /// Keys for the guest.
+    Input(Vec<u8>),
+}
+
+/// A signal that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signal(i32);
+
+impl Signal {
+    /// Print the backtraces and go on, as SIGQUIT does to a JVM; the others end the run.
+    pub fn asks_for_backtrace(self) -> bool {
+        matches!(self.0, SIGQUIT | SIGUSR1)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        signal_hook::low_level::signal_name(self.0).unwrap_or("a signal")
+    }
+}
+
+/// The channel.
+pub struct Inbox {
+    sender: Sender<Wake>,
+    receiver: Receiver<Wake>,
+}
+
+/// Stops listening for signals when dropped.
+pub struct SignalWatch(Handle);
+
+impl Drop for SignalWatch {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl Inbox {
+    /// An empty one.
+    pub fn new() -> Self {
+        let (sender, receiver) = mpsc::channel();
+        Self { sender, receiver }
+    }
+
+    /// The next reason, or none within that time.
+    pub fn wait(&self, for_at_most: Duration) -> Result<Wake, RecvTimeoutError> {
+        self.receiver.recv_timeout(for_at_most)
+    }
+
+    /// Where the VM puts its events.
+    pub fn vmm_events(&self) -> Sender<vmm::Event> {
+        let sender = self.sender.clone();
+        let (s, r) = mpsc::channel();
+        thread::spawn(move || {
+            for event in r {
+                let _ = sender.send(Wake::Vm(event));
+            }
+        });
+        s
+    }
+
+    /// Puts signals here from now on, instead of what they would do.
+    pub fn watch_signals(&self) -> anyhow::Result<SignalWatch> {
+        let mut signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1])
+            .context("failed to install signal handlers")?;
+        let handle = signals.handle();
+        let sender = self.sender.clone();
+        thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || {
+                for signal in signals.forever() {
+                    if sender.send(Wake::Signal(Signal(signal))).is_err() {
+                        break;
+                    }
+                }
+            })
+            .context("failed to start a thread for signals")?;
+        Ok(SignalWatch(handle))
+    }
+
+    /// Puts keys here, one by one and unechoed, if standard input is a terminal; until the result is
+    /// dropped. The thread that reads them stays in its read, and ends with the process.
+    pub fn watch_terminal(&self) -> Option<RawTerminal> {
+        let terminal = RawTerminal::on_stdin()?;
+        let sender = self.sender.clone();
+        let read = move || {
+            let mut bytes = [0; 64];
+            while let Ok(count @ 1..) = std::io::stdin().read(&mut bytes) {
+                if sender.send(Wake::Input(bytes[..count].to_vec())).is_err() {
+                    break;
+                }
+            }
+        };
+        thread::Builder::new().name("keys".into()).spawn(read).ok()?;
+        Some(terminal)
+    }
+}

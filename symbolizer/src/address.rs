@@ -1,0 +1,133 @@
+//! The guest's address spaces as types, and the difference between an interrupted and a returning
+//! program counter.
+//!
+//! Owns no arithmetic beyond checked addition, and does not know how one space maps to another:
+//! that is `page_walk`. Every module of this crate and every caller names addresses with these.
+
+use std::fmt;
+
+macro_rules! address {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        pub struct $name(pub u64);
+
+        impl $name {
+            /// The address `offset` bytes above, or `None` past the end of the space.
+            pub fn checked_add(self, offset: u64) -> Option<Self> {
+                self.0.checked_add(offset).map(Self)
+            }
+
+            /// The address `offset` bytes below, or `None` below zero.
+            pub fn checked_sub(self, offset: u64) -> Option<Self> {
+                self.0.checked_sub(offset).map(Self)
+            }
+
+            /// The address `offset` bytes above, modulo 2^64. For offsets that are themselves
+            /// wrapped differences, as Linux's `__per_cpu_offset` can be.
+            pub fn wrapping_add(self, offset: u64) -> Self {
+                Self(self.0.wrapping_add(offset))
+            }
+
+            /// How many bytes this address is above `base`, or `None` if it is below.
+            pub fn offset_from(self, base: Self) -> Option<u64> {
+                self.0.checked_sub(base.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:016x}", self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({:016x})"), self.0)
+            }
+        }
+
+        impl From<u64> for $name {
+            fn from(raw: u64) -> Self {
+                Self(raw)
+            }
+        }
+
+        impl From<$name> for u64 {
+            fn from(address: $name) -> Self {
+                address.0
+            }
+        }
+    };
+}
+
+address! {
+    /// A guest-virtual (linear) address. Shown as 16 hexadecimal digits without a prefix, as
+    /// kernels print them: `ffffffff80001234`.
+    VirtualAddress
+}
+
+address! {
+    /// A guest-physical address. Shown as 16 hexadecimal digits without a prefix.
+    PhysicalAddress
+}
+
+/// A program counter of one frame, with what it means.
+///
+/// Which of the two a frame has is a property of that frame and not of its place in the stack: the
+/// frame that an interrupt, exception or NMI interrupted is [`Interrupted`] wherever it lies.
+///
+/// [`Interrupted`]: ProgramCounter::Interrupted
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProgramCounter {
+    /// The instruction that was about to run, or that faulted.
+    Interrupted(VirtualAddress),
+    /// A return address: the instruction after a call. If the call was the last instruction of its
+    /// function, this address already belongs to the next one.
+    Return(VirtualAddress),
+}
+
+impl ProgramCounter {
+    /// The address as the register or the stack held it.
+    pub fn address(self) -> VirtualAddress {
+        match self {
+            Self::Interrupted(address) | Self::Return(address) => address,
+        }
+    }
+
+    /// The address to look up: of a return address, the last byte of the call before it.
+    pub fn lookup_address(self) -> VirtualAddress {
+        match self {
+            Self::Interrupted(address) => address,
+            Self::Return(address) => VirtualAddress(address.0.saturating_sub(1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_print_as_kernels_print_them() {
+        assert_eq!(
+            VirtualAddress(0xffff_ffff_8000_1234).to_string(),
+            "ffffffff80001234"
+        );
+        assert_eq!(PhysicalAddress(0x1000).to_string(), "0000000000001000");
+    }
+
+    #[test]
+    fn a_return_address_is_looked_up_inside_its_call() {
+        let address = VirtualAddress(0x1000);
+        assert_eq!(ProgramCounter::Return(address).lookup_address().0, 0xfff);
+        assert_eq!(
+            ProgramCounter::Interrupted(address).lookup_address().0,
+            0x1000
+        );
+        assert_eq!(
+            ProgramCounter::Return(VirtualAddress(0)).lookup_address().0,
+            0
+        );
+    }
+}

@@ -1,0 +1,246 @@
+//! Reading attributes: strings, addresses and address ranges of one DWARF entry.
+//!
+//! Owns the bounds on what a single attribute can cost. Called by the other modules of `dwarf` and
+//! by `types`.
+
+use std::borrow::Cow;
+
+use gimli::{AttributeValue, DwAt, Reader, Section, UnitRef, UnitSectionOffset};
+
+use super::sections::{Dwarf, Slice};
+use super::{DebugInfo, DwarfError, read};
+use crate::names::string_at;
+
+pub(crate) type Unit<'a> = gimli::Unit<Slice<'a>>;
+pub(crate) type Value<'a> = AttributeValue<Slice<'a>>;
+pub(crate) type Entry<'a> = gimli::DebuggingInformationEntry<Slice<'a>>;
+
+/// How many references (abstract origin, specification) lead to a name at most.
+const MAX_REFERENCES: usize = 16;
+
+/// Counts down what one operation may still read, so that entries that all refer to one long list
+/// cost no more than the list and the entries.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    left: u64,
+    what: &'static str,
+}
+
+impl Budget {
+    pub(crate) fn new(what: &'static str, limit: u64) -> Self {
+        Self { left: limit, what }
+    }
+
+    pub(crate) fn spend(&mut self, amount: u64) -> Result<(), DwarfError> {
+        self.left = self
+            .left
+            .checked_sub(amount)
+            .ok_or(DwarfError::TooLarge { what: self.what })?;
+        Ok(())
+    }
+}
+
+/// A string attribute, bounded. `None` where it is none, or lies outside its section.
+pub(crate) fn string<'a>(
+    dwarf: &Dwarf<'a>,
+    unit: &Unit<'a>,
+    value: Value<'a>,
+) -> Option<Cow<'a, str>> {
+    let in_strings = |offset: usize| string_at(dwarf.debug_str.reader().slice(), offset);
+    match value {
+        AttributeValue::String(text) => Some(text.to_string_lossy()),
+        AttributeValue::DebugStrRef(offset) => in_strings(offset.0),
+        AttributeValue::DebugStrOffsetsIndex(index) => {
+            in_strings(dwarf.string_offset(unit, index).ok()?.0)
+        }
+        AttributeValue::DebugLineStrRef(offset) => {
+            string_at(dwarf.debug_line_str.reader().slice(), offset.0)
+        }
+        _ => None,
+    }
+}
+
+/// The attributes that say which addresses an entry covers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ranges {
+    low: Option<u64>,
+    high: Option<High>,
+    list: Option<gimli::RangeListsOffset>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum High {
+    Address(u64),
+    Size(u64),
+}
+
+impl Ranges {
+    /// Takes note of one attribute, if it is one of these.
+    pub(crate) fn note<'a>(
+        &mut self,
+        unit: UnitRef<'_, Slice<'a>>,
+        name: DwAt,
+        value: Value<'a>,
+    ) -> Result<(), DwarfError> {
+        match name {
+            gimli::DW_AT_low_pc => self.low = address(unit, value)?,
+            gimli::DW_AT_high_pc => {
+                self.high = match address(unit, value)? {
+                    Some(end) => Some(High::Address(end)),
+                    None => value.udata_value().map(High::Size),
+                }
+            }
+            gimli::DW_AT_ranges => {
+                self.list = unit
+                    .attr_ranges_offset(value)
+                    .map_err(read("a range list's offset"))?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Calls `each` with every range, begin and exclusive end, empty ones left out.
+    pub(crate) fn for_each(
+        &self,
+        unit: UnitRef<'_, Slice<'_>>,
+        budget: &mut Budget,
+        mut each: impl FnMut(u64, u64),
+    ) -> Result<(), DwarfError> {
+        if let Some(offset) = self.list {
+            let mut list = unit.ranges(offset).map_err(read("a range list"))?;
+            while let Some(range) = list.next().map_err(read("a range list"))? {
+                budget.spend(1)?;
+                if range.begin < range.end {
+                    each(range.begin, range.end);
+                }
+            }
+        } else if let (Some(begin), Some(high)) = (self.low, self.high) {
+            budget.spend(1)?;
+            let end = match high {
+                High::Address(end) => end,
+                High::Size(size) => begin.saturating_add(size),
+            };
+            if begin < end {
+                each(begin, end);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn contain(
+        &self,
+        unit: UnitRef<'_, Slice<'_>>,
+        budget: &mut Budget,
+        address: u64,
+    ) -> Result<bool, DwarfError> {
+        let mut found = false;
+        self.for_each(unit, budget, |begin, end| {
+            found |= (begin..end).contains(&address)
+        })?;
+        Ok(found)
+    }
+}
+
+fn address<'a>(unit: UnitRef<'_, Slice<'a>>, value: Value<'a>) -> Result<Option<u64>, DwarfError> {
+    unit.attr_address(value).map_err(read("an address"))
+}
+
+/// The name of the function that an entry describes: its linkage name, else its plain name, its own
+/// or that of the entry it refers to.
+pub(crate) fn function_name<'a>(
+    info: &DebugInfo<'_>,
+    dwarf: &Dwarf<'a>,
+    unit: &Unit<'a>,
+    offset: gimli::UnitOffset,
+) -> Result<Option<String>, DwarfError> {
+    let mut other: Option<Unit<'a>> = None;
+    let mut offset = offset;
+    let mut plain = None;
+    for _ in 0..MAX_REFERENCES {
+        let unit = other.as_ref().unwrap_or(unit);
+        let entry = unit.entry(offset).map_err(read("a function's entry"))?;
+        for at in [gimli::DW_AT_linkage_name, gimli::DW_AT_MIPS_linkage_name] {
+            if let Some(name) = entry
+                .attr_value(at)
+                .and_then(|value| string(dwarf, unit, value))
+            {
+                return Ok(Some(name.into_owned()));
+            }
+        }
+        if plain.is_none() {
+            let value = entry.attr_value(gimli::DW_AT_name);
+            plain = value
+                .and_then(|value| string(dwarf, unit, value))
+                .map(Cow::into_owned);
+        }
+        match follow(info, dwarf, unit, &entry)? {
+            None => break,
+            Some((next_unit, next)) => {
+                offset = next;
+                if let Some(next_unit) = next_unit {
+                    other = Some(next_unit);
+                }
+            }
+        }
+    }
+    Ok(plain)
+}
+
+/// Where an entry's abstract origin or specification is: in the same unit, or in the one given.
+pub(crate) fn follow<'a>(
+    info: &DebugInfo<'_>,
+    dwarf: &Dwarf<'a>,
+    unit: &Unit<'a>,
+    entry: &Entry<'a>,
+) -> Result<Option<(Option<Unit<'a>>, gimli::UnitOffset)>, DwarfError> {
+    let value = entry
+        .attr_value(gimli::DW_AT_abstract_origin)
+        .or_else(|| entry.attr_value(gimli::DW_AT_specification));
+    match value {
+        Some(value) => reference(info, dwarf, unit, value),
+        None => Ok(None),
+    }
+}
+
+/// Resolves a reference: `None` where it is of a kind that leads outside this file, or into a type
+/// unit.
+pub(crate) fn reference<'a>(
+    info: &DebugInfo<'_>,
+    dwarf: &Dwarf<'a>,
+    unit: &Unit<'a>,
+    value: Value<'a>,
+) -> Result<Option<(Option<Unit<'a>>, gimli::UnitOffset)>, DwarfError> {
+    match value {
+        AttributeValue::UnitRef(offset) => Ok(Some((None, offset))),
+        AttributeValue::DebugInfoRef(offset) => {
+            if let Some(offset) = UnitSectionOffset(offset.0).to_unit_offset(&unit.header) {
+                return Ok(Some((None, offset)));
+            }
+            let other = info.unit_containing(dwarf, offset.0)?;
+            let offset = UnitSectionOffset(offset.0).to_unit_offset(&other.header);
+            Ok(offset.map(|offset| (Some(other), offset)))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Length of an abbreviation table in bytes, which its reader does not tell.
+pub(crate) fn abbreviations_length(table: Slice<'_>) -> gimli::Result<u64> {
+    let mut rest = table;
+    while rest.read_uleb128()? != 0 {
+        rest.skip_leb128()?;
+        rest.read_u8()?;
+        loop {
+            let name = rest.read_uleb128()?;
+            let form = rest.read_uleb128()?;
+            if (name, form) == (0, 0) {
+                break;
+            }
+            if form == u64::from(gimli::DW_FORM_implicit_const.0) {
+                rest.skip_leb128()?;
+            }
+        }
+    }
+    Ok((table.len() - rest.len()) as u64)
+}

@@ -1,0 +1,207 @@
+//! DWARF: from an address to the function, the inlined calls and the line.
+//!
+//! Owns reading `.debug_info` and `.debug_line` and every cache of what was read. Knows nothing of
+//! symbol tables. Called by `image` through [`DebugInfo::lookup`], and by `types`, which walks the
+//! same units for other things.
+//!
+//! The work is done with gimli alone. addr2line would give the same answers (the tests compare with
+//! it), but it recurses as deep as the entries nest, which lets an image overflow the stack, and it
+//! reads every unit's header and root before the first answer.
+//!
+//! A lookup reads `.debug_aranges`, then only the units that it names: their entries once, their
+//! line program once. What is kept holds offsets and numbers, no borrowed data.
+
+mod entries;
+mod functions;
+mod lines;
+mod sections;
+mod units;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::elf::{Elf, contains};
+use crate::source::Location;
+
+pub(crate) use entries::{Entry, Unit, Value, follow, reference, string};
+use functions::{FunctionTable, inlined_calls};
+use lines::{LineTable, location};
+pub(crate) use sections::Dwarf;
+use sections::Sections;
+use units::{UnitIndex, read_lines};
+
+/// Why debug information could not be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DwarfError {
+    /// It contradicts itself or ends early.
+    #[error("read {what}")]
+    Malformed {
+        /// What was being read.
+        what: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: gimli::Error,
+    },
+    /// A compressed section does not decompress, or claims an absurd size.
+    #[error("decompress {section}: {reason}")]
+    Compressed {
+        /// The section.
+        section: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// More of something than any real image has.
+    #[error("read {what}: more than any real image has")]
+    TooLarge {
+        /// What there is too much of.
+        what: &'static str,
+    },
+}
+
+/// Names what was being read when gimli fails.
+pub(crate) fn read(what: &'static str) -> impl Fn(gimli::Error) -> DwarfError {
+    move |source| DwarfError::Malformed { what, source }
+}
+
+/// One function at an address. Names are linkage names where there are any.
+#[derive(Clone, Debug)]
+pub(crate) struct Function {
+    pub(crate) name: Option<String>,
+    pub(crate) location: Option<Location>,
+}
+
+/// What one unit is known to hold, kept after the first lookup in it.
+#[derive(Debug)]
+struct UnitTables {
+    functions: FunctionTable,
+    lines: LineTable,
+}
+
+/// The debug information of one file.
+#[derive(Debug)]
+pub(crate) struct DebugInfo<'data> {
+    sections: Sections<'data>,
+    /// Where the image has code, which tells leftovers of dropped functions from real ones.
+    text: Vec<(u64, u64)>,
+    index: UnitIndex,
+    tables: RefCell<BTreeMap<usize, Arc<UnitTables>>>,
+}
+
+impl<'data> DebugInfo<'data> {
+    /// The DWARF in `file`, for an image whose code is where `image` says. `None` if there is none.
+    pub(crate) fn find(file: &Elf<'data>, image: &Elf<'_>) -> Option<Self> {
+        Some(Self {
+            sections: Sections::find(file)?,
+            text: image.text().to_vec(),
+            index: UnitIndex::default(),
+            tables: RefCell::default(),
+        })
+    }
+
+    pub(crate) fn dwarf(&self) -> Result<Dwarf<'_>, DwarfError> {
+        self.sections.dwarf()
+    }
+
+    /// Headers of all units, as offsets in `.debug_info`.
+    pub(crate) fn units(&self, dwarf: &Dwarf<'_>) -> Result<&[usize], DwarfError> {
+        self.index.offsets(dwarf)
+    }
+
+    /// The unit with its header at `offset`.
+    pub(crate) fn unit<'a>(
+        &self,
+        dwarf: &Dwarf<'a>,
+        offset: usize,
+    ) -> Result<Unit<'a>, DwarfError> {
+        self.index.unit(dwarf, offset)
+    }
+
+    /// The unit that the entry at `offset` is in.
+    pub(crate) fn unit_containing<'a>(
+        &self,
+        dwarf: &Dwarf<'a>,
+        offset: usize,
+    ) -> Result<Unit<'a>, DwarfError> {
+        let units = self.index.offsets(dwarf)?;
+        let unit = units[..units.partition_point(|&unit| unit <= offset)].last();
+        let unit = unit.ok_or(gimli::Error::NoEntryAtGivenOffset(offset as u64));
+        self.index.unit(dwarf, *unit.map_err(read("a reference"))?)
+    }
+
+    /// The functions at an address, innermost inlined call first, the function itself last. Empty
+    /// where the debug information does not reach. The last one has no name where there is a line
+    /// but no function, as in assembly.
+    pub(crate) fn lookup(&self, address: u64) -> Result<Vec<Function>, DwarfError> {
+        let dwarf = self.dwarf()?;
+        // A broken .debug_aranges only costs time: the units know their ranges too.
+        if let Ok(aranges) = self.index.by_aranges(&dwarf) {
+            for unit in aranges.containing(address) {
+                let found = self.lookup_in(&dwarf, unit, address)?;
+                if !found.is_empty() {
+                    return Ok(found);
+                }
+            }
+        }
+        for unit in self.index.by_unit(&dwarf)?.containing(address) {
+            let found = self.lookup_in(&dwarf, unit, address)?;
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    fn lookup_in(
+        &self,
+        dwarf: &Dwarf<'_>,
+        offset: usize,
+        address: u64,
+    ) -> Result<Vec<Function>, DwarfError> {
+        let mut unit = self.index.unit(dwarf, offset)?;
+        read_lines(dwarf, &mut unit)?;
+        let tables = self.tables(dwarf, &unit, offset)?;
+        let mut at = tables.lines.find(dwarf, &unit, address);
+        let Some(function) = tables.functions.find(address) else {
+            return Ok(match at {
+                None => Vec::new(),
+                Some(_) => vec![Function {
+                    name: None,
+                    location: at,
+                }],
+            });
+        };
+        let mut found = Vec::new();
+        for call in inlined_calls(dwarf, &unit, function, address)?
+            .into_iter()
+            .rev()
+        {
+            let name = entries::function_name(self, dwarf, &unit, call.entry)?;
+            found.push(Function { name, location: at });
+            at = call
+                .call_file
+                .and_then(|file| location(dwarf, &unit, file, call.call_line, call.call_column));
+        }
+        let name = entries::function_name(self, dwarf, &unit, function)?;
+        found.push(Function { name, location: at });
+        Ok(found)
+    }
+
+    fn tables(
+        &self,
+        dwarf: &Dwarf<'_>,
+        unit: &Unit<'_>,
+        offset: usize,
+    ) -> Result<Arc<UnitTables>, DwarfError> {
+        if let Some(tables) = self.tables.borrow().get(&offset) {
+            return Ok(Arc::clone(tables));
+        }
+        let is_text = |address| contains(&self.text, address);
+        let tables = Arc::new(UnitTables {
+            functions: FunctionTable::read(dwarf, unit, is_text)?,
+            lines: LineTable::read(unit, is_text)?,
+        });
+        self.tables.borrow_mut().insert(offset, Arc::clone(&tables));
+        Ok(tables)
+    }
+}

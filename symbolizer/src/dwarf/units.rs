@@ -1,0 +1,220 @@
+//! Which unit of `.debug_info` an address or an offset belongs to.
+//!
+//! Owns three indexes, each made when first asked for and free of lifetimes: `.debug_aranges`,
+//! which is small and usually enough; the offsets of all units; and the ranges that all units claim
+//! themselves, for what the first does not know. Also owns the abbreviation tables, which units
+//! share. Called by [`DebugInfo`](super::DebugInfo).
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gimli::{
+    Abbreviations, AttributeValue, DebugAddrBase, DebugInfoOffset, DebugLocListsBase,
+    DebugRngListsBase, DebugStrOffsetsBase, EndianSlice, LittleEndian, Section, UnitRef, UnitType,
+};
+
+use super::entries::{Budget, Entry, Ranges, Unit, abbreviations_length};
+use super::sections::Dwarf;
+use super::{DwarfError, read};
+use crate::ranges::RangeMap;
+
+/// Units that one image may have. A distribution kernel has 2,172.
+const MAX_UNITS: usize = 1 << 20;
+/// Address ranges that all units together may claim.
+const MAX_RANGES: u64 = 1 << 24;
+
+type Lazy<T> = OnceCell<Result<T, DwarfError>>;
+
+/// Offsets are of unit headers in `.debug_info`.
+#[derive(Debug, Default)]
+pub(crate) struct UnitIndex {
+    by_aranges: Lazy<RangeMap<usize>>,
+    offsets: Lazy<Vec<usize>>,
+    by_unit: Lazy<RangeMap<usize>>,
+    abbreviations: RefCell<AbbreviationTables>,
+}
+
+#[derive(Debug, Default)]
+struct AbbreviationTables {
+    tables: BTreeMap<usize, Arc<Abbreviations>>,
+    /// Bytes of `.debug_abbrev` in `tables`. Tables of a sane file do not overlap, so this stays
+    /// below the section's size; without that bound a small file could ask for its square.
+    read: u64,
+}
+
+impl UnitIndex {
+    pub(crate) fn by_aranges(&self, dwarf: &Dwarf<'_>) -> Result<&RangeMap<usize>, DwarfError> {
+        force(&self.by_aranges, || {
+            let mut ranges = Vec::new();
+            let mut headers = dwarf.debug_aranges.headers();
+            while let Some(header) = headers.next().map_err(read(".debug_aranges"))? {
+                let unit = header.debug_info_offset().0;
+                let mut entries = header.entries();
+                // An entry whose range overflows is no reason to lose the others.
+                while let Some(entry) = entries.next().transpose() {
+                    if let Ok(entry) = entry {
+                        ranges.push((entry.range().begin, entry.range().end, unit));
+                    }
+                }
+            }
+            Ok(RangeMap::new(ranges))
+        })
+    }
+
+    /// All units that can hold code or types, in the order of the section.
+    pub(crate) fn offsets(&self, dwarf: &Dwarf<'_>) -> Result<&[usize], DwarfError> {
+        let offsets = force(&self.offsets, || {
+            let mut offsets = Vec::new();
+            let mut units = dwarf.units();
+            while let Some(header) = units.next().map_err(read("a unit header"))? {
+                if offsets.len() == MAX_UNITS {
+                    return Err(DwarfError::TooLarge {
+                        what: "the list of units",
+                    });
+                }
+                if !matches!(
+                    header.type_(),
+                    UnitType::Type { .. } | UnitType::SplitType { .. }
+                ) {
+                    offsets.extend(header.debug_info_offset().map(|offset| offset.0));
+                }
+            }
+            Ok(offsets)
+        });
+        offsets.map(Vec::as_slice)
+    }
+
+    /// The ranges that the units themselves claim. Reads the first entry of every unit.
+    pub(crate) fn by_unit(&self, dwarf: &Dwarf<'_>) -> Result<&RangeMap<usize>, DwarfError> {
+        force(&self.by_unit, || {
+            let mut budget = Budget::new("the address ranges of the units", MAX_RANGES);
+            let mut found = Vec::new();
+            for &offset in self.offsets(dwarf)? {
+                // One broken unit is no reason to lose the others; a lookup inside it says so.
+                let Ok(unit) = self.unit(dwarf, offset) else {
+                    continue;
+                };
+                let unit = UnitRef::new(dwarf, &unit);
+                let root = root(&unit)?;
+                let mut ranges = Ranges::default();
+                for attribute in root.attrs() {
+                    ranges.note(unit, attribute.name(), attribute.value())?;
+                }
+                ranges.for_each(unit, &mut budget, |begin, end| {
+                    found.push((begin, end, offset));
+                })?;
+            }
+            Ok(RangeMap::new(found))
+        })
+    }
+
+    /// The unit whose header is at `offset`, without its line program: see [`read_lines`]. Most
+    /// questions need none, and its header can be longer than all the rest that they read.
+    pub(crate) fn unit<'a>(
+        &self,
+        dwarf: &Dwarf<'a>,
+        offset: usize,
+    ) -> Result<Unit<'a>, DwarfError> {
+        let header = dwarf
+            .unit_header(DebugInfoOffset(offset))
+            .map_err(read("a unit header"))?;
+        let encoding = header.encoding();
+        let file = dwarf.file_type;
+        let mut unit = Unit {
+            abbreviations: self.abbreviations(dwarf, header.debug_abbrev_offset().0)?,
+            name: None,
+            comp_dir: None,
+            low_pc: 0,
+            str_offsets_base: DebugStrOffsetsBase::default_for_encoding_and_file(encoding, file),
+            addr_base: DebugAddrBase(0),
+            loclists_base: DebugLocListsBase::default_for_encoding_and_file(encoding, file),
+            rnglists_base: DebugRngListsBase::default_for_encoding_and_file(encoding, file),
+            line_program: None,
+            dwo_id: None,
+            header,
+        };
+        let root = root(&unit)?;
+        for attribute in root.attrs() {
+            match attribute.value() {
+                AttributeValue::DebugStrOffsetsBase(base) => unit.str_offsets_base = base,
+                AttributeValue::DebugAddrBase(base) => unit.addr_base = base,
+                AttributeValue::DebugLocListsBase(base) => unit.loclists_base = base,
+                AttributeValue::DebugRngListsBase(base) => unit.rnglists_base = base,
+                _ => {}
+            }
+        }
+        // Only now: it may be an index that needs the base. Range lists count from it.
+        if let Some(value) = root.attr_value(gimli::DW_AT_low_pc) {
+            let address = dwarf
+                .attr_address(&unit, value)
+                .map_err(read("an address"))?;
+            unit.low_pc = address.unwrap_or(0);
+        }
+        Ok(unit)
+    }
+
+    fn abbreviations(
+        &self,
+        dwarf: &Dwarf<'_>,
+        offset: usize,
+    ) -> Result<Arc<Abbreviations>, DwarfError> {
+        let mut cache = self.abbreviations.borrow_mut();
+        if let Some(table) = cache.tables.get(&offset) {
+            return Ok(Arc::clone(table));
+        }
+        let section = dwarf.debug_abbrev.reader().slice();
+        let too_large = DwarfError::TooLarge {
+            what: "overlapping abbreviation tables",
+        };
+        if cache.read > section.len() as u64 {
+            return Err(too_large);
+        }
+        let rest = EndianSlice::new(section.get(offset..).unwrap_or_default(), LittleEndian);
+        let length = abbreviations_length(rest);
+        cache.read += length.unwrap_or(rest.len() as u64);
+        length.map_err(read("an abbreviation table"))?;
+        if cache.read > section.len() as u64 {
+            return Err(too_large);
+        }
+        let table = dwarf
+            .debug_abbrev
+            .abbreviations(gimli::DebugAbbrevOffset(offset))
+            .map_err(read("an abbreviation table"))?;
+        let table = Arc::new(table);
+        cache.tables.insert(offset, Arc::clone(&table));
+        Ok(table)
+    }
+}
+
+/// Adds a unit's line program, and the directory that its relative paths start from.
+pub(crate) fn read_lines<'a>(dwarf: &Dwarf<'a>, unit: &mut Unit<'a>) -> Result<(), DwarfError> {
+    let root = root(unit)?;
+    let text = |at| {
+        root.attr_value(at)
+            .and_then(|value| dwarf.attr_string(unit, value).ok())
+    };
+    let (name, comp_dir) = (text(gimli::DW_AT_name), text(gimli::DW_AT_comp_dir));
+    if let Some(AttributeValue::DebugLineRef(offset)) = root.attr_value(gimli::DW_AT_stmt_list) {
+        let program = dwarf
+            .debug_line
+            .program(offset, unit.address_size(), comp_dir, name);
+        unit.line_program = Some(program.map_err(read("a line program's header"))?);
+    }
+    unit.name = name;
+    unit.comp_dir = comp_dir;
+    Ok(())
+}
+
+/// The first entry, which describes the unit.
+fn root<'a>(unit: &Unit<'a>) -> Result<Entry<'a>, DwarfError> {
+    unit.entry(unit.header.root_offset())
+        .map_err(read("a unit"))
+}
+
+fn force<T>(
+    cell: &Lazy<T>,
+    make: impl FnOnce() -> Result<T, DwarfError>,
+) -> Result<&T, DwarfError> {
+    cell.get_or_init(make).as_ref().map_err(Clone::clone)
+}

@@ -1,0 +1,399 @@
+//! The ELF container: headers, sections, notes.
+//!
+//! Owns the checks that decide whether bytes are an image at all, and finding sections by name.
+//! Reads headers only: no symbol, no debug section and no relocation is looked at here, so parsing
+//! costs the same for an image of any size. Called by `image`, `symbols` and `dwarf`.
+
+use object::elf::{self, FileHeader64, SectionHeader64, Sym64};
+use object::read::elf::{
+    CompressionHeader, FileHeader, NoteIterator, ProgramHeader, SectionHeader,
+};
+use object::{CompressionFormat, LittleEndian};
+
+use crate::address::VirtualAddress;
+
+const LE: LittleEndian = LittleEndian;
+/// Longest section name that is compared; none that this crate looks for comes near.
+const MAX_SECTION_NAME: usize = 64;
+/// How many notes are looked at for a build-id. Images have a handful.
+const MAX_NOTES: usize = 256;
+
+pub(crate) type ElfSymbol = Sym64<LittleEndian>;
+
+/// Why bytes are not a usable image.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ImageError {
+    /// No ELF magic.
+    #[error("read the image: not an ELF file")]
+    NotElf,
+    /// A 32-bit ELF file.
+    #[error("read the image: a 32-bit ELF file, and only 64-bit ones are supported")]
+    Not64Bit,
+    /// A big-endian ELF file.
+    #[error("read the image: a big-endian ELF file, and only little-endian ones are supported")]
+    BigEndian,
+    /// An ELF file for another CPU.
+    #[error("read the image: built for ELF machine {machine}, not for x86-64 (62)")]
+    NotX86_64 {
+        /// e_machine.
+        machine: u16,
+    },
+    /// Not an executable: a core, or an object file that was not linked.
+    #[error("read the image: ELF type {kind} is neither an executable nor a shared object")]
+    NotExecutable {
+        /// e_type.
+        kind: u16,
+    },
+    /// The headers name bytes beyond the end of the file.
+    #[error("read the image: truncated, {what} ends at byte {end} of {length}")]
+    Truncated {
+        /// What lies beyond the end.
+        what: &'static str,
+        /// Where it would end, in bytes from the start of the file.
+        end: u64,
+        /// The length of the file in bytes.
+        length: u64,
+    },
+    /// A header contradicts itself.
+    #[error("read the {what} of the image")]
+    Malformed {
+        /// Which header.
+        what: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: object::Error,
+    },
+}
+
+/// Where a stripped image says its debug file is: `.gnu_debuglink`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DebugLink<'data> {
+    /// File name without a directory. From the image: check it before using it as a path.
+    pub name: &'data [u8],
+    /// CRC-32 (IEEE 802.3) of the debug file's bytes.
+    pub crc: u32,
+}
+
+impl DebugLink<'_> {
+    /// Whether `file` is the debug file that is meant. Reads all of it, a byte at a time.
+    pub fn matches(&self, file: &[u8]) -> bool {
+        let mut crc = u32::MAX;
+        for &byte in file {
+            crc = CRC_TABLE[usize::from(crc as u8 ^ byte)] ^ crc >> 8;
+        }
+        !crc == self.crc
+    }
+}
+
+const CRC_TABLE: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut index = 0;
+    while index < 256 {
+        let mut crc = index as u32;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = crc >> 1 ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 };
+            bit += 1;
+        }
+        table[index] = crc;
+        index += 1;
+    }
+    table
+};
+
+/// A named section's bytes, as they lie in the file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SectionData<'data> {
+    pub(crate) bytes: &'data [u8],
+    /// Format and uncompressed size, which is only what the header claims.
+    pub(crate) compression: Option<(CompressionFormat, u64)>,
+}
+
+/// A parsed header. Everything else is read from the file when asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Elf<'data> {
+    data: &'data [u8],
+    sections: &'data [SectionHeader64<LittleEndian>],
+    section_names: &'data [u8],
+    /// What the image occupies in memory, and which of it is code: begin and exclusive end, merged.
+    loaded: Vec<(u64, u64)>,
+    text: Vec<(u64, u64)>,
+}
+
+impl<'data> Elf<'data> {
+    pub(crate) fn parse(data: &'data [u8]) -> Result<Self, ImageError> {
+        let header = check_identity(data)?;
+        let malformed = |what| move |source| ImageError::Malformed { what, source };
+        check_end("the section header table", header.e_shoff(LE), data)?;
+        check_end("the program header table", header.e_phoff(LE), data)?;
+        let segments = header
+            .program_headers(LE, data)
+            .map_err(malformed("program headers"))?;
+        let sections = header
+            .section_headers(LE, data)
+            .map_err(malformed("section headers"))?;
+        let section_names = header
+            .shstrndx(LE, data)
+            .ok()
+            .and_then(|index| sections.get(index as usize)?.data(LE, data).ok())
+            .unwrap_or_default();
+
+        let mut elf = Self {
+            data,
+            sections,
+            section_names,
+            loaded: Vec::new(),
+            text: Vec::new(),
+        };
+        for segment in segments
+            .iter()
+            .filter(|segment| segment.p_type(LE) == elf::PT_LOAD)
+        {
+            let (begin, size) = (segment.p_vaddr(LE), segment.p_memsz(LE));
+            elf.loaded.push((begin, begin.saturating_add(size)));
+            if segment.p_flags(LE).contains(elf::PF_X) {
+                elf.text.push((begin, begin.saturating_add(size)));
+            }
+        }
+        // Sections say more precisely what is code, where there are any.
+        let text: Vec<_> = sections
+            .iter()
+            .filter(|section| {
+                section
+                    .sh_flags(LE)
+                    .contains(elf::SHF_ALLOC | elf::SHF_EXECINSTR)
+            })
+            .map(|section| {
+                let begin = section.sh_addr(LE);
+                (begin, begin.saturating_add(section.sh_size(LE)))
+            })
+            .collect();
+        if !text.is_empty() {
+            elf.text = text;
+        }
+        merge(&mut elf.loaded);
+        merge(&mut elf.text);
+        Ok(elf)
+    }
+
+    /// Checks that every loaded byte is in the file. Not for a separate debug file, whose program
+    /// headers describe the image that it was split from.
+    pub(crate) fn check_segments(&self) -> Result<(), ImageError> {
+        let header = check_identity(self.data)?;
+        let segments =
+            header
+                .program_headers(LE, self.data)
+                .map_err(|source| ImageError::Malformed {
+                    what: "program headers",
+                    source,
+                })?;
+        for segment in segments
+            .iter()
+            .filter(|segment| segment.p_type(LE) == elf::PT_LOAD)
+        {
+            let end = segment.p_offset(LE).saturating_add(segment.p_filesz(LE));
+            check_end("a loaded segment", end, self.data)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn section(&self, name: &str) -> Option<SectionData<'data>> {
+        let section = self
+            .sections
+            .iter()
+            .find(|section| self.name(section) == name.as_bytes())?;
+        let bytes = section.data(LE, self.data).ok()?;
+        let Ok(Some((header, offset, size))) = section.compression(LE, self.data) else {
+            return Some(SectionData {
+                bytes,
+                compression: None,
+            });
+        };
+        let format = match header.ch_type(LE) {
+            elf::ELFCOMPRESS_ZLIB => CompressionFormat::Zlib,
+            elf::ELFCOMPRESS_ZSTD => CompressionFormat::Zstandard,
+            _ => CompressionFormat::Unknown,
+        };
+        let start = usize::try_from(offset).ok()?;
+        let bytes = self
+            .data
+            .get(start..start.checked_add(usize::try_from(size).ok()?)?)?;
+        Some(SectionData {
+            bytes,
+            compression: Some((format, header.ch_size(LE))),
+        })
+    }
+
+    fn name(&self, section: &SectionHeader64<LittleEndian>) -> &'data [u8] {
+        let rest = self
+            .section_names
+            .get(section.sh_name(LE) as usize..)
+            .unwrap_or_default();
+        let bounded = &rest[..rest.len().min(MAX_SECTION_NAME)];
+        let end = bounded
+            .iter()
+            .position(|&byte| byte == 0)
+            .unwrap_or(bounded.len());
+        &bounded[..end]
+    }
+
+    /// The static symbol table and its names, or the dynamic one of an image that has no other.
+    pub(crate) fn symbol_table(&self) -> Option<(&'data [ElfSymbol], &'data [u8])> {
+        [elf::SHT_SYMTAB, elf::SHT_DYNSYM]
+            .into_iter()
+            .find_map(|kind| {
+                let table = self
+                    .sections
+                    .iter()
+                    .find(|section| section.sh_type(LE) == kind)?;
+                let symbols = table.data_as_array(LE, self.data).ok()?;
+                let names = self.sections.get(table.sh_link(LE) as usize)?;
+                Some((symbols, names.data(LE, self.data).ok()?))
+            })
+    }
+
+    /// Whether there is a full symbol table, not only what dynamic linking needs.
+    pub(crate) fn has_static_symbols(&self) -> bool {
+        self.sections
+            .iter()
+            .any(|section| section.sh_type(LE) == elf::SHT_SYMTAB)
+    }
+
+    /// Address range of a section that is part of the loaded image.
+    pub(crate) fn allocated_section(&self, index: usize) -> Option<(u64, u64)> {
+        let section = self.sections.get(index)?;
+        let begin = section.sh_addr(LE);
+        section
+            .sh_flags(LE)
+            .contains(elf::SHF_ALLOC)
+            .then(|| (begin, begin.saturating_add(section.sh_size(LE))))
+    }
+
+    pub(crate) fn build_id(&self) -> Option<&'data [u8]> {
+        let mut budget = MAX_NOTES;
+        for section in self
+            .sections
+            .iter()
+            .filter(|s| s.sh_type(LE) == elf::SHT_NOTE)
+        {
+            let Ok(Some(mut notes)) = section.notes(LE, self.data) else {
+                continue;
+            };
+            if let Some(id) = build_id_in(&mut notes, &mut budget) {
+                return Some(id);
+            }
+        }
+        // Without sections, as in a fully stripped image, the segments still have it.
+        let header = check_identity(self.data).ok()?;
+        for segment in header.program_headers(LE, self.data).ok()? {
+            let Ok(Some(mut notes)) = segment.notes(LE, self.data) else {
+                continue;
+            };
+            if let Some(id) = build_id_in(&mut notes, &mut budget) {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    pub(crate) fn debuglink(&self) -> Option<DebugLink<'data>> {
+        let bytes = self.section(".gnu_debuglink")?.bytes;
+        let length = bytes.iter().take(256).position(|&byte| byte == 0)?;
+        let crc = bytes
+            .get((length + 1).next_multiple_of(4)..)?
+            .first_chunk()?;
+        Some(DebugLink {
+            name: &bytes[..length],
+            crc: u32::from_le_bytes(*crc),
+        })
+    }
+
+    pub(crate) fn is_loaded(&self, address: VirtualAddress) -> bool {
+        contains(&self.loaded, address.0)
+    }
+
+    pub(crate) fn is_text(&self, address: VirtualAddress) -> bool {
+        contains(&self.text, address.0)
+    }
+
+    pub(crate) fn text(&self) -> &[(u64, u64)] {
+        &self.text
+    }
+}
+
+/// Sorts ranges and joins those that touch, so that they can be searched.
+fn merge(ranges: &mut Vec<(u64, u64)>) {
+    ranges.retain(|&(begin, end)| begin < end);
+    ranges.sort_unstable();
+    ranges.dedup_by(|next, previous| {
+        let touches = next.0 <= previous.1;
+        if touches {
+            previous.1 = previous.1.max(next.1);
+        }
+        touches
+    });
+}
+
+/// Whether one of these merged ranges holds `address`.
+pub(crate) fn contains(ranges: &[(u64, u64)], address: u64) -> bool {
+    let after = ranges.partition_point(|&(begin, _)| begin <= address);
+    ranges[..after]
+        .last()
+        .is_some_and(|&(_, end)| address < end)
+}
+
+fn check_identity(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, ImageError> {
+    if !data.starts_with(&elf::ELFMAG) {
+        return Err(ImageError::NotElf);
+    }
+    match data.get(4) {
+        Some(&class) if class != elf::ELFCLASS64.0 => return Err(ImageError::Not64Bit),
+        _ => {}
+    }
+    match data.get(5) {
+        Some(&encoding) if encoding == elf::ELFDATA2MSB.0 => return Err(ImageError::BigEndian),
+        _ => {}
+    }
+    check_end(
+        "the ELF header",
+        size_of::<FileHeader64<LittleEndian>>() as u64,
+        data,
+    )?;
+    let header =
+        FileHeader64::<LittleEndian>::parse(data).map_err(|source| ImageError::Malformed {
+            what: "ELF header",
+            source,
+        })?;
+    let machine = header.e_machine(LE);
+    if machine != elf::EM_X86_64 {
+        return Err(ImageError::NotX86_64 { machine: machine.0 });
+    }
+    let kind = header.e_type(LE);
+    if kind != elf::ET_EXEC && kind != elf::ET_DYN {
+        return Err(ImageError::NotExecutable { kind: kind.0 });
+    }
+    Ok(header)
+}
+
+fn check_end(what: &'static str, end: u64, data: &[u8]) -> Result<(), ImageError> {
+    let length = data.len() as u64;
+    if end > length {
+        Err(ImageError::Truncated { what, end, length })
+    } else {
+        Ok(())
+    }
+}
+
+fn build_id_in<'data>(
+    notes: &mut NoteIterator<'data, FileHeader64<LittleEndian>>,
+    budget: &mut usize,
+) -> Option<&'data [u8]> {
+    while *budget > 0 {
+        *budget -= 1;
+        let note = notes.next().ok()??;
+        if note.name() == elf::ELF_NOTE_GNU && note.n_type(LE) == elf::NT_GNU_BUILD_ID {
+            return Some(note.desc());
+        }
+    }
+    None
+}

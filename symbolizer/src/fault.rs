@@ -1,0 +1,127 @@
+//! How reading a guest's memory can fail.
+//!
+//! Owns the error types that `memory` and `page_walk` share, so that neither needs the other's.
+//! Owns no reading. Callers match on these to say in a report why something is missing.
+
+use std::fmt;
+
+use crate::address::{PhysicalAddress, VirtualAddress};
+
+/// A level of the x86-64 paging hierarchy, named after the table whose entry is meant (Intel SDM
+/// volume 3, section 5.5; AMD APM volume 2, section 5.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// Page table: an entry maps 4 KiB.
+    Pt,
+    /// Page directory: an entry maps 2 MiB or names a page table.
+    Pd,
+    /// Page-directory-pointer table: an entry maps 1 GiB or names a page directory.
+    Pdpt,
+    /// Page-map level 4.
+    Pml4,
+    /// Page-map level 5, with CR4.LA57.
+    Pml5,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pt => "PT",
+            Self::Pd => "PD",
+            Self::Pdpt => "PDPT",
+            Self::Pml4 => "PML4",
+            Self::Pml5 => "PML5",
+        })
+    }
+}
+
+/// Why guest memory could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// No memory is known to lie at some byte of the range: it is a hole, a device, or a part that
+    /// the core does not hold.
+    #[error("read {length} bytes at guest-physical {address}: no memory there")]
+    Unbacked {
+        /// First address of the range.
+        address: PhysicalAddress,
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// The target itself failed, for example with an I/O error.
+    #[error("read {length} bytes at guest-physical {address}: {reason}")]
+    Target {
+        /// First address of the range.
+        address: PhysicalAddress,
+        /// Its length in bytes.
+        length: usize,
+        /// What the target said.
+        reason: String,
+    },
+    /// The guest's page tables do not map some byte of the range.
+    #[error("read {length} bytes at guest-virtual {address}")]
+    Unmapped {
+        /// First address of the range.
+        address: VirtualAddress,
+        /// Its length in bytes.
+        length: usize,
+        /// What the page walk found, and at which address.
+        #[source]
+        walk: Box<WalkError>,
+    },
+    /// The range runs past the end of the address space.
+    #[error("read {length} bytes at guest-virtual {address}: the range wraps around")]
+    Wraps {
+        /// First address of the range.
+        address: VirtualAddress,
+        /// Its length in bytes.
+        length: usize,
+    },
+}
+
+/// Why a guest-virtual address has no translation. Each names the address and, where one is to
+/// blame, the level.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WalkError {
+    /// The upper bits do not repeat the highest translated one.
+    #[error("translate {address}: not canonical with {levels} levels of page tables")]
+    NotCanonical {
+        /// The address asked for.
+        address: VirtualAddress,
+        /// 4 or 5.
+        levels: u8,
+    },
+    /// An entry's present bit is clear.
+    #[error("translate {address}: {level} entry {entry:#x} is not present")]
+    NotPresent {
+        /// The address asked for.
+        address: VirtualAddress,
+        /// Where the walk ended.
+        level: Level,
+        /// The entry as it was read; the guest may use its other bits, a swap slot for one.
+        entry: u64,
+    },
+    /// An entry is present and has bits set that the CPU requires to be clear: the CPU would take a
+    /// page fault with the RSVD bit in its error code. A corrupt table, or not a table at all.
+    #[error("translate {address}: {level} entry {entry:#x} has reserved bits {reserved:#x} set")]
+    ReservedBits {
+        /// The address asked for.
+        address: VirtualAddress,
+        /// Where the walk ended.
+        level: Level,
+        /// The entry as it was read.
+        entry: u64,
+        /// The offending bits.
+        reserved: u64,
+    },
+    /// The table that should hold the entry could not be read.
+    #[error("translate {address}: read the {level} entry")]
+    TableUnreadable {
+        /// The address asked for.
+        address: VirtualAddress,
+        /// The level whose entry was wanted.
+        level: Level,
+        /// Why.
+        #[source]
+        source: ReadError,
+    },
+}

@@ -1,0 +1,54 @@
+//! Bytes in, frames out.
+//!
+//! This crate owns what can be said about a guest from its image and its memory: which function
+//! and source line an address is ([`Image`]), where a variable lies and what is in it ([`Types`],
+//! [`Place`]), and which guest-physical byte a guest-virtual address names ([`PageTables`]).
+//!
+//! It refuses to own where the bytes come from. An image is a `&[u8]` that the caller read or
+//! mapped; memory is whatever implements [`PhysicalMemory`] or [`VirtualMemory`]. There is no I/O,
+//! no KVM and no clock here, so everything works the same on a live VM and on a stored core.
+//!
+//! Images and memory are hostile: no input makes this crate panic or recurse without bound, work is
+//! bounded by the size of the input, and what could not be found out is a value with a reason
+//! ([`Missing`], [`TypeError`], [`WalkError`]). Names and paths come out as the image has them,
+//! control characters included: whoever prints them escapes them.
+//!
+//! The modules, lowest first; each uses only those before it:
+//!
+//! | module | owns |
+//! |---|---|
+//! | `address` | the address spaces as types |
+//! | `fault`, `memory` | how a read can fail; the two memory traits |
+//! | `page_walk` | x86-64 page tables |
+//! | `ranges`, `names`, `source` | a sorted map of address ranges; demangling; paths |
+//! | `elf`, `symbols` | the container and its symbol table |
+//! | `dwarf` | address to function, inlined calls and line |
+//! | `image` | all of the above behind one lookup |
+//! | `types` | variables and types by name, reads through them |
+
+#![forbid(unsafe_code)]
+
+mod address;
+mod dwarf;
+mod elf;
+mod fault;
+mod image;
+mod memory;
+mod names;
+mod page_walk;
+mod ranges;
+mod source;
+mod symbols;
+mod types;
+
+pub use address::{PhysicalAddress, ProgramCounter, VirtualAddress};
+pub use dwarf::DwarfError;
+pub use elf::{DebugLink, ImageError};
+pub use fault::{Level, ReadError, WalkError};
+pub use image::{Frame, Image, Missing, Resolved};
+pub use memory::{PhysicalMemory, VirtualMemory};
+pub use names::demangle;
+pub use page_walk::{GuestVirtual, PageSize, PageTables, PagingError, Translation};
+pub use source::{Location, SourceRoots};
+pub use symbols::{Symbol, SymbolKind, SymbolOffset};
+pub use types::{Encoding, Kind, Member, Place, Type, TypeError, Types};

@@ -1,0 +1,62 @@
+//! Symbol names for people.
+//!
+//! Owns demangling of Rust names and the bound on how long a name may be. Owns no lookup, and does
+//! not escape control characters: what a renderer may print is the renderer's decision.
+
+use std::borrow::Cow;
+
+/// Longest linkage name or path taken from an image, in bytes. Real ones stay well below; a table
+/// without a single NUL would otherwise make every name as long as the table.
+pub(crate) const MAX_NAME: usize = 4 << 10;
+
+/// The NUL-terminated string at `offset`, or its first [`MAX_NAME`] bytes and an ellipsis. `None`
+/// past the end.
+pub(crate) fn string_at(table: &[u8], offset: usize) -> Option<Cow<'_, str>> {
+    let rest = table.get(offset..).filter(|rest| !rest.is_empty())?;
+    let bounded = &rest[..rest.len().min(MAX_NAME)];
+    match bounded.iter().position(|&byte| byte == 0) {
+        Some(end) => Some(String::from_utf8_lossy(&bounded[..end])),
+        None => Some(format!("{}…", String::from_utf8_lossy(bounded)).into()),
+    }
+}
+
+/// The name that the source has for a linkage name: of a Rust symbol, legacy or v0, its path
+/// without the hash; any other name unchanged.
+pub fn demangle(linkage_name: &str) -> String {
+    if linkage_name.len() > MAX_NAME {
+        return linkage_name.to_owned();
+    }
+    match rustc_demangle::try_demangle(linkage_name) {
+        Ok(path) => format!("{path:#}"),
+        Err(_) => linkage_name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rust_names_lose_their_hash_and_others_stay() {
+        assert_eq!(
+            demangle("_ZN4core3fmt5write17h0123456789abcdefE"),
+            "core::fmt::write"
+        );
+        // From the v0 mangling RFC (2603): `std::mem::align_of::<f64>`-like paths.
+        assert_eq!(
+            demangle("_RNvNtCs1234_7mycrate3foo3bar"),
+            "mycrate::foo::bar"
+        );
+        assert_eq!(demangle("nmi_vprintk.cold"), "nmi_vprintk.cold");
+    }
+
+    #[test]
+    fn a_string_without_an_end_is_cut_visibly() {
+        let table = vec![b'a'; MAX_NAME * 2];
+        let name = string_at(&table, 1).expect("inside the table");
+        assert!(name.ends_with('…') && name.len() < MAX_NAME + 8);
+        assert_eq!(string_at(b"ab\0", 0).as_deref(), Some("ab"));
+        assert_eq!(string_at(b"ab\0", 3), None);
+        assert_eq!(string_at(b"ab\0", usize::MAX), None);
+    }
+}

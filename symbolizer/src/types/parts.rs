@@ -1,0 +1,115 @@
+//! The entries below a type's own: members, dimensions, enumerators.
+//!
+//! Owns passing over a type's children and the bound on their number. Called by `ty`, which gives
+//! them their meaning.
+
+use gimli::{AttributeValue, Operation};
+
+use super::TypeError;
+use super::ty::{Kind, Type};
+use crate::dwarf::{DwarfError, Entry, Value, read, string};
+
+/// Entries below one type that are looked at. The largest structures of a kernel have hundreds.
+const MAX_CHILDREN: usize = 1 << 14;
+
+/// A member before its type is looked at.
+pub(super) struct RawMember<'t> {
+    pub(super) name: Option<String>,
+    pub(super) offset: u64,
+    pub(super) ty: Value<'t>,
+    pub(super) is_bit_field: bool,
+}
+
+impl<'t> Type<'t> {
+    /// All of an array's dimensions, outermost first, also those already indexed.
+    pub(super) fn dimensions(&self) -> Result<Vec<Option<u64>>, TypeError> {
+        if self.kind() != Kind::Array {
+            return Err(self.unsuitable("an array"));
+        }
+        let mut dimensions = Vec::new();
+        self.for_each_child(|child| {
+            if child.tag() == gimli::DW_TAG_subrange_type {
+                let number = |at| {
+                    child
+                        .attr_value(at)
+                        .and_then(|value: Value<'_>| value.udata_value())
+                };
+                let count = number(gimli::DW_AT_count);
+                let last = number(gimli::DW_AT_upper_bound);
+                dimensions.push(count.or_else(|| last?.checked_add(1)));
+            }
+        })?;
+        Ok(dimensions)
+    }
+
+    /// The members, and whether there are variants beside them: a Rust enum with data.
+    pub(super) fn raw_members(&self) -> Result<(Vec<RawMember<'t>>, bool), TypeError> {
+        let mut members = Vec::new();
+        let mut is_enum = false;
+        if !matches!(self.kind(), Kind::Structure | Kind::Union) {
+            return Ok((members, is_enum));
+        }
+        self.for_each_child(|child| match child.tag() {
+            gimli::DW_TAG_variant_part => is_enum = true,
+            // A static data member of C++ is no part of the object.
+            gimli::DW_TAG_member if child.attr_value(gimli::DW_AT_external).is_none() => {
+                if let Some(ty) = child.attr_value(gimli::DW_AT_type) {
+                    members.push(RawMember {
+                        name: self.text(child),
+                        offset: self.member_offset(child),
+                        ty,
+                        is_bit_field: child.attr_value(gimli::DW_AT_bit_size).is_some(),
+                    });
+                }
+            }
+            _ => {}
+        })?;
+        Ok((members, is_enum))
+    }
+
+    /// A constant, or in old DWARF the expression `DW_OP_plus_uconst`; absent in unions.
+    fn member_offset(&self, member: &Entry<'t>) -> u64 {
+        match member.attr_value(gimli::DW_AT_data_member_location) {
+            Some(AttributeValue::Exprloc(mut location)) => {
+                match Operation::parse(&mut location.0, self.unit.encoding()) {
+                    Ok(Operation::PlusConstant { value }) => value,
+                    _ => 0,
+                }
+            }
+            Some(value) => value.udata_value().unwrap_or(0),
+            None => 0,
+        }
+    }
+
+    pub(super) fn text(&self, entry: &Entry<'t>) -> Option<String> {
+        let value = entry.attr_value(gimli::DW_AT_name)?;
+        Some(string(&self.types.dwarf, &self.unit, value)?.into_owned())
+    }
+
+    pub(super) fn for_each_child(&self, mut each: impl FnMut(&Entry<'t>)) -> Result<(), TypeError> {
+        let offset = self.entry.offset();
+        let mut entries = self
+            .unit
+            .entries_raw(Some(offset))
+            .map_err(read("a type"))?;
+        let mut entry = Entry::null();
+        entries.read_entry(&mut entry).map_err(read("a type"))?;
+        for _ in 0..MAX_CHILDREN {
+            if entries.is_empty() || entries.next_depth() < 1 {
+                return Ok(());
+            }
+            let is_child = entries.next_depth() == 1;
+            if entries
+                .read_entry(&mut entry)
+                .map_err(read("a type's parts"))?
+                && is_child
+            {
+                each(&entry);
+            }
+        }
+        Err(DwarfError::TooLarge {
+            what: "the parts of a type",
+        }
+        .into())
+    }
+}

@@ -1,0 +1,89 @@
+//! What several tests share: the test binary as an image, sampled addresses, and an answer in a
+//! form that two symbolizers can be compared in.
+
+#![allow(dead_code, reason = "each test uses its part")]
+
+use std::path::{Component, Path, PathBuf};
+
+use nmiscope_symbolizer::Resolved;
+
+/// The bytes of the running test binary, which has DWARF in cargo's dev profile.
+pub fn own_image() -> Vec<u8> {
+    std::fs::read(std::env::current_exe().expect("a path")).expect("a readable test binary")
+}
+
+/// By how much the running test binary was moved from where it was linked.
+pub fn load_bias() -> u64 {
+    let exe = std::env::current_exe().expect("a path");
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("procfs");
+    let first = maps
+        .lines()
+        .find(|line| line.ends_with(exe.to_str().expect("UTF-8")))
+        .expect("the binary is mapped");
+    let (begin, _) = first.split_once('-').expect("a range");
+    u64::from_str_radix(begin, 16).expect("hexadecimal")
+}
+
+/// One frame, innermost first: linkage name, file, line.
+pub type Plain = (String, String, u32);
+
+pub fn plain(resolved: &Resolved<'_>) -> Vec<Plain> {
+    let frame = |frame: &nmiscope_symbolizer::Frame<'_>| {
+        let name = frame.linkage_name.as_deref().unwrap_or("??").to_owned();
+        let file = frame
+            .location
+            .as_ref()
+            .map_or("??", |at| &at.file)
+            .to_owned();
+        (
+            name,
+            file,
+            frame.location.as_ref().and_then(|at| at.line).unwrap_or(0),
+        )
+    };
+    resolved.frames.iter().map(frame).collect()
+}
+
+/// A path without `.` and `..`, by the standard library's components.
+pub fn normalized(path: &str) -> String {
+    let mut normal = PathBuf::new();
+    for component in Path::new(path).components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                normal.pop();
+            }
+            other => normal.push(other),
+        }
+    }
+    normal.to_str().expect("UTF-8").to_owned()
+}
+
+/// `count` addresses spread over the executable sections, the same ones every time.
+pub fn text_addresses(image: &[u8], count: u64) -> Vec<u64> {
+    use object::{Object, ObjectSection, SectionKind};
+    let file = object::File::parse(image).expect("an ELF file");
+    let text: Vec<_> = file
+        .sections()
+        .filter(|section| section.kind() == SectionKind::Text)
+        .map(|section| (section.address(), section.size()))
+        .collect();
+    let total: u64 = text.iter().map(|&(_, size)| size).sum();
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut addresses = Vec::new();
+    for _ in 0..count {
+        // xorshift64
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let mut at = state % total;
+        for &(begin, size) in &text {
+            if at < size {
+                addresses.push(begin + at);
+                break;
+            }
+            at -= size;
+        }
+    }
+    addresses
+}

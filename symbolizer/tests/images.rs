@@ -1,0 +1,298 @@
+//! Hand-made images: every expected value follows from how the fixture was laid out.
+
+#[path = "common/elf.rs"]
+mod elf;
+
+use elf::{Compression, DATA, SYMBOLS, TEXT, debug_sections};
+use nmiscope_symbolizer::{
+    DwarfError, Image, ImageError, Missing, ProgramCounter, ReadError, SourceRoots, TypeError,
+    Types, VirtualAddress, VirtualMemory,
+};
+
+/// Function, file and line of each frame at `TEXT + offset`.
+fn frames(image: &Image<'_>, offset: u64) -> Vec<(String, String, Option<u32>)> {
+    let resolved = image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT + offset)));
+    assert_eq!(resolved.missing, None, "at {offset:#x}");
+    let frames = resolved.frames.iter().map(|frame| {
+        let location = frame.location.clone().expect("a location");
+        (
+            frame.function.clone().expect("a name"),
+            location.file,
+            location.line,
+        )
+    });
+    frames.collect()
+}
+
+fn check_inlined_frames(image: &Image<'_>) {
+    let file = || "/src/src/lock.rs".to_owned();
+    let lock = |line| ("lock.cold".to_owned(), file(), line);
+    let spin = |line| ("spin".to_owned(), file(), line);
+    let pause = ("guest::pause".to_owned(), file(), Some(30));
+    assert_eq!(frames(image, 0x100), [lock(Some(10))]);
+    assert_eq!(frames(image, 0x140), [spin(Some(21)), lock(Some(12))]);
+    assert_eq!(
+        frames(image, 0x14f),
+        [pause, spin(Some(21)), lock(Some(12))]
+    );
+    assert_eq!(frames(image, 0x150), [spin(Some(22)), lock(Some(12))]);
+    assert_eq!(frames(image, 0x160), [lock(Some(13))]);
+    assert_eq!(frames(image, 0x170), [lock(None)], "code of no line");
+    assert_eq!(frames(image, 0x1ff), [lock(Some(14))]);
+}
+
+#[test]
+fn inlined_calls_come_innermost_first_with_the_lines_of_their_calls() {
+    for version in [4, 5] {
+        let bytes = elf::elf(&debug_sections(version), &SYMBOLS, Compression::None);
+        check_inlined_frames(&Image::parse(&bytes).expect("an image"));
+    }
+}
+
+#[test]
+fn compressed_sections_are_decompressed() {
+    for compression in [Compression::Zlib, Compression::Zstd] {
+        let bytes = elf::elf(&debug_sections(5), &SYMBOLS, compression);
+        check_inlined_frames(&Image::parse(&bytes).expect("an image"));
+    }
+}
+
+#[test]
+fn an_image_lies_at_any_address() {
+    let mut bytes = vec![0];
+    bytes.extend(elf::elf(&debug_sections(5), &SYMBOLS, Compression::None));
+    check_inlined_frames(&Image::parse(&bytes[1..]).expect("an image"));
+}
+
+#[test]
+fn a_debug_file_supplies_what_the_image_lacks() {
+    let stripped = elf::elf(&[], &[], Compression::None);
+    let debug = elf::elf(&debug_sections(5), &SYMBOLS, Compression::None);
+    let image = Image::parse_with_debug(&stripped, Some(&debug)).expect("an image");
+    check_inlined_frames(&image);
+    assert_eq!(
+        image.symbol("after").expect("a symbol").address.0,
+        TEXT + 0x300
+    );
+}
+
+#[test]
+fn a_debuglink_names_the_file_and_its_checksum() {
+    // CRC-32 of "123456789" is 0xcbf43926, the check value of the IEEE 802.3 polynomial.
+    let link = (
+        ".gnu_debuglink",
+        b"kernel.debug\0\0\0\0\x26\x39\xf4\xcb".to_vec(),
+    );
+    let bytes = elf::elf(&[link], &[], Compression::None);
+    let link = Image::parse(&bytes)
+        .expect("an image")
+        .debuglink()
+        .expect("a link");
+    assert_eq!(link.name, b"kernel.debug");
+    assert!(link.matches(b"123456789"));
+    assert!(!link.matches(b"12345678"));
+}
+
+#[test]
+fn without_debug_information_there_is_still_a_name() {
+    let bytes = elf::elf(&[], &SYMBOLS, Compression::None);
+    let image = Image::parse(&bytes).expect("an image");
+    let at = |offset| image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT + offset)));
+    let resolved = at(0x140);
+    assert_eq!(resolved.missing, Some(Missing::NoDebugInfo));
+    assert_eq!(
+        resolved.frames[0].function.as_deref(),
+        Some("lock.cold"),
+        "global before local"
+    );
+    assert_eq!(
+        resolved.symbol.map(|found| found.offset),
+        Some(0x40),
+        "sized before unsized"
+    );
+    assert_eq!(at(0x10).frames[0].function.as_deref(), Some("entry_label"));
+    assert_eq!(at(0x310).missing, Some(Missing::NoSymbol));
+    assert!(at(0x310).frames.is_empty());
+    assert_eq!(at(0x1000).missing, Some(Missing::OutsideImage));
+    let bytes = elf::elf(&debug_sections(5), &SYMBOLS, Compression::None);
+    let image = Image::parse(&bytes).expect("an image");
+    let resolved = image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT + 0x300)));
+    assert_eq!(resolved.missing, Some(Missing::NotCovered));
+    assert_eq!(resolved.frames[0].function.as_deref(), Some("after"));
+}
+
+#[test]
+fn what_is_no_image_is_refused_with_the_reason() {
+    let good = elf::elf(&[], &[], Compression::None);
+    let with = |at: usize, byte: u8| {
+        let mut bytes = good.clone();
+        bytes[at] = byte;
+        bytes
+    };
+    let error = |bytes: &[u8]| Image::parse(bytes).expect_err("no image");
+    assert_eq!(error(b""), ImageError::NotElf);
+    assert_eq!(error(b"#!/bin/sh\n"), ImageError::NotElf);
+    assert_eq!(error(&with(4, 1)), ImageError::Not64Bit);
+    assert_eq!(error(&with(5, 2)), ImageError::BigEndian);
+    assert_eq!(
+        error(&with(18, 183)),
+        ImageError::NotX86_64 { machine: 183 }
+    );
+    assert_eq!(error(&with(16, 4)), ImageError::NotExecutable { kind: 4 });
+    for length in [4, 5, 6, 63, 64, 100, 120, good.len() - 1] {
+        let error = error(&good[..length]);
+        assert!(
+            matches!(
+                error,
+                ImageError::Truncated { .. } | ImageError::Malformed { .. }
+            ),
+            "{length}: {error}"
+        );
+    }
+    let message = error(&good[..64]).to_string();
+    assert!(
+        message.contains("truncated") && message.contains("of 64"),
+        "{message}"
+    );
+}
+
+/// Guest memory from [`DATA`] on.
+struct Data([u8; 24]);
+
+impl VirtualMemory for Data {
+    fn read(&self, address: VirtualAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let length = buffer.len();
+        let at = address
+            .0
+            .checked_sub(DATA)
+            .and_then(|at| usize::try_from(at).ok());
+        let bytes = at.and_then(|at| self.0.get(at..at.checked_add(length)?));
+        buffer.copy_from_slice(bytes.ok_or(ReadError::Wraps { address, length })?);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_variable_is_read_member_by_member() {
+    for version in [4, 5] {
+        let bytes = elf::elf(&debug_sections(version), &SYMBOLS, Compression::None);
+        let image = Image::parse(&bytes).expect("an image");
+        let types = Types::new(&image).expect("debug information");
+        let memory = Data(std::array::from_fn(|at| at as u8));
+        let log = types.variable("printk::LOG").expect("a variable");
+        assert_eq!(log.address().0, DATA);
+        let number = |path| {
+            log.field(path)
+                .and_then(|place| place.read_unsigned(&memory))
+        };
+        assert_eq!(number("len"), Ok(0x0706_0504_0302_0100));
+        let third = log
+            .field("cpus")
+            .and_then(|cpus| cpus.index(3))
+            .expect("an element");
+        assert_eq!(third.read_unsigned(&memory), Ok(0x1716_1514));
+        assert_eq!(log.field("cpus").expect("a member").ty().name(), "[u32; 4]");
+        assert_eq!(types.type_named("Ring").expect("a type").size(), Some(24));
+        assert_eq!(
+            types.type_named("printk::Ring").expect("a type").size(),
+            Some(24)
+        );
+    }
+}
+
+/// Its name once asked for the element's type, which failed with an error that had the name in it.
+#[test]
+fn an_array_without_a_type_is_an_error() {
+    let bytes = elf::elf(&debug_sections(5), &SYMBOLS, Compression::None);
+    let image = Image::parse(&bytes).expect("an image");
+    let types = Types::new(&image).expect("debug information");
+    let array = types.variable("BROKEN").expect("a variable");
+    assert_eq!(array.ty().name(), "[void; ?]");
+    assert!(matches!(array.index(0), Err(TypeError::Unsuitable { .. })));
+    assert_eq!(array.ty().size(), None);
+}
+
+#[test]
+fn paths_are_shown_relative_to_a_root() {
+    let roots = SourceRoots::new(["/src"]);
+    assert_eq!(roots.strip_root("/src/src/lock.rs"), "src/lock.rs");
+}
+
+/// `.debug_info` of one version 4 unit with `entries` as its tree, abbreviations: 1 unit, 2
+/// function with low_pc and high_pc (data8), 3 inlined call without attributes, 4 the same with
+/// low_pc and high_pc.
+fn raw_debug_info(entries: &[u8]) -> Vec<elf::Section> {
+    let mut info = Vec::new();
+    info.extend_from_slice(&(entries.len() as u32 + 7).to_le_bytes());
+    info.extend_from_slice(&[4, 0, 0, 0, 0, 0, 8]);
+    info.extend_from_slice(entries);
+    let ranged = [0x11, 0x01, 0x12, 0x07, 0, 0];
+    let mut abbreviations = vec![1, 0x11, 1];
+    abbreviations.extend_from_slice(&ranged);
+    abbreviations.extend_from_slice(&[2, 0x2e, 1]);
+    abbreviations.extend_from_slice(&ranged);
+    abbreviations.extend_from_slice(&[3, 0x1d, 1, 0, 0]);
+    abbreviations.extend_from_slice(&[4, 0x1d, 1]);
+    abbreviations.extend_from_slice(&ranged);
+    abbreviations.push(0);
+    vec![(".debug_info", info), (".debug_abbrev", abbreviations)]
+}
+
+fn ranged(code: u8) -> Vec<u8> {
+    [&[code][..], &TEXT.to_le_bytes(), &0x1000_u64.to_le_bytes()].concat()
+}
+
+#[test]
+fn calls_nested_a_million_deep_do_not_overflow_the_stack() {
+    let mut entries = [ranged(1), ranged(2)].concat();
+    entries.resize(entries.len() + 1_000_000, 3);
+    let bytes = elf::elf(&raw_debug_info(&entries), &SYMBOLS, Compression::None);
+    let image = Image::parse(&bytes).expect("an image");
+    let resolved = image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT)));
+    assert_eq!(resolved.frames[0].function.as_deref(), Some("entry_label"));
+
+    let mut entries = [ranged(1), ranged(2)].concat();
+    entries.extend(ranged(4).repeat(100_000));
+    let bytes = elf::elf(&raw_debug_info(&entries), &SYMBOLS, Compression::None);
+    let image = Image::parse(&bytes).expect("an image");
+    let resolved = image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT)));
+    assert!(matches!(
+        resolved.missing,
+        Some(Missing::Malformed(DwarfError::TooLarge { .. }))
+    ));
+    assert_eq!(resolved.frames[0].function.as_deref(), Some("entry_label"));
+}
+
+#[test]
+fn units_with_overlapping_abbreviation_tables_cost_no_more_than_the_file() {
+    // 20,000 units, each with a table that starts one declaration later and runs to the end of the
+    // section: to read them all is to read the square of it.
+    let mut info = Vec::new();
+    let mut abbreviations = Vec::new();
+    for unit in 0..20_000_u32 {
+        let code = unit + 1;
+        let leb = [
+            code as u8 | 0x80,
+            (code >> 7) as u8 | 0x80,
+            (code >> 14) as u8,
+        ];
+        info.extend_from_slice(&[10, 0, 0, 0, 4, 0]);
+        info.extend_from_slice(&(unit * 7).to_le_bytes());
+        info.push(8);
+        info.extend_from_slice(&leb);
+        abbreviations.extend_from_slice(&leb);
+        abbreviations.extend_from_slice(&[0x11, 0, 0, 0]);
+    }
+    abbreviations.push(0);
+    let sections = [(".debug_info", info), (".debug_abbrev", abbreviations)];
+    let bytes = elf::elf(&sections, &SYMBOLS, Compression::None);
+    let image = Image::parse(&bytes).expect("an image");
+    let types = Types::new(&image).expect("debug information");
+    let error = types.variable("x").expect_err("broken");
+    assert!(
+        matches!(error, TypeError::Malformed(DwarfError::TooLarge { .. })),
+        "{error:?}"
+    );
+    let resolved = image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT)));
+    assert_eq!(resolved.missing, Some(Missing::NotCovered));
+}

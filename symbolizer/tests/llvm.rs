@@ -1,0 +1,189 @@
+//! The same answers as llvm-symbolizer, for Rust and for C.
+
+mod common;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::{Plain, normalized, own_image, plain, text_addresses};
+use nmiscope_symbolizer::{Image, Kind, Missing, ProgramCounter, TypeError, Types, VirtualAddress};
+
+/// Its answer per address, in its default style: for each frame a line with the name and one with
+/// `file:line:column`, then an empty line.
+fn llvm_symbolizer(file: &Path, addresses: &[u64]) -> Vec<Vec<Plain>> {
+    let mut child = Command::new("llvm-symbolizer")
+        .args(["--no-demangle", "--inlines", "--obj"])
+        .arg(file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("llvm-symbolizer");
+    let mut input = child.stdin.take().expect("a pipe");
+    let lines: String = addresses
+        .iter()
+        .map(|address| format!("{address:#x}\n"))
+        .collect();
+    let writer = std::thread::spawn(move || input.write_all(lines.as_bytes()));
+    let output = child.wait_with_output().expect("llvm-symbolizer");
+    writer.join().expect("a thread").expect("a pipe");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let answers: Vec<_> = text
+        .trim_end()
+        .split("\n\n")
+        .map(|answer| {
+            let lines: Vec<_> = answer.lines().collect();
+            let frames = lines.chunks_exact(2).map(|frame| {
+                let (place, _column) = frame[1].rsplit_once(':').expect("a column");
+                let (file, line) = place.rsplit_once(':').expect("a line");
+                let file = if file == "??" {
+                    file.into()
+                } else {
+                    normalized(file)
+                };
+                (frame[0].to_owned(), file, line.parse().expect("a number"))
+            });
+            frames.collect()
+        })
+        .collect();
+    assert_eq!(answers.len(), addresses.len());
+    answers
+}
+
+/// Compares the answers for all addresses; how many had a line.
+fn compare(file: &Path, bytes: &[u8], addresses: &[u64]) -> usize {
+    let image = Image::parse(bytes).expect("an image");
+    let mut with_lines = 0;
+    for (&address, expected) in addresses.iter().zip(&llvm_symbolizer(file, addresses)) {
+        let resolved = image.frames(ProgramCounter::Interrupted(VirtualAddress(address)));
+        let found = plain(&resolved);
+        match resolved.missing {
+            None => {
+                assert_eq!(found, *expected, "at {address:#x} of {}", file.display());
+                with_lines += 1;
+            }
+            // It names a symbol without a size for anything after it, in other sections too.
+            Some(Missing::NoSymbol) => {
+                assert!(found.is_empty() && expected[0].2 == 0, "at {address:#x}");
+            }
+            // It shows the translation unit's name from the symbol table as the file.
+            Some(Missing::NotCovered) => {
+                assert_eq!(
+                    found[0].0,
+                    expected[0].0,
+                    "at {address:#x} of {}",
+                    file.display()
+                );
+                assert_eq!(expected[0].2, 0, "at {address:#x} of {}", file.display());
+            }
+            Some(other) => panic!("at {address:#x}: {other}"),
+        }
+    }
+    with_lines
+}
+
+#[test]
+#[ignore = "needs llvm-symbolizer"]
+fn two_thousand_addresses_of_rust_are_what_llvm_says() {
+    let bytes = own_image();
+    let addresses = text_addresses(&bytes, 2000);
+    let with_lines = compare(
+        &std::env::current_exe().expect("a path"),
+        &bytes,
+        &addresses,
+    );
+    assert!(
+        with_lines > addresses.len() / 2,
+        "only {with_lines} of {}",
+        addresses.len()
+    );
+}
+
+/// `tests/fixtures/task.c` built with these options.
+fn build(options: &[&str]) -> PathBuf {
+    let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("task{}", options.join("")));
+    let status = Command::new("gcc")
+        .arg("-g")
+        .args(options)
+        .arg("-o")
+        .arg(&output)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/task.c"))
+        .status();
+    assert!(status.expect("gcc").success());
+    output
+}
+
+#[test]
+#[ignore = "needs gcc and llvm-symbolizer"]
+fn addresses_of_c_are_what_llvm_says() {
+    for options in [
+        &["-O2"][..],
+        &["-O0"],
+        &["-O2", "-gdwarf-4"],
+        &["-O2", "-gz"],
+        &["-O2", "-flto"],
+        &["-O2", "-ffunction-sections", "-Wl,--gc-sections", "-no-pie"],
+    ] {
+        let file = build(options);
+        let bytes = std::fs::read(&file).expect("a file");
+        let with_lines = compare(&file, &bytes, &text_addresses(&bytes, 500));
+        assert!(with_lines > 50, "only {with_lines} with {options:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs gcc"]
+fn structures_of_c_are_understood() {
+    for options in [&["-O2"][..], &["-O2", "-gdwarf-4"], &["-O2", "-gz"]] {
+        let bytes = std::fs::read(build(options)).expect("a file");
+        let image = Image::parse(&bytes).expect("an image");
+        let types = Types::new(&image).expect("debug information");
+        let task = types.variable("the_task").expect("a variable");
+        assert_eq!(
+            Some(task.address()),
+            image.symbol("the_task").map(|symbol| symbol.address)
+        );
+        // By the System V ABI for x86-64.
+        for (path, offset) in [
+            ("state", 0),
+            ("usage", 8),
+            ("usage.counter", 8),
+            ("a", 16),
+            ("b", 20),
+            ("ab", 16),
+            ("grid", 24),
+            ("run.prev", 80),
+            ("name", 96),
+            ("st", 104),
+            ("stack", 112),
+            ("comm", 120),
+        ] {
+            let found = task.field(path).expect(path).address();
+            assert_eq!(found.offset_from(task.address()), Some(offset), "{path}");
+        }
+        let grid = task.field("grid").expect("a member");
+        let element = grid
+            .index(2)
+            .and_then(|row| row.index(3))
+            .expect("an element");
+        assert_eq!(element.address().offset_from(grid.address()), Some(44));
+        assert!(grid.index(3).is_err() && grid.index(2).is_ok_and(|row| row.index(4).is_err()));
+        assert_eq!(grid.ty().name(), "[[int; 4]; 3]");
+        let st = task.field("st").expect("a member");
+        assert_eq!(
+            st.ty().enumerator(5).expect("an enumeration").as_deref(),
+            Some("BUSY")
+        );
+        assert_eq!(task.field("stack").expect("a member").ty().name(), "*void");
+        assert!(matches!(
+            task.field("in_io"),
+            Err(TypeError::Unsuitable { .. })
+        ));
+        assert_eq!(
+            task.field("usage").expect("a member").ty().name(),
+            "atomic_t"
+        );
+        let task = types.type_named("task").expect("a type");
+        assert_eq!((task.kind(), task.size()), (Kind::Structure, Some(136)));
+    }
+}

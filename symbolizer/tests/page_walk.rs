@@ -1,0 +1,427 @@
+//! Page walks against hand-built tables, and against a plain map from pages to frames.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use nmiscope_symbolizer::{
+    GuestVirtual, Level, PageSize, PageTables, PagingError, PhysicalAddress, PhysicalMemory,
+    ReadError, VirtualAddress, VirtualMemory, WalkError,
+};
+use proptest::prelude::*;
+
+const CR0: u64 = 0x8000_0011;
+const CR4_PAE: u64 = 1 << 5;
+const CR4_LA57: u64 = 1 << 12;
+const EFER_LMA_NXE: u64 = 0xd00;
+
+const P: u64 = 1;
+const W: u64 = 2;
+const U: u64 = 4;
+const PS: u64 = 1 << 7;
+const NX: u64 = 1 << 63;
+
+/// Physical memory as 4 KiB pages that exist only once written.
+#[derive(Default)]
+struct Sparse {
+    pages: BTreeMap<u64, Vec<u8>>,
+    reads: Cell<usize>,
+}
+
+impl Sparse {
+    fn write(&mut self, address: u64, bytes: &[u8]) {
+        for (at, &byte) in (address..).zip(bytes) {
+            let page = self.pages.entry(at >> 12).or_insert_with(|| vec![0; 4096]);
+            page[at as usize & 0xfff] = byte;
+        }
+    }
+
+    fn write_entry(&mut self, table: u64, index: u64, entry: u64) {
+        self.write(table + 8 * index, &entry.to_le_bytes());
+    }
+
+    fn entry(&self, table: u64, index: u64) -> u64 {
+        let page = self.pages.get(&(table >> 12));
+        let at = index as usize * 8;
+        page.map_or(0, |page| {
+            u64::from_le_bytes(page[at..at + 8].try_into().expect("8 bytes"))
+        })
+    }
+}
+
+impl PhysicalMemory for Sparse {
+    fn read(&self, address: PhysicalAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
+        self.reads.set(self.reads.get() + 1);
+        let length = buffer.len();
+        for (at, byte) in (address.0..).zip(buffer) {
+            let page = self.pages.get(&(at >> 12));
+            *byte = page.ok_or(ReadError::Unbacked { address, length })?[at as usize & 0xfff];
+        }
+        Ok(())
+    }
+}
+
+fn four_levels(cr3: u64) -> PageTables {
+    PageTables::from_control_registers(CR0, cr3, CR4_PAE, EFER_LMA_NXE).expect("long mode")
+}
+
+/// `ffffffff80201234` by tables at 0x1000 (PML4), 0x2000 (PDPT), 0x3000 (PD) and 0x4000 (PT).
+/// Indexes worked out by hand: 511, 510, 1, 1.
+fn kernel_tables() -> Sparse {
+    let mut memory = Sparse::default();
+    memory.write_entry(0x1000, 511, 0x2000 | P | W);
+    memory.write_entry(0x2000, 510, 0x3000 | P | W);
+    memory.write_entry(0x3000, 1, 0x4000 | P | W);
+    memory.write_entry(0x4000, 1, 0x7000 | P);
+    memory.write(0x7234, b"stack");
+    memory
+}
+
+const KERNEL: VirtualAddress = VirtualAddress(0xffff_ffff_8020_1234);
+
+#[test]
+fn a_kernel_address_is_found_through_four_levels() {
+    let memory = kernel_tables();
+    let found = four_levels(0x1000)
+        .translate(&memory, KERNEL)
+        .expect("mapped");
+    assert_eq!(found.physical, PhysicalAddress(0x7234));
+    assert_eq!(found.page_size, PageSize::Size4K);
+    assert!(!found.writable, "the last level takes it away");
+    assert!(!found.user && found.executable);
+}
+
+#[test]
+fn a_fifth_level_comes_first() {
+    let mut memory = kernel_tables();
+    memory.write_entry(0x9000, 511, 0x1000 | P | W);
+    let tables = PageTables::from_control_registers(CR0, 0x9000, CR4_PAE | CR4_LA57, EFER_LMA_NXE)
+        .expect("long mode");
+    assert_eq!(tables.levels(), 5);
+    assert_eq!(
+        tables.translate(&memory, KERNEL).expect("mapped").physical,
+        PhysicalAddress(0x7234)
+    );
+    // Canonical with five levels, not with four.
+    let wide = VirtualAddress(0x0012_0000_0000_0000);
+    assert!(matches!(
+        tables.translate(&memory, wide),
+        Err(WalkError::NotPresent {
+            level: Level::Pml5,
+            ..
+        })
+    ));
+    assert_eq!(
+        four_levels(0x1000).translate(&memory, wide),
+        Err(WalkError::NotCanonical {
+            address: wide,
+            levels: 4
+        })
+    );
+}
+
+#[test]
+fn large_pages_end_the_walk_early() {
+    let mut memory = kernel_tables();
+    memory.write_entry(0x3000, 1, 0x0060_0000 | P | W | PS | NX);
+    let found = four_levels(0x1000)
+        .translate(&memory, KERNEL)
+        .expect("mapped");
+    assert_eq!(
+        (found.physical.0, found.page_size),
+        (0x0060_1234, PageSize::Size2M)
+    );
+    assert!(found.writable && !found.executable);
+
+    memory.write_entry(0x2000, 510, 0x4000_0000 | P | PS);
+    let found = four_levels(0x1000)
+        .translate(&memory, KERNEL)
+        .expect("mapped");
+    assert_eq!(
+        (found.physical.0, found.page_size),
+        (0x4020_1234, PageSize::Size1G)
+    );
+}
+
+#[test]
+fn the_bits_of_pcid_and_lam_are_no_part_of_the_root() {
+    let tables = four_levels(1 << 63 | 1 << 62 | 0x1fff);
+    assert_eq!(tables.root(), PhysicalAddress(0x1000));
+}
+
+#[test]
+fn a_missing_entry_names_its_level() {
+    for (table, index, level) in [
+        (0x1000, 511, Level::Pml4),
+        (0x2000, 510, Level::Pdpt),
+        (0x3000, 1, Level::Pd),
+        (0x4000, 1, Level::Pt),
+    ] {
+        let mut memory = kernel_tables();
+        memory.write_entry(table, index, 0xdead_0000);
+        assert_eq!(
+            four_levels(0x1000).translate(&memory, KERNEL),
+            Err(WalkError::NotPresent {
+                address: KERNEL,
+                level,
+                entry: 0xdead_0000
+            })
+        );
+    }
+}
+
+#[test]
+fn reserved_bits_are_reported_and_not_followed() {
+    let reserved = |table, index, entry, tables: PageTables| {
+        let mut memory = kernel_tables();
+        memory.write_entry(table, index, entry);
+        match tables.translate(&memory, KERNEL) {
+            Err(WalkError::ReservedBits {
+                level, reserved, ..
+            }) => Some((level, reserved)),
+            _ => None,
+        }
+    };
+    let tables = four_levels(0x1000);
+    assert_eq!(
+        reserved(0x1000, 511, 0x2000 | P | PS, tables),
+        Some((Level::Pml4, PS))
+    );
+    assert_eq!(
+        reserved(0x2000, 510, 0x4000_2000 | P | PS, tables),
+        Some((Level::Pdpt, 0x2000))
+    );
+    assert_eq!(
+        reserved(0x3000, 1, 0x0060_0000 | P | PS | 1 << 13, tables),
+        Some((Level::Pd, 1 << 13))
+    );
+    // Bit 12 of a large page is its PAT bit.
+    assert_eq!(
+        reserved(0x3000, 1, 0x0060_0000 | P | PS | 1 << 12, tables),
+        None
+    );
+    let narrow = tables.with_physical_address_width(40);
+    assert_eq!(
+        reserved(0x4000, 1, 0x7000 | P | 1 << 40, narrow),
+        Some((Level::Pt, 1 << 40))
+    );
+    assert_eq!(reserved(0x4000, 1, 0x7000 | P | 1 << 40, tables), None);
+    let without_nx =
+        PageTables::from_control_registers(CR0, 0x1000, CR4_PAE, 0x500).expect("long mode");
+    assert_eq!(
+        reserved(0x4000, 1, 0x7000 | P | NX, without_nx),
+        Some((Level::Pt, NX))
+    );
+}
+
+#[test]
+fn a_table_outside_memory_is_an_error_with_its_level() {
+    let mut memory = kernel_tables();
+    memory.write_entry(0x3000, 1, 0x00ff_f000 | P);
+    let Err(WalkError::TableUnreadable { level, source, .. }) =
+        four_levels(0x1000).translate(&memory, KERNEL)
+    else {
+        panic!("the page table is not in memory");
+    };
+    assert_eq!(level, Level::Pt);
+    assert_eq!(
+        source,
+        ReadError::Unbacked {
+            address: PhysicalAddress(0x00ff_f008),
+            length: 8
+        }
+    );
+}
+
+#[test]
+fn registers_without_long_mode_paging_are_refused() {
+    let from = PageTables::from_control_registers;
+    assert_eq!(
+        from(0x11, 0, CR4_PAE, EFER_LMA_NXE),
+        Err(PagingError::Off { cr0: 0x11 })
+    );
+    assert!(matches!(
+        from(CR0, 0, 0, EFER_LMA_NXE),
+        Err(PagingError::NotLongMode { .. })
+    ));
+    assert!(matches!(
+        from(CR0, 0, CR4_PAE, 0),
+        Err(PagingError::NotLongMode { .. })
+    ));
+}
+
+#[test]
+fn a_read_crosses_pages_that_are_not_neighbours() {
+    let mut memory = kernel_tables();
+    memory.write_entry(0x4000, 2, 0x5000 | P);
+    memory.write(0x7ffe, b"ab");
+    memory.write(0x5000, b"cd");
+    let guest = GuestVirtual::new(&memory, four_levels(0x1000));
+    let mut bytes = [0; 4];
+    guest
+        .read(VirtualAddress(0xffff_ffff_8020_1ffe), &mut bytes)
+        .expect("mapped");
+    assert_eq!(&bytes, b"abcd");
+
+    let address = VirtualAddress(0xffff_ffff_8020_2ffe);
+    let Err(ReadError::Unmapped {
+        address: of,
+        length: 4,
+        walk,
+    }) = guest.read(address, &mut bytes)
+    else {
+        panic!("the second page is not mapped");
+    };
+    assert_eq!(of, address);
+    assert!(
+        matches!(*walk, WalkError::NotPresent { address, level: Level::Pt, .. }
+        if address.0 == 0xffff_ffff_8020_3000)
+    );
+}
+
+#[test]
+fn a_read_past_the_end_of_the_address_space_does_not_wrap() {
+    let mut memory = kernel_tables();
+    memory.write_entry(0x2000, 511, 0x4000_0000 | P | PS);
+    memory.write(0x7fff_f000, &[1; 4096]);
+    let guest = GuestVirtual::new(&memory, four_levels(0x1000));
+    let address = VirtualAddress(u64::MAX - 1);
+    assert_eq!(guest.read(address, &mut [0; 2]), Ok(()));
+    assert_eq!(
+        guest.read(address, &mut [0; 3]),
+        Err(ReadError::Wraps { address, length: 3 })
+    );
+}
+
+#[test]
+fn a_second_read_of_a_page_walks_no_tables() {
+    let memory = kernel_tables();
+    let guest = GuestVirtual::new(&memory, four_levels(0x1000));
+    let mut bytes = [0; 5];
+    guest.read(KERNEL, &mut bytes).expect("mapped");
+    assert_eq!((&bytes, memory.reads.get()), (b"stack", 5));
+    guest.read(KERNEL, &mut bytes).expect("mapped");
+    assert_eq!(memory.reads.get(), 6);
+}
+
+/// One page of the model: where it starts, how large it is, and to what it maps.
+#[derive(Clone, Copy, Debug)]
+struct Page {
+    virtual_base: u64,
+    size: PageSize,
+    physical_base: u64,
+    flags: u64,
+}
+
+/// Few distinct indexes per level, so that pages share tables and neighbours are common.
+fn page() -> impl Strategy<Value = Page> {
+    let index = || prop_oneof![0..3_u64, 254..258_u64, 509..512_u64];
+    let size = prop_oneof![
+        Just(PageSize::Size4K),
+        Just(PageSize::Size2M),
+        Just(PageSize::Size1G)
+    ];
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>())
+        .prop_map(|(w, u, nx)| P + u64::from(w) * W + u64::from(u) * U + u64::from(nx) * NX);
+    (
+        (index(), index(), index(), index()),
+        size,
+        0..1_u64 << 20,
+        flags,
+    )
+        .prop_map(|((a, b, c, d), size, frame, flags)| {
+            let low = a << 39 | b << 30 | c << 21 | d << 12;
+            let canonical = ((low << 16) as i64 >> 16) as u64;
+            let mask = !(size.bytes() - 1);
+            Page {
+                virtual_base: canonical & mask,
+                size,
+                physical_base: (frame << 20) & mask,
+                flags,
+            }
+        })
+}
+
+fn index(address: u64, shift: u32) -> u64 {
+    address >> shift & 511
+}
+
+/// Maps a page unless another is in its way; the model keeps what was mapped.
+fn map(memory: &mut Sparse, next_table: &mut u64, page: Page) -> bool {
+    let leaf_shift = page.size.bytes().trailing_zeros();
+    let mut table = 0x1000;
+    for shift in [39, 30, 21, 12] {
+        let at = index(page.virtual_base, shift);
+        let entry = memory.entry(table, at);
+        if shift == leaf_shift {
+            if entry != 0 {
+                return false;
+            }
+            let large = if shift > 12 { PS } else { 0 };
+            memory.write_entry(table, at, page.physical_base | page.flags | large);
+            return true;
+        }
+        if entry & PS != 0 {
+            return false;
+        }
+        if entry == 0 {
+            *next_table += 0x1000;
+            memory.write_entry(table, at, *next_table | P | W | U);
+            table = *next_table;
+        } else {
+            table = entry & 0x000f_ffff_ffff_f000;
+        }
+    }
+    unreachable!("every page size is one of the shifts")
+}
+
+proptest! {
+    #[test]
+    fn translations_equal_a_map_of_pages(
+        pages in prop::collection::vec(page(), 1..40),
+        probes in prop::collection::vec((any::<prop::sample::Index>(), any::<i32>()), 1..40),
+    ) {
+        let mut memory = Sparse::default();
+        memory.write_entry(0x1000, 0, 0);
+        let mut next_table = 0x1000;
+        let mapped: Vec<_> =
+            pages.into_iter().filter(|&page| map(&mut memory, &mut next_table, page)).collect();
+        let tables = four_levels(0x1000);
+        let guest = GuestVirtual::new(&memory, tables);
+        for (near, distance) in probes {
+            let base = near.get(&mapped).virtual_base;
+            let address = VirtualAddress(base.wrapping_add(distance as i64 as u64));
+            let expected = mapped
+                .iter()
+                .find(|page| address.0.wrapping_sub(page.virtual_base) < page.size.bytes());
+            let found = tables.translate(&memory, address);
+            prop_assert_eq!(found.clone().map(|found| found.physical), guest.physical(address));
+            match expected {
+                None => prop_assert!(found.is_err(), "{} is not mapped: {:?}", address, found),
+                Some(page) => {
+                    let found = found.expect("mapped");
+                    let offset = address.0 - page.virtual_base;
+                    prop_assert_eq!(found.physical.0, page.physical_base + offset);
+                    prop_assert_eq!(found.page_size, page.size);
+                    prop_assert_eq!(found.writable, page.flags & W != 0);
+                    prop_assert_eq!(found.user, page.flags & U != 0);
+                    prop_assert_eq!(found.executable, page.flags & NX == 0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tables_of_garbage_end_in_an_answer(
+        bytes in prop::collection::vec(any::<u8>(), 4096 * 3),
+        address in any::<u64>(),
+        cr3 in 0..0x3000_u64,
+    ) {
+        let mut memory = Sparse::default();
+        memory.write(0, &bytes);
+        let tables = four_levels(cr3);
+        if let Ok(found) = tables.translate(&memory, VirtualAddress(address)) {
+            prop_assert!(found.physical.0 < 1 << 52);
+        }
+        let _ = GuestVirtual::new(&memory, tables).read(VirtualAddress(address), &mut [0; 9000]);
+    }
+}

@@ -1,0 +1,42 @@
+//! Everything that lies in guest memory when the boot CPU takes its first step.
+//!
+//! Owns the order: check the image, load it, then write the tables it will read. Refuses to own
+//! the boot CPU's registers (`vcpu::setup`) and the memory itself. Called by `vm`, once.
+
+mod acpi;
+mod image;
+mod pvh;
+
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+pub use image::ImageError;
+pub use pvh::PvhError;
+
+/// Loads `image` and writes the PVH start info for `cpus` vCPUs and `bytes` of RAM.
+///
+/// Returns the guest-physical address of the 32-bit entry point.
+pub(crate) fn load(
+    memory: &GuestMemoryMmap,
+    bytes: u64,
+    image: &[u8],
+    cmdline: &str,
+    cpus: u32,
+) -> Result<GuestAddress, BootError> {
+    let checked = image::check(image, bytes)?;
+    checked.load(memory)?;
+    acpi::write(memory, cpus).map_err(PvhError::Write)?;
+    pvh::write(memory, bytes, cmdline)?;
+    Ok(checked.entry())
+}
+
+/// Why a guest could not be prepared to boot.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootError {
+    /// The image cannot be booted.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The tables that a PVH guest reads could not be written.
+    #[error(transparent)]
+    Pvh(#[from] PvhError),
+}

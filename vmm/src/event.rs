@@ -1,0 +1,202 @@
+//! What a VM tells its owner without being asked.
+//!
+//! Owns the two enums that leave this crate through `Config::events`; refuses to own how they come
+//! about (`exits`, `devices`) and what to do about them. Used by every vCPU thread.
+
+use std::fmt;
+use std::time::Instant;
+
+/// Something the guest did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The guest wrote a byte to the POST port.
+    Post {
+        /// The vCPU that wrote.
+        cpu: u32,
+        /// What it wrote.
+        code: u8,
+        /// When its exit arrived.
+        at: Instant,
+    },
+    /// An NMI handler finished while nobody waited for it in `Vm::run_nmi`.
+    NmiDone {
+        /// The vCPU whose handler it was.
+        cpu: u32,
+        /// When its exit arrived.
+        at: Instant,
+    },
+    /// The VM is over. Sent once, for the first vCPU that ended; the others still exist and may
+    /// still run: pause them to look, or shut the VM down.
+    Ended(Outcome),
+}
+
+/// How a VM came to its end. None of these is an error of the VMM.
+///
+/// On AMD hosts KVM resets a vCPU that shut down, so its registers after a `TripleFault` are those
+/// of a reset CPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The guest wrote to the debug-exit port.
+    DebugExit {
+        /// The vCPU that wrote.
+        cpu: u32,
+        /// What it wrote, zero-extended.
+        code: u32,
+    },
+    /// The guest reset the machine through the keyboard controller.
+    Reset {
+        /// The vCPU that asked for it.
+        cpu: u32,
+    },
+    /// KVM_EXIT_SHUTDOWN: an exception could not be delivered, nor the double fault for it.
+    TripleFault {
+        /// The vCPU that shut down.
+        cpu: u32,
+    },
+    /// KVM_EXIT_INTERNAL_ERROR: KVM itself could not go on.
+    InternalError {
+        /// The vCPU that KVM gave up on.
+        cpu: u32,
+        /// KVM_INTERNAL_ERROR_*; 1 is an instruction that KVM could not emulate.
+        suberror: u32,
+        /// Guest-virtual instruction pointer, if KVM would still tell.
+        rip: Option<u64>,
+        /// The instruction's first bytes, at most 15; empty if KVM did not say.
+        instruction: Vec<u8>,
+    },
+    /// KVM_EXIT_FAIL_ENTRY: the hardware refused the vCPU's state.
+    EntryFailure {
+        /// The vCPU that could not be entered.
+        cpu: u32,
+        /// hardware_entry_failure_reason (Intel SDM 3C, 27.8; AMD APM 2, appendix C).
+        reason: u64,
+    },
+    /// KVM_EXIT_SYSTEM_EVENT.
+    SystemEvent {
+        /// The vCPU it came from.
+        cpu: u32,
+        /// KVM_SYSTEM_EVENT_*.
+        kind: u32,
+    },
+    /// KVM_EXIT_MEMORY_FAULT: KVM could not resolve a guest-physical address.
+    MemoryFault {
+        /// The vCPU that touched it.
+        cpu: u32,
+        /// Guest-physical address.
+        gpa: u64,
+    },
+    /// An exit that this VMM never asks KVM for.
+    UnexpectedExit {
+        /// The vCPU it came from.
+        cpu: u32,
+        /// KVM_EXIT_* as kvm-ioctls names it.
+        exit: String,
+    },
+    /// KVM_RUN itself failed.
+    RunFailed {
+        /// The vCPU that was to run.
+        cpu: u32,
+        /// errno of the ioctl.
+        errno: i32,
+    },
+}
+
+impl Outcome {
+    /// The vCPU that the outcome is about.
+    pub fn cpu(&self) -> u32 {
+        match *self {
+            Self::DebugExit { cpu, .. }
+            | Self::Reset { cpu }
+            | Self::TripleFault { cpu }
+            | Self::InternalError { cpu, .. }
+            | Self::EntryFailure { cpu, .. }
+            | Self::SystemEvent { cpu, .. }
+            | Self::MemoryFault { cpu, .. }
+            | Self::UnexpectedExit { cpu, .. }
+            | Self::RunFailed { cpu, .. } => cpu,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cpu{}: ", self.cpu())?;
+        match self {
+            Self::DebugExit { code, .. } => write!(f, "exit code {code}"),
+            Self::Reset { .. } => f.write_str("the guest reset the machine"),
+            Self::TripleFault { .. } => f.write_str("triple fault"),
+            Self::InternalError {
+                suberror,
+                rip,
+                instruction,
+                ..
+            } => write_internal_error(f, *suberror, *rip, instruction),
+            Self::EntryFailure { reason, .. } => {
+                write!(
+                    f,
+                    "the hardware refused the vCPU's state (reason {reason:#x})"
+                )
+            }
+            Self::SystemEvent { kind, .. } => write!(f, "KVM system event {kind}"),
+            Self::MemoryFault { gpa, .. } => {
+                write!(f, "KVM could not access guest-physical {gpa:#x}")
+            }
+            Self::UnexpectedExit { exit, .. } => write!(f, "unexpected KVM exit {exit}"),
+            Self::RunFailed { errno, .. } => {
+                write!(
+                    f,
+                    "KVM_RUN failed: {}",
+                    std::io::Error::from_raw_os_error(*errno)
+                )
+            }
+        }
+    }
+}
+
+fn write_internal_error(
+    f: &mut fmt::Formatter<'_>,
+    suberror: u32,
+    rip: Option<u64>,
+    instruction: &[u8],
+) -> fmt::Result {
+    match suberror {
+        kvm_bindings::KVM_INTERNAL_ERROR_EMULATION => {
+            f.write_str("KVM could not emulate an instruction")?;
+        }
+        kvm_bindings::KVM_INTERNAL_ERROR_DELIVERY_EV => {
+            f.write_str("KVM could not deliver an event to the guest")?;
+        }
+        _ => f.write_str("KVM internal error")?,
+    }
+    write!(f, " (suberror {suberror})")?;
+    if let Some(rip) = rip {
+        write!(f, " at rip {rip:#018x}")?;
+    }
+    if !instruction.is_empty() {
+        f.write_str(", bytes")?;
+        for byte in instruction {
+            write!(f, " {byte:02x}")?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_emulation_failure_names_its_address_and_bytes() {
+        let outcome = Outcome::InternalError {
+            cpu: 3,
+            suberror: 1,
+            rip: Some(0xffff_ffff_8000_1234),
+            instruction: vec![0x0f, 0x57, 0xc0],
+        };
+        let expected = "cpu3: KVM could not emulate an instruction (suberror 1) \
+                        at rip 0xffffffff80001234, bytes 0f 57 c0";
+        assert_eq!(outcome.to_string(), expected);
+    }
+}

@@ -1,0 +1,36 @@
+//! A small KVM virtual machine monitor that can stop its world and inject NMIs.
+//!
+//! It boots a PVH ELF image on up to [`MAX_VCPUS`] vCPUs with an in-kernel irqchip, a serial port
+//! and three doorbell ports, and gives its one controlling thread what a debugger of hung guests
+//! needs: stop every vCPU within a deadline, read its state, let it run one NMI handler and no
+//! more, and go on. It knows nothing of symbols, reports or any particular guest.
+//!
+//! [`Vm`] is the way in; [`Event`]s say what the guest does while nobody looks.
+//!
+//! x86-64 Linux hosts only. Unsafe code is in three files: `vm.rs` (handing guest memory to KVM),
+//! `vcpu/kick.rs` (the shared `immediate_exit` byte) and `vcpu/host.rs` (reading `kvm_run`'s unions
+//! and the thread's CPU clock).
+
+mod boot;
+mod cpuid;
+mod devices;
+mod error;
+mod event;
+mod exits;
+mod kvm;
+mod layout;
+mod memory;
+mod vcpu;
+mod vm;
+mod world;
+
+pub use boot::{BootError, ImageError, PvhError};
+pub use devices::{Ports, SerialInputFull};
+pub use error::Error;
+pub use event::{Event, Outcome};
+pub use exits::ExitCounts;
+pub use kvm::KvmError;
+pub use memory::{MIN_BYTES, MemoryError};
+pub use vcpu::{MpState, NmiResult, NmiRun, NmiState, Registers, VcpuError, VcpuState};
+pub use vm::{Config, MAX_VCPUS, Vm};
+pub use world::{ShutdownError, Stuck};

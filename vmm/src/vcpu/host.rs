@@ -1,0 +1,100 @@
+//! What the host knows of a vCPU and gives only to unsafe code: `kvm_run`'s unions and CPU clocks.
+//!
+//! Owns those reads and nothing else. Called by the vCPU's thread, and by its handle for the clock.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::unix::thread::JoinHandleExt;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use kvm_bindings::KVM_INTERNAL_ERROR_EMULATION;
+use kvm_bindings::KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES as HAS_INSTRUCTION;
+use kvm_ioctls::VcpuFd;
+
+/// Suberror and instruction bytes of a KVM_EXIT_INTERNAL_ERROR, which must be the last exit.
+pub(super) fn internal_error(vcpu: &mut VcpuFd) -> (u32, Vec<u8>) {
+    // SAFETY: every bit pattern is valid for this plain struct of integers, and KVM filled it in,
+    // because the last exit is KVM_EXIT_INTERNAL_ERROR; the caller says so.
+    let internal = unsafe { vcpu.get_kvm_run().__bindgen_anon_1.internal };
+    let data = &internal.data[..internal.data.len().min(internal.ndata as usize)];
+    (
+        internal.suberror,
+        instruction_bytes(internal.suberror, data),
+    )
+}
+
+/// `data` of an emulation failure: flags, then one byte of length, then 15 of instruction
+/// (`kvm_run.emulation_failure`, of which `data` starts at `flags`).
+fn instruction_bytes(suberror: u32, data: &[u64]) -> Vec<u8> {
+    let [flags, low, high, ..] = *data else {
+        return Vec::new();
+    };
+    if suberror != KVM_INTERNAL_ERROR_EMULATION || flags & u64::from(HAS_INSTRUCTION) == 0 {
+        return Vec::new();
+    }
+    let bytes: Vec<u8> = [low, high]
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .collect();
+    let len = usize::from(bytes[0]).min(15);
+    bytes[1..=len].to_vec()
+}
+
+/// A thread's CPU-time clock.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CpuClock(libc::clockid_t);
+
+impl CpuClock {
+    /// The clock of the calling thread.
+    pub(super) const OF_THIS_THREAD: Self = Self(libc::CLOCK_THREAD_CPUTIME_ID);
+
+    /// The clock of another thread, which goes on to exist until it is joined.
+    pub(super) fn of<T>(thread: &JoinHandle<T>) -> io::Result<Self> {
+        let mut clock = MaybeUninit::uninit();
+        // SAFETY: `thread` has not been joined, so its pthread_t is valid; `clock` is writable.
+        match unsafe { libc::pthread_getcpuclockid(thread.as_pthread_t(), clock.as_mut_ptr()) } {
+            // SAFETY: the call succeeded, so it wrote the clock's id.
+            0 => Ok(Self(unsafe { clock.assume_init() })),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+
+    /// CPU time so far. Zero once the thread is gone.
+    pub(super) fn now(self) -> Duration {
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: `time` is a writable timespec. An unknown clock id is an error and no more.
+        if unsafe { libc::clock_gettime(self.0, &mut time) } != 0 {
+            return Duration::ZERO;
+        }
+        // The kernel returns a normalized time that is not negative.
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instruction_bytes_are_read_as_kvm_lays_them_out() {
+        // 3 bytes, 0f 57 c0, in memory order after the flags.
+        let data = [1, u64::from_le_bytes([3, 0x0f, 0x57, 0xc0, 0, 0, 0, 0]), 0];
+        assert_eq!(instruction_bytes(1, &data), [0x0f, 0x57, 0xc0]);
+    }
+
+    #[test]
+    fn an_instruction_length_out_of_bounds_is_cut_to_what_there_is() {
+        assert_eq!(instruction_bytes(1, &[1, 0xff, 0]).len(), 15);
+    }
+
+    #[test]
+    fn no_bytes_are_made_up_where_kvm_gave_none() {
+        assert_eq!(instruction_bytes(1, &[0, 0x0303, 0]), []);
+        assert_eq!(instruction_bytes(1, &[1]), []);
+        assert_eq!(instruction_bytes(3, &[1, 0x0303, 0]), []);
+    }
+}

@@ -1,0 +1,122 @@
+//! vCPUs: a thread each, and the handle through which the controlling thread commands it.
+//!
+//! Owns the command queue and the life of the thread; refuses to own what commands achieve together
+//! (`world`). `setup` prepares a vCPU, `thread` runs it, `kick` gets it out of the guest, `host`
+//! reads what needs unsafe code, `state` is what it answers. Called by `vm` and `world`.
+
+mod host;
+mod kick;
+mod setup;
+mod state;
+mod thread;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use kvm_ioctls::VcpuFd;
+use vmm_sys_util::signal::Killable;
+
+use crate::exits::{Counters, ExitCounts};
+use crate::kvm::KvmError;
+use host::CpuClock;
+use kick::ImmediateExit;
+pub(crate) use setup::set_up;
+pub use state::{MpState, NmiResult, NmiRun, NmiState, Registers, VcpuError, VcpuState};
+use thread::Vcpu;
+pub(crate) use thread::World;
+
+/// What a vCPU thread can be told. Each answer names its vCPU, so that one channel can collect
+/// the answers of many.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Stop at the next instruction boundary.
+    Pause(Sender<u32>),
+    /// Run the guest.
+    Resume,
+    /// Read the state.
+    Read(Sender<Answer<VcpuState>>),
+    /// Run one NMI handler, not beyond `until`. Only to a paused vCPU.
+    RunNmi {
+        until: Instant,
+        answer: Sender<Answer<NmiRun>>,
+    },
+    /// End the thread. Answered when the vCPU is closed.
+    Exit(Sender<u32>),
+}
+
+/// An answer that can fail.
+pub(crate) type Answer<T> = (u32, Result<T, KvmError>);
+
+/// The controlling thread's end of a vCPU.
+#[derive(Debug)]
+pub(crate) struct VcpuHandle {
+    commands: Sender<Command>,
+    immediate_exit: Arc<ImmediateExit>,
+    counters: Arc<Counters>,
+    clock: CpuClock,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl VcpuHandle {
+    /// Gives `fd` a thread, paused, named after its vCPU.
+    pub(crate) fn spawn(cpu: u32, fd: VcpuFd, world: Arc<World>) -> io::Result<Self> {
+        kick::install_handler()?;
+        let (commands, queue) = mpsc::channel();
+        let immediate_exit = Arc::new(ImmediateExit::of(&fd)?);
+        let counters = Arc::new(Counters::default());
+        let vcpu = Vcpu::new(
+            cpu,
+            fd,
+            world,
+            queue,
+            immediate_exit.clone(),
+            counters.clone(),
+        );
+        let thread = std::thread::Builder::new()
+            .name(format!("vcpu{cpu}"))
+            .spawn(move || vcpu.run())?;
+        let clock = CpuClock::of(&thread)?;
+        Ok(Self {
+            commands,
+            immediate_exit,
+            counters,
+            clock,
+            thread: Some(thread),
+        })
+    }
+
+    /// Queues a command; false if the thread is gone. A running vCPU sees it at its next exit: kick
+    /// it to have one.
+    pub(crate) fn send(&self, command: Command) -> bool {
+        self.commands.send(command).is_ok()
+    }
+
+    /// Gets the thread out of KVM_RUN, or keeps it from entering. See `kick`.
+    pub(crate) fn kick(&self) {
+        self.immediate_exit.set();
+        if let Some(thread) = &self.thread {
+            // The thread exists until it is joined; a signal to one that has returned is lost.
+            let _ = thread.kill(kick::signal());
+        }
+    }
+
+    /// CPU time that the thread has used, in the guest and outside. Asks the host, not the vCPU.
+    pub(crate) fn run_time(&self) -> Duration {
+        self.clock.now()
+    }
+
+    pub(crate) fn exit_counts(&self) -> ExitCounts {
+        self.counters.get()
+    }
+
+    /// Joins a thread that answered [`Command::Exit`], and so returns without delay.
+    pub(crate) fn join(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // A panic has been printed by the thread itself, and there is nothing left to save.
+            let _ = thread.join();
+        }
+    }
+}

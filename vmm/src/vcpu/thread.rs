@@ -1,0 +1,357 @@
+//! The thread that runs one vCPU.
+//!
+//! Owns the run loop, the reaction to each exit and the NMI run; refuses to own deadlines other
+//! than that run's (`world` has them) and any view of the other vCPUs. Spawned by `VcpuHandle`.
+//!
+//! Each turn of the loop in the running state clears the kick, takes at most one command, and only
+//! then enters the guest: see `kick` for why in this order.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::time::{Duration, Instant};
+
+use kvm_ioctls::VcpuFd;
+use tracing::{debug, warn};
+use vm_memory::GuestMemoryMmap;
+
+use super::Command;
+use super::host::{self, CpuClock};
+use super::kick::ImmediateExit;
+use super::state::{NmiResult, NmiRun, NmiState, VcpuState};
+use crate::devices::{Devices, Effect};
+use crate::event::{Event, Outcome};
+use crate::exits::{Counters, End, Exit};
+use crate::kvm::KvmError;
+
+/// Exits that may be needed to finish one instruction. KVM breaks a REP string instruction off
+/// after 1024 iterations, and an access into pieces of 8 bytes.
+const MAX_EXITS_OF_AN_INSTRUCTION: usize = 8192;
+
+/// What all vCPU threads of a VM share.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) devices: Devices,
+    pub(crate) events: Sender<Event>,
+    /// Set by the first vCPU that ends the VM.
+    pub(crate) ended: AtomicBool,
+    /// Here so that it stays mapped until the last thread is gone. KVM would otherwise let a vCPU
+    /// that outlives its `Vm` write to whatever is mapped there next.
+    pub(crate) memory: GuestMemoryMmap,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Waits for a command.
+    Paused,
+    /// Runs the guest.
+    Running,
+    /// Cannot run any more; still answers.
+    Ended(Outcome),
+    /// To return from the thread, and to tell this sender once the vCPU is closed.
+    Exiting(Option<Sender<u32>>),
+}
+
+/// What is to be done after an exit.
+enum Step {
+    Continue,
+    /// KVM_RUN was interrupted, and no instruction is half done.
+    Interrupted,
+    NmiDone,
+    Ended(Outcome),
+}
+
+pub(super) struct Vcpu {
+    cpu: u32,
+    fd: VcpuFd,
+    world: Arc<World>,
+    commands: Receiver<Command>,
+    immediate_exit: Arc<ImmediateExit>,
+    counters: Arc<Counters>,
+    state: State,
+    /// The last exit left an instruction half done.
+    half_done: bool,
+}
+
+impl Vcpu {
+    pub(super) fn new(
+        cpu: u32,
+        fd: VcpuFd,
+        world: Arc<World>,
+        commands: Receiver<Command>,
+        immediate_exit: Arc<ImmediateExit>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let (state, half_done) = (State::Paused, false);
+        Self {
+            cpu,
+            fd,
+            world,
+            commands,
+            immediate_exit,
+            counters,
+            state,
+            half_done,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let answer = loop {
+            match &mut self.state {
+                State::Running => self.run_guest(),
+                State::Paused | State::Ended(_) => match self.commands.recv() {
+                    Ok(command) => self.obey(command),
+                    Err(_) => break None,
+                },
+                State::Exiting(answer) => break answer.take(),
+            }
+        };
+        let cpu = self.cpu;
+        drop(self);
+        tell(answer, cpu);
+    }
+
+    /// One turn: at most one command, or one entry into the guest.
+    fn run_guest(&mut self) {
+        self.immediate_exit.clear();
+        match self.commands.try_recv() {
+            Ok(command) => self.obey(command),
+            Err(TryRecvError::Disconnected) => self.state = State::Exiting(None),
+            Err(TryRecvError::Empty) => match self.enter() {
+                Step::Continue | Step::Interrupted => {}
+                Step::NmiDone => self.announce_nmi_done(),
+                Step::Ended(outcome) => self.end(outcome),
+            },
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        // Whatever it is, it is for a vCPU whose registers are those of an instruction boundary.
+        if let Some(outcome) = self.finish_instruction() {
+            self.end(outcome);
+        }
+        match command {
+            Command::Pause(answer) => {
+                if matches!(self.state, State::Running) {
+                    self.state = State::Paused;
+                }
+                tell(Some(answer), self.cpu);
+            }
+            Command::Resume => self.resume(),
+            Command::Read(answer) => {
+                tell(
+                    Some(answer),
+                    (self.cpu, VcpuState::read(self.cpu, &self.fd)),
+                );
+            }
+            Command::RunNmi { until, answer } => {
+                tell(Some(answer), (self.cpu, self.run_nmi(until)));
+            }
+            Command::Exit(answer) => self.state = State::Exiting(Some(answer)),
+        }
+    }
+
+    fn resume(&mut self) {
+        if !matches!(self.state, State::Paused) {
+            return;
+        }
+        // Tells the guest that it was stopped, so that its watchdogs do not bite.
+        if let Err(error) = self.fd.kvmclock_ctrl()
+            && error.errno() != libc::EINVAL
+        {
+            debug!(cpu = self.cpu, %error, "KVM_KVMCLOCK_CTRL failed");
+        }
+        self.state = State::Running;
+    }
+
+    /// Enters the guest once and deals with what it comes out with.
+    fn enter(&mut self) -> Step {
+        let exit = Exit::decode(self.fd.run());
+        self.counters.count(&exit);
+        self.half_done = exit.is_half_done();
+        let end = match exit {
+            Exit::PortOut { port, data } => {
+                let effect = self.world.devices.write(port, data);
+                return self.step_of(effect);
+            }
+            Exit::PortIn { port, data } => {
+                self.world.devices.read(port, data);
+                return Step::Continue;
+            }
+            Exit::MmioRead { data } => {
+                data.fill(0xff);
+                return Step::Continue;
+            }
+            Exit::MmioWrite => return Step::Continue,
+            Exit::Interrupted => return Step::Interrupted,
+            Exit::Ended(end) => end,
+        };
+        Step::Ended(self.outcome_of(end))
+    }
+
+    fn step_of(&self, effect: Effect) -> Step {
+        let cpu = self.cpu;
+        match effect {
+            Effect::None => Step::Continue,
+            Effect::NmiDone => Step::NmiDone,
+            Effect::DebugExit(code) => Step::Ended(Outcome::DebugExit { cpu, code }),
+            Effect::Reset => Step::Ended(Outcome::Reset { cpu }),
+            Effect::Post(code) => {
+                self.announce(Event::Post {
+                    cpu,
+                    code,
+                    at: Instant::now(),
+                });
+                Step::Continue
+            }
+        }
+    }
+
+    fn outcome_of(&mut self, end: End) -> Outcome {
+        let cpu = self.cpu;
+        match end {
+            End::Shutdown => Outcome::TripleFault { cpu },
+            End::InternalError => {
+                let (suberror, instruction) = host::internal_error(&mut self.fd);
+                let rip = self.fd.get_regs().ok().map(|registers| registers.rip);
+                Outcome::InternalError {
+                    cpu,
+                    suberror,
+                    rip,
+                    instruction,
+                }
+            }
+            End::EntryFailure { reason } => Outcome::EntryFailure { cpu, reason },
+            End::SystemEvent { kind } => Outcome::SystemEvent { cpu, kind },
+            End::MemoryFault { gpa } => Outcome::MemoryFault { cpu, gpa },
+            End::Failed { errno } => Outcome::RunFailed { cpu, errno },
+            End::Unexpected(name) => Outcome::UnexpectedExit {
+                cpu,
+                exit: name.to_owned(),
+            },
+            End::Unknown { reason } => Outcome::UnexpectedExit {
+                cpu,
+                exit: format!("number {reason}"),
+            },
+        }
+    }
+
+    /// Lets KVM do the second half of a port or memory access and not a single instruction more.
+    /// Returns the outcome if the guest ended on it.
+    fn finish_instruction(&mut self) -> Option<Outcome> {
+        for _ in 0..MAX_EXITS_OF_AN_INSTRUCTION {
+            if !self.half_done {
+                return None;
+            }
+            self.immediate_exit.set();
+            let step = self.enter();
+            self.immediate_exit.clear();
+            match step {
+                Step::Continue | Step::Interrupted => {}
+                Step::NmiDone => self.announce_nmi_done(),
+                Step::Ended(outcome) => return Some(outcome),
+            }
+        }
+        warn!(
+            cpu = self.cpu,
+            "an instruction does not end; its registers may be inconsistent"
+        );
+        None
+    }
+
+    /// See `Vm::run_nmi`.
+    fn run_nmi(&mut self, until: Instant) -> Result<NmiRun, KvmError> {
+        let before = VcpuState::read(self.cpu, &self.fd)?;
+        let (started, cpu_started) = (Instant::now(), CpuClock::OF_THIS_THREAD.now());
+        let mut injected = false;
+        let result = match &self.state {
+            State::Ended(outcome) => NmiResult::Ended(outcome.clone()),
+            _ if !before.mp_state.is_started() => NmiResult::NotStarted,
+            _ => {
+                self.fd.nmi().map_err(KvmError::ioctl("KVM_NMI"))?;
+                injected = true;
+                self.run_until_nmi_done(until)?
+            }
+        };
+        let (wall, cpu_now) = (started.elapsed(), CpuClock::OF_THIS_THREAD.now());
+        let run_time = if injected {
+            cpu_now.saturating_sub(cpu_started)
+        } else {
+            Duration::ZERO
+        };
+        let after = VcpuState::read(self.cpu, &self.fd)?;
+        Ok(NmiRun {
+            cpu: self.cpu,
+            before,
+            injected,
+            result,
+            after,
+            wall,
+            run_time,
+        })
+    }
+
+    fn run_until_nmi_done(&mut self, until: Instant) -> Result<NmiResult, KvmError> {
+        loop {
+            // The kick that comes with the deadline is set after it: whoever clears it here finds
+            // the deadline past.
+            self.immediate_exit.clear();
+            if Instant::now() >= until {
+                return Ok(match self.finish_instruction() {
+                    Some(outcome) => self.ended_in_nmi(outcome),
+                    None => NmiResult::Unfinished,
+                });
+            }
+            match self.enter() {
+                Step::Continue | Step::Interrupted => {}
+                Step::Ended(outcome) => return Ok(self.ended_in_nmi(outcome)),
+                Step::NmiDone => {
+                    if let Some(outcome) = self.finish_instruction() {
+                        return Ok(self.ended_in_nmi(outcome));
+                    }
+                    // If ours is still pending, an earlier handler has finished, and ours is next.
+                    if !NmiState::read(&self.fd)?.pending {
+                        return Ok(NmiResult::Finished);
+                    }
+                }
+            }
+        }
+    }
+
+    fn ended_in_nmi(&mut self, outcome: Outcome) -> NmiResult {
+        self.end(outcome.clone());
+        NmiResult::Ended(outcome)
+    }
+
+    /// Ends this vCPU. The first of a VM to do so tells the owner.
+    fn end(&mut self, outcome: Outcome) {
+        self.state = State::Ended(outcome.clone());
+        if let Some(later) = self.finish_instruction() {
+            debug!(%later, "a vCPU that had ended ended again");
+        }
+        if self.world.ended.swap(true, Ordering::Relaxed) {
+            debug!(%outcome, "another vCPU ended as well");
+        } else {
+            self.announce(Event::Ended(outcome));
+        }
+    }
+
+    fn announce_nmi_done(&self) {
+        self.announce(Event::NmiDone {
+            cpu: self.cpu,
+            at: Instant::now(),
+        });
+    }
+
+    fn announce(&self, event: Event) {
+        // An owner that has dropped its receiver does not want to know.
+        let _ = self.world.events.send(event);
+    }
+}
+
+/// Answers. Whoever asked may have given up waiting, which is no concern of the vCPU's.
+fn tell<T>(answer: Option<Sender<T>>, value: T) {
+    if let Some(answer) = answer {
+        let _ = answer.send(value);
+    }
+}

@@ -1,0 +1,251 @@
+//! A virtual machine: what it is made of, and the order in which it is made.
+//!
+//! Owns creation and the parts' lifetimes; refuses to own control over what runs (`world`), the
+//! image (`boot`) and the vCPUs' insides (`vcpu`). Called by the crate's users.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::Sender;
+
+use kvm_bindings::{
+    CpuId, KVM_CAP_X2APIC_API, KVM_PIT_SPEAKER_DUMMY, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
+    KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap, kvm_pit_config, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::cpuid::{self, Identity};
+use crate::devices::{Devices, Ports, SerialInputFull};
+use crate::error::Error;
+use crate::event::Event;
+use crate::exits::ExitCounts;
+use crate::kvm::{self, KvmError};
+use crate::vcpu::{self, VcpuHandle, World};
+use crate::{boot, layout, memory};
+
+/// The most vCPUs that this VMM gives a VM; a host may allow fewer.
+pub const MAX_VCPUS: u32 = 512;
+
+/// What a VM is made from.
+pub struct Config<'image> {
+    /// vCPUs, 1 to [`MAX_VCPUS`].
+    pub cpus: u32,
+    /// RAM in bytes: whole 4 KiB pages, at least [`crate::MIN_BYTES`].
+    pub memory: u64,
+    /// The guest: an x86-64 ELF file with a PVH entry point.
+    pub image: &'image [u8],
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// Where the guest's serial output goes. It is written and flushed byte by byte, with a lock
+    /// held, in the thread of the vCPU that prints: a writer that blocks stops that vCPU, and keeps
+    /// `Vm::pause` from stopping it.
+    pub serial_output: Box<dyn Write + Send>,
+    /// The doorbell ports.
+    pub ports: Ports,
+    /// Whether there is an i8254 timer (KVM_CREATE_PIT2). A guest that takes its clock frequencies
+    /// from CPUID and its ticks from the local APIC can do without; without, KVM closes the VM 10
+    /// to 15 ms sooner, because it waits for two RCU grace periods to free a PIT.
+    pub pit: bool,
+    /// Where the guest's doings are told.
+    pub events: Sender<Event>,
+}
+
+/// A virtual machine. For one controlling thread at a time.
+///
+/// Dropping it stops and joins its threads, for at most [`Vm::DROP_DEADLINE`]; call
+/// [`Vm::shutdown`] to learn whether that worked.
+#[derive(Debug)]
+pub struct Vm {
+    pub(crate) vcpus: Vec<VcpuHandle>,
+    /// Whether the vCPUs have been told to run, and so need a kick to notice a command.
+    pub(crate) running: bool,
+    pub(crate) world: Arc<World>,
+    pub(crate) fd: VmFd,
+}
+
+impl Vm {
+    /// Creates a VM with its guest loaded and its vCPUs paused before their first instruction.
+    ///
+    /// Everything about the request that can be checked without KVM is checked first.
+    pub fn new(config: Config<'_>) -> Result<Self, Error> {
+        check_vcpus(config.cpus, MAX_VCPUS)?;
+        let kvm = kvm::open()?;
+        check_vcpus(
+            config.cpus,
+            u32::try_from(kvm.get_max_vcpus()).unwrap_or(MAX_VCPUS),
+        )?;
+        let supported = kvm::supported_cpuid(&kvm)?;
+        let memory = memory::allocate(config.memory, cpuid::physical_address_bits(&supported))?;
+        let entry = boot::load(
+            &memory,
+            config.memory,
+            config.image,
+            &config.cmdline,
+            config.cpus,
+        )?;
+
+        let fd = kvm::create_vm(&kvm)?;
+        register_memory(&fd, &memory)?;
+        create_irqchip(&fd, config.cpus)?;
+        if config.pit {
+            create_pit(&fd)?;
+        }
+        let interrupt = serial_interrupt(&fd)?;
+        let world = Arc::new(World {
+            devices: Devices::new(config.ports, interrupt, config.serial_output),
+            events: config.events,
+            ended: AtomicBool::new(false),
+            memory,
+        });
+        let vcpus = create_vcpus(&kvm, &fd, &supported, config.cpus, entry)?
+            .into_iter()
+            .zip(0..)
+            .map(|(vcpu, cpu)| VcpuHandle::spawn(cpu, vcpu, world.clone()))
+            .collect::<Result<_, _>>()
+            .map_err(|source| Error::Host {
+                what: "start a vCPU thread",
+                source,
+            })?;
+        Ok(Self {
+            vcpus,
+            running: false,
+            world,
+            fd,
+        })
+    }
+
+    /// Lets the guest take its first instruction.
+    pub fn start(&mut self) {
+        self.resume();
+    }
+
+    /// How many vCPUs there are; they are numbered from 0.
+    pub fn cpus(&self) -> u32 {
+        self.vcpus.len() as u32
+    }
+
+    /// Guest-physical memory, to be read at any time. What a running guest writes meanwhile is
+    /// read torn unless it is read atomically.
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.world.memory
+    }
+
+    /// Queues bytes for the guest's serial port.
+    pub fn serial_input(&self, bytes: &[u8]) -> Result<(), SerialInputFull> {
+        self.world.devices.serial().input(bytes)
+    }
+
+    /// How often the guest came out of KVM_RUN, over all vCPUs.
+    pub fn exit_counts(&self) -> ExitCounts {
+        self.vcpus.iter().map(VcpuHandle::exit_counts).sum()
+    }
+}
+
+fn check_vcpus(asked: u32, max: u32) -> Result<(), Error> {
+    match asked {
+        0 => Err(Error::NoVcpus),
+        _ if asked > max => Err(Error::TooManyVcpus { asked, max }),
+        _ => Ok(()),
+    }
+}
+
+/// PICs, IOAPIC and local APICs in the kernel, so that a guest's interrupts cost no exits.
+fn create_irqchip(fd: &VmFd, cpus: u32) -> Result<(), KvmError> {
+    if needs_x2apic(cpus) {
+        enable_x2apic_ids(fd)?;
+    }
+    fd.create_irq_chip()
+        .map_err(KvmError::ioctl("KVM_CREATE_IRQCHIP"))
+}
+
+/// The PIT, with its speaker port: system control port B gates the channel that guests calibrate
+/// their clocks against, and KVM reads its parity bits as 0.
+fn create_pit(fd: &VmFd) -> Result<(), KvmError> {
+    let pit = kvm_pit_config {
+        flags: KVM_PIT_SPEAKER_DUMMY,
+        ..Default::default()
+    };
+    fd.create_pit2(pit)
+        .map_err(KvmError::ioctl("KVM_CREATE_PIT2"))
+}
+
+/// True if some APIC id is 255 or more, which an xAPIC cannot be addressed by.
+pub(crate) fn needs_x2apic(cpus: u32) -> bool {
+    cpus > 255
+}
+
+/// Lets MSIs carry 32-bit destinations, and 0xff be a CPU rather than all of them.
+fn enable_x2apic_ids(fd: &VmFd) -> Result<(), KvmError> {
+    let flags = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
+    let cap = kvm_enable_cap {
+        cap: KVM_CAP_X2APIC_API,
+        args: [u64::from(flags), 0, 0, 0],
+        ..Default::default()
+    };
+    fd.enable_cap(&cap)
+        .map_err(KvmError::ioctl("KVM_ENABLE_CAP(KVM_CAP_X2APIC_API)"))
+}
+
+/// Gives KVM all its memory slots, its own two included.
+///
+/// Before the irqchip, because its devices go on an I/O bus whose old version KVM frees after an
+/// SRCU grace period, and every slot after that waits for it: 6 ms instead of 0.1.
+fn register_memory(fd: &VmFd, memory: &GuestMemoryMmap) -> Result<(), KvmError> {
+    fd.set_identity_map_address(layout::KVM_IDENTITY_MAP.raw_value())
+        .map_err(KvmError::ioctl("KVM_SET_IDENTITY_MAP_ADDR"))?;
+    fd.set_tss_address(layout::KVM_TSS.raw_value() as usize)
+        .map_err(KvmError::ioctl("KVM_SET_TSS_ADDR"))?;
+    for (slot, region) in (0..).zip(memory.iter()) {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: region.start_addr().raw_value(),
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+        };
+        // SAFETY: the range is a private mapping that holds nothing of Rust's. It stays mapped for
+        // as long as a vCPU can run: every vCPU thread shares the `World` that owns `memory`.
+        unsafe { fd.set_user_memory_region(region) }
+            .map_err(KvmError::ioctl("KVM_SET_USER_MEMORY_REGION"))?;
+    }
+    Ok(())
+}
+
+/// COM1's interrupt line: KVM raises it whenever the eventfd is written.
+fn serial_interrupt(fd: &VmFd) -> Result<EventFd, Error> {
+    let host = |source: io::Error| Error::Host {
+        what: "create an eventfd",
+        source,
+    };
+    let interrupt = EventFd::new(EFD_NONBLOCK).map_err(host)?;
+    fd.register_irqfd(&interrupt, layout::COM1_GSI)
+        .map_err(KvmError::ioctl("KVM_IRQFD"))?;
+    Ok(interrupt)
+}
+
+fn create_vcpus(
+    kvm: &Kvm,
+    fd: &VmFd,
+    supported: &CpuId,
+    cpus: u32,
+    entry: GuestAddress,
+) -> Result<Vec<VcpuFd>, KvmError> {
+    let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
+    let create = |apic_id| {
+        let vcpu = fd
+            .create_vcpu(u64::from(apic_id))
+            .map_err(KvmError::ioctl("KVM_CREATE_VCPU"))?;
+        let tsc_khz = vcpu.get_tsc_khz().ok().filter(|khz| *khz != 0);
+        let identity = Identity {
+            apic_id,
+            cpus,
+            tsc_khz,
+            tsc_deadline,
+        };
+        vcpu::set_up(&vcpu, supported, identity, entry)?;
+        Ok(vcpu)
+    };
+    (0..cpus).map(create).collect()
+}

@@ -1,0 +1,254 @@
+//! Control over a whole VM: stop the world, look at it, run NMI handlers, go on, shut down.
+//!
+//! Owns every deadline and the collection of answers; refuses to own what one vCPU does with a
+//! command (`vcpu::thread`). Called by the controlling thread, through [`Vm`].
+//!
+//! Each operation first tells all the vCPUs it concerns and then collects, so that its cost is that
+//! of the slowest and not of the sum. No operation waits longer than its bound: a vCPU thread can be
+//! held up by the host, or by a serial writer that blocks.
+
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use kvm_bindings::kvm_msi;
+use vm_memory::Address;
+
+use crate::kvm::KvmError;
+use crate::layout;
+use crate::vcpu::{Answer, Command, NmiRun, VcpuError, VcpuHandle, VcpuState};
+use crate::vm::{Vm, needs_x2apic};
+
+/// Some vCPUs did not stop in time. They will when they can.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "stop {}: no answer within {} ms; is the serial output blocked, or the host overloaded?",
+    Cpus(.cpus), .waited.as_millis()
+)]
+pub struct Stuck {
+    /// Which vCPUs.
+    pub cpus: Vec<u32>,
+    /// How long they were given.
+    pub waited: Duration,
+}
+
+/// Some vCPU threads did not end in time. They, and the guest's memory, live on until they do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("shut the VM down")]
+pub struct ShutdownError(#[from] pub Stuck);
+
+struct Cpus<'a>(&'a [u32]);
+
+impl std::fmt::Display for Cpus<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, cpu) in self.0.iter().enumerate() {
+            write!(f, "{}cpu{cpu}", if index == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+impl Vm {
+    /// How long a paused vCPU may take to answer a question.
+    pub const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
+
+    /// How long dropping a `Vm` may take.
+    pub const DROP_DEADLINE: Duration = Duration::from_secs(1);
+
+    /// Stops every vCPU at an instruction boundary. Idempotent.
+    ///
+    /// # Errors
+    ///
+    /// Names the vCPUs that did not stop within `deadline`. The others have stopped.
+    pub fn pause(&mut self, deadline: Duration) -> Result<(), Stuck> {
+        let stopped = self.tell_all(Command::Pause, deadline);
+        self.running = stopped.is_err();
+        stopped
+    }
+
+    /// Lets every vCPU run that has not ended, and tells guests with a kvmclock that they had been
+    /// stopped (KVM_KVMCLOCK_CTRL). Idempotent.
+    pub fn resume(&mut self) {
+        for vcpu in &self.vcpus {
+            vcpu.send(Command::Resume);
+        }
+        self.running = true;
+    }
+
+    /// The states of `cpus`, in their order. A vCPU of a running VM stops for as long as it takes.
+    pub fn states(&self, cpus: &[u32]) -> Vec<Result<VcpuState, VcpuError>> {
+        let until = Instant::now() + Self::ANSWER_DEADLINE;
+        let (answer, answers) = mpsc::channel();
+        self.ask(cpus, || Command::Read(answer.clone()));
+        drop(answer);
+        let found = collect(&answers, cpus.len(), until);
+        self.in_order(cpus, found, Self::ANSWER_DEADLINE)
+    }
+
+    /// The state of one vCPU; see [`Vm::states`].
+    pub fn state(&self, cpu: u32) -> Result<VcpuState, VcpuError> {
+        self.states(&[cpu])
+            .pop()
+            .unwrap_or(Err(VcpuError::NoSuchVcpu(cpu)))
+    }
+
+    /// CPU time that a vCPU's thread has used so far, in the guest and for it; zero for a vCPU that
+    /// does not exist. Costs the guest nothing: a vCPU whose time stands still does not run.
+    pub fn run_time(&self, cpu: u32) -> Duration {
+        self.vcpus
+            .get(cpu as usize)
+            .map_or(Duration::ZERO, VcpuHandle::run_time)
+    }
+
+    /// Sends an NMI to each of `cpus` and lets each run until its handler writes the nmi_done port,
+    /// then stops it again. Other vCPUs stay stopped. For a paused VM.
+    ///
+    /// `bound` counts from the call; a handler that is not done by then is stopped where it is. The
+    /// call returns within `bound` and [`Vm::ANSWER_DEADLINE`]. Answers are in the order of `cpus`,
+    /// each of which should be named once.
+    pub fn run_nmi(&mut self, cpus: &[u32], bound: Duration) -> Vec<Result<NmiRun, VcpuError>> {
+        let until = Instant::now() + bound;
+        let (answer, answers) = mpsc::channel();
+        self.ask(cpus, || Command::RunNmi {
+            until,
+            answer: answer.clone(),
+        });
+        drop(answer);
+        let mut found = collect(&answers, cpus.len(), until);
+        if found.len() < cpus.len() {
+            let late = |cpu: &&u32| !found.iter().any(|(answered, _)| answered == *cpu);
+            for vcpu in cpus
+                .iter()
+                .filter(late)
+                .filter_map(|cpu| self.vcpus.get(*cpu as usize))
+            {
+                vcpu.kick();
+            }
+            let rest = cpus.len() - found.len();
+            found.extend(collect(
+                &answers,
+                rest,
+                Instant::now() + Self::ANSWER_DEADLINE,
+            ));
+        }
+        self.in_order(cpus, found, bound + Self::ANSWER_DEADLINE)
+    }
+
+    /// Sends one NMI to every CPU through the local APICs, as a device would (KVM_SIGNAL_MSI), and
+    /// returns at once. Needs no stopped VM: for comparison with [`Vm::run_nmi`]. Handlers that
+    /// finish are [`crate::Event::NmiDone`].
+    pub fn broadcast_nmi_msi(&self) -> Result<(), KvmError> {
+        const DELIVER_NMI: u32 = 4 << 8;
+        const ALL_XAPIC: u32 = 0xff << 12;
+        let msi = kvm_msi {
+            address_lo: layout::LOCAL_APIC.raw_value() as u32 | ALL_XAPIC,
+            // The upper 24 bits of an x2APIC destination, where there are such.
+            address_hi: if needs_x2apic(self.cpus()) {
+                0xffff_ff00
+            } else {
+                0
+            },
+            data: DELIVER_NMI,
+            ..Default::default()
+        };
+        self.fd
+            .signal_msi(msi)
+            .map_err(KvmError::ioctl("KVM_SIGNAL_MSI"))?;
+        Ok(())
+    }
+
+    /// Ends every vCPU thread, wherever its guest is, and joins it.
+    ///
+    /// # Errors
+    ///
+    /// Names the vCPUs whose threads did not end within `deadline`.
+    pub fn shutdown(mut self, deadline: Duration) -> Result<(), ShutdownError> {
+        Ok(self.end_threads(deadline)?)
+    }
+
+    fn end_threads(&mut self, deadline: Duration) -> Result<(), Stuck> {
+        // A paused thread reads its queue anyway, and an exiting one needs no kick.
+        let ended = self.tell_all(Command::Exit, deadline);
+        let stuck = ended.as_ref().err().map_or(&[][..], |stuck| &stuck.cpus);
+        for (cpu, vcpu) in (0..).zip(&mut self.vcpus) {
+            if !stuck.contains(&cpu) {
+                vcpu.join();
+            }
+        }
+        self.vcpus.clear();
+        ended
+    }
+
+    /// Tells every vCPU, kicks it, and waits for each to answer with its number.
+    fn tell_all(
+        &self,
+        command: impl Fn(Sender<u32>) -> Command,
+        deadline: Duration,
+    ) -> Result<(), Stuck> {
+        let until = Instant::now() + deadline;
+        let (answer, answers) = mpsc::channel();
+        for vcpu in &self.vcpus {
+            vcpu.send(command(answer.clone()));
+            if self.running {
+                vcpu.kick();
+            }
+        }
+        drop(answer);
+        let answered = collect(&answers, self.vcpus.len(), until);
+        let mut cpus: Vec<u32> = (0..self.cpus()).collect();
+        cpus.retain(|cpu| !answered.contains(cpu));
+        if cpus.is_empty() {
+            Ok(())
+        } else {
+            Err(Stuck {
+                cpus,
+                waited: deadline,
+            })
+        }
+    }
+
+    fn ask(&self, cpus: &[u32], command: impl Fn() -> Command) {
+        for vcpu in cpus.iter().filter_map(|cpu| self.vcpus.get(*cpu as usize)) {
+            vcpu.send(command());
+            if self.running {
+                vcpu.kick();
+            }
+        }
+    }
+
+    /// Puts answers into the order of the questions, and a reason where there is none.
+    fn in_order<T>(
+        &self,
+        cpus: &[u32],
+        mut found: Vec<Answer<T>>,
+        waited: Duration,
+    ) -> Vec<Result<T, VcpuError>> {
+        let answer_of = |cpu: &u32| match found.iter().position(|(answered, _)| answered == cpu) {
+            Some(at) => found
+                .swap_remove(at)
+                .1
+                .map_err(|source| VcpuError::Kvm { cpu: *cpu, source }),
+            None if *cpu >= self.cpus() => Err(VcpuError::NoSuchVcpu(*cpu)),
+            None => Err(VcpuError::NoAnswer { cpu: *cpu, waited }),
+        };
+        cpus.iter().map(answer_of).collect()
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        // Best effort: a thread that stays behind keeps what it needs alive.
+        let _ = self.end_threads(Self::DROP_DEADLINE);
+    }
+}
+
+/// Receives up to `count` answers, until a point in time or until no one is left to answer.
+fn collect<T>(answers: &Receiver<T>, count: usize, until: Instant) -> Vec<T> {
+    let mut found = Vec::with_capacity(count);
+    while found.len() < count {
+        match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(answer) => found.push(answer),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    found
+}

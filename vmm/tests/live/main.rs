@@ -1,0 +1,10 @@
+//! Live tests: guests of a few instructions on the host's real /dev/kvm.
+//!
+//! Where it cannot be used they fail and say so; they are never skipped.
+
+mod config;
+mod nmi;
+mod outcomes;
+mod serial;
+mod stop;
+mod support;

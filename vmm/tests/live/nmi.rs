@@ -1,0 +1,172 @@
+//! Running one NMI handler at a time in a stopped world.
+
+use std::time::{Duration, Instant};
+
+use nmiscope_vmm::{Event, MpState, NmiResult, NmiRun, Outcome};
+
+use crate::support::asm::Asm;
+use crate::support::{
+    COM1, COUNTER, EXIT, LONG, Machine, NMI_DONE, NMIS, POST, counting, with_nmi_handler,
+};
+
+fn spinning(handler: impl FnOnce(Asm) -> Asm) -> Machine {
+    let machine = Machine::boot(1, &with_nmi_handler(|asm| asm.spin(COUNTER), handler));
+    machine.wait_beyond(COUNTER, 0);
+    machine
+}
+
+fn run_nmi(machine: &mut Machine, bound: Duration) -> NmiRun {
+    machine.vm.run_nmi(&[0], bound).pop().unwrap().unwrap()
+}
+
+#[test]
+fn a_spinning_vcpu_runs_its_handler_and_stops_again() {
+    let mut machine = spinning(counting);
+    machine.pause();
+    let count = machine.word(COUNTER);
+    let run = run_nmi(&mut machine, LONG);
+    assert_eq!((run.injected, &run.result), (true, &NmiResult::Finished));
+    assert!(!run.before.nmi.masked && run.after.nmi.masked && !run.after.nmi.pending);
+    assert_eq!(machine.word(NMIS), 1);
+    // The interrupted program may have finished the instruction it was at, and no more.
+    assert!(machine.word(COUNTER) - count <= 1);
+    let count = machine.word(COUNTER);
+    std::thread::sleep(Duration::from_millis(10));
+    assert_eq!(machine.word(COUNTER), count, "it should be stopped");
+    machine.vm.resume();
+    machine.wait_beyond(COUNTER, count);
+    machine.pause();
+    assert!(
+        !machine.vm.state(0).unwrap().nmi.masked,
+        "the handler should have returned"
+    );
+}
+
+#[test]
+fn a_finished_handler_stands_behind_its_last_write() {
+    // A marker after the write to the port: mov eax, 0x5a5a must not have been executed.
+    let mut machine = spinning(|asm| {
+        asm.raw(&[0x50])
+            .out8(NMI_DONE, 0)
+            .raw(&[0xb8, 0x5a, 0x5a, 0, 0, 0x58])
+            .iretq()
+    });
+    machine.pause();
+    let run = run_nmi(&mut machine, LONG);
+    // push eax (1), mov edx (5), mov al (2), out (1)
+    assert_eq!(run.after.registers.general.rip, 0x10_1000 + 9);
+    assert_ne!(run.after.registers.general.rax, 0x5a5a);
+}
+
+#[test]
+fn a_second_round_works_like_the_first_with_or_without_running_between() {
+    let mut machine = spinning(counting);
+    machine.pause();
+    assert!(run_nmi(&mut machine, LONG).finished());
+    let again = run_nmi(&mut machine, LONG);
+    assert!(
+        again.before.nmi.masked,
+        "it stands inside its handler still"
+    );
+    assert!(again.finished());
+    assert_eq!(machine.word(NMIS), 2);
+    machine.vm.resume();
+    machine.wait_beyond(COUNTER, machine.word(COUNTER));
+    machine.pause();
+    assert!(run_nmi(&mut machine, LONG).finished());
+    assert_eq!(machine.word(NMIS), 3);
+}
+
+#[test]
+fn a_vcpu_halted_for_good_takes_an_nmi() {
+    let image = with_nmi_handler(|asm| asm.out8(POST, 1).halt_for_good(), counting);
+    let mut machine = Machine::boot(1, &image);
+    machine.wait_for_post(1);
+    std::thread::sleep(Duration::from_millis(50));
+    machine.pause();
+    let run = run_nmi(&mut machine, LONG);
+    assert_eq!(run.before.mp_state, MpState::Halted);
+    assert!(run.finished());
+    assert_eq!(machine.word(NMIS), 1);
+}
+
+#[test]
+fn a_handler_that_never_finishes_is_stopped_at_the_bound_and_masks_the_next() {
+    let mut machine = spinning(|asm| asm.spin(NMIS));
+    machine.pause();
+    let started = Instant::now();
+    let first = run_nmi(&mut machine, Duration::from_millis(50));
+    assert!(
+        (Duration::from_millis(50)..Duration::from_secs(2)).contains(&started.elapsed()),
+        "{:?}",
+        started.elapsed()
+    );
+    assert_eq!(first.result, NmiResult::Unfinished);
+    assert!(first.after.nmi.masked && !first.after.nmi.pending);
+    assert!(first.run_time > Duration::ZERO && first.wall <= Duration::from_secs(2));
+
+    let second = run_nmi(&mut machine, Duration::from_millis(50));
+    assert!(second.before.nmi.masked);
+    assert_eq!(
+        (second.injected, second.result),
+        (true, NmiResult::Unfinished)
+    );
+    assert!(
+        second.after.nmi.masked && second.after.nmi.pending,
+        "{:?}",
+        second.after.nmi
+    );
+}
+
+#[test]
+fn a_handler_may_print_and_read_ports_on_its_way() {
+    let mut machine = spinning(|asm| counting(asm.out8(COM1, b'#').in_al(COM1 + 5)));
+    machine.pause();
+    assert!(run_nmi(&mut machine, LONG).finished());
+    assert_eq!(machine.output(), "#");
+}
+
+#[test]
+fn a_handler_that_ends_the_vm_is_an_outcome() {
+    let mut machine = spinning(|asm| asm.out8(EXIT, 9));
+    machine.pause();
+    let ended = Outcome::DebugExit { cpu: 0, code: 9 };
+    assert_eq!(
+        run_nmi(&mut machine, LONG).result,
+        NmiResult::Ended(ended.clone())
+    );
+    assert_eq!(machine.outcome(), ended);
+    let again = run_nmi(&mut machine, LONG);
+    assert_eq!(
+        (again.injected, again.result),
+        (false, NmiResult::Ended(ended))
+    );
+}
+
+#[test]
+fn a_vcpu_that_was_never_started_is_sent_nothing() {
+    let image = with_nmi_handler(|asm| asm.spin(COUNTER), counting);
+    let mut machine = Machine::boot(3, &image);
+    machine.wait_beyond(COUNTER, 0);
+    machine.pause();
+    let runs = machine.vm.run_nmi(&[2, 0, 1], LONG);
+    let results: Vec<_> = runs
+        .into_iter()
+        .map(Result::unwrap)
+        .map(|run| (run.cpu, run.injected, run.result))
+        .collect();
+    let expected = [
+        (2, false, NmiResult::NotStarted),
+        (0, true, NmiResult::Finished),
+        (1, false, NmiResult::NotStarted),
+    ];
+    assert_eq!(results, expected);
+}
+
+#[test]
+fn a_broadcast_reaches_a_guest_that_runs() {
+    let machine = spinning(counting);
+    machine.vm.broadcast_nmi_msi().unwrap();
+    assert!(matches!(machine.event(), Event::NmiDone { cpu: 0, .. }));
+    assert_eq!(machine.word(NMIS), 1);
+}

@@ -1,0 +1,271 @@
+//! Stopping the world, looking at it, going on, and shutting it down.
+
+use std::time::{Duration, Instant};
+
+use nmiscope_vmm::{MpState, VcpuError};
+
+use crate::support::asm::Asm;
+use crate::support::image::{Image, Segment};
+use crate::support::{CODE, COM1, COUNTER, LONG, Machine, POST};
+
+fn spinning() -> Machine {
+    let machine = Machine::run(Asm::at(CODE).spin(COUNTER));
+    machine.wait_beyond(COUNTER, 0);
+    machine
+}
+
+#[test]
+fn a_paused_guest_stands_still_and_a_resumed_one_goes_on() {
+    let mut machine = spinning();
+    machine.pause();
+    let count = machine.word(COUNTER);
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(machine.word(COUNTER), count);
+    machine.vm.resume();
+    machine.wait_beyond(COUNTER, count);
+}
+
+#[test]
+fn two_thousand_pauses_lose_no_kick() {
+    let mut machine = spinning();
+    let count = machine.word(COUNTER);
+    for _ in 0..2000 {
+        machine.pause();
+        machine.vm.resume();
+    }
+    machine.wait_beyond(COUNTER, count);
+}
+
+#[test]
+fn pauses_of_a_guest_that_exits_all_the_time_lose_no_kick() {
+    let asm = Asm::at(CODE);
+    let top = asm.here();
+    let mut machine = Machine::run(asm.in_al(COM1 + 5).inc(COUNTER).jump(top));
+    for _ in 0..500 {
+        machine.pause();
+        machine.vm.resume();
+    }
+    let count = machine.word(COUNTER);
+    machine.wait_beyond(COUNTER, count);
+}
+
+#[test]
+fn pausing_and_resuming_twice_is_as_once() {
+    let mut machine = spinning();
+    machine.pause();
+    machine.pause();
+    machine.vm.resume();
+    machine.vm.resume();
+    let count = machine.word(COUNTER);
+    machine.wait_beyond(COUNTER, count);
+}
+
+#[test]
+fn a_guest_stopped_in_port_accesses_stands_between_instructions() {
+    // A loop of `mov edx` (5 bytes), `out` (3) and `jmp` (5): anything else would be the middle of
+    // an instruction, or an OUT that will be done again.
+    let asm = Asm::at(CODE);
+    let mut machine = Machine::run(asm.out8(0x1234, 7).jump(CODE));
+    let boundaries = [0, 5, 7, 8].map(|offset| u64::from(CODE) + offset);
+    for _ in 0..200 {
+        machine.pause();
+        let state = machine.vm.state(0).unwrap();
+        let rip = state.registers.general.rip;
+        assert!(boundaries.contains(&rip), "{rip:#x}");
+        let again = machine.vm.state(0).unwrap();
+        assert_eq!(
+            again.registers, state.registers,
+            "looking at a vCPU changes it"
+        );
+        machine.vm.resume();
+    }
+}
+
+#[test]
+fn a_running_guest_can_be_asked_and_runs_on() {
+    let machine = spinning();
+    let first = machine.vm.state(0).unwrap();
+    machine.wait_beyond(COUNTER, machine.word(COUNTER) + 1000);
+    let second = machine.vm.state(0).unwrap();
+    assert!(
+        second.tsc > first.tsc,
+        "{} is not after {}",
+        second.tsc,
+        first.tsc
+    );
+    let count = machine.word(COUNTER);
+    machine.wait_beyond(COUNTER, count);
+}
+
+#[test]
+fn states_tell_a_spinning_vcpu_from_a_halted_and_an_unstarted_one() {
+    let mut machine = Machine::boot(2, &Image::of(&Asm::at(CODE).spin(COUNTER).code()));
+    machine.wait_beyond(COUNTER, 0);
+    machine.pause();
+    let states = machine.vm.states(&[1, 0, 7]);
+    let [Ok(unstarted), Ok(spinning), Err(VcpuError::NoSuchVcpu(7))] = &states[..] else {
+        panic!("{states:?}");
+    };
+    assert_eq!(
+        (unstarted.cpu, unstarted.mp_state),
+        (1, MpState::Uninitialized)
+    );
+    assert_eq!((spinning.cpu, spinning.mp_state), (0, MpState::Running));
+
+    let mut halted = Machine::run(Asm::at(CODE).out8(POST, 1).halt_for_good());
+    halted.wait_for_post(1);
+    std::thread::sleep(Duration::from_millis(50));
+    halted.pause();
+    let state = halted.vm.state(0).unwrap();
+    assert_eq!(state.mp_state, MpState::Halted);
+    assert_eq!(
+        state.registers.general.rflags & 1 << 9,
+        0,
+        "interrupts are off"
+    );
+}
+
+#[test]
+fn run_time_grows_while_a_vcpu_spins_and_not_while_it_is_paused() {
+    let mut machine = spinning();
+    let before = machine.vm.run_time(0);
+    machine.wait_beyond(COUNTER, machine.word(COUNTER) + 100_000);
+    machine.pause();
+    let after = machine.vm.run_time(0);
+    assert!(after > before, "{before:?} to {after:?}");
+    std::thread::sleep(Duration::from_millis(20));
+    let later = machine.vm.run_time(0) - after;
+    assert!(later < Duration::from_millis(5), "{later:?} while paused");
+    assert_eq!(machine.vm.run_time(9), Duration::ZERO);
+}
+
+#[test]
+fn a_guest_that_is_left_alone_causes_no_exits() {
+    let machine = spinning();
+    let before = machine.vm.exit_counts();
+    let _ = (machine.word(COUNTER), machine.vm.run_time(0));
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(machine.vm.exit_counts(), before);
+}
+
+/// A guest whose boot CPU starts all the others, each of which counts itself in and spins.
+fn all_spinning(cpus: u32) -> Machine {
+    const TRAMPOLINE: u32 = 0x8000;
+    const STARTED: u32 = 0x9000;
+    const ICR: u32 = 0xfee0_0300;
+    const INIT_ALL_OTHERS: u32 = 0xc_4500;
+    const SIPI_ALL_OTHERS: u32 = 0xc_4600 | TRAMPOLINE >> 12;
+    let boot = Asm::at(CODE)
+        .store(ICR, INIT_ALL_OTHERS)
+        .store(ICR, SIPI_ALL_OTHERS)
+        .wait_for(STARTED, (cpus - 1) as u8)
+        .out8(POST, 1)
+        .spin(COUNTER)
+        .code();
+    // Real mode: lock inc word [STARTED]; jmp $
+    let others = [
+        0xf0,
+        0xff,
+        0x06,
+        STARTED as u8,
+        (STARTED >> 8) as u8,
+        0xeb,
+        0xfe,
+    ]
+    .to_vec();
+    let segment = |at: u32, data: Vec<u8>| Segment {
+        at: at.into(),
+        len: data.len() as u64,
+        data,
+    };
+    let segments = vec![segment(CODE, boot), segment(TRAMPOLINE, others)];
+    let machine = Machine::boot(
+        cpus,
+        &Image {
+            segments,
+            entry: Some(CODE),
+        },
+    );
+    machine.wait_for_post(1);
+    machine
+}
+
+#[test]
+fn eight_spinning_vcpus_stop_together() {
+    let mut machine = all_spinning(8);
+    machine.pause();
+    let cpus: Vec<u32> = (0..8).collect();
+    for state in machine.vm.states(&cpus) {
+        assert_eq!(state.unwrap().mp_state, MpState::Running);
+    }
+}
+
+#[test]
+fn eight_spinning_vcpus_shut_down_within_the_deadline() {
+    let machine = all_spinning(8);
+    let started = Instant::now();
+    machine.vm.shutdown(Duration::from_secs(5)).unwrap();
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn a_dropped_vm_takes_its_threads_with_it() {
+    let threads = || {
+        std::fs::read_dir("/proc/self/task")
+            .unwrap()
+            .filter(|entry| {
+                let comm = entry.as_ref().unwrap().path().join("comm");
+                std::fs::read_to_string(comm).is_ok_and(|name| name.trim() == "vcpu61")
+            })
+    };
+    let machine = Machine::boot(62, &Image::of(&Asm::at(CODE).spin(COUNTER).code()));
+    let until = Instant::now() + LONG;
+    while threads().count() == 0 {
+        assert!(Instant::now() < until, "vcpu61's thread never got its name");
+    }
+    drop(machine);
+    assert_eq!(threads().count(), 0);
+}
+
+#[test]
+fn a_vcpu_that_a_blocked_console_holds_up_is_named_and_stops_later() {
+    use std::io::Write;
+    use std::sync::mpsc;
+    struct Blocked(mpsc::Receiver<()>);
+    impl Write for Blocked {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let (unblock, blocked) = mpsc::channel();
+    let image = Image::of(
+        &Asm::at(CODE)
+            .out8(POST, 1)
+            .out8(COM1, b'x')
+            .spin(COUNTER)
+            .code(),
+    );
+    let mut machine = Machine::boot_with(1, &image, false, Box::new(Blocked(blocked)));
+    machine.wait_for_post(1);
+    let stuck = loop {
+        // It stops in time if it has not reached the console yet.
+        match machine.vm.pause(Duration::from_millis(100)) {
+            Ok(()) => machine.vm.resume(),
+            Err(stuck) => break stuck,
+        }
+    };
+    assert_eq!(stuck.cpus, [0]);
+    assert!(
+        stuck
+            .to_string()
+            .contains("stop cpu0: no answer within 100 ms"),
+        "{stuck}"
+    );
+    drop(unblock);
+    machine.pause();
+    assert_eq!(machine.output(), "");
+}

@@ -14,9 +14,9 @@ pub const POST_PORT: u16 = 0x80;
 /// The POST code of a kernel whose CPUs are all up and about to run the workload.
 pub const POST_READY: u8 = 0x52;
 
-/// A CPU whose handler for the hypervisor's NMI is about to return writes its number's low byte
-/// here, and only while the hypervisor holds the reservation of the backtrace buffers. It lets a
-/// VMM stop the CPU at that very instruction. Unused in PC hardware.
+/// A CPU whose handler is about to return from an NMI that no client in the guest asked for writes
+/// its number's low byte here. It lets a VMM stop the CPU at that very instruction. Unused in PC
+/// hardware.
 pub const NMI_DONE_PORT: u16 = 0x510;
 
 /// Exit code of a workload that ended as it should.

@@ -20,7 +20,7 @@ use loom::{
     },
     thread,
 };
-use nmiscope_guest::printk::{NmiPrintSeq, Platform, Printk, PrintkFuncCell};
+use nmiscope_guest::printk::{Level, NmiPrintSeq, Platform, Printk, PrintkFuncCell};
 
 /// CPUs 0 and 1 have NMI handlers. A client runs on whichever of `CLIENTS` it likes.
 const CPUS: usize = 2;
@@ -97,8 +97,7 @@ impl World {
         CPU.with(|this| this.set(cpu));
         self.printk.printk_nmi_backtrace_this_cpu_begin().unwrap();
         for line in TRACES[cpu].split_inclusive('\n') {
-            self.printk
-                .vprintk(nmiscope_guest::printk::Level::Info, format_args!("{line}"));
+            self.printk.vprintk(Level::Info, format_args!("{line}"));
         }
         self.printk.printk_nmi_backtrace_this_cpu_end().unwrap();
         // The exit to the hypervisor, which does not let the CPU go on.
@@ -265,5 +264,26 @@ fn a_late_handler_and_complete_lose_and_tear_nothing() {
         world.client(0, Ordering::Release);
         late.join().unwrap();
         world.check(Seen::NOTHING);
+    });
+}
+
+#[test]
+fn two_cpus_that_print_at_once_both_reach_the_log() {
+    loom::model(|| {
+        let world = World::new();
+        let print = |world: &World, cpu, line: &str| {
+            CPU.with(|this| this.set(cpu));
+            world.printk.vprintk(Level::Info, format_args!("{line}\n"));
+        };
+        let other = {
+            let world = world.clone();
+            thread::spawn(move || print(&world, 1, "b"))
+        };
+        print(&world, 0, "a");
+        other.join().unwrap();
+        let log = world.printk.log().lock();
+        let mut lines: Vec<_> = log.records().map(|record| record.text().to_vec()).collect();
+        lines.sort();
+        assert_eq!(lines, [b"a", b"b"]);
     });
 }

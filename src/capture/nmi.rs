@@ -62,8 +62,15 @@ pub fn take(vm: &mut Vm, kernel: &Kernel, bounds: Bounds) -> Result<Capture, Cap
     let held = matches!(reservation, Reservation::Held { .. });
 
     let ram = GuestRam::new(vm.memory());
-    let before: Vec<Before> =
-        (0..all.len()).map(|cpu| Before::look(ram, located.as_ref(), cpu, held)).collect();
+    let before: Vec<Before> = states
+        .iter()
+        .enumerate()
+        .map(|(cpu, state)| {
+            // What a handler has printed that has not returned is worth keeping.
+            let in_handler = state.as_ref().is_ok_and(|state| state.nmi.masked);
+            Before::look(ram, located.as_ref(), cpu, held && !in_handler)
+        })
+        .collect();
     let started = Instant::now();
     let runs = vm.run_nmi(&all, bounds.handlers);
     let ram = GuestRam::new(vm.memory());
@@ -195,14 +202,14 @@ struct Before {
 }
 
 impl Before {
-    /// Looks, and throws away what is left in a buffer that nobody is using.
-    fn look(ram: GuestRam<'_>, found: Option<&Found>, cpu: usize, held: bool) -> Self {
+    /// Looks, and if it may, throws away what is left in a buffer that nobody is using.
+    fn look(ram: GuestRam<'_>, found: Option<&Found>, cpu: usize, may_wipe: bool) -> Self {
         let Some(Ok(places)) = found.map(|found| places_of(found, cpu)) else {
             return Self { stale_bytes: 0, nmi_count: None };
         };
         const FREE: u32 = nmiscope_guest::printk::NMI_PRINT_SEQ_FREE;
         let stale_bytes = match places.seq_buf.peek(ram) {
-            Ok((FREE, len)) if held && len > 0 => places.seq_buf.wipe(ram).map_or(0, |()| len),
+            Ok((FREE, len)) if may_wipe && len > 0 => places.seq_buf.wipe(ram).map_or(0, |()| len),
             _ => 0,
         };
         Self { stale_bytes, nmi_count: places.nmi_count(ram).ok() }

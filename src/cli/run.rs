@@ -33,6 +33,7 @@ pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
         Event::Warning(warning) => output::warning(&warning),
         Event::Outcome(outcome) => text.print(&text::outcome(outcome)),
         Event::Backtrace(backtrace) => text.print(&text::backtrace(backtrace)),
+        Event::Stopping { exits } => tracing::info!(?exits, "stopping"),
     })?;
     if !told_already(&report.outcome) {
         text.print(&text::outcome(&report.outcome));

@@ -31,6 +31,12 @@ impl<'a> Resolver<'a> {
         Self { image, roots }
     }
 
+    /// Relative to a source root; of Rust's own library, to that.
+    fn show_path(&self, path: &str) -> String {
+        let library = path.strip_prefix("/rustc/").and_then(|path| path.split_once("/library/"));
+        library.map_or_else(|| self.roots.strip_root(path), |(_, path)| path).to_owned()
+    }
+
     /// What is known of an address.
     pub fn frame(&self, counter: ProgramCounter, reliable: bool) -> Frame {
         let found = self.image.frames(counter);
@@ -38,7 +44,7 @@ impl<'a> Resolver<'a> {
             let location = frame.location.as_ref();
             Function {
                 name: frame.function,
-                file: location.map(|place| self.roots.strip_root(&place.file).to_owned()),
+                file: location.map(|place| self.show_path(&place.file)),
                 line: location.and_then(|place| place.line),
                 column: location.and_then(|place| place.column),
                 inlined: frame.inlined,

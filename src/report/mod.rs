@@ -108,6 +108,8 @@ pub enum Outcome {
     Panic {
         /// On this vCPU.
         cpu: u32,
+        /// What it said on its console; null if that is not to be found there.
+        message: Option<String>,
     },
     /// The guest ended in a way that no guest chooses.
     Crash {

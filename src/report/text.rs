@@ -41,7 +41,10 @@ pub fn outcome(outcome: &Outcome) -> String {
         Outcome::NotReady { waited_ms } => {
             format!("{BAD}hang{BAD:#}: the guest did not become ready within {}\n", seconds(*waited_ms))
         }
-        Outcome::Panic { cpu } => format!("{BAD}panic{BAD:#}: the guest's kernel, on cpu{cpu}\n"),
+        Outcome::Panic { cpu, message } => {
+            let message = message.as_deref().unwrap_or("it did not say why");
+            format!("{BAD}panic{BAD:#}: cpu{cpu}: {}\n", line(message))
+        }
         Outcome::Crash { description, .. } => format!("{BAD}crash{BAD:#}: {}\n", line(description)),
         Outcome::Stopped { by } => format!("stopped by {by}\n"),
     }

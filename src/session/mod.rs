@@ -78,6 +78,11 @@ pub enum Event<'a> {
     Outcome(&'a Outcome),
     /// A backtrace has been taken.
     Backtrace(&'a Backtrace),
+    /// The vCPUs are about to be ended.
+    Stopping {
+        /// How often they came out of the guest.
+        exits: vmm::ExitCounts,
+    },
 }
 
 /// How often the heartbeats are read.
@@ -226,7 +231,7 @@ impl Session<'_> {
         let cpu = ended.cpu();
         let outcome = match *ended {
             vmm::Outcome::DebugExit { code, .. } if code == u32::from(abi::EXIT_PANIC) => {
-                Outcome::Panic { cpu }
+                Outcome::Panic { cpu, message: panic_message(&self.console.tail()) }
             }
             vmm::Outcome::DebugExit { code, .. } => return Ok(Outcome::Exit { code }),
             _ => Outcome::Crash { cpu, description: ended.to_string() },
@@ -348,6 +353,7 @@ impl Session<'_> {
     }
 
     fn finish(self, outcome: Outcome) -> anyhow::Result<Report> {
+        (self.listener)(Event::Stopping { exits: self.vm.exit_counts() });
         self.vm.shutdown(SHUTDOWN).context("failed to end the vCPU threads")?;
         let kernel =
             self.symbols.map_or(report::Kernel::NotExamined, |symbols| symbols.kernel_report);
@@ -375,6 +381,15 @@ impl Session<'_> {
             console_tail: self.console.tail(),
         })
     }
+}
+
+/// The last panic's message, from lines as the guest's kernel prints them.
+fn panic_message(console: &[String]) -> Option<String> {
+    let after_mark = |line: &String| {
+        let (_, rest) = line.split_once("Kernel panic on ")?;
+        Some(rest.split_once(": ")?.1.to_owned())
+    };
+    console.iter().rev().find_map(after_mark)
 }
 
 fn machine(options: &Options) -> Machine {

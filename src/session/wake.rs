@@ -67,15 +67,12 @@ impl Inbox {
     }
 
     /// Where the VM puts its events.
-    pub fn vmm_events(&self) -> Sender<vmm::Event> {
+    pub fn vmm_events(&self) -> Box<dyn Fn(vmm::Event) + Send + Sync> {
         let sender = self.sender.clone();
-        let (s, r) = mpsc::channel();
-        thread::spawn(move || {
-            for event in r {
-                let _ = sender.send(Wake::Vm(event));
-            }
-        });
-        s
+        Box::new(move |event| {
+            // A session that has ended wants no more of them.
+            let _ = sender.send(Wake::Vm(event));
+        })
     }
 
     /// Puts signals here from now on, instead of what they would do.

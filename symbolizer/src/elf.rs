@@ -75,31 +75,11 @@ pub struct DebugLink<'data> {
 }
 
 impl DebugLink<'_> {
-    /// Whether `file` is the debug file that is meant. Reads all of it, a byte at a time.
+    /// Whether `file` is the debug file that is meant. Reads all of it.
     pub fn matches(&self, file: &[u8]) -> bool {
-        let mut crc = u32::MAX;
-        for &byte in file {
-            crc = CRC_TABLE[usize::from(crc as u8 ^ byte)] ^ crc >> 8;
-        }
-        !crc == self.crc
+        crc32fast::hash(file) == self.crc
     }
 }
-
-const CRC_TABLE: [u32; 256] = {
-    let mut table = [0; 256];
-    let mut index = 0;
-    while index < 256 {
-        let mut crc = index as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = crc >> 1 ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 };
-            bit += 1;
-        }
-        table[index] = crc;
-        index += 1;
-    }
-    table
-};
 
 /// A named section's bytes, as they lie in the file.
 #[derive(Clone, Copy, Debug)]

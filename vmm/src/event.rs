@@ -104,6 +104,12 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Whether the vCPU has done no more than ask for the end: it stands behind an OUT, and can
+    /// still run an NMI handler, so that it can be asked what led there.
+    pub(crate) fn can_run_handlers(&self) -> bool {
+        matches!(self, Self::DebugExit { .. } | Self::Reset { .. })
+    }
+
     /// The vCPU that the outcome is about.
     pub fn cpu(&self) -> u32 {
         match *self {

@@ -6,7 +6,6 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::Sender;
 
 use kvm_bindings::{
     CpuId, KVM_CAP_X2APIC_API, KVM_PIT_SPEAKER_DUMMY, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
@@ -48,8 +47,9 @@ pub struct Config<'image> {
     /// from CPUID and its ticks from the local APIC can do without; without, KVM closes the VM 10
     /// to 15 ms sooner, because it waits for two RCU grace periods to free a PIT.
     pub pit: bool,
-    /// Where the guest's doings are told.
-    pub events: Sender<Event>,
+    /// Whom the guest's doings are told, in the thread of the vCPU that did them: it should do no
+    /// more than pass them on.
+    pub events: Box<dyn Fn(Event) + Send + Sync>,
 }
 
 /// A virtual machine. For one controlling thread at a time.

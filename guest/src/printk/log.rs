@@ -408,3 +408,69 @@ pub(super) fn char_boundary(text: &[u8], max: usize) -> usize {
     let is_boundary = |&at: &usize| text.get(at).is_none_or(|&byte| byte & 0xc0 != 0x80);
     (floor..=max).rev().find(is_boundary).unwrap_or(max)
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_lie_in_memory_as_documented_for_the_host() {
+        let mut log = Log::<512>::new();
+        log.print(0x0102_0304, 5, 6, format_args!("ab\nc"));
+        let first = RecordHeader {
+            seq: 0,
+            ts_ns: 0x0102_0304,
+            cpu: 5,
+            text_len: 2,
+            level: 6,
+            flags: 0,
+        };
+        // The ring has no alignment, and the host copies; so does this.
+        // SAFETY: `buf` is longer than a header, which is plain integers without padding.
+        let header: RecordHeader =
+            unsafe { log.buf.as_ptr().cast::<RecordHeader>().read_unaligned() };
+        assert_eq!(header, first);
+        assert_eq!(log.buf[HEADER..HEADER + 2], *b"ab");
+        // SAFETY: as above, for the record that begins where the first one ends.
+        let header: RecordHeader = unsafe {
+            log.buf[HEADER + 2..]
+                .as_ptr()
+                .cast::<RecordHeader>()
+                .read_unaligned()
+        };
+        assert_eq!(
+            header,
+            RecordHeader {
+                seq: 1,
+                text_len: 1,
+                ..first
+            }
+        );
+        assert_eq!((log.tail, log.head), (0, 2 * HEADER as u64 + 3));
+        assert_eq!((log.first_seq, log.next_seq), (0, 2));
+    }
+
+    #[test]
+    fn garbage_in_the_ring_and_its_positions_ends_no_loop_and_leaves_no_bounds() {
+        for garbage in [0, 1, 511, u64::MAX / 2, u64::MAX - 1] {
+            for field in 0..3 {
+                let mut log = Log::<512>::new();
+                log.print(0, 0, 6, format_args!("before"));
+                log.buf.fill(garbage as u8);
+                match field {
+                    0 => log.head = garbage,
+                    1 => log.tail = garbage,
+                    _ => log.first_seq = garbage,
+                }
+                for _ in 0..20 {
+                    log.print(0, 0, 6, format_args!("{:200}", "after"));
+                }
+                assert!(
+                    log.records()
+                        .take(1000)
+                        .all(|record| record.text().len() <= LINE_MAX)
+                );
+            }
+        }
+    }
+}

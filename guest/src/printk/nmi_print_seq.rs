@@ -84,7 +84,9 @@ impl NmiPrintSeq {
 
     /// Ends the handler's claim, if it had one.
     pub(super) fn end_write(&self) {
-        // Release: the reader that claims the buffer next sees all that was appended.
+        // Release: the reader that claims the buffer next sees all that was appended. (The release
+        // in `append` would carry across a relaxed compare-exchange too; this one says what is
+        // meant.)
         let _ = self.owner.compare_exchange(
             NMI_PRINT_SEQ_WRITER,
             NMI_PRINT_SEQ_FREE,
@@ -102,7 +104,8 @@ impl NmiPrintSeq {
         // SAFETY: `owner` went from WRITER to APPENDING right here. Nobody claims the buffer from
         // APPENDING, and only this function leaves it, below.
         let added = self.seq.with_mut(|seq| unsafe { (*seq).append(args) });
-        // Release costs nothing and means that no proof here needs to know which CPU is which.
+        // Release, though the next to append is this same CPU: so no proof in this file has to
+        // trust the platform to know which CPU is which.
         self.owner.store(NMI_PRINT_SEQ_WRITER, Ordering::Release);
         added
     }

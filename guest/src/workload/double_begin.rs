@@ -1,7 +1,10 @@
 //! Panics on CPU n/2: its NMI handler begins a backtrace inside a backtrace, a bug that has to be
 //! reported by the real printk and not into the buffer. The others idle.
 //!
-//! Frames: n/2: begin_again, run_hook
+//! The CPU is still inside that NMI when the panic has ended the VM, so it takes no other; its
+//! buffer holds what the handler had printed before.
+//!
+//! Frames: n/2: await_nmi, step, cpu_main
 //! Frames: others: wait_for_interrupt, cpu_main
 
 use super::{Next, Workload, is_culprit};
@@ -18,8 +21,16 @@ fn step(cpu: usize) -> Next {
     if is_culprit(cpu) {
         machine::set_nmi_hook(begin_again);
         machine::send_nmi_to_self();
+        await_nmi();
     }
     Next::Wait
+}
+
+#[inline(never)]
+fn await_nmi() -> ! {
+    loop {
+        core::hint::spin_loop();
+    }
 }
 
 #[inline(never)]

@@ -154,7 +154,8 @@ pub enum NmiResult {
     Unfinished,
     /// Not sent: the vCPU waits for INIT or a start-up IPI.
     NotStarted,
-    /// The vCPU had ended before, or ended while its handler ran.
+    /// The vCPU had ended before, other than by asking for the end through a port, or ended while
+    /// its handler ran.
     Ended(Outcome),
 }
 

@@ -6,6 +6,7 @@
 //! Each turn of the loop in the running state clears the kick, takes at most one command, and only
 //! then enters the guest: see `kick` for why in this order.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
@@ -29,15 +30,23 @@ use crate::kvm::KvmError;
 const MAX_EXITS_OF_AN_INSTRUCTION: usize = 8192;
 
 /// What all vCPU threads of a VM share.
-#[derive(Debug)]
 pub(crate) struct World {
     pub(crate) devices: Devices,
-    pub(crate) events: Sender<Event>,
+    pub(crate) events: Box<dyn Fn(Event) + Send + Sync>,
     /// Set by the first vCPU that ends the VM.
     pub(crate) ended: AtomicBool,
     /// Here so that it stays mapped until the last thread is gone. KVM would otherwise let a vCPU
     /// that outlives its `Vm` write to whatever is mapped there next.
     pub(crate) memory: GuestMemoryMmap,
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the events: there is nothing to see in a closure.
+        let mut all = f.debug_struct("World");
+        all.field("devices", &self.devices).field("ended", &self.ended);
+        all.field("memory", &self.memory).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -265,7 +274,9 @@ impl Vcpu {
         let (started, cpu_started) = (Instant::now(), CpuClock::OF_THIS_THREAD.now());
         let mut injected = false;
         let result = match &self.state {
-            State::Ended(outcome) => NmiResult::Ended(outcome.clone()),
+            State::Ended(outcome) if !outcome.can_run_handlers() => {
+                NmiResult::Ended(outcome.clone())
+            }
             _ if !before.mp_state.is_started() => NmiResult::NotStarted,
             _ => {
                 self.fd.nmi().map_err(KvmError::ioctl("KVM_NMI"))?;
@@ -319,7 +330,9 @@ impl Vcpu {
     }
 
     fn ended_in_nmi(&mut self, outcome: Outcome) -> NmiResult {
-        self.end(outcome.clone());
+        if !matches!(self.state, State::Ended(_)) {
+            self.end(outcome.clone());
+        }
         NmiResult::Ended(outcome)
     }
 
@@ -344,8 +357,7 @@ impl Vcpu {
     }
 
     fn announce(&self, event: Event) {
-        // An owner that has dropped its receiver does not want to know.
-        let _ = self.world.events.send(event);
+        (self.world.events)(event);
     }
 }
 

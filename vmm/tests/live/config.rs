@@ -1,6 +1,5 @@
 //! What a VM cannot be made from, and what it tells its guest.
 
-use std::sync::mpsc;
 
 use nmiscope_vmm::{
     BootError, Config, Error, ImageError, MAX_VCPUS, MemoryError, Outcome, Ports, Vm,
@@ -11,7 +10,6 @@ use crate::support::image::Image;
 use crate::support::{CODE, COUNTER, EXIT, LONG, Machine, NMI_DONE, POST};
 
 fn refused(cpus: u32, memory: u64, image: &[u8], cmdline: &str) -> Error {
-    let (events, _) = mpsc::channel();
     Vm::new(Config {
         cpus,
         memory,
@@ -24,7 +22,7 @@ fn refused(cpus: u32, memory: u64, image: &[u8], cmdline: &str) -> Error {
             nmi_done: NMI_DONE,
         },
         pit: false,
-        events,
+        events: Box::new(|_| {}),
     })
     .expect_err("the configuration should have been refused")
 }

@@ -128,7 +128,7 @@ fn a_handler_may_print_and_read_ports_on_its_way() {
 
 #[test]
 fn a_handler_that_ends_the_vm_is_an_outcome() {
-    let mut machine = spinning(|asm| asm.out8(EXIT, 9));
+    let mut machine = spinning(|asm| asm.out8(EXIT, 9).halt_for_good());
     machine.pause();
     let ended = Outcome::DebugExit { cpu: 0, code: 9 };
     assert_eq!(
@@ -136,11 +136,23 @@ fn a_handler_that_ends_the_vm_is_an_outcome() {
         NmiResult::Ended(ended.clone())
     );
     assert_eq!(machine.outcome(), ended);
-    let again = run_nmi(&mut machine, LONG);
+    // It is inside that handler for good, so that another NMI stays pending.
+    let again = run_nmi(&mut machine, Duration::from_millis(50));
     assert_eq!(
         (again.injected, again.result),
-        (false, NmiResult::Ended(ended))
+        (true, NmiResult::Unfinished)
     );
+    assert!(again.after.nmi.masked && again.after.nmi.pending);
+}
+
+#[test]
+fn a_vcpu_that_asked_for_the_end_can_still_be_asked_what_led_there() {
+    let image = with_nmi_handler(|asm| asm.out8(EXIT, 9).halt_for_good(), counting);
+    let mut machine = Machine::boot(1, &image);
+    assert_eq!(machine.outcome(), Outcome::DebugExit { cpu: 0, code: 9 });
+    machine.pause();
+    assert!(run_nmi(&mut machine, LONG).finished());
+    assert_eq!(machine.word(NMIS), 1);
 }
 
 #[test]

@@ -121,11 +121,11 @@ pub fn halt_forever() -> ! {
     }
 }
 
-/// Resets the machine the hard way: a breakpoint without an interrupt descriptor table.
+/// Resets the machine the hard way: a page fault without an interrupt descriptor table.
 pub fn cause_triple_fault() -> ! {
     let no_table = [0u8; 10];
     // SAFETY: nothing of this program runs after it.
-    unsafe { asm!("lidt [{}]", "int3", in(reg) &no_table, options(nostack)) }
+    unsafe { asm!("lidt [{}]", "mov eax, [0]", in(reg) &no_table, out("eax") _, options(nostack)) }
     halt_forever()
 }
 

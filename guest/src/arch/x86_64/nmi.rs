@@ -6,7 +6,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
 
-use nmiscope_guest::abi::{self, NMI_DONE_PORT};
+use nmiscope_guest::abi::NMI_DONE_PORT;
 
 use super::percpu::{cpu_number, percpu};
 use super::trap::TrapFrame;
@@ -52,7 +52,7 @@ pub fn handle(frame: &TrapFrame) {
         panic!("printk_nmi_backtrace_this_cpu_end without begin");
     }
 
-    if !backtrace::answer(cpu) && PRINTK.nmi_print_flag().owner() == abi::RESERVED_BY_HYPERVISOR {
+    if !backtrace::answer(cpu) {
         instructions::out_byte(NMI_DONE_PORT, cpu as u8);
     }
 }

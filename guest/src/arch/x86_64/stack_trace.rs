@@ -9,7 +9,7 @@ use core::fmt::Arguments;
 
 use super::layout::is_text;
 use super::memory::{Stack, stack_containing};
-use super::trap::TrapFrame;
+use super::trap::{Hex, TrapFrame};
 
 /// Entries of one trace, and words looked at on one stack.
 const MAX_ENTRIES: usize = 512;
@@ -24,7 +24,7 @@ const INTERRUPTED: &str = " --- interrupted ---";
 /// Prints, by `print`, the trace of the code that `frame` interrupted on `cpu`, this CPU.
 pub fn print_interrupted(frame: &TrapFrame, cpu: usize, print: fn(Arguments<'_>)) {
     let mut printer = Printer { print, entries: 0 };
-    printer.line(format_args!("Call Trace:\n{INTERRUPTED}"));
+    printer.line(format_args!("Call Trace:\n{INTERRUPTED}\n"));
     printer.trace(frame.rip, frame.rsp, frame.rbp, cpu);
 }
 
@@ -35,7 +35,7 @@ pub fn print_own_trace(cpu: usize, print: fn(Arguments<'_>)) {
     // SAFETY: copies a register.
     unsafe { core::arch::asm!("mov {}, rbp", out(reg) rbp, options(nomem, nostack)) };
     let mut printer = Printer { print, entries: 0 };
-    printer.line(format_args!("Call Trace:"));
+    printer.line(format_args!("Call Trace:\n"));
     printer.walk(rbp, rbp, cpu);
 }
 
@@ -46,13 +46,13 @@ struct Printer {
 
 impl Printer {
     fn line(&self, text: Arguments<'_>) {
-        (self.print)(format_args!("{text}\n"));
+        (self.print)(text);
     }
 
     fn entry(&mut self, address: u64, reliable: bool) {
         self.entries += 1;
         let mark = if reliable { "" } else { " ?" };
-        self.line(format_args!(" [<{address:016x}>]{mark}"));
+        self.line(format_args!(" [<{}>]{mark}\n", Hex(address)));
     }
 
     /// An interrupted instruction, then what its stack says.
@@ -66,7 +66,7 @@ impl Printer {
             let Some(stack) = stack_containing(cpu, rsp) else {
                 // An empty main stack is at its end, where the CPU entered.
                 if rsp != Stack::Main.bounds(cpu).1 {
-                    self.line(format_args!(" RSP {rsp:016x} is on no stack of cpu{cpu}"));
+                    self.line(format_args!(" RSP {rsp:016x} is on no stack of cpu{cpu}\n"));
                 }
                 return;
             };
@@ -80,7 +80,7 @@ impl Printer {
             let frame = unsafe { TrapFrame::at_top_of(stack, cpu) };
             let record = top - size_of::<TrapFrame>() as u64 - 16;
             self.walk_stack(rsp, rbp, record);
-            self.line(format_args!("{INTERRUPTED}"));
+            self.line(format_args!("{INTERRUPTED}\n"));
             self.entry(frame.rip, true);
             (rsp, rbp) = (frame.rsp, frame.rbp);
         }
@@ -95,7 +95,7 @@ impl Printer {
             let reliable = address == rbp.wrapping_add(8);
             if is_text(word) {
                 if self.entries >= MAX_ENTRIES {
-                    self.line(format_args!(" ... more than {MAX_ENTRIES} entries"));
+                    self.line(format_args!(" ... more than {MAX_ENTRIES} entries\n"));
                     return;
                 }
                 self.entry(word, reliable);

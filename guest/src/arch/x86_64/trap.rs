@@ -52,39 +52,47 @@ impl TrapFrame {
     }
 }
 
+/// Sixteen hexadecimal digits in one piece. A backtrace is mostly these, each vCPU of a stopped VM
+/// prints one, and `{:016x}` goes through several calls for every number.
+pub struct Hex(pub u64);
+
+impl fmt::Display for Hex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut digits = [0; 16];
+        for (index, digit) in digits.iter_mut().enumerate() {
+            let nibble = (self.0 >> (60 - 4 * index)) as u8 & 0xf;
+            *digit = if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble };
+        }
+        f.write_str(str::from_utf8(&digits).unwrap_or_default())
+    }
+}
+
 impl fmt::Display for TrapFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "RIP: {:04x}:[<{:016x}>] RFLAGS: {:08x}",
-            self.cs, self.rip, self.rflags
-        )?;
-        writeln!(
-            f,
-            "RSP: {:016x} RBP: {:016x} RAX: {:016x}",
-            self.rsp, self.rbp, self.rax
-        )?;
-        writeln!(
-            f,
-            "RBX: {:016x} RCX: {:016x} RDX: {:016x}",
-            self.rbx, self.rcx, self.rdx
-        )?;
-        writeln!(
-            f,
-            "RSI: {:016x} RDI: {:016x} R08: {:016x}",
-            self.rsi, self.rdi, self.r8
-        )?;
-        writeln!(
-            f,
-            "R09: {:016x} R10: {:016x} R11: {:016x}",
-            self.r9, self.r10, self.r11
-        )?;
-        writeln!(
-            f,
-            "R12: {:016x} R13: {:016x} R14: {:016x}",
-            self.r12, self.r13, self.r14
-        )?;
-        write!(f, "R15: {:016x}", self.r15)
+        let registers = [
+            ("RSP: ", self.rsp),
+            (" RBP: ", self.rbp),
+            (" RAX: ", self.rax),
+            ("\nRBX: ", self.rbx),
+            (" RCX: ", self.rcx),
+            (" RDX: ", self.rdx),
+            ("\nRSI: ", self.rsi),
+            (" RDI: ", self.rdi),
+            (" R08: ", self.r8),
+            ("\nR09: ", self.r9),
+            (" R10: ", self.r10),
+            (" R11: ", self.r11),
+            ("\nR12: ", self.r12),
+            (" R13: ", self.r13),
+            (" R14: ", self.r14),
+            ("\nR15: ", self.r15),
+        ];
+        writeln!(f, "RIP: {:04x}:[<{}>] RFLAGS: {:08x}", self.cs, Hex(self.rip), self.rflags)?;
+        for (name, value) in registers {
+            f.write_str(name)?;
+            Hex(value).fmt(f)?;
+        }
+        Ok(())
     }
 }
 

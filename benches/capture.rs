@@ -1,0 +1,117 @@
+//! How long a backtrace of all vCPUs takes while all of them spin, from the trigger to the last
+//! buffer read, as a ratio to the time that the guest's NMI handlers themselves run for; and what
+//! the same NMIs take when all vCPUs are let run free.
+//!
+//! Prints one table row per number of vCPUs besides what criterion measures. Needs `/dev/kvm`.
+
+use std::sync::mpsc::{self, Receiver};
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use nmiscope::capture::nmi::{Bounds, take};
+use nmiscope::capture::{Capture, NmiCapture};
+use nmiscope::images::Files;
+use nmiscope::kernel::Kernel;
+use nmiscope_guest::abi;
+use nmiscope_vmm::{Config, Event, Ports, Vm};
+
+/// A VM whose vCPUs all compute, up and running.
+fn spinning_vm(cpus: u32) -> (Vm, Receiver<Event>) {
+    let (sender, events) = mpsc::channel();
+    let mut vm = Vm::new(Config {
+        cpus,
+        memory: 64 << 20,
+        image: nmiscope::bundled::image(),
+        cmdline: "workload=busy".into(),
+        serial_output: Box::new(std::io::sink()),
+        ports: Ports {
+            debug_exit: abi::DEBUG_EXIT_PORT,
+            post: abi::POST_PORT,
+            nmi_done: abi::NMI_DONE_PORT,
+        },
+        pit: false,
+        events: Box::new(move |event| {
+            // The benchmark may have seen enough.
+            let _ = sender.send(event);
+        }),
+    })
+    .expect("start a VM; does /dev/kvm work?");
+    vm.start();
+    let ready = events.recv_timeout(Duration::from_secs(30)).expect("the guest gets ready");
+    assert!(matches!(ready, Event::Post { code: abi::POST_READY, .. }), "{ready:?}");
+    (vm, events)
+}
+
+/// What the handlers ran for, divided by the cores there are to run them on.
+fn handlers_over_cores(capture: &Capture) -> Duration {
+    let run_time: Duration = capture
+        .cpus
+        .iter()
+        .map(|cpu| match &cpu.nmi {
+            NmiCapture::Run(run) => {
+                assert!(run.finished(), "cpu{} did not answer", run.cpu);
+                run.run_time
+            }
+            NmiCapture::Failed(reason) => panic!("{reason}"),
+        })
+        .sum();
+    let cores = available_parallelism().map_or(1, usize::from).min(capture.cpus.len());
+    run_time / cores as u32
+}
+
+/// All vCPUs run while all handlers do: from one broadcast to the last handler's end.
+fn run_free(vm: &Vm, events: &Receiver<Event>) -> Duration {
+    let started = Instant::now();
+    vm.broadcast_nmi_msi().expect("KVM_SIGNAL_MSI");
+    let mut done = 0;
+    while done < vm.cpus() {
+        let event = events.recv_timeout(Duration::from_secs(120)).expect("all handlers finish");
+        done += u32::from(matches!(event, Event::NmiDone { .. }));
+    }
+    started.elapsed()
+}
+
+fn median(mut values: Vec<Duration>) -> Duration {
+    values.sort();
+    values[values.len() / 2]
+}
+
+fn capture(criterion: &mut Criterion) {
+    let files = Files::open(None).expect("the bundled guest");
+    let kernel = Kernel::recognise(&files.parse().expect("the bundled guest"));
+    println!("| vCPUs | capture | handlers / cores | ratio | run free | capture / run free |");
+    println!("|---|---|---|---|---|---|");
+    for cpus in [2, 8, 64] {
+        let (mut vm, events) = spinning_vm(cpus);
+        let mut one = |vm: &mut Vm| {
+            let started = Instant::now();
+            let capture = take(vm, &kernel, Bounds::for_vcpus(cpus)).expect("the vCPUs stop");
+            let elapsed = started.elapsed();
+            vm.resume();
+            (elapsed, handlers_over_cores(&capture))
+        };
+        const SAMPLES: usize = 15;
+        let (captures, handlers): (Vec<_>, Vec<_>) = (0..SAMPLES).map(|_| one(&mut vm)).unzip();
+        let free = median((0..3).map(|_| run_free(&vm, &events)).collect());
+        let (capture, handlers) = (median(captures), median(handlers));
+        println!(
+            "| {cpus} | {:.1} ms | {:.1} ms | {:.2} | {:.1} ms | {:.2} |",
+            capture.as_secs_f64() * 1e3,
+            handlers.as_secs_f64() * 1e3,
+            capture.as_secs_f64() / handlers.as_secs_f64(),
+            free.as_secs_f64() * 1e3,
+            capture.as_secs_f64() / free.as_secs_f64(),
+        );
+        criterion.bench_function(&format!("capture of {cpus} spinning vCPUs"), |bencher| {
+            bencher.iter_custom(|count| (0..count).map(|_| one(&mut vm).0).sum());
+        });
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(10).measurement_time(Duration::from_secs(3));
+    targets = capture
+}
+criterion_main!(benches);

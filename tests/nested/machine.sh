@@ -1,0 +1,145 @@
+#!/usr/bin/env bash
+# A machine with a standard KVM, for hosts that have none: QEMU emulates an AMD processor with its
+# virtualization extension (TCG, no hardware needed), Debian's cloud kernel runs on it, and its
+# kvm_amd gives the job a /dev/kvm.
+#
+#   machine.sh JOB CACHE OUT
+#
+# JOB is a directory that appears as /job in the machine. Its `run` is started there as root, with
+# only busybox beside it, so programs must be static. CACHE keeps the unpacked kernel: once it is
+# there, no network is needed. OUT receives console.log and what `run` leaves in /job/out.
+#
+# Exit status: that of `run`; 125 when the machine did not get that far.
+#
+# NESTED_CPUS, NESTED_MEMORY (QEMU's -m), NESTED_TIMEOUT (seconds, for all of it) and
+# NESTED_KVM_AMD (options of the module, as in npt=0,vgif=0) change the machine.
+set -euo pipefail
+
+readonly did_not_run=125
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+scratch=
+machine=
+
+fail() {
+    echo "nested: $*" >&2
+    exit "$did_not_run"
+}
+
+clean_up() {
+    if [[ -n $machine ]]; then
+        kill "$machine" 2>/dev/null || true
+    fi
+    if [[ -n $scratch ]]; then
+        rm -rf "$scratch"
+    fi
+}
+
+# Says what is missing by the name of the Debian package that has it.
+require() {
+    local missing=() program package
+    while read -r program package; do
+        command -v "$program" >/dev/null || missing+=("$package")
+    done <<-LIST
+		qemu-system-x86_64 qemu-system-x86
+		busybox busybox-static
+		cpio cpio
+		dpkg-deb dpkg
+		timeout coreutils
+		tar tar
+		gzip gzip
+	LIST
+    if ((${#missing[@]})); then
+        fail "needs ${missing[*]}: apt-get install ${missing[*]}"
+    fi
+    # The dynamic one, package busybox, would find no library in the machine.
+    if head -c 4096 "$(command -v busybox)" | LC_ALL=C grep -q ld-linux; then
+        fail "needs a static busybox: apt-get install busybox-static"
+    fi
+}
+
+# The kernel and the three modules of KVM, from Debian's package, which is not installed.
+fetch_kernel() {
+    local cache=$1 package
+    [[ ! -e $cache/vmlinuz ]] || return 0
+    command -v apt-get >/dev/null ||
+        fail "needs apt-get to fetch a kernel, or one in $cache (vmlinuz, irqbypass.ko, kvm.ko, kvm-amd.ko)"
+    package=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null |
+        sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n 1)
+    [[ -n $package ]] || fail "apt knows no linux-image-cloud-amd64: run apt-get update"
+    echo "nested: fetching $package"
+    mkdir "$scratch/package" "$scratch/kernel"
+    # apt wants to download as its own user, who must be able to write here.
+    chmod 755 "$scratch"
+    chmod 777 "$scratch/package"
+    (cd "$scratch/package" && timeout 300 apt-get download -qq "$package") ||
+        fail "failed to download $package: run apt-get update, and look at the network"
+    dpkg-deb --fsys-tarfile "$scratch"/package/*.deb |
+        tar -x -C "$scratch/kernel" --wildcards --no-wildcards-match-slash \
+            './boot/vmlinuz-*' \
+            './lib/modules/*/kernel/virt/lib/irqbypass.ko' \
+            './lib/modules/*/kernel/arch/x86/kvm/kvm.ko' \
+            './lib/modules/*/kernel/arch/x86/kvm/kvm-amd.ko' ||
+        fail "$package is not laid out as expected"
+    mkdir -p "$cache"
+    find "$scratch/kernel" -name '*.ko' -exec mv -t "$cache" {} +
+    # Last: its presence says that the cache is whole.
+    mv "$scratch"/kernel/boot/vmlinuz-* "$cache/vmlinuz"
+}
+
+# Everything that the machine needs is in its initial RAM disk, the job too: no disk, no driver.
+make_initrd() {
+    local job=$1 cache=$2 root=$scratch/root
+    mkdir -p "$root"/{bin,dev,proc,sys,tmp,modules}
+    cp "$(command -v busybox)" "$root/bin/busybox"
+    install -m 755 "$here/machine-init" "$root/init"
+    cp "$cache"/{irqbypass,kvm,kvm-amd}.ko "$root/modules/"
+    cp -r "$job" "$root/job"
+    (cd "$root" && find . | cpio -o -H newc --quiet >"$scratch/initrd")
+}
+
+boot() {
+    local cache=$1 out=$2
+    # signal=off: Ctrl-C ends this script, and with it the machine, rather than going to the console.
+    timeout --foreground --kill-after=10 "${NESTED_TIMEOUT:-900}" \
+        qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot \
+        -accel tcg,thread=multi,tb-size=512 -cpu max \
+        -smp "${NESTED_CPUS:-2}" -m "${NESTED_MEMORY:-2G}" \
+        -chardev "stdio,id=console,signal=off,logfile=$out/console.log" -serial chardev:console \
+        -chardev "file,id=results,path=$scratch/results" -serial chardev:results \
+        -kernel "$cache/vmlinuz" -initrd "$scratch/initrd" \
+        -append "console=ttyS0 loglevel=4 panic=-1 kvm_amd=${NESTED_KVM_AMD:-}" </dev/null &
+    machine=$!
+    local status=0
+    wait "$machine" || status=$?
+    machine=
+    return "$status"
+}
+
+main() {
+    (($# == 3)) || fail "usage: machine.sh JOB CACHE OUT"
+    [[ -x $1/run ]] || fail "$1 has no executable called run"
+    require
+    local job cache=$2 out=$3 status=0
+    job=$(cd "$1" && pwd)
+    trap clean_up EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
+    scratch=$(mktemp -d)
+    rm -rf "$out"
+    mkdir -p "$out" "$cache"
+    fetch_kernel "$cache"
+    make_initrd "$job" "$cache"
+    boot "$cache" "$out" || status=$?
+    case $status in
+    0) ;;
+    124 | 137) fail "not done after ${NESTED_TIMEOUT:-900} s (NESTED_TIMEOUT); see $out/console.log" ;;
+    *) fail "QEMU failed with status $status; see $out/console.log" ;;
+    esac
+    tar -xzf "$scratch/results" -C "$out" 2>/dev/null ||
+        fail "the machine stopped before it was done; see $out/console.log"
+    status=$(<"$out/status")
+    rm "$out/status"
+    return "$status"
+}
+
+main "$@"

@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# The live tests on a standard KVM: builds them and the tool as static programs, and runs them in
+# the machine of machine.sh.
+#
+#   run.sh [ARGUMENT...]    the live tests; arguments go to each test program (a filter, --ignored)
+#   run.sh -c COMMAND       a shell command there instead, with nmiscope in its PATH
+#
+# Needs Debian's qemu-system-x86, busybox-static, cpio, gcc and libc6-dev, and once, for the kernel,
+# apt-get's package lists and a network. Works in $NESTED_DIR, by default target/nested: cache/ is
+# kept, out/ is of the last run (console.log, and the reports that tests and commands left there).
+#
+# Exit status: 0 if all passed, 1 if a test failed, 125 if the machine did not run; with -c, the
+# command's own. NESTED_TEST_TIMEOUT is the seconds that one test program has; for the machine's
+# settings see machine.sh.
+set -euo pipefail
+
+readonly target=x86_64-unknown-linux-gnu
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+work=${NESTED_DIR:-${CARGO_TARGET_DIR:-$root/target}/nested}
+
+# Prints `KIND SOURCE PROGRAM` for the tool and for each test program, SOURCE below the root.
+#
+# Given a target, cargo keeps the flags away from build scripts and procedural macros, which cannot
+# be static. The guest kernel has its own flags, in build.rs.
+build() {
+    RUSTFLAGS="-C target-feature=+crt-static" cargo test --locked --no-run --target "$target" \
+        --package nmiscope --package nmiscope-vmm --test live --message-format json |
+        sed -n 's|.*"reason":"compiler-artifact".*"kind":\["\([a-z]*\)"\].*"src_path":"'"$root"'/\([^"]*\)".*"executable":"\([^"]*\)".*|\1 \2 \3|p'
+}
+
+# Test programs that are not static only say "not found" in the machine.
+check_static() {
+    if head -c 4096 "$1" | LC_ALL=C grep -q ld-linux; then
+        echo "nested: $1 is not static: is libc6-dev installed, with libc.a?" >&2
+        exit 125
+    fi
+}
+
+# The job: the programs without their debug information, and a list of the test programs.
+make_job() {
+    local job=$1 kind source program name
+    rm -rf "$job"
+    mkdir -p "$job/bin"
+    : >"$job/tests"
+    while read -r kind source program; do
+        check_static "$program"
+        name=$(basename "$program")
+        strip -g -o "$job/bin/$name" "$program"
+        if [[ $kind == test ]]; then
+            echo "$name $source" >>"$job/tests"
+        fi
+    done
+    [[ -x $job/bin/nmiscope && -s $job/tests ]] || {
+        echo "nested: cargo built no nmiscope, or no live test" >&2
+        exit 125
+    }
+    cp "$here/job" "$job/run"
+}
+
+main() {
+    cd "$root"
+    export NESTED_TEST_TIMEOUT=${NESTED_TEST_TIMEOUT:-600}
+    local job=$work/job programs
+    mkdir -p "$work"
+    programs=$(build)
+    make_job "$job" <<<"$programs"
+    if [[ ${1:-} == -c ]]; then
+        printf '%s\n' "${2:?a command is wanted after -c}" >"$job/command"
+    elif (($#)); then
+        printf '%s\n' "$@" >"$job/arguments"
+    fi
+    echo "$NESTED_TEST_TIMEOUT" >"$job/timeout"
+    exec "$here/machine.sh" "$job" "$work/cache" "$work/out"
+}
+
+main "$@"

@@ -84,7 +84,7 @@ fn capture(criterion: &mut Criterion) {
     println!("|---|---|---|---|---|---|");
     for cpus in [2, 8, 64] {
         let (mut vm, events) = spinning_vm(cpus);
-        let mut one = |vm: &mut Vm| {
+        let one = |vm: &mut Vm| {
             let started = Instant::now();
             let capture = take(vm, &kernel, Bounds::for_vcpus(cpus)).expect("the vCPUs stop");
             let elapsed = started.elapsed();

@@ -116,7 +116,7 @@ fn candidates<'a>(
         if let Some(name) = name.file_name() {
             let absolute = folder.strip_prefix("/").unwrap_or(folder);
             for folder in [folder.into(), folder.join(".debug"), directory.join(absolute)] {
-                found.push((folder.join(name), Check::Checksum(link.clone())));
+                found.push((folder.join(name), Check::Checksum(link)));
             }
         }
     }

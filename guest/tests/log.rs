@@ -12,9 +12,7 @@ const SIZE: usize = 1024;
 const HEADER: usize = 24;
 
 fn texts<const N: usize>(log: &Log<N>) -> Vec<String> {
-    log.records()
-        .map(|record| String::from_utf8_lossy(record.text()).into_owned())
-        .collect()
+    log.records().map(|record| String::from_utf8_lossy(record.text()).into_owned()).collect()
 }
 
 /// The lines that a message is, by the rule that a line feed ends a line.
@@ -80,10 +78,7 @@ proptest! {
 #[test]
 fn each_line_of_a_message_is_a_record() {
     let mut log = Log::<SIZE>::new();
-    assert_eq!(
-        log.print(0, 0, 6, format_args!("one\n\ntwo {}\nthree", 2)),
-        13
-    );
+    assert_eq!(log.print(0, 0, 6, format_args!("one\n\ntwo {}\nthree", 2)), 13);
     log.print(1, 0, 6, format_args!("{}{}", "fo", "ur\n"));
     log.print(2, 0, 6, format_args!(""));
     assert_eq!(texts(&log), ["one", "", "two 2", "three", "four"]);

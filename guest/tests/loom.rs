@@ -129,12 +129,8 @@ impl World {
             let keep = |text: &[u8], lost| seen.add(text, lost);
             // SAFETY: the CPU has set `stopped` as the last thing it does, and the reservation is
             // the host's.
-            let wiped = unsafe {
-                self.printk
-                    .platform()
-                    .nmi_print_seq(cpu)
-                    .host_read_and_wipe(keep)
-            };
+            let wiped =
+                unsafe { self.printk.platform().nmi_print_seq(cpu).host_read_and_wipe(keep) };
             assert!(wiped, "a CPU that has left its handler has left its buffer");
         }
         self.printk.nmi_print_flag().host_free();
@@ -149,10 +145,7 @@ impl World {
     /// Prints what is left once everyone is done, and checks that the reservation is free and that
     /// each CPU's trace was seen once and whole, by the host or in the log, or counted as lost.
     fn check(&self, mut seen: [Seen; CPUS]) {
-        assert!(
-            self.client(0, Ordering::Release),
-            "the reservation is free in the end"
-        );
+        assert!(self.client(0, Ordering::Release), "the reservation is free in the end");
         for record in self.printk.log().lock().records() {
             seen[record.header.cpu as usize].add_logged(record.text());
         }
@@ -173,12 +166,7 @@ struct Seen {
 
 impl Seen {
     /// Of any CPU.
-    const NOTHING: [Self; CPUS] = [const {
-        Self {
-            text: String::new(),
-            lost: 0,
-        }
-    }; CPUS];
+    const NOTHING: [Self; CPUS] = [const { Self { text: String::new(), lost: 0 } }; CPUS];
 
     fn add(&mut self, text: &[u8], lost: u64) {
         self.text.push_str(std::str::from_utf8(text).unwrap());
@@ -188,9 +176,7 @@ impl Seen {
     /// Adds a line of the log: of the trace, of the count, or of neither.
     fn add_logged(&mut self, line: &[u8]) {
         let line = std::str::from_utf8(line).unwrap();
-        let lost = line
-            .strip_prefix("... ")
-            .and_then(|rest| rest.strip_suffix(" messages lost"));
+        let lost = line.strip_prefix("... ").and_then(|rest| rest.strip_suffix(" messages lost"));
         match lost {
             Some(lost) => self.lost += lost.parse::<u64>().unwrap(),
             None if line.contains("NMI handler") => {}

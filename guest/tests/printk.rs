@@ -30,10 +30,7 @@ fn a_message_goes_to_the_log_and_to_the_console() {
     let printk = machine();
     on_cpu(2, || assert_eq!(print!(printk, "hello {}\n", 42), 8));
     assert_eq!(log_of(printk), ["cpu2: hello 42"]);
-    assert_eq!(
-        printk.platform().console(),
-        "[    0.000000] cpu2: hello 42\n"
-    );
+    assert_eq!(printk.platform().console(), "[    0.000000] cpu2: hello 42\n");
 }
 
 #[test]
@@ -77,9 +74,7 @@ fn threads_that_print_at_once_lose_nothing_and_tear_no_line() {
     thread::scope(|scope| {
         for cpu in 0..CPUS {
             scope.spawn(move || {
-                on_cpu(cpu, || {
-                    (0..50).for_each(|n| _ = print!(printk, "message {n}"))
-                });
+                on_cpu(cpu, || (0..50).for_each(|n| _ = print!(printk, "message {n}")));
             });
         }
     });
@@ -91,9 +86,7 @@ fn threads_that_print_at_once_lose_nothing_and_tear_no_line() {
             .collect();
         let expected: Vec<_> = (0..50).map(|n| format!("cpu{cpu}: message {n}")).collect();
         assert_eq!(of_cpu, expected);
-        let on_console = console
-            .lines()
-            .filter(|l| l.contains(&format!("cpu{cpu}: message")));
+        let on_console = console.lines().filter(|l| l.contains(&format!("cpu{cpu}: message")));
         assert_eq!(on_console.count(), 50);
     }
 }
@@ -139,13 +132,7 @@ fn complete_prints_each_cpus_lines_in_order_and_finishes_a_partial_one() {
     nmi(printk, 3, &["whole\n", "\n", "par", "tial"]);
     nmi(printk, 1, &["first\nsecond\n"]);
     printk.printk_nmi_backtrace_complete();
-    let expected = [
-        "cpu1: first",
-        "cpu1: second",
-        "cpu3: whole",
-        "cpu3: ",
-        "cpu3: partial",
-    ];
+    let expected = ["cpu1: first", "cpu1: second", "cpu3: whole", "cpu3: ", "cpu3: partial"];
     assert_eq!(log_of(printk), expected);
 
     // Wiped: the next time, only what is new.
@@ -164,10 +151,7 @@ fn a_line_longer_than_a_record_goes_on_in_the_next() {
     printk.printk_nmi_backtrace_complete();
     let log = log_of(printk);
     assert_eq!(log.len(), 3);
-    let text: String = log
-        .iter()
-        .map(|line| line.strip_prefix("cpu1: ").unwrap())
-        .collect();
+    let text: String = log.iter().map(|line| line.strip_prefix("cpu1: ").unwrap()).collect();
     assert_eq!(text, format!("x{long}"));
 }
 
@@ -208,10 +192,7 @@ fn complete_without_prepare_frees_nobody_elses_reservation() {
     on_cpu(2, || printk.printk_nmi_backtrace_prepare()).unwrap();
     on_cpu(1, || printk.printk_nmi_backtrace_complete());
     assert_eq!(printk.nmi_print_flag().owner(), 3);
-    assert_eq!(
-        log_of(printk),
-        ["cpu1: BUG: printk_nmi_backtrace_complete without prepare"]
-    );
+    assert_eq!(log_of(printk), ["cpu1: BUG: printk_nmi_backtrace_complete without prepare"]);
 }
 
 #[test]
@@ -221,18 +202,12 @@ fn a_double_begin_restores_printk_and_then_reports_a_bug() {
     on_cpu(1, || {
         printk.printk_nmi_backtrace_this_cpu_begin().unwrap();
         print!(printk, "before\n");
-        assert_eq!(
-            printk.printk_nmi_backtrace_this_cpu_begin(),
-            Err(DoubleBegin)
-        );
+        assert_eq!(printk.printk_nmi_backtrace_this_cpu_begin(), Err(DoubleBegin));
         print!(printk, "after");
     });
     let bug = "cpu1: BUG: printk_nmi_backtrace_this_cpu_begin inside of itself";
     assert_eq!(log_of(printk), [bug, "cpu1: after"]);
-    assert_eq!(
-        printk.log().lock().records().next().unwrap().header.level,
-        0
-    );
+    assert_eq!(printk.log().lock().records().next().unwrap().header.level, 0);
     // What it had printed before is not lost.
     printk.printk_nmi_backtrace_complete();
     assert_eq!(log_of(printk), [bug, "cpu1: after", "cpu1: before"]);
@@ -241,10 +216,7 @@ fn a_double_begin_restores_printk_and_then_reports_a_bug() {
 #[test]
 fn an_end_without_begin_reports_a_bug() {
     let printk = machine();
-    assert_eq!(
-        printk.printk_nmi_backtrace_this_cpu_end(),
-        Err(EndWithoutBegin)
-    );
+    assert_eq!(printk.printk_nmi_backtrace_this_cpu_end(), Err(EndWithoutBegin));
     let bug = "cpu0: BUG: printk_nmi_backtrace_this_cpu_end without begin";
     assert_eq!(log_of(printk), [bug]);
 }
@@ -288,12 +260,7 @@ fn a_handler_that_comes_while_its_buffer_is_read_is_diverted_and_counted() {
     nmi(printk, 1, &["in time again\n"]);
     printk.printk_nmi_backtrace_complete();
     let late = "cpu1: from an NMI handler that ran after its client had finished:";
-    let expected = [
-        "cpu1: in time",
-        late,
-        "cpu1: ... 2 messages lost",
-        "cpu1: in time again",
-    ];
+    let expected = ["cpu1: in time", late, "cpu1: ... 2 messages lost", "cpu1: in time again"];
     assert_eq!(log_of(printk), expected);
 }
 
@@ -319,10 +286,7 @@ fn a_message_printed_inside_of_a_diverted_message_is_lost_and_counted() {
 fn a_panic_gets_its_message_out_with_both_locks_held() {
     let printk = machine();
     let (log, console) = (printk.log().lock(), printk.console_lock());
-    printk.panic_print(
-        Level::Emergency,
-        format_args!("panic: {}\nat {}", "help", 3),
-    );
+    printk.panic_print(Level::Emergency, format_args!("panic: {}\nat {}", "help", 3));
     drop((log, console));
     let expected = "[    0.000000] cpu0: panic: help\n[    0.000000] cpu0: at 3\n";
     assert_eq!(printk.platform().console(), expected);
@@ -346,9 +310,6 @@ fn a_panics_long_line_goes_on_in_the_next() {
     printk.panic_print(Level::Emergency, format_args!("{long}"));
     let console = printk.platform().console();
     assert_eq!(console.lines().count(), 2);
-    let text: String = console
-        .lines()
-        .map(|line| line.split_once("cpu0: ").unwrap().1)
-        .collect();
+    let text: String = console.lines().map(|line| line.split_once("cpu0: ").unwrap().1).collect();
     assert_eq!(text, long);
 }

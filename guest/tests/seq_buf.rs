@@ -15,9 +15,7 @@ struct Message {
 
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.pieces
-            .iter()
-            .try_for_each(|piece| f.write_str(piece))?;
+        self.pieces.iter().try_for_each(|piece| f.write_str(piece))?;
         if self.fails { Err(fmt::Error) } else { Ok(()) }
     }
 }
@@ -29,10 +27,7 @@ enum Step {
 }
 
 fn message() -> impl Strategy<Value = Message> {
-    (
-        prop::collection::vec("[a-zä€\n]{0,12}", 0..4),
-        prop::bool::weighted(0.05),
-    )
+    (prop::collection::vec("[a-zä€\n]{0,12}", 0..4), prop::bool::weighted(0.05))
         .prop_map(|(pieces, fails)| Message { pieces, fails })
 }
 

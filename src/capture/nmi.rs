@@ -50,13 +50,22 @@ pub enum CaptureError {
 /// # Errors
 /// Only where the world cannot be stopped. Whatever else goes wrong is in the capture.
 pub fn take(vm: &mut Vm, kernel: &Kernel, bounds: Bounds) -> Result<Capture, CaptureError> {
+    let mut clock = Instant::now();
+    // How long a step took, for those who ask with -vv.
+    let mut step = |what: &str| {
+        tracing::debug!(elapsed = ?clock.elapsed(), "{what}");
+        clock = Instant::now();
+    };
     vm.pause(bounds.pause)?;
+    step("stopped the vCPUs");
     let mut states = read_states(vm);
+    step("read their registers");
     let found = locate(vm, kernel, &states);
     let reservation = match &found {
         Ok(found) => reserve(vm, found, bounds, &mut states)?,
         Err(reason) => Reservation::Unavailable { reason: reason.clone() },
     };
+    step("found and reserved the buffers");
     let located = found.ok();
     let all: Vec<u32> = (0..vm.cpus()).collect();
     let held = matches!(reservation, Reservation::Held { .. });
@@ -73,6 +82,7 @@ pub fn take(vm: &mut Vm, kernel: &Kernel, bounds: Bounds) -> Result<Capture, Cap
         .collect();
     let started = Instant::now();
     let runs = vm.run_nmi(&all, bounds.handlers);
+    step("ran the NMI handlers");
     let ram = GuestRam::new(vm.memory());
     let cpus = states
         .into_iter()
@@ -88,6 +98,7 @@ pub fn take(vm: &mut Vm, kernel: &Kernel, bounds: Bounds) -> Result<Capture, Cap
         })
         .collect();
     let elapsed = started.elapsed();
+    step("read the buffers");
     if held && let Some(found) = &located {
         // The word was there when it was taken.
         let _ = found.places.reservation.release(ram);

@@ -63,6 +63,12 @@ pub enum Command {
     Run(Run),
     /// Print function and source line of addresses, or of those in a log on standard input
     Symbolize(Symbolize),
+    /// Write the bundled guest kernel to a file, for gdb or another VMM
+    Guest {
+        /// The file
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell

@@ -8,11 +8,15 @@ mod run;
 mod symbolize;
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use anyhow::Context;
 use clap::{CommandFactory, Parser};
 
+use crate::bundled;
+use crate::errors::BadRequest;
 use arguments::{Arguments, Command};
 
 /// Runs the program. `started` is as early as `main` could tell.
@@ -30,6 +34,7 @@ pub fn main(started: Instant) -> ExitCode {
     let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments, started),
         Command::Symbolize(arguments) => symbolize::symbolize(&arguments),
+        Command::Guest { file } => guest(&file),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), NAME, &mut io::stdout());
             Ok(exit_code::CLEAN)
@@ -47,6 +52,13 @@ pub fn main(started: Instant) -> ExitCode {
 }
 
 const NAME: &str = env!("CARGO_PKG_NAME");
+
+fn guest(file: &Path) -> anyhow::Result<exit_code::Code> {
+    std::fs::write(file, bundled::image())
+        .with_context(|| format!("failed to write {}", file.display()))
+        .map_err(BadRequest::from_error)?;
+    Ok(exit_code::CLEAN)
+}
 
 fn man() -> anyhow::Result<exit_code::Code> {
     clap_mangen::Man::new(Arguments::command()).render(&mut io::stdout())?;

@@ -30,7 +30,7 @@ pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
     let options = options(arguments, stdout_is_data);
     let report = session::run(files, &options, started, |event| match event {
         Event::Ready { machine, after } => text.print(&text::ready(machine, after)),
-        Event::Warning(warning) => output::warning(&warning),
+        Event::Warning(warning) => output::warning(warning),
         Event::Outcome(outcome) => text.print(&text::outcome(outcome)),
         Event::Backtrace(backtrace) => text.print(&text::backtrace(backtrace)),
         Event::Stopping { exits } => tracing::info!(?exits, "stopping"),

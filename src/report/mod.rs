@@ -35,6 +35,8 @@ pub struct Report {
     pub outcome: Outcome,
     /// Every backtrace that was taken, in order.
     pub backtraces: Vec<Backtrace>,
+    /// What the tool could not do.
+    pub warnings: Vec<String>,
     /// The last lines that the guest printed on its console.
     pub console_tail: Vec<String>,
 }

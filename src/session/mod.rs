@@ -73,7 +73,7 @@ pub enum Event<'a> {
         after: Duration,
     },
     /// There is something to look out for.
-    Warning(String),
+    Warning(&'a str),
     /// Something is wrong, or the guest is over.
     Outcome(&'a Outcome),
     /// A backtrace has been taken.
@@ -135,6 +135,7 @@ pub fn run(
         ready_after: None,
         watch: Watch::default(),
         backtraces: Vec::new(),
+        warnings: Vec::new(),
         listener: &mut listener,
         files,
         options,
@@ -143,7 +144,7 @@ pub fn run(
     let outcome = session.drive();
     let report = session.finish(outcome?);
     drop((signals, input));
-    report
+    Ok(report)
 }
 
 /// The image understood: which kernel, and what its addresses mean.
@@ -168,6 +169,7 @@ struct Session<'a> {
     ready_after: Option<Duration>,
     watch: Watch,
     backtraces: Vec<Backtrace>,
+    warnings: Vec<String>,
     listener: &'a mut dyn FnMut(Event<'_>),
     files: Files,
     options: &'a Options,
@@ -182,10 +184,10 @@ impl Session<'_> {
             self.console.flush();
             match wake {
                 Ok(Wake::Vm(vmm::Event::Post { code: abi::POST_READY, at, .. })) => self.ready(at),
-                Ok(Wake::Vm(vmm::Event::Ended(outcome))) => return self.guest_ended(&outcome),
+                Ok(Wake::Vm(vmm::Event::Ended(outcome))) => return Ok(self.guest_ended(&outcome)),
                 Ok(Wake::Vm(_)) => {}
                 Ok(Wake::Signal(signal)) if signal.asks_for_backtrace() => {
-                    self.backtrace(Trigger::Signal { name: signal.name().into() })?;
+                    self.backtrace(Trigger::Signal { name: signal.name().into() });
                     self.go_on();
                 }
                 Ok(Wake::Signal(signal)) => {
@@ -203,10 +205,10 @@ impl Session<'_> {
             let elapsed = self.started.elapsed();
             if nmi_after.is_some_and(|after| elapsed >= after) {
                 nmi_after = None;
-                self.backtrace(Trigger::Timer)?;
+                self.backtrace(Trigger::Timer);
                 self.go_on();
             }
-            if let Some(outcome) = self.look_for_trouble(elapsed)? {
+            if let Some(outcome) = self.look_for_trouble(elapsed) {
                 return Ok(outcome);
             }
             if self.options.stop_after.is_some_and(|after| elapsed >= after) {
@@ -227,26 +229,26 @@ impl Session<'_> {
     }
 
     /// The VM has ended by itself. If it did not choose to, the other CPUs may know why.
-    fn guest_ended(&mut self, ended: &vmm::Outcome) -> anyhow::Result<Outcome> {
+    fn guest_ended(&mut self, ended: &vmm::Outcome) -> Outcome {
         let cpu = ended.cpu();
         let outcome = match *ended {
             vmm::Outcome::DebugExit { code, .. } if code == u32::from(abi::EXIT_PANIC) => {
                 Outcome::Panic { cpu, message: panic_message(&self.console.tail()) }
             }
-            vmm::Outcome::DebugExit { code, .. } => return Ok(Outcome::Exit { code }),
+            vmm::Outcome::DebugExit { code, .. } => return Outcome::Exit { code },
             _ => Outcome::Crash { cpu, description: ended.to_string() },
         };
         (self.listener)(Event::Outcome(&outcome));
-        self.backtrace(Trigger::GuestEnded)?;
-        Ok(outcome)
+        self.backtrace(Trigger::GuestEnded);
+        outcome
     }
 
     /// Reads the heartbeats, and looks at the time that the guest takes to become ready.
-    fn look_for_trouble(&mut self, elapsed: Duration) -> anyhow::Result<Option<Outcome>> {
+    fn look_for_trouble(&mut self, elapsed: Duration) -> Option<Outcome> {
         let (outcome, trigger) = if self.ready_after.is_some() {
-            let stalls = self.stalls(elapsed)?;
+            let stalls = self.stalls(elapsed);
             if stalls.is_empty() {
-                return Ok(None);
+                return None;
             }
             (Outcome::Hang { stalls: stalls.iter().map(show_stall).collect() }, Trigger::Hang)
         } else {
@@ -256,56 +258,53 @@ impl Session<'_> {
                 || self.options.hang_after.is_none()
                 || matches!(self.symbols().kernel, Kernel::Unknown { .. })
             {
-                return Ok(None);
+                return None;
             }
             (Outcome::NotReady { waited_ms: milliseconds(waited) }, Trigger::NotReady)
         };
         (self.listener)(Event::Outcome(&outcome));
-        self.backtrace(trigger)?;
-        Ok(Some(outcome))
+        self.backtrace(trigger);
+        Some(outcome)
     }
 
-    fn stalls(&mut self, at: Duration) -> anyhow::Result<Vec<hang::Stall>> {
+    fn stalls(&mut self, at: Duration) -> Vec<hang::Stall> {
         if self.watch.detector.is_none() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         if self.watch.places.is_none() {
-            self.watch.places = self.find_heartbeats()?;
-            if self.watch.places.is_none() {
-                self.watch.detector = None;
-                return Ok(Vec::new());
+            match self.find_heartbeats() {
+                Ok(places) => self.watch.places = Some(places),
+                Err(reason) => {
+                    self.watch.detector = None;
+                    self.warn(format!(
+                        "hang detection is off, the guest's heartbeats are not to be found: {reason}"
+                    ));
+                }
             }
         }
         let (Some(detector), Some(places)) = (&mut self.watch.detector, &self.watch.places) else {
-            return Ok(Vec::new());
+            return Vec::new();
         };
         let ram = GuestRam::new(self.vm.memory());
         let cpus = places.cpus.iter();
         let cpus = cpus.map(|cpu| cpu.as_ref().ok()?.heartbeats(ram)).collect();
-        Ok(detector.observe(Observation { at, cpus }))
+        detector.observe(Observation { at, cpus })
     }
 
-    /// Stops the guest for a moment, once, to follow its page tables to its heartbeats.
-    fn find_heartbeats(&mut self) -> anyhow::Result<Option<Located>> {
-        let state = self.vm.state(0).context("failed to read cpu0's registers")?;
+    /// Stops a vCPU for a moment, once, to follow its page tables to the heartbeats.
+    fn find_heartbeats(&mut self) -> Result<Located, String> {
         self.symbols();
         let Some(symbols) = &self.symbols else { unreachable!("read a line above") };
-        let located = match &symbols.kernel {
+        match &symbols.kernel {
             Kernel::Unknown { reason } => Err(reason.clone()),
-            Kernel::Bundled(bundled) => page_tables(&state.registers)
-                .map_err(|error| crate::error_chain(&error))
-                .and_then(|tables| {
-                    let ram = GuestRam::new(self.vm.memory());
-                    bundled.locate(ram, tables).map_err(|error| crate::error_chain(&error))
-                }),
-        };
-        Ok(located
-            .inspect_err(|reason| {
-                (self.listener)(Event::Warning(format!(
-                    "hang detection is off, the guest's heartbeats are not to be found: {reason}"
-                )));
-            })
-            .ok())
+            Kernel::Bundled(bundled) => {
+                let state = self.vm.state(0).map_err(|error| crate::error_chain(&error))?;
+                let tables = page_tables(&state.registers);
+                let tables = tables.map_err(|error| crate::error_chain(&error))?;
+                let located = bundled.locate(GuestRam::new(self.vm.memory()), tables);
+                located.map_err(|error| crate::error_chain(&error))
+            }
+        }
     }
 
     /// The image's symbols; read when they are first needed, which for a guest that behaves is
@@ -327,8 +326,24 @@ impl Session<'_> {
         self.symbols.as_ref().expect("set above")
     }
 
-    /// Takes a backtrace; the guest is stopped afterwards.
-    fn backtrace(&mut self, trigger: Trigger) -> anyhow::Result<()> {
+    /// Takes a backtrace; the guest is stopped afterwards. If that fails, it is said, and the rest
+    /// goes on.
+    fn backtrace(&mut self, trigger: Trigger) {
+        match self.take_backtrace(trigger) {
+            Ok(backtrace) => {
+                (self.listener)(Event::Backtrace(&backtrace));
+                self.backtraces.push(backtrace);
+            }
+            Err(error) => self.warn(format!("{error:#}")),
+        }
+    }
+
+    fn warn(&mut self, warning: String) {
+        (self.listener)(Event::Warning(&warning));
+        self.warnings.push(warning);
+    }
+
+    fn take_backtrace(&mut self, trigger: Trigger) -> anyhow::Result<Backtrace> {
         let at = milliseconds(self.started.elapsed());
         self.symbols();
         let Some(symbols) = &self.symbols else { unreachable!("read a line above") };
@@ -340,9 +355,7 @@ impl Session<'_> {
         let roots = SourceRoots::new(source_roots());
         let backtrace =
             diagnosis::backtrace(&capture, trigger, at, &Resolver::new(&image, roots));
-        (self.listener)(Event::Backtrace(&backtrace));
-        self.backtraces.push(backtrace);
-        Ok(())
+        Ok(backtrace)
     }
 
     fn go_on(&mut self) {
@@ -352,9 +365,15 @@ impl Session<'_> {
         }
     }
 
-    fn finish(self, outcome: Outcome) -> anyhow::Result<Report> {
+    fn finish(self, outcome: Outcome) -> Report {
         (self.listener)(Event::Stopping { exits: self.vm.exit_counts() });
-        self.vm.shutdown(SHUTDOWN).context("failed to end the vCPU threads")?;
+        let mut warnings = self.warnings;
+        // The threads end with the process at the latest, and the report is what was wanted.
+        if let Err(error) = self.vm.shutdown(SHUTDOWN) {
+            let warning = format!("failed to {}", crate::error_chain(&error));
+            (self.listener)(Event::Warning(&warning));
+            warnings.push(warning);
+        }
         let kernel =
             self.symbols.map_or(report::Kernel::NotExamined, |symbols| symbols.kernel_report);
         let build_id = self
@@ -362,7 +381,7 @@ impl Session<'_> {
             .parse()
             .ok()
             .and_then(|image| image.build_id().map(hex));
-        Ok(Report {
+        Report {
             schema_version: SCHEMA_VERSION,
             tool: Tool {
                 name: env!("CARGO_PKG_NAME").into(),
@@ -378,8 +397,9 @@ impl Session<'_> {
             ready_after_ms: self.ready_after.map(milliseconds),
             outcome,
             backtraces: self.backtraces,
+            warnings,
             console_tail: self.console.tail(),
-        })
+        }
     }
 }
 

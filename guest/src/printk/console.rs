@@ -24,10 +24,7 @@ pub struct Console {
 impl Console {
     /// The console of a kernel that has printed nothing; all its bytes are zero.
     pub const fn new() -> Self {
-        Self {
-            line: ConsoleLine::new(),
-            dropped: 0,
-        }
+        Self { line: ConsoleLine::new(), dropped: 0 }
     }
 
     /// How many records the log overwrote before they reached the console.
@@ -51,10 +48,7 @@ pub(super) struct ConsoleLine {
 
 impl ConsoleLine {
     pub(super) const fn new() -> Self {
-        Self {
-            len: 0,
-            bytes: [0; CONSOLE_LINE_MAX],
-        }
+        Self { len: 0, bytes: [0; CONSOLE_LINE_MAX] }
     }
 
     /// Begins a line with when and who.
@@ -122,13 +116,7 @@ pub(super) struct DirectWriter<'a, P: Platform> {
 
 impl<'a, P: Platform> DirectWriter<'a, P> {
     pub(super) fn new(platform: &'a P, ts_ns: u64, cpu: usize) -> Self {
-        Self {
-            platform,
-            line: ConsoleLine::new(),
-            ts_ns,
-            cpu,
-            begun: false,
-        }
+        Self { platform, line: ConsoleLine::new(), ts_ns, cpu, begun: false }
     }
 
     fn begin(&mut self) {

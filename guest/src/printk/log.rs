@@ -138,27 +138,9 @@ impl<const SIZE: usize> Log<SIZE> {
     /// An empty log; all its bytes are zero.
     pub const fn new() -> Self {
         assert!(SIZE.is_power_of_two() && SIZE >= HEADER + LINE_MAX);
-        let header = RecordHeader {
-            seq: 0,
-            ts_ns: 0,
-            cpu: 0,
-            text_len: 0,
-            level: 0,
-            flags: 0,
-        };
-        let line = Line {
-            header,
-            text: [0; LINE_MAX],
-        };
-        Self {
-            head: 0,
-            tail: 0,
-            first_seq: 0,
-            next_seq: 0,
-            cut: 0,
-            line,
-            buf: [0; SIZE],
-        }
+        let header = RecordHeader { seq: 0, ts_ns: 0, cpu: 0, text_len: 0, level: 0, flags: 0 };
+        let line = Line { header, text: [0; LINE_MAX] };
+        Self { head: 0, tail: 0, first_seq: 0, next_seq: 0, cut: 0, line, buf: [0; SIZE] }
     }
 
     /// Formats a message and stores each of its lines as a record. Returns the bytes of text
@@ -200,10 +182,7 @@ impl<const SIZE: usize> Log<SIZE> {
         };
         core::iter::from_fn(move || {
             let found = self.next_in(&mut span)?;
-            let mut record = Record {
-                header: found.header,
-                text: [0; LINE_MAX],
-            };
+            let mut record = Record { header: found.header, text: [0; LINE_MAX] };
             self.copy_text(&found, &mut record.text);
             Some(record)
         })
@@ -257,27 +236,31 @@ impl<const SIZE: usize> Log<SIZE> {
         self.line.header.seq = self.next_seq;
         let len = usize::from(self.line.header.text_len).min(LINE_MAX);
         let need = (HEADER + len) as u64;
-        while self.head.wrapping_sub(self.tail).wrapping_add(need) > SIZE as u64 {
-            if self.first_seq == self.next_seq {
-                // Nothing left to make room with: someone has scribbled on the positions.
-                self.tail = self.head;
-                break;
-            }
-            let oldest = self.header_at(self.tail);
-            self.tail = self
-                .tail
-                .wrapping_add(HEADER as u64 + u64::from(oldest.text_len));
-            self.first_seq += 1;
-        }
+        self.make_room(need);
         let header = self.line.header.to_bytes();
         copy_in(&mut self.buf, self.head, &header);
-        copy_in(
-            &mut self.buf,
-            self.head.wrapping_add(HEADER as u64),
-            &self.line.text[..len],
-        );
+        copy_in(&mut self.buf, self.head.wrapping_add(HEADER as u64), &self.line.text[..len]);
         self.head = self.head.wrapping_add(need);
-        self.next_seq += 1;
+        self.next_seq = self.next_seq.wrapping_add(1);
+    }
+
+    /// Overwrites the oldest records until `need` bytes are free. Each step takes a record from
+    /// what is in use, or finds that someone has scribbled on the log; so it ends.
+    fn make_room(&mut self, need: u64) {
+        loop {
+            let used = self.head.wrapping_sub(self.tail);
+            if used > SIZE as u64 {
+                self.tail = self.head;
+                self.first_seq = self.next_seq;
+                return;
+            }
+            if used + need <= SIZE as u64 {
+                return;
+            }
+            let oldest = self.header_at(self.tail);
+            self.tail = self.tail.wrapping_add(HEADER as u64 + u64::from(oldest.text_len));
+            self.first_seq = self.first_seq.wrapping_add(1);
+        }
     }
 
     fn copy_out(&self, pos: u64, out: &mut [u8]) {
@@ -324,26 +307,10 @@ struct LineWriter<'a, const SIZE: usize> {
 impl<'a, const SIZE: usize> LineWriter<'a, SIZE> {
     fn new(log: &'a mut Log<SIZE>, ts_ns: u64, cpu: usize, level: u8) -> Self {
         let (pos, seq) = (log.head, log.next_seq);
-        log.line.header = RecordHeader {
-            seq,
-            ts_ns,
-            cpu: cpu as u32,
-            text_len: 0,
-            level,
-            flags: 0,
-        };
-        let span = Span {
-            pos,
-            seq,
-            end_seq: seq,
-            bytes: 0,
-            overwritten: 0,
-        };
-        Self {
-            log,
-            span,
-            cut: false,
-        }
+        log.line.header =
+            RecordHeader { seq, ts_ns, cpu: cpu as u32, text_len: 0, level, flags: 0 };
+        let span = Span { pos, seq, end_seq: seq, bytes: 0, overwritten: 0 };
+        Self { log, span, cut: false }
     }
 
     /// Adds to the current line what still fits.
@@ -417,14 +384,8 @@ mod tests {
     fn records_lie_in_memory_as_documented_for_the_host() {
         let mut log = Log::<512>::new();
         log.print(0x0102_0304, 5, 6, format_args!("ab\nc"));
-        let first = RecordHeader {
-            seq: 0,
-            ts_ns: 0x0102_0304,
-            cpu: 5,
-            text_len: 2,
-            level: 6,
-            flags: 0,
-        };
+        let first =
+            RecordHeader { seq: 0, ts_ns: 0x0102_0304, cpu: 5, text_len: 2, level: 6, flags: 0 };
         // The ring has no alignment, and the host copies; so does this.
         // SAFETY: `buf` is longer than a header, which is plain integers without padding.
         let header: RecordHeader =
@@ -432,20 +393,9 @@ mod tests {
         assert_eq!(header, first);
         assert_eq!(log.buf[HEADER..HEADER + 2], *b"ab");
         // SAFETY: as above, for the record that begins where the first one ends.
-        let header: RecordHeader = unsafe {
-            log.buf[HEADER + 2..]
-                .as_ptr()
-                .cast::<RecordHeader>()
-                .read_unaligned()
-        };
-        assert_eq!(
-            header,
-            RecordHeader {
-                seq: 1,
-                text_len: 1,
-                ..first
-            }
-        );
+        let header: RecordHeader =
+            unsafe { log.buf[HEADER + 2..].as_ptr().cast::<RecordHeader>().read_unaligned() };
+        assert_eq!(header, RecordHeader { seq: 1, text_len: 1, ..first });
         assert_eq!((log.tail, log.head), (0, 2 * HEADER as u64 + 3));
         assert_eq!((log.first_seq, log.next_seq), (0, 2));
     }
@@ -465,11 +415,7 @@ mod tests {
                 for _ in 0..20 {
                     log.print(0, 0, 6, format_args!("{:200}", "after"));
                 }
-                assert!(
-                    log.records()
-                        .take(1000)
-                        .all(|record| record.text().len() <= LINE_MAX)
-                );
+                assert!(log.records().take(1000).all(|record| record.text().len() <= LINE_MAX));
             }
         }
     }

@@ -168,16 +168,12 @@ impl<P: Platform> Printk<P> {
 
     /// Prints in the name of `cpu`: this one, or one whose buffer this one reads.
     fn vprintk_for(&self, cpu: usize, level: Level, args: fmt::Arguments<'_>) -> usize {
-        self.emit(level, |log, ts_ns| {
-            log.print_span(ts_ns, cpu, level as u8, args)
-        })
+        self.emit(level, |log, ts_ns| log.print_span(ts_ns, cpu, level as u8, args))
     }
 
     /// As [`Printk::vprintk_for`], for one line that is formatted already.
     fn print_line_for(&self, cpu: usize, level: Level, line: &[u8]) -> usize {
-        self.emit(level, |log, ts_ns| {
-            log.print_bytes(ts_ns, cpu, level as u8, line)
-        })
+        self.emit(level, |log, ts_ns| log.print_bytes(ts_ns, cpu, level as u8, line))
     }
 
     fn emit(&self, level: Level, print: impl FnOnce(&mut Log, u64) -> Span) -> usize {
@@ -203,9 +199,7 @@ impl<P: Platform> Printk<P> {
             let Some(found) = log.next_in(&mut span) else {
                 break;
             };
-            console
-                .line
-                .begin(found.header.ts_ns, found.header.cpu as usize);
+            console.line.begin(found.header.ts_ns, found.header.cpu as usize);
             let len = log.copy_text(&found, console.line.text_room());
             drop(log);
             console.line.advance(len);
@@ -213,9 +207,7 @@ impl<P: Platform> Printk<P> {
         }
         if span.overwritten > 0 {
             console.dropped += span.overwritten;
-            console
-                .line
-                .begin(self.platform.clock_ns(), self.platform.cpu());
+            console.line.begin(self.platform.clock_ns(), self.platform.cpu());
             console
                 .line
                 .push(b"** earlier lines were overwritten in the log before they got here **");

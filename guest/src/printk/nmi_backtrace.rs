@@ -40,8 +40,7 @@ impl<P: Platform> Printk<P> {
     /// There is another client, in the guest or outside: try again later, or never.
     pub fn printk_nmi_backtrace_prepare(&self) -> Result<(), Busy> {
         let cpu = self.platform.cpu();
-        self.nmi_print_flag
-            .try_take(owner_of(cpu), self.platform.clock_ns())?;
+        self.nmi_print_flag.try_take(owner_of(cpu), self.platform.clock_ns())?;
         for cpu in 0..self.platform.possible_cpus() {
             // In use means that its handler still runs; complete will say so.
             let _ = self.platform.nmi_print_seq(cpu).try_drain(|text, lost| {
@@ -61,10 +60,7 @@ impl<P: Platform> Printk<P> {
     /// nothing left to do but panic.
     pub fn printk_nmi_backtrace_this_cpu_begin(&self) -> Result<(), DoubleBegin> {
         let cpu = self.platform.cpu();
-        let (func, seq) = (
-            self.platform.printk_func(cpu),
-            self.platform.nmi_print_seq(cpu),
-        );
+        let (func, seq) = (self.platform.printk_func(cpu), self.platform.nmi_print_seq(cpu));
         if func.is_diverted() {
             func.restore();
             seq.end_write();
@@ -117,10 +113,7 @@ impl<P: Platform> Printk<P> {
         }
         for cpu in 0..self.platform.possible_cpus() {
             let seq = self.platform.nmi_print_seq(cpu);
-            if seq
-                .try_drain(|text, lost| self.print_seq(cpu, text, lost))
-                .is_err()
-            {
+            if seq.try_drain(|text, lost| self.print_seq(cpu, text, lost)).is_err() {
                 let args =
                     format_args!("cpu{cpu}: still in its NMI handler; its buffer is left as it is");
                 self.vprintk_for(this_cpu, NMI_PRINT_LEVEL, args);
@@ -141,15 +134,10 @@ impl<P: Platform> Printk<P> {
         if !text.is_empty() {
             // The last line feed ends a line and does not begin another.
             let text = text.strip_suffix(b"\n").unwrap_or(text);
-            text.split(|&byte| byte == b'\n')
-                .for_each(|line| self.print_seq_line(cpu, line));
+            text.split(|&byte| byte == b'\n').for_each(|line| self.print_seq_line(cpu, line));
         }
         if lost > 0 {
-            self.vprintk_for(
-                cpu,
-                NMI_PRINT_LEVEL,
-                format_args!("... {lost} messages lost"),
-            );
+            self.vprintk_for(cpu, NMI_PRINT_LEVEL, format_args!("... {lost} messages lost"));
         }
     }
 

@@ -158,9 +158,7 @@ impl NmiPrintSeq {
     #[inline]
     fn claim(&self, from: u32, to: u32) -> bool {
         // Acquire: whatever the last owner did to the buffer comes before what this one does.
-        self.owner
-            .compare_exchange(from, to, Ordering::Acquire, Ordering::Relaxed)
-            .is_ok()
+        self.owner.compare_exchange(from, to, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 }
 

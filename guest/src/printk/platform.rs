@@ -73,14 +73,12 @@ impl PrintkFuncCell {
     }
 
     pub(super) fn divert(&self) {
-        self.saved
-            .store(self.current.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.saved.store(self.current.load(Ordering::Relaxed), Ordering::Relaxed);
         self.current.store(PRINTK_FUNC_NMI, Ordering::Relaxed);
     }
 
     pub(super) fn restore(&self) {
-        self.current
-            .store(self.saved.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.current.store(self.saved.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 

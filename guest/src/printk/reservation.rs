@@ -55,8 +55,7 @@ impl Reservation {
             .compare_exchange(FREE, owner, Ordering::Acquire, Ordering::Relaxed)
             .map_err(|holder| Busy { holder })?;
         // SAFETY: `owner` was free, and is this caller's since the line above.
-        self.since_ns
-            .with_mut(|since_ns| unsafe { since_ns.write(now_ns) });
+        self.since_ns.with_mut(|since_ns| unsafe { since_ns.write(now_ns) });
         Ok(())
     }
 

@@ -25,11 +25,7 @@ pub struct SeqBuf<const SIZE: usize> {
 impl<const SIZE: usize> SeqBuf<SIZE> {
     /// An empty buffer; all its bytes are zero.
     pub const fn new() -> Self {
-        Self {
-            len: 0,
-            lost: 0,
-            buffer: [0; SIZE],
-        }
+        Self { len: 0, lost: 0, buffer: [0; SIZE] }
     }
 
     /// Appends the formatted message and returns its length; or drops it whole, counts it as
@@ -43,11 +39,7 @@ impl<const SIZE: usize> SeqBuf<SIZE> {
                 return 0;
             }
         };
-        let mut cursor = Cursor {
-            free,
-            used: 0,
-            overflowed: false,
-        };
+        let mut cursor = Cursor { free, used: 0, overflowed: false };
         let result = fmt::write(&mut cursor, args);
         let (used, overflowed) = (cursor.used, cursor.overflowed);
         if result.is_err() || overflowed {

@@ -33,9 +33,7 @@ pub struct UnsafeCell<T> {
 impl<T> UnsafeCell<T> {
     /// A cell that holds `value`.
     pub const fn new(value: T) -> Self {
-        Self {
-            inner: core::cell::UnsafeCell::new(value),
-        }
+        Self { inner: core::cell::UnsafeCell::new(value) }
     }
 
     /// Calls `f` with a pointer for reading. Dereferencing it is sound while nobody writes.

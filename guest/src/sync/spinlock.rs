@@ -92,9 +92,7 @@ impl<T> SpinLock<T> {
 impl<T> fmt::Debug for SpinLock<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Not the data: looking at it would take the lock.
-        f.debug_struct("SpinLock")
-            .field("locked", &self.is_locked())
-            .finish_non_exhaustive()
+        f.debug_struct("SpinLock").field("locked", &self.is_locked()).finish_non_exhaustive()
     }
 }
 

@@ -47,11 +47,7 @@ impl Platform for Machine {
     }
 
     fn irq_restore(&self, flags: usize) {
-        assert_eq!(
-            IRQS_OFF.get(),
-            flags + 1,
-            "interrupt flags are restored in order"
-        );
+        assert_eq!(IRQS_OFF.get(), flags + 1, "interrupt flags are restored in order");
         IRQS_OFF.set(flags);
     }
 
@@ -64,14 +60,10 @@ impl Platform for Machine {
     }
 
     fn console_write(&self, bytes: &[u8]) {
-        assert!(
-            IRQS_OFF.get() > 0,
-            "the console is written to with interrupts off"
-        );
+        assert!(IRQS_OFF.get() > 0, "the console is written to with interrupts off");
         self.console.lock().unwrap().extend_from_slice(bytes);
         let hook = self.at_console_write.lock().unwrap().take_if(|_| {
-            self.countdown
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+            self.countdown.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
                 == Err(0)
         });
         if let Some(hook) = hook {
@@ -109,11 +101,7 @@ pub fn log_of(printk: &Printk<Machine>) -> Vec<String> {
     let log = printk.log().lock();
     log.records()
         .map(|record| {
-            format!(
-                "cpu{}: {}",
-                record.header.cpu,
-                String::from_utf8_lossy(record.text())
-            )
+            format!("cpu{}: {}", record.header.cpu, String::from_utf8_lossy(record.text()))
         })
         .collect()
 }

@@ -57,7 +57,8 @@ pub fn load(cpu: usize) {
 
     let base = &raw const *segment as u64;
     let available_tss = 0x89 << 40;
-    let low = TSS_SIZE - 1 | (base & 0xff_ffff) << 16 | (base >> 24 & 0xff) << 56 | available_tss;
+    let low_base = ((base & 0xff_ffff) << 16) | (((base >> 24) & 0xff) << 56);
+    let low = (TSS_SIZE - 1) | low_base | available_tss;
     let table = gdt.this();
     table[2].store(low, Relaxed);
     table[3].store(base >> 32, Relaxed);

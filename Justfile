@@ -1,0 +1,67 @@
+# What is done with this tree, a line each. `just` lists it; .ci/run does the same without just.
+
+_list:
+    @just --list --unsorted
+
+# the tool, with the guest kernel in it
+build:
+    cargo build --release --locked
+
+# what a fresh machine with /dev/kvm can test
+test *ARGS:
+    cargo test --locked --workspace {{ARGS}}
+
+# only the tests that run VMs on this machine's /dev/kvm
+test-live *ARGS:
+    cargo test --locked --package nmiscope --package nmiscope-vmm --test live --test 'capture*' {{ARGS}}
+
+# the tests that need a program a fresh machine lacks: QEMU, gdb, gcc, llvm-symbolizer
+test-ignored:
+    cargo test --locked --workspace --tests -- --ignored
+
+# the live tests on a standard KVM, inside a QEMU TCG machine; arguments as of the script
+test-nested *ARGS:
+    tests/nested/run.sh {{ARGS}}
+
+# the printk protocol, in every interleaving that loom can think of
+loom:
+    RUSTFLAGS="--cfg loom" cargo test --locked --package nmiscope-guest --test loom --release --target-dir target/loom
+
+# clippy, rustfmt and shellcheck, warnings denied
+lint: clippy clippy-kernel fmt-check shellcheck
+
+# clippy on everything that runs on the host
+clippy:
+    cargo clippy --locked --workspace --all-targets -- --deny warnings
+
+# clippy on the guest kernel; its profile has the panic = "abort" that it cannot do without
+clippy-kernel:
+    cargo clippy --locked --package nmiscope-guest --features kernel --bin nmiscope-kernel --profile kernel -- --deny warnings
+
+# whether the sources are formatted
+fmt-check:
+    cargo fmt --all --check
+
+# format the sources
+fmt:
+    cargo fmt --all
+
+# the scripts
+shellcheck:
+    shellcheck .ci/run tests/nested/*.sh tests/nested/job tests/nested/machine-init benches/*.sh
+
+# the API documentation, broken links denied
+doc:
+    RUSTDOCFLAGS="--deny warnings" cargo doc --locked --workspace --no-deps
+
+# all benchmarks; prints what docs/benchmarks.md has tables of
+bench:
+    ./benches/run.sh
+
+# write the report's JSON schema anew from its types
+schema:
+    NMISCOPE_UPDATE=1 cargo test --locked --test schema
+
+# what CI does
+ci:
+    bash .ci/run

@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Prints docs/benchmarks.md: every number as a ratio to a named peer in the same run.
+#
+#   benches/run.sh > docs/benchmarks.md
+#
+# Needs /dev/kvm, hyperfine and qemu-system-x86_64. Takes some ten minutes, on a machine that has
+# nothing else to do.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+for program in hyperfine qemu-system-x86_64 cc; do
+    command -v "$program" >/dev/null || { echo "$0: $program is missing: install it" >&2; exit 1; }
+done
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+cargo build --quiet --release --locked
+nmiscope=target/release/nmiscope
+"$nmiscope" guest "$work/guest.elf"
+cc -nostdlib -static -no-pie -Wl,-Ttext=0x200000 -Wl,--build-id=none \
+    -o "$work/first.elf" benches/first_instruction.S
+
+qemu() { # image, vCPUs, kernel parameters: the command line of the peer
+    echo "qemu-system-x86_64 -M microvm -accel kvm -cpu host -smp $2 -m 64 -nodefaults" \
+        "-display none -serial null -no-reboot -device isa-debug-exit,iobase=0xf4,iosize=4" \
+        "-kernel $1 -append '$3'"
+}
+
+compare() { # title, image, vCPUs, kernel parameters
+    echo "### $1"
+    echo
+    # QEMU says (code << 1) | 1, so a clean end is its exit code 1.
+    hyperfine --shell=none --ignore-failure --warmup 3 --runs 30 --style none \
+        --sort mean-time --export-markdown "$work/table.md" \
+        --command-name nmiscope \
+        "$nmiscope run $2 --cpus $3 --append '$4' --no-json --quiet --serial none" \
+        --command-name 'QEMU microvm' "$(qemu "$2" "$3" "$4")" >/dev/null 2>&1
+    cat "$work/table.md"
+    echo
+}
+
+cat <<EOF
+# Benchmarks
+
+Made by \`just bench\` (\`benches/run.sh\`). Absolute times are this machine's; the ratios are the point.
+
+- date: $(date -u +%F)
+- revision: $(git describe --always --dirty --exclude '*')
+- CPU: $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores
+- kernel: $(uname -sr)
+- QEMU: $(qemu-system-x86_64 --version | head -n 1)
+
+## Starting a guest, beside QEMU
+
+Whole processes, from the start of the program to its end, with the same image file.
+
+EOF
+compare 'To the first instruction, 1 vCPU' "$work/first.elf" 1 ''
+compare 'To the ready mark, 1 vCPU' "$work/guest.elf" 1 'workload=exit'
+compare 'To the ready mark, 4 vCPUs' "$work/guest.elf" 4 'workload=exit'
+
+echo '## A backtrace of vCPUs that all spin'
+echo
+echo 'From the trigger to the last buffer read, beside the time that the handlers themselves run for,'
+echo 'and beside the same NMIs with all vCPUs let run free.'
+echo
+cargo bench --quiet --locked --bench capture 2>/dev/null | grep '^|'
+echo
+echo '## Watching a healthy guest'
+echo
+echo 'Two vCPUs that compute, with hang detection on and off in turn.'
+echo
+cargo bench --quiet --locked --bench watch 2>/dev/null | grep '^|'

@@ -1,0 +1,294 @@
+//! On a real `/dev/kvm`, what a capture does besides showing frames: it can be repeated, it lets the
+//! guest go on, it shares the NMI buffers with the guest's own client, it knows CPUs that were never
+//! started, and it works on machines with many CPUs.
+
+mod common;
+
+use common::*;
+use nmiscope::report::{Backtrace, CpuState, Kernel, Outcome, Reservation, Trigger};
+use rustix::process::Signal;
+
+#[track_caller]
+fn everyone_answers(backtrace: &Backtrace) {
+    for cpu in &backtrace.cpus {
+        assert!(answered(cpu), "cpu{}: {:?}", cpu.cpu, cpu.nmi);
+    }
+    assert_eq!(backtrace.nmi_answered, backtrace.cpus.len() as u32);
+}
+
+fn signal_trigger(name: &str) -> Trigger {
+    Trigger::Signal { name: name.into() }
+}
+
+#[test]
+fn a_second_and_a_third_backtrace_are_as_good_as_the_first() {
+    for cpus in [1, 2, 8] {
+        let arguments = ["--hang-after", "0", "--nmi-after", "300ms"];
+        let running = run_workload("spin-irqs-off", cpus).args(arguments).start();
+        running.wait_for("backtrace asked for by --nmi-after", 1);
+        running.signal(Signal::USR1);
+        running.wait_for("backtrace asked for by SIGUSR1", 1);
+        running.signal(Signal::QUIT);
+        running.wait_for("backtrace asked for by SIGQUIT", 1);
+        running.signal(Signal::INT);
+        let report = running.wait().expect_code(exit::CLEAN).report();
+        assert_eq!(report.outcome, Outcome::Stopped { by: "SIGINT".into() });
+        let triggers: Vec<Trigger> =
+            report.backtraces.iter().map(|backtrace| backtrace.trigger.clone()).collect();
+        let expected = [Trigger::Timer, signal_trigger("SIGUSR1"), signal_trigger("SIGQUIT")];
+        assert_eq!(triggers, expected);
+        let culprit = cpus as usize / 2;
+        for backtrace in &report.backtraces {
+            everyone_answers(backtrace);
+            let found = functions(&backtrace.cpus[culprit]);
+            assert!(is_subsequence(&["spin_with_interrupts_off", "cpu_main"], &found), "{found:?}");
+            // Nothing of the one before is left over.
+            assert!(backtrace.cpus.iter().all(|cpu| cpu.nmi.stale_bytes == 0));
+        }
+    }
+}
+
+#[test]
+fn the_guest_goes_on_after_a_backtrace_and_is_not_taken_for_hung() {
+    // Enough time after the last one for a hang that the pauses have made to be found.
+    let arguments = ["--hang-after", "1s", "--stop-after", "4s"];
+    let running = run_workload("busy", 2).args(arguments).start();
+    running.wait_for("guest ready", 1);
+    for count in 1..=5 {
+        running.signal(Signal::USR1);
+        running.wait_for("backtrace asked for by SIGUSR1", count);
+    }
+    let report = running.wait().expect_code(exit::CLEAN).report();
+    assert_eq!(report.outcome, Outcome::Stopped { by: "--stop-after".into() });
+    assert_eq!(report.backtraces.len(), 5);
+    report.backtraces.iter().for_each(everyone_answers);
+}
+
+#[test]
+fn a_hang_is_found_after_a_backtrace_too() {
+    let arguments = ["--nmi-after", "200ms", "--hang-after", "600ms"];
+    let finished = run_workload("spin-irqs-on", 2).args(arguments).run().expect_code(exit::HANG);
+    let triggers: Vec<Trigger> = finished
+        .report()
+        .backtraces
+        .iter()
+        .map(|backtrace| backtrace.trigger.clone())
+        .collect();
+    assert_eq!(triggers, [Trigger::Timer, Trigger::Hang]);
+}
+
+#[test]
+fn printing_straight_from_nmi_deadlocks_where_diverted_printing_does_not() {
+    for cpus in [1, 2, 8] {
+        let arguments = ["--hang-after", "500ms", "--nmi-timeout", "500ms"];
+        let direct = run_workload("printk-lock-held", cpus)
+            .args(arguments)
+            .args(["--append", "nmi_backtrace=direct"])
+            .run()
+            .expect_code(exit::HANG);
+        let report = direct.report();
+        let cpu = &report.backtraces[0].cpus[cpus as usize / 2];
+        let reason = no_answer(cpu);
+        assert!(reason.contains("did not finish"), "{reason}");
+        assert_eq!(cpu.nmi.delivered, Some(true), "{:?}", cpu.nmi);
+        assert!(!cpu.nmi.handler_finished && cpu.nmi.masked_after, "{:?}", cpu.nmi);
+
+        let diverted =
+            run_workload("printk-lock-held", cpus).args(arguments).run().expect_code(exit::HANG);
+        everyone_answers(&diverted.report().backtraces[0]);
+    }
+}
+
+#[test]
+fn the_host_and_a_client_inside_the_guest_never_tear_each_others_text() {
+    for cpus in [2, 8] {
+        let running = run_workload("sysrq-storm", cpus).start();
+        running.wait_for("guest ready", 1);
+        for count in 1..=10 {
+            running.signal(Signal::USR1);
+            running.wait_for("backtrace asked for by SIGUSR1", count);
+        }
+        running.signal(Signal::INT);
+        let report = running.wait().expect_code(exit::CLEAN).report();
+        assert_eq!(report.backtraces.len(), 10);
+        for backtrace in &report.backtraces {
+            check_race(backtrace);
+        }
+    }
+}
+
+/// Either the buffers were ours and each CPU's text is one whole answer, or it is said that they
+/// were not.
+#[track_caller]
+fn check_race(backtrace: &Backtrace) {
+    let held = match &backtrace.reservation {
+        Reservation::Held { .. } => true,
+        Reservation::Refused { holder, .. } => {
+            assert_eq!(*holder, Some(0), "cpu0 is the only client inside");
+            false
+        }
+        Reservation::Unavailable { reason } => panic!("{reason}"),
+    };
+    for cpu in &backtrace.cpus {
+        let Some(word) = &cpu.word else {
+            assert!(!held, "cpu{} said nothing: {:?}", cpu.cpu, cpu.nmi);
+            continue;
+        };
+        assert!(!word.text.contains(['\u{fffd}', '\0']), "cpu{}: {}", cpu.cpu, word.text);
+        if held {
+            assert!(answered(cpu), "cpu{}: {:?}", cpu.cpu, cpu.nmi);
+            assert_eq!(word.findings, [""; 0], "cpu{}: {}", cpu.cpu, word.text);
+            let first = format!("NMI backtrace for cpu {}\n", cpu.cpu);
+            assert!(word.text.starts_with(&first), "cpu{}: {}", cpu.cpu, word.text);
+            assert_eq!(word.text.matches("NMI backtrace").count(), 1, "{}", word.text);
+            let whole = |line: &str| {
+                line.is_empty()
+                    || line.contains(':')
+                    || line.starts_with("NMI backtrace for cpu ")
+                    || line == " --- interrupted ---"
+                    || line.starts_with(" [<ffffffff8") && (line.len() == 21 || line.ends_with(" ?"))
+            };
+            assert!(word.text.lines().all(whole), "cpu{}: {}", cpu.cpu, word.text);
+        }
+    }
+}
+
+#[test]
+fn cpus_that_the_guest_never_started_are_in_the_report_as_such() {
+    let finished = run_workload("spin-irqs-off", 4)
+        .args(["--append", "nr_cpus=2", "--hang-after", "500ms"])
+        .run()
+        .expect_code(exit::HANG);
+    let report = finished.report();
+    let backtrace = &report.backtraces[0];
+    for cpu in &backtrace.cpus[2..] {
+        assert_eq!(cpu.state, CpuState::NotStarted, "cpu{}", cpu.cpu);
+        let reason = no_answer(cpu);
+        assert!(reason.contains("not started"), "{reason}");
+        assert!(!cpu.nmi.sent && cpu.word.is_none() && cpu.location.is_none());
+    }
+    assert!(backtrace.cpus[..2].iter().all(answered));
+    assert_eq!((backtrace.nmi_sent, backtrace.nmi_answered), (2, 2));
+    assert!(backtrace.groups.contains(&vec![2, 3]), "{:?}", backtrace.groups);
+    let Outcome::Hang { stalls } = &report.outcome else { panic!("{:?}", report.outcome) };
+    assert!(stalls.iter().all(|stall| stall.cpu < 2), "{stalls:?}");
+}
+
+#[test]
+fn nmis_reach_cpus_whose_apic_is_used_through_memory() {
+    for cpus in [1, 2, 8] {
+        let finished = run_workload("spin-irqs-off", cpus)
+            .args(["--append", "nox2apic", "--hang-after", "500ms"])
+            .run()
+            .expect_code(exit::HANG);
+        everyone_answers(&finished.report().backtraces[0]);
+    }
+}
+
+#[test]
+fn equal_stacks_are_one_group_and_are_printed_once() {
+    let finished = run_workload("spin-irqs-off", 8)
+        .args(["--hang-after", "500ms", "--serial", "none"])
+        .run()
+        .expect_code(exit::HANG);
+    let backtrace = &finished.report().backtraces[0];
+    assert!(backtrace.groups.contains(&vec![4]), "{:?}", backtrace.groups);
+    let shown = finished.stdout.matches("spin_with_interrupts_off").count();
+    assert_eq!(shown, 1, "{}", finished.stdout);
+    let idle = finished.stdout.matches("wait_for_interrupt").count();
+    assert_eq!(idle, backtrace.groups.len() - 1, "{}", finished.stdout);
+}
+
+#[test]
+fn the_report_says_what_ran() {
+    let finished = run_workload("exit", 2).args(["--memory", "32M"]).run().expect_code(exit::CLEAN);
+    let report = finished.report();
+    assert_eq!(report.machine.vcpus, 2);
+    assert_eq!(report.machine.memory_bytes, 32 << 20);
+    assert_eq!(report.image.path, None);
+    assert_eq!(report.image.command_line, "workload=exit");
+    // Whether it was worth a look depends on how long the guest took to leave.
+    assert!(matches!(report.image.kernel, Kernel::NotExamined | Kernel::Bundled));
+    assert_eq!(report.tool.name, "nmiscope");
+    assert!(report.backtraces.is_empty());
+
+    let image = nmiscope_symbolizer::Image::parse(nmiscope::bundled::image()).expect("an image");
+    let id = image.build_id().expect("a build-id");
+    let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(report.image.build_id, Some(id));
+}
+
+#[test]
+fn an_image_file_is_run_like_the_bundled_one() {
+    require_kvm();
+    let arguments = ["run", "guest.elf", "--workload", "spin-irqs-on", "--hang-after", "500ms"];
+    let finished = nmiscope(arguments)
+        .with_report()
+        .with_file("guest.elf", nmiscope::bundled::image())
+        .run()
+        .expect_code(exit::HANG);
+    let report = finished.report();
+    assert_eq!(report.image.path.as_deref(), Some("guest.elf"));
+    assert_eq!(report.image.kernel, Kernel::Bundled);
+    everyone_answers(&report.backtraces[0]);
+}
+
+#[test]
+fn an_unknown_kernel_parameter_is_a_warning_of_the_guests() {
+    let finished =
+        run_workload("exit", 1).args(["--append", "colour=red"]).run().expect_code(exit::CLEAN);
+    assert!(
+        finished.stdout.contains("unknown kernel parameter or bad value: colour=red"),
+        "{}",
+        finished.all()
+    );
+}
+
+#[test]
+fn an_unknown_workload_is_a_failure_of_the_guests() {
+    let finished = run_workload("make-coffee", 1).run().expect_code(exit::GUEST_FAILED);
+    assert!(finished.stdout.contains("unknown workload: make-coffee"), "{}", finished.all());
+    let report = finished.report();
+    let Outcome::Exit { code } = report.outcome else { panic!("{:?}", report.outcome) };
+    assert_ne!(code, 0);
+}
+
+#[test]
+fn a_guest_that_leaves_with_a_code_has_failed_with_it() {
+    let finished =
+        run_workload("exit", 1).args(["--append", "exit_code=7"]).run().expect_code(1);
+    assert_eq!(finished.report().outcome, Outcome::Exit { code: 7 });
+}
+
+#[test]
+fn sixty_four_vcpus_all_answer() {
+    let finished = run_workload("spin-irqs-on", 64)
+        .args(["--memory", "256M", "--serial", "none"])
+        .run()
+        .expect_code(exit::HANG);
+    let report = finished.report();
+    let backtrace = &report.backtraces[0];
+    everyone_answers(backtrace);
+    let found = functions(&backtrace.cpus[32]);
+    assert!(is_subsequence(&["spin_with_interrupts_on", "cpu_main"], &found), "{found:?}");
+}
+
+/// More than 255, so that there are APIC ids that only an x2APIC has.
+#[test]
+fn three_hundred_vcpus_all_answer() {
+    let running = run_workload("idle", 300)
+        .args(["--memory", "256M", "--serial", "none", "--hang-after", "0"])
+        .start();
+    running.wait_for("guest ready", 1);
+    running.signal(Signal::USR1);
+    running.wait_for("backtrace asked for by SIGUSR1", 1);
+    running.signal(Signal::INT);
+    let report = running.wait().expect_code(exit::CLEAN).report();
+    let backtrace = &report.backtraces[0];
+    everyone_answers(backtrace);
+    for cpu in &backtrace.cpus {
+        let text = &cpu.word.as_ref().expect("a word").text;
+        let first = format!("NMI backtrace for cpu {}\n", cpu.cpu);
+        assert!(text.starts_with(&first), "cpu{}: {text}", cpu.cpu);
+    }
+}

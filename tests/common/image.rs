@@ -1,0 +1,90 @@
+//! The bundled image with some of its bytes changed, to make guests and files that are wrong in
+//! one way.
+
+use nmiscope_symbolizer::{Image, Types};
+use object::elf::{FileHeader64, ProgramHeader64};
+use object::endian::LittleEndian as LE;
+use object::read::elf::{FileHeader as _, ProgramHeader as _};
+
+/// Bytes of the bundled image, to be changed.
+pub struct Patched(pub Vec<u8>);
+
+/// Size and places of the ELF-64 header's and program header's fields (System V gABI, chapter 4).
+pub const PROGRAM_HEADERS: usize = 64;
+pub const PROGRAM_HEADER: usize = 56;
+pub const P_OFFSET: usize = 8;
+pub const P_PADDR: usize = 24;
+pub const P_FILESZ: usize = 32;
+pub const P_MEMSZ: usize = 40;
+
+/// The bundled image.
+pub fn bundled() -> Patched {
+    Patched(nmiscope::bundled::image().to_vec())
+}
+
+/// Its program headers.
+pub fn program_headers(bytes: &[u8]) -> Vec<ProgramHeader64<LE>> {
+    let header = FileHeader64::<LE>::parse(bytes).expect("an ELF file");
+    header.program_headers(LE, bytes).expect("program headers").to_vec()
+}
+
+impl Patched {
+    /// Puts bytes at a file offset.
+    pub fn at_offset(mut self, offset: usize, bytes: &[u8]) -> Self {
+        self.0[offset..offset + bytes.len()].copy_from_slice(bytes);
+        self
+    }
+
+    /// Puts a value in a field of a program header.
+    pub fn program_header(self, index: usize, field: usize, value: u64) -> Self {
+        let offset = PROGRAM_HEADERS + index * PROGRAM_HEADER + field;
+        self.at_offset(offset, &value.to_le_bytes())
+    }
+
+    /// Puts bytes at a guest-virtual address.
+    pub fn at_address(self, address: u64, bytes: &[u8]) -> Self {
+        let holds = |header: &&ProgramHeader64<LE>| {
+            let start = header.p_vaddr(LE);
+            (start..start + header.p_filesz(LE)).contains(&address)
+        };
+        let headers = program_headers(&self.0);
+        let header = headers.iter().find(holds).expect("an address in the image's data");
+        let offset = header.p_offset(LE) + (address - header.p_vaddr(LE));
+        self.at_offset(offset as usize, bytes)
+    }
+
+    /// Puts bytes in a member of a variable; of a per-CPU one, in what each CPU's copy starts as.
+    pub fn variable(self, name: &str, member: &str, bytes: &[u8]) -> Self {
+        let address = address_of(name, member);
+        self.at_address(address, bytes)
+    }
+
+    /// Puts machine code in a function's place.
+    pub fn function(self, part_of_name: &str, code: &[u8]) -> Self {
+        let (address, size) = function(part_of_name);
+        assert!(code.len() as u64 <= size, "{part_of_name} has {size} bytes only");
+        self.at_address(address, code)
+    }
+}
+
+/// The address of a variable of the bundled guest, or of a member of it.
+pub fn address_of(name: &str, member: &str) -> u64 {
+    let image = Image::parse(nmiscope::bundled::image()).expect("an image");
+    let types = Types::new(&image).expect("debug information");
+    let variable = types.variable(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let place = if member.is_empty() { Ok(variable) } else { variable.field(member) };
+    place.unwrap_or_else(|error| panic!("{name}.{member}: {error}")).address().0
+}
+
+/// Address and size of the only function whose symbol has this in its name.
+pub fn function(part_of_name: &str) -> (u64, u64) {
+    use object::{Object as _, ObjectSymbol as _};
+    let file = object::File::parse(nmiscope::bundled::image()).expect("an ELF file");
+    let symbols = file.symbols();
+    let mut matching = symbols.filter(|symbol| {
+        symbol.size() > 0 && symbol.name().is_ok_and(|name| name.contains(part_of_name))
+    });
+    let symbol = matching.next().unwrap_or_else(|| panic!("no symbol has {part_of_name}"));
+    assert!(matching.next().is_none(), "several symbols have {part_of_name} in their names");
+    (symbol.address(), symbol.size())
+}

@@ -1,0 +1,428 @@
+//! What the end-to-end tests have in common: the program run in a directory of its own and under a
+//! deadline, and its report, which is held against the committed schema whenever it is read.
+//!
+//! Depends on nothing that stands in the source tree, so that the tests' binaries run on another
+//! machine too: `NMISCOPE_TEST_BIN` says where the program is there.
+
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+use std::ffi::OsStr;
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nmiscope::report::text::short_name;
+use nmiscope::report::{Answer, Backtrace, Cpu, Frame, Report};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+pub mod image;
+
+/// Exit codes, as the help and src/cli/exit_code.rs document them.
+pub mod exit {
+    pub const CLEAN: i32 = 0;
+    pub const GUEST_FAILED: i32 = 1;
+    pub const USAGE: i32 = 2;
+    pub const HANG: i32 = 3;
+    pub const CRASH: i32 = 4;
+    pub const TOOL_FAILED: i32 = 5;
+}
+
+/// Longer than anything here takes on a loaded machine: what is still running then has hung.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The report that [`Invocation::with_report`] asks for.
+const REPORT: &str = "report.json";
+
+/// Fails where there is no KVM: a live test that did not run has not passed.
+pub fn require_kvm() {
+    if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        panic!("this test runs a virtual machine, and /dev/kvm cannot be opened: {error}");
+    }
+}
+
+/// The program's path.
+pub fn binary() -> PathBuf {
+    std::env::var_os("NMISCOPE_TEST_BIN")
+        .map_or_else(|| env!("CARGO_BIN_EXE_nmiscope").into(), PathBuf::from)
+}
+
+/// A run of the program that has not started yet.
+pub struct Invocation {
+    pub command: Command,
+    pub directory: TempDir,
+    deadline: Duration,
+}
+
+/// The program, in an empty directory of its own, with nothing on its standard input.
+pub fn nmiscope<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>) -> Invocation {
+    program(Command::new(binary()), arguments)
+}
+
+/// `nmiscope run` with a workload and a number of vCPUs, and its report written to a file.
+pub fn run_workload(workload: &str, cpus: u32) -> Invocation {
+    require_kvm();
+    nmiscope(["run", "--workload", workload, "--cpus", &cpus.to_string()]).with_report()
+}
+
+/// Any program, under the same conditions.
+pub fn program<I: AsRef<OsStr>>(
+    mut command: Command,
+    arguments: impl IntoIterator<Item = I>,
+) -> Invocation {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    command
+        .args(arguments)
+        .current_dir(&directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TERM"] {
+        command.env_remove(variable);
+    }
+    Invocation { command, directory, deadline: DEADLINE }
+}
+
+impl Invocation {
+    /// More arguments.
+    pub fn args<I: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = I>) -> Self {
+        self.command.args(arguments);
+        self
+    }
+
+    /// Has the report written to where [`Finished::report`] looks for it.
+    pub fn with_report(self) -> Self {
+        self.args(["--json", REPORT])
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Puts a file into the program's directory.
+    pub fn with_file(self, name: &str, bytes: &[u8]) -> Self {
+        std::fs::write(self.directory.path().join(name), bytes).expect("a file");
+        self
+    }
+
+    /// Starts it.
+    pub fn start(mut self) -> Running {
+        let shown = format!("{:?}", self.command);
+        let mut child = self.command.spawn().unwrap_or_else(|error| panic!("{shown}: {error}"));
+        Running {
+            stdout: child.stdout.take().map(Captured::of),
+            stderr: child.stderr.take().map(Captured::of),
+            directory: self.directory,
+            deadline: Instant::now() + self.deadline,
+            shown,
+            child,
+        }
+    }
+
+    /// Runs it to its end.
+    pub fn run(self) -> Finished {
+        self.start().wait()
+    }
+
+    /// Runs it to its end with `input` on its standard input.
+    pub fn run_with_input(mut self, input: &[u8]) -> Finished {
+        self.command.stdin(Stdio::piped());
+        let mut running = self.start();
+        let mut stdin = running.child.stdin.take().expect("a pipe");
+        let input = input.to_vec();
+        let writer = thread::spawn(move || {
+            // A program that does not read it all is the test's business, not the helper's.
+            let _ = stdin.write_all(&input);
+        });
+        let finished = running.wait();
+        writer.join().expect("the writer");
+        finished
+    }
+}
+
+/// The program, running.
+pub struct Running {
+    pub child: Child,
+    pub directory: TempDir,
+    stdout: Option<Captured>,
+    stderr: Option<Captured>,
+    deadline: Instant,
+    shown: String,
+}
+
+impl Running {
+    /// Waits until standard output has `text` for the `count`th time.
+    pub fn wait_for(&self, text: &str, count: usize) {
+        let stdout = self.stdout.as_ref().expect("a pipe");
+        if !stdout.wait_for(text, count, self.deadline) {
+            self.kill();
+            panic!("{}: no {count} times {text:?} in\n{}", self.shown, self.output());
+        }
+    }
+
+    /// Sends a signal to this one process.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("the process runs");
+    }
+
+    /// Waits for its end. One that does not come by the deadline is a failure.
+    pub fn wait(self) -> Finished {
+        let Self { mut child, directory, stdout, stderr, deadline, shown } = self;
+        let pid = Pid::from_child(&child);
+        let (sender, ended) = mpsc::channel();
+        let waiter = thread::spawn(move || sender.send(child.wait()));
+        let status = ended.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        if status.is_err() {
+            // The waiter has not reaped it, so the number is still its own.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        let _ = waiter.join();
+        let stdout = stdout.map(Captured::into_text).unwrap_or_default();
+        let stderr = stderr.map(Captured::into_text).unwrap_or_default();
+        match status {
+            Ok(status) => {
+                let status = status.expect("a child can be waited for");
+                Finished { stdout, stderr, status, directory, shown }
+            }
+            Err(_) => panic!("{shown} did not end in time\nstdout:\n{stdout}\nstderr:\n{stderr}"),
+        }
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    fn kill(&self) {
+        let _ = kill_process(self.pid(), Signal::KILL);
+    }
+
+    fn output(&self) -> String {
+        let show = |captured: &Option<Captured>| {
+            captured.as_ref().map(Captured::text).unwrap_or_default()
+        };
+        format!("stdout:\n{}\nstderr:\n{}", show(&self.stdout), show(&self.stderr))
+    }
+}
+
+/// Output of a process, as far as it has come.
+struct Captured {
+    shared: Arc<(Mutex<Output>, Condvar)>,
+    reader: thread::JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Output {
+    bytes: Vec<u8>,
+    ended: bool,
+}
+
+impl Captured {
+    fn of(mut pipe: impl Read + Send + 'static) -> Self {
+        let shared = Arc::<(Mutex<Output>, Condvar)>::default();
+        let theirs = shared.clone();
+        let reader = thread::spawn(move || {
+            let (output, changed) = &*theirs;
+            let mut bytes = [0; 4096];
+            loop {
+                let count = pipe.read(&mut bytes).unwrap_or(0);
+                let mut output = output.lock().expect("the output");
+                output.bytes.extend_from_slice(&bytes[..count]);
+                output.ended = count == 0;
+                changed.notify_all();
+                if count == 0 {
+                    return;
+                }
+            }
+        });
+        Self { shared, reader }
+    }
+
+    fn wait_for(&self, text: &str, count: usize, deadline: Instant) -> bool {
+        let (output, changed) = &*self.shared;
+        let mut output = output.lock().expect("the output");
+        loop {
+            if String::from_utf8_lossy(&output.bytes).matches(text).count() >= count {
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if output.ended || left.is_zero() {
+                return false;
+            }
+            output = changed.wait_timeout(output, left).expect("the output").0;
+        }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.shared.0.lock().expect("the output").bytes).into_owned()
+    }
+
+    fn into_text(self) -> String {
+        self.reader.join().expect("the reader");
+        let output = self.shared.0.lock().expect("the output");
+        String::from_utf8_lossy(&output.bytes).into_owned()
+    }
+}
+
+/// The program, run.
+pub struct Finished {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+    pub directory: TempDir,
+    shown: String,
+}
+
+impl Finished {
+    /// Its exit code, which is one of [`exit`]: never a signal, never a panic's.
+    pub fn code(&self) -> i32 {
+        assert!(!self.stderr.contains("panicked at"), "a panic: {}", self.all());
+        assert_eq!(self.status.signal(), None, "killed: {}", self.all());
+        self.status.code().expect("an exit code")
+    }
+
+    /// Asserts the exit code, and shows everything if it is another.
+    #[track_caller]
+    pub fn expect_code(self, code: i32) -> Self {
+        assert_eq!(self.code(), code, "{}", self.all());
+        self
+    }
+
+    /// The report, which is what the schema says.
+    #[track_caller]
+    pub fn report(&self) -> Report {
+        self.report_in(REPORT)
+    }
+
+    /// The report in a file of its directory.
+    #[track_caller]
+    pub fn report_in(&self, file: &str) -> Report {
+        let path = self.directory.path().join(file);
+        let text = std::fs::read_to_string(&path)
+            .unwrap_or_else(|error| panic!("no report in {file} ({error}): {}", self.all()));
+        parse_report(&text)
+    }
+
+    /// The names in its directory.
+    pub fn files(&self) -> Vec<String> {
+        files(self.directory.path())
+    }
+
+    /// What was run, and all that it said.
+    pub fn all(&self) -> String {
+        let Self { shown, status, stdout, stderr, .. } = self;
+        format!("{shown}: {status}\nstdout:\n{stdout}\nstderr:\n{stderr}")
+    }
+}
+
+/// The names in a directory, sorted.
+pub fn files(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).expect("a directory");
+    let name = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.expect("an entry").file_name().to_string_lossy().into_owned()
+    };
+    let mut names: Vec<String> = entries.map(name).collect();
+    names.sort();
+    names
+}
+
+/// A report from its text, held against the schema, and against itself.
+#[track_caller]
+pub fn parse_report(text: &str) -> Report {
+    let value: serde_json::Value = serde_json::from_str(text).expect("the report is JSON");
+    if let Err(error) = schema().validate(&value) {
+        panic!("the report is not what the schema says: {error} at {}", error.instance_path());
+    }
+    let report: Report = serde_json::from_value(value).expect("the report is a report");
+    for backtrace in &report.backtraces {
+        check_account(&report, backtrace);
+    }
+    report
+}
+
+fn schema() -> &'static jsonschema::Validator {
+    static VALIDATOR: OnceLock<jsonschema::Validator> = OnceLock::new();
+    VALIDATOR.get_or_init(|| {
+        let schema = include_str!("../../docs/report.schema.json");
+        let schema = serde_json::from_str(schema).expect("the schema is JSON");
+        jsonschema::validator_for(&schema).expect("the schema is a schema")
+    })
+}
+
+/// No vCPU is missing, and the sums are those of the parts.
+#[track_caller]
+fn check_account(report: &Report, backtrace: &Backtrace) {
+    let numbers: Vec<u32> = backtrace.cpus.iter().map(|cpu| cpu.cpu).collect();
+    let all: Vec<u32> = (0..report.machine.vcpus).collect();
+    assert_eq!(numbers, all, "each vCPU once, in order");
+    let sent = backtrace.cpus.iter().filter(|cpu| cpu.nmi.sent).count();
+    let answered = backtrace.cpus.iter().filter(|cpu| answered(cpu)).count();
+    assert_eq!(backtrace.nmi_sent as usize, sent, "nmi_sent counts the NMIs");
+    assert_eq!(backtrace.nmi_answered as usize, answered, "nmi_answered counts the answers");
+    let mut grouped: Vec<u32> = backtrace.groups.iter().flatten().copied().collect();
+    grouped.sort_unstable();
+    assert_eq!(grouped, all, "each vCPU is in one group");
+    for cpu in &backtrace.cpus {
+        check_cpu(cpu);
+    }
+}
+
+/// What is said of one vCPU does not contradict itself.
+#[track_caller]
+fn check_cpu(cpu: &Cpu) {
+    let nmi = &cpu.nmi;
+    if answered(cpu) {
+        assert!(nmi.sent && nmi.delivered == Some(true), "cpu{}: {nmi:?}", cpu.cpu);
+        assert!(cpu.word.as_ref().is_some_and(|word| word.current), "cpu{}: {nmi:?}", cpu.cpu);
+    }
+    if nmi.handler_finished {
+        assert_eq!(nmi.delivered, Some(true), "cpu{}: {nmi:?}", cpu.cpu);
+        assert!(!nmi.pending_after, "cpu{}: {nmi:?}", cpu.cpu);
+    }
+    if let Answer::NoAnswer { reason } = &nmi.answer {
+        assert!(!reason.is_empty(), "cpu{}: no answer needs a reason", cpu.cpu);
+    }
+}
+
+/// Whether it has answered this NMI.
+pub fn answered(cpu: &Cpu) -> bool {
+    cpu.nmi.answer == Answer::Answered
+}
+
+/// Why it has not.
+#[track_caller]
+pub fn no_answer(cpu: &Cpu) -> &str {
+    match &cpu.nmi.answer {
+        Answer::NoAnswer { reason } => reason,
+        Answer::Answered => panic!("cpu{} has answered: {:?}", cpu.cpu, cpu.nmi),
+    }
+}
+
+/// The functions in what it said, innermost first, inlined ones too, by their short names. Only
+/// those that the guest vouches for.
+pub fn functions(cpu: &Cpu) -> Vec<String> {
+    let frames = cpu.word.iter().flat_map(|word| &word.frames).filter(|frame| frame.reliable);
+    frames.flat_map(frame_functions).collect()
+}
+
+/// The short names of a frame's functions.
+pub fn frame_functions(frame: &Frame) -> Vec<String> {
+    let names = frame.functions.iter().filter_map(|function| function.name.as_deref());
+    names.map(|name| short_name(name).to_owned()).collect()
+}
+
+/// Whether `wanted` stands in `found` in that order, with or without others in between.
+pub fn is_subsequence(wanted: &[&str], found: &[String]) -> bool {
+    let mut found = found.iter();
+    wanted.iter().all(|wanted| found.any(|name| name == wanted))
+}

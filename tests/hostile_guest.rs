@@ -1,0 +1,260 @@
+//! Guests that lie: the bundled one with bytes changed, so that what the host reads of it is
+//! garbage. The tool marks what it finds, ends with a documented code, never panics, and lets no
+//! control character through to the terminal.
+
+mod common;
+
+use common::image::{address_of, bundled, function, Patched};
+use common::*;
+use nmiscope::report::{Backtrace, Outcome, Report, Reservation, Trigger};
+
+const IMAGE: &str = "guest.elf";
+
+/// Runs a guest; its NMI handlers get time enough.
+fn run(guest: &Patched, arguments: &[&str]) -> Finished {
+    require_kvm();
+    nmiscope(["run", IMAGE, "--cpus", "2", "--memory", "32M"])
+        .args(arguments)
+        .with_report()
+        .with_file(IMAGE, &guest.0)
+        .run()
+}
+
+/// Runs a guest that hangs.
+fn hang(guest: &Patched) -> (Finished, Report) {
+    let finished = run(guest, &["--workload", "spin-irqs-off", "--hang-after", "500ms"]);
+    let finished = finished.expect_code(exit::HANG);
+    harmless(&finished);
+    let report = finished.report();
+    (finished, report)
+}
+
+/// No control character but line feed and tab.
+#[track_caller]
+fn harmless(finished: &Finished) {
+    let dangerous = |c: char| c.is_control() && c != '\n' && c != '\t';
+    assert!(!finished.stdout.contains(dangerous), "{:?}", finished.stdout);
+    assert!(!finished.stderr.contains(dangerous), "{:?}", finished.stderr);
+}
+
+/// A guest whose workload `busy` writes these values to these addresses, and then stands still.
+fn scribbler(scribbles: &[(u64, u32)]) -> Patched {
+    let mut code = Vec::new();
+    for (address, value) in scribbles {
+        // mov dword ptr [disp32], imm32 (SDM vol. 2, MOV: C7 /0 id; SIB 25 is an absolute disp32).
+        code.extend([0xc7, 0x04, 0x25]);
+        code.extend((*address as u32).to_le_bytes());
+        code.extend(value.to_le_bytes());
+    }
+    // jmp to itself.
+    code.extend([0xeb, 0xfe]);
+    bundled().function("4busy10mix_rounds", &code)
+}
+
+/// Runs it, and takes a backtrace after it has scribbled. Whether it also counts as hung depends
+/// on whether its heartbeats can still be found.
+#[track_caller]
+fn scribbled(scribbles: &[(u64, u32)]) -> (Finished, Report) {
+    let arguments =
+        ["--workload", "busy", "--hang-after", "0", "--nmi-after", "500ms", "--stop-after", "1s"];
+    let finished = run(&scribbler(scribbles), &arguments).expect_code(exit::CLEAN);
+    harmless(&finished);
+    let report = finished.report();
+    assert_eq!(report.backtraces.len(), 1);
+    (finished, report)
+}
+
+#[track_caller]
+fn everyone_answers(backtrace: &Backtrace) {
+    for cpu in &backtrace.cpus {
+        assert!(answered(cpu), "cpu{}: {:?}", cpu.cpu, cpu.nmi);
+    }
+}
+
+#[test]
+fn the_scribbler_does_nothing_else() {
+    let (_, report) = scribbled(&[]);
+    everyone_answers(&report.backtraces[0]);
+    assert!(matches!(report.backtraces[0].reservation, Reservation::Held { .. }));
+}
+
+#[test]
+fn a_length_beyond_the_buffer_before_the_nmi_is_thrown_away_and_said() {
+    let guest = bundled().variable("nmi_print_seq", "seq.len", &u32::MAX.to_le_bytes());
+    let (_, report) = hang(&guest);
+    let backtrace = &report.backtraces[0];
+    everyone_answers(backtrace);
+    for cpu in &backtrace.cpus {
+        assert!(cpu.nmi.stale_bytes > 0, "{:?}", cpu.nmi);
+        let text = &cpu.word.as_ref().expect("a word").text;
+        assert!(text.starts_with(&format!("NMI backtrace for cpu {}\n", cpu.cpu)), "{text}");
+    }
+}
+
+#[test]
+fn a_buffer_whose_owner_is_garbage_is_no_answer_and_its_messages_count_as_lost() {
+    let guest = bundled().variable("nmi_print_seq", "owner", &77u32.to_le_bytes());
+    let (_, report) = hang(&guest);
+    for cpu in &report.backtraces[0].cpus {
+        let reason = no_answer(cpu);
+        assert!(reason.contains("printed nothing"), "{reason}");
+        assert!(cpu.nmi.handler_finished);
+        assert!(cpu.nmi.messages_lost > Some(0), "{:?}", cpu.nmi);
+    }
+}
+
+#[test]
+fn a_buffer_that_is_garbage_all_over_is_marked_as_such() {
+    let text = b"\x1b]0;owned\x07\x1b[2J\xff\xfe\0Call Trace:\n [<ffffffffffffffff>]\n [<\x1b[31m>]\n";
+    let guest = bundled()
+        .variable("nmi_print_seq", "owner", &77u32.to_le_bytes())
+        .variable("nmi_print_seq", "seq.len", &u32::MAX.to_le_bytes())
+        .variable("nmi_print_seq", "seq.buffer", text);
+    let (finished, report) = hang(&guest);
+    for cpu in &report.backtraces[0].cpus {
+        let word = cpu.word.as_ref().expect("what is in the buffer");
+        assert_eq!(word.text.chars().filter(|&c| c == '\u{1b}').count(), 3, "JSON has all of it");
+        let findings = word.findings.join("; ");
+        for wanted in ["length is garbage", "owner is garbage", "garbled"] {
+            assert!(findings.contains(wanted), "{wanted}: {findings}");
+        }
+    }
+    assert!(finished.stdout.contains("length is garbage"), "{}", finished.stdout);
+}
+
+#[test]
+fn a_number_of_cpus_that_is_garbage_is_bounded() {
+    let place = address_of("nr_cpu_ids", "");
+    for garbage in [0, 1, 3, 0x7fff_ffff, u32::MAX] {
+        let (_, report) = scribbled(&[(place, garbage)]);
+        let backtrace = &report.backtraces[0];
+        for cpu in backtrace.cpus.iter().filter(|cpu| cpu.cpu >= garbage) {
+            let reason = no_answer(cpu);
+            assert!(reason.contains(&format!("knows of {garbage} CPUs")), "{reason}");
+        }
+        let known = backtrace.cpus.iter().filter(|cpu| cpu.cpu < garbage);
+        known.for_each(|cpu| assert!(answered(cpu), "cpu{}: {:?}", cpu.cpu, cpu.nmi));
+    }
+}
+
+#[test]
+fn per_cpu_offsets_that_are_garbage_cost_the_answer_and_say_why() {
+    let place = address_of("__per_cpu_offset", "");
+    // Unmapped, not canonical, and wrapping around.
+    for (low, high) in [(0x1000_0000, 0x1234), (0, 0x8000_0000), (u32::MAX, u32::MAX)] {
+        let slots = [(place + 8, low), (place + 12, high)];
+        let (_, report) = scribbled(&slots);
+        let backtrace = &report.backtraces[0];
+        assert!(answered(&backtrace.cpus[0]), "{:?}", backtrace.cpus[0].nmi);
+        let reason = no_answer(&backtrace.cpus[1]);
+        assert!(!reason.is_empty(), "{reason}");
+    }
+}
+
+#[test]
+fn heartbeats_that_are_not_to_be_found_are_no_panic() {
+    let place = address_of("__per_cpu_offset", "");
+    let slots = [(place, 0x1000_0000), (place + 4, 0x1234), (place + 12, 0x8000_0000)];
+    let arguments = ["--workload", "busy", "--hang-after", "500ms", "--stop-after", "2s"];
+    let finished = run(&scribbler(&slots), &arguments);
+    harmless(&finished);
+    let code = finished.code();
+    assert!(code == exit::CLEAN || code == exit::HANG, "{}", finished.all());
+    finished.report();
+}
+
+#[test]
+fn buffers_that_a_guest_never_gives_back_are_refused_with_its_name() {
+    let owner = address_of("PRINTK", "nmi_print_flag.owner");
+    let (_, report) = scribbled(&[(owner, 2)]);
+    let reservation = &report.backtraces[0].reservation;
+    let Reservation::Refused { holder, waited_ms, .. } = reservation else {
+        panic!("{reservation:?}");
+    };
+    assert_eq!(*holder, Some(1), "a guest CPU stores its number plus one");
+    assert!(*waited_ms >= 1000.0, "the bound is a second: {waited_ms}");
+    // The backtrace goes on without.
+    everyone_answers(&report.backtraces[0]);
+}
+
+#[test]
+fn a_holder_of_the_buffers_that_is_no_cpu_has_no_name() {
+    let owner = address_of("PRINTK", "nmi_print_flag.owner");
+    let since = address_of("PRINTK", "nmi_print_flag.since_ns");
+    let (finished, report) =
+        scribbled(&[(owner, 0xdead_beef), (since, u32::MAX), (since + 4, u32::MAX)]);
+    let reservation = &report.backtraces[0].reservation;
+    let Reservation::Refused { holder: None, held_ms: None, .. } = reservation else {
+        panic!("{reservation:?}");
+    };
+    assert!(finished.stdout.contains("no CPU of the guest"), "{}", finished.stdout);
+}
+
+#[test]
+fn a_clock_that_is_garbage_makes_no_time_out_of_nothing() {
+    let owner = address_of("PRINTK", "nmi_print_flag.owner");
+    let scale = address_of("sched_clock", "ns_per_tsc_shifted");
+    let (_, report) = scribbled(&[(owner, 1), (scale, u32::MAX), (scale + 4, u32::MAX)]);
+    assert!(matches!(report.backtraces[0].reservation, Reservation::Refused { .. }));
+}
+
+#[test]
+fn a_guest_that_never_becomes_ready_is_a_hang() {
+    let (address, _) = function("kernel_main");
+    let guest = bundled().at_address(address, &[0xeb, 0xfe]);
+    let finished = run(&guest, &["--ready-within", "500ms"]).expect_code(exit::HANG);
+    let report = finished.report();
+    let Outcome::NotReady { waited_ms } = report.outcome else { panic!("{:?}", report.outcome) };
+    assert_eq!(waited_ms, 500.0);
+    assert_eq!(report.ready_after_ms, None);
+    assert_eq!(report.backtraces[0].trigger, Trigger::NotReady);
+    let names: Vec<String> =
+        report.backtraces[0].cpus[0].location.iter().flat_map(frame_functions).collect();
+    assert_eq!(names, ["kernel_main"]);
+}
+
+#[test]
+fn an_instruction_that_kvm_cannot_emulate_is_a_crash_and_not_a_failure_of_the_tool() {
+    let (address, _) = function("kernel_main");
+    // ud2, with no interrupt table yet: the exception cannot be delivered.
+    let guest = bundled().at_address(address, &[0x0f, 0x0b]);
+    let finished = run(&guest, &[]).expect_code(exit::CRASH);
+    assert!(matches!(finished.report().outcome, Outcome::Crash { cpu: 0, .. }));
+}
+
+const EVIL: &str = "\u{1b}[31mEVIL\u{7}\u{9b}2J";
+
+#[test]
+fn control_characters_of_the_guest_do_not_reach_the_terminal() {
+    require_kvm();
+    let finished = run_workload("exit", 1)
+        .args(["--append", EVIL])
+        .run()
+        .expect_code(exit::CLEAN);
+    harmless(&finished);
+    assert!(finished.stdout.contains("EVIL"), "{}", finished.stdout);
+}
+
+#[test]
+fn control_characters_reach_a_console_file_as_they_are() {
+    let finished = run_workload("exit", 1)
+        .args(["--append", EVIL, "--serial", "console"])
+        .run()
+        .expect_code(exit::CLEAN);
+    let console = std::fs::read(finished.directory.path().join("console")).expect("a file");
+    assert!(console.windows(EVIL.len()).any(|window| window == EVIL.as_bytes()), "{console:?}");
+    assert_eq!(finished.stdout, "", "it is not said twice");
+}
+
+#[test]
+fn control_characters_are_escaped_in_json() {
+    let finished = run_workload("exit", 1)
+        .args(["--append", EVIL])
+        .run()
+        .expect_code(exit::CLEAN);
+    let bytes = std::fs::read(finished.directory.path().join("report.json")).expect("a file");
+    assert!(!bytes.iter().any(|&byte| byte < 0x20 && byte != b'\n'), "raw control characters");
+    let report = finished.report();
+    assert_eq!(report.image.command_line, format!("workload=exit {EVIL}"));
+    assert!(report.console_tail.iter().any(|line| line.contains(EVIL)), "{report:?}");
+}

@@ -1,0 +1,352 @@
+//! On a real `/dev/kvm`, for every workload of the bundled guest, at 1, 2 and 8 vCPUs: the run ends
+//! as the workload's file says that it does, and the guest's word shows the frames that the file's
+//! head promises (`Frames: WHERE: FUNCTION, FUNCTION, ...`).
+//!
+//! The heads are compiled in: what is expected comes from the workloads, not from the tool.
+
+mod common;
+
+use common::*;
+use nmiscope::report::{Backtrace, CpuState, Outcome, Report, Reservation};
+
+/// How a run of a workload ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// On the CPUs that the tick or the main loop of which stands still.
+    Hang(&'static [Culprit]),
+    Panic,
+    Crash,
+    /// Healthy: nothing but `--stop-after` ends it, and `--nmi-after` looks at it meanwhile.
+    Stopped,
+    /// By itself, with code 0.
+    Left,
+}
+
+/// A CPU of a workload's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Culprit {
+    Number(u32),
+    Half,
+}
+
+impl Culprit {
+    fn of(self, cpus: u32) -> u32 {
+        match self {
+            Self::Number(cpu) => cpu,
+            Self::Half => cpus / 2,
+        }
+    }
+}
+
+const HALF: Ending = Ending::Hang(&[Culprit::Half]);
+const FIRST_TWO: Ending = Ending::Hang(&[Culprit::Number(0), Culprit::Number(1)]);
+
+/// A promise of a workload's head: on these CPUs, these functions, innermost first.
+struct Promise {
+    cpus: Vec<u32>,
+    functions: Vec<&'static str>,
+}
+
+/// The promises of a workload's file for that number of CPUs.
+fn promises(source: &'static str, cpus: u32) -> Vec<Promise> {
+    let lines = source.lines().filter_map(|line| line.strip_prefix("//! Frames: "));
+    let parts: Vec<(&str, Vec<&str>)> = lines
+        .map(|line| {
+            let (place, functions) = line.split_once(": ").expect("WHERE: FUNCTIONS");
+            (place, functions.split(", ").map(str::trim).collect())
+        })
+        .collect();
+    let named = |place: &str| match place {
+        "others" => None,
+        "n/2" => Some(cpus / 2),
+        number => Some(number.parse().expect("a CPU's number")),
+    };
+    let taken: Vec<u32> = parts.iter().filter_map(|(place, _)| named(place)).collect();
+    parts
+        .into_iter()
+        .map(|(place, functions)| {
+            let others = || (0..cpus).filter(|cpu| !taken.contains(cpu)).collect();
+            Promise { cpus: named(place).map_or_else(others, |cpu| vec![cpu]), functions }
+        })
+        .collect()
+}
+
+/// `crashed` is the CPU that was reset, and so has nothing left to say.
+#[track_caller]
+fn check_promises(source: &'static str, backtrace: &Backtrace, crashed: Option<u32>) {
+    for promise in promises(source, backtrace.cpus.len() as u32) {
+        for number in promise.cpus.into_iter().filter(|cpu| Some(*cpu) != crashed) {
+            let cpu = &backtrace.cpus[number as usize];
+            let found = functions(cpu);
+            assert!(
+                is_subsequence(&promise.functions, &found),
+                "cpu{number} of {}: {:?} are promised, found are {found:?} in {:?}\n{:#?}",
+                backtrace.cpus.len(),
+                promise.functions,
+                cpu.word,
+                cpu.nmi,
+            );
+        }
+    }
+}
+
+/// Runs a workload and looks at how it ends and at what was promised.
+fn check(workload: &str, source: &'static str, ending: Ending, cpus: u32) -> Report {
+    let invocation = run_workload(workload, cpus);
+    // Handlers that share their cores with other work need more than the default, which is for
+    // those that get no answer.
+    let invocation = match workload {
+        "nmi-stuck" => invocation,
+        _ => invocation.args(["--nmi-timeout", "10s"]),
+    };
+    let invocation = match ending {
+        Ending::Hang(_) => invocation.args(["--hang-after", "500ms"]),
+        Ending::Stopped => invocation.args(["--nmi-after", "1s", "--stop-after", "2s"]),
+        Ending::Panic | Ending::Crash | Ending::Left => invocation,
+    };
+    let finished = invocation.run();
+    let report = finished.report();
+    let all = || finished.all();
+    let code = match (ending, &report.outcome) {
+        (Ending::Hang(culprits), Outcome::Hang { stalls }) => {
+            let stalled: Vec<u32> = stalls.iter().map(|stall| stall.cpu).collect();
+            for culprit in culprits {
+                assert!(stalled.contains(&culprit.of(cpus)), "{stalled:?} of {cpus}: {}", all());
+            }
+            exit::HANG
+        }
+        (Ending::Panic, Outcome::Panic { cpu, .. }) => {
+            assert_eq!(*cpu, cpus / 2, "{}", all());
+            exit::CRASH
+        }
+        (Ending::Crash, Outcome::Crash { cpu, .. }) => {
+            assert_eq!(*cpu, cpus / 2, "{}", all());
+            exit::CRASH
+        }
+        (Ending::Stopped, Outcome::Stopped { by }) => {
+            assert_eq!(by, "--stop-after", "{}", all());
+            exit::CLEAN
+        }
+        (Ending::Left, Outcome::Exit { code: 0 }) => exit::CLEAN,
+        _ => panic!("{ending:?} is what {workload} does: {}", all()),
+    };
+    assert_eq!(finished.code(), code, "{}", all());
+    let backtraces = usize::from(ending != Ending::Left);
+    assert_eq!(report.backtraces.len(), backtraces, "{}", all());
+    let crashed = match report.outcome {
+        Outcome::Crash { cpu, .. } => Some(cpu),
+        _ => None,
+    };
+    for backtrace in &report.backtraces {
+        // A guest that takes backtraces of its own without a pause need not let us have the buffers.
+        if matches!(backtrace.reservation, Reservation::Held { .. }) {
+            check_promises(source, backtrace, crashed);
+        } else {
+            assert_eq!(workload, "sysrq-storm", "{}", all());
+        }
+    }
+    assert_eq!(report.machine.vcpus, cpus);
+    assert!(report.ready_after_ms.is_some());
+    report
+}
+
+/// The backtrace of a run that takes one.
+fn only(report: &Report) -> &Backtrace {
+    assert_eq!(report.backtraces.len(), 1);
+    &report.backtraces[0]
+}
+
+#[track_caller]
+fn everyone_answers(backtrace: &Backtrace) {
+    for cpu in &backtrace.cpus {
+        assert!(answered(cpu), "cpu{}: {:?}", cpu.cpu, cpu.nmi);
+        assert!(cpu.nmi.handler_finished, "cpu{}: {:?}", cpu.cpu, cpu.nmi);
+    }
+}
+
+/// A test per workload: at each number of vCPUs it ends so, as promised; and what is said of the
+/// report besides.
+macro_rules! workloads {
+    ($($test:ident: $name:literal, $file:literal, $ending:expr, $cpus:expr, $also:expr;)*) => {
+        $(
+            #[test]
+            fn $test() {
+                const SOURCE: &str = include_str!(concat!("../guest/src/workload/", $file));
+                for cpus in $cpus {
+                    let report = check($name, SOURCE, $ending, cpus);
+                    let also: fn(&Report) = $also;
+                    also(&report);
+                }
+            }
+        )*
+
+        /// Sources with their names, for a look at all of them.
+        const WORKLOADS: &[(&str, &str)] = &[
+            $(($name, include_str!(concat!("../guest/src/workload/", $file)))),*
+        ];
+    };
+}
+
+const COUNTS: [u32; 3] = [1, 2, 8];
+
+fn all_answer(report: &Report) {
+    everyone_answers(only(report));
+}
+
+workloads! {
+    abba_deadlock_hangs_the_first_two_cpus:
+        "abba-deadlock", "abba_deadlock.rs", FIRST_TWO, [2, 8], all_answer;
+    busy_makes_progress: "busy", "busy.rs", Ending::Stopped, COUNTS, all_answer;
+    corrupt_stack_hangs_and_only_the_interrupted_frame_is_vouched_for:
+        "corrupt-stack", "corrupt_stack.rs", HALF, COUNTS, only_the_interrupted_frame_is_reliable;
+    deep_stack_hangs_and_what_did_not_fit_is_counted:
+        "deep-stack", "deep_stack.rs", HALF, COUNTS, the_loss_is_counted;
+    double_begin_panics_and_says_why_on_the_console:
+        "double-begin", "double_begin.rs", Ending::Panic, COUNTS, the_bug_is_on_the_console;
+    exit_leaves: "exit", "exit.rs", Ending::Left, COUNTS, |_| {};
+    halt_irqs_off_hangs_in_hlt:
+        "halt-irqs-off", "halt_irqs_off.rs", HALF, COUNTS, the_culprit_is_halted;
+    idle_is_healthy: "idle", "idle.rs", Ending::Stopped, COUNTS, all_answer;
+    nmi_stuck_hangs_and_its_nmi_stays_masked:
+        "nmi-stuck", "nmi_stuck.rs", HALF, COUNTS, the_nmi_is_masked;
+    null_deref_panics: "null-deref", "null_deref.rs", Ending::Panic, COUNTS, the_fault_is_named;
+    panic_panics: "panic", "panic.rs", Ending::Panic, COUNTS, the_message_is_on_the_console;
+    partial_line_hangs_and_its_last_line_is_marked:
+        "partial-line", "partial_line.rs", HALF, COUNTS, the_partial_line_is_marked;
+    printk_lock_held_hangs_and_answers_all_the_same:
+        "printk-lock-held", "printk_lock_held.rs", HALF, COUNTS, all_answer;
+    spin_irqs_off_hangs: "spin-irqs-off", "spin_irqs_off.rs", HALF, COUNTS, interrupts_are_off;
+    spin_irqs_on_hangs_with_its_tick_going_on:
+        "spin-irqs-on", "spin_irqs_on.rs", HALF, COUNTS, the_tick_goes_on;
+    sysrq_storm_is_healthy:
+        "sysrq-storm", "sysrq_storm.rs", Ending::Stopped, COUNTS, |_| {};
+    triple_fault_crashes:
+        "triple-fault", "triple_fault.rs", Ending::Crash, COUNTS, the_others_answer;
+}
+
+/// The CPU that a workload with one culprit picks, in the only backtrace.
+fn culprit(report: &Report) -> &nmiscope::report::Cpu {
+    &only(report).cpus[report.machine.vcpus as usize / 2]
+}
+
+fn the_others_answer(report: &Report) {
+    let culprit = culprit(report).cpu;
+    for cpu in only(report).cpus.iter().filter(|cpu| cpu.cpu != culprit) {
+        assert!(answered(cpu), "cpu{}: {:?}", cpu.cpu, cpu.nmi);
+    }
+}
+
+fn only_the_interrupted_frame_is_reliable(report: &Report) {
+    let word = culprit(report).word.as_ref().expect("a word");
+    assert!(word.frames[0].interrupted && word.frames[0].reliable, "{word:?}");
+    assert!(word.frames[1..].iter().all(|frame| !frame.reliable), "{word:?}");
+    all_answer(report);
+}
+
+/// The buffer holds 4096 bytes, and the trace of 250 levels is longer.
+fn the_loss_is_counted(report: &Report) {
+    all_answer(report);
+    let cpu = culprit(report);
+    let word = cpu.word.as_ref().expect("a word");
+    let lost = cpu.nmi.messages_lost.expect("a number");
+    assert!(lost > 0);
+    assert!(word.text.len() <= 4096 && word.text.len() > 4096 - 64, "{}", word.text.len());
+    assert!(word.text.ends_with('\n'), "cut in the middle of a line: {}", word.text);
+    assert_eq!(cpu.nmi.bytes, Some(word.text.len() as u32));
+    let kept = word.frames.len() as u64;
+    // Each level is an entry at least; the message about the loss is the finding's.
+    assert!(kept + lost >= 250, "{kept} kept and {lost} lost");
+    let findings = word.findings.join("; ");
+    assert!(findings.contains(&lost.to_string()), "{lost} lost, but: {findings}");
+}
+
+fn the_bug_is_on_the_console(report: &Report) {
+    let console = report.console_tail.join("\n");
+    assert!(
+        console.contains("BUG: printk_nmi_backtrace_this_cpu_begin inside of itself"),
+        "{console}"
+    );
+}
+
+fn the_culprit_is_halted(report: &Report) {
+    all_answer(report);
+    let cpu = culprit(report);
+    assert_eq!(cpu.state, CpuState::Halted);
+    assert_eq!(cpu.interrupts_enabled, Some(false));
+}
+
+fn the_nmi_is_masked(report: &Report) {
+    the_others_answer(report);
+    let cpu = culprit(report);
+    let reason = no_answer(cpu);
+    assert!(reason.contains("masked"), "{reason}");
+    assert!(cpu.nmi.masked_before && cpu.nmi.pending_after, "{:?}", cpu.nmi);
+    assert_eq!(cpu.nmi.delivered, Some(false));
+    assert!(!cpu.nmi.handler_finished);
+    // What is in its buffer is the answer to another NMI, and is not sold as one to ours.
+    assert!(cpu.word.as_ref().is_some_and(|word| !word.current), "{:?}", cpu.word);
+}
+
+fn the_fault_is_named(report: &Report) {
+    let console = report.console_tail.join("\n");
+    assert!(console.contains("page fault at 0000000000000000"), "{console}");
+}
+
+fn the_message_is_on_the_console(report: &Report) {
+    let console = report.console_tail.join("\n");
+    let wanted = format!("the workload asked for it on cpu{}", report.machine.vcpus / 2);
+    assert!(console.contains(&wanted), "{console}");
+}
+
+fn the_partial_line_is_marked(report: &Report) {
+    all_answer(report);
+    let word = culprit(report).word.as_ref().expect("a word");
+    assert!(word.text.ends_with("a line without an end"), "{}", word.text);
+    assert!(word.findings.iter().any(|finding| finding.contains("no end")), "{word:?}");
+}
+
+fn interrupts_are_off(report: &Report) {
+    all_answer(report);
+    let cpu = culprit(report);
+    assert_eq!(cpu.state, CpuState::Running);
+    assert_eq!(cpu.interrupts_enabled, Some(false));
+    let stall = stall_of_culprit(report);
+    assert!(stall.tick_ms.is_some() && stall.main_loop_ms.is_some(), "{stall:?}");
+}
+
+fn the_tick_goes_on(report: &Report) {
+    all_answer(report);
+    assert_eq!(culprit(report).interrupts_enabled, Some(true));
+    assert!(stall_of_culprit(report).main_loop_ms.is_some_and(|stalled| stalled >= 500.0));
+}
+
+fn stall_of_culprit(report: &Report) -> &nmiscope::report::Stall {
+    let Outcome::Hang { stalls } = &report.outcome else { panic!("{:?}", report.outcome) };
+    let culprit = report.machine.vcpus / 2;
+    stalls.iter().find(|stall| stall.cpu == culprit).expect("the culprit among the stalled")
+}
+
+#[test]
+fn every_workload_that_the_guest_knows_is_tested_here() {
+    let guest = include_str!("../guest/src/workload/mod.rs");
+    let registered = guest.matches("::WORKLOAD,").count();
+    assert_eq!(WORKLOADS.len(), registered);
+    for (name, source) in WORKLOADS {
+        assert!(source.contains(&format!("name: {name:?},")), "{name}");
+        let promised = promises(source, 8).iter().map(|promise| promise.cpus.len()).sum::<usize>();
+        let expected = match *name {
+            "exit" => 0,
+            _ => 8,
+        };
+        assert_eq!(promised, expected, "the head of {name} speaks of each CPU");
+    }
+}
+
+#[test]
+fn a_workload_that_needs_more_cpus_is_refused_by_the_guest() {
+    let finished = run_workload("abba-deadlock", 1).run().expect_code(exit::GUEST_FAILED);
+    let report = finished.report();
+    assert_eq!(report.outcome, Outcome::Exit { code: 2 });
+    let console = report.console_tail.join("\n");
+    assert!(console.contains("workload abba-deadlock needs at least 2 CPUs"), "{console}");
+}

@@ -12,8 +12,7 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Integer code only: a kernel that uses vector registers would have to save them. `soft-float`
 /// says that there are none, also to libcore.
-const FEATURES: &str =
-    "-sse,-sse2,-sse3,-ssse3,-sse4.1,-sse4.2,-avx,-mmx,-x87,+soft-float";
+const FEATURES: &str = "-sse,-sse2,-sse3,-ssse3,-sse4.1,-sse4.2,-avx,-mmx,-x87,+soft-float";
 
 /// Where the repository lies as far as the kernel's debug information is concerned: the image
 /// comes out the same wherever it is built.

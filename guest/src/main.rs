@@ -96,11 +96,7 @@ fn all_cpus_up(online: usize) {
     let workload = the_workload();
     pr_info!("ready: {online} CPUs, workload {}", workload.name);
     if online < workload.min_cpus {
-        pr_err!(
-            "workload {} needs at least {} CPUs",
-            workload.name,
-            workload.min_cpus
-        );
+        pr_err!("workload {} needs at least {} CPUs", workload.name, workload.min_cpus);
         machine::debug_exit(abi::EXIT_BAD_PARAMETER);
     }
     system_state.store(SYSTEM_RUNNING, Relaxed);

@@ -43,10 +43,7 @@ impl Parameters {
         };
         // First, so that what the others have to say is said at the level asked for.
         let words = command_line.split_ascii_whitespace();
-        if let Some(level) = words
-            .clone()
-            .find_map(|word| word.strip_prefix("loglevel="))
-        {
+        if let Some(level) = words.clone().find_map(|word| word.strip_prefix("loglevel=")) {
             parameters.loglevel = level.parse().unwrap_or(DEFAULT_LOGLEVEL);
         }
         PRINTK.set_console_loglevel(parameters.loglevel);

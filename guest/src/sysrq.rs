@@ -24,10 +24,7 @@ pub fn handle(key: u8) {
         }
         b'h' => print(format_args!("{HELP}")),
         b'\r' | b'\n' => {}
-        key => print(format_args!(
-            "sysrq: no such key '{}'. {HELP}",
-            key.escape_ascii()
-        )),
+        key => print(format_args!("sysrq: no such key '{}'. {HELP}", key.escape_ascii())),
     }
 }
 

@@ -113,11 +113,7 @@ struct Found {
 }
 
 /// Needs a stopped vCPU that runs the kernel: the first one whose registers select long mode.
-fn locate(
-    vm: &Vm,
-    kernel: &Kernel,
-    states: &[Result<VcpuState, String>],
-) -> Result<Found, String> {
+fn locate(vm: &Vm, kernel: &Kernel, states: &[Result<VcpuState, String>]) -> Result<Found, String> {
     let bundled = match kernel {
         Kernel::Bundled(bundled) => bundled,
         Kernel::Unknown { reason } => return Err(reason.clone()),
@@ -243,13 +239,17 @@ impl Before {
             Ok((places, tables)) => places.seq_buf.read(ram, *tables),
             Err(reason) => Err(reason.clone()),
         };
-        let counted = places.as_ref().ok().and_then(|(places, _)| {
-            Some(places.nmi_count(ram).ok()? != self.nmi_count?)
-        });
+        let counted = places
+            .as_ref()
+            .ok()
+            .and_then(|(places, _)| Some(places.nmi_count(ram).ok()? != self.nmi_count?));
         // A buffer whose handler is still at work is the handler's.
         let idle = matches!(&buffer, Ok(buffer)
             if buffer.owner == nmiscope_guest::printk::NMI_PRINT_SEQ_FREE);
-        if held && idle && let Ok((places, _)) = &places {
+        if held
+            && idle
+            && let Ok((places, _)) = &places
+        {
             // It was read a moment ago, so it is there.
             let _ = places.seq_buf.wipe(ram);
         }

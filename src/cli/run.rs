@@ -7,9 +7,9 @@ use anyhow::Context;
 
 use super::arguments::Run;
 use super::exit_code::{self, Code};
+use super::output::{self, Text};
 use crate::errors::BadRequest;
 use crate::images::Files;
-use super::output::{self, Text};
 use crate::report::json::Destination;
 use crate::report::{Outcome, Report, text};
 use crate::session::{self, Event, Options, Sink};

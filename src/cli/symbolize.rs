@@ -30,7 +30,9 @@ pub fn symbolize(arguments: &Symbolize) -> anyhow::Result<Code> {
         })
         .map_err(BadRequest::from_error)?;
     if !image.has_debug_info() {
-        output::warning("the image has no debug information, and no debug file was found: names only");
+        output::warning(
+            "the image has no debug information, and no debug file was found: names only",
+        );
     }
     let resolver = Resolver::new(&image, SourceRoots::new(source_roots()));
     let mut stdout = io::BufWriter::new(io::stdout().lock());

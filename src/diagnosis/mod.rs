@@ -55,10 +55,9 @@ impl<'a> Resolver<'a> {
             interrupted: matches!(counter, ProgramCounter::Interrupted(_)),
             reliable,
             functions: functions.collect(),
-            symbol: found.symbol.map(|found| Symbol {
-                name: demangle(&found.symbol.name),
-                offset: found.offset,
-            }),
+            symbol: found
+                .symbol
+                .map(|found| Symbol { name: demangle(&found.symbol.name), offset: found.offset }),
             missing: found.missing.map(|reason| crate::error_chain(&reason)),
         }
     }
@@ -218,9 +217,9 @@ fn no_answer(capture: &CpuCapture, delivered: Option<bool>) -> Option<String> {
             Some("not started: it waits for INIT or a start-up IPI, and takes no NMI".into())
         }
         NmiResult::Ended(outcome) => Some(format!("it had ended: {outcome}")),
-        NmiResult::Unfinished if run.before.nmi.masked && delivered != Some(true) => Some(format!(
-            "NMI pending, masked for {bound} (the vCPU is inside an earlier NMI)"
-        )),
+        NmiResult::Unfinished if run.before.nmi.masked && delivered != Some(true) => {
+            Some(format!("NMI pending, masked for {bound} (the vCPU is inside an earlier NMI)"))
+        }
         NmiResult::Unfinished if delivered != Some(true) => {
             Some(format!("NMI not delivered within {bound}"))
         }
@@ -228,7 +227,9 @@ fn no_answer(capture: &CpuCapture, delivered: Option<bool>) -> Option<String> {
             Some(format!("NMI delivered, its handler did not finish within {bound}"))
         }
         NmiResult::Finished => match &capture.buffer {
-            Err(reason) => Some(format!("the handler finished, its buffer is out of reach: {reason}")),
+            Err(reason) => {
+                Some(format!("the handler finished, its buffer is out of reach: {reason}"))
+            }
             Ok(buffer) if buffer.text.is_empty() => {
                 Some("the handler finished and printed nothing into its buffer".into())
             }
@@ -283,10 +284,7 @@ fn findings(buffer: &SeqBuf, nmi: &Nmi, text: &str) -> Vec<String> {
             buffer.owner > NMI_PRINT_SEQ_READER,
             format!("the buffer's owner is garbage: {:#x}", buffer.owner),
         ),
-        (
-            text.contains('\u{fffd}') || text.contains('\0'),
-            "garbled: it is not all text".into(),
-        ),
+        (text.contains('\u{fffd}') || text.contains('\0'), "garbled: it is not all text".into()),
         (!text.ends_with('\n'), "the last line has no end".into()),
         (!guest_word::has_trace(text), "there is no call trace in it".into()),
     ];

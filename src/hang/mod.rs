@@ -72,7 +72,7 @@ impl Detector {
         self.still.clear();
     }
 
-    /// Takes an observation. Returns the CPUs that hang, or nothing.
+    /// Takes an observation. Returns nothing until some CPU hangs; then all that stand still.
     pub fn observe(&mut self, observation: Observation) -> Vec<Stall> {
         let Some(last) = self.last.replace(observation) else { return Vec::new() };
         let now = self.last.as_ref().expect("replaced a line above");
@@ -87,7 +87,13 @@ impl Detector {
             advance(&mut still.tick, now.tick == last.tick, interval);
             advance(&mut still.main_loop, now.main_loop == last.main_loop, interval);
         }
-        let long = |still: Duration| (still >= self.hang_after).then_some(still);
+        let longest = self.still.iter().map(|still| still.tick.max(still.main_loop)).max();
+        if longest.is_none_or(|longest| longest < self.hang_after) {
+            return Vec::new();
+        }
+        // CPUs that hang together do not stop in the same interval: those that are on their way
+        // belong to the verdict.
+        let long = |still: Duration| (still >= self.hang_after / 2).then_some(still);
         self.still
             .iter()
             .enumerate()
@@ -122,8 +128,7 @@ mod tests {
                     .iter()
                     .map(|beats| beats.map(|(tick, main_loop)| Heartbeats { tick, main_loop }))
                     .collect();
-                let stalls =
-                    detector.observe(Observation { at: INTERVAL * index as u32, cpus });
+                let stalls = detector.observe(Observation { at: INTERVAL * index as u32, cpus });
                 stalls.iter().map(|stall| stall.cpu).collect()
             })
             .collect()
@@ -165,6 +170,16 @@ mod tests {
     }
 
     #[test]
+    fn a_cpu_that_stopped_a_little_later_is_named_too() {
+        let rows: &[&[_]] = &[
+            &[both(1), both(1), both(1)],
+            &[both(1), both(2), both(2)],
+            &[both(1), both(2), both(3)],
+        ];
+        assert_eq!(verdicts(rows).last().unwrap(), &[0, 1]);
+    }
+
+    #[test]
     fn progress_starts_the_count_anew() {
         let rows: &[&[_]] = &[&[both(1)], &[both(1)], &[both(2)], &[both(2)], &[both(2)]];
         assert_eq!(verdicts(rows), [vec![], vec![], vec![], vec![], vec![0]]);
@@ -180,8 +195,7 @@ mod tests {
     fn time_in_which_the_observer_did_not_run_does_not_count() {
         let mut detector = Detector::new(SECOND, INTERVAL);
         let cpus = vec![Some(Heartbeats { tick: 1, main_loop: 1 })];
-        let mut observe =
-            |at| detector.observe(Observation { at, cpus: cpus.clone() });
+        let mut observe = |at| detector.observe(Observation { at, cpus: cpus.clone() });
         assert!(observe(Duration::ZERO).is_empty());
         assert!(observe(INTERVAL).is_empty());
         // Ten seconds of SIGSTOP, say: they count for two intervals at most.

@@ -59,10 +59,8 @@ impl Destination {
                 }
                 _ => Ok(()),
             },
-            Self::File { path, folder } => {
-                write_file(path, folder, &bytes)
-                    .with_context(|| format!("failed to write {}", path.display()))
-            }
+            Self::File { path, folder } => write_file(path, folder, &bytes)
+                .with_context(|| format!("failed to write {}", path.display())),
         }
     }
 }

@@ -39,7 +39,10 @@ pub fn outcome(outcome: &Outcome) -> String {
         Outcome::Exit { code } => format!("{BAD}guest failed{BAD:#}: exit code {code}\n"),
         Outcome::Hang { stalls } => format!("{BAD}hang{BAD:#}: {}\n", no_progress(stalls)),
         Outcome::NotReady { waited_ms } => {
-            format!("{BAD}hang{BAD:#}: the guest did not become ready within {}\n", seconds(*waited_ms))
+            format!(
+                "{BAD}hang{BAD:#}: the guest did not become ready within {}\n",
+                seconds(*waited_ms)
+            )
         }
         Outcome::Panic { cpu, message } => {
             let message = message.as_deref().unwrap_or("it did not say why");

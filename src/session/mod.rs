@@ -349,12 +349,11 @@ impl Session<'_> {
         let Some(symbols) = &self.symbols else { unreachable!("read a line above") };
         let mut bounds = Bounds::for_vcpus(self.options.vcpus);
         bounds.handlers = self.options.nmi_timeout.unwrap_or(bounds.handlers);
-        let capture = take(&mut self.vm, &symbols.kernel, bounds)
-            .context("failed to take a backtrace")?;
+        let capture =
+            take(&mut self.vm, &symbols.kernel, bounds).context("failed to take a backtrace")?;
         let image = self.files.parse().context("failed to read the image's symbols")?;
         let roots = SourceRoots::new(source_roots());
-        let backtrace =
-            diagnosis::backtrace(&capture, trigger, at, &Resolver::new(&image, roots));
+        let backtrace = diagnosis::backtrace(&capture, trigger, at, &Resolver::new(&image, roots));
         Ok(backtrace)
     }
 
@@ -376,11 +375,7 @@ impl Session<'_> {
         }
         let kernel =
             self.symbols.map_or(report::Kernel::NotExamined, |symbols| symbols.kernel_report);
-        let build_id = self
-            .files
-            .parse()
-            .ok()
-            .and_then(|image| image.build_id().map(hex));
+        let build_id = self.files.parse().ok().and_then(|image| image.build_id().map(hex));
         Report {
             schema_version: SCHEMA_VERSION,
             tool: Tool {

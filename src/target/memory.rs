@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use nmiscope_symbolizer::{PhysicalAddress, PhysicalMemory, ReadError};
 use vm_memory::{
-    AtomicInteger, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap,
-    VolatileMemory,
+    AtomicInteger, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileMemory,
 };
 
 /// The memory of a VM that we run.

@@ -110,10 +110,7 @@ mod tests {
 
     #[test]
     fn addresses_print_as_kernels_print_them() {
-        assert_eq!(
-            VirtualAddress(0xffff_ffff_8000_1234).to_string(),
-            "ffffffff80001234"
-        );
+        assert_eq!(VirtualAddress(0xffff_ffff_8000_1234).to_string(), "ffffffff80001234");
         assert_eq!(PhysicalAddress(0x1000).to_string(), "0000000000001000");
     }
 
@@ -121,13 +118,7 @@ mod tests {
     fn a_return_address_is_looked_up_inside_its_call() {
         let address = VirtualAddress(0x1000);
         assert_eq!(ProgramCounter::Return(address).lookup_address().0, 0xfff);
-        assert_eq!(
-            ProgramCounter::Interrupted(address).lookup_address().0,
-            0x1000
-        );
-        assert_eq!(
-            ProgramCounter::Return(VirtualAddress(0)).lookup_address().0,
-            0
-        );
+        assert_eq!(ProgramCounter::Interrupted(address).lookup_address().0, 0x1000);
+        assert_eq!(ProgramCounter::Return(VirtualAddress(0)).lookup_address().0, 0);
     }
 }

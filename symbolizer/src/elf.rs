@@ -106,29 +106,16 @@ impl<'data> Elf<'data> {
         let malformed = |what| move |source| ImageError::Malformed { what, source };
         check_end("the section header table", header.e_shoff(LE), data)?;
         check_end("the program header table", header.e_phoff(LE), data)?;
-        let segments = header
-            .program_headers(LE, data)
-            .map_err(malformed("program headers"))?;
-        let sections = header
-            .section_headers(LE, data)
-            .map_err(malformed("section headers"))?;
+        let segments = header.program_headers(LE, data).map_err(malformed("program headers"))?;
+        let sections = header.section_headers(LE, data).map_err(malformed("section headers"))?;
         let section_names = header
             .shstrndx(LE, data)
             .ok()
             .and_then(|index| sections.get(index as usize)?.data(LE, data).ok())
             .unwrap_or_default();
 
-        let mut elf = Self {
-            data,
-            sections,
-            section_names,
-            loaded: Vec::new(),
-            text: Vec::new(),
-        };
-        for segment in segments
-            .iter()
-            .filter(|segment| segment.p_type(LE) == elf::PT_LOAD)
-        {
+        let mut elf = Self { data, sections, section_names, loaded: Vec::new(), text: Vec::new() };
+        for segment in segments.iter().filter(|segment| segment.p_type(LE) == elf::PT_LOAD) {
             let (begin, size) = (segment.p_vaddr(LE), segment.p_memsz(LE));
             elf.loaded.push((begin, begin.saturating_add(size)));
             if segment.p_flags(LE).contains(elf::PF_X) {
@@ -138,11 +125,7 @@ impl<'data> Elf<'data> {
         // Sections say more precisely what is code, where there are any.
         let text: Vec<_> = sections
             .iter()
-            .filter(|section| {
-                section
-                    .sh_flags(LE)
-                    .contains(elf::SHF_ALLOC | elf::SHF_EXECINSTR)
-            })
+            .filter(|section| section.sh_flags(LE).contains(elf::SHF_ALLOC | elf::SHF_EXECINSTR))
             .map(|section| {
                 let begin = section.sh_addr(LE);
                 (begin, begin.saturating_add(section.sh_size(LE)))
@@ -160,17 +143,10 @@ impl<'data> Elf<'data> {
     /// headers describe the image that it was split from.
     pub(crate) fn check_segments(&self) -> Result<(), ImageError> {
         let header = check_identity(self.data)?;
-        let segments =
-            header
-                .program_headers(LE, self.data)
-                .map_err(|source| ImageError::Malformed {
-                    what: "program headers",
-                    source,
-                })?;
-        for segment in segments
-            .iter()
-            .filter(|segment| segment.p_type(LE) == elf::PT_LOAD)
-        {
+        let segments = header
+            .program_headers(LE, self.data)
+            .map_err(|source| ImageError::Malformed { what: "program headers", source })?;
+        for segment in segments.iter().filter(|segment| segment.p_type(LE) == elf::PT_LOAD) {
             let end = segment.p_offset(LE).saturating_add(segment.p_filesz(LE));
             check_end("a loaded segment", end, self.data)?;
         }
@@ -178,16 +154,10 @@ impl<'data> Elf<'data> {
     }
 
     pub(crate) fn section(&self, name: &str) -> Option<SectionData<'data>> {
-        let section = self
-            .sections
-            .iter()
-            .find(|section| self.name(section) == name.as_bytes())?;
+        let section = self.sections.iter().find(|section| self.name(section) == name.as_bytes())?;
         let bytes = section.data(LE, self.data).ok()?;
         let Ok(Some((header, offset, size))) = section.compression(LE, self.data) else {
-            return Some(SectionData {
-                bytes,
-                compression: None,
-            });
+            return Some(SectionData { bytes, compression: None });
         };
         let format = match header.ch_type(LE) {
             elf::ELFCOMPRESS_ZLIB => CompressionFormat::Zlib,
@@ -195,48 +165,30 @@ impl<'data> Elf<'data> {
             _ => CompressionFormat::Unknown,
         };
         let start = usize::try_from(offset).ok()?;
-        let bytes = self
-            .data
-            .get(start..start.checked_add(usize::try_from(size).ok()?)?)?;
-        Some(SectionData {
-            bytes,
-            compression: Some((format, header.ch_size(LE))),
-        })
+        let bytes = self.data.get(start..start.checked_add(usize::try_from(size).ok()?)?)?;
+        Some(SectionData { bytes, compression: Some((format, header.ch_size(LE))) })
     }
 
     fn name(&self, section: &SectionHeader64<LittleEndian>) -> &'data [u8] {
-        let rest = self
-            .section_names
-            .get(section.sh_name(LE) as usize..)
-            .unwrap_or_default();
+        let rest = self.section_names.get(section.sh_name(LE) as usize..).unwrap_or_default();
         let bounded = &rest[..rest.len().min(MAX_SECTION_NAME)];
-        let end = bounded
-            .iter()
-            .position(|&byte| byte == 0)
-            .unwrap_or(bounded.len());
+        let end = bounded.iter().position(|&byte| byte == 0).unwrap_or(bounded.len());
         &bounded[..end]
     }
 
     /// The static symbol table and its names, or the dynamic one of an image that has no other.
     pub(crate) fn symbol_table(&self) -> Option<(&'data [ElfSymbol], &'data [u8])> {
-        [elf::SHT_SYMTAB, elf::SHT_DYNSYM]
-            .into_iter()
-            .find_map(|kind| {
-                let table = self
-                    .sections
-                    .iter()
-                    .find(|section| section.sh_type(LE) == kind)?;
-                let symbols = table.data_as_array(LE, self.data).ok()?;
-                let names = self.sections.get(table.sh_link(LE) as usize)?;
-                Some((symbols, names.data(LE, self.data).ok()?))
-            })
+        [elf::SHT_SYMTAB, elf::SHT_DYNSYM].into_iter().find_map(|kind| {
+            let table = self.sections.iter().find(|section| section.sh_type(LE) == kind)?;
+            let symbols = table.data_as_array(LE, self.data).ok()?;
+            let names = self.sections.get(table.sh_link(LE) as usize)?;
+            Some((symbols, names.data(LE, self.data).ok()?))
+        })
     }
 
     /// Whether there is a full symbol table, not only what dynamic linking needs.
     pub(crate) fn has_static_symbols(&self) -> bool {
-        self.sections
-            .iter()
-            .any(|section| section.sh_type(LE) == elf::SHT_SYMTAB)
+        self.sections.iter().any(|section| section.sh_type(LE) == elf::SHT_SYMTAB)
     }
 
     /// Address range of a section that is part of the loaded image.
@@ -251,11 +203,7 @@ impl<'data> Elf<'data> {
 
     pub(crate) fn build_id(&self) -> Option<&'data [u8]> {
         let mut budget = MAX_NOTES;
-        for section in self
-            .sections
-            .iter()
-            .filter(|s| s.sh_type(LE) == elf::SHT_NOTE)
-        {
+        for section in self.sections.iter().filter(|s| s.sh_type(LE) == elf::SHT_NOTE) {
             let Ok(Some(mut notes)) = section.notes(LE, self.data) else {
                 continue;
             };
@@ -279,13 +227,8 @@ impl<'data> Elf<'data> {
     pub(crate) fn debuglink(&self) -> Option<DebugLink<'data>> {
         let bytes = self.section(".gnu_debuglink")?.bytes;
         let length = bytes.iter().take(256).position(|&byte| byte == 0)?;
-        let crc = bytes
-            .get((length + 1).next_multiple_of(4)..)?
-            .first_chunk()?;
-        Some(DebugLink {
-            name: &bytes[..length],
-            crc: u32::from_le_bytes(*crc),
-        })
+        let crc = bytes.get((length + 1).next_multiple_of(4)..)?.first_chunk()?;
+        Some(DebugLink { name: &bytes[..length], crc: u32::from_le_bytes(*crc) })
     }
 
     pub(crate) fn is_loaded(&self, address: VirtualAddress) -> bool {
@@ -317,9 +260,7 @@ fn merge(ranges: &mut Vec<(u64, u64)>) {
 /// Whether one of these merged ranges holds `address`.
 pub(crate) fn contains(ranges: &[(u64, u64)], address: u64) -> bool {
     let after = ranges.partition_point(|&(begin, _)| begin <= address);
-    ranges[..after]
-        .last()
-        .is_some_and(|&(_, end)| address < end)
+    ranges[..after].last().is_some_and(|&(_, end)| address < end)
 }
 
 fn check_identity(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, ImageError> {
@@ -334,16 +275,9 @@ fn check_identity(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, ImageError
         Some(&encoding) if encoding == elf::ELFDATA2MSB.0 => return Err(ImageError::BigEndian),
         _ => {}
     }
-    check_end(
-        "the ELF header",
-        size_of::<FileHeader64<LittleEndian>>() as u64,
-        data,
-    )?;
-    let header =
-        FileHeader64::<LittleEndian>::parse(data).map_err(|source| ImageError::Malformed {
-            what: "ELF header",
-            source,
-        })?;
+    check_end("the ELF header", size_of::<FileHeader64<LittleEndian>>() as u64, data)?;
+    let header = FileHeader64::<LittleEndian>::parse(data)
+        .map_err(|source| ImageError::Malformed { what: "ELF header", source })?;
     let machine = header.e_machine(LE);
     if machine != elf::EM_X86_64 {
         return Err(ImageError::NotX86_64 { machine: machine.0 });
@@ -357,11 +291,7 @@ fn check_identity(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, ImageError
 
 fn check_end(what: &'static str, end: u64, data: &[u8]) -> Result<(), ImageError> {
     let length = data.len() as u64;
-    if end > length {
-        Err(ImageError::Truncated { what, end, length })
-    } else {
-        Ok(())
-    }
+    if end > length { Err(ImageError::Truncated { what, end, length }) } else { Ok(()) }
 }
 
 fn build_id_in<'data>(

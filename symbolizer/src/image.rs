@@ -103,11 +103,7 @@ impl<'data> Image<'data> {
         let symbols = Symbols::new(symbols.clone());
         let debug =
             DebugInfo::find(&elf, &elf).or_else(|| DebugInfo::find(separate.as_ref()?, &elf));
-        Ok(Self {
-            elf,
-            symbols,
-            debug,
-        })
+        Ok(Self { elf, symbols, debug })
     }
 
     /// The GNU build-id, by which debug files and cores name an image.
@@ -154,12 +150,7 @@ impl<'data> Image<'data> {
         let address = pc.lookup_address();
         if !self.elf.is_loaded(address) && !self.elf.is_text(address) {
             let missing = Some(Missing::OutsideImage);
-            return Resolved {
-                address,
-                frames: Vec::new(),
-                symbol: None,
-                missing,
-            };
+            return Resolved { address, frames: Vec::new(), symbol: None, missing };
         }
         let symbol = self.symbol_containing(address);
         let (functions, missing) = match self.debug.as_ref().map(|debug| debug.lookup(address.0)) {
@@ -175,12 +166,7 @@ impl<'data> Image<'data> {
             other => other,
         };
         let frames = frames(functions, symbol.as_ref());
-        Resolved {
-            address,
-            frames,
-            symbol,
-            missing,
-        }
+        Resolved { address, frames, symbol, missing }
     }
 
     /// The debug information, for `types`.
@@ -197,10 +183,7 @@ fn frames<'image>(
 ) -> Vec<Frame<'image>> {
     let symbol_name = symbol.map(|found| found.symbol.name.clone());
     let Some(outermost) = functions.len().checked_sub(1) else {
-        return symbol_name
-            .map(|name| frame(Some(name), None, false))
-            .into_iter()
-            .collect();
+        return symbol_name.map(|name| frame(Some(name), None, false)).into_iter().collect();
     };
     functions
         .into_iter()
@@ -208,21 +191,12 @@ fn frames<'image>(
         .map(|(depth, function)| {
             let own = function.name.map(Cow::Owned);
             let inlined = depth != outermost;
-            let name = if inlined {
-                own
-            } else {
-                symbol_name.clone().or(own)
-            };
+            let name = if inlined { own } else { symbol_name.clone().or(own) };
             frame(name, function.location, inlined)
         })
         .collect()
 }
 
 fn frame(name: Option<Cow<'_, str>>, location: Option<Location>, inlined: bool) -> Frame<'_> {
-    Frame {
-        function: name.as_deref().map(demangle),
-        linkage_name: name,
-        location,
-        inlined,
-    }
+    Frame { function: name.as_deref().map(demangle), linkage_name: name, location, inlined }
 }

@@ -38,15 +38,9 @@ mod tests {
 
     #[test]
     fn rust_names_lose_their_hash_and_others_stay() {
-        assert_eq!(
-            demangle("_ZN4core3fmt5write17h0123456789abcdefE"),
-            "core::fmt::write"
-        );
+        assert_eq!(demangle("_ZN4core3fmt5write17h0123456789abcdefE"), "core::fmt::write");
         // From the v0 mangling RFC (2603): `std::mem::align_of::<f64>`-like paths.
-        assert_eq!(
-            demangle("_RNvNtCs1234_7mycrate3foo3bar"),
-            "mycrate::foo::bar"
-        );
+        assert_eq!(demangle("_RNvNtCs1234_7mycrate3foo3bar"), "mycrate::foo::bar");
         assert_eq!(demangle("nmi_vprintk.cold"), "nmi_vprintk.cold");
     }
 

@@ -124,11 +124,7 @@ impl PageTables {
     /// entries with address bits at or above it are reported as reserved.
     pub fn with_physical_address_width(self, bits: u8) -> Self {
         let physical_width = bits.clamp(32, MAX_PHYSICAL_WIDTH);
-        Self {
-            physical_width,
-            root: PhysicalAddress(self.root.0 & below(physical_width)),
-            ..self
-        }
+        Self { physical_width, root: PhysicalAddress(self.root.0 & below(physical_width)), ..self }
     }
 
     /// Guest-physical address of the top-level table.
@@ -151,23 +147,12 @@ impl PageTables {
         address: VirtualAddress,
     ) -> Result<Translation, WalkError> {
         if !self.is_canonical(address) {
-            return Err(WalkError::NotCanonical {
-                address,
-                levels: self.levels,
-            });
+            return Err(WalkError::NotCanonical { address, levels: self.levels });
         }
         let levels: &[Level] = &[Level::Pml5, Level::Pml4, Level::Pdpt, Level::Pd];
         let mut table = self.root;
-        let mut rights = Rights {
-            writable: true,
-            user: true,
-            executable: true,
-        };
-        for &level in if self.levels == 5 {
-            levels
-        } else {
-            &levels[1..]
-        } {
+        let mut rights = Rights { writable: true, user: true, executable: true };
+        for &level in if self.levels == 5 { levels } else { &levels[1..] } {
             let entry = self.entry(memory, table, level, address)?;
             rights.restrict(entry);
             let page_size = match level {
@@ -202,27 +187,14 @@ impl PageTables {
         // Cannot wrap: `table` is masked to 52 bits.
         memory
             .read(PhysicalAddress(table.0 + index * 8), &mut bytes)
-            .map_err(|source| WalkError::TableUnreadable {
-                address,
-                level,
-                source,
-            })?;
+            .map_err(|source| WalkError::TableUnreadable { address, level, source })?;
         let entry = u64::from_le_bytes(bytes);
         if entry & PRESENT == 0 {
-            return Err(WalkError::NotPresent {
-                address,
-                level,
-                entry,
-            });
+            return Err(WalkError::NotPresent { address, level, entry });
         }
         let reserved = entry & self.reserved_bits(level, entry);
         if reserved != 0 {
-            return Err(WalkError::ReservedBits {
-                address,
-                level,
-                entry,
-                reserved,
-            });
+            return Err(WalkError::ReservedBits { address, level, entry, reserved });
         }
         Ok(entry)
     }
@@ -301,11 +273,7 @@ pub struct GuestVirtual<'a, M> {
 impl<'a, M: PhysicalMemory> GuestVirtual<'a, M> {
     /// The address space of `tables` over `memory`. Reads nothing yet.
     pub fn new(memory: &'a M, tables: PageTables) -> Self {
-        Self {
-            memory,
-            tables,
-            cache: Default::default(),
-        }
+        Self { memory, tables, cache: Default::default() }
     }
 
     /// The page tables in use.
@@ -347,9 +315,7 @@ impl<M: PhysicalMemory> VirtualMemory for GuestVirtual<'_, M> {
             self.memory.read(physical, now)?;
             rest = later;
             if !rest.is_empty() {
-                at = at
-                    .checked_add(in_page as u64)
-                    .ok_or(ReadError::Wraps { address, length })?;
+                at = at.checked_add(in_page as u64).ok_or(ReadError::Wraps { address, length })?;
             }
         }
         Ok(())

@@ -29,12 +29,7 @@ impl<T: Copy + Ord> RangeMap<T> {
         let mut entries: Vec<_> = ranges
             .into_iter()
             .filter(|&(begin, end, _)| begin < end)
-            .map(|(begin, end, value)| Entry {
-                begin,
-                end,
-                max_end: end,
-                value,
-            })
+            .map(|(begin, end, value)| Entry { begin, end, max_end: end, value })
             .collect();
         // Of those that begin together, the shortest comes last and so is found first; of equal
         // ranges, the one with the least value.

@@ -80,14 +80,8 @@ mod tests {
 
     #[test]
     fn paths_are_joined_by_their_text() {
-        assert_eq!(
-            join(["/build", "src/./arch", "../nmi.rs"]),
-            "/build/src/nmi.rs"
-        );
-        assert_eq!(
-            join(["/build", "/rustc/abc", "core.rs"]),
-            "/rustc/abc/core.rs"
-        );
+        assert_eq!(join(["/build", "src/./arch", "../nmi.rs"]), "/build/src/nmi.rs");
+        assert_eq!(join(["/build", "/rustc/abc", "core.rs"]), "/rustc/abc/core.rs");
         assert_eq!(join(["/", "../../etc"]), "/etc");
         assert_eq!(join(["a", "../../b"]), "../b");
         assert_eq!(join(["", "main.c"]), "main.c");
@@ -97,14 +91,8 @@ mod tests {
     #[test]
     fn the_longest_root_that_holds_a_path_is_stripped() {
         let roots = SourceRoots::new(["/home/me", "/home/me/nmiscope/", "relative"]);
-        assert_eq!(
-            roots.strip_root("/home/me/nmiscope/guest/a.rs"),
-            "guest/a.rs"
-        );
-        assert_eq!(
-            roots.strip_root("/home/me/nmiscope-old/a.rs"),
-            "nmiscope-old/a.rs"
-        );
+        assert_eq!(roots.strip_root("/home/me/nmiscope/guest/a.rs"), "guest/a.rs");
+        assert_eq!(roots.strip_root("/home/me/nmiscope-old/a.rs"), "nmiscope-old/a.rs");
         assert_eq!(roots.strip_root("/home/mean/a.rs"), "/home/mean/a.rs");
         assert_eq!(roots.strip_root("/home/me"), "/home/me");
         assert_eq!(SourceRoots::new(["/"]).strip_root("/a.rs"), "a.rs");

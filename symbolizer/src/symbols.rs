@@ -81,12 +81,7 @@ pub(crate) struct Symbols<'data> {
 impl<'data> Symbols<'data> {
     pub(crate) fn new(elf: Elf<'data>) -> Self {
         let (symbols, names) = elf.symbol_table().unwrap_or_default();
-        Self {
-            elf,
-            symbols,
-            names,
-            by_address: OnceCell::new(),
-        }
+        Self { elf, symbols, names, by_address: OnceCell::new() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -97,12 +92,8 @@ impl<'data> Symbols<'data> {
     /// first in the table.
     pub(crate) fn by_name(&self, name: &str) -> Option<Symbol<'data>> {
         let named = self.symbols.iter().zip(0..).filter(|(symbol, _)| {
-            let rest = self
-                .names
-                .get(symbol.st_name.get(LE) as usize..)
-                .unwrap_or_default();
-            rest.strip_prefix(name.as_bytes())
-                .is_some_and(|rest| rest.first() == Some(&0))
+            let rest = self.names.get(symbol.st_name.get(LE) as usize..).unwrap_or_default();
+            rest.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
         });
         let (_, index) = named
             .filter(|(symbol, _)| {
@@ -152,11 +143,7 @@ impl<'data> Symbols<'data> {
             if symbol.st_name.get(LE) == 0 || !(begin..=end).contains(&address) {
                 continue;
             }
-            let candidate = Candidate {
-                kind,
-                binding: binding(symbol),
-                index: Reverse(index),
-            };
+            let candidate = Candidate { kind, binding: binding(symbol), index: Reverse(index) };
             match symbol.st_size.get(LE) {
                 0 => unsized_.push((address, end, candidate)),
                 size => sized.push((address, address.saturating_add(size), candidate)),
@@ -165,20 +152,14 @@ impl<'data> Symbols<'data> {
         // Of those that begin together the longest is meant, the others are aliases of its start.
         sized.sort_unstable_by_key(|&(begin, end, symbol)| (begin, Reverse(end), symbol));
         sized.dedup_by_key(|&mut (begin, ..)| begin);
-        let mut starts: Vec<u64> = sized
-            .iter()
-            .chain(&unsized_)
-            .map(|&(address, ..)| address)
-            .collect();
+        let mut starts: Vec<u64> =
+            sized.iter().chain(&unsized_).map(|&(address, ..)| address).collect();
         starts.sort_unstable();
         for (address, end, _) in &mut unsized_ {
             let next = starts.partition_point(|start| start <= address);
             *end = starts.get(next).map_or(*end, |&start| start.min(*end));
         }
-        ByAddress {
-            sized: RangeMap::new(sized),
-            unsized_: RangeMap::new(unsized_),
-        }
+        ByAddress { sized: RangeMap::new(sized), unsized_: RangeMap::new(unsized_) }
     }
 }
 

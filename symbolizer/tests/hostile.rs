@@ -20,14 +20,7 @@ impl VirtualMemory for Ones {
 }
 
 fn exercise_type(ty: &Type<'_>) {
-    let _ = (
-        ty.name(),
-        ty.kind(),
-        ty.size(),
-        ty.peel(),
-        ty.count(),
-        ty.pointee(),
-    );
+    let _ = (ty.name(), ty.kind(), ty.size(), ty.peel(), ty.count(), ty.pointee());
     let _ = (ty.element(1), ty.enumerator(3), ty.member("value"));
 }
 

@@ -15,11 +15,7 @@ fn frames(image: &Image<'_>, offset: u64) -> Vec<(String, String, Option<u32>)> 
     assert_eq!(resolved.missing, None, "at {offset:#x}");
     let frames = resolved.frames.iter().map(|frame| {
         let location = frame.location.clone().expect("a location");
-        (
-            frame.function.clone().expect("a name"),
-            location.file,
-            location.line,
-        )
+        (frame.function.clone().expect("a name"), location.file, location.line)
     });
     frames.collect()
 }
@@ -31,10 +27,7 @@ fn check_inlined_frames(image: &Image<'_>) {
     let pause = ("guest::pause".to_owned(), file(), Some(30));
     assert_eq!(frames(image, 0x100), [lock(Some(10))]);
     assert_eq!(frames(image, 0x140), [spin(Some(21)), lock(Some(12))]);
-    assert_eq!(
-        frames(image, 0x14f),
-        [pause, spin(Some(21)), lock(Some(12))]
-    );
+    assert_eq!(frames(image, 0x14f), [pause, spin(Some(21)), lock(Some(12))]);
     assert_eq!(frames(image, 0x150), [spin(Some(22)), lock(Some(12))]);
     assert_eq!(frames(image, 0x160), [lock(Some(13))]);
     assert_eq!(frames(image, 0x170), [lock(None)], "code of no line");
@@ -70,24 +63,15 @@ fn a_debug_file_supplies_what_the_image_lacks() {
     let debug = elf::elf(&debug_sections(5), &SYMBOLS, Compression::None);
     let image = Image::parse_with_debug(&stripped, Some(&debug)).expect("an image");
     check_inlined_frames(&image);
-    assert_eq!(
-        image.symbol("after").expect("a symbol").address.0,
-        TEXT + 0x300
-    );
+    assert_eq!(image.symbol("after").expect("a symbol").address.0, TEXT + 0x300);
 }
 
 #[test]
 fn a_debuglink_names_the_file_and_its_checksum() {
     // CRC-32 of "123456789" is 0xcbf43926, the check value of the IEEE 802.3 polynomial.
-    let link = (
-        ".gnu_debuglink",
-        b"kernel.debug\0\0\0\0\x26\x39\xf4\xcb".to_vec(),
-    );
+    let link = (".gnu_debuglink", b"kernel.debug\0\0\0\0\x26\x39\xf4\xcb".to_vec());
     let bytes = elf::elf(&[link], &[], Compression::None);
-    let link = Image::parse(&bytes)
-        .expect("an image")
-        .debuglink()
-        .expect("a link");
+    let link = Image::parse(&bytes).expect("an image").debuglink().expect("a link");
     assert_eq!(link.name, b"kernel.debug");
     assert!(link.matches(b"123456789"));
     assert!(!link.matches(b"12345678"));
@@ -100,16 +84,8 @@ fn without_debug_information_there_is_still_a_name() {
     let at = |offset| image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT + offset)));
     let resolved = at(0x140);
     assert_eq!(resolved.missing, Some(Missing::NoDebugInfo));
-    assert_eq!(
-        resolved.frames[0].function.as_deref(),
-        Some("lock.cold"),
-        "global before local"
-    );
-    assert_eq!(
-        resolved.symbol.map(|found| found.offset),
-        Some(0x40),
-        "sized before unsized"
-    );
+    assert_eq!(resolved.frames[0].function.as_deref(), Some("lock.cold"), "global before local");
+    assert_eq!(resolved.symbol.map(|found| found.offset), Some(0x40), "sized before unsized");
     assert_eq!(at(0x10).frames[0].function.as_deref(), Some("entry_label"));
     assert_eq!(at(0x310).missing, Some(Missing::NoSymbol));
     assert!(at(0x310).frames.is_empty());
@@ -134,26 +110,17 @@ fn what_is_no_image_is_refused_with_the_reason() {
     assert_eq!(error(b"#!/bin/sh\n"), ImageError::NotElf);
     assert_eq!(error(&with(4, 1)), ImageError::Not64Bit);
     assert_eq!(error(&with(5, 2)), ImageError::BigEndian);
-    assert_eq!(
-        error(&with(18, 183)),
-        ImageError::NotX86_64 { machine: 183 }
-    );
+    assert_eq!(error(&with(18, 183)), ImageError::NotX86_64 { machine: 183 });
     assert_eq!(error(&with(16, 4)), ImageError::NotExecutable { kind: 4 });
     for length in [4, 5, 6, 63, 64, 100, 120, good.len() - 1] {
         let error = error(&good[..length]);
         assert!(
-            matches!(
-                error,
-                ImageError::Truncated { .. } | ImageError::Malformed { .. }
-            ),
+            matches!(error, ImageError::Truncated { .. } | ImageError::Malformed { .. }),
             "{length}: {error}"
         );
     }
     let message = error(&good[..64]).to_string();
-    assert!(
-        message.contains("truncated") && message.contains("of 64"),
-        "{message}"
-    );
+    assert!(message.contains("truncated") && message.contains("of 64"), "{message}");
 }
 
 /// Guest memory from [`DATA`] on.
@@ -162,10 +129,7 @@ struct Data([u8; 24]);
 impl VirtualMemory for Data {
     fn read(&self, address: VirtualAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
         let length = buffer.len();
-        let at = address
-            .0
-            .checked_sub(DATA)
-            .and_then(|at| usize::try_from(at).ok());
+        let at = address.0.checked_sub(DATA).and_then(|at| usize::try_from(at).ok());
         let bytes = at.and_then(|at| self.0.get(at..at.checked_add(length)?));
         buffer.copy_from_slice(bytes.ok_or(ReadError::Wraps { address, length })?);
         Ok(())
@@ -181,22 +145,13 @@ fn a_variable_is_read_member_by_member() {
         let memory = Data(std::array::from_fn(|at| at as u8));
         let log = types.variable("printk::LOG").expect("a variable");
         assert_eq!(log.address().0, DATA);
-        let number = |path| {
-            log.field(path)
-                .and_then(|place| place.read_unsigned(&memory))
-        };
+        let number = |path| log.field(path).and_then(|place| place.read_unsigned(&memory));
         assert_eq!(number("len"), Ok(0x0706_0504_0302_0100));
-        let third = log
-            .field("cpus")
-            .and_then(|cpus| cpus.index(3))
-            .expect("an element");
+        let third = log.field("cpus").and_then(|cpus| cpus.index(3)).expect("an element");
         assert_eq!(third.read_unsigned(&memory), Ok(0x1716_1514));
         assert_eq!(log.field("cpus").expect("a member").ty().name(), "[u32; 4]");
         assert_eq!(types.type_named("Ring").expect("a type").size(), Some(24));
-        assert_eq!(
-            types.type_named("printk::Ring").expect("a type").size(),
-            Some(24)
-        );
+        assert_eq!(types.type_named("printk::Ring").expect("a type").size(), Some(24));
     }
 }
 
@@ -256,10 +211,7 @@ fn calls_nested_a_million_deep_do_not_overflow_the_stack() {
     let bytes = elf::elf(&raw_debug_info(&entries), &SYMBOLS, Compression::None);
     let image = Image::parse(&bytes).expect("an image");
     let resolved = image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT)));
-    assert!(matches!(
-        resolved.missing,
-        Some(Missing::Malformed(DwarfError::TooLarge { .. }))
-    ));
+    assert!(matches!(resolved.missing, Some(Missing::Malformed(DwarfError::TooLarge { .. }))));
     assert_eq!(resolved.frames[0].function.as_deref(), Some("entry_label"));
 }
 
@@ -271,11 +223,7 @@ fn units_with_overlapping_abbreviation_tables_cost_no_more_than_the_file() {
     let mut abbreviations = Vec::new();
     for unit in 0..20_000_u32 {
         let code = unit + 1;
-        let leb = [
-            code as u8 | 0x80,
-            (code >> 7) as u8 | 0x80,
-            (code >> 14) as u8,
-        ];
+        let leb = [code as u8 | 0x80, (code >> 7) as u8 | 0x80, (code >> 14) as u8];
         info.extend_from_slice(&[10, 0, 0, 0, 4, 0]);
         info.extend_from_slice(&(unit * 7).to_le_bytes());
         info.push(8);
@@ -289,10 +237,7 @@ fn units_with_overlapping_abbreviation_tables_cost_no_more_than_the_file() {
     let image = Image::parse(&bytes).expect("an image");
     let types = Types::new(&image).expect("debug information");
     let error = types.variable("x").expect_err("broken");
-    assert!(
-        matches!(error, TypeError::Malformed(DwarfError::TooLarge { .. })),
-        "{error:?}"
-    );
+    assert!(matches!(error, TypeError::Malformed(DwarfError::TooLarge { .. })), "{error:?}");
     let resolved = image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT)));
     assert_eq!(resolved.missing, Some(Missing::NotCovered));
 }

@@ -20,10 +20,7 @@ fn llvm_symbolizer(file: &Path, addresses: &[u64]) -> Vec<Vec<Plain>> {
         .spawn()
         .expect("llvm-symbolizer");
     let mut input = child.stdin.take().expect("a pipe");
-    let lines: String = addresses
-        .iter()
-        .map(|address| format!("{address:#x}\n"))
-        .collect();
+    let lines: String = addresses.iter().map(|address| format!("{address:#x}\n")).collect();
     let writer = std::thread::spawn(move || input.write_all(lines.as_bytes()));
     let output = child.wait_with_output().expect("llvm-symbolizer");
     writer.join().expect("a thread").expect("a pipe");
@@ -36,11 +33,7 @@ fn llvm_symbolizer(file: &Path, addresses: &[u64]) -> Vec<Vec<Plain>> {
             let frames = lines.chunks_exact(2).map(|frame| {
                 let (place, _column) = frame[1].rsplit_once(':').expect("a column");
                 let (file, line) = place.rsplit_once(':').expect("a line");
-                let file = if file == "??" {
-                    file.into()
-                } else {
-                    normalized(file)
-                };
+                let file = if file == "??" { file.into() } else { normalized(file) };
                 (frame[0].to_owned(), file, line.parse().expect("a number"))
             });
             frames.collect()
@@ -68,12 +61,7 @@ fn compare(file: &Path, bytes: &[u8], addresses: &[u64]) -> usize {
             }
             // It shows the translation unit's name from the symbol table as the file.
             Some(Missing::NotCovered) => {
-                assert_eq!(
-                    found[0].0,
-                    expected[0].0,
-                    "at {address:#x} of {}",
-                    file.display()
-                );
+                assert_eq!(found[0].0, expected[0].0, "at {address:#x} of {}", file.display());
                 assert_eq!(expected[0].2, 0, "at {address:#x} of {}", file.display());
             }
             Some(other) => panic!("at {address:#x}: {other}"),
@@ -87,16 +75,8 @@ fn compare(file: &Path, bytes: &[u8], addresses: &[u64]) -> usize {
 fn two_thousand_addresses_of_rust_are_what_llvm_says() {
     let bytes = own_image();
     let addresses = text_addresses(&bytes, 2000);
-    let with_lines = compare(
-        &std::env::current_exe().expect("a path"),
-        &bytes,
-        &addresses,
-    );
-    assert!(
-        with_lines > addresses.len() / 2,
-        "only {with_lines} of {}",
-        addresses.len()
-    );
+    let with_lines = compare(&std::env::current_exe().expect("a path"), &bytes, &addresses);
+    assert!(with_lines > addresses.len() / 2, "only {with_lines} of {}", addresses.len());
 }
 
 /// `tests/fixtures/task.c` built with these options.
@@ -139,10 +119,7 @@ fn structures_of_c_are_understood() {
         let image = Image::parse(&bytes).expect("an image");
         let types = Types::new(&image).expect("debug information");
         let task = types.variable("the_task").expect("a variable");
-        assert_eq!(
-            Some(task.address()),
-            image.symbol("the_task").map(|symbol| symbol.address)
-        );
+        assert_eq!(Some(task.address()), image.symbol("the_task").map(|symbol| symbol.address));
         // By the System V ABI for x86-64.
         for (path, offset) in [
             ("state", 0),
@@ -162,27 +139,15 @@ fn structures_of_c_are_understood() {
             assert_eq!(found.offset_from(task.address()), Some(offset), "{path}");
         }
         let grid = task.field("grid").expect("a member");
-        let element = grid
-            .index(2)
-            .and_then(|row| row.index(3))
-            .expect("an element");
+        let element = grid.index(2).and_then(|row| row.index(3)).expect("an element");
         assert_eq!(element.address().offset_from(grid.address()), Some(44));
         assert!(grid.index(3).is_err() && grid.index(2).is_ok_and(|row| row.index(4).is_err()));
         assert_eq!(grid.ty().name(), "[[int; 4]; 3]");
         let st = task.field("st").expect("a member");
-        assert_eq!(
-            st.ty().enumerator(5).expect("an enumeration").as_deref(),
-            Some("BUSY")
-        );
+        assert_eq!(st.ty().enumerator(5).expect("an enumeration").as_deref(), Some("BUSY"));
         assert_eq!(task.field("stack").expect("a member").ty().name(), "*void");
-        assert!(matches!(
-            task.field("in_io"),
-            Err(TypeError::Unsuitable { .. })
-        ));
-        assert_eq!(
-            task.field("usage").expect("a member").ty().name(),
-            "atomic_t"
-        );
+        assert!(matches!(task.field("in_io"), Err(TypeError::Unsuitable { .. })));
+        assert_eq!(task.field("usage").expect("a member").ty().name(), "atomic_t");
         let task = types.type_named("task").expect("a type");
         assert_eq!((task.kind(), task.size()), (Kind::Structure, Some(136)));
     }

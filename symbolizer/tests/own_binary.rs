@@ -33,13 +33,8 @@ fn a_function_has_its_name_file_and_line() {
     let image = Image::parse(&bytes).expect("an image");
     let resolved = image.frames(ProgramCounter::Interrupted(known_address()));
     assert_eq!(resolved.missing, None);
-    let [frame] = &resolved.frames[..] else {
-        panic!("one frame: {resolved:?}")
-    };
-    assert_eq!(
-        frame.function.as_deref(),
-        Some("own_binary::known_function")
-    );
+    let [frame] = &resolved.frames[..] else { panic!("one frame: {resolved:?}") };
+    assert_eq!(frame.function.as_deref(), Some("own_binary::known_function"));
     assert!(!frame.inlined);
     let location = frame.location.as_ref().expect("a location");
     assert!(location.file.ends_with(file!()), "{location:?}");
@@ -60,9 +55,7 @@ fn a_return_address_at_the_start_of_a_function_belongs_to_the_one_before() {
     assert_eq!(before, same);
     assert_ne!(
         before.symbol.map(|found| found.symbol.name),
-        image
-            .symbol_containing(address)
-            .map(|found| found.symbol.name)
+        image.symbol_containing(address).map(|found| found.symbol.name)
     );
 }
 
@@ -72,9 +65,7 @@ fn a_symbol_is_found_by_its_name() {
     assert_eq!(pointer(), 7);
     let bytes = own_image();
     let image = Image::parse(&bytes).expect("an image");
-    let symbol = image
-        .symbol("plain_name_for_the_symbol_table")
-        .expect("a symbol");
+    let symbol = image.symbol("plain_name_for_the_symbol_table").expect("a symbol");
     assert_eq!(symbol.address.0, pointer as usize as u64 - load_bias());
     assert!(symbol.size > 0);
     assert_eq!(image.symbol("plain_name_for_the_symbol"), None);
@@ -99,10 +90,7 @@ fn what_is_not_known_has_a_reason() {
 #[test]
 fn the_build_id_is_the_one_that_object_reads() {
     let bytes = own_image();
-    let expected = object::File::parse(&bytes[..])
-        .expect("ELF")
-        .build_id()
-        .expect("notes");
+    let expected = object::File::parse(&bytes[..]).expect("ELF").build_id().expect("notes");
     assert_eq!(Image::parse(&bytes).expect("an image").build_id(), expected);
 }
 
@@ -118,10 +106,7 @@ fn every_symbol_is_found_by_its_address() {
         let last = VirtualAddress(symbol.address() + symbol.size() - 1);
         let found = image.symbol_containing(last).expect("a symbol").symbol;
         // Another one may share the address, identical functions are folded.
-        assert_eq!(
-            (found.address.0, found.size),
-            (symbol.address(), symbol.size())
-        );
+        assert_eq!((found.address.0, found.size), (symbol.address(), symbol.size()));
     }
 }
 
@@ -144,24 +129,18 @@ fn two_thousand_addresses_are_what_addr2line_says() {
         let pc = ProgramCounter::Interrupted(VirtualAddress(address));
         let found = plain(&image.frames(pc));
         let mut expected = Vec::new();
-        let mut frames = context
-            .find_frames(address)
-            .skip_all_loads()
-            .expect("frames");
+        let mut frames = context.find_frames(address).skip_all_loads().expect("frames");
         while let Some(frame) = frames.next().expect("a frame") {
-            let name = frame.function.map_or("??".into(), |name| {
-                name.raw_name().expect("a name").into_owned()
-            });
+            let name = frame
+                .function
+                .map_or("??".into(), |name| name.raw_name().expect("a name").into_owned());
             let place = frame.location.as_ref();
-            let file = place
-                .and_then(|place| place.file)
-                .map_or("??".into(), normalized);
+            let file = place.and_then(|place| place.file).map_or("??".into(), normalized);
             expected.push((name, file, place.and_then(|place| place.line).unwrap_or(0)));
         }
-        if let (Some(expected), Some(symbol)) = (
-            expected.last_mut(),
-            image.symbol_containing(VirtualAddress(address)),
-        ) {
+        if let (Some(expected), Some(symbol)) =
+            (expected.last_mut(), image.symbol_containing(VirtualAddress(address)))
+        {
             // The outermost has the symbol's name: `.cold` parts and folded functions differ.
             expected.0 = symbol.symbol.name.into_owned();
         }

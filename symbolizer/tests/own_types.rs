@@ -58,17 +58,11 @@ mod printk {
     });
 }
 
-static OFFSETS: [AtomicU64; 4] = [
-    AtomicU64::new(10),
-    AtomicU64::new(11),
-    AtomicU64::new(12),
-    AtomicU64::new(13),
-];
+static OFFSETS: [AtomicU64; 4] =
+    [AtomicU64::new(10), AtomicU64::new(11), AtomicU64::new(12), AtomicU64::new(13)];
 
-static PER_CPU: PerCpu<[u32; 2]> = PerCpu {
-    value: UnsafeCell::new(MaybeUninit::new([21, 22])),
-    owner: PhantomData,
-};
+static PER_CPU: PerCpu<[u32; 2]> =
+    PerCpu { value: UnsafeCell::new(MaybeUninit::new([21, 22])), owner: PhantomData };
 
 static POINTER: AtomicPtr<u64> = AtomicPtr::new(std::ptr::null_mut());
 
@@ -84,16 +78,10 @@ struct Own {
 impl VirtualMemory for Own {
     fn read(&self, address: VirtualAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
         let length = buffer.len();
-        self.memory
-            .read_exact_at(buffer, address.0.wrapping_add(self.bias))
-            .map_err(|error| {
-                let address = PhysicalAddress(address.0);
-                ReadError::Target {
-                    address,
-                    length,
-                    reason: error.to_string(),
-                }
-            })
+        self.memory.read_exact_at(buffer, address.0.wrapping_add(self.bias)).map_err(|error| {
+            let address = PhysicalAddress(address.0);
+            ReadError::Target { address, length, reason: error.to_string() }
+        })
     }
 }
 
@@ -102,13 +90,7 @@ fn with_types(test: impl FnOnce(&Types<'_>, &Own)) {
     let image = Image::parse(&bytes).expect("an image");
     let types = Types::new(&image).expect("debug information");
     let memory = File::open("/proc/self/mem").expect("procfs");
-    test(
-        &types,
-        &Own {
-            memory,
-            bias: load_bias(),
-        },
-    );
+    test(&types, &Own { memory, bias: load_bias() });
 }
 
 fn linked<T>(of: &T) -> u64 {
@@ -123,9 +105,7 @@ fn a_static_is_found_by_its_plain_name_and_by_its_path() {
             assert_eq!(log.address().0, linked(&printk::LOG), "{name}");
             assert_eq!(log.ty().size(), Some(size_of::<CacheLine<SeqBuf>>() as u64));
         }
-        let flag = types
-            .variable("nmi_print_flag_of_this_test")
-            .expect("a static");
+        let flag = types.variable("nmi_print_flag_of_this_test").expect("a static");
         assert_eq!(flag.address().0, linked(&nmi_print_flag_of_this_test));
     });
 }
@@ -155,47 +135,23 @@ fn members_are_found_through_wrappers() {
 fn values_are_read_through_wrappers() {
     with_types(|types, memory| {
         let log = types.variable("LOG").expect("a static");
-        let number = |path| {
-            log.field(path)
-                .and_then(|place| place.read_unsigned(memory))
-        };
+        let number = |path| log.field(path).and_then(|place| place.read_unsigned(memory));
         assert_eq!(number("len"), Ok(0x0123_4567_89ab_cdef));
         assert_eq!(number("flag"), Ok(1));
         assert_eq!(number("pair.0"), Ok(17));
         assert_eq!(number("lost"), Ok(u64::from((-5_i32).cast_unsigned())));
-        assert_eq!(
-            log.field("lost")
-                .and_then(|place| place.read_signed(memory)),
-            Ok(-5)
-        );
+        assert_eq!(log.field("lost").and_then(|place| place.read_signed(memory)), Ok(-5));
         let buffer = log.field("buffer").expect("a member");
-        assert_eq!(
-            buffer.read_bytes(memory, 24).as_deref(),
-            Ok(&b"cpu 1: it hangs here...."[..])
-        );
+        assert_eq!(buffer.read_bytes(memory, 24).as_deref(), Ok(&b"cpu 1: it hangs here...."[..]));
         assert!(matches!(
             buffer.read_bytes(memory, 23),
-            Err(TypeError::TooLarge {
-                size: 24,
-                limit: 23,
-                ..
-            })
+            Err(TypeError::TooLarge { size: 24, limit: 23, .. })
         ));
         let state = log.field("state").expect("a member");
         assert_eq!(state.ty().kind(), Kind::Enumeration);
         let value = state.read_unsigned(memory).expect("a value");
-        assert_eq!(
-            state
-                .ty()
-                .enumerator(value)
-                .expect("an enumeration")
-                .as_deref(),
-            Some("Stuck")
-        );
-        assert_eq!(
-            state.ty().enumerator(3).expect("an enumeration").as_deref(),
-            Some("Idle")
-        );
+        assert_eq!(state.ty().enumerator(value).expect("an enumeration").as_deref(), Some("Stuck"));
+        assert_eq!(state.ty().enumerator(3).expect("an enumeration").as_deref(), Some("Idle"));
         assert_eq!(state.ty().enumerator(4), Ok(None));
     });
 }
@@ -209,27 +165,12 @@ fn arrays_are_indexed_within_their_bounds() {
             let element = offsets.index(index).expect("an element");
             assert_eq!(element.read_unsigned(memory), Ok(10 + index));
         }
-        assert!(matches!(
-            offsets.index(4),
-            Err(TypeError::OutOfBounds {
-                index: 4,
-                count: 4,
-                ..
-            })
-        ));
+        assert!(matches!(offsets.index(4), Err(TypeError::OutOfBounds { index: 4, count: 4, .. })));
         let per_cpu = types.variable("own_types::PER_CPU").expect("a static");
         assert_eq!(per_cpu.peel().expect("a wrapper").ty().kind(), Kind::Array);
-        assert_eq!(
-            per_cpu
-                .index(1)
-                .and_then(|place| place.read_unsigned(memory)),
-            Ok(22)
-        );
+        assert_eq!(per_cpu.index(1).and_then(|place| place.read_unsigned(memory)), Ok(22));
         let moved = per_cpu.offset_by(4);
-        assert_eq!(
-            moved.index(0).and_then(|place| place.read_unsigned(memory)),
-            Ok(22)
-        );
+        assert_eq!(moved.index(0).and_then(|place| place.read_unsigned(memory)), Ok(22));
     });
     assert_eq!(OFFSETS[3].load(Ordering::Relaxed), 13);
     std::hint::black_box((&PER_CPU, PER_CPU.owner, PER_CPU.value.get()));
@@ -242,10 +183,7 @@ fn a_pointer_is_followed() {
     with_types(|types, memory| {
         let pointer = types.variable("own_types::POINTER").expect("a static");
         let place = pointer.deref(memory).expect("a pointer");
-        let absolute = Own {
-            memory: File::open("/proc/self/mem").expect("procfs"),
-            bias: 0,
-        };
+        let absolute = Own { memory: File::open("/proc/self/mem").expect("procfs"), bias: 0 };
         assert_eq!(place.read_unsigned(&absolute), Ok(4711));
     });
 }
@@ -254,25 +192,17 @@ fn a_pointer_is_followed() {
 fn what_is_not_there_is_an_error_that_names_it() {
     with_types(|types, memory| {
         let name = "no_such_variable".to_owned();
-        assert_eq!(
-            types.variable(&name).err(),
-            Some(TypeError::NotFound { name })
-        );
+        assert_eq!(types.variable(&name).err(), Some(TypeError::NotFound { name }));
         let log = types.variable("LOG").expect("a static");
         let error = log.field("no_such_member").expect_err("no member");
         assert!(error.to_string().contains("no_such_member"), "{error}");
-        let error = log
-            .read_unsigned(memory)
-            .expect_err("a structure is no number");
+        let error = log.read_unsigned(memory).expect_err("a structure is no number");
         assert!(matches!(error, TypeError::Unsuitable { .. }));
         let nowhere = nmiscope_symbolizer::Place::new(
             VirtualAddress(0_u64.wrapping_sub(memory.bias)),
             log.field("len").expect("a member").ty().clone(),
         );
-        assert!(matches!(
-            nowhere.read_unsigned(memory),
-            Err(TypeError::Read(_))
-        ));
+        assert!(matches!(nowhere.read_unsigned(memory), Err(TypeError::Read(_))));
     });
     assert_eq!(nmi_print_flag_of_this_test.load(Ordering::Relaxed), 99);
 }

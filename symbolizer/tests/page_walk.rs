@@ -42,9 +42,7 @@ impl Sparse {
     fn entry(&self, table: u64, index: u64) -> u64 {
         let page = self.pages.get(&(table >> 12));
         let at = index as usize * 8;
-        page.map_or(0, |page| {
-            u64::from_le_bytes(page[at..at + 8].try_into().expect("8 bytes"))
-        })
+        page.map_or(0, |page| u64::from_le_bytes(page[at..at + 8].try_into().expect("8 bytes")))
     }
 }
 
@@ -81,9 +79,7 @@ const KERNEL: VirtualAddress = VirtualAddress(0xffff_ffff_8020_1234);
 #[test]
 fn a_kernel_address_is_found_through_four_levels() {
     let memory = kernel_tables();
-    let found = four_levels(0x1000)
-        .translate(&memory, KERNEL)
-        .expect("mapped");
+    let found = four_levels(0x1000).translate(&memory, KERNEL).expect("mapped");
     assert_eq!(found.physical, PhysicalAddress(0x7234));
     assert_eq!(found.page_size, PageSize::Size4K);
     assert!(!found.writable, "the last level takes it away");
@@ -105,17 +101,11 @@ fn a_fifth_level_comes_first() {
     let wide = VirtualAddress(0x0012_0000_0000_0000);
     assert!(matches!(
         tables.translate(&memory, wide),
-        Err(WalkError::NotPresent {
-            level: Level::Pml5,
-            ..
-        })
+        Err(WalkError::NotPresent { level: Level::Pml5, .. })
     ));
     assert_eq!(
         four_levels(0x1000).translate(&memory, wide),
-        Err(WalkError::NotCanonical {
-            address: wide,
-            levels: 4
-        })
+        Err(WalkError::NotCanonical { address: wide, levels: 4 })
     );
 }
 
@@ -123,23 +113,13 @@ fn a_fifth_level_comes_first() {
 fn large_pages_end_the_walk_early() {
     let mut memory = kernel_tables();
     memory.write_entry(0x3000, 1, 0x0060_0000 | P | W | PS | NX);
-    let found = four_levels(0x1000)
-        .translate(&memory, KERNEL)
-        .expect("mapped");
-    assert_eq!(
-        (found.physical.0, found.page_size),
-        (0x0060_1234, PageSize::Size2M)
-    );
+    let found = four_levels(0x1000).translate(&memory, KERNEL).expect("mapped");
+    assert_eq!((found.physical.0, found.page_size), (0x0060_1234, PageSize::Size2M));
     assert!(found.writable && !found.executable);
 
     memory.write_entry(0x2000, 510, 0x4000_0000 | P | PS);
-    let found = four_levels(0x1000)
-        .translate(&memory, KERNEL)
-        .expect("mapped");
-    assert_eq!(
-        (found.physical.0, found.page_size),
-        (0x4020_1234, PageSize::Size1G)
-    );
+    let found = four_levels(0x1000).translate(&memory, KERNEL).expect("mapped");
+    assert_eq!((found.physical.0, found.page_size), (0x4020_1234, PageSize::Size1G));
 }
 
 #[test]
@@ -160,11 +140,7 @@ fn a_missing_entry_names_its_level() {
         memory.write_entry(table, index, 0xdead_0000);
         assert_eq!(
             four_levels(0x1000).translate(&memory, KERNEL),
-            Err(WalkError::NotPresent {
-                address: KERNEL,
-                level,
-                entry: 0xdead_0000
-            })
+            Err(WalkError::NotPresent { address: KERNEL, level, entry: 0xdead_0000 })
         );
     }
 }
@@ -175,42 +151,25 @@ fn reserved_bits_are_reported_and_not_followed() {
         let mut memory = kernel_tables();
         memory.write_entry(table, index, entry);
         match tables.translate(&memory, KERNEL) {
-            Err(WalkError::ReservedBits {
-                level, reserved, ..
-            }) => Some((level, reserved)),
+            Err(WalkError::ReservedBits { level, reserved, .. }) => Some((level, reserved)),
             _ => None,
         }
     };
     let tables = four_levels(0x1000);
-    assert_eq!(
-        reserved(0x1000, 511, 0x2000 | P | PS, tables),
-        Some((Level::Pml4, PS))
-    );
-    assert_eq!(
-        reserved(0x2000, 510, 0x4000_2000 | P | PS, tables),
-        Some((Level::Pdpt, 0x2000))
-    );
+    assert_eq!(reserved(0x1000, 511, 0x2000 | P | PS, tables), Some((Level::Pml4, PS)));
+    assert_eq!(reserved(0x2000, 510, 0x4000_2000 | P | PS, tables), Some((Level::Pdpt, 0x2000)));
     assert_eq!(
         reserved(0x3000, 1, 0x0060_0000 | P | PS | 1 << 13, tables),
         Some((Level::Pd, 1 << 13))
     );
     // Bit 12 of a large page is its PAT bit.
-    assert_eq!(
-        reserved(0x3000, 1, 0x0060_0000 | P | PS | 1 << 12, tables),
-        None
-    );
+    assert_eq!(reserved(0x3000, 1, 0x0060_0000 | P | PS | 1 << 12, tables), None);
     let narrow = tables.with_physical_address_width(40);
-    assert_eq!(
-        reserved(0x4000, 1, 0x7000 | P | 1 << 40, narrow),
-        Some((Level::Pt, 1 << 40))
-    );
+    assert_eq!(reserved(0x4000, 1, 0x7000 | P | 1 << 40, narrow), Some((Level::Pt, 1 << 40)));
     assert_eq!(reserved(0x4000, 1, 0x7000 | P | 1 << 40, tables), None);
     let without_nx =
         PageTables::from_control_registers(CR0, 0x1000, CR4_PAE, 0x500).expect("long mode");
-    assert_eq!(
-        reserved(0x4000, 1, 0x7000 | P | NX, without_nx),
-        Some((Level::Pt, NX))
-    );
+    assert_eq!(reserved(0x4000, 1, 0x7000 | P | NX, without_nx), Some((Level::Pt, NX)));
 }
 
 #[test]
@@ -223,30 +182,15 @@ fn a_table_outside_memory_is_an_error_with_its_level() {
         panic!("the page table is not in memory");
     };
     assert_eq!(level, Level::Pt);
-    assert_eq!(
-        source,
-        ReadError::Unbacked {
-            address: PhysicalAddress(0x00ff_f008),
-            length: 8
-        }
-    );
+    assert_eq!(source, ReadError::Unbacked { address: PhysicalAddress(0x00ff_f008), length: 8 });
 }
 
 #[test]
 fn registers_without_long_mode_paging_are_refused() {
     let from = PageTables::from_control_registers;
-    assert_eq!(
-        from(0x11, 0, CR4_PAE, EFER_LMA_NXE),
-        Err(PagingError::Off { cr0: 0x11 })
-    );
-    assert!(matches!(
-        from(CR0, 0, 0, EFER_LMA_NXE),
-        Err(PagingError::NotLongMode { .. })
-    ));
-    assert!(matches!(
-        from(CR0, 0, CR4_PAE, 0),
-        Err(PagingError::NotLongMode { .. })
-    ));
+    assert_eq!(from(0x11, 0, CR4_PAE, EFER_LMA_NXE), Err(PagingError::Off { cr0: 0x11 }));
+    assert!(matches!(from(CR0, 0, 0, EFER_LMA_NXE), Err(PagingError::NotLongMode { .. })));
+    assert!(matches!(from(CR0, 0, CR4_PAE, 0), Err(PagingError::NotLongMode { .. })));
 }
 
 #[test]
@@ -257,25 +201,17 @@ fn a_read_crosses_pages_that_are_not_neighbours() {
     memory.write(0x5000, b"cd");
     let guest = GuestVirtual::new(&memory, four_levels(0x1000));
     let mut bytes = [0; 4];
-    guest
-        .read(VirtualAddress(0xffff_ffff_8020_1ffe), &mut bytes)
-        .expect("mapped");
+    guest.read(VirtualAddress(0xffff_ffff_8020_1ffe), &mut bytes).expect("mapped");
     assert_eq!(&bytes, b"abcd");
 
     let address = VirtualAddress(0xffff_ffff_8020_2ffe);
-    let Err(ReadError::Unmapped {
-        address: of,
-        length: 4,
-        walk,
-    }) = guest.read(address, &mut bytes)
+    let Err(ReadError::Unmapped { address: of, length: 4, walk }) = guest.read(address, &mut bytes)
     else {
         panic!("the second page is not mapped");
     };
     assert_eq!(of, address);
-    assert!(
-        matches!(*walk, WalkError::NotPresent { address, level: Level::Pt, .. }
-        if address.0 == 0xffff_ffff_8020_3000)
-    );
+    assert!(matches!(*walk, WalkError::NotPresent { address, level: Level::Pt, .. }
+        if address.0 == 0xffff_ffff_8020_3000));
 }
 
 #[test]
@@ -286,10 +222,7 @@ fn a_read_past_the_end_of_the_address_space_does_not_wrap() {
     let guest = GuestVirtual::new(&memory, four_levels(0x1000));
     let address = VirtualAddress(u64::MAX - 1);
     assert_eq!(guest.read(address, &mut [0; 2]), Ok(()));
-    assert_eq!(
-        guest.read(address, &mut [0; 3]),
-        Err(ReadError::Wraps { address, length: 3 })
-    );
+    assert_eq!(guest.read(address, &mut [0; 3]), Err(ReadError::Wraps { address, length: 3 }));
 }
 
 #[test]
@@ -315,20 +248,11 @@ struct Page {
 /// Few distinct indexes per level, so that pages share tables and neighbours are common.
 fn page() -> impl Strategy<Value = Page> {
     let index = || prop_oneof![0..3_u64, 254..258_u64, 509..512_u64];
-    let size = prop_oneof![
-        Just(PageSize::Size4K),
-        Just(PageSize::Size2M),
-        Just(PageSize::Size1G)
-    ];
+    let size = prop_oneof![Just(PageSize::Size4K), Just(PageSize::Size2M), Just(PageSize::Size1G)];
     let flags = (any::<bool>(), any::<bool>(), any::<bool>())
         .prop_map(|(w, u, nx)| P + u64::from(w) * W + u64::from(u) * U + u64::from(nx) * NX);
-    (
-        (index(), index(), index(), index()),
-        size,
-        0..1_u64 << 20,
-        flags,
-    )
-        .prop_map(|((a, b, c, d), size, frame, flags)| {
+    ((index(), index(), index(), index()), size, 0..1_u64 << 20, flags).prop_map(
+        |((a, b, c, d), size, frame, flags)| {
             let low = a << 39 | b << 30 | c << 21 | d << 12;
             let canonical = ((low << 16) as i64 >> 16) as u64;
             let mask = !(size.bytes() - 1);
@@ -338,7 +262,8 @@ fn page() -> impl Strategy<Value = Page> {
                 physical_base: (frame << 20) & mask,
                 flags,
             }
-        })
+        },
+    )
 }
 
 fn index(address: u64, shift: u32) -> u64 {

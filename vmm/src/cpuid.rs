@@ -18,10 +18,7 @@ const HYPERVISOR_TIMING: u32 = 0x4000_0010;
 
 /// Guest-physical address bits (CPUID 0x80000008 EAX 7:0); 36 where the leaf is missing.
 pub(crate) fn physical_address_bits(supported: &CpuId) -> u32 {
-    let leaf = supported
-        .as_slice()
-        .iter()
-        .find(|entry| entry.function == 0x8000_0008);
+    let leaf = supported.as_slice().iter().find(|entry| entry.function == 0x8000_0008);
     leaf.map_or(36, |entry| entry.eax & 0xff)
 }
 
@@ -47,10 +44,7 @@ pub(crate) fn for_vcpu(supported: &CpuId, identity: Identity) -> Result<CpuId, K
     set_topology(&mut table, identity);
     set_timing(&mut table, identity);
     let entries = table.len();
-    CpuId::from_entries(&table).map_err(|_| KvmError::TableFull {
-        table: "CPUID",
-        entries,
-    })
+    CpuId::from_entries(&table).map_err(|_| KvmError::TableFull { table: "CPUID", entries })
 }
 
 fn patch(entry: &mut kvm_cpuid_entry2, identity: Identity) {
@@ -153,31 +147,19 @@ mod tests {
     use super::*;
 
     fn leaf(function: u32, eax: u32) -> kvm_cpuid_entry2 {
-        kvm_cpuid_entry2 {
-            function,
-            eax,
-            ..Default::default()
-        }
+        kvm_cpuid_entry2 { function, eax, ..Default::default() }
     }
 
     fn table_of(apic_id: u32, cpus: u32) -> Vec<kvm_cpuid_entry2> {
         let supported =
             CpuId::from_entries(&[leaf(0, 7), leaf(1, 0), leaf(HYPERVISOR, 0x4000_0001)]).unwrap();
         let tsc_khz = Some(2_500_000);
-        let identity = Identity {
-            apic_id,
-            cpus,
-            tsc_khz,
-            tsc_deadline: true,
-        };
+        let identity = Identity { apic_id, cpus, tsc_khz, tsc_deadline: true };
         for_vcpu(&supported, identity).unwrap().as_slice().to_vec()
     }
 
     fn find(table: &[kvm_cpuid_entry2], function: u32, index: u32) -> kvm_cpuid_entry2 {
-        *table
-            .iter()
-            .find(|e| e.function == function && e.index == index)
-            .unwrap()
+        *table.iter().find(|e| e.function == function && e.index == index).unwrap()
     }
 
     #[test]
@@ -185,15 +167,9 @@ mod tests {
         let table = table_of(2, 6);
         assert_eq!(find(&table, 1, 0).ebx, 2 << 24 | 8 << 16);
         let threads = find(&table, 0xb, 0);
-        assert_eq!(
-            (threads.eax, threads.ebx, threads.ecx, threads.edx),
-            (0, 1, 0x100, 2)
-        );
+        assert_eq!((threads.eax, threads.ebx, threads.ecx, threads.edx), (0, 1, 0x100, 2));
         let cores = find(&table, 0xb, 1);
-        assert_eq!(
-            (cores.eax, cores.ebx, cores.ecx, cores.edx),
-            (3, 6, 0x201, 2)
-        );
+        assert_eq!((cores.eax, cores.ebx, cores.ecx, cores.edx), (3, 6, 0x201, 2));
         assert_eq!(find(&table, 0, 0).eax, 0xb);
     }
 
@@ -207,10 +183,7 @@ mod tests {
     #[test]
     fn timer_x2apic_and_hypervisor_bits_are_set() {
         let ecx = find(&table_of(0, 1), 1, 0).ecx;
-        assert_eq!(
-            ecx & (1 << 21 | 1 << 24 | 1 << 31),
-            1 << 21 | 1 << 24 | 1 << 31
-        );
+        assert_eq!(ecx & (1 << 21 | 1 << 24 | 1 << 31), 1 << 21 | 1 << 24 | 1 << 31);
     }
 
     #[test]

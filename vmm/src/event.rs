@@ -133,17 +133,11 @@ impl fmt::Display for Outcome {
             Self::DebugExit { code, .. } => write!(f, "exit code {code}"),
             Self::Reset { .. } => f.write_str("the guest reset the machine"),
             Self::TripleFault { .. } => f.write_str("triple fault"),
-            Self::InternalError {
-                suberror,
-                rip,
-                instruction,
-                ..
-            } => write_internal_error(f, *suberror, *rip, instruction),
+            Self::InternalError { suberror, rip, instruction, .. } => {
+                write_internal_error(f, *suberror, *rip, instruction)
+            }
             Self::EntryFailure { reason, .. } => {
-                write!(
-                    f,
-                    "the hardware refused the vCPU's state (reason {reason:#x})"
-                )
+                write!(f, "the hardware refused the vCPU's state (reason {reason:#x})")
             }
             Self::SystemEvent { kind, .. } => write!(f, "KVM system event {kind}"),
             Self::MemoryFault { gpa, .. } => {
@@ -151,11 +145,7 @@ impl fmt::Display for Outcome {
             }
             Self::UnexpectedExit { exit, .. } => write!(f, "unexpected KVM exit {exit}"),
             Self::RunFailed { errno, .. } => {
-                write!(
-                    f,
-                    "KVM_RUN failed: {}",
-                    std::io::Error::from_raw_os_error(*errno)
-                )
+                write!(f, "KVM_RUN failed: {}", std::io::Error::from_raw_os_error(*errno))
             }
         }
     }

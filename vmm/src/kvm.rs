@@ -70,10 +70,7 @@ pub enum KvmError {
 impl KvmError {
     /// Names the ioctl that an errno came from: `.map_err(KvmError::ioctl("KVM_RUN"))`.
     pub(crate) fn ioctl(name: &'static str) -> impl FnOnce(errno::Error) -> Self {
-        move |error| Self::Ioctl {
-            name,
-            source: error.into(),
-        }
+        move |error| Self::Ioctl { name, source: error.into() }
     }
 
     fn open(error: errno::Error) -> Self {
@@ -132,10 +129,7 @@ mod tests {
     fn a_missing_device_says_what_to_load() {
         let error = open_at(c"/dev/no-such-kvm").unwrap_err();
         assert!(matches!(error, KvmError::Missing(_)));
-        assert!(
-            error.to_string().contains("kvm_intel or kvm_amd"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("kvm_intel or kvm_amd"), "{error}");
     }
 
     #[test]
@@ -147,9 +141,6 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_kvm_has_the_wrong_api_version() {
-        assert!(matches!(
-            open_at(c"/dev/null").unwrap_err(),
-            KvmError::ApiVersion(-1)
-        ));
+        assert!(matches!(open_at(c"/dev/null").unwrap_err(), KvmError::ApiVersion(-1)));
     }
 }

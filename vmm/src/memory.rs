@@ -59,10 +59,7 @@ pub(crate) fn ranges(bytes: u64) -> Vec<(GuestAddress, u64)> {
 pub(crate) fn allocate(bytes: u64, physical_bits: u32) -> Result<GuestMemoryMmap, MemoryError> {
     check(bytes, physical_bits)?;
     // `check` keeps every length below 2^52, so the casts to usize lose nothing on a 64-bit host.
-    let ranges: Vec<_> = ranges(bytes)
-        .into_iter()
-        .map(|(at, len)| (at, len as usize))
-        .collect();
+    let ranges: Vec<_> = ranges(bytes).into_iter().map(|(at, len)| (at, len as usize)).collect();
     GuestMemoryMmap::from_ranges(&ranges).map_err(|source| MemoryError::Map { bytes, source })
 }
 
@@ -100,22 +97,10 @@ mod tests {
     #[test]
     fn sizes_out_of_bounds_are_refused_by_kind() {
         assert!(matches!(check(0, 39), Err(MemoryError::TooLittle(0))));
-        assert!(matches!(
-            check((2 << 20) - 1, 39),
-            Err(MemoryError::TooLittle(_))
-        ));
-        assert!(matches!(
-            check((2 << 20) + 1, 39),
-            Err(MemoryError::NotPages(_))
-        ));
-        assert!(matches!(
-            check(1 << 39, 39),
-            Err(MemoryError::TooMuch { bits: 39, .. })
-        ));
-        assert!(matches!(
-            check(u64::MAX, 64),
-            Err(MemoryError::TooMuch { bits: 52, .. })
-        ));
+        assert!(matches!(check((2 << 20) - 1, 39), Err(MemoryError::TooLittle(_))));
+        assert!(matches!(check((2 << 20) + 1, 39), Err(MemoryError::NotPages(_))));
+        assert!(matches!(check(1 << 39, 39), Err(MemoryError::TooMuch { bits: 39, .. })));
+        assert!(matches!(check(u64::MAX, 64), Err(MemoryError::TooMuch { bits: 52, .. })));
         assert!(check((1 << 39) - (1 << 30), 39).is_ok());
         assert!(check(MIN_BYTES, 39).is_ok());
     }

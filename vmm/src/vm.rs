@@ -72,19 +72,10 @@ impl Vm {
     pub fn new(config: Config<'_>) -> Result<Self, Error> {
         check_vcpus(config.cpus, MAX_VCPUS)?;
         let kvm = kvm::open()?;
-        check_vcpus(
-            config.cpus,
-            u32::try_from(kvm.get_max_vcpus()).unwrap_or(MAX_VCPUS),
-        )?;
+        check_vcpus(config.cpus, u32::try_from(kvm.get_max_vcpus()).unwrap_or(MAX_VCPUS))?;
         let supported = kvm::supported_cpuid(&kvm)?;
         let memory = memory::allocate(config.memory, cpuid::physical_address_bits(&supported))?;
-        let entry = boot::load(
-            &memory,
-            config.memory,
-            config.image,
-            &config.cmdline,
-            config.cpus,
-        )?;
+        let entry = boot::load(&memory, config.memory, config.image, &config.cmdline, config.cpus)?;
 
         let fd = kvm::create_vm(&kvm)?;
         register_memory(&fd, &memory)?;
@@ -104,16 +95,8 @@ impl Vm {
             .zip(0..)
             .map(|(vcpu, cpu)| VcpuHandle::spawn(cpu, vcpu, world.clone()))
             .collect::<Result<_, _>>()
-            .map_err(|source| Error::Host {
-                what: "start a vCPU thread",
-                source,
-            })?;
-        Ok(Self {
-            vcpus,
-            running: false,
-            world,
-            fd,
-        })
+            .map_err(|source| Error::Host { what: "start a vCPU thread", source })?;
+        Ok(Self { vcpus, running: false, world, fd })
     }
 
     /// Lets the guest take its first instruction.
@@ -156,19 +139,14 @@ fn create_irqchip(fd: &VmFd, cpus: u32) -> Result<(), KvmError> {
     if needs_x2apic(cpus) {
         enable_x2apic_ids(fd)?;
     }
-    fd.create_irq_chip()
-        .map_err(KvmError::ioctl("KVM_CREATE_IRQCHIP"))
+    fd.create_irq_chip().map_err(KvmError::ioctl("KVM_CREATE_IRQCHIP"))
 }
 
 /// The PIT, with its speaker port: system control port B gates the channel that guests calibrate
 /// their clocks against, and KVM reads its parity bits as 0.
 fn create_pit(fd: &VmFd) -> Result<(), KvmError> {
-    let pit = kvm_pit_config {
-        flags: KVM_PIT_SPEAKER_DUMMY,
-        ..Default::default()
-    };
-    fd.create_pit2(pit)
-        .map_err(KvmError::ioctl("KVM_CREATE_PIT2"))
+    let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+    fd.create_pit2(pit).map_err(KvmError::ioctl("KVM_CREATE_PIT2"))
 }
 
 /// True if some APIC id is 255 or more, which an xAPIC cannot be addressed by.
@@ -184,8 +162,7 @@ fn enable_x2apic_ids(fd: &VmFd) -> Result<(), KvmError> {
         args: [u64::from(flags), 0, 0, 0],
         ..Default::default()
     };
-    fd.enable_cap(&cap)
-        .map_err(KvmError::ioctl("KVM_ENABLE_CAP(KVM_CAP_X2APIC_API)"))
+    fd.enable_cap(&cap).map_err(KvmError::ioctl("KVM_ENABLE_CAP(KVM_CAP_X2APIC_API)"))
 }
 
 /// Gives KVM all its memory slots, its own two included.
@@ -215,13 +192,9 @@ fn register_memory(fd: &VmFd, memory: &GuestMemoryMmap) -> Result<(), KvmError> 
 
 /// COM1's interrupt line: KVM raises it whenever the eventfd is written.
 fn serial_interrupt(fd: &VmFd) -> Result<EventFd, Error> {
-    let host = |source: io::Error| Error::Host {
-        what: "create an eventfd",
-        source,
-    };
+    let host = |source: io::Error| Error::Host { what: "create an eventfd", source };
     let interrupt = EventFd::new(EFD_NONBLOCK).map_err(host)?;
-    fd.register_irqfd(&interrupt, layout::COM1_GSI)
-        .map_err(KvmError::ioctl("KVM_IRQFD"))?;
+    fd.register_irqfd(&interrupt, layout::COM1_GSI).map_err(KvmError::ioctl("KVM_IRQFD"))?;
     Ok(interrupt)
 }
 
@@ -234,16 +207,10 @@ fn create_vcpus(
 ) -> Result<Vec<VcpuFd>, KvmError> {
     let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
     let create = |apic_id| {
-        let vcpu = fd
-            .create_vcpu(u64::from(apic_id))
-            .map_err(KvmError::ioctl("KVM_CREATE_VCPU"))?;
+        let vcpu =
+            fd.create_vcpu(u64::from(apic_id)).map_err(KvmError::ioctl("KVM_CREATE_VCPU"))?;
         let tsc_khz = vcpu.get_tsc_khz().ok().filter(|khz| *khz != 0);
-        let identity = Identity {
-            apic_id,
-            cpus,
-            tsc_khz,
-            tsc_deadline,
-        };
+        let identity = Identity { apic_id, cpus, tsc_khz, tsc_deadline };
         vcpu::set_up(&vcpu, supported, identity, entry)?;
         Ok(vcpu)
     };

@@ -86,17 +86,13 @@ impl Vm {
 
     /// The state of one vCPU; see [`Vm::states`].
     pub fn state(&self, cpu: u32) -> Result<VcpuState, VcpuError> {
-        self.states(&[cpu])
-            .pop()
-            .unwrap_or(Err(VcpuError::NoSuchVcpu(cpu)))
+        self.states(&[cpu]).pop().unwrap_or(Err(VcpuError::NoSuchVcpu(cpu)))
     }
 
     /// CPU time that a vCPU's thread has used so far, in the guest and for it; zero for a vCPU that
     /// does not exist. Costs the guest nothing: a vCPU whose time stands still does not run.
     pub fn run_time(&self, cpu: u32) -> Duration {
-        self.vcpus
-            .get(cpu as usize)
-            .map_or(Duration::ZERO, VcpuHandle::run_time)
+        self.vcpus.get(cpu as usize).map_or(Duration::ZERO, VcpuHandle::run_time)
     }
 
     /// Sends an NMI to each of `cpus` and lets each run until its handler writes the nmi_done port,
@@ -108,27 +104,16 @@ impl Vm {
     pub fn run_nmi(&mut self, cpus: &[u32], bound: Duration) -> Vec<Result<NmiRun, VcpuError>> {
         let until = Instant::now() + bound;
         let (answer, answers) = mpsc::channel();
-        self.ask(cpus, || Command::RunNmi {
-            until,
-            answer: answer.clone(),
-        });
+        self.ask(cpus, || Command::RunNmi { until, answer: answer.clone() });
         drop(answer);
         let mut found = collect(&answers, cpus.len(), until);
         if found.len() < cpus.len() {
             let late = |cpu: &&u32| !found.iter().any(|(answered, _)| answered == *cpu);
-            for vcpu in cpus
-                .iter()
-                .filter(late)
-                .filter_map(|cpu| self.vcpus.get(*cpu as usize))
-            {
+            for vcpu in cpus.iter().filter(late).filter_map(|cpu| self.vcpus.get(*cpu as usize)) {
                 vcpu.kick();
             }
             let rest = cpus.len() - found.len();
-            found.extend(collect(
-                &answers,
-                rest,
-                Instant::now() + Self::ANSWER_DEADLINE,
-            ));
+            found.extend(collect(&answers, rest, Instant::now() + Self::ANSWER_DEADLINE));
         }
         self.in_order(cpus, found, bound + Self::ANSWER_DEADLINE)
     }
@@ -142,17 +127,11 @@ impl Vm {
         let msi = kvm_msi {
             address_lo: layout::LOCAL_APIC.raw_value() as u32 | ALL_XAPIC,
             // The upper 24 bits of an x2APIC destination, where there are such.
-            address_hi: if needs_x2apic(self.cpus()) {
-                0xffff_ff00
-            } else {
-                0
-            },
+            address_hi: if needs_x2apic(self.cpus()) { 0xffff_ff00 } else { 0 },
             data: DELIVER_NMI,
             ..Default::default()
         };
-        self.fd
-            .signal_msi(msi)
-            .map_err(KvmError::ioctl("KVM_SIGNAL_MSI"))?;
+        self.fd.signal_msi(msi).map_err(KvmError::ioctl("KVM_SIGNAL_MSI"))?;
         Ok(())
     }
 
@@ -196,14 +175,7 @@ impl Vm {
         let answered = collect(&answers, self.vcpus.len(), until);
         let mut cpus: Vec<u32> = (0..self.cpus()).collect();
         cpus.retain(|cpu| !answered.contains(cpu));
-        if cpus.is_empty() {
-            Ok(())
-        } else {
-            Err(Stuck {
-                cpus,
-                waited: deadline,
-            })
-        }
+        if cpus.is_empty() { Ok(()) } else { Err(Stuck { cpus, waited: deadline }) }
     }
 
     fn ask(&self, cpus: &[u32], command: impl Fn() -> Command) {
@@ -223,10 +195,9 @@ impl Vm {
         waited: Duration,
     ) -> Vec<Result<T, VcpuError>> {
         let answer_of = |cpu: &u32| match found.iter().position(|(answered, _)| answered == cpu) {
-            Some(at) => found
-                .swap_remove(at)
-                .1
-                .map_err(|source| VcpuError::Kvm { cpu: *cpu, source }),
+            Some(at) => {
+                found.swap_remove(at).1.map_err(|source| VcpuError::Kvm { cpu: *cpu, source })
+            }
             None if *cpu >= self.cpus() => Err(VcpuError::NoSuchVcpu(*cpu)),
             None => Err(VcpuError::NoAnswer { cpu: *cpu, waited }),
         };

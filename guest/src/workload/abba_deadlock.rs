@@ -12,11 +12,7 @@ use nmiscope_guest::sync::SpinLock;
 use super::{Next, Workload};
 use crate::machine;
 
-pub static WORKLOAD: Workload = Workload {
-    name: "abba-deadlock",
-    min_cpus: 2,
-    step,
-};
+pub static WORKLOAD: Workload = Workload { name: "abba-deadlock", min_cpus: 2, step };
 
 static INODE_LOCK: SpinLock<u64> = SpinLock::new(0);
 static JOURNAL_LOCK: SpinLock<u64> = SpinLock::new(0);

@@ -7,11 +7,7 @@ use core::hint::black_box;
 
 use super::{Next, Workload};
 
-pub static WORKLOAD: Workload = Workload {
-    name: "busy",
-    min_cpus: 1,
-    step,
-};
+pub static WORKLOAD: Workload = Workload { name: "busy", min_cpus: 1, step };
 
 fn step(cpu: usize) -> Next {
     black_box(mix_rounds(black_box(cpu as u64), 200));
@@ -21,9 +17,7 @@ fn step(cpu: usize) -> Next {
 /// A few calls deep, so that an NMI has something to interrupt at every depth.
 #[inline(never)]
 fn mix_rounds(seed: u64, rounds: u32) -> u64 {
-    (0..rounds).fold(seed, |state, round| {
-        state ^ mix(state.wrapping_add(u64::from(round)))
-    })
+    (0..rounds).fold(seed, |state, round| state ^ mix(state.wrapping_add(u64::from(round))))
 }
 
 /// A step of the xorshift generator.

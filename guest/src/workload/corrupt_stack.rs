@@ -7,11 +7,7 @@
 use super::{Next, Workload, is_culprit};
 use crate::machine;
 
-pub static WORKLOAD: Workload = Workload {
-    name: "corrupt-stack",
-    min_cpus: 1,
-    step,
-};
+pub static WORKLOAD: Workload = Workload { name: "corrupt-stack", min_cpus: 1, step };
 
 /// No address, canonical or otherwise useful.
 const RUBBLE: u64 = 0x4141_4141_4141_4141;

@@ -9,11 +9,7 @@ use core::hint::black_box;
 use super::{Next, Workload, is_culprit};
 use crate::machine;
 
-pub static WORKLOAD: Workload = Workload {
-    name: "deep-stack",
-    min_cpus: 1,
-    step,
-};
+pub static WORKLOAD: Workload = Workload { name: "deep-stack", min_cpus: 1, step };
 
 /// A line of the trace takes some 24 of the buffer's 4096 bytes, a level less than 48 bytes of
 /// the stack's 16 KiB.

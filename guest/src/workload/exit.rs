@@ -5,11 +5,7 @@ use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use super::{Next, Workload};
 use crate::machine;
 
-pub static WORKLOAD: Workload = Workload {
-    name: "exit",
-    min_cpus: 1,
-    step,
-};
+pub static WORKLOAD: Workload = Workload { name: "exit", min_cpus: 1, step };
 
 /// What to leave with.
 pub static CODE: AtomicU8 = AtomicU8::new(0);

@@ -6,11 +6,7 @@
 use super::{Next, Workload, is_culprit};
 use crate::machine;
 
-pub static WORKLOAD: Workload = Workload {
-    name: "halt-irqs-off",
-    min_cpus: 1,
-    step,
-};
+pub static WORKLOAD: Workload = Workload { name: "halt-irqs-off", min_cpus: 1, step };
 
 fn step(cpu: usize) -> Next {
     if is_culprit(cpu) {

@@ -5,11 +5,7 @@
 
 use super::{Next, Workload};
 
-pub static WORKLOAD: Workload = Workload {
-    name: "idle",
-    min_cpus: 1,
-    step,
-};
+pub static WORKLOAD: Workload = Workload { name: "idle", min_cpus: 1, step };
 
 fn step(_: usize) -> Next {
     Next::Wait

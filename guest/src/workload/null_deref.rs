@@ -7,11 +7,7 @@ use core::hint::black_box;
 
 use super::{Next, Workload, is_culprit};
 
-pub static WORKLOAD: Workload = Workload {
-    name: "null-deref",
-    min_cpus: 1,
-    step,
-};
+pub static WORKLOAD: Workload = Workload { name: "null-deref", min_cpus: 1, step };
 
 fn step(cpu: usize) -> Next {
     if is_culprit(cpu) {

@@ -8,11 +8,7 @@ use super::{Next, Workload, is_culprit};
 use crate::machine;
 use crate::printk::{Level, PRINTK};
 
-pub static WORKLOAD: Workload = Workload {
-    name: "partial-line",
-    min_cpus: 1,
-    step,
-};
+pub static WORKLOAD: Workload = Workload { name: "partial-line", min_cpus: 1, step };
 
 fn step(cpu: usize) -> Next {
     if is_culprit(cpu) {

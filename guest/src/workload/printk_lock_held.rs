@@ -11,11 +11,7 @@ use super::{Next, Workload, is_culprit};
 use crate::pr_err;
 use crate::printk::PRINTK;
 
-pub static WORKLOAD: Workload = Workload {
-    name: "printk-lock-held",
-    min_cpus: 1,
-    step,
-};
+pub static WORKLOAD: Workload = Workload { name: "printk-lock-held", min_cpus: 1, step };
 
 fn step(cpu: usize) -> Next {
     if is_culprit(cpu) {

@@ -6,11 +6,7 @@
 
 use super::{Next, Workload, is_culprit};
 
-pub static WORKLOAD: Workload = Workload {
-    name: "spin-irqs-on",
-    min_cpus: 1,
-    step,
-};
+pub static WORKLOAD: Workload = Workload { name: "spin-irqs-on", min_cpus: 1, step };
 
 fn step(cpu: usize) -> Next {
     if is_culprit(cpu) {

@@ -8,11 +8,7 @@ use super::{Next, Workload};
 use crate::machine;
 use crate::printk::PRINTK;
 
-pub static WORKLOAD: Workload = Workload {
-    name: "sysrq-storm",
-    min_cpus: 1,
-    step,
-};
+pub static WORKLOAD: Workload = Workload { name: "sysrq-storm", min_cpus: 1, step };
 
 fn step(cpu: usize) -> Next {
     if cpu != 0 {

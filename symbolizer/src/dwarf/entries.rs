@@ -32,10 +32,8 @@ impl Budget {
     }
 
     pub(crate) fn spend(&mut self, amount: u64) -> Result<(), DwarfError> {
-        self.left = self
-            .left
-            .checked_sub(amount)
-            .ok_or(DwarfError::TooLarge { what: self.what })?;
+        self.left =
+            self.left.checked_sub(amount).ok_or(DwarfError::TooLarge { what: self.what })?;
         Ok(())
     }
 }
@@ -91,9 +89,8 @@ impl Ranges {
                 }
             }
             gimli::DW_AT_ranges => {
-                self.list = unit
-                    .attr_ranges_offset(value)
-                    .map_err(read("a range list's offset"))?;
+                self.list =
+                    unit.attr_ranges_offset(value).map_err(read("a range list's offset"))?;
             }
             _ => {}
         }
@@ -135,9 +132,7 @@ impl Ranges {
         address: u64,
     ) -> Result<bool, DwarfError> {
         let mut found = false;
-        self.for_each(unit, budget, |begin, end| {
-            found |= (begin..end).contains(&address)
-        })?;
+        self.for_each(unit, budget, |begin, end| found |= (begin..end).contains(&address))?;
         Ok(found)
     }
 }
@@ -161,18 +156,13 @@ pub(crate) fn function_name<'a>(
         let unit = other.as_ref().unwrap_or(unit);
         let entry = unit.entry(offset).map_err(read("a function's entry"))?;
         for at in [gimli::DW_AT_linkage_name, gimli::DW_AT_MIPS_linkage_name] {
-            if let Some(name) = entry
-                .attr_value(at)
-                .and_then(|value| string(dwarf, unit, value))
-            {
+            if let Some(name) = entry.attr_value(at).and_then(|value| string(dwarf, unit, value)) {
                 return Ok(Some(name.into_owned()));
             }
         }
         if plain.is_none() {
             let value = entry.attr_value(gimli::DW_AT_name);
-            plain = value
-                .and_then(|value| string(dwarf, unit, value))
-                .map(Cow::into_owned);
+            plain = value.and_then(|value| string(dwarf, unit, value)).map(Cow::into_owned);
         }
         match follow(info, dwarf, unit, &entry)? {
             None => break,

@@ -53,16 +53,12 @@ impl FunctionTable {
                 continue;
             };
             if abbreviation.tag() != gimli::DW_TAG_subprogram {
-                entries
-                    .skip_attributes(abbreviation.attributes())
-                    .map_err(read("a unit"))?;
+                entries.skip_attributes(abbreviation.attributes()).map_err(read("a unit"))?;
                 continue;
             }
             let mut ranges = Ranges::default();
             for &attribute in abbreviation.attributes() {
-                let attribute = entries
-                    .read_attribute(attribute)
-                    .map_err(read("a function"))?;
+                let attribute = entries.read_attribute(attribute).map_err(read("a function"))?;
                 ranges.note(unit, attribute.name(), attribute.value())?;
             }
             ranges.for_each(unit, &mut budget, |begin, end| {
@@ -71,9 +67,7 @@ impl FunctionTable {
                 }
             })?;
         }
-        Ok(Self {
-            functions: RangeMap::new(found),
-        })
+        Ok(Self { functions: RangeMap::new(found) })
     }
 
     pub(crate) fn find(&self, address: u64) -> Option<UnitOffset> {
@@ -91,9 +85,7 @@ pub(crate) fn inlined_calls<'a>(
     let unit = UnitRef::new(dwarf, unit);
     let mut budget = Budget::new("the address ranges of one function", MAX_RANGES);
     let mut chain: Vec<InlinedCall> = Vec::new();
-    let mut entries = unit
-        .entries_raw(Some(function))
-        .map_err(read("a function"))?;
+    let mut entries = unit.entries_raw(Some(function)).map_err(read("a function"))?;
     let mut first = true;
     while !entries.is_empty() {
         let depth = entries.next_depth();
@@ -107,9 +99,7 @@ pub(crate) fn inlined_calls<'a>(
         };
         let is_call = abbreviation.tag() == gimli::DW_TAG_inlined_subroutine;
         if !is_call {
-            entries
-                .skip_attributes(abbreviation.attributes())
-                .map_err(read("a function"))?;
+            entries.skip_attributes(abbreviation.attributes()).map_err(read("a function"))?;
             if abbreviation.tag() == gimli::DW_TAG_subprogram && !first {
                 skip_children(&mut entries, depth)?;
             }
@@ -117,27 +107,17 @@ pub(crate) fn inlined_calls<'a>(
             continue;
         }
         first = false;
-        let mut call = InlinedCall {
-            entry,
-            depth,
-            call_file: None,
-            call_line: 0,
-            call_column: 0,
-        };
+        let mut call = InlinedCall { entry, depth, call_file: None, call_line: 0, call_column: 0 };
         let mut ranges = Ranges::default();
         for &attribute in abbreviation.attributes() {
-            let attribute = entries
-                .read_attribute(attribute)
-                .map_err(read("an inlined call"))?;
+            let attribute = entries.read_attribute(attribute).map_err(read("an inlined call"))?;
             call.note(unit, attribute.name(), attribute.value());
             ranges.note(unit, attribute.name(), attribute.value())?;
         }
         if !ranges.contain(unit, &mut budget, address)? {
             skip_children(&mut entries, depth)?;
         } else if chain.len() == MAX_INLINE_DEPTH {
-            return Err(DwarfError::TooLarge {
-                what: "a chain of inlined calls",
-            });
+            return Err(DwarfError::TooLarge { what: "a chain of inlined calls" });
         } else {
             chain.push(call);
         }
@@ -147,12 +127,7 @@ pub(crate) fn inlined_calls<'a>(
 
 impl InlinedCall {
     fn note(&mut self, unit: UnitRef<'_, Slice<'_>>, name: gimli::DwAt, value: super::Value<'_>) {
-        let number = || {
-            value
-                .udata_value()
-                .and_then(|number| number.try_into().ok())
-                .unwrap_or(0)
-        };
+        let number = || value.udata_value().and_then(|number| number.try_into().ok()).unwrap_or(0);
         match name {
             gimli::DW_AT_call_line => self.call_line = number(),
             gimli::DW_AT_call_column => self.call_column = number(),
@@ -174,9 +149,7 @@ impl InlinedCall {
 fn skip_children(entries: &mut EntriesRaw<'_, Slice<'_>>, depth: isize) -> Result<(), DwarfError> {
     while entries.next_depth() > depth && !entries.is_empty() {
         if let Some(abbreviation) = entries.read_abbreviation().map_err(read("a function"))? {
-            entries
-                .skip_attributes(abbreviation.attributes())
-                .map_err(read("a function"))?;
+            entries.skip_attributes(abbreviation.attributes()).map_err(read("a function"))?;
         }
     }
     Ok(())

@@ -35,10 +35,7 @@ impl LineTable {
         let mut rows: Vec<Row> = Vec::new();
         let mut sequences = Vec::new();
         let Some(program) = unit.line_program.clone() else {
-            return Ok(Self {
-                rows,
-                sequences: RangeMap::new(sequences),
-            });
+            return Ok(Self { rows, sequences: RangeMap::new(sequences) });
         };
         let mut first = 0;
         let mut program = program.rows();
@@ -57,10 +54,7 @@ impl LineTable {
             rows.push(Row {
                 address,
                 file: row.file_index(),
-                line: row
-                    .line()
-                    .and_then(|line| line.get().try_into().ok())
-                    .unwrap_or(0),
+                line: row.line().and_then(|line| line.get().try_into().ok()).unwrap_or(0),
                 column: match row.column() {
                     gimli::ColumnType::LeftEdge => 0,
                     gimli::ColumnType::Column(column) => column.get().try_into().unwrap_or(0),
@@ -68,10 +62,7 @@ impl LineTable {
             });
         }
         rows.truncate(first);
-        Ok(Self {
-            rows,
-            sequences: RangeMap::new(sequences),
-        })
+        Ok(Self { rows, sequences: RangeMap::new(sequences) })
     }
 
     /// The last row at or before `address` in the sequence that holds it.

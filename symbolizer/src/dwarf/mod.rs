@@ -165,17 +165,11 @@ impl<'data> DebugInfo<'data> {
         let Some(function) = tables.functions.find(address) else {
             return Ok(match at {
                 None => Vec::new(),
-                Some(_) => vec![Function {
-                    name: None,
-                    location: at,
-                }],
+                Some(_) => vec![Function { name: None, location: at }],
             });
         };
         let mut found = Vec::new();
-        for call in inlined_calls(dwarf, &unit, function, address)?
-            .into_iter()
-            .rev()
-        {
+        for call in inlined_calls(dwarf, &unit, function, address)?.into_iter().rev() {
             let name = entries::function_name(self, dwarf, &unit, call.entry)?;
             found.push(Function { name, location: at });
             at = call

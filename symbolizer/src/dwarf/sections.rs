@@ -52,10 +52,7 @@ impl<'data> Sections<'data> {
     pub(crate) fn find(elf: &Elf<'data>) -> Option<Self> {
         let sections = NEEDED.map(|id| {
             let data = elf.section(id.name())?;
-            Some(Section {
-                data,
-                inflated: OnceCell::new(),
-            })
+            Some(Section { data, inflated: OnceCell::new() })
         });
         let info = sections[NEEDED.iter().position(|&id| id == SectionId::DebugInfo)?].as_ref()?;
         (!info.data.bytes.is_empty()).then_some(Self { sections })
@@ -81,10 +78,7 @@ impl Section<'_> {
         self.inflated
             .get_or_init(|| inflate(self.data.bytes, format, size))
             .as_deref()
-            .map_err(|reason| DwarfError::Compressed {
-                section: name,
-                reason: reason.clone(),
-            })
+            .map_err(|reason| DwarfError::Compressed { section: name, reason: reason.clone() })
     }
 }
 
@@ -96,19 +90,12 @@ fn inflate(data: &[u8], format: CompressionFormat, size: u64) -> Result<Vec<u8>,
     };
     let limit = (data.len() as u64).saturating_mul(ratio).min(MAX_INFLATED);
     if size > limit {
-        return Err(format!(
-            "{} bytes claim to hold {size}, more than {limit}",
-            data.len()
-        ));
+        return Err(format!("{} bytes claim to hold {size}, more than {limit}", data.len()));
     }
-    CompressedData {
-        format,
-        data,
-        uncompressed_size: size,
-    }
-    .decompress()
-    .map(std::borrow::Cow::into_owned)
-    .map_err(|error| error.to_string())
+    CompressedData { format, data, uncompressed_size: size }
+        .decompress()
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -69,14 +69,9 @@ impl UnitIndex {
             let mut units = dwarf.units();
             while let Some(header) = units.next().map_err(read("a unit header"))? {
                 if offsets.len() == MAX_UNITS {
-                    return Err(DwarfError::TooLarge {
-                        what: "the list of units",
-                    });
+                    return Err(DwarfError::TooLarge { what: "the list of units" });
                 }
-                if !matches!(
-                    header.type_(),
-                    UnitType::Type { .. } | UnitType::SplitType { .. }
-                ) {
+                if !matches!(header.type_(), UnitType::Type { .. } | UnitType::SplitType { .. }) {
                     offsets.extend(header.debug_info_offset().map(|offset| offset.0));
                 }
             }
@@ -116,9 +111,7 @@ impl UnitIndex {
         dwarf: &Dwarf<'a>,
         offset: usize,
     ) -> Result<Unit<'a>, DwarfError> {
-        let header = dwarf
-            .unit_header(DebugInfoOffset(offset))
-            .map_err(read("a unit header"))?;
+        let header = dwarf.unit_header(DebugInfoOffset(offset)).map_err(read("a unit header"))?;
         let encoding = header.encoding();
         let file = dwarf.file_type;
         let mut unit = Unit {
@@ -146,9 +139,7 @@ impl UnitIndex {
         }
         // Only now: it may be an index that needs the base. Range lists count from it.
         if let Some(value) = root.attr_value(gimli::DW_AT_low_pc) {
-            let address = dwarf
-                .attr_address(&unit, value)
-                .map_err(read("an address"))?;
+            let address = dwarf.attr_address(&unit, value).map_err(read("an address"))?;
             unit.low_pc = address.unwrap_or(0);
         }
         Ok(unit)
@@ -164,9 +155,7 @@ impl UnitIndex {
             return Ok(Arc::clone(table));
         }
         let section = dwarf.debug_abbrev.reader().slice();
-        let too_large = DwarfError::TooLarge {
-            what: "overlapping abbreviation tables",
-        };
+        let too_large = DwarfError::TooLarge { what: "overlapping abbreviation tables" };
         if cache.read > section.len() as u64 {
             return Err(too_large);
         }
@@ -190,15 +179,10 @@ impl UnitIndex {
 /// Adds a unit's line program, and the directory that its relative paths start from.
 pub(crate) fn read_lines<'a>(dwarf: &Dwarf<'a>, unit: &mut Unit<'a>) -> Result<(), DwarfError> {
     let root = root(unit)?;
-    let text = |at| {
-        root.attr_value(at)
-            .and_then(|value| dwarf.attr_string(unit, value).ok())
-    };
+    let text = |at| root.attr_value(at).and_then(|value| dwarf.attr_string(unit, value).ok());
     let (name, comp_dir) = (text(gimli::DW_AT_name), text(gimli::DW_AT_comp_dir));
     if let Some(AttributeValue::DebugLineRef(offset)) = root.attr_value(gimli::DW_AT_stmt_list) {
-        let program = dwarf
-            .debug_line
-            .program(offset, unit.address_size(), comp_dir, name);
+        let program = dwarf.debug_line.program(offset, unit.address_size(), comp_dir, name);
         unit.line_program = Some(program.map_err(read("a line program's header"))?);
     }
     unit.name = name;
@@ -208,8 +192,7 @@ pub(crate) fn read_lines<'a>(dwarf: &Dwarf<'a>, unit: &mut Unit<'a>) -> Result<(
 
 /// The first entry, which describes the unit.
 fn root<'a>(unit: &Unit<'a>) -> Result<Entry<'a>, DwarfError> {
-    unit.entry(unit.header.root_offset())
-        .map_err(read("a unit"))
+    unit.entry(unit.header.root_offset()).map_err(read("a unit"))
 }
 
 fn force<T>(

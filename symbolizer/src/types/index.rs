@@ -61,9 +61,7 @@ impl Index {
             let unit = debug.unit(dwarf, offset)?;
             index.add_unit(debug, dwarf, &unit, offset)?;
             if index.variables.len() + index.types.len() > MAX_NAMES {
-                return Err(DwarfError::TooLarge {
-                    what: "the names of variables and types",
-                });
+                return Err(DwarfError::TooLarge { what: "the names of variables and types" });
             }
         }
         Ok(index)
@@ -79,12 +77,8 @@ impl Index {
 
     pub(super) fn type_named(&self, name: &str) -> Result<EntryAt, TypeError> {
         match self.types.get(name) {
-            None => Err(TypeError::NotFound {
-                name: name.to_owned(),
-            }),
-            Some(found) if found.ambiguous => Err(TypeError::Ambiguous {
-                name: name.to_owned(),
-            }),
+            None => Err(TypeError::NotFound { name: name.to_owned() }),
+            Some(found) if found.ambiguous => Err(TypeError::Ambiguous { name: name.to_owned() }),
             Some(found) => Ok(found.at),
         }
     }
@@ -102,10 +96,7 @@ impl Index {
         let mut entries = unit.entries_raw(None).map_err(read("a unit"))?;
         while !entries.is_empty() {
             let depth = entries.next_depth();
-            let at = EntryAt {
-                unit: offset,
-                entry: entries.next_offset().0,
-            };
+            let at = EntryAt { unit: offset, entry: entries.next_offset().0 };
             let Some(abbreviation) = entries.read_abbreviation().map_err(read("a unit"))? else {
                 continue;
             };
@@ -114,9 +105,7 @@ impl Index {
             }
             let tag = abbreviation.tag();
             if skip_below != isize::MAX || !is_wanted(tag) {
-                entries
-                    .skip_attributes(abbreviation.attributes())
-                    .map_err(read("a unit"))?;
+                entries.skip_attributes(abbreviation.attributes()).map_err(read("a unit"))?;
                 // The unit's own entry is at depth 0.
                 if depth > 0 {
                     skip_below = skip_below.min(depth);
@@ -125,9 +114,7 @@ impl Index {
             }
             let mut attributes = Attributes::default();
             for &attribute in abbreviation.attributes() {
-                let attribute = entries
-                    .read_attribute(attribute)
-                    .map_err(read("an entry"))?;
+                let attribute = entries.read_attribute(attribute).map_err(read("an entry"))?;
                 attributes.note(attribute.name(), attribute.value());
             }
             namespaces.retain(|&(outer, _)| outer < depth);
@@ -179,11 +166,7 @@ impl Index {
         }
         for key in keys {
             let found = self.variables.entry(key).or_default();
-            let list = if declaration {
-                &mut found.declarations
-            } else {
-                &mut found.definitions
-            };
+            let list = if declaration { &mut found.declarations } else { &mut found.definitions };
             // One declaration is as good as another.
             if list.len() < if declaration { 1 } else { MAX_SAME_NAME } {
                 list.push(at);
@@ -196,11 +179,7 @@ impl Index {
             return;
         };
         if path != name {
-            let found = NamedType {
-                at,
-                path: path.clone(),
-                ambiguous: false,
-            };
+            let found = NamedType { at, path: path.clone(), ambiguous: false };
             self.types.entry(path.clone()).or_insert(found);
         }
         let found = self.types.entry(name).or_insert(NamedType {
@@ -242,11 +221,7 @@ fn is_wanted(tag: DwTag) -> bool {
 
 /// `None` for a path that is too long to be looked up.
 fn path(namespaces: &[(isize, String)], name: &str) -> Option<String> {
-    let length = namespaces
-        .iter()
-        .map(|(_, outer)| outer.len() + 2)
-        .sum::<usize>()
-        + name.len();
+    let length = namespaces.iter().map(|(_, outer)| outer.len() + 2).sum::<usize>() + name.len();
     if length > MAX_PATH {
         return None;
     }
@@ -266,9 +241,7 @@ fn completed(
     unit: &Unit<'_>,
     at: EntryAt,
 ) -> Result<(Option<String>, Option<String>), DwarfError> {
-    let entry = unit
-        .entry(gimli::UnitOffset(at.entry))
-        .map_err(read("a variable"))?;
+    let entry = unit.entry(gimli::UnitOffset(at.entry)).map_err(read("a variable"))?;
     let Some((other, offset)) = follow(debug, dwarf, unit, &entry)? else {
         return Ok((None, None));
     };

@@ -127,12 +127,7 @@ impl<'i> Types<'i> {
     /// [`TypeError::NoDebugInfo`], or [`TypeError::Malformed`] when a section does not decompress.
     pub fn new(image: &'i Image<'_>) -> Result<Self, TypeError> {
         let debug = image.debug().ok_or(TypeError::NoDebugInfo)?;
-        Ok(Self {
-            image,
-            debug,
-            dwarf: debug.dwarf()?,
-            index: OnceCell::new(),
-        })
+        Ok(Self { image, debug, dwarf: debug.dwarf()?, index: OnceCell::new() })
     }
 
     /// A variable with static storage by its name: plain (`nmi_print_seq`), with its namespaces
@@ -157,9 +152,7 @@ impl<'i> Types<'i> {
             match &found {
                 Some(place) if place.address() == address => {}
                 Some(_) => {
-                    return Err(TypeError::Ambiguous {
-                        name: name.to_owned(),
-                    });
+                    return Err(TypeError::Ambiguous { name: name.to_owned() });
                 }
                 None => found = Some(Place::new(address, self.type_of(&unit, &entry)?)),
             }
@@ -194,9 +187,7 @@ impl<'i> Types<'i> {
 
     fn entry(&self, at: EntryAt) -> Result<(Rc<Unit<'_>>, Entry<'_>), TypeError> {
         let unit = self.debug.unit(&self.dwarf, at.unit)?;
-        let entry = unit
-            .entry(UnitOffset(at.entry))
-            .map_err(read("a variable"))?;
+        let entry = unit.entry(UnitOffset(at.entry)).map_err(read("a variable"))?;
         Ok((Rc::new(unit), entry))
     }
 
@@ -212,11 +203,9 @@ impl<'i> Types<'i> {
                 // One operation and no more: anything else is computed, or thread-local.
                 Ok(_) if !location.0.is_empty() => None,
                 Ok(Operation::Address { address }) => Some(address),
-                Ok(Operation::AddressIndex { index }) => Some(
-                    self.dwarf
-                        .address(unit, index)
-                        .map_err(read("an address"))?,
-                ),
+                Ok(Operation::AddressIndex { index }) => {
+                    Some(self.dwarf.address(unit, index).map_err(read("an address"))?)
+                }
                 _ => None,
             };
             return Ok(address.map(VirtualAddress));
@@ -249,9 +238,7 @@ impl<'i> Types<'i> {
             }
             entry = unit.entry(offset).map_err(read("a declaration"))?;
         }
-        Err(TypeError::NotFound {
-            name: "the type of a variable".to_owned(),
-        })
+        Err(TypeError::NotFound { name: "the type of a variable".to_owned() })
     }
 
     /// Where a reference leads.
@@ -263,9 +250,7 @@ impl<'i> Types<'i> {
         match reference(self.debug, &self.dwarf, unit, value)? {
             Some((None, offset)) => Ok((Rc::clone(unit), offset)),
             Some((Some(other), offset)) => Ok((Rc::new(other), offset)),
-            None => Err(TypeError::NotFound {
-                name: "a type outside this file".to_owned(),
-            }),
+            None => Err(TypeError::NotFound { name: "a type outside this file".to_owned() }),
         }
     }
 }

@@ -29,11 +29,8 @@ impl<'t> Type<'t> {
         let mut dimensions = Vec::new();
         self.for_each_child(|child| {
             if child.tag() == gimli::DW_TAG_subrange_type {
-                let number = |at| {
-                    child
-                        .attr_value(at)
-                        .and_then(|value: Value<'_>| value.udata_value())
-                };
+                let number =
+                    |at| child.attr_value(at).and_then(|value: Value<'_>| value.udata_value());
                 let count = number(gimli::DW_AT_count);
                 let last = number(gimli::DW_AT_upper_bound);
                 dimensions.push(count.or_else(|| last?.checked_add(1)));
@@ -88,10 +85,7 @@ impl<'t> Type<'t> {
 
     pub(super) fn for_each_child(&self, mut each: impl FnMut(&Entry<'t>)) -> Result<(), TypeError> {
         let offset = self.entry.offset();
-        let mut entries = self
-            .unit
-            .entries_raw(Some(offset))
-            .map_err(read("a type"))?;
+        let mut entries = self.unit.entries_raw(Some(offset)).map_err(read("a type"))?;
         let mut entry = Entry::null();
         entries.read_entry(&mut entry).map_err(read("a type"))?;
         for _ in 0..MAX_CHILDREN {
@@ -99,17 +93,10 @@ impl<'t> Type<'t> {
                 return Ok(());
             }
             let is_child = entries.next_depth() == 1;
-            if entries
-                .read_entry(&mut entry)
-                .map_err(read("a type's parts"))?
-                && is_child
-            {
+            if entries.read_entry(&mut entry).map_err(read("a type's parts"))? && is_child {
                 each(&entry);
             }
         }
-        Err(DwarfError::TooLarge {
-            what: "the parts of a type",
-        }
-        .into())
+        Err(DwarfError::TooLarge { what: "the parts of a type" }.into())
     }
 }

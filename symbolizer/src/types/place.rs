@@ -38,10 +38,7 @@ impl<'t> Place<'t> {
     /// The same type `offset` bytes further on, modulo 2^64: an instance of a per-CPU variable,
     /// given that CPU's offset.
     pub fn offset_by(&self, offset: u64) -> Self {
-        Self {
-            address: self.address.wrapping_add(offset),
-            ty: self.ty.clone(),
-        }
+        Self { address: self.address.wrapping_add(offset), ty: self.ty.clone() }
     }
 
     /// A part by its path, members separated by dots: `seq.len`. Where a structure has no member of
@@ -50,8 +47,7 @@ impl<'t> Place<'t> {
     /// # Errors
     /// [`TypeError::NoMember`] naming the type that was asked first, or as [`Type::member`].
     pub fn field(&self, path: &str) -> Result<Self, TypeError> {
-        path.split('.')
-            .try_fold(self.clone(), |place, name| place.member(name))
+        path.split('.').try_fold(self.clone(), |place, name| place.member(name))
     }
 
     fn member(&self, name: &str) -> Result<Self, TypeError> {
@@ -67,10 +63,7 @@ impl<'t> Place<'t> {
                 None => break,
             }
         }
-        Err(TypeError::NoMember {
-            ty: self.ty.name(),
-            member: name.to_owned(),
-        })
+        Err(TypeError::NoMember { ty: self.ty.name(), member: name.to_owned() })
     }
 
     /// Element `index` of an array, or of an array inside wrappers.
@@ -78,11 +71,7 @@ impl<'t> Place<'t> {
     /// # Errors
     /// See [`Type::element`].
     pub fn index(&self, index: u64) -> Result<Self, TypeError> {
-        let array = if self.ty.kind() == Kind::Array {
-            self.clone()
-        } else {
-            self.peel()?
-        };
+        let array = if self.ty.kind() == Kind::Array { self.clone() } else { self.peel()? };
         let element = array.ty.element(index)?;
         array.part(element)
     }
@@ -103,10 +92,7 @@ impl<'t> Place<'t> {
         let pointer = self.peel()?;
         let ty = pointer.ty.pointee()?;
         let ty = ty.ok_or_else(|| pointer.ty.unsuitable("a pointer to a type"))?;
-        Ok(Self {
-            address: VirtualAddress(pointer.read_unsigned(memory)?),
-            ty,
-        })
+        Ok(Self { address: VirtualAddress(pointer.read_unsigned(memory)?), ty })
     }
 
     /// The number that lies here, or inside wrappers here: an integer, truth value, character,
@@ -139,21 +125,14 @@ impl<'t> Place<'t> {
         memory: &impl VirtualMemory,
         limit: usize,
     ) -> Result<Vec<u8>, TypeError> {
-        let size = self
-            .ty
-            .size()
-            .ok_or_else(|| self.ty.unsuitable("a type with a size"))?;
+        let size = self.ty.size().ok_or_else(|| self.ty.unsuitable("a type with a size"))?;
         match usize::try_from(size) {
             Ok(size) if size <= limit => {
                 let mut bytes = vec![0; size];
                 memory.read(self.address, &mut bytes)?;
                 Ok(bytes)
             }
-            _ => Err(TypeError::TooLarge {
-                ty: self.ty.name(),
-                size,
-                limit: limit as u64,
-            }),
+            _ => Err(TypeError::TooLarge { ty: self.ty.name(), size, limit: limit as u64 }),
         }
     }
 
@@ -178,12 +157,7 @@ impl<'t> Place<'t> {
 
     fn part(&self, member: Member<'t>) -> Result<Self, TypeError> {
         let address = self.address.checked_add(member.offset);
-        let address = address.ok_or(TypeError::Wraps {
-            address: self.address,
-        })?;
-        Ok(Self {
-            address,
-            ty: member.ty,
-        })
+        let address = address.ok_or(TypeError::Wraps { address: self.address })?;
+        Ok(Self { address, ty: member.ty })
     }
 }

@@ -96,20 +96,11 @@ impl<'t> Type<'t> {
             match (is_alias(&entry), entry.attr_value(gimli::DW_AT_type)) {
                 (true, Some(value)) => (unit, offset) = types.follow_to(&unit, value)?,
                 _ => {
-                    return Ok(Self {
-                        types,
-                        unit,
-                        entry,
-                        name,
-                        dimension: 0,
-                    });
+                    return Ok(Self { types, unit, entry, name, dimension: 0 });
                 }
             }
         }
-        Err(TypeError::Unsuitable {
-            ty: name.unwrap_or_default(),
-            wanted: "a type",
-        })
+        Err(TypeError::Unsuitable { ty: name.unwrap_or_default(), wanted: "a type" })
     }
 
     /// Its name; of several typedefs the outermost. Arrays and C's pointers have none of their own
@@ -130,11 +121,7 @@ impl<'t> Type<'t> {
         match self.kind() {
             Kind::Pointer => format!("*{}", inner(self.pointee().ok().flatten())),
             Kind::Array => {
-                let count = self
-                    .count()
-                    .ok()
-                    .flatten()
-                    .map_or("?".to_owned(), |n| n.to_string());
+                let count = self.count().ok().flatten().map_or("?".to_owned(), |n| n.to_string());
                 format!("[{}; {count}]", inner(self.element_type().ok().flatten()))
             }
             Kind::Structure => "(anonymous structure)".to_owned(),
@@ -183,17 +170,11 @@ impl<'t> Type<'t> {
     }
 
     fn size_within(&self, depth: usize) -> Option<u64> {
-        let own = self
-            .entry
-            .attr_value(gimli::DW_AT_byte_size)
-            .and_then(|size| size.udata_value());
+        let own = self.entry.attr_value(gimli::DW_AT_byte_size).and_then(|size| size.udata_value());
         match self.kind() {
             Kind::Array if self.dimension > 0 || own.is_none() => {
                 let count = self.count().ok()??;
-                let element = self
-                    .element_type()
-                    .ok()??
-                    .size_within(depth.checked_sub(1)?)?;
+                let element = self.element_type().ok()??.size_within(depth.checked_sub(1)?)?;
                 count.checked_mul(element)
             }
             Kind::Pointer => own.or(Some(8)),
@@ -209,10 +190,7 @@ impl<'t> Type<'t> {
     /// [`TypeError::Malformed`].
     pub fn member(&self, name: &str) -> Result<Member<'t>, TypeError> {
         self.find_member(name, MAX_ANONYMOUS, &mut { MAX_SEARCHED })?
-            .ok_or_else(|| TypeError::NoMember {
-                ty: self.name(),
-                member: name.to_owned(),
-            })
+            .ok_or_else(|| TypeError::NoMember { ty: self.name(), member: name.to_owned() })
     }
 
     fn find_member(
@@ -221,10 +199,7 @@ impl<'t> Type<'t> {
         depth: usize,
         budget: &mut usize,
     ) -> Result<Option<Member<'t>>, TypeError> {
-        let tuple = name
-            .bytes()
-            .all(|byte| byte.is_ascii_digit())
-            .then(|| format!("__{name}"));
+        let tuple = name.bytes().all(|byte| byte.is_ascii_digit()).then(|| format!("__{name}"));
         if depth == 0 || *budget == 0 {
             return Ok(None);
         }
@@ -235,10 +210,7 @@ impl<'t> Type<'t> {
             if own == Some(name) || (own.is_some() && own == tuple.as_deref()) {
                 if member.is_bit_field {
                     let ty = format!("{}.{name}", self.name());
-                    return Err(TypeError::Unsuitable {
-                        ty,
-                        wanted: "bytes",
-                    });
+                    return Err(TypeError::Unsuitable { ty, wanted: "bytes" });
                 }
                 return self.resolve(member).map(Some);
             }
@@ -260,18 +232,12 @@ impl<'t> Type<'t> {
     /// # Errors
     /// [`TypeError::Malformed`].
     pub fn peel(&self) -> Result<Member<'t>, TypeError> {
-        let mut at = Member {
-            offset: 0,
-            ty: self.clone(),
-        };
+        let mut at = Member { offset: 0, ty: self.clone() };
         for _ in 0..MAX_REFERENCES {
             match at.ty.wrapped()? {
                 None => break,
                 Some(inner) => {
-                    at = Member {
-                        offset: at.offset.saturating_add(inner.offset),
-                        ty: inner.ty,
-                    };
+                    at = Member { offset: at.offset.saturating_add(inner.offset), ty: inner.ty };
                 }
             }
         }
@@ -323,11 +289,7 @@ impl<'t> Type<'t> {
         if let Some(count) = self.count()?
             && index >= count
         {
-            return Err(TypeError::OutOfBounds {
-                ty: self.name(),
-                index,
-                count,
-            });
+            return Err(TypeError::OutOfBounds { ty: self.name(), index, count });
         }
         let ty = self.element_type()?;
         let ty = ty.ok_or_else(|| self.unsuitable("an array of a type"))?;
@@ -361,13 +323,9 @@ impl<'t> Type<'t> {
         };
         let mut found = None;
         self.for_each_child(|child| {
-            let number = child
-                .attr_value(gimli::DW_AT_const_value)
-                .and_then(|number| {
-                    number
-                        .udata_value()
-                        .or_else(|| number.sdata_value().map(|number| number as u64))
-                });
+            let number = child.attr_value(gimli::DW_AT_const_value).and_then(|number| {
+                number.udata_value().or_else(|| number.sdata_value().map(|number| number as u64))
+            });
             if found.is_none() && number.is_some_and(|number| number & mask == value & mask) {
                 found = self.text(child);
             }
@@ -376,20 +334,14 @@ impl<'t> Type<'t> {
     }
 
     pub(super) fn unsuitable(&self, wanted: &'static str) -> TypeError {
-        TypeError::Unsuitable {
-            ty: self.name(),
-            wanted,
-        }
+        TypeError::Unsuitable { ty: self.name(), wanted }
     }
 
     /// `None` if the debug information has no type for the elements. Fails without asking for the
     /// array's name, which asks for this.
     fn element_type(&self) -> Result<Option<Type<'t>>, TypeError> {
         if self.dimension + 1 < self.dimensions()?.len() {
-            return Ok(Some(Self {
-                dimension: self.dimension + 1,
-                ..self.clone()
-            }));
+            return Ok(Some(Self { dimension: self.dimension + 1, ..self.clone() }));
         }
         self.referenced_type()
     }
@@ -405,10 +357,7 @@ impl<'t> Type<'t> {
 
     fn resolve(&self, member: &RawMember<'t>) -> Result<Member<'t>, TypeError> {
         let (unit, offset) = self.types.follow_to(&self.unit, member.ty)?;
-        Ok(Member {
-            offset: member.offset,
-            ty: Type::new(self.types, unit, offset)?,
-        })
+        Ok(Member { offset: member.offset, ty: Type::new(self.types, unit, offset)? })
     }
 }
 

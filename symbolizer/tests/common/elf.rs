@@ -82,36 +82,13 @@ pub fn elf(sections: &[Section], symbols: &[Symbol], compression: Compression) -
         }
     }
     let index = headers.len() as u16;
-    headers.push([
-        names.len() as u64,
-        3,
-        0,
-        0,
-        file.len() as u64,
-        0,
-        0,
-        0,
-        1,
-        0,
-    ]);
+    headers.push([names.len() as u64, 3, 0, 0, file.len() as u64, 0, 0, 0, 1, 0]);
     names.extend_from_slice(b".shstrtab\0");
     headers[usize::from(index)][5] = names.len() as u64;
     file.extend_from_slice(&names);
     file.resize(file.len().next_multiple_of(8), 0);
     let table = file.len() as u64;
-    for [
-        name,
-        kind,
-        flags,
-        address,
-        at,
-        size,
-        link,
-        info,
-        align,
-        entry,
-    ] in &headers
-    {
+    for [name, kind, flags, address, at, size, link, info, align, entry] in &headers {
         file.extend_from_slice(&(*name as u32).to_le_bytes());
         file.extend_from_slice(&(*kind as u32).to_le_bytes());
         for word in [flags, address, at, size] {
@@ -124,16 +101,9 @@ pub fn elf(sections: &[Section], symbols: &[Symbol], compression: Compression) -
     }
     file[..16].copy_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
     let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-    for (at, half) in [
-        (16, 2),
-        (18, 62),
-        (52, 64),
-        (54, 56),
-        (56, 1),
-        (58, 64),
-        (60, index + 1),
-        (62, index),
-    ] {
+    for (at, half) in
+        [(16, 2), (18, 62), (52, 64), (54, 56), (56, 1), (58, 64), (60, index + 1), (62, index)]
+    {
         put(at, &u16::to_le_bytes(half));
     }
     put(20, &1_u32.to_le_bytes());
@@ -142,13 +112,7 @@ pub fn elf(sections: &[Section], symbols: &[Symbol], compression: Compression) -
     put(40, &table.to_le_bytes());
     put(64, &1_u32.to_le_bytes());
     put(68, &5_u32.to_le_bytes());
-    for (at, word) in [
-        (72, 120),
-        (80, TEXT),
-        (96, TEXT_SIZE),
-        (104, TEXT_SIZE),
-        (112, 0x1000),
-    ] {
+    for (at, word) in [(72, 120), (80, TEXT), (96, TEXT_SIZE), (104, TEXT_SIZE), (112, 0x1000)] {
         put(at, &u64::to_le_bytes(word));
     }
     file
@@ -211,11 +175,7 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
 ///
 /// and `static printk::LOG: Ring { len: Atomic { value: u64 }, cpus: [u32; 4] }` at [`DATA`].
 pub fn debug_sections(version: u16) -> Vec<Section> {
-    let encoding = Encoding {
-        format: Format::Dwarf32,
-        version,
-        address_size: 8,
-    };
+    let encoding = Encoding { format: Format::Dwarf32, version, address_size: 8 };
     let mut program = LineProgram::new(
         encoding,
         LineEncoding::default(),
@@ -227,15 +187,9 @@ pub fn debug_sections(version: u16) -> Vec<Section> {
     let directory = program.add_directory(LineString::String(b"../src".to_vec()));
     let file = program.add_file(LineString::String(b"./lock.rs".to_vec()), directory, None);
     program.begin_sequence(Some(Address::Constant(TEXT + 0x100)));
-    for (offset, line) in [
-        (0, 10),
-        (0x40, 21),
-        (0x48, 30),
-        (0x50, 22),
-        (0x60, 13),
-        (0x70, 0),
-        (0x80, 14),
-    ] {
+    for (offset, line) in
+        [(0, 10), (0x40, 21), (0x48, 30), (0x50, 22), (0x60, 13), (0x70, 0), (0x80, 14)]
+    {
         program.row().address_offset = offset;
         program.row().file = file;
         program.row().line = line;
@@ -257,10 +211,7 @@ pub fn debug_sections(version: u16) -> Vec<Section> {
     };
     let here = |begin: u64, size: u64| {
         [
-            (
-                gimli::DW_AT_low_pc,
-                AttributeValue::Address(Address::Constant(TEXT + begin)),
-            ),
+            (gimli::DW_AT_low_pc, AttributeValue::Address(Address::Constant(TEXT + begin))),
             (gimli::DW_AT_high_pc, AttributeValue::Udata(size)),
         ]
     };
@@ -268,25 +219,15 @@ pub fn debug_sections(version: u16) -> Vec<Section> {
         root,
         gimli::DW_TAG_subprogram,
         &[
-            (
-                gimli::DW_AT_linkage_name,
-                text("_ZN5guest5pause17h0123456789abcdefE"),
-            ),
+            (gimli::DW_AT_linkage_name, text("_ZN5guest5pause17h0123456789abcdefE")),
             (gimli::DW_AT_name, text("pause")),
         ],
     );
-    let spin = add(
-        root,
-        gimli::DW_TAG_subprogram,
-        &[(gimli::DW_AT_name, text("spin"))],
-    );
+    let spin = add(root, gimli::DW_TAG_subprogram, &[(gimli::DW_AT_name, text("spin"))]);
     let lock = add(root, gimli::DW_TAG_subprogram, &here(0x100, 0x100));
     let origin = |of| (gimli::DW_AT_abstract_origin, AttributeValue::UnitRef(of));
     let line = |line| (gimli::DW_AT_call_line, AttributeValue::Udata(line));
-    let call_file = (
-        gimli::DW_AT_call_file,
-        AttributeValue::FileIndex(Some(file)),
-    );
+    let call_file = (gimli::DW_AT_call_file, AttributeValue::FileIndex(Some(file)));
     let block = add(lock, gimli::DW_TAG_lexical_block, &[]);
     let [low, high] = here(0x140, 0x20);
     let outer = add(
@@ -295,94 +236,42 @@ pub fn debug_sections(version: u16) -> Vec<Section> {
         &[origin(spin), low, high, line(12), call_file.clone()],
     );
     let [low, high] = here(0x148, 8);
-    add(
-        outer,
-        gimli::DW_TAG_inlined_subroutine,
-        &[origin(pause), low, high, line(21), call_file],
-    );
+    add(outer, gimli::DW_TAG_inlined_subroutine, &[origin(pause), low, high, line(21), call_file]);
     let sized = |size| (gimli::DW_AT_byte_size, AttributeValue::Udata(size));
     let named = |name| (gimli::DW_AT_name, text(name));
-    let unsigned = (
-        gimli::DW_AT_encoding,
-        AttributeValue::Encoding(gimli::DW_ATE_unsigned),
-    );
+    let unsigned = (gimli::DW_AT_encoding, AttributeValue::Encoding(gimli::DW_ATE_unsigned));
     let of = |ty| (gimli::DW_AT_type, AttributeValue::UnitRef(ty));
     let at = |at| (gimli::DW_AT_data_member_location, AttributeValue::Udata(at));
-    let long = add(
-        root,
-        gimli::DW_TAG_base_type,
-        &[named("u64"), sized(8), unsigned.clone()],
-    );
-    let int = add(
-        root,
-        gimli::DW_TAG_base_type,
-        &[named("u32"), sized(4), unsigned],
-    );
+    let long = add(root, gimli::DW_TAG_base_type, &[named("u64"), sized(8), unsigned.clone()]);
+    let int = add(root, gimli::DW_TAG_base_type, &[named("u32"), sized(4), unsigned]);
     let array = add(root, gimli::DW_TAG_array_type, &[of(int)]);
     add(
         array,
         gimli::DW_TAG_subrange_type,
         &[(gimli::DW_AT_upper_bound, AttributeValue::Udata(3))],
     );
-    let marker = add(
-        root,
-        gimli::DW_TAG_structure_type,
-        &[named("PhantomData"), sized(0)],
-    );
-    let atomic = add(
-        root,
-        gimli::DW_TAG_structure_type,
-        &[named("Atomic"), sized(8)],
-    );
-    add(
-        atomic,
-        gimli::DW_TAG_member,
-        &[named("marker"), of(marker), at(0)],
-    );
-    add(
-        atomic,
-        gimli::DW_TAG_member,
-        &[named("value"), of(long), at(0)],
-    );
+    let marker = add(root, gimli::DW_TAG_structure_type, &[named("PhantomData"), sized(0)]);
+    let atomic = add(root, gimli::DW_TAG_structure_type, &[named("Atomic"), sized(8)]);
+    add(atomic, gimli::DW_TAG_member, &[named("marker"), of(marker), at(0)]);
+    add(atomic, gimli::DW_TAG_member, &[named("value"), of(long), at(0)]);
     // An array of nothing, which no compiler makes.
     let broken = add(root, gimli::DW_TAG_array_type, &[]);
     let mut location = Expression::new();
     location.op_addr(Address::Constant(DATA));
     let location = (gimli::DW_AT_location, AttributeValue::Exprloc(location));
-    add(
-        root,
-        gimli::DW_TAG_variable,
-        &[named("BROKEN"), of(broken), location],
-    );
+    add(root, gimli::DW_TAG_variable, &[named("BROKEN"), of(broken), location]);
     let namespace = add(root, gimli::DW_TAG_namespace, &[named("printk")]);
-    let ring = add(
-        namespace,
-        gimli::DW_TAG_structure_type,
-        &[named("Ring"), sized(24)],
-    );
-    add(
-        ring,
-        gimli::DW_TAG_member,
-        &[named("cpus"), of(array), at(8)],
-    );
-    add(
-        ring,
-        gimli::DW_TAG_member,
-        &[named("len"), of(atomic), at(0)],
-    );
+    let ring = add(namespace, gimli::DW_TAG_structure_type, &[named("Ring"), sized(24)]);
+    add(ring, gimli::DW_TAG_member, &[named("cpus"), of(array), at(8)]);
+    add(ring, gimli::DW_TAG_member, &[named("len"), of(atomic), at(0)]);
     let mut location = Expression::new();
     location.op_addr(Address::Constant(DATA));
     add(
         namespace,
         gimli::DW_TAG_variable,
-        &[
-            named("LOG"),
-            of(ring),
-            (gimli::DW_AT_location, AttributeValue::Exprloc(location)),
-        ],
+        &[named("LOG"), of(ring), (gimli::DW_AT_location, AttributeValue::Exprloc(location))],
     );
-    unit.get_mut(root)
-        .set(gimli::DW_AT_comp_dir, text("/src/guest"));
+    unit.get_mut(root).set(gimli::DW_AT_comp_dir, text("/src/guest"));
     let [low, high] = here(0, TEXT_SIZE);
     for (name, value) in [low, high] {
         unit.get_mut(root).set(name, value);
@@ -402,34 +291,9 @@ pub fn debug_sections(version: u16) -> Vec<Section> {
 }
 
 pub const SYMBOLS: [Symbol; 5] = [
-    Symbol {
-        name: "entry_label",
-        address: TEXT,
-        size: 0,
-        info: GLOBAL_LABEL,
-    },
-    Symbol {
-        name: "local_alias",
-        address: TEXT + 0x100,
-        size: 0x100,
-        info: LOCAL_FUNCTION,
-    },
-    Symbol {
-        name: "lock.cold",
-        address: TEXT + 0x100,
-        size: 0x100,
-        info: GLOBAL_FUNCTION,
-    },
-    Symbol {
-        name: "inside",
-        address: TEXT + 0x120,
-        size: 0,
-        info: GLOBAL_LABEL,
-    },
-    Symbol {
-        name: "after",
-        address: TEXT + 0x300,
-        size: 0x10,
-        info: GLOBAL_FUNCTION,
-    },
+    Symbol { name: "entry_label", address: TEXT, size: 0, info: GLOBAL_LABEL },
+    Symbol { name: "local_alias", address: TEXT + 0x100, size: 0x100, info: LOCAL_FUNCTION },
+    Symbol { name: "lock.cold", address: TEXT + 0x100, size: 0x100, info: GLOBAL_FUNCTION },
+    Symbol { name: "inside", address: TEXT + 0x120, size: 0, info: GLOBAL_LABEL },
+    Symbol { name: "after", address: TEXT + 0x300, size: 0x10, info: GLOBAL_FUNCTION },
 ];

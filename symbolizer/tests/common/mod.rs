@@ -30,16 +30,8 @@ pub type Plain = (String, String, u32);
 pub fn plain(resolved: &Resolved<'_>) -> Vec<Plain> {
     let frame = |frame: &nmiscope_symbolizer::Frame<'_>| {
         let name = frame.linkage_name.as_deref().unwrap_or("??").to_owned();
-        let file = frame
-            .location
-            .as_ref()
-            .map_or("??", |at| &at.file)
-            .to_owned();
-        (
-            name,
-            file,
-            frame.location.as_ref().and_then(|at| at.line).unwrap_or(0),
-        )
+        let file = frame.location.as_ref().map_or("??", |at| &at.file).to_owned();
+        (name, file, frame.location.as_ref().and_then(|at| at.line).unwrap_or(0))
     };
     resolved.frames.iter().map(frame).collect()
 }

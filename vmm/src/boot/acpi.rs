@@ -43,10 +43,7 @@ fn rsdp(xsdt: GuestAddress) -> Vec<u8> {
 
 /// Extended System Description Table (5.2.8): the list of the other tables.
 fn xsdt(tables: &[GuestAddress]) -> Vec<u8> {
-    let body: Vec<u8> = tables
-        .iter()
-        .flat_map(|at| at.raw_value().to_le_bytes())
-        .collect();
+    let body: Vec<u8> = tables.iter().flat_map(|at| at.raw_value().to_le_bytes()).collect();
     table(b"XSDT", 1, &body)
 }
 
@@ -111,10 +108,7 @@ fn table(signature: &[u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
 
 /// The byte that makes all of them add up to 0.
 fn checksum(bytes: &[u8]) -> u8 {
-    bytes
-        .iter()
-        .fold(0u8, |sum, byte| sum.wrapping_add(*byte))
-        .wrapping_neg()
+    bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)).wrapping_neg()
 }
 
 #[cfg(test)]
@@ -137,10 +131,7 @@ mod tests {
     fn the_madt_of_two_cpus_is_as_the_specification_lays_it_out() {
         let madt = madt(2);
         assert_eq!(&madt[..4], b"APIC");
-        assert_eq!(
-            u32::from_le_bytes(madt[4..8].try_into().unwrap()) as usize,
-            madt.len()
-        );
+        assert_eq!(u32::from_le_bytes(madt[4..8].try_into().unwrap()) as usize, madt.len());
         let expected = [
             0, 0, 0xe0, 0xfe, 1, 0, 0, 0, // LAPIC at 0xfee00000, PCAT_COMPAT
             0, 8, 0, 0, 1, 0, 0, 0, // CPU 0
@@ -157,14 +148,8 @@ mod tests {
         let cpus = &madt[44..];
         assert_eq!(cpus[254 * 8..][..4], [0, 8, 254, 254]);
         let x2apic = &cpus[255 * 8..];
-        assert_eq!(
-            x2apic[..16],
-            [9, 16, 0, 0, 255, 0, 0, 0, 1, 0, 0, 0, 255, 0, 0, 0]
-        );
-        assert_eq!(
-            x2apic[16..32],
-            [9, 16, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0]
-        );
+        assert_eq!(x2apic[..16], [9, 16, 0, 0, 255, 0, 0, 0, 1, 0, 0, 0, 255, 0, 0, 0]);
+        assert_eq!(x2apic[16..32], [9, 16, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0]);
     }
 
     #[test]

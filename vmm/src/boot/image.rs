@@ -185,10 +185,7 @@ pub(super) fn check(data: &[u8], memory: u64) -> Result<CheckedImage<'_>, ImageE
     if !segments.iter().any(has_entry) {
         return Err(ImageError::EntryOutside(entry));
     }
-    Ok(CheckedImage {
-        data,
-        entry: GuestAddress(entry),
-    })
+    Ok(CheckedImage { data, entry: GuestAddress(entry) })
 }
 
 /// The ELF header of an x86-64 file. The identification bytes are looked at first, so that even
@@ -227,21 +224,15 @@ fn program_headers<'data>(
         return Err(ImageError::NoSegments);
     }
     if count == elf::PN_XNUM {
-        return Err(ImageError::Malformed(
-            "more program headers than its header can count",
-        ));
+        return Err(ImageError::Malformed("more program headers than its header can count"));
     }
     if usize::from(header.e_phentsize(LE)) != size_of::<ProgramHeader64<LE>>() {
         return Err(ImageError::Malformed("unexpected size of a program header"));
     }
     if header.e_phoff(LE) < size_of::<FileHeader64<LE>>() as u64 {
-        return Err(ImageError::Malformed(
-            "program headers inside the ELF header",
-        ));
+        return Err(ImageError::Malformed("program headers inside the ELF header"));
     }
-    header
-        .program_headers(LE, data)
-        .map_err(|_| ImageError::TruncatedProgramHeaders(data.len()))
+    header.program_headers(LE, data).map_err(|_| ImageError::TruncatedProgramHeaders(data.len()))
 }
 
 /// Checks a PT_LOAD on its own; `None` if it asks for no memory.
@@ -250,24 +241,14 @@ fn segment(
     program: &ProgramHeader64<LE>,
     data: &[u8],
 ) -> Result<Option<Segment>, ImageError> {
-    let (start, len, file_len) = (
-        program.p_paddr(LE),
-        program.p_memsz(LE),
-        program.p_filesz(LE),
-    );
+    let (start, len, file_len) = (program.p_paddr(LE), program.p_memsz(LE), program.p_filesz(LE));
     check_file_range(index, program, data)?;
     let problem = |problem| ImageError::BadSegment { index, problem };
     if file_len > len {
         return Err(problem("it has more bytes in the file than in memory"));
     }
-    let end = start
-        .checked_add(len)
-        .ok_or(problem("its memory wraps around the address space"))?;
-    Ok((len > 0).then_some(Segment {
-        index,
-        range: start..end,
-        file_len,
-    }))
+    let end = start.checked_add(len).ok_or(problem("its memory wraps around the address space"))?;
+    Ok((len > 0).then_some(Segment { index, range: start..end, file_len }))
 }
 
 fn check_file_range(
@@ -291,11 +272,7 @@ fn check_segments(segments: &mut [Segment], memory: u64) -> Result<(), ImageErro
     for pair in segments.windows(2) {
         if pair[1].range.start < pair[0].range.end {
             let (first, second) = (pair[0].index, pair[1].index);
-            return Err(ImageError::Overlap {
-                first,
-                second,
-                at: pair[1].range.start,
-            });
+            return Err(ImageError::Overlap { first, second, at: pair[1].range.start });
         }
     }
     for Segment { index, range, .. } in segments.iter() {
@@ -309,11 +286,7 @@ fn check_segments(segments: &mut [Segment], memory: u64) -> Result<(), ImageErro
     }
     let end = segments.last().ok_or(ImageError::NoSegments)?.range.end;
     // RAM above the hole starts where the RAM below it left off.
-    let needed = if end > hole.end {
-        end - (hole.end - hole.start)
-    } else {
-        end
-    };
+    let needed = if end > hole.end { end - (hole.end - hole.start) } else { end };
     let needed = needed.next_multiple_of(4096).max(memory::MIN_BYTES);
     if needed > memory {
         return Err(ImageError::DoesNotFit { needed, memory });
@@ -332,22 +305,17 @@ fn pvh_entry(
     data: &[u8],
 ) -> Result<Option<u64>, ImageError> {
     check_file_range(index, program, data)?;
-    let malformed = |_| ImageError::BadSegment {
-        index,
-        problem: "its notes cannot be read",
-    };
+    let malformed = |_| ImageError::BadSegment { index, problem: "its notes cannot be read" };
     let Some(notes) = program.notes(LE, data).map_err(malformed)? else {
         return Ok(None);
     };
     for note in notes {
         let note = note.map_err(malformed)?;
         if note.name() == b"Xen" && note.n_type(LE).0 == PHYS32_ENTRY {
-            let address: [u8; 4] = note.desc().get(..4).and_then(|b| b.try_into().ok()).ok_or(
-                ImageError::BadSegment {
-                    index,
-                    problem: "its PVH note is too short",
-                },
-            )?;
+            let address: [u8; 4] =
+                note.desc().get(..4).and_then(|b| b.try_into().ok()).ok_or(
+                    ImageError::BadSegment { index, problem: "its PVH note is too short" },
+                )?;
             return Ok(Some(u32::from_le_bytes(address).into()));
         }
     }

@@ -19,21 +19,11 @@ fn refused(bytes: &[u8]) -> ImageError {
 }
 
 fn refused_segments(segments: Vec<Segment>) -> ImageError {
-    refused(
-        &Image {
-            segments,
-            entry: Some(0x10_0000),
-        }
-        .bytes(),
-    )
+    refused(&Image { segments, entry: Some(0x10_0000) }.bytes())
 }
 
 fn segment(at: u64, len: u64) -> Segment {
-    Segment {
-        at,
-        len,
-        data: vec![0xf4; 16],
-    }
+    Segment { at, len, data: vec![0xf4; 16] }
 }
 
 /// The good image with `bytes` written over it at `offset`.
@@ -51,10 +41,7 @@ fn load_field(offset: usize) -> usize {
 #[test]
 fn a_good_image_is_accepted_with_its_entry() {
     let bytes = good().bytes();
-    assert_eq!(
-        check(&bytes, 2 * MIB).unwrap().entry(),
-        GuestAddress(0x10_0000)
-    );
+    assert_eq!(check(&bytes, 2 * MIB).unwrap().entry(), GuestAddress(0x10_0000));
 }
 
 #[test]
@@ -85,14 +72,8 @@ fn what_is_no_elf_file_is_called_that() {
 fn elf_files_for_other_machines_are_told_apart() {
     assert!(matches!(refused(&patched(4, &[1])), ImageError::Class32));
     assert!(matches!(refused(&patched(5, &[2])), ImageError::BigEndian));
-    assert!(matches!(
-        refused(&patched(18, &[183, 0])),
-        ImageError::Machine(183)
-    ));
-    assert!(matches!(
-        refused(&patched(4, &[9])),
-        ImageError::Malformed(_)
-    ));
+    assert!(matches!(refused(&patched(18, &[183, 0])), ImageError::Machine(183)));
+    assert!(matches!(refused(&patched(4, &[9])), ImageError::Malformed(_)));
 }
 
 #[test]
@@ -118,59 +99,27 @@ fn a_file_cut_off_at_any_byte_is_called_truncated() {
 fn segment_data_past_the_end_of_the_file_is_called_truncated() {
     let offset_near_the_top = patched(load_field(8), &u64::MAX.to_le_bytes());
     let error = refused(&offset_near_the_top);
-    assert!(matches!(
-        error,
-        ImageError::TruncatedSegment {
-            index: 1,
-            end: u64::MAX,
-            ..
-        }
-    ));
+    assert!(matches!(error, ImageError::TruncatedSegment { index: 1, end: u64::MAX, .. }));
 }
 
 #[test]
 fn impossible_program_headers_are_malformed() {
-    assert!(matches!(
-        refused(&patched(54, &[32, 0])),
-        ImageError::Malformed(_)
-    ));
-    assert!(matches!(
-        refused(&patched(32, &0u64.to_le_bytes())),
-        ImageError::Malformed(_)
-    ));
-    assert!(matches!(
-        refused(&patched(56, &[0xff, 0xff])),
-        ImageError::Malformed(_)
-    ));
+    assert!(matches!(refused(&patched(54, &[32, 0])), ImageError::Malformed(_)));
+    assert!(matches!(refused(&patched(32, &0u64.to_le_bytes())), ImageError::Malformed(_)));
+    assert!(matches!(refused(&patched(56, &[0xff, 0xff])), ImageError::Malformed(_)));
 }
 
 #[test]
 fn an_image_without_segments_is_refused() {
     assert!(matches!(refused_segments(vec![]), ImageError::NoSegments));
-    let empty = Segment {
-        at: MIB,
-        len: 0,
-        data: vec![],
-    };
-    assert!(matches!(
-        refused_segments(vec![empty]),
-        ImageError::NoSegments
-    ));
-    assert!(matches!(
-        refused(&patched(56, &[0, 0])),
-        ImageError::NoSegments
-    ));
+    let empty = Segment { at: MIB, len: 0, data: vec![] };
+    assert!(matches!(refused_segments(vec![empty]), ImageError::NoSegments));
+    assert!(matches!(refused(&patched(56, &[0, 0])), ImageError::NoSegments));
 }
 
 #[test]
 fn an_image_without_a_pvh_note_says_how_to_get_one() {
-    let error = refused(
-        &Image {
-            entry: None,
-            ..good()
-        }
-        .bytes(),
-    );
+    let error = refused(&Image { entry: None, ..good() }.bytes());
     assert!(matches!(error, ImageError::NoPvhNote));
     assert!(error.to_string().contains("CONFIG_PVH=y"), "{error}");
 }
@@ -178,73 +127,36 @@ fn an_image_without_a_pvh_note_says_how_to_get_one() {
 #[test]
 fn another_xen_note_is_no_pvh_note() {
     let note_type = EHDR + 2 * PHDR + 8;
-    assert!(matches!(
-        refused(&patched(note_type, &[17])),
-        ImageError::NoPvhNote
-    ));
+    assert!(matches!(refused(&patched(note_type, &[17])), ImageError::NoPvhNote));
 }
 
 #[test]
 fn a_note_longer_than_its_segment_is_malformed() {
     let name_len = EHDR + 2 * PHDR;
     let error = refused(&patched(name_len, &u32::MAX.to_le_bytes()));
-    assert!(
-        matches!(error, ImageError::BadSegment { index: 0, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, ImageError::BadSegment { index: 0, .. }), "{error}");
 }
 
 #[test]
 fn segments_that_want_the_same_memory_are_named() {
     let segments = vec![segment(0x20_0000, 0x1000), segment(0x1f_f001, 0x1000)];
     let error = refused_segments(segments);
-    assert!(
-        matches!(
-            error,
-            ImageError::Overlap {
-                first: 2,
-                second: 1,
-                at: 0x20_0000
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, ImageError::Overlap { first: 2, second: 1, at: 0x20_0000 }), "{error}");
 }
 
 #[test]
 fn segments_that_touch_do_not_overlap() {
     let segments = vec![segment(0x10_1000, 0x1000), segment(0x10_0000, 0x1000)];
-    assert!(
-        check(
-            &Image {
-                segments,
-                entry: Some(0x10_0000)
-            }
-            .bytes(),
-            2 * MIB
-        )
-        .is_ok()
-    );
+    assert!(check(&Image { segments, entry: Some(0x10_0000) }.bytes(), 2 * MIB).is_ok());
 }
 
 #[test]
 fn the_boot_data_area_is_not_for_segments() {
-    for (at, len) in [
-        (0xe_0000, 0x1000),
-        (0x9_f000, 0xc01),
-        (0xf_f000, 0x1001),
-        (0, 2 * MIB),
-    ] {
+    for (at, len) in [(0xe_0000, 0x1000), (0x9_f000, 0xc01), (0xf_f000, 0x1001), (0, 2 * MIB)] {
         let error = refused_segments(vec![segment(at, len)]);
-        assert!(
-            matches!(error, ImageError::OverBootData { index: 1, .. }),
-            "{at:#x}: {error}"
-        );
+        assert!(matches!(error, ImageError::OverBootData { index: 1, .. }), "{at:#x}: {error}");
     }
-    let low = Image {
-        segments: vec![segment(0x9_f000, 0xc00)],
-        entry: Some(0x9_f000),
-    };
+    let low = Image { segments: vec![segment(0x9_f000, 0xc00)], entry: Some(0x9_f000) };
     assert!(check(&low.bytes(), 2 * MIB).is_ok());
 }
 
@@ -269,15 +181,8 @@ fn a_segment_above_the_hole_needs_the_memory_below_it_too() {
 #[test]
 fn a_segment_in_the_device_area_is_refused_whatever_the_memory() {
     let segments = vec![segment(0xbfff_f000, 0x1001)];
-    let image = Image {
-        segments,
-        entry: Some(0xbfff_f000),
-    }
-    .bytes();
-    assert!(matches!(
-        check(&image, 8 << 30).unwrap_err(),
-        ImageError::InHole { index: 1, .. }
-    ));
+    let image = Image { segments, entry: Some(0xbfff_f000) }.bytes();
+    assert!(matches!(check(&image, 8 << 30).unwrap_err(), ImageError::InHole { index: 1, .. }));
 }
 
 #[test]
@@ -291,13 +196,7 @@ fn a_segment_with_impossible_sizes_is_malformed() {
 #[test]
 fn an_entry_outside_of_the_code_is_refused() {
     for entry in [0x10_0010, 0xf_ffff, 0, u32::MAX] {
-        let error = refused(
-            &Image {
-                entry: Some(entry),
-                ..good()
-            }
-            .bytes(),
-        );
+        let error = refused(&Image { entry: Some(entry), ..good() }.bytes());
         assert!(matches!(error, ImageError::EntryOutside(at) if at == u64::from(entry)));
     }
 }

@@ -68,9 +68,7 @@ fn write_cmdline(memory: &GuestMemoryMmap, cmdline: &str) -> Result<(), PvhError
     }
     let mut bytes = cmdline.as_bytes().to_vec();
     bytes.push(0);
-    memory
-        .write_slice(&bytes, layout::CMDLINE)
-        .map_err(PvhError::Write)
+    memory.write_slice(&bytes, layout::CMDLINE).map_err(PvhError::Write)
 }
 
 /// The memory map, E820 types, sorted by address.
@@ -87,11 +85,7 @@ fn memmap(bytes: u64) -> Vec<hvm_memmap_table_entry> {
         entry(GuestAddress(0), layout::LOW_RAM_END.raw_value(), RAM),
         entry(layout::LOW_RAM_END, boot_data, RESERVED),
         entry(layout::BOOT_DATA_START, start_info, ACPI),
-        entry(
-            layout::PVH_START_INFO,
-            layout::HIGH_RAM_START.raw_value(),
-            RESERVED,
-        ),
+        entry(layout::PVH_START_INFO, layout::HIGH_RAM_START.raw_value(), RESERVED),
     ];
     for (start, len) in memory::ranges(bytes) {
         let end = start.raw_value() + len;
@@ -112,17 +106,10 @@ mod tests {
     fn the_start_info_points_at_everything_a_guest_looks_for() {
         let memory = guest();
         write(&memory, 2 << 20, "workload=idle").unwrap();
-        let word = |offset: u64| {
-            memory
-                .read_obj::<u64>(GuestAddress(0xe_8000 + offset))
-                .unwrap()
-        };
+        let word = |offset: u64| memory.read_obj::<u64>(GuestAddress(0xe_8000 + offset)).unwrap();
         assert_eq!(word(0), 0x336e_c578 | 1 << 32, "magic, version");
         assert_eq!(word(8), 0, "flags, modules");
-        assert_eq!(
-            [word(24), word(32), word(40)],
-            [0xe_9000, 0xe_0000, 0xe_8100]
-        );
+        assert_eq!([word(24), word(32), word(40)], [0xe_9000, 0xe_0000, 0xe_8100]);
         assert_eq!(word(48), 5, "memory map entries");
         let mut cmdline = [0xffu8; 14];
         memory.read_slice(&mut cmdline, layout::CMDLINE).unwrap();
@@ -138,10 +125,7 @@ mod tests {
         }
         let ram: u64 = map.iter().filter(|e| e.type_ == RAM).map(|e| e.size).sum();
         assert_eq!(ram, (5 << 30) - (0x10_0000 - 0x9_fc00));
-        assert_eq!(
-            map.last().map(|e| (e.addr, e.size)),
-            Some((4 << 30, 2 << 30))
-        );
+        assert_eq!(map.last().map(|e| (e.addr, e.size)), Some((4 << 30, 2 << 30)));
     }
 
     #[test]
@@ -150,10 +134,7 @@ mod tests {
         assert!(write_cmdline(&memory, &"x".repeat(2047)).is_ok());
         let error = write_cmdline(&memory, &"x".repeat(2048)).unwrap_err();
         assert!(matches!(error, PvhError::CmdlineTooLong { len: 2048 }));
-        assert!(
-            error.to_string().contains("the limit is 2047 bytes"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("the limit is 2047 bytes"), "{error}");
         let error = write_cmdline(&memory, "a\0b").unwrap_err();
         assert!(matches!(error, PvhError::CmdlineNul { at: 1 }));
     }

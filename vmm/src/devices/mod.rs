@@ -49,10 +49,7 @@ pub(crate) struct Devices {
 impl Devices {
     /// `interrupt` raises COM1's line when it is written.
     pub(crate) fn new(ports: Ports, interrupt: EventFd, output: Box<dyn Write + Send>) -> Self {
-        Self {
-            ports,
-            serial: Mutex::new(SerialPort::new(interrupt, output)),
-        }
+        Self { ports, serial: Mutex::new(SerialPort::new(interrupt, output)) }
     }
 
     /// COM1. A thread that panicked in the caller's writer leaves the registers as they were.
@@ -103,10 +100,7 @@ impl Devices {
 
 /// The first unit of a port write, at most 4 bytes.
 fn little_endian(data: &[u8]) -> u32 {
-    data.iter()
-        .take(4)
-        .rev()
-        .fold(0, |value, byte| value << 8 | u32::from(*byte))
+    data.iter().take(4).rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
 }
 
 #[cfg(test)]
@@ -114,16 +108,8 @@ mod tests {
     use super::*;
 
     fn devices() -> Devices {
-        let ports = Ports {
-            debug_exit: 0xf4,
-            post: 0x80,
-            nmi_done: 0xf8,
-        };
-        Devices::new(
-            ports,
-            EventFd::new(libc::EFD_NONBLOCK).unwrap(),
-            Box::new(std::io::sink()),
-        )
+        let ports = Ports { debug_exit: 0xf4, post: 0x80, nmi_done: 0xf8 };
+        Devices::new(ports, EventFd::new(libc::EFD_NONBLOCK).unwrap(), Box::new(std::io::sink()))
     }
 
     #[test]
@@ -144,14 +130,8 @@ mod tests {
     fn an_exit_code_keeps_its_width() {
         let devices = devices();
         assert_eq!(devices.write(0xf4, &[7]), Effect::DebugExit(7));
-        assert_eq!(
-            devices.write(0xf4, &[0x34, 0x12]),
-            Effect::DebugExit(0x1234)
-        );
-        assert_eq!(
-            devices.write(0xf4, &[1, 2, 3, 0x80]),
-            Effect::DebugExit(0x8003_0201)
-        );
+        assert_eq!(devices.write(0xf4, &[0x34, 0x12]), Effect::DebugExit(0x1234));
+        assert_eq!(devices.write(0xf4, &[1, 2, 3, 0x80]), Effect::DebugExit(0x8003_0201));
     }
 
     #[test]

@@ -49,11 +49,7 @@ pub(crate) struct SerialPort {
 impl SerialPort {
     pub(super) fn new(interrupt: EventFd, output: Box<dyn Write + Send>) -> Self {
         let uart = Serial::new(Line(interrupt), output);
-        Self {
-            uart,
-            pending: VecDeque::new(),
-            lost_output: 0,
-        }
+        Self { uart, pending: VecDeque::new(), lost_output: 0 }
     }
 
     /// Register `offset` of 0 to 7.
@@ -123,10 +119,7 @@ mod tests {
     const DATA_READY: u8 = 1;
 
     fn port() -> SerialPort {
-        SerialPort::new(
-            EventFd::new(libc::EFD_NONBLOCK).unwrap(),
-            Box::new(io::sink()),
-        )
+        SerialPort::new(EventFd::new(libc::EFD_NONBLOCK).unwrap(), Box::new(io::sink()))
     }
 
     #[test]

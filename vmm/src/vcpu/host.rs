@@ -18,10 +18,7 @@ pub(super) fn internal_error(vcpu: &mut VcpuFd) -> (u32, Vec<u8>) {
     // because the last exit is KVM_EXIT_INTERNAL_ERROR; the caller says so.
     let internal = unsafe { vcpu.get_kvm_run().__bindgen_anon_1.internal };
     let data = &internal.data[..internal.data.len().min(internal.ndata as usize)];
-    (
-        internal.suberror,
-        instruction_bytes(internal.suberror, data),
-    )
+    (internal.suberror, instruction_bytes(internal.suberror, data))
 }
 
 /// `data` of an emulation failure: flags, then one byte of length, then 15 of instruction
@@ -33,10 +30,7 @@ fn instruction_bytes(suberror: u32, data: &[u64]) -> Vec<u8> {
     if suberror != KVM_INTERNAL_ERROR_EMULATION || flags & u64::from(HAS_INSTRUCTION) == 0 {
         return Vec::new();
     }
-    let bytes: Vec<u8> = [low, high]
-        .iter()
-        .flat_map(|word| word.to_le_bytes())
-        .collect();
+    let bytes: Vec<u8> = [low, high].iter().flat_map(|word| word.to_le_bytes()).collect();
     let len = usize::from(bytes[0]).min(15);
     bytes[1..=len].to_vec()
 }
@@ -62,10 +56,7 @@ impl CpuClock {
 
     /// CPU time so far. Zero once the thread is gone.
     pub(super) fn now(self) -> Duration {
-        let mut time = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: `time` is a writable timespec. An unknown clock id is an error and no more.
         if unsafe { libc::clock_gettime(self.0, &mut time) } != 0 {
             return Duration::ZERO;

@@ -39,10 +39,7 @@ pub(crate) enum Command {
     /// Read the state.
     Read(Sender<Answer<VcpuState>>),
     /// Run one NMI handler, not beyond `until`. Only to a paused vCPU.
-    RunNmi {
-        until: Instant,
-        answer: Sender<Answer<NmiRun>>,
-    },
+    RunNmi { until: Instant, answer: Sender<Answer<NmiRun>> },
     /// End the thread. Answered when the vCPU is closed.
     Exit(Sender<u32>),
 }
@@ -67,25 +64,11 @@ impl VcpuHandle {
         let (commands, queue) = mpsc::channel();
         let immediate_exit = Arc::new(ImmediateExit::of(&fd)?);
         let counters = Arc::new(Counters::default());
-        let vcpu = Vcpu::new(
-            cpu,
-            fd,
-            world,
-            queue,
-            immediate_exit.clone(),
-            counters.clone(),
-        );
-        let thread = std::thread::Builder::new()
-            .name(format!("vcpu{cpu}"))
-            .spawn(move || vcpu.run())?;
+        let vcpu = Vcpu::new(cpu, fd, world, queue, immediate_exit.clone(), counters.clone());
+        let thread =
+            std::thread::Builder::new().name(format!("vcpu{cpu}")).spawn(move || vcpu.run())?;
         let clock = CpuClock::of(&thread)?;
-        Ok(Self {
-            commands,
-            immediate_exit,
-            counters,
-            clock,
-            thread: Some(thread),
-        })
+        Ok(Self { commands, immediate_exit, counters, clock, thread: Some(thread) })
     }
 
     /// Queues a command; false if the thread is gone. A running vCPU sees it at its next exit: kick

@@ -34,8 +34,7 @@ pub(crate) fn set_up(
     entry: GuestAddress,
 ) -> Result<(), KvmError> {
     let table = cpuid::for_vcpu(supported, identity)?;
-    vcpu.set_cpuid2(&table)
-        .map_err(KvmError::ioctl("KVM_SET_CPUID2"))?;
+    vcpu.set_cpuid2(&table).map_err(KvmError::ioctl("KVM_SET_CPUID2"))?;
     if identity.apic_id == 0 {
         set_special_registers(vcpu)?;
         set_general_registers(vcpu, entry)?;
@@ -52,17 +51,11 @@ fn set_special_registers(vcpu: &VcpuFd) -> Result<(), KvmError> {
     special.fs = data;
     special.gs = data;
     special.ss = data;
-    special.tr = kvm_segment {
-        type_: TSS_32_BUSY,
-        limit: 0x67,
-        present: 1,
-        ..Default::default()
-    };
+    special.tr = kvm_segment { type_: TSS_32_BUSY, limit: 0x67, present: 1, ..Default::default() };
     special.cr0 = CR0_PE_ET;
     special.cr4 = 0;
     special.efer = 0;
-    vcpu.set_sregs(&special)
-        .map_err(KvmError::ioctl("KVM_SET_SREGS"))
+    vcpu.set_sregs(&special).map_err(KvmError::ioctl("KVM_SET_SREGS"))
 }
 
 fn set_general_registers(vcpu: &VcpuFd, entry: GuestAddress) -> Result<(), KvmError> {
@@ -72,8 +65,7 @@ fn set_general_registers(vcpu: &VcpuFd, entry: GuestAddress) -> Result<(), KvmEr
         rflags: RFLAGS_RESERVED,
         ..Default::default()
     };
-    vcpu.set_regs(&general)
-        .map_err(KvmError::ioctl("KVM_SET_REGS"))
+    vcpu.set_regs(&general).map_err(KvmError::ioctl("KVM_SET_REGS"))
 }
 
 /// A flat 32-bit segment: base 0, limit 4 GiB.

@@ -51,9 +51,7 @@ impl MpState {
     }
 
     fn read(vcpu: &VcpuFd) -> Result<Self, KvmError> {
-        let state = vcpu
-            .get_mp_state()
-            .map_err(KvmError::ioctl("KVM_GET_MP_STATE"))?;
+        let state = vcpu.get_mp_state().map_err(KvmError::ioctl("KVM_GET_MP_STATE"))?;
         Ok(match state.mp_state {
             KVM_MP_STATE_RUNNABLE => Self::Running,
             KVM_MP_STATE_HALTED => Self::Halted,
@@ -91,9 +89,7 @@ impl From<kvm_vcpu_events> for NmiState {
 
 impl NmiState {
     pub(super) fn read(vcpu: &VcpuFd) -> Result<Self, KvmError> {
-        let events = vcpu
-            .get_vcpu_events()
-            .map_err(KvmError::ioctl("KVM_GET_VCPU_EVENTS"))?;
+        let events = vcpu.get_vcpu_events().map_err(KvmError::ioctl("KVM_GET_VCPU_EVENTS"))?;
         Ok(events.into())
     }
 }
@@ -132,16 +128,9 @@ impl VcpuState {
 }
 
 fn read_tsc(vcpu: &VcpuFd) -> Result<u64, KvmError> {
-    let mut msrs = Msrs::from_entries(&[kvm_msr_entry {
-        index: MSR_TSC,
-        ..Default::default()
-    }])
-    .map_err(|_| KvmError::TableFull {
-        table: "MSR",
-        entries: 1,
-    })?;
-    vcpu.get_msrs(&mut msrs)
-        .map_err(KvmError::ioctl("KVM_GET_MSRS"))?;
+    let mut msrs = Msrs::from_entries(&[kvm_msr_entry { index: MSR_TSC, ..Default::default() }])
+        .map_err(|_| KvmError::TableFull { table: "MSR", entries: 1 })?;
+    vcpu.get_msrs(&mut msrs).map_err(KvmError::ioctl("KVM_GET_MSRS"))?;
     Ok(msrs.as_slice()[0].data)
 }
 

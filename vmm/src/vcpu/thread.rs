@@ -92,16 +92,7 @@ impl Vcpu {
         counters: Arc<Counters>,
     ) -> Self {
         let (state, half_done) = (State::Paused, false);
-        Self {
-            cpu,
-            fd,
-            world,
-            commands,
-            immediate_exit,
-            counters,
-            state,
-            half_done,
-        }
+        Self { cpu, fd, world, commands, immediate_exit, counters, state, half_done }
     }
 
     pub(super) fn run(mut self) {
@@ -148,10 +139,7 @@ impl Vcpu {
             }
             Command::Resume => self.resume(),
             Command::Read(answer) => {
-                tell(
-                    Some(answer),
-                    (self.cpu, VcpuState::read(self.cpu, &self.fd)),
-                );
+                tell(Some(answer), (self.cpu, VcpuState::read(self.cpu, &self.fd)));
             }
             Command::RunNmi { until, answer } => {
                 tell(Some(answer), (self.cpu, self.run_nmi(until)));
@@ -206,11 +194,7 @@ impl Vcpu {
             Effect::DebugExit(code) => Step::Ended(Outcome::DebugExit { cpu, code }),
             Effect::Reset => Step::Ended(Outcome::Reset { cpu }),
             Effect::Post(code) => {
-                self.announce(Event::Post {
-                    cpu,
-                    code,
-                    at: Instant::now(),
-                });
+                self.announce(Event::Post { cpu, code, at: Instant::now() });
                 Step::Continue
             }
         }
@@ -223,25 +207,16 @@ impl Vcpu {
             End::InternalError => {
                 let (suberror, instruction) = host::internal_error(&mut self.fd);
                 let rip = self.fd.get_regs().ok().map(|registers| registers.rip);
-                Outcome::InternalError {
-                    cpu,
-                    suberror,
-                    rip,
-                    instruction,
-                }
+                Outcome::InternalError { cpu, suberror, rip, instruction }
             }
             End::EntryFailure { reason } => Outcome::EntryFailure { cpu, reason },
             End::SystemEvent { kind } => Outcome::SystemEvent { cpu, kind },
             End::MemoryFault { gpa } => Outcome::MemoryFault { cpu, gpa },
             End::Failed { errno } => Outcome::RunFailed { cpu, errno },
-            End::Unexpected(name) => Outcome::UnexpectedExit {
-                cpu,
-                exit: name.to_owned(),
-            },
-            End::Unknown { reason } => Outcome::UnexpectedExit {
-                cpu,
-                exit: format!("number {reason}"),
-            },
+            End::Unexpected(name) => Outcome::UnexpectedExit { cpu, exit: name.to_owned() },
+            End::Unknown { reason } => {
+                Outcome::UnexpectedExit { cpu, exit: format!("number {reason}") }
+            }
         }
     }
 
@@ -261,10 +236,7 @@ impl Vcpu {
                 Step::Ended(outcome) => return Some(outcome),
             }
         }
-        warn!(
-            cpu = self.cpu,
-            "an instruction does not end; its registers may be inconsistent"
-        );
+        warn!(cpu = self.cpu, "an instruction does not end; its registers may be inconsistent");
         None
     }
 
@@ -285,21 +257,9 @@ impl Vcpu {
             }
         };
         let (wall, cpu_now) = (started.elapsed(), CpuClock::OF_THIS_THREAD.now());
-        let run_time = if injected {
-            cpu_now.saturating_sub(cpu_started)
-        } else {
-            Duration::ZERO
-        };
+        let run_time = if injected { cpu_now.saturating_sub(cpu_started) } else { Duration::ZERO };
         let after = VcpuState::read(self.cpu, &self.fd)?;
-        Ok(NmiRun {
-            cpu: self.cpu,
-            before,
-            injected,
-            result,
-            after,
-            wall,
-            run_time,
-        })
+        Ok(NmiRun { cpu: self.cpu, before, injected, result, after, wall, run_time })
     }
 
     fn run_until_nmi_done(&mut self, until: Instant) -> Result<NmiResult, KvmError> {
@@ -350,10 +310,7 @@ impl Vcpu {
     }
 
     fn announce_nmi_done(&self) {
-        self.announce(Event::NmiDone {
-            cpu: self.cpu,
-            at: Instant::now(),
-        });
+        self.announce(Event::NmiDone { cpu: self.cpu, at: Instant::now() });
     }
 
     fn announce(&self, event: Event) {

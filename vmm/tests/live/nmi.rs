@@ -36,20 +36,14 @@ fn a_spinning_vcpu_runs_its_handler_and_stops_again() {
     machine.vm.resume();
     machine.wait_beyond(COUNTER, count);
     machine.pause();
-    assert!(
-        !machine.vm.state(0).unwrap().nmi.masked,
-        "the handler should have returned"
-    );
+    assert!(!machine.vm.state(0).unwrap().nmi.masked, "the handler should have returned");
 }
 
 #[test]
 fn a_finished_handler_stands_behind_its_last_write() {
     // A marker after the write to the port: mov eax, 0x5a5a must not have been executed.
     let mut machine = spinning(|asm| {
-        asm.raw(&[0x50])
-            .out8(NMI_DONE, 0)
-            .raw(&[0xb8, 0x5a, 0x5a, 0, 0, 0x58])
-            .iretq()
+        asm.raw(&[0x50]).out8(NMI_DONE, 0).raw(&[0xb8, 0x5a, 0x5a, 0, 0, 0x58]).iretq()
     });
     machine.pause();
     let run = run_nmi(&mut machine, LONG);
@@ -64,10 +58,7 @@ fn a_second_round_works_like_the_first_with_or_without_running_between() {
     machine.pause();
     assert!(run_nmi(&mut machine, LONG).finished());
     let again = run_nmi(&mut machine, LONG);
-    assert!(
-        again.before.nmi.masked,
-        "it stands inside its handler still"
-    );
+    assert!(again.before.nmi.masked, "it stands inside its handler still");
     assert!(again.finished());
     assert_eq!(machine.word(NMIS), 2);
     machine.vm.resume();
@@ -107,15 +98,8 @@ fn a_handler_that_never_finishes_is_stopped_at_the_bound_and_masks_the_next() {
 
     let second = run_nmi(&mut machine, Duration::from_millis(50));
     assert!(second.before.nmi.masked);
-    assert_eq!(
-        (second.injected, second.result),
-        (true, NmiResult::Unfinished)
-    );
-    assert!(
-        second.after.nmi.masked && second.after.nmi.pending,
-        "{:?}",
-        second.after.nmi
-    );
+    assert_eq!((second.injected, second.result), (true, NmiResult::Unfinished));
+    assert!(second.after.nmi.masked && second.after.nmi.pending, "{:?}", second.after.nmi);
 }
 
 #[test]
@@ -131,17 +115,11 @@ fn a_handler_that_ends_the_vm_is_an_outcome() {
     let mut machine = spinning(|asm| asm.out8(EXIT, 9).halt_for_good());
     machine.pause();
     let ended = Outcome::DebugExit { cpu: 0, code: 9 };
-    assert_eq!(
-        run_nmi(&mut machine, LONG).result,
-        NmiResult::Ended(ended.clone())
-    );
+    assert_eq!(run_nmi(&mut machine, LONG).result, NmiResult::Ended(ended.clone()));
     assert_eq!(machine.outcome(), ended);
     // It is inside that handler for good, so that another NMI stays pending.
     let again = run_nmi(&mut machine, Duration::from_millis(50));
-    assert_eq!(
-        (again.injected, again.result),
-        (true, NmiResult::Unfinished)
-    );
+    assert_eq!((again.injected, again.result), (true, NmiResult::Unfinished));
     assert!(again.after.nmi.masked && again.after.nmi.pending);
 }
 

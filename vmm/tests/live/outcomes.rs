@@ -11,13 +11,7 @@ fn a_write_to_the_debug_exit_port_ends_the_vm_with_its_code() {
     let byte = Machine::run(Asm::at(CODE).out8(EXIT, 42));
     assert_eq!(byte.outcome(), Outcome::DebugExit { cpu: 0, code: 42 });
     let word = Machine::run(Asm::at(CODE).out32(EXIT, 0x8000_0001));
-    assert_eq!(
-        word.outcome(),
-        Outcome::DebugExit {
-            cpu: 0,
-            code: 0x8000_0001
-        }
-    );
+    assert_eq!(word.outcome(), Outcome::DebugExit { cpu: 0, code: 0x8000_0001 });
 }
 
 #[test]
@@ -72,13 +66,7 @@ fn an_instruction_that_kvm_cannot_emulate_is_told_with_its_address_and_bytes() {
     let asm = Asm::at(CODE).raw(&[0xb8, 0, 2, 0, 0, 0x0f, 0x22, 0xe0]);
     let at = asm.here();
     let outcome = Machine::run(asm.raw(&PXOR)).outcome();
-    let Outcome::InternalError {
-        cpu: 0,
-        suberror: 1,
-        rip,
-        instruction,
-    } = outcome
-    else {
+    let Outcome::InternalError { cpu: 0, suberror: 1, rip, instruction } = outcome else {
         panic!("not an emulation failure: {outcome}");
     };
     assert_eq!(rip, Some(at.into()));
@@ -107,23 +95,15 @@ fn system_control_port_b_shows_no_parity_error_with_and_without_a_pit() {
     let image = Image::of(&Asm::at(CODE).in_al(0x61).out_al(POST).out8(EXIT, 0).code());
     for pit in [false, true] {
         let machine = Machine::boot_with(1, &image, pit, Box::new(std::io::sink()));
-        let Event::Post { code, .. } = machine.event() else {
-            panic!("no POST code")
-        };
+        let Event::Post { code, .. } = machine.event() else { panic!("no POST code") };
         assert_eq!(code & 0xc0, 0, "{code:#x}");
     }
 }
 
 #[test]
 fn exits_are_counted_by_kind() {
-    let machine = Machine::boot(
-        1,
-        &Image::of(&Asm::at(CODE).in_al(COM1).out8(EXIT, 0).code()),
-    );
+    let machine = Machine::boot(1, &Image::of(&Asm::at(CODE).in_al(COM1).out8(EXIT, 0).code()));
     machine.outcome();
     let counts = machine.vm.exit_counts();
-    assert_eq!(
-        (counts.port_reads, counts.port_writes, counts.mmio),
-        (1, 1, 0)
-    );
+    assert_eq!((counts.port_reads, counts.port_writes, counts.mmio), (1, 1, 0));
 }

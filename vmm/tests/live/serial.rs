@@ -10,9 +10,7 @@ const DATA_READY: u8 = 1;
 
 #[test]
 fn what_the_guest_prints_reaches_the_writer() {
-    let asm = b"hello\n"
-        .iter()
-        .fold(Asm::at(CODE), |asm, byte| asm.out8(COM1, *byte));
+    let asm = b"hello\n".iter().fold(Asm::at(CODE), |asm, byte| asm.out8(COM1, *byte));
     let machine = Machine::run(asm.out8(EXIT, 0));
     machine.outcome();
     assert_eq!(machine.output(), "hello\n");
@@ -21,9 +19,7 @@ fn what_the_guest_prints_reaches_the_writer() {
 #[test]
 fn a_string_instruction_prints_every_byte() {
     let text = "one instruction, many bytes; ".repeat(100);
-    let code = Asm::at(CODE)
-        .rep_outsb(COM1, CODE + 0x100, text.len() as u32)
-        .out8(EXIT, 0);
+    let code = Asm::at(CODE).rep_outsb(COM1, CODE + 0x100, text.len() as u32).out8(EXIT, 0);
     let mut code = code.code();
     code.resize(0x100, 0);
     code.extend(text.as_bytes());
@@ -37,16 +33,9 @@ fn input_beyond_the_fifo_reaches_the_guest_whole() {
     // Echo every byte; leave at a NUL, with it as the code.
     let asm = Asm::at(CODE);
     let top = asm.here();
-    let asm = asm
-        .in_al(LINE_STATUS)
-        .test_al_jz(DATA_READY, top)
-        .in_al(COM1);
+    let asm = asm.in_al(LINE_STATUS).test_al_jz(DATA_READY, top).in_al(COM1);
     let after_echo = asm.here() + 8 + 6 + 5;
-    let asm = asm
-        .test_al_jz(0xff, after_echo)
-        .out_al(COM1)
-        .jump(top)
-        .out_al(EXIT);
+    let asm = asm.test_al_jz(0xff, after_echo).out_al(COM1).jump(top).out_al(EXIT);
     let machine = Machine::run(asm);
     let text = "a line longer than any FIFO of 64 bytes, sent at once. ".repeat(10);
     machine.vm.serial_input(text.as_bytes()).unwrap();

@@ -73,10 +73,7 @@ fn a_guest_stopped_in_port_accesses_stands_between_instructions() {
         let rip = state.registers.general.rip;
         assert!(boundaries.contains(&rip), "{rip:#x}");
         let again = machine.vm.state(0).unwrap();
-        assert_eq!(
-            again.registers, state.registers,
-            "looking at a vCPU changes it"
-        );
+        assert_eq!(again.registers, state.registers, "looking at a vCPU changes it");
         machine.vm.resume();
     }
 }
@@ -87,12 +84,7 @@ fn a_running_guest_can_be_asked_and_runs_on() {
     let first = machine.vm.state(0).unwrap();
     machine.wait_beyond(COUNTER, machine.word(COUNTER) + 1000);
     let second = machine.vm.state(0).unwrap();
-    assert!(
-        second.tsc > first.tsc,
-        "{} is not after {}",
-        second.tsc,
-        first.tsc
-    );
+    assert!(second.tsc > first.tsc, "{} is not after {}", second.tsc, first.tsc);
     let count = machine.word(COUNTER);
     machine.wait_beyond(COUNTER, count);
 }
@@ -106,10 +98,7 @@ fn states_tell_a_spinning_vcpu_from_a_halted_and_an_unstarted_one() {
     let [Ok(unstarted), Ok(spinning), Err(VcpuError::NoSuchVcpu(7))] = &states[..] else {
         panic!("{states:?}");
     };
-    assert_eq!(
-        (unstarted.cpu, unstarted.mp_state),
-        (1, MpState::Uninitialized)
-    );
+    assert_eq!((unstarted.cpu, unstarted.mp_state), (1, MpState::Uninitialized));
     assert_eq!((spinning.cpu, spinning.mp_state), (0, MpState::Running));
 
     let mut halted = Machine::run(Asm::at(CODE).out8(POST, 1).halt_for_good());
@@ -118,11 +107,7 @@ fn states_tell_a_spinning_vcpu_from_a_halted_and_an_unstarted_one() {
     halted.pause();
     let state = halted.vm.state(0).unwrap();
     assert_eq!(state.mp_state, MpState::Halted);
-    assert_eq!(
-        state.registers.general.rflags & 1 << 9,
-        0,
-        "interrupts are off"
-    );
+    assert_eq!(state.registers.general.rflags & 1 << 9, 0, "interrupts are off");
 }
 
 #[test]
@@ -163,29 +148,10 @@ fn all_spinning(cpus: u32) -> Machine {
         .spin(COUNTER)
         .code();
     // Real mode: lock inc word [STARTED]; jmp $
-    let others = [
-        0xf0,
-        0xff,
-        0x06,
-        STARTED as u8,
-        (STARTED >> 8) as u8,
-        0xeb,
-        0xfe,
-    ]
-    .to_vec();
-    let segment = |at: u32, data: Vec<u8>| Segment {
-        at: at.into(),
-        len: data.len() as u64,
-        data,
-    };
+    let others = [0xf0, 0xff, 0x06, STARTED as u8, (STARTED >> 8) as u8, 0xeb, 0xfe].to_vec();
+    let segment = |at: u32, data: Vec<u8>| Segment { at: at.into(), len: data.len() as u64, data };
     let segments = vec![segment(CODE, boot), segment(TRAMPOLINE, others)];
-    let machine = Machine::boot(
-        cpus,
-        &Image {
-            segments,
-            entry: Some(CODE),
-        },
-    );
+    let machine = Machine::boot(cpus, &Image { segments, entry: Some(CODE) });
     machine.wait_for_post(1);
     machine
 }
@@ -211,12 +177,10 @@ fn eight_spinning_vcpus_shut_down_within_the_deadline() {
 #[test]
 fn a_dropped_vm_takes_its_threads_with_it() {
     let threads = || {
-        std::fs::read_dir("/proc/self/task")
-            .unwrap()
-            .filter(|entry| {
-                let comm = entry.as_ref().unwrap().path().join("comm");
-                std::fs::read_to_string(comm).is_ok_and(|name| name.trim() == "vcpu61")
-            })
+        std::fs::read_dir("/proc/self/task").unwrap().filter(|entry| {
+            let comm = entry.as_ref().unwrap().path().join("comm");
+            std::fs::read_to_string(comm).is_ok_and(|name| name.trim() == "vcpu61")
+        })
     };
     let machine = Machine::boot(62, &Image::of(&Asm::at(CODE).spin(COUNTER).code()));
     let until = Instant::now() + LONG;
@@ -242,13 +206,7 @@ fn a_vcpu_that_a_blocked_console_holds_up_is_named_and_stops_later() {
         }
     }
     let (unblock, blocked) = mpsc::channel();
-    let image = Image::of(
-        &Asm::at(CODE)
-            .out8(POST, 1)
-            .out8(COM1, b'x')
-            .spin(COUNTER)
-            .code(),
-    );
+    let image = Image::of(&Asm::at(CODE).out8(POST, 1).out8(COM1, b'x').spin(COUNTER).code());
     let mut machine = Machine::boot_with(1, &image, false, Box::new(Blocked(blocked)));
     machine.wait_for_post(1);
     let stuck = loop {
@@ -259,12 +217,7 @@ fn a_vcpu_that_a_blocked_console_holds_up_is_named_and_stops_later() {
         }
     };
     assert_eq!(stuck.cpus, [0]);
-    assert!(
-        stuck
-            .to_string()
-            .contains("stop cpu0: no answer within 100 ms"),
-        "{stuck}"
-    );
+    assert!(stuck.to_string().contains("stop cpu0: no answer within 100 ms"), "{stuck}");
     drop(unblock);
     machine.pause();
     assert_eq!(machine.output(), "");

@@ -16,10 +16,7 @@ struct Table {
 impl Table {
     /// The system description table at `physical`, whose header tells its length.
     fn at(physical: u64) -> Option<Self> {
-        let header = Self {
-            physical,
-            length: HEADER,
-        };
+        let header = Self { physical, length: HEADER };
         let length = header.u32(4)? as usize;
         (length >= HEADER).then_some(Self { physical, length })
     }
@@ -63,17 +60,11 @@ impl Madt {
     /// firmware puts it.
     pub fn find(rsdp: Option<u64>) -> Option<Self> {
         let rsdp = rsdp.or_else(scan_for_rsdp)?;
-        let root = Table {
-            physical: rsdp,
-            length: HEADER,
-        };
+        let root = Table { physical: rsdp, length: HEADER };
         let revision = root.u8(15)?;
         let extended = if revision >= 2 { root.u64(24)? } else { 0 };
-        let (tables, width) = if extended != 0 {
-            (extended, 8)
-        } else {
-            (u64::from(root.u32(16)?), 4)
-        };
+        let (tables, width) =
+            if extended != 0 { (extended, 8) } else { (u64::from(root.u32(16)?), 4) };
         let list = Table::at(tables)?;
         (HEADER..list.length)
             .step_by(width)
@@ -119,12 +110,7 @@ impl Madt {
 
 /// ACPI 6.5, 5.2.5.1: on a 16-byte boundary in the BIOS area.
 fn scan_for_rsdp() -> Option<u64> {
-    (0xe_0000..0x10_0000).step_by(16).find(|&physical| {
-        Table {
-            physical,
-            length: 8,
-        }
-        .bytes(0)
-            == Some(*b"RSD PTR ")
-    })
+    (0xe_0000..0x10_0000)
+        .step_by(16)
+        .find(|&physical| Table { physical, length: 8 }.bytes(0) == Some(*b"RSD PTR "))
 }

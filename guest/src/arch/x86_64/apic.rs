@@ -39,11 +39,7 @@ pub fn choose_mode(allow_x2apic: bool) {
 
 /// The highest APIC ID that an interrupt can be sent to.
 pub fn highest_id() -> u32 {
-    if X2APIC.load(Relaxed) {
-        u32::MAX - 1
-    } else {
-        254
-    }
+    if X2APIC.load(Relaxed) { u32::MAX - 1 } else { 254 }
 }
 
 /// Turns this CPU's APIC on, in the mode decided on. The line of the old interrupt controller is
@@ -59,10 +55,7 @@ pub fn enable() {
         let mode = if X2APIC.load(Relaxed) { BASE_X2APIC } else { 0 };
         write_msr(MSR_APIC_BASE, base | mode);
     }
-    write(
-        Register::Spurious,
-        SOFTWARE_ENABLE | u32::from(vector::SPURIOUS),
-    );
+    write(Register::Spurious, SOFTWARE_ENABLE | u32::from(vector::SPURIOUS));
     write(Register::Lint0, MASKED);
     write(Register::Lint1, NMI);
 }

@@ -39,9 +39,7 @@ pub fn trigger_all_cpu_backtrace() -> Result<(), Busy> {
         apic::send(smp::apic_id(cpu), apic::Ipi::Nmi);
     }
     smp::wait_until(BOUND_SECONDS * 1_000_000_000, || {
-        asked
-            .clone()
-            .all(|cpu| !backtrace_requested.on(cpu).load(Acquire))
+        asked.clone().all(|cpu| !backtrace_requested.on(cpu).load(Acquire))
     });
     for cpu in asked {
         // Withdrawn: an NMI that still arrives is no longer ours.

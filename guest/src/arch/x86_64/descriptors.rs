@@ -63,16 +63,10 @@ pub fn load(cpu: usize) {
     table[2].store(low, Relaxed);
     table[3].store(base >> 32, Relaxed);
 
-    let gdt_pointer = Pointer {
-        limit: 4 * 8 - 1,
-        base: &raw const *table as u64,
-    };
+    let gdt_pointer = Pointer { limit: 4 * 8 - 1, base: &raw const *table as u64 };
     // SAFETY: entry.S defines it, in the per-CPU section, with that size.
     let gates = unsafe { idt.this() };
-    let idt_pointer = Pointer {
-        limit: 128 * 8 - 1,
-        base: &raw const *gates as u64,
-    };
+    let idt_pointer = Pointer { limit: 128 * 8 - 1, base: &raw const *gates as u64 };
     // SAFETY: the tables are complete and live forever. CS stays 0x08, which both this GDT and
     // the one before describe alike.
     unsafe {

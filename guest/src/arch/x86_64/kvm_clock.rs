@@ -55,9 +55,5 @@ pub fn tsc_khz() -> Option<u64> {
     let multiplier = u64::from(clock.tsc_to_system_mul.load(Relaxed));
     let frequency = (1_000_000u64 << 32).checked_div(multiplier)?;
     let shift = clock.tsc_shift.load(Relaxed);
-    Some(if shift < 0 {
-        frequency << -shift
-    } else {
-        frequency >> shift
-    })
+    Some(if shift < 0 { frequency << -shift } else { frequency >> shift })
 }

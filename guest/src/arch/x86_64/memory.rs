@@ -210,12 +210,7 @@ unsafe extern "C" fn memset(to: *mut u8, value: i32, count: usize) -> *mut u8 {
 unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, count: usize) -> i32 {
     for index in 0..count {
         // SAFETY: the caller's. Volatile, lest the compiler make this a call of memcmp.
-        let (a, b) = unsafe {
-            (
-                left.add(index).read_volatile(),
-                right.add(index).read_volatile(),
-            )
-        };
+        let (a, b) = unsafe { (left.add(index).read_volatile(), right.add(index).read_volatile()) };
         if a != b {
             return i32::from(a) - i32::from(b);
         }

@@ -112,10 +112,6 @@ pub fn load(cpu: usize) {
 /// The physical address of something in the direct map or in the image.
 pub fn physical_address<T>(object: &T) -> u64 {
     let address = &raw const *object as usize;
-    let base = if address >= KERNEL_BASE {
-        KERNEL_BASE
-    } else {
-        DIRECT_MAP
-    };
+    let base = if address >= KERNEL_BASE { KERNEL_BASE } else { DIRECT_MAP };
     (address - base) as u64
 }

@@ -39,10 +39,7 @@ impl StartInfo {
     pub unsafe fn at(physical: u64) -> &'static Self {
         // SAFETY: the boot ABI: it lies in memory below 4 GiB, all of which is mapped, and stays.
         let info = unsafe { &*(direct_map(physical) as *const Self) };
-        assert!(
-            info.magic == MAGIC,
-            "not booted by PVH: no start info at {physical:#x}"
-        );
+        assert!(info.magic == MAGIC, "not booted by PVH: no start info at {physical:#x}");
         info
     }
 
@@ -54,10 +51,7 @@ impl StartInfo {
         let start = direct_map(self.command_line) as *const u8;
         // SAFETY: mapped, as all below 4 GiB; the length is bounded; nobody writes there.
         let bytes = unsafe { core::slice::from_raw_parts(start, MAX_COMMAND_LINE) };
-        let end = bytes
-            .iter()
-            .position(|&byte| byte == 0)
-            .unwrap_or(MAX_COMMAND_LINE);
+        let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(MAX_COMMAND_LINE);
         core::str::from_utf8(&bytes[..end]).unwrap_or("")
     }
 

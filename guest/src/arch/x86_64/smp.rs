@@ -59,10 +59,7 @@ pub fn count_possible_cpus(start_info: &StartInfo, limit: usize, allow_x2apic: b
     let this = apic::id();
     cpu_to_apicid[0].store(this, Relaxed);
     let mut count = 1;
-    for entry in Madt::find(start_info.rsdp())
-        .into_iter()
-        .flat_map(Madt::entries)
-    {
+    for entry in Madt::find(start_info.rsdp()).into_iter().flat_map(Madt::entries) {
         match entry {
             Entry::Cpu(id) if id != this && id <= apic::highest_id() => {
                 if count < limit.clamp(1, MAX_CPUS) {
@@ -111,16 +108,11 @@ pub fn start_others() -> usize {
     const ROUNDS: u32 = 20;
     const ROUND_NS: u64 = 100_000_000;
     for _ in 0..ROUNDS {
-        for cpu in others
-            .clone()
-            .filter(|&cpu| cpu_online.on(cpu).load(Relaxed) == 0)
-        {
+        for cpu in others.clone().filter(|&cpu| cpu_online.on(cpu).load(Relaxed) == 0) {
             apic::send(apic_id(cpu), apic::Ipi::StartUp((TRAMPOLINE >> 12) as u8));
         }
         // All but this one, which is counted when it enters.
-        if wait_until(ROUND_NS, || {
-            ONLINE.load(Acquire) as usize == possible_cpus() - 1
-        }) {
+        if wait_until(ROUND_NS, || ONLINE.load(Acquire) as usize == possible_cpus() - 1) {
             break;
         }
     }

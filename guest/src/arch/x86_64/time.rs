@@ -20,10 +20,8 @@ pub struct Clock {
 /// The machine's clock. Zero until `init`.
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals, reason = "found by name from outside")]
-static sched_clock: Clock = Clock {
-    tsc_base: AtomicU64::new(0),
-    ns_per_tsc_shifted: AtomicU64::new(0),
-};
+static sched_clock: Clock =
+    Clock { tsc_base: AtomicU64::new(0), ns_per_tsc_shifted: AtomicU64::new(0) };
 
 /// Bus clock of the local APICs in kHz.
 static APIC_KHZ: AtomicU64 = AtomicU64::new(0);
@@ -41,9 +39,7 @@ pub fn init() {
         let tsc_khz = kvm_clock::tsc_khz().unwrap_or_else(measure_tsc_khz);
         (tsc_khz, measure_apic_khz(tsc_khz))
     });
-    sched_clock
-        .ns_per_tsc_shifted
-        .store((1_000_000 << 32) / tsc_khz.max(1), Relaxed);
+    sched_clock.ns_per_tsc_shifted.store((1_000_000 << 32) / tsc_khz.max(1), Relaxed);
     sched_clock.tsc_base.store(read_tsc(), Relaxed);
     APIC_KHZ.store(apic_khz, Relaxed);
 }

@@ -169,10 +169,7 @@ fn exception(frame: &TrapFrame) -> ! {
             frame.error_code
         ));
     } else {
-        print_last_words(format_args!(
-            "BUG: {what}, error code {:x}\n{frame}\n",
-            frame.error_code
-        ));
+        print_last_words(format_args!("BUG: {what}, error code {:x}\n{frame}\n", frame.error_code));
     }
     stack_trace::print_interrupted(frame, cpu_number(), print_last_words);
     panic!("{what} at {:016x}", frame.rip)

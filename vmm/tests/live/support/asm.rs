@@ -12,10 +12,7 @@ pub struct Asm {
 
 impl Asm {
     pub fn at(base: u32) -> Self {
-        Self {
-            base,
-            code: Vec::new(),
-        }
+        Self { base, code: Vec::new() }
     }
 
     /// The address of the next instruction.
@@ -63,16 +60,12 @@ impl Asm {
 
     /// `mov esi, from; mov ecx, count; cld; rep outsb`
     pub fn rep_outsb(self, port: u16, from: u32, count: u32) -> Self {
-        self.port(port)
-            .word(&[0xbe], from)
-            .word(&[0xb9], count)
-            .raw(&[0xfc, 0xf3, 0x6e])
+        self.port(port).word(&[0xbe], from).word(&[0xb9], count).raw(&[0xfc, 0xf3, 0x6e])
     }
 
     /// `mov dword [address], value`
     pub fn store(self, address: u32, value: u32) -> Self {
-        self.word(&[0xc7, 0x04, 0x25], address)
-            .raw(&value.to_le_bytes())
+        self.word(&[0xc7, 0x04, 0x25], address).raw(&value.to_le_bytes())
     }
 
     /// `inc dword [address]`
@@ -110,8 +103,7 @@ impl Asm {
     /// `test al, mask; jz target`
     pub fn test_al_jz(self, mask: u8, target: u32) -> Self {
         let next = self.here() + 8;
-        self.raw(&[0xa8, mask])
-            .word(&[0x0f, 0x84], target.wrapping_sub(next))
+        self.raw(&[0xa8, mask]).word(&[0x0f, 0x84], target.wrapping_sub(next))
     }
 
     /// `cmp dword [address], value; jne target`
@@ -142,15 +134,12 @@ impl Asm {
 
     /// `mov eax, value; mov crN, eax`, in 32-bit mode.
     pub fn control_register(self, number: u8, value: u32) -> Self {
-        self.word(&[0xb8], value)
-            .raw(&[0x0f, 0x22, 0xc0 | number << 3])
+        self.word(&[0xb8], value).raw(&[0x0f, 0x22, 0xc0 | number << 3])
     }
 
     /// `mov ecx, msr; mov eax, value; xor edx, edx; wrmsr`
     pub fn wrmsr(self, msr: u32, value: u32) -> Self {
-        self.word(&[0xb9], msr)
-            .word(&[0xb8], value)
-            .raw(&[0x31, 0xd2, 0x0f, 0x30])
+        self.word(&[0xb9], msr).word(&[0xb8], value).raw(&[0x31, 0xd2, 0x0f, 0x30])
     }
 
     /// `ud2`

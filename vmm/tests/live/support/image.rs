@@ -28,15 +28,8 @@ const PT_NOTE: u32 = 4;
 impl Image {
     /// One segment at 1 MiB, entered at its first byte.
     pub fn of(code: &[u8]) -> Self {
-        let segment = Segment {
-            at: 0x10_0000,
-            len: code.len() as u64,
-            data: code.to_vec(),
-        };
-        Self {
-            segments: vec![segment],
-            entry: Some(0x10_0000),
-        }
+        let segment = Segment { at: 0x10_0000, len: code.len() as u64, data: code.to_vec() };
+        Self { segments: vec![segment], entry: Some(0x10_0000) }
     }
 
     pub fn bytes(&self) -> Vec<u8> {
@@ -51,13 +44,7 @@ impl Image {
         }
         for Segment { at, len, data } in &self.segments {
             let offset = body_at + body.len() as u64;
-            headers.extend(program_header(
-                PT_LOAD,
-                offset,
-                *at,
-                data.len() as u64,
-                *len,
-            ));
+            headers.extend(program_header(PT_LOAD, offset, *at, data.len() as u64, *len));
             body.extend(data);
         }
         [elf_header(count as u16), headers, body].concat()

@@ -47,9 +47,7 @@ impl Watchdog {
                 std::process::abort();
             }
         });
-        Self {
-            _finished: finished,
-        }
+        Self { _finished: finished }
     }
 }
 
@@ -102,11 +100,7 @@ impl Machine {
             image: &image.bytes(),
             cmdline: String::new(),
             serial_output,
-            ports: Ports {
-                debug_exit: EXIT,
-                post: POST,
-                nmi_done: NMI_DONE,
-            },
+            ports: Ports { debug_exit: EXIT, post: POST, nmi_done: NMI_DONE },
             pit,
             events: Box::new(move |event| {
                 // A test that has seen enough has dropped its end.
@@ -115,18 +109,11 @@ impl Machine {
         })
         .expect("these tests need a /dev/kvm that works");
         vm.start();
-        Self {
-            vm,
-            events,
-            console: Console::default(),
-            _watchdog: watchdog,
-        }
+        Self { vm, events, console: Console::default(), _watchdog: watchdog }
     }
 
     pub fn event(&self) -> Event {
-        self.events
-            .recv_timeout(LONG)
-            .expect("the guest should have said something by now")
+        self.events.recv_timeout(LONG).expect("the guest should have said something by now")
     }
 
     pub fn outcome(&self) -> Outcome {
@@ -148,20 +135,14 @@ impl Machine {
     }
 
     pub fn word(&self, address: u32) -> u32 {
-        self.vm
-            .memory()
-            .read_obj(GuestAddress(address.into()))
-            .unwrap()
+        self.vm.memory().read_obj(GuestAddress(address.into())).unwrap()
     }
 
     /// Waits until a word of guest memory has grown beyond `value`.
     pub fn wait_beyond(&self, address: u32, value: u32) {
         let until = Instant::now() + LONG;
         while self.word(address) <= value {
-            assert!(
-                Instant::now() < until,
-                "the word at {address:#x} stays at {value}"
-            );
+            assert!(Instant::now() < until, "the word at {address:#x} stays at {value}");
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -206,12 +187,7 @@ pub fn with_nmi_handler(body: impl FnOnce(Asm) -> Asm, handler: impl FnOnce(Asm)
     place(HANDLER, &handler(Asm::at(HANDLER)).code());
     // Null, 64-bit code, and flat data twice: the VMM starts the boot CPU with SS 0x18, which
     // IRETQ loads again.
-    let gdt = [
-        0,
-        0x00af_9b00_0000_ffff,
-        0x00cf_9300_0000_ffff,
-        0x00cf_9300_0000_ffff,
-    ];
+    let gdt = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00cf_9300_0000_ffff];
     place(TABLES, &words(&gdt));
     place(GDTR, &pseudo_descriptor(31, TABLES));
     place(IDTR, &pseudo_descriptor(3 * 16 - 1, IDT));
@@ -221,28 +197,12 @@ pub fn with_nmi_handler(body: impl FnOnce(Asm) -> Asm, handler: impl FnOnce(Asm)
     // The first 4 MiB, mapped to themselves: PML4, PDPT, PD with two large pages.
     const TABLE: u64 = 3;
     const LARGE_PAGE: u64 = 0x83;
-    place(
-        PAGE_TABLES,
-        &words(&[u64::from(PAGE_TABLES) + 0x1000 + TABLE]),
-    );
-    place(
-        PAGE_TABLES + 0x1000,
-        &words(&[u64::from(PAGE_TABLES) + 0x2000 + TABLE]),
-    );
-    place(
-        PAGE_TABLES + 0x2000,
-        &words(&[LARGE_PAGE, 0x20_0000 + LARGE_PAGE]),
-    );
+    place(PAGE_TABLES, &words(&[u64::from(PAGE_TABLES) + 0x1000 + TABLE]));
+    place(PAGE_TABLES + 0x1000, &words(&[u64::from(PAGE_TABLES) + 0x2000 + TABLE]));
+    place(PAGE_TABLES + 0x2000, &words(&[LARGE_PAGE, 0x20_0000 + LARGE_PAGE]));
 
-    let segment = Segment {
-        at: CODE.into(),
-        len: (END - CODE).into(),
-        data,
-    };
-    Image {
-        segments: vec![segment],
-        entry: Some(CODE),
-    }
+    let segment = Segment { at: CODE.into(), len: (END - CODE).into(), data };
+    Image { segments: vec![segment], entry: Some(CODE) }
 }
 
 fn words(words: &[u64]) -> Vec<u8> {

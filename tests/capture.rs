@@ -68,12 +68,8 @@ fn the_guest_goes_on_after_a_backtrace_and_is_not_taken_for_hung() {
 fn a_hang_is_found_after_a_backtrace_too() {
     let arguments = ["--nmi-after", "200ms", "--hang-after", "600ms"];
     let finished = run_workload("spin-irqs-on", 2).args(arguments).run().expect_code(exit::HANG);
-    let triggers: Vec<Trigger> = finished
-        .report()
-        .backtraces
-        .iter()
-        .map(|backtrace| backtrace.trigger.clone())
-        .collect();
+    let triggers: Vec<Trigger> =
+        finished.report().backtraces.iter().map(|backtrace| backtrace.trigger.clone()).collect();
     assert_eq!(triggers, [Trigger::Timer, Trigger::Hang]);
 }
 
@@ -146,7 +142,8 @@ fn check_race(backtrace: &Backtrace) {
                     || line.contains(':')
                     || line.starts_with("NMI backtrace for cpu ")
                     || line == " --- interrupted ---"
-                    || line.starts_with(" [<ffffffff8") && (line.len() == 21 || line.ends_with(" ?"))
+                    || line.starts_with(" [<ffffffff8")
+                        && (line.len() == 21 || line.ends_with(" ?"))
             };
             assert!(word.text.lines().all(whole), "cpu{}: {}", cpu.cpu, word.text);
         }
@@ -255,8 +252,7 @@ fn an_unknown_workload_is_a_failure_of_the_guests() {
 
 #[test]
 fn a_guest_that_leaves_with_a_code_has_failed_with_it() {
-    let finished =
-        run_workload("exit", 1).args(["--append", "exit_code=7"]).run().expect_code(1);
+    let finished = run_workload("exit", 1).args(["--append", "exit_code=7"]).run().expect_code(1);
     assert_eq!(finished.report().outcome, Outcome::Exit { code: 7 });
 }
 

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::image::{address_of, bundled, function, Patched};
+use common::image::{Patched, address_of, bundled, function};
 use common::*;
 use nmiscope::report::{Backtrace, Outcome, Report, Reservation, Trigger};
 
@@ -94,6 +94,22 @@ fn a_length_beyond_the_buffer_before_the_nmi_is_thrown_away_and_said() {
     }
 }
 
+/// A handler that ran for a client inside the guest, while that one was reading, leaves such counts
+/// behind, and no text.
+#[test]
+fn what_an_earlier_handler_lost_is_not_counted_as_lost_by_this_one() {
+    for member in ["missed", "seq.lost"] {
+        let guest = bundled().variable("nmi_print_seq", member, &5u32.to_le_bytes());
+        let (_, report) = hang(&guest);
+        for cpu in &report.backtraces[0].cpus {
+            assert!(answered(cpu), "{member}: {:?}", cpu.nmi);
+            assert_eq!(cpu.nmi.messages_lost, Some(0), "{member}: {:?}", cpu.nmi);
+            let word = cpu.word.as_ref().expect("a word");
+            assert!(word.findings.is_empty(), "{member}: {:?}", word.findings);
+        }
+    }
+}
+
 #[test]
 fn a_buffer_whose_owner_is_garbage_is_no_answer_and_its_messages_count_as_lost() {
     let guest = bundled().variable("nmi_print_seq", "owner", &77u32.to_le_bytes());
@@ -108,7 +124,8 @@ fn a_buffer_whose_owner_is_garbage_is_no_answer_and_its_messages_count_as_lost()
 
 #[test]
 fn a_buffer_that_is_garbage_all_over_is_marked_as_such() {
-    let text = b"\x1b]0;owned\x07\x1b[2J\xff\xfe\0Call Trace:\n [<ffffffffffffffff>]\n [<\x1b[31m>]\n";
+    let text =
+        b"\x1b]0;owned\x07\x1b[2J\xff\xfe\0Call Trace:\n [<ffffffffffffffff>]\n [<\x1b[31m>]\n";
     let guest = bundled()
         .variable("nmi_print_seq", "owner", &77u32.to_le_bytes())
         .variable("nmi_print_seq", "seq.len", &u32::MAX.to_le_bytes())
@@ -230,10 +247,7 @@ const EVIL: &str = "\u{1b}[31mEVIL\u{7}\u{9b}2J";
 #[test]
 fn control_characters_of_the_guest_do_not_reach_the_terminal() {
     require_kvm();
-    let finished = run_workload("exit", 1)
-        .args(["--append", EVIL])
-        .run()
-        .expect_code(exit::CLEAN);
+    let finished = run_workload("exit", 1).args(["--append", EVIL]).run().expect_code(exit::CLEAN);
     harmless(&finished);
     assert!(finished.stdout.contains("EVIL"), "{}", finished.stdout);
 }
@@ -251,10 +265,7 @@ fn control_characters_reach_a_console_file_as_they_are() {
 
 #[test]
 fn control_characters_are_escaped_in_json() {
-    let finished = run_workload("exit", 1)
-        .args(["--append", EVIL])
-        .run()
-        .expect_code(exit::CLEAN);
+    let finished = run_workload("exit", 1).args(["--append", EVIL]).run().expect_code(exit::CLEAN);
     let bytes = std::fs::read(finished.directory.path().join("report.json")).expect("a file");
     assert!(!bytes.iter().any(|&byte| byte < 0x20 && byte != b'\n'), "raw control characters");
     let report = finished.report();

@@ -99,6 +99,22 @@ fn all_cpus_up(online: usize) {
         pr_err!("workload {} needs at least {} CPUs", workload.name, workload.min_cpus);
         machine::debug_exit(abi::EXIT_BAD_PARAMETER);
     }
+}
+
+/// Waits until all CPUs that run are in `cpu_main`, so that whatever the workload does to one of
+/// them, the others are there.
+fn start_together(cpu: usize) {
+    static WAITING: AtomicU32 = AtomicU32::new(0);
+    if cpu != 0 {
+        WAITING.fetch_add(1, Relaxed);
+        while system_state.load(Relaxed) != SYSTEM_RUNNING {
+            machine::wait_for_interrupt();
+        }
+        return;
+    }
+    while (WAITING.load(Relaxed) as usize) < machine::online_cpus().count() - 1 {
+        core::hint::spin_loop();
+    }
     system_state.store(SYSTEM_RUNNING, Relaxed);
     machine::post(abi::POST_READY);
 }
@@ -111,9 +127,7 @@ fn the_workload() -> &'static Workload {
 
 /// What every CPU does for as long as it runs.
 fn cpu_main(cpu: usize) -> ! {
-    while system_state.load(Relaxed) != SYSTEM_RUNNING {
-        machine::wait_for_interrupt();
-    }
+    start_together(cpu);
     let workload = the_workload();
     let heartbeat = loop_heartbeat.this();
     loop {

@@ -166,6 +166,8 @@ fn reserve(
         match place.try_take(GuestRam::new(vm.memory())) {
             Ok(Err(_)) if started.elapsed() < bounds.reservation => {
                 if !ran {
+                    // Whether it worked shows in the next try.
+                    let _ = place.set_wanted(GuestRam::new(vm.memory()), true);
                     vm.resume();
                     ran = true;
                 }
@@ -176,6 +178,7 @@ fn reserve(
     };
     let waited = started.elapsed();
     if ran {
+        let _ = place.set_wanted(GuestRam::new(vm.memory()), false);
         vm.pause(bounds.pause)?;
         *states = read_states(vm);
     }
@@ -216,7 +219,7 @@ impl Before {
         };
         const FREE: u32 = nmiscope_guest::printk::NMI_PRINT_SEQ_FREE;
         let stale_bytes = match places.seq_buf.peek(ram) {
-            Ok((FREE, len)) if may_wipe && len > 0 => places.seq_buf.wipe(ram).map_or(0, |()| len),
+            Ok((FREE, len)) if may_wipe => places.seq_buf.wipe(ram).map_or(0, |()| len),
             _ => 0,
         };
         Self { stale_bytes, nmi_count: places.nmi_count(ram).ok() }

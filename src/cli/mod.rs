@@ -7,7 +7,7 @@ mod output;
 mod run;
 mod symbolize;
 
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -35,10 +35,7 @@ pub fn main(started: Instant) -> ExitCode {
         Command::Run(arguments) => run::run(&arguments, started),
         Command::Symbolize(arguments) => symbolize::symbolize(&arguments),
         Command::Guest { file } => guest(&file),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), NAME, &mut io::stdout());
-            Ok(exit_code::CLEAN)
-        }
+        Command::Completions { shell } => completions(shell),
         Command::Man => man(),
     };
     match result {
@@ -57,6 +54,14 @@ fn guest(file: &Path) -> anyhow::Result<exit_code::Code> {
     std::fs::write(file, bundled::image())
         .with_context(|| format!("failed to write {}", file.display()))
         .map_err(BadRequest::from_error)?;
+    Ok(exit_code::CLEAN)
+}
+
+/// Into memory first: `generate` panics where it cannot write.
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<exit_code::Code> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), NAME, &mut script);
+    io::stdout().write_all(&script)?;
     Ok(exit_code::CLEAN)
 }
 

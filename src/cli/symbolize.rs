@@ -34,7 +34,7 @@ pub fn symbolize(arguments: &Symbolize) -> anyhow::Result<Code> {
             "the image has no debug information, and no debug file was found: names only",
         );
     }
-    let resolver = Resolver::new(&image, SourceRoots::new(source_roots()));
+    let resolver = Resolver::new(Some(&image), SourceRoots::new(source_roots()));
     let mut stdout = io::BufWriter::new(io::stdout().lock());
     if arguments.addresses.is_empty() {
         annotate(Annotator::new(&image, resolver), &mut stdout)?;

@@ -18,7 +18,7 @@ use guest_word::Entry;
 
 /// Looks addresses up in one image.
 pub struct Resolver<'a> {
-    image: &'a Image<'a>,
+    image: Option<&'a Image<'a>>,
     roots: SourceRoots,
 }
 
@@ -26,8 +26,9 @@ pub struct Resolver<'a> {
 const INTERRUPT_FLAG: u64 = 1 << 9;
 
 impl<'a> Resolver<'a> {
-    /// For addresses of `image`, whose source paths are shown relative to one of `roots`.
-    pub fn new(image: &'a Image<'a>, roots: SourceRoots) -> Self {
+    /// For addresses of `image`, whose source paths are shown relative to one of `roots`. Without
+    /// an image, addresses stay what they are.
+    pub fn new(image: Option<&'a Image<'a>>, roots: SourceRoots) -> Self {
         Self { image, roots }
     }
 
@@ -39,7 +40,8 @@ impl<'a> Resolver<'a> {
 
     /// What is known of an address.
     pub fn frame(&self, counter: ProgramCounter, reliable: bool) -> Frame {
-        let found = self.image.frames(counter);
+        let Some(image) = self.image else { return unresolved(counter, reliable) };
+        let found = image.frames(counter);
         let functions = found.frames.into_iter().map(|frame| {
             let location = frame.location.as_ref();
             Function {
@@ -60,6 +62,17 @@ impl<'a> Resolver<'a> {
                 .map(|found| Symbol { name: demangle(&found.symbol.name), offset: found.offset }),
             missing: found.missing.map(|reason| crate::error_chain(&reason)),
         }
+    }
+}
+
+fn unresolved(counter: ProgramCounter, reliable: bool) -> Frame {
+    Frame {
+        address: counter.address().to_string(),
+        interrupted: matches!(counter, ProgramCounter::Interrupted(_)),
+        reliable,
+        functions: Vec::new(),
+        symbol: None,
+        missing: Some("the image cannot be read".into()),
     }
 }
 
@@ -230,6 +243,9 @@ fn no_answer(capture: &CpuCapture, delivered: Option<bool>) -> Option<String> {
             Err(reason) => {
                 Some(format!("the handler finished, its buffer is out of reach: {reason}"))
             }
+            Ok(buffer) if buffer.text.is_empty() && buffer.owner > NMI_PRINT_SEQ_READER => Some(
+                format!("the handler finished, its buffer's owner is garbage: {:#x}", buffer.owner),
+            ),
             Ok(buffer) if buffer.text.is_empty() => {
                 Some("the handler finished and printed nothing into its buffer".into())
             }

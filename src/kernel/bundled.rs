@@ -24,6 +24,7 @@ pub struct Bundled {
     per_cpu_offset_stride: u64,
     per_cpu_offset_count: u64,
     reservation_owner: VirtualAddress,
+    reservation_wanted: VirtualAddress,
     reservation_since: VirtualAddress,
     clock_tsc_base: VirtualAddress,
     clock_ns_per_tsc: VirtualAddress,
@@ -58,6 +59,7 @@ pub struct Located {
 #[derive(Debug)]
 pub struct ReservationPlace {
     owner: PhysicalAddress,
+    wanted: PhysicalAddress,
     since: PhysicalAddress,
     clock_tsc_base: PhysicalAddress,
     clock_ns_per_tsc: PhysicalAddress,
@@ -103,6 +105,7 @@ impl Bundled {
             per_cpu_offset_stride: offsets.index(1)?.address().0 - offsets.address().0,
             per_cpu_offset_count: offsets.ty().count()?.unwrap_or(0).min(MAX_CPUS),
             reservation_owner: printk.field("nmi_print_flag.owner")?.address(),
+            reservation_wanted: printk.field("nmi_print_flag.hypervisor_waits")?.address(),
             reservation_since: printk.field("nmi_print_flag.since_ns")?.address(),
             clock_tsc_base: clock.field("tsc_base")?.address(),
             clock_ns_per_tsc: clock.field("ns_per_tsc_shifted")?.address(),
@@ -130,6 +133,7 @@ impl Bundled {
         let memory = GuestVirtual::new(&ram, tables);
         let reservation = ReservationPlace {
             owner: physical(&memory, self.reservation_owner)?,
+            wanted: physical(&memory, self.reservation_wanted)?,
             since: physical(&memory, self.reservation_since)?,
             clock_tsc_base: physical(&memory, self.clock_tsc_base)?,
             clock_ns_per_tsc: physical(&memory, self.clock_ns_per_tsc)?,
@@ -231,6 +235,11 @@ impl ReservationPlace {
                 since_ns: ram.load_u64(self.since)?,
             })),
         }
+    }
+
+    /// Asks the clients inside the guest to stand back, or no longer to.
+    pub fn set_wanted(&self, ram: GuestRam<'_>, wanted: bool) -> Result<(), NoSuchWord> {
+        ram.store_u32(self.wanted, wanted.into())
     }
 
     /// Gives them back.

@@ -351,9 +351,10 @@ impl Session<'_> {
         bounds.handlers = self.options.nmi_timeout.unwrap_or(bounds.handlers);
         let capture =
             take(&mut self.vm, &symbols.kernel, bounds).context("failed to take a backtrace")?;
-        let image = self.files.parse().context("failed to read the image's symbols")?;
+        let image = self.files.parse().ok();
         let roots = SourceRoots::new(source_roots());
-        let backtrace = diagnosis::backtrace(&capture, trigger, at, &Resolver::new(&image, roots));
+        let backtrace =
+            diagnosis::backtrace(&capture, trigger, at, &Resolver::new(image.as_ref(), roots));
         Ok(backtrace)
     }
 

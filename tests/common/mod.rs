@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nmiscope::report::text::short_name;
-use nmiscope::report::{Answer, Backtrace, Cpu, Frame, Report};
+use nmiscope::report::{Answer, Backtrace, Cpu, Frame, Report, Reservation};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -203,14 +203,14 @@ impl Running {
         Pid::from_child(&self.child)
     }
 
-    fn kill(&self) {
+    /// Ends this one process.
+    pub fn kill(&self) {
         let _ = kill_process(self.pid(), Signal::KILL);
     }
 
     fn output(&self) -> String {
-        let show = |captured: &Option<Captured>| {
-            captured.as_ref().map(Captured::text).unwrap_or_default()
-        };
+        let show =
+            |captured: &Option<Captured>| captured.as_ref().map(Captured::text).unwrap_or_default();
         format!("stdout:\n{}\nstderr:\n{}", show(&self.stdout), show(&self.stderr))
     }
 }
@@ -372,14 +372,15 @@ fn check_account(report: &Report, backtrace: &Backtrace) {
     let mut grouped: Vec<u32> = backtrace.groups.iter().flatten().copied().collect();
     grouped.sort_unstable();
     assert_eq!(grouped, all, "each vCPU is in one group");
+    let alone = matches!(backtrace.reservation, Reservation::Held { .. });
     for cpu in &backtrace.cpus {
-        check_cpu(cpu);
+        check_cpu(cpu, alone);
     }
 }
 
 /// What is said of one vCPU does not contradict itself.
 #[track_caller]
-fn check_cpu(cpu: &Cpu) {
+fn check_cpu(cpu: &Cpu, alone: bool) {
     let nmi = &cpu.nmi;
     if answered(cpu) {
         assert!(nmi.sent && nmi.delivered == Some(true), "cpu{}: {nmi:?}", cpu.cpu);
@@ -387,7 +388,8 @@ fn check_cpu(cpu: &Cpu) {
     }
     if nmi.handler_finished {
         assert_eq!(nmi.delivered, Some(true), "cpu{}: {nmi:?}", cpu.cpu);
-        assert!(!nmi.pending_after, "cpu{}: {nmi:?}", cpu.cpu);
+        // Where a client inside the guest is at work too, another one may be on its way.
+        assert!(!alone || !nmi.pending_after, "cpu{}: {nmi:?}", cpu.cpu);
     }
     if let Answer::NoAnswer { reason } = &nmi.answer {
         assert!(!reason.is_empty(), "cpu{}: no answer needs a reason", cpu.cpu);

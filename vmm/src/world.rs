@@ -51,6 +51,9 @@ impl Vm {
     /// How long a paused vCPU may take to answer a question.
     pub const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
 
+    /// How many times its bound [`Vm::run_nmi`] takes at most, on a host that does not run the vCPUs.
+    pub const NMI_PATIENCE: u32 = 8;
+
     /// How long dropping a `Vm` may take.
     pub const DROP_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -98,24 +101,37 @@ impl Vm {
     /// Sends an NMI to each of `cpus` and lets each run until its handler writes the nmi_done port,
     /// then stops it again. Other vCPUs stay stopped. For a paused VM.
     ///
-    /// `bound` counts from the call; a handler that is not done by then is stopped where it is. The
-    /// call returns within `bound` and [`Vm::ANSWER_DEADLINE`]. Answers are in the order of `cpus`,
-    /// each of which should be named once.
+    /// `bound` is of each vCPU's own time, so that one that the host does not run is not blamed for
+    /// it: of the CPU time of its thread, or of wall time while it sleeps in HLT. A handler that is
+    /// not done by then is stopped where it is, and in any case after [`Vm::NMI_PATIENCE`] times
+    /// `bound` of wall time; the call returns within [`Vm::ANSWER_DEADLINE`] of that. Answers are in
+    /// the order of `cpus`, each of which should be named once.
     pub fn run_nmi(&mut self, cpus: &[u32], bound: Duration) -> Vec<Result<NmiRun, VcpuError>> {
-        let until = Instant::now() + bound;
+        let started = Instant::now();
+        let until = started + bound * Self::NMI_PATIENCE;
         let (answer, answers) = mpsc::channel();
-        self.ask(cpus, || Command::RunNmi { until, answer: answer.clone() });
+        self.ask(cpus, || Command::RunNmi { bound, until, answer: answer.clone() });
         drop(answer);
-        let mut found = collect(&answers, cpus.len(), until);
+        let mut found = collect(&answers, cpus.len(), started + bound);
+        // A kick makes a late one look at its own time.
+        while found.len() < cpus.len() && Instant::now() < until {
+            self.kick_late(cpus, &found);
+            let next = (Instant::now() + bound / 8).min(until);
+            found.extend(collect(&answers, cpus.len() - found.len(), next));
+        }
         if found.len() < cpus.len() {
-            let late = |cpu: &&u32| !found.iter().any(|(answered, _)| answered == *cpu);
-            for vcpu in cpus.iter().filter(late).filter_map(|cpu| self.vcpus.get(*cpu as usize)) {
-                vcpu.kick();
-            }
+            self.kick_late(cpus, &found);
             let rest = cpus.len() - found.len();
             found.extend(collect(&answers, rest, Instant::now() + Self::ANSWER_DEADLINE));
         }
-        self.in_order(cpus, found, bound + Self::ANSWER_DEADLINE)
+        self.in_order(cpus, found, started.elapsed())
+    }
+
+    fn kick_late<T>(&self, cpus: &[u32], found: &[Answer<T>]) {
+        let late = |cpu: &&u32| !found.iter().any(|(answered, _)| answered == *cpu);
+        for vcpu in cpus.iter().filter(late).filter_map(|cpu| self.vcpus.get(*cpu as usize)) {
+            vcpu.kick();
+        }
     }
 
     /// Sends one NMI to every CPU through the local APICs, as a device would (KVM_SIGNAL_MSI), and

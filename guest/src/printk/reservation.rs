@@ -23,6 +23,7 @@
 
 use core::{error, fmt};
 
+use crate::abi::RESERVED_BY_HYPERVISOR;
 use crate::sync::atomic::{AtomicU32, Ordering, UnsafeCell, const_fn_unless_loom};
 
 const FREE: u32 = 0;
@@ -32,6 +33,9 @@ const FREE: u32 = 0;
 pub struct Reservation {
     /// 0: free. n + 1: CPU n of the guest. [`RESERVED_BY_HYPERVISOR`](crate::abi).
     owner: AtomicU32,
+    /// Not zero while the hypervisor waits for its turn: clients in the guest stand back. It can
+    /// only look now and then, and one that comes back at once would never let it in.
+    hypervisor_waits: AtomicU32,
     /// The clock when the holder became it, in nanoseconds since boot. Garbage while free.
     since_ns: UnsafeCell<u64>,
 }
@@ -44,12 +48,19 @@ impl Reservation {
     const_fn_unless_loom! {
         /// Free; all its bytes are zero.
         pub fn new() -> Self {
-            Self { owner: AtomicU32::new(FREE), since_ns: UnsafeCell::new(0) }
+            Self {
+                owner: AtomicU32::new(FREE),
+                hypervisor_waits: AtomicU32::new(0),
+                since_ns: UnsafeCell::new(0),
+            }
         }
     }
 
     /// Becomes the only client, or learns who is. One atomic test-and-set, no wait.
     pub(super) fn try_take(&self, owner: u32, now_ns: u64) -> Result<(), Busy> {
+        if self.hypervisor_waits.load(Ordering::Relaxed) != 0 {
+            return Err(Busy { holder: RESERVED_BY_HYPERVISOR });
+        }
         // Acquire: all that the last holder did comes before what this one does.
         self.owner
             .compare_exchange(FREE, owner, Ordering::Acquire, Ordering::Relaxed)

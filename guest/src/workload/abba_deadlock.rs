@@ -3,7 +3,7 @@
 //!
 //! Frames: 0: lock, take_second, take_both, cpu_main
 //! Frames: 1: lock, take_second, take_both, cpu_main
-//! Frames: others: wait_for_interrupt, cpu_main
+//! Frames: others: cpu_main
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 

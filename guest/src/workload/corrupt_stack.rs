@@ -2,9 +2,9 @@
 //! frame: saved frame pointers and return addresses are rubbish. The others idle.
 //!
 //! Frames: n/2: spin_on_rubble
-//! Frames: others: wait_for_interrupt, cpu_main
+//! Frames: others: cpu_main
 
-use super::{Next, Workload, is_culprit};
+use super::{Next, Workload, is_culprit, spin_for_good};
 use crate::machine;
 
 pub static WORKLOAD: Workload = Workload { name: "corrupt-stack", min_cpus: 1, step };
@@ -21,7 +21,5 @@ fn step(cpu: usize) -> Next {
 }
 
 extern "C" fn spin_on_rubble() -> ! {
-    loop {
-        core::hint::spin_loop();
-    }
+    spin_for_good(&WORKLOAD)
 }

@@ -2,11 +2,11 @@
 //! fit has to be counted. Interrupts are off. The others idle.
 //!
 //! Frames: n/2: descend, descend
-//! Frames: others: wait_for_interrupt, cpu_main
+//! Frames: others: cpu_main
 
 use core::hint::black_box;
 
-use super::{Next, Workload, is_culprit};
+use super::{Next, Workload, is_culprit, spin_for_good};
 use crate::machine;
 
 pub static WORKLOAD: Workload = Workload { name: "deep-stack", min_cpus: 1, step };
@@ -26,9 +26,7 @@ fn step(cpu: usize) -> Next {
 #[inline(never)]
 fn descend(levels: u32) -> u32 {
     if levels == 0 {
-        loop {
-            core::hint::spin_loop();
-        }
+        spin_for_good(&WORKLOAD);
     }
     // The sum is wanted after the call, so that the call is not the last thing done here.
     black_box(descend(levels - 1)) + levels

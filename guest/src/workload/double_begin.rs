@@ -5,9 +5,9 @@
 //! buffer holds what the handler had printed before.
 //!
 //! Frames: n/2: await_nmi, step, cpu_main
-//! Frames: others: wait_for_interrupt, cpu_main
+//! Frames: others: cpu_main
 
-use super::{Next, Workload, is_culprit};
+use super::{Next, Workload, is_culprit, spin_for_good};
 use crate::machine;
 use crate::printk::PRINTK;
 
@@ -24,9 +24,7 @@ fn step(cpu: usize) -> Next {
 
 #[inline(never)]
 fn await_nmi() -> ! {
-    loop {
-        core::hint::spin_loop();
-    }
+    spin_for_good(&WORKLOAD)
 }
 
 #[inline(never)]

@@ -1,7 +1,7 @@
 //! Hangs CPU n/2, which halts with interrupts off: nothing but an NMI wakes it. The others idle.
 //!
 //! Frames: n/2: halt_forever, halt_with_interrupts_off, cpu_main
-//! Frames: others: wait_for_interrupt, cpu_main
+//! Frames: others: cpu_main
 
 use super::{Next, Workload, is_culprit};
 use crate::machine;

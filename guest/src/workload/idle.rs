@@ -1,7 +1,7 @@
 //! Healthy: every CPU halts, and wakes for its ticks.
 //!
-//! Frames: 0: wait_for_interrupt, cpu_main
-//! Frames: others: wait_for_interrupt, cpu_main
+//! Frames: 0: cpu_main
+//! Frames: others: cpu_main
 
 use super::{Next, Workload};
 

@@ -4,9 +4,9 @@
 //! Its buffer holds the answer to the first NMI, which it sent itself.
 //!
 //! Frames: n/2: get_stuck, cpu_main
-//! Frames: others: wait_for_interrupt, cpu_main
+//! Frames: others: cpu_main
 
-use super::{Next, Workload, is_culprit};
+use super::{Next, Workload, is_culprit, spin_for_good};
 use crate::machine;
 
 pub static WORKLOAD: Workload = Workload { name: "nmi-stuck", min_cpus: 1, step };
@@ -22,14 +22,10 @@ fn step(cpu: usize) -> Next {
 fn get_stuck() -> ! {
     machine::set_nmi_hook(spin_forever);
     machine::send_nmi_to_self();
-    loop {
-        core::hint::spin_loop();
-    }
+    spin_for_good(&WORKLOAD)
 }
 
 #[inline(never)]
 fn spin_forever() {
-    loop {
-        core::hint::spin_loop();
-    }
+    spin_for_good(&WORKLOAD)
 }

@@ -1,7 +1,7 @@
 //! Panics on CPU n/2, which reads address 0. The others idle.
 //!
-//! Frames: n/2: panic, exception, trap_entry, follow, cpu_main
-//! Frames: others: wait_for_interrupt, cpu_main
+//! Frames: n/2: rust_begin_unwind, exception, trap_entry, follow, cpu_main
+//! Frames: others: cpu_main
 
 use core::hint::black_box;
 

@@ -1,7 +1,7 @@
 //! Panics on CPU n/2. The others idle.
 //!
-//! Frames: n/2: panic, give_up, cpu_main
-//! Frames: others: wait_for_interrupt, cpu_main
+//! Frames: n/2: rust_begin_unwind, give_up, cpu_main
+//! Frames: others: cpu_main
 
 use super::{Next, Workload, is_culprit};
 

@@ -2,9 +2,9 @@
 //! middle of a line. The others idle.
 //!
 //! Frames: n/2: spin_here, cpu_main
-//! Frames: others: wait_for_interrupt, cpu_main
+//! Frames: others: cpu_main
 
-use super::{Next, Workload, is_culprit};
+use super::{Next, Workload, is_culprit, spin_for_good};
 use crate::machine;
 use crate::printk::{Level, PRINTK};
 
@@ -21,9 +21,7 @@ fn step(cpu: usize) -> Next {
 #[inline(never)]
 fn spin_here() -> ! {
     machine::interrupts_off();
-    loop {
-        core::hint::spin_loop();
-    }
+    spin_for_good(&WORKLOAD)
 }
 
 fn print_half_a_line() {

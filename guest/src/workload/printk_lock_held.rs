@@ -3,11 +3,11 @@
 //! straight away would wait for locks that its own CPU holds. The others idle.
 //!
 //! Frames: n/2: fmt, vprintk, print_forever, cpu_main
-//! Frames: others: wait_for_interrupt, cpu_main
+//! Frames: others: cpu_main
 
 use core::fmt;
 
-use super::{Next, Workload, is_culprit};
+use super::{Next, Workload, is_culprit, spin_for_good};
 use crate::pr_err;
 use crate::printk::PRINTK;
 
@@ -31,8 +31,6 @@ struct Endless;
 impl fmt::Display for Endless {
     #[inline(never)]
     fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-        loop {
-            core::hint::spin_loop();
-        }
+        spin_for_good(&WORKLOAD)
     }
 }

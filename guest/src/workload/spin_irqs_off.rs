@@ -1,9 +1,9 @@
 //! Hangs CPU n/2, which spins with interrupts off and is never heard of again. The others idle.
 //!
 //! Frames: n/2: spin_with_interrupts_off, cpu_main
-//! Frames: others: wait_for_interrupt, cpu_main
+//! Frames: others: cpu_main
 
-use super::{Next, Workload, is_culprit};
+use super::{Next, Workload, is_culprit, spin_for_good};
 use crate::machine;
 
 pub static WORKLOAD: Workload = Workload { name: "spin-irqs-off", min_cpus: 1, step };
@@ -18,7 +18,5 @@ fn step(cpu: usize) -> Next {
 #[inline(never)]
 fn spin_with_interrupts_off() -> ! {
     machine::interrupts_off();
-    loop {
-        core::hint::spin_loop();
-    }
+    spin_for_good(&WORKLOAD)
 }

@@ -2,9 +2,9 @@
 //! The others idle.
 //!
 //! Frames: n/2: spin_with_interrupts_on, cpu_main
-//! Frames: others: wait_for_interrupt, cpu_main
+//! Frames: others: cpu_main
 
-use super::{Next, Workload, is_culprit};
+use super::{Next, Workload, is_culprit, spin_for_good};
 
 pub static WORKLOAD: Workload = Workload { name: "spin-irqs-on", min_cpus: 1, step };
 
@@ -17,7 +17,5 @@ fn step(cpu: usize) -> Next {
 
 #[inline(never)]
 fn spin_with_interrupts_on() -> ! {
-    loop {
-        core::hint::spin_loop();
-    }
+    spin_for_good(&WORKLOAD)
 }

@@ -2,7 +2,7 @@
 //! backtraces to race with. The others idle.
 //!
 //! Frames: 0: step, cpu_main
-//! Frames: others: wait_for_interrupt, cpu_main
+//! Frames: others: cpu_main
 
 use super::{Next, Workload};
 use crate::machine;

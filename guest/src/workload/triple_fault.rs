@@ -1,6 +1,6 @@
 //! Resets the machine from CPU n/2: an exception without a handler table. The others idle.
 //!
-//! Frames: others: wait_for_interrupt, cpu_main
+//! Frames: others: cpu_main
 
 use super::{Next, Workload, is_culprit};
 use crate::machine;

@@ -39,7 +39,7 @@ pub(crate) enum Command {
     /// Read the state.
     Read(Sender<Answer<VcpuState>>),
     /// Run one NMI handler, not beyond `until`. Only to a paused vCPU.
-    RunNmi { until: Instant, answer: Sender<Answer<NmiRun>> },
+    RunNmi { bound: Duration, until: Instant, answer: Sender<Answer<NmiRun>> },
     /// End the thread. Answered when the vCPU is closed.
     Exit(Sender<u32>),
 }

@@ -50,7 +50,7 @@ impl MpState {
         !matches!(self, Self::Uninitialized | Self::InitReceived)
     }
 
-    fn read(vcpu: &VcpuFd) -> Result<Self, KvmError> {
+    pub(super) fn read(vcpu: &VcpuFd) -> Result<Self, KvmError> {
         let state = vcpu.get_mp_state().map_err(KvmError::ioctl("KVM_GET_MP_STATE"))?;
         Ok(match state.mp_state {
             KVM_MP_STATE_RUNNABLE => Self::Running,
@@ -139,7 +139,7 @@ fn read_tsc(vcpu: &VcpuFd) -> Result<u64, KvmError> {
 pub enum NmiResult {
     /// The handler ran and wrote the nmi_done port. The vCPU stands after that write, inside it.
     Finished,
-    /// The bound passed first. `after.nmi` says whether the NMI was even delivered.
+    /// Its bound passed first. `after.nmi` says whether the NMI was even delivered.
     Unfinished,
     /// Not sent: the vCPU waits for INIT or a start-up IPI.
     NotStarted,

@@ -19,7 +19,7 @@ use vm_memory::GuestMemoryMmap;
 use super::Command;
 use super::host::{self, CpuClock};
 use super::kick::ImmediateExit;
-use super::state::{NmiResult, NmiRun, NmiState, VcpuState};
+use super::state::{MpState, NmiResult, NmiRun, NmiState, VcpuState};
 use crate::devices::{Devices, Effect};
 use crate::event::{Event, Outcome};
 use crate::exits::{Counters, End, Exit};
@@ -59,6 +59,29 @@ enum State {
     Ended(Outcome),
     /// To return from the thread, and to tell this sender once the vCPU is closed.
     Exiting(Option<Sender<u32>>),
+}
+
+/// The time that an NMI handler has: see `Vm::run_nmi`.
+struct Allowance {
+    started: Instant,
+    /// The thread's CPU clock at that moment.
+    cpu_started: Duration,
+    /// Of the vCPU's own time.
+    bound: Duration,
+    /// Of wall time.
+    until: Instant,
+}
+
+impl Allowance {
+    fn is_used_up(&self, vcpu: &VcpuFd) -> Result<bool, KvmError> {
+        let wall = self.started.elapsed();
+        if wall < self.bound {
+            return Ok(false);
+        }
+        let asleep = MpState::read(vcpu)? == MpState::Halted;
+        let run = CpuClock::OF_THIS_THREAD.now().saturating_sub(self.cpu_started);
+        Ok(asleep || run >= self.bound || Instant::now() >= self.until)
+    }
 }
 
 /// What is to be done after an exit.
@@ -141,8 +164,8 @@ impl Vcpu {
             Command::Read(answer) => {
                 tell(Some(answer), (self.cpu, VcpuState::read(self.cpu, &self.fd)));
             }
-            Command::RunNmi { until, answer } => {
-                tell(Some(answer), (self.cpu, self.run_nmi(until)));
+            Command::RunNmi { bound, until, answer } => {
+                tell(Some(answer), (self.cpu, self.run_nmi(bound, until)));
             }
             Command::Exit(answer) => self.state = State::Exiting(Some(answer)),
         }
@@ -241,7 +264,7 @@ impl Vcpu {
     }
 
     /// See `Vm::run_nmi`.
-    fn run_nmi(&mut self, until: Instant) -> Result<NmiRun, KvmError> {
+    fn run_nmi(&mut self, bound: Duration, until: Instant) -> Result<NmiRun, KvmError> {
         let before = VcpuState::read(self.cpu, &self.fd)?;
         let (started, cpu_started) = (Instant::now(), CpuClock::OF_THIS_THREAD.now());
         let mut injected = false;
@@ -253,7 +276,8 @@ impl Vcpu {
             _ => {
                 self.fd.nmi().map_err(KvmError::ioctl("KVM_NMI"))?;
                 injected = true;
-                self.run_until_nmi_done(until)?
+                let given = Allowance { started, cpu_started, bound, until };
+                self.run_until_nmi_done(&given)?
             }
         };
         let (wall, cpu_now) = (started.elapsed(), CpuClock::OF_THIS_THREAD.now());
@@ -262,12 +286,11 @@ impl Vcpu {
         Ok(NmiRun { cpu: self.cpu, before, injected, result, after, wall, run_time })
     }
 
-    fn run_until_nmi_done(&mut self, until: Instant) -> Result<NmiResult, KvmError> {
+    fn run_until_nmi_done(&mut self, given: &Allowance) -> Result<NmiResult, KvmError> {
         loop {
-            // The kick that comes with the deadline is set after it: whoever clears it here finds
-            // the deadline past.
+            // A kick is a request to look at the time, which is what comes next.
             self.immediate_exit.clear();
-            if Instant::now() >= until {
+            if given.is_used_up(&self.fd)? {
                 return Ok(match self.finish_instruction() {
                     Some(outcome) => self.ended_in_nmi(outcome),
                     None => NmiResult::Unfinished,

@@ -1,0 +1,99 @@
+//! The bundled guest under another VMM: QEMU boots the same file by PVH, on both of its PC machines,
+//! with and without KVM, and the guest's own backtraces work there.
+//!
+//! QEMU's isa-debug-exit device ends it with `(code << 1) | 1` (hw/misc/debugexit.c).
+
+mod common;
+
+use std::io::Write as _;
+use std::process::{ChildStdin, Command, Stdio};
+
+use common::*;
+
+const IMAGE: &str = "guest.elf";
+
+/// QEMU with the guest on four CPUs, and its serial line on standard input and output.
+fn qemu(machine: &str, accelerator: &str, parameters: &str) -> Running {
+    let machine = match machine {
+        // microvm has no ISA serial port or 8259 by default; the guest uses COM1 and its IRQ 4.
+        "microvm" => "microvm,isa-serial=on,pic=on,pit=on,rtc=on",
+        other => other,
+    };
+    let mut invocation = program(Command::new("qemu-system-x86_64"), ["-M", machine])
+        .args(["-accel", accelerator, "-smp", "4", "-m", "64M", "-kernel", IMAGE])
+        .args(["-append", parameters, "-display", "none", "-serial", "stdio", "-monitor", "none"])
+        .args(["-nodefaults", "-no-user-config", "-no-reboot"])
+        .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"])
+        .with_file(IMAGE, nmiscope::bundled::image());
+    if accelerator == "kvm" {
+        require_kvm();
+    } else {
+        invocation.command.args(["-cpu", "max"]);
+    }
+    invocation.command.stdin(Stdio::piped());
+    invocation.start()
+}
+
+fn key(stdin: &mut ChildStdin, key: &[u8]) {
+    stdin.write_all(key).expect("QEMU reads its standard input");
+    stdin.flush().expect("QEMU reads its standard input");
+}
+
+/// Boots to the ready line, and presses the keys that the guest knows and one that it does not.
+fn boots_and_answers_keys(machine: &str, accelerator: &str) {
+    let mut running = qemu(machine, accelerator, "workload=idle loglevel=8");
+    let mut stdin = running.child.stdin.take().expect("a pipe");
+    running.wait_for("ready: 4 CPUs, workload idle", 1);
+    key(&mut stdin, b"h");
+    running.wait_for("sysrq: l shows the call traces of all CPUs", 1);
+    key(&mut stdin, b"?");
+    running.wait_for("sysrq: no such key '?'", 1);
+    key(&mut stdin, b"l");
+    for cpu in 0..4 {
+        running.wait_for(&format!("cpu{cpu}: NMI backtrace for cpu {cpu}"), 1);
+    }
+    running.wait_for("Call Trace:", 4);
+    // Again, to see that the buffers were given back.
+    key(&mut stdin, b"l");
+    running.wait_for("NMI backtrace for cpu", 8);
+    running.wait_for("Call Trace:", 8);
+    running.kill();
+    let output = running.wait();
+    for wrong in ["did not answer", "BUG", "panic", "messages lost", "another client"] {
+        assert!(!output.stdout.contains(wrong), "{wrong}: {}", output.all());
+    }
+}
+
+/// Leaves by the debug-exit port with the code that it was told.
+fn leaves_with_its_code(machine: &str, accelerator: &str) {
+    let finished = qemu(machine, accelerator, "workload=exit exit_code=3").wait();
+    assert_eq!(finished.status.code(), Some(3 << 1 | 1), "{}", finished.all());
+}
+
+macro_rules! under {
+    ($($boots:ident, $leaves:ident: $machine:literal, $accelerator:literal;)*) => {
+        $(
+            #[test]
+            #[ignore = "needs qemu-system-x86_64"]
+            fn $boots() {
+                boots_and_answers_keys($machine, $accelerator);
+            }
+
+            #[test]
+            #[ignore = "needs qemu-system-x86_64"]
+            fn $leaves() {
+                leaves_with_its_code($machine, $accelerator);
+            }
+        )*
+    };
+}
+
+under! {
+    the_guest_boots_on_microvm_and_answers_keys, the_guest_leaves_microvm_with_its_code:
+        "microvm", "tcg";
+    the_guest_boots_on_a_pc_and_answers_keys, the_guest_leaves_a_pc_with_its_code: "pc", "tcg";
+    the_guest_boots_on_microvm_with_kvm_and_answers_keys,
+        the_guest_leaves_microvm_with_kvm_with_its_code: "microvm", "kvm";
+    the_guest_boots_on_a_pc_with_kvm_and_answers_keys,
+        the_guest_leaves_a_pc_with_kvm_with_its_code: "pc", "kvm";
+}

@@ -1,0 +1,99 @@
+//! On a terminal: keys go to the guest one by one and unechoed, Ctrl-\ prints the backtraces,
+//! Ctrl-C ends the run, and the terminal is left as it was found.
+
+mod common;
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+
+use common::*;
+use nmiscope::report::{Outcome, Trigger};
+use rustix::process::{ioctl_tiocsctty, setsid};
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{LocalModes, Termios, tcgetattr};
+
+/// A terminal of the test's own: the side that a person sits at, and the program's.
+struct Terminal {
+    person: File,
+    program: File,
+}
+
+impl Terminal {
+    fn open() -> Self {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let person = openpt(flags).expect("a pseudo-terminal");
+        grantpt(&person).expect("grantpt");
+        unlockpt(&person).expect("unlockpt");
+        let program = ioctl_tiocgptpeer(&person, flags).expect("its other side");
+        Self { person: person.into(), program: program.into() }
+    }
+
+    fn modes(&self) -> Termios {
+        tcgetattr(&self.program).expect("a terminal has modes")
+    }
+
+    fn press(&mut self, keys: &[u8]) {
+        self.person.write_all(keys).expect("the terminal takes keys");
+    }
+
+    /// Has a program run in the foreground of this terminal, with its standard input there.
+    fn start(&self, mut invocation: Invocation) -> Running {
+        invocation.command.stdin(self.program.try_clone().expect("a descriptor"));
+        let attach = || {
+            setsid()?;
+            ioctl_tiocsctty(rustix::stdio::stdin())?;
+            Ok(())
+        };
+        // SAFETY: between fork and exec, `attach` makes two system calls and nothing else: it
+        // neither allocates nor takes a lock.
+        unsafe { invocation.command.pre_exec(attach) };
+        invocation.start()
+    }
+}
+
+#[test]
+fn keys_reach_the_guest_and_control_keys_the_tool_and_the_terminal_is_given_back() {
+    let mut terminal = Terminal::open();
+    let before = terminal.modes();
+    assert!(before.local_modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG));
+
+    let running = terminal.start(run_workload("idle", 2));
+    running.wait_for("guest ready", 1);
+    let during = terminal.modes().local_modes;
+    assert!(!during.intersects(LocalModes::ICANON | LocalModes::ECHO), "{during:?}");
+    assert!(during.contains(LocalModes::ISIG), "Ctrl-C stays Ctrl-C: {during:?}");
+
+    terminal.press(b"h");
+    running.wait_for("sysrq: l shows the call traces of all CPUs", 1);
+    terminal.press(b"\x1c");
+    running.wait_for("backtrace asked for by SIGQUIT", 1);
+    terminal.press(b"\x03");
+    let report = running.wait().expect_code(exit::CLEAN).report();
+
+    assert_eq!(report.outcome, Outcome::Stopped { by: "SIGINT".into() });
+    assert_eq!(report.backtraces[0].trigger, Trigger::Signal { name: "SIGQUIT".into() });
+    assert_eq!(terminal.modes().local_modes, before.local_modes);
+    assert_eq!(terminal.modes().input_modes, before.input_modes);
+    assert_eq!(terminal.modes().output_modes, before.output_modes);
+}
+
+#[test]
+fn the_terminal_is_given_back_after_a_hang_too() {
+    let terminal = Terminal::open();
+    let before = terminal.modes();
+    let hang = run_workload("spin-irqs-off", 1).args(["--hang-after", "500ms"]);
+    terminal.start(hang).wait().expect_code(exit::HANG);
+    assert_eq!(terminal.modes().local_modes, before.local_modes);
+}
+
+#[test]
+fn a_terminal_is_left_alone_where_the_console_goes_to_a_file() {
+    let mut terminal = Terminal::open();
+    let before = terminal.modes();
+    let running = terminal.start(run_workload("idle", 1).args(["--serial", "console"]));
+    running.wait_for("guest ready", 1);
+    assert_eq!(terminal.modes().local_modes, before.local_modes);
+    terminal.press(b"\x03");
+    running.wait().expect_code(exit::CLEAN);
+}

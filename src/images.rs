@@ -109,7 +109,8 @@ fn candidates<'a>(
         found.push((directory.join(file), Check::BuildId(id.to_vec())));
     }
     if let Some(link) = image.debuglink()
-        && let Some(folder) = path.and_then(Path::parent)
+        && let Some(path) = path.and_then(|path| path.canonicalize().ok())
+        && let Some(folder) = path.parent()
     {
         let name = Path::new(OsStr::from_bytes(link.name));
         // A name, not a path: the image is not to choose which files are read.
@@ -129,12 +130,13 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let file = File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
-    let metadata =
-        file.metadata().with_context(|| format!("failed to examine {}", path.display()))?;
-    if metadata.is_dir() {
-        bail!("{} is a directory, not a guest image", path.display());
+    // Before it is opened: to open a pipe is to wait for somebody.
+    let metadata = path.metadata().with_context(|| format!("failed to open {}", path.display()))?;
+    if !metadata.is_file() {
+        let what = if metadata.is_dir() { "a directory" } else { "no regular file" };
+        bail!("{} is {what}, and cannot be an image", path.display());
     }
+    let file = File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1)
         .read_to_end(&mut bytes)

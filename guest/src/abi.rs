@@ -1,10 +1,12 @@
 //! What the bundled guest and its hypervisor agree on beforehand: ports and exit codes.
 //!
-//! Deliberately nothing else. Where the guest's structures lie, and how they are laid out, the
-//! host reads from the image's symbols and DWARF. Used by the kernel, and by `src/` of nmiscope,
-//! which hands the port numbers to the VMM.
+//! Apart from these, the host knows the names of the guest's variables and their members, what the
+//! values of two of them mean ([`RESERVED_BY_HYPERVISOR`], `NMI_PRINT_SEQ_*`), and what a call trace
+//! looks like. Where the structures lie, and how they are laid out, it reads from the image's
+//! symbols and DWARF. Used by the kernel, and by `src/` of nmiscope, which hands the port numbers to
+//! the VMM.
 
-/// A byte or dword written here ends the VM with that code. The address is that of QEMU's
+/// A dword written here ends the VM with that code. The address is that of QEMU's
 /// `-device isa-debug-exit,iobase=0xf4`, which ends QEMU with `(code << 1) | 1`.
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
 
@@ -20,13 +22,15 @@ pub const POST_READY: u8 = 0x52;
 pub const NMI_DONE_PORT: u16 = 0x510;
 
 /// Exit code of a workload that ended as it should.
-pub const EXIT_OK: u8 = 0;
+pub const EXIT_OK: u32 = 0;
 
 /// Exit code for kernel parameters that the kernel cannot run with, an unknown workload for one.
-pub const EXIT_BAD_PARAMETER: u8 = 2;
+pub const EXIT_BAD_PARAMETER: u32 = 2;
 
-/// Exit code of a kernel panic. The panic's message and call trace are in the log by then.
-pub const EXIT_PANIC: u8 = 101;
+/// Exit code of a kernel panic. The panic's message and call trace are in the log by then. More than
+/// a byte, so that no workload's own code is mistaken for it; QEMU's exit status keeps the low byte,
+/// that of 101.
+pub const EXIT_PANIC: u32 = 0x165;
 
 /// Value of `nmi_print_flag` while the hypervisor holds the reservation. A guest CPU that holds
 /// it stores its number plus one; zero is free.

@@ -38,12 +38,12 @@ mod printk {
     #[macro_export]
     #[doc(hidden)]
     macro_rules! print_at {
-        ($level:ident, $($argument:tt)+) => {
+        ($level:ident, $($argument:tt)+) => {{
             $crate::printk::PRINTK.vprintk(
                 $crate::printk::Level::$level,
                 format_args!("{}\n", format_args!($($argument)+)),
             );
-        };
+        }};
     }
 
     /// Prints a line about an error.

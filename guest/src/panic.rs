@@ -2,22 +2,26 @@
 
 use core::fmt::Arguments;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use nmiscope_guest::abi;
 
 use crate::machine;
 use crate::printk::{Level, PRINTK};
 
-static PANICKING: AtomicBool = AtomicBool::new(false);
+/// The CPU that panicked first, plus one.
+static PANICKING: AtomicUsize = AtomicUsize::new(0);
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     machine::interrupts_off();
     let cpu = machine::cpu_number();
-    if PANICKING.swap(true, Relaxed) {
-        // The first one is at work, perhaps on this very CPU: its message is the one that counts.
-        machine::halt_forever();
+    match PANICKING.compare_exchange(0, cpu + 1, Relaxed, Relaxed) {
+        Ok(_) => {}
+        // Its own message is what it could not print.
+        Err(first) if first == cpu + 1 => end(),
+        // The first one is at work, and its message is the one that counts.
+        Err(_) => machine::halt_forever(),
     }
     let place = info.location().map_or("", |location| location.file());
     let line = info.location().map_or(0, |location| location.line());
@@ -26,6 +30,11 @@ fn panic(info: &PanicInfo<'_>) -> ! {
         info.message()
     ));
     machine::print_own_trace(cpu, print_last_words);
+    end()
+}
+
+/// Tells the VMM that the kernel has panicked.
+pub fn end() -> ! {
     machine::debug_exit(abi::EXIT_PANIC)
 }
 

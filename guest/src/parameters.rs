@@ -39,7 +39,7 @@ impl Parameters {
             allow_x2apic: true,
             loglevel: DEFAULT_LOGLEVEL,
             direct: false,
-            exit_code: abi::EXIT_OK,
+            exit_code: 0,
         };
         // First, so that what the others have to say is said at the level asked for.
         let words = command_line.split_ascii_whitespace();

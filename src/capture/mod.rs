@@ -66,6 +66,6 @@ pub struct CpuCapture {
 pub enum NmiCapture {
     /// The VMM's account.
     Run(Box<NmiRun>),
-    /// The vCPU could not be asked.
-    Failed(String),
+    /// The vCPU could not take one, or could not be asked.
+    NotSent(String),
 }

@@ -1,6 +1,6 @@
 //! The hypervisor as a client of the guest's NMI backtrace protocol.
 //!
-//! Reserve the buffers, stop the world, let each vCPU run its NMI handler and nothing else, read
+//! Stop the world, reserve the buffers, let each vCPU run its NMI handler and nothing else, read
 //! and wipe the buffers, give them back. Each step has a bound, and one that fails leaves its reason
 //! while the rest goes on. The VM is stopped at the end; whether it goes on is the caller's choice.
 
@@ -11,7 +11,7 @@ use nmiscope_symbolizer::{PageTables, PagingError};
 use nmiscope_vmm::{Registers, VcpuState, Vm};
 
 use super::{Capture, CpuCapture, NmiCapture, Reservation};
-use crate::kernel::{Holder, Kernel, Located};
+use crate::kernel::{BufferOwner, Holder, Kernel, Located};
 use crate::target::memory::GuestRam;
 
 /// How long each step may take.
@@ -37,73 +37,120 @@ impl Bounds {
     }
 }
 
-/// Why there is no capture at all.
-#[derive(Debug, thiserror::Error)]
-pub enum CaptureError {
-    /// Some vCPU could not be stopped.
-    #[error("stop the vCPUs")]
-    Stop(#[from] nmiscope_vmm::Stuck),
-}
+/// Each vCPU's state, or why it could not be had.
+type States = Vec<Result<VcpuState, String>>;
 
-/// Takes a backtrace of all vCPUs, and leaves them stopped.
-///
-/// # Errors
-/// Only where the world cannot be stopped. Whatever else goes wrong is in the capture.
-pub fn take(vm: &mut Vm, kernel: &Kernel, bounds: Bounds) -> Result<Capture, CaptureError> {
+/// Takes a backtrace of all vCPUs, and leaves them stopped. Whatever goes wrong is in the capture.
+pub fn take(vm: &mut Vm, kernel: &Kernel, bounds: Bounds) -> Capture {
     let mut clock = Instant::now();
     // How long a step took, for those who ask with -vv.
     let mut step = |what: &str| {
         tracing::debug!(elapsed = ?clock.elapsed(), "{what}");
         clock = Instant::now();
     };
-    vm.pause(bounds.pause)?;
-    step("stopped the vCPUs");
-    let mut states = read_states(vm);
-    step("read their registers");
+    let mut states = stop(vm, bounds);
+    step("stopped the vCPUs and read their registers");
     let found = locate(vm, kernel, &states);
     let reservation = match &found {
-        Ok(found) => reserve(vm, found, bounds, &mut states)?,
+        Ok(found) => reserve(vm, found, bounds, &mut states),
         Err(reason) => Reservation::Unavailable { reason: reason.clone() },
     };
     step("found and reserved the buffers");
-    let located = found.ok();
-    let all: Vec<u32> = (0..vm.cpus()).collect();
+    let found = found.ok();
     let held = matches!(reservation, Reservation::Held { .. });
-
     let ram = GuestRam::new(vm.memory());
     let before: Vec<Before> = states
         .iter()
         .enumerate()
         .map(|(cpu, state)| {
             // What a handler has printed that has not returned is worth keeping.
-            let in_handler = state.as_ref().is_ok_and(|state| state.nmi.masked);
-            Before::look(ram, located.as_ref(), cpu, held && !in_handler)
+            let idle = state.as_ref().is_ok_and(|state| !state.nmi.masked);
+            Before::look(ram, found.as_ref(), cpu, held && idle)
         })
         .collect();
+
     let started = Instant::now();
-    let runs = vm.run_nmi(&all, bounds.handlers);
+    let nmis = send_nmis(vm, found.as_ref(), &states, bounds.handlers);
     step("ran the NMI handlers");
     let ram = GuestRam::new(vm.memory());
-    let cpus = states
-        .into_iter()
-        .zip(runs)
+    let cpus = (0..)
+        .zip(states.into_iter().zip(nmis))
         .zip(before)
-        .enumerate()
-        .map(|(cpu, ((state, run), before))| {
-            let nmi = match run {
-                Ok(run) => NmiCapture::Run(Box::new(run)),
-                Err(error) => NmiCapture::Failed(crate::error_chain(&error)),
-            };
-            before.complete(ram, located.as_ref(), cpu, state, nmi, held)
+        .map(|((cpu, (state, nmi)), before)| {
+            before.complete(ram, found.as_ref(), cpu, state, nmi, held)
         })
         .collect();
     let elapsed = started.elapsed();
     step("read the buffers");
-    if held && let Some(found) = &located {
+    if held && let Some(found) = &found {
         // The word was there when it was taken.
         let _ = found.places.reservation.release(ram);
     }
-    Ok(Capture { reservation, elapsed, cpus })
+    Capture { reservation, elapsed, cpus }
+}
+
+/// Stops the vCPUs. One that does not stop has no state, and the others are dealt with.
+fn stop(vm: &mut Vm, bounds: Bounds) -> States {
+    let stuck = vm.pause(bounds.pause).err();
+    let is_stuck = |cpu: &u32| stuck.as_ref().is_some_and(|stuck| stuck.cpus.contains(cpu));
+    let stopped: Vec<u32> = (0..vm.cpus()).filter(|cpu| !is_stuck(cpu)).collect();
+    let reason = format!("it did not stop within {} ms", bounds.pause.as_millis());
+    let mut states: States = (0..vm.cpus()).map(|_| Err(reason.clone())).collect();
+    for (cpu, state) in stopped.iter().zip(vm.states(&stopped)) {
+        states[*cpu as usize] = state.map_err(|error| crate::error_chain(&error));
+    }
+    states
+}
+
+/// Has every vCPU that can take an NMI run its handler.
+fn send_nmis(
+    vm: &mut Vm,
+    found: Option<&Found>,
+    states: &States,
+    bound: Duration,
+) -> Vec<NmiCapture> {
+    let ram = GuestRam::new(vm.memory());
+    let mut nmis: Vec<Option<NmiCapture>> = (0..)
+        .zip(states)
+        .map(|(cpu, state)| cannot_take_nmi(ram, found, cpu, state).map(NmiCapture::NotSent))
+        .collect();
+    let all = 0..vm.cpus();
+    let able: Vec<u32> = all.filter(|&cpu| nmis[cpu as usize].is_none()).collect();
+    for (cpu, run) in able.iter().zip(vm.run_nmi(&able, bound)) {
+        nmis[*cpu as usize] = Some(match run {
+            Ok(run) => NmiCapture::Run(Box::new(run)),
+            Err(error) => NmiCapture::NotSent(crate::error_chain(&error)),
+        });
+    }
+    nmis.into_iter().flatten().collect()
+}
+
+/// Why a vCPU must not be sent an NMI: without a handler for it, it would end the guest.
+fn cannot_take_nmi(
+    ram: GuestRam<'_>,
+    found: Option<&Found>,
+    cpu: usize,
+    state: &Result<VcpuState, String>,
+) -> Option<String> {
+    let state = match state {
+        Ok(state) if state.mp_state.is_started() => state,
+        // The VMM knows to leave it alone.
+        Ok(_) => return None,
+        Err(reason) => return Some(reason.clone()),
+    };
+    let online = found.and_then(|found| places_of(found, cpu).ok()?.is_online(ram).ok());
+    let able = online.unwrap_or_else(|| has_nmi_gate(&state.registers));
+    (!able).then(|| "it has no NMI handler yet: it is still booting".into())
+}
+
+/// Whether there is an interrupt descriptor table that reaches to vector 2. In long mode a gate has
+/// 16 bytes, in protected mode 8 (SDM vol. 3, 6.11 and 6.14.1). A table at address 0 is what a
+/// processor has after a reset.
+fn has_nmi_gate(registers: &Registers) -> bool {
+    const LONG_MODE_ACTIVE: u64 = 1 << 10;
+    let special = &registers.special;
+    let gate = if special.efer & LONG_MODE_ACTIVE != 0 { 16 } else { 8 };
+    special.idt.base != 0 && special.idt.limit >= 3 * gate - 1
 }
 
 /// Where the guest's structures are, and the address space they were found in.
@@ -113,7 +160,7 @@ struct Found {
 }
 
 /// Needs a stopped vCPU that runs the kernel: the first one whose registers select long mode.
-fn locate(vm: &Vm, kernel: &Kernel, states: &[Result<VcpuState, String>]) -> Result<Found, String> {
+fn locate(vm: &Vm, kernel: &Kernel, states: &States) -> Result<Found, String> {
     let bundled = match kernel {
         Kernel::Bundled(bundled) => bundled,
         Kernel::Unknown { reason } => return Err(reason.clone()),
@@ -145,20 +192,9 @@ pub fn page_tables(registers: &Registers) -> Result<PageTables, PagingError> {
     PageTables::from_control_registers(special.cr0, special.cr3, special.cr4, special.efer)
 }
 
-fn read_states(vm: &Vm) -> Vec<Result<VcpuState, String>> {
-    let all: Vec<u32> = (0..vm.cpus()).collect();
-    let states = vm.states(&all).into_iter();
-    states.map(|state| state.map_err(|error| crate::error_chain(&error))).collect()
-}
-
 /// Takes the reservation of a stopped guest. If a client inside has it, the guest has to run for it
 /// to be given back: it does, up to the bound, and `states` are read anew.
-fn reserve(
-    vm: &mut Vm,
-    found: &Found,
-    bounds: Bounds,
-    states: &mut Vec<Result<VcpuState, String>>,
-) -> Result<Reservation, CaptureError> {
+fn reserve(vm: &mut Vm, found: &Found, bounds: Bounds, states: &mut States) -> Reservation {
     let place = &found.places.reservation;
     let started = Instant::now();
     let mut ran = false;
@@ -179,10 +215,9 @@ fn reserve(
     let waited = started.elapsed();
     if ran {
         let _ = place.set_wanted(GuestRam::new(vm.memory()), false);
-        vm.pause(bounds.pause)?;
-        *states = read_states(vm);
+        *states = stop(vm, bounds);
     }
-    Ok(match result {
+    match result {
         Ok(Ok(())) => Reservation::Held { waited },
         Ok(Err(holder)) => Reservation::Refused {
             holder: holder.cpu,
@@ -190,16 +225,11 @@ fn reserve(
             waited,
         },
         Err(error) => Reservation::Unavailable { reason: error.to_string() },
-    })
+    }
 }
 
 /// How long the holder has held it, by the guest's own clock.
-fn held_for(
-    vm: &Vm,
-    found: &Found,
-    holder: Holder,
-    states: &[Result<VcpuState, String>],
-) -> Option<Duration> {
+fn held_for(vm: &Vm, found: &Found, holder: Holder, states: &States) -> Option<Duration> {
     let tsc = states.iter().flatten().next()?.tsc;
     let now = found.places.reservation.clock_ns(GuestRam::new(vm.memory()), tsc).ok()?;
     now.checked_sub(holder.since_ns).map(Duration::from_nanos)
@@ -217,9 +247,10 @@ impl Before {
         let Some(Ok(places)) = found.map(|found| places_of(found, cpu)) else {
             return Self { stale_bytes: 0, nmi_count: None };
         };
-        const FREE: u32 = nmiscope_guest::printk::NMI_PRINT_SEQ_FREE;
         let stale_bytes = match places.seq_buf.peek(ram) {
-            Ok((FREE, len)) if may_wipe => places.seq_buf.wipe(ram).map_or(0, |()| len),
+            Ok((BufferOwner::Free, len)) if may_wipe => {
+                places.seq_buf.wipe(ram).map_or(0, |()| len)
+            }
             _ => 0,
         };
         Self { stale_bytes, nmi_count: places.nmi_count(ram).ok() }
@@ -247,10 +278,10 @@ impl Before {
             .ok()
             .and_then(|(places, _)| Some(places.nmi_count(ram).ok()? != self.nmi_count?));
         // A buffer whose handler is still at work is the handler's.
-        let idle = matches!(&buffer, Ok(buffer)
-            if buffer.owner == nmiscope_guest::printk::NMI_PRINT_SEQ_FREE);
+        let idle = buffer.as_ref().is_ok_and(|buffer| buffer.owner == BufferOwner::Free);
         if held
             && idle
+            && state.is_ok()
             && let Ok((places, _)) = &places
         {
             // It was read a moment ago, so it is there.

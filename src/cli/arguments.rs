@@ -122,7 +122,7 @@ pub struct Run {
     /// Where the guest's console goes: `stdout`, `none`, or a file
     #[arg(long, value_name = "WHERE", default_value = "stdout", value_parser = parse_sink)]
     pub serial: Sink,
-    /// Print nothing but errors and the guest's console
+    /// Print nothing but errors, warnings and the guest's console
     #[arg(short, long)]
     pub quiet: bool,
     /// Where separate debug files are, by build-id
@@ -165,7 +165,10 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    humantime::parse_duration(text).map_err(|error| format!("{error}, as in 2s or 500ms"))
+    const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+    let duration = humantime::parse_duration(text);
+    let duration = duration.map_err(|error| format!("{error}, as in 2s or 500ms"))?;
+    if duration > LONGEST { Err("longer than a year".into()) } else { Ok(duration) }
 }
 
 fn parse_size(text: &str) -> Result<u64, String> {

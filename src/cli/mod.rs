@@ -65,7 +65,22 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<exit_code::Code> {
     Ok(exit_code::CLEAN)
 }
 
+/// One page, with a section for each subcommand's arguments.
 fn man() -> anyhow::Result<exit_code::Code> {
-    clap_mangen::Man::new(Arguments::command()).render(&mut io::stdout())?;
+    let mut command = Arguments::command();
+    command.build();
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    for subcommand in command.get_subcommands().filter(|command| command.get_name() != "help") {
+        let title = format!("{NAME} {}", subcommand.get_name()).to_uppercase();
+        writeln!(page, ".SH \"{title}\"")?;
+        let subpage = clap_mangen::Man::new(subcommand.clone());
+        let mut section = Vec::new();
+        subpage.render_description_section(&mut section)?;
+        subpage.render_options_section(&mut section)?;
+        // Sections of a section.
+        page.extend(String::from_utf8_lossy(&section).replace(".SH ", ".SS ").into_bytes());
+    }
+    io::stdout().write_all(&page)?;
     Ok(exit_code::CLEAN)
 }

@@ -31,7 +31,8 @@ pub fn start_tracing(verbosity: u8) {
         2 => tracing::Level::DEBUG,
         _ => tracing::Level::TRACE,
     };
-    tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).init();
+    let ansi = anstream::AutoStream::choice(&io::stderr()) != ColorChoice::Never;
+    tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(ansi).init();
 }
 
 /// Prints an error and its causes.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::anyhow;
 
 use super::arguments::Run;
 use super::exit_code::{self, Code};
@@ -40,7 +40,7 @@ pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
     }
     if let Some(destination) = destination.filter(|_| is_wanted(arguments, &report)) {
         destination.write(&report)?;
-        if let Destination::File { path, .. } = &destination {
+        if let Some(path) = destination.path() {
             text.print(&format!("wrote {}\n", path.display()));
         }
     }
@@ -54,12 +54,14 @@ fn destination(arguments: &Run) -> anyhow::Result<Option<Destination>> {
         return Ok(None);
     }
     let path = arguments.json.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_JSON));
-    let hint = || match arguments.json {
+    let hint = match arguments.json {
         Some(_) => "name another place with --json",
         None => "name another place with --json, or none with --no-json",
     };
-    let destination = Destination::open(&path).with_context(hint);
-    destination.map(Some).map_err(BadRequest::from_error)
+    match Destination::open(&path) {
+        Ok(destination) => Ok(Some(destination)),
+        Err(error) => Err(BadRequest::from_error(anyhow!("{error:#}; {hint}"))),
+    }
 }
 
 /// A report that was asked for is always written; the other one when it says something.

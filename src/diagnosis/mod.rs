@@ -5,12 +5,11 @@
 
 pub mod guest_word;
 
-use nmiscope_guest::printk::{NMI_PRINT_SEQ_FREE, NMI_PRINT_SEQ_READER};
 use nmiscope_symbolizer::{Image, ProgramCounter, SourceRoots, VirtualAddress, demangle};
 use nmiscope_vmm::{MpState, NmiResult, NmiRun, Registers, VcpuState};
 
 use crate::capture::{Capture, CpuCapture, NmiCapture, Reservation};
-use crate::kernel::SeqBuf;
+use crate::kernel::{BufferOwner, SeqBuf};
 use crate::report::{
     self, Answer, Backtrace, Cpu, CpuState, Frame, Function, Nmi, Symbol, Trigger, Word,
 };
@@ -180,14 +179,14 @@ fn show_registers(registers: &Registers) -> report::Registers {
         cr2: show(special.cr2),
         cr3: show(special.cr3),
         cr4: show(special.cr4),
-        cpl: special.cs.dpl & 3,
+        cpl: special.ss.dpl & 3,
     }
 }
 
 fn account(capture: &CpuCapture) -> Nmi {
     let run = match &capture.nmi {
         NmiCapture::Run(run) => Some(&**run),
-        NmiCapture::Failed(_) => None,
+        NmiCapture::NotSent(_) => None,
     };
     let finished = run.is_some_and(NmiRun::finished);
     let sent = run.is_some_and(|run| run.injected);
@@ -221,13 +220,16 @@ fn account(capture: &CpuCapture) -> Nmi {
 /// Why there is no answer to this NMI; `None` if there is one.
 fn no_answer(capture: &CpuCapture, delivered: Option<bool>) -> Option<String> {
     let run = match &capture.nmi {
-        NmiCapture::Failed(reason) => return Some(reason.clone()),
+        NmiCapture::NotSent(reason) => return Some(reason.clone()),
         NmiCapture::Run(run) => run,
     };
     let bound = format!("{} ms", run.wall.as_millis());
     match &run.result {
         NmiResult::NotStarted => {
             Some("not started: it waits for INIT or a start-up IPI, and takes no NMI".into())
+        }
+        NmiResult::Ended(outcome) if run.injected => {
+            Some(format!("it ended while its handler ran: {outcome}"))
         }
         NmiResult::Ended(outcome) => Some(format!("it had ended: {outcome}")),
         NmiResult::Unfinished if run.before.nmi.masked && delivered != Some(true) => {
@@ -243,9 +245,9 @@ fn no_answer(capture: &CpuCapture, delivered: Option<bool>) -> Option<String> {
             Err(reason) => {
                 Some(format!("the handler finished, its buffer is out of reach: {reason}"))
             }
-            Ok(buffer) if buffer.text.is_empty() && buffer.owner > NMI_PRINT_SEQ_READER => Some(
-                format!("the handler finished, its buffer's owner is garbage: {:#x}", buffer.owner),
-            ),
+            Ok(SeqBuf { text, owner: BufferOwner::Garbage(owner), .. }) if text.is_empty() => {
+                Some(format!("the handler finished, its buffer's owner is garbage: {owner:#x}"))
+            }
             Ok(buffer) if buffer.text.is_empty() => {
                 Some("the handler finished and printed nothing into its buffer".into())
             }
@@ -293,12 +295,12 @@ fn findings(buffer: &SeqBuf, nmi: &Nmi, text: &str) -> Vec<String> {
             format!("{} messages came while the buffer was being read", buffer.missed),
         ),
         (
-            !nmi.handler_finished && buffer.owner != NMI_PRINT_SEQ_FREE,
+            !nmi.handler_finished && buffer.owner == BufferOwner::Handler,
             "the handler that printed this has not returned".into(),
         ),
         (
-            buffer.owner > NMI_PRINT_SEQ_READER,
-            format!("the buffer's owner is garbage: {:#x}", buffer.owner),
+            matches!(buffer.owner, BufferOwner::Garbage(_)),
+            format!("the buffer's owner is garbage: {:?}", buffer.owner),
         ),
         (text.contains('\u{fffd}') || text.contains('\0'), "garbled: it is not all text".into()),
         (!text.ends_with('\n'), "the last line has no end".into()),

@@ -5,6 +5,7 @@
 //! offsets, and turns them into guest-physical addresses, which can then be read while it runs.
 
 use nmiscope_guest::abi::RESERVED_BY_HYPERVISOR;
+use nmiscope_guest::printk;
 use nmiscope_symbolizer::{
     GuestVirtual, Image, PageTables, PhysicalAddress, PhysicalMemory, Place, TypeError, Types,
     VirtualAddress, VirtualMemory, WalkError,
@@ -206,6 +207,11 @@ impl CpuPlaces {
         })
     }
 
+    /// Whether the CPU runs the kernel, and so has an NMI handler.
+    pub fn is_online(&self, ram: GuestRam<'_>) -> Result<bool, NoSuchWord> {
+        Ok(ram.load_u32(self.online)? != 0)
+    }
+
     /// How many NMIs the CPU has taken.
     pub fn nmi_count(&self, ram: GuestRam<'_>) -> Result<u64, NoSuchWord> {
         ram.load_u64(self.nmi_count)
@@ -269,8 +275,32 @@ pub struct SeqBuf {
     pub lost: u32,
     /// Messages that came while the buffer was somebody else's.
     pub missed: u32,
-    /// `NMI_PRINT_SEQ_*` of the guest.
-    pub owner: u32,
+    /// Who is using it.
+    pub owner: BufferOwner,
+}
+
+/// Who is using an NMI buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BufferOwner {
+    /// Nobody.
+    Free,
+    /// A handler that has not returned.
+    Handler,
+    /// A client inside the guest, which prints it.
+    Reader,
+    /// The guest has something there that means nothing.
+    Garbage(u32),
+}
+
+impl BufferOwner {
+    fn decode(word: u32) -> Self {
+        match word {
+            printk::NMI_PRINT_SEQ_FREE => Self::Free,
+            printk::NMI_PRINT_SEQ_WRITER | printk::NMI_PRINT_SEQ_APPENDING => Self::Handler,
+            printk::NMI_PRINT_SEQ_READER => Self::Reader,
+            garbage => Self::Garbage(garbage),
+        }
+    }
 }
 
 /// The largest buffer that is believed in.
@@ -295,13 +325,13 @@ impl SeqBufPlace {
             capacity,
             lost: word(self.lost)?,
             missed: word(self.missed)?,
-            owner: word(self.owner)?,
+            owner: BufferOwner::decode(word(self.owner)?),
         })
     }
 
-    /// Whether a handler or a reader inside the guest has the buffer, and how much text it holds.
-    pub fn peek(&self, ram: GuestRam<'_>) -> Result<(u32, u32), NoSuchWord> {
-        Ok((ram.load_u32(self.owner)?, ram.load_u32(self.len)?))
+    /// Who is using the buffer, and how much text it is said to hold.
+    pub fn peek(&self, ram: GuestRam<'_>) -> Result<(BufferOwner, u32), NoSuchWord> {
+        Ok((BufferOwner::decode(ram.load_u32(self.owner)?), ram.load_u32(self.len)?))
     }
 
     /// Empties it, for the next one to use.

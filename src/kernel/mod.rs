@@ -6,7 +6,9 @@
 
 mod bundled;
 
-pub use bundled::{Bundled, CpuPlaces, Holder, Located, ReservationPlace, SeqBuf, SeqBufPlace};
+pub use bundled::{
+    BufferOwner, Bundled, CpuPlaces, Holder, Located, ReservationPlace, SeqBuf, SeqBufPlace,
+};
 
 use nmiscope_symbolizer::Image;
 

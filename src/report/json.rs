@@ -1,12 +1,14 @@
 //! Reports as JSON: to a file, all or nothing, or to standard output; and their schema.
 
+use std::fs::{File, Metadata, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use tempfile::NamedTempFile;
 
-use super::Report;
+use super::{Report, sanitize};
 
 /// Where a report goes. Made before the work starts, so that a place that cannot be written to is
 /// known by then.
@@ -15,10 +17,17 @@ pub enum Destination {
     Stdout,
     /// A file, which is there whole or not at all.
     File {
+        /// Its path, as it was given.
+        path: PathBuf,
+        /// The same with symbolic links followed.
+        target: PathBuf,
+    },
+    /// Something that is there and is no file: a pipe, a terminal, `/dev/null`.
+    Device {
         /// Its path.
         path: PathBuf,
-        /// The folder in which it is made.
-        folder: PathBuf,
+        /// Opened for writing.
+        device: File,
     },
 }
 
@@ -29,18 +38,22 @@ impl Destination {
             return Ok(Self::Stdout);
         }
         let failed = || format!("failed to prepare to write {}", path.display());
-        if path.is_dir() {
-            anyhow::bail!("{}: it is a directory; name a file in it", failed());
+        let target = path.canonicalize().unwrap_or_else(|_| path.into());
+        let existing = target.metadata().ok();
+        if existing.as_ref().is_some_and(Metadata::is_dir) {
+            anyhow::bail!("{}: it is a directory", failed());
         }
-        if path.file_name().is_none() {
+        if target.file_name().is_none() {
             anyhow::bail!("{}: it is not the name of a file", failed());
         }
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        NamedTempFile::new_in(folder).with_context(failed)?;
-        Ok(Self::File { path: path.into(), folder: folder.into() })
+        if existing.is_some_and(|metadata| !metadata.is_file()) {
+            let device = File::options().write(true).open(&target).with_context(failed)?;
+            return Ok(Self::Device { path: path.into(), device });
+        }
+        folder_of(&target).metadata().with_context(failed)?;
+        // The error names a temporary file, which is of no use to anybody.
+        temporary(&target).map_err(|error| io::Error::from(error.kind())).with_context(failed)?;
+        Ok(Self::File { path: path.into(), target })
     }
 
     /// Whether standard output is to hold nothing but the report.
@@ -48,34 +61,54 @@ impl Destination {
         matches!(self, Self::Stdout)
     }
 
+    /// What was written to, if it has a name.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Stdout => None,
+            Self::File { path, .. } | Self::Device { path, .. } => Some(path),
+        }
+    }
+
     /// Writes the report. A file of that name is replaced, in one step.
     pub fn write(&self, report: &Report) -> anyhow::Result<()> {
-        let mut bytes = serde_json::to_vec_pretty(report).context("failed to encode the report")?;
-        bytes.push(b'\n');
+        let text = serde_json::to_string_pretty(report).context("failed to encode the report")?;
+        let text = sanitize::json(&text) + "\n";
+        let failed = |path: &Path| format!("failed to write {}", path.display());
         match self {
-            Self::Stdout => match io::stdout().lock().write_all(&bytes) {
+            Self::Stdout => match io::stdout().lock().write_all(text.as_bytes()) {
                 Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                     Err(error).context("failed to write the report to standard output")
                 }
                 _ => Ok(()),
             },
-            Self::File { path, folder } => write_file(path, folder, &bytes)
-                .with_context(|| format!("failed to write {}", path.display())),
+            Self::File { path, target } => {
+                replace(target, text.as_bytes()).with_context(|| failed(path))
+            }
+            Self::Device { path, device } => {
+                (&mut &*device).write_all(text.as_bytes()).with_context(|| failed(path))
+            }
         }
     }
 }
 
-fn write_file(path: &Path, folder: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = NamedTempFile::new_in(folder)?;
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// A file beside `target`, with the permissions that a new file there would have.
+fn temporary(target: &Path) -> io::Result<NamedTempFile> {
+    let permissions = Permissions::from_mode(0o666);
+    tempfile::Builder::new().permissions(permissions).tempfile_in(folder_of(target))
+}
+
+fn replace(target: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = temporary(target)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
-    #[cfg(unix)]
-    {
-        // A temporary file is its owner's alone; a report is for whoever may read what is here.
-        use std::os::unix::fs::PermissionsExt;
-        file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-    }
-    file.persist(path)?;
+    file.persist(target)?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 /// characters, and those that change the direction of writing.
 fn is_dangerous(character: char) -> bool {
     character.is_control()
-        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// One line of guest text: every dangerous character, line feeds and tabs too, becomes its escape.
@@ -17,6 +17,20 @@ pub fn line(text: &str) -> String {
     for character in text.chars() {
         if is_dangerous(character) {
             let _ = write!(safe, "{}", character.escape_default());
+        } else {
+            safe.push(character);
+        }
+    }
+    safe
+}
+
+/// JSON, with every dangerous character in its strings escaped. Line feeds are the layout's: those in
+/// strings have been escaped already, like all below U+0020.
+pub fn json(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_dangerous(character) && character != '\n' {
+            let _ = write!(safe, "\\u{:04x}", character as u32);
         } else {
             safe.push(character);
         }
@@ -119,6 +133,14 @@ mod tests {
     #[test]
     fn lines_and_tabs_stay() {
         assert_eq!(through_terminal(&[b"a\tb\nc"]), "a\tb\nc");
+    }
+
+    #[test]
+    fn json_stays_what_it_says() {
+        let text = "a\u{9b}31m\u{7f}\u{202e}\n";
+        let encoded = json(&serde_json::to_string_pretty(&[text]).unwrap());
+        assert!(!encoded.chars().any(|c| is_dangerous(c) && c != '\n'));
+        assert_eq!(serde_json::from_str::<Vec<String>>(&encoded).unwrap(), [text]);
     }
 
     proptest! {

@@ -1,11 +1,17 @@
 //! The guest's console: passed on to where the user wants it, and its last lines kept for the
 //! report.
+//!
+//! Whoever reads the console may be slow, or have stopped. So a thread of its own does the writing,
+//! and takes from a bounded queue what the guest has printed: a vCPU waits a little for room in it,
+//! and then what it prints is dropped and counted.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
@@ -26,75 +32,210 @@ pub enum Sink {
 
 const TAIL_LINES: usize = 64;
 const TAIL_LINE_BYTES: usize = 256;
-/// What is passed on at once, at most, when the guest prints without ending a line.
-const CHUNK_BYTES: usize = 4096;
+/// What the queue holds.
+const QUEUE_BYTES: usize = 1 << 20;
+/// How long a vCPU waits for room in the queue.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// How long an unfinished line waits for its end before it is passed on.
+const LINGER: Duration = Duration::from_millis(50);
 
 /// The session's hold on the console.
-pub struct Console(Arc<Mutex<State>>);
+pub struct Console {
+    shared: Arc<Shared>,
+    file: Option<File>,
+}
 
+struct Shared {
+    state: Mutex<State>,
+    /// Something was put into the queue, or taken from it, or the console was closed.
+    changed: Condvar,
+}
+
+#[derive(Default)]
 struct State {
-    output: Option<Box<dyn Write + Send>>,
-    pending: Vec<u8>,
+    queue: Vec<u8>,
+    /// The writer has taken something and not come back yet.
+    writing: bool,
+    /// Nobody takes anything any more: there is no sink, or writing to it failed.
+    deaf: bool,
+    /// The queue was full for too long; until there is room, nobody waits.
+    stalled: bool,
+    closed: bool,
+    dropped: u64,
     tail: VecDeque<Vec<u8>>,
     line: Vec<u8>,
 }
 
 impl Console {
-    /// Opens the sink.
+    /// Opens the sink. A file keeps what is in it until [`Console::start`].
     ///
     /// # Errors
-    /// The file cannot be created.
+    /// The file cannot be opened, or there can be no thread.
     pub fn open(sink: &Sink) -> anyhow::Result<Self> {
+        let mut file = None;
         let output: Option<Box<dyn Write + Send>> = match sink {
             Sink::Stdout => Some(Box::new(Terminal::new(io::stdout()))),
             Sink::Stderr => Some(Box::new(Terminal::new(io::stderr()))),
-            Sink::File(path) => Some(Box::new(File::create(path).with_context(|| {
-                format!("failed to create {} for the guest's console", path.display())
-            })?)),
+            Sink::File(path) => {
+                let failed =
+                    || format!("failed to open {} for the guest's console", path.display());
+                let mut options = File::options();
+                let opened = options
+                    .write(true)
+                    .create(true)
+                    .truncate(false)
+                    .open(path)
+                    .with_context(failed)?;
+                file = Some(opened.try_clone().with_context(failed)?);
+                Some(Box::new(opened))
+            }
             Sink::None => None,
         };
-        let (pending, tail, line) = Default::default();
-        Ok(Self(Arc::new(Mutex::new(State { output, pending, tail, line }))))
+        let state = State { deaf: output.is_none(), ..State::default() };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        if let Some(output) = output {
+            let shared = shared.clone();
+            thread::Builder::new()
+                .name("console".into())
+                .spawn(move || shared.pass_on(output))
+                .context("failed to start a thread for the guest's console")?;
+        }
+        Ok(Self { shared, file })
+    }
+
+    /// A run begins: a file is emptied.
+    pub fn start(&self) {
+        if let Some(file) = &self.file {
+            // A pipe or a device has no length to set.
+            let _ = file.set_len(0);
+        }
     }
 
     /// What the serial port writes to.
     pub fn writer(&self) -> Box<dyn Write + Send> {
-        Box::new(Writer(self.0.clone()))
-    }
-
-    /// Passes on a line that has not ended yet.
-    pub fn flush(&self) {
-        lock(&self.0).pass_on();
+        Box::new(Writer(self.shared.clone()))
     }
 
     /// The last lines.
     pub fn tail(&self) -> Vec<String> {
-        let state = lock(&self.0);
+        let state = self.shared.lock();
         let unfinished = Some(&state.line).filter(|line| !line.is_empty());
         let lines = state.tail.iter().chain(unfinished);
         lines.map(|line| String::from_utf8_lossy(line).into_owned()).collect()
     }
+
+    /// Waits, up to `deadline`, until everything so far is where it should be.
+    pub fn drain(&self, deadline: Duration) {
+        let until = Instant::now() + deadline;
+        let mut state = self.shared.lock();
+        state.closed = true;
+        self.shared.changed.notify_all();
+        while !state.deaf && (state.writing || !state.queue.is_empty()) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self.shared.wait(state, left);
+        }
+        state.closed = false;
+    }
+
+    /// Bytes that nobody took in time.
+    pub fn dropped(&self) -> u64 {
+        self.shared.lock().dropped
+    }
 }
 
-struct Writer(Arc<Mutex<State>>);
+impl Drop for Console {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Shared {
+    /// A thread that panicked with the console in hand left it whole enough.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        for_at_most: Duration,
+    ) -> MutexGuard<'a, State> {
+        let waited = self.changed.wait_timeout(state, for_at_most);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// The writer's thread: a whole line as soon as it is there, the beginning of one after a while.
+    fn pass_on(&self, mut output: Box<dyn Write + Send>) {
+        let mut state = self.lock();
+        loop {
+            if state.queue.is_empty() {
+                if state.closed {
+                    return;
+                }
+                state = self.wait(state, Duration::from_secs(1));
+                continue;
+            }
+            if !state.closed && !state.queue.contains(&b'\n') && state.queue.len() < QUEUE_BYTES / 2
+            {
+                state = self.wait(state, LINGER);
+            }
+            let bytes = std::mem::take(&mut state.queue);
+            state.writing = true;
+            drop(state);
+            let result = output.write_all(&bytes).and_then(|()| output.flush());
+            state = self.lock();
+            state.writing = false;
+            state.stalled = false;
+            // A console that nobody listens to any more, a closed pipe for one, is no reason to
+            // stop.
+            state.deaf |= result.is_err();
+            self.changed.notify_all();
+            if state.deaf {
+                state.queue.clear();
+                return;
+            }
+        }
+    }
+}
+
+struct Writer(Arc<Shared>);
 
 impl Write for Writer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         for &byte in bytes {
-            state.take(byte);
+            state.remember(byte);
+        }
+        if state.queue.len() + bytes.len() > QUEUE_BYTES && !state.deaf && !state.stalled {
+            state = self.0.wait(state, PATIENCE);
+        }
+        if state.deaf {
+            return Ok(bytes.len());
+        }
+        if state.queue.len() + bytes.len() > QUEUE_BYTES {
+            state.stalled = true;
+            state.dropped += bytes.len() as u64;
+            return Ok(bytes.len());
+        }
+        let was_empty = state.queue.is_empty();
+        state.queue.extend_from_slice(bytes);
+        if was_empty || bytes.contains(&b'\n') {
+            self.0.changed.notify_all();
         }
         Ok(bytes.len())
     }
 
-    /// The serial port asks for it after every byte, which is too often.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
 
 impl State {
-    fn take(&mut self, byte: u8) {
+    fn remember(&mut self, byte: u8) {
         match byte {
             b'\n' => {
                 self.tail.push_back(std::mem::take(&mut self.line));
@@ -106,29 +247,7 @@ impl State {
             _ if self.line.len() < TAIL_LINE_BYTES => self.line.push(byte),
             _ => {}
         }
-        self.pending.push(byte);
-        if byte == b'\n' || self.pending.len() >= CHUNK_BYTES {
-            self.pass_on();
-        }
     }
-
-    /// A console that nobody listens to any more, a closed pipe for one, is no reason to stop.
-    fn pass_on(&mut self) {
-        if self.pending.is_empty() {
-            return;
-        }
-        if let Some(output) = &mut self.output
-            && output.write_all(&self.pending).and_then(|()| output.flush()).is_err()
-        {
-            self.output = None;
-        }
-        self.pending.clear();
-    }
-}
-
-/// A thread that panicked with the console in hand left it whole enough.
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -155,7 +274,23 @@ mod tests {
         let path = folder.path().join("console");
         let console = Console::open(&Sink::File(path.clone())).unwrap();
         console.writer().write_all(b"\x1b[1mraw\r\nend").unwrap();
-        console.flush();
+        console.drain(Duration::from_secs(5));
         assert_eq!(std::fs::read(path).unwrap(), b"\x1b[1mraw\r\nend");
+    }
+
+    #[test]
+    fn a_reader_that_has_stopped_costs_bytes_and_not_the_guest() {
+        let (_reader, writer) = io::pipe().unwrap();
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+        let console = Console { shared: shared.clone(), file: None };
+        thread::spawn(move || shared.pass_on(Box::new(writer)));
+        let started = Instant::now();
+        let mut guest = console.writer();
+        for _ in 0..4 * QUEUE_BYTES / 1024 {
+            guest.write_all(&[b'x'; 1024]).unwrap();
+        }
+        assert!(console.dropped() > 0);
+        console.drain(Duration::from_millis(10));
+        assert!(started.elapsed() < Duration::from_secs(60), "every wait has a bound");
     }
 }

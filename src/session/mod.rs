@@ -10,7 +10,6 @@ mod wake;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -88,6 +87,9 @@ pub enum Event<'a> {
 /// How often the heartbeats are read.
 const POLL: Duration = Duration::from_millis(100);
 
+/// How long the guest's last words have to reach whoever reads the console.
+const CONSOLE: Duration = Duration::from_secs(1);
+
 /// How long the vCPU threads have to end.
 const SHUTDOWN: Duration = Duration::from_secs(2);
 
@@ -124,6 +126,7 @@ pub fn run(
         None => "failed to start a VM with the bundled guest".into(),
     })?;
     // After the VM: everything that can be refused has been.
+    console.start();
     let signals = inbox.watch_signals()?;
     let input = options.terminal_input.then(|| inbox.watch_terminal()).flatten();
     let mut session = Session {
@@ -158,6 +161,8 @@ struct Symbols {
 struct Watch {
     detector: Option<Detector>,
     places: Option<Located>,
+    /// It has been said that they are not to be found.
+    warned: bool,
 }
 
 struct Session<'a> {
@@ -181,7 +186,6 @@ impl Session<'_> {
         let mut nmi_after = self.options.nmi_after;
         loop {
             let wake = self.inbox.wait(POLL);
-            self.console.flush();
             match wake {
                 Ok(Wake::Vm(vmm::Event::Post { code: abi::POST_READY, at, .. })) => self.ready(at),
                 Ok(Wake::Vm(vmm::Event::Ended(outcome))) => return Ok(self.guest_ended(&outcome)),
@@ -197,10 +201,7 @@ impl Session<'_> {
                     // A guest that does not read its console loses keys, as on real hardware.
                     let _ = self.vm.serial_input(&bytes);
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    anyhow::bail!("the vCPU threads are gone without a word");
-                }
+                Err(_) => {}
             }
             let elapsed = self.started.elapsed();
             if nmi_after.is_some_and(|after| elapsed >= after) {
@@ -218,7 +219,10 @@ impl Session<'_> {
     }
 
     fn ready(&mut self, at: Instant) {
-        if self.ready_after.is_some() {
+        // Port 0x80 is a delay to many kernels, and what they write there means nothing.
+        let is_ours =
+            self.options.image.is_none() || matches!(self.symbols().kernel, Kernel::Bundled(_));
+        if self.ready_after.is_some() || !is_ours {
             return;
         }
         let after = at.saturating_duration_since(self.started);
@@ -232,7 +236,7 @@ impl Session<'_> {
     fn guest_ended(&mut self, ended: &vmm::Outcome) -> Outcome {
         let cpu = ended.cpu();
         let outcome = match *ended {
-            vmm::Outcome::DebugExit { code, .. } if code == u32::from(abi::EXIT_PANIC) => {
+            vmm::Outcome::DebugExit { code: abi::EXIT_PANIC, .. } => {
                 Outcome::Panic { cpu, message: panic_message(&self.console.tail()) }
             }
             vmm::Outcome::DebugExit { code, .. } => return Outcome::Exit { code },
@@ -274,12 +278,7 @@ impl Session<'_> {
         if self.watch.places.is_none() {
             match self.find_heartbeats() {
                 Ok(places) => self.watch.places = Some(places),
-                Err(reason) => {
-                    self.watch.detector = None;
-                    self.warn(format!(
-                        "hang detection is off, the guest's heartbeats are not to be found: {reason}"
-                    ));
-                }
+                Err(reason) => self.no_heartbeats(&reason),
             }
         }
         let (Some(detector), Some(places)) = (&mut self.watch.detector, &self.watch.places) else {
@@ -291,20 +290,48 @@ impl Session<'_> {
         detector.observe(Observation { at, cpus })
     }
 
+    /// A kernel that is not known has none. One that is could not be looked at this time.
+    fn no_heartbeats(&mut self, reason: &str) {
+        let unknown = matches!(self.symbols().kernel, Kernel::Unknown { .. });
+        if unknown {
+            self.watch.detector = None;
+        }
+        if unknown || !self.watch.warned {
+            self.watch.warned = true;
+            let state = if unknown { "off" } else { "waiting" };
+            self.warn(format!(
+                "hang detection is {state}, the guest's heartbeats are not to be found: {reason}"
+            ));
+        }
+    }
+
     /// Stops a vCPU for a moment, once, to follow its page tables to the heartbeats.
     fn find_heartbeats(&mut self) -> Result<Located, String> {
         self.symbols();
         let Some(symbols) = &self.symbols else { unreachable!("read a line above") };
-        match &symbols.kernel {
-            Kernel::Unknown { reason } => Err(reason.clone()),
-            Kernel::Bundled(bundled) => {
-                let state = self.vm.state(0).map_err(|error| crate::error_chain(&error))?;
-                let tables = page_tables(&state.registers);
-                let tables = tables.map_err(|error| crate::error_chain(&error))?;
-                let located = bundled.locate(GuestRam::new(self.vm.memory()), tables);
-                located.map_err(|error| crate::error_chain(&error))
+        let bundled = match &symbols.kernel {
+            Kernel::Unknown { reason } => return Err(reason.clone()),
+            Kernel::Bundled(bundled) => bundled,
+        };
+        let ram = GuestRam::new(self.vm.memory());
+        let mut reason = String::new();
+        for cpu in 0..self.vm.cpus() {
+            let located = self
+                .vm
+                .state(cpu)
+                .map_err(|error| crate::error_chain(&error))
+                .and_then(|state| {
+                    page_tables(&state.registers).map_err(|error| crate::error_chain(&error))
+                })
+                .and_then(|tables| {
+                    bundled.locate(ram, tables).map_err(|error| crate::error_chain(&error))
+                });
+            match located {
+                Ok(located) => return Ok(located),
+                Err(error) => reason = error,
             }
         }
+        Err(reason)
     }
 
     /// The image's symbols; read when they are first needed, which for a guest that behaves is
@@ -326,36 +353,25 @@ impl Session<'_> {
         self.symbols.as_ref().expect("set above")
     }
 
-    /// Takes a backtrace; the guest is stopped afterwards. If that fails, it is said, and the rest
-    /// goes on.
-    fn backtrace(&mut self, trigger: Trigger) {
-        match self.take_backtrace(trigger) {
-            Ok(backtrace) => {
-                (self.listener)(Event::Backtrace(&backtrace));
-                self.backtraces.push(backtrace);
-            }
-            Err(error) => self.warn(format!("{error:#}")),
-        }
-    }
-
     fn warn(&mut self, warning: String) {
         (self.listener)(Event::Warning(&warning));
         self.warnings.push(warning);
     }
 
-    fn take_backtrace(&mut self, trigger: Trigger) -> anyhow::Result<Backtrace> {
+    /// Takes a backtrace; the guest is stopped afterwards.
+    fn backtrace(&mut self, trigger: Trigger) {
         let at = milliseconds(self.started.elapsed());
         self.symbols();
         let Some(symbols) = &self.symbols else { unreachable!("read a line above") };
         let mut bounds = Bounds::for_vcpus(self.options.vcpus);
         bounds.handlers = self.options.nmi_timeout.unwrap_or(bounds.handlers);
-        let capture =
-            take(&mut self.vm, &symbols.kernel, bounds).context("failed to take a backtrace")?;
+        let capture = take(&mut self.vm, &symbols.kernel, bounds);
         let image = self.files.parse().ok();
         let roots = SourceRoots::new(source_roots());
         let backtrace =
             diagnosis::backtrace(&capture, trigger, at, &Resolver::new(image.as_ref(), roots));
-        Ok(backtrace)
+        (self.listener)(Event::Backtrace(&backtrace));
+        self.backtraces.push(backtrace);
     }
 
     fn go_on(&mut self) {
@@ -366,11 +382,18 @@ impl Session<'_> {
     }
 
     fn finish(self, outcome: Outcome) -> Report {
+        self.console.drain(CONSOLE);
         (self.listener)(Event::Stopping { exits: self.vm.exit_counts() });
         let mut warnings = self.warnings;
         // The threads end with the process at the latest, and the report is what was wanted.
         if let Err(error) = self.vm.shutdown(SHUTDOWN) {
             let warning = format!("failed to {}", crate::error_chain(&error));
+            (self.listener)(Event::Warning(&warning));
+            warnings.push(warning);
+        }
+        if self.console.dropped() > 0 {
+            let dropped = self.console.dropped();
+            let warning = format!("{dropped} bytes of the guest's console were not read in time");
             (self.listener)(Event::Warning(&warning));
             warnings.push(warning);
         }

@@ -1,10 +1,14 @@
-//! The user's terminal, lent to the guest: keys come at once and without an echo, but Ctrl-C, Ctrl-\
-//! and Ctrl-Z stay what they are. Given back when dropped.
+//! The user's terminal, lent to the guest: keys come at once and without an echo, but Ctrl-C and
+//! Ctrl-\ stay what they are. Ctrl-Z goes to the guest: a VM in the background with a terminal that it
+//! still reads would only be stopped. Given back when dropped.
 
 use rustix::process::getpgrp;
 use rustix::termios::{
-    LocalModes, OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr,
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr,
 };
+
+/// `_POSIX_VDISABLE`: no key has this function.
+const DISABLED: u8 = 0;
 
 /// A terminal in that mode.
 pub struct RawTerminal {
@@ -22,6 +26,7 @@ impl RawTerminal {
         let before = tcgetattr(&stdin).ok()?;
         let mut raw = before.clone();
         raw.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
+        raw.special_codes[SpecialCodeIndex::VSUSP] = DISABLED;
         tcsetattr(&stdin, OptionalActions::Now, &raw).ok()?;
         Some(Self { before })
     }

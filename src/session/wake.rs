@@ -1,13 +1,17 @@
 //! Everything that a session waits for, in one channel: the VM, signals, keys.
 
 use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
+use nmiscope_guest::abi::POST_READY;
 use nmiscope_vmm as vmm;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
+use signal_hook::flag;
 use signal_hook::iterator::{Handle, Signals};
 
 use super::terminal::RawTerminal;
@@ -66,19 +70,35 @@ impl Inbox {
         self.receiver.recv_timeout(for_at_most)
     }
 
-    /// Where the VM puts its events.
+    /// Where the VM puts its events. A guest can make as many as it likes, so that only those get
+    /// through that a session acts on: the first time that the guest is ready, and the VM's end.
     pub fn vmm_events(&self) -> Box<dyn Fn(vmm::Event) + Send + Sync> {
         let sender = self.sender.clone();
+        let was_ready = AtomicBool::new(false);
         Box::new(move |event| {
-            // A session that has ended wants no more of them.
-            let _ = sender.send(Wake::Vm(event));
+            let wanted = match &event {
+                vmm::Event::Post { code: POST_READY, .. } => !was_ready.swap(true, Relaxed),
+                vmm::Event::Ended(_) => true,
+                _ => false,
+            };
+            if wanted {
+                // A session that has ended wants no more of them.
+                let _ = sender.send(Wake::Vm(event));
+            }
         })
     }
 
     /// Puts signals here from now on, instead of what they would do.
     pub fn watch_signals(&self) -> anyhow::Result<SignalWatch> {
-        let mut signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1])
-            .context("failed to install signal handlers")?;
+        let failed = "failed to install signal handlers";
+        // The second time they mean it, whatever this program is stuck in.
+        let meant = Arc::new(AtomicBool::new(false));
+        for signal in [SIGHUP, SIGINT, SIGTERM] {
+            flag::register_conditional_default(signal, meant.clone()).context(failed)?;
+            flag::register(signal, meant.clone()).context(failed)?;
+        }
+        let mut signals =
+            Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1]).context(failed)?;
         let handle = signals.handle();
         let sender = self.sender.clone();
         thread::Builder::new()

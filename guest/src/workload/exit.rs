@@ -12,7 +12,7 @@ pub static CODE: AtomicU8 = AtomicU8::new(0);
 
 fn step(cpu: usize) -> Next {
     if cpu == 0 {
-        machine::debug_exit(CODE.load(Relaxed));
+        machine::debug_exit(CODE.load(Relaxed).into());
     }
     Next::Wait
 }

@@ -16,6 +16,12 @@ pub fn out_byte(port: u16, value: u8) {
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack)) }
 }
 
+/// `out %eax, %dx`.
+pub fn out_dword(port: u16, value: u32) {
+    // SAFETY: as in `out_byte`.
+    unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack)) }
+}
+
 /// `in %dx, %al`.
 pub fn in_byte(port: u16) -> u8 {
     let value;
@@ -59,7 +65,7 @@ pub unsafe fn write_msr(register: u32, value: u64) {
     }
 }
 
-/// CPUID, or zeroes for a leaf beyond `highest` of its range.
+/// CPUID. A leaf beyond the highest of its range answers with something else's values.
 pub fn cpuid(leaf: u32) -> CpuidResult {
     __cpuid_count(leaf, 0)
 }
@@ -134,8 +140,8 @@ pub fn overwrite_stack(top: u64, rubble: u64, and_then: extern "C" fn() -> !) ->
     // SAFETY: nothing that the stack held is used again: `and_then` does not return. The words
     // from RSP to `top`, this stack's end, are all on the stack.
     unsafe {
-        asm!("mov rcx, {top}", "sub rcx, rsp", "shr rcx, 3", "mov rdi, rsp", "rep stosq",
-             "mov rbp, rax", "jmp {and_then}", top = in(reg) top, and_then = in(reg) and_then,
+        asm!("mov rcx, rdx", "sub rcx, rsp", "shr rcx, 3", "mov rdi, rsp", "rep stosq",
+             "mov rbp, rax", "jmp rsi", in("rdx") top, in("rsi") and_then,
              in("rax") rubble, options(noreturn));
     }
 }

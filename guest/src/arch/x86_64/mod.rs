@@ -1,7 +1,7 @@
 //! The x86-64 half of the kernel: all of its assembly and nearly all of its unsafe code.
 //!
 //! The rest of the kernel reaches the machine through what is re-exported here. Start-up runs
-//! `boot.S` → `kernel_main` (main.rs) → [`smp::start_all`] → `cpu_main` on every CPU.
+//! `boot.S` → `kernel_main` (main.rs) → [`smp::start_others`] → `cpu_main` on every CPU.
 
 mod acpi;
 mod apic;
@@ -43,8 +43,8 @@ core::arch::global_asm!(include_str!("entry.S"), options(att_syntax));
 
 /// Ends the VM, or QEMU with `-device isa-debug-exit`, with `code`. Where nothing listens on the
 /// port, this CPU halts for good.
-pub fn debug_exit(code: u8) -> ! {
-    instructions::out_byte(abi::DEBUG_EXIT_PORT, code);
+pub fn debug_exit(code: u32) -> ! {
+    instructions::out_dword(abi::DEBUG_EXIT_PORT, code);
     halt_forever()
 }
 

@@ -148,8 +148,7 @@ fn copy_trampoline() {
     unsafe { core::ptr::copy_nonoverlapping(start, (DIRECT_MAP + TRAMPOLINE) as *mut u8, size) };
 }
 
-/// Leaves the boot stack for the boot CPU's own, and enters `cpu_main` there. `prepared` runs
-/// before, on the new stack.
+/// Leaves the boot stack for the boot CPU's own, and enters `cpu_main` there.
 pub fn run_boot_cpu() -> ! {
     unsafe extern "C" {
         fn run_on_stack(entry: extern "C" fn(usize) -> !, argument: usize, stack_top: usize) -> !;

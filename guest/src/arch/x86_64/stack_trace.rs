@@ -92,7 +92,7 @@ impl Printer {
         for address in (start..end).step_by(8).take(MAX_WORDS) {
             // SAFETY: on a stack, so mapped; aligned. Volatile: it may be anybody's local.
             let word = unsafe { (address as usize as *const u64).read_volatile() };
-            let reliable = address == rbp.wrapping_add(8);
+            let reliable = address == rbp.wrapping_add(8) && rbp >= start;
             if is_text(word) {
                 if self.entries >= MAX_ENTRIES {
                     self.line(format_args!(" ... more than {MAX_ENTRIES} entries\n"));
@@ -102,7 +102,7 @@ impl Printer {
             }
             if reliable {
                 // The chain goes on upwards on this stack, or it ends.
-                // SAFETY: the word below this one, at or above RSP: on the same stack.
+                // SAFETY: the word below this one, not below RSP: on the same stack.
                 let next = unsafe { (rbp as usize as *const u64).read_volatile() };
                 rbp = if next > address { next } else { 0 };
             }

@@ -1,8 +1,8 @@
-//! Every exception and interrupt but the NMI ends up here, from `entry.S`. Exceptions are the end
+//! Every exception, interrupt and NMI ends up here, from `entry.S`, and goes on to whom it concerns. Exceptions are the end
 //! of the kernel: they are printed and become a panic.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::instructions::read_cr2;
 use super::layout::vector;
@@ -99,6 +99,8 @@ impl fmt::Display for TrapFrame {
 percpu! {
     /// Advanced by every tick: stands still on a CPU that takes no interrupts.
     pub static tick_heartbeat: AtomicU64 = AtomicU64::new(0);
+    /// The CPU has taken an exception: it is not going to return from it.
+    static in_exception: AtomicU32 = AtomicU32::new(0);
 }
 
 #[unsafe(no_mangle)]
@@ -161,6 +163,10 @@ fn name(vector: u64) -> &'static str {
 
 #[inline(never)]
 fn exception(frame: &TrapFrame) -> ! {
+    // One more while the last is being printed: there is no use in trying again.
+    if in_exception.this().swap(1, Relaxed) != 0 {
+        crate::panic::end();
+    }
     let what = name(frame.vector);
     if frame.vector == vector::PAGE_FAULT {
         let address = read_cr2();

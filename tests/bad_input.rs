@@ -8,6 +8,7 @@ use std::process::Command;
 
 use common::image::{P_FILESZ, P_MEMSZ, P_OFFSET, P_PADDR, Patched, bundled, program_headers};
 use common::*;
+use nmiscope::report::Reservation;
 use object::LittleEndian as LE;
 use object::read::elf::ProgramHeader as _;
 
@@ -96,9 +97,14 @@ fn an_image_that_ends_before_its_symbols_runs_and_it_is_said_what_it_lacks() {
         .with_file(IMAGE, cut)
         .run()
         .expect_code(exit::CLEAN);
-    assert!(finished.stderr.contains("truncated"), "{}", finished.all());
-    let warnings = finished.report().warnings.join("; ");
-    assert!(warnings.contains("truncated"), "{warnings}");
+    let report = finished.report();
+    let [backtrace] = &report.backtraces[..] else { panic!("{}", finished.all()) };
+    let Reservation::Unavailable { reason } = &backtrace.reservation else {
+        panic!("{}", finished.all())
+    };
+    assert!(reason.contains("truncated"), "{reason}");
+    // No symbols are needed to send an NMI and to read registers.
+    assert!(backtrace.cpus.iter().all(|cpu| cpu.nmi.handler_finished && cpu.registers.is_some()));
 }
 
 #[test]

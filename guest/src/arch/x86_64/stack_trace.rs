@@ -25,7 +25,8 @@ const INTERRUPTED: &str = " --- interrupted ---";
 pub fn print_interrupted(frame: &TrapFrame, cpu: usize, print: fn(Arguments<'_>)) {
     let mut printer = Printer { print, entries: 0 };
     printer.line(format_args!("Call Trace:\n{INTERRUPTED}\n"));
-    printer.trace(frame.rip, frame.rsp, frame.rbp, cpu);
+    printer.entry(frame.rip, true);
+    printer.walk(Start::of_interrupted(frame), cpu);
 }
 
 /// Prints, by `print`, the trace of the caller, on this CPU.
@@ -36,7 +37,37 @@ pub fn print_own_trace(cpu: usize, print: fn(Arguments<'_>)) {
     unsafe { core::arch::asm!("mov {}, rbp", out(reg) rbp, options(nomem, nostack)) };
     let mut printer = Printer { print, entries: 0 };
     printer.line(format_args!("Call Trace:\n"));
-    printer.walk(rbp, rbp, cpu);
+    printer.walk(Start { rsp: rbp, rbp, frameless_return: None }, cpu);
+}
+
+/// Where a walk begins.
+struct Start {
+    rsp: u64,
+    rbp: u64,
+    /// Where the return address of a function lies that has no frame at this moment.
+    frameless_return: Option<u64>,
+}
+
+impl Start {
+    /// A function that was interrupted before it had made its frame, or after it had given it up,
+    /// has left the frame pointer to its caller: the chain would miss that one. It is one of three
+    /// instructions that this happens at.
+    fn of_interrupted(frame: &TrapFrame) -> Self {
+        let (rip, rsp) = (frame.rip, frame.rsp);
+        let frameless_return = if is_text(rip) && is_text(rip + 2) {
+            // SAFETY: inside the kernel's code, which is mapped readable.
+            match unsafe { (rip as usize as *const [u8; 3]).read_volatile() } {
+                // push %rbp, ret
+                [0x55 | 0xc3, ..] => Some(rsp),
+                // mov %rsp, %rbp
+                [0x48, 0x89, 0xe5] => Some(rsp.wrapping_add(8)),
+                _ => None,
+            }
+        } else {
+            None
+        };
+        Self { rsp, rbp: frame.rbp, frameless_return }
+    }
 }
 
 struct Printer {
@@ -55,14 +86,9 @@ impl Printer {
         self.line(format_args!(" [<{}>]{mark}\n", Hex(address)));
     }
 
-    /// An interrupted instruction, then what its stack says.
-    fn trace(&mut self, rip: u64, rsp: u64, rbp: u64, cpu: usize) {
-        self.entry(rip, true);
-        self.walk(rsp, rbp, cpu);
-    }
-
-    fn walk(&mut self, mut rsp: u64, mut rbp: u64, cpu: usize) {
+    fn walk(&mut self, mut from: Start, cpu: usize) {
         for _ in 0..MAX_STACKS {
+            let rsp = from.rsp;
             let Some(stack) = stack_containing(cpu, rsp) else {
                 // An empty main stack is at its end, where the CPU entered.
                 if rsp != Stack::Main.bounds(cpu).1 {
@@ -72,27 +98,29 @@ impl Printer {
             };
             let (_, top) = stack.bounds(cpu);
             if stack == Stack::Main {
-                self.walk_stack(rsp, rbp, top);
+                self.walk_stack(&from, top);
                 return;
             }
             // SAFETY: the code being traced was running on this interrupt stack, so a trap has
             // entered there, and is below us in the trace: it has not returned.
             let frame = unsafe { TrapFrame::at_top_of(stack, cpu) };
             let record = top - size_of::<TrapFrame>() as u64 - 16;
-            self.walk_stack(rsp, rbp, record);
+            self.walk_stack(&from, record);
             self.line(format_args!("{INTERRUPTED}\n"));
             self.entry(frame.rip, true);
-            (rsp, rbp) = (frame.rsp, frame.rbp);
+            from = Start::of_interrupted(frame);
         }
     }
 
-    /// The words from `rsp` up to `end`, which lies on the same stack.
-    fn walk_stack(&mut self, rsp: u64, mut rbp: u64, end: u64) {
-        let start = rsp.next_multiple_of(8);
+    /// The words from RSP up to `end`, which lies on the same stack.
+    fn walk_stack(&mut self, from: &Start, end: u64) {
+        let start = from.rsp.next_multiple_of(8);
+        let mut rbp = from.rbp;
         for address in (start..end).step_by(8).take(MAX_WORDS) {
             // SAFETY: on a stack, so mapped; aligned. Volatile: it may be anybody's local.
             let word = unsafe { (address as usize as *const u64).read_volatile() };
-            let reliable = address == rbp.wrapping_add(8) && rbp >= start;
+            let in_chain = address == rbp.wrapping_add(8) && rbp >= start;
+            let reliable = in_chain || from.frameless_return == Some(address);
             if is_text(word) {
                 if self.entries >= MAX_ENTRIES {
                     self.line(format_args!(" ... more than {MAX_ENTRIES} entries\n"));
@@ -100,7 +128,7 @@ impl Printer {
                 }
                 self.entry(word, reliable);
             }
-            if reliable {
+            if in_chain {
                 // The chain goes on upwards on this stack, or it ends.
                 // SAFETY: the word below this one, not below RSP: on the same stack.
                 let next = unsafe { (rbp as usize as *const u64).read_volatile() };

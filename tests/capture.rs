@@ -256,6 +256,35 @@ fn a_guest_that_leaves_with_a_code_has_failed_with_it() {
     assert_eq!(finished.report().outcome, Outcome::Exit { code: 7 });
 }
 
+/// A panic has a code that no byte holds.
+#[test]
+fn no_code_that_a_workload_can_leave_with_is_taken_for_a_panic() {
+    for code in [101, 255] {
+        let append = format!("exit_code={code}");
+        let finished = run_workload("exit", 1).args(["--append", &append]).run().expect_code(1);
+        assert_eq!(finished.report().outcome, Outcome::Exit { code });
+    }
+}
+
+/// An NMI before there is a handler would reset the machine: CPUs that boot are left alone.
+#[test]
+fn a_backtrace_while_the_guest_boots_does_it_no_harm() {
+    let finished = run_workload("exit", 300)
+        .args(["--memory", "256M", "--serial", "none", "--nmi-after", "20ms"])
+        .run()
+        .expect_code(exit::CLEAN);
+    let report = finished.report();
+    assert_eq!(report.outcome, Outcome::Exit { code: 0 });
+    let backtrace = &report.backtraces[0];
+    assert!(Some(backtrace.at_ms) < report.ready_after_ms, "it was taken too late");
+    assert!(backtrace.cpus[0].location.is_some());
+    for cpu in backtrace.cpus.iter().filter(|cpu| !cpu.nmi.sent) {
+        let reason = no_answer(cpu);
+        let known = ["no NMI handler yet", "not started"];
+        assert!(known.iter().any(|known| reason.contains(known)), "cpu{}: {reason}", cpu.cpu);
+    }
+}
+
 #[test]
 fn sixty_four_vcpus_all_answer() {
     let finished = run_workload("spin-irqs-on", 64)

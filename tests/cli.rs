@@ -230,6 +230,42 @@ fn a_closed_pipe_does_not_hide_a_hang() {
     assert_eq!(finished.stderr, "", "{}", finished.all());
 }
 
+/// What a link names is written; the link stays. A terminal or `/dev/null` is not replaced by a file.
+#[test]
+fn a_report_goes_where_its_path_leads() {
+    require_kvm();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let target = folder.path().join("target.json");
+    let link = folder.path().join("link.json");
+    std::fs::write(&target, "old").expect("a file");
+    std::os::unix::fs::symlink(&target, &link).expect("a link");
+    let run = |path: &std::path::Path| {
+        let path = path.to_str().expect("UTF-8");
+        nmiscope(["run", "--workload", "exit", "--json", path]).run().expect_code(exit::CLEAN);
+    };
+    run(&link);
+    assert!(link.symlink_metadata().expect("the link").is_symlink());
+    parse_report(&std::fs::read_to_string(&target).expect("the report"));
+
+    run("/dev/null".as_ref());
+    assert!(!std::fs::metadata("/dev/null").expect("a device").is_file());
+}
+
+#[test]
+fn what_is_printed_into_a_full_device_is_an_error_and_no_panic() {
+    for command in ["completions", "man"] {
+        let arguments: &[&str] = if command == "man" { &["man"] } else { &["completions", "bash"] };
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+        let output = Command::new(binary())
+            .args(arguments)
+            .stdout(full)
+            .stderr(Stdio::piped())
+            .output()
+            .expect("the tool");
+        assert_eq!(output.status.code(), Some(exit::TOOL_FAILED), "{command}: {output:?}");
+    }
+}
+
 #[test]
 fn a_hang_leaves_a_postmortem_and_a_clean_end_leaves_nothing() {
     require_kvm();

@@ -113,7 +113,7 @@ pub enum Outcome {
         /// What it said on its console; null if that is not to be found there.
         message: Option<String>,
     },
-    /// The guest ended in a way that no guest chooses.
+    /// The guest ended other than by leaving: a triple fault, a reset, or KVM gave up on it.
     Crash {
         /// On this vCPU.
         cpu: u32,

@@ -185,7 +185,7 @@ impl Session<'_> {
     fn drive(&mut self) -> anyhow::Result<Outcome> {
         let mut nmi_after = self.options.nmi_after;
         loop {
-            let wake = self.inbox.wait(POLL);
+            let wake = self.inbox.wait(self.until_something_is_due(nmi_after));
             match wake {
                 Ok(Wake::Vm(vmm::Event::Post { code: abi::POST_READY, at, .. })) => self.ready(at),
                 Ok(Wake::Vm(vmm::Event::Ended(outcome))) => return Ok(self.guest_ended(&outcome)),
@@ -216,6 +216,13 @@ impl Session<'_> {
                 return Ok(Outcome::Stopped { by: "--stop-after".into() });
             }
         }
+    }
+
+    /// The next look at the heartbeats, or what was asked for a certain time.
+    fn until_something_is_due(&self, nmi_after: Option<Duration>) -> Duration {
+        let elapsed = self.started.elapsed();
+        let due = [nmi_after, self.options.stop_after].into_iter().flatten();
+        due.map(|after| after.saturating_sub(elapsed)).fold(POLL, Duration::min)
     }
 
     fn ready(&mut self, at: Instant) {

@@ -68,7 +68,7 @@ pub struct Vm {
 impl Vm {
     /// Creates a VM with its guest loaded and its vCPUs paused before their first instruction.
     ///
-    /// Everything about the request that can be checked without KVM is checked first.
+    /// The request, vCPUs, memory and image, is checked before there is a VM.
     pub fn new(config: Config<'_>) -> Result<Self, Error> {
         check_vcpus(config.cpus, MAX_VCPUS)?;
         let kvm = kvm::open()?;

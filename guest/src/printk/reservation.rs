@@ -5,10 +5,12 @@
 //! `nmi_backtrace.rs`; and written from outside by the hypervisor.
 //!
 //! # The client outside
-//! 1. Compare-exchange `owner` from 0 to [`RESERVED_BY_HYPERVISOR`](crate::abi), in guest memory,
-//!    as one atomic operation: the guest's CPUs do the same. If it is not 0, a CPU of the guest is
-//!    a client: its number is `owner` minus 1, and `since_ns` says when it became one.
-//! 2. Stop all CPUs. Read what late handlers have left in the buffers, and wipe those.
+//! 1. Stop all CPUs. Compare-exchange `owner` from 0 to [`RESERVED_BY_HYPERVISOR`](crate::abi), in
+//!    guest memory, as one atomic operation. If it is not 0, a CPU of the guest is a client: its
+//!    number is `owner` minus 1, and `since_ns` says when it became one. Then set
+//!    `hypervisor_waits`, let the CPUs run and try again for as long as seems right; clear it, and
+//!    stop them again.
+//! 2. Wipe what late handlers have left in buffers whose `owner` is free.
 //! 3. Inject the NMIs, let the handlers run, stop the CPUs again, read the buffers, wipe those
 //!    whose `owner` is free, as told in [`NmiPrintSeq`](super::NmiPrintSeq)'s module.
 //! 4. Store 0 to `owner`, as a release, and nothing else after it.

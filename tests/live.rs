@@ -142,7 +142,10 @@ fn check(workload: &str, source: &'static str, ending: Ending, cpus: u32) -> Rep
         if matches!(backtrace.reservation, Reservation::Held { .. }) {
             check_promises(source, backtrace, crashed);
         } else {
-            assert_eq!(workload, "sysrq-storm", "{}", all());
+            // KVM resets a CPU that has crashed on an AMD host; if it was the only one, there are no
+            // page tables left to find anything by.
+            let no_cpu_left = crashed.is_some() && cpus == 1;
+            assert!(workload == "sysrq-storm" || no_cpu_left, "{}", all());
         }
     }
     assert_eq!(report.machine.vcpus, cpus);

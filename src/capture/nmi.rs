@@ -140,7 +140,7 @@ fn cannot_take_nmi(
     };
     let online = found.and_then(|found| places_of(found, cpu).ok()?.is_online(ram).ok());
     let able = online.unwrap_or_else(|| has_nmi_gate(&state.registers));
-    (!able).then(|| "it has no NMI handler yet: it is still booting".into())
+    (!able).then(|| "it has no NMI handler: it is still booting, or has been reset".into())
 }
 
 /// Whether there is an interrupt descriptor table that reaches to vector 2. In long mode a gate has

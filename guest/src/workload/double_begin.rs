@@ -4,7 +4,7 @@
 //! The CPU is still inside that NMI when the panic has ended the VM, so it takes no other; its
 //! buffer holds what the handler had printed before.
 //!
-//! Frames: n/2: await_nmi, step, cpu_main
+//! Frames: n/2: step, cpu_main
 //! Frames: others: cpu_main
 
 use super::{Next, Workload, is_culprit, spin_for_good};

@@ -1,7 +1,7 @@
 //! Healthy, but CPU 0 takes backtraces of all CPUs in a loop, from inside: for the host's own
 //! backtraces to race with. The others idle.
 //!
-//! Frames: 0: step, cpu_main
+//! Frames: 0: cpu_main
 //! Frames: others: cpu_main
 
 use super::{Next, Workload};

@@ -22,20 +22,24 @@ cc -nostdlib -static -no-pie -Wl,-Ttext=0x200000 -Wl,--build-id=none \
     -o "$work/first.elf" benches/first_instruction.S
 
 qemu() { # image, vCPUs, kernel parameters: the command line of the peer
-    echo "qemu-system-x86_64 -M microvm -accel kvm -cpu host -smp $2 -m 64 -nodefaults" \
+    echo "qemu-system-x86_64 -M microvm -accel kvm -smp $2 -m 64 -nodefaults" \
         "-display none -serial null -no-reboot -device isa-debug-exit,iobase=0xf4,iosize=4" \
         "-kernel $1 -append '$3'"
 }
 
-compare() { # title, image, vCPUs, kernel parameters
+compare() { # title, image, vCPUs, kernel parameters, the image for nmiscope: none is the bundled one
+    local status=0
+    eval "$(qemu "$2" "$3" "$4")" 2>/dev/null || status=$?
+    # (code << 1) | 1: anything else is no clean end.
+    [[ $status == 1 ]] || { echo "$0: QEMU ended with $status, not 1" >&2; exit 1; }
     echo "### $1"
     echo
-    # QEMU says (code << 1) | 1, so a clean end is its exit code 1.
     hyperfine --shell=none --ignore-failure --warmup 3 --runs 30 --style none \
-        --sort mean-time --export-markdown "$work/table.md" \
+        --export-markdown "$work/table.md" \
         --command-name nmiscope \
-        "$nmiscope run $2 --cpus $3 --append '$4' --no-json --quiet --serial none" \
-        --command-name 'QEMU microvm' "$(qemu "$2" "$3" "$4")" >/dev/null 2>&1
+        "$nmiscope run ${5-} --cpus $3 --append '$4' --no-json --quiet --serial none" \
+        --command-name 'QEMU microvm' "$(qemu "$2" "$3" "$4")" >/dev/null
+    [[ -s $work/table.md ]] || { echo "$0: hyperfine failed" >&2; exit 1; }
     cat "$work/table.md"
     echo
 }
@@ -56,7 +60,7 @@ Made by \`just bench\` (\`benches/run.sh\`). Absolute times are this machine's; 
 Whole processes, from the start of the program to its end, with the same image file.
 
 EOF
-compare 'To the first instruction, 1 vCPU' "$work/first.elf" 1 ''
+compare 'To the first instruction, 1 vCPU' "$work/first.elf" 1 '' "$work/first.elf"
 compare 'To the ready mark, 1 vCPU' "$work/guest.elf" 1 'workload=exit'
 compare 'To the ready mark, 4 vCPUs' "$work/guest.elf" 4 'workload=exit'
 

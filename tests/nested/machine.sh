@@ -14,16 +14,19 @@
 # NESTED_CPUS, NESTED_MEMORY (QEMU's -m), NESTED_TIMEOUT (seconds, for all of it) and
 # NESTED_KVM_AMD (options of the module, by default npt=0) change the machine.
 #
-# QEMU's SVM has faults, seen in its log with 7.2 and 10.0 under floods of NMIs and timer ticks:
-# - A page walk of a guest with nested paging starts, once in a few million entries, in the wrong
-#   address space. The guest triple-faults on an instruction that is there. Hence npt=0: KVM then
-#   shadows the guest's page tables.
-# - A timer interrupt reaches the machine's own kernel while that has interrupts disabled, and all its
-#   CPUs end up waiting for one spinlock: within a minute or two where there are two of them, hence
-#   one. No program in the machine can do that to it, so a kernel that gives no sign of life is
-#   thrown away and the job started again, with a word about it.
-# - With all its CPUs on one host thread (thread=single), an interrupt that is injected into a guest
-#   arrives twice. Hence thread=multi.
+# What this machine does wrong under floods of NMIs and ticks, and what is done about it. The causes
+# are guesses; nobody has found them in QEMU's source.
+# - With nested paging, sysrq-storm with backtraces taken from outside crashed in about 1 of 20 runs,
+#   with QEMU 7.2 and 10.0. One such run was traced (7.2, -d int): #PF, not present, on fetching the
+#   handler's iretq, then on reading the IDT, while other vCPUs went on with the same CR3. With npt=0
+#   no crash was seen, but in some 30 runs only, which may be luck.
+# - With two CPUs the machine's kernel freezes now and then, within minutes; hence one. One freeze was
+#   taken apart (7.2): a timer interrupt had come in inside the scheduler, on a saved RFLAGS with IF
+#   clear, and both CPUs waited for the run queue's lock. The others were not looked into, so that a
+#   freeze need not be QEMU's doing. A kernel that gives no sign of life is thrown away and the job
+#   started again, with a word about it.
+# - With thread=single, traces showed a vCPU's timer interrupt on top of itself, and vCPUs hung for
+#   it: 8 of 19 live tests failed so in one run that passed on the host. Hence thread=multi.
 set -euo pipefail
 
 readonly did_not_run=125 never_thawed=75 frozen=98

@@ -194,7 +194,7 @@ fn show_frame(text: &mut String, number: usize, frame: &Frame, width: usize) {
         let (mark, interrupted) = if function.inlined { ("", "") } else { (mark, interrupted) };
         let _ = writeln!(
             text,
-            "  {label:<4}{:<width$}  {DIM}{place}{DIM:#}{inlined}{mark}{interrupted}",
+            "  {label:<3} {:<width$}  {DIM}{place}{DIM:#}{inlined}{mark}{interrupted}",
             function_name(function)
         );
     }

@@ -9,9 +9,9 @@
 # apt-get's package lists and a network. Works in $NESTED_DIR, by default target/nested: cache/ is
 # kept, out/ is of the last run (console.log, and the reports that tests and commands left there).
 #
-# Exit status: 0 if all passed, 1 if a test failed, 125 if the machine did not run, 75 if it froze
-# each time it was tried; with -c, the command's own. NESTED_TEST_TIMEOUT is the seconds that one
-# test program has; for the machine's settings see machine.sh.
+# Exit status: 0 if all passed, 1 if a test failed, 125 if the machine did not run, or froze;
+# with -c, the command's own. NESTED_TEST_TIMEOUT is the seconds that one test program has; for the
+# machine's settings see machine.sh.
 set -euo pipefail
 
 readonly target=x86_64-unknown-linux-gnu

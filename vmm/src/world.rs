@@ -69,7 +69,8 @@ impl Vm {
     }
 
     /// Lets every vCPU run that has not ended, and tells guests with a kvmclock that they had been
-    /// stopped (KVM_KVMCLOCK_CTRL). Idempotent.
+    /// stopped (KVM_KVMCLOCK_CTRL). Idempotent. A pause that follows at once may come before the
+    /// guest has run a single instruction.
     pub fn resume(&mut self) {
         for vcpu in &self.vcpus {
             vcpu.send(Command::Resume);

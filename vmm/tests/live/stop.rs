@@ -75,6 +75,8 @@ fn a_guest_stopped_in_port_accesses_stands_between_instructions() {
         let again = machine.vm.state(0).unwrap();
         assert_eq!(again.registers, state.registers, "looking at a vCPU changes it");
         machine.vm.resume();
+        // A pause at once may find it where it was.
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -195,27 +197,26 @@ fn a_dropped_vm_takes_its_threads_with_it() {
 fn a_vcpu_that_a_blocked_console_holds_up_is_named_and_stops_later() {
     use std::io::Write;
     use std::sync::mpsc;
-    struct Blocked(mpsc::Receiver<()>);
+    struct Blocked {
+        reached: mpsc::Sender<()>,
+        gate: mpsc::Receiver<()>,
+    }
     impl Write for Blocked {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            let _ = self.0.recv();
+            let _ = self.reached.send(());
+            let _ = self.gate.recv();
             Ok(bytes.len())
         }
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
     }
-    let (unblock, blocked) = mpsc::channel();
-    let image = Image::of(&Asm::at(CODE).out8(POST, 1).out8(COM1, b'x').spin(COUNTER).code());
-    let mut machine = Machine::boot_with(1, &image, false, Box::new(Blocked(blocked)));
-    machine.wait_for_post(1);
-    let stuck = loop {
-        // It stops in time if it has not reached the console yet.
-        match machine.vm.pause(Duration::from_millis(100)) {
-            Ok(()) => machine.vm.resume(),
-            Err(stuck) => break stuck,
-        }
-    };
+    let (reached, is_blocked) = mpsc::channel();
+    let (unblock, gate) = mpsc::channel::<()>();
+    let image = Image::of(&Asm::at(CODE).out8(COM1, b'x').spin(COUNTER).code());
+    let mut machine = Machine::boot_with(1, &image, false, Box::new(Blocked { reached, gate }));
+    is_blocked.recv_timeout(LONG).expect("the guest should have printed by now");
+    let stuck = machine.vm.pause(Duration::from_millis(100)).unwrap_err();
     assert_eq!(stuck.cpus, [0]);
     assert!(stuck.to_string().contains("stop cpu0: no answer within 100 ms"), "{stuck}");
     drop(unblock);

@@ -91,15 +91,8 @@ pub fn take(vm: &mut Vm, kernel: &Kernel, bounds: Bounds) -> Capture {
 
 /// Stops the vCPUs. One that does not stop has no state, and the others are dealt with.
 fn stop(vm: &mut Vm, bounds: Bounds) -> States {
-    let stuck = vm.pause(bounds.pause).err();
-    let is_stuck = |cpu: &u32| stuck.as_ref().is_some_and(|stuck| stuck.cpus.contains(cpu));
-    let stopped: Vec<u32> = (0..vm.cpus()).filter(|cpu| !is_stuck(cpu)).collect();
-    let reason = format!("it did not stop within {} ms", bounds.pause.as_millis());
-    let mut states: States = (0..vm.cpus()).map(|_| Err(reason.clone())).collect();
-    for (cpu, state) in stopped.iter().zip(vm.states(&stopped)) {
-        states[*cpu as usize] = state.map_err(|error| crate::error_chain(&error));
-    }
-    states
+    let states = vm.pause(bounds.pause).into_iter();
+    states.map(|state| state.map_err(|error| crate::error_chain(&error))).collect()
 }
 
 /// Has every vCPU that can take an NMI run its handler.

@@ -193,7 +193,7 @@ fn account(capture: &CpuCapture) -> Nmi {
     let delivered = match run {
         _ if finished => Some(true),
         Some(run) if sent => {
-            Some(capture.counted.unwrap_or(!run.after.nmi.pending && !run.after.nmi.injected))
+            Some(capture.counted.unwrap_or(!run.after.pending && !run.after.injected))
         }
         Some(_) => Some(false),
         None => None,
@@ -202,9 +202,9 @@ fn account(capture: &CpuCapture) -> Nmi {
     Nmi {
         sent,
         delivered,
-        masked_before: run.is_some_and(|run| run.before.nmi.masked),
-        masked_after: !finished && run.is_some_and(|run| run.after.nmi.masked),
-        pending_after: run.is_some_and(|run| run.after.nmi.pending),
+        masked_before: run.is_some() && was_masked(capture),
+        masked_after: !finished && run.is_some_and(|run| run.after.masked),
+        pending_after: run.is_some_and(|run| run.after.pending),
         handler_finished: finished,
         ran_ms: run.filter(|_| sent).map(|run| milliseconds(run.run_time)),
         answer: match no_answer(capture, delivered) {
@@ -215,6 +215,11 @@ fn account(capture: &CpuCapture) -> Nmi {
         messages_lost: buffer.map(|buffer| u64::from(buffer.lost) + u64::from(buffer.missed)),
         stale_bytes: capture.stale_bytes,
     }
+}
+
+/// Whether the vCPU was inside an NMI handler already.
+fn was_masked(capture: &CpuCapture) -> bool {
+    capture.state.as_ref().is_ok_and(|state| state.nmi.masked)
 }
 
 /// Why there is no answer to this NMI; `None` if there is one.
@@ -232,7 +237,7 @@ fn no_answer(capture: &CpuCapture, delivered: Option<bool>) -> Option<String> {
             Some(format!("it ended while its handler ran: {outcome}"))
         }
         NmiResult::Ended(outcome) => Some(format!("it had ended: {outcome}")),
-        NmiResult::Unfinished if run.before.nmi.masked && delivered != Some(true) => {
+        NmiResult::Unfinished if was_masked(capture) && delivered != Some(true) => {
             Some(format!("NMI pending, masked for {bound} (the vCPU is inside an earlier NMI)"))
         }
         NmiResult::Unfinished if delivered != Some(true) => {

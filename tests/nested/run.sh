@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # The live tests on a standard KVM: builds them and the tool as static programs, and runs them in
-# the machine of machine.sh.
+# the machine of machine.sh. Or a benchmark, or a command.
 #
 #   run.sh [ARGUMENT...]    the live tests; arguments go to each test program (a filter, --ignored)
-#   run.sh -c COMMAND       a shell command there instead, with nmiscope in its PATH
+#   run.sh -b NAME          the benchmark of that name instead
+#   run.sh -c COMMAND       a shell command instead, with nmiscope in its PATH
 #
 # Needs Debian's qemu-system-x86, busybox-static, cpio, gcc and libc6-dev, and once, for the kernel,
 # apt-get's package lists and a network. Works in $NESTED_DIR, by default target/nested: cache/ is
 # kept, out/ is of the last run (console.log, and the reports that tests and commands left there).
 #
 # Exit status: 0 if all passed, 1 if a test failed, 125 if the machine did not run, or froze;
-# with -c, the command's own. NESTED_TEST_TIMEOUT is the seconds that one test program has; for the
+# with -b and -c, the program's own. NESTED_TEST_TIMEOUT is the seconds that one test program has; for the
 # machine's settings see machine.sh.
 set -euo pipefail
 
@@ -21,13 +22,14 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 work=${NESTED_DIR:-${CARGO_TARGET_DIR:-$root/target}/nested}
 
-# Prints `KIND SOURCE PROGRAM` for the tool and for each test program, SOURCE below the root.
+# Prints `KIND SOURCE PROGRAM` for the tool and for each test program or benchmark, SOURCE below the
+# root. Arguments are cargo's.
 #
 # Given a target, cargo keeps the flags away from build scripts and procedural macros, which cannot
 # be static. The guest kernel has its own flags, in build.rs.
 build() {
-    RUSTFLAGS="-C target-feature=+crt-static" cargo test --locked --no-run --target "$target" \
-        --package nmiscope --package nmiscope-vmm "${tests[@]/#/--test=}" --message-format json |
+    RUSTFLAGS="-C target-feature=+crt-static" cargo "$@" --locked --no-run --target "$target" \
+        --message-format json |
         sed -n 's|.*"reason":"compiler-artifact".*"kind":\["\([a-z]*\)"\].*"src_path":"'"$root"'/\([^"]*\)".*"executable":"\([^"]*\)".*|\1 \2 \3|p'
 }
 
@@ -49,7 +51,7 @@ make_job() {
         check_static "$program"
         name=$(basename "$program")
         strip -g -o "$job/bin/$name" "$program"
-        if [[ $kind == test ]]; then
+        if [[ $kind == test || $kind == bench ]]; then
             echo "$name $source" >>"$job/tests"
         fi
     done
@@ -63,15 +65,20 @@ make_job() {
 main() {
     cd "$root"
     export NESTED_TEST_TIMEOUT=${NESTED_TEST_TIMEOUT:-600}
-    local job=$work/job programs
+    local job=$work/job wanted programs
     mkdir -p "$work"
-    programs=$(build)
-    make_job "$job" <<<"$programs"
-    if [[ ${1:-} == -c ]]; then
-        printf '%s\n' "${2:?a command is wanted after -c}" >"$job/command"
-    elif (($#)); then
-        printf '%s\n' "$@" >"$job/arguments"
+    wanted=(test --package nmiscope --package nmiscope-vmm "${tests[@]/#/--test=}")
+    if [[ ${1:-} == -b ]]; then
+        wanted=(bench --bench "${2:?a benchmark is wanted after -b}")
     fi
+    programs=$(build "${wanted[@]}")
+    make_job "$job" <<<"$programs"
+    case ${1:-} in
+    -b) echo "$(cut -d ' ' -f 1 "$job/tests") --bench" >"$job/command" ;;
+    -c) printf '%s\n' "${2:?a command is wanted after -c}" >"$job/command" ;;
+    '') ;;
+    *) printf '%s\n' "$@" >"$job/arguments" ;;
+    esac
     echo "$NESTED_TEST_TIMEOUT" >"$job/timeout"
     exec "$here/machine.sh" "$job" "$work/cache" "$work/out"
 }

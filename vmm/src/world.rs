@@ -1,40 +1,36 @@
 //! Control over a whole VM: stop the world, look at it, run NMI handlers, go on, shut down.
 //!
-//! Owns every deadline and the collection of answers; refuses to own what one vCPU does with a
+//! Owns every deadline; refuses to own what one vCPU does with a
 //! command (`vcpu::thread`). Called by the controlling thread, through [`Vm`].
 //!
 //! Each operation first tells all the vCPUs it concerns and then collects, so that its cost is that
 //! of the slowest and not of the sum. No operation waits longer than its bound: a vCPU thread can be
 //! held up by the host, or by a serial writer that blocks.
 
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use kvm_bindings::kvm_msi;
 use vm_memory::Address;
 
+use crate::gather::{Gather, Slot};
 use crate::kvm::KvmError;
 use crate::layout;
 use crate::vcpu::{Answer, Command, NmiRun, VcpuError, VcpuHandle, VcpuState};
 use crate::vm::{Vm, needs_x2apic};
 
-/// Some vCPUs did not stop in time. They will when they can.
+/// Some vCPU threads did not end in time. They, and the guest's memory, live on until they do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "stop {}: no answer within {} ms; is the serial output blocked, or the host overloaded?",
+    "shut the VM down: {} did not end within {} ms; is the serial output blocked, or the host \
+     overloaded?",
     Cpus(.cpus), .waited.as_millis()
 )]
-pub struct Stuck {
-    /// Which vCPUs.
+pub struct ShutdownError {
+    /// Whose threads.
     pub cpus: Vec<u32>,
     /// How long they were given.
     pub waited: Duration,
 }
-
-/// Some vCPU threads did not end in time. They, and the guest's memory, live on until they do.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("shut the VM down")]
-pub struct ShutdownError(#[from] pub Stuck);
 
 struct Cpus<'a>(&'a [u32]);
 
@@ -57,14 +53,14 @@ impl Vm {
     /// How long dropping a `Vm` may take.
     pub const DROP_DEADLINE: Duration = Duration::from_secs(1);
 
-    /// Stops every vCPU at an instruction boundary. Idempotent.
-    ///
-    /// # Errors
-    ///
-    /// Names the vCPUs that did not stop within `deadline`. The others have stopped.
-    pub fn pause(&mut self, deadline: Duration) -> Result<(), Stuck> {
-        let stopped = self.tell_all(Command::Pause, deadline);
-        self.running = stopped.is_err();
+    /// Stops every vCPU at an instruction boundary, and reads its state there: one for each, in
+    /// their order. One that has not stopped within `deadline` is [`VcpuError::NoAnswer`], and does
+    /// so later. Idempotent.
+    pub fn pause(&mut self, deadline: Duration) -> Vec<Result<VcpuState, VcpuError>> {
+        let cpus: Vec<u32> = (0..self.cpus()).collect();
+        let stopped = self.answers(&cpus, Command::Pause, deadline);
+        let is_late = |state: &_| matches!(state, Err(VcpuError::NoAnswer { .. }));
+        self.running = stopped.iter().any(is_late);
         stopped
     }
 
@@ -80,12 +76,7 @@ impl Vm {
 
     /// The states of `cpus`, in their order. A vCPU of a running VM stops for as long as it takes.
     pub fn states(&self, cpus: &[u32]) -> Vec<Result<VcpuState, VcpuError>> {
-        let until = Instant::now() + Self::ANSWER_DEADLINE;
-        let (answer, answers) = mpsc::channel();
-        self.ask(cpus, || Command::Read(answer.clone()));
-        drop(answer);
-        let found = collect(&answers, cpus.len(), until);
-        self.in_order(cpus, found, Self::ANSWER_DEADLINE)
+        self.answers(cpus, Command::Read, Self::ANSWER_DEADLINE)
     }
 
     /// The state of one vCPU; see [`Vm::states`].
@@ -110,27 +101,25 @@ impl Vm {
     pub fn run_nmi(&mut self, cpus: &[u32], bound: Duration) -> Vec<Result<NmiRun, VcpuError>> {
         let started = Instant::now();
         let until = started + bound * Self::NMI_PATIENCE;
-        let (answer, answers) = mpsc::channel();
-        self.ask(cpus, || Command::RunNmi { bound, until, answer: answer.clone() });
-        drop(answer);
-        let mut found = collect(&answers, cpus.len(), started + bound);
+        let gather = Gather::new();
+        self.ask(cpus, || Command::RunNmi { bound, until, answer: gather.slot() });
+        gather.wait(started + bound);
         // A kick makes a late one look at its own time.
-        while found.len() < cpus.len() && Instant::now() < until {
-            self.kick_late(cpus, &found);
-            let next = (Instant::now() + bound / 8).min(until);
-            found.extend(collect(&answers, cpus.len() - found.len(), next));
+        while !gather.is_complete() && Instant::now() < until {
+            self.kick_late(cpus, &gather);
+            gather.wait((Instant::now() + bound / 8).min(until));
         }
-        if found.len() < cpus.len() {
-            self.kick_late(cpus, &found);
-            let rest = cpus.len() - found.len();
-            found.extend(collect(&answers, rest, Instant::now() + Self::ANSWER_DEADLINE));
+        if !gather.is_complete() {
+            self.kick_late(cpus, &gather);
+            gather.wait(Instant::now() + Self::ANSWER_DEADLINE);
         }
-        self.in_order(cpus, found, started.elapsed())
+        self.in_order(cpus, gather.into_answers(), started.elapsed())
     }
 
-    fn kick_late<T>(&self, cpus: &[u32], found: &[Answer<T>]) {
-        let late = |cpu: &&u32| !found.iter().any(|(answered, _)| answered == *cpu);
-        for vcpu in cpus.iter().filter(late).filter_map(|cpu| self.vcpus.get(*cpu as usize)) {
+    fn kick_late<T>(&self, cpus: &[u32], gather: &Gather<Answer<T>>) {
+        let mut late = cpus.to_vec();
+        gather.look(|found| late.retain(|cpu| found.iter().all(|(answered, _)| answered != cpu)));
+        for vcpu in late.iter().filter_map(|cpu| self.vcpus.get(*cpu as usize)) {
             vcpu.kick();
         }
     }
@@ -158,43 +147,40 @@ impl Vm {
     ///
     /// Names the vCPUs whose threads did not end within `deadline`.
     pub fn shutdown(mut self, deadline: Duration) -> Result<(), ShutdownError> {
-        Ok(self.end_threads(deadline)?)
+        self.end_threads(deadline)
     }
 
-    fn end_threads(&mut self, deadline: Duration) -> Result<(), Stuck> {
-        // A paused thread reads its queue anyway, and an exiting one needs no kick.
-        let ended = self.tell_all(Command::Exit, deadline);
-        let stuck = ended.as_ref().err().map_or(&[][..], |stuck| &stuck.cpus);
+    fn end_threads(&mut self, deadline: Duration) -> Result<(), ShutdownError> {
+        let mut late: Vec<u32> = (0..self.cpus()).collect();
+        let gather = Gather::new();
+        self.ask(&late, || Command::Exit(gather.slot()));
+        gather.wait(Instant::now() + deadline);
+        let ended = gather.into_answers();
+        late.retain(|cpu| !ended.contains(cpu));
         for (cpu, vcpu) in (0..).zip(&mut self.vcpus) {
-            if !stuck.contains(&cpu) {
+            if !late.contains(&cpu) {
                 vcpu.join();
             }
         }
         self.vcpus.clear();
-        ended
+        if late.is_empty() { Ok(()) } else { Err(ShutdownError { cpus: late, waited: deadline }) }
     }
 
-    /// Tells every vCPU, kicks it, and waits for each to answer with its number.
-    fn tell_all(
+    /// Asks `cpus`, and waits for their answers.
+    fn answers<T>(
         &self,
-        command: impl Fn(Sender<u32>) -> Command,
+        cpus: &[u32],
+        command: impl Fn(Slot<Answer<T>>) -> Command,
         deadline: Duration,
-    ) -> Result<(), Stuck> {
+    ) -> Vec<Result<T, VcpuError>> {
         let until = Instant::now() + deadline;
-        let (answer, answers) = mpsc::channel();
-        for vcpu in &self.vcpus {
-            vcpu.send(command(answer.clone()));
-            if self.running {
-                vcpu.kick();
-            }
-        }
-        drop(answer);
-        let answered = collect(&answers, self.vcpus.len(), until);
-        let mut cpus: Vec<u32> = (0..self.cpus()).collect();
-        cpus.retain(|cpu| !answered.contains(cpu));
-        if cpus.is_empty() { Ok(()) } else { Err(Stuck { cpus, waited: deadline }) }
+        let gather = Gather::new();
+        self.ask(cpus, || command(gather.slot()));
+        gather.wait(until);
+        self.in_order(cpus, gather.into_answers(), deadline)
     }
 
+    /// Queues a command for each of `cpus`, and kicks those that may be in the guest.
     fn ask(&self, cpus: &[u32], command: impl Fn() -> Command) {
         for vcpu in cpus.iter().filter_map(|cpu| self.vcpus.get(*cpu as usize)) {
             vcpu.send(command());
@@ -227,16 +213,4 @@ impl Drop for Vm {
         // Best effort: a thread that stays behind keeps what it needs alive.
         let _ = self.end_threads(Self::DROP_DEADLINE);
     }
-}
-
-/// Receives up to `count` answers, until a point in time or until no one is left to answer.
-fn collect<T>(answers: &Receiver<T>, count: usize, until: Instant) -> Vec<T> {
-    let mut found = Vec::with_capacity(count);
-    while found.len() < count {
-        match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(answer) => found.push(answer),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-        }
-    }
-    found
 }

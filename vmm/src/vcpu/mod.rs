@@ -20,6 +20,7 @@ use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::Killable;
 
 use crate::exits::{Counters, ExitCounts};
+use crate::gather::Slot;
 use crate::kvm::KvmError;
 use host::CpuClock;
 use kick::ImmediateExit;
@@ -28,20 +29,19 @@ pub use state::{MpState, NmiResult, NmiRun, NmiState, Registers, VcpuError, Vcpu
 use thread::Vcpu;
 pub(crate) use thread::World;
 
-/// What a vCPU thread can be told. Each answer names its vCPU, so that one channel can collect
-/// the answers of many.
+/// What a vCPU thread can be told. Each answer names its vCPU.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Stop at the next instruction boundary.
-    Pause(Sender<u32>),
+    /// Stop at the next instruction boundary, and read the state there.
+    Pause(Slot<Answer<VcpuState>>),
     /// Run the guest.
     Resume,
     /// Read the state.
-    Read(Sender<Answer<VcpuState>>),
+    Read(Slot<Answer<VcpuState>>),
     /// Run one NMI handler, not beyond `until`. Only to a paused vCPU.
-    RunNmi { bound: Duration, until: Instant, answer: Sender<Answer<NmiRun>> },
+    RunNmi { bound: Duration, until: Instant, answer: Slot<Answer<NmiRun>> },
     /// End the thread. Answered when the vCPU is closed.
-    Exit(Sender<u32>),
+    Exit(Slot<u32>),
 }
 
 /// An answer that can fail.

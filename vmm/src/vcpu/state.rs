@@ -154,14 +154,12 @@ pub enum NmiResult {
 pub struct NmiRun {
     /// Which vCPU.
     pub cpu: u32,
-    /// Its state when the call began.
-    pub before: VcpuState,
     /// Whether KVM_NMI was called.
     pub injected: bool,
     /// What became of it.
     pub result: NmiResult,
-    /// Its state when it was stopped again.
-    pub after: VcpuState,
+    /// Where it stood with NMIs when it was stopped again.
+    pub after: NmiState,
     /// Wall time from the injection until it was stopped.
     pub wall: Duration,
     /// CPU time that its thread used for that.
@@ -182,8 +180,12 @@ pub enum VcpuError {
     /// The VM has no such vCPU.
     #[error("ask cpu{0}: there is no such vCPU")]
     NoSuchVcpu(u32),
-    /// Its thread did not answer: it is stuck in a write to the serial port's output, or starved.
-    #[error("ask cpu{cpu}: its thread did not answer within {} ms", .waited.as_millis())]
+    /// Its thread did not answer in time. It will when it can.
+    #[error(
+        "ask cpu{cpu}: no answer from its thread within {} ms; is the serial output blocked, or \
+         the host overloaded?",
+        .waited.as_millis()
+    )]
     NoAnswer {
         /// Which vCPU.
         cpu: u32,

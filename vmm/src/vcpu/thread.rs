@@ -9,7 +9,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::VcpuFd;
@@ -23,6 +23,7 @@ use super::state::{MpState, NmiResult, NmiRun, NmiState, VcpuState};
 use crate::devices::{Devices, Effect};
 use crate::event::{Event, Outcome};
 use crate::exits::{Counters, End, Exit};
+use crate::gather::Slot;
 use crate::kvm::KvmError;
 
 /// Exits that may be needed to finish one instruction. KVM breaks a REP string instruction off
@@ -57,8 +58,8 @@ enum State {
     Running,
     /// Cannot run any more; still answers.
     Ended(Outcome),
-    /// To return from the thread, and to tell this sender once the vCPU is closed.
-    Exiting(Option<Sender<u32>>),
+    /// To return from the thread, and to answer once the vCPU is closed.
+    Exiting(Option<Slot<u32>>),
 }
 
 /// The time that an NMI handler has: see `Vm::run_nmi`.
@@ -131,7 +132,9 @@ impl Vcpu {
         };
         let cpu = self.cpu;
         drop(self);
-        tell(answer, cpu);
+        if let Some(answer) = answer {
+            answer.answer(cpu);
+        }
     }
 
     /// One turn: at most one command, or one entry into the guest.
@@ -158,14 +161,14 @@ impl Vcpu {
                 if matches!(self.state, State::Running) {
                     self.state = State::Paused;
                 }
-                tell(Some(answer), self.cpu);
+                answer.answer((self.cpu, VcpuState::read(self.cpu, &self.fd)));
             }
             Command::Resume => self.resume(),
             Command::Read(answer) => {
-                tell(Some(answer), (self.cpu, VcpuState::read(self.cpu, &self.fd)));
+                answer.answer((self.cpu, VcpuState::read(self.cpu, &self.fd)));
             }
             Command::RunNmi { bound, until, answer } => {
-                tell(Some(answer), (self.cpu, self.run_nmi(bound, until)));
+                answer.answer((self.cpu, self.run_nmi(bound, until)));
             }
             Command::Exit(answer) => self.state = State::Exiting(Some(answer)),
         }
@@ -265,14 +268,14 @@ impl Vcpu {
 
     /// See `Vm::run_nmi`.
     fn run_nmi(&mut self, bound: Duration, until: Instant) -> Result<NmiRun, KvmError> {
-        let before = VcpuState::read(self.cpu, &self.fd)?;
+        let mp_state = MpState::read(&self.fd)?;
         let (started, cpu_started) = (Instant::now(), CpuClock::OF_THIS_THREAD.now());
         let mut injected = false;
         let result = match &self.state {
             State::Ended(outcome) if !outcome.can_run_handlers() => {
                 NmiResult::Ended(outcome.clone())
             }
-            _ if !before.mp_state.is_started() => NmiResult::NotStarted,
+            _ if !mp_state.is_started() => NmiResult::NotStarted,
             _ => {
                 self.fd.nmi().map_err(KvmError::ioctl("KVM_NMI"))?;
                 injected = true;
@@ -282,8 +285,8 @@ impl Vcpu {
         };
         let (wall, cpu_now) = (started.elapsed(), CpuClock::OF_THIS_THREAD.now());
         let run_time = if injected { cpu_now.saturating_sub(cpu_started) } else { Duration::ZERO };
-        let after = VcpuState::read(self.cpu, &self.fd)?;
-        Ok(NmiRun { cpu: self.cpu, before, injected, result, after, wall, run_time })
+        let after = NmiState::read(&self.fd)?;
+        Ok(NmiRun { cpu: self.cpu, injected, result, after, wall, run_time })
     }
 
     fn run_until_nmi_done(&mut self, given: &Allowance) -> Result<NmiResult, KvmError> {
@@ -338,12 +341,5 @@ impl Vcpu {
 
     fn announce(&self, event: Event) {
         (self.world.events)(event);
-    }
-}
-
-/// Answers. Whoever asked may have given up waiting, which is no concern of the vCPU's.
-fn tell<T>(answer: Option<Sender<T>>, value: T) {
-    if let Some(answer) = answer {
-        let _ = answer.send(value);
     }
 }

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nmiscope_vmm::{Config, Event, Outcome, Ports, Vm};
+use nmiscope_vmm::{Config, Event, Outcome, Ports, VcpuState, Vm};
 use vm_memory::{Bytes, GuestAddress};
 
 use asm::Asm;
@@ -148,8 +148,9 @@ impl Machine {
         }
     }
 
-    pub fn pause(&mut self) {
-        self.vm.pause(LONG).expect("the guest should have stopped");
+    pub fn pause(&mut self) -> Vec<VcpuState> {
+        let states = self.vm.pause(LONG).into_iter();
+        states.map(|state| state.expect("the guest should have stopped")).collect()
     }
 
     pub fn rip(&self) -> u64 {

@@ -1,0 +1,140 @@
+//! Collecting the answers of many threads, at the cost of one wake-up.
+//!
+//! Owns the waiting; refuses to know what is asked (`world`) and who answers (`vcpu`). A channel
+//! would wake its receiver for every answer, which on a host with fewer cores than vCPUs is a switch
+//! of threads each.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// What the two sides share.
+struct Shared<T> {
+    state: Mutex<State<T>>,
+    complete: Condvar,
+}
+
+struct State<T> {
+    answers: Vec<T>,
+    /// Slots that exist and have not answered.
+    open: usize,
+}
+
+impl<T> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        // Nothing that runs under the lock panics half way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The end that waits.
+pub(crate) struct Gather<T>(Arc<Shared<T>>);
+
+/// The end that answers, once. Dropped without an answer it stops being waited for.
+pub(crate) struct Slot<T>(Arc<Shared<T>>);
+
+impl<T> Gather<T> {
+    pub(crate) fn new() -> Self {
+        let state = Mutex::new(State { answers: Vec::new(), open: 0 });
+        Self(Arc::new(Shared { state, complete: Condvar::new() }))
+    }
+
+    /// One more to wait for.
+    pub(crate) fn slot(&self) -> Slot<T> {
+        self.0.lock().open += 1;
+        Slot(self.0.clone())
+    }
+
+    /// Waits until no slot is open, or until a point in time. The answers so far remain.
+    pub(crate) fn wait(&self, until: Instant) {
+        let left = until.saturating_duration_since(Instant::now());
+        let guard = self.0.lock();
+        let waited = self.0.complete.wait_timeout_while(guard, left, |state| state.open > 0);
+        drop(waited);
+    }
+
+    /// Whether no slot is open.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.0.lock().open == 0
+    }
+
+    /// Looks at the answers so far, in the order in which they came.
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&[T]) -> R) -> R {
+        look(&self.0.lock().answers)
+    }
+
+    /// The answers so far. Later ones go nowhere.
+    pub(crate) fn into_answers(self) -> Vec<T> {
+        std::mem::take(&mut self.0.lock().answers)
+    }
+}
+
+impl<T> Slot<T> {
+    pub(crate) fn answer(self, answer: T) {
+        self.0.lock().answers.push(answer);
+        // Dropped now: the slot is closed, and whoever waits may be woken.
+    }
+}
+
+impl<T> Drop for Slot<T> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.open -= 1;
+        if state.open == 0 {
+            self.0.complete.notify_one();
+        }
+    }
+}
+
+impl<T> std::fmt::Debug for Slot<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Slot")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn answers_are_waited_for_and_come_in_order() {
+        let gather = Gather::new();
+        let slots: Vec<Slot<u32>> = (0..3).map(|_| gather.slot()).collect();
+        assert!(!gather.is_complete());
+        let thread = std::thread::spawn(move || {
+            for (slot, answer) in slots.into_iter().zip(7..) {
+                slot.answer(answer);
+            }
+        });
+        gather.wait(Instant::now() + LONG);
+        assert!(gather.is_complete());
+        assert_eq!(gather.look(<[u32]>::to_vec), [7, 8, 9]);
+        assert_eq!(gather.into_answers(), [7, 8, 9]);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_slot_that_is_dropped_is_not_waited_for() {
+        let gather = Gather::new();
+        let (kept, lost) = (gather.slot(), gather.slot());
+        kept.answer(1);
+        drop(lost);
+        let started = Instant::now();
+        gather.wait(started + LONG);
+        assert!(started.elapsed() < LONG);
+        assert_eq!(gather.into_answers(), [1]);
+    }
+
+    #[test]
+    fn a_point_in_time_ends_the_wait_and_a_late_answer_is_no_harm() {
+        let gather = Gather::new();
+        let late = gather.slot();
+        gather.wait(Instant::now() + Duration::from_millis(10));
+        assert!(!gather.is_complete());
+        assert!(gather.into_answers().is_empty());
+        late.answer(1);
+    }
+}

@@ -3,8 +3,8 @@
 #
 #   benches/run.sh > docs/benchmarks.md
 #
-# Needs /dev/kvm, hyperfine and qemu-system-x86_64. Takes some ten minutes, on a machine that has
-# nothing else to do.
+# Needs /dev/kvm, hyperfine, qemu-system-x86_64, and what tests/nested/run.sh needs. Takes some ten
+# minutes, on a machine that has nothing else to do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,18 +27,17 @@ qemu() { # image, vCPUs, kernel parameters: the command line of the peer
         "-kernel $1 -append '$3'"
 }
 
-compare() { # title, image, vCPUs, kernel parameters, the image for nmiscope: none is the bundled one
+compare() { # vCPUs
     local status=0
-    eval "$(qemu "$2" "$3" "$4")" 2>/dev/null || status=$?
+    eval "$(qemu "$work/guest.elf" "$1" workload=exit)" 2>/dev/null || status=$?
     # (code << 1) | 1: anything else is no clean end.
     [[ $status == 1 ]] || { echo "$0: QEMU ended with $status, not 1" >&2; exit 1; }
-    echo "### $1"
-    echo
     hyperfine --shell=none --ignore-failure --warmup 3 --runs 30 --style none \
         --export-markdown "$work/table.md" \
-        --command-name nmiscope \
-        "$nmiscope run ${5-} --cpus $3 --append '$4' --no-json --quiet --serial none" \
-        --command-name 'QEMU microvm' "$(qemu "$2" "$3" "$4")" >/dev/null
+        --command-name "nmiscope, $1 vCPUs" \
+        "$nmiscope run --cpus $1 --append workload=exit --no-json --quiet --serial none" \
+        --command-name "QEMU microvm, $1 vCPUs" \
+        "$(qemu "$work/guest.elf" "$1" workload=exit)" >/dev/null
     [[ -s $work/table.md ]] || { echo "$0: hyperfine failed" >&2; exit 1; }
     cat "$work/table.md"
     echo
@@ -55,14 +54,23 @@ Made by \`just bench\` (\`benches/run.sh\`). Absolute times are this machine's; 
 - kernel: $(uname -sr)
 - QEMU: $(qemu-system-x86_64 --version | head -n 1)
 
-## Starting a guest, beside QEMU
+## To the first instruction, beside QEMU
 
-Whole processes, from the start of the program to its end, with the same image file.
+From the start of the process until what the guest's first instructions print is on its standard
+output, with the same image file.
 
 EOF
-compare 'To the first instruction, 1 vCPU' "$work/first.elf" 1 '' "$work/first.elf"
-compare 'To the ready mark, 1 vCPU' "$work/guest.elf" 1 'workload=exit'
-compare 'To the ready mark, 4 vCPUs' "$work/guest.elf" 4 'workload=exit'
+cargo bench --quiet --locked --bench start -- "$work/first.elf" 2>/dev/null | grep '^|'
+cat <<EOF
+
+## To the ready mark, beside QEMU
+
+Whole processes, from the start of the program to its end, with the same image file, whose guest
+leaves as soon as all its CPUs are up.
+
+EOF
+compare 1
+compare 4
 
 echo '## A backtrace of vCPUs that all spin'
 echo
@@ -70,6 +78,10 @@ echo 'From the trigger to the last buffer read, beside the time that the handler
 echo 'and beside the same NMIs with all vCPUs let run free.'
 echo
 cargo bench --quiet --locked --bench capture 2>/dev/null | grep '^|'
+echo
+echo 'The same on a standard KVM, nested in an emulated machine of one CPU (tests/nested):'
+echo
+tests/nested/run.sh -b capture 2>/dev/null | grep '^|'
 echo
 echo '## Watching a healthy guest'
 echo

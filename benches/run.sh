@@ -16,7 +16,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 cargo build --quiet --release --locked
-nmiscope=target/release/nmiscope
+nmiscope=${CARGO_TARGET_DIR:-target}/release/nmiscope
 "$nmiscope" guest "$work/guest.elf"
 cc -nostdlib -static -no-pie -Wl,-Ttext=0x200000 -Wl,--build-id=none \
     -o "$work/first.elf" benches/first_instruction.S
@@ -34,9 +34,9 @@ compare() { # vCPUs
     [[ $status == 1 ]] || { echo "$0: QEMU ended with $status, not 1" >&2; exit 1; }
     hyperfine --shell=none --ignore-failure --warmup 3 --runs 30 --style none \
         --export-markdown "$work/table.md" \
-        --command-name "nmiscope, $1 vCPUs" \
+        --command-name "nmiscope, vCPUs: $1" \
         "$nmiscope run --cpus $1 --append workload=exit --no-json --quiet --serial none" \
-        --command-name "QEMU microvm, $1 vCPUs" \
+        --command-name "QEMU microvm, vCPUs: $1" \
         "$(qemu "$work/guest.elf" "$1" workload=exit)" >/dev/null
     [[ -s $work/table.md ]] || { echo "$0: hyperfine failed" >&2; exit 1; }
     cat "$work/table.md"

@@ -124,8 +124,9 @@ fn reservation(reservation: &Reservation) -> report::Reservation {
 fn diagnose_cpu(number: u32, capture: &CpuCapture, resolver: &Resolver<'_>) -> Cpu {
     let state = capture.state.as_ref().ok();
     let registers = state.map(|state| &state.registers);
-    let started = state.is_some_and(|state| state.mp_state.is_started());
-    let location = registers.filter(|_| started).map(|registers| {
+    let doing = cpu_state(state);
+    let runs = matches!(doing, CpuState::Running | CpuState::Halted | CpuState::Unknown);
+    let location = registers.filter(|_| runs).map(|registers| {
         let rip = VirtualAddress(registers.general.rip);
         resolver.frame(ProgramCounter::Interrupted(rip), true)
     });
@@ -133,9 +134,9 @@ fn diagnose_cpu(number: u32, capture: &CpuCapture, resolver: &Resolver<'_>) -> C
     let word = word(capture, &nmi, resolver);
     Cpu {
         cpu: number,
-        state: cpu_state(capture.state.as_ref().ok()),
+        state: doing,
         interrupts_enabled: registers
-            .filter(|_| started)
+            .filter(|_| runs)
             .map(|registers| registers.general.rflags & INTERRUPT_FLAG != 0),
         registers: registers.map(show_registers),
         location,
@@ -149,8 +150,18 @@ fn cpu_state(state: Option<&VcpuState>) -> CpuState {
         None | Some(MpState::Other(_)) => CpuState::Unknown,
         Some(MpState::Halted) => CpuState::Halted,
         Some(MpState::Uninitialized | MpState::InitReceived) => CpuState::NotStarted,
+        Some(MpState::Running | MpState::SipiReceived)
+            if state.is_some_and(|state| is_reset(&state.registers)) =>
+        {
+            CpuState::Reset
+        }
         Some(MpState::Running | MpState::SipiReceived) => CpuState::Running,
     }
+}
+
+/// Whether they are those of a processor after a reset (SDM vol. 3, table 10-1).
+fn is_reset(registers: &Registers) -> bool {
+    registers.special.cs.base == 0xffff_0000 && registers.general.rip == 0xfff0
 }
 
 fn show_registers(registers: &Registers) -> report::Registers {

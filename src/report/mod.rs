@@ -233,6 +233,9 @@ pub enum CpuState {
     Halted,
     /// Never started: waits for INIT or a start-up IPI.
     NotStarted,
+    /// As after power-on. On AMD hosts KVM resets a vCPU whose guest has shut it down by a triple
+    /// fault, and with that what it was doing is lost.
+    Reset,
     /// It could not be asked.
     Unknown,
 }

@@ -135,6 +135,7 @@ fn state(state: CpuState) -> &'static str {
         CpuState::Running => "running",
         CpuState::Halted => "halted",
         CpuState::NotStarted => "not started",
+        CpuState::Reset => "reset: KVM has forgotten where it was",
         CpuState::Unknown => "state unknown",
     }
 }

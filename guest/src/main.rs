@@ -115,8 +115,9 @@ fn start_together(cpu: usize) {
     while (WAITING.load(Relaxed) as usize) < machine::online_cpus().count() - 1 {
         core::hint::spin_loop();
     }
-    system_state.store(SYSTEM_RUNNING, Relaxed);
+    // In this order: a workload may end the machine at once, and it was ready before.
     machine::post(abi::POST_READY);
+    system_state.store(SYSTEM_RUNNING, Relaxed);
 }
 
 fn the_workload() -> &'static Workload {

@@ -141,9 +141,8 @@ fn cannot_take_nmi(
 /// processor has after a reset.
 fn has_nmi_gate(registers: &Registers) -> bool {
     const LONG_MODE_ACTIVE: u64 = 1 << 10;
-    let special = &registers.special;
-    let gate = if special.efer & LONG_MODE_ACTIVE != 0 { 16 } else { 8 };
-    special.idt.base != 0 && special.idt.limit >= 3 * gate - 1
+    let gate = if registers.efer & LONG_MODE_ACTIVE != 0 { 16 } else { 8 };
+    registers.idt_base != 0 && registers.idt_limit >= 3 * gate - 1
 }
 
 /// Where the guest's structures are, and the address space they were found in.
@@ -181,8 +180,8 @@ fn locate(vm: &Vm, kernel: &Kernel, states: &States) -> Result<Found, String> {
 /// # Errors
 /// It is not in long mode.
 pub fn page_tables(registers: &Registers) -> Result<PageTables, PagingError> {
-    let special = &registers.special;
-    PageTables::from_control_registers(special.cr0, special.cr3, special.cr4, special.efer)
+    let Registers { cr0, cr3, cr4, efer, .. } = *registers;
+    PageTables::from_control_registers(cr0, cr3, cr4, efer)
 }
 
 /// Takes the reservation of a stopped guest. If a client inside has it, the guest has to run for it

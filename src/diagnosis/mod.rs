@@ -127,7 +127,7 @@ fn diagnose_cpu(number: u32, capture: &CpuCapture, resolver: &Resolver<'_>) -> C
     let doing = cpu_state(state);
     let runs = matches!(doing, CpuState::Running | CpuState::Halted | CpuState::Unknown);
     let location = registers.filter(|_| runs).map(|registers| {
-        let rip = VirtualAddress(registers.general.rip);
+        let rip = VirtualAddress(registers.rip);
         resolver.frame(ProgramCounter::Interrupted(rip), true)
     });
     let nmi = account(capture);
@@ -137,7 +137,7 @@ fn diagnose_cpu(number: u32, capture: &CpuCapture, resolver: &Resolver<'_>) -> C
         state: doing,
         interrupts_enabled: registers
             .filter(|_| runs)
-            .map(|registers| registers.general.rflags & INTERRUPT_FLAG != 0),
+            .map(|registers| registers.rflags & INTERRUPT_FLAG != 0),
         registers: registers.map(show_registers),
         location,
         nmi,
@@ -161,36 +161,35 @@ fn cpu_state(state: Option<&VcpuState>) -> CpuState {
 
 /// Whether they are those of a processor after a reset (SDM vol. 3, table 10-1).
 fn is_reset(registers: &Registers) -> bool {
-    registers.special.cs.base == 0xffff_0000 && registers.general.rip == 0xfff0
+    registers.cs.base == 0xffff_0000 && registers.rip == 0xfff0
 }
 
 fn show_registers(registers: &Registers) -> report::Registers {
-    let (general, special) = (&registers.general, &registers.special);
     let show = |value: u64| format!("{value:016x}");
     report::Registers {
-        rip: show(general.rip),
-        rsp: show(general.rsp),
-        rbp: show(general.rbp),
-        rflags: show(general.rflags),
-        rax: show(general.rax),
-        rbx: show(general.rbx),
-        rcx: show(general.rcx),
-        rdx: show(general.rdx),
-        rsi: show(general.rsi),
-        rdi: show(general.rdi),
-        r8: show(general.r8),
-        r9: show(general.r9),
-        r10: show(general.r10),
-        r11: show(general.r11),
-        r12: show(general.r12),
-        r13: show(general.r13),
-        r14: show(general.r14),
-        r15: show(general.r15),
-        cr0: show(special.cr0),
-        cr2: show(special.cr2),
-        cr3: show(special.cr3),
-        cr4: show(special.cr4),
-        cpl: special.ss.dpl & 3,
+        rip: show(registers.rip),
+        rsp: show(registers.rsp),
+        rbp: show(registers.rbp),
+        rflags: show(registers.rflags),
+        rax: show(registers.rax),
+        rbx: show(registers.rbx),
+        rcx: show(registers.rcx),
+        rdx: show(registers.rdx),
+        rsi: show(registers.rsi),
+        rdi: show(registers.rdi),
+        r8: show(registers.r8),
+        r9: show(registers.r9),
+        r10: show(registers.r10),
+        r11: show(registers.r11),
+        r12: show(registers.r12),
+        r13: show(registers.r13),
+        r14: show(registers.r14),
+        r15: show(registers.r15),
+        cr0: show(registers.cr0),
+        cr2: show(registers.cr2),
+        cr3: show(registers.cr3),
+        cr4: show(registers.cr4),
+        cpl: registers.cpl,
     }
 }
 

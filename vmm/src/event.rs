@@ -6,6 +6,8 @@
 use std::fmt;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 /// Something the guest did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -35,7 +37,7 @@ pub enum Event {
 ///
 /// On AMD hosts KVM resets a vCPU that shut down, so its registers after a `TripleFault` are those
 /// of a reset CPU.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Outcome {
     /// The guest wrote to the debug-exit port.

@@ -8,9 +8,10 @@ use std::time::Duration;
 use kvm_bindings::{
     KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE,
     KVM_MP_STATE_SIPI_RECEIVED, KVM_MP_STATE_UNINITIALIZED, Msrs, kvm_msr_entry, kvm_regs,
-    kvm_sregs, kvm_vcpu_events,
+    kvm_segment, kvm_sregs, kvm_vcpu_events,
 };
 use kvm_ioctls::VcpuFd;
+use serde::{Deserialize, Serialize};
 
 use crate::event::Outcome;
 use crate::kvm::KvmError;
@@ -18,17 +19,105 @@ use crate::kvm::KvmError;
 /// IA32_TIME_STAMP_COUNTER.
 const MSR_TSC: u32 = 0x10;
 
-/// A vCPU's registers. Addresses in them are guest-virtual, CR3 is guest-physical.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// A vCPU's registers (KVM_GET_REGS and KVM_GET_SREGS). Addresses in them are guest-virtual, CR3 is
+/// guest-physical.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "registers by their names")]
 pub struct Registers {
-    /// KVM_GET_REGS: RAX to R15, RIP, RFLAGS.
-    pub general: kvm_regs,
-    /// KVM_GET_SREGS: segments, descriptor tables, control registers, EFER, APIC base.
-    pub special: kvm_sregs,
+    pub rax: u64,
+    pub rbx: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub rsp: u64,
+    pub rbp: u64,
+    pub r8: u64,
+    pub r9: u64,
+    pub r10: u64,
+    pub r11: u64,
+    pub r12: u64,
+    pub r13: u64,
+    pub r14: u64,
+    pub r15: u64,
+    pub rip: u64,
+    pub rflags: u64,
+    pub cr0: u64,
+    pub cr2: u64,
+    pub cr3: u64,
+    pub cr4: u64,
+    pub efer: u64,
+    pub cs: Segment,
+    pub ss: Segment,
+    pub ds: Segment,
+    pub es: Segment,
+    pub fs: Segment,
+    pub gs: Segment,
+    /// The current privilege level: 0 for the kernel, 3 for programs (SS.DPL, as the processor keeps
+    /// it).
+    pub cpl: u8,
+    /// Where the interrupt descriptor table lies.
+    pub idt_base: u64,
+    /// Its last byte's offset.
+    pub idt_limit: u16,
+}
+
+/// A segment register.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// What was loaded into it.
+    pub selector: u16,
+    /// Where the segment begins: guest-virtual, or linear without paging.
+    pub base: u64,
+}
+
+impl From<&kvm_segment> for Segment {
+    fn from(segment: &kvm_segment) -> Self {
+        Self { selector: segment.selector, base: segment.base }
+    }
+}
+
+impl Registers {
+    fn new(general: &kvm_regs, special: &kvm_sregs) -> Self {
+        Self {
+            rax: general.rax,
+            rbx: general.rbx,
+            rcx: general.rcx,
+            rdx: general.rdx,
+            rsi: general.rsi,
+            rdi: general.rdi,
+            rsp: general.rsp,
+            rbp: general.rbp,
+            r8: general.r8,
+            r9: general.r9,
+            r10: general.r10,
+            r11: general.r11,
+            r12: general.r12,
+            r13: general.r13,
+            r14: general.r14,
+            r15: general.r15,
+            rip: general.rip,
+            rflags: general.rflags,
+            cr0: special.cr0,
+            cr2: special.cr2,
+            cr3: special.cr3,
+            cr4: special.cr4,
+            efer: special.efer,
+            cs: (&special.cs).into(),
+            ss: (&special.ss).into(),
+            ds: (&special.ds).into(),
+            es: (&special.es).into(),
+            fs: (&special.fs).into(),
+            gs: (&special.gs).into(),
+            cpl: special.ss.dpl & 3,
+            idt_base: special.idt.base,
+            idt_limit: special.idt.limit,
+        }
+    }
 }
 
 /// KVM_GET_MP_STATE.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MpState {
     /// It executes instructions.
     Running,
@@ -64,7 +153,7 @@ impl MpState {
 }
 
 /// Where a vCPU stands with NMIs and interrupts (KVM_GET_VCPU_EVENTS).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NmiState {
     /// An NMI has been sent and not yet been delivered.
     pub pending: bool,
@@ -95,7 +184,7 @@ impl NmiState {
 }
 
 /// All that KVM tells of a vCPU between two instructions.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct VcpuState {
     /// Which vCPU.
@@ -117,10 +206,10 @@ impl VcpuState {
             cpu,
             // First, because it may act on a pending INIT or SIPI, which changes the registers.
             mp_state: MpState::read(vcpu)?,
-            registers: Registers {
-                general: vcpu.get_regs().map_err(KvmError::ioctl("KVM_GET_REGS"))?,
-                special: vcpu.get_sregs().map_err(KvmError::ioctl("KVM_GET_SREGS"))?,
-            },
+            registers: Registers::new(
+                &vcpu.get_regs().map_err(KvmError::ioctl("KVM_GET_REGS"))?,
+                &vcpu.get_sregs().map_err(KvmError::ioctl("KVM_GET_SREGS"))?,
+            ),
             nmi: NmiState::read(vcpu)?,
             tsc: read_tsc(vcpu)?,
         })
@@ -135,7 +224,7 @@ fn read_tsc(vcpu: &VcpuFd) -> Result<u64, KvmError> {
 }
 
 /// What became of one vCPU in `Vm::run_nmi`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NmiResult {
     /// The handler ran and wrote the nmi_done port. The vCPU stands after that write, inside it.
     Finished,
@@ -149,7 +238,7 @@ pub enum NmiResult {
 }
 
 /// One vCPU's part of `Vm::run_nmi`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct NmiRun {
     /// Which vCPU.

@@ -47,10 +47,10 @@ fn a_finished_handler_stands_behind_its_last_write() {
     });
     machine.pause();
     run_nmi(&mut machine, LONG);
-    let general = machine.vm.state(0).unwrap().registers.general;
+    let registers = machine.vm.state(0).unwrap().registers;
     // push eax (1), mov edx (5), mov al (2), out (1)
-    assert_eq!(general.rip, 0x10_1000 + 9);
-    assert_ne!(general.rax, 0x5a5a);
+    assert_eq!(registers.rip, 0x10_1000 + 9);
+    assert_ne!(registers.rax, 0x5a5a);
 }
 
 #[test]

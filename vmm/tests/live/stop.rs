@@ -69,7 +69,7 @@ fn a_guest_stopped_in_port_accesses_stands_between_instructions() {
     let boundaries = [0, 5, 7, 8].map(|offset| u64::from(CODE) + offset);
     for _ in 0..200 {
         let state = machine.pause()[0];
-        let rip = state.registers.general.rip;
+        let rip = state.registers.rip;
         assert!(boundaries.contains(&rip), "{rip:#x}");
         let again = machine.vm.state(0).unwrap();
         assert_eq!(again.registers, state.registers, "looking at a vCPU changes it");
@@ -108,7 +108,7 @@ fn states_tell_a_spinning_vcpu_from_a_halted_and_an_unstarted_one() {
     halted.pause();
     let state = halted.vm.state(0).unwrap();
     assert_eq!(state.mp_state, MpState::Halted);
-    assert_eq!(state.registers.general.rflags & 1 << 9, 0, "interrupts are off");
+    assert_eq!(state.registers.rflags & 1 << 9, 0, "interrupts are off");
 }
 
 #[test]

@@ -154,7 +154,7 @@ impl Machine {
     }
 
     pub fn rip(&self) -> u64 {
-        self.vm.state(0).unwrap().registers.general.rip
+        self.vm.state(0).unwrap().registers.rip
     }
 }
 

@@ -9,7 +9,7 @@ use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use nmiscope::capture::nmi::{Bounds, take};
+use nmiscope::capture::nmi::{Bounds, Stopped};
 use nmiscope::capture::{Capture, NmiCapture};
 use nmiscope::images::Files;
 use nmiscope::kernel::Kernel;
@@ -86,7 +86,7 @@ fn capture(criterion: &mut Criterion) {
         let (mut vm, events) = spinning_vm(cpus);
         let one = |vm: &mut Vm| {
             let started = Instant::now();
-            let capture = take(vm, &kernel, Bounds::for_vcpus(cpus));
+            let capture = Stopped::stop(vm, &kernel, Bounds::for_vcpus(cpus)).run_nmis(vm);
             let elapsed = started.elapsed();
             vm.resume();
             (elapsed, handlers_over_cores(&capture))

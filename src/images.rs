@@ -1,6 +1,7 @@
 //! Image files: reads one, and finds the debug information that belongs to it, in itself or in a
 //! separate file by build-id or debuglink, where distributions put those.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
@@ -122,6 +123,17 @@ fn candidates<'a>(
         }
     }
     found
+}
+
+/// Paths are shown relative to the bundled guest's repository, or to the working directory.
+pub fn source_roots() -> Vec<String> {
+    let working_directory = std::env::current_dir().ok();
+    let roots: BTreeSet<String> = working_directory
+        .into_iter()
+        .map(|path| path.to_string_lossy().into_owned())
+        .chain([crate::bundled::SOURCE_ROOT.to_owned()])
+        .collect();
+    roots.into_iter().collect()
 }
 
 /// Bytes as hexadecimal digits.

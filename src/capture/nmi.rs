@@ -7,11 +7,10 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nmiscope_symbolizer::{PageTables, PagingError};
 use nmiscope_vmm::{Registers, VcpuState, Vm};
 
 use super::{Capture, CpuCapture, NmiCapture, Reservation};
-use crate::kernel::{BufferOwner, Holder, Kernel, Located};
+use crate::kernel::{BufferOwner, CpuPlaces, Holder, Kernel, Located, ReservationPlace};
 use crate::target::memory::GuestRam;
 
 /// How long each step may take.
@@ -38,55 +37,89 @@ impl Bounds {
 }
 
 /// Each vCPU's state, or why it could not be had.
-type States = Vec<Result<VcpuState, String>>;
+pub type States = Vec<Result<VcpuState, String>>;
 
-/// Takes a backtrace of all vCPUs, and leaves them stopped. Whatever goes wrong is in the capture.
-pub fn take(vm: &mut Vm, kernel: &Kernel, bounds: Bounds) -> Capture {
-    let mut clock = Instant::now();
-    // How long a step took, for those who ask with -vv.
-    let mut step = |what: &str| {
-        tracing::debug!(elapsed = ?clock.elapsed(), "{what}");
-        clock = Instant::now();
-    };
-    let mut states = stop(vm, bounds);
-    step("stopped the vCPUs and read their registers");
-    let found = locate(vm, kernel, &states);
-    let reservation = match &found {
-        Ok(found) => reserve(vm, found, bounds, &mut states),
-        Err(reason) => Reservation::Unavailable { reason: reason.clone() },
-    };
-    step("found and reserved the buffers");
-    let found = found.ok();
-    let held = matches!(reservation, Reservation::Held { .. });
-    let ram = GuestRam::new(vm.memory());
-    let before: Vec<Before> = states
-        .iter()
-        .enumerate()
-        .map(|(cpu, state)| {
-            // What a handler has printed that has not returned is worth keeping.
-            let idle = state.as_ref().is_ok_and(|state| !state.nmi.masked);
-            Before::look(ram, found.as_ref(), cpu, held && idle)
-        })
-        .collect();
+/// A guest that stands still, before its NMIs. The moment that a backtrace is of: from here on the
+/// handlers write to the guest's memory.
+#[derive(Debug)]
+pub struct Stopped {
+    /// By vCPU number.
+    pub states: States,
+    reservation: Reservation,
+    /// Where the kernel's structures are, where that is known.
+    pub places: Option<Located>,
+    bounds: Bounds,
+}
 
-    let started = Instant::now();
-    let nmis = send_nmis(vm, found.as_ref(), &states, bounds.handlers);
-    step("ran the NMI handlers");
-    let ram = GuestRam::new(vm.memory());
-    let cpus = (0..)
-        .zip(states.into_iter().zip(nmis))
-        .zip(before)
-        .map(|((cpu, (state, nmi)), before)| {
-            before.complete(ram, found.as_ref(), cpu, state, nmi, held)
-        })
-        .collect();
-    let elapsed = started.elapsed();
-    step("read the buffers");
-    if held && let Some(found) = &found {
-        // The word was there when it was taken.
-        let _ = found.places.reservation.release(ram);
+impl Stopped {
+    /// Stops all vCPUs, and reserves the buffers if they can be had.
+    pub fn stop(vm: &mut Vm, kernel: &Kernel, bounds: Bounds) -> Self {
+        let mut step = Steps::start();
+        let mut states = stop(vm, bounds);
+        step.done("stopped the vCPUs and read their registers");
+        let registers = states.iter().map(|state| match state {
+            Ok(state) => Ok(state.registers),
+            Err(reason) => Err(reason.clone()),
+        });
+        let places = kernel.locate(GuestRam::new(vm.memory()), registers);
+        let reservation = match &places {
+            Ok(places) => reserve(vm, &places.reservation, bounds, &mut states),
+            Err(reason) => Reservation::Unavailable { reason: reason.clone() },
+        };
+        step.done("found and reserved the buffers");
+        Self { states, reservation, places: places.ok(), bounds }
     }
-    Capture { reservation, elapsed, cpus }
+
+    /// Sends the NMIs, reads what the handlers print, and gives the buffers back. All vCPUs stay
+    /// stopped. Whatever goes wrong is in the capture.
+    pub fn run_nmis(self, vm: &mut Vm) -> Capture {
+        let Self { states, reservation, places, bounds } = self;
+        let mut step = Steps::start();
+        let places = places.as_ref();
+        let held = matches!(reservation, Reservation::Held { .. });
+        let ram = GuestRam::new(vm.memory());
+        let before: Vec<Before> = states
+            .iter()
+            .enumerate()
+            .map(|(cpu, state)| {
+                // What a handler has printed that has not returned is worth keeping.
+                let idle = state.as_ref().is_ok_and(|state| !state.nmi.masked);
+                Before::look(ram, places, cpu, held && idle)
+            })
+            .collect();
+        let started = Instant::now();
+        let nmis = send_nmis(vm, places, &states, bounds.handlers);
+        step.done("ran the NMI handlers");
+        let ram = GuestRam::new(vm.memory());
+        let cpus = (0..)
+            .zip(states.into_iter().zip(nmis))
+            .zip(before)
+            .map(|((cpu, (state, nmi)), before)| {
+                before.complete(ram, places, cpu, state, nmi, held)
+            })
+            .collect();
+        let elapsed = started.elapsed();
+        step.done("read the buffers");
+        if held && let Some(places) = places {
+            // The word was there when it was taken.
+            let _ = places.reservation.release(ram);
+        }
+        Capture { reservation, elapsed, cpus }
+    }
+}
+
+/// How long the steps of a capture take, for those who ask with -vv.
+struct Steps(Instant);
+
+impl Steps {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    fn done(&mut self, what: &str) {
+        tracing::debug!(elapsed = ?self.0.elapsed(), "{what}");
+        self.0 = Instant::now();
+    }
 }
 
 /// Stops the vCPUs. One that does not stop has no state, and the others are dealt with.
@@ -98,14 +131,14 @@ fn stop(vm: &mut Vm, bounds: Bounds) -> States {
 /// Has every vCPU that can take an NMI run its handler.
 fn send_nmis(
     vm: &mut Vm,
-    found: Option<&Found>,
+    places: Option<&Located>,
     states: &States,
     bound: Duration,
 ) -> Vec<NmiCapture> {
     let ram = GuestRam::new(vm.memory());
     let mut nmis: Vec<Option<NmiCapture>> = (0..)
         .zip(states)
-        .map(|(cpu, state)| cannot_take_nmi(ram, found, cpu, state).map(NmiCapture::NotSent))
+        .map(|(cpu, state)| cannot_take_nmi(ram, places, cpu, state).map(NmiCapture::NotSent))
         .collect();
     let all = 0..vm.cpus();
     let able: Vec<u32> = all.filter(|&cpu| nmis[cpu as usize].is_none()).collect();
@@ -121,7 +154,7 @@ fn send_nmis(
 /// Why a vCPU must not be sent an NMI: without a handler for it, it would end the guest.
 fn cannot_take_nmi(
     ram: GuestRam<'_>,
-    found: Option<&Found>,
+    places: Option<&Located>,
     cpu: usize,
     state: &Result<VcpuState, String>,
 ) -> Option<String> {
@@ -131,7 +164,7 @@ fn cannot_take_nmi(
         Ok(_) => return None,
         Err(reason) => return Some(reason.clone()),
     };
-    let online = found.and_then(|found| places_of(found, cpu).ok()?.is_online(ram).ok());
+    let online = places.and_then(|places| places_of(places, cpu).ok()?.is_online(ram).ok());
     let able = online.unwrap_or_else(|| has_nmi_gate(&state.registers));
     (!able).then(|| "it has no NMI handler: it is still booting, or has been reset".into())
 }
@@ -145,49 +178,14 @@ fn has_nmi_gate(registers: &Registers) -> bool {
     registers.idt_base != 0 && registers.idt_limit >= 3 * gate - 1
 }
 
-/// Where the guest's structures are, and the address space they were found in.
-struct Found {
-    places: Located,
-    tables: PageTables,
-}
-
-/// Needs a stopped vCPU that runs the kernel: the first one whose registers select long mode.
-fn locate(vm: &Vm, kernel: &Kernel, states: &States) -> Result<Found, String> {
-    let bundled = match kernel {
-        Kernel::Bundled(bundled) => bundled,
-        Kernel::Unknown { reason } => return Err(reason.clone()),
-    };
-    let mut last = String::from("no vCPU has registers");
-    for state in states {
-        let tables = match state.as_ref().map(|state| page_tables(&state.registers)) {
-            Ok(Ok(tables)) => tables,
-            Ok(Err(error)) => {
-                last = crate::error_chain(&error);
-                continue;
-            }
-            Err(_) => continue,
-        };
-        match bundled.locate(GuestRam::new(vm.memory()), tables) {
-            Ok(places) => return Ok(Found { places, tables }),
-            Err(error) => last = crate::error_chain(&error),
-        }
-    }
-    Err(last)
-}
-
-/// The page tables that a vCPU's registers select.
-///
-/// # Errors
-/// It is not in long mode.
-pub fn page_tables(registers: &Registers) -> Result<PageTables, PagingError> {
-    let Registers { cr0, cr3, cr4, efer, .. } = *registers;
-    PageTables::from_control_registers(cr0, cr3, cr4, efer)
-}
-
 /// Takes the reservation of a stopped guest. If a client inside has it, the guest has to run for it
 /// to be given back: it does, up to the bound, and `states` are read anew.
-fn reserve(vm: &mut Vm, found: &Found, bounds: Bounds, states: &mut States) -> Reservation {
-    let place = &found.places.reservation;
+fn reserve(
+    vm: &mut Vm,
+    place: &ReservationPlace,
+    bounds: Bounds,
+    states: &mut States,
+) -> Reservation {
     let started = Instant::now();
     let mut ran = false;
     let result = loop {
@@ -213,7 +211,7 @@ fn reserve(vm: &mut Vm, found: &Found, bounds: Bounds, states: &mut States) -> R
         Ok(Ok(())) => Reservation::Held { waited },
         Ok(Err(holder)) => Reservation::Refused {
             holder: holder.cpu,
-            held: held_for(vm, found, holder, states),
+            held: held_for(vm, place, holder, states),
             waited,
         },
         Err(error) => Reservation::Unavailable { reason: error.to_string() },
@@ -221,9 +219,14 @@ fn reserve(vm: &mut Vm, found: &Found, bounds: Bounds, states: &mut States) -> R
 }
 
 /// How long the holder has held it, by the guest's own clock.
-fn held_for(vm: &Vm, found: &Found, holder: Holder, states: &States) -> Option<Duration> {
+fn held_for(
+    vm: &Vm,
+    place: &ReservationPlace,
+    holder: Holder,
+    states: &States,
+) -> Option<Duration> {
     let tsc = states.iter().flatten().next()?.tsc;
-    let now = found.places.reservation.clock_ns(GuestRam::new(vm.memory()), tsc).ok()?;
+    let now = place.clock_ns(GuestRam::new(vm.memory()), tsc).ok()?;
     now.checked_sub(holder.since_ns).map(Duration::from_nanos)
 }
 
@@ -235,8 +238,8 @@ struct Before {
 
 impl Before {
     /// Looks, and if it may, throws away what is left in a buffer that nobody is using.
-    fn look(ram: GuestRam<'_>, found: Option<&Found>, cpu: usize, may_wipe: bool) -> Self {
-        let Some(Ok(places)) = found.map(|found| places_of(found, cpu)) else {
+    fn look(ram: GuestRam<'_>, places: Option<&Located>, cpu: usize, may_wipe: bool) -> Self {
+        let Some(Ok(places)) = places.map(|places| places_of(places, cpu)) else {
             return Self { stale_bytes: 0, nmi_count: None };
         };
         let stale_bytes = match places.seq_buf.peek(ram) {
@@ -252,15 +255,15 @@ impl Before {
     fn complete(
         self,
         ram: GuestRam<'_>,
-        found: Option<&Found>,
+        places: Option<&Located>,
         cpu: usize,
         state: Result<VcpuState, String>,
         nmi: NmiCapture,
         held: bool,
     ) -> CpuCapture {
-        let places = found
+        let places = places
             .ok_or_else(|| String::from("its place is not known"))
-            .and_then(|found| Ok((places_of(found, cpu)?, found.tables)));
+            .and_then(|places| Ok((places_of(places, cpu)?, places.tables)));
         let buffer = match &places {
             Ok((places, tables)) => places.seq_buf.read(ram, *tables),
             Err(reason) => Err(reason.clone()),
@@ -283,10 +286,10 @@ impl Before {
     }
 }
 
-fn places_of(found: &Found, cpu: usize) -> Result<&crate::kernel::CpuPlaces, String> {
-    match found.places.cpus.get(cpu) {
+fn places_of(places: &Located, cpu: usize) -> Result<&CpuPlaces, String> {
+    match places.cpus.get(cpu) {
         Some(Ok(places)) => Ok(places),
         Some(Err(reason)) => Err(reason.clone()),
-        None => Err(format!("the guest knows of {} CPUs only", found.places.cpus.len())),
+        None => Err(format!("the guest knows of {} CPUs only", places.cpus.len())),
     }
 }

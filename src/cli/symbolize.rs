@@ -10,8 +10,7 @@ use super::exit_code::{self, Code};
 use super::output;
 use crate::diagnosis::Resolver;
 use crate::errors::BadRequest;
-use crate::images::Files;
-use crate::session::source_roots;
+use crate::images::{Files, source_roots};
 use crate::symbolize::{Annotator, one_line};
 
 /// Longer lines are annotated in pieces.

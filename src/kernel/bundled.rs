@@ -10,9 +10,11 @@ use nmiscope_symbolizer::{
     GuestVirtual, Image, PageTables, PhysicalAddress, PhysicalMemory, Place, TypeError, Types,
     VirtualAddress, VirtualMemory, WalkError,
 };
+use nmiscope_vmm::Registers;
 
 use crate::hang::Heartbeats;
 use crate::target::memory::{GuestRam, NoSuchWord};
+use crate::target::page_tables;
 
 /// More CPUs than any kernel here has, and few enough to make a table of.
 const MAX_CPUS: u64 = 4096;
@@ -50,6 +52,8 @@ struct PerCpu {
 /// does not gets wrong numbers, of itself only.
 #[derive(Debug)]
 pub struct Located {
+    /// The page tables by which they were found.
+    pub tables: PageTables,
     /// The reservation of the buffers.
     pub reservation: ReservationPlace,
     /// By CPU number; or why a CPU's variables are not to be found.
@@ -125,12 +129,31 @@ impl Bundled {
         })
     }
 
-    /// Finds the physical addresses, in the address space of a CPU that runs the kernel.
+    /// Finds the physical addresses, in the address space of the first CPU that runs the kernel.
+    /// `registers` are those of its CPUs, or why there are none.
     ///
     /// # Errors
-    /// The image's own variables are not mapped. A CPU whose per-CPU ones are not says so in its
-    /// own entry.
-    pub fn locate(&self, ram: GuestRam<'_>, tables: PageTables) -> Result<Located, TypeError> {
+    /// In none of them the image's own variables are mapped: why not in the last. A CPU whose
+    /// per-CPU ones are not says so in its own entry.
+    pub fn locate(
+        &self,
+        ram: GuestRam<'_>,
+        registers: impl IntoIterator<Item = Result<Registers, String>>,
+    ) -> Result<Located, String> {
+        let mut last = Err(String::from("no vCPU has registers"));
+        for registers in registers {
+            last = registers.and_then(|registers| {
+                let tables = page_tables(&registers).map_err(|error| crate::error_chain(&error))?;
+                self.locate_by(ram, tables).map_err(|error| crate::error_chain(&error))
+            });
+            if last.is_ok() {
+                break;
+            }
+        }
+        last
+    }
+
+    fn locate_by(&self, ram: GuestRam<'_>, tables: PageTables) -> Result<Located, TypeError> {
         let memory = GuestVirtual::new(&ram, tables);
         let reservation = ReservationPlace {
             owner: physical(&memory, self.reservation_owner)?,
@@ -143,7 +166,7 @@ impl Bundled {
         let cpus = (0..possible.min(self.per_cpu_offset_count))
             .map(|cpu| self.locate_cpu(&memory, cpu).map_err(|error| crate::error_chain(&error)))
             .collect();
-        Ok(Located { reservation, cpus })
+        Ok(Located { tables, reservation, cpus })
     }
 
     fn locate_cpu<M: PhysicalMemory>(

@@ -11,6 +11,9 @@ pub use bundled::{
 };
 
 use nmiscope_symbolizer::Image;
+use nmiscope_vmm::Registers;
+
+use crate::target::memory::GuestRam;
 
 /// The guest kernels whose structures are known.
 #[derive(Debug)]
@@ -30,6 +33,21 @@ impl Kernel {
         match Bundled::find(image) {
             Ok(bundled) => Self::Bundled(Box::new(bundled)),
             Err(error) => Self::Unknown { reason: crate::error_chain(&error) },
+        }
+    }
+
+    /// Finds the structures in a guest's memory; see [`Bundled::locate`].
+    ///
+    /// # Errors
+    /// Why they are not to be found.
+    pub fn locate(
+        &self,
+        ram: GuestRam<'_>,
+        registers: impl IntoIterator<Item = Result<Registers, String>>,
+    ) -> Result<Located, String> {
+        match self {
+            Self::Bundled(bundled) => bundled.locate(ram, registers),
+            Self::Unknown { reason } => Err(reason.clone()),
         }
     }
 }

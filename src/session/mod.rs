@@ -5,11 +5,11 @@
 //! whoever prints; it prints nothing itself. Called by the CLI; a farm of VMs would call it too.
 
 mod console;
+mod guest;
 mod terminal;
 mod wake;
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -18,18 +18,17 @@ use nmiscope_symbolizer::SourceRoots;
 use nmiscope_vmm as vmm;
 use nmiscope_vmm::{Ports, Vm};
 
-use crate::capture::nmi::{Bounds, page_tables, take};
+use crate::capture::nmi::{Bounds, Stopped};
 use crate::diagnosis::{self, Resolver, milliseconds};
 use crate::errors::BadRequest;
 use crate::hang::{self, Detector, Observation};
-use crate::images::{Files, hex};
-use crate::kernel::{Kernel, Located};
-use crate::report::{
-    self, Backtrace, Image, Machine, Outcome, Report, SCHEMA_VERSION, Stall, Tool, Trigger,
-};
+use crate::images::{Files, source_roots};
+use crate::kernel::Located;
+use crate::report::{Backtrace, Machine, Outcome, Report, SCHEMA_VERSION, Stall, Tool, Trigger};
 use crate::target::memory::GuestRam;
 use console::Console;
 pub use console::Sink;
+use guest::Guest;
 use wake::{Inbox, Wake};
 
 /// What to run, and what to do about it.
@@ -134,26 +133,19 @@ pub fn run(
         inbox,
         console,
         started,
-        symbols: None,
         ready_after: None,
         watch: Watch::default(),
         backtraces: Vec::new(),
         warnings: Vec::new(),
         listener: &mut listener,
-        files,
+        guest: Guest::new(files, options),
         options,
     };
     session.vm.start();
     let outcome = session.drive();
-    let report = session.finish(outcome?);
+    let report = session.finish(outcome);
     drop((signals, input));
     Ok(report)
-}
-
-/// The image understood: which kernel, and what its addresses mean.
-struct Symbols {
-    kernel: Kernel,
-    kernel_report: report::Kernel,
 }
 
 /// What is known for watching the heartbeats.
@@ -170,32 +162,31 @@ struct Session<'a> {
     inbox: Inbox,
     console: Console,
     started: Instant,
-    symbols: Option<Symbols>,
     ready_after: Option<Duration>,
     watch: Watch,
     backtraces: Vec<Backtrace>,
     warnings: Vec<String>,
     listener: &'a mut dyn FnMut(Event<'_>),
-    files: Files,
+    guest: Guest<'a>,
     options: &'a Options,
 }
 
 impl Session<'_> {
     /// Until something ends the run.
-    fn drive(&mut self) -> anyhow::Result<Outcome> {
+    fn drive(&mut self) -> Outcome {
         let mut nmi_after = self.options.nmi_after;
         loop {
             let wake = self.inbox.wait(self.until_something_is_due(nmi_after));
             match wake {
                 Ok(Wake::Vm(vmm::Event::Post { code: abi::POST_READY, at, .. })) => self.ready(at),
-                Ok(Wake::Vm(vmm::Event::Ended(outcome))) => return Ok(self.guest_ended(&outcome)),
+                Ok(Wake::Vm(vmm::Event::Ended(outcome))) => return self.guest_ended(&outcome),
                 Ok(Wake::Vm(_)) => {}
                 Ok(Wake::Signal(signal)) if signal.asks_for_backtrace() => {
                     self.backtrace(Trigger::Signal { name: signal.name().into() });
                     self.go_on();
                 }
                 Ok(Wake::Signal(signal)) => {
-                    return Ok(Outcome::Stopped { by: signal.name().into() });
+                    return Outcome::Stopped { by: signal.name().into() };
                 }
                 Ok(Wake::Input(bytes)) => {
                     // A guest that does not read its console loses keys, as on real hardware.
@@ -210,10 +201,10 @@ impl Session<'_> {
                 self.go_on();
             }
             if let Some(outcome) = self.look_for_trouble(elapsed) {
-                return Ok(outcome);
+                return outcome;
             }
             if self.options.stop_after.is_some_and(|after| elapsed >= after) {
-                return Ok(Outcome::Stopped { by: "--stop-after".into() });
+                return Outcome::Stopped { by: "--stop-after".into() };
             }
         }
     }
@@ -227,9 +218,7 @@ impl Session<'_> {
 
     fn ready(&mut self, at: Instant) {
         // Port 0x80 is a delay to many kernels, and what they write there means nothing.
-        let is_ours =
-            self.options.image.is_none() || matches!(self.symbols().kernel, Kernel::Bundled(_));
-        if self.ready_after.is_some() || !is_ours {
+        if self.ready_after.is_some() || !self.guest.is_known() {
             return;
         }
         let after = at.saturating_duration_since(self.started);
@@ -265,10 +254,7 @@ impl Session<'_> {
         } else {
             let waited = self.options.ready_within;
             // A guest of which nothing is known need not ever say that it is ready.
-            if elapsed < waited
-                || self.options.hang_after.is_none()
-                || matches!(self.symbols().kernel, Kernel::Unknown { .. })
-            {
+            if elapsed < waited || self.options.hang_after.is_none() || !self.guest.is_known() {
                 return None;
             }
             (Outcome::NotReady { waited_ms: milliseconds(waited) }, Trigger::NotReady)
@@ -283,7 +269,7 @@ impl Session<'_> {
             return Vec::new();
         }
         if self.watch.places.is_none() {
-            match self.find_heartbeats() {
+            match self.guest.locate(&self.vm) {
                 Ok(places) => self.watch.places = Some(places),
                 Err(reason) => self.no_heartbeats(&reason),
             }
@@ -299,7 +285,7 @@ impl Session<'_> {
 
     /// A kernel that is not known has none. One that is could not be looked at this time.
     fn no_heartbeats(&mut self, reason: &str) {
-        let unknown = matches!(self.symbols().kernel, Kernel::Unknown { .. });
+        let unknown = !self.guest.is_known();
         if unknown {
             self.watch.detector = None;
         }
@@ -312,54 +298,6 @@ impl Session<'_> {
         }
     }
 
-    /// Stops a vCPU for a moment, once, to follow its page tables to the heartbeats.
-    fn find_heartbeats(&mut self) -> Result<Located, String> {
-        self.symbols();
-        let Some(symbols) = &self.symbols else { unreachable!("read a line above") };
-        let bundled = match &symbols.kernel {
-            Kernel::Unknown { reason } => return Err(reason.clone()),
-            Kernel::Bundled(bundled) => bundled,
-        };
-        let ram = GuestRam::new(self.vm.memory());
-        let mut reason = String::new();
-        for cpu in 0..self.vm.cpus() {
-            let located = self
-                .vm
-                .state(cpu)
-                .map_err(|error| crate::error_chain(&error))
-                .and_then(|state| {
-                    page_tables(&state.registers).map_err(|error| crate::error_chain(&error))
-                })
-                .and_then(|tables| {
-                    bundled.locate(ram, tables).map_err(|error| crate::error_chain(&error))
-                });
-            match located {
-                Ok(located) => return Ok(located),
-                Err(error) => reason = error,
-            }
-        }
-        Err(reason)
-    }
-
-    /// The image's symbols; read when they are first needed, which for a guest that behaves is
-    /// after it has started.
-    fn symbols(&mut self) -> &Symbols {
-        if self.symbols.is_none() {
-            self.files
-                .find_debug_file(self.options.image.as_deref(), &self.options.debug_directory);
-            let kernel = match self.files.parse() {
-                Ok(image) => Kernel::recognise(&image),
-                Err(error) => Kernel::Unknown { reason: crate::error_chain(&error) },
-            };
-            let kernel_report = match &kernel {
-                Kernel::Bundled(_) => report::Kernel::Bundled,
-                Kernel::Unknown { reason } => report::Kernel::Unknown { reason: reason.clone() },
-            };
-            self.symbols = Some(Symbols { kernel, kernel_report });
-        }
-        self.symbols.as_ref().expect("set above")
-    }
-
     fn warn(&mut self, warning: String) {
         (self.listener)(Event::Warning(&warning));
         self.warnings.push(warning);
@@ -368,15 +306,13 @@ impl Session<'_> {
     /// Takes a backtrace; the guest is stopped afterwards.
     fn backtrace(&mut self, trigger: Trigger) {
         let at = milliseconds(self.started.elapsed());
-        self.symbols();
-        let Some(symbols) = &self.symbols else { unreachable!("read a line above") };
         let mut bounds = Bounds::for_vcpus(self.options.vcpus);
         bounds.handlers = self.options.nmi_timeout.unwrap_or(bounds.handlers);
-        let capture = take(&mut self.vm, &symbols.kernel, bounds);
-        let image = self.files.parse().ok();
-        let roots = SourceRoots::new(source_roots());
-        let backtrace =
-            diagnosis::backtrace(&capture, trigger, at, &Resolver::new(image.as_ref(), roots));
+        let (kernel, files) = self.guest.examine();
+        let image = files.parse().ok();
+        let resolver = Resolver::new(image.as_ref(), SourceRoots::new(source_roots()));
+        let capture = Stopped::stop(&mut self.vm, kernel, bounds).run_nmis(&mut self.vm);
+        let backtrace = diagnosis::backtrace(&capture, trigger, at, &resolver);
         (self.listener)(Event::Backtrace(&backtrace));
         self.backtraces.push(backtrace);
     }
@@ -404,21 +340,13 @@ impl Session<'_> {
             (self.listener)(Event::Warning(&warning));
             warnings.push(warning);
         }
-        let kernel =
-            self.symbols.map_or(report::Kernel::NotExamined, |symbols| symbols.kernel_report);
-        let build_id = self.files.parse().ok().and_then(|image| image.build_id().map(hex));
         Report {
             schema_version: SCHEMA_VERSION,
             tool: Tool {
                 name: env!("CARGO_PKG_NAME").into(),
                 version: env!("CARGO_PKG_VERSION").into(),
             },
-            image: Image {
-                path: self.options.image.as_deref().map(show_path),
-                build_id,
-                command_line: self.options.command_line.clone(),
-                kernel,
-            },
+            image: self.guest.report(),
             machine: machine(self.options),
             ready_after_ms: self.ready_after.map(milliseconds),
             outcome,
@@ -442,25 +370,10 @@ fn machine(options: &Options) -> Machine {
     Machine { vcpus: options.vcpus, memory_bytes: options.memory_bytes }
 }
 
-fn show_path(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
-}
-
 fn show_stall(stall: &hang::Stall) -> Stall {
     Stall {
         cpu: stall.cpu as u32,
         tick_ms: stall.tick.map(milliseconds),
         main_loop_ms: stall.main_loop.map(milliseconds),
     }
-}
-
-/// Paths are shown relative to the bundled guest's repository, or to the working directory.
-pub fn source_roots() -> Vec<String> {
-    let working_directory = std::env::current_dir().ok();
-    let roots: BTreeSet<String> = working_directory
-        .into_iter()
-        .map(|path| path.to_string_lossy().into_owned())
-        .chain([crate::bundled::SOURCE_ROOT.to_owned()])
-        .collect();
-    roots.into_iter().collect()
 }

@@ -4,3 +4,15 @@
 //! Owns access to the bytes; what lies in them is the business of `kernel`.
 
 pub mod memory;
+
+use nmiscope_symbolizer::{PageTables, PagingError};
+use nmiscope_vmm::Registers;
+
+/// The page tables that a vCPU's registers select.
+///
+/// # Errors
+/// It is not in long mode.
+pub fn page_tables(registers: &Registers) -> Result<PageTables, PagingError> {
+    let Registers { cr0, cr3, cr4, efer, .. } = *registers;
+    PageTables::from_control_registers(cr0, cr3, cr4, efer)
+}

@@ -1,0 +1,74 @@
+//! What runs, understood as far as it is needed: the image's files, and which kernel it is.
+//!
+//! Owns that nothing is read before somebody asks, which for a guest that behaves is after it has
+//! started, or never.
+
+use std::path::Path;
+
+use nmiscope_vmm::Vm;
+
+use super::Options;
+use crate::images::{Files, hex};
+use crate::kernel::{Kernel, Located};
+use crate::report;
+use crate::target::memory::GuestRam;
+
+pub struct Guest<'a> {
+    files: Files,
+    kernel: Option<Kernel>,
+    options: &'a Options,
+}
+
+impl<'a> Guest<'a> {
+    pub fn new(files: Files, options: &'a Options) -> Self {
+        Self { files, kernel: None, options }
+    }
+
+    /// Its kernel and its files, with the separate debug file if there is one.
+    pub fn examine(&mut self) -> (&Kernel, &Files) {
+        let Self { files, kernel, options } = self;
+        let kernel = kernel.get_or_insert_with(|| {
+            files.find_debug_file(options.image.as_deref(), &options.debug_directory);
+            match files.parse() {
+                Ok(image) => Kernel::recognise(&image),
+                Err(error) => Kernel::Unknown { reason: crate::error_chain(&error) },
+            }
+        });
+        (kernel, files)
+    }
+
+    /// Whether its structures are known: without a look for the bundled one.
+    pub fn is_known(&mut self) -> bool {
+        self.options.image.is_none() || matches!(self.examine().0, Kernel::Bundled(_))
+    }
+
+    /// Finds its structures in a VM that runs: stops a vCPU for a moment.
+    pub fn locate(&mut self, vm: &Vm) -> Result<Located, String> {
+        let registers = (0..vm.cpus()).map(|cpu| match vm.state(cpu) {
+            Ok(state) => Ok(state.registers),
+            Err(error) => Err(crate::error_chain(&error)),
+        });
+        self.examine().0.locate(GuestRam::new(vm.memory()), registers)
+    }
+
+    /// What a report says of it.
+    pub fn report(&self) -> report::Image {
+        let build_id = self.files.parse().ok().and_then(|image| image.build_id().map(hex));
+        report::Image {
+            path: self.options.image.as_deref().map(show_path),
+            build_id,
+            command_line: self.options.command_line.clone(),
+            kernel: match &self.kernel {
+                None => report::Kernel::NotExamined,
+                Some(Kernel::Bundled(_)) => report::Kernel::Bundled,
+                Some(Kernel::Unknown { reason }) => {
+                    report::Kernel::Unknown { reason: reason.clone() }
+                }
+            },
+        }
+    }
+}
+
+fn show_path(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}

@@ -225,7 +225,7 @@ fn held_for(
     holder: Holder,
     states: &States,
 ) -> Option<Duration> {
-    let tsc = states.iter().flatten().next()?.tsc;
+    let tsc = vm.tsc(states.iter().flatten().next()?.cpu).ok()?;
     let now = place.clock_ns(GuestRam::new(vm.memory()), tsc).ok()?;
     now.checked_sub(holder.since_ns).map(Duration::from_nanos)
 }

@@ -84,6 +84,12 @@ impl Vm {
         self.states(&[cpu]).pop().unwrap_or(Err(VcpuError::NoSuchVcpu(cpu)))
     }
 
+    /// A vCPU's time-stamp counter, in cycles. One of a running VM stops for as long as it takes.
+    pub fn tsc(&self, cpu: u32) -> Result<u64, VcpuError> {
+        let answer = self.answers(&[cpu], Command::ReadTsc, Self::ANSWER_DEADLINE).pop();
+        answer.unwrap_or(Err(VcpuError::NoSuchVcpu(cpu)))
+    }
+
     /// CPU time that a vCPU's thread has used so far, in the guest and for it; zero for a vCPU that
     /// does not exist. Costs the guest nothing: a vCPU whose time stands still does not run.
     pub fn run_time(&self, cpu: u32) -> Duration {

@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Resume,
     /// Read the state.
     Read(Slot<Answer<VcpuState>>),
+    /// Read the time-stamp counter.
+    ReadTsc(Slot<Answer<u64>>),
     /// Run one NMI handler, not beyond `until`. Only to a paused vCPU.
     RunNmi { bound: Duration, until: Instant, answer: Slot<Answer<NmiRun>> },
     /// End the thread. Answered when the vCPU is closed.

@@ -195,8 +195,6 @@ pub struct VcpuState {
     pub nmi: NmiState,
     /// Whether it runs, sleeps or was never started.
     pub mp_state: MpState,
-    /// Its time-stamp counter, in cycles.
-    pub tsc: u64,
 }
 
 impl VcpuState {
@@ -211,12 +209,12 @@ impl VcpuState {
                 &vcpu.get_sregs().map_err(KvmError::ioctl("KVM_GET_SREGS"))?,
             ),
             nmi: NmiState::read(vcpu)?,
-            tsc: read_tsc(vcpu)?,
         })
     }
 }
 
-fn read_tsc(vcpu: &VcpuFd) -> Result<u64, KvmError> {
+/// A vCPU's time-stamp counter, in cycles.
+pub(super) fn read_tsc(vcpu: &VcpuFd) -> Result<u64, KvmError> {
     let mut msrs = Msrs::from_entries(&[kvm_msr_entry { index: MSR_TSC, ..Default::default() }])
         .map_err(|_| KvmError::TableFull { table: "MSR", entries: 1 })?;
     vcpu.get_msrs(&mut msrs).map_err(KvmError::ioctl("KVM_GET_MSRS"))?;

@@ -19,7 +19,7 @@ use vm_memory::GuestMemoryMmap;
 use super::Command;
 use super::host::{self, CpuClock};
 use super::kick::ImmediateExit;
-use super::state::{MpState, NmiResult, NmiRun, NmiState, VcpuState};
+use super::state::{MpState, NmiResult, NmiRun, NmiState, VcpuState, read_tsc};
 use crate::devices::{Devices, Effect};
 use crate::event::{Event, Outcome};
 use crate::exits::{Counters, End, Exit};
@@ -167,6 +167,7 @@ impl Vcpu {
             Command::Read(answer) => {
                 answer.answer((self.cpu, VcpuState::read(self.cpu, &self.fd)));
             }
+            Command::ReadTsc(answer) => answer.answer((self.cpu, read_tsc(&self.fd))),
             Command::RunNmi { bound, until, answer } => {
                 answer.answer((self.cpu, self.run_nmi(bound, until)));
             }
@@ -269,6 +270,7 @@ impl Vcpu {
     /// See `Vm::run_nmi`.
     fn run_nmi(&mut self, bound: Duration, until: Instant) -> Result<NmiRun, KvmError> {
         let mp_state = MpState::read(&self.fd)?;
+        let mut after = None;
         let (started, cpu_started) = (Instant::now(), CpuClock::OF_THIS_THREAD.now());
         let mut injected = false;
         let result = match &self.state {
@@ -280,16 +282,21 @@ impl Vcpu {
                 self.fd.nmi().map_err(KvmError::ioctl("KVM_NMI"))?;
                 injected = true;
                 let given = Allowance { started, cpu_started, bound, until };
-                self.run_until_nmi_done(&given)?
+                self.run_until_nmi_done(&given, &mut after)?
             }
         };
         let (wall, cpu_now) = (started.elapsed(), CpuClock::OF_THIS_THREAD.now());
         let run_time = if injected { cpu_now.saturating_sub(cpu_started) } else { Duration::ZERO };
-        let after = NmiState::read(&self.fd)?;
+        let after = after.map_or_else(|| NmiState::read(&self.fd), Ok)?;
         Ok(NmiRun { cpu: self.cpu, injected, result, after, wall, run_time })
     }
 
-    fn run_until_nmi_done(&mut self, given: &Allowance) -> Result<NmiResult, KvmError> {
+    /// `after` becomes where it stands with NMIs, if it had to be looked at.
+    fn run_until_nmi_done(
+        &mut self,
+        given: &Allowance,
+        after: &mut Option<NmiState>,
+    ) -> Result<NmiResult, KvmError> {
         loop {
             // A kick is a request to look at the time, which is what comes next.
             self.immediate_exit.clear();
@@ -307,7 +314,9 @@ impl Vcpu {
                         return Ok(self.ended_in_nmi(outcome));
                     }
                     // If ours is still pending, an earlier handler has finished, and ours is next.
-                    if !NmiState::read(&self.fd)?.pending {
+                    let state = NmiState::read(&self.fd)?;
+                    if !state.pending {
+                        *after = Some(state);
                         return Ok(NmiResult::Finished);
                     }
                 }

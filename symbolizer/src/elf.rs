@@ -85,6 +85,8 @@ impl DebugLink<'_> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SectionData<'data> {
     pub(crate) bytes: &'data [u8],
+    /// Guest-virtual as linked; 0 for what is not loaded.
+    pub(crate) address: u64,
     /// Format and uncompressed size, which is only what the header claims.
     pub(crate) compression: Option<(CompressionFormat, u64)>,
 }
@@ -156,8 +158,9 @@ impl<'data> Elf<'data> {
     pub(crate) fn section(&self, name: &str) -> Option<SectionData<'data>> {
         let section = self.sections.iter().find(|section| self.name(section) == name.as_bytes())?;
         let bytes = section.data(LE, self.data).ok()?;
+        let address = section.sh_addr(LE);
         let Ok(Some((header, offset, size))) = section.compression(LE, self.data) else {
-            return Some(SectionData { bytes, compression: None });
+            return Some(SectionData { bytes, address, compression: None });
         };
         let format = match header.ch_type(LE) {
             elf::ELFCOMPRESS_ZLIB => CompressionFormat::Zlib,
@@ -166,7 +169,7 @@ impl<'data> Elf<'data> {
         };
         let start = usize::try_from(offset).ok()?;
         let bytes = self.data.get(start..start.checked_add(usize::try_from(size).ok()?)?)?;
-        Some(SectionData { bytes, compression: Some((format, header.ch_size(LE))) })
+        Some(SectionData { bytes, address, compression: Some((format, header.ch_size(LE))) })
     }
 
     fn name(&self, section: &SectionHeader64<LittleEndian>) -> &'data [u8] {

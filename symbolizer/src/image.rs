@@ -11,6 +11,7 @@
 use std::borrow::Cow;
 
 use crate::address::{ProgramCounter, VirtualAddress};
+use crate::call_frames::CallFrames;
 use crate::dwarf::{DebugInfo, DwarfError, Function};
 use crate::elf::{DebugLink, Elf, ImageError};
 use crate::names::demangle;
@@ -71,6 +72,7 @@ pub struct Image<'data> {
     elf: Elf<'data>,
     symbols: Symbols<'data>,
     debug: Option<DebugInfo<'data>>,
+    call_frames: CallFrames<'data>,
 }
 
 impl<'data> Image<'data> {
@@ -84,7 +86,7 @@ impl<'data> Image<'data> {
     }
 
     /// The same with a separate debug file, which supplies what `image` itself lacks: debug
-    /// information, and the full symbol table. That the two belong together is for the caller to
+    /// information, `.debug_frame`, and the full symbol table. That the two belong together is for the caller to
     /// know, by [`build_id`](Self::build_id) or [`DebugLink::matches`].
     ///
     /// # Errors
@@ -101,9 +103,10 @@ impl<'data> Image<'data> {
             _ => &elf,
         };
         let symbols = Symbols::new(symbols.clone());
+        let call_frames = CallFrames::find(&elf, separate.as_ref());
         let debug =
             DebugInfo::find(&elf, &elf).or_else(|| DebugInfo::find(separate.as_ref()?, &elf));
-        Ok(Self { elf, symbols, debug })
+        Ok(Self { elf, symbols, debug, call_frames })
     }
 
     /// The GNU build-id, by which debug files and cores name an image.
@@ -172,6 +175,11 @@ impl<'data> Image<'data> {
     /// The debug information, for `types`.
     pub(crate) fn debug(&self) -> Option<&DebugInfo<'data>> {
         self.debug.as_ref()
+    }
+
+    /// The call frame information, for `unwind`.
+    pub(crate) fn call_frames(&self) -> &CallFrames<'data> {
+        &self.call_frames
     }
 }
 

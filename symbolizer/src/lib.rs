@@ -1,8 +1,9 @@
 //! Bytes in, frames out.
 //!
 //! This crate owns what can be said about a guest from its image and its memory: which function
-//! and source line an address is ([`Image`]), where a variable lies and what is in it ([`Types`],
-//! [`Place`]), and which guest-physical byte a guest-virtual address names ([`PageTables`]).
+//! and source line an address is ([`Image`]), what called it ([`Unwinder`]), where a variable lies
+//! and what is in it ([`Types`], [`Place`]), and which guest-physical byte a guest-virtual address
+//! names ([`PageTables`]).
 //!
 //! It refuses to own where the bytes come from. An image is a `&[u8]` that the caller read or
 //! mapped; memory is whatever implements [`PhysicalMemory`] or [`VirtualMemory`]. There is no I/O,
@@ -10,7 +11,7 @@
 //!
 //! Images and memory are hostile: no input makes this crate panic or recurse without bound, work is
 //! bounded by the size of the input, and what could not be found out is a value with a reason
-//! ([`Missing`], [`TypeError`], [`WalkError`]). Names and paths come out as the image has them,
+//! ([`Missing`], [`End`], [`TypeError`], [`WalkError`]). Names and paths come out as the image has them,
 //! control characters included: whoever prints them escapes them.
 //!
 //! The modules, lowest first; each uses only those before it:
@@ -23,32 +24,44 @@
 //! | `ranges`, `names`, `source` | a sorted map of address ranges; demangling; paths |
 //! | `elf`, `symbols` | the container and its symbol table |
 //! | `dwarf` | address to function, inlined calls and line |
+//! | `registers`, `expression` | the registers of a frame; DWARF expressions over them |
+//! | `call_frames` | address to call frame information |
 //! | `image` | all of the above behind one lookup |
+//! | `unwind` | from registers to the frames of a stack |
 //! | `types` | variables and types by name, reads through them |
 
 #![forbid(unsafe_code)]
 
 mod address;
+mod call_frames;
 mod dwarf;
 mod elf;
+mod expression;
 mod fault;
 mod image;
 mod memory;
 mod names;
 mod page_walk;
 mod ranges;
+mod registers;
 mod source;
 mod symbols;
 mod types;
+mod unwind;
 
 pub use address::{PhysicalAddress, ProgramCounter, VirtualAddress};
 pub use dwarf::DwarfError;
 pub use elf::{DebugLink, ImageError};
+pub use expression::ExpressionError;
 pub use fault::{Level, ReadError, WalkError};
 pub use image::{Frame, Image, Missing, Resolved};
 pub use memory::{PhysicalMemory, VirtualMemory};
 pub use names::demangle;
 pub use page_walk::{GuestVirtual, PageSize, PageTables, PagingError, Translation};
+pub use registers::{Register, UnwindRegisters};
 pub use source::{Location, SourceRoots};
 pub use symbols::{Symbol, SymbolKind, SymbolOffset};
 pub use types::{Encoding, Kind, Member, Place, Type, TypeError, Types};
+pub use unwind::{
+    CfiError, End, FramePointerError, MAX_FRAMES, Strategy, Trace, Unwinder, UnwoundFrame,
+};

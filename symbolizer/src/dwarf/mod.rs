@@ -27,8 +27,8 @@ use crate::source::Location;
 pub(crate) use entries::{Entry, Unit, Value, follow, reference, string};
 use functions::{FunctionTable, inlined_calls};
 use lines::{LineTable, location};
-pub(crate) use sections::Dwarf;
 use sections::Sections;
+pub(crate) use sections::{Dwarf, Section, Slice};
 use units::{UnitIndex, read_lines};
 
 /// Why debug information could not be used.

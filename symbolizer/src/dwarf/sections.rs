@@ -36,8 +36,9 @@ const NEEDED: [SectionId; 10] = [
     SectionId::DebugStrOffsets,
 ];
 
+/// One section, which `call_frames` reads in the same way.
 #[derive(Debug)]
-struct Section<'data> {
+pub(crate) struct Section<'data> {
     data: SectionData<'data>,
     inflated: OnceCell<Result<Vec<u8>, String>>,
 }
@@ -50,10 +51,7 @@ pub(crate) struct Sections<'data> {
 impl<'data> Sections<'data> {
     /// `None` if the file has no `.debug_info`.
     pub(crate) fn find(elf: &Elf<'data>) -> Option<Self> {
-        let sections = NEEDED.map(|id| {
-            let data = elf.section(id.name())?;
-            Some(Section { data, inflated: OnceCell::new() })
-        });
+        let sections = NEEDED.map(|id| Section::find(elf, id.name()));
         let info = sections[NEEDED.iter().position(|&id| id == SectionId::DebugInfo)?].as_ref()?;
         (!info.data.bytes.is_empty()).then_some(Self { sections })
     }
@@ -70,8 +68,23 @@ impl<'data> Sections<'data> {
     }
 }
 
-impl Section<'_> {
-    fn bytes(&self, name: &'static str) -> Result<&[u8], DwarfError> {
+impl<'data> Section<'data> {
+    /// `None` if the file has no section of that name.
+    pub(crate) fn find(elf: &Elf<'data>, name: &str) -> Option<Self> {
+        Some(Self { data: elf.section(name)?, inflated: OnceCell::new() })
+    }
+
+    /// Where the image has it in memory; 0 if it is not loaded.
+    pub(crate) fn address(&self) -> u64 {
+        self.data.address
+    }
+
+    /// Whether the file has any bytes of it: a separate debug file only names what is loaded.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.data.bytes.is_empty()
+    }
+
+    pub(crate) fn bytes(&self, name: &'static str) -> Result<&[u8], DwarfError> {
         let Some((format, size)) = self.data.compression else {
             return Ok(self.data.bytes);
         };

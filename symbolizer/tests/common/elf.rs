@@ -10,6 +10,9 @@ use gimli::{Encoding, Format, LineEncoding, LittleEndian};
 pub const TEXT: u64 = 0xffff_ffff_8000_1000;
 pub const TEXT_SIZE: u64 = 0x1000;
 pub const DATA: u64 = 0xffff_ffff_8000_3000;
+/// Where sections of these names are loaded.
+pub const EH_FRAME: u64 = 0xffff_ffff_8000_4000;
+pub const EH_FRAME_HDR: u64 = 0xffff_ffff_8001_4000;
 
 pub type Section = (&'static str, Vec<u8>);
 
@@ -76,6 +79,8 @@ pub fn elf(sections: &[Section], symbols: &[Symbol], compression: Compression) -
     }
     for (name, bytes) in sections {
         match compression {
+            _ if *name == ".eh_frame" => add(name, 1, 2, EH_FRAME, bytes, 0),
+            _ if *name == ".eh_frame_hdr" => add(name, 1, 2, EH_FRAME_HDR, bytes, 0),
             Compression::None => add(name, 1, 0, 0, bytes, 0),
             Compression::Zlib => add(name, 1, 0x800, 0, &compressed(bytes, 1, &zlib(bytes)), 0),
             Compression::Zstd => add(name, 1, 0x800, 0, &compressed(bytes, 2, &zstd(bytes)), 0),

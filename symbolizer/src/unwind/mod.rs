@@ -1,0 +1,239 @@
+//! Unwinding a stack: registers and memory in, frames and the reason for their end out.
+//!
+//! Owns the order in which the ways to a caller are tried, and the bounds on a trace. Owns no
+//! symbols: frames are addresses, and [`Image::frames`] says what they are. Pure: it reads what it
+//! is given and nothing else, on a live guest as on a stored core.
+//!
+//! From each frame, in this order:
+//! 1. the CFI that covers its address, from `.eh_frame`, else from `.debug_frame`;
+//! 2. where the address is not even code: it was called, and the return address is at RSP;
+//! 3. RBP as a frame pointer.
+//!
+//! A call's return address may already belong to the next function, so callers are looked up one
+//! byte before it. What an interrupt, exception or NMI entered is marked in its CFI
+//! (`.cfi_signal_frame`); its caller was interrupted, is looked up at its exact address, may be at
+//! an address that is no code at all, and may be on another stack, above or below. Switching stacks
+//! takes nothing more than following the RSP that the CPU pushed.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `cfi` | one step by a row of CFI |
+//! | `frame_pointer` | the steps without CFI |
+//! | `trace` | the types of the result |
+
+mod cfi;
+mod frame_pointer;
+mod trace;
+
+use std::collections::HashSet;
+
+use gimli::UnwindContext;
+
+use crate::address::{ProgramCounter, VirtualAddress};
+use crate::image::Image;
+use crate::memory::VirtualMemory;
+use crate::registers::{Register, UnwindRegisters};
+use cfi::ReturnAddress;
+use frame_pointer::{Caller, FramePointer, bad_call, frame_pointer, moves_down};
+pub use trace::{CfiError, End, FramePointerError, Strategy, Trace, UnwoundFrame};
+
+/// Frames that a trace has at most.
+pub const MAX_FRAMES: usize = 1024;
+/// Bytes of CFI that one trace may evaluate. The frames of a deep recursion take some hundred each.
+const MAX_CFI: u64 = 1 << 20;
+
+/// Unwinds stacks of what runs an image.
+#[derive(Clone, Copy, Debug)]
+pub struct Unwinder<'i, 'data> {
+    image: &'i Image<'data>,
+    bias: u64,
+}
+
+impl<'i, 'data> Unwinder<'i, 'data> {
+    /// For a guest that runs `image` where it was linked. Nothing is read yet; CFI is when first
+    /// needed, and what was learned about it stays with the image.
+    pub fn new(image: &'i Image<'data>) -> Self {
+        Self { image, bias: 0 }
+    }
+
+    /// For a guest that runs it elsewhere, `bias` bytes above, modulo 2^64: KASLR. Registers,
+    /// memory and the frames that come out have addresses of the guest; take `bias` off before
+    /// asking the image about one.
+    #[must_use]
+    pub fn with_bias(self, bias: u64) -> Self {
+        Self { bias, ..self }
+    }
+
+    /// The stack of a vCPU that is about to run the instruction at the RIP in `registers`, through
+    /// `memory` in the address space that it uses.
+    ///
+    /// Never fails and always ends: see [`End`] for why, and [`MAX_FRAMES`] for when at the latest.
+    /// The cost is in the order of frames; for an image without `.eh_frame_hdr`, the first one
+    /// passes over its CFI once.
+    pub fn unwind(&self, registers: &UnwindRegisters, memory: &dyn VirtualMemory) -> Trace {
+        let mut frames = Vec::new();
+        let Some(pc) = registers.get(Register::Rip) else {
+            return Trace { frames, end: End::NoProgramCounter };
+        };
+        let pc = ProgramCounter::Interrupted(VirtualAddress(pc));
+        let mut frame = new_frame(pc, Strategy::Registers, registers.clone());
+        let mut walk =
+            Walk { unwinder: *self, memory, context: UnwindContext::new(), budget: MAX_CFI };
+        let mut seen = HashSet::new();
+        loop {
+            seen.insert(position(&frame));
+            let next = walk.step(&mut frame);
+            frames.push(frame);
+            let end = match next {
+                Err(end) => end,
+                Ok(next) if seen.contains(&position(&next)) => looped(&next),
+                Ok(_) if frames.len() == MAX_FRAMES => End::TooManyFrames,
+                Ok(next) => {
+                    frame = next;
+                    continue;
+                }
+            };
+            return Trace { frames, end };
+        }
+    }
+}
+
+/// What tells frames apart, recursion included.
+fn position(frame: &UnwoundFrame) -> (VirtualAddress, Option<u64>) {
+    (frame.pc.address(), frame.registers.get(Register::Rsp))
+}
+
+fn looped(frame: &UnwoundFrame) -> End {
+    let stack_pointer = VirtualAddress(frame.registers.get(Register::Rsp).unwrap_or(0));
+    End::Loop { pc: frame.pc.address(), stack_pointer }
+}
+
+fn new_frame(pc: ProgramCounter, strategy: Strategy, registers: UnwindRegisters) -> UnwoundFrame {
+    let (cfa, cfi_fault) = (None, None);
+    UnwoundFrame { pc, strategy, registers, cfa, is_signal_frame: false, cfi_fault }
+}
+
+/// One walk up a stack.
+struct Walk<'w, 'i, 'data> {
+    unwinder: Unwinder<'i, 'data>,
+    memory: &'w dyn VirtualMemory,
+    context: UnwindContext<usize>,
+    /// Bytes of CFI that may still be evaluated.
+    budget: u64,
+}
+
+impl Walk<'_, '_, '_> {
+    /// From a frame to its caller, completing what is known of the frame itself.
+    fn step(&mut self, frame: &mut UnwoundFrame) -> Result<UnwoundFrame, End> {
+        match self.by_cfi(frame) {
+            Ok(Some(next)) => return next,
+            Ok(None) => {}
+            Err(error) => frame.cfi_fault = Some(error),
+        }
+        let mut unreadable = None;
+        // No return address gets here that is no code.
+        let is_bad_call = frame.is_interrupted() && !self.is_text(frame.pc.address().0);
+        if is_bad_call {
+            let is_return_address = |address| self.is_return_address(address);
+            match bad_call(&frame.registers, self.memory, is_return_address) {
+                Ok(Some(caller)) => return Ok(called(frame, caller, Strategy::BadCall)),
+                Ok(None) => {}
+                Err(error) => unreadable = Some(error),
+            }
+        }
+        let by_rbp = self.by_frame_pointer(frame);
+        match (by_rbp, unreadable) {
+            (Err(End::NoWayOn { .. } | End::FramePointerZero), Some(error)) => {
+                Err(End::UnreadableStack(error))
+            }
+            // It marks the outermost function, and this is no function.
+            (Err(End::FramePointerZero), None) if is_bad_call => {
+                let frame_pointer = FramePointerError::Zero;
+                Err(End::NoWayOn { pc: frame.pc.address(), frame_pointer })
+            }
+            (next, _) => next,
+        }
+    }
+
+    /// `None` if no CFI covers the frame.
+    fn by_cfi(
+        &mut self,
+        frame: &mut UnwoundFrame,
+    ) -> Result<Option<Result<UnwoundFrame, End>>, CfiError> {
+        let address = frame.pc.lookup_address().0.wrapping_sub(self.unwinder.bias);
+        let Some(found) = self.unwinder.image.call_frames().covering(address)? else {
+            return Ok(None);
+        };
+        self.budget = self.budget.checked_sub(found.cost()).ok_or(CfiError::TooLarge)?;
+        let row = found.row(&mut self.context, address)?;
+        let applied = cfi::apply(&found, row, &frame.registers, self.memory, self.unwinder.bias)?;
+        frame.cfa = Some(VirtualAddress(applied.cfa));
+        frame.is_signal_frame = found.is_signal_frame();
+        let mut registers = applied.caller;
+        let pc = match applied.return_address {
+            ReturnAddress::None => return Ok(Some(Err(End::Outermost))),
+            ReturnAddress::Unreadable(error) => return Ok(Some(Err(error.into()))),
+            ReturnAddress::At(pc) => pc,
+        };
+        registers.set(Register::Rip, pc);
+        let address = VirtualAddress(pc);
+        if found.is_signal_frame() {
+            let pc = ProgramCounter::Interrupted(address);
+            return Ok(Some(Ok(new_frame(pc, Strategy::Cfi, registers))));
+        }
+        let next = if pc == 0 {
+            Err(End::ReturnAddressZero)
+        } else if !self.is_return_address(pc) {
+            Err(End::NotText { address })
+        } else {
+            let next = new_frame(ProgramCounter::Return(address), Strategy::Cfi, registers);
+            let stack = |frame: &UnwoundFrame| frame.registers.get(Register::Rsp);
+            match (stack(frame), stack(&next)) {
+                (Some(from), Some(to)) if moves_down(from, to) => Err(looped(&next)),
+                _ => Ok(next),
+            }
+        };
+        Ok(Some(next))
+    }
+
+    fn by_frame_pointer(&self, frame: &mut UnwoundFrame) -> Result<UnwoundFrame, End> {
+        let is_return_address = |address| self.is_return_address(address);
+        match frame_pointer(&frame.registers, self.memory, is_return_address) {
+            Ok(FramePointer::Caller(caller)) => Ok(called(frame, *caller, Strategy::FramePointer)),
+            Ok(FramePointer::Zero) => Err(End::FramePointerZero),
+            Ok(FramePointer::NoReturnAddress { cfa }) => {
+                frame.cfa = Some(VirtualAddress(cfa));
+                Err(End::ReturnAddressZero)
+            }
+            // The chain itself turned back.
+            Err(FramePointerError::BelowStack { frame_pointer, .. })
+                if frame.strategy == Strategy::FramePointer =>
+            {
+                Err(End::Loop { pc: frame.pc.address(), stack_pointer: frame_pointer })
+            }
+            Err(frame_pointer) => {
+                let pc = frame.pc.address();
+                Err(match frame.cfi_fault.clone() {
+                    Some(source) => End::BadCfi { pc, source },
+                    None => End::NoWayOn { pc, frame_pointer },
+                })
+            }
+        }
+    }
+
+    fn is_text(&self, address: u64) -> bool {
+        self.unwinder.image.is_text(VirtualAddress(address.wrapping_sub(self.unwinder.bias)))
+    }
+
+    /// Whether the byte before it is code: the call whose return address it is may be the last
+    /// instruction there is.
+    fn is_return_address(&self, address: u64) -> bool {
+        address.checked_sub(1).is_some_and(|call| self.is_text(call))
+    }
+}
+
+fn called(frame: &mut UnwoundFrame, caller: Caller, strategy: Strategy) -> UnwoundFrame {
+    frame.cfa = Some(VirtualAddress(caller.cfa));
+    let pc = ProgramCounter::Return(VirtualAddress(caller.return_address));
+    new_frame(pc, strategy, caller.registers)
+}

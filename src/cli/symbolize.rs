@@ -10,7 +10,7 @@ use super::exit_code::{self, Code};
 use super::output;
 use crate::diagnosis::Resolver;
 use crate::errors::BadRequest;
-use crate::images::Files;
+use crate::images::{Access, Files};
 use crate::session::source_roots;
 use crate::symbolize::{Annotator, one_line};
 
@@ -20,7 +20,7 @@ const MAX_LINE: u64 = 64 << 10;
 /// Prints frames.
 pub fn symbolize(arguments: &Symbolize) -> anyhow::Result<Code> {
     let path = arguments.image.as_deref();
-    let mut files = Files::open(path).map_err(BadRequest::from_error)?;
+    let mut files = Files::open(path, Access::Map).map_err(BadRequest::from_error)?;
     files.find_debug_file(path, &arguments.debug_dir);
     let image = files
         .parse()

@@ -3,11 +3,12 @@
 //! Owns which of several symbols answers for an address. Owns no demangling and no DWARF. Called by
 //! `image` for names and by `types` for the addresses of variables.
 //!
-//! Nothing is read before the first question. By name is one pass over the table; by address, a
-//! sorted index is made first.
+//! Nothing is read before the first question. By name is one pass over the table, and so is by
+//! address for the first few: a kernel has 120,000 symbols, and to sort them takes longer than a
+//! call chain's worth of passes. Who asks more often than that gets a sorted index.
 
 use std::borrow::Cow;
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::cmp::Reverse;
 
 use object::LittleEndian;
@@ -19,6 +20,9 @@ use crate::names::string_at;
 use crate::ranges::RangeMap;
 
 const LE: LittleEndian = LittleEndian;
+/// Questions by address that are answered by a pass over the table. To make the index takes as long
+/// as about this many, so that it never costs more than twice what was needed.
+const PASSES: u32 = 64;
 
 /// What a symbol names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,6 +73,13 @@ struct ByAddress {
     unsized_: RangeMap<Candidate>,
 }
 
+impl ByAddress {
+    fn containing(&self, address: u64) -> Option<Candidate> {
+        let sized = self.sized.containing(address).next();
+        sized.or_else(|| self.unsized_.containing(address).next())
+    }
+}
+
 /// The symbol table of one ELF file.
 #[derive(Clone, Debug)]
 pub(crate) struct Symbols<'data> {
@@ -76,12 +87,13 @@ pub(crate) struct Symbols<'data> {
     symbols: &'data [ElfSymbol],
     names: &'data [u8],
     by_address: OnceCell<ByAddress>,
+    passes: Cell<u32>,
 }
 
 impl<'data> Symbols<'data> {
     pub(crate) fn new(elf: Elf<'data>) -> Self {
         let (symbols, names) = elf.symbol_table().unwrap_or_default();
-        Self { elf, symbols, names, by_address: OnceCell::new() }
+        Self { elf, symbols, names, by_address: OnceCell::new(), passes: Cell::new(0) }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -108,12 +120,13 @@ impl<'data> Symbols<'data> {
     /// place, the longest, then functions before data before labels, globals before weak before
     /// local ones, the last in the table.
     pub(crate) fn containing(&self, address: VirtualAddress) -> Option<SymbolOffset<'data>> {
-        let table = self.by_address.get_or_init(|| self.index_by_address());
-        let found = table
-            .sized
-            .containing(address.0)
-            .next()
-            .or_else(|| table.unsized_.containing(address.0).next())?;
+        let passes = self.passes.get();
+        let found = if passes < PASSES {
+            self.passes.set(passes + 1);
+            self.pass(address.0)?
+        } else {
+            self.by_address.get_or_init(|| self.index_by_address()).containing(address.0)?
+        };
         let symbol = self.symbol(found.index.0)?;
         let offset = address.offset_from(symbol.address)?;
         Some(SymbolOffset { symbol, offset })
@@ -129,21 +142,52 @@ impl<'data> Symbols<'data> {
         })
     }
 
+    /// The end of its section and its rank, of a symbol that may be shown for an address.
+    fn candidate(&self, symbol: &ElfSymbol, index: u32) -> Option<(u64, Candidate)> {
+        let kind = kind(symbol)?;
+        let section = usize::from(symbol.st_shndx.get(LE).0);
+        let (begin, end) = self.elf.allocated_section(section)?;
+        let is_place =
+            symbol.st_name.get(LE) != 0 && (begin..=end).contains(&symbol.st_value.get(LE));
+        is_place.then(|| (end, Candidate { kind, binding: binding(symbol), index: Reverse(index) }))
+    }
+
+    /// What the index would answer, in one pass without it.
+    fn pass(&self, address: u64) -> Option<Candidate> {
+        // The last that begins at or before the address, and of those the longest.
+        let mut sized: Option<(u64, u64, Reverse<Candidate>)> = None;
+        // Where the last one begins, whether it reaches the address or not: a label before it does
+        // not reach further than that.
+        let mut last = 0;
+        let mut unsized_: Option<(u64, Candidate)> = None;
+        for (symbol, index) in self.symbols.iter().zip(0..) {
+            let begin = symbol.st_value.get(LE);
+            let size = symbol.st_size.get(LE);
+            let end = begin.saturating_add(size);
+            if begin > address || (end <= address && begin < last) {
+                continue;
+            }
+            let Some((section_end, candidate)) = self.candidate(symbol, index) else { continue };
+            if begin > last {
+                last = begin;
+                unsized_ = None;
+            }
+            if end > address {
+                sized = sized.max(Some((begin, end, Reverse(candidate))));
+            } else if size == 0 && address < section_end && begin == last {
+                let this = (section_end, candidate);
+                unsized_ = Some(unsized_.map_or(this, |other| other.min(this)));
+            }
+        }
+        sized.map(|(.., Reverse(found))| found).or(unsized_.map(|(_, found)| found))
+    }
+
     fn index_by_address(&self) -> ByAddress {
         let mut sized = Vec::new();
         let mut unsized_ = Vec::new();
         for (symbol, index) in self.symbols.iter().zip(0..) {
-            let section = usize::from(symbol.st_shndx.get(LE).0);
-            let (Some(kind), Some((begin, end))) =
-                (kind(symbol), self.elf.allocated_section(section))
-            else {
-                continue;
-            };
+            let Some((end, candidate)) = self.candidate(symbol, index) else { continue };
             let address = symbol.st_value.get(LE);
-            if symbol.st_name.get(LE) == 0 || !(begin..=end).contains(&address) {
-                continue;
-            }
-            let candidate = Candidate { kind, binding: binding(symbol), index: Reverse(index) };
             match symbol.st_size.get(LE) {
                 0 => unsized_.push((address, end, candidate)),
                 size => sized.push((address, address.saturating_add(size), candidate)),

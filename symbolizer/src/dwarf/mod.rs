@@ -16,6 +16,7 @@ mod functions;
 mod lines;
 mod sections;
 mod units;
+mod walk;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -162,7 +163,7 @@ impl<'data> DebugInfo<'data> {
         read_lines(dwarf, &mut unit)?;
         let tables = self.tables(dwarf, &unit, offset)?;
         let mut at = tables.lines.find(dwarf, &unit, address);
-        let Some(function) = tables.functions.find(address) else {
+        let Some(function) = tables.functions.find(dwarf, &unit, self.is_text(), address)? else {
             return Ok(match at {
                 None => Vec::new(),
                 Some(_) => vec![Function { name: None, location: at }],
@@ -181,6 +182,10 @@ impl<'data> DebugInfo<'data> {
         Ok(found)
     }
 
+    fn is_text(&self) -> impl Fn(u64) -> bool {
+        |address| contains(&self.text, address)
+    }
+
     fn tables(
         &self,
         dwarf: &Dwarf<'_>,
@@ -190,10 +195,9 @@ impl<'data> DebugInfo<'data> {
         if let Some(tables) = self.tables.borrow().get(&offset) {
             return Ok(Arc::clone(tables));
         }
-        let is_text = |address| contains(&self.text, address);
         let tables = Arc::new(UnitTables {
-            functions: FunctionTable::read(dwarf, unit, is_text)?,
-            lines: LineTable::read(unit, is_text)?,
+            functions: FunctionTable::read(dwarf, unit, self.is_text())?,
+            lines: LineTable::read(unit, self.is_text())?,
         });
         self.tables.borrow_mut().insert(offset, Arc::clone(&tables));
         Ok(tables)

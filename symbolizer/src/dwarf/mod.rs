@@ -12,6 +12,7 @@
 //! line program once. What is kept holds offsets and numbers, no borrowed data.
 
 mod entries;
+mod files;
 mod functions;
 mod lines;
 mod sections;
@@ -27,10 +28,10 @@ use crate::source::Location;
 
 pub(crate) use entries::{Entry, Unit, Value, follow, reference, string};
 use functions::{FunctionTable, inlined_calls};
-use lines::{LineTable, location};
+use lines::LineTable;
 pub(crate) use sections::Dwarf;
 use sections::Sections;
-use units::{UnitIndex, read_lines};
+use units::UnitIndex;
 
 /// Why debug information could not be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -159,10 +160,9 @@ impl<'data> DebugInfo<'data> {
         offset: usize,
         address: u64,
     ) -> Result<Vec<Function>, DwarfError> {
-        let mut unit = self.index.unit(dwarf, offset)?;
-        read_lines(dwarf, &mut unit)?;
+        let unit = self.index.unit(dwarf, offset)?;
         let tables = self.tables(dwarf, &unit, offset)?;
-        let mut at = tables.lines.find(dwarf, &unit, address);
+        let mut at = tables.lines.find(dwarf, address);
         let Some(function) = tables.functions.find(dwarf, &unit, self.is_text(), address)? else {
             return Ok(match at {
                 None => Vec::new(),
@@ -173,9 +173,9 @@ impl<'data> DebugInfo<'data> {
         for call in inlined_calls(dwarf, &unit, function, address)?.into_iter().rev() {
             let name = entries::function_name(self, dwarf, &unit, call.entry)?;
             found.push(Function { name, location: at });
-            at = call
-                .call_file
-                .and_then(|file| location(dwarf, &unit, file, call.call_line, call.call_column));
+            at = call.call_file.and_then(|file| {
+                tables.lines.location(dwarf, file, call.call_line, call.call_column)
+            });
         }
         let name = entries::function_name(self, dwarf, &unit, function)?;
         found.push(Function { name, location: at });
@@ -197,7 +197,7 @@ impl<'data> DebugInfo<'data> {
         }
         let tables = Arc::new(UnitTables {
             functions: FunctionTable::read(dwarf, unit, self.is_text())?,
-            lines: LineTable::read(unit, self.is_text())?,
+            lines: LineTable::read(dwarf, unit, self.is_text())?,
         });
         self.tables.borrow_mut().insert(offset, Arc::clone(&tables));
         Ok(tables)

@@ -14,7 +14,7 @@ use gimli::{
     DebugRngListsBase, DebugStrOffsetsBase, EndianSlice, LittleEndian, Section, UnitRef, UnitType,
 };
 
-use super::entries::{Budget, Entry, Ranges, Unit, abbreviations_length};
+use super::entries::{Budget, Ranges, Unit, abbreviations_length, root};
 use super::sections::Dwarf;
 use super::{DwarfError, read};
 use crate::ranges::RangeMap;
@@ -104,8 +104,8 @@ impl UnitIndex {
         })
     }
 
-    /// The unit whose header is at `offset`, without its line program: see [`read_lines`]. Most
-    /// questions need none, and its header can be longer than all the rest that they read.
+    /// The unit whose header is at `offset`, without its name and its line program: most questions
+    /// need none, and the header of that can be longer than all the rest that they read.
     pub(crate) fn unit<'a>(
         &self,
         dwarf: &Dwarf<'a>,
@@ -174,25 +174,6 @@ impl UnitIndex {
         cache.tables.insert(offset, Arc::clone(&table));
         Ok(table)
     }
-}
-
-/// Adds a unit's line program, and the directory that its relative paths start from.
-pub(crate) fn read_lines<'a>(dwarf: &Dwarf<'a>, unit: &mut Unit<'a>) -> Result<(), DwarfError> {
-    let root = root(unit)?;
-    let text = |at| root.attr_value(at).and_then(|value| dwarf.attr_string(unit, value).ok());
-    let (name, comp_dir) = (text(gimli::DW_AT_name), text(gimli::DW_AT_comp_dir));
-    if let Some(AttributeValue::DebugLineRef(offset)) = root.attr_value(gimli::DW_AT_stmt_list) {
-        let program = dwarf.debug_line.program(offset, unit.address_size(), comp_dir, name);
-        unit.line_program = Some(program.map_err(read("a line program's header"))?);
-    }
-    unit.name = name;
-    unit.comp_dir = comp_dir;
-    Ok(())
-}
-
-/// The first entry, which describes the unit.
-fn root<'a>(unit: &Unit<'a>) -> Result<Entry<'a>, DwarfError> {
-    unit.entry(unit.header.root_offset()).map_err(read("a unit"))
 }
 
 fn force<T>(

@@ -83,11 +83,13 @@ impl<'u, 'a> Walk<'u, 'a> {
         entry: &Abbreviation,
         depth: isize,
     ) -> Result<bool, DwarfError> {
+        if !entry.has_children() {
+            return self.descend(entry).map(|()| false);
+        }
         let attributes = entry.attributes();
-        let is_sibling = |at: &gimli::AttributeSpecification| at.name() == gimli::DW_AT_sibling;
-        let at = match attributes.iter().position(is_sibling) {
-            Some(at) if entry.has_children() => at,
-            _ => return self.descend(entry).map(|()| false),
+        let mut names = attributes.iter().map(gimli::AttributeSpecification::name);
+        let Some(at) = names.position(|name| name == gimli::DW_AT_sibling) else {
+            return self.descend(entry).map(|()| false);
         };
         let error = read(self.what);
         self.entries.skip_attributes(&attributes[..at]).map_err(&error)?;

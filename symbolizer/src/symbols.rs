@@ -73,11 +73,10 @@ struct ByAddress {
     unsized_: RangeMap<Candidate>,
 }
 
-impl ByAddress {
-    fn containing(&self, address: u64) -> Option<Candidate> {
-        let sized = self.sized.containing(address).next();
-        sized.or_else(|| self.unsized_.containing(address).next())
-    }
+/// The nearest symbols that reach one address.
+struct Found {
+    sized: Option<Candidate>,
+    unsized_: Option<Candidate>,
 }
 
 /// The symbol table of one ELF file.
@@ -115,21 +114,31 @@ impl<'data> Symbols<'data> {
         self.symbol(index)
     }
 
-    /// The symbol that holds an address: the nearest before it whose size reaches the address, else
-    /// the nearest before it if that has no size and is in the same section. Of several at one
-    /// place, the longest, then functions before data before labels, globals before weak before
-    /// local ones, the last in the table.
+    /// The symbol that holds an address: the nearest before it that reaches it, by its size or, if
+    /// it has none, up to the next symbol or the end of its section. Of several at one place, one
+    /// with a size before one without, the longest, then functions before data before labels,
+    /// globals before weak before local ones, the last in the table.
     pub(crate) fn containing(&self, address: VirtualAddress) -> Option<SymbolOffset<'data>> {
         let passes = self.passes.get();
         let found = if passes < PASSES {
             self.passes.set(passes + 1);
-            self.pass(address.0)?
+            self.pass(address.0)
         } else {
-            self.by_address.get_or_init(|| self.index_by_address()).containing(address.0)?
+            let table = self.by_address.get_or_init(|| self.index_by_address());
+            let first = |map: &RangeMap<Candidate>| map.containing(address.0).next();
+            Found { sized: first(&table.sized), unsized_: first(&table.unsized_) }
         };
-        let symbol = self.symbol(found.index.0)?;
+        let (sized, unsized_) = (self.found(found.sized), self.found(found.unsized_));
+        let symbol = match (sized, unsized_) {
+            (Some(sized), Some(unsized_)) if sized.address < unsized_.address => unsized_,
+            (sized, unsized_) => sized.or(unsized_)?,
+        };
         let offset = address.offset_from(symbol.address)?;
         Some(SymbolOffset { symbol, offset })
+    }
+
+    fn found(&self, candidate: Option<Candidate>) -> Option<Symbol<'data>> {
+        self.symbol(candidate?.index.0)
     }
 
     fn symbol(&self, index: u32) -> Option<Symbol<'data>> {
@@ -152,8 +161,8 @@ impl<'data> Symbols<'data> {
         is_place.then(|| (end, Candidate { kind, binding: binding(symbol), index: Reverse(index) }))
     }
 
-    /// What the index would answer, in one pass without it.
-    fn pass(&self, address: u64) -> Option<Candidate> {
+    /// What the index would find, in one pass without it.
+    fn pass(&self, address: u64) -> Found {
         // The last that begins at or before the address, and of those the longest.
         let mut sized: Option<(u64, u64, Reverse<Candidate>)> = None;
         // Where the last one begins, whether it reaches the address or not: a label before it does
@@ -179,7 +188,10 @@ impl<'data> Symbols<'data> {
                 unsized_ = Some(unsized_.map_or(this, |other| other.min(this)));
             }
         }
-        sized.map(|(.., Reverse(found))| found).or(unsized_.map(|(_, found)| found))
+        Found {
+            sized: sized.map(|(.., Reverse(candidate))| candidate),
+            unsized_: unsized_.map(|(_, candidate)| candidate),
+        }
     }
 
     fn index_by_address(&self) -> ByAddress {

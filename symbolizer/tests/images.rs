@@ -22,10 +22,11 @@ fn frames(image: &Image<'_>, offset: u64) -> Vec<(String, String, Option<u32>)> 
 
 fn check_inlined_frames(image: &Image<'_>) {
     let file = || "/src/src/lock.rs".to_owned();
-    let lock = |line| ("lock.cold".to_owned(), file(), line);
+    // A label in the middle of the function is nearer than its start from there on.
+    let lock = |line| ("inside".to_owned(), file(), line);
     let spin = |line| ("spin".to_owned(), file(), line);
     let pause = ("guest::pause".to_owned(), file(), Some(30));
-    assert_eq!(frames(image, 0x100), [lock(Some(10))]);
+    assert_eq!(frames(image, 0x100), [("lock.cold".to_owned(), file(), Some(10))]);
     assert_eq!(frames(image, 0x140), [spin(Some(21)), lock(Some(12))]);
     assert_eq!(frames(image, 0x14f), [pause, spin(Some(21)), lock(Some(12))]);
     assert_eq!(frames(image, 0x150), [spin(Some(22)), lock(Some(12))]);
@@ -82,10 +83,13 @@ fn without_debug_information_there_is_still_a_name() {
     let bytes = elf::elf(&[], &SYMBOLS, Compression::None);
     let image = Image::parse(&bytes).expect("an image");
     let at = |offset| image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT + offset)));
-    let resolved = at(0x140);
+    let resolved = at(0x110);
     assert_eq!(resolved.missing, Some(Missing::NoDebugInfo));
     assert_eq!(resolved.frames[0].function.as_deref(), Some("lock.cold"), "global before local");
-    assert_eq!(resolved.symbol.map(|found| found.offset), Some(0x40), "sized before unsized");
+    assert_eq!(resolved.symbol.map(|found| found.offset), Some(0x10));
+    let resolved = at(0x140);
+    assert_eq!(resolved.frames[0].function.as_deref(), Some("inside"), "nearest before enclosing");
+    assert_eq!(resolved.symbol.map(|found| found.offset), Some(0x20));
     assert_eq!(at(0x10).frames[0].function.as_deref(), Some("entry_label"));
     assert_eq!(at(0x310).missing, Some(Missing::NoSymbol));
     assert!(at(0x310).frames.is_empty());

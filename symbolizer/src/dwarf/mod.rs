@@ -8,8 +8,10 @@
 //! it), but it recurses as deep as the entries nest, which lets an image overflow the stack, and it
 //! reads every unit's header and root before the first answer.
 //!
-//! A lookup reads `.debug_aranges`, then only the units that it names: their entries once, their
-//! line program once. What is kept holds offsets and numbers, no borrowed data.
+//! A lookup reads `.debug_aranges`, then only the units that it names: their entries once, and of
+//! those as few as can be told from their siblings; their line program once. Only for an address
+//! that it does not know are the units asked that it does not know either. What is kept holds
+//! offsets and numbers, no borrowed data.
 
 mod entries;
 mod files;
@@ -136,13 +138,10 @@ impl<'data> DebugInfo<'data> {
     /// but no function, as in assembly.
     pub(crate) fn lookup(&self, address: u64) -> Result<Vec<Function>, DwarfError> {
         let dwarf = self.dwarf()?;
-        // A broken .debug_aranges only costs time: the units know their ranges too.
-        if let Ok(aranges) = self.index.by_aranges(&dwarf) {
-            for unit in aranges.containing(address) {
-                let found = self.lookup_in(&dwarf, unit, address)?;
-                if !found.is_empty() {
-                    return Ok(found);
-                }
+        for unit in self.index.by_aranges(&dwarf, address) {
+            let found = self.lookup_in(&dwarf, unit, address)?;
+            if !found.is_empty() {
+                return Ok(found);
             }
         }
         for unit in self.index.by_unit(&dwarf)?.containing(address) {

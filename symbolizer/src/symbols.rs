@@ -57,26 +57,15 @@ pub struct SymbolOffset<'image> {
     pub offset: u64,
 }
 
-/// Order of preference among symbols of one range; the least is shown. The last in the table wins a
-/// tie, as it does in LLVM: linkers put local symbols first.
+/// Where a symbol begins. Of several the greatest is shown: the nearest before the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Candidate {
-    kind: SymbolKind,
-    binding: u8,
-    index: Reverse<u32>,
-}
-
-#[derive(Clone, Debug)]
-struct ByAddress {
-    sized: RangeMap<Candidate>,
-    /// Each reaches to the next symbol or the end of its section, whichever comes first.
-    unsized_: RangeMap<Candidate>,
-}
-
-/// The nearest symbols that reach one address.
-struct Found {
-    sized: Option<Candidate>,
-    unsized_: Option<Candidate>,
+struct Begin {
+    address: u64,
+    /// Size, kind and index of the symbol. Of aliases the last in the table is shown, as in LLVM:
+    /// local symbols come before the others in ELF, and whether one is weak says nothing of which
+    /// name people know it by.
+    rank: (u64, Reverse<SymbolKind>, u32),
+    section_end: u64,
 }
 
 /// The symbol table of one ELF file.
@@ -85,7 +74,7 @@ pub(crate) struct Symbols<'data> {
     elf: Elf<'data>,
     symbols: &'data [ElfSymbol],
     names: &'data [u8],
-    by_address: OnceCell<ByAddress>,
+    by_address: OnceCell<RangeMap<u32>>,
     passes: Cell<u32>,
 }
 
@@ -115,30 +104,21 @@ impl<'data> Symbols<'data> {
     }
 
     /// The symbol that holds an address: the nearest before it that reaches it, by its size or, if
-    /// it has none, up to the next symbol or the end of its section. Of several at one place, one
-    /// with a size before one without, the longest, then functions before data before labels,
-    /// globals before weak before local ones, the last in the table.
+    /// it has none, up to the next symbol or the end of its section. Of several at one place the
+    /// longest, so that one without a size is only another name for the start of one with a size;
+    /// then functions before data before labels, then the last in the table.
     pub(crate) fn containing(&self, address: VirtualAddress) -> Option<SymbolOffset<'data>> {
         let passes = self.passes.get();
-        let found = if passes < PASSES {
+        let index = if passes < PASSES {
             self.passes.set(passes + 1);
-            self.pass(address.0)
+            self.pass(address.0)?
         } else {
-            let table = self.by_address.get_or_init(|| self.index_by_address());
-            let first = |map: &RangeMap<Candidate>| map.containing(address.0).next();
-            Found { sized: first(&table.sized), unsized_: first(&table.unsized_) }
+            let index = self.by_address.get_or_init(|| self.index_by_address());
+            index.containing(address.0).next()?
         };
-        let (sized, unsized_) = (self.found(found.sized), self.found(found.unsized_));
-        let symbol = match (sized, unsized_) {
-            (Some(sized), Some(unsized_)) if sized.address < unsized_.address => unsized_,
-            (sized, unsized_) => sized.or(unsized_)?,
-        };
+        let symbol = self.symbol(index)?;
         let offset = address.offset_from(symbol.address)?;
         Some(SymbolOffset { symbol, offset })
-    }
-
-    fn found(&self, candidate: Option<Candidate>) -> Option<Symbol<'data>> {
-        self.symbol(candidate?.index.0)
     }
 
     fn symbol(&self, index: u32) -> Option<Symbol<'data>> {
@@ -151,71 +131,65 @@ impl<'data> Symbols<'data> {
         })
     }
 
-    /// The end of its section and its rank, of a symbol that may be shown for an address.
-    fn candidate(&self, symbol: &ElfSymbol, index: u32) -> Option<(u64, Candidate)> {
+    /// Where a symbol begins that may be shown for an address, and up to where if it has no size.
+    fn begin(&self, symbol: &ElfSymbol, index: u32) -> Option<Begin> {
         let kind = kind(symbol)?;
         let section = usize::from(symbol.st_shndx.get(LE).0);
-        let (begin, end) = self.elf.allocated_section(section)?;
-        let is_place =
-            symbol.st_name.get(LE) != 0 && (begin..=end).contains(&symbol.st_value.get(LE));
-        is_place.then(|| (end, Candidate { kind, binding: binding(symbol), index: Reverse(index) }))
+        let (first, end) = self.elf.allocated_section(section)?;
+        let address = symbol.st_value.get(LE);
+        let is_place = symbol.st_name.get(LE) != 0 && (first..=end).contains(&address);
+        let rank = (symbol.st_size.get(LE), Reverse(kind), index);
+        is_place.then_some(Begin { address, rank, section_end: end })
     }
 
     /// What the index would find, in one pass without it.
-    fn pass(&self, address: u64) -> Found {
-        // The last that begins at or before the address, and of those the longest.
-        let mut sized: Option<(u64, u64, Reverse<Candidate>)> = None;
-        // Where the last one begins, whether it reaches the address or not: a label before it does
-        // not reach further than that.
-        let mut last = 0;
-        let mut unsized_: Option<(u64, Candidate)> = None;
+    fn pass(&self, address: u64) -> Option<u32> {
+        let mut nearest: Option<Begin> = None;
+        // The nearest whose size reaches the address.
+        let mut around: Option<Begin> = None;
         for (symbol, index) in self.symbols.iter().zip(0..) {
             let begin = symbol.st_value.get(LE);
-            let size = symbol.st_size.get(LE);
-            let end = begin.saturating_add(size);
-            if begin > address || (end <= address && begin < last) {
+            let reaches = begin.saturating_add(symbol.st_size.get(LE)) > address;
+            let is_nearer = nearest.is_none_or(|nearest| nearest.address <= begin);
+            if begin > address || !(reaches || is_nearer) {
                 continue;
             }
-            let Some((section_end, candidate)) = self.candidate(symbol, index) else { continue };
-            if begin > last {
-                last = begin;
-                unsized_ = None;
-            }
-            if end > address {
-                sized = sized.max(Some((begin, end, Reverse(candidate))));
-            } else if size == 0 && address < section_end && begin == last {
-                let this = (section_end, candidate);
-                unsized_ = Some(unsized_.map_or(this, |other| other.min(this)));
+            let this = self.begin(symbol, index);
+            nearest = nearest.max(this);
+            if reaches {
+                around = around.max(this);
             }
         }
-        Found {
-            sized: sized.map(|(.., Reverse(candidate))| candidate),
-            unsized_: unsized_.map(|(_, candidate)| candidate),
-        }
+        let label = nearest.filter(|begin| begin.is_label() && address < begin.section_end);
+        label.or(around).map(Begin::index)
     }
 
-    fn index_by_address(&self) -> ByAddress {
-        let mut sized = Vec::new();
-        let mut unsized_ = Vec::new();
-        for (symbol, index) in self.symbols.iter().zip(0..) {
-            let Some((end, candidate)) = self.candidate(symbol, index) else { continue };
-            let address = symbol.st_value.get(LE);
-            match symbol.st_size.get(LE) {
-                0 => unsized_.push((address, end, candidate)),
-                size => sized.push((address, address.saturating_add(size), candidate)),
-            }
-        }
-        // Of those that begin together the longest is meant, the others are aliases of its start.
-        sized.sort_unstable_by_key(|&(begin, end, symbol)| (begin, Reverse(end), symbol));
-        sized.dedup_by_key(|&mut (begin, ..)| begin);
-        let mut starts: Vec<u64> =
-            sized.iter().chain(&unsized_).map(|&(address, ..)| address).collect();
-        starts.sort_unstable();
-        for (address, end, _) in &mut unsized_ {
-            let next = starts.partition_point(|start| start <= address);
-            *end = starts.get(next).map_or(*end, |&start| start.min(*end));
-        }
-        ByAddress { sized: RangeMap::new(sized), unsized_: RangeMap::new(unsized_) }
+    fn index_by_address(&self) -> RangeMap<u32> {
+        let symbols = self.symbols.iter().zip(0..);
+        let mut begins: Vec<Begin> =
+            symbols.filter_map(|(symbol, index)| self.begin(symbol, index)).collect();
+        // Of those that begin together one is meant, the others are aliases of its start.
+        begins.sort_unstable_by(|a, b| b.cmp(a));
+        begins.dedup_by_key(|begin| begin.address);
+        let mut next = u64::MAX;
+        RangeMap::new(begins.into_iter().map(|begin| {
+            let end = match begin.rank.0 {
+                0 => begin.section_end.min(next),
+                size => begin.address.saturating_add(size),
+            };
+            next = begin.address;
+            (begin.address, end, begin.index())
+        }))
+    }
+}
+
+impl Begin {
+    fn is_label(&self) -> bool {
+        self.rank.0 == 0
+    }
+
+    fn index(self) -> u32 {
+        self.rank.2
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, criterion_group, criterion_main};
 use nmiscope::capture::nmi::{Bounds, Stopped};
 use nmiscope::capture::{Capture, NmiCapture};
-use nmiscope::images::Files;
+use nmiscope::images::{Access, Files};
 use nmiscope::kernel::Kernel;
 use nmiscope_guest::abi;
 use nmiscope_vmm::{Config, Event, Ports, Vm};
@@ -78,7 +78,7 @@ fn median(mut values: Vec<Duration>) -> Duration {
 }
 
 fn capture(criterion: &mut Criterion) {
-    let files = Files::open(None).expect("the bundled guest");
+    let files = Files::open(None, Access::Read).expect("the bundled guest");
     let kernel = Kernel::recognise(&files.parse().expect("the bundled guest"));
     println!("| vCPUs | capture | handlers / cores | ratio | run free | capture / run free |");
     println!("|---|---|---|---|---|---|");

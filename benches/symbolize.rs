@@ -2,13 +2,13 @@
 //! this is what is read then.
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use nmiscope::images::Files;
+use nmiscope::images::{Access, Files};
 use nmiscope::kernel::Kernel;
 use nmiscope_symbolizer::{Image, ProgramCounter};
 
 fn symbolize(criterion: &mut Criterion) {
     let image = nmiscope::bundled::image();
-    let files = Files::open(None).expect("the bundled guest");
+    let files = Files::open(None, Access::Read).expect("the bundled guest");
     let names = ["cpu_main", "trap_entry", "ap_main", "boot_cpu_main", "kernel_main"];
     let addresses: Vec<ProgramCounter> = {
         let parsed = Image::parse(image).expect("the bundled guest");

@@ -6,7 +6,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use nmiscope::images::{DEBUG_DIRECTORY, Files};
+use nmiscope::images::{Access, DEBUG_DIRECTORY, Files};
 use nmiscope::session::{self, Options, Sink};
 
 const SECONDS: u64 = 10;
@@ -42,7 +42,7 @@ fn run(hang_after: Option<Duration>) -> (f64, u64) {
         terminal_input: false,
         debug_directory: DEBUG_DIRECTORY.into(),
     };
-    let files = Files::open(None).expect("the bundled guest");
+    let files = Files::open(None, Access::Read).expect("the bundled guest");
     let started = Instant::now();
     let mut ready = None;
     let mut exits = 0;

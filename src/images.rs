@@ -1,10 +1,13 @@
-//! Image files: reads one, and finds the debug information that belongs to it, in itself or in a
+//! Image files: opens one, and finds the debug information that belongs to it, in itself or in a
 //! separate file by build-id or debuglink, where distributions put those.
+//!
+//! Owns whether a file is copied into memory or mapped, and the one `unsafe` that mapping takes.
+//! Owns no parsing. Called by `cli`.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -17,8 +20,21 @@ const MAX_BYTES: u64 = 4 << 30;
 /// Where separate debug files are looked for, unless told otherwise.
 pub const DEBUG_DIRECTORY: &str = "/usr/lib/debug";
 
+/// How the bytes of a file are had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Copied. Takes time and memory by the size of the file, and then nothing that happens to the
+    /// file matters any more: for what runs as long as a guest does, while its image may well be
+    /// built anew.
+    Read,
+    /// Mapped, so that only what is looked at is read. A file that is cut short while it is mapped
+    /// ends the process by SIGBUS: for a command that answers and ends.
+    Map,
+}
+
 /// The bytes of an image, and of its debug file.
 pub struct Files {
+    access: Access,
     /// The image.
     pub image: Bytes,
     /// Its separate debug file, if it has one and needs it.
@@ -29,8 +45,10 @@ pub struct Files {
 pub enum Bytes {
     /// Part of this binary.
     Static(&'static [u8]),
-    /// Read.
+    /// A copy.
     Owned(Vec<u8>),
+    /// The file itself.
+    Mapped(memmap2::Mmap),
 }
 
 impl std::ops::Deref for Bytes {
@@ -40,18 +58,19 @@ impl std::ops::Deref for Bytes {
         match self {
             Self::Static(bytes) => bytes,
             Self::Owned(bytes) => bytes,
+            Self::Mapped(bytes) => bytes,
         }
     }
 }
 
 impl Files {
     /// The bundled guest, or an image file.
-    pub fn open(path: Option<&Path>) -> anyhow::Result<Self> {
+    pub fn open(path: Option<&Path>, access: Access) -> anyhow::Result<Self> {
         let image = match path {
             None => Bytes::Static(crate::bundled::image()),
-            Some(path) => Bytes::Owned(read(path)?),
+            Some(path) => open(path, access)?,
         };
-        Ok(Self { image, debug: None })
+        Ok(Self { access, image, debug: None })
     }
 
     /// Looks for a separate debug file, if the image has no debug information of its own. One that
@@ -62,10 +81,10 @@ impl Files {
             return;
         }
         let found = candidates(&image, path, directory).into_iter().find_map(|(path, check)| {
-            let bytes = read(&path).ok()?;
+            let bytes = open(&path, self.access).ok()?;
             check.matches(&bytes).then(|| {
                 tracing::info!(path = %path.display(), "found the image's debug file");
-                Bytes::Owned(bytes)
+                bytes
             })
         });
         self.debug = found;
@@ -141,7 +160,7 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+fn open(path: &Path, access: Access) -> anyhow::Result<Bytes> {
     // Before it is opened: to open a pipe is to wait for somebody.
     let metadata = path.metadata().with_context(|| format!("failed to open {}", path.display()))?;
     if !metadata.is_file() {
@@ -149,6 +168,15 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
         bail!("{} is {what}, and cannot be an image", path.display());
     }
     let file = File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
+    match access {
+        Access::Read => read(path, &file).map(Bytes::Owned),
+        Access::Map => map(&file)
+            .map(Bytes::Mapped)
+            .with_context(|| format!("failed to map {}", path.display())),
+    }
+}
+
+fn read(path: &Path, file: &File) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1)
         .read_to_end(&mut bytes)
@@ -157,4 +185,15 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
         bail!("{} is larger than {} GiB", path.display(), MAX_BYTES >> 30);
     }
     Ok(bytes)
+}
+
+fn map(file: &File) -> io::Result<memmap2::Mmap> {
+    // SAFETY: the mapping is private and read-only, and nothing in this process writes to the file
+    // (outputs are created anew, in `cli::output`). What is left is another process that changes
+    // the file while this one looks at it. If it writes, bytes change between two looks: whoever
+    // reads an image takes it for hostile and checks every offset at each use, never once for all,
+    // so the answer is wrong and no access is. If it cuts the file short, the kernel sends SIGBUS,
+    // which ends a command that only reads and has nothing to clean up; callers that have more to
+    // lose ask for `Access::Read`.
+    unsafe { memmap2::Mmap::map(file) }
 }

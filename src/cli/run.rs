@@ -9,7 +9,7 @@ use super::arguments::Run;
 use super::exit_code::{self, Code};
 use super::output::{self, Text};
 use crate::errors::BadRequest;
-use crate::images::Files;
+use crate::images::{Access, Files};
 use crate::report::json::Destination;
 use crate::report::{Outcome, Report, text};
 use crate::session::{self, Event, Options, Sink};
@@ -26,7 +26,8 @@ pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
         (false, true) => Text::Stderr,
         (false, false) => Text::Stdout,
     };
-    let files = Files::open(arguments.image.as_deref()).map_err(BadRequest::from_error)?;
+    let files =
+        Files::open(arguments.image.as_deref(), Access::Read).map_err(BadRequest::from_error)?;
     let options = options(arguments, stdout_is_data);
     let report = session::run(files, &options, started, |event| match event {
         Event::Ready { machine, after } => text.print(&text::ready(machine, after)),

@@ -10,7 +10,7 @@ use super::exit_code::{self, Code};
 use super::output;
 use crate::diagnosis::Resolver;
 use crate::errors::BadRequest;
-use crate::images::{Files, source_roots};
+use crate::images::{Access, Files, source_roots};
 use crate::symbolize::{Annotator, one_line};
 
 /// Longer lines are annotated in pieces.
@@ -19,7 +19,7 @@ const MAX_LINE: u64 = 64 << 10;
 /// Prints frames.
 pub fn symbolize(arguments: &Symbolize) -> anyhow::Result<Code> {
     let path = arguments.image.as_deref();
-    let mut files = Files::open(path).map_err(BadRequest::from_error)?;
+    let mut files = Files::open(path, Access::Map).map_err(BadRequest::from_error)?;
     files.find_debug_file(path, &arguments.debug_dir);
     let image = files
         .parse()

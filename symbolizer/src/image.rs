@@ -140,9 +140,10 @@ impl<'data> Image<'data> {
         self.symbols.by_name(name)
     }
 
-    /// The symbol that holds an address: one whose size reaches it before one without a size, the
-    /// nearest first. Of several at one place, the longest, then functions before data before
-    /// labels, global before weak before local ones, then the last in the table.
+    /// The symbol that holds an address: the nearest before it that reaches it, by its size or, if
+    /// it has none, up to the next symbol. A label inside a function names the code behind it, as
+    /// the kernel's own traces have it: `entry_SYSCALL_64_after_hwframe`. Of several at one place
+    /// the longest, then functions before data before labels, then the last in the table.
     pub fn symbol_containing(&self, address: VirtualAddress) -> Option<SymbolOffset<'data>> {
         self.symbols.containing(address)
     }

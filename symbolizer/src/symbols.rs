@@ -3,11 +3,12 @@
 //! Owns which of several symbols answers for an address. Owns no demangling and no DWARF. Called by
 //! `image` for names and by `types` for the addresses of variables.
 //!
-//! Nothing is read before the first question. By name is one pass over the table; by address, a
-//! sorted index is made first.
+//! Nothing is read before the first question. By name is one pass over the table, and so is by
+//! address for the first few: a kernel has 120,000 symbols, and to sort them takes longer than a
+//! call chain's worth of passes. Who asks more often than that gets a sorted index.
 
 use std::borrow::Cow;
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::cmp::Reverse;
 
 use object::LittleEndian;
@@ -19,6 +20,9 @@ use crate::names::string_at;
 use crate::ranges::RangeMap;
 
 const LE: LittleEndian = LittleEndian;
+/// Questions by address that are answered by a pass over the table. To make the index takes as long
+/// as about this many, so that it never costs more than twice what was needed.
+const PASSES: u32 = 64;
 
 /// What a symbol names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,20 +57,15 @@ pub struct SymbolOffset<'image> {
     pub offset: u64,
 }
 
-/// Order of preference among symbols of one range; the least is shown. The last in the table wins a
-/// tie, as it does in LLVM: linkers put local symbols first.
+/// Where a symbol begins. Of several the greatest is shown: the nearest before the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Candidate {
-    kind: SymbolKind,
-    binding: u8,
-    index: Reverse<u32>,
-}
-
-#[derive(Clone, Debug)]
-struct ByAddress {
-    sized: RangeMap<Candidate>,
-    /// Each reaches to the next symbol or the end of its section, whichever comes first.
-    unsized_: RangeMap<Candidate>,
+struct Begin {
+    address: u64,
+    /// Size, kind and index of the symbol. Of aliases the last in the table is shown, as in LLVM:
+    /// local symbols come before the others in ELF, and whether one is weak says nothing of which
+    /// name people know it by.
+    rank: (u64, Reverse<SymbolKind>, u32),
+    section_end: u64,
 }
 
 /// The symbol table of one ELF file.
@@ -75,13 +74,14 @@ pub(crate) struct Symbols<'data> {
     elf: Elf<'data>,
     symbols: &'data [ElfSymbol],
     names: &'data [u8],
-    by_address: OnceCell<ByAddress>,
+    by_address: OnceCell<RangeMap<u32>>,
+    passes: Cell<u32>,
 }
 
 impl<'data> Symbols<'data> {
     pub(crate) fn new(elf: Elf<'data>) -> Self {
         let (symbols, names) = elf.symbol_table().unwrap_or_default();
-        Self { elf, symbols, names, by_address: OnceCell::new() }
+        Self { elf, symbols, names, by_address: OnceCell::new(), passes: Cell::new(0) }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -103,18 +103,20 @@ impl<'data> Symbols<'data> {
         self.symbol(index)
     }
 
-    /// The symbol that holds an address: the nearest before it whose size reaches the address, else
-    /// the nearest before it if that has no size and is in the same section. Of several at one
-    /// place, the longest, then functions before data before labels, globals before weak before
-    /// local ones, the last in the table.
+    /// The symbol that holds an address: the nearest before it that reaches it, by its size or, if
+    /// it has none, up to the next symbol or the end of its section. Of several at one place the
+    /// longest, so that one without a size is only another name for the start of one with a size;
+    /// then functions before data before labels, then the last in the table.
     pub(crate) fn containing(&self, address: VirtualAddress) -> Option<SymbolOffset<'data>> {
-        let table = self.by_address.get_or_init(|| self.index_by_address());
-        let found = table
-            .sized
-            .containing(address.0)
-            .next()
-            .or_else(|| table.unsized_.containing(address.0).next())?;
-        let symbol = self.symbol(found.index.0)?;
+        let passes = self.passes.get();
+        let index = if passes < PASSES {
+            self.passes.set(passes + 1);
+            self.pass(address.0)?
+        } else {
+            let index = self.by_address.get_or_init(|| self.index_by_address());
+            index.containing(address.0).next()?
+        };
+        let symbol = self.symbol(index)?;
         let offset = address.offset_from(symbol.address)?;
         Some(SymbolOffset { symbol, offset })
     }
@@ -129,37 +131,65 @@ impl<'data> Symbols<'data> {
         })
     }
 
-    fn index_by_address(&self) -> ByAddress {
-        let mut sized = Vec::new();
-        let mut unsized_ = Vec::new();
+    /// Where a symbol begins that may be shown for an address, and up to where if it has no size.
+    fn begin(&self, symbol: &ElfSymbol, index: u32) -> Option<Begin> {
+        let kind = kind(symbol)?;
+        let section = usize::from(symbol.st_shndx.get(LE).0);
+        let (first, end) = self.elf.allocated_section(section)?;
+        let address = symbol.st_value.get(LE);
+        let is_place = symbol.st_name.get(LE) != 0 && (first..=end).contains(&address);
+        let rank = (symbol.st_size.get(LE), Reverse(kind), index);
+        is_place.then_some(Begin { address, rank, section_end: end })
+    }
+
+    /// What the index would find, in one pass without it.
+    fn pass(&self, address: u64) -> Option<u32> {
+        let mut nearest: Option<Begin> = None;
+        // The nearest whose size reaches the address.
+        let mut around: Option<Begin> = None;
         for (symbol, index) in self.symbols.iter().zip(0..) {
-            let section = usize::from(symbol.st_shndx.get(LE).0);
-            let (Some(kind), Some((begin, end))) =
-                (kind(symbol), self.elf.allocated_section(section))
-            else {
+            let begin = symbol.st_value.get(LE);
+            let reaches = begin.saturating_add(symbol.st_size.get(LE)) > address;
+            let is_nearer = nearest.is_none_or(|nearest| nearest.address <= begin);
+            if begin > address || !(reaches || is_nearer) {
                 continue;
+            }
+            let this = self.begin(symbol, index);
+            nearest = nearest.max(this);
+            if reaches {
+                around = around.max(this);
+            }
+        }
+        let label = nearest.filter(|begin| begin.is_label() && address < begin.section_end);
+        label.or(around).map(Begin::index)
+    }
+
+    fn index_by_address(&self) -> RangeMap<u32> {
+        let symbols = self.symbols.iter().zip(0..);
+        let mut begins: Vec<Begin> =
+            symbols.filter_map(|(symbol, index)| self.begin(symbol, index)).collect();
+        // Of those that begin together one is meant, the others are aliases of its start.
+        begins.sort_unstable_by(|a, b| b.cmp(a));
+        begins.dedup_by_key(|begin| begin.address);
+        let mut next = u64::MAX;
+        RangeMap::new(begins.into_iter().map(|begin| {
+            let end = match begin.rank.0 {
+                0 => begin.section_end.min(next),
+                size => begin.address.saturating_add(size),
             };
-            let address = symbol.st_value.get(LE);
-            if symbol.st_name.get(LE) == 0 || !(begin..=end).contains(&address) {
-                continue;
-            }
-            let candidate = Candidate { kind, binding: binding(symbol), index: Reverse(index) };
-            match symbol.st_size.get(LE) {
-                0 => unsized_.push((address, end, candidate)),
-                size => sized.push((address, address.saturating_add(size), candidate)),
-            }
-        }
-        // Of those that begin together the longest is meant, the others are aliases of its start.
-        sized.sort_unstable_by_key(|&(begin, end, symbol)| (begin, Reverse(end), symbol));
-        sized.dedup_by_key(|&mut (begin, ..)| begin);
-        let mut starts: Vec<u64> =
-            sized.iter().chain(&unsized_).map(|&(address, ..)| address).collect();
-        starts.sort_unstable();
-        for (address, end, _) in &mut unsized_ {
-            let next = starts.partition_point(|start| start <= address);
-            *end = starts.get(next).map_or(*end, |&start| start.min(*end));
-        }
-        ByAddress { sized: RangeMap::new(sized), unsized_: RangeMap::new(unsized_) }
+            next = begin.address;
+            (begin.address, end, begin.index())
+        }))
+    }
+}
+
+impl Begin {
+    fn is_label(&self) -> bool {
+        self.rank.0 == 0
+    }
+
+    fn index(self) -> u32 {
+        self.rank.2
     }
 }
 

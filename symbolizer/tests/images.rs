@@ -3,7 +3,7 @@
 #[path = "common/elf.rs"]
 mod elf;
 
-use elf::{Compression, DATA, SYMBOLS, TEXT, debug_sections};
+use elf::{Compression, DATA, SYMBOLS, TEXT, aranges, debug_sections};
 use nmiscope_symbolizer::{
     DwarfError, Image, ImageError, Missing, ProgramCounter, ReadError, SourceRoots, TypeError,
     Types, VirtualAddress, VirtualMemory,
@@ -22,10 +22,11 @@ fn frames(image: &Image<'_>, offset: u64) -> Vec<(String, String, Option<u32>)> 
 
 fn check_inlined_frames(image: &Image<'_>) {
     let file = || "/src/src/lock.rs".to_owned();
-    let lock = |line| ("lock.cold".to_owned(), file(), line);
+    // A label in the middle of the function is nearer than its start from there on.
+    let lock = |line| ("inside".to_owned(), file(), line);
     let spin = |line| ("spin".to_owned(), file(), line);
     let pause = ("guest::pause".to_owned(), file(), Some(30));
-    assert_eq!(frames(image, 0x100), [lock(Some(10))]);
+    assert_eq!(frames(image, 0x100), [("lock.cold".to_owned(), file(), Some(10))]);
     assert_eq!(frames(image, 0x140), [spin(Some(21)), lock(Some(12))]);
     assert_eq!(frames(image, 0x14f), [pause, spin(Some(21)), lock(Some(12))]);
     assert_eq!(frames(image, 0x150), [spin(Some(22)), lock(Some(12))]);
@@ -57,6 +58,90 @@ fn an_image_lies_at_any_address() {
     check_inlined_frames(&Image::parse(&bytes[1..]).expect("an image"));
 }
 
+/// The image of [`debug_sections`] with a `.debug_info` that breaks off behind its unit, and with
+/// these sections.
+fn broken_behind_the_unit(more: impl IntoIterator<Item = elf::Section>) -> Vec<u8> {
+    let mut sections = debug_sections(5);
+    let info = sections.iter_mut().find(|(name, _)| *name == ".debug_info").expect("a section");
+    info.1.extend_from_slice(&[0xff; 3]);
+    sections.extend(more);
+    elf::elf(&sections, &SYMBOLS, Compression::None)
+}
+
+#[test]
+fn with_aranges_only_the_units_that_are_needed_are_read() {
+    let bytes = broken_behind_the_unit([aranges(&[(0, TEXT + 0x100, 0x100)])]);
+    let image = Image::parse(&bytes).expect("an image");
+    check_inlined_frames(&image);
+    // Whether another unit has this one, only all of them together can tell.
+    let elsewhere = image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT + 0x300)));
+    assert!(matches!(elsewhere.missing, Some(Missing::Malformed(_))), "{elsewhere:?}");
+    let bytes = broken_behind_the_unit([]);
+    let image = Image::parse(&bytes).expect("an image");
+    let resolved = image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT + 0x140)));
+    assert!(matches!(resolved.missing, Some(Missing::Malformed(_))), "{resolved:?}");
+}
+
+#[test]
+fn units_that_aranges_leave_out_are_asked_for_their_ranges() {
+    let whole = aranges(&[(0, TEXT + 0x100, 0x100)]);
+    let another = aranges(&[(0x10_0000, TEXT + 0x800, 0x100)]);
+    let cut = (whole.0, whole.1[..40].to_vec());
+    for aranges in [None, Some(another), Some(cut), Some((whole.0, Vec::new()))] {
+        let mut sections = debug_sections(5);
+        sections.extend(aranges);
+        let bytes = elf::elf(&sections, &SYMBOLS, Compression::None);
+        check_inlined_frames(&Image::parse(&bytes).expect("an image"));
+    }
+}
+
+/// `ld --emit-relocs` leaves them in, as Linux is linked; they say what has been done already.
+#[test]
+fn relocations_of_an_executable_are_not_applied_again() {
+    let mut sections = debug_sections(5);
+    let info = sections.iter().find(|(name, _)| *name == ".debug_info").expect("a section");
+    // Elf64_Rela: every eight bytes become 0xdead, by R_X86_64_64 of the null symbol.
+    let relocations = (0..info.1.len() as u64 / 8).flat_map(|word| [word * 8, 1, 0xdead]);
+    let bytes = relocations.flat_map(u64::to_le_bytes).collect();
+    sections.push((".rela.debug_info", bytes));
+    let bytes = elf::elf(&sections, &SYMBOLS, Compression::None);
+    check_inlined_frames(&Image::parse(&bytes).expect("an image"));
+}
+
+#[test]
+fn a_function_inside_another_is_found() {
+    for version in [4, 5] {
+        let bytes = elf::elf(&debug_sections(version), &SYMBOLS, Compression::None);
+        let image = Image::parse(&bytes).expect("an image");
+        let resolved = image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT + 0x408)));
+        let [frame] = &resolved.frames[..] else { panic!("one frame: {resolved:?}") };
+        assert_eq!(frame.linkage_name.as_deref(), Some("helper"), "in version {version}");
+    }
+}
+
+/// The first questions are answered from the table as it is, later ones from an index of it.
+#[test]
+fn a_symbol_is_the_same_however_many_were_asked_for() {
+    let labels = [(0x108, 0), (0x108, 8), (0x200, 0), (0x310, 0), (0x318, 0), (0x1000, 0)];
+    let labels = labels.map(|(offset, size)| elf::Symbol {
+        name: "label",
+        address: TEXT + offset,
+        size,
+        info: elf::GLOBAL_LABEL,
+    });
+    let symbols = [&SYMBOLS[..], &labels].concat();
+    let bytes = elf::elf(&[], &symbols, Compression::None);
+    let asked = Image::parse(&bytes).expect("an image");
+    for _ in 0..1000 {
+        asked.symbol_containing(VirtualAddress(TEXT));
+    }
+    for address in (TEXT - 1..TEXT + 0x400).chain([TEXT + 0x1000, 0, u64::MAX]) {
+        let fresh = Image::parse(&bytes).expect("an image");
+        let address = VirtualAddress(address);
+        assert_eq!(fresh.symbol_containing(address), asked.symbol_containing(address));
+    }
+}
+
 #[test]
 fn a_debug_file_supplies_what_the_image_lacks() {
     let stripped = elf::elf(&[], &[], Compression::None);
@@ -82,10 +167,13 @@ fn without_debug_information_there_is_still_a_name() {
     let bytes = elf::elf(&[], &SYMBOLS, Compression::None);
     let image = Image::parse(&bytes).expect("an image");
     let at = |offset| image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT + offset)));
-    let resolved = at(0x140);
+    let resolved = at(0x110);
     assert_eq!(resolved.missing, Some(Missing::NoDebugInfo));
     assert_eq!(resolved.frames[0].function.as_deref(), Some("lock.cold"), "global before local");
-    assert_eq!(resolved.symbol.map(|found| found.offset), Some(0x40), "sized before unsized");
+    assert_eq!(resolved.symbol.map(|found| found.offset), Some(0x10));
+    let resolved = at(0x140);
+    assert_eq!(resolved.frames[0].function.as_deref(), Some("inside"), "nearest before enclosing");
+    assert_eq!(resolved.symbol.map(|found| found.offset), Some(0x20));
     assert_eq!(at(0x10).frames[0].function.as_deref(), Some("entry_label"));
     assert_eq!(at(0x310).missing, Some(Missing::NoSymbol));
     assert!(at(0x310).frames.is_empty());
@@ -175,7 +263,7 @@ fn paths_are_shown_relative_to_a_root() {
 
 /// `.debug_info` of one version 4 unit with `entries` as its tree, abbreviations: 1 unit, 2
 /// function with low_pc and high_pc (data8), 3 inlined call without attributes, 4 the same with
-/// low_pc and high_pc.
+/// low_pc and high_pc, 5 inlined call with sibling (ref4), low_pc and high_pc.
 fn raw_debug_info(entries: &[u8]) -> Vec<elf::Section> {
     let mut info = Vec::new();
     info.extend_from_slice(&(entries.len() as u32 + 7).to_le_bytes());
@@ -188,6 +276,8 @@ fn raw_debug_info(entries: &[u8]) -> Vec<elf::Section> {
     abbreviations.extend_from_slice(&ranged);
     abbreviations.extend_from_slice(&[3, 0x1d, 1, 0, 0]);
     abbreviations.extend_from_slice(&[4, 0x1d, 1]);
+    abbreviations.extend_from_slice(&ranged);
+    abbreviations.extend_from_slice(&[5, 0x1d, 1, 0x01, 0x13]);
     abbreviations.extend_from_slice(&ranged);
     abbreviations.push(0);
     vec![(".debug_info", info), (".debug_abbrev", abbreviations)]
@@ -213,6 +303,22 @@ fn calls_nested_a_million_deep_do_not_overflow_the_stack() {
     let resolved = image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT)));
     assert!(matches!(resolved.missing, Some(Missing::Malformed(DwarfError::TooLarge { .. }))));
     assert_eq!(resolved.frames[0].function.as_deref(), Some("entry_label"));
+}
+
+#[test]
+fn siblings_that_lead_nowhere_are_not_followed() {
+    // The unit's header takes 11 bytes, its entry and the function's 17 each, then comes the call.
+    for sibling in [0, 11, 28, 45, 46, 65, 66, 1000, u32::MAX] {
+        let elsewhere = [TEXT + 0x800, 0x100].map(u64::to_le_bytes).concat();
+        let call = [&[5][..], &sibling.to_le_bytes(), &elsewhere].concat();
+        let entries = [ranged(1), ranged(2), call, vec![0], ranged(4), vec![0; 3]].concat();
+        let bytes = elf::elf(&raw_debug_info(&entries), &SYMBOLS, Compression::None);
+        let image = Image::parse(&bytes).expect("an image");
+        let resolved = image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT)));
+        // Only where one leads forward to what is no entry is the rest lost.
+        let depths: &[usize] = if sibling == 66 { &[1, 2] } else { &[2] };
+        assert!(depths.contains(&resolved.frames.len()), "{sibling}: {resolved:?}");
+    }
 }
 
 #[test]

@@ -215,6 +215,11 @@ pub(crate) fn reference<'a>(
     }
 }
 
+/// The first entry, which describes the unit.
+pub(super) fn root<'a>(unit: &Unit<'a>) -> Result<Entry<'a>, DwarfError> {
+    unit.entry(unit.header.root_offset()).map_err(read("a unit"))
+}
+
 /// Length of an abbreviation table in bytes, which its reader does not tell.
 pub(crate) fn abbreviations_length(table: Slice<'_>) -> gimli::Result<u64> {
     let mut rest = table;

@@ -4,11 +4,14 @@
 //! below it. Iterative throughout: the depth of a hostile tree costs time, never stack. Called by
 //! [`DebugInfo`](super::DebugInfo).
 
-use gimli::{AttributeValue, EntriesRaw, UnitOffset, UnitRef};
+use std::cell::OnceCell;
 
+use gimli::{Abbreviation, AttributeValue, UnitOffset, UnitRef};
+
+use super::DwarfError;
 use super::entries::{Budget, Ranges, Unit};
 use super::sections::{Dwarf, Slice};
-use super::{DwarfError, read};
+use super::walk::Walk;
 use crate::ranges::RangeMap;
 
 /// Deepest chain of inlined calls at one address. Real ones stay below 50.
@@ -19,7 +22,10 @@ const MAX_RANGES: u64 = 1 << 22;
 /// Where the functions of a unit are: address ranges to entries, without lifetimes.
 #[derive(Debug)]
 pub(crate) struct FunctionTable {
-    functions: RangeMap<usize>,
+    /// Those outside types and other functions, as far as that saved reading something.
+    outer: RangeMap<usize>,
+    /// All of them, once an address is in none of the others. `None` if those are all.
+    all: Option<OnceCell<Result<RangeMap<usize>, DwarfError>>>,
 }
 
 /// One call that was inlined: what was called, and from where.
@@ -36,43 +42,96 @@ pub(crate) struct InlinedCall {
 }
 
 impl FunctionTable {
-    /// Passes over all entries of a unit. Ranges that start outside `is_text` are leftovers of
-    /// functions that the linker dropped.
+    /// Passes over the entries of a unit, as few as it can.
     pub(crate) fn read<'a>(
         dwarf: &Dwarf<'a>,
         unit: &Unit<'a>,
         is_text: impl Fn(u64) -> bool,
     ) -> Result<Self, DwarfError> {
-        let unit = UnitRef::new(dwarf, unit);
-        let mut budget = Budget::new("the address ranges of a unit's functions", MAX_RANGES);
-        let mut found = Vec::new();
-        let mut entries = unit.entries_raw(None).map_err(read("a unit"))?;
-        while !entries.is_empty() {
-            let offset = entries.next_offset();
-            let Some(abbreviation) = entries.read_abbreviation().map_err(read("a unit"))? else {
-                continue;
-            };
-            if abbreviation.tag() != gimli::DW_TAG_subprogram {
-                entries.skip_attributes(abbreviation.attributes()).map_err(read("a unit"))?;
-                continue;
-            }
+        let (outer, jumped) = functions(dwarf, unit, false, is_text)?;
+        Ok(Self { outer, all: jumped.then(OnceCell::new) })
+    }
+
+    /// The function that holds an address. `unit` and `is_text` are those the table was made with.
+    pub(crate) fn find<'a>(
+        &self,
+        dwarf: &Dwarf<'a>,
+        unit: &Unit<'a>,
+        is_text: impl Fn(u64) -> bool,
+        address: u64,
+    ) -> Result<Option<UnitOffset>, DwarfError> {
+        let mut found = self.outer.containing(address).next();
+        if let (None, Some(all)) = (found, &self.all) {
+            let all = all.get_or_init(|| Ok(functions(dwarf, unit, true, is_text)?.0));
+            found = all.as_ref().map_err(Clone::clone)?.containing(address).next();
+        }
+        Ok(found.map(UnitOffset))
+    }
+}
+
+/// The functions of a unit, and whether some may have been jumped over: without `nested`, those
+/// inside types and other functions are, if their siblings are known. Ranges that start outside
+/// `is_text` are leftovers of functions that the linker dropped.
+fn functions<'a>(
+    dwarf: &Dwarf<'a>,
+    unit: &Unit<'a>,
+    nested: bool,
+    is_text: impl Fn(u64) -> bool,
+) -> Result<(RangeMap<usize>, bool), DwarfError> {
+    let unit = UnitRef::new(dwarf, unit);
+    let mut budget = Budget::new("the address ranges of a unit's functions", MAX_RANGES);
+    let mut found = Vec::new();
+    let mut jumped = false;
+    let mut walk = Walk::new(unit, None, "a unit")?;
+    while !walk.is_empty() {
+        let (offset, depth) = (walk.offset(), walk.depth());
+        let Some(entry) = walk.next()? else { continue };
+        if entry.tag() == gimli::DW_TAG_subprogram && has_code(entry) {
             let mut ranges = Ranges::default();
-            for &attribute in abbreviation.attributes() {
-                let attribute = entries.read_attribute(attribute).map_err(read("a function"))?;
-                ranges.note(unit, attribute.name(), attribute.value())?;
-            }
+            let sibling = walk.for_each_attribute(entry, |attribute| {
+                ranges.note(unit, attribute.name(), attribute.value())
+            })?;
             ranges.for_each(unit, &mut budget, |begin, end| {
                 if is_text(begin) {
                     found.push((begin, end, offset.0));
                 }
             })?;
+            jumped |= !nested && walk.jump(sibling, depth);
+        } else if nested || holds_functions(entry) {
+            walk.descend(entry)?;
+        } else {
+            jumped |= walk.pass_over(entry, depth)?;
         }
-        Ok(Self { functions: RangeMap::new(found) })
     }
+    Ok((RangeMap::new(found), jumped))
+}
 
-    pub(crate) fn find(&self, address: u64) -> Option<UnitOffset> {
-        self.functions.containing(address).next().map(UnitOffset)
-    }
+/// Whether an entry says where its code is; a declaration or the origin of inlined calls does not.
+fn has_code(entry: &Abbreviation) -> bool {
+    let names = [gimli::DW_AT_low_pc, gimli::DW_AT_ranges];
+    entry.attributes().iter().any(|attribute| names.contains(&attribute.name()))
+}
+
+/// Whether it is for an entry of this kind to hold functions.
+fn holds_functions(entry: &Abbreviation) -> bool {
+    matches!(
+        entry.tag(),
+        gimli::DW_TAG_compile_unit
+            | gimli::DW_TAG_partial_unit
+            | gimli::DW_TAG_namespace
+            | gimli::DW_TAG_module
+    )
+}
+
+/// Whether inlined calls can lie below an entry of this kind, beside those of another call.
+fn holds_calls(entry: &Abbreviation) -> bool {
+    matches!(
+        entry.tag(),
+        gimli::DW_TAG_lexical_block
+            | gimli::DW_TAG_try_block
+            | gimli::DW_TAG_catch_block
+            | gimli::DW_TAG_with_stmt
+    )
 }
 
 /// The inlined calls at `address` inside the function at `function`, outermost first.
@@ -85,37 +144,39 @@ pub(crate) fn inlined_calls<'a>(
     let unit = UnitRef::new(dwarf, unit);
     let mut budget = Budget::new("the address ranges of one function", MAX_RANGES);
     let mut chain: Vec<InlinedCall> = Vec::new();
-    let mut entries = unit.entries_raw(Some(function)).map_err(read("a function"))?;
-    let mut first = true;
-    while !entries.is_empty() {
-        let depth = entries.next_depth();
-        let entry = entries.next_offset();
+    let mut walk = Walk::new(unit, Some(function), "a function")?;
+    if let Some(function) = walk.next()? {
+        walk.descend(function)?;
+    }
+    while !walk.is_empty() {
+        let (offset, depth) = (walk.offset(), walk.depth());
         // Past the function, or past the innermost call found, whose siblings cannot hold it too.
-        if !first && depth <= chain.last().map_or(0, |call| call.depth) {
+        if depth <= chain.last().map_or(0, |call| call.depth) {
             break;
         }
-        let Some(abbreviation) = entries.read_abbreviation().map_err(read("a function"))? else {
+        let Some(entry) = walk.next()? else { continue };
+        if holds_calls(entry) {
+            walk.descend(entry)?;
             continue;
-        };
-        let is_call = abbreviation.tag() == gimli::DW_TAG_inlined_subroutine;
-        if !is_call {
-            entries.skip_attributes(abbreviation.attributes()).map_err(read("a function"))?;
-            if abbreviation.tag() == gimli::DW_TAG_subprogram && !first {
-                skip_children(&mut entries, depth)?;
+        }
+        if entry.tag() != gimli::DW_TAG_inlined_subroutine {
+            let jumped = walk.pass_over(entry, depth)?;
+            if entry.tag() == gimli::DW_TAG_subprogram && !jumped {
+                walk.skip_children(depth)?;
             }
-            first = false;
             continue;
         }
-        first = false;
-        let mut call = InlinedCall { entry, depth, call_file: None, call_line: 0, call_column: 0 };
+        let mut call =
+            InlinedCall { entry: offset, depth, call_file: None, call_line: 0, call_column: 0 };
         let mut ranges = Ranges::default();
-        for &attribute in abbreviation.attributes() {
-            let attribute = entries.read_attribute(attribute).map_err(read("an inlined call"))?;
+        let sibling = walk.for_each_attribute(entry, |attribute| {
             call.note(unit, attribute.name(), attribute.value());
-            ranges.note(unit, attribute.name(), attribute.value())?;
-        }
+            ranges.note(unit, attribute.name(), attribute.value())
+        })?;
         if !ranges.contain(unit, &mut budget, address)? {
-            skip_children(&mut entries, depth)?;
+            if !walk.jump(sibling, depth) {
+                walk.skip_children(depth)?;
+            }
         } else if chain.len() == MAX_INLINE_DEPTH {
             return Err(DwarfError::TooLarge { what: "a chain of inlined calls" });
         } else {
@@ -143,14 +204,4 @@ impl InlinedCall {
             _ => {}
         }
     }
-}
-
-/// Reads on to the end of the children of an entry at `depth`.
-fn skip_children(entries: &mut EntriesRaw<'_, Slice<'_>>, depth: isize) -> Result<(), DwarfError> {
-    while entries.next_depth() > depth && !entries.is_empty() {
-        if let Some(abbreviation) = entries.read_abbreviation().map_err(read("a function"))? {
-            entries.skip_attributes(abbreviation.attributes()).map_err(read("a function"))?;
-        }
-    }
-    Ok(())
 }

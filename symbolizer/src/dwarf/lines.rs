@@ -1,106 +1,133 @@
 //! The line table of one unit.
 //!
-//! Owns finding the row for an address, and the path of a file. Called by
+//! Owns finding the row for an address, and with that the place in the source. Called by
 //! [`DebugInfo`](super::DebugInfo), which keeps one table per unit that was asked about.
 
-use super::DwarfError;
-use super::entries::{Unit, string};
-use super::read;
+use gimli::{AttributeValue, ColumnType, LineRow};
+
+use super::entries::{Unit, root};
+use super::files::Files;
 use super::sections::Dwarf;
+use super::{DwarfError, read};
 use crate::ranges::RangeMap;
-use crate::source::{self, Location};
+use crate::source::Location;
+
+/// What a row takes in a line program, in bytes, at the least that compilers achieve.
+const BYTES_PER_ROW: usize = 3;
 
 #[derive(Clone, Copy, Debug)]
 struct Row {
-    address: u64,
-    file: u64,
+    /// From the start of its sequence.
+    offset: u32,
+    file: u32,
     /// 0: code that belongs to no line.
     line: u32,
-    /// 0: the left edge, or unknown.
-    column: u32,
+    /// 0: the left edge, unknown, or too far to the right to be told.
+    column: u16,
 }
 
-/// Rows by address, without lifetimes: files are looked up in the unit when asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Sequence {
+    begin: u64,
+    /// The index of its first row.
+    first: usize,
+    count: usize,
+}
+
+/// Rows by address, without lifetimes.
 #[derive(Debug)]
-pub(crate) struct LineTable {
+pub(super) struct LineTable {
     rows: Vec<Row>,
-    /// Sequences as first row and number of rows.
-    sequences: RangeMap<(usize, usize)>,
+    sequences: RangeMap<Sequence>,
+    files: Files,
 }
 
 impl LineTable {
     /// Reads all of a unit's line program. Sequences that start outside `is_text` are leftovers of
     /// functions that the linker dropped.
-    pub(crate) fn read(unit: &Unit<'_>, is_text: impl Fn(u64) -> bool) -> Result<Self, DwarfError> {
-        let mut rows: Vec<Row> = Vec::new();
-        let mut sequences = Vec::new();
-        let Some(program) = unit.line_program.clone() else {
-            return Ok(Self { rows, sequences: RangeMap::new(sequences) });
+    pub(super) fn read<'a>(
+        dwarf: &Dwarf<'a>,
+        unit: &Unit<'a>,
+        is_text: impl Fn(u64) -> bool,
+    ) -> Result<Self, DwarfError> {
+        let mut table =
+            Self { rows: Vec::new(), sequences: RangeMap::new([]), files: Files::default() };
+        let root = root(unit)?;
+        let Some(AttributeValue::DebugLineRef(offset)) = root.attr_value(gimli::DW_AT_stmt_list)
+        else {
+            return Ok(table);
         };
-        let mut first = 0;
+        let program = dwarf
+            .debug_line
+            .program(offset, unit.address_size(), None, None)
+            .map_err(read("a line program's header"))?;
+        let (name, directory) =
+            (root.attr_value(gimli::DW_AT_name), root.attr_value(gimli::DW_AT_comp_dir));
+        table.files = Files::new(dwarf, unit, program.header(), name, directory);
+        table.rows.reserve(program.header().raw_program_buf().len() / BYTES_PER_ROW);
+        let mut sequences = Vec::new();
+        let mut sequence: Option<Sequence> = None;
         let mut program = program.rows();
         while let Some((_, row)) = program.next_row().map_err(read("a line program"))? {
             let address = row.address();
-            if row.end_sequence() {
-                match rows.get(first).map(|row| row.address) {
-                    Some(begin) if is_text(begin) => {
-                        sequences.push((begin, address, (first, rows.len() - first)));
-                    }
-                    _ => rows.truncate(first),
+            if !row.end_sequence() {
+                let first = table.rows.len();
+                let Sequence { begin, .. } =
+                    *sequence.get_or_insert(Sequence { begin: address, first, count: 0 });
+                table.add(begin, row);
+            } else if let Some(mut sequence) = sequence.take() {
+                sequence.count = table.rows.len() - sequence.first;
+                if is_text(sequence.begin) {
+                    sequences.push((sequence.begin, address, sequence));
+                } else {
+                    table.rows.truncate(sequence.first);
                 }
-                first = rows.len();
-                continue;
             }
-            rows.push(Row {
-                address,
-                file: row.file_index(),
-                line: row.line().and_then(|line| line.get().try_into().ok()).unwrap_or(0),
-                column: match row.column() {
-                    gimli::ColumnType::LeftEdge => 0,
-                    gimli::ColumnType::Column(column) => column.get().try_into().unwrap_or(0),
-                },
-            });
         }
-        rows.truncate(first);
-        Ok(Self { rows, sequences: RangeMap::new(sequences) })
+        table.sequences = RangeMap::new(sequences);
+        Ok(table)
+    }
+
+    /// Adds a row to the sequence that begins at `begin`, which replaces one at the same address:
+    /// the last one counts. One that lies before `begin`, or 4 GiB behind it, is no row of code.
+    fn add(&mut self, begin: u64, row: &LineRow) {
+        let Some(Ok(offset)) = row.address().checked_sub(begin).map(u32::try_from) else { return };
+        let row = Row {
+            offset,
+            file: row.file_index().try_into().unwrap_or(u32::MAX),
+            line: row.line().and_then(|line| line.get().try_into().ok()).unwrap_or(0),
+            column: match row.column() {
+                ColumnType::LeftEdge => 0,
+                ColumnType::Column(column) => column.get().try_into().unwrap_or(0),
+            },
+        };
+        match self.rows.last_mut() {
+            Some(last) if last.offset == offset && offset != 0 => *last = row,
+            _ => self.rows.push(row),
+        }
     }
 
     /// The last row at or before `address` in the sequence that holds it.
-    pub(crate) fn find(
+    pub(super) fn find(&self, dwarf: &Dwarf<'_>, address: u64) -> Option<Location> {
+        let Sequence { begin, first, count } = self.sequences.containing(address).next()?;
+        let rows = self.rows.get(first..first.checked_add(count)?)?;
+        let offset = address.checked_sub(begin)?;
+        let row = rows[..rows.partition_point(|row| u64::from(row.offset) <= offset)].last()?;
+        self.location(dwarf, row.file.into(), row.line, row.column.into())
+    }
+
+    /// A place in the source from the numbers that DWARF stores. `None` without a file.
+    pub(super) fn location(
         &self,
         dwarf: &Dwarf<'_>,
-        unit: &Unit<'_>,
-        address: u64,
+        file: u64,
+        line: u32,
+        column: u32,
     ) -> Option<Location> {
-        let (first, count) = self.sequences.containing(address).next()?;
-        let rows = self.rows.get(first..first.checked_add(count)?)?;
-        let row = rows[..rows.partition_point(|row| row.address <= address)].last()?;
-        location(dwarf, unit, row.file, row.line, row.column)
+        Some(Location {
+            file: self.files.path(dwarf, file)?,
+            line: (line != 0).then_some(line),
+            column: (line != 0 && column != 0).then_some(column),
+        })
     }
-}
-
-/// A place in the source from the numbers that DWARF stores. `None` without a file.
-pub(crate) fn location(
-    dwarf: &Dwarf<'_>,
-    unit: &Unit<'_>,
-    file: u64,
-    line: u32,
-    column: u32,
-) -> Option<Location> {
-    let header = unit.line_program.as_ref()?.header();
-    let file = header.file(file)?;
-    let text = |value| string(dwarf, unit, value);
-    let compilation = unit.comp_dir.map(|directory| directory.to_string_lossy());
-    // Directory 0 is the compilation directory, in every version.
-    let directory = match file.directory_index() {
-        0 => None,
-        _ => file.directory(header).and_then(text),
-    };
-    let name = text(file.path_name())?;
-    let pieces = [compilation.as_deref(), directory.as_deref(), Some(&name)];
-    Some(Location {
-        file: source::join(pieces.into_iter().flatten()),
-        line: (line != 0).then_some(line),
-        column: (line != 0 && column != 0).then_some(column),
-    })
 }

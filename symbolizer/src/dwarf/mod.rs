@@ -8,14 +8,18 @@
 //! it), but it recurses as deep as the entries nest, which lets an image overflow the stack, and it
 //! reads every unit's header and root before the first answer.
 //!
-//! A lookup reads `.debug_aranges`, then only the units that it names: their entries once, their
-//! line program once. What is kept holds offsets and numbers, no borrowed data.
+//! A lookup reads `.debug_aranges`, then only the units that it names: their entries once, and of
+//! those as few as can be told from their siblings; their line program once. Only for an address
+//! that it does not know are the units asked that it does not know either. What is kept holds
+//! offsets and numbers, no borrowed data.
 
 mod entries;
+mod files;
 mod functions;
 mod lines;
 mod sections;
 mod units;
+mod walk;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -26,10 +30,10 @@ use crate::source::Location;
 
 pub(crate) use entries::{Entry, Unit, Value, follow, reference, string};
 use functions::{FunctionTable, inlined_calls};
-use lines::{LineTable, location};
+use lines::LineTable;
 use sections::Sections;
 pub(crate) use sections::{Dwarf, Section, Slice};
-use units::{UnitIndex, read_lines};
+use units::UnitIndex;
 
 /// Why debug information could not be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -134,13 +138,10 @@ impl<'data> DebugInfo<'data> {
     /// but no function, as in assembly.
     pub(crate) fn lookup(&self, address: u64) -> Result<Vec<Function>, DwarfError> {
         let dwarf = self.dwarf()?;
-        // A broken .debug_aranges only costs time: the units know their ranges too.
-        if let Ok(aranges) = self.index.by_aranges(&dwarf) {
-            for unit in aranges.containing(address) {
-                let found = self.lookup_in(&dwarf, unit, address)?;
-                if !found.is_empty() {
-                    return Ok(found);
-                }
+        for unit in self.index.by_aranges(&dwarf, address) {
+            let found = self.lookup_in(&dwarf, unit, address)?;
+            if !found.is_empty() {
+                return Ok(found);
             }
         }
         for unit in self.index.by_unit(&dwarf)?.containing(address) {
@@ -158,11 +159,10 @@ impl<'data> DebugInfo<'data> {
         offset: usize,
         address: u64,
     ) -> Result<Vec<Function>, DwarfError> {
-        let mut unit = self.index.unit(dwarf, offset)?;
-        read_lines(dwarf, &mut unit)?;
+        let unit = self.index.unit(dwarf, offset)?;
         let tables = self.tables(dwarf, &unit, offset)?;
-        let mut at = tables.lines.find(dwarf, &unit, address);
-        let Some(function) = tables.functions.find(address) else {
+        let mut at = tables.lines.find(dwarf, address);
+        let Some(function) = tables.functions.find(dwarf, &unit, self.is_text(), address)? else {
             return Ok(match at {
                 None => Vec::new(),
                 Some(_) => vec![Function { name: None, location: at }],
@@ -172,13 +172,17 @@ impl<'data> DebugInfo<'data> {
         for call in inlined_calls(dwarf, &unit, function, address)?.into_iter().rev() {
             let name = entries::function_name(self, dwarf, &unit, call.entry)?;
             found.push(Function { name, location: at });
-            at = call
-                .call_file
-                .and_then(|file| location(dwarf, &unit, file, call.call_line, call.call_column));
+            at = call.call_file.and_then(|file| {
+                tables.lines.location(dwarf, file, call.call_line, call.call_column)
+            });
         }
         let name = entries::function_name(self, dwarf, &unit, function)?;
         found.push(Function { name, location: at });
         Ok(found)
+    }
+
+    fn is_text(&self) -> impl Fn(u64) -> bool {
+        |address| contains(&self.text, address)
     }
 
     fn tables(
@@ -190,10 +194,9 @@ impl<'data> DebugInfo<'data> {
         if let Some(tables) = self.tables.borrow().get(&offset) {
             return Ok(Arc::clone(tables));
         }
-        let is_text = |address| contains(&self.text, address);
         let tables = Arc::new(UnitTables {
-            functions: FunctionTable::read(dwarf, unit, is_text)?,
-            lines: LineTable::read(unit, is_text)?,
+            functions: FunctionTable::read(dwarf, unit, self.is_text())?,
+            lines: LineTable::read(dwarf, unit, self.is_text())?,
         });
         self.tables.borrow_mut().insert(offset, Arc::clone(&tables));
         Ok(tables)

@@ -1,8 +1,8 @@
 //! Which unit of `.debug_info` an address or an offset belongs to.
 //!
 //! Owns three indexes, each made when first asked for and free of lifetimes: `.debug_aranges`,
-//! which is small and usually enough; the offsets of all units; and the ranges that all units claim
-//! themselves, for what the first does not know. Also owns the abbreviation tables, which units
+//! which is small and usually enough; the offsets of all units; and the ranges that those units
+//! claim themselves which the first says nothing of. Also owns the abbreviation tables, which units
 //! share. Called by [`DebugInfo`](super::DebugInfo).
 
 use std::cell::{OnceCell, RefCell};
@@ -14,7 +14,7 @@ use gimli::{
     DebugRngListsBase, DebugStrOffsetsBase, EndianSlice, LittleEndian, Section, UnitRef, UnitType,
 };
 
-use super::entries::{Budget, Entry, Ranges, Unit, abbreviations_length};
+use super::entries::{Budget, Ranges, Unit, abbreviations_length, root};
 use super::sections::Dwarf;
 use super::{DwarfError, read};
 use crate::ranges::RangeMap;
@@ -29,10 +29,18 @@ type Lazy<T> = OnceCell<Result<T, DwarfError>>;
 /// Offsets are of unit headers in `.debug_info`.
 #[derive(Debug, Default)]
 pub(crate) struct UnitIndex {
-    by_aranges: Lazy<RangeMap<usize>>,
+    aranges: OnceCell<Aranges>,
     offsets: Lazy<Vec<usize>>,
     by_unit: Lazy<RangeMap<usize>>,
     abbreviations: RefCell<AbbreviationTables>,
+}
+
+/// What `.debug_aranges` says.
+#[derive(Debug)]
+struct Aranges {
+    ranges: RangeMap<usize>,
+    /// The units that it knows, also those without code, sorted.
+    units: Vec<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -44,21 +52,37 @@ struct AbbreviationTables {
 }
 
 impl UnitIndex {
-    pub(crate) fn by_aranges(&self, dwarf: &Dwarf<'_>) -> Result<&RangeMap<usize>, DwarfError> {
-        force(&self.by_aranges, || {
+    /// What `.debug_aranges` says of an address: units that may hold it, the likeliest first.
+    pub(crate) fn by_aranges(
+        &self,
+        dwarf: &Dwarf<'_>,
+        address: u64,
+    ) -> impl Iterator<Item = usize> {
+        self.aranges(dwarf).ranges.containing(address)
+    }
+
+    fn aranges(&self, dwarf: &Dwarf<'_>) -> &Aranges {
+        self.aranges.get_or_init(|| {
             let mut ranges = Vec::new();
+            let mut units = Vec::new();
             let mut headers = dwarf.debug_aranges.headers();
-            while let Some(header) = headers.next().map_err(read(".debug_aranges"))? {
+            // Where it is broken it only costs time: the units know their ranges too.
+            while let Ok(Some(header)) = headers.next() {
                 let unit = header.debug_info_offset().0;
+                let mut is_whole = true;
                 let mut entries = header.entries();
-                // An entry whose range overflows is no reason to lose the others.
                 while let Some(entry) = entries.next().transpose() {
-                    if let Ok(entry) = entry {
-                        ranges.push((entry.range().begin, entry.range().end, unit));
+                    match entry {
+                        Ok(entry) => ranges.push((entry.range().begin, entry.range().end, unit)),
+                        Err(_) => is_whole = false,
                     }
                 }
+                if is_whole {
+                    units.push(unit);
+                }
             }
-            Ok(RangeMap::new(ranges))
+            units.sort_unstable();
+            Aranges { ranges: RangeMap::new(ranges), units }
         })
     }
 
@@ -80,12 +104,17 @@ impl UnitIndex {
         offsets.map(Vec::as_slice)
     }
 
-    /// The ranges that the units themselves claim. Reads the first entry of every unit.
+    /// The ranges that those units claim themselves of which `.debug_aranges` says nothing; with
+    /// Rust's compiler that is all. Reads the first entry of each.
     pub(crate) fn by_unit(&self, dwarf: &Dwarf<'_>) -> Result<&RangeMap<usize>, DwarfError> {
         force(&self.by_unit, || {
             let mut budget = Budget::new("the address ranges of the units", MAX_RANGES);
             let mut found = Vec::new();
+            let known = &self.aranges(dwarf).units;
             for &offset in self.offsets(dwarf)? {
+                if known.binary_search(&offset).is_ok() {
+                    continue;
+                }
                 // One broken unit is no reason to lose the others; a lookup inside it says so.
                 let Ok(unit) = self.unit(dwarf, offset) else {
                     continue;
@@ -104,8 +133,8 @@ impl UnitIndex {
         })
     }
 
-    /// The unit whose header is at `offset`, without its line program: see [`read_lines`]. Most
-    /// questions need none, and its header can be longer than all the rest that they read.
+    /// The unit whose header is at `offset`, without its name and its line program: most questions
+    /// need none, and the header of that can be longer than all the rest that they read.
     pub(crate) fn unit<'a>(
         &self,
         dwarf: &Dwarf<'a>,
@@ -174,25 +203,6 @@ impl UnitIndex {
         cache.tables.insert(offset, Arc::clone(&table));
         Ok(table)
     }
-}
-
-/// Adds a unit's line program, and the directory that its relative paths start from.
-pub(crate) fn read_lines<'a>(dwarf: &Dwarf<'a>, unit: &mut Unit<'a>) -> Result<(), DwarfError> {
-    let root = root(unit)?;
-    let text = |at| root.attr_value(at).and_then(|value| dwarf.attr_string(unit, value).ok());
-    let (name, comp_dir) = (text(gimli::DW_AT_name), text(gimli::DW_AT_comp_dir));
-    if let Some(AttributeValue::DebugLineRef(offset)) = root.attr_value(gimli::DW_AT_stmt_list) {
-        let program = dwarf.debug_line.program(offset, unit.address_size(), comp_dir, name);
-        unit.line_program = Some(program.map_err(read("a line program's header"))?);
-    }
-    unit.name = name;
-    unit.comp_dir = comp_dir;
-    Ok(())
-}
-
-/// The first entry, which describes the unit.
-fn root<'a>(unit: &Unit<'a>) -> Result<Entry<'a>, DwarfError> {
-    unit.entry(unit.header.root_offset()).map_err(read("a unit"))
 }
 
 fn force<T>(

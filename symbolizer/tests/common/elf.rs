@@ -38,12 +38,14 @@ pub enum Compression {
     Zstd,
 }
 
-/// An ET_EXEC with one code segment at [`TEXT`], a `.text` without bytes, and these sections.
+/// An ET_EXEC with one code segment at [`TEXT`], a `.text` without bytes, and these sections. Those
+/// called `.rela.` and the name of another are its relocations.
 pub fn elf(sections: &[Section], symbols: &[Symbol], compression: Compression) -> Vec<u8> {
     let mut names = vec![0];
     let mut headers = vec![[0_u64; 10]];
     let mut file = vec![0; 64 + 56];
     let mut add = |name: &str, kind: u64, flags: u64, address: u64, bytes: &[u8], link: u64| {
+        let info = sections.iter().position(|(other, _)| name == format!(".rela{other}"));
         let at = file.len() as u64;
         file.extend_from_slice(bytes);
         file.resize(file.len().next_multiple_of(8), 0);
@@ -55,9 +57,10 @@ pub fn elf(sections: &[Section], symbols: &[Symbol], compression: Compression) -
             at,
             bytes.len() as u64,
             link,
-            0,
+            // The sections begin behind the null header, .text, .strtab and .symtab.
+            info.map_or(0, |index| index as u64 + 4),
             8,
-            if kind == 2 { 24 } else { 0 },
+            if kind == 2 || kind == 4 { 24 } else { 0 },
         ]);
         names.extend_from_slice(name.as_bytes());
         names.push(0);
@@ -78,6 +81,10 @@ pub fn elf(sections: &[Section], symbols: &[Symbol], compression: Compression) -
         add(".symtab", 2, 0, 0, &table, 2);
     }
     for (name, bytes) in sections {
+        if name.starts_with(".rela.") {
+            add(name, 4, 0, 0, bytes, 3);
+            continue;
+        }
         match compression {
             _ if *name == ".eh_frame" => add(name, 1, 2, EH_FRAME, bytes, 0),
             _ if *name == ".eh_frame_hdr" => add(name, 1, 2, EH_FRAME_HDR, bytes, 0),
@@ -178,6 +185,7 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
 ///  30  fn pause() {}
 /// ```
 ///
+/// `helper` at TEXT+0x400 .. TEXT+0x410, a function inside `lock` and without lines,
 /// and `static printk::LOG: Ring { len: Atomic { value: u64 }, cpus: [u32; 4] }` at [`DATA`].
 pub fn debug_sections(version: u16) -> Vec<Section> {
     let encoding = Encoding { format: Format::Dwarf32, version, address_size: 8 };
@@ -230,6 +238,8 @@ pub fn debug_sections(version: u16) -> Vec<Section> {
     );
     let spin = add(root, gimli::DW_TAG_subprogram, &[(gimli::DW_AT_name, text("spin"))]);
     let lock = add(root, gimli::DW_TAG_subprogram, &here(0x100, 0x100));
+    let [low, high] = here(0x400, 0x10);
+    add(lock, gimli::DW_TAG_subprogram, &[(gimli::DW_AT_name, text("helper")), low, high]);
     let origin = |of| (gimli::DW_AT_abstract_origin, AttributeValue::UnitRef(of));
     let line = |line| (gimli::DW_AT_call_line, AttributeValue::Udata(line));
     let call_file = (gimli::DW_AT_call_file, AttributeValue::FileIndex(Some(file)));
@@ -281,6 +291,10 @@ pub fn debug_sections(version: u16) -> Vec<Section> {
     for (name, value) in [low, high] {
         unit.get_mut(root).set(name, value);
     }
+    // As GCC does and LLVM does not.
+    for entry in [pause, spin, lock, block, outer, array, atomic, ring] {
+        unit.get_mut(entry).set_sibling(version == 5);
+    }
     let mut sections = Sections::new(EndianVec::new(LittleEndian));
     dwarf.write(&mut sections).expect("DWARF");
     let mut written = Vec::new();
@@ -293,6 +307,22 @@ pub fn debug_sections(version: u16) -> Vec<Section> {
         })
         .expect("sections");
     written
+}
+
+/// A `.debug_aranges` of these ranges, begin and size, of the unit at each offset.
+pub fn aranges(sets: &[(u32, u64, u64)]) -> Section {
+    let mut bytes = Vec::new();
+    for (unit, begin, size) in sets {
+        // The length of what follows, version 2, the unit, 8 bytes per address, none per segment.
+        bytes.extend_from_slice(&44_u32.to_le_bytes());
+        bytes.extend_from_slice(&2_u16.to_le_bytes());
+        bytes.extend_from_slice(&unit.to_le_bytes());
+        bytes.extend_from_slice(&[8, 0, 0, 0, 0, 0]);
+        for word in [*begin, *size, 0, 0] {
+            bytes.extend_from_slice(&word.to_le_bytes());
+        }
+    }
+    (".debug_aranges", bytes)
 }
 
 pub const SYMBOLS: [Symbol; 5] = [

@@ -1,0 +1,118 @@
+//! The source files that a unit's line table numbers.
+//!
+//! Owns where the pieces of their paths are, and joins them when a path is asked for: a unit of a
+//! kernel names hundreds of files, and an answer needs a few. Called by `lines`.
+
+use std::borrow::Cow;
+
+use gimli::{AttributeValue, LineProgramHeader, Section, SectionId};
+
+use super::Value;
+use super::entries::Unit;
+use super::sections::{Dwarf, Slice};
+use crate::names::string_at;
+use crate::source;
+
+/// Where a string is, without a lifetime. 32 bits reach through any section that is read.
+#[derive(Clone, Copy, Debug)]
+struct Text {
+    section: SectionId,
+    at: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct File {
+    name: Option<Text>,
+    /// 0 is the compilation directory, in every version.
+    directory: u32,
+}
+
+/// The numbered files of one unit.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    compilation: Option<Text>,
+    /// From number 1 on.
+    directories: Vec<Option<Text>>,
+    /// From number 0 on.
+    files: Vec<File>,
+}
+
+impl Files {
+    /// Those of a line program's header. The unit's own name and directory come from its entry.
+    pub(super) fn new<'a>(
+        dwarf: &Dwarf<'a>,
+        unit: &Unit<'a>,
+        header: &LineProgramHeader<Slice<'a>>,
+        name: Option<Value<'a>>,
+        directory: Option<Value<'a>>,
+    ) -> Self {
+        let (info, line) = (SectionId::DebugInfo, SectionId::DebugLine);
+        let text = |value, section| Text::find(dwarf, unit, value, section);
+        let numbered = header.file_names().iter().map(|file| File {
+            name: text(file.path_name(), line),
+            directory: file.directory_index().try_into().unwrap_or(u32::MAX),
+        });
+        // Up to version 4 the lists leave out number 0, which is the unit's own name and directory.
+        let old = header.version() <= 4;
+        let own = old.then(|| File { name: name.and_then(|name| text(name, info)), directory: 0 });
+        Self {
+            compilation: directory.and_then(|directory| text(directory, info)),
+            directories: header
+                .include_directories()
+                .iter()
+                .skip(usize::from(!old))
+                .map(|&directory| text(directory, line))
+                .collect(),
+            files: own.into_iter().chain(numbered).collect(),
+        }
+    }
+
+    /// The path of a file, joined with its directories. `None` for a number that no file has.
+    pub(super) fn path(&self, dwarf: &Dwarf<'_>, number: u64) -> Option<String> {
+        let file = self.files.get(usize::try_from(number).ok()?)?;
+        let directory = match file.directory.checked_sub(1) {
+            Some(index) => *self.directories.get(index as usize).unwrap_or(&None),
+            None => None,
+        };
+        let text = |text: Option<Text>| text?.read(dwarf);
+        let name = text(file.name)?;
+        let (compilation, directory) = (text(self.compilation), text(directory));
+        let pieces = [compilation.as_deref(), directory.as_deref(), Some(&*name)];
+        Some(source::join(pieces.into_iter().flatten()))
+    }
+}
+
+impl Text {
+    /// Where the text of a string attribute is that itself lies in `section`.
+    fn find<'a>(
+        dwarf: &Dwarf<'a>,
+        unit: &Unit<'a>,
+        value: Value<'a>,
+        section: SectionId,
+    ) -> Option<Self> {
+        let (section, at) = match value {
+            AttributeValue::String(text) => (section, text.offset_from(bytes(dwarf, section)?)),
+            AttributeValue::DebugStrRef(at) => (SectionId::DebugStr, at.0),
+            AttributeValue::DebugLineStrRef(at) => (SectionId::DebugLineStr, at.0),
+            AttributeValue::DebugStrOffsetsIndex(index) => {
+                (SectionId::DebugStr, dwarf.string_offset(unit, index).ok()?.0)
+            }
+            _ => return None,
+        };
+        Some(Self { section, at: at.try_into().ok()? })
+    }
+
+    fn read<'a>(self, dwarf: &Dwarf<'a>) -> Option<Cow<'a, str>> {
+        string_at(bytes(dwarf, self.section)?.slice(), self.at as usize)
+    }
+}
+
+fn bytes<'a>(dwarf: &Dwarf<'a>, section: SectionId) -> Option<Slice<'a>> {
+    match section {
+        SectionId::DebugInfo => Some(*dwarf.debug_info.reader()),
+        SectionId::DebugLine => Some(*dwarf.debug_line.reader()),
+        SectionId::DebugLineStr => Some(*dwarf.debug_line_str.reader()),
+        SectionId::DebugStr => Some(*dwarf.debug_str.reader()),
+        _ => None,
+    }
+}

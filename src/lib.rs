@@ -5,9 +5,11 @@
 //! debug information; `report` is the result, as structs that are the JSON and that the text is made
 //! from. ARCHITECTURE.md tells the story and maps the code.
 
+mod atomic_file;
 pub mod bundled;
 pub mod capture;
 pub mod cli;
+pub mod core_file;
 pub mod diagnosis;
 pub mod errors;
 pub mod hang;

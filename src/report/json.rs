@@ -1,14 +1,13 @@
 //! Reports as JSON: to a file, all or nothing, or to standard output; and their schema.
 
-use std::fs::{File, Metadata, Permissions};
+use std::fs::{File, Metadata};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use tempfile::NamedTempFile;
 
 use super::{Report, sanitize};
+use crate::atomic_file;
 
 /// Where a report goes. Made before the work starts, so that a place that cannot be written to is
 /// known by then.
@@ -50,9 +49,11 @@ impl Destination {
             let device = File::options().write(true).open(&target).with_context(failed)?;
             return Ok(Self::Device { path: path.into(), device });
         }
-        folder_of(&target).metadata().with_context(failed)?;
+        atomic_file::folder_of(&target).metadata().with_context(failed)?;
         // The error names a temporary file, which is of no use to anybody.
-        temporary(&target).map_err(|error| io::Error::from(error.kind())).with_context(failed)?;
+        atomic_file::temporary(&target)
+            .map_err(|error| io::Error::from(error.kind()))
+            .with_context(failed)?;
         Ok(Self::File { path: path.into(), target })
     }
 
@@ -91,25 +92,10 @@ impl Destination {
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
-}
-
-/// A file beside `target`, with the permissions that a new file there would have.
-fn temporary(target: &Path) -> io::Result<NamedTempFile> {
-    let permissions = Permissions::from_mode(0o666);
-    tempfile::Builder::new().permissions(permissions).tempfile_in(folder_of(target))
-}
-
 fn replace(target: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = temporary(target)?;
+    let mut file = atomic_file::temporary(target)?;
     file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(target)?;
-    Ok(())
+    atomic_file::persist(file, target)
 }
 
 /// The JSON schema of [`Report`], as docs/report.schema.json holds it.

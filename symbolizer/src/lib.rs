@@ -21,6 +21,7 @@
 //! | `address` | the address spaces as types |
 //! | `fault`, `memory` | how a read can fail; the two memory traits |
 //! | `page_walk` | x86-64 page tables |
+//! | `mappings` | everything that page tables map |
 //! | `ranges`, `names`, `source` | a sorted map of address ranges; demangling; paths |
 //! | `elf`, `symbols` | the container and its symbol table |
 //! | `dwarf` | address to function, inlined calls and line |
@@ -39,6 +40,7 @@ mod elf;
 mod expression;
 mod fault;
 mod image;
+mod mappings;
 mod memory;
 mod names;
 mod page_walk;
@@ -55,6 +57,7 @@ pub use elf::{DebugLink, ImageError};
 pub use expression::ExpressionError;
 pub use fault::{Level, ReadError, WalkError};
 pub use image::{Frame, Image, Missing, Resolved};
+pub use mappings::{Mapping, MappingLimits, Mappings, Overrun};
 pub use memory::{PhysicalMemory, VirtualMemory};
 pub use names::demangle;
 pub use page_walk::{GuestVirtual, PageSize, PageTables, PagingError, Translation};

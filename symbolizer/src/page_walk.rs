@@ -1,9 +1,10 @@
 //! x86-64 page walks: from a guest-virtual address to a guest-physical one.
 //!
 //! Owns 4- and 5-level long-mode paging (Intel SDM volume 3, chapter 5) and [`GuestVirtual`], which
-//! reads guest-virtual memory through it. Refuses 32-bit and PAE paging, protection keys, and
-//! permission checks: it reports what the tables allow, and the reader is not the guest. Called by
-//! the capture and the unwinder, with control registers from KVM or a core.
+//! reads guest-virtual memory through it. One address at a time: all of a space is `mappings`.
+//! Refuses 32-bit and PAE paging, protection keys, and permission checks: it reports what the tables
+//! allow, and the reader is not the guest. Called by the capture and the unwinder, with control
+//! registers from KVM or a core.
 
 use std::cell::Cell;
 
@@ -17,14 +18,14 @@ const CR4_LA57: u64 = 1 << 12;
 const EFER_LMA: u64 = 1 << 10;
 const EFER_NXE: u64 = 1 << 11;
 
-const PRESENT: u64 = 1 << 0;
+pub(crate) const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
-const PAGE_SIZE_BIT: u64 = 1 << 7;
+pub(crate) const PAGE_SIZE_BIT: u64 = 1 << 7;
 const NO_EXECUTE: u64 = 1 << 63;
 
 /// Bits 51:12, the most that an entry or CR3 can hold of an address.
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+pub(crate) const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// The widest physical address that the architecture allows, in bits.
 const MAX_PHYSICAL_WIDTH: u8 = 52;
 
@@ -199,8 +200,8 @@ impl PageTables {
         Ok(entry)
     }
 
-    /// Intel SDM volume 3, tables 5-14 to 5-20.
-    fn reserved_bits(&self, level: Level, entry: u64) -> u64 {
+    /// The bits of a present entry that have to be clear: Intel SDM volume 3, tables 5-14 to 5-20.
+    pub(crate) fn reserved_bits(&self, level: Level, entry: u64) -> u64 {
         let address = ADDRESS & !below(self.physical_width);
         let no_execute = if self.no_execute { 0 } else { NO_EXECUTE };
         let by_level = match (level, entry & PAGE_SIZE_BIT != 0) {
@@ -220,7 +221,7 @@ fn below(bit: u8) -> u64 {
     (1 << bit) - 1
 }
 
-fn index_shift(level: Level) -> u32 {
+pub(crate) fn index_shift(level: Level) -> u32 {
     match level {
         Level::Pt => 12,
         Level::Pd => 21,

@@ -1,0 +1,172 @@
+//! Notes: a name, a type and bytes (gABI, "Note Section"), and what is in those of a core.
+//!
+//! Names decide here, and types after them: binutils looks at the type alone where it does not know
+//! the name, so that ours must not be one of those that Linux uses.
+
+use super::FORMAT_VERSION;
+use super::format::{put, u32_at, u64_at};
+
+/// The name of NT_PRSTATUS and other notes that Linux writes in every core.
+pub(super) const CORE: &[u8] = b"CORE";
+pub(super) const NT_PRSTATUS: u32 = 1;
+
+/// The name and type that Linux gives the description of its own structures.
+pub(super) const VMCOREINFO: &[u8] = b"VMCOREINFO";
+const VMCOREINFO_TYPE: u32 = 0;
+
+/// A build-id, as an image has it. gdb looks for the image by this one.
+pub(super) const GNU: &[u8] = b"GNU";
+pub(super) const NT_GNU_BUILD_ID: u32 = 3;
+
+/// Our own: the type's bytes are "nmis".
+pub(super) const OWN: &[u8] = b"nmiscope";
+pub(super) const OWN_TYPE: u32 = u32::from_le_bytes(*b"nmis");
+
+/// `struct elf_prstatus` of x86-64 Linux (include/linux/elfcore.h), in bytes.
+const PRSTATUS_BYTES: usize = 336;
+const PRSTATUS_PID: usize = 32;
+const PRSTATUS_REGISTERS: usize = 112;
+
+/// How many notes are looked at. A core has one for each vCPU and a few.
+const MAX_NOTES: usize = 64 << 10;
+
+macro_rules! registers {
+    ($($name:ident)*) => {
+        /// A vCPU's registers, as `struct user_regs_struct` of x86-64 Linux (asm/user_64.h) has
+        /// them, and in that order. Segments are selectors.
+        #[allow(missing_docs, reason = "registers, named as the SDM names them")]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        pub struct UserRegisters {
+            $(pub $name: u64,)*
+        }
+
+        impl UserRegisters {
+            const COUNT: usize = [$(stringify!($name)),*].len();
+
+            fn to_words(self) -> [u64; Self::COUNT] {
+                [$(self.$name),*]
+            }
+
+            fn from_words(words: [u64; Self::COUNT]) -> Self {
+                let [$($name),*] = words;
+                Self { $($name),* }
+            }
+        }
+    };
+}
+
+registers! {
+    r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss
+    fs_base gs_base ds es fs gs
+}
+
+/// The registers of one vCPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuRegisters {
+    /// Its number, from 0 on. It becomes thread `cpu + 1`, since debuggers want no thread 0.
+    pub cpu: u32,
+    /// What it has in them. `orig_rax` should be all ones: gdb takes anything else for a system
+    /// call.
+    pub registers: UserRegisters,
+}
+
+impl CpuRegisters {
+    fn encode(&self) -> [u8; PRSTATUS_BYTES] {
+        let mut out = [0; PRSTATUS_BYTES];
+        put(&mut out, PRSTATUS_PID, &self.cpu.wrapping_add(1).to_le_bytes());
+        for (index, word) in self.registers.to_words().into_iter().enumerate() {
+            put(&mut out, PRSTATUS_REGISTERS + 8 * index, &word.to_le_bytes());
+        }
+        out
+    }
+
+    /// `None` if it is none of ours: of another size, or without a thread number.
+    pub(super) fn decode(description: &[u8]) -> Option<Self> {
+        if description.len() != PRSTATUS_BYTES {
+            return None;
+        }
+        let cpu = u32_at(description, PRSTATUS_PID)?.checked_sub(1)?;
+        let mut words = [0; UserRegisters::COUNT];
+        for (index, word) in words.iter_mut().enumerate() {
+            *word = u64_at(description, PRSTATUS_REGISTERS + 8 * index)?;
+        }
+        Some(Self { cpu, registers: UserRegisters::from_words(words) })
+    }
+}
+
+/// All notes of a core, as they lie in its PT_NOTE. `None` if one is longer than a note can be.
+pub(super) fn encode(
+    cpus: &[CpuRegisters],
+    own: &[u8],
+    vmcoreinfo: Option<&[u8]>,
+    build_id: Option<&[u8]>,
+) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    for cpu in cpus {
+        push(&mut out, CORE, NT_PRSTATUS, &[&cpu.encode()])?;
+    }
+    if let Some(build_id) = build_id {
+        push(&mut out, GNU, NT_GNU_BUILD_ID, &[build_id])?;
+    }
+    push(&mut out, OWN, OWN_TYPE, &[&FORMAT_VERSION.to_le_bytes(), &[0; 4], own])?;
+    if let Some(vmcoreinfo) = vmcoreinfo {
+        push(&mut out, VMCOREINFO, VMCOREINFO_TYPE, &[vmcoreinfo])?;
+    }
+    Some(out)
+}
+
+/// Of our note, where its contents begin: after the version and four bytes that are zero.
+pub(super) const OWN_HEADER: usize = 8;
+
+fn push(out: &mut Vec<u8>, name: &[u8], kind: u32, description: &[&[u8]]) -> Option<()> {
+    let length: usize = description.iter().map(|part| part.len()).sum();
+    out.extend_from_slice(&(name.len() as u32 + 1).to_le_bytes());
+    out.extend_from_slice(&u32::try_from(length).ok()?.to_le_bytes());
+    out.extend_from_slice(&kind.to_le_bytes());
+    out.extend_from_slice(name);
+    out.push(0);
+    out.resize(out.len().next_multiple_of(4), 0);
+    for part in description {
+        out.extend_from_slice(part);
+    }
+    out.resize(out.len().next_multiple_of(4), 0);
+    Some(())
+}
+
+/// One note, as it lies in the file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Note<'data> {
+    /// Without the NUL at its end.
+    pub name: &'data [u8],
+    pub kind: u32,
+    pub description: &'data [u8],
+}
+
+/// The notes of a PT_NOTE segment up to the first that is cut, and whether that was all.
+pub(super) fn parse(segment: &[u8]) -> (Vec<Note<'_>>, bool) {
+    let mut notes = Vec::new();
+    let mut rest = segment;
+    while !rest.is_empty() && notes.len() < MAX_NOTES {
+        match split_note(rest) {
+            Some((note, after)) => {
+                notes.push(note);
+                rest = after;
+            }
+            None => break,
+        }
+    }
+    (notes, rest.is_empty())
+}
+
+fn split_note(bytes: &[u8]) -> Option<(Note<'_>, &[u8])> {
+    let name_length = u32_at(bytes, 0)? as usize;
+    let length = u32_at(bytes, 4)? as usize;
+    let kind = u32_at(bytes, 8)?;
+    let (name, rest) = bytes.get(12..)?.split_at_checked(name_length)?;
+    let rest = rest.get(name_length.next_multiple_of(4) - name_length..)?;
+    let (description, rest) = rest.split_at_checked(length)?;
+    // The padding of the last one may be missing.
+    let padding = length.next_multiple_of(4) - length;
+    let rest = rest.get(padding..).unwrap_or_default();
+    Some((Note { name: name.strip_suffix(b"\0").unwrap_or(name), kind, description }, rest))
+}

@@ -1,0 +1,287 @@
+//! Writes a core: headers and notes first, so that a file that is cut still says what it was, then
+//! the extents of memory. Pages of zeros are holes.
+//!
+//! Memory goes through one buffer; guests are larger than hosts can copy.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use nmiscope_symbolizer::{Mapping, PhysicalAddress, PhysicalMemory, ReadError};
+
+use super::extents::{Extent, Extents};
+use super::format::{Header, MAX_SEGMENTS, PAGE, counting_section, needs_section};
+use super::notes::{self, CpuRegisters};
+use super::plan::{Placed, Plan, Refused};
+use crate::atomic_file;
+
+/// How much memory is read at once.
+const CHUNK: usize = 64 << 10;
+
+/// How many times a core is begun again without the memory that could not be read.
+const ATTEMPTS: usize = 3;
+
+/// All that a core holds, but for the memory itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Contents<'a> {
+    /// The vCPUs whose registers are known.
+    pub cpus: &'a [CpuRegisters],
+    /// The contents of our own note.
+    pub note: &'a [u8],
+    /// The guest's VMCOREINFO, if it has one.
+    pub vmcoreinfo: Option<&'a [u8]>,
+    /// The image's build-id, if it has one.
+    pub build_id: Option<&'a [u8]>,
+    /// The guest-physical memory to take.
+    pub extents: &'a Extents,
+    /// Where it is mapped. Parts that lie outside the extents are passed over; of views that
+    /// disagree about a virtual address, the first one counts.
+    pub views: &'a [Mapping],
+}
+
+/// What was written, and what was not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// The length of the file in bytes.
+    pub bytes: u64,
+    /// How many of them are memory that is not zero, by the page. The rest is headers, notes and
+    /// holes.
+    pub memory_bytes: u64,
+    /// How many PT_LOADs it has.
+    pub segments: usize,
+    /// Memory that was to be in it and could not be read.
+    pub unreadable: Extents,
+    /// How many views, or pieces of them, have no program header: they are no ranges of pages, or
+    /// there are too many.
+    pub views_left_out: usize,
+}
+
+/// Why there is no core.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The file could not be made, written or renamed.
+    #[error("failed to {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// A note of 4 GiB or more.
+    #[error("failed to lay out the core: a note in it is longer than 4 GiB")]
+    NoteTooLong,
+    /// More separate ranges of memory than a reader accepts program headers.
+    #[error("failed to lay out the core: {extents} ranges of memory, more than {MAX_SEGMENTS}")]
+    TooManyExtents {
+        /// How many.
+        extents: usize,
+    },
+    /// More bytes of memory than a file can have.
+    #[error("failed to lay out the core: {bytes} bytes of memory do not fit into a file")]
+    TooLarge {
+        /// How many.
+        bytes: u64,
+    },
+    /// Memory that could be read a moment ago could not be read again.
+    #[error("failed to read the guest's memory: it goes away while it is read")]
+    Unstable(#[source] ReadError),
+}
+
+/// Writes a core to `path`, which is there whole or not at all: it goes to another name in the same
+/// folder, to the disk, and only then to that name.
+///
+/// # Errors
+/// See [`WriteError`].
+pub fn write_path(
+    path: &Path,
+    contents: &Contents<'_>,
+    memory: &impl PhysicalMemory,
+) -> Result<Written, WriteError> {
+    // A symbolic link stays one.
+    let target = path.canonicalize().unwrap_or_else(|_| path.into());
+    let failed = |action| move |source| WriteError::Io { action, path: path.into(), source };
+    // What went wrong with the temporary file's name is of no use to anybody.
+    let file = atomic_file::temporary(&target)
+        .map_err(|error| io::Error::from(error.kind()))
+        .map_err(failed("make a file beside"))?;
+    let written = write(file.as_file(), contents, memory).map_err(|error| match error {
+        WriteError::Io { action, source, .. } => failed(action)(source),
+        other => other,
+    })?;
+    atomic_file::persist(file, &target).map_err(failed("finish"))?;
+    Ok(written)
+}
+
+/// Writes a core into an open file, from its beginning; whatever was in it is gone.
+///
+/// # Errors
+/// See [`WriteError`]; those of I/O name no path.
+pub fn write(
+    file: &File,
+    contents: &Contents<'_>,
+    memory: &impl PhysicalMemory,
+) -> Result<Written, WriteError> {
+    let notes = notes::encode(contents.cpus, contents.note, contents.vmcoreinfo, contents.build_id)
+        .ok_or(WriteError::NoteTooLong)?;
+    let mut extents = contents.extents.clone();
+    let mut unreadable = Extents::new();
+    let mut last = None;
+    for _ in 0..ATTEMPTS {
+        let plan = Plan::new(&extents, contents.views, notes.len()).map_err(|why| match why {
+            Refused::TooManyExtents => WriteError::TooManyExtents { extents: extents.len() },
+            Refused::TooLarge => WriteError::TooLarge { bytes: extents.bytes() },
+        })?;
+        write_headers(file, &plan, &notes).map_err(failed)?;
+        let mut copy = Copy::new(file, memory);
+        for placed in &plan.placed {
+            copy.extent(placed).map_err(failed)?;
+        }
+        let Some(error) = copy.error else {
+            return Ok(Written {
+                bytes: plan.length,
+                memory_bytes: copy.written,
+                segments: plan.headers.len() - 1,
+                unreadable,
+                views_left_out: plan.views_left_out,
+            });
+        };
+        // The headers claim what is not there. A core without it has other headers.
+        for Extent { start, length } in copy.unreadable.iter() {
+            unreadable.insert(start, length);
+            extents.remove(start, length);
+        }
+        last = Some(error);
+    }
+    match last {
+        Some(error) => Err(WriteError::Unstable(error)),
+        None => unreachable!("an attempt without a failure is the last"),
+    }
+}
+
+fn failed(source: io::Error) -> WriteError {
+    WriteError::Io { action: "write", path: PathBuf::new(), source }
+}
+
+fn write_headers(file: &File, plan: &Plan, notes: &[u8]) -> io::Result<()> {
+    // Also makes the holes: what is not written later reads as zeros.
+    file.set_len(0)?;
+    file.set_len(plan.length)?;
+    let count = plan.headers.len();
+    let mut bytes = Header::of_core(count).encode().to_vec();
+    for header in &plan.headers {
+        bytes.extend_from_slice(&header.encode());
+    }
+    if needs_section(count) {
+        bytes.extend_from_slice(&counting_section(count));
+    }
+    file.write_all_at(&bytes, 0)?;
+    file.write_all_at(notes, plan.notes)
+}
+
+/// Memory on its way into the file.
+struct Copy<'a, M> {
+    file: &'a File,
+    memory: &'a M,
+    buffer: Vec<u8>,
+    written: u64,
+    unreadable: Extents,
+    /// The last one, if anything is unreadable.
+    error: Option<ReadError>,
+}
+
+impl<'a, M: PhysicalMemory> Copy<'a, M> {
+    fn new(file: &'a File, memory: &'a M) -> Self {
+        let unreadable = Extents::new();
+        Self { file, memory, buffer: vec![0; CHUNK], written: 0, unreadable, error: None }
+    }
+
+    fn extent(&mut self, placed: &Placed) -> io::Result<()> {
+        let mut done = 0;
+        while done < placed.extent.length {
+            let at = PhysicalAddress(placed.extent.start.0 + done);
+            // Up to a page boundary, so that a page of zeros is seen as one.
+            let most = CHUNK as u64 - at.0 % PAGE;
+            let length = most.min(placed.extent.length - done);
+            self.chunk(at, placed.offset + done, length as usize)?;
+            done += length;
+        }
+        Ok(())
+    }
+
+    fn chunk(&mut self, at: PhysicalAddress, offset: u64, length: usize) -> io::Result<()> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let chunk = &mut buffer[..length];
+        let result = match self.memory.read(at, chunk) {
+            Ok(()) => self.pages(at, offset, chunk),
+            Err(_) => self.page_by_page(at, offset, chunk),
+        };
+        self.buffer = buffer;
+        result
+    }
+
+    /// For memory with holes in it: finds them.
+    fn page_by_page(
+        &mut self,
+        at: PhysicalAddress,
+        offset: u64,
+        chunk: &mut [u8],
+    ) -> io::Result<()> {
+        for (start, page) in split_pages(at, chunk.len()) {
+            let address = PhysicalAddress(at.0 + start as u64);
+            let page = &mut chunk[page];
+            match self.memory.read(address, page) {
+                Ok(()) => self.pages(address, offset + start as u64, page)?,
+                Err(error) => {
+                    self.unreadable.insert(address, page.len() as u64);
+                    self.error = Some(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is not zero, neighbours at once.
+    fn pages(&mut self, at: PhysicalAddress, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut run = 0..0;
+        for (start, page) in split_pages(at, bytes.len()) {
+            let end = page.end;
+            if is_zero(&bytes[page]) {
+                self.run(offset, bytes, run)?;
+                run = end..end;
+            } else {
+                run = run.start.min(start)..end;
+            }
+        }
+        self.run(offset, bytes, run)
+    }
+
+    fn run(&mut self, offset: u64, bytes: &[u8], run: std::ops::Range<usize>) -> io::Result<()> {
+        self.written += run.len() as u64;
+        let at = offset + run.start as u64;
+        if run.is_empty() { Ok(()) } else { self.file.write_all_at(&bytes[run], at) }
+    }
+}
+
+/// The pages of `length` bytes at `at`, the first and the last of which may be cut: where each
+/// begins, and its range.
+fn split_pages(
+    at: PhysicalAddress,
+    length: usize,
+) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let in_page = PAGE as usize - ((at.0 + start as u64) % PAGE) as usize;
+        let page = start..length.min(start + in_page);
+        start = page.end;
+        (!page.is_empty()).then_some((page.start, page))
+    })
+}
+
+fn is_zero(page: &[u8]) -> bool {
+    const ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
+    page == &ZEROS[..page.len()]
+}

@@ -162,7 +162,7 @@ fn cpus_that_the_guest_never_started_are_in_the_report_as_such() {
         assert_eq!(cpu.state, CpuState::NotStarted, "cpu{}", cpu.cpu);
         let reason = no_answer(cpu);
         assert!(reason.contains("not started"), "{reason}");
-        assert!(!cpu.nmi.sent && cpu.word.is_none() && cpu.location.is_none());
+        assert!(!cpu.nmi.sent && cpu.word.is_none() && cpu.look.is_none());
     }
     assert!(backtrace.cpus[..2].iter().all(answered));
     assert_eq!((backtrace.nmi_sent, backtrace.nmi_answered), (2, 2));
@@ -277,7 +277,7 @@ fn a_backtrace_while_the_guest_boots_does_it_no_harm() {
     assert_eq!(report.outcome, Outcome::Exit { code: 0 });
     let backtrace = &report.backtraces[0];
     assert!(Some(backtrace.at_ms) < report.ready_after_ms, "it was taken too late");
-    assert!(backtrace.cpus[0].location.is_some());
+    assert!(backtrace.cpus[0].look.is_some());
     for cpu in backtrace.cpus.iter().filter(|cpu| !cpu.nmi.sent) {
         let reason = no_answer(cpu);
         let known = ["no NMI handler", "not started"];

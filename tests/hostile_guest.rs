@@ -6,7 +6,7 @@ mod common;
 
 use common::image::{Patched, address_of, bundled, function};
 use common::*;
-use nmiscope::report::{Backtrace, Outcome, Report, Reservation, Trigger};
+use nmiscope::report::{Backtrace, Finding, Outcome, Report, Reservation, Trigger};
 
 const IMAGE: &str = "guest.elf";
 
@@ -228,9 +228,25 @@ fn a_guest_that_never_becomes_ready_is_a_hang() {
     assert_eq!(waited_ms, 500.0);
     assert_eq!(report.ready_after_ms, None);
     assert_eq!(report.backtraces[0].trigger, Trigger::NotReady);
-    let names: Vec<String> =
-        report.backtraces[0].cpus[0].location.iter().flat_map(frame_functions).collect();
-    assert_eq!(names, ["kernel_main"]);
+    let look = report.backtraces[0].cpus[0].look.as_ref().expect("a look");
+    assert_eq!(frame_functions(&look.frames[0]), ["kernel_main"]);
+}
+
+#[test]
+fn a_stack_pointer_to_nowhere_leaves_one_frame_and_the_address() {
+    let (address, _) = function("kernel_main");
+    // mov rsp, 0xffffffff80123450; mov rbp, rsp; jmp $: nothing is mapped below the text. Its CFI
+    // finds the return address by RBP, as the function's own prologue would have it.
+    let code = [0x48, 0xc7, 0xc4, 0x50, 0x34, 0x12, 0x80, 0x48, 0x89, 0xe5, 0xeb, 0xfe];
+    let guest = bundled().at_address(address, &code);
+    let finished = run(&guest, &["--ready-within", "500ms"]).expect_code(exit::HANG);
+    let report = finished.report();
+    let cpu = &report.backtraces[0].cpus[0];
+    assert_eq!(cpu.look.as_ref().expect("a look").frames.len(), 1, "{cpu:#?}");
+    let [Finding::StackUnreadable { reason }] = &cpu.findings[..] else {
+        panic!("{:?}", cpu.findings)
+    };
+    assert!(reason.contains("ffffffff8012345") && reason.contains("not present"), "{reason}");
 }
 
 #[test]

@@ -7,7 +7,7 @@
 mod common;
 
 use common::*;
-use nmiscope::report::{Backtrace, CpuState, Outcome, Report, Reservation};
+use nmiscope::report::{Backtrace, CpuState, Finding, FoundBy, Outcome, Report, Reservation};
 
 /// How a run of a workload ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,16 +77,33 @@ fn check_promises(source: &'static str, backtrace: &Backtrace, crashed: Option<u
     for promise in promises(source, backtrace.cpus.len() as u32) {
         for number in promise.cpus.into_iter().filter(|cpu| Some(*cpu) != crashed) {
             let cpu = &backtrace.cpus[number as usize];
-            let found = functions(cpu);
-            assert!(
-                is_subsequence(&promise.functions, &found),
-                "cpu{number} of {}: {:?} are promised, found are {found:?} in {:?}\n{:#?}",
-                backtrace.cpus.len(),
-                promise.functions,
-                cpu.word,
-                cpu.nmi,
-            );
+            for (witness, found) in [("word", functions(cpu)), ("look", seen_functions(cpu))] {
+                assert!(
+                    is_subsequence(&promise.functions, &found),
+                    "{witness} of cpu{number} of {}: {:?} are promised, found are {found:?}\n{cpu:#?}",
+                    backtrace.cpus.len(),
+                    promise.functions,
+                );
+            }
         }
+    }
+}
+
+/// The host sees every stack to its end, by its call frame information alone, and the guest does not
+/// contradict it. There is one stack that has no end.
+#[track_caller]
+fn check_looks(workload: &str, backtrace: &Backtrace) {
+    for cpu in &backtrace.cpus {
+        let Some(look) = &cpu.look else { continue };
+        let broken = workload == "corrupt-stack" && cpu.cpu == backtrace.cpus.len() as u32 / 2;
+        assert_eq!(look.complete, !broken, "{cpu:#?}");
+        let by = |frame: &nmiscope::report::Frame| frame.found_by;
+        assert!(
+            look.frames.iter().all(|frame| by(frame) != Some(FoundBy::FramePointer)),
+            "{cpu:#?}"
+        );
+        let differ = |finding: &Finding| matches!(finding, Finding::WitnessesDiffer { .. });
+        assert!(!cpu.findings.iter().any(differ), "{cpu:#?}");
     }
 }
 
@@ -138,6 +155,7 @@ fn check(workload: &str, source: &'static str, ending: Ending, cpus: u32) -> Rep
         _ => None,
     };
     for backtrace in &report.backtraces {
+        check_looks(workload, backtrace);
         // A guest that takes backtraces of its own without a pause need not let us have the buffers.
         if matches!(backtrace.reservation, Reservation::Held { .. }) {
             check_promises(source, backtrace, crashed);
@@ -243,11 +261,8 @@ fn the_others_answer(report: &Report) {
 fn the_crash_is_placed_or_lost(report: &Report) {
     the_others_answer(report);
     let cpu = culprit(report);
-    match &cpu.location {
-        Some(frame) => {
-            let names: Vec<_> = frame.functions.iter().map(|function| &function.name).collect();
-            assert!(format!("{names:?}").contains("cause_triple_fault"), "{frame:?}");
-        }
+    match &cpu.look {
+        Some(_) => assert!(seen_functions(cpu).contains(&"cause_triple_fault".to_owned())),
         None => assert_eq!(cpu.state, CpuState::Reset),
     }
 }
@@ -257,6 +272,12 @@ fn only_the_interrupted_frame_is_reliable(report: &Report) {
     assert!(word.frames[0].interrupted && word.frames[0].reliable, "{word:?}");
     assert!(word.frames[1..].iter().all(|frame| !frame.reliable), "{word:?}");
     all_answer(report);
+    let look = culprit(report).look.as_ref().expect("a look");
+    assert_eq!(look.frames.len(), 1, "{look:#?}");
+    let [Finding::StackBroken { reason }] = &culprit(report).findings[..] else {
+        panic!("{:?}", culprit(report).findings)
+    };
+    assert!(reason.contains("is not code"), "{reason}");
 }
 
 /// The buffer holds 4096 bytes, and the trace of 250 levels is longer.
@@ -274,6 +295,12 @@ fn the_loss_is_counted(report: &Report) {
     assert!(kept + lost >= 250, "{kept} kept and {lost} lost");
     let findings = word.findings.join("; ");
     assert!(findings.contains(&lost.to_string()), "{lost} lost, but: {findings}");
+    let seen = cpu.look.as_ref().expect("a look").frames.len();
+    assert!(seen > 250, "{seen} frames");
+    let lacking = (seen - word.frames.len()) as u32;
+    let wanted =
+        [Finding::BufferOverflowed { messages: lost }, Finding::WordIncomplete { frames: lacking }];
+    assert_eq!(cpu.findings, wanted);
 }
 
 fn the_bug_is_on_the_console(report: &Report) {
@@ -301,6 +328,16 @@ fn the_nmi_is_masked(report: &Report) {
     assert!(!cpu.nmi.handler_finished);
     // What is in its buffer is the answer to another NMI, and is not sold as one to ours.
     assert!(cpu.word.as_ref().is_some_and(|word| !word.current), "{:?}", cpu.word);
+    assert_eq!(cpu.findings, [Finding::NmiMasked]);
+    assert_eq!((cpu.in_nmi, cpu.interrupts_enabled), (Some(true), Some(false)));
+    // Through the NMI's stack to the one that it interrupted.
+    let wanted = ["spin_forever", "trap_entry", "trap_common", "get_stuck", "step", "cpu_main"];
+    assert!(is_subsequence(&wanted, &seen_functions(cpu)), "{:#?}", cpu.look);
+    let interrupted =
+        cpu.look.iter().flat_map(|look| &look.frames).filter(|frame| frame.interrupted);
+    let names: Vec<String> = interrupted.flat_map(frame_functions).collect();
+    assert!(is_subsequence(&["spin_forever", "get_stuck"], &names), "{names:?}");
+    assert!(!names.contains(&"step".to_owned()), "{names:?}");
 }
 
 fn the_fault_is_named(report: &Report) {

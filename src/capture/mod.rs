@@ -1,18 +1,20 @@
 //! The moment: everything that is taken from a guest for one backtrace, as plain data.
 //!
 //! [`nmi`] takes it, with the guest's own protocol; `diagnosis` makes sense of it, anywhere and at
-//! any time. Nothing here is interpreted beyond what taking it needs.
+//! any time. Nothing here is interpreted beyond what taking it needs. It can be stored: these structs
+//! are part of a core's note (docs/core-format.md).
 
 pub mod nmi;
 
 use std::time::Duration;
 
 use nmiscope_vmm::{NmiRun, VcpuState};
+use serde::{Deserialize, Serialize};
 
 use crate::kernel::SeqBuf;
 
 /// One backtrace of all vCPUs, not yet understood.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capture {
     /// Whether the buffers were reserved.
     pub reservation: Reservation,
@@ -23,7 +25,7 @@ pub struct Capture {
 }
 
 /// What came of taking the reservation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reservation {
     /// Taken.
     Held {
@@ -47,7 +49,7 @@ pub enum Reservation {
 }
 
 /// One vCPU.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuCapture {
     /// Its state before the NMI, or why there is none.
     pub state: Result<VcpuState, String>,
@@ -62,7 +64,7 @@ pub struct CpuCapture {
 }
 
 /// What became of an NMI.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NmiCapture {
     /// The VMM's account.
     Run(Box<NmiRun>),

@@ -3,88 +3,37 @@
 //!
 //! Pure: a capture and an image in, report structs out. No clock, no KVM, no I/O.
 
+mod account;
 pub mod guest_word;
+pub mod host_look;
+mod resolver;
+mod witnesses;
 
-use nmiscope_symbolizer::{Image, ProgramCounter, SourceRoots, VirtualAddress, demangle};
-use nmiscope_vmm::{MpState, NmiResult, NmiRun, Registers, VcpuState};
+use nmiscope_symbolizer::{ProgramCounter, VirtualAddress};
+use nmiscope_vmm::{MpState, Registers, VcpuState};
 
-use crate::capture::{Capture, CpuCapture, NmiCapture, Reservation};
+use crate::capture::{Capture, CpuCapture, Reservation};
 use crate::kernel::{BufferOwner, SeqBuf};
-use crate::report::{
-    self, Answer, Backtrace, Cpu, CpuState, Frame, Function, Nmi, Symbol, Trigger, Word,
-};
+use crate::report::{self, Answer, Backtrace, Cpu, CpuState, Look, Nmi, Trigger, Word};
 use guest_word::Entry;
-
-/// Looks addresses up in one image.
-pub struct Resolver<'a> {
-    image: Option<&'a Image<'a>>,
-    roots: SourceRoots,
-}
+use host_look::HostLook;
+pub use resolver::Resolver;
 
 /// RFLAGS.IF.
 const INTERRUPT_FLAG: u64 = 1 << 9;
 
-impl<'a> Resolver<'a> {
-    /// For addresses of `image`, whose source paths are shown relative to one of `roots`. Without
-    /// an image, addresses stay what they are.
-    pub fn new(image: Option<&'a Image<'a>>, roots: SourceRoots) -> Self {
-        Self { image, roots }
-    }
-
-    /// Relative to a source root; of Rust's own library, to that.
-    fn show_path(&self, path: &str) -> String {
-        let library = path.strip_prefix("/rustc/").and_then(|path| path.split_once("/library/"));
-        library.map_or_else(|| self.roots.strip_root(path), |(_, path)| path).to_owned()
-    }
-
-    /// What is known of an address.
-    pub fn frame(&self, counter: ProgramCounter, reliable: bool) -> Frame {
-        let Some(image) = self.image else { return unresolved(counter, reliable) };
-        let found = image.frames(counter);
-        let functions = found.frames.into_iter().map(|frame| {
-            let location = frame.location.as_ref();
-            Function {
-                name: frame.function,
-                file: location.map(|place| self.show_path(&place.file)),
-                line: location.and_then(|place| place.line),
-                column: location.and_then(|place| place.column),
-                inlined: frame.inlined,
-            }
-        });
-        Frame {
-            address: counter.address().to_string(),
-            interrupted: matches!(counter, ProgramCounter::Interrupted(_)),
-            reliable,
-            functions: functions.collect(),
-            symbol: found
-                .symbol
-                .map(|found| Symbol { name: demangle(&found.symbol.name), offset: found.offset }),
-            missing: found.missing.map(|reason| crate::error_chain(&reason)),
-        }
-    }
-}
-
-fn unresolved(counter: ProgramCounter, reliable: bool) -> Frame {
-    Frame {
-        address: counter.address().to_string(),
-        interrupted: matches!(counter, ProgramCounter::Interrupted(_)),
-        reliable,
-        functions: Vec::new(),
-        symbol: None,
-        missing: Some("the image cannot be read".into()),
-    }
-}
-
-/// Makes the backtrace. `at_ms` is when it was taken, since the tool's start.
+/// Makes the backtrace. `looks` are the host's, of the moment before the capture's NMIs; `at_ms` is
+/// when it was taken, since the tool's start.
 pub fn backtrace(
     capture: &Capture,
+    looks: &[Option<HostLook>],
     trigger: Trigger,
     at_ms: f64,
     resolver: &Resolver<'_>,
 ) -> Backtrace {
     let cpus: Vec<Cpu> = (0..)
-        .zip(&capture.cpus)
-        .map(|(cpu, capture)| diagnose_cpu(cpu, capture, resolver))
+        .zip(capture.cpus.iter().zip(looks))
+        .map(|(cpu, (capture, look))| diagnose_cpu(cpu, capture, look.as_ref(), resolver))
         .collect();
     let count = |test: fn(&&Cpu) -> bool| cpus.iter().filter(test).count() as u32;
     Backtrace {
@@ -92,7 +41,7 @@ pub fn backtrace(
         at_ms,
         reservation: reservation(&capture.reservation),
         nmi_sent: count(|cpu| cpu.nmi.sent),
-        nmi_answered: count(|cpu| cpu.nmi.answer == Answer::Answered),
+        nmi_answered: count(|cpu| answered(cpu)),
         elapsed_ms: milliseconds(capture.elapsed),
         groups: group(&cpus),
         cpus,
@@ -121,47 +70,50 @@ fn reservation(reservation: &Reservation) -> report::Reservation {
     }
 }
 
-fn diagnose_cpu(number: u32, capture: &CpuCapture, resolver: &Resolver<'_>) -> Cpu {
+fn diagnose_cpu(
+    number: u32,
+    capture: &CpuCapture,
+    look: Option<&HostLook>,
+    resolver: &Resolver<'_>,
+) -> Cpu {
     let state = capture.state.as_ref().ok();
-    let registers = state.map(|state| &state.registers);
-    let doing = cpu_state(state);
-    let runs = matches!(doing, CpuState::Running | CpuState::Halted | CpuState::Unknown);
-    let location = registers.filter(|_| runs).map(|registers| {
-        let rip = VirtualAddress(registers.rip);
-        resolver.frame(ProgramCounter::Interrupted(rip), true)
-    });
-    let nmi = account(capture);
+    let somewhere = state.filter(|state| host_look::stands_somewhere(state));
+    let nmi = account::account(capture);
     let word = word(capture, &nmi, resolver);
     Cpu {
         cpu: number,
-        state: doing,
-        interrupts_enabled: registers
-            .filter(|_| runs)
-            .map(|registers| registers.rflags & INTERRUPT_FLAG != 0),
-        registers: registers.map(show_registers),
-        location,
+        state: cpu_state(state),
+        interrupts_enabled: somewhere.map(|state| state.registers.rflags & INTERRUPT_FLAG != 0),
+        registers: state.map(|state| show_registers(&state.registers)),
+        in_nmi: somewhere.map(|state| state.nmi.masked),
+        findings: witnesses::findings(capture, &nmi, word.as_ref(), look),
+        look: look.map(|look| show_look(look, resolver)),
         nmi,
         word,
     }
 }
 
 fn cpu_state(state: Option<&VcpuState>) -> CpuState {
-    match state.map(|state| state.mp_state) {
-        None | Some(MpState::Other(_)) => CpuState::Unknown,
-        Some(MpState::Halted) => CpuState::Halted,
-        Some(MpState::Uninitialized | MpState::InitReceived) => CpuState::NotStarted,
-        Some(MpState::Running | MpState::SipiReceived)
-            if state.is_some_and(|state| is_reset(&state.registers)) =>
-        {
-            CpuState::Reset
-        }
-        Some(MpState::Running | MpState::SipiReceived) => CpuState::Running,
+    let Some(state) = state else { return CpuState::Unknown };
+    match state.mp_state {
+        MpState::Other(_) => CpuState::Unknown,
+        MpState::Uninitialized | MpState::InitReceived => CpuState::NotStarted,
+        _ if !host_look::stands_somewhere(state) => CpuState::Reset,
+        MpState::Halted => CpuState::Halted,
+        MpState::Running | MpState::SipiReceived => CpuState::Running,
     }
 }
 
-/// Whether they are those of a processor after a reset (SDM vol. 3, table 10-1).
-fn is_reset(registers: &Registers) -> bool {
-    registers.cs.base == 0xffff_0000 && registers.rip == 0xfff0
+fn show_look(look: &HostLook, resolver: &Resolver<'_>) -> Look {
+    let frames = look.frames.iter().map(|frame| report::Frame {
+        found_by: Some(frame.strategy.into()),
+        ..resolver.frame(frame.pc, true)
+    });
+    Look {
+        frames: frames.collect(),
+        complete: look.ending.is_complete(),
+        end: look.ending.to_string(),
+    }
 }
 
 fn show_registers(registers: &Registers) -> report::Registers {
@@ -193,84 +145,6 @@ fn show_registers(registers: &Registers) -> report::Registers {
     }
 }
 
-fn account(capture: &CpuCapture) -> Nmi {
-    let run = match &capture.nmi {
-        NmiCapture::Run(run) => Some(&**run),
-        NmiCapture::NotSent(_) => None,
-    };
-    let finished = run.is_some_and(NmiRun::finished);
-    let sent = run.is_some_and(|run| run.injected);
-    let delivered = match run {
-        _ if finished => Some(true),
-        Some(run) if sent => {
-            Some(capture.counted.unwrap_or(!run.after.pending && !run.after.injected))
-        }
-        Some(_) => Some(false),
-        None => None,
-    };
-    let buffer = capture.buffer.as_ref().ok();
-    Nmi {
-        sent,
-        delivered,
-        masked_before: run.is_some() && was_masked(capture),
-        masked_after: !finished && run.is_some_and(|run| run.after.masked),
-        pending_after: run.is_some_and(|run| run.after.pending),
-        handler_finished: finished,
-        ran_ms: run.filter(|_| sent).map(|run| milliseconds(run.run_time)),
-        answer: match no_answer(capture, delivered) {
-            None => Answer::Answered,
-            Some(reason) => Answer::NoAnswer { reason },
-        },
-        bytes: buffer.map(|buffer| buffer.text.len() as u32),
-        messages_lost: buffer.map(|buffer| u64::from(buffer.lost) + u64::from(buffer.missed)),
-        stale_bytes: capture.stale_bytes,
-    }
-}
-
-/// Whether the vCPU was inside an NMI handler already.
-fn was_masked(capture: &CpuCapture) -> bool {
-    capture.state.as_ref().is_ok_and(|state| state.nmi.masked)
-}
-
-/// Why there is no answer to this NMI; `None` if there is one.
-fn no_answer(capture: &CpuCapture, delivered: Option<bool>) -> Option<String> {
-    let run = match &capture.nmi {
-        NmiCapture::NotSent(reason) => return Some(reason.clone()),
-        NmiCapture::Run(run) => run,
-    };
-    let bound = format!("{} ms", run.wall.as_millis());
-    match &run.result {
-        NmiResult::NotStarted => {
-            Some("not started: it waits for INIT or a start-up IPI, and takes no NMI".into())
-        }
-        NmiResult::Ended(outcome) if run.injected => {
-            Some(format!("it ended while its handler ran: {outcome}"))
-        }
-        NmiResult::Ended(outcome) => Some(format!("it had ended: {outcome}")),
-        NmiResult::Unfinished if was_masked(capture) && delivered != Some(true) => {
-            Some(format!("NMI pending, masked for {bound} (the vCPU is inside an earlier NMI)"))
-        }
-        NmiResult::Unfinished if delivered != Some(true) => {
-            Some(format!("NMI not delivered within {bound}"))
-        }
-        NmiResult::Unfinished => {
-            Some(format!("NMI delivered, its handler did not finish within {bound}"))
-        }
-        NmiResult::Finished => match &capture.buffer {
-            Err(reason) => {
-                Some(format!("the handler finished, its buffer is out of reach: {reason}"))
-            }
-            Ok(SeqBuf { text, owner: BufferOwner::Garbage(owner), .. }) if text.is_empty() => {
-                Some(format!("the handler finished, its buffer's owner is garbage: {owner:#x}"))
-            }
-            Ok(buffer) if buffer.text.is_empty() => {
-                Some("the handler finished and printed nothing into its buffer".into())
-            }
-            Ok(_) => None,
-        },
-    }
-}
-
 fn word(capture: &CpuCapture, nmi: &Nmi, resolver: &Resolver<'_>) -> Option<Word> {
     let buffer = capture.buffer.as_ref().ok().filter(|buffer| !buffer.text.is_empty())?;
     let text = String::from_utf8_lossy(&buffer.text).into_owned();
@@ -287,14 +161,14 @@ fn word(capture: &CpuCapture, nmi: &Nmi, resolver: &Resolver<'_>) -> Option<Word
         .collect();
     Some(Word {
         current: nmi.delivered == Some(true),
-        findings: findings(buffer, nmi, &text),
+        findings: faults(buffer, nmi, &text),
         frames,
         text,
     })
 }
 
 /// What is wrong with a buffer.
-fn findings(buffer: &SeqBuf, nmi: &Nmi, text: &str) -> Vec<String> {
+fn faults(buffer: &SeqBuf, nmi: &Nmi, text: &str) -> Vec<String> {
     let lost = u64::from(buffer.lost);
     let checks = [
         (
@@ -324,8 +198,8 @@ fn findings(buffer: &SeqBuf, nmi: &Nmi, text: &str) -> Vec<String> {
     checks.into_iter().filter(|(found, _)| *found).map(|(_, text)| text).collect()
 }
 
-/// vCPUs that show the same stack in the same state. Those without an answer stay alone: what they
-/// do not say is not equal.
+/// vCPUs that show the same stack in the same state: by the guest's word, and where there is none,
+/// by the host's look.
 fn group(cpus: &[Cpu]) -> Vec<Vec<u32>> {
     let mut groups: Vec<(&Cpu, Vec<u32>)> = Vec::new();
     for cpu in cpus {
@@ -338,19 +212,32 @@ fn group(cpus: &[Cpu]) -> Vec<Vec<u32>> {
 }
 
 fn same_stack(a: &Cpu, b: &Cpu) -> bool {
-    if a.state == CpuState::NotStarted && b.state == CpuState::NotStarted {
-        return true;
-    }
-    let (Some(a_word), Some(b_word)) = (&a.word, &b.word) else { return false };
-    let answered = |cpu: &Cpu| cpu.nmi.answer == Answer::Answered;
-    let reliable = |word: &Word| -> Vec<(String, bool)> {
-        let frames = word.frames.iter().filter(|frame| frame.reliable);
-        frames.map(|frame| (frame.address.clone(), frame.interrupted)).collect()
-    };
-    answered(a)
-        && answered(b)
-        && a.state == b.state
+    let same_state = a.state == b.state
         && a.interrupts_enabled == b.interrupts_enabled
-        && a_word.findings == b_word.findings
-        && reliable(a_word) == reliable(b_word)
+        && a.in_nmi == b.in_nmi
+        && a.findings == b.findings
+        && faults_of(a) == faults_of(b)
+        && answered(a) == answered(b);
+    let unseen = |cpu: &Cpu| stack(cpu).is_empty() && cpu.state != CpuState::NotStarted;
+    same_state && !unseen(a) && !unseen(b) && stack(a) == stack(b)
+}
+
+/// Addresses, and whether they were interrupted.
+fn stack(cpu: &Cpu) -> Vec<(&str, bool)> {
+    let word = cpu.word.as_ref().filter(|_| answered(cpu));
+    let frames = match (word, &cpu.look) {
+        (Some(word), _) => &word.frames[..],
+        (None, Some(look)) => &look.frames[..],
+        (None, None) => &[],
+    };
+    let reliable = frames.iter().filter(|frame| frame.reliable);
+    reliable.map(|frame| (frame.address.as_str(), frame.interrupted)).collect()
+}
+
+fn faults_of(cpu: &Cpu) -> &[String] {
+    cpu.word.as_ref().map_or(&[], |word| &word.findings)
+}
+
+fn answered(cpu: &Cpu) -> bool {
+    cpu.nmi.answer == Answer::Answered
 }

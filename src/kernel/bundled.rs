@@ -11,6 +11,7 @@ use nmiscope_symbolizer::{
     VirtualAddress, VirtualMemory, WalkError,
 };
 use nmiscope_vmm::Registers;
+use serde::{Deserialize, Serialize};
 
 use crate::hang::Heartbeats;
 use crate::target::memory::{GuestRam, NoSuchWord};
@@ -286,9 +287,10 @@ impl ReservationPlace {
 }
 
 /// A CPU's NMI buffer, as it was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeqBuf {
     /// The text: as much as `claimed_len` says, but no more than there is room for.
+    #[serde(with = "bytes_as_text")]
     pub text: Vec<u8>,
     /// The length that the guest claims.
     pub claimed_len: u32,
@@ -302,8 +304,23 @@ pub struct SeqBuf {
     pub owner: BufferOwner,
 }
 
+/// Bytes as a string of the characters U+0000 to U+00FF: what is text remains readable.
+mod bytes_as_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&bytes.iter().map(|&byte| char::from(byte)).collect::<String>())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(from)?;
+        let bytes = text.chars().map(u8::try_from).collect::<Result<_, _>>();
+        bytes.map_err(|_| D::Error::custom("a character beyond U+00FF"))
+    }
+}
+
 /// Who is using an NMI buffer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BufferOwner {
     /// Nobody.
     Free,

@@ -215,12 +215,74 @@ pub struct Cpu {
     pub interrupts_enabled: Option<bool>,
     /// Its registers when it was stopped; null where they could not be read.
     pub registers: Option<Registers>,
-    /// Where RIP was.
-    pub location: Option<Frame>,
+    /// Inside an NMI handler, where it takes no other NMI; null where that is not known.
+    pub in_nmi: Option<bool>,
     /// What became of its NMI.
     pub nmi: Nmi,
-    /// What its handler printed; null if there is nothing of it.
+    /// The guest's word: what its handler printed; null if there is nothing of it.
     pub word: Option<Word>,
+    /// The host's look: its stack when it was stopped, before its NMI; null where there are no
+    /// registers that say where it was.
+    pub look: Option<Look>,
+    /// What is wrong, with the one witness, the other, or both together.
+    pub findings: Vec<Finding>,
+}
+
+/// The host's look at a vCPU: its stack, read and unwound from outside.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Look {
+    /// Innermost first; the first one is where the vCPU stood.
+    pub frames: Vec<Frame>,
+    /// Whether that is the whole stack.
+    pub complete: bool,
+    /// Why it ends where it does.
+    pub end: String,
+}
+
+/// What is wrong with what is known of a vCPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Finding {
+    /// An NMI was sent, and it never came to the handler.
+    NmiNotDelivered,
+    /// An NMI was sent, and waits: the vCPU is inside an earlier NMI.
+    NmiMasked,
+    /// The NMI handler was entered and did not come to its end.
+    HandlerUnfinished,
+    /// The handler printed more than its buffer holds.
+    BufferOverflowed {
+        /// How many messages are lost.
+        messages: u64,
+    },
+    /// What lies in the buffer is not what a handler prints.
+    WordGarbled,
+    /// The guest's trace lacks frames that the host sees: the guest follows frame pointers, and
+    /// prints into a buffer that has an end.
+    WordIncomplete {
+        /// How many.
+        frames: u32,
+    },
+    /// The guest's trace has frames on top of all that the host saw: the vCPU took an interrupt or
+    /// an exception when it was let run, before its NMI.
+    InterruptedBefore {
+        /// How many.
+        frames: u32,
+    },
+    /// The guest's trace and the host's contradict each other.
+    WitnessesDiffer {
+        /// The first frame at which they do.
+        frame: u32,
+    },
+    /// Part of the stack cannot be read.
+    StackUnreadable {
+        /// Which address, and why.
+        reason: String,
+    },
+    /// The stack does not lead to where every stack begins.
+    StackBroken {
+        /// Where it goes wrong, and how.
+        reason: String,
+    },
 }
 
 /// What a vCPU was doing.
@@ -323,15 +385,17 @@ pub struct Word {
     pub findings: Vec<String>,
 }
 
-/// An entry of a call trace.
+/// A frame of a stack.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Frame {
-    /// The address in the trace.
+    /// Its address.
     pub address: String,
     /// The address is that of an instruction that was interrupted; otherwise a call returns to it.
     pub interrupted: bool,
-    /// The guest vouches for the entry. Otherwise it is a word on the stack that points into code.
+    /// Whoever found it vouches for it. Otherwise it is a word on the stack that points into code.
     pub reliable: bool,
+    /// By what the host found it; null for one that the guest printed.
+    pub found_by: Option<FoundBy>,
     /// The symbol that the address lies in.
     pub symbol: Option<Symbol>,
     /// Inlined calls, innermost first, and last the function whose code it is. Empty where nothing
@@ -339,6 +403,20 @@ pub struct Frame {
     pub functions: Vec<Function>,
     /// Why there is less than functions and lines, if so.
     pub missing: Option<String>,
+}
+
+/// How the host found a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum FoundBy {
+    /// By the vCPU's registers: the first one.
+    Registers,
+    /// By the callee's call frame information.
+    Cfi,
+    /// By the return address at the stack pointer, its callee being no code.
+    BadCall,
+    /// By the chain of saved frame pointers, for want of anything better.
+    FramePointer,
 }
 
 /// A symbol of the image.

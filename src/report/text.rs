@@ -10,8 +10,8 @@ use anstyle::{AnsiColor, Style};
 
 use super::sanitize::line;
 use super::{
-    Answer, Backtrace, Cpu, CpuState, Frame, Function, Machine, Outcome, Reservation, Stall,
-    Trigger, Word,
+    Answer, Backtrace, Cpu, CpuState, Finding, Frame, Function, Machine, Outcome, Reservation,
+    Stall, Trigger, Word,
 };
 
 const GOOD: Style = AnsiColor::Green.on_default();
@@ -118,15 +118,80 @@ fn show_cpu(text: &mut String, names: &str, cpu: &Cpu) {
         Some(false) => text.push_str(", interrupts off"),
         None => {}
     }
+    if cpu.in_nmi == Some(true) {
+        text.push_str(", in an NMI");
+    }
     text.push('\n');
     if let Answer::NoAnswer { reason } = &cpu.nmi.answer
         && cpu.state != CpuState::NotStarted
     {
         let _ = writeln!(text, "  {BAD}no answer{BAD:#}: {}", line(reason));
     }
-    match &cpu.word {
-        Some(word) => show_word(text, cpu, word),
-        None => show_location(text, cpu),
+    for finding in cpu.findings.iter().filter(|finding| !is_told(finding)) {
+        let _ = writeln!(text, "  {BAD}!{BAD:#} {}", line(&finding_text(finding)));
+    }
+    let agreed = cpu.word.as_ref().filter(|word| word.current && shows_all(cpu));
+    if let Some(word) = &cpu.word {
+        if agreed.is_none() && cpu.look.is_some() {
+            let of = if word.current { "this NMI" } else { "an earlier NMI" };
+            let _ = writeln!(text, "  guest's word, of {of}:");
+        }
+        show_word(text, word);
+    }
+    if let Some(look) = cpu.look.as_ref().filter(|_| agreed.is_none()) {
+        text.push_str("  host's look:\n");
+        show_frames(text, &look.frames.iter().collect::<Vec<_>>());
+        if !look.complete {
+            let _ = writeln!(text, "  {DIM}ends: {}{DIM:#}", line(&look.end));
+        }
+    }
+}
+
+/// Whether the guest's word has all that the host saw, so that one of them is enough.
+fn shows_all(cpu: &Cpu) -> bool {
+    let differs = |finding: &Finding| {
+        matches!(
+            finding,
+            Finding::WordIncomplete { .. }
+                | Finding::WitnessesDiffer { .. }
+                | Finding::StackBroken { .. }
+                | Finding::StackUnreadable { .. }
+        )
+    };
+    cpu.nmi.answer == Answer::Answered && !cpu.findings.iter().any(differs)
+}
+
+/// Whether the text says it in another place: why there is no answer, and what is wrong with a
+/// buffer.
+fn is_told(finding: &Finding) -> bool {
+    matches!(
+        finding,
+        Finding::NmiNotDelivered
+            | Finding::NmiMasked
+            | Finding::HandlerUnfinished
+            | Finding::BufferOverflowed { .. }
+            | Finding::WordGarbled
+    )
+}
+
+fn finding_text(finding: &Finding) -> String {
+    match finding {
+        Finding::NmiNotDelivered => "the NMI was not delivered".into(),
+        Finding::NmiMasked => "the NMI waits: the vCPU is inside an earlier one".into(),
+        Finding::HandlerUnfinished => "the NMI handler did not finish".into(),
+        Finding::BufferOverflowed { messages } => format!("buffer full: {messages} messages lost"),
+        Finding::WordGarbled => "the guest's word is garbled".into(),
+        Finding::WordIncomplete { frames } => {
+            format!("the guest's word lacks {frames} of the frames that the host sees")
+        }
+        Finding::InterruptedBefore { frames } => {
+            format!("it took an interrupt before the NMI: {frames} frames on top")
+        }
+        Finding::WitnessesDiffer { frame } => {
+            format!("the guest's word and the host's look differ at #{frame}")
+        }
+        Finding::StackUnreadable { reason } => format!("its stack cannot be read: {reason}"),
+        Finding::StackBroken { reason } => format!("its stack is broken: {reason}"),
     }
 }
 
@@ -140,11 +205,7 @@ fn state(state: CpuState) -> &'static str {
     }
 }
 
-fn show_word(text: &mut String, cpu: &Cpu, word: &Word) {
-    if !word.current {
-        show_location(text, cpu);
-        text.push_str("  an earlier NMI was answered with:\n");
-    }
+fn show_word(text: &mut String, word: &Word) {
     for finding in &word.findings {
         let _ = writeln!(text, "  {BAD}!{BAD:#} {}", line(finding));
     }
@@ -152,17 +213,13 @@ fn show_word(text: &mut String, cpu: &Cpu, word: &Word) {
     // than nothing.
     let trusted = word.frames.iter().filter(|frame| frame.reliable).count() > 1;
     let shown = word.frames.iter().filter(|frame| frame.reliable || !trusted);
-    let frames: Vec<&Frame> = shown.collect();
-    let width = name_width(&frames);
-    for (number, frame) in frames.iter().enumerate() {
-        show_frame(text, number, frame, width);
-    }
+    show_frames(text, &shown.collect::<Vec<_>>());
 }
 
-fn show_location(text: &mut String, cpu: &Cpu) {
-    if let Some(frame) = &cpu.location {
-        text.push_str("  stopped at:\n");
-        show_frame(text, 0, frame, name_width(&[frame]));
+fn show_frames(text: &mut String, frames: &[&Frame]) {
+    let width = name_width(frames);
+    for (number, frame) in frames.iter().enumerate() {
+        show_frame(text, number, frame, width);
     }
 }
 

@@ -19,6 +19,7 @@ use nmiscope_vmm as vmm;
 use nmiscope_vmm::{Ports, Vm};
 
 use crate::capture::nmi::{Bounds, Stopped};
+use crate::diagnosis::host_look::look_at_all;
 use crate::diagnosis::{self, Resolver, milliseconds};
 use crate::errors::BadRequest;
 use crate::hang::{self, Detector, Observation};
@@ -311,8 +312,11 @@ impl Session<'_> {
         let (kernel, files) = self.guest.examine();
         let image = files.parse().ok();
         let resolver = Resolver::new(image.as_ref(), SourceRoots::new(source_roots()));
-        let capture = Stopped::stop(&mut self.vm, kernel, bounds).run_nmis(&mut self.vm);
-        let backtrace = diagnosis::backtrace(&capture, trigger, at, &resolver);
+        let stopped = Stopped::stop(&mut self.vm, kernel, bounds);
+        let memory = GuestRam::new(self.vm.memory());
+        let looks = look_at_all(&stopped.states, resolver.image(), &memory);
+        let capture = stopped.run_nmis(&mut self.vm);
+        let backtrace = diagnosis::backtrace(&capture, &looks, trigger, at, &resolver);
         (self.listener)(Event::Backtrace(&backtrace));
         self.backtraces.push(backtrace);
     }

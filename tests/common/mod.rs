@@ -394,6 +394,11 @@ fn check_cpu(cpu: &Cpu, alone: bool) {
     if let Answer::NoAnswer { reason } = &nmi.answer {
         assert!(!reason.is_empty(), "cpu{}: no answer needs a reason", cpu.cpu);
     }
+    if let (Some(look), Some(registers)) = (&cpu.look, &cpu.registers) {
+        let first = look.frames.first().expect("the first frame is where it stands");
+        assert_eq!((&first.address, first.interrupted), (&registers.rip, true));
+        assert!(!look.end.is_empty());
+    }
 }
 
 /// Whether it has answered this NMI.
@@ -415,6 +420,11 @@ pub fn no_answer(cpu: &Cpu) -> &str {
 pub fn functions(cpu: &Cpu) -> Vec<String> {
     let frames = cpu.word.iter().flat_map(|word| &word.frames).filter(|frame| frame.reliable);
     frames.flat_map(frame_functions).collect()
+}
+
+/// The same of what the host saw.
+pub fn seen_functions(cpu: &Cpu) -> Vec<String> {
+    cpu.look.iter().flat_map(|look| &look.frames).flat_map(frame_functions).collect()
 }
 
 /// The short names of a frame's functions.

@@ -1,0 +1,138 @@
+//! The host's look at a vCPU: its stack, unwound from its registers through its page tables, without
+//! a word from the guest.
+//!
+//! Taken while the guest stands still and before its NMIs, whose handlers write to its stacks.
+
+use nmiscope_symbolizer::{
+    End, GuestVirtual, Image, PhysicalMemory, ProgramCounter, Register, Strategy, UnwindRegisters,
+    Unwinder, UnwoundFrame, VirtualAddress,
+};
+use nmiscope_vmm::{MpState, Registers, VcpuState};
+
+use crate::report::FoundBy;
+use crate::target::page_tables;
+
+/// What the host sees of one vCPU.
+#[derive(Debug, Clone)]
+pub struct HostLook {
+    /// Innermost first; the first one is where the vCPU stands.
+    pub frames: Vec<UnwoundFrame>,
+    /// Why there are no more.
+    pub ending: Ending,
+}
+
+/// Why a stack has no more frames.
+#[derive(Debug, Clone)]
+pub enum Ending {
+    /// The unwinder says.
+    Unwound(End),
+    /// There was nothing to unwind by.
+    NotUnwound(String),
+}
+
+impl Ending {
+    /// Whether the whole stack is there.
+    pub fn is_complete(&self) -> bool {
+        matches!(self, Self::Unwound(end) if end.is_complete())
+    }
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unwound(end) => f.write_str(&crate::error_chain(end)),
+            Self::NotUnwound(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// Looks at all of them; `None` for one that cannot be seen: it has no registers, or none that mean
+/// anything.
+pub fn look_at_all(
+    states: &[Result<VcpuState, String>],
+    image: Option<&Image<'_>>,
+    memory: &impl PhysicalMemory,
+) -> Vec<Option<HostLook>> {
+    states.iter().map(|state| look(state.as_ref().ok()?, image, memory)).collect()
+}
+
+fn look(
+    state: &VcpuState,
+    image: Option<&Image<'_>>,
+    memory: &impl PhysicalMemory,
+) -> Option<HostLook> {
+    if !stands_somewhere(state) {
+        return None;
+    }
+    let registers = unwind_registers(&state.registers);
+    let alone = |reason: String| HostLook {
+        frames: vec![UnwoundFrame {
+            pc: ProgramCounter::Interrupted(VirtualAddress(state.registers.rip)),
+            strategy: Strategy::Registers,
+            registers: registers.clone(),
+            cfa: None,
+            is_signal_frame: false,
+            cfi_fault: None,
+        }],
+        ending: Ending::NotUnwound(reason),
+    };
+    let Some(image) = image else {
+        return Some(alone("the image cannot be read".into()));
+    };
+    let tables = match page_tables(&state.registers) {
+        Ok(tables) => tables,
+        Err(error) => return Some(alone(crate::error_chain(&error))),
+    };
+    let memory = GuestVirtual::new(memory, tables);
+    let trace = Unwinder::new(image).unwind(&registers, &memory);
+    Some(HostLook { frames: trace.frames, ending: Ending::Unwound(trace.end) })
+}
+
+/// Whether the registers say where the vCPU is: not before it was started, nor after KVM has reset
+/// it.
+pub fn stands_somewhere(state: &VcpuState) -> bool {
+    let running = matches!(state.mp_state, MpState::Running | MpState::SipiReceived);
+    state.mp_state.is_started() && !(running && is_reset(&state.registers))
+}
+
+/// Whether they are those of a processor after a reset (SDM vol. 3, table 10-1).
+fn is_reset(registers: &Registers) -> bool {
+    registers.cs.base == 0xffff_0000 && registers.rip == 0xfff0
+}
+
+fn unwind_registers(registers: &Registers) -> UnwindRegisters {
+    use Register::{
+        R8, R9, R10, R11, R12, R13, R14, R15, Rax, Rbp, Rbx, Rcx, Rdi, Rdx, Rip, Rsi, Rsp,
+    };
+    let of = registers;
+    UnwindRegisters::from_iter([
+        (Rax, of.rax),
+        (Rdx, of.rdx),
+        (Rcx, of.rcx),
+        (Rbx, of.rbx),
+        (Rsi, of.rsi),
+        (Rdi, of.rdi),
+        (Rbp, of.rbp),
+        (Rsp, of.rsp),
+        (R8, of.r8),
+        (R9, of.r9),
+        (R10, of.r10),
+        (R11, of.r11),
+        (R12, of.r12),
+        (R13, of.r13),
+        (R14, of.r14),
+        (R15, of.r15),
+        (Rip, of.rip),
+    ])
+}
+
+impl From<Strategy> for FoundBy {
+    fn from(strategy: Strategy) -> Self {
+        match strategy {
+            Strategy::Registers => Self::Registers,
+            Strategy::Cfi => Self::Cfi,
+            Strategy::BadCall => Self::BadCall,
+            Strategy::FramePointer => Self::FramePointer,
+        }
+    }
+}

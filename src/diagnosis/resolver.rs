@@ -1,0 +1,66 @@
+//! Addresses to frames, as reports have them.
+
+use nmiscope_symbolizer::{Image, ProgramCounter, Resolved, SourceRoots, demangle};
+
+use crate::report::{Frame, Function, Symbol};
+
+/// Looks addresses up in one image.
+pub struct Resolver<'a> {
+    image: Option<&'a Image<'a>>,
+    roots: SourceRoots,
+}
+
+impl<'a> Resolver<'a> {
+    /// For addresses of `image`, whose source paths are shown relative to one of `roots`. Without
+    /// an image, addresses stay what they are.
+    pub fn new(image: Option<&'a Image<'a>>, roots: SourceRoots) -> Self {
+        Self { image, roots }
+    }
+
+    /// The image, if there is one.
+    pub fn image(&self) -> Option<&'a Image<'a>> {
+        self.image
+    }
+
+    /// Relative to a source root; of Rust's own library, to that.
+    fn show_path(&self, path: &str) -> String {
+        let library = path.strip_prefix("/rustc/").and_then(|path| path.split_once("/library/"));
+        library.map_or_else(|| self.roots.strip_root(path), |(_, path)| path).to_owned()
+    }
+
+    /// What is known of an address.
+    pub fn frame(&self, counter: ProgramCounter, reliable: bool) -> Frame {
+        let found = self.image.map(|image| image.frames(counter));
+        let missing = match &found {
+            None => Some("the image cannot be read".into()),
+            Some(found) => found.missing.as_ref().map(|reason| crate::error_chain(reason)),
+        };
+        let (functions, symbol) = found.map_or_else(Default::default, |found| self.show(found));
+        Frame {
+            address: counter.address().to_string(),
+            interrupted: matches!(counter, ProgramCounter::Interrupted(_)),
+            reliable,
+            found_by: None,
+            functions,
+            symbol,
+            missing,
+        }
+    }
+
+    fn show(&self, found: Resolved<'_>) -> (Vec<Function>, Option<Symbol>) {
+        let functions = found.frames.into_iter().map(|frame| {
+            let location = frame.location.as_ref();
+            Function {
+                name: frame.function,
+                file: location.map(|place| self.show_path(&place.file)),
+                line: location.and_then(|place| place.line),
+                column: location.and_then(|place| place.column),
+                inlined: frame.inlined,
+            }
+        });
+        let symbol = found
+            .symbol
+            .map(|found| Symbol { name: demangle(&found.symbol.name), offset: found.offset });
+        (functions.collect(), symbol)
+    }
+}

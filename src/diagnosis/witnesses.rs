@@ -1,0 +1,140 @@
+//! The two witnesses side by side: what the guest said of a vCPU and what the host saw, and each way
+//! in which they differ, by its name.
+
+use super::host_look::{Ending, HostLook};
+use crate::capture::CpuCapture;
+use crate::kernel::BufferOwner;
+use crate::report::{Answer, Finding, Frame, Nmi, Word};
+use nmiscope_symbolizer::End;
+
+/// What the two make of one vCPU, together.
+pub fn findings(
+    capture: &CpuCapture,
+    nmi: &Nmi,
+    word: Option<&Word>,
+    look: Option<&HostLook>,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if nmi.sent {
+        match (nmi.delivered, nmi.masked_before) {
+            (Some(true), _) if !nmi.handler_finished => findings.push(Finding::HandlerUnfinished),
+            (Some(true), _) => {}
+            (_, true) => findings.push(Finding::NmiMasked),
+            (_, false) => findings.push(Finding::NmiNotDelivered),
+        }
+    }
+    if let Some(messages) = nmi.messages_lost.filter(|messages| *messages > 0) {
+        findings.push(Finding::BufferOverflowed { messages });
+    }
+    if is_garbled(capture, word) {
+        findings.push(Finding::WordGarbled);
+    }
+    if let Some(look) = look {
+        findings.extend(stack_fault(look));
+        // An earlier handler's word is of another moment.
+        if let Some(word) = word.filter(|word| word.current && nmi.answer == Answer::Answered) {
+            findings.extend(compare(&vouched_for(word), &seen(look), look.ending.is_complete()));
+        }
+    }
+    findings
+}
+
+fn is_garbled(capture: &CpuCapture, word: Option<&Word>) -> bool {
+    let owner_is_garbage =
+        capture.buffer.as_ref().is_ok_and(|buffer| matches!(buffer.owner, BufferOwner::Garbage(_)));
+    let length_is_garbage =
+        capture.buffer.as_ref().is_ok_and(|buffer| buffer.claimed_len > buffer.capacity);
+    let not_text = word.is_some_and(|word| word.text.contains(['\u{fffd}', '\0']));
+    owner_is_garbage || length_is_garbage || not_text
+}
+
+/// Why the host cannot see the whole stack.
+fn stack_fault(look: &HostLook) -> Option<Finding> {
+    let reason = look.ending.to_string();
+    match &look.ending {
+        ending if ending.is_complete() => None,
+        Ending::Unwound(End::UnreadableStack(_)) => Some(Finding::StackUnreadable { reason }),
+        Ending::Unwound(_) => Some(Finding::StackBroken { reason }),
+        Ending::NotUnwound(_) => None,
+    }
+}
+
+/// Where a frame is: its address, and whether it was interrupted there.
+type Place = (String, bool);
+
+fn vouched_for(word: &Word) -> Vec<Place> {
+    let frames = word.frames.iter().filter(|frame| frame.reliable);
+    frames.map(|frame: &Frame| (frame.address.clone(), frame.interrupted)).collect()
+}
+
+fn seen(look: &HostLook) -> Vec<Place> {
+    let frames = look.frames.iter();
+    frames.map(|frame| (frame.pc.address().to_string(), frame.is_interrupted())).collect()
+}
+
+/// How the guest's trace differs from the host's, if it does. The guest follows frame pointers, and
+/// may leave out what has none; it may have taken an interrupt before the NMI.
+fn compare(word: &[Place], look: &[Place], look_is_complete: bool) -> Option<Finding> {
+    if word == look {
+        return None;
+    }
+    if !look.is_empty() && word.len() > look.len() && word.ends_with(look) {
+        return Some(Finding::InterruptedBefore { frames: (word.len() - look.len()) as u32 });
+    }
+    if !look_is_complete && word.starts_with(look) {
+        // Why the host's ends is a finding already.
+        return None;
+    }
+    let mut rest = look.iter();
+    if word.first() == look.first() && word.iter().all(|place| rest.any(|seen| seen == place)) {
+        return Some(Finding::WordIncomplete { frames: (look.len() - word.len()) as u32 });
+    }
+    let frame = word.iter().zip(look).take_while(|(said, seen)| said == seen).count();
+    Some(Finding::WitnessesDiffer { frame: frame as u32 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A trace of one-letter addresses; capitals were interrupted.
+    fn trace(letters: &str) -> Vec<Place> {
+        letters.chars().map(|letter| (letter.to_string(), letter.is_uppercase())).collect()
+    }
+
+    fn difference(word: &str, look: &str, look_is_complete: bool) -> Option<Finding> {
+        compare(&trace(word), &trace(look), look_is_complete)
+    }
+
+    #[test]
+    fn equal_traces_agree() {
+        assert_eq!(difference("Abc", "Abc", true), None);
+        assert_eq!(difference("", "", true), None);
+    }
+
+    #[test]
+    fn an_interrupt_before_the_nmi_leaves_the_hosts_trace_at_the_end_of_the_guests() {
+        let before = Some(Finding::InterruptedBefore { frames: 2 });
+        assert_eq!(difference("XyAbc", "Abc", true), before);
+    }
+
+    #[test]
+    fn frames_without_a_frame_pointer_are_missing_and_no_contradiction() {
+        assert_eq!(difference("Acd", "Abcd", true), Some(Finding::WordIncomplete { frames: 1 }));
+        assert_eq!(difference("A", "Abcd", true), Some(Finding::WordIncomplete { frames: 3 }));
+    }
+
+    #[test]
+    fn a_host_that_sees_less_for_a_reason_does_not_contradict() {
+        assert_eq!(difference("Abcd", "Ab", false), None);
+        assert_eq!(difference("Abcd", "Ab", true), Some(Finding::WitnessesDiffer { frame: 2 }));
+    }
+
+    #[test]
+    fn other_frames_are_a_contradiction_at_the_first_of_them() {
+        assert_eq!(difference("Abxd", "Abcd", true), Some(Finding::WitnessesDiffer { frame: 2 }));
+        assert_eq!(difference("Xb", "Ab", false), Some(Finding::WitnessesDiffer { frame: 0 }));
+        assert_eq!(difference("Abc", "ABc", true), Some(Finding::WitnessesDiffer { frame: 1 }));
+        assert_eq!(difference("", "Ab", true), Some(Finding::WitnessesDiffer { frame: 0 }));
+    }
+}

@@ -1,80 +1,14 @@
 //! Page walks against hand-built tables, and against a plain map from pages to frames.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+#[path = "common/paging.rs"]
+mod paging;
 
 use nmiscope_symbolizer::{
-    GuestVirtual, Level, PageSize, PageTables, PagingError, PhysicalAddress, PhysicalMemory,
-    ReadError, VirtualAddress, VirtualMemory, WalkError,
+    GuestVirtual, Level, PageSize, PageTables, PagingError, PhysicalAddress, ReadError,
+    VirtualAddress, VirtualMemory, WalkError,
 };
+use paging::*;
 use proptest::prelude::*;
-
-const CR0: u64 = 0x8000_0011;
-const CR4_PAE: u64 = 1 << 5;
-const CR4_LA57: u64 = 1 << 12;
-const EFER_LMA_NXE: u64 = 0xd00;
-
-const P: u64 = 1;
-const W: u64 = 2;
-const U: u64 = 4;
-const PS: u64 = 1 << 7;
-const NX: u64 = 1 << 63;
-
-/// Physical memory as 4 KiB pages that exist only once written.
-#[derive(Default)]
-struct Sparse {
-    pages: BTreeMap<u64, Vec<u8>>,
-    reads: Cell<usize>,
-}
-
-impl Sparse {
-    fn write(&mut self, address: u64, bytes: &[u8]) {
-        for (at, &byte) in (address..).zip(bytes) {
-            let page = self.pages.entry(at >> 12).or_insert_with(|| vec![0; 4096]);
-            page[at as usize & 0xfff] = byte;
-        }
-    }
-
-    fn write_entry(&mut self, table: u64, index: u64, entry: u64) {
-        self.write(table + 8 * index, &entry.to_le_bytes());
-    }
-
-    fn entry(&self, table: u64, index: u64) -> u64 {
-        let page = self.pages.get(&(table >> 12));
-        let at = index as usize * 8;
-        page.map_or(0, |page| u64::from_le_bytes(page[at..at + 8].try_into().expect("8 bytes")))
-    }
-}
-
-impl PhysicalMemory for Sparse {
-    fn read(&self, address: PhysicalAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
-        self.reads.set(self.reads.get() + 1);
-        let length = buffer.len();
-        for (at, byte) in (address.0..).zip(buffer) {
-            let page = self.pages.get(&(at >> 12));
-            *byte = page.ok_or(ReadError::Unbacked { address, length })?[at as usize & 0xfff];
-        }
-        Ok(())
-    }
-}
-
-fn four_levels(cr3: u64) -> PageTables {
-    PageTables::from_control_registers(CR0, cr3, CR4_PAE, EFER_LMA_NXE).expect("long mode")
-}
-
-/// `ffffffff80201234` by tables at 0x1000 (PML4), 0x2000 (PDPT), 0x3000 (PD) and 0x4000 (PT).
-/// Indexes worked out by hand: 511, 510, 1, 1.
-fn kernel_tables() -> Sparse {
-    let mut memory = Sparse::default();
-    memory.write_entry(0x1000, 511, 0x2000 | P | W);
-    memory.write_entry(0x2000, 510, 0x3000 | P | W);
-    memory.write_entry(0x3000, 1, 0x4000 | P | W);
-    memory.write_entry(0x4000, 1, 0x7000 | P);
-    memory.write(0x7234, b"stack");
-    memory
-}
-
-const KERNEL: VirtualAddress = VirtualAddress(0xffff_ffff_8020_1234);
 
 #[test]
 fn a_kernel_address_is_found_through_four_levels() {
@@ -234,69 +168,6 @@ fn a_second_read_of_a_page_walks_no_tables() {
     assert_eq!((&bytes, memory.reads.get()), (b"stack", 5));
     guest.read(KERNEL, &mut bytes).expect("mapped");
     assert_eq!(memory.reads.get(), 6);
-}
-
-/// One page of the model: where it starts, how large it is, and to what it maps.
-#[derive(Clone, Copy, Debug)]
-struct Page {
-    virtual_base: u64,
-    size: PageSize,
-    physical_base: u64,
-    flags: u64,
-}
-
-/// Few distinct indexes per level, so that pages share tables and neighbours are common.
-fn page() -> impl Strategy<Value = Page> {
-    let index = || prop_oneof![0..3_u64, 254..258_u64, 509..512_u64];
-    let size = prop_oneof![Just(PageSize::Size4K), Just(PageSize::Size2M), Just(PageSize::Size1G)];
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>())
-        .prop_map(|(w, u, nx)| P + u64::from(w) * W + u64::from(u) * U + u64::from(nx) * NX);
-    ((index(), index(), index(), index()), size, 0..1_u64 << 20, flags).prop_map(
-        |((a, b, c, d), size, frame, flags)| {
-            let low = a << 39 | b << 30 | c << 21 | d << 12;
-            let canonical = ((low << 16) as i64 >> 16) as u64;
-            let mask = !(size.bytes() - 1);
-            Page {
-                virtual_base: canonical & mask,
-                size,
-                physical_base: (frame << 20) & mask,
-                flags,
-            }
-        },
-    )
-}
-
-fn index(address: u64, shift: u32) -> u64 {
-    address >> shift & 511
-}
-
-/// Maps a page unless another is in its way; the model keeps what was mapped.
-fn map(memory: &mut Sparse, next_table: &mut u64, page: Page) -> bool {
-    let leaf_shift = page.size.bytes().trailing_zeros();
-    let mut table = 0x1000;
-    for shift in [39, 30, 21, 12] {
-        let at = index(page.virtual_base, shift);
-        let entry = memory.entry(table, at);
-        if shift == leaf_shift {
-            if entry != 0 {
-                return false;
-            }
-            let large = if shift > 12 { PS } else { 0 };
-            memory.write_entry(table, at, page.physical_base | page.flags | large);
-            return true;
-        }
-        if entry & PS != 0 {
-            return false;
-        }
-        if entry == 0 {
-            *next_table += 0x1000;
-            memory.write_entry(table, at, *next_table | P | W | U);
-            table = *next_table;
-        } else {
-            table = entry & 0x000f_ffff_ffff_f000;
-        }
-    }
-    unreachable!("every page size is one of the shifts")
 }
 
 proptest! {

@@ -21,7 +21,9 @@ const SOURCE_ROOT: &str = "/nmiscope";
 fn main() {
     let root = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
     let output = PathBuf::from(variable("OUT_DIR"));
-    for input in ["guest/src", "guest/kernel.ld", "guest/Cargo.toml", "Cargo.toml"] {
+    for input in
+        ["guest/src", "guest/kernel.ld", "guest/build.rs", "guest/Cargo.toml", "Cargo.toml"]
+    {
         println!("cargo::rerun-if-changed={input}");
     }
     println!("cargo::rustc-env=NMISCOPE_GUEST_SOURCE_ROOT={SOURCE_ROOT}");

@@ -90,6 +90,52 @@ impl Files {
         self.debug = found;
     }
 
+    /// The image with that build-id, and its path: the `given` one, the bundled guest, the file that
+    /// it was `recorded` as, or one below `directory`. Without a build-id the given one or the
+    /// recorded one is taken at its word.
+    ///
+    /// # Errors
+    /// The given one cannot be read, or is another.
+    pub fn find(
+        build_id: Option<&[u8]>,
+        given: Option<&Path>,
+        recorded: Option<&Path>,
+        directory: &Path,
+    ) -> anyhow::Result<Option<(Self, Option<PathBuf>)>> {
+        let is_it = |files: &Self| {
+            build_id.is_none_or(|wanted| {
+                files.parse().is_ok_and(|image| image.build_id() == Some(wanted))
+            })
+        };
+        if let Some(path) = given {
+            let files = Self::open(Some(path), Access::Map)?;
+            if !is_it(&files) {
+                let wanted = build_id.map(hex).unwrap_or_default();
+                bail!(
+                    "{} is another image: the one with build-id {wanted} is wanted",
+                    path.display()
+                );
+            }
+            return Ok(Some((files, given.map(Path::to_owned))));
+        }
+        if build_id.is_some() {
+            let bundled = Self::open(None, Access::Map)?;
+            if is_it(&bundled) {
+                return Ok(Some((bundled, None)));
+            }
+        }
+        let debug = build_id.and_then(<[u8]>::split_first).map(|(first, rest)| {
+            let file = format!(".build-id/{first:02x}/{}", hex(rest));
+            [directory.join(&file), directory.join(file + ".debug")]
+        });
+        let places = recorded.map(Path::to_owned).into_iter().chain(debug.into_iter().flatten());
+        let found = places.filter_map(|path| {
+            let files = Self::open(Some(&path), Access::Map).ok().filter(is_it)?;
+            Some((files, Some(path)))
+        });
+        Ok({ found }.next())
+    }
+
     /// The image, parsed.
     ///
     /// # Errors
@@ -160,12 +206,16 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn open(path: &Path, access: Access) -> anyhow::Result<Bytes> {
+/// Opens a file.
+///
+/// # Errors
+/// It is not there, no regular file, or too large to be read.
+pub fn open(path: &Path, access: Access) -> anyhow::Result<Bytes> {
     // Before it is opened: to open a pipe is to wait for somebody.
     let metadata = path.metadata().with_context(|| format!("failed to open {}", path.display()))?;
     if !metadata.is_file() {
-        let what = if metadata.is_dir() { "a directory" } else { "no regular file" };
-        bail!("{} is {what}, and cannot be an image", path.display());
+        let what = if metadata.is_dir() { "a directory, not a file" } else { "no regular file" };
+        bail!("{} is {what}", path.display());
     }
     let file = File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
     match access {

@@ -15,6 +15,7 @@ pub mod errors;
 pub mod hang;
 pub mod images;
 pub mod kernel;
+pub mod postmortem;
 pub mod report;
 pub mod session;
 pub mod symbolize;

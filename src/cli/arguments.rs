@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::bundled;
 use crate::images::DEBUG_DIRECTORY;
+use crate::postmortem::Size;
 use crate::session::Sink;
 
 const EXAMPLES: &str = "\
@@ -17,6 +18,8 @@ Examples:
         another hang, on more vCPUs
   nmiscope run kernel.elf --append 'console=ttyS0' --nmi-after 5s --stop-after 6s
         what is this kernel doing after 5 seconds?
+  nmiscope run --workload nmi-stuck --core hang.core; nmiscope report hang.core
+        keep the moment, and look at it again, here or elsewhere, without KVM
   nmiscope symbolize --image kernel.elf < console.log
         the same log, with a function and a line behind each address
 
@@ -61,6 +64,8 @@ pub enum Color {
 pub enum Command {
     /// Boot a guest, watch it, and report it if it hangs
     Run(Run),
+    /// Make the report again from a core that `run --core` wrote
+    Report(Report),
     /// Print function and source line of addresses, or of those in a log on standard input
     Symbolize(Symbolize),
     /// Write the bundled guest kernel to a file, for gdb or another VMM
@@ -119,6 +124,12 @@ pub struct Run {
     /// Do not write a report
     #[arg(long, conflicts_with = "json")]
     pub no_json: bool,
+    /// Write an ELF core of the last backtrace's moment, for `nmiscope report` and gdb
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub core: Option<PathBuf>,
+    /// How much of the guest's memory goes into the core
+    #[arg(long, value_enum, default_value_t, requires = "core")]
+    pub core_size: Size,
     /// Where the guest's console goes: `stdout`, `none`, or a file
     #[arg(long, value_name = "WHERE", default_value = "stdout", value_parser = parse_sink)]
     pub serial: Sink,
@@ -140,6 +151,29 @@ impl Run {
         let given = Some(self.append.trim().to_owned()).filter(|words| !words.is_empty());
         workload.into_iter().chain(given).collect::<Vec<_>>().join(" ")
     }
+}
+
+/// `nmiscope report`.
+#[derive(Debug, Args)]
+#[command(after_help = "The exit code is the one that the run had.")]
+pub struct Report {
+    /// The core
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub core: PathBuf,
+    /// The image that ran [default: the one with the core's build-id: the bundled guest, the file
+    /// that ran, or one among the debug files]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub image: Option<PathBuf>,
+    /// Where the report goes as JSON, `-` for standard output
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub json: Option<PathBuf>,
+    /// Print nothing but errors and warnings
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Where debug files are, by build-id
+    #[arg(long, value_name = "DIRECTORY", default_value = DEBUG_DIRECTORY,
+          value_hint = ValueHint::DirPath)]
+    pub debug_dir: PathBuf,
 }
 
 /// `nmiscope symbolize`.

@@ -4,6 +4,7 @@
 mod arguments;
 pub mod exit_code;
 mod output;
+mod report;
 mod run;
 mod symbolize;
 
@@ -33,6 +34,7 @@ pub fn main(started: Instant) -> ExitCode {
     output::start_tracing(arguments.verbose);
     let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments, started),
+        Command::Report(arguments) => report::report(&arguments),
         Command::Symbolize(arguments) => symbolize::symbolize(&arguments),
         Command::Guest { file } => guest(&file),
         Command::Completions { shell } => completions(shell),

@@ -10,9 +10,10 @@ use super::exit_code::{self, Code};
 use super::output::{self, Text};
 use crate::errors::BadRequest;
 use crate::images::{Access, Files};
+use crate::postmortem::Destination as CoreDestination;
 use crate::report::json::Destination;
 use crate::report::{Outcome, Report, text};
-use crate::session::{self, Event, Options, Sink};
+use crate::session::{self, Ended, Event, Options, Sink};
 
 /// Where the report goes when nobody says where.
 const DEFAULT_JSON: &str = "postmortem.json";
@@ -28,8 +29,11 @@ pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
     };
     let files =
         Files::open(arguments.image.as_deref(), Access::Read).map_err(BadRequest::from_error)?;
-    let options = options(arguments, stdout_is_data);
-    let report = session::run(files, &options, started, |event| match event {
+    let core =
+        arguments.core.as_deref().map(|path| CoreDestination::open(path, arguments.core_size));
+    let core = core.transpose().map_err(BadRequest::from_error)?;
+    let options = Options { core, ..options(arguments, stdout_is_data) };
+    let Ended { report, core } = session::run(files, &options, started, |event| match event {
         Event::Ready { machine, after } => text.print(&text::ready(machine, after)),
         Event::Warning(warning) => output::warning(warning),
         Event::Outcome(outcome) => text.print(&text::outcome(outcome)),
@@ -44,6 +48,9 @@ pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
         if let Some(path) = destination.path() {
             text.print(&format!("wrote {}\n", path.display()));
         }
+    }
+    if let Some(core) = core {
+        text.print(&format!("wrote {}\n", core?.display()));
     }
     Ok(exit_code::of_outcome(&report.outcome))
 }
@@ -95,5 +102,6 @@ fn options(arguments: &Run, stdout_is_data: bool) -> Options {
         terminal_input: matches!(serial, Sink::Stdout | Sink::Stderr),
         serial,
         debug_directory: arguments.debug_dir.clone(),
+        core: None,
     }
 }

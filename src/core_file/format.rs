@@ -131,6 +131,9 @@ pub(super) struct ProgramHeader {
 }
 
 impl ProgramHeader {
+    /// Where p_filesz lies in it.
+    pub(super) const FILE_SIZE: usize = 32;
+
     pub(super) fn encode(&self) -> [u8; PHDR_BYTES] {
         let mut out = [0; PHDR_BYTES];
         put(&mut out, 0, &self.kind.to_le_bytes());

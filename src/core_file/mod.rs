@@ -29,7 +29,7 @@ mod write;
 pub use extents::{Extent, Extents};
 pub use notes::{CpuRegisters, UserRegisters};
 pub use read::{Core, CoreError, Finding, Kind};
-pub use write::{Contents, WriteError, Written, write, write_path};
+pub use write::{Contents, NotePlace, WriteError, Written, write, write_all_but_note, write_path};
 
 /// The version of the format that is written, and the only one that is read.
 pub const FORMAT_VERSION: u32 = 1;

@@ -94,10 +94,10 @@ impl CpuRegisters {
     }
 }
 
-/// All notes of a core, as they lie in its PT_NOTE. `None` if one is longer than a note can be.
+/// The notes of a core but ours, which follows them in its PT_NOTE. `None` if one is longer than a
+/// note can be.
 pub(super) fn encode(
     cpus: &[CpuRegisters],
-    own: &[u8],
     vmcoreinfo: Option<&[u8]>,
     build_id: Option<&[u8]>,
 ) -> Option<Vec<u8>> {
@@ -108,10 +108,16 @@ pub(super) fn encode(
     if let Some(build_id) = build_id {
         push(&mut out, GNU, NT_GNU_BUILD_ID, &[build_id])?;
     }
-    push(&mut out, OWN, OWN_TYPE, &[&FORMAT_VERSION.to_le_bytes(), &[0; 4], own])?;
     if let Some(vmcoreinfo) = vmcoreinfo {
         push(&mut out, VMCOREINFO, VMCOREINFO_TYPE, &[vmcoreinfo])?;
     }
+    Some(out)
+}
+
+/// Our note.
+pub(super) fn encode_own(contents: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    push(&mut out, OWN, OWN_TYPE, &[&FORMAT_VERSION.to_le_bytes(), &[0; 4], contents])?;
     Some(out)
 }
 

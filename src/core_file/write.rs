@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use nmiscope_symbolizer::{Mapping, PhysicalAddress, PhysicalMemory, ReadError};
 
 use super::extents::{Extent, Extents};
-use super::format::{Header, MAX_SEGMENTS, PAGE, counting_section, needs_section};
+use super::format::{
+    EHDR_BYTES, Header, MAX_SEGMENTS, PAGE, ProgramHeader, counting_section, needs_section,
+};
 use super::notes::{self, CpuRegisters};
 use super::plan::{Placed, Plan, Refused};
 use crate::atomic_file;
@@ -71,8 +73,8 @@ pub enum WriteError {
         #[source]
         source: io::Error,
     },
-    /// A note of 4 GiB or more.
-    #[error("failed to lay out the core: a note in it is longer than 4 GiB")]
+    /// A note of 4 GiB or more, or one for which there is not enough room.
+    #[error("failed to lay out the core: a note in it is too long")]
     NoteTooLong,
     /// More separate ranges of memory than a reader accepts program headers.
     #[error("failed to lay out the core: {extents} ranges of memory, more than {MAX_SEGMENTS}")]
@@ -125,29 +127,85 @@ pub fn write(
     contents: &Contents<'_>,
     memory: &impl PhysicalMemory,
 ) -> Result<Written, WriteError> {
-    let notes = notes::encode(contents.cpus, contents.note, contents.vmcoreinfo, contents.build_id)
+    let own = notes::encode_own(contents.note).ok_or(WriteError::NoteTooLong)?;
+    let (written, place) = write_all_but_note(file, contents, memory, own.len() as u64)?;
+    place.write(file, contents.note)?;
+    Ok(written)
+}
+
+/// Where a core's own note belongs, which is not there yet.
+#[derive(Debug)]
+pub struct NotePlace {
+    /// Where the segment of notes begins.
+    segment: u64,
+    /// Where the note does, and how many bytes there are for it.
+    start: u64,
+    room: u64,
+}
+
+impl NotePlace {
+    /// The longest contents that fit.
+    pub fn room(&self) -> u64 {
+        const NAME_AND_NUMBERS: u64 = 12 + 12 + notes::OWN_HEADER as u64;
+        self.room.saturating_sub(NAME_AND_NUMBERS + 3)
+    }
+
+    /// Writes the note, and with it the core is whole.
+    ///
+    /// # Errors
+    /// It does not fit, or could not be written.
+    pub fn write(&self, file: &File, contents: &[u8]) -> Result<(), WriteError> {
+        let note = notes::encode_own(contents).ok_or(WriteError::NoteTooLong)?;
+        if note.len() as u64 > self.room {
+            return Err(WriteError::NoteTooLong);
+        }
+        file.write_all_at(&note, self.start).map_err(failed)?;
+        let length = self.start - self.segment + note.len() as u64;
+        // The segment of notes is the first.
+        let at = (EHDR_BYTES + ProgramHeader::FILE_SIZE) as u64;
+        file.write_all_at(&length.to_le_bytes(), at).map_err(failed)
+    }
+}
+
+/// Writes all of a core but `contents.note`, for which it leaves that many bytes of room: a hole,
+/// as far as it is not filled. For a core whose note is known later than its memory.
+///
+/// # Errors
+/// See [`WriteError`]; those of I/O name no path.
+pub fn write_all_but_note(
+    file: &File,
+    contents: &Contents<'_>,
+    memory: &impl PhysicalMemory,
+    room: u64,
+) -> Result<(Written, NotePlace), WriteError> {
+    let notes = notes::encode(contents.cpus, contents.vmcoreinfo, contents.build_id)
         .ok_or(WriteError::NoteTooLong)?;
+    let room = usize::try_from(room).map_err(|_| WriteError::NoteTooLong)?;
+    let notes_and_room = notes.len().checked_add(room).ok_or(WriteError::NoteTooLong)?;
     let mut extents = contents.extents.clone();
     let mut unreadable = Extents::new();
     let mut last = None;
     for _ in 0..ATTEMPTS {
-        let plan = Plan::new(&extents, contents.views, notes.len()).map_err(|why| match why {
-            Refused::TooManyExtents => WriteError::TooManyExtents { extents: extents.len() },
-            Refused::TooLarge => WriteError::TooLarge { bytes: extents.bytes() },
-        })?;
+        let plan =
+            Plan::new(&extents, contents.views, notes_and_room).map_err(|why| match why {
+                Refused::TooManyExtents => WriteError::TooManyExtents { extents: extents.len() },
+                Refused::TooLarge => WriteError::TooLarge { bytes: extents.bytes() },
+            })?;
         write_headers(file, &plan, &notes).map_err(failed)?;
         let mut copy = Copy::new(file, memory);
         for placed in &plan.placed {
             copy.extent(placed).map_err(failed)?;
         }
         let Some(error) = copy.error else {
-            return Ok(Written {
+            let written = Written {
                 bytes: plan.length,
                 memory_bytes: copy.written,
                 segments: plan.headers.len() - 1,
                 unreadable,
                 views_left_out: plan.views_left_out,
-            });
+            };
+            let start = plan.notes + notes.len() as u64;
+            return Ok((written, NotePlace { segment: plan.notes, start, room: room as u64 }));
         };
         // The headers claim what is not there. A core without it has other headers.
         for Extent { start, length } in copy.unreadable.iter() {

@@ -74,6 +74,8 @@ pub struct ReservationPlace {
 /// One CPU's variables.
 #[derive(Debug)]
 pub struct CpuPlaces {
+    /// From the template to this CPU's copy.
+    offset: u64,
     online: PhysicalAddress,
     tick_heartbeat: PhysicalAddress,
     loop_heartbeat: PhysicalAddress,
@@ -180,6 +182,7 @@ impl Bundled {
         let place = |template: VirtualAddress| physical(memory, template.wrapping_add(offset));
         let per_cpu = &self.per_cpu;
         Ok(CpuPlaces {
+            offset,
             online: place(per_cpu.cpu_online)?,
             tick_heartbeat: place(per_cpu.tick_heartbeat)?,
             loop_heartbeat: place(per_cpu.loop_heartbeat)?,
@@ -219,6 +222,26 @@ fn physical<M: PhysicalMemory>(
         walk: Box::new(walk),
     };
     Ok(memory.physical(address).map_err(unmapped)?)
+}
+
+impl Located {
+    /// The kernel's own data, its log among them, and each CPU's: where it begins, guest-virtual,
+    /// and its length in bytes.
+    pub fn own_memory(&self, image: &Image<'_>) -> Vec<(VirtualAddress, u64)> {
+        // From the symbols of a linker script, and so possibly nonsense; no kernel has that much.
+        const MOST: u64 = 16 << 20;
+        let range = |start: &str, end: &str| {
+            let (start, end) = (image.symbol(start)?.address, image.symbol(end)?.address);
+            Some((start, end.0.checked_sub(start.0)?.min(MOST)))
+        };
+        let data = range("_sdata", "_end");
+        let template = range("__per_cpu_start", "__per_cpu_end");
+        let copies = template.into_iter().flat_map(|(start, length)| {
+            let cpus = self.cpus.iter().flatten();
+            cpus.map(move |cpu| (start.wrapping_add(cpu.offset), length))
+        });
+        data.into_iter().chain(copies).collect()
+    }
 }
 
 impl CpuPlaces {

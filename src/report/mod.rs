@@ -22,7 +22,9 @@ pub const SCHEMA_VERSION: u32 = 1;
 pub struct Report {
     /// The version of this format.
     pub schema_version: u32,
-    /// What wrote the report.
+    /// What the report was made from. All else is the same for both.
+    pub source: Source,
+    /// What wrote the report; of one from a core, what wrote that.
     pub tool: Tool,
     /// What ran.
     pub image: Image,
@@ -39,6 +41,16 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// The last lines that the guest printed on its console.
     pub console_tail: Vec<String>,
+}
+
+/// What a report was made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// The VM, while it ran.
+    Live,
+    /// A core file.
+    Core,
 }
 
 /// The program that wrote a report.

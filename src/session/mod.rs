@@ -18,6 +18,7 @@ use nmiscope_symbolizer::SourceRoots;
 use nmiscope_vmm as vmm;
 use nmiscope_vmm::{Ports, Vm};
 
+use crate::capture::Capture;
 use crate::capture::nmi::{Bounds, Stopped};
 use crate::diagnosis::host_look::look_at_all;
 use crate::diagnosis::{self, Resolver, milliseconds};
@@ -25,8 +26,11 @@ use crate::errors::BadRequest;
 use crate::hang::{self, Detector, Observation};
 use crate::images::{Files, source_roots};
 use crate::kernel::Located;
-use crate::report::{Backtrace, Machine, Outcome, Report, SCHEMA_VERSION, Stall, Tool, Trigger};
-use crate::target::memory::GuestRam;
+use crate::postmortem::{self, Moment, Pending};
+use crate::report::{
+    Backtrace, Machine, Outcome, Report, SCHEMA_VERSION, Source, Stall, Tool, Trigger,
+};
+use crate::target::memory::{GuestRam, Touched};
 use console::Console;
 pub use console::Sink;
 use guest::Guest;
@@ -59,6 +63,17 @@ pub struct Options {
     pub terminal_input: bool,
     /// Where separate debug files are.
     pub debug_directory: PathBuf,
+    /// Where a core of the last backtrace goes.
+    pub core: Option<postmortem::Destination>,
+}
+
+/// What a run leaves.
+#[derive(Debug)]
+pub struct Ended {
+    /// What is to be said of it.
+    pub report: Report,
+    /// The core, or why there is none; `None` if none was asked for, or nothing worth one happened.
+    pub core: Option<anyhow::Result<PathBuf>>,
 }
 
 /// What happens during a run, as it happens.
@@ -104,7 +119,7 @@ pub fn run(
     options: &Options,
     started: Instant,
     mut listener: impl FnMut(Event<'_>),
-) -> anyhow::Result<Report> {
+) -> anyhow::Result<Ended> {
     let inbox = Inbox::new();
     let console = Console::open(&options.serial).map_err(BadRequest::from_error)?;
     let vm = Vm::new(vmm::Config {
@@ -137,6 +152,7 @@ pub fn run(
         ready_after: None,
         watch: Watch::default(),
         backtraces: Vec::new(),
+        core: None,
         warnings: Vec::new(),
         listener: &mut listener,
         guest: Guest::new(files, options),
@@ -144,9 +160,9 @@ pub fn run(
     };
     session.vm.start();
     let outcome = session.drive();
-    let report = session.finish(outcome);
+    let ended = session.finish(outcome);
     drop((signals, input));
-    Ok(report)
+    Ok(ended)
 }
 
 /// What is known for watching the heartbeats.
@@ -166,6 +182,8 @@ struct Session<'a> {
     ready_after: Option<Duration>,
     watch: Watch,
     backtraces: Vec<Backtrace>,
+    /// Of the last backtrace: the core that is begun, and what it still lacks.
+    core: Option<anyhow::Result<(Pending, Capture)>>,
     warnings: Vec<String>,
     listener: &'a mut dyn FnMut(Event<'_>),
     guest: Guest<'a>,
@@ -313,10 +331,20 @@ impl Session<'_> {
         let image = files.parse().ok();
         let resolver = Resolver::new(image.as_ref(), SourceRoots::new(source_roots()));
         let stopped = Stopped::stop(&mut self.vm, kernel, bounds);
-        let memory = GuestRam::new(self.vm.memory());
-        let looks = look_at_all(&stopped.states, resolver.image(), &memory);
+        let ram = GuestRam::new(self.vm.memory());
+        let touched = Touched::new(ram);
+        let looks = look_at_all(&stopped.states, resolver.image(), &touched);
+        let moment = Moment {
+            stopped: &stopped,
+            looks: &looks,
+            ram,
+            touched: &touched,
+            image: resolver.image(),
+        };
+        let core = self.options.core.as_ref().map(|core| core.begin(&moment));
         let capture = stopped.run_nmis(&mut self.vm);
         let backtrace = diagnosis::backtrace(&capture, &looks, trigger, at, &resolver);
+        self.core = core.map(|core| Ok((core?, capture)));
         (self.listener)(Event::Backtrace(&backtrace));
         self.backtraces.push(backtrace);
     }
@@ -328,7 +356,7 @@ impl Session<'_> {
         }
     }
 
-    fn finish(self, outcome: Outcome) -> Report {
+    fn finish(self, outcome: Outcome) -> Ended {
         self.console.drain(CONSOLE);
         (self.listener)(Event::Stopping { exits: self.vm.exit_counts() });
         let mut warnings = self.warnings;
@@ -344,8 +372,9 @@ impl Session<'_> {
             (self.listener)(Event::Warning(&warning));
             warnings.push(warning);
         }
-        Report {
+        let report = Report {
             schema_version: SCHEMA_VERSION,
+            source: Source::Live,
             tool: Tool {
                 name: env!("CARGO_PKG_NAME").into(),
                 version: env!("CARGO_PKG_VERSION").into(),
@@ -357,7 +386,12 @@ impl Session<'_> {
             backtraces: self.backtraces,
             warnings,
             console_tail: self.console.tail(),
-        }
+        };
+        let core = self.core.map(|core| {
+            let (core, capture) = core?;
+            core.finish(&report, capture)
+        });
+        Ended { report, core }
     }
 }
 

@@ -3,12 +3,17 @@
 //!
 //! Every address comes from the guest in the end, so every access is checked and can fail.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use nmiscope_symbolizer::{PhysicalAddress, PhysicalMemory, ReadError};
 use vm_memory::{
-    AtomicInteger, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileMemory,
+    AtomicInteger, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    VolatileMemory,
 };
+
+use crate::core_file::Extents;
 
 /// The memory of a VM that we run.
 #[derive(Clone, Copy)]
@@ -63,6 +68,48 @@ impl<'vm> GuestRam<'vm> {
             .map_err(|_| NoSuchWord(address))?;
         let word = slice.get_atomic_ref::<T>(0).map_err(|_| NoSuchWord(address))?;
         Ok(access(word))
+    }
+}
+
+impl GuestRam<'_> {
+    /// All the memory there is.
+    pub fn extents(self) -> Extents {
+        let mut extents = Extents::new();
+        for region in self.0.iter() {
+            extents.insert(PhysicalAddress(region.start_addr().0), region.len());
+        }
+        extents
+    }
+}
+
+/// Memory that remembers which of its pages were read.
+pub struct Touched<M> {
+    memory: M,
+    pages: RefCell<BTreeSet<u64>>,
+}
+
+impl<M: PhysicalMemory> Touched<M> {
+    /// Nothing has been read yet.
+    pub fn new(memory: M) -> Self {
+        Self { memory, pages: RefCell::default() }
+    }
+
+    /// The pages of 4 KiB that were read, in ascending order.
+    pub fn pages(&self) -> Vec<PhysicalAddress> {
+        self.pages.borrow().iter().map(|&page| PhysicalAddress(page)).collect()
+    }
+}
+
+impl<M: PhysicalMemory> PhysicalMemory for Touched<M> {
+    fn read(&self, address: PhysicalAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
+        self.memory.read(address, buffer)?;
+        if let Some(last) = buffer.len().checked_sub(1) {
+            let page = |address: u64| address & !0xfff;
+            // It was read, and so lies in memory whole.
+            let range = page(address.0)..=page(address.0 + last as u64);
+            self.pages.borrow_mut().extend(range.step_by(4096));
+        }
+        Ok(())
     }
 }
 

@@ -1,0 +1,39 @@
+//! `nmiscope report`: a core to text and JSON.
+
+use super::arguments;
+use super::exit_code::{self, Code};
+use super::output::{self, Text};
+use crate::errors::BadRequest;
+use crate::postmortem::{self, Stored};
+use crate::report::json::Destination;
+use crate::report::text;
+
+/// Makes the report.
+pub fn report(arguments: &arguments::Report) -> anyhow::Result<Code> {
+    let destination = arguments.json.as_deref().map(Destination::open).transpose();
+    let destination = destination.map_err(BadRequest::from_error)?;
+    let text = match &destination {
+        _ if arguments.quiet => Text::Quiet,
+        Some(destination) if destination.is_stdout() => Text::Stderr,
+        _ => Text::Stdout,
+    };
+    let report = Stored::open(&arguments.core)
+        .and_then(|core| {
+            postmortem::report(&core, arguments.image.as_deref(), &arguments.debug_dir)
+        })
+        .map_err(BadRequest::from_error)?;
+    for warning in &report.warnings {
+        output::warning(warning);
+    }
+    text.print(&text::outcome(&report.outcome));
+    for backtrace in &report.backtraces {
+        text.print(&text::backtrace(backtrace));
+    }
+    if let Some(destination) = destination {
+        destination.write(&report)?;
+        if let Some(path) = destination.path() {
+            text.print(&format!("wrote {}\n", path.display()));
+        }
+    }
+    Ok(exit_code::of_outcome(&report.outcome))
+}

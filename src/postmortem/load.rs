@@ -1,0 +1,73 @@
+//! From a core to the report.
+
+use std::path::Path;
+
+use anyhow::Context;
+use nmiscope_symbolizer::SourceRoots;
+
+use super::Note;
+use crate::core_file::Core;
+use crate::diagnosis::host_look::look_at_all;
+use crate::diagnosis::{self, Resolver};
+use crate::images::{self, Access, Bytes, Files, hex, source_roots};
+use crate::report::{Report, Source};
+
+/// A core, opened.
+pub struct Stored {
+    bytes: Bytes,
+    path: String,
+}
+
+impl Stored {
+    /// Opens a file; what is in it shows later.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let bytes = images::open(path, Access::Map)?;
+        Ok(Self { bytes, path: path.display().to_string() })
+    }
+}
+
+/// Makes the report of the core's last backtrace, and of all that the note says. The image is found
+/// by its build-id: `image`, the bundled guest, the file that ran then, or one below
+/// `debug_directory`. Without it addresses stay what they are, and a warning says what is missing.
+///
+/// # Errors
+/// The file is no core of ours, or too damaged; or `image` is another one.
+pub fn report(
+    stored: &Stored,
+    image: Option<&Path>,
+    debug_directory: &Path,
+) -> anyhow::Result<Report> {
+    let failed = || format!("failed to read {}", stored.path);
+    let core = Core::parse(&stored.bytes).with_context(failed)?;
+    let note: Note = serde_json::from_slice(core.note())
+        .context("its note is damaged, or of another version of nmiscope")
+        .with_context(failed)?;
+    let Note { mut report, trigger, at_ms, capture } = note;
+    report.source = Source::Core;
+    for finding in core.findings() {
+        report.warnings.push(format!("{}: {finding}", stored.path));
+    }
+    let recorded = report.image.path.as_deref().map(Path::new);
+    let mut files = Files::find(core.build_id(), image, recorded, debug_directory)?;
+    match &mut files {
+        Some((files, path)) => files.find_debug_file(path.as_deref(), debug_directory),
+        None => report.warnings.push(match core.build_id() {
+            Some(id) => format!(
+                "the image with build-id {} is not to be found: name it with --image",
+                hex(id)
+            ),
+            None => {
+                "the image is not to be found, and has no build-id: name it with --image".into()
+            }
+        }),
+    }
+    let image = files.as_ref().and_then(|(files, _)| files.parse().ok());
+    let resolver = Resolver::new(image.as_ref(), SourceRoots::new(source_roots()));
+    let states: Vec<_> = capture.cpus.iter().map(|cpu| cpu.state.clone()).collect();
+    let looks = look_at_all(&states, image.as_ref(), &core);
+    report.backtraces.push(diagnosis::backtrace(&capture, &looks, trigger, at_ms, &resolver));
+    Ok(report)
+}

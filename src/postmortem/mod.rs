@@ -1,0 +1,31 @@
+//! A moment put into a core, and a report made from one: the same as the live one, without KVM and
+//! without the VM.
+//!
+//! Owns what of the guest's memory goes into a core and what the note of ours says; the file itself
+//! is `core_file`'s, and what it all means is `diagnosis`'s. A session takes the memory while the
+//! guest stands still, before its NMIs, and adds the note when it knows how the run ended.
+
+mod load;
+mod take;
+
+use serde::{Deserialize, Serialize};
+
+use crate::capture::Capture;
+use crate::report::{Report, Trigger};
+
+pub use load::{Stored, report};
+pub use take::{Destination, Moment, Pending, Size};
+
+/// What a core's note holds, as JSON: everything that the report needs and that is not in the
+/// guest's memory or its image.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    /// The report, without the backtrace of this core.
+    report: Report,
+    /// What that backtrace was taken for.
+    trigger: Trigger,
+    /// When, in milliseconds since the tool's start.
+    at_ms: f64,
+    /// What the NMIs brought.
+    capture: Capture,
+}

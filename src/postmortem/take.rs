@@ -1,0 +1,254 @@
+//! From a stopped guest to a core.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use nmiscope_symbolizer::{GuestVirtual, Image, Mapping, MappingLimits, Register, VirtualAddress};
+use nmiscope_vmm::{Registers, VcpuState};
+use tempfile::NamedTempFile;
+
+use super::Note;
+use crate::atomic_file;
+use crate::capture::Capture;
+use crate::capture::nmi::Stopped;
+use crate::core_file::{
+    Contents, CpuRegisters, Extents, NotePlace, UserRegisters, write_all_but_note,
+};
+use crate::diagnosis::host_look::HostLook;
+use crate::report::Report;
+use crate::target::memory::{GuestRam, Touched};
+use crate::target::page_tables;
+
+/// How much of the guest's memory a core gets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Size {
+    /// Page tables, stacks, the kernel's own data and whatever the report was made from.
+    #[default]
+    Minimal,
+    /// All of it, but for pages of zeros.
+    Full,
+}
+
+/// Room for the note, which is not known before the run ends: for the report without vCPUs, and for
+/// each vCPU. A hole, as far as it is not filled.
+const ROOM: u64 = 256 << 10;
+const ROOM_PER_VCPU: u64 = 16 << 10;
+
+/// The largest stack that is believed in.
+const MAX_STACK: u64 = 64 << 10;
+
+const PAGE: u64 = 4096;
+
+/// Where a core goes.
+#[derive(Debug, Clone)]
+pub struct Destination {
+    path: PathBuf,
+    size: Size,
+}
+
+impl Destination {
+    /// Finds out whether a core can be written there, while there is still time to say so.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub fn open(path: &Path, size: Size) -> anyhow::Result<Self> {
+        let failed = || format!("failed to write {}", path.display());
+        if path.is_dir() {
+            return Err(io::Error::from(io::ErrorKind::IsADirectory)).with_context(failed);
+        }
+        // The error names a temporary file, which is of no use to anybody.
+        atomic_file::temporary(path)
+            .map_err(|error| io::Error::from(error.kind()))
+            .with_context(failed)?;
+        Ok(Self { path: path.into(), size })
+    }
+
+    /// Takes the memory of a stopped guest.
+    ///
+    /// # Errors
+    /// The file could not be written.
+    pub fn begin(&self, moment: &Moment<'_>) -> anyhow::Result<Pending> {
+        let failed = || format!("failed to write {}", self.path.display());
+        let target = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
+        let file = atomic_file::temporary(&target).with_context(failed)?;
+        let (mut extents, views) = moment.mapped();
+        match self.size {
+            Size::Minimal => extents = moment.needed(extents),
+            Size::Full => extents = moment.ram.extents(),
+        }
+        let cpus = moment.cpus();
+        let contents = Contents {
+            cpus: &cpus,
+            note: &[],
+            vmcoreinfo: None,
+            build_id: moment.image.and_then(|image| image.build_id()),
+            extents: &extents,
+            views: &views,
+        };
+        let room = ROOM + moment.stopped.states.len() as u64 * ROOM_PER_VCPU;
+        let (written, note) = write_all_but_note(file.as_file(), &contents, &moment.ram, room)
+            .with_context(failed)?;
+        tracing::info!(
+            bytes = written.bytes,
+            memory = written.memory_bytes,
+            segments = written.segments,
+            "took the guest's memory"
+        );
+        Ok(Pending { file, target, path: self.path.clone(), note })
+    }
+}
+
+/// A guest that stands still, as far as it is known.
+#[derive(Clone, Copy)]
+pub struct Moment<'a> {
+    /// Its vCPUs, and where its kernel's structures are.
+    pub stopped: &'a Stopped,
+    /// What the host saw.
+    pub looks: &'a [Option<HostLook>],
+    /// Its memory.
+    pub ram: GuestRam<'a>,
+    /// What of it the looks were made from.
+    pub touched: &'a Touched<GuestRam<'a>>,
+    /// What runs.
+    pub image: Option<&'a Image<'a>>,
+}
+
+impl Moment<'_> {
+    fn states(&self) -> impl Iterator<Item = &VcpuState> {
+        self.stopped.states.iter().flatten()
+    }
+
+    fn cpus(&self) -> Vec<CpuRegisters> {
+        let registers = |state: &VcpuState| user_registers(&state.registers);
+        let cpus = self.states();
+        cpus.map(|state| CpuRegisters { cpu: state.cpu, registers: registers(state) }).collect()
+    }
+
+    /// The page tables of all vCPUs, and what they map.
+    fn mapped(&self) -> (Extents, Vec<Mapping>) {
+        let mut roots = Vec::new();
+        let (mut tables, mut views) = (Extents::new(), Vec::new());
+        for state in self.states() {
+            let Ok(table) = page_tables(&state.registers) else { continue };
+            if roots.contains(&table) {
+                continue;
+            }
+            roots.push(table);
+            let found = table.mappings(&self.ram, MappingLimits::default());
+            for page in found.tables {
+                tables.insert_pages(page, PAGE);
+            }
+            views.extend(found.ranges);
+        }
+        (tables, views)
+    }
+
+    /// What it takes to make the report again, and to unwind with another tool.
+    fn needed(&self, tables: Extents) -> Extents {
+        let mut extents = tables;
+        for page in self.touched.pages() {
+            extents.insert_pages(page, PAGE);
+        }
+        let tables = self.states().find_map(|state| page_tables(&state.registers).ok());
+        let Some(tables) = tables else { return extents };
+        let memory = GuestVirtual::new(&self.ram, tables);
+        let mut insert = |address: VirtualAddress| -> bool {
+            let page = memory.physical(address).ok();
+            page.map(|page| extents.insert_pages(page, 1)).is_some()
+        };
+        for stack_pointer in self.stack_pointers() {
+            // Up to where nothing is mapped: the guard page above it, or below.
+            let start = VirtualAddress(stack_pointer.0 & !(PAGE - 1));
+            let above = (0..MAX_STACK / PAGE).map(|page| start.wrapping_add(page * PAGE));
+            let _ = above.take_while(|&page| insert(page)).count();
+            let below =
+                (1..MAX_STACK / PAGE).map(|page| start.wrapping_add((page * PAGE).wrapping_neg()));
+            let _ = below.take_while(|&page| insert(page)).count();
+        }
+        if let (Some(places), Some(image)) = (&self.stopped.places, self.image) {
+            for (start, length) in places.own_memory(image) {
+                let pages = (0..length.div_ceil(PAGE)).map(|page| start.wrapping_add(page * PAGE));
+                pages.for_each(|page| {
+                    insert(page);
+                });
+            }
+        }
+        extents
+    }
+
+    /// Of every vCPU, and of every frame that may be on another stack than its callee.
+    fn stack_pointers(&self) -> impl Iterator<Item = VirtualAddress> {
+        let of_cpus = self.states().map(|state| VirtualAddress(state.registers.rsp));
+        let frames = self.looks.iter().flatten().flat_map(|look| &look.frames);
+        let interrupted = frames.filter(|frame| frame.is_interrupted());
+        let of_frames = interrupted.filter_map(|frame| frame.registers.get(Register::Rsp));
+        of_cpus.chain(of_frames.map(VirtualAddress))
+    }
+}
+
+/// The segments' bases other than those of FS and GS are 0 in long mode.
+fn user_registers(of: &Registers) -> UserRegisters {
+    UserRegisters {
+        r15: of.r15,
+        r14: of.r14,
+        r13: of.r13,
+        r12: of.r12,
+        rbp: of.rbp,
+        rbx: of.rbx,
+        r11: of.r11,
+        r10: of.r10,
+        r9: of.r9,
+        r8: of.r8,
+        rax: of.rax,
+        rcx: of.rcx,
+        rdx: of.rdx,
+        rsi: of.rsi,
+        rdi: of.rdi,
+        orig_rax: u64::MAX,
+        rip: of.rip,
+        cs: of.cs.selector.into(),
+        eflags: of.rflags,
+        rsp: of.rsp,
+        ss: of.ss.selector.into(),
+        fs_base: of.fs.base,
+        gs_base: of.gs.base,
+        ds: of.ds.selector.into(),
+        es: of.es.selector.into(),
+        fs: of.fs.selector.into(),
+        gs: of.gs.selector.into(),
+    }
+}
+
+/// A core without its note, under another name; gone if it is not finished.
+#[derive(Debug)]
+pub struct Pending {
+    file: NamedTempFile,
+    target: PathBuf,
+    path: PathBuf,
+    note: NotePlace,
+}
+
+impl Pending {
+    /// Adds the note and gives the core its name. The last backtrace of `report` is the one that
+    /// the core was taken for.
+    ///
+    /// # Errors
+    /// The file could not be written.
+    pub fn finish(self, report: &Report, capture: Capture) -> anyhow::Result<PathBuf> {
+        let failed = || format!("failed to write {}", self.path.display());
+        let mut report = report.clone();
+        let backtrace = report.backtraces.pop().context("a core without its backtrace")?;
+        let mut note = Note { report, trigger: backtrace.trigger, at_ms: backtrace.at_ms, capture };
+        let mut bytes = serde_json::to_vec(&note).with_context(failed)?;
+        if bytes.len() as u64 > self.note.room() {
+            // What earlier backtraces said is in the live report.
+            note.report.backtraces.clear();
+            note.report.warnings.push("earlier backtraces did not fit into the core".into());
+            bytes = serde_json::to_vec(&note).with_context(failed)?;
+        }
+        self.note.write(self.file.as_file(), &bytes).with_context(failed)?;
+        atomic_file::persist(self.file, &self.target).with_context(failed)?;
+        Ok(self.path)
+    }
+}

@@ -158,9 +158,10 @@ fn open(path: &Path, access: Access) -> anyhow::Result<Bytes> {
     let file = File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
     match access {
         Access::Read => read(path, &file).map(Bytes::Owned),
-        Access::Map => map(&file)
-            .map(Bytes::Mapped)
-            .with_context(|| format!("failed to map {}", path.display())),
+        // Some file systems map nothing.
+        Access::Map => {
+            map(&file).map(Bytes::Mapped).or_else(|_| read(path, &file).map(Bytes::Owned))
+        }
     }
 }
 

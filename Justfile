@@ -58,6 +58,10 @@ doc:
 bench:
     ./benches/run.sh
 
+# symbols of a kernel's vmlinux beside blazecli, and its answers beside llvm-symbolizer's
+bench-symbolize VMLINUX:
+    ./benches/symbolize.sh {{quote(VMLINUX)}}
+
 # write the report's JSON schema anew from its types
 schema:
     NMISCOPE_UPDATE=1 cargo test --locked --test schema

@@ -220,9 +220,10 @@ pub fn open(path: &Path, access: Access) -> anyhow::Result<Bytes> {
     let file = File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
     match access {
         Access::Read => read(path, &file).map(Bytes::Owned),
-        Access::Map => map(&file)
-            .map(Bytes::Mapped)
-            .with_context(|| format!("failed to map {}", path.display())),
+        // Some file systems map nothing.
+        Access::Map => {
+            map(&file).map(Bytes::Mapped).or_else(|_| read(path, &file).map(Bytes::Owned))
+        }
     }
 }
 
@@ -238,12 +239,11 @@ fn read(path: &Path, file: &File) -> anyhow::Result<Vec<u8>> {
 }
 
 fn map(file: &File) -> io::Result<memmap2::Mmap> {
-    // SAFETY: the mapping is private and read-only, and nothing in this process writes to the file
-    // (outputs are created anew, in `cli::output`). What is left is another process that changes
-    // the file while this one looks at it. If it writes, bytes change between two looks: whoever
-    // reads an image takes it for hostile and checks every offset at each use, never once for all,
-    // so the answer is wrong and no access is. If it cuts the file short, the kernel sends SIGBUS,
-    // which ends a command that only reads and has nothing to clean up; callers that have more to
-    // lose ask for `Access::Read`.
+    // SAFETY: the mapping is private and read-only, and `cli::symbolize`, which alone asks for it,
+    // opens no file to write. What is left is somebody else who changes the file while it is looked
+    // at. If they write, bytes change between two looks: whoever reads an image takes it for
+    // hostile and checks every offset at each use, never once for all, so the answer is wrong and
+    // no access is. If they cut the file short, the kernel sends SIGBUS, which ends a command that
+    // only reads and has nothing to clean up; who has more to lose asks for `Access::Read`.
     unsafe { memmap2::Mmap::map(file) }
 }

@@ -145,17 +145,21 @@ impl<'data> Symbols<'data> {
     /// What the index would find, in one pass without it.
     fn pass(&self, address: u64) -> Option<u32> {
         let mut nearest: Option<Begin> = None;
+        let mut nearest_begin = 0;
         // The nearest whose size reaches the address.
         let mut around: Option<Begin> = None;
         for (symbol, index) in self.symbols.iter().zip(0..) {
             let begin = symbol.st_value.get(LE);
-            let reaches = begin.saturating_add(symbol.st_size.get(LE)) > address;
-            let is_nearer = nearest.is_none_or(|nearest| nearest.address <= begin);
-            if begin > address || !(reaches || is_nearer) {
+            if begin > address {
+                continue;
+            }
+            let reaches = symbol.st_size.get(LE) > address - begin;
+            if begin < nearest_begin && !reaches {
                 continue;
             }
             let this = self.begin(symbol, index);
             nearest = nearest.max(this);
+            nearest_begin = nearest.map_or(0, |nearest| nearest.address);
             if reaches {
                 around = around.max(this);
             }

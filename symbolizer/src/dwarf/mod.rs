@@ -23,7 +23,7 @@ mod walk;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use crate::elf::{Elf, contains};
 use crate::source::Location;
@@ -89,7 +89,7 @@ pub(crate) struct DebugInfo<'data> {
     /// Where the image has code, which tells leftovers of dropped functions from real ones.
     text: Vec<(u64, u64)>,
     index: UnitIndex,
-    tables: RefCell<BTreeMap<usize, Arc<UnitTables>>>,
+    tables: RefCell<BTreeMap<usize, Rc<UnitTables>>>,
 }
 
 impl<'data> DebugInfo<'data> {
@@ -190,15 +190,15 @@ impl<'data> DebugInfo<'data> {
         dwarf: &Dwarf<'_>,
         unit: &Unit<'_>,
         offset: usize,
-    ) -> Result<Arc<UnitTables>, DwarfError> {
+    ) -> Result<Rc<UnitTables>, DwarfError> {
         if let Some(tables) = self.tables.borrow().get(&offset) {
-            return Ok(Arc::clone(tables));
+            return Ok(Rc::clone(tables));
         }
-        let tables = Arc::new(UnitTables {
+        let tables = Rc::new(UnitTables {
             functions: FunctionTable::read(dwarf, unit, self.is_text())?,
             lines: LineTable::read(dwarf, unit, self.is_text())?,
         });
-        self.tables.borrow_mut().insert(offset, Arc::clone(&tables));
+        self.tables.borrow_mut().insert(offset, Rc::clone(&tables));
         Ok(tables)
     }
 }

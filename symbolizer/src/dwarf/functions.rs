@@ -146,7 +146,10 @@ impl InlinedCall {
 }
 
 /// Reads on to the end of the children of an entry at `depth`.
-fn skip_children(entries: &mut EntriesRaw<'_, Slice<'_>>, depth: isize) -> Result<(), DwarfError> {
+pub(super) fn skip_children(
+    entries: &mut EntriesRaw<'_, Slice<'_>>,
+    depth: isize,
+) -> Result<(), DwarfError> {
     while entries.next_depth() > depth && !entries.is_empty() {
         if let Some(abbreviation) = entries.read_abbreviation().map_err(read("a function"))? {
             entries.skip_attributes(abbreviation.attributes()).map_err(read("a function"))?;

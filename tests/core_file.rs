@@ -395,8 +395,8 @@ fn another_parser_sees_the_same_notes() {
         ("CORE", 1, 336),
         ("CORE", 1, 336),
         ("GNU", 3, 20),
-        ("nmiscope", u32::from_le_bytes(*b"nmis"), 8 + 15),
         ("VMCOREINFO", 0, 14),
+        ("nmiscope", u32::from_le_bytes(*b"nmis"), 8 + 15),
     ]
     .map(|(name, kind, length)| (name.into(), kind, length))
     .into();
@@ -547,15 +547,28 @@ fn damaged_registers_are_passed_over_and_said() {
 
 #[test]
 fn a_note_that_claims_more_than_there_is_ends_the_notes() {
+    let claims_more = |name: &[u8]| {
+        let mut bytes = sample().bytes();
+        let at = bytes.windows(name.len()).position(|at| at == name).expect("a note") - 12;
+        bytes[at + 4..at + 8].copy_from_slice(&u32::MAX.to_le_bytes());
+        bytes
+    };
+    for name in [&b"VMCOREINFO"[..], b"nmiscope"] {
+        let error = Core::parse(&claims_more(name)).unwrap_err();
+        assert!(matches!(error, CoreError::Malformed(_)), "{error}");
+    }
+}
+
+#[test]
+fn what_follows_the_last_note_is_passed_over() {
     let mut bytes = sample().bytes();
-    let notes = program_headers(&bytes)[0].p_offset(LE) as usize;
-    // The last one: VMCOREINFO.
-    let at = bytes.windows(10).position(|name| name == b"VMCOREINFO").expect("a note") - 12;
-    assert!(at > notes);
-    bytes[at + 4..at + 8].copy_from_slice(&u32::MAX.to_le_bytes());
+    // p_filesz of the first segment, which is followed by zeros.
+    let length = u64::from_le_bytes(bytes[96..104].try_into().expect("8 bytes"));
+    bytes[96..104].copy_from_slice(&(length + 5).to_le_bytes());
     let core = Core::parse(&bytes).expect("a core");
     assert_eq!(core.findings(), [Finding::DamagedNotes]);
-    assert_eq!((core.vmcoreinfo(), core.note()), (None, &b"everything else"[..]));
+    assert_eq!(core.note(), b"everything else");
+    assert!(core.vmcoreinfo().is_some());
 }
 
 #[test]

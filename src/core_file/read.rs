@@ -325,6 +325,9 @@ impl<'data> Notes<'data> {
                     length: file.len() as u64,
                 });
             }
+            None if !whole => {
+                return Err(CoreError::Malformed("its notes are damaged"));
+            }
             None => return Err(CoreError::NotOurs(kind_of_core(&all))),
         };
         if !whole {

@@ -31,6 +31,9 @@ pub enum ExpressionError {
     /// It reads memory that cannot be read.
     #[error("evaluate a DWARF expression")]
     Unreadable(#[from] ReadError),
+    /// It needs a value from the time when the function was called.
+    #[error("evaluate a DWARF expression: values at a function's entry are not kept")]
+    EntryValue,
     /// It asks for something that nobody knows in this frame.
     #[error("evaluate a DWARF expression: {what} not supported here")]
     Unsupported {
@@ -121,7 +124,7 @@ impl Frame<'_> {
                     evaluation.resume_with_indexed_address(address.wrapping_add(bias))?
                 }
                 EvaluationResult::RequiresEntryValue(_) => {
-                    return unsupported("a value at the function's entry is");
+                    return Err(ExpressionError::EntryValue);
                 }
                 EvaluationResult::RequiresTls(_) => {
                     return unsupported("thread-local storage is");
@@ -207,11 +210,13 @@ mod tests {
         // DW_OP_const4u 0x20000, DW_OP_deref
         let unreadable = number(&[0x0c, 0, 0, 2, 0, 0x06], None);
         assert!(matches!(unreadable, Err(ExpressionError::Unreadable(_))), "{unreadable:?}");
-        // DW_OP_fbreg 0; DW_OP_entry_value of one byte, DW_OP_reg5; DW_OP_reg3 is no number
-        for bytes in [&[0x91, 0][..], &[0xa3, 1, 0x55, 0x9f], &[0x53]] {
+        // DW_OP_fbreg 0; DW_OP_reg3 is no number
+        for bytes in [&[0x91, 0][..], &[0x53]] {
             let error = number(bytes, None);
             assert!(matches!(error, Err(ExpressionError::Unsupported { .. })), "{error:?}");
         }
+        // DW_OP_entry_value of one byte, DW_OP_reg5; DW_OP_stack_value
+        assert_eq!(number(&[0xa3, 1, 0x55, 0x9f], None), Err(ExpressionError::EntryValue));
     }
 
     #[test]

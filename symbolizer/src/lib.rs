@@ -1,9 +1,9 @@
 //! Bytes in, frames out.
 //!
 //! This crate owns what can be said about a guest from its image and its memory: which function
-//! and source line an address is ([`Image`]), what called it ([`Unwinder`]), where a variable lies
-//! and what is in it ([`Types`], [`Place`]), and which guest-physical byte a guest-virtual address
-//! names ([`PageTables`]).
+//! and source line an address is ([`Image`]), what called it ([`Unwinder`]) and with what arguments
+//! ([`Variables`]), where a variable lies and what is in it ([`Types`], [`Place`]), and which
+//! guest-physical byte a guest-virtual address names ([`PageTables`]).
 //!
 //! It refuses to own where the bytes come from. An image is a `&[u8]` that the caller read or
 //! mapped; memory is whatever implements [`PhysicalMemory`] or [`VirtualMemory`]. There is no I/O,
@@ -11,8 +11,8 @@
 //!
 //! Images and memory are hostile: no input makes this crate panic or recurse without bound, work is
 //! bounded by the size of the input, and what could not be found out is a value with a reason
-//! ([`Missing`], [`End`], [`TypeError`], [`WalkError`]). Names and paths come out as the image has them,
-//! control characters included: whoever prints them escapes them.
+//! ([`Missing`], [`End`], [`TypeError`], [`WalkError`]). Names and paths come out as the image has
+//! them, control characters included: whoever prints them escapes them.
 //!
 //! The modules, lowest first; each uses only those before it:
 //!
@@ -28,8 +28,9 @@
 //! | `registers`, `expression` | the registers of a frame; DWARF expressions over them |
 //! | `call_frames` | address to call frame information |
 //! | `image` | all of the above behind one lookup |
-//! | `unwind` | from registers to the frames of a stack |
 //! | `types` | variables and types by name, reads through them |
+//! | `unwind` | from registers to the frames of a stack |
+//! | `variables` | arguments and locals of a frame |
 
 #![forbid(unsafe_code)]
 
@@ -50,6 +51,7 @@ mod source;
 mod symbols;
 mod types;
 mod unwind;
+mod variables;
 
 pub use address::{PhysicalAddress, ProgramCounter, VirtualAddress};
 pub use dwarf::DwarfError;
@@ -67,4 +69,7 @@ pub use symbols::{Symbol, SymbolKind, SymbolOffset};
 pub use types::{Encoding, Kind, Member, Place, Type, TypeError, Types};
 pub use unwind::{
     CfiError, End, FramePointerError, MAX_FRAMES, Strategy, Trace, Unwinder, UnwoundFrame,
+};
+pub use variables::{
+    FunctionVariables, ValueError, Variable, VariableKind, VariableValue, Variables,
 };

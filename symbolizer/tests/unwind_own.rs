@@ -2,30 +2,18 @@
 //! from libgcc's unwinder (`_Unwind_Backtrace`), which reads the same CFI with other code.
 
 mod common;
+#[path = "common/own.rs"]
+mod own;
 
 use std::ffi::{c_int, c_void};
-use std::fs::File;
 use std::hint::black_box;
-use std::os::unix::fs::FileExt;
 
 use common::{load_bias, own_image, text_addresses};
 use nmiscope_symbolizer::{
-    End, Image, PhysicalAddress, ProgramCounter, ReadError, Register, Strategy, Trace,
-    UnwindRegisters, Unwinder, VirtualAddress, VirtualMemory,
+    End, Image, ProgramCounter, ReadError, Register, Strategy, Trace, UnwindRegisters, Unwinder,
+    VirtualAddress, VirtualMemory,
 };
-
-/// This process's memory, where it lies.
-struct Own(File);
-
-impl VirtualMemory for Own {
-    fn read(&self, address: VirtualAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
-        let length = buffer.len();
-        self.0.read_exact_at(buffer, address.0).map_err(|error| {
-            let address = PhysicalAddress(address.0);
-            ReadError::Target { address, length, reason: error.to_string() }
-        })
-    }
-}
+use own::{Own, registers};
 
 unsafe extern "C" {
     fn _Unwind_Backtrace(
@@ -53,31 +41,6 @@ fn by_libgcc() -> Vec<(u64, u64)> {
     frames
 }
 
-/// The callee-saved registers, here.
-#[inline(always)]
-fn registers() -> UnwindRegisters {
-    let mut values = [0_u64; 8];
-    // SAFETY: stores eight registers in eight words, and changes nothing but RAX.
-    unsafe {
-        std::arch::asm!(
-            "lea rax, [rip]",
-            "mov [{to}], rax",
-            "mov [{to} + 8], rsp",
-            "mov [{to} + 16], rbp",
-            "mov [{to} + 24], rbx",
-            "mov [{to} + 32], r12",
-            "mov [{to} + 40], r13",
-            "mov [{to} + 48], r14",
-            "mov [{to} + 56], r15",
-            to = in(reg) values.as_mut_ptr(),
-            out("rax") _,
-            options(nostack),
-        );
-    }
-    use Register::{R12, R13, R14, R15, Rbp, Rbx, Rip, Rsp};
-    [Rip, Rsp, Rbp, Rbx, R12, R13, R14, R15].into_iter().zip(values).collect()
-}
-
 struct Both {
     ours: Trace,
     theirs: Vec<(u64, u64)>,
@@ -85,8 +48,8 @@ struct Both {
 
 #[inline(never)]
 fn here(image: &Image<'_>) -> Both {
-    let memory = Own(File::open("/proc/self/mem").expect("procfs"));
-    let ours = Unwinder::new(image).with_bias(load_bias()).unwind(&registers(), &memory);
+    let unwinder = Unwinder::new(image).with_bias(load_bias());
+    let ours = unwinder.unwind(&registers(), &Own::open());
     Both { ours, theirs: by_libgcc() }
 }
 
@@ -182,8 +145,8 @@ fn compilers_cfi_is_understood_wherever_there_is_some() {
         let trace = Unwinder::new(&image).unwind(&registers, &Zeros);
         let [frame] = &trace.frames[..] else { panic!("{trace:?}") };
         assert_eq!(frame.cfi_fault, None, "at {address:#x}");
-        // CFI says where the return address is, and it is 0 as all of memory; without CFI, RBP would
-        // be what is 0. `_start` is the outermost.
+        // CFI says where the return address is, and it is 0 as all of memory; without CFI, RBP
+        // would be what is 0. `_start` is the outermost.
         let expected = matches!(trace.end, End::ReturnAddressZero | End::Outermost);
         assert!(expected, "at {address:#x}: {:?}", trace.end);
     }

@@ -6,12 +6,12 @@
 
 use std::cell::OnceCell;
 
-use gimli::{Abbreviation, AttributeValue, UnitOffset, UnitRef};
+use gimli::{Abbreviation, AttributeValue, EntriesRaw, UnitOffset, UnitRef};
 
-use super::DwarfError;
 use super::entries::{Budget, Ranges, Unit};
 use super::sections::{Dwarf, Slice};
 use super::walk::Walk;
+use super::{DwarfError, read};
 use crate::ranges::RangeMap;
 
 /// Deepest chain of inlined calls at one address. Real ones stay below 50.
@@ -204,4 +204,17 @@ impl InlinedCall {
             _ => {}
         }
     }
+}
+
+/// Reads on to the end of the children of an entry at `depth`.
+pub(super) fn skip_children(
+    entries: &mut EntriesRaw<'_, Slice<'_>>,
+    depth: isize,
+) -> Result<(), DwarfError> {
+    while entries.next_depth() > depth && !entries.is_empty() {
+        if let Some(abbreviation) = entries.read_abbreviation().map_err(read("a function"))? {
+            entries.skip_attributes(abbreviation.attributes()).map_err(read("a function"))?;
+        }
+    }
+    Ok(())
 }

@@ -17,6 +17,7 @@ mod entries;
 mod files;
 mod functions;
 mod lines;
+mod scopes;
 mod sections;
 mod units;
 mod walk;
@@ -28,9 +29,10 @@ use std::rc::Rc;
 use crate::elf::{Elf, contains};
 use crate::source::Location;
 
-pub(crate) use entries::{Entry, Unit, Value, follow, reference, string};
+pub(crate) use entries::{Budget, Entry, Unit, Value, follow, reference, string};
 use functions::{FunctionTable, inlined_calls};
 use lines::LineTable;
+pub(crate) use scopes::{Scope, Scopes};
 use sections::Sections;
 pub(crate) use sections::{Dwarf, Section, Slice};
 use units::UnitIndex;
@@ -138,19 +140,53 @@ impl<'data> DebugInfo<'data> {
     /// but no function, as in assembly.
     pub(crate) fn lookup(&self, address: u64) -> Result<Vec<Function>, DwarfError> {
         let dwarf = self.dwarf()?;
-        for unit in self.index.by_aranges(&dwarf, address) {
+        let found = self.first_unit(&dwarf, address, |unit| {
             let found = self.lookup_in(&dwarf, unit, address)?;
-            if !found.is_empty() {
-                return Ok(found);
+            Ok(Some(found).filter(|found| !found.is_empty()))
+        })?;
+        Ok(found.unwrap_or_default())
+    }
+
+    /// The variables that are in scope at an address, for each of the functions that
+    /// [`lookup`](Self::lookup) has there and in the same order. `None` where it has none, or only
+    /// a line.
+    pub(crate) fn scopes(
+        &self,
+        dwarf: &Dwarf<'_>,
+        address: u64,
+    ) -> Result<Option<Scopes>, DwarfError> {
+        let found = self.first_unit(dwarf, address, |offset| {
+            let unit = self.index.unit(dwarf, offset)?;
+            let tables = self.tables(dwarf, &unit, offset)?;
+            match tables.functions.find(dwarf, &unit, self.is_text(), address)? {
+                Some(function) => {
+                    let scopes = Scopes::read(dwarf, &unit, offset, function, address)?;
+                    Ok(Some(Some(scopes)))
+                }
+                None => Ok(tables.lines.find(dwarf, address).map(|_| None)),
+            }
+        })?;
+        Ok(found.flatten())
+    }
+
+    /// The first answer of a unit that claims an address, `.debug_aranges` asked first.
+    fn first_unit<T>(
+        &self,
+        dwarf: &Dwarf<'_>,
+        address: u64,
+        ask: impl Fn(usize) -> Result<Option<T>, DwarfError>,
+    ) -> Result<Option<T>, DwarfError> {
+        for unit in self.index.by_aranges(dwarf, address) {
+            if let Some(found) = ask(unit)? {
+                return Ok(Some(found));
             }
         }
-        for unit in self.index.by_unit(&dwarf)?.containing(address) {
-            let found = self.lookup_in(&dwarf, unit, address)?;
-            if !found.is_empty() {
-                return Ok(found);
+        for unit in self.index.by_unit(dwarf)?.containing(address) {
+            if let Some(found) = ask(unit)? {
+                return Ok(Some(found));
             }
         }
-        Ok(Vec::new())
+        Ok(None)
     }
 
     fn lookup_in(

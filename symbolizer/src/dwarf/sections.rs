@@ -22,14 +22,16 @@ const MAX_ZLIB_RATIO: u64 = 1032;
 /// The same for zstd: a run-length block makes 128 KiB of 4 bytes.
 const MAX_ZSTD_RATIO: u64 = 32 << 10;
 
-/// In the order of [`Sections::sections`]. Location lists are not read by anything here yet.
-const NEEDED: [SectionId; 10] = [
+/// In the order of [`Sections::sections`].
+const NEEDED: [SectionId; 12] = [
     SectionId::DebugAbbrev,
     SectionId::DebugAddr,
     SectionId::DebugAranges,
     SectionId::DebugInfo,
     SectionId::DebugLine,
     SectionId::DebugLineStr,
+    SectionId::DebugLoc,
+    SectionId::DebugLocLists,
     SectionId::DebugRanges,
     SectionId::DebugRngLists,
     SectionId::DebugStr,

@@ -3,7 +3,7 @@
 //! Owns the answers to "where is this variable" and "where in it is this member", from DWARF, so
 //! that no caller knows a guest structure's layout by heart. Owns no memory: a [`Place`] reads
 //! through whatever [`VirtualMemory`](crate::VirtualMemory) it is given. Called by the adapters of
-//! the guest kernels and by the capture.
+//! the guest kernels and by the capture, and by `variables` for the types of locals.
 //!
 //! | file | owns |
 //! |---|---|
@@ -178,6 +178,16 @@ impl<'i> Types<'i> {
         Type::new(self, Rc::new(unit), UnitOffset(at.entry))
     }
 
+    /// The unit with its header at `offset`, for `variables`.
+    pub(crate) fn unit(&self, offset: usize) -> Result<Rc<Unit<'_>>, TypeError> {
+        Ok(Rc::new(self.debug.unit(&self.dwarf, offset)?))
+    }
+
+    /// The image that the types are of, and its debug information.
+    pub(crate) fn parts(&self) -> (&'i Image<'i>, &'i DebugInfo<'i>, &Dwarf<'i>) {
+        (self.image, self.debug, &self.dwarf)
+    }
+
     fn index(&self) -> Result<&Index, TypeError> {
         self.index
             .get_or_init(|| Index::build(self.debug, &self.dwarf).map_err(TypeError::from))
@@ -218,7 +228,7 @@ impl<'i> Types<'i> {
     }
 
     /// The type of a variable's entry, its own or that of the declaration it completes.
-    fn type_of<'t>(
+    pub(crate) fn type_of<'t>(
         &'t self,
         unit: &Rc<Unit<'t>>,
         entry: &Entry<'t>,

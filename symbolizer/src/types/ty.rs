@@ -266,7 +266,7 @@ impl<'t> Type<'t> {
         Ok(only)
     }
 
-    fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.unit.header.offset() == other.unit.header.offset()
             && self.entry.offset() == other.entry.offset()
             && self.dimension == other.dimension

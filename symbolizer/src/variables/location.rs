@@ -1,0 +1,208 @@
+//! Where a variable is: from its entry to the bytes of its value.
+//!
+//! Owns location lists, frame bases and pieces. Owns no rendering. Called by
+//! [`Variables`](super::Variables).
+
+use gimli::{AttributeValue, Piece, UnitOffset};
+
+use super::ValueError;
+use crate::address::VirtualAddress;
+use crate::dwarf::{Budget, Dwarf, Entry, Slice, Unit, Value, read};
+use crate::expression::{ExpressionError, Frame};
+use crate::memory::VirtualMemory;
+use crate::registers::Register;
+use crate::types::TypeError;
+use crate::unwind::UnwoundFrame;
+
+/// Largest value that is put together from more than memory, in bytes: a fat pointer.
+pub(super) const MAX_VALUE: usize = 16;
+
+/// A value that the debug information itself has.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Constant<'t> {
+    /// Sign-extended, where it has a sign.
+    Number(i128),
+    Bytes(Slice<'t>),
+}
+
+/// Where a value is.
+pub(super) enum Location<'t> {
+    /// Nowhere.
+    None,
+    Constant(Constant<'t>),
+    /// Where this says: not evaluated until the bytes are asked for, since that of a large
+    /// structure in pieces is long and nothing is shown of it.
+    Expression(Slice<'t>),
+}
+
+/// Finds the variables of one frame.
+pub(super) struct Locator<'a, 't> {
+    dwarf: &'a Dwarf<'t>,
+    unit: &'a Unit<'t>,
+    /// As the image has it.
+    address: u64,
+    frame: Frame<'a>,
+    budget: Budget,
+}
+
+impl<'a, 't> Locator<'a, 't> {
+    pub(super) fn new(
+        dwarf: &'a Dwarf<'t>,
+        unit: &'a Unit<'t>,
+        address: u64,
+        frame: &'a UnwoundFrame,
+        memory: &'a dyn VirtualMemory,
+        bias: u64,
+        budget: Budget,
+    ) -> Self {
+        let cfa = frame.cfa.map(|cfa| cfa.0);
+        let frame = Frame { registers: &frame.registers, memory, cfa, frame_base: None, bias };
+        Self { dwarf, unit, address, frame, budget }
+    }
+
+    /// What the variables of `function` count from. Where it cannot be found, those that need it
+    /// say so.
+    pub(super) fn find_frame_base(&mut self, function: UnitOffset) {
+        let Ok(entry) = self.unit.entry(function) else { return };
+        let Some(value) = entry.attr_value(gimli::DW_AT_frame_base) else { return };
+        let Ok(Some(bytes)) = self.expression(value) else { return };
+        let Ok(pieces) = self.pieces(bytes) else { return };
+        self.frame.frame_base = match pieces[..] {
+            [Piece { location: gimli::Location::Address { address }, .. }] => Some(address),
+            // The register holds the base.
+            [Piece { location: gimli::Location::Register { register }, .. }] => {
+                Register::from_dwarf(register.0).and_then(|at| self.frame.registers.get(at))
+            }
+            _ => None,
+        };
+    }
+
+    pub(super) fn locate(&mut self, entry: &Entry<'t>) -> Result<Location<'t>, TypeError> {
+        let Some(value) = entry.attr_value(gimli::DW_AT_location) else {
+            return Ok(constant(entry).map_or(Location::None, Location::Constant));
+        };
+        Ok(self.expression(value)?.map_or(Location::None, Location::Expression))
+    }
+
+    fn pieces(&self, bytes: Slice<'t>) -> Result<Vec<Piece<Slice<'t>>>, ExpressionError> {
+        let indexed = |index| self.dwarf.address(self.unit, gimli::DebugAddrIndex(index)).ok();
+        self.frame.pieces(bytes, self.unit.encoding(), None, indexed)
+    }
+
+    /// The expression that holds at this address.
+    fn expression(&mut self, value: Value<'t>) -> Result<Option<Slice<'t>>, TypeError> {
+        let found = match value.exprloc_value() {
+            Some(expression) => Some(expression.0),
+            None => self.listed(value)?,
+        };
+        Ok(found.filter(|bytes| !bytes.is_empty()))
+    }
+
+    fn listed(&mut self, value: Value<'t>) -> Result<Option<Slice<'t>>, TypeError> {
+        let what = "a location list";
+        let Some(mut list) = self.dwarf.attr_locations(self.unit, value).map_err(read(what))?
+        else {
+            return Ok(None);
+        };
+        while let Some(entry) = list.next().map_err(read(what))? {
+            self.budget.spend(1)?;
+            if (entry.range.begin..entry.range.end).contains(&self.address) {
+                return Ok(Some(entry.data.0));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first `size` bytes of a value, at most [`MAX_VALUE`]. `None` if some of them are
+    /// nowhere.
+    pub(super) fn bytes(
+        &self,
+        location: &Location<'t>,
+        size: usize,
+    ) -> Result<Option<Vec<u8>>, ValueError> {
+        let mut bytes = Vec::new();
+        match location {
+            Location::None => return Ok(None),
+            Location::Constant(Constant::Number(number)) => {
+                bytes.extend_from_slice(&number.to_le_bytes());
+            }
+            Location::Constant(Constant::Bytes(constant)) => {
+                bytes.extend_from_slice(&constant[..constant.len().min(MAX_VALUE)]);
+            }
+            Location::Expression(expression) => {
+                let pieces = match self.pieces(*expression) {
+                    Ok(pieces) => pieces,
+                    // What it was when the function was called, and that is gone.
+                    Err(ExpressionError::EntryValue) => return Ok(None),
+                    Err(error) => return Err(error.into()),
+                };
+                for piece in pieces {
+                    let left = size.saturating_sub(bytes.len());
+                    if left == 0 {
+                        break;
+                    }
+                    match self.piece(&piece, left)? {
+                        Some(part) => bytes.extend_from_slice(&part),
+                        None => return Ok(None),
+                    }
+                }
+            }
+        }
+        // What no piece covers is nowhere.
+        let is_whole = bytes.len() >= size;
+        bytes.truncate(size);
+        Ok(is_whole.then_some(bytes))
+    }
+
+    /// The bytes of one piece, at most `left`. `None` if they are nowhere.
+    fn piece(&self, piece: &Piece<Slice<'t>>, left: usize) -> Result<Option<Vec<u8>>, ValueError> {
+        let length = match piece.size_in_bits {
+            None => left,
+            Some(bits) if bits % 8 == 0 && piece.bit_offset.unwrap_or(0) == 0 => {
+                usize::try_from(bits / 8).map_or(left, |length| length.min(left))
+            }
+            Some(_) => return Err(unsupported("a part of a byte is")),
+        };
+        let part = |bytes: &[u8]| {
+            let part = bytes.get(..length).map(<[u8]>::to_vec);
+            part.ok_or(unsupported("a value of more bytes than its register has is")).map(Some)
+        };
+        match &piece.location {
+            gimli::Location::Address { address } => {
+                let mut bytes = vec![0; length.min(MAX_VALUE)];
+                let read = self.frame.memory.read(VirtualAddress(*address), &mut bytes);
+                read.map_err(TypeError::from)?;
+                Ok(Some(bytes))
+            }
+            gimli::Location::Register { register } => {
+                let known = Register::from_dwarf(register.0);
+                let value = known.and_then(|known| self.frame.registers.get(known));
+                let unknown = ExpressionError::UnknownRegister { register: register.0 };
+                part(&value.ok_or(unknown)?.to_le_bytes())
+            }
+            gimli::Location::Value { value } => {
+                let number = value.to_u64(u64::MAX).map_err(ExpressionError::from)?;
+                part(&number.to_le_bytes())
+            }
+            gimli::Location::Bytes { value } => part(value),
+            // Nothing, or a pointer to what is nowhere itself.
+            _ => Ok(None),
+        }
+    }
+}
+
+fn unsupported(what: &'static str) -> ValueError {
+    ExpressionError::Unsupported { what }.into()
+}
+
+/// The value that the entry itself has (DW_AT_const_value).
+pub(super) fn constant<'t>(entry: &Entry<'t>) -> Option<Constant<'t>> {
+    let value = entry.attr_value(gimli::DW_AT_const_value)?;
+    match value {
+        AttributeValue::Block(bytes) => Some(Constant::Bytes(bytes)),
+        _ => {
+            let unsigned = value.udata_value().map(i128::from);
+            unsigned.or_else(|| value.sdata_value().map(i128::from)).map(Constant::Number)
+        }
+    }
+}

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 
@@ -339,6 +340,34 @@ fn a_core_takes_the_place_of_its_name_at_once_or_not_at_all() {
     let error = core_file::write_path(&missing, &sample.contents(), &sample.memory)
         .expect_err("there is no such folder");
     assert_eq!(error.to_string(), format!("failed to make a file beside {}", missing.display()));
+}
+
+#[test]
+fn a_core_takes_the_place_of_nothing_but_a_file() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let socket = folder.path().join("socket");
+    let _listener = UnixListener::bind(&socket).expect("a socket");
+    let link = folder.path().join("link");
+    symlink(&socket, &link).expect("a link");
+    let sample = sample();
+    for path in [folder.path(), &socket, &link] {
+        let expected = format!("failed to make {}: what is there is not a file", path.display());
+        let error = core_file::check_path(path).expect_err("no file");
+        assert_eq!(error.to_string(), expected);
+        let error = core_file::write_path(path, &sample.contents(), &sample.memory);
+        assert_eq!(error.expect_err("no file").to_string(), expected);
+    }
+    assert!(socket.metadata().expect("the socket").file_type().is_socket());
+
+    let path = folder.path().join("core");
+    core_file::check_path(&path).expect("it can be written");
+    assert!(!path.exists());
+    std::fs::remove_file(&link).expect("the link");
+    symlink("core", &link).expect("a link");
+    std::fs::write(&path, "older").expect("a file");
+    core_file::write_path(&link, &sample.contents(), &sample.memory).expect("a core");
+    assert!(link.is_symlink());
+    assert!(Core::parse(&std::fs::read(&path).expect("the file")).is_ok());
 }
 
 /// Memory of which another page goes away each time that page 32 is read.

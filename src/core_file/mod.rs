@@ -14,12 +14,14 @@
 //! | module | owns |
 //! |---|---|
 //! | `extents` | sets of guest-physical ranges |
+//! | `fault` | how reading a core can fail, and what is damaged in one that is read |
 //! | `format` | ELF's numbers and structures |
 //! | `notes` | notes and registers, to bytes and back |
 //! | `plan` | which program headers a core has, and where things lie in the file |
 //! | `write`, `read` | the file |
 
 mod extents;
+mod fault;
 mod format;
 mod notes;
 mod plan;
@@ -27,9 +29,12 @@ mod read;
 mod write;
 
 pub use extents::{Extent, Extents};
+pub use fault::{CoreError, Finding, Kind};
 pub use notes::{CpuRegisters, UserRegisters};
-pub use read::{Core, CoreError, Finding, Kind};
-pub use write::{Contents, NotePlace, WriteError, Written, write, write_all_but_note, write_path};
+pub use read::Core;
+pub use write::{
+    Contents, NotePlace, WriteError, Written, check_path, write, write_all_but_note, write_path,
+};
 
 /// The version of the format that is written, and the only one that is read.
 pub const FORMAT_VERSION: u32 = 1;

@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nmiscope_symbolizer::{Mapping, PhysicalAddress, PhysicalMemory, ReadError};
+use tempfile::NamedTempFile;
 
 use super::extents::{Extent, Extents};
 use super::format::{
@@ -62,6 +63,15 @@ pub struct Written {
 /// Why there is no core.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
+    /// What has that name is no file: a directory, a device. It is not to be replaced.
+    #[error("failed to make {}: what is there is not a file", path.display())]
+    NotAFile {
+        /// The name.
+        path: PathBuf,
+    },
+    /// An open file could not be written.
+    #[error("failed to write the core")]
+    File(#[source] io::Error),
     /// The file could not be made, written or renamed.
     #[error("failed to {action} {}", path.display())]
     Io {
@@ -103,25 +113,45 @@ pub fn write_path(
     contents: &Contents<'_>,
     memory: &impl PhysicalMemory,
 ) -> Result<Written, WriteError> {
-    // A symbolic link stays one.
-    let target = path.canonicalize().unwrap_or_else(|_| path.into());
     let failed = |action| move |source| WriteError::Io { action, path: path.into(), source };
-    // What went wrong with the temporary file's name is of no use to anybody.
-    let file = atomic_file::temporary(&target)
-        .map_err(|error| io::Error::from(error.kind()))
-        .map_err(failed("make a file beside"))?;
+    let (target, file) = prepare(path)?;
     let written = write(file.as_file(), contents, memory).map_err(|error| match error {
-        WriteError::Io { action, source, .. } => failed(action)(source),
+        WriteError::File(source) => failed("write")(source),
         other => other,
     })?;
     atomic_file::persist(file, &target).map_err(failed("finish"))?;
     Ok(written)
 }
 
+/// Makes sure that a core can be written to `path`, and leaves nothing there: for when there is no
+/// core to write yet, and somebody to be told.
+///
+/// # Errors
+/// [`WriteError::NotAFile`] or [`WriteError::Io`].
+pub fn check_path(path: &Path) -> Result<(), WriteError> {
+    prepare(path).map(drop)
+}
+
+/// Where a path leads to, and a file that is to take its place.
+fn prepare(path: &Path) -> Result<(PathBuf, NamedTempFile), WriteError> {
+    // A symbolic link stays one.
+    let target = path.canonicalize().unwrap_or_else(|_| path.into());
+    if target.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(WriteError::NotAFile { path: path.into() });
+    }
+    let file = atomic_file::temporary(&target).map_err(|error| WriteError::Io {
+        action: "make a file beside",
+        path: path.into(),
+        // Without the temporary file's name, which is of no use to anybody.
+        source: error.kind().into(),
+    })?;
+    Ok((target, file))
+}
+
 /// Writes a core into an open file, from its beginning; whatever was in it is gone.
 ///
 /// # Errors
-/// See [`WriteError`]; those of I/O name no path.
+/// See [`WriteError`].
 pub fn write(
     file: &File,
     contents: &Contents<'_>,
@@ -159,11 +189,11 @@ impl NotePlace {
         if note.len() as u64 > self.room {
             return Err(WriteError::NoteTooLong);
         }
-        file.write_all_at(&note, self.start).map_err(failed)?;
+        file.write_all_at(&note, self.start).map_err(WriteError::File)?;
         let length = self.start - self.segment + note.len() as u64;
         // The segment of notes is the first.
         let at = (EHDR_BYTES + ProgramHeader::FILE_SIZE) as u64;
-        file.write_all_at(&length.to_le_bytes(), at).map_err(failed)
+        file.write_all_at(&length.to_le_bytes(), at).map_err(WriteError::File)
     }
 }
 
@@ -184,17 +214,17 @@ pub fn write_all_but_note(
     let notes_and_room = notes.len().checked_add(room).ok_or(WriteError::NoteTooLong)?;
     let mut extents = contents.extents.clone();
     let mut unreadable = Extents::new();
-    let mut last = None;
-    for _ in 0..ATTEMPTS {
+    let mut attempt = 0;
+    loop {
         let plan =
             Plan::new(&extents, contents.views, notes_and_room).map_err(|why| match why {
                 Refused::TooManyExtents => WriteError::TooManyExtents { extents: extents.len() },
                 Refused::TooLarge => WriteError::TooLarge { bytes: extents.bytes() },
             })?;
-        write_headers(file, &plan, &notes).map_err(failed)?;
+        write_headers(file, &plan, &notes).map_err(WriteError::File)?;
         let mut copy = Copy::new(file, memory);
         for placed in &plan.placed {
-            copy.extent(placed).map_err(failed)?;
+            copy.extent(placed).map_err(WriteError::File)?;
         }
         let Some(error) = copy.error else {
             let written = Written {
@@ -207,21 +237,16 @@ pub fn write_all_but_note(
             let start = plan.notes + notes.len() as u64;
             return Ok((written, NotePlace { segment: plan.notes, start, room: room as u64 }));
         };
+        attempt += 1;
+        if attempt == ATTEMPTS {
+            return Err(WriteError::Unstable(error));
+        }
         // The headers claim what is not there. A core without it has other headers.
         for Extent { start, length } in copy.unreadable.iter() {
             unreadable.insert(start, length);
             extents.remove(start, length);
         }
-        last = Some(error);
     }
-    match last {
-        Some(error) => Err(WriteError::Unstable(error)),
-        None => unreachable!("an attempt without a failure is the last"),
-    }
-}
-
-fn failed(source: io::Error) -> WriteError {
-    WriteError::Io { action: "write", path: PathBuf::new(), source }
 }
 
 fn write_headers(file: &File, plan: &Plan, notes: &[u8]) -> io::Result<()> {

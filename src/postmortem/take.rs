@@ -1,6 +1,5 @@
 //! From a stopped guest to a core.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -13,7 +12,7 @@ use crate::atomic_file;
 use crate::capture::Capture;
 use crate::capture::nmi::Stopped;
 use crate::core_file::{
-    Contents, CpuRegisters, Extents, NotePlace, UserRegisters, write_all_but_note,
+    Contents, CpuRegisters, Extents, NotePlace, UserRegisters, check_path, write_all_but_note,
 };
 use crate::diagnosis::host_look::HostLook;
 use crate::report::Report;
@@ -53,14 +52,7 @@ impl Destination {
     /// # Errors
     /// It cannot.
     pub fn open(path: &Path, size: Size) -> anyhow::Result<Self> {
-        let failed = || format!("failed to write {}", path.display());
-        if path.is_dir() {
-            return Err(io::Error::from(io::ErrorKind::IsADirectory)).with_context(failed);
-        }
-        // The error names a temporary file, which is of no use to anybody.
-        atomic_file::temporary(path)
-            .map_err(|error| io::Error::from(error.kind()))
-            .with_context(failed)?;
+        check_path(path)?;
         Ok(Self { path: path.into(), size })
     }
 

@@ -26,6 +26,8 @@ pub(crate) enum Exit<'run> {
     /// Nothing to do but to look at the command queue and go on: a kick, another signal, or a
     /// vCPU that waits for its start-up IPI.
     Interrupted,
+    /// One instruction is done, as [`crate::Vm::step`] wanted.
+    Stepped,
     Ended(End),
 }
 
@@ -83,8 +85,8 @@ impl<'run> Exit<'run> {
             VcpuExit::SetTpr => Self::Ended(End::Unexpected("KVM_EXIT_SET_TPR")),
             VcpuExit::TprAccess => Self::Ended(End::Unexpected("KVM_EXIT_TPR_ACCESS")),
             VcpuExit::IoapicEoi(_) => Self::Ended(End::Unexpected("KVM_EXIT_IOAPIC_EOI")),
-            // These need a capability or a debug mode that this VMM does not enable.
-            VcpuExit::Debug(_) => Self::Ended(End::Unexpected("KVM_EXIT_DEBUG")),
+            VcpuExit::Debug(_) => Self::Stepped,
+            // These need a capability that this VMM does not enable.
             VcpuExit::Hypercall(_) => Self::Ended(End::Unexpected("KVM_EXIT_HYPERCALL")),
             VcpuExit::Hyperv => Self::Ended(End::Unexpected("KVM_EXIT_HYPERV")),
             VcpuExit::X86Rdmsr(_) => Self::Ended(End::Unexpected("KVM_EXIT_X86_RDMSR")),
@@ -118,7 +120,7 @@ pub struct ExitCounts {
     pub port_writes: u64,
     /// Reads and writes of guest-physical addresses without memory.
     pub mmio: u64,
-    /// Kicks and other signals, and vCPUs that came out of wait-for-SIPI.
+    /// Kicks and other signals, vCPUs that came out of wait-for-SIPI, and single steps.
     pub interrupted: u64,
     /// Exits after which the vCPU could not go on.
     pub ended: u64,
@@ -159,7 +161,7 @@ impl Counters {
             Exit::PortIn { .. } => &self.port_reads,
             Exit::PortOut { .. } => &self.port_writes,
             Exit::MmioRead { .. } | Exit::MmioWrite => &self.mmio,
-            Exit::Interrupted => &self.interrupted,
+            Exit::Interrupted | Exit::Stepped => &self.interrupted,
             Exit::Ended(_) => &self.ended,
         };
         counter.fetch_add(1, Ordering::Relaxed);

@@ -96,6 +96,31 @@ impl Vm {
         self.vcpus.get(cpu as usize).map_or(Duration::ZERO, VcpuHandle::run_time)
     }
 
+    /// Lets one vCPU of a paused VM execute one instruction (KVM_SET_GUEST_DEBUG), and reads its
+    /// state behind it. An interrupt's handler that comes first is run as a whole. One that sleeps
+    /// in HLT for longer than [`Vm::ANSWER_DEADLINE`] stays where it is.
+    pub fn step(&mut self, cpu: u32) -> Result<VcpuState, VcpuError> {
+        self.run_one(cpu, None)
+    }
+
+    /// Lets one vCPU of a paused VM run until the instruction at a guest-virtual address is its next
+    /// (KVM_SET_GUEST_DEBUG), or for [`Vm::ANSWER_DEADLINE`].
+    pub fn run_to(&mut self, cpu: u32, address: u64) -> Result<VcpuState, VcpuError> {
+        self.run_one(cpu, Some(address))
+    }
+
+    fn run_one(&mut self, cpu: u32, to: Option<u64>) -> Result<VcpuState, VcpuError> {
+        let gather = Gather::new();
+        self.ask(&[cpu], || Command::Step { to, answer: gather.slot() });
+        gather.wait(Instant::now() + Self::ANSWER_DEADLINE);
+        if !gather.is_complete() {
+            self.kick_late(&[cpu], &gather);
+            gather.wait(Instant::now() + Self::ANSWER_DEADLINE);
+        }
+        let answer = self.in_order(&[cpu], gather.into_answers(), 2 * Self::ANSWER_DEADLINE).pop();
+        answer.unwrap_or(Err(VcpuError::NoSuchVcpu(cpu)))
+    }
+
     /// Sends an NMI to each of `cpus` and lets each run until its handler writes the nmi_done port,
     /// then stops it again. Other vCPUs stay stopped. For a paused VM.
     ///

@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Read(Slot<Answer<VcpuState>>),
     /// Read the time-stamp counter.
     ReadTsc(Slot<Answer<u64>>),
+    /// Execute instructions up to a point, or to a kick, and read the state. Only to a paused vCPU.
+    Step { to: Option<u64>, answer: Slot<Answer<VcpuState>> },
     /// Run one NMI handler, not beyond `until`. Only to a paused vCPU.
     RunNmi { bound: Duration, until: Instant, answer: Slot<Answer<NmiRun>> },
     /// End the thread. Answered when the vCPU is closed.

@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
+use kvm_bindings::{
+    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, kvm_guest_debug,
+};
 use kvm_ioctls::VcpuFd;
 use tracing::{debug, warn};
 use vm_memory::GuestMemoryMmap;
@@ -90,6 +93,7 @@ enum Step {
     Continue,
     /// KVM_RUN was interrupted, and no instruction is half done.
     Interrupted,
+    Stepped,
     NmiDone,
     Ended(Outcome),
 }
@@ -144,7 +148,7 @@ impl Vcpu {
             Ok(command) => self.obey(command),
             Err(TryRecvError::Disconnected) => self.state = State::Exiting(None),
             Err(TryRecvError::Empty) => match self.enter() {
-                Step::Continue | Step::Interrupted => {}
+                Step::Continue | Step::Interrupted | Step::Stepped => {}
                 Step::NmiDone => self.announce_nmi_done(),
                 Step::Ended(outcome) => self.end(outcome),
             },
@@ -167,6 +171,7 @@ impl Vcpu {
             Command::Read(answer) => {
                 answer.answer((self.cpu, VcpuState::read(self.cpu, &self.fd)));
             }
+            Command::Step { to, answer } => answer.answer((self.cpu, self.step(to))),
             Command::ReadTsc(answer) => answer.answer((self.cpu, read_tsc(&self.fd))),
             Command::RunNmi { bound, until, answer } => {
                 answer.answer((self.cpu, self.run_nmi(bound, until)));
@@ -208,6 +213,7 @@ impl Vcpu {
             }
             Exit::MmioWrite => return Step::Continue,
             Exit::Interrupted => return Step::Interrupted,
+            Exit::Stepped => return Step::Stepped,
             Exit::Ended(end) => end,
         };
         Step::Ended(self.outcome_of(end))
@@ -258,13 +264,45 @@ impl Vcpu {
             let step = self.enter();
             self.immediate_exit.clear();
             match step {
-                Step::Continue | Step::Interrupted => {}
+                Step::Continue | Step::Interrupted | Step::Stepped => {}
                 Step::NmiDone => self.announce_nmi_done(),
                 Step::Ended(outcome) => return Some(outcome),
             }
         }
         warn!(cpu = self.cpu, "an instruction does not end; its registers may be inconsistent");
         None
+    }
+
+    /// See `Vm::step` and `Vm::run_to`.
+    fn step(&mut self, to: Option<u64>) -> Result<VcpuState, KvmError> {
+        let control = if to.is_some() { KVM_GUESTDBG_USE_HW_BP } else { KVM_GUESTDBG_SINGLESTEP };
+        let mut debug =
+            kvm_guest_debug { control: KVM_GUESTDBG_ENABLE | control, ..Default::default() };
+        if let Some(address) = to {
+            // DR0, and DR7 with its breakpoint on execution enabled (SDM vol. 3, 18.2.4).
+            debug.arch.debugreg[0] = address;
+            debug.arch.debugreg[7] = 0x402;
+        }
+        self.immediate_exit.clear();
+        self.debug(&debug)?;
+        loop {
+            match self.enter() {
+                // A port or memory access whose second half is still to come.
+                Step::Continue => {}
+                Step::NmiDone => self.announce_nmi_done(),
+                Step::Interrupted | Step::Stepped => break,
+                Step::Ended(outcome) => {
+                    self.end(outcome);
+                    break;
+                }
+            }
+        }
+        self.debug(&kvm_guest_debug::default())?;
+        VcpuState::read(self.cpu, &self.fd)
+    }
+
+    fn debug(&self, debug: &kvm_guest_debug) -> Result<(), KvmError> {
+        self.fd.set_guest_debug(debug).map_err(KvmError::ioctl("KVM_SET_GUEST_DEBUG"))
     }
 
     /// See `Vm::run_nmi`.
@@ -307,7 +345,7 @@ impl Vcpu {
                 });
             }
             match self.enter() {
-                Step::Continue | Step::Interrupted => {}
+                Step::Continue | Step::Interrupted | Step::Stepped => {}
                 Step::Ended(outcome) => return Ok(self.ended_in_nmi(outcome)),
                 Step::NmiDone => {
                     if let Some(outcome) = self.finish_instruction() {

@@ -221,3 +221,42 @@ fn a_vcpu_that_a_blocked_console_holds_up_is_named_and_stops_later() {
     machine.pause();
     assert_eq!(machine.output(), "");
 }
+
+#[test]
+fn a_paused_vcpu_can_be_stepped_an_instruction_at_a_time() {
+    // nop, nop, and a jump back over both.
+    let asm = Asm::at(CODE).out8(POST, 1);
+    let mut machine = Machine::run(asm.raw(&[0x90, 0x90, 0xeb, 0xfc]));
+    machine.wait_for_post(1);
+    std::thread::sleep(Duration::from_millis(10));
+    let mut rip = machine.pause()[0].registers.rip;
+    for _ in 0..30 {
+        let next = machine.vm.step(0).unwrap().registers.rip;
+        // mov edx (5), mov al (2), out (1), nop, nop, jmp
+        let after = [(8, 9), (9, 10), (10, 8)]
+            .map(|(at, then)| (u64::from(CODE) + at, u64::from(CODE) + then));
+        assert!(after.contains(&(rip, next)), "{rip:#x} to {next:#x}");
+        rip = next;
+    }
+    machine.vm.resume();
+    std::thread::sleep(Duration::from_millis(10));
+    machine.pause();
+}
+
+#[test]
+fn a_paused_vcpu_can_be_run_to_an_address_and_stops_trying_at_one_it_never_reaches() {
+    let asm = Asm::at(CODE).out8(POST, 1);
+    let mut machine = Machine::run(asm.raw(&[0x90, 0x90, 0xeb, 0xfc, 0x90]));
+    machine.wait_for_post(1);
+    std::thread::sleep(Duration::from_millis(10));
+    machine.pause();
+    for offset in [9, 8, 10] {
+        let address = u64::from(CODE) + offset;
+        assert_eq!(machine.vm.run_to(0, address).unwrap().registers.rip, address);
+    }
+    let never = u64::from(CODE) + 12;
+    let state = machine.vm.run_to(0, never).unwrap();
+    assert_ne!(state.registers.rip, never);
+    let state = machine.vm.step(0).unwrap();
+    assert_ne!(state.registers.rip, never);
+}

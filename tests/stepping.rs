@@ -1,0 +1,224 @@
+//! The host's look at every instruction: a vCPU is stepped through functions, the NMI's entry and
+//! its return, and at each of them the callers are those that a model of the stack has, which
+//! follows calls, returns and interrupts by decoding what is executed.
+
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
+
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
+use nmiscope::diagnosis::host_look::look_at_all;
+use nmiscope::images::{Access, Files};
+use nmiscope::target::memory::GuestRam;
+use nmiscope::target::page_tables;
+use nmiscope_guest::abi;
+use nmiscope_symbolizer::{GuestVirtual, Image, VirtualAddress, VirtualMemory};
+use nmiscope_vmm::{Config, Event, Ports, VcpuState, Vm};
+
+/// A vCPU under observation, and what its stack should look like.
+struct Stepped<'a> {
+    vm: Vm,
+    image: &'a Image<'a>,
+    state: VcpuState,
+    /// Where each frame goes on that is not the innermost, outermost first.
+    callers: Vec<u64>,
+    _events: Receiver<Event>,
+}
+
+fn boot(workload: &str) -> (Vm, Receiver<Event>) {
+    let (sender, events) = mpsc::channel();
+    let mut vm = Vm::new(Config {
+        cpus: 1,
+        memory: 64 << 20,
+        image: nmiscope::bundled::image(),
+        cmdline: format!("workload={workload}"),
+        serial_output: Box::new(std::io::sink()),
+        ports: Ports {
+            debug_exit: abi::DEBUG_EXIT_PORT,
+            post: abi::POST_PORT,
+            nmi_done: abi::NMI_DONE_PORT,
+        },
+        pit: false,
+        events: Box::new(move |event| {
+            // The test may have seen enough.
+            let _ = sender.send(event);
+        }),
+    })
+    .expect("these tests need a /dev/kvm that works");
+    vm.start();
+    let ready = events.recv_timeout(Duration::from_secs(30)).expect("the guest gets ready");
+    assert!(matches!(ready, Event::Post { code: abi::POST_READY, .. }), "{ready:?}");
+    (vm, events)
+}
+
+impl<'a> Stepped<'a> {
+    /// Stops at the start of a function. What the look says there is taken for true.
+    fn at(workload: &str, function: &str, image: &'a Image<'a>) -> Self {
+        let (mut vm, events) = boot(workload);
+        vm.pause(Duration::from_secs(2));
+        let address = address_of(image, function);
+        let state = vm.run_to(0, address).expect("a vCPU that can be run");
+        assert_eq!(state.registers.rip, address, "{function} is not executed");
+        let mut stepped = Self { vm, image, state, callers: Vec::new(), _events: events };
+        stepped.callers = stepped.look().into_iter().skip(1).rev().collect();
+        assert!(!stepped.callers.is_empty());
+        stepped
+    }
+
+    /// The addresses of the frames that the host sees, innermost first. Its view has to be whole.
+    fn look(&self) -> Vec<u64> {
+        let ram = GuestRam::new(self.vm.memory());
+        let looks = look_at_all(&[Ok(self.state)], Some(self.image), &ram);
+        let look = looks.into_iter().flatten().next().expect("a look");
+        assert!(look.ending.is_complete(), "{}: {look:#?}", self.place());
+        look.frames.iter().map(|frame| frame.pc.address().0).collect()
+    }
+
+    fn place(&self) -> String {
+        let rip = VirtualAddress(self.state.registers.rip);
+        match self.image.symbol_containing(rip) {
+            Some(found) => format!("{rip} ({}+{:#x})", found.symbol.name, found.offset),
+            None => rip.to_string(),
+        }
+    }
+
+    #[track_caller]
+    fn check(&self) {
+        let expected =
+            [self.state.registers.rip].into_iter().chain(self.callers.iter().rev().copied());
+        let expected: Vec<u64> = expected.collect();
+        assert_eq!(hex(&self.look()), hex(&expected), "at {}", self.place());
+    }
+
+    fn instruction_at(&self, rip: u64) -> Instruction {
+        let ram = GuestRam::new(self.vm.memory());
+        let tables = page_tables(&self.state.registers).expect("long mode");
+        let memory = GuestVirtual::new(&ram, tables);
+        let mut bytes = [0; 15];
+        memory.read(VirtualAddress(rip), &mut bytes).expect("code");
+        Decoder::with_ip(64, &bytes, rip, DecoderOptions::NONE).decode()
+    }
+
+    /// Executes one instruction, and follows it.
+    #[track_caller]
+    fn step(&mut self) {
+        let before = self.state.registers.rip;
+        let instruction = self.instruction_at(before);
+        self.state = self.vm.step(0).expect("a vCPU that can be stepped");
+        if entered_a_stub(self.image, before, self.state.registers.rip) {
+            self.callers.push(before);
+        } else {
+            self.follow(&instruction);
+        }
+        self.check();
+    }
+
+    /// What an instruction does to the model's stack, now that it has been executed.
+    #[track_caller]
+    fn follow(&mut self, instruction: &Instruction) {
+        let rip = self.state.registers.rip;
+        match instruction.flow_control() {
+            FlowControl::Call | FlowControl::IndirectCall => {
+                self.callers.push(instruction.next_ip());
+            }
+            FlowControl::Return => {
+                let to = self.callers.pop().expect("a frame to return to");
+                let is_iret = instruction.mnemonic() == Mnemonic::Iretq;
+                // An IRET sets the trap flag for what it returns to: the trap is one instruction
+                // late.
+                if is_iret && rip != to {
+                    let next = self.instruction_at(to);
+                    self.follow(&next);
+                } else {
+                    assert_eq!(rip, to, "the model is wrong: {instruction}");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Runs on to where the model's frame at that depth goes on.
+    fn return_to(&mut self, depth: usize) {
+        let address = self.callers[depth];
+        self.state = self.vm.run_to(0, address).expect("a vCPU that can be run");
+        assert_eq!(self.state.registers.rip, address, "it did not return");
+        self.callers.truncate(depth);
+        self.check();
+    }
+}
+
+/// Whether an interrupt came instead of the instruction: it begins with its vector's stub.
+fn entered_a_stub(image: &Image<'_>, before: u64, after: u64) -> bool {
+    let is_stub = |rip| {
+        let found = image.symbol_containing(VirtualAddress(rip));
+        found.is_some_and(|found| {
+            let vector = found.symbol.name.strip_prefix("trap_");
+            vector.is_some_and(|vector| vector.parse::<u8>().is_ok())
+        })
+    };
+    is_stub(after) && !is_stub(before)
+}
+
+fn hex(addresses: &[u64]) -> Vec<String> {
+    addresses.iter().map(|address| format!("{address:x}")).collect()
+}
+
+fn address_of(image: &Image<'_>, function: &str) -> u64 {
+    image.symbol(function).unwrap_or_else(|| panic!("no symbol {function}")).address.0
+}
+
+fn files() -> Files {
+    Files::open(None, Access::Read).expect("the bundled guest")
+}
+
+/// The mangled name of a function of the kernel.
+fn mangled(image: &[u8], path: &str) -> String {
+    use object::{Object, ObjectSymbol};
+    let file = object::File::parse(image).expect("the bundled guest");
+    let names = file.symbols().filter_map(|symbol| symbol.name().ok());
+    let wanted = |name: &&str| nmiscope_symbolizer::demangle(name).ends_with(path);
+    names.into_iter().find(wanted).unwrap_or_else(|| panic!("no function {path}")).to_owned()
+}
+
+#[test]
+fn callers_are_right_at_every_instruction_of_functions() {
+    let files = files();
+    let image = files.parse().expect("the bundled guest");
+    let step = mangled(&files.image, "workload::busy::step");
+    let mut stepped = Stepped::at("busy", &step, &image);
+    let mut deepest = 0;
+    for _ in 0..6000 {
+        stepped.step();
+        deepest = deepest.max(stepped.callers.len());
+    }
+    assert!(deepest > 3, "no calls were seen");
+}
+
+#[test]
+fn callers_are_right_at_every_instruction_of_an_nmis_entry_and_return() {
+    let files = files();
+    let image = files.parse().expect("the bundled guest");
+    let step = mangled(&files.image, "workload::busy::step");
+    let mut stepped = Stepped::at("busy", &step, &image);
+    let outer = stepped.callers.len();
+    let interrupted = stepped.state.registers.rip;
+    // Without time to run: it stays pending, and comes next.
+    stepped.vm.run_nmi(&[0], Duration::ZERO);
+    stepped.state =
+        stepped.vm.run_to(0, address_of(&image, "trap_2")).expect("a vCPU that can be run");
+    stepped.callers.push(interrupted);
+    stepped.check();
+    // Into what trap_common calls, and a while on.
+    for _ in 0..400 {
+        stepped.step();
+    }
+    assert!(stepped.callers.len() > outer + 2, "trap_common has called nothing");
+    // Back to it, and through its end into what was interrupted.
+    stepped.return_to(outer + 1);
+    while stepped.callers.len() > outer {
+        stepped.step();
+    }
+    assert!(!stepped.state.nmi.masked, "the NMI has not returned");
+    for _ in 0..100 {
+        stepped.step();
+    }
+}

@@ -222,3 +222,18 @@ fn callers_are_right_at_every_instruction_of_an_nmis_entry_and_return() {
         stepped.step();
     }
 }
+
+#[test]
+fn an_address_that_is_never_reached_is_given_up() {
+    let files = files();
+    let image = files.parse().expect("the bundled guest");
+    let step = mangled(&files.image, "workload::busy::step");
+    let mut stepped = Stepped::at("busy", &step, &image);
+    let never = address_of(&image, "trap_8");
+    let state = stepped.vm.run_to(0, never).expect("a vCPU that can be asked");
+    assert_ne!(state.registers.rip, never);
+    // It stands still again, and can be stepped.
+    stepped.state = state;
+    stepped.callers = stepped.look().into_iter().skip(1).rev().collect();
+    stepped.step();
+}

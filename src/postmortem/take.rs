@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use nmiscope_symbolizer::{GuestVirtual, Image, Mapping, MappingLimits, Register, VirtualAddress};
+use nmiscope_symbolizer::{
+    GuestVirtual, Image, Mapping, MappingLimits, Register, VirtualAddress, VirtualMemory,
+};
 use nmiscope_vmm::{Registers, VcpuState};
 use tempfile::NamedTempFile;
 
@@ -70,10 +72,11 @@ impl Destination {
             Size::Full => extents = moment.ram.extents(),
         }
         let cpus = moment.cpus();
+        let vmcoreinfo = moment.vmcoreinfo();
         let contents = Contents {
             cpus: &cpus,
             note: &[],
-            vmcoreinfo: None,
+            vmcoreinfo: vmcoreinfo.as_deref(),
             build_id: moment.image.and_then(|image| image.build_id()),
             extents: &extents,
             views: &views,
@@ -134,6 +137,25 @@ impl Moment<'_> {
             views.extend(found.ranges);
         }
         (tables, views)
+    }
+
+    /// What a Linux kernel says of its own structures (kernel/vmcore_info.c); other tools find their
+    /// way by it.
+    fn vmcoreinfo(&self) -> Option<Vec<u8>> {
+        // A page, says Linux.
+        const MOST: usize = 4096;
+        let image = self.image?;
+        let tables = self.states().find_map(|state| page_tables(&state.registers).ok())?;
+        let memory = GuestVirtual::new(&self.ram, tables);
+        let word = |name: &str| -> Option<u64> {
+            let mut bytes = [0; 8];
+            memory.read(image.symbol(name)?.address, &mut bytes).ok()?;
+            Some(u64::from_le_bytes(bytes))
+        };
+        let length = usize::try_from(word("vmcoreinfo_size")?).ok().filter(|&len| len <= MOST)?;
+        let mut text = vec![0; length];
+        memory.read(VirtualAddress(word("vmcoreinfo_data")?), &mut text).ok()?;
+        Some(text)
     }
 
     /// What it takes to make the report again, and to unwind with another tool.

@@ -5,7 +5,7 @@
 mod common;
 
 use common::*;
-use nmiscope::report::{Backtrace, CpuState, Kernel, Outcome, Reservation, Trigger};
+use nmiscope::report::{Backtrace, CpuState, Finding, Kernel, Outcome, Reservation, Trigger};
 use rustix::process::Signal;
 
 #[track_caller]
@@ -88,11 +88,35 @@ fn printing_straight_from_nmi_deadlocks_where_diverted_printing_does_not() {
         assert!(reason.contains("did not finish"), "{reason}");
         assert_eq!(cpu.nmi.delivered, Some(true), "{:?}", cpu.nmi);
         assert!(!cpu.nmi.handler_finished && cpu.nmi.masked_after, "{:?}", cpu.nmi);
+        assert_eq!(cpu.findings, [Finding::HandlerUnfinished]);
 
         let diverted =
             run_workload("printk-lock-held", cpus).args(arguments).run().expect_code(exit::HANG);
         everyone_answers(&diverted.report().backtraces[0]);
     }
+}
+
+#[test]
+fn nmis_that_are_given_no_time_are_not_delivered_and_the_host_sees_the_stacks() {
+    let finished = run_workload("abba-deadlock", 4)
+        .args(["--hang-after", "500ms", "--nmi-timeout", "0"])
+        .run()
+        .expect_code(exit::HANG);
+    let report = finished.report();
+    let backtrace = &report.backtraces[0];
+    for cpu in &backtrace.cpus {
+        assert_eq!(cpu.findings, [Finding::NmiNotDelivered], "cpu{}", cpu.cpu);
+        assert!(cpu.word.is_none() && cpu.look.as_ref().is_some_and(|look| look.complete));
+    }
+    let culprit = seen_functions(&backtrace.cpus[0]);
+    assert!(is_subsequence(&["lock", "take_second", "take_both", "cpu_main"], &culprit));
+    // Grouped by what the host saw: the deadlock's two are in different calls. The others are in the
+    // same one, unless a tick has just come.
+    assert!(backtrace.groups.starts_with(&[vec![0], vec![1]]), "{:?}", backtrace.groups);
+    let [.., a, b] = &backtrace.cpus[..] else { panic!("4 vCPUs") };
+    let together = (a.state, b.state) == (CpuState::Halted, CpuState::Halted);
+    assert_eq!(backtrace.groups.contains(&vec![2, 3]), together, "{:?}", backtrace.groups);
+    assert!(finished.stdout.contains("host's look"), "{}", finished.stdout);
 }
 
 #[test]

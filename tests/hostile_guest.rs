@@ -138,6 +138,7 @@ fn a_buffer_that_is_garbage_all_over_is_marked_as_such() {
         for wanted in ["length is garbage", "owner is garbage", "garbled"] {
             assert!(findings.contains(wanted), "{wanted}: {findings}");
         }
+        assert!(cpu.findings.contains(&Finding::WordGarbled), "{:?}", cpu.findings);
     }
     assert!(finished.stdout.contains("length is garbage"), "{}", finished.stdout);
 }

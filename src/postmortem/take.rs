@@ -174,18 +174,19 @@ impl Moment<'_> {
         for stack_pointer in self.stack_pointers() {
             // Up to where nothing is mapped: the guard page above it, or below.
             let start = VirtualAddress(stack_pointer.0 & !(PAGE - 1));
-            let above = (0..MAX_STACK / PAGE).map(|page| start.wrapping_add(page * PAGE));
-            let _ = above.take_while(|&page| insert(page)).count();
-            let below =
-                (1..MAX_STACK / PAGE).map(|page| start.wrapping_add((page * PAGE).wrapping_neg()));
-            let _ = below.take_while(|&page| insert(page)).count();
+            let offsets = (0..MAX_STACK).step_by(PAGE as usize);
+            let mut up = offsets.clone().map(|offset| start.wrapping_add(offset));
+            while up.next().is_some_and(&mut insert) {}
+            let mut down = offsets.skip(1).map(|offset| start.wrapping_add(offset.wrapping_neg()));
+            while down.next().is_some_and(&mut insert) {}
         }
         if let (Some(places), Some(image)) = (&self.stopped.places, self.image) {
             for (start, length) in places.own_memory(image) {
-                let pages = (0..length.div_ceil(PAGE)).map(|page| start.wrapping_add(page * PAGE));
-                pages.for_each(|page| {
-                    insert(page);
-                });
+                let within = start.0 % PAGE;
+                for offset in (0..within + length).step_by(PAGE as usize) {
+                    // What is not mapped is not there.
+                    insert(VirtualAddress(start.0 - within).wrapping_add(offset));
+                }
             }
         }
         extents

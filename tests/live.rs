@@ -1,13 +1,20 @@
 //! On a real `/dev/kvm`, for every workload of the bundled guest, at 1, 2 and 8 vCPUs: the run ends
 //! as the workload's file says that it does, and the guest's word shows the frames that the file's
-//! head promises (`Frames: WHERE: FUNCTION, FUNCTION, ...`).
+//! head promises (`Frames: WHERE: FUNCTION, FUNCTION, ...`). Where a backtrace was taken, the core
+//! of it makes the same report again.
 //!
 //! The heads are compiled in: what is expected comes from the workloads, not from the tool.
 
 mod common;
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
 use common::*;
 use nmiscope::report::{Backtrace, CpuState, Finding, FoundBy, Outcome, Report, Reservation};
+
+/// Where the runs here put their cores.
+const CORE: &str = "hang.core";
 
 /// How a run of a workload ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +128,7 @@ fn check(workload: &str, source: &'static str, ending: Ending, cpus: u32) -> Rep
         Ending::Stopped => invocation.args(["--nmi-after", "1s", "--stop-after", "2s"]),
         Ending::Panic | Ending::Crash | Ending::Left => invocation,
     };
-    let finished = invocation.run();
+    let finished = invocation.args(["--core", CORE]).run();
     let report = finished.report();
     let all = || finished.all();
     let code = match (ending, &report.outcome) {
@@ -168,7 +175,28 @@ fn check(workload: &str, source: &'static str, ending: Ending, cpus: u32) -> Rep
     }
     assert_eq!(report.machine.vcpus, cpus);
     assert!(report.ready_after_ms.is_some());
+    check_core(&finished, backtraces);
     report
+}
+
+/// A run that took a backtrace leaves its core, and nothing of one otherwise; and the core makes
+/// the same report again, byte for byte, but for what it was made from.
+#[track_caller]
+fn check_core(live: &Finished, backtraces: usize) {
+    if backtraces == 0 {
+        assert_eq!(live.files(), [REPORT], "{}", live.all());
+        return;
+    }
+    assert_eq!(live.files(), [CORE, REPORT], "{}", live.all());
+    let core = live.directory.path().join(CORE);
+    let again = nmiscope(["report", "--quiet"]).arg(core).with_report().run();
+    assert_eq!(again.code(), live.code(), "{}", again.all());
+    assert_eq!((again.stdout.as_str(), again.stderr.as_str()), ("", ""), "{}", again.all());
+    again.report();
+    let expected = live.text_of(REPORT).replacen("\"source\": \"live\"", "\"source\": \"core\"", 1);
+    let found = again.text_of(REPORT);
+    let difference = expected.lines().zip(found.lines()).find(|(live, core)| live != core);
+    assert!(expected == found, "{difference:?}: {}\n{}", live.all(), again.all());
 }
 
 /// The backtrace of a run that takes one.
@@ -402,4 +430,34 @@ fn a_workload_that_needs_more_cpus_is_refused_by_the_guest() {
     assert_eq!(report.outcome, Outcome::Exit { code: 2 });
     let console = report.console_tail.join("\n");
     assert!(console.contains("workload abba-deadlock needs at least 2 CPUs"), "{console}");
+}
+
+/// A core's file: its length, and what it takes of the disk.
+fn size_of(core: &Finished) -> (u64, u64) {
+    let metadata = fs::metadata(core.directory.path().join(CORE)).expect("a core");
+    (metadata.len(), metadata.blocks() * 512)
+}
+
+#[test]
+fn the_core_of_4_vcpus_is_smaller_than_1_mib() {
+    let finished = run_workload("abba-deadlock", 4)
+        .args(["--hang-after", "500ms", "--nmi-timeout", "10s", "--core", CORE])
+        .run()
+        .expect_code(exit::HANG);
+    let (length, _) = size_of(&finished);
+    assert!(length < 1 << 20, "{length} bytes");
+    check_core(&finished, 1);
+}
+
+/// All of the memory is in it; pages of zeros are holes.
+#[test]
+fn a_full_core_makes_the_same_report_and_is_sparse() {
+    let finished = run_workload("nmi-stuck", 2)
+        .args(["--hang-after", "500ms", "--memory", "64M", "--core", CORE, "--core-size", "full"])
+        .run()
+        .expect_code(exit::HANG);
+    let (length, on_disk) = size_of(&finished);
+    assert!(length >= 60 << 20, "{length} bytes");
+    assert!(on_disk < length / 4, "{on_disk} of {length} bytes are on the disk");
+    check_core(&finished, 1);
 }

@@ -37,7 +37,7 @@ pub mod exit {
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The report that [`Invocation::with_report`] asks for.
-const REPORT: &str = "report.json";
+pub const REPORT: &str = "report.json";
 
 /// Fails where there is no KVM: a live test that did not run has not passed.
 pub fn require_kvm() {
@@ -92,6 +92,12 @@ impl Invocation {
     /// More arguments.
     pub fn args<I: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = I>) -> Self {
         self.command.args(arguments);
+        self
+    }
+
+    /// One more.
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.command.arg(argument);
         self
     }
 
@@ -307,10 +313,15 @@ impl Finished {
     /// The report in a file of its directory.
     #[track_caller]
     pub fn report_in(&self, file: &str) -> Report {
+        parse_report(&self.text_of(file))
+    }
+
+    /// What a file of its directory says.
+    #[track_caller]
+    pub fn text_of(&self, file: &str) -> String {
         let path = self.directory.path().join(file);
-        let text = std::fs::read_to_string(&path)
-            .unwrap_or_else(|error| panic!("no report in {file} ({error}): {}", self.all()));
-        parse_report(&text)
+        std::fs::read_to_string(&path)
+            .unwrap_or_else(|error| panic!("no text in {file} ({error}): {}", self.all()))
     }
 
     /// The names in its directory.

@@ -1,0 +1,104 @@
+//! The host's look at vCPUs that compute, at a thousand random moments on 2 and on 8 of them: each
+//! stack is whole, by call frame information alone, wherever it was stopped.
+//!
+//! Needs `/dev/kvm`. The seed of the moments is printed; the moments themselves are the machine's.
+
+mod common;
+
+use std::sync::mpsc;
+use std::thread::sleep;
+use std::time::Duration;
+
+use nmiscope::diagnosis::host_look::{HostLook, look_at_all};
+use nmiscope::target::memory::GuestRam;
+use nmiscope_guest::abi;
+use nmiscope_symbolizer::{Image, Strategy, UnwoundFrame};
+use nmiscope_vmm::{Config, Event, Ports, Vm};
+
+const CAPTURES: u32 = 1000;
+
+/// A VM whose vCPUs all compute, up and running.
+fn busy_vm(cpus: u32) -> Vm {
+    common::require_kvm();
+    let (sender, events) = mpsc::channel();
+    let mut vm = Vm::new(Config {
+        cpus,
+        memory: 64 << 20,
+        image: nmiscope::bundled::image(),
+        cmdline: "workload=busy".into(),
+        serial_output: Box::new(std::io::sink()),
+        ports: Ports {
+            debug_exit: abi::DEBUG_EXIT_PORT,
+            post: abi::POST_PORT,
+            nmi_done: abi::NMI_DONE_PORT,
+        },
+        pit: false,
+        events: Box::new(move |event| {
+            // Nobody listens once the guest is ready.
+            let _ = sender.send(event);
+        }),
+    })
+    .expect("a VM");
+    vm.start();
+    let ready = events.recv_timeout(Duration::from_secs(30)).expect("the guest gets ready");
+    assert!(matches!(ready, Event::Post { code: abi::POST_READY, .. }), "{ready:?}");
+    vm
+}
+
+/// The symbols of a look's frames, innermost first.
+fn symbols(image: &Image<'_>, look: &HostLook) -> Vec<String> {
+    let name = |frame: &UnwoundFrame| {
+        let found = image.symbol_containing(frame.pc.lookup_address());
+        found.map_or_else(|| "??".into(), |found| found.symbol.name.into_owned())
+    };
+    look.frames.iter().map(name).collect()
+}
+
+fn every_stack_is_whole(cpus: u32) {
+    let image = Image::parse(nmiscope::bundled::image()).expect("the bundled image");
+    let mut vm = busy_vm(cpus);
+    let mut seed: u64 = 0x9e37_79b9_7f4a_7c15 ^ u64::from(cpus);
+    println!("seed {seed:#x}");
+    let mut stops = std::collections::BTreeSet::new();
+    for capture in 0..CAPTURES {
+        // xorshift64
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        // A stop that follows at once may find the guest where it was.
+        sleep(Duration::from_micros(seed % 3000));
+        let states = vm.pause(Duration::from_secs(10));
+        let states: Vec<_> =
+            states.into_iter().map(|state| state.map_err(|error| error.to_string())).collect();
+        let looks = look_at_all(&states, Some(&image), &GuestRam::new(vm.memory()));
+        vm.resume();
+        assert_eq!(looks.len(), cpus as usize);
+        for (cpu, look) in looks.iter().enumerate() {
+            let place = || format!("cpu{cpu} in capture {capture}");
+            let look = look.as_ref().unwrap_or_else(|| panic!("{}: no look", place()));
+            let names = symbols(&image, look);
+            let all = || format!("{}: {names:#?}: {}", place(), look.ending);
+            assert!(look.ending.is_complete(), "{}", all());
+            let by_pointer = |strategy| strategy == Strategy::FramePointer;
+            assert!(!look.frames.iter().any(|frame| by_pointer(frame.strategy)), "{}", all());
+            assert!(names.iter().any(|name| name.contains("cpu_main")), "{}", all());
+            let outermost = names.last().expect("a frame");
+            let wanted = if cpu == 0 { "run_on_stack" } else { "ap_start" };
+            assert_eq!(outermost, wanted, "{}", all());
+            stops.insert(look.frames[0].pc.address().0);
+        }
+    }
+    // The guest went on in between.
+    println!("{} different places", stops.len());
+    assert!(stops.len() > 10, "{} different places", stops.len());
+}
+
+#[test]
+fn every_stack_is_whole_at_1000_random_moments_of_2_cpus() {
+    every_stack_is_whole(2);
+}
+
+#[test]
+fn every_stack_is_whole_at_1000_random_moments_of_8_cpus() {
+    every_stack_is_whole(8);
+}

@@ -30,6 +30,8 @@
 .globl pvh_start
 .type pvh_start, @function
 pvh_start:
+    .cfi_startproc
+    .cfi_undefined 16           // RIP, which 32-bit code has no name for: nobody called
     cld
     movl $CR4_BITS, %eax
     movl %eax, %cr4
@@ -43,6 +45,7 @@ pvh_start:
     movl %eax, %cr0
     lgdtl boot_gdt_pointer - KERNEL_BASE
     ljmpl $0x08, $(long_mode - KERNEL_BASE)
+    .cfi_endproc
 .size pvh_start, . - pvh_start
 
 .code64
@@ -51,6 +54,8 @@ long_mode:
     jmpq *%rax
 .type high_half, @function
 high_half:
+    .cfi_startproc
+    .cfi_undefined %rip
     xorl %eax, %eax
     movl %eax, %ds
     movl %eax, %es
@@ -63,6 +68,7 @@ high_half:
     callq kernel_main
 1:  hlt
     jmp 1b
+    .cfi_endproc
 .size high_half, . - high_half
 
 // fn run_on_stack(entry: extern "C" fn(usize) -> !, argument: usize, stack_top: usize) -> !

@@ -1,0 +1,131 @@
+//! `nmiscope report` on files that are no core, or not all of one, and on cores whose image is
+//! another or gone; and `run --core` where no core can be written. Most of it needs `/dev/kvm` once,
+//! for a core.
+
+mod common;
+
+use std::fs;
+use std::path::PathBuf;
+
+use common::*;
+use nmiscope::images::hex;
+use nmiscope_symbolizer::Image;
+
+const CORE: &str = "hang.core";
+const IMAGE: &str = "guest.elf";
+
+/// Refused: exit code 2, one line that says `wanted`, and no new file.
+#[track_caller]
+fn refused(invocation: Invocation, wanted: &str) {
+    let before = files(invocation.directory.path());
+    let finished = invocation.run().expect_code(exit::USAGE);
+    let all = finished.all();
+    assert!(finished.stderr.starts_with("error: "), "{all}");
+    assert_eq!(finished.stderr.lines().count(), 1, "{all}");
+    assert!(finished.stderr.contains(wanted), "{wanted:?} is to be in {all}");
+    assert_eq!((finished.stdout.as_str(), finished.files()), ("", before), "{all}");
+}
+
+/// A guest that is the bundled one but for its build-id, and that build-id.
+fn another_image() -> (Vec<u8>, String) {
+    let mut image = nmiscope::bundled::image().to_vec();
+    let id = Image::parse(&image).expect("an image").build_id().expect("a build-id").to_vec();
+    let places: Vec<usize> =
+        (0..image.len() - id.len()).filter(|&at| image[at..].starts_with(&id)).collect();
+    let [place] = places[..] else { panic!("the build-id is at {places:?}") };
+    image[place] ^= 0xff;
+    let id = hex(&image[place..place + id.len()]);
+    (image, id)
+}
+
+/// A core of [`another_image`], with the image beside it.
+fn hang_of_another_image() -> (Finished, String) {
+    require_kvm();
+    let (image, id) = another_image();
+    let finished = nmiscope(["run", IMAGE, "--workload", "spin-irqs-off", "--cpus", "2"])
+        .args(["--hang-after", "500ms", "--core", CORE])
+        .with_report()
+        .with_file(IMAGE, &image)
+        .run()
+        .expect_code(exit::HANG);
+    (finished, id)
+}
+
+fn path(finished: &Finished, file: &str) -> PathBuf {
+    finished.directory.path().join(file)
+}
+
+#[test]
+fn a_missing_core_is_named() {
+    refused(nmiscope(["report", "no-such-file"]), "no-such-file");
+}
+
+#[test]
+fn a_directory_is_no_core() {
+    refused(nmiscope(["report", "."]), "directory");
+}
+
+#[test]
+fn what_is_no_core_is_called_what_it_is() {
+    for (bytes, wanted) in [
+        (&b""[..], "an empty file"),
+        (b"hello", "no ELF file"),
+        (nmiscope::bundled::image(), "an ELF executable"),
+    ] {
+        refused(nmiscope(["report", CORE]).with_file(CORE, bytes), wanted);
+    }
+}
+
+#[test]
+fn a_core_that_cannot_be_written_is_noticed_before_the_guest_starts() {
+    require_kvm();
+    for place in [".", "no-such-folder/hang.core"] {
+        refused(nmiscope(["run", "--core", place]), place);
+    }
+}
+
+#[test]
+fn a_core_cut_in_its_notes_is_refused_and_one_cut_later_says_what_is_missing() {
+    let (live, _) = hang_of_another_image();
+    let core = fs::read(path(&live, CORE)).expect("a core");
+    refused(nmiscope(["report", CORE]).with_file(CORE, &core[..100]), "truncated");
+    let report = nmiscope(["report", CORE, "--image"])
+        .arg(path(&live, IMAGE))
+        .with_report()
+        .with_file(CORE, &core[..core.len() - 4096])
+        .run()
+        .expect_code(exit::HANG);
+    let [warning] = &report.report().warnings[..] else { panic!("{}", report.all()) };
+    assert!(warning.contains("truncated"), "{warning}");
+    assert!(report.stderr.contains(warning), "{}", report.all());
+}
+
+#[test]
+fn another_image_is_refused_and_the_right_one_named() {
+    let (live, id) = hang_of_another_image();
+    let wrong = nmiscope(["report"])
+        .arg(path(&live, CORE))
+        .args(["--image", "bundled.elf"])
+        .with_file("bundled.elf", nmiscope::bundled::image());
+    refused(wrong, &id);
+}
+
+/// The addresses and the guest's word are in the core; their names were in the image.
+#[test]
+fn without_its_image_a_core_shows_addresses_and_says_which_image_is_missing() {
+    let (live, id) = hang_of_another_image();
+    fs::remove_file(path(&live, IMAGE)).expect("the image");
+    let finished =
+        nmiscope(["report"]).arg(path(&live, CORE)).with_report().run().expect_code(exit::HANG);
+    assert!(finished.stderr.contains(&id), "{}", finished.all());
+    let (before, after) = (live.report(), finished.report());
+    assert!(after.warnings.iter().any(|warning| warning.contains(&id)), "{}", finished.all());
+    for (before, after) in before.backtraces[0].cpus.iter().zip(&after.backtraces[0].cpus) {
+        assert_eq!(before.registers, after.registers);
+        let (before, after) = (before.look.as_ref(), after.look.as_ref());
+        let (before, after) = (before.expect("a look"), after.expect("a look"));
+        assert_eq!(before.frames[0].address, after.frames[0].address);
+        assert!(!after.complete, "{after:?}");
+        assert!(finished.stdout.contains(&after.frames[0].address), "{}", finished.all());
+    }
+}

@@ -41,6 +41,7 @@ fn run(hang_after: Option<Duration>) -> (f64, u64) {
         serial: Sink::None,
         terminal_input: false,
         debug_directory: DEBUG_DIRECTORY.into(),
+        variables: false,
         core: None,
     };
     let files = Files::open(None, Access::Read).expect("the bundled guest");

@@ -20,6 +20,8 @@ Examples:
         what is this kernel doing after 5 seconds?
   nmiscope run --workload nmi-stuck --core hang.core; nmiscope report hang.core
         keep the moment, and look at it again, here or elsewhere, without KVM
+  nmiscope run --workload spin-irqs-off --args
+        the stacks with arguments and locals, as far as the compiler has kept them
   nmiscope symbolize --image kernel.elf < console.log
         the same log, with a function and a line behind each address
 
@@ -127,6 +129,10 @@ pub struct Run {
     /// Write an ELF core of the last backtrace's moment, for `nmiscope report` and gdb
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub core: Option<PathBuf>,
+    /// Show the arguments and locals of the frames that the host sees, where the image's DWARF says
+    /// where they are: integers, enums, pointers, `&str`
+    #[arg(long)]
+    pub args: bool,
     /// How much of the guest's memory goes into the core
     #[arg(long, value_enum, default_value_t, requires = "core")]
     pub core_size: Size,
@@ -164,6 +170,9 @@ pub struct Report {
     /// that ran, or one among the debug files]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub image: Option<PathBuf>,
+    /// Show arguments and locals; of a core that was written without, those whose memory is in it
+    #[arg(long)]
+    pub args: bool,
     /// Where the report goes as JSON, `-` for standard output
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub json: Option<PathBuf>,

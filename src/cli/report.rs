@@ -19,7 +19,8 @@ pub fn report(arguments: &arguments::Report) -> anyhow::Result<Code> {
     };
     let report = Stored::open(&arguments.core)
         .and_then(|core| {
-            postmortem::report(&core, arguments.image.as_deref(), &arguments.debug_dir)
+            let image = arguments.image.as_deref();
+            postmortem::report(&core, image, &arguments.debug_dir, arguments.args)
         })
         .map_err(BadRequest::from_error)?;
     for warning in &report.warnings {

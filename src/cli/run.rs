@@ -102,6 +102,7 @@ fn options(arguments: &Run, stdout_is_data: bool) -> Options {
         terminal_input: matches!(serial, Sink::Stdout | Sink::Stderr),
         serial,
         debug_directory: arguments.debug_dir.clone(),
+        variables: arguments.args,
         core: None,
     }
 }

@@ -4,11 +4,12 @@
 //! Taken while the guest stands still and before its NMIs, whose handlers write to its stacks.
 
 use nmiscope_symbolizer::{
-    End, GuestVirtual, Image, PhysicalMemory, ProgramCounter, Register, Strategy, UnwindRegisters,
-    Unwinder, UnwoundFrame, VirtualAddress,
+    End, GuestVirtual, Image, PhysicalMemory, ProgramCounter, Register, Strategy, Types,
+    UnwindRegisters, Unwinder, UnwoundFrame, VirtualAddress,
 };
 use nmiscope_vmm::{MpState, Registers, VcpuState};
 
+use super::variables::{self, FrameVariables};
 use crate::report::FoundBy;
 use crate::target::page_tables;
 
@@ -17,6 +18,8 @@ use crate::target::page_tables;
 pub struct HostLook {
     /// Innermost first; the first one is where the vCPU stands.
     pub frames: Vec<UnwoundFrame>,
+    /// The variables of each of them; empty if nobody asked.
+    pub variables: Vec<FrameVariables>,
     /// Why there are no more.
     pub ending: Ending,
 }
@@ -47,18 +50,20 @@ impl std::fmt::Display for Ending {
 }
 
 /// Looks at all of them; `None` for one that cannot be seen: it has no registers, or none that mean
-/// anything.
+/// anything. Their variables are read if there are `types`, which are those of `image`.
 pub fn look_at_all(
     states: &[Result<VcpuState, String>],
     image: Option<&Image<'_>>,
+    types: Option<&Types<'_>>,
     memory: &impl PhysicalMemory,
 ) -> Vec<Option<HostLook>> {
-    states.iter().map(|state| look(state.as_ref().ok()?, image, memory)).collect()
+    states.iter().map(|state| look(state.as_ref().ok()?, image, types, memory)).collect()
 }
 
 fn look(
     state: &VcpuState,
     image: Option<&Image<'_>>,
+    types: Option<&Types<'_>>,
     memory: &impl PhysicalMemory,
 ) -> Option<HostLook> {
     if !stands_somewhere(state) {
@@ -74,6 +79,7 @@ fn look(
             is_signal_frame: false,
             cfi_fault: None,
         }],
+        variables: Vec::new(),
         ending: Ending::NotUnwound(reason),
     };
     let Some(image) = image else {
@@ -85,7 +91,12 @@ fn look(
     };
     let memory = GuestVirtual::new(memory, tables);
     let trace = Unwinder::new(image).unwind(&registers, &memory);
-    Some(HostLook { frames: trace.frames, ending: Ending::Unwound(trace.end) })
+    let variables = types.map(|types| variables::of_stack(types, &trace.frames, &memory));
+    Some(HostLook {
+        frames: trace.frames,
+        variables: variables.unwrap_or_default(),
+        ending: Ending::Unwound(trace.end),
+    })
 }
 
 /// Whether the registers say where the vCPU is: not before it was started, nor after KVM has reset

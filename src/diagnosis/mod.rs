@@ -7,6 +7,7 @@ mod account;
 pub mod guest_word;
 pub mod host_look;
 mod resolver;
+pub mod variables;
 mod witnesses;
 
 use nmiscope_symbolizer::{ProgramCounter, VirtualAddress};
@@ -109,11 +110,11 @@ fn show_look(look: &HostLook, resolver: &Resolver<'_>) -> Look {
         found_by: Some(frame.strategy.into()),
         ..resolver.frame(frame.pc, true)
     });
-    Look {
-        frames: frames.collect(),
-        complete: look.ending.is_complete(),
-        end: look.ending.to_string(),
+    let mut frames: Vec<report::Frame> = frames.collect();
+    for (frame, variables) in frames.iter_mut().zip(&look.variables) {
+        variables::add(frame, variables);
     }
+    Look { frames, complete: look.ending.is_complete(), end: look.ending.to_string() }
 }
 
 fn show_registers(registers: &Registers) -> report::Registers {

@@ -56,6 +56,8 @@ impl<'a> Resolver<'a> {
                 line: location.and_then(|place| place.line),
                 column: location.and_then(|place| place.column),
                 inlined: frame.inlined,
+                variables: Vec::new(),
+                variables_omitted: 0,
             }
         });
         let symbol = found

@@ -8,7 +8,7 @@ use nmiscope_symbolizer::SourceRoots;
 use super::Note;
 use crate::core_file::Core;
 use crate::diagnosis::host_look::look_at_all;
-use crate::diagnosis::{self, Resolver};
+use crate::diagnosis::{self, Resolver, variables};
 use crate::images::{self, Access, Bytes, Files, hex, source_roots};
 use crate::report::{Report, Source};
 
@@ -32,6 +32,8 @@ impl Stored {
 /// Makes the report of the core's last backtrace, and of all that the note says. The image is found
 /// by its build-id: `image`, the bundled guest, the file that ran then, or one below
 /// `debug_directory`. Without it addresses stay what they are, and a warning says what is missing.
+/// With `with_variables` the frames that the host sees get theirs, as far as the core has the memory
+/// that they lie in.
 ///
 /// # Errors
 /// The file is no core of ours, or too damaged; or `image` is another one.
@@ -39,6 +41,7 @@ pub fn report(
     stored: &Stored,
     image: Option<&Path>,
     debug_directory: &Path,
+    with_variables: bool,
 ) -> anyhow::Result<Report> {
     let failed = || format!("failed to read {}", stored.path);
     let core = Core::parse(&stored.bytes).with_context(failed)?;
@@ -67,7 +70,15 @@ pub fn report(
     let image = files.as_ref().and_then(|(files, _)| files.parse().ok());
     let resolver = Resolver::new(image.as_ref(), SourceRoots::new(source_roots()));
     let states: Vec<_> = capture.cpus.iter().map(|cpu| cpu.state.clone()).collect();
-    let looks = look_at_all(&states, image.as_ref(), &core);
+    let types = variables::types(image.as_ref().filter(|_| with_variables));
+    let types = types.unwrap_or_else(|warning| {
+        // The run may have said the same.
+        if !report.warnings.contains(&warning) {
+            report.warnings.push(warning);
+        }
+        None
+    });
+    let looks = look_at_all(&states, image.as_ref(), types.as_ref(), &core);
     report.backtraces.push(diagnosis::backtrace(&capture, &looks, trigger, at_ms, &resolver));
     Ok(report)
 }

@@ -3,6 +3,8 @@
 //!
 //! Everything that comes from the guest or its image goes through `sanitize`.
 
+mod variables;
+
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -10,8 +12,8 @@ use anstyle::{AnsiColor, Style};
 
 use super::sanitize::line;
 use super::{
-    Answer, Backtrace, Cpu, CpuState, Finding, Frame, Function, Machine, Outcome, Reservation,
-    Stall, Trigger, Word,
+    Answer, Backtrace, Cpu, CpuState, Finding, Frame, Function, Look, Machine, Outcome,
+    Reservation, Stall, Trigger, Word,
 };
 
 const GOOD: Style = AnsiColor::Green.on_default();
@@ -131,6 +133,19 @@ fn show_cpu(text: &mut String, names: &str, cpu: &Cpu) {
         let _ = writeln!(text, "  {BAD}!{BAD:#} {}", line(&finding_text(finding)));
     }
     let agreed = cpu.word.as_ref().filter(|word| word.current && shows_all(cpu));
+    let look = cpu.look.as_ref();
+    if look.is_some_and(variables::has_some) {
+        variables::say_whose(text, cpu, names);
+    }
+    // The same frames, and more of them.
+    if let (Some(word), Some(look)) = (agreed, look.filter(|look| variables::has_some(look)))
+        && !cpu.findings.iter().any(|finding| matches!(finding, Finding::InterruptedBefore { .. }))
+    {
+        show_faults(text, word);
+        show_look(text, look);
+        return;
+    }
+    let agreed = agreed.filter(|_| !look.is_some_and(variables::has_some));
     if let Some(word) = &cpu.word {
         if agreed.is_none() && cpu.look.is_some() {
             let of = if word.current { "this NMI" } else { "an earlier NMI" };
@@ -138,12 +153,16 @@ fn show_cpu(text: &mut String, names: &str, cpu: &Cpu) {
         }
         show_word(text, word);
     }
-    if let Some(look) = cpu.look.as_ref().filter(|_| agreed.is_none()) {
+    if let Some(look) = look.filter(|_| agreed.is_none()) {
         text.push_str("  host's look:\n");
-        show_frames(text, &look.frames.iter().collect::<Vec<_>>());
-        if !look.complete {
-            let _ = writeln!(text, "  {DIM}ends: {}{DIM:#}", line(&look.end));
-        }
+        show_look(text, look);
+    }
+}
+
+fn show_look(text: &mut String, look: &Look) {
+    show_frames(text, &look.frames.iter().collect::<Vec<_>>());
+    if !look.complete {
+        let _ = writeln!(text, "  {DIM}ends: {}{DIM:#}", line(&look.end));
     }
 }
 
@@ -205,10 +224,14 @@ fn state(state: CpuState) -> &'static str {
     }
 }
 
-fn show_word(text: &mut String, word: &Word) {
+fn show_faults(text: &mut String, word: &Word) {
     for finding in &word.findings {
         let _ = writeln!(text, "  {BAD}!{BAD:#} {}", line(finding));
     }
+}
+
+fn show_word(text: &mut String, word: &Word) {
+    show_faults(text, word);
     // The interrupted instruction is always reliable. If nothing behind it is, the rest is better
     // than nothing.
     let trusted = word.frames.iter().filter(|frame| frame.reliable).count() > 1;
@@ -255,6 +278,7 @@ fn show_frame(text: &mut String, number: usize, frame: &Frame, width: usize) {
             "  {label:<3} {:<width$}  {DIM}{place}{DIM:#}{inlined}{mark}{interrupted}",
             function_name(function)
         );
+        variables::show(text, function);
     }
 }
 

@@ -21,7 +21,7 @@ use nmiscope_vmm::{Ports, Vm};
 use crate::capture::Capture;
 use crate::capture::nmi::{Bounds, Stopped};
 use crate::diagnosis::host_look::look_at_all;
-use crate::diagnosis::{self, Resolver, milliseconds};
+use crate::diagnosis::{self, Resolver, milliseconds, variables};
 use crate::errors::BadRequest;
 use crate::hang::{self, Detector, Observation};
 use crate::images::{Files, source_roots};
@@ -63,6 +63,8 @@ pub struct Options {
     pub terminal_input: bool,
     /// Where separate debug files are.
     pub debug_directory: PathBuf,
+    /// Whether to read the arguments and locals of the frames that the host sees.
+    pub variables: bool,
     /// Where a core of the last backtrace goes.
     pub core: Option<postmortem::Destination>,
 }
@@ -330,10 +332,17 @@ impl Session<'_> {
         let (kernel, files) = self.guest.examine();
         let image = files.parse().ok();
         let resolver = Resolver::new(image.as_ref(), SourceRoots::new(source_roots()));
+        let image_of_types = resolver.image().filter(|_| self.options.variables);
+        let types = variables::types(image_of_types);
         let stopped = Stopped::stop(&mut self.vm, kernel, bounds);
         let ram = GuestRam::new(self.vm.memory());
         let touched = Touched::new(ram);
-        let looks = look_at_all(&stopped.states, resolver.image(), &touched);
+        let looks = look_at_all(
+            &stopped.states,
+            resolver.image(),
+            types.as_ref().ok().and_then(Option::as_ref),
+            &touched,
+        );
         let moment = Moment {
             stopped: &stopped,
             looks: &looks,
@@ -345,8 +354,13 @@ impl Session<'_> {
         let capture = stopped.run_nmis(&mut self.vm);
         let backtrace = diagnosis::backtrace(&capture, &looks, trigger, at, &resolver);
         self.core = core.map(|core| Ok((core?, capture)));
+        let no_types = types.err();
         (self.listener)(Event::Backtrace(&backtrace));
         self.backtraces.push(backtrace);
+        // Once is enough: the next backtrace is of the same image.
+        if let Some(warning) = no_types.filter(|warning| !self.warnings.contains(warning)) {
+            self.warn(warning);
+        }
     }
 
     fn go_on(&mut self) {

@@ -1,0 +1,88 @@
+//! Arguments and locals of the frames that the host sees, for those who ask for them.
+//!
+//! Owns how many of them a stack may have, and their form in reports. Owns no locations and no
+//! rendering: the symbolizer finds them and makes text of them. Called by `host_look`, while the
+//! guest stands still, and when its look becomes a report.
+
+use nmiscope_symbolizer::{
+    FunctionVariables, Image, Types, UnwoundFrame, VariableKind, VariableValue, Variables,
+    VirtualMemory,
+};
+
+use crate::report::{self, Availability, Frame, Function, Variable};
+
+/// Variables of one vCPU's stack: what is behind that many says so. Recursion makes stacks of a
+/// thousand frames with the same few variables each, and the guest stands still meanwhile.
+const MAX_VARIABLES: usize = 4096;
+
+/// The variables of a frame's functions, innermost first, or why there are none.
+pub type FrameVariables = Result<Vec<FunctionVariables>, String>;
+
+/// What it takes to read variables; once for all stacks, and it can take a while: before the guest
+/// is stopped. `None` without an image, of which it has been said that it cannot be read.
+///
+/// # Errors
+/// The image does not say where variables are. The text is a warning.
+pub fn types<'i>(image: Option<&'i Image<'_>>) -> Result<Option<Types<'i>>, String> {
+    let types = image.map(Types::new).transpose();
+    types.map_err(|error| {
+        format!("arguments and locals are not to be had: failed to {}", crate::error_chain(&error))
+    })
+}
+
+/// The variables of a stack, frame for frame.
+pub fn of_stack(
+    types: &Types<'_>,
+    frames: &[UnwoundFrame],
+    memory: &dyn VirtualMemory,
+) -> Vec<FrameVariables> {
+    let variables = Variables::new(types);
+    let mut left = MAX_VARIABLES;
+    let each = |frame: &UnwoundFrame| {
+        if left == 0 {
+            return Err(format!("variables: the stack has more than {MAX_VARIABLES}"));
+        }
+        let functions = variables.in_frame(frame, memory);
+        let functions = functions.map_err(|error| crate::error_chain(&error))?;
+        let count: usize = functions.iter().map(|function| function.variables.len()).sum();
+        left = left.saturating_sub(count);
+        Ok(functions)
+    };
+    frames.iter().map(each).collect()
+}
+
+/// Adds a frame's variables to what is said of it.
+pub fn add(frame: &mut Frame, variables: &FrameVariables) {
+    match variables {
+        Ok(functions) => {
+            for (function, variables) in frame.functions.iter_mut().zip(functions) {
+                add_to_function(function, variables);
+            }
+        }
+        Err(reason) => {
+            frame.missing.get_or_insert_with(|| reason.clone());
+        }
+    }
+}
+
+fn add_to_function(function: &mut Function, found: &FunctionVariables) {
+    function.variables = found.variables.iter().map(show).collect();
+    function.variables_omitted = found.omitted as u64;
+}
+
+fn show(variable: &nmiscope_symbolizer::Variable) -> Variable {
+    Variable {
+        name: variable.name.clone(),
+        kind: match variable.kind {
+            VariableKind::Parameter => report::VariableKind::Parameter,
+            VariableKind::Local => report::VariableKind::Local,
+        },
+        type_name: variable.type_name.clone(),
+        value: variable.value.to_string(),
+        availability: match variable.value {
+            VariableValue::Text(_) => Availability::Known,
+            VariableValue::OptimizedOut => Availability::OptimizedOut,
+            VariableValue::Unavailable(_) => Availability::Unavailable,
+        },
+    }
+}

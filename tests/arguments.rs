@@ -1,0 +1,95 @@
+//! `--args`, on a real `/dev/kvm`: the arguments that the host reads are those that the guest's CPUs
+//! were given, a core has what it takes to read them again, and nobody gets them unasked.
+
+mod common;
+
+use common::*;
+use nmiscope::report::text::short_name;
+use nmiscope::report::{Availability, Cpu, Function, Report, Source, Variable, VariableKind};
+
+const CPUS: u32 = 4;
+
+/// A run that hangs and whose guest has the time to answer.
+fn hang(workload: &str) -> Invocation {
+    run_workload(workload, CPUS).args(["--hang-after", "500ms", "--nmi-timeout", "10s"])
+}
+
+fn seen(cpu: &Cpu) -> impl Iterator<Item = &Function> {
+    cpu.look.iter().flat_map(|look| &look.frames).flat_map(|frame| &frame.functions)
+}
+
+/// The `cpu` parameters of the functions that every CPU of the guest is given its number by.
+fn numbers(cpu: &Cpu) -> impl Iterator<Item = &Variable> {
+    let name = |function: &Function| function.name.clone().unwrap_or_default();
+    let given = seen(cpu)
+        .filter(move |function| matches!(short_name(&name(function)), "cpu_main" | "step"));
+    let parameters = given.flat_map(|function| &function.variables);
+    parameters.filter(|variable| variable.kind == VariableKind::Parameter && variable.name == "cpu")
+}
+
+fn has_variables(report: &Report) -> bool {
+    let cpus = report.backtraces.iter().flat_map(|backtrace| &backtrace.cpus);
+    cpus.flat_map(seen).any(|function| !function.variables.is_empty())
+}
+
+#[test]
+fn a_cpu_is_given_its_own_number() {
+    for workload in ["abba-deadlock", "spin-irqs-off"] {
+        let finished = hang(workload).args(["--args"]).run().expect_code(exit::HANG);
+        let report = finished.report();
+        let mut known = 0;
+        for cpu in &report.backtraces[0].cpus {
+            assert!(numbers(cpu).next().is_some(), "cpu{}: {}", cpu.cpu, finished.all());
+            for number in numbers(cpu) {
+                match number.availability {
+                    Availability::Known => {
+                        assert_eq!(number.value, cpu.cpu.to_string(), "{}", finished.all());
+                        assert_eq!(number.type_name.as_deref(), Some("usize"));
+                        known += 1;
+                    }
+                    Availability::OptimizedOut => assert_eq!(number.value, "<optimized out>"),
+                    Availability::Unavailable => {
+                        assert!(number.value.starts_with("<unavailable: "), "{}", number.value)
+                    }
+                }
+            }
+        }
+        assert!(known > 0, "{}", finished.all());
+        assert!(finished.stdout.contains("\n        cpu = "), "{}", finished.all());
+    }
+}
+
+#[test]
+fn a_core_has_what_it_takes_to_read_them_again() {
+    let finished =
+        hang("abba-deadlock").args(["--args", "--core", "core"]).run().expect_code(exit::HANG);
+    let live = finished.report();
+    assert!(has_variables(&live), "{}", finished.all());
+    let core = finished.directory.path().join("core");
+    let report = |arguments: &[&str]| {
+        let again = nmiscope(["report"]).args([&core]).args(arguments).with_report();
+        again.run().expect_code(exit::HANG).report()
+    };
+    let again = report(&["--args"]);
+    assert_eq!(Report { source: Source::Live, ..again }, live);
+    assert!(!has_variables(&report(&[])), "nobody has asked");
+}
+
+#[test]
+fn a_core_made_without_them_shows_those_whose_memory_it_has() {
+    let finished = hang("abba-deadlock").args(["--core", "core"]).run().expect_code(exit::HANG);
+    let core = finished.directory.path().join("core");
+    let again = nmiscope(["report", "--args"]).args([&core]).with_report();
+    let report = again.run().expect_code(exit::HANG).report();
+    let numbers = || report.backtraces[0].cpus.iter().flat_map(numbers);
+    assert!(numbers().any(|number| number.availability == Availability::Known), "{report:#?}");
+}
+
+#[test]
+fn nobody_gets_them_unasked() {
+    let finished = hang("spin-irqs-off").run().expect_code(exit::HANG);
+    let path = finished.directory.path().join("report.json");
+    let json = std::fs::read_to_string(path).expect("the report");
+    assert!(!json.contains("\"variables"), "{json}");
+    assert!(!finished.stdout.contains(" = "), "{}", finished.all());
+}

@@ -15,19 +15,6 @@ use object::read::elf::ProgramHeader as _;
 /// The name under which the tests' images are in the program's directory.
 const IMAGE: &str = "guest.elf";
 
-/// Refused: exit code 2, one line that says `wanted`, no guest, and no file but what was there.
-#[track_caller]
-fn refused(invocation: Invocation, wanted: &str) {
-    let before = files(invocation.directory.path());
-    let finished = invocation.run().expect_code(exit::USAGE);
-    let all = finished.all();
-    assert!(finished.stderr.starts_with("error: "), "{all}");
-    assert_eq!(finished.stderr.lines().count(), 1, "{all}");
-    assert!(finished.stderr.contains(wanted), "{wanted:?} is to be in {all}");
-    assert_eq!(finished.stdout, "", "{all}");
-    assert_eq!(finished.files(), before, "{all}");
-}
-
 /// Refused as an argument, with a usage hint after the line.
 #[track_caller]
 fn refused_argument(arguments: &[&str], wanted: &str) {

@@ -5,45 +5,15 @@
 
 mod common;
 
-use std::sync::mpsc;
 use std::thread::sleep;
 use std::time::Duration;
 
+use common::vm::ready_vm;
 use nmiscope::diagnosis::host_look::{HostLook, look_at_all};
 use nmiscope::target::memory::GuestRam;
-use nmiscope_guest::abi;
 use nmiscope_symbolizer::{Image, Strategy, UnwoundFrame};
-use nmiscope_vmm::{Config, Event, Ports, Vm};
 
 const CAPTURES: u32 = 1000;
-
-/// A VM whose vCPUs all compute, up and running.
-fn busy_vm(cpus: u32) -> Vm {
-    common::require_kvm();
-    let (sender, events) = mpsc::channel();
-    let mut vm = Vm::new(Config {
-        cpus,
-        memory: 64 << 20,
-        image: nmiscope::bundled::image(),
-        cmdline: "workload=busy".into(),
-        serial_output: Box::new(std::io::sink()),
-        ports: Ports {
-            debug_exit: abi::DEBUG_EXIT_PORT,
-            post: abi::POST_PORT,
-            nmi_done: abi::NMI_DONE_PORT,
-        },
-        pit: false,
-        events: Box::new(move |event| {
-            // Nobody listens once the guest is ready.
-            let _ = sender.send(event);
-        }),
-    })
-    .expect("a VM");
-    vm.start();
-    let ready = events.recv_timeout(Duration::from_secs(30)).expect("the guest gets ready");
-    assert!(matches!(ready, Event::Post { code: abi::POST_READY, .. }), "{ready:?}");
-    vm
-}
 
 /// The symbols of a look's frames, innermost first.
 fn symbols(image: &Image<'_>, look: &HostLook) -> Vec<String> {
@@ -56,7 +26,7 @@ fn symbols(image: &Image<'_>, look: &HostLook) -> Vec<String> {
 
 fn every_stack_is_whole(cpus: u32) {
     let image = Image::parse(nmiscope::bundled::image()).expect("the bundled image");
-    let mut vm = busy_vm(cpus);
+    let mut vm = ready_vm("busy", cpus);
     let mut seed: u64 = 0x9e37_79b9_7f4a_7c15 ^ u64::from(cpus);
     println!("seed {seed:#x}");
     let mut stops = std::collections::BTreeSet::new();

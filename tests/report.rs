@@ -14,18 +14,6 @@ use nmiscope_symbolizer::Image;
 const CORE: &str = "hang.core";
 const IMAGE: &str = "guest.elf";
 
-/// Refused: exit code 2, one line that says `wanted`, and no new file.
-#[track_caller]
-fn refused(invocation: Invocation, wanted: &str) {
-    let before = files(invocation.directory.path());
-    let finished = invocation.run().expect_code(exit::USAGE);
-    let all = finished.all();
-    assert!(finished.stderr.starts_with("error: "), "{all}");
-    assert_eq!(finished.stderr.lines().count(), 1, "{all}");
-    assert!(finished.stderr.contains(wanted), "{wanted:?} is to be in {all}");
-    assert_eq!((finished.stdout.as_str(), finished.files()), ("", before), "{all}");
-}
-
 /// A guest that is the bundled one but for its build-id, and that build-id.
 fn another_image() -> (Vec<u8>, String) {
     let mut image = nmiscope::bundled::image().to_vec();

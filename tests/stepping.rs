@@ -2,17 +2,18 @@
 //! its return, and at each of them the callers are those that a model of the stack has, which
 //! follows calls, returns and interrupts by decoding what is executed.
 
-use std::sync::mpsc::{self, Receiver};
+mod common;
+
 use std::time::Duration;
 
+use common::vm::ready_vm;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 use nmiscope::diagnosis::host_look::look_at_all;
 use nmiscope::images::{Access, Files};
 use nmiscope::target::memory::GuestRam;
 use nmiscope::target::page_tables;
-use nmiscope_guest::abi;
 use nmiscope_symbolizer::{GuestVirtual, Image, VirtualAddress, VirtualMemory};
-use nmiscope_vmm::{Config, Event, Ports, VcpuState, Vm};
+use nmiscope_vmm::{VcpuState, Vm};
 
 /// A vCPU under observation, and what its stack should look like.
 struct Stepped<'a> {
@@ -21,44 +22,17 @@ struct Stepped<'a> {
     state: VcpuState,
     /// Where each frame goes on that is not the innermost, outermost first.
     callers: Vec<u64>,
-    _events: Receiver<Event>,
-}
-
-fn boot(workload: &str) -> (Vm, Receiver<Event>) {
-    let (sender, events) = mpsc::channel();
-    let mut vm = Vm::new(Config {
-        cpus: 1,
-        memory: 64 << 20,
-        image: nmiscope::bundled::image(),
-        cmdline: format!("workload={workload}"),
-        serial_output: Box::new(std::io::sink()),
-        ports: Ports {
-            debug_exit: abi::DEBUG_EXIT_PORT,
-            post: abi::POST_PORT,
-            nmi_done: abi::NMI_DONE_PORT,
-        },
-        pit: false,
-        events: Box::new(move |event| {
-            // The test may have seen enough.
-            let _ = sender.send(event);
-        }),
-    })
-    .expect("these tests need a /dev/kvm that works");
-    vm.start();
-    let ready = events.recv_timeout(Duration::from_secs(30)).expect("the guest gets ready");
-    assert!(matches!(ready, Event::Post { code: abi::POST_READY, .. }), "{ready:?}");
-    (vm, events)
 }
 
 impl<'a> Stepped<'a> {
     /// Stops at the start of a function. What the look says there is taken for true.
     fn at(workload: &str, function: &str, image: &'a Image<'a>) -> Self {
-        let (mut vm, events) = boot(workload);
+        let mut vm = ready_vm(workload, 1);
         vm.pause(Duration::from_secs(2));
         let address = address_of(image, function);
         let state = vm.run_to(0, address).expect("a vCPU that can be run");
         assert_eq!(state.registers.rip, address, "{function} is not executed");
-        let mut stepped = Self { vm, image, state, callers: Vec::new(), _events: events };
+        let mut stepped = Self { vm, image, state, callers: Vec::new() };
         stepped.callers = stepped.look().into_iter().skip(1).rev().collect();
         assert!(!stepped.callers.is_empty());
         stepped

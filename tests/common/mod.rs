@@ -22,6 +22,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 pub mod image;
+pub mod vm;
 
 /// Exit codes, as the help and src/cli/exit_code.rs document them.
 pub mod exit {
@@ -410,6 +411,19 @@ fn check_cpu(cpu: &Cpu, alone: bool) {
         assert_eq!((&first.address, first.interrupted), (&registers.rip, true));
         assert!(!look.end.is_empty());
     }
+}
+
+/// Refused: exit code 2, one line that says `wanted`, no guest, and no file but what was there.
+#[track_caller]
+pub fn refused(invocation: Invocation, wanted: &str) {
+    let before = files(invocation.directory.path());
+    let finished = invocation.run().expect_code(exit::USAGE);
+    let all = finished.all();
+    assert!(finished.stderr.starts_with("error: "), "{all}");
+    assert_eq!(finished.stderr.lines().count(), 1, "{all}");
+    assert!(finished.stderr.contains(wanted), "{wanted:?} is to be in {all}");
+    assert_eq!(finished.stdout, "", "{all}");
+    assert_eq!(finished.files(), before, "{all}");
 }
 
 /// Whether it has answered this NMI.

@@ -23,6 +23,10 @@ test-ignored:
 test-nested *ARGS:
     tests/nested/run.sh {{ARGS}}
 
+# make the cores of tests/offline and the reports expected of them anew, on this machine's /dev/kvm
+offline-cores:
+    tests/offline/make.sh
+
 # the printk protocol, in every interleaving that loom can think of
 loom:
     RUSTFLAGS="--cfg loom" cargo test --locked --package nmiscope-guest --test loom --release --target-dir target/loom
@@ -48,7 +52,7 @@ fmt:
 
 # the scripts
 shellcheck:
-    shellcheck .ci/run tests/nested/*.sh tests/nested/job tests/nested/machine-init benches/*.sh
+    shellcheck .ci/run tests/nested/*.sh tests/nested/job tests/nested/machine-init tests/offline/*.sh benches/*.sh
 
 # the API documentation, broken links denied
 doc:

@@ -1,0 +1,234 @@
+//! Reports from stored cores, for which nobody needs KVM: each is held against the one that was
+//! looked at and committed. What is in `tests/offline` is made by `tests/offline/make.sh`; the
+//! expected reports alone are written anew by `NMISCOPE_UPDATE=1 cargo test --test offline`.
+//!
+//! And the same cores damaged: cut, and with bytes changed.
+
+mod common;
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use common::*;
+use nmiscope::postmortem::{Stored, report};
+use nmiscope::report::{Answer, Outcome, Report, Source};
+use nmiscope_symbolizer::Image;
+use proptest::prelude::*;
+use tempfile::NamedTempFile;
+
+const CORES: [&str; 6] =
+    ["abba-deadlock", "nmi-stuck", "corrupt-stack", "null-deref", "deep-stack", "halt-irqs-off"];
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/offline")
+}
+
+fn image() -> PathBuf {
+    directory().join("guest.elf")
+}
+
+fn core(name: &str) -> Vec<u8> {
+    fs::read(directory().join(format!("cores/{name}.core"))).expect("a core of tests/offline")
+}
+
+/// The program, where the stored cores are.
+fn nmiscope_report(core: &str, arguments: &[&str]) -> Finished {
+    let core = format!("cores/{core}.core");
+    let mut invocation = nmiscope(["report", &core, "--image", "guest.elf"]).args(arguments);
+    invocation.command.current_dir(directory());
+    invocation.run()
+}
+
+fn exit_code(outcome: &Outcome) -> i32 {
+    match outcome {
+        Outcome::Hang { .. } => exit::HANG,
+        _ => exit::CRASH,
+    }
+}
+
+/// Compares with the file, or writes it if that is asked for.
+#[track_caller]
+fn expect(file: &str, found: &str) {
+    let path = directory().join("cores").join(file);
+    if std::env::var_os("NMISCOPE_UPDATE").is_some() {
+        fs::write(path, found).expect("an expected report can be written");
+        return;
+    }
+    let expected = fs::read_to_string(&path).expect("an expected report of tests/offline");
+    let differs = || {
+        let mut lines = (1..).zip(expected.lines().zip(found.lines()));
+        lines.find(|(_, (expected, found))| expected != found)
+    };
+    assert!(
+        expected == found,
+        "{file} is expected otherwise, first at {:?}; if it is right so: \
+         NMISCOPE_UPDATE=1 cargo test --test offline",
+        differs()
+    );
+}
+
+#[test]
+fn a_core_gives_the_report_that_is_expected_of_it() {
+    for name in CORES {
+        let finished = nmiscope_report(name, &["--quiet", "--json", "-"]);
+        let report = parse_report(&finished.stdout);
+        assert_eq!(report.source, Source::Core, "{name}");
+        assert_eq!(finished.stderr, "", "{name}");
+        expect(&format!("{name}.json"), &finished.stdout);
+        let code = exit_code(&report.outcome);
+        finished.expect_code(code);
+        let finished = nmiscope_report(name, &[]).expect_code(code);
+        expect(&format!("{name}.txt"), &finished.stdout);
+    }
+}
+
+/// The build-id is the image's; a core of an image that nobody has gets another one.
+fn of_an_unknown_image(name: &str) -> (Vec<u8>, String) {
+    let mut bytes = core(name);
+    let image = fs::read(image()).expect("the image of tests/offline");
+    let id = Image::parse(&image).expect("an image").build_id().expect("a build-id").to_vec();
+    let places: Vec<_> = bytes.windows(id.len()).enumerate().collect();
+    let places: Vec<_> = places.iter().filter(|(_, window)| *window == id).map(|p| p.0).collect();
+    assert!(!places.is_empty(), "{name} names its image");
+    for at in places {
+        bytes[at..at + id.len()].fill(0xab);
+    }
+    (bytes, "ab".repeat(id.len()))
+}
+
+#[test]
+fn without_its_image_a_core_gives_addresses_and_says_what_is_missing() {
+    for name in CORES {
+        let with = parse_report(&nmiscope_report(name, &["--quiet", "--json", "-"]).stdout);
+        let (bytes, build_id) = of_an_unknown_image(name);
+        let finished = nmiscope(["report", "some.core"])
+            .with_report()
+            .with_file("some.core", &bytes)
+            .run()
+            .expect_code(exit_code(&with.outcome));
+        assert!(finished.stderr.contains(&build_id), "{}", finished.all());
+        assert!(finished.stderr.contains("--image"), "{}", finished.all());
+        let without = finished.report();
+        assert!(without.warnings.iter().any(|warning| warning.contains(&build_id)), "{name}");
+        assert_eq!(addresses(&without), addresses(&with), "{name}");
+        assert!(all_functions(&without).is_empty(), "{name}");
+        assert!(!all_functions(&with).is_empty(), "{name}");
+    }
+}
+
+/// What the guest said, before anything is made of it; of the host's look there is only the first
+/// frame.
+fn addresses(report: &Report) -> Vec<&str> {
+    let cpus = report.backtraces.iter().flat_map(|backtrace| &backtrace.cpus);
+    let words = cpus.flat_map(|cpu| &cpu.word).flat_map(|word| &word.frames);
+    words.map(|frame| frame.address.as_str()).collect()
+}
+
+fn all_functions(report: &Report) -> Vec<String> {
+    let cpus = report.backtraces.iter().flat_map(|backtrace| &backtrace.cpus);
+    cpus.flat_map(|cpu| functions(cpu).into_iter().chain(seen_functions(cpu))).collect()
+}
+
+#[test]
+fn another_image_is_refused() {
+    let (bytes, build_id) = of_an_unknown_image("null-deref");
+    let image = image();
+    let finished = nmiscope(["report", "some.core", "--image", &image.display().to_string()])
+        .with_file("some.core", &bytes)
+        .run()
+        .expect_code(exit::USAGE);
+    assert!(finished.stderr.contains(&build_id), "{}", finished.all());
+}
+
+/// The report of a core that is only bytes, as the library makes it.
+fn report_of(bytes: &[u8]) -> anyhow::Result<Report> {
+    let mut file = NamedTempFile::new().expect("a temporary file");
+    file.write_all(bytes).expect("the temporary file can be written");
+    report(&Stored::open(file.path())?, Some(&image()), Path::new("/nonexistent"))
+}
+
+/// A report of a damaged core can be shown, and is one for every vCPU, or says what is damaged.
+fn check(name: &str, whole: &Report, result: anyhow::Result<Report>) {
+    match result {
+        Ok(report) => {
+            let text = serde_json::to_string(&report).expect("JSON");
+            if report.machine == whole.machine {
+                let same = |backtrace: &nmiscope::report::Backtrace| {
+                    backtrace.cpus.len() == whole.machine.vcpus as usize
+                };
+                assert!(report.backtraces.iter().all(same), "{name}: {text}");
+            }
+            for backtrace in &report.backtraces {
+                let _ = nmiscope::report::text::backtrace(backtrace);
+            }
+            let _ = nmiscope::report::text::outcome(&report.outcome);
+        }
+        Err(error) => {
+            let message = format!("{error:#}");
+            assert!(!message.is_empty() && !message.contains('\n'), "{name}: {message:?}");
+        }
+    }
+}
+
+#[test]
+fn a_core_cut_anywhere_is_refused_or_says_that_it_is_cut() {
+    for name in CORES {
+        let bytes = core(name);
+        let whole = report_of(&bytes).expect("a report");
+        let header = (0..0x400).step_by(0x31);
+        let rest = (0x400..bytes.len()).step_by(bytes.len() / 50 | 1);
+        for length in header.chain(rest) {
+            match report_of(&bytes[..length]) {
+                Ok(report) => {
+                    assert!(
+                        report.warnings.len() > whole.warnings.len(),
+                        "{name}, {length} of {} bytes: nothing says so",
+                        bytes.len()
+                    );
+                    check(name, &whole, Ok(report));
+                }
+                refused => check(name, &whole, refused),
+            }
+        }
+    }
+}
+
+#[test]
+fn memory_that_is_cut_off_leaves_the_guests_word() {
+    let whole = report_of(&core("abba-deadlock")).expect("a report");
+    // Just behind the note, whose last bytes are the end of its JSON.
+    let bytes = core("abba-deadlock");
+    let note = bytes.windows(2).rposition(|window| window == b"}}").expect("JSON");
+    let loads = (note + 2).next_multiple_of(4096);
+    let cut = report_of(&bytes[..loads]).expect("a report");
+    assert_eq!(addresses(&cut), addresses(&whole));
+    let answers = |report: &Report| -> Vec<Answer> {
+        report.backtraces[0].cpus.iter().map(|cpu| cpu.nmi.answer.clone()).collect()
+    };
+    assert_eq!(answers(&cut), answers(&whole));
+    assert!(cut.warnings.len() > whole.warnings.len());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn changed_bytes_end_in_a_report_or_an_error(
+        which in 0..CORES.len(),
+        // Most of a core is zeros, and headers and notes are at its beginning.
+        edits in prop::collection::vec(
+            (prop_oneof![3 => 0..0x1000_usize, 1 => any::<usize>()], any::<u8>()),
+            1..16,
+        ),
+    ) {
+        let name = CORES[which];
+        let mut bytes = core(name);
+        let whole = report_of(&bytes).expect("a report");
+        for (at, byte) in edits {
+            let at = at % bytes.len();
+            bytes[at] = byte;
+        }
+        check(name, &whole, report_of(&bytes));
+    }
+}

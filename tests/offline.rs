@@ -145,7 +145,7 @@ fn another_image_is_refused() {
 fn report_of(bytes: &[u8]) -> anyhow::Result<Report> {
     let mut file = NamedTempFile::new().expect("a temporary file");
     file.write_all(bytes).expect("the temporary file can be written");
-    report(&Stored::open(file.path())?, Some(&image()), Path::new("/nonexistent"))
+    report(&Stored::open(file.path())?, Some(&image()), Path::new("/nonexistent"), false)
 }
 
 /// A report of a damaged core can be shown, and is one for every vCPU, or says what is damaged.

@@ -172,8 +172,8 @@ pub fn run(
 struct Watch {
     detector: Option<Detector>,
     places: Option<Located>,
-    /// It has been said that they are not to be found.
-    warned: bool,
+    /// How many times they were not to be found.
+    failures: u32,
 }
 
 struct Session<'a> {
@@ -310,8 +310,9 @@ impl Session<'_> {
         if unknown {
             self.watch.detector = None;
         }
-        if unknown || !self.watch.warned {
-            self.watch.warned = true;
+        self.watch.failures += 1;
+        // A guest that has just crashed cannot be looked at either, and the next event says so.
+        if unknown || self.watch.failures == 2 {
             let state = if unknown { "off" } else { "waiting" };
             self.warn(format!(
                 "hang detection is {state}, the guest's heartbeats are not to be found: {reason}"

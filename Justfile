@@ -31,6 +31,10 @@ offline-cores:
 loom:
     RUSTFLAGS="--cfg loom" cargo test --locked --package nmiscope-guest --test loom --release --target-dir target/loom
 
+# fuzz targets, 10 seconds each, or as of the script: `just fuzz -t 600 unwind`
+fuzz *ARGS:
+    fuzz/run.sh {{ARGS}}
+
 # clippy, rustfmt and shellcheck, warnings denied
 lint: clippy clippy-kernel fmt-check shellcheck
 
@@ -52,7 +56,7 @@ fmt:
 
 # the scripts
 shellcheck:
-    shellcheck .ci/run tests/nested/*.sh tests/nested/job tests/nested/machine-init tests/offline/*.sh benches/*.sh
+    shellcheck .ci/run tests/nested/*.sh tests/nested/job tests/nested/machine-init tests/offline/*.sh fuzz/*.sh benches/*.sh
 
 # the API documentation, broken links denied
 doc:

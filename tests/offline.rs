@@ -7,7 +7,6 @@
 mod common;
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use common::*;
@@ -15,7 +14,6 @@ use nmiscope::postmortem::{Stored, report};
 use nmiscope::report::{Answer, Outcome, Report, Source};
 use nmiscope_symbolizer::Image;
 use proptest::prelude::*;
-use tempfile::NamedTempFile;
 
 const CORES: [&str; 6] =
     ["abba-deadlock", "nmi-stuck", "corrupt-stack", "null-deref", "deep-stack", "halt-irqs-off"];
@@ -143,9 +141,8 @@ fn another_image_is_refused() {
 
 /// The report of a core that is only bytes, as the library makes it.
 fn report_of(bytes: &[u8]) -> anyhow::Result<Report> {
-    let mut file = NamedTempFile::new().expect("a temporary file");
-    file.write_all(bytes).expect("the temporary file can be written");
-    report(&Stored::open(file.path())?, Some(&image()), Path::new("/nonexistent"), false)
+    let stored = Stored::from_bytes(bytes.to_vec(), "some.core");
+    report(&stored, Some(&image()), Path::new("/nonexistent"), false)
 }
 
 /// A report of a damaged core can be shown, and is one for every vCPU, or says what is damaged.

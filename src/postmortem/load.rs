@@ -27,6 +27,11 @@ impl Stored {
         let bytes = images::open(path, Access::Map)?;
         Ok(Self { bytes, path: path.display().to_string() })
     }
+
+    /// A core that is in memory, under the name that messages have for it.
+    pub fn from_bytes(bytes: Vec<u8>, name: &str) -> Self {
+        Self { bytes: Bytes::Owned(bytes), path: name.into() }
+    }
 }
 
 /// Makes the report of the core's last backtrace, and of all that the note says. The image is found

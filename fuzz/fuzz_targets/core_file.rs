@@ -1,0 +1,36 @@
+//! A core from anybody: read, and made a report of, with the image of tests/offline.
+
+#![no_main]
+
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+use nmiscope::core_file::Core;
+use nmiscope::postmortem::{Stored, report};
+use nmiscope::report::text;
+use nmiscope_symbolizer::{PhysicalAddress, PhysicalMemory};
+
+const IMAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/offline/guest.elf");
+
+fuzz_target!(|data: &[u8]| {
+    let Ok(core) = Core::parse(data) else { return };
+    let _ = (core.cpus().len(), core.vmcoreinfo(), core.views().len());
+    for extent in core.extents().iter().take(16) {
+        let mut bytes = [0; 64];
+        for at in [0, extent.length / 2, extent.length.saturating_sub(60)] {
+            let _ = core.read(PhysicalAddress(extent.start.0.wrapping_add(at)), &mut bytes);
+        }
+    }
+    for finding in core.findings() {
+        let _ = finding.to_string();
+    }
+    let stored = Stored::from_bytes(data.to_vec(), "core");
+    // Bytes of a build-id are changed as others are; then there is no image.
+    let with = report(&stored, Some(Path::new(IMAGE)), Path::new("/nonexistent"), true);
+    for report in with.into_iter().chain(report(&stored, None, Path::new("/nonexistent"), false)) {
+        let _ = text::outcome(&report.outcome);
+        for backtrace in &report.backtraces {
+            let _ = text::backtrace(backtrace);
+        }
+    }
+});

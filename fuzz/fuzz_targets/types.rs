@@ -1,0 +1,79 @@
+//! An image from anybody: addresses looked up in it, variables and types by name, reads through
+//! them, and the variables of a frame.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use nmiscope_symbolizer::{
+    Image, Place, ProgramCounter, ReadError, Register, Strategy, Type, Types, UnwindRegisters,
+    UnwoundFrame, Variables, VirtualAddress, VirtualMemory,
+};
+
+/// Where the seeds have their code.
+const TEXT: u64 = 0xffff_ffff_8000_1000;
+
+/// Addresses are what is read at them, and every seventh cannot be read.
+struct Echo;
+
+impl VirtualMemory for Echo {
+    fn read(&self, address: VirtualAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
+        if address.0 % 7 == 3 {
+            return Err(ReadError::Wraps { address, length: buffer.len() });
+        }
+        for (byte, value) in buffer.iter_mut().zip(address.0.to_le_bytes().into_iter().cycle()) {
+            *byte = value;
+        }
+        Ok(())
+    }
+}
+
+fn exercise_type(ty: &Type<'_>) {
+    let _ = (ty.name(), ty.kind(), ty.size(), ty.peel(), ty.count(), ty.pointee());
+    let _ = (ty.element(1), ty.element(u64::MAX), ty.enumerator(3), ty.member("value"));
+}
+
+fn exercise_place(place: &Place<'_>) {
+    exercise_type(place.ty());
+    let _ = (place.read_unsigned(&Echo), place.read_signed(&Echo), place.read_bytes(&Echo, 64));
+    let _ = (place.index(2), place.deref(&Echo), place.peel());
+    for path in ["len", "len.value", "cpus", "0", ""] {
+        if let Ok(part) = place.field(path) {
+            exercise_type(part.ty());
+            let _ = (part.read_signed(&Echo), part.index(1));
+        }
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let Ok(image) = Image::parse(data) else { return };
+    let _ = (image.build_id(), image.debuglink(), image.symbol("after"));
+    for offset in (0..0x400).step_by(0x20) {
+        let _ = image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT + offset)));
+    }
+    let _ = image.frames(ProgramCounter::Return(VirtualAddress(0)));
+    let Ok(types) = Types::new(&image) else { return };
+    for name in ["LOG", "printk::LOG", "BROKEN", "after", ""] {
+        if let Ok(place) = types.variable(name) {
+            exercise_place(&place);
+        }
+    }
+    for name in ["Ring", "Atomic", "u64"] {
+        if let Ok(ty) = types.type_named(name) {
+            exercise_type(&ty);
+        }
+    }
+    for offset in [0x100, 0x148, 0x150, 0x200] {
+        let pc = ProgramCounter::Interrupted(VirtualAddress(TEXT + offset));
+        let stack = VirtualAddress(0xffff_c900_0000_4000);
+        let mut registers = UnwindRegisters::new(pc.address(), stack);
+        registers.set(Register::Rbp, stack.0 + 0x40);
+        let (strategy, cfa) = (Strategy::Registers, Some(stack));
+        let frame =
+            UnwoundFrame { pc, strategy, registers, cfa, is_signal_frame: false, cfi_fault: None };
+        for function in Variables::new(&types).in_frame(&frame, &Echo).into_iter().flatten() {
+            for variable in &function.variables {
+                let _ = variable.value.to_string();
+            }
+        }
+    }
+});

@@ -174,7 +174,7 @@ fn a_core_cut_anywhere_is_refused_or_says_that_it_is_cut() {
         let bytes = core(name);
         let whole = report_of(&bytes).expect("a report");
         let header = (0..0x400).step_by(0x31);
-        let rest = (0x400..bytes.len()).step_by(bytes.len() / 50 | 1);
+        let rest = (0x400..bytes.len()).step_by((bytes.len() / 50) | 1);
         for length in header.chain(rest) {
             match report_of(&bytes[..length]) {
                 Ok(report) => {

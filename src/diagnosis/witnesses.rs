@@ -40,12 +40,10 @@ pub fn findings(
 }
 
 fn is_garbled(capture: &CpuCapture, word: Option<&Word>) -> bool {
-    let owner_is_garbage =
-        capture.buffer.as_ref().is_ok_and(|buffer| matches!(buffer.owner, BufferOwner::Garbage(_)));
-    let length_is_garbage =
-        capture.buffer.as_ref().is_ok_and(|buffer| buffer.claimed_len > buffer.capacity);
-    let not_text = word.is_some_and(|word| word.text.contains(['\u{fffd}', '\0']));
-    owner_is_garbage || length_is_garbage || not_text
+    let is_garbage = capture.buffer.as_ref().is_ok_and(|buffer| {
+        matches!(buffer.owner, BufferOwner::Garbage(_)) || buffer.claimed_len > buffer.capacity
+    });
+    is_garbage || word.is_some_and(|word| word.text.contains(['\u{fffd}', '\0']))
 }
 
 /// Why the host cannot see the whole stack.

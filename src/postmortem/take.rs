@@ -66,11 +66,11 @@ impl Destination {
         let failed = || format!("failed to write {}", self.path.display());
         let target = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
         let file = atomic_file::temporary(&target).with_context(failed)?;
-        let (mut extents, views) = moment.mapped();
-        match self.size {
-            Size::Minimal => extents = moment.needed(extents),
-            Size::Full => extents = moment.ram.extents(),
-        }
+        let (tables, views) = moment.mapped();
+        let extents = match self.size {
+            Size::Minimal => moment.needed(tables),
+            Size::Full => moment.ram.extents(),
+        };
         let cpus = moment.cpus();
         let vmcoreinfo = moment.vmcoreinfo();
         let contents = Contents {
@@ -114,6 +114,12 @@ impl Moment<'_> {
         self.stopped.states.iter().flatten()
     }
 
+    /// The memory as the first vCPU has it that has page tables.
+    fn kernel_memory(&self) -> Option<GuestVirtual<'_, GuestRam<'_>>> {
+        let tables = self.states().find_map(|state| page_tables(&state.registers).ok())?;
+        Some(GuestVirtual::new(&self.ram, tables))
+    }
+
     fn cpus(&self) -> Vec<CpuRegisters> {
         let registers = |state: &VcpuState| user_registers(&state.registers);
         let cpus = self.states();
@@ -145,8 +151,7 @@ impl Moment<'_> {
         // A page, says Linux.
         const MOST: usize = 4096;
         let image = self.image?;
-        let tables = self.states().find_map(|state| page_tables(&state.registers).ok())?;
-        let memory = GuestVirtual::new(&self.ram, tables);
+        let memory = self.kernel_memory()?;
         let word = |name: &str| -> Option<u64> {
             let mut bytes = [0; 8];
             memory.read(image.symbol(name)?.address, &mut bytes).ok()?;
@@ -164,9 +169,7 @@ impl Moment<'_> {
         for page in self.touched.pages() {
             extents.insert_pages(page, PAGE);
         }
-        let tables = self.states().find_map(|state| page_tables(&state.registers).ok());
-        let Some(tables) = tables else { return extents };
-        let memory = GuestVirtual::new(&self.ram, tables);
+        let Some(memory) = self.kernel_memory() else { return extents };
         let mut insert = |address: VirtualAddress| -> bool {
             let page = memory.physical(address).ok();
             page.map(|page| extents.insert_pages(page, 1)).is_some()

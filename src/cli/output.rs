@@ -7,7 +7,8 @@ use anstream::ColorChoice;
 use anstyle::{AnsiColor, Style};
 
 use super::arguments::Color;
-use crate::report::sanitize;
+use crate::report::json::Destination;
+use crate::report::{Report, sanitize};
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
@@ -59,6 +60,24 @@ pub enum Text {
 }
 
 impl Text {
+    /// Where it goes beside a report as JSON that goes to `destination`.
+    pub fn beside(destination: Option<&Destination>, quiet: bool) -> Self {
+        match destination {
+            _ if quiet => Self::Quiet,
+            Some(destination) if destination.is_stdout() => Self::Stderr,
+            _ => Self::Stdout,
+        }
+    }
+
+    /// Writes a report as JSON, and says where it is.
+    pub fn write(self, report: &Report, destination: Destination) -> anyhow::Result<()> {
+        destination.write(report)?;
+        if let Some(path) = destination.path() {
+            self.print(&format!("wrote {}\n", path.display()));
+        }
+        Ok(())
+    }
+
     /// Prints. Somebody who closes the pipe has seen enough, which is no reason to end the run.
     pub fn print(self, text: &str) {
         let _ = match self {

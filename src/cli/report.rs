@@ -12,11 +12,7 @@ use crate::report::text;
 pub fn report(arguments: &arguments::Report) -> anyhow::Result<Code> {
     let destination = arguments.json.as_deref().map(Destination::open).transpose();
     let destination = destination.map_err(BadRequest::from_error)?;
-    let text = match &destination {
-        _ if arguments.quiet => Text::Quiet,
-        Some(destination) if destination.is_stdout() => Text::Stderr,
-        _ => Text::Stdout,
-    };
+    let text = Text::beside(destination.as_ref(), arguments.quiet);
     let report = Stored::open(&arguments.core)
         .and_then(|core| {
             let image = arguments.image.as_deref();
@@ -31,10 +27,7 @@ pub fn report(arguments: &arguments::Report) -> anyhow::Result<Code> {
         text.print(&text::backtrace(backtrace));
     }
     if let Some(destination) = destination {
-        destination.write(&report)?;
-        if let Some(path) = destination.path() {
-            text.print(&format!("wrote {}\n", path.display()));
-        }
+        text.write(&report, destination)?;
     }
     Ok(exit_code::of_outcome(&report.outcome))
 }

@@ -22,11 +22,7 @@ const DEFAULT_JSON: &str = "postmortem.json";
 pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
     let destination = destination(arguments)?;
     let stdout_is_data = destination.as_ref().is_some_and(Destination::is_stdout);
-    let text = match (arguments.quiet, stdout_is_data) {
-        (true, _) => Text::Quiet,
-        (false, true) => Text::Stderr,
-        (false, false) => Text::Stdout,
-    };
+    let text = Text::beside(destination.as_ref(), arguments.quiet);
     let files =
         Files::open(arguments.image.as_deref(), Access::Read).map_err(BadRequest::from_error)?;
     let core =
@@ -44,10 +40,7 @@ pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
         text.print(&text::outcome(&report.outcome));
     }
     if let Some(destination) = destination.filter(|_| is_wanted(arguments, &report)) {
-        destination.write(&report)?;
-        if let Some(path) = destination.path() {
-            text.print(&format!("wrote {}\n", path.display()));
-        }
+        text.write(&report, destination)?;
     }
     if let Some(core) = core {
         text.print(&format!("wrote {}\n", core?.display()));

@@ -33,7 +33,8 @@ pub use fault::{CoreError, Finding, Kind};
 pub use notes::{CpuRegisters, UserRegisters};
 pub use read::Core;
 pub use write::{
-    Contents, NotePlace, WriteError, Written, check_path, write, write_all_but_note, write_path,
+    Contents, NotePlace, WriteError, Written, check_path, prepare, write, write_all_but_note,
+    write_path,
 };
 
 /// The version of the format that is written, and the only one that is read.

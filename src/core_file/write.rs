@@ -132,8 +132,11 @@ pub fn check_path(path: &Path) -> Result<(), WriteError> {
     prepare(path).map(drop)
 }
 
-/// Where a path leads to, and a file that is to take its place.
-fn prepare(path: &Path) -> Result<(PathBuf, NamedTempFile), WriteError> {
+/// Where a path leads to, and a file that is to take its place. It is removed unless it does.
+///
+/// # Errors
+/// [`WriteError::NotAFile`] or [`WriteError::Io`].
+pub fn prepare(path: &Path) -> Result<(PathBuf, NamedTempFile), WriteError> {
     // A symbolic link stays one.
     let target = path.canonicalize().unwrap_or_else(|_| path.into());
     if target.metadata().is_ok_and(|metadata| !metadata.is_file()) {

@@ -14,7 +14,8 @@ use crate::atomic_file;
 use crate::capture::Capture;
 use crate::capture::nmi::Stopped;
 use crate::core_file::{
-    Contents, CpuRegisters, Extents, NotePlace, UserRegisters, check_path, write_all_but_note,
+    Contents, CpuRegisters, Extents, NotePlace, UserRegisters, check_path, prepare,
+    write_all_but_note,
 };
 use crate::diagnosis::host_look::HostLook;
 use crate::report::Report;
@@ -64,8 +65,7 @@ impl Destination {
     /// The file could not be written.
     pub fn begin(&self, moment: &Moment<'_>) -> anyhow::Result<Pending> {
         let failed = || format!("failed to write {}", self.path.display());
-        let target = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
-        let file = atomic_file::temporary(&target).with_context(failed)?;
+        let (target, file) = prepare(&self.path)?;
         let (tables, views) = moment.mapped();
         let extents = match self.size {
             Size::Minimal => moment.needed(tables),

@@ -49,6 +49,7 @@ clippy-kernel:
 # whether the sources are formatted
 fmt-check:
     cargo fmt --all --check
+    cargo fmt --manifest-path fuzz/Cargo.toml --check
 
 # format the sources
 fmt:

@@ -8,8 +8,8 @@
 //! [`Vm`] is the way in; [`Event`]s say what the guest does while nobody looks.
 //!
 //! x86-64 Linux hosts only. Unsafe code is in three files: `vm.rs` (handing guest memory to KVM),
-//! `vcpu/kick.rs` (the shared `immediate_exit` byte) and `vcpu/host.rs` (reading `kvm_run`'s unions
-//! and the thread's CPU clock).
+//! `vcpu/kick.rs` (the shared `immediate_exit` byte) and `vcpu/host.rs` (reading `kvm_run`'s unions,
+//! the thread's CPU clock, and the file of KVM's statistics).
 
 mod boot;
 mod cpuid;
@@ -23,6 +23,7 @@ mod layout;
 mod memory;
 mod vcpu;
 mod vm;
+mod watch;
 mod world;
 
 pub use boot::{BootError, ImageError, PvhError};
@@ -32,6 +33,9 @@ pub use event::{Event, Outcome};
 pub use exits::ExitCounts;
 pub use kvm::KvmError;
 pub use memory::{MIN_BYTES, MemoryError};
-pub use vcpu::{MpState, NmiResult, NmiRun, NmiState, Registers, VcpuError, VcpuState};
+pub use vcpu::{
+    MpState, NmiResult, NmiRun, NmiState, Registers, ThreadState, ThreadTimes, VcpuError,
+    VcpuState, VcpuStatistics,
+};
 pub use vm::{Config, MAX_VCPUS, Vm};
 pub use world::ShutdownError;

@@ -4,8 +4,8 @@
 //! image (`boot`) and the vCPUs' insides (`vcpu`). Called by the crate's users.
 
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use kvm_bindings::{
     CpuId, KVM_CAP_X2APIC_API, KVM_PIT_SPEAKER_DUMMY, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
@@ -21,8 +21,8 @@ use crate::error::Error;
 use crate::event::Event;
 use crate::exits::ExitCounts;
 use crate::kvm::{self, KvmError};
-use crate::vcpu::{self, VcpuHandle, World};
-use crate::{boot, layout, memory};
+use crate::vcpu::{self, Layout, VcpuHandle, World};
+use crate::{boot, layout, memory, watch};
 
 /// The most vCPUs that this VMM gives a VM; a host may allow fewer.
 pub const MAX_VCPUS: u32 = 512;
@@ -61,6 +61,8 @@ pub struct Vm {
     pub(crate) vcpus: Vec<VcpuHandle>,
     /// Whether the vCPUs have been told to run, and so need a kick to notice a command.
     pub(crate) running: bool,
+    /// Where KVM's statistics are in their files, once they are wanted.
+    pub(crate) statistics: OnceLock<Option<Layout>>,
     pub(crate) world: Arc<World>,
     pub(crate) fd: VmFd,
 }
@@ -68,7 +70,8 @@ pub struct Vm {
 impl Vm {
     /// Creates a VM with its guest loaded and its vCPUs paused before their first instruction.
     ///
-    /// The request, vCPUs, memory and image, is checked before there is a VM.
+    /// The request, vCPUs, memory and image, is checked before there is a VM. For more than some 200
+    /// vCPUs, raises this process's soft limit on open files, so that they can be watched.
     pub fn new(config: Config<'_>) -> Result<Self, Error> {
         check_vcpus(config.cpus, MAX_VCPUS)?;
         let kvm = kvm::open()?;
@@ -77,6 +80,7 @@ impl Vm {
         let memory = memory::allocate(config.memory, cpuid::physical_address_bits(&supported))?;
         let entry = boot::load(&memory, config.memory, config.image, &config.cmdline, config.cpus)?;
 
+        let keeps_files = watch::room_for_files(config.cpus);
         let fd = kvm::create_vm(&kvm)?;
         register_memory(&fd, &memory)?;
         create_irqchip(&fd, config.cpus)?;
@@ -93,10 +97,10 @@ impl Vm {
         let vcpus = create_vcpus(&kvm, &fd, &supported, config.cpus, entry)?
             .into_iter()
             .zip(0..)
-            .map(|(vcpu, cpu)| VcpuHandle::spawn(cpu, vcpu, world.clone()))
+            .map(|(vcpu, cpu)| VcpuHandle::spawn(cpu, vcpu, world.clone(), keeps_files))
             .collect::<Result<_, _>>()
             .map_err(|source| Error::Host { what: "start a vCPU thread", source })?;
-        Ok(Self { vcpus, running: false, world, fd })
+        Ok(Self { vcpus, running: false, statistics: OnceLock::new(), world, fd })
     }
 
     /// Lets the guest take its first instruction.

@@ -1,7 +1,8 @@
 //! Control over a whole VM: stop the world, look at it, run NMI handlers, go on, shut down.
 //!
 //! Owns every deadline; refuses to own what one vCPU does with a
-//! command (`vcpu::thread`). Called by the controlling thread, through [`Vm`].
+//! command (`vcpu::thread`) and what can be known without one (`watch`). Called by the controlling
+//! thread, through [`Vm`].
 //!
 //! Each operation first tells all the vCPUs it concerns and then collects, so that its cost is that
 //! of the slowest and not of the sum. No operation waits longer than its bound: a vCPU thread can be
@@ -15,7 +16,7 @@ use vm_memory::Address;
 use crate::gather::{Gather, Slot};
 use crate::kvm::KvmError;
 use crate::layout;
-use crate::vcpu::{Answer, Command, NmiRun, VcpuError, VcpuHandle, VcpuState};
+use crate::vcpu::{Answer, Command, NmiRun, VcpuError, VcpuState};
 use crate::vm::{Vm, needs_x2apic};
 
 /// Some vCPU threads did not end in time. They, and the guest's memory, live on until they do.
@@ -88,12 +89,6 @@ impl Vm {
     pub fn tsc(&self, cpu: u32) -> Result<u64, VcpuError> {
         let answer = self.answers(&[cpu], Command::ReadTsc, Self::ANSWER_DEADLINE).pop();
         answer.unwrap_or(Err(VcpuError::NoSuchVcpu(cpu)))
-    }
-
-    /// CPU time that a vCPU's thread has used so far, in the guest and for it; zero for a vCPU that
-    /// does not exist. Costs the guest nothing: a vCPU whose time stands still does not run.
-    pub fn run_time(&self, cpu: u32) -> Duration {
-        self.vcpus.get(cpu as usize).map_or(Duration::ZERO, VcpuHandle::run_time)
     }
 
     /// Lets one vCPU of a paused VM execute one instruction (KVM_SET_GUEST_DEBUG), and reads its

@@ -8,7 +8,8 @@
 mod serial;
 
 use std::io::Write;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::debug;
 use vmm_sys_util::eventfd::EventFd;
@@ -44,17 +45,26 @@ pub(crate) enum Effect {
 pub(crate) struct Devices {
     ports: Ports,
     serial: Mutex<SerialPort>,
+    /// Bytes that the guest has written to it: outside of the lock, which a blocked writer holds.
+    serial_bytes: Arc<AtomicU64>,
 }
 
 impl Devices {
     /// `interrupt` raises COM1's line when it is written.
     pub(crate) fn new(ports: Ports, interrupt: EventFd, output: Box<dyn Write + Send>) -> Self {
-        Self { ports, serial: Mutex::new(SerialPort::new(interrupt, output)) }
+        let serial_bytes = Arc::new(AtomicU64::new(0));
+        let serial = SerialPort::new(interrupt, output, serial_bytes.clone());
+        Self { ports, serial: Mutex::new(serial), serial_bytes }
     }
 
     /// COM1. A thread that panicked in the caller's writer leaves the registers as they were.
     pub(crate) fn serial(&self) -> MutexGuard<'_, SerialPort> {
         self.serial.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that the guest has written to its serial port so far.
+    pub(crate) fn serial_bytes(&self) -> u64 {
+        self.serial_bytes.load(Ordering::Relaxed)
     }
 
     /// Fills `data` with what `port` reads as. A string instruction reads many units in one exit.

@@ -1,16 +1,26 @@
-//! What the host knows of a vCPU and gives only to unsafe code: `kvm_run`'s unions and CPU clocks.
+//! What the host knows of a vCPU and gives only to unsafe code: `kvm_run`'s unions, CPU clocks, and
+//! the file of KVM's statistics.
 //!
-//! Owns those reads and nothing else. Called by the vCPU's thread, and by its handle for the clock.
+//! Owns those reads and nothing else. Called by the vCPU's thread, and by its handle for clock and
+//! file.
 
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::FromRawFd;
 use std::os::unix::thread::JoinHandleExt;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use kvm_bindings::KVM_INTERNAL_ERROR_EMULATION;
 use kvm_bindings::KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES as HAS_INSTRUCTION;
+use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, KVMIO};
 use kvm_ioctls::VcpuFd;
+use tracing::debug;
+use vmm_sys_util::ioctl::ioctl;
+use vmm_sys_util::ioctl_io_nr;
+
+// kvm-ioctls does not wrap it.
+ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
 
 /// Suberror and instruction bytes of a KVM_EXIT_INTERNAL_ERROR, which must be the last exit.
 pub(super) fn internal_error(vcpu: &mut VcpuFd) -> (u32, Vec<u8>) {
@@ -33,6 +43,18 @@ fn instruction_bytes(suberror: u32, data: &[u64]) -> Vec<u8> {
     let bytes: Vec<u8> = [low, high].iter().flat_map(|word| word.to_le_bytes()).collect();
     let len = usize::from(bytes[0]).min(15);
     bytes[1..=len].to_vec()
+}
+
+/// The file of a vCPU's statistics, if KVM keeps any. Waits for a vCPU that runs.
+pub(super) fn statistics(vcpu: &VcpuFd) -> Option<File> {
+    // SAFETY: this ioctl takes no argument and accesses no memory of ours. A KVM without it says so.
+    let fd = unsafe { ioctl(vcpu, KVM_GET_STATS_FD()) };
+    if fd < 0 {
+        debug!(error = %io::Error::last_os_error(), "KVM_GET_STATS_FD failed");
+        return None;
+    }
+    // SAFETY: the ioctl succeeded, so `fd` is a file that it has just opened, and nobody else's.
+    Some(unsafe { File::from_raw_fd(fd) })
 }
 
 /// A thread's CPU-time clock.

@@ -2,21 +2,26 @@
 //!
 //! Owns the command queue and the life of the thread; refuses to own what commands achieve together
 //! (`world`). `setup` prepares a vCPU, `thread` runs it, `kick` gets it out of the guest, `host`
-//! reads what needs unsafe code, `state` is what it answers. Called by `vm` and `world`.
+//! reads what needs unsafe code, `state` is what it answers, `thread_times` and `statistics` are what
+//! the host tells without asking it. Called by `vm`, `world` and `watch`.
 
 mod host;
 mod kick;
 mod setup;
 mod state;
+mod statistics;
 mod thread;
+mod thread_times;
 
+use std::fs::File;
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::VcpuFd;
+use rustix::thread::{Pid, gettid};
 use vmm_sys_util::signal::Killable;
 
 use crate::exits::{Counters, ExitCounts};
@@ -26,8 +31,12 @@ use host::CpuClock;
 use kick::ImmediateExit;
 pub(crate) use setup::set_up;
 pub use state::{MpState, NmiResult, NmiRun, NmiState, Registers, VcpuError, VcpuState};
+pub(crate) use statistics::Layout;
+pub use statistics::VcpuStatistics;
 use thread::Vcpu;
 pub(crate) use thread::World;
+use thread_times::ThreadFiles;
+pub use thread_times::{ThreadState, ThreadTimes};
 
 /// What a vCPU thread can be told. Each answer names its vCPU.
 #[derive(Debug)]
@@ -58,21 +67,49 @@ pub(crate) struct VcpuHandle {
     immediate_exit: Arc<ImmediateExit>,
     counters: Arc<Counters>,
     clock: CpuClock,
+    /// The thread's number, once it has begun.
+    thread_id: Arc<OnceLock<Pid>>,
+    /// The thread's files in /proc, once they are wanted, if there is room for them.
+    thread_files: OnceLock<ThreadFiles>,
+    /// KVM's statistics, if it keeps any and there is room for them.
+    statistics: Option<File>,
+    keeps_files: bool,
     thread: Option<JoinHandle<()>>,
 }
 
 impl VcpuHandle {
-    /// Gives `fd` a thread, paused, named after its vCPU.
-    pub(crate) fn spawn(cpu: u32, fd: VcpuFd, world: Arc<World>) -> io::Result<Self> {
+    /// Gives `fd` a thread, paused, named after its vCPU. `keeps_files`: whether there is room for
+    /// three open files more.
+    pub(crate) fn spawn(
+        cpu: u32,
+        fd: VcpuFd,
+        world: Arc<World>,
+        keeps_files: bool,
+    ) -> io::Result<Self> {
         kick::install_handler()?;
         let (commands, queue) = mpsc::channel();
         let immediate_exit = Arc::new(ImmediateExit::of(&fd)?);
         let counters = Arc::new(Counters::default());
+        // Before the thread has it: a vCPU that runs cannot be asked.
+        let statistics = keeps_files.then(|| host::statistics(&fd)).flatten();
+        let thread_id = Arc::new(OnceLock::new());
         let vcpu = Vcpu::new(cpu, fd, world, queue, immediate_exit.clone(), counters.clone());
-        let thread =
-            std::thread::Builder::new().name(format!("vcpu{cpu}")).spawn(move || vcpu.run())?;
-        let clock = CpuClock::of(&thread)?;
-        Ok(Self { commands, immediate_exit, counters, clock, thread: Some(thread) })
+        let begun = thread_id.clone();
+        let thread = std::thread::Builder::new().name(format!("vcpu{cpu}")).spawn(move || {
+            begun.get_or_init(gettid);
+            vcpu.run();
+        })?;
+        Ok(Self {
+            commands,
+            immediate_exit,
+            counters,
+            clock: CpuClock::of(&thread)?,
+            thread_id,
+            thread_files: OnceLock::new(),
+            statistics,
+            keeps_files,
+            thread: Some(thread),
+        })
     }
 
     /// Queues a command; false if the thread is gone. A running vCPU sees it at its next exit: kick
@@ -93,6 +130,35 @@ impl VcpuHandle {
     /// CPU time that the thread has used, in the guest and outside. Asks the host, not the vCPU.
     pub(crate) fn run_time(&self) -> Duration {
         self.clock.now()
+    }
+
+    /// See `Vm::host_times`. Asks the host, not the vCPU.
+    pub(crate) fn host_times(&self, cpu: u32) -> Result<ThreadTimes, VcpuError> {
+        let thread = *self.thread_id.get().ok_or(VcpuError::NoThreadYet(cpu))?;
+        let failed = |source| VcpuError::Thread { cpu, source };
+        let opened;
+        let files = match self.thread_files.get() {
+            Some(files) => files,
+            None => {
+                let files = ThreadFiles::open(thread).map_err(failed)?;
+                if self.keeps_files {
+                    self.thread_files.get_or_init(|| files)
+                } else {
+                    opened = files;
+                    &opened
+                }
+            }
+        };
+        Ok(ThreadTimes {
+            run_time: self.run_time(),
+            run_delay: files.run_delay().map_err(failed)?,
+            state: files.state().map_err(failed)?,
+        })
+    }
+
+    /// The file of KVM's statistics of this vCPU, if there is one.
+    pub(crate) fn statistics(&self) -> Option<&File> {
+        self.statistics.as_ref()
     }
 
     pub(crate) fn exit_counts(&self) -> ExitCounts {

@@ -3,6 +3,7 @@
 //! Owns the answers' types and their translation from KVM's; refuses to own when it is safe to ask
 //! (`thread`). Used by `world` and by the crate's callers.
 
+use std::io;
 use std::time::Duration;
 
 use kvm_bindings::{
@@ -278,6 +279,17 @@ pub enum VcpuError {
         cpu: u32,
         /// How long it was given.
         waited: Duration,
+    },
+    /// Its thread has not begun. It will in a moment.
+    #[error("look at cpu{0}'s thread: it has not begun")]
+    NoThreadYet(u32),
+    /// The host does not tell of its thread.
+    #[error("look at cpu{cpu}'s thread in /proc; is it mounted?")]
+    Thread {
+        /// Which vCPU.
+        cpu: u32,
+        /// The error of opening or reading its files there.
+        source: io::Error,
     },
     /// KVM refused.
     #[error("ask cpu{cpu}")]

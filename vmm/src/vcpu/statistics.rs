@@ -1,0 +1,142 @@
+//! KVM's own counters of a vCPU (KVM_GET_STATS_FD), read without stopping it.
+//!
+//! Owns the file's format and which counters matter; refuses to own how the file is had (`host`)
+//! and who keeps it (the vCPU's handle). Called by `watch`.
+//!
+//! The file (Linux, Documentation/virt/kvm/api.rst, 4.133) is a header, descriptors that name
+//! counters and say where they are, and the counters. Which there are differs from kernel to kernel,
+//! and not between the vCPUs of one: the descriptors are read once, then a window on the counters.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Some of what KVM counts of a vCPU. `None` is what this host's KVM does not count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VcpuStatistics {
+    /// Exits from the guest, most of which KVM handles by itself.
+    pub exits: Option<u64>,
+    /// HLTs.
+    pub halt_exits: Option<u64>,
+    /// Interrupts that were delivered to the guest.
+    pub irq_injections: Option<u64>,
+    /// NMIs that were delivered to the guest.
+    pub nmi_injections: Option<u64>,
+    /// Whether its thread sleeps in KVM, because the vCPU is in HLT or waits to be started. Since
+    /// Linux 5.16.
+    pub blocking: Option<bool>,
+}
+
+/// Where a file has the counters that matter.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// The window that all of them lie in: its place in the file, and its length.
+    at: u64,
+    len: usize,
+    /// Where in the window, in the order of `NAMES`.
+    places: [Option<usize>; NAMES.len()],
+}
+
+const NAMES: [&[u8]; 5] =
+    [b"exits", b"halt_exits", b"irq_injections", b"nmi_injections", b"blocking"];
+
+/// Bytes of a `kvm_stats_header`, and of a `kvm_stats_desc` without its name.
+const HEADER: usize = 24;
+const DESCRIPTOR: usize = 16;
+
+/// What is believed of a header: 15 times what Linux 6.18 has, and names five times as long.
+const MAX_DESCRIPTORS: usize = 1024;
+const MAX_NAME: usize = 256;
+
+/// The longest window: counters farther apart are not read.
+const WINDOW: usize = 1024;
+
+impl Layout {
+    /// Reads the descriptors of a file.
+    pub(crate) fn read(file: &File) -> io::Result<Self> {
+        let malformed = || io::Error::from(io::ErrorKind::InvalidData);
+        let mut header = [0; HEADER];
+        file.read_exact_at(&mut header, 0)?;
+        let header = Header::parse(&header).ok_or_else(malformed)?;
+        let mut descriptors = vec![0; header.count * header.stride()];
+        file.read_exact_at(&mut descriptors, header.descriptors_at)?;
+        Self::parse(&header, &descriptors).ok_or_else(malformed)
+    }
+
+    /// `None` if no counter that matters is there.
+    fn parse(header: &Header, descriptors: &[u8]) -> Option<Self> {
+        let mut offsets = [None; NAMES.len()];
+        for descriptor in descriptors.chunks_exact(header.stride()) {
+            let (fixed, name) = descriptor.split_at(DESCRIPTOR);
+            let len = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+            if let Some(index) = NAMES.iter().position(|wanted| *wanted == &name[..len]) {
+                // An empty one or a histogram is not what we know by that name.
+                let is_one = u16::from_le_bytes([fixed[6], fixed[7]]) == 1;
+                offsets[index] = is_one.then(|| number(fixed, 8)).flatten();
+            }
+        }
+        let first = *offsets.iter().flatten().min()?;
+        let place = |offset: Option<u32>| {
+            let place = (offset? - first) as usize;
+            (place <= WINDOW - size_of::<u64>()).then_some(place)
+        };
+        let places = offsets.map(place);
+        let last = places.iter().flatten().max()?;
+        let at = header.counters_at + u64::from(first);
+        Some(Self { at, len: last + size_of::<u64>(), places })
+    }
+
+    /// Reads the counters of a file that this is the layout of.
+    pub(crate) fn counters(&self, file: &File) -> io::Result<VcpuStatistics> {
+        let mut buffer = [0; WINDOW];
+        let window = &mut buffer[..self.len];
+        file.read_exact_at(window, self.at)?;
+        Ok(self.pick(window))
+    }
+
+    fn pick(&self, window: &[u8]) -> VcpuStatistics {
+        let counter = |place: Option<usize>| {
+            let bytes = window.get(place?..)?.first_chunk()?;
+            Some(u64::from_le_bytes(*bytes))
+        };
+        let [exits, halt_exits, irq_injections, nmi_injections, blocking] =
+            self.places.map(counter);
+        let blocking = blocking.map(|value| value != 0);
+        VcpuStatistics { exits, halt_exits, irq_injections, nmi_injections, blocking }
+    }
+}
+
+/// A `kvm_stats_header`, within bounds.
+#[derive(Debug, PartialEq, Eq)]
+struct Header {
+    name_size: usize,
+    count: usize,
+    descriptors_at: u64,
+    counters_at: u64,
+}
+
+impl Header {
+    fn parse(bytes: &[u8; HEADER]) -> Option<Self> {
+        // flags, name_size, num_desc, id_offset, desc_offset, data_offset
+        let [_, name_size, count, _, descriptors_at, counters_at] =
+            [0, 4, 8, 12, 16, 20].map(|at| number(bytes, at));
+        let header = Self {
+            name_size: name_size? as usize,
+            count: count? as usize,
+            descriptors_at: descriptors_at?.into(),
+            counters_at: counters_at?.into(),
+        };
+        let believed = header.count <= MAX_DESCRIPTORS && header.name_size <= MAX_NAME;
+        believed.then_some(header)
+    }
+
+    /// Bytes from one descriptor to the next.
+    fn stride(&self) -> usize {
+        DESCRIPTOR + self.name_size
+    }
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}

@@ -112,6 +112,22 @@ impl Outcome {
         matches!(self, Self::DebugExit { .. } | Self::Reset { .. })
     }
 
+    /// Whether KVM could not go on, rather than that the guest ended, in whatever way. The cause may
+    /// still be the guest: an instruction that KVM cannot emulate, a page table that points nowhere.
+    pub fn is_kvm_error(&self) -> bool {
+        match self {
+            Self::DebugExit { .. }
+            | Self::Reset { .. }
+            | Self::TripleFault { .. }
+            | Self::SystemEvent { .. } => false,
+            Self::InternalError { .. }
+            | Self::EntryFailure { .. }
+            | Self::MemoryFault { .. }
+            | Self::UnexpectedExit { .. }
+            | Self::RunFailed { .. } => true,
+        }
+    }
+
     /// The vCPU that the outcome is about.
     pub fn cpu(&self) -> u32 {
         match *self {
@@ -184,6 +200,29 @@ fn write_internal_error(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_guest_does_is_told_from_what_kvm_cannot() {
+        let internal = |suberror| {
+            let (rip, instruction) = (Some(0x10_0000), vec![0x0f]);
+            Outcome::InternalError { cpu: 0, suberror, rip, instruction }
+        };
+        let table = [
+            (Outcome::DebugExit { cpu: 0, code: 0 }, false),
+            (Outcome::Reset { cpu: 0 }, false),
+            (Outcome::TripleFault { cpu: 0 }, false),
+            (Outcome::SystemEvent { cpu: 0, kind: 3 }, false),
+            (internal(1), true),
+            (internal(3), true),
+            (Outcome::EntryFailure { cpu: 0, reason: 0x8000_0021 }, true),
+            (Outcome::MemoryFault { cpu: 0, gpa: 0x1000 }, true),
+            (Outcome::UnexpectedExit { cpu: 0, exit: "KVM_EXIT_HLT".into() }, true),
+            (Outcome::RunFailed { cpu: 0, errno: libc::EFAULT }, true),
+        ];
+        for (outcome, is_kvm_error) in table {
+            assert_eq!(outcome.is_kvm_error(), is_kvm_error, "{outcome}");
+        }
+    }
 
     #[test]
     fn an_emulation_failure_names_its_address_and_bytes() {

@@ -23,8 +23,7 @@ pub struct VcpuStatistics {
     pub irq_injections: Option<u64>,
     /// NMIs that were delivered to the guest.
     pub nmi_injections: Option<u64>,
-    /// Whether its thread sleeps in KVM, because the vCPU is in HLT or waits to be started. Since
-    /// Linux 5.16.
+    /// Whether its thread sleeps in KVM, because the vCPU is in HLT or waits to be started.
     pub blocking: Option<bool>,
 }
 
@@ -139,4 +138,134 @@ impl Header {
 
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A counter's name, how many numbers it is, and its offset.
+    type Counter<'a> = (&'a str, u16, u32);
+
+    const NAME_SIZE: usize = 20;
+
+    /// A file as api.rst, 4.133, describes it, with each counter's number at its offset.
+    fn file(counters: &[Counter<'_>], numbers: &[u64]) -> Vec<u8> {
+        let id = 24;
+        let descriptors = id + NAME_SIZE;
+        let data = descriptors + counters.len() * (16 + NAME_SIZE);
+        let header = [0, NAME_SIZE, counters.len(), id, descriptors, data];
+        let mut file: Vec<u8> = header.iter().flat_map(|n| (*n as u32).to_le_bytes()).collect();
+        file.extend(name("kvm-1/vcpu-0"));
+        for (counter, size, offset) in counters {
+            file.extend(0u32.to_le_bytes()); // flags
+            file.extend(0u16.to_le_bytes()); // exponent
+            file.extend(size.to_le_bytes());
+            file.extend(offset.to_le_bytes());
+            file.extend(0u32.to_le_bytes()); // bucket_size
+            file.extend(name(counter));
+        }
+        for ((_, _, offset), number) in counters.iter().zip(numbers) {
+            let at = data + *offset as usize;
+            file.resize(file.len().max(at + 8), 0xee);
+            file[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        }
+        file
+    }
+
+    fn name(name: &str) -> [u8; NAME_SIZE] {
+        let mut padded = [0; NAME_SIZE];
+        padded[..name.len()].copy_from_slice(name.as_bytes());
+        padded
+    }
+
+    fn layout_of(file: &[u8]) -> Option<Layout> {
+        let header = Header::parse(file.first_chunk()?)?;
+        let descriptors = file.get(header.descriptors_at as usize..)?;
+        Layout::parse(&header, descriptors.get(..header.count * header.stride())?)
+    }
+
+    fn counters_of(file: &[u8]) -> Option<VcpuStatistics> {
+        let layout = layout_of(file)?;
+        let window = file.get(layout.at as usize..)?.get(..layout.len)?;
+        Some(layout.pick(window))
+    }
+
+    #[test]
+    fn counters_are_found_by_name_wherever_they_are() {
+        let counters = [
+            ("nmi_injections", 1, 40),
+            ("exits_of_another", 1, 0),
+            ("blocking", 1, 8),
+            ("exits", 1, 64),
+            ("irq_injections", 1, 24),
+            ("halt_exits", 1, 16),
+        ];
+        let found = counters_of(&file(&counters, &[3, 99, 1, u64::MAX, 5, 7]));
+        let expected = VcpuStatistics {
+            exits: Some(u64::MAX),
+            halt_exits: Some(7),
+            irq_injections: Some(5),
+            nmi_injections: Some(3),
+            blocking: Some(true),
+        };
+        assert_eq!(found, Some(expected));
+    }
+
+    #[test]
+    fn a_counter_that_is_missing_or_is_a_histogram_is_none() {
+        let counters = [("halt_exits", 1, 8), ("exits", 32, 16)];
+        let found = counters_of(&file(&counters, &[7, 9]));
+        let expected = VcpuStatistics { halt_exits: Some(7), ..Default::default() };
+        assert_eq!(found, Some(expected));
+        assert_eq!(counters_of(&file(&[("pf_taken", 1, 0)], &[1])), None);
+    }
+
+    #[test]
+    fn only_a_window_of_counters_is_read() {
+        let counters = [("exits", 1, 80), ("halt_exits", 1, 80 + 1016), ("blocking", 1, 80 + 1024)];
+        let file = file(&counters, &[1, 2, 1]);
+        assert_eq!(layout_of(&file).unwrap().len, 1024);
+        let found = counters_of(&file).unwrap();
+        assert_eq!((found.exits, found.halt_exits, found.blocking), (Some(1), Some(2), None));
+    }
+
+    #[test]
+    fn a_header_out_of_bounds_is_not_believed() {
+        let header = |name_size: u32, count: u32| {
+            let numbers = [0, name_size, count, 24, 72, 3080].map(u32::to_le_bytes);
+            Header::parse(numbers.as_flattened().first_chunk().unwrap())
+        };
+        assert!(header(256, 1024).is_some());
+        assert_eq!(header(257, 1), None);
+        assert_eq!(header(48, 1025), None);
+        assert_eq!(header(u32::MAX, u32::MAX), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_counters_or_none(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..400),
+            offset in any::<u32>(),
+        ) {
+            let _ = counters_of(&bytes);
+            // A believable beginning, so that the rest is looked at.
+            let start = file(&[("exits", 1, 0), ("blocking", 1, offset % 4096)], &[]);
+            bytes.splice(0..0, start);
+            let _ = counters_of(&bytes);
+        }
+
+        #[test]
+        fn offsets_and_sizes_may_be_anything(
+            offsets in any::<[u32; 2]>(),
+            sizes in any::<[u16; 2]>(),
+        ) {
+            let counters = [("exits", sizes[0], offsets[0]), ("blocking", sizes[1], offsets[1])];
+            if let Some(layout) = layout_of(&file(&counters, &[])) {
+                prop_assert!(layout.len <= WINDOW);
+            }
+        }
+    }
 }

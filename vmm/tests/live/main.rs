@@ -8,3 +8,4 @@ mod outcomes;
 mod serial;
 mod stop;
 mod support;
+mod watch;

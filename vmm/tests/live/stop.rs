@@ -5,14 +5,8 @@ use std::time::{Duration, Instant};
 use nmiscope_vmm::{MpState, VcpuError};
 
 use crate::support::asm::Asm;
-use crate::support::image::{Image, Segment};
-use crate::support::{CODE, COM1, COUNTER, LONG, Machine, POST};
-
-fn spinning() -> Machine {
-    let machine = Machine::run(Asm::at(CODE).spin(COUNTER));
-    machine.wait_beyond(COUNTER, 0);
-    machine
-}
+use crate::support::image::Image;
+use crate::support::{CODE, COM1, COUNTER, LONG, Machine, POST, all_spinning, spinning};
 
 #[test]
 fn a_paused_guest_stands_still_and_a_resumed_one_goes_on() {
@@ -132,29 +126,6 @@ fn a_guest_that_is_left_alone_causes_no_exits() {
     let _ = (machine.word(COUNTER), machine.vm.run_time(0));
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(machine.vm.exit_counts(), before);
-}
-
-/// A guest whose boot CPU starts all the others, each of which counts itself in and spins.
-fn all_spinning(cpus: u32) -> Machine {
-    const TRAMPOLINE: u32 = 0x8000;
-    const STARTED: u32 = 0x9000;
-    const ICR: u32 = 0xfee0_0300;
-    const INIT_ALL_OTHERS: u32 = 0xc_4500;
-    const SIPI_ALL_OTHERS: u32 = 0xc_4600 | TRAMPOLINE >> 12;
-    let boot = Asm::at(CODE)
-        .store(ICR, INIT_ALL_OTHERS)
-        .store(ICR, SIPI_ALL_OTHERS)
-        .wait_for(STARTED, (cpus - 1) as u8)
-        .out8(POST, 1)
-        .spin(COUNTER)
-        .code();
-    // Real mode: lock inc word [STARTED]; jmp $
-    let others = [0xf0, 0xff, 0x06, STARTED as u8, (STARTED >> 8) as u8, 0xeb, 0xfe].to_vec();
-    let segment = |at: u32, data: Vec<u8>| Segment { at: at.into(), len: data.len() as u64, data };
-    let segments = vec![segment(CODE, boot), segment(TRAMPOLINE, others)];
-    let machine = Machine::boot(cpus, &Image { segments, entry: Some(CODE) });
-    machine.wait_for_post(1);
-    machine
 }
 
 #[test]

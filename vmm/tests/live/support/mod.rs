@@ -158,6 +158,36 @@ impl Machine {
     }
 }
 
+/// A guest whose one CPU counts, and has begun to.
+pub fn spinning() -> Machine {
+    let machine = Machine::run(Asm::at(CODE).spin(COUNTER));
+    machine.wait_beyond(COUNTER, 0);
+    machine
+}
+
+/// A guest whose boot CPU starts all the others, each of which counts itself in and spins.
+pub fn all_spinning(cpus: u32) -> Machine {
+    const TRAMPOLINE: u32 = 0x8000;
+    const STARTED: u32 = 0x9000;
+    const ICR: u32 = 0xfee0_0300;
+    const INIT_ALL_OTHERS: u32 = 0xc_4500;
+    const SIPI_ALL_OTHERS: u32 = 0xc_4600 | TRAMPOLINE >> 12;
+    let boot = Asm::at(CODE)
+        .store(ICR, INIT_ALL_OTHERS)
+        .store(ICR, SIPI_ALL_OTHERS)
+        .wait_for(STARTED, (cpus - 1) as u8)
+        .out8(POST, 1)
+        .spin(COUNTER)
+        .code();
+    // Real mode: lock inc word [STARTED]; jmp $
+    let others = [0xf0, 0xff, 0x06, STARTED as u8, (STARTED >> 8) as u8, 0xeb, 0xfe].to_vec();
+    let segment = |at: u32, data: Vec<u8>| Segment { at: at.into(), len: data.len() as u64, data };
+    let segments = vec![segment(CODE, boot), segment(TRAMPOLINE, others)];
+    let machine = Machine::boot(cpus, &Image { segments, entry: Some(CODE) });
+    machine.wait_for_post(1);
+    machine
+}
+
 /// `body` in 64-bit mode, with a stack and with `handler` behind vector 2.
 ///
 /// In 64-bit mode, because IRET is what unmasks NMIs, and a KVM that emulates everything knows only

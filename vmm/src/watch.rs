@@ -30,8 +30,8 @@ impl Vm {
         vcpu.host_times(cpu)
     }
 
-    /// What KVM has counted of a vCPU; `None` if KVM keeps no statistics (before Linux 5.14), or
-    /// there is no such vCPU.
+    /// What KVM has counted of a vCPU; `None` if KVM keeps no statistics (before Linux 5.14), if this
+    /// process may not have enough files open for them, or if there is no such vCPU.
     pub fn statistics(&self, cpu: u32) -> Option<VcpuStatistics> {
         let file = self.vcpus.get(cpu as usize)?.statistics()?;
         let layout = self.statistics.get_or_init(|| Layout::read(file).ok()).as_ref()?;

@@ -19,9 +19,10 @@ pub struct VcpuStatistics {
     pub exits: Option<u64>,
     /// HLTs.
     pub halt_exits: Option<u64>,
-    /// Interrupts that were delivered to the guest.
+    /// Interrupts that were given to the guest. One whose delivery has to be interrupted for a page
+    /// of the guest's is counted again, here and below.
     pub irq_injections: Option<u64>,
-    /// NMIs that were delivered to the guest.
+    /// NMIs that were given to the guest.
     pub nmi_injections: Option<u64>,
     /// Whether its thread sleeps in KVM, because the vCPU is in HLT or waits to be started.
     pub blocking: Option<bool>,

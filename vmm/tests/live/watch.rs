@@ -140,7 +140,8 @@ fn an_nmi_that_is_delivered_is_counted() {
     machine.pause();
     let before = statistics(&machine).nmi_injections.unwrap();
     assert!(machine.vm.run_nmi(&[0], LONG)[0].as_ref().unwrap().finished());
-    assert_eq!(statistics(&machine).nmi_injections.unwrap(), before + 1);
+    // More than one where its delivery had to wait for a page, as with shadow page tables.
+    assert!(statistics(&machine).nmi_injections.unwrap() > before);
 }
 
 #[test]

@@ -86,7 +86,8 @@ fn capture(criterion: &mut Criterion) {
         let (mut vm, events) = spinning_vm(cpus);
         let one = |vm: &mut Vm| {
             let started = Instant::now();
-            let capture = Stopped::stop(vm, &kernel, Bounds::for_vcpus(cpus)).run_nmis(vm);
+            let capture =
+                Stopped::stop(vm, &kernel, Bounds::for_vcpus(cpus)).reserve(vm).run_nmis(vm);
             let elapsed = started.elapsed();
             vm.resume();
             (elapsed, handlers_over_cores(&capture))

@@ -6,8 +6,9 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use nmiscope::hang::Bounds;
 use nmiscope::images::{Access, DEBUG_DIRECTORY, Files};
-use nmiscope::session::{self, Options, Sink};
+use nmiscope::session::{self, Options, Policy, Sink};
 
 const SECONDS: u64 = 10;
 const VCPUS: u32 = 2;
@@ -33,8 +34,8 @@ fn run(hang_after: Option<Duration>) -> (f64, u64) {
         command_line: "workload=busy".into(),
         vcpus: VCPUS,
         memory_bytes: 64 << 20,
-        hang_after,
-        ready_within: Duration::from_secs(30),
+        bounds: Bounds::new(hang_after),
+        policy: Policy { report: true, kill: true },
         nmi_after: None,
         stop_after: Some(Duration::from_secs(SECONDS)),
         nmi_timeout: None,

@@ -6,6 +6,7 @@ mod common;
 
 use common::image::{Patched, address_of, bundled, function};
 use common::*;
+use nmiscope::hang::Class;
 use nmiscope::report::{Backtrace, Finding, Outcome, Report, Reservation, Trigger};
 
 const IMAGE: &str = "guest.elf";
@@ -225,10 +226,11 @@ fn a_guest_that_never_becomes_ready_is_a_hang() {
     let guest = bundled().at_address(address, &[0xeb, 0xfe]);
     let finished = run(&guest, &["--ready-within", "500ms"]).expect_code(exit::HANG);
     let report = finished.report();
-    let Outcome::NotReady { waited_ms } = report.outcome else { panic!("{:?}", report.outcome) };
-    assert_eq!(waited_ms, 500.0);
+    let hang = only_hang(&report);
+    assert_eq!((hang.class, &hang.blamed[..]), (Class::BootStall, &["cpu0".to_owned()][..]));
+    assert!((500.0..2500.0).contains(&hang.lasted_ms), "{}", hang.lasted_ms);
     assert_eq!(report.ready_after_ms, None);
-    assert_eq!(report.backtraces[0].trigger, Trigger::NotReady);
+    assert_eq!(report.backtraces[0].trigger, Trigger::Hang);
     let look = report.backtraces[0].cpus[0].look.as_ref().expect("a look");
     assert_eq!(frame_functions(&look.frames[0]), ["kernel_main"]);
 }

@@ -11,7 +11,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use common::*;
-use nmiscope::report::{Backtrace, CpuState, Finding, FoundBy, Outcome, Report, Reservation};
+use nmiscope::report::{Backtrace, CpuState, Fact, Finding, FoundBy, Outcome, Report, Reservation};
 
 /// Where the runs here put their cores.
 const CORE: &str = "hang.core";
@@ -132,11 +132,10 @@ fn check(workload: &str, source: &'static str, ending: Ending, cpus: u32) -> Rep
     let report = finished.report();
     let all = || finished.all();
     let code = match (ending, &report.outcome) {
-        (Ending::Hang(culprits), Outcome::Hang { stalls }) => {
-            let stalled: Vec<u32> = stalls.iter().map(|stall| stall.cpu).collect();
-            for culprit in culprits {
-                assert!(stalled.contains(&culprit.of(cpus)), "{stalled:?} of {cpus}: {}", all());
-            }
+        (Ending::Hang(culprits), Outcome::Hang) => {
+            let wanted: Vec<String> =
+                culprits.iter().map(|culprit| format!("cpu{}", culprit.of(cpus))).collect();
+            assert_eq!(only_hang(&report).blamed, wanted, "{}", all());
             exit::HANG
         }
         (Ending::Panic, Outcome::Panic { cpu, .. }) => {
@@ -394,20 +393,25 @@ fn interrupts_are_off(report: &Report) {
     let cpu = culprit(report);
     assert_eq!(cpu.state, CpuState::Running);
     assert_eq!(cpu.interrupts_enabled, Some(false));
-    let stall = stall_of_culprit(report);
-    assert!(stall.tick_ms.is_some() && stall.main_loop_ms.is_some(), "{stall:?}");
+    let facts = facts_of_culprit(report);
+    assert!(facts.iter().any(|fact| matches!(fact, Fact::NoTick { .. })), "{facts:?}");
+    assert!(facts.iter().any(|fact| matches!(fact, Fact::NoSchedule { .. })), "{facts:?}");
 }
 
 fn the_tick_goes_on(report: &Report) {
     all_answer(report);
     assert_eq!(culprit(report).interrupts_enabled, Some(true));
-    assert!(stall_of_culprit(report).main_loop_ms.is_some_and(|stalled| stalled >= 500.0));
+    let facts = facts_of_culprit(report);
+    assert!(!facts.iter().any(|fact| matches!(fact, Fact::NoTick { .. })), "{facts:?}");
+    let long = |fact: &&Fact| matches!(fact, Fact::NoSchedule { ms, .. } if *ms >= 500.0);
+    assert!(facts.iter().any(long), "{facts:?}");
 }
 
-fn stall_of_culprit(report: &Report) -> &nmiscope::report::Stall {
-    let Outcome::Hang { stalls } = &report.outcome else { panic!("{:?}", report.outcome) };
-    let culprit = report.machine.vcpus / 2;
-    stalls.iter().find(|stall| stall.cpu == culprit).expect("the culprit among the stalled")
+/// What was observed of the CPU that is to blame.
+fn facts_of_culprit(report: &Report) -> Vec<&Fact> {
+    let culprit = format!("cpu{}", report.machine.vcpus / 2);
+    let evidence = only_hang(report).evidence.iter();
+    evidence.filter(|evidence| evidence.of == culprit).map(|evidence| &evidence.fact).collect()
 }
 
 #[test]

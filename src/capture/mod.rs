@@ -11,6 +11,7 @@ use std::time::Duration;
 use nmiscope_vmm::{NmiRun, VcpuState};
 use serde::{Deserialize, Serialize};
 
+use crate::hang::KernelState;
 use crate::kernel::SeqBuf;
 
 /// One backtrace of all vCPUs, not yet understood.
@@ -22,6 +23,8 @@ pub struct Capture {
     pub elapsed: Duration,
     /// By vCPU number.
     pub cpus: Vec<CpuCapture>,
+    /// What the kernel said of what it was doing, when it was stopped; `None` where that is not known.
+    pub kernel: Option<KernelState>,
 }
 
 /// What came of taking the reservation.

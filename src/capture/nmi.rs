@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use nmiscope_vmm::{Registers, VcpuState, Vm};
 
 use super::{Capture, CpuCapture, NmiCapture, Reservation};
-use crate::kernel::{BufferOwner, CpuPlaces, Holder, Kernel, Located, ReservationPlace};
+use crate::hang::KernelState;
+use crate::kernel::{BufferOwner, CpuPlaces, Depth, Holder, Kernel, Located, ReservationPlace};
 use crate::target::memory::GuestRam;
 
 /// How long each step may take.
@@ -45,37 +46,81 @@ pub type States = Vec<Result<VcpuState, String>>;
 pub struct Stopped {
     /// By vCPU number.
     pub states: States,
-    reservation: Reservation,
-    /// Where the kernel's structures are, where that is known.
-    pub places: Option<Located>,
+    /// Where the kernel's structures are, or why that is not known.
+    pub places: Result<Located, String>,
+    /// What the kernel says of what it is doing, where that can be read.
+    pub activity: Option<KernelState>,
     bounds: Bounds,
 }
 
 impl Stopped {
-    /// Stops all vCPUs, and reserves the buffers if they can be had.
+    /// Stops all vCPUs.
     pub fn stop(vm: &mut Vm, kernel: &Kernel, bounds: Bounds) -> Self {
         let mut step = Steps::start();
-        let mut states = stop(vm, bounds);
+        let states = stop(vm, bounds);
         step.done("stopped the vCPUs and read their registers");
         let registers = states.iter().map(|state| match state {
             Ok(state) => Ok(state.registers),
             Err(reason) => Err(reason.clone()),
         });
         let places = kernel.locate(GuestRam::new(vm.memory()), registers);
-        let reservation = match &places {
-            Ok(places) => reserve(vm, &places.reservation, bounds, &mut states),
-            Err(reason) => Reservation::Unavailable { reason: reason.clone() },
-        };
-        step.done("found and reserved the buffers");
-        Self { states, reservation, places: places.ok(), bounds }
+        let mut stopped = Self { states, places, activity: None, bounds };
+        stopped.read_activity(vm);
+        step.done("found the kernel's structures");
+        stopped
     }
 
+    fn read_activity(&mut self, vm: &Vm) {
+        let places = self.places.as_ref().ok();
+        let ram = GuestRam::new(vm.memory());
+        self.activity = places.and_then(|places| places.activity(&ram, Depth::All).ok());
+    }
+
+    /// Reserves the buffers, if they can be had. A guest in which somebody else has them is let run
+    /// for it, and then the moment is a later one.
+    pub fn reserve(mut self, vm: &mut Vm) -> Reserved {
+        let mut step = Steps::start();
+        let reservation = match &self.places {
+            Ok(places) => {
+                let place = &places.reservation;
+                let (reservation, ran) = reserve(vm, place, self.bounds, &mut self.states);
+                if ran {
+                    self.read_activity(vm);
+                }
+                reservation
+            }
+            Err(reason) => Reservation::Unavailable { reason: reason.clone() },
+        };
+        step.done("reserved the buffers");
+        Reserved { stopped: self, reservation, nmis: true }
+    }
+}
+
+/// A guest that stands still, with its buffers reserved, or not.
+#[derive(Debug)]
+pub struct Reserved {
+    /// The moment.
+    pub stopped: Stopped,
+    reservation: Reservation,
+    nmis: bool,
+}
+
+impl Stopped {
+    /// Leaves the buffers to whoever has them: nobody is going to be sent an NMI.
+    pub fn without_nmis(self) -> Reserved {
+        let reason = "no NMIs were asked for".into();
+        Reserved { stopped: self, reservation: Reservation::Unavailable { reason }, nmis: false }
+    }
+}
+
+impl Reserved {
     /// Sends the NMIs, reads what the handlers print, and gives the buffers back. All vCPUs stay
     /// stopped. Whatever goes wrong is in the capture.
     pub fn run_nmis(self, vm: &mut Vm) -> Capture {
-        let Self { states, reservation, places, bounds } = self;
+        let Self { stopped: Stopped { states, places, activity, bounds }, reservation, nmis } =
+            self;
         let mut step = Steps::start();
-        let places = places.as_ref();
+        let places = places.as_ref().ok();
         let held = matches!(reservation, Reservation::Held { .. });
         let ram = GuestRam::new(vm.memory());
         let before: Vec<Before> = states
@@ -88,7 +133,12 @@ impl Stopped {
             })
             .collect();
         let started = Instant::now();
-        let nmis = send_nmis(vm, places, &states, bounds.handlers);
+        let nmis = if nmis {
+            send_nmis(vm, places, &states, bounds.handlers)
+        } else {
+            let reason = || "no NMIs were asked for".to_owned();
+            states.iter().map(|_| NmiCapture::NotSent(reason())).collect()
+        };
         step.done("ran the NMI handlers");
         let ram = GuestRam::new(vm.memory());
         let cpus = (0..)
@@ -104,7 +154,7 @@ impl Stopped {
             // The word was there when it was taken.
             let _ = places.reservation.release(ram);
         }
-        Capture { reservation, elapsed, cpus }
+        Capture { reservation, elapsed, cpus, kernel: activity }
     }
 }
 
@@ -185,7 +235,7 @@ fn reserve(
     place: &ReservationPlace,
     bounds: Bounds,
     states: &mut States,
-) -> Reservation {
+) -> (Reservation, bool) {
     let started = Instant::now();
     let mut ran = false;
     let result = loop {
@@ -207,7 +257,7 @@ fn reserve(
         let _ = place.set_wanted(GuestRam::new(vm.memory()), false);
         *states = stop(vm, bounds);
     }
-    match result {
+    let reservation = match result {
         Ok(Ok(())) => Reservation::Held { waited },
         Ok(Err(holder)) => Reservation::Refused {
             holder: holder.cpu,
@@ -215,7 +265,8 @@ fn reserve(
             waited,
         },
         Err(error) => Reservation::Unavailable { reason: error.to_string() },
-    }
+    };
+    (reservation, ran)
 }
 
 /// How long the holder has held it, by the guest's own clock.

@@ -1,14 +1,15 @@
 //! The arguments, with their help. Checked here as far as one argument can be checked alone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::bundled;
+use crate::hang::{Bounds, Class};
 use crate::images::DEBUG_DIRECTORY;
 use crate::postmortem::Size;
-use crate::session::Sink;
+use crate::session::{Policy, Sink};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,6 +23,8 @@ Examples:
         keep the moment, and look at it again, here or elsewhere, without KVM
   nmiscope run --workload spin-irqs-off --args
         the stacks with arguments and locals, as far as the compiler has kept them
+  nmiscope run kernel.elf --hang-after 10s --hang-after soft-lockup=30s --hang-policy report,continue
+        be more patient, and see whether it recovers
   nmiscope symbolize --image kernel.elf < console.log
         the same log, with a function and a line behind each address
 
@@ -33,7 +36,7 @@ Exit codes:
   2  usage: the command line, or a file it names, cannot be used
   3  hang
   4  panic or crash in the guest
-  5  the tool or its host failed";
+  5  the tool or its host failed, or the host was too busy to run the guest (starved)";
 
 /// Says why a VM hung: which vCPU is stuck, and where, in source lines, from outside the guest.
 #[derive(Debug, Parser)]
@@ -104,12 +107,20 @@ pub struct Run {
     /// Guest memory: bytes, or with K, M or G behind
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size)]
     pub memory: u64,
-    /// Call it a hang when a vCPU makes no progress for so long; 0 to not look
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
-    pub hang_after: Duration,
-    /// Call it a hang when the guest is not ready by then
+    /// Call it a hang when a vCPU gets nowhere for so long, of the time in which the host lets it; 0
+    /// to not look. CLASS=DURATION is for one class of hangs, and can be given more than once:
+    /// deadlock, dead-halt, hard-lockup, soft-lockup, lock-wait, livelock, lost-wakeup; silent (no
+    /// output from a guest of which nothing is known) and starved (the host does not run it) have
+    /// 30s unless told otherwise
+    #[arg(long, value_name = "[CLASS=]DURATION", default_value = "2s", value_parser = parse_bound)]
+    pub hang_after: Vec<HangAfter>,
+    /// Call it a hang (boot-stall) when the guest is not ready by then; 0 to not look
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     pub ready_within: Duration,
+    /// What to do about a hang: report it with the stacks of all vCPUs; write a core of it too
+    /// (nmiscope.core, or as --core says); end the run, or let the guest go on and say if it recovers
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "report,kill")]
+    pub hang_policy: Vec<HangPolicy>,
     /// Print the backtraces after this time, and go on
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub nmi_after: Option<Duration>,
@@ -134,7 +145,7 @@ pub struct Run {
     #[arg(long)]
     pub args: bool,
     /// How much of the guest's memory goes into the core
-    #[arg(long, value_enum, default_value_t, requires = "core")]
+    #[arg(long, value_enum, default_value_t)]
     pub core_size: Size,
     /// Where the guest's console goes: `stdout`, `none`, or a file
     #[arg(long, value_name = "WHERE", default_value = "stdout", value_parser = parse_sink)]
@@ -148,7 +159,73 @@ pub struct Run {
     pub debug_dir: PathBuf,
 }
 
+/// A bound: of one class, or of all that have none of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HangAfter {
+    whose: Option<Bounded>,
+    bound: Option<Duration>,
+}
+
+/// What can have a bound of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bounded {
+    Class(Class),
+    Starved,
+}
+
+/// What to do about a hang.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HangPolicy {
+    /// Take a backtrace of all vCPUs.
+    Report,
+    /// The same, and write a core of the moment.
+    Core,
+    /// End the run.
+    Kill,
+    /// Let the guest go on.
+    Continue,
+}
+
 impl Run {
+    /// The bounds of all classes of hangs.
+    pub fn bounds(&self) -> Bounds {
+        let general = self.hang_after.iter().rev().find(|after| after.whose.is_none());
+        let general = general.map_or(Some(Bounds::DEFAULT), |after| after.bound);
+        let mut bounds = Bounds::new(general);
+        let ready_within = Some(self.ready_within).filter(|within| !within.is_zero());
+        bounds.set(Class::BootStall, general.and(ready_within));
+        for after in &self.hang_after {
+            match after.whose {
+                Some(Bounded::Class(class)) => bounds.set(class, after.bound),
+                Some(Bounded::Starved) => bounds.starved = after.bound,
+                None => {}
+            }
+        }
+        bounds
+    }
+
+    /// What to do about a hang.
+    pub fn policy(&self) -> Policy {
+        let has = |policy| self.hang_policy.contains(&policy);
+        Policy {
+            report: has(HangPolicy::Report) || has(HangPolicy::Core),
+            kill: has(HangPolicy::Kill) || !has(HangPolicy::Continue),
+        }
+    }
+
+    /// Where a core goes, if one is to be written.
+    pub fn core_file(&self) -> Option<&Path> {
+        const DEFAULT: &str = "nmiscope.core";
+        let of_policy = self.hang_policy.contains(&HangPolicy::Core);
+        self.core.as_deref().or_else(|| of_policy.then(|| Path::new(DEFAULT)))
+    }
+
+    /// Whether it is asked for both, to end the run and to let the guest go on.
+    pub fn contradicts_itself(&self) -> bool {
+        let has = |policy| self.hang_policy.contains(&policy);
+        has(HangPolicy::Kill) && has(HangPolicy::Continue)
+    }
+
     /// The guest's kernel parameters.
     pub fn command_line(&self) -> String {
         let default = self.image.is_none().then_some(bundled::DEFAULT_WORKLOAD);
@@ -214,6 +291,25 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     if duration > LONGEST { Err("longer than a year".into()) } else { Ok(duration) }
 }
 
+fn parse_bound(text: &str) -> Result<HangAfter, String> {
+    let (whose, bound) = match text.split_once('=') {
+        None => (None, text),
+        Some(("starved", bound)) => (Some(Bounded::Starved), bound),
+        Some(("boot-stall", _)) => return Err("for boot-stall, use --ready-within".into()),
+        Some((name, bound)) => {
+            let class = Class::from_str(name, false);
+            let names = || {
+                let names = Class::value_variants().iter().map(|class| class.name());
+                names.filter(|name| *name != "boot-stall").collect::<Vec<_>>().join(", ")
+            };
+            let class = class.map_err(|_| format!("no class `{name}`: {}, starved", names()))?;
+            (Some(Bounded::Class(class)), bound)
+        }
+    };
+    let bound = Some(parse_duration(bound)?).filter(|bound| !bound.is_zero());
+    Ok(HangAfter { whose, bound })
+}
+
 fn parse_size(text: &str) -> Result<u64, String> {
     let wrong = || "a number of bytes is wanted, as in 64M or 1G".to_owned();
     let upper = text.trim().to_ascii_uppercase();
@@ -264,6 +360,31 @@ mod tests {
         assert!(parse_size("M").is_err());
         assert!(parse_size("-1").is_err());
         assert!(parse_size("99999999999G").is_err());
+    }
+
+    #[test]
+    fn bounds_are_for_all_classes_or_for_one() {
+        let bounds = |arguments: &[&str]| {
+            let all = ["nmiscope", "run"].iter().chain(arguments);
+            match Arguments::try_parse_from(all).unwrap().command {
+                Command::Run(run) => run.bounds(),
+                _ => unreachable!("`run` was given"),
+            }
+        };
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(bounds(&[]), Bounds::default());
+        let given = bounds(&["--hang-after", "9s", "--hang-after", "livelock=1m"]);
+        assert_eq!(given.of(Class::HardLockup), seconds(9));
+        assert_eq!(given.of(Class::Livelock), seconds(60));
+        assert_eq!(given.of(Class::BootStall), seconds(30));
+        // One class alone leaves the others what they are.
+        let given = bounds(&["--hang-after", "soft-lockup=0", "--ready-within", "5s"]);
+        assert_eq!(given.of(Class::SoftLockup), None);
+        assert_eq!(given.of(Class::Deadlock), seconds(2));
+        assert_eq!(given.of(Class::BootStall), seconds(5));
+        assert!(!bounds(&["--hang-after", "0"]).any());
+        assert!(parse_bound("no-such=1s").is_err());
+        assert!(parse_bound("boot-stall=1s").is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use nmiscope_vmm as vmm;
 
 use crate::errors::BadRequest;
-use crate::report::Outcome;
+use crate::report::{Outcome, Report};
 
 /// An exit code with a meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +22,8 @@ pub const USAGE: Code = Code(2);
 pub const HANG: Code = Code(3);
 /// The guest's kernel panicked, or the guest crashed.
 pub const CRASH: Code = Code(4);
-/// The tool or its host failed: no `/dev/kvm`, no permission, no memory.
+/// The tool or its host failed: no `/dev/kvm`, no permission, no memory, or no CPU time for the
+/// guest.
 pub const TOOL_FAILED: Code = Code(5);
 
 impl From<Code> for ExitCode {
@@ -31,13 +32,17 @@ impl From<Code> for ExitCode {
     }
 }
 
-/// The code for a run that ended so.
-pub fn of_outcome(outcome: &Outcome) -> Code {
-    match outcome {
+/// The code for a run with that report.
+pub fn of_report(report: &Report) -> Code {
+    let hangs = report.hangs.iter().any(|hang| hang.resolved_after_ms.is_none());
+    match report.outcome {
+        // It was let go on, and hung when the time was over.
+        Outcome::Stopped { .. } if hangs => HANG,
         Outcome::Exit { code: 0 } | Outcome::Stopped { .. } => CLEAN,
         Outcome::Exit { .. } => GUEST_FAILED,
-        Outcome::Hang { .. } | Outcome::NotReady { .. } => HANG,
+        Outcome::Hang => HANG,
         Outcome::Panic { .. } | Outcome::Crash { .. } => CRASH,
+        Outcome::Starved { .. } => TOOL_FAILED,
     }
 }
 

@@ -22,12 +22,9 @@ pub fn report(arguments: &arguments::Report) -> anyhow::Result<Code> {
     for warning in &report.warnings {
         output::warning(warning);
     }
-    text.print(&text::outcome(&report.outcome));
-    for backtrace in &report.backtraces {
-        text.print(&text::backtrace(backtrace));
-    }
+    text.print(&text::report(&report));
     if let Some(destination) = destination {
         text.write(&report, destination)?;
     }
-    Ok(exit_code::of_outcome(&report.outcome))
+    Ok(exit_code::of_report(&report))
 }

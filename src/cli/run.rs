@@ -20,18 +20,24 @@ const DEFAULT_JSON: &str = "postmortem.json";
 
 /// Runs a VM. `started` is when the program was.
 pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
+    if arguments.contradicts_itself() {
+        let message = "--hang-policy says both kill and continue: which is it?";
+        return Err(BadRequest::from_error(anyhow!(message)));
+    }
     let destination = destination(arguments)?;
     let stdout_is_data = destination.as_ref().is_some_and(Destination::is_stdout);
     let text = Text::beside(destination.as_ref(), arguments.quiet);
     let files =
         Files::open(arguments.image.as_deref(), Access::Read).map_err(BadRequest::from_error)?;
-    let core =
-        arguments.core.as_deref().map(|path| CoreDestination::open(path, arguments.core_size));
+    let core = arguments.core_file();
+    let core = core.map(|path| CoreDestination::open(path, arguments.core_size));
     let core = core.transpose().map_err(BadRequest::from_error)?;
     let options = Options { core, ..options(arguments, stdout_is_data) };
     let Ended { report, core } = session::run(files, &options, started, |event| match event {
         Event::Ready { machine, after } => text.print(&text::ready(machine, after)),
         Event::Warning(warning) => output::warning(warning),
+        Event::Hangs(hangs) => text.print(&text::hangs(hangs)),
+        Event::Resolved(hangs) => text.print(&text::resolved(hangs)),
         Event::Outcome(outcome) => text.print(&text::outcome(outcome)),
         Event::Backtrace(backtrace) => text.print(&text::backtrace(backtrace)),
         Event::Stopping { exits } => tracing::info!(?exits, "stopping"),
@@ -45,7 +51,7 @@ pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
     if let Some(core) = core {
         text.print(&format!("wrote {}\n", core?.display()));
     }
-    Ok(exit_code::of_outcome(&report.outcome))
+    Ok(exit_code::of_report(&report))
 }
 
 /// Opened before the VM starts. Without `--json` a report is written only if there is something in
@@ -69,7 +75,8 @@ fn destination(arguments: &Run) -> anyhow::Result<Option<Destination>> {
 fn is_wanted(arguments: &Run, report: &Report) -> bool {
     arguments.json.is_some()
         || !report.backtraces.is_empty()
-        || exit_code::of_outcome(&report.outcome) != exit_code::CLEAN
+        || !report.hangs.is_empty()
+        || exit_code::of_report(report) != exit_code::CLEAN
 }
 
 /// Whether the session has told how it ended when it happened.
@@ -87,8 +94,8 @@ fn options(arguments: &Run, stdout_is_data: bool) -> Options {
         command_line: arguments.command_line(),
         vcpus: arguments.cpus,
         memory_bytes: arguments.memory,
-        hang_after: Some(arguments.hang_after).filter(|after| !after.is_zero()),
-        ready_within: arguments.ready_within,
+        bounds: arguments.bounds(),
+        policy: arguments.policy(),
         nmi_after: arguments.nmi_after,
         stop_after: arguments.stop_after,
         nmi_timeout: arguments.nmi_timeout,

@@ -4,8 +4,8 @@
 //! Taken while the guest stands still and before its NMIs, whose handlers write to its stacks.
 
 use nmiscope_symbolizer::{
-    End, GuestVirtual, Image, PhysicalMemory, ProgramCounter, Register, Strategy, Types,
-    UnwindRegisters, Unwinder, UnwoundFrame, VirtualAddress,
+    End, GuestVirtual, Image, PageTables, PhysicalMemory, ProgramCounter, Register, Strategy,
+    Types, UnwindRegisters, Unwinder, UnwoundFrame, VirtualAddress,
 };
 use nmiscope_vmm::{MpState, Registers, VcpuState};
 
@@ -70,9 +70,39 @@ fn look(
         return None;
     }
     let registers = unwind_registers(&state.registers);
-    let alone = |reason: String| HostLook {
+    let tables = page_tables(&state.registers).map_err(|error| crate::error_chain(&error));
+    Some(look_from(&registers, tables, image, types, memory))
+}
+
+/// Looks at the stack that starts with `registers`, in the address space of `tables`, or of which it
+/// is said why there is none.
+pub(super) fn look_from(
+    registers: &UnwindRegisters,
+    tables: Result<PageTables, String>,
+    image: Option<&Image<'_>>,
+    types: Option<&Types<'_>>,
+    memory: &impl PhysicalMemory,
+) -> HostLook {
+    let (image, tables) = match (image, tables) {
+        (Some(image), Ok(tables)) => (image, tables),
+        (None, _) => return first_frame_alone(registers, "the image cannot be read".into()),
+        (_, Err(reason)) => return first_frame_alone(registers, reason),
+    };
+    let memory = GuestVirtual::new(memory, tables);
+    let trace = Unwinder::new(image).unwind(registers, &memory);
+    let variables = types.map(|types| variables::of_stack(types, &trace.frames, &memory));
+    HostLook {
+        frames: trace.frames,
+        variables: variables.unwrap_or_default(),
+        ending: Ending::Unwound(trace.end),
+    }
+}
+
+fn first_frame_alone(registers: &UnwindRegisters, reason: String) -> HostLook {
+    let rip = registers.get(Register::Rip).unwrap_or(0);
+    HostLook {
         frames: vec![UnwoundFrame {
-            pc: ProgramCounter::Interrupted(VirtualAddress(state.registers.rip)),
+            pc: ProgramCounter::Interrupted(VirtualAddress(rip)),
             strategy: Strategy::Registers,
             registers: registers.clone(),
             cfa: None,
@@ -81,22 +111,7 @@ fn look(
         }],
         variables: Vec::new(),
         ending: Ending::NotUnwound(reason),
-    };
-    let Some(image) = image else {
-        return Some(alone("the image cannot be read".into()));
-    };
-    let tables = match page_tables(&state.registers) {
-        Ok(tables) => tables,
-        Err(error) => return Some(alone(crate::error_chain(&error))),
-    };
-    let memory = GuestVirtual::new(memory, tables);
-    let trace = Unwinder::new(image).unwind(&registers, &memory);
-    let variables = types.map(|types| variables::of_stack(types, &trace.frames, &memory));
-    Some(HostLook {
-        frames: trace.frames,
-        variables: variables.unwrap_or_default(),
-        ending: Ending::Unwound(trace.end),
-    })
+    }
 }
 
 /// Whether the registers say where the vCPU is: not before it was started, nor after KVM has reset

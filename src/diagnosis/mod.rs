@@ -5,35 +5,96 @@
 
 mod account;
 pub mod guest_word;
+mod hangs;
 pub mod host_look;
 mod resolver;
+mod signature;
+mod tasks;
 pub mod variables;
 mod witnesses;
 
-use nmiscope_symbolizer::{ProgramCounter, VirtualAddress};
+use nmiscope_symbolizer::{Image, PhysicalMemory, ProgramCounter, Types, VirtualAddress};
 use nmiscope_vmm::{MpState, Registers, VcpuState};
 
 use crate::capture::{Capture, CpuCapture, Reservation};
+use crate::hang::{Found, KernelState};
 use crate::kernel::{BufferOwner, SeqBuf};
 use crate::report::{self, Answer, Backtrace, Cpu, CpuState, Look, Nmi, Trigger, Word};
 use guest_word::Entry;
-use host_look::HostLook;
+use host_look::{HostLook, look_at_all};
 pub use resolver::Resolver;
+
+use crate::target::page_tables;
 
 /// RFLAGS.IF.
 const INTERRUPT_FLAG: u64 = 1 << 9;
+
+/// What the host sees of a guest that stands still.
+#[derive(Debug, Default)]
+pub struct Looks {
+    /// By vCPU number.
+    cpus: Vec<Option<HostLook>>,
+    /// By task number, of those that do not run.
+    tasks: Vec<Option<HostLook>>,
+}
+
+impl Looks {
+    /// Looks at the stacks of all vCPUs and of all tasks. Variables are read if there are `types`,
+    /// which are those of `image`.
+    pub fn look(
+        states: &[Result<VcpuState, String>],
+        kernel: Option<&KernelState>,
+        image: Option<&Image<'_>>,
+        types: Option<&Types<'_>>,
+        memory: &impl PhysicalMemory,
+    ) -> Self {
+        // The kernel's part of memory is the same in all address spaces.
+        let registers = states.iter().flatten().map(|state| &state.registers);
+        let tables = registers.map(page_tables).find_map(Result::ok);
+        let tables = tables.ok_or_else(|| "no vCPU has page tables".to_owned());
+        Self {
+            cpus: look_at_all(states, image, types, memory),
+            tasks: tasks::look_at_tasks(kernel, &tables, image, types, memory),
+        }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &HostLook> {
+        self.cpus.iter().chain(&self.tasks).flatten()
+    }
+}
+
+/// What is said of the hangs that a backtrace was taken for. `index` is its place in the report, if
+/// it gets one.
+pub fn hangs(
+    found: &Found,
+    capture: &Capture,
+    backtrace: &Backtrace,
+    index: Option<u32>,
+    resolver: &Resolver<'_>,
+) -> Vec<report::Hang> {
+    let grounds = hangs::Grounds {
+        kernel: capture.kernel.as_ref(),
+        ages: &found.ages,
+        cpus: &backtrace.cpus,
+        tasks: &backtrace.tasks,
+        at_ms: backtrace.at_ms,
+        backtrace: index,
+    };
+    hangs::hangs(&found.hangs, grounds, resolver)
+}
 
 /// Makes the backtrace. `looks` are the host's, of the moment before the capture's NMIs; `at_ms` is
 /// when it was taken, since the tool's start.
 pub fn backtrace(
     capture: &Capture,
-    looks: &[Option<HostLook>],
+    looks: &Looks,
     trigger: Trigger,
     at_ms: f64,
     resolver: &Resolver<'_>,
 ) -> Backtrace {
     let cpus: Vec<Cpu> = (0..)
-        .zip(capture.cpus.iter().zip(looks))
+        .zip(capture.cpus.iter().zip(&looks.cpus))
         .map(|(cpu, (capture, look))| diagnose_cpu(cpu, capture, look.as_ref(), resolver))
         .collect();
     let count = |test: fn(&&Cpu) -> bool| cpus.iter().filter(test).count() as u32;
@@ -46,6 +107,7 @@ pub fn backtrace(
         elapsed_ms: milliseconds(capture.elapsed),
         groups: group(&cpus),
         cpus,
+        tasks: tasks::show(capture.kernel.as_ref(), &looks.tasks, resolver),
     }
 }
 

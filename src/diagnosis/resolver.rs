@@ -23,7 +23,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// Relative to a source root; of Rust's own library, to that.
-    fn show_path(&self, path: &str) -> String {
+    pub(super) fn show_path(&self, path: &str) -> String {
         let library = path.strip_prefix("/rustc/").and_then(|path| path.split_once("/library/"));
         library.map_or_else(|| self.roots.strip_root(path), |(_, path)| path).to_owned()
     }

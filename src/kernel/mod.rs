@@ -7,7 +7,7 @@
 mod bundled;
 
 pub use bundled::{
-    BufferOwner, Bundled, CpuPlaces, Holder, Located, ReservationPlace, SeqBuf, SeqBufPlace,
+    BufferOwner, Bundled, CpuPlaces, Depth, Holder, Located, ReservationPlace, SeqBuf, SeqBufPlace,
 };
 
 use nmiscope_symbolizer::Image;
@@ -30,6 +30,11 @@ pub enum Kernel {
 impl Kernel {
     /// Looks for the structures of the known kernels in `image`.
     pub fn recognise(image: &Image<'_>) -> Self {
+        // A name is found faster than it is found out that there are no such types, in hundreds of
+        // megabytes of them.
+        if image.symbol(Bundled::MARK).is_none() {
+            return Self::Unknown { reason: format!("the image has no symbol {}", Bundled::MARK) };
+        }
         match Bundled::find(image) {
             Ok(bundled) => Self::Bundled(Box::new(bundled)),
             Err(error) => Self::Unknown { reason: crate::error_chain(&error) },

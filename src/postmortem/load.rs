@@ -5,10 +5,9 @@ use std::path::Path;
 use anyhow::Context;
 use nmiscope_symbolizer::SourceRoots;
 
-use super::Note;
+use super::{Note, Taken};
 use crate::core_file::Core;
-use crate::diagnosis::host_look::look_at_all;
-use crate::diagnosis::{self, Resolver, variables};
+use crate::diagnosis::{self, Looks, Resolver, variables};
 use crate::images::{self, Access, Bytes, Files, hex, source_roots};
 use crate::report::{Report, Source};
 
@@ -53,7 +52,8 @@ pub fn report(
     let note: Note = serde_json::from_slice(core.note())
         .context("its note is damaged, or of another version of nmiscope")
         .with_context(failed)?;
-    let Note { mut report, trigger, at_ms, capture } = note;
+    let Note { mut report, trigger, at_ms, taken, resolved_after_ms } = note;
+    let Taken { capture, found } = taken;
     report.source = Source::Core;
     for finding in core.findings() {
         report.warnings.push(format!("{}: {finding}", stored.path));
@@ -83,7 +83,18 @@ pub fn report(
         }
         None
     });
-    let looks = look_at_all(&states, image.as_ref(), types.as_ref(), &core);
-    report.backtraces.push(diagnosis::backtrace(&capture, &looks, trigger, at_ms, &resolver));
+    let looks =
+        Looks::look(&states, capture.kernel.as_ref(), image.as_ref(), types.as_ref(), &core);
+    let backtrace = diagnosis::backtrace(&capture, &looks, trigger, at_ms, &resolver);
+    if let Some(found) = found {
+        let index = report.backtraces.len() as u32;
+        let mut hangs = diagnosis::hangs(&found, &capture, &backtrace, Some(index), &resolver);
+        for hang in &mut hangs {
+            hang.resolved_after_ms = resolved_after_ms;
+        }
+        // In the order in which they were found: this moment is the last.
+        report.hangs.extend(hangs);
+    }
+    report.backtraces.push(backtrace);
     Ok(report)
 }

@@ -11,6 +11,7 @@ mod take;
 use serde::{Deserialize, Serialize};
 
 use crate::capture::Capture;
+use crate::hang::Found;
 use crate::report::{Report, Trigger};
 
 pub use load::{Stored, report};
@@ -26,6 +27,17 @@ struct Note {
     trigger: Trigger,
     /// When, in milliseconds since the tool's start.
     at_ms: f64,
-    /// What the NMIs brought.
-    capture: Capture,
+    /// What was taken.
+    taken: Taken,
+    /// How long after it was found the hang of that moment was over, in milliseconds.
+    resolved_after_ms: Option<f64>,
+}
+
+/// What was taken of a guest at one moment, besides its memory.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Taken {
+    /// Its vCPUs, and what the NMIs brought.
+    pub capture: Capture,
+    /// The hangs that it was taken for, and what they rest on.
+    pub found: Option<Found>,
 }

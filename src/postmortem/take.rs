@@ -9,15 +9,14 @@ use nmiscope_symbolizer::{
 use nmiscope_vmm::{Registers, VcpuState};
 use tempfile::NamedTempFile;
 
-use super::Note;
+use super::{Note, Taken};
 use crate::atomic_file;
-use crate::capture::Capture;
 use crate::capture::nmi::Stopped;
 use crate::core_file::{
     Contents, CpuRegisters, Extents, NotePlace, UserRegisters, check_path, prepare,
     write_all_but_note,
 };
-use crate::diagnosis::host_look::HostLook;
+use crate::diagnosis::Looks;
 use crate::report::Report;
 use crate::target::memory::{GuestRam, Touched};
 use crate::target::page_tables;
@@ -99,8 +98,8 @@ impl Destination {
 pub struct Moment<'a> {
     /// Its vCPUs, and where its kernel's structures are.
     pub stopped: &'a Stopped,
-    /// What the host saw.
-    pub looks: &'a [Option<HostLook>],
+    /// What the host saw of its vCPUs, and of its tasks.
+    pub looks: &'a Looks,
     /// Its memory.
     pub ram: GuestRam<'a>,
     /// What of it the looks were made from.
@@ -183,7 +182,7 @@ impl Moment<'_> {
             let mut down = offsets.skip(1).map(|offset| start.wrapping_add(offset.wrapping_neg()));
             while down.next().is_some_and(&mut insert) {}
         }
-        if let (Some(places), Some(image)) = (&self.stopped.places, self.image) {
+        if let (Ok(places), Some(image)) = (&self.stopped.places, self.image) {
             for (start, length) in places.own_memory(image) {
                 let within = start.0 % PAGE;
                 for offset in (0..within + length).step_by(PAGE as usize) {
@@ -198,7 +197,7 @@ impl Moment<'_> {
     /// Of every vCPU, and of every frame that may be on another stack than its callee.
     fn stack_pointers(&self) -> impl Iterator<Item = VirtualAddress> {
         let of_cpus = self.states().map(|state| VirtualAddress(state.registers.rsp));
-        let frames = self.looks.iter().flatten().flat_map(|look| &look.frames);
+        let frames = self.looks.all().flat_map(|look| &look.frames);
         let interrupted = frames.filter(|frame| frame.is_interrupted());
         let of_frames = interrupted.filter_map(|frame| frame.registers.get(Register::Rsp));
         of_cpus.chain(of_frames.map(VirtualAddress))
@@ -253,11 +252,16 @@ impl Pending {
     ///
     /// # Errors
     /// The file could not be written.
-    pub fn finish(self, report: &Report, capture: Capture) -> anyhow::Result<PathBuf> {
+    pub fn finish(self, report: &Report, taken: Taken) -> anyhow::Result<PathBuf> {
         let failed = || format!("failed to write {}", self.path.display());
         let mut report = report.clone();
         let backtrace = report.backtraces.pop().context("a core without its backtrace")?;
-        let mut note = Note { report, trigger: backtrace.trigger, at_ms: backtrace.at_ms, capture };
+        let of_this = Some(report.backtraces.len() as u32);
+        let resolved = report.hangs.iter().find(|hang| hang.backtrace == of_this);
+        let resolved_after_ms = resolved.and_then(|hang| hang.resolved_after_ms);
+        report.hangs.retain(|hang| hang.backtrace != of_this);
+        let (trigger, at_ms) = (backtrace.trigger, backtrace.at_ms);
+        let mut note = Note { report, trigger, at_ms, taken, resolved_after_ms };
         let mut bytes = serde_json::to_vec(&note).with_context(failed)?;
         if bytes.len() as u64 > self.note.room() {
             // What earlier backtraces said is in the live report.

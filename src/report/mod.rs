@@ -6,6 +6,7 @@
 //! how kernels print them and what JSON numbers cannot hold. Strings that come from the guest or its
 //! image may hold control characters, JSON-escaped; the renderers make them harmless.
 
+mod hang;
 pub mod json;
 pub mod sanitize;
 pub mod text;
@@ -13,8 +14,13 @@ pub mod text;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use hang::{
+    Activity, Evidence, Fact, Hang, LockKind, NodeKind, SourceLine, Task, TaskState, WaitEdge,
+    WaitKind, WaitNode,
+};
+
 /// Raised when a field changes its meaning or goes away; not when one is added.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// The report of one run of one VM.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -35,6 +41,9 @@ pub struct Report {
     pub ready_after_ms: Option<f64>,
     /// How it ended.
     pub outcome: Outcome,
+    /// Every hang that was found, in order. Those of one moment come one after the other, the one
+    /// that explains most first.
+    pub hangs: Vec<Hang>,
     /// Every backtrace that was taken, in order.
     pub backtraces: Vec<Backtrace>,
     /// What the tool could not do.
@@ -108,15 +117,16 @@ pub enum Outcome {
         /// With this code; 0 is success.
         code: u32,
     },
-    /// Somebody made no progress.
-    Hang {
-        /// Who, and for how long.
-        stalls: Vec<Stall>,
-    },
-    /// The guest was not ready in time.
-    NotReady {
-        /// How long it was given, in milliseconds.
-        waited_ms: f64,
+    /// The guest hung, and the run was ended for it; `hangs` says how.
+    Hang,
+    /// The host did not run the guest: nothing is known of it.
+    Starved {
+        /// These vCPUs made no progress.
+        cpus: Vec<u32>,
+        /// For so long, by the clock, in milliseconds.
+        wall_ms: f64,
+        /// Of which the one that ran most ran so long, in milliseconds.
+        ran_ms: f64,
     },
     /// The guest's kernel panicked.
     Panic {
@@ -125,10 +135,12 @@ pub enum Outcome {
         /// What it said on its console; null if that is not to be found there.
         message: Option<String>,
     },
-    /// The guest ended other than by leaving: a triple fault, a reset, or KVM gave up on it.
+    /// The guest ended other than by leaving.
     Crash {
         /// On this vCPU.
         cpu: u32,
+        /// In which way.
+        cause: CrashCause,
         /// What happened.
         description: String,
     },
@@ -139,15 +151,16 @@ pub enum Outcome {
     },
 }
 
-/// A CPU without progress.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Stall {
-    /// Its number.
-    pub cpu: u32,
-    /// How long its timer tick stood still, in milliseconds; null if it did not.
-    pub tick_ms: Option<f64>,
-    /// The same of its main loop.
-    pub main_loop_ms: Option<f64>,
+/// The ways to end other than by leaving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum CrashCause {
+    /// A fault in the handling of a fault in the handling of a fault.
+    TripleFault,
+    /// The guest asked for a reset, or to be switched off.
+    Reset,
+    /// KVM cannot go on with it.
+    KvmError,
 }
 
 /// The stacks of all vCPUs at one moment.
@@ -169,6 +182,10 @@ pub struct Backtrace {
     pub cpus: Vec<Cpu>,
     /// vCPUs with equal stacks, together; each vCPU is in one of them.
     pub groups: Vec<Vec<u32>>,
+    /// The kernel's tasks that do not run at the moment and have not ended; none where the kernel has
+    /// none, or they are not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<Task>,
 }
 
 /// What asks for a backtrace.
@@ -177,8 +194,8 @@ pub struct Backtrace {
 pub enum Trigger {
     /// The detector.
     Hang,
-    /// The guest was not ready in time.
-    NotReady,
+    /// The host does not run the guest.
+    Starved,
     /// `--nmi-after`.
     Timer,
     /// A signal to the tool.

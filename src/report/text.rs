@@ -3,6 +3,7 @@
 //!
 //! Everything that comes from the guest or its image goes through `sanitize`.
 
+mod hang;
 mod variables;
 
 use std::fmt::Write as _;
@@ -12,9 +13,10 @@ use anstyle::{AnsiColor, Style};
 
 use super::sanitize::line;
 use super::{
-    Answer, Backtrace, Cpu, CpuState, Finding, Frame, Function, Look, Machine, Outcome,
-    Reservation, Stall, Trigger, Word,
+    Answer, Backtrace, Cpu, CpuState, Finding, Frame, Function, Hang, Look, Machine, Outcome,
+    Report, Reservation, Task, TaskState, Trigger, Word,
 };
+pub use hang::{hangs, resolved};
 
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -39,13 +41,15 @@ pub fn outcome(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Exit { code: 0 } => String::new(),
         Outcome::Exit { code } => format!("{BAD}guest failed{BAD:#}: exit code {code}\n"),
-        Outcome::Hang { stalls } => format!("{BAD}hang{BAD:#}: {}\n", no_progress(stalls)),
-        Outcome::NotReady { waited_ms } => {
-            format!(
-                "{BAD}hang{BAD:#}: the guest did not become ready within {}\n",
-                seconds(*waited_ms)
-            )
-        }
+        // Its hangs say all that there is to say.
+        Outcome::Hang => String::new(),
+        Outcome::Starved { cpus, wall_ms, ran_ms } => format!(
+            "{BAD}starved{BAD:#}: {} got nowhere for {}, and had {} of the host's time meanwhile: \
+             no verdict on the guest, run fewer VMs at a time\n",
+            cpu_list(cpus),
+            seconds(wall_ms),
+            seconds(ran_ms)
+        ),
         Outcome::Panic { cpu, message } => {
             let message = message.as_deref().unwrap_or("it did not say why");
             format!("{BAD}panic{BAD:#}: cpu{cpu}: {}\n", line(message))
@@ -55,11 +59,32 @@ pub fn outcome(outcome: &Outcome) -> String {
     }
 }
 
-fn no_progress(stalls: &[Stall]) -> String {
-    let names: Vec<u32> = stalls.iter().map(|stall| stall.cpu).collect();
-    let durations = stalls.iter().flat_map(|stall| [stall.tick_ms, stall.main_loop_ms]);
-    let longest = durations.flatten().fold(0.0, f64::max);
-    format!("no progress on {} for {}", cpu_list(&names), seconds(longest))
+/// A whole report, in the order in which a run tells it.
+pub fn report(report: &Report) -> String {
+    let mut text = String::new();
+    let mut hangs = report.hangs.iter().peekable();
+    let mut told = false;
+    for (index, taken) in (0..).zip(&report.backtraces) {
+        let here = |hang: &&Hang| hang.backtrace.is_none_or(|of| of <= index);
+        while let Some(hang) = hangs.next_if(|hang| here(hang)) {
+            text.push_str(&hang::hangs(std::slice::from_ref(hang)));
+        }
+        if matches!(taken.trigger, Trigger::GuestEnded | Trigger::Starved) {
+            text.push_str(&outcome(&report.outcome));
+            told = true;
+        }
+        text.push_str(&backtrace(taken));
+    }
+    for hang in hangs {
+        text.push_str(&hang::hangs(std::slice::from_ref(hang)));
+    }
+    for hang in report.hangs.iter().filter(|hang| hang.resolved_after_ms.is_some()) {
+        text.push_str(&hang::resolved(std::slice::from_ref(hang)));
+    }
+    if !told {
+        text.push_str(&outcome(&report.outcome));
+    }
+    text
 }
 
 /// A backtrace of all vCPUs.
@@ -70,7 +95,7 @@ pub fn backtrace(backtrace: &Backtrace) -> String {
             let _ = writeln!(text, "backtrace asked for by {name}");
         }
         Trigger::Timer => text.push_str("backtrace asked for by --nmi-after\n"),
-        Trigger::Hang | Trigger::NotReady | Trigger::GuestEnded => {}
+        Trigger::Hang | Trigger::Starved | Trigger::GuestEnded => {}
     }
     let _ = writeln!(
         text,
@@ -87,8 +112,31 @@ pub fn backtrace(backtrace: &Backtrace) -> String {
             show_cpu(&mut text, &cpu_list(group), cpu);
         }
     }
+    for task in &backtrace.tasks {
+        text.push('\n');
+        show_task(&mut text, task);
+    }
     text.push('\n');
     text
+}
+
+fn show_task(text: &mut String, task: &Task) {
+    let name = line(&task.name);
+    let _ = write!(text, "{HEADING}task {name}{HEADING:#}  on cpu{}", task.cpu);
+    text.push_str(match task.state {
+        TaskState::Ready => ", ready to run",
+        TaskState::Running => ", running",
+        TaskState::Blocked => ", blocked",
+        TaskState::Ended => ", ended",
+        TaskState::Unknown => ", in no state that is known",
+    });
+    if let Some(what) = &task.waits_for {
+        let _ = write!(text, ", waits for {}", line(what));
+    }
+    text.push('\n');
+    if let Some(look) = &task.look {
+        show_look(text, look);
+    }
 }
 
 fn reservation(reservation: &Reservation) -> String {
@@ -315,6 +363,11 @@ fn start_of_last_part(path: &str) -> usize {
 }
 
 fn cpu_list(cpus: &[u32]) -> String {
+    ranges(cpus).join(", ")
+}
+
+/// The names of CPUs, in ascending order.
+fn ranges(cpus: &[u32]) -> Vec<String> {
     // Three or more in a row are a range.
     let mut parts: Vec<(u32, u32)> = Vec::new();
     for &cpu in cpus {
@@ -328,7 +381,7 @@ fn cpu_list(cpus: &[u32]) -> String {
         1 => format!("cpu{first}, cpu{last}"),
         _ => format!("cpu{first} to cpu{last}"),
     };
-    parts.into_iter().map(show).collect::<Vec<_>>().join(", ")
+    parts.into_iter().map(show).collect()
 }
 
 fn plural(count: usize, noun: &str) -> String {

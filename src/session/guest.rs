@@ -42,6 +42,14 @@ impl<'a> Guest<'a> {
         self.options.image.is_none() || matches!(self.examine().0, Kernel::Bundled(_))
     }
 
+    /// Why its structures are not known, if they are not.
+    pub fn unknown_because(&mut self) -> &str {
+        match self.examine().0 {
+            Kernel::Bundled(_) => "",
+            Kernel::Unknown { reason } => reason,
+        }
+    }
+
     /// Finds its structures in a VM that runs: stops a vCPU for a moment.
     pub fn locate(&mut self, vm: &Vm) -> Result<Located, String> {
         let registers = (0..vm.cpus()).map(|cpu| match vm.state(cpu) {

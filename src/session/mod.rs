@@ -8,6 +8,7 @@ mod console;
 mod guest;
 mod terminal;
 mod wake;
+mod watch;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -18,23 +19,21 @@ use nmiscope_symbolizer::SourceRoots;
 use nmiscope_vmm as vmm;
 use nmiscope_vmm::{Ports, Vm};
 
-use crate::capture::Capture;
-use crate::capture::nmi::{Bounds, Stopped};
-use crate::diagnosis::host_look::look_at_all;
-use crate::diagnosis::{self, Resolver, milliseconds, variables};
+use crate::capture::nmi::{Bounds as NmiBounds, Stopped};
+use crate::diagnosis::{self, Looks, Resolver, milliseconds, variables};
 use crate::errors::BadRequest;
-use crate::hang::{self, Detector, Observation};
+use crate::hang::{self, Found, Verdict};
 use crate::images::{Files, source_roots};
-use crate::kernel::Located;
-use crate::postmortem::{self, Moment, Pending};
+use crate::postmortem::{self, Moment, Pending, Taken};
 use crate::report::{
-    Backtrace, Machine, Outcome, Report, SCHEMA_VERSION, Source, Stall, Tool, Trigger,
+    Backtrace, CrashCause, Hang, Machine, Outcome, Report, SCHEMA_VERSION, Source, Tool, Trigger,
 };
 use crate::target::memory::{GuestRam, Touched};
 use console::Console;
 pub use console::Sink;
 use guest::Guest;
 use wake::{Inbox, Wake};
+use watch::{Observed, POLL, Watch};
 
 /// What to run, and what to do about it.
 #[derive(Debug)]
@@ -47,10 +46,10 @@ pub struct Options {
     pub vcpus: u32,
     /// Bytes of guest memory.
     pub memory_bytes: u64,
-    /// A CPU without progress for this long hangs; `None` not to look.
-    pub hang_after: Option<Duration>,
-    /// How long the guest has to become ready.
-    pub ready_within: Duration,
+    /// How long what may last before it is a hang.
+    pub bounds: hang::Bounds,
+    /// What to do about a hang.
+    pub policy: Policy,
     /// Take a backtrace this long after the start.
     pub nmi_after: Option<Duration>,
     /// End the run this long after the start.
@@ -67,6 +66,15 @@ pub struct Options {
     pub variables: bool,
     /// Where a core of the last backtrace goes.
     pub core: Option<postmortem::Destination>,
+}
+
+/// What to do about a hang.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Take a backtrace. Without it there are no NMIs.
+    pub report: bool,
+    /// End the run; otherwise the guest goes on, and it is said if the hang is over.
+    pub kill: bool,
 }
 
 /// What a run leaves.
@@ -90,6 +98,10 @@ pub enum Event<'a> {
     },
     /// There is something to look out for.
     Warning(&'a str),
+    /// The guest hangs.
+    Hangs(&'a [Hang]),
+    /// The guest that hung goes on.
+    Resolved(&'a [Hang]),
     /// Something is wrong, or the guest is over.
     Outcome(&'a Outcome),
     /// A backtrace has been taken.
@@ -100,9 +112,6 @@ pub enum Event<'a> {
         exits: vmm::ExitCounts,
     },
 }
-
-/// How often the heartbeats are read.
-const POLL: Duration = Duration::from_millis(100);
 
 /// How long the guest's last words have to reach whoever reads the console.
 const CONSOLE: Duration = Duration::from_secs(1);
@@ -152,7 +161,9 @@ pub fn run(
         console,
         started,
         ready_after: None,
-        watch: Watch::default(),
+        watch: options.bounds.any().then(|| Watch::new(options.bounds.clone())),
+        hangs: Vec::new(),
+        unresolved: 0,
         backtraces: Vec::new(),
         core: None,
         warnings: Vec::new(),
@@ -160,20 +171,11 @@ pub fn run(
         guest: Guest::new(files, options),
         options,
     };
-    session.vm.start();
+    session.start();
     let outcome = session.drive();
     let ended = session.finish(outcome);
     drop((signals, input));
     Ok(ended)
-}
-
-/// What is known for watching the heartbeats.
-#[derive(Default)]
-struct Watch {
-    detector: Option<Detector>,
-    places: Option<Located>,
-    /// How many times they were not to be found.
-    failures: u32,
 }
 
 struct Session<'a> {
@@ -182,10 +184,14 @@ struct Session<'a> {
     console: Console,
     started: Instant,
     ready_after: Option<Duration>,
-    watch: Watch,
+    /// `None` where nothing is looked for.
+    watch: Option<Watch>,
+    /// All hangs so far; the last `unresolved` of them go on.
+    hangs: Vec<Hang>,
+    unresolved: usize,
     backtraces: Vec<Backtrace>,
     /// Of the last backtrace: the core that is begun, and what it still lacks.
-    core: Option<anyhow::Result<(Pending, Capture)>>,
+    core: Option<anyhow::Result<(Pending, Taken)>>,
     warnings: Vec<String>,
     listener: &'a mut dyn FnMut(Event<'_>),
     guest: Guest<'a>,
@@ -193,6 +199,23 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
+    fn start(&mut self) {
+        self.vm.start();
+        if self.guest.is_known() {
+            return;
+        }
+        // One that need not say that it is ready has to get on from the start.
+        if let Some(watch) = &mut self.watch {
+            watch.set_ready();
+            let warning = format!(
+                "the guest's kernel is not known ({}): hangs are found only as far as they show from \
+                 outside",
+                self.guest.unknown_because()
+            );
+            self.warn(warning);
+        }
+    }
+
     /// Until something ends the run.
     fn drive(&mut self) -> Outcome {
         let mut nmi_after = self.options.nmi_after;
@@ -230,11 +253,12 @@ impl Session<'_> {
         }
     }
 
-    /// The next look at the heartbeats, or what was asked for a certain time.
+    /// The next look at the guest, or what was asked for a certain time.
     fn until_something_is_due(&self, nmi_after: Option<Duration>) -> Duration {
         let elapsed = self.started.elapsed();
         let due = [nmi_after, self.options.stop_after].into_iter().flatten();
-        due.map(|after| after.saturating_sub(elapsed)).fold(POLL, Duration::min)
+        let look = self.watch.as_ref().map_or(POLL, Watch::due_in);
+        due.map(|after| after.saturating_sub(elapsed)).fold(look, Duration::min)
     }
 
     fn ready(&mut self, at: Instant) {
@@ -245,8 +269,9 @@ impl Session<'_> {
         let after = at.saturating_duration_since(self.started);
         self.ready_after = Some(after);
         (self.listener)(Event::Ready { machine: &machine(self.options), after });
-        self.watch.detector =
-            self.options.hang_after.map(|hang_after| Detector::new(hang_after, POLL));
+        if let Some(watch) = &mut self.watch {
+            watch.set_ready();
+        }
     }
 
     /// The VM has ended by itself. If it did not choose to, the other CPUs may know why.
@@ -257,67 +282,77 @@ impl Session<'_> {
                 Outcome::Panic { cpu, message: panic_message(&self.console.tail()) }
             }
             vmm::Outcome::DebugExit { code, .. } => return Outcome::Exit { code },
-            _ => Outcome::Crash { cpu, description: ended.to_string() },
+            _ => Outcome::Crash { cpu, cause: crash_cause(ended), description: ended.to_string() },
         };
         (self.listener)(Event::Outcome(&outcome));
         self.backtrace(Trigger::GuestEnded);
         outcome
     }
 
-    /// Reads the heartbeats, and looks at the time that the guest takes to become ready.
+    /// Looks at the guest, and closely if something may be wrong with it.
     fn look_for_trouble(&mut self, elapsed: Duration) -> Option<Outcome> {
-        let (outcome, trigger) = if self.ready_after.is_some() {
-            let stalls = self.stalls(elapsed);
-            if stalls.is_empty() {
-                return None;
-            }
-            (Outcome::Hang { stalls: stalls.iter().map(show_stall).collect() }, Trigger::Hang)
-        } else {
-            let waited = self.options.ready_within;
-            // A guest of which nothing is known need not ever say that it is ready.
-            if elapsed < waited || self.options.hang_after.is_none() || !self.guest.is_known() {
-                return None;
-            }
-            (Outcome::NotReady { waited_ms: milliseconds(waited) }, Trigger::NotReady)
-        };
-        (self.listener)(Event::Outcome(&outcome));
-        self.backtrace(trigger);
-        Some(outcome)
-    }
-
-    fn stalls(&mut self, at: Duration) -> Vec<hang::Stall> {
-        if self.watch.detector.is_none() {
-            return Vec::new();
-        }
-        if self.watch.places.is_none() {
-            match self.guest.locate(&self.vm) {
-                Ok(places) => self.watch.places = Some(places),
-                Err(reason) => self.no_heartbeats(&reason),
-            }
-        }
-        let (Some(detector), Some(places)) = (&mut self.watch.detector, &self.watch.places) else {
-            return Vec::new();
-        };
-        let ram = GuestRam::new(self.vm.memory());
-        let cpus = places.cpus.iter();
-        let cpus = cpus.map(|cpu| cpu.as_ref().ok()?.heartbeats(ram)).collect();
-        detector.observe(Observation { at, cpus })
-    }
-
-    /// A kernel that is not known has none. One that is could not be looked at this time.
-    fn no_heartbeats(&mut self, reason: &str) {
-        let unknown = !self.guest.is_known();
-        if unknown {
-            self.watch.detector = None;
-        }
-        self.watch.failures += 1;
-        // A guest that has just crashed cannot be looked at either, and the next event says so.
-        if unknown || self.watch.failures == 2 {
-            let state = if unknown { "off" } else { "waiting" };
+        let watch = self.watch.as_mut()?;
+        let Observed { suspicious, problem } = watch.observe(&self.vm, &mut self.guest, elapsed);
+        if let Some(reason) = problem {
             self.warn(format!(
-                "hang detection is {state}, the guest's heartbeats are not to be found: {reason}"
+                "hang detection is waiting, the guest's heartbeats are not to be found: {reason}"
             ));
         }
+        match (suspicious, self.unresolved) {
+            (true, 0) => self.look_closely(elapsed),
+            (false, 1..) => {
+                self.resolved(elapsed);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// Stops the guest and judges it. It goes on if nothing is wrong, or as the policy says.
+    fn look_closely(&mut self, elapsed: Duration) -> Option<Outcome> {
+        let stopped = self.stop();
+        let verdict = self.watch.as_mut()?.judge(&self.vm, &stopped, elapsed);
+        match verdict {
+            None => {
+                self.vm.resume();
+                None
+            }
+            Some(Verdict::Hangs(found)) => {
+                self.backtrace_of(stopped, Trigger::Hang, Some(found));
+                if self.options.policy.kill {
+                    return Some(Outcome::Hang);
+                }
+                // Not forgotten: what still stands still then is this hang.
+                self.vm.resume();
+                None
+            }
+            Some(Verdict::Starved(starved)) => {
+                let outcome = Outcome::Starved {
+                    cpus: starved.cpus,
+                    wall_ms: milliseconds(starved.wall),
+                    ran_ms: milliseconds(starved.ran),
+                };
+                (self.listener)(Event::Outcome(&outcome));
+                self.backtrace_of(stopped, Trigger::Starved, None);
+                Some(outcome)
+            }
+            Some(Verdict::Panicked(cpu)) => {
+                let message = panic_message(&self.console.tail());
+                let outcome = Outcome::Panic { cpu, message };
+                (self.listener)(Event::Outcome(&outcome));
+                self.backtrace_of(stopped, Trigger::GuestEnded, None);
+                Some(outcome)
+            }
+        }
+    }
+
+    fn resolved(&mut self, elapsed: Duration) {
+        let first = self.hangs.len() - self.unresolved;
+        for hang in &mut self.hangs[first..] {
+            hang.resolved_after_ms = Some(milliseconds(elapsed) - hang.at_ms);
+        }
+        self.unresolved = 0;
+        (self.listener)(Event::Resolved(&self.hangs[first..]));
     }
 
     fn warn(&mut self, warning: String) {
@@ -325,39 +360,62 @@ impl Session<'_> {
         self.warnings.push(warning);
     }
 
+    fn stop(&mut self) -> Stopped {
+        let mut bounds = NmiBounds::for_vcpus(self.options.vcpus);
+        bounds.handlers = self.options.nmi_timeout.unwrap_or(bounds.handlers);
+        Stopped::stop(&mut self.vm, self.guest.examine().0, bounds)
+    }
+
     /// Takes a backtrace; the guest is stopped afterwards.
     fn backtrace(&mut self, trigger: Trigger) {
+        let stopped = self.stop();
+        self.backtrace_of(stopped, trigger, None);
+    }
+
+    /// Takes a backtrace of a guest that stands still, and tells of the hangs that were `found`.
+    fn backtrace_of(&mut self, stopped: Stopped, trigger: Trigger, found: Option<Found>) {
         let at = milliseconds(self.started.elapsed());
-        let mut bounds = Bounds::for_vcpus(self.options.vcpus);
-        bounds.handlers = self.options.nmi_timeout.unwrap_or(bounds.handlers);
-        let (kernel, files) = self.guest.examine();
+        let wanted = found.is_none() || self.options.policy.report;
+        let (_, files) = self.guest.examine();
         let image = files.parse().ok();
         let resolver = Resolver::new(image.as_ref(), SourceRoots::new(source_roots()));
         let image_of_types = resolver.image().filter(|_| self.options.variables);
         let types = variables::types(image_of_types);
-        let stopped = Stopped::stop(&mut self.vm, kernel, bounds);
+        let reserved = if wanted { stopped.reserve(&mut self.vm) } else { stopped.without_nmis() };
         let ram = GuestRam::new(self.vm.memory());
         let touched = Touched::new(ram);
-        let looks = look_at_all(
-            &stopped.states,
+        let looks = Looks::look(
+            &reserved.stopped.states,
+            reserved.stopped.activity.as_ref(),
             resolver.image(),
             types.as_ref().ok().and_then(Option::as_ref),
             &touched,
         );
         let moment = Moment {
-            stopped: &stopped,
+            stopped: &reserved.stopped,
             looks: &looks,
             ram,
             touched: &touched,
             image: resolver.image(),
         };
-        let core = self.options.core.as_ref().map(|core| core.begin(&moment));
-        let capture = stopped.run_nmis(&mut self.vm);
+        let core = self.options.core.as_ref().filter(|_| wanted).map(|core| core.begin(&moment));
+        let capture = reserved.run_nmis(&mut self.vm);
         let backtrace = diagnosis::backtrace(&capture, &looks, trigger, at, &resolver);
-        self.core = core.map(|core| Ok((core?, capture)));
+        let index = wanted.then_some(self.backtraces.len() as u32);
+        if let Some(found) = &found {
+            let hangs = diagnosis::hangs(found, &capture, &backtrace, index, &resolver);
+            (self.listener)(Event::Hangs(&hangs));
+            self.unresolved = hangs.len();
+            self.hangs.extend(hangs);
+        }
+        if let Some(core) = core {
+            self.core = Some(core.map(|core| (core, Taken { capture, found })));
+        }
         let no_types = types.err();
-        (self.listener)(Event::Backtrace(&backtrace));
-        self.backtraces.push(backtrace);
+        if wanted {
+            (self.listener)(Event::Backtrace(&backtrace));
+            self.backtraces.push(backtrace);
+        }
         // Once is enough: the next backtrace is of the same image.
         if let Some(warning) = no_types.filter(|warning| !self.warnings.contains(warning)) {
             self.warn(warning);
@@ -366,8 +424,8 @@ impl Session<'_> {
 
     fn go_on(&mut self) {
         self.vm.resume();
-        if let Some(detector) = &mut self.watch.detector {
-            detector.reset();
+        if let Some(watch) = &mut self.watch {
+            watch.reset();
         }
     }
 
@@ -398,13 +456,14 @@ impl Session<'_> {
             machine: machine(self.options),
             ready_after_ms: self.ready_after.map(milliseconds),
             outcome,
+            hangs: self.hangs,
             backtraces: self.backtraces,
             warnings,
             console_tail: self.console.tail(),
         };
         let core = self.core.map(|core| {
-            let (core, capture) = core?;
-            core.finish(&report, capture)
+            let (core, taken) = core?;
+            core.finish(&report, taken)
         });
         Ended { report, core }
     }
@@ -423,10 +482,10 @@ fn machine(options: &Options) -> Machine {
     Machine { vcpus: options.vcpus, memory_bytes: options.memory_bytes }
 }
 
-fn show_stall(stall: &hang::Stall) -> Stall {
-    Stall {
-        cpu: stall.cpu as u32,
-        tick_ms: stall.tick.map(milliseconds),
-        main_loop_ms: stall.main_loop.map(milliseconds),
+fn crash_cause(outcome: &vmm::Outcome) -> CrashCause {
+    match outcome {
+        vmm::Outcome::TripleFault { .. } => CrashCause::TripleFault,
+        outcome if outcome.is_kvm_error() => CrashCause::KvmError,
+        _ => CrashCause::Reset,
     }
 }

@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nmiscope::report::text::short_name;
-use nmiscope::report::{Answer, Backtrace, Cpu, Frame, Report, Reservation};
+use nmiscope::report::{Answer, Backtrace, Cpu, Frame, Hang, Report, Reservation};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -462,4 +462,11 @@ pub fn frame_functions(frame: &Frame) -> Vec<String> {
 pub fn is_subsequence(wanted: &[&str], found: &[String]) -> bool {
     let mut found = found.iter();
     wanted.iter().all(|wanted| found.any(|name| name == wanted))
+}
+
+/// The hang of a run that has one.
+#[track_caller]
+pub fn only_hang(report: &Report) -> &Hang {
+    assert_eq!(report.hangs.len(), 1, "{:#?}", report.hangs);
+    &report.hangs[0]
 }

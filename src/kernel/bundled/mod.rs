@@ -4,16 +4,20 @@
 //! for virtual addresses. [`Bundled::locate`] asks a stopped guest for its page tables and per-CPU
 //! offsets, and turns them into guest-physical addresses, which can then be read while it runs.
 
+mod activity;
+
+pub use activity::Depth;
+
 use nmiscope_guest::abi::RESERVED_BY_HYPERVISOR;
 use nmiscope_guest::printk;
 use nmiscope_symbolizer::{
-    GuestVirtual, Image, PageTables, PhysicalAddress, PhysicalMemory, Place, TypeError, Types,
-    VirtualAddress, VirtualMemory, WalkError,
+    GuestVirtual, Image, PageTables, PhysicalAddress, PhysicalMemory, Place, ReadError, TypeError,
+    Types, VirtualAddress, VirtualMemory, WalkError,
 };
 use nmiscope_vmm::Registers;
 use serde::{Deserialize, Serialize};
 
-use crate::hang::Heartbeats;
+use crate::hang::KernelState;
 use crate::target::memory::{GuestRam, NoSuchWord};
 use crate::target::page_tables;
 
@@ -33,13 +37,12 @@ pub struct Bundled {
     clock_tsc_base: VirtualAddress,
     clock_ns_per_tsc: VirtualAddress,
     per_cpu: PerCpu,
+    activity: activity::Activity,
 }
 
 #[derive(Debug)]
 struct PerCpu {
     cpu_online: VirtualAddress,
-    tick_heartbeat: VirtualAddress,
-    loop_heartbeat: VirtualAddress,
     nmi_count: VirtualAddress,
     seq_owner: VirtualAddress,
     seq_missed: VirtualAddress,
@@ -59,6 +62,7 @@ pub struct Located {
     pub reservation: ReservationPlace,
     /// By CPU number; or why a CPU's variables are not to be found.
     pub cpus: Vec<Result<CpuPlaces, String>>,
+    activity: activity::Places,
 }
 
 /// Where `nmi_print_flag` lies, and what dates it.
@@ -77,8 +81,6 @@ pub struct CpuPlaces {
     /// From the template to this CPU's copy.
     offset: u64,
     online: PhysicalAddress,
-    tick_heartbeat: PhysicalAddress,
-    loop_heartbeat: PhysicalAddress,
     nmi_count: PhysicalAddress,
     /// Its NMI buffer.
     pub seq_buf: SeqBufPlace,
@@ -96,6 +98,9 @@ pub struct SeqBufPlace {
 }
 
 impl Bundled {
+    /// The symbol that tells it from other kernels.
+    pub const MARK: &str = "nmi_print_seq";
+
     /// Finds the structures by name in the image's debug information.
     ///
     /// # Errors
@@ -105,7 +110,7 @@ impl Bundled {
         let offsets = types.variable("__per_cpu_offset")?;
         let printk = types.variable("PRINTK")?;
         let clock = types.variable("sched_clock")?;
-        let seq = types.variable("nmi_print_seq")?;
+        let seq = types.variable(Self::MARK)?;
         let buffer = seq.field("seq.buffer")?;
         Ok(Self {
             nr_cpu_ids: address(&types, "nr_cpu_ids")?,
@@ -119,8 +124,6 @@ impl Bundled {
             clock_ns_per_tsc: clock.field("ns_per_tsc_shifted")?.address(),
             per_cpu: PerCpu {
                 cpu_online: address(&types, "cpu_online")?,
-                tick_heartbeat: address(&types, "tick_heartbeat")?,
-                loop_heartbeat: address(&types, "loop_heartbeat")?,
                 nmi_count: address(&types, "nmi_count")?,
                 seq_owner: seq.field("owner")?.address(),
                 seq_missed: seq.field("missed")?.address(),
@@ -129,6 +132,7 @@ impl Bundled {
                 seq_buffer: buffer.address(),
                 seq_buffer_size: buffer.ty().size().unwrap_or(0),
             },
+            activity: activity::Activity::find(&types)?,
         })
     }
 
@@ -166,10 +170,12 @@ impl Bundled {
             clock_ns_per_tsc: physical(&memory, self.clock_ns_per_tsc)?,
         };
         let possible = u64::from(read::<4>(&memory, self.nr_cpu_ids).map(u32::from_le_bytes)?);
-        let cpus = (0..possible.min(self.per_cpu_offset_count))
+        let cpus: Vec<Result<CpuPlaces, String>> = (0..possible.min(self.per_cpu_offset_count))
             .map(|cpu| self.locate_cpu(&memory, cpu).map_err(|error| crate::error_chain(&error)))
             .collect();
-        Ok(Located { tables, reservation, cpus })
+        let offsets = cpus.iter().map(|cpu| Some(cpu.as_ref().ok()?.offset));
+        let activity = self.activity.locate(&memory, offsets)?;
+        Ok(Located { tables, reservation, cpus, activity })
     }
 
     fn locate_cpu<M: PhysicalMemory>(
@@ -184,8 +190,6 @@ impl Bundled {
         Ok(CpuPlaces {
             offset,
             online: place(per_cpu.cpu_online)?,
-            tick_heartbeat: place(per_cpu.tick_heartbeat)?,
-            loop_heartbeat: place(per_cpu.loop_heartbeat)?,
             nmi_count: place(per_cpu.nmi_count)?,
             seq_buf: SeqBufPlace {
                 owner: place(per_cpu.seq_owner)?,
@@ -216,11 +220,8 @@ fn physical<M: PhysicalMemory>(
     memory: &GuestVirtual<'_, M>,
     address: VirtualAddress,
 ) -> Result<PhysicalAddress, TypeError> {
-    let unmapped = |walk: WalkError| nmiscope_symbolizer::ReadError::Unmapped {
-        address,
-        length: 1,
-        walk: Box::new(walk),
-    };
+    let unmapped =
+        |walk: WalkError| ReadError::Unmapped { address, length: 1, walk: Box::new(walk) };
     Ok(memory.physical(address).map_err(unmapped)?)
 }
 
@@ -242,18 +243,21 @@ impl Located {
         });
         data.into_iter().chain(copies).collect()
     }
+
+    /// What the kernel says of what it is doing.
+    ///
+    /// # Errors
+    /// There is no memory where its structures were.
+    pub fn activity(
+        &self,
+        memory: &impl PhysicalMemory,
+        depth: Depth,
+    ) -> Result<KernelState, ReadError> {
+        self.activity.read(memory, self.tables, depth)
+    }
 }
 
 impl CpuPlaces {
-    /// The CPU's heartbeats; `None` for one that does not run the kernel.
-    pub fn heartbeats(&self, ram: GuestRam<'_>) -> Option<Heartbeats> {
-        let online = ram.load_u32(self.online).ok()?;
-        (online != 0).then_some(Heartbeats {
-            tick: ram.load_u64(self.tick_heartbeat).ok()?,
-            main_loop: ram.load_u64(self.loop_heartbeat).ok()?,
-        })
-    }
-
     /// Whether the CPU runs the kernel, and so has an NMI handler.
     pub fn is_online(&self, ram: GuestRam<'_>) -> Result<bool, NoSuchWord> {
         Ok(ram.load_u32(self.online)? != 0)

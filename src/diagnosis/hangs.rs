@@ -1,0 +1,335 @@
+//! Hangs as reports have them: parties with names, places with lines, and what the verdict rests on.
+//! What the verdict is has been decided in `hang`.
+
+use std::collections::BTreeMap;
+
+use nmiscope_symbolizer::{VirtualAddress, demangle};
+
+use super::{Resolver, milliseconds, signature};
+use crate::hang::{self, Ages, EdgeKind, KernelState, Node, Site, TaskState};
+use crate::report::text::short_name;
+use crate::report::{
+    self, Activity, Cpu, CpuState, Evidence, Fact, Frame, Hang, LockKind, NodeKind, SourceLine,
+    Task, WaitEdge, WaitKind, WaitNode,
+};
+
+/// What the verdicts of one moment rest on.
+#[derive(Debug, Clone, Copy)]
+pub struct Grounds<'a> {
+    /// What the kernel said of itself.
+    pub kernel: Option<&'a KernelState>,
+    /// For how long things had not changed.
+    pub ages: &'a Ages,
+    /// The vCPUs, as the report has them.
+    pub cpus: &'a [Cpu],
+    /// The tasks that did not run, as the report has them.
+    pub tasks: &'a [Task],
+    /// When it was, in milliseconds since the tool's start.
+    pub at_ms: f64,
+    /// Which of the report's backtraces is of that moment.
+    pub backtrace: Option<u32>,
+}
+
+/// Makes the report's hangs of those that were found.
+pub fn hangs(found: &[hang::Hang], grounds: Grounds<'_>, resolver: &Resolver<'_>) -> Vec<Hang> {
+    let names = Names::of(found, grounds, resolver);
+    found.iter().map(|hang| Teller { hang, grounds, resolver, names: &names }.tell()).collect()
+}
+
+/// What the parties are called; no two alike.
+struct Names {
+    tasks: BTreeMap<u32, String>,
+    locks: BTreeMap<u64, String>,
+}
+
+impl Names {
+    fn of(found: &[hang::Hang], grounds: Grounds<'_>, resolver: &Resolver<'_>) -> Self {
+        let mut locks: BTreeMap<u64, String> = BTreeMap::new();
+        for &address in found.iter().flat_map(|hang| &hang.locks) {
+            let name = lock_name(address, resolver);
+            let taken = locks.values().any(|other| *other == name);
+            let name = if taken { format!("{name}@{address:016x}") } else { name };
+            locks.entry(address).or_insert(name);
+        }
+        let mut tasks: BTreeMap<u32, String> = BTreeMap::new();
+        let all = grounds.kernel.map_or(&[][..], |kernel| &kernel.tasks);
+        for (number, task) in (0..).zip(all) {
+            let Some(task) = task else { continue };
+            let taken = tasks.values().any(|other| *other == task.name);
+            let name = match (task.name.is_empty(), taken) {
+                (false, false) => task.name.clone(),
+                _ => format!("{}#{number}", task.name),
+            };
+            tasks.insert(number, name);
+        }
+        Self { tasks, locks }
+    }
+
+    fn id(&self, node: Node) -> String {
+        match node {
+            Node::Cpu(cpu) => format!("cpu{cpu}"),
+            Node::Task(task) => {
+                self.tasks.get(&task).cloned().unwrap_or_else(|| format!("task#{task}"))
+            }
+            Node::Lock(address) => {
+                self.locks.get(&address).cloned().unwrap_or_else(|| format!("{address:016x}"))
+            }
+        }
+    }
+}
+
+/// A lock's symbol without the path to it, or its address.
+pub(super) fn lock_name(address: u64, resolver: &Resolver<'_>) -> String {
+    match lock_symbol(address, resolver) {
+        Some(symbol) => short_name(&symbol).to_owned(),
+        None => format!("{address:016x}"),
+    }
+}
+
+/// A lock that is part of something has that one's symbol, and an offset.
+fn lock_symbol(address: u64, resolver: &Resolver<'_>) -> Option<String> {
+    let found = resolver.image()?.symbol_containing(VirtualAddress(address))?;
+    let name = demangle(&found.symbol.name);
+    Some(if found.offset == 0 { name } else { format!("{name}+{:#x}", found.offset) })
+}
+
+/// Tells of one hang.
+struct Teller<'a> {
+    hang: &'a hang::Hang,
+    grounds: Grounds<'a>,
+    resolver: &'a Resolver<'a>,
+    names: &'a Names,
+}
+
+impl Teller<'_> {
+    fn tell(&self) -> Hang {
+        let hang = self.hang;
+        let ids = |nodes: &[Node]| nodes.iter().map(|&node| self.names.id(node)).collect();
+        Hang {
+            class: hang.class,
+            signature: signature::of(hang.class, &self.blamed_stacks()),
+            at_ms: self.grounds.at_ms,
+            lasted_ms: milliseconds(hang.age),
+            blamed: ids(&hang.blamed),
+            locks: hang.locks.iter().map(|&lock| self.names.id(Node::Lock(lock))).collect(),
+            victims: ids(&hang.victims),
+            nodes: self.nodes(),
+            edges: hang.edges.iter().map(|edge| self.edge(edge)).collect(),
+            evidence: self.evidence(),
+            backtrace: self.grounds.backtrace,
+            resolved_after_ms: None,
+        }
+    }
+
+    /// The host's look at everybody who is to blame.
+    fn blamed_stacks(&self) -> Vec<&[Frame]> {
+        let look = |node: &Node| match *node {
+            Node::Cpu(cpu) => self.cpu(cpu)?.look.as_ref(),
+            Node::Task(number) => self.task_look(number),
+            Node::Lock(_) => None,
+        };
+        self.hang.blamed.iter().filter_map(look).map(|look| &look.frames[..]).collect()
+    }
+
+    fn task_look(&self, number: u32) -> Option<&report::Look> {
+        match self.grounds.tasks.iter().find(|task| task.task == number) {
+            Some(task) => task.look.as_ref(),
+            // One that runs has its CPU's stack.
+            None => self.cpu(self.grounds.kernel?.task(number)?.cpu)?.look.as_ref(),
+        }
+    }
+
+    fn cpu(&self, number: u32) -> Option<&Cpu> {
+        self.grounds.cpus.get(number as usize)
+    }
+
+    fn nodes(&self) -> Vec<WaitNode> {
+        let hang = self.hang;
+        let cpus = (0..self.grounds.cpus.len() as u32).map(Node::Cpu);
+        let ends = hang.edges.iter().flat_map(|edge| [edge.from, edge.to]);
+        let named = hang.blamed.iter().chain(&hang.victims).copied();
+        let locks = hang.locks.iter().copied().map(Node::Lock);
+        let mut nodes: Vec<Node> = cpus.chain(ends).chain(named).chain(locks).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        let node = |node| WaitNode { id: self.names.id(node), kind: self.kind(node) };
+        nodes.into_iter().map(node).collect()
+    }
+
+    fn kind(&self, node: Node) -> NodeKind {
+        let kernel = self.grounds.kernel;
+        match node {
+            Node::Cpu(cpu) => NodeKind::Cpu {
+                cpu,
+                activity: self.activity(cpu),
+                task: kernel
+                    .and_then(|kernel| kernel.cpu(cpu)?.task)
+                    .map(|task| self.names.id(Node::Task(task))),
+            },
+            Node::Task(number) => {
+                let task = kernel.and_then(|kernel| kernel.task(number));
+                NodeKind::Task {
+                    task: number,
+                    name: task.map(|task| task.name.clone()).unwrap_or_default(),
+                    cpu: task.map_or(0, |task| task.cpu),
+                    state: task.map_or(report::TaskState::Unknown, |task| task.state.into()),
+                }
+            }
+            Node::Lock(address) => {
+                let lock = kernel.and_then(|kernel| kernel.locks.get(&address));
+                NodeKind::Lock {
+                    symbol: lock_symbol(address, self.resolver),
+                    address: format!("{address:016x}"),
+                    lock: lock.map_or(LockKind::Unknown, |lock| lock.kind.into()),
+                    taken_at: lock.and_then(|lock| self.line(&lock.taken_at)),
+                }
+            }
+        }
+    }
+
+    fn activity(&self, cpu: u32) -> Activity {
+        let online = self.grounds.kernel.and_then(|kernel| kernel.cpu(cpu));
+        let Some(seen) = self.cpu(cpu) else { return Activity::Unknown };
+        match (seen.state, seen.interrupts_enabled) {
+            (CpuState::NotStarted | CpuState::Reset, _) => Activity::Offline,
+            _ if online.is_some_and(|cpu| !cpu.online) => Activity::Offline,
+            (CpuState::Running, _) => Activity::Running,
+            (CpuState::Halted, Some(true)) => Activity::Idle,
+            (CpuState::Halted, Some(false)) => Activity::Dead,
+            _ => Activity::Unknown,
+        }
+    }
+
+    fn edge(&self, edge: &hang::Edge) -> WaitEdge {
+        let (kernel, ages) = (self.grounds.kernel, self.grounds.ages);
+        let (wait, age) = match (edge.kind, edge.from) {
+            (EdgeKind::RunsOn, _) => (None, None),
+            (EdgeKind::HeldBy, Node::Lock(lock)) => {
+                (None, ages.locks.get(&lock).map(hang::Still::own))
+            }
+            (_, Node::Cpu(cpu)) => (
+                kernel.and_then(|kernel| kernel.cpu(cpu)?.wait.as_ref()),
+                ages.cpus.get(cpu as usize).map(|cpu| cpu.wait.own()),
+            ),
+            (_, Node::Task(task)) => (
+                kernel.and_then(|kernel| kernel.task(task)?.wait.as_ref()),
+                ages.tasks.get(task as usize).map(hang::Still::own),
+            ),
+            (_, Node::Lock(_)) => (None, None),
+        };
+        WaitEdge {
+            from: self.names.id(edge.from),
+            to: self.names.id(edge.to),
+            kind: match edge.kind {
+                EdgeKind::WaitsFor => WaitKind::WaitsFor,
+                EdgeKind::HeldBy => WaitKind::HeldBy,
+                EdgeKind::Calls => WaitKind::CallsFunction,
+                EdgeKind::BringsUp => WaitKind::BringsUp,
+                EdgeKind::RunsOn => WaitKind::RunsOn,
+            },
+            at: wait.and_then(|wait| self.line(&wait.at)),
+            for_ms: age.map(milliseconds),
+        }
+    }
+
+    fn line(&self, site: &Site) -> Option<SourceLine> {
+        let (file, line) = site.line.as_ref()?;
+        Some(SourceLine { file: self.resolver.show_path(file), line: *line })
+    }
+
+    fn evidence(&self) -> Vec<Evidence> {
+        let hang = self.hang;
+        let parties = hang.blamed.iter().chain(&hang.victims);
+        let mut evidence = Vec::new();
+        for &party in parties {
+            let facts = match party {
+                Node::Cpu(cpu) => self.facts_of_cpu(cpu),
+                Node::Task(task) => self.facts_of_task(task),
+                Node::Lock(_) => Vec::new(),
+            };
+            let of = self.names.id(party);
+            evidence.extend(facts.into_iter().map(|fact| Evidence { of: of.clone(), fact }));
+        }
+        evidence
+    }
+
+    fn facts_of_cpu(&self, cpu: u32) -> Vec<Fact> {
+        use hang::Class;
+        let mut facts = Vec::new();
+        // Younger than half of the hang: it has nothing to do with it.
+        let old = |age: std::time::Duration| (age >= self.hang.age / 2).then(|| milliseconds(age));
+        let ages = self.grounds.ages.cpus.get(cpu as usize);
+        let activity = self.grounds.kernel.and_then(|kernel| kernel.cpu(cpu));
+        if let (Some(ages), Some(activity)) = (ages, activity) {
+            let no_tick = old(ages.tick.own()).map(|ms| Fact::NoTick { ms });
+            let interrupts = activity.interrupts.wrapping_sub(ages.interrupts_before);
+            let no_schedule =
+                old(ages.main_loop.own()).map(|ms| Fact::NoSchedule { ms, interrupts });
+            let waited = old(ages.wait.own()).map(|ms| Fact::Waited { ms });
+            let items = activity.work_queued.wrapping_sub(activity.work_done);
+            let ran_ms = milliseconds(ages.work.age.ran);
+            let undone = old(ages.work.own()).map(|ms| Fact::WorkUndone { ms, items, ran_ms });
+            let tasks = activity.ready_tasks;
+            let not_run = old(ages.ready.own()).map(|ms| Fact::TasksNotRun { ms, tasks });
+            facts.extend([no_tick, no_schedule, waited, undone, not_run].into_iter().flatten());
+        }
+        if activity.is_none()
+            && let Some(ages) = ages
+        {
+            let off = old(ages.interrupts_off.own());
+            facts.extend(off.map(|ms| Fact::SeenWithInterruptsOff { ms }));
+            let ms = milliseconds(self.grounds.ages.console.own());
+            facts.push(Fact::NoOutput { ms });
+        }
+        if self.hang.class == Class::BootStall {
+            facts.push(Fact::NotReady { ms: milliseconds(self.hang.age) });
+        }
+        facts.extend(self.cpu(cpu).and_then(stood));
+        facts
+    }
+
+    fn facts_of_task(&self, task: u32) -> Vec<Fact> {
+        let age = self.grounds.ages.tasks.get(task as usize).map(hang::Still::own);
+        let waited = age.filter(|age| !age.is_zero());
+        waited.map(|age| Fact::Waited { ms: milliseconds(age) }).into_iter().collect()
+    }
+}
+
+/// Where a CPU was stopped.
+fn stood(cpu: &Cpu) -> Option<Fact> {
+    let frame = cpu.look.as_ref()?.frames.first()?;
+    let function = frame.functions.first();
+    let line = function.and_then(|function| {
+        Some(SourceLine { file: function.file.clone()?, line: function.line? })
+    });
+    Some(Fact::Stood {
+        halted: cpu.state == CpuState::Halted,
+        interrupts_enabled: cpu.interrupts_enabled?,
+        at: frame.address.clone(),
+        function: function.and_then(|function| function.name.clone()),
+        line,
+    })
+}
+
+impl From<TaskState> for report::TaskState {
+    fn from(state: TaskState) -> Self {
+        match state {
+            TaskState::Ready => Self::Ready,
+            TaskState::Running => Self::Running,
+            TaskState::Blocked => Self::Blocked,
+            TaskState::Ended => Self::Ended,
+            TaskState::Garbage(_) => Self::Unknown,
+        }
+    }
+}
+
+impl From<hang::LockKind> for LockKind {
+    fn from(kind: hang::LockKind) -> Self {
+        match kind {
+            hang::LockKind::Spin => Self::Spin,
+            hang::LockKind::Ticket => Self::Ticket,
+            hang::LockKind::Mutex => Self::Mutex,
+            hang::LockKind::Garbage(_) => Self::Unknown,
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! For how long things have not changed, in the own time of whoever should have changed them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::observation::{
+    CpuActivity, KernelState, Lock, LockKind, Observation, Task, Times, Vcpu, VcpuSample, WaitFor,
+};
+
+/// A stretch of time, measured in three ways.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Age {
+    /// In the own time of a vCPU: it ran, or had nothing to run for.
+    pub own: Duration,
+    /// In the time that it ran.
+    pub ran: Duration,
+    /// By the wall clock, while somebody watched.
+    pub wall: Duration,
+}
+
+impl Age {
+    fn plus(self, passed: Self) -> Self {
+        Self {
+            own: self.own + passed.own,
+            ran: self.ran + passed.ran,
+            wall: self.wall + passed.wall,
+        }
+    }
+}
+
+/// Something that stands still for as long as its key is the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Still<K> {
+    key: Option<K>,
+    /// Since it changed.
+    pub age: Age,
+    /// How often it was seen to have changed.
+    pub changes: u32,
+}
+
+impl<K> Default for Still<K> {
+    fn default() -> Self {
+        Self { key: None, age: Age::default(), changes: 0 }
+    }
+}
+
+impl<K: PartialEq> Still<K> {
+    /// `None` is for a thing that does not exist, and so cannot stand still.
+    fn see(&mut self, key: Option<K>, passed: Age) {
+        if key.is_some() && key == self.key {
+            self.age = self.age.plus(passed);
+        } else {
+            let changes = self.changes.saturating_add(u32::from(self.key.is_some()));
+            *self = Self { key, age: Age::default(), changes };
+        }
+    }
+
+    /// Since it changed, in own time.
+    pub fn own(&self) -> Duration {
+        self.age.own
+    }
+}
+
+/// Who waits, for what, and since when by the guest's clock.
+type WaitKey = (WaitFor, u64);
+
+/// What stands still on a CPU.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuAges {
+    /// Its timer tick.
+    pub tick: Still<u64>,
+    /// Its main loop.
+    pub main_loop: Still<u64>,
+    /// The same spinning wait.
+    pub wait: Still<WaitKey>,
+    /// Work that it has and does not finish: the number of items that it has.
+    pub work: Still<u64>,
+    /// Tasks that could run there, while none is switched to.
+    pub ready: Still<u64>,
+    /// Its tasks: none is switched to.
+    pub switches: Still<u64>,
+    /// Seen with interrupts off each time: running, or halted.
+    pub interrupts_off: Still<bool>,
+    /// The interrupts that it had taken when its main loop moved last.
+    pub interrupts_before: u64,
+    /// Since its main loop or its tick moved last.
+    pub nothing: Age,
+}
+
+/// What stands still in a guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ages {
+    /// By CPU number.
+    pub cpus: Vec<CpuAges>,
+    /// The same wait, by task number, in the own time of the task's CPU.
+    pub tasks: Vec<Still<WaitKey>>,
+    /// The same holder, or none, by the lock's address, in the own time of the holder's CPU.
+    pub locks: BTreeMap<u64, Still<(Option<u32>, u64)>>,
+    /// The console.
+    pub console: Still<u64>,
+    /// The time that was watched.
+    pub watched: Age,
+}
+
+impl Ages {
+    /// Adds what happened, or did not, between two observations. An interval longer than `longest`
+    /// means that the observer itself was not running: nothing more is known of it.
+    pub(super) fn advance(&mut self, last: &Observation, now: &Observation, longest: Duration) {
+        let wall = now.at.saturating_sub(last.at).min(longest);
+        let passed: Vec<Age> = (0..now.vcpus.len())
+            .map(|cpu| {
+                let times = |vcpus: &[Vcpu]| vcpus.get(cpu).and_then(|vcpu| vcpu.times);
+                passed_for(times(&last.vcpus), times(&now.vcpus), wall)
+            })
+            .collect();
+        let of = |cpu: u32| -> Age {
+            let passed = passed.get(cpu as usize).copied();
+            passed.unwrap_or_else(|| passed_for(None, None, wall))
+        };
+        self.cpus.resize_with(now.vcpus.len(), CpuAges::default);
+        for (ages, (vcpu, passed)) in self.cpus.iter_mut().zip(now.vcpus.iter().zip(&passed)) {
+            if let Some(VcpuSample { halted, interrupts_on, started }) = vcpu.sample {
+                ages.interrupts_off.see((started && !interrupts_on).then_some(halted), *passed);
+            }
+        }
+        self.console.see(Some(now.console_bytes), of(0));
+        self.watched = self.watched.plus(of(0));
+        match &now.kernel {
+            Some(kernel) => self.advance_kernel(kernel, of),
+            None => self.forget_kernel(),
+        }
+    }
+
+    fn advance_kernel(&mut self, kernel: &KernelState, of: impl Fn(u32) -> Age) {
+        for (cpu, (ages, activity)) in (0..).zip(self.cpus.iter_mut().zip(&kernel.cpus)) {
+            let online = activity.as_ref().filter(|activity| activity.online);
+            ages.advance(online, kernel.switches_on(cpu), of(cpu));
+        }
+        self.tasks.resize_with(kernel.tasks.len(), Still::default);
+        for (age, task) in self.tasks.iter_mut().zip(&kernel.tasks) {
+            let task = task.as_ref();
+            let key = task.and_then(|task| Some(task.wait.as_ref()?.key()));
+            age.see(key, of(task.map_or(0, |task| task.cpu)));
+        }
+        self.locks.retain(|address, _| kernel.locks.contains_key(address));
+        for (&address, lock) in &kernel.locks {
+            let cpu = kernel.holder_cpu(lock);
+            // Nobody has it: then it is the waiters' time that counts, and they have their own.
+            let passed = of(cpu.unwrap_or(u32::MAX));
+            self.locks.entry(address).or_default().see(Some((lock.holder, lock.taken_ns)), passed);
+        }
+    }
+
+    fn forget_kernel(&mut self) {
+        self.tasks.clear();
+        self.locks.clear();
+        for cpu in &mut self.cpus {
+            let interrupts_off = std::mem::take(&mut cpu.interrupts_off);
+            *cpu = CpuAges { interrupts_off, ..CpuAges::default() };
+        }
+    }
+
+    /// Of one CPU; of one that is not there, nothing stands still.
+    pub(super) fn cpu(&self, cpu: u32) -> CpuAges {
+        self.cpus.get(cpu as usize).cloned().unwrap_or_default()
+    }
+
+    /// How long a task has waited for the same.
+    pub(super) fn task(&self, task: u32) -> Duration {
+        self.tasks.get(task as usize).map_or(Duration::ZERO, Still::own)
+    }
+
+    /// How long a lock has had the same holder, or none.
+    pub(super) fn lock(&self, address: u64) -> Duration {
+        self.locks.get(&address).map_or(Duration::ZERO, Still::own)
+    }
+
+    /// Whether a lock goes from hand to hand while somebody waits for it.
+    pub(super) fn changes_hands(&self, address: u64) -> bool {
+        const OFTEN: u32 = 8;
+        self.locks.get(&address).is_some_and(|lock| lock.changes >= OFTEN)
+    }
+}
+
+impl CpuAges {
+    fn advance(&mut self, activity: Option<&CpuActivity>, switches: u64, passed: Age) {
+        let main_loop = activity.map(|activity| activity.main_loop);
+        if self.main_loop.key != main_loop {
+            self.interrupts_before = activity.map_or(0, |activity| activity.interrupts);
+        }
+        self.tick.see(activity.map(|activity| activity.tick), passed);
+        self.main_loop.see(main_loop, passed);
+        let nothing = [self.tick.age, self.main_loop.age];
+        self.nothing = nothing.into_iter().min_by_key(|age| age.wall).unwrap_or_default();
+        let wait = activity.and_then(|activity| activity.wait.as_ref());
+        self.wait.see(wait.map(super::Wait::key), passed);
+        let undone = activity.filter(|activity| activity.has_work());
+        self.work.see(undone.map(|activity| activity.work_done), passed);
+        let ready = activity.filter(|activity| activity.ready_tasks > 0);
+        self.ready.see(ready.map(|_| switches), passed);
+        self.switches.see(activity.map(|_| switches), passed);
+    }
+}
+
+impl super::Wait {
+    fn key(&self) -> WaitKey {
+        (self.what, self.since_ns)
+    }
+}
+
+impl CpuActivity {
+    /// Whether it has been given work that it has not finished.
+    pub fn has_work(&self) -> bool {
+        self.work_queued != self.work_done
+    }
+}
+
+impl KernelState {
+    /// A task, if there is one with that number.
+    pub fn task(&self, number: u32) -> Option<&Task> {
+        self.tasks.get(number as usize)?.as_ref()
+    }
+
+    /// A CPU, if it can be read.
+    pub fn cpu(&self, number: u32) -> Option<&CpuActivity> {
+        self.cpus.get(number as usize)?.as_ref()
+    }
+
+    /// The CPU that a lock's holder runs on.
+    fn holder_cpu(&self, lock: &Lock) -> Option<u32> {
+        let holder = lock.holder?;
+        match lock.kind {
+            LockKind::Mutex => self.task(holder).map(|task| task.cpu),
+            _ => Some(holder),
+        }
+    }
+
+    /// How often the tasks of a CPU were switched to.
+    fn switches_on(&self, cpu: u32) -> u64 {
+        let tasks = self.tasks.iter().flatten().filter(|task| task.cpu == cpu);
+        tasks.fold(0, |sum, task| sum.wrapping_add(task.switches))
+    }
+}
+
+/// How much of an interval was a vCPU's own: it ran, or had nothing to run for. Where there is doubt,
+/// less: a thread that waits for a CPU is not told from one that has one, and how long it has waited
+/// is counted when the wait is over.
+fn passed_for(before: Option<Times>, now: Option<Times>, wall: Duration) -> Age {
+    let (Some(before), Some(now)) = (before, now) else {
+        return Age { own: wall, ran: wall, wall };
+    };
+    let ran = now.run.saturating_sub(before.run).min(wall);
+    let own = match (now.asleep, before.delay.zip(now.delay)) {
+        (true, Some((before, now))) => wall.saturating_sub(now.saturating_sub(before)),
+        (true, None) if before.asleep => wall,
+        _ => ran,
+    };
+    Age { own, ran, wall }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    fn times(run: u64, delay: u64, asleep: bool) -> Option<Times> {
+        Some(Times { run: ms(run), delay: Some(ms(delay)), asleep })
+    }
+
+    #[test]
+    fn own_time_is_time_that_a_vcpu_ran_or_had_nothing_to_do() {
+        let wall = ms(100);
+        let rows = [
+            // (before, now, own)
+            (times(0, 0, false), times(100, 0, false), 100),
+            (times(0, 0, false), times(40, 0, false), 40),
+            (times(0, 0, false), times(0, 0, false), 0),
+            (times(0, 0, true), times(1, 0, true), 100),
+            (times(0, 0, true), times(1, 30, true), 70),
+            (times(0, 0, false), times(40, 60, true), 40),
+            (times(0, 0, false), times(0, 900, true), 0),
+            (times(0, 0, false), times(900, 0, false), 100),
+            (None, None, 100),
+        ];
+        for (before, now, own) in rows {
+            assert_eq!(passed_for(before, now, wall).own, ms(own), "{before:?} to {now:?}");
+        }
+    }
+
+    #[test]
+    fn where_the_host_does_not_count_waiting_only_a_thread_that_slept_all_along_has_slept() {
+        let slept = |asleep| Some(Times { run: ms(7), delay: None, asleep });
+        assert_eq!(passed_for(slept(true), slept(true), ms(100)).own, ms(100));
+        assert_eq!(passed_for(slept(false), slept(true), ms(100)).own, ms(0));
+    }
+}

@@ -1,0 +1,493 @@
+//! The rules, each with a guest in miniature: a healthy one, and what is different about this one.
+
+use std::time::Duration;
+
+use super::*;
+
+const POLL: Duration = Duration::from_millis(100);
+const BOUND: Duration = Duration::from_secs(1);
+/// The polls of twice the bound.
+const LONG: u32 = 20;
+
+/// A guest whose CPUs idle and whose counters move, and its host.
+struct Scene {
+    now: Observation,
+    /// By CPU number: whether the host runs it.
+    hosted: Vec<bool>,
+}
+
+impl Scene {
+    fn new(cpus: usize) -> Self {
+        let idle = VcpuSample { halted: true, interrupts_on: true, started: true };
+        let times = Times { asleep: true, delay: Some(Duration::ZERO), run: Duration::ZERO };
+        let kernel = KernelState {
+            cpus: vec![Some(CpuActivity { online: true, ..Default::default() }); cpus],
+            ..Default::default()
+        };
+        Self {
+            now: Observation {
+                at: Duration::ZERO,
+                vcpus: vec![Vcpu { times: Some(times), sample: Some(idle) }; cpus],
+                console_bytes: 0,
+                kernel: Some(kernel),
+            },
+            hosted: vec![true; cpus],
+        }
+    }
+
+    fn kernel(&mut self) -> &mut KernelState {
+        self.now.kernel.as_mut().expect("a kernel that is known")
+    }
+
+    fn cpu(&mut self, cpu: usize) -> &mut CpuActivity {
+        self.kernel().cpus[cpu].as_mut().expect("a CPU that can be read")
+    }
+
+    fn task(&mut self, name: &str, cpu: u32, state: TaskState) -> u32 {
+        let task = Task { name: name.into(), cpu, state, switches: 1, wait: None, registers: None };
+        self.kernel().tasks.push(Some(task));
+        self.kernel().tasks.len() as u32 - 1
+    }
+
+    fn lock(&mut self, address: u64, kind: LockKind, holder: Option<u32>) {
+        let taken_at = Site::default();
+        self.kernel().locks.insert(address, Lock { kind, holder, taken_at, taken_ns: 7 });
+    }
+
+    fn cpu_waits(&mut self, cpu: usize, what: WaitFor) {
+        self.cpu(cpu).wait = Some(Wait { what, since_ns: 1, at: Site::default() });
+        self.spins(cpu, false);
+    }
+
+    fn task_waits(&mut self, task: u32, what: WaitFor) {
+        let task = self.kernel().tasks[task as usize].as_mut().expect("a task");
+        task.wait = Some(Wait { what, since_ns: 1, at: Site::default() });
+        task.state = TaskState::Blocked;
+    }
+
+    /// It runs, and its vCPU never sleeps.
+    fn spins(&mut self, cpu: usize, interrupts_on: bool) {
+        let vcpu = &mut self.now.vcpus[cpu];
+        vcpu.sample = Some(VcpuSample { halted: false, interrupts_on, started: true });
+        vcpu.times.as_mut().expect("times").asleep = false;
+    }
+
+    fn halts(&mut self, cpu: usize, interrupts_on: bool) {
+        let sample = VcpuSample { halted: true, interrupts_on, started: true };
+        self.now.vcpus[cpu].sample = Some(sample);
+    }
+
+    /// Lets the counters of `moving` advance for an interval, and the host's of those that it runs.
+    fn pass(&mut self, interval: Duration, moving: impl Fn(usize) -> (bool, bool)) {
+        self.now.at += interval;
+        for cpu in 0..self.hosted.len() {
+            let (tick, main_loop) = moving(cpu);
+            let activity = self.cpu(cpu);
+            activity.tick += u64::from(tick);
+            activity.interrupts += u64::from(tick);
+            activity.main_loop += u64::from(main_loop);
+            let hosted = self.hosted[cpu];
+            let times = self.now.vcpus[cpu].times.as_mut().expect("times");
+            if hosted && !times.asleep {
+                times.run += interval;
+            }
+        }
+    }
+
+    /// What a detector says that watches for `polls`, and when, if it says anything.
+    fn watch(
+        &mut self,
+        polls: u32,
+        moving: impl Fn(usize) -> (bool, bool),
+    ) -> Option<(u32, Verdict)> {
+        self.watch_with(Bounds::new(Some(BOUND)), polls, |scene, _| scene.pass(POLL, &moving))
+    }
+
+    fn watch_with(
+        &mut self,
+        bounds: Bounds,
+        polls: u32,
+        mut pass: impl FnMut(&mut Self, u32),
+    ) -> Option<(u32, Verdict)> {
+        let mut detector = Detector::new(bounds, POLL);
+        detector.set_ready();
+        detector.observe(self.now.clone());
+        (1..=polls).find_map(|poll| {
+            pass(self, poll);
+            Some((poll, detector.judge(self.now.clone())?))
+        })
+    }
+}
+
+const ALL_MOVES: (bool, bool) = (true, true);
+const NO_LOOP: (bool, bool) = (true, false);
+const NOTHING: (bool, bool) = (false, false);
+
+fn still(which: &[usize], how: (bool, bool)) -> impl Fn(usize) -> (bool, bool) {
+    move |cpu| if which.contains(&cpu) { how } else { ALL_MOVES }
+}
+
+fn hangs(verdict: Option<(u32, Verdict)>) -> Vec<Hang> {
+    match verdict {
+        Some((_, Verdict::Hangs(found))) => found.hangs,
+        other => panic!("no hang, but {other:?}"),
+    }
+}
+
+fn only(verdict: Option<(u32, Verdict)>) -> Hang {
+    let mut hangs = hangs(verdict);
+    assert_eq!(hangs.len(), 1, "{hangs:#?}");
+    hangs.remove(0)
+}
+
+fn cpus(numbers: &[u32]) -> Vec<Node> {
+    numbers.iter().copied().map(Node::Cpu).collect()
+}
+
+#[test]
+fn a_guest_that_gets_on_does_not_hang() {
+    assert_eq!(Scene::new(4).watch(10 * LONG, |_| ALL_MOVES), None);
+}
+
+#[test]
+fn a_cpu_that_spins_without_a_tick_is_a_hard_lockup_after_the_bound_and_not_before() {
+    let mut scene = Scene::new(3);
+    scene.spins(1, false);
+    let verdict = scene.watch(LONG, still(&[1], NOTHING));
+    assert_eq!(verdict.as_ref().map(|(poll, _)| *poll), Some(10));
+    let hang = only(verdict);
+    assert_eq!((hang.class, hang.blamed), (Class::HardLockup, cpus(&[1])));
+    assert_eq!((hang.locks, hang.victims), (vec![], vec![]));
+}
+
+#[test]
+fn a_tick_that_moves_makes_it_a_soft_lockup() {
+    let mut scene = Scene::new(2);
+    scene.spins(0, true);
+    let hang = only(scene.watch(LONG, still(&[0], NO_LOOP)));
+    assert_eq!((hang.class, hang.blamed), (Class::SoftLockup, cpus(&[0])));
+}
+
+#[test]
+fn a_halt_with_interrupts_off_is_a_dead_halt_and_one_with_them_on_a_lost_tick() {
+    for (interrupts_on, class) in [(false, Class::DeadHalt), (true, Class::HardLockup)] {
+        let mut scene = Scene::new(2);
+        scene.halts(1, interrupts_on);
+        let hang = only(scene.watch(LONG, still(&[1], NOTHING)));
+        assert_eq!((hang.class, hang.blamed), (class, cpus(&[1])));
+    }
+}
+
+#[test]
+fn progress_starts_the_count_anew() {
+    let mut scene = Scene::new(1);
+    scene.spins(0, true);
+    let bounds = Bounds::new(Some(BOUND));
+    let verdict = scene.watch_with(bounds, 10 * LONG, |scene, poll| {
+        // Every 0.9 s, just in time.
+        scene.pass(POLL, |_| if poll % 9 == 0 { ALL_MOVES } else { NOTHING });
+    });
+    assert_eq!(verdict, None);
+}
+
+#[test]
+fn a_cpu_that_the_host_does_not_run_does_not_hang() {
+    let mut scene = Scene::new(2);
+    scene.spins(1, false);
+    scene.hosted[1] = false;
+    assert_eq!(scene.watch(10 * LONG, still(&[1], NOTHING)), None);
+}
+
+#[test]
+fn one_that_waits_for_a_cpu_that_the_host_does_not_run_does_not_hang_either() {
+    let mut scene = Scene::new(2);
+    scene.lock(0x1000, LockKind::Spin, Some(1));
+    scene.cpu_waits(0, WaitFor::Lock(0x1000));
+    scene.spins(1, false);
+    scene.hosted[1] = false;
+    assert_eq!(scene.watch(10 * LONG, still(&[0, 1], NOTHING)), None);
+}
+
+#[test]
+fn a_cpu_that_the_host_has_not_run_for_long_is_starved() {
+    let mut scene = Scene::new(2);
+    scene.spins(1, false);
+    scene.hosted[1] = false;
+    let mut bounds = Bounds::new(Some(BOUND));
+    bounds.starved = Some(BOUND * 3);
+    let verdict = scene.watch_with(bounds, 10 * LONG, |scene, _| {
+        scene.pass(POLL, still(&[1], NOTHING));
+    });
+    let Some((30, Verdict::Starved(starved))) = verdict else { panic!("{verdict:?}") };
+    assert_eq!((starved.cpus, starved.ran), (vec![1], Duration::ZERO));
+}
+
+#[test]
+fn time_in_which_nobody_watched_does_not_count() {
+    let mut scene = Scene::new(1);
+    scene.spins(0, false);
+    let bounds = Bounds::new(Some(BOUND));
+    // Ten seconds of SIGSTOP in the middle of half a second without progress.
+    let verdict = scene.watch_with(bounds, 6, |scene, poll| {
+        let interval = if poll == 3 { BOUND * 10 } else { POLL };
+        scene.pass(interval, |_| NOTHING);
+    });
+    assert_eq!(verdict, None);
+}
+
+#[test]
+fn a_circle_of_waits_is_a_deadlock_and_who_waits_for_it_a_victim() {
+    let mut scene = Scene::new(4);
+    scene.lock(0xa0, LockKind::Spin, Some(0));
+    scene.lock(0xb0, LockKind::Spin, Some(1));
+    scene.cpu_waits(0, WaitFor::Lock(0xb0));
+    scene.cpu_waits(1, WaitFor::Lock(0xa0));
+    scene.cpu_waits(3, WaitFor::Lock(0xa0));
+    let hang = only(scene.watch(LONG, still(&[0, 1, 3], NOTHING)));
+    assert_eq!((hang.class, hang.blamed), (Class::Deadlock, cpus(&[0, 1])));
+    assert_eq!((hang.locks, hang.victims), (vec![0xa0, 0xb0], cpus(&[3])));
+}
+
+#[test]
+fn a_cpu_that_wants_its_own_lock_is_a_circle_of_one() {
+    let mut scene = Scene::new(2);
+    scene.lock(0xa0, LockKind::Spin, Some(1));
+    scene.cpu_waits(1, WaitFor::Lock(0xa0));
+    let hang = only(scene.watch(LONG, still(&[1], NOTHING)));
+    assert_eq!((hang.class, hang.blamed), (Class::Deadlock, cpus(&[1])));
+    assert_eq!(hang.locks, [0xa0]);
+}
+
+#[test]
+fn tasks_that_wait_for_each_other_are_a_deadlock_although_all_cpus_are_fine() {
+    let mut scene = Scene::new(2);
+    let (reader, writer) =
+        (scene.task("reader", 0, TaskState::Blocked), scene.task("writer", 1, TaskState::Blocked));
+    scene.lock(0xa0, LockKind::Mutex, Some(reader));
+    scene.lock(0xb0, LockKind::Mutex, Some(writer));
+    scene.task_waits(reader, WaitFor::Lock(0xb0));
+    scene.task_waits(writer, WaitFor::Lock(0xa0));
+    let hang = only(scene.watch(LONG, |_| ALL_MOVES));
+    assert_eq!(hang.class, Class::Deadlock);
+    assert_eq!(hang.blamed, [Node::Task(reader), Node::Task(writer)]);
+}
+
+#[test]
+fn a_holder_that_spins_is_to_blame_and_not_those_who_wait_for_it() {
+    let mut scene = Scene::new(4);
+    scene.lock(0xa0, LockKind::Spin, Some(2));
+    scene.spins(2, false);
+    scene.cpu_waits(0, WaitFor::Lock(0xa0));
+    scene.cpu_waits(3, WaitFor::Lock(0xa0));
+    let hang = only(scene.watch(LONG, still(&[0, 2, 3], NOTHING)));
+    assert_eq!((hang.class, hang.blamed), (Class::HardLockup, cpus(&[2])));
+    assert_eq!((hang.locks, hang.victims), (vec![0xa0], cpus(&[0, 3])));
+}
+
+#[test]
+fn the_one_that_does_not_answer_a_call_is_to_blame() {
+    let mut scene = Scene::new(4);
+    scene.spins(3, false);
+    scene.cpu_waits(0, WaitFor::Call(3));
+    let hang = only(scene.watch(LONG, |cpu| match cpu {
+        0 => NO_LOOP,
+        3 => NOTHING,
+        _ => ALL_MOVES,
+    }));
+    assert_eq!((hang.class, hang.blamed), (Class::HardLockup, cpus(&[3])));
+    assert_eq!(hang.victims, cpus(&[0]));
+}
+
+#[test]
+fn a_task_that_spins_with_a_mutex_is_its_cpus_fault_and_no_victim_of_it() {
+    let mut scene = Scene::new(2);
+    let holder = scene.task("holder", 1, TaskState::Running);
+    let waiter = scene.task("waiter", 0, TaskState::Blocked);
+    scene.cpu(1).task = Some(holder);
+    scene.lock(0xa0, LockKind::Mutex, Some(holder));
+    scene.task_waits(waiter, WaitFor::Lock(0xa0));
+    scene.spins(1, false);
+    let hang = only(scene.watch(LONG, still(&[1], NOTHING)));
+    assert_eq!((hang.class, hang.blamed), (Class::HardLockup, cpus(&[1])));
+    assert_eq!(hang.victims, [Node::Task(waiter)]);
+}
+
+#[test]
+fn a_healthy_holder_that_keeps_its_lock_is_a_lock_wait() {
+    let mut scene = Scene::new(2);
+    scene.lock(0xa0, LockKind::Spin, Some(1));
+    scene.cpu_waits(0, WaitFor::Lock(0xa0));
+    let hang = only(scene.watch(LONG, still(&[0], NO_LOOP)));
+    assert_eq!((hang.class, hang.blamed), (Class::LockWait, cpus(&[1])));
+    assert_eq!(hang.victims, cpus(&[0]));
+}
+
+#[test]
+fn a_task_that_sleeps_with_a_mutex_is_to_blame_for_the_wait() {
+    let mut scene = Scene::new(1);
+    let sleeper = scene.task("sleeper", 0, TaskState::Blocked);
+    let waiter = scene.task("waiter", 0, TaskState::Blocked);
+    scene.lock(0xa0, LockKind::Mutex, Some(sleeper));
+    scene.task_waits(sleeper, WaitFor::Queue(0xcc));
+    scene.task_waits(waiter, WaitFor::Lock(0xa0));
+    let hang = only(scene.watch(LONG, |_| ALL_MOVES));
+    assert_eq!((hang.class, hang.blamed), (Class::LockWait, vec![Node::Task(sleeper)]));
+    assert_eq!(hang.victims, [Node::Task(waiter)]);
+}
+
+#[test]
+fn a_task_that_sleeps_for_nothing_in_particular_is_no_hang() {
+    let mut scene = Scene::new(1);
+    let sleeper = scene.task("sleeper", 0, TaskState::Blocked);
+    scene.task_waits(sleeper, WaitFor::Queue(0xcc));
+    assert_eq!(scene.watch(10 * LONG, |_| ALL_MOVES), None);
+}
+
+#[test]
+fn a_lock_that_is_given_to_nobody_is_a_lock_wait_of_those_who_want_it() {
+    let mut scene = Scene::new(3);
+    scene.lock(0xa0, LockKind::Ticket, None);
+    scene.cpu_waits(1, WaitFor::Lock(0xa0));
+    let hang = only(scene.watch(LONG, still(&[1], NO_LOOP)));
+    assert_eq!((hang.class, hang.blamed), (Class::LockWait, cpus(&[1])));
+    assert_eq!((hang.locks, hang.victims), (vec![0xa0], vec![]));
+}
+
+#[test]
+fn a_lock_whose_next_holder_the_host_does_not_run_is_no_hang() {
+    let mut scene = Scene::new(3);
+    scene.lock(0xa0, LockKind::Ticket, None);
+    scene.cpu_waits(1, WaitFor::Lock(0xa0));
+    scene.cpu_waits(2, WaitFor::Lock(0xa0));
+    scene.hosted[2] = false;
+    assert_eq!(scene.watch(10 * LONG, still(&[1, 2], NOTHING)), None);
+}
+
+#[test]
+fn a_contended_lock_is_no_hang_and_one_that_passes_somebody_by_is() {
+    let contended = |others_get_it: bool| {
+        let mut scene = Scene::new(3);
+        scene.lock(0xa0, LockKind::Spin, Some(0));
+        scene.cpu_waits(1, WaitFor::Lock(0xa0));
+        scene.watch_with(Bounds::new(Some(BOUND)), 2 * LONG, |scene, poll| {
+            scene.pass(POLL, still(&[1], NO_LOOP));
+            let lock = scene.kernel().locks.get_mut(&0xa0).expect("the lock");
+            lock.taken_ns = poll.into();
+            if !others_get_it && poll % 4 == 0 {
+                let wait = scene.cpu(1).wait.as_mut().expect("a wait");
+                wait.since_ns = poll.into();
+                scene.cpu(1).main_loop += 1;
+            }
+        })
+    };
+    assert_eq!(contended(false), None);
+    let hang = only(contended(true));
+    assert_eq!((hang.class, hang.blamed), (Class::LockWait, cpus(&[1])));
+}
+
+#[test]
+fn undone_work_is_a_lost_wakeup_where_the_cpu_idles_and_a_livelock_where_it_runs() {
+    for (runs, class) in [(false, Class::LostWakeup), (true, Class::Livelock)] {
+        let mut scene = Scene::new(2);
+        scene.cpu(1).work_queued = 3;
+        scene.cpu(1).work_done = 2;
+        if runs {
+            scene.spins(1, true);
+        }
+        let hang = only(scene.watch(LONG, |_| ALL_MOVES));
+        assert_eq!((hang.class, hang.blamed), (class, cpus(&[1])));
+    }
+}
+
+#[test]
+fn work_that_gets_done_is_no_hang_however_much_there_is() {
+    let mut scene = Scene::new(1);
+    scene.cpu(0).work_queued = 1_000_000;
+    let verdict = scene.watch_with(Bounds::new(Some(BOUND)), 10 * LONG, |scene, poll| {
+        scene.pass(POLL, |_| ALL_MOVES);
+        scene.cpu(0).work_done += u64::from(poll % 5 == 0);
+    });
+    assert_eq!(verdict, None);
+}
+
+#[test]
+fn work_that_waits_for_a_mutex_is_explained_by_who_holds_it() {
+    let mut scene = Scene::new(2);
+    let worker = scene.task("worker", 0, TaskState::Blocked);
+    scene.cpu(0).work_queued = 1;
+    let sleeper = scene.task("sleeper", 1, TaskState::Blocked);
+    scene.lock(0xa0, LockKind::Mutex, Some(sleeper));
+    scene.task_waits(worker, WaitFor::Lock(0xa0));
+    let hang = only(scene.watch(LONG, |_| ALL_MOVES));
+    assert_eq!((hang.class, hang.blamed), (Class::LockWait, vec![Node::Task(sleeper)]));
+}
+
+#[test]
+fn a_guest_that_is_not_ready_in_time_stalls_where_its_boot_cpu_waits() {
+    let watch = |waits: bool| {
+        let mut scene = Scene::new(2);
+        if waits {
+            scene.cpu_waits(0, WaitFor::Online(1));
+        }
+        let mut bounds = Bounds::new(Some(BOUND));
+        bounds.set(Class::BootStall, Some(BOUND * 2));
+        let mut detector = Detector::new(bounds, POLL);
+        detector.observe(scene.now.clone());
+        let verdict = (1..=40).find_map(|poll| {
+            scene.pass(POLL, |_| NOTHING);
+            Some((poll, detector.judge(scene.now.clone())?))
+        });
+        assert_eq!(verdict.as_ref().map(|(poll, _)| *poll), Some(20));
+        only(verdict)
+    };
+    let hang = watch(false);
+    assert_eq!((hang.class, hang.blamed), (Class::BootStall, cpus(&[0])));
+    let hang = watch(true);
+    assert_eq!((hang.class, hang.blamed), (Class::BootStall, cpus(&[1])));
+    assert_eq!(hang.victims, cpus(&[0]));
+}
+
+#[test]
+fn a_panic_that_says_nothing_more_is_a_panic_and_no_hang() {
+    let mut scene = Scene::new(2);
+    scene.kernel().panicking = Some(1);
+    let verdict = scene.watch(LONG, |_| NOTHING);
+    assert!(matches!(verdict, Some((10, Verdict::Panicked(1)))), "{verdict:?}");
+}
+
+#[test]
+fn of_an_unknown_kernel_it_is_the_interrupt_flag_and_the_console_that_tell() {
+    let row = |sample: VcpuSample, prints: bool| {
+        let mut scene = Scene::new(1);
+        scene.now.vcpus[0].sample = Some(sample);
+        scene.now.vcpus[0].times.as_mut().expect("times").asleep = sample.halted;
+        let mut bounds = Bounds::new(Some(BOUND));
+        bounds.set(Class::Silent, Some(BOUND * 2));
+        let verdict = scene.watch_with(bounds, 3 * LONG, |scene, poll| {
+            scene.now.kernel.get_or_insert_default().cpus.resize(1, Some(CpuActivity::default()));
+            scene.pass(POLL, |_| ALL_MOVES);
+            scene.now.kernel = None;
+            scene.now.console_bytes += u64::from(prints && poll % 5 == 0);
+        });
+        verdict.map(|verdict| hangs(Some(verdict))[0].class)
+    };
+    let sample = |halted, interrupts_on| VcpuSample { halted, interrupts_on, started: true };
+    assert_eq!(row(sample(true, true), false), None, "it idles");
+    assert_eq!(row(sample(true, false), false), Some(Class::DeadHalt));
+    assert_eq!(row(sample(false, false), false), Some(Class::HardLockup));
+    assert_eq!(row(sample(false, false), true), None, "it polls, and prints");
+    assert_eq!(row(sample(false, true), false), Some(Class::Silent));
+    assert_eq!(row(sample(false, true), true), None);
+}
+
+#[test]
+fn a_class_that_is_not_looked_for_is_not_found() {
+    let mut scene = Scene::new(2);
+    scene.spins(0, true);
+    let mut bounds = Bounds::new(Some(BOUND));
+    bounds.set(Class::SoftLockup, None);
+    let verdict = scene.watch_with(bounds, LONG, |scene, _| {
+        scene.pass(POLL, still(&[0], NO_LOOP));
+    });
+    assert_eq!(verdict, None);
+}

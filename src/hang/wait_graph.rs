@@ -1,0 +1,148 @@
+//! Who waits for whom. CPUs and tasks wait for locks and for other CPUs; locks are held by CPUs and
+//! tasks; a task that could run waits for its CPU. Each of them waits for one other at most, so that
+//! following it is a walk along a line, which ends at somebody who waits for nobody, or in a circle.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::ages::Ages;
+use super::observation::{KernelState, LockKind, TaskState, Wait, WaitFor};
+
+/// Somebody, or something, in the graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Node {
+    /// A CPU, by its number.
+    Cpu(u32),
+    /// A task, by its number.
+    Task(u32),
+    /// A lock, by its address.
+    Lock(u64),
+}
+
+/// What `from` has to do with `to`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Edge {
+    /// Who cannot go on ...
+    pub from: Node,
+    /// ... before this one does.
+    pub to: Node,
+    /// Why not.
+    pub kind: EdgeKind,
+}
+
+/// Why one cannot go on before the other does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum EdgeKind {
+    /// Waits for the lock.
+    WaitsFor,
+    /// The lock is held by it.
+    HeldBy,
+    /// Waits for the CPU to answer a call-function IPI.
+    Calls,
+    /// Waits for the CPU to come online.
+    BringsUp,
+    /// The task runs on the CPU, or would like to.
+    RunsOn,
+}
+
+/// Where following a line led.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Root {
+    /// To one that waits for nobody.
+    One(Node),
+    /// Into a circle, told from its smallest node on.
+    Cycle(Vec<Node>),
+}
+
+/// The graph of one moment, as far as it has lasted.
+#[derive(Debug, Clone, Copy)]
+pub struct WaitGraph<'a> {
+    kernel: &'a KernelState,
+    ages: &'a Ages,
+    /// A wait younger than this is just a wait.
+    lasting: Duration,
+}
+
+impl<'a> WaitGraph<'a> {
+    /// The graph of waits that have lasted for `lasting`.
+    pub fn new(kernel: &'a KernelState, ages: &'a Ages, lasting: Duration) -> Self {
+        Self { kernel, ages, lasting }
+    }
+
+    /// Whom a node waits for, if for anybody.
+    pub fn next(&self, node: Node) -> Option<Edge> {
+        let edge = |kind, to| Some(Edge { from: node, to, kind });
+        let waits = |wait: &Wait| match wait.what {
+            WaitFor::Lock(address) => edge(EdgeKind::WaitsFor, Node::Lock(address)),
+            WaitFor::Call(cpu) => edge(EdgeKind::Calls, Node::Cpu(cpu)),
+            WaitFor::Online(cpu) => edge(EdgeKind::BringsUp, Node::Cpu(cpu)),
+            WaitFor::Queue(_) => None,
+        };
+        match node {
+            Node::Cpu(cpu) => waits(self.lasting_wait_of_cpu(cpu)?),
+            Node::Task(number) => {
+                let task = self.kernel.task(number)?;
+                match task.state {
+                    TaskState::Ready | TaskState::Running => {
+                        edge(EdgeKind::RunsOn, Node::Cpu(task.cpu))
+                    }
+                    TaskState::Blocked => waits(self.lasting_wait_of_task(number)?),
+                    TaskState::Ended | TaskState::Garbage(_) => None,
+                }
+            }
+            Node::Lock(address) => {
+                let lock = self.kernel.locks.get(&address)?;
+                let holder = lock.holder.filter(|_| self.ages.lock(address) >= self.lasting)?;
+                let holder = match lock.kind {
+                    LockKind::Mutex => Node::Task(holder),
+                    _ => Node::Cpu(holder),
+                };
+                edge(EdgeKind::HeldBy, holder)
+            }
+        }
+    }
+
+    fn lasting_wait_of_cpu(&self, cpu: u32) -> Option<&'a Wait> {
+        let wait = self.kernel.cpu(cpu)?.wait.as_ref()?;
+        (self.ages.cpu(cpu).wait.own() >= self.lasting).then_some(wait)
+    }
+
+    fn lasting_wait_of_task(&self, task: u32) -> Option<&'a Wait> {
+        let wait = self.kernel.task(task)?.wait.as_ref()?;
+        (self.ages.task(task) >= self.lasting).then_some(wait)
+    }
+
+    /// CPUs and tasks that have waited long for a lock or a CPU.
+    pub fn waiters(&self) -> impl Iterator<Item = Node> {
+        let cpus = (0..self.kernel.cpus.len() as u32).map(Node::Cpu);
+        let tasks = (0..self.kernel.tasks.len() as u32).map(Node::Task);
+        let waits = |edge: &Edge| edge.kind != EdgeKind::RunsOn;
+        cpus.chain(tasks).filter(move |&node| self.next(node).as_ref().is_some_and(waits))
+    }
+
+    /// Follows whom `from` waits for. Returns the way, and where it led.
+    pub fn follow(&self, from: Node) -> (Vec<Edge>, Root) {
+        let mut way: Vec<Edge> = Vec::new();
+        let mut seen = BTreeSet::from([from]);
+        let mut last = from;
+        while let Some(edge) = self.next(last) {
+            way.push(edge);
+            last = edge.to;
+            if !seen.insert(last) {
+                return (way.clone(), Root::Cycle(circle(&way, last)));
+            }
+        }
+        (way, Root::One(last))
+    }
+}
+
+/// The circle that a way has ended in by coming to `node` again.
+fn circle(way: &[Edge], node: Node) -> Vec<Node> {
+    let start = way.iter().position(|edge| edge.from == node).unwrap_or(0);
+    let mut nodes: Vec<Node> = way[start..].iter().map(|edge| edge.from).collect();
+    let smallest = (0..nodes.len()).min_by_key(|&index| nodes[index]).unwrap_or(0);
+    nodes.rotate_left(smallest);
+    nodes
+}

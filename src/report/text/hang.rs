@@ -1,0 +1,212 @@
+//! A hang in words: class and blame in one line, then who holds what and waits for whom, then those
+//! who suffer from it, then the rest.
+
+use std::fmt::Write as _;
+
+use super::super::sanitize::line;
+use super::super::{Activity, Fact, Hang, NodeKind, SourceLine, WaitEdge, WaitKind, WaitNode};
+use super::{BAD, DIM, GOOD, plural, ranges, seconds, short_name};
+use crate::hang::Class;
+
+/// Hangs that were found at one moment.
+pub fn hangs(hangs: &[Hang]) -> String {
+    hangs.iter().map(one).collect()
+}
+
+/// Hangs that are over.
+pub fn resolved(hangs: &[Hang]) -> String {
+    let one = |hang: &Hang| {
+        let after = hang.resolved_after_ms.map_or_else(String::new, seconds);
+        let blamed = names(hang, &hang.blamed);
+        format!("{GOOD}recovered{GOOD:#}: {}, {blamed} (after {after})\n", hang.class)
+    };
+    hangs.iter().map(one).collect()
+}
+
+fn one(hang: &Hang) -> String {
+    let mut text = format!(
+        "{BAD}hang{BAD:#}: {}, {} ({} {})\n",
+        hang.class,
+        names(hang, &hang.blamed),
+        since(hang),
+        seconds(hang.lasted_ms)
+    );
+    for party in &hang.blamed {
+        for said in [account(hang, party), place(hang, party)].into_iter().flatten() {
+            let _ = writeln!(text, "  {said}");
+        }
+    }
+    for victims in together(hang, &hang.victims) {
+        let _ = writeln!(text, "  victims: {victims}");
+    }
+    if let Some(others) = others(hang) {
+        let _ = writeln!(text, "  {others}");
+    }
+    let _ = writeln!(text, "  {DIM}signature {}{DIM:#}", hang.signature);
+    text
+}
+
+/// What has been so for how long.
+fn since(hang: &Hang) -> &'static str {
+    let interrupts_on = hang.evidence.iter().any(|evidence| {
+        matches!(evidence.fact, Fact::Stood { interrupts_enabled: true, .. })
+            && hang.blamed.contains(&evidence.of)
+    });
+    match hang.class {
+        Class::Deadlock | Class::LockWait => "since",
+        Class::DeadHalt => "halted with interrupts off since",
+        Class::HardLockup if interrupts_on => "no timer tick since",
+        Class::HardLockup => "interrupts off since",
+        Class::SoftLockup => "schedules nothing since",
+        Class::Livelock => "finishes none of its work since",
+        Class::LostWakeup => "idles with work to do since",
+        Class::BootStall => "not ready after",
+        Class::Silent => "prints nothing since",
+    }
+}
+
+/// Parties: CPUs in a row as a range, tasks with the CPU that they run on.
+fn names(hang: &Hang, ids: &[String]) -> String {
+    let mut cpus = Vec::new();
+    let mut names = Vec::new();
+    for id in ids {
+        match node(hang, id).map(|node| &node.kind) {
+            Some(NodeKind::Cpu { cpu, task: Some(task), .. }) if ids.len() == 1 => {
+                names.push(format!("cpu{cpu} (task {})", line(task)));
+            }
+            Some(NodeKind::Cpu { cpu, .. }) => cpus.push(*cpu),
+            Some(NodeKind::Task { cpu, .. }) => {
+                names.push(format!("task {} on cpu{cpu}", line(id)));
+            }
+            _ => names.push(line(id)),
+        }
+    }
+    let mut parts = ranges(&cpus);
+    parts.extend(names);
+    match parts.split_last() {
+        None => "nobody".into(),
+        Some((last, [])) => last.clone(),
+        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+    }
+}
+
+fn node<'a>(hang: &'a Hang, id: &str) -> Option<&'a WaitNode> {
+    hang.nodes.iter().find(|node| node.id == id)
+}
+
+/// What somebody holds and waits for; nothing of one that does neither.
+fn account(hang: &Hang, party: &str) -> Option<String> {
+    let holds = hang.edges.iter().filter(|edge| edge.kind == WaitKind::HeldBy && edge.to == party);
+    let holds = holds.map(|edge| format!("holds {}", held(hang, &edge.from)));
+    let waits = hang.edges.iter().filter(|edge| edge.from == party).map(waits);
+    let all: Vec<String> = holds.chain(waits).collect();
+    (!all.is_empty()).then(|| format!("{} {}", names(hang, &[party.to_owned()]), all.join(", ")))
+}
+
+fn held(hang: &Hang, lock: &str) -> String {
+    let taken = match node(hang, lock).map(|node| &node.kind) {
+        Some(NodeKind::Lock { taken_at: Some(place), .. }) => {
+            format!(" {DIM}(taken at {}){DIM:#}", source(place))
+        }
+        _ => String::new(),
+    };
+    format!("{}{taken}", line(lock))
+}
+
+fn waits(edge: &WaitEdge) -> String {
+    let to = line(&edge.to);
+    match edge.kind {
+        WaitKind::WaitsFor => format!("waits for {to}"),
+        WaitKind::CallsFunction => format!("waits for {to} to answer its call-function IPI"),
+        WaitKind::BringsUp => format!("waits for {to} to come online"),
+        WaitKind::RunsOn => format!("runs on {to}"),
+        WaitKind::HeldBy => format!("is held by {to}"),
+    }
+}
+
+fn source(place: &SourceLine) -> String {
+    line(&format!("{}:{}", place.file, place.line))
+}
+
+/// Where somebody stood who is to blame for more than waiting.
+fn place(hang: &Hang, party: &str) -> Option<String> {
+    if hang.class == Class::Deadlock {
+        return None;
+    }
+    let facts = || hang.evidence.iter().filter(|evidence| evidence.of == party);
+    let stood = facts().find_map(|evidence| match &evidence.fact {
+        Fact::Stood { function, line, at, .. } => Some((function, line, at)),
+        _ => None,
+    });
+    let (function, place, address) = stood?;
+    let function = function
+        .as_deref()
+        .map_or_else(|| format!("[<{address}>]"), |function| line(short_name(function)));
+    let place =
+        place.as_ref().map_or_else(String::new, |place| format!("  {DIM}{}{DIM:#}", source(place)));
+    let took = facts().find_map(|evidence| match evidence.fact {
+        Fact::NoSchedule { interrupts, .. } if interrupts > 0 => {
+            Some(format!(", took {} meanwhile", plural(interrupts as usize, "interrupt")))
+        }
+        _ => None,
+    });
+    let undone = facts().find_map(|evidence| match evidence.fact {
+        Fact::WorkUndone { items, .. } => {
+            Some(format!(", {} undone", plural(items as usize, "work item")))
+        }
+        Fact::TasksNotRun { tasks, .. } => {
+            Some(format!(", {} not run", plural(tasks as usize, "task")))
+        }
+        _ => None,
+    });
+    let more = [took, undone].into_iter().flatten().collect::<String>();
+    Some(format!("{party} in {function}{more}{place}"))
+}
+
+/// Parties that suffer from the same thing, in one line.
+fn together(hang: &Hang, parties: &[String]) -> Vec<String> {
+    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
+    for party in parties {
+        let edges = hang.edges.iter().filter(|edge| edge.from == *party);
+        let why: Vec<String> = edges.map(waits).collect();
+        let why = if why.is_empty() { "gets nowhere".into() } else { why.join(", ") };
+        match groups.iter_mut().find(|(other, _)| *other == why) {
+            Some((_, members)) => members.push(party.clone()),
+            None => groups.push((why, vec![party.clone()])),
+        }
+    }
+    let line = |(why, members): (String, Vec<String>)| {
+        let why = if members.len() > 1 { why.replacen("waits", "wait", 1) } else { why };
+        format!("{} {why}", names(hang, &members))
+    };
+    groups.into_iter().map(line).collect()
+}
+
+/// CPUs that have nothing to do with it.
+fn others(hang: &Hang) -> Option<String> {
+    let involved = |id: &String| {
+        hang.blamed.contains(id)
+            || hang.victims.contains(id)
+            || hang.edges.iter().any(|edge| edge.from == *id || edge.to == *id)
+    };
+    let mut by_activity: Vec<(&str, Vec<u32>)> = Vec::new();
+    for node in hang.nodes.iter().filter(|node| !involved(&node.id)) {
+        let NodeKind::Cpu { cpu, activity, .. } = node.kind else { continue };
+        let activity = match activity {
+            Activity::Running => "running",
+            Activity::Idle => "idle",
+            Activity::Dead => "halted with interrupts off",
+            Activity::Offline => "offline",
+            Activity::Unknown => "unknown",
+        };
+        match by_activity.iter_mut().find(|(other, _)| *other == activity) {
+            Some((_, cpus)) => cpus.push(cpu),
+            None => by_activity.push((activity, vec![cpu])),
+        }
+    }
+    let parts: Vec<String> = by_activity
+        .into_iter()
+        .map(|(activity, cpus)| format!("{} {activity}", ranges(&cpus).join(", ")))
+        .collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}

@@ -1,0 +1,141 @@
+//! Watching a guest: how it is observed, and when it is worth to stop it for a closer look.
+
+use std::time::Duration;
+
+use nmiscope_vmm::{MpState, ThreadState, VcpuState, Vm};
+
+use super::guest::Guest;
+use crate::capture::nmi::Stopped;
+use crate::diagnosis::host_look::stands_somewhere;
+use crate::hang::{Bounds, Detector, Observation, Times, Vcpu, VcpuSample, Verdict};
+use crate::kernel::{Depth, Located};
+use crate::target::memory::GuestRam;
+
+/// How often a guest is observed.
+pub const POLL: Duration = Duration::from_millis(100);
+
+/// How long the vCPUs of a guest of which nothing is known have to say how they are.
+const SAMPLE: Duration = Duration::from_millis(50);
+
+/// RFLAGS.IF.
+const INTERRUPT_FLAG: u64 = 1 << 9;
+
+/// The detector, and what it is shown.
+pub struct Watch {
+    detector: Detector,
+    bounds: Bounds,
+    places: Option<Located>,
+    /// How many times they were not to be found.
+    failures: u32,
+    ready: bool,
+}
+
+impl Watch {
+    pub fn new(bounds: Bounds) -> Self {
+        let detector = Detector::new(bounds.clone(), POLL);
+        Self { detector, bounds, places: None, failures: 0, ready: false }
+    }
+
+    /// From now on the guest's CPUs have to get on.
+    pub fn set_ready(&mut self) {
+        self.ready = true;
+        self.detector.set_ready();
+    }
+
+    /// After the guest has been stopped on purpose.
+    pub fn reset(&mut self) {
+        self.detector.reset();
+    }
+
+    /// When the next observation is worth its while.
+    pub fn due_in(&self) -> Duration {
+        // Not much before: what is due in its own time may take longer by the clock.
+        const LEAST: Duration = Duration::from_millis(5);
+        self.detector.due_in().map_or(POLL, |due| due.clamp(LEAST, POLL))
+    }
+
+    /// Looks at a guest that runs. Whether something may be wrong.
+    pub fn observe(&mut self, vm: &Vm, guest: &mut Guest<'_>, at: Duration) -> Observed {
+        let known = guest.is_known();
+        let mut problem = None;
+        if known && self.places.is_none() && self.is_time_to_locate(at) {
+            match guest.locate(vm) {
+                Ok(places) => self.places = Some(places),
+                Err(reason) => {
+                    self.failures += 1;
+                    // A guest that has just crashed cannot be looked at either, and the next event
+                    // says so.
+                    problem = (self.ready && self.failures == 2).then_some(reason);
+                }
+            }
+        }
+        let ram = GuestRam::new(vm.memory());
+        let places = self.places.as_ref();
+        let kernel = places.and_then(|places| places.activity(&ram, Depth::Counters).ok());
+        // A known kernel is not judged by what a stranger would be judged by.
+        if known && self.ready && kernel.is_none() {
+            return Observed { suspicious: false, problem };
+        }
+        let samples = if known { Vec::new() } else { samples_of_running(vm) };
+        let observation = Observation {
+            at,
+            vcpus: vcpus(vm, &samples),
+            console_bytes: vm.console_bytes(),
+            kernel,
+        };
+        Observed { suspicious: self.detector.observe(observation), problem }
+    }
+
+    /// The structures are there when the guest is ready. One that is late is stopped for a moment to
+    /// look for them, so that it can be said what it waits for.
+    fn is_time_to_locate(&self, at: Duration) -> bool {
+        let late = self.bounds.of(crate::hang::Class::BootStall).map(|bound| bound / 2);
+        self.ready || late.is_some_and(|late| at >= late && self.failures == 0)
+    }
+
+    /// Looks at one that stands still, and says what is wrong with it.
+    pub fn judge(&mut self, vm: &Vm, stopped: &Stopped, at: Duration) -> Option<Verdict> {
+        let samples: Vec<_> =
+            stopped.states.iter().map(|state| sample(state.as_ref().ok()?)).collect();
+        self.detector.judge(Observation {
+            at,
+            vcpus: vcpus(vm, &samples),
+            console_bytes: vm.console_bytes(),
+            kernel: stopped.activity.clone(),
+        })
+    }
+}
+
+/// What came of looking at a guest.
+pub struct Observed {
+    /// It should be stopped and judged.
+    pub suspicious: bool,
+    /// Why it could not be looked at as it should.
+    pub problem: Option<String>,
+}
+
+fn vcpus(vm: &Vm, samples: &[Option<VcpuSample>]) -> Vec<Vcpu> {
+    let vcpu = |cpu: u32| Vcpu {
+        times: vm.host_times(cpu).ok().map(|times| Times {
+            run: times.run_time,
+            delay: times.run_delay,
+            asleep: times.state == ThreadState::Sleeping,
+        }),
+        sample: samples.get(cpu as usize).copied().flatten(),
+    };
+    (0..vm.cpus()).map(vcpu).collect()
+}
+
+fn samples_of_running(vm: &Vm) -> Vec<Option<VcpuSample>> {
+    let cpus: Vec<u32> = (0..vm.cpus()).collect();
+    let states = vm.sample(&cpus, SAMPLE).into_iter();
+    states.map(|state| sample(&state.ok()?)).collect()
+}
+
+fn sample(state: &VcpuState) -> Option<VcpuSample> {
+    Some(VcpuSample {
+        halted: state.mp_state == MpState::Halted,
+        interrupts_on: state.registers.rflags & INTERRUPT_FLAG != 0,
+        started: stands_somewhere(state),
+    })
+}

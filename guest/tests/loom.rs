@@ -21,6 +21,7 @@ use loom::{
     thread,
 };
 use nmiscope_guest::printk::{Level, NmiPrintSeq, Platform, Printk, PrintkFuncCell};
+use nmiscope_guest::sync::{Context, Wait};
 
 /// CPUs 0 and 1 have NMI handlers. A client runs on whichever of `CLIENTS` it likes.
 const CPUS: usize = 2;
@@ -37,24 +38,33 @@ struct Machine {
     per_cpu: [(NmiPrintSeq, PrintkFuncCell); CPUS],
 }
 
-impl Platform for Machine {
-    fn cpu(&self) -> usize {
+/// Of whoever is which CPU: what is recorded is not modelled, only that it is recorded.
+static CPU_WAIT: [Wait; CPUS] = [const { Wait::new() }; CPUS];
+
+impl Context for Machine {
+    fn cpu() -> usize {
         CPU.with(Cell::get)
     }
 
+    fn clock_ns() -> u64 {
+        0
+    }
+
+    fn cpu_wait() -> &'static Wait {
+        &CPU_WAIT[Self::cpu()]
+    }
+
+    fn irq_save() -> usize {
+        0
+    }
+
+    fn irq_restore(_flags: usize) {}
+}
+
+impl Platform for Machine {
     fn possible_cpus(&self) -> usize {
         CPUS
     }
-
-    fn clock_ns(&self) -> u64 {
-        0
-    }
-
-    fn irq_save(&self) -> usize {
-        0
-    }
-
-    fn irq_restore(&self, _flags: usize) {}
 
     fn nmi_print_seq(&self, cpu: usize) -> &NmiPrintSeq {
         &self.per_cpu[cpu].0

@@ -26,6 +26,8 @@ pub const LOCAL_APIC: u64 = 0xfee0_0000;
 pub mod vector {
     pub const NMI: u64 = 2;
     pub const PAGE_FAULT: u64 = 14;
+    /// Those below are exceptions and the NMI (SDM vol. 3, 6.2).
+    pub const FIRST_INTERRUPT: u64 = 0x20;
     pub const TIMER: u8 = 0x30;
     pub const SERIAL: u8 = 0x31;
     /// The low four bits must be ones on old APICs (SDM vol. 3, 11.9).

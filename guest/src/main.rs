@@ -63,6 +63,8 @@ mod sync {
 
     /// A lock for short sections.
     pub type SpinLock<T> = nmiscope_guest::sync::SpinLock<T, X86>;
+    /// A lock whose waiters get it in their order.
+    pub type TicketLock<T> = nmiscope_guest::sync::TicketLock<T, X86>;
 }
 
 machine::percpu! {

@@ -7,11 +7,11 @@ use std::{panic::Location, sync::mpsc, thread, time::Duration};
 
 use common::{Machine, interrupts_are_off, on_cpu, pass};
 use nmiscope_guest::{
-    abi::LOCK_SPIN,
-    sync::{Context, RawSpinLock, SpinLock, Wait, WaitFor},
+    abi::{LOCK_SPIN, LOCK_TICKET},
+    sync::{Context, Lock, RawLock, SpinLock, TicketLock, Wait, WaitFor},
 };
 
-type Lock<T> = SpinLock<T, Machine>;
+type Counter<R> = Lock<u32, R, Machine>;
 
 /// The line of the call.
 #[track_caller]
@@ -19,21 +19,42 @@ fn here() -> u32 {
     Location::caller().line()
 }
 
-#[test]
-fn only_one_guard_exists_at_a_time() {
-    let lock = Lock::new(1);
+/// What holds of both locks, a test of each for either.
+macro_rules! both_locks {
+    ($($test:ident;)*) => {
+        mod spin_lock {
+            use super::*;
+            $(#[test] fn $test() { super::$test::<_>(SpinLock::new(0)); })*
+        }
+        mod ticket_lock {
+            use super::*;
+            $(#[test] fn $test() { super::$test::<_>(TicketLock::new(0)); })*
+        }
+    };
+}
+
+both_locks! {
+    only_one_guard_exists_at_a_time;
+    no_increment_is_lost_between_threads;
+    a_lock_says_who_holds_it_and_where_it_was_taken;
+    a_lock_begins_with_its_record;
+    who_waits_for_a_lock_says_for_which_and_where;
+    who_waits_for_a_lock_for_a_while_says_so_too;
+    a_lock_that_is_free_is_not_waited_for_and_one_that_is_given_up_no_longer;
+    interrupts_are_off_for_as_long_as_an_irqsave_guard_lives;
+}
+
+fn only_one_guard_exists_at_a_time<R: RawLock>(lock: Counter<R>) {
     let guard = lock.lock();
     assert!(lock.is_locked());
     assert!(lock.try_lock().is_none());
     assert!(lock.lock_bounded(100).is_none());
     drop(guard);
     assert!(!lock.is_locked());
-    assert_eq!(lock.lock_bounded(0).map(|guard| *guard), Some(1));
+    assert_eq!(lock.lock_bounded(0).map(|guard| *guard), Some(0));
 }
 
-#[test]
-fn no_increment_is_lost_between_threads() {
-    let lock = Lock::new(0_u32);
+fn no_increment_is_lost_between_threads<R: RawLock + Sync>(lock: Counter<R>) {
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| (0..1000).for_each(|_| *lock.lock() += 1));
@@ -42,11 +63,9 @@ fn no_increment_is_lost_between_threads() {
     assert_eq!(*lock.lock(), 4000);
 }
 
-#[test]
-fn a_lock_says_who_holds_it_and_where_it_was_taken() {
-    let lock = Lock::new(());
+fn a_lock_says_who_holds_it_and_where_it_was_taken<R: RawLock>(lock: Counter<R>) {
     assert_eq!((lock.record().holder(), lock.record().taken_at()), (0, None));
-    let line = |lock: &Lock<()>| lock.record().taken_at().map(Location::line);
+    let line = |lock: &Counter<R>| lock.record().taken_at().map(Location::line);
     on_cpu(2, || {
         let (_guard, at) = (lock.lock(), here());
         assert_eq!((lock.record().holder(), line(&lock)), (3, Some(at)));
@@ -65,20 +84,16 @@ fn a_lock_says_who_holds_it_and_where_it_was_taken() {
 }
 
 /// The host takes a lock's address from who waits for it, and reads its record there.
-#[test]
-fn a_lock_begins_with_its_record() {
-    let lock = Lock::new(0_u64);
+fn a_lock_begins_with_its_record<R: RawLock>(lock: Counter<R>) {
     assert_eq!((&raw const lock).addr(), lock.record().address());
     // SAFETY: the record's first word is an AtomicU32, and nobody writes it.
     let kind = unsafe { (&raw const lock).cast::<u32>().read() };
-    assert_eq!(kind, LOCK_SPIN);
-    fn is_spin_lock<T>(_: &nmiscope_guest::sync::Lock<T, RawSpinLock, Machine>) {}
-    is_spin_lock(&lock);
+    assert_eq!(kind, R::KIND);
+    assert!([LOCK_SPIN, LOCK_TICKET].contains(&kind));
 }
 
 /// Has a thread wait for a held lock by `take`, and looks at what it says meanwhile.
-fn observe_waiting(take: fn(&Lock<()>) -> u32) {
-    let lock = Lock::new(());
+fn observe_waiting<R: RawLock + Sync>(lock: Counter<R>, take: fn(&Counter<R>) -> u32) {
     let held = lock.lock();
     let (sender, receiver) = mpsc::channel();
     thread::scope(|scope| {
@@ -99,22 +114,24 @@ fn observe_waiting(take: fn(&Lock<()>) -> u32) {
     });
 }
 
-#[test]
-fn who_waits_for_a_lock_says_for_which_and_where() {
-    observe_waiting(|lock| {
+fn who_waits_for_a_lock_says_for_which_and_where<R: RawLock + Sync>(lock: Counter<R>) {
+    observe_waiting(lock, |lock| {
         let (_guard, at) = (lock.lock(), here());
         at
     });
-    observe_waiting(|lock| {
+}
+
+fn who_waits_for_a_lock_for_a_while_says_so_too<R: RawLock + Sync>(lock: Counter<R>) {
+    observe_waiting(lock, |lock| {
         let (guard, at) = (lock.lock_bounded(u32::MAX), here());
         assert!(guard.is_some());
         at
     });
 }
 
-#[test]
-fn a_lock_that_is_free_is_not_waited_for_and_one_that_is_given_up_no_longer() {
-    let lock = Lock::new(());
+fn a_lock_that_is_free_is_not_waited_for_and_one_that_is_given_up_no_longer<R: RawLock>(
+    lock: Counter<R>,
+) {
     drop(lock.lock());
     assert!(Machine::cpu_wait().at().is_none());
     let held = lock.lock();
@@ -139,12 +156,35 @@ fn an_interrupted_wait_goes_on_when_the_inner_one_ends() {
     assert_eq!(Machine::cpu_wait().what(), None);
 }
 
-#[test]
-fn interrupts_are_off_for_as_long_as_an_irqsave_guard_lives() {
-    let lock = Lock::new(5);
+fn interrupts_are_off_for_as_long_as_an_irqsave_guard_lives<R: RawLock>(lock: Counter<R>) {
     let guard = lock.lock_irqsave();
     assert!(interrupts_are_off() && lock.is_locked());
-    assert_eq!(*guard, 5);
+    assert_eq!(*guard, 0);
     drop(guard);
     assert!(!interrupts_are_off() && !lock.is_locked());
+}
+
+#[test]
+fn a_ticket_lock_is_given_in_the_order_of_arrival() {
+    const WAITERS: u32 = 6;
+    let lock = TicketLock::<Vec<u32>, Machine>::new(Vec::new());
+    let held = lock.lock();
+    thread::scope(|scope| {
+        for waiter in 0..WAITERS {
+            let (sender, receiver) = mpsc::channel();
+            let lock = &lock;
+            scope.spawn(move || {
+                sender.send(Machine::cpu_wait()).unwrap();
+                lock.lock().push(waiter);
+            });
+            // Only then the next one comes.
+            let wait: &Wait = receiver.recv().unwrap();
+            while !wait.is_waiting() {
+                thread::yield_now();
+            }
+        }
+        assert!(lock.try_lock().is_none());
+        drop(held);
+    });
+    assert!(lock.lock().iter().copied().eq(0..WAITERS));
 }

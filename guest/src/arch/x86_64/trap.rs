@@ -4,10 +4,13 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use nmiscope_guest::sync;
+
 use super::instructions::read_cr2;
 use super::layout::vector;
 use super::memory::Stack;
 use super::percpu::{cpu_number, percpu};
+use super::platform::X86;
 use super::{apic, nmi, serial, stack_trace};
 use crate::panic::print_last_words;
 use crate::sysrq;
@@ -120,7 +123,13 @@ fn interrupt(vector: u8) {
     match vector {
         vector::TIMER => tick(),
         vector::SERIAL => receive(),
+        vector::CALL_FUNCTION => {
+            // First: a call that comes while others are answered raises the interrupt anew.
+            apic::end_of_interrupt();
+            sync::answer_calls::<X86>();
+        }
         vector::SPURIOUS => {}
+        // vector::RESCHEDULE among them: that the CPU has woken up is all it is for.
         _ => apic::end_of_interrupt(),
     }
 }

@@ -1,8 +1,8 @@
 //! What the bundled guest and its hypervisor agree on beforehand: ports and exit codes.
 //!
 //! Apart from these, the host knows the names of the guest's variables and their members, what the
-//! values of two of them mean ([`RESERVED_BY_HYPERVISOR`], `NMI_PRINT_SEQ_*`), and what a call trace
-//! looks like. Where the structures lie, and how they are laid out, it reads from the image's
+//! values of a few of them mean ([`RESERVED_BY_HYPERVISOR`], `LOCK_*`, `WAIT_*`, `NMI_PRINT_SEQ_*`),
+//! and what a call trace looks like. Where the structures lie, and how they are laid out, it reads from the image's
 //! symbols and DWARF. Used by the kernel, and by `src/` of nmiscope, which hands the port numbers to
 //! the VMM.
 
@@ -35,3 +35,21 @@ pub const EXIT_PANIC: u32 = 0x165;
 /// Value of `nmi_print_flag` while the hypervisor holds the reservation. A guest CPU that holds
 /// it stores its number plus one; zero is free.
 pub const RESERVED_BY_HYPERVISOR: u32 = 0x8000_0000;
+
+/// [`LockRecord`](crate::sync::LockRecord)'s kind: a spin lock.
+pub const LOCK_SPIN: u32 = 1;
+/// A ticket lock.
+pub const LOCK_TICKET: u32 = 2;
+/// A mutex, which tasks sleep for; its holder is a task.
+pub const LOCK_MUTEX: u32 = 3;
+
+/// [`Wait`](crate::sync::Wait)'s kind: for nothing.
+pub const WAIT_NOTHING: u32 = 0;
+/// For a lock.
+pub const WAIT_LOCK: u32 = 1;
+/// For a wake-up, on a wait queue.
+pub const WAIT_QUEUE: u32 = 2;
+/// For a CPU to answer a cross-CPU call.
+pub const WAIT_CPU_CALL: u32 = 3;
+/// For a CPU to come up.
+pub const WAIT_CPU_ONLINE: u32 = 4;

@@ -57,10 +57,24 @@ mod printk {
     macro_rules! pr_info { ($($argument:tt)+) => { $crate::print_at!(Info, $($argument)+) } }
 }
 
+/// The library's locks, on this machine.
+mod sync {
+    use crate::machine::X86;
+
+    /// A lock for short sections.
+    pub type SpinLock<T> = nmiscope_guest::sync::SpinLock<T, X86>;
+    /// A lock whose waiters get it in their order.
+    pub type TicketLock<T> = nmiscope_guest::sync::TicketLock<T, X86>;
+}
+
 machine::percpu! {
     /// Advanced each time round the CPU's main loop: stands still on a CPU whose work does not
     /// come to an end.
     static loop_heartbeat: AtomicU64 = AtomicU64::new(0);
+    /// Items of work that were given to this CPU. Anyone may add.
+    pub static work_queued: AtomicU64 = AtomicU64::new(0);
+    /// Those of them that it has finished.
+    pub static work_done: AtomicU64 = AtomicU64::new(0);
 }
 
 /// The kernel boots.

@@ -2,24 +2,27 @@
 
 use core::fmt::Arguments;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use nmiscope_guest::abi;
 
 use crate::machine;
 use crate::printk::{Level, PRINTK};
 
-/// The CPU that panicked first, plus one.
-static PANICKING: AtomicUsize = AtomicUsize::new(0);
+/// The CPU that panicked first, plus one; 0 while none has. The host reads it by this name.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals, reason = "the field's name for it")]
+static panic_cpu: AtomicU32 = AtomicU32::new(0);
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     machine::interrupts_off();
     let cpu = machine::cpu_number();
-    match PANICKING.compare_exchange(0, cpu + 1, Relaxed, Relaxed) {
+    let this = cpu as u32 + 1;
+    match panic_cpu.compare_exchange(0, this, Relaxed, Relaxed) {
         Ok(_) => {}
         // Its own message is what it could not print.
-        Err(first) if first == cpu + 1 => end(),
+        Err(first) if first == this => end(),
         // The first one is at work, and its message is the one that counts.
         Err(_) => machine::halt_forever(),
     }

@@ -77,8 +77,8 @@ const PANIC_SPINS: u32 = 1 << 16;
 #[derive(Debug)]
 pub struct Printk<P: Platform> {
     platform: P,
-    log: SpinLock<Log>,
-    console: SpinLock<Console>,
+    log: SpinLock<Log, P>,
+    console: SpinLock<Console, P>,
     nmi_print_flag: Reservation,
     console_loglevel: AtomicU32,
 }
@@ -103,7 +103,7 @@ impl<P: Platform> Printk<P> {
     /// A message to the log is one record for each of its lines; a line feed at its end is
     /// welcome and not needed. A `fmt` implementation must not print: it runs under the log's lock.
     pub fn vprintk(&self, level: Level, args: fmt::Arguments<'_>) -> usize {
-        let cpu = self.platform.cpu();
+        let cpu = P::cpu();
         if self.platform.printk_func(cpu).is_diverted() {
             self.nmi_vprintk(cpu, args)
         } else {
@@ -114,15 +114,15 @@ impl<P: Platform> Printk<P> {
     /// Prints to the log and the console, diverted or not. Not from NMI: it takes their locks, and
     /// the NMI may have interrupted the one who holds them.
     pub fn vprintk_default(&self, level: Level, args: fmt::Arguments<'_>) -> usize {
-        self.vprintk_for(self.platform.cpu(), level, args)
+        self.vprintk_for(P::cpu(), level, args)
     }
 
     /// Prints a panic's message. It comes out even if the locks do not come free: the wait for
     /// them is bounded, and then the log does without it and the console is written to anyway.
     /// For panics, from wherever they happen, NMI included; diversion is ignored and left alone.
     pub fn panic_print(&self, level: Level, args: fmt::Arguments<'_>) {
-        let flags = self.platform.irq_save();
-        let (cpu, ts_ns) = (self.platform.cpu(), self.platform.clock_ns());
+        let flags = P::irq_save();
+        let (cpu, ts_ns) = (P::cpu(), P::clock_ns());
         if let Some(mut log) = self.log.lock_bounded(PANIC_SPINS) {
             log.print(ts_ns, cpu, level as u8, args);
         }
@@ -132,17 +132,18 @@ impl<P: Platform> Printk<P> {
         let _ = fmt::write(&mut writer, args);
         writer.finish();
         drop(console);
-        self.platform.irq_restore(flags);
+        P::irq_restore(flags);
     }
 
     /// Takes the console's lock, as Linux's `console_lock` does: while the guard lives, nobody
     /// else writes there. The caller disables interrupts if an interrupt handler prints.
-    pub fn console_lock(&self) -> SpinGuard<'_, Console> {
+    #[track_caller]
+    pub fn console_lock(&self) -> SpinGuard<'_, Console, P> {
         self.console.lock()
     }
 
     /// The log's lock, to read the log back. Interrupts as for [`Printk::console_lock`].
-    pub const fn log(&self) -> &SpinLock<Log> {
+    pub const fn log(&self) -> &SpinLock<Log, P> {
         &self.log
     }
 
@@ -177,16 +178,16 @@ impl<P: Platform> Printk<P> {
     }
 
     fn emit(&self, level: Level, print: impl FnOnce(&mut Log, u64) -> Span) -> usize {
-        let flags = self.platform.irq_save();
+        let flags = P::irq_save();
         let span = {
             let mut log = self.log.lock();
             // The clock under the lock: the log is in the order of its timestamps.
-            print(&mut log, self.platform.clock_ns())
+            print(&mut log, P::clock_ns())
         };
         if (level as u32) < self.console_loglevel.load(Ordering::Relaxed) {
             self.console_write_span(span);
         }
-        self.platform.irq_restore(flags);
+        P::irq_restore(flags);
         span.bytes
     }
 
@@ -207,7 +208,7 @@ impl<P: Platform> Printk<P> {
         }
         if span.overwritten > 0 {
             console.dropped += span.overwritten;
-            console.line.begin(self.platform.clock_ns(), self.platform.cpu());
+            console.line.begin(P::clock_ns(), P::cpu());
             console
                 .line
                 .push(b"** earlier lines were overwritten in the log before they got here **");

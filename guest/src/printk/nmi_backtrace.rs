@@ -39,8 +39,8 @@ impl<P: Platform> Printk<P> {
     /// # Errors
     /// There is another client, in the guest or outside: try again later, or never.
     pub fn printk_nmi_backtrace_prepare(&self) -> Result<(), Busy> {
-        let cpu = self.platform.cpu();
-        self.nmi_print_flag.try_take(owner_of(cpu), self.platform.clock_ns())?;
+        let cpu = P::cpu();
+        self.nmi_print_flag.try_take(owner_of(cpu), P::clock_ns())?;
         for cpu in 0..self.platform.possible_cpus() {
             // In use means that its handler still runs; complete will say so.
             let _ = self.platform.nmi_print_seq(cpu).try_drain(|text, lost| {
@@ -59,7 +59,7 @@ impl<P: Platform> Printk<P> {
     /// It was diverted already. The real printk is restored and has reported a BUG; there is
     /// nothing left to do but panic.
     pub fn printk_nmi_backtrace_this_cpu_begin(&self) -> Result<(), DoubleBegin> {
-        let cpu = self.platform.cpu();
+        let cpu = P::cpu();
         let (func, seq) = (self.platform.printk_func(cpu), self.platform.nmi_print_seq(cpu));
         if func.is_diverted() {
             func.restore();
@@ -77,7 +77,7 @@ impl<P: Platform> Printk<P> {
     /// # Errors
     /// It was not diverted, which is reported as a BUG; there is nothing left to do but panic.
     pub fn printk_nmi_backtrace_this_cpu_end(&self) -> Result<(), EndWithoutBegin> {
-        let cpu = self.platform.cpu();
+        let cpu = P::cpu();
         let func = self.platform.printk_func(cpu);
         if !func.is_diverted() {
             self.panic_print(Level::Emergency, format_args!("BUG: {EndWithoutBegin}"));
@@ -105,7 +105,7 @@ impl<P: Platform> Printk<P> {
 
     #[inline]
     fn complete(&self, release: Ordering) {
-        let this_cpu = self.platform.cpu();
+        let this_cpu = P::cpu();
         if self.nmi_print_flag.owner() != owner_of(this_cpu) {
             let message = "BUG: printk_nmi_backtrace_complete without prepare";
             self.vprintk_for(this_cpu, Level::Emergency, format_args!("{message}"));

@@ -4,27 +4,19 @@
 //! tests have one made of threads. Called by the rest of printk only.
 
 use super::nmi_print_seq::NmiPrintSeq;
-use crate::sync::atomic::{AtomicU32, Ordering, const_fn_unless_loom};
+use crate::sync::{
+    Context,
+    atomic::{AtomicU32, Ordering, const_fn_unless_loom},
+};
 
-/// The machine as printk sees it.
+/// The machine as printk sees it: of its [`Context`], which CPU this is, and what belongs to each.
 ///
 /// Memory safety does not hang on an implementation, only sense does: one that mixes up its CPUs
 /// gets mixed-up output.
-pub trait Platform: Sync {
-    /// The number of the CPU that this runs on, below [`Platform::possible_cpus`].
-    fn cpu(&self) -> usize;
-
-    /// How many CPUs there can ever be: each has its [`NmiPrintSeq`], started or not.
+pub trait Platform: Context + Sync {
+    /// How many CPUs there can ever be, which are those that [`Context::cpu`] can be: each has its
+    /// [`NmiPrintSeq`], started or not.
     fn possible_cpus(&self) -> usize;
-
-    /// Nanoseconds since boot. Called from NMI too.
-    fn clock_ns(&self) -> u64;
-
-    /// Disables interrupts on this CPU; returns what [`Platform::irq_restore`] wants.
-    fn irq_save(&self) -> usize;
-
-    /// Restores what [`Platform::irq_save`] found.
-    fn irq_restore(&self, flags: usize);
 
     /// The buffer that `cpu` prints into from NMI: the per-CPU variable `nmi_print_seq`.
     fn nmi_print_seq(&self, cpu: usize) -> &NmiPrintSeq;

@@ -21,7 +21,7 @@
 //! promises to the acquire that reads it. Nothing that comes later is anyone's business, so there
 //! is nothing for a barrier after it to order. `since_ns` is plain memory that the reservation
 //! protects, so loom can tell: with a relaxed store, it finds the next holder's write racing with
-//! the last one's (`tests/loom.rs`).
+//! the last one's (`tests/loom/printk.rs`).
 
 use core::{error, fmt};
 

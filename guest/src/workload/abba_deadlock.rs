@@ -7,10 +7,9 @@
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use nmiscope_guest::sync::SpinLock;
-
 use super::{Next, Workload};
 use crate::machine;
+use crate::sync::SpinLock;
 
 pub static WORKLOAD: Workload = Workload { name: "abba-deadlock", min_cpus: 2, step };
 

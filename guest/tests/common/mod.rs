@@ -1,54 +1,63 @@
-//! A machine made of threads: each says which CPU it is, and an NMI is a call.
+//! A machine made of threads: each says which CPU it is, and an NMI is a call. Each has a clock of its
+//! own, which the test moves.
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::{
     cell::Cell,
     sync::{
         Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use nmiscope_guest::printk::{NmiPrintSeq, Platform, Printk, PrintkFuncCell};
+use nmiscope_guest::sync::{Context, Wait};
 
 pub const CPUS: usize = 4;
 
 thread_local! {
     static CPU: Cell<usize> = const { Cell::new(0) };
     static IRQS_OFF: Cell<usize> = const { Cell::new(0) };
+    static CLOCK_NS: Cell<u64> = const { Cell::new(0) };
+    static CPU_WAIT: &'static Wait = Box::leak(Box::default());
 }
 
 #[derive(Default)]
 pub struct Machine {
     per_cpu: [(NmiPrintSeq, PrintkFuncCell); CPUS],
-    clock: AtomicU64,
     console: Mutex<Vec<u8>>,
     /// Console writes after which `at_console_write` is called, once.
     countdown: AtomicUsize,
     at_console_write: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
-impl Platform for Machine {
-    fn cpu(&self) -> usize {
+impl Context for Machine {
+    fn cpu() -> usize {
         CPU.get()
     }
 
-    fn possible_cpus(&self) -> usize {
-        CPUS
+    fn clock_ns() -> u64 {
+        CLOCK_NS.get()
     }
 
-    fn clock_ns(&self) -> u64 {
-        // A microsecond each time that anyone looks.
-        self.clock.fetch_add(1000, Ordering::Relaxed)
+    fn cpu_wait() -> &'static Wait {
+        CPU_WAIT.with(|wait| *wait)
     }
 
-    fn irq_save(&self) -> usize {
+    fn irq_save() -> usize {
         IRQS_OFF.replace(IRQS_OFF.get() + 1)
     }
 
-    fn irq_restore(&self, flags: usize) {
+    fn irq_restore(flags: usize) {
         assert_eq!(IRQS_OFF.get(), flags + 1, "interrupt flags are restored in order");
         IRQS_OFF.set(flags);
+    }
+}
+
+impl Platform for Machine {
+    fn possible_cpus(&self) -> usize {
+        CPUS
     }
 
     fn nmi_print_seq(&self, cpu: usize) -> &NmiPrintSeq {
@@ -82,6 +91,16 @@ impl Machine {
         self.countdown.store(writes, Ordering::Relaxed);
         *self.at_console_write.lock().unwrap() = Some(Box::new(hook));
     }
+}
+
+/// Lets time pass on this thread.
+pub fn pass(duration: Duration) {
+    CLOCK_NS.set(CLOCK_NS.get() + duration.as_nanos() as u64);
+}
+
+/// Whether this thread's interrupts are off.
+pub fn interrupts_are_off() -> bool {
+    IRQS_OFF.get() > 0
 }
 
 pub fn machine() -> &'static Printk<Machine> {

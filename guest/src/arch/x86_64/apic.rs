@@ -3,8 +3,11 @@
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use nmiscope_guest::sync::Context;
+
 use super::instructions::{cpuid, read_msr, write_msr};
 use super::layout::{LOCAL_APIC, direct_map, vector};
+use super::platform::X86;
 
 const MSR_APIC_BASE: u32 = 0x1b;
 const BASE_ENABLE: u64 = 1 << 11;
@@ -78,6 +81,8 @@ pub enum Ipi {
     Init,
     /// Start in real mode at this page number.
     StartUp(u8),
+    /// An interrupt.
+    Vector(u8),
 }
 
 /// Sends to the CPU with that APIC ID.
@@ -88,6 +93,7 @@ pub fn send(destination: u32, ipi: Ipi) {
             Ipi::Nmi => 4 << 8,
             Ipi::Init => 5 << 8,
             Ipi::StartUp(page) => 6 << 8 | u32::from(page),
+            Ipi::Vector(vector) => u32::from(vector),
         };
     if X2APIC.load(Relaxed) {
         let value = u64::from(destination) << 32 | u64::from(command);
@@ -95,8 +101,11 @@ pub fn send(destination: u32, ipi: Ipi) {
         // by itself: an NMI handler, or ap_start.
         unsafe { write_msr(0x800 + Register::InterruptCommand as u32 / 16, value) };
     } else {
+        // An interrupt handler in between that sends too would leave its own destination behind.
+        let flags = X86::irq_save();
         write(Register::InterruptCommandHigh, destination << 24);
         write(Register::InterruptCommand, command);
+        X86::irq_restore(flags);
     }
 }
 

@@ -17,7 +17,7 @@ pub const STACKS: usize = 0xffff_c900_0000_0000;
 pub const TRAMPOLINE: usize = 0x8000;
 
 /// Upper bound of CPUs, possible or not: what static tables hold.
-pub const MAX_CPUS: usize = 512;
+pub const MAX_CPUS: usize = nmiscope_guest::sync::MAX_CPUS;
 
 /// Physical address of the local APIC's registers in xAPIC mode (SDM vol. 3, 11.4.1).
 pub const LOCAL_APIC: u64 = 0xfee0_0000;
@@ -26,8 +26,14 @@ pub const LOCAL_APIC: u64 = 0xfee0_0000;
 pub mod vector {
     pub const NMI: u64 = 2;
     pub const PAGE_FAULT: u64 = 14;
+    /// Those below are exceptions and the NMI (SDM vol. 3, 6.2).
+    pub const FIRST_INTERRUPT: u64 = 0x20;
     pub const TIMER: u8 = 0x30;
     pub const SERIAL: u8 = 0x31;
+    /// Another CPU wants a function run.
+    pub const CALL_FUNCTION: u8 = 0x32;
+    /// Another CPU has made a task ready here.
+    pub const RESCHEDULE: u8 = 0x33;
     /// The low four bits must be ones on old APICs (SDM vol. 3, 11.9).
     pub const SPURIOUS: u8 = 0x3f;
 }

@@ -33,7 +33,10 @@ pub(crate) use percpu::percpu;
 pub use platform::X86;
 pub use pvh::StartInfo;
 pub use serial::init as init_console;
-pub use smp::{count_possible_cpus, online_cpus, possible_cpus, run_boot_cpu};
+pub use smp::{
+    count_possible_cpus, online_cpus, possible_cpus, run_boot_cpu, send_reschedule,
+    smp_call_function, smp_call_function_single,
+};
 pub use stack_trace::print_own_trace;
 
 use nmiscope_guest::abi;

@@ -27,16 +27,16 @@ impl<T: Sync> PerCpu<T> {
     }
 
     /// This CPU's. A caller that can be moved to another CPU does not exist in this kernel.
-    pub fn this(&self) -> &T {
+    pub fn this(&'static self) -> &'static T {
         self.at(this_cpu_offset())
     }
 
     /// The one of `cpu`, which must be a possible CPU.
-    pub fn on(&self, cpu: usize) -> &T {
+    pub fn on(&'static self, cpu: usize) -> &'static T {
         self.at(__per_cpu_offset[cpu].load(Relaxed))
     }
 
-    fn at(&self, offset: usize) -> &T {
+    fn at(&'static self, offset: usize) -> &'static T {
         let address = (&raw const self.0).expose_provenance().wrapping_add(offset);
         // SAFETY: `percpu!` is the only way to make one, and places it in the section that
         // `init` copied to `template + offset`; T was valid there and holds no addresses of

@@ -1,12 +1,19 @@
-//! What printk needs of an x86-64 machine: the implementation of its [`Platform`].
+//! What the library half needs of an x86-64 machine: the implementations of its [`Context`], of
+//! [`Calls`] and of printk's [`Platform`].
 
 use nmiscope_guest::printk::{NmiPrintSeq, Platform, PrintkFuncCell};
+use nmiscope_guest::sync::{CallSlot, Calls, Context, Wait};
 
 use super::instructions::{INTERRUPT_FLAG, interrupts_off, interrupts_on, read_flags};
+use super::layout::vector;
 use super::percpu::{cpu_number, percpu};
-use super::{serial, smp, time};
+use super::{apic, serial, smp, time};
 
 percpu! {
+    /// What this CPU waits for, spinning. The host reads it by this name.
+    pub static cpu_wait: Wait = Wait::new();
+    /// What this CPU asks of others, and who asks it.
+    static call_slot: CallSlot = CallSlot::new();
     /// What this CPU has printed from NMI. The host reads it by this name.
     pub static nmi_print_seq: NmiPrintSeq = NmiPrintSeq::new();
     /// Where this CPU's printk goes.
@@ -16,29 +23,47 @@ percpu! {
 /// The machine that this kernel is built for.
 pub struct X86;
 
-impl Platform for X86 {
-    fn cpu(&self) -> usize {
+impl Context for X86 {
+    fn cpu() -> usize {
         cpu_number()
     }
 
-    fn possible_cpus(&self) -> usize {
-        smp::possible_cpus()
-    }
-
-    fn clock_ns(&self) -> u64 {
+    fn clock_ns() -> u64 {
         time::clock_ns()
     }
 
-    fn irq_save(&self) -> usize {
+    fn cpu_wait() -> &'static Wait {
+        cpu_wait.this()
+    }
+
+    fn irq_save() -> usize {
         let flags = read_flags();
         interrupts_off();
         flags as usize
     }
 
-    fn irq_restore(&self, flags: usize) {
+    fn irq_restore(flags: usize) {
         if flags as u64 & INTERRUPT_FLAG != 0 {
             interrupts_on();
         }
+    }
+}
+
+// SAFETY: numbers and copies of per-CPU variables are those of `percpu.rs`; the handler is entered
+// through an interrupt gate, which turns interrupts off.
+unsafe impl Calls for X86 {
+    fn call_slot(cpu: usize) -> &'static CallSlot {
+        call_slot.on(cpu)
+    }
+
+    fn send_call_ipi(cpu: usize) {
+        apic::send(smp::apic_id(cpu), apic::Ipi::Vector(vector::CALL_FUNCTION));
+    }
+}
+
+impl Platform for X86 {
+    fn possible_cpus(&self) -> usize {
+        smp::possible_cpus()
     }
 
     fn nmi_print_seq(&self, cpu: usize) -> &NmiPrintSeq {

@@ -1,16 +1,20 @@
 //! From one CPU to all of them: who is possible (MADT), starting the others (INIT, start-up IPIs;
 //! SDM vol. 3, 9.4), and what every CPU does before it enters the workload.
 
+use core::panic::Location;
 use core::sync::atomic::{
     AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
+
+use nmiscope_guest::sync::{self, Call, Wait, WaitFor};
 
 use super::acpi::{Entry, Madt};
 use super::instructions::cpuid;
 use super::layout::{DIRECT_MAP, MAX_CPUS, TRAMPOLINE, vector};
 use super::memory::{Stack, drop_identity_mapping};
 use super::percpu::percpu;
+use super::platform::X86;
 use super::pvh::StartInfo;
 use super::{apic, descriptors, ioapic, kvm_clock, percpu as per_cpu, serial, time};
 use crate::{cpu_main, pr_warn};
@@ -27,9 +31,6 @@ static nr_cpu_ids: AtomicU32 = AtomicU32::new(1);
 
 /// The I/O APIC that serves the legacy interrupts; 0 where there is none.
 static IO_APIC: AtomicU64 = AtomicU64::new(0);
-
-/// How many CPUs have come as far as `enter`.
-static ONLINE: AtomicU32 = AtomicU32::new(0);
 
 percpu! {
     /// Whether the CPU runs this kernel. Zero: not started.
@@ -107,19 +108,51 @@ pub fn start_others() -> usize {
     // the CPU has been heard of. One that finds the CPU running is ignored by it.
     const ROUNDS: u32 = 20;
     const ROUND_NS: u64 = 100_000_000;
+    let is_online = |cpu: usize| cpu_online.on(cpu).load(Acquire) != 0;
+    let mut first_missing = others.start;
+    let waiting =
+        Wait::begin_on_this_cpu::<X86>(WaitFor::CpuOnline(first_missing), Location::caller());
     for _ in 0..ROUNDS {
-        for cpu in others.clone().filter(|&cpu| cpu_online.on(cpu).load(Relaxed) == 0) {
+        for cpu in others.clone().filter(|&cpu| !is_online(cpu)) {
             apic::send(apic_id(cpu), apic::Ipi::StartUp((TRAMPOLINE >> 12) as u8));
         }
-        // All but this one, which is counted when it enters.
-        if wait_until(ROUND_NS, || ONLINE.load(Acquire) as usize == possible_cpus() - 1) {
+        let all_online = wait_until(ROUND_NS, || {
+            while first_missing < others.end && is_online(first_missing) {
+                first_missing += 1;
+                waiting.now_for_cpu(first_missing);
+            }
+            first_missing == others.end
+        });
+        if all_online {
             break;
         }
     }
-    for cpu in others.filter(|&cpu| cpu_online.on(cpu).load(Acquire) == 0) {
+    drop(waiting);
+    for cpu in others.clone().filter(|&cpu| !is_online(cpu)) {
         pr_warn!("cpu{cpu} (APIC ID {}) did not start", apic_id(cpu));
     }
-    ONLINE.load(Acquire) as usize + 1
+    // And this one, which is to enter.
+    others.filter(|&cpu| is_online(cpu)).count() + 1
+}
+
+/// Has `cpu` run `function` with `argument` in an interrupt handler, and waits for it, for as long
+/// as it takes. Not from an interrupt handler.
+#[inline(never)]
+#[track_caller]
+pub fn smp_call_function_single(cpu: usize, function: fn(usize), argument: usize) {
+    sync::smp_call_function_single::<X86>(cpu, Call { function, argument });
+}
+
+/// Has all other CPUs that run do so.
+#[inline(never)]
+#[track_caller]
+pub fn smp_call_function(function: fn(usize), argument: usize) {
+    sync::smp_call_function_many::<X86>(online_cpus(), Call { function, argument });
+}
+
+/// Wakes `cpu` up, if it halts.
+pub fn send_reschedule(cpu: usize) {
+    apic::send(apic_id(cpu), apic::Ipi::Vector(vector::RESCHEDULE));
 }
 
 /// Whether `done` came true within that many nanoseconds.
@@ -179,7 +212,6 @@ extern "C" fn ap_main(cpu: usize) -> ! {
 
 fn enter(cpu: usize) -> ! {
     cpu_online.this().store(1, Release);
-    ONLINE.fetch_add(1, Release);
     time::start_tick(possible_cpus());
     super::instructions::interrupts_on();
     cpu_main(cpu)

@@ -1,13 +1,16 @@
-//! Every exception, interrupt and NMI ends up here, from `entry.S`, and goes on to whom it concerns. Exceptions are the end
-//! of the kernel: they are printed and become a panic.
+//! Every exception, interrupt and NMI ends up here, from `entry.S`, and goes on to whom it
+//! concerns. Exceptions are the end of the kernel: they are printed and become a panic.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use nmiscope_guest::sync;
 
 use super::instructions::read_cr2;
 use super::layout::vector;
 use super::memory::Stack;
 use super::percpu::{cpu_number, percpu};
+use super::platform::X86;
 use super::{apic, nmi, serial, stack_trace};
 use crate::panic::print_last_words;
 use crate::sysrq;
@@ -99,29 +102,45 @@ impl fmt::Display for TrapFrame {
 percpu! {
     /// Advanced by every tick: stands still on a CPU that takes no interrupts.
     pub static tick_heartbeat: AtomicU64 = AtomicU64::new(0);
+    /// All interrupts that this CPU has taken, ticks among them; no exceptions and no NMIs.
+    static irq_count: AtomicU64 = AtomicU64::new(0);
     /// The CPU has taken an exception: it is not going to return from it.
     static in_exception: AtomicU32 = AtomicU32::new(0);
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn trap_entry(frame: &TrapFrame) {
-    const TIMER: u64 = vector::TIMER as u64;
-    const SERIAL: u64 = vector::SERIAL as u64;
-    const SPURIOUS: u64 = vector::SPURIOUS as u64;
     match frame.vector {
         vector::NMI => nmi::handle(frame),
-        TIMER => tick(),
-        SERIAL => receive(),
-        SPURIOUS => {}
-        vector if vector >= 32 => apic::end_of_interrupt(),
+        vector::FIRST_INTERRUPT.. => interrupt(frame.vector as u8),
         _ => exception(frame),
     }
 }
 
+#[inline]
+fn interrupt(vector: u8) {
+    advance(irq_count.this());
+    match vector {
+        vector::TIMER => tick(),
+        vector::SERIAL => receive(),
+        vector::CALL_FUNCTION => {
+            // First: a call that comes while others are answered raises the interrupt anew.
+            apic::end_of_interrupt();
+            sync::answer_calls::<X86>();
+        }
+        vector::SPURIOUS => {}
+        // vector::RESCHEDULE among them: that the CPU has woken up is all it is for.
+        _ => apic::end_of_interrupt(),
+    }
+}
+
+/// Counts one more of what only this CPU counts: no locked instruction is needed.
+fn advance(counter: &AtomicU64) {
+    counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
+}
+
 fn tick() {
-    // Only this CPU writes it: no locked instruction is needed.
-    let heartbeat = tick_heartbeat.this();
-    heartbeat.store(heartbeat.load(Relaxed).wrapping_add(1), Relaxed);
+    advance(tick_heartbeat.this());
     apic::end_of_interrupt();
 }
 

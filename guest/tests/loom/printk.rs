@@ -1,16 +1,8 @@
-//! The NMI backtrace protocol under loom, which runs every interleaving, and every value that a
-//! weakly ordered load may see:
-//!
-//! ```text
-//! RUSTFLAGS="--cfg loom" cargo test -p nmiscope-guest --test loom --release
-//! ```
+//! The NMI backtrace protocol.
 //!
 //! A CPU in its NMI handler, a client in the guest and the hypervisor are a thread each. The code
 //! is the kernel's own; only the buffers are smaller, and the console is off. loom itself reports
 //! two threads that touch the buffers, the log or `since_ns` without an order between them.
-#![cfg(loom)]
-
-use std::cell::Cell;
 
 use loom::{
     cell::UnsafeCell,
@@ -22,39 +14,18 @@ use loom::{
 };
 use nmiscope_guest::printk::{Level, NmiPrintSeq, Platform, Printk, PrintkFuncCell};
 
-/// CPUs 0 and 1 have NMI handlers. A client runs on whichever of `CLIENTS` it likes.
+use super::{Machine, become_cpu, explore};
+
+/// CPUs 0 and 1 have NMI handlers.
 const CPUS: usize = 2;
 
 /// What a CPU's handler prints; a reader must find all of it or none.
 const TRACES: [&str; CPUS] = ["a1\na2\n", "b1\nb2\n"];
 
-loom::thread_local! {
-    static CPU: Cell<usize> = Cell::new(0);
-}
-
-#[derive(Default)]
-struct Machine {
-    per_cpu: [(NmiPrintSeq, PrintkFuncCell); CPUS],
-}
-
 impl Platform for Machine {
-    fn cpu(&self) -> usize {
-        CPU.with(Cell::get)
-    }
-
     fn possible_cpus(&self) -> usize {
         CPUS
     }
-
-    fn clock_ns(&self) -> u64 {
-        0
-    }
-
-    fn irq_save(&self) -> usize {
-        0
-    }
-
-    fn irq_restore(&self, _flags: usize) {}
 
     fn nmi_print_seq(&self, cpu: usize) -> &NmiPrintSeq {
         &self.per_cpu[cpu].0
@@ -94,7 +65,7 @@ impl World {
 
     /// An NMI on `cpu`: its handler prints the two lines of its trace as two messages.
     fn nmi(&self, cpu: usize) {
-        CPU.with(|this| this.set(cpu));
+        become_cpu(cpu);
         self.printk.printk_nmi_backtrace_this_cpu_begin().unwrap();
         for line in TRACES[cpu].split_inclusive('\n') {
             self.printk.vprintk(Level::Info, format_args!("{line}"));
@@ -106,7 +77,7 @@ impl World {
 
     /// A client in the guest, on `cpu`, that waits for nobody: every handler may be late.
     fn client(&self, cpu: usize, release: Ordering) -> bool {
-        CPU.with(|this| this.set(cpu));
+        become_cpu(cpu);
         if self.printk.printk_nmi_backtrace_prepare().is_err() {
             return false;
         }
@@ -185,12 +156,6 @@ impl Seen {
     }
 }
 
-fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(preemptions);
-    builder.check(model);
-}
-
 /// Everyone at once: two CPUs in their handlers, the host, and a client in the guest that frees
 /// its reservation with a store of the given ordering.
 fn everyone(release: Ordering) {
@@ -258,7 +223,7 @@ fn two_cpus_that_print_at_once_both_reach_the_log() {
     loom::model(|| {
         let world = World::new();
         let print = |world: &World, cpu, line: &str| {
-            CPU.with(|this| this.set(cpu));
+            become_cpu(cpu);
             world.printk.vprintk(Level::Info, format_args!("{line}\n"));
         };
         let other = {

@@ -1,0 +1,190 @@
+//! The locks, and what they say of themselves to an observer.
+#![cfg(not(loom))]
+
+mod common;
+
+use std::{panic::Location, sync::mpsc, thread, time::Duration};
+
+use common::{Machine, interrupts_are_off, on_cpu, pass};
+use nmiscope_guest::{
+    abi::{LOCK_SPIN, LOCK_TICKET},
+    sync::{Context, Lock, RawLock, SpinLock, TicketLock, Wait, WaitFor},
+};
+
+type Counter<R> = Lock<u32, R, Machine>;
+
+/// The line of the call.
+#[track_caller]
+fn here() -> u32 {
+    Location::caller().line()
+}
+
+/// What holds of both locks, a test of each for either.
+macro_rules! both_locks {
+    ($($test:ident;)*) => {
+        mod spin_lock {
+            use super::*;
+            $(#[test] fn $test() { super::$test::<_>(SpinLock::new(0)); })*
+        }
+        mod ticket_lock {
+            use super::*;
+            $(#[test] fn $test() { super::$test::<_>(TicketLock::new(0)); })*
+        }
+    };
+}
+
+both_locks! {
+    only_one_guard_exists_at_a_time;
+    no_increment_is_lost_between_threads;
+    a_lock_says_who_holds_it_and_where_it_was_taken;
+    a_lock_begins_with_its_record;
+    who_waits_for_a_lock_says_for_which_and_where;
+    who_waits_for_a_lock_for_a_while_says_so_too;
+    a_lock_that_is_free_is_not_waited_for_and_one_that_is_given_up_no_longer;
+    interrupts_are_off_for_as_long_as_an_irqsave_guard_lives;
+}
+
+fn only_one_guard_exists_at_a_time<R: RawLock>(lock: Counter<R>) {
+    let guard = lock.lock();
+    assert!(lock.is_locked());
+    assert!(lock.try_lock().is_none());
+    assert!(lock.lock_bounded(100).is_none());
+    drop(guard);
+    assert!(!lock.is_locked());
+    assert_eq!(lock.lock_bounded(0).map(|guard| *guard), Some(0));
+}
+
+fn no_increment_is_lost_between_threads<R: RawLock + Sync>(lock: Counter<R>) {
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..1000).for_each(|_| *lock.lock() += 1));
+        }
+    });
+    assert_eq!(*lock.lock(), 4000);
+}
+
+fn a_lock_says_who_holds_it_and_where_it_was_taken<R: RawLock>(lock: Counter<R>) {
+    assert_eq!((lock.record().holder(), lock.record().taken_at()), (0, None));
+    let line = |lock: &Counter<R>| lock.record().taken_at().map(Location::line);
+    on_cpu(2, || {
+        let (_guard, at) = (lock.lock(), here());
+        assert_eq!((lock.record().holder(), line(&lock)), (3, Some(at)));
+    });
+    on_cpu(1, || {
+        let (_guard, at) = (lock.try_lock(), here());
+        assert_eq!((lock.record().holder(), line(&lock)), (2, Some(at)));
+    });
+    on_cpu(3, || {
+        let (_guard, at) = (lock.lock_bounded(1), here());
+        assert_eq!((lock.record().holder(), line(&lock)), (4, Some(at)));
+    });
+    // Where it was taken last remains known.
+    assert_eq!(lock.record().holder(), 0);
+    assert!(line(&lock).is_some());
+}
+
+/// The host takes a lock's address from who waits for it, and reads its record there.
+fn a_lock_begins_with_its_record<R: RawLock>(lock: Counter<R>) {
+    assert_eq!((&raw const lock).addr(), lock.record().address());
+    // SAFETY: the record's first word is an AtomicU32, and nobody writes it.
+    let kind = unsafe { (&raw const lock).cast::<u32>().read() };
+    assert_eq!(kind, R::KIND);
+    assert!([LOCK_SPIN, LOCK_TICKET].contains(&kind));
+}
+
+/// Has a thread wait for a held lock by `take`, and looks at what it says meanwhile.
+fn observe_waiting<R: RawLock + Sync>(lock: Counter<R>, take: fn(&Counter<R>) -> u32) {
+    let held = lock.lock();
+    let (sender, receiver) = mpsc::channel();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            sender.send(Machine::cpu_wait()).unwrap();
+            let at = take(&lock);
+            assert_eq!(Machine::cpu_wait().what(), None);
+            at
+        });
+        let wait: &Wait = receiver.recv().unwrap();
+        while !wait.is_waiting() {
+            thread::yield_now();
+        }
+        assert_eq!(wait.what(), Some(WaitFor::Lock(lock.record().address())));
+        let line = wait.at().map(Location::line);
+        drop(held);
+        assert_eq!(line, Some(waiter.join().unwrap()));
+    });
+}
+
+fn who_waits_for_a_lock_says_for_which_and_where<R: RawLock + Sync>(lock: Counter<R>) {
+    observe_waiting(lock, |lock| {
+        let (_guard, at) = (lock.lock(), here());
+        at
+    });
+}
+
+fn who_waits_for_a_lock_for_a_while_says_so_too<R: RawLock + Sync>(lock: Counter<R>) {
+    observe_waiting(lock, |lock| {
+        let (guard, at) = (lock.lock_bounded(u32::MAX), here());
+        assert!(guard.is_some());
+        at
+    });
+}
+
+fn a_lock_that_is_free_is_not_waited_for_and_one_that_is_given_up_no_longer<R: RawLock>(
+    lock: Counter<R>,
+) {
+    drop(lock.lock());
+    assert!(Machine::cpu_wait().at().is_none());
+    let held = lock.lock();
+    assert!(lock.try_lock().is_none());
+    assert!(Machine::cpu_wait().at().is_none());
+    assert!(lock.lock_bounded(1).is_none());
+    assert!(!Machine::cpu_wait().is_waiting());
+    drop(held);
+}
+
+#[test]
+fn an_interrupted_wait_goes_on_when_the_inner_one_ends() {
+    let outer = Wait::begin_on_this_cpu::<Machine>(WaitFor::CpuOnline(3), Location::caller());
+    pass(Duration::from_millis(1));
+    let inner = Wait::begin_on_this_cpu::<Machine>(WaitFor::Lock(0x1000), Location::caller());
+    assert_eq!(Machine::cpu_wait().what(), Some(WaitFor::Lock(0x1000)));
+    drop(inner);
+    assert_eq!(Machine::cpu_wait().what(), Some(WaitFor::CpuOnline(3)));
+    outer.now_for_cpu(4);
+    assert_eq!(Machine::cpu_wait().what(), Some(WaitFor::CpuOnline(4)));
+    drop(outer);
+    assert_eq!(Machine::cpu_wait().what(), None);
+}
+
+fn interrupts_are_off_for_as_long_as_an_irqsave_guard_lives<R: RawLock>(lock: Counter<R>) {
+    let guard = lock.lock_irqsave();
+    assert!(interrupts_are_off() && lock.is_locked());
+    assert_eq!(*guard, 0);
+    drop(guard);
+    assert!(!interrupts_are_off() && !lock.is_locked());
+}
+
+#[test]
+fn a_ticket_lock_is_given_in_the_order_of_arrival() {
+    const WAITERS: u32 = 6;
+    let lock = TicketLock::<Vec<u32>, Machine>::new(Vec::new());
+    let held = lock.lock();
+    thread::scope(|scope| {
+        for waiter in 0..WAITERS {
+            let (sender, receiver) = mpsc::channel();
+            let lock = &lock;
+            scope.spawn(move || {
+                sender.send(Machine::cpu_wait()).unwrap();
+                lock.lock().push(waiter);
+            });
+            // Only then the next one comes.
+            let wait: &Wait = receiver.recv().unwrap();
+            while !wait.is_waiting() {
+                thread::yield_now();
+            }
+        }
+        assert!(lock.try_lock().is_none());
+        drop(held);
+    });
+    assert!(lock.lock().iter().copied().eq(0..WAITERS));
+}

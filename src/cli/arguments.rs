@@ -69,7 +69,7 @@ pub enum Color {
 pub enum Command {
     /// Boot a guest, watch it, and report it if it hangs
     Run(Run),
-    /// Make the report again from a core that `run --core` wrote
+    /// Make the report again from a core that `run --core` wrote, or print one that is JSON
     Report(Report),
     /// Print function and source line of addresses, or of those in a log on standard input
     Symbolize(Symbolize),
@@ -240,7 +240,7 @@ impl Run {
 #[derive(Debug, Args)]
 #[command(after_help = "The exit code is the one that the run had.")]
 pub struct Report {
-    /// The core
+    /// The core, or a report as JSON, which is only printed
     #[arg(value_hint = ValueHint::FilePath)]
     pub core: PathBuf,
     /// The image that ran [default: the one with the core's build-id: the bundled guest, the file

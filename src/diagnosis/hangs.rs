@@ -9,8 +9,8 @@ use super::{Resolver, milliseconds, signature};
 use crate::hang::{self, Ages, EdgeKind, KernelState, Node, Site, TaskState};
 use crate::report::text::short_name;
 use crate::report::{
-    self, Activity, Cpu, CpuState, Evidence, Fact, Frame, Hang, LockKind, NodeKind, SourceLine,
-    Task, WaitEdge, WaitKind, WaitNode,
+    self, Activity, Cpu, CpuState, Evidence, Fact, Frame, Function, Hang, LockKind, NodeKind,
+    SourceLine, Task, WaitEdge, WaitKind, WaitNode,
 };
 
 /// What the verdicts of one moment rest on.
@@ -297,8 +297,14 @@ impl Teller<'_> {
 
 /// Where a CPU was stopped.
 fn stood(cpu: &Cpu) -> Option<Fact> {
-    let frame = cpu.look.as_ref()?.frames.first()?;
-    let function = frame.functions.first();
+    let frames = &cpu.look.as_ref()?.frames;
+    let frame = frames.first()?;
+    // What tells more than that it spins, or halts.
+    let own = |function: &&Function| {
+        function.name.as_deref().is_some_and(|name| !signature::is_generic(name))
+    };
+    let function = frames.iter().flat_map(|frame| &frame.functions).find(own);
+    let function = function.or_else(|| frame.functions.first());
     let line = function.and_then(|function| {
         Some(SourceLine { file: function.file.clone()?, line: function.line? })
     });

@@ -64,10 +64,15 @@ fn significant(class: Class, stack: &[Frame]) -> Vec<&str> {
     let start = if takes_interrupts(class) { after_interrupts(stack) } else { 0 };
     let functions = stack[start..].iter().flat_map(|frame| &frame.functions);
     let names: Vec<&str> = functions.filter_map(|function| function.name.as_deref()).collect();
-    let is_generic = |name: &&str| GENERIC.iter().any(|start| name.starts_with(start));
-    let own: Vec<&str> = names.iter().copied().skip_while(is_generic).take(DEPTH).collect();
+    let own: Vec<&str> =
+        names.iter().copied().skip_while(|name| is_generic(name)).take(DEPTH).collect();
     // All of it generic: then that is what there is.
     if own.is_empty() { names.into_iter().take(DEPTH).collect() } else { own }
+}
+
+/// Whether a function is one in which everybody ends up.
+pub(super) fn is_generic(name: &str) -> bool {
+    GENERIC.iter().any(|start| name.starts_with(start))
 }
 
 /// Whether CPUs that hang in this way go on taking interrupts.

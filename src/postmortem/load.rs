@@ -9,7 +9,7 @@ use super::{Note, Taken};
 use crate::core_file::Core;
 use crate::diagnosis::{self, Looks, Resolver, variables};
 use crate::images::{self, Access, Bytes, Files, hex, source_roots};
-use crate::report::{Report, Source};
+use crate::report::{Report, SCHEMA_VERSION, Source};
 
 /// A core, opened.
 pub struct Stored {
@@ -33,9 +33,23 @@ impl Stored {
     }
 }
 
+/// A report that a run has written: there is nothing left to make of it.
+fn written(bytes: &[u8]) -> anyhow::Result<Report> {
+    let report: Report = serde_json::from_slice(bytes)
+        .context("it is no report, or one of another version of nmiscope")?;
+    anyhow::ensure!(
+        report.schema_version == SCHEMA_VERSION,
+        "it is a report of schema version {}, and this is version {SCHEMA_VERSION}",
+        report.schema_version
+    );
+    Ok(report)
+}
+
 /// Makes the report of the core's last backtrace, and of all that the note says. The image is found
 /// by its build-id: `image`, the bundled guest, the file that ran then, or one below
 /// `debug_directory`. Without it addresses stay what they are, and a warning says what is missing.
+/// A report that is there already, as JSON, is what it is.
+///
 /// With `with_variables` the frames that the host sees get theirs, as far as the core has the memory
 /// that they lie in.
 ///
@@ -48,6 +62,9 @@ pub fn report(
     with_variables: bool,
 ) -> anyhow::Result<Report> {
     let failed = || format!("failed to read {}", stored.path);
+    if stored.bytes.starts_with(b"{") {
+        return written(&stored.bytes).with_context(failed);
+    }
     let core = Core::parse(&stored.bytes).with_context(failed)?;
     let note: Note = serde_json::from_slice(core.note())
         .context("its note is damaged, or of another version of nmiscope")

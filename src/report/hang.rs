@@ -244,9 +244,10 @@ pub enum Fact {
         interrupts_enabled: bool,
         /// The address.
         at: String,
-        /// The function, innermost; null where that is not known.
+        /// The innermost function of its stack that is more than a way to wait; null where that is
+        /// not known.
         function: Option<String>,
-        /// Its line; null where that is not known.
+        /// The line in it; null where that is not known.
         line: Option<SourceLine>,
     },
 }

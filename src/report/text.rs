@@ -61,7 +61,8 @@ pub fn outcome(outcome: &Outcome) -> String {
 
 /// A whole report, in the order in which a run tells it.
 pub fn report(report: &Report) -> String {
-    let mut text = String::new();
+    let after = report.ready_after_ms.map(|after| Duration::from_secs_f64(after / 1000.0));
+    let mut text = after.map_or_else(String::new, |after| ready(&report.machine, after));
     let mut hangs = report.hangs.iter().peekable();
     let mut told = false;
     for (index, taken) in (0..).zip(&report.backtraces) {
@@ -376,12 +377,12 @@ fn ranges(cpus: &[u32]) -> Vec<String> {
             _ => parts.push((cpu, cpu)),
         }
     }
-    let show = |(first, last): (u32, u32)| match last - first {
-        0 => format!("cpu{first}"),
-        1 => format!("cpu{first}, cpu{last}"),
-        _ => format!("cpu{first} to cpu{last}"),
+    let names = |(first, last): (u32, u32)| match last - first {
+        0 => vec![format!("cpu{first}")],
+        1 => vec![format!("cpu{first}"), format!("cpu{last}")],
+        _ => vec![format!("cpu{first} to cpu{last}")],
     };
-    parts.into_iter().map(show).collect()
+    parts.into_iter().flat_map(names).collect()
 }
 
 fn plural(count: usize, noun: &str) -> String {

@@ -381,7 +381,9 @@ impl Session<'_> {
         let resolver = Resolver::new(image.as_ref(), SourceRoots::new(source_roots()));
         let image_of_types = resolver.image().filter(|_| self.options.variables);
         let types = variables::types(image_of_types);
-        let reserved = if wanted { stopped.reserve(&mut self.vm) } else { stopped.without_nmis() };
+        // A guest that the host does not run would take forever to answer.
+        let ask = wanted && trigger != Trigger::Starved;
+        let reserved = if ask { stopped.reserve(&mut self.vm) } else { stopped.without_nmis() };
         let ram = GuestRam::new(self.vm.memory());
         let touched = Touched::new(ram);
         let looks = Looks::look(

@@ -1,0 +1,149 @@
+//! What becomes of a verdict: what the policy says, what a host that is too busy does to it, and that
+//! its JSON says all that was printed. Which verdict a workload gets is `live`'s and `accuracy`'s.
+
+mod common;
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use common::*;
+use nmiscope::hang::Class;
+use nmiscope::report::{Outcome, Trigger};
+use rustix::process::Signal;
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+const QUICKLY: [&str; 2] = ["--hang-after", "500ms"];
+
+#[test]
+fn a_report_is_printed_again_from_its_json_as_it_was_told() {
+    for workload in ["abba-deadlock", "spin-irqs-on", "panic", "triple-fault"] {
+        let live = run_workload(workload, 2).args(QUICKLY).args(["--serial", "none"]).run();
+        let json = live.directory.path().join(REPORT);
+        let again = nmiscope(["report"]).arg(json).run();
+        assert_eq!(again.code(), live.code());
+        let told = live.stdout.replace(&format!("wrote {REPORT}\n"), "");
+        assert_eq!(again.stdout, told);
+    }
+}
+
+#[test]
+fn json_that_is_no_report_is_refused() {
+    let finished = nmiscope(["report", "x.json"]).with_file("x.json", b"{\"a\": 1}").run();
+    let finished = finished.expect_code(exit::USAGE);
+    assert!(finished.stderr.contains("no report"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_hang_that_nobody_is_to_be_shown_is_told_without_nmis_and_stacks() {
+    let finished =
+        run_workload("spin-irqs-off", 2).args(QUICKLY).args(["--hang-policy", "kill"]).run();
+    let report = finished.expect_code(exit::HANG).report();
+    let hang = only_hang(&report);
+    assert_eq!((hang.class, &hang.blamed[..]), (Class::HardLockup, &["cpu1".to_owned()][..]));
+    assert!(report.backtraces.is_empty() && hang.backtrace.is_none());
+}
+
+#[test]
+fn a_core_is_written_where_the_policy_asks_for_one() {
+    let finished =
+        run_workload("spin-irqs-off", 2).args(QUICKLY).args(["--hang-policy", "core"]).run();
+    let finished = finished.expect_code(exit::HANG);
+    let core = finished.directory.path().join("nmiscope.core");
+    let again = nmiscope(["report"]).arg(core).run().expect_code(exit::HANG);
+    assert!(again.stdout.contains("hard-lockup, cpu1"), "{}", again.stdout);
+}
+
+#[test]
+fn a_policy_that_contradicts_itself_is_refused() {
+    let finished = nmiscope(["run", "--hang-policy", "kill,continue"]).run();
+    let finished = finished.expect_code(exit::USAGE);
+    assert!(finished.stderr.contains("which is it"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_guest_that_is_let_go_on_and_does_not_recover_is_told_of_once() {
+    let finished = run_workload("spin-irqs-off", 2)
+        .args(QUICKLY)
+        .args(["--hang-policy", "report,continue", "--stop-after", "2s"])
+        .run()
+        .expect_code(exit::HANG);
+    let report = finished.report();
+    assert!(matches!(report.outcome, Outcome::Stopped { .. }), "{:?}", report.outcome);
+    assert_eq!(only_hang(&report).resolved_after_ms, None);
+    assert_eq!(report.backtraces.len(), 1);
+}
+
+#[test]
+fn a_guest_that_was_stopped_with_its_vmm_does_not_hang() {
+    let running = run_workload("busy", 2)
+        .args(QUICKLY)
+        .args(["--stop-after", "5s", "--serial", "none"])
+        .start();
+    running.wait_for("guest ready", 1);
+    running.signal(Signal::STOP);
+    thread::sleep(Duration::from_secs(3));
+    running.signal(Signal::CONT);
+    let report = running.wait().expect_code(exit::CLEAN).report();
+    assert!(report.hangs.is_empty(), "{:#?}", report.hangs);
+}
+
+/// Keeps a core of this machine busy until it is dropped.
+struct Busy(std::sync::Arc<AtomicBool>, Vec<thread::JoinHandle<()>>);
+
+impl Busy {
+    fn on_core(core: usize, threads: usize) -> Self {
+        let done = std::sync::Arc::new(AtomicBool::new(false));
+        let spin = |_| {
+            let done = done.clone();
+            thread::spawn(move || {
+                let mut cpus = CpuSet::new();
+                cpus.set(core);
+                sched_setaffinity(None, &cpus).expect("a core to be busy on");
+                while !done.load(Relaxed) {
+                    std::hint::spin_loop();
+                }
+            })
+        };
+        let threads = (0..threads).map(spin).collect();
+        Self(done, threads)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+        for thread in self.1.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A vCPU's thread that may run only when nobody else wants to, and others want to all the time.
+#[test]
+fn a_guest_that_the_host_does_not_run_is_starved_and_does_not_hang() {
+    let running = run_workload("spin-irqs-off", 1)
+        .args(["--hang-after", "3s", "--hang-after", "starved=4s", "--serial", "none"])
+        .start();
+    running.wait_for("guest ready", 1);
+    let tasks = format!("/proc/{}/task", running.pid().as_raw_nonzero());
+    let tasks = fs::read_dir(tasks).expect("the program's threads").flatten();
+    let name = |path: &std::path::Path| fs::read_to_string(path.join("comm")).unwrap_or_default();
+    let vcpu = tasks.map(|task| task.path()).find(|path| name(path).starts_with("vcpu"));
+    let vcpu = vcpu.expect("a vCPU's thread");
+    let thread = vcpu.file_name().and_then(|name| name.to_str()).expect("a thread's number");
+    program(std::process::Command::new("taskset"), ["-cp", "0", thread]).run().expect_code(0);
+    program(std::process::Command::new("chrt"), ["-i", "-p", "0", thread]).run().expect_code(0);
+    let busy = Busy::on_core(0, 4);
+    let finished = running.wait();
+    drop(busy);
+    let report = finished.expect_code(exit::TOOL_FAILED).report();
+    let Outcome::Starved { cpus, wall_ms, ran_ms } = &report.outcome else {
+        panic!("{:?}", report.outcome)
+    };
+    assert_eq!(cpus, &[0]);
+    assert!(*wall_ms >= 4000.0 && *ran_ms < 3000.0, "{ran_ms} of {wall_ms}");
+    assert!(report.hangs.is_empty());
+    assert_eq!(report.backtraces[0].trigger, Trigger::Starved);
+}

@@ -271,6 +271,7 @@ workloads! {
         "spin-irqs-on", "spin_irqs_on.rs", HALF, COUNTS, the_tick_goes_on;
     sysrq_storm_is_healthy:
         "sysrq-storm", "sysrq_storm.rs", Ending::Stopped, COUNTS, |_| {};
+    tasks_is_healthy: "tasks", "tasks.rs", Ending::Stopped, COUNTS, all_answer;
     triple_fault_crashes:
         "triple-fault", "triple_fault.rs", Ending::Crash, COUNTS, the_crash_is_placed_or_lost;
 }

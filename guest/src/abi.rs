@@ -1,7 +1,8 @@
 //! What the bundled guest and its hypervisor agree on beforehand: ports and exit codes.
 //!
 //! Apart from these, the host knows the names of the guest's variables and their members, what the
-//! values of a few of them mean ([`RESERVED_BY_HYPERVISOR`], `LOCK_*`, `WAIT_*`, `NMI_PRINT_SEQ_*`),
+//! values of a few of them mean ([`RESERVED_BY_HYPERVISOR`], `LOCK_*`, `WAIT_*`, `TASK_*`,
+//! `NMI_PRINT_SEQ_*`),
 //! and what a call trace looks like. Where the structures lie, and how they are laid out, it reads from the image's
 //! symbols and DWARF. Used by the kernel, and by `src/` of nmiscope, which hands the port numbers to
 //! the VMM.
@@ -53,3 +54,14 @@ pub const WAIT_QUEUE: u32 = 2;
 pub const WAIT_CPU_CALL: u32 = 3;
 /// For a CPU to come up.
 pub const WAIT_CPU_ONLINE: u32 = 4;
+
+/// [`Task`](crate::sched::Task)'s state: there is none of that number.
+pub const TASK_UNUSED: u32 = 0;
+/// It could run, and will when its turn comes.
+pub const TASK_READY: u32 = 1;
+/// It runs.
+pub const TASK_RUNNING: u32 = 2;
+/// It sleeps.
+pub const TASK_BLOCKED: u32 = 3;
+/// It has returned.
+pub const TASK_ENDED: u32 = 4;

@@ -4,7 +4,8 @@
 //! step of the workload that the kernel parameter `workload=` names ([`workload`]). Most workloads
 //! hang in a way of their own. Meanwhile each CPU answers NMIs with its registers and call trace,
 //! printed into its own buffer; the protocol for that is in the library half of this crate, which
-//! knows no machine. There are no processes and no allocator, and nothing here sleeps.
+//! knows no machine. Workloads that want some make kernel threads ([`kthread`]), which the main loops
+//! run between their steps. There are no processes and no allocator.
 //!
 //! `build.rs` at the root of the repository builds this for bare metal and embeds it.
 
@@ -12,6 +13,7 @@
 #![no_main]
 
 mod arch;
+mod kthread;
 mod panic;
 mod parameters;
 mod sysrq;
@@ -65,11 +67,15 @@ mod sync {
     pub type SpinLock<T> = nmiscope_guest::sync::SpinLock<T, X86>;
     /// A lock whose waiters get it in their order.
     pub type TicketLock<T> = nmiscope_guest::sync::TicketLock<T, X86>;
+    /// A lock that tasks sleep for.
+    pub type Mutex<T> = nmiscope_guest::sched::Mutex<T, X86>;
+    /// Tasks that wait for something to happen.
+    pub type WaitQueue = nmiscope_guest::sched::WaitQueue<X86>;
 }
 
 machine::percpu! {
     /// Advanced each time round the CPU's main loop: stands still on a CPU whose work does not
-    /// come to an end.
+    /// come to an end, a task's that does not yield among it.
     static loop_heartbeat: AtomicU64 = AtomicU64::new(0);
     /// Items of work that were given to this CPU. Anyone may add.
     pub static work_queued: AtomicU64 = AtomicU64::new(0);
@@ -147,9 +153,11 @@ fn cpu_main(cpu: usize) -> ! {
     let heartbeat = loop_heartbeat.this();
     loop {
         heartbeat.store(heartbeat.load(Relaxed).wrapping_add(1), Relaxed);
-        match (workload.step)(cpu) {
+        let next = (workload.step)(cpu);
+        kthread::run_ready();
+        match next {
             Next::Again => {}
-            Next::Wait => machine::wait_for_interrupt(),
+            Next::Wait => kthread::wait_for_interrupt(),
         }
     }
 }

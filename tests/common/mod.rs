@@ -458,10 +458,11 @@ pub fn frame_functions(frame: &Frame) -> Vec<String> {
     names.map(|name| short_name(name).to_owned()).collect()
 }
 
-/// Whether `wanted` stands in `found` in that order, with or without others in between.
+/// Whether `wanted` stands in `found` in that order, with or without others in between. Of names
+/// with `|` between them, one.
 pub fn is_subsequence(wanted: &[&str], found: &[String]) -> bool {
     let mut found = found.iter();
-    wanted.iter().all(|wanted| found.any(|name| name == wanted))
+    wanted.iter().all(|wanted| found.any(|name| wanted.split('|').any(|wanted| name == wanted)))
 }
 
 /// The hang of a run that has one.

@@ -2,8 +2,8 @@
 //!
 //! The head of each file says what happens, on which CPUs, and which functions a backtrace must
 //! show, innermost first, as `Frames: WHERE: FUNCTION, FUNCTION, ...`. WHERE is a CPU's number,
-//! `n/2` (half the number of CPUs, rounded down) or `others`. The tests read these lines and hold
-//! the reports against them.
+//! `n/2` (half the number of CPUs, rounded down) or `others`. A FUNCTION may be two or more with `|`
+//! between them, of which one is there. The tests read these lines and hold the reports against them.
 
 mod abba_deadlock;
 mod busy;
@@ -21,6 +21,7 @@ mod printk_lock_held;
 mod spin_irqs_off;
 mod spin_irqs_on;
 mod sysrq_storm;
+mod tasks;
 mod triple_fault;
 
 /// Something to run.
@@ -62,6 +63,7 @@ static ALL: &[&Workload] = &[
     &spin_irqs_off::WORKLOAD,
     &spin_irqs_on::WORKLOAD,
     &sysrq_storm::WORKLOAD,
+    &tasks::WORKLOAD,
     &triple_fault::WORKLOAD,
 ];
 

@@ -13,6 +13,10 @@ pub const DIRECT_MAP_END: u64 = 1 << 32;
 /// Virtual address of CPU 0's stacks.
 pub const STACKS: usize = 0xffff_c900_0000_0000;
 
+/// Virtual address of task 0's stack: the last of the 2 MiB pieces that `stacks_pd` in `boot.S` has,
+/// and far behind the stacks of [`MAX_CPUS`] CPUs.
+pub const TASK_STACKS: usize = STACKS + 511 * (2 << 20);
+
 /// Physical page that the start-up IPI names. `boot.S` is assembled for it.
 pub const TRAMPOLINE: usize = 0x8000;
 

@@ -1,19 +1,35 @@
-//! Physical memory at boot, and the stacks made of it. There is no other allocation: what the
-//! kernel needs it takes here, once, for every possible CPU, and never gives back.
+//! Physical memory, and the stacks made of it. There is no other allocation: what the kernel needs
+//! for every possible CPU it takes here at boot, and a stack for each task, and never gives it back.
 
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicU32, AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
-use super::layout::{DIRECT_MAP_END, KERNEL_BASE, MAX_CPUS, STACKS, direct_map, image_end};
+use nmiscope_guest::sched::MAX_TASKS;
+
+use super::layout::{
+    DIRECT_MAP_END, KERNEL_BASE, MAX_CPUS, STACKS, TASK_STACKS, direct_map, image_end,
+};
 use super::percpu;
 use super::pvh::StartInfo;
+use crate::sync::SpinLock;
 
 const PAGE: usize = 4096;
 /// Address space for one CPU's stacks: a power of two, so that an address tells its CPU.
 const SLOT: usize = 32 * PAGE;
 const CPUS_PER_TABLE: usize = 512 * PAGE / SLOT;
 
+/// Address space for one task's stack, and how much of it is stack: the upper end. What is below is
+/// not mapped.
+const TASK_SLOT: usize = 8 * PAGE;
+const TASK_STACK: usize = 4 * PAGE;
+const _: () = assert!(MAX_TASKS * TASK_SLOT <= 512 * PAGE, "more task stacks than one table maps");
+
 const PRESENT_WRITABLE: u64 = 3;
 const NO_EXECUTE: u64 = 1 << 63;
+/// Of an entry, without its bits, of which the processor sets some itself (SDM vol. 3, 4.8).
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// The stacks that every CPU has. Pages of a slot, as (first, count); the page below each, and
 /// all behind the last, are not mapped.
@@ -61,6 +77,12 @@ impl Stack {
 #[allow(non_upper_case_globals, reason = "named by assembly")]
 static main_stack_top: [AtomicUsize; MAX_CPUS] = [const { AtomicUsize::new(0) }; MAX_CPUS];
 
+/// What boot has left over.
+static ALLOCATOR: SpinLock<Allocator> = SpinLock::new(Allocator { next: 0, end: 0 });
+
+/// The tasks that have stacks, a bit each by their numbers.
+static TASKS_WITH_STACK: AtomicU32 = AtomicU32::new(0);
+
 /// Hands out physical memory, upwards, zeroed by nobody.
 pub struct Allocator {
     next: u64,
@@ -76,7 +98,7 @@ impl Allocator {
     }
 
     /// The physical address of `size` bytes that nobody else gets. Panics when there are none
-    /// left, at boot, where that is the right answer.
+    /// left, which at boot is the right answer.
     pub fn allocate(&mut self, size: usize, align: u64) -> u64 {
         let start = self.next.next_multiple_of(align);
         let end = start + size as u64;
@@ -102,35 +124,90 @@ pub fn init(start_info: &StartInfo, possible: usize) {
     for (cpu, top) in main_stack_top.iter().enumerate().take(possible) {
         top.store(Stack::Main.bounds(cpu).1 as usize, Relaxed);
     }
+    *ALLOCATOR.lock() = allocator;
+}
+
+/// Entries of a page table, or of the level above.
+type Table = [AtomicU64; 512];
+
+/// The level above the tables of all stacks, an entry for each 2 MiB.
+fn stacks_directory() -> &'static Table {
+    unsafe extern "C" {
+        static stacks_pd: Table;
+    }
+    // SAFETY: boot.S defines it, in the data that is mapped writable.
+    unsafe { &stacks_pd }
+}
+
+/// A page table without entries, and its physical address.
+fn new_table(allocator: &mut Allocator) -> (&'static Table, u64) {
+    let address = allocator.allocate(PAGE, PAGE as u64);
+    // SAFETY: a page of the direct map that the allocator has just handed out, aligned.
+    let table = unsafe {
+        core::ptr::write_bytes(direct_map(address) as *mut u8, 0, PAGE);
+        &*(direct_map(address) as *const Table)
+    };
+    (table, address)
+}
+
+/// Maps pages of new memory. The entries were not present, and become so without a TLB flush (SDM
+/// vol. 3, 4.10.2.3).
+fn map_pages(allocator: &mut Allocator, entries: &[AtomicU64]) {
+    let memory = allocator.allocate(entries.len() * PAGE, PAGE as u64);
+    for (page, entry) in entries.iter().enumerate() {
+        let physical = memory + (page * PAGE) as u64;
+        entry.store(physical | PRESENT_WRITABLE | NO_EXECUTE, Relaxed);
+    }
 }
 
 /// Maps the stacks of the CPUs `first..end`, which share one page table.
 fn map_stacks(allocator: &mut Allocator, first: usize, end: usize) {
-    unsafe extern "C" {
-        static stacks_pd: [AtomicU64; 512];
-    }
-    let table_address = allocator.allocate(PAGE, PAGE as u64);
-    // SAFETY: a page of the direct map that the allocator has just handed out, aligned.
-    let table = unsafe {
-        core::ptr::write_bytes(direct_map(table_address) as *mut u8, 0, PAGE);
-        &*(direct_map(table_address) as *const [AtomicU64; 512])
-    };
+    let (table, table_address) = new_table(allocator);
     for cpu in first..end {
         for stack in Stack::ALL {
             let (start, _) = stack.bounds(cpu);
             let (_, count) = stack.pages();
-            let memory = allocator.allocate(count * PAGE, PAGE as u64);
             let index = (start as usize / PAGE) % 512;
-            for (page, entry) in table[index..index + count].iter().enumerate() {
-                let physical = memory + (page * PAGE) as u64;
-                entry.store(physical | PRESENT_WRITABLE | NO_EXECUTE, Relaxed);
-            }
+            map_pages(allocator, &table[index..index + count]);
         }
     }
-    // SAFETY: boot.S defines it, in the data that is mapped writable. Entries that were not
-    // present become present, which needs no TLB flush (SDM vol. 3, 4.10.2.3).
-    let directory = unsafe { &stacks_pd };
-    directory[first / CPUS_PER_TABLE].store(table_address | PRESENT_WRITABLE, Relaxed);
+    stacks_directory()[first / CPUS_PER_TABLE].store(table_address | PRESENT_WRITABLE, Relaxed);
+}
+
+/// Makes the stack of task `number`, once; returns the address behind it.
+pub fn map_task_stack(number: usize) -> usize {
+    const DIRECTORY_INDEX: usize = (TASK_STACKS - STACKS) / (512 * PAGE);
+    let mut allocator = ALLOCATOR.lock_irqsave();
+    let entry = &stacks_directory()[DIRECTORY_INDEX];
+    let table = match entry.load(Relaxed) {
+        0 => {
+            let (table, address) = new_table(&mut allocator);
+            entry.store(address | PRESENT_WRITABLE, Relaxed);
+            table
+        }
+        // SAFETY: the table made above for an earlier task.
+        present => unsafe { &*(direct_map(present & ADDRESS) as *const Table) },
+    };
+    let (start, end) = task_stack(number);
+    let index = (start - TASK_STACKS) / PAGE;
+    map_pages(&mut allocator, &table[index..index + TASK_STACK / PAGE]);
+    TASKS_WITH_STACK.fetch_or(1 << number, Release);
+    end
+}
+
+/// The virtual addresses of a task's stack, lowest and first one past it.
+const fn task_stack(number: usize) -> (usize, usize) {
+    let end = TASK_STACKS + (number + 1) * TASK_SLOT;
+    (end - TASK_STACK, end)
+}
+
+/// The end of the task's stack that the address lies on. An empty one's is at its end.
+pub fn end_of_task_stack_containing(address: u64) -> Option<u64> {
+    let last_byte = (address as usize).wrapping_sub(1);
+    let number = last_byte.checked_sub(TASK_STACKS)? / TASK_SLOT;
+    let (start, end) = task_stack(number);
+    let exists = number < MAX_TASKS && TASKS_WITH_STACK.load(Acquire) & 1 << number != 0;
+    (exists && last_byte >= start).then_some(end as u64)
 }
 
 /// Which stack of `cpu` the address lies on.

@@ -19,11 +19,14 @@ mod pvh;
 mod serial;
 mod smp;
 mod stack_trace;
+mod switch;
 mod time;
 mod trap;
 
 pub use backtrace::trigger_all_cpu_backtrace;
-pub use instructions::{cause_triple_fault, halt_forever, interrupts_off, wait_for_interrupt};
+pub use instructions::{
+    cause_triple_fault, halt_forever, interrupts_off, interrupts_on, wait_for_interrupt,
+};
 pub use memory::{init as init_memory, overwrite_own_stack};
 pub use nmi::{
     DIRECT as NMI_BACKTRACE_DIRECT, send_to_self as send_nmi_to_self, set_hook as set_nmi_hook,
@@ -38,6 +41,8 @@ pub use smp::{
     smp_call_function, smp_call_function_single,
 };
 pub use stack_trace::print_own_trace;
+pub use switch::{new_task_stack, to_main as switch_to_main, to_task as switch_to_task};
+pub use trap::ticks;
 
 use nmiscope_guest::abi;
 

@@ -3,12 +3,13 @@
 //! The stack is read word by word, upwards. A word that points into the kernel's code is printed,
 //! and marked `?` unless it is where the chain of frame pointers says a return address lies; so a
 //! broken chain costs reliability, not entries. Interrupted code is found at the top of the
-//! interrupt stacks. Reads only what is mapped: the address must be on one of the CPU's stacks.
+//! interrupt stacks. Reads only what is mapped: the address must be on one of the CPU's stacks,
+//! or on a task's.
 
 use core::fmt::Arguments;
 
 use super::layout::is_text;
-use super::memory::{Stack, stack_containing};
+use super::memory::{Stack, end_of_task_stack_containing, stack_containing};
 use super::trap::{Hex, TrapFrame};
 
 /// Entries of one trace, and words looked at on one stack.
@@ -89,6 +90,10 @@ impl Printer {
     fn walk(&mut self, mut from: Start, cpu: usize) {
         for _ in 0..MAX_STACKS {
             let rsp = from.rsp;
+            if let Some(end) = end_of_task_stack_containing(rsp) {
+                self.walk_stack(&from, end);
+                return;
+            }
             let Some(stack) = stack_containing(cpu, rsp) else {
                 // An empty main stack is at its end, where the CPU entered.
                 if rsp != Stack::Main.bounds(cpu).1 {

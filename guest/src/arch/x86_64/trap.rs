@@ -101,7 +101,7 @@ impl fmt::Display for TrapFrame {
 
 percpu! {
     /// Advanced by every tick: stands still on a CPU that takes no interrupts.
-    pub static tick_heartbeat: AtomicU64 = AtomicU64::new(0);
+    static tick_heartbeat: AtomicU64 = AtomicU64::new(0);
     /// All interrupts that this CPU has taken, ticks among them; no exceptions and no NMIs.
     static irq_count: AtomicU64 = AtomicU64::new(0);
     /// The CPU has taken an exception: it is not going to return from it.
@@ -137,6 +137,11 @@ fn interrupt(vector: u8) {
 /// Counts one more of what only this CPU counts: no locked instruction is needed.
 fn advance(counter: &AtomicU64) {
     counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
+}
+
+/// How often this CPU's timer has ticked.
+pub fn ticks() -> u64 {
+    tick_heartbeat.this().load(Relaxed)
 }
 
 fn tick() {

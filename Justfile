@@ -71,6 +71,10 @@ bench:
 bench-symbolize VMLINUX:
     ./benches/symbolize.sh {{quote(VMLINUX)}}
 
+# the labelled corpus: what the tool says of every workload; arguments as of the benchmark
+accuracy *ARGS:
+    cargo bench --locked --bench accuracy -- {{ARGS}}
+
 # write the report's JSON schema anew from its types
 schema:
     NMISCOPE_UPDATE=1 cargo test --locked --test schema

@@ -21,6 +21,7 @@ use nmiscope::report::{Answer, Backtrace, Cpu, Frame, Hang, Report, Reservation}
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+pub mod corpus;
 pub mod image;
 pub mod vm;
 

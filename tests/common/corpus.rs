@@ -1,0 +1,158 @@
+//! The labelled corpus: the bundled guest's workloads, and what has to be said of each. The labels are
+//! in the heads of their files, which are compiled in:
+//!
+//! * `Expect: CLASS`: a class of hangs, `panic`, `triple-fault`, `exit N`, or `healthy`;
+//! * `Blamed: WHO, ...`: who is to blame; `Victims: WHO, ...`: who suffers from it;
+//! * `Locks: NAME, ...`: which locks have to do with it;
+//! * `Cpus: N..`: how many CPUs it takes; from 1 where it does not say.
+//!
+//! WHO is a CPU's number, `n/2` (half the number of CPUs, rounded down), `last`, `others` (all CPUs
+//! that are not to blame), or `task NAME`.
+
+use std::collections::BTreeSet;
+
+use clap::ValueEnum;
+use nmiscope::hang::Class;
+use nmiscope::report::{CrashCause, Hang, Outcome, Report};
+
+/// A workload, and its file.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    pub name: &'static str,
+    pub source: &'static str,
+}
+
+/// What is to be said of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Expected {
+    Hang(Class),
+    Panic,
+    TripleFault,
+    Exit(u32),
+    Healthy,
+}
+
+macro_rules! rows {
+    ($($name:literal: $file:literal,)*) => {
+        /// All of them.
+        pub const ROWS: &[Row] = &[$(Row {
+            name: $name,
+            source: include_str!(concat!("../../guest/src/workload/", $file)),
+        }),*];
+    };
+}
+
+rows! {
+    "abba-deadlock": "abba_deadlock.rs",
+}
+
+impl Row {
+    /// A line of the head.
+    fn label(&self, label: &str) -> Option<&'static str> {
+        let lines = self.source.lines().map_while(|line| line.strip_prefix("//!"));
+        let mut labelled = lines.filter_map(|line| line.trim().split_once(": "));
+        labelled.find(|(name, _)| *name == label).map(|(_, value)| value.trim())
+    }
+
+    /// What is to be said of it.
+    pub fn expected(&self) -> Expected {
+        let label = self.label("Expect").unwrap_or_else(|| panic!("{}: no label", self.name));
+        match label {
+            "panic" => Expected::Panic,
+            "triple-fault" => Expected::TripleFault,
+            "healthy" => Expected::Healthy,
+            class => match class.strip_prefix("exit ") {
+                Some(code) => Expected::Exit(code.parse().expect("an exit code")),
+                None => Expected::Hang(Class::from_str(class, false).expect("a class")),
+            },
+        }
+    }
+
+    /// How many CPUs it takes.
+    pub fn min_cpus(&self) -> u32 {
+        let cpus = self.label("Cpus").map(|cpus| cpus.trim_end_matches(".."));
+        cpus.map_or(1, |cpus| cpus.parse().expect("a number of CPUs"))
+    }
+
+    /// Parties, as reports name them.
+    fn parties(&self, label: &str, cpus: u32) -> BTreeSet<String> {
+        let words = self.label(label).unwrap_or("");
+        let words = words.split(',').map(str::trim).filter(|word| !word.is_empty());
+        words.flat_map(|word| self.party(word, cpus)).collect()
+    }
+
+    fn party(&self, word: &str, cpus: u32) -> Vec<String> {
+        let name = |cpu: u32| vec![format!("cpu{cpu}")];
+        match word {
+            "n/2" => name(cpus / 2),
+            "last" => name(cpus - 1),
+            "others" => {
+                let blamed = self.parties("Blamed", cpus);
+                let all = (0..cpus).map(|cpu| format!("cpu{cpu}"));
+                all.filter(|cpu| !blamed.contains(cpu)).collect()
+            }
+            word => match word.strip_prefix("task ") {
+                Some(task) => vec![task.to_owned()],
+                None => name(word.parse().expect("the number of a CPU")),
+            },
+        }
+    }
+
+    /// What is wrong with a report of a run with that many CPUs; nothing if it says what it has to.
+    pub fn faults(&self, report: &Report, cpus: u32) -> Vec<String> {
+        let mut faults = Vec::new();
+        let expected = self.expected();
+        let found = found(report);
+        if found != Some(expected) {
+            let found = found.map_or_else(|| format!("{:?}", report.outcome), |found| found.name());
+            faults.push(format!("{found} instead of {}", expected.name()));
+        }
+        match (expected, &report.hangs[..]) {
+            (Expected::Hang(_), [hang]) => faults.extend(self.faults_of_hang(hang, cpus)),
+            (Expected::Hang(_), hangs) => faults.push(format!("{} hangs", hangs.len())),
+            (_, []) => {}
+            (_, hangs) => faults.push(format!("a false alarm: {}", hangs[0].class)),
+        }
+        faults
+    }
+
+    fn faults_of_hang(&self, hang: &Hang, cpus: u32) -> Vec<String> {
+        let locks = self.label("Locks").unwrap_or("").split(',').map(str::trim);
+        let locks = locks.filter(|lock| !lock.is_empty()).map(str::to_owned).collect();
+        let rows = [
+            ("blamed", &hang.blamed, self.parties("Blamed", cpus)),
+            ("victims", &hang.victims, self.parties("Victims", cpus)),
+            ("locks", &hang.locks, locks),
+        ];
+        let wrong = rows.into_iter().filter_map(|(what, found, wanted)| {
+            let found: BTreeSet<String> = found.iter().cloned().collect();
+            (found != wanted).then(|| format!("{what} {found:?} instead of {wanted:?}"))
+        });
+        wrong.collect()
+    }
+}
+
+impl Expected {
+    /// Its name, as the label has it.
+    pub fn name(self) -> String {
+        match self {
+            Self::Hang(class) => class.name().into(),
+            Self::Panic => "panic".into(),
+            Self::TripleFault => "triple-fault".into(),
+            Self::Exit(code) => format!("exit {code}"),
+            Self::Healthy => "healthy".into(),
+        }
+    }
+}
+
+/// What a report says of a run; `None` for what no row has.
+pub fn found(report: &Report) -> Option<Expected> {
+    Some(match &report.outcome {
+        Outcome::Hang => Expected::Hang(report.hangs.first()?.class),
+        Outcome::Panic { .. } => Expected::Panic,
+        Outcome::Crash { cause: CrashCause::TripleFault, .. } => Expected::TripleFault,
+        Outcome::Exit { code } => Expected::Exit(*code),
+        Outcome::Stopped { .. } => Expected::Healthy,
+        Outcome::Crash { .. } | Outcome::Starved { .. } => return None,
+    })
+}

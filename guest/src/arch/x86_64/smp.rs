@@ -28,9 +28,6 @@ static nr_cpu_ids: AtomicU32 = AtomicU32::new(1);
 /// The I/O APIC that serves the legacy interrupts; 0 where there is none.
 static IO_APIC: AtomicU64 = AtomicU64::new(0);
 
-/// How many CPUs have come as far as `enter`.
-static ONLINE: AtomicU32 = AtomicU32::new(0);
-
 percpu! {
     /// Whether the CPU runs this kernel. Zero: not started.
     pub static cpu_online: AtomicU32 = AtomicU32::new(0);
@@ -48,7 +45,11 @@ pub fn apic_id(cpu: usize) -> u32 {
 
 /// The CPUs that run.
 pub fn online_cpus() -> impl Iterator<Item = usize> + Clone {
-    (0..possible_cpus()).filter(|&cpu| cpu_online.on(cpu).load(Acquire) != 0)
+    (0..possible_cpus()).filter(|&cpu| is_online(cpu))
+}
+
+fn is_online(cpu: usize) -> bool {
+    cpu_online.on(cpu).load(Acquire) != 0
 }
 
 /// Numbers the CPUs, this one first, then those of the firmware's table in its order, and stops
@@ -108,18 +109,18 @@ pub fn start_others() -> usize {
     const ROUNDS: u32 = 20;
     const ROUND_NS: u64 = 100_000_000;
     for _ in 0..ROUNDS {
-        for cpu in others.clone().filter(|&cpu| cpu_online.on(cpu).load(Relaxed) == 0) {
+        for cpu in others.clone().filter(|&cpu| !is_online(cpu)) {
             apic::send(apic_id(cpu), apic::Ipi::StartUp((TRAMPOLINE >> 12) as u8));
         }
-        // All but this one, which is counted when it enters.
-        if wait_until(ROUND_NS, || ONLINE.load(Acquire) as usize == possible_cpus() - 1) {
+        if wait_until(ROUND_NS, || others.clone().all(is_online)) {
             break;
         }
     }
-    for cpu in others.filter(|&cpu| cpu_online.on(cpu).load(Acquire) == 0) {
+    for cpu in others.filter(|&cpu| !is_online(cpu)) {
         pr_warn!("cpu{cpu} (APIC ID {}) did not start", apic_id(cpu));
     }
-    ONLINE.load(Acquire) as usize + 1
+    // This one counts itself when it enters.
+    online_cpus().count() + 1
 }
 
 /// Whether `done` came true within that many nanoseconds.
@@ -179,7 +180,6 @@ extern "C" fn ap_main(cpu: usize) -> ! {
 
 fn enter(cpu: usize) -> ! {
     cpu_online.this().store(1, Release);
-    ONLINE.fetch_add(1, Release);
     time::start_tick(possible_cpus());
     super::instructions::interrupts_on();
     cpu_main(cpu)

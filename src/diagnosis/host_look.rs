@@ -83,7 +83,7 @@ fn look(
         ending: Ending::NotUnwound(reason),
     };
     let Some(image) = image else {
-        return Some(alone("the image cannot be read".into()));
+        return Some(alone("there is no image to unwind by".into()));
     };
     let tables = match page_tables(&state.registers) {
         Ok(tables) => tables,

@@ -268,6 +268,8 @@ pub enum Finding {
     },
     /// What lies in the buffer is not what a handler prints.
     WordGarbled,
+    /// The guest's text ends within a line.
+    WordTruncated,
     /// The guest's trace lacks frames that the host sees: the guest follows frame pointers, and
     /// prints into a buffer that has an end.
     WordIncomplete {

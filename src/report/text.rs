@@ -190,6 +190,7 @@ fn is_told(finding: &Finding) -> bool {
             | Finding::HandlerUnfinished
             | Finding::BufferOverflowed { .. }
             | Finding::WordGarbled
+            | Finding::WordTruncated
     )
 }
 
@@ -200,6 +201,7 @@ fn finding_text(finding: &Finding) -> String {
         Finding::HandlerUnfinished => "the NMI handler did not finish".into(),
         Finding::BufferOverflowed { messages } => format!("buffer full: {messages} messages lost"),
         Finding::WordGarbled => "the guest's word is garbled".into(),
+        Finding::WordTruncated => "the guest's word ends within a line".into(),
         Finding::WordIncomplete { frames } => {
             format!("the guest's word lacks {frames} of the frames that the host sees")
         }

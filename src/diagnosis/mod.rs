@@ -108,6 +108,7 @@ fn cpu_state(state: Option<&VcpuState>) -> CpuState {
 fn show_look(look: &HostLook, resolver: &Resolver<'_>) -> Look {
     let frames = look.frames.iter().map(|frame| report::Frame {
         found_by: Some(frame.strategy.into()),
+        cfi_fault: frame.cfi_fault.as_ref().map(|fault| crate::error_chain(fault)),
         ..resolver.frame(frame.pc, true)
     });
     let mut frames: Vec<report::Frame> = frames.collect();

@@ -41,6 +41,7 @@ impl<'a> Resolver<'a> {
             interrupted: matches!(counter, ProgramCounter::Interrupted(_)),
             reliable,
             found_by: None,
+            cfi_fault: None,
             functions,
             symbol,
             missing,

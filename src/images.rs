@@ -2,7 +2,7 @@
 //! separate file by build-id or debuglink, where distributions put those.
 //!
 //! Owns whether a file is copied into memory or mapped, and the one `unsafe` that mapping takes.
-//! Owns no parsing. Called by `cli`.
+//! Owns no parsing. Called by `cli`, `session` and `postmortem`.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -239,11 +239,12 @@ fn read(path: &Path, file: &File) -> anyhow::Result<Vec<u8>> {
 }
 
 fn map(file: &File) -> io::Result<memmap2::Mmap> {
-    // SAFETY: the mapping is private and read-only, and `cli::symbolize`, which alone asks for it,
-    // opens no file to write. What is left is somebody else who changes the file while it is looked
-    // at. If they write, bytes change between two looks: whoever reads an image takes it for
-    // hostile and checks every offset at each use, never once for all, so the answer is wrong and
-    // no access is. If they cut the file short, the kernel sends SIGBUS, which ends a command that
-    // only reads and has nothing to clean up; who has more to lose asks for `Access::Read`.
+    // SAFETY: the mapping is private and read-only. `symbolize` and `report` alone ask for it, and
+    // write to no file that is there: a report has another name until it is whole. What is left is
+    // somebody else who changes the file while it is looked at. If they write, bytes change between
+    // two looks: whoever reads an image or a core takes it for hostile and checks every offset at
+    // each use, never once for all, so the answer is wrong and no access is. If they cut the file
+    // short, the kernel sends SIGBUS, which ends a command that only reads and has nothing to clean
+    // up; who has more to lose asks for `Access::Read`.
     unsafe { memmap2::Mmap::map(file) }
 }

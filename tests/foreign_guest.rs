@@ -7,7 +7,8 @@ use std::process::Command;
 
 use common::*;
 use nmiscope::core_file::Core;
-use nmiscope::report::{Finding, FoundBy};
+use nmiscope::report::{Finding, FoundBy, Report, Source};
+use rustix::process::Signal;
 
 /// Assembles a kernel of `tests/fixtures`.
 fn assemble(name: &str, output: &Path) {
@@ -47,4 +48,50 @@ fn a_kernel_that_describes_itself_has_that_in_its_core() {
     assert_eq!(look.frames[0].found_by, Some(FoundBy::Registers));
     assert_eq!(frame_functions(&look.frames[0]), ["long_mode"]);
     assert!(look.complete || matches!(cpu.findings[..], [Finding::StackBroken { .. }]), "{cpu:#?}");
+}
+
+/// One sentence, and the report is made all the same, live and from the core.
+#[test]
+#[ignore = "needs gcc"]
+fn arguments_of_a_kernel_without_debug_information_are_not_to_be_had_and_that_is_said_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [image, with, without] =
+        ["kernel.elf", "with.core", "without.core"].map(|name| folder.path().join(name));
+    assemble("vmcoreinfo.S", &image);
+    // Two backtraces: the second one has nothing new to say.
+    let run = |core: &Path, arguments: &[&str]| {
+        let running = nmiscope(["run"])
+            .arg(&image)
+            .args(["--cpus", "1", "--hang-after", "0", "--nmi-after", "300ms", "--core"])
+            .arg(core)
+            .args(arguments)
+            .with_report()
+            .start();
+        running.wait_for("backtrace asked for by --nmi-after", 1);
+        running.signal(Signal::USR1);
+        running.wait_for("backtrace asked for by SIGUSR1", 1);
+        running.signal(Signal::INT);
+        running.wait().expect_code(exit::CLEAN)
+    };
+    let again = |core: &Path| {
+        let finished = nmiscope(["report", "--args"]).arg(core).with_report().run();
+        finished.expect_code(exit::CLEAN)
+    };
+    let said_once = |finished: &Finished| {
+        let report = finished.report();
+        let warning = "arguments and locals are not to be had: failed to look up types: \
+                       the image has no debug information";
+        assert_eq!(report.warnings, [warning], "{}", finished.all());
+        assert_eq!(finished.stderr, format!("warning: {warning}\n"), "{}", finished.all());
+        report
+    };
+    let live = run(&with, &["--args"]);
+    let report = said_once(&live);
+    assert_eq!(report.backtraces.len(), 2);
+    assert_eq!(Report { source: Source::Live, ..said_once(&again(&with)) }, report);
+
+    // Nobody has asked during the run.
+    let live = run(&without, &[]);
+    assert_eq!((live.report().warnings.len(), live.stderr.as_str()), (0, ""), "{}", live.all());
+    said_once(&again(&without));
 }

@@ -1,5 +1,6 @@
-//! gdb's backtraces of a core, frame by frame, inlined ones too, against the report's host looks:
-//! functions, files and lines. Two unwinders and two readers of DWARF that share nothing.
+//! gdb's backtraces of the core that a workload leaves (`exit` leaves none), frame by frame, inlined
+//! ones too, against the report's host looks: functions, files and lines. Two unwinders and two
+//! readers of DWARF that share nothing.
 //!
 //! Needs gdb with Python, and `/dev/kvm`.
 
@@ -130,10 +131,16 @@ fn is_explained(ours: &Seen, gdb: &Seen) -> bool {
         && file_and_line(ours) == file_and_line(gdb)
 }
 
-fn agrees(workload: &str, counts: &[u32]) {
+/// What makes a workload that hangs or crashes take its backtrace.
+const HANG: &[&str] = &["--hang-after", "500ms"];
+/// And one that does neither.
+const HEALTHY: &[&str] = &["--hang-after", "0", "--nmi-after", "500ms", "--stop-after", "600ms"];
+
+fn agrees(workload: &str, counts: &[u32], arguments: &[&str]) {
     for &cpus in counts {
         let live = run_workload(workload, cpus)
-            .args(["--core", "hang.core", "--hang-after", "500ms"])
+            .args(["--core", "hang.core"])
+            .args(arguments)
             .with_file("frames.py", SCRIPT.as_bytes())
             .run();
         let written = Command::new(binary())
@@ -164,29 +171,32 @@ fn agrees(workload: &str, counts: &[u32]) {
 }
 
 macro_rules! workloads {
-    ($($test:ident: $name:literal, $cpus:expr;)*) => {
+    ($($test:ident: $name:literal, $cpus:expr, $arguments:expr;)*) => {
         $(
             #[test]
             #[ignore = "needs gdb"]
             fn $test() {
-                agrees($name, &$cpus);
+                agrees($name, &$cpus, $arguments);
             }
         )*
     };
 }
 
 workloads! {
-    gdb_sees_the_same_of_abba_deadlock: "abba-deadlock", [2, 8];
-    gdb_sees_the_same_of_corrupt_stack_up_to_the_damage: "corrupt-stack", [1, 2, 8];
-    gdb_sees_the_same_of_deep_stack: "deep-stack", [1, 2, 8];
-    gdb_sees_the_same_of_double_begin: "double-begin", [1, 2, 8];
-    gdb_sees_the_same_of_halt_irqs_off: "halt-irqs-off", [1, 2, 8];
-    gdb_sees_the_same_of_nmi_stuck: "nmi-stuck", [1, 2, 8];
-    gdb_sees_the_same_of_null_deref: "null-deref", [1, 2, 8];
-    gdb_sees_the_same_of_panic: "panic", [1, 2, 8];
-    gdb_sees_the_same_of_partial_line: "partial-line", [1, 2, 8];
-    gdb_sees_the_same_of_printk_lock_held: "printk-lock-held", [1, 2, 8];
-    gdb_sees_the_same_of_spin_irqs_off: "spin-irqs-off", [1, 2, 8];
-    gdb_sees_the_same_of_spin_irqs_on: "spin-irqs-on", [1, 2, 8];
-    gdb_sees_the_same_of_triple_fault: "triple-fault", [1, 2, 8];
+    gdb_sees_the_same_of_abba_deadlock: "abba-deadlock", [2, 8], HANG;
+    gdb_sees_the_same_of_busy: "busy", [1, 2, 8], HEALTHY;
+    gdb_sees_the_same_of_corrupt_stack_up_to_the_damage: "corrupt-stack", [1, 2, 8], HANG;
+    gdb_sees_the_same_of_deep_stack: "deep-stack", [1, 2, 8], HANG;
+    gdb_sees_the_same_of_double_begin: "double-begin", [1, 2, 8], HANG;
+    gdb_sees_the_same_of_halt_irqs_off: "halt-irqs-off", [1, 2, 8], HANG;
+    gdb_sees_the_same_of_idle: "idle", [1, 2, 8], HEALTHY;
+    gdb_sees_the_same_of_nmi_stuck: "nmi-stuck", [1, 2, 8], HANG;
+    gdb_sees_the_same_of_null_deref: "null-deref", [1, 2, 8], HANG;
+    gdb_sees_the_same_of_panic: "panic", [1, 2, 8], HANG;
+    gdb_sees_the_same_of_partial_line: "partial-line", [1, 2, 8], HANG;
+    gdb_sees_the_same_of_printk_lock_held: "printk-lock-held", [1, 2, 8], HANG;
+    gdb_sees_the_same_of_spin_irqs_off: "spin-irqs-off", [1, 2, 8], HANG;
+    gdb_sees_the_same_of_spin_irqs_on: "spin-irqs-on", [1, 2, 8], HANG;
+    gdb_sees_the_same_of_sysrq_storm: "sysrq-storm", [1, 2, 8], HEALTHY;
+    gdb_sees_the_same_of_triple_fault: "triple-fault", [1, 2, 8], HANG;
 }

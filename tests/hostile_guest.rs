@@ -4,10 +4,10 @@
 
 mod common;
 
-use common::image::{Patched, address_of, bundled, function};
+use common::image::{Patched, address_of, bundled, function, section};
 use common::*;
 use nmiscope::hang::Class;
-use nmiscope::report::{Backtrace, Finding, Outcome, Report, Reservation, Trigger};
+use nmiscope::report::{Backtrace, Finding, FoundBy, Frame, Outcome, Report, Reservation, Trigger};
 
 const IMAGE: &str = "guest.elf";
 
@@ -250,6 +250,22 @@ fn a_stack_pointer_to_nowhere_leaves_one_frame_and_the_address() {
         panic!("{:?}", cpu.findings)
     };
     assert!(reason.contains("ffffffff8012345") && reason.contains("not present"), "{reason}");
+}
+
+#[test]
+fn call_frame_information_that_is_garbage_is_said_and_done_without() {
+    let (offset, length) = section(".eh_frame");
+    let guest = bundled().at_offset(offset, &vec![0xff; length]);
+    let (_, report) = hang(&guest);
+    for cpu in &report.backtraces[0].cpus {
+        let look = cpu.look.as_ref().expect("a look");
+        let [first, callers @ ..] = &look.frames[..] else { panic!("{look:#?}") };
+        let fault = first.cfi_fault.as_ref().expect("a fault");
+        assert!(fault.contains(".eh_frame"), "{fault}");
+        let by_pointer = |frame: &Frame| frame.found_by == Some(FoundBy::FramePointer);
+        assert!(!callers.is_empty() && callers.iter().all(by_pointer), "{look:#?}");
+        assert!(is_subsequence(&["cpu_main"], &seen_functions(cpu)), "{look:#?}");
+    }
 }
 
 #[test]

@@ -387,6 +387,7 @@ fn the_partial_line_is_marked(report: &Report) {
     let word = culprit(report).word.as_ref().expect("a word");
     assert!(word.text.ends_with("a line without an end"), "{}", word.text);
     assert!(word.findings.iter().any(|finding| finding.contains("no end")), "{word:?}");
+    assert_eq!(culprit(report).findings, [Finding::WordTruncated]);
 }
 
 fn interrupts_are_off(report: &Report) {

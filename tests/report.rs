@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use common::*;
 use nmiscope::images::hex;
+use nmiscope::report::{Report, Source};
 use nmiscope_symbolizer::Image;
 
 const CORE: &str = "hang.core";
@@ -96,6 +97,30 @@ fn another_image_is_refused_and_the_right_one_named() {
         .args(["--image", "bundled.elf"])
         .with_file("bundled.elf", nmiscope::bundled::image());
     refused(wrong, &id);
+}
+
+/// Under either name that it may have there.
+#[test]
+fn the_image_is_found_in_a_debug_directory_by_its_build_id() {
+    let (live, id) = hang_of_another_image();
+    let (first, rest) = id.split_at(2);
+    let folder = path(&live, "debug/.build-id").join(first);
+    fs::create_dir_all(&folder).expect("a folder");
+    let mut image = path(&live, IMAGE);
+    for name in [rest.to_owned(), format!("{rest}.debug")] {
+        let there = folder.join(name);
+        fs::rename(&image, &there).expect("the image");
+        let again = nmiscope(["report"])
+            .arg(path(&live, CORE))
+            .arg("--debug-dir")
+            .arg(path(&live, "debug"))
+            .with_report()
+            .run()
+            .expect_code(exit::HANG);
+        assert_eq!(again.stderr, "", "{}", again.all());
+        assert_eq!(Report { source: Source::Live, ..again.report() }, live.report());
+        image = there;
+    }
 }
 
 /// The addresses and the guest's word are in the core; their names were in the image.

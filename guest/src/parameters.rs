@@ -21,8 +21,6 @@ pub struct Parameters {
     pub nr_cpus: usize,
     /// `nox2apic`: talk to the local APIC through memory.
     pub allow_x2apic: bool,
-    /// `loglevel=N`: messages below N reach the console.
-    loglevel: u32,
     /// `nmi_backtrace=direct`: print from NMI without diverting. Deadlocks; exists to show it.
     direct: bool,
     /// `exit_code=N`: what the workload `exit` leaves with.
@@ -37,17 +35,15 @@ impl Parameters {
             workload: workload::DEFAULT,
             nr_cpus: usize::MAX,
             allow_x2apic: true,
-            loglevel: DEFAULT_LOGLEVEL,
             direct: false,
             exit_code: 0,
         };
-        // First, so that what the others have to say is said at the level asked for.
-        let words = command_line.split_ascii_whitespace();
-        if let Some(level) = words.clone().find_map(|word| word.strip_prefix("loglevel=")) {
-            parameters.loglevel = level.parse().unwrap_or(DEFAULT_LOGLEVEL);
-        }
-        PRINTK.set_console_loglevel(parameters.loglevel);
-        for word in words {
+        PRINTK.set_console_loglevel(DEFAULT_LOGLEVEL);
+        let words = || command_line.split_ascii_whitespace();
+        let sets_level = |word: &&str| word.starts_with("loglevel=");
+        // The level first, so that what the others have to say is said at the one asked for.
+        let others = words().filter(|word| !sets_level(word));
+        for word in words().filter(sets_level).chain(others) {
             if parameters.set(word).is_none() {
                 pr_warn!("unknown kernel parameter or bad value: {word}");
             }
@@ -67,7 +63,8 @@ impl Parameters {
                 }
             },
             "nr_cpus" => self.nr_cpus = value.parse().ok().filter(|&count| count > 0)?,
-            "loglevel" => self.loglevel = value.parse().ok()?,
+            // `loglevel=N`: messages below N reach the console.
+            "loglevel" => PRINTK.set_console_loglevel(value.parse().ok()?),
             "exit_code" => self.exit_code = value.parse().ok()?,
             "nox2apic" => self.allow_x2apic = false,
             "nmi_backtrace" => {

@@ -68,25 +68,6 @@ impl Extents {
         self.ranges.splice(first..after, kept);
     }
 
-    /// The bytes that are in both sets: what lies in RAM of what somebody asks for, for one.
-    pub fn intersection(&self, other: &Self) -> Self {
-        let mut both = Self::new();
-        let (mut ours, mut theirs) =
-            (self.ranges.iter().peekable(), other.ranges.iter().peekable());
-        while let (Some(a), Some(b)) = (ours.peek(), theirs.peek()) {
-            let common = a.start.max(b.start)..a.end.min(b.end);
-            if !common.is_empty() {
-                both.ranges.push(common);
-            }
-            if a.end < b.end {
-                ours.next();
-            } else {
-                theirs.next();
-            }
-        }
-        both
-    }
-
     /// Whether nothing is in it.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()

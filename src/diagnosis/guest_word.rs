@@ -22,6 +22,11 @@ pub fn has_trace(text: &str) -> bool {
     text.lines().any(|line| line.trim() == HEADING)
 }
 
+/// Whether the text ends within a line: handlers print whole ones.
+pub fn is_cut(text: &str) -> bool {
+    !text.is_empty() && !text.ends_with('\n')
+}
+
 /// The entries of the last call trace in the text: if an earlier answer stands before it, that was
 /// of an NMI that nobody read.
 pub fn entries(text: &str) -> impl Iterator<Item = Entry> {

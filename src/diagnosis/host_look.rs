@@ -85,7 +85,7 @@ pub(super) fn look_from(
 ) -> HostLook {
     let (image, tables) = match (image, tables) {
         (Some(image), Ok(tables)) => (image, tables),
-        (None, _) => return first_frame_alone(registers, "the image cannot be read".into()),
+        (None, _) => return first_frame_alone(registers, "there is no image to unwind by".into()),
         (_, Err(reason)) => return first_frame_alone(registers, reason),
     };
     let memory = GuestVirtual::new(memory, tables);

@@ -170,6 +170,7 @@ fn cpu_state(state: Option<&VcpuState>) -> CpuState {
 fn show_look(look: &HostLook, resolver: &Resolver<'_>) -> Look {
     let frames = look.frames.iter().map(|frame| report::Frame {
         found_by: Some(frame.strategy.into()),
+        cfi_fault: frame.cfi_fault.as_ref().map(|fault| crate::error_chain(fault)),
         ..resolver.frame(frame.pc, true)
     });
     let mut frames: Vec<report::Frame> = frames.collect();
@@ -234,13 +235,6 @@ fn word(capture: &CpuCapture, nmi: &Nmi, resolver: &Resolver<'_>) -> Option<Word
 fn faults(buffer: &SeqBuf, nmi: &Nmi, text: &str) -> Vec<String> {
     let lost = u64::from(buffer.lost);
     let checks = [
-        (
-            buffer.claimed_len > buffer.capacity,
-            format!(
-                "the guest claims {} bytes in a buffer of {}: its length is garbage",
-                buffer.claimed_len, buffer.capacity
-            ),
-        ),
         (lost > 0, format!("buffer full: {lost} messages lost")),
         (
             buffer.missed > 0,
@@ -250,15 +244,33 @@ fn faults(buffer: &SeqBuf, nmi: &Nmi, text: &str) -> Vec<String> {
             !nmi.handler_finished && buffer.owner == BufferOwner::Handler,
             "the handler that printed this has not returned".into(),
         ),
+        (guest_word::is_cut(text), "the last line has no end".into()),
+        (!guest_word::has_trace(text), "there is no call trace in it".into()),
+    ];
+    garbage(buffer, text).into_iter().chain(found(checks)).collect()
+}
+
+/// What there is in a buffer that no handler leaves in one.
+fn garbage(buffer: &SeqBuf, text: &str) -> Vec<String> {
+    let checks = [
+        (
+            buffer.claimed_len > buffer.capacity,
+            format!(
+                "the guest claims {} bytes in a buffer of {}: its length is garbage",
+                buffer.claimed_len, buffer.capacity
+            ),
+        ),
         (
             matches!(buffer.owner, BufferOwner::Garbage(_)),
             format!("the buffer's owner is garbage: {:?}", buffer.owner),
         ),
-        (text.contains('\u{fffd}') || text.contains('\0'), "garbled: it is not all text".into()),
-        (!text.ends_with('\n'), "the last line has no end".into()),
-        (!guest_word::has_trace(text), "there is no call trace in it".into()),
+        (text.contains(['\u{fffd}', '\0']), "garbled: it is not all text".into()),
     ];
-    checks.into_iter().filter(|(found, _)| *found).map(|(_, text)| text).collect()
+    found(checks).collect()
+}
+
+fn found<const N: usize>(checks: [(bool, String); N]) -> impl Iterator<Item = String> {
+    checks.into_iter().filter(|(found, _)| *found).map(|(_, text)| text)
 }
 
 /// vCPUs that show the same stack in the same state: by the guest's word, and where there is none,

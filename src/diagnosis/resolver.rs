@@ -32,7 +32,7 @@ impl<'a> Resolver<'a> {
     pub fn frame(&self, counter: ProgramCounter, reliable: bool) -> Frame {
         let found = self.image.map(|image| image.frames(counter));
         let missing = match &found {
-            None => Some("the image cannot be read".into()),
+            None => Some("there is no image to look it up in".into()),
             Some(found) => found.missing.as_ref().map(|reason| crate::error_chain(reason)),
         };
         let (functions, symbol) = found.map_or_else(Default::default, |found| self.show(found));
@@ -41,6 +41,7 @@ impl<'a> Resolver<'a> {
             interrupted: matches!(counter, ProgramCounter::Interrupted(_)),
             reliable,
             found_by: None,
+            cfi_fault: None,
             functions,
             symbol,
             missing,

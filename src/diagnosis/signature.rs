@@ -115,6 +115,7 @@ mod tests {
             symbol: None,
             functions: names.iter().map(function).collect(),
             missing: None,
+            cfi_fault: None,
         }
     }
 

@@ -2,8 +2,8 @@
 //! in which they differ, by its name.
 
 use super::host_look::{Ending, HostLook};
+use super::{garbage, guest_word};
 use crate::capture::CpuCapture;
-use crate::kernel::BufferOwner;
 use crate::report::{Answer, Finding, Frame, Nmi, Word};
 use nmiscope_symbolizer::End;
 
@@ -26,8 +26,12 @@ pub fn findings(
     if let Some(messages) = nmi.messages_lost.filter(|messages| *messages > 0) {
         findings.push(Finding::BufferOverflowed { messages });
     }
-    if is_garbled(capture, word) {
+    let text = word.map_or("", |word| &word.text);
+    if capture.buffer.as_ref().is_ok_and(|buffer| !garbage(buffer, text).is_empty()) {
         findings.push(Finding::WordGarbled);
+    }
+    if guest_word::is_cut(text) {
+        findings.push(Finding::WordTruncated);
     }
     if let Some(look) = look {
         findings.extend(stack_fault(look));
@@ -37,13 +41,6 @@ pub fn findings(
         }
     }
     findings
-}
-
-fn is_garbled(capture: &CpuCapture, word: Option<&Word>) -> bool {
-    let is_garbage = capture.buffer.as_ref().is_ok_and(|buffer| {
-        matches!(buffer.owner, BufferOwner::Garbage(_)) || buffer.claimed_len > buffer.capacity
-    });
-    is_garbage || word.is_some_and(|word| word.text.contains(['\u{fffd}', '\0']))
 }
 
 /// Why the host cannot see the whole stack.

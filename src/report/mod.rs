@@ -285,6 +285,8 @@ pub enum Finding {
     },
     /// What lies in the buffer is not what a handler prints.
     WordGarbled,
+    /// The guest's text ends within a line.
+    WordTruncated,
     /// The guest's trace lacks frames that the host sees: the guest follows frame pointers, and
     /// prints into a buffer that has an end.
     WordIncomplete {
@@ -425,6 +427,10 @@ pub struct Frame {
     pub reliable: bool,
     /// By what the host found it; null for one that the guest printed.
     pub found_by: Option<FoundBy>,
+    /// What is wrong with its call frame information, so that its caller, if there is one, was found
+    /// by other means; absent where nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cfi_fault: Option<String>,
     /// The symbol that the address lies in.
     pub symbol: Option<Symbol>,
     /// Inlined calls, innermost first, and last the function whose code it is. Empty where nothing

@@ -210,6 +210,14 @@ fn show_cpu(text: &mut String, names: &str, cpu: &Cpu) {
 
 fn show_look(text: &mut String, look: &Look) {
     show_frames(text, &look.frames.iter().collect::<Vec<_>>());
+    // Why the last one has no caller is the reason for the end. One is enough: what is wrong is
+    // mostly wrong for the whole image.
+    let callees = look.frames.split_last().map_or(&[][..], |(_, callees)| callees);
+    let fault = callees.iter().zip(0..).find_map(|(frame, n)| Some((n, frame.cfi_fault.as_ref()?)));
+    if let Some((number, fault)) = fault {
+        let what = format!("#{number}'s caller was found by other means: failed to {fault}");
+        let _ = writeln!(text, "  {BAD}!{BAD:#} {}", line(&what));
+    }
     if !look.complete {
         let _ = writeln!(text, "  {DIM}ends: {}{DIM:#}", line(&look.end));
     }
@@ -239,6 +247,7 @@ fn is_told(finding: &Finding) -> bool {
             | Finding::HandlerUnfinished
             | Finding::BufferOverflowed { .. }
             | Finding::WordGarbled
+            | Finding::WordTruncated
     )
 }
 
@@ -249,6 +258,7 @@ fn finding_text(finding: &Finding) -> String {
         Finding::HandlerUnfinished => "the NMI handler did not finish".into(),
         Finding::BufferOverflowed { messages } => format!("buffer full: {messages} messages lost"),
         Finding::WordGarbled => "the guest's word is garbled".into(),
+        Finding::WordTruncated => "the guest's word ends within a line".into(),
         Finding::WordIncomplete { frames } => {
             format!("the guest's word lacks {frames} of the frames that the host sees")
         }

@@ -88,3 +88,12 @@ pub fn function(part_of_name: &str) -> (u64, u64) {
     assert!(matching.next().is_none(), "several symbols have {part_of_name} in their names");
     (symbol.address(), symbol.size())
 }
+
+/// File offset and size of a section of the bundled guest.
+pub fn section(name: &str) -> (usize, usize) {
+    use object::{Object as _, ObjectSection as _};
+    let file = object::File::parse(nmiscope::bundled::image()).expect("an ELF file");
+    let section = file.section_by_name(name).unwrap_or_else(|| panic!("no section {name}"));
+    let (offset, size) = section.file_range().expect("a section with bytes in the file");
+    (offset as usize, size as usize)
+}

@@ -49,7 +49,11 @@ pub fn apic_id(cpu: usize) -> u32 {
 
 /// The CPUs that run.
 pub fn online_cpus() -> impl Iterator<Item = usize> + Clone {
-    (0..possible_cpus()).filter(|&cpu| cpu_online.on(cpu).load(Acquire) != 0)
+    (0..possible_cpus()).filter(|&cpu| is_online(cpu))
+}
+
+fn is_online(cpu: usize) -> bool {
+    cpu_online.on(cpu).load(Acquire) != 0
 }
 
 /// Numbers the CPUs, this one first, then those of the firmware's table in its order, and stops

@@ -21,8 +21,12 @@ mod workload;
 
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use core::panic::Location;
+
 use arch::x86_64 as machine;
+use machine::X86;
 use nmiscope_guest::abi;
+use nmiscope_guest::sync::{Wait, WaitFor};
 use parameters::Parameters;
 use workload::{Next, Workload};
 
@@ -77,6 +81,8 @@ machine::percpu! {
     /// Advanced each time round the CPU's main loop: stands still on a CPU whose work does not
     /// come to an end, a task's that does not yield among it.
     static loop_heartbeat: AtomicU64 = AtomicU64::new(0);
+    /// Whether the CPU has got as far as `cpu_main`.
+    static arrived: AtomicU32 = AtomicU32::new(0);
     /// Items of work that were given to this CPU. Anyone may add.
     pub static work_queued: AtomicU64 = AtomicU64::new(0);
     /// Those of them that it has finished.
@@ -101,6 +107,7 @@ static WORKLOAD: AtomicPtr<Workload> = AtomicPtr::new(core::ptr::null_mut());
 extern "C" fn kernel_main(start_info: u64) -> ! {
     // SAFETY: boot.S passes on EBX.
     let start_info = unsafe { machine::StartInfo::at(start_info) };
+    workload::boot_stall::stall_if_asked_to(start_info.command_line());
     machine::init_console();
     let parameters = Parameters::parse(start_info.command_line());
     let possible =
@@ -123,18 +130,25 @@ fn all_cpus_up(online: usize) {
 
 /// Waits until all CPUs that run are in `cpu_main`, so that whatever the workload does to one of
 /// them, the others are there.
+#[track_caller]
 fn start_together(cpu: usize) {
-    static WAITING: AtomicU32 = AtomicU32::new(0);
+    workload::ap_never_starts::stall_if_it_runs(the_workload(), cpu);
     if cpu != 0 {
-        WAITING.fetch_add(1, Relaxed);
+        arrived.this().store(1, Relaxed);
         while system_state.load(Relaxed) != SYSTEM_RUNNING {
             machine::wait_for_interrupt();
         }
         return;
     }
-    while (WAITING.load(Relaxed) as usize) < machine::online_cpus().count() - 1 {
-        core::hint::spin_loop();
+    let others = machine::online_cpus().filter(|&cpu| cpu != 0);
+    let waiting = Wait::begin_on_this_cpu::<X86>(WaitFor::CpuOnline(0), Location::caller());
+    for other in others {
+        waiting.now_for_cpu(other);
+        while arrived.on(other).load(Relaxed) == 0 {
+            core::hint::spin_loop();
+        }
     }
+    drop(waiting);
     // In this order: a workload may end the machine at once, and it was ready before.
     machine::post(abi::POST_READY);
     system_state.store(SYSTEM_RUNNING, Relaxed);

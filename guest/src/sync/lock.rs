@@ -84,6 +84,10 @@ impl<T, R: RawLock, C> Lock<T, R, C> {
         self.raw.is_locked()
     }
 
+    pub(super) const fn raw(&self) -> &R {
+        &self.raw
+    }
+
     /// Who holds it, for whoever asks from outside.
     pub const fn record(&self) -> &LockRecord {
         &self.record
@@ -163,6 +167,12 @@ impl<T, R: RawLock, C> fmt::Debug for Lock<T, R, C> {
 #[must_use = "the lock is freed as soon as the guard is dropped"]
 pub struct Guard<'a, T, R: RawLock, C> {
     lock: &'a Lock<T, R, C>,
+}
+
+impl<T, R: RawLock, C> Guard<'_, T, R, C> {
+    pub(super) fn raw(&self) -> &R {
+        &self.lock.raw
+    }
 }
 
 // SAFETY: a shared guard gives out `&T` and nothing more.

@@ -40,6 +40,27 @@ impl<T, C> TicketLock<T, C> {
     }
 }
 
+impl<T, C> TicketLock<T, C> {
+    /// How many wait for it at this moment. Stale by the time the caller looks at it.
+    pub fn waiters(&self) -> u32 {
+        let RawTicketLock { next, serving } = self.raw();
+        let in_line = next.load(Ordering::Relaxed).wrapping_sub(serving.load(Ordering::Relaxed));
+        in_line.saturating_sub(1)
+    }
+}
+
+impl<T, C> TicketGuard<'_, T, C> {
+    /// Gives the lock back as a holder does that gives it back twice: the next one in line is left
+    /// out, and waits for good. For those that want to see that.
+    pub fn release_twice(self) {
+        let raw = self.raw();
+        let turn = raw.serving.load(Ordering::Relaxed);
+        // What is left of the two is what dropping the guard does. No ticket is served twice, and
+        // this one has been given out, or is going to be, to one that never sees it.
+        raw.serving.store(turn.wrapping_add(1), Ordering::Relaxed);
+    }
+}
+
 // SAFETY: every ticket is given out once until the words have wrapped around, which takes four
 // billion waiters; whoever enters has the one in `serving`, and only `leave` moves that on. Each
 // entry has read `serving` with an acquire, and `leave` stores it with a release.

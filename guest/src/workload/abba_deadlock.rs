@@ -1,6 +1,10 @@
 //! Hangs CPUs 0 and 1: each holds the lock that the other wants, interrupts off, as one learns in
 //! school. The others idle.
 //!
+//! Expect: deadlock
+//! Blamed: 0, 1
+//! Locks: INODE_LOCK, JOURNAL_LOCK
+//! Cpus: 2..
 //! Frames: 0: lock, take_second, take_both, cpu_main
 //! Frames: 1: lock, take_second, take_both, cpu_main
 //! Frames: others: cpu_main

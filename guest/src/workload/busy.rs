@@ -1,5 +1,6 @@
 //! Healthy: every CPU computes without a pause, takes its interrupts, and makes progress.
 //!
+//! Expect: healthy
 //! Frames: 0: cpu_main
 //! Frames: others: cpu_main
 

@@ -1,6 +1,8 @@
 //! Hangs CPU n/2 with interrupts off, after it has overwritten its own stack above the innermost
 //! frame: saved frame pointers and return addresses are rubbish. The others idle.
 //!
+//! Expect: hard-lockup
+//! Blamed: n/2
 //! Frames: n/2: spin_on_rubble
 //! Frames: others: cpu_main
 

@@ -1,6 +1,8 @@
 //! Hangs CPU n/2 at the end of a recursion whose trace is longer than the NMI buffer: what did not
 //! fit has to be counted. Interrupts are off. The others idle.
 //!
+//! Expect: hard-lockup
+//! Blamed: n/2
 //! Frames: n/2: descend, descend
 //! Frames: others: cpu_main
 

@@ -4,6 +4,7 @@
 //! The CPU is still inside that NMI when the panic has ended the VM, so it takes no other; its
 //! buffer holds what the handler had printed before.
 //!
+//! Expect: panic
 //! Frames: n/2: step, cpu_main
 //! Frames: others: cpu_main
 

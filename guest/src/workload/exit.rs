@@ -1,4 +1,6 @@
 //! Ends the VM at once, with the code that the kernel parameter `exit_code=` gives, 0 by default.
+//!
+//! Expect: exit 0
 
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 

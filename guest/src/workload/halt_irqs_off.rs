@@ -1,5 +1,7 @@
 //! Hangs CPU n/2, which halts with interrupts off: nothing but an NMI wakes it. The others idle.
 //!
+//! Expect: dead-halt
+//! Blamed: n/2
 //! Frames: n/2: halt_forever, halt_with_interrupts_off, cpu_main
 //! Frames: others: cpu_main
 

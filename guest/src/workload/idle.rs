@@ -1,5 +1,6 @@
 //! Healthy: every CPU halts, and wakes for its ticks.
 //!
+//! Expect: healthy
 //! Frames: 0: cpu_main
 //! Frames: others: cpu_main
 

@@ -4,25 +4,63 @@
 //! show, innermost first, as `Frames: WHERE: FUNCTION, FUNCTION, ...`. WHERE is a CPU's number,
 //! `n/2` (half the number of CPUs, rounded down) or `others`. A FUNCTION may be two or more with `|`
 //! between them, of which one is there. The tests read these lines and hold the reports against them.
+//!
+//! The head says too what the host has to make of it, without being told: `Expect: CLASS`, who is
+//! `Blamed:`, which `Locks:` have to do with it, who are its `Victims:`, and how many `Cpus:` it takes.
+//! Together the workloads are the corpus by which the host's verdicts are measured; what the lines mean
+//! exactly stands where they are read, in `tests/common/corpus.rs`.
 
 mod abba_deadlock;
+pub mod ap_never_starts;
+pub mod boot_stall;
 mod busy;
+mod call_deadlock;
 mod corrupt_stack;
 mod deep_stack;
 mod double_begin;
 pub mod exit;
+mod forgotten_unlock;
 mod halt_irqs_off;
+mod heavy_printk;
+mod holder_halts;
+mod holder_spins;
 mod idle;
+mod interrupt_storm;
+mod ipi_wait;
+mod livelock;
+mod lock_contention;
+mod long_critical_section;
+mod long_irqs_off;
+mod lost_wakeup;
+mod many_ipis;
+mod missed_timer;
+mod mutex_contention;
+mod mutex_deadlock;
+mod mutex_holder_spins;
+mod nested_panic;
 mod nmi_stuck;
 mod null_deref;
 mod panic;
+mod panic_others_spin;
 mod partial_line;
+mod pause_and_go;
 mod printk_lock_held;
+mod self_deadlock;
+mod sleeping_holder;
 mod spin_irqs_off;
 mod spin_irqs_on;
 mod sysrq_storm;
+mod task_hog;
 mod tasks;
+mod three_lock_cycle;
+mod ticket_starved;
 mod triple_fault;
+
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+
+use nmiscope_guest::sync::Context;
+
+use crate::machine::X86;
 
 /// Something to run.
 pub struct Workload {
@@ -48,22 +86,49 @@ pub const DEFAULT: &Workload = &idle::WORKLOAD;
 
 static ALL: &[&Workload] = &[
     &abba_deadlock::WORKLOAD,
+    &ap_never_starts::WORKLOAD,
+    &boot_stall::WORKLOAD,
     &busy::WORKLOAD,
+    &call_deadlock::WORKLOAD,
     &corrupt_stack::WORKLOAD,
     &deep_stack::WORKLOAD,
     &double_begin::WORKLOAD,
     &exit::WORKLOAD,
+    &forgotten_unlock::WORKLOAD,
     &halt_irqs_off::WORKLOAD,
+    &heavy_printk::WORKLOAD,
+    &holder_halts::WORKLOAD,
+    &holder_spins::WORKLOAD,
     &idle::WORKLOAD,
+    &interrupt_storm::WORKLOAD,
+    &ipi_wait::WORKLOAD,
+    &livelock::WORKLOAD,
+    &lock_contention::WORKLOAD,
+    &long_critical_section::WORKLOAD,
+    &long_irqs_off::WORKLOAD,
+    &lost_wakeup::WORKLOAD,
+    &many_ipis::WORKLOAD,
+    &missed_timer::WORKLOAD,
+    &mutex_contention::WORKLOAD,
+    &mutex_deadlock::WORKLOAD,
+    &mutex_holder_spins::WORKLOAD,
+    &nested_panic::WORKLOAD,
     &nmi_stuck::WORKLOAD,
     &null_deref::WORKLOAD,
     &panic::WORKLOAD,
+    &panic_others_spin::WORKLOAD,
     &partial_line::WORKLOAD,
+    &pause_and_go::WORKLOAD,
     &printk_lock_held::WORKLOAD,
+    &self_deadlock::WORKLOAD,
+    &sleeping_holder::WORKLOAD,
     &spin_irqs_off::WORKLOAD,
     &spin_irqs_on::WORKLOAD,
     &sysrq_storm::WORKLOAD,
+    &task_hog::WORKLOAD,
     &tasks::WORKLOAD,
+    &three_lock_cycle::WORKLOAD,
+    &ticket_starved::WORKLOAD,
     &triple_fault::WORKLOAD,
 ];
 
@@ -76,6 +141,50 @@ pub fn find(name: &str) -> Option<&'static Workload> {
 /// a choice, so that a tool which mixes up CPUs is found out.
 fn is_culprit(cpu: usize) -> bool {
     cpu == crate::machine::possible_cpus() / 2
+}
+
+/// Where several CPUs wait for each other, as often as they like: what must not be left to luck.
+struct Meeting {
+    arrivals: AtomicU32,
+}
+
+impl Meeting {
+    const fn new() -> Self {
+        Self { arrivals: AtomicU32::new(0) }
+    }
+
+    /// Waits until `cpus` are here.
+    fn of(&self, cpus: usize) {
+        let cpus = cpus as u32;
+        let all_here = (self.arrivals.fetch_add(1, Relaxed) / cpus + 1) * cpus;
+        while self.arrivals.load(Relaxed) < all_here {
+            core::hint::spin_loop();
+        }
+    }
+}
+
+/// Something that is done by the first to come, and not again.
+struct Once {
+    done: AtomicBool,
+}
+
+impl Once {
+    const fn new() -> Self {
+        Self { done: AtomicBool::new(false) }
+    }
+
+    fn first(&self) -> bool {
+        !self.done.swap(true, Relaxed)
+    }
+}
+
+/// Keeps the CPU busy for that many nanoseconds.
+#[inline(never)]
+fn compute_for(nanoseconds: u64) {
+    let start = X86::clock_ns();
+    while X86::clock_ns() - start < nanoseconds {
+        core::hint::spin_loop();
+    }
 }
 
 /// Computes nothing until somebody ends the VM. `whose` is the caller's own workload: it keeps the

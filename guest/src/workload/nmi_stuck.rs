@@ -3,6 +3,8 @@
 //!
 //! Its buffer holds the answer to the first NMI, which it sent itself.
 //!
+//! Expect: hard-lockup
+//! Blamed: n/2
 //! Frames: n/2: get_stuck, cpu_main
 //! Frames: others: cpu_main
 

@@ -1,5 +1,6 @@
 //! Panics on CPU n/2, which reads address 0. The others idle.
 //!
+//! Expect: panic
 //! Frames: n/2: rust_begin_unwind, exception, trap_entry, follow, cpu_main
 //! Frames: others: cpu_main
 

@@ -1,5 +1,6 @@
 //! Panics on CPU n/2. The others idle.
 //!
+//! Expect: panic
 //! Frames: n/2: rust_begin_unwind, give_up, cpu_main
 //! Frames: others: cpu_main
 

@@ -1,6 +1,8 @@
 //! Hangs CPU n/2, which spins with interrupts off, and whose NMI handler ends its text in the
 //! middle of a line. The others idle.
 //!
+//! Expect: hard-lockup
+//! Blamed: n/2
 //! Frames: n/2: spin_here, cpu_main
 //! Frames: others: cpu_main
 

@@ -2,6 +2,8 @@
 //! argument that never ends. An NMI there is the central case of the RFC: a handler that printed
 //! straight away would wait for locks that its own CPU holds. The others idle.
 //!
+//! Expect: hard-lockup
+//! Blamed: n/2
 //! Frames: n/2: fmt, vprintk, print_forever, cpu_main
 //! Frames: others: cpu_main
 

@@ -1,5 +1,7 @@
 //! Hangs CPU n/2, which spins with interrupts off and is never heard of again. The others idle.
 //!
+//! Expect: hard-lockup
+//! Blamed: n/2
 //! Frames: n/2: spin_with_interrupts_off, cpu_main
 //! Frames: others: cpu_main
 

@@ -1,6 +1,8 @@
 //! Hangs CPU n/2, which spins and takes its interrupts: its tick goes on, its main loop does not.
 //! The others idle.
 //!
+//! Expect: soft-lockup
+//! Blamed: n/2
 //! Frames: n/2: spin_with_interrupts_on, cpu_main
 //! Frames: others: cpu_main
 

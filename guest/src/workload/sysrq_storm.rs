@@ -1,6 +1,7 @@
 //! Healthy, but CPU 0 takes backtraces of all CPUs in a loop, from inside: for the host's own
 //! backtraces to race with. The others idle.
 //!
+//! Expect: healthy
 //! Frames: 0: cpu_main
 //! Frames: others: cpu_main
 

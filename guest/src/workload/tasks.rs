@@ -2,6 +2,7 @@
 //! sorter takes one out of its station's inbox, works on it, and puts it into the outbox; a carrier
 //! takes it from there to the next CPU's inbox, one after each tick. Between ticks they sleep.
 //!
+//! Expect: healthy
 //! Frames: 0: cpu_main|task_main
 //! Frames: others: cpu_main|task_main
 

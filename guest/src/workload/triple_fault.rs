@@ -1,5 +1,6 @@
 //! Resets the machine from CPU n/2: an exception without a handler table. The others idle.
 //!
+//! Expect: triple-fault
 //! Frames: others: cpu_main
 
 use super::{Next, Workload, is_culprit};

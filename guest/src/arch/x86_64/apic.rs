@@ -122,6 +122,11 @@ pub fn start_periodic_timer(count: u32) {
     write(Register::TimerInitialCount, count);
 }
 
+/// Stops the timer interrupt.
+pub fn stop_timer() {
+    write(Register::TimerInitialCount, 0);
+}
+
 /// Lets the timer run down, silently, while `wait` runs; returns how far it came.
 pub fn count_while(wait: impl FnOnce()) -> u32 {
     const MASKED: u32 = 1 << 16;

@@ -32,12 +32,14 @@ pub mod vector {
     pub const PAGE_FAULT: u64 = 14;
     /// Those below are exceptions and the NMI (SDM vol. 3, 6.2).
     pub const FIRST_INTERRUPT: u64 = 0x20;
-    pub const TIMER: u8 = 0x30;
     pub const SERIAL: u8 = 0x31;
     /// Another CPU wants a function run.
     pub const CALL_FUNCTION: u8 = 0x32;
     /// Another CPU has made a task ready here.
     pub const RESCHEDULE: u8 = 0x33;
+    /// Above the others, which makes it the first of those that are pending (SDM vol. 3, 11.8.3): a
+    /// storm of them must not stop the clock.
+    pub const TIMER: u8 = 0x3e;
     /// The low four bits must be ones on old APICs (SDM vol. 3, 11.9).
     pub const SPURIOUS: u8 = 0x3f;
 }

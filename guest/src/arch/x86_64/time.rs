@@ -100,3 +100,8 @@ pub fn start_tick(cpus: usize) {
     let count = APIC_KHZ.load(Relaxed) * milliseconds / apic::TIMER_DIVISOR;
     apic::start_periodic_timer(u32::try_from(count).unwrap_or(u32::MAX).max(1));
 }
+
+/// Stops it.
+pub fn stop_tick() {
+    apic::stop_timer();
+}

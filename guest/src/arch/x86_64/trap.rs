@@ -2,7 +2,7 @@
 //! concerns. Exceptions are the end of the kernel: they are printed and become a panic.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use nmiscope_guest::sync;
 
@@ -104,6 +104,8 @@ percpu! {
     static tick_heartbeat: AtomicU64 = AtomicU64::new(0);
     /// All interrupts that this CPU has taken, ticks among them; no exceptions and no NMIs.
     static irq_count: AtomicU64 = AtomicU64::new(0);
+    /// What to run in a reschedule interrupt; null for nothing.
+    static reschedule_hook: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
     /// The CPU has taken an exception: it is not going to return from it.
     static in_exception: AtomicU32 = AtomicU32::new(0);
 }
@@ -129,7 +131,11 @@ fn interrupt(vector: u8) {
             sync::answer_calls::<X86>();
         }
         vector::SPURIOUS => {}
-        // vector::RESCHEDULE among them: that the CPU has woken up is all it is for.
+        vector::RESCHEDULE => {
+            // That the CPU has woken up is all it is for.
+            apic::end_of_interrupt();
+            run_reschedule_hook();
+        }
         _ => apic::end_of_interrupt(),
     }
 }
@@ -137,6 +143,20 @@ fn interrupt(vector: u8) {
 /// Counts one more of what only this CPU counts: no locked instruction is needed.
 fn advance(counter: &AtomicU64) {
     counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
+}
+
+/// Has this CPU run `hook` in each reschedule interrupt from now on: how a workload gets into one.
+pub fn set_reschedule_hook(hook: fn()) {
+    reschedule_hook.this().store(hook as *mut (), Relaxed);
+}
+
+fn run_reschedule_hook() {
+    let hook = reschedule_hook.this().load(Relaxed);
+    if !hook.is_null() {
+        // SAFETY: `set_reschedule_hook` is the only writer, and stores functions of this type.
+        let hook = unsafe { core::mem::transmute::<*mut (), fn()>(hook) };
+        hook();
+    }
 }
 
 /// How often this CPU's timer has ticked.

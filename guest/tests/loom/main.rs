@@ -11,6 +11,7 @@
 mod cross_call;
 mod locks;
 mod printk;
+mod sched;
 
 use std::cell::Cell;
 

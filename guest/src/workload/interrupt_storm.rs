@@ -1,9 +1,9 @@
-//! Hangs CPU n/2 under interrupts: the handler of one asks for the next, so that nothing else gets to run
-//! but the tick, which comes first. The others idle.
+//! Hangs CPU n/2 under interrupts: the handler of one asks for the next, so that what it interrupts gets
+//! nowhere. The tick comes first, and goes on. The others idle.
 //!
 //! Expect: soft-lockup
 //! Blamed: n/2
-//! Frames: n/2: cpu_main
+//! Frames: n/2: compute, cpu_main
 //! Frames: others: cpu_main
 
 use super::{Next, Workload, is_culprit};
@@ -15,8 +15,18 @@ fn step(cpu: usize) -> Next {
     if is_culprit(cpu) {
         machine::set_reschedule_hook(ask_for_the_next);
         ask_for_the_next();
+        compute();
     }
     Next::Wait
+}
+
+/// A moment's work. A processor takes the next interrupt as soon as a handler returns; an emulator may
+/// execute an instruction in between.
+#[inline(never)]
+fn compute() {
+    for round in 0..1_000_000_u32 {
+        core::hint::black_box(round);
+    }
 }
 
 #[inline(never)]

@@ -169,9 +169,14 @@ pub struct Guard<'a, T, R: RawLock, C> {
     lock: &'a Lock<T, R, C>,
 }
 
-impl<T, R: RawLock, C> Guard<'_, T, R, C> {
-    pub(super) fn raw(&self) -> &R {
-        &self.lock.raw
+impl<'a, T, R: RawLock, C> Guard<'a, T, R, C> {
+    /// The data cannot be reached by this guard any more, and the raw lock is still to be left: for
+    /// one who has a way of his own to do that.
+    pub(super) fn into_raw(self) -> &'a R {
+        let lock = self.lock;
+        core::mem::forget(self);
+        lock.record.released();
+        &lock.raw
     }
 }
 

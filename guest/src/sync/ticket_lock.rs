@@ -53,17 +53,18 @@ impl<T, C> TicketGuard<'_, T, C> {
     /// Gives the lock back as a holder does that gives it back twice: the next one in line is left
     /// out, and waits for good. For those that want to see that.
     pub fn release_twice(self) {
-        let raw = self.raw();
+        let raw = self.into_raw();
         let turn = raw.serving.load(Ordering::Relaxed);
-        // What is left of the two is what dropping the guard does. No ticket is served twice, and
-        // this one has been given out, or is going to be, to one that never sees it.
-        raw.serving.store(turn.wrapping_add(1), Ordering::Relaxed);
+        // At once, and not one after the other: the one in line may be quick enough to get in
+        // between, and a second one would after that.
+        raw.serving.store(turn.wrapping_add(2), Ordering::Release);
     }
 }
 
 // SAFETY: every ticket is given out once until the words have wrapped around, which takes four
-// billion waiters; whoever enters has the one in `serving`, and only `leave` moves that on. Each
-// entry has read `serving` with an acquire, and `leave` stores it with a release.
+// billion waiters; whoever enters has the one in `serving`, and only `leave` and `release_twice`
+// move that on, each once for an entry, and never back. Each entry has read `serving` with an
+// acquire, and both store it with a release.
 unsafe impl RawLock for RawTicketLock {
     const KIND: u32 = LOCK_TICKET;
 

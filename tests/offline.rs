@@ -15,8 +15,16 @@ use nmiscope::report::{Answer, Outcome, Report, Source};
 use nmiscope_symbolizer::Image;
 use proptest::prelude::*;
 
-const CORES: [&str; 6] =
-    ["abba-deadlock", "nmi-stuck", "corrupt-stack", "null-deref", "deep-stack", "halt-irqs-off"];
+const CORES: [&str; 8] = [
+    "abba-deadlock",
+    "nmi-stuck",
+    "corrupt-stack",
+    "null-deref",
+    "deep-stack",
+    "halt-irqs-off",
+    "mutex-deadlock",
+    "ipi-wait",
+];
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/offline")

@@ -168,13 +168,13 @@ impl Ages {
     }
 
     /// How long a task has waited for the same.
-    pub(super) fn task(&self, task: u32) -> Duration {
-        self.tasks.get(task as usize).map_or(Duration::ZERO, Still::own)
+    pub(super) fn task(&self, task: u32) -> Age {
+        self.tasks.get(task as usize).map_or_else(Age::default, |task| task.age)
     }
 
     /// How long a lock has had the same holder, or none.
-    pub(super) fn lock(&self, address: u64) -> Duration {
-        self.locks.get(&address).map_or(Duration::ZERO, Still::own)
+    pub(super) fn lock(&self, address: u64) -> Age {
+        self.locks.get(&address).map_or_else(Age::default, |lock| lock.age)
     }
 
     /// Whether a lock goes from hand to hand while somebody waits for it.

@@ -285,6 +285,18 @@ fn a_holder_that_spins_is_to_blame_and_not_those_who_wait_for_it() {
 }
 
 #[test]
+fn a_victim_is_one_too_if_the_host_hardly_runs_it() {
+    let mut scene = Scene::new(2);
+    scene.lock(0xa0, LockKind::Spin, Some(1));
+    scene.halts(1, false);
+    scene.cpu_waits(0, WaitFor::Lock(0xa0));
+    scene.hosted[0] = false;
+    let hang = only(scene.watch(LONG, still(&[0, 1], NOTHING)));
+    assert_eq!((hang.class, hang.blamed), (Class::DeadHalt, cpus(&[1])));
+    assert_eq!((hang.locks, hang.victims), (vec![0xa0], cpus(&[0])));
+}
+
+#[test]
 fn the_one_that_does_not_answer_a_call_is_to_blame() {
     let mut scene = Scene::new(4);
     scene.spins(3, false);

@@ -74,6 +74,14 @@ struct Group {
     edges: BTreeSet<Edge>,
 }
 
+impl Group {
+    fn with(mut self, other: Self) -> Self {
+        self.members.extend(other.members);
+        self.edges.extend(other.edges);
+        self
+    }
+}
+
 impl Evidence<'_> {
     /// What is wrong, if anything is.
     pub fn verdict(&self) -> Option<Verdict> {
@@ -98,12 +106,14 @@ impl Evidence<'_> {
     fn hangs(&self, kernel: &KernelState) -> Vec<Hang> {
         let graph = WaitGraph::new(kernel, self.ages, self.lasting());
         let groups = self.groups(kernel, &graph);
+        let mut suffering = self.groups(kernel, &graph.by_the_clock());
         let explained: BTreeSet<Node> =
             groups.values().flat_map(|group| group.members.iter().copied()).collect();
         let mut found: Vec<(Class, Duration, Hang)> = groups
             .into_iter()
             .filter_map(|(root, group)| {
                 let (class, age) = self.classify(kernel, &root, &group)?;
+                let group = group.with(suffering.remove(&root).unwrap_or_default());
                 Some((class, age, hang_of(Some(kernel), class, age, &root, group)))
             })
             .collect();
@@ -166,7 +176,7 @@ impl Evidence<'_> {
             Node::Lock(address) if !self.ages.changes_hands(address) => {
                 let holder = kernel.locks.get(&address)?.holder;
                 let held = holder.map(|_| self.ages.lock(address));
-                self.waited_for(kernel, address).chain(held).min()
+                self.waited_for(kernel, address).chain(held.map(|age| age.own)).min()
             }
             _ => None,
         });
@@ -185,7 +195,7 @@ impl Evidence<'_> {
             .zip(&kernel.tasks)
             .filter(move |(_, task)| task.as_ref().is_some_and(|task| wants(&task.wait)));
         let cpus = cpus.map(|(cpu, _)| self.ages.cpu(cpu).wait.own());
-        cpus.chain(tasks.map(|(task, _)| self.ages.task(task)))
+        cpus.chain(tasks.map(|(task, _)| self.ages.task(task).own))
     }
 
     /// How long somebody who waits has waited.
@@ -199,7 +209,7 @@ impl Evidence<'_> {
                 let task = kernel.task(number)?;
                 let waits = |what| matches!(what, WaitFor::Lock(_) | WaitFor::Call(_));
                 let waits = task.wait.as_ref().is_some_and(|wait| waits(wait.what));
-                (waits && task.state == TaskState::Blocked).then(|| self.ages.task(number))
+                (waits && task.state == TaskState::Blocked).then(|| self.ages.task(number).own)
             }
             Node::Lock(_) => None,
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::ages::Ages;
+use super::ages::{Age, Ages};
 use super::observation::{KernelState, LockKind, TaskState, Wait, WaitFor};
 
 /// Somebody, or something, in the graph.
@@ -63,12 +63,24 @@ pub struct WaitGraph<'a> {
     ages: &'a Ages,
     /// A wait younger than this is just a wait.
     lasting: Duration,
+    /// By the clock, and not by the own time of those who wait.
+    by_the_clock: bool,
 }
 
 impl<'a> WaitGraph<'a> {
     /// The graph of waits that have lasted for `lasting`.
     pub fn new(kernel: &'a KernelState, ages: &'a Ages, lasting: Duration) -> Self {
-        Self { kernel, ages, lasting }
+        Self { kernel, ages, lasting, by_the_clock: false }
+    }
+
+    /// The same of waits that have lasted for so long by the clock: who suffers from what is found, and
+    /// is not run by the host all the time.
+    pub fn by_the_clock(self) -> Self {
+        Self { by_the_clock: true, ..self }
+    }
+
+    fn has_lasted(&self, age: Age) -> bool {
+        (if self.by_the_clock { age.wall } else { age.own }) >= self.lasting
     }
 
     /// Whom a node waits for, if for anybody.
@@ -94,7 +106,7 @@ impl<'a> WaitGraph<'a> {
             }
             Node::Lock(address) => {
                 let lock = self.kernel.locks.get(&address)?;
-                let holder = lock.holder.filter(|_| self.ages.lock(address) >= self.lasting)?;
+                let holder = lock.holder.filter(|_| self.has_lasted(self.ages.lock(address)))?;
                 let holder = match lock.kind {
                     LockKind::Mutex => Node::Task(holder),
                     _ => Node::Cpu(holder),
@@ -106,12 +118,12 @@ impl<'a> WaitGraph<'a> {
 
     fn lasting_wait_of_cpu(&self, cpu: u32) -> Option<&'a Wait> {
         let wait = self.kernel.cpu(cpu)?.wait.as_ref()?;
-        (self.ages.cpu(cpu).wait.own() >= self.lasting).then_some(wait)
+        self.has_lasted(self.ages.cpu(cpu).wait.age).then_some(wait)
     }
 
     fn lasting_wait_of_task(&self, task: u32) -> Option<&'a Wait> {
         let wait = self.kernel.task(task)?.wait.as_ref()?;
-        (self.ages.task(task) >= self.lasting).then_some(wait)
+        self.has_lasted(self.ages.task(task)).then_some(wait)
     }
 
     /// CPUs and tasks that have waited long for a lock or a CPU.

@@ -37,6 +37,8 @@ core corrupt-stack 2 3
 core null-deref 2 4
 core deep-stack 2 3
 core halt-irqs-off 2 3
+core mutex-deadlock 2 3
+core ipi-wait 3 3
 
 cd ../..
 NMISCOPE_UPDATE=1 cargo test --locked --test offline

@@ -9,8 +9,9 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
-use common::corpus::{Expected, ROWS, Row};
+use common::corpus::{Expected, ROWS, Row, promises};
 use common::*;
+use nmiscope::report::{Backtrace, Report};
 
 /// More would take cores from each other.
 const AT_A_TIME: usize = 2;
@@ -18,14 +19,49 @@ const AT_A_TIME: usize = 2;
 fn faults(row: &Row, cpus: u32) -> Vec<String> {
     let run = run_workload(row.name, cpus).args(["--serial", "none", "--hang-after", "1s"]);
     let run = match row.expected() {
-        Expected::Healthy => run.args(["--stop-after", "4s"]),
+        Expected::Healthy => run.args(["--nmi-after", "2s", "--stop-after", "4s"]),
         expected if expected.name() == "boot-stall" => run.args(["--ready-within", "2s"]),
         _ => run.args(["--stop-after", "30s"]),
     };
     let finished = run.run();
-    let faults = row.faults(&finished.report(), cpus);
+    let report = finished.report();
     let told = |fault: String| format!("{}/{cpus}: {fault}\n{}", row.name, finished.all());
-    faults.into_iter().map(told).collect()
+    row.faults(&report, cpus).into_iter().chain(broken_promises(row, &report)).map(told).collect()
+}
+
+/// Stacks that are not what the head of the row's file says.
+fn broken_promises(row: &Row, report: &Report) -> Vec<String> {
+    let stacks = report.backtraces.iter().flat_map(|backtrace| promised_stacks(row, backtrace));
+    let broken = stacks.filter(|(_, wanted, found)| !is_subsequence(wanted, found));
+    broken.map(|(whose, wanted, found)| format!("{whose}: {found:?}, not {wanted:?}")).collect()
+}
+
+/// Each stack that the head speaks of: whose, what is to be there, and what is.
+fn promised_stacks(
+    row: &Row,
+    backtrace: &Backtrace,
+) -> Vec<(String, Vec<&'static str>, Vec<String>)> {
+    let mut stacks = Vec::new();
+    for promise in promises(row.source, backtrace.cpus.len() as u32) {
+        for cpu in promise.cpus.iter().map(|&cpu| &backtrace.cpus[cpu as usize]) {
+            let look = ("look", seen_functions(cpu));
+            // Who takes no NMI is `live`'s business; and where a CPU gets on, the NMI may come while
+            // a function has no frame for the guest to see.
+            let speaks = answered(cpu) && row.expected() != Expected::Healthy;
+            let word = speaks.then(|| ("word", functions(cpu)));
+            for (witness, found) in word.into_iter().chain([look]) {
+                let whose = format!("{witness} of cpu{}", cpu.cpu);
+                stacks.push((whose, promise.functions.clone(), found));
+            }
+        }
+        if let Some(name) = promise.task {
+            let task = backtrace.tasks.iter().find(|task| task.name == name);
+            let frames = task.and_then(|task| task.look.as_ref()).map(|look| &look.frames);
+            let found = frames.into_iter().flatten().flat_map(frame_functions).collect();
+            stacks.push((format!("task {name}"), promise.functions, found));
+        }
+    }
+    stacks
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod common;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
+use common::corpus::promises;
 use common::*;
 use nmiscope::report::{Backtrace, CpuState, Fact, Finding, FoundBy, Outcome, Report, Reservation};
 
@@ -47,36 +48,6 @@ impl Culprit {
 
 const HALF: Ending = Ending::Hang(&[Culprit::Half]);
 const FIRST_TWO: Ending = Ending::Hang(&[Culprit::Number(0), Culprit::Number(1)]);
-
-/// A promise of a workload's head: on these CPUs, these functions, innermost first.
-struct Promise {
-    cpus: Vec<u32>,
-    functions: Vec<&'static str>,
-}
-
-/// The promises of a workload's file for that number of CPUs.
-fn promises(source: &'static str, cpus: u32) -> Vec<Promise> {
-    let lines = source.lines().filter_map(|line| line.strip_prefix("//! Frames: "));
-    let parts: Vec<(&str, Vec<&str>)> = lines
-        .map(|line| {
-            let (place, functions) = line.split_once(": ").expect("WHERE: FUNCTIONS");
-            (place, functions.split(", ").map(str::trim).collect())
-        })
-        .collect();
-    let named = |place: &str| match place {
-        "others" => None,
-        "n/2" => Some(cpus / 2),
-        number => Some(number.parse().expect("a CPU's number")),
-    };
-    let taken: Vec<u32> = parts.iter().filter_map(|(place, _)| named(place)).collect();
-    parts
-        .into_iter()
-        .map(|(place, functions)| {
-            let others = || (0..cpus).filter(|cpu| !taken.contains(cpu)).collect();
-            Promise { cpus: named(place).map_or_else(others, |cpu| vec![cpu]), functions }
-        })
-        .collect()
-}
 
 /// `crashed` is the CPU that was reset, and so has nothing left to say.
 #[track_caller]

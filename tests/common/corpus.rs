@@ -4,10 +4,12 @@
 //! * `Expect: CLASS`: a class of hangs, `panic`, `triple-fault`, `exit N`, or `healthy`;
 //! * `Blamed: WHO, ...`: who is to blame; `Victims: WHO, ...`: who suffers from it;
 //! * `Locks: NAME, ...`: which locks have to do with it;
-//! * `Cpus: N..`: how many CPUs it takes; from 1 where it does not say.
+//! * `Cpus: N..`: how many CPUs it takes; from 1 where it does not say;
+//! * `Frames: WHO: FUNCTION, FUNCTION, ...`: what is on a stack, innermost first, with or without
+//!   others in between; of two or more functions with `|` between them, one.
 //!
 //! WHO is a CPU's number, `n/2` (half the number of CPUs, rounded down), `last`, `others` (all CPUs
-//! that are not to blame), or `task NAME`.
+//! that are not to blame; of frames, those that no other line speaks of), or `task NAME`.
 
 use std::collections::BTreeSet;
 
@@ -20,6 +22,14 @@ use nmiscope::report::{CrashCause, Hang, Outcome, Report};
 pub struct Row {
     pub name: &'static str,
     pub source: &'static str,
+}
+
+/// A promise of a workload's head: on these CPUs, or in this task, these functions, innermost first.
+#[derive(Debug)]
+pub struct Promise {
+    pub cpus: Vec<u32>,
+    pub task: Option<&'static str>,
+    pub functions: Vec<&'static str>,
 }
 
 /// What is to be said of a run.
@@ -90,6 +100,34 @@ rows! {
     "triple-fault": "triple_fault.rs",
 }
 
+/// The promises of a workload's file for that number of CPUs.
+#[allow(dead_code, reason = "who only counts verdicts looks at no stacks")]
+pub fn promises(source: &'static str, cpus: u32) -> Vec<Promise> {
+    let lines = source.lines().filter_map(|line| line.strip_prefix("//! Frames: "));
+    let parts: Vec<(&str, &str)> =
+        lines.map(|line| line.split_once(": ").expect("WHO: FUNCTIONS")).collect();
+    let named = |who: &str| match who {
+        "n/2" => Some(cpus / 2),
+        "last" => Some(cpus - 1),
+        who => who.parse().ok(),
+    };
+    let taken: Vec<u32> = parts.iter().filter_map(|(who, _)| named(who)).collect();
+    parts
+        .into_iter()
+        .map(|(who, functions)| {
+            let task = who.strip_prefix("task ");
+            let others = || (0..cpus).filter(|cpu| !taken.contains(cpu)).collect();
+            let cpus = match (named(who), task) {
+                (Some(cpu), _) => vec![cpu],
+                (None, Some(_)) => Vec::new(),
+                (None, None) if who == "others" => others(),
+                (None, None) => panic!("{who:?} is nobody"),
+            };
+            Promise { cpus, task, functions: functions.split(", ").map(str::trim).collect() }
+        })
+        .collect()
+}
+
 impl Row {
     /// A line of the head.
     fn label(&self, label: &str) -> Option<&'static str> {
@@ -154,10 +192,23 @@ impl Row {
         match (expected, &report.hangs[..]) {
             (Expected::Hang(_), [hang]) => faults.extend(self.faults_of_hang(hang, cpus)),
             (Expected::Hang(_), hangs) => faults.push(format!("{} hangs", hangs.len())),
+            (Expected::Panic | Expected::TripleFault, []) => {
+                faults.extend(self.fault_of_end(report, cpus));
+            }
             (_, []) => {}
             (_, hangs) => faults.push(format!("a false alarm: {}", hangs[0].class)),
         }
         faults
+    }
+
+    /// An end has a CPU too.
+    fn fault_of_end(&self, report: &Report, cpus: u32) -> Option<String> {
+        let (Outcome::Panic { cpu, .. } | Outcome::Crash { cpu, .. }) = report.outcome else {
+            return None;
+        };
+        let found = BTreeSet::from([format!("cpu{cpu}")]);
+        let wanted = self.parties("Blamed", cpus);
+        (found != wanted).then(|| format!("on {found:?} instead of {wanted:?}"))
     }
 
     fn faults_of_hang(&self, hang: &Hang, cpus: u32) -> Vec<String> {

@@ -6,6 +6,7 @@
 //! Victims: 0
 //! Cpus: 2..
 //! Frames: 0: cpu_main
+//! Frames: last: never_arrive, cpu_main
 //! Frames: others: cpu_main
 
 use super::{Next, Workload, spin_for_good};

@@ -5,6 +5,7 @@
 //! buffer holds what the handler had printed before.
 //!
 //! Expect: panic
+//! Blamed: n/2
 //! Frames: n/2: step, cpu_main
 //! Frames: others: cpu_main
 

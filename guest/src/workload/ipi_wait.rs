@@ -6,6 +6,7 @@
 //! Victims: 0
 //! Cpus: 2..
 //! Frames: 0: smp_call_function_single, call_the_last, cpu_main
+//! Frames: last: hear_nothing, cpu_main
 //! Frames: others: cpu_main
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -40,4 +41,6 @@ fn call_the_last(last: usize) {
         core::hint::spin_loop();
     }
     machine::smp_call_function_single(last, |_| {}, 0);
+    // So that the call is not the last thing done here, and this is on the stack.
+    core::hint::black_box(last);
 }

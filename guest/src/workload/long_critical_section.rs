@@ -1,20 +1,29 @@
-//! Healthy: the CPUs take turns at a lock, and each keeps it for 0.45 s. With many of them that is a
-//! long wait, so only the first two do; the others idle.
+//! Healthy: CPU n/2 holds a lock for 0.6 s, again and again, and all others wait for it meanwhile. It
+//! does not begin anew before each of them has had its turn.
 //!
 //! Expect: healthy
+//! Frames: n/2: cpu_main
 //! Frames: others: cpu_main
 
-use super::{Next, Workload, compute_for};
-use crate::sync::TicketLock;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use super::{Next, Workload, compute_for, is_culprit};
+use crate::sync::SpinLock;
 
 pub static WORKLOAD: Workload = Workload { name: "long-critical-section", min_cpus: 1, step };
 
-static LEDGER_LOCK: TicketLock<u64> = TicketLock::new(0);
+static LEDGER_LOCK: SpinLock<u64> = SpinLock::new(0);
+/// How many want the lock: it is not fair, and who is late would wait for the next section too.
+static IN_LINE: AtomicU32 = AtomicU32::new(0);
 
 fn step(cpu: usize) -> Next {
-    if cpu < 2 {
+    if !is_culprit(cpu) {
+        IN_LINE.fetch_add(1, Relaxed);
+        *LEDGER_LOCK.lock() += 1;
+        IN_LINE.fetch_sub(1, Relaxed);
+    } else if IN_LINE.load(Relaxed) == 0 {
         let mut ledger = LEDGER_LOCK.lock();
-        compute_for(450_000_000);
+        compute_for(600_000_000);
         *ledger += 1;
     }
     Next::Wait

@@ -5,6 +5,7 @@
 //! Blamed: n/2
 //! Frames: n/2: cpu_main
 //! Frames: others: cpu_main
+//! Frames: task worker: schedule, sleep_on, work, task_main
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 

@@ -6,7 +6,10 @@
 //! Locks: INODE_MUTEX, JOURNAL_MUTEX
 //! Frames: 0: cpu_main
 //! Frames: others: cpu_main
+//! Frames: task reader: schedule, lock, take_both, read, task_main
+//! Frames: task writer: schedule, lock, take_both, write, task_main
 
+use core::hint::black_box;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use nmiscope_guest::sched;
@@ -32,16 +35,17 @@ fn step(cpu: usize) -> Next {
 
 #[inline(never)]
 fn read(_: usize) {
-    take_both(&INODE_MUTEX, &JOURNAL_MUTEX);
+    // The sum is wanted after the call, so that the call is not the last thing done here.
+    black_box(take_both(&INODE_MUTEX, &JOURNAL_MUTEX));
 }
 
 #[inline(never)]
 fn write(_: usize) {
-    take_both(&JOURNAL_MUTEX, &INODE_MUTEX);
+    black_box(take_both(&JOURNAL_MUTEX, &INODE_MUTEX));
 }
 
 #[inline(never)]
-fn take_both(first: &'static Mutex<u64>, second: &'static Mutex<u64>) {
+fn take_both(first: &'static Mutex<u64>, second: &'static Mutex<u64>) -> u64 {
     static HAVE_FIRST: AtomicU32 = AtomicU32::new(0);
     let mut held = first.lock();
     HAVE_FIRST.fetch_add(1, Relaxed);
@@ -49,4 +53,5 @@ fn take_both(first: &'static Mutex<u64>, second: &'static Mutex<u64>) {
         sched::yield_now::<X86>();
     }
     *held += *second.lock();
+    *held
 }

@@ -8,6 +8,7 @@
 //! Cpus: 2..
 //! Frames: n/2: hold_and_spin, task_main
 //! Frames: others: cpu_main
+//! Frames: task waiter: schedule, lock, wait_for_holder, task_main
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 

@@ -1,6 +1,7 @@
 //! Panics on CPU n/2 while it prints why it panics. The others idle.
 //!
 //! Expect: panic
+//! Blamed: n/2
 //! Frames: n/2: rust_begin_unwind, fmt, rust_begin_unwind, give_up_twice, cpu_main
 //! Frames: others: cpu_main
 

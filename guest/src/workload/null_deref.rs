@@ -1,6 +1,7 @@
 //! Panics on CPU n/2, which reads address 0. The others idle.
 //!
 //! Expect: panic
+//! Blamed: n/2
 //! Frames: n/2: rust_begin_unwind, exception, trap_entry, follow, cpu_main
 //! Frames: others: cpu_main
 

@@ -1,6 +1,7 @@
 //! Panics on CPU n/2. The others idle.
 //!
 //! Expect: panic
+//! Blamed: n/2
 //! Frames: n/2: rust_begin_unwind, give_up, cpu_main
 //! Frames: others: cpu_main
 

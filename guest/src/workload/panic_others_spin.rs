@@ -1,6 +1,7 @@
 //! Panics on CPU n/2 while all others spin with interrupts off.
 //!
 //! Expect: panic
+//! Blamed: n/2
 //! Frames: n/2: rust_begin_unwind, give_up_alone, cpu_main
 //! Frames: others: look_away, cpu_main
 

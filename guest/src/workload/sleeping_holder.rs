@@ -7,6 +7,8 @@
 //! Victims: task waiter
 //! Frames: 0: cpu_main
 //! Frames: others: cpu_main
+//! Frames: task sleeper: schedule, wait_event, hold_and_sleep, task_main
+//! Frames: task waiter: schedule, lock, want_the_cache, task_main
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 

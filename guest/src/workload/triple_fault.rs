@@ -1,6 +1,7 @@
 //! Resets the machine from CPU n/2: an exception without a handler table. The others idle.
 //!
 //! Expect: triple-fault
+//! Blamed: n/2
 //! Frames: others: cpu_main
 
 use super::{Next, Workload, is_culprit};

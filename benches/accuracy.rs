@@ -2,6 +2,7 @@
 //! `just accuracy --help` for less than all of it. Prints what docs/accuracy.md has.
 
 #[path = "../tests/common/corpus.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
 mod corpus;
 
 use std::collections::BTreeMap;
@@ -44,9 +45,12 @@ struct Arguments {
     /// Stop the healthy ones in the middle (SIGSTOP), for so long in seconds
     #[arg(long, default_value_t = 0)]
     stop: u64,
-    /// The program
-    #[arg(long, default_value = env!("CARGO_BIN_EXE_nmiscope"))]
-    program: String,
+    /// The program [default: the one of this build, or that in NMISCOPE_TEST_BIN]
+    #[arg(long)]
+    program: Option<String>,
+    /// Only the healthy rows
+    #[arg(long)]
+    only_healthy: bool,
     /// cargo says this to a benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -67,12 +71,15 @@ struct Ended {
     text: String,
     /// From the bound's expiry to the verdict, of the time that the tool saw.
     delay: Option<Duration>,
+    signature: Option<String>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let is_wanted = |row: &Row| {
-        arguments.rows.is_empty() || arguments.rows.iter().any(|wanted| wanted == row.name)
+        let named =
+            arguments.rows.is_empty() || arguments.rows.iter().any(|wanted| wanted == row.name);
+        named && (row.expected() == Expected::Healthy || !arguments.only_healthy)
     };
     let cpus = |row: &'static Row| {
         let counts = arguments.cpus.iter().copied().filter(|&cpus| cpus >= row.min_cpus());
@@ -131,7 +138,7 @@ fn run_one(run: Run, arguments: &Arguments) -> Ended {
     let json = folder.path().join("report.json");
     let healthy = run.row.expected() == Expected::Healthy;
     let bound = format!("lock-wait={}", arguments.hang_after);
-    let mut command = Command::new(&arguments.program);
+    let mut command = Command::new(program(arguments));
     command
         .args(["run", "--serial", "none", "--cpus", &run.cpus.to_string()])
         .args(["--workload", run.row.name, "--hang-after", &arguments.hang_after])
@@ -153,14 +160,22 @@ fn run_one(run: Run, arguments: &Arguments) -> Ended {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     match read(&json) {
         Err(reason) => {
-            Ended { run, found: "nothing".into(), faults: vec![reason], text, delay: None }
+            let (found, faults) = ("nothing".into(), vec![reason]);
+            Ended { run, found, faults, text, delay: None, signature: None }
         }
         Ok(report) => {
             let found = corpus::found(&report).map_or_else(|| "other".into(), Expected::name);
             let faults = run.row.faults(&report, run.cpus);
-            Ended { run, found, faults, text, delay: delay(&report, &arguments.hang_after) }
+            let delay = delay(&report, &arguments.hang_after);
+            let signature = report.hangs.first().map(|hang| hang.signature.clone());
+            Ended { run, found, faults, text, delay, signature }
         }
     }
+}
+
+fn program(arguments: &Arguments) -> String {
+    let given = arguments.program.clone().or_else(|| std::env::var("NMISCOPE_TEST_BIN").ok());
+    given.unwrap_or_else(|| env!("CARGO_BIN_EXE_nmiscope").into())
 }
 
 fn read(json: &Path) -> Result<Report, String> {
@@ -223,6 +238,7 @@ fn told(ended: &[Ended], took: Duration) -> String {
             longest.as_secs_f64() * 1000.0
         );
     }
+    text.push_str(&signatures(ended));
     text.push_str(&matrix(ended));
     for wrong in ended.iter().filter(|ended| !ended.faults.is_empty()) {
         let Run { row, cpus } = wrong.run;
@@ -230,6 +246,29 @@ fn told(ended: &[Ended], took: Duration) -> String {
         let _ = writeln!(text, "```\n{}```", wrong.text);
     }
     text
+}
+
+/// How many rows had the same signature in every run.
+fn signatures(ended: &[Ended]) -> String {
+    let mut by_row: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
+    for ended in ended {
+        if let Some(signature) = &ended.signature {
+            *by_row.entry(ended.run.row.name).or_default().entry(signature).or_default() += 1;
+        }
+    }
+    if by_row.is_empty() {
+        return String::new();
+    }
+    let several = by_row.iter().filter(|(_, signatures)| signatures.len() > 1);
+    let several: Vec<String> =
+        several.map(|(row, signatures)| format!("{row} ({})", signatures.len())).collect();
+    let same = by_row.len() - several.len();
+    let others = if several.is_empty() {
+        String::new()
+    } else {
+        format!("; more than one: {}", several.join(", "))
+    };
+    format!("\n{same} of {} hanging rows have one signature{others}.\n", by_row.len())
 }
 
 /// Rows are what is, columns what was said.

@@ -10,9 +10,9 @@ use sha2::{Digest, Sha256};
 use crate::hang::Class;
 use crate::report::Frame;
 
-/// Functions that are left out at the inner end of a stack, by the start of their path: this
-/// kernel's, those of Rust's core, and Linux's.
-const GENERIC: [&str; 22] = [
+/// Functions that are left out, by the start of their path: this kernel's, those of Rust's core (which
+/// has methods of numbers too), and Linux's.
+const GENERIC: [&str; 26] = [
     "nmiscope_guest::sync::",
     "nmiscope_kernel::panic::",
     "nmiscope_kernel::sched::",
@@ -20,6 +20,10 @@ const GENERIC: [&str; 22] = [
     "nmiscope_guest::sched::",
     "core::",
     "<core::",
+    "<u",
+    "<i32",
+    "<i64",
+    "<isize",
     "<nmiscope_guest::sync::",
     "rust_begin_unwind",
     "rust_panic",
@@ -35,6 +39,21 @@ const GENERIC: [&str; 22] = [
     "__schedule",
     "panic",
     "smp_call_function_",
+];
+
+/// Functions that are left out at the outer end, by their whole path: how a CPU or a task came to where
+/// it does its work, which is another way for the first CPU than for the others.
+const START: [&str; 10] = [
+    "nmiscope_kernel::arch::x86_64::smp::enter",
+    "nmiscope_kernel::arch::x86_64::smp::boot_cpu_main",
+    "ap_main",
+    "task_start",
+    "start_secondary",
+    "secondary_startup_64_no_verify",
+    "rest_init",
+    "start_kernel",
+    "kthread",
+    "ret_from_fork",
 ];
 
 /// How many functions of a stack count, from the inner end: what is further out is how everything
@@ -63,9 +82,10 @@ pub fn of(class: Class, stacks: &[&[Frame]]) -> String {
 fn significant(class: Class, stack: &[Frame]) -> Vec<&str> {
     let start = if takes_interrupts(class) { after_interrupts(stack) } else { 0 };
     let functions = stack[start..].iter().flat_map(|frame| &frame.functions);
-    let names: Vec<&str> = functions.filter_map(|function| function.name.as_deref()).collect();
+    let names = functions.filter_map(|function| function.name.as_deref());
+    let names: Vec<&str> = names.take_while(|name| !START.contains(name)).collect();
     let own: Vec<&str> =
-        names.iter().copied().skip_while(|name| is_generic(name)).take(DEPTH).collect();
+        names.iter().copied().filter(|name| !is_generic(name)).take(DEPTH).collect();
     // All of it generic: then that is what there is.
     if own.is_empty() { names.into_iter().take(DEPTH).collect() } else { own }
 }
@@ -148,6 +168,18 @@ mod tests {
         let sign = |class, stack: &[Frame]| of(class, &[stack]);
         assert_eq!(sign(Class::SoftLockup, &spinning), sign(Class::SoftLockup, &in_tick));
         assert_ne!(sign(Class::HardLockup, &spinning), sign(Class::HardLockup, &in_tick));
+    }
+
+    #[test]
+    fn it_does_not_matter_on_which_cpu_it_is() {
+        let (boot, other) = (
+            vec![
+                frame(&["spin"], true),
+                frame(&["nmiscope_kernel::arch::x86_64::smp::boot_cpu_main"], false),
+            ],
+            vec![frame(&["spin"], true), frame(&["ap_main"], false)],
+        );
+        assert_eq!(of(Class::HardLockup, &[&boot]), of(Class::HardLockup, &[&other]));
     }
 
     #[test]

@@ -75,7 +75,7 @@ main() {
     programs=$(build "${wanted[@]}")
     make_job "$job" <<<"$programs"
     case ${1:-} in
-    -b) echo "$(cut -d ' ' -f 1 "$job/tests") --bench" >"$job/command" ;;
+    -b) echo "$(cut -d ' ' -f 1 "$job/tests") --bench ${*:3}" >"$job/command" ;;
     -c) printf '%s\n' "${2:?a command is wanted after -c}" >"$job/command" ;;
     '') ;;
     *) printf '%s\n' "$@" >"$job/arguments" ;;

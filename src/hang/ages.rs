@@ -85,7 +85,7 @@ pub struct CpuAges {
     pub interrupts_off: Still<bool>,
     /// The interrupts that it had taken when its main loop moved last.
     pub interrupts_before: u64,
-    /// Since its main loop or its tick moved last.
+    /// Since its main loop or its tick moved last, whichever did.
     pub nothing: Age,
 }
 

@@ -28,7 +28,7 @@ pub enum Class {
     Deadlock,
     /// A CPU halted with interrupts off: nothing but an NMI wakes it.
     DeadHalt,
-    /// A CPU takes no interrupts.
+    /// A CPU takes no timer interrupts and schedules nothing.
     HardLockup,
     /// A CPU takes interrupts, and schedules nothing.
     SoftLockup,

@@ -60,8 +60,8 @@ impl Detector {
     pub fn due_in(&self) -> Option<Duration> {
         let cpus = self.ages.cpus.iter().flat_map(|cpu| {
             [
-                (Class::HardLockup, cpu.tick.own()),
-                (Class::DeadHalt, cpu.tick.own()),
+                (Class::HardLockup, cpu.nothing.own),
+                (Class::DeadHalt, cpu.nothing.own),
                 (Class::SoftLockup, cpu.main_loop.own()),
                 (Class::Deadlock, cpu.wait.own()),
             ]

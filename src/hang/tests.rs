@@ -121,6 +121,7 @@ impl Scene {
 
 const ALL_MOVES: (bool, bool) = (true, true);
 const NO_LOOP: (bool, bool) = (true, false);
+const NO_TICK: (bool, bool) = (false, true);
 const NOTHING: (bool, bool) = (false, false);
 
 fn still(which: &[usize], how: (bool, bool)) -> impl Fn(usize) -> (bool, bool) {
@@ -166,6 +167,14 @@ fn a_tick_that_moves_makes_it_a_soft_lockup() {
     scene.spins(0, true);
     let hang = only(scene.watch(LONG, still(&[0], NO_LOOP)));
     assert_eq!((hang.class, hang.blamed), (Class::SoftLockup, cpus(&[0])));
+}
+
+/// It gets on, with its interrupts off nearly all the time: KVM may find no moment to inject one.
+#[test]
+fn a_cpu_that_gets_on_without_a_tick_does_not_hang() {
+    let mut scene = Scene::new(2);
+    scene.spins(0, false);
+    assert_eq!(scene.watch(10 * LONG, still(&[0], NO_TICK)), None);
 }
 
 #[test]
@@ -409,6 +418,31 @@ fn undone_work_is_a_lost_wakeup_where_the_cpu_idles_and_a_livelock_where_it_runs
         let hang = only(scene.watch(LONG, |_| ALL_MOVES));
         assert_eq!((hang.class, hang.blamed), (class, cpus(&[1])));
     }
+}
+
+#[test]
+fn a_verdict_waits_a_while_for_one_that_may_be_as_much_to_blame() {
+    // Both spin, and the host runs the second one a third of the time.
+    let mut scene = Scene::new(2);
+    for cpu in [0, 1] {
+        scene.spins(cpu, false);
+    }
+    let verdict = scene.watch_with(Bounds::new(Some(BOUND)), 2 * LONG, |scene, poll| {
+        scene.hosted[1] = poll % 3 == 0;
+        scene.pass(POLL, |_| NOTHING);
+    });
+    assert_eq!(verdict.as_ref().map(|(poll, _)| *poll), Some(15));
+    assert_eq!(only(verdict).blamed, cpus(&[0, 1]));
+
+    // Or never: that is no reason to say nothing of the first one.
+    let mut scene = Scene::new(2);
+    for cpu in [0, 1] {
+        scene.spins(cpu, false);
+    }
+    scene.hosted[1] = false;
+    let verdict = scene.watch(2 * LONG, |_| NOTHING);
+    assert_eq!(verdict.as_ref().map(|(poll, _)| *poll), Some(20));
+    assert_eq!(only(verdict).blamed, cpus(&[0]));
 }
 
 #[test]

@@ -118,14 +118,41 @@ impl Evidence<'_> {
             })
             .collect();
         found.extend(self.undone(kernel, &explained));
-        self.merge(found)
+        let hangs = self.merge(found);
+        let known: BTreeSet<Node> = hangs
+            .iter()
+            .flat_map(|hang| hang.blamed.iter().chain(&hang.victims).copied())
+            .collect();
+        let cpus = 0..kernel.cpus.len() as u32;
+        let mut others = cpus.filter(|&cpu| !known.contains(&Node::Cpu(cpu)));
+        // It may be as much to blame. Not forever: it may also be one that the host never runs.
+        let early =
+            |hang: &Hang| self.bounds.of(hang.class).is_some_and(|bound| hang.age < bound * 2);
+        if hangs.iter().all(early) && others.any(|cpu| self.is_undecided(cpu)) {
+            return Vec::new();
+        }
+        hangs
+    }
+
+    /// Whether a CPU stands still by the clock, and has not been run for long enough to tell.
+    fn is_undecided(&self, cpu: u32) -> bool {
+        let ages = self.ages.cpu(cpu);
+        let rows = [
+            (self.class_of_still(cpu), ages.nothing),
+            (Class::SoftLockup, ages.main_loop.age),
+            (Class::Livelock, ages.work.age),
+        ];
+        let undecided = |(class, age): (Class, Age)| {
+            self.is_half_due(class, age.wall) && !self.is_half_due(class, age.own)
+        };
+        rows.into_iter().any(undecided)
     }
 
     /// Everybody who stands still or waits, by whom they wait for in the end.
     fn groups(&self, kernel: &KernelState, graph: &WaitGraph<'_>) -> BTreeMap<Root, Group> {
         let still = (0..kernel.cpus.len() as u32).filter(|&cpu| {
             let ages = self.ages.cpu(cpu);
-            self.is_half_due(self.class_of_still(cpu), ages.tick.own())
+            self.is_half_due(self.class_of_still(cpu), ages.nothing.own)
                 || self.is_half_due(Class::SoftLockup, ages.main_loop.own())
         });
         let mut groups = BTreeMap::<Root, Group>::new();
@@ -154,8 +181,8 @@ impl Evidence<'_> {
             &Root::One(Node::Cpu(cpu)) => {
                 let ages = self.ages.cpu(cpu);
                 let still = self.class_of_still(cpu);
-                if self.is_half_due(still, ages.tick.own()) {
-                    Some((still, ages.tick.own()))
+                if self.is_half_due(still, ages.nothing.own) {
+                    Some((still, ages.nothing.own))
                 } else if self.is_half_due(Class::SoftLockup, ages.main_loop.own()) {
                     Some((Class::SoftLockup, ages.main_loop.own()))
                 } else {
@@ -344,7 +371,7 @@ impl Evidence<'_> {
         })
     }
 
-    /// What a CPU is whose tick stands still. As long as nobody has looked, what is due first.
+    /// What a CPU is of which nothing moves, neither its tick nor its main loop. As long as nobody has looked, what is due first.
     fn class_of_still(&self, cpu: u32) -> Class {
         match self.now.vcpus.get(cpu as usize).and_then(|vcpu| vcpu.sample) {
             Some(sample) if sample.halted && !sample.interrupts_on => Class::DeadHalt,

@@ -94,3 +94,18 @@ fn every_workload_is_in_the_corpus_with_its_number_of_cpus() {
         row.expected();
     }
 }
+
+#[test]
+fn the_heads_of_the_workloads_speak_of_the_stack_of_each_cpu() {
+    for Row { name, source } in ROWS {
+        let mut promised: Vec<u32> =
+            promises(source, 8).into_iter().flat_map(|promise| promise.cpus).collect();
+        promised.sort_unstable();
+        let with_a_stack = match *name {
+            "exit" => 0..0,
+            "boot-stall" => 0..1,
+            _ => 0..8,
+        };
+        assert_eq!(promised, Vec::from_iter(with_a_stack), "{name}");
+    }
+}

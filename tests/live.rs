@@ -201,11 +201,6 @@ macro_rules! workloads {
                 }
             }
         )*
-
-        /// Sources with their names, for a look at all of them.
-        const WORKLOADS: &[(&str, &str)] = &[
-            $(($name, include_str!(concat!("../guest/src/workload/", $file)))),*
-        ];
     };
 }
 
@@ -385,19 +380,6 @@ fn facts_of_culprit(report: &Report) -> Vec<&Fact> {
     let culprit = format!("cpu{}", report.machine.vcpus / 2);
     let evidence = only_hang(report).evidence.iter();
     evidence.filter(|evidence| evidence.of == culprit).map(|evidence| &evidence.fact).collect()
-}
-
-#[test]
-fn the_heads_of_the_workloads_speak_of_each_cpu() {
-    for (name, source) in WORKLOADS {
-        assert!(source.contains(&format!("name: {name:?},")), "{name}");
-        let promised = promises(source, 8).iter().map(|promise| promise.cpus.len()).sum::<usize>();
-        let expected = match *name {
-            "exit" => 0,
-            _ => 8,
-        };
-        assert_eq!(promised, expected, "the head of {name} speaks of each CPU");
-    }
 }
 
 #[test]

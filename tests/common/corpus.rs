@@ -26,6 +26,7 @@ pub struct Row {
 
 /// A promise of a workload's head: on these CPUs, or in this task, these functions, innermost first.
 #[derive(Debug)]
+#[allow(dead_code, reason = "who only counts verdicts looks at no stacks")]
 pub struct Promise {
     pub cpus: Vec<u32>,
     pub task: Option<&'static str>,

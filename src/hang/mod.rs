@@ -30,8 +30,8 @@ pub use ages::{Age, Ages, CpuAges, Still};
 pub use bounds::{Bounds, Class};
 pub use detector::Detector;
 pub use observation::{
-    CpuActivity, KernelState, Lock, LockKind, Observation, Site, Task, TaskRegisters, TaskState,
-    Times, Vcpu, VcpuSample, Wait, WaitFor,
+    Counts, CpuActivity, KernelState, Lock, LockKind, Observation, Site, Task, TaskRegisters,
+    TaskState, Times, Vcpu, VcpuSample, Wait, WaitFor,
 };
 pub use verdict::{Found, Hang, Starved, Verdict};
 pub use wait_graph::{Edge, EdgeKind, Node};

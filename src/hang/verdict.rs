@@ -281,6 +281,8 @@ impl Evidence<'_> {
         let silent = self.ages.console.own();
         // Each has been off for as long as it has, and the console has been silent for as long.
         let off = |cpu: u32| self.ages.cpu(cpu).interrupts_off.own().min(silent);
+        // One that halts now and then has nothing to say because it has little to do.
+        let awake = |cpu: u32| self.ages.cpu(cpu).awake.own().min(silent);
         let hang = |class, age, cpus: Vec<u32>| Hang {
             class,
             age,
@@ -297,20 +299,14 @@ impl Evidence<'_> {
             let cpus = started.iter().map(|&(cpu, _)| cpu).collect();
             return vec![hang(Class::DeadHalt, age, cpus)];
         }
-        let spinning = started.iter().filter(|(_, sample)| !sample.halted);
-        let locked: Vec<u32> = spinning
-            .clone()
-            .map(|&(cpu, _)| cpu)
-            .filter(|&cpu| self.bounds.is_due(Class::HardLockup, off(cpu)))
-            .collect();
-        if let Some(age) = locked.iter().map(|&cpu| off(cpu)).max() {
-            return vec![hang(Class::HardLockup, age, locked)];
-        }
-        let spinning: Vec<u32> = spinning.map(|&(cpu, _)| cpu).collect();
-        if !spinning.is_empty() && self.bounds.is_due(Class::Silent, silent) {
-            return vec![hang(Class::Silent, silent, spinning)];
-        }
-        Vec::new()
+        let running = started.iter().filter(|(_, sample)| !sample.halted).map(|&(cpu, _)| cpu);
+        let of_class = |class, age: &dyn Fn(u32) -> Duration| {
+            let due = running.clone().filter(|&cpu| self.bounds.is_due(class, age(cpu)));
+            let due: Vec<u32> = due.collect();
+            Some(hang(class, due.iter().map(|&cpu| age(cpu)).max()?, due))
+        };
+        let locked = of_class(Class::HardLockup, &off);
+        locked.or_else(|| of_class(Class::Silent, &awake)).into_iter().collect()
     }
 
     /// vCPUs that have got nowhere since the host has not let them.

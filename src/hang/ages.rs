@@ -237,9 +237,10 @@ impl super::Wait {
 }
 
 impl CpuActivity {
-    /// Whether it has been given work that it has not finished.
+    /// Whether it has been given work that it has not finished. One that has finished more than it was
+    /// given has been read in between, or is garbage.
     pub fn has_work(&self) -> bool {
-        self.work_queued != self.work_done
+        self.work_queued > self.work_done
     }
 }
 

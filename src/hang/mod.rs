@@ -24,6 +24,8 @@ mod verdict;
 pub mod wait_graph;
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 pub use ages::{Age, Ages, CpuAges, Still};

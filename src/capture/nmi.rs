@@ -7,12 +7,14 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nmiscope_symbolizer::{GuestVirtual, VirtualAddress, VirtualMemory};
 use nmiscope_vmm::{Registers, VcpuState, Vm};
 
 use super::{Capture, CpuCapture, NmiCapture, Reservation};
 use crate::hang::KernelState;
 use crate::kernel::{BufferOwner, CpuPlaces, Depth, Holder, Kernel, Located, ReservationPlace};
 use crate::target::memory::GuestRam;
+use crate::target::page_tables;
 
 /// How long each step may take.
 #[derive(Debug, Clone, Copy)]
@@ -215,17 +217,28 @@ fn cannot_take_nmi(
         Err(reason) => return Some(reason.clone()),
     };
     let online = places.and_then(|places| places_of(places, cpu).ok()?.is_online(ram).ok());
-    let able = online.unwrap_or_else(|| has_nmi_gate(&state.registers));
-    (!able).then(|| "it has no NMI handler: it is still booting, or has been reset".into())
+    let able = online.unwrap_or_else(|| has_nmi_gate(ram, &state.registers));
+    (!able).then(|| {
+        "it has no NMI handler: it is still booting, has been reset, or never had one".into()
+    })
 }
 
-/// Whether there is an interrupt descriptor table that reaches to vector 2. In long mode a gate has
-/// 16 bytes, in protected mode 8 (SDM vol. 3, 6.11 and 6.14.1). A table at address 0 is what a
-/// processor has after a reset.
-fn has_nmi_gate(registers: &Registers) -> bool {
+/// Whether there is an interrupt descriptor table with a gate for vector 2. In long mode a gate has
+/// 16 bytes, in protected mode 8; bit 47 says that it is present (SDM vol. 3, 6.11 and 6.14.1). A table
+/// at address 0 is what a processor has after a reset.
+fn has_nmi_gate(ram: GuestRam<'_>, registers: &Registers) -> bool {
     const LONG_MODE_ACTIVE: u64 = 1 << 10;
+    const PRESENT: u8 = 1 << 7;
     let gate = if registers.efer & LONG_MODE_ACTIVE != 0 { 16 } else { 8 };
-    registers.idt_base != 0 && registers.idt_limit >= 3 * gate - 1
+    if registers.idt_base == 0 || registers.idt_limit < 3 * gate - 1 {
+        return false;
+    }
+    // Paging that is not understood cannot be followed: then it has the benefit of the doubt.
+    let Ok(tables) = page_tables(registers) else { return true };
+    let at = VirtualAddress(registers.idt_base).wrapping_add(u64::from(2 * gate) + 5);
+    let mut kind = [0];
+    let read = GuestVirtual::new(&ram, tables).read(at, &mut kind);
+    read.is_ok() && kind[0] & PRESENT != 0
 }
 
 /// Takes the reservation of a stopped guest. If a client inside has it, the guest has to run for it

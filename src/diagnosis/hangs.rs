@@ -1,7 +1,7 @@
 //! Hangs as reports have them: parties with names, places with lines, and what the verdict rests on.
 //! What the verdict is has been decided in `hang`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nmiscope_symbolizer::{VirtualAddress, demangle};
 
@@ -44,24 +44,20 @@ struct Names {
 
 impl Names {
     fn of(found: &[hang::Hang], grounds: Grounds<'_>, resolver: &Resolver<'_>) -> Self {
+        let mut used = BTreeSet::new();
         let mut locks: BTreeMap<u64, String> = BTreeMap::new();
         for &address in found.iter().flat_map(|hang| &hang.locks) {
-            let name = lock_name(address, resolver);
-            let taken = locks.values().any(|other| *other == name);
-            let name = if taken { format!("{name}@{address:016x}") } else { name };
-            locks.entry(address).or_insert(name);
+            locks.entry(address).or_insert_with(|| {
+                let name = lock_name(address, resolver);
+                unlike(&mut used, &name, &format!("@{address:016x}"))
+            });
         }
-        let mut tasks: BTreeMap<u32, String> = BTreeMap::new();
-        let all = grounds.kernel.map_or(&[][..], |kernel| &kernel.tasks);
-        for (number, task) in (0..).zip(all) {
-            let Some(task) = task else { continue };
-            let taken = tasks.values().any(|other| *other == task.name);
-            let name = match (task.name.is_empty(), taken) {
-                (false, false) => task.name.clone(),
-                _ => format!("{}#{number}", task.name),
-            };
-            tasks.insert(number, name);
-        }
+        let all = (0..).zip(grounds.kernel.map_or(&[][..], |kernel| &kernel.tasks));
+        let tasks = all.filter_map(|(number, task)| {
+            let name = &task.as_ref()?.name;
+            Some((number, unlike(&mut used, name, &format!("#{number}"))))
+        });
+        let tasks = tasks.collect();
         Self { tasks, locks }
     }
 
@@ -76,6 +72,20 @@ impl Names {
             }
         }
     }
+}
+
+/// A name that is neither used nor a CPU's: `name`, and `more` as often as it takes.
+fn unlike(used: &mut BTreeSet<String>, name: &str, more: &str) -> String {
+    let is_cpu = |name: &str| {
+        let number = name.strip_prefix("cpu");
+        number.is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit()))
+    };
+    let mut name = name.to_owned();
+    while name.is_empty() || is_cpu(&name) || used.contains(&name) {
+        name.push_str(more);
+    }
+    used.insert(name.clone());
+    name
 }
 
 /// A lock's symbol without the path to it, or its address.
@@ -163,7 +173,9 @@ impl Teller<'_> {
                 cpu,
                 activity: self.activity(cpu),
                 task: kernel
-                    .and_then(|kernel| kernel.cpu(cpu)?.task)
+                    .and_then(|kernel| {
+                        kernel.cpu(cpu)?.task.filter(|&task| kernel.task(task).is_some())
+                    })
                     .map(|task| self.names.id(Node::Task(task))),
             },
             Node::Task(number) => {
@@ -172,7 +184,7 @@ impl Teller<'_> {
                     task: number,
                     name: task.map(|task| task.name.clone()).unwrap_or_default(),
                     cpu: task.map_or(0, |task| task.cpu),
-                    state: task.map_or(report::TaskState::Unknown, |task| task.state.into()),
+                    state: task.map_or(report::TaskState::Absent, |task| task.state.into()),
                 }
             }
             Node::Lock(address) => {
@@ -189,7 +201,7 @@ impl Teller<'_> {
 
     fn activity(&self, cpu: u32) -> Activity {
         let online = self.grounds.kernel.and_then(|kernel| kernel.cpu(cpu));
-        let Some(seen) = self.cpu(cpu) else { return Activity::Unknown };
+        let Some(seen) = self.cpu(cpu) else { return Activity::Absent };
         match (seen.state, seen.interrupts_enabled) {
             (CpuState::NotStarted | CpuState::Reset, _) => Activity::Offline,
             _ if online.is_some_and(|cpu| !cpu.online) => Activity::Offline,
@@ -262,11 +274,12 @@ impl Teller<'_> {
         let activity = self.grounds.kernel.and_then(|kernel| kernel.cpu(cpu));
         if let (Some(ages), Some(activity)) = (ages, activity) {
             let no_tick = old(ages.tick.own()).map(|ms| Fact::NoTick { ms });
-            let interrupts = activity.interrupts.wrapping_sub(ages.interrupts_before);
+            // Counters that go backwards count nothing.
+            let interrupts = activity.interrupts.saturating_sub(ages.interrupts_before);
             let no_schedule =
                 old(ages.main_loop.own()).map(|ms| Fact::NoSchedule { ms, interrupts });
             let waited = old(ages.wait.own()).map(|ms| Fact::Waited { ms });
-            let items = activity.work_queued.wrapping_sub(activity.work_done);
+            let items = activity.work_queued.saturating_sub(activity.work_done);
             let ran_ms = milliseconds(ages.work.age.ran);
             let undone = old(ages.work.own()).map(|ms| Fact::WorkUndone { ms, items, ran_ms });
             let tasks = activity.ready_tasks;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::observation::{
-    CpuActivity, KernelState, Lock, LockKind, Observation, Task, Times, Vcpu, VcpuSample, WaitFor,
+    Counts, CpuActivity, KernelState, Lock, LockKind, Observation, Task, Times, Vcpu, VcpuSample,
+    WaitFor,
 };
 
 /// A stretch of time, measured in three ways.
@@ -81,8 +82,11 @@ pub struct CpuAges {
     pub ready: Still<u64>,
     /// Its tasks: none is switched to.
     pub switches: Still<u64>,
-    /// Seen with interrupts off each time: running, or halted.
+    /// Seen with interrupts off each time, running or halted, and given none in between.
     pub interrupts_off: Still<bool>,
+    /// Seen out of HLT each time, and not gone into it in between.
+    #[serde(default)]
+    pub awake: Still<()>,
     /// The interrupts that it had taken when its main loop moved last.
     pub interrupts_before: u64,
     /// Since its main loop or its tick moved last, whichever did.
@@ -120,10 +124,9 @@ impl Ages {
             passed.unwrap_or_else(|| passed_for(None, None, wall))
         };
         self.cpus.resize_with(now.vcpus.len(), CpuAges::default);
-        for (ages, (vcpu, passed)) in self.cpus.iter_mut().zip(now.vcpus.iter().zip(&passed)) {
-            if let Some(VcpuSample { halted, interrupts_on, started }) = vcpu.sample {
-                ages.interrupts_off.see((started && !interrupts_on).then_some(halted), *passed);
-            }
+        for (cpu, (ages, vcpu)) in self.cpus.iter_mut().zip(&now.vcpus).enumerate() {
+            let before = last.vcpus.get(cpu).map_or_else(Counts::default, |vcpu| vcpu.counts);
+            ages.advance_vcpu(vcpu, before, passed[cpu]);
         }
         self.console.see(Some(now.console_bytes), of(0));
         self.watched = self.watched.plus(of(0));
@@ -158,7 +161,8 @@ impl Ages {
         self.locks.clear();
         for cpu in &mut self.cpus {
             let interrupts_off = std::mem::take(&mut cpu.interrupts_off);
-            *cpu = CpuAges { interrupts_off, ..CpuAges::default() };
+            let awake = std::mem::take(&mut cpu.awake);
+            *cpu = CpuAges { interrupts_off, awake, ..CpuAges::default() };
         }
     }
 
@@ -185,6 +189,28 @@ impl Ages {
 }
 
 impl CpuAges {
+    /// What shows from outside. `before` is what the host had counted at the last observation: ten
+    /// looks a second may all miss what happens in between.
+    fn advance_vcpu(&mut self, vcpu: &Vcpu, before: Counts, passed: Age) {
+        let moved = |before: Option<u64>, now: Option<u64>| {
+            before.zip(now).is_some_and(|(before, now)| before != now)
+        };
+        let took = moved(before.interrupts, vcpu.counts.interrupts);
+        let slept = moved(before.halts, vcpu.counts.halts);
+        if took {
+            self.interrupts_off.see(None, passed);
+        }
+        if slept {
+            self.awake.see(None, passed);
+        }
+        if let Some(VcpuSample { halted, interrupts_on, started }) = vcpu.sample {
+            let off = started && !interrupts_on && !took;
+            self.interrupts_off.see(off.then_some(halted), passed);
+            let awake = started && !halted && !slept;
+            self.awake.see(awake.then_some(()), passed);
+        }
+    }
+
     fn advance(&mut self, activity: Option<&CpuActivity>, switches: u64, passed: Age) {
         let main_loop = activity.map(|activity| activity.main_loop);
         if self.main_loop.key != main_loop {
@@ -211,9 +237,10 @@ impl super::Wait {
 }
 
 impl CpuActivity {
-    /// Whether it has been given work that it has not finished.
+    /// Whether it has been given work that it has not finished. One that has finished more than it was
+    /// given has been read in between, or is garbage.
     pub fn has_work(&self) -> bool {
-        self.work_queued != self.work_done
+        self.work_queued > self.work_done
     }
 }
 

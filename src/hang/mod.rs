@@ -24,14 +24,16 @@ mod verdict;
 pub mod wait_graph;
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 pub use ages::{Age, Ages, CpuAges, Still};
 pub use bounds::{Bounds, Class};
 pub use detector::Detector;
 pub use observation::{
-    CpuActivity, KernelState, Lock, LockKind, Observation, Site, Task, TaskRegisters, TaskState,
-    Times, Vcpu, VcpuSample, Wait, WaitFor,
+    Counts, CpuActivity, KernelState, Lock, LockKind, Observation, Site, Task, TaskRegisters,
+    TaskState, Times, Vcpu, VcpuSample, Wait, WaitFor,
 };
 pub use verdict::{Found, Hang, Starved, Verdict};
 pub use wait_graph::{Edge, EdgeKind, Node};

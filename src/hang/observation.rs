@@ -26,6 +26,34 @@ pub struct Vcpu {
     pub times: Option<Times>,
     /// Its state; `None` where nobody has asked, since that stops it for a moment.
     pub sample: Option<VcpuSample>,
+    /// What the host has counted of it so far.
+    pub counts: Counts,
+}
+
+/// What the host counts of a vCPU. `None` is what this one does not count; one that stands still
+/// proves nothing either, since some hosts deliver interrupts without taking notice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Interrupts that it was given.
+    pub interrupts: Option<u64>,
+    /// HLTs.
+    pub halts: Option<u64>,
+}
+
+impl Vcpu {
+    /// Its state as far as it follows from an earlier observation and from what the host has counted
+    /// since, so that it need not be stopped for it; `None` if it does not.
+    pub fn sample_without_asking(&self, before: &Self) -> Option<VcpuSample> {
+        let asleep = self.times?.asleep;
+        let same = |before: Option<u64>, now: Option<u64>| Some(before? == now?);
+        if same(before.counts.interrupts, self.counts.interrupts) == Some(false) {
+            return Some(VcpuSample { halted: asleep, interrupts_on: true, started: true });
+        }
+        // In the same HLT as then: what ends one is an interrupt, and then it runs, or halts anew.
+        // One that had not been started has not been since, for the same reason.
+        let slept = before.sample.filter(|sample| asleep && (sample.halted || !sample.started));
+        slept.filter(|_| same(before.counts.halts, self.counts.halts) == Some(true))
+    }
 }
 
 /// What a vCPU's thread has had of the host.

@@ -114,7 +114,7 @@ impl Evidence<'_> {
             .filter_map(|(root, group)| {
                 let (class, age) = self.classify(kernel, &root, &group)?;
                 let group = group.with(suffering.remove(&root).unwrap_or_default());
-                Some((class, age, hang_of(Some(kernel), class, age, &root, group)))
+                Some((class, age, self.hang_of(class, age, &root, group)))
             })
             .collect();
         found.extend(self.undone(kernel, &explained));
@@ -264,7 +264,7 @@ impl Evidence<'_> {
                 self.is_half_due(class, age.own).then(|| {
                     let group = Group::default();
                     let root = Root::One(Node::Cpu(cpu));
-                    (class, age.own, hang_of(Some(kernel), class, age.own, &root, group))
+                    (class, age.own, self.hang_of(class, age.own, &root, group))
                 })
             })
             .collect()
@@ -297,7 +297,7 @@ impl Evidence<'_> {
             return None;
         }
         let kernel = self.now.kernel.as_ref();
-        let hang = |root: Root, group| hang_of(kernel, Class::BootStall, age, &root, group);
+        let hang = |root: Root, group| self.hang_of(Class::BootStall, age, &root, group);
         let nobody = || hang(Root::One(Node::Cpu(0)), Group::default());
         let Some(kernel) = kernel else { return Some(nobody()) };
         let graph = WaitGraph::new(kernel, self.ages, self.lasting());
@@ -318,6 +318,8 @@ impl Evidence<'_> {
         let silent = self.ages.console.own();
         // Each has been off for as long as it has, and the console has been silent for as long.
         let off = |cpu: u32| self.ages.cpu(cpu).interrupts_off.own().min(silent);
+        // One that halts now and then has nothing to say because it has little to do.
+        let awake = |cpu: u32| self.ages.cpu(cpu).awake.own().min(silent);
         let hang = |class, age, cpus: Vec<u32>| Hang {
             class,
             age,
@@ -334,20 +336,14 @@ impl Evidence<'_> {
             let cpus = started.iter().map(|&(cpu, _)| cpu).collect();
             return vec![hang(Class::DeadHalt, age, cpus)];
         }
-        let spinning = started.iter().filter(|(_, sample)| !sample.halted);
-        let locked: Vec<u32> = spinning
-            .clone()
-            .map(|&(cpu, _)| cpu)
-            .filter(|&cpu| self.bounds.is_due(Class::HardLockup, off(cpu)))
-            .collect();
-        if let Some(age) = locked.iter().map(|&cpu| off(cpu)).max() {
-            return vec![hang(Class::HardLockup, age, locked)];
-        }
-        let spinning: Vec<u32> = spinning.map(|&(cpu, _)| cpu).collect();
-        if !spinning.is_empty() && self.bounds.is_due(Class::Silent, silent) {
-            return vec![hang(Class::Silent, silent, spinning)];
-        }
-        Vec::new()
+        let running = started.iter().filter(|(_, sample)| !sample.halted).map(|&(cpu, _)| cpu);
+        let of_class = |class, age: &dyn Fn(u32) -> Duration| {
+            let due = running.clone().filter(|&cpu| self.bounds.is_due(class, age(cpu)));
+            let due: Vec<u32> = due.collect();
+            Some(hang(class, due.iter().map(|&cpu| age(cpu)).max()?, due))
+        };
+        let locked = of_class(Class::HardLockup, &off);
+        locked.or_else(|| of_class(Class::Silent, &awake)).into_iter().collect()
     }
 
     /// vCPUs that have got nowhere since the host has not let them.
@@ -359,7 +355,7 @@ impl Evidence<'_> {
             cpus.filter(|(_, age)| is_starved(age)).collect()
         } else {
             // It has had the time to become ready by the clock, and then that which it may starve.
-            let late = bound + self.bounds.of(Class::BootStall)?;
+            let late = bound.saturating_add(self.bounds.of(Class::BootStall)?);
             let boot = self.ages.watched;
             let starved = boot.wall >= late && boot.own < boot.wall / 2;
             starved.then_some((0, boot)).into_iter().collect()
@@ -401,56 +397,82 @@ fn is_busy(ages: &CpuAges, age: Age) -> bool {
     age.ran >= age.own / 2 || ages.switches.own() < age.own / 2
 }
 
-fn hang_of(
-    kernel: Option<&KernelState>,
-    class: Class,
-    age: Duration,
-    root: &Root,
-    group: Group,
-) -> Hang {
-    let Group { members, edges } = group;
-    let is_lock = |node: &Node| matches!(node, Node::Lock(_));
-    let blamed: Vec<Node> = match root {
-        Root::Cycle(nodes) => nodes.iter().copied().filter(|node| !is_lock(node)).collect(),
-        // A lock that nobody holds: whose fault it is that it was given to nobody is not known.
-        // Those who wait for it are where to look.
-        Root::One(Node::Lock(_)) => {
-            let waits = |edge: &&Edge| Root::One(edge.to) == *root;
-            edges.iter().filter(waits).map(|edge| edge.from).collect()
-        }
-        Root::One(node) => {
-            // A task that holds a lock and could run: it is the task that does not let go.
-            let task = edges.iter().find(|edge| edge.to == *node && !is_lock(&edge.from));
-            match task.map(|edge| edge.from) {
-                Some(task @ Node::Task(_)) if class == Class::LockWait => vec![task],
-                _ => vec![*node],
+impl Evidence<'_> {
+    /// Tells of those that `root` keeps from going on.
+    fn hang_of(&self, class: Class, age: Duration, root: &Root, group: Group) -> Hang {
+        let Group { members, edges } = group;
+        let blamed = self.blamed(class, root, &edges);
+        let in_root: BTreeSet<Node> = match root {
+            Root::Cycle(nodes) => nodes.iter().copied().collect(),
+            Root::One(node) => BTreeSet::from([*node]),
+        };
+        // Of a circle, its own locks; else all that lead to the one.
+        let locks = members.iter().filter_map(|node| match (node, root) {
+            (Node::Lock(_), Root::Cycle(_)) if !in_root.contains(node) => None,
+            (Node::Lock(address), _) => Some(*address),
+            _ => None,
+        });
+        let locks = locks.collect();
+        // What a CPU runs that is to blame is no victim of it.
+        let runs_on_blamed = |node: &Node| match (node, &self.now.kernel) {
+            (Node::Task(task), Some(kernel)) => blamed.iter().any(|blamed| {
+                matches!(blamed, Node::Cpu(cpu)
+                    if kernel.cpu(*cpu).is_some_and(|cpu| cpu.task == Some(*task)))
+            }),
+            _ => false,
+        };
+        let is_victim = |node: &&Node| {
+            !is_lock(**node)
+                && !blamed.contains(node)
+                && !in_root.contains(node)
+                && !runs_on_blamed(node)
+        };
+        let victims = members.iter().filter(is_victim).copied().collect();
+        Hang { class, age, blamed, locks, victims, edges: edges.into_iter().collect() }
+    }
+
+    /// Whose fault it is that those whose `edges` lead to `root` cannot go on.
+    fn blamed(&self, class: Class, root: &Root, edges: &BTreeSet<Edge>) -> Vec<Node> {
+        let waiters = |of: Node| edges.iter().filter(move |edge| edge.to == of);
+        match *root {
+            Root::Cycle(ref nodes) => {
+                nodes.iter().copied().filter(|node| !is_lock(*node)).collect()
+            }
+            // A lock that nobody holds: whose fault it is that it was given to nobody is not known.
+            // Those who wait for it are where to look. Of one whose holder does not exist, too.
+            Root::One(node) if is_lock(node) || !self.exists(node) => {
+                let direct = waiters(node).map(|edge| edge.from);
+                let all = direct.flat_map(|node| match node {
+                    Node::Lock(_) => waiters(node).map(|edge| edge.from).collect(),
+                    node => vec![node],
+                });
+                all.collect()
+            }
+            Root::One(node) => {
+                // A task that holds a lock and could run: it is the task that does not let go.
+                let task = waiters(node).find(|edge| !is_lock(edge.from));
+                match task.map(|edge| edge.from) {
+                    Some(task @ Node::Task(_)) if class == Class::LockWait => vec![task],
+                    _ => vec![node],
+                }
             }
         }
-    };
-    let in_root: BTreeSet<Node> = match root {
-        Root::Cycle(nodes) => nodes.iter().copied().collect(),
-        Root::One(node) => BTreeSet::from([*node]),
-    };
-    // Of a circle, its own locks; else all that lead to the one.
-    let locks = members.iter().filter_map(|node| match (node, root) {
-        (Node::Lock(_), Root::Cycle(_)) if !in_root.contains(node) => None,
-        (Node::Lock(address), _) => Some(*address),
-        _ => None,
-    });
-    let locks = locks.collect();
-    // What a CPU runs that is to blame is no victim of it.
-    let runs_on_blamed = |node: &Node| match (node, kernel) {
-        (Node::Task(task), Some(kernel)) => blamed.iter().any(|blamed| {
-            matches!(blamed, Node::Cpu(cpu)
-                if kernel.cpu(*cpu).is_some_and(|cpu| cpu.task == Some(*task)))
-        }),
-        _ => false,
-    };
-    let is_victim = |node: &&Node| {
-        !is_lock(node) && !blamed.contains(node) && !in_root.contains(node) && !runs_on_blamed(node)
-    };
-    let victims = members.iter().filter(is_victim).copied().collect();
-    Hang { class, age, blamed, locks, victims, edges: edges.into_iter().collect() }
+    }
+
+    /// Whether there is such a one, whatever the guest has written down.
+    fn exists(&self, node: Node) -> bool {
+        match node {
+            Node::Cpu(cpu) => (cpu as usize) < self.now.vcpus.len(),
+            Node::Task(task) => {
+                self.now.kernel.as_ref().is_some_and(|kernel| kernel.task(task).is_some())
+            }
+            Node::Lock(_) => true,
+        }
+    }
+}
+
+fn is_lock(node: Node) -> bool {
+    matches!(node, Node::Lock(_))
 }
 
 impl Hang {

@@ -109,7 +109,9 @@ impl<'a> WaitGraph<'a> {
                 let holder = lock.holder.filter(|_| self.has_lasted(self.ages.lock(address)))?;
                 let holder = match lock.kind {
                     LockKind::Mutex => Node::Task(holder),
-                    _ => Node::Cpu(holder),
+                    LockKind::Spin | LockKind::Ticket => Node::Cpu(holder),
+                    // Whatever it is, it is no lock.
+                    LockKind::Garbage(_) => return None,
                 };
                 edge(EdgeKind::HeldBy, holder)
             }

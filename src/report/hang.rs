@@ -98,6 +98,8 @@ pub enum Activity {
     Dead,
     /// It does not run the kernel.
     Offline,
+    /// There is no such CPU, whatever the guest has written down.
+    Absent,
     /// That is not known.
     Unknown,
 }
@@ -114,6 +116,8 @@ pub enum TaskState {
     Blocked,
     /// It had ended.
     Ended,
+    /// There is no such task, whatever the guest has written down.
+    Absent,
     /// The guest has something there that means nothing.
     Unknown,
 }

@@ -129,6 +129,7 @@ fn show_task(text: &mut String, task: &Task) {
         TaskState::Running => ", running",
         TaskState::Blocked => ", blocked",
         TaskState::Ended => ", ended",
+        TaskState::Absent => ", which does not exist",
         TaskState::Unknown => ", in no state that is known",
     });
     if let Some(what) = &task.waits_for {
@@ -383,7 +384,7 @@ fn ranges(cpus: &[u32]) -> Vec<String> {
     let mut parts: Vec<(u32, u32)> = Vec::new();
     for &cpu in cpus {
         match parts.last_mut() {
-            Some((_, last)) if *last + 1 == cpu => *last = cpu,
+            Some((_, last)) if last.checked_add(1) == Some(cpu) => *last = cpu,
             _ => parts.push((cpu, cpu)),
         }
     }

@@ -7,7 +7,7 @@ use nmiscope_vmm::{MpState, ThreadState, VcpuState, Vm};
 use super::guest::Guest;
 use crate::capture::nmi::Stopped;
 use crate::diagnosis::host_look::stands_somewhere;
-use crate::hang::{Bounds, Detector, Observation, Times, Vcpu, VcpuSample, Verdict};
+use crate::hang::{Bounds, Counts, Detector, Observation, Times, Vcpu, VcpuSample, Verdict};
 use crate::kernel::{Depth, Located};
 use crate::target::memory::GuestRam;
 
@@ -28,12 +28,14 @@ pub struct Watch {
     /// How many times they were not to be found.
     failures: u32,
     ready: bool,
+    /// The vCPUs of a kernel that is not known, when they were last observed.
+    last: Vec<Vcpu>,
 }
 
 impl Watch {
     pub fn new(bounds: Bounds) -> Self {
         let detector = Detector::new(bounds.clone(), POLL);
-        Self { detector, bounds, places: None, failures: 0, ready: false }
+        Self { detector, bounds, places: None, failures: 0, ready: false, last: Vec::new() }
     }
 
     /// From now on the guest's CPUs have to get on.
@@ -76,13 +78,12 @@ impl Watch {
         if known && self.ready && kernel.is_none() {
             return Observed { suspicious: false, problem };
         }
-        let samples = if known { Vec::new() } else { samples_of_running(vm) };
-        let observation = Observation {
-            at,
-            vcpus: vcpus(vm, &samples),
-            console_bytes: vm.console_bytes(),
-            kernel,
-        };
+        let mut vcpus = vcpus(vm, &[]);
+        if !known {
+            sample_running(vm, &mut vcpus, &self.last);
+            self.last.clone_from(&vcpus);
+        }
+        let observation = Observation { at, vcpus, console_bytes: vm.console_bytes(), kernel };
         Observed { suspicious: self.detector.observe(observation), problem }
     }
 
@@ -122,14 +123,29 @@ fn vcpus(vm: &Vm, samples: &[Option<VcpuSample>]) -> Vec<Vcpu> {
             asleep: times.state == ThreadState::Sleeping,
         }),
         sample: samples.get(cpu as usize).copied().flatten(),
+        counts: counts(vm, cpu),
     };
     (0..vm.cpus()).map(vcpu).collect()
 }
 
-fn samples_of_running(vm: &Vm) -> Vec<Option<VcpuSample>> {
-    let cpus: Vec<u32> = (0..vm.cpus()).collect();
-    let states = vm.sample(&cpus, SAMPLE).into_iter();
-    states.map(|state| sample(&state.ok()?)).collect()
+fn counts(vm: &Vm, cpu: u32) -> Counts {
+    let counted = vm.statistics(cpu);
+    counted.map_or_else(Counts::default, |counted| Counts {
+        interrupts: counted.irq_injections,
+        halts: counted.halt_exits,
+    })
+}
+
+/// Asks the vCPUs how they are, those of which that does not follow from how they were in `last`.
+fn sample_running(vm: &Vm, vcpus: &mut [Vcpu], last: &[Vcpu]) {
+    for (vcpu, last) in vcpus.iter_mut().zip(last) {
+        vcpu.sample = vcpu.sample_without_asking(last);
+    }
+    let unknown = (0..).zip(vcpus.iter()).filter(|(_, vcpu)| vcpu.sample.is_none());
+    let unknown: Vec<u32> = unknown.map(|(cpu, _)| cpu).collect();
+    for (cpu, state) in unknown.iter().zip(vm.sample(&unknown, SAMPLE)) {
+        vcpus[*cpu as usize].sample = state.ok().and_then(|state| sample(&state));
+    }
 }
 
 fn sample(state: &VcpuState) -> Option<VcpuSample> {

@@ -459,18 +459,19 @@ impl<M: PhysicalMemory> Reader<'_, M> {
 
     fn site(&self, address: u64) -> Site {
         let wanted = address != 0 && self.depth == Depth::All;
-        let line = wanted.then(|| self.line(VirtualAddress(address)).ok()).flatten();
+        let line = wanted.then(|| self.line(VirtualAddress(address))).flatten();
         Site { address, line }
     }
 
-    fn line(&self, location: VirtualAddress) -> Result<(String, u32), ReadError> {
+    /// `None` where there is none, or none that is believed in.
+    fn line(&self, location: VirtualAddress) -> Option<(String, u32)> {
         let layout = &self.places.layouts.location;
-        let file = self.long_at(location.wrapping_add(layout.file))?;
-        let length = self.long_at(location.wrapping_add(layout.file_length))?;
-        let mut bytes = vec![0; length.min(MAX_FILE_NAME) as usize];
-        self.virtual_memory().read(VirtualAddress(file), &mut bytes)?;
-        let line = self.word_at(location.wrapping_add(layout.line))?;
-        Ok((String::from_utf8_lossy(&bytes).into_owned(), line))
+        let file = self.long_at(location.wrapping_add(layout.file)).ok()?;
+        let length = self.long_at(location.wrapping_add(layout.file_length)).ok()?;
+        let mut bytes = (length <= MAX_FILE_NAME).then(|| vec![0; length as usize])?;
+        self.virtual_memory().read(VirtualAddress(file), &mut bytes).ok()?;
+        let line = self.word_at(location.wrapping_add(layout.line)).ok()?;
+        Some((String::from_utf8_lossy(&bytes).into_owned(), line))
     }
 
     fn virtual_memory(&self) -> GuestVirtual<'_, M> {

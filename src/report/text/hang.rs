@@ -1,10 +1,13 @@
 //! A hang in words: class and blame in one line, then who holds what and waits for whom, then those
 //! who suffer from it, then the rest.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::super::sanitize::line;
-use super::super::{Activity, Fact, Hang, NodeKind, SourceLine, WaitEdge, WaitKind, WaitNode};
+use super::super::{
+    Activity, Fact, Hang, NodeKind, SourceLine, TaskState, WaitEdge, WaitKind, WaitNode,
+};
 use super::{BAD, DIM, GOOD, plural, ranges, seconds, short_name};
 use crate::hang::Class;
 
@@ -35,6 +38,10 @@ fn one(hang: &Hang) -> String {
         for said in [account(hang, party), place(hang, party)].into_iter().flatten() {
             let _ = writeln!(text, "  {said}");
         }
+    }
+    let absent = hang.edges.iter().filter(|edge| is_absent(hang, &edge.to)).map(absent);
+    for said in absent.collect::<BTreeSet<_>>() {
+        let _ = writeln!(text, "  {said}");
     }
     for victims in together(hang, &hang.victims) {
         let _ = writeln!(text, "  victims: {victims}");
@@ -75,6 +82,7 @@ fn names(hang: &Hang, ids: &[String]) -> String {
                 names.push(format!("cpu{cpu} (task {})", line(task)));
             }
             Some(NodeKind::Cpu { cpu, .. }) => cpus.push(*cpu),
+            Some(NodeKind::Task { state: TaskState::Absent, .. }) => names.push(line(id)),
             Some(NodeKind::Task { cpu, .. }) => {
                 names.push(format!("task {} on cpu{cpu}", line(id)));
             }
@@ -92,6 +100,26 @@ fn names(hang: &Hang, ids: &[String]) -> String {
 
 fn node<'a>(hang: &'a Hang, id: &str) -> Option<&'a WaitNode> {
     hang.nodes.iter().find(|node| node.id == id)
+}
+
+/// Whether a party exists in what the guest has written down only.
+fn is_absent(hang: &Hang, id: &str) -> bool {
+    matches!(
+        node(hang, id).map(|node| &node.kind),
+        Some(
+            NodeKind::Cpu { activity: Activity::Absent, .. }
+                | NodeKind::Task { state: TaskState::Absent, .. }
+        )
+    )
+}
+
+/// One that is waited for, and cannot be.
+fn absent(edge: &WaitEdge) -> String {
+    let (from, to) = (line(&edge.from), line(&edge.to));
+    match edge.kind {
+        WaitKind::HeldBy => format!("{from} says that it is held by {to}, and there is no {to}"),
+        _ => format!("there is no {to}"),
+    }
 }
 
 /// What somebody holds and waits for; nothing of one that does neither.
@@ -160,7 +188,7 @@ fn place(hang: &Hang, party: &str) -> Option<String> {
         _ => None,
     });
     let more = [took, undone].into_iter().flatten().collect::<String>();
-    Some(format!("{party} in {function}{more}{place}"))
+    Some(format!("{} in {function}{more}{place}", line(party)))
 }
 
 /// Parties that suffer from the same thing, in one line.
@@ -197,6 +225,7 @@ fn others(hang: &Hang) -> Option<String> {
             Activity::Idle => "idle",
             Activity::Dead => "halted with interrupts off",
             Activity::Offline => "offline",
+            Activity::Absent => "absent",
             Activity::Unknown => "unknown",
         };
         match by_activity.iter_mut().find(|(other, _)| *other == activity) {

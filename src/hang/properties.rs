@@ -1,0 +1,199 @@
+//! Whatever a guest has written down, and whatever the host has counted: the detector ends, does not
+//! panic, and blames somebody who exists.
+
+use std::time::Duration;
+
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+
+use super::wait_graph::{Root, WaitGraph};
+use super::*;
+
+/// Few enough that lines cross, and those at the ends of what there is.
+fn number() -> impl Strategy<Value = u32> {
+    prop_oneof![8 => 0..5u32, 1 => Just(u32::MAX - 1), 1 => Just(u32::MAX)]
+}
+
+fn address() -> impl Strategy<Value = u64> {
+    prop_oneof![8 => 0..5u64, 1 => Just(u64::MAX), 1 => any::<u64>()]
+}
+
+fn count() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => 0..3u64, 1 => Just(u64::MAX), 1 => any::<u64>()]
+}
+
+fn wait() -> impl Strategy<Value = Option<Wait>> {
+    let what = prop_oneof![
+        6 => address().prop_map(WaitFor::Lock),
+        1 => address().prop_map(WaitFor::Queue),
+        2 => number().prop_map(WaitFor::Call),
+        2 => number().prop_map(WaitFor::Online),
+    ];
+    let site = Site { address: u64::MAX, line: Some((String::new(), u32::MAX)) };
+    let wait = (what, 0..2u64);
+    option::weighted(
+        0.8,
+        wait.prop_map(move |(what, since_ns)| Wait { what, since_ns, at: site.clone() }),
+    )
+}
+
+prop_compose! {
+    fn cpu()(
+        online in prop::bool::weighted(0.9),
+        counts in [count(), count(), count(), count(), count()],
+        ready_tasks in number(),
+        task in option::of(number()),
+        wait in wait(),
+    ) -> CpuActivity {
+        let [tick, main_loop, interrupts, work_queued, work_done] = counts;
+        CpuActivity {
+            online, tick, main_loop, interrupts, ready_tasks, work_queued, work_done, task, wait,
+        }
+    }
+}
+
+prop_compose! {
+    fn task()(
+        cpu in number(),
+        state in prop_oneof![
+            1 => Just(TaskState::Ready),
+            1 => Just(TaskState::Running),
+            4 => Just(TaskState::Blocked),
+            1 => Just(TaskState::Ended),
+            1 => any::<u32>().prop_map(TaskState::Garbage),
+        ],
+        switches in count(),
+        wait in wait(),
+    ) -> Task {
+        Task { name: String::new(), cpu, state, switches, wait, registers: None }
+    }
+}
+
+prop_compose! {
+    fn lock()(
+        kind in prop_oneof![
+            3 => Just(LockKind::Spin),
+            1 => Just(LockKind::Ticket),
+            3 => Just(LockKind::Mutex),
+            1 => any::<u32>().prop_map(LockKind::Garbage),
+        ],
+        holder in option::weighted(0.9, number()),
+        taken_ns in 0..2u64,
+    ) -> Lock {
+        Lock { kind, holder, taken_at: Site::default(), taken_ns }
+    }
+}
+
+prop_compose! {
+    fn kernel()(
+        panicking in option::weighted(0.05, number()),
+        cpus in vec(option::weighted(0.9, cpu()), 0..6),
+        tasks in vec(option::weighted(0.9, task()), 0..6),
+        locks in btree_map(address(), lock(), 0..6),
+    ) -> KernelState {
+        KernelState { panicking, cpus, tasks, locks }
+    }
+}
+
+fn duration() -> impl Strategy<Value = Duration> {
+    prop_oneof![
+        4 => (0..400u64).prop_map(Duration::from_millis),
+        1 => any::<u64>().prop_map(Duration::from_nanos),
+    ]
+}
+
+prop_compose! {
+    fn vcpu()(
+        times in option::weighted(0.9, (duration(), option::of(duration()), any::<bool>())),
+        sample in option::weighted(0.9, any::<(bool, bool, bool)>()),
+        interrupts in option::of(count()),
+        halts in option::of(count()),
+    ) -> Vcpu {
+        Vcpu {
+            times: times.map(|(run, delay, asleep)| Times { run, delay, asleep }),
+            sample: sample.map(|(halted, interrupts_on, started)| {
+                VcpuSample { halted, interrupts_on, started }
+            }),
+            counts: Counts { interrupts, halts },
+        }
+    }
+}
+
+/// A guest at a few moments that have nothing to do with each other, each seen for so many polls: what
+/// does not change gets old.
+fn moments() -> impl Strategy<Value = Vec<(Vec<Vcpu>, u64, Option<KernelState>, u32)>> {
+    let moment = (vec(vcpu(), 1..6), count(), option::weighted(0.8, kernel()), 1..20u32);
+    vec(moment, 1..4)
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_seen_the_detector_ends_and_blames_somebody_who_exists(
+        moments in moments(),
+        ready in prop::bool::weighted(0.8),
+        interval in duration(),
+    ) {
+        let second = Duration::from_secs(1);
+        let mut bounds = Bounds::new(Some(second / 4));
+        bounds.set(Class::Silent, Some(second / 2));
+        bounds.set(Class::BootStall, Some(second));
+        bounds.starved = Some(Duration::MAX);
+        let mut detector = Detector::new(bounds, Duration::from_millis(100));
+        if ready {
+            detector.set_ready();
+        }
+        let mut at = Duration::ZERO;
+        for (vcpus, console_bytes, kernel, polls) in moments {
+            for _ in 0..polls {
+                at = at.saturating_add(interval);
+                let now = Observation {
+                    at,
+                    vcpus: vcpus.clone(),
+                    console_bytes,
+                    kernel: kernel.clone(),
+                };
+                detector.due_in();
+                let suspicious = detector.observe(now.clone());
+                let verdict = detector.judge(now.clone());
+                prop_assert!(!suspicious || verdict.is_some(), "the same is seen twice");
+                if let Some(Verdict::Hangs(found)) = verdict {
+                    for hang in found.hangs {
+                        check(&now, &hang)?;
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn following_who_waits_for_whom_ends_wherever_it_starts(kernel in kernel(), from in number()) {
+        let ages = Ages::default();
+        let graph = WaitGraph::new(&kernel, &ages, Duration::ZERO);
+        let most = kernel.cpus.len() + kernel.tasks.len() + kernel.locks.len() + 1;
+        for node in [Node::Cpu(from), Node::Task(from), Node::Lock(from.into())] {
+            let (way, root) = graph.follow(node);
+            prop_assert!(way.len() <= most, "{way:?}");
+            prop_assert!(way.windows(2).all(|pair| pair[0].to == pair[1].from), "{way:?}");
+            match root {
+                Root::One(last) => prop_assert_eq!(graph.next(last), None),
+                Root::Cycle(nodes) => {
+                    let ends = nodes.iter().map(|&node| graph.next(node).map(|edge| edge.to));
+                    let next = nodes.iter().cycle().skip(1).map(|&node| Some(node));
+                    prop_assert!(ends.zip(next).all(|(end, next)| end == next), "{nodes:?}");
+                }
+            }
+        }
+    }
+}
+
+fn check(now: &Observation, hang: &Hang) -> Result<(), TestCaseError> {
+    let exists = |node: &Node| match *node {
+        Node::Cpu(cpu) => (cpu as usize) < now.vcpus.len(),
+        Node::Task(task) => now.kernel.as_ref().is_some_and(|kernel| kernel.task(task).is_some()),
+        Node::Lock(_) => false,
+    };
+    prop_assert!(!hang.blamed.is_empty() && hang.blamed.iter().all(exists), "{hang:#?}");
+    prop_assert!(hang.victims.iter().all(|victim| !hang.blamed.contains(victim)), "{hang:#?}");
+    Ok(())
+}

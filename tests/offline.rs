@@ -40,7 +40,7 @@ fn nmiscope_report(core: &str, arguments: &[&str]) -> Finished {
 
 fn exit_code(outcome: &Outcome) -> i32 {
     match outcome {
-        Outcome::Hang { .. } => exit::HANG,
+        Outcome::Hang => exit::HANG,
         _ => exit::CRASH,
     }
 }

@@ -13,7 +13,7 @@ test *ARGS:
 
 # only the tests that run VMs on this machine's /dev/kvm
 test-live *ARGS:
-    cargo test --locked -p nmiscope -p nmiscope-vmm --test live --test arguments --test capture --test captures --test hostile_guest --test report --test stepping --test tasks --test terminal {{ARGS}}
+    cargo test --locked -p nmiscope -p nmiscope-vmm --test live --test arguments --test capture --test captures --test hostile_detector --test hostile_guest --test report --test stepping --test tasks --test terminal {{ARGS}}
 
 # the tests that need a program a fresh machine lacks: QEMU, gdb, gcc, llvm-symbolizer
 test-ignored:

@@ -119,10 +119,10 @@ impl Ages {
                 passed_for(times(&last.vcpus), times(&now.vcpus), wall)
             })
             .collect();
-        let of = |cpu: u32| -> Age {
-            let passed = passed.get(cpu as usize).copied();
-            passed.unwrap_or_else(|| passed_for(None, None, wall))
-        };
+        // Of a CPU that does not exist, as little as of any: where there is doubt, time does not count.
+        let least = passed.iter().copied().min_by_key(|passed| passed.own);
+        let least = least.unwrap_or_else(|| passed_for(None, None, wall));
+        let of = |cpu: u32| -> Age { passed.get(cpu as usize).copied().unwrap_or(least) };
         self.cpus.resize_with(now.vcpus.len(), CpuAges::default);
         for (cpu, (ages, vcpu)) in self.cpus.iter_mut().zip(&now.vcpus).enumerate() {
             let before = last.vcpus.get(cpu).map_or_else(Counts::default, |vcpu| vcpu.counts);

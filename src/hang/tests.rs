@@ -289,6 +289,41 @@ fn tasks_that_wait_for_each_other_are_a_deadlock_although_all_cpus_are_fine() {
 }
 
 #[test]
+fn tasks_of_a_cpu_that_does_not_exist_get_no_older_than_those_that_the_host_runs() {
+    let mut scene = Scene::new(2);
+    let task = scene.task("nowhere", 77, TaskState::Blocked);
+    scene.lock(0xa0, LockKind::Mutex, Some(task));
+    scene.task_waits(task, WaitFor::Lock(0xa0));
+    scene.spins(1, false);
+    scene.hosted[1] = false;
+    assert_eq!(scene.watch(10 * LONG, still(&[1], NOTHING)), None);
+    scene.hosted[1] = true;
+    let hang = hangs(scene.watch(LONG, still(&[1], NOTHING))).remove(0);
+    assert_eq!((hang.class, hang.blamed), (Class::Deadlock, vec![Node::Task(task)]));
+}
+
+#[test]
+fn one_who_waits_for_somebody_who_does_not_exist_is_to_blame_himself() {
+    let row = |holder: Option<(LockKind, u32)>, what: WaitFor| {
+        let mut scene = Scene::new(2);
+        if let Some((kind, holder)) = holder {
+            scene.lock(0xa0, kind, Some(holder));
+        }
+        scene.cpu_waits(1, what);
+        let hang = only(scene.watch(LONG, still(&[1], NO_LOOP)));
+        assert_eq!((hang.class, hang.blamed), (Class::LockWait, cpus(&[1])), "{holder:?} {what:?}");
+        hang.edges.len()
+    };
+    let lock = WaitFor::Lock(0xa0);
+    assert_eq!(row(None, WaitFor::Call(77)), 1);
+    assert_eq!(row(None, WaitFor::Online(u32::MAX)), 1);
+    assert_eq!(row(None, lock), 1);
+    assert_eq!(row(Some((LockKind::Spin, 77)), lock), 2);
+    assert_eq!(row(Some((LockKind::Mutex, 77)), lock), 2);
+    assert_eq!(row(Some((LockKind::Garbage(9), 0)), lock), 1, "what is no lock has no holder");
+}
+
+#[test]
 fn a_holder_that_spins_is_to_blame_and_not_those_who_wait_for_it() {
     let mut scene = Scene::new(4);
     scene.lock(0xa0, LockKind::Spin, Some(2));

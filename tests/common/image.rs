@@ -76,6 +76,15 @@ pub fn address_of(name: &str, member: &str) -> u64 {
     place.unwrap_or_else(|error| panic!("{name}.{member}: {error}")).address().0
 }
 
+/// The address of a member of an element of an array of the bundled guest.
+pub fn address_in(array: &str, index: u64, member: &str) -> u64 {
+    let image = Image::parse(nmiscope::bundled::image()).expect("an image");
+    let types = Types::new(&image).expect("debug information");
+    let element = types.variable(array).and_then(|array| array.index(index));
+    let member = element.and_then(|element| element.field(member));
+    member.unwrap_or_else(|error| panic!("{array}[{index}]: {error}")).address().0
+}
+
 /// Address and size of the only function whose symbol has this in its name.
 pub fn function(part_of_name: &str) -> (u64, u64) {
     use object::{Object as _, ObjectSymbol as _};

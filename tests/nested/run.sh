@@ -18,7 +18,7 @@ set -euo pipefail
 readonly target=x86_64-unknown-linux-gnu
 # Those that run VMs; `live` is of two packages. They read nothing of the source tree. Not stepping:
 # a breakpoint that KVM sets for its guest (DR7) did not stop it on this emulated processor.
-readonly tests=(live accuracy capture hostile_guest terminal)
+readonly tests=(live accuracy capture hostile_guest hostile_detector terminal)
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 work=${NESTED_DIR:-${CARGO_TARGET_DIR:-$root/target}/nested}

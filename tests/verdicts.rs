@@ -75,6 +75,40 @@ fn a_guest_that_is_let_go_on_and_does_not_recover_is_told_of_once() {
     assert_eq!(report.backtraces.len(), 1);
 }
 
+/// Interrupts off for 0.6 s at a time, and a bound that makes a hang of it.
+#[test]
+fn a_guest_that_is_let_go_on_and_recovers_is_told_of_as_such() {
+    let finished = run_workload("long-irqs-off", 1)
+        .args(["--hang-after", "300ms", "--hang-policy", "report,continue"])
+        .args(["--stop-after", "4s", "--serial", "none"])
+        .run();
+    let report = finished.report();
+    let first = report.hangs.first().unwrap_or_else(|| panic!("{}", finished.all()));
+    assert_eq!(first.class, Class::HardLockup);
+    let after = first.resolved_after_ms.unwrap_or_else(|| panic!("{}", finished.all()));
+    assert!(after < 2000.0, "{after}");
+    assert!(finished.stdout.contains("recovered: hard-lockup, cpu0"), "{}", finished.stdout);
+    // Each of them is told of once, with a backtrace of its own.
+    assert_eq!(report.backtraces.len(), report.hangs.len());
+    // The last one may go on when the time is over.
+    let over = report.hangs.iter().all(|hang| hang.resolved_after_ms.is_some());
+    assert_eq!(finished.code(), if over { exit::CLEAN } else { exit::HANG });
+}
+
+#[test]
+fn equal_hangs_have_equal_signatures_and_others_have_others() {
+    let signature = |workload: &str, cpus| {
+        let finished = run_workload(workload, cpus).args(QUICKLY).args(["--serial", "none"]).run();
+        only_hang(&finished.expect_code(exit::HANG).report()).signature.clone()
+    };
+    let halts = signature("halt-irqs-off", 1);
+    for cpus in [2, 3, 8] {
+        assert_eq!(signature("halt-irqs-off", cpus), halts, "{cpus} CPUs");
+    }
+    let others = [signature("holder-halts", 2), signature("spin-irqs-off", 2)];
+    assert!(!others.contains(&halts) && others[0] != others[1], "{others:?}");
+}
+
 #[test]
 fn a_guest_that_was_stopped_with_its_vmm_does_not_hang() {
     let running = run_workload("busy", 2)

@@ -192,6 +192,9 @@ impl Run {
         let general = self.hang_after.iter().rev().find(|after| after.whose.is_none());
         let general = general.map_or(Some(Bounds::DEFAULT), |after| after.bound);
         let mut bounds = Bounds::new(general);
+        // vCPUs that share a core get their turn later.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;
+        bounds.starved = bounds.starved.map(|bound| bound * self.cpus.div_ceil(cores).max(1));
         let ready_within = Some(self.ready_within).filter(|within| !within.is_zero());
         bounds.set(Class::BootStall, general.and(ready_within));
         for after in &self.hang_after {
@@ -208,7 +211,7 @@ impl Run {
     pub fn policy(&self) -> Policy {
         let has = |policy| self.hang_policy.contains(&policy);
         Policy {
-            report: has(HangPolicy::Report) || has(HangPolicy::Core),
+            report: has(HangPolicy::Report) || has(HangPolicy::Core) || self.core.is_some(),
             kill: has(HangPolicy::Kill) || !has(HangPolicy::Continue),
         }
     }
@@ -306,7 +309,11 @@ fn parse_bound(text: &str) -> Result<HangAfter, String> {
             (Some(Bounded::Class(class)), bound)
         }
     };
+    const LEAST: Duration = Duration::from_millis(200);
     let bound = Some(parse_duration(bound)?).filter(|bound| !bound.is_zero());
+    if bound.is_some_and(|bound| bound < LEAST) {
+        return Err("too short to look twice: 200ms at least, or 0 to not look".into());
+    }
     Ok(HangAfter { whose, bound })
 }
 
@@ -372,7 +379,9 @@ mod tests {
             }
         };
         let seconds = |seconds| Some(Duration::from_secs(seconds));
-        assert_eq!(bounds(&[]), Bounds::default());
+        for class in Class::value_variants() {
+            assert_eq!(bounds(&[]).of(*class), Bounds::default().of(*class));
+        }
         let given = bounds(&["--hang-after", "9s", "--hang-after", "livelock=1m"]);
         assert_eq!(given.of(Class::HardLockup), seconds(9));
         assert_eq!(given.of(Class::Livelock), seconds(60));
@@ -383,6 +392,7 @@ mod tests {
         assert_eq!(given.of(Class::Deadlock), seconds(2));
         assert_eq!(given.of(Class::BootStall), seconds(5));
         assert!(!bounds(&["--hang-after", "0"]).any());
+        assert!(parse_bound("1ns").is_err());
         assert!(parse_bound("no-such=1s").is_err());
         assert!(parse_bound("boot-stall=1s").is_err());
     }

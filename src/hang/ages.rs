@@ -181,10 +181,12 @@ impl Ages {
         self.locks.get(&address).map_or_else(Age::default, |lock| lock.age)
     }
 
-    /// Whether a lock goes from hand to hand while somebody waits for it.
-    pub(super) fn changes_hands(&self, address: u64) -> bool {
+    /// Whether a lock goes from hand to hand past somebody who has waited for so long, by the clock.
+    /// One that did so once and now stays with a holder does not: the host may not run that one.
+    pub(super) fn passes_by(&self, address: u64, waited: Duration) -> bool {
         const OFTEN: u32 = 8;
-        self.locks.get(&address).is_some_and(|lock| lock.changes >= OFTEN)
+        let passes = |lock: &Still<_>| lock.changes >= OFTEN && lock.age.wall <= waited / 4;
+        self.locks.get(&address).is_some_and(passes)
     }
 }
 

@@ -34,13 +34,13 @@ impl Detector {
     /// on.
     pub fn set_ready(&mut self) {
         self.ready = true;
-        self.reset();
-    }
-
-    /// Forgets what stands still: after the guest has been stopped on purpose.
-    pub fn reset(&mut self) {
         self.last = None;
         self.ages = Ages { watched: self.ages.watched, ..Ages::default() };
+    }
+
+    /// After the guest has been stopped on purpose: that time does not count.
+    pub fn skip(&mut self) {
+        self.last = None;
     }
 
     /// Takes an observation of a guest that runs. Whether it is worth to stop it for a closer look.

@@ -448,6 +448,45 @@ fn a_contended_lock_is_no_hang_and_one_that_passes_somebody_by_is() {
     assert_eq!((hang.class, hang.blamed), (Class::LockWait, cpus(&[1])));
 }
 
+/// It was fought for, and then the host stopped running the one that has it.
+#[test]
+fn a_contended_lock_whose_holder_the_host_does_not_run_is_no_hang() {
+    let mut scene = Scene::new(2);
+    scene.lock(0xa0, LockKind::Spin, Some(0));
+    scene.cpu_waits(1, WaitFor::Lock(0xa0));
+    let verdict = scene.watch_with(Bounds::new(Some(BOUND)), 4 * LONG, |scene, poll| {
+        let contended = poll <= 10;
+        if contended {
+            scene.kernel().locks.get_mut(&0xa0).expect("the lock").taken_ns = poll.into();
+            scene.cpu(1).wait.as_mut().expect("a wait").since_ns = poll.into();
+        } else {
+            scene.spins(0, true);
+            scene.hosted[0] = false;
+        }
+        scene.pass(POLL, |_| if contended { ALL_MOVES } else { NOTHING });
+    });
+    assert_eq!(verdict, None);
+}
+
+/// A backtrace that somebody has asked for is no progress.
+#[test]
+fn being_stopped_on_purpose_changes_nothing() {
+    let mut scene = Scene::new(1);
+    scene.spins(0, false);
+    let mut detector = Detector::new(Bounds::new(Some(BOUND)), POLL);
+    detector.set_ready();
+    detector.observe(scene.now.clone());
+    let verdict = (1..=LONG).find_map(|poll| {
+        scene.pass(POLL, |_| NOTHING);
+        if poll == 5 {
+            detector.skip();
+        }
+        Some((poll, detector.judge(scene.now.clone())?))
+    });
+    // The interval in which it was stopped does not count.
+    assert_eq!(verdict.map(|(poll, _)| poll), Some(11));
+}
+
 #[test]
 fn undone_work_is_a_lost_wakeup_where_the_cpu_idles_and_a_livelock_where_it_runs() {
     for (runs, class) in [(false, Class::LostWakeup), (true, Class::Livelock)] {

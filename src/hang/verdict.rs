@@ -87,7 +87,7 @@ impl Evidence<'_> {
     pub fn verdict(&self) -> Option<Verdict> {
         if let Some(cpu) = self.now.kernel.as_ref().and_then(|kernel| kernel.panicking) {
             // It has a while to say why, and to leave.
-            let bound = self.bounds.of(Class::HardLockup)?;
+            let bound = self.bounds.of(Class::HardLockup).unwrap_or(Bounds::DEFAULT);
             let quiet = self.ages.console.own() >= bound;
             return quiet.then_some(Verdict::Panicked(cpu));
         }
@@ -176,7 +176,7 @@ impl Evidence<'_> {
         match root {
             Root::Cycle(nodes) => {
                 let waits = nodes.iter().filter_map(|&node| self.waited(kernel, node));
-                Some((Class::Deadlock, waits.min()?))
+                Some((Class::Deadlock, waits.map(|age| age.own).min()?))
             }
             &Root::One(Node::Cpu(cpu)) => {
                 let ages = self.ages.cpu(cpu);
@@ -199,19 +199,20 @@ impl Evidence<'_> {
     /// holders matter nor those who get it soon.
     fn kept_waiting(&self, kernel: &KernelState, group: &Group) -> Option<(Class, Duration)> {
         let members = group.members.iter().filter_map(|&node| self.waited(kernel, node));
+        let waited = members.clone().map(|age| age.wall).min()?;
         let locks = group.members.iter().filter_map(|&node| match node {
-            Node::Lock(address) if !self.ages.changes_hands(address) => {
+            Node::Lock(address) if !self.ages.passes_by(address, waited) => {
                 let holder = kernel.locks.get(&address)?.holder;
                 let held = holder.map(|_| self.ages.lock(address));
-                self.waited_for(kernel, address).chain(held.map(|age| age.own)).min()
+                self.waited_for(kernel, address).chain(held).map(|age| age.own).min()
             }
             _ => None,
         });
-        Some((Class::LockWait, members.chain(locks).min()?))
+        Some((Class::LockWait, members.map(|age| age.own).chain(locks).min()?))
     }
 
     /// How long each has waited who waits for a lock.
-    fn waited_for(&self, kernel: &KernelState, lock: u64) -> impl Iterator<Item = Duration> {
+    fn waited_for(&self, kernel: &KernelState, lock: u64) -> impl Iterator<Item = Age> {
         let wants = move |wait: &Option<Wait>| {
             wait.as_ref().is_some_and(|wait| wait.what == WaitFor::Lock(lock))
         };
@@ -221,22 +222,22 @@ impl Evidence<'_> {
         let tasks = (0..)
             .zip(&kernel.tasks)
             .filter(move |(_, task)| task.as_ref().is_some_and(|task| wants(&task.wait)));
-        let cpus = cpus.map(|(cpu, _)| self.ages.cpu(cpu).wait.own());
-        cpus.chain(tasks.map(|(task, _)| self.ages.task(task).own))
+        let cpus = cpus.map(|(cpu, _)| self.ages.cpu(cpu).wait.age);
+        cpus.chain(tasks.map(|(task, _)| self.ages.task(task)))
     }
 
     /// How long somebody who waits has waited.
-    fn waited(&self, kernel: &KernelState, node: Node) -> Option<Duration> {
+    fn waited(&self, kernel: &KernelState, node: Node) -> Option<Age> {
         match node {
             Node::Cpu(cpu) => {
                 kernel.cpu(cpu)?.wait.as_ref()?;
-                Some(self.ages.cpu(cpu).wait.own())
+                Some(self.ages.cpu(cpu).wait.age)
             }
             Node::Task(number) => {
                 let task = kernel.task(number)?;
                 let waits = |what| matches!(what, WaitFor::Lock(_) | WaitFor::Call(_));
                 let waits = task.wait.as_ref().is_some_and(|wait| waits(wait.what));
-                (waits && task.state == TaskState::Blocked).then(|| self.ages.task(number).own)
+                (waits && task.state == TaskState::Blocked).then(|| self.ages.task(number))
             }
             Node::Lock(_) => None,
         }

@@ -61,7 +61,8 @@ pub fn outcome(outcome: &Outcome) -> String {
 
 /// A whole report, in the order in which a run tells it.
 pub fn report(report: &Report) -> String {
-    let after = report.ready_after_ms.map(|after| Duration::from_secs_f64(after / 1000.0));
+    let after = report.ready_after_ms;
+    let after = after.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok());
     let mut text = after.map_or_else(String::new, |after| ready(&report.machine, after));
     let mut hangs = report.hangs.iter().peekable();
     let mut told = false;

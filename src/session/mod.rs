@@ -427,7 +427,7 @@ impl Session<'_> {
     fn go_on(&mut self) {
         self.vm.resume();
         if let Some(watch) = &mut self.watch {
-            watch.reset();
+            watch.skip();
         }
     }
 

@@ -45,8 +45,8 @@ impl Watch {
     }
 
     /// After the guest has been stopped on purpose.
-    pub fn reset(&mut self) {
-        self.detector.reset();
+    pub fn skip(&mut self) {
+        self.detector.skip();
     }
 
     /// When the next observation is worth its while.

@@ -5,6 +5,7 @@ mod common;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use common::{Plain, normalized, plain, text_addresses};
 use nmiscope_symbolizer::{
@@ -96,7 +97,10 @@ fn ten_thousand_addresses_are_what_llvm_says() {
 
 /// `tests/fixtures/task.c` built with these options.
 fn build(options: &[&str]) -> PathBuf {
-    let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("task{}", options.join("")));
+    // Tests run at once, and two of them want the same options.
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("task{}-{}", options.join(""), COUNT.fetch_add(1, Relaxed));
+    let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let status = Command::new("gcc")
         .arg("-g")
         .args(options)

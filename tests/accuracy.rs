@@ -11,10 +11,12 @@ use std::thread;
 
 use common::corpus::{Expected, ROWS, Row, promises};
 use common::*;
-use nmiscope::report::{Backtrace, Report};
+use nmiscope::report::{Backtrace, CpuState, Report};
 
 /// More would take cores from each other.
-const AT_A_TIME: usize = 2;
+fn at_a_time() -> usize {
+    thread::available_parallelism().map_or(1, usize::from).min(2)
+}
 
 fn faults(row: &Row, cpus: u32) -> Vec<String> {
     let run = run_workload(row.name, cpus).args(["--serial", "none", "--hang-after", "1s"]);
@@ -43,7 +45,9 @@ fn promised_stacks(
 ) -> Vec<(String, Vec<&'static str>, Vec<String>)> {
     let mut stacks = Vec::new();
     for promise in promises(row.source, backtrace.cpus.len() as u32) {
-        for cpu in promise.cpus.iter().map(|&cpu| &backtrace.cpus[cpu as usize]) {
+        let cpus = promise.cpus.iter().map(|&cpu| &backtrace.cpus[cpu as usize]);
+        // AMD's KVM resets a vCPU after a triple fault: there is nothing left to see.
+        for cpu in cpus.filter(|cpu| cpu.state != CpuState::Reset) {
             let look = ("look", seen_functions(cpu));
             // Who takes no NMI is `live`'s business; and where a CPU gets on, the NMI may come while
             // a function has no frame for the guest to see.
@@ -69,7 +73,7 @@ fn every_workload_is_understood() {
     let next = AtomicUsize::new(0);
     let wrong = Mutex::new(Vec::new());
     thread::scope(|scope| {
-        for _ in 0..AT_A_TIME {
+        for _ in 0..at_a_time() {
             scope.spawn(|| {
                 while let Some(row) = ROWS.get(next.fetch_add(1, Relaxed)) {
                     let faults = faults(row, row.min_cpus().max(2));

@@ -3,7 +3,7 @@
 //!
 //! Expect: soft-lockup
 //! Blamed: n/2
-//! Frames: n/2: compute, cpu_main
+//! Frames: n/2: compute|ask_for_the_next, cpu_main
 //! Frames: others: cpu_main
 
 use super::{Next, Workload, is_culprit};

@@ -257,7 +257,7 @@ impl Session<'_> {
     fn until_something_is_due(&self, nmi_after: Option<Duration>) -> Duration {
         let elapsed = self.started.elapsed();
         let due = [nmi_after, self.options.stop_after].into_iter().flatten();
-        let look = self.watch.as_ref().map_or(POLL, Watch::due_in);
+        let look = self.watch.as_ref().map_or(POLL, |watch| watch.due_in(elapsed));
         due.map(|after| after.saturating_sub(elapsed)).fold(look, Duration::min)
     }
 
@@ -292,7 +292,7 @@ impl Session<'_> {
     /// Looks at the guest, and closely if something may be wrong with it.
     fn look_for_trouble(&mut self, elapsed: Duration) -> Option<Outcome> {
         let watch = self.watch.as_mut()?;
-        let Observed { suspicious, problem } = watch.observe(&self.vm, &mut self.guest, elapsed);
+        let Observed { suspicious, problem } = watch.observe(&self.vm, &mut self.guest, elapsed)?;
         if let Some(reason) = problem {
             self.warn(format!(
                 "hang detection is waiting, the guest's heartbeats are not to be found: {reason}"

@@ -28,6 +28,8 @@ pub struct Watch {
     /// How many times they were not to be found.
     failures: u32,
     ready: bool,
+    /// When the next look is due, since the start.
+    next: Duration,
     /// The vCPUs of a kernel that is not known, when they were last observed.
     last: Vec<Vcpu>,
 }
@@ -35,7 +37,15 @@ pub struct Watch {
 impl Watch {
     pub fn new(bounds: Bounds) -> Self {
         let detector = Detector::new(bounds.clone(), POLL);
-        Self { detector, bounds, places: None, failures: 0, ready: false, last: Vec::new() }
+        Self {
+            detector,
+            bounds,
+            places: None,
+            failures: 0,
+            ready: false,
+            last: Vec::new(),
+            next: POLL,
+        }
     }
 
     /// From now on the guest's CPUs have to get on.
@@ -49,15 +59,29 @@ impl Watch {
         self.detector.skip();
     }
 
-    /// When the next observation is worth its while.
-    pub fn due_in(&self) -> Duration {
-        // Not much before: what is due in its own time may take longer by the clock.
-        const LEAST: Duration = Duration::from_millis(5);
-        self.detector.due_in().map_or(POLL, |due| due.clamp(LEAST, POLL))
+    /// In how long the next look is due, that long after the start.
+    pub fn due_in(&self, elapsed: Duration) -> Duration {
+        self.next.saturating_sub(elapsed)
     }
 
-    /// Looks at a guest that runs. Whether something may be wrong.
-    pub fn observe(&mut self, vm: &Vm, guest: &mut Guest<'_>, at: Duration) -> Observed {
+    /// When the look after one at that time is worth its while.
+    fn next_after(&self, at: Duration) -> Duration {
+        // Not much sooner: what is due in its own time may take longer by the clock.
+        const LEAST: Duration = Duration::from_millis(5);
+        at + self.detector.due_in().map_or(POLL, |due| due.clamp(LEAST, POLL))
+    }
+
+    /// Looks at a guest that runs; nothing if it is not yet time to.
+    pub fn observe(&mut self, vm: &Vm, guest: &mut Guest<'_>, at: Duration) -> Option<Observed> {
+        if at < self.next {
+            return None;
+        }
+        let observed = self.look(vm, guest, at);
+        self.next = self.next_after(at);
+        Some(observed)
+    }
+
+    fn look(&mut self, vm: &Vm, guest: &mut Guest<'_>, at: Duration) -> Observed {
         let known = guest.is_known();
         let mut problem = None;
         if known && self.places.is_none() && self.is_time_to_locate(at) {

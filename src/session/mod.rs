@@ -318,7 +318,7 @@ impl Session<'_> {
                 None
             }
             Some(Verdict::Hangs(found)) => {
-                self.backtrace_of(stopped, Trigger::Hang, Some(found));
+                self.backtrace_of(stopped, elapsed, Trigger::Hang, Some(found));
                 if self.options.policy.kill {
                     return Some(Outcome::Hang);
                 }
@@ -333,14 +333,14 @@ impl Session<'_> {
                     ran_ms: milliseconds(starved.ran),
                 };
                 (self.listener)(Event::Outcome(&outcome));
-                self.backtrace_of(stopped, Trigger::Starved, None);
+                self.backtrace_of(stopped, elapsed, Trigger::Starved, None);
                 Some(outcome)
             }
             Some(Verdict::Panicked(cpu)) => {
                 let message = panic_message(&self.console.tail());
                 let outcome = Outcome::Panic { cpu, message };
                 (self.listener)(Event::Outcome(&outcome));
-                self.backtrace_of(stopped, Trigger::GuestEnded, None);
+                self.backtrace_of(stopped, elapsed, Trigger::GuestEnded, None);
                 Some(outcome)
             }
         }
@@ -368,13 +368,20 @@ impl Session<'_> {
 
     /// Takes a backtrace; the guest is stopped afterwards.
     fn backtrace(&mut self, trigger: Trigger) {
+        let asked = self.started.elapsed();
         let stopped = self.stop();
-        self.backtrace_of(stopped, trigger, None);
+        self.backtrace_of(stopped, asked, trigger, None);
     }
 
-    /// Takes a backtrace of a guest that stands still, and tells of the hangs that were `found`.
-    fn backtrace_of(&mut self, stopped: Stopped, trigger: Trigger, found: Option<Found>) {
-        let at = milliseconds(self.started.elapsed());
+    /// Takes a backtrace of a guest that stands still, `asked` for that long after the start, and tells of the hangs that were `found`.
+    fn backtrace_of(
+        &mut self,
+        stopped: Stopped,
+        asked: Duration,
+        trigger: Trigger,
+        found: Option<Found>,
+    ) {
+        let at = milliseconds(asked);
         let wanted = found.is_none() || self.options.policy.report;
         let (_, files) = self.guest.examine();
         let image = files.parse().ok();

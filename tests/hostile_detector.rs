@@ -126,14 +126,6 @@ fn hangs(writes: &[Write], bytes: &[u8]) -> (Finished, Report) {
     (finished, report)
 }
 
-/// No control character but line feed and tab.
-#[track_caller]
-fn harmless(finished: &Finished) {
-    let dangerous = |c: char| c.is_control() && c != '\n' && c != '\t';
-    assert!(!finished.stdout.contains(dangerous), "{:?}", finished.stdout);
-    assert!(!finished.stderr.contains(dangerous), "{:?}", finished.stderr);
-}
-
 /// Both CPUs hang in the same way, and nobody else has to do with it.
 #[track_caller]
 fn both(report: &Report, class: Class) -> &Hang {

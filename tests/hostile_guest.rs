@@ -30,14 +30,6 @@ fn hang(guest: &Patched) -> (Finished, Report) {
     (finished, report)
 }
 
-/// No control character but line feed and tab.
-#[track_caller]
-fn harmless(finished: &Finished) {
-    let dangerous = |c: char| c.is_control() && c != '\n' && c != '\t';
-    assert!(!finished.stdout.contains(dangerous), "{:?}", finished.stdout);
-    assert!(!finished.stderr.contains(dangerous), "{:?}", finished.stderr);
-}
-
 /// A guest whose workload `busy` writes these values to these addresses, and then stands still.
 fn scribbler(scribbles: &[(u64, u32)]) -> Patched {
     let mut code = Vec::new();

@@ -24,10 +24,7 @@ use guest_word::Entry;
 use host_look::{HostLook, look_at_all};
 pub use resolver::Resolver;
 
-use crate::target::page_tables;
-
-/// RFLAGS.IF.
-const INTERRUPT_FLAG: u64 = 1 << 9;
+use crate::target::{interrupts_enabled, page_tables};
 
 /// What the host sees of a guest that stands still.
 #[derive(Debug, Default)]
@@ -146,7 +143,7 @@ fn diagnose_cpu(
     Cpu {
         cpu: number,
         state: cpu_state(state),
-        interrupts_enabled: somewhere.map(|state| state.registers.rflags & INTERRUPT_FLAG != 0),
+        interrupts_enabled: somewhere.map(|state| interrupts_enabled(&state.registers)),
         registers: state.map(|state| show_registers(&state.registers)),
         in_nmi: somewhere.map(|state| state.nmi.masked),
         findings: witnesses::findings(capture, &nmi, word.as_ref(), look),

@@ -106,15 +106,20 @@ impl Evidence<'_> {
     fn hangs(&self, kernel: &KernelState) -> Vec<Hang> {
         let graph = WaitGraph::new(kernel, self.ages, self.lasting());
         let groups = self.groups(kernel, &graph);
-        let mut suffering = self.groups(kernel, &graph.by_the_clock());
+        // Of a guest that gets on, and so at nearly every look, there is nobody to suffer.
+        let mut suffering = if groups.is_empty() {
+            BTreeMap::new()
+        } else {
+            self.groups(kernel, &graph.by_the_clock())
+        };
         let explained: BTreeSet<Node> =
             groups.values().flat_map(|group| group.members.iter().copied()).collect();
-        let mut found: Vec<(Class, Duration, Hang)> = groups
+        let mut found: Vec<Hang> = groups
             .into_iter()
             .filter_map(|(root, group)| {
                 let (class, age) = self.classify(kernel, &root, &group)?;
                 let group = group.with(suffering.remove(&root).unwrap_or_default());
-                Some((class, age, self.hang_of(class, age, &root, group)))
+                Some(self.hang_of(class, age, &root, group))
             })
             .collect();
         found.extend(self.undone(kernel, &explained));
@@ -244,11 +249,7 @@ impl Evidence<'_> {
     }
 
     /// CPUs that get on with everything but their work, unless it is known what their work waits for.
-    fn undone(
-        &self,
-        kernel: &KernelState,
-        explained: &BTreeSet<Node>,
-    ) -> Vec<(Class, Duration, Hang)> {
+    fn undone(&self, kernel: &KernelState, explained: &BTreeSet<Node>) -> Vec<Hang> {
         let is_explained = |cpu: u32| {
             let tasks = (0..)
                 .zip(&kernel.tasks)
@@ -263,9 +264,8 @@ impl Evidence<'_> {
                 let age = [ages.work.age, ages.ready.age].into_iter().max_by_key(|age| age.own)?;
                 let class = if is_busy(&ages, age) { Class::Livelock } else { Class::LostWakeup };
                 self.is_half_due(class, age.own).then(|| {
-                    let group = Group::default();
                     let root = Root::One(Node::Cpu(cpu));
-                    (class, age.own, self.hang_of(class, age.own, &root, group))
+                    self.hang_of(class, age.own, &root, Group::default())
                 })
             })
             .collect()
@@ -273,18 +273,13 @@ impl Evidence<'_> {
 
     /// One hang of each class that is due, with all that are on their way to it: CPUs that hang
     /// together do not stop in the same interval.
-    fn merge(&self, found: Vec<(Class, Duration, Hang)>) -> Vec<Hang> {
+    fn merge(&self, found: Vec<Hang>) -> Vec<Hang> {
         let mut by_class = BTreeMap::<Class, Hang>::new();
-        for (class, age, hang) in found {
-            if !self.is_half_due(class, age) {
-                continue;
-            }
-            match by_class.entry(class) {
-                std::collections::btree_map::Entry::Vacant(entry) => {
-                    entry.insert(hang);
-                }
-                std::collections::btree_map::Entry::Occupied(entry) => {
-                    entry.into_mut().absorb(hang);
+        for hang in found.into_iter().filter(|hang| self.is_half_due(hang.class, hang.age)) {
+            match by_class.get_mut(&hang.class) {
+                Some(first) => first.absorb(hang),
+                None => {
+                    by_class.insert(hang.class, hang);
                 }
             }
         }

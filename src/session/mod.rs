@@ -373,7 +373,8 @@ impl Session<'_> {
         self.backtrace_of(stopped, asked, trigger, None);
     }
 
-    /// Takes a backtrace of a guest that stands still, `asked` for that long after the start, and tells of the hangs that were `found`.
+    /// Takes a backtrace of a guest that stands still, `asked` for that long after the start, and
+    /// tells of the hangs that were `found`.
     fn backtrace_of(
         &mut self,
         stopped: Stopped,

@@ -9,6 +9,7 @@ use crate::capture::nmi::Stopped;
 use crate::diagnosis::host_look::stands_somewhere;
 use crate::hang::{Bounds, Counts, Detector, Observation, Times, Vcpu, VcpuSample, Verdict};
 use crate::kernel::{Depth, Located};
+use crate::target::interrupts_enabled;
 use crate::target::memory::GuestRam;
 
 /// How often a guest is observed.
@@ -16,9 +17,6 @@ pub const POLL: Duration = Duration::from_millis(100);
 
 /// How long the vCPUs of a guest of which nothing is known have to say how they are.
 const SAMPLE: Duration = Duration::from_millis(50);
-
-/// RFLAGS.IF.
-const INTERRUPT_FLAG: u64 = 1 << 9;
 
 /// The detector, and what it is shown.
 pub struct Watch {
@@ -175,7 +173,7 @@ fn sample_running(vm: &Vm, vcpus: &mut [Vcpu], last: &[Vcpu]) {
 fn sample(state: &VcpuState) -> Option<VcpuSample> {
     Some(VcpuSample {
         halted: state.mp_state == MpState::Halted,
-        interrupts_on: state.registers.rflags & INTERRUPT_FLAG != 0,
+        interrupts_on: interrupts_enabled(&state.registers),
         started: stands_somewhere(state),
     })
 }

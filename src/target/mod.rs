@@ -16,3 +16,9 @@ pub fn page_tables(registers: &Registers) -> Result<PageTables, PagingError> {
     let Registers { cr0, cr3, cr4, efer, .. } = *registers;
     PageTables::from_control_registers(cr0, cr3, cr4, efer)
 }
+
+/// Whether a vCPU takes interrupts: RFLAGS.IF.
+pub fn interrupts_enabled(registers: &Registers) -> bool {
+    const INTERRUPT_FLAG: u64 = 1 << 9;
+    registers.rflags & INTERRUPT_FLAG != 0
+}

@@ -472,3 +472,11 @@ pub fn only_hang(report: &Report) -> &Hang {
     assert_eq!(report.hangs.len(), 1, "{:#?}", report.hangs);
     &report.hangs[0]
 }
+
+/// What a guest has a hand in reaches the terminal with no control character but line feed and tab.
+#[track_caller]
+pub fn harmless(finished: &Finished) {
+    let dangerous = |c: char| c.is_control() && c != '\n' && c != '\t';
+    assert!(!finished.stdout.contains(dangerous), "{:?}", finished.stdout);
+    assert!(!finished.stderr.contains(dangerous), "{:?}", finished.stderr);
+}

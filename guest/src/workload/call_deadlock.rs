@@ -31,7 +31,7 @@ fn step(cpu: usize) -> Next {
 #[inline(never)]
 fn flush_others() {
     let mut flushes = TLB_LOCK.lock();
-    SET_UP.of(2);
+    SET_UP.meet(2);
     machine::smp_call_function_single(1, |_| {}, 0);
     *flushes += 1;
 }
@@ -39,7 +39,7 @@ fn flush_others() {
 #[inline(never)]
 fn flush_own() {
     machine::interrupts_off();
-    SET_UP.of(2);
+    SET_UP.meet(2);
     *TLB_LOCK.lock() += 1;
     machine::interrupts_on();
 }

@@ -41,7 +41,7 @@ fn move_one(first: &SpinLock<u64>, second: &SpinLock<u64>) -> bool {
     static BOTH_HAVE_ONE: Meeting = Meeting::new();
     static BOTH_HAVE_TRIED: Meeting = Meeting::new();
     let Some(mut from) = first.try_lock() else { return false };
-    BOTH_HAVE_ONE.of(2);
+    BOTH_HAVE_ONE.meet(2);
     let moved = match second.try_lock() {
         Some(mut to) => {
             *to += core::mem::take(&mut *from);
@@ -49,6 +49,6 @@ fn move_one(first: &SpinLock<u64>, second: &SpinLock<u64>) -> bool {
         }
         None => false,
     };
-    BOTH_HAVE_TRIED.of(2);
+    BOTH_HAVE_TRIED.meet(2);
     moved
 }

@@ -155,7 +155,7 @@ impl Meeting {
     }
 
     /// Waits until `cpus` are here.
-    fn of(&self, cpus: usize) {
+    fn meet(&self, cpus: usize) {
         let cpus = cpus as u32;
         let all_here = (self.arrivals.fetch_add(1, Relaxed) / cpus + 1) * cpus;
         while self.arrivals.load(Relaxed) < all_here {

@@ -21,13 +21,13 @@ fn step(cpu: usize) -> Next {
 
 #[inline(never)]
 fn give_up_alone(cpu: usize) -> ! {
-    ALL_LOOK_AWAY.of(machine::possible_cpus());
+    ALL_LOOK_AWAY.meet(machine::possible_cpus());
     panic!("nobody listens to cpu{cpu}")
 }
 
 #[inline(never)]
 fn look_away() -> ! {
     machine::interrupts_off();
-    ALL_LOOK_AWAY.of(machine::possible_cpus());
+    ALL_LOOK_AWAY.meet(machine::possible_cpus());
     spin_for_good(&WORKLOAD)
 }

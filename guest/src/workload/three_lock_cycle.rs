@@ -30,6 +30,6 @@ fn step(cpu: usize) -> Next {
 fn dine(cpu: usize) {
     static ALL_HAVE_ONE: Meeting = Meeting::new();
     let mut left = FORKS[cpu].lock();
-    ALL_HAVE_ONE.of(FORKS.len());
+    ALL_HAVE_ONE.meet(FORKS.len());
     *left += *FORKS[(cpu + 1) % FORKS.len()].lock();
 }

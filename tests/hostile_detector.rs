@@ -167,7 +167,7 @@ fn a_lock_that_is_nowhere_leaves_those_who_wait_for_it() {
         let [name] = &hang.locks[..] else { panic!("{what}: {hang:#?}") };
         let kind = node(hang, name);
         assert!(matches!(kind, NodeKind::Lock { lock: LockKind::Unknown, .. }), "{what}: {kind:?}");
-        let said = format!("\n  cpu0 waits for {name}\n");
+        let said = format!("\n  cpu0 waits for {name}, where there is no lock\n");
         assert!(finished.stdout.contains(&said), "{what}: {}", finished.stdout);
     }
 }
@@ -184,7 +184,7 @@ fn a_lock_whose_holder_does_not_exist_is_not_the_fault_of_nobody() {
         let absent = match node(hang, holder) {
             NodeKind::Cpu { activity, .. } => *activity == Activity::Absent,
             NodeKind::Task { state, .. } => *state == TaskState::Absent,
-            NodeKind::Lock { .. } => false,
+            NodeKind::Lock { .. } | NodeKind::Queue { .. } => false,
         };
         assert!(absent, "{hang:#?}");
         let said = format!("says that it is held by {holder}, and there is no {holder}\n");

@@ -10,21 +10,36 @@ use std::time::Duration;
 
 use common::*;
 use nmiscope::hang::Class;
-use nmiscope::report::{Outcome, Trigger};
+use nmiscope::report::{Outcome, Report, Source, Trigger};
 use rustix::process::Signal;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 const QUICKLY: [&str; 2] = ["--hang-after", "500ms"];
 
+/// The report says what the run has said, without the VM, and ends as it did.
+#[track_caller]
+fn told_again_from_json(live: &Finished) {
+    let again = nmiscope(["report"]).arg(live.directory.path().join(REPORT)).run();
+    assert_eq!(again.code(), live.code());
+    let told = live.stdout.lines().filter(|line| !line.starts_with("wrote "));
+    assert_eq!(again.stdout.lines().collect::<Vec<_>>(), told.collect::<Vec<_>>());
+}
+
 #[test]
 fn a_report_is_printed_again_from_its_json_as_it_was_told() {
-    for workload in ["abba-deadlock", "spin-irqs-on", "panic", "triple-fault"] {
-        let live = run_workload(workload, 2).args(QUICKLY).args(["--serial", "none"]).run();
-        let json = live.directory.path().join(REPORT);
-        let again = nmiscope(["report"]).arg(json).run();
-        assert_eq!(again.code(), live.code());
-        let told = live.stdout.replace(&format!("wrote {REPORT}\n"), "");
-        assert_eq!(again.stdout, told);
+    let rows: [(&str, &[&str]); 8] = [
+        ("abba-deadlock", &[]),
+        ("spin-irqs-on", &[]),
+        ("lost-wakeup", &[]),
+        ("panic", &[]),
+        ("triple-fault", &[]),
+        ("boot-stall", &["--ready-within", "1s"]),
+        ("spin-irqs-off", &["--hang-policy", "kill"]),
+        ("long-irqs-off", &["--hang-policy", "report,continue", "--stop-after", "4s"]),
+    ];
+    for (workload, arguments) in rows {
+        let run = run_workload(workload, 2).args(QUICKLY).args(["--serial", "none"]);
+        told_again_from_json(&run.args(arguments).run());
     }
 }
 
@@ -53,6 +68,23 @@ fn a_core_is_written_where_the_policy_asks_for_one() {
     let core = finished.directory.path().join("nmiscope.core");
     let again = nmiscope(["report"]).arg(core).run().expect_code(exit::HANG);
     assert!(again.stdout.contains("hard-lockup, cpu1"), "{}", again.stdout);
+}
+
+/// A backtrace that somebody asks for later does not take the place of the hang's.
+#[test]
+fn a_core_is_of_the_hang_and_not_of_the_last_backtrace() {
+    let finished = run_workload("spin-irqs-off", 2)
+        .args(QUICKLY)
+        .args(["--hang-policy", "report,core,continue", "--serial", "none"])
+        .args(["--nmi-after", "1500ms", "--stop-after", "2s"])
+        .run()
+        .expect_code(exit::HANG);
+    let report = finished.report();
+    let triggers = report.backtraces.iter().map(|backtrace| &backtrace.trigger);
+    assert_eq!(triggers.collect::<Vec<_>>(), [&Trigger::Hang, &Trigger::Timer]);
+    let core = finished.directory.path().join("nmiscope.core");
+    let again = nmiscope(["report"]).arg(core).with_report().run().expect_code(exit::HANG);
+    assert_eq!(Report { source: Source::Live, ..again.report() }, report);
 }
 
 #[test]
@@ -111,9 +143,9 @@ fn equal_hangs_have_equal_signatures_and_others_have_others() {
 
 #[test]
 fn a_guest_that_was_stopped_with_its_vmm_does_not_hang() {
-    let running = run_workload("busy", 2)
-        .args(QUICKLY)
-        .args(["--stop-after", "5s", "--serial", "none"])
+    // Interrupts off for 0.6 s at a time.
+    let running = run_workload("long-irqs-off", 2)
+        .args(["--hang-after", "800ms", "--stop-after", "5s", "--serial", "none"])
         .start();
     running.wait_for("guest ready", 1);
     running.signal(Signal::STOP);
@@ -172,7 +204,9 @@ fn a_guest_that_the_host_does_not_run_is_starved_and_does_not_hang() {
     let busy = Busy::on_core(0, 4);
     let finished = running.wait();
     drop(busy);
-    let report = finished.expect_code(exit::TOOL_FAILED).report();
+    let finished = finished.expect_code(exit::TOOL_FAILED);
+    told_again_from_json(&finished);
+    let report = finished.report();
     let Outcome::Starved { cpus, wall_ms, ran_ms } = &report.outcome else {
         panic!("{:?}", report.outcome)
     };

@@ -114,11 +114,13 @@ pub struct Run {
     /// 30s unless told otherwise
     #[arg(long, value_name = "[CLASS=]DURATION", default_value = "2s", value_parser = parse_bound)]
     pub hang_after: Vec<HangAfter>,
-    /// Call it a hang (boot-stall) when the guest is not ready by then; 0 to not look
+    /// Call it a hang (boot-stall) when the guest is not ready by then; 0 to not look. A guest of which
+    /// nothing is known may have its interrupts off for as long before it takes the first one
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     pub ready_within: Duration,
-    /// What to do about a hang: report it with the stacks of all vCPUs; write a core of it too
-    /// (nmiscope.core, or as --core says); end the run, or let the guest go on and say if it recovers
+    /// What to do about a hang: report it with the stacks of all vCPUs (without it there are no NMIs
+    /// and no stacks); write a core of it too (nmiscope.core, or as --core says); kill, to end the run,
+    /// or continue, to let the guest go on and say if it recovers
     #[arg(long, value_enum, value_delimiter = ',', default_value = "report,kill")]
     pub hang_policy: Vec<HangPolicy>,
     /// Print the backtraces after this time, and go on

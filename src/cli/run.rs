@@ -37,7 +37,7 @@ pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
         Event::Ready { machine, after } => text.print(&text::ready(machine, after)),
         Event::Warning(warning) => output::warning(warning),
         Event::Hangs(hangs) => text.print(&text::hangs(hangs)),
-        Event::Resolved(hangs) => text.print(&text::resolved(hangs)),
+        Event::Resolved(hang) => text.print(&text::resolved(hang)),
         Event::Outcome(outcome) => text.print(&text::outcome(outcome)),
         Event::Backtrace(backtrace) => text.print(&text::backtrace(backtrace)),
         Event::Stopping { exits } => tracing::info!(?exits, "stopping"),

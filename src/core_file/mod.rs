@@ -38,4 +38,4 @@ pub use write::{
 };
 
 /// The version of the format that is written, and the only one that is read.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;

@@ -39,6 +39,7 @@ pub fn hangs(found: &[hang::Hang], grounds: Grounds<'_>, resolver: &Resolver<'_>
 /// What the parties are called; no two alike.
 struct Names {
     tasks: BTreeMap<u32, String>,
+    /// And queues.
     locks: BTreeMap<u64, String>,
 }
 
@@ -46,7 +47,12 @@ impl Names {
     fn of(found: &[hang::Hang], grounds: Grounds<'_>, resolver: &Resolver<'_>) -> Self {
         let mut used = BTreeSet::new();
         let mut locks: BTreeMap<u64, String> = BTreeMap::new();
-        for &address in found.iter().flat_map(|hang| &hang.locks) {
+        let queue = |edge: &hang::Edge| match edge.to {
+            Node::Queue(address) => Some(address),
+            _ => None,
+        };
+        let queues = found.iter().flat_map(|hang| &hang.edges).filter_map(queue);
+        for address in found.iter().flat_map(|hang| hang.locks.iter().copied()).chain(queues) {
             locks.entry(address).or_insert_with(|| {
                 let name = lock_name(address, resolver);
                 unlike(&mut used, &name, &format!("@{address:016x}"))
@@ -67,7 +73,7 @@ impl Names {
             Node::Task(task) => {
                 self.tasks.get(&task).cloned().unwrap_or_else(|| format!("task#{task}"))
             }
-            Node::Lock(address) => {
+            Node::Lock(address) | Node::Queue(address) => {
                 self.locks.get(&address).cloned().unwrap_or_else(|| format!("{address:016x}"))
             }
         }
@@ -136,7 +142,7 @@ impl Teller<'_> {
         let look = |node: &Node| match *node {
             Node::Cpu(cpu) => self.cpu(cpu)?.look.as_ref(),
             Node::Task(number) => self.task_look(number),
-            Node::Lock(_) => None,
+            Node::Lock(_) | Node::Queue(_) => None,
         };
         self.hang.blamed.iter().filter_map(look).map(|look| &look.frames[..]).collect()
     }
@@ -193,9 +199,14 @@ impl Teller<'_> {
                     symbol: lock_symbol(address, self.resolver),
                     address: format!("{address:016x}"),
                     lock: lock.map_or(LockKind::Unknown, |lock| lock.kind.into()),
+                    held_by: lock.and_then(hang::Lock::holder).map(|node| self.names.id(node)),
                     taken_at: lock.and_then(|lock| self.line(&lock.taken_at)),
                 }
             }
+            Node::Queue(address) => NodeKind::Queue {
+                symbol: lock_symbol(address, self.resolver),
+                address: format!("{address:016x}"),
+            },
         }
     }
 
@@ -227,7 +238,7 @@ impl Teller<'_> {
                 kernel.and_then(|kernel| kernel.task(task)?.wait.as_ref()),
                 ages.tasks.get(task as usize).map(hang::Still::own),
             ),
-            (_, Node::Lock(_)) => (None, None),
+            (_, Node::Lock(_) | Node::Queue(_)) => (None, None),
         };
         WaitEdge {
             from: self.names.id(edge.from),
@@ -238,6 +249,7 @@ impl Teller<'_> {
                 EdgeKind::Calls => WaitKind::CallsFunction,
                 EdgeKind::BringsUp => WaitKind::BringsUp,
                 EdgeKind::RunsOn => WaitKind::RunsOn,
+                EdgeKind::SleepsOn => WaitKind::SleepsOn,
             },
             at: wait.and_then(|wait| self.line(&wait.at)),
             for_ms: age.map(milliseconds),
@@ -251,18 +263,30 @@ impl Teller<'_> {
 
     fn evidence(&self) -> Vec<Evidence> {
         let hang = self.hang;
-        let parties = hang.blamed.iter().chain(&hang.victims);
+        let parties = hang.blamed.iter().chain(&hang.victims).copied();
+        let parties = parties.chain(self.cpus_of_sleepers());
         let mut evidence = Vec::new();
-        for &party in parties {
+        for party in parties {
             let facts = match party {
                 Node::Cpu(cpu) => self.facts_of_cpu(cpu),
                 Node::Task(task) => self.facts_of_task(task),
-                Node::Lock(_) => Vec::new(),
+                Node::Lock(_) | Node::Queue(_) => Vec::new(),
             };
             let of = self.names.id(party);
             evidence.extend(facts.into_iter().map(|fact| Evidence { of: of.clone(), fact }));
         }
         evidence
+    }
+
+    /// The CPUs whose work those have who sleep and are to blame for that.
+    fn cpus_of_sleepers(&self) -> BTreeSet<Node> {
+        let cpu = |node: &Node| match *node {
+            Node::Task(task) if self.hang.class == hang::Class::LostWakeup => {
+                Some(Node::Cpu(self.grounds.kernel?.task(task)?.cpu))
+            }
+            _ => None,
+        };
+        self.hang.blamed.iter().filter_map(cpu).collect()
     }
 
     fn facts_of_cpu(&self, cpu: u32) -> Vec<Fact> {

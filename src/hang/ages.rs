@@ -91,6 +91,9 @@ pub struct CpuAges {
     pub interrupts_before: u64,
     /// Since its main loop or its tick moved last, whichever did.
     pub nothing: Age,
+    /// How it was seen, if it was, since then.
+    #[serde(default)]
+    pub seen: Option<VcpuSample>,
 }
 
 /// What stands still in a guest.
@@ -106,6 +109,12 @@ pub struct Ages {
     pub console: Still<u64>,
     /// The time that was watched.
     pub watched: Age,
+    /// The same CPU panics.
+    #[serde(default)]
+    pub panicking: Still<u32>,
+    /// Some CPU has been seen that takes interrupts, or was counted to.
+    #[serde(default)]
+    pub took_interrupts: bool,
 }
 
 impl Ages {
@@ -126,7 +135,7 @@ impl Ages {
         self.cpus.resize_with(now.vcpus.len(), CpuAges::default);
         for (cpu, (ages, vcpu)) in self.cpus.iter_mut().zip(&now.vcpus).enumerate() {
             let before = last.vcpus.get(cpu).map_or_else(Counts::default, |vcpu| vcpu.counts);
-            ages.advance_vcpu(vcpu, before, passed[cpu]);
+            self.took_interrupts |= ages.advance_vcpu(vcpu, before, passed[cpu]);
         }
         self.console.see(Some(now.console_bytes), of(0));
         self.watched = self.watched.plus(of(0));
@@ -137,6 +146,7 @@ impl Ages {
     }
 
     fn advance_kernel(&mut self, kernel: &KernelState, of: impl Fn(u32) -> Age) {
+        self.panicking.see(kernel.panicking, of(kernel.panicking.unwrap_or(u32::MAX)));
         for (cpu, (ages, activity)) in (0..).zip(self.cpus.iter_mut().zip(&kernel.cpus)) {
             let online = activity.as_ref().filter(|activity| activity.online);
             ages.advance(online, kernel.switches_on(cpu), of(cpu));
@@ -159,6 +169,7 @@ impl Ages {
     fn forget_kernel(&mut self) {
         self.tasks.clear();
         self.locks.clear();
+        self.panicking = Still::default();
         for cpu in &mut self.cpus {
             let interrupts_off = std::mem::take(&mut cpu.interrupts_off);
             let awake = std::mem::take(&mut cpu.awake);
@@ -192,8 +203,8 @@ impl Ages {
 
 impl CpuAges {
     /// What shows from outside. `before` is what the host had counted at the last observation: ten
-    /// looks a second may all miss what happens in between.
-    fn advance_vcpu(&mut self, vcpu: &Vcpu, before: Counts, passed: Age) {
+    /// looks a second may all miss what happens in between. Returns whether it takes interrupts.
+    fn advance_vcpu(&mut self, vcpu: &Vcpu, before: Counts, passed: Age) -> bool {
         let moved = |before: Option<u64>, now: Option<u64>| {
             before.zip(now).is_some_and(|(before, now)| before != now)
         };
@@ -211,6 +222,8 @@ impl CpuAges {
             let awake = started && !halted && !slept;
             self.awake.see(awake.then_some(()), passed);
         }
+        self.seen = vcpu.sample.or(self.seen);
+        took || vcpu.sample.is_some_and(|sample| sample.started && sample.interrupts_on)
     }
 
     fn advance(&mut self, activity: Option<&CpuActivity>, switches: u64, passed: Age) {
@@ -222,6 +235,9 @@ impl CpuAges {
         self.main_loop.see(main_loop, passed);
         let nothing = [self.tick.age, self.main_loop.age];
         self.nothing = nothing.into_iter().min_by_key(|age| age.wall).unwrap_or_default();
+        if self.nothing == Age::default() {
+            self.seen = None;
+        }
         let wait = activity.and_then(|activity| activity.wait.as_ref());
         self.wait.see(wait.map(super::Wait::key), passed);
         let undone = activity.filter(|activity| activity.has_work());

@@ -1,11 +1,21 @@
 //! The detector: keeps the ages, and asks for a verdict when one may be due.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::ages::Ages;
 use super::bounds::{Bounds, Class};
 use super::observation::Observation;
-use super::verdict::{Evidence, Verdict};
+use super::verdict::{Evidence, Hang, Verdict};
+
+/// What comes of looking at a guest that runs.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Noticed {
+    /// It is worth to stop it for a closer look.
+    pub suspicious: bool,
+    /// Hangs that are over, each by how many had been told of before it.
+    pub over: Vec<usize>,
+}
 
 /// Watches one guest.
 #[derive(Debug)]
@@ -16,6 +26,9 @@ pub struct Detector {
     last: Option<Observation>,
     ages: Ages,
     ready: bool,
+    /// The hangs that have been told of and go on, by how many were told of before them.
+    told: BTreeMap<usize, Hang>,
+    told_so_far: usize,
 }
 
 impl Detector {
@@ -27,6 +40,8 @@ impl Detector {
             last: None,
             ages: Ages::default(),
             ready: false,
+            told: BTreeMap::new(),
+            told_so_far: 0,
         }
     }
 
@@ -43,17 +58,30 @@ impl Detector {
         self.last = None;
     }
 
-    /// Takes an observation of a guest that runs. Whether it is worth to stop it for a closer look.
-    pub fn observe(&mut self, now: Observation) -> bool {
+    /// Takes an observation of a guest that runs.
+    pub fn observe(&mut self, now: Observation) -> Noticed {
         self.advance(now);
-        self.verdict().is_some()
+        let Some(evidence) = self.evidence() else { return Noticed::default() };
+        let over = self.told.iter().filter(|(_, hang)| !evidence.lasts(hang));
+        let over: Vec<usize> = over.map(|(&number, _)| number).collect();
+        let suspicious = evidence.verdict().is_some();
+        for number in &over {
+            self.told.remove(number);
+        }
+        Noticed { suspicious, over }
     }
 
     /// Takes an observation of a stopped guest, with the states of its vCPUs, and says what is wrong
-    /// with it, if it still is.
+    /// with it that it has not said before, if anything still is.
     pub fn judge(&mut self, now: Observation) -> Option<Verdict> {
         self.advance(now);
-        self.verdict()
+        let verdict = self.evidence()?.verdict()?;
+        if let Verdict::Hangs(found) = &verdict {
+            let numbers = self.told_so_far..;
+            self.told.extend(numbers.zip(found.hangs.iter().cloned()));
+            self.told_so_far += found.hangs.len();
+        }
+        Some(verdict)
     }
 
     /// In how much of its own time something that stands still now is due.
@@ -79,8 +107,8 @@ impl Detector {
         self.last = Some(now);
     }
 
-    fn verdict(&self) -> Option<Verdict> {
-        let now = self.last.as_ref()?;
-        Evidence { bounds: &self.bounds, ages: &self.ages, now, ready: self.ready }.verdict()
+    fn evidence(&self) -> Option<Evidence<'_>> {
+        let Self { bounds, ages, ready, told, .. } = self;
+        Some(Evidence { bounds, ages, now: self.last.as_ref()?, ready: *ready, told })
     }
 }

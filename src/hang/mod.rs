@@ -30,7 +30,7 @@ mod tests;
 
 pub use ages::{Age, Ages, CpuAges, Still};
 pub use bounds::{Bounds, Class};
-pub use detector::Detector;
+pub use detector::{Detector, Noticed};
 pub use observation::{
     Counts, CpuActivity, KernelState, Lock, LockKind, Observation, Site, Task, TaskRegisters,
     TaskState, Times, Vcpu, VcpuSample, Wait, WaitFor,

@@ -1,6 +1,7 @@
 //! Whatever a guest has written down, and whatever the host has counted: the detector ends, does not
 //! panic, and blames somebody who exists.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proptest::collection::{btree_map, vec};
@@ -144,6 +145,7 @@ proptest! {
             detector.set_ready();
         }
         let mut at = Duration::ZERO;
+        let (mut told, mut open) = (0, BTreeSet::new());
         for (vcpus, console_bytes, kernel, polls) in moments {
             for _ in 0..polls {
                 at = at.saturating_add(interval);
@@ -154,13 +156,19 @@ proptest! {
                     kernel: kernel.clone(),
                 };
                 detector.due_in();
-                let suspicious = detector.observe(now.clone());
+                let noticed = detector.observe(now.clone());
+                for number in noticed.over {
+                    prop_assert!(open.remove(&number), "one that was not open is over");
+                }
                 let verdict = detector.judge(now.clone());
-                prop_assert!(!suspicious || verdict.is_some(), "the same is seen twice");
+                prop_assert!(!noticed.suspicious || verdict.is_some(), "the same is seen twice");
                 if let Some(Verdict::Hangs(found)) = verdict {
                     for hang in found.hangs {
                         check(&now, &hang)?;
+                        open.insert(told);
+                        told += 1;
                     }
+                    prop_assert!(!detector.observe(now).suspicious, "it is told of twice");
                 }
             }
         }
@@ -191,7 +199,7 @@ fn check(now: &Observation, hang: &Hang) -> Result<(), TestCaseError> {
     let exists = |node: &Node| match *node {
         Node::Cpu(cpu) => (cpu as usize) < now.vcpus.len(),
         Node::Task(task) => now.kernel.as_ref().is_some_and(|kernel| kernel.task(task).is_some()),
-        Node::Lock(_) => false,
+        Node::Lock(_) | Node::Queue(_) => false,
     };
     prop_assert!(!hang.blamed.is_empty() && hang.blamed.iter().all(exists), "{hang:#?}");
     prop_assert!(hang.victims.iter().all(|victim| !hang.blamed.contains(victim)), "{hang:#?}");

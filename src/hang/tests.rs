@@ -396,6 +396,9 @@ fn a_task_that_sleeps_with_a_mutex_is_to_blame_for_the_wait() {
     let hang = only(scene.watch(LONG, |_| ALL_MOVES));
     assert_eq!((hang.class, hang.blamed), (Class::LockWait, vec![Node::Task(sleeper)]));
     assert_eq!(hang.victims, [Node::Task(waiter)]);
+    let sleeps =
+        Edge { from: Node::Task(sleeper), to: Node::Queue(0xcc), kind: EdgeKind::SleepsOn };
+    assert!(hang.edges.contains(&sleeps), "what it sleeps for: {:?}", hang.edges);
 }
 
 #[test]
@@ -502,6 +505,109 @@ fn undone_work_is_a_lost_wakeup_where_the_cpu_idles_and_a_livelock_where_it_runs
 }
 
 #[test]
+fn undone_work_is_the_fault_of_the_task_that_sleeps_and_not_of_one_that_has_just_begun_to() {
+    let mut scene = Scene::new(2);
+    let worker = scene.task("worker", 1, TaskState::Blocked);
+    let napper = scene.task("napper", 1, TaskState::Blocked);
+    let elsewhere = scene.task("elsewhere", 0, TaskState::Blocked);
+    for task in [worker, napper, elsewhere] {
+        scene.task_waits(task, WaitFor::Queue(0xcc));
+    }
+    scene.cpu(1).work_queued = 1;
+    let hang = only(scene.watch_with(Bounds::new(Some(BOUND)), LONG, |scene, poll| {
+        let napper = scene.kernel().tasks[napper as usize].as_mut().expect("a task");
+        napper.wait.as_mut().expect("a wait").since_ns = (poll / 3).into();
+        scene.pass(POLL, |_| ALL_MOVES);
+    }));
+    assert_eq!((hang.class, hang.blamed), (Class::LostWakeup, vec![Node::Task(worker)]));
+}
+
+#[test]
+fn what_a_hang_is_does_not_depend_on_which_class_is_due_first() {
+    let nothing_moves = |class: Class, bound: Duration| {
+        let mut scene = Scene::new(2);
+        scene.spins(1, false);
+        scene.lock(0xa0, LockKind::Spin, Some(1));
+        scene.cpu_waits(0, WaitFor::Lock(0xa0));
+        let mut bounds = Bounds::new(Some(BOUND));
+        bounds.set(class, Some(bound));
+        let verdict = scene.watch_with(bounds, 10 * LONG, |scene, _| {
+            scene.pass(POLL, still(&[0, 1], NOTHING));
+        });
+        let polls = verdict.as_ref().map_or(0, |(polls, _)| *polls);
+        (polls, only(verdict).class)
+    };
+    assert_eq!(nothing_moves(Class::HardLockup, BOUND * 5), (50, Class::HardLockup));
+    assert_eq!(nothing_moves(Class::SoftLockup, BOUND / 5), (10, Class::HardLockup));
+    assert_eq!(nothing_moves(Class::LockWait, BOUND / 5), (10, Class::HardLockup));
+    assert_eq!(nothing_moves(Class::DeadHalt, BOUND * 5), (10, Class::HardLockup));
+}
+
+/// Nobody but the judge sees a vCPU's state, and what it has seen holds while nothing moves.
+#[test]
+fn a_guest_is_not_stopped_again_for_what_a_look_has_shown_not_to_be_due() {
+    let mut scene = Scene::new(1);
+    scene.halts(0, false);
+    let mut bounds = Bounds::new(Some(BOUND));
+    bounds.set(Class::DeadHalt, Some(BOUND * 5));
+    let mut detector = Detector::new(bounds, POLL);
+    detector.set_ready();
+    let mut stops = Vec::new();
+    let verdict = (0..=6 * LONG).find_map(|poll| {
+        scene.pass(POLL, |_| NOTHING);
+        let mut running = scene.now.clone();
+        running.vcpus[0].sample = None;
+        if !detector.observe(running).suspicious {
+            return None;
+        }
+        stops.push(poll);
+        detector.judge(scene.now.clone())
+    });
+    assert_eq!(stops, [10, 50]);
+    let Some(Verdict::Hangs(found)) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(found.hangs[0].class, Class::DeadHalt);
+}
+
+/// A guest that is let go on with its hangs: each is told of once, and its end too.
+#[test]
+fn hangs_of_a_guest_that_goes_on_begin_and_end_one_by_one() {
+    let mut scene = Scene::new(4);
+    let mut detector = Detector::new(Bounds::new(Some(BOUND)), POLL);
+    detector.set_ready();
+    let mut told = Vec::new();
+    for poll in 0..80 {
+        // CPU 1 spins for 4 s, CPU 2 halts for good after 2, and CPU 3 after 3 wants what CPU 1 has.
+        match poll {
+            1 => {
+                scene.spins(1, false);
+                scene.lock(0xa0, LockKind::Spin, Some(1));
+            }
+            20 => scene.halts(2, false),
+            30 => scene.cpu_waits(3, WaitFor::Lock(0xa0)),
+            40 => {
+                scene.kernel().locks.clear();
+                scene.cpu(3).wait = None;
+            }
+            _ => {}
+        }
+        let stuck = [(1, 1..40), (2, 20..80), (3, 30..40)];
+        let stuck = stuck.into_iter().filter(|(_, when)| when.contains(&poll));
+        let stuck: Vec<usize> = stuck.map(|(cpu, _)| cpu).collect();
+        scene.pass(POLL, still(&stuck, NOTHING));
+        let noticed = detector.observe(scene.now.clone());
+        told.extend(noticed.over.into_iter().map(|number| (poll, format!("{number} is over"))));
+        if noticed.suspicious
+            && let Some(Verdict::Hangs(found)) = detector.judge(scene.now.clone())
+        {
+            let hangs = found.hangs.iter();
+            told.extend(hangs.map(|hang| (poll, format!("{} {:?}", hang.class, hang.blamed))));
+        }
+    }
+    let expected = [(10, "hard-lockup [Cpu(1)]"), (29, "dead-halt [Cpu(2)]"), (40, "0 is over")];
+    assert_eq!(told, expected.map(|(poll, what)| (poll, what.to_owned())));
+}
+
+#[test]
 fn a_verdict_waits_a_while_for_one_that_may_be_as_much_to_blame() {
     // Both spin, and the host runs the second one a third of the time.
     let mut scene = Scene::new(2);
@@ -582,6 +688,26 @@ fn a_panic_that_says_nothing_more_is_a_panic_and_no_hang() {
     assert!(matches!(verdict, Some((10, Verdict::Panicked(1)))), "{verdict:?}");
 }
 
+#[test]
+fn a_panic_that_goes_on_printing_is_one_too() {
+    let mut scene = Scene::new(2);
+    scene.kernel().panicking = Some(1);
+    let verdict = scene.watch_with(Bounds::new(Some(BOUND)), 20 * LONG, |scene, _| {
+        scene.now.console_bytes += 1;
+        scene.pass(POLL, |_| ALL_MOVES);
+    });
+    assert!(matches!(verdict, Some((300, Verdict::Panicked(1)))), "{verdict:?}");
+}
+
+#[test]
+fn a_panic_of_a_cpu_that_does_not_exist_is_none() {
+    let mut scene = Scene::new(2);
+    scene.kernel().panicking = Some(2);
+    assert_eq!(scene.watch(10 * LONG, |_| ALL_MOVES), None);
+    scene.spins(0, false);
+    assert_eq!(only(scene.watch(LONG, still(&[0], NOTHING))).class, Class::HardLockup);
+}
+
 /// A guest with one vCPU whose kernel is not known, watched for three times the longest bound. What
 /// happens to it at each poll is `what`'s.
 fn class_of_unknown(
@@ -593,6 +719,7 @@ fn class_of_unknown(
     scene.now.vcpus[0].times.as_mut().expect("times").asleep = sample.halted;
     let mut bounds = Bounds::new(Some(BOUND));
     bounds.set(Class::Silent, Some(BOUND * 2));
+    bounds.set(Class::BootStall, Some(BOUND));
     let verdict = scene.watch_with(bounds, 3 * LONG, |scene, poll| {
         scene.now.kernel.get_or_insert_default().cpus.resize(1, Some(CpuActivity::default()));
         scene.pass(POLL, |_| ALL_MOVES);
@@ -615,6 +742,25 @@ fn of_an_unknown_kernel_it_is_the_interrupt_flag_and_the_console_that_tell() {
     assert_eq!(row(sample(false, false), true), None, "it polls, and prints");
     assert_eq!(row(sample(false, true), false), Some(Class::Silent));
     assert_eq!(row(sample(false, true), true), None);
+}
+
+/// Its kernel may take a while before it lets the first interrupt in.
+#[test]
+fn of_an_unknown_kernel_the_interrupts_may_be_off_for_long_only_while_it_boots() {
+    let mut scene = Scene::new(1);
+    scene.spins(0, false);
+    scene.now.kernel = None;
+    let mut bounds = Bounds::new(Some(BOUND));
+    bounds.set(Class::BootStall, Some(BOUND * 3));
+    let pass = |scene: &mut Scene, on: bool| {
+        scene.now.at += POLL;
+        scene.now.vcpus[0].times.as_mut().expect("times").run += POLL;
+        scene.now.vcpus[0].sample = Some(sample(false, on));
+    };
+    let verdict = scene.watch_with(bounds.clone(), 100, |scene, _| pass(scene, false));
+    assert_eq!(verdict.map(|(poll, _)| poll), Some(30));
+    let verdict = scene.watch_with(bounds, 100, |scene, poll| pass(scene, poll == 3));
+    assert_eq!(verdict.map(|(poll, _)| poll), Some(14));
 }
 
 /// By bad luck it is never seen with interrupts on, or never in HLT.

@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::ages::{Age, Ages, CpuAges};
 use super::bounds::{Bounds, Class};
-use super::observation::{KernelState, Observation, TaskState, VcpuSample, Wait, WaitFor};
-use super::wait_graph::{Edge, Node, Root, WaitGraph};
+use super::observation::{KernelState, Observation, Task, TaskState, VcpuSample, Wait, WaitFor};
+use super::wait_graph::{Edge, EdgeKind, Node, Root, WaitGraph};
 
 /// What is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// The guest hangs.
-    Hangs(Found),
+    Hangs(Box<Found>),
     /// The host does not run the guest.
     Starved(Starved),
     /// The kernel has panicked on this CPU, and did not get as far as to leave.
@@ -65,6 +65,8 @@ pub(super) struct Evidence<'a> {
     pub ages: &'a Ages,
     pub now: &'a Observation,
     pub ready: bool,
+    /// Hangs that have been told of and go on.
+    pub told: &'a BTreeMap<usize, Hang>,
 }
 
 /// What hangs at one root of the graph.
@@ -83,21 +85,25 @@ impl Group {
 }
 
 impl Evidence<'_> {
-    /// What is wrong, if anything is.
+    /// What is wrong, if anything is that has not been told of.
     pub fn verdict(&self) -> Option<Verdict> {
-        if let Some(cpu) = self.now.kernel.as_ref().and_then(|kernel| kernel.panicking) {
-            // It has a while to say why, and to leave.
+        let panicking = self.now.kernel.as_ref().and_then(|kernel| kernel.panicking);
+        if let Some(cpu) = panicking.filter(|&cpu| self.exists(Node::Cpu(cpu))) {
+            // It has a while to say why, and to leave; not for ever, however much it has to say.
             let bound = self.bounds.of(Class::HardLockup).unwrap_or(Bounds::DEFAULT);
-            let quiet = self.ages.console.own() >= bound;
-            return quiet.then_some(Verdict::Panicked(cpu));
+            let over = self.ages.console.own() >= bound
+                || self.ages.panicking.own() >= bound.max(Bounds::DEFAULT_PATIENT);
+            return over.then_some(Verdict::Panicked(cpu));
         }
-        let hangs = match &self.now.kernel {
+        let mut hangs = match &self.now.kernel {
             _ if !self.ready => self.boot_stall().into_iter().collect(),
             Some(kernel) => self.hangs(kernel),
             None => self.hangs_of_unknown(),
         };
+        hangs.retain(|hang| !self.is_told(hang));
         if !hangs.is_empty() {
-            return Some(Verdict::Hangs(Found { hangs, ages: self.ages.clone() }));
+            let found = Found { hangs, ages: self.ages.clone() };
+            return Some(Verdict::Hangs(Box::new(found)));
         }
         self.starved().map(Verdict::Starved)
     }
@@ -123,6 +129,7 @@ impl Evidence<'_> {
             })
             .collect();
         found.extend(self.undone(kernel, &explained));
+        found.retain(|hang| !self.is_told(hang));
         let hangs = self.merge(found);
         let known: BTreeSet<Node> = hangs
             .iter()
@@ -137,6 +144,43 @@ impl Evidence<'_> {
             return Vec::new();
         }
         hangs
+    }
+
+    /// Whether all that it blames are parties to hangs that have been told of.
+    fn is_told(&self, hang: &Hang) -> bool {
+        let told = |node| {
+            self.told.values().any(|told| told.blamed.contains(node) || told.victims.contains(node))
+        };
+        hang.blamed.iter().all(told)
+    }
+
+    /// Whether a hang that was told of goes on: somebody of whom it was has not moved since.
+    pub fn lasts(&self, hang: &Hang) -> bool {
+        let kernel = self.now.kernel.as_ref();
+        let waits = |node| kernel.and_then(|kernel| self.waited(kernel, node));
+        let still = |&node: &Node| -> Option<Duration> {
+            let age = match (hang.class, node) {
+                (Class::Deadlock | Class::LockWait, _) => waits(node)?.own,
+                (Class::BootStall, _) => return (!self.ready).then_some(Duration::MAX),
+                (_, Node::Task(task)) => self.ages.task(task).own,
+                (_, Node::Lock(_) | Node::Queue(_)) => return None,
+                (class, Node::Cpu(cpu)) => {
+                    let ages = self.ages.cpu(cpu);
+                    match class {
+                        Class::SoftLockup => ages.main_loop.own(),
+                        Class::Livelock | Class::LostWakeup => undone_for(&ages).own,
+                        Class::Silent => ages.awake.own().min(self.ages.console.own()),
+                        _ if kernel.is_none() => ages.interrupts_off.own(),
+                        _ => ages.nothing.own,
+                    }
+                }
+            };
+            Some(age)
+        };
+        // Whoever keeps a lock may get on with everything else: it is those who want it that count.
+        let of_waiters = hang.class == Class::LockWait && !hang.victims.is_empty();
+        let parties = if of_waiters { &hang.victims } else { &hang.blamed };
+        parties.iter().filter_map(still).any(|age| self.is_half_due(hang.class, age))
     }
 
     /// Whether a CPU stands still by the clock, and has not been run for long enough to tell.
@@ -155,11 +199,7 @@ impl Evidence<'_> {
 
     /// Everybody who stands still or waits, by whom they wait for in the end.
     fn groups(&self, kernel: &KernelState, graph: &WaitGraph<'_>) -> BTreeMap<Root, Group> {
-        let still = (0..kernel.cpus.len() as u32).filter(|&cpu| {
-            let ages = self.ages.cpu(cpu);
-            self.is_half_due(self.class_of_still(cpu), ages.nothing.own)
-                || self.is_half_due(Class::SoftLockup, ages.main_loop.own())
-        });
+        let still = (0..kernel.cpus.len() as u32).filter(|&cpu| self.class_of_cpu(cpu).is_some());
         let mut groups = BTreeMap::<Root, Group>::new();
         for node in graph.waiters().chain(still.map(Node::Cpu)) {
             let (way, root) = graph.follow(node);
@@ -184,17 +224,24 @@ impl Evidence<'_> {
                 Some((Class::Deadlock, waits.map(|age| age.own).min()?))
             }
             &Root::One(Node::Cpu(cpu)) => {
-                let ages = self.ages.cpu(cpu);
-                let still = self.class_of_still(cpu);
-                if self.is_half_due(still, ages.nothing.own) {
-                    Some((still, ages.nothing.own))
-                } else if self.is_half_due(Class::SoftLockup, ages.main_loop.own()) {
-                    Some((Class::SoftLockup, ages.main_loop.own()))
-                } else {
-                    self.kept_waiting(kernel, group)
-                }
+                self.class_of_cpu(cpu).or_else(|| self.kept_waiting(kernel, group))
             }
-            Root::One(Node::Task(_) | Node::Lock(_)) => self.kept_waiting(kernel, group),
+            Root::One(_) => self.kept_waiting(kernel, group),
+        }
+    }
+
+    /// In which way a CPU stands still that waits for nobody, and for how long. What it is does not
+    /// depend on which class is due first.
+    fn class_of_cpu(&self, cpu: u32) -> Option<(Class, Duration)> {
+        let ages = self.ages.cpu(cpu);
+        let (nothing, main_loop) = (ages.nothing.own, ages.main_loop.own());
+        let still = self.class_of_still(cpu);
+        // The tick stopped when the main loop did, or so long ago that it does not matter.
+        let together = nothing >= self.lasting() && nothing >= main_loop * 3 / 4;
+        if together || self.is_half_due(still, nothing) {
+            Some((still, nothing))
+        } else {
+            (main_loop >= self.lasting()).then_some((Class::SoftLockup, main_loop))
         }
     }
 
@@ -244,7 +291,7 @@ impl Evidence<'_> {
                 let waits = task.wait.as_ref().is_some_and(|wait| waits(wait.what));
                 (waits && task.state == TaskState::Blocked).then(|| self.ages.task(number))
             }
-            Node::Lock(_) => None,
+            Node::Lock(_) | Node::Queue(_) => None,
         }
     }
 
@@ -259,16 +306,36 @@ impl Evidence<'_> {
         };
         (0..kernel.cpus.len() as u32)
             .filter(|&cpu| !is_explained(cpu))
-            .filter_map(|cpu| {
+            .flat_map(|cpu| {
                 let ages = self.ages.cpu(cpu);
-                let age = [ages.work.age, ages.ready.age].into_iter().max_by_key(|age| age.own)?;
+                let age = undone_for(&ages);
                 let class = if is_busy(&ages, age) { Class::Livelock } else { Class::LostWakeup };
-                self.is_half_due(class, age.own).then(|| {
-                    let root = Root::One(Node::Cpu(cpu));
-                    self.hang_of(class, age.own, &root, Group::default())
-                })
+                let mut to_blame = Vec::new();
+                if self.is_half_due(class, age.own) {
+                    // Where no task could run, the one that should have done it is asleep.
+                    if class == Class::LostWakeup && ages.ready.own().is_zero() {
+                        to_blame.extend(self.asleep_on(kernel, cpu));
+                    }
+                    if to_blame.is_empty() {
+                        to_blame.push(Node::Cpu(cpu));
+                    }
+                }
+                let hang =
+                    move |node| self.hang_of(class, age.own, &Root::One(node), Group::default());
+                to_blame.into_iter().map(hang)
             })
             .collect()
+    }
+
+    /// The tasks of a CPU that have slept on a queue for as long as work may be undone.
+    fn asleep_on(&self, kernel: &KernelState, cpu: u32) -> impl Iterator<Item = Node> {
+        let sleeps = move |(number, task): &(u32, &Option<Task>)| {
+            task.as_ref().is_some_and(|task| {
+                let long = self.is_half_due(Class::LostWakeup, self.ages.task(*number).own);
+                long && task.cpu == cpu && sleeps_on(task).is_some()
+            })
+        };
+        (0..).zip(&kernel.tasks).filter(sleeps).map(|(number, _)| Node::Task(number))
     }
 
     /// One hang of each class that is due, with all that are on their way to it: CPUs that hang
@@ -312,6 +379,12 @@ impl Evidence<'_> {
             })
             .collect();
         let silent = self.ages.console.own();
+        // One that boots has its interrupts off, and for how long is not known: it is given what one of
+        // which more is known has to become ready.
+        let booting = |class| {
+            let patience = self.bounds.of(Class::BootStall).filter(|_| class == Class::HardLockup);
+            patience.filter(|_| !self.ages.took_interrupts).unwrap_or_default()
+        };
         // Each has been off for as long as it has, and the console has been silent for as long.
         let off = |cpu: u32| self.ages.cpu(cpu).interrupts_off.own().min(silent);
         // One that halts now and then has nothing to say because it has little to do.
@@ -334,7 +407,8 @@ impl Evidence<'_> {
         }
         let running = started.iter().filter(|(_, sample)| !sample.halted).map(|&(cpu, _)| cpu);
         let of_class = |class, age: &dyn Fn(u32) -> Duration| {
-            let due = running.clone().filter(|&cpu| self.bounds.is_due(class, age(cpu)));
+            let is_due = |age| self.bounds.is_due(class, age) && age >= booting(class);
+            let due = running.clone().filter(|&cpu| is_due(age(cpu)));
             let due: Vec<u32> = due.collect();
             Some(hang(class, due.iter().map(|&cpu| age(cpu)).max()?, due))
         };
@@ -363,9 +437,10 @@ impl Evidence<'_> {
         })
     }
 
-    /// What a CPU is of which nothing moves, neither its tick nor its main loop. As long as nobody has looked, what is due first.
+    /// What a CPU is of which nothing moves, neither its tick nor its main loop. As long as nobody has
+    /// looked, what is due first.
     fn class_of_still(&self, cpu: u32) -> Class {
-        match self.now.vcpus.get(cpu as usize).and_then(|vcpu| vcpu.sample) {
+        match self.ages.cpu(cpu).seen {
             Some(sample) if sample.halted && !sample.interrupts_on => Class::DeadHalt,
             Some(_) => Class::HardLockup,
             None => {
@@ -382,9 +457,29 @@ impl Evidence<'_> {
 
     /// How long a wait has to last before it is looked at.
     fn lasting(&self) -> Duration {
-        let classes = [Class::Deadlock, Class::LockWait, Class::HardLockup, Class::SoftLockup];
+        let classes = [
+            Class::Deadlock,
+            Class::DeadHalt,
+            Class::LockWait,
+            Class::HardLockup,
+            Class::SoftLockup,
+        ];
         let bounds = classes.into_iter().filter_map(|class| self.bounds.of(class));
         bounds.min().unwrap_or(Duration::MAX) / 2
+    }
+}
+
+/// For how long a CPU has not done what it has to do.
+fn undone_for(ages: &CpuAges) -> Age {
+    let (work, ready) = (ages.work.age, ages.ready.age);
+    if ready.own > work.own { ready } else { work }
+}
+
+/// The queue that a task sleeps on.
+fn sleeps_on(task: &Task) -> Option<u64> {
+    match task.wait.as_ref()?.what {
+        WaitFor::Queue(queue) if task.state == TaskState::Blocked => Some(queue),
+        _ => None,
     }
 }
 
@@ -396,8 +491,9 @@ fn is_busy(ages: &CpuAges, age: Age) -> bool {
 impl Evidence<'_> {
     /// Tells of those that `root` keeps from going on.
     fn hang_of(&self, class: Class, age: Duration, root: &Root, group: Group) -> Hang {
-        let Group { members, edges } = group;
+        let Group { members, mut edges } = group;
         let blamed = self.blamed(class, root, &edges);
+        edges.extend(blamed.iter().filter_map(|&node| self.sleep_of(node)));
         let in_root: BTreeSet<Node> = match root {
             Root::Cycle(nodes) => nodes.iter().copied().collect(),
             Root::One(node) => BTreeSet::from([*node]),
@@ -425,6 +521,13 @@ impl Evidence<'_> {
         };
         let victims = members.iter().filter(is_victim).copied().collect();
         Hang { class, age, blamed, locks, victims, edges: edges.into_iter().collect() }
+    }
+
+    /// What a party sleeps on. That leads nowhere: whoever is to wake it is not known.
+    fn sleep_of(&self, node: Node) -> Option<Edge> {
+        let Node::Task(task) = node else { return None };
+        let queue = sleeps_on(self.now.kernel.as_ref()?.task(task)?)?;
+        Some(Edge { from: node, to: Node::Queue(queue), kind: EdgeKind::SleepsOn })
     }
 
     /// Whose fault it is that those whose `edges` lead to `root` cannot go on.
@@ -462,7 +565,7 @@ impl Evidence<'_> {
             Node::Task(task) => {
                 self.now.kernel.as_ref().is_some_and(|kernel| kernel.task(task).is_some())
             }
-            Node::Lock(_) => true,
+            Node::Lock(_) | Node::Queue(_) => true,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::ages::{Age, Ages};
-use super::observation::{KernelState, LockKind, TaskState, Wait, WaitFor};
+use super::observation::{KernelState, Lock, LockKind, TaskState, Wait, WaitFor};
 
 /// Somebody, or something, in the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -19,6 +19,8 @@ pub enum Node {
     Task(u32),
     /// A lock, by its address.
     Lock(u64),
+    /// A queue that tasks sleep on, by its address.
+    Queue(u64),
 }
 
 /// What `from` has to do with `to`.
@@ -45,6 +47,8 @@ pub enum EdgeKind {
     BringsUp,
     /// The task runs on the CPU, or would like to.
     RunsOn,
+    /// The task sleeps on the queue until somebody wakes it.
+    SleepsOn,
 }
 
 /// Where following a line led.
@@ -65,6 +69,19 @@ pub struct WaitGraph<'a> {
     lasting: Duration,
     /// By the clock, and not by the own time of those who wait.
     by_the_clock: bool,
+}
+
+impl Lock {
+    /// Who has it, if anybody has.
+    pub fn holder(&self) -> Option<Node> {
+        let holder = self.holder?;
+        match self.kind {
+            LockKind::Mutex => Some(Node::Task(holder)),
+            LockKind::Spin | LockKind::Ticket => Some(Node::Cpu(holder)),
+            // Whatever it is, it is no lock.
+            LockKind::Garbage(_) => None,
+        }
+    }
 }
 
 impl<'a> WaitGraph<'a> {
@@ -90,6 +107,7 @@ impl<'a> WaitGraph<'a> {
             WaitFor::Lock(address) => edge(EdgeKind::WaitsFor, Node::Lock(address)),
             WaitFor::Call(cpu) => edge(EdgeKind::Calls, Node::Cpu(cpu)),
             WaitFor::Online(cpu) => edge(EdgeKind::BringsUp, Node::Cpu(cpu)),
+            // Whoever is to wake it is not known.
             WaitFor::Queue(_) => None,
         };
         match node {
@@ -104,16 +122,11 @@ impl<'a> WaitGraph<'a> {
                     TaskState::Ended | TaskState::Garbage(_) => None,
                 }
             }
+            Node::Queue(_) => None,
             Node::Lock(address) => {
                 let lock = self.kernel.locks.get(&address)?;
-                let holder = lock.holder.filter(|_| self.has_lasted(self.ages.lock(address)))?;
-                let holder = match lock.kind {
-                    LockKind::Mutex => Node::Task(holder),
-                    LockKind::Spin | LockKind::Ticket => Node::Cpu(holder),
-                    // Whatever it is, it is no lock.
-                    LockKind::Garbage(_) => return None,
-                };
-                edge(EdgeKind::HeldBy, holder)
+                let lasts = self.has_lasted(self.ages.lock(address));
+                edge(EdgeKind::HeldBy, lock.holder().filter(|_| lasts)?)
             }
         }
     }

@@ -45,7 +45,7 @@ fn written(bytes: &[u8]) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Makes the report of the core's last backtrace, and of all that the note says. The image is found
+/// Makes the report of the core's backtrace, and of all that the note says. The image is found
 /// by its build-id: `image`, the bundled guest, the file that ran then, or one below
 /// `debug_directory`. Without it addresses stay what they are, and a warning says what is missing.
 /// A report that is there already, as JSON, is what it is.
@@ -69,7 +69,7 @@ pub fn report(
     let note: Note = serde_json::from_slice(core.note())
         .context("its note is damaged, or of another version of nmiscope")
         .with_context(failed)?;
-    let Note { mut report, trigger, at_ms, taken, resolved_after_ms } = note;
+    let Note { mut report, trigger, at_ms, taken, resolved_after_ms, index, first_hang } = note;
     let Taken { capture, found } = taken;
     report.source = Source::Core;
     for finding in core.findings() {
@@ -103,15 +103,17 @@ pub fn report(
     let looks =
         Looks::look(&states, capture.kernel.as_ref(), image.as_ref(), types.as_ref(), &core);
     let backtrace = diagnosis::backtrace(&capture, &looks, trigger, at_ms, &resolver);
+    // Earlier ones that did not fit are missing.
+    let index = index.min(report.backtraces.len());
     if let Some(found) = found {
-        let index = report.backtraces.len() as u32;
-        let mut hangs = diagnosis::hangs(&found, &capture, &backtrace, Some(index), &resolver);
-        for hang in &mut hangs {
-            hang.resolved_after_ms = resolved_after_ms;
+        let of = Some(index as u32);
+        let mut hangs = diagnosis::hangs(&found, &capture, &backtrace, of, &resolver);
+        for (hang, resolved) in hangs.iter_mut().zip(resolved_after_ms) {
+            hang.resolved_after_ms = resolved;
         }
-        // In the order in which they were found: this moment is the last.
-        report.hangs.extend(hangs);
+        let first = first_hang.min(report.hangs.len());
+        report.hangs.splice(first..first, hangs);
     }
-    report.backtraces.push(backtrace);
+    report.backtraces.insert(index, backtrace);
     Ok(report)
 }

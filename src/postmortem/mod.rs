@@ -29,8 +29,13 @@ struct Note {
     at_ms: f64,
     /// What was taken.
     taken: Taken,
-    /// How long after it was found the hang of that moment was over, in milliseconds.
-    resolved_after_ms: Option<f64>,
+    /// How long after they were found the hangs of that moment were over, in milliseconds, in their
+    /// order.
+    resolved_after_ms: Vec<Option<f64>>,
+    /// Where the backtrace belongs among those of the report.
+    index: usize,
+    /// Where its hangs belong among those of the report.
+    first_hang: usize,
 }
 
 /// What was taken of a guest at one moment, besides its memory.

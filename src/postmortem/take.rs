@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use nmiscope_symbolizer::{
     GuestVirtual, Image, Mapping, MappingLimits, Register, VirtualAddress, VirtualMemory,
 };
@@ -17,7 +17,7 @@ use crate::core_file::{
     write_all_but_note,
 };
 use crate::diagnosis::Looks;
-use crate::report::Report;
+use crate::report::{Hang, Report};
 use crate::target::memory::{GuestRam, Touched};
 use crate::target::page_tables;
 
@@ -247,21 +247,28 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Adds the note and gives the core its name. The last backtrace of `report` is the one that
-    /// the core was taken for.
+    /// Adds the note and gives the core its name. It is of the backtrace of `report` with that index.
     ///
     /// # Errors
     /// The file could not be written.
-    pub fn finish(self, report: &Report, taken: Taken) -> anyhow::Result<PathBuf> {
+    pub fn finish(self, report: &Report, index: usize, taken: Taken) -> anyhow::Result<PathBuf> {
         let failed = || format!("failed to write {}", self.path.display());
         let mut report = report.clone();
-        let backtrace = report.backtraces.pop().context("a core without its backtrace")?;
-        let of_this = Some(report.backtraces.len() as u32);
-        let resolved = report.hangs.iter().find(|hang| hang.backtrace == of_this);
-        let resolved_after_ms = resolved.and_then(|hang| hang.resolved_after_ms);
-        report.hangs.retain(|hang| hang.backtrace != of_this);
-        let (trigger, at_ms) = (backtrace.trigger, backtrace.at_ms);
-        let mut note = Note { report, trigger, at_ms, taken, resolved_after_ms };
+        ensure!(index < report.backtraces.len(), "a core without its backtrace");
+        let backtrace = report.backtraces.remove(index);
+        let is_of_this = |hang: &Hang| hang.backtrace == Some(index as u32);
+        let first_hang = report.hangs.iter().position(is_of_this).unwrap_or(report.hangs.len());
+        let (of_this, others) = report.hangs.into_iter().partition::<Vec<Hang>, _>(is_of_this);
+        report.hangs = others;
+        let mut note = Note {
+            report,
+            trigger: backtrace.trigger,
+            at_ms: backtrace.at_ms,
+            taken,
+            resolved_after_ms: of_this.iter().map(|hang| hang.resolved_after_ms).collect(),
+            index,
+            first_hang,
+        };
         let mut bytes = serde_json::to_vec(&note).with_context(failed)?;
         if bytes.len() as u64 > self.note.room() {
             // What earlier backtraces said is in the live report.

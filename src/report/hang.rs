@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Look;
 use crate::hang::Class;
 
-/// A hang. Its parties (CPUs, tasks and locks) are named by the `id` of their nodes.
+/// A hang. Its parties (CPUs, tasks, locks and queues) are named by the `id` of their nodes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Hang {
     /// In which way.
@@ -26,7 +26,7 @@ pub struct Hang {
     pub locks: Vec<String>,
     /// CPUs and tasks that wait for those who are to blame.
     pub victims: Vec<String>,
-    /// All CPUs, and the tasks and locks that have to do with it.
+    /// All CPUs, and the tasks, locks and queues that have to do with it.
     pub nodes: Vec<WaitNode>,
     /// Who waits for whom.
     pub edges: Vec<WaitEdge>,
@@ -42,7 +42,7 @@ pub struct Hang {
 /// A party to a hang.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WaitNode {
-    /// Its name in this hang: `cpu0`, the name of a task or of a lock.
+    /// Its name in this hang: `cpu0`, the name of a task, of a lock or of a queue.
     pub id: String,
     /// What it is.
     #[serde(flatten)]
@@ -81,8 +81,17 @@ pub enum NodeKind {
         address: String,
         /// What kind of lock.
         lock: LockKind,
+        /// Who has it; null if nobody does, or that is not known.
+        held_by: Option<String>,
         /// Where it was last taken; null where that is not known.
         taken_at: Option<SourceLine>,
+    },
+    /// A queue that tasks sleep on.
+    Queue {
+        /// Its symbol, demangled; null where it has none.
+        symbol: Option<String>,
+        /// Its address.
+        address: String,
     },
 }
 
@@ -175,6 +184,8 @@ pub enum WaitKind {
     BringsUp,
     /// A task runs on a CPU, or would like to.
     RunsOn,
+    /// A task sleeps on a queue until somebody wakes it.
+    SleepsOn,
 }
 
 /// Something that was observed.

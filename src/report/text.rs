@@ -13,8 +13,8 @@ use anstyle::{AnsiColor, Style};
 
 use super::sanitize::line;
 use super::{
-    Answer, Backtrace, Cpu, CpuState, Finding, Frame, Function, Hang, Look, Machine, Outcome,
-    Report, Reservation, Task, TaskState, Trigger, Word,
+    Answer, Backtrace, Cpu, CpuState, Finding, Frame, Function, Look, Machine, Outcome, Report,
+    Reservation, Task, TaskState, Trigger, Word,
 };
 pub use hang::{hangs, resolved};
 
@@ -64,29 +64,33 @@ pub fn report(report: &Report) -> String {
     let after = report.ready_after_ms;
     let after = after.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok());
     let mut text = after.map_or_else(String::new, |after| ready(&report.machine, after));
-    let mut hangs = report.hangs.iter().peekable();
-    let mut told = false;
-    for (index, taken) in (0..).zip(&report.backtraces) {
-        let here = |hang: &&Hang| hang.backtrace.is_none_or(|of| of <= index);
-        while let Some(hang) = hangs.next_if(|hang| here(hang)) {
-            text.push_str(&hang::hangs(std::slice::from_ref(hang)));
+    // When, in which order of what happened at one time, and what was said.
+    let mut told: Vec<(f64, u8, String)> = Vec::new();
+    for hang in &report.hangs {
+        told.push((hang.at_ms, 1, hang::hangs(std::slice::from_ref(hang))));
+        if let Some(after) = hang.resolved_after_ms {
+            told.push((hang.at_ms + after, 0, hang::resolved(hang)));
         }
-        if matches!(taken.trigger, Trigger::GuestEnded | Trigger::Starved) {
-            text.push_str(&outcome(&report.outcome));
-            told = true;
+    }
+    for taken in &report.backtraces {
+        let mut said = backtrace(taken);
+        if is_of_the_end(taken) {
+            said.insert_str(0, &outcome(&report.outcome));
         }
-        text.push_str(&backtrace(taken));
+        told.push((taken.at_ms, 2, said));
     }
-    for hang in hangs {
-        text.push_str(&hang::hangs(std::slice::from_ref(hang)));
-    }
-    for hang in report.hangs.iter().filter(|hang| hang.resolved_after_ms.is_some()) {
-        text.push_str(&hang::resolved(std::slice::from_ref(hang)));
-    }
-    if !told {
+    told.sort_by(|(at, order, _), (other_at, other_order, _)| {
+        at.total_cmp(other_at).then(order.cmp(other_order))
+    });
+    text.extend(told.into_iter().map(|(_, _, said)| said));
+    if !report.backtraces.iter().any(is_of_the_end) {
         text.push_str(&outcome(&report.outcome));
     }
     text
+}
+
+fn is_of_the_end(backtrace: &Backtrace) -> bool {
+    matches!(backtrace.trigger, Trigger::GuestEnded | Trigger::Starved)
 }
 
 /// A backtrace of all vCPUs.

@@ -64,7 +64,7 @@ pub struct Options {
     pub debug_directory: PathBuf,
     /// Whether to read the arguments and locals of the frames that the host sees.
     pub variables: bool,
-    /// Where a core of the last backtrace goes.
+    /// Where a core goes: of how the guest ended, of its last hang, or of the last backtrace.
     pub core: Option<postmortem::Destination>,
 }
 
@@ -100,8 +100,8 @@ pub enum Event<'a> {
     Warning(&'a str),
     /// The guest hangs.
     Hangs(&'a [Hang]),
-    /// The guest that hung goes on.
-    Resolved(&'a [Hang]),
+    /// A hang that was told of is over.
+    Resolved(&'a Hang),
     /// Something is wrong, or the guest is over.
     Outcome(&'a Outcome),
     /// A backtrace has been taken.
@@ -163,7 +163,6 @@ pub fn run(
         ready_after: None,
         watch: options.bounds.any().then(|| Watch::new(options.bounds.clone())),
         hangs: Vec::new(),
-        unresolved: 0,
         backtraces: Vec::new(),
         core: None,
         warnings: Vec::new(),
@@ -178,6 +177,32 @@ pub fn run(
     Ok(ended)
 }
 
+/// How much a backtrace is worth a core: of those that are worth as much, the last one gets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Weight {
+    AskedFor,
+    Hang,
+    End,
+}
+
+impl Weight {
+    fn of(trigger: &Trigger) -> Self {
+        match trigger {
+            Trigger::Signal { .. } | Trigger::Timer => Self::AskedFor,
+            Trigger::Hang => Self::Hang,
+            Trigger::Starved | Trigger::GuestEnded => Self::End,
+        }
+    }
+}
+
+/// A core that is begun, and what it still lacks.
+struct Kept {
+    weight: Weight,
+    /// Which of the backtraces it is of.
+    backtrace: usize,
+    pending: anyhow::Result<(Pending, Taken)>,
+}
+
 struct Session<'a> {
     vm: Vm,
     inbox: Inbox,
@@ -186,12 +211,11 @@ struct Session<'a> {
     ready_after: Option<Duration>,
     /// `None` where nothing is looked for.
     watch: Option<Watch>,
-    /// All hangs so far; the last `unresolved` of them go on.
+    /// All hangs so far, as the detector counts them.
     hangs: Vec<Hang>,
-    unresolved: usize,
     backtraces: Vec<Backtrace>,
-    /// Of the last backtrace: the core that is begun, and what it still lacks.
-    core: Option<anyhow::Result<(Pending, Taken)>>,
+    /// The moment that is kept, of those that there were a backtrace of.
+    core: Option<Kept>,
     warnings: Vec<String>,
     listener: &'a mut dyn FnMut(Event<'_>),
     guest: Guest<'a>,
@@ -292,20 +316,16 @@ impl Session<'_> {
     /// Looks at the guest, and closely if something may be wrong with it.
     fn look_for_trouble(&mut self, elapsed: Duration) -> Option<Outcome> {
         let watch = self.watch.as_mut()?;
-        let Observed { suspicious, problem } = watch.observe(&self.vm, &mut self.guest, elapsed)?;
+        let Observed { noticed, problem } = watch.observe(&self.vm, &mut self.guest, elapsed)?;
         if let Some(reason) = problem {
             self.warn(format!(
                 "hang detection is waiting, the guest's heartbeats are not to be found: {reason}"
             ));
         }
-        match (suspicious, self.unresolved) {
-            (true, 0) => self.look_closely(elapsed),
-            (false, 1..) => {
-                self.resolved(elapsed);
-                None
-            }
-            _ => None,
+        for number in noticed.over {
+            self.resolved(number, elapsed);
         }
+        if noticed.suspicious { self.look_closely(elapsed) } else { None }
     }
 
     /// Stops the guest and judges it. It goes on if nothing is wrong, or as the policy says.
@@ -318,11 +338,10 @@ impl Session<'_> {
                 None
             }
             Some(Verdict::Hangs(found)) => {
-                self.backtrace_of(stopped, elapsed, Trigger::Hang, Some(found));
+                self.backtrace_of(stopped, elapsed, Trigger::Hang, Some(*found));
                 if self.options.policy.kill {
                     return Some(Outcome::Hang);
                 }
-                // Not forgotten: what still stands still then is this hang.
                 self.vm.resume();
                 None
             }
@@ -346,13 +365,11 @@ impl Session<'_> {
         }
     }
 
-    fn resolved(&mut self, elapsed: Duration) {
-        let first = self.hangs.len() - self.unresolved;
-        for hang in &mut self.hangs[first..] {
-            hang.resolved_after_ms = Some(milliseconds(elapsed) - hang.at_ms);
-        }
-        self.unresolved = 0;
-        (self.listener)(Event::Resolved(&self.hangs[first..]));
+    /// The hang that was the `number`th is over.
+    fn resolved(&mut self, number: usize, elapsed: Duration) {
+        let Some(hang) = self.hangs.get_mut(number) else { return };
+        hang.resolved_after_ms = Some(milliseconds(elapsed) - hang.at_ms);
+        (self.listener)(Event::Resolved(hang));
     }
 
     fn warn(&mut self, warning: String) {
@@ -408,18 +425,22 @@ impl Session<'_> {
             touched: &touched,
             image: resolver.image(),
         };
-        let core = self.options.core.as_ref().filter(|_| wanted).map(|core| core.begin(&moment));
+        // A core that is there already is of something more important.
+        let weight = Weight::of(&trigger);
+        let keep = wanted && self.core.as_ref().is_none_or(|kept| kept.weight <= weight);
+        let core = self.options.core.as_ref().filter(|_| keep).map(|core| core.begin(&moment));
         let capture = reserved.run_nmis(&mut self.vm);
         let backtrace = diagnosis::backtrace(&capture, &looks, trigger, at, &resolver);
         let index = wanted.then_some(self.backtraces.len() as u32);
         if let Some(found) = &found {
             let hangs = diagnosis::hangs(found, &capture, &backtrace, index, &resolver);
             (self.listener)(Event::Hangs(&hangs));
-            self.unresolved = hangs.len();
             self.hangs.extend(hangs);
         }
         if let Some(core) = core {
-            self.core = Some(core.map(|core| (core, Taken { capture, found })));
+            let backtrace = self.backtraces.len();
+            let pending = core.map(|core| (core, Taken { capture, found }));
+            self.core = Some(Kept { weight, backtrace, pending });
         }
         let no_types = types.err();
         if wanted {
@@ -471,9 +492,9 @@ impl Session<'_> {
             warnings,
             console_tail: self.console.tail(),
         };
-        let core = self.core.map(|core| {
-            let (core, taken) = core?;
-            core.finish(&report, taken)
+        let core = self.core.map(|kept| {
+            let (core, taken) = kept.pending?;
+            core.finish(&report, kept.backtrace, taken)
         });
         Ended { report, core }
     }

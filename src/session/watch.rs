@@ -7,7 +7,9 @@ use nmiscope_vmm::{MpState, ThreadState, VcpuState, Vm};
 use super::guest::Guest;
 use crate::capture::nmi::Stopped;
 use crate::diagnosis::host_look::stands_somewhere;
-use crate::hang::{Bounds, Counts, Detector, Observation, Times, Vcpu, VcpuSample, Verdict};
+use crate::hang::{
+    Bounds, Counts, Detector, Noticed, Observation, Times, Vcpu, VcpuSample, Verdict,
+};
 use crate::kernel::{Depth, Located};
 use crate::target::interrupts_enabled;
 use crate::target::memory::GuestRam;
@@ -98,7 +100,7 @@ impl Watch {
         let kernel = places.and_then(|places| places.activity(&ram, Depth::Counters).ok());
         // A known kernel is not judged by what a stranger would be judged by.
         if known && self.ready && kernel.is_none() {
-            return Observed { suspicious: false, problem };
+            return Observed { noticed: Noticed::default(), problem };
         }
         let mut vcpus = vcpus(vm, &[]);
         if !known {
@@ -106,7 +108,7 @@ impl Watch {
             self.last.clone_from(&vcpus);
         }
         let observation = Observation { at, vcpus, console_bytes: vm.console_bytes(), kernel };
-        Observed { suspicious: self.detector.observe(observation), problem }
+        Observed { noticed: self.detector.observe(observation), problem }
     }
 
     /// The structures are there when the guest is ready. One that is late is stopped for a moment to
@@ -131,8 +133,8 @@ impl Watch {
 
 /// What came of looking at a guest.
 pub struct Observed {
-    /// It should be stopped and judged.
-    pub suspicious: bool,
+    /// What the detector makes of it.
+    pub noticed: Noticed,
     /// Why it could not be looked at as it should.
     pub problem: Option<String>,
 }

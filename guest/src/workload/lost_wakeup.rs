@@ -2,7 +2,7 @@
 //! woken it, and it has seen no work and so gone to sleep. All CPUs idle.
 //!
 //! Expect: lost-wakeup
-//! Blamed: n/2
+//! Blamed: task worker
 //! Frames: n/2: cpu_main
 //! Frames: others: cpu_main
 //! Frames: task worker: schedule, sleep_on, work, task_main

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use super::super::sanitize::line;
 use super::super::{
-    Activity, Fact, Hang, NodeKind, SourceLine, TaskState, WaitEdge, WaitKind, WaitNode,
+    Activity, Fact, Hang, LockKind, NodeKind, SourceLine, TaskState, WaitEdge, WaitKind, WaitNode,
 };
 use super::{BAD, DIM, GOOD, plural, ranges, seconds, short_name};
 use crate::hang::Class;
@@ -16,14 +16,12 @@ pub fn hangs(hangs: &[Hang]) -> String {
     hangs.iter().map(one).collect()
 }
 
-/// Hangs that are over.
-pub fn resolved(hangs: &[Hang]) -> String {
-    let one = |hang: &Hang| {
-        let after = hang.resolved_after_ms.map_or_else(String::new, seconds);
-        let blamed = names(hang, &hang.blamed);
-        format!("{GOOD}recovered{GOOD:#}: {}, {blamed} (after {after})\n", hang.class)
-    };
-    hangs.iter().map(one).collect()
+/// A hang that is over; nothing of one that is not.
+pub fn resolved(hang: &Hang) -> String {
+    let blamed = names(hang, &hang.blamed);
+    hang.resolved_after_ms.map_or_else(String::new, |after| {
+        format!("{GOOD}recovered{GOOD:#}: {}, {blamed} (after {})\n", hang.class, seconds(after))
+    })
 }
 
 fn one(hang: &Hang) -> String {
@@ -43,6 +41,9 @@ fn one(hang: &Hang) -> String {
     for said in absent.collect::<BTreeSet<_>>() {
         let _ = writeln!(text, "  {said}");
     }
+    for undone in undone_by_others(hang) {
+        let _ = writeln!(text, "  {undone}");
+    }
     for victims in together(hang, &hang.victims) {
         let _ = writeln!(text, "  victims: {victims}");
     }
@@ -56,9 +57,14 @@ fn one(hang: &Hang) -> String {
 /// What has been so for how long.
 fn since(hang: &Hang) -> &'static str {
     let interrupts_on = hang.evidence.iter().any(|evidence| {
-        matches!(evidence.fact, Fact::Stood { interrupts_enabled: true, .. })
-            && hang.blamed.contains(&evidence.of)
+        let on = match evidence.fact {
+            Fact::Stood { interrupts_enabled, .. } => interrupts_enabled,
+            Fact::NoSchedule { interrupts, .. } => interrupts > 0,
+            _ => false,
+        };
+        on && hang.blamed.contains(&evidence.of)
     });
+    let asleep = hang.edges.iter().any(|edge| edge.kind == WaitKind::SleepsOn);
     match hang.class {
         Class::Deadlock | Class::LockWait => "since",
         Class::DeadHalt => "halted with interrupts off since",
@@ -66,6 +72,7 @@ fn since(hang: &Hang) -> &'static str {
         Class::HardLockup => "interrupts off since",
         Class::SoftLockup => "schedules nothing since",
         Class::Livelock => "finishes none of its work since",
+        Class::LostWakeup if asleep => "asleep with work to do since",
         Class::LostWakeup => "idles with work to do since",
         Class::BootStall => "not ready after",
         Class::Silent => "prints nothing since",
@@ -126,9 +133,25 @@ fn absent(edge: &WaitEdge) -> String {
 fn account(hang: &Hang, party: &str) -> Option<String> {
     let holds = hang.edges.iter().filter(|edge| edge.kind == WaitKind::HeldBy && edge.to == party);
     let holds = holds.map(|edge| format!("holds {}", held(hang, &edge.from)));
-    let waits = hang.edges.iter().filter(|edge| edge.from == party).map(waits);
+    let waits = hang.edges.iter().filter(|edge| edge.from == party).map(|edge| {
+        let state = wanted(hang, edge);
+        format!("{}{state}", waits(edge))
+    });
     let all: Vec<String> = holds.chain(waits).collect();
     (!all.is_empty()).then(|| format!("{} {}", names(hang, &[party.to_owned()]), all.join(", ")))
+}
+
+/// What is odd about the lock that somebody waits for: it has no holder, or not the same for long.
+fn wanted(hang: &Hang, edge: &WaitEdge) -> &'static str {
+    let stays = |held: &WaitEdge| held.kind == WaitKind::HeldBy && held.from == edge.to;
+    match node(hang, &edge.to).map(|node| &node.kind) {
+        Some(NodeKind::Lock { lock: LockKind::Unknown, .. }) => ", where there is no lock",
+        Some(NodeKind::Lock { held_by: None, .. }) => ", which nobody holds",
+        Some(NodeKind::Lock { .. }) if !hang.edges.iter().any(stays) => {
+            ", which goes from hand to hand"
+        }
+        _ => "",
+    }
 }
 
 fn held(hang: &Hang, lock: &str) -> String {
@@ -148,6 +171,7 @@ fn waits(edge: &WaitEdge) -> String {
         WaitKind::CallsFunction => format!("waits for {to} to answer its call-function IPI"),
         WaitKind::BringsUp => format!("waits for {to} to come online"),
         WaitKind::RunsOn => format!("runs on {to}"),
+        WaitKind::SleepsOn => format!("sleeps on {to}"),
         WaitKind::HeldBy => format!("is held by {to}"),
     }
 }
@@ -178,17 +202,31 @@ fn place(hang: &Hang, party: &str) -> Option<String> {
         }
         _ => None,
     });
-    let undone = facts().find_map(|evidence| match evidence.fact {
-        Fact::WorkUndone { items, .. } => {
-            Some(format!(", {} undone", plural(items as usize, "work item")))
-        }
-        Fact::TasksNotRun { tasks, .. } => {
-            Some(format!(", {} not run", plural(tasks as usize, "task")))
-        }
-        _ => None,
-    });
+    let undone = facts().find_map(|evidence| undone(&evidence.fact));
+    let undone = undone.map(|undone| format!(", {undone}"));
     let more = [took, undone].into_iter().flatten().collect::<String>();
     Some(format!("{} in {function}{more}{place}", line(party)))
+}
+
+fn undone(fact: &Fact) -> Option<String> {
+    match *fact {
+        Fact::WorkUndone { items, .. } => {
+            Some(format!("{} undone", plural(items as usize, "work item")))
+        }
+        Fact::TasksNotRun { tasks, .. } => {
+            Some(format!("{} not run", plural(tasks as usize, "task")))
+        }
+        _ => None,
+    }
+}
+
+/// What CPUs have to do that are neither to blame for it nor suffer from it.
+fn undone_by_others(hang: &Hang) -> impl Iterator<Item = String> {
+    let is_party = |id: &String| hang.blamed.contains(id) || hang.victims.contains(id);
+    let others = hang.evidence.iter().filter(move |evidence| !is_party(&evidence.of));
+    others.filter_map(|evidence| {
+        Some(format!("{} has {}", line(&evidence.of), undone(&evidence.fact)?))
+    })
 }
 
 /// Parties that suffer from the same thing, in one line.

@@ -262,7 +262,7 @@ impl Evidence<'_> {
             .filter_map(|cpu| {
                 let ages = self.ages.cpu(cpu);
                 let age = [ages.work.age, ages.ready.age].into_iter().max_by_key(|age| age.own)?;
-                let class = if is_busy(&ages, age) { Class::Livelock } else { Class::LostWakeup };
+                let class = if is_busy(ages, age) { Class::Livelock } else { Class::LostWakeup };
                 self.is_half_due(class, age.own).then(|| {
                     let root = Root::One(Node::Cpu(cpu));
                     self.hang_of(class, age.own, &root, Group::default())

@@ -42,22 +42,17 @@ pub fn short_name(name: &str) -> &str {
         match byte {
             b'<' => depth += 1,
             b'>' => depth = depth.saturating_sub(1),
-            b':' if depth == 0 && index > 0 && bytes[index - 1] == b':' => start = index + 1,
+            b':' if depth == 0 && index > 0 && bytes[index - 1] == b':' => {
+                // A closure is its function's, so that one is named too.
+                let part = &name[index + 1..];
+                if !part.starts_with("{{closure}}") && !part.starts_with("{closure#") {
+                    start = index + 1;
+                }
+            }
             _ => {}
         }
     }
-    match &name[start..] {
-        // A closure is its function's, so that one is named too.
-        "{{closure}}" | "{closure#0}" => {
-            let head = name[..start].trim_end_matches("::");
-            &name[start_of_last_part(head)..]
-        }
-        part => part,
-    }
-}
-
-fn start_of_last_part(path: &str) -> usize {
-    path.len() - short_name(path).len()
+    &name[start..]
 }
 
 #[cfg(test)]
@@ -78,6 +73,9 @@ mod tests {
         assert_eq!(short_name("<a::B as core::fmt::Display>::fmt"), "fmt");
         assert_eq!(short_name("main"), "main");
         assert_eq!(short_name("a::b::{{closure}}"), "b::{{closure}}");
+        assert_eq!(short_name("a::b::{closure#1}"), "b::{closure#1}");
+        assert_eq!(short_name("a::b::{{closure}}::{{closure}}"), "b::{{closure}}::{{closure}}");
+        assert_eq!(short_name("a::b::{{closure}}::c"), "c");
         assert_eq!(short_name(""), "");
         assert_eq!(short_name("a::<"), "<");
     }

@@ -1,9 +1,7 @@
 // A PVH kernel whose first instructions say, on the first serial port, that they ran.
-.section .note.Xen, "a", @note
-    .balign 4
-    .long 4, 4, 18              // XEN_ELFNOTE_PHYS32_ENTRY
-    .asciz "Xen"
-    .long _start
+#include "../tests/fixtures/pvh.S"
+
+    pvh_note _start
 
 .text
 .code32

@@ -1,12 +1,11 @@
 //! Symbols for text: a log goes in line by line, and comes out with a function and a source line
 //! behind each address of a call trace. No I/O; `cli` reads and writes the lines.
 
-use nmiscope_symbolizer::{Image, ProgramCounter, VirtualAddress};
+use nmiscope_symbolizer::{Image, ProgramCounter, VirtualAddress, short_name};
 
 use crate::diagnosis::Resolver;
 use crate::report::Frame;
 use crate::report::sanitize::line;
-use crate::report::text::short_name;
 
 /// Annotates a log, one line after the other.
 pub struct Annotator<'a> {

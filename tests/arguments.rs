@@ -4,8 +4,8 @@
 mod common;
 
 use common::*;
-use nmiscope::report::text::short_name;
 use nmiscope::report::{Availability, Cpu, Function, Report, Source, Variable, VariableKind};
+use nmiscope_symbolizer::short_name;
 
 const CPUS: u32 = 4;
 

@@ -7,8 +7,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use common::*;
-use nmiscope::report::text::short_name;
-use nmiscope_symbolizer::{Image, demangle};
+use nmiscope_symbolizer::{Image, demangle, short_name};
 use object::{Object as _, ObjectSymbol as _, SymbolKind};
 use rustix::process::Signal;
 

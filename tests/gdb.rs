@@ -10,7 +10,7 @@ use std::process::Command;
 
 use common::*;
 use nmiscope::report::Cpu;
-use nmiscope::report::text::short_name;
+use nmiscope_symbolizer::short_name;
 use serde::Deserialize;
 
 /// Prints a frame a line, as JSON; find_sal is the line of the call in all frames but the innermost.

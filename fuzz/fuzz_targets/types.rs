@@ -3,10 +3,13 @@
 
 #![no_main]
 
+#[path = "../../symbolizer/tests/common/exercise.rs"]
+mod exercise;
+
 use libfuzzer_sys::fuzz_target;
 use nmiscope_symbolizer::{
-    Image, Place, ProgramCounter, ReadError, Register, Strategy, Type, Types, UnwindRegisters,
-    UnwoundFrame, Variables, VirtualAddress, VirtualMemory,
+    Image, ProgramCounter, ReadError, Register, Strategy, Types, UnwindRegisters, UnwoundFrame,
+    Variables, VirtualAddress, VirtualMemory,
 };
 
 /// Where the seeds have their code.
@@ -27,23 +30,6 @@ impl VirtualMemory for Echo {
     }
 }
 
-fn exercise_type(ty: &Type<'_>) {
-    let _ = (ty.name(), ty.kind(), ty.size(), ty.peel(), ty.count(), ty.pointee());
-    let _ = (ty.element(1), ty.element(u64::MAX), ty.enumerator(3), ty.member("value"));
-}
-
-fn exercise_place(place: &Place<'_>) {
-    exercise_type(place.ty());
-    let _ = (place.read_unsigned(&Echo), place.read_signed(&Echo), place.read_bytes(&Echo, 64));
-    let _ = (place.index(2), place.deref(&Echo), place.peel());
-    for path in ["len", "len.value", "cpus", "0", ""] {
-        if let Ok(part) = place.field(path) {
-            exercise_type(part.ty());
-            let _ = (part.read_signed(&Echo), part.index(1));
-        }
-    }
-}
-
 fuzz_target!(|data: &[u8]| {
     let Ok(image) = Image::parse(data) else { return };
     let _ = (image.build_id(), image.debuglink(), image.symbol("after"));
@@ -52,16 +38,7 @@ fuzz_target!(|data: &[u8]| {
     }
     let _ = image.frames(ProgramCounter::Return(VirtualAddress(0)));
     let Ok(types) = Types::new(&image) else { return };
-    for name in ["LOG", "printk::LOG", "BROKEN", "after", ""] {
-        if let Ok(place) = types.variable(name) {
-            exercise_place(&place);
-        }
-    }
-    for name in ["Ring", "Atomic", "u64"] {
-        if let Ok(ty) = types.type_named(name) {
-            exercise_type(&ty);
-        }
-    }
+    exercise::types(&types, &Echo);
     for offset in [0x100, 0x148, 0x150, 0x200] {
         let pc = ProgramCounter::Interrupted(VirtualAddress(TEXT + offset));
         let stack = VirtualAddress(0xffff_c900_0000_4000);

@@ -3,11 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nmiscope_symbolizer::{VirtualAddress, demangle};
+use nmiscope_symbolizer::{VirtualAddress, demangle, short_name};
 
 use super::{Resolver, milliseconds, signature};
 use crate::hang::{self, Ages, EdgeKind, KernelState, Node, Site, TaskState};
-use crate::report::text::short_name;
 use crate::report::{
     self, Activity, Cpu, CpuState, Evidence, Fact, Frame, Function, Hang, LockKind, NodeKind,
     SourceLine, Task, WaitEdge, WaitKind, WaitNode,

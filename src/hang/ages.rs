@@ -1,6 +1,7 @@
 //! For how long things have not changed, in the own time of whoever should have changed them.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -178,8 +179,9 @@ impl Ages {
     }
 
     /// Of one CPU; of one that is not there, nothing stands still.
-    pub(super) fn cpu(&self, cpu: u32) -> CpuAges {
-        self.cpus.get(cpu as usize).cloned().unwrap_or_default()
+    pub(super) fn cpu(&self, cpu: u32) -> &CpuAges {
+        static NOTHING: LazyLock<CpuAges> = LazyLock::new(CpuAges::default);
+        self.cpus.get(cpu as usize).unwrap_or(&NOTHING)
     }
 
     /// How long a task has waited for the same.

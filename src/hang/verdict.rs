@@ -168,7 +168,7 @@ impl Evidence<'_> {
                     let ages = self.ages.cpu(cpu);
                     match class {
                         Class::SoftLockup => ages.main_loop.own(),
-                        Class::Livelock | Class::LostWakeup => undone_for(&ages).own,
+                        Class::Livelock | Class::LostWakeup => undone_for(ages).own,
                         Class::Silent => ages.awake.own().min(self.ages.console.own()),
                         _ if kernel.is_none() => ages.interrupts_off.own(),
                         _ => ages.nothing.own,
@@ -308,8 +308,8 @@ impl Evidence<'_> {
             .filter(|&cpu| !is_explained(cpu))
             .flat_map(|cpu| {
                 let ages = self.ages.cpu(cpu);
-                let age = undone_for(&ages);
-                let class = if is_busy(&ages, age) { Class::Livelock } else { Class::LostWakeup };
+                let age = undone_for(ages);
+                let class = if is_busy(ages, age) { Class::Livelock } else { Class::LostWakeup };
                 let mut to_blame = Vec::new();
                 if self.is_half_due(class, age.own) {
                     // Where no task could run, the one that should have done it is asleep.

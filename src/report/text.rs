@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
+use nmiscope_symbolizer::short_name;
 
 use super::sanitize::line;
 use super::{
@@ -351,34 +352,6 @@ fn function_name(function: &Function) -> String {
     function.name.as_deref().map_or_else(|| "??".into(), |name| line(short_name(name)))
 }
 
-/// The last part of a path: `lock` of `sync::spinlock::SpinLock<T>::lock`. What is in angle brackets
-/// is no path of its own.
-pub fn short_name(name: &str) -> &str {
-    let mut depth = 0usize;
-    let mut start = 0;
-    let bytes = name.as_bytes();
-    for (index, byte) in bytes.iter().enumerate() {
-        match byte {
-            b'<' => depth += 1,
-            b'>' => depth = depth.saturating_sub(1),
-            b':' if depth == 0 && index > 0 && bytes[index - 1] == b':' => start = index + 1,
-            _ => {}
-        }
-    }
-    match &name[start..] {
-        // A closure is its function's, so that one is named too.
-        "{{closure}}" | "{closure#0}" => {
-            let head = name[..start].trim_end_matches("::");
-            &name[start_of_last_part(head)..]
-        }
-        part => part,
-    }
-}
-
-fn start_of_last_part(path: &str) -> usize {
-    path.len() - short_name(path).len()
-}
-
 fn cpu_list(cpus: &[u32]) -> String {
     ranges(cpus).join(", ")
 }
@@ -425,16 +398,6 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_shortened_to_their_last_part() {
-        assert_eq!(short_name("nmiscope_guest::sync::SpinLock<T>::lock"), "lock");
-        assert_eq!(short_name("<a::B as core::fmt::Display>::fmt"), "fmt");
-        assert_eq!(short_name("main"), "main");
-        assert_eq!(short_name("a::b::{{closure}}"), "b::{{closure}}");
-        assert_eq!(short_name(""), "");
-        assert_eq!(short_name("a::<"), "<");
-    }
 
     #[test]
     fn cpus_in_a_row_are_a_range() {

@@ -22,7 +22,7 @@
 //! | `fault`, `memory` | how a read can fail; the two memory traits |
 //! | `page_walk` | x86-64 page tables |
 //! | `mappings` | everything that page tables map |
-//! | `ranges`, `names`, `source` | a sorted map of address ranges; demangling; paths |
+//! | `ranges`, `names`, `source` | a sorted map of address ranges; demangled and short names; paths |
 //! | `elf`, `symbols` | the container and its symbol table |
 //! | `dwarf` | address to function, inlined calls and line |
 //! | `registers`, `expression` | the registers of a frame; DWARF expressions over them |
@@ -61,7 +61,7 @@ pub use fault::{Level, ReadError, WalkError};
 pub use image::{Frame, Image, Missing, Resolved};
 pub use mappings::{Mapping, MappingLimits, Mappings, Overrun};
 pub use memory::{PhysicalMemory, VirtualMemory};
-pub use names::demangle;
+pub use names::{demangle, short_name};
 pub use page_walk::{GuestVirtual, PageSize, PageTables, PagingError, Translation};
 pub use registers::{Register, UnwindRegisters};
 pub use source::{Location, SourceRoots};

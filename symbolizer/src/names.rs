@@ -1,7 +1,7 @@
 //! Symbol names for people.
 //!
-//! Owns demangling of Rust names and the bound on how long a name may be. Owns no lookup, and does
-//! not escape control characters: what a renderer may print is the renderer's decision.
+//! Owns demangling of Rust names, their short form, and the bound on how long a name may be. Owns no
+//! lookup, and does not escape control characters: what a renderer may print is the renderer's decision.
 
 use std::borrow::Cow;
 
@@ -32,6 +32,29 @@ pub fn demangle(linkage_name: &str) -> String {
     }
 }
 
+/// The last part of a path: `lock` of `sync::spinlock::SpinLock<T>::lock`. What is in angle brackets
+/// is no path of its own.
+pub fn short_name(name: &str) -> &str {
+    let mut depth = 0usize;
+    let mut start = 0;
+    let bytes = name.as_bytes();
+    for (index, byte) in bytes.iter().enumerate() {
+        match byte {
+            b'<' => depth += 1,
+            b'>' => depth = depth.saturating_sub(1),
+            b':' if depth == 0 && index > 0 && bytes[index - 1] == b':' => {
+                // A closure is its function's, so that one is named too.
+                let part = &name[index + 1..];
+                if !part.starts_with("{{closure}}") && !part.starts_with("{closure#") {
+                    start = index + 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    &name[start..]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,6 +65,19 @@ mod tests {
         // From the v0 mangling RFC (2603): `std::mem::align_of::<f64>`-like paths.
         assert_eq!(demangle("_RNvNtCs1234_7mycrate3foo3bar"), "mycrate::foo::bar");
         assert_eq!(demangle("nmi_vprintk.cold"), "nmi_vprintk.cold");
+    }
+
+    #[test]
+    fn names_are_shortened_to_their_last_part() {
+        assert_eq!(short_name("nmiscope_guest::sync::SpinLock<T>::lock"), "lock");
+        assert_eq!(short_name("<a::B as core::fmt::Display>::fmt"), "fmt");
+        assert_eq!(short_name("main"), "main");
+        assert_eq!(short_name("a::b::{{closure}}"), "b::{{closure}}");
+        assert_eq!(short_name("a::b::{closure#1}"), "b::{closure#1}");
+        assert_eq!(short_name("a::b::{{closure}}::{{closure}}"), "b::{{closure}}::{{closure}}");
+        assert_eq!(short_name("a::b::{{closure}}::c"), "c");
+        assert_eq!(short_name(""), "");
+        assert_eq!(short_name("a::<"), "<");
     }
 
     #[test]

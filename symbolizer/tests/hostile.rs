@@ -2,10 +2,12 @@
 
 #[path = "common/elf.rs"]
 mod elf;
+#[path = "common/exercise.rs"]
+mod exercise;
 
 use elf::{Compression, SYMBOLS, TEXT, debug_sections};
 use nmiscope_symbolizer::{
-    Image, ImageError, Place, ProgramCounter, ReadError, Type, Types, VirtualAddress, VirtualMemory,
+    Image, ImageError, ProgramCounter, ReadError, Types, VirtualAddress, VirtualMemory,
 };
 use proptest::prelude::*;
 
@@ -16,25 +18,6 @@ impl VirtualMemory for Ones {
     fn read(&self, _: VirtualAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
         buffer.fill(0xff);
         Ok(())
-    }
-}
-
-fn exercise_type(ty: &Type<'_>) {
-    let _ = (ty.name(), ty.kind(), ty.size(), ty.peel(), ty.count(), ty.pointee());
-    let _ = (ty.element(1), ty.enumerator(3), ty.member("value"));
-}
-
-fn exercise_place(place: &Place<'_>) {
-    exercise_type(place.ty());
-    let _ = place.read_unsigned(&Ones);
-    let _ = place.read_bytes(&Ones, 64);
-    let _ = place.index(2);
-    let _ = place.deref(&Ones);
-    for path in ["len", "len.value", "cpus", "0", ""] {
-        if let Ok(part) = place.field(path) {
-            exercise_type(part.ty());
-            let _ = (part.read_signed(&Ones), part.index(1));
-        }
     }
 }
 
@@ -49,16 +32,7 @@ fn exercise(image: &Image<'_>) {
         let _ = image.frames(ProgramCounter::Return(VirtualAddress(address)));
     }
     if let Ok(types) = Types::new(image) {
-        for name in ["LOG", "printk::LOG", "BROKEN", "after", ""] {
-            if let Ok(place) = types.variable(name) {
-                exercise_place(&place);
-            }
-        }
-        for name in ["Ring", "Atomic", "u64"] {
-            if let Ok(ty) = types.type_named(name) {
-                exercise_type(&ty);
-            }
-        }
+        exercise::types(&types, &Ones);
     }
 }
 

@@ -16,8 +16,8 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nmiscope::report::text::short_name;
 use nmiscope::report::{Answer, Backtrace, Cpu, Frame, Hang, Report, Reservation};
+use nmiscope_symbolizer::short_name;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 

@@ -129,35 +129,35 @@ fn a_mutex_lets_in_one_task_at_a_time_and_wakes_up_who_sleeps_for_it() {
     });
 }
 
-#[test]
-fn a_task_that_waits_for_an_event_never_sleeps_past_it() {
-    explore(4, || {
+/// Task 0 waits for the flag, each model in its own way, while CPU 1 raises it.
+fn the_flag_is_raised_while_a_task(waits: fn(&'static World)) {
+    explore(4, move || {
         let world = World::new();
         let waker = thread::spawn(move || {
             become_cpu(1);
             world.raise_flag();
         });
         become_task(0);
+        waits(world);
+        waker.join().unwrap();
+    });
+}
+
+#[test]
+fn a_task_that_waits_for_an_event_never_sleeps_past_it() {
+    the_flag_is_raised_while_a_task(|world| {
         world.queue.wait_event(|| world.flag_is_up());
         assert!(!Machine::task(0).wait().is_waiting());
-        waker.join().unwrap();
     });
 }
 
 #[test]
 #[should_panic(expected = "deadlock")]
 fn one_that_looks_first_and_then_goes_to_sleep_may() {
-    explore(4, || {
-        let world = World::new();
-        let waker = thread::spawn(move || {
-            become_cpu(1);
-            world.raise_flag();
-        });
-        become_task(0);
+    the_flag_is_raised_while_a_task(|world| {
         if !world.flag_is_up() {
             world.queue.sleep_on();
         }
-        waker.join().unwrap();
     });
 }
 

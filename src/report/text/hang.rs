@@ -4,11 +4,13 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use nmiscope_symbolizer::short_name;
+
 use super::super::sanitize::line;
 use super::super::{
     Activity, Fact, Hang, LockKind, NodeKind, SourceLine, TaskState, WaitEdge, WaitKind, WaitNode,
 };
-use super::{BAD, DIM, GOOD, plural, ranges, seconds, short_name};
+use super::{BAD, DIM, GOOD, plural, ranges, seconds};
 use crate::hang::Class;
 
 /// Hangs that were found at one moment.

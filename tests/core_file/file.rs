@@ -1,0 +1,110 @@
+//! The file that a core is written to.
+
+use std::cell::Cell;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
+use std::os::unix::net::UnixListener;
+
+use nmiscope::core_file::{self, Contents, Core};
+use nmiscope_symbolizer::{PhysicalAddress, PhysicalMemory, ReadError};
+
+use crate::support::*;
+
+/// Memory without end in which one page is not zero.
+struct Vast;
+
+impl PhysicalMemory for Vast {
+    fn read(&self, address: PhysicalAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
+        assert!(buffer.len() <= 64 << 10, "memory is not to be copied at once");
+        buffer.fill(0);
+        let within = 0x1234_5000_u64.checked_sub(address.0);
+        if let Some(byte) = within.and_then(|within| buffer.get_mut(within as usize)) {
+            *byte = 7;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn zeros_take_no_room_on_the_disk() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("core");
+    let extents = extents(&[(0, 1 << 30)]);
+    let sample = sample();
+    let contents = Contents { extents: &extents, views: &[], ..sample.contents() };
+    let written = core_file::write_path(&path, &contents, &Vast).expect("a core");
+    assert_eq!(written.memory_bytes, PAGE);
+    let metadata = path.metadata().expect("a file");
+    assert_eq!(metadata.len(), written.bytes);
+    assert!(metadata.len() > 1 << 30);
+    assert!(metadata.blocks() * 512 < 256 << 10, "{} blocks", metadata.blocks());
+}
+
+#[test]
+fn a_core_takes_the_place_of_its_name_at_once_or_not_at_all() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let names = || -> Vec<_> {
+        let entries = folder.path().read_dir().expect("a directory");
+        entries.map(|entry| entry.expect("an entry").file_name()).collect()
+    };
+    let path = folder.path().join("core");
+    std::fs::write(&path, "older").expect("a file");
+    let sample = sample();
+    let memory = Flaky(Cell::new(0));
+    let error = core_file::write_path(&path, &sample.contents(), &memory).expect_err("no memory");
+    assert_eq!(
+        error.to_string(),
+        "failed to read the guest's memory: it goes away while it is read"
+    );
+    assert_eq!(std::fs::read(&path).expect("the file"), b"older");
+    assert_eq!(names(), ["core"]);
+    core_file::write_path(&path, &sample.contents(), &sample.memory).expect("a core");
+    assert!(Core::parse(&std::fs::read(&path).expect("the file")).is_ok());
+    assert_eq!(names(), ["core"]);
+
+    let missing = folder.path().join("no/core");
+    let error = core_file::write_path(&missing, &sample.contents(), &sample.memory)
+        .expect_err("there is no such folder");
+    assert_eq!(error.to_string(), format!("failed to make a file beside {}", missing.display()));
+}
+
+#[test]
+fn a_core_takes_the_place_of_nothing_but_a_file() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let socket = folder.path().join("socket");
+    let _listener = UnixListener::bind(&socket).expect("a socket");
+    let link = folder.path().join("link");
+    symlink(&socket, &link).expect("a link");
+    let sample = sample();
+    for path in [folder.path(), &socket, &link] {
+        let expected = format!("failed to make {}: what is there is not a file", path.display());
+        let error = core_file::check_path(path).expect_err("no file");
+        assert_eq!(error.to_string(), expected);
+        let error = core_file::write_path(path, &sample.contents(), &sample.memory);
+        assert_eq!(error.expect_err("no file").to_string(), expected);
+    }
+    assert!(socket.metadata().expect("the socket").file_type().is_socket());
+
+    let path = folder.path().join("core");
+    core_file::check_path(&path).expect("it can be written");
+    assert!(!path.exists());
+    std::fs::remove_file(&link).expect("the link");
+    symlink("core", &link).expect("a link");
+    std::fs::write(&path, "older").expect("a file");
+    core_file::write_path(&link, &sample.contents(), &sample.memory).expect("a core");
+    assert!(link.is_symlink());
+    assert!(Core::parse(&std::fs::read(&path).expect("the file")).is_ok());
+}
+
+/// Memory of which another page goes away each time that page 32 is read.
+struct Flaky(Cell<u64>);
+
+impl PhysicalMemory for Flaky {
+    fn read(&self, address: PhysicalAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let length = buffer.len();
+        let pages = address.0 / PAGE..(address.0 + length as u64).div_ceil(PAGE);
+        let gone = self.0.get();
+        self.0.set(gone + u64::from(pages.contains(&32)));
+        buffer.fill(1);
+        if pages.contains(&gone) { Err(ReadError::Unbacked { address, length }) } else { Ok(()) }
+    }
+}

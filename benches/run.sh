@@ -85,6 +85,10 @@ tests/nested/run.sh -b capture 2>/dev/null | grep '^|'
 echo
 echo '## Watching a healthy guest'
 echo
-echo 'Two vCPUs that compute, with hang detection on and off in turn.'
+echo "The tool's own CPU time, that of all its threads but the vCPUs', with hang detection off and on in"
+echo 'turn: medians of three times five seconds, which begin when the guest has long been up. "Once" is'
+echo 'what finding the structures of a kernel that is known takes, at the start. Exits are those to the'
+echo 'tool. A guest whose kernel is not known starts one vCPU of two. What it takes to answer, where it'
+echo 'is asked, is its own time, and not in the share.'
 echo
 cargo bench --quiet --locked --bench watch 2>/dev/null | grep '^|'

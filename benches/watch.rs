@@ -1,24 +1,71 @@
-//! What watching costs while nothing is wrong: the same healthy guest with hang detection on and
-//! off, in turn, and the tool's own CPU time and the guest's exits for each.
+//! What watching costs while nothing hangs: the same healthy guest with hang detection off and on, in
+//! turn, and the tool's own CPU time and the guest's exits for each. Medians of a few rounds.
 //!
-//! The tool's own time is that of every thread but the vCPUs', read from `/proc`. Needs `/dev/kvm`.
+//! The tool's own time is that of every thread but the vCPUs', read from `/proc`, over a span that
+//! begins when the guest has long been up: what it costs to find a kernel's structures, once, is a
+//! column of its own. Needs `/dev/kvm`, and `cc` for guests whose kernel is not known.
 
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nmiscope::hang::Bounds;
 use nmiscope::images::{Access, DEBUG_DIRECTORY, Files};
+use nmiscope::report::Outcome;
 use nmiscope::session::{self, Options, Policy, Sink};
 
-const SECONDS: u64 = 10;
-const VCPUS: u32 = 2;
+const ROUNDS: usize = 3;
+/// From the start of a run to the beginning of what is measured.
+const BEFORE: Duration = Duration::from_secs(1);
+const MEASURED: Duration = Duration::from_secs(5);
+
+/// What is measured does not count itself.
+const METER: &str = "meter";
+
+/// A healthy guest.
+struct Guest {
+    name: &'static str,
+    vcpus: u32,
+    image: Option<PathBuf>,
+}
+
+impl Guest {
+    fn bundled(name: &'static str, vcpus: u32) -> Self {
+        Self { name, vcpus, image: None }
+    }
+
+    /// A kernel of `tests/fixtures` that is not known, and starts one of its vCPUs.
+    fn foreign(name: &'static str, does: &str, folder: &Path) -> Self {
+        let image = folder.join(does);
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/foreign.S");
+        let status = Command::new("cc")
+            .args(["-nostdlib", "-static", "-no-pie", "-Wl,-Ttext=0x200000", "-Wl,-Tdata=0x210000"])
+            .args([&format!("-D{does}"), "-o"])
+            .args([&image, &source])
+            .status()
+            .expect("start cc");
+        assert!(status.success(), "cc {}", source.display());
+        Self { name, vcpus: 2, image: Some(image) }
+    }
+}
+
+/// What a run cost.
+struct Cost {
+    /// Of the tool's own time: before the span that is measured, and in it.
+    before: Duration,
+    measured: Duration,
+    /// The guest's exits, in the whole run.
+    exits: u64,
+}
 
 /// CPU time of this process's threads that are no vCPU's.
 fn own_time() -> Duration {
     let tasks = fs::read_dir("/proc/self/task").expect("/proc");
     let nanoseconds = tasks.flatten().filter_map(|task| {
         let name = fs::read_to_string(task.path().join("comm")).ok()?;
-        if name.starts_with("vcpu") {
+        if name.starts_with("vcpu") || name.trim_end() == METER {
             return None;
         }
         let statistics = fs::read_to_string(task.path().join("schedstat")).ok()?;
@@ -27,17 +74,17 @@ fn own_time() -> Duration {
     Duration::from_nanos(nanoseconds.sum())
 }
 
-/// Runs the guest; returns the share of a core that the tool took, and the guest's exits.
-fn run(hang_after: Option<Duration>) -> (f64, u64) {
+/// Runs a guest, and measures meanwhile.
+fn run(guest: &Guest, hang_after: Option<Duration>) -> Cost {
     let options = Options {
-        image: None,
-        command_line: "workload=busy".into(),
-        vcpus: VCPUS,
+        image: guest.image.clone(),
+        command_line: format!("workload={}", guest.name),
+        vcpus: guest.vcpus,
         memory_bytes: 64 << 20,
         bounds: Bounds::new(hang_after),
         policy: Policy { report: true, kill: true },
         nmi_after: None,
-        stop_after: Some(Duration::from_secs(SECONDS)),
+        stop_after: Some(BEFORE + MEASURED + Duration::from_millis(500)),
         nmi_timeout: None,
         serial: Sink::None,
         terminal_input: false,
@@ -45,28 +92,76 @@ fn run(hang_after: Option<Duration>) -> (f64, u64) {
         variables: false,
         core: None,
     };
-    let files = Files::open(None, Access::Read).expect("the bundled guest");
-    let started = Instant::now();
-    let mut ready = None;
+    let files = Files::open(guest.image.as_deref(), Access::Read).expect("an image");
+    let (started, at_start) = (Instant::now(), own_time());
+    let meter = thread::Builder::new().name(METER.into()).spawn(move || {
+        let own_time_at = |at: Duration| {
+            thread::sleep(at.saturating_sub(started.elapsed()));
+            own_time().saturating_sub(at_start)
+        };
+        (own_time_at(BEFORE), own_time_at(BEFORE + MEASURED))
+    });
     let mut exits = 0;
-    session::run(files, &options, started, |event| match event {
-        session::Event::Ready { .. } => ready = Some((Instant::now(), own_time())),
-        session::Event::Stopping { exits: counts } => exits = counts.total(),
-        _ => {}
-    })
-    .expect("the VM runs");
-    let (since, at_ready) = ready.expect("the guest gets ready");
-    let own = own_time().saturating_sub(at_ready);
-    (own.as_secs_f64() / since.elapsed().as_secs_f64(), exits)
+    let ended = session::run(files, &options, started, |event| {
+        if let session::Event::Stopping { exits: counts } = event {
+            exits = counts.total();
+        }
+    });
+    let outcome = ended.expect("the VM runs").report.outcome;
+    assert!(matches!(outcome, Outcome::Stopped { .. }), "{}: {outcome:?}", guest.name);
+    let (before, after) = meter.expect("a thread").join().expect("/proc can be read");
+    Cost { before, measured: after.saturating_sub(before), exits }
+}
+
+fn median<T: Ord + Copy>(values: impl Iterator<Item = T>) -> T {
+    let mut values: Vec<T> = values.collect();
+    values.sort_unstable();
+    values[values.len() / 2]
+}
+
+/// One line: each number with detection off and on, and what detection makes of it.
+fn compare(guest: &Guest) {
+    // In turn, so that what else the machine does falls on both.
+    let round = |_| (run(guest, None), run(guest, Some(Bounds::DEFAULT)));
+    let (off, on): (Vec<_>, Vec<_>) = (0..ROUNDS).map(round).unzip();
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+    let before = |costs: &[Cost]| milliseconds(median(costs.iter().map(|cost| cost.before)));
+    let share = |costs: &[Cost]| {
+        let time = median(costs.iter().map(|cost| cost.measured));
+        time.as_secs_f64() / MEASURED.as_secs_f64() * 100.0
+    };
+    let exits = |costs: &[Cost]| median(costs.iter().map(|cost| cost.exits));
+    println!(
+        "| {} | {} | {:.3} % | {:.3} % | **{:.3} %** | {:.1} ms | {} | {} |",
+        guest.name,
+        guest.vcpus,
+        share(&off),
+        share(&on),
+        share(&on) - share(&off),
+        before(&on) - before(&off),
+        exits(&off),
+        exits(&on),
+    );
 }
 
 fn main() {
-    println!("| hang detection | the tool's share of a core | the guest's exits in {SECONDS} s |");
-    println!("|---|---|---|");
-    for round in 0..2 {
-        for (name, hang_after) in [("off", None), ("on", Some(Duration::from_secs(2)))] {
-            let (share, exits) = run(hang_after);
-            println!("| {name}, round {round} | {:.3} % | {exits} |", share * 100.0);
-        }
+    let folder = tempfile::tempdir().expect("a folder");
+    println!(
+        "| guest | vCPUs | share of a core, off | on | detection | once | exits, off | on |\n\
+         |---|---|---|---|---|---|---|---|"
+    );
+    for vcpus in [1, 2, 8] {
+        compare(&Guest::bundled("busy", vcpus));
+    }
+    for name in ["idle", "tasks"] {
+        compare(&Guest::bundled(name, 2));
+    }
+    for (name, does) in [
+        ("not known, idles", "IDLES"),
+        ("not known, computes", "SPINS_WITH_INTERRUPTS_ON"),
+        // Nothing that the host counts says how it is: it is stopped and asked at every look.
+        ("not known, without interrupts", "PRINTS_WITH_INTERRUPTS_OFF"),
+    ] {
+        compare(&Guest::foreign(name, does, folder.path()));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::ages::Ages;
 use super::bounds::{Bounds, Class};
-use super::observation::Observation;
+use super::observation::{KernelState, Observation, TaskState, Wait, WaitFor};
 use super::verdict::{Evidence, Hang, Verdict};
 
 /// What comes of looking at a guest that runs.
@@ -84,21 +84,26 @@ impl Detector {
         Some(verdict)
     }
 
-    /// In how much of its own time something that stands still now is due.
+    /// In how much of its own time the first of all that stands still now is due, if it is going to be.
+    /// What is over its bound has been judged, and is not looked at more often for it.
     pub fn due_in(&self) -> Option<Duration> {
-        let cpus = self.ages.cpus.iter().flat_map(|cpu| {
-            [
-                (Class::HardLockup, cpu.nothing.own),
-                (Class::DeadHalt, cpu.nothing.own),
-                (Class::SoftLockup, cpu.main_loop.own()),
-                (Class::Deadlock, cpu.wait.own()),
-            ]
-        });
+        let Self { ages, last, ready, .. } = self;
+        match &last.as_ref()?.kernel {
+            Some(KernelState { panicking: Some(_), .. }) => {
+                self.first_due([(Class::HardLockup, ages.console.own())])
+            }
+            _ if !ready => self.first_due([(Class::BootStall, ages.watched.own)]),
+            Some(kernel) => self.first_due(ages_of_known(ages, kernel)),
+            None => self.first_due(ages_of_unknown(ages)),
+        }
+    }
+
+    fn first_due(&self, ages: impl IntoIterator<Item = (Class, Duration)>) -> Option<Duration> {
         let remaining = |(class, age): (Class, Duration)| {
             let bound = self.bounds.of(class).filter(|_| !age.is_zero())?;
             bound.checked_sub(age).filter(|remaining| !remaining.is_zero())
         };
-        cpus.filter_map(remaining).min()
+        ages.into_iter().filter_map(remaining).min()
     }
 
     fn advance(&mut self, now: Observation) {
@@ -111,4 +116,46 @@ impl Detector {
         let Self { bounds, ages, ready, told, .. } = self;
         Some(Evidence { bounds, ages, now: self.last.as_ref()?, ready: *ready, told })
     }
+}
+
+/// What can make a hang of a kernel that is known, by each class that it may come to be of. What sleeps
+/// on a queue waits for nobody, and work that is done waits for nothing.
+fn ages_of_known(ages: &Ages, kernel: &KernelState) -> impl Iterator<Item = (Class, Duration)> {
+    let cpus = ages.cpus.iter().flat_map(|cpu| {
+        let undone = cpu.work.own().max(cpu.ready.own());
+        [
+            (Class::HardLockup, cpu.nothing.own),
+            (Class::DeadHalt, cpu.nothing.own),
+            (Class::SoftLockup, cpu.main_loop.own()),
+            (Class::Deadlock, cpu.wait.own()),
+            (Class::LockWait, cpu.wait.own()),
+            (Class::Livelock, undone),
+            (Class::LostWakeup, undone),
+        ]
+    });
+    let waits = |wait: &Wait| !matches!(wait.what, WaitFor::Queue(_));
+    let tasks = ages.tasks.iter().zip(kernel.tasks.iter().map(Option::as_ref));
+    let tasks = tasks.filter(move |(_, task)| {
+        task.is_some_and(|task| {
+            task.state == TaskState::Blocked && task.wait.as_ref().is_some_and(waits)
+        })
+    });
+    let tasks =
+        tasks.flat_map(|(age, _)| [(Class::Deadlock, age.own()), (Class::LockWait, age.own())]);
+    // Its holder may have got it after those who wait had begun to.
+    let locks = ages.locks.values().map(|lock| (Class::LockWait, lock.own()));
+    cpus.chain(tasks).chain(locks)
+}
+
+/// The same of one that is not known. A console at rest is nothing by itself.
+fn ages_of_unknown(ages: &Ages) -> impl Iterator<Item = (Class, Duration)> {
+    let silent = ages.console.own();
+    ages.cpus.iter().flat_map(move |cpu| {
+        let off = cpu.interrupts_off.own().min(silent);
+        [
+            (Class::HardLockup, off),
+            (Class::DeadHalt, off),
+            (Class::Silent, cpu.awake.own().min(silent)),
+        ]
+    })
 }

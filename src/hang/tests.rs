@@ -839,3 +839,100 @@ fn a_class_that_is_not_looked_for_is_not_found() {
     });
     assert_eq!(verdict, None);
 }
+
+/// How much is known of a guest.
+#[derive(Clone, Copy, PartialEq)]
+enum Is {
+    Booting,
+    Ready,
+    Unknown,
+}
+
+/// In how many milliseconds a detector wants to look again that has seen a guest of two CPUs for 400.
+fn due_in(
+    guest: Is,
+    bounds: &Bounds,
+    set_up: fn(&mut Scene),
+    pass: fn(&mut Scene),
+) -> Option<u128> {
+    let mut scene = Scene::new(2);
+    set_up(&mut scene);
+    let mut detector = Detector::new(bounds.clone(), POLL);
+    if guest != Is::Booting {
+        detector.set_ready();
+    }
+    let seen = |scene: &Scene| {
+        let kernel = scene.now.kernel.clone().filter(|_| guest != Is::Unknown);
+        Observation { kernel, ..scene.now.clone() }
+    };
+    detector.observe(seen(&scene));
+    for _ in 0..4 {
+        scene.pass(POLL, |_| ALL_MOVES);
+        pass(&mut scene);
+        detector.observe(seen(&scene));
+    }
+    detector.due_in().map(|due| due.as_millis())
+}
+
+#[test]
+fn the_next_look_is_when_the_first_of_all_that_stands_still_is_due() {
+    let row = |set_up, pass| due_in(Is::Ready, &Bounds::new(Some(BOUND)), set_up, pass);
+    let nothing: fn(&mut Scene) = |_| {};
+    let stops_loop: fn(&mut Scene) = |scene| scene.cpu(1).main_loop = 0;
+    let stops_all: fn(&mut Scene) = |scene| {
+        scene.cpu(1).main_loop = 0;
+        scene.cpu(1).tick = 0;
+    };
+    assert_eq!(row(|scene| scene.spins(1, false), stops_all), Some(600));
+    assert_eq!(row(|scene| scene.spins(1, true), stops_loop), Some(600));
+    assert_eq!(row(|scene| scene.cpu_waits(1, WaitFor::Lock(0xa0)), nothing), Some(600));
+    assert_eq!(row(|scene| scene.lock(0xa0, LockKind::Spin, Some(1)), nothing), Some(600));
+    assert_eq!(row(|scene| scene.cpu(1).work_queued = 1, nothing), Some(600));
+    assert_eq!(row(|scene| scene.cpu(1).ready_tasks = 1, nothing), Some(600));
+    assert_eq!(row(|scene| scene.kernel().panicking = Some(1), nothing), Some(600));
+    let task_waits: fn(&mut Scene) = |scene| {
+        let task = scene.task("waiter", 1, TaskState::Blocked);
+        scene.task_waits(task, WaitFor::Lock(0xa0));
+    };
+    assert_eq!(row(task_waits, nothing), Some(600));
+
+    let mut bounds = Bounds::new(Some(BOUND));
+    bounds.set(Class::SoftLockup, Some(BOUND / 2));
+    let waits = |scene: &mut Scene| scene.cpu_waits(1, WaitFor::Lock(0xa0));
+    assert_eq!(due_in(Is::Ready, &bounds, waits, stops_loop), Some(100));
+    // Over its bound.
+    bounds.set(Class::SoftLockup, Some(BOUND / 4));
+    assert_eq!(due_in(Is::Ready, &bounds, waits, stops_loop), Some(600));
+
+    let mut bounds = Bounds::new(Some(BOUND));
+    bounds.set(Class::BootStall, Some(BOUND * 2));
+    assert_eq!(due_in(Is::Booting, &bounds, nothing, stops_all), Some(1600));
+    bounds.set(Class::Silent, Some(BOUND * 3));
+    let stranger = |set_up, pass| due_in(Is::Unknown, &bounds, set_up, pass);
+    assert_eq!(stranger(|scene| scene.spins(1, false), nothing), Some(600));
+    assert_eq!(stranger(|scene| scene.halts(1, false), nothing), Some(600));
+    assert_eq!(stranger(|scene| scene.spins(1, true), nothing), Some(2600));
+    assert_eq!(stranger(|scene| scene.spins(1, true), |scene| scene.now.console_bytes += 1), None);
+}
+
+#[test]
+fn what_stands_still_for_a_good_reason_makes_nobody_look_sooner() {
+    let row = |set_up: fn(&mut Scene)| due_in(Is::Ready, &Bounds::new(Some(BOUND)), set_up, |_| {});
+    assert_eq!(row(|_| {}), None);
+    let sleeps = |scene: &mut Scene| {
+        let task = scene.task("sleeper", 0, TaskState::Blocked);
+        scene.task_waits(task, WaitFor::Queue(0xcc));
+    };
+    assert_eq!(row(sleeps), None);
+    let has_waited = |scene: &mut Scene| {
+        let task = scene.task("runner", 0, TaskState::Blocked);
+        scene.task_waits(task, WaitFor::Lock(0xa0));
+        scene.kernel().tasks[task as usize].as_mut().expect("a task").state = TaskState::Ready;
+    };
+    assert_eq!(row(has_waited), None);
+    let done = |scene: &mut Scene| {
+        scene.cpu(0).work_queued = 7;
+        scene.cpu(0).work_done = 7;
+    };
+    assert_eq!(row(done), None);
+}

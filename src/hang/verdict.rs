@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::ages::{Age, Ages, CpuAges};
 use super::bounds::{Bounds, Class};
 use super::observation::{KernelState, Observation, TaskState, VcpuSample, Wait, WaitFor};
+use super::sample::CpuSamples;
 use super::wait_graph::{Edge, Node, Root, WaitGraph};
 
 /// What is wrong.
@@ -45,6 +46,9 @@ pub struct Found {
     pub hangs: Vec<Hang>,
     /// For how long everything had stood still.
     pub ages: Ages,
+    /// Where those to blame stood shortly afterwards, if they run on: empty until somebody looks.
+    #[serde(default)]
+    pub samples: Vec<CpuSamples>,
 }
 
 /// vCPUs that the host does not run.
@@ -97,7 +101,11 @@ impl Evidence<'_> {
             None => self.hangs_of_unknown(),
         };
         if !hangs.is_empty() {
-            return Some(Verdict::Hangs(Found { hangs, ages: self.ages.clone() }));
+            return Some(Verdict::Hangs(Found {
+                hangs,
+                ages: self.ages.clone(),
+                samples: Vec::new(),
+            }));
         }
         self.starved().map(Verdict::Starved)
     }

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use common::*;
 use nmiscope::hang::Class;
-use nmiscope::report::{Outcome, Report, Source, Trigger};
+use nmiscope::report::{Fact, Outcome, Report, Source, Trigger};
 use rustix::process::Signal;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
@@ -139,6 +140,81 @@ fn equal_hangs_have_equal_signatures_and_others_have_others() {
     }
     let others = [signature("holder-halts", 2), signature("spin-irqs-off", 2)];
     assert!(!others.contains(&halts) && others[0] != others[1], "{others:?}");
+}
+
+/// What the innermost function is differs from run to run, and its caller is not always the same.
+#[test]
+fn a_loop_that_calls_functions_has_one_signature_wherever_it_was_stopped() {
+    // (workload, numbers of CPUs, the function that is blamed)
+    let rows = [
+        ("livelock", [2, 4], "livelock::move_one"),
+        ("spin-in-calls", [1, 2], "spin_in_calls::wait_for_device"),
+    ];
+    for (workload, counts, function) in rows {
+        let mut signatures = BTreeSet::new();
+        for cpus in counts.into_iter().cycle().take(6) {
+            let finished =
+                run_workload(workload, cpus).args(QUICKLY).args(["--serial", "none"]).run();
+            let report = finished.expect_code(exit::HANG).report();
+            let hang = only_hang(&report);
+            let places = hang.evidence.iter().filter_map(|evidence| match &evidence.fact {
+                Fact::Stood { function, .. } if hang.blamed.contains(&evidence.of) => {
+                    function.as_deref()
+                }
+                _ => None,
+            });
+            let places: Vec<&str> = places.collect();
+            assert!(
+                !places.is_empty() && places.iter().all(|at| at.ends_with(function)),
+                "{places:?}"
+            );
+            signatures.insert(hang.signature.clone());
+        }
+        assert_eq!(signatures.len(), 1, "{workload}: {signatures:?}");
+    }
+}
+
+/// The looks after the verdict's are in the core, and are taken where nobody is to be shown a stack.
+#[test]
+fn what_a_loop_is_in_is_told_again_from_a_core_and_known_without_a_report() {
+    let run = |policy| {
+        let run = run_workload("spin-in-calls", 2).args(QUICKLY).args(["--serial", "none"]);
+        run.args(["--hang-policy", policy]).run().expect_code(exit::HANG)
+    };
+    let live = run("core");
+    let core = live.directory.path().join("nmiscope.core");
+    let again = nmiscope(["report"]).arg(core).with_report().run().expect_code(exit::HANG);
+    assert_eq!(again.report().hangs, live.report().hangs);
+    let [alone, with_backtrace] = [run("kill"), live].map(|finished| finished.report());
+    assert_eq!(only_hang(&alone).signature, only_hang(&with_backtrace).signature);
+}
+
+/// The bundled guest without its section headers: no symbols, no debug information.
+fn without_names() -> Vec<u8> {
+    // e_shoff; e_shnum and e_shstrndx (ELF-64).
+    let headers = [0x28..0x30, 0x3c..0x40];
+    let mut image = nmiscope::bundled::image().to_vec();
+    headers.into_iter().for_each(|place| image[place].fill(0));
+    image
+}
+
+#[test]
+fn hangs_without_any_names_are_told_from_each_other_by_their_callers() {
+    let image = without_names();
+    let signature = |workload: &str| {
+        let finished = nmiscope(["run", "bare.elf", "--workload", workload, "--cpus", "2"])
+            .with_file("bare.elf", &image)
+            .with_report()
+            .args(QUICKLY)
+            .args(["--serial", "none"])
+            .run();
+        let report = finished.expect_code(exit::HANG).report();
+        assert_eq!(only_hang(&report).class, Class::HardLockup);
+        only_hang(&report).signature.clone()
+    };
+    let (spins, holds) = (signature("spin-irqs-off"), signature("holder-spins"));
+    assert_ne!(spins, holds);
+    assert_eq!((signature("spin-irqs-off"), signature("holder-spins")), (spins, holds));
 }
 
 #[test]

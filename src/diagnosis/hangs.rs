@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nmiscope_symbolizer::{VirtualAddress, demangle, short_name};
 
-use super::{Resolver, milliseconds, signature};
+use super::signature::{self, Moments};
+use super::stable::Samples;
+use super::{Resolver, milliseconds};
 use crate::hang::{self, Ages, EdgeKind, KernelState, Node, Site, TaskState};
 use crate::report::{
-    self, Activity, Cpu, CpuState, Evidence, Fact, Frame, Function, Hang, LockKind, NodeKind,
-    SourceLine, Task, WaitEdge, WaitKind, WaitNode,
+    self, Activity, Cpu, CpuState, Evidence, Fact, Hang, LockKind, NodeKind, SourceLine, Task,
+    WaitEdge, WaitKind, WaitNode,
 };
 
 /// What the verdicts of one moment rest on.
@@ -19,6 +21,8 @@ pub struct Grounds<'a> {
     pub kernel: Option<&'a KernelState>,
     /// For how long things had not changed.
     pub ages: &'a Ages,
+    /// The stacks of those to blame who run on, shortly afterwards.
+    pub samples: &'a Samples,
     /// The vCPUs, as the report has them.
     pub cpus: &'a [Cpu],
     /// The tasks that did not run, as the report has them.
@@ -136,21 +140,28 @@ impl Teller<'_> {
         }
     }
 
-    /// The host's look at everybody who is to blame.
-    fn blamed_stacks(&self) -> Vec<&[Frame]> {
-        let look = |node: &Node| match *node {
-            Node::Cpu(cpu) => self.cpu(cpu)?.look.as_ref(),
-            Node::Task(number) => self.task_look(number),
+    /// The stacks of everybody who is to blame.
+    fn blamed_stacks(&self) -> Vec<Moments<'_>> {
+        let stack = |node: &Node| match *node {
+            Node::Cpu(cpu) => self.stack_of_cpu(cpu),
+            Node::Task(number) => self.stack_of_task(number),
             Node::Lock(_) | Node::Queue(_) => None,
         };
-        self.hang.blamed.iter().filter_map(look).map(|look| &look.frames[..]).collect()
+        self.hang.blamed.iter().filter_map(stack).collect()
     }
 
-    fn task_look(&self, number: u32) -> Option<&report::Look> {
+    /// The host's look, and of a CPU that runs on the samples from after it.
+    fn stack_of_cpu(&self, cpu: u32) -> Option<Moments<'_>> {
+        let look = &self.cpu(cpu)?.look.as_ref()?.frames[..];
+        let samples = self.grounds.samples.of(cpu).filter(|_| self.hang.class.runs_on());
+        Some([look].into_iter().chain(samples).collect())
+    }
+
+    fn stack_of_task(&self, number: u32) -> Option<Moments<'_>> {
         match self.grounds.tasks.iter().find(|task| task.task == number) {
-            Some(task) => task.look.as_ref(),
+            Some(task) => Some(vec![&task.look.as_ref()?.frames]),
             // One that runs has its CPU's stack.
-            None => self.cpu(self.grounds.kernel?.task(number)?.cpu)?.look.as_ref(),
+            None => self.stack_of_cpu(self.grounds.kernel?.task(number)?.cpu),
         }
     }
 
@@ -320,7 +331,7 @@ impl Teller<'_> {
         if self.hang.class == Class::BootStall {
             facts.push(Fact::NotReady { ms: milliseconds(self.hang.age) });
         }
-        facts.extend(self.cpu(cpu).and_then(stood));
+        facts.extend(self.stood(cpu));
         facts
     }
 
@@ -329,28 +340,40 @@ impl Teller<'_> {
         let waited = age.filter(|age| !age.is_zero());
         waited.map(|age| Fact::Waited { ms: milliseconds(age) }).into_iter().collect()
     }
-}
 
-/// Where a CPU was stopped.
-fn stood(cpu: &Cpu) -> Option<Fact> {
-    let frames = &cpu.look.as_ref()?.frames;
-    let frame = frames.first()?;
-    // What tells more than that it spins, or halts.
-    let own = |function: &&Function| {
-        function.name.as_deref().is_some_and(|name| !signature::is_generic(name))
-    };
-    let function = frames.iter().flat_map(|frame| &frame.functions).find(own);
-    let function = function.or_else(|| frame.functions.first());
-    let line = function.and_then(|function| {
-        Some(SourceLine { file: function.file.clone()?, line: function.line? })
-    });
-    Some(Fact::Stood {
-        halted: cpu.state == CpuState::Halted,
-        interrupts_enabled: cpu.interrupts_enabled?,
-        at: frame.address.clone(),
-        function: function.and_then(|function| function.name.clone()),
-        line,
-    })
+    /// Where a CPU was stopped.
+    fn stood(&self, number: u32) -> Option<Fact> {
+        let cpu = self.cpu(number)?;
+        let frames = &cpu.look.as_ref()?.frames;
+        let frame = frames.first()?;
+        let functions = || frames.iter().flat_map(|frame| &frame.functions);
+        let name = self.stable_place(number);
+        let function = match name {
+            Some(name) => functions().find(|function| function.name.as_deref() == Some(name)),
+            // What tells more than that it spins, or halts.
+            None => functions().find(|function| {
+                function.name.as_deref().is_some_and(|name| !signature::is_generic(name))
+            }),
+        };
+        let function = function.or_else(|| frame.functions.first().filter(|_| name.is_none()));
+        let line = function.and_then(|function| {
+            Some(SourceLine { file: function.file.clone()?, line: function.line? })
+        });
+        let name = name.or_else(|| function?.name.as_deref());
+        Some(Fact::Stood {
+            halted: cpu.state == CpuState::Halted,
+            interrupts_enabled: cpu.interrupts_enabled?,
+            at: frame.address.clone(),
+            function: name.map(str::to_owned),
+            line,
+        })
+    }
+
+    /// The function that a CPU is in that runs on, whatever that one calls.
+    fn stable_place(&self, cpu: u32) -> Option<&str> {
+        let moments = self.stack_of_cpu(cpu).filter(|moments| moments.len() > 1)?;
+        signature::stable_place(self.hang.class, &moments)
+    }
 }
 
 impl From<TaskState> for report::TaskState {

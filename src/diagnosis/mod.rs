@@ -9,6 +9,7 @@ mod hangs;
 pub mod host_look;
 mod resolver;
 mod signature;
+mod stable;
 mod tasks;
 pub mod variables;
 mod witnesses;
@@ -73,6 +74,7 @@ pub fn hangs(
     let grounds = hangs::Grounds {
         kernel: capture.kernel.as_ref(),
         ages: &found.ages,
+        samples: &stable::Samples::new(&found.samples, resolver),
         cpus: &backtrace.cpus,
         tasks: &backtrace.tasks,
         at_ms: backtrace.at_ms,

@@ -1,19 +1,28 @@
 //! Signatures: equal hangs get equal ones, whatever the addresses, the lines, the CPUs' numbers and
 //! how many there are.
 //!
-//! Made from the class and, of each blamed stack, the names of its functions. Not from all of them:
-//! those that take locks, sleep and panic are where everybody ends up, and an interrupt that happens
-//! to be there when a CPU that takes interrupts is stopped says nothing.
+//! Made from the class and, of each blamed stack, the names of its functions, each once. Not from all of
+//! them: those that take locks, sleep and panic are where everybody ends up, and an interrupt that
+//! happens to be there when a CPU that takes interrupts is stopped says nothing. Of a CPU that runs on,
+//! there are its stacks at several moments, and those functions count that stay there: nearly always
+//! where it never comes back, and most of the time where it does (`stable`).
+//!
+//! Where no function has a name, as in a stripped image, the addresses stand for them that calls return
+//! to: those are the same as long as the image is, and where it was loaded. Where a CPU was interrupted
+//! is not: it is another instruction each time. So of a stack of a single frame there is nothing, and
+//! hangs without any names and any callers have the signature of their class.
 
 use sha2::{Digest, Sha256};
 
-use crate::hang::Class;
+use super::stable::{Item, Share, on_most};
+use crate::hang::{Class, each_once};
 use crate::report::Frame;
 
 /// Functions that are left out, by the start of their path: this kernel's, those of Rust's core (which
 /// has methods of numbers too), and Linux's.
-const GENERIC: [&str; 26] = [
+const GENERIC: [&str; 28] = [
     "nmiscope_guest::sync::",
+    "nmiscope_kernel::workload::Meeting::",
     "nmiscope_kernel::panic::",
     "nmiscope_kernel::sched::",
     "nmiscope_kernel::arch::x86_64::",
@@ -25,6 +34,7 @@ const GENERIC: [&str; 26] = [
     "<i64",
     "<isize",
     "<nmiscope_guest::sync::",
+    "<nmiscope_kernel::arch::x86_64::",
     "rust_begin_unwind",
     "rust_panic",
     "_raw_",
@@ -60,34 +70,85 @@ const START: [&str; 10] = [
 /// starts.
 const DEPTH: usize = 12;
 
+/// A blamed stack, at all moments at which it was seen.
+pub type Moments<'a> = Vec<&'a [Frame]>;
+
 /// The signature of a hang: 16 hexadecimal digits.
-pub fn of(class: Class, stacks: &[&[Frame]]) -> String {
-    let mut stacks: Vec<Vec<&str>> = stacks.iter().map(|stack| significant(class, stack)).collect();
+pub fn of(class: Class, stacks: &[Moments<'_>]) -> String {
+    let mut stacks: Vec<Vec<&str>> =
+        stacks.iter().map(|moments| significant(class, moments)).collect();
+    // One that says nothing is as none.
+    stacks.retain(|stack| !stack.is_empty());
     stacks.sort_unstable();
     stacks.dedup();
     let mut hash = Sha256::new();
     hash.update(class.name());
     for stack in stacks {
         hash.update([0]);
-        for function in stack {
+        for item in stack {
             hash.update([1]);
-            hash.update(function);
+            hash.update(item);
         }
     }
     let digest = hash.finalize();
     digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The functions of a stack that tell one hang from another, innermost first.
-fn significant(class: Class, stack: &[Frame]) -> Vec<&str> {
-    let start = if takes_interrupts(class) { after_interrupts(stack) } else { 0 };
-    let functions = stack[start..].iter().flat_map(|frame| &frame.functions);
-    let names = functions.filter_map(|function| function.name.as_deref());
-    let names: Vec<&str> = names.take_while(|name| !START.contains(name)).collect();
-    let own: Vec<&str> =
-        names.iter().copied().filter(|name| !is_generic(name)).take(DEPTH).collect();
+/// What of a stack tells one hang from another, innermost first: functions, or addresses if none has
+/// a name.
+fn significant<'a>(class: Class, moments: &Moments<'a>) -> Vec<&'a str> {
+    let functions = || moments.iter().copied().flatten().flat_map(|frame| &frame.functions);
+    if !functions().any(|function| function.name.is_some()) {
+        return stable_callers(class, moments).into_iter().take(DEPTH).collect();
+    }
+    let names = stable_functions(class, moments);
+    let own = names.iter().copied().filter(|name| !is_generic(name)).take(DEPTH);
+    let own: Vec<&str> = own.collect();
     // All of it generic: then that is what there is.
     if own.is_empty() { names.into_iter().take(DEPTH).collect() } else { own }
+}
+
+/// The innermost function that stays on a stack and is more than a way to wait.
+pub(super) fn stable_place<'a>(class: Class, moments: &Moments<'a>) -> Option<&'a str> {
+    stable_functions(class, moments).into_iter().find(|name| !is_generic(name))
+}
+
+/// The functions that stay on a stack, innermost first.
+fn stable_functions<'a>(class: Class, moments: &Moments<'a>) -> Vec<&'a str> {
+    let functions = |stack: &&'a [Frame]| {
+        let items = own_part(class, stack).iter().flat_map(|frame| {
+            frame.functions.iter().filter_map(|function| {
+                let what = function.name.as_deref()?;
+                Some(Item { what, fleeting: frame.interrupted && function.inlined })
+            })
+        });
+        each_once(items.take_while(|item| !START.contains(&item.what)).collect(), |item| item.what)
+    };
+    on_most(&moments.iter().map(functions).collect::<Vec<_>>(), share(class))
+}
+
+/// The addresses that the calls on it return to.
+fn stable_callers<'a>(class: Class, moments: &Moments<'a>) -> Vec<&'a str> {
+    let callers = |stack: &&'a [Frame]| {
+        let callers = own_part(class, stack).iter().filter(|frame| !frame.interrupted);
+        let items = callers.map(|frame| Item { what: frame.address.as_str(), fleeting: false });
+        each_once(items.collect(), |item| item.what)
+    };
+    on_most(&moments.iter().map(callers).collect::<Vec<_>>(), share(class))
+}
+
+/// Whether those who hang in this way come back to their main loop, and so how often a function has to
+/// be on the stack that says what they are about.
+fn share(class: Class) -> Share {
+    match class {
+        Class::Livelock | Class::LostWakeup | Class::LockWait => Share::Most,
+        Class::SoftLockup
+        | Class::HardLockup
+        | Class::BootStall
+        | Class::Silent
+        | Class::Deadlock
+        | Class::DeadHalt => Share::NearlyAll,
+    }
 }
 
 /// Whether a function is one in which everybody ends up.
@@ -107,9 +168,11 @@ fn takes_interrupts(class: Class) -> bool {
     }
 }
 
-/// Where the stack starts that was there before any interrupt.
-fn after_interrupts(stack: &[Frame]) -> usize {
-    stack.iter().rposition(|frame| frame.interrupted).unwrap_or(0)
+/// What there was before any interrupt, of a CPU that takes them.
+fn own_part(class: Class, stack: &[Frame]) -> &[Frame] {
+    let interrupted = || stack.iter().rposition(|frame| frame.interrupted);
+    let start = if takes_interrupts(class) { interrupted() } else { None };
+    &stack[start.unwrap_or(0)..]
 }
 
 #[cfg(test)]
@@ -137,6 +200,29 @@ mod tests {
             missing: None,
             cfi_fault: None,
         }
+    }
+
+    /// The signature of stacks that were seen once.
+    fn of(class: Class, stacks: &[&[Frame]]) -> String {
+        let moments: Vec<Moments<'_>> = stacks.iter().map(|stack| vec![*stack]).collect();
+        super::of(class, &moments)
+    }
+
+    /// That of a soft lockup whose CPU was seen several times.
+    fn seen_often(stacks: &[Vec<Frame>]) -> String {
+        super::of(Class::SoftLockup, &[stacks.iter().map(Vec::as_slice).collect()])
+    }
+
+    fn stack(names: &[&str]) -> Vec<Frame> {
+        (0..).zip(names).map(|(depth, name)| frame(&[*name], depth == 0)).collect()
+    }
+
+    fn unnamed(addresses: &[&str]) -> Vec<Frame> {
+        let frame = |(depth, address): (usize, &&str)| Frame {
+            address: (*address).into(),
+            ..frame(&[], depth == 0)
+        };
+        addresses.iter().enumerate().map(frame).collect()
     }
 
     #[test]
@@ -186,5 +272,71 @@ mod tests {
     fn a_stack_without_anything_of_its_own_still_has_a_signature() {
         let idle = vec![frame(&["core::hint::spin_loop"], true)];
         assert_ne!(of(Class::SoftLockup, &[&idle]), of(Class::SoftLockup, &[]));
+    }
+
+    #[test]
+    fn what_the_loop_had_called_at_the_moment_does_not_matter() {
+        let [helps, stores, loops] = [
+            stack(&["help", "poll", "main"]),
+            stack(&["store", "touch", "poll", "main"]),
+            stack(&["poll", "main"]),
+        ];
+        let one = seen_often(&[helps.clone(), loops.clone(), stores.clone()]);
+        let other = seen_often(&[stores, helps, loops.clone(), loops]);
+        assert_eq!(one, other);
+        assert_eq!(one, of(Class::SoftLockup, &[&stack(&["poll", "main"])]));
+        assert_ne!(one, of(Class::SoftLockup, &[&stack(&["main"])]));
+    }
+
+    #[test]
+    fn one_that_comes_back_to_its_main_loop_is_in_what_it_does_most_of_the_time() {
+        let tries = stack(&["retry", "step", "main"]);
+        let between = stack(&["main"]);
+        let stacks = [&between[..], &tries[..], &tries[..]];
+        let sign = |class| super::of(class, &[stacks.to_vec()]);
+        assert_eq!(sign(Class::Livelock), of(Class::Livelock, &[&tries]));
+        assert_eq!(sign(Class::SoftLockup), of(Class::SoftLockup, &[&between]));
+    }
+
+    #[test]
+    fn an_interrupt_at_each_of_the_moments_does_not_matter() {
+        let mut in_tick = vec![frame(&["tick"], true), frame(&["trap_entry"], false)];
+        in_tick.extend(stack(&["poll", "main"]));
+        let one = seen_often(&[in_tick.clone(), in_tick.clone(), in_tick]);
+        assert_eq!(one, of(Class::SoftLockup, &[&stack(&["poll", "main"])]));
+    }
+
+    #[test]
+    fn how_deep_a_recursion_was_does_not_matter() {
+        let shallow = stack(&["descend", "main"]);
+        let deep = stack(&["descend", "descend", "descend", "main"]);
+        let sign = |stack: &[Frame]| of(Class::HardLockup, &[stack]);
+        assert_eq!(sign(&shallow), sign(&deep));
+        let (odd, even) = (stack(&["odd", "even", "odd", "main"]), stack(&["even", "odd", "main"]));
+        assert_eq!(sign(&odd), sign(&even));
+        assert_eq!(seen_often(&[odd.clone(), even.clone(), odd]), seen_often(&[even]));
+    }
+
+    #[test]
+    fn stacks_without_names_are_told_from_each_other_by_their_callers() {
+        let sign = |stack: &[Frame]| of(Class::HardLockup, &[stack]);
+        let one = sign(&unnamed(&["ffffffff80001000", "ffffffff80002000", "ffffffff80003000"]));
+        let later = sign(&unnamed(&["ffffffff80001008", "ffffffff80002000", "ffffffff80003000"]));
+        let other = sign(&unnamed(&["ffffffff80001000", "ffffffff80004000", "ffffffff80003000"]));
+        assert_eq!(one, later);
+        assert_ne!(one, other);
+        // Without a caller there is nothing to go by.
+        assert_eq!(sign(&unnamed(&["ffffffff80001000"])), sign(&unnamed(&["ffffffff80001008"])));
+        assert_eq!(sign(&unnamed(&["ffffffff80001000"])), sign(&[]));
+    }
+
+    #[test]
+    fn without_names_too_it_does_not_matter_what_the_loop_had_called() {
+        let polls = unnamed(&["ffffffff80001000", "ffffffff80009000"]);
+        let helps = unnamed(&["ffffffff80002000", "ffffffff80001020", "ffffffff80009000"]);
+        let stores = unnamed(&["ffffffff80003000", "ffffffff80001040", "ffffffff80009000"]);
+        let one = seen_often(&[polls.clone(), helps.clone(), stores.clone()]);
+        assert_eq!(one, seen_often(&[stores, polls.clone(), helps]));
+        assert_eq!(one, of(Class::SoftLockup, &[&polls]));
     }
 }

@@ -20,6 +20,7 @@ mod ages;
 mod bounds;
 mod detector;
 mod observation;
+mod sample;
 mod verdict;
 pub mod wait_graph;
 
@@ -35,5 +36,6 @@ pub use observation::{
     Counts, CpuActivity, KernelState, Lock, LockKind, Observation, Site, Task, TaskRegisters,
     TaskState, Times, Vcpu, VcpuSample, Wait, WaitFor,
 };
+pub use sample::{CpuSamples, SampledFrame, each_once};
 pub use verdict::{Found, Hang, Starved, Verdict};
 pub use wait_graph::{Edge, EdgeKind, Node};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::ages::{Age, Ages, CpuAges};
 use super::bounds::{Bounds, Class};
 use super::observation::{KernelState, Observation, Task, TaskState, VcpuSample, Wait, WaitFor};
+use super::sample::CpuSamples;
 use super::wait_graph::{Edge, EdgeKind, Node, Root, WaitGraph};
 
 /// What is wrong.
@@ -45,6 +46,9 @@ pub struct Found {
     pub hangs: Vec<Hang>,
     /// For how long everything had stood still.
     pub ages: Ages,
+    /// Where those to blame stood shortly afterwards, if they run on: empty until somebody looks.
+    #[serde(default)]
+    pub samples: Vec<CpuSamples>,
 }
 
 /// vCPUs that the host does not run.
@@ -102,7 +106,7 @@ impl Evidence<'_> {
         };
         hangs.retain(|hang| !self.is_told(hang));
         if !hangs.is_empty() {
-            let found = Found { hangs, ages: self.ages.clone() };
+            let found = Found { hangs, ages: self.ages.clone(), samples: Vec::new() };
             return Some(Verdict::Hangs(Box::new(found)));
         }
         self.starved().map(Verdict::Starved)

@@ -32,9 +32,10 @@ pub enum Size {
 }
 
 /// Room for the note, which is not known before the run ends: for the report without vCPUs, and for
-/// each vCPU. A hole, as far as it is not filled.
+/// each vCPU, with its buffer and the most that there may be of its samples. A hole, as far as it is not
+/// filled.
 const ROOM: u64 = 256 << 10;
-const ROOM_PER_VCPU: u64 = 16 << 10;
+const ROOM_PER_VCPU: u64 = 48 << 10;
 
 /// The largest stack that is believed in.
 const MAX_STACK: u64 = 64 << 10;

@@ -259,10 +259,10 @@ pub enum Fact {
         interrupts_enabled: bool,
         /// The address.
         at: String,
-        /// The innermost function of its stack that is more than a way to wait; null where that is
-        /// not known.
+        /// The innermost function of its stack that is more than a way to wait, and of one to blame
+        /// that runs on, more than what a loop happens to call; null where that is not known.
         function: Option<String>,
-        /// The line in it; null where that is not known.
+        /// The line in it; null where that is not known, or it was not in that function just then.
         line: Option<SourceLine>,
     },
 }

@@ -6,6 +6,7 @@
 
 mod console;
 mod guest;
+mod samples;
 mod terminal;
 mod wake;
 mod watch;
@@ -32,6 +33,7 @@ use crate::target::memory::{GuestRam, Touched};
 use console::Console;
 pub use console::Sink;
 use guest::Guest;
+use samples::Sampler;
 use wake::{Inbox, Wake};
 use watch::{Observed, POLL, Watch};
 
@@ -397,11 +399,11 @@ impl Session<'_> {
         stopped: Stopped,
         asked: Duration,
         trigger: Trigger,
-        found: Option<Found>,
+        mut found: Option<Found>,
     ) {
         let at = milliseconds(asked);
         let wanted = found.is_none() || self.options.policy.report;
-        let (_, files) = self.guest.examine();
+        let (kernel, files) = self.guest.examine();
         let image = files.parse().ok();
         let resolver = Resolver::new(image.as_ref(), SourceRoots::new(source_roots()));
         let image_of_types = resolver.image().filter(|_| self.options.variables);
@@ -430,6 +432,11 @@ impl Session<'_> {
         let keep = wanted && self.core.as_ref().is_none_or(|kept| kept.weight <= weight);
         let core = self.options.core.as_ref().filter(|_| keep).map(|core| core.begin(&moment));
         let capture = reserved.run_nmis(&mut self.vm);
+        if let (Some(found), Some(watch)) = (&mut found, &mut self.watch) {
+            let (vm, image, started) = (&mut self.vm, resolver.image(), self.started);
+            let sampler = Sampler { vm, watch, kernel, image, started };
+            found.samples = sampler.sample(found, &capture);
+        }
         let backtrace = diagnosis::backtrace(&capture, &looks, trigger, at, &resolver);
         let index = wanted.then_some(self.backtraces.len() as u32);
         if let Some(found) = &found {

@@ -91,6 +91,7 @@ rows! {
     "printk-lock-held": "printk_lock_held.rs",
     "self-deadlock": "self_deadlock.rs",
     "sleeping-holder": "sleeping_holder.rs",
+    "spin-in-calls": "spin_in_calls.rs",
     "spin-irqs-off": "spin_irqs_off.rs",
     "spin-irqs-on": "spin_irqs_on.rs",
     "sysrq-storm": "sysrq_storm.rs",

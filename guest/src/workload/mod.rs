@@ -48,6 +48,7 @@ mod pause_and_go;
 mod printk_lock_held;
 mod self_deadlock;
 mod sleeping_holder;
+mod spin_in_calls;
 mod spin_irqs_off;
 mod spin_irqs_on;
 mod sysrq_storm;
@@ -123,6 +124,7 @@ static ALL: &[&Workload] = &[
     &printk_lock_held::WORKLOAD,
     &self_deadlock::WORKLOAD,
     &sleeping_holder::WORKLOAD,
+    &spin_in_calls::WORKLOAD,
     &spin_irqs_off::WORKLOAD,
     &spin_irqs_on::WORKLOAD,
     &sysrq_storm::WORKLOAD,

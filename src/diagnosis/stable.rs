@@ -1,0 +1,182 @@
+//! What stays on a stack that was seen at several moments: the loop that a CPU runs, without what the
+//! loop happened to call.
+//!
+//! The moments besides the backtrace's are addresses; they get their names here.
+
+use std::collections::BTreeMap;
+
+use nmiscope_symbolizer::{ProgramCounter, VirtualAddress};
+
+use super::Resolver;
+use crate::hang::{CpuSamples, SampledFrame};
+use crate::report::Frame;
+
+/// The samples of a verdict, with names: by CPU, the stacks of all moments.
+#[derive(Debug, Default)]
+pub struct Samples(BTreeMap<u32, Vec<Vec<Frame>>>);
+
+impl Samples {
+    /// Looks their addresses up.
+    pub fn new(samples: &[CpuSamples], resolver: &Resolver<'_>) -> Self {
+        let named = |samples: &CpuSamples| samples.stacks(|frame| named(frame, resolver));
+        Self(samples.iter().map(|samples| (samples.cpu, named(samples))).collect())
+    }
+
+    /// The stack of a CPU at the moments of which there are samples.
+    pub fn of(&self, cpu: u32) -> impl Iterator<Item = &[Frame]> {
+        self.0.get(&cpu).into_iter().flatten().map(Vec::as_slice)
+    }
+}
+
+fn named(frame: SampledFrame, resolver: &Resolver<'_>) -> Frame {
+    let address = VirtualAddress(frame.at);
+    let counter = match frame.interrupted {
+        true => ProgramCounter::Interrupted(address),
+        false => ProgramCounter::Return(address),
+    };
+    resolver.frame(counter, true)
+}
+
+/// Something that is on a stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Item<T> {
+    /// What.
+    pub what: T,
+    /// The next instruction may be in another one: inlined into the function that was interrupted.
+    pub fleeting: bool,
+}
+
+/// For how much of the time something is on a stack that stays there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// More than nine tenths: for a CPU that never comes back. The loop that it is in is there
+    /// always, and the rest is for a look that goes wrong.
+    NearlyAll,
+    /// More than half: for a CPU that comes back to its main loop, where nothing else is there always.
+    Most,
+}
+
+impl Share {
+    fn is_reached_by(self, seen: usize, all: usize) -> bool {
+        match self {
+            Self::NearlyAll => seen * 10 > all * 9,
+            Self::Most => seen * 2 > all,
+        }
+    }
+}
+
+/// What is on that share of the stacks, in their order, and what is fleeting on nearly all. In none of
+/// them is anything twice.
+///
+/// A small loop may well be in each of two inlined functions for half of the time, and then whether
+/// that is most of it would be a toss of a coin. One that the loop itself is inlined with is there
+/// always.
+pub fn on_most<T: Ord + Copy>(stacks: &[Vec<Item<T>>], share: Share) -> Vec<T> {
+    if let [stack] = stacks {
+        return stack.iter().map(|item| item.what).collect();
+    }
+    let mut seen: BTreeMap<T, Seen> = BTreeMap::new();
+    for (moment, stack) in stacks.iter().enumerate() {
+        for (place, item) in stack.iter().enumerate() {
+            let seen = seen.entry(item.what).or_insert_with(|| Seen::nowhere(stacks.len()));
+            seen.places[moment] = Some(place);
+            seen.fleeting += usize::from(item.fleeting);
+        }
+    }
+    seen.retain(|_, seen| seen.stays(share));
+    // Any two of them are together on one of the stacks at least, which says which is further in.
+    let depth = |of: &Seen| seen.values().filter(|other| other.is_mostly_inside(of)).count();
+    let mut stable: Vec<(usize, T)> = seen.iter().map(|(&what, of)| (depth(of), what)).collect();
+    stable.sort_unstable();
+    stable.into_iter().map(|(_, what)| what).collect()
+}
+
+/// Where something was seen.
+struct Seen {
+    /// By moment: how far in from the inner end.
+    places: Vec<Option<usize>>,
+    /// How often it was fleeting.
+    fleeting: usize,
+}
+
+impl Seen {
+    fn nowhere(moments: usize) -> Self {
+        Self { places: vec![None; moments], fleeting: 0 }
+    }
+
+    fn stays(&self, share: Share) -> bool {
+        let (all, seen) = (self.places.len(), self.places.iter().flatten().count());
+        share.is_reached_by(seen - self.fleeting, all) || Share::NearlyAll.is_reached_by(seen, all)
+    }
+
+    fn is_mostly_inside(&self, other: &Self) -> bool {
+        let both = || self.places.iter().zip(&other.places);
+        let together = || both().filter_map(|(one, other)| one.zip(*other));
+        together().filter(|(one, other)| one < other).count() * 2 > together().count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn on_most<'a>(stacks: &[&[&'a str]]) -> Vec<&'a str> {
+        let item = |what: &&'a str| Item { what: *what, fleeting: false };
+        let stacks: Vec<_> = stacks.iter().map(|stack| stack.iter().map(item).collect()).collect();
+        super::on_most(&stacks, Share::Most)
+    }
+
+    #[test]
+    fn what_a_loop_calls_now_and_then_is_not_what_it_is() {
+        let stacks: [&[&str]; 4] = [
+            &["read_clock", "poll", "main"],
+            &["poll", "main"],
+            &["store", "touch", "poll", "main"],
+            &["read_clock", "poll", "main"],
+        ];
+        assert_eq!(on_most(&stacks), ["poll", "main"]);
+    }
+
+    #[test]
+    fn half_of_the_moments_are_not_most() {
+        assert_eq!(on_most(&[&["a", "main"], &["main"]]), ["main"]);
+        assert_eq!(on_most(&[&["a", "main"], &["main"], &["a", "main"]]), ["a", "main"]);
+    }
+
+    #[test]
+    fn the_order_is_that_of_the_stacks_even_where_none_has_all() {
+        let stacks: [&[&str]; 3] =
+            [&["z_inner", "m_middle"], &["m_middle", "a_outer"], &["z_inner", "a_outer"]];
+        assert_eq!(on_most(&stacks), ["z_inner", "m_middle", "a_outer"]);
+    }
+
+    #[test]
+    fn of_nothing_there_is_nothing_on_most() {
+        assert!(on_most(&[]).is_empty());
+        assert!(on_most(&[&[], &["a"], &["b"]]).is_empty());
+    }
+
+    #[test]
+    fn what_is_fleeting_has_to_be_there_nearly_always() {
+        let stacks = |with: usize| -> Vec<Vec<Item<&str>>> {
+            let fleeting = |moment| (moment < with).then_some(Item { what: "f", fleeting: true });
+            let main = Item { what: "main", fleeting: false };
+            (0..20).map(|moment| fleeting(moment).into_iter().chain([main]).collect()).collect()
+        };
+        let on_most = |with| super::on_most(&stacks(with), Share::Most);
+        assert_eq!(on_most(12), ["main"]);
+        assert_eq!(on_most(19), ["f", "main"]);
+    }
+
+    #[test]
+    fn of_a_cpu_that_never_comes_back_only_what_it_never_leaves_stays() {
+        let helped =
+            [Item { what: "help", fleeting: false }, Item { what: "loop", fleeting: false }];
+        let stacks = |with: usize| -> Vec<_> {
+            (0..20).map(|moment| helped[usize::from(moment >= with)..].to_vec()).collect()
+        };
+        assert_eq!(super::on_most(&stacks(16), Share::NearlyAll), ["loop"]);
+        assert_eq!(super::on_most(&stacks(19), Share::NearlyAll), ["help", "loop"]);
+        assert_eq!(super::on_most(&stacks(16), Share::Most), ["help", "loop"]);
+    }
+}

@@ -1,0 +1,129 @@
+//! More looks at those to blame who run on, after the one that the backtrace is of.
+//!
+//! Owns how many, how far apart, and that they are of the same hang. Everything else that is told of it
+//! has been taken by then, and is of the verdict's moment. What the looks have in common is
+//! `diagnosis`'s business.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nmiscope_symbolizer::{Image, UnwoundFrame};
+use nmiscope_vmm::{ThreadState, Vm};
+
+use super::watch::Watch;
+use crate::capture::nmi::{Bounds, States, Stopped};
+use crate::capture::{Capture, NmiCapture};
+use crate::diagnosis::host_look::look_at_all;
+use crate::hang::{CpuSamples, Found, SampledFrame, Verdict};
+use crate::kernel::Kernel;
+use crate::target::memory::GuestRam;
+
+/// How many looks. What is on the stack for a third of the time is then on more than half of the stacks
+/// in less than one of 200 hangs, and what is there for three quarters of it on more than nine tenths.
+const SAMPLES: usize = 60;
+
+/// How long the guest runs between two of them: longer than a pass through a loop that waits for
+/// something, so that it does not matter where the last one was.
+const APART: Duration = Duration::from_micros(250);
+
+/// How long it may take until those who are looked at have run, on a host that has others to run.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+/// After how long there are no more looks, on a host that has few cores for many vCPUs.
+const MOST: Duration = Duration::from_millis(250);
+
+/// A guest that stands still, and what it takes to sample it.
+pub struct Sampler<'a> {
+    pub vm: &'a mut Vm,
+    pub watch: &'a mut Watch,
+    pub kernel: &'a Kernel,
+    pub image: Option<&'a Image<'a>>,
+    /// When the tool was started.
+    pub started: Instant,
+}
+
+impl Sampler<'_> {
+    /// The stacks of those who hang and run on, at a few moments. In between the guest runs; it stands
+    /// still afterwards. If it gets on meanwhile there are none, since they are of something else.
+    pub fn sample(self, found: &Found, capture: &Capture) -> Vec<CpuSamples> {
+        let Self { vm, watch, kernel, image, started } = self;
+        let mut cpus = found.cpus_to_sample(capture.kernel.as_ref());
+        // The guest may name CPUs that do not exist.
+        cpus.retain(|&cpu| capture.cpus.get(cpu as usize).is_some_and(|cpu| is_left(&cpu.nmi)));
+        if cpus.is_empty() {
+            return Vec::new();
+        }
+        let clock = Instant::now();
+        let mut samples = take(vm, &Vec::from_iter(cpus), image);
+        let stopped = Stopped::stop(vm, kernel, Bounds::for_vcpus(vm.cpus()));
+        // It was stopped most of the time: that does not make a hang older.
+        watch.skip();
+        match watch.judge(vm, &stopped, started.elapsed()) {
+            Some(Verdict::Hangs(found)) => {
+                let cpus = found.cpus_to_sample(stopped.activity.as_ref());
+                samples.retain(|samples| cpus.contains(&samples.cpu));
+            }
+            _ => samples.clear(),
+        }
+        let each = samples.iter().map(CpuSamples::len).max();
+        tracing::debug!(elapsed = ?clock.elapsed(), each, "sampled those to blame");
+        samples
+    }
+}
+
+/// Whether a CPU has come back from its NMI. One that has not stays where it was below its handler.
+fn is_left(nmi: &NmiCapture) -> bool {
+    match nmi {
+        NmiCapture::Run(run) => run.finished(),
+        NmiCapture::NotSent(_) => true,
+    }
+}
+
+/// Takes them; the guest runs afterwards.
+fn take(vm: &mut Vm, cpus: &[u32], image: Option<&Image<'_>>) -> Vec<CpuSamples> {
+    let mut samples: Vec<CpuSamples> = cpus.iter().copied().map(CpuSamples::of).collect();
+    let started = Instant::now();
+    for _ in 0..SAMPLES {
+        run_for_a_moment(vm, cpus);
+        let paused = vm.pause(MOST.saturating_sub(started.elapsed())).into_iter();
+        // One that has not stopped in time may be writing to the others' stacks.
+        if started.elapsed() >= MOST {
+            break;
+        }
+        let states = paused.map(|state| state.map_err(|error| crate::error_chain(&error)));
+        look(vm, &states.collect(), image, &mut samples);
+    }
+    vm.resume();
+    samples
+}
+
+/// Lets the guest run until all of `cpus` have done so, or have nothing to run for.
+fn run_for_a_moment(vm: &mut Vm, cpus: &[u32]) {
+    let started = Instant::now();
+    let before: Vec<(u32, Duration)> = cpus.iter().map(|&cpu| (cpu, vm.run_time(cpu))).collect();
+    vm.resume();
+    thread::sleep(APART);
+    let sleeps = |cpu| vm.host_times(cpu).is_ok_and(|now| now.state == ThreadState::Sleeping);
+    let is_late = |&(cpu, before): &(u32, Duration)| {
+        vm.run_time(cpu).saturating_sub(before) < APART / 4 && !sleeps(cpu)
+    };
+    while started.elapsed() < PATIENCE && before.iter().any(is_late) {
+        thread::sleep(APART);
+    }
+}
+
+/// Adds the stacks as they are, of those that can be seen.
+fn look(vm: &Vm, states: &States, image: Option<&Image<'_>>, samples: &mut [CpuSamples]) {
+    let theirs: States =
+        samples.iter().map(|samples| states[samples.cpu as usize].clone()).collect();
+    let looks = look_at_all(&theirs, image, None, &GuestRam::new(vm.memory()));
+    for (samples, look) in samples.iter_mut().zip(looks) {
+        if let Some(look) = look {
+            samples.add(look.frames.iter().map(sampled).collect());
+        }
+    }
+}
+
+fn sampled(frame: &UnwoundFrame) -> SampledFrame {
+    SampledFrame { at: frame.pc.address().0, interrupted: frame.is_interrupted() }
+}

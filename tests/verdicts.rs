@@ -74,15 +74,19 @@ fn a_core_is_written_where_the_policy_asks_for_one() {
 /// A backtrace that somebody asks for later does not take the place of the hang's.
 #[test]
 fn a_core_is_of_the_hang_and_not_of_the_last_backtrace() {
-    let finished = run_workload("spin-irqs-off", 2)
+    let running = run_workload("spin-irqs-off", 2)
         .args(QUICKLY)
         .args(["--hang-policy", "report,core,continue", "--serial", "none"])
-        .args(["--nmi-after", "1500ms", "--stop-after", "2s"])
-        .run()
-        .expect_code(exit::HANG);
+        .start();
+    running.wait_for("NMI: sent", 1);
+    running.signal(Signal::USR1);
+    running.wait_for("NMI: sent", 2);
+    running.signal(Signal::INT);
+    let finished = running.wait().expect_code(exit::HANG);
     let report = finished.report();
     let triggers = report.backtraces.iter().map(|backtrace| &backtrace.trigger);
-    assert_eq!(triggers.collect::<Vec<_>>(), [&Trigger::Hang, &Trigger::Timer]);
+    let asked = Trigger::Signal { name: "SIGUSR1".into() };
+    assert_eq!(triggers.collect::<Vec<_>>(), [&Trigger::Hang, &asked]);
     let core = finished.directory.path().join("nmiscope.core");
     let again = nmiscope(["report"]).arg(core).with_report().run().expect_code(exit::HANG);
     assert_eq!(Report { source: Source::Live, ..again.report() }, report);
@@ -97,11 +101,15 @@ fn a_policy_that_contradicts_itself_is_refused() {
 
 #[test]
 fn a_guest_that_is_let_go_on_and_does_not_recover_is_told_of_once() {
-    let finished = run_workload("spin-irqs-off", 2)
+    let running = run_workload("spin-irqs-off", 2)
         .args(QUICKLY)
-        .args(["--hang-policy", "report,continue", "--stop-after", "2s"])
-        .run()
-        .expect_code(exit::HANG);
+        .args(["--hang-policy", "report,continue"])
+        .start();
+    running.wait_for("NMI: sent", 1);
+    // It is looked at ten times more.
+    thread::sleep(Duration::from_secs(1));
+    running.signal(Signal::INT);
+    let finished = running.wait().expect_code(exit::HANG);
     let report = finished.report();
     assert!(matches!(report.outcome, Outcome::Stopped { .. }), "{:?}", report.outcome);
     assert_eq!(only_hang(&report).resolved_after_ms, None);
@@ -111,10 +119,12 @@ fn a_guest_that_is_let_go_on_and_does_not_recover_is_told_of_once() {
 /// Interrupts off for 0.6 s at a time, and a bound that makes a hang of it.
 #[test]
 fn a_guest_that_is_let_go_on_and_recovers_is_told_of_as_such() {
-    let finished = run_workload("long-irqs-off", 1)
-        .args(["--hang-after", "300ms", "--hang-policy", "report,continue"])
-        .args(["--stop-after", "4s", "--serial", "none"])
-        .run();
+    let running = run_workload("long-irqs-off", 1)
+        .args(["--hang-after", "200ms", "--hang-policy", "report,continue", "--serial", "none"])
+        .start();
+    running.wait_for("recovered", 1);
+    running.signal(Signal::INT);
+    let finished = running.wait();
     let report = finished.report();
     let first = report.hangs.first().unwrap_or_else(|| panic!("{}", finished.all()));
     assert_eq!(first.class, Class::HardLockup);

@@ -84,6 +84,13 @@ impl Detector {
         Some(verdict)
     }
 
+    /// Takes an observation of a stopped guest: which of the hangs that were told of still go on.
+    pub fn lasting(&mut self, now: Observation) -> Vec<Hang> {
+        self.advance(now);
+        let Some(evidence) = self.evidence() else { return Vec::new() };
+        self.told.values().filter(|hang| evidence.lasts(hang)).cloned().collect()
+    }
+
     /// In how much of its own time the first of all that stands still now is due, if it is going to be.
     /// What is over its bound has been judged, and is not looked at more often for it.
     pub fn due_in(&self) -> Option<Duration> {

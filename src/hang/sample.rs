@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bounds::Class;
 use super::observation::{KernelState, TaskState};
-use super::verdict::Found;
+use super::verdict::Hang;
 use super::wait_graph::Node;
 
 /// The stack of a CPU at several moments.
@@ -107,7 +107,7 @@ impl Class {
     }
 }
 
-impl Found {
+impl Hang {
     /// The CPUs that are to blame, or run a task that is, and may be somewhere else a moment later.
     pub fn cpus_to_sample(&self, kernel: Option<&KernelState>) -> BTreeSet<u32> {
         let cpu = |node: &Node| match *node {
@@ -118,8 +118,8 @@ impl Found {
             }
             Node::Lock(_) | Node::Queue(_) => None,
         };
-        let hangs = self.hangs.iter().filter(|hang| hang.class.runs_on());
-        hangs.flat_map(|hang| hang.blamed.iter().filter_map(cpu)).collect()
+        let blamed = self.blamed.iter().filter(|_| self.class.runs_on());
+        blamed.filter_map(cpu).collect()
     }
 }
 

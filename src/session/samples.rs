@@ -4,6 +4,7 @@
 //! has been taken by then, and is of the verdict's moment. What the looks have in common is
 //! `diagnosis`'s business.
 
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use super::watch::Watch;
 use crate::capture::nmi::{Bounds, States, Stopped};
 use crate::capture::{Capture, NmiCapture};
 use crate::diagnosis::host_look::look_at_all;
-use crate::hang::{CpuSamples, Found, SampledFrame, Verdict};
+use crate::hang::{CpuSamples, Found, Hang, KernelState, SampledFrame};
 use crate::kernel::Kernel;
 use crate::target::memory::GuestRam;
 
@@ -47,7 +48,7 @@ impl Sampler<'_> {
     /// still afterwards. If it gets on meanwhile there are none, since they are of something else.
     pub fn sample(self, found: &Found, capture: &Capture) -> Vec<CpuSamples> {
         let Self { vm, watch, kernel, image, started } = self;
-        let mut cpus = found.cpus_to_sample(capture.kernel.as_ref());
+        let mut cpus = to_sample(&found.hangs, capture.kernel.as_ref());
         // The guest may name CPUs that do not exist.
         cpus.retain(|&cpu| capture.cpus.get(cpu as usize).is_some_and(|cpu| is_left(&cpu.nmi)));
         if cpus.is_empty() {
@@ -58,17 +59,17 @@ impl Sampler<'_> {
         let stopped = Stopped::stop(vm, kernel, Bounds::for_vcpus(vm.cpus()));
         // It was stopped most of the time: that does not make a hang older.
         watch.skip();
-        match watch.judge(vm, &stopped, started.elapsed()) {
-            Some(Verdict::Hangs(found)) => {
-                let cpus = found.cpus_to_sample(stopped.activity.as_ref());
-                samples.retain(|samples| cpus.contains(&samples.cpu));
-            }
-            _ => samples.clear(),
-        }
+        let lasting = watch.lasting(vm, &stopped, started.elapsed());
+        let lasting = to_sample(&lasting, stopped.activity.as_ref());
+        samples.retain(|samples| lasting.contains(&samples.cpu));
         let each = samples.iter().map(CpuSamples::len).max();
         tracing::debug!(elapsed = ?clock.elapsed(), each, "sampled those to blame");
         samples
     }
+}
+
+fn to_sample(hangs: &[Hang], kernel: Option<&KernelState>) -> BTreeSet<u32> {
+    hangs.iter().flat_map(|hang| hang.cpus_to_sample(kernel)).collect()
 }
 
 /// Whether a CPU has come back from its NMI. One that has not stays where it was below its handler.

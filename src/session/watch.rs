@@ -8,7 +8,7 @@ use super::guest::Guest;
 use crate::capture::nmi::Stopped;
 use crate::diagnosis::host_look::stands_somewhere;
 use crate::hang::{
-    Bounds, Counts, Detector, Noticed, Observation, Times, Vcpu, VcpuSample, Verdict,
+    Bounds, Counts, Detector, Hang, Noticed, Observation, Times, Vcpu, VcpuSample, Verdict,
 };
 use crate::kernel::{Depth, Located};
 use crate::target::interrupts_enabled;
@@ -120,14 +120,22 @@ impl Watch {
 
     /// Looks at one that stands still, and says what is wrong with it.
     pub fn judge(&mut self, vm: &Vm, stopped: &Stopped, at: Duration) -> Option<Verdict> {
-        let samples: Vec<_> =
-            stopped.states.iter().map(|state| sample(state.as_ref().ok()?)).collect();
-        self.detector.judge(Observation {
-            at,
-            vcpus: vcpus(vm, &samples),
-            console_bytes: vm.console_bytes(),
-            kernel: stopped.activity.clone(),
-        })
+        self.detector.judge(observation(vm, stopped, at))
+    }
+
+    /// Looks at one that stands still: which of the hangs that were told of still go on.
+    pub fn lasting(&mut self, vm: &Vm, stopped: &Stopped, at: Duration) -> Vec<Hang> {
+        self.detector.lasting(observation(vm, stopped, at))
+    }
+}
+
+fn observation(vm: &Vm, stopped: &Stopped, at: Duration) -> Observation {
+    let samples: Vec<_> = stopped.states.iter().map(|state| sample(state.as_ref().ok()?)).collect();
+    Observation {
+        at,
+        vcpus: vcpus(vm, &samples),
+        console_bytes: vm.console_bytes(),
+        kernel: stopped.activity.clone(),
     }
 }
 

@@ -5,7 +5,7 @@
 //! them: those that take locks, sleep and panic are where everybody ends up, and an interrupt that
 //! happens to be there when a CPU that takes interrupts is stopped says nothing. Of a CPU that runs on,
 //! there are its stacks at several moments, and those functions count that stay there: nearly always
-//! where it never comes back, and most of the time where it does (`stable`).
+//! where it never comes back, and a good part of the time where it does (`stable`).
 //!
 //! Where no function has a name, as in a stripped image, the addresses stand for them that calls return
 //! to: those are the same as long as the image is, and where it was loaded. Where a CPU was interrupted
@@ -14,7 +14,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::stable::{Item, Share, on_most};
+use super::stable::{Item, Share, staying};
 use crate::hang::{Class, each_once};
 use crate::report::Frame;
 
@@ -124,7 +124,7 @@ fn stable_functions<'a>(class: Class, moments: &Moments<'a>) -> Vec<&'a str> {
         });
         each_once(items.take_while(|item| !START.contains(&item.what)).collect(), |item| item.what)
     };
-    on_most(&moments.iter().map(functions).collect::<Vec<_>>(), share(class))
+    staying(&moments.iter().map(functions).collect::<Vec<_>>(), share(class))
 }
 
 /// The addresses that the calls on it return to.
@@ -134,14 +134,14 @@ fn stable_callers<'a>(class: Class, moments: &Moments<'a>) -> Vec<&'a str> {
         let items = callers.map(|frame| Item { what: frame.address.as_str(), fleeting: false });
         each_once(items.collect(), |item| item.what)
     };
-    on_most(&moments.iter().map(callers).collect::<Vec<_>>(), share(class))
+    staying(&moments.iter().map(callers).collect::<Vec<_>>(), share(class))
 }
 
 /// Whether those who hang in this way come back to their main loop, and so how often a function has to
 /// be on the stack that says what they are about.
 fn share(class: Class) -> Share {
     match class {
-        Class::Livelock | Class::LostWakeup | Class::LockWait => Share::Most,
+        Class::Livelock | Class::LostWakeup | Class::LockWait => Share::Third,
         Class::SoftLockup
         | Class::HardLockup
         | Class::BootStall
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_comes_back_to_its_main_loop_is_in_what_it_does_most_of_the_time() {
+    fn one_that_comes_back_to_its_main_loop_is_known_by_what_it_is_often_in() {
         let tries = stack(&["retry", "step", "main"]);
         let between = stack(&["main"]);
         let stacks = [&between[..], &tries[..], &tries[..]];

@@ -19,7 +19,7 @@ use crate::hang::{CpuSamples, Found, Hang, KernelState, SampledFrame};
 use crate::kernel::Kernel;
 use crate::target::memory::GuestRam;
 
-/// How many looks. What is on the stack for a third of the time is then on more than half of the stacks
+/// How many looks. What is on the stack for a fifth of the time is then on more than a third of the stacks
 /// in less than one of 200 hangs, and what is there for three quarters of it on more than nine tenths.
 const SAMPLES: usize = 60;
 

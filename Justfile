@@ -57,7 +57,7 @@ fmt:
 
 # the scripts
 shellcheck:
-    shellcheck .ci/run tests/nested/*.sh tests/nested/job tests/nested/machine-init tests/offline/*.sh fuzz/*.sh benches/*.sh
+    shellcheck .ci/run tests/nested/*.sh tests/nested/job tests/nested/machine-init tests/offline/*.sh fuzz/*.sh benches/*.sh deploy/slurm/*
 
 # the API documentation, broken links denied
 doc:
@@ -71,11 +71,19 @@ bench:
 bench-symbolize VMLINUX:
     ./benches/symbolize.sh {{quote(VMLINUX)}}
 
+# the farm beside a shell loop over QEMU; prints docs/benchmarks-farm.md
+bench-farm:
+    ./benches/farm.sh
+
+# triage of 10,000 reports: how long it takes, and how much memory
+bench-triage:
+    cargo bench --locked --bench triage
+
 # the labelled corpus: what the tool says of every workload; arguments as of the benchmark
 accuracy *ARGS:
     cargo bench --locked --bench accuracy -- {{ARGS}}
 
-# write the report's JSON schema anew from its types
+# write the JSON schemas in docs/ anew from their types
 schema:
     NMISCOPE_UPDATE=1 cargo test --locked --test schema
 

@@ -2,7 +2,6 @@
 //! `just accuracy --help` for less than all of it. Prints what docs/accuracy.md has.
 
 #[path = "../tests/common/corpus.rs"]
-#[allow(dead_code, reason = "the tests use the rest")]
 mod corpus;
 
 use std::collections::BTreeMap;
@@ -165,7 +164,7 @@ fn run_one(run: Run, arguments: &Arguments) -> Ended {
         }
         Ok(report) => {
             let found = corpus::found(&report).map_or_else(|| "other".into(), Expected::name);
-            let faults = run.row.faults(&report, run.cpus);
+            let faults = corpus::faults(run.row, &report, run.cpus);
             let delay = delay(&report, &arguments.hang_after);
             let signature = report.hangs.first().map(|hang| hang.signature.clone());
             Ended { run, found, faults, text, delay, signature }

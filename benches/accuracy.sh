@@ -52,4 +52,4 @@ Nested in a QEMU machine without hardware support (tests/nested).
 
 EOF
 NESTED_TEST_TIMEOUT=1800 tests/nested/run.sh -b accuracy --cpus 1,2,4 --jobs 1 2>/dev/null |
-    sed -n '/ runs right, in /,/^nested:/p' | tr -d '\r' | grep -v '^nested:'
+    sed -n '/ runs right, in /,/^nested:/p' | tr -d '\r' | grep -v -e '^nested:' -e '^\[ '

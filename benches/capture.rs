@@ -23,6 +23,7 @@ fn spinning_vm(cpus: u32) -> (Vm, Receiver<Event>) {
         cpus,
         memory: 64 << 20,
         image: nmiscope::bundled::image(),
+        initrd: None,
         cmdline: "workload=busy".into(),
         serial_output: Box::new(std::io::sink()),
         ports: Ports {

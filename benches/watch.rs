@@ -78,6 +78,7 @@ fn own_time() -> Duration {
 fn run(guest: &Guest, hang_after: Option<Duration>) -> Cost {
     let options = Options {
         image: guest.image.clone(),
+        initrd: None,
         command_line: format!("workload={}", guest.name),
         vcpus: guest.vcpus,
         memory_bytes: 64 << 20,
@@ -85,6 +86,7 @@ fn run(guest: &Guest, hang_after: Option<Duration>) -> Cost {
         policy: Policy { report: true, kill: true },
         nmi_after: None,
         stop_after: Some(BEFORE + MEASURED + Duration::from_millis(500)),
+        time_limit: None,
         nmi_timeout: None,
         serial: Sink::None,
         terminal_input: false,

@@ -229,6 +229,9 @@ pub fn open(path: &Path, access: Access) -> anyhow::Result<Bytes> {
 
 fn read(path: &Path, file: &File) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
+    // What grows is copied again and again. Where there is not so much memory, reading says so.
+    let size = file.metadata().map_or(0, |file| file.len().min(MAX_BYTES));
+    let _ = bytes.try_reserve_exact(size as usize + 1);
     file.take(MAX_BYTES + 1)
         .read_to_end(&mut bytes)
         .with_context(|| format!("failed to read {}", path.display()))?;

@@ -8,10 +8,12 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
+use std::time::Duration;
 
-use common::corpus::{Expected, ROWS, Row, promises};
+use common::corpus::{self, Expected, ROWS, Row, promises};
 use common::*;
-use nmiscope::report::{Backtrace, CpuState, Report};
+use nmiscope::hang::Class;
+use nmiscope::report::{Backtrace, CpuState, Finding, Report};
 
 /// More would take cores from each other.
 fn at_a_time() -> usize {
@@ -23,12 +25,19 @@ fn faults(row: &Row, cpus: u32) -> Vec<String> {
     let run = match row.expected() {
         Expected::Healthy => run.args(["--nmi-after", "2s", "--stop-after", "4s"]),
         expected if expected.name() == "boot-stall" => run.args(["--ready-within", "2s"]),
-        _ => run.args(["--stop-after", "30s"]),
+        // Far longer than a vCPU needs for a second of its own, on a host with better things to do.
+        _ => run
+            .args(["--stop-after", "160s", "--hang-after", "starved=150s"])
+            .deadline(Duration::from_secs(200)),
     };
     let finished = run.run();
     let report = finished.report();
     let told = |fault: String| format!("{}/{cpus}: {fault}\n{}", row.name, finished.all());
-    row.faults(&report, cpus).into_iter().chain(broken_promises(row, &report)).map(told).collect()
+    corpus::faults(row, &report, cpus)
+        .into_iter()
+        .chain(broken_promises(row, &report))
+        .map(told)
+        .collect()
 }
 
 /// Stacks that are not what the head of the row's file says.
@@ -38,20 +47,34 @@ fn broken_promises(row: &Row, report: &Report) -> Vec<String> {
     broken.map(|(whose, wanted, found)| format!("{whose}: {found:?}, not {wanted:?}")).collect()
 }
 
+/// Whether a CPU goes through its main loop, or does so when a tick wakes it.
+fn gets_on(row: &Row, cpu: u32, cpus: u32) -> bool {
+    match row.expected() {
+        Expected::Hang(Class::Livelock | Class::LostWakeup) => true,
+        _ => {
+            let name = format!("cpu{cpu}");
+            !row.blamed(cpus).contains(&name) && !row.victims(cpus).contains(&name)
+        }
+    }
+}
+
 /// Each stack that the head speaks of: whose, what is to be there, and what is.
 fn promised_stacks(
     row: &Row,
     backtrace: &Backtrace,
 ) -> Vec<(String, Vec<&'static str>, Vec<String>)> {
     let mut stacks = Vec::new();
-    for promise in promises(row.source, backtrace.cpus.len() as u32) {
+    let count = backtrace.cpus.len() as u32;
+    for promise in promises(row.source, count) {
         let cpus = promise.cpus.iter().map(|&cpu| &backtrace.cpus[cpu as usize]);
         // AMD's KVM resets a vCPU after a triple fault: there is nothing left to see.
         for cpu in cpus.filter(|cpu| cpu.state != CpuState::Reset) {
             let look = ("look", seen_functions(cpu));
             // Who takes no NMI is `live`'s business; and where a CPU gets on, the NMI may come while
-            // a function has no frame for the guest to see.
-            let speaks = answered(cpu) && row.expected() != Expected::Healthy;
+            // a function has no frame for the guest to see, which is said.
+            let lacks = |finding: &Finding| matches!(finding, Finding::WordIncomplete { .. });
+            let excused = gets_on(row, cpu.cpu, count) && cpu.findings.iter().any(lacks);
+            let speaks = answered(cpu) && row.expected() != Expected::Healthy && !excused;
             let word = speaks.then(|| ("word", functions(cpu)));
             for (witness, found) in word.into_iter().chain([look]) {
                 let whose = format!("{witness} of cpu{}", cpu.cpu);
@@ -84,32 +107,4 @@ fn every_workload_is_understood() {
     });
     let wrong = wrong.into_inner().unwrap_or_else(PoisonError::into_inner);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-#[test]
-fn every_workload_is_in_the_corpus_with_its_number_of_cpus() {
-    let guest = include_str!("../guest/src/workload/mod.rs");
-    assert_eq!(ROWS.len(), guest.matches("::WORKLOAD,").count());
-    for row in ROWS {
-        let Row { name, source } = row;
-        assert!(source.contains(&format!("name: {name:?}")), "{name}");
-        let min_cpus = format!("min_cpus: {}", row.min_cpus());
-        assert!(source.contains(&min_cpus), "{name}: {min_cpus}");
-        row.expected();
-    }
-}
-
-#[test]
-fn the_heads_of_the_workloads_speak_of_the_stack_of_each_cpu() {
-    for Row { name, source } in ROWS {
-        let mut promised: Vec<u32> =
-            promises(source, 8).into_iter().flat_map(|promise| promise.cpus).collect();
-        promised.sort_unstable();
-        let with_a_stack = match *name {
-            "exit" => 0..0,
-            "boot-stall" => 0..1,
-            _ => 0..8,
-        };
-        assert_eq!(promised, Vec::from_iter(with_a_stack), "{name}");
-    }
 }

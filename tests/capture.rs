@@ -215,8 +215,14 @@ fn equal_stacks_are_one_group_and_are_printed_once() {
     assert!(backtrace.groups.contains(&vec![4]), "{:?}", backtrace.groups);
     let shown = finished.stdout.matches("spin_with_interrupts_off").count();
     assert_eq!(shown, 1, "{}", finished.stdout);
-    let idle = finished.stdout.matches("wait_for_interrupt").count();
-    assert_eq!(idle, backtrace.groups.len() - 1, "{}", finished.stdout);
+    // A tick may have woken one of the others just now.
+    let is_idle = |group: &&Vec<u32>| {
+        functions(&backtrace.cpus[group[0] as usize]).contains(&"wait_for_interrupt".to_owned())
+    };
+    let idle: Vec<&Vec<u32>> = backtrace.groups.iter().filter(is_idle).collect();
+    assert!(idle.iter().any(|group| group.len() > 1), "{:?}", backtrace.groups);
+    let shown = finished.stdout.matches("wait_for_interrupt").count();
+    assert_eq!(shown, idle.len(), "{}", finished.stdout);
 }
 
 #[test]

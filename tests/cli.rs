@@ -26,9 +26,13 @@ fn the_help_has_examples_and_the_exit_codes() {
 
 #[test]
 fn every_command_has_help() {
-    for command in ["run", "symbolize", "completions", "man"] {
+    let all = nmiscope(["--help"]).run().expect_code(exit::CLEAN).stdout;
+    for command in ["run", "report", "symbolize", "farm", "triage", "guest", "completions", "man"] {
         let finished = nmiscope([command, "--help"]).run().expect_code(exit::CLEAN);
         assert!(finished.stdout.contains("Usage: nmiscope"), "{}", finished.stdout);
+        // It begins with what the list of all commands says.
+        let about = finished.stdout.lines().next().expect("a line");
+        assert!(all.contains(&format!("{command:<11}  {about}")), "{about} in {all}");
     }
 }
 

@@ -1,34 +1,182 @@
-//! The committed schema is the one that the report's types make. To update it after a change of
-//! those: `NMISCOPE_UPDATE=1 cargo test --test schema`.
+//! The committed schemas are those that the types make. To update them after a change of those:
+//! `NMISCOPE_UPDATE=1 cargo test --test schema`.
 
-use nmiscope::report::json::schema;
+use nmiscope::farm::{event, suite};
+use nmiscope::{report, triage};
+use serde_json::{Value, json};
 
-const COMMITTED: &str = include_str!("../docs/report.schema.json");
+/// A schema: its file in docs/, what is in it, and what it has to be.
+type Row = (&'static str, &'static str, fn() -> String);
+
+const SCHEMAS: [Row; 4] = [
+    ("report.schema.json", include_str!("../docs/report.schema.json"), report::json::schema),
+    ("suite.schema.json", include_str!("../docs/suite.schema.json"), suite::schema),
+    ("triage.schema.json", include_str!("../docs/triage.schema.json"), triage::schema),
+    ("farm-events.schema.json", include_str!("../docs/farm-events.schema.json"), event::schema),
+];
+
+fn validator(schema: &str) -> jsonschema::Validator {
+    let schema: Value = serde_json::from_str(schema).expect("JSON");
+    jsonschema::validator_for(&schema).expect("a schema")
+}
 
 #[test]
-fn the_committed_schema_is_that_of_the_report() {
-    if std::env::var_os("NMISCOPE_UPDATE").is_some() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/report.schema.json");
-        std::fs::write(path, schema()).expect("docs/report.schema.json can be written");
-        return;
+fn the_committed_schemas_are_those_of_the_types() {
+    for (file, committed, schema) in SCHEMAS {
+        if std::env::var_os("NMISCOPE_UPDATE").is_some() {
+            let path = format!("{}/docs/{file}", env!("CARGO_MANIFEST_DIR"));
+            std::fs::write(path, schema()).expect("docs/ can be written");
+            continue;
+        }
+        assert!(
+            committed == schema(),
+            "docs/{file} is out of date; NMISCOPE_UPDATE=1 cargo test --test schema"
+        );
     }
-    assert!(
-        COMMITTED == schema(),
-        "docs/report.schema.json is out of date; NMISCOPE_UPDATE=1 cargo test --test schema"
-    );
 }
 
 #[test]
-fn the_schema_is_a_schema() {
-    let schema: serde_json::Value = serde_json::from_str(&schema()).expect("JSON");
-    assert!(jsonschema::meta::is_valid(&schema));
+fn the_schemas_are_schemas() {
+    for (file, _, schema) in SCHEMAS {
+        let schema: Value = serde_json::from_str(&schema()).expect("JSON");
+        assert!(jsonschema::meta::is_valid(&schema), "{file}");
+    }
 }
 
 #[test]
-fn the_schema_refuses_what_is_no_report() {
-    let schema: serde_json::Value = serde_json::from_str(COMMITTED).expect("JSON");
-    let validator = jsonschema::validator_for(&schema).expect("a schema");
-    for wrong in [serde_json::json!({}), serde_json::json!([]), serde_json::json!({"outcome": 7})] {
-        assert!(!validator.is_valid(&wrong), "{wrong}");
+fn the_schemas_refuse_what_they_are_not_of() {
+    for (file, committed, _) in SCHEMAS {
+        let validator = validator(committed);
+        for wrong in [json!({}), json!([]), json!({"outcome": 7})] {
+            assert!(!validator.is_valid(&wrong), "{file}: {wrong}");
+        }
+    }
+}
+
+/// A suite is TOML, and editors hold it against the schema as if it were JSON.
+fn as_json(suite: &str) -> Value {
+    let value: toml::Value = toml::from_str(suite).expect("TOML");
+    serde_json::to_value(value).expect("JSON")
+}
+
+fn is_read(suite: &str) -> bool {
+    let nowhere = std::path::Path::new("/");
+    suite::Suite::parse(suite.into(), nowhere, nowhere).is_ok()
+}
+
+#[test]
+fn an_editor_takes_and_refuses_the_suites_that_the_farm_does() {
+    let validator = validator(&suite::schema());
+    let right = [
+        "cpus = 512\nmemory = '64M'\ntime-limit = '3s'\ntags = ['a', 'b-c']",
+        "hang-after = '2s'",
+        "hang-after = ['2s', 'livelock=9s']",
+        "hang-after = { general = '2s', dead-halt = '0' }",
+        "matrix = { cpus = [1, 2], memory = ['64M'], append = ['', 'x'] }",
+        "expect = 'pass'",
+        "expect = { exit = 3 }",
+        "expect = { hang = 'any' }",
+        "expect = { hang = 'boot-stall', blamed = ['cpu0'] }",
+        "expect = { panic = 'x' }",
+        "expect = { crash = true }",
+        "console = { must = ['a'], must-not = ['b'] }",
+    ];
+    let wrong = [
+        "cpu = 1",
+        "cpus = 0",
+        "cpus = 513",
+        "cpus = '1'",
+        "memory = 64",
+        "tags = ['a b']",
+        "retries = -1",
+        "hang-after = 3",
+        "hang-after = { livelok = '2s' }",
+        "matrix = { cpus = [] }",
+        "matrix = { cpus = [0] }",
+        "matrix = { cpu = [1] }",
+        "expect = 'no'",
+        "expect = { exit = 3, crash = true }",
+        "expect = { hang = 'no' }",
+        "expect = { blamed = ['cpu0'] }",
+        "console = { mustnot = [] }",
+    ];
+    let rows = right.map(|row| (row, true)).into_iter().chain(wrong.map(|row| (row, false)));
+    for (row, right) in rows {
+        let vm = format!("[[vm]]\nname = 'x'\nimage = 'x'\n{row}\n");
+        assert_eq!((validator.is_valid(&as_json(&vm)), is_read(&vm)), (right, right), "{row}");
+        // All but a matrix may be a default too.
+        let defaults = format!("[defaults]\n{row}\n[[vm]]\nname = 'x'\nimage = 'x'\n");
+        let right = right && !row.starts_with("matrix");
+        let found = (validator.is_valid(&as_json(&defaults)), is_read(&defaults));
+        assert_eq!(found, (right, right), "defaults: {row}");
+    }
+    for wrong in
+        ["[defaults]\n", "[default]\n[[vm]]\nname = 'x'\nimage = 'x'\n", "[[vm]]\nimage = 'x'\n"]
+    {
+        assert!(!validator.is_valid(&as_json(wrong)) && !is_read(wrong), "{wrong}");
+    }
+}
+
+#[test]
+fn every_event_is_one_by_its_schema() {
+    use event::{
+        Event, FarmFinished, FarmStarted, HangSummary, Id, Status, VmFinished, VmStarted, What,
+    };
+    let id = Id { name: "a/b".into(), run: 1, attempt: 2 };
+    let counts = [(Status::Pass, 3), (Status::Hang, 1)].into();
+    let hang = HangSummary {
+        class: nmiscope::hang::Class::Deadlock,
+        signature: "7f3a91c2aaaaaaaa".into(),
+        blamed: vec!["cpu0".into()],
+        locks: vec![],
+        function: None,
+    };
+    let events = [
+        What::FarmStarted(FarmStarted {
+            version: event::EVENT_VERSION,
+            tool: "0.1.0".into(),
+            suite: "suite.toml".into(),
+            host: "here".into(),
+            planned: 3,
+            done: 0,
+            lost: vec![],
+            seed: Some(u64::MAX),
+            partition: None,
+            cpus: 2,
+            memory_bytes: 1 << 30,
+        }),
+        What::VmStarted(VmStarted {
+            id: id.clone(),
+            directory: "vms/a".into(),
+            definition: "0".repeat(64),
+        }),
+        What::VmFinished(Box::new(VmFinished {
+            id,
+            directory: "vms/a".into(),
+            status: Status::Hang,
+            again: false,
+            flaky: false,
+            known: None,
+            reason: None,
+            hang: Some(hang),
+            elapsed_ms: 1.5,
+            files: [("report".to_owned(), "report.json".into())].into(),
+        })),
+        What::FarmInterrupted { by: "SIGINT".into() },
+        What::FarmFinished(FarmFinished {
+            counts,
+            flaky: 0,
+            known: 0,
+            distinct_hangs: 1,
+            not_run: 0,
+            elapsed_ms: 2.0,
+        }),
+    ];
+    let validator = validator(&event::schema());
+    for what in events {
+        let event = serde_json::to_value(Event { at_ms: 7, what }).expect("JSON");
+        let faults: Vec<String> =
+            validator.iter_errors(&event).map(|error| error.to_string()).collect();
+        assert!(faults.is_empty(), "{event}: {faults:?}");
     }
 }

@@ -301,3 +301,28 @@ fn a_guest_that_the_host_does_not_run_is_starved_and_does_not_hang() {
     assert!(report.hangs.is_empty());
     assert_eq!(report.backtraces[0].trigger, Trigger::Starved);
 }
+
+/// What it was doing is said, whatever it was.
+#[test]
+fn a_guest_that_outlives_its_limit_has_failed_and_is_looked_at() {
+    let finished = run_workload("busy", 2).args(["--time-limit", "2s", "--serial", "none"]).run();
+    let finished = finished.expect_code(exit::GUEST_FAILED);
+    told_again_from_json(&finished);
+    assert!(finished.stdout.contains("timed out: not ended after 2.0 s\n"), "{}", finished.stdout);
+    let report = finished.report();
+    assert_eq!(report.outcome, Outcome::TimedOut { limit_ms: 2000.0 });
+    let [backtrace] = &report.backtraces[..] else { panic!("{}", finished.all()) };
+    assert_eq!((&backtrace.trigger, backtrace.nmi_answered), (&Trigger::TimeLimit, 2));
+}
+
+#[test]
+fn sigterm_is_for_a_last_look_and_the_end() {
+    let running = run_workload("busy", 2).args(["--serial", "none"]).start();
+    running.wait_for("guest ready", 1);
+    running.signal(Signal::TERM);
+    let finished = running.wait().expect_code(exit::CLEAN);
+    let report = finished.report();
+    assert_eq!(report.outcome, Outcome::Stopped { by: "SIGTERM".into() });
+    let [backtrace] = &report.backtraces[..] else { panic!("{}", finished.all()) };
+    assert_eq!(backtrace.trigger, Trigger::Signal { name: "SIGTERM".into() });
+}

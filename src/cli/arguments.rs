@@ -1,15 +1,19 @@
 //! The arguments, with their help. Checked here as far as one argument can be checked alone.
 
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::bundled;
-use crate::hang::{Bounds, Class};
+use crate::farm::filter::Filter;
+use crate::farm::partition::Partition;
+use crate::hang::{Bounded, Bounds, Class, HangAfter};
 use crate::images::DEBUG_DIRECTORY;
 use crate::postmortem::Size;
 use crate::session::{Policy, Sink};
+use crate::units::{parse_duration, parse_size};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,14 +29,17 @@ Examples:
         the stacks with arguments and locals, as far as the compiler has kept them
   nmiscope run kernel.elf --hang-after 10s --hang-after soft-lockup=30s --hang-policy report,continue
         be more patient, and see whether it recovers
+  nmiscope farm suite.toml -j 4 --out results
+        many VMs, with a verdict each
   nmiscope symbolize --image kernel.elf < console.log
         the same log, with a function and a line behind each address
 
-While a VM runs, Ctrl-\\ or SIGUSR1 prints its backtraces and lets it go on; Ctrl-C ends it.
+While a VM runs, Ctrl-\\ or SIGUSR1 prints its backtraces and lets it go on; Ctrl-C ends it, and so does
+SIGTERM, which takes a last backtrace.
 
 Exit codes:
   0  clean: the guest left with code 0, or the run was ended as asked
-  1  the guest failed: it left with another code
+  1  the guest failed: it left with another code, or not within --time-limit
   2  usage: the command line, or a file it names, cannot be used
   3  hang
   4  panic or crash in the guest
@@ -68,11 +75,15 @@ pub enum Color {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Boot a guest, watch it, and report it if it hangs
-    Run(Run),
+    Run(Box<Run>),
     /// Make the report again from a core that `run --core` wrote, or print one that is JSON
     Report(Report),
     /// Print function and source line of addresses, or of those in a log on standard input
     Symbolize(Symbolize),
+    /// Run a suite of VMs, one process and one verdict each
+    Farm(Box<Farm>),
+    /// Group the hangs and crashes of many reports, and say which are new
+    Triage(Triage),
     /// Write the bundled guest kernel to a file, for gdb or another VMM
     Guest {
         /// The file
@@ -94,6 +105,9 @@ pub struct Run {
     /// The guest: an x86-64 ELF kernel with a PVH entry point [default: the bundled guest]
     #[arg(value_hint = ValueHint::FilePath)]
     pub image: Option<PathBuf>,
+    /// An initial RAM disk for the guest
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub initrd: Option<PathBuf>,
     /// What the guest runs, as its kernel parameter `workload=` [default, for the bundled guest:
     /// abba-deadlock]
     #[arg(long, value_name = "NAME")]
@@ -111,8 +125,8 @@ pub struct Run {
     /// to not look. CLASS=DURATION is for one class of hangs, and can be given more than once:
     /// deadlock, dead-halt, hard-lockup, soft-lockup, lock-wait, livelock, lost-wakeup; silent (no
     /// output from a guest of which nothing is known) and starved (the host does not run it) have
-    /// 30s unless told otherwise
-    #[arg(long, value_name = "[CLASS=]DURATION", default_value = "2s", value_parser = parse_bound)]
+    /// 30s unless told otherwise, starved for each of the vCPUs that share a core
+    #[arg(long, value_name = "[CLASS=]DURATION", default_value = "2s")]
     pub hang_after: Vec<HangAfter>,
     /// Call it a hang (boot-stall) when the guest is not ready by then; 0 to not look. A guest of which
     /// nothing is known may have its interrupts off for as long before it takes the first one
@@ -129,6 +143,9 @@ pub struct Run {
     /// End the run after this time
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub stop_after: Option<Duration>,
+    /// The guest has failed if it has not ended after this time: end the run, and say where it was
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub time_limit: Option<Duration>,
     /// How long the vCPUs have to answer their NMIs [default: 1s, and 10ms for each vCPU]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub nmi_timeout: Option<Duration>,
@@ -159,20 +176,10 @@ pub struct Run {
     #[arg(long, value_name = "DIRECTORY", default_value = DEBUG_DIRECTORY,
           value_hint = ValueHint::DirPath)]
     pub debug_dir: PathBuf,
-}
-
-/// A bound: of one class, or of all that have none of their own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HangAfter {
-    whose: Option<Bounded>,
-    bound: Option<Duration>,
-}
-
-/// What can have a bound of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Bounded {
-    Class(Class),
-    Starved,
+    /// End at once when this process, a farm that has started this one, dies; and tell it by the end of
+    /// standard output when the guest is over
+    #[arg(long, value_name = "PID", hide = true)]
+    pub die_with: Option<i32>,
 }
 
 /// What to do about a hang.
@@ -267,6 +274,163 @@ pub struct Report {
     pub debug_dir: PathBuf,
 }
 
+/// `nmiscope farm`.
+#[derive(Debug, Args)]
+#[command(after_help = FARM_HELP, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Farm {
+    /// What else there is to do
+    #[command(subcommand)]
+    pub command: Option<FarmCommand>,
+    /// The suite: VMs in TOML, as docs/suite.schema.json says
+    #[arg(required = true, value_hint = ValueHint::FilePath)]
+    pub suite: Option<PathBuf>,
+    /// So many CPUs are given to VMs at a time; one with more vCPUs runs alone [default: those that
+    /// this process may use]
+    #[arg(short, long, value_name = "CPUS")]
+    pub jobs: Option<NonZeroU32>,
+    /// So much memory is given to VMs at a time [default: three quarters of what is available]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub memory: Option<u64>,
+    /// The results directory, new or empty [default: one under nmiscope-results, named by the time]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub out: Option<PathBuf>,
+    /// Go on with the run whose results are in --out, if there is one: what is over is not run again
+    #[arg(long, requires = "out")]
+    pub resume: bool,
+    /// Only VMs that this expression is of, by name and tag: `boot`, `name(=boot/cpus=8)`,
+    /// `name(cpus=(8|16)$)`, `tag(smoke)`, with `and`, `or`, `not` and parentheses; given more than
+    /// once, those that any of them is of
+    #[arg(long, value_name = "EXPRESSION")]
+    pub filter: Vec<Filter>,
+    /// Only this part of them: hash:2/8 is by name, and stays the same when others come or go; count:2/8
+    /// deals them out evenly
+    #[arg(long, value_name = "PART")]
+    pub partition: Option<Partition>,
+    /// Name the VMs that would run, and run none
+    #[arg(long)]
+    pub list: bool,
+    /// Try a VM that does not do what is expected so many times more [default: as the suite says]
+    #[arg(long, value_name = "N")]
+    pub retries: Option<u32>,
+    /// Run each VM so many times
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub repeat: NonZeroU32,
+    /// Start nothing more once one hangs that should not: with --repeat, to hunt for a rare hang
+    #[arg(long)]
+    pub until_hang: bool,
+    /// Start nothing more once one does not do what is expected
+    #[arg(long)]
+    pub fail_fast: bool,
+    /// In a random order, which this number makes again [default: one of its own, which is printed]
+    #[arg(long, value_name = "SEED", num_args = 0..=1, require_equals = true)]
+    pub shuffle: Option<Option<u64>>,
+    /// Hangs that are known, and do not count: [[known]] tables as for `nmiscope triage`
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub known: Option<PathBuf>,
+    /// Where it is told
+    #[command(flatten)]
+    pub telling: Telling,
+}
+
+/// Where a farm's results are told, besides in its results directory.
+#[derive(Debug, Args)]
+pub struct Telling {
+    /// Write the results as JUnit XML
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub junit: Option<PathBuf>,
+    /// Write a summary in Markdown, as for GITHUB_STEP_SUMMARY
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub summary: Option<PathBuf>,
+    /// What to print: text for people, or for programs a line of JSON for each event, as
+    /// docs/farm-events.schema.json says
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub message_format: MessageFormat,
+}
+
+/// The subcommands of `nmiscope farm`.
+#[derive(Debug, Subcommand)]
+pub enum FarmCommand {
+    /// Make one results directory of those that several machines have made of parts of one suite
+    Merge {
+        /// The results directories
+        #[arg(required = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        inputs: Vec<PathBuf>,
+        /// The one that is made
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        out: PathBuf,
+        /// Where it is told
+        #[command(flatten)]
+        telling: Telling,
+    },
+}
+
+const FARM_HELP: &str = "\
+Examples:
+  nmiscope farm suite.toml -j 4 --out results --junit results.xml
+        run all of it, and write what CI systems read
+  nmiscope farm suite.toml --out results --resume
+        go on where a run was interrupted
+  nmiscope farm suite.toml --filter 'tag(storage) and not name(cpus=1$)' --list
+        which VMs are these?
+  nmiscope farm suite.toml --filter abba --repeat 1000 --until-hang
+        run it again and again, until it hangs
+  nmiscope farm suite.toml --partition hash:2/8 --out part-2; nmiscope farm merge part-* --out all
+        a part of it on each of several machines, and one result
+  nmiscope triage nmiscope-results
+        what has hung lately, and how often?
+
+Ctrl-C, or SIGTERM, starts no more VMs, and has those that run say where they are; the second time
+it ends them at once.
+
+Exit codes, the first that is true:
+  4  a VM panicked or crashed, and was not expected to
+  3  a VM hung, and was not expected to
+  1  a VM did something else than was expected, or not within its time limit
+  5  the tool or its host failed: a VM got no verdict, or not all of them have run
+  2  usage: the command line, the suite, or a file it names, cannot be used
+  0  all did what was expected, or what is known (--known)";
+
+/// `nmiscope triage`.
+#[derive(Debug, Args)]
+#[command(after_help = TRIAGE_HELP)]
+pub struct Triage {
+    /// Results directories of farms, directories with reports in them, and reports
+    #[arg(required_unless_present = "diff", value_name = "DIR", value_hint = ValueHint::AnyPath)]
+    pub paths: Vec<PathBuf>,
+    /// What is known: [[known]] tables with a `signature` (its first 8 digits, or all 16), a `url`, and
+    /// maybe a `note` and the last day of it, `until`
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub known: Option<PathBuf>,
+    /// Say what NEW has that OLD had not, what is gone, and which VMs became flaky
+    #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], conflicts_with = "paths",
+          value_hint = ValueHint::AnyPath)]
+    pub diff: Option<Vec<PathBuf>>,
+    /// How to say it
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub message_format: MessageFormat,
+}
+
+const TRIAGE_HELP: &str = "\
+Of a farm's VMs, those count that did not do what their suite expects. Each kind has a signature
+by which the same ones are told: a hang by its class and stacks, a panic or a crash by its message
+and function, a time limit that was exceeded by what ran then.
+
+Exit codes:
+  0  there is nothing, or all of it is known; with --diff, nothing is new
+  1  a time limit was exceeded
+  3  hang; with --diff, something is new
+  4  panic or crash";
+
+/// For whom it is said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum MessageFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
 /// `nmiscope symbolize`.
 #[derive(Debug, Args)]
 pub struct Symbolize {
@@ -284,53 +448,6 @@ pub struct Symbolize {
     /// traces annotated
     #[arg(value_name = "ADDR", value_parser = parse_address)]
     pub addresses: Vec<u64>,
-}
-
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
-    let duration = humantime::parse_duration(text);
-    let duration = duration.map_err(|error| format!("{error}, as in 2s or 500ms"))?;
-    if duration > LONGEST { Err("longer than a year".into()) } else { Ok(duration) }
-}
-
-fn parse_bound(text: &str) -> Result<HangAfter, String> {
-    let (whose, bound) = match text.split_once('=') {
-        None => (None, text),
-        Some(("starved", bound)) => (Some(Bounded::Starved), bound),
-        Some(("boot-stall", _)) => return Err("for boot-stall, use --ready-within".into()),
-        Some((name, bound)) => {
-            let class = Class::from_str(name, false);
-            let names = || {
-                let names = Class::value_variants().iter().map(|class| class.name());
-                names.filter(|name| *name != "boot-stall").collect::<Vec<_>>().join(", ")
-            };
-            let class = class.map_err(|_| format!("no class `{name}`: {}, starved", names()))?;
-            (Some(Bounded::Class(class)), bound)
-        }
-    };
-    const LEAST: Duration = Duration::from_millis(200);
-    let bound = Some(parse_duration(bound)?).filter(|bound| !bound.is_zero());
-    if bound.is_some_and(|bound| bound < LEAST) {
-        return Err("too short to look twice: 200ms at least, or 0 to not look".into());
-    }
-    Ok(HangAfter { whose, bound })
-}
-
-fn parse_size(text: &str) -> Result<u64, String> {
-    let wrong = || "a number of bytes is wanted, as in 64M or 1G".to_owned();
-    let upper = text.trim().to_ascii_uppercase();
-    let number = upper.trim_end_matches("IB").trim_end_matches('B');
-    let (digits, shift) = match number.strip_suffix(['K', 'M', 'G']) {
-        Some(digits) if number.ends_with('K') => (digits, 10),
-        Some(digits) if number.ends_with('M') => (digits, 20),
-        Some(digits) => (digits, 30),
-        None => (number, 0),
-    };
-    let count: u64 = digits.trim().parse().map_err(|_| wrong())?;
-    count.checked_mul(1 << shift).ok_or_else(wrong)
 }
 
 fn parse_sink(text: &str) -> Result<Sink, String> {
@@ -361,17 +478,6 @@ mod tests {
     }
 
     #[test]
-    fn sizes_have_units() {
-        assert_eq!(parse_size("4096"), Ok(4096));
-        assert_eq!(parse_size("64M"), Ok(64 << 20));
-        assert_eq!(parse_size("64MiB"), Ok(64 << 20));
-        assert_eq!(parse_size("1g"), Ok(1 << 30));
-        assert!(parse_size("M").is_err());
-        assert!(parse_size("-1").is_err());
-        assert!(parse_size("99999999999G").is_err());
-    }
-
-    #[test]
     fn bounds_are_for_all_classes_or_for_one() {
         let bounds = |arguments: &[&str]| {
             let all = ["nmiscope", "run"].iter().chain(arguments);
@@ -394,9 +500,6 @@ mod tests {
         assert_eq!(given.of(Class::Deadlock), seconds(2));
         assert_eq!(given.of(Class::BootStall), seconds(5));
         assert!(!bounds(&["--hang-after", "0"]).any());
-        assert!(parse_bound("1ns").is_err());
-        assert!(parse_bound("no-such=1s").is_err());
-        assert!(parse_bound("boot-stall=1s").is_err());
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! What the program says to the one that started it. Part of the interface, as much as the JSON.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::process::ExitCode;
 
 use nmiscope_vmm as vmm;
 
 use crate::errors::BadRequest;
+use crate::farm::event::Status;
 use crate::report::{Outcome, Report};
 
 /// An exit code with a meaning.
@@ -14,7 +16,7 @@ pub struct Code(pub u8);
 
 /// All went well: the guest left with code 0, or the run was ended as it was asked to be.
 pub const CLEAN: Code = Code(0);
-/// The guest ran, and left with a code other than 0.
+/// The guest ran, and left with a code other than 0, or not within its time limit.
 pub const GUEST_FAILED: Code = Code(1);
 /// The command line, or what it names, cannot be used: nothing has run.
 pub const USAGE: Code = Code(2);
@@ -39,10 +41,28 @@ pub fn of_report(report: &Report) -> Code {
         // It was let go on, and hung when the time was over.
         Outcome::Stopped { .. } if hangs => HANG,
         Outcome::Exit { code: 0 } | Outcome::Stopped { .. } => CLEAN,
-        Outcome::Exit { .. } => GUEST_FAILED,
+        Outcome::TimedOut { .. } if hangs => HANG,
+        Outcome::Exit { .. } | Outcome::TimedOut { .. } => GUEST_FAILED,
         Outcome::Hang => HANG,
         Outcome::Panic { .. } | Outcome::Crash { .. } => CRASH,
         Outcome::Starved { .. } => TOOL_FAILED,
+    }
+}
+
+/// The code for a farm's run, of which so many VMs ended in each way: the worst that is true of its
+/// guests, or else whether all of them got a verdict.
+pub fn of_farm(counts: &BTreeMap<Status, u64>, unfinished: bool) -> Code {
+    let has = |statuses: &[Status]| statuses.iter().any(|status| counts.contains_key(status));
+    if has(&[Status::Crash]) {
+        CRASH
+    } else if has(&[Status::Hang]) {
+        HANG
+    } else if has(&[Status::Fail, Status::Timeout]) {
+        GUEST_FAILED
+    } else if unfinished || has(&[Status::Starved, Status::Broken, Status::Interrupted]) {
+        TOOL_FAILED
+    } else {
+        CLEAN
     }
 }
 

@@ -3,10 +3,12 @@
 
 mod arguments;
 pub mod exit_code;
+mod farm;
 mod output;
 mod report;
 mod run;
 mod symbolize;
+mod triage;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -36,6 +38,8 @@ pub fn main(started: Instant) -> ExitCode {
         Command::Run(arguments) => run::run(&arguments, started),
         Command::Report(arguments) => report::report(&arguments),
         Command::Symbolize(arguments) => symbolize::symbolize(&arguments),
+        Command::Farm(of) => farm::farm(&of),
+        Command::Triage(of) => triage::triage(&of, arguments.verbose > 0),
         Command::Guest { file } => guest(&file),
         Command::Completions { shell } => completions(shell),
         Command::Man => man(),

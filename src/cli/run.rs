@@ -1,9 +1,12 @@
 //! `nmiscope run`: arguments to a session, its events to text, its report to a file.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow, ensure};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use rustix::stdio::dup2_stdout;
 
 use super::arguments::Run;
 use super::exit_code::{self, Code};
@@ -20,6 +23,9 @@ const DEFAULT_JSON: &str = "postmortem.json";
 
 /// Runs a VM. `started` is when the program was.
 pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
+    if let Some(parent) = arguments.die_with {
+        die_with(parent)?;
+    }
     if arguments.contradicts_itself() {
         let message = "--hang-policy says both kill and continue: which is it?";
         return Err(BadRequest::from_error(anyhow!(message)));
@@ -40,7 +46,12 @@ pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
         Event::Resolved(hang) => text.print(&text::resolved(hang)),
         Event::Outcome(outcome) => text.print(&text::outcome(outcome)),
         Event::Backtrace(backtrace) => text.print(&text::backtrace(backtrace)),
-        Event::Stopping { exits } => tracing::info!(?exits, "stopping"),
+        Event::Stopping { exits } => {
+            tracing::info!(?exits, "stopping");
+            if arguments.die_with.is_some() {
+                close_stdout();
+            }
+        }
     })?;
     if !told_already(&report.outcome) {
         text.print(&text::outcome(&report.outcome));
@@ -52,6 +63,23 @@ pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
         text.print(&format!("wrote {}\n", core?.display()));
     }
     Ok(exit_code::of_report(&report))
+}
+
+/// Whoever has started this process does not outlive it.
+fn die_with(parent: i32) -> anyhow::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL)).context("failed to watch the parent")?;
+    // It may have died before that.
+    let is_alive = getppid().is_some_and(|pid| pid.as_raw_nonzero().get() == parent);
+    ensure!(is_alive, "process {parent} has died, or has not started this one");
+    Ok(())
+}
+
+/// Tells a farm that the guest is over: it reads the other end.
+fn close_stdout() {
+    // Not a bare `close`: the next file would be standard output.
+    if let Ok(null) = File::options().write(true).open("/dev/null") {
+        let _ = dup2_stdout(null);
+    }
 }
 
 /// Opened before the VM starts. Without `--json` a report is written only if there is something in
@@ -91,6 +119,7 @@ fn options(arguments: &Run, stdout_is_data: bool) -> Options {
     };
     Options {
         image: arguments.image.clone(),
+        initrd: arguments.initrd.clone(),
         command_line: arguments.command_line(),
         vcpus: arguments.cpus,
         memory_bytes: arguments.memory,
@@ -98,6 +127,7 @@ fn options(arguments: &Run, stdout_is_data: bool) -> Options {
         policy: arguments.policy(),
         nmi_after: arguments.nmi_after,
         stop_after: arguments.stop_after,
+        time_limit: arguments.time_limit,
         nmi_timeout: arguments.nmi_timeout,
         terminal_input: matches!(serial, Sink::Stdout | Sink::Stderr),
         serial,

@@ -24,6 +24,7 @@ use crate::report::{self, Answer, Backtrace, Cpu, CpuState, Look, Nmi, Trigger, 
 use guest_word::Entry;
 use host_look::{HostLook, look_at_all};
 pub use resolver::Resolver;
+pub use signature::is_generic;
 
 use crate::target::{interrupts_enabled, page_tables};
 

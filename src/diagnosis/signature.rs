@@ -152,7 +152,7 @@ fn share(class: Class) -> Share {
 }
 
 /// Whether a function is one in which everybody ends up.
-pub(super) fn is_generic(name: &str) -> bool {
+pub fn is_generic(name: &str) -> bool {
     GENERIC.iter().any(|start| name.starts_with(start))
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::observation::{
     Counts, CpuActivity, KernelState, Lock, LockKind, Observation, Task, Times, Vcpu, VcpuSample,
-    WaitFor,
+    Wait, WaitFor,
 };
 
 /// A stretch of time, measured in three ways.
@@ -59,6 +59,11 @@ impl<K: PartialEq> Still<K> {
         }
     }
 
+    /// For how long it has been there; `None` if there is no such thing.
+    pub(super) fn lasting(&self) -> Option<Age> {
+        self.key.as_ref().map(|_| self.age)
+    }
+
     /// Since it changed, in own time.
     pub fn own(&self) -> Duration {
         self.age.own
@@ -77,6 +82,9 @@ pub struct CpuAges {
     pub main_loop: Still<u64>,
     /// The same spinning wait.
     pub wait: Still<WaitKey>,
+    /// The same, if it is for another CPU to do something, in the own time of that one.
+    #[serde(default)]
+    pub answer: Still<WaitKey>,
     /// Work that it has and does not finish: the number of items that it has.
     pub work: Still<u64>,
     /// Tasks that could run there, while none is switched to.
@@ -104,6 +112,9 @@ pub struct Ages {
     pub cpus: Vec<CpuAges>,
     /// The same wait, by task number, in the own time of the task's CPU.
     pub tasks: Vec<Still<WaitKey>>,
+    /// The same, if it is for a CPU to do something, in the own time of that one.
+    #[serde(default)]
+    pub answers: Vec<Still<WaitKey>>,
     /// The same holder, or none, by the lock's address, in the own time of the holder's CPU.
     pub locks: BTreeMap<u64, Still<(Option<u32>, u64)>>,
     /// The console.
@@ -148,15 +159,32 @@ impl Ages {
 
     fn advance_kernel(&mut self, kernel: &KernelState, of: impl Fn(u32) -> Age) {
         self.panicking.see(kernel.panicking, of(kernel.panicking.unwrap_or(u32::MAX)));
+        // The CPU that is to answer somebody who waits, and the time that it had for it.
+        let vcpus = self.cpus.len();
+        let asked = |wait: Option<&Wait>| match wait.map(|wait| wait.what)? {
+            WaitFor::Call(cpu) | WaitFor::Online(cpu) => {
+                Some(of(cpu)).filter(|_| (cpu as usize) < vcpus)
+            }
+            WaitFor::Lock(_) | WaitFor::Queue(_) => None,
+        };
+        let see_answer = |answer: &mut Still<WaitKey>, wait: Option<&Wait>| {
+            let asked = asked(wait);
+            answer.see(asked.and(wait).map(Wait::key), asked.unwrap_or_default());
+        };
         for (cpu, (ages, activity)) in (0..).zip(self.cpus.iter_mut().zip(&kernel.cpus)) {
             let online = activity.as_ref().filter(|activity| activity.online);
             ages.advance(online, kernel.switches_on(cpu), of(cpu));
+            let wait = online.and_then(|activity| activity.wait.as_ref());
+            see_answer(&mut ages.answer, wait);
         }
         self.tasks.resize_with(kernel.tasks.len(), Still::default);
-        for (age, task) in self.tasks.iter_mut().zip(&kernel.tasks) {
+        self.answers.resize_with(kernel.tasks.len(), Still::default);
+        let tasks = self.tasks.iter_mut().zip(&mut self.answers).zip(&kernel.tasks);
+        for ((age, answer), task) in tasks {
             let task = task.as_ref();
-            let key = task.and_then(|task| Some(task.wait.as_ref()?.key()));
-            age.see(key, of(task.map_or(0, |task| task.cpu)));
+            let wait = task.and_then(|task| task.wait.as_ref());
+            age.see(wait.map(Wait::key), of(task.map_or(0, |task| task.cpu)));
+            see_answer(answer, wait);
         }
         self.locks.retain(|address, _| kernel.locks.contains_key(address));
         for (&address, lock) in &kernel.locks {
@@ -169,6 +197,7 @@ impl Ages {
 
     fn forget_kernel(&mut self) {
         self.tasks.clear();
+        self.answers.clear();
         self.locks.clear();
         self.panicking = Still::default();
         for cpu in &mut self.cpus {
@@ -187,6 +216,11 @@ impl Ages {
     /// How long a task has waited for the same.
     pub(super) fn task(&self, task: u32) -> Age {
         self.tasks.get(task as usize).map_or_else(Age::default, |task| task.age)
+    }
+
+    /// How long the CPU that a task waits for has had to answer it, if it waits for one.
+    pub(super) fn answer(&self, task: u32) -> Option<Age> {
+        self.answers.get(task as usize).and_then(Still::lasting)
     }
 
     /// How long a lock has had the same holder, or none.
@@ -235,13 +269,13 @@ impl CpuAges {
         }
         self.tick.see(activity.map(|activity| activity.tick), passed);
         self.main_loop.see(main_loop, passed);
+        let wait = activity.and_then(|activity| activity.wait.as_ref());
+        self.wait.see(wait.map(Wait::key), passed);
         let nothing = [self.tick.age, self.main_loop.age];
         self.nothing = nothing.into_iter().min_by_key(|age| age.wall).unwrap_or_default();
         if self.nothing == Age::default() {
             self.seen = None;
         }
-        let wait = activity.and_then(|activity| activity.wait.as_ref());
-        self.wait.see(wait.map(super::Wait::key), passed);
         let undone = activity.filter(|activity| activity.has_work());
         self.work.see(undone.map(|activity| activity.work_done), passed);
         let ready = activity.filter(|activity| activity.ready_tasks > 0);
@@ -250,7 +284,7 @@ impl CpuAges {
     }
 }
 
-impl super::Wait {
+impl Wait {
     fn key(&self) -> WaitKey {
         (self.what, self.since_ns)
     }

@@ -58,6 +58,14 @@ impl Detector {
         self.last = None;
     }
 
+    /// The guest goes on after it was judged, at that time by the clock of the observations: how long it
+    /// was stopped does not count.
+    pub fn resumed(&mut self, at: Duration) {
+        if let Some(last) = &mut self.last {
+            last.at = at;
+        }
+    }
+
     /// Takes an observation of a guest that runs.
     pub fn observe(&mut self, now: Observation) -> Noticed {
         self.advance(now);
@@ -149,9 +157,11 @@ fn ages_of_known(ages: &Ages, kernel: &KernelState) -> impl Iterator<Item = (Cla
     });
     let tasks =
         tasks.flat_map(|(age, _)| [(Class::Deadlock, age.own()), (Class::LockWait, age.own())]);
+    let answers = ages.cpus.iter().map(|cpu| &cpu.answer).chain(&ages.answers);
+    let answers = answers.map(|answer| (Class::LockWait, answer.own()));
     // Its holder may have got it after those who wait had begun to.
     let locks = ages.locks.values().map(|lock| (Class::LockWait, lock.own()));
-    cpus.chain(tasks).chain(locks)
+    cpus.chain(tasks).chain(answers).chain(locks)
 }
 
 /// The same of one that is not known. A console at rest is nothing by itself.

@@ -225,6 +225,39 @@ fn one_that_waits_for_a_cpu_that_the_host_does_not_run_does_not_hang_either() {
 }
 
 #[test]
+fn nor_does_one_whose_call_such_a_cpu_does_not_answer() {
+    for what in [WaitFor::Call(1), WaitFor::Online(1)] {
+        let mut scene = Scene::new(2);
+        scene.cpu_waits(0, what);
+        scene.spins(1, true);
+        scene.hosted[1] = false;
+        assert_eq!(scene.watch(10 * LONG, still(&[0, 1], NOTHING)), None, "{what:?}");
+    }
+    let mut scene = Scene::new(2);
+    let caller = scene.task("caller", 0, TaskState::Blocked);
+    scene.task_waits(caller, WaitFor::Call(1));
+    scene.spins(1, true);
+    scene.hosted[1] = false;
+    assert_eq!(scene.watch(10 * LONG, still(&[1], NOTHING)), None);
+}
+
+#[test]
+fn the_time_in_which_a_guest_is_judged_does_not_count() {
+    let mut scene = Scene::new(1);
+    let mut detector = Detector::new(Bounds::new(Some(BOUND)), POLL);
+    detector.set_ready();
+    detector.observe(scene.now.clone());
+    for _ in 0..9 {
+        scene.pass(POLL, |_| NOTHING);
+        assert_eq!(detector.judge(scene.now.clone()), None);
+        scene.now.at += POLL;
+        detector.resumed(scene.now.at);
+    }
+    scene.pass(POLL, |_| NOTHING);
+    assert!(detector.judge(scene.now.clone()).is_some(), "and the time between does");
+}
+
+#[test]
 fn a_cpu_that_the_host_has_not_run_for_long_is_starved() {
     let mut scene = Scene::new(2);
     scene.spins(1, false);

@@ -249,8 +249,8 @@ impl Evidence<'_> {
         }
     }
 
-    /// Those who wait for somebody who is not stuck: for as long as all of them have waited, and as
-    /// the locks between them have had their holders. All, since one that the host does not run may
+    /// Those who wait for somebody who is not stuck: for as long as all of them have waited, as who is
+    /// to answer them could have, and as the locks between them have had their holders. All, since one that the host does not run may
     /// be the one whose turn it is. Of a lock that goes from hand to hand past somebody, neither the
     /// holders matter nor those who get it soon.
     fn kept_waiting(&self, kernel: &KernelState, group: &Group) -> Option<(Class, Duration)> {
@@ -264,7 +264,13 @@ impl Evidence<'_> {
             }
             _ => None,
         });
-        Some((Class::LockWait, members.map(|age| age.own).chain(locks).min()?))
+        let answers = group.members.iter().filter_map(|&node| match node {
+            Node::Cpu(cpu) => self.ages.cpu(cpu).answer.lasting(),
+            Node::Task(task) => self.ages.answer(task),
+            Node::Lock(_) | Node::Queue(_) => None,
+        });
+        let ages = members.chain(answers).map(|age| age.own);
+        Some((Class::LockWait, ages.chain(locks).min()?))
     }
 
     /// How long each has waited who waits for a lock.

@@ -100,7 +100,12 @@ fn replace(target: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// The JSON schema of [`Report`], as docs/report.schema.json holds it.
 pub fn schema() -> String {
-    let schema = schemars::schema_for!(Report);
+    schema_of::<Report>()
+}
+
+/// The JSON schema of a type, laid out as the files in docs/ are.
+pub fn schema_of<T: schemars::JsonSchema>() -> String {
+    let schema = schemars::schema_for!(T);
     let mut text = serde_json::to_string_pretty(&schema).expect("a schema is plain JSON");
     text.push('\n');
     text

@@ -82,6 +82,9 @@ pub struct Image {
     pub path: Option<String>,
     /// Its GNU build-id, in hexadecimal; null if it has none.
     pub build_id: Option<String>,
+    /// The initial RAM disk's file; null if there was none.
+    #[serde(default)]
+    pub initrd: Option<String>,
     /// The kernel parameters it was started with.
     pub command_line: String,
     /// Which kernel's structures were found in it.
@@ -148,7 +151,12 @@ pub enum Outcome {
         /// What happened.
         description: String,
     },
-    /// The run was ended from outside: a signal, or the time that it was given.
+    /// The guest had not ended within `--time-limit`.
+    TimedOut {
+        /// The limit, in milliseconds.
+        limit_ms: f64,
+    },
+    /// The run was ended from outside: a signal, or `--stop-after`.
     Stopped {
         /// By what.
         by: String,
@@ -209,6 +217,8 @@ pub enum Trigger {
     },
     /// The guest panicked or crashed.
     GuestEnded,
+    /// The guest had not ended within `--time-limit`.
+    TimeLimit,
 }
 
 /// The hypervisor's hold on the guest's NMI buffers.

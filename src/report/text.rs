@@ -56,6 +56,9 @@ pub fn outcome(outcome: &Outcome) -> String {
             format!("{BAD}panic{BAD:#}: cpu{cpu}: {}\n", line(message))
         }
         Outcome::Crash { description, .. } => format!("{BAD}crash{BAD:#}: {}\n", line(description)),
+        Outcome::TimedOut { limit_ms } => {
+            format!("{BAD}timed out{BAD:#}: not ended after {}\n", seconds(limit_ms))
+        }
         Outcome::Stopped { by } => format!("stopped by {by}\n"),
     }
 }
@@ -91,7 +94,7 @@ pub fn report(report: &Report) -> String {
 }
 
 fn is_of_the_end(backtrace: &Backtrace) -> bool {
-    matches!(backtrace.trigger, Trigger::GuestEnded | Trigger::Starved)
+    matches!(backtrace.trigger, Trigger::GuestEnded | Trigger::Starved | Trigger::TimeLimit)
 }
 
 /// A backtrace of all vCPUs.
@@ -102,7 +105,7 @@ pub fn backtrace(backtrace: &Backtrace) -> String {
             let _ = writeln!(text, "backtrace asked for by {name}");
         }
         Trigger::Timer => text.push_str("backtrace asked for by --nmi-after\n"),
-        Trigger::Hang | Trigger::Starved | Trigger::GuestEnded => {}
+        Trigger::Hang | Trigger::Starved | Trigger::GuestEnded | Trigger::TimeLimit => {}
     }
     let _ = writeln!(
         text,

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use super::STACK;
 use crate::report::sanitize::Terminal;
 
 /// Where the guest's console goes.
@@ -97,6 +98,7 @@ impl Console {
             let shared = shared.clone();
             thread::Builder::new()
                 .name("console".into())
+                .stack_size(STACK)
                 .spawn(move || shared.pass_on(output))
                 .context("failed to start a thread for the guest's console")?;
         }

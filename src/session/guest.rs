@@ -65,6 +65,7 @@ impl<'a> Guest<'a> {
         report::Image {
             path: self.options.image.as_deref().map(show_path),
             build_id,
+            initrd: self.options.initrd.as_deref().map(show_path),
             command_line: self.options.command_line.clone(),
             kernel: match &self.kernel {
                 None => report::Kernel::NotExamined,

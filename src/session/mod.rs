@@ -24,7 +24,7 @@ use crate::capture::nmi::{Bounds as NmiBounds, Stopped};
 use crate::diagnosis::{self, Looks, Resolver, milliseconds, variables};
 use crate::errors::BadRequest;
 use crate::hang::{self, Found, Verdict};
-use crate::images::{Files, source_roots};
+use crate::images::{self, Access, Files, source_roots};
 use crate::postmortem::{self, Moment, Pending, Taken};
 use crate::report::{
     Backtrace, CrashCause, Hang, Machine, Outcome, Report, SCHEMA_VERSION, Source, Tool, Trigger,
@@ -37,11 +37,17 @@ use samples::Sampler;
 use wake::{Inbox, Wake};
 use watch::{Observed, POLL, Watch};
 
+/// Of the small threads beside the session's own. Two megabytes, as is usual, can become a huge page
+/// at the first touch, which has to be cleared, and counts as used.
+const STACK: usize = 256 << 10;
+
 /// What to run, and what to do about it.
 #[derive(Debug)]
 pub struct Options {
     /// The image; `None` for the bundled guest.
     pub image: Option<PathBuf>,
+    /// The initial RAM disk.
+    pub initrd: Option<PathBuf>,
     /// Kernel parameters.
     pub command_line: String,
     /// vCPUs.
@@ -56,6 +62,8 @@ pub struct Options {
     pub nmi_after: Option<Duration>,
     /// End the run this long after the start.
     pub stop_after: Option<Duration>,
+    /// The guest should have ended by itself this long after the start.
+    pub time_limit: Option<Duration>,
     /// How long the NMI handlers have, all together; `None` for what suits that many vCPUs.
     pub nmi_timeout: Option<Duration>,
     /// Where the guest's console goes.
@@ -134,11 +142,14 @@ pub fn run(
     mut listener: impl FnMut(Event<'_>),
 ) -> anyhow::Result<Ended> {
     let inbox = Inbox::new();
+    let initrd = options.initrd.as_deref().map(|path| images::open(path, Access::Read));
+    let initrd = initrd.transpose().map_err(BadRequest::from_error)?;
     let console = Console::open(&options.serial).map_err(BadRequest::from_error)?;
     let vm = Vm::new(vmm::Config {
         cpus: options.vcpus,
         memory: options.memory_bytes,
         image: &files.image,
+        initrd: initrd.as_deref(),
         cmdline: options.command_line.clone(),
         serial_output: console.writer(),
         ports: Ports {
@@ -155,6 +166,7 @@ pub fn run(
     })?;
     // After the VM: everything that can be refused has been.
     console.start();
+    drop(initrd);
     let signals = inbox.watch_signals()?;
     let input = options.terminal_input.then(|| inbox.watch_terminal()).flatten();
     let mut session = Session {
@@ -192,7 +204,7 @@ impl Weight {
         match trigger {
             Trigger::Signal { .. } | Trigger::Timer => Self::AskedFor,
             Trigger::Hang => Self::Hang,
-            Trigger::Starved | Trigger::GuestEnded => Self::End,
+            Trigger::Starved | Trigger::GuestEnded | Trigger::TimeLimit => Self::End,
         }
     }
 }
@@ -256,7 +268,11 @@ impl Session<'_> {
                     self.go_on();
                 }
                 Ok(Wake::Signal(signal)) => {
-                    return Outcome::Stopped { by: signal.name().into() };
+                    let by = signal.name().to_owned();
+                    if signal.wants_a_last_look() {
+                        self.backtrace(Trigger::Signal { name: by.clone() });
+                    }
+                    return Outcome::Stopped { by };
                 }
                 Ok(Wake::Input(bytes)) => {
                     // A guest that does not read its console loses keys, as on real hardware.
@@ -264,17 +280,23 @@ impl Session<'_> {
                 }
                 Err(_) => {}
             }
-            let elapsed = self.started.elapsed();
-            if nmi_after.is_some_and(|after| elapsed >= after) {
+            if nmi_after.is_some_and(|after| self.started.elapsed() >= after) {
                 nmi_after = None;
                 self.backtrace(Trigger::Timer);
                 self.go_on();
             }
+            let elapsed = self.started.elapsed();
             if let Some(outcome) = self.look_for_trouble(elapsed) {
                 return outcome;
             }
             if self.options.stop_after.is_some_and(|after| elapsed >= after) {
                 return Outcome::Stopped { by: "--stop-after".into() };
+            }
+            if let Some(limit) = self.options.time_limit.filter(|&limit| elapsed >= limit) {
+                let outcome = Outcome::TimedOut { limit_ms: milliseconds(limit) };
+                (self.listener)(Event::Outcome(&outcome));
+                self.backtrace(Trigger::TimeLimit);
+                return outcome;
             }
         }
     }
@@ -282,7 +304,8 @@ impl Session<'_> {
     /// The next look at the guest, or what was asked for a certain time.
     fn until_something_is_due(&self, nmi_after: Option<Duration>) -> Duration {
         let elapsed = self.started.elapsed();
-        let due = [nmi_after, self.options.stop_after].into_iter().flatten();
+        let due = [nmi_after, self.options.stop_after, self.options.time_limit];
+        let due = due.into_iter().flatten();
         let look = self.watch.as_ref().map_or(POLL, |watch| watch.due_in(elapsed));
         due.map(|after| after.saturating_sub(elapsed)).fold(look, Duration::min)
     }
@@ -336,7 +359,7 @@ impl Session<'_> {
         let verdict = self.watch.as_mut()?.judge(&self.vm, &stopped, elapsed);
         match verdict {
             None => {
-                self.vm.resume();
+                self.resume();
                 None
             }
             Some(Verdict::Hangs(found)) => {
@@ -344,7 +367,7 @@ impl Session<'_> {
                 if self.options.policy.kill {
                     return Some(Outcome::Hang);
                 }
-                self.vm.resume();
+                self.resume();
                 None
             }
             Some(Verdict::Starved(starved)) => {
@@ -460,6 +483,15 @@ impl Session<'_> {
         }
     }
 
+    /// Goes on with a guest that was judged.
+    fn resume(&mut self) {
+        self.vm.resume();
+        if let Some(watch) = &mut self.watch {
+            watch.resumed(self.started.elapsed());
+        }
+    }
+
+    /// Goes on with a guest that was stopped because somebody asked for it.
     fn go_on(&mut self) {
         self.vm.resume();
         if let Some(watch) = &mut self.watch {

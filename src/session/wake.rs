@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use signal_hook::iterator::{Handle, Signals};
 
+use super::STACK;
 use super::terminal::RawTerminal;
 
 /// A reason to wake up.
@@ -32,6 +33,11 @@ pub enum Wake {
 pub struct Signal(i32);
 
 impl Signal {
+    /// End the run, but say where the guest was: whoever sends this had no time to wait for its end.
+    pub fn wants_a_last_look(self) -> bool {
+        self.0 == SIGTERM
+    }
+
     /// Print the backtraces and go on, as SIGQUIT does to a JVM; the others end the run.
     pub fn asks_for_backtrace(self) -> bool {
         matches!(self.0, SIGQUIT | SIGUSR1)
@@ -103,6 +109,7 @@ impl Inbox {
         let sender = self.sender.clone();
         thread::Builder::new()
             .name("signals".into())
+            .stack_size(STACK)
             .spawn(move || {
                 for signal in signals.forever() {
                     if sender.send(Wake::Signal(Signal(signal))).is_err() {
@@ -127,7 +134,7 @@ impl Inbox {
                 }
             }
         };
-        thread::Builder::new().name("keys".into()).spawn(read).ok()?;
+        thread::Builder::new().name("keys".into()).stack_size(STACK).spawn(read).ok()?;
         Some(terminal)
     }
 }

@@ -51,12 +51,20 @@ impl Watch {
     /// From now on the guest's CPUs have to get on.
     pub fn set_ready(&mut self) {
         self.ready = true;
+        // One that was late has been looked for before all of it was there.
+        self.places = None;
         self.detector.set_ready();
     }
 
     /// After the guest has been stopped on purpose.
     pub fn skip(&mut self) {
         self.detector.skip();
+    }
+
+    /// The guest goes on after it was judged.
+    pub fn resumed(&mut self, at: Duration) {
+        self.detector.resumed(at);
+        self.next = self.next_after(at);
     }
 
     /// In how long the next look is due, that long after the start.

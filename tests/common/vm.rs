@@ -14,6 +14,7 @@ pub fn ready_vm(workload: &str, cpus: u32) -> Vm {
         cpus,
         memory: 64 << 20,
         image: nmiscope::bundled::image(),
+        initrd: None,
         cmdline: format!("workload={workload}"),
         serial_output: Box::new(std::io::sink()),
         ports: Ports {

@@ -10,6 +10,9 @@
 # apt-get's package lists and a network. Works in $NESTED_DIR, by default target/nested: cache/ is
 # kept, out/ is of the last run (console.log, and the reports that tests and commands left there).
 #
+# NESTED_WITH names programs and files of the host, by absolute paths with spaces between them, which the
+# machine has at the same places; programs bring their libraries.
+#
 # Exit status: 0 if all passed, 1 if a test failed, 125 if the machine did not run, or froze;
 # with -b and -c, the program's own. NESTED_TEST_TIMEOUT is the seconds that one test program has; for the
 # machine's settings see machine.sh.
@@ -63,6 +66,23 @@ make_job() {
     cp "$here/job" "$job/run"
 }
 
+# The host's files that NESTED_WITH names, and the libraries that ldd says are theirs.
+take_along() {
+    local root=$1/root path file
+    local -a files
+    read -r -a files <<<"${NESTED_WITH:-}"
+    for path in "${files[@]}"; do
+        while read -r file; do
+            mkdir -p "$root$(dirname "$file")"
+            cp --dereference "$file" "$root$file"
+        done < <(
+            echo "$path"
+            # It fails on what is no dynamic program, which needs nothing.
+            ldd "$path" 2>/dev/null | grep -o '/[^ ]*' || true
+        )
+    done
+}
+
 main() {
     cd "$root"
     export NESTED_TEST_TIMEOUT=${NESTED_TEST_TIMEOUT:-600}
@@ -74,6 +94,7 @@ main() {
     fi
     programs=$(build "${wanted[@]}")
     make_job "$job" <<<"$programs"
+    take_along "$job"
     case ${1:-} in
     -b) echo "$(cut -d ' ' -f 1 "$job/tests") --bench ${*:3}" >"$job/command" ;;
     -c) printf '%s\n' "${2:?a command is wanted after -c}" >"$job/command" ;;

@@ -83,6 +83,14 @@ impl KvmError {
     }
 }
 
+/// Whether VMs can be made on this host, for somebody who is about to make many.
+///
+/// # Errors
+/// They cannot: there is no KVM, or it may not be used, or it lacks something.
+pub fn check() -> Result<(), KvmError> {
+    open().map(drop)
+}
+
 /// Opens /dev/kvm and checks that it can do what we need.
 pub(crate) fn open() -> Result<Kvm, KvmError> {
     open_at(DEVICE)

@@ -36,6 +36,9 @@ pub const PVH_START_INFO: GuestAddress = GuestAddress(0xe_8000);
 /// The memory map that `hvm_start_info` points to.
 pub const PVH_MEMMAP: GuestAddress = GuestAddress(0xe_8100);
 
+/// The list of modules that `hvm_start_info` points to: the initial RAM disk, if there is one.
+pub const PVH_MODULES: GuestAddress = GuestAddress(0xe_8800);
+
 /// The kernel's command line, NUL-terminated.
 pub const CMDLINE: GuestAddress = GuestAddress(0xe_9000);
 

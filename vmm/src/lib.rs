@@ -26,12 +26,12 @@ mod vm;
 mod watch;
 mod world;
 
-pub use boot::{BootError, ImageError, PvhError};
+pub use boot::{BootError, ImageError, InitrdError, PvhError};
 pub use devices::{Ports, SerialInputFull};
 pub use error::Error;
 pub use event::{Event, Outcome};
 pub use exits::ExitCounts;
-pub use kvm::KvmError;
+pub use kvm::{KvmError, check as check_kvm};
 pub use memory::{MIN_BYTES, MemoryError};
 pub use vcpu::{
     MpState, NmiResult, NmiRun, NmiState, Registers, ThreadState, ThreadTimes, VcpuError,

@@ -35,6 +35,8 @@ pub struct Config<'image> {
     pub memory: u64,
     /// The guest: an x86-64 ELF file with a PVH entry point.
     pub image: &'image [u8],
+    /// The initial RAM disk, if the guest gets one: the first module of the PVH start info.
+    pub initrd: Option<&'image [u8]>,
     /// The kernel's command line.
     pub cmdline: String,
     /// Where the guest's serial output goes. It is written and flushed byte by byte, with a lock
@@ -78,7 +80,9 @@ impl Vm {
         check_vcpus(config.cpus, u32::try_from(kvm.get_max_vcpus()).unwrap_or(MAX_VCPUS))?;
         let supported = kvm::supported_cpuid(&kvm)?;
         let memory = memory::allocate(config.memory, cpuid::physical_address_bits(&supported))?;
-        let entry = boot::load(&memory, config.memory, config.image, &config.cmdline, config.cpus)?;
+        let (image, initrd) = (config.image, config.initrd);
+        let entry =
+            boot::load(&memory, config.memory, image, initrd, &config.cmdline, config.cpus)?;
 
         let keeps_files = watch::room_for_files(config.cpus);
         let fd = kvm::create_vm(&kvm)?;

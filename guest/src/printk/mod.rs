@@ -11,7 +11,10 @@
 //!
 //! Two locks, taken with interrupts disabled: the log's, under which a message is formatted, and
 //! the console's, under which lines are copied out of the log, each under its lock, and written.
-//! So the console's comes first; whoever holds the log's waits for nothing.
+//! So the console's comes first; whoever holds the log's waits for nothing. The console's is fair: it
+//! is held for most of the time by a CPU that prints a lot, and where two vCPUs share a CPU of the
+//! host, the one that is put aside while it holds an unfair lock takes it again before the other one
+//! runs.
 
 mod console;
 pub mod log;
@@ -39,7 +42,7 @@ use self::{
     log::{Log, Span},
 };
 use crate::sync::{
-    SpinGuard, SpinLock,
+    SpinLock, TicketGuard, TicketLock,
     atomic::{AtomicU32, Ordering, const_fn_unless_loom},
 };
 
@@ -78,7 +81,7 @@ const PANIC_SPINS: u32 = 1 << 16;
 pub struct Printk<P: Platform> {
     platform: P,
     log: SpinLock<Log, P>,
-    console: SpinLock<Console, P>,
+    console: TicketLock<Console, P>,
     nmi_print_flag: Reservation,
     console_loglevel: AtomicU32,
 }
@@ -90,7 +93,7 @@ impl<P: Platform> Printk<P> {
             Self {
                 platform,
                 log: SpinLock::new(Log::new()),
-                console: SpinLock::new(Console::new()),
+                console: TicketLock::new(Console::new()),
                 nmi_print_flag: Reservation::new(),
                 console_loglevel: AtomicU32::new(DEFAULT_CONSOLE_LOGLEVEL),
             }
@@ -138,7 +141,7 @@ impl<P: Platform> Printk<P> {
     /// Takes the console's lock, as Linux's `console_lock` does: while the guard lives, nobody
     /// else writes there. The caller disables interrupts if an interrupt handler prints.
     #[track_caller]
-    pub fn console_lock(&self) -> SpinGuard<'_, Console, P> {
+    pub fn console_lock(&self) -> TicketGuard<'_, Console, P> {
         self.console.lock()
     }
 

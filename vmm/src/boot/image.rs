@@ -142,12 +142,18 @@ pub enum ImageError {
 pub(super) struct CheckedImage<'data> {
     data: &'data [u8],
     entry: GuestAddress,
+    end_below_hole: u64,
 }
 
 impl CheckedImage<'_> {
     /// Guest-physical address of the 32-bit entry point.
     pub(super) fn entry(&self) -> GuestAddress {
         self.entry
+    }
+
+    /// Where the memory ends that its segments take below 3 GiB.
+    pub(super) fn end_below_hole(&self) -> u64 {
+        self.end_below_hole
     }
 
     /// Copies the segments to their physical addresses. What they leave of their memory size is
@@ -185,7 +191,13 @@ pub(super) fn check(data: &[u8], memory: u64) -> Result<CheckedImage<'_>, ImageE
     if !segments.iter().any(has_entry) {
         return Err(ImageError::EntryOutside(entry));
     }
-    Ok(CheckedImage { data, entry: GuestAddress(entry) })
+    let ends = segments.iter().map(|segment| segment.range.end);
+    let end_below_hole = ends.filter(|&end| end <= layout::HOLE_START.raw_value()).max();
+    Ok(CheckedImage {
+        data,
+        entry: GuestAddress(entry),
+        end_below_hole: end_below_hole.unwrap_or_default(),
+    })
 }
 
 /// The ELF header of an x86-64 file. The identification bytes are looked at first, so that even

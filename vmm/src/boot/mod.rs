@@ -5,27 +5,34 @@
 
 mod acpi;
 mod image;
+mod initrd;
 mod pvh;
 
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 pub use image::ImageError;
+pub use initrd::InitrdError;
 pub use pvh::PvhError;
 
-/// Loads `image` and writes the PVH start info for `cpus` vCPUs and `bytes` of RAM.
+/// Loads `image`, and `initrd` if there is one, and writes the PVH start info for `cpus` vCPUs and
+/// `bytes` of RAM.
 ///
 /// Returns the guest-physical address of the 32-bit entry point.
 pub(crate) fn load(
     memory: &GuestMemoryMmap,
     bytes: u64,
     image: &[u8],
+    initrd: Option<&[u8]>,
     cmdline: &str,
     cpus: u32,
 ) -> Result<GuestAddress, BootError> {
     let checked = image::check(image, bytes)?;
     checked.load(memory)?;
     acpi::write(memory, cpus).map_err(PvhError::Write)?;
-    pvh::write(memory, bytes, cmdline)?;
+    let initrd = initrd
+        .map(|data| initrd::load(memory, bytes, checked.end_below_hole(), data))
+        .transpose()?;
+    pvh::write(memory, bytes, initrd, cmdline)?;
     Ok(checked.entry())
 }
 
@@ -36,6 +43,9 @@ pub enum BootError {
     /// The image cannot be booted.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// The initial RAM disk cannot be loaded.
+    #[error(transparent)]
+    Initrd(#[from] InitrdError),
     /// The tables that a PVH guest reads could not be written.
     #[error(transparent)]
     Pvh(#[from] PvhError),

@@ -1,6 +1,7 @@
-//! What the PVH boot protocol hands to a guest: start info, memory map and command line.
+//! What the PVH boot protocol hands to a guest: start info, memory map, command line, and the list of
+//! modules, of which the first is the initial RAM disk.
 //!
-//! Owns these three and their places; refuses to own the image and the ACPI tables. Called by
+//! Owns these four and their places; refuses to own the image and the ACPI tables. Called by
 //! `boot::load`. Source: Xen's `docs/misc/pvh.pandoc` and `arch-x86/hvm/start_info.h`.
 
 use linux_loader::configurator::pvh::PvhBootConfigurator;
@@ -8,10 +9,11 @@ use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::elf::start_info::{
     XEN_HVM_MEMMAP_TYPE_ACPI as ACPI, XEN_HVM_MEMMAP_TYPE_RAM as RAM,
     XEN_HVM_MEMMAP_TYPE_RESERVED as RESERVED, XEN_HVM_START_MAGIC_VALUE, hvm_memmap_table_entry,
-    hvm_start_info,
+    hvm_modlist_entry, hvm_start_info,
 };
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
+use super::initrd::Initrd;
 use crate::{layout, memory};
 
 /// Why the tables that a PVH guest reads could not be written.
@@ -41,10 +43,21 @@ pub enum PvhError {
     StartInfo(#[source] linux_loader::configurator::Error),
 }
 
-/// Writes start info, memory map and command line for a guest with `bytes` of RAM.
-pub(super) fn write(memory: &GuestMemoryMmap, bytes: u64, cmdline: &str) -> Result<(), PvhError> {
+/// Writes start info, memory map, modules and command line for a guest with `bytes` of RAM.
+pub(super) fn write(
+    memory: &GuestMemoryMmap,
+    bytes: u64,
+    initrd: Option<Initrd>,
+    cmdline: &str,
+) -> Result<(), PvhError> {
     write_cmdline(memory, cmdline)?;
     let memmap = memmap(bytes);
+    let module = |initrd: Initrd| hvm_modlist_entry {
+        paddr: initrd.start.raw_value(),
+        size: initrd.len,
+        ..hvm_modlist_entry::default()
+    };
+    let modules: Vec<hvm_modlist_entry> = initrd.map(module).into_iter().collect();
     let start_info = hvm_start_info {
         magic: XEN_HVM_START_MAGIC_VALUE,
         version: 1,
@@ -52,10 +65,15 @@ pub(super) fn write(memory: &GuestMemoryMmap, bytes: u64, cmdline: &str) -> Resu
         rsdp_paddr: layout::RSDP.raw_value(),
         memmap_paddr: layout::PVH_MEMMAP.raw_value(),
         memmap_entries: memmap.len() as u32,
+        nr_modules: modules.len() as u32,
+        modlist_paddr: initrd.map_or(0, |_| layout::PVH_MODULES.raw_value()),
         ..hvm_start_info::default()
     };
     let mut params = BootParams::new(&start_info, layout::PVH_START_INFO);
     params.set_sections(&memmap, layout::PVH_MEMMAP);
+    if !modules.is_empty() {
+        params.set_modules(&modules, layout::PVH_MODULES);
+    }
     PvhBootConfigurator::write_bootparams(&params, memory).map_err(PvhError::StartInfo)
 }
 
@@ -105,7 +123,7 @@ mod tests {
     #[test]
     fn the_start_info_points_at_everything_a_guest_looks_for() {
         let memory = guest();
-        write(&memory, 2 << 20, "workload=idle").unwrap();
+        write(&memory, 2 << 20, None, "workload=idle").unwrap();
         let word = |offset: u64| memory.read_obj::<u64>(GuestAddress(0xe_8000 + offset)).unwrap();
         assert_eq!(word(0), 0x336e_c578 | 1 << 32, "magic, version");
         assert_eq!(word(8), 0, "flags, modules");
@@ -114,6 +132,18 @@ mod tests {
         let mut cmdline = [0xffu8; 14];
         memory.read_slice(&mut cmdline, layout::CMDLINE).unwrap();
         assert_eq!(&cmdline, b"workload=idle\0");
+    }
+
+    #[test]
+    fn an_initrd_is_the_first_module() {
+        let memory = guest();
+        let initrd = Initrd { start: GuestAddress(0x1f_e000), len: 0x1234 };
+        write(&memory, 2 << 20, Some(initrd), "").unwrap();
+        let word = |address: u64| memory.read_obj::<u64>(GuestAddress(address)).unwrap();
+        assert_eq!(word(0xe_8008), 1 << 32, "flags, modules");
+        let list = word(0xe_8010);
+        let module = [0, 8, 16, 24].map(|offset| word(list + offset));
+        assert_eq!(module, [0x1f_e000, 0x1234, 0, 0], "address, size, command line, reserved");
     }
 
     #[test]

@@ -36,6 +36,10 @@ pub use statistics::VcpuStatistics;
 use thread::Vcpu;
 pub(crate) use thread::World;
 use thread_times::ThreadFiles;
+
+/// Of a vCPU's thread. Two megabytes, as is usual, can become a huge page at the first touch, which
+/// has to be cleared, and counts as used.
+const STACK: usize = 256 << 10;
 pub use thread_times::{ThreadState, ThreadTimes};
 
 /// What a vCPU thread can be told. Each answer names its vCPU.
@@ -95,7 +99,8 @@ impl VcpuHandle {
         let thread_id = Arc::new(OnceLock::new());
         let vcpu = Vcpu::new(cpu, fd, world, queue, immediate_exit.clone(), counters.clone());
         let begun = thread_id.clone();
-        let thread = std::thread::Builder::new().name(format!("vcpu{cpu}")).spawn(move || {
+        let thread = std::thread::Builder::new().name(format!("vcpu{cpu}")).stack_size(STACK);
+        let thread = thread.spawn(move || {
             begun.get_or_init(gettid);
             vcpu.run();
         })?;

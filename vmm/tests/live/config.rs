@@ -6,13 +6,14 @@ use nmiscope_vmm::{
 
 use crate::support::asm::Asm;
 use crate::support::image::Image;
-use crate::support::{CODE, COUNTER, EXIT, LONG, Machine, NMI_DONE, POST};
+use crate::support::{CODE, COM1, COUNTER, EXIT, LONG, Machine, NMI_DONE, POST};
 
 fn refused(cpus: u32, memory: u64, image: &[u8], cmdline: &str) -> Error {
     Vm::new(Config {
         cpus,
         memory,
         image,
+        initrd: None,
         cmdline: cmdline.to_owned(),
         serial_output: Box::new(std::io::sink()),
         ports: Ports { debug_exit: EXIT, post: POST, nmi_done: NMI_DONE },
@@ -24,6 +25,22 @@ fn refused(cpus: u32, memory: u64, image: &[u8], cmdline: &str) -> Error {
 
 fn image() -> Vec<u8> {
     Image::of(&[0xf4]).bytes()
+}
+
+/// `mov esi, [ebx+16]; mov ecx, [esi+8]; mov esi, [esi]; mov edx, COM1; cld; rep outsb`: what PVH calls
+/// the first module, from the start info in EBX.
+#[test]
+fn an_initrd_is_where_the_start_info_says() {
+    let text = "the initial RAM disk, of more than a page ".repeat(150);
+    let code = Asm::at(CODE)
+        .raw(&[0x8b, 0x73, 0x10, 0x8b, 0x4e, 0x08, 0x8b, 0x36, 0xba])
+        .raw(&u32::from(COM1).to_le_bytes())
+        .raw(&[0xfc, 0xf3, 0x6e])
+        .out8(EXIT, 0);
+    let image = Image::of(&code.code());
+    let machine = Machine::boot_with_initrd(1, &image, Some(text.as_bytes()));
+    assert_eq!(machine.outcome(), Outcome::DebugExit { cpu: 0, code: 0 });
+    assert_eq!(machine.output(), text);
 }
 
 #[test]

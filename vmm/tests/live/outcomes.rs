@@ -94,7 +94,7 @@ fn unknown_ports_and_addresses_read_as_all_ones() {
 fn system_control_port_b_shows_no_parity_error_with_and_without_a_pit() {
     let image = Image::of(&Asm::at(CODE).in_al(0x61).out_al(POST).out8(EXIT, 0).code());
     for pit in [false, true] {
-        let machine = Machine::boot_with(1, &image, pit, Box::new(std::io::sink()));
+        let machine = Machine::boot_with(1, &image, None, pit, Box::new(std::io::sink()));
         let Event::Post { code, .. } = machine.event() else { panic!("no POST code") };
         assert_eq!(code & 0xc0, 0, "{code:#x}");
     }

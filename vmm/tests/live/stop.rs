@@ -184,7 +184,8 @@ fn a_vcpu_that_a_blocked_console_holds_up_is_named_and_stops_later() {
     let (reached, is_blocked) = mpsc::channel();
     let (unblock, gate) = mpsc::channel::<()>();
     let image = Image::of(&Asm::at(CODE).out8(COM1, b'x').spin(COUNTER).code());
-    let mut machine = Machine::boot_with(1, &image, false, Box::new(Blocked { reached, gate }));
+    let mut machine =
+        Machine::boot_with(1, &image, None, false, Box::new(Blocked { reached, gate }));
     is_blocked.recv_timeout(LONG).expect("the guest should have printed by now");
     let late = machine.vm.pause(Duration::from_millis(100)).pop().unwrap().unwrap_err();
     assert!(matches!(late, VcpuError::NoAnswer { cpu: 0, .. }), "{late}");

@@ -98,7 +98,7 @@ fn a_vcpu_without_an_answer_costs_a_sample_its_deadline_and_no_more() {
     let (reached, is_blocked) = mpsc::channel();
     let (unblock, gate) = mpsc::channel::<()>();
     let image = Image::of(&Asm::at(CODE).out8(COM1, b'x').spin(COUNTER).code());
-    let machine = Machine::boot_with(1, &image, false, Box::new(Blocked(reached, gate)));
+    let machine = Machine::boot_with(1, &image, None, false, Box::new(Blocked(reached, gate)));
     is_blocked.recv_timeout(LONG).expect("the guest should have printed by now");
     let started = Instant::now();
     let answers = machine.vm.sample(&[0], Duration::from_millis(20));

@@ -82,14 +82,19 @@ impl Machine {
     }
 
     pub fn boot(cpus: u32, image: &Image) -> Self {
+        Self::boot_with_initrd(cpus, image, None)
+    }
+
+    pub fn boot_with_initrd(cpus: u32, image: &Image, initrd: Option<&[u8]>) -> Self {
         let console = Console::default();
-        let machine = Self::boot_with(cpus, image, false, Box::new(console.clone()));
+        let machine = Self::boot_with(cpus, image, initrd, false, Box::new(console.clone()));
         Self { console, ..machine }
     }
 
     pub fn boot_with(
         cpus: u32,
         image: &Image,
+        initrd: Option<&[u8]>,
         pit: bool,
         serial_output: Box<dyn Write + Send>,
     ) -> Self {
@@ -99,6 +104,7 @@ impl Machine {
             cpus,
             memory: 4 << 20,
             image: &image.bytes(),
+            initrd,
             cmdline: String::new(),
             serial_output,
             ports: Ports { debug_exit: EXIT, post: POST, nmi_done: NMI_DONE },

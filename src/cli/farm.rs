@@ -1,0 +1,328 @@
+//! `nmiscope farm`: a suite to a plan, a plan to a run, its events to whoever wants them, and an exit
+//! code.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::thread;
+use std::time::SystemTime;
+
+use anyhow::{Context, anyhow};
+use nmiscope_vmm as vmm;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::signal_name;
+
+use super::arguments::{self, FarmCommand, MessageFormat, Telling};
+use super::exit_code::{self, Code};
+use super::output;
+use crate::errors::BadRequest;
+use crate::farm::budget::Budget;
+use crate::farm::event::{EVENT_VERSION, Event, FarmStarted, Status, What};
+use crate::farm::filter::Filter;
+use crate::farm::plan::{self, Plan};
+use crate::farm::reporters::{JsonLines, Junit, Lines, Markdown, Reporter, Terminal};
+use crate::farm::results::{Left, Results};
+use crate::farm::runner::{Message, Options, Runner};
+use crate::farm::suite::{Suite, Vm};
+use crate::farm::{journal, merge};
+use crate::report::json::Destination;
+use crate::triage::Known;
+
+/// Where results go when nobody says where.
+const DEFAULT_OUT: &str = "nmiscope-results";
+
+/// So many names are told of a list of them.
+const NAMED: usize = 10;
+
+/// Runs a farm, or merges what farms have left.
+pub fn farm(arguments: &arguments::Farm) -> anyhow::Result<Code> {
+    match (&arguments.command, &arguments.suite) {
+        (Some(FarmCommand::Merge { inputs, out, telling }), _) => merge(inputs, out, telling),
+        (None, Some(suite)) => run(arguments, suite),
+        (None, None) => unreachable!("the suite is required without a subcommand"),
+    }
+}
+
+fn run(arguments: &arguments::Farm, path: &Path) -> anyhow::Result<Code> {
+    let suite = Suite::load(path).map_err(|error| BadRequest::from_error(error.into()))?;
+    let seed = arguments.shuffle.map(|seed| seed.unwrap_or_else(random));
+    let plan = plan(arguments, &suite, seed)?;
+    if arguments.list {
+        list(&suite, &plan, arguments.telling.message_format)?;
+        return Ok(exit_code::CLEAN);
+    }
+    say_left_out(&suite);
+    let planned: BTreeSet<usize> = plan.runs.iter().map(|&(vm, _)| vm).collect();
+    let vms: Vec<Vm> = planned.iter().map(|&vm| suite.vms[vm].clone()).collect();
+    check_files(&vms)?;
+    vmm::check_kvm()?;
+    let known = arguments.known.as_deref().map(Known::load).transpose();
+    let known = known.map_err(BadRequest::from_error)?.unwrap_or_default();
+    let root = arguments.out.clone().unwrap_or_else(default_out);
+    let mut audience = Audience::new(&arguments.telling, &root)?;
+    let (results, left) = Results::open(&root, &vms, arguments.resume)?;
+    say_changes(&left);
+    left.events.iter().for_each(|event| audience.recall(event));
+
+    raise_file_limit();
+    let budget = Budget::of_machine();
+    let budget = Budget {
+        cpus: arguments.jobs.map_or(budget.cpus, u32::from),
+        memory: arguments.memory.unwrap_or(budget.memory),
+    };
+    let options = Options {
+        program: std::env::current_exe().context("failed to find this program's file")?,
+        budget,
+        retries: arguments.retries,
+        fail_fast: arguments.fail_fast,
+        until_hang: arguments.until_hang,
+    };
+    let places: BTreeMap<usize, usize> =
+        planned.iter().enumerate().map(|(place, &vm)| (vm, place)).collect();
+    let runs = plan.runs.iter().map(|&(vm, run)| (places[&vm], run));
+    let is_done =
+        |&(vm, run): &(usize, u32)| left.done.contains_key(&(suite.vms[vm].name.clone(), run));
+    let start = FarmStarted {
+        version: EVENT_VERSION,
+        tool: env!("CARGO_PKG_VERSION").into(),
+        suite: path.display().to_string(),
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        planned: plan.runs.len() as u64,
+        done: plan.runs.iter().filter(|run| is_done(run)).count() as u64,
+        lost: left.lost.iter().map(|id| id.name.clone()).collect(),
+        seed,
+        partition: arguments.partition.map(|partition| partition.to_string()),
+        cpus: budget.cpus,
+        memory_bytes: budget.memory,
+    };
+    let url = |signature: &str| known.find(signature).map(|entry| entry.url.clone());
+    let mut tell = |event: &Event| audience.tell(event);
+    let runner = Runner::new(&vms, runs, &options, (results, &left), &url, &mut tell);
+    pass_on_signals(runner.sender())?;
+    let summary = runner.run(start)?;
+    Ok(audience.code(exit_code::of_farm(&summary.unknown, summary.unfinished)))
+}
+
+fn merge(inputs: &[PathBuf], out: &Path, telling: &Telling) -> anyhow::Result<Code> {
+    let mut audience = Audience::new(telling, out)?;
+    let summary = merge::merge(inputs, out).map_err(BadRequest::from_error)?;
+    summary.warnings.iter().for_each(|warning| output::warning(warning));
+    if !summary.missing.is_empty() {
+        let missing = summary.missing.join(", ");
+        output::warning(&format!("there are no results of these parts: {missing}"));
+    }
+    let mut last: BTreeMap<(String, u32), Option<Status>> = BTreeMap::new();
+    for event in journal::read(out)?.events {
+        audience.tell(&event);
+        if let What::VmFinished(finished) = event.what
+            && !finished.again
+        {
+            let counts = finished.known.is_none().then_some(finished.status);
+            last.insert((finished.id.name, finished.id.run), counts);
+        }
+    }
+    let mut counts = BTreeMap::new();
+    for status in last.into_values().flatten() {
+        *counts.entry(status).or_insert(0) += 1;
+    }
+    let unfinished = !summary.missing.is_empty() || summary.finished.not_run > 0;
+    Ok(audience.code(exit_code::of_farm(&counts, unfinished)))
+}
+
+fn plan(arguments: &arguments::Farm, suite: &Suite, seed: Option<u64>) -> anyhow::Result<Plan> {
+    let options = plan::Options {
+        filter: Filter::any_of(arguments.filter.clone()),
+        partition: arguments.partition,
+        repeat: arguments.repeat,
+        seed,
+    };
+    let plan = Plan::new(&suite.vms, &options);
+    // A part may well be empty; a suite, or what a filter leaves of it, is a mistake.
+    if plan.runs.is_empty() && plan.elsewhere == 0 {
+        let message = match suite.vms.len() {
+            0 => "the suite has no VM that can run".to_owned(),
+            all => format!("--filter is of none of the suite's {all} VMs: --list names them"),
+        };
+        return Err(BadRequest::from_error(anyhow!(message)));
+    }
+    Ok(plan)
+}
+
+/// Names what would run, once each, in the order in which it would start.
+fn list(suite: &Suite, plan: &Plan, format: MessageFormat) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    for &(vm, _) in plan.runs.iter().filter(|&&(_, run)| run == 1) {
+        let vm = &suite.vms[vm];
+        match format {
+            MessageFormat::Text => writeln!(out, "{}", vm.name.escape_debug())?,
+            MessageFormat::Json => {
+                serde_json::to_writer(&mut out, vm)?;
+                writeln!(out)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What of a corpus cannot run with so few vCPUs, or so many.
+fn say_left_out(suite: &Suite) {
+    for left_out in &suite.left_out {
+        tracing::info!(name = left_out.name, reason = left_out.reason, "left out");
+    }
+}
+
+/// Images and RAM disks that are not there are told of before anything runs, all at once.
+fn check_files(vms: &[Vm]) -> anyhow::Result<()> {
+    let files = vms.iter().flat_map(|vm| [&vm.image, &vm.initrd]).flatten();
+    let files: BTreeSet<&PathBuf> = files.collect();
+    let wrong: Vec<String> = files
+        .into_iter()
+        .filter_map(|file| Some(format!("{}: {}", file.display(), File::open(file).err()?)))
+        .collect();
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    let more = match wrong.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    let wrong = wrong[..wrong.len().min(NAMED)].join("; ");
+    Err(BadRequest::from_error(anyhow!("the suite's files cannot be read: {wrong}{more}")))
+}
+
+/// What is not as an earlier run has left it.
+fn say_changes(left: &Left) {
+    let names = |names: &BTreeSet<String>| {
+        let some: Vec<&str> = names.iter().take(NAMED).map(String::as_str).collect();
+        let more = names.len() - some.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{}{more}", some.join(", "))
+    };
+    if !left.changed.is_empty() {
+        let names = names(&left.changed);
+        output::warning(&format!("these are not what they were, and run again: {names}"));
+    }
+    if !left.gone.is_empty() {
+        let names = names(&left.gone);
+        output::warning(&format!("these are not planned any more, and do not count: {names}"));
+    }
+    if left.damaged > 0 {
+        let lines = left.damaged;
+        output::warning(&format!("skipped lines of the journal that are damaged: {lines}"));
+    }
+}
+
+/// A directory of its own for each run, in the order of time.
+fn default_out() -> PathBuf {
+    let now = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+    // Colons are for Windows shares and for `PATH`s what slashes are for files.
+    Path::new(DEFAULT_OUT).join(now.replace(':', "-"))
+}
+
+/// A number that nobody can foresee, and that need not be a secret.
+fn random() -> u64 {
+    RandomState::new().hash_one(())
+}
+
+/// A VM takes a few files, and often a program may have a thousand unless it asks for more.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // What is refused is not needed yet; the VM for which it is says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+/// Tells the runner of signals that ask to end, until the process does.
+fn pass_on_signals(to: Sender<Message>) -> anyhow::Result<()> {
+    let failed = "failed to watch for signals";
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context(failed)?;
+    let watch = move || {
+        for signal in signals.forever() {
+            let name = signal_name(signal).unwrap_or("a signal");
+            if to.send(Message::Signal(name)).is_err() {
+                break;
+            }
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(watch).context(failed)?;
+    Ok(())
+}
+
+/// Those who are told. One that fails is told no more, and the run goes on: the journal has it all.
+struct Audience {
+    reporters: Vec<Box<dyn Reporter>>,
+    /// One of them has failed, other than because nobody reads it any more.
+    failed: bool,
+}
+
+impl Audience {
+    fn new(telling: &Telling, root: &Path) -> anyhow::Result<Self> {
+        let mut reporters: Vec<Box<dyn Reporter>> = Vec::new();
+        let root = || root.to_owned();
+        let has_terminal = io::stderr().is_terminal();
+        match telling.message_format {
+            MessageFormat::Json => {
+                reporters.push(Box::new(JsonLines::new(Box::new(io::stdout()))));
+                if has_terminal && !io::stdout().is_terminal() {
+                    reporters.push(Box::new(Terminal::new(root())));
+                }
+            }
+            MessageFormat::Text if has_terminal && io::stdout().is_terminal() => {
+                reporters.push(Box::new(Terminal::new(root())));
+            }
+            MessageFormat::Text => {
+                reporters.push(Box::new(Lines::new(Box::new(anstream::stdout()), root())));
+            }
+        }
+        for file in [&telling.junit, &telling.summary].into_iter().flatten() {
+            check_destination(file)?;
+        }
+        if let Some(file) = &telling.junit {
+            reporters.push(Box::new(Junit::new(file.clone(), root())));
+        }
+        if let Some(file) = &telling.summary {
+            reporters.push(Box::new(Markdown::new(file.clone(), root())));
+        }
+        Ok(Self { reporters, failed: false })
+    }
+
+    fn tell(&mut self, event: &Event) {
+        let failed = &mut self.failed;
+        self.reporters.retain_mut(|reporter| match reporter.tell(event) {
+            Ok(()) => true,
+            Err(error) => {
+                if !output::is_broken_pipe(&error) {
+                    output::error(&error);
+                    *failed = true;
+                }
+                false
+            }
+        });
+    }
+
+    /// Of what an earlier run on the same directory has told.
+    fn recall(&mut self, event: &Event) {
+        for reporter in &mut self.reporters {
+            reporter.recall(event);
+        }
+    }
+
+    /// The code of a run that has one, and of which all had to be told.
+    fn code(&self, code: Code) -> Code {
+        if self.failed && code == exit_code::CLEAN { exit_code::TOOL_FAILED } else { code }
+    }
+}
+
+/// That a file can be written is found out before the VMs run.
+fn check_destination(file: &Path) -> anyhow::Result<()> {
+    let destination = Destination::open(file).map_err(BadRequest::from_error)?;
+    if destination.is_stdout() {
+        let error = anyhow!("standard output is for events: name a file instead of -");
+        return Err(BadRequest::from_error(error));
+    }
+    Ok(())
+}

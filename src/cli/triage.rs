@@ -1,0 +1,86 @@
+//! `nmiscope triage`: reports to groups, as text or JSON, and an exit code.
+
+use std::io::{self, Write};
+
+use anyhow::Context;
+
+use super::arguments::{self, MessageFormat};
+use super::exit_code::{self, Code};
+use super::output::{self, Text};
+use crate::errors::BadRequest;
+use crate::triage::{self, Content, Diff, Document, Group, Kind, Known, TRIAGE_VERSION, text};
+
+/// So many of the files that were skipped are named unless somebody wants to know more.
+const NAMED: usize = 10;
+
+/// Does the triage.
+pub fn triage(arguments: &arguments::Triage, verbose: bool) -> anyhow::Result<Code> {
+    // Before the work: it may be wrong.
+    let known = arguments.known.as_deref().map(Known::load).transpose();
+    let known = known.map_err(BadRequest::from_error)?.unwrap_or_default();
+    let gather = |paths: &[_]| {
+        let gathered = triage::gather(paths).map_err(BadRequest::from_error)?;
+        say_skipped(&gathered.triage, verbose);
+        Ok::<_, anyhow::Error>(gathered)
+    };
+    if let Some([old, new]) = arguments.diff.as_deref() {
+        let old = gather(std::slice::from_ref(old))?;
+        let new = gather(std::slice::from_ref(new))?;
+        let mut diff = Diff::between(&old, &new);
+        diff.mark(&known);
+        print(arguments.message_format, Content::Diff(&diff))?;
+        // Whatever it is: what is asked is whether there is something new.
+        let is_new = diff.new.iter().any(|group| group.known.is_none());
+        return Ok(if is_new { exit_code::HANG } else { exit_code::CLEAN });
+    }
+    let mut found = gather(&arguments.paths)?.triage;
+    found.mark(&known);
+    print(arguments.message_format, Content::Groups(&found))?;
+    Ok(code(&found.groups))
+}
+
+fn print(format: MessageFormat, content: Content<'_>) -> anyhow::Result<()> {
+    match format {
+        MessageFormat::Text => Text::Stdout.print(&match content {
+            Content::Groups(found) => text::triage(found),
+            Content::Diff(diff) => text::diff(diff),
+        }),
+        MessageFormat::Json => {
+            let document = Document { version: TRIAGE_VERSION, content };
+            let json = document.json().context("failed to encode the groups")?;
+            io::stdout().lock().write_all(json.as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+fn say_skipped(found: &triage::Triage, verbose: bool) {
+    let named = if verbose { found.skipped.len() } else { NAMED };
+    for skipped in found.skipped.iter().take(named) {
+        output::warning(&format!("skipped {}: {}", skipped.path, skipped.reason));
+    }
+    let more = found.totals.skipped.saturating_sub(named as u64);
+    if more > 0 {
+        let how = if verbose { "" } else { "; -v names them" };
+        output::warning(&format!("skipped {more} more{how}"));
+    }
+    let totals = &found.totals;
+    if totals.results == 0 && totals.reports == 0 && totals.skipped == 0 {
+        output::warning("there is no report and no journal of a farm");
+    }
+}
+
+/// The worst of what is not known: a crash, a hang, a time limit.
+fn code(groups: &[Group]) -> Code {
+    let unknown = || groups.iter().filter(|group| group.known.is_none());
+    let has = |kinds: &[Kind]| unknown().any(|group| kinds.contains(&group.kind));
+    if has(&[Kind::Panic, Kind::Crash]) {
+        exit_code::CRASH
+    } else if has(&[Kind::Hang]) {
+        exit_code::HANG
+    } else if has(&[Kind::Timeout]) {
+        exit_code::GUEST_FAILED
+    } else {
+        exit_code::CLEAN
+    }
+}

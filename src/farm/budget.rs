@@ -1,0 +1,135 @@
+//! What the machine has for VMs, and who gets it. A farm that gives away more than there is finds
+//! hangs that are its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// CPUs and memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// CPUs.
+    pub cpus: u32,
+    /// Bytes of memory.
+    pub memory: u64,
+}
+
+/// What a VM takes besides its guest's memory: its process, and the image with its symbols.
+const OVERHEAD: u64 = 32 << 20;
+
+impl Budget {
+    /// What this process may use of the machine: the CPUs that it may run on, by affinity and quota,
+    /// and three quarters of the memory that is available. The rest is for the host.
+    pub fn of_machine() -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u32;
+        Self { cpus, memory: available_memory().unwrap_or(u64::MAX) / 4 * 3 }
+    }
+
+    /// What a VM takes of it. One that is larger than all there is takes all, and runs alone.
+    pub fn share_of(&self, vcpus: u32, memory: u64) -> Self {
+        Self {
+            cpus: vcpus.clamp(1, self.cpus.max(1)),
+            memory: memory.saturating_add(OVERHEAD).min(self.memory),
+        }
+    }
+
+    /// What is left without `share`; nothing if there is not as much.
+    pub fn without(&self, share: Self) -> Option<Self> {
+        Some(Self {
+            cpus: self.cpus.checked_sub(share.cpus)?,
+            memory: self.memory.checked_sub(share.memory)?,
+        })
+    }
+
+    /// What there is with `share` given back.
+    pub fn with(&self, share: Self) -> Self {
+        Self { cpus: self.cpus + share.cpus, memory: self.memory.saturating_add(share.memory) }
+    }
+}
+
+/// Bytes of memory that can be had without swapping, by the machine and by each control group that
+/// this process is in.
+fn available_memory() -> Option<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(mem_available);
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let groups = groups.lines().filter_map(group_limits).flatten().filter_map(|group| {
+        let read = |file: &str| -> Option<u64> {
+            fs::read_to_string(group.directory.join(file)).ok()?.trim().parse().ok()
+        };
+        // `max` is no number, and no limit.
+        Some(read(group.limit)?.saturating_sub(read(group.used).unwrap_or(0)))
+    });
+    groups.chain(meminfo).min()
+}
+
+fn mem_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+/// A control group, and the files of its memory limit.
+#[derive(Debug, PartialEq, Eq)]
+struct Group {
+    directory: PathBuf,
+    limit: &'static str,
+    used: &'static str,
+}
+
+/// The group of a line of `/proc/self/cgroup` and those that it is in, if they limit memory:
+/// `0::/PATH` in version 2 of control groups, `N:memory:/PATH` in version 1.
+fn group_limits(line: &str) -> Option<Vec<Group>> {
+    let mut parts = line.splitn(3, ':');
+    let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+    let (root, limit, used) = match controllers {
+        "" => ("/sys/fs/cgroup", "memory.max", "memory.current"),
+        _ if controllers.split(',').any(|controller| controller == "memory") => {
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
+        }
+        _ => return None,
+    };
+    let ancestors = Path::new(path.trim_start_matches('/')).ancestors();
+    let group = |path: &Path| Group { directory: Path::new(root).join(path), limit, used };
+    Some(ancestors.map(group).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Budget = Budget { cpus: 4, memory: 1 << 30 };
+
+    #[test]
+    fn what_is_given_away_is_never_more_than_there_is() {
+        let two = ALL.share_of(2, 64 << 20);
+        let left = ALL.without(two).and_then(|left| left.without(two)).unwrap();
+        assert_eq!((left.cpus, left.memory), (0, (1 << 30) - 2 * (96 << 20)));
+        assert_eq!(left.without(ALL.share_of(1, 0)), None, "no CPU is left");
+        assert_eq!(left.with(two).with(two), ALL);
+    }
+
+    #[test]
+    fn a_vm_that_is_too_large_runs_alone() {
+        for (vcpus, memory) in [(64, 1 << 20), (1, u64::MAX)] {
+            let share = ALL.share_of(vcpus, memory);
+            let left = ALL.without(share).expect("it may run");
+            assert_eq!(left.without(ALL.share_of(1, 64 << 20)), None, "and nobody else");
+        }
+    }
+
+    #[test]
+    fn memory_is_what_the_machine_and_every_control_group_leave() {
+        let meminfo = "MemTotal:  100 kB\nMemAvailable:    60 kB\n";
+        assert_eq!(mem_available(meminfo), Some(60 << 10));
+        assert_eq!(mem_available("MemTotal: 1 kB\n"), None);
+        let directories = |line: &str| -> Vec<String> {
+            let groups = group_limits(line).unwrap_or_default();
+            groups.iter().map(|group| group.directory.display().to_string()).collect()
+        };
+        let v2 = ["/sys/fs/cgroup/a/b", "/sys/fs/cgroup/a", "/sys/fs/cgroup/"];
+        assert_eq!(directories("0::/a/b"), v2);
+        let v1 = ["/sys/fs/cgroup/memory/x", "/sys/fs/cgroup/memory/"];
+        assert_eq!(directories("4:hugetlb,memory:/x"), v1);
+        assert_eq!(directories("3:cpuset:/"), [""; 0]);
+        assert!(available_memory().is_some_and(|bytes| bytes > 1 << 20));
+    }
+}

@@ -1,0 +1,120 @@
+//! The journal of a results directory: its events, a line of JSON each, in the order in which they
+//! happened. What is in it has happened, whatever became of the farm that wrote it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use anyhow::Context;
+
+use super::event::Event;
+
+/// The journal's file in a results directory.
+pub const FILE: &str = "events.jsonl";
+
+/// The longest line that is read: an event is a few hundred bytes.
+const MAX_LINE: u64 = 1 << 20;
+
+/// A journal that is being written.
+#[derive(Debug)]
+pub struct Journal {
+    file: File,
+}
+
+impl Journal {
+    /// Opens the journal of a results directory, or begins one.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn open(results: &Path) -> anyhow::Result<Self> {
+        let path = results.join(FILE);
+        let failed = || format!("failed to open {}", path.display());
+        let options = OpenOptions::new().create(true).append(true).read(true).open(&path);
+        let mut file = options.with_context(failed)?;
+        // Whoever wrote the last line may have died in the middle of it.
+        if file.seek(SeekFrom::End(0)).with_context(failed)? > 0 {
+            file.seek(SeekFrom::End(-1)).with_context(failed)?;
+            let mut last = [0];
+            file.read_exact(&mut last).with_context(failed)?;
+            if last != *b"\n" {
+                file.write_all(b"\n").with_context(failed)?;
+            }
+        }
+        Ok(Self { file })
+    }
+
+    /// Adds an event, by one write: it is there, or it is not.
+    ///
+    /// # Errors
+    /// It could not be written: the disk is full, for one.
+    pub fn append(&mut self, event: &Event) -> io::Result<()> {
+        let mut line = serde_json::to_vec(event)?;
+        line.push(b'\n');
+        self.file.write_all(&line)
+    }
+}
+
+/// What there is in a journal.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// The events, in order.
+    pub events: Vec<Event>,
+    /// Lines that are none, by number from 1 on: a farm died while it wrote one.
+    pub damaged: Vec<u64>,
+}
+
+/// Reads the journal of a results directory.
+///
+/// # Errors
+/// There is none, or it cannot be read.
+pub fn read(results: &Path) -> anyhow::Result<Contents> {
+    let path = results.join(FILE);
+    let failed = || format!("failed to read {}", path.display());
+    let mut reader = BufReader::new(File::open(&path).with_context(failed)?);
+    let mut contents = Contents::default();
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        let read = reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line);
+        if read.with_context(failed)? == 0 {
+            break;
+        }
+        match serde_json::from_slice(&line) {
+            Ok(event) => contents.events.push(event),
+            Err(_) if line.trim_ascii().is_empty() => {}
+            Err(_) => contents.damaged.push(number),
+        }
+    }
+    Ok(contents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::farm::event::What;
+
+    fn interrupted(by: &str) -> Event {
+        Event { at_ms: 7, what: What::FarmInterrupted { by: by.into() } }
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_costs_no_other_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(directory.path()).unwrap();
+        journal.append(&interrupted("a")).unwrap();
+        journal.file.write_all(b"{\"at_ms\": 3, \"ev").unwrap();
+        drop(journal);
+        let mut journal = Journal::open(directory.path()).unwrap();
+        journal.append(&interrupted("b")).unwrap();
+        let contents = read(directory.path()).unwrap();
+        assert_eq!(contents.events, [interrupted("a"), interrupted("b")]);
+        assert_eq!(contents.damaged, [2]);
+    }
+
+    #[test]
+    fn a_directory_without_a_journal_is_an_error_that_names_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = format!("{:#}", read(directory.path()).unwrap_err());
+        assert!(error.contains(FILE), "{error}");
+    }
+}

@@ -1,0 +1,25 @@
+//! A farm: many VMs, each in a process of its own, one verdict each, and nothing lost.
+//!
+//! A suite (`suite`) says what to run and what to expect; a plan (`plan`) is what of it is run here,
+//! and in which order. The runner (`runner`) starts as many at a time as the machine has room for
+//! (`budget`), each as `nmiscope run` (`process`), says of each whether it went as expected
+//! (`judge`), and tells everything as events (`event`). Whoever prints (`reporters`), and the journal
+//! in the results directory (`results`), know nothing but these.
+
+pub mod budget;
+pub mod event;
+mod expression;
+pub mod filter;
+mod inside;
+pub mod journal;
+pub mod judge;
+pub mod merge;
+pub mod partition;
+pub mod plan;
+pub mod process;
+pub mod reporters;
+pub mod results;
+pub mod runner;
+pub mod suite;
+
+pub use inside::{Refused, inside};

@@ -1,0 +1,55 @@
+//! Many small pieces of work of one kind, on all CPUs.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc;
+use std::thread;
+
+/// Files are read as fast as a few CPUs can.
+const MAX_THREADS: usize = 8;
+
+/// Results that wait to be taken.
+const WAITING: usize = 64;
+
+/// Does `work` for each item, on several threads, and gives what comes of it to `take`, on this one, as
+/// it comes: in any order.
+pub fn spread<T: Sync, R: Send>(
+    items: &[T],
+    work: impl Fn(&T) -> R + Sync,
+    mut take: impl FnMut(&T, R),
+) {
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let (sender, results) = mpsc::sync_channel(WAITING);
+        for _ in 0..threads.min(items.len()) {
+            let (sender, next, work) = (sender.clone(), &next, &work);
+            scope.spawn(move || {
+                while let Some(item) = items.get(next.fetch_add(1, Relaxed)) {
+                    if sender.send((item, work(item))).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        for (item, result) in results {
+            take(item, result);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_item_is_done_once() {
+        for count in [0, 1, 1000] {
+            let items: Vec<u32> = (0..count).collect();
+            let mut done = Vec::new();
+            spread(&items, |item| item * 2, |item, result| done.push((*item, result)));
+            done.sort_unstable();
+            assert_eq!(done, items.iter().map(|&item| (item, item * 2)).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Sizes and durations as people write them, on the command line and in a farm's suite.
+
+use std::time::Duration;
+
+/// A number of bytes, or one with K, M or G behind: `64M`, `64MiB`, `4096`.
+///
+/// # Errors
+/// It is none, or more than there are addresses.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let wrong = || "a number of bytes is wanted, as in 64M or 1G".to_owned();
+    let upper = text.trim().to_ascii_uppercase();
+    let number = upper.trim_end_matches("IB").trim_end_matches('B');
+    let (digits, shift) = match number.strip_suffix(['K', 'M', 'G']) {
+        Some(digits) if number.ends_with('K') => (digits, 10),
+        Some(digits) if number.ends_with('M') => (digits, 20),
+        Some(digits) => (digits, 30),
+        None => (number, 0),
+    };
+    let count: u64 = digits.trim().parse().map_err(|_| wrong())?;
+    count.checked_mul(1 << shift).ok_or_else(wrong)
+}
+
+/// A duration with its unit, `2s` or `500ms`, of a year at most; or `0`.
+///
+/// # Errors
+/// It is none, or longer.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+    let duration = humantime::parse_duration(text);
+    let duration = duration.map_err(|error| format!("{error}, as in 2s or 500ms"))?;
+    if duration > LONGEST { Err("longer than a year".into()) } else { Ok(duration) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_size("4096"), Ok(4096));
+        assert_eq!(parse_size("64M"), Ok(64 << 20));
+        assert_eq!(parse_size("64MiB"), Ok(64 << 20));
+        assert_eq!(parse_size("1g"), Ok(1 << 30));
+        assert!(parse_size("M").is_err());
+        assert!(parse_size("-1").is_err());
+        assert!(parse_size("99999999999G").is_err());
+    }
+
+    #[test]
+    fn durations_have_units_too_and_only_zero_does_without() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("1m 30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
+        for wrong in ["", "5", "-1s", "2 parsecs", "3years"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

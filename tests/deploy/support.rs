@@ -1,0 +1,125 @@
+//! Files of `deploy/`, how they are checked, and what a results directory says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use nmiscope::farm::event::{Event, Status, What};
+use serde_json::Value;
+
+use crate::common::{Finished, nmiscope, program};
+
+/// A suite of VMs that end in each way that a farm knows of: some as expected, some not. Twelve, so that
+/// each part of four gets some.
+pub const SUITE: &str = r#"
+[defaults]
+cpus = 1
+workload = "exit"
+time-limit = "50s"
+
+[[vm]]
+name = "exit"
+matrix = { memory = ["32M", "48M", "64M", "96M"], append = ["", "quiet"] }
+
+[[vm]]
+name = "code"
+append = "exit_code=3"
+
+[[vm]]
+name = "deadlock/expected"
+cpus = 2
+workload = "abba-deadlock"
+expect = { hang = "deadlock" }
+
+[[vm]]
+name = "deadlock"
+cpus = 2
+workload = "abba-deadlock"
+
+[[vm]]
+name = "panic"
+workload = "panic"
+"#;
+
+/// What has not happened by then does not, however busy the machine is.
+pub const DEADLINE: Duration = Duration::from_secs(240);
+
+/// A farm of the suite on this one machine, with its results in `alone`.
+pub fn farm_alone() -> Finished {
+    nmiscope(["farm", "suite.toml", "--out", "alone"])
+        .with_file("suite.toml", SUITE.as_bytes())
+        .deadline(DEADLINE)
+        .run()
+}
+
+/// A file of `deploy/`.
+pub fn path(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file)
+}
+
+/// Its text.
+#[track_caller]
+pub fn text(file: &str) -> String {
+    let path = path(file);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The documents of a YAML file.
+pub fn yaml(text: &str) -> Result<Vec<Value>, String> {
+    serde_saphyr::from_multiple(text).map_err(|error| error.to_string())
+}
+
+/// What a schema says is wrong.
+pub fn faults(schema: &Value, document: &Value) -> Vec<String> {
+    let validator = jsonschema::validator_for(schema).expect("a schema");
+    let faults = validator.iter_errors(document);
+    faults.map(|error| format!("{}: {error}", error.instance_path())).collect()
+}
+
+/// What shellcheck says of a script; nothing if it is right.
+pub fn shellcheck(script: &str, shell: &str) -> String {
+    let file = "script.sh";
+    let arguments = ["--shell", shell, "--norc", file];
+    let finished =
+        program(Command::new("shellcheck"), arguments).with_file(file, script.as_bytes()).run();
+    finished.stdout + &finished.stderr
+}
+
+/// What is to be the same of a VM's run, wherever it was.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ended {
+    status: Status,
+    flaky: bool,
+    signature: Option<String>,
+    blamed: BTreeSet<String>,
+}
+
+/// How each run of each VM ended, by name, run and try.
+#[track_caller]
+pub fn ends(results: &Path) -> BTreeMap<(String, u32, u32), Ended> {
+    let mut ends = BTreeMap::new();
+    for event in events(results) {
+        let What::VmFinished(finished) = event.what else { continue };
+        let id = finished.id;
+        let (signature, blamed) = finished.hang.map(|hang| (hang.signature, hang.blamed)).unzip();
+        let ended = Ended {
+            status: finished.status,
+            flaky: finished.flaky,
+            signature,
+            blamed: blamed.into_iter().flatten().collect(),
+        };
+        let again = ends.insert((id.name.clone(), id.run, id.attempt), ended);
+        assert!(again.is_none(), "{} is there twice", id.name);
+    }
+    ends
+}
+
+/// The events of a results directory.
+#[track_caller]
+pub fn events(results: &Path) -> Vec<Event> {
+    let path = results.join("events.jsonl");
+    let text = std::fs::read_to_string(&path);
+    let text = text.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    text.lines().map(|line| serde_json::from_str(line).expect("an event")).collect()
+}

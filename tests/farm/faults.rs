@@ -1,0 +1,288 @@
+//! What goes wrong around a farm.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use nmiscope::farm::event::Status;
+use rustix::process::{Signal, geteuid};
+
+use super::common::*;
+use super::site::*;
+
+/// Two that go on until they are ended, and two that end.
+const SUITE: &str = r#"
+[defaults]
+cpus = 1
+time-limit = "50s"
+append = "loglevel=8"
+
+[[vm]]
+name = "first"
+workload = "exit"
+
+[[vm]]
+name = "long/a"
+workload = "idle"
+stop-after = "40s"
+
+[[vm]]
+name = "long/b"
+workload = "idle"
+stop-after = "40s"
+
+[[vm]]
+name = "last"
+workload = "exit"
+"#;
+
+/// The same, with nothing that takes long.
+fn short(suite: &str) -> String {
+    suite.replace("40s", "100ms")
+}
+
+#[test]
+fn a_vms_process_that_is_killed_takes_nothing_with_it() {
+    let site = Site::new(SUITE);
+    let farm = site.farm(["-j", "2"]).start();
+    site.wait_until_ready(3);
+    site.kill_one("long%2Fa");
+    site.kill_one("long%2Fb");
+    let run = Run::of(&farm.wait().expect_code(exit::TOOL_FAILED));
+    let long = run.finished("long/a");
+    assert_eq!(long.status, Status::Broken);
+    assert_eq!(long.reason.as_deref(), Some("its process was killed by SIGKILL"));
+    assert_eq!(run.finished("last").status, Status::Pass);
+    assert_eq!(run.end().counts[&Status::Broken], 2);
+}
+
+#[test]
+fn a_farm_that_is_killed_loses_what_ran_and_the_next_one_says_so() {
+    let site = Site::new(SUITE);
+    let farm = site.farm(["-j", "2"]).start();
+    farm.wait_for("\"vm-started\"", 3);
+    farm.wait_for("\"vm-finished\"", 1);
+    site.wait_until_ready(3);
+    farm.kill();
+    let killed = farm.wait();
+    assert_eq!(killed.status.code(), None);
+    // Its VMs do not outlive it.
+    wait_for("processes left", || site.processes().is_empty());
+    // What it was writing.
+    let path = site.results().join("events.jsonl");
+    let mut journal = fs::read(&path).expect("a journal");
+    journal.extend(b"{\"at_ms\":17");
+    fs::write(&path, journal).expect("a journal");
+
+    refused(site.farm(["-j", "2"]), "go on with --resume");
+    site.write("suite.toml", &SUITE.replace("name = \"last\"", "name = \"another\""));
+    let resumed = site.farm(["-j", "2", "--resume", "--filter", "not long"]).run();
+    let resumed = resumed.expect_code(exit::CLEAN);
+    assert!(resumed.stderr.contains("not planned any more"), "{}", resumed.all());
+    assert!(resumed.stderr.contains("damaged: 1"), "{}", resumed.all());
+    let run = Run::of(&resumed);
+    assert_eq!(run.start().lost, ["long/a", "long/b"]);
+    assert_eq!((run.start().planned, run.start().done), (2, 1));
+    assert_eq!(run.last_tries().keys().collect::<Vec<_>>(), ["another"]);
+}
+
+#[test]
+fn tries_that_failed_before_a_farm_was_killed_are_kept() {
+    let suite = "[[vm]]\nname = 'hangs'\nworkload = 'halt-irqs-off'\ncpus = 1\nretries = 1\n";
+    let site = Site::new(suite);
+    let farm = site.farm(["-j", "1"]).start();
+    farm.wait_for("\"again\":true", 1);
+    farm.wait_for("\"vm-started\"", 2);
+    farm.kill();
+    let _ = farm.wait();
+    let resumed = site.farm(["--resume"]).run().expect_code(exit::HANG);
+    let run = Run::of(&resumed);
+    assert_eq!(run.start().lost, ["hangs"]);
+    let tries: Vec<u32> = run.all_finished().map(|vm| vm.id.attempt).collect();
+    assert_eq!(tries, [2]);
+    let hang = run.finished("hangs").hang.as_ref().expect("a hang");
+    let first = site.results().join(&hang.signature[..8]);
+    assert_eq!(fs::read_link(&first).expect("a link"), Path::new("vms/hangs/1.1"));
+    assert!(first.join("report.json").exists());
+
+    // What it was is of no use once it is something else.
+    site.write("suite.toml", &suite.replace("halt-irqs-off", "exit"));
+    let changed = site.farm(["--resume"]).run().expect_code(exit::CLEAN);
+    assert_eq!(Run::of(&changed).last_tries()["hangs"], Status::Pass);
+    assert!(fs::symlink_metadata(&first).is_err(), "what it links to is gone");
+    assert_eq!(files(&site.results().join("vms/hangs")), ["1.1"]);
+    let triage = nmiscope(["triage", &site.path("results")]).run().expect_code(exit::CLEAN);
+    assert!(!triage.all().contains("dead-halt"), "{}", triage.all());
+}
+
+#[test]
+fn a_vm_that_has_changed_runs_again() {
+    let site = Site::new(&short(SUITE));
+    site.farm(["-j", "2"]).run().expect_code(exit::CLEAN);
+    site.write(
+        "suite.toml",
+        &short(SUITE).replacen("workload = \"idle\"", "workload = \"busy\"", 1),
+    );
+    // Whatever ran in between: what counts is what ran, not what was last planned.
+    site.farm(["--resume", "--filter", "first"]).run().expect_code(exit::CLEAN);
+    let resumed = site.farm(["--resume"]).run().expect_code(exit::CLEAN);
+    assert!(
+        resumed.stderr.contains("these are not what they were, and run again: long/a"),
+        "{}",
+        resumed.all()
+    );
+    let run = Run::of(&resumed);
+    assert_eq!(run.last_tries().keys().collect::<Vec<_>>(), ["long/a"]);
+    assert_eq!(run.end().counts[&Status::Pass], 4);
+}
+
+#[test]
+fn two_farms_do_not_share_a_directory() {
+    let site = Site::new(SUITE);
+    let first = site.farm(["-j", "2"]).start();
+    first.wait_for("\"vm-started\"", 3);
+    let holder = format!("process {}", first.pid().as_raw_nonzero());
+    refused(site.farm(["--resume"]), &holder);
+    first.kill();
+    let _ = first.wait();
+    // A process that is dead locks nothing.
+    site.write("suite.toml", &short(SUITE));
+    site.farm(["--resume"]).run().expect_code(exit::CLEAN);
+}
+
+#[test]
+fn names_lead_nowhere_else() {
+    // No name has control characters: a suite with such a one is refused.
+    let names = [
+        "../../outside",
+        "/absolute",
+        "a/../../b",
+        "..",
+        ".",
+        "-rf",
+        "with space",
+        "%2e%2e",
+        "ünï/çødé",
+        "back\\\\slash",
+        "CON",
+    ];
+    let mut suite: String = names
+        .iter()
+        .map(|name| format!("[[vm]]\nname = \"{name}\"\nworkload = \"exit\"\ncpus = 1\n"))
+        .collect();
+    let long = "x".repeat(3000);
+    suite.push_str(&format!("[[vm]]\nname = \"{long}\"\nworkload = \"exit\"\ncpus = 1\n"));
+    let site = Site::new(&suite);
+    site.farm(["-j", "2"]).run().expect_code(exit::CLEAN);
+    assert_eq!(files(site.results().parent().expect("a parent")), ["results", "suite.toml"]);
+    assert_eq!(files(&site.results().join("vms")).len(), names.len() + 1);
+
+    site.write("suite.toml", "[[vm]]\nname = \"\\u001b[31mred\"\n");
+    refused(site.farm(["--resume"]), "suite.toml:2:8: a control character in a name");
+}
+
+/// The farm of a site, started by way of another program.
+fn by_way_of<I: AsRef<OsStr>>(
+    launcher: &str,
+    arguments: impl IntoIterator<Item = I>,
+    site: &Site,
+) -> Invocation {
+    program(Command::new(launcher), arguments)
+        .arg(binary())
+        .args(["farm", &site.path("suite.toml"), "--message-format", "json"])
+        .args(["--out", &site.path("results")])
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_any_more_ends_the_run_with_what_there_is() {
+    let site = Site::new(SUITE);
+    // Root may write everywhere, unless it gives that up.
+    let farm = if geteuid().is_root() {
+        let given_up = ["--bounding-set=-dac_override", "--inh-caps=-dac_override"];
+        by_way_of("setpriv", given_up, &site)
+    } else {
+        site.farm([] as [&str; 0])
+    };
+    let farm = farm.args(["-j", "2"]).start();
+    farm.wait_for("\"vm-started\"", 3);
+    site.wait_until_ready(3);
+    let vms = site.results().join("vms");
+    fs::set_permissions(&vms, fs::Permissions::from_mode(0o555)).expect("it is ours");
+    // Makes room for the next one.
+    site.kill_one("long%2Fa");
+    let ended = farm.wait();
+    fs::set_permissions(&vms, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let ended = ended.expect_code(exit::TOOL_FAILED);
+    assert!(ended.stderr.contains("failed to make"), "{}", ended.all());
+    assert!(ended.stderr.contains("Permission denied"), "{}", ended.all());
+    wait_for("processes left", || site.processes().is_empty());
+    let run = Run::parse(&ended.stdout);
+    assert_eq!(run.last_tries()["first"], Status::Pass);
+
+    site.write("suite.toml", &short(SUITE));
+    let resumed = site.farm(["--resume", "--filter", "not long/a"]).run().expect_code(exit::CLEAN);
+    assert_eq!(Run::of(&resumed).end().counts[&Status::Pass], 3);
+}
+
+/// A file system of a few hundred kilobytes is full after a few VMs; then there is room again.
+#[test]
+fn a_disk_that_is_full_ends_the_run_with_what_there_is() {
+    let site = Site::new(
+        "[[vm]]\nname = 'hang'\nworkload = 'halt-irqs-off'\ncpus = 1\nhang-after = '200ms'\n\
+         expect = { hang = 'dead-halt' }\n",
+    );
+    let kept = site.path("kept");
+    let script = format!(
+        "mkdir {out} && mount -t tmpfs -o size=600k none {out} || exit 99\n\
+         \"$@\" --repeat 100 -j 1; code=$?\n\
+         cp -r {out} {kept}\n\
+         exit $code",
+        out = site.path("results"),
+    );
+    let mut unshare = vec!["--mount"];
+    if !geteuid().is_root() {
+        unshare.push("--map-root-user");
+    }
+    unshare.extend(["sh", "-c", &script, "sh"]);
+    let farm = by_way_of("unshare", unshare, &site).run();
+    let farm = farm.expect_code(exit::TOOL_FAILED);
+    // Either the journal's line or a VM's file did not go in; both say so.
+    let said = farm.all();
+    assert!(said.contains("No space left on device"), "{said}");
+    let run = Run::parse(&farm.stdout);
+    assert!(run.all_finished().next().is_some_and(|vm| vm.status == Status::Pass), "{said}");
+    // With room it goes on, and knows what is over.
+    let resumed = nmiscope(["farm", &site.path("suite.toml"), "--message-format", "json"])
+        .args(["--out", &kept, "--resume", "--repeat", "12"])
+        .run()
+        .expect_code(exit::CLEAN);
+    let run = Run::of(&resumed);
+    assert!((1..12).contains(&run.start().done), "{}", resumed.all());
+    assert_eq!(run.end().counts, [(Status::Pass, 12)].into(), "{}", resumed.all());
+}
+
+#[test]
+fn nobody_reads_and_the_run_goes_on() {
+    let site = Site::new(&short(SUITE));
+    let farm = site.farm(["-j", "2"]);
+    let mut command = farm.command;
+    let mut child = command.spawn().expect("it starts");
+    drop(child.stdout.take());
+    let status = child.wait().expect("it ends");
+    assert_eq!(status.code(), Some(exit::CLEAN));
+    assert_eq!(site.journal().len(), 1 + 4 * 2 + 1);
+    drop(farm.directory);
+}
+
+#[test]
+fn a_signal_that_comes_between_vms_is_not_lost() {
+    let site = Site::new("[[vm]]\nname = 'quick'\nworkload = 'exit'\ncpus = 1\n");
+    let farm = site.farm(["--repeat", "10000", "-j", "2"]).start();
+    farm.wait_for("\"vm-finished\"", 5);
+    farm.signal(Signal::TERM);
+    let run = Run::of(&farm.wait().expect_code(exit::TOOL_FAILED));
+    assert!(run.end().not_run > 0);
+    assert_eq!(run.end().counts.values().sum::<u64>() + run.end().not_run, 10_000);
+}

@@ -1,0 +1,345 @@
+//! `nmiscope farm` end to end: a verdict for each VM, and nothing lost, whatever happens to the farm,
+//! to a VM's process, to the disk.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod faults;
+mod site;
+
+use std::collections::BTreeMap;
+
+use common::*;
+use nmiscope::farm::event::{Status, What};
+use rustix::process::Signal;
+use site::*;
+
+/// One of each kind.
+const SUITE: &str = r#"
+[defaults]
+cpus = 2
+time-limit = "20s"
+hang-after = "500ms"
+
+[[vm]]
+name = "boot"
+workload = "exit"
+tags = ["smoke"]
+matrix = { cpus = [1, 2] }
+
+[[vm]]
+name = "code"
+workload = "exit"
+append = "exit_code=3"
+
+[[vm]]
+name = "storage/abba"
+workload = "abba-deadlock"
+
+[[vm]]
+name = "panic"
+workload = "panic-others-spin"
+
+[[vm]]
+name = "expected/hang"
+workload = "ipi-wait"
+expect = { hang = "hard-lockup", blamed = ["cpu1"] }
+
+[[vm]]
+name = "expected/code"
+workload = "exit"
+append = "exit_code=3"
+expect = { exit = 3 }
+
+[[vm]]
+name = "other/blame"
+workload = "ipi-wait"
+expect = { hang = "hard-lockup", blamed = ["cpu0"] }
+
+[[vm]]
+name = "silent"
+workload = "exit"
+console = { must = ["all is well"] }
+
+[[vm]]
+name = "endless"
+workload = "idle"
+time-limit = "1500ms"
+
+[[vm]]
+name = "paused"
+workload = "idle"
+stop-after = "300ms"
+"#;
+
+#[test]
+fn each_vm_of_a_suite_gets_its_verdict() {
+    let site = Site::new(SUITE);
+    let farm = site.farm(["--junit", "junit.xml", "--summary", "summary.md"]).run();
+    let farm = farm.expect_code(exit::CRASH);
+    let run = Run::of(&farm);
+    let statuses: Vec<(String, Status)> = run.last_tries().into_iter().collect();
+    let statuses: Vec<(&str, Status)> =
+        statuses.iter().map(|(name, status)| (name.as_str(), *status)).collect();
+    assert_eq!(
+        statuses,
+        [
+            ("boot/cpus=1", Status::Pass),
+            ("boot/cpus=2", Status::Pass),
+            ("code", Status::Fail),
+            ("endless", Status::Timeout),
+            ("expected/code", Status::Pass),
+            ("expected/hang", Status::Pass),
+            ("other/blame", Status::Hang),
+            ("panic", Status::Crash),
+            ("paused", Status::Pass),
+            ("silent", Status::Fail),
+            ("storage/abba", Status::Hang),
+        ]
+    );
+    assert_eq!(site.journal(), run.events, "what is told is what is written down");
+
+    let abba = run.finished("storage/abba");
+    let hang = abba.hang.as_ref().expect("a hang");
+    assert_eq!(
+        (hang.class.name(), &hang.blamed[..]),
+        ("deadlock", &["cpu0".into(), "cpu1".into()][..])
+    );
+    assert_eq!(hang.locks, ["INODE_LOCK", "JOURNAL_LOCK"]);
+    assert!(hang.function.as_deref().is_some_and(|name| name.ends_with("take_second")), "{hang:?}");
+    // The name by which it is found, and what is behind it.
+    let exemplar = site.results().join(&hang.signature[..8]);
+    assert_eq!(files(&exemplar), ["console.log", "hang.core", "report.json", "stderr.log"]);
+    let report = std::fs::read_to_string(exemplar.join("report.json")).expect("a report");
+    assert_eq!(parse_report(&report).hangs[0].signature, hang.signature);
+
+    // A VM that outlives its limit is looked at first.
+    let endless = site.report(&run.finished("endless").directory);
+    assert_eq!(endless.backtraces.len(), 1, "{endless:?}");
+    assert!(endless.backtraces[0].cpus.iter().all(answered));
+    let reason = |name| run.finished(name).reason.clone().unwrap_or_default();
+    assert_eq!(reason("silent"), "no line of its console matches all is well");
+    assert_eq!(reason("code"), "it left with code 3");
+    assert!(reason("other/blame").contains("should have hung by a hard-lockup of cpu0"));
+    for file in ["junit.xml", "summary.md"] {
+        assert!(farm.text_of(file).contains("storage/abba"), "{file}");
+    }
+}
+
+#[test]
+fn what_was_found_is_a_line_for_people_and_a_short_list_at_the_end() {
+    let site = Site::new(SUITE);
+    let farm = site.text(["--filter", "name(^boot|abba)", "--repeat", "2"]).run();
+    let farm = farm.expect_code(exit::HANG);
+    let lines = |text: &str| farm.stdout.lines().filter(|line| line.contains(text)).count();
+    assert_eq!(lines("PASS"), 4, "{}", farm.all());
+    assert_eq!(lines("HANG"), 2, "{}", farm.all());
+    assert!(farm.stdout.contains("6 VMs in "), "{}", farm.all());
+    assert!(farm.stdout.contains("4 passed, 2 hung (1 distinct)"), "{}", farm.all());
+    assert!(farm.stdout.contains("deadlock in take_second"), "{}", farm.all());
+}
+
+#[test]
+fn a_list_names_what_would_run_and_runs_nothing() {
+    let site = Site::new(SUITE);
+    let names = |arguments: &[&str]| -> Vec<String> {
+        let listed = site.text(["--list"]).args(arguments).run().expect_code(exit::CLEAN);
+        listed.stdout.lines().map(str::to_owned).collect()
+    };
+    assert_eq!(names(&["--filter", "tag(smoke)"]), ["boot/cpus=1", "boot/cpus=2"]);
+    assert_eq!(names(&[]).len(), 11);
+    let parts: Vec<String> =
+        (1..=3).flat_map(|part| names(&["--partition", &format!("hash:{part}/3")])).collect();
+    assert_eq!(parts.len(), 11);
+    let mut shuffled = names(&["--shuffle=7"]);
+    assert_eq!(shuffled, names(&["--shuffle=7"]));
+    assert_ne!(shuffled, names(&[]));
+    shuffled.sort();
+    let mut all = names(&[]);
+    all.sort();
+    assert_eq!(shuffled, all);
+    assert!(!site.results().exists());
+    refused(site.text(["--filter", "tag(no-such)"]), "--filter is of none of the suite's 11 VMs");
+}
+
+#[test]
+fn what_is_known_does_not_count() {
+    let site = Site::new(SUITE);
+    let first = site.farm(["--filter", "abba"]).run().expect_code(exit::HANG);
+    let signature =
+        Run::of(&first).finished("storage/abba").hang.clone().expect("a hang").signature;
+    let known = format!(
+        "[[known]]\nsignature = \"{}\"\nurl = \"https://bugs.example/7\"\n",
+        &signature[..8]
+    );
+    let second = Site::new(SUITE);
+    second.write("known.toml", &known);
+    let known = second.path("known.toml");
+    let run = second.farm(["--filter", "abba or boot", "--known", &known]).run();
+    let run = Run::of(&run.expect_code(exit::CLEAN));
+    let abba = run.finished("storage/abba");
+    assert_eq!(
+        (abba.status, abba.known.as_deref()),
+        (Status::Hang, Some("https://bugs.example/7"))
+    );
+}
+
+#[test]
+fn a_run_ends_early_if_asked_and_goes_on_later() {
+    let site = Site::new(SUITE);
+    let hunted = site.farm(["--filter", "abba", "--repeat", "50", "--until-hang", "-j", "2"]).run();
+    let run = Run::of(&hunted.expect_code(exit::HANG));
+    assert_eq!(run.all_finished().count(), 1);
+    assert_eq!(run.end().not_run, 49);
+
+    let site = Site::new(SUITE);
+    let stopped = site.farm(["--fail-fast", "-j", "2"]).run().expect_code(exit::GUEST_FAILED);
+    let run = Run::of(&stopped);
+    assert!(run.last_tries().len() < 11, "{:?}", run.last_tries());
+    let resumed = site.farm(["--resume"]).run().expect_code(exit::CRASH);
+    let again = Run::of(&resumed);
+    let start = again.start();
+    assert_eq!((start.planned, start.done), (11, run.last_tries().len() as u64));
+    let mut all = run.last_tries();
+    for (name, status) in again.last_tries() {
+        assert_eq!(all.insert(name.clone(), status), None, "{name} has run twice");
+    }
+    assert_eq!(all.len(), 11);
+    assert_eq!(again.end().counts.values().sum::<u64>(), 11, "the end counts all of it");
+    let nothing = site.farm(["--resume", "--filter", "not other"]).run().expect_code(exit::CRASH);
+    let nothing = Run::of(&nothing);
+    assert_eq!(nothing.all_finished().count(), 0);
+    assert_eq!(nothing.end().distinct_hangs, 1, "one that was expected is not among them");
+}
+
+#[test]
+fn a_vm_that_fails_is_tried_again_and_marked_if_it_then_passes() {
+    let site = Site::new(
+        r#"
+        [[vm]]
+        name = "comes-right"
+        image = "guest.elf"
+        append = "workload=exit"
+        retries = 10000
+
+        [[vm]]
+        name = "stays-wrong"
+        workload = "exit"
+        append = "exit_code=1"
+        retries = 2
+        "#,
+    );
+    site.write("guest.elf", "this is no kernel yet");
+    let farm = site.farm(["--filter", "comes-right"]).start();
+    farm.wait_for("\"again\":true", 2);
+    site.put("guest.elf", nmiscope::bundled::image());
+    let run = Run::of(&farm.wait().expect_code(exit::CLEAN));
+    let tries: Vec<_> = run.all_finished().collect();
+    let (last, failed) = tries.split_last().expect("a try");
+    assert!(failed.len() >= 2);
+    assert!(failed.iter().all(|vm| vm.status == Status::Broken && vm.again && !vm.flaky));
+    assert!(
+        failed[0].reason.as_deref().is_some_and(|why| why.contains("guest.elf")),
+        "{:?}",
+        failed[0]
+    );
+    assert!(last.status == Status::Pass && last.flaky && !last.again);
+    assert_eq!(run.end().flaky, 1);
+
+    let site = Site::new(&site.suite());
+    let farm = site.farm(["--filter", "stays-wrong"]).run().expect_code(exit::GUEST_FAILED);
+    let run = Run::of(&farm);
+    let tries: Vec<_> = run.all_finished().map(|vm| (vm.id.attempt, vm.status, vm.again)).collect();
+    let fails = |attempt, again| (attempt, Status::Fail, again);
+    assert_eq!(tries, [fails(1, true), fails(2, true), fails(3, false)]);
+}
+
+#[test]
+fn no_more_run_at_a_time_than_there_is_room_for() {
+    let suite = |cpus: u32, memory: &str, count: u32| {
+        format!(
+            "[[vm]]\nname = 'vm-{cpus}-{memory}'\nworkload = 'idle'\nstop-after = '200ms'\nmemory = '{memory}'\n\
+             cpus = {cpus}\nmatrix = {{ append = [{}] }}\n",
+            (0..count).map(|n| format!("'n={n}'")).collect::<Vec<_>>().join(", ")
+        )
+    };
+    let suite = [suite(1, "64M", 6), suite(3, "64M", 3), suite(1, "512M", 3), suite(9, "64M", 1)];
+    let site = Site::new(&suite.concat());
+    // With --fail-fast a VM has its share until its verdict; otherwise, until its guest is over, of
+    // which there is no event.
+    let run = site.farm(["-j", "4", "--memory", "700M", "--shuffle=3", "--fail-fast"]).run();
+    let run = Run::of(&run.expect_code(exit::CLEAN));
+    assert_eq!(run.last_tries().len(), 13);
+    let mut running = BTreeMap::new();
+    let (mut most, mut was_full) = (0, false);
+    for event in &run.events {
+        match &event.what {
+            What::VmStarted(vm) => {
+                let mut parts = vm.id.name.split(['-', '/']).skip(1);
+                let cpus: u32 = parts.next().expect("vCPUs").parse().expect("a number");
+                let large = parts.next() == Some("512M");
+                running.insert(vm.id.clone(), (cpus, large));
+            }
+            What::VmFinished(vm) => drop(running.remove(&vm.id)),
+            _ => {}
+        }
+        let cpus: u32 = running.values().map(|&(cpus, _)| cpus).sum();
+        assert!(cpus <= 4 || running.len() == 1, "{running:?}");
+        assert!(running.values().filter(|&&(_, large)| large).count() <= 1, "{running:?}");
+        most = most.max(running.len());
+        was_full |= cpus == 4;
+    }
+    assert!(most > 1 && was_full, "{most} at most");
+}
+
+#[test]
+fn parts_of_a_suite_run_apart_and_merged_are_the_suite() {
+    let site = Site::new(SUITE);
+    let whole = Run::of(&site.farm(["--filter", "not endless"]).run().expect_code(exit::CRASH));
+    for part in ["1", "2"] {
+        let out = site.path(&format!("part-{part}"));
+        let partition = format!("hash:{part}/2");
+        site.farm_to(&out).args(["--filter", "not endless", "--partition", &partition]).run();
+    }
+    let (one, two, all) = (site.path("part-1"), site.path("part-2"), site.path("all"));
+    let merged = nmiscope(["farm", "merge", "--out", &all, &one, &two, "--message-format", "json"]);
+    let merged = merged.run().expect_code(exit::CRASH);
+    let merged = Run::of(&merged);
+    assert_eq!(merged.last_tries(), whole.last_tries());
+    assert_eq!(merged.end().counts, whole.end().counts);
+    let abba = merged.finished("storage/abba");
+    let report = site.path("all") + "/" + &abba.directory.join("report.json").display().to_string();
+    parse_report(&std::fs::read_to_string(report).expect("it has been copied"));
+}
+
+#[test]
+fn a_signal_ends_a_farm_gently_and_two_do_it_at_once() {
+    let suite = "[[vm]]\nname = 'idle'\nworkload = 'idle'\nappend = 'loglevel=8'\nmatrix = { cpus = [1, 2] }\n\
+                 time-limit = '50s'\n[[vm]]\nname = 'later'\nworkload = 'exit'\n";
+    let site = Site::new(suite);
+    let farm = site.farm(["-j", "3", "--filter", "idle"]).start();
+    farm.wait_for("\"vm-started\"", 2);
+    site.wait_until_ready(2);
+    farm.signal(Signal::INT);
+    let run = Run::of(&farm.wait().expect_code(exit::TOOL_FAILED));
+    for vm in run.all_finished() {
+        assert_eq!(vm.status, Status::Interrupted, "{vm:?}");
+        let report = site.report(&vm.directory);
+        assert!(report.backtraces[0].cpus.iter().all(answered), "{report:?}");
+    }
+    assert_eq!(run.all_finished().count(), 2);
+    assert_eq!(run.end().not_run, 2);
+    assert!(
+        run.events
+            .iter()
+            .any(|event| { matches!(&event.what, What::FarmInterrupted { by } if by == "SIGINT") })
+    );
+
+    let site = Site::new(suite);
+    let farm = site.farm(["-j", "3", "--filter", "idle"]).start();
+    farm.wait_for("\"vm-started\"", 2);
+    farm.signal(Signal::INT);
+    farm.signal(Signal::TERM);
+    let run = Run::of(&farm.wait().expect_code(exit::TOOL_FAILED));
+    assert!(run.all_finished().all(|vm| vm.status == Status::Interrupted));
+    assert!(site.processes().is_empty());
+}

@@ -91,6 +91,9 @@ pub struct CpuAges {
     pub ready: Still<u64>,
     /// Its tasks: none is switched to.
     pub switches: Still<u64>,
+    /// The longest wait that has ended since its main loop moved: it was not its own fault.
+    #[serde(default)]
+    pub waited: Age,
     /// Seen with interrupts off each time, running or halted, and given none in between.
     pub interrupts_off: Still<bool>,
     /// Seen out of HLT each time, and not gone into it in between.
@@ -103,6 +106,9 @@ pub struct CpuAges {
     /// How it was seen, if it was, since then.
     #[serde(default)]
     pub seen: Option<VcpuSample>,
+    /// For how long it has been watched.
+    #[serde(default)]
+    pub watched: Age,
 }
 
 /// What stands still in a guest.
@@ -119,8 +125,6 @@ pub struct Ages {
     pub locks: BTreeMap<u64, Still<(Option<u32>, u64)>>,
     /// The console.
     pub console: Still<u64>,
-    /// The time that was watched.
-    pub watched: Age,
     /// The same CPU panics.
     #[serde(default)]
     pub panicking: Still<u32>,
@@ -148,9 +152,9 @@ impl Ages {
         for (cpu, (ages, vcpu)) in self.cpus.iter_mut().zip(&now.vcpus).enumerate() {
             let before = last.vcpus.get(cpu).map_or_else(Counts::default, |vcpu| vcpu.counts);
             self.took_interrupts |= ages.advance_vcpu(vcpu, before, passed[cpu]);
+            ages.watched = ages.watched.plus(passed[cpu]);
         }
         self.console.see(Some(now.console_bytes), of(0));
-        self.watched = self.watched.plus(of(0));
         match &now.kernel {
             Some(kernel) => self.advance_kernel(kernel, of),
             None => self.forget_kernel(),
@@ -203,7 +207,7 @@ impl Ages {
         for cpu in &mut self.cpus {
             let interrupts_off = std::mem::take(&mut cpu.interrupts_off);
             let awake = std::mem::take(&mut cpu.awake);
-            *cpu = CpuAges { interrupts_off, awake, ..CpuAges::default() };
+            *cpu = CpuAges { interrupts_off, awake, watched: cpu.watched, ..CpuAges::default() };
         }
     }
 
@@ -270,7 +274,13 @@ impl CpuAges {
         self.tick.see(activity.map(|activity| activity.tick), passed);
         self.main_loop.see(main_loop, passed);
         let wait = activity.and_then(|activity| activity.wait.as_ref());
+        let (waited, waits) = (self.wait.age, self.wait.changes);
         self.wait.see(wait.map(Wait::key), passed);
+        if self.main_loop.age == Age::default() {
+            self.waited = Age::default();
+        } else if self.wait.changes != waits && waited.own > self.waited.own {
+            self.waited = waited;
+        }
         let nothing = [self.tick.age, self.main_loop.age];
         self.nothing = nothing.into_iter().min_by_key(|age| age.wall).unwrap_or_default();
         if self.nothing == Age::default() {

@@ -50,16 +50,11 @@ impl Detector {
     pub fn set_ready(&mut self) {
         self.ready = true;
         self.last = None;
-        self.ages = Ages { watched: self.ages.watched, ..Ages::default() };
+        self.ages = Ages::default();
     }
 
-    /// After the guest has been stopped on purpose: that time does not count.
-    pub fn skip(&mut self) {
-        self.last = None;
-    }
-
-    /// The guest goes on after it was judged, at that time by the clock of the observations: how long it
-    /// was stopped does not count.
+    /// The guest goes on after it was stopped, at that time by the clock of the observations: how long
+    /// it was stopped does not count.
     pub fn resumed(&mut self, at: Duration) {
         if let Some(last) = &mut self.last {
             last.at = at;
@@ -107,7 +102,7 @@ impl Detector {
             Some(KernelState { panicking: Some(_), .. }) => {
                 self.first_due([(Class::HardLockup, ages.console.own())])
             }
-            _ if !ready => self.first_due([(Class::BootStall, ages.watched.own)]),
+            _ if !ready => self.first_due([(Class::BootStall, ages.cpu(0).watched.own)]),
             Some(kernel) => self.first_due(ages_of_known(ages, kernel)),
             None => self.first_due(ages_of_unknown(ages)),
         }

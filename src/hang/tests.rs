@@ -515,7 +515,7 @@ fn being_stopped_on_purpose_changes_nothing() {
     let verdict = (1..=LONG).find_map(|poll| {
         scene.pass(POLL, |_| NOTHING);
         if poll == 5 {
-            detector.skip();
+            detector.resumed(scene.now.at);
         }
         Some((poll, detector.judge(scene.now.clone())?))
     });
@@ -968,4 +968,86 @@ fn what_stands_still_for_a_good_reason_makes_nobody_look_sooner() {
         scene.cpu(0).work_done = 7;
     };
     assert_eq!(row(done), None);
+}
+
+/// It held still because somebody else had the lock, and has had no time of its own since.
+#[test]
+fn one_that_has_just_got_what_it_waited_for_does_not_hang() {
+    let waits_for = |scene: &mut Scene, lock: Option<u64>| {
+        let wait = lock.map(|lock| Wait {
+            what: WaitFor::Lock(lock),
+            since_ns: lock,
+            at: Site::default(),
+        });
+        scene.cpu(1).wait = wait;
+    };
+    let verdict_of = |waited: u32, polls: u32| {
+        let mut scene = Scene::new(2);
+        scene.spins(1, false);
+        scene.lock(0xa0, LockKind::Spin, Some(0));
+        let bounds = Bounds::new(Some(BOUND));
+        scene.watch_with(bounds, polls, |scene, poll| {
+            waits_for(scene, (poll <= waited).then_some(0xa0));
+            // The holder lets it go now and then, and takes it again.
+            scene.kernel().locks.get_mut(&0xa0).expect("a lock").taken_ns +=
+                u64::from(poll % 4 == 0);
+            scene.pass(POLL, still(&[1], NOTHING));
+        })
+    };
+    assert_eq!(verdict_of(9, 15), None);
+    // What it does then is its own fault, and so is what came of a short wait.
+    let (poll, verdict) = verdict_of(9, 30).expect("a hang");
+    assert!((17..=20).contains(&poll), "{poll}");
+    let hang = only(Some((poll, verdict)));
+    assert_eq!((hang.class, hang.blamed), (Class::HardLockup, cpus(&[1])));
+    assert_eq!(verdict_of(3, 30).map(|(poll, _)| poll), Some(10));
+}
+
+#[test]
+fn a_boot_whose_next_cpu_the_host_does_not_run_does_not_stall_but_starve() {
+    let mut scene = Scene::new(2);
+    scene.cpu_waits(0, WaitFor::Online(1));
+    scene.spins(1, true);
+    scene.hosted[1] = false;
+    let mut bounds = Bounds::new(Some(BOUND));
+    bounds.set(Class::BootStall, Some(BOUND * 2));
+    bounds.starved = Some(BOUND * 3);
+    let mut detector = Detector::new(bounds, POLL);
+    detector.observe(scene.now.clone());
+    let verdict = (1..=60).find_map(|poll| {
+        scene.pass(POLL, |_| NOTHING);
+        Some((poll, detector.judge(scene.now.clone())?))
+    });
+    let Some((50, Verdict::Starved(starved))) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(starved.cpus, [1]);
+}
+
+#[test]
+fn circles_that_have_nothing_to_do_with_each_other_are_two_hangs() {
+    let mut scene = Scene::new(4);
+    let circles = [(0, 1, 0xa0, 0xb0), (2, 3, 0xc0, 0xd0)];
+    for (one, other, first, second) in circles {
+        scene.lock(first, LockKind::Spin, Some(one));
+        scene.lock(second, LockKind::Spin, Some(other));
+        scene.cpu_waits(one as usize, WaitFor::Lock(second));
+        scene.cpu_waits(other as usize, WaitFor::Lock(first));
+    }
+    let found = hangs(scene.watch(LONG, |_| NOTHING));
+    let blamed: Vec<&[Node]> = found.iter().map(|hang| &hang.blamed[..]).collect();
+    assert_eq!(blamed, [&cpus(&[0, 1])[..], &cpus(&[2, 3])[..]]);
+    assert!(found.iter().all(|hang| hang.class == Class::Deadlock && hang.locks.len() == 2));
+}
+
+#[test]
+fn all_tasks_of_a_cpu_that_keep_others_waiting_are_to_blame() {
+    let mut scene = Scene::new(1);
+    let holders = ["one", "other"].map(|name| scene.task(name, 0, TaskState::Ready));
+    for (lock, holder) in [0xa0, 0xb0].into_iter().zip(holders) {
+        let waiter = scene.task("waiter", 0, TaskState::Blocked);
+        scene.lock(lock, LockKind::Mutex, Some(holder));
+        scene.task_waits(waiter, WaitFor::Lock(lock));
+    }
+    let hang = only(scene.watch(LONG, |_| ALL_MOVES));
+    assert_eq!((hang.class, hang.blamed), (Class::LockWait, holders.map(Node::Task).to_vec()));
+    assert_eq!(hang.victims, [2, 3].map(Node::Task));
 }

@@ -1,5 +1,6 @@
 //! From what stands still, and who waits for whom, to a class and to the one to blame.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ pub struct Hang {
 /// Hangs that were found at one moment, to be told of later.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
-    /// One of each class.
+    /// One of each class, and of deadlocks one of each circle.
     pub hangs: Vec<Hang>,
     /// For how long everything had stood still.
     pub ages: Ages,
@@ -238,7 +239,8 @@ impl Evidence<'_> {
     /// depend on which class is due first.
     fn class_of_cpu(&self, cpu: u32) -> Option<(Class, Duration)> {
         let ages = self.ages.cpu(cpu);
-        let (nothing, main_loop) = (ages.nothing.own, ages.main_loop.own());
+        let own = |age: Age| age.own.saturating_sub(self.excused(ages));
+        let (nothing, main_loop) = (own(ages.nothing), own(ages.main_loop.age));
         let still = self.class_of_still(cpu);
         // The tick stopped when the main loop did, or so long ago that it does not matter.
         let together = nothing >= self.lasting() && nothing >= main_loop * 3 / 4;
@@ -249,10 +251,17 @@ impl Evidence<'_> {
         }
     }
 
-    /// Those who wait for somebody who is not stuck: for as long as all of them have waited, as who is
-    /// to answer them could have, and as the locks between them have had their holders. All, since one that the host does not run may
-    /// be the one whose turn it is. Of a lock that goes from hand to hand past somebody, neither the
-    /// holders matter nor those who get it soon.
+    /// For how long a CPU stood still because it waited for somebody, who has let it go on: that it has
+    /// not yet come back to its main loop since is no fault of its own. A short wait excuses nothing, or
+    /// a loop that keeps taking a lock would never be one.
+    fn excused(&self, ages: &CpuAges) -> Duration {
+        Some(ages.waited.own).filter(|&waited| waited >= self.lasting()).unwrap_or_default()
+    }
+
+    /// Those who wait for somebody who is not stuck: for as long as all of them have waited, as who is to
+    /// answer them could have, and as the locks between them have had their holders. All, since one
+    /// that the host does not run may be the one whose turn it is. Of a lock that goes from hand to hand
+    /// past somebody, neither the holders matter nor those who get it soon.
     fn kept_waiting(&self, kernel: &KernelState, group: &Group) -> Option<(Class, Duration)> {
         let members = group.members.iter().filter_map(|&node| self.waited(kernel, node));
         let waited = members.clone().map(|age| age.wall).min()?;
@@ -319,6 +328,7 @@ impl Evidence<'_> {
             .flat_map(|cpu| {
                 let ages = self.ages.cpu(cpu);
                 let age = undone_for(ages);
+                let age = Age { own: age.own.saturating_sub(self.excused(ages)), ..age };
                 let class = if is_busy(ages, age) { Class::Livelock } else { Class::LostWakeup };
                 let mut to_blame = Vec::new();
                 if self.is_half_due(class, age.own) {
@@ -348,36 +358,53 @@ impl Evidence<'_> {
         (0..).zip(&kernel.tasks).filter(sleeps).map(|(number, _)| Node::Task(number))
     }
 
-    /// One hang of each class that is due, with all that are on their way to it: CPUs that hang
-    /// together do not stop in the same interval.
+    /// One hang of each class that is due, and one of each circle, with all that are on their way to it:
+    /// CPUs that hang together do not stop in the same interval.
     fn merge(&self, found: Vec<Hang>) -> Vec<Hang> {
-        let mut by_class = BTreeMap::<Class, Hang>::new();
-        for hang in found.into_iter().filter(|hang| self.is_half_due(hang.class, hang.age)) {
-            match by_class.get_mut(&hang.class) {
-                Some(first) => first.absorb(hang),
-                None => {
-                    by_class.insert(hang.class, hang);
+        let is_due = |hang: &&Hang| self.bounds.is_due(hang.class, hang.age);
+        let due: BTreeSet<Class> = found.iter().filter(is_due).map(|hang| hang.class).collect();
+        let mut merged = BTreeMap::<(Class, Vec<Node>), Hang>::new();
+        let found = found.into_iter().filter(|hang| due.contains(&hang.class));
+        for hang in found.filter(|hang| self.is_half_due(hang.class, hang.age)) {
+            // Circles have nothing to do with each other, or they were one.
+            let circle = hang.blamed.iter().copied().filter(|_| hang.class == Class::Deadlock);
+            match merged.entry((hang.class, circle.collect())) {
+                Entry::Occupied(mut first) => first.get_mut().absorb(hang),
+                Entry::Vacant(first) => {
+                    first.insert(hang);
                 }
             }
         }
-        by_class.into_values().filter(|hang| self.bounds.is_due(hang.class, hang.age)).collect()
+        merged.into_values().collect()
     }
 
     /// A guest that does not become ready: whoever its CPUs wait for, or the boot CPU.
     fn boot_stall(&self) -> Option<Hang> {
-        let age = self.ages.watched.own;
+        let age = self.ages.cpu(0).watched.own;
         if !self.bounds.is_due(Class::BootStall, age) {
             return None;
         }
-        let kernel = self.now.kernel.as_ref();
-        let hang = |root: Root, group| self.hang_of(Class::BootStall, age, &root, group);
-        let nobody = || hang(Root::One(Node::Cpu(0)), Group::default());
-        let Some(kernel) = kernel else { return Some(nobody()) };
+        let (root, group) = self.boot_waits_for().unwrap_or_else(|| {
+            let boot_cpu = Root::One(Node::Cpu(0));
+            (boot_cpu, Group::default())
+        });
+        let hang = self.hang_of(Class::BootStall, age, &root, group);
+        // The host may have run the boot CPU and not the one that it waits for.
+        let had = |node: &Node| match node {
+            Node::Cpu(cpu) => self.ages.cpu(*cpu).watched.own,
+            _ => age,
+        };
+        let age = hang.blamed.iter().map(had).min().unwrap_or(age);
+        Some(Hang { age, ..hang }).filter(|hang| self.bounds.is_due(Class::BootStall, hang.age))
+    }
+
+    /// Whom most of those wait for who wait before the guest is ready.
+    fn boot_waits_for(&self) -> Option<(Root, Group)> {
+        let kernel = self.now.kernel.as_ref()?;
         let graph = WaitGraph::new(kernel, self.ages, self.lasting());
         let groups = self.groups(kernel, &graph).into_iter();
         let waiting = groups.filter(|(_, group)| !group.edges.is_empty());
-        let largest = waiting.max_by_key(|(_, group)| group.edges.len());
-        Some(largest.map_or_else(nobody, |(root, group)| hang(root, group)))
+        waiting.max_by_key(|(_, group)| group.edges.len())
     }
 
     /// Of a guest of which nothing is known but its vCPUs and its console.
@@ -429,17 +456,15 @@ impl Evidence<'_> {
     /// vCPUs that have got nowhere since the host has not let them.
     fn starved(&self) -> Option<Starved> {
         let bound = self.bounds.starved?;
-        let is_starved = |age: &Age| age.wall >= bound && age.own < age.wall / 2;
-        let starved: Vec<(u32, Age)> = if self.ready {
-            let cpus = (0..).zip(self.ages.cpus.iter().map(|cpu| cpu.nothing));
-            cpus.filter(|(_, age)| is_starved(age)).collect()
+        // One that boots has had the time to become ready by the clock, and then that which it may starve.
+        let (bound, age): (_, fn(&CpuAges) -> Age) = if self.ready {
+            (bound, |cpu| cpu.nothing)
         } else {
-            // It has had the time to become ready by the clock, and then that which it may starve.
-            let late = bound.saturating_add(self.bounds.of(Class::BootStall)?);
-            let boot = self.ages.watched;
-            let starved = boot.wall >= late && boot.own < boot.wall / 2;
-            starved.then_some((0, boot)).into_iter().collect()
+            (bound.saturating_add(self.bounds.of(Class::BootStall)?), |cpu| cpu.watched)
         };
+        let is_starved = |age: &Age| age.wall >= bound && age.own < age.wall / 2;
+        let cpus = (0..).zip(self.ages.cpus.iter().map(age));
+        let starved: Vec<(u32, Age)> = cpus.filter(|(_, age)| is_starved(age)).collect();
         Some(Starved {
             wall: starved.iter().map(|(_, age)| age.wall).max()?,
             ran: starved.iter().map(|(_, age)| age.ran).max()?,
@@ -558,12 +583,10 @@ impl Evidence<'_> {
                 all.collect()
             }
             Root::One(node) => {
-                // A task that holds a lock and could run: it is the task that does not let go.
-                let task = waiters(node).find(|edge| !is_lock(edge.from));
-                match task.map(|edge| edge.from) {
-                    Some(task @ Node::Task(_)) if class == Class::LockWait => vec![task],
-                    _ => vec![node],
-                }
+                // Tasks that hold a lock and could run: it is the tasks that do not let go.
+                let run = waiters(node).filter(|edge| edge.kind == EdgeKind::RunsOn);
+                let run: Vec<Node> = run.map(|edge| edge.from).collect();
+                if class == Class::LockWait && !run.is_empty() { run } else { vec![node] }
             }
         }
     }

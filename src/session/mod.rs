@@ -265,7 +265,7 @@ impl Session<'_> {
                 Ok(Wake::Vm(_)) => {}
                 Ok(Wake::Signal(signal)) if signal.asks_for_backtrace() => {
                     self.backtrace(Trigger::Signal { name: signal.name().into() });
-                    self.go_on();
+                    self.resume();
                 }
                 Ok(Wake::Signal(signal)) => {
                     let by = signal.name().to_owned();
@@ -283,7 +283,7 @@ impl Session<'_> {
             if nmi_after.is_some_and(|after| self.started.elapsed() >= after) {
                 nmi_after = None;
                 self.backtrace(Trigger::Timer);
-                self.go_on();
+                self.resume();
             }
             let elapsed = self.started.elapsed();
             if let Some(outcome) = self.look_for_trouble(elapsed) {
@@ -483,19 +483,11 @@ impl Session<'_> {
         }
     }
 
-    /// Goes on with a guest that was judged.
+    /// Goes on with a guest that was stopped.
     fn resume(&mut self) {
         self.vm.resume();
         if let Some(watch) = &mut self.watch {
             watch.resumed(self.started.elapsed());
-        }
-    }
-
-    /// Goes on with a guest that was stopped because somebody asked for it.
-    fn go_on(&mut self) {
-        self.vm.resume();
-        if let Some(watch) = &mut self.watch {
-            watch.skip();
         }
     }
 

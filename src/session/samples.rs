@@ -58,8 +58,9 @@ impl Sampler<'_> {
         let mut samples = take(vm, &Vec::from_iter(cpus), image);
         let stopped = Stopped::stop(vm, kernel, Bounds::for_vcpus(vm.cpus()));
         // It was stopped most of the time: that does not make a hang older.
-        watch.skip();
-        let lasting = watch.lasting(vm, &stopped, started.elapsed());
+        let at = started.elapsed();
+        watch.resumed(at);
+        let lasting = watch.lasting(vm, &stopped, at);
         let lasting = to_sample(&lasting, stopped.activity.as_ref());
         samples.retain(|samples| lasting.contains(&samples.cpu));
         let each = samples.iter().map(CpuSamples::len).max();

@@ -56,12 +56,7 @@ impl Watch {
         self.detector.set_ready();
     }
 
-    /// After the guest has been stopped on purpose.
-    pub fn skip(&mut self) {
-        self.detector.skip();
-    }
-
-    /// The guest goes on after it was judged.
+    /// The guest goes on after it was stopped.
     pub fn resumed(&mut self, at: Duration) {
         self.detector.resumed(at);
         self.next = self.next_after(at);

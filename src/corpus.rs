@@ -68,6 +68,7 @@ macro_rules! rows {
 
 rows! {
     "abba-deadlock": "abba_deadlock.rs",
+    "ap-never-arrives": "ap_never_arrives.rs",
     "ap-never-starts": "ap_never_starts.rs",
     "boot-stall": "boot_stall.rs",
     "busy": "busy.rs",
@@ -267,6 +268,7 @@ mod tests {
             let with_a_stack = match *name {
                 "exit" => 0..0,
                 "boot-stall" => 0..1,
+                "ap-never-starts" => 0..7,
                 _ => 0..8,
             };
             assert_eq!(promised, Vec::from_iter(with_a_stack), "{name}");

@@ -94,12 +94,10 @@ const SYSTEM_BOOTING: u32 = 0;
 /// All CPUs are up and run the workload.
 const SYSTEM_RUNNING: u32 = 1;
 
-/// How far the kernel has come. The host reads it by this name.
-#[unsafe(no_mangle)]
-#[allow(non_upper_case_globals, reason = "the field's name for it")]
-static system_state: AtomicU32 = AtomicU32::new(SYSTEM_BOOTING);
+/// How far the kernel has come.
+static SYSTEM_STATE: AtomicU32 = AtomicU32::new(SYSTEM_BOOTING);
 
-/// What the CPUs run, once [`system_state`] says so.
+/// What the CPUs run, once [`SYSTEM_STATE`] says so.
 static WORKLOAD: AtomicPtr<Workload> = AtomicPtr::new(core::ptr::null_mut());
 
 /// From boot.S, on the boot CPU, with the physical address that the loader passed.
@@ -132,10 +130,10 @@ fn all_cpus_up(online: usize) {
 /// them, the others are there.
 #[track_caller]
 fn start_together(cpu: usize) {
-    workload::ap_never_starts::stall_if_it_runs(the_workload(), cpu);
+    workload::ap_never_arrives::stall_if_it_runs(the_workload(), cpu);
     if cpu != 0 {
         arrived.this().store(1, Relaxed);
-        while system_state.load(Relaxed) != SYSTEM_RUNNING {
+        while SYSTEM_STATE.load(Relaxed) != SYSTEM_RUNNING {
             machine::wait_for_interrupt();
         }
         return;
@@ -151,7 +149,7 @@ fn start_together(cpu: usize) {
     drop(waiting);
     // In this order: a workload may end the machine at once, and it was ready before.
     machine::post(abi::POST_READY);
-    system_state.store(SYSTEM_RUNNING, Relaxed);
+    SYSTEM_STATE.store(SYSTEM_RUNNING, Relaxed);
 }
 
 fn the_workload() -> &'static Workload {

@@ -25,6 +25,9 @@ pub struct Parameters {
     direct: bool,
     /// `exit_code=N`: what the workload `exit` leaves with.
     exit_code: u8,
+    /// `section_ms=N`: how long the healthy workloads hold still that are just in time. By default a
+    /// little less than a second.
+    section_ms: u32,
 }
 
 impl Parameters {
@@ -37,6 +40,7 @@ impl Parameters {
             allow_x2apic: true,
             direct: false,
             exit_code: 0,
+            section_ms: 900,
         };
         PRINTK.set_console_loglevel(DEFAULT_LOGLEVEL);
         let words = || command_line.split_ascii_whitespace();
@@ -66,6 +70,7 @@ impl Parameters {
             // `loglevel=N`: messages below N reach the console.
             "loglevel" => PRINTK.set_console_loglevel(value.parse().ok()?),
             "exit_code" => self.exit_code = value.parse().ok()?,
+            "section_ms" => self.section_ms = value.parse().ok().filter(|&length| length > 0)?,
             "nox2apic" => self.allow_x2apic = false,
             "nmi_backtrace" => {
                 self.direct = match value {
@@ -83,5 +88,6 @@ impl Parameters {
     pub fn apply(&self) {
         machine::NMI_BACKTRACE_DIRECT.store(self.direct, Relaxed);
         workload::exit::CODE.store(self.exit_code, Relaxed);
+        workload::SECTION_NS.store(u64::from(self.section_ms) * 1_000_000, Relaxed);
     }
 }

@@ -1,4 +1,4 @@
-//! Healthy: CPU n/2 holds a lock for 0.6 s, again and again, and all others wait for it meanwhile. It
+//! Healthy: CPU n/2 holds a lock for `section_ms` of its own time, again and again, and all others wait for it meanwhile. It
 //! does not begin anew before each of them has had its turn.
 //!
 //! Expect: healthy
@@ -7,7 +7,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use super::{Next, Workload, compute_for, is_culprit};
+use super::{Next, SECTION_NS, Workload, compute_for, is_culprit};
 use crate::sync::SpinLock;
 
 pub static WORKLOAD: Workload = Workload { name: "long-critical-section", min_cpus: 1, step };
@@ -23,7 +23,7 @@ fn step(cpu: usize) -> Next {
         IN_LINE.fetch_sub(1, Relaxed);
     } else if IN_LINE.load(Relaxed) == 0 {
         let mut ledger = LEDGER_LOCK.lock();
-        compute_for(600_000_000);
+        compute_for(SECTION_NS.load(Relaxed));
         *ledger += 1;
     }
     Next::Wait

@@ -17,6 +17,7 @@ use super::percpu::percpu;
 use super::platform::X86;
 use super::pvh::StartInfo;
 use super::{apic, descriptors, ioapic, kvm_clock, percpu as per_cpu, serial, time};
+use crate::workload::ap_never_starts;
 use crate::{cpu_main, pr_warn};
 
 /// APIC IDs by CPU number; `ap_start` in boot.S looks its own up.
@@ -100,7 +101,9 @@ pub fn start_others() -> usize {
         return 1;
     }
     copy_trampoline();
-    for cpu in others.clone() {
+    let workload = crate::the_workload();
+    let startable = |&cpu: &usize| ap_never_starts::can_be_started(workload, cpu);
+    for cpu in others.clone().filter(startable) {
         apic::send(apic_id(cpu), apic::Ipi::Init);
     }
     // Processors want 10 ms here; the virtual ones of any hypervisor want nothing.
@@ -116,8 +119,9 @@ pub fn start_others() -> usize {
     let mut first_missing = others.start;
     let waiting =
         Wait::begin_on_this_cpu::<X86>(WaitFor::CpuOnline(first_missing), Location::caller());
-    for _ in 0..ROUNDS {
-        for cpu in others.clone().filter(|&cpu| !is_online(cpu)) {
+    let rounds = if ap_never_starts::is(workload) { u32::MAX } else { ROUNDS };
+    for _ in 0..rounds {
+        for cpu in others.clone().filter(startable).filter(|&cpu| !is_online(cpu)) {
             apic::send(apic_id(cpu), apic::Ipi::StartUp((TRAMPOLINE >> 12) as u8));
         }
         let all_online = wait_until(ROUND_NS, || {
@@ -199,6 +203,8 @@ pub fn run_boot_cpu() -> ! {
 
 extern "C" fn boot_cpu_main(_: usize) -> ! {
     prepare_boot_cpu();
+    // From here on it can say what it waits for, and take NMIs.
+    cpu_online.this().store(1, Release);
     let online = start_others();
     crate::all_cpus_up(online);
     enter(0)

@@ -96,8 +96,16 @@ fn measure_apic_khz(tsc_khz: u64) -> u64 {
 /// has few cores, and should have time for more than their ticks.
 pub fn start_tick(cpus: usize) {
     const SHORTEST_MS: u64 = 10;
-    let milliseconds = SHORTEST_MS.max(cpus as u64 / 2);
-    let count = APIC_KHZ.load(Relaxed) * milliseconds / apic::TIMER_DIVISOR;
+    tick_every(SHORTEST_MS.max(cpus as u64 / 2) * 1_000_000);
+}
+
+/// Has this CPU tick once in that many nanoseconds, and then as often.
+pub fn next_tick_in(nanoseconds: u64) {
+    tick_every(nanoseconds);
+}
+
+fn tick_every(nanoseconds: u64) {
+    let count = APIC_KHZ.load(Relaxed) * (nanoseconds / 1_000) / (1_000 * apic::TIMER_DIVISOR);
     apic::start_periodic_timer(u32::try_from(count).unwrap_or(u32::MAX).max(1));
 }
 

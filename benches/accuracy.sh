@@ -9,8 +9,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# Built before anything is printed, so that what fails later is a row, which is in what is printed.
+cargo bench --quiet --locked --bench accuracy --no-run
+
 accuracy() {
-    # A wrong row is in what is printed.
     cargo bench --quiet --locked --bench accuracy -- "$@" || true
 }
 

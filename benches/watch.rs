@@ -5,7 +5,9 @@
 //! begins when the guest has long been up: what it costs to find a kernel's structures, once, is a
 //! column of its own. Needs `/dev/kvm`, and `cc` for guests whose kernel is not known.
 
-use std::fs;
+#[path = "common/own_time.rs"]
+mod own_time;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -15,6 +17,7 @@ use nmiscope::hang::Bounds;
 use nmiscope::images::{Access, DEBUG_DIRECTORY, Files};
 use nmiscope::report::Outcome;
 use nmiscope::session::{self, Options, Policy, Sink};
+use own_time::own_time;
 
 const ROUNDS: usize = 3;
 /// From the start of a run to the beginning of what is measured.
@@ -60,20 +63,6 @@ struct Cost {
     exits: u64,
 }
 
-/// CPU time of this process's threads that are no vCPU's.
-fn own_time() -> Duration {
-    let tasks = fs::read_dir("/proc/self/task").expect("/proc");
-    let nanoseconds = tasks.flatten().filter_map(|task| {
-        let name = fs::read_to_string(task.path().join("comm")).ok()?;
-        if name.starts_with("vcpu") || name.trim_end() == METER {
-            return None;
-        }
-        let statistics = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        statistics.split(' ').next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(nanoseconds.sum())
-}
-
 /// Runs a guest, and measures meanwhile.
 fn run(guest: &Guest, hang_after: Option<Duration>) -> Cost {
     let options = Options {
@@ -95,11 +84,11 @@ fn run(guest: &Guest, hang_after: Option<Duration>) -> Cost {
         core: None,
     };
     let files = Files::open(guest.image.as_deref(), Access::Read).expect("an image");
-    let (started, at_start) = (Instant::now(), own_time());
+    let (started, at_start) = (Instant::now(), own_time("self", Some(METER)));
     let meter = thread::Builder::new().name(METER.into()).spawn(move || {
         let own_time_at = |at: Duration| {
             thread::sleep(at.saturating_sub(started.elapsed()));
-            own_time().saturating_sub(at_start)
+            own_time("self", Some(METER)).saturating_sub(at_start)
         };
         (own_time_at(BEFORE), own_time_at(BEFORE + MEASURED))
     });

@@ -15,6 +15,7 @@ pub mod diagnosis;
 pub mod errors;
 pub mod farm;
 pub mod hang;
+pub mod hang_after;
 pub mod images;
 pub mod kernel;
 pub mod nearest;

@@ -1,7 +1,7 @@
-//! On a real `/dev/kvm`, for every workload of the bundled guest, at 1, 2 and 8 vCPUs: the run ends
-//! as the workload's file says that it does, and the guest's word shows the frames that the file's
-//! head promises (`Frames: WHERE: FUNCTION, FUNCTION, ...`). Where a backtrace was taken, the core
-//! of it makes the same report again.
+//! On a real `/dev/kvm`, for the workloads that have a row below, at 1, 2 and 8 vCPUs: what their reports
+//! have to say beyond the verdict, which tests/accuracy.rs looks at for all of them. The guest's word
+//! shows the frames that the file's head promises (`Frames: WHERE: FUNCTION, FUNCTION, ...`). Where a
+//! backtrace was taken, the core of it makes the same report again.
 //!
 //! The heads are compiled in: what is expected comes from the workloads, not from the tool.
 

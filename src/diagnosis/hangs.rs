@@ -363,6 +363,7 @@ impl Teller<'_> {
         Some(Fact::Stood {
             halted: cpu.state == CpuState::Halted,
             interrupts_enabled: cpu.interrupts_enabled?,
+            nmi_masked: cpu.in_nmi == Some(true),
             at: frame.address.clone(),
             function: name.map(str::to_owned),
             line,

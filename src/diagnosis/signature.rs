@@ -20,19 +20,27 @@ use crate::report::Frame;
 
 /// Functions that are left out, by the start of their path: this kernel's, those of Rust's core (which
 /// has methods of numbers too), and Linux's.
-const GENERIC: [&str; 28] = [
+const GENERIC: [&str; 36] = [
     "nmiscope_guest::sync::",
     "nmiscope_kernel::workload::Meeting::",
     "nmiscope_kernel::panic::",
-    "nmiscope_kernel::sched::",
     "nmiscope_kernel::arch::x86_64::",
     "nmiscope_guest::sched::",
     "core::",
     "<core::",
-    "<u",
+    "<u8",
+    "<u16",
+    "<u32",
+    "<u64",
+    "<u128",
+    "<usize",
+    "<i8",
+    "<i16",
     "<i32",
     "<i64",
+    "<i128",
     "<isize",
+    "<bool",
     "<nmiscope_guest::sync::",
     "<nmiscope_kernel::arch::x86_64::",
     "rust_begin_unwind",

@@ -76,7 +76,8 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    const CLASSES: usize = 9;
+    /// By the last of them.
+    const CLASSES: usize = Class::Silent as usize + 1;
 
     /// What the command line has unless told otherwise.
     pub const DEFAULT: Duration = Duration::from_secs(2);

@@ -19,7 +19,6 @@
 mod ages;
 mod bounds;
 mod detector;
-mod hang_after;
 mod observation;
 mod sample;
 mod verdict;
@@ -33,7 +32,6 @@ mod tests;
 pub use ages::{Age, Ages, CpuAges, Still};
 pub use bounds::{Bounds, Class};
 pub use detector::{Detector, Noticed};
-pub use hang_after::{Bounded, HangAfter};
 pub use observation::{
     Counts, CpuActivity, KernelState, Lock, LockKind, Observation, Site, Task, TaskRegisters,
     TaskState, Times, Vcpu, VcpuSample, Wait, WaitFor,

@@ -257,6 +257,9 @@ pub enum Fact {
         halted: bool,
         /// RFLAGS.IF.
         interrupts_enabled: bool,
+        /// Inside an NMI handler that has not returned, so that it takes no other.
+        #[serde(default)]
+        nmi_masked: bool,
         /// The address.
         at: String,
         /// The innermost function of its stack that is more than a way to wait, and of one to blame

@@ -45,10 +45,11 @@ pub struct Report {
     pub ready_after_ms: Option<f64>,
     /// How it ended.
     pub outcome: Outcome,
-    /// Every hang that was found, in order. Those of one moment come one after the other, the one
-    /// that explains most first.
+    /// Every hang that was found, in order, up to a thousand. Those of one moment come one after the
+    /// other, in the order of their classes, which is that of what explains most.
     pub hangs: Vec<Hang>,
-    /// Every backtrace that was taken, in order.
+    /// Every backtrace that was taken, in order. Of a guest that goes on after its hangs, there are none
+    /// of later ones.
     pub backtraces: Vec<Backtrace>,
     /// What the tool could not do.
     pub warnings: Vec<String>,

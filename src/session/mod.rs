@@ -126,6 +126,12 @@ pub enum Event<'a> {
 /// How long the guest's last words have to reach whoever reads the console.
 const CONSOLE: Duration = Duration::from_secs(1);
 
+/// How many backtraces of hangs a report has: a guest that goes on may hang again and again.
+const MOST_BACKTRACES: usize = 16;
+
+/// How many hangs.
+const MOST_HANGS: usize = 1_000;
+
 /// How long the vCPU threads have to end.
 const SHUTDOWN: Duration = Duration::from_secs(2);
 
@@ -177,6 +183,7 @@ pub fn run(
         ready_after: None,
         watch: options.bounds.any().then(|| Watch::new(options.bounds.clone())),
         hangs: Vec::new(),
+        more_hangs: 0,
         backtraces: Vec::new(),
         core: None,
         warnings: Vec::new(),
@@ -227,6 +234,8 @@ struct Session<'a> {
     watch: Option<Watch>,
     /// All hangs so far, as the detector counts them.
     hangs: Vec<Hang>,
+    /// Those that were told of and are not among them.
+    more_hangs: usize,
     backtraces: Vec<Backtrace>,
     /// The moment that is kept, of those that there were a backtrace of.
     core: Option<Kept>,
@@ -402,6 +411,12 @@ impl Session<'_> {
         self.warnings.push(warning);
     }
 
+    fn warn_once(&mut self, warning: String) {
+        if !self.warnings.contains(&warning) {
+            self.warn(warning);
+        }
+    }
+
     fn stop(&mut self) -> Stopped {
         let mut bounds = NmiBounds::for_vcpus(self.options.vcpus);
         bounds.handlers = self.options.nmi_timeout.unwrap_or(bounds.handlers);
@@ -425,7 +440,14 @@ impl Session<'_> {
         mut found: Option<Found>,
     ) {
         let at = milliseconds(asked);
-        let wanted = found.is_none() || self.options.policy.report;
+        let report = self.options.policy.report;
+        let wanted = found.is_none() || report && self.backtraces.len() < MOST_BACKTRACES;
+        if report && !wanted {
+            self.warn_once(format!(
+                "the guest has hung often: of further hangs there are no backtraces (the most is \
+                 {MOST_BACKTRACES})"
+            ));
+        }
         let (kernel, files) = self.guest.examine();
         let image = files.parse().ok();
         let resolver = Resolver::new(image.as_ref(), SourceRoots::new(source_roots()));
@@ -465,7 +487,9 @@ impl Session<'_> {
         if let Some(found) = &found {
             let hangs = diagnosis::hangs(found, &capture, &backtrace, index, &resolver);
             (self.listener)(Event::Hangs(&hangs));
-            self.hangs.extend(hangs);
+            let room = MOST_HANGS.saturating_sub(self.hangs.len());
+            self.more_hangs += hangs.len().saturating_sub(room);
+            self.hangs.extend(hangs.into_iter().take(room));
         }
         if let Some(core) = core {
             let backtrace = self.backtraces.len();
@@ -477,9 +501,9 @@ impl Session<'_> {
             (self.listener)(Event::Backtrace(&backtrace));
             self.backtraces.push(backtrace);
         }
-        // Once is enough: the next backtrace is of the same image.
-        if let Some(warning) = no_types.filter(|warning| !self.warnings.contains(warning)) {
-            self.warn(warning);
+        // The next backtrace is of the same image.
+        if let Some(warning) = no_types {
+            self.warn_once(warning);
         }
     }
 
@@ -491,7 +515,10 @@ impl Session<'_> {
         }
     }
 
-    fn finish(self, outcome: Outcome) -> Ended {
+    fn finish(mut self, outcome: Outcome) -> Ended {
+        if self.more_hangs > 0 {
+            self.warn(format!("{} more hangs are not in this report", self.more_hangs));
+        }
         self.console.drain(CONSOLE);
         (self.listener)(Event::Stopping { exits: self.vm.exit_counts() });
         let mut warnings = self.warnings;

@@ -35,7 +35,8 @@ fn one(hang: &Hang) -> String {
         seconds(hang.lasted_ms)
     );
     for party in &hang.blamed {
-        for said in [account(hang, party), place(hang, party)].into_iter().flatten() {
+        let said = [account(hang, party), place(hang, party), offline(hang, party)];
+        for said in said.into_iter().flatten() {
             let _ = writeln!(text, "  {said}");
         }
     }
@@ -182,6 +183,13 @@ fn source(place: &SourceLine) -> String {
     line(&format!("{}:{}", place.file, place.line))
 }
 
+/// Of a CPU to blame that runs nothing.
+fn offline(hang: &Hang, party: &str) -> Option<String> {
+    let kind = &node(hang, party)?.kind;
+    let offline = matches!(kind, NodeKind::Cpu { activity: Activity::Offline, .. });
+    offline.then(|| format!("{} has not started, or was reset", line(party)))
+}
+
 /// Where somebody stood who is to blame for more than waiting.
 fn place(hang: &Hang, party: &str) -> Option<String> {
     if hang.class == Class::Deadlock {
@@ -189,10 +197,12 @@ fn place(hang: &Hang, party: &str) -> Option<String> {
     }
     let facts = || hang.evidence.iter().filter(|evidence| evidence.of == party);
     let stood = facts().find_map(|evidence| match &evidence.fact {
-        Fact::Stood { function, line, at, .. } => Some((function, line, at)),
+        Fact::Stood { function, line, at, nmi_masked, .. } => {
+            Some((function, line, at, *nmi_masked))
+        }
         _ => None,
     });
-    let (function, place, address) = stood?;
+    let (function, place, address, nmi_masked) = stood?;
     let function = function
         .as_deref()
         .map_or_else(|| format!("[<{address}>]"), |function| line(short_name(function)));
@@ -206,7 +216,8 @@ fn place(hang: &Hang, party: &str) -> Option<String> {
     });
     let undone = facts().find_map(|evidence| undone(&evidence.fact));
     let undone = undone.map(|undone| format!(", {undone}"));
-    let more = [took, undone].into_iter().flatten().collect::<String>();
+    let masked = nmi_masked.then(|| ", with NMIs masked".to_owned());
+    let more = [masked, took, undone].into_iter().flatten().collect::<String>();
     Some(format!("{} in {function}{more}{place}", line(party)))
 }
 

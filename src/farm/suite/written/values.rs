@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::hang::HangAfter;
+use crate::hang_after::HangAfter;
 use crate::units;
 
 /// Reads a string, and what it says.

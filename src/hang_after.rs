@@ -1,11 +1,11 @@
-//! A bound as it is written: `2s` for all classes that have none of their own, `livelock=30s` for one.
+//! A bound as people write it, on the command line and in a farm's suite: `2s` for all classes that have none of their own, `livelock=30s` for one.
 
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::Class;
+use crate::hang::Class;
 use crate::nearest;
 use crate::units::parse_duration;
 

@@ -298,8 +298,9 @@ fn delays(ended: &[Ended]) -> String {
     }
     format!(
         "\nFrom the moment at which a verdict is due, which is the bound after the ready mark, to the \
-         line that tells it: of the runs that hang at once, and have the cores that they need. The wall \
-         clock's time has in it what passes before the first look at what stands still, 100 ms at most.\n\n\
+         line that tells it: of the runs that hang at once, and have the cores that they need. By the \
+         wall clock that has in it what passes before the first look at what stands still, 100 ms at \
+         most, and the second that an NMI handler is given which does not finish.\n\n\
          | vCPUs | runs | the tool's own time, mean | most | by the wall clock, mean | most |\n\
          |---:|---:|---:|---:|---:|---:|\n{}",
         rows.concat()

@@ -116,7 +116,7 @@ fn a_guest_that_is_let_go_on_and_does_not_recover_is_told_of_once() {
     assert_eq!(report.backtraces.len(), 1);
 }
 
-/// Interrupts off for 0.6 s at a time, and a bound that makes a hang of it.
+/// Interrupts off for 0.9 s at a time, and a bound that makes a hang of it.
 #[test]
 fn a_guest_that_is_let_go_on_and_recovers_is_told_of_as_such() {
     let running = run_workload("long-irqs-off", 1)
@@ -136,6 +136,24 @@ fn a_guest_that_is_let_go_on_and_recovers_is_told_of_as_such() {
     // The last one may go on when the time is over.
     let over = report.hangs.iter().all(|hang| hang.resolved_after_ms.is_some());
     assert_eq!(finished.code(), if over { exit::CLEAN } else { exit::HANG });
+}
+
+#[test]
+fn of_a_guest_that_hangs_again_and_again_there_are_not_ever_more_backtraces() {
+    let running = run_workload("long-irqs-off", 1)
+        .args(["--append", "section_ms=300", "--hang-after", "200ms", "--serial", "none"])
+        .args(["--hang-policy", "report,continue", "--nmi-timeout", "0"])
+        .start();
+    running.wait_for("recovered", 18);
+    running.signal(Signal::INT);
+    let report = running.wait().report();
+    assert!(report.hangs.len() >= 18);
+    assert_eq!(report.backtraces.len(), 16);
+    let with_backtrace = report.hangs.iter().take_while(|hang| hang.backtrace.is_some());
+    assert_eq!(with_backtrace.count(), 16);
+    assert!(report.hangs[16..].iter().all(|hang| hang.backtrace.is_none()));
+    let told = report.warnings.iter().filter(|warning| warning.contains("has hung often"));
+    assert_eq!(told.count(), 1, "{:?}", report.warnings);
 }
 
 #[test]
@@ -229,9 +247,17 @@ fn hangs_without_any_names_are_told_from_each_other_by_their_callers() {
 
 #[test]
 fn a_guest_that_was_stopped_with_its_vmm_does_not_hang() {
-    // Interrupts off for 0.6 s at a time.
     let running = run_workload("long-irqs-off", 2)
-        .args(["--hang-after", "800ms", "--stop-after", "5s", "--serial", "none"])
+        .args([
+            "--append",
+            "section_ms=700",
+            "--hang-after",
+            "800ms",
+            "--stop-after",
+            "5s",
+            "--serial",
+            "none",
+        ])
         .start();
     running.wait_for("guest ready", 1);
     running.signal(Signal::STOP);

@@ -79,6 +79,7 @@ fn run(guest: &Guest, hang_after: Option<Duration>) -> Cost {
         nmi_timeout: None,
         serial: Sink::None,
         terminal_input: false,
+        second_signal_ends: true,
         debug_directory: DEBUG_DIRECTORY.into(),
         variables: false,
         core: None,

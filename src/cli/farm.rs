@@ -8,29 +8,29 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::thread;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow};
 use nmiscope_vmm as vmm;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
 
 use super::arguments::{self, FarmCommand, MessageFormat, Telling};
 use super::exit_code::{self, Code};
 use super::output;
+use crate::destination::Destination;
 use crate::errors::BadRequest;
 use crate::farm::budget::Budget;
 use crate::farm::event::{EVENT_VERSION, Event, FarmStarted, Status, What};
 use crate::farm::filter::Filter;
 use crate::farm::plan::{self, Plan};
 use crate::farm::reporters::{JsonLines, Junit, Lines, Markdown, Reporter, Terminal};
-use crate::farm::results::{Left, Results};
+use crate::farm::results::{self, Left, Results};
 use crate::farm::runner::{Message, Options, Runner};
 use crate::farm::suite::{Suite, Vm};
 use crate::farm::{journal, merge};
-use crate::report::json::Destination;
+use crate::signals;
 use crate::triage::Known;
 
 /// Where results go when nobody says where.
@@ -64,6 +64,8 @@ fn run(arguments: &arguments::Farm, path: &Path) -> anyhow::Result<Code> {
     let known = arguments.known.as_deref().map(Known::load).transpose();
     let known = known.map_err(BadRequest::from_error)?.unwrap_or_default();
     let root = arguments.out.clone().unwrap_or_else(default_out);
+    // A file may be asked for in there. What is found to be wrong with it leaves no journal behind.
+    results::make_root(&root)?;
     let mut audience = Audience::new(&arguments.telling, &root)?;
     let (results, left) = Results::open(&root, &vms, arguments.resume)?;
     say_changes(&left);
@@ -95,6 +97,7 @@ fn run(arguments: &arguments::Farm, path: &Path) -> anyhow::Result<Code> {
         planned: plan.runs.len() as u64,
         done: plan.runs.iter().filter(|run| is_done(run)).count() as u64,
         lost: left.lost.iter().map(|id| id.name.clone()).collect(),
+        stale: left.changed.union(&left.gone).cloned().collect(),
         seed,
         partition: arguments.partition.map(|partition| partition.to_string()),
         cpus: budget.cpus,
@@ -109,8 +112,8 @@ fn run(arguments: &arguments::Farm, path: &Path) -> anyhow::Result<Code> {
 }
 
 fn merge(inputs: &[PathBuf], out: &Path, telling: &Telling) -> anyhow::Result<Code> {
-    let mut audience = Audience::new(telling, out)?;
     let summary = merge::merge(inputs, out).map_err(BadRequest::from_error)?;
+    let mut audience = Audience::new(telling, out)?;
     summary.warnings.iter().for_each(|warning| output::warning(warning));
     if !summary.missing.is_empty() {
         let missing = summary.missing.join(", ");
@@ -236,12 +239,22 @@ fn raise_file_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
+/// One that comes so soon after another is the same: whoever ends a farm may send one to it, and one to
+/// its control group or its terminal.
+const ECHO: Duration = Duration::from_millis(200);
+
 /// Tells the runner of signals that ask to end, until the process does.
 fn pass_on_signals(to: Sender<Message>) -> anyhow::Result<()> {
     let failed = "failed to watch for signals";
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context(failed)?;
+    let mut signals = Signals::new(signals::that_end()).context(failed)?;
     let watch = move || {
+        let mut last: Option<Instant> = None;
         for signal in signals.forever() {
+            let is_echo = last.is_some_and(|last| last.elapsed() < ECHO);
+            last = Some(Instant::now());
+            if is_echo {
+                continue;
+            }
             let name = signal_name(signal).unwrap_or("a signal");
             if to.send(Message::Signal(name)).is_err() {
                 break;
@@ -278,14 +291,11 @@ impl Audience {
                 reporters.push(Box::new(Lines::new(Box::new(anstream::stdout()), root())));
             }
         }
-        for file in [&telling.junit, &telling.summary].into_iter().flatten() {
-            check_destination(file)?;
-        }
         if let Some(file) = &telling.junit {
-            reporters.push(Box::new(Junit::new(file.clone(), root())));
+            reporters.push(Box::new(Junit::new(destination(file)?, root())));
         }
         if let Some(file) = &telling.summary {
-            reporters.push(Box::new(Markdown::new(file.clone(), root())));
+            reporters.push(Box::new(Markdown::new(destination(file)?, root())));
         }
         Ok(Self { reporters, failed: false })
     }
@@ -318,11 +328,11 @@ impl Audience {
 }
 
 /// That a file can be written is found out before the VMs run.
-fn check_destination(file: &Path) -> anyhow::Result<()> {
+fn destination(file: &Path) -> anyhow::Result<Destination> {
     let destination = Destination::open(file).map_err(BadRequest::from_error)?;
     if destination.is_stdout() {
         let error = anyhow!("standard output is for events: name a file instead of -");
         return Err(BadRequest::from_error(error));
     }
-    Ok(())
+    Ok(destination)
 }

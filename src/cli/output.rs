@@ -7,8 +7,8 @@ use anstream::ColorChoice;
 use anstyle::{AnsiColor, Style};
 
 use super::arguments::Color;
-use crate::report::json::Destination;
-use crate::report::{Report, sanitize};
+use crate::destination::Destination;
+use crate::report::{Report, json, sanitize};
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
@@ -71,7 +71,7 @@ impl Text {
 
     /// Writes a report as JSON, and says where it is.
     pub fn write(self, report: &Report, destination: Destination) -> anyhow::Result<()> {
-        destination.write(report)?;
+        destination.write(json::text(report)?.as_bytes())?;
         if let Some(path) = destination.path() {
             self.print(&format!("wrote {}\n", path.display()));
         }

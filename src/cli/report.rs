@@ -3,9 +3,9 @@
 use super::arguments;
 use super::exit_code::{self, Code};
 use super::output::{self, Text};
+use crate::destination::Destination;
 use crate::errors::BadRequest;
 use crate::postmortem::{self, Stored};
-use crate::report::json::Destination;
 use crate::report::text;
 
 /// Makes the report.

@@ -11,10 +11,10 @@ use rustix::stdio::dup2_stdout;
 use super::arguments::Run;
 use super::exit_code::{self, Code};
 use super::output::{self, Text};
+use crate::destination::Destination;
 use crate::errors::BadRequest;
 use crate::images::{Access, Files};
 use crate::postmortem::Destination as CoreDestination;
-use crate::report::json::Destination;
 use crate::report::{Outcome, Report, text};
 use crate::session::{self, Ended, Event, Options, Sink};
 
@@ -131,6 +131,8 @@ fn options(arguments: &Run, stdout_is_data: bool) -> Options {
         nmi_timeout: arguments.nmi_timeout,
         terminal_input: matches!(serial, Sink::Stdout | Sink::Stderr),
         serial,
+        // A farm kills its VMs where it has to.
+        second_signal_ends: arguments.die_with.is_none(),
         debug_directory: arguments.debug_dir.clone(),
         variables: arguments.args,
         core: None,

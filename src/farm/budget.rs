@@ -55,8 +55,12 @@ fn available_memory() -> Option<u64> {
         let read = |file: &str| -> Option<u64> {
             fs::read_to_string(group.directory.join(file)).ok()?.trim().parse().ok()
         };
+        let statistics =
+            fs::read_to_string(group.directory.join("memory.stat")).unwrap_or_default();
+        // Files that nobody has looked at lately make room when it is wanted.
+        let used = read(group.used).unwrap_or(0).saturating_sub(inactive_file(&statistics));
         // `max` is no number, and no limit.
-        Some(read(group.limit)?.saturating_sub(read(group.used).unwrap_or(0)))
+        Some(read(group.limit)?.saturating_sub(used))
     });
     groups.chain(meminfo).min()
 }
@@ -65,6 +69,16 @@ fn mem_available(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kibibytes.checked_mul(1024)
+}
+
+/// Bytes of the page cache that are not in use, of a control group's `memory.stat`: with those of the
+/// groups in it, as its use is.
+fn inactive_file(statistics: &str) -> u64 {
+    let value = |name: &str| -> Option<u64> {
+        let line = statistics.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().parse().ok()
+    };
+    value("total_inactive_file ").or_else(|| value("inactive_file ")).unwrap_or(0)
 }
 
 /// A control group, and the files of its memory limit.
@@ -121,6 +135,10 @@ mod tests {
         let meminfo = "MemTotal:  100 kB\nMemAvailable:    60 kB\n";
         assert_eq!(mem_available(meminfo), Some(60 << 10));
         assert_eq!(mem_available("MemTotal: 1 kB\n"), None);
+        let statistics = "active_file 1\ninactive_file 4096\n";
+        assert_eq!(inactive_file(statistics), 4096);
+        assert_eq!(inactive_file(&format!("{statistics}total_inactive_file 8192\n")), 8192);
+        assert_eq!(inactive_file(""), 0);
         let directories = |line: &str| -> Vec<String> {
             let groups = group_limits(line).unwrap_or_default();
             groups.iter().map(|group| group.directory.display().to_string()).collect()

@@ -35,7 +35,7 @@ pub enum What {
     VmFinished(Box<VmFinished>),
     /// The farm has been asked to end: nothing new is started.
     FarmInterrupted {
-        /// A signal's name, or `--fail-fast`.
+        /// A signal's name, `--fail-fast` or `--until-hang`.
         by: String,
     },
     /// All is over.
@@ -59,6 +59,10 @@ pub struct FarmStarted {
     pub done: u64,
     /// Runs that were going on when an earlier farm on this directory died: by name.
     pub lost: Vec<String>,
+    /// VMs whose results until here do not count any more: they are planned no more, or are not what
+    /// they were.
+    #[serde(default)]
+    pub stale: Vec<String>,
     /// The seed of the order; null for the suite's order.
     pub seed: Option<u64>,
     /// The part of the suite that is run here, as `hash:1/4`; null for all of it.

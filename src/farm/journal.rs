@@ -19,6 +19,8 @@ const MAX_LINE: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct Journal {
     file: File,
+    /// Of its whole lines, in bytes.
+    length: u64,
 }
 
 impl Journal {
@@ -32,25 +34,33 @@ impl Journal {
         let options = OpenOptions::new().create(true).append(true).read(true).open(&path);
         let mut file = options.with_context(failed)?;
         // Whoever wrote the last line may have died in the middle of it.
-        if file.seek(SeekFrom::End(0)).with_context(failed)? > 0 {
+        let mut length = file.seek(SeekFrom::End(0)).with_context(failed)?;
+        if length > 0 {
             file.seek(SeekFrom::End(-1)).with_context(failed)?;
             let mut last = [0];
             file.read_exact(&mut last).with_context(failed)?;
             if last != *b"\n" {
                 file.write_all(b"\n").with_context(failed)?;
+                length += 1;
             }
         }
-        Ok(Self { file })
+        Ok(Self { file, length })
     }
 
-    /// Adds an event, by one write: it is there, or it is not.
+    /// Adds an event: it is there, or it is not. Of one for which there is no room, nothing remains that
+    /// the next one would be appended to.
     ///
     /// # Errors
     /// It could not be written: the disk is full, for one.
     pub fn append(&mut self, event: &Event) -> io::Result<()> {
         let mut line = serde_json::to_vec(event)?;
         line.push(b'\n');
-        self.file.write_all(&line)
+        let written = self.file.write_all(&line);
+        match written {
+            Ok(()) => self.length += line.len() as u64,
+            Err(_) => self.file.set_len(self.length)?,
+        }
+        written
     }
 }
 

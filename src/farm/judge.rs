@@ -49,10 +49,14 @@ impl Judgement {
         Self { status: Status::Pass, reason: None }
     }
 
-    fn because(status: Status, reason: impl Into<String>) -> Self {
+    /// Not as expected, and why.
+    pub fn because(status: Status, reason: impl Into<String>) -> Self {
         Self { status, reason: Some(reason.into()) }
     }
 }
+
+/// Who stops a VM because its suite says so.
+const BY_SUITE: &str = "--stop-after";
 
 /// Judges a VM by what its process has left.
 pub fn judge(vm: &Vm, left: &Left<'_>) -> Judgement {
@@ -122,6 +126,10 @@ fn by_outcome(vm: &Vm, report: &Report) -> Judgement {
         (Outcome::Crash { .. }, Expectation::Crash) => Judgement::pass(),
         (Outcome::Crash { description, .. }, _) => {
             Judgement::because(Status::Crash, but(&format!("it crashed: {description}")))
+        }
+        // Nobody whom the suite knows of.
+        (Outcome::Stopped { by }, _) if by != BY_SUITE => {
+            Judgement::because(Status::Broken, format!("it was stopped by {by}"))
         }
         (Outcome::Exit { code: 0 } | Outcome::Stopped { .. }, Expectation::Pass) => {
             Judgement::pass()
@@ -291,11 +299,14 @@ mod tests {
         };
         let exit = |code| ended(Outcome::Exit { code });
         let stopped = || ended(Outcome::Stopped { by: "--stop-after".into() });
+        let killed = || ended(Outcome::Stopped { by: "SIGTERM".into() });
         let timed_out = || ended(Outcome::TimedOut { limit_ms: 1.0 });
         let starved = || ended(Outcome::Starved { cpus: vec![0], wall_ms: 1.0, ran_ms: 0.0 });
         let rows = [
             (Expectation::Pass, exit(0), Status::Pass),
             (Expectation::Pass, stopped(), Status::Pass),
+            (Expectation::Pass, killed(), Status::Broken),
+            (Expectation::Exit { code: 7 }, killed(), Status::Broken),
             (Expectation::Pass, exit(7), Status::Fail),
             (Expectation::Exit { code: 7 }, exit(7), Status::Pass),
             (Expectation::Exit { code: 7 }, exit(0), Status::Fail),

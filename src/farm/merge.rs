@@ -139,6 +139,7 @@ impl Merged {
                             started.version
                         );
                     }
+                    tries.retain(|id, _| !started.stale.contains(&id.name));
                     start = Some((at_ms, started));
                     // It goes on with what was interrupted.
                     (is_over, interruption) = (false, None);
@@ -293,6 +294,7 @@ impl Merged {
             planned: sum(|start| start.planned),
             done: 0,
             lost: lost.into_iter().cloned().collect(),
+            stale: Vec::new(),
             seed: seeds.first().copied().flatten().filter(|_| seeds.len() == 1),
             partition: (!missing.is_empty())
                 .then(|| parts.into_iter().collect::<Vec<_>>().join(", ")),

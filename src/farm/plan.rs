@@ -4,8 +4,6 @@
 
 use std::num::NonZeroU32;
 
-use sha2::{Digest, Sha256};
-
 use super::filter::Filter;
 use super::partition::Partition;
 use super::suite::Vm;
@@ -34,14 +32,8 @@ impl Default for Options {
 pub struct Plan {
     /// The runs: which VM of the suite, from 0 on, and which run of it, from 1 on.
     pub runs: Vec<(usize, u32)>,
-    /// VMs that are not run because the filter does not take them.
-    pub filtered_out: usize,
     /// VMs that the filter takes and that are of another part.
     pub elsewhere: usize,
-    /// SHA-256, in hexadecimal, of the VMs that are run, with all that the suite says of them, and how
-    /// often: another one means that something else is planned. The order has no part in it, nor what
-    /// is in an image's file.
-    pub hash: String,
 }
 
 impl Plan {
@@ -60,24 +52,8 @@ impl Plan {
         if let Some(seed) = options.seed {
             shuffle(&mut runs, seed);
         }
-        Self {
-            runs,
-            filtered_out: vms.len() - filtered.len(),
-            elsewhere: filtered.len() - here.len(),
-            hash: hash(here.iter().map(|&vm| &vms[vm]), options.repeat),
-        }
+        Self { runs, elsewhere: filtered.len() - here.len() }
     }
-}
-
-fn hash<'a>(vms: impl Iterator<Item = &'a Vm>, repeat: NonZeroU32) -> String {
-    let mut sha = Sha256::new();
-    for vm in vms {
-        // A line each: JSON has no line feeds inside.
-        sha.update(serde_json::to_vec(vm).expect("a VM is plain JSON"));
-        sha.update(b"\n");
-    }
-    sha.update(repeat.get().to_le_bytes());
-    sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Fisher and Yates: from the last to the second, each changes places with one that is not behind it.
@@ -134,41 +110,22 @@ mod tests {
 
     #[test]
     fn filter_then_partition_then_repetition_then_order() {
-        /// What is asked for, the runs, and how many are filtered out and elsewhere.
-        type Row = (Options, &'static [(usize, u32)], (usize, usize));
+        /// What is asked for, the runs, and how many are elsewhere.
+        type Row = (Options, &'static [(usize, u32)], usize);
         let rows: [Row; 6] = [
-            (Options::default(), &[(0, 1), (1, 1), (2, 1), (3, 1), (4, 1)], (0, 0)),
-            (options("tag(smoke)", "", 1, None), &[(0, 1), (4, 1)], (3, 0)),
+            (Options::default(), &[(0, 1), (1, 1), (2, 1), (3, 1), (4, 1)], 0),
+            (options("tag(smoke)", "", 1, None), &[(0, 1), (4, 1)], 0),
             // The parts are dealt out of what the filter leaves, and not before.
-            (options("tag(smoke)", "count:2/2", 1, None), &[(4, 1)], (3, 1)),
-            (options("one or three", "", 2, None), &[(0, 1), (4, 1), (0, 2), (4, 2)], (3, 0)),
-            (options("one or three", "count:1/2", 3, Some(7)), &[(0, 3), (0, 1), (0, 2)], (3, 1)),
-            (options("nothing", "", 2, Some(7)), &[], (5, 0)),
+            (options("tag(smoke)", "count:2/2", 1, None), &[(4, 1)], 1),
+            (options("one or three", "", 2, None), &[(0, 1), (4, 1), (0, 2), (4, 2)], 0),
+            (options("one or three", "count:1/2", 3, Some(7)), &[(0, 3), (0, 1), (0, 2)], 1),
+            (options("nothing", "", 2, Some(7)), &[], 0),
         ];
-        for (options, runs, (filtered_out, elsewhere)) in rows {
+        for (options, runs, elsewhere) in rows {
             let plan = Plan::new(&some(), &options);
             assert_eq!(plan.runs, runs, "{options:?}");
-            assert_eq!((plan.filtered_out, plan.elsewhere), (filtered_out, elsewhere));
+            assert_eq!(plan.elsewhere, elsewhere);
         }
-    }
-
-    #[test]
-    fn another_plan_has_another_hash_and_another_order_has_not() {
-        let hash = |options: &Options| Plan::new(&some(), options).hash;
-        let plain = hash(&Options::default());
-        assert_eq!(hash(&options("all()", "hash:1/1", 1, Some(9))), plain);
-        let others = [
-            hash(&options("one", "", 1, None)),
-            hash(&options("all()", "count:1/2", 1, None)),
-            hash(&options("all()", "", 2, None)),
-        ];
-        assert!(!others.contains(&plain));
-        let mut changed = some();
-        changed[2].retries += 1;
-        assert_ne!(Plan::new(&changed, &Options::default()).hash, plain);
-        // The VM that has changed is not of this plan.
-        let filtered = options("tag(smoke)", "", 1, None);
-        assert_eq!(Plan::new(&changed, &filtered).hash, Plan::new(&some(), &filtered).hash);
     }
 
     /// From an implementation in another language, after splitmix64.c.

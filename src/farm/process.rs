@@ -39,13 +39,13 @@ impl Process {
     /// Starts a VM: `program` is this one, and its files go to `directory`.
     ///
     /// # Errors
-    /// The process, or a file for it, could not be made.
-    pub fn start(program: &Path, vm: &Vm, directory: &Path) -> anyhow::Result<(Self, Child)> {
-        let failed = |file: &str| format!("failed to make {}", directory.join(file).display());
-        let create = |file: &str| File::create(directory.join(file)).with_context(|| failed(file));
-        // They are there before the VM is, so that a disk that is full is noticed now.
-        create(CONSOLE)?;
-        let stderr = create(STDERR)?;
+    /// The process could not be made.
+    pub fn start(
+        program: &Path,
+        vm: &Vm,
+        directory: &Path,
+        stderr: File,
+    ) -> anyhow::Result<(Self, Child)> {
         let mut command = Command::new(program);
         command.args(arguments(vm)).current_dir(directory);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
@@ -89,6 +89,18 @@ impl Process {
     pub fn overdue_at(&self) -> Instant {
         self.overdue_at
     }
+}
+
+/// Makes the files of a VM that are there before it is, so that a disk that is full is noticed by then.
+/// Returns the one for its standard error.
+///
+/// # Errors
+/// One could not be made.
+pub fn make_files(directory: &Path) -> anyhow::Result<File> {
+    let failed = |file: &str| format!("failed to make {}", directory.join(file).display());
+    let create = |file: &str| File::create(directory.join(file)).with_context(|| failed(file));
+    create(CONSOLE)?;
+    create(STDERR)
 }
 
 /// Waits until a VM's guest is over, and its process has only to clean up and to write down how it went.

@@ -10,8 +10,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
@@ -19,6 +20,7 @@ use sha2::{Digest, Sha256};
 use super::event::{Event, Id, Status, VmFinished, What};
 use super::journal::{self, Journal};
 use super::suite::Vm;
+use crate::bundled;
 use crate::errors::BadRequest;
 
 const LOCK: &str = "farm.lock";
@@ -200,15 +202,37 @@ pub fn file_name(name: &str) -> String {
     encoded
 }
 
-/// A hash of all that a suite says of a VM.
+/// A hash of all that makes a VM what it is: what its suite says of it, and its files, as far as their
+/// size and the time of their last change tell. The bundled guest is that of this program.
 pub fn definition(vm: &Vm) -> String {
-    let text = serde_json::to_vec(vm).unwrap_or_default();
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut sha = Sha256::new();
+    sha.update(serde_json::to_vec(vm).expect("a VM is plain JSON"));
+    for file in [&vm.image, &vm.initrd] {
+        let found = file.as_ref().and_then(|file| file.metadata().ok());
+        let version = found.map(|found| (found.len(), found.mtime(), found.mtime_nsec()));
+        sha.update(format!("\n{version:?}"));
+    }
+    if vm.image.is_none() {
+        static BUNDLED: LazyLock<[u8; 32]> =
+            LazyLock::new(|| Sha256::digest(bundled::image()).into());
+        sha.update(*BUNDLED);
+    }
+    sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Makes a results directory, if it is not there.
+///
+/// # Errors
+/// It cannot be made.
+pub fn make_root(root: &Path) -> anyhow::Result<()> {
+    let made =
+        fs::create_dir_all(root).with_context(|| format!("failed to make {}", root.display()));
+    made.map_err(BadRequest::from_error)
 }
 
 /// Takes the lock, which lasts as long as the file is open.
 fn lock(root: &Path) -> anyhow::Result<File> {
-    fs::create_dir_all(root).with_context(|| format!("failed to make {}", root.display()))?;
+    make_root(root)?;
     let path = root.join(LOCK);
     let failed = || format!("failed to lock {}", path.display());
     let options =

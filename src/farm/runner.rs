@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -74,18 +74,13 @@ struct Running {
     id: Id,
     vm: usize,
     directory: PathBuf,
-    /// What it has been given; `None` once its guest is over.
-    share: Option<Budget>,
+    /// What it has been given: no CPUs any more once its guest is over.
+    share: Budget,
+    /// Its guest is over, and what remains is to clean up.
+    over: bool,
     process: Process,
     /// The farm has sent it a signal that it will not survive.
     ended_by_us: Option<End>,
-}
-
-impl Running {
-    /// Its guest is over, and what remains is to clean up.
-    fn is_over(&self) -> bool {
-        self.share.is_none()
-    }
 }
 
 /// A run that waits for its turn.
@@ -113,6 +108,8 @@ pub struct Runner<'a> {
     /// Runs that were not started, or not finished, because the farm was ended.
     not_run: u64,
     started: Instant,
+    /// What the run was for has happened: nothing is started any more, nor tried again.
+    enough: bool,
     /// When the farm was asked to end; what then still runs is killed in a while.
     ending: Option<Instant>,
 }
@@ -155,6 +152,7 @@ impl<'a> Runner<'a> {
             done,
             not_run: 0,
             started: Instant::now(),
+            enough: false,
             ending: None,
         }
     }
@@ -171,7 +169,7 @@ impl<'a> Runner<'a> {
     pub fn run(mut self, start: FarmStarted) -> anyhow::Result<Summary> {
         let result = self.run_all(start);
         // Whatever has gone wrong, nobody is left behind, and whose guest is over is not lost.
-        for running in self.running.values().filter(|running| !running.is_over()) {
+        for running in self.running.values().filter(|running| !running.over) {
             running.process.kill();
         }
         let deadline = Instant::now() + LAST_WORDS;
@@ -239,23 +237,21 @@ impl<'a> Runner<'a> {
         if self.options.fail_fast || self.options.until_hang {
             return;
         }
-        let share = self.running.get_mut(&number).and_then(|running| running.share.take());
-        self.give_back(share);
+        let Some(running) = self.running.get_mut(&number) else { return };
+        running.over = true;
+        // Its memory goes with the process.
+        let cpus = Budget { memory: 0, ..running.share };
+        running.share.cpus = 0;
+        self.free = self.free.with(cpus);
     }
 
     fn is_over(&self, number: u64) -> bool {
-        self.running.get(&number).is_some_and(Running::is_over)
-    }
-
-    fn give_back(&mut self, share: Option<Budget>) {
-        if let Some(share) = share {
-            self.free = self.free.with(share);
-        }
+        self.running.get(&number).is_some_and(|running| running.over)
     }
 
     /// The first that there is room for. One that has been overtaken often enough lets nobody past.
     fn next_that_fits(&self) -> Option<(usize, Budget)> {
-        let cleaning_up = self.running.values().filter(|running| running.is_over()).count();
+        let cleaning_up = self.running.values().filter(|running| running.over).count();
         if self.free.cpus == 0 || cleaning_up >= MOST_CLEANING_UP {
             return None;
         }
@@ -278,7 +274,22 @@ impl<'a> Runner<'a> {
         let started = VmStarted { id: id.clone(), directory: directory.clone(), definition };
         self.tell(What::VmStarted(started))?;
         let path = self.results.root().join(&directory);
-        let (process, mut child) = Process::start(&self.options.program, &self.vms[vm], &path)?;
+        let stderr = process::make_files(&path)?;
+        let started = Process::start(&self.options.program, &self.vms[vm], &path, stderr);
+        let (process, mut child) = match started {
+            Ok(started) => started,
+            // The machine has no room for it, or the program has gone: the next one may have more luck.
+            Err(error) => {
+                let judgement = Judgement::because(Status::Broken, crate::error_chain(&*error));
+                let looked = Looked {
+                    judgement,
+                    signatures: Vec::new(),
+                    hang: None,
+                    files: BTreeMap::new(),
+                };
+                return self.judged(id, vm, directory, looked, Duration::ZERO);
+            }
+        };
         let number = self.next;
         self.next += 1;
         let sender = self.sender.clone();
@@ -290,7 +301,7 @@ impl<'a> Runner<'a> {
             let _ = sender.send(Message::Ended(number, end));
         };
         self.free = self.free.without(share).unwrap_or(self.free);
-        let running = Running { id, vm, directory, share: Some(share), process, ended_by_us: None };
+        let running = Running { id, vm, directory, share, over: false, process, ended_by_us: None };
         self.running.insert(number, running);
         let thread = thread::Builder::new().name("wait".into()).stack_size(64 << 10);
         thread.spawn(wait).context("failed to start a thread")?;
@@ -330,7 +341,7 @@ impl<'a> Runner<'a> {
             return Ok(());
         }
         self.end(name)?;
-        for running in self.running.values_mut().filter(|running| !running.is_over()) {
+        for running in self.running.values_mut().filter(|running| !running.over) {
             running.ended_by_us = Some(End::Interrupted);
             running.process.end();
         }
@@ -345,28 +356,45 @@ impl<'a> Runner<'a> {
 
     fn ended(&mut self, number: u64, end: End) -> anyhow::Result<()> {
         let Some(running) = self.running.remove(&number) else { return Ok(()) };
-        self.give_back(running.share);
+        self.free = self.free.with(running.share);
         let elapsed = running.process.started().elapsed();
-        let vm = &self.vms[running.vm];
         let path = self.results.root().join(&running.directory);
         let end = running.ended_by_us.unwrap_or(end);
-        let Looked { judgement, hang, files } = look(vm, &path, end);
+        let looked = look(&self.vms[running.vm], &path, end);
+        self.judged(running.id, running.vm, running.directory, looked, elapsed)
+    }
+
+    /// What becomes of a try that is over, and what comes of it for the others.
+    fn judged(
+        &mut self,
+        id: Id,
+        vm: usize,
+        directory: PathBuf,
+        looked: Looked,
+        elapsed: Duration,
+    ) -> anyhow::Result<()> {
+        let Looked { judgement, signatures, hang, files } = looked;
         let status = judgement.status;
         let failed = !matches!(status, Status::Pass | Status::Interrupted);
-        let known = hang.as_ref().filter(|_| failed);
-        let known = known.and_then(|hang| (self.known)(&hang.signature));
-        let tries = self.options.retries.unwrap_or(vm.retries).saturating_add(1);
-        let again = failed && running.id.attempt < tries && self.ending.is_none();
-        let flaky = status == Status::Pass && running.id.attempt > 1;
+        // One that is not known is not made better by others that are.
+        let of_hangs = signatures.iter().filter(|_| status == Status::Hang);
+        let known: Option<Vec<String>> =
+            of_hangs.map(|signature| (self.known)(signature)).collect();
+        let known = known.and_then(|urls| urls.into_iter().next());
+        let is_known = known.is_some();
+        let wanted = self.options.until_hang && status == Status::Hang && !is_known;
+        let tries = self.options.retries.unwrap_or(self.vms[vm].retries).saturating_add(1);
+        let may_be_again = self.ending.is_none() && !self.enough && !wanted;
+        let again = failed && id.attempt < tries && may_be_again;
+        let flaky = status == Status::Pass && id.attempt > 1;
         if status == Status::Hang
             && let Some(hang) = &hang
         {
-            self.results.link(&hang.signature, &running.directory)?;
+            self.results.link(&hang.signature, &directory)?;
         }
-        let is_known = known.is_some();
         let finished = VmFinished {
-            id: running.id,
-            directory: running.directory,
+            id,
+            directory,
             status,
             again,
             flaky,
@@ -379,24 +407,23 @@ impl<'a> Runner<'a> {
         let Id { name, run, attempt } = finished.id.clone();
         if again {
             let id = Id { name, run, attempt: attempt + 1 };
-            self.waiting.push_front(Waiting { id, vm: running.vm, overtaken: 0 });
+            self.waiting.push_front(Waiting { id, vm, overtaken: 0 });
         } else if status == Status::Interrupted {
             self.not_run += 1;
         } else {
             self.done.insert((name, run), Done::of(&finished));
         }
         self.tell(What::VmFinished(Box::new(finished)))?;
-        let enough = (self.options.fail_fast && failed && !again && !is_known)
-            || (self.options.until_hang && status == Status::Hang && !is_known);
-        if enough && self.ending.is_none() {
-            self.stop_after_failure(status)?;
+        let enough = wanted || (self.options.fail_fast && failed && !again && !is_known);
+        if enough && self.ending.is_none() && !self.enough {
+            self.stop_after_failure(status, if wanted { "--until-hang" } else { "--fail-fast" })?;
         }
         Ok(())
     }
 
     /// What runs may end by itself, and is judged; nothing more is started.
-    fn stop_after_failure(&mut self, status: Status) -> anyhow::Result<()> {
-        let by = if self.options.fail_fast { "--fail-fast" } else { "--until-hang" };
+    fn stop_after_failure(&mut self, status: Status, by: &str) -> anyhow::Result<()> {
+        self.enough = true;
         tracing::info!(status = status.name(), by, "starting nothing more");
         if self.waiting.is_empty() {
             return Ok(());
@@ -431,6 +458,9 @@ impl<'a> Runner<'a> {
 /// What a VM's files say of it.
 struct Looked {
     judgement: Judgement,
+    /// Of all its hangs.
+    signatures: Vec<String>,
+    /// The first of them.
     hang: Option<super::event::HangSummary>,
     files: BTreeMap<String, PathBuf>,
 }
@@ -471,15 +501,21 @@ fn look(vm: &Vm, directory: &Path, end: End) -> Looked {
     ];
     let is_there = |file: &str| directory.join(file).metadata().is_ok_and(|file| file.len() > 0);
     let files = names.into_iter().filter(|(_, file)| is_there(file));
+    let hangs = report.as_ref().map_or(&[][..], |report| &report.hangs);
     Looked {
         judgement,
-        hang: report.ok().as_ref().and_then(judge::summary),
+        signatures: hangs.iter().map(|hang| hang.signature.clone()).collect(),
+        hang: report.as_ref().ok().and_then(judge::summary),
         files: files.map(|(name, file)| (name.to_owned(), PathBuf::from(file))).collect(),
     }
 }
 
+/// The last `most` bytes of a file.
 fn read(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
+    file.take(most).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

@@ -2,7 +2,7 @@
 //! with a report.
 //!
 //! Owns the order of things and all their clocks. What it learns it tells through [`Event`], to
-//! whoever prints; it prints nothing itself. Called by the CLI; a farm of VMs would call it too.
+//! whoever prints; it prints nothing itself. Called by the CLI. A farm starts a process for each.
 
 mod console;
 mod guest;
@@ -70,6 +70,8 @@ pub struct Options {
     pub serial: Sink,
     /// Whether keys on a terminal go to the guest's console.
     pub terminal_input: bool,
+    /// Whether a second signal that asks to end does so at once.
+    pub second_signal_ends: bool,
     /// Where separate debug files are.
     pub debug_directory: PathBuf,
     /// Whether to read the arguments and locals of the frames that the host sees.
@@ -173,7 +175,7 @@ pub fn run(
     // After the VM: everything that can be refused has been.
     console.start();
     drop(initrd);
-    let signals = inbox.watch_signals()?;
+    let signals = inbox.watch_signals(options.second_signal_ends)?;
     let input = options.terminal_input.then(|| inbox.watch_terminal()).flatten();
     let mut session = Session {
         vm,

@@ -10,12 +10,13 @@ use std::time::Duration;
 use anyhow::Context;
 use nmiscope_guest::abi::POST_READY;
 use nmiscope_vmm as vmm;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use signal_hook::iterator::{Handle, Signals};
 
 use super::STACK;
 use super::terminal::RawTerminal;
+use crate::signals;
 
 /// A reason to wake up.
 #[derive(Debug)]
@@ -95,16 +96,19 @@ impl Inbox {
     }
 
     /// Puts signals here from now on, instead of what they would do.
-    pub fn watch_signals(&self) -> anyhow::Result<SignalWatch> {
+    ///
+    /// `twice_at_once`: the second one that asks to end does so at once. Not where somebody else sees to
+    /// that, and may well send more than one to be sure.
+    pub fn watch_signals(&self, twice_at_once: bool) -> anyhow::Result<SignalWatch> {
         let failed = "failed to install signal handlers";
         // The second time they mean it, whatever this program is stuck in.
         let meant = Arc::new(AtomicBool::new(false));
-        for signal in [SIGHUP, SIGINT, SIGTERM] {
+        for signal in signals::that_end().filter(|_| twice_at_once) {
             flag::register_conditional_default(signal, meant.clone()).context(failed)?;
             flag::register(signal, meant.clone()).context(failed)?;
         }
-        let mut signals =
-            Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1]).context(failed)?;
+        let watched = signals::that_end().chain([SIGQUIT, SIGUSR1]);
+        let mut signals = Signals::new(watched).context(failed)?;
         let handle = signals.handle();
         let sender = self.sender.clone();
         thread::Builder::new()

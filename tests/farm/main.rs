@@ -7,10 +7,11 @@ mod faults;
 mod site;
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use common::*;
 use nmiscope::farm::event::{Status, What};
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 use site::*;
 
 /// One of each kind.
@@ -191,6 +192,18 @@ fn a_run_ends_early_if_asked_and_goes_on_later() {
     assert_eq!(run.all_finished().count(), 1);
     assert_eq!(run.end().not_run, 49);
 
+    // What was hunted is not thrown away by another try, nor is what ran beside it tried again.
+    let site = Site::new(SUITE);
+    let hunt =
+        ["--filter", "abba or code", "--repeat", "9", "--until-hang", "--retries", "3", "-j", "2"];
+    let run = Run::of(&site.farm(hunt).run().expect_code(exit::HANG));
+    let abba = run.finished("storage/abba");
+    assert_eq!((abba.status, abba.again, abba.id.attempt), (Status::Hang, false, 1));
+    let after =
+        run.events.iter().skip_while(|event| !matches!(event.what, What::FarmInterrupted { .. }));
+    let started = after.filter(|event| matches!(event.what, What::VmStarted(_)));
+    assert_eq!(started.count(), 0, "{:?}", run.events);
+
     let site = Site::new(SUITE);
     let stopped = site.farm(["--fail-fast", "-j", "2"]).run().expect_code(exit::GUEST_FAILED);
     let run = Run::of(&stopped);
@@ -264,10 +277,19 @@ fn no_more_run_at_a_time_than_there_is_room_for() {
     };
     let suite = [suite(1, "64M", 6), suite(3, "64M", 3), suite(1, "512M", 3), suite(9, "64M", 1)];
     let site = Site::new(&suite.concat());
-    // With --fail-fast a VM has its share until its verdict; otherwise, until its guest is over, of
-    // which there is no event.
+    // With --fail-fast a VM has all of its share until its verdict; otherwise its CPUs only until its
+    // guest is over, of which there is no event.
     let run = site.farm(["-j", "4", "--memory", "700M", "--shuffle=3", "--fail-fast"]).run();
     let run = Run::of(&run.expect_code(exit::CLEAN));
+    check_room(&run, true);
+    let site = Site::new(&suite.concat());
+    let run = site.farm(["-j", "4", "--memory", "700M", "--shuffle=3"]).run();
+    check_room(&Run::of(&run.expect_code(exit::CLEAN)), false);
+}
+
+/// That there was room for all that ran, by what they have until their verdict: their memory, and their
+/// CPUs if `cpus`.
+fn check_room(run: &Run, cpus_too: bool) {
     assert_eq!(run.last_tries().len(), 13);
     let mut running = BTreeMap::new();
     let (mut most, mut was_full) = (0, false);
@@ -283,7 +305,7 @@ fn no_more_run_at_a_time_than_there_is_room_for() {
             _ => {}
         }
         let cpus: u32 = running.values().map(|&(cpus, _)| cpus).sum();
-        assert!(cpus <= 4 || running.len() == 1, "{running:?}");
+        assert!(!cpus_too || cpus <= 4 || running.len() == 1, "{running:?}");
         assert!(running.values().filter(|&&(_, large)| large).count() <= 1, "{running:?}");
         most = most.max(running.len());
         was_full |= cpus == 4;
@@ -309,6 +331,76 @@ fn parts_of_a_suite_run_apart_and_merged_are_the_suite() {
     let abba = merged.finished("storage/abba");
     let report = site.path("all") + "/" + &abba.directory.join("report.json").display().to_string();
     parse_report(&std::fs::read_to_string(report).expect("it has been copied"));
+}
+
+/// As a control group's end does, a VM is sent what its farm is sent, and then what the farm sends it.
+#[test]
+fn signals_to_all_processes_of_a_farm_leave_the_last_words() {
+    let suite =
+        "[[vm]]\nname = 'idle'\nworkload = 'idle'\nappend = 'loglevel=8'\ntime-limit = '50s'\n";
+    let site = Site::new(suite);
+    let farm = site.farm(["-j", "1"]).start();
+    farm.wait_for("\"vm-started\"", 1);
+    site.wait_until_ready(1);
+    for process in site.processes() {
+        kill_process(process, Signal::TERM).expect("it runs");
+    }
+    farm.signal(Signal::TERM);
+    let run = Run::of(&farm.wait().expect_code(exit::TOOL_FAILED));
+    let vm = run.finished("idle");
+    assert_eq!(vm.status, Status::Interrupted, "{vm:?}");
+    let report = site.report(&vm.directory);
+    assert!(report.backtraces[0].cpus.iter().all(answered), "{report:?}");
+}
+
+#[test]
+fn a_vm_that_somebody_else_stops_has_not_passed() {
+    let suite =
+        "[[vm]]\nname = 'idle'\nworkload = 'idle'\nappend = 'loglevel=8'\ntime-limit = '50s'\n";
+    let site = Site::new(suite);
+    let farm = site.farm(["-j", "1"]).start();
+    farm.wait_for("\"vm-started\"", 1);
+    site.wait_until_ready(1);
+    kill_process(site.process_of("idle"), Signal::TERM).expect("it runs");
+    let run = Run::of(&farm.wait().expect_code(exit::TOOL_FAILED));
+    let vm = run.finished("idle");
+    assert_eq!(vm.status, Status::Broken, "{vm:?}");
+    assert_eq!(vm.reason.as_deref(), Some("it was stopped by SIGTERM"));
+}
+
+#[test]
+fn what_it_tells_goes_where_it_is_told_to() {
+    let site = Site::new(SUITE);
+    // Into the results, which are not there yet, and to a device, which stays one.
+    let junit = site.path("results") + "/junit.xml";
+    let farm = site.farm(["--filter", "boot", "--junit", &junit, "--summary", "/dev/null"]);
+    farm.run().expect_code(exit::CLEAN);
+    let text = std::fs::read_to_string(&junit).expect("a file");
+    assert!(text.contains("<testsuites") && text.contains("boot/cpus=2"), "{text}");
+    assert!(!std::fs::metadata("/dev/null").expect("a device").is_file());
+    let (results, all) = (site.path("results"), site.path("all"));
+    let junit = all.clone() + "/junit.xml";
+    let merged = nmiscope(["farm", "merge", "--out", &all, &results, "--junit", &junit]);
+    merged.run().expect_code(exit::CLEAN);
+    assert_eq!(std::fs::read_to_string(&junit).expect("a file").matches("<testcase").count(), 2);
+}
+
+/// A kernel that was built anew is another one, whatever its file is called.
+#[test]
+fn an_image_that_has_changed_is_run_again() {
+    let site = Site::new("[[vm]]\nname = 'mine'\nimage = 'mine.elf'\nappend = 'workload=exit'\n");
+    let image = site.path("mine.elf");
+    nmiscope(["guest", &image]).run().expect_code(exit::CLEAN);
+    let finished = |arguments: &[&str]| {
+        let run = Run::of(&site.farm(arguments).run().expect_code(exit::CLEAN));
+        run.all_finished().count()
+    };
+    assert_eq!(finished(&[]), 1);
+    assert_eq!(finished(&["--resume"]), 0);
+    let later = std::time::SystemTime::now() + Duration::from_secs(5);
+    let file = std::fs::File::options().write(true).open(&image).expect("an image");
+    file.set_modified(later).expect("its time");
+    assert_eq!(finished(&["--resume"]), 1);
 }
 
 #[test]
@@ -337,9 +429,20 @@ fn a_signal_ends_a_farm_gently_and_two_do_it_at_once() {
     let site = Site::new(suite);
     let farm = site.farm(["-j", "3", "--filter", "idle"]).start();
     farm.wait_for("\"vm-started\"", 2);
+    site.wait_until_ready(2);
+    // They have no last words, for which they would be given ten seconds.
+    for process in site.processes() {
+        kill_process(process, Signal::STOP).expect("it runs");
+    }
+    let started = Instant::now();
     farm.signal(Signal::INT);
+    // Whoever sends two at once has meant one.
+    farm.signal(Signal::TERM);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(site.processes().len(), 2);
     farm.signal(Signal::TERM);
     let run = Run::of(&farm.wait().expect_code(exit::TOOL_FAILED));
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
     assert!(run.all_finished().all(|vm| vm.status == Status::Interrupted));
     assert!(site.processes().is_empty());
 }

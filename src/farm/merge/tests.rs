@@ -19,6 +19,7 @@ fn started(partition: Option<&str>, host: &str, planned: u64) -> FarmStarted {
         planned,
         done: 0,
         lost: Vec::new(),
+        stale: Vec::new(),
         seed: Some(7),
         partition: partition.map(Into::into),
         cpus: 2,

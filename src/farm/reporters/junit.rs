@@ -13,7 +13,7 @@ use quick_junit::{
 use super::Reporter;
 use super::runs::{Runs, Try};
 use super::words::{self, finding, verb};
-use crate::atomic_file;
+use crate::destination::Destination;
 use crate::farm::event::{Event, FarmFinished, FarmStarted, Status, VmFinished, What};
 use crate::farm::inside;
 use crate::report::sanitize;
@@ -25,7 +25,7 @@ const CONSOLES: usize = 16 << 20;
 
 /// Writes a file when the run is over.
 pub struct Junit {
-    file: PathBuf,
+    file: Destination,
     root: PathBuf,
     started: Option<(u64, FarmStarted)>,
     runs: Runs,
@@ -33,18 +33,14 @@ pub struct Junit {
 
 impl Junit {
     /// Writes `file`. `root` is the results directory.
-    pub fn new(file: PathBuf, root: PathBuf) -> Self {
+    pub fn new(file: Destination, root: PathBuf) -> Self {
         Self { file, root, started: None, runs: Runs::all() }
     }
 
     fn write(&self, finished: &FarmFinished) -> anyhow::Result<()> {
-        let failed = || format!("failed to write {}", self.file.display());
-        let mut file = atomic_file::temporary(&self.file).with_context(failed)?;
-        let mut buffered = io::BufWriter::new(&mut file);
-        self.report(finished).serialize(&mut buffered).with_context(failed)?;
-        buffered.flush().with_context(failed)?;
-        drop(buffered);
-        atomic_file::persist(file, &self.file).with_context(failed)
+        let mut text = Vec::new();
+        self.report(finished).serialize(&mut text).context("failed to encode JUnit XML")?;
+        self.file.write(&text)
     }
 
     fn report(&self, finished: &FarmFinished) -> Report {
@@ -237,7 +233,7 @@ mod tests {
 
     fn written(root: &Path, events: &[Event]) -> String {
         let file = root.join("junit.xml");
-        fixture::tell(&mut Junit::new(file.clone(), root.into()), events);
+        fixture::tell(&mut Junit::new(Destination::open(&file).unwrap(), root.into()), events);
         fs::read_to_string(file).unwrap()
     }
 
@@ -315,7 +311,7 @@ mod tests {
         let What::VmFinished(end) = &farm.events[1].what else { panic!("{:?}", farm.events) };
         fs::create_dir_all(directory.path().join(&end.directory)).unwrap();
         fs::write(directory.path().join(&end.directory).join("console.log"), "12345678").unwrap();
-        let junit = Junit::new("junit.xml".into(), directory.path().into());
+        let junit = Junit::new(Destination::Stdout, directory.path().into());
         let mut left = 10;
         assert!(junit.output(end, &mut left).ends_with("12345678"));
         assert_eq!(left, 2);

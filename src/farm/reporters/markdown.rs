@@ -1,16 +1,13 @@
 //! A summary as GitHub's Markdown, for the page of a CI job.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::PathBuf;
-
-use anyhow::Context;
 
 use super::Reporter;
 use super::runs::{Group, Runs, Try};
 use super::summary::{counts, known, times};
 use super::words::{self, NAME, SENTENCE, duration, plural, seconds, verb};
-use crate::atomic_file;
+use crate::destination::Destination;
 use crate::farm::event::{Event, FarmFinished, FarmStarted, What};
 use nmiscope_symbolizer::short_name;
 
@@ -25,7 +22,7 @@ const URL: usize = 2048;
 
 /// Writes a file when the run is over.
 pub struct Markdown {
-    file: PathBuf,
+    file: Destination,
     root: PathBuf,
     started: Option<FarmStarted>,
     interrupted: Option<String>,
@@ -34,15 +31,12 @@ pub struct Markdown {
 
 impl Markdown {
     /// Writes `file`. `root` is the results directory.
-    pub fn new(file: PathBuf, root: PathBuf) -> Self {
+    pub fn new(file: Destination, root: PathBuf) -> Self {
         Self { file, root, started: None, interrupted: None, runs: Runs::of_failures() }
     }
 
     fn write(&self, finished: &FarmFinished) -> anyhow::Result<()> {
-        let failed = || format!("failed to write {}", self.file.display());
-        let mut file = atomic_file::temporary(&self.file).with_context(failed)?;
-        file.write_all(self.text(finished).as_bytes()).with_context(failed)?;
-        atomic_file::persist(file, &self.file).with_context(failed)
+        self.file.write(self.text(finished).as_bytes())
     }
 
     fn text(&self, finished: &FarmFinished) -> String {
@@ -253,7 +247,10 @@ mod tests {
     fn text(events: &[Event]) -> String {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("summary.md");
-        fixture::tell(&mut Markdown::new(file.clone(), "results".into()), events);
+        fixture::tell(
+            &mut Markdown::new(Destination::open(&file).unwrap(), "results".into()),
+            events,
+        );
         std::fs::read_to_string(file).unwrap()
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use super::{JsonLines, Junit, Lines, Markdown, Reporter};
+use crate::destination::Destination;
 use crate::farm::event::{
     EVENT_VERSION, Event, FarmFinished, FarmStarted, HangSummary, Id, Status, VmFinished,
     VmStarted, What,
@@ -36,6 +37,7 @@ impl Farm {
             planned,
             done: 0,
             lost: vec![],
+            stale: vec![],
             seed: None,
             partition: None,
             cpus: 4,
@@ -292,8 +294,8 @@ fn what_an_earlier_farm_has_seen_is_in_the_end_and_not_told_again() {
     let reporters: [Box<dyn Reporter>; 4] = [
         Box::new(Lines::new(Box::new(out.clone()), "results".into())),
         Box::new(JsonLines::new(Box::new(std::io::sink()))),
-        Box::new(Junit::new(root.join("junit.xml"), root.into())),
-        Box::new(Markdown::new(root.join("summary.md"), root.into())),
+        Box::new(Junit::new(Destination::open(&root.join("junit.xml")).unwrap(), root.into())),
+        Box::new(Markdown::new(Destination::open(&root.join("summary.md")).unwrap(), root.into())),
     ];
     for mut reporter in reporters {
         earlier.events.iter().for_each(|event| reporter.recall(event));

@@ -38,7 +38,7 @@ fn plan(criterion: &mut Criterion) {
         ..Options::default()
     };
     criterion.bench_function("plan 10,000 VMs", |bencher| {
-        bencher.iter(|| Plan::new(&suite.vms, &options));
+        bencher.iter(|| Plan::new(&suite.vms, &options).expect("a plan"));
     });
 }
 

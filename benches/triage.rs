@@ -99,6 +99,7 @@ fn started() -> FarmStarted {
         planned: REPORTS as u64,
         done: 0,
         lost: Vec::new(),
+        stale: Vec::new(),
         seed: None,
         partition: None,
         cpus: 1,

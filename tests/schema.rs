@@ -140,6 +140,7 @@ fn every_event_is_one_by_its_schema() {
             planned: 3,
             done: 0,
             lost: vec![],
+            stale: vec![],
             seed: Some(u64::MAX),
             partition: None,
             cpus: 2,

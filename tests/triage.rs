@@ -54,6 +54,7 @@ impl Farm {
             planned,
             done: 0,
             lost: Vec::new(),
+            stale: Vec::new(),
             seed: None,
             partition: partition.map(Into::into),
             cpus: 2,
@@ -445,6 +446,13 @@ fn the_parts_of_a_suite_merged_are_the_suite() {
     assert_eq!(between(&merged), between(&root.join("whole")));
     assert_eq!(groups(&merged), groups(&root.join("whole")));
     assert_eq!(groups(&merged).len(), 3);
+    // The parts are in it already.
+    let count = |paths: &[PathBuf]| {
+        let gathered = nmiscope::triage::gather(paths).expect("it can be read");
+        gathered.triage.groups.iter().map(|group| group.count).sum::<u64>()
+    };
+    let all = [&inputs[..], std::slice::from_ref(&merged)].concat();
+    assert_eq!(count(&all), count(&inputs));
 
     let error = merge(&inputs[..1], &merged).expect_err("it is there already");
     assert!(format!("{error:#}").contains("not empty"), "{error:#}");

@@ -77,6 +77,7 @@ fn run(arguments: &arguments::Farm, path: &Path) -> anyhow::Result<Code> {
         cpus: arguments.jobs.map_or(budget.cpus, u32::from),
         memory: arguments.memory.unwrap_or(budget.memory),
     };
+    tracing::info!(budget.cpus, budget.memory, "what VMs are given at a time");
     let options = Options {
         program: std::env::current_exe().context("failed to find this program's file")?,
         budget,
@@ -145,6 +146,7 @@ fn plan(arguments: &arguments::Farm, suite: &Suite, seed: Option<u64>) -> anyhow
         seed,
     };
     let plan = Plan::new(&suite.vms, &options);
+    let plan = plan.map_err(|error| BadRequest::from_error(error.into()))?;
     // A part may well be empty; a suite, or what a filter leaves of it, is a mistake.
     if plan.runs.is_empty() && plan.elsewhere == 0 {
         let message = match suite.vms.len() {

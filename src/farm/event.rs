@@ -74,7 +74,9 @@ pub struct FarmStarted {
 }
 
 /// Which try of which run of which VM.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 pub struct Id {
     /// The VM's name.
     pub name: String,

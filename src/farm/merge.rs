@@ -11,7 +11,7 @@ mod parts;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -19,7 +19,7 @@ use anyhow::{Context, bail};
 use super::event::{
     EVENT_VERSION, Event, FarmFinished, FarmStarted, Id, Status, VmFinished, VmStarted, What,
 };
-use super::{inside, journal};
+use super::{inside, journal, results};
 use crate::atomic_file;
 
 /// What was merged.
@@ -344,16 +344,12 @@ impl Merged {
             .collect();
         hangs.sort_by_key(|(at_ms, _)| *at_ms);
         for (_, end) in hangs {
-            let signature = end.hang.as_ref().and_then(|hang| hang.signature.get(..8));
-            let is_one = |name: &&str| name.bytes().all(|byte| byte.is_ascii_hexdigit());
-            let Some(signature) = signature.filter(is_one) else { continue };
-            let link = output.join(signature);
-            match symlink(&end.directory, &link) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(error)
-                        .with_context(|| format!("failed to make {}", link.display()));
-                }
-                _ => {}
+            let signature = end.hang.as_ref().map_or("", |hang| &hang.signature);
+            // A journal that somebody has sent may have anything in it.
+            let is_one =
+                signature.len() == 16 && signature.bytes().all(|is| is.is_ascii_hexdigit());
+            if is_one {
+                results::link(output, signature, &end.directory)?;
             }
         }
         Ok(())

@@ -14,15 +14,20 @@ use crate::nearest;
 /// A part of a suite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Partition {
-    by: By,
-    /// From 0 on.
-    part: u64,
-    parts: u64,
+    /// How they are divided.
+    pub by: By,
+    /// Which, from 0 on.
+    pub part: u64,
+    /// Of how many.
+    pub parts: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum By {
+/// By what a VM comes to be in its part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum By {
+    /// Its name.
     Hash,
+    /// Its place in the suite.
     Count,
 }
 

@@ -36,9 +36,19 @@ pub struct Plan {
     pub elsewhere: usize,
 }
 
+/// More runs than anybody waits for, or has the memory for: each has an entry in the plan.
+#[derive(Debug, thiserror::Error)]
+#[error("these are {0} runs: {MOST_RUNS} at most, with a smaller --repeat")]
+pub struct TooManyRuns(u64);
+
+const MOST_RUNS: u64 = 1_000_000;
+
 impl Plan {
     /// Makes a plan for the VMs of a suite.
-    pub fn new(vms: &[Vm], options: &Options) -> Self {
+    ///
+    /// # Errors
+    /// It has too many runs.
+    pub fn new(vms: &[Vm], options: &Options) -> Result<Self, TooManyRuns> {
         let filtered: Vec<usize> =
             (0..vms.len()).filter(|&vm| options.filter.takes(&vms[vm])).collect();
         let is_here = |(position, vm): &(usize, &usize)| {
@@ -46,13 +56,17 @@ impl Plan {
         };
         let here: Vec<usize> =
             filtered.iter().enumerate().filter(is_here).map(|(_, &vm)| vm).collect();
+        let count = here.len() as u64 * u64::from(options.repeat.get());
+        if count > MOST_RUNS {
+            return Err(TooManyRuns(count));
+        }
         let rounds = 1..=options.repeat.get();
         let mut runs: Vec<(usize, u32)> =
             rounds.flat_map(|run| here.iter().map(move |&vm| (vm, run))).collect();
         if let Some(seed) = options.seed {
             shuffle(&mut runs, seed);
         }
-        Self { runs, elsewhere: filtered.len() - here.len() }
+        Ok(Self { runs, elsewhere: filtered.len() - here.len() })
     }
 }
 
@@ -122,10 +136,16 @@ mod tests {
             (options("nothing", "", 2, Some(7)), &[], 0),
         ];
         for (options, runs, elsewhere) in rows {
-            let plan = Plan::new(&some(), &options);
+            let plan = Plan::new(&some(), &options).unwrap();
             assert_eq!(plan.runs, runs, "{options:?}");
             assert_eq!(plan.elsewhere, elsewhere);
         }
+    }
+
+    #[test]
+    fn more_runs_than_anybody_waits_for_are_refused() {
+        let error = Plan::new(&some(), &options("all()", "", 1_000_000_000, None)).unwrap_err();
+        assert!(error.to_string().contains("5000000000 runs"), "{error}");
     }
 
     /// From an implementation in another language, after splitmix64.c.
@@ -152,7 +172,7 @@ mod tests {
         let vms = vms(&text);
         let planned = |part| {
             let options = options("name(^group[0-4]/)", &format!("hash:{part}/4"), 2, Some(1));
-            Plan::new(&vms, &options).runs.len()
+            Plan::new(&vms, &options).unwrap().runs.len()
         };
         assert_eq!((1..=4).map(planned).sum::<usize>(), 10_000);
     }

@@ -17,7 +17,7 @@ use std::sync::LazyLock;
 use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
 
-use super::event::{Event, Id, Status, VmFinished, What};
+use super::event::{EVENT_VERSION, Event, Id, Status, VmFinished, What};
 use super::journal::{self, Journal};
 use super::suite::Vm;
 use crate::bundled;
@@ -97,7 +97,7 @@ impl Results {
                 );
                 return Err(BadRequest::from_error(anyhow::anyhow!(message)));
             }
-            left = Left::read(journal::read(root)?, vms);
+            left = Left::read(journal::read(root)?, vms)?;
         }
         let journal = Journal::open(root)?;
         Ok((Self { root: root.into(), journal, _lock: lock }, left))
@@ -150,19 +150,19 @@ impl Results {
         }
         Ok(true)
     }
+}
 
-    /// Gives the first try that hung in some way a name by its signature.
-    ///
-    /// # Errors
-    /// The link cannot be made.
-    pub fn link(&self, signature: &str, directory: &Path) -> anyhow::Result<()> {
-        let link = self.root.join(short(signature));
-        match symlink(directory, &link) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                Err(error).with_context(|| format!("failed to make {}", link.display()))
-            }
-            _ => Ok(()),
+/// Gives the first try that hung in some way a name by its signature, in a results directory.
+///
+/// # Errors
+/// The link cannot be made.
+pub fn link(root: &Path, signature: &str, directory: &Path) -> anyhow::Result<()> {
+    let link = root.join(short(signature));
+    match symlink(directory, &link) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(error).with_context(|| format!("failed to make {}", link.display()))
         }
+        _ => Ok(()),
     }
 }
 
@@ -259,7 +259,7 @@ fn lock(root: &Path) -> anyhow::Result<File> {
 }
 
 impl Left {
-    fn read(journal: journal::Contents, vms: &[Vm]) -> Self {
+    fn read(journal: journal::Contents, vms: &[Vm]) -> anyhow::Result<Self> {
         let planned: BTreeMap<&str, String> =
             vms.iter().map(|vm| (vm.name.as_str(), definition(vm))).collect();
         let mut left = Self { damaged: journal.damaged.len(), ..Self::default() };
@@ -287,7 +287,14 @@ impl Left {
                     left.next.remove(&run);
                     left.done.insert(run, Done::of(finished));
                 }
-                What::FarmStarted(_) => {
+                What::FarmStarted(started) => {
+                    if started.version > EVENT_VERSION {
+                        let message = format!(
+                            "the journal is of format {}, and this program reads format {EVENT_VERSION}",
+                            started.version
+                        );
+                        return Err(BadRequest::from_error(anyhow::anyhow!(message)));
+                    }
                     // Those that an earlier one has lost have been told of.
                     left.lost.clear();
                 }
@@ -316,7 +323,7 @@ impl Left {
             !stale.contains(&(id.name.clone(), id.run))
         };
         left.events = journal.events.into_iter().filter(counts).collect();
-        left
+        Ok(left)
     }
 }
 

@@ -17,7 +17,7 @@ use super::budget::Budget;
 use super::event::{Event, FarmFinished, FarmStarted, Id, Status, VmFinished, VmStarted, What};
 use super::judge::{self, End, Judgement};
 use super::process::{self, Process};
-use super::results::{Done, Left, Results, definition};
+use super::results::{self, Done, Left, Results, definition};
 use super::suite::Vm;
 use crate::report::Report;
 
@@ -359,7 +359,12 @@ impl<'a> Runner<'a> {
         self.free = self.free.with(running.share);
         let elapsed = running.process.started().elapsed();
         let path = self.results.root().join(&running.directory);
-        let end = running.ended_by_us.unwrap_or(end);
+        let end = match (running.ended_by_us, end) {
+            (Some(by_us), _) => by_us,
+            // Only to clean up was left to it, and for that there was no time.
+            (None, End::Signal(_)) if running.over && self.ending.is_some() => End::Interrupted,
+            (None, end) => end,
+        };
         let looked = look(&self.vms[running.vm], &path, end);
         self.judged(running.id, running.vm, running.directory, looked, elapsed)
     }
@@ -390,7 +395,7 @@ impl<'a> Runner<'a> {
         if status == Status::Hang
             && let Some(hang) = &hang
         {
-            self.results.link(&hang.signature, &directory)?;
+            results::link(self.results.root(), &hang.signature, &directory)?;
         }
         let finished = VmFinished {
             id,

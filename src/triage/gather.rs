@@ -105,6 +105,9 @@ struct Gatherer {
     vms: BTreeMap<Arc<str>, Verdicts>,
     /// Journals and reports that have been read, by device and inode.
     seen: HashSet<(u64, u64)>,
+    /// Tries of which a journal has told, by what they are and when they ended: those of parts are in
+    /// what they were merged into as well.
+    tries: HashSet<(Id, u64)>,
     sources: u64,
 }
 
@@ -204,11 +207,12 @@ impl Gatherer {
         self.totals.results += 1;
         let source = self.new_source();
         let all = last_of_each(&contents.events);
-        let last: Vec<(&Id, u64, &VmFinished)> = all
+        let mut last: Vec<(&Id, u64, &VmFinished)> = all
             .iter()
             .filter_map(|(id, end)| end.map(|(at_ms, finished)| (id, at_ms, finished)))
             .collect();
         self.totals.unfinished += (all.len() - last.len()) as u64;
+        last.retain(|&(id, at_ms, _)| self.tries.insert((id.clone(), at_ms)));
         let mut tries = Vec::new();
         for (at, &(id, at_ms, finished)) in last.iter().enumerate() {
             let same_run = |next: &Id| (&next.name, next.run) == (&id.name, id.run);

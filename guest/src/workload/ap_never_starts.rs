@@ -6,6 +6,7 @@
 //! Victims: 0
 //! Cpus: 2..
 //! Frames: 0: start_others
+//! Frames: last: none
 //! Frames: others: cpu_main
 
 use super::{Next, Workload};

@@ -3,8 +3,8 @@
 //! The head of each file says what happens, on which CPUs, and which functions a backtrace must
 //! show, innermost first, as `Frames: WHERE: FUNCTION, FUNCTION, ...`. WHERE is a CPU's number,
 //! `n/2` (half the number of CPUs, rounded down), `last`, `others`, or `task NAME`. A FUNCTION may be
-//! two or more with `|` between them, of which one is there. The tests read these lines and hold the
-//! reports against them.
+//! two or more with `|` between them, of which one is there, or `none` where nothing runs. The tests
+//! read these lines and hold the reports against them.
 //!
 //! The head says too what the host has to make of it, without being told: `Expect: CLASS`, who is
 //! `Blamed:`, which `Locks:` have to do with it, who are its `Victims:`, and how many `Cpus:` it takes.

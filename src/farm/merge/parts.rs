@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::farm::partition::{By, Partition};
+
 /// So many parts that are missing are named.
 const NAMED: usize = 10;
 
@@ -16,27 +18,20 @@ pub fn missing<'a>(parts: impl Iterator<Item = Option<&'a str>>) -> (Vec<String>
             .then(|| "some of the results are of a whole suite, and not of a part of one".into());
         return (Vec::new(), odd.into_iter().collect());
     };
-    let read: Option<Vec<(&str, u64, u64)>> = all.iter().map(|part| read(part)).collect();
-    let Some(read) = read else {
+    let Ok(read) = all.iter().map(|part| part.parse()).collect::<Result<Vec<Partition>, _>>()
+    else {
         return (Vec::new(), vec![format!("not all of these are parts: {}", all.join(", "))]);
     };
-    let divisions: BTreeSet<(&str, u64)> = read.iter().map(|&(by, _, count)| (by, count)).collect();
-    let (Some(&(by, count)), 1) = (divisions.first(), divisions.len()) else {
+    let divisions: BTreeSet<(By, u64)> = read.iter().map(|part| (part.by, part.parts)).collect();
+    let (Some(&(by, parts)), 1) = (divisions.first(), divisions.len()) else {
         let odd = (!all.is_empty())
             .then(|| format!("these are not parts of one division: {}", all.join(", ")));
         return (Vec::new(), odd.into_iter().collect());
     };
-    let there: BTreeSet<u64> = read.iter().map(|&(_, part, _)| part).collect();
-    let missing = (1..=count).filter(|part| !there.contains(part));
-    (missing.take(NAMED).map(|part| format!("{by}:{part}/{count}")).collect(), Vec::new())
-}
-
-/// `hash:2/8`.
-fn read(part: &str) -> Option<(&str, u64, u64)> {
-    let (by, numbers) = part.split_once(':')?;
-    let (part, count) = numbers.split_once('/')?;
-    let (part, count) = (part.parse().ok()?, count.parse().ok()?);
-    (1..=count).contains(&part).then_some((by, part, count))
+    let there: BTreeSet<u64> = read.iter().map(|part| part.part).collect();
+    let missing = (0..parts).filter(|part| !there.contains(part));
+    let missing = missing.take(NAMED).map(|part| Partition { by, part, parts }.to_string());
+    (missing.collect(), Vec::new())
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! What merging does to results, as tables of small ones.
 
+use std::os::unix::fs::symlink;
+
 use super::*;
 use crate::farm::event::HangSummary;
 use crate::hang::Class;
@@ -114,6 +116,23 @@ fn files(root: &Path) -> Vec<String> {
 
 fn merge_in(folder: &Path, inputs: &[PathBuf]) -> anyhow::Result<Summary> {
     merge(inputs, &folder.join("merged"))
+}
+
+#[test]
+fn what_a_resumed_farm_has_called_stale_does_not_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let before = Results::new(folder, "one", started(None, "alpha", 2))
+        .vm(1000, end("gone", Status::Hang), "old")
+        .vm(3000, end("kept", Status::Pass), "kept");
+    let mut resumed = before;
+    let stale = FarmStarted { stale: vec!["gone".into()], ..started(None, "alpha", 1) };
+    resumed.events.push(Event { at_ms: 6000, what: What::FarmStarted(stale) });
+    let summary = merge_in(folder, &[resumed.finish(7000)]).unwrap();
+    assert_eq!(summary.finished.counts, BTreeMap::from([(Status::Pass, 1)]));
+    assert_eq!((summary.tries, summary.finished.not_run), (1, 0));
+    let merged = files(&folder.join("merged"));
+    assert!(!merged.iter().any(|file| file.contains("gone")), "{merged:?}");
 }
 
 #[test]

@@ -151,7 +151,12 @@ impl<'a> Described<'a> {
             if self.image().is_some() {
                 return Ok(vec![None]);
             }
-            let message = "the bundled guest does nothing without a `workload`";
+            // Whoever names the bundled guest means all that it is there for.
+            if value!(self.image).is_some() {
+                return self.whole_corpus();
+            }
+            let message =
+                "the bundled guest does nothing without a `workload`: name one, or * for all";
             return Err(Problem::new(self.name_span(), message));
         };
         let (name, span) = (workload.get_ref().0.as_str(), workload.span());
@@ -163,13 +168,7 @@ impl<'a> Described<'a> {
             return Ok(vec![None]);
         }
         if name == ALL_WORKLOADS {
-            return match &self.written.settings.expect {
-                None => Ok(corpus::ROWS.iter().map(Some).collect()),
-                Some(expect) => {
-                    let message = "of all workloads, each is expected to do what it is there for";
-                    Err(Problem::new(expect.span(), message))
-                }
-            };
+            return self.whole_corpus();
         }
         if corpus::find(name).is_none() {
             let names: Vec<&str> = corpus::ROWS.iter().map(|row| row.name).collect();
@@ -177,6 +176,16 @@ impl<'a> Described<'a> {
             return Err(Problem::new(span, message));
         }
         Ok(vec![None])
+    }
+
+    fn whole_corpus(&self) -> Result<Vec<Option<&'static Row>>, Problem> {
+        match &self.written.settings.expect {
+            None => Ok(corpus::ROWS.iter().map(Some).collect()),
+            Some(expect) => {
+                let message = "of all workloads, each is expected to do what it is there for";
+                Err(Problem::new(expect.span(), message))
+            }
+        }
     }
 
     fn combinations(&self) -> Result<Vec<Combination<'a>>, Problem> {

@@ -220,6 +220,16 @@ fn the_corpus_ends_by_itself_whatever_else_is_said() {
 }
 
 #[test]
+fn the_bundled_guest_by_its_name_alone_is_all_of_the_corpus() {
+    let names =
+        |text: &str| -> Vec<String> { suite(text).vms.into_iter().map(|vm| vm.name).collect() };
+    let all = names("[[vm]]\nname = 'corpus'\nworkload = '*'\n");
+    assert!(all.len() > 40);
+    assert_eq!(names("[[vm]]\nname = 'corpus'\nimage = 'bundled'\n"), all);
+    assert_eq!(names("[defaults]\nimage = 'bundled'\n[[vm]]\nname = 'corpus'\n"), all);
+}
+
+#[test]
 fn mistakes_are_told_where_they_are() {
     let vm = "[[vm]]\nname = 'x'\nimage = 'x'\n";
     let bundled = "[[vm]]\nname = 'x'\n";

@@ -157,7 +157,7 @@ fn run_one(run: Run, arguments: &Arguments) -> Ended {
     let duration = |text: &str| humantime::parse_duration(text).expect("a duration, as in 6s");
     let (bound, runs_for) = (duration(&arguments.hang_after), duration(&arguments.healthy));
     // Just in time.
-    let section = format!("section_ms={}", bound.as_millis() * 9 / 10);
+    let section = format!("section_ms={}", bound.as_millis() * 17 / 20);
     let mut command = Command::new(program(arguments));
     command
         .args(["run", "--serial", "none", "--cpus", &run.cpus.to_string()])
@@ -300,7 +300,8 @@ fn delays(ended: &[Ended]) -> String {
         "\nFrom the moment at which a verdict is due, which is the bound after the ready mark, to the \
          line that tells it: of the runs that hang at once, and have the cores that they need. By the \
          wall clock that has in it what passes before the first look at what stands still, 100 ms at \
-         most, and the second that an NMI handler is given which does not finish.\n\n\
+         most, the quarter of a second in which those who run on are looked at again, and the second \
+         that an NMI handler is given which does not finish.\n\n\
          | vCPUs | runs | the tool's own time, mean | most | by the wall clock, mean | most |\n\
          |---:|---:|---:|---:|---:|---:|\n{}",
         rows.concat()

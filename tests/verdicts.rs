@@ -116,7 +116,7 @@ fn a_guest_that_is_let_go_on_and_does_not_recover_is_told_of_once() {
     assert_eq!(report.backtraces.len(), 1);
 }
 
-/// Interrupts off for 0.9 s at a time, and a bound that makes a hang of it.
+/// Interrupts off for 0.85 s at a time, and a bound that makes a hang of it.
 #[test]
 fn a_guest_that_is_let_go_on_and_recovers_is_told_of_as_such() {
     let running = run_workload("long-irqs-off", 1)

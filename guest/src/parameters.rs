@@ -40,7 +40,7 @@ impl Parameters {
             allow_x2apic: true,
             direct: false,
             exit_code: 0,
-            section_ms: 900,
+            section_ms: 850,
         };
         PRINTK.set_console_loglevel(DEFAULT_LOGLEVEL);
         let words = || command_line.split_ascii_whitespace();

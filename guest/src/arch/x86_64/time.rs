@@ -83,13 +83,16 @@ fn measure_tsc_khz() -> u64 {
 
 /// Against the time-stamp counter, for 1 ms.
 fn measure_apic_khz(tsc_khz: u64) -> u64 {
+    // A host that runs somebody else meanwhile makes it longer.
+    let mut elapsed = 0;
     let count = apic::count_while(|| {
         let start = read_tsc();
-        while read_tsc() - start < tsc_khz {
+        while elapsed < tsc_khz {
             core::hint::spin_loop();
+            elapsed = read_tsc() - start;
         }
     });
-    u64::from(count) * apic::TIMER_DIVISOR
+    u64::from(count) * apic::TIMER_DIVISOR * tsc_khz / elapsed.max(1)
 }
 
 /// Starts this CPU's tick. More CPUs tick more slowly, each of them: a host that emulates many

@@ -1,6 +1,6 @@
-//! Sizes and durations as people write them, on the command line and in a farm's suite.
+//! Sizes, durations, times and counts as people write them, and read them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A number of bytes, or one with K, M or G behind: `64M`, `64MiB`, `4096`.
 ///
@@ -32,6 +32,19 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text);
     let duration = duration.map_err(|error| format!("{error}, as in 2s or 500ms"))?;
     if duration > LONGEST { Err("longer than a year".into()) } else { Ok(duration) }
+}
+
+/// A time that has a form in RFC 3339, of milliseconds since the Unix epoch: the last one for all that
+/// come later.
+pub fn unix_time(at_ms: u64) -> SystemTime {
+    // The end of the year 9999, which is as far as that form goes.
+    const LAST: u64 = 253_402_300_799_000;
+    UNIX_EPOCH + Duration::from_millis(at_ms.min(LAST))
+}
+
+/// So many of something.
+pub fn plural(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

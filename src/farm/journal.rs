@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use super::event::Event;
+use super::event::{EVENT_VERSION, Event, What};
 
 /// The journal's file in a results directory.
 pub const FILE: &str = "events.jsonl";
@@ -73,6 +73,19 @@ pub struct Contents {
     pub damaged: Vec<u64>,
 }
 
+impl Contents {
+    /// Why it cannot be read by this program, if a later one has written it.
+    pub fn is_later(&self) -> Option<String> {
+        let version = self.events.iter().find_map(|event| match &event.what {
+            What::FarmStarted(started) => Some(started.version).filter(|&is| is > EVENT_VERSION),
+            _ => None,
+        })?;
+        Some(format!(
+            "its events are of format {version}, and this program reads format {EVENT_VERSION}"
+        ))
+    }
+}
+
 /// Reads the journal of a results directory.
 ///
 /// # Errors
@@ -101,7 +114,6 @@ pub fn read(results: &Path) -> anyhow::Result<Contents> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::farm::event::What;
 
     fn interrupted(by: &str) -> Event {
         Event { at_ms: 7, what: What::FarmInterrupted { by: by.into() } }

@@ -7,7 +7,7 @@ use regex::Regex;
 use super::event::{HangSummary, Status};
 use super::suite::{Console, Expectation, Vm};
 use crate::hang::Class;
-use crate::report::{Fact, Hang, Outcome, Report};
+use crate::report::{Hang, Outcome, Report, function_of};
 
 /// What a VM's process has left.
 #[derive(Debug)]
@@ -210,16 +210,12 @@ fn by_console(rules: &Console, printed: &str) -> Judgement {
 /// The hang of a report that was found first, in short.
 pub fn summary(report: &Report) -> Option<HangSummary> {
     let hang = report.hangs.first()?;
-    let function = hang.evidence.iter().find_map(|evidence| match &evidence.fact {
-        Fact::Stood { function, .. } if hang.blamed.contains(&evidence.of) => function.clone(),
-        _ => None,
-    });
     Some(HangSummary {
         class: hang.class,
         signature: hang.signature.clone(),
         blamed: hang.blamed.clone(),
         locks: hang.locks.clone(),
-        function,
+        function: function_of(&hang.blamed, &hang.evidence).map(str::to_owned),
     })
 }
 

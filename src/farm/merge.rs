@@ -117,6 +117,9 @@ impl Merged {
     fn add(&mut self, root: &Path) -> anyhow::Result<()> {
         let contents = journal::read(root)?;
         let shown = root.display();
+        if let Some(reason) = contents.is_later() {
+            bail!("failed to read {shown}: {reason}");
+        }
         if !contents.damaged.is_empty() {
             let count = contents.damaged.len();
             self.warn(format!("{shown}: lines of its journal that are no events: {count}"));
@@ -132,13 +135,6 @@ impl Merged {
             let new = || Try { root: root.into(), started: None, finished: None };
             match event.what {
                 What::FarmStarted(started) => {
-                    if started.version > EVENT_VERSION {
-                        bail!(
-                            "failed to read {shown}: its events are of format {}, and this program \
-                             reads format {EVENT_VERSION}",
-                            started.version
-                        );
-                    }
                     tries.retain(|id, _| !started.stale.contains(&id.name));
                     start = Some((at_ms, started));
                     // It goes on with what was interrupted.

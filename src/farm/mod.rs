@@ -21,5 +21,6 @@ pub mod reporters;
 pub mod results;
 pub mod runner;
 pub mod suite;
+mod tail;
 
 pub use inside::{Refused, inside};

@@ -17,7 +17,7 @@ use std::sync::LazyLock;
 use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
 
-use super::event::{EVENT_VERSION, Event, Id, Status, VmFinished, What};
+use super::event::{Event, Id, Status, VmFinished, What};
 use super::journal::{self, Journal};
 use super::suite::Vm;
 use crate::bundled;
@@ -97,7 +97,12 @@ impl Results {
                 );
                 return Err(BadRequest::from_error(anyhow::anyhow!(message)));
             }
-            left = Left::read(journal::read(root)?, vms)?;
+            let journal = journal::read(root)?;
+            if let Some(reason) = journal.is_later() {
+                let error = anyhow::anyhow!("failed to go on in {}: {reason}", root.display());
+                return Err(BadRequest::from_error(error));
+            }
+            left = Left::read(journal, vms);
         }
         let journal = Journal::open(root)?;
         Ok((Self { root: root.into(), journal, _lock: lock }, left))
@@ -259,7 +264,7 @@ fn lock(root: &Path) -> anyhow::Result<File> {
 }
 
 impl Left {
-    fn read(journal: journal::Contents, vms: &[Vm]) -> anyhow::Result<Self> {
+    fn read(journal: journal::Contents, vms: &[Vm]) -> Self {
         let planned: BTreeMap<&str, String> =
             vms.iter().map(|vm| (vm.name.as_str(), definition(vm))).collect();
         let mut left = Self { damaged: journal.damaged.len(), ..Self::default() };
@@ -287,14 +292,7 @@ impl Left {
                     left.next.remove(&run);
                     left.done.insert(run, Done::of(finished));
                 }
-                What::FarmStarted(started) => {
-                    if started.version > EVENT_VERSION {
-                        let message = format!(
-                            "the journal is of format {}, and this program reads format {EVENT_VERSION}",
-                            started.version
-                        );
-                        return Err(BadRequest::from_error(anyhow::anyhow!(message)));
-                    }
+                What::FarmStarted(_) => {
                     // Those that an earlier one has lost have been told of.
                     left.lost.clear();
                 }
@@ -323,7 +321,7 @@ impl Left {
             !stale.contains(&(id.name.clone(), id.run))
         };
         left.events = journal.events.into_iter().filter(counts).collect();
-        Ok(left)
+        left
     }
 }
 

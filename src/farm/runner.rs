@@ -4,8 +4,6 @@
 //! come, something is due.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -19,6 +17,7 @@ use super::judge::{self, End, Judgement};
 use super::process::{self, Process};
 use super::results::{self, Done, Left, Results, definition};
 use super::suite::Vm;
+use super::tail;
 use crate::report::Report;
 
 /// How to run a plan.
@@ -476,15 +475,18 @@ const MAX_CONSOLE: u64 = 64 << 20;
 const MAX_REPORT: u64 = 256 << 20;
 
 fn look(vm: &Vm, directory: &Path, end: End) -> Looked {
-    let report = read(&directory.join(process::REPORT), MAX_REPORT);
+    let report = tail::read(&directory.join(process::REPORT), MAX_REPORT);
     let report: Result<Report, String> = match report {
-        Ok(bytes) => serde_json::from_slice(&bytes)
+        Ok(tail) => serde_json::from_slice(&tail.bytes)
             .map_err(|error| format!("left a report that cannot be read ({error})")),
         Err(_) => Err("without a report".into()),
     };
     let text = |file: &str| -> String {
-        let bytes = read(&directory.join(file), MAX_CONSOLE).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
+        let tail = tail::read(&directory.join(file), MAX_CONSOLE);
+        tail.map_or_else(
+            |_| String::new(),
+            |tail| String::from_utf8_lossy(&tail.bytes).into_owned(),
+        )
     };
     // Nobody asks for what a guest has printed unless there are rules for it.
     let has_rules = !vm.console.must.is_empty() || !vm.console.must_not.is_empty();
@@ -513,14 +515,4 @@ fn look(vm: &Vm, directory: &Path, end: End) -> Looked {
         hang: report.as_ref().ok().and_then(judge::summary),
         files: files.map(|(name, file)| (name.to_owned(), PathBuf::from(file))).collect(),
     }
-}
-
-/// The last `most` bytes of a file.
-fn read(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
-    file.take(most).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

@@ -198,6 +198,14 @@ pub struct Evidence {
     pub fact: Fact,
 }
 
+/// The function in which the first of those to blame stood, of a hang's evidence.
+pub fn function_of<'a>(blamed: &[String], evidence: &'a [Evidence]) -> Option<&'a str> {
+    evidence.iter().find_map(|evidence| match &evidence.fact {
+        Fact::Stood { function, .. } if blamed.contains(&evidence.of) => function.as_deref(),
+        _ => None,
+    })
+}
+
 /// What can be observed. Durations are in milliseconds of the CPU's own time: in which the host ran
 /// it, or it had nothing to run for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

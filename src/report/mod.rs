@@ -20,7 +20,7 @@ pub use cpu::{Answer, Cpu, CpuState, Finding, Look, Nmi, Registers, Word};
 pub use frame::{Availability, FoundBy, Frame, Function, Symbol, Variable, VariableKind};
 pub use hang::{
     Activity, Evidence, Fact, Hang, LockKind, NodeKind, SourceLine, Task, TaskState, WaitEdge,
-    WaitKind, WaitNode,
+    WaitKind, WaitNode, function_of,
 };
 
 /// Raised when a field changes its meaning or goes away; not when one is added.

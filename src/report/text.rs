@@ -17,6 +17,7 @@ use super::{
     Answer, Backtrace, Cpu, CpuState, Finding, Frame, Function, Look, Machine, Outcome, Report,
     Reservation, Task, TaskState, Trigger, Word,
 };
+use crate::units::plural;
 pub use hang::{hangs, resolved};
 
 const GOOD: Style = AnsiColor::Green.on_default();
@@ -31,7 +32,7 @@ const NAME_WIDTH: std::ops::RangeInclusive<usize> = 22..=48;
 pub fn ready(machine: &Machine, after: Duration) -> String {
     format!(
         "{GOOD}guest ready{GOOD:#}: {}, {}, {} ms\n",
-        plural(machine.vcpus as usize, "vCPU"),
+        plural(machine.vcpus.into(), "vCPU"),
         size(machine.memory_bytes),
         after.as_millis()
     )
@@ -110,7 +111,7 @@ pub fn backtrace(backtrace: &Backtrace) -> String {
     let _ = writeln!(
         text,
         "NMI: sent to {}, {} answered in {} ms",
-        plural(backtrace.nmi_sent as usize, "vCPU"),
+        plural(backtrace.nmi_sent.into(), "vCPU"),
         backtrace.nmi_answered,
         round_up(backtrace.elapsed_ms)
     );
@@ -375,10 +376,6 @@ fn ranges(cpus: &[u32]) -> Vec<String> {
         _ => vec![format!("cpu{first} to cpu{last}")],
     };
     parts.into_iter().flat_map(names).collect()
-}
-
-fn plural(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 fn seconds(milliseconds: impl std::borrow::Borrow<f64>) -> String {

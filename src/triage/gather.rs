@@ -18,7 +18,7 @@ use super::glance::{self, Glance, NoReport};
 use super::groups::{Groups, Run};
 use super::{Skipped, Totals, Triage, work};
 use crate::error_chain;
-use crate::farm::event::{EVENT_VERSION, Event, Id, Status, VmFinished, What};
+use crate::farm::event::{Event, Id, Status, VmFinished, What};
 use crate::farm::{inside, journal};
 
 /// How far below a directory its reports may be.
@@ -187,14 +187,7 @@ impl Gatherer {
             Ok(contents) => contents,
             Err(error) => return self.skip(&journal, format!("{error:#}")),
         };
-        let newer = |event: &Event| match &event.what {
-            What::FarmStarted(started) => Some(started.version).filter(|&is| is > EVENT_VERSION),
-            _ => None,
-        };
-        if let Some(version) = contents.events.iter().find_map(newer) {
-            let reason = format!(
-                "its events are of format {version}, and this program reads format {EVENT_VERSION}"
-            );
+        if let Some(reason) = contents.is_later() {
             return self.skip(&journal, reason);
         }
         if let Some(line) = contents.damaged.first() {

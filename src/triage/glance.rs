@@ -11,7 +11,7 @@ use super::finding::{Finding, Kind, signature};
 use super::stacks::{cpus_at_end, frames_of, place};
 use crate::farm::event::{HangSummary, Status, VmFinished};
 use crate::hang::Class;
-use crate::report::{Evidence, Fact, Outcome, Report, SCHEMA_VERSION};
+use crate::report::{Evidence, Outcome, Report, SCHEMA_VERSION, function_of};
 
 /// The most that is read of a report. One of 300 vCPUs is a few megabytes.
 const MAX_REPORT: u64 = 256 << 20;
@@ -144,10 +144,7 @@ fn status(outcome: &Outcome) -> Status {
 /// `None` if its signature is none.
 fn finding_of_hang(hang: HangParts) -> Option<Finding> {
     let HangParts { class, signature, blamed, locks, evidence } = hang;
-    let function = evidence.into_iter().find_map(|evidence| match evidence.fact {
-        Fact::Stood { function, .. } if blamed.contains(&evidence.of) => function,
-        _ => None,
-    });
+    let function = function_of(&blamed, &evidence).map(str::to_owned);
     of_summary(&HangSummary { class, signature, blamed, locks, function })
 }
 

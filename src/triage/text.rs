@@ -2,13 +2,13 @@
 //! on. Everything that comes from a guest or a file goes through `sanitize`.
 
 use std::fmt::Write as _;
-use std::time::{Duration, UNIX_EPOCH};
 
 use anstyle::{AnsiColor, Style};
 
 use super::known::Entry;
 use super::{Diff, Group, Kind, Totals, Triage};
 use crate::report::sanitize::line;
+use crate::units::{plural, unix_time};
 use nmiscope_symbolizer::short_name;
 
 const GOOD: Style = AnsiColor::Green.on_default();
@@ -192,14 +192,7 @@ fn list(names: &[String]) -> String {
 
 /// In UTC, to the second.
 fn time(at_ms: u64) -> String {
-    // The end of the year 9999, which is as far as that form goes.
-    const LAST: u64 = 253_402_300_799_000;
-    let at = UNIX_EPOCH + Duration::from_millis(at_ms.min(LAST));
-    humantime::format_rfc3339_seconds(at).to_string()
-}
-
-fn plural(count: u64, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+    humantime::format_rfc3339_seconds(unix_time(at_ms)).to_string()
 }
 
 #[cfg(test)]

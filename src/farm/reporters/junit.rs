@@ -1,9 +1,8 @@
 //! JUnit XML, which CI systems read: one test suite, and a test case for each run of a VM.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context;
 use quick_junit::{
@@ -16,7 +15,9 @@ use super::words::{self, finding, verb};
 use crate::destination::Destination;
 use crate::farm::event::{Event, FarmFinished, FarmStarted, Status, VmFinished, What};
 use crate::farm::inside;
+use crate::farm::tail::{self, Tail};
 use crate::report::sanitize;
+use crate::units::unix_time;
 
 /// So much of the end of a console is taken over.
 const CONSOLE: u64 = 64 << 10;
@@ -191,14 +192,8 @@ fn text(text: &str) -> XmlString {
 
 /// The end of a console, from the start of a line on if it is not all of it.
 fn tail(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(CONSOLE)))?;
-    let mut bytes = Vec::new();
-    file.take(CONSOLE).read_to_end(&mut bytes)?;
-    if length > CONSOLE
-        && let Some(end) = bytes.iter().position(|byte| *byte == b'\n')
-    {
+    let Tail { mut bytes, is_all } = tail::read(path, CONSOLE)?;
+    if !is_all && let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
         bytes.drain(..=end);
     }
     let mut safe = Vec::new();
@@ -213,10 +208,7 @@ fn started_at(one: &Try) -> u64 {
 
 /// RFC 3339.
 fn time(at_ms: u64) -> String {
-    // The end of the year 9999, which is as far as that form goes.
-    const LAST: u64 = 253_402_300_799_000;
-    let at = UNIX_EPOCH + Duration::from_millis(at_ms.min(LAST));
-    humantime::format_rfc3339_millis(at).to_string()
+    humantime::format_rfc3339_millis(unix_time(at_ms)).to_string()
 }
 
 fn duration(ms: f64) -> Duration {

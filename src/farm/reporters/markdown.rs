@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use super::Reporter;
 use super::runs::{Group, Runs, Try};
 use super::summary::{counts, known, times};
-use super::words::{self, NAME, SENTENCE, duration, plural, seconds, verb};
+use super::words::{self, NAME, SENTENCE, duration, seconds, verb};
 use crate::destination::Destination;
 use crate::farm::event::{Event, FarmFinished, FarmStarted, What};
+use crate::units::plural;
 use nmiscope_symbolizer::short_name;
 
 /// The most bytes of rows in each section. GitHub takes 1 MiB for all of it.

@@ -7,8 +7,9 @@ use anstyle::{AnsiColor, Style};
 
 use super::runs::Runs;
 use super::summary::summary;
-use super::words::{self, NAME, finding, plural, seconds};
+use super::words::{self, NAME, finding, seconds};
 use crate::farm::event::{Event, FarmStarted, Status, VmFinished, What};
+use crate::units::plural;
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();

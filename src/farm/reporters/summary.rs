@@ -7,9 +7,10 @@ use std::path::Path;
 use anstyle::{AnsiColor, Style};
 
 use super::runs::{Group, Runs, Try};
-use super::words::{duration, finding, line, name, path, plural, signature, title, verb};
+use super::words::{duration, finding, line, name, path, signature, title, verb};
 use crate::farm::event::{FarmFinished, Status};
 use crate::farm::{journal, results};
+use crate::units::plural;
 
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();

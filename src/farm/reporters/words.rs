@@ -133,11 +133,6 @@ pub fn duration(elapsed_ms: f64) -> String {
     }
 }
 
-/// So many of something.
-pub fn plural(count: u64, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,8 +10,9 @@ use super::super::sanitize::line;
 use super::super::{
     Activity, Fact, Hang, LockKind, NodeKind, SourceLine, TaskState, WaitEdge, WaitKind, WaitNode,
 };
-use super::{BAD, DIM, GOOD, plural, ranges, seconds};
+use super::{BAD, DIM, GOOD, ranges, seconds};
 use crate::hang::Class;
+use crate::units::plural;
 
 /// Hangs that were found at one moment.
 pub fn hangs(hangs: &[Hang]) -> String {
@@ -210,7 +211,7 @@ fn place(hang: &Hang, party: &str) -> Option<String> {
         place.as_ref().map_or_else(String::new, |place| format!("  {DIM}{}{DIM:#}", source(place)));
     let took = facts().find_map(|evidence| match evidence.fact {
         Fact::NoSchedule { interrupts, .. } if interrupts > 0 => {
-            Some(format!(", took {} meanwhile", plural(interrupts as usize, "interrupt")))
+            Some(format!(", took {} meanwhile", plural(interrupts, "interrupt")))
         }
         _ => None,
     });
@@ -223,11 +224,9 @@ fn place(hang: &Hang, party: &str) -> Option<String> {
 
 fn undone(fact: &Fact) -> Option<String> {
     match *fact {
-        Fact::WorkUndone { items, .. } => {
-            Some(format!("{} undone", plural(items as usize, "work item")))
-        }
+        Fact::WorkUndone { items, .. } => Some(format!("{} undone", plural(items, "work item"))),
         Fact::TasksNotRun { tasks, .. } => {
-            Some(format!("{} not run", plural(tasks as usize, "task")))
+            Some(format!("{} not run", plural(tasks.into(), "task")))
         }
         _ => None,
     }

@@ -1,0 +1,44 @@
+//! The end of a file that a guest may have made as long as it liked.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+
+/// The end of a file.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tail {
+    /// What is there.
+    pub bytes: Vec<u8>,
+    /// There was nothing before it.
+    pub is_all: bool,
+}
+
+/// Reads the last `most` bytes of a file.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read(path: &Path, most: u64) -> io::Result<Tail> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(Tail { bytes, is_all: length <= most })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_the_end_that_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("console.log");
+        std::fs::write(&path, "first\nlast\n").unwrap();
+        assert_eq!(read(&path, 5).unwrap(), Tail { bytes: b"last\n".to_vec(), is_all: false });
+        assert_eq!(
+            read(&path, 11).unwrap(),
+            Tail { bytes: b"first\nlast\n".to_vec(), is_all: true }
+        );
+    }
+}

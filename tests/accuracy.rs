@@ -22,15 +22,15 @@ fn at_a_time() -> usize {
 
 fn faults(row: &Row, cpus: u32) -> Vec<String> {
     let run = run_workload(row.name, cpus).args(["--serial", "none", "--hang-after", "1s"]);
-    let run = match row.expected() {
-        Expected::Healthy => run.args(["--nmi-after", "2s", "--stop-after", "4s"]),
-        expected if expected.name() == "boot-stall" => run.args(["--ready-within", "2s"]),
+    let finished = match row.expected() {
+        Expected::Healthy => run.start().look_and_stop_after(Duration::from_secs(3)),
+        expected if expected.name() == "boot-stall" => run.args(["--ready-within", "2s"]).run(),
         // Far longer than a vCPU needs for a second of its own, on a host with better things to do.
         _ => run
             .args(["--stop-after", "160s", "--hang-after", "starved=150s"])
-            .deadline(Duration::from_secs(200)),
+            .deadline(Duration::from_secs(200))
+            .run(),
     };
-    let finished = run.run();
     let report = finished.report();
     let told = |fault: String| format!("{}/{cpus}: {fault}\n{}", row.name, finished.all());
     corpus::faults(row, &report, cpus)

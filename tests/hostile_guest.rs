@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::image::{Patched, address_of, bundled, function, section};
 use common::*;
 use nmiscope::hang::Class;
@@ -13,12 +15,15 @@ const IMAGE: &str = "guest.elf";
 
 /// Runs a guest; its NMI handlers get time enough.
 fn run(guest: &Patched, arguments: &[&str]) -> Finished {
+    invocation(guest, arguments).run()
+}
+
+fn invocation(guest: &Patched, arguments: &[&str]) -> Invocation {
     require_kvm();
     nmiscope(["run", IMAGE, "--cpus", "2", "--memory", "32M"])
         .args(arguments)
         .with_report()
         .with_file(IMAGE, &guest.0)
-        .run()
 }
 
 /// Runs a guest that hangs.
@@ -48,9 +53,9 @@ fn scribbler(scribbles: &[(u64, u32)]) -> Patched {
 /// on whether its heartbeats can still be found.
 #[track_caller]
 fn scribbled(scribbles: &[(u64, u32)]) -> (Finished, Report) {
-    let arguments =
-        ["--workload", "busy", "--hang-after", "0", "--nmi-after", "500ms", "--stop-after", "1s"];
-    let finished = run(&scribbler(scribbles), &arguments);
+    let running =
+        invocation(&scribbler(scribbles), &["--workload", "busy", "--hang-after", "0"]).start();
+    let finished = running.look_and_stop_after(Duration::from_millis(300));
     harmless(&finished);
     // It may stumble over its own rubble in its NMI handler, and panic.
     let code = finished.code();

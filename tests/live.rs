@@ -9,6 +9,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use common::corpus::promises;
 use common::*;
@@ -24,7 +25,7 @@ enum Ending {
     Hang(&'static [Culprit]),
     Panic,
     Crash,
-    /// Healthy: nothing but `--stop-after` ends it, and `--nmi-after` looks at it meanwhile.
+    /// Healthy: nothing but the test ends it, which looks at it before.
     Stopped,
     /// By itself, with code 0.
     Left,
@@ -94,12 +95,12 @@ fn check(workload: &str, source: &'static str, ending: Ending, cpus: u32) -> Rep
         "nmi-stuck" => invocation,
         _ => invocation.args(["--nmi-timeout", "10s"]),
     };
-    let invocation = match ending {
-        Ending::Hang(_) => invocation.args(["--hang-after", "500ms"]),
-        Ending::Stopped => invocation.args(["--nmi-after", "1s", "--stop-after", "2s"]),
-        Ending::Panic | Ending::Crash | Ending::Left => invocation,
+    let invocation = invocation.args(["--core", CORE]);
+    let finished = match ending {
+        Ending::Hang(_) => invocation.args(["--hang-after", "500ms"]).run(),
+        Ending::Stopped => invocation.start().look_and_stop_after(Duration::from_secs(1)),
+        Ending::Panic | Ending::Crash | Ending::Left => invocation.run(),
     };
-    let finished = invocation.args(["--core", CORE]).run();
     let report = finished.report();
     let all = || finished.all();
     let code = match (ending, &report.outcome) {
@@ -118,7 +119,7 @@ fn check(workload: &str, source: &'static str, ending: Ending, cpus: u32) -> Rep
             exit::CRASH
         }
         (Ending::Stopped, Outcome::Stopped { by }) => {
-            assert_eq!(by, "--stop-after", "{}", all());
+            assert_eq!(by, "SIGINT", "{}", all());
             exit::CLEAN
         }
         (Ending::Left, Outcome::Exit { code: 0 }) => exit::CLEAN,

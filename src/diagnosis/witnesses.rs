@@ -37,10 +37,22 @@ pub fn findings(
         findings.extend(stack_fault(look));
         // An earlier handler's word is of another moment.
         if let Some(word) = word.filter(|word| word.current && nmi.answer == Answer::Answered) {
-            findings.extend(compare(&vouched_for(word), &seen(look), look.ending.is_complete()));
+            let difference = compare(&vouched_for(word), &seen(look), look.ending.is_complete());
+            let shadow = capture.state.as_ref().is_ok_and(|state| state.nmi.interrupt_shadow);
+            findings.extend(difference.map(|difference| in_shadow(difference, shadow)));
         }
     }
     findings
+}
+
+/// A contradiction with a vCPU that was in an interrupt shadow is none. On AMD processors KVM has it
+/// execute one instruction by the trap flag before it injects the NMI: an interrupt that waits too may
+/// come in between, and a hypervisor below may let it run for longer.
+fn in_shadow(difference: Finding, shadow: bool) -> Finding {
+    match difference {
+        Finding::WitnessesDiffer { frame } if shadow => Finding::InterruptShadow { frame },
+        other => other,
+    }
 }
 
 /// Why the host cannot see the whole stack.
@@ -131,5 +143,13 @@ mod tests {
         assert_eq!(difference("Xb", "Ab", false), Some(Finding::WitnessesDiffer { frame: 0 }));
         assert_eq!(difference("Abc", "ABc", true), Some(Finding::WitnessesDiffer { frame: 1 }));
         assert_eq!(difference("", "Ab", true), Some(Finding::WitnessesDiffer { frame: 0 }));
+    }
+    #[test]
+    fn a_contradiction_in_an_interrupt_shadow_is_of_another_moment() {
+        let differ = Finding::WitnessesDiffer { frame: 2 };
+        assert_eq!(in_shadow(differ.clone(), false), differ);
+        assert_eq!(in_shadow(differ, true), Finding::InterruptShadow { frame: 2 });
+        let lacks = Finding::WordIncomplete { frames: 1 };
+        assert_eq!(in_shadow(lacks.clone(), true), lacks);
     }
 }

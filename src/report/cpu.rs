@@ -71,6 +71,12 @@ pub enum Finding {
         /// How many.
         frames: u32,
     },
+    /// The vCPU was stopped in the shadow of an STI or MOV SS, in which it takes no NMI: it has run on
+    /// before it took this one. The guest's trace is of a later moment than the host's.
+    InterruptShadow {
+        /// The first frame at which they differ.
+        frame: u32,
+    },
     /// The guest's trace and the host's contradict each other.
     WitnessesDiffer {
         /// The first frame at which they do.

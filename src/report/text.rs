@@ -240,6 +240,7 @@ fn shows_all(cpu: &Cpu) -> bool {
         matches!(
             finding,
             Finding::WordIncomplete { .. }
+                | Finding::InterruptShadow { .. }
                 | Finding::WitnessesDiffer { .. }
                 | Finding::StackBroken { .. }
                 | Finding::StackUnreadable { .. }
@@ -276,6 +277,10 @@ fn finding_text(finding: &Finding) -> String {
         Finding::InterruptedBefore { frames } => {
             format!("it took an interrupt before the NMI: {frames} frames on top")
         }
+        Finding::InterruptShadow { frame } => format!(
+            "stopped in the shadow of an STI or MOV SS, it ran on before the NMI: the guest's word is of a \
+             later moment than the host's look, and differs at #{frame}"
+        ),
         Finding::WitnessesDiffer { frame } => {
             format!("the guest's word and the host's look differ at #{frame}")
         }

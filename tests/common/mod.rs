@@ -179,6 +179,20 @@ impl Running {
         }
     }
 
+    /// Lets the guest run for this long once it is ready, however long that takes on this host; then
+    /// takes a backtrace, and stops it. One that ends before has its own ending.
+    pub fn look_and_stop_after(self, time: Duration) -> Finished {
+        let stdout = self.stdout.as_ref().expect("a pipe");
+        if stdout.wait_for("guest ready", 1, self.deadline) {
+            thread::sleep(time);
+            self.signal(Signal::USR1);
+            if stdout.wait_for("backtrace asked for by SIGUSR1", 1, self.deadline) {
+                self.signal(Signal::INT);
+            }
+        }
+        self.wait()
+    }
+
     /// Sends a signal to this one process.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("the process runs");

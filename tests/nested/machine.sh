@@ -138,7 +138,7 @@ look_at_frozen() {
 
 # Returns QEMU's status, 124 when there is no time left, or $frozen.
 boot() {
-    local cache=$1 out=$2 left=$((${NESTED_TIMEOUT:-1800} - SECONDS)) signs=0 last=$SECONDS size keys
+    local cache=$1 out=$2 left=$((${NESTED_TIMEOUT:-2700} - SECONDS)) signs=0 last=$SECONDS size keys
     ((left > 0)) || return 124
     : >"$scratch/results"
     mkfifo "$scratch"/monitor.{in,out} "$scratch/keys"
@@ -194,7 +194,7 @@ main() {
     boot "$cache" "$out" || status=$?
     case $status in
     0) ;;
-    124 | 137) fail "not done after ${NESTED_TIMEOUT:-1800} s (NESTED_TIMEOUT); see $out/console.log" ;;
+    124 | 137) fail "not done after ${NESTED_TIMEOUT:-2700} s (NESTED_TIMEOUT); see $out/console.log" ;;
     "$frozen") fail "the machine froze: its kernel gave no sign of life for $sign_of_life_within s; see console.log and frozen in $out" ;;
     *) fail "QEMU failed with status $status; see $out/console.log" ;;
     esac

@@ -1,0 +1,213 @@
+//! When there is a look, and what one brings that is not the first.
+
+use super::scene::*;
+use crate::hang::*;
+
+#[test]
+fn the_time_in_which_a_guest_is_judged_does_not_count() {
+    let mut scene = Scene::new(1);
+    let mut detector = Detector::new(Bounds::new(Some(BOUND)), POLL);
+    detector.set_ready();
+    detector.observe(scene.now.clone());
+    for _ in 0..9 {
+        scene.pass(POLL, |_| NOTHING);
+        assert_eq!(detector.judge(scene.now.clone()), None);
+        scene.now.at += POLL;
+        detector.resumed(scene.now.at);
+    }
+    scene.pass(POLL, |_| NOTHING);
+    assert!(detector.judge(scene.now.clone()).is_some(), "and the time between does");
+}
+
+#[test]
+fn time_in_which_nobody_watched_does_not_count() {
+    let mut scene = Scene::new(1);
+    scene.spins(0, false);
+    let bounds = Bounds::new(Some(BOUND));
+    // Ten seconds of SIGSTOP in the middle of half a second without progress.
+    let verdict = scene.watch_with(bounds, 6, |scene, poll| {
+        let interval = if poll == 3 { BOUND * 10 } else { POLL };
+        scene.pass(interval, |_| NOTHING);
+    });
+    assert_eq!(verdict, None);
+}
+
+/// A backtrace that somebody has asked for is no progress.
+#[test]
+fn being_stopped_on_purpose_changes_nothing() {
+    let mut scene = Scene::new(1);
+    scene.spins(0, false);
+    let mut detector = Detector::new(Bounds::new(Some(BOUND)), POLL);
+    detector.set_ready();
+    detector.observe(scene.now.clone());
+    let verdict = (1..=LONG).find_map(|poll| {
+        scene.pass(POLL, |_| NOTHING);
+        if poll == 5 {
+            detector.resumed(scene.now.at);
+        }
+        Some((poll, detector.judge(scene.now.clone())?))
+    });
+    // The interval in which it was stopped does not count.
+    assert_eq!(verdict.map(|(poll, _)| poll), Some(11));
+}
+
+/// Nobody but the judge sees a vCPU's state, and what it has seen holds while nothing moves.
+#[test]
+fn a_guest_is_not_stopped_again_for_what_a_look_has_shown_not_to_be_due() {
+    let mut scene = Scene::new(1);
+    scene.halts(0, false);
+    let mut bounds = Bounds::new(Some(BOUND));
+    bounds.set(Class::DeadHalt, Some(BOUND * 5));
+    let mut detector = Detector::new(bounds, POLL);
+    detector.set_ready();
+    let mut stops = Vec::new();
+    let verdict = (0..=6 * LONG).find_map(|poll| {
+        scene.pass(POLL, |_| NOTHING);
+        let mut running = scene.now.clone();
+        running.vcpus[0].sample = None;
+        if !detector.observe(running).suspicious {
+            return None;
+        }
+        stops.push(poll);
+        detector.judge(scene.now.clone())
+    });
+    assert_eq!(stops, [10, 50]);
+    let Some(Verdict::Hangs(found)) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(found.hangs[0].class, Class::DeadHalt);
+}
+
+/// A guest that is let go on with its hangs: each is told of once, and its end too.
+#[test]
+fn hangs_of_a_guest_that_goes_on_begin_and_end_one_by_one() {
+    let mut scene = Scene::new(4);
+    let mut detector = Detector::new(Bounds::new(Some(BOUND)), POLL);
+    detector.set_ready();
+    let mut told = Vec::new();
+    for poll in 0..80 {
+        // CPU 1 spins for 4 s, CPU 2 halts for good after 2, and CPU 3 after 3 wants what CPU 1 has.
+        match poll {
+            1 => {
+                scene.spins(1, false);
+                scene.lock(0xa0, LockKind::Spin, Some(1));
+            }
+            20 => scene.halts(2, false),
+            30 => scene.cpu_waits(3, WaitFor::Lock(0xa0)),
+            40 => {
+                scene.kernel().locks.clear();
+                scene.cpu(3).wait = None;
+            }
+            _ => {}
+        }
+        let stuck = [(1, 1..40), (2, 20..80), (3, 30..40)];
+        let stuck = stuck.into_iter().filter(|(_, when)| when.contains(&poll));
+        let stuck: Vec<usize> = stuck.map(|(cpu, _)| cpu).collect();
+        scene.pass(POLL, still(&stuck, NOTHING));
+        let noticed = detector.observe(scene.now.clone());
+        told.extend(noticed.over.into_iter().map(|number| (poll, format!("{number} is over"))));
+        if noticed.suspicious
+            && let Some(Verdict::Hangs(found)) = detector.judge(scene.now.clone())
+        {
+            let hangs = found.hangs.iter();
+            told.extend(hangs.map(|hang| (poll, format!("{} {:?}", hang.class, hang.blamed))));
+        }
+    }
+    let expected = [(10, "hard-lockup [Cpu(1)]"), (29, "dead-halt [Cpu(2)]"), (40, "0 is over")];
+    assert_eq!(told, expected.map(|(poll, what)| (poll, what.to_owned())));
+}
+
+/// How much is known of a guest.
+#[derive(Clone, Copy, PartialEq)]
+enum Is {
+    Booting,
+    Ready,
+    Unknown,
+}
+
+/// In how many milliseconds a detector wants to look again that has seen a guest of two CPUs for 400.
+fn due_in(
+    guest: Is,
+    bounds: &Bounds,
+    set_up: fn(&mut Scene),
+    pass: fn(&mut Scene),
+) -> Option<u128> {
+    let mut scene = Scene::new(2);
+    set_up(&mut scene);
+    let mut detector = Detector::new(bounds.clone(), POLL);
+    if guest != Is::Booting {
+        detector.set_ready();
+    }
+    let seen = |scene: &Scene| {
+        let kernel = scene.now.kernel.clone().filter(|_| guest != Is::Unknown);
+        Observation { kernel, ..scene.now.clone() }
+    };
+    detector.observe(seen(&scene));
+    for _ in 0..4 {
+        scene.pass(POLL, |_| ALL_MOVES);
+        pass(&mut scene);
+        detector.observe(seen(&scene));
+    }
+    detector.due_in().map(|due| due.as_millis())
+}
+
+#[test]
+fn the_next_look_is_when_the_first_of_all_that_stands_still_is_due() {
+    let row = |set_up, pass| due_in(Is::Ready, &Bounds::new(Some(BOUND)), set_up, pass);
+    let nothing: fn(&mut Scene) = |_| {};
+    let stops_loop: fn(&mut Scene) = |scene| scene.cpu(1).main_loop = 0;
+    let stops_all: fn(&mut Scene) = |scene| {
+        scene.cpu(1).main_loop = 0;
+        scene.cpu(1).tick = 0;
+    };
+    assert_eq!(row(|scene| scene.spins(1, false), stops_all), Some(600));
+    assert_eq!(row(|scene| scene.spins(1, true), stops_loop), Some(600));
+    assert_eq!(row(|scene| scene.cpu_waits(1, WaitFor::Lock(0xa0)), nothing), Some(600));
+    assert_eq!(row(|scene| scene.lock(0xa0, LockKind::Spin, Some(1)), nothing), Some(600));
+    assert_eq!(row(|scene| scene.cpu(1).work_queued = 1, nothing), Some(600));
+    assert_eq!(row(|scene| scene.cpu(1).ready_tasks = 1, nothing), Some(600));
+    assert_eq!(row(|scene| scene.kernel().panicking = Some(1), nothing), Some(600));
+    let task_waits: fn(&mut Scene) = |scene| {
+        let task = scene.task("waiter", 1, TaskState::Blocked);
+        scene.task_waits(task, WaitFor::Lock(0xa0));
+    };
+    assert_eq!(row(task_waits, nothing), Some(600));
+
+    let mut bounds = Bounds::new(Some(BOUND));
+    bounds.set(Class::SoftLockup, Some(BOUND / 2));
+    let waits = |scene: &mut Scene| scene.cpu_waits(1, WaitFor::Lock(0xa0));
+    assert_eq!(due_in(Is::Ready, &bounds, waits, stops_loop), Some(100));
+    // Over its bound.
+    bounds.set(Class::SoftLockup, Some(BOUND / 4));
+    assert_eq!(due_in(Is::Ready, &bounds, waits, stops_loop), Some(600));
+
+    let mut bounds = Bounds::new(Some(BOUND));
+    bounds.set(Class::BootStall, Some(BOUND * 2));
+    assert_eq!(due_in(Is::Booting, &bounds, nothing, stops_all), Some(1600));
+    bounds.set(Class::Silent, Some(BOUND * 3));
+    let stranger = |set_up, pass| due_in(Is::Unknown, &bounds, set_up, pass);
+    assert_eq!(stranger(|scene| scene.spins(1, false), nothing), Some(600));
+    assert_eq!(stranger(|scene| scene.halts(1, false), nothing), Some(600));
+    assert_eq!(stranger(|scene| scene.spins(1, true), nothing), Some(2600));
+    assert_eq!(stranger(|scene| scene.spins(1, true), |scene| scene.now.console_bytes += 1), None);
+}
+
+#[test]
+fn what_stands_still_for_a_good_reason_makes_nobody_look_sooner() {
+    let row = |set_up: fn(&mut Scene)| due_in(Is::Ready, &Bounds::new(Some(BOUND)), set_up, |_| {});
+    assert_eq!(row(|_| {}), None);
+    let sleeps = |scene: &mut Scene| {
+        let task = scene.task("sleeper", 0, TaskState::Blocked);
+        scene.task_waits(task, WaitFor::Queue(0xcc));
+    };
+    assert_eq!(row(sleeps), None);
+    let has_waited = |scene: &mut Scene| {
+        let task = scene.task("runner", 0, TaskState::Blocked);
+        scene.task_waits(task, WaitFor::Lock(0xa0));
+        scene.kernel().tasks[task as usize].as_mut().expect("a task").state = TaskState::Ready;
+    };
+    assert_eq!(row(has_waited), None);
+    let done = |scene: &mut Scene| {
+        scene.cpu(0).work_queued = 7;
+        scene.cpu(0).work_done = 7;
+    };
+    assert_eq!(row(done), None);
+}

@@ -1,0 +1,137 @@
+//! Who stands still, and what makes the difference between one class and another.
+
+use std::time::Duration;
+
+use super::scene::*;
+use crate::hang::*;
+
+#[test]
+fn a_guest_that_gets_on_does_not_hang() {
+    assert_eq!(Scene::new(4).watch(10 * LONG, |_| ALL_MOVES), None);
+}
+
+#[test]
+fn a_cpu_that_spins_without_a_tick_is_a_hard_lockup_after_the_bound_and_not_before() {
+    let mut scene = Scene::new(3);
+    scene.spins(1, false);
+    let verdict = scene.watch(LONG, still(&[1], NOTHING));
+    assert_eq!(verdict.as_ref().map(|(poll, _)| *poll), Some(10));
+    let hang = only(verdict);
+    assert_eq!((hang.class, hang.blamed), (Class::HardLockup, cpus(&[1])));
+    assert_eq!((hang.locks, hang.victims), (vec![], vec![]));
+}
+
+#[test]
+fn a_tick_that_moves_makes_it_a_soft_lockup() {
+    let mut scene = Scene::new(2);
+    scene.spins(0, true);
+    let hang = only(scene.watch(LONG, still(&[0], NO_LOOP)));
+    assert_eq!((hang.class, hang.blamed), (Class::SoftLockup, cpus(&[0])));
+}
+
+/// It gets on, with its interrupts off nearly all the time: KVM may find no moment to inject one.
+#[test]
+fn a_cpu_that_gets_on_without_a_tick_does_not_hang() {
+    let mut scene = Scene::new(2);
+    scene.spins(0, false);
+    assert_eq!(scene.watch(10 * LONG, still(&[0], NO_TICK)), None);
+}
+
+#[test]
+fn a_halt_with_interrupts_off_is_a_dead_halt_and_one_with_them_on_a_lost_tick() {
+    for (interrupts_on, class) in [(false, Class::DeadHalt), (true, Class::HardLockup)] {
+        let mut scene = Scene::new(2);
+        scene.halts(1, interrupts_on);
+        let hang = only(scene.watch(LONG, still(&[1], NOTHING)));
+        assert_eq!((hang.class, hang.blamed), (class, cpus(&[1])));
+    }
+}
+
+#[test]
+fn progress_starts_the_count_anew() {
+    let mut scene = Scene::new(1);
+    scene.spins(0, true);
+    let bounds = Bounds::new(Some(BOUND));
+    let verdict = scene.watch_with(bounds, 10 * LONG, |scene, poll| {
+        // Every 0.9 s, just in time.
+        scene.pass(POLL, |_| if poll % 9 == 0 { ALL_MOVES } else { NOTHING });
+    });
+    assert_eq!(verdict, None);
+}
+
+#[test]
+fn a_cpu_that_the_host_does_not_run_does_not_hang() {
+    let mut scene = Scene::new(2);
+    scene.spins(1, false);
+    scene.hosted[1] = false;
+    assert_eq!(scene.watch(10 * LONG, still(&[1], NOTHING)), None);
+}
+
+#[test]
+fn a_cpu_that_the_host_has_not_run_for_long_is_starved() {
+    let mut scene = Scene::new(2);
+    scene.spins(1, false);
+    scene.hosted[1] = false;
+    let mut bounds = Bounds::new(Some(BOUND));
+    bounds.starved = Some(BOUND * 3);
+    let verdict = scene.watch_with(bounds, 10 * LONG, |scene, _| {
+        scene.pass(POLL, still(&[1], NOTHING));
+    });
+    let Some((30, Verdict::Starved(starved))) = verdict else { panic!("{verdict:?}") };
+    assert_eq!((starved.cpus, starved.ran), (vec![1], Duration::ZERO));
+}
+
+#[test]
+fn undone_work_is_a_lost_wakeup_where_the_cpu_idles_and_a_livelock_where_it_runs() {
+    for (runs, class) in [(false, Class::LostWakeup), (true, Class::Livelock)] {
+        let mut scene = Scene::new(2);
+        scene.cpu(1).work_queued = 3;
+        scene.cpu(1).work_done = 2;
+        if runs {
+            scene.spins(1, true);
+        }
+        let hang = only(scene.watch(LONG, |_| ALL_MOVES));
+        assert_eq!((hang.class, hang.blamed), (class, cpus(&[1])));
+    }
+}
+
+#[test]
+fn undone_work_is_the_fault_of_the_task_that_sleeps_and_not_of_one_that_has_just_begun_to() {
+    let mut scene = Scene::new(2);
+    let worker = scene.task("worker", 1, TaskState::Blocked);
+    let napper = scene.task("napper", 1, TaskState::Blocked);
+    let elsewhere = scene.task("elsewhere", 0, TaskState::Blocked);
+    for task in [worker, napper, elsewhere] {
+        scene.task_waits(task, WaitFor::Queue(0xcc));
+    }
+    scene.cpu(1).work_queued = 1;
+    let hang = only(scene.watch_with(Bounds::new(Some(BOUND)), LONG, |scene, poll| {
+        let napper = scene.kernel().tasks[napper as usize].as_mut().expect("a task");
+        napper.wait.as_mut().expect("a wait").since_ns = (poll / 3).into();
+        scene.pass(POLL, |_| ALL_MOVES);
+    }));
+    assert_eq!((hang.class, hang.blamed), (Class::LostWakeup, vec![Node::Task(worker)]));
+}
+
+#[test]
+fn work_that_gets_done_is_no_hang_however_much_there_is() {
+    let mut scene = Scene::new(1);
+    scene.cpu(0).work_queued = 1_000_000;
+    let verdict = scene.watch_with(Bounds::new(Some(BOUND)), 10 * LONG, |scene, poll| {
+        scene.pass(POLL, |_| ALL_MOVES);
+        scene.cpu(0).work_done += u64::from(poll % 5 == 0);
+    });
+    assert_eq!(verdict, None);
+}
+
+#[test]
+fn a_class_that_is_not_looked_for_is_not_found() {
+    let mut scene = Scene::new(2);
+    scene.spins(0, true);
+    let mut bounds = Bounds::new(Some(BOUND));
+    bounds.set(Class::SoftLockup, None);
+    let verdict = scene.watch_with(bounds, LONG, |scene, _| {
+        scene.pass(POLL, still(&[0], NO_LOOP));
+    });
+    assert_eq!(verdict, None);
+}

@@ -1,0 +1,124 @@
+//! Guests of which nothing is known but what shows from outside.
+
+use super::scene::*;
+use crate::hang::*;
+
+/// A guest with one vCPU whose kernel is not known, watched for three times the longest bound. What
+/// happens to it at each poll is `what`'s.
+fn class_of_unknown(
+    sample: VcpuSample,
+    mut what: impl FnMut(&mut Observation, u32),
+) -> Option<Class> {
+    let mut scene = Scene::new(1);
+    scene.now.vcpus[0].sample = Some(sample);
+    scene.now.vcpus[0].times.as_mut().expect("times").asleep = sample.halted;
+    let mut bounds = Bounds::new(Some(BOUND));
+    bounds.set(Class::Silent, Some(BOUND * 2));
+    bounds.set(Class::BootStall, Some(BOUND));
+    let verdict = scene.watch_with(bounds, 3 * LONG, |scene, poll| {
+        scene.now.kernel.get_or_insert_default().cpus.resize(1, Some(CpuActivity::default()));
+        scene.pass(POLL, |_| ALL_MOVES);
+        scene.now.kernel = None;
+        what(&mut scene.now, poll);
+    });
+    verdict.map(|verdict| hangs(Some(verdict))[0].class)
+}
+
+#[test]
+fn of_an_unknown_kernel_it_is_the_interrupt_flag_and_the_console_that_tell() {
+    let row = |sample: VcpuSample, prints: bool| {
+        class_of_unknown(sample, |now, poll| {
+            now.console_bytes += u64::from(prints && poll % 5 == 0);
+        })
+    };
+    assert_eq!(row(sample(true, true), false), None, "it idles");
+    assert_eq!(row(sample(true, false), false), Some(Class::DeadHalt));
+    assert_eq!(row(sample(false, false), false), Some(Class::HardLockup));
+    assert_eq!(row(sample(false, false), true), None, "it polls, and prints");
+    assert_eq!(row(sample(false, true), false), Some(Class::Silent));
+    assert_eq!(row(sample(false, true), true), None);
+}
+
+/// Its kernel may take a while before it lets the first interrupt in.
+#[test]
+fn of_an_unknown_kernel_the_interrupts_may_be_off_for_long_only_while_it_boots() {
+    let mut scene = Scene::new(1);
+    scene.spins(0, false);
+    scene.now.kernel = None;
+    let mut bounds = Bounds::new(Some(BOUND));
+    bounds.set(Class::BootStall, Some(BOUND * 3));
+    let pass = |scene: &mut Scene, on: bool| {
+        scene.now.at += POLL;
+        scene.now.vcpus[0].times.as_mut().expect("times").run += POLL;
+        scene.now.vcpus[0].sample = Some(sample(false, on));
+    };
+    let verdict = scene.watch_with(bounds.clone(), 100, |scene, _| pass(scene, false));
+    assert_eq!(verdict.map(|(poll, _)| poll), Some(30));
+    let verdict = scene.watch_with(bounds, 100, |scene, poll| pass(scene, poll == 3));
+    assert_eq!(verdict.map(|(poll, _)| poll), Some(14));
+}
+
+/// By bad luck it is never seen with interrupts on, or never in HLT.
+#[test]
+fn of_an_unknown_kernel_what_the_host_counts_says_more_than_what_it_happens_to_see() {
+    /// At each poll: interrupts and HLTs more.
+    type Counted = (Option<u64>, Option<u64>);
+    let rows: [(Counted, VcpuSample, Option<Class>); 8] = [
+        ((None, None), sample(false, false), Some(Class::HardLockup)),
+        ((Some(0), Some(0)), sample(false, false), Some(Class::HardLockup)),
+        ((Some(1), Some(0)), sample(false, false), Some(Class::Silent)),
+        ((Some(1), Some(1)), sample(false, false), None),
+        ((Some(0), Some(0)), sample(false, true), Some(Class::Silent)),
+        ((Some(9), Some(1)), sample(false, true), None),
+        ((Some(0), Some(0)), sample(true, false), Some(Class::DeadHalt)),
+        ((Some(1), Some(1)), sample(true, false), None),
+    ];
+    for ((interrupts, halts), sample, class) in rows {
+        let found = class_of_unknown(sample, |now, poll| {
+            let sum = |each: Option<u64>| each.map(|each| each * u64::from(poll));
+            now.vcpus[0].counts = Counts { interrupts: sum(interrupts), halts: sum(halts) };
+        });
+        assert_eq!(found, class, "{interrupts:?} interrupts, {halts:?} HLTs, {sample:?}");
+    }
+}
+
+#[test]
+fn a_vcpu_is_asked_only_where_its_state_does_not_follow_from_what_the_host_counts() {
+    let vcpu = |sample, interrupts, halts, asleep| Vcpu {
+        times: Some(Times { asleep, ..Times::default() }),
+        sample,
+        counts: Counts { interrupts, halts },
+    };
+    let (idle, dead) = (Some(sample(true, true)), Some(sample(true, false)));
+    let (spins, new) = (Some(sample(false, false)), Some(VcpuSample::default()));
+    let before = |sample| vcpu(sample, Some(7), Some(7), false);
+    let rows = [
+        // It has taken interrupts.
+        (before(dead), vcpu(None, Some(8), Some(7), false), Some(sample(false, true))),
+        (before(spins), vcpu(None, Some(8), Some(8), true), idle),
+        // It has slept all along.
+        (before(dead), vcpu(None, Some(7), Some(7), true), dead),
+        (before(idle), vcpu(None, Some(7), Some(7), true), idle),
+        (before(new), vcpu(None, Some(7), Some(7), true), new),
+        // It has halted anew, woken up, or never halted.
+        (before(dead), vcpu(None, Some(7), Some(8), true), None),
+        (before(idle), vcpu(None, Some(7), Some(7), false), None),
+        (before(new), vcpu(None, Some(7), Some(8), true), None),
+        (before(spins), vcpu(None, Some(7), Some(7), true), None),
+        // Nobody counts.
+        (vcpu(idle, None, None, true), vcpu(None, None, None, true), None),
+        (before(idle), Vcpu::default(), None),
+        (Vcpu::default(), vcpu(None, Some(7), Some(7), true), None),
+    ];
+    for (before, now, sample) in rows {
+        assert_eq!(now.sample_without_asking(&before), sample, "{before:?}, then {now:?}");
+    }
+}
+
+#[test]
+fn a_vcpu_of_an_unknown_kernel_that_halts_now_and_then_is_not_silent() {
+    let found = class_of_unknown(sample(false, true), |now, poll| {
+        now.vcpus[0].sample = Some(sample(poll % 7 == 0, true));
+    });
+    assert_eq!(found, None);
+}

@@ -23,7 +23,7 @@ fn at_a_time() -> usize {
 fn faults(row: &Row, cpus: u32) -> Vec<String> {
     let run = run_workload(row.name, cpus).args(["--serial", "none", "--hang-after", "1s"]);
     let finished = match row.expected() {
-        Expected::Healthy => run.start().look_and_stop_after(Duration::from_secs(3)),
+        Expected::Healthy => run.start().look_amid(Duration::from_secs(2)),
         expected if expected.name() == "boot-stall" => run.args(["--ready-within", "2s"]).run(),
         // Far longer than a vCPU needs for a second of its own, on a host with better things to do.
         _ => run

@@ -55,7 +55,7 @@ fn scribbler(scribbles: &[(u64, u32)]) -> Patched {
 fn scribbled(scribbles: &[(u64, u32)]) -> (Finished, Report) {
     let running =
         invocation(&scribbler(scribbles), &["--workload", "busy", "--hang-after", "0"]).start();
-    let finished = running.look_and_stop_after(Duration::from_millis(300));
+    let finished = running.look_amid(Duration::from_millis(500));
     harmless(&finished);
     // It may stumble over its own rubble in its NMI handler, and panic.
     let code = finished.code();

@@ -98,7 +98,7 @@ fn check(workload: &str, source: &'static str, ending: Ending, cpus: u32) -> Rep
     let invocation = invocation.args(["--core", CORE]);
     let finished = match ending {
         Ending::Hang(_) => invocation.args(["--hang-after", "500ms"]).run(),
-        Ending::Stopped => invocation.start().look_and_stop_after(Duration::from_secs(1)),
+        Ending::Stopped => invocation.start().look_amid(Duration::from_secs(1)),
         Ending::Panic | Ending::Crash | Ending::Left => invocation.run(),
     };
     let report = finished.report();

@@ -144,6 +144,7 @@ mod tests {
         assert_eq!(difference("Abc", "ABc", true), Some(Finding::WitnessesDiffer { frame: 1 }));
         assert_eq!(difference("", "Ab", true), Some(Finding::WitnessesDiffer { frame: 0 }));
     }
+
     #[test]
     fn a_contradiction_in_an_interrupt_shadow_is_of_another_moment() {
         let differ = Finding::WitnessesDiffer { frame: 2 };

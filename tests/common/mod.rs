@@ -179,14 +179,15 @@ impl Running {
         }
     }
 
-    /// Lets the guest run for this long once it is ready, however long that takes on this host; then
-    /// takes a backtrace, and stops it. One that ends before has its own ending.
-    pub fn look_and_stop_after(self, time: Duration) -> Finished {
+    /// Once the guest is ready, however long that takes on this host: lets it run for this long, takes a
+    /// backtrace, lets it go on for as long again, and stops it. One that ends before has its own ending.
+    pub fn look_amid(self, time: Duration) -> Finished {
         let stdout = self.stdout.as_ref().expect("a pipe");
         if stdout.wait_for("guest ready", 1, self.deadline) {
             thread::sleep(time);
             self.signal(Signal::USR1);
             if stdout.wait_for("backtrace asked for by SIGUSR1", 1, self.deadline) {
+                thread::sleep(time);
                 self.signal(Signal::INT);
             }
         }

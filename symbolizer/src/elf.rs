@@ -44,6 +44,20 @@ pub enum ImageError {
         /// e_type.
         kind: u16,
     },
+    /// Not a relocatable object, as a kernel module's `.ko` is.
+    #[error("read the module: ELF type {kind} is no relocatable object (1)")]
+    NotRelocatable {
+        /// e_type.
+        kind: u16,
+    },
+    /// More of something than the guest could hold.
+    #[error("read the image: {what} are larger than {limit} bytes")]
+    TooLarge {
+        /// What there is too much of.
+        what: &'static str,
+        /// The most that is accepted, in bytes.
+        limit: u64,
+    },
     /// The headers name bytes beyond the end of the file.
     #[error("read the image: truncated, {what} ends at byte {end} of {length}")]
     Truncated {
@@ -156,27 +170,32 @@ impl<'data> Elf<'data> {
     }
 
     pub(crate) fn section(&self, name: &str) -> Option<SectionData<'data>> {
-        let section = self.sections.iter().find(|section| self.name(section) == name.as_bytes())?;
-        let bytes = section.data(LE, self.data).ok()?;
+        let section = self
+            .sections
+            .iter()
+            .find(|section| name_of(section, self.section_names) == name.as_bytes())?;
         let address = section.sh_addr(LE);
-        let Ok(Some((header, offset, size))) = section.compression(LE, self.data) else {
-            return Some(SectionData { bytes, address, compression: None });
-        };
-        let format = match header.ch_type(LE) {
-            elf::ELFCOMPRESS_ZLIB => CompressionFormat::Zlib,
-            elf::ELFCOMPRESS_ZSTD => CompressionFormat::Zstandard,
-            _ => CompressionFormat::Unknown,
-        };
-        let start = usize::try_from(offset).ok()?;
-        let bytes = self.data.get(start..start.checked_add(usize::try_from(size).ok()?)?)?;
-        Some(SectionData { bytes, address, compression: Some((format, header.ch_size(LE))) })
+        Some(match compressed(section, self.data) {
+            Some((bytes, format, size)) => {
+                SectionData { bytes, address, compression: Some((format, size)) }
+            }
+            None => {
+                let bytes = section.data(LE, self.data).ok()?;
+                SectionData { bytes, address, compression: None }
+            }
+        })
     }
 
-    fn name(&self, section: &SectionHeader64<LittleEndian>) -> &'data [u8] {
-        let rest = self.section_names.get(section.sh_name(LE) as usize..).unwrap_or_default();
-        let bounded = &rest[..rest.len().min(MAX_SECTION_NAME)];
-        let end = bounded.iter().position(|&byte| byte == 0).unwrap_or(bounded.len());
-        &bounded[..end]
+    /// The bytes that the file has for a range of loaded addresses, as far as one section holds
+    /// them: `None` for an address in none, and for one whose bytes are not in the file.
+    pub(crate) fn loaded_bytes(&self, address: VirtualAddress) -> Option<&'data [u8]> {
+        let section = self.sections.iter().find(|section| {
+            let begin = section.sh_addr(LE);
+            section.sh_flags(LE).contains(elf::SHF_ALLOC)
+                && address.0.checked_sub(begin).is_some_and(|offset| offset < section.sh_size(LE))
+        })?;
+        let offset = usize::try_from(address.0 - section.sh_addr(LE)).ok()?;
+        section.data(LE, self.data).ok()?.get(offset..)
     }
 
     /// The static symbol table and its names, or the dynamic one of an image that has no other.
@@ -266,7 +285,45 @@ pub(crate) fn contains(ranges: &[(u64, u64)], address: u64) -> bool {
     ranges[..after].last().is_some_and(|&(_, end)| address < end)
 }
 
+/// The name of a section, cut to the longest that is looked for.
+pub(crate) fn name_of<'data>(
+    section: &SectionHeader64<LittleEndian>,
+    names: &'data [u8],
+) -> &'data [u8] {
+    let rest = names.get(section.sh_name(LE) as usize..).unwrap_or_default();
+    let bounded = &rest[..rest.len().min(MAX_SECTION_NAME)];
+    let end = bounded.iter().position(|&byte| byte == 0).unwrap_or(bounded.len());
+    &bounded[..end]
+}
+
+/// The compressed bytes of a section, their format, and the size that its header claims for what
+/// they hold. `None` for a section that is not compressed.
+pub(crate) fn compressed<'data>(
+    section: &SectionHeader64<LittleEndian>,
+    data: &'data [u8],
+) -> Option<(&'data [u8], CompressionFormat, u64)> {
+    let (header, offset, size) = section.compression(LE, data).ok()??;
+    let format = match header.ch_type(LE) {
+        elf::ELFCOMPRESS_ZLIB => CompressionFormat::Zlib,
+        elf::ELFCOMPRESS_ZSTD => CompressionFormat::Zstandard,
+        _ => CompressionFormat::Unknown,
+    };
+    let start = usize::try_from(offset).ok()?;
+    let bytes = data.get(start..start.checked_add(usize::try_from(size).ok()?)?)?;
+    Some((bytes, format, header.ch_size(LE)))
+}
+
 fn check_identity(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, ImageError> {
+    let header = check_header(data)?;
+    let kind = header.e_type(LE);
+    if kind != elf::ET_EXEC && kind != elf::ET_DYN {
+        return Err(ImageError::NotExecutable { kind: kind.0 });
+    }
+    Ok(header)
+}
+
+/// The header of an ELF64 x86-64 file of any type.
+pub(crate) fn check_header(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, ImageError> {
     if !data.starts_with(&elf::ELFMAG) {
         return Err(ImageError::NotElf);
     }
@@ -284,10 +341,6 @@ fn check_identity(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, ImageError
     let machine = header.e_machine(LE);
     if machine != elf::EM_X86_64 {
         return Err(ImageError::NotX86_64 { machine: machine.0 });
-    }
-    let kind = header.e_type(LE);
-    if kind != elf::ET_EXEC && kind != elf::ET_DYN {
-        return Err(ImageError::NotExecutable { kind: kind.0 });
     }
     Ok(header)
 }

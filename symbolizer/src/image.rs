@@ -16,7 +16,7 @@ use crate::dwarf::{DebugInfo, DwarfError, Function};
 use crate::elf::{DebugLink, Elf, ImageError};
 use crate::names::demangle;
 use crate::source::Location;
-use crate::symbols::{Symbol, SymbolOffset, Symbols};
+use crate::symbols::{NamedSymbol, Symbol, SymbolOffset, Symbols};
 
 /// One function at an address: the one whose code it is, or a call inlined into it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,10 +134,28 @@ impl<'data> Image<'data> {
         self.elf.is_text(address)
     }
 
+    /// The lowest address of code, if there is any.
+    pub fn lowest_text(&self) -> Option<VirtualAddress> {
+        self.elf.text().first().map(|&(begin, _)| VirtualAddress(begin))
+    }
+
     /// The symbol of that name, exactly as the table has it. A global one wins over a weak and that
     /// over a local one, then the first in the table. One pass over the table.
     pub fn symbol(&self, name: &str) -> Option<Symbol<'data>> {
         self.symbols.by_name(name)
+    }
+
+    /// All symbols of that name, with the sizes that a kernel would print for them, in the order of
+    /// their addresses. `name` is a linkage name; if the table has none such, the demangled path or
+    /// its last part, or the name without the `.llvm.` suffix that a kernel built with LTO leaves out.
+    pub fn symbols_named(&self, name: &str) -> Vec<NamedSymbol<'data>> {
+        self.symbols.named(name)
+    }
+
+    /// The bytes that the file has at a loaded address, up to the end of their section. `None` where
+    /// it has none: `.bss`, and everything in a separate debug file.
+    pub fn loaded_bytes(&self, address: VirtualAddress) -> Option<&'data [u8]> {
+        self.elf.loaded_bytes(address)
     }
 
     /// The symbol that holds an address: the nearest before it that reaches it, by its size or, if

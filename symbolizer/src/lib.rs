@@ -27,6 +27,7 @@
 //! | `dwarf` | address to function, inlined calls and line |
 //! | `registers`, `expression` | the registers of a frame; DWARF expressions over them |
 //! | `call_frames` | address to call frame information |
+//! | `relocatable` | a kernel module's object file, laid out as an image |
 //! | `image` | all of the above behind one lookup |
 //! | `types` | variables and types by name, reads through them |
 //! | `unwind` | from registers to the frames of a stack |
@@ -47,6 +48,7 @@ mod names;
 mod page_walk;
 mod ranges;
 mod registers;
+mod relocatable;
 mod source;
 mod symbols;
 mod types;
@@ -64,8 +66,9 @@ pub use memory::{PhysicalMemory, VirtualMemory};
 pub use names::{demangle, short_name};
 pub use page_walk::{GuestVirtual, PageSize, PageTables, PagingError, Translation};
 pub use registers::{Register, UnwindRegisters};
+pub use relocatable::{is_relocatable, link_module};
 pub use source::{Location, SourceRoots};
-pub use symbols::{Symbol, SymbolKind, SymbolOffset};
+pub use symbols::{NamedSymbol, Symbol, SymbolKind, SymbolOffset};
 pub use types::{Encoding, Kind, Member, Place, Type, TypeError, Types};
 pub use unwind::{
     CfiError, End, FramePointerError, MAX_FRAMES, Strategy, Trace, Unwinder, UnwoundFrame,

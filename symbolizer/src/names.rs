@@ -4,6 +4,7 @@
 //! lookup, and does not escape control characters: what a renderer may print is the renderer's decision.
 
 use std::borrow::Cow;
+use std::fmt::{self, Write as _};
 
 /// Longest linkage name or path taken from an image, in bytes. Real ones stay well below; a table
 /// without a single NUL would otherwise make every name as long as the table.
@@ -21,14 +22,34 @@ pub(crate) fn string_at(table: &[u8], offset: usize) -> Option<Cow<'_, str>> {
 }
 
 /// The name that the source has for a linkage name: of a Rust symbol, legacy or v0, its path
-/// without the hash; any other name unchanged.
+/// without the hash; any other name unchanged. A path of more than 4 KiB, which back
+/// references in a short name can ask for, ends there in an ellipsis.
 pub fn demangle(linkage_name: &str) -> String {
     if linkage_name.len() > MAX_NAME {
         return linkage_name.to_owned();
     }
     match rustc_demangle::try_demangle(linkage_name) {
-        Ok(path) => format!("{path:#}"),
+        Ok(path) => {
+            let mut bounded = Bounded(String::new());
+            // An error means that the bound was reached, and the ellipsis says so.
+            let _ = write!(bounded, "{path:#}");
+            bounded.0
+        }
         Err(_) => linkage_name.to_owned(),
+    }
+}
+
+/// Text that stops growing at [`MAX_NAME`] bytes.
+struct Bounded(String);
+
+impl fmt::Write for Bounded {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.0.len() + text.len() <= MAX_NAME {
+            self.0.push_str(text);
+            return Ok(());
+        }
+        self.0.push('…');
+        Err(fmt::Error)
     }
 }
 
@@ -65,6 +86,33 @@ mod tests {
         // From the v0 mangling RFC (2603): `std::mem::align_of::<f64>`-like paths.
         assert_eq!(demangle("_RNvNtCs1234_7mycrate3foo3bar"), "mycrate::foo::bar");
         assert_eq!(demangle("nmi_vprintk.cold"), "nmi_vprintk.cold");
+    }
+
+    #[test]
+    fn a_name_that_unfolds_without_end_is_cut_visibly() {
+        // A tuple of a tuple of ... by back references: each level doubles the path.
+        let mut name = String::from("_RIC1aThhE");
+        let mut previous = "4".to_owned();
+        for _ in 0..20 {
+            let here = base62(name.len() - 2);
+            name.push_str(&format!("TB{previous}_B{previous}_E"));
+            previous = here;
+        }
+        name.push('E');
+        let shown = demangle(&name);
+        assert!(shown.ends_with('…') && shown.len() <= MAX_NAME + 8, "{} bytes", shown.len());
+    }
+
+    /// A number as v0 mangling writes it (RFC 2603): base 62, less one, and nothing for zero.
+    fn base62(number: usize) -> String {
+        const DIGITS: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+        let Some(mut rest) = number.checked_sub(1) else { return String::new() };
+        let mut digits = vec![DIGITS[rest % 62]];
+        while rest >= 62 {
+            rest /= 62;
+            digits.insert(0, DIGITS[rest % 62]);
+        }
+        String::from_utf8(digits).expect("digits")
     }
 
     #[test]

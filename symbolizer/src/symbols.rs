@@ -18,6 +18,9 @@ use crate::address::VirtualAddress;
 use crate::elf::{Elf, ElfSymbol};
 use crate::names::string_at;
 use crate::ranges::RangeMap;
+use name_index::NameIndex;
+
+mod name_index;
 
 const LE: LittleEndian = LittleEndian;
 /// Questions by address that are answered by a pass over the table. To make the index takes as long
@@ -57,6 +60,17 @@ pub struct SymbolOffset<'image> {
     pub offset: u64,
 }
 
+/// A symbol that was asked for by name, with what tells it from others of that name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedSymbol<'image> {
+    /// The symbol.
+    pub symbol: Symbol<'image>,
+    /// Bytes to the next symbol, which is what a kernel prints as a symbol's size
+    /// (`get_symbol_pos()` in kernel/kallsyms.c). `None` for the last symbol of a section, where the
+    /// kernel's number depends on what it has put behind that.
+    pub extent: Option<u64>,
+}
+
 /// Where a symbol begins. Of several the greatest is shown: the nearest before the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Begin {
@@ -75,13 +89,21 @@ pub(crate) struct Symbols<'data> {
     symbols: &'data [ElfSymbol],
     names: &'data [u8],
     by_address: OnceCell<RangeMap<u32>>,
+    by_name: OnceCell<NameIndex>,
     passes: Cell<u32>,
 }
 
 impl<'data> Symbols<'data> {
     pub(crate) fn new(elf: Elf<'data>) -> Self {
         let (symbols, names) = elf.symbol_table().unwrap_or_default();
-        Self { elf, symbols, names, by_address: OnceCell::new(), passes: Cell::new(0) }
+        Self {
+            elf,
+            symbols,
+            names,
+            by_address: OnceCell::new(),
+            by_name: OnceCell::new(),
+            passes: Cell::new(0),
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -103,6 +125,35 @@ impl<'data> Symbols<'data> {
         self.symbol(index)
     }
 
+    /// Every symbol of that name; see [`Image::symbols_named`](crate::Image::symbols_named).
+    pub(crate) fn named(&self, name: &str) -> Vec<NamedSymbol<'data>> {
+        let index = self.by_name.get_or_init(|| NameIndex::new(self));
+        let mut found = index.find(self, name);
+        found.sort_by_key(|named| named.symbol.address);
+        found.dedup_by_key(|named| named.symbol.address);
+        found
+    }
+
+    /// A name as the table has it.
+    pub(crate) fn name(&self, index: u32) -> Option<Cow<'data, str>> {
+        string_at(self.names, self.symbols.get(index as usize)?.st_name.get(LE) as usize)
+    }
+
+    /// Where the section ends that a symbol is in.
+    fn section_end(&self, index: u32) -> Option<u64> {
+        let section = self.symbols.get(index as usize)?.st_shndx.get(LE).0;
+        Some(self.elf.allocated_section(usize::from(section))?.1)
+    }
+
+    /// The indices of symbols that are places in the loaded image and have a name.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (u32, u64)> {
+        (0..).zip(self.symbols).filter_map(|(index, symbol)| {
+            kind(symbol)?;
+            self.elf.allocated_section(usize::from(symbol.st_shndx.get(LE).0))?;
+            (symbol.st_name.get(LE) != 0).then_some((index, symbol.st_value.get(LE)))
+        })
+    }
+
     /// The symbol that holds an address: the nearest before it that reaches it, by its size or, if
     /// it has none, up to the next symbol or the end of its section. Of several at one place the
     /// longest, so that one without a size is only another name for the start of one with a size;
@@ -121,7 +172,7 @@ impl<'data> Symbols<'data> {
         Some(SymbolOffset { symbol, offset })
     }
 
-    fn symbol(&self, index: u32) -> Option<Symbol<'data>> {
+    pub(crate) fn symbol(&self, index: u32) -> Option<Symbol<'data>> {
         let symbol = self.symbols.get(index as usize)?;
         Some(Symbol {
             name: string_at(self.names, symbol.st_name.get(LE) as usize)?,

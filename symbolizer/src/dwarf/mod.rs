@@ -34,7 +34,7 @@ use functions::{FunctionTable, inlined_calls};
 use lines::LineTable;
 pub(crate) use scopes::{Scope, Scopes};
 use sections::Sections;
-pub(crate) use sections::{Dwarf, Section, Slice};
+pub(crate) use sections::{Dwarf, Section, Slice, inflate};
 use units::UnitIndex;
 
 /// Why debug information could not be used.

@@ -97,7 +97,13 @@ impl<'data> Section<'data> {
     }
 }
 
-fn inflate(data: &[u8], format: CompressionFormat, size: u64) -> Result<Vec<u8>, String> {
+/// The contents of a compressed section, which its header claims to be `size` bytes: no more than the
+/// format could have made of so few, and no more than [`MAX_INFLATED`].
+pub(crate) fn inflate(
+    data: &[u8],
+    format: CompressionFormat,
+    size: u64,
+) -> Result<Vec<u8>, String> {
     let ratio = match format {
         CompressionFormat::Zlib => MAX_ZLIB_RATIO,
         CompressionFormat::Zstandard => MAX_ZSTD_RATIO,

@@ -1,0 +1,237 @@
+//! Relocatable objects: a kernel module's `.ko` (ET_REL), laid out and relocated as far as symbols
+//! and DWARF need it.
+//!
+//! Owns where each section of a module would lie and what its debug sections hold once they are
+//! relocated; the result is the bytes of an ELF file that reads as if it had been linked, so that
+//! nothing else in this crate knows that relocatable files exist. Owns no code relocation: no
+//! instruction is patched, and what the module calls is not looked for. Called by whoever looks up
+//! addresses of modules.
+//!
+//! The layout follows `layout_sections()` of the kernel's `kernel/module/main.c` (6.1): code before
+//! data, and what runs once (`.init*`) behind everything else. The kernel prints the distance from a
+//! symbol to the next one as its size, so the order decides whether a printed size fits.
+
+use std::collections::BTreeMap;
+
+use object::LittleEndian;
+use object::elf::{self, Rela64, SectionHeader64};
+use object::read::elf::{FileHeader, SectionHeader};
+
+use crate::dwarf::inflate;
+use crate::elf::{ElfSymbol, ImageError, check_header, compressed, name_of};
+
+const LE: LittleEndian = LittleEndian;
+/// Where the layout begins: the start of the module mapping space on x86-64
+/// (Documentation/arch/x86/x86_64/mm.rst).
+const BASE: u64 = 0xffff_ffff_a000_0000;
+/// The most that a module may occupy, in bytes. That space has 1520 MiB for all modules.
+const MAX_LOADED: u64 = 1 << 30;
+/// The most that all decompressed debug sections of a module may hold, in bytes.
+const MAX_INFLATED: u64 = 1 << 30;
+/// A page: no section of a module asks for more alignment.
+const MAX_ALIGNMENT: u64 = 1 << 12;
+
+/// Offsets of fields in the structures of an ELF64 file (System V gABI, chapter 4).
+mod offset {
+    pub(super) const E_TYPE: usize = 16;
+    pub(super) const SH_FLAGS: usize = 8;
+    pub(super) const SH_ADDR: usize = 16;
+    pub(super) const SH_OFFSET: usize = 24;
+    pub(super) const SH_SIZE: usize = 32;
+    pub(super) const ST_VALUE: usize = 8;
+}
+
+/// Whether the bytes are a relocatable object: an ELF header of type ET_REL.
+pub fn is_relocatable(file: &[u8]) -> bool {
+    check_header(file).is_ok_and(|header| header.e_type(LE) == elf::ET_REL)
+}
+
+/// A module's file as an image: its loaded sections have addresses, its symbols are absolute, and
+/// its debug sections are decompressed and relocated where they have relocations. For
+/// [`Image::parse`](crate::Image::parse).
+///
+/// Addresses are of this layout alone: a running kernel has loaded the module somewhere else.
+///
+/// # Errors
+/// [`ImageError`] when the bytes are no ELF64 x86-64 relocatable object, are cut short, or claim to
+/// occupy more than a gigabyte.
+pub fn link_module(file: &[u8]) -> Result<Vec<u8>, ImageError> {
+    let header = check_header(file)?;
+    if header.e_type(LE) != elf::ET_REL {
+        return Err(ImageError::NotRelocatable { kind: header.e_type(LE).0 });
+    }
+    let malformed = |what| move |source| ImageError::Malformed { what, source };
+    let sections = header.section_headers(LE, file).map_err(malformed("section headers"))?;
+    let names = header
+        .shstrndx(LE, file)
+        .ok()
+        .and_then(|index| sections.get(index as usize)?.data(LE, file).ok())
+        .unwrap_or_default();
+    let mut linker = Linker {
+        file,
+        sections,
+        names,
+        // `e_shoff` lies inside the file, or there would be no section headers.
+        section_headers: header.e_shoff(LE) as usize,
+        addresses: BTreeMap::new(),
+        image: file.to_vec(),
+        inflated: 0,
+    };
+    linker.put(offset::E_TYPE, &elf::ET_EXEC.0.to_le_bytes());
+    linker.lay_out()?;
+    linker.move_symbols();
+    linker.relocate();
+    Ok(linker.image)
+}
+
+struct Linker<'data> {
+    file: &'data [u8],
+    sections: &'data [SectionHeader64<LittleEndian>],
+    names: &'data [u8],
+    /// Where the section headers begin in the file.
+    section_headers: usize,
+    /// Address of each section that is loaded, by its index.
+    addresses: BTreeMap<usize, u64>,
+    /// The file as it is to be.
+    image: Vec<u8>,
+    /// Bytes that decompressed sections have added to it.
+    inflated: u64,
+}
+
+impl<'data> Linker<'data> {
+    /// Gives each loaded section an address.
+    fn lay_out(&mut self) -> Result<(), ImageError> {
+        let mut order: Vec<usize> = (0..self.sections.len())
+            .filter(|&index| self.sections[index].sh_flags(LE).contains(elf::SHF_ALLOC))
+            .collect();
+        order.sort_by_key(|&index| {
+            let section = &self.sections[index];
+            let is_init = name_of(section, self.names).starts_with(b".init");
+            (is_init, !section.sh_flags(LE).contains(elf::SHF_EXECINSTR))
+        });
+        let mut end = BASE;
+        for index in order {
+            let section = &self.sections[index];
+            let alignment = section.sh_addralign(LE).clamp(1, MAX_ALIGNMENT);
+            let address = end.next_multiple_of(alignment);
+            let size = section.sh_size(LE);
+            let too_large =
+                ImageError::TooLarge { what: "the module's sections", limit: MAX_LOADED };
+            if size > MAX_LOADED || address - BASE > MAX_LOADED - size {
+                return Err(too_large);
+            }
+            end = address + size;
+            self.addresses.insert(index, address);
+            self.put_section(index, offset::SH_ADDR, address);
+        }
+        Ok(())
+    }
+
+    /// Makes the values of symbols, which count from their section, addresses.
+    fn move_symbols(&mut self) {
+        // An object has one symbol table (gABI, chapter 4).
+        let table = self.sections.iter().find(|section| section.sh_type(LE) == elf::SHT_SYMTAB);
+        let Some(table) = table else { return };
+        let Ok(symbols) = table.data_as_array::<ElfSymbol, _>(LE, self.file) else { return };
+        for (index, symbol) in symbols.iter().enumerate() {
+            let defined_in = usize::from(symbol.st_shndx.get(LE).0);
+            if let Some(base) = self.addresses.get(&defined_in) {
+                let address = base.wrapping_add(symbol.st_value.get(LE));
+                let at = index * size_of::<ElfSymbol>() + offset::ST_VALUE;
+                self.put(table.sh_offset(LE) as usize + at, &address.to_le_bytes());
+            }
+        }
+    }
+
+    /// Applies the relocations of debug sections.
+    fn relocate(&mut self) {
+        // Relocations that do not share bytes are no more than this; others would be a small file's
+        // way to ask for a lot of work.
+        let mut budget = self.file.len() / size_of::<Rela64<LittleEndian>>();
+        for relocations in self.sections.iter().filter(|s| s.sh_type(LE) == elf::SHT_RELA) {
+            let target = relocations.sh_info(LE) as usize;
+            let Some(section) = self.sections.get(target) else { continue };
+            if !name_of(section, self.names).starts_with(b".debug_") {
+                continue;
+            }
+            let entries = relocations.data_as_array::<Rela64<_>, _>(LE, self.file);
+            let entries = entries.ok().filter(|entries| entries.len() <= budget);
+            let Some(entries) = entries else { continue };
+            budget -= entries.len();
+            let symbols = self
+                .sections
+                .get(relocations.sh_link(LE) as usize)
+                .and_then(|table| table.data_as_array::<ElfSymbol, _>(LE, self.file).ok())
+                .unwrap_or_default();
+            // Of a section that does not decompress, its reader says so.
+            let Some((start, size)) = self.contents(target) else { continue };
+            for entry in entries {
+                self.apply(entry, symbols, start, size);
+            }
+        }
+    }
+
+    /// Where a section's bytes lie in the image, decompressed, and how many there are.
+    fn contents(&mut self, index: usize) -> Option<(usize, usize)> {
+        let section = &self.sections[index];
+        let Some((bytes, format, size)) = compressed(section, self.file) else {
+            let length = section.data(LE, self.file).ok()?.len();
+            return Some((section.sh_offset(LE) as usize, length));
+        };
+        if size > MAX_INFLATED - self.inflated {
+            return None;
+        }
+        let bytes = inflate(bytes, format, size).ok()?;
+        let start = self.image.len();
+        self.inflated += bytes.len() as u64;
+        self.image.extend_from_slice(&bytes);
+        let flags = section.sh_flags(LE).0 & !u64::from(elf::SHF_COMPRESSED.0);
+        self.put_section(index, offset::SH_FLAGS, flags);
+        self.put_section(index, offset::SH_OFFSET, start as u64);
+        self.put_section(index, offset::SH_SIZE, bytes.len() as u64);
+        Some((start, bytes.len()))
+    }
+
+    /// One relocation of a section whose `size` bytes begin at `start`. Debug sections have absolute
+    /// ones only (psABI for x86-64, table 4.9); another kind, or one that points nowhere, is left.
+    fn apply(
+        &mut self,
+        entry: &Rela64<LittleEndian>,
+        symbols: &[ElfSymbol],
+        start: usize,
+        size: usize,
+    ) {
+        let width = match entry.r_type(LE, false) {
+            elf::R_X86_64_64 => 8,
+            elf::R_X86_64_32 | elf::R_X86_64_32S => 4,
+            _ => return,
+        };
+        let Some(symbol) = symbols.get(entry.r_sym(LE, false) as usize) else { return };
+        let section = self.addresses.get(&usize::from(symbol.st_shndx.get(LE).0));
+        let value = section
+            .copied()
+            .unwrap_or(0)
+            .wrapping_add(symbol.st_value.get(LE))
+            .wrapping_add_signed(entry.r_addend.get(LE));
+        let at = usize::try_from(entry.r_offset.get(LE)).ok();
+        let end = at.and_then(|at| at.checked_add(width));
+        if let (Some(at), Some(end)) = (at, end)
+            && end <= size
+        {
+            self.put(start + at, &value.to_le_bytes()[..width]);
+        }
+    }
+
+    fn put_section(&mut self, index: usize, field: usize, value: u64) {
+        let header = self.section_headers + index * size_of::<SectionHeader64<LittleEndian>>();
+        self.put(header + field, &value.to_le_bytes());
+    }
+
+    /// Overwrites bytes of the image; what would lie outside of it is left.
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        if let Some(place) = at.checked_add(bytes.len()).and_then(|end| self.image.get_mut(at..end))
+        {
+            place.copy_from_slice(bytes);
+        }
+    }
+}

@@ -14,6 +14,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use nmiscope_symbolizer::{DebugLink, Image};
 
+mod compression;
+pub mod modules;
+pub mod refused;
+
 /// More than any image that makes sense to read into memory.
 const MAX_BYTES: u64 = 4 << 30;
 

@@ -14,6 +14,7 @@ use crate::hang_after::{Bounded, HangAfter};
 use crate::images::DEBUG_DIRECTORY;
 use crate::postmortem::Size;
 use crate::session::{Policy, Sink};
+use crate::symbolize::grammar;
 use crate::units::{parse_duration, parse_size};
 
 const EXAMPLES: &str = "\
@@ -32,15 +33,18 @@ Examples:
         be more patient, and see whether it recovers
   nmiscope farm suite.toml -j 4 --out results
         many VMs, with a verdict each
-  nmiscope symbolize --image kernel.elf < console.log
-        the same log, with a function and a line behind each address
+  nmiscope symbolize --image vmlinux --modules /lib/modules/6.1.0 < console.log
+        the same log, with functions and source lines behind its stack traces
+  nmiscope symbolize --image vmlinux 'vfs_write+0x14/0x90' ffffffff81234567
+        single places of a trace
 
 While a VM runs, Ctrl-\\ or SIGUSR1 prints its backtraces and lets it go on; Ctrl-C ends it, and so does
 SIGTERM, which takes a last backtrace.
 
 Exit codes:
   0  clean: the guest left with code 0, or the run was ended as asked
-  1  the guest failed: it left with another code, or not within --time-limit
+  1  the guest failed: it left with another code, or not within --time-limit;
+     symbolize: nothing of the text, or of the arguments, is in the image
   2  usage: the command line, or a file it names, cannot be used
   3  hang
   4  panic or crash in the guest
@@ -79,7 +83,7 @@ pub enum Command {
     Run(Box<Run>),
     /// Make the report again from a core that `run --core` wrote, or print one that is JSON
     Report(Report),
-    /// Print function and source line of addresses, or of those in a log on standard input
+    /// Print functions and source lines behind the stack traces of a log, or of single addresses
     Symbolize(Symbolize),
     /// Run a suite of VMs, one process and one verdict each
     Farm(Box<Farm>),
@@ -435,20 +439,36 @@ pub enum MessageFormat {
 /// `nmiscope symbolize`.
 #[derive(Debug, Args)]
 pub struct Symbolize {
-    /// The image that the addresses are of [default: the bundled guest]
+    /// The image that the text is of: for Linux, the vmlinux with debug information [default: the
+    /// bundled guest]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub image: Option<PathBuf>,
-    /// The addresses are where calls return to: look up the call before each
+    /// Find kernel modules (.ko, .ko.xz, .ko.zst, .ko.gz, .ko.debug) below this directory; may be
+    /// repeated
+    #[arg(long, value_name = "DIRECTORY", value_hint = ValueHint::AnyPath)]
+    pub modules: Vec<PathBuf>,
+    /// The kernel ran this far above the addresses of its image (KASLR), in hexadecimal. Wins over a
+    /// `Kernel Offset:` line in the text
+    #[arg(long, value_name = "OFFSET", value_parser = parse_address)]
+    pub offset: Option<u64>,
+    /// The arguments are where calls return to: look up the call before each
     #[arg(long)]
     pub return_addresses: bool,
     /// Where separate debug files are, by build-id
     #[arg(long, value_name = "DIRECTORY", default_value = DEBUG_DIRECTORY,
           value_hint = ValueHint::DirPath)]
     pub debug_dir: PathBuf,
-    /// Addresses, in hexadecimal. With none, standard input is copied, and what it says of call
-    /// traces annotated
-    #[arg(value_name = "ADDR", value_parser = parse_address)]
-    pub addresses: Vec<u64>,
+    /// Print a JSON record for each reference, one a line, and nothing of the text
+    /// (docs/symbolize.schema.json)
+    #[arg(long)]
+    pub json: bool,
+    /// Print no summary on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Addresses in hexadecimal, or `func+0x14/0x90 [mod]` as a trace has it. With none, standard
+    /// input is copied, with functions and lines behind its stack traces
+    #[arg(value_name = "ADDR", value_parser = parse_reference)]
+    pub references: Vec<String>,
 }
 
 fn parse_sink(text: &str) -> Result<Sink, String> {
@@ -458,6 +478,15 @@ fn parse_sink(text: &str) -> Result<Sink, String> {
         "none" => Sink::None,
         "" => return Err("`stdout`, `none` or the name of a file is wanted".into()),
         path => Sink::File(path.into()),
+    })
+}
+
+/// Checks that the text names code; it is read again where the image is known.
+fn parse_reference(text: &str) -> Result<String, String> {
+    grammar::argument(text).map(|_| text.to_owned()).ok_or_else(|| {
+        "an address in hexadecimal is wanted, as in ffffffff80201234, or a place in a function, as in \
+         'vfs_write+0x14/0x90'"
+            .into()
     })
 }
 

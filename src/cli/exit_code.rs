@@ -18,6 +18,8 @@ pub struct Code(pub u8);
 pub const CLEAN: Code = Code(0);
 /// The guest ran, and left with a code other than 0, or not within its time limit.
 pub const GUEST_FAILED: Code = Code(1);
+/// Nothing that was to be looked up is in the image: `symbolize` with the wrong image, most likely.
+pub const NOTHING_FOUND: Code = Code(1);
 /// The command line, or what it names, cannot be used: nothing has run.
 pub const USAGE: Code = Code(2);
 /// The guest hangs.

@@ -48,6 +48,11 @@ pub fn warning(text: &str) {
     let _ = writeln!(anstream::stderr(), "{WARNING}warning{WARNING:#}: {text}");
 }
 
+/// Prints what is worth knowing beside the output.
+pub fn note(text: &str) {
+    let _ = writeln!(anstream::stderr(), "{}", sanitize::line(text));
+}
+
 /// Where the text for people goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Text {

@@ -1,74 +1,132 @@
-//! `nmiscope symbolize`: addresses from the command line, or a log from standard input.
+//! `nmiscope symbolize`: a log from standard input, or addresses from the command line.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use anyhow::Context;
-use nmiscope_symbolizer::{ProgramCounter, SourceRoots, VirtualAddress};
+use nmiscope_symbolizer::{Image, SourceRoots};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::FileType;
 
 use super::arguments::Symbolize;
 use super::exit_code::{self, Code};
 use super::output;
-use crate::diagnosis::Resolver;
 use crate::errors::BadRequest;
-use crate::images::{Access, Files, source_roots};
-use crate::symbolize::{Annotator, one_line};
+use crate::images::modules::Modules;
+use crate::images::{Access, Files, refused, source_roots};
+use crate::symbolize::grammar::{self, Reference, Target};
+use crate::symbolize::{Annotator, Answer, Format, Lookup, one_line, record, write_record};
 
-/// Longer lines are annotated in pieces.
-const MAX_LINE: u64 = 64 << 10;
+/// Lines that wait for the kernel's address offset are written when nothing more has come for so
+/// long.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The most that is read at a time, in bytes.
+const CHUNK: usize = 64 << 10;
 
 /// Prints frames.
 pub fn symbolize(arguments: &Symbolize) -> anyhow::Result<Code> {
     let path = arguments.image.as_deref();
     let mut files = Files::open(path, Access::Map).map_err(BadRequest::from_error)?;
     files.find_debug_file(path, &arguments.debug_dir);
-    let image = files
-        .parse()
-        .with_context(|| match path {
-            Some(path) => format!("failed to read {}", path.display()),
-            None => "failed to read the bundled guest".into(),
-        })
-        .map_err(BadRequest::from_error)?;
+    let image = parse(&files, arguments).map_err(BadRequest::from_error)?;
     if !image.has_debug_info() {
         output::warning(
             "the image has no debug information, and no debug file was found: names only",
         );
     }
-    let resolver = Resolver::new(Some(&image), SourceRoots::new(source_roots()));
-    let mut stdout = io::BufWriter::new(io::stdout().lock());
-    if arguments.addresses.is_empty() {
-        annotate(Annotator::new(&image, resolver), &mut stdout)?;
-        return Ok(exit_code::CLEAN);
+    for folder in &arguments.modules {
+        let missing = || format!("failed to look for modules in {}", folder.display());
+        folder.metadata().with_context(missing).map_err(BadRequest::from_error)?;
     }
-    for &address in &arguments.addresses {
-        let address = VirtualAddress(address);
-        let counter = if arguments.return_addresses {
-            ProgramCounter::Return(address)
-        } else {
-            ProgramCounter::Interrupted(address)
-        };
-        writeln!(stdout, "{address}  {}", one_line(&resolver.frame(counter, true)))?;
-    }
-    stdout.flush()?;
-    Ok(exit_code::CLEAN)
+    let modules = Modules::new(arguments.modules.clone(), arguments.debug_dir.clone());
+    let lookup = Lookup::new(&image, &modules, SourceRoots::new(source_roots()));
+    if arguments.references.is_empty() { log(lookup, arguments) } else { single(lookup, arguments) }
 }
 
-/// Copies standard input, a line at a time and as soon as it is there.
-fn annotate(mut annotator: Annotator<'_>, output: &mut impl Write) -> anyhow::Result<()> {
+fn parse<'a>(files: &'a Files, arguments: &Symbolize) -> anyhow::Result<Image<'a>> {
+    let Some(path) = &arguments.image else {
+        return files.parse().context("failed to read the bundled guest");
+    };
+    files.parse().with_context(|| match refused::explanation(&files.image) {
+        Some(explanation) => format!("{}: {explanation}", path.display()),
+        None => format!("failed to read {}", path.display()),
+    })
+}
+
+/// Copies standard input as it comes, annotated.
+fn log(lookup: Lookup<'_>, arguments: &Symbolize) -> anyhow::Result<Code> {
+    let format = if arguments.json { Format::Json } else { Format::Text };
+    let output = io::BufWriter::new(io::stdout().lock());
+    let mut annotator = Annotator::new(lookup, arguments.offset, format, output);
     let mut input = io::stdin().lock();
-    let mut bytes = Vec::new();
+    let is_file = rustix::fs::fstat(&input)
+        .is_ok_and(|file| FileType::from_raw_mode(file.st_mode) == FileType::RegularFile);
+    let mut chunk = vec![0; CHUNK];
     loop {
-        bytes.clear();
-        let read = io::Read::take(&mut input, MAX_LINE)
-            .read_until(b'\n', &mut bytes)
-            .context("failed to read standard input")?;
-        if read == 0 {
-            return Ok(());
+        if annotator.is_holding() && !is_file && is_quiet(&input) {
+            annotator.flush()?;
         }
-        let text = String::from_utf8_lossy(&bytes);
-        let line = text.trim_end_matches(['\n', '\r']);
-        // Tabs are layout, not mischief.
-        let parts: Vec<String> = line.split('\t').map(|part| annotator.annotate(part)).collect();
-        writeln!(output, "{}", parts.join("\t"))?;
-        output.flush()?;
+        let read = match input.read(&mut chunk) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read.context("failed to read standard input")?,
+        };
+        if read == 0 {
+            break;
+        }
+        annotator.write(&chunk[..read])?;
+    }
+    let summary = annotator.finish()?;
+    if let Some(warning) = summary.other_kernel() {
+        output::warning(&warning);
+    }
+    if !arguments.quiet {
+        output::note(&summary.text());
+    }
+    let is_in_vain = summary.total > 0 && summary.found == 0;
+    Ok(if is_in_vain { exit_code::NOTHING_FOUND } else { exit_code::CLEAN })
+}
+
+/// Whether nothing comes on standard input for a while.
+fn is_quiet(input: &io::StdinLock<'_>) -> bool {
+    let mut waiting = [PollFd::new(input, PollFlags::IN)];
+    let patience = Timespec::try_from(PATIENCE).ok();
+    matches!(rustix::event::poll(&mut waiting, patience.as_ref()), Ok(0))
+}
+
+/// Prints what each argument names.
+fn single(mut lookup: Lookup<'_>, arguments: &Symbolize) -> anyhow::Result<Code> {
+    let mut stdout = io::BufWriter::new(io::stdout().lock());
+    let mut is_found = false;
+    for text in &arguments.references {
+        let Some(mut reference) = grammar::argument(text) else { continue };
+        reference.exact = !arguments.return_addresses;
+        let offset = arguments.offset.unwrap_or(0);
+        let answer = match reference.target {
+            Target::Address(address) => lookup.place(address.wrapping_sub(offset), reference.exact),
+            Target::Symbol(_) => (*lookup.answer(&reference, offset)).clone(),
+        };
+        is_found |= answer.is_found();
+        if arguments.json {
+            write_record(&mut stdout, &record(None, text, &reference, &answer))?;
+        } else {
+            writeln!(stdout, "{}  {}", shown(text, &reference), result(&answer))?;
+        }
+    }
+    stdout.flush()?;
+    Ok(if is_found { exit_code::CLEAN } else { exit_code::NOTHING_FOUND })
+}
+
+/// An argument as it is printed: addresses with all their digits.
+fn shown(text: &str, reference: &Reference<'_>) -> String {
+    match reference.target {
+        Target::Address(address) => format!("{address:016x}"),
+        Target::Symbol(_) => crate::report::sanitize::line(text),
+    }
+}
+
+fn result(answer: &Answer) -> String {
+    match &answer.missing {
+        Some(missing) => crate::report::sanitize::line(&missing.to_string()),
+        None => one_line(answer),
     }
 }

@@ -10,6 +10,7 @@ mod cpu;
 mod frame;
 mod hang;
 pub mod json;
+pub mod reference;
 pub mod sanitize;
 pub mod text;
 

@@ -1,0 +1,131 @@
+//! Compressed files, told by their first bytes and not by their names.
+//!
+//! Owns which formats are known and the bounds on what they may decompress to. Called by `modules`,
+//! which decompresses, and by `refused`, which only names the format.
+
+use std::io::{self, Read};
+
+/// The most that a file may decompress to, in bytes. The largest module of a distribution, with its
+/// debug information, is a few hundred megabytes.
+const MAX_BYTES: u64 = 1 << 30;
+/// The most that a decoder may use for its window, in bytes. `xz -9` asks for 64 MiB, and modules are
+/// compressed with less.
+const MAX_WINDOW: u32 = 128 << 20;
+
+/// A format of compressed files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// RFC 1952.
+    Gzip,
+    /// The .xz file format, version 1.
+    Xz,
+    /// RFC 8878.
+    Zstandard,
+    /// bzip2.
+    Bzip2,
+    /// LZ4, as frames or as the kernel's legacy format.
+    Lz4,
+    /// lzop.
+    Lzop,
+}
+
+impl Compression {
+    /// The format of a file, by its magic number. `None` for one that is not compressed.
+    pub fn detect(file: &[u8]) -> Option<Self> {
+        const MAGICS: [(&[u8], Compression); 7] = [
+            (b"\x1f\x8b", Compression::Gzip),
+            (b"\xfd7zXZ\0", Compression::Xz),
+            (b"\x28\xb5\x2f\xfd", Compression::Zstandard),
+            (b"BZh", Compression::Bzip2),
+            (b"\x04\x22\x4d\x18", Compression::Lz4),
+            (b"\x02\x21\x4c\x18", Compression::Lz4),
+            (b"\x89LZO\0\r\n\x1a\n", Compression::Lzop),
+        ];
+        MAGICS.iter().find(|(magic, _)| file.starts_with(magic)).map(|&(_, format)| format)
+    }
+
+    /// The program that decompresses it to standard output, with its arguments.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip -dc",
+            Self::Xz => "xz -dc",
+            Self::Zstandard => "zstd -dc",
+            Self::Bzip2 => "bzip2 -dc",
+            Self::Lz4 => "lz4 -dc",
+            Self::Lzop => "lzop -dc",
+        }
+    }
+
+    /// The contents of a file.
+    ///
+    /// # Errors
+    /// It is damaged, holds more than a gigabyte, or is of a format that no kernel module has.
+    pub fn decompress(self, file: &[u8]) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Gzip => read(flate2::read::MultiGzDecoder::new(file)),
+            Self::Xz => read(lzma_rust2::XzReader::new_mem_limit(file, true, MAX_WINDOW >> 10)),
+            Self::Zstandard => {
+                let decoder = ruzstd::decoding::StreamingDecoder::new_with_max_window_size(
+                    file,
+                    u64::from(MAX_WINDOW),
+                );
+                read(decoder.map_err(io::Error::other)?)
+            }
+            Self::Bzip2 | Self::Lz4 | Self::Lzop => Err(io::Error::other(format!(
+                "a format that modules do not have: decompress it first, with `{}`",
+                self.program()
+            ))),
+        }
+    }
+}
+
+fn read(decoder: impl Read) -> io::Result<Vec<u8>> {
+    let mut contents = Vec::new();
+    decoder.take(MAX_BYTES + 1).read_to_end(&mut contents)?;
+    if contents.len() as u64 > MAX_BYTES {
+        return Err(io::Error::other(format!("it holds more than {} MiB", MAX_BYTES >> 20)));
+    }
+    Ok(contents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "nmiscope\n", by `gzip`, `xz` and `zstd`, each through `xxd -p`.
+    const FILES: [&str; 3] = [GZIP, XZ, ZSTANDARD];
+    const GZIP: &str = "1f8b0800000000000003cbcbcd2c4ece2f48e50200cf79a7bb09000000";
+    const XZ: &str = "fd377a585a000004e6d6b4460200210116000000742fe5a30100086e6d6973636f70650a00000000248d9c450d4ab1a4000121096c18c5d51fb6f37d010000000004595a";
+    const ZSTANDARD: &str = "28b52ffd04584900006e6d6973636f70650a715321e5";
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal"))
+            .collect()
+    }
+
+    #[test]
+    fn files_of_the_usual_programs_are_decompressed() {
+        for hex in FILES {
+            let file = bytes(hex);
+            let format = Compression::detect(&file).expect("a format");
+            assert_eq!(format.decompress(&file).expect("contents"), b"nmiscope\n", "{format:?}");
+        }
+    }
+
+    #[test]
+    fn damaged_files_are_errors() {
+        for hex in FILES {
+            let file = bytes(hex);
+            let format = Compression::detect(&file).expect("a format");
+            assert!(format.decompress(&file[..file.len() - 9]).is_err(), "{format:?}");
+        }
+    }
+
+    #[test]
+    fn other_files_are_not_compressed() {
+        assert_eq!(Compression::detect(b"\x7fELF"), None);
+        assert_eq!(Compression::detect(b""), None);
+    }
+}

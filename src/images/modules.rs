@@ -1,0 +1,187 @@
+//! Files of kernel modules: found by name below directories, decompressed, and laid out as images.
+//!
+//! Owns which files may hold a module (`nf_tables.ko`, `nf-tables.ko.xz`, `nf_tables.ko.debug`) and
+//! reads each at most once. Owns no lookup of symbols: a caller that knows more of a module than its
+//! name (its build-id, a symbol and its size) chooses among the files. Called by `symbolize`.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use nmiscope_symbolizer::{Image, link_module};
+
+use super::compression::Compression;
+use super::{Access, hex, open};
+
+/// The most files and directories that are looked at. A distribution's kernel has some 5,000 modules.
+const MAX_ENTRIES: usize = 200_000;
+/// The deepest that directories are followed.
+const MAX_DEPTH: usize = 32;
+/// The most files of one module that are read: those of as many kernels.
+const MAX_FILES: usize = 8;
+
+/// The modules that can be found below some directories. The directories are read when the first
+/// module is asked for.
+#[derive(Debug)]
+pub struct Modules {
+    /// Directories of modules, or single files.
+    roots: Vec<PathBuf>,
+    /// A directory of separate debug files, by build-id.
+    debug_directory: PathBuf,
+    by_name: OnceCell<BTreeMap<String, Vec<File>>>,
+}
+
+#[derive(Debug)]
+struct File {
+    path: PathBuf,
+    read: OnceCell<Result<Linked, String>>,
+}
+
+/// A module's file, laid out; and its separate debug file, if it needs one and has one.
+#[derive(Debug)]
+struct Linked {
+    module: Vec<u8>,
+    debug: Option<Vec<u8>>,
+}
+
+/// A file that may be the module that was asked for.
+#[derive(Debug)]
+pub struct Candidate<'a> {
+    /// Where it is.
+    pub path: &'a Path,
+    /// The module as an image, or why there is none.
+    pub image: Result<Image<'a>, String>,
+}
+
+impl Modules {
+    /// The modules below `roots`, each a directory or a file. A module without debug information gets
+    /// that of the file with its build-id in `debug_directory`.
+    pub fn new(roots: Vec<PathBuf>, debug_directory: PathBuf) -> Self {
+        Self { roots, debug_directory, by_name: OnceCell::new() }
+    }
+
+    /// The files that may hold the module of that name, those with debug information first.
+    pub fn named(&self, name: &str) -> Vec<Candidate<'_>> {
+        let files = self.by_name.get_or_init(|| self.search()).get(&canonical(name));
+        let mut found: Vec<Candidate<'_>> = files
+            .into_iter()
+            .flatten()
+            .take(MAX_FILES)
+            .map(|file| Candidate { path: &file.path, image: file.image(&self.debug_directory) })
+            .collect();
+        found.sort_by_key(|candidate| match &candidate.image {
+            Ok(image) => !image.has_debug_info(),
+            Err(_) => true,
+        });
+        found
+    }
+
+    fn search(&self) -> BTreeMap<String, Vec<File>> {
+        let mut found: BTreeMap<String, Vec<File>> = BTreeMap::new();
+        let mut budget = MAX_ENTRIES;
+        let mut folders = Vec::new();
+        for root in &self.roots {
+            if root.is_dir() {
+                folders.push((root.clone(), 0));
+            } else {
+                add(&mut found, root.clone());
+            }
+        }
+        while let Some((folder, depth)) = folders.pop() {
+            let Ok(entries) = fs::read_dir(&folder) else { continue };
+            for entry in entries.flatten() {
+                if budget == 0 {
+                    tracing::warn!(
+                        limit = MAX_ENTRIES,
+                        "too many files below --modules: the rest is not looked at"
+                    );
+                    return found;
+                }
+                budget -= 1;
+                // Of links only those to files are followed: `build` leads to a whole source tree.
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() && depth < MAX_DEPTH => {
+                        folders.push((entry.path(), depth + 1));
+                    }
+                    Ok(kind) if !kind.is_dir() => add(&mut found, entry.path()),
+                    _ => {}
+                }
+            }
+        }
+        for files in found.values_mut() {
+            files.sort_by(|a, b| a.path.cmp(&b.path));
+        }
+        found
+    }
+}
+
+impl File {
+    fn image(&self, debug_directory: &Path) -> Result<Image<'_>, String> {
+        let read = || link(&self.path, debug_directory).map_err(|error| format!("{error:#}"));
+        let linked = self.read.get_or_init(read).as_ref().map_err(Clone::clone)?;
+        Image::parse_with_debug(&linked.module, linked.debug.as_deref())
+            .map_err(|error| crate::error_chain(&error))
+    }
+}
+
+/// Files a path under the name of the module that it is, if it is one.
+fn add(found: &mut BTreeMap<String, Vec<File>>, path: PathBuf) {
+    let name = path.file_name().and_then(|name| name.to_str()).and_then(module_name);
+    if let Some(name) = name {
+        found.entry(name).or_default().push(File { path, read: OnceCell::new() });
+    }
+}
+
+/// The module that a file of that name holds.
+fn module_name(file: &str) -> Option<String> {
+    let (name, suffix) = file.split_once(".ko")?;
+    let known = ["", ".debug", ".xz", ".zst", ".gz", ".debug.xz", ".debug.zst", ".debug.gz"];
+    (known.contains(&suffix) && !name.is_empty()).then(|| canonical(name))
+}
+
+/// A module's name as the kernel has it: with underscores, whatever its file is called.
+fn canonical(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+fn link(path: &Path, debug_directory: &Path) -> anyhow::Result<Linked> {
+    let module = read(path)?;
+    let image =
+        Image::parse(&module).with_context(|| format!("failed to read {}", path.display()))?;
+    let debug = image.build_id().filter(|_| !image.has_debug_info()).and_then(|id| {
+        let (first, rest) = id.split_first()?;
+        let path = debug_directory.join(format!(".build-id/{first:02x}/{}.debug", hex(rest)));
+        read(&path).ok().filter(|debug| Image::parse(debug).is_ok_and(|d| d.build_id() == Some(id)))
+    });
+    Ok(Linked { module, debug })
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let bytes = open(path, Access::Map)?;
+    let contents = Compression::detect(&bytes)
+        .map(|format| format.decompress(&bytes))
+        .transpose()
+        .with_context(|| format!("failed to decompress {}", path.display()))?;
+    let bytes: &[u8] = contents.as_deref().unwrap_or(&bytes);
+    if bytes.is_empty() {
+        bail!("{} is empty", path.display());
+    }
+    link_module(bytes).with_context(|| format!("failed to read {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_modules_file_is_known_by_its_name() {
+        for file in ["nf_tables.ko", "nf-tables.ko.xz", "nf_tables.ko.zst", "nf_tables.ko.debug"] {
+            assert_eq!(module_name(file).as_deref(), Some("nf_tables"), "{file}");
+        }
+        for file in ["nf_tables.c", "nf_tables.ko.txt", ".ko", "nf_tables.kobject"] {
+            assert_eq!(module_name(file), None, "{file}");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Files that people take for a kernel's image, and what to give instead.
+//!
+//! Owns the recognition of boot images and compressed files. A boot image has neither symbols nor
+//! debug information that could be read, and what it was made from is the `vmlinux`. Called where an
+//! image cannot be read.
+
+use super::compression::Compression;
+
+/// The reason why a file is no image that can be looked into, and what to give instead. `None` for a
+/// file that is none of the known kinds.
+pub fn explanation(file: &[u8]) -> Option<String> {
+    if let Some(format) = Compression::detect(file) {
+        let program = format.program();
+        return Some(format!(
+            "it is compressed: decompress it first (`{program} FILE > vmlinux`); of a compressed \
+             boot image, give the vmlinux that it was made from"
+        ));
+    }
+    if is_bzimage(file) {
+        let release = bzimage_release(file);
+        let path = match &release {
+            Some(release) => format!("/usr/lib/debug/boot/vmlinux-{release}"),
+            None => "vmlinux".into(),
+        };
+        let of = release.map(|release| format!(" of Linux {release}")).unwrap_or_default();
+        return Some(format!(
+            "it is a bzImage{of}, which has no symbols: give the vmlinux that it was made from, with \
+             debug information (distributions have it in a package of its own, often as {path})"
+        ));
+    }
+    if is_arm64_image(file) {
+        return Some(
+            "it is an arm64 boot image, which has no symbols: give the vmlinux that it was made from"
+                .into(),
+        );
+    }
+    None
+}
+
+/// `HdrS` at 0x202 (Documentation/arch/x86/boot.rst, "header").
+fn is_bzimage(file: &[u8]) -> bool {
+    file.get(0x202..0x206) == Some(b"HdrS")
+}
+
+/// The release that a bzImage says it is of: `kernel_version` at 0x20e is the distance of the string
+/// from 0x200.
+fn bzimage_release(file: &[u8]) -> Option<String> {
+    let offset = u16::from_le_bytes(file.get(0x20e..0x210)?.try_into().ok()?);
+    let text = file.get(0x200 + usize::from(offset)..)?;
+    let release = text.iter().take(65).take_while(|byte| byte.is_ascii_graphic()).copied();
+    String::from_utf8(release.collect()).ok().filter(|release| offset != 0 && !release.is_empty())
+}
+
+/// `ARM\x64` at 56 (Documentation/arch/arm64/booting.rst).
+fn is_arm64_image(file: &[u8]) -> bool {
+    file.get(56..60) == Some(b"ARM\x64")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bzimage_says_of_which_kernel_it_is() {
+        let mut file = vec![0; 0x400];
+        file[0x202..0x206].copy_from_slice(b"HdrS");
+        file[0x20e..0x210].copy_from_slice(&0x100_u16.to_le_bytes());
+        file[0x300..0x30c].copy_from_slice(b"6.1.0-56 (x)");
+        let why = explanation(&file).expect("a reason");
+        assert!(
+            why.contains("bzImage of Linux 6.1.0-56") && why.contains("vmlinux-6.1.0-56"),
+            "{why}"
+        );
+        // Without a version, or with one outside of the file.
+        file[0x20e..0x210].copy_from_slice(&0xffff_u16.to_le_bytes());
+        assert!(explanation(&file).is_some_and(|why| why.contains("bzImage, which")));
+    }
+
+    #[test]
+    fn boot_images_and_compressed_files_are_named() {
+        let mut arm64 = vec![0; 64];
+        arm64[56..60].copy_from_slice(b"ARM\x64");
+        assert!(explanation(&arm64).is_some_and(|why| why.contains("arm64")));
+        assert!(explanation(b"\x1f\x8b\x08").is_some_and(|why| why.contains("gzip -dc")));
+        assert_eq!(explanation(b"\x7fELF\x02\x01"), None);
+        assert_eq!(explanation(b""), None);
+    }
+}

@@ -1,0 +1,86 @@
+//! What stands around an address and says what it is: labels, segment selectors, modules, marks.
+//!
+//! Owns the lists of such words. Each function looks at one word. Called by the reader of a line.
+
+use super::Module;
+use super::words::hex;
+
+/// What stands before an address and says what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Label {
+    /// A program counter, whose value is exact.
+    ProgramCounter,
+    /// A link register, whose value a call returns to.
+    Link,
+    /// Something else.
+    Other,
+}
+
+/// The label that a word is or begins with, and the rest of the word: `RIP:`, `rip=0xff..`, `pc`.
+/// `None` for a word that labels nothing.
+pub(super) fn label_in(word: &[u8]) -> Option<(Label, &[u8])> {
+    let end = word.iter().position(|byte| matches!(byte, b':' | b'=')).unwrap_or(word.len());
+    let (key, rest) = (&word[..end], word.get(end + 1..).unwrap_or_default());
+    let label = match key.to_ascii_lowercase().as_slice() {
+        b"rip" | b"eip" | b"ip" | b"pc" | b"epc" | b"nip" | b"sepc" => Label::ProgramCounter,
+        b"idling" => Label::ProgramCounter,
+        b"lr" | b"ra" => Label::Link,
+        // A selector is part of what is labelled.
+        _ if end == word.len() || selector(word).0.is_some() => return None,
+        _ if key.is_empty() => return None,
+        _ => Label::Other,
+    };
+    Some((label, rest))
+}
+
+/// `0010:` before an address, and what is behind it.
+pub(super) fn selector(word: &[u8]) -> (Option<u64>, &[u8]) {
+    let Some(colon) = word.iter().take(5).position(|&byte| byte == b':') else {
+        return (None, word);
+    };
+    match (colon, hex(&word[..colon])) {
+        (4, Some(selector)) => (Some(selector), &word[colon + 1..]),
+        _ => (None, word),
+    }
+}
+
+/// Words that stand between a label and what it labels.
+pub(super) fn is_transparent(word: &[u8]) -> bool {
+    matches!(word, b":" | b"=" | b"is" | b"at" | b"?" | b"(" | b"==")
+}
+
+/// The marks that arm64 puts behind a frame to say where it was found (`dump_backtrace_entry()`):
+/// of a graph tracer, a kretprobe, the program counter, the link register.
+pub(super) fn is_source_mark(word: &[u8]) -> bool {
+    let marks = word.strip_prefix(b"(").and_then(|word| word.strip_suffix(b")"));
+    marks.is_some_and(|marks| !marks.is_empty() && marks.iter().all(|mark| b"FKPL".contains(mark)))
+}
+
+/// The number of a frame, `#12`.
+pub(super) fn frame_number(word: &[u8]) -> Option<u64> {
+    let digits = word.strip_prefix(b"#")?;
+    if digits.is_empty() || digits.len() > 6 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// `[mod]`.
+pub(super) fn module_in(word: &[u8]) -> Option<Module<'_>> {
+    let name = module_name(bracketed(word)?)?;
+    Some(Module { name, build_id: None })
+}
+
+pub(super) fn module_name(bytes: &[u8]) -> Option<&str> {
+    // `MODULE_NAME_LEN` of the kernel is 56 on 64-bit machines.
+    let is_name = (1..56).contains(&bytes.len())
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(byte));
+    // What syzkaller writes behind a call that was inlined.
+    let is_mark = bytes == b"inline" || bytes == b"inlined";
+    std::str::from_utf8(bytes).ok().filter(|_| is_name && !is_mark)
+}
+
+/// The inside of `[..]`.
+pub(super) fn bracketed(word: &[u8]) -> Option<&[u8]> {
+    word.strip_prefix(b"[")?.strip_suffix(b"]")
+}

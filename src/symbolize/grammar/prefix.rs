@@ -1,0 +1,96 @@
+//! What loggers put before a line of a kernel's log: levels, time stamps, hosts, callers.
+//!
+//! Owns how long that is. Only what has to stand at the start of a line depends on it (a frame's
+//! number, a bare address, `Kernel Offset:`); addresses of other forms are found anywhere. Called by
+//! the grammar.
+
+use super::words::blank;
+
+/// Longest prefix that is looked for, in bytes.
+const MAX_PREFIX: usize = 256;
+
+/// The length of a line's prefix in bytes, white space and colours behind it included.
+pub(super) fn length(line: &[u8]) -> usize {
+    let mut at = blank(line);
+    while at < MAX_PREFIX {
+        let rest = &line[at..];
+        let Some(length) =
+            [level, bracketed, date_and_host, tag, lava].iter().find_map(|f| f(rest))
+        else {
+            break;
+        };
+        at += length;
+        at += blank(&line[at..]);
+    }
+    at
+}
+
+/// `<4>`, a level of syslog(2).
+fn level(text: &[u8]) -> Option<usize> {
+    let digits = text.strip_prefix(b"<")?.iter().take(4).take_while(|b| b.is_ascii_digit()).count();
+    ((1..=3).contains(&digits) && text.get(digits + 1) == Some(&b'>')).then_some(digits + 2)
+}
+
+/// `[   12.345678]`, `[    T123]`, `[C1]` (CONFIG_PRINTK_CALLER), or dmesg's `[Sat Nov 28 12:00:00
+/// 2026]`.
+fn bracketed(text: &[u8]) -> Option<usize> {
+    let inner = text.strip_prefix(b"[")?;
+    let end = inner.iter().take(40).position(|&byte| byte == b']')?;
+    let inner = inner[..end].trim_ascii();
+    let is_number = |bytes: &[u8]| bytes.iter().all(|b| b.is_ascii_digit() || *b == b'.');
+    let is_stamp = match inner.split_first() {
+        Some((b'T' | b'C', caller)) if !caller.is_empty() && is_number(caller) => true,
+        Some(_) => (is_number(inner) && inner.contains(&b'.')) || is_date(inner),
+        None => false,
+    };
+    is_stamp.then_some(end + 2)
+}
+
+/// Whether this is a date with a time: digits around colons, and nothing but what dates consist of.
+fn is_date(text: &[u8]) -> bool {
+    clock_at(text).is_some()
+        && text.iter().all(|b| b.is_ascii_alphanumeric() || b" :.,+-".contains(b))
+}
+
+/// Where `HH:MM:SS` begins.
+fn clock_at(text: &[u8]) -> Option<usize> {
+    text.windows(8).take(40).position(|window| {
+        window.iter().enumerate().all(|(index, byte)| match index {
+            2 | 5 => *byte == b':',
+            _ => byte.is_ascii_digit(),
+        })
+    })
+}
+
+/// `2026-11-28T12:00:00.000Z`, `2026-11-28 12:00:00,123`, `Nov 28 12:00:00`, `12:00:00`.
+fn date_and_host(text: &[u8]) -> Option<usize> {
+    let clock = clock_at(text)?;
+    // Before the time: a date, or nothing.
+    let before = &text[..clock];
+    let is_iso = clock == 11 && before[..4].iter().all(u8::is_ascii_digit) && before[4] == b'-';
+    let is_syslog = (4..=11).contains(&clock) && before.iter().take(3).all(u8::is_ascii_alphabetic);
+    if !(clock == 0 || is_iso || is_syslog) {
+        return None;
+    }
+    let zone = text[clock + 8..].iter().take_while(|byte| !byte.is_ascii_whitespace()).count();
+    Some(clock + 8 + zone)
+}
+
+/// `kernel:`, `host kernel:`, `host kernel[0]:`.
+fn tag(text: &[u8]) -> Option<usize> {
+    let mut words = text[..text.len().min(MAX_PREFIX)].splitn(3, |&byte| byte == b' ');
+    let (first, second) = (words.next()?, words.next());
+    let is_tag = |word: &[u8]| word.starts_with(b"kernel") && word.ends_with(b":");
+    if is_tag(first) {
+        return Some(first.len());
+    }
+    second.filter(|second| is_tag(second)).map(|second| first.len() + 1 + second.len())
+}
+
+/// LAVA's log as YAML: `- {"dt": "..", "lvl": "target", "msg": "` before the text.
+fn lava(text: &[u8]) -> Option<usize> {
+    const MESSAGE: &[u8] = b"\"msg\": \"";
+    text.starts_with(b"- {").then_some(())?;
+    let start = text.windows(MESSAGE.len()).take(MAX_PREFIX).position(|w| w == MESSAGE)?;
+    Some(start + MESSAGE.len())
+}

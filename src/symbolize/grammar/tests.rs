@@ -1,0 +1,306 @@
+//! The grammar, form by form. The lines are those of kernels and debuggers; numbers are made up.
+
+use super::reader::MAX_REFERENCES;
+use super::*;
+
+/// What a line names, as text: `!` for an exact place.
+fn read(grammar: &mut Grammar, line: &[u8]) -> Vec<String> {
+    let read = grammar.line(line);
+    read.references.iter().map(shown).collect()
+}
+
+fn shown(reference: &Reference<'_>) -> String {
+    let mark = if reference.exact { "!" } else { "" };
+    let place = match &reference.target {
+        Target::Address(address) => format!("{address:x}"),
+        Target::Symbol(symbol) => {
+            let size = symbol.size.map(|size| format!("/{size:#x}")).unwrap_or_default();
+            let module = symbol.module.as_ref().map(|module| match module.build_id {
+                Some(id) => format!(" [{} {id}]", module.name),
+                None => format!(" [{}]", module.name),
+            });
+            let address = symbol.address.map(|address| format!(" ={address:x}"));
+            let (module, address) = (module.unwrap_or_default(), address.unwrap_or_default());
+            format!("{}+{:#x}{size}{module}{address}", symbol.name, symbol.offset)
+        }
+    };
+    format!("{mark}{place}")
+}
+
+#[track_caller]
+fn expect(line: &str, expected: &[&str]) {
+    assert_eq!(read(&mut Grammar::default(), line.as_bytes()), expected, "{line}");
+}
+
+#[test]
+fn frames_of_linux_are_where_calls_return_to() {
+    expect(" vfs_write+0x235/0x3f0", &["vfs_write+0x235/0x3f0"]);
+    expect("[    7.9]  ? vfs_write+0x235/0x3f0", &["vfs_write+0x235/0x3f0"]);
+    expect("  nf_hook+0x1/0x20 [nf_tables]", &["nf_hook+0x1/0x20 [nf_tables]"]);
+    let id = "d5ff5e6c0c9d1b2e8c1c6d6a9d3a2f1b0c9e8d7f";
+    expect(&format!(" f+0x1/0x2 [mod {id}]"), &[&format!("f+0x1/0x2 [mod {id}]")]);
+    expect(" f.constprop.0+0x1/0x2", &["f.constprop.0+0x1/0x2"]);
+    expect(" f.llvm.123456+0x1/0x2", &["f.llvm.123456+0x1/0x2"]);
+    expect(" a::b::f+0x1/0x2", &["a::b::f+0x1/0x2"]);
+    expect("Call Trace: a+0x1/0x2 b+0x3/0x4", &["a+0x1/0x2", "b+0x3/0x4"]);
+    // What syzkaller has added is no module.
+    expect(" f+0x1/0x2 mm/slab.c:12 [inline]", &["f+0x1/0x2"]);
+    expect(" f+0x1/0x2 [inline]", &["f+0x1/0x2"]);
+}
+
+#[test]
+fn program_counters_are_exact() {
+    expect("RIP: 0010:f+0x14/0x90", &["!f+0x14/0x90"]);
+    expect("RIP: 0010:f+0x14/0x90 [mod]", &["!f+0x14/0x90 [mod]"]);
+    expect("RIP: 0010:0xffffffffc0123456", &["!ffffffffc0123456"]);
+    expect("RIP: ffffffff81234567  RSP: ffffc90000013e50", &["!ffffffff81234567"]);
+    expect("rip=0xffffffff81234567 rsp=0x0", &["!ffffffff81234567"]);
+    expect("rip            0xffffffff81234567", &["!ffffffff81234567"]);
+    expect("pc : f+0x14/0x90", &["!f+0x14/0x90"]);
+    expect(
+        "pc : [<ffffffff81234567>]    lr : [<ffffffff81234568>]",
+        &["!ffffffff81234567", "ffffffff81234568"],
+    );
+    expect("PC is at f+0x14/0x90", &["!f+0x14/0x90"]);
+    expect("LR is at f+0x14/0x90", &["f+0x14/0x90"]);
+    expect("EIP: f+0x14/0x90", &["!f+0x14/0x90"]);
+    expect("EIP: 0060:[<ffffffff81234567>] EFLAGS: 00010246", &["!ffffffff81234567"]);
+    expect("NIP [c000000000123456] f+0x14/0x90", &["!f+0x14/0x90 =c000000000123456"]);
+    expect("IP: f+0x14/0x90", &["!f+0x14/0x90"]);
+    expect(
+        "traps: insmod[1] general protection ip:ffffffff81234567 sp:ffffc90000013e50",
+        &["!ffffffff81234567"],
+    );
+    expect("lr : ffffffff81234567", &["ffffffff81234567"]);
+    expect("epc : f+0x14/0x90 ra : g+0x2/0x4", &["!f+0x14/0x90", "g+0x2/0x4"]);
+}
+
+#[test]
+fn an_address_beside_a_symbol_is_the_same_reference() {
+    let address = "ffffffff81234567";
+    let both = format!("f+0x14/0x90 ={address}");
+    expect(&format!(" [<{address}>] f+0x14/0x90"), &[&both]);
+    expect(&format!(" [<{address}>] ? f+0x14/0x90"), &[&both]);
+    expect(&format!("RIP: 0010:[<{address}>]  [<{address}>] f+0x14/0x90"), &[&format!("!{both}")]);
+    expect(&format!("RIP  [<{address}>] f+0x14/0x90"), &[&format!("!{both}")]);
+    expect(
+        &format!("[<{address}>] (f+0x14/0x90) from [<{address}>] (g+0x1/0x2)"),
+        &[&both, &format!("g+0x1/0x2 ={address}")],
+    );
+    expect(&format!(" [<{address}>]"), &[address]);
+    expect(&format!(" [<{address}>] ?"), &[address]);
+}
+
+#[test]
+fn pointers_to_functions_are_exact() {
+    expect("initcall f+0x0/0x30 [mod] returned 0", &["!f+0x0/0x30 [mod]"]);
+    expect(" ? __pfx_kthread+0x10/0x10", &["!__pfx_kthread+0x10/0x10"]);
+    expect("Workqueue: events f [mod]", &["!f+0x0 [mod]"]);
+    expect("Workqueue: events_unbound f", &["!f+0x0"]);
+    expect("Workqueue: writeback wb_workfn (flush-8:0)", &["!wb_workfn+0x0"]);
+    expect("Workqueue: events", &[]);
+}
+
+#[test]
+fn messages_that_print_a_program_counter_are_exact() {
+    expect("NMI backtrace for cpu 1 skipped: idling at f+0xb/0x10", &["!f+0xb/0x10"]);
+    expect("WARNING: CPU: 1 PID: 2 at net/x.c:12 f+0x14/0x90 [mod]", &["!f+0x14/0x90 [mod]"]);
+    expect("WARNING: net/x.c:12 at f+0x14/0x90, CPU#1: insmod/12", &["!f+0x14/0x90"]);
+    expect("BUG: KASAN: use-after-free in f+0x14/0x90", &["f+0x14/0x90"]);
+    expect(
+        "hardirqs last  enabled at (12): [<ffffffff81234567>] f+0x1a/0x20",
+        &["f+0x1a/0x20 =ffffffff81234567"],
+    );
+    expect(
+        " #0: ffff888100000000 (&x->lock){+.+.}-{3:3}, at: f+0x12/0x80 [mod]",
+        &["f+0x12/0x80 [mod]"],
+    );
+}
+
+#[test]
+fn user_space_has_no_symbols_of_a_kernel() {
+    expect("RIP: 0033:0x47b7a0", &[]);
+    expect("RIP: 0033:[<00007f1234567890>]  [<00007f1234567890>] 0x7f1234567890", &[]);
+}
+
+#[test]
+fn values_of_other_registers_are_no_calls() {
+    expect("RAX: ffffffff81234567 RBX: 0000000000000000 RCX: ffffffff81234560", &[]);
+    expect("RSP: 0018:ffffc90000013e50 EFLAGS: 00000246 ORIG_RAX: ffffffffffffff13", &[]);
+    expect("CR2: ffffffff81234567", &[]);
+    expect("x29: ffff800010003d20 x28: ffffffff81234567", &[]);
+    expect("Code: ff ff ff ff <0f> 0b 48 89 e5", &[]);
+    expect("BUG: unable to handle page fault for address: ffffffff81234567", &[]);
+    expect("took 1234567890123456789 ns, code deadbeef, 0xg", &[]);
+}
+
+#[test]
+fn frames_of_gdb_are_exact_where_they_were_interrupted() {
+    let mut gdb = Grammar::default();
+    let lines: [(&str, &[&str]); 6] = [
+        ("#0  0xffffffff81234567 in f (a=0x1) at kernel/x.c:12", &["!ffffffff81234567"]),
+        ("#1  0xffffffff81234568 in g ()", &["ffffffff81234568"]),
+        ("#2  <signal handler called>", &[]),
+        ("#3  0xffffffff81234569 in h ()", &["!ffffffff81234569"]),
+        ("#4  0xffffffff8123456a in i ()", &["ffffffff8123456a"]),
+        ("#5  j () at kernel/x.c:13", &[]),
+    ];
+    for (line, expected) in lines {
+        assert_eq!(read(&mut gdb, line.as_bytes()), expected, "{line}");
+    }
+}
+
+#[test]
+fn frames_of_crash_are_exact_where_an_exception_came() {
+    let mut crash = Grammar::default();
+    let lines: [(&str, &[&str]); 7] = [
+        (" #0 [fffffe0000009e50] crash_nmi_callback at ffffffff81053fe3", &["ffffffff81053fe3"]),
+        (" #5 [fffffe0000009ef0] end_repeat_nmi at ffffffff81a01566", &["ffffffff81a01566"]),
+        ("    [exception RIP: f+95]", &["!f+0x5f"]),
+        (
+            "    RIP: ffffffff810f5aef  RSP: ffffc90000013e50  RFLAGS: 00000002",
+            &["!ffffffff810f5aef"],
+        ),
+        ("--- <NMI exception stack> ---", &[]),
+        (" #6 [ffffc90000013e50] f at ffffffff810f5aef", &["!ffffffff810f5aef"]),
+        (" #7 [ffffc90000013e58] g at ffffffff810f5aef [mod]", &["ffffffff810f5aef"]),
+    ];
+    for (line, expected) in lines {
+        assert_eq!(read(&mut crash, line.as_bytes()), expected, "{line}");
+    }
+    expect("    [exception RIP: unknown or invalid address]", &[]);
+}
+
+#[test]
+fn the_bundled_guest_says_what_it_interrupted() {
+    let mut guest = Grammar::default();
+    assert!(read(&mut guest, b" --- interrupted ---").is_empty());
+    assert_eq!(read(&mut guest, b" [<ffffffff80201234>]"), ["!ffffffff80201234"]);
+    assert_eq!(read(&mut guest, b" [<ffffffff80201234>]"), ["ffffffff80201234"]);
+    expect("  #0  spin            [<ffffffff80201234>]", &["!ffffffff80201234"]);
+    expect("  #6  run_on_stack    [<ffffffff80201234>]", &["ffffffff80201234"]);
+}
+
+#[test]
+fn a_trace_of_arm_begins_with_the_program_counter_once_more() {
+    let mut arm = Grammar::default();
+    assert_eq!(read(&mut arm, b"pc : f+0x14/0x90"), ["!f+0x14/0x90"]);
+    assert_eq!(read(&mut arm, b"lr : g+0x14/0x90"), ["g+0x14/0x90"]);
+    assert!(read(&mut arm, b"Call trace:").is_empty());
+    assert_eq!(read(&mut arm, b" f+0x14/0x90"), ["!f+0x14/0x90"]);
+    assert_eq!(read(&mut arm, b" f+0x14/0x90"), ["f+0x14/0x90"]);
+    expect(" f+0x14/0x90 [mod] (P)", &["!f+0x14/0x90 [mod]"]);
+    expect(" f+0x14/0x90 (L)", &["f+0x14/0x90"]);
+}
+
+#[test]
+fn addresses_that_begin_a_line_are_taken() {
+    for line in ["ffffffff81234567", "0xffffffff81234567", "0Xffffffff81234567", "FFFFFFFF81234567"]
+    {
+        expect(line, &["ffffffff81234567"]);
+        expect(&format!("[   12.345678] {line}"), &["ffffffff81234567"]);
+    }
+    expect("ffffffff`81234567", &["ffffffff81234567"]);
+    expect("ffffffff81234567: 48 89 e5   mov", &["!ffffffff81234567"]);
+    expect("=> 0xffffffff81234567 <f+20>:\tmov", &["!ffffffff81234567"]);
+    expect("at ffffffff81234567", &[]);
+}
+
+#[test]
+fn prefixes_of_loggers_are_no_part_of_a_line() {
+    let frame = "#1  0xffffffff81234567 in f ()";
+    for prefix in [
+        "",
+        "<4>",
+        "[   12.345678] ",
+        "<4>[   12.345678] ",
+        "[   12.345678][    T1] ",
+        "[   12.345678] [ T1234] ",
+        "[Sat Nov 28 12:00:00 2026] ",
+        "Nov 28 12:00:00 host kernel: ",
+        "Nov  8 12:00:00 host kernel: [   12.345678] ",
+        "2026-11-28T12:00:00.000Z host kernel: ",
+        "2026-11-28T12:00:00.000000+00:00 host kernel: [   12.345678] ",
+        "2026-11-28 12:00:00,123 ",
+        "12:00:00 ",
+        "host kernel: ",
+        "2023-05-10T12:00:00.123456  <4>[   12.345678]  ",
+        "- {\"dt\": \"2026-11-28T12:00:00.123456\", \"lvl\": \"target\", \"msg\": \"[   12.345678] ",
+        "\x1b[32m[   12.345678] \x1b[0m\x1b[33m",
+        "\0\0",
+    ] {
+        expect(&format!("{prefix}{frame}"), &["ffffffff81234567"]);
+    }
+}
+
+#[test]
+fn colours_and_control_characters_separate_words() {
+    expect("\x1b[31m f+0x14/0x90\x1b[0m", &["f+0x14/0x90"]);
+    expect("\0f+0x14/0x90\0[mod]\r", &["f+0x14/0x90 [mod]"]);
+    expect("\x1b f+0x14/0x90 \x1b[", &["f+0x14/0x90"]);
+}
+
+#[test]
+fn a_line_need_not_be_text() {
+    let line = b"\xff\xfe f+0x14/0x90 [\xffmod] \x80+0x1/0x2 +0x3/0x4 9+0x5/0x6";
+    assert_eq!(read(&mut Grammar::default(), line), ["f+0x14/0x90"]);
+}
+
+#[test]
+fn numbers_that_are_none_are_not_taken() {
+    for text in ["f+0x/0x90", "f+0x14/0x", "f+0x14/90", "f+14/0x90", "f+0x14/0x90_", "f+0x14"] {
+        expect(text, &[]);
+    }
+    expect("f+0x11112222333344445/0x90", &[]);
+}
+
+#[test]
+fn boots_and_offsets_are_noticed() {
+    let notice = |line: &'static str| Grammar::notice(line.as_bytes());
+    let offset = "Kernel Offset: 0x1a000000 from 0xffffffff81000000 (relocation range: 0x1-0x2)";
+    assert_eq!(notice(offset), Some(Notice::Offset(0x1a00_0000)));
+    assert_eq!(notice("[   12.3] Kernel Offset: disabled"), Some(Notice::Offset(0)));
+    assert_eq!(notice("Kernel Offset: soon"), None);
+    assert_eq!(
+        notice("WARNING: kernel relocated [416MB]: patching 97254 gdb minimal_symbol values"),
+        Some(Notice::Offset(416 << 20))
+    );
+    assert_eq!(
+        notice("[    0.000000] Linux version 6.1.0 (x)"),
+        Some(Notice::Boot(b"Linux version 6.1.0 (x)"))
+    );
+    assert_eq!(notice("Linux version of a program"), None);
+}
+
+#[test]
+fn spans_are_those_of_the_text() {
+    let line = b"RIP: 0010:[<ffffffff81234567>]  [<ffffffff81234567>] f+0x14/0x90 [mod]";
+    let reference = &Grammar::default().line(line).references[0];
+    assert_eq!(&line[reference.span.clone()], &line[10..64]);
+}
+
+#[test]
+fn arguments_are_addresses_or_places() {
+    let shown = |text| argument(text).map(|reference| shown(&reference));
+    assert_eq!(shown("ffffffff81234567").as_deref(), Some("!ffffffff81234567"));
+    assert_eq!(shown("0x401000").as_deref(), Some("!401000"));
+    assert_eq!(shown("f+0x14/0x90").as_deref(), Some("!f+0x14/0x90"));
+    assert_eq!(shown("  ? f+0x14/0x90 [mod]").as_deref(), Some("!f+0x14/0x90 [mod]"));
+    assert_eq!(shown("f+20").as_deref(), Some("!f+0x14"));
+    assert_eq!(shown("f+0x14").as_deref(), Some("!f+0x14"));
+    for text in ["main", "", "0x", "0xfffffffffffffffff", "a+0x1/0x2 b+0x1/0x2"] {
+        assert_eq!(shown(text), None, "{text}");
+    }
+}
+
+/// Each is a way to make a reader look at the same bytes again and again.
+#[test]
+fn long_lines_are_read_once() {
+    for part in
+        ["+0x", "f+0x1/0x2,", "[<", "[<ffffffff81234567>]", ":", "f::", "\x1b[", "#0 ", "pc ", "a"]
+    {
+        let line = part.repeat((1 << 20) / part.len());
+        let read = Grammar::default().line(line.as_bytes());
+        assert!(read.references.len() <= MAX_REFERENCES, "{part}");
+    }
+}

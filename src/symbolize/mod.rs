@@ -1,0 +1,67 @@
+//! Symbols for text: a log goes in, and comes out with functions and source lines behind each line of
+//! a stack trace.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `grammar` | which words of a line name code |
+//! | `lookup` | which symbol of which image is meant |
+//! | `annotator` | the log as a whole: lines, boots, the address offset of each, what is written |
+//! | `summary` | how many addresses were found, and why the others were not |
+//!
+//! Owns no I/O: `cli` reads the log and opens images, `images` finds modules.
+
+mod annotator;
+pub mod grammar;
+mod lookup;
+mod summary;
+
+pub use annotator::{Annotator, Format};
+pub(crate) use annotator::{record, write_record};
+pub use lookup::{Answer, Candidate, Lookup, Missing, OtherSize};
+pub use summary::{Summary, banner};
+
+use nmiscope_symbolizer::short_name;
+
+use crate::report::sanitize::line;
+use crate::report::{Frame, Function};
+
+/// Candidates that a line shows; JSON has them all.
+const MAX_SHOWN: usize = 4;
+
+/// An answer in one line: one place, or several that are said to be ambiguous. Empty where nothing is
+/// known.
+pub fn one_line(answer: &Answer) -> String {
+    let mut places: Vec<String> =
+        answer.candidates.iter().map(|candidate| frame_in_one_line(&candidate.frame)).collect();
+    places.dedup();
+    let hidden = places.len().saturating_sub(MAX_SHOWN) + answer.omitted;
+    places.truncate(MAX_SHOWN);
+    match (places.as_slice(), hidden) {
+        ([], _) => String::new(),
+        ([only], 0) => match answer.doubt {
+            Some(doubt) => format!("{only}  (doubtful: {doubt})"),
+            None => only.clone(),
+        },
+        (_, 0) => format!("ambiguous: {}", places.join(" | ")),
+        (_, hidden) => format!("ambiguous: {} | {hidden} more", places.join(" | ")),
+    }
+}
+
+/// A frame in one line: `spin_until_free at spinlock.rs:58 < lock at spinlock.rs:41`.
+fn frame_in_one_line(frame: &Frame) -> String {
+    if frame.functions.is_empty() {
+        return line(frame.missing.as_deref().unwrap_or("unknown"));
+    }
+    let functions: Vec<String> = frame.functions.iter().map(function_in_one_line).collect();
+    functions.join(" < ")
+}
+
+fn function_in_one_line(function: &Function) -> String {
+    let name = function.name.as_deref().map_or("??", short_name);
+    let place = match (&function.file, function.line) {
+        (Some(file), Some(line)) => format!(" at {file}:{line}"),
+        (Some(file), None) => format!(" in {file}"),
+        (None, _) => String::new(),
+    };
+    line(&format!("{name}{place}"))
+}

@@ -1,0 +1,227 @@
+//! How many references of a log were found, and why the others were not: the line on standard error.
+//!
+//! Owns the counts and the words. Called by the annotator, which counts, and by `cli`, which prints.
+
+use std::collections::BTreeMap;
+
+use nmiscope_symbolizer::Image;
+
+use super::grammar::{Reference, Target};
+use super::lookup::{Answer, Missing};
+use crate::report::sanitize;
+
+/// The most reasons of one kind that are told apart.
+const MAX_KINDS: usize = 64;
+/// The longest `Linux version` line that is compared, in bytes.
+const MAX_BANNER: usize = 1024;
+
+/// The counts of a log.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// References to code.
+    pub total: u64,
+    /// References for which there is a place.
+    pub found: u64,
+    /// References for which there are several.
+    pub ambiguous: u64,
+    /// References for which there is one whose size is not that in the log. They are not in `found`.
+    pub doubtful: u64,
+    /// References without a place, by the reason.
+    missing: BTreeMap<Reason, u64>,
+    /// The `Linux version` of the image.
+    image_banner: Option<String>,
+    /// The first `Linux version` of the log that is not the image's.
+    other_banner: Option<String>,
+    image_has_debug_info: bool,
+}
+
+/// A reason, without what differs from one reference to the next.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Reason {
+    ModuleNotFound(String),
+    ModuleUnreadable(String, String),
+    ModuleOfOtherBuild(String),
+    OtherModules,
+    NoSymbol,
+    OtherSize,
+    OutsideImage,
+    /// Outside the image, and nothing says how far the kernel was moved.
+    Moved,
+    NoDebugInfo,
+}
+
+impl Summary {
+    /// Nothing counted yet, of a log that is looked up in `image`.
+    pub fn new(image: &Image<'_>) -> Self {
+        Self {
+            image_banner: banner(image),
+            image_has_debug_info: image.has_debug_info(),
+            ..Self::default()
+        }
+    }
+
+    /// Counts a reference. `offset` is how far the kernel was moved, where that is known.
+    pub fn count(&mut self, reference: &Reference<'_>, answer: &Answer, offset: Option<u64>) {
+        let Some(missing) = &answer.missing else {
+            self.total += 1;
+            if answer.doubt.is_some() {
+                self.doubtful += 1;
+                return;
+            }
+            self.found += 1;
+            self.ambiguous += u64::from(answer.candidates.len() + answer.omitted > 1);
+            return;
+        };
+        let is_address = matches!(reference.target, Target::Address(_));
+        let reason = match missing {
+            // A variable has no line, and nobody expects one.
+            Missing::Variable => return,
+            Missing::ModuleNotFound(name) => Reason::ModuleNotFound(name.clone()),
+            Missing::ModuleUnreadable { name, reason } => {
+                Reason::ModuleUnreadable(name.clone(), reason.clone())
+            }
+            Missing::ModuleOfOtherBuild(name) => Reason::ModuleOfOtherBuild(name.clone()),
+            Missing::NoSymbol(_) => Reason::NoSymbol,
+            Missing::OtherSize { .. } => Reason::OtherSize,
+            Missing::OutsideImage if is_address && offset.is_none() => Reason::Moved,
+            Missing::OutsideImage => Reason::OutsideImage,
+            Missing::NoDebugInfo => Reason::NoDebugInfo,
+        };
+        let is_new = !self.missing.contains_key(&reason);
+        let reason =
+            if is_new && self.missing.len() >= MAX_KINDS { Reason::OtherModules } else { reason };
+        self.total += 1;
+        *self.missing.entry(reason).or_default() += 1;
+    }
+
+    /// Compares a kernel's `Linux version` with the image's.
+    pub fn boot(&mut self, banner: &[u8]) {
+        let banner = text(banner);
+        if let Some(image) = &self.image_banner
+            && self.other_banner.is_none()
+            // A console may have cut the line.
+            && !image.starts_with(&banner)
+        {
+            self.other_banner = Some(banner);
+        }
+    }
+
+    /// A warning that the log is of another kernel than the image, if both say which they are of.
+    pub fn other_kernel(&self) -> Option<String> {
+        let (log, image) = (self.other_banner.as_ref()?, self.image_banner.as_ref()?);
+        Some(if release(log) == release(image) {
+            format!(
+                "the log is of another build of Linux {} than the image: \"{log}\" in the log, \
+                 \"{image}\" in the image",
+                release(log)
+            )
+        } else {
+            format!(
+                "the log is of Linux {}, and the image of Linux {}: give the vmlinux of the log's \
+                 kernel",
+                release(log),
+                release(image)
+            )
+        })
+    }
+
+    /// The line for people.
+    pub fn text(&self) -> String {
+        if self.total == 0 {
+            return "no addresses: nothing in the text is a line of a stack trace".into();
+        }
+        let addresses = if self.total == 1 { "address" } else { "addresses" };
+        let mut parts = vec![format!("{} of {} {addresses}", self.found, self.total)];
+        if self.ambiguous > 0 {
+            parts.push(format!("{} of them ambiguous", self.ambiguous));
+        }
+        if self.doubtful > 0 {
+            parts.push(format!(
+                "{} doubtful, of functions that have another size in the image",
+                self.doubtful
+            ));
+        }
+        parts.extend(self.missing.iter().map(|(reason, count)| self.explain(reason, *count)));
+        if self.found == 0 {
+            parts.push(self.likely_reason());
+        }
+        parts.join("; ")
+    }
+
+    fn explain(&self, reason: &Reason, count: u64) -> String {
+        let text = match reason {
+            Reason::ModuleNotFound(name) => {
+                format!("in module {name}, which was not found: give --modules")
+            }
+            Reason::ModuleUnreadable(name, why) => {
+                format!("in module {name}, which cannot be read: {why}")
+            }
+            Reason::ModuleOfOtherBuild(name) => {
+                format!("in module {name}, which was found with another build-id")
+            }
+            Reason::OtherModules => "in further modules".into(),
+            Reason::NoSymbol => "of functions that the image does not have".into(),
+            Reason::OtherSize => "of functions that have another size in the image".into(),
+            Reason::OutsideImage => "outside the image".into(),
+            Reason::Moved => {
+                "outside the image, in a log that does not say how far the kernel was \
+                              moved (KASLR): give --offset"
+                    .into()
+            }
+            Reason::NoDebugInfo if self.image_has_debug_info => {
+                "that no debug information covers".into()
+            }
+            Reason::NoDebugInfo => "without a line: the image has no debug information".into(),
+        };
+        sanitize::line(&format!("{count} {text}"))
+    }
+
+    /// The likeliest reason why nothing at all was found.
+    fn likely_reason(&self) -> String {
+        if self.other_banner.is_some() {
+            return "nothing matches: the image is of another kernel".into();
+        }
+        let most = self.missing.iter().max_by_key(|&(_, count)| count).map(|(reason, _)| reason);
+        match most {
+            _ if self.doubtful > 0 => {
+                "nothing matches: the image is likely of another build of the kernel".into()
+            }
+            Some(Reason::NoSymbol | Reason::OtherSize | Reason::OutsideImage) => {
+                "nothing matches: the image is likely of another kernel".into()
+            }
+            Some(Reason::Moved) => {
+                "nothing matches: the kernel was likely moved by KASLR, or the image is of another \
+                 kernel"
+                    .into()
+            }
+            Some(Reason::NoDebugInfo) => {
+                "nothing was added: give an image with debug information, or its debug file's \
+                 directory with --debug-dir"
+                    .into()
+            }
+            _ => "nothing matches".into(),
+        }
+    }
+}
+
+/// The `Linux version` line that an image of Linux has in it, where the file has its bytes.
+pub fn banner(image: &Image<'_>) -> Option<String> {
+    let address = image.symbol("linux_banner")?.address;
+    let bytes = image.loaded_bytes(address)?;
+    let bytes = &bytes[..bytes.len().min(MAX_BANNER)];
+    let end = bytes.iter().position(|&byte| byte == 0 || byte == b'\n')?;
+    bytes.starts_with(b"Linux version ").then(|| text(&bytes[..end]))
+}
+
+/// A banner as text that can be compared and shown.
+fn text(banner: &[u8]) -> String {
+    let banner = &banner[..banner.len().min(MAX_BANNER)];
+    let printable = |byte: &u8| *byte >= b' ' && *byte != 0x7f;
+    let end = banner.iter().position(|byte| !printable(byte)).unwrap_or(banner.len());
+    sanitize::line(String::from_utf8_lossy(&banner[..end]).trim_end())
+}
+
+/// The release in a `Linux version` line.
+fn release(banner: &str) -> &str {
+    banner.split_ascii_whitespace().nth(2).unwrap_or_default()
+}

@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -142,7 +143,7 @@ class Check:
         equal = sum(count for name, count in self.counts.items() if name.startswith("equal"))
         print(f"{log}: {equal} of {total} equal")
         for name, count in sorted(self.counts.items()):
-            if name not in ("looked up", "equal"):
+            if count and name not in ("looked up", "equal"):
                 print(f"  {count:6} {name}")
         for token, difference, expected, answer in self.differences:
             module = f" [{token.module}]" if token.module else ""
@@ -169,10 +170,14 @@ def check(given, known, path, log):
         found = waiting.get((token.line, bare(token.text)))
         result.token(token, found.pop(0) if found else None)
     rest = [answer for left in waiting.values() for answer in left]
+    # Addresses elsewhere, such as in registers, may well be annotated: nobody says whether they are
+    # exact, so that there is nothing to compare.
+    wrong = [answer for answer in rest if "+" in answer["text"]]
+    result.counts["addresses elsewhere, not compared"] += len(rest) - len(wrong)
     result.print(path)
-    for answer in rest:
+    for answer in wrong:
         print(f"  line {answer['line']}: {answer['text']}: nmiscope annotates what is no place in code")
-    return not result.differences and not rest
+    return not result.differences and not wrong
 
 
 def bare(text):
@@ -191,6 +196,8 @@ def expectations(known, log):
 
 
 def main():
+    # `check.py ... | head` is no error.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     given = arguments()
     modules = truth.module_files(given.modules)
     good = True

@@ -44,6 +44,8 @@ EXCERPTS = {
     ],
     "warn": [(r"cut here", r"end trace")],
     "oops": [(r"BUG: kernel NULL", r"Kernel Offset")],
+    "jump": [(r"BUG: kernel NULL", r"Kernel Offset")],
+    "panic": [(r"Kernel panic - not syncing: softlockup", r"Kernel Offset")],
     "softlockup": [(r"BUG: soft lockup", r"</TASK>")],
 }
 # With the line ends of the serial port; the others have those of a log on disk.

@@ -9,12 +9,13 @@
 #   k61/                     the kernel's packages, unpacked: vmlinux, modules, their debug files
 #   mod61/logmod.ko          the module of module/, built with that kernel's compiler, with DWARF
 #   mod61/pktgen.ko          a module of the kernel's own, with its debug file, for its threads
-#   logs/61-SCENARIO.log     the console: sysrql, sysrqt, large, warn, oops, softlockup
+#   logs/61-SCENARIO.log     the console: sysrql, sysrqt, large, warn, oops, jump,
+#                            softlockup, panic
 #   logs/61-SCENARIO.truth   what the guest itself says of where it was loaded (KASLR is on)
 #   scripts/                 decode_stacktrace.sh and faddr2line of the kernel's source
 #
 # What is there already is not made again. Remove a log, or a directory, to have it anew. The first
-# time takes some ten minutes, 6 GB on the disk, and downloads 1 GB from the mirror that this
+# time takes five to ten minutes, 5 GB on the disk, and downloads 1 GB from the mirror that this
 # system's apt uses. Nothing is installed. It needs root, as the module is built in a chroot.
 #
 # Nothing here is for git: kernels and their scripts are not ours to hand on.
@@ -22,7 +23,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly here
-readonly scenarios=(sysrql sysrqt large warn oops softlockup)
+readonly scenarios=(sysrql sysrqt large warn oops jump softlockup panic)
 readonly boot_within=300
 scratch=
 work=

@@ -8,6 +8,7 @@
  *
  * warn        a warning, from the writer's own context
  * oops        a write through a NULL pointer, likewise
+ * jump        a call through a NULL pointer, likewise
  * softlockup  the writer spins with preemption off and interrupts on
  * spin        a kernel thread and a work item spin, each on a CPU of its own
  * sleep       eight kernel threads sleep for good
@@ -37,6 +38,7 @@ struct record {
 };
 
 static struct record *missing;
+static void (*nowhere)(void);
 static unsigned long turns;
 
 static __always_inline void store(struct record *record, unsigned long value)
@@ -53,6 +55,12 @@ static noinline __noclone void fill(struct record *record, unsigned long value)
 static noinline __noclone void act_oops(unsigned long value)
 {
 	fill(READ_ONCE(missing), value);
+	KEEP_FRAME();
+}
+
+static noinline __noclone void act_jump(unsigned long value)
+{
+	READ_ONCE(nowhere)();
 	KEEP_FRAME();
 }
 
@@ -152,6 +160,8 @@ static int set_kind(const char *kind, const struct kernel_param *unused)
 		logmod_near(act_warn, seconds);
 	else if (sysfs_streq(kind, "oops"))
 		logmod_near(act_oops, seconds);
+	else if (sysfs_streq(kind, "jump"))
+		logmod_near(act_jump, seconds);
 	else if (sysfs_streq(kind, "softlockup"))
 		logmod_near(act_softlockup, seconds);
 	else

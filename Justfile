@@ -57,7 +57,7 @@ fmt:
 
 # the scripts
 shellcheck:
-    shellcheck .ci/run tests/nested/*.sh tests/nested/job tests/nested/machine-init tests/offline/*.sh fuzz/*.sh benches/*.sh deploy/slurm/*
+    shellcheck .ci/run tests/nested/*.sh tests/nested/job tests/nested/machine-init tests/offline/*.sh tests/linux_logs/make.sh tests/linux_logs/init fuzz/*.sh benches/*.sh deploy/slurm/*
 
 # the API documentation, broken links denied
 doc:

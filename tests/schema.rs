@@ -8,10 +8,15 @@ use serde_json::{Value, json};
 /// A schema: its file in docs/, what is in it, and what it has to be.
 type Row = (&'static str, &'static str, fn() -> String);
 
-const SCHEMAS: [Row; 4] = [
+const SCHEMAS: [Row; 5] = [
     ("report.schema.json", include_str!("../docs/report.schema.json"), report::json::schema),
     ("suite.schema.json", include_str!("../docs/suite.schema.json"), suite::schema),
     ("triage.schema.json", include_str!("../docs/triage.schema.json"), triage::schema),
+    (
+        "symbolize.schema.json",
+        include_str!("../docs/symbolize.schema.json"),
+        report::reference::schema,
+    ),
     ("farm-events.schema.json", include_str!("../docs/farm-events.schema.json"), event::schema),
 ];
 

@@ -323,7 +323,7 @@ pub(crate) fn record(
         text: text.to_owned(),
         module: module.map(|module| module.name.to_owned()),
         module_build_id: module.and_then(|module| module.build_id).map(str::to_owned),
-        exact: reference.exact,
+        exact: reference.exact || answer.exact,
         candidates: answer
             .candidates
             .iter()

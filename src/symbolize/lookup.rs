@@ -30,6 +30,8 @@ pub struct Answer {
     pub candidates: Vec<Candidate>,
     /// How many more fit than are in `candidates`.
     pub omitted: usize,
+    /// The places themselves were looked up, and not the calls before them.
+    pub exact: bool,
     /// The candidate is the only one of its name, and its size is not the one in the log.
     pub doubt: Option<OtherSize>,
     /// The reason why nothing is known, if so.
@@ -158,7 +160,7 @@ impl<'a> Lookup<'a> {
     pub fn place(&self, address: u64, exact: bool) -> Answer {
         let address = VirtualAddress(address);
         let frame = frame(self.image, &self.roots, address, exact);
-        Answer { candidates: vec![Candidate { address, frame }], ..Answer::default() }
+        Answer { candidates: vec![Candidate { address, frame }], exact, ..Answer::default() }
     }
 
     /// What a reference names, in a kernel that runs `offset` bytes above where its image was linked.
@@ -353,13 +355,15 @@ fn in_image(
         Ok(found) => found,
         Err(reason) => return missing(reason),
     };
+    // No call returns to what is behind a function: it is a pointer to the next one that lay on the
+    // stack.
+    let exact = exact || places.iter().all(|place| place.is_behind);
     let candidates: Vec<Candidate> = places
         .iter()
         .take(MAX_CANDIDATES)
         .map(|place| {
             let address = VirtualAddress(place.address);
-            let frame = frame(image, roots, address, exact || place.is_behind);
-            Candidate { address, frame }
+            Candidate { address, frame: frame(image, roots, address, exact) }
         })
         .collect();
     // The log has the function's name already.
@@ -370,7 +374,7 @@ fn in_image(
         return Answer { missing: Some(Missing::NoDebugInfo), ..Answer::default() };
     }
     let omitted = places.len() - candidates.len();
-    Answer { candidates, omitted, doubt, missing: None }
+    Answer { candidates, omitted, exact, doubt, missing: None }
 }
 
 fn frame(image: &Image<'_>, roots: &SourceRoots, address: VirtualAddress, exact: bool) -> Frame {

@@ -10,7 +10,7 @@
 #   mod61/logmod.ko          the module of module/, built with that kernel's compiler, with DWARF
 #   mod61/pktgen.ko          a module of the kernel's own, with its debug file, for its threads
 #   logs/61-SCENARIO.log     the console: sysrql, sysrqt, large, warn, oops, jump,
-#                            softlockup, panic
+#                            noreturn, softlockup, panic
 #   logs/61-SCENARIO.truth   what the guest itself says of where it was loaded (KASLR is on)
 #   scripts/                 decode_stacktrace.sh and faddr2line of the kernel's source
 #
@@ -23,7 +23,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly here
-readonly scenarios=(sysrql sysrqt large warn oops jump softlockup panic)
+readonly scenarios=(sysrql sysrqt large warn oops jump noreturn softlockup panic)
 readonly boot_within=300
 scratch=
 work=
@@ -79,16 +79,15 @@ compiler_of() {
     esac
 }
 
-# The mirror from which this system has its own release, or that release's security updates.
+# The mirror from which this system has its own release, or that release's security updates; nothing
+# where it has none.
 mirror() { # suffix of the suite: nothing, or -security
-    local codename uri
+    local codename
     # shellcheck source=/dev/null
     codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
     # shellcheck disable=SC2016
-    uri=$(apt-get indextargets --format '$(CODENAME) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
-        awk -v suite="$codename$1" '$1 == suite && $2 == "main" { print $3; exit }')
-    [[ -n $uri ]] || fail "apt's configuration names no mirror of $codename$1"
-    echo "$uri"
+    apt-get indextargets --format '$(CODENAME) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
+        awk -v suite="$codename$1" '$1 == suite && $2 == "main" { print $3; exit }'
 }
 
 # apt-get or apt-cache with lists, cache and installed packages (none) of their own.
@@ -101,16 +100,19 @@ private_apt() { # kernel, command...
 }
 
 update_lists() { # kernel
-    local state=$work/apt/$1 suite
+    local state=$work/apt/$1 suite main security
     [[ ! -e $state/ready ]] || return 0
     suite=$(suite_of "$1")
+    main=$(mirror '')
+    [[ -n $main ]] || fail "apt knows no mirror of this system's release: run apt-get update"
+    security=$(mirror -security)
     progress "$1: apt's lists of $suite"
     mkdir -p "$state"/{lists/partial,cache/archives/partial}
     : >"$state/status"
-    cat >"$state/sources.list" <<-LIST
-		deb $(mirror '') $suite main
-		deb $(mirror -security) $suite-security main
-	LIST
+    echo "deb $main $suite main" >"$state/sources.list"
+    if [[ -n $security ]]; then
+        echo "deb $security $suite-security main" >>"$state/sources.list"
+    fi
     private_apt "$1" apt-get update -qq || fail "failed to update the lists of $suite: look at the network"
     touch "$state/ready"
 }

@@ -12,7 +12,8 @@ from collections import namedtuple
 
 # A function, a file and a line; the frames of an address are innermost first.
 Frame = namedtuple("Frame", "function file line")
-# What a log's line names. `offset` and `size` are None for an address, which is in `name`.
+# What a log's line names. `offset` and `size` are None for an address, which is in `name`; the size
+# alone is None where a function is named without one.
 Token = namedtuple("Token", "line text name offset size module exact")
 # Where a token is: in `file`, whose addresses are those that llvm-symbolizer is asked for.
 Place = namedtuple("Place", "file symbol address")
@@ -25,6 +26,8 @@ SYMBOL = re.compile(
 ADDRESS = re.compile(r"(?:RIP: [0-9a-f]{4}:|^(?:\[[^]]*\])? +(?:\? )?)(?:0x)?(?P<name>ffffffff[0-9a-f]{8})\s*$")
 # The instruction itself, rather than the one behind a call: an interrupted or faulting one.
 EXACT = re.compile(r"RIP: [0-9a-f]{4}:$|WARNING: .* at \S+:\d+ $|\bpc : $")
+# The function of a work item.
+WORK = re.compile(r"Workqueue: \S+ (?P<name>[A-Za-z_][\w.]*)(?: \[(?P<module>[\w-]+)\])?\s*$")
 KERNEL_OFFSET = re.compile(r"Kernel Offset: 0x([0-9a-f]+)")
 
 
@@ -38,6 +41,8 @@ def tokens(log):
             text = f"{name}+0x{offset}/0x{size}"
             exact = bool(EXACT.search(line[: match.start()]))
             found.append(Token(number, text, name, int(offset, 16), int(size, 16), module, exact))
+        for match in WORK.finditer(line):
+            found.append(Token(number, match["name"], match["name"], 0, None, match["module"], True))
         for match in ADDRESS.finditer(line):
             exact = "RIP:" in match.group(0)
             found.append(Token(number, match["name"], match["name"], None, None, None, exact))
@@ -58,6 +63,14 @@ def run(*command):
     if done.returncode:
         raise SystemExit(f"{command[0]} failed: {done.stderr.strip()}")
     return done.stdout
+
+
+def ends_in_call(place):
+    """Whether the instruction before the place is a call, from its function's begin on."""
+    code = run("objdump", "--disassemble", "--no-show-raw-insn", f"--start-address={place.symbol:#x}",
+               f"--stop-address={place.address:#x}", place.file)  # fmt: skip
+    instructions = re.findall(r"^ *[0-9a-f]+:\t(.*)$", code, re.MULTILINE)
+    return bool(instructions) and re.match(r"(cs )?call", instructions[-1]) is not None
 
 
 class Symbols:
@@ -102,7 +115,7 @@ class Kernel(Symbols):
         return [
             Place(self.file, symbol, symbol + token.offset)
             for symbol in sorted(self.by_name.get(token.name, ()))
-            if (self.next(symbol) or symbol) - symbol == token.size
+            if token.size is None or (self.next(symbol) or symbol) - symbol == token.size
         ]
 
 
@@ -136,7 +149,7 @@ class Module(Symbols):
         return [
             Place(self.file, symbol, symbol + token.offset)
             for symbol in sorted(self.by_name.get(token.name, ()))
-            if self.has_size(symbol, token)
+            if token.size is None or self.has_size(symbol, token)
         ]
 
     def has_size(self, symbol, token):
@@ -195,6 +208,7 @@ class Truth:
         self.scratch = scratch
         self.offset_of_kaslr = offset_of_kaslr
         self.symbolizer = Symbolizer()
+        self.pointers = {}
 
     def module(self, name):
         """The module of that name, or None. A file has dashes where its module has underscores."""
@@ -207,15 +221,32 @@ class Truth:
         image = self.module(token.module) if token.module else self.kernel
         return image.places(token, self.offset_of_kaslr) if image else []
 
-    @staticmethod
-    def looked_up(token, place):
+    def looked_up(self, token, place):
         """The address that the source line is asked for."""
-        return place.address - (not token.exact and place.address != place.symbol)
+        exact = token.exact or place.address == place.symbol or self.is_pointer(token, place)
+        return place.address - (not exact)
+
+    def is_pointer(self, token, place):
+        """At the end of a function, and not behind a call: a pointer to the begin of the next one."""
+        if token.size is None or token.offset != token.size:
+            return False
+        if place not in self.pointers:
+            self.pointers[place] = not ends_in_call(place)
+        return self.pointers[place]
+
+    def is_full(self, token, place):
+        """Whether the function itself, not padding behind it, has the byte before the place."""
+        image = self.module(token.module) if token.module else self.kernel
+        full = image.size.get((place.symbol, token.name)) == token.offset
+        return full and not token.name.startswith("__pfx_")
 
     def frames(self, token, place):
         """Of the call itself, where the log has the address behind it."""
         frames = self.symbolizer.frames(place.file, self.looked_up(token, place))
-        names = (self.module(token.module) if token.module else self.kernel).at.get(place.symbol, set())
+        image = self.module(token.module) if token.module else self.kernel
+        names = image.at.get(place.symbol, set())
+        if self.is_pointer(token, place):
+            return frames
         if frames and frames[-1].function in names | {"??"} and token.offset is not None:
             # Of several names for one address the log's is as good as llvm-symbolizer's.
             frames = [*frames[:-1], frames[-1]._replace(function=token.name)]

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * What the three units of logmod share: the act at the end of the call chain, and the two halves of
+ * What the units of logmod share: the act at the end of the call chain, and the two halves of
  * the chain that lead to it.
  */
 #ifndef LOGMOD_H
@@ -15,5 +15,7 @@ typedef void (*act_fn)(unsigned long seconds);
 void logmod_near(act_fn act, unsigned long seconds);
 /* far.c, which calls the act */
 void logmod_far(act_fn act, unsigned long seconds);
+/* last.S, which panics */
+void logmod_last(void);
 
 #endif

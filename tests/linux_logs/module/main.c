@@ -9,6 +9,7 @@
  * warn        a warning, from the writer's own context
  * oops        a write through a NULL pointer, likewise
  * jump        a call through a NULL pointer, likewise
+ * noreturn    a panic, called by the last instruction of a function, likewise
  * softlockup  the writer spins with preemption off and interrupts on
  * spin        a kernel thread and a work item spin, each on a CPU of its own
  * sleep       eight kernel threads sleep for good
@@ -61,6 +62,12 @@ static noinline __noclone void act_oops(unsigned long value)
 static noinline __noclone void act_jump(unsigned long value)
 {
 	READ_ONCE(nowhere)();
+	KEEP_FRAME();
+}
+
+static noinline __noclone void act_noreturn(unsigned long value)
+{
+	logmod_last();
 	KEEP_FRAME();
 }
 
@@ -162,6 +169,8 @@ static int set_kind(const char *kind, const struct kernel_param *unused)
 		logmod_near(act_oops, seconds);
 	else if (sysfs_streq(kind, "jump"))
 		logmod_near(act_jump, seconds);
+	else if (sysfs_streq(kind, "noreturn"))
+		logmod_near(act_noreturn, seconds);
 	else if (sysfs_streq(kind, "softlockup"))
 		logmod_near(act_softlockup, seconds);
 	else

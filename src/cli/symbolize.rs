@@ -82,8 +82,11 @@ fn log(lookup: Lookup<'_>, arguments: &Symbolize) -> anyhow::Result<Code> {
     if !arguments.quiet {
         output::note(&summary.text());
     }
-    let is_in_vain = summary.total > 0 && summary.found == 0;
-    Ok(if is_in_vain { exit_code::NOTHING_FOUND } else { exit_code::CLEAN })
+    let found_nothing = summary.total > 0 && summary.found == 0;
+    if found_nothing && arguments.image.is_none() && !arguments.quiet {
+        output::note("no --image was given: the log was looked up in the bundled guest");
+    }
+    Ok(if found_nothing { exit_code::NOTHING_FOUND } else { exit_code::CLEAN })
 }
 
 /// Whether nothing comes on standard input for a while.

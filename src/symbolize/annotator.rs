@@ -210,7 +210,10 @@ impl<'a, W: Write> Annotator<'a, W> {
     fn must_wait(&mut self, reference: &Reference<'_>) -> bool {
         let is_known = self.given_offset.or(self.offset).is_some();
         let Target::Address(address) = reference.target else { return false };
-        !is_known && !self.holds_no_more && self.lookup.may_be_moved(address)
+        !is_known
+            && !self.holds_no_more
+            && !self.lookup.is_user_space(address)
+            && self.lookup.may_be_moved(address)
     }
 
     /// Reads again what was held back, and holds nothing more of this boot.

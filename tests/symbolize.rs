@@ -178,7 +178,7 @@ fn an_offset_holds_for_addresses_before_and_after_it() {
     let (address, _) = kernel_main();
     let moved = address + 0x1a00_0010;
     let log = format!(
-        "Linux version 1\n [<{moved:016x}>]\nbetween\nKernel Offset: 0x1a000000 from 0x1\n [<{moved:016x}>]\n"
+        "Linux version 1 (x)\n [<{moved:016x}>]\nbetween\nKernel Offset: 0x1a000000 from 0x1\n [<{moved:016x}>]\n"
     );
     let (output, summary) = annotate(nmiscope::bundled::image(), log.as_bytes());
     assert_eq!(output.matches("kernel_main at").count(), 2, "{output}");
@@ -195,11 +195,12 @@ fn each_boot_has_its_own_offset() {
     let mut log = String::new();
     for offset in [0x1a00_0000, 0x0c20_0000] {
         let moved = address + offset + 0x10;
-        log +=
-            &format!("Linux version 1\n [<{moved:016x}>]\nKernel Offset: {offset:#x} from 0x1\n");
+        log += &format!(
+            "Linux version 1 (x)\n [<{moved:016x}>]\nKernel Offset: {offset:#x} from 0x1\n"
+        );
     }
     // And one that does not say.
-    log += &format!("Linux version 1\n [<{:016x}>]\n", address + 0x1a00_0010);
+    log += &format!("Linux version 1 (x)\n [<{:016x}>]\n", address + 0x1a00_0010);
     let (output, summary) = annotate(nmiscope::bundled::image(), log.as_bytes());
     assert_eq!(output.matches("kernel_main at").count(), 2, "{output}");
     assert_eq!((summary.found, summary.total), (2, 3));
@@ -277,6 +278,41 @@ fn a_line_that_waits_for_an_offset_is_written_when_nothing_more_comes() {
 }
 
 #[test]
+fn addresses_of_user_space_are_not_waited_for() {
+    let mut invocation = nmiscope(["symbolize"]);
+    invocation.command.stdin(Stdio::piped());
+    let mut running = invocation.start();
+    let mut stdin = running.child.stdin.take().expect("a pipe");
+    for count in 1..=3 {
+        writeln!(stdin, "prog[1]: segfault at 0 ip 00007f1234567890 sp 0").expect("a pipe");
+        running.wait_for("segfault", count);
+    }
+    drop(stdin);
+    let finished = running.wait().expect_code(exit::CLEAN);
+    assert!(finished.stderr.contains("no addresses"), "{}", finished.stderr);
+}
+
+#[test]
+fn offsets_of_two_boots_without_a_banner_are_reported() {
+    let log = "Kernel Offset: 0x1f000000 from 0x1\n [<ffffffff9f200000>]\nKernel Offset: 0x2f000000 from 0x1\n";
+    let finished = nmiscope(["symbolize"]).run_with_input(log.as_bytes());
+    assert!(finished.stderr.contains("several `Kernel Offset:`"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_stripped_image_is_said_to_have_no_symbols() {
+    // The bundled guest, without the section headers by which symbols are found.
+    let mut image = nmiscope::bundled::image().to_vec();
+    image[40..48].fill(0);
+    image[60..64].fill(0);
+    let finished = nmiscope(["symbolize", "--image", "vmlinux"])
+        .with_file("vmlinux", &image)
+        .run_with_input(b" kernel_main+0x1/0x2\n")
+        .expect_code(exit::GUEST_FAILED);
+    assert!(finished.stderr.contains("no symbol table"), "{}", finished.stderr);
+}
+
+#[test]
 fn a_summary_says_what_was_not_found_and_why() {
     let (address, size) = kernel_main();
     let log = format!(
@@ -324,8 +360,13 @@ fn a_place_can_be_an_argument() {
         .expect_code(exit::CLEAN)
         .stdout;
     let answer = |text: &str| text.split_once("  ").expect("an answer").1.to_owned();
-    assert_eq!(answer(&by_name), answer(&by_address));
     assert!(by_name.starts_with(&format!("{place}  ")), "{by_name}");
+    // As in a trace: where a call returns to, unless the text says something else.
+    let call =
+        nmiscope(["symbolize", "--return-addresses", &format!("{:x}", address + 0x10)]).run();
+    assert_eq!(answer(&by_name), answer(&call.stdout));
+    let exact = nmiscope(["symbolize", &format!("RIP: 0010:{place}")]).run();
+    assert_eq!(answer(&exact.stdout), answer(&by_address));
     let call = nmiscope(["symbolize", "--return-addresses", "kernel_main+0x0"]).run();
     assert!(!call.stdout.contains("kernel_main at"), "{}", call.stdout);
     let finished = nmiscope(["symbolize", "nobody+0x1/0x2"]).run().expect_code(exit::GUEST_FAILED);
@@ -428,6 +469,8 @@ fn an_image_that_is_no_vmlinux_is_refused_with_what_to_give_instead() {
     boot_image[0x202..0x206].copy_from_slice(b"HdrS");
     for (file, wanted) in [
         (boot_image.as_slice(), "bzImage"),
+        (&std::fs::read(fixtures("61").join("modules/logmod.ko")).expect("a module"), "--modules"),
+        (b"ffffffff81000000 T _text\n", "System.map"),
         (b"\x1f\x8b\x08\0", "gzip -dc"),
         (b"\x28\xb5\x2f\xfd\0", "zstd -dc"),
     ] {
@@ -522,7 +565,46 @@ fn a_module_with_another_build_id_is_not_taken() {
         .run_with_input(log.as_bytes())
         .expect_code(exit::GUEST_FAILED);
     assert_eq!(finished.stdout, log);
-    assert!(finished.stderr.contains("another build-id"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("for another kernel only"), "{}", finished.stderr);
+}
+
+/// A module of one function whose line says which kernel it was built for.
+fn module_of(directory: &Path, release: &str, line: usize) {
+    let folder = directory.join(release);
+    std::fs::create_dir_all(&folder).expect("a directory");
+    let source = format!(
+        "__attribute__((section(\".modinfo\"))) const char magic[] = \"vermagic={release} SMP\";\n\
+         {}int counter; void outer(void) {{ counter++; }}\n",
+        "\n".repeat(line - 2)
+    );
+    std::fs::write(folder.join("small.c"), source).expect("a file");
+    run("gcc", &["-O2", "-g", "-c", "small.c", "-o", "small.ko"], &folder);
+}
+
+#[test]
+#[ignore = "needs gcc"]
+fn of_a_module_for_several_kernels_that_of_the_image_is_taken() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path();
+    let kernel = small_kernel(path);
+    module_of(path, "5.10.0-1", 10);
+    module_of(path, "6.1.0-1", 20);
+    let symbolize = |modules: &Path, image: Option<&Path>| {
+        let mut invocation = nmiscope(["symbolize", "--modules"]).arg(modules);
+        if let Some(image) = image {
+            invocation = invocation.arg("--image").arg(image);
+        }
+        invocation.run_with_input(b" outer+0x4/0x999 [small]\n")
+    };
+    let found = symbolize(path, Some(&kernel)).expect_code(exit::CLEAN).stdout;
+    assert!(found.contains("small.c:20") && !found.contains("ambiguous"), "{found}");
+    let other = symbolize(&path.join("5.10.0-1"), Some(&kernel)).expect_code(exit::GUEST_FAILED);
+    assert!(other.stderr.contains("for another kernel only"), "{}", other.stderr);
+    // An image that does not say of which kernel it is: both fit, and that is said.
+    let both = symbolize(path, None).expect_code(exit::CLEAN).stdout;
+    for wanted in ["ambiguous", "small.c:10", "small.c:20"] {
+        assert!(both.contains(wanted), "{wanted}: {both}");
+    }
 }
 
 #[test]

@@ -451,7 +451,8 @@ pub struct Symbolize {
     /// `Kernel Offset:` line in the text
     #[arg(long, value_name = "OFFSET", value_parser = parse_address)]
     pub offset: Option<u64>,
-    /// The arguments are where calls return to: look up the call before each
+    /// All arguments are where calls return to: look up the call before each. A place of a trace, such
+    /// as func+0x14/0x90, is taken so anyway
     #[arg(long)]
     pub return_addresses: bool,
     /// Where separate debug files are, by build-id

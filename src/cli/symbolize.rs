@@ -1,7 +1,7 @@
 //! `nmiscope symbolize`: a log from standard input, or addresses from the command line.
 
 use std::io::{self, Read, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nmiscope_symbolizer::{Image, SourceRoots};
@@ -15,10 +15,10 @@ use crate::errors::BadRequest;
 use crate::images::modules::Modules;
 use crate::images::{Access, Files, refused, source_roots};
 use crate::symbolize::grammar::{self, Reference, Target};
-use crate::symbolize::{Annotator, Answer, Format, Lookup, one_line, record, write_record};
+use crate::symbolize::{Annotator, Answer, Format, Lookup, one_line, write_record};
 
-/// Lines that wait for the kernel's address offset are written when nothing more has come for so
-/// long.
+/// Lines that wait for the kernel's address offset are written when the log has been waited for so
+/// long since the first of them came.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The most that is read at a time, in bytes.
 const CHUNK: usize = 64 << 10;
@@ -40,7 +40,11 @@ pub fn symbolize(arguments: &Symbolize) -> anyhow::Result<Code> {
     }
     let modules = Modules::new(arguments.modules.clone(), arguments.debug_dir.clone());
     let lookup = Lookup::new(&image, &modules, SourceRoots::new(source_roots()));
-    if arguments.references.is_empty() { log(lookup, arguments) } else { single(lookup, arguments) }
+    if arguments.references.is_empty() {
+        annotate_log(lookup, arguments)
+    } else {
+        look_up_arguments(lookup, arguments)
+    }
 }
 
 fn parse<'a>(files: &'a Files, arguments: &Symbolize) -> anyhow::Result<Image<'a>> {
@@ -54,7 +58,7 @@ fn parse<'a>(files: &'a Files, arguments: &Symbolize) -> anyhow::Result<Image<'a
 }
 
 /// Copies standard input as it comes, annotated.
-fn log(lookup: Lookup<'_>, arguments: &Symbolize) -> anyhow::Result<Code> {
+fn annotate_log(lookup: Lookup<'_>, arguments: &Symbolize) -> anyhow::Result<Code> {
     let format = if arguments.json { Format::Json } else { Format::Text };
     let output = io::BufWriter::new(io::stdout().lock());
     let mut annotator = Annotator::new(lookup, arguments.offset, format, output);
@@ -62,9 +66,15 @@ fn log(lookup: Lookup<'_>, arguments: &Symbolize) -> anyhow::Result<Code> {
     let is_file = rustix::fs::fstat(&input)
         .is_ok_and(|file| FileType::from_raw_mode(file.st_mode) == FileType::RegularFile);
     let mut chunk = vec![0; CHUNK];
+    let mut patience = PATIENCE;
     loop {
-        if annotator.is_holding() && !is_file && is_quiet(&input) {
-            annotator.flush()?;
+        if !annotator.is_holding() {
+            patience = PATIENCE;
+        } else if !is_file {
+            patience = patience.saturating_sub(wait_for_input(&input, patience));
+            if patience.is_zero() {
+                annotator.flush()?;
+            }
         }
         let read = match input.read(&mut chunk) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -89,28 +99,33 @@ fn log(lookup: Lookup<'_>, arguments: &Symbolize) -> anyhow::Result<Code> {
     Ok(if found_nothing { exit_code::NOTHING_FOUND } else { exit_code::CLEAN })
 }
 
-/// Whether nothing comes on standard input for a while.
-fn is_quiet(input: &io::StdinLock<'_>) -> bool {
+/// Waits until there is something on standard input, for `patience` at most. Returns the time that it
+/// took, which is no less than `patience` where nothing came.
+fn wait_for_input(input: &io::StdinLock<'_>, patience: Duration) -> Duration {
+    let started = Instant::now();
     let mut waiting = [PollFd::new(input, PollFlags::IN)];
-    let patience = Timespec::try_from(PATIENCE).ok();
-    matches!(rustix::event::poll(&mut waiting, patience.as_ref()), Ok(0))
+    let timeout = Timespec::try_from(patience).ok();
+    match rustix::event::poll(&mut waiting, timeout.as_ref()) {
+        Ok(0) => patience,
+        _ => started.elapsed(),
+    }
 }
 
 /// Prints what each argument names.
-fn single(mut lookup: Lookup<'_>, arguments: &Symbolize) -> anyhow::Result<Code> {
+fn look_up_arguments(mut lookup: Lookup<'_>, arguments: &Symbolize) -> anyhow::Result<Code> {
     let mut stdout = io::BufWriter::new(io::stdout().lock());
     let mut is_found = false;
     for text in &arguments.references {
-        let Some(mut reference) = grammar::argument(text) else { continue };
-        reference.exact = !arguments.return_addresses;
+        let mut reference = grammar::argument(text).context("the arguments have been checked")?;
+        reference.exact &= !arguments.return_addresses;
         let offset = arguments.offset.unwrap_or(0);
         let answer = match reference.target {
             Target::Address(address) => lookup.place(address.wrapping_sub(offset), reference.exact),
             Target::Symbol(_) => (*lookup.answer(&reference, offset)).clone(),
         };
-        is_found |= answer.is_found();
+        is_found |= answer.missing.is_none();
         if arguments.json {
-            write_record(&mut stdout, &record(None, text, &reference, &answer))?;
+            write_record(&mut stdout, None, text, &reference, &answer)?;
         } else {
             writeln!(stdout, "{}  {}", shown(text, &reference), result(&answer))?;
         }

@@ -4,7 +4,7 @@
 //! reads each at most once. Owns no lookup of symbols: a caller that knows more of a module than its
 //! name (its build-id, a symbol and its size) chooses among the files. Called by `symbolize`.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,10 @@ const MAX_ENTRIES: usize = 200_000;
 /// The deepest that directories are followed.
 const MAX_DEPTH: usize = 32;
 /// The most files of one module that are read: those of as many kernels.
-const MAX_FILES: usize = 8;
+const MAX_FILES: usize = 64;
+/// The most that all modules together may hold, in bytes. A distribution's, with debug information,
+/// are 1.3 GB.
+const MAX_BYTES: usize = 2 << 30;
 
 /// The modules that can be found below some directories. The directories are read when the first
 /// module is asked for.
@@ -30,11 +33,14 @@ pub struct Modules {
     roots: Vec<PathBuf>,
     /// A directory of separate debug files, by build-id.
     debug_directory: PathBuf,
-    by_name: OnceCell<BTreeMap<String, Vec<File>>>,
+    by_name: OnceCell<BTreeMap<String, Vec<Entry>>>,
+    /// Bytes of all modules that have been read.
+    bytes: Cell<usize>,
 }
 
+/// A file that has the name of a module's.
 #[derive(Debug)]
-struct File {
+struct Entry {
     path: PathBuf,
     read: OnceCell<Result<Linked, String>>,
 }
@@ -46,40 +52,56 @@ struct Linked {
     debug: Option<Vec<u8>>,
 }
 
-/// A file that may be the module that was asked for.
+/// A module that was read.
 #[derive(Debug)]
-pub struct Candidate<'a> {
-    /// Where it is.
-    pub path: &'a Path,
-    /// The module as an image, or why there is none.
-    pub image: Result<Image<'a>, String>,
+pub struct Module<'a> {
+    /// The module as an image.
+    pub image: Image<'a>,
+    /// The kernel's release that the module was built for, as its `vermagic` says. `None` where the
+    /// file says nothing: a separate debug file.
+    pub release: Option<String>,
 }
 
 impl Modules {
     /// The modules below `roots`, each a directory or a file. A module without debug information gets
     /// that of the file with its build-id in `debug_directory`.
     pub fn new(roots: Vec<PathBuf>, debug_directory: PathBuf) -> Self {
-        Self { roots, debug_directory, by_name: OnceCell::new() }
+        Self { roots, debug_directory, by_name: OnceCell::new(), bytes: Cell::new(0) }
     }
 
-    /// The files that may hold the module of that name, those with debug information first.
-    pub fn named(&self, name: &str) -> Vec<Candidate<'_>> {
-        let files = self.by_name.get_or_init(|| self.search()).get(&canonical(name));
-        let mut found: Vec<Candidate<'_>> = files
-            .into_iter()
-            .flatten()
-            .take(MAX_FILES)
-            .map(|file| Candidate { path: &file.path, image: file.image(&self.debug_directory) })
-            .collect();
-        found.sort_by_key(|candidate| match &candidate.image {
-            Ok(image) => !image.has_debug_info(),
+    /// The modules of that name: of each file that has its name the module, or the reason why it
+    /// cannot be read. Those with debug information come first.
+    pub fn named(&self, name: &str) -> Vec<Result<Module<'_>, String>> {
+        let entries = self.by_name.get_or_init(|| self.search()).get(&canonical(name));
+        let entries = entries.into_iter().flatten().take(MAX_FILES);
+        let mut found: Vec<_> = entries.map(|entry| self.read(entry)).collect();
+        found.sort_by_key(|module| match module {
+            Ok(module) => !module.image.has_debug_info(),
             Err(_) => true,
         });
         found
     }
 
-    fn search(&self) -> BTreeMap<String, Vec<File>> {
-        let mut found: BTreeMap<String, Vec<File>> = BTreeMap::new();
+    fn read<'a>(&'a self, entry: &'a Entry) -> Result<Module<'a>, String> {
+        let read = || {
+            if self.bytes.get() >= MAX_BYTES {
+                return Err(format!("{} MiB of modules have been read", MAX_BYTES >> 20));
+            }
+            let linked = link(&entry.path, &self.debug_directory);
+            let linked = linked.map_err(|error| format!("{error:#}"))?;
+            let debug = linked.debug.as_ref().map_or(0, Vec::len);
+            self.bytes.set(self.bytes.get() + linked.module.len() + debug);
+            Ok(linked)
+        };
+        let linked = entry.read.get_or_init(read).as_ref().map_err(Clone::clone)?;
+        let image = Image::parse_with_debug(&linked.module, linked.debug.as_deref())
+            .map_err(|error| crate::error_chain(&error))?;
+        let release = release(&image);
+        Ok(Module { image, release })
+    }
+
+    fn search(&self) -> BTreeMap<String, Vec<Entry>> {
+        let mut found: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
         let mut budget = MAX_ENTRIES;
         let mut folders = Vec::new();
         for root in &self.roots {
@@ -117,20 +139,19 @@ impl Modules {
     }
 }
 
-impl File {
-    fn image(&self, debug_directory: &Path) -> Result<Image<'_>, String> {
-        let read = || link(&self.path, debug_directory).map_err(|error| format!("{error:#}"));
-        let linked = self.read.get_or_init(read).as_ref().map_err(Clone::clone)?;
-        Image::parse_with_debug(&linked.module, linked.debug.as_deref())
-            .map_err(|error| crate::error_chain(&error))
-    }
+/// The release in a module's `vermagic` (include/linux/vermagic.h): its first word.
+fn release(image: &Image<'_>) -> Option<String> {
+    let mut fields = image.section(".modinfo")?.split(|&byte| byte == 0);
+    let vermagic = fields.find_map(|field| field.strip_prefix(b"vermagic="))?;
+    let release = vermagic.split(|&byte| byte == b' ').next()?;
+    std::str::from_utf8(release).ok().map(str::to_owned)
 }
 
 /// Files a path under the name of the module that it is, if it is one.
-fn add(found: &mut BTreeMap<String, Vec<File>>, path: PathBuf) {
+fn add(found: &mut BTreeMap<String, Vec<Entry>>, path: PathBuf) {
     let name = path.file_name().and_then(|name| name.to_str()).and_then(module_name);
     if let Some(name) = name {
-        found.entry(name).or_default().push(File { path, read: OnceCell::new() });
+        found.entry(name).or_default().push(Entry { path, read: OnceCell::new() });
     }
 }
 

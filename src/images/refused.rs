@@ -1,8 +1,10 @@
 //! Files that people take for a kernel's image, and what to give instead.
 //!
-//! Owns the recognition of boot images and compressed files. A boot image has neither symbols nor
+//! Owns the recognition of boot images, compressed files, modules and lists of symbols. A boot image has neither symbols nor
 //! debug information that could be read, and what it was made from is the `vmlinux`. Called where an
 //! image cannot be read.
+
+use nmiscope_symbolizer::is_relocatable;
 
 use super::compression::Compression;
 
@@ -28,9 +30,22 @@ pub fn explanation(file: &[u8]) -> Option<String> {
              debug information (distributions have it in a package of its own, often as {path})"
         ));
     }
-    if is_arm64_image(file) {
+    if is_relocatable(file) {
         return Some(
-            "it is an arm64 boot image, which has no symbols: give the vmlinux that it was made from"
+            "it is a kernel module: give the kernel's vmlinux, and the module's directory with \
+             --modules"
+                .into(),
+        );
+    }
+    if is_symbol_map(file) {
+        return Some(
+            "it is a list of symbols (System.map), which has no lines: give the vmlinux that it is of"
+                .into(),
+        );
+    }
+    if is_arm64_image(file) || is_efi_zboot(file) {
+        return Some(
+            "it is a boot image, which has no symbols: give the vmlinux that it was made from"
                 .into(),
         );
     }
@@ -54,6 +69,18 @@ fn bzimage_release(file: &[u8]) -> Option<String> {
 /// `ARM\x64` at 56 (Documentation/arch/arm64/booting.rst).
 fn is_arm64_image(file: &[u8]) -> bool {
     file.get(56..60) == Some(b"ARM\x64")
+}
+
+/// `MZ` and `zimg` at 4 (drivers/firmware/efi/libstub/zboot-header.S).
+fn is_efi_zboot(file: &[u8]) -> bool {
+    file.starts_with(b"MZ") && file.get(4..8) == Some(b"zimg")
+}
+
+/// `ffffffff81000000 T _text`: 16 hexadecimal digits, a letter, a name.
+fn is_symbol_map(file: &[u8]) -> bool {
+    let Some((address, rest)) = file.split_at_checked(16) else { return false };
+    address.iter().all(u8::is_ascii_hexdigit)
+        && matches!(rest, [b' ', kind, b' ', ..] if kind.is_ascii_alphabetic())
 }
 
 #[cfg(test)]
@@ -80,7 +107,10 @@ mod tests {
     fn boot_images_and_compressed_files_are_named() {
         let mut arm64 = vec![0; 64];
         arm64[56..60].copy_from_slice(b"ARM\x64");
-        assert!(explanation(&arm64).is_some_and(|why| why.contains("arm64")));
+        assert!(explanation(&arm64).is_some_and(|why| why.contains("boot image")));
+        assert!(explanation(b"MZ\0\0zimg").is_some_and(|why| why.contains("boot image")));
+        let map = b"ffffffff81000000 T _text\n";
+        assert!(explanation(map).is_some_and(|why| why.contains("System.map")));
         assert!(explanation(b"\x1f\x8b\x08").is_some_and(|why| why.contains("gzip -dc")));
         assert_eq!(explanation(b"\x7fELF\x02\x01"), None);
         assert_eq!(explanation(b""), None);

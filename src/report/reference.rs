@@ -23,7 +23,7 @@ pub struct Record {
     pub exact: bool,
     /// Places that fit the text, by address. More than one where nothing tells them apart; none where
     /// nothing is known.
-    pub candidates: Vec<Place>,
+    pub candidates: Vec<Candidate>,
     /// Number of places that fit and are not in `candidates`; absent for none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub candidates_omitted: u64,
@@ -36,9 +36,9 @@ pub struct Record {
     pub missing: Option<String>,
 }
 
-/// A place in an image.
+/// A place in an image that fits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Place {
+pub struct Candidate {
     /// Address as the image was linked, without KASLR's offset; for a module, as its file was laid
     /// out. 16 hexadecimal digits.
     pub address: String,

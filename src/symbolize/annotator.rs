@@ -14,10 +14,9 @@ use std::io::{self, Write};
 use std::mem;
 
 use super::grammar::{Grammar, Line, Notice, Reference, Target};
-use super::lookup::{Answer, Lookup, Missing};
-use super::{Summary, one_line};
-use crate::report::reference::{Place, Record};
-use crate::report::sanitize;
+use super::lookup::{Answer, Lookup};
+use super::summary::release;
+use super::{Summary, one_line, write_record};
 
 /// Longer lines are read in pieces, so that memory is bounded; they are still written as one line.
 const MAX_PIECE: usize = 64 << 10;
@@ -35,7 +34,7 @@ const MAX_OFFSET: u64 = 1 << 30;
 pub enum Format {
     /// The log, annotated.
     Text,
-    /// A [`Record`] a line for each reference, and nothing of the log.
+    /// A [`Record`](crate::report::reference::Record) a line for each reference, and nothing of the log.
     Json,
 }
 
@@ -49,8 +48,10 @@ pub struct Annotator<'a, W> {
     partial: Vec<u8>,
     /// `partial` is not the start of its line.
     is_continued: bool,
-    /// What is to be written at the end of the line.
+    /// The text that is to be written at the end of the line.
     annotation: String,
+    /// Number of answers for which there was no room in it.
+    unshown: u64,
     /// The number of the line, from 1.
     line_number: u64,
     /// The offset that the user has given.
@@ -61,6 +62,8 @@ pub struct Annotator<'a, W> {
     held: Option<Held>,
     /// The caller has said that nothing more came: lines of this boot wait no more.
     holds_no_more: bool,
+    /// The image says of which kernel it is, so that the log need not be asked.
+    has_banner: bool,
     summary: Summary,
 }
 
@@ -73,9 +76,13 @@ struct Held {
 impl<'a, W: Write> Annotator<'a, W> {
     /// Annotates with what `lookup` knows. `offset` is how many bytes above its link addresses the
     /// kernel runs, if the user knows; otherwise the log may say so.
-    pub fn new(lookup: Lookup<'a>, offset: Option<u64>, format: Format, output: W) -> Self {
+    pub fn new(mut lookup: Lookup<'a>, offset: Option<u64>, format: Format, output: W) -> Self {
+        let summary = Summary::new(lookup.image());
+        let has_banner = summary.image_banner.is_some();
+        lookup.set_release(summary.image_banner.as_deref().and_then(release));
         Self {
-            summary: Summary::new(lookup.image()),
+            summary,
+            has_banner,
             lookup,
             output,
             format,
@@ -83,6 +90,7 @@ impl<'a, W: Write> Annotator<'a, W> {
             partial: Vec::new(),
             is_continued: false,
             annotation: String::new(),
+            unshown: 0,
             line_number: 1,
             given_offset: offset,
             offset: None,
@@ -91,7 +99,7 @@ impl<'a, W: Write> Annotator<'a, W> {
         }
     }
 
-    /// Whether lines wait for more of the log to come.
+    /// True while lines wait for more of the log to come.
     pub fn is_holding(&self) -> bool {
         self.held.is_some()
     }
@@ -107,12 +115,12 @@ impl<'a, W: Write> Annotator<'a, W> {
             if let Some(end) = within.iter().position(|&byte| byte == b'\n') {
                 self.partial.extend_from_slice(&bytes[..=end]);
                 bytes = &bytes[end + 1..];
-                self.piece(true)?;
+                self.take_piece(true)?;
             } else {
                 self.partial.extend_from_slice(within);
                 bytes = &bytes[within.len()..];
                 if self.partial.len() == MAX_PIECE {
-                    self.piece(false)?;
+                    self.take_piece(false)?;
                 }
             }
         }
@@ -134,7 +142,7 @@ impl<'a, W: Write> Annotator<'a, W> {
     /// The output cannot be written to.
     pub fn finish(mut self) -> io::Result<Summary> {
         if !self.partial.is_empty() || self.is_continued {
-            self.piece(true)?;
+            self.take_piece(true)?;
         }
         self.release()?;
         if self.is_continued {
@@ -145,7 +153,7 @@ impl<'a, W: Write> Annotator<'a, W> {
     }
 
     /// Reads `partial`, which is a line, its last piece, or a piece before that.
-    fn piece(&mut self, is_last: bool) -> io::Result<()> {
+    fn take_piece(&mut self, is_last: bool) -> io::Result<()> {
         let mut piece = mem::take(&mut self.partial);
         let rest = if is_last { Vec::new() } else { piece.split_off(word_boundary(&piece)) };
         if let Some(held) = &mut self.held {
@@ -157,7 +165,7 @@ impl<'a, W: Write> Annotator<'a, W> {
                 return Ok(());
             }
             if let Some(Notice::Offset(offset)) = notice {
-                self.offset = Some(offset);
+                self.set_offset(offset);
             }
             self.release()?;
         }
@@ -184,8 +192,8 @@ impl<'a, W: Write> Annotator<'a, W> {
             self.grammar.line(text)
         };
         match notice {
-            Some(Notice::Offset(offset)) => self.offset = Some(offset),
-            Some(Notice::Boot(banner)) => self.boot(banner),
+            Some(Notice::Offset(offset)) => self.set_offset(offset),
+            Some(Notice::Boot(banner)) => self.begin_boot(banner),
             None => {}
         }
         if !self.is_continued && references.iter().any(|reference| self.must_wait(reference)) {
@@ -200,13 +208,24 @@ impl<'a, W: Write> Annotator<'a, W> {
     }
 
     /// A kernel boots: it is moved by another offset than the last one.
-    fn boot(&mut self, banner: &[u8]) {
+    fn begin_boot(&mut self, banner: &[u8]) {
         self.offset = None;
         self.holds_no_more = false;
-        self.summary.boot(banner);
+        self.summary.compare_banner(banner);
+        if !self.has_banner {
+            self.lookup.set_release(release(&String::from_utf8_lossy(banner)));
+        }
     }
 
-    /// Whether a reference can only be looked up when the offset is known.
+    /// The log says how far the kernel was moved. One that says it twice, and differently, is of two
+    /// boots, and lacks the line with which the second one begins.
+    fn set_offset(&mut self, offset: u64) {
+        let is_other = self.offset.is_some_and(|known| known != offset);
+        self.summary.several_offsets |= is_other && self.given_offset.is_none();
+        self.offset = Some(offset);
+    }
+
+    /// True when a reference can only be looked up when the offset is known.
     fn must_wait(&mut self, reference: &Reference<'_>) -> bool {
         let is_known = self.given_offset.or(self.offset).is_some();
         let Target::Address(address) = reference.target else { return false };
@@ -261,14 +280,23 @@ impl<'a, W: Write> Annotator<'a, W> {
     }
 
     fn annotate(&mut self, answer: &Answer) {
-        if self.annotation.len() < MAX_ANNOTATION && !answer.candidates.is_empty() {
-            self.annotation.push_str("  ");
-            self.annotation.push_str(&one_line(answer));
+        if answer.matches.is_empty() {
+            return;
         }
+        if self.annotation.len() >= MAX_ANNOTATION {
+            self.unshown += 1;
+            return;
+        }
+        self.annotation.push_str("  ");
+        self.annotation.push_str(&one_line(answer));
     }
 
     fn end_line(&mut self, ending: &[u8]) -> io::Result<()> {
         self.line_number += 1;
+        let unshown = mem::take(&mut self.unshown);
+        if unshown > 0 {
+            self.annotation.push_str(&format!("  ({unshown} more, not shown)"));
+        }
         if self.format == Format::Text {
             self.output.write_all(self.annotation.as_bytes())?;
             self.output.write_all(ending)?;
@@ -284,8 +312,7 @@ impl<'a, W: Write> Annotator<'a, W> {
         answer: &Answer,
     ) -> io::Result<()> {
         let text = String::from_utf8_lossy(&text[reference.span.clone()]);
-        let record = record(Some(self.line_number), &text, reference, answer);
-        write_record(&mut self.output, &record)
+        write_record(&mut self.output, Some(self.line_number), &text, reference, answer)
     }
 
     /// Takes the offset from an address that stands beside the symbol that it is.
@@ -298,46 +325,6 @@ impl<'a, W: Write> Annotator<'a, W> {
         if offset < MAX_OFFSET && offset % OFFSET_GRANULE == 0 {
             self.offset = Some(offset);
         }
-    }
-}
-
-/// Writes a record as one line.
-///
-/// # Errors
-/// The output cannot be written to.
-pub(crate) fn write_record(output: &mut impl Write, record: &Record) -> io::Result<()> {
-    let text = serde_json::to_string(record).map_err(io::Error::other)?;
-    writeln!(output, "{}", sanitize::json(&text))
-}
-
-/// The record of a reference.
-pub(crate) fn record(
-    line: Option<u64>,
-    text: &str,
-    reference: &Reference<'_>,
-    answer: &Answer,
-) -> Record {
-    let module = match &reference.target {
-        Target::Symbol(symbol) => symbol.module.as_ref(),
-        Target::Address(_) => None,
-    };
-    Record {
-        line,
-        text: text.to_owned(),
-        module: module.map(|module| module.name.to_owned()),
-        module_build_id: module.and_then(|module| module.build_id).map(str::to_owned),
-        exact: reference.exact || answer.exact,
-        candidates: answer
-            .candidates
-            .iter()
-            .map(|candidate| Place {
-                address: candidate.address.to_string(),
-                frames: candidate.frame.functions.clone(),
-            })
-            .collect(),
-        candidates_omitted: answer.omitted as u64,
-        doubt: answer.doubt.map(|doubt| doubt.to_string()),
-        missing: answer.missing.as_ref().map(Missing::to_string),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Owns the choice among several symbols of one name, and among several files of one module. Owns no
 //! text: `grammar` reads the log, and `annotator` and `summary` say what was found. Bounded: what has
-//! been looked up is remembered, up to a limit, and an answer shows a few candidates at most.
+//! been looked up is remembered, up to a limit, and an answer has a few matches at most.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -13,41 +13,34 @@ use nmiscope_symbolizer::{Image, NamedSymbol, ProgramCounter, SourceRoots, Virtu
 use super::grammar::{Module, Reference, SymbolReference, Target};
 use crate::diagnosis::Resolver;
 use crate::images::hex;
-use crate::images::modules::Modules;
+use crate::images::modules::{self, Modules};
 use crate::report::Frame;
 
-/// Where the upper half of the address space begins, which kernels have for themselves.
+/// Start of the upper half of the address space, which kernels have for themselves.
 const UPPER_HALF: u64 = 1 << 63;
 /// The most answers that are remembered.
 const MAX_REMEMBERED: usize = 1 << 16;
-/// The most candidates that are looked up for one reference.
-const MAX_CANDIDATES: usize = 8;
+/// The most matches that are looked up for one reference.
+const MAX_MATCHES: usize = 8;
 
 /// The answer for a reference.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
     /// The places that fit. More than one where nothing in the log tells them apart.
-    pub candidates: Vec<Candidate>,
-    /// How many more fit than are in `candidates`.
+    pub matches: Vec<Match>,
+    /// Number of places that fit and are not in `matches`.
     pub omitted: usize,
     /// The places themselves were looked up, and not the calls before them.
     pub exact: bool,
-    /// The candidate is the only one of its name, and its size is not the one in the log.
+    /// The match is the only one of its name, and its size is not the one in the log.
     pub doubt: Option<OtherSize>,
     /// The reason why nothing is known, if so.
     pub missing: Option<Missing>,
 }
 
-impl Answer {
-    /// Whether anything is known of the place.
-    pub fn is_found(&self) -> bool {
-        self.candidates.iter().any(|candidate| !candidate.frame.functions.is_empty())
-    }
-}
-
 /// A place that fits a reference.
 #[derive(Clone, Debug)]
-pub struct Candidate {
+pub struct Match {
     /// The address as the image was linked, or as the module's file was laid out.
     pub address: VirtualAddress,
     /// The functions there, with lines.
@@ -78,9 +71,9 @@ pub enum Missing {
         /// What is wrong with the first of its files.
         reason: String,
     },
-    /// There are files of that module, and none has the build-id that the log prints.
-    #[error("module {0} was found with another build-id")]
-    ModuleOfOtherBuild(String),
+    /// There are files of that module, and all are of other builds or other kernels.
+    #[error("module {0} was found for another kernel only")]
+    ModuleOfOtherKernel(String),
     /// The image has no symbol of that name.
     #[error("no symbol {0}")]
     NoSymbol(String),
@@ -104,25 +97,64 @@ pub enum Missing {
     NoDebugInfo,
 }
 
+impl Answer {
+    fn missing(reason: Missing) -> Self {
+        Self { missing: Some(reason), ..Self::default() }
+    }
+
+    /// True when the matches are not all the same functions and lines.
+    pub fn is_ambiguous(&self) -> bool {
+        let (first, rest) = match self.matches.as_slice() {
+            [first, rest @ ..] => (first, rest),
+            [] => return false,
+        };
+        self.omitted > 0 || rest.iter().any(|other| !first.is_same_place(other))
+    }
+
+    fn is_sure(&self) -> bool {
+        self.missing.is_none() && self.doubt.is_none()
+    }
+}
+
+impl Match {
+    fn is_same_place(&self, other: &Self) -> bool {
+        self.frame.functions == other.frame.functions
+    }
+}
+
 /// Looks up references.
 pub struct Lookup<'a> {
     image: &'a Image<'a>,
     roots: SourceRoots,
     modules: &'a Modules,
-    loaded: HashMap<String, Rc<Files<'a>>>,
+    /// The kernel's release, by the image or by the log.
+    release: Option<String>,
+    loaded: HashMap<String, Rc<ModuleImages<'a>>>,
     remembered: HashMap<Key, Rc<Answer>>,
     is_linux: OnceCell<bool>,
 }
 
-/// The files of one module.
-struct Files<'a> {
-    images: Vec<Image<'a>>,
+/// The modules of one name.
+struct ModuleImages<'a> {
+    modules: Vec<modules::Module<'a>>,
     /// What is wrong with the first file that cannot be read.
     fault: Option<String>,
 }
 
-/// Everything of a reference that decides its answer. Of an address, as the image was linked.
-type Key = (String, u64, Option<u64>, Option<(String, Option<String>)>, bool);
+/// Everything that decides the answer for a reference.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Key {
+    /// An address, as the image was linked.
+    Address { address: u64, exact: bool },
+    /// A place in a function.
+    Symbol {
+        name: String,
+        offset: u64,
+        size: Option<u64>,
+        module: Option<(String, Option<String>)>,
+        exact: bool,
+    },
+}
 
 impl<'a> Lookup<'a> {
     /// For references into `image` and `modules`.
@@ -131,6 +163,7 @@ impl<'a> Lookup<'a> {
             image,
             roots,
             modules,
+            release: None,
             loaded: HashMap::new(),
             remembered: HashMap::new(),
             is_linux: OnceCell::new(),
@@ -142,35 +175,47 @@ impl<'a> Lookup<'a> {
         self.image
     }
 
-    /// Whether an address may be that of a kernel that KASLR has moved: Linux can be moved anywhere,
+    /// Takes modules of this release only, of those that say which they are of.
+    pub fn set_release(&mut self, release: Option<String>) {
+        if self.release != release {
+            self.release = release;
+            self.remembered.clear();
+        }
+    }
+
+    /// True when an address may be that of a kernel that KASLR has moved: Linux can be moved anywhere,
     /// and other kernels lie where their image says, unless the address shows that they do not.
     pub fn may_be_moved(&self, address: u64) -> bool {
         *self.is_linux.get_or_init(|| self.image.symbol("linux_banner").is_some())
             || !self.image.is_text(VirtualAddress(address))
     }
 
-    /// Whether an address is of user space, and the image of a kernel in the upper half of the
+    /// True when an address is of user space, and the image of a kernel in the upper half of the
     /// address space: then it concerns somebody else.
     pub fn is_user_space(&self, address: u64) -> bool {
-        self.image.lowest_text().is_some_and(|lowest| lowest.0 >= UPPER_HALF)
-            && address < UPPER_HALF
+        let is_kernel = self.image.lowest_text().is_some_and(|lowest| lowest.0 >= UPPER_HALF);
+        is_kernel && address < UPPER_HALF
     }
 
-    /// What lies at an address of the image, code or not.
+    /// The answer for an address of the image, code or not.
     pub fn place(&self, address: u64, exact: bool) -> Answer {
         let address = VirtualAddress(address);
         let frame = frame(self.image, &self.roots, address, exact);
-        Answer { candidates: vec![Candidate { address, frame }], exact, ..Answer::default() }
+        if frame.functions.is_empty() {
+            return Answer::missing(Missing::OutsideImage);
+        }
+        Answer { matches: vec![Match { address, frame }], exact, ..Answer::default() }
     }
 
-    /// What a reference names, in a kernel that runs `offset` bytes above where its image was linked.
+    /// The answer for a reference, in a kernel that runs `offset` bytes above where its image was
+    /// linked.
     pub fn answer(&mut self, reference: &Reference<'_>, offset: u64) -> Rc<Answer> {
-        let key = key(reference, offset);
+        let key = Key::new(reference, offset);
         if let Some(answer) = self.remembered.get(&key) {
             return confirmed(answer, reference, offset);
         }
         let answer = Rc::new(match &reference.target {
-            Target::Address(address) => self.address(address.wrapping_sub(offset), reference.exact),
+            Target::Address(address) => self.code_at(address.wrapping_sub(offset), reference.exact),
             Target::Symbol(symbol) => self.symbol(symbol, reference.exact),
         });
         if self.remembered.len() >= MAX_REMEMBERED {
@@ -180,93 +225,129 @@ impl<'a> Lookup<'a> {
         confirmed(&answer, reference, offset)
     }
 
-    /// Where the image has the one place that a symbol of the log can be. `None` for a symbol of a
-    /// module, and where several fit or none.
+    /// The link address of the one place in the image that a symbol of the log can be. `None` for a
+    /// symbol of a module, and where several places fit or none.
     pub fn linked_address(&self, symbol: &SymbolReference<'_>) -> Option<u64> {
         if symbol.module.is_some() {
             return None;
         }
-        match places(self.image, symbol).ok()?.0.as_slice() {
+        match fits(self.image, symbol).ok()?.0.as_slice() {
             [only] => Some(only.address),
             _ => None,
         }
     }
 
-    fn address(&self, address: u64, exact: bool) -> Answer {
+    fn code_at(&self, address: u64, exact: bool) -> Answer {
         if !self.image.is_text(VirtualAddress(address)) {
-            return missing(Missing::OutsideImage);
+            return Answer::missing(Missing::OutsideImage);
         }
         self.place(address, exact)
     }
 
     fn symbol(&mut self, symbol: &SymbolReference<'_>, exact: bool) -> Answer {
-        let Some(module) = &symbol.module else {
-            return in_image(self.image, &self.roots, symbol, exact);
-        };
-        let files = self.files(module.name);
-        if files.images.is_empty() {
-            return missing(match &files.fault {
-                None => Missing::ModuleNotFound(module.name.to_owned()),
-                Some(reason) => Missing::ModuleUnreadable {
-                    name: module.name.to_owned(),
-                    reason: reason.clone(),
-                },
-            });
+        match &symbol.module {
+            None => in_image(self.image, &self.roots, symbol, exact),
+            Some(module) => self.in_module(module, symbol, exact),
         }
-        let mut answers = files
-            .images
-            .iter()
-            .filter(|image| is_build(image, module))
-            .map(|image| in_image(image, &self.roots, symbol, exact));
-        // Several files may be those of several kernels: the symbol's size says which is meant.
-        let Some(first) = answers.next() else {
-            return missing(Missing::ModuleOfOtherBuild(module.name.to_owned()));
-        };
-        let is_sure = |answer: &Answer| answer.missing.is_none() && answer.doubt.is_none();
-        if is_sure(&first) {
-            return first;
-        }
-        answers.find(is_sure).unwrap_or(first)
     }
 
-    fn files(&mut self, name: &str) -> Rc<Files<'a>> {
-        if let Some(files) = self.loaded.get(name) {
-            return Rc::clone(files);
+    /// The answers of all files of a module that may be meant: without a build-id in the log, two
+    /// builds of it can only be told apart by the sizes of their symbols.
+    fn in_module(
+        &mut self,
+        module: &Module<'_>,
+        symbol: &SymbolReference<'_>,
+        exact: bool,
+    ) -> Answer {
+        let images = self.module_images(module.name);
+        if images.modules.is_empty() {
+            let name = module.name.to_owned();
+            return Answer::missing(match &images.fault {
+                None => Missing::ModuleNotFound(name),
+                Some(reason) => Missing::ModuleUnreadable { name, reason: reason.clone() },
+            });
         }
-        let mut files = Files { images: Vec::new(), fault: None };
-        for candidate in self.modules.named(name) {
-            match candidate.image {
-                Ok(image) => files.images.push(image),
+        let mut answers = images
+            .modules
+            .iter()
+            .filter(|found| self.may_be(found, module))
+            .map(|found| in_image(&found.image, &self.roots, symbol, exact));
+        let Some(mut answer) = answers.next() else {
+            return Answer::missing(Missing::ModuleOfOtherKernel(module.name.to_owned()));
+        };
+        for other in answers.filter(Answer::is_sure) {
+            if !answer.is_sure() {
+                answer = other;
+                continue;
+            }
+            for place in other.matches {
+                if !answer.matches.iter().any(|known| known.is_same_place(&place)) {
+                    answer.matches.push(place);
+                }
+            }
+        }
+        answer
+    }
+
+    /// True when a module's file may be the one that the log means: its build-id is that in the log, or
+    /// its kernel is that of the image.
+    fn may_be(&self, found: &modules::Module<'_>, module: &Module<'_>) -> bool {
+        match (module.build_id, found.image.build_id()) {
+            (Some(printed), Some(id)) => hex(id).eq_ignore_ascii_case(printed),
+            _ => match (&self.release, &found.release) {
+                (Some(wanted), Some(release)) => wanted == release,
+                _ => true,
+            },
+        }
+    }
+
+    fn module_images(&mut self, name: &str) -> Rc<ModuleImages<'a>> {
+        if let Some(images) = self.loaded.get(name) {
+            return Rc::clone(images);
+        }
+        let mut images = ModuleImages { modules: Vec::new(), fault: None };
+        for module in self.modules.named(name) {
+            match module {
+                Ok(module) => images.modules.push(module),
                 Err(fault) => {
-                    files.fault.get_or_insert(fault);
+                    images.fault.get_or_insert(fault);
                 }
             }
         }
         if self.loaded.len() >= MAX_REMEMBERED {
             self.loaded.clear();
         }
-        let files = Rc::new(files);
-        self.loaded.insert(name.to_owned(), Rc::clone(&files));
-        files
+        let images = Rc::new(images);
+        self.loaded.insert(name.to_owned(), Rc::clone(&images));
+        images
     }
 }
 
-/// Whether an image has the build-id that the log prints, where it prints one.
-fn is_build(image: &Image<'_>, module: &Module<'_>) -> bool {
-    match (module.build_id, image.build_id()) {
-        (Some(printed), Some(id)) => hex(id).eq_ignore_ascii_case(printed),
-        _ => true,
+impl Key {
+    fn new(reference: &Reference<'_>, offset: u64) -> Self {
+        let exact = reference.exact;
+        match &reference.target {
+            Target::Address(address) => {
+                Self::Address { address: address.wrapping_sub(offset), exact }
+            }
+            Target::Symbol(symbol) => Self::Symbol {
+                name: symbol.name.to_owned(),
+                offset: symbol.offset,
+                size: symbol.size,
+                module: symbol
+                    .module
+                    .as_ref()
+                    .map(|module| (module.name.to_owned(), module.build_id.map(str::to_owned))),
+                exact,
+            },
+        }
     }
-}
-
-fn missing(reason: Missing) -> Answer {
-    Answer { missing: Some(reason), ..Answer::default() }
 }
 
 /// The answer without its doubt, if the address beside the symbol is the place that was found.
 fn confirmed(answer: &Rc<Answer>, reference: &Reference<'_>, offset: u64) -> Rc<Answer> {
     if let (Some(_), Target::Symbol(symbol)) = (answer.doubt, &reference.target)
-        && let (Some(address), [only]) = (symbol.address, answer.candidates.as_slice())
+        && let (Some(address), [only]) = (symbol.address, answer.matches.as_slice())
         && address.wrapping_sub(offset) == only.address.0
     {
         return Rc::new(Answer { doubt: None, ..(**answer).clone() });
@@ -275,94 +356,76 @@ fn confirmed(answer: &Rc<Answer>, reference: &Reference<'_>, offset: u64) -> Rc<
 }
 
 /// A place that a symbol, an offset and a size may mean.
-struct Place {
+struct Fit {
     address: u64,
     /// The place is behind the last instruction of the function, where no call returns to.
     is_behind: bool,
 }
 
 /// The places in `image` that fit; or the only one of that name, with what does not fit.
-fn places(
+fn fits(
     image: &Image<'_>,
     symbol: &SymbolReference<'_>,
-) -> Result<(Vec<Place>, Option<OtherSize>), Missing> {
+) -> Result<(Vec<Fit>, Option<OtherSize>), Missing> {
     let named = image.symbols_named(symbol.name);
     if named.is_empty() {
-        let places = padding(image, symbol);
-        return match places {
-            Some(places) => Ok((places, None)),
+        return match padding(image, symbol) {
+            Some(fits) => Ok((fits, None)),
             None => Err(Missing::NoSymbol(symbol.name.to_owned())),
         };
     }
     let code: Vec<&NamedSymbol<'_>> =
         named.iter().filter(|named| image.is_text(named.symbol.address)).collect();
     let Some(first) = code.first() else { return Err(Missing::Variable) };
-    let Some(printed) = symbol.size else {
-        return Ok((code.iter().map(|named| place(image, named, symbol)).collect(), None));
-    };
-    let fitting = code.iter().filter(|named| fits(named, printed));
-    let found: Vec<Place> = fitting.map(|named| place(image, named, symbol)).collect();
-    if !found.is_empty() {
-        return Ok((found, None));
+    let fit = |named: &&NamedSymbol<'_>| fit(image, named, symbol);
+    let Some(printed) = symbol.size else { return Ok((code.iter().map(fit).collect(), None)) };
+    // A kernel prints the distance to the next symbol. Not all that it knows is in the image, so the
+    // symbol's own size is a second choice.
+    for size_of in [printed_size, own_size] {
+        let fitting = code.iter().filter(|named| size_of(named, printed));
+        let found: Vec<Fit> = fitting.map(fit).collect();
+        if !found.is_empty() {
+            return Ok((found, None));
+        }
     }
     let extent = first.extent.unwrap_or(first.symbol.size);
     let size = OtherSize { printed, found: extent };
     if code.len() == 1 && symbol.offset <= extent {
-        return Ok((vec![place(image, first, symbol)], Some(size)));
+        return Ok((vec![fit(first)], Some(size)));
     }
     Err(Missing::OtherSize { name: symbol.name.to_owned(), size })
 }
 
-fn place(image: &Image<'_>, named: &NamedSymbol<'_>, symbol: &SymbolReference<'_>) -> Place {
-    let address = named.symbol.address.0.wrapping_add(symbol.offset);
-    let is_behind =
-        Some(symbol.offset) == symbol.size && !is_returned_to(image, named, symbol.offset);
-    Place { address, is_behind }
-}
-
-/// Whether a call can return to the end of a function: its last instruction is one, of a function
-/// that does not return, and no padding follows. Where the code is not known it may be.
-fn is_returned_to(image: &Image<'_>, named: &NamedSymbol<'_>, offset: u64) -> bool {
-    if named.symbol.size != 0 && offset > named.symbol.size {
-        return false;
+/// True when the kernel would print that size for the symbol. Of a section's last symbol only its own
+/// size is known, and the kernel's number is not less.
+fn printed_size(named: &NamedSymbol<'_>, size: u64) -> bool {
+    match named.extent {
+        Some(extent) => extent == size,
+        None => size >= named.symbol.size,
     }
-    let code = image.loaded_bytes(named.symbol.address);
-    let code = code.and_then(|code| code.get(..usize::try_from(offset).ok()?));
-    code.is_none_or(ends_in_call)
 }
 
-/// Whether the last instruction may be a call (Intel SDM, volume 2A, CALL): `e8` and 4 bytes, or `ff`
-/// with 2 in the middle of its ModR/M byte, and 0 to 5 bytes behind that.
-fn ends_in_call(code: &[u8]) -> bool {
-    let from_end = |distance: usize| code.len().checked_sub(distance).map(|at| code[at]);
-    from_end(5) == Some(0xe8)
-        || (2..=7).any(|length| {
-            from_end(length) == Some(0xff)
-                && from_end(length - 1).is_some_and(|modrm| modrm >> 3 & 7 == 2)
-        })
-}
-
-/// Whether the kernel would print that size for the symbol: the distance to the next symbol. Of a
-/// section's last symbol only its own size is known, and the kernel's number is not less.
-fn fits(named: &NamedSymbol<'_>, size: u64) -> bool {
+fn own_size(named: &NamedSymbol<'_>, size: u64) -> bool {
     size == named.symbol.size
-        || match named.extent {
-            Some(extent) => extent == size,
-            None => size >= named.symbol.size,
-        }
+}
+
+fn fit(image: &Image<'_>, named: &NamedSymbol<'_>, symbol: &SymbolReference<'_>) -> Fit {
+    let address = named.symbol.address.0.wrapping_add(symbol.offset);
+    let is_end = Some(symbol.offset) == symbol.size;
+    Fit { address, is_behind: is_end && !image.is_returned_to(&named.symbol, symbol.offset) }
 }
 
 /// `__pfx_func+0x10/0x10`, of the padding before a function, in an image without such symbols
 /// (objtool makes them, from Linux 6.3 on): the start of the function.
-fn padding(image: &Image<'_>, symbol: &SymbolReference<'_>) -> Option<Vec<Place>> {
+fn padding(image: &Image<'_>, symbol: &SymbolReference<'_>) -> Option<Vec<Fit>> {
     let name = symbol.name.strip_prefix("__pfx_").filter(|_| Some(symbol.offset) == symbol.size)?;
     let functions = image.symbols_named(name);
     let starts = functions.iter().map(|named| named.symbol.address);
-    let places: Vec<Place> = starts
+    let fits: Vec<Fit> = starts
         .filter(|&address| image.is_text(address))
-        .map(|address| Place { address: address.0, is_behind: false })
+        .map(|address| Fit { address: address.0, is_behind: false })
         .collect();
-    (!places.is_empty()).then_some(places)
+    (!fits.is_empty()).then_some(fits)
 }
 
 fn in_image(
@@ -371,77 +434,33 @@ fn in_image(
     symbol: &SymbolReference<'_>,
     exact: bool,
 ) -> Answer {
-    let (places, doubt) = match places(image, symbol) {
+    let (fits, doubt) = match fits(image, symbol) {
         Ok(found) => found,
-        Err(reason) => return missing(reason),
+        Err(reason) => return Answer::missing(reason),
     };
     // No call returns to what is behind a function: it is a pointer to the next one that lay on the
     // stack.
-    let exact = exact || places.iter().all(|place| place.is_behind);
-    let candidates: Vec<Candidate> = places
+    let exact = exact || fits.iter().all(|fit| fit.is_behind);
+    let matches: Vec<Match> = fits
         .iter()
-        .take(MAX_CANDIDATES)
-        .map(|place| {
-            let address = VirtualAddress(place.address);
-            Candidate { address, frame: frame(image, roots, address, exact) }
+        .take(MAX_MATCHES)
+        .map(|fit| {
+            let address = VirtualAddress(fit.address);
+            Match { address, frame: frame(image, roots, address, exact) }
         })
         .collect();
     // The log has the function's name already.
-    let has_lines = |candidate: &Candidate| {
-        candidate.frame.functions.iter().any(|function| function.file.is_some())
-    };
-    if !candidates.iter().any(has_lines) {
-        return Answer { missing: Some(Missing::NoDebugInfo), ..Answer::default() };
+    let has_lines =
+        |found: &Match| found.frame.functions.iter().any(|function| function.file.is_some());
+    if !matches.iter().any(has_lines) {
+        return Answer::missing(Missing::NoDebugInfo);
     }
-    let omitted = places.len() - candidates.len();
-    Answer { candidates, omitted, exact, doubt, missing: None }
+    let omitted = fits.len() - matches.len();
+    Answer { matches, omitted, exact, doubt, missing: None }
 }
 
 fn frame(image: &Image<'_>, roots: &SourceRoots, address: VirtualAddress, exact: bool) -> Frame {
     let counter =
         if exact { ProgramCounter::Interrupted(address) } else { ProgramCounter::Return(address) };
     Resolver::new(Some(image), roots.clone()).frame(counter, true)
-}
-
-fn key(reference: &Reference<'_>, offset: u64) -> Key {
-    match &reference.target {
-        Target::Address(address) => {
-            (String::new(), address.wrapping_sub(offset), None, None, reference.exact)
-        }
-        Target::Symbol(symbol) => {
-            let module = symbol.module.as_ref();
-            let module =
-                module.map(|module| (module.name.to_owned(), module.build_id.map(str::to_owned)));
-            (symbol.name.to_owned(), symbol.offset, symbol.size, module, reference.exact)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Ends of functions, as objdump shows them.
-    #[test]
-    fn calls_at_the_end_of_a_function_are_seen() {
-        for call in [
-            &[0x90, 0xe8, 0xeb, 0xdf, 0xfa, 0xff][..],
-            &[0xff, 0xd0],                               // call *%rax
-            &[0x41, 0xff, 0xd2],                         // call *%r10
-            &[0xff, 0x53, 0x08],                         // call *0x8(%rbx)
-            &[0xff, 0x14, 0xc5, 0x00, 0x10, 0x20, 0x82], // call *-0x7ddff000(,%rax,8)
-            &[0xff, 0x15, 0x10, 0x20, 0x30, 0x40],       // call *0x40302010(%rip)
-        ] {
-            assert!(ends_in_call(call), "{call:x?}");
-        }
-        for other in [
-            &[0x5d, 0xc3][..],
-            &[0xe9, 0x4e, 0x4d, 0x95, 0x00], // jmp
-            &[0xff, 0xe0],                   // jmp *%rax
-            &[0x0f, 0x0b],
-            &[],
-        ] {
-            assert!(!ends_in_call(other), "{other:x?}");
-        }
-    }
 }

@@ -6,6 +6,7 @@
 //! | `grammar` | which words of a line name code |
 //! | `lookup` | which symbol of which image is meant |
 //! | `annotator` | the log as a whole: lines, boots, the address offset of each, what is written |
+//! | `record` | an answer as JSON |
 //! | `summary` | how many addresses were found, and why the others were not |
 //!
 //! Owns no I/O: `cli` reads the log and opens images, `images` finds modules.
@@ -13,26 +14,27 @@
 mod annotator;
 pub mod grammar;
 mod lookup;
+mod record;
 mod summary;
 
 pub use annotator::{Annotator, Format};
-pub(crate) use annotator::{record, write_record};
-pub use lookup::{Answer, Candidate, Lookup, Missing, OtherSize};
-pub use summary::{Summary, banner};
+pub use lookup::{Answer, Lookup, Match, Missing, OtherSize};
+pub use record::write_record;
+pub use summary::Summary;
 
 use nmiscope_symbolizer::short_name;
 
 use crate::report::sanitize::line;
 use crate::report::{Frame, Function};
 
-/// Candidates that a line shows; JSON has them all.
+/// Matches that a line shows; JSON has more.
 const MAX_SHOWN: usize = 4;
 
 /// An answer in one line: one place, or several that are said to be ambiguous. Empty where nothing is
 /// known.
 pub fn one_line(answer: &Answer) -> String {
     let mut places: Vec<String> =
-        answer.candidates.iter().map(|candidate| frame_in_one_line(&candidate.frame)).collect();
+        answer.matches.iter().map(|found| frame_in_one_line(&found.frame)).collect();
     places.dedup();
     let hidden = places.len().saturating_sub(MAX_SHOWN) + answer.omitted;
     places.truncate(MAX_SHOWN);

@@ -28,11 +28,14 @@ pub struct Summary {
     pub doubtful: u64,
     /// References without a place, by the reason.
     missing: BTreeMap<Reason, u64>,
+    /// The log has several `Kernel Offset:` lines that differ, and no boot between them.
+    pub(super) several_offsets: bool,
     /// The `Linux version` of the image.
-    image_banner: Option<String>,
+    pub(super) image_banner: Option<String>,
     /// The first `Linux version` of the log that is not the image's.
     other_banner: Option<String>,
     image_has_debug_info: bool,
+    image_has_symbols: bool,
 }
 
 /// A reason, without what differs from one reference to the next.
@@ -40,7 +43,7 @@ pub struct Summary {
 enum Reason {
     ModuleNotFound(String),
     ModuleUnreadable(String, String),
-    ModuleOfOtherBuild(String),
+    ModuleOfOtherKernel(String),
     OtherModules,
     NoSymbol,
     OtherSize,
@@ -50,12 +53,29 @@ enum Reason {
     NoDebugInfo,
 }
 
+impl Reason {
+    fn is_module_not_found(&self) -> bool {
+        matches!(self, Self::ModuleNotFound(_))
+    }
+
+    /// The module that a reason is about.
+    fn module(&self) -> Option<&str> {
+        match self {
+            Self::ModuleNotFound(name)
+            | Self::ModuleUnreadable(name, _)
+            | Self::ModuleOfOtherKernel(name) => Some(name),
+            _ => None,
+        }
+    }
+}
+
 impl Summary {
     /// Nothing counted yet, of a log that is looked up in `image`.
     pub fn new(image: &Image<'_>) -> Self {
         Self {
             image_banner: banner(image),
             image_has_debug_info: image.has_debug_info(),
+            image_has_symbols: image.has_symbols(),
             ..Self::default()
         }
     }
@@ -69,7 +89,7 @@ impl Summary {
                 return;
             }
             self.found += 1;
-            self.ambiguous += u64::from(answer.candidates.len() + answer.omitted > 1);
+            self.ambiguous += u64::from(answer.is_ambiguous());
             return;
         };
         let is_address = matches!(reference.target, Target::Address(_));
@@ -80,7 +100,7 @@ impl Summary {
             Missing::ModuleUnreadable { name, reason } => {
                 Reason::ModuleUnreadable(name.clone(), reason.clone())
             }
-            Missing::ModuleOfOtherBuild(name) => Reason::ModuleOfOtherBuild(name.clone()),
+            Missing::ModuleOfOtherKernel(name) => Reason::ModuleOfOtherKernel(name.clone()),
             Missing::NoSymbol(_) => Reason::NoSymbol,
             Missing::OtherSize { .. } => Reason::OtherSize,
             Missing::OutsideImage if is_address && offset.is_none() => Reason::Moved,
@@ -95,7 +115,7 @@ impl Summary {
     }
 
     /// Compares a kernel's `Linux version` with the image's.
-    pub fn boot(&mut self, banner: &[u8]) {
+    pub fn compare_banner(&mut self, banner: &[u8]) {
         let banner = text(banner);
         if let Some(image) = &self.image_banner
             && self.other_banner.is_none()
@@ -109,18 +129,17 @@ impl Summary {
     /// A warning that the log is of another kernel than the image, if both say which they are of.
     pub fn other_kernel(&self) -> Option<String> {
         let (log, image) = (self.other_banner.as_ref()?, self.image_banner.as_ref()?);
-        Some(if release(log) == release(image) {
+        let (of_log, of_image) =
+            (release(log).unwrap_or_default(), release(image).unwrap_or_default());
+        Some(if of_log == of_image {
             format!(
-                "the log is of another build of Linux {} than the image: \"{log}\" in the log, \
-                 \"{image}\" in the image",
-                release(log)
+                "the log is of another build of Linux {of_log} than the image: \"{log}\" in the log, \
+                 \"{image}\" in the image"
             )
         } else {
             format!(
-                "the log is of Linux {}, and the image of Linux {}: give the vmlinux of the log's \
-                 kernel",
-                release(log),
-                release(image)
+                "the log is of Linux {of_log}, and the image of Linux {of_image}: give the vmlinux of \
+                 the log's kernel"
             )
         })
     }
@@ -141,25 +160,59 @@ impl Summary {
                 self.doubtful
             ));
         }
-        parts.extend(self.missing.iter().map(|(reason, count)| self.explain(reason, *count)));
+        parts.extend(self.modules_not_found());
+        let others = self.missing.iter().filter(|(reason, _)| !reason.is_module_not_found());
+        parts.extend(others.map(|(reason, count)| self.explain(reason, *count)));
+        if self.several_offsets {
+            parts.push(
+                "several `Kernel Offset:` lines without a boot between them: addresses before the last \
+                 one may be wrong"
+                    .into(),
+            );
+        }
         if self.found == 0 {
             parts.push(self.likely_reason());
         }
         parts.join("; ")
     }
 
+    /// The modules that were not found, a few of them by name.
+    fn modules_not_found(&self) -> Option<String> {
+        const SHOWN: usize = 3;
+        let not_found = || self.missing.iter().filter(|(reason, _)| reason.is_module_not_found());
+        let count: u64 = not_found().map(|(_, count)| count).sum();
+        let names: Vec<&str> = not_found().filter_map(|(reason, _)| reason.module()).collect();
+        let text = match names.as_slice() {
+            [] => return None,
+            [name] => format!("{count} in module {name}, which was not found: give --modules"),
+            names if names.len() <= SHOWN => {
+                format!(
+                    "{count} in modules {}, which were not found: give --modules",
+                    names.join(", ")
+                )
+            }
+            names => format!(
+                "{count} in modules {} and {} more, which were not found: give --modules",
+                names[..SHOWN].join(", "),
+                names.len() - SHOWN
+            ),
+        };
+        Some(sanitize::line(&text))
+    }
+
     fn explain(&self, reason: &Reason, count: u64) -> String {
         let text = match reason {
-            Reason::ModuleNotFound(name) => {
-                format!("in module {name}, which was not found: give --modules")
-            }
+            Reason::ModuleNotFound(name) => format!("in module {name}, which was not found"),
             Reason::ModuleUnreadable(name, why) => {
                 format!("in module {name}, which cannot be read: {why}")
             }
-            Reason::ModuleOfOtherBuild(name) => {
-                format!("in module {name}, which was found with another build-id")
+            Reason::ModuleOfOtherKernel(name) => {
+                format!("in module {name}, which was found for another kernel only")
             }
             Reason::OtherModules => "in further modules".into(),
+            Reason::NoSymbol if !self.image_has_symbols => {
+                "by name, and the image has no symbol table: give one that was not stripped".into()
+            }
             Reason::NoSymbol => "of functions that the image does not have".into(),
             Reason::OtherSize => "of functions that have another size in the image".into(),
             Reason::OutsideImage => "outside the image".into(),
@@ -186,6 +239,7 @@ impl Summary {
             _ if self.doubtful > 0 => {
                 "nothing matches: the image is likely of another build of the kernel".into()
             }
+            Some(Reason::NoSymbol) if !self.image_has_symbols => "nothing matches".into(),
             Some(Reason::NoSymbol | Reason::OtherSize | Reason::OutsideImage) => {
                 "nothing matches: the image is likely of another kernel".into()
             }
@@ -205,7 +259,7 @@ impl Summary {
 }
 
 /// The `Linux version` line that an image of Linux has in it, where the file has its bytes.
-pub fn banner(image: &Image<'_>) -> Option<String> {
+fn banner(image: &Image<'_>) -> Option<String> {
     let address = image.symbol("linux_banner")?.address;
     let bytes = image.loaded_bytes(address)?;
     let bytes = &bytes[..bytes.len().min(MAX_BANNER)];
@@ -222,6 +276,6 @@ fn text(banner: &[u8]) -> String {
 }
 
 /// The release in a `Linux version` line.
-fn release(banner: &str) -> &str {
-    banner.split_ascii_whitespace().nth(2).unwrap_or_default()
+pub(super) fn release(banner: &str) -> Option<String> {
+    banner.split_ascii_whitespace().nth(2).map(str::to_owned)
 }

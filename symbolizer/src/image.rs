@@ -12,6 +12,7 @@ use std::borrow::Cow;
 
 use crate::address::{ProgramCounter, VirtualAddress};
 use crate::call_frames::CallFrames;
+use crate::code::ends_in_call;
 use crate::dwarf::{DebugInfo, DwarfError, Function};
 use crate::elf::{DebugLink, Elf, ImageError};
 use crate::names::demangle;
@@ -150,6 +151,23 @@ impl<'data> Image<'data> {
     /// its last part, or the name without the `.llvm.` suffix that a kernel built with LTO leaves out.
     pub fn symbols_named(&self, name: &str) -> Vec<NamedSymbol<'data>> {
         self.symbols.named(name)
+    }
+
+    /// True when a call may return to `offset` bytes behind the start of a symbol, which is its end: its
+    /// last instruction is a call that does not return, and no padding follows. Anything else that
+    /// points there points to the next function. Where the file has no code it may be.
+    pub fn is_returned_to(&self, symbol: &Symbol<'_>, offset: u64) -> bool {
+        if symbol.size != 0 && offset > symbol.size {
+            return false;
+        }
+        let code = self.loaded_bytes(symbol.address);
+        let code = code.and_then(|code| code.get(..usize::try_from(offset).ok()?));
+        code.is_none_or(ends_in_call)
+    }
+
+    /// The contents of a section that is not compressed, by its name: `.modinfo` of a module.
+    pub fn section(&self, name: &str) -> Option<&'data [u8]> {
+        self.elf.section(name).filter(|section| section.compression.is_none()).map(|s| s.bytes)
     }
 
     /// The bytes that the file has at a loaded address, up to the end of their section. `None` where

@@ -27,6 +27,7 @@
 //! | `dwarf` | address to function, inlined calls and line |
 //! | `registers`, `expression` | the registers of a frame; DWARF expressions over them |
 //! | `call_frames` | address to call frame information |
+//! | `code` | a call at the end of a function |
 //! | `relocatable` | a kernel module's object file, laid out as an image |
 //! | `image` | all of the above behind one lookup |
 //! | `types` | variables and types by name, reads through them |
@@ -37,6 +38,7 @@
 
 mod address;
 mod call_frames;
+mod code;
 mod dwarf;
 mod elf;
 mod expression;

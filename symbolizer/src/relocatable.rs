@@ -41,7 +41,7 @@ mod offset {
     pub(super) const ST_VALUE: usize = 8;
 }
 
-/// Whether the bytes are a relocatable object: an ELF header of type ET_REL.
+/// True when the bytes begin as a relocatable object does: with an ELF header of type ET_REL.
 pub fn is_relocatable(file: &[u8]) -> bool {
     check_header(file).is_ok_and(|header| header.e_type(LE) == elf::ET_REL)
 }

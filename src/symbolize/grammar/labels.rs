@@ -21,6 +21,8 @@ pub(super) enum Label {
 pub(super) fn label_in(word: &[u8]) -> Option<(Label, &[u8])> {
     let end = word.iter().position(|byte| matches!(byte, b':' | b'=')).unwrap_or(word.len());
     let (key, rest) = (&word[..end], word.get(end + 1..).unwrap_or_default());
+    // gdb's `$pc = 0xffffffff81234567`.
+    let key = key.strip_prefix(b"$").unwrap_or(key);
     let label = match key.to_ascii_lowercase().as_slice() {
         b"rip" | b"eip" | b"ip" | b"pc" | b"epc" | b"nip" | b"sepc" => Label::ProgramCounter,
         b"idling" => Label::ProgramCounter,
@@ -65,10 +67,18 @@ pub(super) fn frame_number(word: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// `[mod]`.
+/// `[mod]`, with whatever follows in the same word: `[mod])`, `[mod],`.
 pub(super) fn module_in(word: &[u8]) -> Option<Module<'_>> {
-    let name = module_name(bracketed(word)?)?;
-    Some(Module { name, build_id: None })
+    let inner = word.strip_prefix(b"[")?;
+    let end = inner.iter().position(|&byte| byte == b']')?;
+    Some(Module { name: module_name(&inner[..end])?, build_id: None })
+}
+
+/// `BUILDID]` behind a module's name, likewise.
+pub(super) fn build_id_in(word: &[u8]) -> Option<&str> {
+    let end = word.iter().position(|&byte| byte == b']')?;
+    let is_build_id = (8..=64).contains(&end) && word[..end].iter().all(u8::is_ascii_hexdigit);
+    std::str::from_utf8(&word[..end]).ok().filter(|_| is_build_id)
 }
 
 pub(super) fn module_name(bytes: &[u8]) -> Option<&str> {
@@ -83,4 +93,9 @@ pub(super) fn module_name(bytes: &[u8]) -> Option<&str> {
 /// The inside of `[..]`.
 pub(super) fn bracketed(word: &[u8]) -> Option<&[u8]> {
     word.strip_prefix(b"[")?.strip_suffix(b"]")
+}
+
+/// The place of the first `wanted` in some bytes.
+pub(super) fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    memchr::memmem::find(bytes, wanted)
 }

@@ -36,10 +36,13 @@ use reader::Reader;
 use symbol::symbol_without_size;
 use words::{address_in, hex};
 
+/// The longest prefix that a logger puts before a line, in bytes.
+const MAX_PREFIX: usize = 256;
+
 /// A part of a line that names code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference<'a> {
-    /// Where it stands, as bytes of the line.
+    /// Its place in the line, in bytes.
     pub span: Range<usize>,
     /// The code that it names.
     pub target: Target<'a>,
@@ -92,9 +95,9 @@ pub enum Notice<'a> {
 /// Everything that a line says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Line<'a> {
-    /// What names code, in the order of the line.
+    /// Parts that name code, in the order of the line.
     pub references: Vec<Reference<'a>>,
-    /// What concerns other lines.
+    /// News that concerns other lines.
     pub notice: Option<Notice<'a>>,
 }
 
@@ -115,30 +118,31 @@ impl Grammar {
     /// Reads a line, or the first piece of one: without its line feed.
     pub fn line<'a>(&mut self, line: &'a [u8]) -> Line<'a> {
         let content = prefix::length(line);
-        if let Some(notice) = notice(&line[content..]) {
+        if let Some(notice) = notice(line) {
             return Line { references: Vec::new(), notice: Some(notice) };
         }
-        self.piece(line, content)
+        self.read_piece(line, content)
     }
 
     /// Reads a further piece of a line.
     pub fn continuation<'a>(&mut self, piece: &'a [u8]) -> Line<'a> {
-        self.piece(piece, piece.len())
+        self.read_piece(piece, piece.len())
     }
 
-    /// What a line says of all addresses around it, without reading the rest of it.
+    /// The notice of a line, without reading the rest of it.
     pub fn notice(line: &[u8]) -> Option<Notice<'_>> {
-        notice(&line[prefix::length(line)..])
+        notice(line)
     }
 
-    fn piece<'a>(&mut self, line: &'a [u8], content: usize) -> Line<'a> {
+    fn read_piece<'a>(&mut self, line: &'a [u8], content: usize) -> Line<'a> {
         let references = Reader::new(line, self).read(content);
         Line { references, notice: None }
     }
 }
 
-/// A single reference, as people paste it into a command line: an address in hexadecimal, a part of a
-/// trace's line, or `func+20`. The instruction itself is meant, unless somebody says otherwise.
+/// A single reference, as people paste it into a command line: an address in hexadecimal or
+/// `func+20`, of which the instruction itself is meant, or a part of a trace's line, which is read as in
+/// a trace.
 pub fn argument(text: &str) -> Option<Reference<'_>> {
     let bytes = text.as_bytes();
     let digits = bytes.strip_prefix(b"0x").unwrap_or(bytes);
@@ -153,34 +157,42 @@ pub fn argument(text: &str) -> Option<Reference<'_>> {
     }
     let references = Grammar::default().line(bytes).references;
     if let [only] = references.as_slice() {
-        return Some(Reference { exact: true, ..only.clone() });
+        return Some(only.clone());
     }
     let (name, offset) = symbol_without_size(bytes)?;
     let target = symbol_target(name, offset, None);
     Some(Reference { span: 0..text.len(), target, exact: true })
 }
 
-/// `Linux version ..` or `Kernel Offset: ..`.
-fn notice(content: &[u8]) -> Option<Notice<'_>> {
+/// `Linux version ..` or `Kernel Offset: ..`, behind whatever prefix.
+fn notice(line: &[u8]) -> Option<Notice<'_>> {
     const BANNER: &[u8] = b"Linux version ";
+    if let Some(offset) = kernel_offset(line) {
+        return Some(Notice::Offset(offset));
+    }
+    let at = labels::find(&line[..line.len().min(MAX_PREFIX)], BANNER)?;
+    let banner = &line[at..];
+    // `Linux version 6.1.0 (user@host) ..`, and not what a program says of itself.
+    let is_banner = banner.get(BANNER.len())?.is_ascii_digit() && banner.contains(&b'(');
+    is_banner.then_some(Notice::Boot(banner))
+}
+
+/// `Kernel Offset: 0x1a000000 from 0xffffffff81000000 (relocation range: ..)`, `Kernel Offset: disabled`;
+/// and crash's `WARNING: kernel relocated [416MB]: patching 97254 gdb minimal_symbol values`.
+fn kernel_offset(line: &[u8]) -> Option<u64> {
     const OFFSET: &[u8] = b"Kernel Offset: ";
     const RELOCATED: &[u8] = b"kernel relocated [";
-    if let Some(rest) = content.strip_prefix(BANNER) {
-        return rest.first()?.is_ascii_digit().then_some(Notice::Boot(content));
-    }
-    if let Some(rest) = content.strip_prefix(OFFSET) {
+    if let Some(at) = labels::find(line, OFFSET) {
+        let rest = &line[at + OFFSET.len()..];
         if rest.starts_with(b"disabled") {
-            return Some(Notice::Offset(0));
+            return Some(0);
         }
-        let digits = rest.split(|byte| !byte.is_ascii_alphanumeric()).next()?;
-        return address_in(digits).map(Notice::Offset);
+        return address_in(rest.split(|byte| !byte.is_ascii_alphanumeric()).next()?);
     }
-    // crash: `WARNING: kernel relocated [416MB]: patching 97254 gdb minimal_symbol values`.
-    let rest = content.strip_prefix(b"WARNING: ").unwrap_or(content).strip_prefix(RELOCATED)?;
+    let rest = &line[labels::find(line, RELOCATED)? + RELOCATED.len()..];
     let digits = rest.split(|byte| !byte.is_ascii_digit()).next()?;
     let mebibytes: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    rest[digits.len()..].starts_with(b"MB]").then_some(())?;
-    mebibytes.checked_mul(1 << 20).map(Notice::Offset)
+    rest[digits.len()..].starts_with(b"MB]").then(|| mebibytes.checked_mul(1 << 20))?
 }
 
 fn symbol_target(name: &str, offset: u64, size: Option<u64>) -> Target<'_> {

@@ -4,10 +4,8 @@
 //! number, a bare address, `Kernel Offset:`); addresses of other forms are found anywhere. Called by
 //! the grammar.
 
+use super::MAX_PREFIX;
 use super::words::blank;
-
-/// Longest prefix that is looked for, in bytes.
-const MAX_PREFIX: usize = 256;
 
 /// The length of a line's prefix in bytes, white space and colours behind it included.
 pub(super) fn length(line: &[u8]) -> usize {
@@ -15,7 +13,7 @@ pub(super) fn length(line: &[u8]) -> usize {
     while at < MAX_PREFIX {
         let rest = &line[at..];
         let Some(length) =
-            [level, bracketed, date_and_host, tag, lava].iter().find_map(|f| f(rest))
+            [level, facility, kmsg, bracketed, date, tag, lava].iter().find_map(|f| f(rest))
         else {
             break;
         };
@@ -31,16 +29,42 @@ fn level(text: &[u8]) -> Option<usize> {
     ((1..=3).contains(&digits) && text.get(digits + 1) == Some(&b'>')).then_some(digits + 2)
 }
 
+/// `kern  :crit  : `, of `dmesg --decode`.
+fn facility(text: &[u8]) -> Option<usize> {
+    let text = &text[..text.len().min(20)];
+    let first = text.iter().position(|&byte| byte == b':')?;
+    let second = first + 1 + text[first + 1..].iter().position(|&byte| byte == b':')?;
+    let is_word = |part: &[u8]| {
+        let word = part.trim_ascii();
+        !word.is_empty() && word.iter().all(u8::is_ascii_lowercase)
+    };
+    let (facility, level) = (&text[..first], &text[first + 1..second]);
+    (is_word(facility) && is_word(level) && facility.trim_ascii().len() < 9).then_some(second + 1)
+}
+
+/// `6,1234,5678,-;`, a record of /dev/kmsg.
+fn kmsg(text: &[u8]) -> Option<usize> {
+    let end = text.iter().take(60).position(|&byte| byte == b';')?;
+    let is_record = text[..end].iter().filter(|&&byte| byte == b',').count() >= 2
+        && text[0].is_ascii_digit()
+        && text[..end].iter().all(|byte| byte.is_ascii_alphanumeric() || b",-=+".contains(byte));
+    is_record.then_some(end + 1)
+}
+
 /// `[   12.345678]`, `[    T123]`, `[C1]` (CONFIG_PRINTK_CALLER), or dmesg's `[Sat Nov 28 12:00:00
 /// 2026]`.
 fn bracketed(text: &[u8]) -> Option<usize> {
     let inner = text.strip_prefix(b"[")?;
     let end = inner.iter().take(40).position(|&byte| byte == b']')?;
     let inner = inner[..end].trim_ascii();
+    // `[  +0.000003]` is `dmesg --show-delta`'s, `[Nov28 12:00]` that of `--reltime`.
     let is_number = |bytes: &[u8]| bytes.iter().all(|b| b.is_ascii_digit() || *b == b'.');
+    let inner = inner.strip_prefix(b"+").unwrap_or(inner);
     let is_stamp = match inner.split_first() {
         Some((b'T' | b'C', caller)) if !caller.is_empty() && is_number(caller) => true,
-        Some(_) => (is_number(inner) && inner.contains(&b'.')) || is_date(inner),
+        Some(_) => {
+            (is_number(inner) && inner.contains(&b'.')) || is_date(inner) || is_minute(inner)
+        }
         None => false,
     };
     is_stamp.then_some(end + 2)
@@ -52,7 +76,12 @@ fn is_date(text: &[u8]) -> bool {
         && text.iter().all(|b| b.is_ascii_alphanumeric() || b" :.,+-".contains(b))
 }
 
-/// Where `HH:MM:SS` begins.
+/// `Nov28 12:00`.
+fn is_minute(text: &[u8]) -> bool {
+    text.len() == 11 && text[..3].iter().all(u8::is_ascii_alphabetic) && text[8] == b':'
+}
+
+/// The place of `HH:MM:SS`.
 fn clock_at(text: &[u8]) -> Option<usize> {
     text.windows(8).take(40).position(|window| {
         window.iter().enumerate().all(|(index, byte)| match index {
@@ -63,11 +92,13 @@ fn clock_at(text: &[u8]) -> Option<usize> {
 }
 
 /// `2026-11-28T12:00:00.000Z`, `2026-11-28 12:00:00,123`, `Nov 28 12:00:00`, `12:00:00`.
-fn date_and_host(text: &[u8]) -> Option<usize> {
+fn date(text: &[u8]) -> Option<usize> {
     let clock = clock_at(text)?;
     // Before the time: a date, or nothing.
     let before = &text[..clock];
-    let is_iso = clock == 11 && before[..4].iter().all(u8::is_ascii_digit) && before[4] == b'-';
+    // `2026-11-28T`, perhaps with the day of the week before it.
+    let day = if before.len() == 15 { &before[4..] } else { before };
+    let is_iso = day.len() == 11 && day[..4].iter().all(u8::is_ascii_digit) && day[4] == b'-';
     let is_syslog = (4..=11).contains(&clock) && before.iter().take(3).all(u8::is_ascii_alphabetic);
     if !(clock == 0 || is_iso || is_syslog) {
         return None;
@@ -76,15 +107,17 @@ fn date_and_host(text: &[u8]) -> Option<usize> {
     Some(clock + 8 + zone)
 }
 
-/// `kernel:`, `host kernel:`, `host kernel[0]:`.
+/// `kernel:`, `host kernel:`, `UTC host kernel[0]:`, `1795860000.123456 host kernel:`.
 fn tag(text: &[u8]) -> Option<usize> {
-    let mut words = text[..text.len().min(MAX_PREFIX)].splitn(3, |&byte| byte == b' ');
-    let (first, second) = (words.next()?, words.next());
-    let is_tag = |word: &[u8]| word.starts_with(b"kernel") && word.ends_with(b":");
-    if is_tag(first) {
-        return Some(first.len());
+    let mut end = 0;
+    for word in text[..text.len().min(MAX_PREFIX)].split(|&byte| byte == b' ').take(4) {
+        end += word.len();
+        if word.starts_with(b"kernel") && word.ends_with(b":") {
+            return Some(end);
+        }
+        end += 1;
     }
-    second.filter(|second| is_tag(second)).map(|second| first.len() + 1 + second.len())
+    None
 }
 
 /// LAVA's log as YAML: `- {"dt": "..", "lvl": "target", "msg": "` before the text.

@@ -6,15 +6,12 @@
 use std::ops::Range;
 
 use super::labels::{
-    Label, bracketed, frame_number, is_source_mark, is_transparent, label_in, module_in,
-    module_name, selector,
+    Label, bracketed, build_id_in, find, frame_number, is_source_mark, is_transparent, label_in,
+    module_in, module_name, selector,
 };
 use super::symbol::{self, symbol_without_size, symbols_in};
 use super::words::{Word, address_in, hex, words};
 use super::{Grammar, Module, Reference, SymbolReference, Target, symbol_target};
-
-/// The most references that are taken from one line, or from one piece of a very long line.
-pub(super) const MAX_REFERENCES: usize = 64;
 
 /// One line while it is read.
 pub(super) struct Reader<'a, 'grammar> {
@@ -26,6 +23,8 @@ pub(super) struct Reader<'a, 'grammar> {
     is_warning: bool,
     /// The line begins with `#0`: what is in brackets is where the vCPU was stopped.
     is_first_frame: bool,
+    /// The last word ended in a comma.
+    after_comma: bool,
     /// The line is about user space, which no kernel image has anything of.
     is_user_space: bool,
     references: Vec<Reference<'a>>,
@@ -44,6 +43,7 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
             label: None,
             is_warning: false,
             is_first_frame: false,
+            after_comma: false,
             is_user_space: false,
             references: Vec::new(),
             beside: None,
@@ -57,10 +57,10 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
         if content < self.line.len() {
             self.next = self.words.partition_point(|word| word.span.end <= content);
             self.cut_prefix(content);
-            self.start();
+            self.read_start();
         }
-        while self.next < self.words.len() && self.references.len() < MAX_REFERENCES {
-            self.word();
+        while self.next < self.words.len() {
+            self.read_word();
         }
         self.references
     }
@@ -81,16 +81,13 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
     }
 
     /// The forms that only stand at the start of a line.
-    fn start(&mut self) {
+    fn read_start(&mut self) {
         let Some(word) = self.peek(0) else { return };
         if word.bytes == b"[exception" {
-            return self.exception_frame();
-        }
-        if word.bytes == b"Workqueue:" {
-            return self.workqueue();
+            return self.read_exception_frame();
         }
         if let Some(number) = frame_number(word.bytes) {
-            return self.numbered_frame(number);
+            return self.read_numbered_frame(number);
         }
         if word.bytes == b"---" && self.peek(1).is_some_and(|word| word.bytes == b"interrupted") {
             self.grammar.interrupted = true;
@@ -108,15 +105,22 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
             Some(digits) => (digits, true),
             None => (word.bytes, arrow == 1),
         };
-        if let Some(address) = address_in(digits) {
+        let Some(address) = address_in(digits) else { return };
+        let following = self.peek(arrow + 1).map(|word| word.bytes);
+        self.next += arrow + 1;
+        // Several in a row are words of a stack.
+        if following.is_none_or(|following| address_in(following).is_none()) {
             let span = word.span.start..word.span.start + digits.len();
-            self.push_address(span, address, is_listing);
-            self.next += arrow + 1;
+            // gdb says where it stopped: `0xffffffff81234567 in func ()`, `.. is in func (x.c:1)`.
+            let is_stop = matches!(following, Some(b"in" | b"is"));
+            self.push_address(span, address, is_listing || is_stop);
+        } else {
+            self.next = self.words.len();
         }
     }
 
     /// `[exception RIP: func+95]`, crash's: the offset is decimal.
-    fn exception_frame(&mut self) {
+    fn read_exception_frame(&mut self) {
         if self.peek(1).is_none_or(|word| word.bytes != b"RIP:") {
             return;
         }
@@ -131,8 +135,8 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
     }
 
     /// `Workqueue: events func [mod]`, perhaps with a description in parentheses behind it.
-    fn workqueue(&mut self) {
-        let words = &self.words[self.next + 1..];
+    fn read_workqueue(&mut self) {
+        let words = &self.words[self.next..];
         let description = words.iter().skip(2).position(|word| word.bytes.starts_with(b"("));
         let words = &words[..description.map_or(words.len(), |position| position + 2)];
         let module = words.last().and_then(|word| module_in(word.bytes));
@@ -149,9 +153,8 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
     }
 
     /// `#1 ..`, of gdb, crash, or a sanitizer.
-    fn numbered_frame(&mut self, number: u64) {
-        let second = self.peek(1);
-        let Some(second) = second else { return };
+    fn read_numbered_frame(&mut self, number: u64) {
+        let Some(second) = self.peek(1) else { return };
         if second.bytes == b"<signal" {
             self.grammar.interrupted = true;
             self.next = self.words.len();
@@ -181,25 +184,36 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
     }
 
     /// One word anywhere in a line.
-    fn word(&mut self) {
+    fn read_word(&mut self) {
         let Some(word) = self.peek(0) else { return };
         self.next += 1;
-        if self.bracketed_address(&word) || self.symbols(&word) {
+        if word.bytes == b"Workqueue:" {
+            return self.read_workqueue();
+        }
+        if self.read_bracketed_address(&word) || self.read_symbols(&word) {
             return;
         }
         if let Some((label, rest)) = label_in(word.bytes) {
             self.label = Some(label);
             let start = word.span.end - rest.len();
             if !rest.is_empty() {
-                self.labelled(Word { bytes: rest, span: start..word.span.end });
+                self.read_labelled(Word { bytes: rest, span: start..word.span.end });
             }
             return;
         }
         if matches!(self.label, Some(Label::ProgramCounter | Label::Link))
-            && self.labelled(word.clone())
+            && self.read_labelled(word.clone())
         {
             return;
         }
+        // `Breakpoint 1, 0xffffffff81234567 in func ()`.
+        if self.after_comma
+            && self.peek(0).is_some_and(|word| word.bytes == b"in")
+            && let Some(address) = address_in(word.bytes)
+        {
+            self.push_address(word.span.clone(), address, true);
+        }
+        self.after_comma = word.bytes.ends_with(b",");
         if !is_transparent(word.bytes) {
             self.label = None;
             self.beside = None;
@@ -207,7 +221,7 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
     }
 
     /// An address, or a segment selector and an address, behind a label.
-    fn labelled(&mut self, word: Word<'a>) -> bool {
+    fn read_labelled(&mut self, word: Word<'a>) -> bool {
         let (selector, rest) = selector(word.bytes);
         self.note_selector(selector);
         let digits = rest.strip_suffix(b",").unwrap_or(rest);
@@ -230,7 +244,7 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
     }
 
     /// `[<ffffffff81234567>]`, perhaps with a selector or a label before it.
-    fn bracketed_address(&mut self, word: &Word<'a>) -> bool {
+    fn read_bracketed_address(&mut self, word: &Word<'a>) -> bool {
         let Some(open) = find(word.bytes, b"[<") else { return false };
         let digits = &word.bytes[open + 2..];
         let Some(close) = find(digits, b">]") else { return false };
@@ -255,7 +269,7 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
     }
 
     /// `func+0x14/0x90`, as often as the word has it.
-    fn symbols(&mut self, word: &Word<'a>) -> bool {
+    fn read_symbols(&mut self, word: &Word<'a>) -> bool {
         let mut found = false;
         for (name, offset, size, span) in symbols_in(word.bytes) {
             if !found {
@@ -266,19 +280,17 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
                 self.note_selector(selector(before).0);
             }
             found = true;
-            if self.references.len() >= MAX_REFERENCES {
-                break;
-            }
             let span = word.span.start + span.start..word.span.start + span.end;
-            self.symbol(name, offset, size, span);
+            self.read_symbol(name, offset, size, span);
         }
         found
     }
 
-    fn symbol(&mut self, name: &'a str, offset: u64, size: u64, span: Range<usize>) {
-        let module = self.module();
+    fn read_symbol(&mut self, name: &'a str, offset: u64, size: u64, span: Range<usize>) {
+        let module = self.read_module();
         let mut target = SymbolReference { name, offset, size: Some(size), module, address: None };
         let mut exact = self.is_exact(&target);
+        self.label = None;
         if let Some(marks) = self.peek(0).filter(|word| is_source_mark(word.bytes)) {
             exact |= marks.bytes.contains(&b'P');
             self.next += 1;
@@ -297,17 +309,14 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
     }
 
     /// ` [mod]` or ` [mod BUILDID]` behind a symbol.
-    fn module(&mut self) -> Option<Module<'a>> {
+    fn read_module(&mut self) -> Option<Module<'a>> {
         let word = self.peek(0)?;
         if let Some(module) = module_in(word.bytes) {
             self.next += 1;
             return Some(module);
         }
         let name = module_name(word.bytes.strip_prefix(b"[")?)?;
-        let build_id = self.peek(1)?.bytes.strip_suffix(b"]")?;
-        let is_build_id =
-            (8..=64).contains(&build_id.len()) && build_id.iter().all(u8::is_ascii_hexdigit);
-        let build_id = std::str::from_utf8(build_id).ok().filter(|_| is_build_id)?;
+        let build_id = build_id_in(self.peek(1)?.bytes)?;
         self.next += 2;
         Some(Module { name, build_id: Some(build_id) })
     }
@@ -331,7 +340,7 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
                     && self.grammar.program_counter.take().is_some_and(|(name, offset)| {
                         name == target.name && offset == target.offset
                     });
-                is_entry || is_warning || repeats || self.take_interrupted()
+                is_entry || is_warning || repeats || self.is_first_frame || self.take_interrupted()
             }
         }
     }
@@ -356,8 +365,4 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
         }
         self.references.push(Reference { span, target, exact });
     }
-}
-
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.windows(wanted.len()).position(|window| window == wanted)
 }

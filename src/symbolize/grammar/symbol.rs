@@ -20,6 +20,10 @@ pub(super) fn symbols_in(word: &[u8]) -> impl Iterator<Item = (&str, u64, u64, R
             from = after;
             let Some((offset, size, length)) = offset_and_size(&word[after..]) else { continue };
             let Some(name) = name_before(&word[begin..plus]) else { continue };
+            // A kernel looks the symbol up by the address, so that this is not one's words.
+            if offset > size {
+                continue;
+            }
             from = after + length;
             return Some((name, offset, size, plus - name.len()..from));
         }

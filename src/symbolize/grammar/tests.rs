@@ -1,6 +1,5 @@
 //! The grammar, form by form. The lines are those of kernels and debuggers; numbers are made up.
 
-use super::reader::MAX_REFERENCES;
 use super::*;
 
 /// What a line names, as text: `!` for an exact place.
@@ -43,6 +42,10 @@ fn frames_of_linux_are_where_calls_return_to() {
     expect(" f.llvm.123456+0x1/0x2", &["f.llvm.123456+0x1/0x2"]);
     expect(" a::b::f+0x1/0x2", &["a::b::f+0x1/0x2"]);
     expect("Call Trace: a+0x1/0x2 b+0x3/0x4", &["a+0x1/0x2", "b+0x3/0x4"]);
+    // Whatever stands behind the module.
+    expect(" (f+0x1/0x2 [mod])", &["f+0x1/0x2 [mod]"]);
+    expect("f+0x1/0x2 [mod], S:01", &["f+0x1/0x2 [mod]"]);
+    expect(&format!(" f+0x1/0x2 [mod {id}])"), &[&format!("f+0x1/0x2 [mod {id}]")]);
     // What syzkaller has added is no module.
     expect(" f+0x1/0x2 mm/slab.c:12 [inline]", &["f+0x1/0x2"]);
     expect(" f+0x1/0x2 [inline]", &["f+0x1/0x2"]);
@@ -71,6 +74,8 @@ fn program_counters_are_exact() {
         "traps: insmod[1] general protection ip:ffffffff81234567 sp:ffffc90000013e50",
         &["!ffffffff81234567"],
     );
+    expect("$pc = 0xffffffff81234567", &["!ffffffff81234567"]);
+    expect("RIP: 0010:f+0x1/0x9 g+0x1/0x9", &["!f+0x1/0x9", "g+0x1/0x9"]);
     expect("lr : ffffffff81234567", &["ffffffff81234567"]);
     expect("epc : f+0x14/0x90 ra : g+0x2/0x4", &["!f+0x14/0x90", "g+0x2/0x4"]);
 }
@@ -145,6 +150,12 @@ fn frames_of_gdb_are_exact_where_they_were_interrupted() {
         ("#4  0xffffffff8123456a in i ()", &["ffffffff8123456a"]),
         ("#5  j () at kernel/x.c:13", &[]),
     ];
+    expect("0xffffffff81234567 in f ()", &["!ffffffff81234567"]);
+    expect("0xffffffff81234567 is in f (x.c:1).", &["!ffffffff81234567"]);
+    expect("Breakpoint 1, 0xffffffff81234567 in f ()", &["!ffffffff81234567"]);
+    // drgn's.
+    expect("#0  f+0x14/0x90 (x.c:1:2)", &["!f+0x14/0x90"]);
+    expect("#1  f+0x14/0x90 (x.c:1:2)", &["f+0x14/0x90"]);
     for (line, expected) in lines {
         assert_eq!(read(&mut gdb, line.as_bytes()), expected, "{line}");
     }
@@ -204,6 +215,8 @@ fn addresses_that_begin_a_line_are_taken() {
     expect("ffffffff81234567: 48 89 e5   mov", &["!ffffffff81234567"]);
     expect("=> 0xffffffff81234567 <f+20>:\tmov", &["!ffffffff81234567"]);
     expect("at ffffffff81234567", &[]);
+    // Words of a stack.
+    expect(" ffffffff81234567 ffffffff81234568 0000000000000000", &[]);
 }
 
 #[test]
@@ -226,6 +239,12 @@ fn prefixes_of_loggers_are_no_part_of_a_line() {
         "host kernel: ",
         "2023-05-10T12:00:00.123456  <4>[   12.345678]  ",
         "- {\"dt\": \"2026-11-28T12:00:00.123456\", \"lvl\": \"target\", \"msg\": \"[   12.345678] ",
+        "kern  :crit  : [   12.345678] ",
+        "[  +0.000003] ",
+        "[Nov28 12:00] ",
+        "Sat 2026-11-28 12:00:00 UTC host kernel: ",
+        "1795860000.123456 host kernel: ",
+        "6,1234,5678,-;",
         "\x1b[32m[   12.345678] \x1b[0m\x1b[33m",
         "\0\0",
     ] {
@@ -248,7 +267,15 @@ fn a_line_need_not_be_text() {
 
 #[test]
 fn numbers_that_are_none_are_not_taken() {
-    for text in ["f+0x/0x90", "f+0x14/0x", "f+0x14/90", "f+14/0x90", "f+0x14/0x90_", "f+0x14"] {
+    for text in [
+        "f+0x91/0x90",
+        "f+0x/0x90",
+        "f+0x14/0x",
+        "f+0x14/90",
+        "f+14/0x90",
+        "f+0x14/0x90_",
+        "f+0x14",
+    ] {
         expect(text, &[]);
     }
     expect("f+0x11112222333344445/0x90", &[]);
@@ -259,6 +286,10 @@ fn boots_and_offsets_are_noticed() {
     let notice = |line: &'static str| Grammar::notice(line.as_bytes());
     let offset = "Kernel Offset: 0x1a000000 from 0xffffffff81000000 (relocation range: 0x1-0x2)";
     assert_eq!(notice(offset), Some(Notice::Offset(0x1a00_0000)));
+    for prefix in ["kern  :emerg : [ 6.7] ", "serial| ", "<0>1 2026-11-28T12:00:00Z h k - - - "] {
+        let line = format!("{prefix}{offset}");
+        assert_eq!(Grammar::notice(line.as_bytes()), Some(Notice::Offset(0x1a00_0000)), "{line}");
+    }
     assert_eq!(notice("[   12.3] Kernel Offset: disabled"), Some(Notice::Offset(0)));
     assert_eq!(notice("Kernel Offset: soon"), None);
     assert_eq!(
@@ -269,7 +300,7 @@ fn boots_and_offsets_are_noticed() {
         notice("[    0.000000] Linux version 6.1.0 (x)"),
         Some(Notice::Boot(b"Linux version 6.1.0 (x)"))
     );
-    assert_eq!(notice("Linux version of a program"), None);
+    assert_eq!(notice("Linux version 6 of a program"), None);
 }
 
 #[test]
@@ -284,8 +315,9 @@ fn arguments_are_addresses_or_places() {
     let shown = |text| argument(text).map(|reference| shown(&reference));
     assert_eq!(shown("ffffffff81234567").as_deref(), Some("!ffffffff81234567"));
     assert_eq!(shown("0x401000").as_deref(), Some("!401000"));
-    assert_eq!(shown("f+0x14/0x90").as_deref(), Some("!f+0x14/0x90"));
-    assert_eq!(shown("  ? f+0x14/0x90 [mod]").as_deref(), Some("!f+0x14/0x90 [mod]"));
+    assert_eq!(shown("f+0x14/0x90").as_deref(), Some("f+0x14/0x90"));
+    assert_eq!(shown("  ? f+0x14/0x90 [mod]").as_deref(), Some("f+0x14/0x90 [mod]"));
+    assert_eq!(shown("RIP: 0010:f+0x14/0x90").as_deref(), Some("!f+0x14/0x90"));
     assert_eq!(shown("f+20").as_deref(), Some("!f+0x14"));
     assert_eq!(shown("f+0x14").as_deref(), Some("!f+0x14"));
     for text in ["main", "", "0x", "0xfffffffffffffffff", "a+0x1/0x2 b+0x1/0x2"] {
@@ -293,7 +325,8 @@ fn arguments_are_addresses_or_places() {
     }
 }
 
-/// Each is a way to make a reader look at the same bytes again and again.
+/// Each is a way to make a reader look at the same bytes again and again: in a megabyte of any of them
+/// that would take hours.
 #[test]
 fn long_lines_are_read_once() {
     for part in
@@ -301,6 +334,6 @@ fn long_lines_are_read_once() {
     {
         let line = part.repeat((1 << 20) / part.len());
         let read = Grammar::default().line(line.as_bytes());
-        assert!(read.references.len() <= MAX_REFERENCES, "{part}");
+        assert!(read.references.len() <= line.len() / part.len(), "{part}");
     }
 }

@@ -1,7 +1,8 @@
 //! Symbols for text: a log goes in line by line, and comes out with a function and a source line
 //! behind each address of a call trace. No I/O; `cli` reads and writes the lines.
 
-use nmiscope_symbolizer::{Image, ProgramCounter, VirtualAddress, short_name};
+use nmiscope_machine::VirtualAddress;
+use nmiscope_symbolizer::{Image, ProgramCounter, short_name};
 
 use crate::diagnosis::Resolver;
 use crate::report::Frame;

@@ -11,9 +11,9 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 use nmiscope::diagnosis::host_look::look_at_all;
 use nmiscope::images::{Access, Files};
 use nmiscope::target::memory::GuestRam;
-use nmiscope::target::page_tables;
-use nmiscope_symbolizer::{GuestVirtual, Image, VirtualAddress, VirtualMemory};
-use nmiscope_vmm::{VcpuState, Vm};
+use nmiscope_machine::{GuestVirtual, VcpuState, VirtualAddress, VirtualMemory};
+use nmiscope_symbolizer::Image;
+use nmiscope_vmm::Vm;
 
 /// A vCPU under observation, and what its stack should look like.
 struct Stepped<'a> {
@@ -65,7 +65,7 @@ impl<'a> Stepped<'a> {
 
     fn instruction_at(&self, rip: u64) -> Instruction {
         let ram = GuestRam::new(self.vm.memory());
-        let tables = page_tables(&self.state.registers).expect("long mode");
+        let tables = self.state.registers.page_tables().expect("long mode");
         let memory = GuestVirtual::new(&ram, tables);
         let mut bytes = [0; 15];
         memory.read(VirtualAddress(rip), &mut bytes).expect("code");

@@ -13,14 +13,11 @@ use std::time::Duration;
 use common::vm::ready_vm;
 use nmiscope::diagnosis::host_look::look_at_all;
 use nmiscope::target::memory::GuestRam;
-use nmiscope::target::page_tables;
 use nmiscope_guest::abi;
 use nmiscope_guest::sched::MAX_TASKS;
-use nmiscope_symbolizer::{
-    GuestVirtual, Image, Register, Strategy, Types, UnwindRegisters, Unwinder, UnwoundFrame,
-    VirtualMemory,
-};
-use nmiscope_vmm::{VcpuState, Vm};
+use nmiscope_machine::{GuestVirtual, Register, UnwindRegisters, VcpuState, VirtualMemory};
+use nmiscope_symbolizer::{Image, Strategy, Types, Unwinder, UnwoundFrame};
+use nmiscope_vmm::Vm;
 
 const CPUS: u32 = 3;
 
@@ -75,7 +72,7 @@ fn tasks(image: &Image<'_>, types: &Types<'_>, memory: &impl VirtualMemory) -> V
         let saved = |(register, name): (Register, &str)| {
             let offset = frame.member(name).expect("a register").offset;
             let mut bytes = [0; 8];
-            let address = nmiscope_symbolizer::VirtualAddress(stack_pointer + offset);
+            let address = nmiscope_machine::VirtualAddress(stack_pointer + offset);
             memory.read(address, &mut bytes).expect("a register");
             (register, u64::from_le_bytes(bytes))
         };
@@ -129,7 +126,7 @@ fn every_tasks_stack_is_whole_at_random_moments() {
             assert!([own, "task_start"].contains(&outermost.as_str()), "{capture}: {names:#?}");
         }
         let ram = GuestRam::new(vm.memory());
-        let tables = page_tables(&paused[0].registers).expect("long mode");
+        let tables = paused[0].registers.page_tables().expect("long mode");
         let seen = tasks(&image, &types, &GuestVirtual::new(&ram, tables));
         for task in &seen {
             assert!(["sorter", "carrier"].contains(&task.name.as_str()), "{}", task.name);

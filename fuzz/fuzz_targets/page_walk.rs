@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nmiscope_symbolizer::{
+use nmiscope_machine::{
     GuestVirtual, MappingLimits, PageTables, PhysicalAddress, PhysicalMemory, ReadError,
     VirtualAddress, VirtualMemory,
 };

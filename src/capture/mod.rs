@@ -8,7 +8,7 @@ pub mod nmi;
 
 use std::time::Duration;
 
-use nmiscope_vmm::{NmiRun, VcpuState};
+use nmiscope_machine::{NmiRun, VcpuState};
 use serde::{Deserialize, Serialize};
 
 use crate::hang::KernelState;

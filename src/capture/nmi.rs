@@ -7,14 +7,13 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nmiscope_symbolizer::{GuestVirtual, VirtualAddress, VirtualMemory};
-use nmiscope_vmm::{Registers, VcpuState, Vm};
+use nmiscope_machine::{GuestVirtual, Registers, VcpuState, VirtualAddress, VirtualMemory};
+use nmiscope_vmm::Vm;
 
 use super::{Capture, CpuCapture, NmiCapture, Reservation};
 use crate::hang::KernelState;
 use crate::kernel::{BufferOwner, CpuPlaces, Depth, Holder, Kernel, Located, ReservationPlace};
 use crate::target::memory::GuestRam;
-use crate::target::page_tables;
 
 /// How long each step may take.
 #[derive(Debug, Clone, Copy)]
@@ -227,14 +226,13 @@ fn cannot_take_nmi(
 /// 16 bytes, in protected mode 8; bit 47 says that it is present (SDM vol. 3, 6.11 and 6.14.1). A table
 /// at address 0 is what a processor has after a reset.
 fn has_nmi_gate(ram: GuestRam<'_>, registers: &Registers) -> bool {
-    const LONG_MODE_ACTIVE: u64 = 1 << 10;
     const PRESENT: u8 = 1 << 7;
-    let gate = if registers.efer & LONG_MODE_ACTIVE != 0 { 16 } else { 8 };
+    let gate = if registers.is_long_mode() { 16 } else { 8 };
     if registers.idt_base == 0 || registers.idt_limit < 3 * gate - 1 {
         return false;
     }
     // Paging that is not understood cannot be followed: then it has the benefit of the doubt.
-    let Ok(tables) = page_tables(registers) else { return true };
+    let Ok(tables) = registers.page_tables() else { return true };
     let at = VirtualAddress(registers.idt_base).wrapping_add(u64::from(2 * gate) + 5);
     let mut kind = [0];
     let read = GuestVirtual::new(&ram, tables).read(at, &mut kind);

@@ -3,7 +3,8 @@
 use std::io::{self, BufRead, Write};
 
 use anyhow::Context;
-use nmiscope_symbolizer::{ProgramCounter, SourceRoots, VirtualAddress};
+use nmiscope_machine::VirtualAddress;
+use nmiscope_symbolizer::{ProgramCounter, SourceRoots};
 
 use super::arguments::Symbolize;
 use super::exit_code::{self, Code};

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use nmiscope_symbolizer::{Mapping, PhysicalAddress, PhysicalMemory, ReadError};
+use nmiscope_machine::{Mapping, PhysicalAddress, PhysicalMemory, ReadError};
 use tempfile::NamedTempFile;
 
 use super::extents::{Extent, Extents};

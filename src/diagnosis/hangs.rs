@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nmiscope_symbolizer::{VirtualAddress, demangle, short_name};
+use nmiscope_machine::VirtualAddress;
+use nmiscope_symbolizer::{demangle, short_name};
 
 use super::signature::{self, Moments};
 use super::stable::Samples;

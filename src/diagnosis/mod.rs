@@ -14,8 +14,8 @@ mod tasks;
 pub mod variables;
 mod witnesses;
 
-use nmiscope_symbolizer::{Image, PhysicalMemory, ProgramCounter, Types, VirtualAddress};
-use nmiscope_vmm::{MpState, Registers, VcpuState};
+use nmiscope_machine::{Execution, PhysicalMemory, Registers, VcpuState, VirtualAddress};
+use nmiscope_symbolizer::{Image, ProgramCounter, Types};
 
 use crate::capture::{Capture, CpuCapture, Reservation};
 use crate::hang::{Found, KernelState};
@@ -25,8 +25,6 @@ use guest_word::Entry;
 use host_look::{HostLook, look_at_all};
 pub use resolver::Resolver;
 pub use signature::is_generic;
-
-use crate::target::{interrupts_enabled, page_tables};
 
 /// What the host sees of a guest that stands still.
 #[derive(Debug, Default)]
@@ -48,8 +46,8 @@ impl Looks {
         memory: &impl PhysicalMemory,
     ) -> Self {
         // The kernel's part of memory is the same in all address spaces.
-        let registers = states.iter().flatten().map(|state| &state.registers);
-        let tables = registers.map(page_tables).find_map(Result::ok);
+        let mut states_read = states.iter().flatten();
+        let tables = states_read.find_map(|state| state.registers.page_tables().ok());
         let tables = tables.ok_or_else(|| "no vCPU has page tables".to_owned());
         Self {
             cpus: look_at_all(states, image, types, memory),
@@ -140,13 +138,13 @@ fn diagnose_cpu(
     resolver: &Resolver<'_>,
 ) -> Cpu {
     let state = capture.state.as_ref().ok();
-    let somewhere = state.filter(|state| host_look::stands_somewhere(state));
+    let somewhere = state.filter(|state| state.execution().has_position());
     let nmi = account::account(capture);
     let word = word(capture, &nmi, resolver);
     Cpu {
         cpu: number,
         state: cpu_state(state),
-        interrupts_enabled: somewhere.map(|state| interrupts_enabled(&state.registers)),
+        interrupts_enabled: somewhere.map(|state| state.registers.interrupts_enabled()),
         registers: state.map(|state| show_registers(&state.registers)),
         in_nmi: somewhere.map(|state| state.nmi.masked),
         findings: witnesses::findings(capture, &nmi, word.as_ref(), look),
@@ -158,12 +156,16 @@ fn diagnose_cpu(
 
 fn cpu_state(state: Option<&VcpuState>) -> CpuState {
     let Some(state) = state else { return CpuState::Unknown };
-    match state.mp_state {
-        MpState::Other(_) => CpuState::Unknown,
-        MpState::Uninitialized | MpState::InitReceived => CpuState::NotStarted,
-        _ if !host_look::stands_somewhere(state) => CpuState::Reset,
-        MpState::Halted => CpuState::Halted,
-        MpState::Running | MpState::SipiReceived => CpuState::Running,
+    match state.execution() {
+        Execution::Unknown(_) => CpuState::Unknown,
+        Execution::NotStarted | Execution::InInit => CpuState::NotStarted,
+        Execution::Offline => CpuState::Reset,
+        Execution::Halted => CpuState::Halted,
+        Execution::Kernel
+        | Execution::User
+        | Execution::RealMode
+        | Execution::ProtectedMode
+        | Execution::Firmware => CpuState::Running,
     }
 }
 

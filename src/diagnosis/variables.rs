@@ -4,9 +4,9 @@
 //! rendering: the symbolizer finds them and makes text of them. Called by `host_look`, while the
 //! guest stands still, and when its look becomes a report.
 
+use nmiscope_machine::VirtualMemory;
 use nmiscope_symbolizer::{
     FunctionVariables, Image, Types, UnwoundFrame, VariableKind, VariableValue, Variables,
-    VirtualMemory,
 };
 
 use crate::report::{self, Availability, Frame, Function, Variable};

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use nmiscope_machine::TaskRegisters;
 use serde::{Deserialize, Serialize};
 
 /// What is seen at one moment.
@@ -129,20 +130,6 @@ pub struct Task {
     pub wait: Option<Wait>,
     /// Its registers while it does not run; `None` where nobody has looked, or they cannot be read.
     pub registers: Option<TaskRegisters>,
-}
-
-/// The registers of a task that does not run: those that a function call preserves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "registers by their names")]
-pub struct TaskRegisters {
-    pub rip: u64,
-    pub rsp: u64,
-    pub rbp: u64,
-    pub rbx: u64,
-    pub r12: u64,
-    pub r13: u64,
-    pub r14: u64,
-    pub r15: u64,
 }
 
 /// What a task does.

@@ -10,8 +10,8 @@ pub use bundled::{
     BufferOwner, Bundled, CpuPlaces, Depth, Holder, Located, ReservationPlace, SeqBuf, SeqBufPlace,
 };
 
+use nmiscope_machine::Registers;
 use nmiscope_symbolizer::Image;
-use nmiscope_vmm::Registers;
 
 use crate::target::memory::GuestRam;
 

@@ -3,23 +3,21 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use nmiscope_symbolizer::{
-    GuestVirtual, Image, Mapping, MappingLimits, Register, VirtualAddress, VirtualMemory,
+use nmiscope_machine::{
+    GuestVirtual, Mapping, MappingLimits, Register, VcpuState, VirtualAddress, VirtualMemory,
 };
-use nmiscope_vmm::{Registers, VcpuState};
+use nmiscope_symbolizer::Image;
 use tempfile::NamedTempFile;
 
 use super::{Note, Taken};
 use crate::atomic_file;
 use crate::capture::nmi::Stopped;
 use crate::core_file::{
-    Contents, CpuRegisters, Extents, NotePlace, UserRegisters, check_path, prepare,
-    write_all_but_note,
+    Contents, CpuRegisters, Extents, NotePlace, check_path, prepare, write_all_but_note,
 };
 use crate::diagnosis::Looks;
 use crate::report::{Hang, Report};
 use crate::target::memory::{GuestRam, Touched};
-use crate::target::page_tables;
 
 /// How much of the guest's memory a core gets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -116,12 +114,12 @@ impl Moment<'_> {
 
     /// The memory as the first vCPU has it that has page tables.
     fn kernel_memory(&self) -> Option<GuestVirtual<'_, GuestRam<'_>>> {
-        let tables = self.states().find_map(|state| page_tables(&state.registers).ok())?;
+        let tables = self.states().find_map(|state| state.registers.page_tables().ok())?;
         Some(GuestVirtual::new(&self.ram, tables))
     }
 
     fn cpus(&self) -> Vec<CpuRegisters> {
-        let registers = |state: &VcpuState| user_registers(&state.registers);
+        let registers = |state: &VcpuState| (&state.registers).into();
         let cpus = self.states();
         cpus.map(|state| CpuRegisters { cpu: state.cpu, registers: registers(state) }).collect()
     }
@@ -131,7 +129,7 @@ impl Moment<'_> {
         let mut roots = Vec::new();
         let (mut tables, mut views) = (Extents::new(), Vec::new());
         for state in self.states() {
-            let Ok(table) = page_tables(&state.registers) else { continue };
+            let Ok(table) = state.registers.page_tables() else { continue };
             if roots.contains(&table) {
                 continue;
             }
@@ -202,39 +200,6 @@ impl Moment<'_> {
         let interrupted = frames.filter(|frame| frame.is_interrupted());
         let of_frames = interrupted.filter_map(|frame| frame.registers.get(Register::Rsp));
         of_cpus.chain(of_frames.map(VirtualAddress))
-    }
-}
-
-/// The segments' bases other than those of FS and GS are 0 in long mode.
-fn user_registers(of: &Registers) -> UserRegisters {
-    UserRegisters {
-        r15: of.r15,
-        r14: of.r14,
-        r13: of.r13,
-        r12: of.r12,
-        rbp: of.rbp,
-        rbx: of.rbx,
-        r11: of.r11,
-        r10: of.r10,
-        r9: of.r9,
-        r8: of.r8,
-        rax: of.rax,
-        rcx: of.rcx,
-        rdx: of.rdx,
-        rsi: of.rsi,
-        rdi: of.rdi,
-        orig_rax: u64::MAX,
-        rip: of.rip,
-        cs: of.cs.selector.into(),
-        eflags: of.rflags,
-        rsp: of.rsp,
-        ss: of.ss.selector.into(),
-        fs_base: of.fs.base,
-        gs_base: of.gs.base,
-        ds: of.ds.selector.into(),
-        es: of.es.selector.into(),
-        fs: of.fs.selector.into(),
-        gs: of.gs.selector.into(),
     }
 }
 

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nmiscope_guest::abi;
+use nmiscope_machine::Outcome as VmOutcome;
 use nmiscope_symbolizer::SourceRoots;
 use nmiscope_vmm as vmm;
 use nmiscope_vmm::{Ports, Vm};
@@ -335,13 +336,13 @@ impl Session<'_> {
     }
 
     /// The VM has ended by itself. If it did not choose to, the other CPUs may know why.
-    fn guest_ended(&mut self, ended: &vmm::Outcome) -> Outcome {
+    fn guest_ended(&mut self, ended: &VmOutcome) -> Outcome {
         let cpu = ended.cpu();
         let outcome = match *ended {
-            vmm::Outcome::DebugExit { code: abi::EXIT_PANIC, .. } => {
+            VmOutcome::DebugExit { code: abi::EXIT_PANIC, .. } => {
                 Outcome::Panic { cpu, message: panic_message(&self.console.tail()) }
             }
-            vmm::Outcome::DebugExit { code, .. } => return Outcome::Exit { code },
+            VmOutcome::DebugExit { code, .. } => return Outcome::Exit { code },
             _ => Outcome::Crash { cpu, cause: crash_cause(ended), description: ended.to_string() },
         };
         (self.listener)(Event::Outcome(&outcome));
@@ -573,9 +574,9 @@ fn machine(options: &Options) -> Machine {
     Machine { vcpus: options.vcpus, memory_bytes: options.memory_bytes }
 }
 
-fn crash_cause(outcome: &vmm::Outcome) -> CrashCause {
+fn crash_cause(outcome: &VmOutcome) -> CrashCause {
     match outcome {
-        vmm::Outcome::TripleFault { .. } => CrashCause::TripleFault,
+        VmOutcome::TripleFault { .. } => CrashCause::TripleFault,
         outcome if outcome.is_kvm_error() => CrashCause::KvmError,
         _ => CrashCause::Reset,
     }

@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use nmiscope_vmm::{MpState, ThreadState, VcpuState, Vm};
+use nmiscope_machine::{Execution, VcpuState};
+use nmiscope_vmm::{ThreadState, Vm};
 
 use super::guest::Guest;
 use crate::capture::nmi::Stopped;
-use crate::diagnosis::host_look::stands_somewhere;
 use crate::hang::{
     Bounds, Counts, Detector, Hang, Noticed, Observation, Times, Vcpu, VcpuSample, Verdict,
 };
 use crate::kernel::{Depth, Located};
-use crate::target::interrupts_enabled;
 use crate::target::memory::GuestRam;
 
 /// How often a guest is observed.
@@ -185,8 +184,8 @@ fn sample_running(vm: &Vm, vcpus: &mut [Vcpu], last: &[Vcpu]) {
 
 fn sample(state: &VcpuState) -> Option<VcpuSample> {
     Some(VcpuSample {
-        halted: state.mp_state == MpState::Halted,
-        interrupts_on: interrupts_enabled(&state.registers),
-        started: stands_somewhere(state),
+        halted: state.execution() == Execution::Halted,
+        interrupts_on: state.registers.interrupts_enabled(),
+        started: state.execution().has_position(),
     })
 }

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use nmiscope_symbolizer::{PhysicalAddress, PhysicalMemory, ReadError};
+use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
 use vm_memory::{
     AtomicInteger, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
     VolatileMemory,

@@ -10,11 +10,13 @@
 
 use std::borrow::Cow;
 
-use crate::address::{ProgramCounter, VirtualAddress};
+use nmiscope_machine::VirtualAddress;
+
 use crate::call_frames::CallFrames;
 use crate::dwarf::{DebugInfo, DwarfError, Function};
 use crate::elf::{DebugLink, Elf, ImageError};
 use crate::names::demangle;
+use crate::program_counter::ProgramCounter;
 use crate::source::Location;
 use crate::symbols::{Symbol, SymbolOffset, Symbols};
 

@@ -11,15 +11,13 @@ pub use layout::{Activity, Places};
 use std::collections::BTreeMap;
 
 use nmiscope_guest::abi;
-use nmiscope_symbolizer::{
-    GuestVirtual, PageTables, PhysicalAddress, PhysicalMemory, ReadError, VirtualAddress,
-    VirtualMemory,
+use nmiscope_machine::{
+    GuestVirtual, PageTables, PhysicalAddress, PhysicalMemory, ReadError, TaskRegisters,
+    VirtualAddress, VirtualMemory,
 };
 
 use self::layout::{CpuWords, TaskWords, WaitWords};
-use crate::hang::{
-    CpuActivity, KernelState, Lock, LockKind, Site, Task, TaskRegisters, TaskState, Wait, WaitFor,
-};
+use crate::hang::{CpuActivity, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor};
 
 /// The longest name of a source file that is believed in.
 const MAX_FILE_NAME: u64 = 1024;
@@ -127,16 +125,10 @@ impl<M: PhysicalMemory> Reader<'_, M> {
 
     fn registers(&self, stack_pointer: u64) -> Result<TaskRegisters, ReadError> {
         let layout = &self.places.layouts.switch_frame;
-        let read = |offset| self.long_at(VirtualAddress(stack_pointer).wrapping_add(offset));
-        Ok(TaskRegisters {
-            rip: read(layout.rip)?,
-            rsp: stack_pointer.wrapping_add(layout.size),
-            rbp: read(layout.rbp)?,
-            rbx: read(layout.rbx)?,
-            r12: read(layout.r12)?,
-            r13: read(layout.r13)?,
-            r14: read(layout.r14)?,
-            r15: read(layout.r15)?,
+        TaskRegisters::try_from_fn(|register| match layout.offset(register) {
+            Some(offset) => self.long_at(VirtualAddress(stack_pointer).wrapping_add(offset)),
+            // RSP: when the task goes on, the frame is off its stack.
+            None => Ok(stack_pointer.wrapping_add(layout.size)),
         })
     }
 

@@ -10,16 +10,15 @@ pub use activity::Depth;
 
 use nmiscope_guest::abi::RESERVED_BY_HYPERVISOR;
 use nmiscope_guest::printk;
-use nmiscope_symbolizer::{
-    GuestVirtual, Image, PageTables, PhysicalAddress, PhysicalMemory, Place, ReadError, TypeError,
-    Types, VirtualAddress, VirtualMemory, WalkError,
+use nmiscope_machine::{
+    GuestVirtual, PageTables, PhysicalAddress, PhysicalMemory, ReadError, Registers,
+    VirtualAddress, VirtualMemory, WalkError,
 };
-use nmiscope_vmm::Registers;
+use nmiscope_symbolizer::{Image, Place, TypeError, Types};
 use serde::{Deserialize, Serialize};
 
 use crate::hang::KernelState;
 use crate::target::memory::{GuestRam, NoSuchWord};
-use crate::target::page_tables;
 
 /// More CPUs than any kernel here has, and few enough to make a table of.
 const MAX_CPUS: u64 = 4096;
@@ -150,7 +149,7 @@ impl Bundled {
         let mut last = Err(String::from("no vCPU has registers"));
         for registers in registers {
             last = registers.and_then(|registers| {
-                let tables = page_tables(&registers).map_err(|error| crate::error_chain(&error))?;
+                let tables = registers.page_tables().map_err(|error| crate::error_chain(&error))?;
                 self.locate_by(ram, tables).map_err(|error| crate::error_chain(&error))
             });
             if last.is_ok() {

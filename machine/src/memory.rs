@@ -1,8 +1,8 @@
 //! The two ways to read a guest's memory.
 //!
-//! Owns the traits only. Whoever has memory implements [`PhysicalMemory`] (a VM, a core file); this
-//! crate's `page_walk` makes [`VirtualMemory`] of it, which is what typed reads and the unwinder
-//! ask for. There is no write: writing to a guest is not this crate's business.
+//! Owns the traits only. Whoever has memory implements [`PhysicalMemory`] (a VM, a core file);
+//! `guest_virtual` makes [`VirtualMemory`] of it, which is what typed reads and the unwinder ask
+//! for. There is no write here: only a live target has one.
 
 use crate::address::{PhysicalAddress, VirtualAddress};
 use crate::fault::ReadError;

@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use nmiscope_symbolizer::{
+use nmiscope_machine::{
     PageSize, PageTables, PhysicalAddress, PhysicalMemory, ReadError, VirtualAddress,
 };
 use proptest::prelude::*;

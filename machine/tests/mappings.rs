@@ -4,7 +4,7 @@
 #[path = "common/paging.rs"]
 mod paging;
 
-use nmiscope_symbolizer::{
+use nmiscope_machine::{
     Mapping, MappingLimits, Mappings, Overrun, PageTables, PhysicalAddress, PhysicalMemory,
     VirtualAddress,
 };

@@ -9,10 +9,10 @@
 
 use std::collections::BTreeSet;
 
+use super::level::Level;
+use super::page_walk::{ADDRESS, PAGE_SIZE_BIT, PRESENT, PageTables, index_shift};
 use crate::address::{PhysicalAddress, VirtualAddress};
-use crate::fault::Level;
 use crate::memory::PhysicalMemory;
-use crate::page_walk::{ADDRESS, PAGE_SIZE_BIT, PRESENT, PageTables, index_shift};
 
 /// Entries of a table, of any level.
 const ENTRIES: usize = 512;

@@ -3,7 +3,7 @@
 #[path = "common/paging.rs"]
 mod paging;
 
-use nmiscope_symbolizer::{
+use nmiscope_machine::{
     GuestVirtual, Level, PageSize, PageTables, PagingError, PhysicalAddress, ReadError,
     VirtualAddress, VirtualMemory, WalkError,
 };

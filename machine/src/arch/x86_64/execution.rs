@@ -40,7 +40,8 @@ impl MpState {
 pub enum Execution {
     /// Long mode at privilege level 0 to 2.
     Kernel,
-    /// Long mode at privilege level 3: a program.
+    /// Long mode at privilege level 3: a program. The page tables may be those that Linux keeps for
+    /// programs; see `PageTables::kernel_half`.
     User,
     /// Real mode: a boot loader, or an application processor in its trampoline.
     RealMode,

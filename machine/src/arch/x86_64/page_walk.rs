@@ -126,6 +126,19 @@ impl PageTables {
         Self { physical_width, root: PhysicalAddress(self.root.0 & below(physical_width)), ..self }
     }
 
+    /// The kernel's tables of a Linux that has two for each process, of which these may be the
+    /// program's: with page-table isolation the two lie side by side, the kernel's first, and bit 12
+    /// of CR3 chooses (PTI_USER_PGTABLE_BIT, arch/x86/entry/calling.h). Tables that have that bit
+    /// clear are returned as they are.
+    ///
+    /// Any other kernel may have an unrelated page there: ask only where a vCPU was stopped in a
+    /// program and the kernel's addresses are not mapped.
+    #[must_use]
+    pub fn kernel_half(self) -> Self {
+        const USER_TABLES: u64 = 1 << 12;
+        Self { root: PhysicalAddress(self.root.0 & !USER_TABLES), ..self }
+    }
+
     /// Guest-physical address of the top-level table.
     pub fn root(&self) -> PhysicalAddress {
         self.root

@@ -22,6 +22,7 @@
 //! | `fault`, `memory` | how a read can fail; the two memory traits |
 //! | `arch::x86_64` | registers, execution states, page tables |
 //! | `guest_virtual` | guest-virtual memory through page tables |
+//! | `host` | what a host knows of a vCPU without asking it |
 //! | `outcome`, `nmi` | how a VM ended; NMIs and what became of them |
 //! | `vcpu` | one vCPU |
 
@@ -31,6 +32,7 @@ mod address;
 mod arch;
 mod fault;
 mod guest_virtual;
+mod host;
 mod memory;
 mod nmi;
 mod outcome;
@@ -44,6 +46,7 @@ pub use arch::x86_64::{
 };
 pub use fault::{ReadError, WalkError};
 pub use guest_virtual::GuestVirtual;
+pub use host::{HostCounts, HostTimes};
 pub use memory::{PhysicalMemory, VirtualMemory};
 pub use nmi::{NmiResult, NmiRun, NmiState};
 pub use outcome::Outcome;

@@ -33,8 +33,8 @@ pub use ages::{Age, Ages, CpuAges, Still};
 pub use bounds::{Bounds, Class};
 pub use detector::{Detector, Noticed};
 pub use observation::{
-    Counts, CpuActivity, KernelState, Lock, LockKind, Observation, Site, Task, TaskState, Times,
-    Vcpu, VcpuSample, Wait, WaitFor,
+    CpuActivity, KernelState, Lock, LockKind, Observation, Site, Task, TaskState, Vcpu, VcpuSample,
+    Wait, WaitFor,
 };
 pub use sample::{CpuSamples, SampledFrame, each_once};
 pub use verdict::{Found, Hang, Starved, Verdict};

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use nmiscope_machine::TaskRegisters;
+use nmiscope_machine::{HostCounts, HostTimes, TaskRegisters};
 use serde::{Deserialize, Serialize};
 
 /// What is seen at one moment.
@@ -24,21 +24,11 @@ pub struct Observation {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Vcpu {
     /// What its thread has had of the host's CPUs; `None` where that cannot be told.
-    pub times: Option<Times>,
+    pub times: Option<HostTimes>,
     /// Its state; `None` where nobody has asked, since that stops it for a moment.
     pub sample: Option<VcpuSample>,
     /// What the host has counted of it so far.
-    pub counts: Counts,
-}
-
-/// What the host counts of a vCPU. `None` is what this one does not count; one that stands still
-/// proves nothing either, since some hosts deliver interrupts without taking notice.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Interrupts that it was given.
-    pub interrupts: Option<u64>,
-    /// HLTs.
-    pub halts: Option<u64>,
+    pub counts: HostCounts,
 }
 
 impl Vcpu {
@@ -55,17 +45,6 @@ impl Vcpu {
         let slept = before.sample.filter(|sample| asleep && (sample.halted || !sample.started));
         slept.filter(|_| same(before.counts.halts, self.counts.halts) == Some(true))
     }
-}
-
-/// What a vCPU's thread has had of the host.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Times {
-    /// How long it has run.
-    pub run: Duration,
-    /// How long it has waited for a CPU; `None` where the host does not count that.
-    pub delay: Option<Duration>,
-    /// Whether it sleeps: its vCPU is halted, and nothing is there to wake it.
-    pub asleep: bool,
 }
 
 /// A vCPU's state, as far as it matters here.

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use nmiscope_machine::{HostCounts, HostTimes};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -112,11 +113,11 @@ prop_compose! {
         halts in option::of(count()),
     ) -> Vcpu {
         Vcpu {
-            times: times.map(|(run, delay, asleep)| Times { run, delay, asleep }),
+            times: times.map(|(run, delay, asleep)| HostTimes { run, delay, asleep }),
             sample: sample.map(|(halted, interrupts_on, started)| {
                 VcpuSample { halted, interrupts_on, started }
             }),
-            counts: Counts { interrupts, halts },
+            counts: HostCounts { interrupts, halts },
         }
     }
 }

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use nmiscope_machine::{Execution, VcpuState};
+use nmiscope_machine::{Execution, HostCounts, HostTimes, VcpuState};
 use nmiscope_vmm::{ThreadState, Vm};
 
 use super::guest::Guest;
 use crate::capture::nmi::Stopped;
-use crate::hang::{
-    Bounds, Counts, Detector, Hang, Noticed, Observation, Times, Vcpu, VcpuSample, Verdict,
-};
+use crate::hang::{Bounds, Detector, Hang, Noticed, Observation, Vcpu, VcpuSample, Verdict};
 use crate::kernel::{Depth, Located};
 use crate::target::memory::GuestRam;
 
@@ -151,7 +149,7 @@ pub struct Observed {
 
 fn vcpus(vm: &Vm, samples: &[Option<VcpuSample>]) -> Vec<Vcpu> {
     let vcpu = |cpu: u32| Vcpu {
-        times: vm.host_times(cpu).ok().map(|times| Times {
+        times: vm.host_times(cpu).ok().map(|times| HostTimes {
             run: times.run_time,
             delay: times.run_delay,
             asleep: times.state == ThreadState::Sleeping,
@@ -162,9 +160,9 @@ fn vcpus(vm: &Vm, samples: &[Option<VcpuSample>]) -> Vec<Vcpu> {
     (0..vm.cpus()).map(vcpu).collect()
 }
 
-fn counts(vm: &Vm, cpu: u32) -> Counts {
+fn counts(vm: &Vm, cpu: u32) -> HostCounts {
     let counted = vm.statistics(cpu);
-    counted.map_or_else(Counts::default, |counted| Counts {
+    counted.map_or_else(HostCounts::default, |counted| HostCounts {
         interrupts: counted.irq_injections,
         halts: counted.halt_exits,
     })

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nmiscope_machine::HostTimes;
+
 use crate::hang::*;
 
 pub const POLL: Duration = Duration::from_millis(100);
@@ -19,7 +21,7 @@ pub struct Scene {
 impl Scene {
     pub fn new(cpus: usize) -> Self {
         let idle = VcpuSample { halted: true, interrupts_on: true, started: true };
-        let times = Times { asleep: true, delay: Some(Duration::ZERO), run: Duration::ZERO };
+        let times = HostTimes { asleep: true, delay: Some(Duration::ZERO), run: Duration::ZERO };
         let kernel = KernelState {
             cpus: vec![Some(CpuActivity { online: true, ..Default::default() }); cpus],
             ..Default::default()

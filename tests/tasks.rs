@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use common::vm::ready_vm;
 use nmiscope::diagnosis::host_look::look_at_all;
-use nmiscope::target::memory::GuestRam;
 use nmiscope_guest::abi;
 use nmiscope_guest::sched::MAX_TASKS;
 use nmiscope_machine::{GuestVirtual, Register, UnwindRegisters, VcpuState, VirtualMemory};
@@ -37,7 +36,7 @@ fn symbols(image: &Image<'_>, frames: &[UnwoundFrame]) -> Vec<String> {
 
 /// The symbols of a vCPU's stack.
 fn stack_of_vcpu(image: &Image<'_>, vm: &Vm, state: VcpuState) -> Vec<String> {
-    let looks = look_at_all(&[Ok(state)], Some(image), None, &GuestRam::new(vm.memory()));
+    let looks = look_at_all(&[Ok(state)], Some(image), None, vm);
     let look = looks.into_iter().flatten().next().expect("a look");
     let names = symbols(image, &look.frames);
     assert!(look.ending.is_complete(), "{names:#?}: {}", look.ending);
@@ -125,9 +124,8 @@ fn every_tasks_stack_is_whole_at_random_moments() {
             let own = if cpu == 0 { "run_on_stack" } else { "ap_start" };
             assert!([own, "task_start"].contains(&outermost.as_str()), "{capture}: {names:#?}");
         }
-        let ram = GuestRam::new(vm.memory());
         let tables = paused[0].registers.page_tables().expect("long mode");
-        let seen = tasks(&image, &types, &GuestVirtual::new(&ram, tables));
+        let seen = tasks(&image, &types, &GuestVirtual::new(&vm, tables));
         for task in &seen {
             assert!(["sorter", "carrier"].contains(&task.name.as_str()), "{}", task.name);
             assert!(task.cpu < CPUS.into());

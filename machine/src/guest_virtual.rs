@@ -17,14 +17,14 @@ const CACHED_PAGES: usize = 16;
 ///
 /// Keeps the last few translations, so it must not outlive the moment for which the tables hold:
 /// make a new one after the guest has run.
-pub struct GuestVirtual<'a, M> {
+pub struct GuestVirtual<'a, M: ?Sized> {
     memory: &'a M,
     tables: PageTables,
     /// Direct-mapped by the low bits of the 4 KiB page number: (virtual page, physical page).
     cache: [Cell<Option<(u64, PhysicalAddress)>>; CACHED_PAGES],
 }
 
-impl<'a, M: PhysicalMemory> GuestVirtual<'a, M> {
+impl<'a, M: PhysicalMemory + ?Sized> GuestVirtual<'a, M> {
     /// The address space of `tables` over `memory`. Reads nothing yet.
     pub fn new(memory: &'a M, tables: PageTables) -> Self {
         Self { memory, tables, cache: Default::default() }
@@ -53,7 +53,7 @@ impl<'a, M: PhysicalMemory> GuestVirtual<'a, M> {
     }
 }
 
-impl<M: PhysicalMemory> VirtualMemory for GuestVirtual<'_, M> {
+impl<M: PhysicalMemory + ?Sized> VirtualMemory for GuestVirtual<'_, M> {
     fn read(&self, address: VirtualAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
         let length = buffer.len();
         let mut at = address;

@@ -14,6 +14,26 @@ pub trait PhysicalMemory {
     /// # Errors
     /// [`ReadError::Unbacked`] or [`ReadError::Target`] unless every byte was read.
     fn read(&self, address: PhysicalAddress, buffer: &mut [u8]) -> Result<(), ReadError>;
+
+    /// Reads a little-endian 32-bit word.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn read_u32(&self, address: PhysicalAddress) -> Result<u32, ReadError> {
+        let mut bytes = [0; 4];
+        self.read(address, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// Reads a little-endian 64-bit word.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn read_u64(&self, address: PhysicalAddress) -> Result<u64, ReadError> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
 }
 
 /// Memory by guest-virtual address, in one address space.
@@ -23,6 +43,26 @@ pub trait VirtualMemory {
     /// # Errors
     /// Any [`ReadError`] unless every byte was read.
     fn read(&self, address: VirtualAddress, buffer: &mut [u8]) -> Result<(), ReadError>;
+
+    /// Reads a little-endian 32-bit word.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn read_u32(&self, address: VirtualAddress) -> Result<u32, ReadError> {
+        let mut bytes = [0; 4];
+        self.read(address, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// Reads a little-endian 64-bit word.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn read_u64(&self, address: VirtualAddress) -> Result<u64, ReadError> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
 }
 
 impl<M: PhysicalMemory + ?Sized> PhysicalMemory for &M {

@@ -53,7 +53,7 @@ pub fn look_at_all(
     states: &[Result<VcpuState, String>],
     image: Option<&Image<'_>>,
     types: Option<&Types<'_>>,
-    memory: &impl PhysicalMemory,
+    memory: &dyn PhysicalMemory,
 ) -> Vec<Option<HostLook>> {
     states.iter().map(|state| look(state.as_ref().ok()?, image, types, memory)).collect()
 }
@@ -62,7 +62,7 @@ fn look(
     state: &VcpuState,
     image: Option<&Image<'_>>,
     types: Option<&Types<'_>>,
-    memory: &impl PhysicalMemory,
+    memory: &dyn PhysicalMemory,
 ) -> Option<HostLook> {
     if !state.execution().has_position() {
         return None;
@@ -79,7 +79,7 @@ pub(super) fn look_from(
     tables: Result<PageTables, String>,
     image: Option<&Image<'_>>,
     types: Option<&Types<'_>>,
-    memory: &impl PhysicalMemory,
+    memory: &dyn PhysicalMemory,
 ) -> HostLook {
     let (image, tables) = match (image, tables) {
         (Some(image), Ok(tables)) => (image, tables),

@@ -43,7 +43,7 @@ impl Looks {
         kernel: Option<&KernelState>,
         image: Option<&Image<'_>>,
         types: Option<&Types<'_>>,
-        memory: &impl PhysicalMemory,
+        memory: &dyn PhysicalMemory,
     ) -> Self {
         // The kernel's part of memory is the same in all address spaces.
         let mut states_read = states.iter().flatten();

@@ -15,7 +15,7 @@ pub fn look_at_tasks(
     tables: &Result<PageTables, String>,
     image: Option<&Image<'_>>,
     types: Option<&Types<'_>>,
-    memory: &impl PhysicalMemory,
+    memory: &dyn PhysicalMemory,
 ) -> Vec<Option<HostLook>> {
     let tasks = kernel.map_or(&[][..], |kernel| &kernel.tasks);
     let look = |task: &Option<Task>| {

@@ -10,10 +10,8 @@ pub use bundled::{
     BufferOwner, Bundled, CpuPlaces, Depth, Holder, Located, ReservationPlace, SeqBuf, SeqBufPlace,
 };
 
-use nmiscope_machine::Registers;
+use nmiscope_machine::{PhysicalMemory, Registers};
 use nmiscope_symbolizer::Image;
-
-use crate::target::memory::GuestRam;
 
 /// The guest kernels whose structures are known.
 #[derive(Debug)]
@@ -47,11 +45,11 @@ impl Kernel {
     /// Why they are not to be found.
     pub fn locate(
         &self,
-        ram: GuestRam<'_>,
+        memory: &dyn PhysicalMemory,
         registers: impl IntoIterator<Item = Result<Registers, String>>,
     ) -> Result<Located, String> {
         match self {
-            Self::Bundled(bundled) => bundled.locate(ram, registers),
+            Self::Bundled(bundled) => bundled.locate(memory, registers),
             Self::Unknown { reason } => Err(reason.clone()),
         }
     }

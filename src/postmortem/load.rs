@@ -10,6 +10,7 @@ use crate::core_file::Core;
 use crate::diagnosis::{self, Looks, Resolver, variables};
 use crate::images::{self, Access, Bytes, Files, hex, source_roots};
 use crate::report::{Report, SCHEMA_VERSION, Source};
+use crate::targets::{Dump, States};
 
 /// A core, opened.
 pub struct Stored {
@@ -91,7 +92,8 @@ pub fn report(
     }
     let image = files.as_ref().and_then(|(files, _)| files.parse().ok());
     let resolver = Resolver::new(image.as_ref(), SourceRoots::new(source_roots()));
-    let states: Vec<_> = capture.cpus.iter().map(|cpu| cpu.state.clone()).collect();
+    let states: States = capture.cpus.iter().map(|cpu| cpu.state.clone()).collect();
+    let dump = Dump::new(core, states.clone());
     let types = variables::types(image.as_ref().filter(|_| with_variables));
     let types = types.unwrap_or_else(|warning| {
         // The run may have said the same.
@@ -101,7 +103,7 @@ pub fn report(
         None
     });
     let looks =
-        Looks::look(&states, capture.kernel.as_ref(), image.as_ref(), types.as_ref(), &core);
+        Looks::look(&states, capture.kernel.as_ref(), image.as_ref(), types.as_ref(), &dump);
     let backtrace = diagnosis::backtrace(&capture, &looks, trigger, at_ms, &resolver);
     // Earlier ones that did not fit are missing.
     let index = index.min(report.backtraces.len());

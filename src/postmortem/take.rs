@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use nmiscope_machine::{
-    GuestVirtual, Mapping, MappingLimits, Register, VcpuState, VirtualAddress, VirtualMemory,
+    GuestVirtual, Mapping, MappingLimits, PhysicalMemory, Register, VcpuState, VirtualAddress,
+    VirtualMemory,
 };
 use nmiscope_symbolizer::Image;
 use tempfile::NamedTempFile;
@@ -17,7 +18,7 @@ use crate::core_file::{
 };
 use crate::diagnosis::Looks;
 use crate::report::{Hang, Report};
-use crate::target::memory::{GuestRam, Touched};
+use crate::targets::{Target, Touched};
 
 /// How much of the guest's memory a core gets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -67,7 +68,7 @@ impl Destination {
         let (tables, views) = moment.mapped();
         let extents = match self.size {
             Size::Minimal => moment.needed(tables),
-            Size::Full => moment.ram.extents(),
+            Size::Full => moment.target.extents(),
         };
         let cpus = moment.cpus();
         let vmcoreinfo = moment.vmcoreinfo();
@@ -80,7 +81,7 @@ impl Destination {
             views: &views,
         };
         let room = ROOM + moment.stopped.states.len() as u64 * ROOM_PER_VCPU;
-        let (written, note) = write_all_but_note(file.as_file(), &contents, &moment.ram, room)
+        let (written, note) = write_all_but_note(file.as_file(), &contents, moment.target, room)
             .with_context(failed)?;
         tracing::info!(
             bytes = written.bytes,
@@ -99,10 +100,10 @@ pub struct Moment<'a> {
     pub stopped: &'a Stopped,
     /// What the host saw of its vCPUs, and of its tasks.
     pub looks: &'a Looks,
-    /// Its memory.
-    pub ram: GuestRam<'a>,
-    /// What of it the looks were made from.
-    pub touched: &'a Touched<GuestRam<'a>>,
+    /// Where it is.
+    pub target: &'a dyn Target,
+    /// What of its memory the looks were made from.
+    pub touched: &'a Touched<&'a dyn PhysicalMemory>,
     /// What runs.
     pub image: Option<&'a Image<'a>>,
 }
@@ -113,9 +114,9 @@ impl Moment<'_> {
     }
 
     /// The memory as the first vCPU has it that has page tables.
-    fn kernel_memory(&self) -> Option<GuestVirtual<'_, GuestRam<'_>>> {
+    fn kernel_memory(&self) -> Option<GuestVirtual<'_, dyn Target + '_>> {
         let tables = self.states().find_map(|state| state.registers.page_tables().ok())?;
-        Some(GuestVirtual::new(&self.ram, tables))
+        Some(GuestVirtual::new(self.target, tables))
     }
 
     fn cpus(&self) -> Vec<CpuRegisters> {
@@ -134,7 +135,7 @@ impl Moment<'_> {
                 continue;
             }
             roots.push(table);
-            let found = table.mappings(&self.ram, MappingLimits::default());
+            let found = table.mappings(self.target, MappingLimits::default());
             for page in found.tables {
                 tables.insert_pages(page, PAGE);
             }
@@ -150,11 +151,7 @@ impl Moment<'_> {
         const MOST: usize = 4096;
         let image = self.image?;
         let memory = self.kernel_memory()?;
-        let word = |name: &str| -> Option<u64> {
-            let mut bytes = [0; 8];
-            memory.read(image.symbol(name)?.address, &mut bytes).ok()?;
-            Some(u64::from_le_bytes(bytes))
-        };
+        let word = |name: &str| memory.read_u64(image.symbol(name)?.address).ok();
         let length = usize::try_from(word("vmcoreinfo_size")?).ok().filter(|&len| len <= MOST)?;
         let mut text = vec![0; length];
         memory.read(VirtualAddress(word("vmcoreinfo_data")?), &mut text).ok()?;

@@ -4,14 +4,16 @@
 //! started, or never.
 
 use std::path::Path;
-
-use nmiscope_vmm::Vm;
+use std::time::Duration;
 
 use super::Options;
 use crate::images::{Files, hex};
 use crate::kernel::{Kernel, Located};
 use crate::report;
-use crate::target::memory::GuestRam;
+use crate::targets::Target;
+
+/// How long a vCPU has to say what its registers are.
+const ANSWER: Duration = Duration::from_secs(2);
 
 pub struct Guest<'a> {
     files: Files,
@@ -51,12 +53,12 @@ impl<'a> Guest<'a> {
     }
 
     /// Finds its structures in a VM that runs: stops a vCPU for a moment.
-    pub fn locate(&mut self, vm: &Vm) -> Result<Located, String> {
-        let registers = (0..vm.cpus()).map(|cpu| match vm.state(cpu) {
-            Ok(state) => Ok(state.registers),
-            Err(error) => Err(crate::error_chain(&error)),
+    pub fn locate(&mut self, target: &dyn Target) -> Result<Located, String> {
+        let registers = (0..target.vcpus()).map(|cpu| {
+            let state = target.states(&[cpu], ANSWER).pop();
+            Ok(state.ok_or_else(|| format!("cpu{cpu} has no state"))??.registers)
         });
-        self.examine().0.locate(GuestRam::new(vm.memory()), registers)
+        self.examine().0.locate(target, registers)
     }
 
     /// What a report says of it.

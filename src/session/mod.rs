@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nmiscope_guest::abi;
-use nmiscope_machine::Outcome as VmOutcome;
+use nmiscope_machine::{Outcome as VmOutcome, PhysicalMemory};
 use nmiscope_symbolizer::SourceRoots;
 use nmiscope_vmm as vmm;
 use nmiscope_vmm::{Ports, Vm};
@@ -30,7 +30,7 @@ use crate::postmortem::{self, Moment, Pending, Taken};
 use crate::report::{
     Backtrace, CrashCause, Hang, Machine, Outcome, Report, SCHEMA_VERSION, Source, Tool, Trigger,
 };
-use crate::target::memory::{GuestRam, Touched};
+use crate::targets::Touched;
 use console::Console;
 pub use console::Sink;
 use guest::Guest;
@@ -459,8 +459,8 @@ impl Session<'_> {
         // A guest that the host does not run would take forever to answer.
         let ask = wanted && trigger != Trigger::Starved;
         let reserved = if ask { stopped.reserve(&mut self.vm) } else { stopped.without_nmis() };
-        let ram = GuestRam::new(self.vm.memory());
-        let touched = Touched::new(ram);
+        let memory: &dyn PhysicalMemory = &self.vm;
+        let touched = Touched::new(memory);
         let looks = Looks::look(
             &reserved.stopped.states,
             reserved.stopped.activity.as_ref(),
@@ -471,7 +471,7 @@ impl Session<'_> {
         let moment = Moment {
             stopped: &reserved.stopped,
             looks: &looks,
-            ram,
+            target: &self.vm,
             touched: &touched,
             image: resolver.image(),
         };
@@ -481,8 +481,8 @@ impl Session<'_> {
         let core = self.options.core.as_ref().filter(|_| keep).map(|core| core.begin(&moment));
         let capture = reserved.run_nmis(&mut self.vm);
         if let (Some(found), Some(watch)) = (&mut found, &mut self.watch) {
-            let (vm, image, started) = (&mut self.vm, resolver.image(), self.started);
-            let sampler = Sampler { vm, watch, kernel, image, started };
+            let (target, image, started) = (&mut self.vm, resolver.image(), self.started);
+            let sampler = Sampler { target, watch, kernel, image, started };
             found.samples = sampler.sample(found, &capture);
         }
         let backtrace = diagnosis::backtrace(&capture, &looks, trigger, at, &resolver);

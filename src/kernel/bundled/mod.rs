@@ -18,7 +18,7 @@ use nmiscope_symbolizer::{Image, Place, TypeError, Types};
 use serde::{Deserialize, Serialize};
 
 use crate::hang::KernelState;
-use crate::target::memory::{GuestRam, NoSuchWord};
+use crate::targets::{NoSuchWord, Words};
 
 /// More CPUs than any kernel here has, and few enough to make a table of.
 const MAX_CPUS: u64 = 4096;
@@ -143,14 +143,14 @@ impl Bundled {
     /// per-CPU ones are not says so in its own entry.
     pub fn locate(
         &self,
-        ram: GuestRam<'_>,
+        memory: &dyn PhysicalMemory,
         registers: impl IntoIterator<Item = Result<Registers, String>>,
     ) -> Result<Located, String> {
         let mut last = Err(String::from("no vCPU has registers"));
         for registers in registers {
             last = registers.and_then(|registers| {
                 let tables = registers.page_tables().map_err(|error| crate::error_chain(&error))?;
-                self.locate_by(ram, tables).map_err(|error| crate::error_chain(&error))
+                self.locate_by(memory, tables).map_err(|error| crate::error_chain(&error))
             });
             if last.is_ok() {
                 break;
@@ -159,8 +159,12 @@ impl Bundled {
         last
     }
 
-    fn locate_by(&self, ram: GuestRam<'_>, tables: PageTables) -> Result<Located, TypeError> {
-        let memory = GuestVirtual::new(&ram, tables);
+    fn locate_by(
+        &self,
+        memory: &dyn PhysicalMemory,
+        tables: PageTables,
+    ) -> Result<Located, TypeError> {
+        let memory = GuestVirtual::new(memory, tables);
         let reservation = ReservationPlace {
             owner: physical(&memory, self.reservation_owner)?,
             wanted: physical(&memory, self.reservation_wanted)?,
@@ -168,7 +172,7 @@ impl Bundled {
             clock_tsc_base: physical(&memory, self.clock_tsc_base)?,
             clock_ns_per_tsc: physical(&memory, self.clock_ns_per_tsc)?,
         };
-        let possible = u64::from(read::<4>(&memory, self.nr_cpu_ids).map(u32::from_le_bytes)?);
+        let possible = u64::from(memory.read_u32(self.nr_cpu_ids)?);
         let cpus: Vec<Result<CpuPlaces, String>> = (0..possible.min(self.per_cpu_offset_count))
             .map(|cpu| self.locate_cpu(&memory, cpu).map_err(|error| crate::error_chain(&error)))
             .collect();
@@ -177,13 +181,13 @@ impl Bundled {
         Ok(Located { tables, reservation, cpus, activity })
     }
 
-    fn locate_cpu<M: PhysicalMemory>(
+    fn locate_cpu<M: PhysicalMemory + ?Sized>(
         &self,
         memory: &GuestVirtual<'_, M>,
         cpu: u64,
     ) -> Result<CpuPlaces, TypeError> {
         let slot = self.per_cpu_offset.wrapping_add(cpu * self.per_cpu_offset_stride);
-        let offset = u64::from_le_bytes(read::<8>(memory, slot)?);
+        let offset = memory.read_u64(slot)?;
         let place = |template: VirtualAddress| physical(memory, template.wrapping_add(offset));
         let per_cpu = &self.per_cpu;
         Ok(CpuPlaces {
@@ -206,16 +210,7 @@ fn address(types: &Types<'_>, name: &str) -> Result<VirtualAddress, TypeError> {
     types.variable(name).map(|place: Place<'_>| place.address())
 }
 
-fn read<const N: usize>(
-    memory: &impl VirtualMemory,
-    address: VirtualAddress,
-) -> Result<[u8; N], TypeError> {
-    let mut bytes = [0; N];
-    memory.read(address, &mut bytes)?;
-    Ok(bytes)
-}
-
-fn physical<M: PhysicalMemory>(
+fn physical<M: PhysicalMemory + ?Sized>(
     memory: &GuestVirtual<'_, M>,
     address: VirtualAddress,
 ) -> Result<PhysicalAddress, TypeError> {
@@ -249,7 +244,7 @@ impl Located {
     /// There is no memory where its structures were.
     pub fn activity(
         &self,
-        memory: &impl PhysicalMemory,
+        memory: &dyn PhysicalMemory,
         depth: Depth,
     ) -> Result<KernelState, ReadError> {
         self.activity.read(memory, self.tables, depth)
@@ -258,13 +253,19 @@ impl Located {
 
 impl CpuPlaces {
     /// Whether the CPU runs the kernel, and so has an NMI handler.
-    pub fn is_online(&self, ram: GuestRam<'_>) -> Result<bool, NoSuchWord> {
-        Ok(ram.load_u32(self.online)? != 0)
+    ///
+    /// # Errors
+    /// The word cannot be read.
+    pub fn is_online(&self, memory: &dyn PhysicalMemory) -> Result<bool, ReadError> {
+        Ok(memory.read_u32(self.online)? != 0)
     }
 
     /// How many NMIs the CPU has taken.
-    pub fn nmi_count(&self, ram: GuestRam<'_>) -> Result<u64, NoSuchWord> {
-        ram.load_u64(self.nmi_count)
+    ///
+    /// # Errors
+    /// The word cannot be read.
+    pub fn nmi_count(&self, memory: &dyn PhysicalMemory) -> Result<u64, ReadError> {
+        memory.read_u64(self.nmi_count)
     }
 }
 
@@ -273,8 +274,8 @@ impl CpuPlaces {
 pub struct Holder {
     /// The guest CPU that holds it; `None` where the value is no CPU's.
     pub cpu: Option<u32>,
-    /// When it took it, in nanoseconds of the guest's clock.
-    pub since_ns: u64,
+    /// When it took it, in nanoseconds of the guest's clock; `None` where that cannot be read.
+    pub since_ns: Option<u64>,
 }
 
 impl ReservationPlace {
@@ -283,30 +284,43 @@ impl ReservationPlace {
     ///
     /// # Errors
     /// Outer: there is no such word. Inner: who has them.
-    pub fn try_take(&self, ram: GuestRam<'_>) -> Result<Result<(), Holder>, NoSuchWord> {
-        match ram.compare_exchange_u32(self.owner, 0, RESERVED_BY_HYPERVISOR)? {
+    pub fn try_take(
+        &self,
+        memory: &dyn PhysicalMemory,
+        words: &dyn Words,
+    ) -> Result<Result<(), Holder>, NoSuchWord> {
+        match words.compare_exchange(self.owner, 0, RESERVED_BY_HYPERVISOR)? {
             Ok(_) => Ok(Ok(())),
             Err(owner) => Ok(Err(Holder {
                 cpu: owner.checked_sub(1).filter(|&cpu| u64::from(cpu) < MAX_CPUS),
-                since_ns: ram.load_u64(self.since)?,
+                since_ns: memory.read_u64(self.since).ok(),
             })),
         }
     }
 
     /// Asks the clients inside the guest to stand back, or no longer to.
-    pub fn set_wanted(&self, ram: GuestRam<'_>, wanted: bool) -> Result<(), NoSuchWord> {
-        ram.store_u32(self.wanted, wanted.into())
+    ///
+    /// # Errors
+    /// There is no such word.
+    pub fn set_wanted(&self, words: &dyn Words, wanted: bool) -> Result<(), NoSuchWord> {
+        words.store(self.wanted, wanted.into())
     }
 
     /// Gives them back.
-    pub fn release(&self, ram: GuestRam<'_>) -> Result<(), NoSuchWord> {
-        ram.store_u32(self.owner, 0)
+    ///
+    /// # Errors
+    /// There is no such word.
+    pub fn release(&self, words: &dyn Words) -> Result<(), NoSuchWord> {
+        words.store(self.owner, 0)
     }
 
     /// The guest's clock, in nanoseconds, when its time-stamp counter is `tsc`.
-    pub fn clock_ns(&self, ram: GuestRam<'_>, tsc: u64) -> Result<u64, NoSuchWord> {
-        let base = ram.load_u64(self.clock_tsc_base)?;
-        let scale = ram.load_u64(self.clock_ns_per_tsc)?;
+    ///
+    /// # Errors
+    /// The clock's parameters cannot be read.
+    pub fn clock_ns(&self, memory: &dyn PhysicalMemory, tsc: u64) -> Result<u64, ReadError> {
+        let base = memory.read_u64(self.clock_tsc_base)?;
+        let scale = memory.read_u64(self.clock_ns_per_tsc)?;
         let scaled = u128::from(tsc.wrapping_sub(base)) * u128::from(scale);
         Ok((scaled >> 32) as u64)
     }
@@ -377,12 +391,12 @@ impl SeqBufPlace {
     ///
     /// # Errors
     /// Which part could not be read, and why.
-    pub fn read(&self, ram: GuestRam<'_>, tables: PageTables) -> Result<SeqBuf, String> {
-        let word = |address| ram.load_u32(address).map_err(|error| error.to_string());
+    pub fn read(&self, memory: &dyn PhysicalMemory, tables: PageTables) -> Result<SeqBuf, String> {
+        let word = |address| memory.read_u32(address).map_err(|error| error.to_string());
         let claimed_len = word(self.len)?;
         let capacity = self.buffer_size.min(MAX_BUFFER) as u32;
         let mut text = vec![0; claimed_len.min(capacity) as usize];
-        GuestVirtual::new(&ram, tables)
+        GuestVirtual::new(memory, tables)
             .read(self.buffer, &mut text)
             .map_err(|error| crate::error_chain(&error))?;
         Ok(SeqBuf {
@@ -396,14 +410,20 @@ impl SeqBufPlace {
     }
 
     /// Who is using the buffer, and how much text it is said to hold.
-    pub fn peek(&self, ram: GuestRam<'_>) -> Result<(BufferOwner, u32), NoSuchWord> {
-        Ok((BufferOwner::decode(ram.load_u32(self.owner)?), ram.load_u32(self.len)?))
+    ///
+    /// # Errors
+    /// One of the two cannot be read.
+    pub fn peek(&self, memory: &dyn PhysicalMemory) -> Result<(BufferOwner, u32), ReadError> {
+        Ok((BufferOwner::decode(memory.read_u32(self.owner)?), memory.read_u32(self.len)?))
     }
 
     /// Empties it, for the next one to use.
-    pub fn wipe(&self, ram: GuestRam<'_>) -> Result<(), NoSuchWord> {
-        ram.store_u32(self.missed, 0)?;
-        ram.store_u32(self.lost, 0)?;
-        ram.store_u32(self.len, 0)
+    ///
+    /// # Errors
+    /// There are no such words.
+    pub fn wipe(&self, words: &dyn Words) -> Result<(), NoSuchWord> {
+        words.store(self.missed, 0)?;
+        words.store(self.lost, 0)?;
+        words.store(self.len, 0)
     }
 }

@@ -155,7 +155,7 @@ impl PageTables {
     /// [`WalkError`], with the level at which the walk ended.
     pub fn translate(
         &self,
-        memory: &impl PhysicalMemory,
+        memory: &(impl PhysicalMemory + ?Sized),
         address: VirtualAddress,
     ) -> Result<Translation, WalkError> {
         if !self.is_canonical(address) {
@@ -189,7 +189,7 @@ impl PageTables {
     /// The entry of `table` for `address`, present and with no reserved bit set.
     fn entry(
         &self,
-        memory: &impl PhysicalMemory,
+        memory: &(impl PhysicalMemory + ?Sized),
         table: PhysicalAddress,
         level: Level,
         address: VirtualAddress,

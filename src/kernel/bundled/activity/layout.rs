@@ -129,7 +129,7 @@ impl Activity {
     ///
     /// # Errors
     /// Something of the image's own is not mapped.
-    pub fn locate<M: PhysicalMemory>(
+    pub fn locate<M: PhysicalMemory + ?Sized>(
         &self,
         memory: &GuestVirtual<'_, M>,
         offsets: impl Iterator<Item = Option<u64>>,

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use nmiscope::capture::nmi::{Bounds, Stopped};
 use nmiscope::capture::{Capture, NmiCapture, Reservation};
 use nmiscope::core_file::Core;
-use nmiscope::hang::KernelState;
 use nmiscope::images::{Access, Files};
-use nmiscope::kernel::Kernel;
+use nmiscope::kernel::{Kernel, KernelState};
 use nmiscope::targets::{Dump, MissingPower, Target};
 use serde_json::Value;
 

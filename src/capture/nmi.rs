@@ -12,8 +12,9 @@ use nmiscope_machine::{
 };
 
 use super::{Capture, CpuCapture, NmiCapture, Reservation};
-use crate::hang::KernelState;
-use crate::kernel::{BufferOwner, CpuPlaces, Depth, Holder, Kernel, Located, ReservationPlace};
+use crate::kernel::{
+    BufferOwner, CpuPlaces, Depth, Holder, Kernel, KernelState, Located, ReservationPlace,
+};
 use crate::targets::{MissingPower, States, Target};
 
 /// How long each step may take.

@@ -9,7 +9,8 @@ use nmiscope_symbolizer::{demangle, short_name};
 use super::signature::{self, Moments};
 use super::stable::Samples;
 use super::{Resolver, milliseconds};
-use crate::hang::{self, Ages, EdgeKind, KernelState, Node, Site, TaskState};
+use crate::hang::{self, Ages, EdgeKind, Node};
+use crate::kernel::{self, KernelState, Site, TaskState};
 use crate::report::{
     self, Activity, Cpu, CpuState, Evidence, Fact, Hang, LockKind, NodeKind, SourceLine, Task,
     WaitEdge, WaitKind, WaitNode,
@@ -210,7 +211,7 @@ impl Teller<'_> {
                     symbol: lock_symbol(address, self.resolver),
                     address: format!("{address:016x}"),
                     lock: lock.map_or(LockKind::Unknown, |lock| lock.kind.into()),
-                    held_by: lock.and_then(hang::Lock::holder).map(|node| self.names.id(node)),
+                    held_by: lock.and_then(kernel::Lock::holder).map(|node| self.names.id(node)),
                     taken_at: lock.and_then(|lock| self.line(&lock.taken_at)),
                 }
             }
@@ -390,13 +391,13 @@ impl From<TaskState> for report::TaskState {
     }
 }
 
-impl From<hang::LockKind> for LockKind {
-    fn from(kind: hang::LockKind) -> Self {
+impl From<kernel::LockKind> for LockKind {
+    fn from(kind: kernel::LockKind) -> Self {
         match kind {
-            hang::LockKind::Spin => Self::Spin,
-            hang::LockKind::Ticket => Self::Ticket,
-            hang::LockKind::Mutex => Self::Mutex,
-            hang::LockKind::Garbage(_) => Self::Unknown,
+            kernel::LockKind::Spin => Self::Spin,
+            kernel::LockKind::Ticket => Self::Ticket,
+            kernel::LockKind::Mutex => Self::Mutex,
+            kernel::LockKind::Garbage(_) => Self::Unknown,
         }
     }
 }

@@ -18,8 +18,8 @@ use nmiscope_machine::{Execution, PhysicalMemory, Registers, VcpuState, VirtualA
 use nmiscope_symbolizer::{Image, ProgramCounter, Types};
 
 use crate::capture::{Capture, CpuCapture, Reservation};
-use crate::hang::{Found, KernelState};
-use crate::kernel::{BufferOwner, SeqBuf};
+use crate::hang::Found;
+use crate::kernel::{BufferOwner, KernelState, SeqBuf};
 use crate::report::{self, Answer, Backtrace, Cpu, CpuState, Look, Nmi, Trigger, Word};
 use guest_word::Entry;
 use host_look::{HostLook, look_at_all};

@@ -6,7 +6,7 @@ use nmiscope_symbolizer::{Image, Types};
 use super::hangs::lock_name;
 use super::host_look::{HostLook, look_from};
 use super::{Resolver, show_look};
-use crate::hang::{KernelState, Task, TaskState, WaitFor};
+use crate::kernel::{KernelState, Task, TaskState, WaitFor};
 use crate::report;
 
 /// Looks at the stacks of all tasks that do not run, by task number.

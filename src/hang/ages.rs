@@ -7,9 +7,8 @@ use std::time::Duration;
 use nmiscope_machine::{HostCounts, HostTimes};
 use serde::{Deserialize, Serialize};
 
-use super::observation::{
-    CpuActivity, KernelState, Lock, LockKind, Observation, Task, Vcpu, VcpuSample, Wait, WaitFor,
-};
+use super::observation::{Observation, Vcpu, VcpuSample};
+use crate::kernel::{CpuActivity, KernelState, Lock, LockKind, Wait, WaitFor};
 
 /// A stretch of time, measured in three ways.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -300,25 +299,7 @@ impl Wait {
     }
 }
 
-impl CpuActivity {
-    /// Whether it has been given work that it has not finished. One that has finished more than it was
-    /// given has been read in between, or is garbage.
-    pub fn has_work(&self) -> bool {
-        self.work_queued > self.work_done
-    }
-}
-
 impl KernelState {
-    /// A task, if there is one with that number.
-    pub fn task(&self, number: u32) -> Option<&Task> {
-        self.tasks.get(number as usize)?.as_ref()
-    }
-
-    /// A CPU, if it can be read.
-    pub fn cpu(&self, number: u32) -> Option<&CpuActivity> {
-        self.cpus.get(number as usize)?.as_ref()
-    }
-
     /// The CPU that a lock's holder runs on.
     fn holder_cpu(&self, lock: &Lock) -> Option<u32> {
         let holder = lock.holder?;

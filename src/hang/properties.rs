@@ -11,6 +11,9 @@ use proptest::prelude::*;
 
 use super::wait_graph::{Root, WaitGraph};
 use super::*;
+use crate::kernel::{
+    CpuActivity, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor,
+};
 
 /// Few enough that lines cross, and those at the ends of what there is.
 fn number() -> impl Strategy<Value = u32> {

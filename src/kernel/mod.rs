@@ -5,10 +5,13 @@
 //! image's debug information, the values from the guest, which may have put anything there.
 
 mod bundled;
+mod state;
 
 pub use bundled::{
     BufferOwner, Bundled, CpuPlaces, Depth, Holder, Located, ReservationPlace, SeqBuf, SeqBufPlace,
 };
+
+pub use state::{CpuActivity, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor};
 
 use nmiscope_machine::{PhysicalMemory, Registers};
 use nmiscope_symbolizer::Image;

@@ -15,8 +15,8 @@ use super::watch::Watch;
 use crate::capture::nmi::{Bounds, Stopped};
 use crate::capture::{Capture, NmiCapture};
 use crate::diagnosis::host_look::look_at_all;
-use crate::hang::{CpuSamples, Found, Hang, KernelState, SampledFrame};
-use crate::kernel::Kernel;
+use crate::hang::{CpuSamples, Found, Hang, SampledFrame};
+use crate::kernel::{Kernel, KernelState};
 use crate::targets::{MissingPower, States, Target};
 
 /// How many looks. What is on the stack for a fifth of the time is then on more than a third of the stacks

@@ -5,6 +5,9 @@ use std::time::Duration;
 use nmiscope_machine::HostTimes;
 
 use crate::hang::*;
+use crate::kernel::{
+    CpuActivity, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor,
+};
 
 pub const POLL: Duration = Duration::from_millis(100);
 pub const BOUND: Duration = Duration::from_secs(1);

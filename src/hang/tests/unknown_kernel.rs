@@ -4,6 +4,7 @@ use nmiscope_machine::{HostCounts, HostTimes};
 
 use super::scene::*;
 use crate::hang::*;
+use crate::kernel::CpuActivity;
 
 /// A guest with one vCPU whose kernel is not known, watched for three times the longest bound. What
 /// happens to it at each poll is `what`'s.

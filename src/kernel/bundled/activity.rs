@@ -17,7 +17,9 @@ use nmiscope_machine::{
 };
 
 use self::layout::{CpuWords, TaskWords, WaitWords};
-use crate::hang::{CpuActivity, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor};
+use crate::kernel::state::{
+    CpuActivity, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor,
+};
 
 /// The longest name of a source file that is believed in.
 const MAX_FILE_NAME: u64 = 1024;

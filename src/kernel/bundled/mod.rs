@@ -17,7 +17,7 @@ use nmiscope_machine::{
 use nmiscope_symbolizer::{Image, Place, TypeError, Types};
 use serde::{Deserialize, Serialize};
 
-use crate::hang::KernelState;
+use crate::kernel::state::KernelState;
 use crate::targets::{NoSuchWord, Words};
 
 /// More CPUs than any kernel here has, and few enough to make a table of.

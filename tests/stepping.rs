@@ -39,7 +39,7 @@ impl<'a> Stepped<'a> {
 
     /// The addresses of the frames that the host sees, innermost first. Its view has to be whole.
     fn look(&self) -> Vec<u64> {
-        let looks = look_at_all(&[Ok(self.state)], Some(self.image), None, &self.vm);
+        let looks = look_at_all(&[Ok(self.state)], Some(self.image), &self.vm);
         let look = looks.into_iter().flatten().next().expect("a look");
         assert!(look.ending.is_complete(), "{}: {look:#?}", self.place());
         look.frames.iter().map(|frame| frame.pc.address().0).collect()

@@ -36,7 +36,7 @@ fn symbols(image: &Image<'_>, frames: &[UnwoundFrame]) -> Vec<String> {
 
 /// The symbols of a vCPU's stack.
 fn stack_of_vcpu(image: &Image<'_>, vm: &Vm, state: VcpuState) -> Vec<String> {
-    let looks = look_at_all(&[Ok(state)], Some(image), None, vm);
+    let looks = look_at_all(&[Ok(state)], Some(image), vm);
     let look = looks.into_iter().flatten().next().expect("a look");
     let names = symbols(image, &look.frames);
     assert!(look.ending.is_complete(), "{names:#?}: {}", look.ending);

@@ -109,7 +109,7 @@ pub(super) fn lock_name(address: u64, resolver: &Resolver<'_>) -> String {
 
 /// A lock that is part of something has that one's symbol, and an offset.
 fn lock_symbol(address: u64, resolver: &Resolver<'_>) -> Option<String> {
-    let found = resolver.image()?.symbol_containing(VirtualAddress(address))?;
+    let found = resolver.symbols()?.symbol_containing(VirtualAddress(address))?;
     let name = demangle(&found.symbol.name);
     Some(if found.offset == 0 { name } else { format!("{name}+{:#x}", found.offset) })
 }

@@ -6,9 +6,10 @@
 use nmiscope_machine::{
     GuestVirtual, PageTables, PhysicalMemory, Register, UnwindRegisters, VcpuState, VirtualAddress,
 };
-use nmiscope_symbolizer::{End, Image, ProgramCounter, Strategy, Types, Unwinder, UnwoundFrame};
+use nmiscope_symbolizer::{End, ProgramCounter, Strategy, UnwoundFrame};
 
 use super::variables::{self, FrameVariables};
+use crate::kernel::Symbols;
 use crate::report::FoundBy;
 
 /// What the host sees of one vCPU.
@@ -48,20 +49,18 @@ impl std::fmt::Display for Ending {
 }
 
 /// Looks at all of them; `None` for one that cannot be seen: it has no registers, or none that mean
-/// anything. Their variables are read if there are `types`, which are those of `image`.
+/// anything. Their variables are read if `symbols` has them.
 pub fn look_at_all(
     states: &[Result<VcpuState, String>],
-    image: Option<&Image<'_>>,
-    types: Option<&Types<'_>>,
+    symbols: Option<&dyn Symbols>,
     memory: &dyn PhysicalMemory,
 ) -> Vec<Option<HostLook>> {
-    states.iter().map(|state| look(state.as_ref().ok()?, image, types, memory)).collect()
+    states.iter().map(|state| look(state.as_ref().ok()?, symbols, memory)).collect()
 }
 
 fn look(
     state: &VcpuState,
-    image: Option<&Image<'_>>,
-    types: Option<&Types<'_>>,
+    symbols: Option<&dyn Symbols>,
     memory: &dyn PhysicalMemory,
 ) -> Option<HostLook> {
     if !state.execution().has_position() {
@@ -69,7 +68,7 @@ fn look(
     }
     let registers = UnwindRegisters::from(&state.registers);
     let tables = state.registers.page_tables().map_err(|error| crate::error_chain(&error));
-    Some(look_from(&registers, tables, image, types, memory))
+    Some(look_from(&registers, tables, symbols, memory))
 }
 
 /// Looks at the stack that starts with `registers`, in the address space of `tables`, or of which it
@@ -77,23 +76,18 @@ fn look(
 pub(super) fn look_from(
     registers: &UnwindRegisters,
     tables: Result<PageTables, String>,
-    image: Option<&Image<'_>>,
-    types: Option<&Types<'_>>,
+    symbols: Option<&dyn Symbols>,
     memory: &dyn PhysicalMemory,
 ) -> HostLook {
-    let (image, tables) = match (image, tables) {
-        (Some(image), Ok(tables)) => (image, tables),
+    let (symbols, tables) = match (symbols, tables) {
+        (Some(symbols), Ok(tables)) => (symbols, tables),
         (None, _) => return first_frame_alone(registers, "there is no image to unwind by".into()),
         (_, Err(reason)) => return first_frame_alone(registers, reason),
     };
     let memory = GuestVirtual::new(memory, tables);
-    let trace = Unwinder::new(image).unwind(registers, &memory);
-    let variables = types.map(|types| variables::of_stack(types, &trace.frames, &memory));
-    HostLook {
-        frames: trace.frames,
-        variables: variables.unwrap_or_default(),
-        ending: Ending::Unwound(trace.end),
-    }
+    let trace = symbols.unwind(registers, &memory);
+    let variables = variables::of_stack(symbols, &trace.frames, &memory);
+    HostLook { frames: trace.frames, variables, ending: Ending::Unwound(trace.end) }
 }
 
 fn first_frame_alone(registers: &UnwindRegisters, reason: String) -> HostLook {

@@ -1,7 +1,7 @@
 //! From a capture to a backtrace in words: parses what the guests' handlers printed, looks every
 //! address up, groups equal stacks, and says of each vCPU that did not answer why.
 //!
-//! Pure: a capture and an image in, report structs out. No clock, no KVM, no I/O.
+//! Pure: a capture and symbols in, report structs out. No clock, no KVM, no I/O.
 
 mod account;
 pub mod guest_word;
@@ -15,11 +15,11 @@ pub mod variables;
 mod witnesses;
 
 use nmiscope_machine::{Execution, PhysicalMemory, Registers, VcpuState, VirtualAddress};
-use nmiscope_symbolizer::{Image, ProgramCounter, Types};
+use nmiscope_symbolizer::ProgramCounter;
 
 use crate::capture::{Capture, CpuCapture, Reservation};
 use crate::hang::Found;
-use crate::kernel::{BufferOwner, KernelState, SeqBuf};
+use crate::kernel::{BufferOwner, KernelState, SeqBuf, Symbols};
 use crate::report::{self, Answer, Backtrace, Cpu, CpuState, Look, Nmi, Trigger, Word};
 use guest_word::Entry;
 use host_look::{HostLook, look_at_all};
@@ -36,13 +36,11 @@ pub struct Looks {
 }
 
 impl Looks {
-    /// Looks at the stacks of all vCPUs and of all tasks. Variables are read if there are `types`,
-    /// which are those of `image`.
+    /// Looks at the stacks of all vCPUs and of all tasks. Variables are read if `symbols` has them.
     pub fn look(
         states: &[Result<VcpuState, String>],
         kernel: Option<&KernelState>,
-        image: Option<&Image<'_>>,
-        types: Option<&Types<'_>>,
+        symbols: Option<&dyn Symbols>,
         memory: &dyn PhysicalMemory,
     ) -> Self {
         // The kernel's part of memory is the same in all address spaces.
@@ -50,8 +48,8 @@ impl Looks {
         let tables = states_read.find_map(|state| state.registers.page_tables().ok());
         let tables = tables.ok_or_else(|| "no vCPU has page tables".to_owned());
         Self {
-            cpus: look_at_all(states, image, types, memory),
-            tasks: tasks::look_at_tasks(kernel, &tables, image, types, memory),
+            cpus: look_at_all(states, symbols, memory),
+            tasks: tasks::look_at_tasks(kernel, &tables, symbols, memory),
         }
     }
 

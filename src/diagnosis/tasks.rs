@@ -1,27 +1,25 @@
 //! The kernel's tasks that do not run: what they wait for, and their stacks.
 
 use nmiscope_machine::{PageTables, PhysicalMemory, UnwindRegisters};
-use nmiscope_symbolizer::{Image, Types};
 
 use super::hangs::lock_name;
 use super::host_look::{HostLook, look_from};
 use super::{Resolver, show_look};
-use crate::kernel::{KernelState, Task, TaskState, WaitFor};
+use crate::kernel::{KernelState, Symbols, Task, TaskState, WaitFor};
 use crate::report;
 
 /// Looks at the stacks of all tasks that do not run, by task number.
 pub fn look_at_tasks(
     kernel: Option<&KernelState>,
     tables: &Result<PageTables, String>,
-    image: Option<&Image<'_>>,
-    types: Option<&Types<'_>>,
+    symbols: Option<&dyn Symbols>,
     memory: &dyn PhysicalMemory,
 ) -> Vec<Option<HostLook>> {
     let tasks = kernel.map_or(&[][..], |kernel| &kernel.tasks);
     let look = |task: &Option<Task>| {
         let task = task.as_ref().filter(|task| is_off(task))?;
         let registers = UnwindRegisters::from(task.registers.as_ref()?);
-        Some(look_from(&registers, tables.clone(), image, types, memory))
+        Some(look_from(&registers, tables.clone(), symbols, memory))
     };
     tasks.iter().map(look).collect()
 }

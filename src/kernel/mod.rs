@@ -6,12 +6,14 @@
 
 mod bundled;
 mod state;
+mod symbols;
 
 pub use bundled::{
     BufferOwner, Bundled, CpuPlaces, Depth, Holder, Located, ReservationPlace, SeqBuf, SeqBufPlace,
 };
 
 pub use state::{CpuActivity, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor};
+pub use symbols::{Symbols, WithVariables};
 
 use nmiscope_machine::{PhysicalMemory, Registers};
 use nmiscope_symbolizer::Image;

@@ -7,7 +7,6 @@ use nmiscope_machine::{
     GuestVirtual, Mapping, MappingLimits, PhysicalMemory, Register, VcpuState, VirtualAddress,
     VirtualMemory,
 };
-use nmiscope_symbolizer::Image;
 use tempfile::NamedTempFile;
 
 use super::{Note, Taken};
@@ -17,6 +16,7 @@ use crate::core_file::{
     Contents, CpuRegisters, Extents, NotePlace, check_path, prepare, write_all_but_note,
 };
 use crate::diagnosis::Looks;
+use crate::kernel::Symbols;
 use crate::report::{Hang, Report};
 use crate::targets::{Target, Touched};
 
@@ -76,7 +76,7 @@ impl Destination {
             cpus: &cpus,
             note: &[],
             vmcoreinfo: vmcoreinfo.as_deref(),
-            build_id: moment.image.and_then(|image| image.build_id()),
+            build_id: moment.symbols.and_then(|symbols| symbols.build_id()),
             extents: &extents,
             views: &views,
         };
@@ -104,8 +104,8 @@ pub struct Moment<'a> {
     pub target: &'a dyn Target,
     /// What of its memory the looks were made from.
     pub touched: &'a Touched<&'a dyn PhysicalMemory>,
-    /// What runs.
-    pub image: Option<&'a Image<'a>>,
+    /// The kernel's symbols, where there are any.
+    pub symbols: Option<&'a dyn Symbols>,
 }
 
 impl Moment<'_> {
@@ -149,9 +149,9 @@ impl Moment<'_> {
     fn vmcoreinfo(&self) -> Option<Vec<u8>> {
         // A page, says Linux.
         const MOST: usize = 4096;
-        let image = self.image?;
+        let symbols = self.symbols?;
         let memory = self.kernel_memory()?;
-        let word = |name: &str| memory.read_u64(image.symbol(name)?.address).ok();
+        let word = |name: &str| memory.read_u64(symbols.address_of(name)?).ok();
         let length = usize::try_from(word("vmcoreinfo_size")?).ok().filter(|&len| len <= MOST)?;
         let mut text = vec![0; length];
         memory.read(VirtualAddress(word("vmcoreinfo_data")?), &mut text).ok()?;
@@ -178,8 +178,8 @@ impl Moment<'_> {
             let mut down = offsets.skip(1).map(|offset| start.wrapping_add(offset.wrapping_neg()));
             while down.next().is_some_and(&mut insert) {}
         }
-        if let (Ok(places), Some(image)) = (&self.stopped.places, self.image) {
-            for (start, length) in places.own_memory(image) {
+        if let Ok(places) = &self.stopped.places {
+            for (start, length) in places.own_memory() {
                 let within = start.0 % PAGE;
                 for offset in (0..within + length).step_by(PAGE as usize) {
                     // What is not mapped is not there.

@@ -22,10 +22,11 @@ use nmiscope_vmm as vmm;
 use nmiscope_vmm::{Ports, Vm};
 
 use crate::capture::nmi::{Bounds as NmiBounds, Stopped};
-use crate::diagnosis::{self, Looks, Resolver, milliseconds, variables};
+use crate::diagnosis::{self, Looks, Resolver, milliseconds};
 use crate::errors::BadRequest;
 use crate::hang::{self, Found, Verdict};
 use crate::images::{self, Access, Files, source_roots};
+use crate::kernel::{Symbols, WithVariables};
 use crate::postmortem::{self, Moment, Pending, Taken};
 use crate::report::{
     Backtrace, CrashCause, Hang, Machine, Outcome, Report, SCHEMA_VERSION, Source, Tool, Trigger,
@@ -453,9 +454,14 @@ impl Session<'_> {
         }
         let (kernel, files) = self.guest.examine();
         let image = files.parse().ok();
-        let resolver = Resolver::new(image.as_ref(), SourceRoots::new(source_roots()));
-        let image_of_types = resolver.image().filter(|_| self.options.variables);
-        let types = variables::types(image_of_types);
+        let symbols = image.as_ref().map(|image| image as &dyn Symbols);
+        let resolver = Resolver::new(symbols, SourceRoots::new(source_roots()));
+        let wanted_variables = image.as_ref().filter(|_| self.options.variables);
+        let with_variables = wanted_variables.map(WithVariables::new);
+        let looked_by = match &with_variables {
+            Some(Ok(with_variables)) => Some(with_variables as &dyn Symbols),
+            _ => symbols,
+        };
         // A guest that the host does not run would take forever to answer.
         let ask = wanted && trigger != Trigger::Starved;
         let reserved = if ask { stopped.reserve(&mut self.vm) } else { stopped.without_nmis() };
@@ -464,8 +470,7 @@ impl Session<'_> {
         let looks = Looks::look(
             &reserved.stopped.states,
             reserved.stopped.activity.as_ref(),
-            resolver.image(),
-            types.as_ref().ok().and_then(Option::as_ref),
+            looked_by,
             &touched,
         );
         let moment = Moment {
@@ -473,7 +478,7 @@ impl Session<'_> {
             looks: &looks,
             target: &self.vm,
             touched: &touched,
-            image: resolver.image(),
+            symbols,
         };
         // A core that is there already is of something more important.
         let weight = Weight::of(&trigger);
@@ -481,8 +486,8 @@ impl Session<'_> {
         let core = self.options.core.as_ref().filter(|_| keep).map(|core| core.begin(&moment));
         let capture = reserved.run_nmis(&mut self.vm);
         if let (Some(found), Some(watch)) = (&mut found, &mut self.watch) {
-            let (target, image, started) = (&mut self.vm, resolver.image(), self.started);
-            let sampler = Sampler { target, watch, kernel, image, started };
+            let (target, started) = (&mut self.vm, self.started);
+            let sampler = Sampler { target, watch, kernel, symbols, started };
             found.samples = sampler.sample(found, &capture);
         }
         let backtrace = diagnosis::backtrace(&capture, &looks, trigger, at, &resolver);
@@ -499,13 +504,13 @@ impl Session<'_> {
             let pending = core.map(|core| (core, Taken { capture, found }));
             self.core = Some(Kept { weight, backtrace, pending });
         }
-        let no_types = types.err();
+        let no_variables = with_variables.and_then(Result::err);
         if wanted {
             (self.listener)(Event::Backtrace(&backtrace));
             self.backtraces.push(backtrace);
         }
         // The next backtrace is of the same image.
-        if let Some(warning) = no_types {
+        if let Some(warning) = no_variables {
             self.warn_once(warning);
         }
     }

@@ -9,14 +9,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nmiscope_machine::PhysicalMemory;
-use nmiscope_symbolizer::{Image, UnwoundFrame};
+use nmiscope_symbolizer::UnwoundFrame;
 
 use super::watch::Watch;
 use crate::capture::nmi::{Bounds, Stopped};
 use crate::capture::{Capture, NmiCapture};
 use crate::diagnosis::host_look::look_at_all;
 use crate::hang::{CpuSamples, Found, Hang, SampledFrame};
-use crate::kernel::{Kernel, KernelState};
+use crate::kernel::{Kernel, KernelState, Symbols};
 use crate::targets::{MissingPower, States, Target};
 
 /// How many looks. What is on the stack for a fifth of the time is then on more than a third of the stacks
@@ -38,7 +38,7 @@ pub struct Sampler<'a> {
     pub target: &'a mut dyn Target,
     pub watch: &'a mut Watch,
     pub kernel: &'a Kernel,
-    pub image: Option<&'a Image<'a>>,
+    pub symbols: Option<&'a dyn Symbols>,
     /// When the tool was started.
     pub started: Instant,
 }
@@ -47,7 +47,7 @@ impl Sampler<'_> {
     /// The stacks of those who hang and run on, at a few moments. In between the guest runs; it stands
     /// still afterwards. If it gets on meanwhile there are none, since they are of something else.
     pub fn sample(self, found: &Found, capture: &Capture) -> Vec<CpuSamples> {
-        let Self { target, watch, kernel, image, started } = self;
+        let Self { target, watch, kernel, symbols, started } = self;
         let mut cpus = to_sample(&found.hangs, capture.kernel.as_ref());
         // The guest may name CPUs that do not exist.
         cpus.retain(|&cpu| capture.cpus.get(cpu as usize).is_some_and(|cpu| is_left(&cpu.nmi)));
@@ -55,7 +55,9 @@ impl Sampler<'_> {
             return Vec::new();
         }
         let clock = Instant::now();
-        let Ok(mut samples) = take(target, &Vec::from_iter(cpus), image) else { return Vec::new() };
+        let Ok(mut samples) = take(target, &Vec::from_iter(cpus), symbols) else {
+            return Vec::new();
+        };
         let bounds = Bounds::for_vcpus(target.vcpus());
         let stopped = Stopped::stop(target, kernel, bounds);
         // It was stopped most of the time: that does not make a hang older.
@@ -86,7 +88,7 @@ fn is_left(nmi: &NmiCapture) -> bool {
 fn take(
     target: &mut dyn Target,
     cpus: &[u32],
-    image: Option<&Image<'_>>,
+    symbols: Option<&dyn Symbols>,
 ) -> Result<Vec<CpuSamples>, MissingPower> {
     let mut samples: Vec<CpuSamples> = cpus.iter().copied().map(CpuSamples::of).collect();
     let started = Instant::now();
@@ -97,7 +99,7 @@ fn take(
         if started.elapsed() >= MOST {
             break;
         }
-        look(target, &states, image, &mut samples);
+        look(target, &states, symbols, &mut samples);
     }
     target.pausing()?.resume();
     Ok(samples)
@@ -125,12 +127,12 @@ fn run_for_a_moment(target: &mut dyn Target, cpus: &[u32]) -> Result<(), Missing
 fn look(
     memory: &dyn PhysicalMemory,
     states: &States,
-    image: Option<&Image<'_>>,
+    symbols: Option<&dyn Symbols>,
     samples: &mut [CpuSamples],
 ) {
     let theirs: States =
         samples.iter().map(|samples| states[samples.cpu as usize].clone()).collect();
-    let looks = look_at_all(&theirs, image, None, memory);
+    let looks = look_at_all(&theirs, symbols, memory);
     for (samples, look) in samples.iter_mut().zip(looks) {
         if let Some(look) = look {
             samples.add(look.frames.iter().map(sampled).collect());

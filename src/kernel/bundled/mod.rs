@@ -37,6 +37,9 @@ pub struct Bundled {
     clock_ns_per_tsc: VirtualAddress,
     per_cpu: PerCpu,
     activity: activity::Activity,
+    /// The kernel's data, and the template of its per-CPU data: address and length in bytes.
+    data: Option<(VirtualAddress, u64)>,
+    template: Option<(VirtualAddress, u64)>,
 }
 
 #[derive(Debug)]
@@ -62,6 +65,8 @@ pub struct Located {
     /// By CPU number; or why a CPU's variables are not to be found.
     pub cpus: Vec<Result<CpuPlaces, String>>,
     activity: activity::Places,
+    data: Option<(VirtualAddress, u64)>,
+    template: Option<(VirtualAddress, u64)>,
 }
 
 /// Where `nmi_print_flag` lies, and what dates it.
@@ -132,6 +137,8 @@ impl Bundled {
                 seq_buffer_size: buffer.ty().size().unwrap_or(0),
             },
             activity: activity::Activity::find(&types)?,
+            data: range(image, "_sdata", "_end"),
+            template: range(image, "__per_cpu_start", "__per_cpu_end"),
         })
     }
 
@@ -178,7 +185,8 @@ impl Bundled {
             .collect();
         let offsets = cpus.iter().map(|cpu| Some(cpu.as_ref().ok()?.offset));
         let activity = self.activity.locate(&memory, offsets)?;
-        Ok(Located { tables, reservation, cpus, activity })
+        let (data, template) = (self.data, self.template);
+        Ok(Located { tables, reservation, cpus, activity, data, template })
     }
 
     fn locate_cpu<M: PhysicalMemory + ?Sized>(
@@ -206,6 +214,14 @@ impl Bundled {
     }
 }
 
+/// What lies between two symbols of the linker script, and so possibly nonsense; no kernel has as
+/// much as the bound.
+fn range(image: &Image<'_>, start: &str, end: &str) -> Option<(VirtualAddress, u64)> {
+    const MOST: u64 = 16 << 20;
+    let (start, end) = (image.symbol(start)?.address, image.symbol(end)?.address);
+    Some((start, end.0.checked_sub(start.0)?.min(MOST)))
+}
+
 fn address(types: &Types<'_>, name: &str) -> Result<VirtualAddress, TypeError> {
     types.variable(name).map(|place: Place<'_>| place.address())
 }
@@ -222,20 +238,12 @@ fn physical<M: PhysicalMemory + ?Sized>(
 impl Located {
     /// The kernel's own data, its log among them, and each CPU's: where it begins, guest-virtual,
     /// and its length in bytes.
-    pub fn own_memory(&self, image: &Image<'_>) -> Vec<(VirtualAddress, u64)> {
-        // From the symbols of a linker script, and so possibly nonsense; no kernel has that much.
-        const MOST: u64 = 16 << 20;
-        let range = |start: &str, end: &str| {
-            let (start, end) = (image.symbol(start)?.address, image.symbol(end)?.address);
-            Some((start, end.0.checked_sub(start.0)?.min(MOST)))
-        };
-        let data = range("_sdata", "_end");
-        let template = range("__per_cpu_start", "__per_cpu_end");
-        let copies = template.into_iter().flat_map(|(start, length)| {
+    pub fn own_memory(&self) -> Vec<(VirtualAddress, u64)> {
+        let copies = self.template.into_iter().flat_map(|(start, length)| {
             let cpus = self.cpus.iter().flatten();
             cpus.map(move |cpu| (start.wrapping_add(cpu.offset), length))
         });
-        data.into_iter().chain(copies).collect()
+        self.data.into_iter().chain(copies).collect()
     }
 
     /// What the kernel says of what it is doing.

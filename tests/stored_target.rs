@@ -8,7 +8,7 @@ use nmiscope::capture::nmi::{Bounds, Stopped};
 use nmiscope::capture::{Capture, NmiCapture, Reservation};
 use nmiscope::core_file::Core;
 use nmiscope::images::{Access, Files};
-use nmiscope::kernel::{Kernel, KernelState};
+use nmiscope::kernel::{self, Kernel, KernelState};
 use nmiscope::targets::{Dump, MissingPower, Target};
 use serde_json::Value;
 
@@ -33,19 +33,19 @@ fn stored_capture(core: &Core<'_>) -> Capture {
     serde_json::from_value(note["taken"]["capture"].clone()).expect("a capture")
 }
 
-fn for_each_core(check: impl Fn(&str, &mut Dump<'_>, &Kernel, &Capture)) {
+fn for_each_core(check: impl Fn(&str, &mut Dump<'_>, &dyn Kernel, &Capture)) {
     let files = Files::open(Some(&directory().join("guest.elf")), Access::Read).expect("the image");
-    let kernel = Kernel::recognise(&files.parse().expect("an image"));
+    let kernel = kernel::recognise(&files.parse().expect("an image"));
     for name in CORES {
         let bytes = fs::read(directory().join(format!("cores/{name}.core"))).expect("a core");
         let core = Core::parse(&bytes).expect("a core");
         let live = stored_capture(&core);
         let states = live.cpus.iter().map(|cpu| cpu.state.clone()).collect();
-        check(name, &mut Dump::new(core, states), &kernel, &live);
+        check(name, &mut Dump::new(core, states), &*kernel, &live);
     }
 }
 
-fn stop(dump: &mut Dump<'_>, kernel: &Kernel) -> Stopped {
+fn stop(dump: &mut Dump<'_>, kernel: &dyn Kernel) -> Stopped {
     let bounds = Bounds::for_vcpus(dump.vcpus());
     Stopped::stop(dump, kernel, bounds)
 }

@@ -12,9 +12,7 @@ use nmiscope_machine::{
 };
 
 use super::{Capture, CpuCapture, NmiCapture, Reservation};
-use crate::kernel::{
-    BufferOwner, CpuPlaces, Depth, Holder, Kernel, KernelState, Located, ReservationPlace,
-};
+use crate::kernel::{BufferOwner, Depth, Holder, Kernel, KernelState, Located, NmiBuffers};
 use crate::targets::{MissingPower, States, Target};
 
 /// How long each step may take.
@@ -47,7 +45,7 @@ pub struct Stopped {
     /// By vCPU number.
     pub states: States,
     /// Where the kernel's structures are, or why that is not known.
-    pub places: Result<Located, String>,
+    pub places: Result<Box<dyn Located>, String>,
     /// What the kernel says of what it is doing, where that can be read.
     pub activity: Option<KernelState>,
     bounds: Bounds,
@@ -55,40 +53,46 @@ pub struct Stopped {
 
 impl Stopped {
     /// Stops all vCPUs, where they can be stopped; otherwise they are taken as they are.
-    pub fn stop(target: &mut dyn Target, kernel: &Kernel, bounds: Bounds) -> Self {
+    pub fn stop(target: &mut dyn Target, kernel: &dyn Kernel, bounds: Bounds) -> Self {
         let mut step = Steps::start();
         let states = stop(target, bounds);
         step.done("stopped the vCPUs and read their registers");
-        let registers = states.iter().map(|state| match state {
+        let mut registers = states.iter().map(|state| match state {
             Ok(state) => Ok(state.registers),
             Err(reason) => Err(reason.clone()),
         });
-        let places = kernel.locate(target, registers);
+        let places = kernel.locate(target, &mut registers);
         let mut stopped = Self { states, places, activity: None, bounds };
         stopped.read_activity(target);
         step.done("found the kernel's structures");
         stopped
     }
 
+    fn buffers(&self) -> Result<&dyn NmiBuffers, String> {
+        let located = self.places.as_ref().map_err(String::clone)?;
+        located.nmi_buffers().ok_or_else(|| "the kernel has no NMI buffers".into())
+    }
+
     fn read_activity(&mut self, memory: &dyn PhysicalMemory) {
         let places = self.places.as_ref().ok();
-        self.activity = places.and_then(|places| places.activity(memory, Depth::All).ok());
+        self.activity = places.and_then(|places| places.state(memory, Depth::All).ok());
     }
 
     /// Reserves the buffers, if they can be had. A guest in which somebody else has them is let run
     /// for it, and then the moment is a later one.
     pub fn reserve(mut self, target: &mut dyn Target) -> Reserved {
         let mut step = Steps::start();
-        let reservation = match &self.places {
-            Ok(places) => {
-                let place = &places.reservation;
-                let (reservation, ran) = reserve(target, place, self.bounds, &mut self.states);
+        let reservation = match self.buffers() {
+            Ok(buffers) => {
+                let mut states = self.states.clone();
+                let (reservation, ran) = reserve(target, buffers, self.bounds, &mut states);
                 if ran {
+                    self.states = states;
                     self.read_activity(target);
                 }
                 reservation
             }
-            Err(reason) => Reservation::Unavailable { reason: reason.clone() },
+            Err(reason) => Reservation::Unavailable { reason },
         };
         step.done("reserved the buffers");
         Reserved { stopped: self, reservation, nmis: true }
@@ -116,42 +120,38 @@ impl Reserved {
     /// Sends the NMIs, reads what the handlers print, and gives the buffers back. All vCPUs stay
     /// stopped. Whatever goes wrong is in the capture.
     pub fn run_nmis(self, target: &mut dyn Target) -> Capture {
-        let Self { stopped: Stopped { states, places, activity, bounds }, reservation, nmis } =
-            self;
+        let Self { stopped, reservation, nmis } = self;
         let mut step = Steps::start();
-        let places = places.as_ref().ok();
+        let buffers = stopped.buffers().ok();
         let held = matches!(reservation, Reservation::Held { .. });
-        let before: Vec<Before> = states
-            .iter()
-            .enumerate()
-            .map(|(cpu, state)| {
-                // What a handler has printed that has not returned is worth keeping.
-                let idle = state.as_ref().is_ok_and(|state| !state.nmi.masked);
-                Before::look(target, places, cpu, held && idle)
-            })
-            .collect();
+        let look = |(cpu, state): (u32, &Result<VcpuState, String>)| {
+            // What a handler has printed that has not returned is worth keeping.
+            let idle = state.as_ref().is_ok_and(|state| !state.nmi.masked);
+            Before::look(target, buffers, cpu, held && idle)
+        };
+        let before: Vec<Before> = (0..).zip(&stopped.states).map(look).collect();
         let started = Instant::now();
         let nmis = if nmis {
-            send_nmis(target, places, &states, bounds.handlers)
+            stopped.send_nmis(target)
         } else {
             let reason = || "no NMIs were asked for".to_owned();
-            states.iter().map(|_| NmiCapture::NotSent(reason())).collect()
+            stopped.states.iter().map(|_| NmiCapture::NotSent(reason())).collect()
         };
         step.done("ran the NMI handlers");
         let cpus = (0..)
-            .zip(states.into_iter().zip(nmis))
+            .zip(stopped.states.iter().cloned().zip(nmis))
             .zip(before)
             .map(|((cpu, (state, nmi)), before)| {
-                before.complete(target, places, cpu, state, nmi, held)
+                before.complete(target, buffers, cpu, state, nmi, held)
             })
             .collect();
         let elapsed = started.elapsed();
         step.done("read the buffers");
-        if held && let (Some(places), Ok(words)) = (places, target.words()) {
+        if held && let (Some(buffers), Ok(words)) = (buffers, target.words()) {
             // The word was there when it was taken.
-            let _ = places.reservation.release(words);
+            let _ = buffers.release(words);
         }
-        Capture { reservation, elapsed, cpus, kernel: activity }
+        Capture { reservation, elapsed, cpus, kernel: stopped.activity }
     }
 }
 
@@ -178,53 +178,55 @@ fn stop(target: &mut dyn Target, bounds: Bounds) -> States {
     }
 }
 
-/// Has every vCPU that can take an NMI run its handler.
-fn send_nmis(
-    target: &mut dyn Target,
-    places: Option<&Located>,
-    states: &States,
-    bound: Duration,
-) -> Vec<NmiCapture> {
-    let reasons = (0..)
-        .zip(states)
-        .map(|(cpu, state)| cannot_take_nmi(target, places, cpu, state))
-        .collect::<Vec<_>>();
-    let able: Vec<u32> =
-        (0..).zip(&reasons).filter(|(_, reason)| reason.is_none()).map(|(cpu, _)| cpu).collect();
-    let mut runs = match target.nmis() {
-        Ok(nmis) => nmis.run(&able, bound),
-        Err(missing) => able.iter().map(|_| Err(missing.to_string())).collect(),
+impl Stopped {
+    /// Has every vCPU that can take an NMI run its handler.
+    fn send_nmis(&self, target: &mut dyn Target) -> Vec<NmiCapture> {
+        let states = (0..).zip(&self.states);
+        let reasons: Vec<Option<String>> =
+            states.map(|(cpu, state)| self.cannot_take_nmi(target, cpu, state)).collect();
+        let able = (0..).zip(&reasons).filter(|(_, reason)| reason.is_none());
+        let able: Vec<u32> = able.map(|(cpu, _)| cpu).collect();
+        let runs = match target.nmis() {
+            Ok(nmis) => nmis.run(&able, self.bounds.handlers),
+            Err(missing) => able.iter().map(|_| Err(missing.to_string())).collect(),
+        };
+        let mut runs = runs.into_iter();
+        let run = |reason: Option<String>| match reason {
+            Some(reason) => NmiCapture::NotSent(reason),
+            None => match runs.next() {
+                Some(Ok(run)) => NmiCapture::Run(Box::new(run)),
+                Some(Err(reason)) => NmiCapture::NotSent(reason),
+                None => NmiCapture::NotSent("the target did not say what became of it".into()),
+            },
+        };
+        reasons.into_iter().map(run).collect()
     }
-    .into_iter();
-    let run = |reason: Option<String>| match reason {
-        Some(reason) => NmiCapture::NotSent(reason),
-        None => match runs.next() {
-            Some(Ok(run)) => NmiCapture::Run(Box::new(run)),
-            Some(Err(reason)) => NmiCapture::NotSent(reason),
-            None => NmiCapture::NotSent("the target did not say what became of it".into()),
-        },
-    };
-    reasons.into_iter().map(run).collect()
-}
 
-/// Why a vCPU must not be sent an NMI: without a handler for it, it would end the guest.
-fn cannot_take_nmi(
-    memory: &dyn PhysicalMemory,
-    places: Option<&Located>,
-    cpu: usize,
-    state: &Result<VcpuState, String>,
-) -> Option<String> {
-    let state = match state {
-        Ok(state) if state.mp_state.is_started() => state,
-        // The VMM knows to leave it alone.
-        Ok(_) => return None,
-        Err(reason) => return Some(reason.clone()),
-    };
-    let online = places.and_then(|places| places_of(places, cpu).ok()?.is_online(memory).ok());
-    let able = online.unwrap_or_else(|| has_nmi_gate(memory, &state.registers));
-    (!able).then(|| {
-        "it has no NMI handler: it is still booting, has been reset, or never had one".into()
-    })
+    /// Why a vCPU must not be sent an NMI: without a handler for it, it would end the guest.
+    fn cannot_take_nmi(
+        &self,
+        memory: &dyn PhysicalMemory,
+        cpu: u32,
+        state: &Result<VcpuState, String>,
+    ) -> Option<String> {
+        let state = match state {
+            Ok(state) if state.mp_state.is_started() => state,
+            // The VMM knows to leave it alone.
+            Ok(_) => return None,
+            Err(reason) => return Some(reason.clone()),
+        };
+        let online = match &self.places {
+            Ok(places) => match places.nmi_buffers() {
+                Some(buffers) => buffers.is_online(memory, cpu),
+                None => return Some("the kernel has no buffer to answer an NMI into".into()),
+            },
+            Err(_) => None,
+        };
+        let able = online.unwrap_or_else(|| has_nmi_gate(memory, &state.registers));
+        (!able).then(|| {
+            "it has no NMI handler: it is still booting, has been reset, or never had one".into()
+        })
+    }
 }
 
 /// Whether there is an interrupt descriptor table with a gate for vector 2. In long mode a gate has
@@ -248,16 +250,16 @@ fn has_nmi_gate(memory: &dyn PhysicalMemory, registers: &Registers) -> bool {
 /// to be given back: it does, up to the bound, and `states` are read anew.
 fn reserve(
     target: &mut dyn Target,
-    place: &ReservationPlace,
+    buffers: &dyn NmiBuffers,
     bounds: Bounds,
     states: &mut States,
 ) -> (Reservation, bool) {
     let started = Instant::now();
     let mut ran = false;
     let result = loop {
-        match try_take(target, place) {
+        match try_take(target, buffers) {
             Ok(Err(_))
-                if started.elapsed() < bounds.reservation && (ran || let_run(target, place)) =>
+                if started.elapsed() < bounds.reservation && (ran || let_run(target, buffers)) =>
             {
                 ran = true;
                 thread::sleep(Duration::from_millis(1));
@@ -268,7 +270,7 @@ fn reserve(
     let waited = started.elapsed();
     if ran {
         if let Ok(words) = target.words() {
-            let _ = place.set_wanted(words, false);
+            let _ = buffers.set_wanted(words, false);
         }
         *states = stop(target, bounds);
     }
@@ -276,7 +278,7 @@ fn reserve(
         Ok(Ok(())) => Reservation::Held { waited },
         Ok(Err(holder)) => Reservation::Refused {
             holder: holder.cpu,
-            held: held_for(target, place, holder, states),
+            held: held_for(target, buffers, holder, states),
             waited,
         },
         Err(reason) => Reservation::Unavailable { reason },
@@ -284,16 +286,16 @@ fn reserve(
     (reservation, ran)
 }
 
-fn try_take(target: &dyn Target, place: &ReservationPlace) -> Result<Result<(), Holder>, String> {
+fn try_take(target: &dyn Target, buffers: &dyn NmiBuffers) -> Result<Result<(), Holder>, String> {
     let words = target.words().map_err(|missing: MissingPower| missing.to_string())?;
-    place.try_take(target, words).map_err(|error| error.to_string())
+    buffers.try_take(target, words).map_err(|error| error.to_string())
 }
 
 /// Lets the guest run with the word set that makes its clients stand back, if the target can.
-fn let_run(target: &mut dyn Target, place: &ReservationPlace) -> bool {
+fn let_run(target: &mut dyn Target, buffers: &dyn NmiBuffers) -> bool {
     if let Ok(words) = target.words() {
         // Whether it worked shows in the next try.
-        let _ = place.set_wanted(words, true);
+        let _ = buffers.set_wanted(words, true);
     }
     target.pausing().map(|pausing| pausing.resume()).is_ok()
 }
@@ -301,12 +303,12 @@ fn let_run(target: &mut dyn Target, place: &ReservationPlace) -> bool {
 /// How long the holder has held it, by the guest's own clock.
 fn held_for(
     target: &dyn Target,
-    place: &ReservationPlace,
+    buffers: &dyn NmiBuffers,
     holder: Holder,
     states: &States,
 ) -> Option<Duration> {
     let tsc = target.tsc(states.iter().flatten().next()?.cpu)?;
-    let now = place.clock_ns(target, tsc).ok()?;
+    let now = buffers.clock_ns(target, tsc)?;
     now.checked_sub(holder.since_ns?).map(Duration::from_nanos)
 }
 
@@ -318,58 +320,48 @@ struct Before {
 
 impl Before {
     /// Looks, and if it may, throws away what is left in a buffer that nobody is using.
-    fn look(target: &dyn Target, places: Option<&Located>, cpu: usize, may_wipe: bool) -> Self {
-        let Some(Ok(places)) = places.map(|places| places_of(places, cpu)) else {
-            return Self { stale_bytes: 0, nmi_count: None };
-        };
-        let stale_bytes = match (places.seq_buf.peek(target), target.words()) {
-            (Ok((BufferOwner::Free, len)), Ok(words)) if may_wipe => {
-                places.seq_buf.wipe(words).map_or(0, |()| len)
+    fn look(
+        target: &dyn Target,
+        buffers: Option<&dyn NmiBuffers>,
+        cpu: u32,
+        may_wipe: bool,
+    ) -> Self {
+        let Some(buffers) = buffers else { return Self { stale_bytes: 0, nmi_count: None } };
+        let stale_bytes = match (buffers.peek(target, cpu), target.words()) {
+            (Some((BufferOwner::Free, len)), Ok(words)) if may_wipe && buffers.wipe(words, cpu) => {
+                len
             }
             _ => 0,
         };
-        Self { stale_bytes, nmi_count: places.nmi_count(target).ok() }
+        Self { stale_bytes, nmi_count: buffers.nmi_count(target, cpu) }
     }
 
     /// Reads what the NMI has left, and wipes it.
     fn complete(
         self,
         target: &dyn Target,
-        places: Option<&Located>,
-        cpu: usize,
+        buffers: Option<&dyn NmiBuffers>,
+        cpu: u32,
         state: Result<VcpuState, String>,
         nmi: NmiCapture,
         held: bool,
     ) -> CpuCapture {
-        let places = places
-            .ok_or_else(|| String::from("its place is not known"))
-            .and_then(|places| Ok((places_of(places, cpu)?, places.tables)));
-        let buffer = match &places {
-            Ok((places, tables)) => places.seq_buf.read(target, *tables),
-            Err(reason) => Err(reason.clone()),
+        let buffer = match buffers {
+            Some(buffers) => buffers.read(target, cpu),
+            None => Err("its place is not known".into()),
         };
-        let counted = places
-            .as_ref()
-            .ok()
-            .and_then(|(places, _)| Some(places.nmi_count(target).ok()? != self.nmi_count?));
+        let counted =
+            buffers.and_then(|buffers| Some(buffers.nmi_count(target, cpu)? != self.nmi_count?));
         // A buffer whose handler is still at work is the handler's.
         let idle = buffer.as_ref().is_ok_and(|buffer| buffer.owner == BufferOwner::Free);
         if held
             && idle
             && state.is_ok()
-            && let (Ok((places, _)), Ok(words)) = (&places, target.words())
+            && let (Some(buffers), Ok(words)) = (buffers, target.words())
         {
             // It was read a moment ago, so it is there.
-            let _ = places.seq_buf.wipe(words);
+            let _ = buffers.wipe(words, cpu);
         }
         CpuCapture { state, nmi, buffer, stale_bytes: self.stale_bytes, counted }
-    }
-}
-
-fn places_of(places: &Located, cpu: usize) -> Result<&CpuPlaces, String> {
-    match places.cpus.get(cpu) {
-        Some(Ok(places)) => Ok(places),
-        Some(Err(reason)) => Err(reason.clone()),
-        None => Err(format!("the guest knows of {} CPUs only", places.cpus.len())),
     }
 }

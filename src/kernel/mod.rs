@@ -1,61 +1,46 @@
-//! What lies in a guest's memory: one adapter per guest kernel, which finds its heartbeats, its
-//! reservation and its NMI buffers by symbol and type.
+//! What lies in a guest's memory: one adapter per guest kernel.
 //!
-//! Session and capture speak to [`Kernel`] and to no guest directly. The addresses come from the
-//! image's debug information, the values from the guest, which may have put anything there.
+//! Owns the seam: the traits that an adapter implements ([`Kernel`], [`Located`], [`NmiBuffers`],
+//! [`Symbols`]), the neutral state that it answers with ([`KernelState`]), and which adapter a guest
+//! gets. Refuses to know what is done with the answers. Session and capture speak to the traits and to
+//! no kernel directly.
+//!
+//! The modules, lowest first; each uses only those before it:
+//!
+//! | module | owns |
+//! |---|---|
+//! | `state` | CPUs, tasks, locks and waits, as all kernels have them |
+//! | `symbols` | what addresses mean |
+//! | `nmi_buffers` | the protocol of the buffers that NMI handlers answer into |
+//! | `adapter` | the traits that put them together |
+//! | `bundled`, `unknown` | the adapters |
 
+mod adapter;
 mod bundled;
+mod nmi_buffers;
 mod state;
 mod symbols;
+mod unknown;
 
-pub use bundled::{
-    BufferOwner, Bundled, CpuPlaces, Depth, Holder, Located, ReservationPlace, SeqBuf, SeqBufPlace,
-};
-
-pub use state::{CpuActivity, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor};
-pub use symbols::{Symbols, WithVariables};
-
-use nmiscope_machine::{PhysicalMemory, Registers};
 use nmiscope_symbolizer::Image;
 
-/// The guest kernels whose structures are known.
-#[derive(Debug)]
-pub enum Kernel {
-    /// nmiscope's own.
-    Bundled(Box<Bundled>),
-    /// Any other. There is nothing to watch and no buffer to read, and it says why.
-    Unknown {
-        /// What was not found.
-        reason: String,
-    },
-}
+pub use adapter::{Depth, Kernel, Located};
+use bundled::Bundled;
+pub use nmi_buffers::{BufferOwner, Holder, NmiBuffers, SeqBuf};
+pub use state::{CpuActivity, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor};
+pub use symbols::{Symbols, WithVariables};
+pub use unknown::Unknown;
 
-impl Kernel {
-    /// Looks for the structures of the known kernels in `image`.
-    pub fn recognise(image: &Image<'_>) -> Self {
-        // A name is found faster than it is found out that there are no such types, in hundreds of
-        // megabytes of them.
-        if image.symbol(Bundled::MARK).is_none() {
-            return Self::Unknown { reason: format!("the image has no symbol {}", Bundled::MARK) };
-        }
-        match Bundled::find(image) {
-            Ok(bundled) => Self::Bundled(Box::new(bundled)),
-            Err(error) => Self::Unknown { reason: crate::error_chain(&error) },
-        }
+/// The adapter for the kernel in `image`, by the structures of those that are known.
+pub fn recognise(image: &Image<'_>) -> Box<dyn Kernel> {
+    // A name is found faster than it is found out that there are no such types, in hundreds of
+    // megabytes of them.
+    if image.symbol(Bundled::MARK).is_none() {
+        let reason = format!("the image has no symbol {}", Bundled::MARK);
+        return Box::new(Unknown { reason });
     }
-
-    /// Finds the structures in a guest's memory; see [`Bundled::locate`].
-    ///
-    /// # Errors
-    /// Why they are not to be found.
-    pub fn locate(
-        &self,
-        memory: &dyn PhysicalMemory,
-        registers: impl IntoIterator<Item = Result<Registers, String>>,
-    ) -> Result<Located, String> {
-        match self {
-            Self::Bundled(bundled) => bundled.locate(memory, registers),
-            Self::Unknown { reason } => Err(reason.clone()),
-        }
+    match Bundled::find(image) {
+        Ok(bundled) => Box::new(bundled),
+        Err(error) => Box::new(Unknown { reason: crate::error_chain(&error) }),
     }
 }

@@ -454,7 +454,7 @@ impl Session<'_> {
         }
         let (kernel, files) = self.guest.examine();
         let image = files.parse().ok();
-        let symbols = image.as_ref().map(|image| image as &dyn Symbols);
+        let symbols = kernel.symbols(image.as_ref().map(|image| image as &dyn Symbols));
         let resolver = Resolver::new(symbols, SourceRoots::new(source_roots()));
         let wanted_variables = image.as_ref().filter(|_| self.options.variables);
         let with_variables = wanted_variables.map(WithVariables::new);

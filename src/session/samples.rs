@@ -37,7 +37,7 @@ const MOST: Duration = Duration::from_millis(250);
 pub struct Sampler<'a> {
     pub target: &'a mut dyn Target,
     pub watch: &'a mut Watch,
-    pub kernel: &'a Kernel,
+    pub kernel: &'a dyn Kernel,
     pub symbols: Option<&'a dyn Symbols>,
     /// When the tool was started.
     pub started: Instant,

@@ -20,7 +20,7 @@ const SAMPLE: Duration = Duration::from_millis(50);
 pub struct Watch {
     detector: Detector,
     bounds: Bounds,
-    places: Option<Located>,
+    places: Option<Box<dyn Located>>,
     /// How many times they were not to be found.
     failures: u32,
     ready: bool,
@@ -100,7 +100,7 @@ impl Watch {
             }
         }
         let places = self.places.as_ref();
-        let kernel = places.and_then(|places| places.activity(target, Depth::Counters).ok());
+        let kernel = places.and_then(|places| places.state(target, Depth::Counters).ok());
         // A known kernel is not judged by what a stranger would be judged by.
         if known && self.ready && kernel.is_none() {
             return Observed { noticed: Noticed::default(), problem };

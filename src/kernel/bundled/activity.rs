@@ -17,21 +17,13 @@ use nmiscope_machine::{
 };
 
 use self::layout::{CpuWords, TaskWords, WaitWords};
+use crate::kernel::adapter::Depth;
 use crate::kernel::state::{
     CpuActivity, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor,
 };
 
 /// The longest name of a source file that is believed in.
 const MAX_FILE_NAME: u64 = 1024;
-
-/// What is read of a guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Depth {
-    /// Numbers, while it runs.
-    Counters,
-    /// All, while it stands still.
-    All,
-}
 
 impl Places {
     /// Reads them. What is found by a pointer is found through `tables`.

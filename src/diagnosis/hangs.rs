@@ -128,7 +128,7 @@ impl Teller<'_> {
         let ids = |nodes: &[Node]| nodes.iter().map(|&node| self.names.id(node)).collect();
         Hang {
             class: hang.class,
-            signature: signature::of(hang.class, &self.blamed_stacks()),
+            signature: signature::of(hang.class, &self.blamed_stacks(), self.resolver.words()),
             at_ms: self.grounds.at_ms,
             lasted_ms: milliseconds(hang.age),
             blamed: ids(&hang.blamed),
@@ -350,11 +350,12 @@ impl Teller<'_> {
         let frame = frames.first()?;
         let functions = || frames.iter().flat_map(|frame| &frame.functions);
         let name = self.stable_place(number);
+        let words = self.resolver.words();
         let function = match name {
             Some(name) => functions().find(|function| function.name.as_deref() == Some(name)),
             // What tells more than that it spins, or halts.
             None => functions().find(|function| {
-                function.name.as_deref().is_some_and(|name| !signature::is_generic(name))
+                function.name.as_deref().is_some_and(|name| !words.is_plumbing(name))
             }),
         };
         let function = function.or_else(|| frame.functions.first().filter(|_| name.is_none()));
@@ -375,7 +376,7 @@ impl Teller<'_> {
     /// The function that a CPU is in that runs on, whatever that one calls.
     fn stable_place(&self, cpu: u32) -> Option<&str> {
         let moments = self.stack_of_cpu(cpu).filter(|moments| moments.len() > 1)?;
-        signature::stable_place(self.hang.class, &moments)
+        signature::stable_place(self.hang.class, &moments, self.resolver.words())
     }
 }
 

@@ -4,7 +4,6 @@
 //! Pure: a capture and symbols in, report structs out. No clock, no KVM, no I/O.
 
 mod account;
-pub mod guest_word;
 mod hangs;
 pub mod host_look;
 mod resolver;
@@ -14,17 +13,15 @@ mod tasks;
 pub mod variables;
 mod witnesses;
 
-use nmiscope_machine::{Execution, PhysicalMemory, Registers, VcpuState, VirtualAddress};
+use nmiscope_machine::{Execution, PhysicalMemory, Registers, VcpuState};
 use nmiscope_symbolizer::ProgramCounter;
 
 use crate::capture::{Capture, CpuCapture, Reservation};
 use crate::hang::Found;
 use crate::kernel::{BufferOwner, KernelState, SeqBuf, Symbols};
 use crate::report::{self, Answer, Backtrace, Cpu, CpuState, Look, Nmi, Trigger, Word};
-use guest_word::Entry;
 use host_look::{HostLook, look_at_all};
 pub use resolver::Resolver;
-pub use signature::is_generic;
 
 /// What the host sees of a guest that stands still.
 #[derive(Debug, Default)]
@@ -212,27 +209,31 @@ fn show_registers(registers: &Registers) -> report::Registers {
 fn word(capture: &CpuCapture, nmi: &Nmi, resolver: &Resolver<'_>) -> Option<Word> {
     let buffer = capture.buffer.as_ref().ok().filter(|buffer| !buffer.text.is_empty())?;
     let text = String::from_utf8_lossy(&buffer.text).into_owned();
-    let frames = guest_word::entries(&text)
-        .map(|Entry { address, interrupted, reliable }| {
-            let address = VirtualAddress(address);
-            let counter = if interrupted {
-                ProgramCounter::Interrupted(address)
-            } else {
-                ProgramCounter::Return(address)
-            };
-            resolver.frame(counter, reliable)
-        })
-        .collect();
+    let trace = resolver.words().call_trace(&text);
+    let has_trace = trace.is_some();
+    let frames = trace.unwrap_or_default().into_iter().map(|entry| {
+        let counter = if entry.interrupted {
+            ProgramCounter::Interrupted(entry.address)
+        } else {
+            ProgramCounter::Return(entry.address)
+        };
+        resolver.frame(counter, entry.reliable)
+    });
     Some(Word {
         current: nmi.delivered == Some(true),
-        findings: faults(buffer, nmi, &text),
-        frames,
+        findings: faults(buffer, nmi, &text, has_trace),
+        frames: frames.collect(),
         text,
     })
 }
 
+/// Whether the text ends within a line: handlers print whole ones.
+fn is_cut(text: &str) -> bool {
+    !text.is_empty() && !text.ends_with('\n')
+}
+
 /// What is wrong with a buffer.
-fn faults(buffer: &SeqBuf, nmi: &Nmi, text: &str) -> Vec<String> {
+fn faults(buffer: &SeqBuf, nmi: &Nmi, text: &str, has_trace: bool) -> Vec<String> {
     let lost = u64::from(buffer.lost);
     let checks = [
         (lost > 0, format!("buffer full: {lost} messages lost")),
@@ -244,8 +245,8 @@ fn faults(buffer: &SeqBuf, nmi: &Nmi, text: &str) -> Vec<String> {
             !nmi.handler_finished && buffer.owner == BufferOwner::Handler,
             "the handler that printed this has not returned".into(),
         ),
-        (guest_word::is_cut(text), "the last line has no end".into()),
-        (!guest_word::has_trace(text), "there is no call trace in it".into()),
+        (is_cut(text), "the last line has no end".into()),
+        (!has_trace, "there is no call trace in it".into()),
     ];
     garbage(buffer, text).into_iter().chain(found(checks)).collect()
 }

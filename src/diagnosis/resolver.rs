@@ -2,12 +2,13 @@
 
 use nmiscope_symbolizer::{ProgramCounter, Resolved, SourceRoots, demangle};
 
-use crate::kernel::Symbols;
+use crate::kernel::{Symbols, Vocabulary, any_words};
 use crate::report::{Frame, Function, Symbol};
 
-/// Looks a kernel's addresses up.
+/// Looks a kernel's addresses and words up.
 pub struct Resolver<'a> {
     symbols: Option<&'a dyn Symbols>,
+    words: &'a dyn Vocabulary,
     roots: SourceRoots,
 }
 
@@ -15,7 +16,18 @@ impl<'a> Resolver<'a> {
     /// For addresses of which `symbols` knows, with source paths shown relative to one of `roots`.
     /// Without symbols, addresses stay what they are.
     pub fn new(symbols: Option<&'a dyn Symbols>, roots: SourceRoots) -> Self {
-        Self { symbols, roots }
+        Self { symbols, words: any_words(), roots }
+    }
+
+    /// The same for a kernel whose words mean what `words` says.
+    #[must_use]
+    pub fn with_words(self, words: &'a dyn Vocabulary) -> Self {
+        Self { words, ..self }
+    }
+
+    /// What the kernel's words mean.
+    pub fn words(&self) -> &'a dyn Vocabulary {
+        self.words
     }
 
     /// The symbols, if there are any.

@@ -11,6 +11,7 @@ use nmiscope_machine::{PhysicalMemory, ReadError, Registers, VirtualAddress};
 use super::nmi_buffers::NmiBuffers;
 use super::state::KernelState;
 use super::symbols::Symbols;
+use super::vocabulary::Vocabulary;
 
 /// A guest kernel, as far as it is understood.
 pub trait Kernel: Debug {
@@ -27,6 +28,9 @@ pub trait Kernel: Debug {
         memory: &dyn PhysicalMemory,
         registers: &mut dyn Iterator<Item = Result<Registers, String>>,
     ) -> Result<Box<dyn Located>, String>;
+
+    /// What the kernel's own words mean.
+    fn vocabulary(&self) -> &dyn Vocabulary;
 
     /// The symbols to look addresses up in: those of the kernel's image, where there is one, unless
     /// the kernel brings its own.

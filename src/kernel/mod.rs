@@ -1,7 +1,7 @@
 //! What lies in a guest's memory: one adapter per guest kernel.
 //!
 //! Owns the seam: the traits that an adapter implements ([`Kernel`], [`Located`], [`NmiBuffers`],
-//! [`Symbols`]), the neutral state that it answers with ([`KernelState`]), and which adapter a guest
+//! [`Symbols`], [`Vocabulary`]), the neutral state that it answers with ([`KernelState`]), and which adapter a guest
 //! gets. Refuses to know what is done with the answers. Session and capture speak to the traits and to
 //! no kernel directly.
 //!
@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `state` | CPUs, tasks, locks and waits, as all kernels have them |
 //! | `symbols` | what addresses mean |
+//! | `vocabulary` | what a kernel's own words mean |
 //! | `nmi_buffers` | the protocol of the buffers that NMI handlers answer into |
 //! | `adapter` | the traits that put them together |
 //! | `bundled`, `unknown` | the adapters |
@@ -21,26 +22,43 @@ mod nmi_buffers;
 mod state;
 mod symbols;
 mod unknown;
+mod vocabulary;
 
 use nmiscope_symbolizer::Image;
 
 pub use adapter::{Depth, Kernel, Located};
 use bundled::Bundled;
+pub use bundled::{DOORBELLS, Doorbells};
 pub use nmi_buffers::{BufferOwner, Holder, NmiBuffers, SeqBuf};
 pub use state::{CpuActivity, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor};
 pub use symbols::{Symbols, WithVariables};
-pub use unknown::Unknown;
+pub use vocabulary::{TraceEntry, Vocabulary};
+
+/// What the bundled kernel's words mean.
+pub fn bundled_words() -> &'static dyn Vocabulary {
+    &bundled::Words
+}
+
+/// What the names of functions may mean in any kernel. Numbers and texts mean nothing there.
+pub fn any_words() -> &'static dyn Vocabulary {
+    static ANY: unknown::AnyWords<'_> = unknown::AnyWords { known: &[&bundled::Words] };
+    &ANY
+}
+
+/// The adapter of a kernel that nobody knows, and why not.
+pub fn unknown(reason: String) -> Box<dyn Kernel> {
+    Box::new(unknown::Unknown { reason, words: any_words() })
+}
 
 /// The adapter for the kernel in `image`, by the structures of those that are known.
 pub fn recognise(image: &Image<'_>) -> Box<dyn Kernel> {
     // A name is found faster than it is found out that there are no such types, in hundreds of
     // megabytes of them.
     if image.symbol(Bundled::MARK).is_none() {
-        let reason = format!("the image has no symbol {}", Bundled::MARK);
-        return Box::new(Unknown { reason });
+        return unknown(format!("the image has no symbol {}", Bundled::MARK));
     }
     match Bundled::find(image) {
         Ok(bundled) => Box::new(bundled),
-        Err(error) => Box::new(Unknown { reason: crate::error_chain(&error) }),
+        Err(error) => unknown(crate::error_chain(&error)),
     }
 }

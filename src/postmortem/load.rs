@@ -9,8 +9,8 @@ use super::{Note, Taken};
 use crate::core_file::Core;
 use crate::diagnosis::{self, Looks, Resolver};
 use crate::images::{self, Access, Bytes, Files, hex, source_roots};
-use crate::kernel::{Symbols, WithVariables};
-use crate::report::{Report, SCHEMA_VERSION, Source};
+use crate::kernel::{self, Symbols, WithVariables};
+use crate::report::{self, Report, SCHEMA_VERSION, Source};
 use crate::targets::{Dump, States};
 
 /// A core, opened.
@@ -93,7 +93,11 @@ pub fn report(
     }
     let image = files.as_ref().and_then(|(files, _)| files.parse().ok());
     let symbols = image.as_ref().map(|image| image as &dyn Symbols);
-    let resolver = Resolver::new(symbols, SourceRoots::new(source_roots()));
+    let words = match report.image.kernel {
+        report::Kernel::Unknown { .. } => kernel::any_words(),
+        report::Kernel::Bundled | report::Kernel::NotExamined => kernel::bundled_words(),
+    };
+    let resolver = Resolver::new(symbols, SourceRoots::new(source_roots())).with_words(words);
     let states: States = capture.cpus.iter().map(|cpu| cpu.state.clone()).collect();
     let dump = Dump::new(core, states.clone());
     let with_variables = image.as_ref().filter(|_| with_variables).map(WithVariables::new);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Options;
 use crate::images::{Files, hex};
-use crate::kernel::{self, Kernel, Located, Unknown};
+use crate::kernel::{self, Kernel, Located, Vocabulary};
 use crate::report;
 use crate::targets::Target;
 
@@ -33,7 +33,7 @@ impl<'a> Guest<'a> {
             files.find_debug_file(options.image.as_deref(), &options.debug_directory);
             match files.parse() {
                 Ok(image) => kernel::recognise(&image),
-                Err(error) => Box::new(Unknown { reason: crate::error_chain(&error) }),
+                Err(error) => kernel::unknown(crate::error_chain(&error)),
             }
         });
         (&**kernel, files)
@@ -42,6 +42,14 @@ impl<'a> Guest<'a> {
     /// Whether its structures are known: without a look for the bundled one.
     pub fn is_known(&mut self) -> bool {
         self.options.image.is_none() || self.examine().0.unknown_because().is_none()
+    }
+
+    /// What its words mean: without a look for the bundled one.
+    pub fn vocabulary(&mut self) -> &dyn Vocabulary {
+        match self.options.image {
+            None => kernel::bundled_words(),
+            Some(_) => self.examine().0.vocabulary(),
+        }
     }
 
     /// Why its structures are not known, if they are not.

@@ -15,7 +15,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use nmiscope_guest::abi;
 use nmiscope_machine::{Outcome as VmOutcome, PhysicalMemory};
 use nmiscope_symbolizer::SourceRoots;
 use nmiscope_vmm as vmm;
@@ -26,7 +25,7 @@ use crate::diagnosis::{self, Looks, Resolver, milliseconds};
 use crate::errors::BadRequest;
 use crate::hang::{self, Found, Verdict};
 use crate::images::{self, Access, Files, source_roots};
-use crate::kernel::{Symbols, WithVariables};
+use crate::kernel::{DOORBELLS, Symbols, WithVariables, bundled_words};
 use crate::postmortem::{self, Moment, Pending, Taken};
 use crate::report::{
     Backtrace, CrashCause, Hang, Machine, Outcome, Report, SCHEMA_VERSION, Source, Tool, Trigger,
@@ -163,12 +162,12 @@ pub fn run(
         cmdline: options.command_line.clone(),
         serial_output: console.writer(),
         ports: Ports {
-            debug_exit: abi::DEBUG_EXIT_PORT,
-            post: abi::POST_PORT,
-            nmi_done: abi::NMI_DONE_PORT,
+            debug_exit: DOORBELLS.debug_exit,
+            post: DOORBELLS.post,
+            nmi_done: DOORBELLS.nmi_done,
         },
         pit: options.image.is_some(),
-        events: inbox.vmm_events(),
+        events: inbox.vmm_events(|code| bundled_words().is_ready(code)),
     })
     .with_context(|| match &options.image {
         Some(path) => format!("failed to start a VM with {}", path.display()),
@@ -273,7 +272,7 @@ impl Session<'_> {
         loop {
             let wake = self.inbox.wait(self.until_something_is_due(nmi_after));
             match wake {
-                Ok(Wake::Vm(vmm::Event::Post { code: abi::POST_READY, at, .. })) => self.ready(at),
+                Ok(Wake::Vm(vmm::Event::Post { at, .. })) => self.ready(at),
                 Ok(Wake::Vm(vmm::Event::Ended(outcome))) => return self.guest_ended(&outcome),
                 Ok(Wake::Vm(_)) => {}
                 Ok(Wake::Signal(signal)) if signal.asks_for_backtrace() => {
@@ -340,8 +339,8 @@ impl Session<'_> {
     fn guest_ended(&mut self, ended: &VmOutcome) -> Outcome {
         let cpu = ended.cpu();
         let outcome = match *ended {
-            VmOutcome::DebugExit { code: abi::EXIT_PANIC, .. } => {
-                Outcome::Panic { cpu, message: panic_message(&self.console.tail()) }
+            VmOutcome::DebugExit { code, .. } if self.guest.vocabulary().is_panic(code) => {
+                Outcome::Panic { cpu, message: self.panic_message() }
             }
             VmOutcome::DebugExit { code, .. } => return Outcome::Exit { code },
             _ => Outcome::Crash { cpu, cause: crash_cause(ended), description: ended.to_string() },
@@ -394,8 +393,7 @@ impl Session<'_> {
                 Some(outcome)
             }
             Some(Verdict::Panicked(cpu)) => {
-                let message = panic_message(&self.console.tail());
-                let outcome = Outcome::Panic { cpu, message };
+                let outcome = Outcome::Panic { cpu, message: self.panic_message() };
                 (self.listener)(Event::Outcome(&outcome));
                 self.backtrace_of(stopped, elapsed, Trigger::GuestEnded, None);
                 Some(outcome)
@@ -408,6 +406,10 @@ impl Session<'_> {
         let Some(hang) = self.hangs.get_mut(number) else { return };
         hang.resolved_after_ms = Some(milliseconds(elapsed) - hang.at_ms);
         (self.listener)(Event::Resolved(hang));
+    }
+
+    fn panic_message(&mut self) -> Option<String> {
+        self.guest.vocabulary().panic_message(&self.console.tail())
     }
 
     fn warn(&mut self, warning: String) {
@@ -456,6 +458,7 @@ impl Session<'_> {
         let image = files.parse().ok();
         let symbols = kernel.symbols(image.as_ref().map(|image| image as &dyn Symbols));
         let resolver = Resolver::new(symbols, SourceRoots::new(source_roots()));
+        let resolver = resolver.with_words(kernel.vocabulary());
         let wanted_variables = image.as_ref().filter(|_| self.options.variables);
         let with_variables = wanted_variables.map(WithVariables::new);
         let looked_by = match &with_variables {
@@ -564,15 +567,6 @@ impl Session<'_> {
         });
         Ended { report, core }
     }
-}
-
-/// The last panic's message, from lines as the guest's kernel prints them.
-fn panic_message(console: &[String]) -> Option<String> {
-    let after_mark = |line: &String| {
-        let (_, rest) = line.split_once("Kernel panic on ")?;
-        Some(rest.split_once(": ")?.1.to_owned())
-    };
-    console.iter().rev().find_map(after_mark)
 }
 
 fn machine(options: &Options) -> Machine {

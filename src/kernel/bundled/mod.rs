@@ -5,7 +5,9 @@
 //! and turns them into guest-physical addresses (`located`), which can then be read while it runs.
 
 mod activity;
+mod call_trace;
 mod located;
+mod words;
 
 use nmiscope_machine::{
     GuestVirtual, PageTables, PhysicalAddress, PhysicalMemory, ReadError, Registers,
@@ -15,6 +17,9 @@ use nmiscope_symbolizer::{Image, Place, TypeError, Types};
 
 use self::located::{CpuPlaces, Places, ReservationPlace, SeqBufPlace};
 use super::adapter::{Kernel, Located};
+use super::vocabulary::Vocabulary;
+pub(super) use words::Words;
+pub use words::{DOORBELLS, Doorbells};
 
 /// More CPUs than any kernel here has, and few enough to make a table of.
 const MAX_CPUS: u64 = 4096;
@@ -142,6 +147,10 @@ impl Bundled {
 impl Kernel for Bundled {
     fn unknown_because(&self) -> Option<&str> {
         None
+    }
+
+    fn vocabulary(&self) -> &dyn Vocabulary {
+        &Words
     }
 
     /// A CPU whose per-CPU variables are not mapped says so in its own entry.

@@ -12,7 +12,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use nmiscope::capture::nmi::{Bounds, Stopped};
 use nmiscope::capture::{Capture, NmiCapture};
 use nmiscope::images::{Access, Files};
-use nmiscope::kernel::Kernel;
+use nmiscope::kernel;
 use nmiscope_guest::abi;
 use nmiscope_vmm::{Config, Event, Ports, Vm};
 
@@ -80,7 +80,7 @@ fn median(mut values: Vec<Duration>) -> Duration {
 
 fn capture(criterion: &mut Criterion) {
     let files = Files::open(None, Access::Read).expect("the bundled guest");
-    let kernel = Kernel::recognise(&files.parse().expect("the bundled guest"));
+    let kernel = kernel::recognise(&files.parse().expect("the bundled guest"));
     println!("| vCPUs | capture | handlers / cores | ratio | run free | capture / run free |");
     println!("|---|---|---|---|---|---|");
     for cpus in [2, 8, 64] {
@@ -88,7 +88,7 @@ fn capture(criterion: &mut Criterion) {
         let one = |vm: &mut Vm| {
             let started = Instant::now();
             let capture =
-                Stopped::stop(vm, &kernel, Bounds::for_vcpus(cpus)).reserve(vm).run_nmis(vm);
+                Stopped::stop(vm, &*kernel, Bounds::for_vcpus(cpus)).reserve(vm).run_nmis(vm);
             let elapsed = started.elapsed();
             vm.resume();
             (elapsed, handlers_over_cores(&capture))

@@ -3,7 +3,7 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use nmiscope::images::{Access, Files};
-use nmiscope::kernel::Kernel;
+use nmiscope::kernel;
 use nmiscope_symbolizer::{Image, ProgramCounter};
 
 fn symbolize(criterion: &mut Criterion) {
@@ -20,7 +20,7 @@ fn symbolize(criterion: &mut Criterion) {
         bencher.iter(|| files.parse().expect("the bundled guest"));
     });
     criterion.bench_function("find the kernel's structures", |bencher| {
-        bencher.iter(|| Kernel::recognise(&files.parse().expect("the bundled guest")));
+        bencher.iter(|| kernel::recognise(&files.parse().expect("the bundled guest")));
     });
     criterion.bench_function("first backtrace: parse, then look addresses up", |bencher| {
         bencher.iter(|| {

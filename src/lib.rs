@@ -25,7 +25,7 @@ pub mod report;
 pub mod session;
 mod signals;
 pub mod symbolize;
-pub mod target;
+pub mod targets;
 pub mod triage;
 pub mod units;
 

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use common::vm::ready_vm;
 use nmiscope::diagnosis::host_look::{HostLook, look_at_all};
-use nmiscope::target::memory::GuestRam;
 use nmiscope_symbolizer::{Image, Strategy, UnwoundFrame};
 
 const CAPTURES: u32 = 1000;
@@ -40,7 +39,7 @@ fn every_stack_is_whole(cpus: u32) {
         let states = vm.pause(Duration::from_secs(10));
         let states: Vec<_> =
             states.into_iter().map(|state| state.map_err(|error| error.to_string())).collect();
-        let looks = look_at_all(&states, Some(&image), None, &GuestRam::new(vm.memory()));
+        let looks = look_at_all(&states, Some(&image), &vm);
         vm.resume();
         assert_eq!(looks.len(), cpus as usize);
         for (cpu, look) in looks.iter().enumerate() {

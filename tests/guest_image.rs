@@ -8,7 +8,8 @@ use common::image::program_headers;
 use iced_x86::{
     CpuidFeature, Decoder, DecoderOptions, FastFormatter, Instruction, InstructionInfoFactory,
 };
-use nmiscope_symbolizer::{Image, VirtualAddress};
+use nmiscope_machine::VirtualAddress;
+use nmiscope_symbolizer::Image;
 use object::read::elf::ProgramHeader as _;
 use object::{LittleEndian as LE, Object as _, ObjectSection as _, ObjectSymbol as _};
 

@@ -10,10 +10,9 @@ use common::vm::ready_vm;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 use nmiscope::diagnosis::host_look::look_at_all;
 use nmiscope::images::{Access, Files};
-use nmiscope::target::memory::GuestRam;
-use nmiscope::target::page_tables;
-use nmiscope_symbolizer::{GuestVirtual, Image, VirtualAddress, VirtualMemory};
-use nmiscope_vmm::{VcpuState, Vm};
+use nmiscope_machine::{GuestVirtual, VcpuState, VirtualAddress, VirtualMemory};
+use nmiscope_symbolizer::Image;
+use nmiscope_vmm::Vm;
 
 /// A vCPU under observation, and what its stack should look like.
 struct Stepped<'a> {
@@ -40,8 +39,7 @@ impl<'a> Stepped<'a> {
 
     /// The addresses of the frames that the host sees, innermost first. Its view has to be whole.
     fn look(&self) -> Vec<u64> {
-        let ram = GuestRam::new(self.vm.memory());
-        let looks = look_at_all(&[Ok(self.state)], Some(self.image), None, &ram);
+        let looks = look_at_all(&[Ok(self.state)], Some(self.image), &self.vm);
         let look = looks.into_iter().flatten().next().expect("a look");
         assert!(look.ending.is_complete(), "{}: {look:#?}", self.place());
         look.frames.iter().map(|frame| frame.pc.address().0).collect()
@@ -64,9 +62,8 @@ impl<'a> Stepped<'a> {
     }
 
     fn instruction_at(&self, rip: u64) -> Instruction {
-        let ram = GuestRam::new(self.vm.memory());
-        let tables = page_tables(&self.state.registers).expect("long mode");
-        let memory = GuestVirtual::new(&ram, tables);
+        let tables = self.state.registers.page_tables().expect("long mode");
+        let memory = GuestVirtual::new(&self.vm, tables);
         let mut bytes = [0; 15];
         memory.read(VirtualAddress(rip), &mut bytes).expect("code");
         Decoder::with_ip(64, &bytes, rip, DecoderOptions::NONE).decode()

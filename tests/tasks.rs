@@ -12,15 +12,11 @@ use std::time::Duration;
 
 use common::vm::ready_vm;
 use nmiscope::diagnosis::host_look::look_at_all;
-use nmiscope::target::memory::GuestRam;
-use nmiscope::target::page_tables;
 use nmiscope_guest::abi;
 use nmiscope_guest::sched::MAX_TASKS;
-use nmiscope_symbolizer::{
-    GuestVirtual, Image, Register, Strategy, Types, UnwindRegisters, Unwinder, UnwoundFrame,
-    VirtualMemory,
-};
-use nmiscope_vmm::{VcpuState, Vm};
+use nmiscope_machine::{GuestVirtual, Register, UnwindRegisters, VcpuState, VirtualMemory};
+use nmiscope_symbolizer::{Image, Strategy, Types, Unwinder, UnwoundFrame};
+use nmiscope_vmm::Vm;
 
 const CPUS: u32 = 3;
 
@@ -40,7 +36,7 @@ fn symbols(image: &Image<'_>, frames: &[UnwoundFrame]) -> Vec<String> {
 
 /// The symbols of a vCPU's stack.
 fn stack_of_vcpu(image: &Image<'_>, vm: &Vm, state: VcpuState) -> Vec<String> {
-    let looks = look_at_all(&[Ok(state)], Some(image), None, &GuestRam::new(vm.memory()));
+    let looks = look_at_all(&[Ok(state)], Some(image), vm);
     let look = looks.into_iter().flatten().next().expect("a look");
     let names = symbols(image, &look.frames);
     assert!(look.ending.is_complete(), "{names:#?}: {}", look.ending);
@@ -75,7 +71,7 @@ fn tasks(image: &Image<'_>, types: &Types<'_>, memory: &impl VirtualMemory) -> V
         let saved = |(register, name): (Register, &str)| {
             let offset = frame.member(name).expect("a register").offset;
             let mut bytes = [0; 8];
-            let address = nmiscope_symbolizer::VirtualAddress(stack_pointer + offset);
+            let address = nmiscope_machine::VirtualAddress(stack_pointer + offset);
             memory.read(address, &mut bytes).expect("a register");
             (register, u64::from_le_bytes(bytes))
         };
@@ -128,9 +124,8 @@ fn every_tasks_stack_is_whole_at_random_moments() {
             let own = if cpu == 0 { "run_on_stack" } else { "ap_start" };
             assert!([own, "task_start"].contains(&outermost.as_str()), "{capture}: {names:#?}");
         }
-        let ram = GuestRam::new(vm.memory());
-        let tables = page_tables(&paused[0].registers).expect("long mode");
-        let seen = tasks(&image, &types, &GuestVirtual::new(&ram, tables));
+        let tables = paused[0].registers.page_tables().expect("long mode");
+        let seen = tasks(&image, &types, &GuestVirtual::new(&vm, tables));
         for task in &seen {
             assert!(["sorter", "carrier"].contains(&task.name.as_str()), "{}", task.name);
             assert!(task.cpu < CPUS.into());

@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use nmiscope::core_file::Core;
 use nmiscope::postmortem::{Stored, report};
 use nmiscope::report::text;
-use nmiscope_symbolizer::{PhysicalAddress, PhysicalMemory};
+use nmiscope_machine::{PhysicalAddress, PhysicalMemory};
 
 const IMAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/offline/guest.elf");
 

@@ -3,12 +3,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nmiscope::diagnosis::guest_word::{entries, has_trace};
+use nmiscope::kernel::bundled_words;
 
 fuzz_target!(|data: &[u8]| {
     let text = String::from_utf8_lossy(data);
-    let count = entries(&text).count();
-    assert!(count <= text.lines().count());
-    assert!(count == 0 || text.contains("Call Trace:"));
-    let _ = has_trace(&text);
+    let trace = bundled_words().call_trace(&text);
+    assert!(trace.is_none() || text.contains("Call Trace:"));
+    assert!(trace.unwrap_or_default().len() <= text.lines().count());
 });

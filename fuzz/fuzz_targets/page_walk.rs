@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nmiscope_symbolizer::{
+use nmiscope_machine::{
     GuestVirtual, MappingLimits, PageTables, PhysicalAddress, PhysicalMemory, ReadError,
     VirtualAddress, VirtualMemory,
 };
@@ -49,6 +49,7 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(GuestVirtual::new(&memory, tables).physical(address), Ok(found.physical));
     }
     let _ = GuestVirtual::new(&memory, tables).read(address, &mut [0; 5000]);
+    let _ = GuestVirtual::new(&memory, tables.kernel_half()).read(address, &mut [0; 8]);
     let limits = MappingLimits { tables: 64, ranges: 64 };
     let found = tables.mappings(&memory, limits);
     assert!(found.ranges.len() <= limits.ranges);

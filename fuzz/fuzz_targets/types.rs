@@ -7,10 +7,8 @@
 mod exercise;
 
 use libfuzzer_sys::fuzz_target;
-use nmiscope_symbolizer::{
-    Image, ProgramCounter, ReadError, Register, Strategy, Types, UnwindRegisters, UnwoundFrame,
-    Variables, VirtualAddress, VirtualMemory,
-};
+use nmiscope_machine::{ReadError, Register, UnwindRegisters, VirtualAddress, VirtualMemory};
+use nmiscope_symbolizer::{Image, ProgramCounter, Strategy, Types, UnwoundFrame, Variables};
 
 /// Where the seeds have their code.
 const TEXT: u64 = 0xffff_ffff_8000_1000;

@@ -8,10 +8,8 @@ mod elf;
 
 use elf::{Compression, TEXT};
 use libfuzzer_sys::fuzz_target;
-use nmiscope_symbolizer::{
-    Image, MAX_FRAMES, ReadError, Register, UnwindRegisters, Unwinder, VirtualAddress,
-    VirtualMemory,
-};
+use nmiscope_machine::{ReadError, Register, UnwindRegisters, VirtualAddress, VirtualMemory};
+use nmiscope_symbolizer::{Image, MAX_FRAMES, Unwinder};
 
 const STACK: u64 = 0xffff_c900_0000_4000;
 

@@ -8,11 +8,10 @@ pub mod nmi;
 
 use std::time::Duration;
 
-use nmiscope_vmm::{NmiRun, VcpuState};
+use nmiscope_machine::{NmiRun, VcpuState};
 use serde::{Deserialize, Serialize};
 
-use crate::hang::KernelState;
-use crate::kernel::SeqBuf;
+use crate::kernel::{KernelState, SeqBuf};
 
 /// One backtrace of all vCPUs, not yet understood.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

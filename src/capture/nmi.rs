@@ -7,14 +7,13 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nmiscope_symbolizer::{GuestVirtual, VirtualAddress, VirtualMemory};
-use nmiscope_vmm::{Registers, VcpuState, Vm};
+use nmiscope_machine::{
+    GuestVirtual, PhysicalMemory, Registers, VcpuState, VirtualAddress, VirtualMemory,
+};
 
 use super::{Capture, CpuCapture, NmiCapture, Reservation};
-use crate::hang::KernelState;
-use crate::kernel::{BufferOwner, CpuPlaces, Depth, Holder, Kernel, Located, ReservationPlace};
-use crate::target::memory::GuestRam;
-use crate::target::page_tables;
+use crate::kernel::{BufferOwner, Depth, Holder, Kernel, KernelState, Located, NmiBuffers};
+use crate::targets::{MissingPower, States, Target};
 
 /// How long each step may take.
 #[derive(Debug, Clone, Copy)]
@@ -39,9 +38,6 @@ impl Bounds {
     }
 }
 
-/// Each vCPU's state, or why it could not be had.
-pub type States = Vec<Result<VcpuState, String>>;
-
 /// A guest that stands still, before its NMIs. The moment that a backtrace is of: from here on the
 /// handlers write to the guest's memory.
 #[derive(Debug)]
@@ -49,49 +45,54 @@ pub struct Stopped {
     /// By vCPU number.
     pub states: States,
     /// Where the kernel's structures are, or why that is not known.
-    pub places: Result<Located, String>,
+    pub places: Result<Box<dyn Located>, String>,
     /// What the kernel says of what it is doing, where that can be read.
     pub activity: Option<KernelState>,
     bounds: Bounds,
 }
 
 impl Stopped {
-    /// Stops all vCPUs.
-    pub fn stop(vm: &mut Vm, kernel: &Kernel, bounds: Bounds) -> Self {
+    /// Stops all vCPUs, where they can be stopped; otherwise they are taken as they are.
+    pub fn stop(target: &mut dyn Target, kernel: &dyn Kernel, bounds: Bounds) -> Self {
         let mut step = Steps::start();
-        let states = stop(vm, bounds);
+        let states = stop(target, bounds);
         step.done("stopped the vCPUs and read their registers");
-        let registers = states.iter().map(|state| match state {
+        let mut registers = states.iter().map(|state| match state {
             Ok(state) => Ok(state.registers),
             Err(reason) => Err(reason.clone()),
         });
-        let places = kernel.locate(GuestRam::new(vm.memory()), registers);
+        let places = kernel.locate(target, &mut registers);
         let mut stopped = Self { states, places, activity: None, bounds };
-        stopped.read_activity(vm);
+        stopped.read_activity(target);
         step.done("found the kernel's structures");
         stopped
     }
 
-    fn read_activity(&mut self, vm: &Vm) {
+    fn buffers(&self) -> Result<&dyn NmiBuffers, String> {
+        let located = self.places.as_ref().map_err(String::clone)?;
+        located.nmi_buffers().ok_or_else(|| "the kernel has no NMI buffers".into())
+    }
+
+    fn read_activity(&mut self, memory: &dyn PhysicalMemory) {
         let places = self.places.as_ref().ok();
-        let ram = GuestRam::new(vm.memory());
-        self.activity = places.and_then(|places| places.activity(&ram, Depth::All).ok());
+        self.activity = places.and_then(|places| places.state(memory, Depth::All).ok());
     }
 
     /// Reserves the buffers, if they can be had. A guest in which somebody else has them is let run
     /// for it, and then the moment is a later one.
-    pub fn reserve(mut self, vm: &mut Vm) -> Reserved {
+    pub fn reserve(mut self, target: &mut dyn Target) -> Reserved {
         let mut step = Steps::start();
-        let reservation = match &self.places {
-            Ok(places) => {
-                let place = &places.reservation;
-                let (reservation, ran) = reserve(vm, place, self.bounds, &mut self.states);
+        let reservation = match self.buffers() {
+            Ok(buffers) => {
+                let mut states = self.states.clone();
+                let (reservation, ran) = reserve(target, buffers, self.bounds, &mut states);
                 if ran {
-                    self.read_activity(vm);
+                    self.states = states;
+                    self.read_activity(target);
                 }
                 reservation
             }
-            Err(reason) => Reservation::Unavailable { reason: reason.clone() },
+            Err(reason) => Reservation::Unavailable { reason },
         };
         step.done("reserved the buffers");
         Reserved { stopped: self, reservation, nmis: true }
@@ -118,45 +119,39 @@ impl Stopped {
 impl Reserved {
     /// Sends the NMIs, reads what the handlers print, and gives the buffers back. All vCPUs stay
     /// stopped. Whatever goes wrong is in the capture.
-    pub fn run_nmis(self, vm: &mut Vm) -> Capture {
-        let Self { stopped: Stopped { states, places, activity, bounds }, reservation, nmis } =
-            self;
+    pub fn run_nmis(self, target: &mut dyn Target) -> Capture {
+        let Self { stopped, reservation, nmis } = self;
         let mut step = Steps::start();
-        let places = places.as_ref().ok();
+        let buffers = stopped.buffers().ok();
         let held = matches!(reservation, Reservation::Held { .. });
-        let ram = GuestRam::new(vm.memory());
-        let before: Vec<Before> = states
-            .iter()
-            .enumerate()
-            .map(|(cpu, state)| {
-                // What a handler has printed that has not returned is worth keeping.
-                let idle = state.as_ref().is_ok_and(|state| !state.nmi.masked);
-                Before::look(ram, places, cpu, held && idle)
-            })
-            .collect();
+        let look = |(cpu, state): (u32, &Result<VcpuState, String>)| {
+            // What a handler has printed that has not returned is worth keeping.
+            let idle = state.as_ref().is_ok_and(|state| !state.nmi.masked);
+            Before::look(target, buffers, cpu, held && idle)
+        };
+        let before: Vec<Before> = (0..).zip(&stopped.states).map(look).collect();
         let started = Instant::now();
         let nmis = if nmis {
-            send_nmis(vm, places, &states, bounds.handlers)
+            stopped.send_nmis(target)
         } else {
             let reason = || "no NMIs were asked for".to_owned();
-            states.iter().map(|_| NmiCapture::NotSent(reason())).collect()
+            stopped.states.iter().map(|_| NmiCapture::NotSent(reason())).collect()
         };
         step.done("ran the NMI handlers");
-        let ram = GuestRam::new(vm.memory());
         let cpus = (0..)
-            .zip(states.into_iter().zip(nmis))
+            .zip(stopped.states.iter().cloned().zip(nmis))
             .zip(before)
             .map(|((cpu, (state, nmi)), before)| {
-                before.complete(ram, places, cpu, state, nmi, held)
+                before.complete(target, buffers, cpu, state, nmi, held)
             })
             .collect();
         let elapsed = started.elapsed();
         step.done("read the buffers");
-        if held && let Some(places) = places {
+        if held && let (Some(buffers), Ok(words)) = (buffers, target.words()) {
             // The word was there when it was taken.
-            let _ = places.reservation.release(ram);
+            let _ = buffers.release(words);
         }
-        Capture { reservation, elapsed, cpus, kernel: activity }
+        Capture { reservation, elapsed, cpus, kernel: stopped.activity }
     }
 }
 
@@ -175,91 +170,98 @@ impl Steps {
 }
 
 /// Stops the vCPUs. One that does not stop has no state, and the others are dealt with.
-fn stop(vm: &mut Vm, bounds: Bounds) -> States {
-    let states = vm.pause(bounds.pause).into_iter();
-    states.map(|state| state.map_err(|error| crate::error_chain(&error))).collect()
-}
-
-/// Has every vCPU that can take an NMI run its handler.
-fn send_nmis(
-    vm: &mut Vm,
-    places: Option<&Located>,
-    states: &States,
-    bound: Duration,
-) -> Vec<NmiCapture> {
-    let ram = GuestRam::new(vm.memory());
-    let mut nmis: Vec<Option<NmiCapture>> = (0..)
-        .zip(states)
-        .map(|(cpu, state)| cannot_take_nmi(ram, places, cpu, state).map(NmiCapture::NotSent))
-        .collect();
-    let all = 0..vm.cpus();
-    let able: Vec<u32> = all.filter(|&cpu| nmis[cpu as usize].is_none()).collect();
-    for (cpu, run) in able.iter().zip(vm.run_nmi(&able, bound)) {
-        nmis[*cpu as usize] = Some(match run {
-            Ok(run) => NmiCapture::Run(Box::new(run)),
-            Err(error) => NmiCapture::NotSent(crate::error_chain(&error)),
-        });
+fn stop(target: &mut dyn Target, bounds: Bounds) -> States {
+    match target.pausing() {
+        Ok(pausing) => pausing.pause(bounds.pause),
+        // It stands still, or runs on and is seen as it goes.
+        Err(_) => target.states(&Vec::from_iter(0..target.vcpus()), bounds.pause),
     }
-    nmis.into_iter().flatten().collect()
 }
 
-/// Why a vCPU must not be sent an NMI: without a handler for it, it would end the guest.
-fn cannot_take_nmi(
-    ram: GuestRam<'_>,
-    places: Option<&Located>,
-    cpu: usize,
-    state: &Result<VcpuState, String>,
-) -> Option<String> {
-    let state = match state {
-        Ok(state) if state.mp_state.is_started() => state,
-        // The VMM knows to leave it alone.
-        Ok(_) => return None,
-        Err(reason) => return Some(reason.clone()),
-    };
-    let online = places.and_then(|places| places_of(places, cpu).ok()?.is_online(ram).ok());
-    let able = online.unwrap_or_else(|| has_nmi_gate(ram, &state.registers));
-    (!able).then(|| {
-        "it has no NMI handler: it is still booting, has been reset, or never had one".into()
-    })
+impl Stopped {
+    /// Has every vCPU that can take an NMI run its handler.
+    fn send_nmis(&self, target: &mut dyn Target) -> Vec<NmiCapture> {
+        let states = (0..).zip(&self.states);
+        let reasons: Vec<Option<String>> =
+            states.map(|(cpu, state)| self.cannot_take_nmi(target, cpu, state)).collect();
+        let able = (0..).zip(&reasons).filter(|(_, reason)| reason.is_none());
+        let able: Vec<u32> = able.map(|(cpu, _)| cpu).collect();
+        let runs = match target.nmis() {
+            Ok(nmis) => nmis.run(&able, self.bounds.handlers),
+            Err(missing) => able.iter().map(|_| Err(missing.to_string())).collect(),
+        };
+        let mut runs = runs.into_iter();
+        let run = |reason: Option<String>| match reason {
+            Some(reason) => NmiCapture::NotSent(reason),
+            None => match runs.next() {
+                Some(Ok(run)) => NmiCapture::Run(Box::new(run)),
+                Some(Err(reason)) => NmiCapture::NotSent(reason),
+                None => NmiCapture::NotSent("the target did not say what became of it".into()),
+            },
+        };
+        reasons.into_iter().map(run).collect()
+    }
+
+    /// Why a vCPU must not be sent an NMI: without a handler for it, it would end the guest.
+    fn cannot_take_nmi(
+        &self,
+        memory: &dyn PhysicalMemory,
+        cpu: u32,
+        state: &Result<VcpuState, String>,
+    ) -> Option<String> {
+        let state = match state {
+            Ok(state) if state.mp_state.is_started() => state,
+            // The VMM knows to leave it alone.
+            Ok(_) => return None,
+            Err(reason) => return Some(reason.clone()),
+        };
+        let online = match &self.places {
+            Ok(places) => match places.nmi_buffers() {
+                Some(buffers) => buffers.is_online(memory, cpu),
+                None => return Some("the kernel has no buffer to answer an NMI into".into()),
+            },
+            Err(_) => None,
+        };
+        let able = online.unwrap_or_else(|| has_nmi_gate(memory, &state.registers));
+        (!able).then(|| {
+            "it has no NMI handler: it is still booting, has been reset, or never had one".into()
+        })
+    }
 }
 
 /// Whether there is an interrupt descriptor table with a gate for vector 2. In long mode a gate has
 /// 16 bytes, in protected mode 8; bit 47 says that it is present (SDM vol. 3, 6.11 and 6.14.1). A table
 /// at address 0 is what a processor has after a reset.
-fn has_nmi_gate(ram: GuestRam<'_>, registers: &Registers) -> bool {
-    const LONG_MODE_ACTIVE: u64 = 1 << 10;
+fn has_nmi_gate(memory: &dyn PhysicalMemory, registers: &Registers) -> bool {
     const PRESENT: u8 = 1 << 7;
-    let gate = if registers.efer & LONG_MODE_ACTIVE != 0 { 16 } else { 8 };
+    let gate = if registers.is_long_mode() { 16 } else { 8 };
     if registers.idt_base == 0 || registers.idt_limit < 3 * gate - 1 {
         return false;
     }
     // Paging that is not understood cannot be followed: then it has the benefit of the doubt.
-    let Ok(tables) = page_tables(registers) else { return true };
+    let Ok(tables) = registers.page_tables() else { return true };
     let at = VirtualAddress(registers.idt_base).wrapping_add(u64::from(2 * gate) + 5);
     let mut kind = [0];
-    let read = GuestVirtual::new(&ram, tables).read(at, &mut kind);
+    let read = GuestVirtual::new(memory, tables).read(at, &mut kind);
     read.is_ok() && kind[0] & PRESENT != 0
 }
 
 /// Takes the reservation of a stopped guest. If a client inside has it, the guest has to run for it
 /// to be given back: it does, up to the bound, and `states` are read anew.
 fn reserve(
-    vm: &mut Vm,
-    place: &ReservationPlace,
+    target: &mut dyn Target,
+    buffers: &dyn NmiBuffers,
     bounds: Bounds,
     states: &mut States,
 ) -> (Reservation, bool) {
     let started = Instant::now();
     let mut ran = false;
     let result = loop {
-        match place.try_take(GuestRam::new(vm.memory())) {
-            Ok(Err(_)) if started.elapsed() < bounds.reservation => {
-                if !ran {
-                    // Whether it worked shows in the next try.
-                    let _ = place.set_wanted(GuestRam::new(vm.memory()), true);
-                    vm.resume();
-                    ran = true;
-                }
+        match try_take(target, buffers) {
+            Ok(Err(_))
+                if started.elapsed() < bounds.reservation && (ran || let_run(target, buffers)) =>
+            {
+                ran = true;
                 thread::sleep(Duration::from_millis(1));
             }
             result => break result,
@@ -267,31 +269,47 @@ fn reserve(
     };
     let waited = started.elapsed();
     if ran {
-        let _ = place.set_wanted(GuestRam::new(vm.memory()), false);
-        *states = stop(vm, bounds);
+        if let Ok(words) = target.words() {
+            let _ = buffers.set_wanted(words, false);
+        }
+        *states = stop(target, bounds);
     }
     let reservation = match result {
         Ok(Ok(())) => Reservation::Held { waited },
         Ok(Err(holder)) => Reservation::Refused {
             holder: holder.cpu,
-            held: held_for(vm, place, holder, states),
+            held: held_for(target, buffers, holder, states),
             waited,
         },
-        Err(error) => Reservation::Unavailable { reason: error.to_string() },
+        Err(reason) => Reservation::Unavailable { reason },
     };
     (reservation, ran)
 }
 
+fn try_take(target: &dyn Target, buffers: &dyn NmiBuffers) -> Result<Result<(), Holder>, String> {
+    let words = target.words().map_err(|missing: MissingPower| missing.to_string())?;
+    buffers.try_take(target, words).map_err(|error| error.to_string())
+}
+
+/// Lets the guest run with the word set that makes its clients stand back, if the target can.
+fn let_run(target: &mut dyn Target, buffers: &dyn NmiBuffers) -> bool {
+    if let Ok(words) = target.words() {
+        // Whether it worked shows in the next try.
+        let _ = buffers.set_wanted(words, true);
+    }
+    target.pausing().map(|pausing| pausing.resume()).is_ok()
+}
+
 /// How long the holder has held it, by the guest's own clock.
 fn held_for(
-    vm: &Vm,
-    place: &ReservationPlace,
+    target: &dyn Target,
+    buffers: &dyn NmiBuffers,
     holder: Holder,
     states: &States,
 ) -> Option<Duration> {
-    let tsc = vm.tsc(states.iter().flatten().next()?.cpu).ok()?;
-    let now = place.clock_ns(GuestRam::new(vm.memory()), tsc).ok()?;
-    now.checked_sub(holder.since_ns).map(Duration::from_nanos)
+    let tsc = target.tsc(states.iter().flatten().next()?.cpu)?;
+    let now = buffers.clock_ns(target, tsc)?;
+    now.checked_sub(holder.since_ns?).map(Duration::from_nanos)
 }
 
 /// What is known of a CPU before its NMI.
@@ -302,58 +320,48 @@ struct Before {
 
 impl Before {
     /// Looks, and if it may, throws away what is left in a buffer that nobody is using.
-    fn look(ram: GuestRam<'_>, places: Option<&Located>, cpu: usize, may_wipe: bool) -> Self {
-        let Some(Ok(places)) = places.map(|places| places_of(places, cpu)) else {
-            return Self { stale_bytes: 0, nmi_count: None };
-        };
-        let stale_bytes = match places.seq_buf.peek(ram) {
-            Ok((BufferOwner::Free, len)) if may_wipe => {
-                places.seq_buf.wipe(ram).map_or(0, |()| len)
+    fn look(
+        target: &dyn Target,
+        buffers: Option<&dyn NmiBuffers>,
+        cpu: u32,
+        may_wipe: bool,
+    ) -> Self {
+        let Some(buffers) = buffers else { return Self { stale_bytes: 0, nmi_count: None } };
+        let stale_bytes = match (buffers.peek(target, cpu), target.words()) {
+            (Some((BufferOwner::Free, len)), Ok(words)) if may_wipe && buffers.wipe(words, cpu) => {
+                len
             }
             _ => 0,
         };
-        Self { stale_bytes, nmi_count: places.nmi_count(ram).ok() }
+        Self { stale_bytes, nmi_count: buffers.nmi_count(target, cpu) }
     }
 
     /// Reads what the NMI has left, and wipes it.
     fn complete(
         self,
-        ram: GuestRam<'_>,
-        places: Option<&Located>,
-        cpu: usize,
+        target: &dyn Target,
+        buffers: Option<&dyn NmiBuffers>,
+        cpu: u32,
         state: Result<VcpuState, String>,
         nmi: NmiCapture,
         held: bool,
     ) -> CpuCapture {
-        let places = places
-            .ok_or_else(|| String::from("its place is not known"))
-            .and_then(|places| Ok((places_of(places, cpu)?, places.tables)));
-        let buffer = match &places {
-            Ok((places, tables)) => places.seq_buf.read(ram, *tables),
-            Err(reason) => Err(reason.clone()),
+        let buffer = match buffers {
+            Some(buffers) => buffers.read(target, cpu),
+            None => Err("its place is not known".into()),
         };
-        let counted = places
-            .as_ref()
-            .ok()
-            .and_then(|(places, _)| Some(places.nmi_count(ram).ok()? != self.nmi_count?));
+        let counted =
+            buffers.and_then(|buffers| Some(buffers.nmi_count(target, cpu)? != self.nmi_count?));
         // A buffer whose handler is still at work is the handler's.
         let idle = buffer.as_ref().is_ok_and(|buffer| buffer.owner == BufferOwner::Free);
         if held
             && idle
             && state.is_ok()
-            && let Ok((places, _)) = &places
+            && let (Some(buffers), Ok(words)) = (buffers, target.words())
         {
             // It was read a moment ago, so it is there.
-            let _ = places.seq_buf.wipe(ram);
+            let _ = buffers.wipe(words, cpu);
         }
         CpuCapture { state, nmi, buffer, stale_bytes: self.stale_bytes, counted }
-    }
-}
-
-fn places_of(places: &Located, cpu: usize) -> Result<&CpuPlaces, String> {
-    match places.cpus.get(cpu) {
-        Some(Ok(places)) => Ok(places),
-        Some(Err(reason)) => Err(reason.clone()),
-        None => Err(format!("the guest knows of {} CPUs only", places.cpus.len())),
     }
 }

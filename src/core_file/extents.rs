@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use nmiscope_symbolizer::PhysicalAddress;
+use nmiscope_machine::PhysicalAddress;
 
 const PAGE: u64 = 4096;
 

@@ -30,7 +30,7 @@ mod write;
 
 pub use extents::{Extent, Extents};
 pub use fault::{CoreError, Finding, Kind};
-pub use notes::{CpuRegisters, UserRegisters};
+pub use notes::CpuRegisters;
 pub use read::Core;
 pub use write::{
     Contents, NotePlace, WriteError, Written, check_path, prepare, write, write_all_but_note,

@@ -3,6 +3,8 @@
 //! Names decide here, and types after them: binutils looks at the type alone where it does not know
 //! the name, so that ours must not be one of those that Linux uses.
 
+use nmiscope_machine::UserRegisters;
+
 use super::FORMAT_VERSION;
 use super::format::{put, u32_at, u64_at};
 
@@ -30,43 +32,12 @@ const PRSTATUS_REGISTERS: usize = 112;
 /// How many notes are looked at. A core has one for each vCPU and a few.
 const MAX_NOTES: usize = 64 << 10;
 
-macro_rules! registers {
-    ($($name:ident)*) => {
-        /// A vCPU's registers, as `struct user_regs_struct` of x86-64 Linux (asm/user_64.h) has
-        /// them, and in that order. Segments are selectors.
-        #[allow(missing_docs, reason = "registers, named as the SDM names them")]
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-        pub struct UserRegisters {
-            $(pub $name: u64,)*
-        }
-
-        impl UserRegisters {
-            const COUNT: usize = [$(stringify!($name)),*].len();
-
-            fn to_words(self) -> [u64; Self::COUNT] {
-                [$(self.$name),*]
-            }
-
-            fn from_words(words: [u64; Self::COUNT]) -> Self {
-                let [$($name),*] = words;
-                Self { $($name),* }
-            }
-        }
-    };
-}
-
-registers! {
-    r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss
-    fs_base gs_base ds es fs gs
-}
-
 /// The registers of one vCPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuRegisters {
     /// Its number, from 0 on. It becomes thread `cpu + 1`, since debuggers want no thread 0.
     pub cpu: u32,
-    /// What it has in them. `orig_rax` should be all ones: gdb takes anything else for a system
-    /// call.
+    /// Their values.
     pub registers: UserRegisters,
 }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use nmiscope_symbolizer::Mapping;
+use nmiscope_machine::Mapping;
 
 use super::extents::{Extent, Extents};
 use super::format::{

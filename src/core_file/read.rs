@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use nmiscope_symbolizer::{Mapping, PhysicalAddress, PhysicalMemory, ReadError, VirtualAddress};
+use nmiscope_machine::{Mapping, PhysicalAddress, PhysicalMemory, ReadError, VirtualAddress};
 
 use super::FORMAT_VERSION;
 use super::extents::Extents;

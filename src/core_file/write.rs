@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use nmiscope_symbolizer::{Mapping, PhysicalAddress, PhysicalMemory, ReadError};
+use nmiscope_machine::{Mapping, PhysicalAddress, PhysicalMemory, ReadError};
 use tempfile::NamedTempFile;
 
 use super::extents::{Extent, Extents};
@@ -111,7 +111,7 @@ pub enum WriteError {
 pub fn write_path(
     path: &Path,
     contents: &Contents<'_>,
-    memory: &impl PhysicalMemory,
+    memory: &dyn PhysicalMemory,
 ) -> Result<Written, WriteError> {
     let failed = |action| move |source| WriteError::Io { action, path: path.into(), source };
     let (target, file) = prepare(path)?;
@@ -158,7 +158,7 @@ pub fn prepare(path: &Path) -> Result<(PathBuf, NamedTempFile), WriteError> {
 pub fn write(
     file: &File,
     contents: &Contents<'_>,
-    memory: &impl PhysicalMemory,
+    memory: &dyn PhysicalMemory,
 ) -> Result<Written, WriteError> {
     let own = notes::encode_own(contents.note).ok_or(WriteError::NoteTooLong)?;
     let (written, place) = write_all_but_note(file, contents, memory, own.len() as u64)?;
@@ -208,7 +208,7 @@ impl NotePlace {
 pub fn write_all_but_note(
     file: &File,
     contents: &Contents<'_>,
-    memory: &impl PhysicalMemory,
+    memory: &dyn PhysicalMemory,
     room: u64,
 ) -> Result<(Written, NotePlace), WriteError> {
     let notes = notes::encode(contents.cpus, contents.vmcoreinfo, contents.build_id)
@@ -269,9 +269,9 @@ fn write_headers(file: &File, plan: &Plan, notes: &[u8]) -> io::Result<()> {
 }
 
 /// Memory on its way into the file.
-struct Copy<'a, M> {
+struct Copy<'a> {
     file: &'a File,
-    memory: &'a M,
+    memory: &'a dyn PhysicalMemory,
     buffer: Vec<u8>,
     written: u64,
     unreadable: Extents,
@@ -279,8 +279,8 @@ struct Copy<'a, M> {
     error: Option<ReadError>,
 }
 
-impl<'a, M: PhysicalMemory> Copy<'a, M> {
-    fn new(file: &'a File, memory: &'a M) -> Self {
+impl<'a> Copy<'a> {
+    fn new(file: &'a File, memory: &'a dyn PhysicalMemory) -> Self {
         let unreadable = Extents::new();
         Self { file, memory, buffer: vec![0; CHUNK], written: 0, unreadable, error: None }
     }

@@ -1,6 +1,6 @@
 //! What became of a vCPU's NMI, in words.
 
-use nmiscope_vmm::{NmiResult, NmiRun};
+use nmiscope_machine::{NmiResult, NmiRun};
 
 use super::milliseconds;
 use crate::capture::{CpuCapture, NmiCapture};

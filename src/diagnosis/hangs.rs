@@ -3,12 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nmiscope_symbolizer::{VirtualAddress, demangle, short_name};
+use nmiscope_machine::VirtualAddress;
+use nmiscope_symbolizer::{demangle, short_name};
 
 use super::signature::{self, Moments};
 use super::stable::Samples;
 use super::{Resolver, milliseconds};
-use crate::hang::{self, Ages, EdgeKind, KernelState, Node, Site, TaskState};
+use crate::hang::{self, Ages, EdgeKind, Node};
+use crate::kernel::{self, KernelState, Site, TaskState};
 use crate::report::{
     self, Activity, Cpu, CpuState, Evidence, Fact, Hang, LockKind, NodeKind, SourceLine, Task,
     WaitEdge, WaitKind, WaitNode,
@@ -107,7 +109,7 @@ pub(super) fn lock_name(address: u64, resolver: &Resolver<'_>) -> String {
 
 /// A lock that is part of something has that one's symbol, and an offset.
 fn lock_symbol(address: u64, resolver: &Resolver<'_>) -> Option<String> {
-    let found = resolver.image()?.symbol_containing(VirtualAddress(address))?;
+    let found = resolver.symbols()?.symbol_containing(VirtualAddress(address))?;
     let name = demangle(&found.symbol.name);
     Some(if found.offset == 0 { name } else { format!("{name}+{:#x}", found.offset) })
 }
@@ -126,7 +128,7 @@ impl Teller<'_> {
         let ids = |nodes: &[Node]| nodes.iter().map(|&node| self.names.id(node)).collect();
         Hang {
             class: hang.class,
-            signature: signature::of(hang.class, &self.blamed_stacks()),
+            signature: signature::of(hang.class, &self.blamed_stacks(), self.resolver.words()),
             at_ms: self.grounds.at_ms,
             lasted_ms: milliseconds(hang.age),
             blamed: ids(&hang.blamed),
@@ -209,7 +211,7 @@ impl Teller<'_> {
                     symbol: lock_symbol(address, self.resolver),
                     address: format!("{address:016x}"),
                     lock: lock.map_or(LockKind::Unknown, |lock| lock.kind.into()),
-                    held_by: lock.and_then(hang::Lock::holder).map(|node| self.names.id(node)),
+                    held_by: lock.and_then(kernel::Lock::holder).map(|node| self.names.id(node)),
                     taken_at: lock.and_then(|lock| self.line(&lock.taken_at)),
                 }
             }
@@ -348,11 +350,12 @@ impl Teller<'_> {
         let frame = frames.first()?;
         let functions = || frames.iter().flat_map(|frame| &frame.functions);
         let name = self.stable_place(number);
+        let words = self.resolver.words();
         let function = match name {
             Some(name) => functions().find(|function| function.name.as_deref() == Some(name)),
             // What tells more than that it spins, or halts.
             None => functions().find(|function| {
-                function.name.as_deref().is_some_and(|name| !signature::is_generic(name))
+                function.name.as_deref().is_some_and(|name| !words.is_plumbing(name))
             }),
         };
         let function = function.or_else(|| frame.functions.first().filter(|_| name.is_none()));
@@ -373,7 +376,7 @@ impl Teller<'_> {
     /// The function that a CPU is in that runs on, whatever that one calls.
     fn stable_place(&self, cpu: u32) -> Option<&str> {
         let moments = self.stack_of_cpu(cpu).filter(|moments| moments.len() > 1)?;
-        signature::stable_place(self.hang.class, &moments)
+        signature::stable_place(self.hang.class, &moments, self.resolver.words())
     }
 }
 
@@ -389,13 +392,13 @@ impl From<TaskState> for report::TaskState {
     }
 }
 
-impl From<hang::LockKind> for LockKind {
-    fn from(kind: hang::LockKind) -> Self {
+impl From<kernel::LockKind> for LockKind {
+    fn from(kind: kernel::LockKind) -> Self {
         match kind {
-            hang::LockKind::Spin => Self::Spin,
-            hang::LockKind::Ticket => Self::Ticket,
-            hang::LockKind::Mutex => Self::Mutex,
-            hang::LockKind::Garbage(_) => Self::Unknown,
+            kernel::LockKind::Spin => Self::Spin,
+            kernel::LockKind::Ticket => Self::Ticket,
+            kernel::LockKind::Mutex => Self::Mutex,
+            kernel::LockKind::Garbage(_) => Self::Unknown,
         }
     }
 }

@@ -3,15 +3,14 @@
 //!
 //! Taken while the guest stands still and before its NMIs, whose handlers write to its stacks.
 
-use nmiscope_symbolizer::{
-    End, GuestVirtual, Image, PageTables, PhysicalMemory, ProgramCounter, Register, Strategy,
-    Types, UnwindRegisters, Unwinder, UnwoundFrame, VirtualAddress,
+use nmiscope_machine::{
+    GuestVirtual, PageTables, PhysicalMemory, Register, UnwindRegisters, VcpuState, VirtualAddress,
 };
-use nmiscope_vmm::{MpState, Registers, VcpuState};
+use nmiscope_symbolizer::{End, ProgramCounter, Strategy, UnwoundFrame};
 
 use super::variables::{self, FrameVariables};
+use crate::kernel::Symbols;
 use crate::report::FoundBy;
-use crate::target::page_tables;
 
 /// What the host sees of one vCPU.
 #[derive(Debug, Clone)]
@@ -50,28 +49,26 @@ impl std::fmt::Display for Ending {
 }
 
 /// Looks at all of them; `None` for one that cannot be seen: it has no registers, or none that mean
-/// anything. Their variables are read if there are `types`, which are those of `image`.
+/// anything. Their variables are read if `symbols` has them.
 pub fn look_at_all(
     states: &[Result<VcpuState, String>],
-    image: Option<&Image<'_>>,
-    types: Option<&Types<'_>>,
-    memory: &impl PhysicalMemory,
+    symbols: Option<&dyn Symbols>,
+    memory: &dyn PhysicalMemory,
 ) -> Vec<Option<HostLook>> {
-    states.iter().map(|state| look(state.as_ref().ok()?, image, types, memory)).collect()
+    states.iter().map(|state| look(state.as_ref().ok()?, symbols, memory)).collect()
 }
 
 fn look(
     state: &VcpuState,
-    image: Option<&Image<'_>>,
-    types: Option<&Types<'_>>,
-    memory: &impl PhysicalMemory,
+    symbols: Option<&dyn Symbols>,
+    memory: &dyn PhysicalMemory,
 ) -> Option<HostLook> {
-    if !stands_somewhere(state) {
+    if !state.execution().has_position() {
         return None;
     }
-    let registers = unwind_registers(&state.registers);
-    let tables = page_tables(&state.registers).map_err(|error| crate::error_chain(&error));
-    Some(look_from(&registers, tables, image, types, memory))
+    let registers = UnwindRegisters::from(&state.registers);
+    let tables = state.registers.page_tables().map_err(|error| crate::error_chain(&error));
+    Some(look_from(&registers, tables, symbols, memory))
 }
 
 /// Looks at the stack that starts with `registers`, in the address space of `tables`, or of which it
@@ -79,23 +76,18 @@ fn look(
 pub(super) fn look_from(
     registers: &UnwindRegisters,
     tables: Result<PageTables, String>,
-    image: Option<&Image<'_>>,
-    types: Option<&Types<'_>>,
-    memory: &impl PhysicalMemory,
+    symbols: Option<&dyn Symbols>,
+    memory: &dyn PhysicalMemory,
 ) -> HostLook {
-    let (image, tables) = match (image, tables) {
-        (Some(image), Ok(tables)) => (image, tables),
+    let (symbols, tables) = match (symbols, tables) {
+        (Some(symbols), Ok(tables)) => (symbols, tables),
         (None, _) => return first_frame_alone(registers, "there is no image to unwind by".into()),
         (_, Err(reason)) => return first_frame_alone(registers, reason),
     };
     let memory = GuestVirtual::new(memory, tables);
-    let trace = Unwinder::new(image).unwind(registers, &memory);
-    let variables = types.map(|types| variables::of_stack(types, &trace.frames, &memory));
-    HostLook {
-        frames: trace.frames,
-        variables: variables.unwrap_or_default(),
-        ending: Ending::Unwound(trace.end),
-    }
+    let trace = symbols.unwind(registers, &memory);
+    let variables = variables::of_stack(symbols, &trace.frames, &memory);
+    HostLook { frames: trace.frames, variables, ending: Ending::Unwound(trace.end) }
 }
 
 fn first_frame_alone(registers: &UnwindRegisters, reason: String) -> HostLook {
@@ -112,44 +104,6 @@ fn first_frame_alone(registers: &UnwindRegisters, reason: String) -> HostLook {
         variables: Vec::new(),
         ending: Ending::NotUnwound(reason),
     }
-}
-
-/// Whether the registers say where the vCPU is: not before it was started, nor after KVM has reset
-/// it.
-pub fn stands_somewhere(state: &VcpuState) -> bool {
-    let running = matches!(state.mp_state, MpState::Running | MpState::SipiReceived);
-    state.mp_state.is_started() && !(running && is_reset(&state.registers))
-}
-
-/// Whether they are those of a processor after a reset (SDM vol. 3, table 10-1).
-fn is_reset(registers: &Registers) -> bool {
-    registers.cs.base == 0xffff_0000 && registers.rip == 0xfff0
-}
-
-fn unwind_registers(registers: &Registers) -> UnwindRegisters {
-    use Register::{
-        R8, R9, R10, R11, R12, R13, R14, R15, Rax, Rbp, Rbx, Rcx, Rdi, Rdx, Rip, Rsi, Rsp,
-    };
-    let of = registers;
-    UnwindRegisters::from_iter([
-        (Rax, of.rax),
-        (Rdx, of.rdx),
-        (Rcx, of.rcx),
-        (Rbx, of.rbx),
-        (Rsi, of.rsi),
-        (Rdi, of.rdi),
-        (Rbp, of.rbp),
-        (Rsp, of.rsp),
-        (R8, of.r8),
-        (R9, of.r9),
-        (R10, of.r10),
-        (R11, of.r11),
-        (R12, of.r12),
-        (R13, of.r13),
-        (R14, of.r14),
-        (R15, of.r15),
-        (Rip, of.rip),
-    ])
 }
 
 impl From<Strategy> for FoundBy {

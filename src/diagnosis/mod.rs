@@ -1,10 +1,9 @@
 //! From a capture to a backtrace in words: parses what the guests' handlers printed, looks every
 //! address up, groups equal stacks, and says of each vCPU that did not answer why.
 //!
-//! Pure: a capture and an image in, report structs out. No clock, no KVM, no I/O.
+//! Pure: a capture and symbols in, report structs out. No clock, no KVM, no I/O.
 
 mod account;
-pub mod guest_word;
 mod hangs;
 pub mod host_look;
 mod resolver;
@@ -14,19 +13,15 @@ mod tasks;
 pub mod variables;
 mod witnesses;
 
-use nmiscope_symbolizer::{Image, PhysicalMemory, ProgramCounter, Types, VirtualAddress};
-use nmiscope_vmm::{MpState, Registers, VcpuState};
+use nmiscope_machine::{Execution, PhysicalMemory, Registers, VcpuState};
+use nmiscope_symbolizer::ProgramCounter;
 
 use crate::capture::{Capture, CpuCapture, Reservation};
-use crate::hang::{Found, KernelState};
-use crate::kernel::{BufferOwner, SeqBuf};
+use crate::hang::Found;
+use crate::kernel::{BufferOwner, KernelState, SeqBuf, Symbols};
 use crate::report::{self, Answer, Backtrace, Cpu, CpuState, Look, Nmi, Trigger, Word};
-use guest_word::Entry;
 use host_look::{HostLook, look_at_all};
 pub use resolver::Resolver;
-pub use signature::is_generic;
-
-use crate::target::{interrupts_enabled, page_tables};
 
 /// What the host sees of a guest that stands still.
 #[derive(Debug, Default)]
@@ -38,22 +33,20 @@ pub struct Looks {
 }
 
 impl Looks {
-    /// Looks at the stacks of all vCPUs and of all tasks. Variables are read if there are `types`,
-    /// which are those of `image`.
+    /// Looks at the stacks of all vCPUs and of all tasks. Variables are read if `symbols` has them.
     pub fn look(
         states: &[Result<VcpuState, String>],
         kernel: Option<&KernelState>,
-        image: Option<&Image<'_>>,
-        types: Option<&Types<'_>>,
-        memory: &impl PhysicalMemory,
+        symbols: Option<&dyn Symbols>,
+        memory: &dyn PhysicalMemory,
     ) -> Self {
         // The kernel's part of memory is the same in all address spaces.
-        let registers = states.iter().flatten().map(|state| &state.registers);
-        let tables = registers.map(page_tables).find_map(Result::ok);
+        let mut states_read = states.iter().flatten();
+        let tables = states_read.find_map(|state| state.registers.page_tables().ok());
         let tables = tables.ok_or_else(|| "no vCPU has page tables".to_owned());
         Self {
-            cpus: look_at_all(states, image, types, memory),
-            tasks: tasks::look_at_tasks(kernel, &tables, image, types, memory),
+            cpus: look_at_all(states, symbols, memory),
+            tasks: tasks::look_at_tasks(kernel, &tables, symbols, memory),
         }
     }
 
@@ -140,13 +133,13 @@ fn diagnose_cpu(
     resolver: &Resolver<'_>,
 ) -> Cpu {
     let state = capture.state.as_ref().ok();
-    let somewhere = state.filter(|state| host_look::stands_somewhere(state));
+    let somewhere = state.filter(|state| state.execution().has_position());
     let nmi = account::account(capture);
     let word = word(capture, &nmi, resolver);
     Cpu {
         cpu: number,
         state: cpu_state(state),
-        interrupts_enabled: somewhere.map(|state| interrupts_enabled(&state.registers)),
+        interrupts_enabled: somewhere.map(|state| state.registers.interrupts_enabled()),
         registers: state.map(|state| show_registers(&state.registers)),
         in_nmi: somewhere.map(|state| state.nmi.masked),
         findings: witnesses::findings(capture, &nmi, word.as_ref(), look),
@@ -158,12 +151,16 @@ fn diagnose_cpu(
 
 fn cpu_state(state: Option<&VcpuState>) -> CpuState {
     let Some(state) = state else { return CpuState::Unknown };
-    match state.mp_state {
-        MpState::Other(_) => CpuState::Unknown,
-        MpState::Uninitialized | MpState::InitReceived => CpuState::NotStarted,
-        _ if !host_look::stands_somewhere(state) => CpuState::Reset,
-        MpState::Halted => CpuState::Halted,
-        MpState::Running | MpState::SipiReceived => CpuState::Running,
+    match state.execution() {
+        Execution::Unknown(_) => CpuState::Unknown,
+        Execution::NotStarted | Execution::InInit => CpuState::NotStarted,
+        Execution::Offline => CpuState::Reset,
+        Execution::Halted => CpuState::Halted,
+        Execution::Kernel
+        | Execution::User
+        | Execution::RealMode
+        | Execution::ProtectedMode
+        | Execution::Firmware => CpuState::Running,
     }
 }
 
@@ -212,27 +209,31 @@ fn show_registers(registers: &Registers) -> report::Registers {
 fn word(capture: &CpuCapture, nmi: &Nmi, resolver: &Resolver<'_>) -> Option<Word> {
     let buffer = capture.buffer.as_ref().ok().filter(|buffer| !buffer.text.is_empty())?;
     let text = String::from_utf8_lossy(&buffer.text).into_owned();
-    let frames = guest_word::entries(&text)
-        .map(|Entry { address, interrupted, reliable }| {
-            let address = VirtualAddress(address);
-            let counter = if interrupted {
-                ProgramCounter::Interrupted(address)
-            } else {
-                ProgramCounter::Return(address)
-            };
-            resolver.frame(counter, reliable)
-        })
-        .collect();
+    let trace = resolver.words().call_trace(&text);
+    let has_trace = trace.is_some();
+    let frames = trace.unwrap_or_default().into_iter().map(|entry| {
+        let counter = if entry.interrupted {
+            ProgramCounter::Interrupted(entry.address)
+        } else {
+            ProgramCounter::Return(entry.address)
+        };
+        resolver.frame(counter, entry.reliable)
+    });
     Some(Word {
         current: nmi.delivered == Some(true),
-        findings: faults(buffer, nmi, &text),
-        frames,
+        findings: faults(buffer, nmi, &text, has_trace),
+        frames: frames.collect(),
         text,
     })
 }
 
+/// Whether the text ends within a line: handlers print whole ones.
+fn is_cut(text: &str) -> bool {
+    !text.is_empty() && !text.ends_with('\n')
+}
+
 /// What is wrong with a buffer.
-fn faults(buffer: &SeqBuf, nmi: &Nmi, text: &str) -> Vec<String> {
+fn faults(buffer: &SeqBuf, nmi: &Nmi, text: &str, has_trace: bool) -> Vec<String> {
     let lost = u64::from(buffer.lost);
     let checks = [
         (lost > 0, format!("buffer full: {lost} messages lost")),
@@ -244,8 +245,8 @@ fn faults(buffer: &SeqBuf, nmi: &Nmi, text: &str) -> Vec<String> {
             !nmi.handler_finished && buffer.owner == BufferOwner::Handler,
             "the handler that printed this has not returned".into(),
         ),
-        (guest_word::is_cut(text), "the last line has no end".into()),
-        (!guest_word::has_trace(text), "there is no call trace in it".into()),
+        (is_cut(text), "the last line has no end".into()),
+        (!has_trace, "there is no call trace in it".into()),
     ];
     garbage(buffer, text).into_iter().chain(found(checks)).collect()
 }

@@ -1,25 +1,38 @@
 //! Addresses to frames, as reports have them.
 
-use nmiscope_symbolizer::{Image, ProgramCounter, Resolved, SourceRoots, demangle};
+use nmiscope_symbolizer::{ProgramCounter, Resolved, SourceRoots, demangle};
 
+use crate::kernel::{Symbols, Vocabulary, any_words};
 use crate::report::{Frame, Function, Symbol};
 
-/// Looks addresses up in one image.
+/// Looks a kernel's addresses and words up.
 pub struct Resolver<'a> {
-    image: Option<&'a Image<'a>>,
+    symbols: Option<&'a dyn Symbols>,
+    words: &'a dyn Vocabulary,
     roots: SourceRoots,
 }
 
 impl<'a> Resolver<'a> {
-    /// For addresses of `image`, whose source paths are shown relative to one of `roots`. Without
-    /// an image, addresses stay what they are.
-    pub fn new(image: Option<&'a Image<'a>>, roots: SourceRoots) -> Self {
-        Self { image, roots }
+    /// For addresses of which `symbols` knows, with source paths shown relative to one of `roots`.
+    /// Without symbols, addresses stay what they are.
+    pub fn new(symbols: Option<&'a dyn Symbols>, roots: SourceRoots) -> Self {
+        Self { symbols, words: any_words(), roots }
     }
 
-    /// The image, if there is one.
-    pub fn image(&self) -> Option<&'a Image<'a>> {
-        self.image
+    /// The same for a kernel whose words mean what `words` says.
+    #[must_use]
+    pub fn with_words(self, words: &'a dyn Vocabulary) -> Self {
+        Self { words, ..self }
+    }
+
+    /// What the kernel's words mean.
+    pub fn words(&self) -> &'a dyn Vocabulary {
+        self.words
+    }
+
+    /// The symbols, if there are any.
+    pub fn symbols(&self) -> Option<&'a dyn Symbols> {
+        self.symbols
     }
 
     /// Relative to a source root; of Rust's own library, to that.
@@ -30,7 +43,7 @@ impl<'a> Resolver<'a> {
 
     /// What is known of an address.
     pub fn frame(&self, counter: ProgramCounter, reliable: bool) -> Frame {
-        let found = self.image.map(|image| image.frames(counter));
+        let found = self.symbols.map(|symbols| symbols.frames(counter));
         let missing = match &found {
             None => Some("there is no image to look it up in".into()),
             Some(found) => found.missing.as_ref().map(|reason| crate::error_chain(reason)),

@@ -16,63 +16,8 @@ use sha2::{Digest, Sha256};
 
 use super::stable::{Item, Share, staying};
 use crate::hang::{Class, each_once};
+use crate::kernel::Vocabulary;
 use crate::report::Frame;
-
-/// Functions that are left out, by the start of their path: this kernel's, those of Rust's core (which
-/// has methods of numbers too), and Linux's.
-const GENERIC: [&str; 36] = [
-    "nmiscope_guest::sync::",
-    "nmiscope_kernel::workload::Meeting::",
-    "nmiscope_kernel::panic::",
-    "nmiscope_kernel::arch::x86_64::",
-    "nmiscope_guest::sched::",
-    "core::",
-    "<core::",
-    "<u8",
-    "<u16",
-    "<u32",
-    "<u64",
-    "<u128",
-    "<usize",
-    "<i8",
-    "<i16",
-    "<i32",
-    "<i64",
-    "<i128",
-    "<isize",
-    "<bool",
-    "<nmiscope_guest::sync::",
-    "<nmiscope_kernel::arch::x86_64::",
-    "rust_begin_unwind",
-    "rust_panic",
-    "_raw_",
-    "__raw_",
-    "native_queued_spin_lock_slowpath",
-    "queued_spin_lock_slowpath",
-    "do_raw_spin_lock",
-    "mutex_lock",
-    "__mutex_lock",
-    "rwsem_down_",
-    "schedule",
-    "__schedule",
-    "panic",
-    "smp_call_function_",
-];
-
-/// Functions that are left out at the outer end, by their whole path: how a CPU or a task came to where
-/// it does its work, which is another way for the first CPU than for the others.
-const START: [&str; 10] = [
-    "nmiscope_kernel::arch::x86_64::smp::enter",
-    "nmiscope_kernel::arch::x86_64::smp::boot_cpu_main",
-    "ap_main",
-    "task_start",
-    "start_secondary",
-    "secondary_startup_64_no_verify",
-    "rest_init",
-    "start_kernel",
-    "kthread",
-    "ret_from_fork",
-];
 
 /// How many functions of a stack count, from the inner end: what is further out is how everything
 /// starts.
@@ -82,9 +27,9 @@ const DEPTH: usize = 12;
 pub type Moments<'a> = Vec<&'a [Frame]>;
 
 /// The signature of a hang: 16 hexadecimal digits.
-pub fn of(class: Class, stacks: &[Moments<'_>]) -> String {
+pub fn of(class: Class, stacks: &[Moments<'_>], words: &dyn Vocabulary) -> String {
     let mut stacks: Vec<Vec<&str>> =
-        stacks.iter().map(|moments| significant(class, moments)).collect();
+        stacks.iter().map(|moments| significant(class, moments, words)).collect();
     // One that says nothing is as none.
     stacks.retain(|stack| !stack.is_empty());
     stacks.sort_unstable();
@@ -104,25 +49,34 @@ pub fn of(class: Class, stacks: &[Moments<'_>]) -> String {
 
 /// What of a stack tells one hang from another, innermost first: functions, or addresses if none has
 /// a name.
-fn significant<'a>(class: Class, moments: &Moments<'a>) -> Vec<&'a str> {
+fn significant<'a>(class: Class, moments: &Moments<'a>, words: &dyn Vocabulary) -> Vec<&'a str> {
     let functions = || moments.iter().copied().flatten().flat_map(|frame| &frame.functions);
     if !functions().any(|function| function.name.is_some()) {
         return stable_callers(class, moments).into_iter().take(DEPTH).collect();
     }
-    let names = stable_functions(class, moments);
-    let own = names.iter().copied().filter(|name| !is_generic(name)).take(DEPTH);
+    let names = stable_functions(class, moments, words);
+    let own = names.iter().copied().filter(|name| !words.is_plumbing(name)).take(DEPTH);
     let own: Vec<&str> = own.collect();
     // All of it generic: then that is what there is.
     if own.is_empty() { names.into_iter().take(DEPTH).collect() } else { own }
 }
 
 /// The innermost function that stays on a stack and is more than a way to wait.
-pub(super) fn stable_place<'a>(class: Class, moments: &Moments<'a>) -> Option<&'a str> {
-    stable_functions(class, moments).into_iter().find(|name| !is_generic(name))
+pub(super) fn stable_place<'a>(
+    class: Class,
+    moments: &Moments<'a>,
+    words: &dyn Vocabulary,
+) -> Option<&'a str> {
+    let names = stable_functions(class, moments, words);
+    names.into_iter().find(|name| !words.is_plumbing(name))
 }
 
 /// The functions that stay on a stack, innermost first.
-fn stable_functions<'a>(class: Class, moments: &Moments<'a>) -> Vec<&'a str> {
+fn stable_functions<'a>(
+    class: Class,
+    moments: &Moments<'a>,
+    words: &dyn Vocabulary,
+) -> Vec<&'a str> {
     let functions = |stack: &&'a [Frame]| {
         let items = own_part(class, stack).iter().flat_map(|frame| {
             frame.functions.iter().filter_map(|function| {
@@ -130,7 +84,7 @@ fn stable_functions<'a>(class: Class, moments: &Moments<'a>) -> Vec<&'a str> {
                 Some(Item { what, fleeting: frame.interrupted && function.inlined })
             })
         });
-        each_once(items.take_while(|item| !START.contains(&item.what)).collect(), |item| item.what)
+        each_once(items.take_while(|item| !words.is_start(item.what)).collect(), |item| item.what)
     };
     staying(&moments.iter().map(functions).collect::<Vec<_>>(), share(class))
 }
@@ -159,11 +113,6 @@ fn share(class: Class) -> Share {
     }
 }
 
-/// Whether a function is one in which everybody ends up.
-pub fn is_generic(name: &str) -> bool {
-    GENERIC.iter().any(|start| name.starts_with(start))
-}
-
 /// Whether CPUs that hang in this way go on taking interrupts.
 fn takes_interrupts(class: Class) -> bool {
     match class {
@@ -186,6 +135,7 @@ fn own_part(class: Class, stack: &[Frame]) -> &[Frame] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::any_words;
     use crate::report::Function;
 
     fn frame(names: &[&str], interrupted: bool) -> Frame {
@@ -213,12 +163,13 @@ mod tests {
     /// The signature of stacks that were seen once.
     fn of(class: Class, stacks: &[&[Frame]]) -> String {
         let moments: Vec<Moments<'_>> = stacks.iter().map(|stack| vec![*stack]).collect();
-        super::of(class, &moments)
+        super::of(class, &moments, any_words())
     }
 
     /// That of a soft lockup whose CPU was seen several times.
     fn seen_often(stacks: &[Vec<Frame>]) -> String {
-        super::of(Class::SoftLockup, &[stacks.iter().map(Vec::as_slice).collect()])
+        let moments = stacks.iter().map(Vec::as_slice).collect();
+        super::of(Class::SoftLockup, &[moments], any_words())
     }
 
     fn stack(names: &[&str]) -> Vec<Frame> {
@@ -301,7 +252,7 @@ mod tests {
         let tries = stack(&["retry", "step", "main"]);
         let between = stack(&["main"]);
         let stacks = [&between[..], &tries[..], &tries[..]];
-        let sign = |class| super::of(class, &[stacks.to_vec()]);
+        let sign = |class| super::of(class, &[stacks.to_vec()], any_words());
         assert_eq!(sign(Class::Livelock), of(Class::Livelock, &[&tries]));
         assert_eq!(sign(Class::SoftLockup), of(Class::SoftLockup, &[&between]));
     }

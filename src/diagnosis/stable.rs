@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use nmiscope_symbolizer::{ProgramCounter, VirtualAddress};
+use nmiscope_machine::VirtualAddress;
+use nmiscope_symbolizer::ProgramCounter;
 
 use super::Resolver;
 use crate::hang::{CpuSamples, SampledFrame};

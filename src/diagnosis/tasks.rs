@@ -1,46 +1,31 @@
 //! The kernel's tasks that do not run: what they wait for, and their stacks.
 
-use nmiscope_symbolizer::{Image, PageTables, PhysicalMemory, Register, Types, UnwindRegisters};
+use nmiscope_machine::{PageTables, PhysicalMemory, UnwindRegisters};
 
 use super::hangs::lock_name;
 use super::host_look::{HostLook, look_from};
 use super::{Resolver, show_look};
-use crate::hang::{KernelState, Task, TaskRegisters, TaskState, WaitFor};
+use crate::kernel::{KernelState, Symbols, Task, TaskState, WaitFor};
 use crate::report;
 
 /// Looks at the stacks of all tasks that do not run, by task number.
 pub fn look_at_tasks(
     kernel: Option<&KernelState>,
     tables: &Result<PageTables, String>,
-    image: Option<&Image<'_>>,
-    types: Option<&Types<'_>>,
-    memory: &impl PhysicalMemory,
+    symbols: Option<&dyn Symbols>,
+    memory: &dyn PhysicalMemory,
 ) -> Vec<Option<HostLook>> {
     let tasks = kernel.map_or(&[][..], |kernel| &kernel.tasks);
     let look = |task: &Option<Task>| {
         let task = task.as_ref().filter(|task| is_off(task))?;
-        let registers = unwind_registers(task.registers.as_ref()?);
-        Some(look_from(&registers, tables.clone(), image, types, memory))
+        let registers = UnwindRegisters::from(task.registers.as_ref()?);
+        Some(look_from(&registers, tables.clone(), symbols, memory))
     };
     tasks.iter().map(look).collect()
 }
 
 fn is_off(task: &Task) -> bool {
     matches!(task.state, TaskState::Ready | TaskState::Blocked)
-}
-
-fn unwind_registers(of: &TaskRegisters) -> UnwindRegisters {
-    use Register::{R12, R13, R14, R15, Rbp, Rbx, Rip, Rsp};
-    UnwindRegisters::from_iter([
-        (Rbx, of.rbx),
-        (Rbp, of.rbp),
-        (Rsp, of.rsp),
-        (R12, of.r12),
-        (R13, of.r13),
-        (R14, of.r14),
-        (R15, of.r15),
-        (Rip, of.rip),
-    ])
 }
 
 /// What a report says of them.

@@ -4,11 +4,10 @@
 //! rendering: the symbolizer finds them and makes text of them. Called by `host_look`, while the
 //! guest stands still, and when its look becomes a report.
 
-use nmiscope_symbolizer::{
-    FunctionVariables, Image, Types, UnwoundFrame, VariableKind, VariableValue, Variables,
-    VirtualMemory,
-};
+use nmiscope_machine::VirtualMemory;
+use nmiscope_symbolizer::{FunctionVariables, UnwoundFrame, VariableKind, VariableValue};
 
+use crate::kernel::Symbols;
 use crate::report::{self, Availability, Frame, Function, Variable};
 
 /// Variables of one vCPU's stack: what is behind that many says so. Recursion makes stacks of a
@@ -18,37 +17,24 @@ const MAX_VARIABLES: usize = 4096;
 /// The variables of a frame's functions, innermost first, or why there are none.
 pub type FrameVariables = Result<Vec<FunctionVariables>, String>;
 
-/// What it takes to read variables; once for all stacks, and it can take a while: before the guest
-/// is stopped. `None` without an image, of which it has been said that it cannot be read.
-///
-/// # Errors
-/// The image does not say where variables are. The text is a warning.
-pub fn types<'i>(image: Option<&'i Image<'_>>) -> Result<Option<Types<'i>>, String> {
-    let types = image.map(Types::new).transpose();
-    types.map_err(|error| {
-        format!("arguments and locals are not to be had: failed to {}", crate::error_chain(&error))
-    })
-}
-
-/// The variables of a stack, frame for frame.
+/// The variables of a stack, frame for frame; empty if nobody asked for them.
 pub fn of_stack(
-    types: &Types<'_>,
+    symbols: &dyn Symbols,
     frames: &[UnwoundFrame],
     memory: &dyn VirtualMemory,
 ) -> Vec<FrameVariables> {
-    let variables = Variables::new(types);
     let mut left = MAX_VARIABLES;
     let each = |frame: &UnwoundFrame| {
         if left == 0 {
-            return Err(format!("variables: the stack has more than {MAX_VARIABLES}"));
+            return Some(Err(format!("variables: the stack has more than {MAX_VARIABLES}")));
         }
-        let functions = variables.in_frame(frame, memory);
-        let functions = functions.map_err(|error| crate::error_chain(&error))?;
-        let count: usize = functions.iter().map(|function| function.variables.len()).sum();
+        let functions = symbols.variables(frame, memory)?;
+        let found = functions.iter().flatten();
+        let count: usize = found.map(|function| function.variables.len()).sum();
         left = left.saturating_sub(count);
-        Ok(functions)
+        Some(functions)
     };
-    frames.iter().map(each).collect()
+    frames.iter().map_while(each).collect()
 }
 
 /// Adds a frame's variables to what is said of it.

@@ -2,7 +2,7 @@
 //! in which they differ, by its name.
 
 use super::host_look::{Ending, HostLook};
-use super::{garbage, guest_word};
+use super::{garbage, is_cut};
 use crate::capture::CpuCapture;
 use crate::report::{Answer, Finding, Frame, Nmi, Word};
 use nmiscope_symbolizer::End;
@@ -30,7 +30,7 @@ pub fn findings(
     if capture.buffer.as_ref().is_ok_and(|buffer| !garbage(buffer, text).is_empty()) {
         findings.push(Finding::WordGarbled);
     }
-    if guest_word::is_cut(text) {
+    if is_cut(text) {
         findings.push(Finding::WordTruncated);
     }
     if let Some(look) = look {

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use nmiscope_machine::{HostCounts, HostTimes};
 use serde::{Deserialize, Serialize};
 
-use super::observation::{
-    Counts, CpuActivity, KernelState, Lock, LockKind, Observation, Task, Times, Vcpu, VcpuSample,
-    Wait, WaitFor,
-};
+use super::observation::{Observation, Vcpu, VcpuSample};
+use crate::kernel::{CpuActivity, KernelState, Lock, LockKind, Wait, WaitFor};
 
 /// A stretch of time, measured in three ways.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,7 +149,7 @@ impl Ages {
         let of = |cpu: u32| -> Age { passed.get(cpu as usize).copied().unwrap_or(least) };
         self.cpus.resize_with(now.vcpus.len(), CpuAges::default);
         for (cpu, (ages, vcpu)) in self.cpus.iter_mut().zip(&now.vcpus).enumerate() {
-            let before = last.vcpus.get(cpu).map_or_else(Counts::default, |vcpu| vcpu.counts);
+            let before = last.vcpus.get(cpu).map_or_else(HostCounts::default, |vcpu| vcpu.counts);
             self.took_interrupts |= ages.advance_vcpu(vcpu, before, passed[cpu]);
             ages.watched = ages.watched.plus(passed[cpu]);
         }
@@ -244,7 +243,7 @@ impl Ages {
 impl CpuAges {
     /// What shows from outside. `before` is what the host had counted at the last observation: ten
     /// looks a second may all miss what happens in between. Returns whether it takes interrupts.
-    fn advance_vcpu(&mut self, vcpu: &Vcpu, before: Counts, passed: Age) -> bool {
+    fn advance_vcpu(&mut self, vcpu: &Vcpu, before: HostCounts, passed: Age) -> bool {
         let moved = |before: Option<u64>, now: Option<u64>| {
             before.zip(now).is_some_and(|(before, now)| before != now)
         };
@@ -300,25 +299,7 @@ impl Wait {
     }
 }
 
-impl CpuActivity {
-    /// Whether it has been given work that it has not finished. One that has finished more than it was
-    /// given has been read in between, or is garbage.
-    pub fn has_work(&self) -> bool {
-        self.work_queued > self.work_done
-    }
-}
-
 impl KernelState {
-    /// A task, if there is one with that number.
-    pub fn task(&self, number: u32) -> Option<&Task> {
-        self.tasks.get(number as usize)?.as_ref()
-    }
-
-    /// A CPU, if it can be read.
-    pub fn cpu(&self, number: u32) -> Option<&CpuActivity> {
-        self.cpus.get(number as usize)?.as_ref()
-    }
-
     /// The CPU that a lock's holder runs on.
     fn holder_cpu(&self, lock: &Lock) -> Option<u32> {
         let holder = lock.holder?;
@@ -338,7 +319,7 @@ impl KernelState {
 /// How much of an interval was a vCPU's own: it ran, or had nothing to run for. Where there is doubt,
 /// less: a thread that waits for a CPU is not told from one that has one, and how long it has waited
 /// is counted when the wait is over.
-fn passed_for(before: Option<Times>, now: Option<Times>, wall: Duration) -> Age {
+fn passed_for(before: Option<HostTimes>, now: Option<HostTimes>, wall: Duration) -> Age {
     let (Some(before), Some(now)) = (before, now) else {
         return Age { own: wall, ran: wall, wall };
     };
@@ -359,8 +340,8 @@ mod tests {
         Duration::from_millis(milliseconds)
     }
 
-    fn times(run: u64, delay: u64, asleep: bool) -> Option<Times> {
-        Some(Times { run: ms(run), delay: Some(ms(delay)), asleep })
+    fn times(run: u64, delay: u64, asleep: bool) -> Option<HostTimes> {
+        Some(HostTimes { run: ms(run), delay: Some(ms(delay)), asleep })
     }
 
     #[test]
@@ -385,7 +366,7 @@ mod tests {
 
     #[test]
     fn where_the_host_does_not_count_waiting_only_a_thread_that_slept_all_along_has_slept() {
-        let slept = |asleep| Some(Times { run: ms(7), delay: None, asleep });
+        let slept = |asleep| Some(HostTimes { run: ms(7), delay: None, asleep });
         assert_eq!(passed_for(slept(true), slept(true), ms(100)).own, ms(100));
         assert_eq!(passed_for(slept(false), slept(true), ms(100)).own, ms(0));
     }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::ages::Ages;
 use super::bounds::{Bounds, Class};
-use super::observation::{KernelState, Observation, TaskState, Wait, WaitFor};
+use super::observation::Observation;
 use super::verdict::{Evidence, Hang, Verdict};
+use crate::kernel::{KernelState, TaskState, Wait, WaitFor};
 
 /// What comes of looking at a guest that runs.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -2,8 +2,8 @@
 //! out, so that every rule is a row of a table in a test.
 //!
 //! Knows no clock, no KVM and no guest memory. `session` observes, with the times it saw things at;
-//! the `kernel` adapter knows where in the guest they are; `diagnosis` gives what is found here its
-//! names, its stacks and its signature.
+//! `kernel` has the model of a kernel's state, and adapters that read it; `diagnosis` gives what is
+//! found here its names, its stacks and its signature.
 //!
 //! Two steps, because looking closely costs the guest something:
 //!
@@ -32,10 +32,7 @@ mod tests;
 pub use ages::{Age, Ages, CpuAges, Still};
 pub use bounds::{Bounds, Class};
 pub use detector::{Detector, Noticed};
-pub use observation::{
-    Counts, CpuActivity, KernelState, Lock, LockKind, Observation, Site, Task, TaskRegisters,
-    TaskState, Times, Vcpu, VcpuSample, Wait, WaitFor,
-};
+pub use observation::{Observation, Vcpu, VcpuSample};
 pub use sample::{CpuSamples, SampledFrame, each_once};
 pub use verdict::{Found, Hang, Starved, Verdict};
 pub use wait_graph::{Edge, EdgeKind, Node};

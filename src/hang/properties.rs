@@ -4,12 +4,16 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use nmiscope_machine::{HostCounts, HostTimes};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 
 use super::wait_graph::{Root, WaitGraph};
 use super::*;
+use crate::kernel::{
+    CpuActivity, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor,
+};
 
 /// Few enough that lines cross, and those at the ends of what there is.
 fn number() -> impl Strategy<Value = u32> {
@@ -112,11 +116,11 @@ prop_compose! {
         halts in option::of(count()),
     ) -> Vcpu {
         Vcpu {
-            times: times.map(|(run, delay, asleep)| Times { run, delay, asleep }),
+            times: times.map(|(run, delay, asleep)| HostTimes { run, delay, asleep }),
             sample: sample.map(|(halted, interrupts_on, started)| {
                 VcpuSample { halted, interrupts_on, started }
             }),
-            counts: Counts { interrupts, halts },
+            counts: HostCounts { interrupts, halts },
         }
     }
 }

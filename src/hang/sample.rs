@@ -9,9 +9,9 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::bounds::Class;
-use super::observation::{KernelState, TaskState};
 use super::verdict::Hang;
 use super::wait_graph::Node;
+use crate::kernel::{KernelState, TaskState};
 
 /// The stack of a CPU at several moments.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

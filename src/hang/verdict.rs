@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::ages::{Age, Ages, CpuAges};
 use super::bounds::{Bounds, Class};
-use super::observation::{KernelState, Observation, Task, TaskState, VcpuSample, Wait, WaitFor};
+use super::observation::{Observation, VcpuSample};
 use super::sample::CpuSamples;
 use super::wait_graph::{Edge, EdgeKind, Node, Root, WaitGraph};
+use crate::kernel::{KernelState, Task, TaskState, Wait, WaitFor};
 
 /// What is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]

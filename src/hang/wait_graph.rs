@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::ages::{Age, Ages};
-use super::observation::{KernelState, Lock, LockKind, TaskState, Wait, WaitFor};
+use crate::kernel::{KernelState, Lock, LockKind, TaskState, Wait, WaitFor};
 
 /// Somebody, or something, in the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

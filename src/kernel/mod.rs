@@ -1,58 +1,64 @@
-//! What lies in a guest's memory: one adapter per guest kernel, which finds its heartbeats, its
-//! reservation and its NMI buffers by symbol and type.
+//! What lies in a guest's memory: one adapter per guest kernel.
 //!
-//! Session and capture speak to [`Kernel`] and to no guest directly. The addresses come from the
-//! image's debug information, the values from the guest, which may have put anything there.
+//! Owns the seam: the traits that an adapter implements ([`Kernel`], [`Located`], [`NmiBuffers`],
+//! [`Symbols`], [`Vocabulary`]), the neutral state that it answers with ([`KernelState`]), and which adapter a guest
+//! gets. Refuses to know what is done with the answers. Session and capture speak to the traits and to
+//! no kernel directly.
+//!
+//! The modules, lowest first; each uses only those before it:
+//!
+//! | module | owns |
+//! |---|---|
+//! | `state` | CPUs, tasks, locks and waits, as all kernels have them |
+//! | `symbols` | what addresses mean |
+//! | `vocabulary` | what a kernel's own words mean |
+//! | `nmi_buffers` | the protocol of the buffers that NMI handlers answer into |
+//! | `adapter` | the traits that put them together |
+//! | `bundled`, `unknown` | the adapters |
 
+mod adapter;
 mod bundled;
-
-pub use bundled::{
-    BufferOwner, Bundled, CpuPlaces, Depth, Holder, Located, ReservationPlace, SeqBuf, SeqBufPlace,
-};
+mod nmi_buffers;
+mod state;
+mod symbols;
+mod unknown;
+mod vocabulary;
 
 use nmiscope_symbolizer::Image;
-use nmiscope_vmm::Registers;
 
-use crate::target::memory::GuestRam;
+pub use adapter::{Depth, Kernel, Located};
+use bundled::Bundled;
+pub use bundled::{DOORBELLS, Doorbells};
+pub use nmi_buffers::{BufferOwner, Holder, NmiBuffers, SeqBuf};
+pub use state::{CpuActivity, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor};
+pub use symbols::{Symbols, WithVariables};
+pub use vocabulary::{TraceEntry, Vocabulary};
 
-/// The guest kernels whose structures are known.
-#[derive(Debug)]
-pub enum Kernel {
-    /// nmiscope's own.
-    Bundled(Box<Bundled>),
-    /// Any other. There is nothing to watch and no buffer to read, and it says why.
-    Unknown {
-        /// What was not found.
-        reason: String,
-    },
+/// What the bundled kernel's words mean.
+pub fn bundled_words() -> &'static dyn Vocabulary {
+    &bundled::Words
 }
 
-impl Kernel {
-    /// Looks for the structures of the known kernels in `image`.
-    pub fn recognise(image: &Image<'_>) -> Self {
-        // A name is found faster than it is found out that there are no such types, in hundreds of
-        // megabytes of them.
-        if image.symbol(Bundled::MARK).is_none() {
-            return Self::Unknown { reason: format!("the image has no symbol {}", Bundled::MARK) };
-        }
-        match Bundled::find(image) {
-            Ok(bundled) => Self::Bundled(Box::new(bundled)),
-            Err(error) => Self::Unknown { reason: crate::error_chain(&error) },
-        }
-    }
+/// What the names of functions may mean in any kernel. Numbers and texts mean nothing there.
+pub fn any_words() -> &'static dyn Vocabulary {
+    static ANY: unknown::AnyWords<'_> = unknown::AnyWords { known: &[&bundled::Words] };
+    &ANY
+}
 
-    /// Finds the structures in a guest's memory; see [`Bundled::locate`].
-    ///
-    /// # Errors
-    /// Why they are not to be found.
-    pub fn locate(
-        &self,
-        ram: GuestRam<'_>,
-        registers: impl IntoIterator<Item = Result<Registers, String>>,
-    ) -> Result<Located, String> {
-        match self {
-            Self::Bundled(bundled) => bundled.locate(ram, registers),
-            Self::Unknown { reason } => Err(reason.clone()),
-        }
+/// The adapter of a kernel that nobody knows, and why not.
+pub fn unknown(reason: String) -> Box<dyn Kernel> {
+    Box::new(unknown::Unknown { reason, words: any_words() })
+}
+
+/// The adapter for the kernel in `image`, by the structures of those that are known.
+pub fn recognise(image: &Image<'_>) -> Box<dyn Kernel> {
+    // A name is found faster than it is found out that there are no such types, in hundreds of
+    // megabytes of them.
+    if image.symbol(Bundled::MARK).is_none() {
+        return unknown(format!("the image has no symbol {}", Bundled::MARK));
+    }
+    match Bundled::find(image) {
+        Ok(bundled) => Box::new(bundled),
+        Err(error) => unknown(crate::error_chain(&error)),
     }
 }

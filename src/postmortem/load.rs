@@ -7,9 +7,11 @@ use nmiscope_symbolizer::SourceRoots;
 
 use super::{Note, Taken};
 use crate::core_file::Core;
-use crate::diagnosis::{self, Looks, Resolver, variables};
+use crate::diagnosis::{self, Looks, Resolver};
 use crate::images::{self, Access, Bytes, Files, hex, source_roots};
-use crate::report::{Report, SCHEMA_VERSION, Source};
+use crate::kernel::{self, Symbols, WithVariables};
+use crate::report::{self, Report, SCHEMA_VERSION, Source};
+use crate::targets::{Dump, States};
 
 /// A core, opened.
 pub struct Stored {
@@ -90,18 +92,25 @@ pub fn report(
         }),
     }
     let image = files.as_ref().and_then(|(files, _)| files.parse().ok());
-    let resolver = Resolver::new(image.as_ref(), SourceRoots::new(source_roots()));
-    let states: Vec<_> = capture.cpus.iter().map(|cpu| cpu.state.clone()).collect();
-    let types = variables::types(image.as_ref().filter(|_| with_variables));
-    let types = types.unwrap_or_else(|warning| {
+    let symbols = image.as_ref().map(|image| image as &dyn Symbols);
+    let words = match report.image.kernel {
+        report::Kernel::Unknown { .. } => kernel::any_words(),
+        report::Kernel::Bundled | report::Kernel::NotExamined => kernel::bundled_words(),
+    };
+    let resolver = Resolver::new(symbols, SourceRoots::new(source_roots())).with_words(words);
+    let states: States = capture.cpus.iter().map(|cpu| cpu.state.clone()).collect();
+    let dump = Dump::new(core, states.clone());
+    let with_variables = image.as_ref().filter(|_| with_variables).map(WithVariables::new);
+    let looked_by = match &with_variables {
+        Some(Ok(with_variables)) => Some(with_variables as &dyn Symbols),
         // The run may have said the same.
-        if !report.warnings.contains(&warning) {
-            report.warnings.push(warning);
+        Some(Err(warning)) if !report.warnings.contains(warning) => {
+            report.warnings.push(warning.clone());
+            symbols
         }
-        None
-    });
-    let looks =
-        Looks::look(&states, capture.kernel.as_ref(), image.as_ref(), types.as_ref(), &core);
+        _ => symbols,
+    };
+    let looks = Looks::look(&states, capture.kernel.as_ref(), looked_by, &dump);
     let backtrace = diagnosis::backtrace(&capture, &looks, trigger, at_ms, &resolver);
     // Earlier ones that did not fit are missing.
     let index = index.min(report.backtraces.len());

@@ -3,23 +3,22 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use nmiscope_symbolizer::{
-    GuestVirtual, Image, Mapping, MappingLimits, Register, VirtualAddress, VirtualMemory,
+use nmiscope_machine::{
+    GuestVirtual, Mapping, MappingLimits, PhysicalMemory, Register, VcpuState, VirtualAddress,
+    VirtualMemory,
 };
-use nmiscope_vmm::{Registers, VcpuState};
 use tempfile::NamedTempFile;
 
 use super::{Note, Taken};
 use crate::atomic_file;
 use crate::capture::nmi::Stopped;
 use crate::core_file::{
-    Contents, CpuRegisters, Extents, NotePlace, UserRegisters, check_path, prepare,
-    write_all_but_note,
+    Contents, CpuRegisters, Extents, NotePlace, check_path, prepare, write_all_but_note,
 };
 use crate::diagnosis::Looks;
+use crate::kernel::Symbols;
 use crate::report::{Hang, Report};
-use crate::target::memory::{GuestRam, Touched};
-use crate::target::page_tables;
+use crate::targets::{Target, Touched};
 
 /// How much of the guest's memory a core gets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -69,7 +68,7 @@ impl Destination {
         let (tables, views) = moment.mapped();
         let extents = match self.size {
             Size::Minimal => moment.needed(tables),
-            Size::Full => moment.ram.extents(),
+            Size::Full => moment.target.extents(),
         };
         let cpus = moment.cpus();
         let vmcoreinfo = moment.vmcoreinfo();
@@ -77,12 +76,12 @@ impl Destination {
             cpus: &cpus,
             note: &[],
             vmcoreinfo: vmcoreinfo.as_deref(),
-            build_id: moment.image.and_then(|image| image.build_id()),
+            build_id: moment.symbols.and_then(|symbols| symbols.build_id()),
             extents: &extents,
             views: &views,
         };
         let room = ROOM + moment.stopped.states.len() as u64 * ROOM_PER_VCPU;
-        let (written, note) = write_all_but_note(file.as_file(), &contents, &moment.ram, room)
+        let (written, note) = write_all_but_note(file.as_file(), &contents, moment.target, room)
             .with_context(failed)?;
         tracing::info!(
             bytes = written.bytes,
@@ -101,12 +100,12 @@ pub struct Moment<'a> {
     pub stopped: &'a Stopped,
     /// What the host saw of its vCPUs, and of its tasks.
     pub looks: &'a Looks,
-    /// Its memory.
-    pub ram: GuestRam<'a>,
-    /// What of it the looks were made from.
-    pub touched: &'a Touched<GuestRam<'a>>,
-    /// What runs.
-    pub image: Option<&'a Image<'a>>,
+    /// Where it is.
+    pub target: &'a dyn Target,
+    /// What of its memory the looks were made from.
+    pub touched: &'a Touched<&'a dyn PhysicalMemory>,
+    /// The kernel's symbols, where there are any.
+    pub symbols: Option<&'a dyn Symbols>,
 }
 
 impl Moment<'_> {
@@ -115,13 +114,13 @@ impl Moment<'_> {
     }
 
     /// The memory as the first vCPU has it that has page tables.
-    fn kernel_memory(&self) -> Option<GuestVirtual<'_, GuestRam<'_>>> {
-        let tables = self.states().find_map(|state| page_tables(&state.registers).ok())?;
-        Some(GuestVirtual::new(&self.ram, tables))
+    fn kernel_memory(&self) -> Option<GuestVirtual<'_, dyn Target + '_>> {
+        let tables = self.states().find_map(|state| state.registers.page_tables().ok())?;
+        Some(GuestVirtual::new(self.target, tables))
     }
 
     fn cpus(&self) -> Vec<CpuRegisters> {
-        let registers = |state: &VcpuState| user_registers(&state.registers);
+        let registers = |state: &VcpuState| (&state.registers).into();
         let cpus = self.states();
         cpus.map(|state| CpuRegisters { cpu: state.cpu, registers: registers(state) }).collect()
     }
@@ -131,12 +130,12 @@ impl Moment<'_> {
         let mut roots = Vec::new();
         let (mut tables, mut views) = (Extents::new(), Vec::new());
         for state in self.states() {
-            let Ok(table) = page_tables(&state.registers) else { continue };
+            let Ok(table) = state.registers.page_tables() else { continue };
             if roots.contains(&table) {
                 continue;
             }
             roots.push(table);
-            let found = table.mappings(&self.ram, MappingLimits::default());
+            let found = table.mappings(self.target, MappingLimits::default());
             for page in found.tables {
                 tables.insert_pages(page, PAGE);
             }
@@ -150,13 +149,9 @@ impl Moment<'_> {
     fn vmcoreinfo(&self) -> Option<Vec<u8>> {
         // A page, says Linux.
         const MOST: usize = 4096;
-        let image = self.image?;
+        let symbols = self.symbols?;
         let memory = self.kernel_memory()?;
-        let word = |name: &str| -> Option<u64> {
-            let mut bytes = [0; 8];
-            memory.read(image.symbol(name)?.address, &mut bytes).ok()?;
-            Some(u64::from_le_bytes(bytes))
-        };
+        let word = |name: &str| memory.read_u64(symbols.address_of(name)?).ok();
         let length = usize::try_from(word("vmcoreinfo_size")?).ok().filter(|&len| len <= MOST)?;
         let mut text = vec![0; length];
         memory.read(VirtualAddress(word("vmcoreinfo_data")?), &mut text).ok()?;
@@ -183,8 +178,8 @@ impl Moment<'_> {
             let mut down = offsets.skip(1).map(|offset| start.wrapping_add(offset.wrapping_neg()));
             while down.next().is_some_and(&mut insert) {}
         }
-        if let (Ok(places), Some(image)) = (&self.stopped.places, self.image) {
-            for (start, length) in places.own_memory(image) {
+        if let Ok(places) = &self.stopped.places {
+            for (start, length) in places.own_memory() {
                 let within = start.0 % PAGE;
                 for offset in (0..within + length).step_by(PAGE as usize) {
                     // What is not mapped is not there.
@@ -202,39 +197,6 @@ impl Moment<'_> {
         let interrupted = frames.filter(|frame| frame.is_interrupted());
         let of_frames = interrupted.filter_map(|frame| frame.registers.get(Register::Rsp));
         of_cpus.chain(of_frames.map(VirtualAddress))
-    }
-}
-
-/// The segments' bases other than those of FS and GS are 0 in long mode.
-fn user_registers(of: &Registers) -> UserRegisters {
-    UserRegisters {
-        r15: of.r15,
-        r14: of.r14,
-        r13: of.r13,
-        r12: of.r12,
-        rbp: of.rbp,
-        rbx: of.rbx,
-        r11: of.r11,
-        r10: of.r10,
-        r9: of.r9,
-        r8: of.r8,
-        rax: of.rax,
-        rcx: of.rcx,
-        rdx: of.rdx,
-        rsi: of.rsi,
-        rdi: of.rdi,
-        orig_rax: u64::MAX,
-        rip: of.rip,
-        cs: of.cs.selector.into(),
-        eflags: of.rflags,
-        rsp: of.rsp,
-        ss: of.ss.selector.into(),
-        fs_base: of.fs.base,
-        gs_base: of.gs.base,
-        ds: of.ds.selector.into(),
-        es: of.es.selector.into(),
-        fs: of.fs.selector.into(),
-        gs: of.gs.selector.into(),
     }
 }
 

@@ -4,18 +4,20 @@
 //! started, or never.
 
 use std::path::Path;
-
-use nmiscope_vmm::Vm;
+use std::time::Duration;
 
 use super::Options;
 use crate::images::{Files, hex};
-use crate::kernel::{Kernel, Located};
+use crate::kernel::{self, Kernel, Located, Vocabulary};
 use crate::report;
-use crate::target::memory::GuestRam;
+use crate::targets::Target;
+
+/// How long a vCPU has to say what its registers are.
+const ANSWER: Duration = Duration::from_secs(2);
 
 pub struct Guest<'a> {
     files: Files,
-    kernel: Option<Kernel>,
+    kernel: Option<Box<dyn Kernel>>,
     options: &'a Options,
 }
 
@@ -25,38 +27,43 @@ impl<'a> Guest<'a> {
     }
 
     /// Its kernel and its files, with the separate debug file if there is one.
-    pub fn examine(&mut self) -> (&Kernel, &Files) {
+    pub fn examine(&mut self) -> (&dyn Kernel, &Files) {
         let Self { files, kernel, options } = self;
         let kernel = kernel.get_or_insert_with(|| {
             files.find_debug_file(options.image.as_deref(), &options.debug_directory);
             match files.parse() {
-                Ok(image) => Kernel::recognise(&image),
-                Err(error) => Kernel::Unknown { reason: crate::error_chain(&error) },
+                Ok(image) => kernel::recognise(&image),
+                Err(error) => kernel::unknown(crate::error_chain(&error)),
             }
         });
-        (kernel, files)
+        (&**kernel, files)
     }
 
     /// Whether its structures are known: without a look for the bundled one.
     pub fn is_known(&mut self) -> bool {
-        self.options.image.is_none() || matches!(self.examine().0, Kernel::Bundled(_))
+        self.options.image.is_none() || self.examine().0.unknown_because().is_none()
+    }
+
+    /// What its words mean: without a look for the bundled one.
+    pub fn vocabulary(&mut self) -> &dyn Vocabulary {
+        match self.options.image {
+            None => kernel::bundled_words(),
+            Some(_) => self.examine().0.vocabulary(),
+        }
     }
 
     /// Why its structures are not known, if they are not.
     pub fn unknown_because(&mut self) -> &str {
-        match self.examine().0 {
-            Kernel::Bundled(_) => "",
-            Kernel::Unknown { reason } => reason,
-        }
+        self.examine().0.unknown_because().unwrap_or_default()
     }
 
     /// Finds its structures in a VM that runs: stops a vCPU for a moment.
-    pub fn locate(&mut self, vm: &Vm) -> Result<Located, String> {
-        let registers = (0..vm.cpus()).map(|cpu| match vm.state(cpu) {
-            Ok(state) => Ok(state.registers),
-            Err(error) => Err(crate::error_chain(&error)),
+    pub fn locate(&mut self, target: &dyn Target) -> Result<Box<dyn Located>, String> {
+        let mut registers = (0..target.vcpus()).map(|cpu| {
+            let state = target.states(&[cpu], ANSWER).pop();
+            Ok(state.ok_or_else(|| format!("cpu{cpu} has no state"))??.registers)
         });
-        self.examine().0.locate(GuestRam::new(vm.memory()), registers)
+        self.examine().0.locate(target, &mut registers)
     }
 
     /// What a report says of it.
@@ -67,12 +74,10 @@ impl<'a> Guest<'a> {
             build_id,
             initrd: self.options.initrd.as_deref().map(show_path),
             command_line: self.options.command_line.clone(),
-            kernel: match &self.kernel {
+            kernel: match self.kernel.as_ref().map(|kernel| kernel.unknown_because()) {
                 None => report::Kernel::NotExamined,
-                Some(Kernel::Bundled(_)) => report::Kernel::Bundled,
-                Some(Kernel::Unknown { reason }) => {
-                    report::Kernel::Unknown { reason: reason.clone() }
-                }
+                Some(None) => report::Kernel::Bundled,
+                Some(Some(reason)) => report::Kernel::Unknown { reason: reason.into() },
             },
         }
     }

@@ -15,21 +15,22 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use nmiscope_guest::abi;
+use nmiscope_machine::{Outcome as VmOutcome, PhysicalMemory};
 use nmiscope_symbolizer::SourceRoots;
 use nmiscope_vmm as vmm;
 use nmiscope_vmm::{Ports, Vm};
 
 use crate::capture::nmi::{Bounds as NmiBounds, Stopped};
-use crate::diagnosis::{self, Looks, Resolver, milliseconds, variables};
+use crate::diagnosis::{self, Looks, Resolver, milliseconds};
 use crate::errors::BadRequest;
 use crate::hang::{self, Found, Verdict};
 use crate::images::{self, Access, Files, source_roots};
+use crate::kernel::{DOORBELLS, Symbols, WithVariables, bundled_words};
 use crate::postmortem::{self, Moment, Pending, Taken};
 use crate::report::{
     Backtrace, CrashCause, Hang, Machine, Outcome, Report, SCHEMA_VERSION, Source, Tool, Trigger,
 };
-use crate::target::memory::{GuestRam, Touched};
+use crate::targets::Touched;
 use console::Console;
 pub use console::Sink;
 use guest::Guest;
@@ -161,12 +162,12 @@ pub fn run(
         cmdline: options.command_line.clone(),
         serial_output: console.writer(),
         ports: Ports {
-            debug_exit: abi::DEBUG_EXIT_PORT,
-            post: abi::POST_PORT,
-            nmi_done: abi::NMI_DONE_PORT,
+            debug_exit: DOORBELLS.debug_exit,
+            post: DOORBELLS.post,
+            nmi_done: DOORBELLS.nmi_done,
         },
         pit: options.image.is_some(),
-        events: inbox.vmm_events(),
+        events: inbox.vmm_events(|code| bundled_words().is_ready(code)),
     })
     .with_context(|| match &options.image {
         Some(path) => format!("failed to start a VM with {}", path.display()),
@@ -271,7 +272,7 @@ impl Session<'_> {
         loop {
             let wake = self.inbox.wait(self.until_something_is_due(nmi_after));
             match wake {
-                Ok(Wake::Vm(vmm::Event::Post { code: abi::POST_READY, at, .. })) => self.ready(at),
+                Ok(Wake::Vm(vmm::Event::Post { at, .. })) => self.ready(at),
                 Ok(Wake::Vm(vmm::Event::Ended(outcome))) => return self.guest_ended(&outcome),
                 Ok(Wake::Vm(_)) => {}
                 Ok(Wake::Signal(signal)) if signal.asks_for_backtrace() => {
@@ -335,13 +336,13 @@ impl Session<'_> {
     }
 
     /// The VM has ended by itself. If it did not choose to, the other CPUs may know why.
-    fn guest_ended(&mut self, ended: &vmm::Outcome) -> Outcome {
+    fn guest_ended(&mut self, ended: &VmOutcome) -> Outcome {
         let cpu = ended.cpu();
         let outcome = match *ended {
-            vmm::Outcome::DebugExit { code: abi::EXIT_PANIC, .. } => {
-                Outcome::Panic { cpu, message: panic_message(&self.console.tail()) }
+            VmOutcome::DebugExit { code, .. } if self.guest.vocabulary().is_panic(code) => {
+                Outcome::Panic { cpu, message: self.panic_message() }
             }
-            vmm::Outcome::DebugExit { code, .. } => return Outcome::Exit { code },
+            VmOutcome::DebugExit { code, .. } => return Outcome::Exit { code },
             _ => Outcome::Crash { cpu, cause: crash_cause(ended), description: ended.to_string() },
         };
         (self.listener)(Event::Outcome(&outcome));
@@ -392,8 +393,7 @@ impl Session<'_> {
                 Some(outcome)
             }
             Some(Verdict::Panicked(cpu)) => {
-                let message = panic_message(&self.console.tail());
-                let outcome = Outcome::Panic { cpu, message };
+                let outcome = Outcome::Panic { cpu, message: self.panic_message() };
                 (self.listener)(Event::Outcome(&outcome));
                 self.backtrace_of(stopped, elapsed, Trigger::GuestEnded, None);
                 Some(outcome)
@@ -406,6 +406,10 @@ impl Session<'_> {
         let Some(hang) = self.hangs.get_mut(number) else { return };
         hang.resolved_after_ms = Some(milliseconds(elapsed) - hang.at_ms);
         (self.listener)(Event::Resolved(hang));
+    }
+
+    fn panic_message(&mut self) -> Option<String> {
+        self.guest.vocabulary().panic_message(&self.console.tail())
     }
 
     fn warn(&mut self, warning: String) {
@@ -452,27 +456,32 @@ impl Session<'_> {
         }
         let (kernel, files) = self.guest.examine();
         let image = files.parse().ok();
-        let resolver = Resolver::new(image.as_ref(), SourceRoots::new(source_roots()));
-        let image_of_types = resolver.image().filter(|_| self.options.variables);
-        let types = variables::types(image_of_types);
+        let symbols = kernel.symbols(image.as_ref().map(|image| image as &dyn Symbols));
+        let resolver = Resolver::new(symbols, SourceRoots::new(source_roots()));
+        let resolver = resolver.with_words(kernel.vocabulary());
+        let wanted_variables = image.as_ref().filter(|_| self.options.variables);
+        let with_variables = wanted_variables.map(WithVariables::new);
+        let looked_by = match &with_variables {
+            Some(Ok(with_variables)) => Some(with_variables as &dyn Symbols),
+            _ => symbols,
+        };
         // A guest that the host does not run would take forever to answer.
         let ask = wanted && trigger != Trigger::Starved;
         let reserved = if ask { stopped.reserve(&mut self.vm) } else { stopped.without_nmis() };
-        let ram = GuestRam::new(self.vm.memory());
-        let touched = Touched::new(ram);
+        let memory: &dyn PhysicalMemory = &self.vm;
+        let touched = Touched::new(memory);
         let looks = Looks::look(
             &reserved.stopped.states,
             reserved.stopped.activity.as_ref(),
-            resolver.image(),
-            types.as_ref().ok().and_then(Option::as_ref),
+            looked_by,
             &touched,
         );
         let moment = Moment {
             stopped: &reserved.stopped,
             looks: &looks,
-            ram,
+            target: &self.vm,
             touched: &touched,
-            image: resolver.image(),
+            symbols,
         };
         // A core that is there already is of something more important.
         let weight = Weight::of(&trigger);
@@ -480,8 +489,8 @@ impl Session<'_> {
         let core = self.options.core.as_ref().filter(|_| keep).map(|core| core.begin(&moment));
         let capture = reserved.run_nmis(&mut self.vm);
         if let (Some(found), Some(watch)) = (&mut found, &mut self.watch) {
-            let (vm, image, started) = (&mut self.vm, resolver.image(), self.started);
-            let sampler = Sampler { vm, watch, kernel, image, started };
+            let (target, started) = (&mut self.vm, self.started);
+            let sampler = Sampler { target, watch, kernel, symbols, started };
             found.samples = sampler.sample(found, &capture);
         }
         let backtrace = diagnosis::backtrace(&capture, &looks, trigger, at, &resolver);
@@ -498,13 +507,13 @@ impl Session<'_> {
             let pending = core.map(|core| (core, Taken { capture, found }));
             self.core = Some(Kept { weight, backtrace, pending });
         }
-        let no_types = types.err();
+        let no_variables = with_variables.and_then(Result::err);
         if wanted {
             (self.listener)(Event::Backtrace(&backtrace));
             self.backtraces.push(backtrace);
         }
         // The next backtrace is of the same image.
-        if let Some(warning) = no_types {
+        if let Some(warning) = no_variables {
             self.warn_once(warning);
         }
     }
@@ -560,22 +569,13 @@ impl Session<'_> {
     }
 }
 
-/// The last panic's message, from lines as the guest's kernel prints them.
-fn panic_message(console: &[String]) -> Option<String> {
-    let after_mark = |line: &String| {
-        let (_, rest) = line.split_once("Kernel panic on ")?;
-        Some(rest.split_once(": ")?.1.to_owned())
-    };
-    console.iter().rev().find_map(after_mark)
-}
-
 fn machine(options: &Options) -> Machine {
     Machine { vcpus: options.vcpus, memory_bytes: options.memory_bytes }
 }
 
-fn crash_cause(outcome: &vmm::Outcome) -> CrashCause {
+fn crash_cause(outcome: &VmOutcome) -> CrashCause {
     match outcome {
-        vmm::Outcome::TripleFault { .. } => CrashCause::TripleFault,
+        VmOutcome::TripleFault { .. } => CrashCause::TripleFault,
         outcome if outcome.is_kvm_error() => CrashCause::KvmError,
         _ => CrashCause::Reset,
     }

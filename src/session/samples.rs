@@ -8,16 +8,16 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nmiscope_symbolizer::{Image, UnwoundFrame};
-use nmiscope_vmm::{ThreadState, Vm};
+use nmiscope_machine::PhysicalMemory;
+use nmiscope_symbolizer::UnwoundFrame;
 
 use super::watch::Watch;
-use crate::capture::nmi::{Bounds, States, Stopped};
+use crate::capture::nmi::{Bounds, Stopped};
 use crate::capture::{Capture, NmiCapture};
 use crate::diagnosis::host_look::look_at_all;
-use crate::hang::{CpuSamples, Found, Hang, KernelState, SampledFrame};
-use crate::kernel::Kernel;
-use crate::target::memory::GuestRam;
+use crate::hang::{CpuSamples, Found, Hang, SampledFrame};
+use crate::kernel::{Kernel, KernelState, Symbols};
+use crate::targets::{MissingPower, States, Target};
 
 /// How many looks. What is on the stack for a fifth of the time is then on more than a third of the stacks
 /// in less than one of 200 hangs, and what is there for three quarters of it on more than nine tenths.
@@ -35,10 +35,10 @@ const MOST: Duration = Duration::from_millis(250);
 
 /// A guest that stands still, and what it takes to sample it.
 pub struct Sampler<'a> {
-    pub vm: &'a mut Vm,
+    pub target: &'a mut dyn Target,
     pub watch: &'a mut Watch,
-    pub kernel: &'a Kernel,
-    pub image: Option<&'a Image<'a>>,
+    pub kernel: &'a dyn Kernel,
+    pub symbols: Option<&'a dyn Symbols>,
     /// When the tool was started.
     pub started: Instant,
 }
@@ -47,7 +47,7 @@ impl Sampler<'_> {
     /// The stacks of those who hang and run on, at a few moments. In between the guest runs; it stands
     /// still afterwards. If it gets on meanwhile there are none, since they are of something else.
     pub fn sample(self, found: &Found, capture: &Capture) -> Vec<CpuSamples> {
-        let Self { vm, watch, kernel, image, started } = self;
+        let Self { target, watch, kernel, symbols, started } = self;
         let mut cpus = to_sample(&found.hangs, capture.kernel.as_ref());
         // The guest may name CPUs that do not exist.
         cpus.retain(|&cpu| capture.cpus.get(cpu as usize).is_some_and(|cpu| is_left(&cpu.nmi)));
@@ -55,12 +55,15 @@ impl Sampler<'_> {
             return Vec::new();
         }
         let clock = Instant::now();
-        let mut samples = take(vm, &Vec::from_iter(cpus), image);
-        let stopped = Stopped::stop(vm, kernel, Bounds::for_vcpus(vm.cpus()));
+        let Ok(mut samples) = take(target, &Vec::from_iter(cpus), symbols) else {
+            return Vec::new();
+        };
+        let bounds = Bounds::for_vcpus(target.vcpus());
+        let stopped = Stopped::stop(target, kernel, bounds);
         // It was stopped most of the time: that does not make a hang older.
         let at = started.elapsed();
         watch.resumed(at);
-        let lasting = watch.lasting(vm, &stopped, at);
+        let lasting = watch.lasting(target, &stopped, at);
         let lasting = to_sample(&lasting, stopped.activity.as_ref());
         samples.retain(|samples| lasting.contains(&samples.cpu));
         let each = samples.iter().map(CpuSamples::len).max();
@@ -81,44 +84,55 @@ fn is_left(nmi: &NmiCapture) -> bool {
     }
 }
 
-/// Takes them; the guest runs afterwards.
-fn take(vm: &mut Vm, cpus: &[u32], image: Option<&Image<'_>>) -> Vec<CpuSamples> {
+/// Takes them; the guest runs afterwards. What cannot be let run has none.
+fn take(
+    target: &mut dyn Target,
+    cpus: &[u32],
+    symbols: Option<&dyn Symbols>,
+) -> Result<Vec<CpuSamples>, MissingPower> {
     let mut samples: Vec<CpuSamples> = cpus.iter().copied().map(CpuSamples::of).collect();
     let started = Instant::now();
     for _ in 0..SAMPLES {
-        run_for_a_moment(vm, cpus);
-        let paused = vm.pause(MOST.saturating_sub(started.elapsed())).into_iter();
+        run_for_a_moment(target, cpus)?;
+        let states = target.pausing()?.pause(MOST.saturating_sub(started.elapsed()));
         // One that has not stopped in time may be writing to the others' stacks.
         if started.elapsed() >= MOST {
             break;
         }
-        let states = paused.map(|state| state.map_err(|error| crate::error_chain(&error)));
-        look(vm, &states.collect(), image, &mut samples);
+        look(target, &states, symbols, &mut samples);
     }
-    vm.resume();
-    samples
+    target.pausing()?.resume();
+    Ok(samples)
 }
 
 /// Lets the guest run until all of `cpus` have done so, or have nothing to run for.
-fn run_for_a_moment(vm: &mut Vm, cpus: &[u32]) {
+fn run_for_a_moment(target: &mut dyn Target, cpus: &[u32]) -> Result<(), MissingPower> {
     let started = Instant::now();
-    let before: Vec<(u32, Duration)> = cpus.iter().map(|&cpu| (cpu, vm.run_time(cpu))).collect();
-    vm.resume();
+    let host = target.host()?;
+    let before: Vec<(u32, Duration)> = cpus.iter().map(|&cpu| (cpu, host.run_time(cpu))).collect();
+    target.pausing()?.resume();
     thread::sleep(APART);
-    let sleeps = |cpu| vm.host_times(cpu).is_ok_and(|now| now.state == ThreadState::Sleeping);
+    let host = target.host()?;
+    let sleeps = |cpu| host.times(cpu).is_some_and(|now| now.asleep);
     let is_late = |&(cpu, before): &(u32, Duration)| {
-        vm.run_time(cpu).saturating_sub(before) < APART / 4 && !sleeps(cpu)
+        host.run_time(cpu).saturating_sub(before) < APART / 4 && !sleeps(cpu)
     };
     while started.elapsed() < PATIENCE && before.iter().any(is_late) {
         thread::sleep(APART);
     }
+    Ok(())
 }
 
 /// Adds the stacks as they are, of those that can be seen.
-fn look(vm: &Vm, states: &States, image: Option<&Image<'_>>, samples: &mut [CpuSamples]) {
+fn look(
+    memory: &dyn PhysicalMemory,
+    states: &States,
+    symbols: Option<&dyn Symbols>,
+    samples: &mut [CpuSamples],
+) {
     let theirs: States =
         samples.iter().map(|samples| states[samples.cpu as usize].clone()).collect();
-    let looks = look_at_all(&theirs, image, None, &GuestRam::new(vm.memory()));
+    let looks = look_at_all(&theirs, symbols, memory);
     for (samples, look) in samples.iter_mut().zip(looks) {
         if let Some(look) = look {
             samples.add(look.frames.iter().map(sampled).collect());

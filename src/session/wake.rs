@@ -8,7 +8,6 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use nmiscope_guest::abi::POST_READY;
 use nmiscope_vmm as vmm;
 use signal_hook::consts::{SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
@@ -78,13 +77,13 @@ impl Inbox {
     }
 
     /// Where the VM puts its events. A guest can make as many as it likes, so that only those get
-    /// through that a session acts on: the first time that the guest is ready, and the VM's end.
-    pub fn vmm_events(&self) -> Box<dyn Fn(vmm::Event) + Send + Sync> {
+    /// through that a session acts on: the first POST code that `is_ready`, and the VM's end.
+    pub fn vmm_events(&self, is_ready: fn(u8) -> bool) -> Box<dyn Fn(vmm::Event) + Send + Sync> {
         let sender = self.sender.clone();
         let was_ready = AtomicBool::new(false);
         Box::new(move |event| {
             let wanted = match &event {
-                vmm::Event::Post { code: POST_READY, .. } => !was_ready.swap(true, Relaxed),
+                vmm::Event::Post { code, .. } if is_ready(*code) => !was_ready.swap(true, Relaxed),
                 vmm::Event::Ended(_) => true,
                 _ => false,
             };

@@ -2,17 +2,13 @@
 
 use std::time::Duration;
 
-use nmiscope_vmm::{MpState, ThreadState, VcpuState, Vm};
+use nmiscope_machine::{Execution, HostCounts, VcpuState};
 
 use super::guest::Guest;
 use crate::capture::nmi::Stopped;
-use crate::diagnosis::host_look::stands_somewhere;
-use crate::hang::{
-    Bounds, Counts, Detector, Hang, Noticed, Observation, Times, Vcpu, VcpuSample, Verdict,
-};
+use crate::hang::{Bounds, Detector, Hang, Noticed, Observation, Vcpu, VcpuSample, Verdict};
 use crate::kernel::{Depth, Located};
-use crate::target::interrupts_enabled;
-use crate::target::memory::GuestRam;
+use crate::targets::Target;
 
 /// How often a guest is observed.
 pub const POLL: Duration = Duration::from_millis(100);
@@ -24,7 +20,7 @@ const SAMPLE: Duration = Duration::from_millis(50);
 pub struct Watch {
     detector: Detector,
     bounds: Bounds,
-    places: Option<Located>,
+    places: Option<Box<dyn Located>>,
     /// How many times they were not to be found.
     failures: u32,
     ready: bool,
@@ -75,20 +71,25 @@ impl Watch {
     }
 
     /// Looks at a guest that runs; nothing if it is not yet time to.
-    pub fn observe(&mut self, vm: &Vm, guest: &mut Guest<'_>, at: Duration) -> Option<Observed> {
+    pub fn observe(
+        &mut self,
+        target: &dyn Target,
+        guest: &mut Guest<'_>,
+        at: Duration,
+    ) -> Option<Observed> {
         if at < self.next {
             return None;
         }
-        let observed = self.look(vm, guest, at);
+        let observed = self.look(target, guest, at);
         self.next = self.next_after(at);
         Some(observed)
     }
 
-    fn look(&mut self, vm: &Vm, guest: &mut Guest<'_>, at: Duration) -> Observed {
+    fn look(&mut self, target: &dyn Target, guest: &mut Guest<'_>, at: Duration) -> Observed {
         let known = guest.is_known();
         let mut problem = None;
         if known && self.places.is_none() && self.is_time_to_locate(at) {
-            match guest.locate(vm) {
+            match guest.locate(target) {
                 Ok(places) => self.places = Some(places),
                 Err(reason) => {
                     self.failures += 1;
@@ -98,19 +99,19 @@ impl Watch {
                 }
             }
         }
-        let ram = GuestRam::new(vm.memory());
         let places = self.places.as_ref();
-        let kernel = places.and_then(|places| places.activity(&ram, Depth::Counters).ok());
+        let kernel = places.and_then(|places| places.state(target, Depth::Counters).ok());
         // A known kernel is not judged by what a stranger would be judged by.
         if known && self.ready && kernel.is_none() {
             return Observed { noticed: Noticed::default(), problem };
         }
-        let mut vcpus = vcpus(vm, &[]);
+        let mut vcpus = vcpus(target, &[]);
         if !known {
-            sample_running(vm, &mut vcpus, &self.last);
+            sample_running(target, &mut vcpus, &self.last);
             self.last.clone_from(&vcpus);
         }
-        let observation = Observation { at, vcpus, console_bytes: vm.console_bytes(), kernel };
+        let console_bytes = target.console_bytes().unwrap_or_default();
+        let observation = Observation { at, vcpus, console_bytes, kernel };
         Observed { noticed: self.detector.observe(observation), problem }
     }
 
@@ -122,22 +123,27 @@ impl Watch {
     }
 
     /// Looks at one that stands still, and says what is wrong with it.
-    pub fn judge(&mut self, vm: &Vm, stopped: &Stopped, at: Duration) -> Option<Verdict> {
-        self.detector.judge(observation(vm, stopped, at))
+    pub fn judge(
+        &mut self,
+        target: &dyn Target,
+        stopped: &Stopped,
+        at: Duration,
+    ) -> Option<Verdict> {
+        self.detector.judge(observation(target, stopped, at))
     }
 
     /// Looks at one that stands still: which of the hangs that were told of still go on.
-    pub fn lasting(&mut self, vm: &Vm, stopped: &Stopped, at: Duration) -> Vec<Hang> {
-        self.detector.lasting(observation(vm, stopped, at))
+    pub fn lasting(&mut self, target: &dyn Target, stopped: &Stopped, at: Duration) -> Vec<Hang> {
+        self.detector.lasting(observation(target, stopped, at))
     }
 }
 
-fn observation(vm: &Vm, stopped: &Stopped, at: Duration) -> Observation {
+fn observation(target: &dyn Target, stopped: &Stopped, at: Duration) -> Observation {
     let samples: Vec<_> = stopped.states.iter().map(|state| sample(state.as_ref().ok()?)).collect();
     Observation {
         at,
-        vcpus: vcpus(vm, &samples),
-        console_bytes: vm.console_bytes(),
+        vcpus: vcpus(target, &samples),
+        console_bytes: target.console_bytes().unwrap_or_default(),
         kernel: stopped.activity.clone(),
     }
 }
@@ -150,43 +156,32 @@ pub struct Observed {
     pub problem: Option<String>,
 }
 
-fn vcpus(vm: &Vm, samples: &[Option<VcpuSample>]) -> Vec<Vcpu> {
+fn vcpus(target: &dyn Target, samples: &[Option<VcpuSample>]) -> Vec<Vcpu> {
+    let host = target.host().ok();
     let vcpu = |cpu: u32| Vcpu {
-        times: vm.host_times(cpu).ok().map(|times| Times {
-            run: times.run_time,
-            delay: times.run_delay,
-            asleep: times.state == ThreadState::Sleeping,
-        }),
+        times: host.and_then(|host| host.times(cpu)),
         sample: samples.get(cpu as usize).copied().flatten(),
-        counts: counts(vm, cpu),
+        counts: host.map_or_else(HostCounts::default, |host| host.counts(cpu)),
     };
-    (0..vm.cpus()).map(vcpu).collect()
-}
-
-fn counts(vm: &Vm, cpu: u32) -> Counts {
-    let counted = vm.statistics(cpu);
-    counted.map_or_else(Counts::default, |counted| Counts {
-        interrupts: counted.irq_injections,
-        halts: counted.halt_exits,
-    })
+    (0..target.vcpus()).map(vcpu).collect()
 }
 
 /// Asks the vCPUs how they are, those of which that does not follow from how they were in `last`.
-fn sample_running(vm: &Vm, vcpus: &mut [Vcpu], last: &[Vcpu]) {
+fn sample_running(target: &dyn Target, vcpus: &mut [Vcpu], last: &[Vcpu]) {
     for (vcpu, last) in vcpus.iter_mut().zip(last) {
         vcpu.sample = vcpu.sample_without_asking(last);
     }
     let unknown = (0..).zip(vcpus.iter()).filter(|(_, vcpu)| vcpu.sample.is_none());
     let unknown: Vec<u32> = unknown.map(|(cpu, _)| cpu).collect();
-    for (cpu, state) in unknown.iter().zip(vm.sample(&unknown, SAMPLE)) {
+    for (cpu, state) in unknown.iter().zip(target.states(&unknown, SAMPLE)) {
         vcpus[*cpu as usize].sample = state.ok().and_then(|state| sample(&state));
     }
 }
 
 fn sample(state: &VcpuState) -> Option<VcpuSample> {
     Some(VcpuSample {
-        halted: state.mp_state == MpState::Halted,
-        interrupts_on: interrupts_enabled(&state.registers),
-        started: stands_somewhere(state),
+        halted: state.execution() == Execution::Halted,
+        interrupts_on: state.registers.interrupts_enabled(),
+        started: state.execution().has_position(),
     })
 }

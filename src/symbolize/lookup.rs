@@ -8,7 +8,8 @@ use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use nmiscope_symbolizer::{Image, NamedSymbol, ProgramCounter, SourceRoots, VirtualAddress};
+use nmiscope_machine::VirtualAddress;
+use nmiscope_symbolizer::{Image, NamedSymbol, ProgramCounter, SourceRoots};
 
 use super::grammar::{Module, Reference, SymbolReference, Target};
 use crate::diagnosis::Resolver;

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::finding::{Finding, Kind};
-use crate::diagnosis::is_generic;
+use crate::kernel::any_words;
 use crate::report::{
     Backtrace, Cpu, CpuState, Frame, Hang, NodeKind, Outcome, Report, TaskState, Trigger,
 };
@@ -114,7 +114,7 @@ const PANICKING: [&str; 10] = [
 ];
 
 fn is_telling(function: &str) -> bool {
-    !is_generic(function) && !PANICKING.iter().any(|start| function.starts_with(start))
+    !any_words().is_plumbing(function) && !PANICKING.iter().any(|start| function.starts_with(start))
 }
 
 fn names(frames: &[Frame]) -> impl Iterator<Item = &str> {

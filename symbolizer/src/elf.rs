@@ -10,7 +10,7 @@ use object::read::elf::{
 };
 use object::{CompressionFormat, LittleEndian};
 
-use crate::address::VirtualAddress;
+use nmiscope_machine::VirtualAddress;
 
 const LE: LittleEndian = LittleEndian;
 /// Longest section name that is compared; none that this crate looks for comes near.

@@ -5,12 +5,9 @@
 //! `unwind` for CFI and by `variables` for locations.
 
 use gimli::{Encoding, EvaluationResult, Format, Piece, Value};
+use nmiscope_machine::{ReadError, Register, UnwindRegisters, VirtualAddress, VirtualMemory};
 
-use crate::address::VirtualAddress;
 use crate::dwarf::Slice;
-use crate::fault::ReadError;
-use crate::memory::VirtualMemory;
-use crate::registers::{Register, UnwindRegisters};
 
 /// Operations that one expression may execute. Compilers write fewer than ten; the longest known in
 /// CFI, for a PLT entry, has eleven.

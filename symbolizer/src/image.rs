@@ -10,12 +10,14 @@
 
 use std::borrow::Cow;
 
-use crate::address::{ProgramCounter, VirtualAddress};
+use nmiscope_machine::VirtualAddress;
+
 use crate::call_frames::CallFrames;
 use crate::code::ends_in_call;
 use crate::dwarf::{DebugInfo, DwarfError, Function};
 use crate::elf::{DebugLink, Elf, ImageError};
 use crate::names::demangle;
+use crate::program_counter::ProgramCounter;
 use crate::source::Location;
 use crate::symbols::{NamedSymbol, Symbol, SymbolOffset, Symbols};
 

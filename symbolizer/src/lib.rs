@@ -2,30 +2,27 @@
 //!
 //! This crate owns what can be said about a guest from its image and its memory: which function
 //! and source line an address is ([`Image`]), what called it ([`Unwinder`]) and with what arguments
-//! ([`Variables`]), where a variable lies and what is in it ([`Types`], [`Place`]), and which
-//! guest-physical byte a guest-virtual address names ([`PageTables`]).
+//! ([`Variables`]), and where a variable lies and what is in it ([`Types`], [`Place`]).
 //!
 //! It refuses to own where the bytes come from. An image is a `&[u8]` that the caller read or
-//! mapped; memory is whatever implements [`PhysicalMemory`] or [`VirtualMemory`]. There is no I/O,
+//! mapped; memory is whatever implements [`VirtualMemory`](nmiscope_machine::VirtualMemory), through
+//! page tables or otherwise. There is no I/O,
 //! no KVM and no clock here, so everything works the same on a live VM and on a stored core.
 //!
 //! Images and memory are hostile: no input makes this crate panic or recurse without bound, work is
 //! bounded by the size of the input, and what could not be found out is a value with a reason
-//! ([`Missing`], [`End`], [`TypeError`], [`WalkError`]). Names and paths come out as the image has
+//! ([`Missing`], [`End`], [`TypeError`]). Names and paths come out as the image has
 //! them, control characters included: whoever prints them escapes them.
 //!
 //! The modules, lowest first; each uses only those before it:
 //!
 //! | module | owns |
 //! |---|---|
-//! | `address` | the address spaces as types |
-//! | `fault`, `memory` | how a read can fail; the two memory traits |
-//! | `page_walk` | x86-64 page tables |
-//! | `mappings` | everything that page tables map |
+//! | `program_counter` | which address of a frame is looked up |
 //! | `ranges`, `names`, `source` | a sorted map of address ranges; demangled and short names; paths |
 //! | `elf`, `symbols` | the container and its symbol table |
 //! | `dwarf` | address to function, inlined calls and line |
-//! | `registers`, `expression` | the registers of a frame; DWARF expressions over them |
+//! | `expression` | DWARF expressions over the registers of a frame |
 //! | `call_frames` | address to call frame information |
 //! | `code` | a call at the end of a function |
 //! | `relocatable` | a kernel module's object file, laid out as an image |
@@ -36,20 +33,15 @@
 
 #![forbid(unsafe_code)]
 
-mod address;
 mod call_frames;
 mod code;
 mod dwarf;
 mod elf;
 mod expression;
-mod fault;
 mod image;
-mod mappings;
-mod memory;
 mod names;
-mod page_walk;
+mod program_counter;
 mod ranges;
-mod registers;
 mod relocatable;
 mod source;
 mod symbols;
@@ -57,17 +49,12 @@ mod types;
 mod unwind;
 mod variables;
 
-pub use address::{PhysicalAddress, ProgramCounter, VirtualAddress};
 pub use dwarf::DwarfError;
 pub use elf::{DebugLink, ImageError};
 pub use expression::ExpressionError;
-pub use fault::{Level, ReadError, WalkError};
 pub use image::{Frame, Image, Missing, Resolved};
-pub use mappings::{Mapping, MappingLimits, Mappings, Overrun};
-pub use memory::{PhysicalMemory, VirtualMemory};
 pub use names::{demangle, short_name};
-pub use page_walk::{GuestVirtual, PageSize, PageTables, PagingError, Translation};
-pub use registers::{Register, UnwindRegisters};
+pub use program_counter::ProgramCounter;
 pub use relocatable::{is_relocatable, link_module};
 pub use source::{Location, SourceRoots};
 pub use symbols::{NamedSymbol, Symbol, SymbolKind, SymbolOffset};

@@ -11,10 +11,10 @@ use std::borrow::Cow;
 use std::cell::{Cell, OnceCell};
 use std::cmp::Reverse;
 
+use nmiscope_machine::VirtualAddress;
 use object::LittleEndian;
 use object::elf;
 
-use crate::address::VirtualAddress;
 use crate::elf::{Elf, ElfSymbol};
 use crate::names::string_at;
 use crate::ranges::RangeMap;

@@ -6,9 +6,8 @@ mod elf;
 mod exercise;
 
 use elf::{Compression, SYMBOLS, TEXT, debug_sections};
-use nmiscope_symbolizer::{
-    Image, ImageError, ProgramCounter, ReadError, Types, VirtualAddress, VirtualMemory,
-};
+use nmiscope_machine::{ReadError, VirtualAddress, VirtualMemory};
+use nmiscope_symbolizer::{Image, ImageError, ProgramCounter, Types};
 use proptest::prelude::*;
 
 /// Every read succeeds.

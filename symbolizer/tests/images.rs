@@ -4,9 +4,9 @@
 mod elf;
 
 use elf::{Compression, DATA, SYMBOLS, TEXT, aranges, debug_sections};
+use nmiscope_machine::{ReadError, VirtualAddress, VirtualMemory};
 use nmiscope_symbolizer::{
-    DwarfError, Image, ImageError, Missing, ProgramCounter, ReadError, SourceRoots, TypeError,
-    Types, VirtualAddress, VirtualMemory,
+    DwarfError, Image, ImageError, Missing, ProgramCounter, SourceRoots, TypeError, Types,
 };
 
 /// Function, file and line of each frame at `TEXT + offset`.

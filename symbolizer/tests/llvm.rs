@@ -8,9 +8,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use common::{Plain, normalized, plain, text_addresses};
-use nmiscope_symbolizer::{
-    Image, Kind, Missing, ProgramCounter, Resolved, TypeError, Types, VirtualAddress,
-};
+use nmiscope_machine::VirtualAddress;
+use nmiscope_symbolizer::{Image, Kind, Missing, ProgramCounter, Resolved, TypeError, Types};
 
 /// Its answer per address, in its default style: for each frame a line with the name and one with
 /// `file:line:column`, then an empty line.

@@ -10,9 +10,8 @@ use std::process::Command;
 
 use common::{Plain, plain};
 use made::{Compression, GLOBAL_FUNCTION, LOCAL_FUNCTION, Symbol, TEXT, elf};
-use nmiscope_symbolizer::{
-    Image, ImageError, ProgramCounter, VirtualAddress, is_relocatable, link_module,
-};
+use nmiscope_machine::VirtualAddress;
+use nmiscope_symbolizer::{Image, ImageError, ProgramCounter, is_relocatable, link_module};
 
 /// Two functions with a call inlined into the first, code in three sections, and a static function
 /// of one name in each of two files.

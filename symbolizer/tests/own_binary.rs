@@ -5,7 +5,8 @@ mod common;
 
 use addr2line::gimli;
 use common::{load_bias, normalized, own_image, plain, text_addresses};
-use nmiscope_symbolizer::{Image, Missing, ProgramCounter, SymbolKind, VirtualAddress};
+use nmiscope_machine::VirtualAddress;
+use nmiscope_symbolizer::{Image, Missing, ProgramCounter, SymbolKind};
 use object::{Object, ObjectSection, ObjectSymbol};
 
 #[inline(never)]

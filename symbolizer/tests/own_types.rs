@@ -11,10 +11,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
 use common::{load_bias, own_image};
-use nmiscope_symbolizer::{
-    Encoding, Image, Kind, PhysicalAddress, ReadError, TypeError, Types, VirtualAddress,
-    VirtualMemory,
-};
+use nmiscope_machine::{PhysicalAddress, ReadError, VirtualAddress, VirtualMemory};
+use nmiscope_symbolizer::{Encoding, Image, Kind, TypeError, Types};
 
 #[repr(C, align(64))]
 struct CacheLine<T>(T);

@@ -11,9 +11,9 @@ use cfi::{
 };
 use elf::{Compression, Section, TEXT};
 use gimli::write::{CallFrameInstruction as Cfi, Expression};
+use nmiscope_machine::{Register, UnwindRegisters, VirtualAddress};
 use nmiscope_symbolizer::{
-    CfiError, End, FramePointerError, Image, MAX_FRAMES, ProgramCounter, Register, Strategy, Trace,
-    UnwindRegisters, Unwinder, VirtualAddress,
+    CfiError, End, FramePointerError, Image, MAX_FRAMES, ProgramCounter, Strategy, Trace, Unwinder,
 };
 
 use ProgramCounter::{Interrupted, Return};

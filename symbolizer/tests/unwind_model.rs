@@ -16,9 +16,9 @@ use cfi::{
 };
 use elf::{Compression, TEXT};
 use gimli::write::{CallFrameInstruction as Cfi, Expression};
+use nmiscope_machine::{ReadError, Register, UnwindRegisters, VirtualAddress, VirtualMemory};
 use nmiscope_symbolizer::{
-    End, Image, MAX_FRAMES, ProgramCounter, ReadError, Register, Strategy as Found, Trace,
-    UnwindRegisters, Unwinder, VirtualAddress, VirtualMemory,
+    End, Image, MAX_FRAMES, ProgramCounter, Strategy as Found, Trace, Unwinder,
 };
 use proptest::prelude::*;
 

@@ -9,10 +9,8 @@ use std::ffi::{c_int, c_void};
 use std::hint::black_box;
 
 use common::{load_bias, own_image, text_addresses};
-use nmiscope_symbolizer::{
-    End, Image, ProgramCounter, ReadError, Register, Strategy, Trace, UnwindRegisters, Unwinder,
-    VirtualAddress, VirtualMemory,
-};
+use nmiscope_machine::{ReadError, Register, UnwindRegisters, VirtualAddress, VirtualMemory};
+use nmiscope_symbolizer::{End, Image, ProgramCounter, Strategy, Trace, Unwinder};
 use own::{Own, registers};
 
 unsafe extern "C" {

@@ -9,10 +9,10 @@ mod locals;
 
 use cfi::Words;
 use elf::{Compression, TEXT};
+use nmiscope_machine::{ReadError, Register, UnwindRegisters, VirtualAddress, VirtualMemory};
 use nmiscope_symbolizer::{
-    ExpressionError, FunctionVariables, Image, ProgramCounter, ReadError, Register, Strategy,
-    TypeError, Types, UnwindRegisters, UnwoundFrame, ValueError, VariableKind, VariableValue,
-    Variables, VirtualAddress, VirtualMemory,
+    ExpressionError, FunctionVariables, Image, ProgramCounter, Strategy, TypeError, Types,
+    UnwoundFrame, ValueError, VariableKind, VariableValue, Variables,
 };
 use proptest::prelude::*;
 

@@ -10,9 +10,9 @@ mod own;
 use std::hint::black_box;
 
 use common::{load_bias, own_image};
+use nmiscope_machine::VirtualAddress;
 use nmiscope_symbolizer::{
     FunctionVariables, Image, ProgramCounter, Types, Unwinder, VariableKind, Variables,
-    VirtualAddress,
 };
 use own::{Own, registers};
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
 use std::os::unix::net::UnixListener;
 
 use nmiscope::core_file::{self, Contents, Core};
-use nmiscope_symbolizer::{PhysicalAddress, PhysicalMemory, ReadError};
+use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
 
 use crate::support::*;
 

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
-use nmiscope::core_file::{self, Contents, CpuRegisters, UserRegisters, write};
+use nmiscope::core_file::{self, Contents, CpuRegisters, write};
+use nmiscope_machine::UserRegisters;
 use nmiscope_symbolizer::Image;
 use object::LittleEndian as LE;
 use object::elf::FileHeader64;

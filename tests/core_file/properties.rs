@@ -1,7 +1,7 @@
 //! Cores of any memory, and any bytes as a core.
 
 use nmiscope::core_file::{Contents, Core, Extents};
-use nmiscope_symbolizer::{Mapping, PhysicalAddress, PhysicalMemory as _};
+use nmiscope_machine::{Mapping, PhysicalAddress, PhysicalMemory as _};
 use proptest::prelude::*;
 
 use crate::support::*;

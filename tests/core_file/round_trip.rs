@@ -1,7 +1,7 @@
 //! What goes in comes out.
 
 use nmiscope::core_file::{Contents, Core, Extent, Extents};
-use nmiscope_symbolizer::{PhysicalAddress, PhysicalMemory as _, ReadError};
+use nmiscope_machine::{PhysicalAddress, PhysicalMemory as _, ReadError};
 use object::LittleEndian as LE;
 use object::elf::PT_LOAD;
 use object::read::elf::ProgramHeader as _;

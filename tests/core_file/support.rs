@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Seek as _, Write as _};
 
-use nmiscope::core_file::{Contents, CpuRegisters, Extent, Extents, UserRegisters, Written, write};
-use nmiscope_symbolizer::{Mapping, PhysicalAddress, PhysicalMemory, ReadError, VirtualAddress};
+use nmiscope::core_file::{Contents, CpuRegisters, Extent, Extents, Written, write};
+use nmiscope_machine::{
+    Mapping, PhysicalAddress, PhysicalMemory, ReadError, UserRegisters, VirtualAddress,
+};
 use object::LittleEndian as LE;
 use object::elf::{FileHeader64, PT_LOAD, ProgramHeader64};
 use object::read::elf::{FileHeader as _, ProgramHeader as _};

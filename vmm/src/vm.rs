@@ -12,7 +12,10 @@ use kvm_bindings::{
     KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap, kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
-use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
+use vm_memory::{
+    Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::cpuid::{self, Identity};
@@ -118,7 +121,7 @@ impl Vm {
     }
 
     /// Guest-physical memory, to be read at any time. What a running guest writes meanwhile is
-    /// read torn unless it is read atomically.
+    /// read torn unless it is read atomically. Plain reads go by [`PhysicalMemory`] too.
     pub fn memory(&self) -> &GuestMemoryMmap {
         &self.world.memory
     }
@@ -131,6 +134,14 @@ impl Vm {
     /// How often the guest came out of KVM_RUN, over all vCPUs.
     pub fn exit_counts(&self) -> ExitCounts {
         self.vcpus.iter().map(VcpuHandle::exit_counts).sum()
+    }
+}
+
+impl PhysicalMemory for Vm {
+    fn read(&self, address: PhysicalAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let length = buffer.len();
+        let read = self.memory().read_slice(buffer, GuestAddress(address.0));
+        read.map_err(|_| ReadError::Unbacked { address, length })
     }
 }
 

@@ -11,12 +11,13 @@
 use std::time::{Duration, Instant};
 
 use kvm_bindings::kvm_msi;
+use nmiscope_machine::{NmiRun, VcpuState};
 use vm_memory::Address;
 
 use crate::gather::{Gather, Slot};
 use crate::kvm::KvmError;
 use crate::layout;
-use crate::vcpu::{Answer, Command, NmiRun, VcpuError, VcpuState};
+use crate::vcpu::{Answer, Command, VcpuError};
 use crate::vm::{Vm, needs_x2apic};
 
 /// Some vCPU threads did not end in time. They, and the guest's memory, live on until they do.

@@ -2,6 +2,7 @@
 
 use super::scene::*;
 use crate::hang::*;
+use crate::kernel::WaitFor;
 
 #[test]
 fn a_guest_that_is_not_ready_in_time_stalls_where_its_boot_cpu_waits() {

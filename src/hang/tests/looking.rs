@@ -2,6 +2,7 @@
 
 use super::scene::*;
 use crate::hang::*;
+use crate::kernel::{LockKind, TaskState, WaitFor};
 
 #[test]
 fn the_time_in_which_a_guest_is_judged_does_not_count() {

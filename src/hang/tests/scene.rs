@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
+use nmiscope_machine::HostTimes;
+
 use crate::hang::*;
+use crate::kernel::{
+    CpuActivity, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor,
+};
 
 pub const POLL: Duration = Duration::from_millis(100);
 pub const BOUND: Duration = Duration::from_secs(1);
@@ -19,7 +24,7 @@ pub struct Scene {
 impl Scene {
     pub fn new(cpus: usize) -> Self {
         let idle = VcpuSample { halted: true, interrupts_on: true, started: true };
-        let times = Times { asleep: true, delay: Some(Duration::ZERO), run: Duration::ZERO };
+        let times = HostTimes { asleep: true, delay: Some(Duration::ZERO), run: Duration::ZERO };
         let kernel = KernelState {
             cpus: vec![Some(CpuActivity { online: true, ..Default::default() }); cpus],
             ..Default::default()

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::scene::*;
 use crate::hang::*;
+use crate::kernel::{TaskState, WaitFor};
 
 #[test]
 fn a_guest_that_gets_on_does_not_hang() {

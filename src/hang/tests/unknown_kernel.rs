@@ -1,7 +1,10 @@
 //! Guests of which nothing is known but what shows from outside.
 
+use nmiscope_machine::{HostCounts, HostTimes};
+
 use super::scene::*;
 use crate::hang::*;
+use crate::kernel::CpuActivity;
 
 /// A guest with one vCPU whose kernel is not known, watched for three times the longest bound. What
 /// happens to it at each poll is `what`'s.
@@ -76,7 +79,7 @@ fn of_an_unknown_kernel_what_the_host_counts_says_more_than_what_it_happens_to_s
     for ((interrupts, halts), sample, class) in rows {
         let found = class_of_unknown(sample, |now, poll| {
             let sum = |each: Option<u64>| each.map(|each| each * u64::from(poll));
-            now.vcpus[0].counts = Counts { interrupts: sum(interrupts), halts: sum(halts) };
+            now.vcpus[0].counts = HostCounts { interrupts: sum(interrupts), halts: sum(halts) };
         });
         assert_eq!(found, class, "{interrupts:?} interrupts, {halts:?} HLTs, {sample:?}");
     }
@@ -85,9 +88,9 @@ fn of_an_unknown_kernel_what_the_host_counts_says_more_than_what_it_happens_to_s
 #[test]
 fn a_vcpu_is_asked_only_where_its_state_does_not_follow_from_what_the_host_counts() {
     let vcpu = |sample, interrupts, halts, asleep| Vcpu {
-        times: Some(Times { asleep, ..Times::default() }),
+        times: Some(HostTimes { asleep, ..HostTimes::default() }),
         sample,
-        counts: Counts { interrupts, halts },
+        counts: HostCounts { interrupts, halts },
     };
     let (idle, dead) = (Some(sample(true, true)), Some(sample(true, false)));
     let (spins, new) = (Some(sample(false, false)), Some(VcpuSample::default()));

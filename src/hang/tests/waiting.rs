@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::scene::*;
 use crate::hang::*;
+use crate::kernel::{LockKind, Site, TaskState, Wait, WaitFor};
 
 #[test]
 fn one_that_waits_for_a_cpu_that_the_host_does_not_run_does_not_hang_either() {

@@ -11,27 +11,19 @@ pub use layout::{Activity, Places};
 use std::collections::BTreeMap;
 
 use nmiscope_guest::abi;
-use nmiscope_symbolizer::{
-    GuestVirtual, PageTables, PhysicalAddress, PhysicalMemory, ReadError, VirtualAddress,
-    VirtualMemory,
+use nmiscope_machine::{
+    GuestVirtual, PageTables, PhysicalAddress, PhysicalMemory, ReadError, TaskRegisters,
+    VirtualAddress, VirtualMemory,
 };
 
 use self::layout::{CpuWords, TaskWords, WaitWords};
-use crate::hang::{
-    CpuActivity, KernelState, Lock, LockKind, Site, Task, TaskRegisters, TaskState, Wait, WaitFor,
+use crate::kernel::adapter::Depth;
+use crate::kernel::state::{
+    CpuActivity, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor,
 };
 
 /// The longest name of a source file that is believed in.
 const MAX_FILE_NAME: u64 = 1024;
-
-/// What is read of a guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Depth {
-    /// Numbers, while it runs.
-    Counters,
-    /// All, while it stands still.
-    All,
-}
 
 impl Places {
     /// Reads them. What is found by a pointer is found through `tables`.
@@ -40,7 +32,7 @@ impl Places {
     /// There is no memory where something was.
     pub fn read(
         &self,
-        memory: &impl PhysicalMemory,
+        memory: &dyn PhysicalMemory,
         tables: PageTables,
         depth: Depth,
     ) -> Result<KernelState, ReadError> {
@@ -48,20 +40,20 @@ impl Places {
     }
 }
 
-struct Reader<'a, M> {
+struct Reader<'a> {
     places: &'a Places,
-    memory: &'a M,
+    memory: &'a dyn PhysicalMemory,
     tables: PageTables,
     depth: Depth,
 }
 
-impl<M: PhysicalMemory> Reader<'_, M> {
+impl Reader<'_> {
     fn state(&self) -> Result<KernelState, ReadError> {
         let cpus = self.places.cpus.iter().map(|cpu| self.cpu(cpu.as_ref()?).ok()).collect();
-        let used = self.word(self.places.globals.nr_tasks)? as usize;
+        let used = self.memory.read_u32(self.places.globals.nr_tasks)? as usize;
         let tasks = self.places.tasks.iter().take(used).map(|task| self.task(task));
         let mut state = KernelState {
-            panicking: number(self.word(self.places.globals.panic_cpu)?),
+            panicking: number(self.memory.read_u32(self.places.globals.panic_cpu)?),
             cpus,
             tasks: tasks.collect::<Result<_, _>>()?,
             locks: BTreeMap::new(),
@@ -80,20 +72,20 @@ impl<M: PhysicalMemory> Reader<'_, M> {
 
     fn cpu(&self, words: &CpuWords<PhysicalAddress>) -> Result<CpuActivity, ReadError> {
         Ok(CpuActivity {
-            online: self.word(words.online)? != 0,
-            tick: self.long(words.tick)?,
-            main_loop: self.long(words.main_loop)?,
-            interrupts: self.long(words.interrupts)?,
-            ready_tasks: self.word(words.ready_tasks)?,
-            work_queued: self.long(words.work_queued)?,
-            work_done: self.long(words.work_done)?,
-            task: number(self.word(words.task)?),
+            online: self.memory.read_u32(words.online)? != 0,
+            tick: self.memory.read_u64(words.tick)?,
+            main_loop: self.memory.read_u64(words.main_loop)?,
+            interrupts: self.memory.read_u64(words.interrupts)?,
+            ready_tasks: self.memory.read_u32(words.ready_tasks)?,
+            work_queued: self.memory.read_u64(words.work_queued)?,
+            work_done: self.memory.read_u64(words.work_done)?,
+            task: number(self.memory.read_u32(words.task)?),
             wait: self.wait(&words.wait)?,
         })
     }
 
     fn task(&self, words: &TaskWords<PhysicalAddress>) -> Result<Option<Task>, ReadError> {
-        let state = match self.word(words.state)? {
+        let state = match self.memory.read_u32(words.state)? {
             abi::TASK_UNUSED => return Ok(None),
             abi::TASK_READY => TaskState::Ready,
             abi::TASK_RUNNING => TaskState::Running,
@@ -104,14 +96,14 @@ impl<M: PhysicalMemory> Reader<'_, M> {
         let all = self.depth == Depth::All;
         Ok(Some(Task {
             name: if all { self.name(words.name)? } else { String::new() },
-            cpu: self.word(words.cpu)?,
+            cpu: self.memory.read_u32(words.cpu)?,
             state,
-            switches: self.long(words.switches)?,
+            switches: self.memory.read_u64(words.switches)?,
             wait: self.wait(&words.wait)?,
             registers: match state {
                 // Those of one that is being switched to or from mean nothing.
                 TaskState::Ready | TaskState::Blocked if all => {
-                    self.registers(self.long(words.stack_pointer)?).ok()
+                    self.registers(self.memory.read_u64(words.stack_pointer)?).ok()
                 }
                 _ => None,
             },
@@ -127,35 +119,31 @@ impl<M: PhysicalMemory> Reader<'_, M> {
 
     fn registers(&self, stack_pointer: u64) -> Result<TaskRegisters, ReadError> {
         let layout = &self.places.layouts.switch_frame;
-        let read = |offset| self.long_at(VirtualAddress(stack_pointer).wrapping_add(offset));
-        Ok(TaskRegisters {
-            rip: read(layout.rip)?,
-            rsp: stack_pointer.wrapping_add(layout.size),
-            rbp: read(layout.rbp)?,
-            rbx: read(layout.rbx)?,
-            r12: read(layout.r12)?,
-            r13: read(layout.r13)?,
-            r14: read(layout.r14)?,
-            r15: read(layout.r15)?,
+        TaskRegisters::try_from_fn(|register| match layout.offset(register) {
+            Some(offset) => {
+                self.virtual_memory().read_u64(VirtualAddress(stack_pointer).wrapping_add(offset))
+            }
+            // RSP: when the task goes on, the frame is off its stack.
+            None => Ok(stack_pointer.wrapping_add(layout.size)),
         })
     }
 
     /// The kind is written last when a wait begins.
     fn wait(&self, words: &WaitWords<PhysicalAddress>) -> Result<Option<Wait>, ReadError> {
-        let what = match self.word(words.kind)? {
-            abi::WAIT_LOCK => WaitFor::Lock(self.long(words.on)?),
-            abi::WAIT_QUEUE => WaitFor::Queue(self.long(words.on)?),
-            abi::WAIT_CPU_CALL => WaitFor::Call(self.word(words.cpu)?),
-            abi::WAIT_CPU_ONLINE => WaitFor::Online(self.word(words.cpu)?),
+        let what = match self.memory.read_u32(words.kind)? {
+            abi::WAIT_LOCK => WaitFor::Lock(self.memory.read_u64(words.on)?),
+            abi::WAIT_QUEUE => WaitFor::Queue(self.memory.read_u64(words.on)?),
+            abi::WAIT_CPU_CALL => WaitFor::Call(self.memory.read_u32(words.cpu)?),
+            abi::WAIT_CPU_ONLINE => WaitFor::Online(self.memory.read_u32(words.cpu)?),
             _ => return Ok(None),
         };
-        let since_ns = self.long(words.since_ns)?;
-        Ok(Some(Wait { what, since_ns, at: self.site(self.long(words.at)?) }))
+        let since_ns = self.memory.read_u64(words.since_ns)?;
+        Ok(Some(Wait { what, since_ns, at: self.site(self.memory.read_u64(words.at)?) }))
     }
 
     fn lock(&self, record: VirtualAddress) -> Result<Lock, ReadError> {
         let layout = &self.places.layouts.lock;
-        let kind = match self.word_at(record.wrapping_add(layout.kind))? {
+        let kind = match self.virtual_memory().read_u32(record.wrapping_add(layout.kind))? {
             abi::LOCK_SPIN => LockKind::Spin,
             abi::LOCK_TICKET => LockKind::Ticket,
             abi::LOCK_MUTEX => LockKind::Mutex,
@@ -163,9 +151,10 @@ impl<M: PhysicalMemory> Reader<'_, M> {
         };
         Ok(Lock {
             kind,
-            holder: number(self.word_at(record.wrapping_add(layout.holder))?),
-            taken_at: self.site(self.long_at(record.wrapping_add(layout.taken_at))?),
-            taken_ns: self.long_at(record.wrapping_add(layout.taken_ns))?,
+            holder: number(self.virtual_memory().read_u32(record.wrapping_add(layout.holder))?),
+            taken_at: self
+                .site(self.virtual_memory().read_u64(record.wrapping_add(layout.taken_at))?),
+            taken_ns: self.virtual_memory().read_u64(record.wrapping_add(layout.taken_ns))?,
         })
     }
 
@@ -178,40 +167,17 @@ impl<M: PhysicalMemory> Reader<'_, M> {
     /// `None` where there is none, or none that is believed in.
     fn line(&self, location: VirtualAddress) -> Option<(String, u32)> {
         let layout = &self.places.layouts.location;
-        let file = self.long_at(location.wrapping_add(layout.file)).ok()?;
-        let length = self.long_at(location.wrapping_add(layout.file_length)).ok()?;
+        let file = self.virtual_memory().read_u64(location.wrapping_add(layout.file)).ok()?;
+        let length =
+            self.virtual_memory().read_u64(location.wrapping_add(layout.file_length)).ok()?;
         let mut bytes = (length <= MAX_FILE_NAME).then(|| vec![0; length as usize])?;
         self.virtual_memory().read(VirtualAddress(file), &mut bytes).ok()?;
-        let line = self.word_at(location.wrapping_add(layout.line)).ok()?;
+        let line = self.virtual_memory().read_u32(location.wrapping_add(layout.line)).ok()?;
         Some((String::from_utf8_lossy(&bytes).into_owned(), line))
     }
 
-    fn virtual_memory(&self) -> GuestVirtual<'_, M> {
+    fn virtual_memory(&self) -> GuestVirtual<'_, dyn PhysicalMemory + '_> {
         GuestVirtual::new(self.memory, self.tables)
-    }
-
-    fn word(&self, at: PhysicalAddress) -> Result<u32, ReadError> {
-        let mut bytes = [0; 4];
-        self.memory.read(at, &mut bytes)?;
-        Ok(u32::from_le_bytes(bytes))
-    }
-
-    fn long(&self, at: PhysicalAddress) -> Result<u64, ReadError> {
-        let mut bytes = [0; 8];
-        self.memory.read(at, &mut bytes)?;
-        Ok(u64::from_le_bytes(bytes))
-    }
-
-    fn word_at(&self, at: VirtualAddress) -> Result<u32, ReadError> {
-        let mut bytes = [0; 4];
-        self.virtual_memory().read(at, &mut bytes)?;
-        Ok(u32::from_le_bytes(bytes))
-    }
-
-    fn long_at(&self, at: VirtualAddress) -> Result<u64, ReadError> {
-        let mut bytes = [0; 8];
-        self.virtual_memory().read(at, &mut bytes)?;
-        Ok(u64::from_le_bytes(bytes))
     }
 }
 

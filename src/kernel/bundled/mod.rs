@@ -1,25 +1,25 @@
 //! The bundled guest: where its structures lie.
 //!
 //! Two steps, since two different things have to be known. [`Bundled::find`] asks the image, once,
-//! for virtual addresses. [`Bundled::locate`] asks a stopped guest for its page tables and per-CPU
-//! offsets, and turns them into guest-physical addresses, which can then be read while it runs.
+//! for virtual addresses. Its `locate` asks a stopped guest for its page tables and per-CPU offsets,
+//! and turns them into guest-physical addresses (`located`), which can then be read while it runs.
 
 mod activity;
+mod call_trace;
+mod located;
+mod words;
 
-pub use activity::Depth;
-
-use nmiscope_guest::abi::RESERVED_BY_HYPERVISOR;
-use nmiscope_guest::printk;
-use nmiscope_symbolizer::{
-    GuestVirtual, Image, PageTables, PhysicalAddress, PhysicalMemory, Place, ReadError, TypeError,
-    Types, VirtualAddress, VirtualMemory, WalkError,
+use nmiscope_machine::{
+    GuestVirtual, PageTables, PhysicalAddress, PhysicalMemory, ReadError, Registers,
+    VirtualAddress, VirtualMemory, WalkError,
 };
-use nmiscope_vmm::Registers;
-use serde::{Deserialize, Serialize};
+use nmiscope_symbolizer::{Image, Place, TypeError, Types};
 
-use crate::hang::KernelState;
-use crate::target::memory::{GuestRam, NoSuchWord};
-use crate::target::page_tables;
+use self::located::{CpuPlaces, Places, ReservationPlace, SeqBufPlace};
+use super::adapter::{Kernel, Located};
+use super::vocabulary::Vocabulary;
+pub(super) use words::Words;
+pub use words::{DOORBELLS, Doorbells};
 
 /// More CPUs than any kernel here has, and few enough to make a table of.
 const MAX_CPUS: u64 = 4096;
@@ -38,6 +38,9 @@ pub struct Bundled {
     clock_ns_per_tsc: VirtualAddress,
     per_cpu: PerCpu,
     activity: activity::Activity,
+    /// The kernel's data, and the template of its per-CPU data: address and length in bytes.
+    data: Option<(VirtualAddress, u64)>,
+    template: Option<(VirtualAddress, u64)>,
 }
 
 #[derive(Debug)]
@@ -50,51 +53,6 @@ struct PerCpu {
     seq_lost: VirtualAddress,
     seq_buffer: VirtualAddress,
     seq_buffer_size: u64,
-}
-
-/// Guest-physical addresses, good for as long as the guest leaves its page tables alone. One that
-/// does not gets wrong numbers, of itself only.
-#[derive(Debug)]
-pub struct Located {
-    /// The page tables by which they were found.
-    pub tables: PageTables,
-    /// The reservation of the buffers.
-    pub reservation: ReservationPlace,
-    /// By CPU number; or why a CPU's variables are not to be found.
-    pub cpus: Vec<Result<CpuPlaces, String>>,
-    activity: activity::Places,
-}
-
-/// Where `nmi_print_flag` lies, and what dates it.
-#[derive(Debug)]
-pub struct ReservationPlace {
-    owner: PhysicalAddress,
-    wanted: PhysicalAddress,
-    since: PhysicalAddress,
-    clock_tsc_base: PhysicalAddress,
-    clock_ns_per_tsc: PhysicalAddress,
-}
-
-/// One CPU's variables.
-#[derive(Debug)]
-pub struct CpuPlaces {
-    /// From the template to this CPU's copy.
-    offset: u64,
-    online: PhysicalAddress,
-    nmi_count: PhysicalAddress,
-    /// Its NMI buffer.
-    pub seq_buf: SeqBufPlace,
-}
-
-/// Where a CPU's `nmi_print_seq` lies.
-#[derive(Debug)]
-pub struct SeqBufPlace {
-    owner: PhysicalAddress,
-    missed: PhysicalAddress,
-    len: PhysicalAddress,
-    lost: PhysicalAddress,
-    buffer: VirtualAddress,
-    buffer_size: u64,
 }
 
 impl Bundled {
@@ -133,35 +91,17 @@ impl Bundled {
                 seq_buffer_size: buffer.ty().size().unwrap_or(0),
             },
             activity: activity::Activity::find(&types)?,
+            data: range(image, "_sdata", "_end"),
+            template: range(image, "__per_cpu_start", "__per_cpu_end"),
         })
     }
 
-    /// Finds the physical addresses, in the address space of the first CPU that runs the kernel.
-    /// `registers` are those of its CPUs, or why there are none.
-    ///
-    /// # Errors
-    /// In none of them the image's own variables are mapped: why not in the last. A CPU whose
-    /// per-CPU ones are not says so in its own entry.
-    pub fn locate(
+    fn locate_by(
         &self,
-        ram: GuestRam<'_>,
-        registers: impl IntoIterator<Item = Result<Registers, String>>,
-    ) -> Result<Located, String> {
-        let mut last = Err(String::from("no vCPU has registers"));
-        for registers in registers {
-            last = registers.and_then(|registers| {
-                let tables = page_tables(&registers).map_err(|error| crate::error_chain(&error))?;
-                self.locate_by(ram, tables).map_err(|error| crate::error_chain(&error))
-            });
-            if last.is_ok() {
-                break;
-            }
-        }
-        last
-    }
-
-    fn locate_by(&self, ram: GuestRam<'_>, tables: PageTables) -> Result<Located, TypeError> {
-        let memory = GuestVirtual::new(&ram, tables);
+        memory: &dyn PhysicalMemory,
+        tables: PageTables,
+    ) -> Result<Places, TypeError> {
+        let memory = GuestVirtual::new(memory, tables);
         let reservation = ReservationPlace {
             owner: physical(&memory, self.reservation_owner)?,
             wanted: physical(&memory, self.reservation_wanted)?,
@@ -169,22 +109,23 @@ impl Bundled {
             clock_tsc_base: physical(&memory, self.clock_tsc_base)?,
             clock_ns_per_tsc: physical(&memory, self.clock_ns_per_tsc)?,
         };
-        let possible = u64::from(read::<4>(&memory, self.nr_cpu_ids).map(u32::from_le_bytes)?);
+        let possible = u64::from(memory.read_u32(self.nr_cpu_ids)?);
         let cpus: Vec<Result<CpuPlaces, String>> = (0..possible.min(self.per_cpu_offset_count))
             .map(|cpu| self.locate_cpu(&memory, cpu).map_err(|error| crate::error_chain(&error)))
             .collect();
         let offsets = cpus.iter().map(|cpu| Some(cpu.as_ref().ok()?.offset));
         let activity = self.activity.locate(&memory, offsets)?;
-        Ok(Located { tables, reservation, cpus, activity })
+        let (data, template) = (self.data, self.template);
+        Ok(Places { tables, reservation, cpus, activity, data, template })
     }
 
-    fn locate_cpu<M: PhysicalMemory>(
+    fn locate_cpu<M: PhysicalMemory + ?Sized>(
         &self,
         memory: &GuestVirtual<'_, M>,
         cpu: u64,
     ) -> Result<CpuPlaces, TypeError> {
         let slot = self.per_cpu_offset.wrapping_add(cpu * self.per_cpu_offset_stride);
-        let offset = u64::from_le_bytes(read::<8>(memory, slot)?);
+        let offset = memory.read_u64(slot)?;
         let place = |template: VirtualAddress| physical(memory, template.wrapping_add(offset));
         let per_cpu = &self.per_cpu;
         Ok(CpuPlaces {
@@ -203,208 +144,52 @@ impl Bundled {
     }
 }
 
+impl Kernel for Bundled {
+    fn unknown_because(&self) -> Option<&str> {
+        None
+    }
+
+    fn vocabulary(&self) -> &dyn Vocabulary {
+        &Words
+    }
+
+    /// A CPU whose per-CPU variables are not mapped says so in its own entry.
+    fn locate(
+        &self,
+        memory: &dyn PhysicalMemory,
+        registers: &mut dyn Iterator<Item = Result<Registers, String>>,
+    ) -> Result<Box<dyn Located>, String> {
+        let mut last = Err(String::from("no vCPU has registers"));
+        for registers in registers {
+            last = registers.and_then(|registers| {
+                let tables = registers.page_tables().map_err(|error| crate::error_chain(&error))?;
+                self.locate_by(memory, tables).map_err(|error| crate::error_chain(&error))
+            });
+            if last.is_ok() {
+                break;
+            }
+        }
+        last.map(|places| -> Box<dyn Located> { Box::new(places) })
+    }
+}
+
+/// What lies between two symbols of the linker script, and so possibly nonsense; no kernel has as
+/// much as the bound.
+fn range(image: &Image<'_>, start: &str, end: &str) -> Option<(VirtualAddress, u64)> {
+    const MOST: u64 = 16 << 20;
+    let (start, end) = (image.symbol(start)?.address, image.symbol(end)?.address);
+    Some((start, end.0.checked_sub(start.0)?.min(MOST)))
+}
+
 fn address(types: &Types<'_>, name: &str) -> Result<VirtualAddress, TypeError> {
     types.variable(name).map(|place: Place<'_>| place.address())
 }
 
-fn read<const N: usize>(
-    memory: &impl VirtualMemory,
-    address: VirtualAddress,
-) -> Result<[u8; N], TypeError> {
-    let mut bytes = [0; N];
-    memory.read(address, &mut bytes)?;
-    Ok(bytes)
-}
-
-fn physical<M: PhysicalMemory>(
+fn physical<M: PhysicalMemory + ?Sized>(
     memory: &GuestVirtual<'_, M>,
     address: VirtualAddress,
 ) -> Result<PhysicalAddress, TypeError> {
     let unmapped =
         |walk: WalkError| ReadError::Unmapped { address, length: 1, walk: Box::new(walk) };
     Ok(memory.physical(address).map_err(unmapped)?)
-}
-
-impl Located {
-    /// The kernel's own data, its log among them, and each CPU's: where it begins, guest-virtual,
-    /// and its length in bytes.
-    pub fn own_memory(&self, image: &Image<'_>) -> Vec<(VirtualAddress, u64)> {
-        // From the symbols of a linker script, and so possibly nonsense; no kernel has that much.
-        const MOST: u64 = 16 << 20;
-        let range = |start: &str, end: &str| {
-            let (start, end) = (image.symbol(start)?.address, image.symbol(end)?.address);
-            Some((start, end.0.checked_sub(start.0)?.min(MOST)))
-        };
-        let data = range("_sdata", "_end");
-        let template = range("__per_cpu_start", "__per_cpu_end");
-        let copies = template.into_iter().flat_map(|(start, length)| {
-            let cpus = self.cpus.iter().flatten();
-            cpus.map(move |cpu| (start.wrapping_add(cpu.offset), length))
-        });
-        data.into_iter().chain(copies).collect()
-    }
-
-    /// What the kernel says of what it is doing.
-    ///
-    /// # Errors
-    /// There is no memory where its structures were.
-    pub fn activity(
-        &self,
-        memory: &impl PhysicalMemory,
-        depth: Depth,
-    ) -> Result<KernelState, ReadError> {
-        self.activity.read(memory, self.tables, depth)
-    }
-}
-
-impl CpuPlaces {
-    /// Whether the CPU runs the kernel, and so has an NMI handler.
-    pub fn is_online(&self, ram: GuestRam<'_>) -> Result<bool, NoSuchWord> {
-        Ok(ram.load_u32(self.online)? != 0)
-    }
-
-    /// How many NMIs the CPU has taken.
-    pub fn nmi_count(&self, ram: GuestRam<'_>) -> Result<u64, NoSuchWord> {
-        ram.load_u64(self.nmi_count)
-    }
-}
-
-/// What stands in `nmi_print_flag`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Holder {
-    /// The guest CPU that holds it; `None` where the value is no CPU's.
-    pub cpu: Option<u32>,
-    /// When it took it, in nanoseconds of the guest's clock.
-    pub since_ns: u64,
-}
-
-impl ReservationPlace {
-    /// Takes the buffers for the hypervisor: one atomic test-and-set, as a client inside the guest
-    /// does it.
-    ///
-    /// # Errors
-    /// Outer: there is no such word. Inner: who has them.
-    pub fn try_take(&self, ram: GuestRam<'_>) -> Result<Result<(), Holder>, NoSuchWord> {
-        match ram.compare_exchange_u32(self.owner, 0, RESERVED_BY_HYPERVISOR)? {
-            Ok(_) => Ok(Ok(())),
-            Err(owner) => Ok(Err(Holder {
-                cpu: owner.checked_sub(1).filter(|&cpu| u64::from(cpu) < MAX_CPUS),
-                since_ns: ram.load_u64(self.since)?,
-            })),
-        }
-    }
-
-    /// Asks the clients inside the guest to stand back, or no longer to.
-    pub fn set_wanted(&self, ram: GuestRam<'_>, wanted: bool) -> Result<(), NoSuchWord> {
-        ram.store_u32(self.wanted, wanted.into())
-    }
-
-    /// Gives them back.
-    pub fn release(&self, ram: GuestRam<'_>) -> Result<(), NoSuchWord> {
-        ram.store_u32(self.owner, 0)
-    }
-
-    /// The guest's clock, in nanoseconds, when its time-stamp counter is `tsc`.
-    pub fn clock_ns(&self, ram: GuestRam<'_>, tsc: u64) -> Result<u64, NoSuchWord> {
-        let base = ram.load_u64(self.clock_tsc_base)?;
-        let scale = ram.load_u64(self.clock_ns_per_tsc)?;
-        let scaled = u128::from(tsc.wrapping_sub(base)) * u128::from(scale);
-        Ok((scaled >> 32) as u64)
-    }
-}
-
-/// A CPU's NMI buffer, as it was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SeqBuf {
-    /// The text: as much as `claimed_len` says, but no more than there is room for.
-    #[serde(with = "bytes_as_text")]
-    pub text: Vec<u8>,
-    /// The length that the guest claims.
-    pub claimed_len: u32,
-    /// How much the buffer can hold.
-    pub capacity: u32,
-    /// Messages that did not fit.
-    pub lost: u32,
-    /// Messages that came while the buffer was somebody else's.
-    pub missed: u32,
-    /// Who is using it.
-    pub owner: BufferOwner,
-}
-
-/// Bytes as a string of the characters U+0000 to U+00FF: what is text remains readable.
-mod bytes_as_text {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&bytes.iter().map(|&byte| char::from(byte)).collect::<String>())
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
-        let text = String::deserialize(from)?;
-        let bytes = text.chars().map(u8::try_from).collect::<Result<_, _>>();
-        bytes.map_err(|_| D::Error::custom("a character beyond U+00FF"))
-    }
-}
-
-/// Who is using an NMI buffer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum BufferOwner {
-    /// Nobody.
-    Free,
-    /// A handler that has not returned.
-    Handler,
-    /// A client inside the guest, which prints it.
-    Reader,
-    /// The guest has something there that means nothing.
-    Garbage(u32),
-}
-
-impl BufferOwner {
-    fn decode(word: u32) -> Self {
-        match word {
-            printk::NMI_PRINT_SEQ_FREE => Self::Free,
-            printk::NMI_PRINT_SEQ_WRITER | printk::NMI_PRINT_SEQ_APPENDING => Self::Handler,
-            printk::NMI_PRINT_SEQ_READER => Self::Reader,
-            garbage => Self::Garbage(garbage),
-        }
-    }
-}
-
-/// The largest buffer that is believed in.
-const MAX_BUFFER: u64 = 1 << 20;
-
-impl SeqBufPlace {
-    /// Reads it, through the page tables of the CPU's kernel.
-    ///
-    /// # Errors
-    /// Which part could not be read, and why.
-    pub fn read(&self, ram: GuestRam<'_>, tables: PageTables) -> Result<SeqBuf, String> {
-        let word = |address| ram.load_u32(address).map_err(|error| error.to_string());
-        let claimed_len = word(self.len)?;
-        let capacity = self.buffer_size.min(MAX_BUFFER) as u32;
-        let mut text = vec![0; claimed_len.min(capacity) as usize];
-        GuestVirtual::new(&ram, tables)
-            .read(self.buffer, &mut text)
-            .map_err(|error| crate::error_chain(&error))?;
-        Ok(SeqBuf {
-            text,
-            claimed_len,
-            capacity,
-            lost: word(self.lost)?,
-            missed: word(self.missed)?,
-            owner: BufferOwner::decode(word(self.owner)?),
-        })
-    }
-
-    /// Who is using the buffer, and how much text it is said to hold.
-    pub fn peek(&self, ram: GuestRam<'_>) -> Result<(BufferOwner, u32), NoSuchWord> {
-        Ok((BufferOwner::decode(ram.load_u32(self.owner)?), ram.load_u32(self.len)?))
-    }
-
-    /// Empties it, for the next one to use.
-    pub fn wipe(&self, ram: GuestRam<'_>) -> Result<(), NoSuchWord> {
-        ram.store_u32(self.missed, 0)?;
-        ram.store_u32(self.lost, 0)?;
-        ram.store_u32(self.len, 0)
-    }
 }

@@ -20,10 +20,9 @@ use std::cell::OnceCell;
 use std::rc::Rc;
 
 use gimli::{AttributeValue, Operation, UnitOffset};
+use nmiscope_machine::{ReadError, VirtualAddress};
 
-use crate::address::VirtualAddress;
 use crate::dwarf::{DebugInfo, Dwarf, DwarfError, Entry, Unit, Value, follow, read, reference};
-use crate::fault::ReadError;
 use crate::image::Image;
 use index::{EntryAt, Index};
 pub use place::Place;

@@ -3,9 +3,9 @@
 //! Owns the walk from a variable to a value. Every step is checked against the debug information,
 //! every read against the guest's memory. Called by the adapters of the guest kernels.
 
+use nmiscope_machine::{VirtualAddress, VirtualMemory};
+
 use super::{Kind, Member, Type, TypeError};
-use crate::address::VirtualAddress;
-use crate::memory::VirtualMemory;
 use crate::types::Encoding;
 
 /// How many wrappers are opened in search of a member.

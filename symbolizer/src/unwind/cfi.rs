@@ -4,13 +4,11 @@
 //! registers without a rule. Called by the loop in `unwind`.
 
 use gimli::{CfaRule, RegisterRule};
+use nmiscope_machine::{ReadError, Register, UnwindRegisters, VirtualMemory};
 
 use super::trace::CfiError;
 use crate::call_frames::{CallFrame, Row};
 use crate::expression::{Frame, read};
-use crate::fault::ReadError;
-use crate::memory::VirtualMemory;
-use crate::registers::{Register, UnwindRegisters};
 
 /// What a row says of a frame.
 pub(super) struct Applied {

@@ -2,12 +2,10 @@
 //!
 //! Owns what is plausible. Called by the loop in `unwind` where CFI does not lead on.
 
+use nmiscope_machine::{ReadError, Register, UnwindRegisters, VirtualAddress, VirtualMemory};
+
 use super::trace::FramePointerError;
-use crate::address::VirtualAddress;
 use crate::expression::read;
-use crate::fault::ReadError;
-use crate::memory::VirtualMemory;
-use crate::registers::{Register, UnwindRegisters};
 
 /// Two stack pointers that are less than this apart, in bytes, are taken to be on the same stack.
 /// Linux's stacks are 16 KiB and aligned to it; those of the bundled kernel are smaller and their

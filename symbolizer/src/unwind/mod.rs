@@ -28,11 +28,10 @@ mod trace;
 use std::collections::HashSet;
 
 use gimli::UnwindContext;
+use nmiscope_machine::{Register, UnwindRegisters, VirtualAddress, VirtualMemory};
 
-use crate::address::{ProgramCounter, VirtualAddress};
 use crate::image::Image;
-use crate::memory::VirtualMemory;
-use crate::registers::{Register, UnwindRegisters};
+use crate::program_counter::ProgramCounter;
 use cfi::ReturnAddress;
 use frame_pointer::{Caller, FramePointer, bad_call, frame_pointer, moves_down};
 pub use trace::{CfiError, End, FramePointerError, Strategy, Trace, UnwoundFrame};

@@ -2,11 +2,11 @@
 //!
 //! Owns the types and their words. Owns no unwinding.
 
-use crate::address::{ProgramCounter, VirtualAddress};
+use nmiscope_machine::{ReadError, UnwindRegisters, VirtualAddress};
+
 use crate::dwarf::DwarfError;
 use crate::expression::ExpressionError;
-use crate::fault::ReadError;
-use crate::registers::UnwindRegisters;
+use crate::program_counter::ProgramCounter;
 
 /// How a frame was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,13 +4,11 @@
 //! [`Variables`](super::Variables).
 
 use gimli::{AttributeValue, Piece, UnitOffset};
+use nmiscope_machine::{Register, VirtualAddress, VirtualMemory};
 
 use super::ValueError;
-use crate::address::VirtualAddress;
 use crate::dwarf::{Budget, Dwarf, Entry, Slice, Unit, Value, read};
 use crate::expression::{ExpressionError, Frame};
-use crate::memory::VirtualMemory;
-use crate::registers::Register;
 use crate::types::TypeError;
 use crate::unwind::UnwoundFrame;
 

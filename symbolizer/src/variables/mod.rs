@@ -20,10 +20,10 @@ use std::fmt;
 use std::rc::Rc;
 
 use gimli::UnitOffset;
+use nmiscope_machine::VirtualMemory;
 
 use crate::dwarf::{Budget, Dwarf, DwarfError, Entry, Scope, Unit, follow, read, string};
 use crate::expression::ExpressionError;
-use crate::memory::VirtualMemory;
 use crate::types::{TypeError, Types};
 use crate::unwind::UnwoundFrame;
 use location::{Location, Locator};

@@ -2,10 +2,10 @@
 //!
 //! Owns the form and its bounds. Owns no locations. Called by [`Variables`](super::Variables).
 
+use nmiscope_machine::{VirtualAddress, VirtualMemory};
+
 use super::VariableValue;
 use super::location::{Location, Locator, MAX_VALUE};
-use crate::address::VirtualAddress;
-use crate::memory::VirtualMemory;
 use crate::names::demangle;
 use crate::types::{Encoding, Kind, Type, TypeError, Types};
 

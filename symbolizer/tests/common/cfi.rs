@@ -9,7 +9,7 @@ use gimli::write::{
     FrameDescriptionEntry, FrameTable,
 };
 use gimli::{Encoding, Format, LittleEndian, Register as Dwarf, X86_64};
-use nmiscope_symbolizer::{ReadError, VirtualAddress, VirtualMemory};
+use nmiscope_machine::{ReadError, VirtualAddress, VirtualMemory};
 
 use crate::elf::{EH_FRAME, EH_FRAME_HDR, Section, TEXT};
 

@@ -1,6 +1,7 @@
 //! Everything that can be asked about the variables and types of an image, whatever the answers are.
 
-use nmiscope_symbolizer::{Place, Type, Types, VirtualMemory};
+use nmiscope_machine::VirtualMemory;
+use nmiscope_symbolizer::{Place, Type, Types};
 
 /// By the names that `elf::debug_sections` has, and others.
 pub fn types(types: &Types<'_>, memory: &impl VirtualMemory) {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use nmiscope_symbolizer::{
+use nmiscope_machine::{
     PhysicalAddress, ReadError, Register, UnwindRegisters, VirtualAddress, VirtualMemory,
 };
 

@@ -2,7 +2,7 @@
 //!
 //! Owns the command queue and the life of the thread; refuses to own what commands achieve together
 //! (`world`). `setup` prepares a vCPU, `thread` runs it, `kick` gets it out of the guest, `host`
-//! reads what needs unsafe code, `state` is what it answers, `thread_times` and `statistics` are what
+//! reads what needs unsafe code, `state` translates what KVM answers, `thread_times` and `statistics` are what
 //! the host tells without asking it. Called by `vm`, `world` and `watch`.
 
 mod host;
@@ -21,6 +21,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::VcpuFd;
+use nmiscope_machine::{NmiRun, VcpuState};
 use rustix::thread::{Pid, gettid};
 use vmm_sys_util::signal::Killable;
 
@@ -30,7 +31,7 @@ use crate::kvm::KvmError;
 use host::CpuClock;
 use kick::ImmediateExit;
 pub(crate) use setup::set_up;
-pub use state::{MpState, NmiResult, NmiRun, NmiState, Registers, VcpuError, VcpuState};
+pub use state::VcpuError;
 pub(crate) use statistics::Layout;
 pub use statistics::VcpuStatistics;
 use thread::Vcpu;

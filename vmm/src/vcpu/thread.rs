@@ -16,15 +16,16 @@ use kvm_bindings::{
     KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, kvm_guest_debug,
 };
 use kvm_ioctls::VcpuFd;
+use nmiscope_machine::{MpState, NmiResult, NmiRun, NmiState, Outcome, VcpuState};
 use tracing::{debug, warn};
 use vm_memory::GuestMemoryMmap;
 
 use super::Command;
 use super::host::{self, CpuClock};
 use super::kick::ImmediateExit;
-use super::state::{MpState, NmiResult, NmiRun, NmiState, VcpuState, read_tsc};
+use super::state::{read_mp_state, read_nmi_state, read_state, read_tsc};
 use crate::devices::{Devices, Effect};
-use crate::event::{Event, Outcome};
+use crate::event::Event;
 use crate::exits::{Counters, End, Exit};
 use crate::gather::Slot;
 use crate::kvm::KvmError;
@@ -82,7 +83,7 @@ impl Allowance {
         if wall < self.bound {
             return Ok(false);
         }
-        let asleep = MpState::read(vcpu)? == MpState::Halted;
+        let asleep = read_mp_state(vcpu)? == MpState::Halted;
         let run = CpuClock::OF_THIS_THREAD.now().saturating_sub(self.cpu_started);
         Ok(asleep || run >= self.bound || Instant::now() >= self.until)
     }
@@ -165,11 +166,11 @@ impl Vcpu {
                 if matches!(self.state, State::Running) {
                     self.state = State::Paused;
                 }
-                answer.answer((self.cpu, VcpuState::read(self.cpu, &self.fd)));
+                answer.answer((self.cpu, read_state(self.cpu, &self.fd)));
             }
             Command::Resume => self.resume(),
             Command::Read(answer) => {
-                answer.answer((self.cpu, VcpuState::read(self.cpu, &self.fd)));
+                answer.answer((self.cpu, read_state(self.cpu, &self.fd)));
             }
             Command::Step { to, answer } => answer.answer((self.cpu, self.step(to))),
             Command::ReadTsc(answer) => answer.answer((self.cpu, read_tsc(&self.fd))),
@@ -298,7 +299,7 @@ impl Vcpu {
             }
         }
         self.debug(&kvm_guest_debug::default())?;
-        VcpuState::read(self.cpu, &self.fd)
+        read_state(self.cpu, &self.fd)
     }
 
     fn debug(&self, debug: &kvm_guest_debug) -> Result<(), KvmError> {
@@ -307,7 +308,7 @@ impl Vcpu {
 
     /// See `Vm::run_nmi`.
     fn run_nmi(&mut self, bound: Duration, until: Instant) -> Result<NmiRun, KvmError> {
-        let mp_state = MpState::read(&self.fd)?;
+        let mp_state = read_mp_state(&self.fd)?;
         let mut after = None;
         let (started, cpu_started) = (Instant::now(), CpuClock::OF_THIS_THREAD.now());
         let mut injected = false;
@@ -325,7 +326,7 @@ impl Vcpu {
         };
         let (wall, cpu_now) = (started.elapsed(), CpuClock::OF_THIS_THREAD.now());
         let run_time = if injected { cpu_now.saturating_sub(cpu_started) } else { Duration::ZERO };
-        let after = after.map_or_else(|| NmiState::read(&self.fd), Ok)?;
+        let after = after.map_or_else(|| read_nmi_state(&self.fd), Ok)?;
         Ok(NmiRun { cpu: self.cpu, injected, result, after, wall, run_time })
     }
 
@@ -352,7 +353,7 @@ impl Vcpu {
                         return Ok(self.ended_in_nmi(outcome));
                     }
                     // If ours is still pending, an earlier handler has finished, and ours is next.
-                    let state = NmiState::read(&self.fd)?;
+                    let state = read_nmi_state(&self.fd)?;
                     if !state.pending {
                         *after = Some(state);
                         return Ok(NmiResult::Finished);

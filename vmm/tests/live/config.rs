@@ -1,8 +1,7 @@
 //! What a VM cannot be made from, and what it tells its guest.
 
-use nmiscope_vmm::{
-    BootError, Config, Error, ImageError, MAX_VCPUS, MemoryError, Outcome, Ports, Vm,
-};
+use nmiscope_machine::Outcome;
+use nmiscope_vmm::{BootError, Config, Error, ImageError, MAX_VCPUS, MemoryError, Ports, Vm};
 
 use crate::support::asm::Asm;
 use crate::support::image::Image;

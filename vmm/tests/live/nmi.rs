@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use nmiscope_vmm::{Event, MpState, NmiResult, NmiRun, Outcome};
+use nmiscope_machine::{MpState, NmiResult, NmiRun, Outcome};
+use nmiscope_vmm::Event;
 
 use crate::support::asm::Asm;
 use crate::support::{

@@ -1,6 +1,7 @@
 //! How VMs end.
 
-use nmiscope_vmm::{Event, Outcome};
+use nmiscope_machine::Outcome;
+use nmiscope_vmm::Event;
 
 use crate::support::asm::Asm;
 use crate::support::image::Image;

@@ -1,6 +1,6 @@
 //! The serial port, both ways.
 
-use nmiscope_vmm::Outcome;
+use nmiscope_machine::Outcome;
 
 use crate::support::asm::Asm;
 use crate::support::{CODE, COM1, EXIT, Machine};

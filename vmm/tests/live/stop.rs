@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use nmiscope_vmm::{MpState, VcpuError};
+use nmiscope_machine::MpState;
+use nmiscope_vmm::VcpuError;
 
 use crate::support::asm::Asm;
 use crate::support::image::Image;

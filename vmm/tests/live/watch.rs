@@ -5,7 +5,8 @@ use std::io::Write;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use nmiscope_vmm::{MpState, ThreadState, ThreadTimes, VcpuError, VcpuStatistics, Vm};
+use nmiscope_machine::MpState;
+use nmiscope_vmm::{ThreadState, ThreadTimes, VcpuError, VcpuStatistics, Vm};
 
 use crate::support::asm::Asm;
 use crate::support::image::Image;

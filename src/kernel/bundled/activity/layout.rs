@@ -1,9 +1,8 @@
 //! Where the bundled guest has what it says of its activity: addresses and layouts, from the image's
 //! debug information at first, and then for one guest, by its page tables.
 
-use nmiscope_symbolizer::{
-    GuestVirtual, PhysicalAddress, PhysicalMemory, Place, Type, TypeError, Types, VirtualAddress,
-};
+use nmiscope_machine::{GuestVirtual, PhysicalAddress, PhysicalMemory, Register, VirtualAddress};
+use nmiscope_symbolizer::{Place, Type, TypeError, Types};
 
 use crate::kernel::bundled::{MAX_CPUS, address, physical};
 
@@ -75,13 +74,8 @@ pub(super) struct LocationLayout {
 /// Of a `SwitchFrame`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SwitchFrameLayout {
-    pub(super) rip: u64,
-    pub(super) rbp: u64,
-    pub(super) rbx: u64,
-    pub(super) r12: u64,
-    pub(super) r13: u64,
-    pub(super) r14: u64,
-    pub(super) r15: u64,
+    /// By DWARF number; `None` for a register that it does not hold.
+    offsets: [Option<u64>; Register::ALL.len()],
     pub(super) size: u64,
 }
 
@@ -135,7 +129,7 @@ impl Activity {
     ///
     /// # Errors
     /// Something of the image's own is not mapped.
-    pub fn locate<M: PhysicalMemory>(
+    pub fn locate<M: PhysicalMemory + ?Sized>(
         &self,
         memory: &GuestVirtual<'_, M>,
         offsets: impl Iterator<Item = Option<u64>>,
@@ -225,16 +219,18 @@ impl SwitchFrameLayout {
     fn of(ty: Type<'_>) -> Result<Self, TypeError> {
         let size = ty.size().unwrap_or(0);
         let frame = at_zero(ty);
-        Ok(Self {
-            rip: offset(&frame, "rip")?,
-            rbp: offset(&frame, "rbp")?,
-            rbx: offset(&frame, "rbx")?,
-            r12: offset(&frame, "r12")?,
-            r13: offset(&frame, "r13")?,
-            r14: offset(&frame, "r14")?,
-            r15: offset(&frame, "r15")?,
-            size,
-        })
+        let mut offsets = [None; Register::ALL.len()];
+        let is_saved =
+            |register: &Register| register.is_callee_saved() || *register == Register::Rip;
+        for register in Register::ALL.into_iter().filter(is_saved) {
+            offsets[register as usize] = Some(offset(&frame, &register.to_string())?);
+        }
+        Ok(Self { offsets, size })
+    }
+
+    /// Where a register lies in the frame, in bytes from its start; `None` if it is not there.
+    pub(super) fn offset(&self, register: Register) -> Option<u64> {
+        self.offsets[register as usize]
     }
 }
 

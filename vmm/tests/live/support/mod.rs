@@ -8,7 +8,8 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nmiscope_vmm::{Config, Event, Outcome, Ports, VcpuState, Vm};
+use nmiscope_machine::{Outcome, VcpuState};
+use nmiscope_vmm::{Config, Event, Ports, Vm};
 use vm_memory::{Bytes, GuestAddress};
 
 use asm::Asm;

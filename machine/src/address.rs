@@ -1,8 +1,7 @@
-//! The guest's address spaces as types, and the difference between an interrupted and a returning
-//! program counter.
+//! The guest's address spaces as types.
 //!
 //! Owns no arithmetic beyond checked addition, and does not know how one space maps to another:
-//! that is `page_walk`. Every module of this crate and every caller names addresses with these.
+//! that is the architecture's page walk. Every crate names addresses with these.
 
 use std::fmt;
 
@@ -72,38 +71,6 @@ address! {
     PhysicalAddress
 }
 
-/// A program counter of one frame, with what it means.
-///
-/// Which of the two a frame has is a property of that frame and not of its place in the stack: the
-/// frame that an interrupt, exception or NMI interrupted is [`Interrupted`] wherever it lies.
-///
-/// [`Interrupted`]: ProgramCounter::Interrupted
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ProgramCounter {
-    /// The instruction that was about to run, or that faulted.
-    Interrupted(VirtualAddress),
-    /// A return address: the instruction after a call. If the call was the last instruction of its
-    /// function, this address already belongs to the next one.
-    Return(VirtualAddress),
-}
-
-impl ProgramCounter {
-    /// The address as the register or the stack held it.
-    pub fn address(self) -> VirtualAddress {
-        match self {
-            Self::Interrupted(address) | Self::Return(address) => address,
-        }
-    }
-
-    /// The address to look up: of a return address, the last byte of the call before it.
-    pub fn lookup_address(self) -> VirtualAddress {
-        match self {
-            Self::Interrupted(address) => address,
-            Self::Return(address) => VirtualAddress(address.0.saturating_sub(1)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,13 +79,5 @@ mod tests {
     fn addresses_print_as_kernels_print_them() {
         assert_eq!(VirtualAddress(0xffff_ffff_8000_1234).to_string(), "ffffffff80001234");
         assert_eq!(PhysicalAddress(0x1000).to_string(), "0000000000001000");
-    }
-
-    #[test]
-    fn a_return_address_is_looked_up_inside_its_call() {
-        let address = VirtualAddress(0x1000);
-        assert_eq!(ProgramCounter::Return(address).lookup_address().0, 0xfff);
-        assert_eq!(ProgramCounter::Interrupted(address).lookup_address().0, 0x1000);
-        assert_eq!(ProgramCounter::Return(VirtualAddress(0)).lookup_address().0, 0);
     }
 }

@@ -3,7 +3,7 @@
 #[path = "common/paging.rs"]
 mod paging;
 
-use nmiscope_symbolizer::{
+use nmiscope_machine::{
     GuestVirtual, Level, PageSize, PageTables, PagingError, PhysicalAddress, ReadError,
     VirtualAddress, VirtualMemory, WalkError,
 };
@@ -24,8 +24,7 @@ fn a_kernel_address_is_found_through_four_levels() {
 fn a_fifth_level_comes_first() {
     let mut memory = kernel_tables();
     memory.write_entry(0x9000, 511, 0x1000 | P | W);
-    let tables = PageTables::from_control_registers(CR0, 0x9000, CR4_PAE | CR4_LA57, EFER_LMA_NXE)
-        .expect("long mode");
+    let tables = five_levels(0x9000);
     assert_eq!(tables.levels(), 5);
     assert_eq!(
         tables.translate(&memory, KERNEL).expect("mapped").physical,
@@ -41,6 +40,67 @@ fn a_fifth_level_comes_first() {
         four_levels(0x1000).translate(&memory, wide),
         Err(WalkError::NotCanonical { address: wide, levels: 4 })
     );
+}
+
+#[test]
+fn an_address_of_the_direct_map_is_found_through_five_levels() {
+    let mut memory = direct_map_tables();
+    let tables = five_levels(0x1000);
+    let found = tables.translate(&memory, DIRECT_MAP).expect("mapped");
+    assert_eq!((found.physical.0, found.page_size), (0x4020_3004, PageSize::Size4K));
+    assert!(found.writable && !found.user && !found.executable, "the first level forbids fetches");
+    // As Linux maps it, with a page of 1 GiB.
+    memory.write_entry(0x3000, 1, 0x4000_0000 | P | W | PS);
+    let found = tables.translate(&memory, DIRECT_MAP).expect("mapped");
+    assert_eq!((found.physical.0, found.page_size), (0x4020_3004, PageSize::Size1G));
+    // Its sign bit is bit 56.
+    let not_canonical = VirtualAddress(0x0111_0000_4020_3004);
+    assert_eq!(
+        tables.translate(&memory, not_canonical),
+        Err(WalkError::NotCanonical { address: not_canonical, levels: 5 })
+    );
+}
+
+#[test]
+fn five_levels_name_the_level_that_is_missing_or_reserved() {
+    for (table, index, level) in [
+        (0x1000, 273, Level::Pml5),
+        (0x2000, 0, Level::Pml4),
+        (0x3000, 1, Level::Pdpt),
+        (0x4000, 1, Level::Pd),
+        (0x5000, 3, Level::Pt),
+    ] {
+        let mut memory = direct_map_tables();
+        memory.write_entry(table, index, 0);
+        assert_eq!(
+            five_levels(0x1000).translate(&memory, DIRECT_MAP),
+            Err(WalkError::NotPresent { address: DIRECT_MAP, level, entry: 0 })
+        );
+    }
+    // A page of 256 TiB does not exist.
+    let mut memory = direct_map_tables();
+    memory.write_entry(0x1000, 273, 0x2000 | P | PS);
+    assert!(matches!(
+        five_levels(0x1000).translate(&memory, DIRECT_MAP),
+        Err(WalkError::ReservedBits { level: Level::Pml5, reserved: PS, .. })
+    ));
+}
+
+#[test]
+fn a_vcpu_in_a_program_has_the_kernels_tables_one_page_below_its_own() {
+    // With page-table isolation Linux has two top-level tables side by side, the kernel's on an even
+    // page (arch/x86/mm/pti.c); bit 11 is the program's PCID.
+    let mut memory = kernel_tables();
+    memory.write_entry(0x6000, 511, 0x2000 | P | W);
+    memory.write_entry(0x7000, 0, 0x5000 | P | U);
+    let of_program = four_levels(0x7000 | 1 << 11 | 3);
+    assert_eq!(of_program.root(), PhysicalAddress(0x7000));
+    assert!(of_program.translate(&memory, KERNEL).is_err());
+    let of_kernel = of_program.kernel_half();
+    assert_eq!(of_kernel.root(), PhysicalAddress(0x6000));
+    assert_eq!(of_kernel.kernel_half(), of_kernel);
+    let found = of_kernel.translate(&memory, KERNEL).expect("mapped");
+    assert_eq!(found.physical, PhysicalAddress(0x7234));
 }
 
 #[test]
@@ -173,15 +233,15 @@ fn a_second_read_of_a_page_walks_no_tables() {
 proptest! {
     #[test]
     fn translations_equal_a_map_of_pages(
-        pages in prop::collection::vec(page(), 1..40),
+        (levels, pages) in space(),
         probes in prop::collection::vec((any::<prop::sample::Index>(), any::<i32>()), 1..40),
     ) {
         let mut memory = Sparse::default();
         memory.write_entry(0x1000, 0, 0);
         let mut next_table = 0x1000;
-        let mapped: Vec<_> =
-            pages.into_iter().filter(|&page| map(&mut memory, &mut next_table, page)).collect();
-        let tables = four_levels(0x1000);
+        let mut is_mapped = |&page: &Page| map(&mut memory, &mut next_table, levels, page);
+        let mapped: Vec<_> = pages.into_iter().filter(&mut is_mapped).collect();
+        let tables = tables(levels, 0x1000);
         let guest = GuestVirtual::new(&memory, tables);
         for (near, distance) in probes {
             let base = near.get(&mapped).virtual_base;
@@ -211,10 +271,11 @@ proptest! {
         bytes in prop::collection::vec(any::<u8>(), 4096 * 3),
         address in any::<u64>(),
         cr3 in 0..0x3000_u64,
+        levels in 4..=5_u8,
     ) {
         let mut memory = Sparse::default();
         memory.write(0, &bytes);
-        let tables = four_levels(cr3);
+        let tables = tables(levels, cr3);
         if let Ok(found) = tables.translate(&memory, VirtualAddress(address)) {
             prop_assert!(found.physical.0 < 1 << 52);
         }

@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use nmiscope_symbolizer::{
+use nmiscope_machine::{
     PageSize, PageTables, PhysicalAddress, PhysicalMemory, ReadError, VirtualAddress,
 };
 use proptest::prelude::*;
@@ -70,6 +70,16 @@ pub fn four_levels(cr3: u64) -> PageTables {
     PageTables::from_control_registers(CR0, cr3, CR4_PAE, EFER_LMA_NXE).expect("long mode")
 }
 
+pub fn five_levels(cr3: u64) -> PageTables {
+    let cr4 = CR4_PAE | CR4_LA57;
+    PageTables::from_control_registers(CR0, cr3, cr4, EFER_LMA_NXE).expect("long mode")
+}
+
+/// Tables of 4 or 5 levels.
+pub fn tables(levels: u8, cr3: u64) -> PageTables {
+    if levels == 5 { five_levels(cr3) } else { four_levels(cr3) }
+}
+
 /// `ffffffff80201234` by tables at 0x1000 (PML4), 0x2000 (PDPT), 0x3000 (PD) and 0x4000 (PT).
 /// Indexes worked out by hand: 511, 510, 1, 1.
 pub fn kernel_tables() -> Sparse {
@@ -84,6 +94,21 @@ pub fn kernel_tables() -> Sparse {
 
 pub const KERNEL: VirtualAddress = VirtualAddress(0xffff_ffff_8020_1234);
 
+/// `ff11000040203004` in Linux's direct map with five levels, by tables at 0x1000 (PML5), 0x2000
+/// (PML4), 0x3000 (PDPT), 0x4000 (PD) and 0x5000 (PT). Worked out by hand: the nine bits from bit 48
+/// on are 0x111 or 273, and below them 0, 1, 1 and 3.
+pub fn direct_map_tables() -> Sparse {
+    let mut memory = Sparse::default();
+    memory.write_entry(0x1000, 273, 0x2000 | P | W | NX);
+    memory.write_entry(0x2000, 0, 0x3000 | P | W);
+    memory.write_entry(0x3000, 1, 0x4000 | P | W);
+    memory.write_entry(0x4000, 1, 0x5000 | P | W);
+    memory.write_entry(0x5000, 3, 0x4020_3000 | P | W);
+    memory
+}
+
+pub const DIRECT_MAP: VirtualAddress = VirtualAddress(0xff11_0000_4020_3004);
+
 /// One page of the model: where it starts, how large it is, and to what it maps.
 #[derive(Clone, Copy, Debug)]
 pub struct Page {
@@ -93,16 +118,23 @@ pub struct Page {
     pub flags: u64,
 }
 
+/// How many levels, and pages to map by them.
+pub fn space() -> impl Strategy<Value = (u8, Vec<Page>)> {
+    (4..=5_u8).prop_flat_map(|levels| (Just(levels), prop::collection::vec(page(levels), 1..40)))
+}
+
 /// Few distinct indexes per level, so that pages share tables and neighbours are common.
-pub fn page() -> impl Strategy<Value = Page> {
+fn page(levels: u8) -> impl Strategy<Value = Page> {
     let index = || prop_oneof![0..3_u64, 254..258_u64, 509..512_u64];
     let size = prop_oneof![Just(PageSize::Size4K), Just(PageSize::Size2M), Just(PageSize::Size1G)];
     let flags = (any::<bool>(), any::<bool>(), any::<bool>())
         .prop_map(|(w, u, nx)| P + u64::from(w) * W + u64::from(u) * U + u64::from(nx) * NX);
-    ((index(), index(), index(), index()), size, 0..1_u64 << 20, flags).prop_map(
-        |((a, b, c, d), size, frame, flags)| {
-            let low = a << 39 | b << 30 | c << 21 | d << 12;
-            let canonical = ((low << 16) as i64 >> 16) as u64;
+    let indexes = (index(), index(), index(), index(), index());
+    (indexes, size, 0..1_u64 << 20, flags).prop_map(
+        move |((top, a, b, c, d), size, frame, flags)| {
+            let low = top << 48 | a << 39 | b << 30 | c << 21 | d << 12;
+            let unused = if levels == 5 { 7 } else { 16 };
+            let canonical = ((low << unused) as i64 >> unused) as u64;
             let mask = !(size.bytes() - 1);
             Page {
                 virtual_base: canonical & mask,
@@ -119,10 +151,11 @@ pub fn index(address: u64, shift: u32) -> u64 {
 }
 
 /// Maps a page unless another is in its way; the model keeps what was mapped.
-pub fn map(memory: &mut Sparse, next_table: &mut u64, page: Page) -> bool {
+pub fn map(memory: &mut Sparse, next_table: &mut u64, levels: u8, page: Page) -> bool {
     let leaf_shift = page.size.bytes().trailing_zeros();
     let mut table = 0x1000;
-    for shift in [39, 30, 21, 12] {
+    let shifts = [48, 39, 30, 21, 12];
+    for &shift in if levels == 5 { &shifts[..] } else { &shifts[1..] } {
         let at = index(page.virtual_base, shift);
         let entry = memory.entry(table, at);
         if shift == leaf_shift {

@@ -4,7 +4,7 @@
 #[path = "common/paging.rs"]
 mod paging;
 
-use nmiscope_symbolizer::{
+use nmiscope_machine::{
     Mapping, MappingLimits, Mappings, Overrun, PageTables, PhysicalAddress, PhysicalMemory,
     VirtualAddress,
 };
@@ -80,9 +80,7 @@ fn a_fifth_level_comes_first() {
     let mut memory = kernel_tables();
     memory.write_entry(0x9000, 511, 0x1000 | P);
     memory.write_entry(0x9000, 256, 0x1000 | P);
-    let tables = PageTables::from_control_registers(CR0, 0x9000, CR4_PAE | CR4_LA57, EFER_LMA_NXE)
-        .expect("long mode");
-    let found = tables.mappings(&memory, LIMITS);
+    let found = five_levels(0x9000).mappings(&memory, LIMITS);
     assert_eq!(
         found.ranges,
         [
@@ -170,12 +168,12 @@ fn agrees_with_translations(
 
 proptest! {
     #[test]
-    fn mappings_equal_a_map_of_pages(pages in prop::collection::vec(page(), 1..40)) {
+    fn mappings_equal_a_map_of_pages((levels, pages) in space()) {
         let mut memory = Sparse::default();
         memory.write_entry(0x1000, 0, 0);
         let mut next_table = 0x1000;
-        let mut mapped: Vec<_> =
-            pages.into_iter().filter(|&page| map(&mut memory, &mut next_table, page)).collect();
+        let mut is_mapped = |&page: &Page| map(&mut memory, &mut next_table, levels, page);
+        let mut mapped: Vec<_> = pages.into_iter().filter(&mut is_mapped).collect();
         mapped.sort_by_key(|page| page.virtual_base);
         // Merged by hand: page by page, in order.
         let mut expected: Vec<Mapping> = Vec::new();
@@ -191,7 +189,7 @@ proptest! {
                 _ => expected.push(next),
             }
         }
-        let tables = four_levels(0x1000);
+        let tables = tables(levels, 0x1000);
         let limits = MappingLimits { tables: 1000, ranges: 1000 };
         let found = tables.mappings(&memory, limits);
         prop_assert_eq!(&found.ranges, &expected);
@@ -206,7 +204,7 @@ proptest! {
     fn tables_of_garbage_end_in_a_bounded_answer(
         entries in prop::collection::vec((0..3 * 512_u64, any::<u64>(), 0..6_u64), 1..60),
         cr3 in 0..3_u64,
-        five in any::<bool>(),
+        levels in 4..=5_u8,
         limits in (0..300_usize, 0..300_usize),
     ) {
         let mut memory = Sparse::default();
@@ -215,9 +213,7 @@ proptest! {
             let entry = if table < 4 { table << 12 | P | noise & 0xff } else { noise };
             memory.write_entry(0, index, entry);
         }
-        let cr4 = CR4_PAE | if five { CR4_LA57 } else { 0 };
-        let tables = PageTables::from_control_registers(CR0, cr3 << 12, cr4, EFER_LMA_NXE)
-            .expect("long mode");
+        let tables = tables(levels, cr3 << 12);
         let limits = MappingLimits { tables: limits.0, ranges: limits.1 };
         let found = tables.mappings(&memory, limits);
         prop_assert!(memory.reads.get() <= limits.tables);

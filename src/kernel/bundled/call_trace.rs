@@ -1,35 +1,23 @@
-//! The text of an NMI handler: finds the call trace in it.
+//! The text of the bundled guest's NMI handler: finds the call trace in it.
 //!
 //! The text is the guest's, so it may be anything: whatever does not look like an entry is not one,
 //! and an address that is none is looked up in vain, later. Bounded by the text's length.
 
-/// An entry of a call trace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
-    /// Guest-virtual.
-    pub address: u64,
-    /// It is the very instruction that was interrupted; otherwise one that a call returns to.
-    pub interrupted: bool,
-    /// Not marked `?`.
-    pub reliable: bool,
-}
+use nmiscope_machine::VirtualAddress;
+
+use crate::kernel::vocabulary::TraceEntry;
 
 const HEADING: &str = "Call Trace:";
 const INTERRUPTED: &str = "--- interrupted ---";
 
 /// Whether a call trace begins somewhere in the text.
-pub fn has_trace(text: &str) -> bool {
+pub(super) fn has_trace(text: &str) -> bool {
     text.lines().any(|line| line.trim() == HEADING)
-}
-
-/// Whether the text ends within a line: handlers print whole ones.
-pub fn is_cut(text: &str) -> bool {
-    !text.is_empty() && !text.ends_with('\n')
 }
 
 /// The entries of the last call trace in the text: if an earlier answer stands before it, that was
 /// of an NMI that nobody read.
-pub fn entries(text: &str) -> impl Iterator<Item = Entry> {
+pub(super) fn entries(text: &str) -> impl Iterator<Item = TraceEntry> {
     let trace = text.rfind(HEADING).map_or("", |start| &text[start + HEADING.len()..]);
     let mut interrupted = false;
     trace.lines().filter_map(move |line| {
@@ -38,7 +26,7 @@ pub fn entries(text: &str) -> impl Iterator<Item = Entry> {
             return None;
         }
         let (address, reliable) = parse_entry(line)?;
-        let entry = Entry { address, interrupted, reliable };
+        let entry = TraceEntry { address: VirtualAddress(address), interrupted, reliable };
         interrupted = false;
         Some(entry)
     })
@@ -61,8 +49,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn entry(address: u64, interrupted: bool, reliable: bool) -> Entry {
-        Entry { address, interrupted, reliable }
+    fn entry(address: u64, interrupted: bool, reliable: bool) -> TraceEntry {
+        TraceEntry { address: VirtualAddress(address), interrupted, reliable }
     }
 
     #[test]
@@ -85,7 +73,7 @@ mod tests {
     #[test]
     fn the_last_of_two_answers_counts() {
         let text = "Call Trace:\n [<0000000000000001>]\nCall Trace:\n [<0000000000000002>]\n";
-        assert_eq!(entries(text).map(|entry| entry.address).collect::<Vec<_>>(), [2]);
+        assert_eq!(entries(text).map(|entry| entry.address.0).collect::<Vec<_>>(), [2]);
     }
 
     #[test]

@@ -9,10 +9,10 @@
 
 use std::collections::BTreeSet;
 
+use super::level::Level;
+use super::page_walk::{ADDRESS, PAGE_SIZE_BIT, PRESENT, PageTables, index_shift};
 use crate::address::{PhysicalAddress, VirtualAddress};
-use crate::fault::Level;
 use crate::memory::PhysicalMemory;
-use crate::page_walk::{ADDRESS, PAGE_SIZE_BIT, PRESENT, PageTables, index_shift};
 
 /// Entries of a table, of any level.
 const ENTRIES: usize = 512;
@@ -72,7 +72,11 @@ impl PageTables {
     ///
     /// The upper half of the space, where kernels live, is walked first, so that what a process
     /// maps cannot push it over the limits.
-    pub fn mappings(&self, memory: &impl PhysicalMemory, limits: MappingLimits) -> Mappings {
+    pub fn mappings(
+        &self,
+        memory: &(impl PhysicalMemory + ?Sized),
+        limits: MappingLimits,
+    ) -> Mappings {
         let mut walk = Walk {
             tables: self,
             memory,
@@ -97,7 +101,7 @@ impl PageTables {
     }
 }
 
-struct Walk<'a, M> {
+struct Walk<'a, M: ?Sized> {
     tables: &'a PageTables,
     memory: &'a M,
     limits: MappingLimits,
@@ -106,7 +110,7 @@ struct Walk<'a, M> {
     found: Mappings,
 }
 
-impl<M: PhysicalMemory> Walk<'_, M> {
+impl<M: PhysicalMemory + ?Sized> Walk<'_, M> {
     /// The entries of a table, unless the limit is reached or it is not there.
     fn read_table(&mut self, table: PhysicalAddress) -> Option<[u64; ENTRIES]> {
         if self.reads >= self.limits.tables {

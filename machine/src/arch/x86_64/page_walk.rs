@@ -1,16 +1,14 @@
 //! x86-64 page walks: from a guest-virtual address to a guest-physical one.
 //!
-//! Owns 4- and 5-level long-mode paging (Intel SDM volume 3, chapter 5) and [`GuestVirtual`], which
-//! reads guest-virtual memory through it. One address at a time: all of a space is `mappings`.
-//! Refuses 32-bit and PAE paging, protection keys, and permission checks: it reports what the tables
-//! allow, and the reader is not the guest. Called by the capture and the unwinder, with control
-//! registers from KVM or a core.
+//! Owns 4- and 5-level long-mode paging (Intel SDM volume 3, chapter 5). One address at a time: all
+//! of a space is `mappings`. Refuses 32-bit and PAE paging, protection keys, and permission checks:
+//! it reports what the tables allow, and the reader is not the guest. Called by `GuestVirtual`, with
+//! control registers from KVM or a core.
 
-use std::cell::Cell;
-
+use super::level::Level;
 use crate::address::{PhysicalAddress, VirtualAddress};
-use crate::fault::{Level, ReadError, WalkError};
-use crate::memory::{PhysicalMemory, VirtualMemory};
+use crate::fault::WalkError;
+use crate::memory::PhysicalMemory;
 
 const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
@@ -128,6 +126,19 @@ impl PageTables {
         Self { physical_width, root: PhysicalAddress(self.root.0 & below(physical_width)), ..self }
     }
 
+    /// The kernel's tables of a Linux that has two for each process, of which these may be the
+    /// program's: with page-table isolation the two lie side by side, the kernel's first, and bit 12
+    /// of CR3 chooses (PTI_USER_PGTABLE_BIT, arch/x86/entry/calling.h). Tables that have that bit
+    /// clear are returned as they are.
+    ///
+    /// Any other kernel may have an unrelated page there: ask only where a vCPU was stopped in a
+    /// program and the kernel's addresses are not mapped.
+    #[must_use]
+    pub fn kernel_half(self) -> Self {
+        const USER_TABLES: u64 = 1 << 12;
+        Self { root: PhysicalAddress(self.root.0 & !USER_TABLES), ..self }
+    }
+
     /// Guest-physical address of the top-level table.
     pub fn root(&self) -> PhysicalAddress {
         self.root
@@ -144,7 +155,7 @@ impl PageTables {
     /// [`WalkError`], with the level at which the walk ended.
     pub fn translate(
         &self,
-        memory: &impl PhysicalMemory,
+        memory: &(impl PhysicalMemory + ?Sized),
         address: VirtualAddress,
     ) -> Result<Translation, WalkError> {
         if !self.is_canonical(address) {
@@ -178,7 +189,7 @@ impl PageTables {
     /// The entry of `table` for `address`, present and with no reserved bit set.
     fn entry(
         &self,
-        memory: &impl PhysicalMemory,
+        memory: &(impl PhysicalMemory + ?Sized),
         table: PhysicalAddress,
         level: Level,
         address: VirtualAddress,
@@ -254,71 +265,5 @@ impl Rights {
             user: self.user,
             executable: self.executable,
         }
-    }
-}
-
-/// How many translations [`GuestVirtual`] keeps. A backtrace touches a few stacks and tables.
-const CACHED_PAGES: usize = 16;
-
-/// Guest-virtual memory, read by walking page tables.
-///
-/// Keeps the last few translations, so it must not outlive the moment for which the tables hold:
-/// make a new one after the guest has run.
-pub struct GuestVirtual<'a, M> {
-    memory: &'a M,
-    tables: PageTables,
-    /// Direct-mapped by the low bits of the 4 KiB page number: (virtual page, physical page).
-    cache: [Cell<Option<(u64, PhysicalAddress)>>; CACHED_PAGES],
-}
-
-impl<'a, M: PhysicalMemory> GuestVirtual<'a, M> {
-    /// The address space of `tables` over `memory`. Reads nothing yet.
-    pub fn new(memory: &'a M, tables: PageTables) -> Self {
-        Self { memory, tables, cache: Default::default() }
-    }
-
-    /// The page tables in use.
-    pub fn tables(&self) -> &PageTables {
-        &self.tables
-    }
-
-    /// The guest-physical address behind `address`.
-    ///
-    /// # Errors
-    /// See [`PageTables::translate`].
-    pub fn physical(&self, address: VirtualAddress) -> Result<PhysicalAddress, WalkError> {
-        let (page, offset) = (address.0 >> 12, address.0 & 0xfff);
-        let slot = &self.cache[page as usize % CACHED_PAGES];
-        if let Some((cached, physical)) = slot.get()
-            && cached == page
-        {
-            return Ok(PhysicalAddress(physical.0 | offset));
-        }
-        let physical = self.tables.translate(self.memory, address)?.physical;
-        slot.set(Some((page, PhysicalAddress(physical.0 & !0xfff))));
-        Ok(physical)
-    }
-}
-
-impl<M: PhysicalMemory> VirtualMemory for GuestVirtual<'_, M> {
-    fn read(&self, address: VirtualAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
-        let length = buffer.len();
-        let mut at = address;
-        let mut rest = buffer;
-        while !rest.is_empty() {
-            let in_page = rest.len().min(0x1000 - (at.0 & 0xfff) as usize);
-            let (now, later) = rest.split_at_mut(in_page);
-            let physical = self.physical(at).map_err(|walk| ReadError::Unmapped {
-                address,
-                length,
-                walk: Box::new(walk),
-            })?;
-            self.memory.read(physical, now)?;
-            rest = later;
-            if !rest.is_empty() {
-                at = at.checked_add(in_page as u64).ok_or(ReadError::Wraps { address, length })?;
-            }
-        }
-        Ok(())
     }
 }

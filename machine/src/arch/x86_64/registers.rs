@@ -1,0 +1,205 @@
+//! A vCPU's registers, and those of a task that does not run, as plain data.
+//!
+//! Owns the values and what a few of their bits mean; refuses to own where they come from (KVM, a
+//! core, a task's stack) and what to make of them (`execution`, `page_walk`). They are stored in
+//! cores under these names.
+
+use serde::{Deserialize, Serialize};
+
+use super::page_walk::{PageTables, PagingError};
+use super::register::Register;
+
+/// A vCPU's registers. Addresses in them are guest-virtual, CR3 is guest-physical.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "registers by their names")]
+pub struct Registers {
+    pub rax: u64,
+    pub rbx: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub rsp: u64,
+    pub rbp: u64,
+    pub r8: u64,
+    pub r9: u64,
+    pub r10: u64,
+    pub r11: u64,
+    pub r12: u64,
+    pub r13: u64,
+    pub r14: u64,
+    pub r15: u64,
+    pub rip: u64,
+    pub rflags: u64,
+    pub cr0: u64,
+    pub cr2: u64,
+    pub cr3: u64,
+    pub cr4: u64,
+    pub efer: u64,
+    pub cs: Segment,
+    pub ss: Segment,
+    pub ds: Segment,
+    pub es: Segment,
+    pub fs: Segment,
+    pub gs: Segment,
+    /// The current privilege level: 0 for the kernel, 3 for programs (SS.DPL, as the processor keeps
+    /// it).
+    pub cpl: u8,
+    /// Where the interrupt descriptor table lies, guest-virtual.
+    pub idt_base: u64,
+    /// Offset of its last byte.
+    pub idt_limit: u16,
+}
+
+/// A segment register.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// What was loaded into it.
+    pub selector: u16,
+    /// Where the segment begins: guest-virtual, or linear without paging.
+    pub base: u64,
+}
+
+/// RFLAGS.IF (Intel SDM volume 1, 3.4.3).
+const INTERRUPT_FLAG: u64 = 1 << 9;
+/// CR0.PE (SDM volume 3, 2.5).
+const PROTECTION_ENABLE: u64 = 1 << 0;
+/// CR0.PG (SDM volume 3, 2.5).
+const PAGING: u64 = 1 << 31;
+/// IA32_EFER.LMA (SDM volume 3, 2.2.1).
+const LONG_MODE_ACTIVE: u64 = 1 << 10;
+
+impl Registers {
+    /// The value of a general register or RIP.
+    pub fn get(&self, register: Register) -> u64 {
+        match register {
+            Register::Rax => self.rax,
+            Register::Rdx => self.rdx,
+            Register::Rcx => self.rcx,
+            Register::Rbx => self.rbx,
+            Register::Rsi => self.rsi,
+            Register::Rdi => self.rdi,
+            Register::Rbp => self.rbp,
+            Register::Rsp => self.rsp,
+            Register::R8 => self.r8,
+            Register::R9 => self.r9,
+            Register::R10 => self.r10,
+            Register::R11 => self.r11,
+            Register::R12 => self.r12,
+            Register::R13 => self.r13,
+            Register::R14 => self.r14,
+            Register::R15 => self.r15,
+            Register::Rip => self.rip,
+        }
+    }
+
+    /// The page tables that they select.
+    ///
+    /// # Errors
+    /// [`PagingError`] when the vCPU is not in long mode.
+    pub fn page_tables(&self) -> Result<PageTables, PagingError> {
+        PageTables::from_control_registers(self.cr0, self.cr3, self.cr4, self.efer)
+    }
+
+    /// Whether the vCPU takes maskable interrupts: RFLAGS.IF.
+    pub fn interrupts_enabled(&self) -> bool {
+        self.rflags & INTERRUPT_FLAG != 0
+    }
+
+    /// Whether the vCPU is in protected or long mode, and not in real mode: CR0.PE.
+    pub fn is_protected(&self) -> bool {
+        self.cr0 & PROTECTION_ENABLE != 0
+    }
+
+    /// Whether the vCPU translates addresses through page tables: CR0.PG.
+    pub fn is_paging(&self) -> bool {
+        self.cr0 & PAGING != 0
+    }
+
+    /// Whether the vCPU is in long mode, 64-bit or compatibility: IA32_EFER.LMA.
+    pub fn is_long_mode(&self) -> bool {
+        self.efer & LONG_MODE_ACTIVE != 0
+    }
+
+    /// Whether they are those of a processor after a reset or an INIT (SDM volume 3, table 10-1).
+    pub fn are_reset(&self) -> bool {
+        self.cs.base == 0xffff_0000 && self.rip == 0xfff0
+    }
+}
+
+macro_rules! task_registers {
+    ($($field:ident $register:ident)*) => {
+        /// The registers of a task that does not run: those that a function call preserves (psABI,
+        /// figure 3.4), and where it goes on. Guest-virtual where they are addresses.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[allow(missing_docs, reason = "registers by their names")]
+        pub struct TaskRegisters {
+            $(pub $field: u64,)*
+        }
+
+        impl TaskRegisters {
+            /// Fills each of them with what `value` has for it.
+            ///
+            /// # Errors
+            /// The first error of `value`.
+            pub fn try_from_fn<E>(
+                mut value: impl FnMut(Register) -> Result<u64, E>,
+            ) -> Result<Self, E> {
+                Ok(Self { $($field: value(Register::$register)?,)* })
+            }
+
+            /// The value of a register; `None` for one that a function call may change.
+            pub fn get(&self, register: Register) -> Option<u64> {
+                match register {
+                    $(Register::$register => Some(self.$field),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+task_registers! { rip Rip rsp Rsp rbp Rbp rbx Rbx r12 R12 r13 R13 r14 R14 r15 R15 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_register_is_found_by_its_name() {
+        // Each field holds its own DWARF number, psABI figure 3.36.
+        let registers = Registers {
+            rax: 0,
+            rdx: 1,
+            rcx: 2,
+            rbx: 3,
+            rsi: 4,
+            rdi: 5,
+            rbp: 6,
+            rsp: 7,
+            r8: 8,
+            r9: 9,
+            r10: 10,
+            r11: 11,
+            r12: 12,
+            r13: 13,
+            r14: 14,
+            r15: 15,
+            rip: 16,
+            ..Registers::default()
+        };
+        for (number, register) in (0..).zip(Register::ALL) {
+            assert_eq!(registers.get(register), number, "{register}");
+        }
+    }
+
+    #[test]
+    fn a_sleeping_task_keeps_what_its_callee_must_preserve() {
+        let task = TaskRegisters::try_from_fn(|register| Ok::<_, ()>(register as u64)).unwrap();
+        for register in Register::ALL {
+            let kept =
+                register.is_callee_saved() || matches!(register, Register::Rip | Register::Rsp);
+            assert_eq!(task.get(register), kept.then_some(register as u64), "{register}");
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! A stopped machine as plain data.
+//!
+//! This crate owns what a hypervisor, a core file and an unwinder have to agree on: a vCPU's
+//! registers and what it is doing ([`VcpuState`], [`Execution`]), what became of an NMI
+//! ([`NmiRun`]), the address spaces as types ([`PhysicalAddress`], [`VirtualAddress`]), how memory is
+//! read ([`PhysicalMemory`], [`VirtualMemory`]) and how page tables lead from one to the other
+//! ([`PageTables`], [`GuestVirtual`]).
+//!
+//! It refuses to own where any of it comes from, and what it means: there is no I/O, no KVM, no ELF
+//! and no symbol here. What is stored in cores has serde's traits.
+//!
+//! Registers and memory are the guest's, and hostile: no input makes this crate panic, every walk is
+//! bounded by the number of levels or by [`MappingLimits`], and what could not be read is an error
+//! with an address in it ([`ReadError`], [`WalkError`]).
+//!
+//! The modules, lowest first; each uses only those before it:
+//!
+//! | module | owns |
+//! |---|---|
+//! | `address` | the address spaces as types |
+//! | `arch::x86_64::level` | the names of the paging levels |
+//! | `fault`, `memory` | how a read can fail; the two memory traits |
+//! | `arch::x86_64` | registers, execution states, page tables |
+//! | `guest_virtual` | guest-virtual memory through page tables |
+//! | `host` | what a host knows of a vCPU without asking it |
+//! | `outcome`, `nmi` | how a VM ended; NMIs and what became of them |
+//! | `vcpu` | one vCPU |
+
+#![forbid(unsafe_code)]
+
+mod address;
+mod arch;
+mod fault;
+mod guest_virtual;
+mod host;
+mod memory;
+mod nmi;
+mod outcome;
+mod vcpu;
+
+pub use address::{PhysicalAddress, VirtualAddress};
+pub use arch::x86_64::{
+    Execution, Level, Mapping, MappingLimits, Mappings, MpState, Overrun, PageSize, PageTables,
+    PagingError, Register, Registers, Segment, TaskRegisters, Translation, UnwindRegisters,
+    UserRegisters,
+};
+pub use fault::{ReadError, WalkError};
+pub use guest_virtual::GuestVirtual;
+pub use host::{HostCounts, HostTimes};
+pub use memory::{PhysicalMemory, VirtualMemory};
+pub use nmi::{NmiResult, NmiRun, NmiState};
+pub use outcome::Outcome;
+pub use vcpu::VcpuState;

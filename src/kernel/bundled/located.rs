@@ -1,0 +1,176 @@
+//! The bundled guest in one guest's memory: where its structures lie, physically, and what is done
+//! with them.
+//!
+//! Owns the guest-physical addresses; refuses to own how they are found (the parent module) and when
+//! they are read (`capture`, `session`).
+
+use nmiscope_guest::abi::RESERVED_BY_HYPERVISOR;
+use nmiscope_guest::printk;
+use nmiscope_machine::{
+    GuestVirtual, PageTables, PhysicalAddress, PhysicalMemory, ReadError, VirtualAddress,
+    VirtualMemory,
+};
+
+use super::MAX_CPUS;
+use super::activity::Places as ActivityPlaces;
+use crate::kernel::adapter::{Depth, Located};
+use crate::kernel::nmi_buffers::{BufferOwner, Holder, NmiBuffers, SeqBuf};
+use crate::kernel::state::KernelState;
+use crate::targets::{NoSuchWord, Words};
+
+/// The largest buffer that is believed in.
+const MAX_BUFFER: u64 = 1 << 20;
+
+/// Where the structures lie.
+#[derive(Debug)]
+pub(super) struct Places {
+    /// The page tables by which they were found.
+    pub(super) tables: PageTables,
+    pub(super) reservation: ReservationPlace,
+    /// By CPU number; or why a CPU's variables are not to be found.
+    pub(super) cpus: Vec<Result<CpuPlaces, String>>,
+    pub(super) activity: ActivityPlaces,
+    /// The kernel's data, and the template of its per-CPU data: address and length in bytes.
+    pub(super) data: Option<(VirtualAddress, u64)>,
+    pub(super) template: Option<(VirtualAddress, u64)>,
+}
+
+/// Where `nmi_print_flag` lies, and what dates it.
+#[derive(Debug)]
+pub(super) struct ReservationPlace {
+    pub(super) owner: PhysicalAddress,
+    pub(super) wanted: PhysicalAddress,
+    pub(super) since: PhysicalAddress,
+    pub(super) clock_tsc_base: PhysicalAddress,
+    pub(super) clock_ns_per_tsc: PhysicalAddress,
+}
+
+/// One CPU's variables.
+#[derive(Debug)]
+pub(super) struct CpuPlaces {
+    /// From the template to this CPU's copy.
+    pub(super) offset: u64,
+    pub(super) online: PhysicalAddress,
+    pub(super) nmi_count: PhysicalAddress,
+    pub(super) seq_buf: SeqBufPlace,
+}
+
+/// Where a CPU's `nmi_print_seq` lies.
+#[derive(Debug)]
+pub(super) struct SeqBufPlace {
+    pub(super) owner: PhysicalAddress,
+    pub(super) missed: PhysicalAddress,
+    pub(super) len: PhysicalAddress,
+    pub(super) lost: PhysicalAddress,
+    pub(super) buffer: VirtualAddress,
+    pub(super) buffer_size: u64,
+}
+
+impl Located for Places {
+    fn state(&self, memory: &dyn PhysicalMemory, depth: Depth) -> Result<KernelState, ReadError> {
+        self.activity.read(memory, self.tables, depth)
+    }
+
+    /// The kernel's own data, its log among them, and each CPU's.
+    fn own_memory(&self) -> Vec<(VirtualAddress, u64)> {
+        let copies = self.template.into_iter().flat_map(|(start, length)| {
+            let cpus = self.cpus.iter().flatten();
+            cpus.map(move |cpu| (start.wrapping_add(cpu.offset), length))
+        });
+        self.data.into_iter().chain(copies).collect()
+    }
+
+    fn nmi_buffers(&self) -> Option<&dyn NmiBuffers> {
+        Some(self)
+    }
+}
+
+impl Places {
+    fn cpu(&self, cpu: u32) -> Result<&CpuPlaces, String> {
+        match self.cpus.get(cpu as usize) {
+            Some(Ok(places)) => Ok(places),
+            Some(Err(reason)) => Err(reason.clone()),
+            None => Err(format!("the guest knows of {} CPUs only", self.cpus.len())),
+        }
+    }
+}
+
+impl NmiBuffers for Places {
+    fn is_online(&self, memory: &dyn PhysicalMemory, cpu: u32) -> Option<bool> {
+        Some(memory.read_u32(self.cpu(cpu).ok()?.online).ok()? != 0)
+    }
+
+    fn nmi_count(&self, memory: &dyn PhysicalMemory, cpu: u32) -> Option<u64> {
+        memory.read_u64(self.cpu(cpu).ok()?.nmi_count).ok()
+    }
+
+    /// Through the page tables of the CPU's kernel.
+    fn read(&self, memory: &dyn PhysicalMemory, cpu: u32) -> Result<SeqBuf, String> {
+        let place = &self.cpu(cpu)?.seq_buf;
+        let word = |address| memory.read_u32(address).map_err(|error| error.to_string());
+        let claimed_len = word(place.len)?;
+        let capacity = place.buffer_size.min(MAX_BUFFER) as u32;
+        let mut text = vec![0; claimed_len.min(capacity) as usize];
+        GuestVirtual::new(memory, self.tables)
+            .read(place.buffer, &mut text)
+            .map_err(|error| crate::error_chain(&error))?;
+        Ok(SeqBuf {
+            text,
+            claimed_len,
+            capacity,
+            lost: word(place.lost)?,
+            missed: word(place.missed)?,
+            owner: decode_owner(word(place.owner)?),
+        })
+    }
+
+    fn peek(&self, memory: &dyn PhysicalMemory, cpu: u32) -> Option<(BufferOwner, u32)> {
+        let place = &self.cpu(cpu).ok()?.seq_buf;
+        Some((decode_owner(memory.read_u32(place.owner).ok()?), memory.read_u32(place.len).ok()?))
+    }
+
+    fn wipe(&self, words: &dyn Words, cpu: u32) -> bool {
+        let Ok(CpuPlaces { seq_buf: place, .. }) = self.cpu(cpu) else { return false };
+        let mut fields = [place.missed, place.lost, place.len].into_iter();
+        fields.all(|field| words.store(field, 0).is_ok())
+    }
+
+    fn try_take(
+        &self,
+        memory: &dyn PhysicalMemory,
+        words: &dyn Words,
+    ) -> Result<Result<(), Holder>, NoSuchWord> {
+        let place = &self.reservation;
+        match words.compare_exchange(place.owner, 0, RESERVED_BY_HYPERVISOR)? {
+            Ok(_) => Ok(Ok(())),
+            Err(owner) => Ok(Err(Holder {
+                cpu: owner.checked_sub(1).filter(|&cpu| u64::from(cpu) < MAX_CPUS),
+                since_ns: memory.read_u64(place.since).ok(),
+            })),
+        }
+    }
+
+    fn set_wanted(&self, words: &dyn Words, wanted: bool) -> Result<(), NoSuchWord> {
+        words.store(self.reservation.wanted, wanted.into())
+    }
+
+    fn release(&self, words: &dyn Words) -> Result<(), NoSuchWord> {
+        words.store(self.reservation.owner, 0)
+    }
+
+    fn clock_ns(&self, memory: &dyn PhysicalMemory, tsc: u64) -> Option<u64> {
+        let base = memory.read_u64(self.reservation.clock_tsc_base).ok()?;
+        let scale = memory.read_u64(self.reservation.clock_ns_per_tsc).ok()?;
+        let scaled = u128::from(tsc.wrapping_sub(base)) * u128::from(scale);
+        Some((scaled >> 32) as u64)
+    }
+}
+
+fn decode_owner(word: u32) -> BufferOwner {
+    match word {
+        printk::NMI_PRINT_SEQ_FREE => BufferOwner::Free,
+        printk::NMI_PRINT_SEQ_WRITER | printk::NMI_PRINT_SEQ_APPENDING => BufferOwner::Handler,
+        printk::NMI_PRINT_SEQ_READER => BufferOwner::Reader,
+        garbage => BufferOwner::Garbage(garbage),
+    }
+}

@@ -1,0 +1,157 @@
+//! The state of a guest's kernel, in terms that all kernels share: CPUs, tasks, locks, and who waits
+//! for what.
+//!
+//! Owns the model; refuses to own where a kernel keeps any of it (the adapters) and what is wrong with
+//! it (`hang`). Addresses are guest-virtual; nobody but the adapter reads them. Stored in cores.
+
+use std::collections::BTreeMap;
+
+use nmiscope_machine::TaskRegisters;
+use serde::{Deserialize, Serialize};
+
+/// A kernel's own account of what it is doing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelState {
+    /// The CPU that panics.
+    pub panicking: Option<u32>,
+    /// By CPU number; `None` for one that cannot be read.
+    pub cpus: Vec<Option<CpuActivity>>,
+    /// By task number; `None` for one that does not exist.
+    pub tasks: Vec<Option<Task>>,
+    /// The locks that somebody waits for, by address.
+    pub locks: BTreeMap<u64, Lock>,
+}
+
+impl KernelState {
+    /// A task, if there is one with that number.
+    pub fn task(&self, number: u32) -> Option<&Task> {
+        self.tasks.get(number as usize)?.as_ref()
+    }
+
+    /// A CPU, if it can be read.
+    pub fn cpu(&self, number: u32) -> Option<&CpuActivity> {
+        self.cpus.get(number as usize)?.as_ref()
+    }
+}
+
+/// What a CPU does, by the kernel's counters.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuActivity {
+    /// It runs the kernel.
+    pub online: bool,
+    /// Advanced by its timer interrupt.
+    pub tick: u64,
+    /// Advanced by its main loop, which is its scheduler.
+    pub main_loop: u64,
+    /// Interrupts that it has taken.
+    pub interrupts: u64,
+    /// Tasks that could run there, and do not.
+    pub ready_tasks: u32,
+    /// Work items given to it.
+    pub work_queued: u64,
+    /// Work items that it has finished.
+    pub work_done: u64,
+    /// The task that it runs; `None` for its own main loop.
+    pub task: Option<u32>,
+    /// What it waits for, spinning.
+    pub wait: Option<Wait>,
+}
+
+impl CpuActivity {
+    /// Whether it has been given work that it has not finished. One that has finished more than it was
+    /// given has been read in between, or is garbage.
+    pub fn has_work(&self) -> bool {
+        self.work_queued > self.work_done
+    }
+}
+
+/// A task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// Its name.
+    pub name: String,
+    /// The CPU that it runs on.
+    pub cpu: u32,
+    /// What it does.
+    pub state: TaskState,
+    /// How often it was switched to.
+    pub switches: u64,
+    /// What it sleeps for.
+    pub wait: Option<Wait>,
+    /// Its registers while it does not run; `None` where nobody has looked, or they cannot be read.
+    pub registers: Option<TaskRegisters>,
+}
+
+/// What a task does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TaskState {
+    /// It could run.
+    Ready,
+    /// It runs.
+    Running,
+    /// It sleeps until somebody wakes it.
+    Blocked,
+    /// It has ended.
+    Ended,
+    /// The guest has something there that means nothing.
+    Garbage(u32),
+}
+
+/// Somebody waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wait {
+    /// For what.
+    pub what: WaitFor,
+    /// Since when, in nanoseconds of the guest's clock: tells one wait from the next.
+    pub since_ns: u64,
+    /// The call that waits.
+    pub at: Site,
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WaitFor {
+    /// A lock, by its address.
+    Lock(u64),
+    /// To be woken, by the address of the queue.
+    Queue(u64),
+    /// A CPU's answer to a call-function IPI.
+    Call(u32),
+    /// A CPU that is to come online.
+    Online(u32),
+}
+
+/// A place in the guest's source.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Site {
+    /// Where the guest describes it, guest-virtual; 0 for nowhere.
+    pub address: u64,
+    /// File and line; `None` where they have not been read, or cannot be.
+    pub line: Option<(String, u32)>,
+}
+
+/// A lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lock {
+    /// What kind.
+    pub kind: LockKind,
+    /// Who has it: the number of a CPU, or of a task where tasks hold locks of this kind.
+    pub holder: Option<u32>,
+    /// Where it was last taken.
+    pub taken_at: Site,
+    /// When, in nanoseconds of the guest's clock: tells one holder from the next.
+    pub taken_ns: u64,
+}
+
+/// The kinds of locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LockKind {
+    /// A CPU spins for it, and a CPU holds it.
+    Spin,
+    /// The same, first come, first served.
+    Ticket,
+    /// A task sleeps for it, and a task holds it.
+    Mutex,
+    /// The guest has something there that means nothing.
+    Garbage(u32),
+}

@@ -1,0 +1,93 @@
+//! A kernel of which nothing is known but why: there is nothing to watch and no buffer to read.
+
+use nmiscope_machine::{PhysicalMemory, Registers};
+
+use super::adapter::{Kernel, Located};
+use super::vocabulary::{TraceEntry, Vocabulary};
+
+/// An unknown kernel.
+#[derive(Debug)]
+pub(super) struct Unknown {
+    /// What was not found.
+    pub(super) reason: String,
+    pub(super) words: &'static dyn Vocabulary,
+}
+
+impl Kernel for Unknown {
+    fn unknown_because(&self) -> Option<&str> {
+        Some(&self.reason)
+    }
+
+    fn vocabulary(&self) -> &dyn Vocabulary {
+        self.words
+    }
+
+    fn locate(
+        &self,
+        _memory: &dyn PhysicalMemory,
+        _registers: &mut dyn Iterator<Item = Result<Registers, String>>,
+    ) -> Result<Box<dyn Located>, String> {
+        Err(self.reason.clone())
+    }
+}
+
+/// Functions in which everybody ends up in Linux, by the start of their names, until it has an
+/// adapter of its own.
+const PLUMBING: [&str; 12] = [
+    "_raw_",
+    "__raw_",
+    "native_queued_spin_lock_slowpath",
+    "queued_spin_lock_slowpath",
+    "do_raw_spin_lock",
+    "mutex_lock",
+    "__mutex_lock",
+    "rwsem_down_",
+    "schedule",
+    "__schedule",
+    "panic",
+    "smp_call_function_",
+];
+
+/// Functions by which a CPU or a task of Linux comes to its work.
+const START: [&str; 6] = [
+    "start_secondary",
+    "secondary_startup_64_no_verify",
+    "rest_init",
+    "start_kernel",
+    "kthread",
+    "ret_from_fork",
+];
+
+/// What any kernel may mean by the names of its functions; its numbers and texts mean nothing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AnyWords<'a> {
+    /// The vocabularies of the kernels that are known.
+    pub(super) known: &'a [&'a dyn Vocabulary],
+}
+
+impl Vocabulary for AnyWords<'_> {
+    fn is_ready(&self, _post_code: u8) -> bool {
+        false
+    }
+
+    fn is_panic(&self, _exit_code: u32) -> bool {
+        false
+    }
+
+    fn panic_message(&self, _console: &[String]) -> Option<String> {
+        None
+    }
+
+    fn call_trace(&self, _text: &str) -> Option<Vec<TraceEntry>> {
+        None
+    }
+
+    fn is_plumbing(&self, function: &str) -> bool {
+        PLUMBING.iter().any(|start| function.starts_with(start))
+            || self.known.iter().any(|words| words.is_plumbing(function))
+    }
+
+    fn is_start(&self, function: &str) -> bool {
+        START.contains(&function) || self.known.iter().any(|words| words.is_start(function))
+    }
+}

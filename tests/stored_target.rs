@@ -1,0 +1,98 @@
+//! A stored core as a target: what a capture takes from a VM it takes from a core too, by the same
+//! code, and what a core cannot do is said in so many words. Needs no KVM.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nmiscope::capture::nmi::{Bounds, Stopped};
+use nmiscope::capture::{Capture, NmiCapture, Reservation};
+use nmiscope::core_file::Core;
+use nmiscope::images::{Access, Files};
+use nmiscope::kernel::{self, Kernel, KernelState};
+use nmiscope::targets::{Dump, MissingPower, Target};
+use serde_json::Value;
+
+const CORES: [&str; 8] = [
+    "abba-deadlock",
+    "nmi-stuck",
+    "corrupt-stack",
+    "null-deref",
+    "deep-stack",
+    "halt-irqs-off",
+    "mutex-deadlock",
+    "ipi-wait",
+];
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/offline")
+}
+
+/// The capture in a core's note.
+fn stored_capture(core: &Core<'_>) -> Capture {
+    let note: Value = serde_json::from_slice(core.note()).expect("a note");
+    serde_json::from_value(note["taken"]["capture"].clone()).expect("a capture")
+}
+
+fn for_each_core(check: impl Fn(&str, &mut Dump<'_>, &dyn Kernel, &Capture)) {
+    let files = Files::open(Some(&directory().join("guest.elf")), Access::Read).expect("the image");
+    let kernel = kernel::recognise(&files.parse().expect("an image"));
+    for name in CORES {
+        let bytes = fs::read(directory().join(format!("cores/{name}.core"))).expect("a core");
+        let core = Core::parse(&bytes).expect("a core");
+        let live = stored_capture(&core);
+        let states = live.cpus.iter().map(|cpu| cpu.state.clone()).collect();
+        check(name, &mut Dump::new(core, states), &*kernel, &live);
+    }
+}
+
+fn stop(dump: &mut Dump<'_>, kernel: &dyn Kernel) -> Stopped {
+    let bounds = Bounds::for_vcpus(dump.vcpus());
+    Stopped::stop(dump, kernel, bounds)
+}
+
+/// The state without source lines: they lie in read-only data, which small cores of version 3 lack.
+fn without_lines(state: &KernelState) -> KernelState {
+    let mut state = state.clone();
+    let cpus = state.cpus.iter_mut().flatten().filter_map(|cpu| cpu.wait.as_mut());
+    let tasks = state.tasks.iter_mut().flatten().filter_map(|task| task.wait.as_mut());
+    cpus.chain(tasks).for_each(|wait| wait.at.line = None);
+    state.locks.values_mut().for_each(|lock| lock.taken_at.line = None);
+    state
+}
+
+#[test]
+fn a_core_gives_the_kernel_state_that_was_read_from_the_vm() {
+    for_each_core(|name, dump, kernel, live| {
+        let stopped = stop(dump, kernel);
+        let states: Vec<_> = live.cpus.iter().map(|cpu| cpu.state.clone()).collect();
+        assert_eq!(stopped.states, states, "{name}");
+        let of_vm = live.kernel.as_ref().expect("a state of the kernel");
+        let of_core = stopped.activity.expect("a state of the kernel");
+        assert_eq!(without_lines(&of_core), without_lines(of_vm), "{name}");
+    });
+}
+
+#[test]
+fn what_a_core_cannot_do_is_said_in_its_capture() {
+    for_each_core(|name, dump, kernel, _| {
+        let capture = stop(dump, kernel).reserve(dump).run_nmis(dump);
+        let reason = MissingPower::Words.to_string();
+        assert_eq!(capture.reservation, Reservation::Unavailable { reason }, "{name}");
+        let reason = NmiCapture::NotSent(MissingPower::Nmis.to_string());
+        for cpu in &capture.cpus {
+            assert_eq!(cpu.nmi, reason, "{name}");
+            assert!(cpu.buffer.is_ok(), "{name}: a buffer is memory");
+        }
+    });
+}
+
+#[test]
+fn a_core_has_no_powers() {
+    for_each_core(|name, dump, _, _| {
+        assert_eq!(dump.pausing().err(), Some(MissingPower::Pausing), "{name}");
+        assert_eq!(dump.words().err(), Some(MissingPower::Words), "{name}");
+        assert_eq!(dump.nmis().err(), Some(MissingPower::Nmis), "{name}");
+        assert_eq!(dump.host().err(), Some(MissingPower::Host), "{name}");
+        assert_eq!((dump.tsc(0), dump.console_bytes()), (None, None), "{name}");
+    });
+}

@@ -13,7 +13,8 @@ test *ARGS:
 
 # only the tests that run VMs on this machine's /dev/kvm
 test-live *ARGS:
-    cargo test --locked -p nmiscope -p nmiscope-vmm --test live --test arguments --test capture --test captures --test hostile_detector --test hostile_guest --test report --test stepping --test tasks --test terminal {{ARGS}}
+    cargo test --locked -p nmiscope-vmm --test live {{ARGS}}
+    cargo test --locked --test end_to_end {{ARGS}} -- live:: accuracy:: arguments:: capture:: captures:: hostile_detector:: hostile_guest:: report:: stepping:: tasks:: terminal:: verdicts::
 
 # the tests that need a program a fresh machine lacks: QEMU, gdb, gcc, llvm-symbolizer
 test-ignored:
@@ -85,7 +86,7 @@ accuracy *ARGS:
 
 # write the JSON schemas in docs/ anew from their types
 schema:
-    NMISCOPE_UPDATE=1 cargo test --locked --test schema
+    NMISCOPE_UPDATE=1 cargo test --locked --test end_to_end schema::
 
 # what CI does
 ci:

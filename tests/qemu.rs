@@ -3,12 +3,10 @@
 //!
 //! QEMU's isa-debug-exit device ends it with `(code << 1) | 1` (hw/misc/debugexit.c).
 
-mod common;
-
 use std::io::Write as _;
 use std::process::{ChildStdin, Command, Stdio};
 
-use common::*;
+use crate::common::*;
 
 const IMAGE: &str = "guest.elf";
 

@@ -1,21 +1,19 @@
 //! What becomes of a verdict: what the policy says, what a host that is too busy does to it, and that
 //! its JSON says all that was printed. Which verdict a workload gets is `live`'s and `accuracy`'s.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use common::*;
+use crate::common::*;
 use nmiscope::hang::Class;
 use nmiscope::report::{Fact, Outcome, Report, Source, Trigger};
 use rustix::process::Signal;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-const QUICKLY: [&str; 2] = ["--hang-after", "500ms"];
+const QUICKLY: [&str; 2] = ["--hang-after", "300ms"];
 
 /// The report says what the run has said, without the VM, and ends as it did.
 #[track_caller]
@@ -36,7 +34,7 @@ fn a_report_is_printed_again_from_its_json_as_it_was_told() {
         ("triple-fault", &[]),
         ("boot-stall", &["--ready-within", "1s"]),
         ("spin-irqs-off", &["--hang-policy", "kill"]),
-        ("long-irqs-off", &["--hang-policy", "report,continue", "--stop-after", "4s"]),
+        ("long-irqs-off", &["--hang-policy", "report,continue", "--stop-after", "3s"]),
     ];
     for (workload, arguments) in rows {
         let run = run_workload(workload, 2).args(QUICKLY).args(["--serial", "none"]);
@@ -254,14 +252,14 @@ fn a_guest_that_was_stopped_with_its_vmm_does_not_hang() {
             "--hang-after",
             "800ms",
             "--stop-after",
-            "5s",
+            "3s",
             "--serial",
             "none",
         ])
         .start();
     running.wait_for("guest ready", 1);
     running.signal(Signal::STOP);
-    thread::sleep(Duration::from_secs(3));
+    thread::sleep(Duration::from_millis(1500));
     running.signal(Signal::CONT);
     let report = running.wait().expect_code(exit::CLEAN).report();
     assert!(report.hangs.is_empty(), "{:#?}", report.hangs);
@@ -302,7 +300,7 @@ impl Drop for Busy {
 #[test]
 fn a_guest_that_the_host_does_not_run_is_starved_and_does_not_hang() {
     let running = run_workload("spin-irqs-off", 1)
-        .args(["--hang-after", "3s", "--hang-after", "starved=4s", "--serial", "none"])
+        .args(["--hang-after", "2s", "--hang-after", "starved=3s", "--serial", "none"])
         .start();
     running.wait_for("guest ready", 1);
     let tasks = format!("/proc/{}/task", running.pid().as_raw_nonzero());
@@ -323,7 +321,7 @@ fn a_guest_that_the_host_does_not_run_is_starved_and_does_not_hang() {
         panic!("{:?}", report.outcome)
     };
     assert_eq!(cpus, &[0]);
-    assert!(*wall_ms >= 4000.0 && *ran_ms < 3000.0, "{ran_ms} of {wall_ms}");
+    assert!(*wall_ms >= 3000.0 && *ran_ms < 2000.0, "{ran_ms} of {wall_ms}");
     assert!(report.hangs.is_empty());
     assert_eq!(report.backtraces[0].trigger, Trigger::Starved);
 }

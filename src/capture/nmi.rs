@@ -56,8 +56,9 @@ pub struct Stopped {
 }
 
 impl Stopped {
-    /// Stops all vCPUs.
-    pub fn stop(vm: &mut Vm, kernel: &Kernel, bounds: Bounds) -> Self {
+    /// Stops all vCPUs. Where no registers lead to the kernel's structures, what it says of itself is
+    /// read at the places that are `known`: a host that runs none of the vCPUs gives no registers.
+    pub fn stop(vm: &mut Vm, kernel: &Kernel, known: Option<&Located>, bounds: Bounds) -> Self {
         let mut step = Steps::start();
         let states = stop(vm, bounds);
         step.done("stopped the vCPUs and read their registers");
@@ -67,15 +68,15 @@ impl Stopped {
         });
         let places = kernel.locate(GuestRam::new(vm.memory()), registers);
         let mut stopped = Self { states, places, activity: None, bounds };
-        stopped.read_activity(vm);
+        stopped.read_activity(vm, known);
         step.done("found the kernel's structures");
         stopped
     }
 
-    fn read_activity(&mut self, vm: &Vm) {
-        let places = self.places.as_ref().ok();
+    fn read_activity(&mut self, vm: &Vm, known: Option<&Located>) {
         let ram = GuestRam::new(vm.memory());
-        self.activity = places.and_then(|places| places.activity(&ram, Depth::All).ok());
+        let mut places = self.places.as_ref().ok().into_iter().chain(known);
+        self.activity = places.find_map(|places| places.activity(&ram, Depth::All).ok());
     }
 
     /// Reserves the buffers, if they can be had. A guest in which somebody else has them is let run
@@ -87,7 +88,7 @@ impl Stopped {
                 let place = &places.reservation;
                 let (reservation, ran) = reserve(vm, place, self.bounds, &mut self.states);
                 if ran {
-                    self.read_activity(vm);
+                    self.read_activity(vm, None);
                 }
                 reservation
             }

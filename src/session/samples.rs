@@ -56,7 +56,7 @@ impl Sampler<'_> {
         }
         let clock = Instant::now();
         let mut samples = take(vm, &Vec::from_iter(cpus), image);
-        let stopped = Stopped::stop(vm, kernel, Bounds::for_vcpus(vm.cpus()));
+        let stopped = Stopped::stop(vm, kernel, watch.places(), Bounds::for_vcpus(vm.cpus()));
         // It was stopped most of the time: that does not make a hang older.
         let at = started.elapsed();
         watch.resumed(at);

@@ -20,6 +20,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 pub mod corpus;
+pub mod frozen;
 pub mod image;
 pub mod promises;
 pub mod vm;

@@ -16,6 +16,10 @@ test-live *ARGS:
     cargo test --locked -p nmiscope-vmm --test live {{ARGS}}
     cargo test --locked --test end_to_end {{ARGS}} -- live:: accuracy:: arguments:: capture:: captures:: hostile_detector:: hostile_guest:: report:: stepping:: tasks:: terminal:: verdicts::
 
+# the same beside 16 busy processes, or as of the script: `just under-load 32 verdicts::`
+under-load *ARGS:
+    tests/under-load.sh {{ARGS}}
+
 # the tests that need a program a fresh machine lacks: QEMU, gdb, gcc, llvm-symbolizer
 test-ignored:
     cargo test --locked --workspace --tests -- --ignored
@@ -58,7 +62,7 @@ fmt:
 
 # the scripts
 shellcheck:
-    shellcheck .ci/run tests/nested/*.sh tests/nested/job tests/nested/machine-init tests/offline/*.sh fuzz/*.sh benches/*.sh deploy/slurm/*
+    shellcheck .ci/run tests/*.sh tests/nested/*.sh tests/nested/job tests/nested/machine-init tests/offline/*.sh fuzz/*.sh benches/*.sh deploy/slurm/*
 
 # the API documentation, broken links denied
 doc:

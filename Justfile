@@ -13,7 +13,12 @@ test *ARGS:
 
 # only the tests that run VMs on this machine's /dev/kvm
 test-live *ARGS:
-    cargo test --locked -p nmiscope -p nmiscope-vmm --test live --test arguments --test capture --test captures --test hostile_detector --test hostile_guest --test report --test stepping --test tasks --test terminal {{ARGS}}
+    cargo test --locked -p nmiscope-vmm --test live {{ARGS}}
+    cargo test --locked --test end_to_end {{ARGS}} -- live:: accuracy:: arguments:: capture:: captures:: hostile_detector:: hostile_guest:: report:: stepping:: tasks:: terminal:: verdicts::
+
+# the same beside 16 busy processes, or as of the script: `just under-load 32 verdicts::`
+under-load *ARGS:
+    tests/under-load.sh {{ARGS}}
 
 # the tests that need a program a fresh machine lacks: QEMU, gdb, gcc, llvm-symbolizer
 test-ignored:
@@ -57,7 +62,7 @@ fmt:
 
 # the scripts
 shellcheck:
-    shellcheck .ci/run tests/nested/*.sh tests/nested/job tests/nested/machine-init tests/offline/*.sh tests/linux_logs/make.sh tests/linux_logs/init fuzz/*.sh benches/*.sh deploy/slurm/*
+    shellcheck .ci/run tests/*.sh tests/nested/*.sh tests/nested/job tests/nested/machine-init tests/offline/*.sh tests/linux_logs/make.sh tests/linux_logs/init fuzz/*.sh benches/*.sh deploy/slurm/*
 
 # the API documentation, broken links denied
 doc:
@@ -93,7 +98,7 @@ accuracy *ARGS:
 
 # write the JSON schemas in docs/ anew from their types
 schema:
-    NMISCOPE_UPDATE=1 cargo test --locked --test schema
+    NMISCOPE_UPDATE=1 cargo test --locked --test end_to_end schema::
 
 # what CI does
 ci:

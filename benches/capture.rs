@@ -88,7 +88,7 @@ fn capture(criterion: &mut Criterion) {
         let one = |vm: &mut Vm| {
             let started = Instant::now();
             let capture =
-                Stopped::stop(vm, &*kernel, Bounds::for_vcpus(cpus)).reserve(vm).run_nmis(vm);
+                Stopped::stop(vm, &*kernel, None, Bounds::for_vcpus(cpus)).reserve(vm).run_nmis(vm);
             let elapsed = started.elapsed();
             vm.resume();
             (elapsed, handlers_over_cores(&capture))

@@ -1,26 +1,19 @@
-//! Of every workload of the corpus once: the class, the blame, the victims and the locks are right, and
-//! of the healthy ones nothing is said. `just accuracy` does so at more vCPUs, more often, and with the
-//! host loaded.
+//! The workloads that tests/live.rs has no row for, once each: class, blame, victims and locks are those of the
+//! labels, the stacks those that the heads of the files promise, and healthy guests are not reported.
+//! `just accuracy` runs all workloads at more vCPUs, more often, and with the host loaded.
 
-mod common;
-
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::thread;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use common::corpus::{self, Expected, ROWS, Row, promises};
-use common::*;
-use nmiscope::hang::Class;
-use nmiscope::report::{Backtrace, CpuState, Finding, Report};
+use crate::common::corpus::{Expected, ROWS, faults, find};
+use crate::common::promises::broken_promises;
+use crate::common::*;
+use crate::live;
 
-/// More would take cores from each other.
-fn at_a_time() -> usize {
-    thread::available_parallelism().map_or(1, usize::from).min(2)
-}
-
-fn faults(row: &Row, cpus: u32) -> Vec<String> {
+#[track_caller]
+fn check(name: &str) {
+    let row = find(name).expect("a workload of that name");
+    let cpus = row.min_cpus().max(2);
     let run = run_workload(row.name, cpus).args(["--serial", "none", "--hang-after", "1s"]);
     let finished = match row.expected() {
         Expected::Healthy => run.start().look_amid(Duration::from_secs(2)),
@@ -32,79 +25,59 @@ fn faults(row: &Row, cpus: u32) -> Vec<String> {
             .run(),
     };
     let report = finished.report();
-    let told = |fault: String| format!("{}/{cpus}: {fault}\n{}", row.name, finished.all());
-    corpus::faults(row, &report, cpus)
-        .into_iter()
-        .chain(broken_promises(row, &report))
-        .map(told)
-        .collect()
+    let mut wrong = faults(row, &report, cpus);
+    wrong.extend(broken_promises(row, &report));
+    assert!(wrong.is_empty(), "{name}/{cpus}: {}\n{}", wrong.join("; "), finished.all());
 }
 
-/// Stacks that are not what the head of the row's file says.
-fn broken_promises(row: &Row, report: &Report) -> Vec<String> {
-    let stacks = report.backtraces.iter().flat_map(|backtrace| promised_stacks(row, backtrace));
-    let broken = stacks.filter(|(_, wanted, found)| !is_subsequence(wanted, found));
-    broken.map(|(whose, wanted, found)| format!("{whose}: {found:?}, not {wanted:?}")).collect()
-}
+macro_rules! workloads {
+    ($($test:ident: $name:literal;)*) => {
+        const HERE: &[&str] = &[$($name),*];
 
-/// Whether a CPU goes through its main loop, or does so when a tick wakes it.
-fn gets_on(row: &Row, cpu: u32, cpus: u32) -> bool {
-    match row.expected() {
-        Expected::Hang(Class::Livelock | Class::LostWakeup) => true,
-        _ => {
-            let name = format!("cpu{cpu}");
-            !row.blamed(cpus).contains(&name) && !row.victims(cpus).contains(&name)
-        }
-    }
-}
-
-/// Each stack that the head speaks of: whose, what is to be there, and what is.
-fn promised_stacks(
-    row: &Row,
-    backtrace: &Backtrace,
-) -> Vec<(String, Vec<&'static str>, Vec<String>)> {
-    let mut stacks = Vec::new();
-    let count = backtrace.cpus.len() as u32;
-    for promise in promises(row.source, count) {
-        let cpus = promise.cpus.iter().map(|&cpu| &backtrace.cpus[cpu as usize]);
-        // AMD's KVM resets a vCPU after a triple fault: there is nothing left to see.
-        for cpu in cpus.filter(|cpu| cpu.state != CpuState::Reset) {
-            let look = ("look", seen_functions(cpu));
-            // Who takes no NMI is `live`'s business; and where a CPU gets on, the NMI may come while
-            // a function has no frame for the guest to see, which is said.
-            let lacks = |finding: &Finding| matches!(finding, Finding::WordIncomplete { .. });
-            let excused = gets_on(row, cpu.cpu, count) && cpu.findings.iter().any(lacks);
-            let speaks = answered(cpu) && row.expected() != Expected::Healthy && !excused;
-            let word = speaks.then(|| ("word", functions(cpu)));
-            for (witness, found) in word.into_iter().chain([look]) {
-                let whose = format!("{witness} of cpu{}", cpu.cpu);
-                stacks.push((whose, promise.functions.clone(), found));
+        $(
+            #[test]
+            fn $test() {
+                check($name);
             }
-        }
-        if let Some(name) = promise.task {
-            let task = backtrace.tasks.iter().find(|task| task.name == name);
-            let frames = task.and_then(|task| task.look.as_ref()).map(|look| &look.frames);
-            let found = frames.into_iter().flatten().flat_map(frame_functions).collect();
-            stacks.push((format!("task {name}"), promise.functions, found));
-        }
-    }
-    stacks
+        )*
+    };
+}
+
+workloads! {
+    ap_never_arrives: "ap-never-arrives";
+    ap_never_starts: "ap-never-starts";
+    boot_stall: "boot-stall";
+    call_deadlock: "call-deadlock";
+    forgotten_unlock: "forgotten-unlock";
+    heavy_printk: "heavy-printk";
+    holder_halts: "holder-halts";
+    holder_spins: "holder-spins";
+    interrupt_storm: "interrupt-storm";
+    ipi_wait: "ipi-wait";
+    livelock: "livelock";
+    lock_contention: "lock-contention";
+    long_critical_section: "long-critical-section";
+    long_irqs_off: "long-irqs-off";
+    lost_wakeup: "lost-wakeup";
+    many_ipis: "many-ipis";
+    missed_timer: "missed-timer";
+    mutex_contention: "mutex-contention";
+    mutex_deadlock: "mutex-deadlock";
+    mutex_holder_spins: "mutex-holder-spins";
+    nested_panic: "nested-panic";
+    panic_others_spin: "panic-others-spin";
+    pause_and_go: "pause-and-go";
+    self_deadlock: "self-deadlock";
+    sleeping_holder: "sleeping-holder";
+    spin_in_calls: "spin-in-calls";
+    task_hog: "task-hog";
+    three_lock_cycle: "three-lock-cycle";
+    ticket_starved: "ticket-starved";
 }
 
 #[test]
-fn every_workload_is_understood() {
-    let next = AtomicUsize::new(0);
-    let wrong = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..at_a_time() {
-            scope.spawn(|| {
-                while let Some(row) = ROWS.get(next.fetch_add(1, Relaxed)) {
-                    let faults = faults(row, row.min_cpus().max(2));
-                    wrong.lock().unwrap_or_else(PoisonError::into_inner).extend(faults);
-                }
-            });
-        }
-    });
-    let wrong = wrong.into_inner().unwrap_or_else(PoisonError::into_inner);
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+fn every_workload_is_run_here_or_in_live() {
+    let run: BTreeSet<&str> = HERE.iter().chain(live::WORKLOADS).copied().collect();
+    let all: BTreeSet<&str> = ROWS.iter().map(|row| row.name).collect();
+    assert_eq!(run, all);
 }

@@ -1,9 +1,7 @@
 //! `--args`, on a real `/dev/kvm`: the arguments that the host reads are those that the guest's CPUs
 //! were given, a core has what it takes to read them again, and nobody gets them unasked.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use nmiscope::report::{Availability, Cpu, Function, Report, Source, Variable, VariableKind};
 use nmiscope_symbolizer::short_name;
 

@@ -2,12 +2,12 @@
 //! paragraph on standard error, leaves with the documented code, starts no guest, and leaves no file
 //! behind.
 
-mod common;
-
 use std::process::Command;
 
-use common::image::{P_FILESZ, P_MEMSZ, P_OFFSET, P_PADDR, Patched, bundled, program_headers};
-use common::*;
+use crate::common::image::{
+    P_FILESZ, P_MEMSZ, P_OFFSET, P_PADDR, Patched, bundled, program_headers,
+};
+use crate::common::*;
 use nmiscope::report::Reservation;
 use object::LittleEndian as LE;
 use object::read::elf::ProgramHeader as _;

@@ -2,9 +2,7 @@
 //! guest go on, it shares the NMI buffers with the guest's own client, it knows CPUs that were never
 //! started, and it works on machines with many CPUs.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use nmiscope::report::{Backtrace, CpuState, Finding, Kernel, Outcome, Reservation, Trigger};
 use rustix::process::Signal;
 
@@ -50,14 +48,14 @@ fn a_second_and_a_third_backtrace_are_as_good_as_the_first() {
 
 #[test]
 fn the_guest_goes_on_after_a_backtrace_and_is_not_taken_for_hung() {
-    let running = run_workload("busy", 2).args(["--hang-after", "1s"]).start();
+    let running = run_workload("busy", 2).args(["--hang-after", "300ms"]).start();
     running.wait_for("guest ready", 1);
     for count in 1..=5 {
         running.signal(Signal::USR1);
         running.wait_for("backtrace asked for by SIGUSR1", count);
     }
     // Enough time after the last one for a hang that the pauses have made to be found.
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    std::thread::sleep(std::time::Duration::from_secs(1));
     running.signal(Signal::INT);
     let report = running.wait().expect_code(exit::CLEAN).report();
     assert_eq!(report.outcome, Outcome::Stopped { by: "SIGINT".into() });
@@ -67,7 +65,7 @@ fn the_guest_goes_on_after_a_backtrace_and_is_not_taken_for_hung() {
 
 #[test]
 fn a_hang_is_found_after_a_backtrace_too() {
-    let arguments = ["--nmi-after", "200ms", "--hang-after", "600ms"];
+    let arguments = ["--nmi-after", "100ms", "--hang-after", "400ms"];
     let finished = run_workload("spin-irqs-on", 2).args(arguments).run().expect_code(exit::HANG);
     let triggers: Vec<Trigger> =
         finished.report().backtraces.iter().map(|backtrace| backtrace.trigger.clone()).collect();
@@ -77,7 +75,7 @@ fn a_hang_is_found_after_a_backtrace_too() {
 #[test]
 fn printing_straight_from_nmi_deadlocks_where_diverted_printing_does_not() {
     for cpus in [1, 2, 8] {
-        let arguments = ["--hang-after", "500ms", "--nmi-timeout", "500ms"];
+        let arguments = ["--hang-after", "300ms", "--nmi-timeout", "500ms"];
         let direct = run_workload("printk-lock-held", cpus)
             .args(arguments)
             .args(["--append", "nmi_backtrace=direct"])
@@ -100,7 +98,7 @@ fn printing_straight_from_nmi_deadlocks_where_diverted_printing_does_not() {
 #[test]
 fn nmis_that_are_given_no_time_are_not_delivered_and_the_host_sees_the_stacks() {
     let finished = run_workload("abba-deadlock", 4)
-        .args(["--hang-after", "500ms", "--nmi-timeout", "0"])
+        .args(["--hang-after", "300ms", "--nmi-timeout", "0"])
         .run()
         .expect_code(exit::HANG);
     let report = finished.report();
@@ -178,7 +176,7 @@ fn check_race(backtrace: &Backtrace) {
 #[test]
 fn cpus_that_the_guest_never_started_are_in_the_report_as_such() {
     let finished = run_workload("spin-irqs-off", 4)
-        .args(["--append", "nr_cpus=2", "--hang-after", "500ms"])
+        .args(["--append", "nr_cpus=2", "--hang-after", "300ms"])
         .run()
         .expect_code(exit::HANG);
     let report = finished.report();
@@ -199,7 +197,7 @@ fn cpus_that_the_guest_never_started_are_in_the_report_as_such() {
 fn nmis_reach_cpus_whose_apic_is_used_through_memory() {
     for cpus in [1, 2, 8] {
         let finished = run_workload("spin-irqs-off", cpus)
-            .args(["--append", "nox2apic", "--hang-after", "500ms"])
+            .args(["--append", "nox2apic", "--hang-after", "300ms"])
             .run()
             .expect_code(exit::HANG);
         everyone_answers(&finished.report().backtraces[0]);
@@ -209,7 +207,7 @@ fn nmis_reach_cpus_whose_apic_is_used_through_memory() {
 #[test]
 fn equal_stacks_are_one_group_and_are_printed_once() {
     let finished = run_workload("spin-irqs-off", 8)
-        .args(["--hang-after", "500ms", "--serial", "none"])
+        .args(["--hang-after", "300ms", "--serial", "none"])
         .run()
         .expect_code(exit::HANG);
     let backtrace = &finished.report().backtraces[0];
@@ -248,7 +246,7 @@ fn the_report_says_what_ran() {
 #[test]
 fn an_image_file_is_run_like_the_bundled_one() {
     require_kvm();
-    let arguments = ["run", "guest.elf", "--workload", "spin-irqs-on", "--hang-after", "500ms"];
+    let arguments = ["run", "guest.elf", "--workload", "spin-irqs-on", "--hang-after", "300ms"];
     let finished = nmiscope(arguments)
         .with_report()
         .with_file("guest.elf", nmiscope::bundled::image())
@@ -318,7 +316,7 @@ fn a_backtrace_while_the_guest_boots_does_it_no_harm() {
 #[test]
 fn sixty_four_vcpus_all_answer() {
     let finished = run_workload("spin-irqs-on", 64)
-        .args(["--memory", "256M", "--serial", "none"])
+        .args(["--memory", "256M", "--serial", "none", "--hang-after", "300ms"])
         .run()
         .expect_code(exit::HANG);
     let report = finished.report();

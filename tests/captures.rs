@@ -3,12 +3,10 @@
 //!
 //! Needs `/dev/kvm`. The seed of the moments is printed; the moments themselves are the machine's.
 
-mod common;
-
 use std::thread::sleep;
 use std::time::Duration;
 
-use common::vm::ready_vm;
+use crate::common::vm::ready_vm;
 use nmiscope::diagnosis::host_look::{HostLook, look_at_all};
 use nmiscope_symbolizer::{Image, Strategy, UnwoundFrame};
 
@@ -36,7 +34,7 @@ fn every_stack_is_whole(cpus: u32) {
         seed ^= seed << 17;
         // A stop that follows at once may find the guest where it was.
         sleep(Duration::from_micros(seed % 3000));
-        let states = vm.pause(Duration::from_secs(10));
+        let states = vm.pause(Duration::from_secs(120));
         let states: Vec<_> =
             states.into_iter().map(|state| state.map_err(|error| error.to_string())).collect();
         let looks = look_at_all(&states, Some(&image), &vm);

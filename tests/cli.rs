@@ -1,12 +1,10 @@
 //! The command line: help, completions, manual page, symbols for addresses and logs, and where
 //! text, reports and colors go.
 
-mod common;
-
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use common::*;
+use crate::common::*;
 use nmiscope_symbolizer::{Image, demangle, short_name};
 use object::{Object as _, ObjectSymbol as _, SymbolKind};
 use rustix::process::Signal;
@@ -115,7 +113,7 @@ fn an_address_outside_of_the_image_says_so() {
 #[test]
 fn a_pasted_log_is_annotated_with_what_the_report_says() {
     let report = run_workload("abba-deadlock", 2)
-        .args(["--hang-after", "500ms", "--serial", "none"])
+        .args(["--hang-after", "300ms", "--serial", "none"])
         .run()
         .expect_code(exit::HANG)
         .report();
@@ -145,7 +143,7 @@ fn a_pasted_log_is_annotated_with_what_the_report_says() {
 #[test]
 fn a_report_for_standard_output_is_alone_there() {
     require_kvm();
-    let arguments = ["run", "--workload", "spin-irqs-off", "--hang-after", "500ms", "--json", "-"];
+    let arguments = ["run", "--workload", "spin-irqs-off", "--hang-after", "300ms", "--json", "-"];
     let finished = nmiscope(arguments).run().expect_code(exit::HANG);
     let report = parse_report(&finished.stdout);
     assert_eq!(report.backtraces.len(), 1);
@@ -156,7 +154,7 @@ fn a_report_for_standard_output_is_alone_there() {
 #[test]
 fn quiet_is_quiet() {
     let finished = run_workload("spin-irqs-off", 2)
-        .args(["--hang-after", "500ms", "--serial", "none", "--quiet"])
+        .args(["--hang-after", "300ms", "--serial", "none", "--quiet"])
         .run()
         .expect_code(exit::HANG);
     assert_eq!((finished.stdout.as_str(), finished.stderr.as_str()), ("", ""));
@@ -172,7 +170,7 @@ fn verbose_says_more_on_standard_error() {
 #[test]
 fn colors_are_for_those_who_ask_for_them() {
     let colored = |invocation: Invocation| {
-        let arguments = ["--hang-after", "500ms", "--serial", "none"];
+        let arguments = ["--hang-after", "300ms", "--serial", "none"];
         invocation.args(arguments).run().expect_code(exit::HANG).stdout.contains('\u{1b}')
     };
     let hang = || run_workload("spin-irqs-off", 1);
@@ -211,14 +209,14 @@ fn a_closed_pipe_is_no_error() {
 
 #[test]
 fn a_closed_pipe_does_not_hide_a_hang() {
-    let hang = run_workload("spin-irqs-off", 2).args(["--hang-after", "500ms"]);
+    let hang = run_workload("spin-irqs-off", 2).args(["--hang-after", "300ms"]);
     let finished = with_a_closed_pipe(hang).expect_code(exit::HANG);
     assert_eq!(finished.stderr, "", "{}", finished.all());
     assert_eq!(finished.report().backtraces.len(), 1);
 
     require_kvm();
     let to_stdout =
-        nmiscope(["run", "--quiet", "--hang-after", "500ms", "--serial", "none", "--json", "-"]);
+        nmiscope(["run", "--quiet", "--hang-after", "300ms", "--serial", "none", "--json", "-"]);
     let finished = with_a_closed_pipe(to_stdout).expect_code(exit::HANG);
     assert_eq!(finished.stderr, "", "{}", finished.all());
 }
@@ -262,7 +260,7 @@ fn what_is_printed_into_a_full_device_is_an_error_and_no_panic() {
 #[test]
 fn a_hang_leaves_a_postmortem_and_a_clean_end_leaves_nothing() {
     require_kvm();
-    let hang = nmiscope(["run", "--hang-after", "500ms"]).run().expect_code(exit::HANG);
+    let hang = nmiscope(["run", "--hang-after", "300ms"]).run().expect_code(exit::HANG);
     assert_eq!(hang.files(), ["postmortem.json"]);
     assert!(hang.stdout.contains("wrote postmortem.json"), "{}", hang.stdout);
     let report = hang.report_in("postmortem.json");
@@ -272,7 +270,7 @@ fn a_hang_leaves_a_postmortem_and_a_clean_end_leaves_nothing() {
     let clean = nmiscope(["run", "--workload", "exit"]).run().expect_code(exit::CLEAN);
     assert_eq!(clean.files(), [""; 0]);
 
-    let arguments = ["run", "--hang-after", "500ms", "--no-json"];
+    let arguments = ["run", "--hang-after", "300ms", "--no-json"];
     assert_eq!(nmiscope(arguments).run().expect_code(exit::HANG).files(), [""; 0]);
 }
 

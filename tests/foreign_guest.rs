@@ -1,11 +1,9 @@
 //! Guests that are not ours.
 
-mod common;
-
 use std::path::Path;
 use std::process::Command;
 
-use common::*;
+use crate::common::*;
 use nmiscope::core_file::Core;
 use nmiscope::hang::Class;
 use nmiscope::report::{

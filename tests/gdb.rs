@@ -4,11 +4,9 @@
 //!
 //! Needs gdb with Python, and `/dev/kvm`.
 
-mod common;
-
 use std::process::Command;
 
-use common::*;
+use crate::common::*;
 use nmiscope::report::Cpu;
 use nmiscope_symbolizer::short_name;
 use serde::Deserialize;

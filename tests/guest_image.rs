@@ -2,9 +2,7 @@
 //! vector state to lose and every backend of KVM can run it; and the parts that the tool, gdb and
 //! PVH loaders look for.
 
-mod common;
-
-use common::image::program_headers;
+use crate::common::image::program_headers;
 use iced_x86::{
     CpuidFeature, Decoder, DecoderOptions, FastFormatter, Instruction, InstructionInfoFactory,
 };

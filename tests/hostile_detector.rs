@@ -2,10 +2,8 @@
 //! detector reads all that ten times a second. Whatever it finds, the run ends with a documented
 //! code, in bounded time and with a bounded report, and what is told is harmless to a terminal.
 
-mod common;
-
-use common::image::{Patched, address_in, address_of, bundled, function};
-use common::*;
+use crate::common::image::{Patched, address_in, address_of, bundled, function};
+use crate::common::*;
 use nmiscope::hang::Class;
 use nmiscope::report::{Activity, Fact, Hang, LockKind, NodeKind, Report, TaskState};
 use nmiscope_guest::abi::{
@@ -106,7 +104,7 @@ fn hangs(writes: &[Write], bytes: &[u8]) -> (Finished, Report) {
     require_kvm();
     let arguments = ["run", IMAGE, "--cpus", "2", "--memory", "32M", "--workload", "busy"];
     let finished = nmiscope(arguments)
-        .args(["--hang-after", "500ms", "--stop-after", "10s", "--nmi-timeout", "500ms"])
+        .args(["--hang-after", "300ms", "--stop-after", "60s", "--nmi-timeout", "500ms"])
         .args(["--core", "guest.core"])
         .with_report()
         .with_file(IMAGE, &liar(writes, bytes).0)

@@ -2,12 +2,10 @@
 //! garbage. The tool marks what it finds, ends with a documented code, never panics, and lets no
 //! control character through to the terminal.
 
-mod common;
-
 use std::time::Duration;
 
-use common::image::{Patched, address_of, bundled, function, section};
-use common::*;
+use crate::common::image::{Patched, address_of, bundled, function, section};
+use crate::common::*;
 use nmiscope::hang::Class;
 use nmiscope::report::{Backtrace, Finding, FoundBy, Frame, Outcome, Report, Reservation, Trigger};
 
@@ -28,7 +26,7 @@ fn invocation(guest: &Patched, arguments: &[&str]) -> Invocation {
 
 /// Runs a guest that hangs.
 fn hang(guest: &Patched) -> (Finished, Report) {
-    let finished = run(guest, &["--workload", "spin-irqs-off", "--hang-after", "500ms"]);
+    let finished = run(guest, &["--workload", "spin-irqs-off", "--hang-after", "300ms"]);
     let finished = finished.expect_code(exit::HANG);
     harmless(&finished);
     let report = finished.report();
@@ -55,7 +53,7 @@ fn scribbler(scribbles: &[(u64, u32)]) -> Patched {
 fn scribbled(scribbles: &[(u64, u32)]) -> (Finished, Report) {
     let running =
         invocation(&scribbler(scribbles), &["--workload", "busy", "--hang-after", "0"]).start();
-    let finished = running.look_amid(Duration::from_millis(500));
+    let finished = running.look_amid(Duration::from_millis(200));
     harmless(&finished);
     // It may stumble over its own rubble in its NMI handler, and panic.
     let code = finished.code();
@@ -174,7 +172,7 @@ fn per_cpu_offsets_that_are_garbage_cost_the_answer_and_say_why() {
 fn heartbeats_that_are_not_to_be_found_are_no_panic() {
     let place = address_of("__per_cpu_offset", "");
     let slots = [(place, 0x1000_0000), (place + 4, 0x1234), (place + 12, 0x8000_0000)];
-    let arguments = ["--workload", "busy", "--hang-after", "500ms", "--stop-after", "2s"];
+    let arguments = ["--workload", "busy", "--hang-after", "300ms", "--stop-after", "2s"];
     let finished = run(&scribbler(&slots), &arguments);
     harmless(&finished);
     let code = finished.code();

@@ -1,15 +1,13 @@
 //! Reports from stored cores, for which nobody needs KVM: each is held against the one that was
 //! looked at and committed. What is in `tests/offline` is made by `tests/offline/make.sh`; the
-//! expected reports alone are written anew by `NMISCOPE_UPDATE=1 cargo test --test offline`.
+//! expected reports alone are written anew by `NMISCOPE_UPDATE=1 cargo test --test end_to_end offline::`.
 //!
 //! And the same cores damaged: cut, and with bytes changed.
-
-mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::*;
+use crate::common::*;
 use nmiscope::postmortem::{Stored, report};
 use nmiscope::report::{Answer, Outcome, Report, Source};
 use nmiscope_symbolizer::Image;
@@ -69,7 +67,7 @@ fn expect(file: &str, found: &str) {
     assert!(
         expected == found,
         "{file} is expected otherwise, first at {:?}; if it is right so: \
-         NMISCOPE_UPDATE=1 cargo test --test offline",
+         NMISCOPE_UPDATE=1 cargo test --test end_to_end offline::",
         differs()
     );
 }

@@ -2,12 +2,10 @@
 //! another or gone; and `run --core` where no core can be written. Most of it needs `/dev/kvm` once,
 //! for a core.
 
-mod common;
-
 use std::fs;
 use std::path::PathBuf;
 
-use common::*;
+use crate::common::*;
 use nmiscope::images::hex;
 use nmiscope::report::{Report, Source};
 use nmiscope_symbolizer::Image;
@@ -32,7 +30,7 @@ fn hang_of_another_image() -> (Finished, String) {
     require_kvm();
     let (image, id) = another_image();
     let finished = nmiscope(["run", IMAGE, "--workload", "spin-irqs-off", "--cpus", "2"])
-        .args(["--hang-after", "500ms", "--core", CORE])
+        .args(["--hang-after", "300ms", "--core", CORE])
         .with_report()
         .with_file(IMAGE, &image)
         .run()

@@ -1,5 +1,5 @@
 //! The committed schemas are those that the types make. To update them after a change of those:
-//! `NMISCOPE_UPDATE=1 cargo test --test schema`.
+//! `NMISCOPE_UPDATE=1 cargo test --test end_to_end schema::`.
 
 use nmiscope::farm::{event, suite};
 use nmiscope::{report, triage};
@@ -35,7 +35,7 @@ fn the_committed_schemas_are_those_of_the_types() {
         }
         assert!(
             committed == schema(),
-            "docs/{file} is out of date; NMISCOPE_UPDATE=1 cargo test --test schema"
+            "docs/{file} is out of date; NMISCOPE_UPDATE=1 cargo test --test end_to_end schema::"
         );
     }
 }

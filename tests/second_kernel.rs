@@ -468,7 +468,7 @@ fn whole_report() -> (Backtrace, Vec<Hang>) {
     let now = observe(&mut machine, &kernel, 201);
     let Some(Verdict::Hangs(found)) = detector.judge(now) else { panic!("no hang was found") };
 
-    let stopped = Stopped::stop(&mut machine, &kernel, CaptureBounds::for_vcpus(2));
+    let stopped = Stopped::stop(&mut machine, &kernel, None, CaptureBounds::for_vcpus(2));
     let symbols = kernel.symbols(None);
     let looks = Looks::look(&stopped.states, stopped.activity.as_ref(), symbols, &machine);
     let capture = stopped.reserve(&mut machine).run_nmis(&mut machine);

@@ -2,11 +2,9 @@
 //! its return, and at each of them the callers are those that a model of the stack has, which
 //! follows calls, returns and interrupts by decoding what is executed.
 
-mod common;
-
 use std::time::Duration;
 
-use common::vm::ready_vm;
+use crate::common::vm::ready_vm;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 use nmiscope::diagnosis::host_look::look_at_all;
 use nmiscope::images::{Access, Files};
@@ -27,7 +25,7 @@ impl<'a> Stepped<'a> {
     /// Stops at the start of a function. What the look says there is taken for true.
     fn at(workload: &str, function: &str, image: &'a Image<'a>) -> Self {
         let mut vm = ready_vm(workload, 1);
-        vm.pause(Duration::from_secs(2));
+        vm.pause(Duration::from_secs(120));
         let address = address_of(image, function);
         let state = vm.run_to(0, address).expect("a vCPU that can be run");
         assert_eq!(state.registers.rip, address, "{function} is not executed");

@@ -47,7 +47,7 @@ fn for_each_core(check: impl Fn(&str, &mut Dump<'_>, &dyn Kernel, &Capture)) {
 
 fn stop(dump: &mut Dump<'_>, kernel: &dyn Kernel) -> Stopped {
     let bounds = Bounds::for_vcpus(dump.vcpus());
-    Stopped::stop(dump, kernel, bounds)
+    Stopped::stop(dump, kernel, None, bounds)
 }
 
 /// The state without source lines: they lie in read-only data, which small cores of version 3 lack.

@@ -1,13 +1,11 @@
 //! `nmiscope symbolize`: real logs of Linux against what nm and llvm-symbolizer say of them, and what
 //! it does to a log that it does not understand.
 
-mod common;
-
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use common::{Invocation, exit, nmiscope};
+use crate::common::{Invocation, exit, nmiscope};
 use nmiscope::images::modules::Modules;
 use nmiscope::report::reference::{Record, schema};
 use nmiscope::symbolize::{Annotator, Format, Lookup, Summary};

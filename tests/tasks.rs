@@ -4,13 +4,11 @@
 //!
 //! Needs `/dev/kvm`.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::thread::sleep;
 use std::time::Duration;
 
-use common::vm::ready_vm;
+use crate::common::vm::ready_vm;
 use nmiscope::diagnosis::host_look::look_at_all;
 use nmiscope_guest::abi;
 use nmiscope_guest::sched::MAX_TASKS;
@@ -114,7 +112,7 @@ fn every_tasks_stack_is_whole_at_random_moments() {
         seed ^= seed << 17;
         sleep(Duration::from_micros(seed % 5000));
         let paused: Vec<VcpuState> = vm
-            .pause(Duration::from_secs(10))
+            .pause(Duration::from_secs(120))
             .into_iter()
             .map(|state| state.expect("a state"))
             .collect();
@@ -152,7 +150,7 @@ fn a_stack_is_whole_at_every_instruction_of_a_switch() {
     let inside = switch.address.0..switch.address.0 + switch.size;
     let mut outermost = BTreeSet::new();
     for _ in 0..20 {
-        vm.pause(Duration::from_secs(2));
+        vm.pause(Duration::from_secs(120));
         let mut state = vm.run_to(0, inside.start).expect("a vCPU that can be run");
         assert_eq!(state.registers.rip, inside.start, "no switch");
         while inside.contains(&state.registers.rip) {

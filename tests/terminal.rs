@@ -1,13 +1,11 @@
 //! On a terminal: keys go to the guest one by one and unechoed, Ctrl-\ prints the backtraces,
 //! Ctrl-C ends the run, and the terminal is left as it was found.
 
-mod common;
-
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 
-use common::*;
+use crate::common::*;
 use nmiscope::report::{Outcome, Trigger};
 use rustix::process::{ioctl_tiocsctty, setsid};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
@@ -82,7 +80,7 @@ fn keys_reach_the_guest_and_control_keys_the_tool_and_the_terminal_is_given_back
 fn the_terminal_is_given_back_after_a_hang_too() {
     let terminal = Terminal::open();
     let before = terminal.modes();
-    let hang = run_workload("spin-irqs-off", 1).args(["--hang-after", "500ms"]);
+    let hang = run_workload("spin-irqs-off", 1).args(["--hang-after", "300ms"]);
     terminal.start(hang).wait().expect_code(exit::HANG);
     assert_eq!(terminal.modes().local_modes, before.local_modes);
 }

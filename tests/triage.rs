@@ -1,13 +1,11 @@
 //! Triage of results that are made here: what is grouped, what is skipped and said, what is known,
 //! what has changed, and that the parts of a suite, merged, are the suite.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::*;
+use crate::common::*;
 use nmiscope::farm::event::{
     EVENT_VERSION, Event, FarmFinished, FarmStarted, HangSummary, Id, Status, VmFinished,
     VmStarted, What,

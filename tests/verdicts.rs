@@ -1,21 +1,20 @@
 //! What becomes of a verdict: what the policy says, what a host that is too busy does to it, and that
 //! its JSON says all that was printed. Which verdict a workload gets is `live`'s and `accuracy`'s.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use common::*;
+use crate::common::frozen::freeze_threads;
+use crate::common::*;
 use nmiscope::hang::Class;
 use nmiscope::report::{Fact, Outcome, Report, Source, Trigger};
 use rustix::process::Signal;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-const QUICKLY: [&str; 2] = ["--hang-after", "500ms"];
+const QUICKLY: [&str; 2] = ["--hang-after", "300ms"];
 
 /// The report says what the run has said, without the VM, and ends as it did.
 #[track_caller]
@@ -36,7 +35,7 @@ fn a_report_is_printed_again_from_its_json_as_it_was_told() {
         ("triple-fault", &[]),
         ("boot-stall", &["--ready-within", "1s"]),
         ("spin-irqs-off", &["--hang-policy", "kill"]),
-        ("long-irqs-off", &["--hang-policy", "report,continue", "--stop-after", "4s"]),
+        ("long-irqs-off", &["--hang-policy", "report,continue", "--stop-after", "3s"]),
     ];
     for (workload, arguments) in rows {
         let run = run_workload(workload, 2).args(QUICKLY).args(["--serial", "none"]);
@@ -129,7 +128,9 @@ fn a_guest_that_is_let_go_on_and_recovers_is_told_of_as_such() {
     let first = report.hangs.first().unwrap_or_else(|| panic!("{}", finished.all()));
     assert_eq!(first.class, Class::HardLockup);
     let after = first.resolved_after_ms.unwrap_or_else(|| panic!("{}", finished.all()));
-    assert!(after < 2000.0, "{after}");
+    // The same CPU does it again and again: it recovers before it hangs anew.
+    let next = report.hangs.get(1);
+    assert!(next.is_none_or(|next| first.at_ms + after <= next.at_ms), "{:#?}", report.hangs);
     assert!(finished.stdout.contains("recovered: hard-lockup, cpu0"), "{}", finished.stdout);
     // Each of them is told of once, with a backtrace of its own.
     assert_eq!(report.backtraces.len(), report.hangs.len());
@@ -254,14 +255,14 @@ fn a_guest_that_was_stopped_with_its_vmm_does_not_hang() {
             "--hang-after",
             "800ms",
             "--stop-after",
-            "5s",
+            "3s",
             "--serial",
             "none",
         ])
         .start();
     running.wait_for("guest ready", 1);
     running.signal(Signal::STOP);
-    thread::sleep(Duration::from_secs(3));
+    thread::sleep(Duration::from_millis(1500));
     running.signal(Signal::CONT);
     let report = running.wait().expect_code(exit::CLEAN).report();
     assert!(report.hangs.is_empty(), "{:#?}", report.hangs);
@@ -302,7 +303,7 @@ impl Drop for Busy {
 #[test]
 fn a_guest_that_the_host_does_not_run_is_starved_and_does_not_hang() {
     let running = run_workload("spin-irqs-off", 1)
-        .args(["--hang-after", "3s", "--hang-after", "starved=4s", "--serial", "none"])
+        .args(["--hang-after", "2s", "--hang-after", "starved=3s", "--serial", "none"])
         .start();
     running.wait_for("guest ready", 1);
     let tasks = format!("/proc/{}/task", running.pid().as_raw_nonzero());
@@ -323,9 +324,40 @@ fn a_guest_that_the_host_does_not_run_is_starved_and_does_not_hang() {
         panic!("{:?}", report.outcome)
     };
     assert_eq!(cpus, &[0]);
-    assert!(*wall_ms >= 4000.0 && *ran_ms < 3000.0, "{ran_ms} of {wall_ms}");
+    assert!(*wall_ms >= 3000.0 && *ran_ms < 2000.0, "{ran_ms} of {wall_ms}");
     assert!(report.hangs.is_empty());
     assert_eq!(report.backtraces[0].trigger, Trigger::Starved);
+}
+
+/// As under a debugger: nobody can be asked how it is, and what is known of the guest stays known. Its
+/// memory says that a CPU stands still, and the host that it was not run.
+#[test]
+fn a_guest_whose_vcpus_are_all_frozen_is_starved() {
+    // Both of its CPUs sleep, so that it is not starved before, whatever else the host runs.
+    let running = run_workload("halt-irqs-off", 2)
+        .args(["--hang-after", "300ms", "--hang-after", "starved=3s", "--serial", "none"])
+        .args(["--hang-policy", "report,continue", "--core", "starved.core"])
+        .start();
+    // A hang that was told of: the detector has found what it watches.
+    running.wait_for("NMI: sent", 1);
+    freeze_threads(running.pid(), "vcpu");
+    let finished = running.wait().expect_code(exit::TOOL_FAILED);
+    let report = finished.report();
+    let Outcome::Starved { cpus, wall_ms, .. } = &report.outcome else {
+        panic!("{}", finished.all())
+    };
+    assert!(!cpus.is_empty() && *wall_ms >= 3000.0, "{cpus:?} {wall_ms}");
+    let hang = only_hang(&report);
+    assert_eq!((hang.class, &hang.blamed[..]), (Class::DeadHalt, &["cpu1".to_owned()][..]));
+    let [_, starved] = &report.backtraces[..] else { panic!("{}", finished.all()) };
+    assert_eq!(starved.trigger, Trigger::Starved);
+    for cpu in &starved.cpus {
+        assert!(!cpu.nmi.sent, "{:?}", cpu.nmi);
+        assert!(cpu.look.is_none() && cpu.registers.is_none());
+    }
+    let core = finished.directory.path().join("starved.core");
+    let again = nmiscope(["report"]).arg(core).with_report().run().expect_code(exit::TOOL_FAILED);
+    assert_eq!(Report { source: Source::Live, ..again.report() }, report);
 }
 
 /// What it was doing is said, whatever it was.

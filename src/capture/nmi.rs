@@ -52,8 +52,15 @@ pub struct Stopped {
 }
 
 impl Stopped {
-    /// Stops all vCPUs, where they can be stopped; otherwise they are taken as they are.
-    pub fn stop(target: &mut dyn Target, kernel: &dyn Kernel, bounds: Bounds) -> Self {
+    /// Stops all vCPUs, where they can be stopped; otherwise they are taken as they are. Where no
+    /// registers lead to the kernel's structures, what it says of itself is read at the places that are
+    /// `known`: a host that runs none of the vCPUs gives no registers.
+    pub fn stop(
+        target: &mut dyn Target,
+        kernel: &dyn Kernel,
+        known: Option<&dyn Located>,
+        bounds: Bounds,
+    ) -> Self {
         let mut step = Steps::start();
         let states = stop(target, bounds);
         step.done("stopped the vCPUs and read their registers");
@@ -63,7 +70,7 @@ impl Stopped {
         });
         let places = kernel.locate(target, &mut registers);
         let mut stopped = Self { states, places, activity: None, bounds };
-        stopped.read_activity(target);
+        stopped.read_activity(target, known);
         step.done("found the kernel's structures");
         stopped
     }
@@ -73,9 +80,10 @@ impl Stopped {
         located.nmi_buffers().ok_or_else(|| "the kernel has no NMI buffers".into())
     }
 
-    fn read_activity(&mut self, memory: &dyn PhysicalMemory) {
-        let places = self.places.as_ref().ok();
-        self.activity = places.and_then(|places| places.state(memory, Depth::All).ok());
+    fn read_activity(&mut self, memory: &dyn PhysicalMemory, known: Option<&dyn Located>) {
+        let found = self.places.as_deref().ok();
+        let mut places = found.into_iter().chain(known);
+        self.activity = places.find_map(|places| places.state(memory, Depth::All).ok());
     }
 
     /// Reserves the buffers, if they can be had. A guest in which somebody else has them is let run
@@ -88,7 +96,7 @@ impl Stopped {
                 let (reservation, ran) = reserve(target, buffers, self.bounds, &mut states);
                 if ran {
                     self.states = states;
-                    self.read_activity(target);
+                    self.read_activity(target, None);
                 }
                 reservation
             }

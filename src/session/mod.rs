@@ -426,7 +426,8 @@ impl Session<'_> {
     fn stop(&mut self) -> Stopped {
         let mut bounds = NmiBounds::for_vcpus(self.options.vcpus);
         bounds.handlers = self.options.nmi_timeout.unwrap_or(bounds.handlers);
-        Stopped::stop(&mut self.vm, self.guest.examine().0, bounds)
+        let known = self.watch.as_ref().and_then(Watch::places);
+        Stopped::stop(&mut self.vm, self.guest.examine().0, known, bounds)
     }
 
     /// Takes a backtrace; the guest is stopped afterwards.

@@ -59,7 +59,7 @@ impl Sampler<'_> {
             return Vec::new();
         };
         let bounds = Bounds::for_vcpus(target.vcpus());
-        let stopped = Stopped::stop(target, kernel, bounds);
+        let stopped = Stopped::stop(target, kernel, watch.places(), bounds);
         // It was stopped most of the time: that does not make a hang older.
         let at = started.elapsed();
         watch.resumed(at);

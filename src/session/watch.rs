@@ -44,6 +44,11 @@ impl Watch {
         }
     }
 
+    /// Where the kernel's structures are, once they have been found.
+    pub fn places(&self) -> Option<&dyn Located> {
+        self.places.as_deref()
+    }
+
     /// From now on the guest's CPUs have to get on.
     pub fn set_ready(&mut self) {
         self.ready = true;

@@ -56,12 +56,15 @@ mod printk {
     });
 }
 
+// Used, or the optimizer makes constants of those that nobody writes to.
+#[used]
 static OFFSETS: [AtomicU64; 4] =
     [AtomicU64::new(10), AtomicU64::new(11), AtomicU64::new(12), AtomicU64::new(13)];
 
 static PER_CPU: PerCpu<[u32; 2]> =
     PerCpu { value: UnsafeCell::new(MaybeUninit::new([21, 22])), owner: PhantomData };
 
+#[used]
 static POINTER: AtomicPtr<u64> = AtomicPtr::new(std::ptr::null_mut());
 
 #[unsafe(no_mangle)]

@@ -81,11 +81,13 @@ fn scalars(
     let sum = black_box(signed).wrapping_add(1);
     let nothing = ();
     let byte = 200_u8;
-    black_box((&wide, &flag, &letter, &state, &text, pointer, &address.0, &nothing, &byte));
+    black_box((&wide, &flag, &letter, &state, &text, &pointer, &address.0, &nothing, &byte));
     let found = {
         let inner = black_box("inner \"scope\"\n");
+        // Its address is known, so that it is in memory.
+        black_box(&inner);
         let found = variables_of("variables_own::scalars");
-        black_box(inner);
+        black_box(&inner);
         found
     };
     {

@@ -67,10 +67,17 @@ impl Patched {
     }
 }
 
+thread_local! {
+    /// The bundled image. Read once by each thread: that takes longer than to look something up.
+    static IMAGE: &'static Image<'static> =
+        Box::leak(Box::new(Image::parse(nmiscope::bundled::image()).expect("an image")));
+    static TYPES: &'static Types<'static> =
+        Box::leak(Box::new(Types::new(IMAGE.with(|image| *image)).expect("debug information")));
+}
+
 /// The address of a variable of the bundled guest, or of a member of it.
 pub fn address_of(name: &str, member: &str) -> u64 {
-    let image = Image::parse(nmiscope::bundled::image()).expect("an image");
-    let types = Types::new(&image).expect("debug information");
+    let types = TYPES.with(|types| *types);
     let variable = types.variable(name).unwrap_or_else(|error| panic!("{name}: {error}"));
     let place = if member.is_empty() { Ok(variable) } else { variable.field(member) };
     place.unwrap_or_else(|error| panic!("{name}.{member}: {error}")).address().0
@@ -78,8 +85,7 @@ pub fn address_of(name: &str, member: &str) -> u64 {
 
 /// The address of a member of an element of an array of the bundled guest.
 pub fn address_in(array: &str, index: u64, member: &str) -> u64 {
-    let image = Image::parse(nmiscope::bundled::image()).expect("an image");
-    let types = Types::new(&image).expect("debug information");
+    let types = TYPES.with(|types| *types);
     let element = types.variable(array).and_then(|array| array.index(index));
     let member = element.and_then(|element| element.field(member));
     member.unwrap_or_else(|error| panic!("{array}[{index}]: {error}")).address().0

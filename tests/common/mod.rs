@@ -4,8 +4,6 @@
 //! Depends on nothing that stands in the source tree, so that the tests' binaries run on another
 //! machine too: `NMISCOPE_TEST_BIN` says where the program is there.
 
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
-
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -22,7 +20,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 pub mod corpus;
+pub mod frozen;
 pub mod image;
+pub mod promises;
 pub mod vm;
 
 /// Exit codes, as the help and src/cli/exit_code.rs document them.
@@ -36,7 +36,7 @@ pub mod exit {
 }
 
 /// Longer than anything here takes on a loaded machine: what is still running then has hung.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(300);
 
 /// The report that [`Invocation::with_report`] asks for.
 pub const REPORT: &str = "report.json";

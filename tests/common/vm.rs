@@ -30,7 +30,7 @@ pub fn ready_vm(workload: &str, cpus: u32) -> Vm {
     })
     .expect("a VM");
     vm.start();
-    let ready = events.recv_timeout(Duration::from_secs(30)).expect("the guest gets ready");
+    let ready = events.recv_timeout(Duration::from_secs(120)).expect("the guest gets ready");
     assert!(matches!(ready, Event::Post { code: abi::POST_READY, .. }), "{ready:?}");
     vm
 }

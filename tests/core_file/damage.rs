@@ -4,7 +4,7 @@ use nmiscope::core_file::{Core, CoreError, Extent, Finding, Kind};
 use object::LittleEndian as LE;
 use object::read::elf::ProgramHeader as _;
 
-use crate::support::*;
+use super::support::*;
 
 /// The offset of `field` in program header `index` (gABI, "Program Header").
 fn field(index: usize, field: usize) -> usize {

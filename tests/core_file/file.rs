@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use nmiscope::core_file::{self, Contents, Core};
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
 
-use crate::support::*;
+use super::support::*;
 
 /// Memory without end in which one page is not zero.
 struct Vast;

@@ -11,7 +11,7 @@ use object::LittleEndian as LE;
 use object::elf::FileHeader64;
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
 
-use crate::support::*;
+use super::support::*;
 
 #[test]
 fn another_parser_sees_the_same_notes() {

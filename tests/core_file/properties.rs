@@ -4,7 +4,7 @@ use nmiscope::core_file::{Contents, Core, Extents};
 use nmiscope_machine::{Mapping, PhysicalAddress, PhysicalMemory as _};
 use proptest::prelude::*;
 
-use crate::support::*;
+use super::support::*;
 
 /// Ranges of pages, by number, that are to go into a core, and where they are mapped.
 #[derive(Debug, Clone)]

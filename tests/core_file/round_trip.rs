@@ -6,7 +6,7 @@ use object::LittleEndian as LE;
 use object::elf::PT_LOAD;
 use object::read::elf::ProgramHeader as _;
 
-use crate::support::*;
+use super::support::*;
 
 #[test]
 fn what_is_written_is_read() {

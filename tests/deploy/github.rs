@@ -7,8 +7,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use super::support::{DEADLINE, SUITE, ends, farm_alone, faults, shellcheck, text, yaml};
 use crate::common::{binary, program, require_kvm};
-use crate::support::{DEADLINE, SUITE, ends, farm_alone, faults, shellcheck, text, yaml};
 
 fn workflow() -> String {
     text("github/farm.yml")

@@ -8,8 +8,8 @@ use std::process::Command;
 use nmiscope::farm::suite::Suite;
 use serde_json::{Value, json};
 
+use super::support::{faults, shellcheck, text, yaml};
 use crate::common::{binary, nmiscope, program};
-use crate::support::{faults, shellcheck, text, yaml};
 
 const FILES: [&str; 3] = ["kvm-device-plugin.yaml", "farm.yaml", "merge.yaml"];
 

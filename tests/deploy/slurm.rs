@@ -16,8 +16,8 @@ use nmiscope::farm::event::{Status, What};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tempfile::TempDir;
 
+use super::support::{DEADLINE, SUITE, ends, events, farm_alone, path};
 use crate::common::{Invocation, binary, exit, program, require_kvm};
-use crate::support::{DEADLINE, SUITE, ends, events, farm_alone, path};
 
 /// How long a daemon may take to end that has been asked to.
 const LAST_WORDS: Duration = Duration::from_secs(10);

@@ -16,7 +16,8 @@ pub const SUITE: &str = r#"
 [defaults]
 cpus = 1
 workload = "exit"
-time-limit = "50s"
+time-limit = "200s"
+hang-after = { starved = "600s" }
 
 [[vm]]
 name = "exit"

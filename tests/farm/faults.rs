@@ -9,8 +9,8 @@ use std::process::Command;
 use nmiscope::farm::event::Status;
 use rustix::process::{Signal, geteuid};
 
-use super::common::*;
 use super::site::*;
+use crate::common::*;
 
 /// Two that go on until they are ended, and two that end.
 const SUITE: &str = r#"

@@ -12,7 +12,7 @@ use nmiscope::report::Report;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::common::*;
+use crate::common::*;
 
 /// A directory with `suite.toml`, and `results`, which is not there before a farm has made it.
 pub struct Site(TempDir);
@@ -114,7 +114,7 @@ impl Site {
 /// Waits for something that comes by itself.
 #[track_caller]
 pub fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(50);
+    let deadline = Instant::now() + Duration::from_secs(300);
     while !is_there() {
         assert!(Instant::now() < deadline, "there are no {what}");
         std::thread::sleep(Duration::from_millis(10));

@@ -152,7 +152,7 @@ boot() {
         -chardev "file,id=results,path=$scratch/results" -serial chardev:results \
         -kernel "$cache/vmlinuz" -initrd "$scratch/initrd" \
         -chardev "pipe,id=monitor,path=$scratch/monitor" -mon monitor \
-        -append "console=ttyS0 loglevel=4 panic=-1 nokaslr kvm_amd_options=${NESTED_KVM_AMD-npt=0}" <"$scratch/keys" &
+        -append "console=ttyS0 loglevel=4 panic=-1 nokaslr no_timer_check kvm_amd_options=${NESTED_KVM_AMD-npt=0}" <"$scratch/keys" &
     machine=$!
     while kill -0 "$machine" 2>/dev/null; do
         sleep 0.1

@@ -3,6 +3,7 @@
 # the machine of machine.sh. Or a benchmark, or a command.
 #
 #   run.sh [ARGUMENT...]    the live tests; arguments go to each test program (a filter, --ignored)
+#   run.sh -s               the selection that CI runs, of the file in-ci
 #   run.sh -b NAME          the benchmark of that name instead
 #   run.sh -c COMMAND       a shell command instead, with nmiscope in its PATH
 #
@@ -19,11 +20,13 @@
 set -euo pipefail
 
 readonly target=x86_64-unknown-linux-gnu
-# Those that run VMs; `live` is of two packages. They read nothing of the source tree. Not stepping:
-# a breakpoint that KVM sets for its guest (DR7) did not stop it on this emulated processor.
-readonly tests=(live accuracy capture hostile_guest hostile_detector terminal)
+# Test programs: vmm's, all of it, and of the other these modules, which run VMs and read nothing of the source
+# tree. Not stepping: a breakpoint that KVM sets for its guest (DR7) did not stop it on this emulated processor.
+readonly tests=(live end_to_end)
+readonly modules=(live:: accuracy:: capture:: hostile_guest:: hostile_detector:: terminal::)
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
+in_ci=0
 work=${NESTED_DIR:-${CARGO_TARGET_DIR:-$root/target}/nested}
 
 # Prints `KIND SOURCE PROGRAM` for the tool and for each test program or benchmark, SOURCE below the
@@ -45,9 +48,28 @@ check_static() {
     fi
 }
 
+# The arguments of a test program that is given no others.
+selected() {
+    local source=$1 program=$2 names=() name all
+    [[ $source == tests/main.rs ]] || return 0
+    if ((!in_ci)); then
+        echo "${modules[*]}"
+        return
+    fi
+    all=$("$program" --list)
+    mapfile -t names < <(grep -v -e '^#' -e '^$' "$here/in-ci")
+    for name in "${names[@]}"; do
+        grep -q -x -F "$name: test" <<<"$all" || {
+            echo "nested: in-ci names $name, and there is no such test" >&2
+            return 125
+        }
+    done
+    echo "--exact ${names[*]}"
+}
+
 # The job: the programs without their debug information, and a list of the test programs.
 make_job() {
-    local job=$1 kind source program name
+    local job=$1 kind source program name arguments
     rm -rf "$job"
     mkdir -p "$job/bin"
     : >"$job/tests"
@@ -56,7 +78,8 @@ make_job() {
         name=$(basename "$program")
         strip -g -o "$job/bin/$name" "$program"
         if [[ $kind == test || $kind == bench ]]; then
-            echo "$name $source" >>"$job/tests"
+            arguments=$(selected "$source" "$program")
+            echo "$name $source $arguments" >>"$job/tests"
         fi
     done
     [[ -x $job/bin/nmiscope && -s $job/tests ]] || {
@@ -85,8 +108,12 @@ take_along() {
 
 main() {
     cd "$root"
-    export NESTED_TEST_TIMEOUT=${NESTED_TEST_TIMEOUT:-600}
+    export NESTED_TEST_TIMEOUT=${NESTED_TEST_TIMEOUT:-2400}
     local job=$work/job wanted programs
+    if [[ ${1:-} == -s ]]; then
+        in_ci=1
+        shift
+    fi
     mkdir -p "$work"
     wanted=(test --package nmiscope --package nmiscope-vmm "${tests[@]/#/--test=}")
     if [[ ${1:-} == -b ]]; then

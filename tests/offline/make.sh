@@ -41,4 +41,4 @@ core mutex-deadlock 2 3
 core ipi-wait 3 3
 
 cd ../..
-NMISCOPE_UPDATE=1 cargo test --locked --test offline
+NMISCOPE_UPDATE=1 cargo test --locked --test end_to_end offline::

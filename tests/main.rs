@@ -1,0 +1,36 @@
+//! The program as a user runs it, and what it is made of where that takes a VM or a file of this tree.
+//!
+//! One program, a module for each subject: tests of all of them overlap, where programs would run one after
+//! the other, and one program is linked instead of twenty-five.
+//!
+//! Those that need a program which a fresh machine lacks are ignored (`just test-ignored`). Modules
+//! that run on a standard KVM too are listed in tests/nested/run.sh.
+
+mod accuracy;
+mod arguments;
+mod bad_input;
+mod capture;
+mod captures;
+mod cli;
+mod common;
+mod core_file;
+mod deploy;
+mod farm;
+mod foreign_guest;
+mod gdb;
+mod guest_image;
+mod hostile_detector;
+mod hostile_guest;
+mod live;
+mod offline;
+mod qemu;
+mod report;
+mod schema;
+mod second_kernel;
+mod stepping;
+mod stored_target;
+mod symbolize;
+mod tasks;
+mod terminal;
+mod triage;
+mod verdicts;

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# The live tests beside busy processes, as on a host that has better things to do: a test that fails here rests
+# on how soon it was run.
+#
+#   under-load.sh [PROCESSES [ARGUMENT...]]    16 busy processes; arguments go to `just test-live`'s programs
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly modules=(live:: accuracy:: arguments:: capture:: captures:: hostile_detector:: hostile_guest::
+    report:: stepping:: tasks:: terminal:: verdicts::)
+processes=${1:-16}
+shift || true
+filters=("$@")
+((${#filters[@]})) || filters=("${modules[@]}")
+
+# Nothing is built beside them.
+cargo test --locked --no-run -p nmiscope -p nmiscope-vmm --test end_to_end --test live
+busy=()
+clean_up() {
+    kill "${busy[@]}" 2>/dev/null || true
+}
+trap clean_up EXIT
+for ((process = 0; process < processes; process++)); do
+    (while :; do :; done) &
+    busy+=($!)
+done
+cargo test --locked -p nmiscope --test end_to_end -- "${filters[@]}"
+cargo test --locked -p nmiscope-vmm --test live

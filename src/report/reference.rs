@@ -1,4 +1,4 @@
-//! What `symbolize --json` prints: one record for each reference of a log, each on a line of its own.
+//! Records of `symbolize --json`: one for each reference of a log, each on a line of its own.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

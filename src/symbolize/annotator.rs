@@ -335,7 +335,7 @@ fn content(line: &[u8]) -> &[u8] {
     &line[..end]
 }
 
-/// Where a piece of a long line can end without cutting a word: behind its last blank, if it has one.
+/// The length of the longest part of a piece that cuts no word: up to its last blank, if it has one.
 fn word_boundary(piece: &[u8]) -> usize {
     match piece.iter().rposition(|&byte| byte == b' ') {
         Some(blank) if blank > 0 => blank,

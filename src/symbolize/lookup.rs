@@ -69,7 +69,7 @@ pub enum Missing {
     ModuleUnreadable {
         /// The module.
         name: String,
-        /// What is wrong with the first of its files.
+        /// The fault of the first of its files.
         reason: String,
     },
     /// There are files of that module, and all are of other builds or other kernels.
@@ -84,7 +84,7 @@ pub enum Missing {
     OtherSize {
         /// The symbol.
         name: String,
-        /// Its size, and that of the first one of that name in the image.
+        /// The size of the symbol, and that of the first one of that name in the image.
         size: OtherSize,
     },
     /// The address is not code of the image.
@@ -138,7 +138,7 @@ pub struct Lookup<'a> {
 /// The modules of one name.
 struct ModuleImages<'a> {
     modules: Vec<modules::Module<'a>>,
-    /// What is wrong with the first file that cannot be read.
+    /// The fault of the first file that cannot be read.
     fault: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! How many references of a log were found, and why the others were not: the line on standard error.
+//! The line on standard error: how many references of a log were found, and why the others were not.
 //!
 //! Owns the counts and the words. Called by the annotator, which counts, and by `cli`, which prints.
 

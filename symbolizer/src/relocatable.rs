@@ -21,7 +21,7 @@ use crate::dwarf::inflate;
 use crate::elf::{ElfSymbol, ImageError, check_header, compressed, name_of};
 
 const LE: LittleEndian = LittleEndian;
-/// Where the layout begins: the start of the module mapping space on x86-64
+/// The start of the layout: the module mapping space on x86-64
 /// (Documentation/arch/x86/x86_64/mm.rst).
 const BASE: u64 = 0xffff_ffff_a000_0000;
 /// The most that a module may occupy, in bytes. That space has 1520 MiB for all modules.
@@ -88,7 +88,7 @@ struct Linker<'data> {
     file: &'data [u8],
     sections: &'data [SectionHeader64<LittleEndian>],
     names: &'data [u8],
-    /// Where the section headers begin in the file.
+    /// Offset of the section headers in the file.
     section_headers: usize,
     /// Address of each section that is loaded, by its index.
     addresses: BTreeMap<usize, u64>,
@@ -171,7 +171,7 @@ impl<'data> Linker<'data> {
         }
     }
 
-    /// Where a section's bytes lie in the image, decompressed, and how many there are.
+    /// The place of a section's bytes in the image, decompressed, and their number.
     fn contents(&mut self, index: usize) -> Option<(usize, usize)> {
         let section = &self.sections[index];
         let Some((bytes, format, size)) = compressed(section, self.file) else {

@@ -1,11 +1,11 @@
-//! What stands around an address and says what it is: labels, segment selectors, modules, marks.
+//! Words around an address that say what it is: labels, segment selectors, modules, marks.
 //!
 //! Owns the lists of such words. Each function looks at one word. Called by the reader of a line.
 
 use super::Module;
 use super::words::hex;
 
-/// What stands before an address and says what it is.
+/// The meaning of an address, by the word before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Label {
     /// A program counter, whose value is exact.

@@ -42,7 +42,7 @@ const MAX_PREFIX: usize = 256;
 /// A part of a line that names code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference<'a> {
-    /// Its place in the line, in bytes.
+    /// The bytes of the line that are it.
     pub span: Range<usize>,
     /// The code that it names.
     pub target: Target<'a>,
@@ -77,9 +77,9 @@ pub struct SymbolReference<'a> {
 /// A module, as in `[mod]` or `[mod BUILDID]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Module<'a> {
-    /// Its name.
+    /// The name that the kernel has for it.
     pub name: &'a str,
-    /// Its build-id in hexadecimal digits.
+    /// The build-id that the log prints, in hexadecimal digits.
     pub build_id: Option<&'a str>,
 }
 

@@ -1,4 +1,4 @@
-//! What loggers put before a line of a kernel's log: levels, time stamps, hosts, callers.
+//! Prefixes that loggers put before a line of a kernel's log: levels, time stamps, hosts, callers.
 //!
 //! Owns how long that is. Only what has to stand at the start of a line depends on it (a frame's
 //! number, a bare address, `Kernel Offset:`); addresses of other forms are found anywhere. Called by
@@ -70,7 +70,7 @@ fn bracketed(text: &[u8]) -> Option<usize> {
     is_stamp.then_some(end + 2)
 }
 
-/// Whether this is a date with a time: digits around colons, and nothing but what dates consist of.
+/// True for a date with a time: digits around colons, and nothing but what dates consist of.
 fn is_date(text: &[u8]) -> bool {
     clock_at(text).is_some()
         && text.iter().all(|b| b.is_ascii_alphanumeric() || b" :.,+-".contains(b))

@@ -321,7 +321,7 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
         Some(Module { name, build_id: Some(build_id) })
     }
 
-    /// Whether a symbol and offset are of the instruction itself.
+    /// True when a symbol and offset are of the instruction itself.
     fn is_exact(&mut self, target: &SymbolReference<'a>) -> bool {
         // `%pB`, which prints return addresses, looks one byte before them, so that it never prints
         // the start of a function: that is a function pointer. So is the end of the padding before

@@ -8,7 +8,7 @@ use std::ops::Range;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Word<'a> {
     pub(super) bytes: &'a [u8],
-    /// Where it stands in the line.
+    /// The bytes of the line that it is.
     pub(super) span: Range<usize>,
 }
 

@@ -34,7 +34,7 @@ pub(super) struct NameIndex {
     exact: Vec<(u64, u32)>,
     /// Indices by other spellings of the name. Symbols of C have none.
     spellings: HashMap<String, Vec<u32>>,
-    /// Where symbols begin, sorted, each address once.
+    /// Addresses of symbols, sorted, each once.
     starts: Vec<u64>,
 }
 
@@ -93,8 +93,8 @@ impl NameIndex {
     }
 }
 
-/// What else a symbol may be called: a mangled one by its path or the last part of that; one that
-/// LTO made global, without the hash that it was given for that.
+/// Other names of a symbol: of a mangled one its path and the last part of that; of one that LTO made
+/// global the name without the hash that it was given for that.
 fn spellings(name: &str) -> Vec<String> {
     if let Some((plain, _)) = name.split_once(".llvm.") {
         return vec![plain.to_owned()];

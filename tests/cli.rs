@@ -98,10 +98,15 @@ fn an_address_is_given_its_function_and_line() {
 #[test]
 fn a_return_address_is_that_of_the_call_before_it() {
     let (address, _) = kernel_main();
+    // Before it lies nothing that could have called.
     let finished = nmiscope(["symbolize", "--return-addresses", &format!("{address:x}")])
         .run()
-        .expect_code(exit::CLEAN);
+        .expect_code(exit::GUEST_FAILED);
     assert!(!finished.stdout.contains("kernel_main"), "{}", finished.stdout);
+    let inside = format!("{:x}", address + 1);
+    let finished =
+        nmiscope(["symbolize", "--return-addresses", &inside]).run().expect_code(exit::CLEAN);
+    assert!(finished.stdout.contains("kernel_main"), "{}", finished.stdout);
 }
 
 #[test]

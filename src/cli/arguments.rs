@@ -43,8 +43,7 @@ SIGTERM, which takes a last backtrace.
 
 Exit codes:
   0  clean: the guest left with code 0, or the run was ended as asked
-  1  the guest failed: it left with another code, or not within --time-limit;
-     symbolize: nothing of the text, or of the arguments, is in the image
+  1  the guest left with another code, or not within --time-limit; symbolize: nothing was found
   2  usage: the command line, or a file it names, cannot be used
   3  hang
   4  panic or crash in the guest
@@ -83,7 +82,7 @@ pub enum Command {
     Run(Box<Run>),
     /// Make the report again from a core that `run --core` wrote, or print one that is JSON
     Report(Report),
-    /// Print functions and source lines behind the stack traces of a log, or of single addresses
+    /// Print functions and lines behind a log's stack traces, or of addresses
     Symbolize(Symbolize),
     /// Run a suite of VMs, one process and one verdict each
     Farm(Box<Farm>),
@@ -451,8 +450,8 @@ pub struct Symbolize {
     /// `Kernel Offset:` line in the text
     #[arg(long, value_name = "OFFSET", value_parser = parse_address)]
     pub offset: Option<u64>,
-    /// All arguments are where calls return to: look up the call before each. A place of a trace, such
-    /// as func+0x14/0x90, is taken so anyway
+    /// Look up the call before each argument: all are where calls return to. A place of a trace, such as
+    /// func+0x14/0x90, is taken so anyway
     #[arg(long)]
     pub return_addresses: bool,
     /// Where separate debug files are, by build-id

@@ -15,7 +15,7 @@ use nmiscope::core_file::Extents;
 use nmiscope::diagnosis::{self, Looks, Resolver};
 use nmiscope::hang::{Bounds, Class, Detector, Observation, Vcpu, VcpuSample, Verdict};
 use nmiscope::kernel::{
-    CpuActivity, Depth, Kernel, KernelState, Located, Lock, LockKind, Site, Symbols, Task,
+    CpuActivity, Depth, Kernel, KernelState, Located, Lock, LockKind, Reading, Site, Symbols, Task,
     TaskState, TraceEntry, Vocabulary, Wait, WaitFor,
 };
 use nmiscope::report::{Backtrace, CpuState, FoundBy, Hang, Trigger, text};
@@ -449,7 +449,7 @@ fn observe(machine: &mut Machine, kernel: &Second, poll: u64) -> Observation {
         at: Duration::from_millis(100 * poll),
         vcpus: machine.states.iter().map(vcpu).collect(),
         console_bytes: 0,
-        kernel: kernel.state(machine, Depth::All).ok(),
+        kernel: Reading::of(kernel.state(machine, Depth::All).map_err(|error| error.to_string())),
     }
 }
 
@@ -470,7 +470,7 @@ fn whole_report() -> (Backtrace, Vec<Hang>) {
 
     let stopped = Stopped::stop(&mut machine, &kernel, None, CaptureBounds::for_vcpus(2));
     let symbols = kernel.symbols(None);
-    let looks = Looks::look(&stopped.states, stopped.activity.as_ref(), symbols, &machine);
+    let looks = Looks::look(&stopped.states, stopped.activity.known(), symbols, &machine);
     let capture = stopped.reserve(&mut machine).run_nmis(&mut machine);
     let reason = "the kernel has no NMI buffers".into();
     assert_eq!(capture.reservation, Reservation::Unavailable { reason });

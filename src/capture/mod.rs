@@ -11,7 +11,7 @@ use std::time::Duration;
 use nmiscope_machine::{NmiRun, VcpuState};
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::{KernelState, SeqBuf};
+use crate::kernel::{Reading, SeqBuf};
 
 /// One backtrace of all vCPUs, not yet understood.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,8 +22,8 @@ pub struct Capture {
     pub elapsed: Duration,
     /// By vCPU number.
     pub cpus: Vec<CpuCapture>,
-    /// What the kernel said of what it was doing, when it was stopped; `None` where that is not known.
-    pub kernel: Option<KernelState>,
+    /// What the kernel said of what it was doing, when it was stopped.
+    pub kernel: Reading,
 }
 
 /// What came of taking the reservation.

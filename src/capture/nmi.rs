@@ -12,7 +12,7 @@ use nmiscope_machine::{
 };
 
 use super::{Capture, CpuCapture, NmiCapture, Reservation};
-use crate::kernel::{BufferOwner, Depth, Holder, Kernel, KernelState, Located, NmiBuffers};
+use crate::kernel::{BufferOwner, Depth, Holder, Kernel, Located, NmiBuffers, Reading};
 use crate::targets::{MissingPower, States, Target};
 
 /// How long each step may take.
@@ -46,8 +46,8 @@ pub struct Stopped {
     pub states: States,
     /// Where the kernel's structures are, or why that is not known.
     pub places: Result<Box<dyn Located>, String>,
-    /// What the kernel says of what it is doing, where that can be read.
-    pub activity: Option<KernelState>,
+    /// What the kernel says of what it is doing.
+    pub activity: Reading,
     bounds: Bounds,
 }
 
@@ -69,7 +69,11 @@ impl Stopped {
             Err(reason) => Err(reason.clone()),
         });
         let places = kernel.locate(target, &mut registers);
-        let mut stopped = Self { states, places, activity: None, bounds };
+        let activity = match (&places, kernel.unknown_because()) {
+            (Err(reason), None) => Reading::of(Err(reason.clone())),
+            _ => Reading::Unknown,
+        };
+        let mut stopped = Self { states, places, activity, bounds };
         stopped.read_activity(target, known);
         step.done("found the kernel's structures");
         stopped
@@ -80,10 +84,12 @@ impl Stopped {
         located.nmi_buffers().ok_or_else(|| "the kernel has no NMI buffers".into())
     }
 
+    /// Reads the kernel's state at the places that were found, or else at those that are `known`.
     fn read_activity(&mut self, memory: &dyn PhysicalMemory, known: Option<&dyn Located>) {
-        let found = self.places.as_deref().ok();
-        let mut places = found.into_iter().chain(known);
-        self.activity = places.find_map(|places| places.state(memory, Depth::All).ok());
+        if let Some(places) = self.places.as_deref().ok().or(known) {
+            let state = places.state(memory, Depth::All);
+            self.activity = Reading::of(state.map_err(|error| crate::error_chain(&error)));
+        }
     }
 
     /// Reserves the buffers, if they can be had. A guest in which somebody else has them is let run

@@ -66,7 +66,7 @@ pub fn hangs(
     resolver: &Resolver<'_>,
 ) -> Vec<report::Hang> {
     let grounds = hangs::Grounds {
-        kernel: capture.kernel.as_ref(),
+        kernel: capture.kernel.known(),
         ages: &found.ages,
         samples: &stable::Samples::new(&found.samples, resolver),
         cpus: &backtrace.cpus,
@@ -100,7 +100,7 @@ pub fn backtrace(
         elapsed_ms: milliseconds(capture.elapsed),
         groups: group(&cpus),
         cpus,
-        tasks: tasks::show(capture.kernel.as_ref(), &looks.tasks, resolver),
+        tasks: tasks::show(capture.kernel.known(), &looks.tasks, resolver),
     }
 }
 

@@ -8,7 +8,7 @@ use nmiscope_machine::{HostCounts, HostTimes};
 use serde::{Deserialize, Serialize};
 
 use super::observation::{Observation, Vcpu, VcpuSample};
-use crate::kernel::{CpuActivity, KernelState, Lock, LockKind, Wait, WaitFor};
+use crate::kernel::{CpuActivity, KernelState, Lock, LockKind, Reading, Wait, WaitFor};
 
 /// A stretch of time, measured in three ways.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,8 +155,8 @@ impl Ages {
         }
         self.console.see(Some(now.console_bytes), of(0));
         match &now.kernel {
-            Some(kernel) => self.advance_kernel(kernel, of),
-            None => self.forget_kernel(),
+            Reading::Known(kernel) => self.advance_kernel(kernel, of),
+            Reading::Unreadable { .. } | Reading::Unknown => self.forget_kernel(),
         }
     }
 

@@ -7,7 +7,7 @@ use super::ages::Ages;
 use super::bounds::{Bounds, Class};
 use super::observation::Observation;
 use super::verdict::{Evidence, Hang, Verdict};
-use crate::kernel::{KernelState, TaskState, Wait, WaitFor};
+use crate::kernel::{KernelState, Reading, TaskState, Wait, WaitFor};
 
 /// What comes of looking at a guest that runs.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -64,6 +64,9 @@ impl Detector {
 
     /// Takes an observation of a guest that runs.
     pub fn observe(&mut self, now: Observation) -> Noticed {
+        if self.is_unreadable(&now) {
+            return Noticed::default();
+        }
         self.advance(now);
         let Some(evidence) = self.evidence() else { return Noticed::default() };
         let over = self.told.iter().filter(|(_, hang)| !evidence.lasts(hang));
@@ -78,6 +81,10 @@ impl Detector {
     /// Takes an observation of a stopped guest, with the states of its vCPUs, and says what is wrong
     /// with it that it has not said before, if anything still is.
     pub fn judge(&mut self, now: Observation) -> Option<Verdict> {
+        if self.is_unreadable(&now) {
+            // A host that does not run the guest may be why.
+            return self.evidence()?.starved().map(Verdict::Starved);
+        }
         self.advance(now);
         let verdict = self.evidence()?.verdict()?;
         if let Verdict::Hangs(found) = &verdict {
@@ -90,9 +97,18 @@ impl Detector {
 
     /// Takes an observation of a stopped guest: which of the hangs that were told of still go on.
     pub fn lasting(&mut self, now: Observation) -> Vec<Hang> {
+        if self.is_unreadable(&now) {
+            return Vec::new();
+        }
         self.advance(now);
         let Some(evidence) = self.evidence() else { return Vec::new() };
         self.told.values().filter(|hang| evidence.lasts(hang)).cloned().collect()
+    }
+
+    /// Whether an observation says nothing of a kernel that is known and ready. It is left out, so that
+    /// what is older keeps its age, and a known kernel is not judged as an unknown one.
+    fn is_unreadable(&self, now: &Observation) -> bool {
+        self.ready && matches!(now.kernel, Reading::Unreadable { .. })
     }
 
     /// In how much of its own time the first of all that stands still now is due, if it is going to be.
@@ -100,12 +116,13 @@ impl Detector {
     pub fn due_in(&self) -> Option<Duration> {
         let Self { ages, last, ready, .. } = self;
         match &last.as_ref()?.kernel {
-            Some(KernelState { panicking: Some(_), .. }) => {
+            Reading::Known(KernelState { panicking: Some(_), .. }) => {
                 self.first_due([(Class::HardLockup, ages.console.own())])
             }
             _ if !ready => self.first_due([(Class::BootStall, ages.cpu(0).watched.own)]),
-            Some(kernel) => self.first_due(ages_of_known(ages, kernel)),
-            None => self.first_due(ages_of_unknown(ages)),
+            Reading::Known(kernel) => self.first_due(ages_of_known(ages, kernel)),
+            Reading::Unknown => self.first_due(ages_of_unknown(ages)),
+            Reading::Unreadable { .. } => None,
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nmiscope_machine::{HostCounts, HostTimes};
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::KernelState;
+use crate::kernel::Reading;
 
 /// What is seen at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,8 +17,8 @@ pub struct Observation {
     pub vcpus: Vec<Vcpu>,
     /// How many bytes the guest has printed so far.
     pub console_bytes: u64,
-    /// What the kernel says of itself; `None` where its structures are not known, or cannot be read.
-    pub kernel: Option<KernelState>,
+    /// What the kernel says of itself.
+    pub kernel: Reading,
 }
 
 /// A vCPU, from outside.

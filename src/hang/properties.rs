@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::wait_graph::{Root, WaitGraph};
 use super::*;
 use crate::kernel::{
-    CpuActivity, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor,
+    CpuActivity, KernelState, Lock, LockKind, Reading, Site, Task, TaskState, Wait, WaitFor,
 };
 
 /// Few enough that lines cross, and those at the ends of what there is.
@@ -157,7 +157,7 @@ proptest! {
                     at,
                     vcpus: vcpus.clone(),
                     console_bytes,
-                    kernel: kernel.clone(),
+                    kernel: kernel.clone().map_or(Reading::Unknown, Reading::Known),
                 };
                 detector.due_in();
                 let noticed = detector.observe(now.clone());
@@ -202,7 +202,7 @@ proptest! {
 fn check(now: &Observation, hang: &Hang) -> Result<(), TestCaseError> {
     let exists = |node: &Node| match *node {
         Node::Cpu(cpu) => (cpu as usize) < now.vcpus.len(),
-        Node::Task(task) => now.kernel.as_ref().is_some_and(|kernel| kernel.task(task).is_some()),
+        Node::Task(task) => now.kernel.known().is_some_and(|kernel| kernel.task(task).is_some()),
         Node::Lock(_) | Node::Queue(_) => false,
     };
     prop_assert!(!hang.blamed.is_empty() && hang.blamed.iter().all(exists), "{hang:#?}");

@@ -11,7 +11,7 @@ use super::bounds::{Bounds, Class};
 use super::observation::{Observation, VcpuSample};
 use super::sample::CpuSamples;
 use super::wait_graph::{Edge, EdgeKind, Node, Root, WaitGraph};
-use crate::kernel::{KernelState, Task, TaskState, Wait, WaitFor};
+use crate::kernel::{KernelState, Reading, Task, TaskState, Wait, WaitFor};
 
 /// What is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl Group {
 impl Evidence<'_> {
     /// What is wrong, if anything is that has not been told of.
     pub fn verdict(&self) -> Option<Verdict> {
-        let panicking = self.now.kernel.as_ref().and_then(|kernel| kernel.panicking);
+        let panicking = self.now.kernel.known().and_then(|kernel| kernel.panicking);
         if let Some(cpu) = panicking.filter(|&cpu| self.exists(Node::Cpu(cpu))) {
             // It has a while to say why, and to leave; not for ever, however much it has to say.
             let bound = self.bounds.of(Class::HardLockup).unwrap_or(Bounds::DEFAULT);
@@ -103,8 +103,10 @@ impl Evidence<'_> {
         }
         let mut hangs = match &self.now.kernel {
             _ if !self.ready => self.boot_stall().into_iter().collect(),
-            Some(kernel) => self.hangs(kernel),
-            None => self.hangs_of_unknown(),
+            Reading::Known(kernel) => self.hangs(kernel),
+            Reading::Unknown => self.hangs_of_unknown(),
+            // It is judged when it can be read.
+            Reading::Unreadable { .. } => Vec::new(),
         };
         hangs.retain(|hang| !self.is_told(hang));
         if !hangs.is_empty() {
@@ -162,7 +164,7 @@ impl Evidence<'_> {
 
     /// Whether a hang that was told of goes on: somebody of whom it was has not moved since.
     pub fn lasts(&self, hang: &Hang) -> bool {
-        let kernel = self.now.kernel.as_ref();
+        let kernel = self.now.kernel.known();
         let waits = |node| kernel.and_then(|kernel| self.waited(kernel, node));
         let still = |&node: &Node| -> Option<Duration> {
             let age = match (hang.class, node) {
@@ -401,7 +403,7 @@ impl Evidence<'_> {
 
     /// Whom most of those wait for who wait before the guest is ready.
     fn boot_waits_for(&self) -> Option<(Root, Group)> {
-        let kernel = self.now.kernel.as_ref()?;
+        let kernel = self.now.kernel.known()?;
         let graph = WaitGraph::new(kernel, self.ages, self.lasting());
         let groups = self.groups(kernel, &graph).into_iter();
         let waiting = groups.filter(|(_, group)| !group.edges.is_empty());
@@ -455,7 +457,7 @@ impl Evidence<'_> {
     }
 
     /// vCPUs that have got nowhere since the host has not let them.
-    fn starved(&self) -> Option<Starved> {
+    pub fn starved(&self) -> Option<Starved> {
         let bound = self.bounds.starved?;
         // One that boots has had the time to become ready by the clock, and then that which it may starve.
         let (bound, age): (_, fn(&CpuAges) -> Age) = if self.ready {
@@ -542,7 +544,7 @@ impl Evidence<'_> {
         });
         let locks = locks.collect();
         // What a CPU runs that is to blame is no victim of it.
-        let runs_on_blamed = |node: &Node| match (node, &self.now.kernel) {
+        let runs_on_blamed = |node: &Node| match (node, self.now.kernel.known()) {
             (Node::Task(task), Some(kernel)) => blamed.iter().any(|blamed| {
                 matches!(blamed, Node::Cpu(cpu)
                     if kernel.cpu(*cpu).is_some_and(|cpu| cpu.task == Some(*task)))
@@ -562,7 +564,7 @@ impl Evidence<'_> {
     /// What a party sleeps on. That leads nowhere: whoever is to wake it is not known.
     fn sleep_of(&self, node: Node) -> Option<Edge> {
         let Node::Task(task) = node else { return None };
-        let queue = sleeps_on(self.now.kernel.as_ref()?.task(task)?)?;
+        let queue = sleeps_on(self.now.kernel.known()?.task(task)?)?;
         Some(Edge { from: node, to: Node::Queue(queue), kind: EdgeKind::SleepsOn })
     }
 
@@ -597,7 +599,7 @@ impl Evidence<'_> {
         match node {
             Node::Cpu(cpu) => (cpu as usize) < self.now.vcpus.len(),
             Node::Task(task) => {
-                self.now.kernel.as_ref().is_some_and(|kernel| kernel.task(task).is_some())
+                self.now.kernel.known().is_some_and(|kernel| kernel.task(task).is_some())
             }
             Node::Lock(_) | Node::Queue(_) => true,
         }

@@ -30,7 +30,9 @@ pub use adapter::{Depth, Kernel, Located};
 use bundled::Bundled;
 pub use bundled::{DOORBELLS, Doorbells};
 pub use nmi_buffers::{BufferOwner, Holder, NmiBuffers, SeqBuf};
-pub use state::{CpuActivity, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor};
+pub use state::{
+    CpuActivity, KernelState, Lock, LockKind, Reading, Site, Task, TaskState, Wait, WaitFor,
+};
 pub use symbols::{Symbols, WithVariables};
 pub use vocabulary::{TraceEntry, Vocabulary};
 

@@ -7,7 +7,76 @@
 use std::collections::BTreeMap;
 
 use nmiscope_machine::TaskRegisters;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// What is known of a kernel at one moment. Stored as the state itself, as `null` where the kernel is
+/// unknown, and as the reason where it could not be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "Option<Stored>")]
+pub enum Reading {
+    /// The kernel's state.
+    Known(KernelState),
+    /// The kernel is known, and its state could not be read this time: a later try may succeed.
+    Unreadable {
+        /// Why it could not be read.
+        unreadable: String,
+    },
+    /// The kernel is unknown: there is nothing to try.
+    #[default]
+    Unknown,
+}
+
+/// A state or a reason, as it is stored. Not an untagged enum: serde has no numbers as keys in one.
+#[derive(Deserialize)]
+struct Stored {
+    unreadable: Option<String>,
+    panicking: Option<u32>,
+    #[serde(default)]
+    cpus: Vec<Option<CpuActivity>>,
+    #[serde(default)]
+    tasks: Vec<Option<Task>>,
+    #[serde(default)]
+    locks: BTreeMap<u64, Lock>,
+}
+
+impl From<Option<Stored>> for Reading {
+    fn from(stored: Option<Stored>) -> Self {
+        match stored {
+            None => Self::Unknown,
+            Some(Stored { unreadable: Some(unreadable), .. }) => Self::Unreadable { unreadable },
+            Some(Stored { panicking, cpus, tasks, locks, .. }) => {
+                Self::Known(KernelState { panicking, cpus, tasks, locks })
+            }
+        }
+    }
+}
+
+impl Serialize for Reading {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Known(state) => state.serialize(to),
+            Self::Unreadable { unreadable } => {
+                BTreeMap::from([("unreadable", unreadable)]).serialize(to)
+            }
+            Self::Unknown => to.serialize_none(),
+        }
+    }
+}
+
+impl Reading {
+    /// The state, where it is known.
+    pub fn known(&self) -> Option<&KernelState> {
+        match self {
+            Self::Known(state) => Some(state),
+            Self::Unreadable { .. } | Self::Unknown => None,
+        }
+    }
+
+    /// A state, or the reason why it could not be read.
+    pub fn of(state: Result<KernelState, String>) -> Self {
+        state.map_or_else(|unreadable| Self::Unreadable { unreadable }, Self::Known)
+    }
+}
 
 /// A kernel's own account of what it is doing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,4 +223,33 @@ pub enum LockKind {
     Mutex,
     /// The guest has something there that means nothing.
     Garbage(u32),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reading_is_stored_as_the_state_or_null_or_a_reason() {
+        let (kind, taken_at) = (LockKind::Spin, Site::default());
+        let lock = Lock { kind, holder: None, taken_at, taken_ns: 9 };
+        let locks = BTreeMap::from([(4096, lock)]);
+        let state = KernelState { panicking: Some(1), locks, ..KernelState::default() };
+        let unreadable = "no vCPU has registers".to_owned();
+        let table = [
+            (
+                Reading::Known(state),
+                concat!(
+                    r#"{"panicking":1,"cpus":[],"tasks":[],"locks":{"4096":{"kind":"Spin","#,
+                    r#""holder":null,"taken_at":{"address":0,"line":null},"taken_ns":9}}}"#
+                ),
+            ),
+            (Reading::Unreadable { unreadable }, r#"{"unreadable":"no vCPU has registers"}"#),
+            (Reading::Unknown, "null"),
+        ];
+        for (reading, stored) in table {
+            assert_eq!(serde_json::to_string(&reading).expect("text"), stored);
+            assert_eq!(serde_json::from_str::<Reading>(stored).expect("a reading"), reading);
+        }
+    }
 }

@@ -110,7 +110,7 @@ pub fn report(
         }
         _ => symbols,
     };
-    let looks = Looks::look(&states, capture.kernel.as_ref(), looked_by, &dump);
+    let looks = Looks::look(&states, capture.kernel.known(), looked_by, &dump);
     let backtrace = diagnosis::backtrace(&capture, &looks, trigger, at_ms, &resolver);
     // Earlier ones that did not fit are missing.
     let index = index.min(report.backtraces.len());

@@ -473,7 +473,7 @@ impl Session<'_> {
         let touched = Touched::new(memory);
         let looks = Looks::look(
             &reserved.stopped.states,
-            reserved.stopped.activity.as_ref(),
+            reserved.stopped.activity.known(),
             looked_by,
             &touched,
         );

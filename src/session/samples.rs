@@ -48,7 +48,7 @@ impl Sampler<'_> {
     /// still afterwards. If it gets on meanwhile there are none, since they are of something else.
     pub fn sample(self, found: &Found, capture: &Capture) -> Vec<CpuSamples> {
         let Self { target, watch, kernel, symbols, started } = self;
-        let mut cpus = to_sample(&found.hangs, capture.kernel.as_ref());
+        let mut cpus = to_sample(&found.hangs, capture.kernel.known());
         // The guest may name CPUs that do not exist.
         cpus.retain(|&cpu| capture.cpus.get(cpu as usize).is_some_and(|cpu| is_left(&cpu.nmi)));
         if cpus.is_empty() {
@@ -64,7 +64,7 @@ impl Sampler<'_> {
         let at = started.elapsed();
         watch.resumed(at);
         let lasting = watch.lasting(target, &stopped, at);
-        let lasting = to_sample(&lasting, stopped.activity.as_ref());
+        let lasting = to_sample(&lasting, stopped.activity.known());
         samples.retain(|samples| lasting.contains(&samples.cpu));
         let each = samples.iter().map(CpuSamples::len).max();
         tracing::debug!(elapsed = ?clock.elapsed(), each, "sampled those to blame");

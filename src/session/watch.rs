@@ -7,7 +7,7 @@ use nmiscope_machine::{Execution, HostCounts, VcpuState};
 use super::guest::Guest;
 use crate::capture::nmi::Stopped;
 use crate::hang::{Bounds, Detector, Hang, Noticed, Observation, Vcpu, VcpuSample, Verdict};
-use crate::kernel::{Depth, Located};
+use crate::kernel::{Depth, Located, Reading};
 use crate::targets::Target;
 
 /// How often a guest is observed.
@@ -104,12 +104,14 @@ impl Watch {
                 }
             }
         }
-        let places = self.places.as_ref();
-        let kernel = places.and_then(|places| places.state(target, Depth::Counters).ok());
-        // A known kernel is not judged by what a stranger would be judged by.
-        if known && self.ready && kernel.is_none() {
-            return Observed { noticed: Noticed::default(), problem };
-        }
+        let kernel = match &self.places {
+            _ if !known => Reading::Unknown,
+            Some(places) => {
+                let state = places.state(target, Depth::Counters);
+                Reading::of(state.map_err(|error| crate::error_chain(&error)))
+            }
+            None => Reading::of(Err("the kernel's structures have not been found".into())),
+        };
         let mut vcpus = vcpus(target, &[]);
         if !known {
             sample_running(target, &mut vcpus, &self.last);

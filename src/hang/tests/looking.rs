@@ -2,7 +2,7 @@
 
 use super::scene::*;
 use crate::hang::*;
-use crate::kernel::{LockKind, TaskState, WaitFor};
+use crate::kernel::{LockKind, Reading, TaskState, WaitFor};
 
 #[test]
 fn the_time_in_which_a_guest_is_judged_does_not_count() {
@@ -138,7 +138,10 @@ fn due_in(
         detector.set_ready();
     }
     let seen = |scene: &Scene| {
-        let kernel = scene.now.kernel.clone().filter(|_| guest != Is::Unknown);
+        let kernel = match guest {
+            Is::Unknown => Reading::Unknown,
+            _ => scene.now.kernel.clone(),
+        };
         Observation { kernel, ..scene.now.clone() }
     };
     detector.observe(seen(&scene));

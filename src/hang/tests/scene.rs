@@ -6,7 +6,7 @@ use nmiscope_machine::HostTimes;
 
 use crate::hang::*;
 use crate::kernel::{
-    CpuActivity, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor,
+    CpuActivity, KernelState, Lock, LockKind, Reading, Site, Task, TaskState, Wait, WaitFor,
 };
 
 pub const POLL: Duration = Duration::from_millis(100);
@@ -37,14 +37,17 @@ impl Scene {
                     cpus
                 ],
                 console_bytes: 0,
-                kernel: Some(kernel),
+                kernel: Reading::Known(kernel),
             },
             hosted: vec![true; cpus],
         }
     }
 
     pub fn kernel(&mut self) -> &mut KernelState {
-        self.now.kernel.as_mut().expect("a kernel that is known")
+        match &mut self.now.kernel {
+            Reading::Known(kernel) => kernel,
+            other => panic!("a kernel that is known, not {other:?}"),
+        }
     }
 
     pub fn cpu(&mut self, cpu: usize) -> &mut CpuActivity {

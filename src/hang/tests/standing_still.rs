@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::scene::*;
 use crate::hang::*;
-use crate::kernel::{TaskState, WaitFor};
+use crate::kernel::{Reading, TaskState, WaitFor};
 
 #[test]
 fn a_guest_that_gets_on_does_not_hang() {
@@ -80,6 +80,48 @@ fn a_cpu_that_the_host_has_not_run_for_long_is_starved() {
     });
     let Some((30, Verdict::Starved(starved))) = verdict else { panic!("{verdict:?}") };
     assert_eq!((starved.cpus, starved.ran), (vec![1], Duration::ZERO));
+}
+
+/// All vCPU threads are stopped: no pause gets an answer, and without registers no state is found.
+#[test]
+fn a_guest_whose_vcpus_do_not_answer_is_starved_all_the_same() {
+    let mut scene = Scene::new(2);
+    for cpu in 0..2 {
+        scene.spins(cpu, false);
+        scene.hosted[cpu] = false;
+    }
+    let mut bounds = Bounds::new(Some(BOUND));
+    bounds.starved = Some(BOUND * 3);
+    let mut detector = Detector::new(bounds, POLL);
+    detector.set_ready();
+    let unreadable = || Reading::Unreadable { unreadable: "no answer".into() };
+    let verdict = (0..10 * LONG).find_map(|poll| {
+        scene.pass(POLL, |_| NOTHING);
+        let suspicious = detector.observe(scene.now.clone()).suspicious;
+        let stopped = Observation { kernel: unreadable(), ..scene.now.clone() };
+        suspicious.then(|| (poll, detector.judge(stopped)))
+    });
+    let Some((30, Some(Verdict::Starved(starved)))) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(starved.cpus, [0, 1]);
+}
+
+#[test]
+fn a_kernel_that_cannot_be_read_for_a_while_keeps_the_ages_of_what_stands_still() {
+    let mut scene = Scene::new(2);
+    scene.spins(1, false);
+    let mut detector = Detector::new(Bounds::new(Some(BOUND)), POLL);
+    detector.set_ready();
+    let verdict = (0..LONG).find_map(|poll| {
+        scene.pass(POLL, still(&[1], NOTHING));
+        let mut now = scene.now.clone();
+        if (3..6).contains(&poll) {
+            now.kernel = Reading::Unreadable { unreadable: "no answer".into() };
+        }
+        Some((poll, detector.judge(now)?))
+    });
+    // Of the four polls between two states that were read, no more than two count.
+    assert_eq!(verdict.as_ref().map(|(poll, _)| *poll), Some(12));
+    assert_eq!(only(verdict).class, Class::HardLockup);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use nmiscope_machine::{HostCounts, HostTimes};
 
 use super::scene::*;
 use crate::hang::*;
-use crate::kernel::CpuActivity;
+use crate::kernel::{CpuActivity, KernelState, Reading};
 
 /// A guest with one vCPU whose kernel is not known, watched for three times the longest bound. What
 /// happens to it at each poll is `what`'s.
@@ -19,9 +19,10 @@ fn class_of_unknown(
     bounds.set(Class::Silent, Some(BOUND * 2));
     bounds.set(Class::BootStall, Some(BOUND));
     let verdict = scene.watch_with(bounds, 3 * LONG, |scene, poll| {
-        scene.now.kernel.get_or_insert_default().cpus.resize(1, Some(CpuActivity::default()));
+        let cpus = vec![Some(CpuActivity::default())];
+        scene.now.kernel = Reading::Known(KernelState { cpus, ..KernelState::default() });
         scene.pass(POLL, |_| ALL_MOVES);
-        scene.now.kernel = None;
+        scene.now.kernel = Reading::Unknown;
         what(&mut scene.now, poll);
     });
     verdict.map(|verdict| hangs(Some(verdict))[0].class)
@@ -47,7 +48,7 @@ fn of_an_unknown_kernel_it_is_the_interrupt_flag_and_the_console_that_tell() {
 fn of_an_unknown_kernel_the_interrupts_may_be_off_for_long_only_while_it_boots() {
     let mut scene = Scene::new(1);
     scene.spins(0, false);
-    scene.now.kernel = None;
+    scene.now.kernel = Reading::Unknown;
     let mut bounds = Bounds::new(Some(BOUND));
     bounds.set(Class::BootStall, Some(BOUND * 3));
     let pass = |scene: &mut Scene, on: bool| {

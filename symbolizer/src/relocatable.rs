@@ -185,7 +185,7 @@ impl<'data> Linker<'data> {
         let start = self.image.len();
         self.inflated += bytes.len() as u64;
         self.image.extend_from_slice(&bytes);
-        let flags = section.sh_flags(LE).0 & !u64::from(elf::SHF_COMPRESSED.0);
+        let flags = section.sh_flags(LE).0 & !elf::SHF_COMPRESSED.0;
         self.put_section(index, offset::SH_FLAGS, flags);
         self.put_section(index, offset::SH_OFFSET, start as u64);
         self.put_section(index, offset::SH_SIZE, bytes.len() as u64);

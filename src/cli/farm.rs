@@ -5,18 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IsTerminal, Write};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow};
+use clap::{Args, Subcommand, ValueHint};
 use nmiscope_vmm as vmm;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
 
-use super::arguments::{self, FarmCommand, MessageFormat, Telling};
+use super::arguments::MessageFormat;
 use super::exit_code::{self, Code};
 use super::output;
 use crate::destination::Destination;
@@ -24,6 +26,7 @@ use crate::errors::BadRequest;
 use crate::farm::budget::Budget;
 use crate::farm::event::{EVENT_VERSION, Event, FarmStarted, Status, What};
 use crate::farm::filter::Filter;
+use crate::farm::partition::Partition;
 use crate::farm::plan::{self, Plan};
 use crate::farm::reporters::{JsonLines, Junit, Lines, Markdown, Reporter, Terminal};
 use crate::farm::results::{self, Left, Results};
@@ -32,6 +35,123 @@ use crate::farm::suite::{Suite, Vm};
 use crate::farm::{journal, merge};
 use crate::signals;
 use crate::triage::Known;
+use crate::units::parse_size;
+
+/// `nmiscope farm`.
+#[derive(Debug, Args)]
+#[command(after_help = FARM_HELP, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Farm {
+    /// What else there is to do
+    #[command(subcommand)]
+    pub command: Option<FarmCommand>,
+    /// The suite: VMs in TOML, as docs/suite.schema.json says
+    #[arg(required = true, value_hint = ValueHint::FilePath)]
+    pub suite: Option<PathBuf>,
+    /// So many CPUs are given to VMs at a time; one with more vCPUs runs alone [default: those that
+    /// this process may use]
+    #[arg(short, long, value_name = "CPUS")]
+    pub jobs: Option<NonZeroU32>,
+    /// So much memory is given to VMs at a time [default: three quarters of what is available]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub memory: Option<u64>,
+    /// The results directory, new or empty [default: one under nmiscope-results, named by the time]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub out: Option<PathBuf>,
+    /// Go on with the run whose results are in --out, if there is one: what is over is not run again
+    #[arg(long, requires = "out")]
+    pub resume: bool,
+    /// Only VMs that this expression is of, by name and tag: `boot`, `name(=boot/cpus=8)`,
+    /// `name(cpus=(8|16)$)`, `tag(smoke)`, with `and`, `or`, `not` and parentheses; given more than
+    /// once, those that any of them is of
+    #[arg(long, value_name = "EXPRESSION")]
+    pub filter: Vec<Filter>,
+    /// Only this part of them: hash:2/8 is by name, and stays the same when others come or go; count:2/8
+    /// deals them out evenly
+    #[arg(long, value_name = "PART")]
+    pub partition: Option<Partition>,
+    /// Name the VMs that would run, and run none
+    #[arg(long)]
+    pub list: bool,
+    /// Try a VM that does not do what is expected so many times more [default: as the suite says]
+    #[arg(long, value_name = "N")]
+    pub retries: Option<u32>,
+    /// Run each VM so many times
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub repeat: NonZeroU32,
+    /// Start nothing more once one hangs that should not: with --repeat, to hunt for a rare hang
+    #[arg(long)]
+    pub until_hang: bool,
+    /// Start nothing more once one does not do what is expected
+    #[arg(long)]
+    pub fail_fast: bool,
+    /// In a random order, which this number makes again [default: one of its own, which is printed]
+    #[arg(long, value_name = "SEED", num_args = 0..=1, require_equals = true)]
+    pub shuffle: Option<Option<u64>>,
+    /// Hangs that are known, and do not count: [[known]] tables as for `nmiscope triage`
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub known: Option<PathBuf>,
+    /// Where it is told
+    #[command(flatten)]
+    pub telling: Telling,
+}
+
+/// Where a farm's results are told, besides in its results directory.
+#[derive(Debug, Args)]
+pub struct Telling {
+    /// Write the results as JUnit XML
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub junit: Option<PathBuf>,
+    /// Write a summary in Markdown, as for GITHUB_STEP_SUMMARY
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub summary: Option<PathBuf>,
+    /// What to print: text for people, or for programs a line of JSON for each event, as
+    /// docs/farm-events.schema.json says
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub message_format: MessageFormat,
+}
+
+/// The subcommands of `nmiscope farm`.
+#[derive(Debug, Subcommand)]
+pub enum FarmCommand {
+    /// Make one results directory of those that several machines have made of parts of one suite
+    Merge {
+        /// The results directories
+        #[arg(required = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        inputs: Vec<PathBuf>,
+        /// The one that is made
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        out: PathBuf,
+        /// Where it is told
+        #[command(flatten)]
+        telling: Telling,
+    },
+}
+
+const FARM_HELP: &str = "\
+Examples:
+  nmiscope farm suite.toml -j 4 --out results --junit results.xml
+        run all of it, and write what CI systems read
+  nmiscope farm suite.toml --out results --resume
+        go on where a run was interrupted
+  nmiscope farm suite.toml --filter 'tag(storage) and not name(cpus=1$)' --list
+        which VMs are these?
+  nmiscope farm suite.toml --filter abba --repeat 1000 --until-hang
+        run it again and again, until it hangs
+  nmiscope farm suite.toml --partition hash:2/8 --out part-2; nmiscope farm merge part-* --out all
+        a part of it on each of several machines, and one result
+  nmiscope triage nmiscope-results
+        what has hung lately, and how often?
+
+Ctrl-C, or SIGTERM, starts no more VMs, and has those that run say where they are; the second time
+it ends them at once.
+
+Exit codes, the first that is true:
+  4  a VM panicked or crashed, and was not expected to
+  3  a VM hung, and was not expected to
+  1  a VM did something else than was expected, or not within its time limit
+  5  the tool or its host failed: a VM got no verdict, or not all of them have run
+  2  usage: the command line, the suite, or a file it names, cannot be used
+  0  all did what was expected, or what is known (--known)";
 
 /// Where results go when nobody says where.
 const DEFAULT_OUT: &str = "nmiscope-results";
@@ -40,7 +160,7 @@ const DEFAULT_OUT: &str = "nmiscope-results";
 const NAMED: usize = 10;
 
 /// Runs a farm, or merges what farms have left.
-pub fn farm(arguments: &arguments::Farm) -> anyhow::Result<Code> {
+pub fn farm(arguments: &Farm) -> anyhow::Result<Code> {
     match (&arguments.command, &arguments.suite) {
         (Some(FarmCommand::Merge { inputs, out, telling }), _) => merge(inputs, out, telling),
         (None, Some(suite)) => run(arguments, suite),
@@ -48,7 +168,7 @@ pub fn farm(arguments: &arguments::Farm) -> anyhow::Result<Code> {
     }
 }
 
-fn run(arguments: &arguments::Farm, path: &Path) -> anyhow::Result<Code> {
+fn run(arguments: &Farm, path: &Path) -> anyhow::Result<Code> {
     let suite = Suite::load(path).map_err(|error| BadRequest::from_error(error.into()))?;
     let seed = arguments.shuffle.map(|seed| seed.unwrap_or_else(random));
     let plan = plan(arguments, &suite, seed)?;
@@ -138,7 +258,7 @@ fn merge(inputs: &[PathBuf], out: &Path, telling: &Telling) -> anyhow::Result<Co
     Ok(audience.code(exit_code::of_farm(&counts, unfinished)))
 }
 
-fn plan(arguments: &arguments::Farm, suite: &Suite, seed: Option<u64>) -> anyhow::Result<Plan> {
+fn plan(arguments: &Farm, suite: &Suite, seed: Option<u64>) -> anyhow::Result<Plan> {
     let options = plan::Options {
         filter: Filter::any_of(arguments.filter.clone()),
         partition: arguments.partition,

@@ -1,15 +1,45 @@
 //! `nmiscope report`: a core to text and JSON.
 
-use super::arguments;
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+
 use super::exit_code::{self, Code};
 use super::output::{self, Text};
 use crate::destination::Destination;
 use crate::errors::BadRequest;
+use crate::images::DEBUG_DIRECTORY;
 use crate::postmortem::{self, Stored};
 use crate::report::text;
 
+/// `nmiscope report`.
+#[derive(Debug, Args)]
+#[command(after_help = "The exit code is the one that the run had.")]
+pub struct Report {
+    /// The core, or a report as JSON, which is only printed
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub core: PathBuf,
+    /// The image that ran [default: the one with the core's build-id: the bundled guest, the file
+    /// that ran, or one among the debug files]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub image: Option<PathBuf>,
+    /// Show arguments and locals; of a core that was written without, those whose memory is in it
+    #[arg(long)]
+    pub args: bool,
+    /// Where the report goes as JSON, `-` for standard output
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub json: Option<PathBuf>,
+    /// Print nothing but errors and warnings
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Where debug files are, by build-id
+    #[arg(long, value_name = "DIRECTORY", default_value = DEBUG_DIRECTORY,
+          value_hint = ValueHint::DirPath)]
+    pub debug_dir: PathBuf,
+}
+
 /// Makes the report.
-pub fn report(arguments: &arguments::Report) -> anyhow::Result<Code> {
+pub fn report(arguments: &Report) -> anyhow::Result<Code> {
     let destination = arguments.json.as_deref().map(Destination::open).transpose();
     let destination = destination.map_err(BadRequest::from_error)?;
     let text = Text::beside(destination.as_ref(), arguments.quiet);

@@ -1,22 +1,185 @@
 //! `nmiscope run`: arguments to a session, its events to text, its report to a file.
 
 use std::fs::File;
-use std::path::PathBuf;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
+use clap::{Args, ValueEnum, ValueHint};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use rustix::stdio::dup2_stdout;
 
-use super::arguments::Run;
 use super::exit_code::{self, Code};
 use super::output::{self, Text};
+use crate::bundled;
 use crate::destination::Destination;
 use crate::errors::BadRequest;
-use crate::images::{Access, Files};
-use crate::postmortem::Destination as CoreDestination;
+use crate::hang::{Bounds, Class};
+use crate::hang_after::{Bounded, HangAfter};
+use crate::images::{Access, DEBUG_DIRECTORY, Files};
+use crate::postmortem::{Destination as CoreDestination, Size};
 use crate::report::{Outcome, Report, text};
-use crate::session::{self, Ended, Event, Options, Sink};
+use crate::session::{self, Ended, Event, Options, Policy, Sink};
+use crate::units::{parse_duration, parse_size};
+
+/// `nmiscope run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The guest: an x86-64 ELF kernel with a PVH entry point [default: the bundled guest]
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub image: Option<PathBuf>,
+    /// An initial RAM disk for the guest
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub initrd: Option<PathBuf>,
+    /// What the guest runs, as its kernel parameter `workload=` [default, for the bundled guest:
+    /// abba-deadlock]
+    #[arg(long, value_name = "NAME")]
+    pub workload: Option<String>,
+    /// Kernel parameters, as they are
+    #[arg(long, value_name = "PARAMETERS", default_value = "", hide_default_value = true)]
+    pub append: String,
+    /// Number of vCPUs
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub cpus: u32,
+    /// Guest memory: bytes, or with K, M or G behind
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size)]
+    pub memory: u64,
+    /// Call it a hang when a vCPU gets nowhere for so long, of the time in which the host lets it; 0
+    /// to not look. CLASS=DURATION is for one class of hangs, and can be given more than once:
+    /// deadlock, dead-halt, hard-lockup, soft-lockup, lock-wait, livelock, lost-wakeup; silent (no
+    /// output from a guest of which nothing is known) and starved (the host does not run it) have
+    /// 30s unless told otherwise, starved for each of the vCPUs that share a core
+    #[arg(long, value_name = "[CLASS=]DURATION", default_value = "2s")]
+    pub hang_after: Vec<HangAfter>,
+    /// Call it a hang (boot-stall) when the guest is not ready by then; 0 to not look. A guest of which
+    /// nothing is known may have its interrupts off for as long before it takes the first one
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    pub ready_within: Duration,
+    /// What to do about a hang: report it with the stacks of all vCPUs (without it there are no NMIs
+    /// and no stacks); write a core of it too (nmiscope.core, or as --core says); kill, to end the run,
+    /// or continue, to let the guest go on and say if it recovers
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "report,kill")]
+    pub hang_policy: Vec<HangPolicy>,
+    /// Print the backtraces after this time, and go on
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub nmi_after: Option<Duration>,
+    /// End the run after this time
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub stop_after: Option<Duration>,
+    /// The guest has failed if it has not ended after this time: end the run, and say where it was
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub time_limit: Option<Duration>,
+    /// How long the vCPUs have to answer their NMIs [default: 1s, and 10ms for each vCPU]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub nmi_timeout: Option<Duration>,
+    /// Where the report goes, `-` for standard output [default: postmortem.json, if there is
+    /// something to report]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub json: Option<PathBuf>,
+    /// Do not write a report
+    #[arg(long, conflicts_with = "json")]
+    pub no_json: bool,
+    /// Write an ELF core of the last backtrace's moment, for `nmiscope report` and gdb
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub core: Option<PathBuf>,
+    /// Show the arguments and locals of the frames that the host sees, where the image's DWARF says
+    /// where they are: integers, enums, pointers, `&str`
+    #[arg(long)]
+    pub args: bool,
+    /// How much of the guest's memory goes into the core
+    #[arg(long, value_enum, default_value_t)]
+    pub core_size: Size,
+    /// Where the guest's console goes: `stdout`, `none`, or a file
+    #[arg(long, value_name = "WHERE", default_value = "stdout", value_parser = parse_sink)]
+    pub serial: Sink,
+    /// Print nothing but errors, warnings and the guest's console
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Where separate debug files are, by build-id
+    #[arg(long, value_name = "DIRECTORY", default_value = DEBUG_DIRECTORY,
+          value_hint = ValueHint::DirPath)]
+    pub debug_dir: PathBuf,
+    /// End at once when this process, a farm that has started this one, dies; and tell it by the end of
+    /// standard output when the guest is over
+    #[arg(long, value_name = "PID", hide = true)]
+    pub die_with: Option<i32>,
+}
+
+/// What to do about a hang.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HangPolicy {
+    /// Take a backtrace of all vCPUs.
+    Report,
+    /// The same, and write a core of the moment.
+    Core,
+    /// End the run.
+    Kill,
+    /// Let the guest go on.
+    Continue,
+}
+
+impl Run {
+    /// The bounds of all classes of hangs.
+    pub fn bounds(&self) -> Bounds {
+        let general = self.hang_after.iter().rev().find(|after| after.whose.is_none());
+        let general = general.map_or(Some(Bounds::DEFAULT), |after| after.bound);
+        let mut bounds = Bounds::new(general);
+        // vCPUs that share a core get their turn later.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;
+        bounds.starved = bounds.starved.map(|bound| bound * self.cpus.div_ceil(cores).max(1));
+        let ready_within = Some(self.ready_within).filter(|within| !within.is_zero());
+        bounds.set(Class::BootStall, general.and(ready_within));
+        for after in &self.hang_after {
+            match after.whose {
+                Some(Bounded::Class(class)) => bounds.set(class, after.bound),
+                Some(Bounded::Starved) => bounds.starved = after.bound,
+                None => {}
+            }
+        }
+        bounds
+    }
+
+    /// What to do about a hang.
+    pub fn policy(&self) -> Policy {
+        let has = |policy| self.hang_policy.contains(&policy);
+        Policy {
+            report: has(HangPolicy::Report) || has(HangPolicy::Core) || self.core.is_some(),
+            kill: has(HangPolicy::Kill) || !has(HangPolicy::Continue),
+        }
+    }
+
+    /// Where a core goes, if one is to be written.
+    pub fn core_file(&self) -> Option<&Path> {
+        const DEFAULT: &str = "nmiscope.core";
+        let of_policy = self.hang_policy.contains(&HangPolicy::Core);
+        self.core.as_deref().or_else(|| of_policy.then(|| Path::new(DEFAULT)))
+    }
+
+    /// Whether it is asked for both, to end the run and to let the guest go on.
+    pub fn contradicts_itself(&self) -> bool {
+        let has = |policy| self.hang_policy.contains(&policy);
+        has(HangPolicy::Kill) && has(HangPolicy::Continue)
+    }
+
+    /// The guest's kernel parameters.
+    pub fn command_line(&self) -> String {
+        let default = self.image.is_none().then_some(bundled::DEFAULT_WORKLOAD);
+        let workload = self.workload.as_deref().or(default);
+        let workload = workload.map(|name| format!("workload={name}"));
+        let given = Some(self.append.trim().to_owned()).filter(|words| !words.is_empty());
+        workload.into_iter().chain(given).collect::<Vec<_>>().join(" ")
+    }
+}
+
+fn parse_sink(text: &str) -> Result<Sink, String> {
+    Ok(match text {
+        "stdout" | "-" => Sink::Stdout,
+        "stderr" => Sink::Stderr,
+        "none" => Sink::None,
+        "" => return Err("`stdout`, `none` or the name of a file is wanted".into()),
+        path => Sink::File(path.into()),
+    })
+}
 
 /// Where the report goes when nobody says where.
 const DEFAULT_JSON: &str = "postmortem.json";

@@ -1,21 +1,73 @@
 //! `nmiscope symbolize`: a log from standard input, or addresses from the command line.
 
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use clap::{Args, ValueHint};
 use nmiscope_symbolizer::{Image, SourceRoots};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FileType;
 
-use super::arguments::Symbolize;
 use super::exit_code::{self, Code};
 use super::output;
 use crate::errors::BadRequest;
 use crate::images::modules::Modules;
-use crate::images::{Access, Files, refused, source_roots};
+use crate::images::{Access, DEBUG_DIRECTORY, Files, refused, source_roots};
 use crate::symbolize::grammar::{self, Reference, Target};
 use crate::symbolize::{Annotator, Answer, Format, Lookup, one_line, write_record};
+
+/// `nmiscope symbolize`.
+#[derive(Debug, Args)]
+pub struct Symbolize {
+    /// The image that the text is of: for Linux, the vmlinux with debug information [default: the
+    /// bundled guest]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub image: Option<PathBuf>,
+    /// Find kernel modules (.ko, .ko.xz, .ko.zst, .ko.gz, .ko.debug) below this directory; may be
+    /// repeated
+    #[arg(long, value_name = "DIRECTORY", value_hint = ValueHint::AnyPath)]
+    pub modules: Vec<PathBuf>,
+    /// The kernel ran this far above the addresses of its image (KASLR), in hexadecimal. Wins over a
+    /// `Kernel Offset:` line in the text
+    #[arg(long, value_name = "OFFSET", value_parser = parse_address)]
+    pub offset: Option<u64>,
+    /// Look up the call before each argument: all are where calls return to. A place of a trace, such as
+    /// func+0x14/0x90, is taken so anyway
+    #[arg(long)]
+    pub return_addresses: bool,
+    /// Where separate debug files are, by build-id
+    #[arg(long, value_name = "DIRECTORY", default_value = DEBUG_DIRECTORY,
+          value_hint = ValueHint::DirPath)]
+    pub debug_dir: PathBuf,
+    /// Print a JSON record for each reference, one a line, and nothing of the text
+    /// (docs/symbolize.schema.json)
+    #[arg(long)]
+    pub json: bool,
+    /// Print no summary on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Addresses in hexadecimal, or `func+0x14/0x90 [mod]` as a trace has it. With none, standard
+    /// input is copied, with functions and lines behind its stack traces
+    #[arg(value_name = "ADDR", value_parser = parse_reference)]
+    pub references: Vec<String>,
+}
+
+/// Checks that the text names code; it is read again where the image is known.
+fn parse_reference(text: &str) -> Result<String, String> {
+    grammar::argument(text).map(|_| text.to_owned()).ok_or_else(|| {
+        "an address in hexadecimal is wanted, as in ffffffff80201234, or a place in a function, as in \
+         'vfs_write+0x14/0x90'"
+            .into()
+    })
+}
+
+fn parse_address(text: &str) -> Result<u64, String> {
+    let digits = text.trim_start_matches("0x");
+    u64::from_str_radix(digits, 16)
+        .map_err(|_| "an address in hexadecimal is wanted, as in ffffffff80201234".into())
+}
 
 /// Lines that wait for the kernel's address offset are written when the log has been waited for so
 /// long since the first of them came.

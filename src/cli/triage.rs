@@ -1,20 +1,53 @@
 //! `nmiscope triage`: reports to groups, as text or JSON, and an exit code.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use anyhow::Context;
+use clap::{Args, ValueHint};
 
-use super::arguments::{self, MessageFormat};
+use super::arguments::MessageFormat;
 use super::exit_code::{self, Code};
 use super::output::{self, Text};
 use crate::errors::BadRequest;
 use crate::triage::{self, Content, Diff, Document, Group, Kind, Known, TRIAGE_VERSION, text};
 
+/// `nmiscope triage`.
+#[derive(Debug, Args)]
+#[command(after_help = TRIAGE_HELP)]
+pub struct Triage {
+    /// Results directories of farms, directories with reports in them, and reports
+    #[arg(required_unless_present = "diff", value_name = "DIR", value_hint = ValueHint::AnyPath)]
+    pub paths: Vec<PathBuf>,
+    /// What is known: [[known]] tables with a `signature` (its first 8 digits, or all 16), a `url`, and
+    /// maybe a `note` and the last day of it, `until`
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub known: Option<PathBuf>,
+    /// Say what NEW has that OLD had not, what is gone, and which VMs became flaky
+    #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], conflicts_with = "paths",
+          value_hint = ValueHint::AnyPath)]
+    pub diff: Option<Vec<PathBuf>>,
+    /// How to say it
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub message_format: MessageFormat,
+}
+
+const TRIAGE_HELP: &str = "\
+Of a farm's VMs, those count that did not do what their suite expects. Each kind has a signature
+by which the same ones are told: a hang by its class and stacks, a panic or a crash by its message
+and function, a time limit that was exceeded by what ran then.
+
+Exit codes:
+  0  there is nothing, or all of it is known; with --diff, nothing is new
+  1  a time limit was exceeded
+  3  hang; with --diff, something is new
+  4  panic or crash";
+
 /// So many of the files that were skipped are named unless somebody wants to know more.
 const NAMED: usize = 10;
 
 /// Does the triage.
-pub fn triage(arguments: &arguments::Triage, verbose: bool) -> anyhow::Result<Code> {
+pub fn triage(arguments: &Triage, verbose: bool) -> anyhow::Result<Code> {
     // Before the work: it may be wrong.
     let known = arguments.known.as_deref().map(Known::load).transpose();
     let known = known.map_err(BadRequest::from_error)?.unwrap_or_default();

@@ -40,12 +40,15 @@ jq --raw-output 'select(.module == null) | [.exact, .candidates[0].address] | @t
         printf '0x%x\n' "$value"
     done >"$work/addresses"
 
-printf -v ours '%q symbolize --image %q --modules %q -q' "$nmiscope" "$image" "$modules"
-printf -v theirs 'xargs --arg-file=%q --max-chars=1000000 --exit %q symbolize elf --path %q' \
-    "$work/addresses" "$blazecli" "$image"
-hyperfine --shell=none --warmup 2 --runs 20 --style none --input "$work/log" \
+# Each as a script, so that both are started in the same way and ours gets the log.
+printf '#!/bin/sh\nexec %q symbolize --image %q --modules %q -q <%q\n' \
+    "$nmiscope" "$image" "$modules" "$work/log" >"$work/nmiscope"
+printf '#!/bin/sh\nexec xargs --arg-file=%q --max-chars=1000000 --exit %q symbolize elf --path %q\n' \
+    "$work/addresses" "$blazecli" "$image" >"$work/blazecli"
+chmod +x "$work/nmiscope" "$work/blazecli"
+hyperfine --shell=none --warmup 2 --runs 20 --style none \
     --export-csv "$work/table.csv" --export-markdown "$work/table.md" \
-    --command-name nmiscope "$ours" --command-name blazecli "$theirs" >/dev/null
+    --command-name nmiscope "$work/nmiscope" --command-name blazecli "$work/blazecli" >/dev/null
 
 seconds() { # command...: its wall time
     local started=${EPOCHREALTIME/./}

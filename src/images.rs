@@ -128,10 +128,9 @@ impl Files {
                 return Ok(Some((bundled, None)));
             }
         }
-        let debug = build_id.and_then(<[u8]>::split_first).map(|(first, rest)| {
-            let file = format!(".build-id/{first:02x}/{}", hex(rest));
-            [directory.join(&file), directory.join(file + ".debug")]
-        });
+        let debug = build_id
+            .and_then(build_id_path)
+            .map(|file| [directory.join(&file), directory.join(file + ".debug")]);
         let places = recorded.map(Path::to_owned).into_iter().chain(debug.into_iter().flatten());
         let found = places.filter_map(|path| {
             let files = Self::open(Some(&path), Access::Map).ok().filter(is_it)?;
@@ -173,10 +172,9 @@ fn candidates<'a>(
 ) -> Vec<(PathBuf, Check<'a>)> {
     let mut found = Vec::new();
     if let Some(id) = image.build_id()
-        && let Some((first, rest)) = id.split_first()
+        && let Some(file) = build_id_path(id)
     {
-        let file = format!(".build-id/{first:02x}/{}.debug", hex(rest));
-        found.push((directory.join(file), Check::BuildId(id.to_vec())));
+        found.push((directory.join(file + ".debug"), Check::BuildId(id.to_vec())));
     }
     if let Some(link) = image.debuglink()
         && let Some(path) = path.and_then(|path| path.canonicalize().ok())
@@ -203,6 +201,13 @@ pub fn source_roots() -> Vec<String> {
         .chain([crate::bundled::SOURCE_ROOT.to_owned()])
         .collect();
     roots.into_iter().collect()
+}
+
+/// The path below a directory of debug files at which the image with that build-id is, and with
+/// `.debug` behind it its debug file. `None` for an empty build-id.
+fn build_id_path(build_id: &[u8]) -> Option<String> {
+    let (first, rest) = build_id.split_first()?;
+    Some(format!(".build-id/{first:02x}/{}", hex(rest)))
 }
 
 /// Bytes as hexadecimal digits.

@@ -13,7 +13,7 @@ use nmiscope::report::{Answer, Outcome, Report, Source};
 use nmiscope_symbolizer::Image;
 use proptest::prelude::*;
 
-const CORES: [&str; 8] = [
+pub const CORES: [&str; 8] = [
     "abba-deadlock",
     "nmi-stuck",
     "corrupt-stack",
@@ -24,7 +24,7 @@ const CORES: [&str; 8] = [
     "ipi-wait",
 ];
 
-fn directory() -> PathBuf {
+pub fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/offline")
 }
 

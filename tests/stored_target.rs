@@ -2,8 +2,8 @@
 //! code, and what a core cannot do is said in so many words. Needs no KVM.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
+use crate::offline::{CORES, directory};
 use nmiscope::capture::nmi::{Bounds, Stopped};
 use nmiscope::capture::{Capture, NmiCapture, Reservation};
 use nmiscope::core_file::Core;
@@ -11,21 +11,6 @@ use nmiscope::images::{Access, Files};
 use nmiscope::kernel::{self, Kernel, KernelState};
 use nmiscope::targets::{Dump, MissingPower, Target};
 use serde_json::Value;
-
-const CORES: [&str; 8] = [
-    "abba-deadlock",
-    "nmi-stuck",
-    "corrupt-stack",
-    "null-deref",
-    "deep-stack",
-    "halt-irqs-off",
-    "mutex-deadlock",
-    "ipi-wait",
-];
-
-fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/offline")
-}
 
 /// The capture in a core's note.
 fn stored_capture(core: &Core<'_>) -> Capture {

@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use nmiscope_symbolizer::{Image, link_module};
 
 use super::compression::Compression;
-use super::{Access, hex, open};
+use super::{Access, build_id_path, open};
 
 /// The most files and directories that are looked at. A distribution's kernel has some 5,000 modules.
 const MAX_ENTRIES: usize = 200_000;
@@ -172,8 +172,7 @@ fn link(path: &Path, debug_directory: &Path) -> anyhow::Result<Linked> {
     let image =
         Image::parse(&module).with_context(|| format!("failed to read {}", path.display()))?;
     let debug = image.build_id().filter(|_| !image.has_debug_info()).and_then(|id| {
-        let (first, rest) = id.split_first()?;
-        let path = debug_directory.join(format!(".build-id/{first:02x}/{}.debug", hex(rest)));
+        let path = debug_directory.join(build_id_path(id)? + ".debug");
         read(&path).ok().filter(|debug| Image::parse(debug).is_ok_and(|d| d.build_id() == Some(id)))
     });
     Ok(Linked { module, debug })

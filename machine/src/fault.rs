@@ -15,7 +15,7 @@ pub enum ReadError {
     Unbacked {
         /// First address of the range.
         address: PhysicalAddress,
-        /// Its length in bytes.
+        /// The length of the read in bytes.
         length: usize,
     },
     /// The target itself failed, for example with an I/O error.
@@ -23,9 +23,9 @@ pub enum ReadError {
     Target {
         /// First address of the range.
         address: PhysicalAddress,
-        /// Its length in bytes.
+        /// The length of the read in bytes.
         length: usize,
-        /// What the target said.
+        /// The reason that the target gives.
         reason: String,
     },
     /// The guest's page tables do not map some byte of the range.
@@ -33,9 +33,9 @@ pub enum ReadError {
     Unmapped {
         /// First address of the range.
         address: VirtualAddress,
-        /// Its length in bytes.
+        /// The length of the read in bytes.
         length: usize,
-        /// What the page walk found, and at which address.
+        /// The fault of the page walk, with its address.
         #[source]
         walk: Box<WalkError>,
     },
@@ -44,7 +44,7 @@ pub enum ReadError {
     Wraps {
         /// First address of the range.
         address: VirtualAddress,
-        /// Its length in bytes.
+        /// The length of the read in bytes.
         length: usize,
     },
 }

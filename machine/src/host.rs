@@ -1,4 +1,4 @@
-//! What a host knows of a vCPU without asking it.
+//! Times and counts that a host has of a vCPU without asking it.
 //!
 //! Owns the numbers; refuses to own how a host gets them (/proc, KVM's statistics) and what follows
 //! when they stand still. Made by targets, judged by the hang detector.
@@ -12,7 +12,7 @@ pub struct HostTimes {
     pub run: Duration,
     /// How long it has waited for a CPU; `None` where the host does not count that.
     pub delay: Option<Duration>,
-    /// Whether it sleeps: its vCPU is halted, and nothing is there to wake it.
+    /// True when the thread sleeps: its vCPU is halted, and nothing is there to wake it.
     pub asleep: bool,
 }
 

@@ -6,7 +6,7 @@
 //! read ([`PhysicalMemory`], [`VirtualMemory`]) and how page tables lead from one to the other
 //! ([`PageTables`], [`GuestVirtual`]).
 //!
-//! It refuses to own where any of it comes from, and what it means: there is no I/O, no KVM, no ELF
+//! The crate refuses to own where any of that comes from, and what it means: there is no I/O, no KVM, no ELF
 //! and no symbol here. What is stored in cores has serde's traits.
 //!
 //! Registers and memory are the guest's, and hostile: no input makes this crate panic, every walk is

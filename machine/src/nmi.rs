@@ -21,13 +21,13 @@ pub struct NmiState {
     pub interrupt_shadow: bool,
 }
 
-/// What became of an NMI that a vCPU was to take.
+/// The outcome of an NMI that a vCPU was to take.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NmiResult {
     /// The handler ran and said so. The vCPU stands behind the instruction that said it, inside the
     /// handler.
     Finished,
-    /// Its bound passed first. `after.nmi` says whether the NMI was even delivered.
+    /// The bound passed first. `after.nmi` says whether the NMI was even delivered.
     Unfinished,
     /// Not sent: the vCPU waits for INIT or a start-up IPI.
     NotStarted,
@@ -39,11 +39,11 @@ pub enum NmiResult {
 /// One vCPU's NMI.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NmiRun {
-    /// Which vCPU.
+    /// The vCPU, by its number.
     pub cpu: u32,
-    /// Whether the NMI was sent.
+    /// True when the NMI was sent.
     pub injected: bool,
-    /// What became of it.
+    /// The outcome of the NMI.
     pub result: NmiResult,
     /// Where it stood with NMIs when it was stopped again.
     pub after: NmiState,

@@ -22,7 +22,7 @@ pub enum Outcome {
     DebugExit {
         /// The vCPU that wrote.
         cpu: u32,
-        /// What it wrote, zero-extended.
+        /// The value that was written, zero-extended.
         code: u32,
     },
     /// The guest reset the machine through the keyboard controller.
@@ -84,13 +84,13 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Whether the vCPU has done no more than ask for the end: it stands behind an OUT, and can
+    /// True when the vCPU has done no more than ask for the end: it stands behind an OUT, and can
     /// still run an NMI handler, so that it can be asked what led there.
     pub fn can_run_handlers(&self) -> bool {
         matches!(self, Self::DebugExit { .. } | Self::Reset { .. })
     }
 
-    /// Whether KVM could not go on, rather than that the guest ended, in whatever way. The cause may
+    /// True when KVM could not go on, rather than the guest having ended, in whatever way. The cause may
     /// still be the guest: an instruction that KVM cannot emulate, a page table that points nowhere.
     pub fn is_kvm_error(&self) -> bool {
         match self {

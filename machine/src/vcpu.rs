@@ -13,19 +13,19 @@ use crate::nmi::NmiState;
 pub struct VcpuState {
     /// The vCPU's number, from 0 on.
     pub cpu: u32,
-    /// Its registers.
+    /// The registers of the vCPU.
     pub registers: Registers,
     /// Where it stands with NMIs and interrupts.
     pub nmi: NmiState,
-    /// Whether it runs, sleeps or was never started.
+    /// The multiprocessing state: runs, sleeps, or was never started.
     pub mp_state: MpState,
-    /// Whether it is in system-management mode. Cores leave it out where it is not.
+    /// True in system-management mode. Cores leave it out where it is not.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub smm: bool,
 }
 
 impl VcpuState {
-    /// What the vCPU is doing.
+    /// The execution state of the vCPU.
     pub fn execution(&self) -> Execution {
         Execution::new(self.mp_state, &self.registers, self.smm)
     }

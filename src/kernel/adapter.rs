@@ -1,4 +1,4 @@
-//! What an adapter for a guest kernel answers.
+//! The traits of an adapter for a guest kernel.
 //!
 //! Owns the traits alone. [`Kernel`] is what is known before a guest is looked at, [`Located`] what is
 //! known of one guest: both by physical memory and registers, so that an adapter works on a core
@@ -29,7 +29,7 @@ pub trait Kernel: Debug {
         registers: &mut dyn Iterator<Item = Result<Registers, String>>,
     ) -> Result<Box<dyn Located>, String>;
 
-    /// What the kernel's own words mean.
+    /// The meaning of the kernel's own words.
     fn vocabulary(&self) -> &dyn Vocabulary;
 
     /// The symbols to look addresses up in: those of the kernel's image, where there is one, unless
@@ -51,7 +51,7 @@ pub enum Depth {
 /// A kernel whose structures have been found in one guest. Good for as long as the guest leaves its
 /// page tables alone; one that does not gets wrong numbers, of itself only.
 pub trait Located: Debug {
-    /// What the kernel is doing.
+    /// The state of the kernel at this moment.
     ///
     /// # Errors
     /// There is no memory where its structures were.

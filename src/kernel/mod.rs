@@ -1,4 +1,4 @@
-//! What lies in a guest's memory: one adapter per guest kernel.
+//! Kernels in a guest's memory: one adapter for each.
 //!
 //! Owns the seam: the traits that an adapter implements ([`Kernel`], [`Located`], [`NmiBuffers`],
 //! [`Symbols`], [`Vocabulary`]), the neutral state that it answers with ([`KernelState`]), and which adapter a guest
@@ -36,7 +36,7 @@ pub use state::{
 pub use symbols::{Symbols, WithVariables};
 pub use vocabulary::{TraceEntry, Vocabulary};
 
-/// What the bundled kernel's words mean.
+/// The meaning of the bundled kernel's words.
 pub fn bundled_words() -> &'static dyn Vocabulary {
     &bundled::Words
 }

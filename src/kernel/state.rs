@@ -103,10 +103,10 @@ impl KernelState {
     }
 }
 
-/// What a CPU does, by the kernel's counters.
+/// The activity of a CPU, by the kernel's counters.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuActivity {
-    /// It runs the kernel.
+    /// True when the CPU runs the kernel.
     pub online: bool,
     /// Advanced by its timer interrupt.
     pub tick: u64,
@@ -122,7 +122,7 @@ pub struct CpuActivity {
     pub work_done: u64,
     /// The task that it runs; `None` for its own main loop.
     pub task: Option<u32>,
-    /// What it waits for, spinning.
+    /// The wait in which the CPU spins.
     pub wait: Option<Wait>,
 }
 
@@ -137,30 +137,30 @@ impl CpuActivity {
 /// A task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
-    /// Its name.
+    /// The name of the task.
     pub name: String,
     /// The CPU that it runs on.
     pub cpu: u32,
-    /// What it does.
+    /// The state of the task.
     pub state: TaskState,
     /// How often it was switched to.
     pub switches: u64,
-    /// What it sleeps for.
+    /// The wait in which the task sleeps.
     pub wait: Option<Wait>,
     /// Its registers while it does not run; `None` where nobody has looked, or they cannot be read.
     pub registers: Option<TaskRegisters>,
 }
 
-/// What a task does.
+/// The state of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TaskState {
-    /// It could run.
+    /// The task could run.
     Ready,
-    /// It runs.
+    /// The task runs.
     Running,
-    /// It sleeps until somebody wakes it.
+    /// The task sleeps until somebody wakes it.
     Blocked,
-    /// It has ended.
+    /// The task has ended.
     Ended,
     /// The guest has something there that means nothing.
     Garbage(u32),
@@ -177,7 +177,7 @@ pub struct Wait {
     pub at: Site,
 }
 
-/// What is waited for.
+/// The thing that is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WaitFor {
     /// A lock, by its address.
@@ -202,7 +202,7 @@ pub struct Site {
 /// A lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lock {
-    /// What kind.
+    /// The kind of lock.
     pub kind: LockKind,
     /// Who has it: the number of a CPU, or of a task where tasks hold locks of this kind.
     pub holder: Option<u32>,

@@ -1,4 +1,4 @@
-//! What a kernel's addresses mean: functions, lines, unwinding, variables.
+//! The meaning of a kernel's addresses: functions, lines, unwinding, variables.
 //!
 //! Owns the trait that whoever looks at stacks asks, and its implementation by an ELF image. A kernel
 //! that describes itself in memory implements it without one. Refuses to own formats: DWARF and call

@@ -1,4 +1,4 @@
-//! What a kernel's own words mean: to a port, on its console, in an NMI buffer, as names of functions.
+//! The meaning of a kernel's own words: to a port, on its console, in an NMI buffer, as names of functions.
 //!
 //! Owns the trait; refuses to own any kernel's words (the adapters) and what follows from them
 //! (`session`, `diagnosis`). What is read is the guest's, and may be anything.
@@ -7,10 +7,10 @@ use nmiscope_machine::VirtualAddress;
 
 /// A kernel's words.
 pub trait Vocabulary: std::fmt::Debug + Sync {
-    /// Whether a byte that was written to the POST port says that all CPUs are up.
+    /// True when a byte that was written to the POST port says that all CPUs are up.
     fn is_ready(&self, post_code: u8) -> bool;
 
-    /// Whether a number that was written to the debug-exit port is a panic's.
+    /// True when a number that was written to the debug-exit port is a panic's.
     fn is_panic(&self, exit_code: u32) -> bool;
 
     /// The message of the last panic on the console, without what the kernel writes before each;
@@ -22,11 +22,11 @@ pub trait Vocabulary: std::fmt::Debug + Sync {
     /// read.
     fn call_trace(&self, text: &str) -> Option<Vec<TraceEntry>>;
 
-    /// Whether a function, by its path, is one in which everybody ends up: it takes locks, sleeps or
+    /// True for a function, by its path, in which everybody ends up: it takes locks, sleeps or
     /// panics, and tells no hang from another.
     fn is_plumbing(&self, function: &str) -> bool;
 
-    /// Whether a function, by its path, is how a CPU or a task came to where it does its work.
+    /// True for a function, by its path, through which a CPU or a task came to where it does its work.
     fn is_start(&self, function: &str) -> bool;
 }
 
@@ -35,8 +35,8 @@ pub trait Vocabulary: std::fmt::Debug + Sync {
 pub struct TraceEntry {
     /// The address as it was printed.
     pub address: VirtualAddress,
-    /// Whether it is the very instruction that was interrupted; otherwise a call returns to it.
+    /// True for the very instruction that was interrupted; otherwise a call returns to it.
     pub interrupted: bool,
-    /// Whether the kernel vouches for it.
+    /// True when the kernel vouches for the entry.
     pub reliable: bool,
 }

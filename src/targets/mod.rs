@@ -74,7 +74,7 @@ pub trait Target: PhysicalMemory {
         Err(MissingPower::Nmis)
     }
 
-    /// What the host knows of the vCPUs.
+    /// The power to ask the host about the vCPUs.
     ///
     /// # Errors
     /// There are no threads to look at.
@@ -142,7 +142,7 @@ pub trait Nmis {
     fn run(&mut self, cpus: &[u32], bound: Duration) -> Vec<Result<NmiRun, String>>;
 }
 
-/// What the host knows of vCPUs without stopping them.
+/// Times and counts that the host has of vCPUs without stopping them.
 pub trait Host {
     /// The CPU time that a vCPU's thread has used; zero for one that does not exist.
     fn run_time(&self, cpu: u32) -> Duration;
@@ -150,6 +150,6 @@ pub trait Host {
     /// How the host has treated a vCPU's thread; `None` where it does not tell.
     fn times(&self, cpu: u32) -> Option<HostTimes>;
 
-    /// What the host has counted of a vCPU.
+    /// The events that the host has counted for a vCPU.
     fn counts(&self, cpu: u32) -> HostCounts;
 }

@@ -1,4 +1,4 @@
-//! What a vCPU is doing, as its registers and its hypervisor say.
+//! Execution states of vCPUs, by their registers and what their hypervisor says.
 //!
 //! Owns the states' names and how they are told apart; refuses to own what the guest's kernel says
 //! of the same CPU, which may know better: one that it took offline looks halted from here. Called
@@ -14,15 +14,15 @@ use super::registers::Registers;
 /// (KVM_GET_MP_STATE; Linux, Documentation/virt/kvm/api.rst, 4.38).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MpState {
-    /// It executes instructions.
+    /// The vCPU executes instructions.
     Running,
-    /// It executed HLT and waits for an interrupt.
+    /// The vCPU executed HLT and waits for an interrupt.
     Halted,
     /// An application processor that no one has started.
     Uninitialized,
-    /// It got an INIT and waits for its start-up IPI.
+    /// The vCPU got an INIT and waits for its start-up IPI.
     InitReceived,
-    /// It got its start-up IPI and has not run since.
+    /// The vCPU got its start-up IPI and has not run since.
     SipiReceived,
     /// A state that x86 does not have.
     Other(u32),
@@ -35,7 +35,7 @@ impl MpState {
     }
 }
 
-/// What a vCPU is doing.
+/// The execution state of a vCPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Execution {
     /// Long mode at privilege level 0 to 2.
@@ -68,7 +68,7 @@ pub enum Execution {
 const ROM: [Range<u64>; 2] = [0xe_0000..0x10_0000, 0xff00_0000..0x1_0000_0000];
 
 impl Execution {
-    /// What a vCPU is doing that has these registers. `smm` says that it is in system-management
+    /// The execution state of a vCPU with these registers. `smm` says that it is in system-management
     /// mode, which no register shows.
     pub fn new(mp_state: MpState, registers: &Registers, smm: bool) -> Self {
         match mp_state {
@@ -96,7 +96,7 @@ impl Execution {
         }
     }
 
-    /// Whether the registers say where the vCPU is: not before it was started, nor after it was
+    /// True where the registers say where the vCPU is: not before it was started, nor after it was
     /// reset.
     pub fn has_position(self) -> bool {
         !matches!(self, Self::NotStarted | Self::InInit | Self::Offline)

@@ -57,7 +57,7 @@ impl From<&Registers> for UnwindRegisters {
     }
 }
 
-/// Those that a switch between tasks preserves; the others are not known.
+/// The registers that a switch between tasks preserves; the others are not known.
 impl From<&TaskRegisters> for UnwindRegisters {
     fn from(of: &TaskRegisters) -> Self {
         let value = |register| Some((register, of.get(register)?));

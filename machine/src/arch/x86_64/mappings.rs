@@ -44,7 +44,7 @@ impl Default for MappingLimits {
     }
 }
 
-/// Which of the limits ended a walk before the tables did.
+/// The limit that ended a walk before the tables did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overrun {
     /// [`MappingLimits::tables`].
@@ -53,7 +53,7 @@ pub enum Overrun {
     Ranges,
 }
 
-/// What an address space maps.
+/// The mappings of an address space.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mappings {
     /// By virtual address, none of them overlapping; ranges that go on in both spaces are one.

@@ -68,7 +68,7 @@ impl PageSize {
     }
 }
 
-/// What a page walk found.
+/// The result of a page walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {
     /// The guest-physical address of the byte asked for.

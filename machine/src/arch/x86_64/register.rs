@@ -57,7 +57,7 @@ impl Register {
         Self::ALL.get(usize::from(number)).copied()
     }
 
-    /// Whether a function must return it as it was (psABI, figure 3.4).
+    /// True for a register that a function must return as it was (psABI, figure 3.4).
     pub fn is_callee_saved(self) -> bool {
         use Register::{R12, R13, R14, R15, Rbp, Rbx};
         matches!(self, Rbx | Rbp | R12 | R13 | R14 | R15)

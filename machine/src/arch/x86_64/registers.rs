@@ -101,27 +101,27 @@ impl Registers {
         PageTables::from_control_registers(self.cr0, self.cr3, self.cr4, self.efer)
     }
 
-    /// Whether the vCPU takes maskable interrupts: RFLAGS.IF.
+    /// True when the vCPU takes maskable interrupts: RFLAGS.IF.
     pub fn interrupts_enabled(&self) -> bool {
         self.rflags & INTERRUPT_FLAG != 0
     }
 
-    /// Whether the vCPU is in protected or long mode, and not in real mode: CR0.PE.
+    /// True when the vCPU is in protected or long mode, and not in real mode: CR0.PE.
     pub fn is_protected(&self) -> bool {
         self.cr0 & PROTECTION_ENABLE != 0
     }
 
-    /// Whether the vCPU translates addresses through page tables: CR0.PG.
+    /// True when the vCPU translates addresses through page tables: CR0.PG.
     pub fn is_paging(&self) -> bool {
         self.cr0 & PAGING != 0
     }
 
-    /// Whether the vCPU is in long mode, 64-bit or compatibility: IA32_EFER.LMA.
+    /// True when the vCPU is in long mode, 64-bit or compatibility: IA32_EFER.LMA.
     pub fn is_long_mode(&self) -> bool {
         self.efer & LONG_MODE_ACTIVE != 0
     }
 
-    /// Whether they are those of a processor after a reset or an INIT (SDM volume 3, table 10-1).
+    /// True when the registers are those of a processor after a reset or an INIT (SDM volume 3, table 10-1).
     pub fn are_reset(&self) -> bool {
         self.cs.base == 0xffff_0000 && self.rip == 0xfff0
     }

@@ -2,7 +2,7 @@
 //! separate file by build-id or debuglink, where distributions put those.
 //!
 //! Owns whether a file is copied into memory or mapped, and the one `unsafe` that mapping takes.
-//! Owns no parsing. Called by `cli`, `session` and `postmortem`.
+//! Owns no parsing. Called by `cli`, `session`.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

@@ -20,7 +20,6 @@ pub mod hang_after;
 pub mod images;
 pub mod kernel;
 pub mod nearest;
-pub mod postmortem;
 pub mod report;
 pub mod session;
 mod signals;

@@ -146,7 +146,7 @@ fn check_race(backtrace: &Backtrace) {
             assert_eq!(*holder, Some(0), "cpu0 is the only client inside");
             false
         }
-        Reservation::Unavailable { reason } => panic!("{reason}"),
+        other => panic!("{other:?}"),
     };
     for cpu in &backtrace.cpus {
         let Some(word) = &cpu.word else {

@@ -7,18 +7,19 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::common::vm::ready_vm;
-use nmiscope::diagnosis::host_look::{HostLook, look_at_all};
+use nmiscope::capture::host_stack::{self, HostStack};
+use nmiscope::targets::{Pausing, States};
 use nmiscope_symbolizer::{Image, Strategy, UnwoundFrame};
 
 const CAPTURES: u32 = 1000;
 
-/// The symbols of a look's frames, innermost first.
-fn symbols(image: &Image<'_>, look: &HostLook) -> Vec<String> {
+/// The symbols of a stack's frames, innermost first.
+fn symbols(image: &Image<'_>, stack: &HostStack) -> Vec<String> {
     let name = |frame: &UnwoundFrame| {
         let found = image.symbol_containing(frame.pc.lookup_address());
         found.map_or_else(|| "??".into(), |found| found.symbol.name.into_owned())
     };
-    look.frames.iter().map(name).collect()
+    stack.frames.iter().map(name).collect()
 }
 
 fn every_stack_is_whole(cpus: u32) {
@@ -34,13 +35,12 @@ fn every_stack_is_whole(cpus: u32) {
         seed ^= seed << 17;
         // A stop that follows at once may find the guest where it was.
         sleep(Duration::from_micros(seed % 3000));
-        let states = vm.pause(Duration::from_secs(120));
-        let states: Vec<_> =
-            states.into_iter().map(|state| state.map_err(|error| error.to_string())).collect();
-        let looks = look_at_all(&states, Some(&image), &vm);
+        let states: States = Pausing::pause(&mut vm, Duration::from_secs(120));
+        let stack = |state| host_stack::of_vcpu(state, Some(&image), &vm);
+        let stacks: Vec<_> = states.iter().map(stack).collect();
         vm.resume();
-        assert_eq!(looks.len(), cpus as usize);
-        for (cpu, look) in looks.iter().enumerate() {
+        assert_eq!(stacks.len(), cpus as usize);
+        for (cpu, look) in stacks.iter().enumerate() {
             let place = || format!("cpu{cpu} in capture {capture}");
             let look = look.as_ref().unwrap_or_else(|| panic!("{}: no look", place()));
             let names = symbols(&image, look);

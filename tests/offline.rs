@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::*;
-use nmiscope::postmortem::{Stored, report};
 use nmiscope::report::{Answer, Outcome, Report, Source};
+use nmiscope::session::offline::{Stored, report};
 use nmiscope_symbolizer::Image;
 use proptest::prelude::*;
 

@@ -9,17 +9,18 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use nmiscope::capture::nmi::{Bounds as CaptureBounds, Stopped};
-use nmiscope::capture::{NmiCapture, Reservation};
+use nmiscope::capture::{
+    Bounds as CaptureBounds, NmiCapture, NoReservation, NotSent, Request, Reservation, Stopped,
+};
 use nmiscope::core_file::Extents;
-use nmiscope::diagnosis::{self, Looks, Resolver};
+use nmiscope::diagnosis::{self, Diagnosis, Resolver};
 use nmiscope::hang::{Bounds, Class, Detector, Observation, Vcpu, VcpuSample, Verdict};
 use nmiscope::kernel::{
-    CpuActivity, Depth, Kernel, KernelState, Located, Lock, LockKind, Reading, Site, Symbols, Task,
-    TaskState, TraceEntry, Vocabulary, Wait, WaitFor,
+    CpuActivity, Depth, Kernel, KernelState, LocateError, Located, Lock, LockKind, Reading, Site,
+    Symbols, Task, TaskState, TraceEntry, Vocabulary, Wait, WaitFor,
 };
 use nmiscope::report::{Backtrace, CpuState, FoundBy, Hang, Trigger, text};
-use nmiscope::targets::{States, Target};
+use nmiscope::targets::{NoAnswer, States, Target};
 use nmiscope_machine::{
     GuestVirtual, HostTimes, MpState, NmiState, PageTables, PhysicalAddress, PhysicalMemory,
     ReadError, Register, Registers, TaskRegisters, UnwindRegisters, VcpuState, VirtualAddress,
@@ -263,8 +264,8 @@ impl Kernel for Second {
     fn locate(
         &self,
         _memory: &dyn PhysicalMemory,
-        _registers: &mut dyn Iterator<Item = Result<Registers, String>>,
-    ) -> Result<Box<dyn Located>, String> {
+        _registers: &mut dyn Iterator<Item = Result<Registers, NoAnswer>>,
+    ) -> Result<Box<dyn Located>, LocateError> {
         Ok(Box::new(self.clone()))
     }
 
@@ -449,7 +450,7 @@ fn observe(machine: &mut Machine, kernel: &Second, poll: u64) -> Observation {
         at: Duration::from_millis(100 * poll),
         vcpus: machine.states.iter().map(vcpu).collect(),
         console_bytes: 0,
-        kernel: Reading::of(kernel.state(machine, Depth::All).map_err(|error| error.to_string())),
+        kernel: Reading::of(kernel.state(machine, Depth::All)),
     }
 }
 
@@ -470,17 +471,24 @@ fn whole_report() -> (Backtrace, Vec<Hang>) {
 
     let stopped = Stopped::stop(&mut machine, &kernel, None, CaptureBounds::for_vcpus(2));
     let symbols = kernel.symbols(None);
-    let looks = Looks::look(&stopped.states, stopped.activity.known(), symbols, &machine);
-    let capture = stopped.reserve(&mut machine).run_nmis(&mut machine);
-    let reason = "the kernel has no NMI buffers".into();
+    let request = Request {
+        trigger: Trigger::Hang,
+        at: Duration::from_millis(1),
+        found: Some(*found),
+        nmis: true,
+        symbols,
+        core: None,
+        still: None,
+    };
+    let (capture, _) = stopped.capture(&mut machine, request);
+    let reason = NoReservation::NoBuffers;
     assert_eq!(capture.reservation, Reservation::Unavailable { reason });
-    let not_sent = "the kernel has no buffer to answer an NMI into";
-    assert!(capture.cpus.iter().all(|cpu| cpu.nmi == NmiCapture::NotSent(not_sent.into())));
+    let not_sent = NmiCapture::NotSent(NotSent::NoBuffers);
+    assert!(capture.cpus.iter().all(|cpu| cpu.nmi == not_sent));
 
     let resolver =
         Resolver::new(symbols, SourceRoots::new::<&str>([])).with_words(kernel.vocabulary());
-    let backtrace = diagnosis::backtrace(&capture, &looks, Trigger::Hang, 1.0, &resolver);
-    let hangs = diagnosis::hangs(&found, &capture, &backtrace, Some(0), &resolver);
+    let Diagnosis { backtrace, hangs } = diagnosis::diagnose(&capture, Some(0), &resolver);
     (backtrace, hangs)
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::common::vm::ready_vm;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
-use nmiscope::diagnosis::host_look::look_at_all;
+use nmiscope::capture::host_stack;
 use nmiscope::images::{Access, Files};
 use nmiscope_machine::{GuestVirtual, VcpuState, VirtualAddress, VirtualMemory};
 use nmiscope_symbolizer::Image;
@@ -37,10 +37,10 @@ impl<'a> Stepped<'a> {
 
     /// The addresses of the frames that the host sees, innermost first. Its view has to be whole.
     fn look(&self) -> Vec<u64> {
-        let looks = look_at_all(&[Ok(self.state)], Some(self.image), &self.vm);
-        let look = looks.into_iter().flatten().next().expect("a look");
-        assert!(look.ending.is_complete(), "{}: {look:#?}", self.place());
-        look.frames.iter().map(|frame| frame.pc.address().0).collect()
+        let stack = host_stack::of_vcpu(&Ok(self.state), Some(self.image), &self.vm);
+        let stack = stack.expect("a stack");
+        assert!(stack.ending.is_complete(), "{}: {stack:#?}", self.place());
+        stack.frames.iter().map(|frame| frame.pc.address().0).collect()
     }
 
     fn place(&self) -> String {

@@ -2,21 +2,18 @@
 //! code, and what a core cannot do is said in so many words. Needs no KVM.
 
 use std::fs;
+use std::time::Duration;
 
 use crate::offline::{CORES, directory};
-use nmiscope::capture::nmi::{Bounds, Stopped};
-use nmiscope::capture::{Capture, NmiCapture, Reservation};
+use nmiscope::capture::note::Note;
+use nmiscope::capture::{
+    Bounds, Capture, NmiCapture, NoReservation, NotSent, Request, Reservation, Stopped,
+};
 use nmiscope::core_file::Core;
 use nmiscope::images::{Access, Files};
 use nmiscope::kernel::{self, Kernel, KernelState};
+use nmiscope::report::Trigger;
 use nmiscope::targets::{Dump, MissingPower, Target};
-use serde_json::Value;
-
-/// The capture in a core's note.
-fn stored_capture(core: &Core<'_>) -> Capture {
-    let note: Value = serde_json::from_slice(core.note()).expect("a note");
-    serde_json::from_value(note["taken"]["capture"].clone()).expect("a capture")
-}
 
 fn for_each_core(check: impl Fn(&str, &mut Dump<'_>, &dyn Kernel, &Capture)) {
     let files = Files::open(Some(&directory().join("guest.elf")), Access::Read).expect("the image");
@@ -24,7 +21,7 @@ fn for_each_core(check: impl Fn(&str, &mut Dump<'_>, &dyn Kernel, &Capture)) {
     for name in CORES {
         let bytes = fs::read(directory().join(format!("cores/{name}.core"))).expect("a core");
         let core = Core::parse(&bytes).expect("a core");
-        let live = stored_capture(&core);
+        let live = Note::read(&core).expect("a note").capture;
         let states = live.cpus.iter().map(|cpu| cpu.state.clone()).collect();
         check(name, &mut Dump::new(core, states), &*kernel, &live);
     }
@@ -52,7 +49,7 @@ fn a_core_gives_the_kernel_state_that_was_read_from_the_vm() {
         let states: Vec<_> = live.cpus.iter().map(|cpu| cpu.state.clone()).collect();
         assert_eq!(stopped.states, states, "{name}");
         let of_vm = live.kernel.known().expect("a state of the kernel");
-        let of_core = stopped.activity.known().expect("a state of the kernel");
+        let of_core = stopped.kernel.known().expect("a state of the kernel");
         assert_eq!(without_lines(of_core), without_lines(of_vm), "{name}");
     });
 }
@@ -60,10 +57,19 @@ fn a_core_gives_the_kernel_state_that_was_read_from_the_vm() {
 #[test]
 fn what_a_core_cannot_do_is_said_in_its_capture() {
     for_each_core(|name, dump, kernel, _| {
-        let capture = stop(dump, kernel).reserve(dump).run_nmis(dump);
-        let reason = MissingPower::Words.to_string();
+        let request = Request {
+            trigger: Trigger::Timer,
+            at: Duration::ZERO,
+            found: None,
+            nmis: true,
+            symbols: None,
+            core: None,
+            still: None,
+        };
+        let (capture, _) = stop(dump, kernel).capture(dump, request);
+        let reason = NoReservation::MissingPower(MissingPower::Words);
         assert_eq!(capture.reservation, Reservation::Unavailable { reason }, "{name}");
-        let reason = NmiCapture::NotSent(MissingPower::Nmis.to_string());
+        let reason = NmiCapture::NotSent(NotSent::MissingPower(MissingPower::Nmis));
         for cpu in &capture.cpus {
             assert_eq!(cpu.nmi, reason, "{name}");
             assert!(cpu.buffer.is_ok(), "{name}: a buffer is memory");

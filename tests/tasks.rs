@@ -9,7 +9,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::common::vm::ready_vm;
-use nmiscope::diagnosis::host_look::look_at_all;
+use nmiscope::capture::host_stack;
 use nmiscope_guest::abi;
 use nmiscope_guest::sched::MAX_TASKS;
 use nmiscope_machine::{GuestVirtual, Register, UnwindRegisters, VcpuState, VirtualMemory};
@@ -34,10 +34,9 @@ fn symbols(image: &Image<'_>, frames: &[UnwoundFrame]) -> Vec<String> {
 
 /// The symbols of a vCPU's stack.
 fn stack_of_vcpu(image: &Image<'_>, vm: &Vm, state: VcpuState) -> Vec<String> {
-    let looks = look_at_all(&[Ok(state)], Some(image), vm);
-    let look = looks.into_iter().flatten().next().expect("a look");
-    let names = symbols(image, &look.frames);
-    assert!(look.ending.is_complete(), "{names:#?}: {}", look.ending);
+    let stack = host_stack::of_vcpu(&Ok(state), Some(image), vm).expect("a stack");
+    let names = symbols(image, &stack.frames);
+    assert!(stack.ending.is_complete(), "{names:#?}: {}", stack.ending);
     names
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 use nmiscope::core_file::Core;
-use nmiscope::postmortem::{Stored, report};
+use nmiscope::session::offline::{Stored, report};
 use nmiscope::report::text;
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory};
 

@@ -1,75 +1,280 @@
 //! The moment: everything that is taken from a guest for one backtrace, as plain data.
 //!
-//! [`nmi`] takes it, with the guest's own protocol; `diagnosis` makes sense of it, anywhere and at
-//! any time. Nothing here is interpreted beyond what taking it needs. It can be stored: these structs
-//! are part of a core's note (docs/core-format.md).
+//! Owns [`Capture`], the order in which it is taken, and its form in a core. Refuses to know what it
+//! means (`diagnosis`), when it is taken and whether the guest runs on afterwards (`session`). Two steps,
+//! because the hang detector decides in between: [`Stopped::stop`] stops the guest, finds its kernel
+//! and reads the kernel's state; [`Stopped::capture`] takes the rest, in this order:
+//!
+//! 1. the reservation of the NMI buffers. A guest whose own client has them runs on for it, and the
+//!    moment becomes a later one;
+//! 2. host stacks of all vCPUs and sleeping tasks: NMI handlers write to those stacks;
+//! 3. memory for a core, if one is wanted: NMI handlers write to it;
+//! 4. NMIs, and the buffers that their handlers answer into;
+//! 5. samples: further stacks of blamed CPUs that run on. The guest runs in between.
+//!
+//! Everything but the samples is of one moment. A capture read from a core ([`note`]) is the same
+//! struct; its stacks, and its kernel's state, are made from the core's memory.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `stopped` | a guest that stands still, its registers and its kernel's state |
+//! | `nmi` | the guest's NMI backtrace protocol, from outside |
+//! | `host_stack` | unwinding from outside |
+//! | `samples` | stacks at further moments |
+//! | `store` | which memory goes into a core, and the core until its note is known |
+//! | `note` | the core's note: a capture as JSON |
 
-pub mod nmi;
+pub mod host_stack;
+mod nmi;
+pub mod note;
+mod samples;
+mod stopped;
+pub mod store;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use nmiscope_machine::{NmiRun, VcpuState};
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::{Reading, SeqBuf};
+use crate::hang::Found;
+use crate::kernel::{KernelState, LocateError, NoBuffer, Reading, SeqBuf, Symbols};
+use crate::report::Trigger;
+use crate::targets::{MissingPower, NoAnswer, NoSuchWord, Target};
+use host_stack::HostStack;
+pub use stopped::{Bounds, Stopped};
+use store::{Destination, Pending};
 
 /// One backtrace of all vCPUs, not yet understood.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Capture {
-    /// Whether the buffers were reserved.
-    pub reservation: Reservation,
-    /// From the first NMI to the last buffer read.
-    pub elapsed: Duration,
-    /// By vCPU number.
+    /// The reason why it was taken.
+    pub trigger: Trigger,
+    /// The time at which it was asked for, since the tool's start.
+    pub at: Duration,
+    /// The vCPUs, by number.
     pub cpus: Vec<CpuCapture>,
-    /// What the kernel said of what it was doing, when it was stopped.
+    /// The kernel's state when the guest was stopped. In a core: as the run read it, for a reader that
+    /// has no image to read it by.
     pub kernel: Reading,
+    /// The stacks of tasks that did not run, by task number. Made from memory: not stored.
+    #[serde(skip)]
+    pub task_stacks: Vec<Option<HostStack>>,
+    /// The hold on the guest's NMI buffers.
+    pub reservation: Reservation,
+    /// The time from the first NMI to the last buffer read.
+    pub elapsed: Duration,
+    /// The hangs that it was taken for, and samples of those to blame; `None` if it was taken for
+    /// something else.
+    pub found: Option<Found>,
 }
 
-/// What came of taking the reservation.
+impl Capture {
+    /// Unwinds all stacks, by registers and memory of the moment.
+    pub fn unwind(
+        &mut self,
+        symbols: Option<&dyn Symbols>,
+        memory: &dyn nmiscope_machine::PhysicalMemory,
+    ) {
+        let states: Vec<_> = self.cpus.iter().map(|cpu| cpu.state.clone()).collect();
+        for (cpu, state) in self.cpus.iter_mut().zip(&states) {
+            cpu.stack = host_stack::of_vcpu(state, symbols, memory);
+        }
+        self.task_stacks = host_stack::of_tasks(self.kernel.known(), &states, symbols, memory);
+    }
+}
+
+/// The hold on a guest's NMI buffers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reservation {
-    /// Taken.
+    /// They were taken.
     Held {
-        /// How long it took to get.
+        /// How long it took to get them.
         waited: Duration,
     },
-    /// A client inside the guest has it.
+    /// A client inside the guest has them.
     Refused {
         /// The guest's CPU, if it is one.
         holder: Option<u32>,
-        /// How long it has, by the guest's clock; `None` where that makes no sense.
+        /// How long it has had them, by the guest's clock; `None` where that makes no sense.
         held: Option<Duration>,
-        /// How long it was waited for.
+        /// How long they were waited for.
         waited: Duration,
     },
-    /// The guest has none that can be found.
+    /// They were not taken.
     Unavailable {
-        /// Because.
-        reason: String,
+        /// The reason.
+        reason: NoReservation,
     },
+}
+
+/// The reason why NMI buffers were not reserved. Stored in cores as its text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(into = "String", from = "String")]
+pub enum NoReservation {
+    /// Nobody asked for NMIs.
+    #[error("no NMIs were asked for")]
+    NotAsked,
+    /// The kernel has no buffers.
+    #[error("the kernel has no NMI buffers")]
+    NoBuffers,
+    /// The kernel's structures were not found.
+    #[error(transparent)]
+    NotFound(#[from] LocateError),
+    /// The target's memory cannot be written.
+    #[error(transparent)]
+    MissingPower(#[from] MissingPower),
+    /// The word of the reservation is not in memory.
+    #[error(transparent)]
+    NoSuchWord(#[from] NoSuchWord),
+    /// The reason that is stored in a core.
+    #[error("{0}")]
+    Stored(String),
+}
+
+impl From<NoReservation> for String {
+    fn from(reason: NoReservation) -> Self {
+        crate::error_chain(&reason)
+    }
+}
+
+impl From<String> for NoReservation {
+    fn from(text: String) -> Self {
+        if text == Self::NotAsked.to_string() { Self::NotAsked } else { Self::Stored(text) }
+    }
 }
 
 /// One vCPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuCapture {
     /// Its state before the NMI, or why there is none.
-    pub state: Result<VcpuState, String>,
+    pub state: Result<VcpuState, NoAnswer>,
+    /// Its stack before the NMI; `None` for one that cannot be seen. Made from memory: not stored.
+    #[serde(skip)]
+    pub stack: Option<HostStack>,
     /// Its NMI.
     pub nmi: NmiCapture,
     /// Its buffer after the NMI, or why it could not be read.
-    pub buffer: Result<SeqBuf, String>,
+    pub buffer: Result<SeqBuf, NoBuffer>,
     /// Bytes that were in the buffer before the NMI and belonged to nobody.
     pub stale_bytes: u32,
     /// Whether the guest's own counter says that the NMI was taken; `None` where there is none.
     pub counted: Option<bool>,
 }
 
-/// What became of an NMI.
+/// The outcome of an NMI.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NmiCapture {
-    /// The VMM's account.
+    /// The VMM's account of one that was sent, or could not be taken.
     Run(Box<NmiRun>),
-    /// The vCPU could not take one, or could not be asked.
-    NotSent(String),
+    /// None was sent, for this reason.
+    NotSent(NotSent),
+}
+
+impl NmiCapture {
+    /// Whether the vCPU is not inside its handler: one that is stays where it was, below it.
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Run(run) => run.finished(),
+            Self::NotSent(_) => true,
+        }
+    }
+}
+
+/// The reason why a vCPU was not sent an NMI. Stored in cores as its text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(into = "String", from = "String")]
+pub enum NotSent {
+    /// Nobody asked for NMIs.
+    #[error("no NMIs were asked for")]
+    NotAsked,
+    /// An NMI would end the guest.
+    #[error("it has no NMI handler: it is still booting, has been reset, or never had one")]
+    NoHandler,
+    /// Nobody could read the answer.
+    #[error("the kernel has no buffer to answer an NMI into")]
+    NoBuffers,
+    /// The target cannot send one.
+    #[error(transparent)]
+    MissingPower(#[from] MissingPower),
+    /// The vCPU did not answer.
+    #[error(transparent)]
+    NoAnswer(#[from] NoAnswer),
+    /// The target said nothing of this vCPU.
+    #[error("the target did not say what became of it")]
+    NoAccount,
+    /// The reason that is stored in a core.
+    #[error("{0}")]
+    Stored(String),
+}
+
+impl From<NotSent> for String {
+    fn from(reason: NotSent) -> Self {
+        reason.to_string()
+    }
+}
+
+impl From<String> for NotSent {
+    fn from(text: String) -> Self {
+        if text == Self::NotAsked.to_string() { Self::NotAsked } else { Self::Stored(text) }
+    }
+}
+
+/// What a capture is taken for, and with what.
+pub struct Request<'a> {
+    /// The reason why it is taken.
+    pub trigger: Trigger,
+    /// The time at which it was asked for, since the tool's start.
+    pub at: Duration,
+    /// The hangs that it is taken for.
+    pub found: Option<Found>,
+    /// Whether the vCPUs are sent NMIs.
+    pub nmis: bool,
+    /// The symbols to unwind by, with variables if those are wanted.
+    pub symbols: Option<&'a dyn Symbols>,
+    /// The core that the memory goes into.
+    pub core: Option<&'a Destination>,
+    /// The judge of whether the hangs go on while samples are taken; without one there are none.
+    pub still: Option<StillToSample<'a>>,
+}
+
+/// Stops a guest that has run on while it was sampled, and returns the CPUs whose hang went on.
+pub type StillToSample<'a> = &'a mut dyn FnMut(&mut dyn Target) -> BTreeSet<u32>;
+
+impl Stopped {
+    /// Takes everything else of the moment. The guest stands still afterwards. Whatever goes wrong is
+    /// in the capture, or in place of the core.
+    pub fn capture(
+        mut self,
+        target: &mut dyn Target,
+        request: Request<'_>,
+    ) -> (Capture, Option<anyhow::Result<Pending>>) {
+        let Request { trigger, at, found, nmis, symbols, core, still } = request;
+        let reservation = match nmis {
+            true => nmi::reserve(&mut self, target),
+            false => Reservation::Unavailable { reason: NoReservation::NotAsked },
+        };
+        let (stacks, task_stacks) = self.unwind(target, symbols);
+        let pending = core.map(|core| {
+            let stacks = stacks.iter().chain(&task_stacks).flatten();
+            core.begin(&self, stacks, target, symbols)
+        });
+        let held = matches!(reservation, Reservation::Held { .. });
+        let (mut cpus, elapsed) = nmi::ask(&self, target, nmis, held);
+        for (cpu, stack) in cpus.iter_mut().zip(stacks) {
+            cpu.stack = stack;
+        }
+        let kernel = self.kernel;
+        let mut capture =
+            Capture { trigger, at, cpus, kernel, task_stacks, reservation, elapsed, found };
+        if let Some(still) = still {
+            capture.sample(target, symbols, still);
+        }
+        (capture, pending)
+    }
+}
+
+/// The CPUs of `hangs` whose stacks are worth more than one look.
+pub fn to_sample(hangs: &[crate::hang::Hang], kernel: Option<&KernelState>) -> BTreeSet<u32> {
+    hangs.iter().flat_map(|hang| hang.cpus_to_sample(kernel)).collect()
 }

@@ -9,8 +9,8 @@ use super::output::{self, Text};
 use crate::destination::Destination;
 use crate::errors::BadRequest;
 use crate::images::DEBUG_DIRECTORY;
-use crate::postmortem::{self, Stored};
 use crate::report::text;
+use crate::session::offline::{self, Stored};
 
 /// `nmiscope report`.
 #[derive(Debug, Args)]
@@ -46,7 +46,7 @@ pub fn report(arguments: &Report) -> anyhow::Result<Code> {
     let report = Stored::open(&arguments.core)
         .and_then(|core| {
             let image = arguments.image.as_deref();
-            postmortem::report(&core, image, &arguments.debug_dir, arguments.args)
+            offline::report(&core, image, &arguments.debug_dir, arguments.args)
         })
         .map_err(BadRequest::from_error)?;
     for warning in &report.warnings {

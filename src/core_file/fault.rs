@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::FORMAT_VERSION;
+use super::{FORMAT_VERSION, OLDEST_VERSION};
 
 /// Why a file is no core that can be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +33,10 @@ pub enum CoreError {
     #[error("malformed core: {0}")]
     Malformed(&'static str),
     /// The core is of another version, and so by another version of this program.
-    #[error("core format version {found}, and this nmiscope reads version {FORMAT_VERSION}")]
+    #[error(
+        "core format version {found}, and this nmiscope reads versions {OLDEST_VERSION} to \
+         {FORMAT_VERSION}: use the nmiscope that wrote it, or one as new"
+    )]
     Version {
         /// The core's.
         found: u32,

@@ -37,5 +37,8 @@ pub use write::{
     write_path,
 };
 
-/// The version of the format that is written, and the only one that is read.
-pub const FORMAT_VERSION: u32 = 3;
+/// The version of the format that is written.
+pub const FORMAT_VERSION: u32 = 4;
+
+/// The oldest version of the format that is read.
+pub const OLDEST_VERSION: u32 = 3;

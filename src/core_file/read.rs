@@ -8,7 +8,6 @@ use std::ops::Range;
 
 use nmiscope_machine::{Mapping, PhysicalAddress, PhysicalMemory, ReadError, VirtualAddress};
 
-use super::FORMAT_VERSION;
 use super::extents::Extents;
 use super::fault::{CoreError, Finding, Kind};
 use super::format::{
@@ -19,6 +18,7 @@ use super::notes::{
     self, CORE, CpuRegisters, GNU, NT_GNU_BUILD_ID, NT_PRSTATUS, Note, OWN, OWN_HEADER, OWN_TYPE,
     VMCOREINFO,
 };
+use super::{FORMAT_VERSION, OLDEST_VERSION};
 
 /// A core, over the bytes of its file.
 ///
@@ -49,6 +49,11 @@ impl<'data> Core<'data> {
     /// The vCPUs whose registers it has, in the order of the file.
     pub fn cpus(&self) -> &[CpuRegisters] {
         &self.notes.cpus
+    }
+
+    /// The version of the format that it is in.
+    pub fn version(&self) -> u32 {
+        self.notes.version
     }
 
     /// The contents of our own note.
@@ -166,6 +171,8 @@ fn kind_of_no_elf(file: &[u8]) -> Kind {
 #[derive(Debug, Clone, Default)]
 struct Notes<'data> {
     cpus: Vec<CpuRegisters>,
+    /// Of our own note, as are the contents.
+    version: u32,
     own: &'data [u8],
     vmcoreinfo: Option<&'data [u8]>,
     build_id: Option<&'data [u8]>,
@@ -186,7 +193,7 @@ impl<'data> Notes<'data> {
         let (all, whole) = notes::parse(segment);
 
         let own = all.iter().find(|note| (note.name, note.kind) == (OWN, OWN_TYPE));
-        let own = match own {
+        let (version, own) = match own {
             Some(note) => contents_of_own(note.description)?,
             None if segment.len() as u64 != length => {
                 return Err(CoreError::Truncated {
@@ -211,6 +218,7 @@ impl<'data> Notes<'data> {
         };
         Ok(Self {
             cpus: cpus(&all, findings),
+            version,
             own,
             vmcoreinfo: with(VMCOREINFO, None),
             build_id: with(GNU, Some(NT_GNU_BUILD_ID)),
@@ -218,12 +226,15 @@ impl<'data> Notes<'data> {
     }
 }
 
-fn contents_of_own(description: &[u8]) -> Result<&[u8], CoreError> {
+/// The version of our own note, and its contents.
+fn contents_of_own(description: &[u8]) -> Result<(u32, &[u8]), CoreError> {
     let short = CoreError::Malformed("the note of nmiscope is too short for its version");
     match (u32_at(description, 0), description.get(OWN_HEADER..)) {
-        (Some(FORMAT_VERSION), Some(contents)) => Ok(contents),
-        (Some(found), _) if found != FORMAT_VERSION => Err(CoreError::Version { found }),
-        _ => Err(short),
+        (Some(version @ OLDEST_VERSION..=FORMAT_VERSION), Some(contents)) => {
+            Ok((version, contents))
+        }
+        (Some(OLDEST_VERSION..=FORMAT_VERSION) | None, _) => Err(short),
+        (Some(found), _) => Err(CoreError::Version { found }),
     }
 }
 

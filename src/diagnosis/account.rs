@@ -50,7 +50,7 @@ fn was_masked(capture: &CpuCapture) -> bool {
 /// Why there is no answer to this NMI; `None` if there is one.
 fn no_answer(capture: &CpuCapture, delivered: Option<bool>) -> Option<String> {
     let run = match &capture.nmi {
-        NmiCapture::NotSent(reason) => return Some(reason.clone()),
+        NmiCapture::NotSent(reason) => return Some(reason.to_string()),
         NmiCapture::Run(run) => run,
     };
     let bound = format!("{} ms", run.wall.as_millis());
@@ -72,9 +72,10 @@ fn no_answer(capture: &CpuCapture, delivered: Option<bool>) -> Option<String> {
             Some(format!("NMI delivered, its handler did not finish within {bound}"))
         }
         NmiResult::Finished => match &capture.buffer {
-            Err(reason) => {
-                Some(format!("the handler finished, its buffer is out of reach: {reason}"))
-            }
+            Err(reason) => Some(format!(
+                "the handler finished, its buffer is out of reach: {}",
+                crate::error_chain(reason)
+            )),
             Ok(SeqBuf { text, owner: BufferOwner::Garbage(owner), .. }) if text.is_empty() => {
                 Some(format!("the handler finished, its buffer's owner is garbage: {owner:#x}"))
             }

@@ -5,60 +5,44 @@
 
 mod account;
 mod hangs;
-pub mod host_look;
 mod resolver;
 mod signature;
 mod stable;
 mod tasks;
-pub mod variables;
+mod variables;
 mod witnesses;
 
-use nmiscope_machine::{Execution, PhysicalMemory, Registers, VcpuState};
-use nmiscope_symbolizer::ProgramCounter;
+use nmiscope_machine::{Execution, Registers, VcpuState};
+use nmiscope_symbolizer::{ProgramCounter, Strategy};
 
-use crate::capture::{Capture, CpuCapture, Reservation};
+use crate::capture::host_stack::HostStack;
+use crate::capture::{Capture, CpuCapture, NoReservation, Reservation};
 use crate::hang::Found;
-use crate::kernel::{BufferOwner, KernelState, SeqBuf, Symbols};
-use crate::report::{self, Answer, Backtrace, Cpu, CpuState, Look, Nmi, Trigger, Word};
-use host_look::{HostLook, look_at_all};
+use crate::kernel::{BufferOwner, SeqBuf};
+use crate::report::{self, Answer, Backtrace, Cpu, CpuState, FoundBy, Look, Nmi, Word};
 pub use resolver::Resolver;
 
-/// What the host sees of a guest that stands still.
-#[derive(Debug, Default)]
-pub struct Looks {
-    /// By vCPU number.
-    cpus: Vec<Option<HostLook>>,
-    /// By task number, of those that do not run.
-    tasks: Vec<Option<HostLook>>,
+/// A capture, understood.
+#[derive(Debug)]
+pub struct Diagnosis {
+    /// The backtrace.
+    pub backtrace: Backtrace,
+    /// The hangs that the capture was taken for.
+    pub hangs: Vec<report::Hang>,
 }
 
-impl Looks {
-    /// Looks at the stacks of all vCPUs and of all tasks. Variables are read if `symbols` has them.
-    pub fn look(
-        states: &[Result<VcpuState, String>],
-        kernel: Option<&KernelState>,
-        symbols: Option<&dyn Symbols>,
-        memory: &dyn PhysicalMemory,
-    ) -> Self {
-        // The kernel's part of memory is the same in all address spaces.
-        let mut states_read = states.iter().flatten();
-        let tables = states_read.find_map(|state| state.registers.page_tables().ok());
-        let tables = tables.ok_or_else(|| "no vCPU has page tables".to_owned());
-        Self {
-            cpus: look_at_all(states, symbols, memory),
-            tasks: tasks::look_at_tasks(kernel, &tables, symbols, memory),
-        }
-    }
-
-    /// All of them.
-    pub fn all(&self) -> impl Iterator<Item = &HostLook> {
-        self.cpus.iter().chain(&self.tasks).flatten()
-    }
+/// Makes a report's parts of a capture. `index` is the place of the backtrace in the report, if it gets
+/// one.
+pub fn diagnose(capture: &Capture, index: Option<u32>, resolver: &Resolver<'_>) -> Diagnosis {
+    let backtrace = backtrace(capture, resolver);
+    let hangs = match &capture.found {
+        Some(found) => hangs(found, capture, &backtrace, index, resolver),
+        None => Vec::new(),
+    };
+    Diagnosis { backtrace, hangs }
 }
 
-/// What is said of the hangs that a backtrace was taken for. `index` is its place in the report, if
-/// it gets one.
-pub fn hangs(
+fn hangs(
     found: &Found,
     capture: &Capture,
     backtrace: &Backtrace,
@@ -77,30 +61,20 @@ pub fn hangs(
     hangs::hangs(&found.hangs, grounds, resolver)
 }
 
-/// Makes the backtrace. `looks` are the host's, of the moment before the capture's NMIs; `at_ms` is
-/// when it was taken, since the tool's start.
-pub fn backtrace(
-    capture: &Capture,
-    looks: &Looks,
-    trigger: Trigger,
-    at_ms: f64,
-    resolver: &Resolver<'_>,
-) -> Backtrace {
-    let cpus: Vec<Cpu> = (0..)
-        .zip(capture.cpus.iter().zip(&looks.cpus))
-        .map(|(cpu, (capture, look))| diagnose_cpu(cpu, capture, look.as_ref(), resolver))
-        .collect();
+fn backtrace(capture: &Capture, resolver: &Resolver<'_>) -> Backtrace {
+    let cpus = (0..).zip(&capture.cpus);
+    let cpus: Vec<Cpu> = cpus.map(|(cpu, capture)| diagnose_cpu(cpu, capture, resolver)).collect();
     let count = |test: fn(&&Cpu) -> bool| cpus.iter().filter(test).count() as u32;
     Backtrace {
-        trigger,
-        at_ms,
+        trigger: capture.trigger.clone(),
+        at_ms: milliseconds(capture.at),
         reservation: reservation(&capture.reservation),
         nmi_sent: count(|cpu| cpu.nmi.sent),
         nmi_answered: count(|cpu| answered(cpu)),
         elapsed_ms: milliseconds(capture.elapsed),
         groups: group(&cpus),
         cpus,
-        tasks: tasks::show(capture.kernel.known(), &looks.tasks, resolver),
+        tasks: tasks::show(capture.kernel.known(), &capture.task_stacks, resolver),
     }
 }
 
@@ -120,18 +94,16 @@ fn reservation(reservation: &Reservation) -> report::Reservation {
             held_ms: held.map(milliseconds),
             waited_ms: milliseconds(*waited),
         },
+        Reservation::Unavailable { reason: NoReservation::NotAsked } => {
+            report::Reservation::NotAsked
+        }
         Reservation::Unavailable { reason } => {
-            report::Reservation::Unavailable { reason: reason.clone() }
+            report::Reservation::Unavailable { reason: crate::error_chain(reason) }
         }
     }
 }
 
-fn diagnose_cpu(
-    number: u32,
-    capture: &CpuCapture,
-    look: Option<&HostLook>,
-    resolver: &Resolver<'_>,
-) -> Cpu {
+fn diagnose_cpu(number: u32, capture: &CpuCapture, resolver: &Resolver<'_>) -> Cpu {
     let state = capture.state.as_ref().ok();
     let somewhere = state.filter(|state| state.execution().has_position());
     let nmi = account::account(capture);
@@ -142,8 +114,8 @@ fn diagnose_cpu(
         interrupts_enabled: somewhere.map(|state| state.registers.interrupts_enabled()),
         registers: state.map(|state| show_registers(&state.registers)),
         in_nmi: somewhere.map(|state| state.nmi.masked),
-        findings: witnesses::findings(capture, &nmi, word.as_ref(), look),
-        look: look.map(|look| show_look(look, resolver)),
+        findings: witnesses::findings(capture, &nmi, word.as_ref()),
+        look: capture.stack.as_ref().map(|stack| show_stack(stack, resolver)),
         nmi,
         word,
     }
@@ -164,17 +136,26 @@ fn cpu_state(state: Option<&VcpuState>) -> CpuState {
     }
 }
 
-fn show_look(look: &HostLook, resolver: &Resolver<'_>) -> Look {
-    let frames = look.frames.iter().map(|frame| report::Frame {
-        found_by: Some(frame.strategy.into()),
+fn show_stack(stack: &HostStack, resolver: &Resolver<'_>) -> Look {
+    let frames = stack.frames.iter().map(|frame| report::Frame {
+        found_by: Some(found_by(frame.strategy)),
         cfi_fault: frame.cfi_fault.as_ref().map(|fault| crate::error_chain(fault)),
         ..resolver.frame(frame.pc, true)
     });
     let mut frames: Vec<report::Frame> = frames.collect();
-    for (frame, variables) in frames.iter_mut().zip(&look.variables) {
+    for (frame, variables) in frames.iter_mut().zip(&stack.variables) {
         variables::add(frame, variables);
     }
-    Look { frames, complete: look.ending.is_complete(), end: look.ending.to_string() }
+    Look { frames, complete: stack.ending.is_complete(), end: stack.ending.to_string() }
+}
+
+fn found_by(strategy: Strategy) -> FoundBy {
+    match strategy {
+        Strategy::Registers => FoundBy::Registers,
+        Strategy::Cfi => FoundBy::Cfi,
+        Strategy::BadCall => FoundBy::BadCall,
+        Strategy::FramePointer => FoundBy::FramePointer,
+    }
 }
 
 fn show_registers(registers: &Registers) -> report::Registers {

@@ -1,41 +1,12 @@
-//! Arguments and locals of the frames that the host sees, for those who ask for them.
+//! Arguments and locals of host frames, as reports have them.
 //!
-//! Owns how many of them a stack may have, and their form in reports. Owns no locations and no
-//! rendering: the symbolizer finds them and makes text of them. Called by `host_look`, while the
-//! guest stands still, and when its look becomes a report.
+//! Owns their form alone: the symbolizer finds them and makes text of them, `capture` bounds their
+//! number.
 
-use nmiscope_machine::VirtualMemory;
-use nmiscope_symbolizer::{FunctionVariables, UnwoundFrame, VariableKind, VariableValue};
+use nmiscope_symbolizer::{FunctionVariables, VariableKind, VariableValue};
 
-use crate::kernel::Symbols;
+use crate::capture::host_stack::FrameVariables;
 use crate::report::{self, Availability, Frame, Function, Variable};
-
-/// Variables of one vCPU's stack: what is behind that many says so. Recursion makes stacks of a
-/// thousand frames with the same few variables each, and the guest stands still meanwhile.
-const MAX_VARIABLES: usize = 4096;
-
-/// The variables of a frame's functions, innermost first, or why there are none.
-pub type FrameVariables = Result<Vec<FunctionVariables>, String>;
-
-/// The variables of a stack, frame for frame; empty if nobody asked for them.
-pub fn of_stack(
-    symbols: &dyn Symbols,
-    frames: &[UnwoundFrame],
-    memory: &dyn VirtualMemory,
-) -> Vec<FrameVariables> {
-    let mut left = MAX_VARIABLES;
-    let each = |frame: &UnwoundFrame| {
-        if left == 0 {
-            return Some(Err(format!("variables: the stack has more than {MAX_VARIABLES}")));
-        }
-        let functions = symbols.variables(frame, memory)?;
-        let found = functions.iter().flatten();
-        let count: usize = found.map(|function| function.variables.len()).sum();
-        left = left.saturating_sub(count);
-        Some(functions)
-    };
-    frames.iter().map_while(each).collect()
-}
 
 /// Adds a frame's variables to what is said of it.
 pub fn add(frame: &mut Frame, variables: &FrameVariables) {
@@ -46,7 +17,7 @@ pub fn add(frame: &mut Frame, variables: &FrameVariables) {
             }
         }
         Err(reason) => {
-            frame.missing.get_or_insert_with(|| reason.clone());
+            frame.missing.get_or_insert_with(|| crate::error_chain(reason));
         }
     }
 }

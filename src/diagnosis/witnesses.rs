@@ -1,19 +1,14 @@
 //! The two witnesses side by side: what the guest said of a vCPU and what the host saw, and each way
 //! in which they differ, by its name.
 
-use super::host_look::{Ending, HostLook};
 use super::{garbage, is_cut};
 use crate::capture::CpuCapture;
+use crate::capture::host_stack::{Ending, HostStack};
 use crate::report::{Answer, Finding, Frame, Nmi, Word};
 use nmiscope_symbolizer::End;
 
 /// What the two make of one vCPU, together.
-pub fn findings(
-    capture: &CpuCapture,
-    nmi: &Nmi,
-    word: Option<&Word>,
-    look: Option<&HostLook>,
-) -> Vec<Finding> {
+pub fn findings(capture: &CpuCapture, nmi: &Nmi, word: Option<&Word>) -> Vec<Finding> {
     let mut findings = Vec::new();
     if nmi.sent {
         match (nmi.delivered, nmi.masked_before) {
@@ -33,7 +28,7 @@ pub fn findings(
     if is_cut(text) {
         findings.push(Finding::WordTruncated);
     }
-    if let Some(look) = look {
+    if let Some(look) = &capture.stack {
         findings.extend(stack_fault(look));
         // An earlier handler's word is of another moment.
         if let Some(word) = word.filter(|word| word.current && nmi.answer == Answer::Answered) {
@@ -56,7 +51,7 @@ fn in_shadow(difference: Finding, shadow: bool) -> Finding {
 }
 
 /// Why the host cannot see the whole stack.
-fn stack_fault(look: &HostLook) -> Option<Finding> {
+fn stack_fault(look: &HostStack) -> Option<Finding> {
     let reason = look.ending.to_string();
     match &look.ending {
         ending if ending.is_complete() => None,
@@ -74,7 +69,7 @@ fn vouched_for(word: &Word) -> Vec<Place> {
     frames.map(|frame: &Frame| (frame.address.clone(), frame.interrupted)).collect()
 }
 
-fn seen(look: &HostLook) -> Vec<Place> {
+fn seen(look: &HostStack) -> Vec<Place> {
     let frames = look.frames.iter();
     frames.map(|frame| (frame.pc.address().to_string(), frame.is_interrupted())).collect()
 }

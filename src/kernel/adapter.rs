@@ -6,12 +6,37 @@
 
 use std::fmt::Debug;
 
-use nmiscope_machine::{PhysicalMemory, ReadError, Registers, VirtualAddress};
+use nmiscope_machine::{PagingError, PhysicalMemory, ReadError, Registers, VirtualAddress};
+use nmiscope_symbolizer::TypeError;
 
 use super::nmi_buffers::NmiBuffers;
 use super::state::KernelState;
 use super::symbols::Symbols;
 use super::vocabulary::Vocabulary;
+use crate::targets::NoAnswer;
+
+/// The reason why a kernel's structures were not found in a guest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LocateError {
+    /// The kernel is unknown, for this reason: there is nothing to look for.
+    #[error("{0}")]
+    UnknownKernel(String),
+    /// The guest has no vCPU that could be asked for its registers.
+    #[error("no vCPU has registers")]
+    NoRegisters,
+    /// The vCPU has no registers.
+    #[error(transparent)]
+    NoAnswer(#[from] NoAnswer),
+    /// The registers select no page tables.
+    #[error(transparent)]
+    Paging(#[from] PagingError),
+    /// The structures are not in the image, or not in memory.
+    #[error(transparent)]
+    Structures(#[from] TypeError),
+    /// The guest's memory could not be read.
+    #[error(transparent)]
+    Memory(#[from] ReadError),
+}
 
 /// A guest kernel, as far as it is understood.
 pub trait Kernel: Debug {
@@ -26,8 +51,8 @@ pub trait Kernel: Debug {
     fn locate(
         &self,
         memory: &dyn PhysicalMemory,
-        registers: &mut dyn Iterator<Item = Result<Registers, String>>,
-    ) -> Result<Box<dyn Located>, String>;
+        registers: &mut dyn Iterator<Item = Result<Registers, NoAnswer>>,
+    ) -> Result<Box<dyn Located>, LocateError>;
 
     /// The meaning of the kernel's own words.
     fn vocabulary(&self) -> &dyn Vocabulary;

@@ -26,14 +26,14 @@ mod vocabulary;
 
 use nmiscope_symbolizer::Image;
 
-pub use adapter::{Depth, Kernel, Located};
+pub use adapter::{Depth, Kernel, LocateError, Located};
 use bundled::Bundled;
 pub use bundled::{DOORBELLS, Doorbells};
-pub use nmi_buffers::{BufferOwner, Holder, NmiBuffers, SeqBuf};
+pub use nmi_buffers::{BufferOwner, Holder, NmiBuffers, NoBuffer, SeqBuf};
 pub use state::{
     CpuActivity, KernelState, Lock, LockKind, Reading, Site, Task, TaskState, Wait, WaitFor,
 };
-pub use symbols::{Symbols, WithVariables};
+pub use symbols::{NoVariables, Symbols, WithVariables};
 pub use vocabulary::{TraceEntry, Vocabulary};
 
 /// The meaning of the bundled kernel's words.

@@ -3,7 +3,8 @@
 //! Owns the protocol's steps as a trait and what a buffer holds; refuses to own where either lies (the
 //! adapters) and the order of the steps (`capture`). A buffer's contents are stored in cores.
 
-use nmiscope_machine::PhysicalMemory;
+use nmiscope_machine::{PhysicalMemory, ReadError};
+use nmiscope_symbolizer::TypeError;
 use serde::{Deserialize, Serialize};
 
 use crate::targets::{NoSuchWord, Words};
@@ -21,7 +22,7 @@ pub trait NmiBuffers {
     ///
     /// # Errors
     /// Which part of it cannot be read, and why.
-    fn read(&self, memory: &dyn PhysicalMemory, cpu: u32) -> Result<SeqBuf, String>;
+    fn read(&self, memory: &dyn PhysicalMemory, cpu: u32) -> Result<SeqBuf, NoBuffer>;
 
     /// Who is using a CPU's buffer, and how many bytes of text it is said to hold; `None` where that
     /// cannot be read.
@@ -65,6 +66,42 @@ pub struct Holder {
     pub cpu: Option<u32>,
     /// When it took it, in nanoseconds of the guest's clock; `None` where that cannot be read.
     pub since_ns: Option<u64>,
+}
+
+/// The reason why a CPU's buffer was not read. Stored in cores as its text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(into = "String", from = "String")]
+pub enum NoBuffer {
+    /// The kernel has no buffers, or they were not found.
+    #[error("its place is not known")]
+    PlaceUnknown,
+    /// The kernel has fewer CPUs than the machine.
+    #[error("the guest knows of {cpus} CPUs only")]
+    NoSuchCpu {
+        /// The number of CPUs that the kernel has.
+        cpus: usize,
+    },
+    /// The CPU's variables are not where they should be.
+    #[error(transparent)]
+    NotFound(#[from] TypeError),
+    /// The memory could not be read.
+    #[error(transparent)]
+    Unreadable(#[from] ReadError),
+    /// The reason that is stored in a core.
+    #[error("{0}")]
+    Stored(String),
+}
+
+impl From<NoBuffer> for String {
+    fn from(reason: NoBuffer) -> Self {
+        crate::error_chain(&reason)
+    }
+}
+
+impl From<String> for NoBuffer {
+    fn from(text: String) -> Self {
+        Self::Stored(text)
+    }
 }
 
 /// A CPU's NMI buffer, as it was found.

@@ -73,8 +73,11 @@ impl Reading {
     }
 
     /// A state, or the reason why it could not be read.
-    pub fn of(state: Result<KernelState, String>) -> Self {
-        state.map_or_else(|unreadable| Self::Unreadable { unreadable }, Self::Known)
+    pub fn of<E: std::error::Error>(state: Result<KernelState, E>) -> Self {
+        state.map_or_else(
+            |error| Self::Unreadable { unreadable: crate::error_chain(&error) },
+            Self::Known,
+        )
     }
 }
 
@@ -164,6 +167,13 @@ pub enum TaskState {
     Ended,
     /// The guest has something there that means nothing.
     Garbage(u32),
+}
+
+impl TaskState {
+    /// Whether the task has a stack of its own to look at: it exists, and no CPU runs it.
+    pub fn is_off_cpu(self) -> bool {
+        matches!(self, Self::Ready | Self::Blocked)
+    }
 }
 
 /// Somebody waits.

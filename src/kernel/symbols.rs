@@ -2,12 +2,12 @@
 //!
 //! Owns the trait that whoever looks at stacks asks, and its implementation by an ELF image. A kernel
 //! that describes itself in memory implements it without one. Refuses to own formats: DWARF and call
-//! frame information are the symbolizer's. Called by `diagnosis` and `postmortem`.
+//! frame information are the symbolizer's. Called by `capture` and `diagnosis`.
 
 use nmiscope_machine::{UnwindRegisters, VirtualAddress, VirtualMemory};
 use nmiscope_symbolizer::{
-    FunctionVariables, Image, ProgramCounter, Resolved, SymbolOffset, Trace, Types, Unwinder,
-    UnwoundFrame, Variables,
+    FunctionVariables, Image, ProgramCounter, Resolved, SymbolOffset, Trace, TypeError, Types,
+    Unwinder, UnwoundFrame, Variables,
 };
 
 /// The symbols, unwind tables and types of a running kernel and its modules. Addresses are those of
@@ -36,7 +36,7 @@ pub trait Symbols {
         &self,
         _frame: &UnwoundFrame,
         _memory: &dyn VirtualMemory,
-    ) -> Option<Result<Vec<FunctionVariables>, String>> {
+    ) -> Option<Result<Vec<FunctionVariables>, TypeError>> {
         None
     }
 }
@@ -64,6 +64,11 @@ impl Symbols for Image<'_> {
     }
 }
 
+/// The reason why frames have no variables: a warning to whoever asked for them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("arguments and locals are not to be had: failed to {}", crate::error_chain(.0))]
+pub struct NoVariables(TypeError);
+
 /// An image's symbols, with the variables of frames.
 pub struct WithVariables<'i> {
     image: &'i Image<'i>,
@@ -75,13 +80,9 @@ impl<'i> WithVariables<'i> {
     /// stopped.
     ///
     /// # Errors
-    /// The image does not say where variables are. The text is a warning.
-    pub fn new(image: &'i Image<'i>) -> Result<Self, String> {
-        let types = Types::new(image).map_err(|error| {
-            let error = crate::error_chain(&error);
-            format!("arguments and locals are not to be had: failed to {error}")
-        })?;
-        Ok(Self { image, types })
+    /// The image does not say where variables are.
+    pub fn new(image: &'i Image<'i>) -> Result<Self, NoVariables> {
+        Ok(Self { image, types: Types::new(image).map_err(NoVariables)? })
     }
 }
 
@@ -110,8 +111,7 @@ impl Symbols for WithVariables<'_> {
         &self,
         frame: &UnwoundFrame,
         memory: &dyn VirtualMemory,
-    ) -> Option<Result<Vec<FunctionVariables>, String>> {
-        let functions = Variables::new(&self.types).in_frame(frame, memory);
-        Some(functions.map_err(|error| crate::error_chain(&error)))
+    ) -> Option<Result<Vec<FunctionVariables>, TypeError>> {
+        Some(Variables::new(&self.types).in_frame(frame, memory))
     }
 }

@@ -2,8 +2,9 @@
 
 use nmiscope_machine::{PhysicalMemory, Registers};
 
-use super::adapter::{Kernel, Located};
+use super::adapter::{Kernel, LocateError, Located};
 use super::vocabulary::{TraceEntry, Vocabulary};
+use crate::targets::NoAnswer;
 
 /// An unknown kernel.
 #[derive(Debug)]
@@ -25,9 +26,9 @@ impl Kernel for Unknown {
     fn locate(
         &self,
         _memory: &dyn PhysicalMemory,
-        _registers: &mut dyn Iterator<Item = Result<Registers, String>>,
-    ) -> Result<Box<dyn Located>, String> {
-        Err(self.reason.clone())
+        _registers: &mut dyn Iterator<Item = Result<Registers, NoAnswer>>,
+    ) -> Result<Box<dyn Located>, LocateError> {
+        Err(LocateError::UnknownKernel(self.reason.clone()))
     }
 }
 

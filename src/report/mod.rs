@@ -242,9 +242,11 @@ pub enum Reservation {
         /// How long the hypervisor waited, in milliseconds.
         waited_ms: f64,
     },
-    /// There is nothing to reserve.
+    /// The buffers could not be taken: they were not found, or the target's memory cannot be written.
     Unavailable {
-        /// Because.
+        /// The reason.
         reason: String,
     },
+    /// No NMIs were asked for, and so no buffers.
+    NotAsked,
 }

@@ -168,8 +168,9 @@ fn reservation(reservation: &Reservation) -> String {
             )
         }
         Reservation::Unavailable { reason } => {
-            format!("NMI buffers: {BAD}not found{BAD:#}: {}\n", line(reason))
+            format!("NMI buffers: {BAD}not reserved{BAD:#}: {}\n", line(reason))
         }
+        Reservation::NotAsked => "NMI buffers: not used, no NMIs were asked for\n".into(),
     }
 }
 

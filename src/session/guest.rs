@@ -6,11 +6,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::Options;
+use super::options::Options;
 use crate::images::{Files, hex};
-use crate::kernel::{self, Kernel, Located, Vocabulary};
+use crate::kernel::{self, Kernel, LocateError, Located, Vocabulary};
 use crate::report;
-use crate::targets::Target;
+use crate::targets::{NoAnswer, Target};
 
 /// How long a vCPU has to say what its registers are.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -58,10 +58,10 @@ impl<'a> Guest<'a> {
     }
 
     /// Finds its structures in a VM that runs: stops a vCPU for a moment.
-    pub fn locate(&mut self, target: &dyn Target) -> Result<Box<dyn Located>, String> {
+    pub fn locate(&mut self, target: &dyn Target) -> Result<Box<dyn Located>, LocateError> {
         let mut registers = (0..target.vcpus()).map(|cpu| {
             let state = target.states(&[cpu], ANSWER).pop();
-            Ok(state.ok_or_else(|| format!("cpu{cpu} has no state"))??.registers)
+            Ok(state.unwrap_or(Err(NoAnswer::NoSuchVcpu(cpu)))?.registers)
         });
         self.examine().0.locate(target, &mut registers)
     }

@@ -1,13 +1,14 @@
 //! Watching a guest: how it is observed, and when it is worth to stop it for a closer look.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use nmiscope_machine::{Execution, HostCounts, VcpuState};
 
 use super::guest::Guest;
-use crate::capture::nmi::Stopped;
-use crate::hang::{Bounds, Detector, Hang, Noticed, Observation, Vcpu, VcpuSample, Verdict};
-use crate::kernel::{Depth, Located, Reading};
+use crate::capture::{Bounds as CaptureBounds, Stopped, to_sample};
+use crate::hang::{Bounds, Detector, Noticed, Observation, Vcpu, VcpuSample, Verdict};
+use crate::kernel::{Depth, Kernel, LocateError, Located, Reading};
 use crate::targets::Target;
 
 /// How often a guest is observed.
@@ -106,11 +107,10 @@ impl Watch {
         }
         let kernel = match &self.places {
             _ if !known => Reading::Unknown,
-            Some(places) => {
-                let state = places.state(target, Depth::Counters);
-                Reading::of(state.map_err(|error| crate::error_chain(&error)))
-            }
-            None => Reading::of(Err("the kernel's structures have not been found".into())),
+            Some(places) => Reading::of(places.state(target, Depth::Counters)),
+            None => Reading::Unreadable {
+                unreadable: "the kernel's structures have not been found".into(),
+            },
         };
         let mut vcpus = vcpus(target, &[]);
         if !known {
@@ -139,9 +139,20 @@ impl Watch {
         self.detector.judge(observation(target, stopped, at))
     }
 
-    /// Looks at one that stands still: which of the hangs that were told of still go on.
-    pub fn lasting(&mut self, target: &dyn Target, stopped: &Stopped, at: Duration) -> Vec<Hang> {
-        self.detector.lasting(observation(target, stopped, at))
+    /// Stops a guest that has run on while it was sampled, and returns the CPUs whose hang went on.
+    pub fn still_to_sample(
+        &mut self,
+        target: &mut dyn Target,
+        kernel: &dyn Kernel,
+        started: Instant,
+    ) -> BTreeSet<u32> {
+        let bounds = CaptureBounds::for_vcpus(target.vcpus());
+        let stopped = Stopped::stop(target, kernel, self.places(), bounds);
+        // It was stopped most of the time: that does not make a hang older.
+        let at = started.elapsed();
+        self.resumed(at);
+        let lasting = self.detector.lasting(observation(target, &stopped, at));
+        to_sample(&lasting, stopped.kernel.known())
     }
 }
 
@@ -151,7 +162,7 @@ fn observation(target: &dyn Target, stopped: &Stopped, at: Duration) -> Observat
         at,
         vcpus: vcpus(target, &samples),
         console_bytes: target.console_bytes().unwrap_or_default(),
-        kernel: stopped.activity.clone(),
+        kernel: stopped.kernel.clone(),
     }
 }
 
@@ -160,7 +171,7 @@ pub struct Observed {
     /// What the detector makes of it.
     pub noticed: Noticed,
     /// Why it could not be looked at as it should.
-    pub problem: Option<String>,
+    pub problem: Option<LocateError>,
 }
 
 fn vcpus(target: &dyn Target, samples: &[Option<VcpuSample>]) -> Vec<Vcpu> {

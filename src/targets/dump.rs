@@ -1,12 +1,12 @@
 //! A core that this program wrote: vCPUs and memory as they were, and no powers.
 //!
-//! Owns the two together; refuses to own the file (`core_file`) and the note in it (`postmortem`).
+//! Owns the two together; refuses to own the file (`core_file`) and the note in it (`capture`).
 
 use std::time::Duration;
 
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
 
-use super::{States, Target};
+use super::{NoAnswer, States, Target};
 use crate::core_file::{Core, Extents};
 
 /// A core as a target.
@@ -37,7 +37,7 @@ impl Target for Dump<'_> {
     fn states(&self, cpus: &[u32], _deadline: Duration) -> States {
         let state = |&cpu: &u32| match self.states.get(cpu as usize) {
             Some(state) => state.clone(),
-            None => Err(format!("the core has no cpu{cpu}")),
+            None => Err(NoAnswer::NoSuchVcpu(cpu)),
         };
         cpus.iter().map(state).collect()
     }

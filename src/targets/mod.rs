@@ -10,10 +10,12 @@
 //! | `own_vm` | a VM of this process |
 //! | `dump` | a core that this program wrote |
 //!
-//! `touched` is memory of any target that remembers what was read of it.
+//! `touched` is memory of any target that remembers what was read of it; `reasons` are those why a
+//! target does not answer.
 
 mod dump;
 mod own_vm;
+mod reasons;
 mod touched;
 
 use std::time::Duration;
@@ -23,10 +25,11 @@ use nmiscope_machine::{HostCounts, HostTimes, NmiRun, PhysicalAddress, PhysicalM
 use crate::core_file::Extents;
 
 pub use dump::Dump;
-pub use touched::Touched;
+pub use reasons::{MissingPower, NoAnswer};
+pub use touched::{Pages, Touched};
 
 /// The states of several vCPUs, each with the reason where there is none.
-pub type States = Vec<Result<VcpuState, String>>;
+pub type States = Vec<Result<VcpuState, NoAnswer>>;
 
 /// A machine with vCPUs and guest-physical memory, live or stored.
 pub trait Target: PhysicalMemory {
@@ -83,23 +86,6 @@ pub trait Target: PhysicalMemory {
     }
 }
 
-/// A power that a target does not have, as a report says it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum MissingPower {
-    /// See [`Pausing`].
-    #[error("the target cannot be stopped and let go on")]
-    Pausing,
-    /// See [`Words`].
-    #[error("the target's memory cannot be written")]
-    Words,
-    /// See [`Nmis`].
-    #[error("the target cannot be sent NMIs")]
-    Nmis,
-    /// See [`Host`].
-    #[error("the target has no vCPU threads on this host")]
-    Host,
-}
-
 /// Stops a machine and lets it go on.
 pub trait Pausing {
     /// Stops every vCPU at an instruction boundary and reads its state there. One that has not
@@ -139,7 +125,7 @@ pub struct NoSuchWord(PhysicalAddress);
 pub trait Nmis {
     /// Sends an NMI to each of `cpus` and lets it run its handler and no more, for at most `bound` of
     /// its own time. Answers are in their order, with the reason where a vCPU could not be asked.
-    fn run(&mut self, cpus: &[u32], bound: Duration) -> Vec<Result<NmiRun, String>>;
+    fn run(&mut self, cpus: &[u32], bound: Duration) -> Vec<Result<NmiRun, NoAnswer>>;
 }
 
 /// Times and counts that the host has of vCPUs without stopping them.

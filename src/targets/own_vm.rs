@@ -11,7 +11,7 @@ use nmiscope_machine::{HostCounts, HostTimes, NmiRun, PhysicalAddress, VcpuState
 use nmiscope_vmm::{ThreadState, VcpuError, Vm};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, VolatileMemory};
 
-use super::{Host, MissingPower, Nmis, NoSuchWord, Pausing, States, Target, Words};
+use super::{Host, MissingPower, Nmis, NoAnswer, NoSuchWord, Pausing, States, Target, Words};
 use crate::core_file::Extents;
 
 impl Target for Vm {
@@ -56,9 +56,17 @@ impl Target for Vm {
     }
 }
 
-fn with_reasons<T>(answers: Vec<Result<T, VcpuError>>) -> Vec<Result<T, String>> {
-    let answers = answers.into_iter();
-    answers.map(|answer| answer.map_err(|error| crate::error_chain(&error))).collect()
+fn with_reasons<T>(answers: Vec<Result<T, VcpuError>>) -> Vec<Result<T, NoAnswer>> {
+    answers.into_iter().map(|answer| answer.map_err(reason)).collect()
+}
+
+fn reason(error: VcpuError) -> NoAnswer {
+    let text = crate::error_chain(&error);
+    match error {
+        VcpuError::NoSuchVcpu(cpu) => NoAnswer::NoSuchVcpu(cpu),
+        VcpuError::NoAnswer { .. } | VcpuError::NoThreadYet(_) => NoAnswer::Late(text),
+        _ => NoAnswer::Refused(text),
+    }
 }
 
 impl Pausing for Vm {
@@ -100,7 +108,7 @@ fn with_atomic<R>(
 }
 
 impl Nmis for Vm {
-    fn run(&mut self, cpus: &[u32], bound: Duration) -> Vec<Result<NmiRun, String>> {
+    fn run(&mut self, cpus: &[u32], bound: Duration) -> Vec<Result<NmiRun, NoAnswer>> {
         with_reasons(self.run_nmi(cpus, bound))
     }
 }

@@ -5,21 +5,37 @@ use std::collections::BTreeSet;
 
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
 
+/// A set of guest-physical pages of 4 KiB.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pages(BTreeSet<u64>);
+
+impl Pages {
+    /// The addresses of the pages, in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = PhysicalAddress> {
+        self.0.iter().map(|&page| PhysicalAddress(page))
+    }
+
+    /// Adds the pages of another set.
+    pub fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+}
+
 /// Memory that remembers which of its pages were read.
 pub struct Touched<M> {
     memory: M,
-    pages: RefCell<BTreeSet<u64>>,
+    pages: RefCell<Pages>,
 }
 
 impl<M: PhysicalMemory> Touched<M> {
-    /// Nothing has been read yet.
+    /// Memory of which nothing has been read yet.
     pub fn new(memory: M) -> Self {
         Self { memory, pages: RefCell::default() }
     }
 
-    /// The pages of 4 KiB that were read, in ascending order.
-    pub fn pages(&self) -> Vec<PhysicalAddress> {
-        self.pages.borrow().iter().map(|&page| PhysicalAddress(page)).collect()
+    /// The pages that were read.
+    pub fn into_pages(self) -> Pages {
+        self.pages.into_inner()
     }
 }
 
@@ -30,7 +46,7 @@ impl<M: PhysicalMemory> PhysicalMemory for Touched<M> {
             let page = |address: u64| address & !0xfff;
             // It was read, and so lies in memory whole.
             let range = page(address.0)..=page(address.0 + last as u64);
-            self.pages.borrow_mut().extend(range.step_by(4096));
+            self.pages.borrow_mut().0.extend(range.step_by(4096));
         }
         Ok(())
     }

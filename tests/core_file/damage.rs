@@ -155,7 +155,10 @@ fn a_core_of_another_version_is_refused_by_its_number() {
     bytes[at + 12..at + 16].copy_from_slice(&7_u32.to_le_bytes());
     let error = Core::parse(&bytes).expect_err("another version");
     assert_eq!(error, CoreError::Version { found: 7 });
-    assert_eq!(error.to_string(), "core format version 7, and this nmiscope reads version 3");
+    assert_eq!(
+        error.to_string(),
+        "core format version 7, and this nmiscope reads versions 3 to 4: use the nmiscope that wrote it, or one as new"
+    );
 }
 
 /// A core with one note, of somebody else.

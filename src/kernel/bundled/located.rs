@@ -10,11 +10,12 @@ use nmiscope_machine::{
     GuestVirtual, PageTables, PhysicalAddress, PhysicalMemory, ReadError, VirtualAddress,
     VirtualMemory,
 };
+use nmiscope_symbolizer::TypeError;
 
 use super::MAX_CPUS;
 use super::activity::Places as ActivityPlaces;
 use crate::kernel::adapter::{Depth, Located};
-use crate::kernel::nmi_buffers::{BufferOwner, Holder, NmiBuffers, SeqBuf};
+use crate::kernel::nmi_buffers::{BufferOwner, Holder, NmiBuffers, NoBuffer, SeqBuf};
 use crate::kernel::state::KernelState;
 use crate::targets::{NoSuchWord, Words};
 
@@ -28,7 +29,7 @@ pub(super) struct Places {
     pub(super) tables: PageTables,
     pub(super) reservation: ReservationPlace,
     /// By CPU number; or why a CPU's variables are not to be found.
-    pub(super) cpus: Vec<Result<CpuPlaces, String>>,
+    pub(super) cpus: Vec<Result<CpuPlaces, TypeError>>,
     pub(super) activity: ActivityPlaces,
     /// The kernel's data, and the template of its per-CPU data: address and length in bytes.
     pub(super) data: Option<(VirtualAddress, u64)>,
@@ -86,11 +87,11 @@ impl Located for Places {
 }
 
 impl Places {
-    fn cpu(&self, cpu: u32) -> Result<&CpuPlaces, String> {
+    fn cpu(&self, cpu: u32) -> Result<&CpuPlaces, NoBuffer> {
         match self.cpus.get(cpu as usize) {
             Some(Ok(places)) => Ok(places),
-            Some(Err(reason)) => Err(reason.clone()),
-            None => Err(format!("the guest knows of {} CPUs only", self.cpus.len())),
+            Some(Err(reason)) => Err(NoBuffer::NotFound(reason.clone())),
+            None => Err(NoBuffer::NoSuchCpu { cpus: self.cpus.len() }),
         }
     }
 }
@@ -105,15 +106,13 @@ impl NmiBuffers for Places {
     }
 
     /// Through the page tables of the CPU's kernel.
-    fn read(&self, memory: &dyn PhysicalMemory, cpu: u32) -> Result<SeqBuf, String> {
+    fn read(&self, memory: &dyn PhysicalMemory, cpu: u32) -> Result<SeqBuf, NoBuffer> {
         let place = &self.cpu(cpu)?.seq_buf;
-        let word = |address| memory.read_u32(address).map_err(|error| error.to_string());
+        let word = |address| memory.read_u32(address);
         let claimed_len = word(place.len)?;
         let capacity = place.buffer_size.min(MAX_BUFFER) as u32;
         let mut text = vec![0; claimed_len.min(capacity) as usize];
-        GuestVirtual::new(memory, self.tables)
-            .read(place.buffer, &mut text)
-            .map_err(|error| crate::error_chain(&error))?;
+        GuestVirtual::new(memory, self.tables).read(place.buffer, &mut text)?;
         Ok(SeqBuf {
             text,
             claimed_len,

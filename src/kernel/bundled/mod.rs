@@ -16,8 +16,9 @@ use nmiscope_machine::{
 use nmiscope_symbolizer::{Image, Place, TypeError, Types};
 
 use self::located::{CpuPlaces, Places, ReservationPlace, SeqBufPlace};
-use super::adapter::{Kernel, Located};
+use super::adapter::{Kernel, LocateError, Located};
 use super::vocabulary::Vocabulary;
+use crate::targets::NoAnswer;
 pub(super) use words::Words;
 pub use words::{DOORBELLS, Doorbells};
 
@@ -110,8 +111,8 @@ impl Bundled {
             clock_ns_per_tsc: physical(&memory, self.clock_ns_per_tsc)?,
         };
         let possible = u64::from(memory.read_u32(self.nr_cpu_ids)?);
-        let cpus: Vec<Result<CpuPlaces, String>> = (0..possible.min(self.per_cpu_offset_count))
-            .map(|cpu| self.locate_cpu(&memory, cpu).map_err(|error| crate::error_chain(&error)))
+        let cpus: Vec<Result<CpuPlaces, TypeError>> = (0..possible.min(self.per_cpu_offset_count))
+            .map(|cpu| self.locate_cpu(&memory, cpu))
             .collect();
         let offsets = cpus.iter().map(|cpu| Some(cpu.as_ref().ok()?.offset));
         let activity = self.activity.locate(&memory, offsets)?;
@@ -157,19 +158,19 @@ impl Kernel for Bundled {
     fn locate(
         &self,
         memory: &dyn PhysicalMemory,
-        registers: &mut dyn Iterator<Item = Result<Registers, String>>,
-    ) -> Result<Box<dyn Located>, String> {
-        let mut last = Err(String::from("no vCPU has registers"));
+        registers: &mut dyn Iterator<Item = Result<Registers, NoAnswer>>,
+    ) -> Result<Box<dyn Located>, LocateError> {
+        let mut last = LocateError::NoRegisters;
         for registers in registers {
-            last = registers.and_then(|registers| {
-                let tables = registers.page_tables().map_err(|error| crate::error_chain(&error))?;
-                self.locate_by(memory, tables).map_err(|error| crate::error_chain(&error))
-            });
-            if last.is_ok() {
-                break;
+            let located = registers
+                .map_err(LocateError::from)
+                .and_then(|registers| Ok(self.locate_by(memory, registers.page_tables()?)?));
+            match located {
+                Ok(places) => return Ok(Box::new(places)),
+                Err(reason) => last = reason,
             }
         }
-        last.map(|places| -> Box<dyn Located> { Box::new(places) })
+        Err(last)
     }
 }
 

@@ -1,25 +1,20 @@
-//! More looks at those to blame who run on, after the one that the backtrace is of.
+//! Samples: further stacks of blamed CPUs that run on, after the moment that the backtrace is of.
 //!
-//! Owns how many, how far apart, and that they are of the same hang. Everything else that is told of it
-//! has been taken by then, and is of the verdict's moment. What the looks have in common is
-//! `diagnosis`'s business.
+//! Owns how many there are, how far apart, and that they are of the same hang. What they have in common
+//! is `diagnosis`'s business.
 
-use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nmiscope_machine::PhysicalMemory;
 use nmiscope_symbolizer::UnwoundFrame;
 
-use super::watch::Watch;
-use crate::capture::nmi::{Bounds, Stopped};
-use crate::capture::{Capture, NmiCapture};
-use crate::diagnosis::host_look::look_at_all;
-use crate::hang::{CpuSamples, Found, Hang, SampledFrame};
-use crate::kernel::{Kernel, KernelState, Symbols};
+use super::{Capture, StillToSample, host_stack, to_sample};
+use crate::hang::{CpuSamples, SampledFrame};
+use crate::kernel::Symbols;
 use crate::targets::{MissingPower, States, Target};
 
-/// How many looks. What is on the stack for a fifth of the time is then on more than a third of the stacks
+/// The number of samples. What is on the stack for a fifth of the time is then on more than a third of the stacks
 /// in less than one of 200 hangs, and what is there for three quarters of it on more than nine tenths.
 const SAMPLES: usize = 60;
 
@@ -33,54 +28,30 @@ const PATIENCE: Duration = Duration::from_millis(10);
 /// After how long there are no more looks, on a host that has few cores for many vCPUs.
 const MOST: Duration = Duration::from_millis(250);
 
-/// A guest that stands still, and what it takes to sample it.
-pub struct Sampler<'a> {
-    pub target: &'a mut dyn Target,
-    pub watch: &'a mut Watch,
-    pub kernel: &'a dyn Kernel,
-    pub symbols: Option<&'a dyn Symbols>,
-    /// When the tool was started.
-    pub started: Instant,
-}
-
-impl Sampler<'_> {
-    /// The stacks of those who hang and run on, at a few moments. In between the guest runs; it stands
-    /// still afterwards. If it gets on meanwhile there are none, since they are of something else.
-    pub fn sample(self, found: &Found, capture: &Capture) -> Vec<CpuSamples> {
-        let Self { target, watch, kernel, symbols, started } = self;
-        let mut cpus = to_sample(&found.hangs, capture.kernel.known());
+impl Capture {
+    /// Adds the stacks of those who hang and run on, at a few moments. In between the guest runs; it
+    /// stands still afterwards. If it gets on meanwhile there are none, since they are of something
+    /// else.
+    pub(super) fn sample(
+        &mut self,
+        target: &mut dyn Target,
+        symbols: Option<&dyn Symbols>,
+        still: StillToSample<'_>,
+    ) {
+        let Some(found) = &mut self.found else { return };
+        let mut cpus = to_sample(&found.hangs, self.kernel.known());
         // The guest may name CPUs that do not exist.
-        cpus.retain(|&cpu| capture.cpus.get(cpu as usize).is_some_and(|cpu| is_left(&cpu.nmi)));
+        cpus.retain(|&cpu| self.cpus.get(cpu as usize).is_some_and(|cpu| cpu.nmi.is_over()));
         if cpus.is_empty() {
-            return Vec::new();
+            return;
         }
         let clock = Instant::now();
-        let Ok(mut samples) = take(target, &Vec::from_iter(cpus), symbols) else {
-            return Vec::new();
-        };
-        let bounds = Bounds::for_vcpus(target.vcpus());
-        let stopped = Stopped::stop(target, kernel, watch.places(), bounds);
-        // It was stopped most of the time: that does not make a hang older.
-        let at = started.elapsed();
-        watch.resumed(at);
-        let lasting = watch.lasting(target, &stopped, at);
-        let lasting = to_sample(&lasting, stopped.activity.known());
-        samples.retain(|samples| lasting.contains(&samples.cpu));
+        let Ok(mut samples) = take(target, &Vec::from_iter(cpus), symbols) else { return };
+        let still = still(target);
+        samples.retain(|samples| still.contains(&samples.cpu));
         let each = samples.iter().map(CpuSamples::len).max();
         tracing::debug!(elapsed = ?clock.elapsed(), each, "sampled those to blame");
-        samples
-    }
-}
-
-fn to_sample(hangs: &[Hang], kernel: Option<&KernelState>) -> BTreeSet<u32> {
-    hangs.iter().flat_map(|hang| hang.cpus_to_sample(kernel)).collect()
-}
-
-/// Whether a CPU has come back from its NMI. One that has not stays where it was below its handler.
-fn is_left(nmi: &NmiCapture) -> bool {
-    match nmi {
-        NmiCapture::Run(run) => run.finished(),
-        NmiCapture::NotSent(_) => true,
+        found.samples = samples;
     }
 }
 
@@ -130,12 +101,10 @@ fn look(
     symbols: Option<&dyn Symbols>,
     samples: &mut [CpuSamples],
 ) {
-    let theirs: States =
-        samples.iter().map(|samples| states[samples.cpu as usize].clone()).collect();
-    let looks = look_at_all(&theirs, symbols, memory);
-    for (samples, look) in samples.iter_mut().zip(looks) {
-        if let Some(look) = look {
-            samples.add(look.frames.iter().map(sampled).collect());
+    for samples in samples {
+        let state = &states[samples.cpu as usize];
+        if let Some(frames) = host_stack::frames_of_vcpu(state, symbols, memory) {
+            samples.add(frames.iter().map(sampled).collect());
         }
     }
 }

@@ -1,24 +1,27 @@
-//! From a stopped guest to a core.
+//! A core while it is written: memory at the moment, the note when the run has ended.
+//!
+//! Owns which of the guest's memory a core gets, and the file until it has its name. The container is
+//! `core_file`'s, the note's contents are `note`'s.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use nmiscope_machine::{
-    GuestVirtual, Mapping, MappingLimits, PhysicalMemory, Register, VcpuState, VirtualAddress,
-    VirtualMemory,
+    GuestVirtual, Mapping, MappingLimits, Register, VcpuState, VirtualAddress, VirtualMemory,
 };
 use tempfile::NamedTempFile;
 
-use super::{Note, Taken};
+use super::Capture;
+use super::host_stack::HostStack;
+use super::note::Note;
+use super::stopped::Stopped;
 use crate::atomic_file;
-use crate::capture::nmi::Stopped;
 use crate::core_file::{
     Contents, CpuRegisters, Extents, NotePlace, check_path, prepare, write_all_but_note,
 };
-use crate::diagnosis::Looks;
 use crate::kernel::Symbols;
-use crate::report::{Hang, Report};
-use crate::targets::{Target, Touched};
+use crate::report::Report;
+use crate::targets::Target;
 
 /// How much of the guest's memory a core gets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -62,13 +65,20 @@ impl Destination {
     ///
     /// # Errors
     /// The file could not be written.
-    pub fn begin(&self, moment: &Moment<'_>) -> anyhow::Result<Pending> {
+    pub(super) fn begin<'a>(
+        &self,
+        stopped: &Stopped,
+        stacks: impl Iterator<Item = &'a HostStack>,
+        target: &dyn Target,
+        symbols: Option<&dyn Symbols>,
+    ) -> anyhow::Result<Pending> {
         let failed = || format!("failed to write {}", self.path.display());
-        let (target, file) = prepare(&self.path)?;
+        let (path, file) = prepare(&self.path)?;
+        let moment = Moment { stopped, target, symbols };
         let (tables, views) = moment.mapped();
         let extents = match self.size {
-            Size::Minimal => moment.needed(tables),
-            Size::Full => moment.target.extents(),
+            Size::Minimal => moment.needed(tables, stacks),
+            Size::Full => target.extents(),
         };
         let cpus = moment.cpus();
         let vmcoreinfo = moment.vmcoreinfo();
@@ -76,36 +86,29 @@ impl Destination {
             cpus: &cpus,
             note: &[],
             vmcoreinfo: vmcoreinfo.as_deref(),
-            build_id: moment.symbols.and_then(|symbols| symbols.build_id()),
+            build_id: symbols.and_then(|symbols| symbols.build_id()),
             extents: &extents,
             views: &views,
         };
-        let room = ROOM + moment.stopped.states.len() as u64 * ROOM_PER_VCPU;
-        let (written, note) = write_all_but_note(file.as_file(), &contents, moment.target, room)
-            .with_context(failed)?;
+        let room = ROOM + stopped.states.len() as u64 * ROOM_PER_VCPU;
+        let (written, note) =
+            write_all_but_note(file.as_file(), &contents, target, room).with_context(failed)?;
         tracing::info!(
             bytes = written.bytes,
             memory = written.memory_bytes,
             segments = written.segments,
             "took the guest's memory"
         );
-        Ok(Pending { file, target, path: self.path.clone(), note })
+        Ok(Pending { file, target: path, path: self.path.clone(), note })
     }
 }
 
-/// A guest that stands still, as far as it is known.
+/// The moment whose memory is taken.
 #[derive(Clone, Copy)]
-pub struct Moment<'a> {
-    /// Its vCPUs, and where its kernel's structures are.
-    pub stopped: &'a Stopped,
-    /// What the host saw of its vCPUs, and of its tasks.
-    pub looks: &'a Looks,
-    /// Where it is.
-    pub target: &'a dyn Target,
-    /// What of its memory the looks were made from.
-    pub touched: &'a Touched<&'a dyn PhysicalMemory>,
-    /// The kernel's symbols, where there are any.
-    pub symbols: Option<&'a dyn Symbols>,
+struct Moment<'a> {
+    stopped: &'a Stopped,
+    target: &'a dyn Target,
+    symbols: Option<&'a dyn Symbols>,
 }
 
 impl Moment<'_> {
@@ -159,9 +162,9 @@ impl Moment<'_> {
     }
 
     /// What it takes to make the report again, and to unwind with another tool.
-    fn needed(&self, tables: Extents) -> Extents {
+    fn needed<'s>(&self, tables: Extents, stacks: impl Iterator<Item = &'s HostStack>) -> Extents {
         let mut extents = tables;
-        for page in self.touched.pages() {
+        for page in self.stopped.pages.iter() {
             extents.insert_pages(page, PAGE);
         }
         let Some(memory) = self.kernel_memory() else { return extents };
@@ -169,7 +172,7 @@ impl Moment<'_> {
             let page = memory.physical(address).ok();
             page.map(|page| extents.insert_pages(page, 1)).is_some()
         };
-        for stack_pointer in self.stack_pointers() {
+        for stack_pointer in self.stack_pointers(stacks) {
             // Up to where nothing is mapped: the guard page above it, or below.
             let start = VirtualAddress(stack_pointer.0 & !(PAGE - 1));
             let offsets = (0..MAX_STACK).step_by(PAGE as usize);
@@ -178,8 +181,8 @@ impl Moment<'_> {
             let mut down = offsets.skip(1).map(|offset| start.wrapping_add(offset.wrapping_neg()));
             while down.next().is_some_and(&mut insert) {}
         }
-        if let Ok(places) = &self.stopped.places {
-            for (start, length) in places.own_memory() {
+        if let Ok(located) = &self.stopped.located {
+            for (start, length) in located.own_memory() {
                 let within = start.0 % PAGE;
                 for offset in (0..within + length).step_by(PAGE as usize) {
                     // What is not mapped is not there.
@@ -190,11 +193,15 @@ impl Moment<'_> {
         extents
     }
 
-    /// Of every vCPU, and of every frame that may be on another stack than its callee.
-    fn stack_pointers(&self) -> impl Iterator<Item = VirtualAddress> {
+    /// The stack pointers of every vCPU, and of every frame that may be on another stack than its
+    /// callee.
+    fn stack_pointers<'s>(
+        &self,
+        stacks: impl Iterator<Item = &'s HostStack>,
+    ) -> impl Iterator<Item = VirtualAddress> {
         let of_cpus = self.states().map(|state| VirtualAddress(state.registers.rsp));
-        let frames = self.looks.all().flat_map(|look| &look.frames);
-        let interrupted = frames.filter(|frame| frame.is_interrupted());
+        let interrupted =
+            stacks.flat_map(|stack| &stack.frames).filter(|frame| frame.is_interrupted());
         let of_frames = interrupted.filter_map(|frame| frame.registers.get(Register::Rsp));
         of_cpus.chain(of_frames.map(VirtualAddress))
     }
@@ -214,29 +221,18 @@ impl Pending {
     ///
     /// # Errors
     /// The file could not be written.
-    pub fn finish(self, report: &Report, index: usize, taken: Taken) -> anyhow::Result<PathBuf> {
+    pub fn finish(
+        self,
+        report: &Report,
+        index: usize,
+        capture: Capture,
+    ) -> anyhow::Result<PathBuf> {
         let failed = || format!("failed to write {}", self.path.display());
-        let mut report = report.clone();
         ensure!(index < report.backtraces.len(), "a core without its backtrace");
-        let backtrace = report.backtraces.remove(index);
-        let is_of_this = |hang: &Hang| hang.backtrace == Some(index as u32);
-        let first_hang = report.hangs.iter().position(is_of_this).unwrap_or(report.hangs.len());
-        let (of_this, others) = report.hangs.into_iter().partition::<Vec<Hang>, _>(is_of_this);
-        report.hangs = others;
-        let mut note = Note {
-            report,
-            trigger: backtrace.trigger,
-            at_ms: backtrace.at_ms,
-            taken,
-            resolved_after_ms: of_this.iter().map(|hang| hang.resolved_after_ms).collect(),
-            index,
-            first_hang,
-        };
+        let mut note = Note::new(report.clone(), index, capture);
         let mut bytes = serde_json::to_vec(&note).with_context(failed)?;
         if bytes.len() as u64 > self.note.room() {
-            // What earlier backtraces said is in the live report.
-            note.report.backtraces.clear();
-            note.report.warnings.push("earlier backtraces did not fit into the core".into());
+            note.leave_out_backtraces();
             bytes = serde_json::to_vec(&note).with_context(failed)?;
         }
         self.note.write(self.file.as_file(), &bytes).with_context(failed)?;

@@ -1,0 +1,197 @@
+//! Host stacks: those of vCPUs and sleeping tasks, unwound from outside, from their registers and through
+//! page tables, without a word from the guest.
+//!
+//! Owns which stacks there are, and the bound on their variables; refuses to own how a frame is found
+//! (`Symbols`) and how it is shown (`diagnosis`). Called while the guest stands still and before its
+//! NMIs, whose handlers write to its stacks, and again for a stored capture.
+
+use nmiscope_machine::{
+    GuestVirtual, PageTables, PagingError, PhysicalMemory, Register, UnwindRegisters, VcpuState,
+    VirtualAddress, VirtualMemory,
+};
+use nmiscope_symbolizer::{
+    End, FunctionVariables, ProgramCounter, Strategy, TypeError, UnwoundFrame,
+};
+
+use crate::kernel::{KernelState, Symbols, Task};
+use crate::targets::NoAnswer;
+
+/// The most variables of one stack: recursion makes stacks of a thousand frames with the same few
+/// variables each, and the guest stands still meanwhile.
+const MAX_VARIABLES: usize = 4096;
+
+/// A stack, unwound from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostStack {
+    /// The frames, innermost first; the first one is where the vCPU or task stands.
+    pub frames: Vec<UnwoundFrame>,
+    /// The variables of each frame; empty if nobody asked.
+    pub variables: Vec<FrameVariables>,
+    /// The reason why there are no more frames.
+    pub ending: Ending,
+}
+
+/// The variables of a frame's functions, innermost first, or why there are none.
+pub type FrameVariables = Result<Vec<FunctionVariables>, NoFrameVariables>;
+
+/// The reason why a frame has no variables.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoFrameVariables {
+    /// The frames before it have as many as are shown.
+    #[error("variables: the stack has more than {MAX_VARIABLES}")]
+    TooMany,
+    /// The debug information could not be read.
+    #[error(transparent)]
+    Unreadable(#[from] TypeError),
+}
+
+/// The reason why a stack has no more frames.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// The unwinder ended there.
+    Unwound(End),
+    /// There was nothing to unwind by.
+    NotUnwound(NotUnwound),
+}
+
+/// The reason why a stack was not unwound.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotUnwound {
+    /// There are no symbols.
+    #[error("there is no image to unwind by")]
+    NoImage,
+    /// The vCPU's own registers select no page tables.
+    #[error(transparent)]
+    Paging(#[from] PagingError),
+    /// A sleeping task has the kernel's address space, and no vCPU has page tables.
+    #[error("no vCPU has page tables")]
+    NoPageTables,
+}
+
+impl Ending {
+    /// Whether the whole stack is there.
+    pub fn is_complete(&self) -> bool {
+        matches!(self, Self::Unwound(end) if end.is_complete())
+    }
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unwound(end) => f.write_str(&crate::error_chain(end)),
+            Self::NotUnwound(reason) => f.write_str(&crate::error_chain(reason)),
+        }
+    }
+}
+
+/// The stack of a vCPU; `None` for one that cannot be seen: it has no registers, or none that mean
+/// anything. Its variables are read if `symbols` has them.
+pub fn of_vcpu(
+    state: &Result<VcpuState, NoAnswer>,
+    symbols: Option<&dyn Symbols>,
+    memory: &dyn PhysicalMemory,
+) -> Option<HostStack> {
+    let (registers, tables) = start_of(state)?;
+    Some(unwind(&registers, tables, symbols, memory, Variables::IfThere))
+}
+
+/// The same without variables.
+pub(super) fn frames_of_vcpu(
+    state: &Result<VcpuState, NoAnswer>,
+    symbols: Option<&dyn Symbols>,
+    memory: &dyn PhysicalMemory,
+) -> Option<Vec<UnwoundFrame>> {
+    let (registers, tables) = start_of(state)?;
+    Some(unwind(&registers, tables, symbols, memory, Variables::None).frames)
+}
+
+fn start_of(
+    state: &Result<VcpuState, NoAnswer>,
+) -> Option<(UnwindRegisters, Result<PageTables, NotUnwound>)> {
+    let state = state.as_ref().ok().filter(|state| state.execution().has_position())?;
+    let tables = state.registers.page_tables().map_err(NotUnwound::from);
+    Some((UnwindRegisters::from(&state.registers), tables))
+}
+
+/// The stacks of all tasks that do not run, by task number. The kernel's part of memory is the same in
+/// all address spaces: they are read in that of the first vCPU which has one.
+pub(super) fn of_tasks(
+    kernel: Option<&KernelState>,
+    states: &[Result<VcpuState, NoAnswer>],
+    symbols: Option<&dyn Symbols>,
+    memory: &dyn PhysicalMemory,
+) -> Vec<Option<HostStack>> {
+    let mut tables = states.iter().flatten().map(|state| state.registers.page_tables());
+    let tables = tables.find_map(Result::ok).ok_or(NotUnwound::NoPageTables);
+    let stack = |task: &Option<Task>| {
+        let task = task.as_ref().filter(|task| task.state.is_off_cpu())?;
+        let registers = UnwindRegisters::from(task.registers.as_ref()?);
+        Some(unwind(&registers, tables.clone(), symbols, memory, Variables::IfThere))
+    };
+    kernel.map_or(&[][..], |kernel| &kernel.tasks).iter().map(stack).collect()
+}
+
+/// Whether variables are read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Variables {
+    None,
+    /// If the symbols have them.
+    IfThere,
+}
+
+fn unwind(
+    registers: &UnwindRegisters,
+    tables: Result<PageTables, NotUnwound>,
+    symbols: Option<&dyn Symbols>,
+    memory: &dyn PhysicalMemory,
+    wanted: Variables,
+) -> HostStack {
+    let (symbols, tables) = match (symbols, tables) {
+        (Some(symbols), Ok(tables)) => (symbols, tables),
+        (None, _) => return first_frame_alone(registers, NotUnwound::NoImage),
+        (_, Err(reason)) => return first_frame_alone(registers, reason),
+    };
+    let memory = GuestVirtual::new(memory, tables);
+    let trace = symbols.unwind(registers, &memory);
+    let variables = match wanted {
+        Variables::None => Vec::new(),
+        Variables::IfThere => variables(symbols, &trace.frames, &memory),
+    };
+    HostStack { frames: trace.frames, variables, ending: Ending::Unwound(trace.end) }
+}
+
+fn first_frame_alone(registers: &UnwindRegisters, reason: NotUnwound) -> HostStack {
+    let rip = registers.get(Register::Rip).unwrap_or(0);
+    HostStack {
+        frames: vec![UnwoundFrame {
+            pc: ProgramCounter::Interrupted(VirtualAddress(rip)),
+            strategy: Strategy::Registers,
+            registers: registers.clone(),
+            cfa: None,
+            is_signal_frame: false,
+            cfi_fault: None,
+        }],
+        variables: Vec::new(),
+        ending: Ending::NotUnwound(reason),
+    }
+}
+
+/// The variables of a stack, frame for frame; empty if nobody asked for them.
+fn variables(
+    symbols: &dyn Symbols,
+    frames: &[UnwoundFrame],
+    memory: &dyn VirtualMemory,
+) -> Vec<FrameVariables> {
+    let mut left = MAX_VARIABLES;
+    let each = |frame: &UnwoundFrame| {
+        if left == 0 {
+            return Some(Err(NoFrameVariables::TooMany));
+        }
+        let functions = symbols.variables(frame, memory)?;
+        let found = functions.iter().flatten();
+        let count: usize = found.map(|function| function.variables.len()).sum();
+        left = left.saturating_sub(count);
+        Some(functions.map_err(NoFrameVariables::from))
+    };
+    frames.iter().map_while(each).collect()
+}

@@ -1,0 +1,120 @@
+//! The note of a core, as JSON: a capture, and the report of the run that it is of.
+//!
+//! Owns both forms: version 4, which is written, and version 3, which is read too. The memory that
+//! belongs to a capture is the core's (`core_file`), and so are kernel state and stacks, which are made
+//! from it again. docs/core-format.md describes the members.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Capture, CpuCapture, Reservation};
+use crate::core_file::Core;
+use crate::hang::Found;
+use crate::kernel::Reading;
+use crate::report::{Backtrace, Hang, Report, Trigger};
+
+/// A core's note: everything that the report needs and that is not in the guest's memory or its image.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Note {
+    /// The report, without the backtrace of this core and the hangs of that moment.
+    pub report: Report,
+    /// The capture.
+    pub capture: Capture,
+    /// For each hang of the capture in its order: how long after it was found it was over, in
+    /// milliseconds; `None` if it was not.
+    resolved_after_ms: Vec<Option<f64>>,
+    /// The place of the backtrace among those of the report.
+    index: usize,
+    /// The place of its first hang among those of the report.
+    first_hang: usize,
+}
+
+impl Note {
+    /// Takes the backtrace with that index, which there has to be, out of a report.
+    pub(super) fn new(mut report: Report, index: usize, capture: Capture) -> Self {
+        report.backtraces.remove(index);
+        let is_of_this = |hang: &Hang| hang.backtrace == Some(index as u32);
+        let first_hang = report.hangs.iter().position(is_of_this).unwrap_or(report.hangs.len());
+        let (of_this, others) = report.hangs.into_iter().partition::<Vec<Hang>, _>(is_of_this);
+        report.hangs = others;
+        let resolved_after_ms = of_this.iter().map(|hang| hang.resolved_after_ms).collect();
+        Self { report, capture, resolved_after_ms, index, first_hang }
+    }
+
+    /// Leaves out what earlier backtraces said: it is in the live report.
+    pub(super) fn leave_out_backtraces(&mut self) {
+        self.report.backtraces.clear();
+        self.report.warnings.push("earlier backtraces did not fit into the core".into());
+    }
+
+    /// Reads the note of a core, of either version.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub fn read(core: &Core<'_>) -> Result<Self, serde_json::Error> {
+        match core.version() {
+            3 => serde_json::from_slice(core.note()).map(Version3::into_note),
+            _ => serde_json::from_slice(core.note()),
+        }
+    }
+
+    /// The index that the backtrace has in the report: earlier ones may have been left out.
+    pub fn index(&self) -> usize {
+        self.index.min(self.report.backtraces.len())
+    }
+
+    /// Completes the report with what its capture means now.
+    pub fn complete(self, backtrace: Backtrace, mut hangs: Vec<Hang>) -> Report {
+        let index = self.index();
+        let Self { mut report, resolved_after_ms, first_hang, .. } = self;
+        for (hang, resolved) in hangs.iter_mut().zip(resolved_after_ms) {
+            hang.resolved_after_ms = resolved;
+        }
+        let first = first_hang.min(report.hangs.len());
+        report.hangs.splice(first..first, hangs);
+        report.backtraces.insert(index, backtrace);
+        report
+    }
+}
+
+/// A note of version 3. Its core may lack the read-only memory that source lines of locks and waits are
+/// in, so that the kernel's state in the note counts.
+#[derive(Deserialize)]
+struct Version3 {
+    report: Report,
+    trigger: Trigger,
+    at_ms: f64,
+    taken: Taken,
+    resolved_after_ms: Vec<Option<f64>>,
+    index: usize,
+    first_hang: usize,
+}
+
+#[derive(Deserialize)]
+struct Taken {
+    capture: CaptureOfVersion3,
+    found: Option<Found>,
+}
+
+#[derive(Deserialize)]
+struct CaptureOfVersion3 {
+    reservation: Reservation,
+    elapsed: Duration,
+    cpus: Vec<CpuCapture>,
+    kernel: Reading,
+}
+
+impl Version3 {
+    fn into_note(self) -> Note {
+        let Self { report, trigger, at_ms, taken, resolved_after_ms, index, first_hang } = self;
+        let Taken { capture, found } = taken;
+        let CaptureOfVersion3 { reservation, elapsed, cpus, kernel } = capture;
+        // The number was made of whole microseconds; casts saturate.
+        let at = Duration::from_micros((at_ms * 1000.0).round() as u64);
+        let task_stacks = Vec::new();
+        let capture =
+            Capture { trigger, at, cpus, kernel, task_stacks, reservation, elapsed, found };
+        Note { report, capture, resolved_after_ms, index, first_hang }
+    }
+}

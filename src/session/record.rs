@@ -1,0 +1,147 @@
+//! Everything that a run has to say: told to the listener as it happens, and kept for the report.
+//!
+//! Owns how many backtraces and hangs a report has, and which backtrace gets the core.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::options::{Ended, Event, Policy};
+use crate::capture::Capture;
+use crate::capture::store::Pending;
+use crate::diagnosis::{Diagnosis, milliseconds};
+use crate::report::{Backtrace, Hang, Report, Trigger};
+
+/// How many backtraces of hangs a report has: a guest that goes on may hang again and again.
+const MOST_BACKTRACES: usize = 16;
+
+/// How many hangs.
+const MOST_HANGS: usize = 1_000;
+
+/// How much a backtrace is worth a core: of those that are worth as much, the last one gets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weight {
+    /// Somebody asked for it.
+    AskedFor,
+    /// The guest hangs.
+    Hang,
+    /// The run ends with it.
+    End,
+}
+
+impl Weight {
+    /// The weight of a backtrace, by what it was taken for.
+    pub fn of(trigger: &Trigger) -> Self {
+        match trigger {
+            Trigger::Signal { .. } | Trigger::Timer => Self::AskedFor,
+            Trigger::Hang => Self::Hang,
+            Trigger::Starved | Trigger::GuestEnded | Trigger::TimeLimit => Self::End,
+        }
+    }
+}
+
+/// A core that is begun, and what it still lacks.
+struct Kept {
+    weight: Weight,
+    /// Which of the backtraces it is of.
+    backtrace: usize,
+    pending: anyhow::Result<(Pending, Capture)>,
+}
+
+/// The hangs, backtraces and warnings of a run, and the core of one moment.
+pub struct Record<'a> {
+    /// All hangs so far, as the detector counts them.
+    hangs: Vec<Hang>,
+    /// The number of hangs that were reported and are not among them.
+    more_hangs: usize,
+    backtraces: Vec<Backtrace>,
+    core: Option<Kept>,
+    warnings: Vec<String>,
+    listener: &'a mut dyn FnMut(Event<'_>),
+}
+
+impl<'a> Record<'a> {
+    /// A record of nothing yet.
+    pub fn new(listener: &'a mut dyn FnMut(Event<'_>)) -> Self {
+        let (hangs, backtraces, warnings) = Default::default();
+        Self { hangs, more_hangs: 0, backtraces, core: None, warnings, listener }
+    }
+
+    /// Tells the listener of an event.
+    pub fn tell(&mut self, event: Event<'_>) {
+        (self.listener)(event);
+    }
+
+    /// Adds a warning.
+    pub fn warn(&mut self, warning: String) {
+        (self.listener)(Event::Warning(&warning));
+        self.warnings.push(warning);
+    }
+
+    /// Adds a warning that may have been given before.
+    pub fn warn_once(&mut self, warning: String) {
+        if !self.warnings.contains(&warning) {
+            self.warn(warning);
+        }
+    }
+
+    /// Marks the hang with that number as over.
+    pub fn resolved(&mut self, number: usize, elapsed: Duration) {
+        let Some(hang) = self.hangs.get_mut(number) else { return };
+        hang.resolved_after_ms = Some(milliseconds(elapsed) - hang.at_ms);
+        (self.listener)(Event::Resolved(hang));
+    }
+
+    /// The place of the next backtrace in the report, if it gets one: of hangs there may be too many.
+    pub fn place_for(&mut self, is_of_hang: bool, policy: Policy) -> Option<u32> {
+        let room = self.backtraces.len() < MOST_BACKTRACES;
+        if is_of_hang && policy.report && !room {
+            self.warn_once(format!(
+                "the guest has hung often: of further hangs there are no backtraces (the most is \
+                 {MOST_BACKTRACES})"
+            ));
+        }
+        let wanted = !is_of_hang || policy.report && room;
+        wanted.then_some(self.backtraces.len() as u32)
+    }
+
+    /// Whether a backtrace of that weight gets the core: one that is there already may be of something
+    /// more important.
+    pub fn has_room_for(&self, weight: Weight) -> bool {
+        self.core.as_ref().is_none_or(|kept| kept.weight <= weight)
+    }
+
+    /// Keeps the core of the backtrace that is added next.
+    pub fn keep(&mut self, weight: Weight, core: anyhow::Result<Pending>, capture: Capture) {
+        let backtrace = self.backtraces.len();
+        self.core = Some(Kept { weight, backtrace, pending: core.map(|core| (core, capture)) });
+    }
+
+    /// Adds what a capture means: its hangs, and the backtrace if it is `wanted`.
+    pub fn add(&mut self, diagnosis: Diagnosis, wanted: bool) {
+        let Diagnosis { backtrace, hangs } = diagnosis;
+        if !hangs.is_empty() {
+            (self.listener)(Event::Hangs(&hangs));
+        }
+        let room = MOST_HANGS.saturating_sub(self.hangs.len());
+        self.more_hangs += hangs.len().saturating_sub(room);
+        self.hangs.extend(hangs.into_iter().take(room));
+        if wanted {
+            (self.listener)(Event::Backtrace(&backtrace));
+            self.backtraces.push(backtrace);
+        }
+    }
+
+    /// Completes the report with all of it, and then the core with the report.
+    pub fn finish(mut self, report: Report) -> Ended {
+        if self.more_hangs > 0 {
+            self.warn(format!("{} more hangs are not in this report", self.more_hangs));
+        }
+        let Self { hangs, backtraces, warnings, core, .. } = self;
+        let report = Report { hangs, backtraces, warnings, ..report };
+        let core = core.map(|kept| -> anyhow::Result<PathBuf> {
+            let (core, capture) = kept.pending?;
+            core.finish(&report, kept.backtrace, capture)
+        });
+        Ended { report, core }
+    }
+}

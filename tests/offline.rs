@@ -1,6 +1,7 @@
 //! Reports from stored cores, for which nobody needs KVM: each is held against the one that was
-//! looked at and committed. What is in `tests/offline` is made by `tests/offline/make.sh`; the
-//! expected reports alone are written anew by `NMISCOPE_UPDATE=1 cargo test --test end_to_end offline::`.
+//! looked at and committed. What is in `tests/offline` is made by `tests/offline/make.sh`, but for
+//! `version3/`, which holds cores of the version before; the expected reports alone are written anew by
+//! `NMISCOPE_UPDATE=1 cargo test --test end_to_end offline::`.
 //!
 //! And the same cores damaged: cut, and with bytes changed.
 
@@ -24,6 +25,8 @@ pub const CORES: [&str; 8] = [
     "ipi-wait",
 ];
 
+pub const CORES_OF_VERSION_3: [&str; 2] = ["mutex-deadlock", "nmi-stuck"];
+
 pub fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/offline")
 }
@@ -38,9 +41,13 @@ fn core(name: &str) -> Vec<u8> {
 
 /// The program, where the stored cores are.
 fn nmiscope_report(core: &str, arguments: &[&str]) -> Finished {
+    nmiscope_report_in(&directory(), core, arguments)
+}
+
+fn nmiscope_report_in(directory: &Path, core: &str, arguments: &[&str]) -> Finished {
     let core = format!("cores/{core}.core");
     let mut invocation = nmiscope(["report", &core, "--image", "guest.elf"]).args(arguments);
-    invocation.command.current_dir(directory());
+    invocation.command.current_dir(directory);
     invocation.run()
 }
 
@@ -53,8 +60,8 @@ fn exit_code(outcome: &Outcome) -> i32 {
 
 /// Compares with the file, or writes it if that is asked for.
 #[track_caller]
-fn expect(file: &str, found: &str) {
-    let path = directory().join("cores").join(file);
+fn expect(directory: &Path, file: &str, found: &str) {
+    let path = directory.join("cores").join(file);
     if std::env::var_os("NMISCOPE_UPDATE").is_some() {
         fs::write(path, found).expect("an expected report can be written");
         return;
@@ -74,16 +81,18 @@ fn expect(file: &str, found: &str) {
 
 #[test]
 fn a_core_gives_the_report_that_is_expected_of_it() {
-    for name in CORES {
-        let finished = nmiscope_report(name, &["--quiet", "--json", "-"]);
+    let version_3 = directory().join("version3");
+    let of_version_3 = CORES_OF_VERSION_3.map(|name| (version_3.clone(), name));
+    for (directory, name) in CORES.map(|name| (directory(), name)).into_iter().chain(of_version_3) {
+        let finished = nmiscope_report_in(&directory, name, &["--quiet", "--json", "-"]);
         let report = parse_report(&finished.stdout);
         assert_eq!(report.source, Source::Core, "{name}");
         assert_eq!(finished.stderr, "", "{name}");
-        expect(&format!("{name}.json"), &finished.stdout);
+        expect(&directory, &format!("{name}.json"), &finished.stdout);
         let code = exit_code(&report.outcome);
         finished.expect_code(code);
-        let finished = nmiscope_report(name, &[]).expect_code(code);
-        expect(&format!("{name}.txt"), &finished.stdout);
+        let finished = nmiscope_report_in(&directory, name, &[]).expect_code(code);
+        expect(&directory, &format!("{name}.txt"), &finished.stdout);
     }
 }
 

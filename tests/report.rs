@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::common::*;
 use nmiscope::images::hex;
-use nmiscope::report::{Report, Source};
+use nmiscope::report::{Report, SCHEMA_VERSION, Source};
 use nmiscope_symbolizer::Image;
 
 const CORE: &str = "hang.core";
@@ -139,4 +139,40 @@ fn without_its_image_a_core_shows_addresses_and_says_which_image_is_missing() {
         assert!(!after.complete, "{after:?}");
         assert!(finished.stdout.contains(&after.frames[0].address), "{}", finished.all());
     }
+}
+
+#[test]
+fn a_report_of_another_version_is_refused_with_both_versions_named() {
+    let future = br#"{"schema_version": 9000, "shape": "of another time"}"#;
+    let finished = nmiscope(["report", "future.json"]).with_file("future.json", future);
+    let finished = finished.run().expect_code(exit::USAGE);
+    let wanted = format!("version 9000, and this nmiscope reads version {SCHEMA_VERSION}");
+    assert!(finished.stderr.contains(&wanted), "{}", finished.all());
+}
+
+/// The panic is printed on the console and into memory: two accounts of the same lines.
+#[test]
+fn the_log_in_memory_is_what_the_guest_has_printed() {
+    require_kvm();
+    let finished = nmiscope(["run", "--workload", "null-deref", "--cpus", "2"])
+        .args(["--serial", "console.txt", "--core", CORE])
+        .with_report()
+        .run()
+        .expect_code(exit::CRASH);
+    let console = fs::read_to_string(path(&finished, "console.txt")).expect("the console");
+    // `[    0.103621] cpu1:  [<ffffffff80200534>]`
+    let printed: Vec<&str> = console
+        .lines()
+        .filter_map(|line| line.strip_prefix('[')?.split_once("] cpu")?.1.split_once(": "))
+        .map(|(_, text)| text)
+        .collect();
+    assert!(printed.iter().any(|line| line.starts_with("Kernel panic")), "{console}");
+    let log = finished.report().backtraces.remove(0).log.expect("a log");
+    // What is of no importance is in memory alone.
+    let logged: Vec<&str> =
+        log.lines.iter().filter(|line| line.level < 6).map(|line| line.text.as_str()).collect();
+    assert_eq!(logged, printed);
+    let core = path(&finished, CORE).display().to_string();
+    let again = nmiscope(["report", &core]).run().expect_code(exit::CRASH);
+    assert!(again.stdout.contains(printed.last().expect("a line")), "{}", again.all());
 }

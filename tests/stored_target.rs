@@ -2,6 +2,7 @@
 //! code, and what a core cannot do is said in so many words. Needs no KVM.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::offline::{CORES, directory};
@@ -11,9 +12,11 @@ use nmiscope::capture::{
 };
 use nmiscope::core_file::Core;
 use nmiscope::images::{Access, Files};
-use nmiscope::kernel::{self, Kernel, KernelState};
+use nmiscope::kernel::{self, Kernel};
 use nmiscope::report::Trigger;
+use nmiscope::session::offline::{Stored, report};
 use nmiscope::targets::{Dump, MissingPower, Target};
+use serde_json::Value;
 
 fn for_each_core(check: impl Fn(&str, &mut Dump<'_>, &dyn Kernel, &Capture)) {
     let files = Files::open(Some(&directory().join("guest.elf")), Access::Read).expect("the image");
@@ -32,16 +35,6 @@ fn stop(dump: &mut Dump<'_>, kernel: &dyn Kernel) -> Stopped {
     Stopped::stop(dump, kernel, None, bounds)
 }
 
-/// The state without source lines: they lie in read-only data, which small cores of version 3 lack.
-fn without_lines(state: &KernelState) -> KernelState {
-    let mut state = state.clone();
-    let cpus = state.cpus.iter_mut().flatten().filter_map(|cpu| cpu.wait.as_mut());
-    let tasks = state.tasks.iter_mut().flatten().filter_map(|task| task.wait.as_mut());
-    cpus.chain(tasks).for_each(|wait| wait.at.line = None);
-    state.locks.values_mut().for_each(|lock| lock.taken_at.line = None);
-    state
-}
-
 #[test]
 fn a_core_gives_the_kernel_state_that_was_read_from_the_vm() {
     for_each_core(|name, dump, kernel, live| {
@@ -50,8 +43,38 @@ fn a_core_gives_the_kernel_state_that_was_read_from_the_vm() {
         assert_eq!(stopped.states, states, "{name}");
         let of_vm = live.kernel.known().expect("a state of the kernel");
         let of_core = stopped.kernel.known().expect("a state of the kernel");
-        assert_eq!(without_lines(of_core), without_lines(of_vm), "{name}");
+        assert_eq!(of_core, of_vm, "{name}");
     });
+}
+
+/// A core whose note says nothing of the kernel: the note is JSON, with room behind it.
+fn without_kernel_state(bytes: &[u8]) -> Vec<u8> {
+    let core = Core::parse(bytes).expect("a core");
+    let mut note: Value = serde_json::from_slice(core.note()).expect("JSON");
+    assert!(note["capture"]["kernel"].is_object());
+    note["capture"]["kernel"] = Value::Null;
+    let mut written = serde_json::to_vec(&note).expect("JSON");
+    let length = core.note().len();
+    assert!(written.len() < length);
+    written.resize(length, b' ');
+    let at = bytes.windows(length).position(|window| window == core.note()).expect("the note");
+    let mut bytes = bytes.to_vec();
+    bytes[at..at + length].copy_from_slice(&written);
+    bytes
+}
+
+#[test]
+fn a_report_from_a_core_has_the_kernels_state_from_its_memory() {
+    let image = directory().join("guest.elf");
+    let report_of = |bytes: Vec<u8>| {
+        let stored = Stored::from_bytes(bytes, "some.core");
+        report(&stored, Some(&image), Path::new("/nonexistent"), false).expect("a report")
+    };
+    for name in CORES {
+        let bytes = fs::read(directory().join(format!("cores/{name}.core"))).expect("a core");
+        let without = without_kernel_state(&bytes);
+        assert_eq!(report_of(without), report_of(bytes), "{name}");
+    }
 }
 
 #[test]

@@ -7,13 +7,13 @@
 //!
 //! 1. the reservation of the NMI buffers. A guest whose own client has them runs on for it, and the
 //!    moment becomes a later one;
-//! 2. host stacks of all vCPUs and sleeping tasks: NMI handlers write to those stacks;
+//! 2. host stacks of all vCPUs and sleeping tasks, to whose stacks NMI handlers write, and the log;
 //! 3. memory for a core, if one is wanted: NMI handlers write to it;
 //! 4. NMIs, and the buffers that their handlers answer into;
 //! 5. samples: further stacks of blamed CPUs that run on. The guest runs in between.
 //!
 //! Everything but the samples is of one moment. A capture read from a core ([`note`]) is the same
-//! struct; its stacks, and its kernel's state, are made from the core's memory.
+//! struct; its stacks, its kernel's state and the log are made from the core's memory.
 //!
 //! | module | owns |
 //! |---|---|
@@ -38,7 +38,7 @@ use nmiscope_machine::{NmiRun, VcpuState};
 use serde::{Deserialize, Serialize};
 
 use crate::hang::Found;
-use crate::kernel::{KernelState, LocateError, NoBuffer, Reading, SeqBuf, Symbols};
+use crate::kernel::{KernelState, LocateError, Log, LogError, NoBuffer, Reading, SeqBuf, Symbols};
 use crate::report::Trigger;
 use crate::targets::{MissingPower, NoAnswer, NoSuchWord, Target};
 use host_stack::HostStack;
@@ -60,6 +60,9 @@ pub struct Capture {
     /// The stacks of tasks that did not run, by task number. Made from memory: not stored.
     #[serde(skip)]
     pub task_stacks: Vec<Option<HostStack>>,
+    /// The kernel's log; `None` for a kernel that has none in memory. Made from memory: not stored.
+    #[serde(skip)]
+    pub log: Option<Result<Log, LogError>>,
     /// The hold on the guest's NMI buffers.
     pub reservation: Reservation,
     /// The time from the first NMI to the last buffer read.
@@ -255,6 +258,7 @@ impl Stopped {
             false => Reservation::Unavailable { reason: NoReservation::NotAsked },
         };
         let (stacks, task_stacks) = self.unwind(target, symbols);
+        let log = self.read_log(target);
         let pending = core.map(|core| {
             let stacks = stacks.iter().chain(&task_stacks).flatten();
             core.begin(&self, stacks, target, symbols)
@@ -266,7 +270,7 @@ impl Stopped {
         }
         let kernel = self.kernel;
         let mut capture =
-            Capture { trigger, at, cpus, kernel, task_stacks, reservation, elapsed, found };
+            Capture { trigger, at, cpus, kernel, task_stacks, log, reservation, elapsed, found };
         if let Some(still) = still {
             capture.sample(target, symbols, still);
         }

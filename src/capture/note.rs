@@ -112,9 +112,9 @@ impl Version3 {
         let CaptureOfVersion3 { reservation, elapsed, cpus, kernel } = capture;
         // The number was made of whole microseconds; casts saturate.
         let at = Duration::from_micros((at_ms * 1000.0).round() as u64);
-        let task_stacks = Vec::new();
+        let (task_stacks, log) = (Vec::new(), None);
         let capture =
-            Capture { trigger, at, cpus, kernel, task_stacks, reservation, elapsed, found };
+            Capture { trigger, at, cpus, kernel, task_stacks, log, reservation, elapsed, found };
         Note { report, capture, resolved_after_ms, index, first_hang }
     }
 }

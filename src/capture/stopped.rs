@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nmiscope_machine::PhysicalMemory;
 
 use super::host_stack::{self, HostStack};
-use crate::kernel::{Depth, Kernel, LocateError, Located, Reading, Symbols};
+use crate::kernel::{Depth, Kernel, LocateError, Located, Log, LogError, Reading, Symbols};
 use crate::targets::{Pages, States, Target, Touched};
 
 /// How long each step of a capture may take.
@@ -92,6 +92,14 @@ impl Stopped {
     pub(super) fn stop_again(&mut self, target: &mut dyn Target) {
         self.states = pause(target, self.bounds);
         self.read_kernel(target, None);
+    }
+
+    /// The kernel's log; `None` for a kernel that has none in memory, or was not found.
+    pub fn read_log(&mut self, memory: &dyn PhysicalMemory) -> Option<Result<Log, LogError>> {
+        let touched = Touched::new(memory);
+        let log = self.located.as_ref().ok()?.log(&touched);
+        self.pages.extend(touched.into_pages());
+        log
     }
 
     /// The stacks of all vCPUs and of all tasks that do not run, by number.

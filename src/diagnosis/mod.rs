@@ -18,7 +18,7 @@ use nmiscope_symbolizer::{ProgramCounter, Strategy};
 use crate::capture::host_stack::HostStack;
 use crate::capture::{Capture, CpuCapture, NoReservation, Reservation};
 use crate::hang::Found;
-use crate::kernel::{BufferOwner, SeqBuf};
+use crate::kernel::{BufferOwner, Log, LogError, LogRecord, SeqBuf};
 use crate::report::{self, Answer, Backtrace, Cpu, CpuState, FoundBy, Look, Nmi, Word};
 pub use resolver::Resolver;
 
@@ -75,6 +75,31 @@ fn backtrace(capture: &Capture, resolver: &Resolver<'_>) -> Backtrace {
         groups: group(&cpus),
         cpus,
         tasks: tasks::show(capture.kernel.known(), &capture.task_stacks, resolver),
+        log: capture.log.as_ref().map(show_log),
+    }
+}
+
+/// The last lines of a log: a report may have many backtraces, each with its own.
+fn show_log(log: &Result<Log, LogError>) -> report::KernelLog {
+    const MOST: usize = 100;
+    let log = match log {
+        Ok(log) => log,
+        Err(error) => {
+            let missing = Some(crate::error_chain(error));
+            return report::KernelLog { missing, ..report::KernelLog::default() };
+        }
+    };
+    let left_out = log.records.len().saturating_sub(MOST);
+    let line = |record: &LogRecord| report::LogLine {
+        uptime_ms: milliseconds(record.uptime),
+        cpu: record.cpu,
+        level: record.level,
+        text: record.text.clone(),
+    };
+    report::KernelLog {
+        lines: log.records[left_out..].iter().map(line).collect(),
+        omitted: log.lost.saturating_add(left_out as u64),
+        missing: None,
     }
 }
 

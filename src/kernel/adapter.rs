@@ -9,6 +9,7 @@ use std::fmt::Debug;
 use nmiscope_machine::{PagingError, PhysicalMemory, ReadError, Registers, VirtualAddress};
 use nmiscope_symbolizer::TypeError;
 
+use super::log::{Log, LogError};
 use super::nmi_buffers::NmiBuffers;
 use super::state::KernelState;
 use super::symbols::Symbols;
@@ -85,6 +86,11 @@ pub trait Located: Debug {
     /// The memory that a small core needs besides stacks and page tables: where each range begins,
     /// guest-virtual, and its length in bytes.
     fn own_memory(&self) -> Vec<(VirtualAddress, u64)>;
+
+    /// The kernel's log at this moment; `None` for a kernel that keeps none in memory.
+    fn log(&self, _memory: &dyn PhysicalMemory) -> Option<Result<Log, LogError>> {
+        None
+    }
 
     /// The buffers that NMI handlers answer into; `None` for a kernel that has none, which is then
     /// sent no NMIs.

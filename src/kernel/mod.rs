@@ -12,12 +12,14 @@
 //! | `state` | CPUs, tasks, locks and waits, as all kernels have them |
 //! | `symbols` | what addresses mean |
 //! | `vocabulary` | what a kernel's own words mean |
+//! | `log` | the kernel's log |
 //! | `nmi_buffers` | the protocol of the buffers that NMI handlers answer into |
 //! | `adapter` | the traits that put them together |
 //! | `bundled`, `unknown` | the adapters |
 
 mod adapter;
 mod bundled;
+mod log;
 mod nmi_buffers;
 mod state;
 mod symbols;
@@ -29,6 +31,7 @@ use nmiscope_symbolizer::Image;
 pub use adapter::{Depth, Kernel, LocateError, Located};
 use bundled::Bundled;
 pub use bundled::{DOORBELLS, Doorbells};
+pub use log::{Log, LogError, LogRecord};
 pub use nmi_buffers::{BufferOwner, Holder, NmiBuffers, NoBuffer, SeqBuf};
 pub use state::{
     CpuActivity, KernelState, Lock, LockKind, Reading, Site, Task, TaskState, Wait, WaitFor,

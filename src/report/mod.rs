@@ -200,6 +200,34 @@ pub struct Backtrace {
     /// none, or they are not known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<Task>,
+    /// The kernel's log, as it was in memory; absent for a kernel whose log is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<KernelLog>,
+}
+
+/// The last lines of a kernel's log.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct KernelLog {
+    /// The lines, oldest first.
+    pub lines: Vec<LogLine>,
+    /// The number of lines before these: overwritten by the guest, or left out here.
+    pub omitted: u64,
+    /// The reason why the log could not be read; absent where it could.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
+}
+
+/// One line of a kernel's log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LogLine {
+    /// The time at which it was printed, in milliseconds of the guest's clock since the guest started.
+    pub uptime_ms: f64,
+    /// The number of the CPU that printed it; null where the kernel does not record it.
+    pub cpu: Option<u32>,
+    /// The severity as in syslog: 0, emergency, to 7, debug.
+    pub level: u8,
+    /// The text of the line.
+    pub text: String,
 }
 
 /// What asks for a backtrace.

@@ -14,8 +14,8 @@ use nmiscope_symbolizer::short_name;
 
 use super::sanitize::line;
 use super::{
-    Answer, Backtrace, Cpu, CpuState, Finding, Frame, Function, Look, Machine, Outcome, Report,
-    Reservation, Task, TaskState, Trigger, Word,
+    Answer, Backtrace, Cpu, CpuState, Finding, Frame, Function, KernelLog, Look, Machine, Outcome,
+    Report, Reservation, Task, TaskState, Trigger, Word,
 };
 use crate::units::plural;
 pub use hang::{hangs, resolved};
@@ -91,7 +91,32 @@ pub fn report(report: &Report) -> String {
     if !report.backtraces.iter().any(is_of_the_end) {
         text.push_str(&outcome(&report.outcome));
     }
+    let log = report.backtraces.iter().rev().find_map(|backtrace| backtrace.log.as_ref());
+    if let Some(log) = log {
+        show_log(&mut text, log);
+    }
     text
+}
+
+/// The end of the kernel's log.
+fn show_log(text: &mut String, log: &KernelLog) {
+    const SHOWN: usize = 20;
+    if let Some(reason) = &log.missing {
+        let _ = writeln!(text, "{HEADING}log{HEADING:#} {BAD}missing{BAD:#}: {}", line(reason));
+        return;
+    }
+    let left_out = log.lines.len().saturating_sub(SHOWN);
+    let all = log.omitted.saturating_add(log.lines.len() as u64);
+    let shown = &log.lines[left_out..];
+    let count = match shown.len() as u64 {
+        shown if shown == all => plural(all, "line"),
+        shown => format!("last {shown} of {}", plural(all, "line")),
+    };
+    let _ = writeln!(text, "{HEADING}log{HEADING:#} ({count})");
+    for record in shown {
+        let (uptime, text_of) = (record.uptime_ms / 1000.0, line(&record.text));
+        let _ = writeln!(text, "  {DIM}[{uptime:12.6}]{DIM:#} {text_of}");
+    }
 }
 
 fn is_of_the_end(backtrace: &Backtrace) -> bool {

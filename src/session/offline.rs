@@ -116,11 +116,9 @@ fn of_core(core: Core<'_>, mut note: Note, image: Option<&Image<'_>>, variables:
     let kernel = image.map(kernel::recognise);
     let version = core.version();
     let states: States = note.capture.cpus.iter().map(|cpu| cpu.state.clone()).collect();
-    // Without registers nothing leads to the kernel: the run knew its place from before.
-    let has_kernel = version > 3 && states.iter().any(Result::is_ok);
     let mut dump = Dump::new(core, states);
-    if has_kernel && let Some(kernel) = &kernel {
-        let warning = read_kernel(&mut note.capture, &mut dump, &**kernel);
+    if let Some(kernel) = &kernel {
+        let warning = read_kernel(&mut note.capture, &mut dump, &**kernel, version);
         note.report.warnings.extend(warning);
     }
     let symbols = image.map(|image| image as &dyn Symbols);
@@ -145,20 +143,29 @@ fn of_core(core: Core<'_>, mut note: Note, image: Option<&Image<'_>>, variables:
     note.complete(backtrace, hangs)
 }
 
-/// Reads the kernel's state from the core, as from a VM. Returns a warning where the state that the run
-/// read has to stand for it.
-fn read_kernel(capture: &mut Capture, dump: &mut Dump<'_>, kernel: &dyn Kernel) -> Option<String> {
+/// Reads the kernel's state and log from the core, as from a VM. Returns a warning where the state that
+/// the run read has to stand for it.
+fn read_kernel(
+    capture: &mut Capture,
+    dump: &mut Dump<'_>,
+    kernel: &dyn Kernel,
+    version: u32,
+) -> Option<String> {
     let bounds = Bounds::for_vcpus(dump.vcpus());
-    let stopped = Stopped::stop(dump, kernel, None, bounds);
+    let mut stopped = Stopped::stop(dump, kernel, None, bounds);
+    capture.log = stopped.read_log(dump);
+    // Without registers nothing leads to the kernel: the run knew its place from before.
+    let is_there = version > 3 && stopped.states.iter().any(Result::is_ok);
     match (stopped.kernel, &capture.kernel) {
-        (Reading::Unreadable { unreadable }, Reading::Known(_)) => Some(format!(
+        (Reading::Unreadable { unreadable }, Reading::Known(_)) if is_there => Some(format!(
             "the kernel's state is the one that the run read: the core's memory does not have it \
              ({unreadable})"
         )),
-        (state, _) => {
+        (state, _) if is_there => {
             capture.kernel = state;
             None
         }
+        _ => None,
     }
 }
 

@@ -6,7 +6,8 @@
 #   tests/offline/make.sh [NMISCOPE]    the program to run; without one, it is built
 #
 # The image is kept beside the cores: the bundled guest becomes another one with every change to it,
-# and a core is of the one that ran.
+# and a core is of the one that ran. Those in version3/ were written by an nmiscope that wrote version 3
+# of the format, and stay as they are.
 set -euo pipefail
 
 # Only names relative to this directory get into cores and reports.

@@ -14,7 +14,9 @@ use nmiscope_symbolizer::TypeError;
 
 use super::MAX_CPUS;
 use super::activity::Places as ActivityPlaces;
+use super::log::LogPlace;
 use crate::kernel::adapter::{Depth, Located};
+use crate::kernel::log::{Log, LogError};
 use crate::kernel::nmi_buffers::{BufferOwner, Holder, NmiBuffers, NoBuffer, SeqBuf};
 use crate::kernel::state::KernelState;
 use crate::targets::{NoSuchWord, Words};
@@ -31,6 +33,7 @@ pub(super) struct Places {
     /// By CPU number; or why a CPU's variables are not to be found.
     pub(super) cpus: Vec<Result<CpuPlaces, TypeError>>,
     pub(super) activity: ActivityPlaces,
+    pub(super) log: LogPlace,
     /// The kernel's data, and the template of its per-CPU data: address and length in bytes.
     pub(super) data: Option<(VirtualAddress, u64)>,
     pub(super) template: Option<(VirtualAddress, u64)>,
@@ -79,6 +82,10 @@ impl Located for Places {
             cpus.map(move |cpu| (start.wrapping_add(cpu.offset), length))
         });
         self.data.into_iter().chain(copies).collect()
+    }
+
+    fn log(&self, memory: &dyn PhysicalMemory) -> Option<Result<Log, LogError>> {
+        Some(self.log.read(&GuestVirtual::new(memory, self.tables)))
     }
 
     fn nmi_buffers(&self) -> Option<&dyn NmiBuffers> {

@@ -7,6 +7,7 @@
 mod activity;
 mod call_trace;
 mod located;
+mod log;
 mod words;
 
 use nmiscope_machine::{
@@ -16,6 +17,7 @@ use nmiscope_machine::{
 use nmiscope_symbolizer::{Image, Place, TypeError, Types};
 
 use self::located::{CpuPlaces, Places, ReservationPlace, SeqBufPlace};
+use self::log::LogPlace;
 use super::adapter::{Kernel, LocateError, Located};
 use super::vocabulary::Vocabulary;
 use crate::targets::NoAnswer;
@@ -39,6 +41,7 @@ pub struct Bundled {
     clock_ns_per_tsc: VirtualAddress,
     per_cpu: PerCpu,
     activity: activity::Activity,
+    log: LogPlace,
     /// The kernel's data, and the template of its per-CPU data: address and length in bytes.
     data: Option<(VirtualAddress, u64)>,
     template: Option<(VirtualAddress, u64)>,
@@ -92,6 +95,7 @@ impl Bundled {
                 seq_buffer_size: buffer.ty().size().unwrap_or(0),
             },
             activity: activity::Activity::find(&types)?,
+            log: LogPlace::find(&printk, &types)?,
             data: range(image, "_sdata", "_end"),
             template: range(image, "__per_cpu_start", "__per_cpu_end"),
         })
@@ -116,8 +120,8 @@ impl Bundled {
             .collect();
         let offsets = cpus.iter().map(|cpu| Some(cpu.as_ref().ok()?.offset));
         let activity = self.activity.locate(&memory, offsets)?;
-        let (data, template) = (self.data, self.template);
-        Ok(Places { tables, reservation, cpus, activity, data, template })
+        let (log, data, template) = (self.log, self.data, self.template);
+        Ok(Places { tables, reservation, cpus, activity, log, data, template })
     }
 
     fn locate_cpu<M: PhysicalMemory + ?Sized>(

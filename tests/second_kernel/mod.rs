@@ -1,0 +1,148 @@
+//! A second kernel, which proves the seam: it has no ELF image, and this folder is all that knows it.
+//!
+//! Everything that is known of it lies in its memory: where it was loaded, its symbols and those of a
+//! module, unwind rows, the layout of its structures, tasks and locks. Two of its tasks wait for each
+//! other, and one CPU is inside the module. The tool's own code takes the capture, finds the deadlock
+//! and makes the report, as for the bundled guest.
+
+mod adapter;
+mod machine;
+
+use std::time::Duration;
+
+use nmiscope::capture::{
+    Bounds as CaptureBounds, NmiCapture, NoReservation, NotSent, Request, Reservation, Stopped,
+};
+use nmiscope::diagnosis::{self, Diagnosis, Resolver};
+use nmiscope::hang::{Bounds, Class, Detector, Observation, Vcpu, VcpuSample, Verdict};
+use nmiscope::kernel::{Depth, Kernel, Located, Reading};
+use nmiscope::report::{Backtrace, CpuState, FoundBy, Hang, Trigger, text};
+use nmiscope_machine::{HostTimes, MpState, VcpuState};
+use nmiscope_symbolizer::SourceRoots;
+
+use adapter::Second;
+use machine::{CPUS, Machine, machine};
+
+/// One look at the machine, in which its CPUs have gone on since the last.
+fn observe(machine: &mut Machine, kernel: &Second, poll: u64) -> Observation {
+    for cpu in 0..2 {
+        machine.put(CPUS + cpu * 8, &[poll]);
+    }
+    let state = |state: &VcpuState| VcpuSample {
+        halted: state.mp_state == MpState::Halted,
+        interrupts_on: state.registers.interrupts_enabled(),
+        started: state.execution().has_position(),
+    };
+    let times = |asleep| HostTimes {
+        run: Duration::from_millis(if asleep { 0 } else { 100 * poll }),
+        delay: Some(Duration::ZERO),
+        asleep,
+    };
+    let vcpu = |vcpu: &VcpuState| Vcpu {
+        times: Some(times(vcpu.mp_state == MpState::Halted)),
+        sample: Some(state(vcpu)),
+        ..Vcpu::default()
+    };
+    Observation {
+        at: Duration::from_millis(100 * poll),
+        vcpus: machine.states.iter().map(vcpu).collect(),
+        console_bytes: 0,
+        kernel: Reading::of(kernel.state(machine, Depth::All)),
+    }
+}
+
+fn whole_report() -> (Backtrace, Vec<Hang>) {
+    let mut machine = machine();
+    let kernel = Second::recognise(&machine, &machine.states[0].registers).expect("it is there");
+    let bounds = Bounds::new(Some(Duration::from_secs(1)));
+    let mut detector = Detector::new(bounds, Duration::from_millis(100));
+    detector.set_ready();
+    for poll in 0..200 {
+        let now = observe(&mut machine, &kernel, poll);
+        if detector.observe(now).suspicious {
+            break;
+        }
+    }
+    let now = observe(&mut machine, &kernel, 201);
+    let Some(Verdict::Hangs(found)) = detector.judge(now) else { panic!("no hang was found") };
+
+    let stopped = Stopped::stop(&mut machine, &kernel, None, CaptureBounds::for_vcpus(2));
+    let symbols = kernel.symbols(None);
+    let request = Request {
+        trigger: Trigger::Hang,
+        at: Duration::from_millis(1),
+        found: Some(*found),
+        nmis: true,
+        symbols,
+        core: None,
+        still: None,
+    };
+    let (capture, _) = stopped.capture(&mut machine, request);
+    let reason = NoReservation::NoBuffers;
+    assert_eq!(capture.reservation, Reservation::Unavailable { reason });
+    let not_sent = NmiCapture::NotSent(NotSent::NoBuffers);
+    assert!(capture.cpus.iter().all(|cpu| cpu.nmi == not_sent));
+
+    let resolver =
+        Resolver::new(symbols, SourceRoots::new::<&str>([])).with_words(kernel.vocabulary());
+    let Diagnosis { backtrace, hangs } = diagnosis::diagnose(&capture, Some(0), &resolver);
+    (backtrace, hangs)
+}
+
+fn functions(frames: &[nmiscope::report::Frame]) -> Vec<&str> {
+    let functions = frames.iter().flat_map(|frame| &frame.functions);
+    functions.filter_map(|function| function.name.as_deref()).collect()
+}
+
+#[test]
+fn a_kernel_without_an_image_has_its_deadlock_found_and_its_tasks_blamed() {
+    let (_, hangs) = whole_report();
+    let [hang] = &hangs[..] else { panic!("one hang: {hangs:#?}") };
+    assert_eq!(hang.class, Class::Deadlock);
+    assert_eq!(hang.blamed, ["reader", "writer"]);
+    assert_eq!(hang.locks.len(), 2);
+    assert_eq!(hang.edges.len(), 4, "{:#?}", hang.edges);
+}
+
+#[test]
+fn its_stacks_go_through_a_module_and_by_its_own_unwind_rows() {
+    let (backtrace, _) = whole_report();
+    let [idle, worker] = &backtrace.cpus[..] else { panic!("two CPUs") };
+    assert_eq!(idle.state, CpuState::Halted);
+    assert_eq!(functions(&idle.look.as_ref().expect("a look").frames), ["idle_loop"]);
+    let look = worker.look.as_ref().expect("a look");
+    assert_eq!(functions(&look.frames), ["driver_poll [driver]", "worker_loop"]);
+    assert_eq!(look.frames[1].found_by, Some(FoundBy::Cfi));
+    assert!(look.complete, "{}", look.end);
+    let stacks: Vec<_> = backtrace
+        .tasks
+        .iter()
+        .map(|task| functions(&task.look.as_ref().expect("a look").frames))
+        .collect();
+    assert_eq!(
+        stacks,
+        [
+            ["mutex_sleep", "read_table", "worker_loop"],
+            ["mutex_sleep", "write_table", "worker_loop"]
+        ]
+    );
+}
+
+#[test]
+fn its_log_is_in_the_backtrace() {
+    let (backtrace, _) = whole_report();
+    let log = backtrace.log.expect("a log");
+    let [line] = &log.lines[..] else { panic!("one line: {log:#?}") };
+    assert_eq!((line.text.as_str(), line.uptime_ms, line.cpu), ("writer sleeps", 2.0, None));
+}
+
+#[test]
+fn its_report_is_written_as_any_other() {
+    let (backtrace, hangs) = whole_report();
+    let written = text::backtrace(&backtrace) + &text::hangs(&hangs);
+    for wanted in ["driver_poll [driver]", "reader", "writer", "read_table", "deadlock"] {
+        assert!(written.contains(wanted), "{wanted} is not in:\n{written}");
+    }
+    // Locks sleep in mutex_sleep whoever waits: the signature is made of the callers.
+    assert_eq!(hangs[0].signature.len(), 16);
+}

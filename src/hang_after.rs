@@ -7,7 +7,7 @@ use clap::ValueEnum;
 
 use crate::hang::Class;
 use crate::nearest;
-use crate::units::parse_duration;
+use crate::units::{UnitError, parse_duration};
 
 /// A bound: of one class, or of all that have none of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,33 +27,54 @@ pub enum Bounded {
     Starved,
 }
 
-impl FromStr for HangAfter {
-    type Err = String;
+/// The reason why a text is no bound.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum HangAfterError {
+    /// The bound of that class has an option of its own.
+    #[error("for boot-stall, use --ready-within")]
+    BootStall,
+    /// There is no class of that name.
+    #[error("no class `{name}`; {}", nearest::hint(name, &names_of_classes()))]
+    NoClass {
+        /// The name.
+        name: String,
+    },
+    /// The bound is too short for two looks at the guest.
+    #[error("too short to look twice: 200ms at least, or 0 to not look")]
+    TooShort,
+    /// The bound is no duration.
+    #[error(transparent)]
+    Unit(#[from] UnitError),
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for HangAfter {
+    type Err = HangAfterError;
+
+    fn from_str(text: &str) -> Result<Self, HangAfterError> {
         let (whose, bound) = match text.split_once('=') {
             None => (None, text),
             Some(("starved", bound)) => (Some(Bounded::Starved), bound),
-            Some(("boot-stall", _)) => return Err("for boot-stall, use --ready-within".into()),
+            Some(("boot-stall", _)) => return Err(HangAfterError::BootStall),
             Some((name, bound)) => {
-                let class = Class::from_str(name, false).map_err(|_| no_class(name))?;
+                let class = Class::from_str(name, false)
+                    .map_err(|_| HangAfterError::NoClass { name: name.into() })?;
                 (Some(Bounded::Class(class)), bound)
             }
         };
         const LEAST: Duration = Duration::from_millis(200);
         let bound = Some(parse_duration(bound)?).filter(|bound| !bound.is_zero());
         if bound.is_some_and(|bound| bound < LEAST) {
-            return Err("too short to look twice: 200ms at least, or 0 to not look".into());
+            return Err(HangAfterError::TooShort);
         }
         Ok(Self { whose, bound })
     }
 }
 
-fn no_class(name: &str) -> String {
+fn names_of_classes() -> Vec<&'static str> {
     let classes = Class::value_variants().iter().map(|class| class.name());
-    let mut names: Vec<&str> = classes.filter(|class| *class != "boot-stall").collect();
+    let mut names: Vec<&'static str> = classes.filter(|class| *class != "boot-stall").collect();
     names.push("starved");
-    format!("no class `{name}`; {}", nearest::hint(name, &names))
+    names
 }
 
 #[cfg(test)]
@@ -70,7 +91,7 @@ mod tests {
             ("boot-stall=1s", "--ready-within"),
         ];
         for (text, message) in rows {
-            let error = HangAfter::from_str(text).unwrap_err();
+            let error = HangAfter::from_str(text).unwrap_err().to_string();
             assert!(error.contains(message), "{text}: {error}");
         }
     }

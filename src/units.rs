@@ -2,12 +2,25 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// The reason why a text is no size or no duration.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum UnitError {
+    /// The text is no number of bytes, or more than there are addresses.
+    #[error("a number of bytes is wanted, as in 64M or 1G")]
+    NoSize,
+    /// The text is no duration.
+    #[error("{0}, as in 2s or 500ms")]
+    NoDuration(humantime::DurationError),
+    /// The duration is longer than any that makes sense here.
+    #[error("longer than a year")]
+    TooLong,
+}
+
 /// A number of bytes, or one with K, M or G behind: `64M`, `64MiB`, `4096`.
 ///
 /// # Errors
 /// It is none, or more than there are addresses.
-pub fn parse_size(text: &str) -> Result<u64, String> {
-    let wrong = || "a number of bytes is wanted, as in 64M or 1G".to_owned();
+pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     let upper = text.trim().to_ascii_uppercase();
     let number = upper.trim_end_matches("IB").trim_end_matches('B');
     let (digits, shift) = match number.strip_suffix(['K', 'M', 'G']) {
@@ -16,22 +29,21 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         Some(digits) => (digits, 30),
         None => (number, 0),
     };
-    let count: u64 = digits.trim().parse().map_err(|_| wrong())?;
-    count.checked_mul(1 << shift).ok_or_else(wrong)
+    let count: u64 = digits.trim().parse().map_err(|_| UnitError::NoSize)?;
+    count.checked_mul(1 << shift).ok_or(UnitError::NoSize)
 }
 
 /// A duration with its unit, `2s` or `500ms`, of a year at most; or `0`.
 ///
 /// # Errors
 /// It is none, or longer.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
     const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
-    let duration = humantime::parse_duration(text);
-    let duration = duration.map_err(|error| format!("{error}, as in 2s or 500ms"))?;
-    if duration > LONGEST { Err("longer than a year".into()) } else { Ok(duration) }
+    let duration = humantime::parse_duration(text).map_err(UnitError::NoDuration)?;
+    if duration > LONGEST { Err(UnitError::TooLong) } else { Ok(duration) }
 }
 
 /// A time that has a form in RFC 3339, of milliseconds since the Unix epoch: the last one for all that

@@ -171,12 +171,17 @@ impl Run {
     }
 }
 
-fn parse_sink(text: &str) -> Result<Sink, String> {
+/// The argument of `--serial` is empty.
+#[derive(Debug, thiserror::Error)]
+#[error("`stdout`, `none` or the name of a file is wanted")]
+struct NoSink;
+
+fn parse_sink(text: &str) -> Result<Sink, NoSink> {
     Ok(match text {
         "stdout" | "-" => Sink::Stdout,
         "stderr" => Sink::Stderr,
         "none" => Sink::None,
-        "" => return Err("`stdout`, `none` or the name of a file is wanted".into()),
+        "" => return Err(NoSink),
         path => Sink::File(path.into()),
     })
 }

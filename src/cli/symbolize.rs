@@ -54,19 +54,26 @@ pub struct Symbolize {
     pub references: Vec<String>,
 }
 
-/// Checks that the text names code; it is read again where the image is known.
-fn parse_reference(text: &str) -> Result<String, String> {
-    grammar::argument(text).map(|_| text.to_owned()).ok_or_else(|| {
+/// The reason why an argument names no code.
+#[derive(Debug, thiserror::Error)]
+enum NoPlace {
+    #[error(
         "an address in hexadecimal is wanted, as in ffffffff80201234, or a place in a function, as in \
          'vfs_write+0x14/0x90'"
-            .into()
-    })
+    )]
+    NoReference,
+    #[error("an address in hexadecimal is wanted, as in ffffffff80201234")]
+    NoAddress,
 }
 
-fn parse_address(text: &str) -> Result<u64, String> {
+/// Checks that the text names code; it is read again where the image is known.
+fn parse_reference(text: &str) -> Result<String, NoPlace> {
+    grammar::argument(text).map(|_| text.to_owned()).ok_or(NoPlace::NoReference)
+}
+
+fn parse_address(text: &str) -> Result<u64, NoPlace> {
     let digits = text.trim_start_matches("0x");
-    u64::from_str_radix(digits, 16)
-        .map_err(|_| "an address in hexadecimal is wanted, as in ffffffff80201234".into())
+    u64::from_str_radix(digits, 16).map_err(|_| NoPlace::NoAddress)
 }
 
 /// Lines that wait for the kernel's address offset are written when the log has been waited for so

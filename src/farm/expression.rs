@@ -2,14 +2,21 @@
 
 use regex::Regex;
 
+/// The reason why a text is no regular expression, in a line and without the expression.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no regular expression: {reason}")]
+pub(super) struct NoExpression {
+    reason: String,
+}
+
 /// Reads a regular expression.
 ///
 /// # Errors
-/// It is none, or compiles to more than the crate's limit: in a line, without the expression.
-pub(super) fn read(text: &str) -> Result<Regex, String> {
+/// It is none, or compiles to more than the crate's limit.
+pub(super) fn read(text: &str) -> Result<Regex, NoExpression> {
     Regex::new(text).map_err(|error| {
         let said = error.to_string();
         let last = said.lines().last().unwrap_or_default();
-        format!("no regular expression: {}", last.trim_start_matches("error: "))
+        NoExpression { reason: last.trim_start_matches("error: ").into() }
     })
 }

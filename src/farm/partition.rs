@@ -48,22 +48,44 @@ fn hash(name: &str) -> u64 {
     digest.iter().take(8).fold(0, |hash, &byte| hash << 8 | u64::from(byte))
 }
 
-impl FromStr for Partition {
-    type Err = String;
+/// The reason why a text names no part.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PartitionError {
+    /// The text has another form.
+    #[error("a part is wanted, as in hash:1/4 or count:1/4")]
+    NoPart,
+    /// There is no such way to divide a suite.
+    #[error("no `{by}`; {}", nearest::hint(by, &["hash", "count"]))]
+    NoKind {
+        /// The word that stands for it.
+        by: String,
+    },
+    /// The part is none of so many.
+    #[error("there is no part {part} of {parts}")]
+    NoSuchPart {
+        /// The part, from 1 on.
+        part: u64,
+        /// The number of parts.
+        parts: u64,
+    },
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || "a part is wanted, as in hash:1/4 or count:1/4".to_owned();
+impl FromStr for Partition {
+    type Err = PartitionError;
+
+    fn from_str(text: &str) -> Result<Self, PartitionError> {
+        let wrong = || PartitionError::NoPart;
         let (by, numbers) = text.split_once(':').ok_or_else(wrong)?;
         let by = match by {
             "hash" => By::Hash,
             "count" => By::Count,
-            by => return Err(format!("no `{by}`; {}", nearest::hint(by, &["hash", "count"]))),
+            by => return Err(PartitionError::NoKind { by: by.into() }),
         };
         let (part, parts) = numbers.split_once('/').ok_or_else(wrong)?;
         let number = |text: &str| text.parse::<u64>().map_err(|_| wrong());
         let (part, parts) = (number(part)?, number(parts)?);
         if !(1..=parts).contains(&part) {
-            return Err(format!("there is no part {part} of {parts}"));
+            return Err(PartitionError::NoSuchPart { part, parts });
         }
         Ok(Self { by, part: part - 1, parts })
     }

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use nmiscope_symbolizer::{Image, link_module};
+use nmiscope_symbolizer::{Image, ImageError, link_module};
 
 use super::compression::Compression;
 use super::{Access, build_id_path, open};
@@ -42,7 +42,21 @@ pub struct Modules {
 #[derive(Debug)]
 struct Entry {
     path: PathBuf,
-    read: OnceCell<Result<Linked, String>>,
+    read: OnceCell<Result<Linked, NoModule>>,
+}
+
+/// The reason why a file gives no module. The first reading of a file is remembered, and so is this.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoModule {
+    /// The budget for modules is spent.
+    #[error("{} MiB of modules have been read", MAX_BYTES >> 20)]
+    TooMuch,
+    /// The file cannot be read, or is no module; the text has all causes.
+    #[error("{0}")]
+    Unreadable(String),
+    /// The module is no image.
+    #[error("{}", crate::error_chain(.0))]
+    Image(ImageError),
 }
 
 /// A module's file, laid out; and its separate debug file, if it needs one and has one.
@@ -71,7 +85,7 @@ impl Modules {
 
     /// The modules of that name: of each file that has its name the module, or the reason why it
     /// cannot be read. Those with debug information come first.
-    pub fn named(&self, name: &str) -> Vec<Result<Module<'_>, String>> {
+    pub fn named(&self, name: &str) -> Vec<Result<Module<'_>, NoModule>> {
         let entries = self.by_name.get_or_init(|| self.search()).get(&canonical(name));
         let entries = entries.into_iter().flatten().take(MAX_FILES);
         let mut found: Vec<_> = entries.map(|entry| self.read(entry)).collect();
@@ -82,20 +96,20 @@ impl Modules {
         found
     }
 
-    fn read<'a>(&'a self, entry: &'a Entry) -> Result<Module<'a>, String> {
+    fn read<'a>(&'a self, entry: &'a Entry) -> Result<Module<'a>, NoModule> {
         let read = || {
             if self.bytes.get() >= MAX_BYTES {
-                return Err(format!("{} MiB of modules have been read", MAX_BYTES >> 20));
+                return Err(NoModule::TooMuch);
             }
             let linked = link(&entry.path, &self.debug_directory);
-            let linked = linked.map_err(|error| format!("{error:#}"))?;
+            let linked = linked.map_err(|error| NoModule::Unreadable(format!("{error:#}")))?;
             let debug = linked.debug.as_ref().map_or(0, Vec::len);
             self.bytes.set(self.bytes.get() + linked.module.len() + debug);
             Ok(linked)
         };
         let linked = entry.read.get_or_init(read).as_ref().map_err(Clone::clone)?;
         let image = Image::parse_with_debug(&linked.module, linked.debug.as_deref())
-            .map_err(|error| crate::error_chain(&error))?;
+            .map_err(NoModule::Image)?;
         let release = release(&image);
         Ok(Module { image, release })
     }

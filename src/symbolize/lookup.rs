@@ -14,7 +14,7 @@ use nmiscope_symbolizer::{Image, NamedSymbol, ProgramCounter, SourceRoots};
 use super::grammar::{Module, Reference, SymbolReference, Target};
 use crate::diagnosis::Resolver;
 use crate::images::hex;
-use crate::images::modules::{self, Modules};
+use crate::images::modules::{self, Modules, NoModule};
 use crate::report::Frame;
 
 /// Start of the upper half of the address space, which kernels have for themselves.
@@ -139,7 +139,7 @@ pub struct Lookup<'a> {
 struct ModuleImages<'a> {
     modules: Vec<modules::Module<'a>>,
     /// The fault of the first file that cannot be read.
-    fault: Option<String>,
+    fault: Option<NoModule>,
 }
 
 /// Everything that decides the answer for a reference.
@@ -265,7 +265,7 @@ impl<'a> Lookup<'a> {
             let name = module.name.to_owned();
             return Answer::missing(match &images.fault {
                 None => Missing::ModuleNotFound(name),
-                Some(reason) => Missing::ModuleUnreadable { name, reason: reason.clone() },
+                Some(reason) => Missing::ModuleUnreadable { name, reason: reason.to_string() },
             });
         }
         let mut answers = images

@@ -52,18 +52,19 @@ impl Date {
     }
 }
 
-impl FromStr for Date {
-    type Err = String;
+/// The reason why a text is no day.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no day as in 2026-12-31")]
+pub struct NoDate(String);
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for Date {
+    type Err = NoDate;
+
+    fn from_str(text: &str) -> Result<Self, NoDate> {
         // Of one form, so that the order of texts is that of days.
         let is_date =
             text.len() == 10 && humantime::parse_rfc3339(&format!("{text}T00:00:00Z")).is_ok();
-        if is_date {
-            Ok(Self(text.into()))
-        } else {
-            Err(format!("`{text}` is no day as in 2026-12-31"))
-        }
+        if is_date { Ok(Self(text.into())) } else { Err(NoDate(text.into())) }
     }
 }
 
@@ -143,7 +144,10 @@ impl Known {
                 return Err(wrong(at, message.into()));
             }
             let until = written.until.map(|until| {
-                until.get_ref().parse().map_err(|message| wrong(until.span().start, message))
+                until
+                    .get_ref()
+                    .parse()
+                    .map_err(|no_date: NoDate| wrong(until.span().start, no_date.to_string()))
             });
             let entry = Entry {
                 signature: signature.clone(),

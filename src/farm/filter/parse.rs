@@ -161,7 +161,7 @@ impl<'a> Parser<'a> {
                 Some(name) => Ok(Filter::Exact(unescaped(name.trim()))),
                 None => {
                     let regex = expression::read(argument);
-                    let regex = regex.map_err(|error| self.error(inside, error))?;
+                    let regex = regex.map_err(|error| self.error(inside, error.to_string()))?;
                     Ok(Filter::Matches(Pattern(regex)))
                 }
             },

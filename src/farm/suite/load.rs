@@ -12,7 +12,7 @@ use toml::de::{DeString, DeTable, DeValue, ValueDeserializer};
 
 use super::problem::Problem;
 use super::written::{Settings, VmWritten, Written};
-use crate::farm::expression;
+use crate::farm::expression::{self, NoExpression};
 
 /// Reads a suite.
 pub(super) fn read(text: &str) -> Result<Written, Vec<Problem>> {
@@ -46,12 +46,12 @@ pub(super) fn read(text: &str) -> Result<Written, Vec<Problem>> {
 
 /// Each regular expression once, however often it is there; where it is wrong, each time.
 fn check_expressions(written: &Written, problems: &mut Vec<Problem>) {
-    let mut known: HashMap<&str, Option<String>> = HashMap::new();
+    let mut known: HashMap<&str, Option<NoExpression>> = HashMap::new();
     let vms = written.vm.iter().map(|vm| &vm.settings);
     for text in vms.chain([&written.defaults]).flat_map(Settings::expressions) {
         let wrong =
             known.entry(&text.get_ref().0).or_insert_with_key(|text| expression::read(text).err());
-        problems.extend(wrong.as_ref().map(|wrong| Problem::new(text.span(), wrong)));
+        problems.extend(wrong.as_ref().map(|wrong| Problem::new(text.span(), wrong.to_string())));
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use super::Expression;
-use super::values::from_text;
+use super::values::{ValueError, from_text};
 use crate::farm::suite::Expectation;
 use crate::hang::Class;
 use crate::nearest;
@@ -85,13 +85,13 @@ fn class_names() -> Vec<&'static str> {
     classes.map(|class| class.name()).chain(["any"]).collect()
 }
 
-fn read_class(text: &str) -> Result<HangClass, String> {
+fn read_class(text: &str) -> Result<HangClass, ValueError> {
     if text == "any" {
         return Ok(HangClass(None));
     }
     let class = Class::from_str(text, false);
     let unknown =
-        |_| format!("no class of hangs `{text}`; {}", nearest::hint(text, &class_names()));
+        |_| ValueError::NoClass { name: text.into(), hint: nearest::hint(text, &class_names()) };
     class.map(|class| HangClass(Some(class))).map_err(unknown)
 }
 

@@ -8,16 +8,43 @@ use schemars::JsonSchema;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::hang_after::HangAfter;
-use crate::units;
+use crate::hang_after::{HangAfter, HangAfterError};
+use crate::units::{self, UnitError};
+
+/// The reason why a text does not say what it should. The place in the file is added by whoever reads it.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub(super) enum ValueError {
+    #[error("a name is not empty, and has no space at its ends")]
+    NoName,
+    #[error("a control character in {0}")]
+    ControlCharacter(&'static str),
+    #[error("a tag is one word, without parentheses")]
+    NoTag,
+    #[error("an empty name")]
+    EmptyName,
+    #[error("the name of a workload is one word")]
+    SeveralWords,
+    #[error("no memory at all")]
+    NoMemory,
+    #[error("no time at all")]
+    NoTime,
+    #[error("a duration is wanted, as in \"2s\"")]
+    NoDuration,
+    #[error("no class of hangs `{name}`; {hint}")]
+    NoClass { name: String, hint: String },
+    #[error(transparent)]
+    Unit(#[from] UnitError),
+    #[error(transparent)]
+    Bound(#[from] HangAfterError),
+}
 
 /// Reads a string, and what it says.
 pub(super) fn from_text<'de, D: Deserializer<'de>, T>(
     deserializer: D,
     expecting: &'static str,
-    read: fn(&str) -> Result<T, String>,
+    read: fn(&str) -> Result<T, ValueError>,
 ) -> Result<T, D::Error> {
-    struct Text<T>(&'static str, fn(&str) -> Result<T, String>);
+    struct Text<T>(&'static str, fn(&str) -> Result<T, ValueError>);
     impl<T> Visitor<'_> for Text<T> {
         type Value = T;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -45,29 +72,30 @@ read_from_text! {
     Name: "a name", read_name;
     Tag: "a tag", read_tag;
     Workload: "the name of a workload", |text| match text {
-        "" => Err("an empty name".into()),
-        text if text.contains(is_space) => Err("the name of a workload is one word".into()),
+        "" => Err(ValueError::EmptyName),
+        text if text.contains(is_space) => Err(ValueError::SeveralWords),
         text => Ok(Workload(text.into())),
     };
     Parameters: "kernel parameters", |text| match text.contains(char::is_control) {
-        true => Err("a control character in kernel parameters".into()),
+        true => Err(ValueError::ControlCharacter("kernel parameters")),
         false => Ok(Parameters(text.trim().into())),
     };
     Size: "a size in quotes, as in \"64M\"", |text| {
         let bytes = units::parse_size(text)?;
-        if bytes == 0 { Err("no memory at all".into()) } else { Ok(Size { text: text.trim().into(), bytes }) }
+        if bytes == 0 { Err(ValueError::NoMemory) } else { Ok(Size { text: text.trim().into(), bytes }) }
     };
-    Time: "a duration in quotes, as in \"2s\"", |text| units::parse_duration(text).map(Time);
+    Time: "a duration in quotes, as in \"2s\"", |text| Ok(Time(units::parse_duration(text)?));
     TimeLimit: "a duration in quotes, as in \"30s\"", |text| {
         let limit = units::parse_duration(text)?;
-        if limit.is_zero() { Err("no time at all".into()) } else { Ok(TimeLimit(limit)) }
+        if limit.is_zero() { Err(ValueError::NoTime) } else { Ok(TimeLimit(limit)) }
     };
     Bound: "a duration in quotes, as in \"2s\"", |text| match HangAfter::from_str(text)?.whose {
         None => Ok(Bound(text.into())),
-        Some(_) => Err("a duration is wanted, as in \"2s\"".into()),
+        Some(_) => Err(ValueError::NoDuration),
     };
     BoundOfSome: "a bound in quotes, as in \"2s\" or \"livelock=10s\"", |text| {
-        HangAfter::from_str(text).map(|_| BoundOfSome(text.into()))
+        HangAfter::from_str(text)?;
+        Ok(BoundOfSome(text.into()))
     };
     Expression: "a regular expression", |text| Ok(Expression(text.into()));
 }
@@ -76,12 +104,12 @@ read_from_text! {
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 pub struct Name(#[schemars(length(min = 1))] pub String);
 
-fn read_name(text: &str) -> Result<Name, String> {
+fn read_name(text: &str) -> Result<Name, ValueError> {
     if text.is_empty() || text.trim() != text {
-        return Err("a name is not empty, and has no space at its ends".into());
+        return Err(ValueError::NoName);
     }
     if text.contains(char::is_control) {
-        return Err("a control character in a name".into());
+        return Err(ValueError::ControlCharacter("a name"));
     }
     Ok(Name(text.into()))
 }
@@ -90,9 +118,9 @@ fn read_name(text: &str) -> Result<Name, String> {
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 pub struct Tag(#[schemars(regex(pattern = r"^[^\s()]+$"))] pub String);
 
-fn read_tag(text: &str) -> Result<Tag, String> {
+fn read_tag(text: &str) -> Result<Tag, ValueError> {
     if text.is_empty() || text.contains(is_space) || text.contains(['(', ')']) {
-        return Err("a tag is one word, without parentheses".into());
+        return Err(ValueError::NoTag);
     }
     Ok(Tag(text.into()))
 }

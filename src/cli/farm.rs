@@ -18,9 +18,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
 
-use super::arguments::MessageFormat;
 use super::exit_code::{self, Code};
-use super::output;
+use super::output::{self, MessageFormat};
 use crate::destination::Destination;
 use crate::errors::BadRequest;
 use crate::farm::budget::Budget;

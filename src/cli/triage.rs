@@ -6,9 +6,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Args, ValueHint};
 
-use super::arguments::MessageFormat;
 use super::exit_code::{self, Code};
-use super::output::{self, Text};
+use super::output::{self, MessageFormat, Text};
 use crate::errors::BadRequest;
 use crate::triage::{self, Content, Diff, Document, Group, Kind, Known, TRIAGE_VERSION, text};
 

@@ -8,11 +8,6 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::bounds::Class;
-use super::verdict::Hang;
-use super::wait_graph::Node;
-use crate::kernel::{KernelState, TaskState};
-
 /// The stack of a CPU at several moments.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuSamples {
@@ -97,30 +92,6 @@ pub fn each_once<T, K: Ord>(items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
     let mut once: Vec<T> = items.into_iter().rev().filter(|item| seen.insert(key(item))).collect();
     once.reverse();
     once
-}
-
-impl Class {
-    /// Whether those who hang in this way may be somewhere else a moment later. The others wait for
-    /// each other, or for nothing.
-    pub fn runs_on(self) -> bool {
-        !matches!(self, Self::Deadlock | Self::DeadHalt)
-    }
-}
-
-impl Hang {
-    /// The CPUs that are to blame, or run a task that is, and may be somewhere else a moment later.
-    pub fn cpus_to_sample(&self, kernel: Option<&KernelState>) -> BTreeSet<u32> {
-        let cpu = |node: &Node| match *node {
-            Node::Cpu(cpu) => Some(cpu),
-            Node::Task(task) => {
-                let task = kernel?.task(task)?;
-                (task.state == TaskState::Running).then_some(task.cpu)
-            }
-            Node::Lock(_) | Node::Queue(_) => None,
-        };
-        let blamed = self.blamed.iter().filter(|_| self.class.runs_on());
-        blamed.filter_map(cpu).collect()
-    }
 }
 
 #[cfg(test)]

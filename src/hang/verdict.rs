@@ -64,6 +64,30 @@ pub struct Starved {
     pub ran: Duration,
 }
 
+impl Class {
+    /// Whether those who hang in this way may be somewhere else a moment later. The others wait for
+    /// each other, or for nothing.
+    pub fn runs_on(self) -> bool {
+        !matches!(self, Self::Deadlock | Self::DeadHalt)
+    }
+}
+
+impl Hang {
+    /// The CPUs that are to blame, or run a task that is, and may be somewhere else a moment later.
+    pub fn cpus_to_sample(&self, kernel: Option<&KernelState>) -> BTreeSet<u32> {
+        let cpu = |node: &Node| match *node {
+            Node::Cpu(cpu) => Some(cpu),
+            Node::Task(task) => {
+                let task = kernel?.task(task)?;
+                (task.state == TaskState::Running).then_some(task.cpu)
+            }
+            Node::Lock(_) | Node::Queue(_) => None,
+        };
+        let blamed = self.blamed.iter().filter(|_| self.class.runs_on());
+        blamed.filter_map(cpu).collect()
+    }
+}
+
 /// All that a verdict rests on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Evidence<'a> {

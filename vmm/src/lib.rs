@@ -22,6 +22,7 @@ mod gather;
 mod kvm;
 mod layout;
 mod memory;
+mod open_files;
 mod vcpu;
 mod vm;
 mod watch;

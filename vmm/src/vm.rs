@@ -25,7 +25,7 @@ use crate::event::Event;
 use crate::exits::ExitCounts;
 use crate::kvm::{self, KvmError};
 use crate::vcpu::{self, Layout, VcpuHandle, World};
-use crate::{boot, layout, memory, watch};
+use crate::{boot, layout, memory, open_files};
 
 /// The most vCPUs that this VMM gives a VM; a host may allow fewer.
 pub const MAX_VCPUS: u32 = 512;
@@ -87,7 +87,7 @@ impl Vm {
         let entry =
             boot::load(&memory, config.memory, image, initrd, &config.cmdline, config.cpus)?;
 
-        let keeps_files = watch::room_for_files(config.cpus);
+        let keeps_files = open_files::room_for_files(config.cpus);
         let fd = kvm::create_vm(&kvm)?;
         register_memory(&fd, &memory)?;
         create_irqchip(&fd, config.cpus)?;

@@ -6,8 +6,6 @@
 
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use crate::vcpu::{Layout, ThreadTimes, VcpuError, VcpuHandle, VcpuStatistics};
 use crate::vm::Vm;
 
@@ -43,21 +41,4 @@ impl Vm {
     pub fn console_bytes(&self) -> u64 {
         self.world.devices.serial_bytes()
     }
-}
-
-/// Whether this process may have as many files open as it takes to watch each of `cpus` vCPUs. Asks
-/// for more, up to the hard limit, if need be: the usual soft limit of 1024 is not enough for more
-/// than 200.
-pub(crate) fn room_for_files(cpus: u32) -> bool {
-    /// The vCPU itself, its thread's `stat` and `schedstat`, its statistics.
-    const OF_A_VCPU: u64 = 4;
-    const OF_ALL_ELSE: u64 = 128;
-    let needed = u64::from(cpus) * OF_A_VCPU + OF_ALL_ELSE;
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= needed) {
-        return true;
-    }
-    let raised = Rlimit { current: Some(needed), ..limit };
-    limit.maximum.is_none_or(|maximum| maximum >= needed)
-        && setrlimit(Resource::Nofile, raised).is_ok()
 }

@@ -1,13 +1,12 @@
 //! The entries below a type's own: members, dimensions, enumerators.
 //!
-//! Owns passing over a type's children and the bound on their number. Called by `ty`, which gives
-//! them their meaning.
+//! Owns passing over a type's children and the bound on their number; refuses to own their meaning,
+//! and whether the type is one that has such children. Called by `ty`, which knows both.
 
 use gimli::{AttributeValue, Operation};
 
 use super::TypeError;
-use super::ty::{Kind, Type};
-use crate::dwarf::{DwarfError, Entry, Value, read, string};
+use crate::dwarf::{Dwarf, DwarfError, Entry, Unit, Value, read, string};
 
 /// Entries below one type that are looked at. The largest structures of a kernel have hundreds.
 const MAX_CHILDREN: usize = 1 << 14;
@@ -20,14 +19,18 @@ pub(super) struct RawMember<'t> {
     pub(super) is_bit_field: bool,
 }
 
-impl<'t> Type<'t> {
-    /// All of an array's dimensions, outermost first, also those already indexed.
+/// The children of one type's entry.
+pub(super) struct Parts<'e, 't> {
+    pub(super) dwarf: &'e Dwarf<'t>,
+    pub(super) unit: &'e Unit<'t>,
+    pub(super) entry: &'e Entry<'t>,
+}
+
+impl<'t> Parts<'_, 't> {
+    /// All dimensions of an array, outermost first.
     pub(super) fn dimensions(&self) -> Result<Vec<Option<u64>>, TypeError> {
-        if self.kind() != Kind::Array {
-            return Err(self.unsuitable("an array"));
-        }
         let mut dimensions = Vec::new();
-        self.for_each_child(|child| {
+        self.for_each(|child| {
             if child.tag() == gimli::DW_TAG_subrange_type {
                 let number =
                     |at| child.attr_value(at).and_then(|value: Value<'_>| value.udata_value());
@@ -39,20 +42,18 @@ impl<'t> Type<'t> {
         Ok(dimensions)
     }
 
-    /// The members, and whether there are variants beside them: a Rust enum with data.
-    pub(super) fn raw_members(&self) -> Result<(Vec<RawMember<'t>>, bool), TypeError> {
+    /// The members of a structure or union, and whether there are variants beside them: a Rust enum
+    /// with data.
+    pub(super) fn members(&self) -> Result<(Vec<RawMember<'t>>, bool), TypeError> {
         let mut members = Vec::new();
         let mut is_enum = false;
-        if !matches!(self.kind(), Kind::Structure | Kind::Union) {
-            return Ok((members, is_enum));
-        }
-        self.for_each_child(|child| match child.tag() {
+        self.for_each(|child| match child.tag() {
             gimli::DW_TAG_variant_part => is_enum = true,
             // A static data member of C++ is no part of the object.
             gimli::DW_TAG_member if child.attr_value(gimli::DW_AT_external).is_none() => {
                 if let Some(ty) = child.attr_value(gimli::DW_AT_type) {
                     members.push(RawMember {
-                        name: self.text(child),
+                        name: self.name_of(child),
                         offset: self.member_offset(child),
                         ty,
                         is_bit_field: child.attr_value(gimli::DW_AT_bit_size).is_some(),
@@ -62,6 +63,20 @@ impl<'t> Type<'t> {
             _ => {}
         })?;
         Ok((members, is_enum))
+    }
+
+    /// The name of the first enumerator whose value is `value` in the bits of `mask`.
+    pub(super) fn enumerator(&self, value: u64, mask: u64) -> Result<Option<String>, TypeError> {
+        let mut found = None;
+        self.for_each(|child| {
+            let number = child.attr_value(gimli::DW_AT_const_value).and_then(|number| {
+                number.udata_value().or_else(|| number.sdata_value().map(|number| number as u64))
+            });
+            if found.is_none() && number.is_some_and(|number| number & mask == value & mask) {
+                found = self.name_of(child);
+            }
+        })?;
+        Ok(found)
     }
 
     /// A constant, or in old DWARF the expression `DW_OP_plus_uconst`; absent in unions.
@@ -78,12 +93,12 @@ impl<'t> Type<'t> {
         }
     }
 
-    pub(super) fn text(&self, entry: &Entry<'t>) -> Option<String> {
-        let value = entry.attr_value(gimli::DW_AT_name)?;
-        Some(string(&self.types.dwarf, &self.unit, value)?.into_owned())
+    fn name_of(&self, child: &Entry<'t>) -> Option<String> {
+        let value = child.attr_value(gimli::DW_AT_name)?;
+        Some(string(self.dwarf, self.unit, value)?.into_owned())
     }
 
-    pub(super) fn for_each_child(&self, mut each: impl FnMut(&Entry<'t>)) -> Result<(), TypeError> {
+    fn for_each(&self, mut each: impl FnMut(&Entry<'t>)) -> Result<(), TypeError> {
         let offset = self.entry.offset();
         let mut entries = self.unit.entries_raw(Some(offset)).map_err(read("a type"))?;
         let mut entry = Entry::null();

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use gimli::{AttributeValue, UnitOffset};
 
-use super::parts::RawMember;
+use super::parts::{Parts, RawMember};
 use super::{MAX_REFERENCES, TypeError, Types};
 use crate::dwarf::{Entry, Unit, read, string};
 
@@ -321,16 +321,27 @@ impl<'t> Type<'t> {
             Some(size @ 1..=7) => (1 << (8 * size)) - 1,
             _ => u64::MAX,
         };
-        let mut found = None;
-        self.for_each_child(|child| {
-            let number = child.attr_value(gimli::DW_AT_const_value).and_then(|number| {
-                number.udata_value().or_else(|| number.sdata_value().map(|number| number as u64))
-            });
-            if found.is_none() && number.is_some_and(|number| number & mask == value & mask) {
-                found = self.text(child);
-            }
-        })?;
-        Ok(found)
+        self.parts().enumerator(value, mask)
+    }
+
+    /// All of an array's dimensions, outermost first, also those already indexed.
+    fn dimensions(&self) -> Result<Vec<Option<u64>>, TypeError> {
+        if self.kind() != Kind::Array {
+            return Err(self.unsuitable("an array"));
+        }
+        self.parts().dimensions()
+    }
+
+    /// The members, and whether there are variants beside them: a Rust enum with data.
+    fn raw_members(&self) -> Result<(Vec<RawMember<'t>>, bool), TypeError> {
+        match self.kind() {
+            Kind::Structure | Kind::Union => self.parts().members(),
+            _ => Ok((Vec::new(), false)),
+        }
+    }
+
+    fn parts(&self) -> Parts<'_, 't> {
+        Parts { dwarf: &self.types.dwarf, unit: &self.unit, entry: &self.entry }
     }
 
     pub(super) fn unsuitable(&self, wanted: &'static str) -> TypeError {

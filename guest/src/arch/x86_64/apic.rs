@@ -3,11 +3,8 @@
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use nmiscope_guest::sync::Context;
-
-use super::instructions::{cpuid, out_byte, read_msr, write_msr};
+use super::instructions::{cpuid, irq_restore, irq_save, out_byte, read_msr, write_msr};
 use super::layout::{LOCAL_APIC, direct_map, vector};
-use super::platform::X86;
 
 const MSR_APIC_BASE: u32 = 0x1b;
 const BASE_ENABLE: u64 = 1 << 11;
@@ -112,10 +109,10 @@ pub fn send(destination: u32, ipi: Ipi) {
         unsafe { write_msr(0x800 + Register::InterruptCommand as u32 / 16, value) };
     } else {
         // An interrupt handler in between that sends too would leave its own destination behind.
-        let flags = X86::irq_save();
+        let flags = irq_save();
         write(Register::InterruptCommandHigh, destination << 24);
         write(Register::InterruptCommand, command);
-        X86::irq_restore(flags);
+        irq_restore(flags);
     }
 }
 

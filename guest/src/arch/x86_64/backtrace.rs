@@ -7,6 +7,7 @@ use core::sync::atomic::{
 };
 
 use super::percpu::percpu;
+use super::possible_cpus::apic_id;
 use super::{apic, smp};
 use crate::pr_warn;
 use crate::printk::{Busy, PRINTK};
@@ -36,7 +37,7 @@ pub fn trigger_all_cpu_backtrace() -> Result<(), Busy> {
     let asked = smp::online_cpus();
     for cpu in asked.clone() {
         backtrace_requested.on(cpu).store(true, Release);
-        apic::send(smp::apic_id(cpu), apic::Ipi::Nmi);
+        apic::send(apic_id(cpu), apic::Ipi::Nmi);
     }
     smp::wait_until(BOUND_SECONDS * 1_000_000_000, || {
         asked.clone().all(|cpu| !backtrace_requested.on(cpu).load(Acquire))

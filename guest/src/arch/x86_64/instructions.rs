@@ -4,7 +4,7 @@
 use core::arch::{asm, x86_64::__cpuid_count};
 
 /// RFLAGS.IF (SDM vol. 3, 2.3): maskable interrupts are on.
-pub const INTERRUPT_FLAG: u64 = 1 << 9;
+const INTERRUPT_FLAG: u64 = 1 << 9;
 
 /// What CPUID returned.
 pub use core::arch::x86_64::CpuidResult;
@@ -94,7 +94,7 @@ pub unsafe fn write_cr3(root: u64) {
 }
 
 /// RFLAGS.
-pub fn read_flags() -> u64 {
+fn read_flags() -> u64 {
     let flags;
     // SAFETY: pushes and pops one word; no other memory.
     unsafe { asm!("pushfq", "pop {}", out(reg) flags, options(nomem, preserves_flags)) }
@@ -111,6 +111,20 @@ pub fn interrupts_off() {
 pub fn interrupts_on() {
     // SAFETY: handlers run on stacks of their own and use per-CPU data and locks like any CPU.
     unsafe { asm!("sti", options(nostack)) }
+}
+
+/// Turns maskable interrupts off; returns the flags for [`irq_restore`].
+pub fn irq_save() -> usize {
+    let flags = read_flags();
+    interrupts_off();
+    flags as usize
+}
+
+/// Turns maskable interrupts on again, if they were on at [`irq_save`].
+pub fn irq_restore(flags: usize) {
+    if flags as u64 & INTERRUPT_FLAG != 0 {
+        interrupts_on();
+    }
 }
 
 /// Halts until an interrupt or NMI arrives; turns interrupts on for it.

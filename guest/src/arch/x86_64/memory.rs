@@ -1,5 +1,6 @@
-//! Physical memory, and the stacks made of it. There is no other allocation: what the kernel needs
-//! for every possible CPU it takes here at boot, and a stack for each task, and never gives it back.
+//! The stacks, and the memory that they are made of. There is no other allocation: what the kernel
+//! needs for every possible CPU it takes here at boot, and a stack for each task, and never gives it
+//! back.
 
 use core::sync::atomic::{
     AtomicU32, AtomicU64, AtomicUsize,
@@ -8,9 +9,8 @@ use core::sync::atomic::{
 
 use nmiscope_guest::sched::MAX_TASKS;
 
-use super::layout::{
-    DIRECT_MAP_END, KERNEL_BASE, MAX_CPUS, STACKS, TASK_STACKS, direct_map, image_end,
-};
+use super::allocator::Allocator;
+use super::layout::{KERNEL_BASE, MAX_CPUS, STACKS, TASK_STACKS, direct_map};
 use super::percpu;
 use super::pvh::StartInfo;
 use crate::sync::SpinLock;
@@ -78,40 +78,10 @@ impl Stack {
 static main_stack_top: [AtomicUsize; MAX_CPUS] = [const { AtomicUsize::new(0) }; MAX_CPUS];
 
 /// What boot has left over.
-static ALLOCATOR: SpinLock<Allocator> = SpinLock::new(Allocator { next: 0, end: 0 });
+static ALLOCATOR: SpinLock<Allocator> = SpinLock::new(Allocator::EMPTY);
 
 /// The tasks that have stacks, a bit each by their numbers.
 static TASKS_WITH_STACK: AtomicU32 = AtomicU32::new(0);
-
-/// Hands out physical memory, upwards, zeroed by nobody.
-pub struct Allocator {
-    next: u64,
-    end: u64,
-}
-
-impl Allocator {
-    /// Takes over the memory behind the kernel's image, up to the end of the region it lies in.
-    pub fn behind_image(start_info: &StartInfo) -> Self {
-        let next = image_end();
-        let end = start_info.ram_end_around(next).min(DIRECT_MAP_END);
-        Self { next, end }
-    }
-
-    /// The physical address of `size` bytes that nobody else gets. Panics when there are none
-    /// left, which at boot is the right answer.
-    pub fn allocate(&mut self, size: usize, align: u64) -> u64 {
-        let start = self.next.next_multiple_of(align);
-        let end = start + size as u64;
-        if end > self.end {
-            panic!(
-                "out of memory at {} KiB: give the VM more of it, or boot with a smaller nr_cpus=",
-                self.end >> 10
-            );
-        }
-        self.next = end;
-        start
-    }
-}
 
 /// Makes the per-CPU data and stacks of all possible CPUs.
 pub fn init(start_info: &StartInfo, possible: usize) {

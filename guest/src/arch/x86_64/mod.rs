@@ -4,6 +4,7 @@
 //! `boot.S` → `kernel_main` (main.rs) → [`smp::start_others`] → `cpu_main` on every CPU.
 
 mod acpi;
+mod allocator;
 mod apic;
 mod backtrace;
 mod descriptors;
@@ -15,6 +16,7 @@ mod memory;
 mod nmi;
 pub mod percpu;
 mod platform;
+mod possible_cpus;
 mod pvh;
 mod serial;
 mod smp;
@@ -22,6 +24,7 @@ mod stack_trace;
 mod switch;
 mod time;
 mod trap;
+mod trap_frame;
 
 pub use backtrace::trigger_all_cpu_backtrace;
 pub use instructions::{
@@ -34,11 +37,12 @@ pub use nmi::{
 pub use percpu::cpu_number;
 pub(crate) use percpu::percpu;
 pub use platform::X86;
+pub use possible_cpus::possible_cpus;
 pub use pvh::StartInfo;
 pub use serial::init as init_console;
 pub use smp::{
-    count_possible_cpus, online_cpus, possible_cpus, run_boot_cpu, send_reschedule,
-    smp_call_function, smp_call_function_single,
+    count_possible_cpus, online_cpus, run_boot_cpu, send_reschedule, smp_call_function,
+    smp_call_function_single,
 };
 pub use stack_trace::print_own_trace;
 pub use switch::{new_task_stack, to_main as switch_to_main, to_task as switch_to_task};

@@ -9,8 +9,9 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
 use nmiscope_guest::abi::NMI_DONE_PORT;
 
 use super::percpu::{cpu_number, percpu};
-use super::trap::TrapFrame;
-use super::{apic, backtrace, instructions, smp, stack_trace};
+use super::possible_cpus::apic_id;
+use super::trap_frame::TrapFrame;
+use super::{apic, backtrace, instructions, stack_trace};
 use crate::pr_info;
 use crate::printk::{Level, PRINTK};
 
@@ -33,7 +34,7 @@ pub fn set_hook(hook: fn()) {
 
 /// Sends this CPU an NMI, which it takes before the next few instructions are over.
 pub fn send_to_self() {
-    apic::send(smp::apic_id(cpu_number()), apic::Ipi::Nmi);
+    apic::send(apic_id(cpu_number()), apic::Ipi::Nmi);
 }
 
 /// The handler.

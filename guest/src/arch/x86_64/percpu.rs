@@ -7,9 +7,9 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
+use super::allocator::Allocator;
 use super::instructions::write_msr;
 use super::layout::{DIRECT_MAP, KERNEL_BASE, MAX_CPUS};
-use super::memory::Allocator;
 
 /// What to add to the address of a per-CPU variable to get at a CPU's own.
 #[unsafe(no_mangle)]

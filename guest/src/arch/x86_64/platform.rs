@@ -4,10 +4,11 @@
 use nmiscope_guest::printk::{NmiPrintSeq, Platform, PrintkFuncCell};
 use nmiscope_guest::sync::{CallSlot, Calls, Context, Wait};
 
-use super::instructions::{INTERRUPT_FLAG, interrupts_off, interrupts_on, read_flags};
+use super::instructions::{irq_restore, irq_save};
 use super::layout::vector;
 use super::percpu::{cpu_number, percpu};
-use super::{apic, serial, smp, time};
+use super::possible_cpus::{self, apic_id};
+use super::{apic, serial, time};
 
 percpu! {
     /// What this CPU waits for, spinning. The host reads it by this name.
@@ -37,15 +38,11 @@ impl Context for X86 {
     }
 
     fn irq_save() -> usize {
-        let flags = read_flags();
-        interrupts_off();
-        flags as usize
+        irq_save()
     }
 
     fn irq_restore(flags: usize) {
-        if flags as u64 & INTERRUPT_FLAG != 0 {
-            interrupts_on();
-        }
+        irq_restore(flags);
     }
 }
 
@@ -57,13 +54,13 @@ unsafe impl Calls for X86 {
     }
 
     fn send_call_ipi(cpu: usize) {
-        apic::send(smp::apic_id(cpu), apic::Ipi::Vector(vector::CALL_FUNCTION));
+        apic::send(apic_id(cpu), apic::Ipi::Vector(vector::CALL_FUNCTION));
     }
 }
 
 impl Platform for X86 {
     fn possible_cpus(&self) -> usize {
-        smp::possible_cpus()
+        possible_cpus::possible_cpus()
     }
 
     fn nmi_print_seq(&self, cpu: usize) -> &NmiPrintSeq {

@@ -15,20 +15,11 @@ use super::layout::{DIRECT_MAP, MAX_CPUS, TRAMPOLINE, vector};
 use super::memory::{Stack, drop_identity_mapping};
 use super::percpu::percpu;
 use super::platform::X86;
+use super::possible_cpus::{Numbered, apic_id, possible_cpus};
 use super::pvh::StartInfo;
 use super::{apic, descriptors, ioapic, kvm_clock, percpu as per_cpu, serial, time};
 use crate::workload::ap_never_starts;
 use crate::{cpu_main, pr_warn};
-
-/// APIC IDs by CPU number; `ap_start` in boot.S looks its own up.
-#[unsafe(no_mangle)]
-#[allow(non_upper_case_globals, reason = "named by assembly, and from outside")]
-static cpu_to_apicid: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(u32::MAX) }; MAX_CPUS];
-
-/// How many CPUs are possible: they are numbered from 0.
-#[unsafe(no_mangle)]
-#[allow(non_upper_case_globals, reason = "named by assembly, and from outside")]
-static nr_cpu_ids: AtomicU32 = AtomicU32::new(1);
 
 /// The I/O APIC that serves the legacy interrupts; 0 where there is none.
 static IO_APIC: AtomicU64 = AtomicU64::new(0);
@@ -36,16 +27,6 @@ static IO_APIC: AtomicU64 = AtomicU64::new(0);
 percpu! {
     /// Whether the CPU runs this kernel. Zero: not started.
     pub static cpu_online: AtomicU32 = AtomicU32::new(0);
-}
-
-/// How many CPUs there can be.
-pub fn possible_cpus() -> usize {
-    nr_cpu_ids.load(Relaxed) as usize
-}
-
-/// The APIC ID of a possible CPU.
-pub fn apic_id(cpu: usize) -> u32 {
-    cpu_to_apicid[cpu].load(Relaxed)
 }
 
 /// The CPUs that run.
@@ -64,22 +45,19 @@ pub fn count_possible_cpus(start_info: &StartInfo, limit: usize, allow_x2apic: b
     apic::silence_old_controllers();
     apic::enable();
     let this = apic::id();
-    cpu_to_apicid[0].store(this, Relaxed);
-    let mut count = 1;
+    let mut numbered = Numbered::boot_cpu(this);
     for entry in Madt::find(start_info.rsdp()).into_iter().flat_map(Madt::entries) {
         match entry {
             Entry::Cpu(id) if id != this && id <= apic::highest_id() => {
-                if count < limit.clamp(1, MAX_CPUS) {
-                    cpu_to_apicid[count].store(id, Relaxed);
-                    count += 1;
+                if numbered.count() < limit.clamp(1, MAX_CPUS) {
+                    numbered.add(id);
                 }
             }
             Entry::IoApic(address, 0) => IO_APIC.store(u64::from(address), Relaxed),
             Entry::Cpu(_) | Entry::IoApic(..) => {}
         }
     }
-    nr_cpu_ids.store(count as u32, Relaxed);
-    count
+    numbered.publish()
 }
 
 /// What the boot CPU has to do before the others: descriptors, clocks, the serial port's line.

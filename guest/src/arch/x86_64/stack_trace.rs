@@ -10,7 +10,7 @@ use core::fmt::Arguments;
 
 use super::layout::is_text;
 use super::memory::{Stack, end_of_task_stack_containing, stack_containing};
-use super::trap::{Hex, TrapFrame};
+use super::trap_frame::{Hex, TrapFrame};
 
 /// Entries of one trace, and words looked at on one stack.
 const MAX_ENTRIES: usize = 512;

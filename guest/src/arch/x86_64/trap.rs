@@ -1,103 +1,18 @@
 //! Every exception, interrupt and NMI ends up here, from `entry.S`, and goes on to whom it
 //! concerns. Exceptions are the end of the kernel: they are printed and become a panic.
 
-use core::fmt;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use nmiscope_guest::sync;
 
 use super::instructions::read_cr2;
 use super::layout::vector;
-use super::memory::Stack;
 use super::percpu::{cpu_number, percpu};
 use super::platform::X86;
+use super::trap_frame::TrapFrame;
 use super::{apic, nmi, serial, stack_trace};
 use crate::panic::print_last_words;
 use crate::sysrq;
-
-/// The interrupted CPU's registers, as the stubs in `entry.S` leave them on the stack.
-#[repr(C)]
-#[allow(missing_docs, reason = "registers by their names")]
-pub struct TrapFrame {
-    pub r15: u64,
-    pub r14: u64,
-    pub r13: u64,
-    pub r12: u64,
-    pub r11: u64,
-    pub r10: u64,
-    pub r9: u64,
-    pub r8: u64,
-    pub rdi: u64,
-    pub rsi: u64,
-    pub rbp: u64,
-    pub rbx: u64,
-    pub rdx: u64,
-    pub rcx: u64,
-    pub rax: u64,
-    pub vector: u64,
-    pub error_code: u64,
-    pub rip: u64,
-    pub cs: u64,
-    pub rflags: u64,
-    pub rsp: u64,
-    pub ss: u64,
-}
-
-impl TrapFrame {
-    /// The frame that lies at the top of an interrupt stack in use.
-    ///
-    /// # Safety
-    /// A trap has entered on that stack of this CPU, and has not returned.
-    pub unsafe fn at_top_of(stack: Stack, cpu: usize) -> &'static Self {
-        let (_, top) = stack.bounds(cpu);
-        // SAFETY: the caller's: the stubs put it just there, and it stays until the trap returns.
-        unsafe { &*((top as usize - size_of::<Self>()) as *const Self) }
-    }
-}
-
-/// Sixteen hexadecimal digits in one piece. A backtrace is mostly these, each vCPU of a stopped VM
-/// prints one, and `{:016x}` goes through several calls for every number.
-pub struct Hex(pub u64);
-
-impl fmt::Display for Hex {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut digits = [0; 16];
-        for (index, digit) in digits.iter_mut().enumerate() {
-            let nibble = (self.0 >> (60 - 4 * index)) as u8 & 0xf;
-            *digit = if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble };
-        }
-        f.write_str(str::from_utf8(&digits).unwrap_or_default())
-    }
-}
-
-impl fmt::Display for TrapFrame {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let registers = [
-            ("RSP: ", self.rsp),
-            (" RBP: ", self.rbp),
-            (" RAX: ", self.rax),
-            ("\nRBX: ", self.rbx),
-            (" RCX: ", self.rcx),
-            (" RDX: ", self.rdx),
-            ("\nRSI: ", self.rsi),
-            (" RDI: ", self.rdi),
-            (" R08: ", self.r8),
-            ("\nR09: ", self.r9),
-            (" R10: ", self.r10),
-            (" R11: ", self.r11),
-            ("\nR12: ", self.r12),
-            (" R13: ", self.r13),
-            (" R14: ", self.r14),
-            ("\nR15: ", self.r15),
-        ];
-        writeln!(f, "RIP: {:04x}:[<{}>] RFLAGS: {:08x}", self.cs, Hex(self.rip), self.rflags)?;
-        for (name, value) in registers {
-            f.write_str(name)?;
-            Hex(value).fmt(f)?;
-        }
-        Ok(())
-    }
-}
 
 percpu! {
     /// Advanced by every tick: stands still on a CPU that takes no interrupts.

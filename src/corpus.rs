@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 
 use clap::ValueEnum;
 
-use crate::hang::Class;
+use crate::report::Class;
 
 /// A workload, and its file.
 #[derive(Debug, Clone, Copy)]

@@ -155,7 +155,8 @@ impl Teller<'_> {
     /// The host's look, and of a CPU that runs on the samples from after it.
     fn stack_of_cpu(&self, cpu: u32) -> Option<Moments<'_>> {
         let look = &self.cpu(cpu)?.look.as_ref()?.frames[..];
-        let samples = self.grounds.samples.of(cpu).filter(|_| self.hang.class.runs_on());
+        let samples =
+            self.grounds.samples.of(cpu).filter(|_| hang::conduct(self.hang.class).runs_on);
         Some([look].into_iter().chain(samples).collect())
     }
 
@@ -293,7 +294,7 @@ impl Teller<'_> {
     /// The CPUs whose work those have who sleep and are to blame for that.
     fn cpus_of_sleepers(&self) -> BTreeSet<Node> {
         let cpu = |node: &Node| match *node {
-            Node::Task(task) if self.hang.class == hang::Class::LostWakeup => {
+            Node::Task(task) if hang::conduct(self.hang.class).has_work => {
                 Some(Node::Cpu(self.grounds.kernel?.task(task)?.cpu))
             }
             _ => None,
@@ -302,7 +303,6 @@ impl Teller<'_> {
     }
 
     fn facts_of_cpu(&self, cpu: u32) -> Vec<Fact> {
-        use hang::Class;
         let mut facts = Vec::new();
         // Younger than half of the hang: it has nothing to do with it.
         let old = |age: std::time::Duration| (age >= self.hang.age / 2).then(|| milliseconds(age));
@@ -330,7 +330,7 @@ impl Teller<'_> {
             let ms = milliseconds(self.grounds.ages.console.own());
             facts.push(Fact::NoOutput { ms });
         }
-        if self.hang.class == Class::BootStall {
+        if self.hang.class.is_before_ready() {
             facts.push(Fact::NotReady { ms: milliseconds(self.hang.age) });
         }
         facts.extend(self.stood(cpu));

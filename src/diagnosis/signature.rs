@@ -15,9 +15,9 @@
 use sha2::{Digest, Sha256};
 
 use super::stable::{Item, Share, staying};
-use crate::hang::{Class, each_once};
+use crate::hang::{conduct, each_once};
 use crate::kernel::Vocabulary;
-use crate::report::Frame;
+use crate::report::{Class, Frame};
 
 /// How many functions of a stack count, from the inner end: what is further out is how everything
 /// starts.
@@ -99,36 +99,16 @@ fn stable_callers<'a>(class: Class, moments: &Moments<'a>) -> Vec<&'a str> {
     staying(&moments.iter().map(callers).collect::<Vec<_>>(), share(class))
 }
 
-/// Whether those who hang in this way come back to their main loop, and so how often a function has to
-/// be on the stack that says what they are about.
+/// The share of the moments at which a function has to be on the stack that says what they are about:
+/// a small one for those who come back to their main loop.
 fn share(class: Class) -> Share {
-    match class {
-        Class::Livelock | Class::LostWakeup | Class::LockWait => Share::Third,
-        Class::SoftLockup
-        | Class::HardLockup
-        | Class::BootStall
-        | Class::Silent
-        | Class::Deadlock
-        | Class::DeadHalt => Share::NearlyAll,
-    }
-}
-
-/// Whether CPUs that hang in this way go on taking interrupts.
-fn takes_interrupts(class: Class) -> bool {
-    match class {
-        Class::SoftLockup | Class::Livelock | Class::LostWakeup | Class::LockWait => true,
-        Class::Deadlock
-        | Class::DeadHalt
-        | Class::HardLockup
-        | Class::BootStall
-        | Class::Silent => false,
-    }
+    if conduct(class).returns { Share::Third } else { Share::NearlyAll }
 }
 
 /// What there was before any interrupt, of a CPU that takes them.
 fn own_part(class: Class, stack: &[Frame]) -> &[Frame] {
     let interrupted = || stack.iter().rposition(|frame| frame.interrupted);
-    let start = if takes_interrupts(class) { interrupted() } else { None };
+    let start = if conduct(class).takes_interrupts { interrupted() } else { None };
     &stack[start.unwrap_or(0)..]
 }
 

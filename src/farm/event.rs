@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::hang::Class;
+use crate::report::Class;
 
 /// The version of what an event looks like as JSON: raised when an old reader would be wrong.
 pub const EVENT_VERSION: u32 = 1;

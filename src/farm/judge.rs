@@ -6,8 +6,7 @@ use regex::Regex;
 
 use super::event::{HangSummary, Status};
 use super::suite::{Console, Expectation, Vm};
-use crate::hang::Class;
-use crate::report::{Hang, Outcome, Report, function_of};
+use crate::report::{Class, Hang, Outcome, Report, function_of};
 
 /// What a VM's process has left.
 #[derive(Debug)]

@@ -1,100 +1,25 @@
-//! The classes of hangs, and how long each may last before it is one.
+//! How long a hang of each class may last before it is one.
+//!
+//! Owns the table; refuses to own which bound a class has unless told otherwise (`class`). Filled by
+//! the command line, read by the detector and by the classes.
 
-use std::fmt;
 use std::time::Duration;
 
-use clap::ValueEnum;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-/// The ways to hang.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    JsonSchema,
-    ValueEnum,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum Class {
-    /// A cycle of CPUs and tasks that wait for each other.
-    Deadlock,
-    /// A CPU halted with interrupts off: nothing but an NMI wakes it.
-    DeadHalt,
-    /// A CPU takes no timer interrupts and schedules nothing.
-    HardLockup,
-    /// A CPU takes interrupts, and schedules nothing.
-    SoftLockup,
-    /// Waits for a lock that nobody is going to release, although its holder is not stuck.
-    LockWait,
-    /// Work is there, its CPU makes progress with everything else, and does not do it.
-    Livelock,
-    /// Work is there, and its CPU idles.
-    LostWakeup,
-    /// The guest does not become ready.
-    BootStall,
-    /// A guest of which nothing is known prints nothing, and does not idle.
-    Silent,
-}
-
-impl Class {
-    /// Its name, as reports and the command line have it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Deadlock => "deadlock",
-            Self::DeadHalt => "dead-halt",
-            Self::HardLockup => "hard-lockup",
-            Self::SoftLockup => "soft-lockup",
-            Self::LockWait => "lock-wait",
-            Self::Livelock => "livelock",
-            Self::LostWakeup => "lost-wakeup",
-            Self::BootStall => "boot-stall",
-            Self::Silent => "silent",
-        }
-    }
-}
-
-impl fmt::Display for Class {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+use crate::report::Class;
 
 /// How long each class may last, of the own time of whoever hangs; `None` not to look for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bounds {
-    by_class: [Option<Duration>; Self::CLASSES],
+    by_class: [Option<Duration>; Class::COUNT],
     /// How long, by the wall clock, a vCPU may be without progress because the host does not run it.
     pub starved: Option<Duration>,
 }
 
 impl Bounds {
-    /// By the last of them.
-    const CLASSES: usize = Class::Silent as usize + 1;
+    /// Bounds that look for nothing.
+    pub(super) const NONE: Self = Self { by_class: [None; Class::COUNT], starved: None };
 
-    /// What the command line has unless told otherwise.
-    pub const DEFAULT: Duration = Duration::from_secs(2);
-    /// For a guest to become ready, to print something, or to be run by its host.
-    pub const DEFAULT_PATIENT: Duration = Duration::from_secs(30);
-
-    /// The same bound for all classes that are about standing still; [`Self::DEFAULT_PATIENT`] for
-    /// the others.
-    pub fn new(bound: Option<Duration>) -> Self {
-        let patient = bound.and(Some(Self::DEFAULT_PATIENT));
-        let mut bounds = Self { by_class: [bound; Self::CLASSES], starved: patient };
-        bounds.set(Class::BootStall, patient);
-        bounds.set(Class::Silent, patient);
-        bounds
-    }
-
-    /// Of one class.
+    /// The bound of one class.
     pub fn of(&self, class: Class) -> Option<Duration> {
         self.by_class[class as usize]
     }
@@ -109,14 +34,20 @@ impl Bounds {
         self.of(class).is_some_and(|bound| age >= bound)
     }
 
+    /// Whether `age` is half of what a verdict of that class takes: enough to take part in one.
+    pub(super) fn is_half_due(&self, class: Class, age: Duration) -> bool {
+        self.of(class).is_some_and(|bound| age >= bound / 2)
+    }
+
+    /// The time until a verdict of that class is due; `None` if nothing has begun to age, or is
+    /// already due.
+    pub(super) fn remaining(&self, class: Class, age: Duration) -> Option<Duration> {
+        let bound = self.of(class).filter(|_| !age.is_zero())?;
+        bound.checked_sub(age).filter(|remaining| !remaining.is_zero())
+    }
+
     /// Whether anything is looked for at all.
     pub fn any(&self) -> bool {
         self.starved.is_some() || self.by_class.iter().any(Option::is_some)
-    }
-}
-
-impl Default for Bounds {
-    fn default() -> Self {
-        Self::new(Some(Self::DEFAULT))
     }
 }

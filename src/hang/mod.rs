@@ -1,5 +1,5 @@
-//! Does the guest hang, how, and whose fault is it? A pure state machine: observations in, a verdict
-//! out, so that every rule is a row of a table in a test.
+//! Detection of hangs: whether the guest hangs, how, and whose fault it is. A pure state machine:
+//! observations in, a verdict out, so that every rule is a row of a table in a test.
 //!
 //! Knows no clock, no KVM and no guest memory. `session` observes, with the times it saw things at;
 //! `kernel` has the model of a kernel's state, and adapters that read it; `diagnosis` gives what is
@@ -12,15 +12,27 @@
 //! 2. [`Detector::judge`], with all vCPUs stopped and their states known, says what: it follows who
 //!    waits for whom ([`wait_graph`]) to the one that everybody else waits for.
 //!
+//! Both end in `judge`, which hands a guest to `known` or `unknown`, by what is known of its kernel.
+//! These ask the classes: each has a file in `class/`, and no other code here names one. A class's name
+//! and its order are the report's.
+//!
 //! What keeps it from false alarms is that nothing counts but a vCPU's *own time*: time in which its
 //! thread ran, or slept because the vCPU had nothing to do. A vCPU that the host did not run has not
 //! hung, and neither has one that waits for it.
 
 mod ages;
 mod bounds;
+mod class;
 mod detector;
+mod group;
+mod guest;
+mod judge;
+mod known;
 mod observation;
 mod sample;
+mod sampling;
+mod starved;
+mod unknown;
 mod verdict;
 pub mod wait_graph;
 
@@ -30,9 +42,12 @@ mod properties;
 mod tests;
 
 pub use ages::{Age, Ages, CpuAges, Still};
-pub use bounds::{Bounds, Class};
+pub use bounds::Bounds;
+pub use class::{Conduct, conduct};
 pub use detector::{Detector, Noticed};
 pub use observation::{Observation, Vcpu, VcpuSample};
 pub use sample::{CpuSamples, SampledFrame, each_once};
 pub use verdict::{Found, Hang, Starved, Verdict};
 pub use wait_graph::{Edge, EdgeKind, Node};
+
+pub use crate::report::Class;

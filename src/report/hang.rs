@@ -4,8 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Look;
-use crate::hang::Class;
+use super::{Class, Look};
 
 /// A hang. Its parties (CPUs, tasks, locks and queues) are named by the `id` of their nodes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

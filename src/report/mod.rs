@@ -6,6 +6,7 @@
 //! how kernels print them and what JSON numbers cannot hold. Strings that come from the guest or its
 //! image may hold control characters, JSON-escaped; the renderers make them harmless.
 
+mod class;
 mod cpu;
 mod frame;
 mod hang;
@@ -17,6 +18,7 @@ pub mod text;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use class::Class;
 pub use cpu::{Answer, Cpu, CpuState, Finding, Look, Nmi, Registers, Word};
 pub use frame::{Availability, FoundBy, Frame, Function, Symbol, Variable, VariableKind};
 pub use hang::{

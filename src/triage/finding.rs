@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::hang::Class;
+use crate::report::Class;
 
 /// Something that is to be grouped.
 #[derive(Debug, Clone, PartialEq, Eq)]

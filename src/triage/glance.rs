@@ -10,8 +10,7 @@ use serde::Deserialize;
 use super::finding::{Finding, Kind, signature};
 use super::stacks::{cpus_at_end, frames_of, place};
 use crate::farm::event::{HangSummary, Status, VmFinished};
-use crate::hang::Class;
-use crate::report::{Evidence, Outcome, Report, SCHEMA_VERSION, function_of};
+use crate::report::{Class, Evidence, Outcome, Report, SCHEMA_VERSION, function_of};
 
 /// The most that is read of a report. One of 300 vCPUs is a few megabytes.
 const MAX_REPORT: u64 = 256 << 20;

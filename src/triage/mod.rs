@@ -24,8 +24,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::farm::event::Status;
-use crate::hang::Class;
-use crate::report::sanitize;
+use crate::report::{Class, sanitize};
 pub use diff::Diff;
 pub use finding::Kind;
 pub use gather::{Gathered, gather};

@@ -198,7 +198,7 @@ fn time(at_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hang::Class;
+    use crate::report::Class;
     use crate::triage::Stack;
 
     fn group() -> Group {

@@ -4,7 +4,7 @@ use std::os::unix::fs::symlink;
 
 use super::*;
 use crate::farm::event::HangSummary;
-use crate::hang::Class;
+use crate::report::Class;
 
 /// A results directory that is being made.
 struct Results {

@@ -11,8 +11,7 @@ use crate::farm::event::{
     VmStarted, What,
 };
 use crate::farm::results;
-use crate::hang::Class;
-use crate::report::sanitize;
+use crate::report::{Class, sanitize};
 
 /// 2026-01-02T03:04:05Z.
 const START: u64 = 1_767_323_045_000;

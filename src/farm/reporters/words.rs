@@ -4,7 +4,6 @@ use std::path::Path;
 
 use crate::farm::event::{HangSummary, Id, Status, VmFinished};
 use crate::farm::results::short;
-use crate::hang::Class;
 use crate::report::sanitize;
 use nmiscope_symbolizer::short_name;
 
@@ -84,7 +83,7 @@ pub fn hang(hang: &HangSummary) -> String {
 pub fn between(hang: &HangSummary) -> Option<String> {
     let parties = if hang.locks.is_empty() { &hang.blamed } else { &hang.locks };
     // Who waits for whom comes back to where it began.
-    let is_cycle = hang.class == Class::Deadlock && !hang.locks.is_empty();
+    let is_cycle = hang.class.is_cycle() && !hang.locks.is_empty();
     let separator = if is_cycle { " <-> " } else { ", " };
     let shown: Vec<String> = parties.iter().take(PARTIES).map(|party| line(party, NAME)).collect();
     let shown = shown.join(separator);

@@ -14,7 +14,6 @@ use super::written::{
 };
 use super::{Console, Expectation, LeftOut, Vm};
 use crate::corpus::{self, Expected, Row};
-use crate::hang::Class;
 use crate::nearest;
 
 /// What holds for a VM where neither it nor `defaults` says anything. For the rest that is what `run`
@@ -254,7 +253,9 @@ impl<'a> Described<'a> {
             .then(|| vm.stop_after.unwrap_or(default::HEALTHY.min(vm.time_limit / 2)));
         let said = value!(self.ready_within).is_some();
         let ready_within = match expected {
-            Expected::Hang(Class::BootStall) if !said => default::CORPUS_READY_WITHIN,
+            Expected::Hang(class) if class.is_before_ready() && !said => {
+                default::CORPUS_READY_WITHIN
+            }
             _ => vm.ready_within,
         };
         let expect = expectation(row, vm.cpus);

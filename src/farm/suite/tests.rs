@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::corpus::{self, Expected};
-use crate::hang::Class;
 use crate::hang_after::HangAfter;
+use crate::report::Class;
 
 fn suite(text: &str) -> Suite {
     match Suite::parse(text.into(), Path::new("suite.toml"), Path::new("/suites")) {

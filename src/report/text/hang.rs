@@ -11,7 +11,6 @@ use super::super::{
     Activity, Fact, Hang, LockKind, NodeKind, SourceLine, TaskState, WaitEdge, WaitKind, WaitNode,
 };
 use super::{BAD, DIM, GOOD, ranges, seconds};
-use crate::hang::Class;
 use crate::units::plural;
 
 /// Hangs that were found at one moment.
@@ -69,18 +68,7 @@ fn since(hang: &Hang) -> &'static str {
         on && hang.blamed.contains(&evidence.of)
     });
     let asleep = hang.edges.iter().any(|edge| edge.kind == WaitKind::SleepsOn);
-    match hang.class {
-        Class::Deadlock | Class::LockWait => "since",
-        Class::DeadHalt => "halted with interrupts off since",
-        Class::HardLockup if interrupts_on => "no timer tick since",
-        Class::HardLockup => "interrupts off since",
-        Class::SoftLockup => "schedules nothing since",
-        Class::Livelock => "finishes none of its work since",
-        Class::LostWakeup if asleep => "asleep with work to do since",
-        Class::LostWakeup => "idles with work to do since",
-        Class::BootStall => "not ready after",
-        Class::Silent => "prints nothing since",
-    }
+    hang.class.symptom(interrupts_on, asleep)
 }
 
 /// Parties: CPUs in a row as a range, tasks with the CPU that they run on.
@@ -193,7 +181,7 @@ fn offline(hang: &Hang, party: &str) -> Option<String> {
 
 /// Where somebody stood who is to blame for more than waiting.
 fn place(hang: &Hang, party: &str) -> Option<String> {
-    if hang.class == Class::Deadlock {
+    if hang.class.is_cycle() {
         return None;
     }
     let facts = || hang.evidence.iter().filter(|evidence| evidence.of == party);

@@ -13,8 +13,8 @@ use toml::Spanned;
 use super::Expression;
 use super::values::{ValueError, from_text};
 use crate::farm::suite::Expectation;
-use crate::hang::Class;
 use crate::nearest;
+use crate::report::Class;
 
 /// How a VM is to end.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]

@@ -1,0 +1,70 @@
+//! boot-stall: the guest does not become ready.
+//!
+//! Due when the boot CPU, and whoever it waits for, have been watched for as long as the bound. Holds
+//! until the guest is ready. Blames the one that most wait for, or the boot CPU.
+
+use std::time::Duration;
+
+use super::rule::{Conduct, Rule};
+use super::vcpus::hang_of_vcpus;
+use crate::hang::bounds::Bounds;
+use crate::hang::group::Group;
+use crate::hang::guest::{BootingGuest, KnownGuest};
+use crate::hang::verdict::Hang;
+use crate::hang::wait_graph::{Node, Root};
+use crate::report::Class;
+
+/// See the module. In a guest that is ready, none goes on.
+pub struct BootStall;
+
+impl Rule for BootStall {
+    fn class(&self) -> Class {
+        Class::BootStall
+    }
+
+    fn conduct(&self) -> Conduct {
+        Conduct::RUNS
+    }
+
+    fn is_patient(&self) -> bool {
+        true
+    }
+
+    fn still_for(&self, _: &KnownGuest<'_>, _: Node) -> Option<Duration> {
+        None
+    }
+}
+
+/// The time that a guest has to become ready; `None` where nobody looks.
+pub fn bound(bounds: &Bounds) -> Option<Duration> {
+    bounds.of(Class::BootStall)
+}
+
+/// The time until a stall is due.
+pub fn remaining(guest: &BootingGuest<'_>) -> Option<Duration> {
+    guest.bounds.remaining(Class::BootStall, guest.ages.cpu(0).watched.own)
+}
+
+/// The stall, if it is due. `waits_for` gives the root and the group of most of those who wait.
+pub fn found(
+    guest: &BootingGuest<'_>,
+    waits_for: impl FnOnce(&KnownGuest<'_>) -> Option<(Root, Group)>,
+) -> Option<Hang> {
+    let age = guest.ages.cpu(0).watched.own;
+    if !guest.bounds.is_due(Class::BootStall, age) {
+        return None;
+    }
+    let waiting = guest.known.as_ref().and_then(|known| {
+        let (root, group) = waits_for(known)?;
+        let blamed = BootStall.blames(known, &root, &group.edges);
+        Some(group.into_hang(known, (Class::BootStall, age), &root, blamed))
+    });
+    let hang = waiting.unwrap_or_else(|| hang_of_vcpus(Class::BootStall, age, vec![0]));
+    // The host may have run the boot CPU and not the one that it waits for.
+    let had = |node: &Node| match node {
+        Node::Cpu(cpu) => guest.ages.cpu(*cpu).watched.own,
+        _ => age,
+    };
+    let age = hang.blamed.iter().map(had).min().unwrap_or(age);
+    Some(Hang { age, ..hang }).filter(|hang| guest.bounds.is_due(Class::BootStall, hang.age))
+}

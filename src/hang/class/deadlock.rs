@@ -1,0 +1,55 @@
+//! deadlock: a cycle of CPUs and tasks that wait for each other.
+//!
+//! Due when each of them has waited for as long as the bound. Holds while one of them still waits for
+//! the same. Blames all of them.
+
+use std::time::Duration;
+
+use super::rule::{AgesOf, Conduct, Rule};
+use crate::hang::guest::KnownGuest;
+use crate::hang::wait_graph::Node;
+use crate::kernel::{TaskState, WaitFor};
+use crate::report::Class;
+
+/// See the module.
+pub struct Deadlock;
+
+impl Rule for Deadlock {
+    fn class(&self) -> Class {
+        Class::Deadlock
+    }
+
+    fn conduct(&self) -> Conduct {
+        Conduct::STAYS
+    }
+
+    fn ends_waits(&self) -> bool {
+        true
+    }
+
+    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgesOf<'a> {
+        Box::new(waits(guest))
+    }
+
+    fn still_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
+        Some(guest.waited(node)?.own)
+    }
+}
+
+/// The class of a cycle, and the age of its youngest wait.
+pub fn found(guest: &KnownGuest<'_>, cycle: &[Node]) -> Option<(Class, Duration)> {
+    let waits = cycle.iter().filter_map(|&node| guest.waited(node));
+    Some((Class::Deadlock, waits.map(|age| age.own).min()?))
+}
+
+/// The ages of all waits for a lock or a CPU. What sleeps on a queue waits for nobody.
+pub(super) fn waits<'a>(guest: &KnownGuest<'a>) -> impl Iterator<Item = Duration> + use<'a> {
+    let KnownGuest { ages, kernel, .. } = *guest;
+    let tasks = ages.tasks.iter().zip(kernel.tasks.iter().map(Option::as_ref));
+    let tasks = tasks.filter(move |(_, task)| {
+        task.filter(|task| task.state == TaskState::Blocked)
+            .and_then(|task| task.wait.as_ref())
+            .is_some_and(|wait| !matches!(wait.what, WaitFor::Queue(_)))
+    });
+    ages.cpus.iter().map(|cpu| cpu.wait.own()).chain(tasks.map(|(age, _)| age.own()))
+}

@@ -1,0 +1,79 @@
+//! lock-wait: somebody waits for one that is not stuck, and is kept waiting.
+//!
+//! Due when all who wait have waited for as long as the bound, when those who are to answer them could
+//! have, and when the locks between them have stayed with their holders. Holds while one who waits
+//! still does. Blames the tasks that hold a lock and could run, or else the one that all wait for.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::deadlock;
+use super::rule::{AgesOf, Conduct, Rule};
+use crate::hang::ages::Still;
+use crate::hang::group::{Group, parties_at, tasks_on};
+use crate::hang::guest::KnownGuest;
+use crate::hang::verdict::Hang;
+use crate::hang::wait_graph::{Edge, Node, Root};
+use crate::report::Class;
+
+/// See the module.
+pub struct LockWait;
+
+impl Rule for LockWait {
+    fn class(&self) -> Class {
+        Class::LockWait
+    }
+
+    fn conduct(&self) -> Conduct {
+        Conduct { returns: true, takes_interrupts: true, ..Conduct::RUNS }
+    }
+
+    fn ends_waits(&self) -> bool {
+        true
+    }
+
+    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgesOf<'a> {
+        let ages = guest.ages;
+        let answers = ages.cpus.iter().map(|cpu| &cpu.answer).chain(&ages.answers);
+        // A holder may have got its lock after those who wait had begun to.
+        let locks = ages.locks.values().map(Still::own);
+        Box::new(deadlock::waits(guest).chain(answers.map(Still::own)).chain(locks))
+    }
+
+    /// Whoever keeps a lock may get on with everything else: it is those who want it that count.
+    fn rests_on<'h>(&self, hang: &'h Hang) -> &'h [Node] {
+        if hang.victims.is_empty() { &hang.blamed } else { &hang.victims }
+    }
+
+    fn still_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
+        Some(guest.waited(node)?.own)
+    }
+
+    fn blames(&self, guest: &KnownGuest<'_>, root: &Root, edges: &BTreeSet<Edge>) -> Vec<Node> {
+        let run = tasks_on(guest, root, edges);
+        if run.is_empty() { parties_at(guest, root, edges) } else { run }
+    }
+}
+
+/// The class of a group that is kept waiting, and its age. The age of the youngest wait counts, since
+/// one that the host does not run may be the one whose turn it is. Of a lock that goes from hand to
+/// hand past somebody, neither the holders matter nor those who get it soon.
+pub fn found(guest: &KnownGuest<'_>, group: &Group) -> Option<(Class, Duration)> {
+    let members = group.members.iter().filter_map(|&node| guest.waited(node));
+    let waited = members.clone().map(|age| age.wall).min()?;
+    let locks = group.members.iter().filter_map(|&node| match node {
+        Node::Lock(address) if !guest.ages.passes_by(address, waited) => {
+            let holder = guest.kernel.locks.get(&address)?.holder;
+            let held = holder.map(|_| guest.ages.lock(address));
+            guest.waited_for(address).chain(held).map(|age| age.own).min()
+        }
+        _ => None,
+    });
+    let answers = group.members.iter().filter_map(|&node| match node {
+        Node::Cpu(cpu) => guest.ages.cpu(cpu).answer.lasting(),
+        Node::Task(task) => guest.ages.answer(task),
+        Node::Lock(_) | Node::Queue(_) => None,
+    });
+    let ages = members.chain(answers).map(|age| age.own);
+    Some((Class::LockWait, ages.chain(locks).min()?))
+}

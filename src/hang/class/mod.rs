@@ -1,0 +1,86 @@
+//! The classes of hangs, a file each, or a family of two that differ in one fact.
+//!
+//! A file says when its class is due, whether a hang of it still holds, and whom it blames. Owns all
+//! that depends on a class; refuses to own names and order (`report::Class`) and how those who hang
+//! are found (`known`, `unknown`). No other code of `hang` names a class.
+//!
+//! | file | classes | a guest in which |
+//! |---|---|---|
+//! | `deadlock` | deadlock | CPUs and tasks wait for each other |
+//! | `still_cpu` | dead-halt, hard-lockup | nothing moves on a CPU, which is halted for good, or not |
+//! | `soft_lockup` | soft-lockup | a CPU takes interrupts and schedules nothing |
+//! | `lock_wait` | lock-wait | somebody waits for one that is not stuck and keeps him waiting |
+//! | `pending_work` | livelock, lost-wakeup | a CPU does not do its work, busy or idle |
+//! | `boot_stall` | boot-stall | boot does not come to an end |
+//! | `silent` | silent | an unknown kernel prints nothing and does not idle |
+//! | `panicking` | none | a kernel panics and does not leave |
+
+pub mod boot_stall;
+pub mod deadlock;
+mod default_bounds;
+pub mod lock_wait;
+pub mod panicking;
+pub mod pending_work;
+mod rule;
+mod silent;
+pub mod soft_lockup;
+pub mod still_cpu;
+mod vcpus;
+
+use std::time::Duration;
+
+use super::bounds::Bounds;
+use crate::report::Class;
+pub use rule::{Conduct, Rule, UnknownRule};
+
+/// The classes of an unknown kernel, in the order of what explains most: one of them is found.
+pub static UNKNOWN: [&dyn UnknownRule; 3] =
+    [&still_cpu::DeadHalt, &still_cpu::HardLockup, &silent::Silent];
+
+/// All classes.
+pub static ALL: [&dyn Rule; Class::COUNT] = [
+    &deadlock::Deadlock,
+    &still_cpu::DeadHalt,
+    &still_cpu::HardLockup,
+    &soft_lockup::SoftLockup,
+    &lock_wait::LockWait,
+    &pending_work::Livelock,
+    &pending_work::LostWakeup,
+    &boot_stall::BootStall,
+    &silent::Silent,
+];
+
+/// The rule of a class.
+pub fn rule(class: Class) -> &'static dyn Rule {
+    ALL[class as usize]
+}
+
+/// The rule of a class in a guest whose kernel is unknown; `None` where it takes a kernel to see it.
+pub fn unknown_rule(class: Class) -> Option<&'static dyn UnknownRule> {
+    UNKNOWN.into_iter().find(|rule| rule.class() == class)
+}
+
+/// The conduct of those to blame for a hang of a class.
+pub fn conduct(class: Class) -> Conduct {
+    rule(class).conduct()
+}
+
+/// The age from which on a wait counts.
+pub fn lasting(bounds: &Bounds) -> Duration {
+    let rules = ALL.into_iter().filter(|rule| rule.ends_waits());
+    rules.filter_map(|rule| bounds.of(rule.class())).min().unwrap_or(Duration::MAX) / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum;
+
+    use super::*;
+
+    #[test]
+    fn a_class_has_the_rule_that_is_of_it() {
+        for &class in Class::value_variants() {
+            assert_eq!(rule(class).class(), class);
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! silent: an unknown kernel prints nothing, and does not idle.
+//!
+//! Due when a vCPU has not been in HLT, and the console has been silent, for as long as the bound: one
+//! that halts now and then has nothing to say because it has little to do. Holds while that is so.
+//! Blames the vCPU.
+
+use std::time::Duration;
+
+use super::rule::{Conduct, Rule, UnknownRule, task_or};
+use super::vcpus::running_for;
+use crate::hang::guest::{KnownGuest, UnknownGuest};
+use crate::hang::verdict::Hang;
+use crate::hang::wait_graph::Node;
+use crate::report::Class;
+
+/// See the module.
+pub struct Silent;
+
+/// A kernel that has become known since may still be silent.
+impl Rule for Silent {
+    fn class(&self) -> Class {
+        Class::Silent
+    }
+
+    fn conduct(&self) -> Conduct {
+        Conduct::RUNS
+    }
+
+    fn is_patient(&self) -> bool {
+        true
+    }
+
+    fn still_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
+        let silent = guest.ages.console.own();
+        task_or(guest, node, |cpu| guest.ages.cpu(cpu).awake.own().min(silent))
+    }
+}
+
+impl UnknownRule for Silent {
+    fn age_of_vcpu(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration {
+        guest.ages.cpu(cpu).awake.own().min(guest.silent())
+    }
+
+    fn found(&self, guest: &UnknownGuest<'_>) -> Option<Hang> {
+        let age = |guest: &UnknownGuest<'_>, cpu| self.age_of_vcpu(guest, cpu);
+        running_for(guest, Class::Silent, Duration::ZERO, age)
+    }
+
+    fn vcpu_still_for(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration {
+        self.age_of_vcpu(guest, cpu)
+    }
+}

@@ -1,0 +1,153 @@
+//! dead-halt and hard-lockup: nothing moves on a CPU. A dead halt is in HLT with interrupts off; a
+//! hard lockup is any other.
+//!
+//! Due when neither tick nor main loop has moved for as long as the bound; in an unknown kernel, when
+//! interrupts have been off and the console silent for as long. Both hold while that is so, and blame
+//! the CPU.
+
+use std::time::Duration;
+
+use super::boot_stall;
+use super::rule::{AgesOf, Conduct, Rule, UnknownRule, task_or};
+use super::vcpus::{hang_of_vcpus, running_for};
+use crate::hang::ages::Age;
+use crate::hang::guest::{KnownGuest, UnknownGuest};
+use crate::hang::verdict::Hang;
+use crate::hang::wait_graph::Node;
+use crate::report::Class;
+
+/// A CPU halted with interrupts off: nothing but an NMI wakes it.
+pub struct DeadHalt;
+
+/// A CPU takes no timer interrupts and schedules nothing.
+pub struct HardLockup;
+
+impl Rule for DeadHalt {
+    fn class(&self) -> Class {
+        Class::DeadHalt
+    }
+
+    fn conduct(&self) -> Conduct {
+        Conduct::STAYS
+    }
+
+    fn ends_waits(&self) -> bool {
+        true
+    }
+
+    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgesOf<'a> {
+        nothing_moves(guest)
+    }
+
+    fn age_of_cpu(&self, guest: &KnownGuest<'_>, cpu: u32) -> Option<Age> {
+        age_if(self.class(), guest, cpu)
+    }
+
+    fn still_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
+        still_for(guest, node)
+    }
+}
+
+impl Rule for HardLockup {
+    fn class(&self) -> Class {
+        Class::HardLockup
+    }
+
+    fn conduct(&self) -> Conduct {
+        Conduct::RUNS
+    }
+
+    fn ends_waits(&self) -> bool {
+        true
+    }
+
+    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgesOf<'a> {
+        nothing_moves(guest)
+    }
+
+    fn age_of_cpu(&self, guest: &KnownGuest<'_>, cpu: u32) -> Option<Age> {
+        age_if(self.class(), guest, cpu)
+    }
+
+    fn still_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
+        still_for(guest, node)
+    }
+}
+
+fn nothing_moves<'a>(guest: &KnownGuest<'a>) -> AgesOf<'a> {
+    Box::new(guest.ages.cpus.iter().map(|cpu| cpu.nothing.own))
+}
+
+fn age_if(class: Class, guest: &KnownGuest<'_>, cpu: u32) -> Option<Age> {
+    (class_of(guest, cpu) == class).then(|| guest.ages.cpu(cpu).nothing)
+}
+
+fn still_for(guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
+    task_or(guest, node, |cpu| guest.ages.cpu(cpu).nothing.own)
+}
+
+/// The class of a CPU on which nothing moves, and its age; `None` if something does. The tick stopped
+/// when the main loop did, which was `main_loop` ago, or so long ago that it does not matter.
+pub fn found(guest: &KnownGuest<'_>, cpu: u32, main_loop: Duration) -> Option<(Class, Duration)> {
+    let ages = guest.ages.cpu(cpu);
+    let nothing = ages.nothing.own.saturating_sub(guest.excused(ages));
+    let class = class_of(guest, cpu);
+    let together = nothing >= guest.lasting && nothing >= main_loop * 3 / 4;
+    (together || guest.bounds.is_half_due(class, nothing)).then_some((class, nothing))
+}
+
+/// The class of a CPU if nothing moves on it. As long as nobody has looked, the one that is due first.
+fn class_of(guest: &KnownGuest<'_>, cpu: u32) -> Class {
+    match guest.ages.cpu(cpu).seen {
+        Some(sample) if sample.halted && !sample.interrupts_on => Class::DeadHalt,
+        Some(_) => Class::HardLockup,
+        None => {
+            let bound = |class: &Class| guest.bounds.of(*class).unwrap_or(Duration::MAX);
+            let classes = [Class::HardLockup, Class::DeadHalt];
+            classes.into_iter().min_by_key(bound).unwrap_or(Class::HardLockup)
+        }
+    }
+}
+
+impl UnknownRule for DeadHalt {
+    fn age_of_vcpu(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration {
+        off_and_silent(guest, cpu)
+    }
+
+    /// All of them: one that runs may yet wake the others.
+    fn found(&self, guest: &UnknownGuest<'_>) -> Option<Hang> {
+        if !guest.started().all(|(_, sample)| sample.halted) {
+            return None;
+        }
+        let age = guest.started().map(|(cpu, _)| off_and_silent(guest, cpu)).min()?;
+        let cpus = || guest.started().map(|(cpu, _)| cpu).collect();
+        let is_due = guest.bounds.is_due(Class::DeadHalt, age);
+        is_due.then(|| hang_of_vcpus(Class::DeadHalt, age, cpus()))
+    }
+
+    fn vcpu_still_for(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration {
+        guest.ages.cpu(cpu).interrupts_off.own()
+    }
+}
+
+impl UnknownRule for HardLockup {
+    fn age_of_vcpu(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration {
+        off_and_silent(guest, cpu)
+    }
+
+    /// A kernel that boots has its interrupts off, and for how long is not known: it is given what a
+    /// known one has to become ready.
+    fn found(&self, guest: &UnknownGuest<'_>) -> Option<Hang> {
+        let patience = boot_stall::bound(guest.bounds).filter(|_| !guest.ages.took_interrupts);
+        running_for(guest, Class::HardLockup, patience.unwrap_or_default(), off_and_silent)
+    }
+
+    fn vcpu_still_for(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration {
+        guest.ages.cpu(cpu).interrupts_off.own()
+    }
+}
+
+/// The time for which a vCPU has had its interrupts off and the console has been silent.
+fn off_and_silent(guest: &UnknownGuest<'_>, cpu: u32) -> Duration {
+    guest.ages.cpu(cpu).interrupts_off.own().min(guest.silent())
+}

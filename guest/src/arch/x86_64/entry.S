@@ -2,7 +2,7 @@
 // template of the interrupt descriptor table. Calls trap_entry in trap.rs; unwinders read the CFI.
 //
 // The processor has switched to the vector's IST stack and pushed SS, RSP, RFLAGS, CS, RIP. Below
-// them the stubs complete a TrapFrame (trap.rs), and below that a frame record (saved RBP, return
+// them the stubs complete a TrapFrame (trap_frame.rs), and below that a frame record (saved RBP, return
 // address = interrupted RIP), so that a walk along frame pointers finds the interrupted function
 // too, and does so at a fixed distance from the top of the stack.
 

@@ -2,12 +2,13 @@
 //!
 //! A suite (`suite`) says what to run and what to expect; a plan (`plan`) is what of it is run here,
 //! and in which order. The runner (`runner`) starts as many at a time as the machine has room for
-//! (`budget`), each as `nmiscope run` (`process`), says of each whether it went as expected
-//! (`judge`), and tells everything as events (`event`). Whoever prints (`reporters`), and the journal
+//! (`queue`, `budget`), each as `nmiscope run` (`process`), says of each whether it went as expected
+//! (`examine`, `judge`), and tells everything as events (`event`). Whoever prints (`reporters`), and the journal
 //! in the results directory (`results`), know nothing but these.
 
 pub mod budget;
 pub mod event;
+mod examine;
 mod expression;
 pub mod filter;
 mod inside;
@@ -17,6 +18,7 @@ pub mod merge;
 pub mod partition;
 pub mod plan;
 pub mod process;
+mod queue;
 pub mod reporters;
 pub mod results;
 pub mod runner;

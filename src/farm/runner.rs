@@ -3,8 +3,8 @@
 //! One thread decides, and never waits but for its inbox: a VM's process has ended, a signal has
 //! come, something is due.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,12 +13,12 @@ use anyhow::Context;
 
 use super::budget::Budget;
 use super::event::{Event, FarmFinished, FarmStarted, Id, Status, VmFinished, VmStarted, What};
-use super::judge::{self, End, Judgement};
+use super::examine::{Examined, examine};
+use super::judge::{End, Judgement};
 use super::process::{self, Process};
+use super::queue::{Queue, Waiting};
 use super::results::{self, Done, Left, Results, definition};
 use super::suite::Vm;
-use super::tail;
-use crate::report::Report;
 
 /// How to run a plan.
 #[derive(Debug)]
@@ -61,9 +61,6 @@ pub struct Summary {
 /// How long VMs may take to say where they are when the farm is ended.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
-/// How many runs may overtake one that does not fit, before all others wait for it.
-const PATIENCE: u32 = 32;
-
 /// So many processes whose guests are over may be around before nothing more is started: they take
 /// little, but they do take something.
 const MOST_CLEANING_UP: usize = 8;
@@ -82,14 +79,6 @@ struct Running {
     ended_by_us: Option<End>,
 }
 
-/// A run that waits for its turn.
-struct Waiting {
-    id: Id,
-    vm: usize,
-    /// How many have overtaken it.
-    overtaken: u32,
-}
-
 /// The runner, while it runs.
 pub struct Runner<'a> {
     vms: &'a [Vm],
@@ -99,7 +88,7 @@ pub struct Runner<'a> {
     tell: &'a mut dyn FnMut(&Event),
     sender: Sender<Message>,
     inbox: Receiver<Message>,
-    waiting: VecDeque<Waiting>,
+    waiting: Queue,
     running: BTreeMap<u64, Running>,
     free: Budget,
     next: u64,
@@ -125,7 +114,7 @@ impl<'a> Runner<'a> {
         tell: &'a mut dyn FnMut(&Event),
     ) -> Self {
         let (sender, inbox) = mpsc::channel();
-        let (mut waiting, mut done) = (VecDeque::new(), BTreeMap::new());
+        let (mut waiting, mut done) = (Queue::default(), BTreeMap::new());
         for (vm, run) in runs {
             let key = (vms[vm].name.clone(), run);
             if let Some(over) = left.done.get(&key) {
@@ -133,8 +122,7 @@ impl<'a> Runner<'a> {
                 continue;
             }
             let attempt = left.next.get(&key).copied().unwrap_or(1);
-            let id = Id { name: key.0, run, attempt };
-            waiting.push_back(Waiting { id, vm, overtaken: 0 });
+            waiting.add(Id { name: key.0, run, attempt }, vm);
         }
         Self {
             vms,
@@ -220,11 +208,9 @@ impl<'a> Runner<'a> {
 
     fn start_what_fits(&mut self) -> anyhow::Result<()> {
         while self.ending.is_none() {
-            let Some((at, share)) = self.next_that_fits() else { return Ok(()) };
-            for overtaken in self.waiting.iter_mut().take(at) {
-                overtaken.overtaken += 1;
-            }
-            let Some(Waiting { id, vm, .. }) = self.waiting.remove(at) else { return Ok(()) };
+            let Some((Waiting { id, vm, .. }, share)) = self.next_that_fits() else {
+                return Ok(());
+            };
             self.start(id, vm, share)?;
         }
         Ok(())
@@ -248,23 +234,17 @@ impl<'a> Runner<'a> {
         self.running.get(&number).is_some_and(|running| running.over)
     }
 
-    /// The first that there is room for. One that has been overtaken often enough lets nobody past.
-    fn next_that_fits(&self) -> Option<(usize, Budget)> {
+    /// The next run that there is room for, and its share of the budget.
+    fn next_that_fits(&mut self) -> Option<(Waiting, Budget)> {
         let cleaning_up = self.running.values().filter(|running| running.over).count();
         if self.free.cpus == 0 || cleaning_up >= MOST_CLEANING_UP {
             return None;
         }
-        for (at, run) in self.waiting.iter().enumerate() {
-            let vm = &self.vms[run.vm];
-            let share = self.options.budget.share_of(vm.cpus, vm.memory);
-            if self.free.without(share).is_some() {
-                return Some((at, share));
-            }
-            if run.overtaken >= PATIENCE {
-                return None;
-            }
-        }
-        None
+        let share = |vm: usize| {
+            let vm = &self.vms[vm];
+            self.options.budget.share_of(vm.cpus, vm.memory)
+        };
+        self.waiting.take_first_that_fits(self.free, share)
     }
 
     fn start(&mut self, id: Id, vm: usize, share: Budget) -> anyhow::Result<()> {
@@ -280,13 +260,8 @@ impl<'a> Runner<'a> {
             // The machine has no room for it, or the program has gone: the next one may have more luck.
             Err(error) => {
                 let judgement = Judgement::because(Status::Broken, crate::error_chain(&*error));
-                let looked = Looked {
-                    judgement,
-                    signatures: Vec::new(),
-                    hang: None,
-                    files: BTreeMap::new(),
-                };
-                return self.judged(id, vm, directory, looked, Duration::ZERO);
+                let examined = Examined::without_files(judgement);
+                return self.judged(id, vm, directory, examined, Duration::ZERO);
             }
         };
         let number = self.next;
@@ -364,8 +339,8 @@ impl<'a> Runner<'a> {
             (None, End::Signal(_)) if running.over && self.ending.is_some() => End::Interrupted,
             (None, end) => end,
         };
-        let looked = look(&self.vms[running.vm], &path, end);
-        self.judged(running.id, running.vm, running.directory, looked, elapsed)
+        let examined = examine(&self.vms[running.vm], &path, end);
+        self.judged(running.id, running.vm, running.directory, examined, elapsed)
     }
 
     /// What becomes of a try that is over, and what comes of it for the others.
@@ -374,10 +349,10 @@ impl<'a> Runner<'a> {
         id: Id,
         vm: usize,
         directory: PathBuf,
-        looked: Looked,
+        examined: Examined,
         elapsed: Duration,
     ) -> anyhow::Result<()> {
-        let Looked { judgement, signatures, hang, files } = looked;
+        let Examined { judgement, signatures, hang, files } = examined;
         let status = judgement.status;
         let failed = !matches!(status, Status::Pass | Status::Interrupted);
         // One that is not known is not made better by others that are.
@@ -410,8 +385,7 @@ impl<'a> Runner<'a> {
         };
         let Id { name, run, attempt } = finished.id.clone();
         if again {
-            let id = Id { name, run, attempt: attempt + 1 };
-            self.waiting.push_front(Waiting { id, vm, overtaken: 0 });
+            self.waiting.add_first(Id { name, run, attempt: attempt + 1 }, vm);
         } else if status == Status::Interrupted {
             self.not_run += 1;
         } else {
@@ -432,7 +406,7 @@ impl<'a> Runner<'a> {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        self.not_run += self.waiting.drain(..).count() as u64;
+        self.not_run += self.waiting.clear() as u64;
         self.tell(What::FarmInterrupted { by: by.into() })
     }
 
@@ -456,63 +430,5 @@ impl<'a> Runner<'a> {
             not_run: self.not_run + self.waiting.len() as u64,
             elapsed_ms: self.started.elapsed().as_micros() as f64 / 1000.0,
         }
-    }
-}
-
-/// What a VM's files say of it.
-struct Looked {
-    judgement: Judgement,
-    /// Of all its hangs.
-    signatures: Vec<String>,
-    /// The first of them.
-    hang: Option<super::event::HangSummary>,
-    files: BTreeMap<String, PathBuf>,
-}
-
-/// The most that is read of a console, from its end.
-const MAX_CONSOLE: u64 = 64 << 20;
-/// The most that is read of a report.
-const MAX_REPORT: u64 = 256 << 20;
-
-fn look(vm: &Vm, directory: &Path, end: End) -> Looked {
-    let report = tail::read(&directory.join(process::REPORT), MAX_REPORT);
-    let report: Result<Report, String> = match report {
-        Ok(tail) => serde_json::from_slice(&tail.bytes)
-            .map_err(|error| format!("left a report that cannot be read ({error})")),
-        Err(_) => Err("without a report".into()),
-    };
-    let text = |file: &str| -> String {
-        let tail = tail::read(&directory.join(file), MAX_CONSOLE);
-        tail.map_or_else(
-            |_| String::new(),
-            |tail| String::from_utf8_lossy(&tail.bytes).into_owned(),
-        )
-    };
-    // Nobody asks for what a guest has printed unless there are rules for it.
-    let has_rules = !vm.console.must.is_empty() || !vm.console.must_not.is_empty();
-    let console = if has_rules { text(process::CONSOLE) } else { String::new() };
-    let complaints = text(process::STDERR);
-    let complaint = complaints.lines().rev().find(|line| line.starts_with("error: "));
-    let left = judge::Left {
-        end,
-        report: report.as_ref().map_err(Clone::clone),
-        console: &console,
-        complaint: complaint.map(|line| line.trim_start_matches("error: ")),
-    };
-    let judgement = judge::judge(vm, &left);
-    let names = [
-        ("report", process::REPORT),
-        ("core", process::CORE),
-        ("console", process::CONSOLE),
-        ("stderr", process::STDERR),
-    ];
-    let is_there = |file: &str| directory.join(file).metadata().is_ok_and(|file| file.len() > 0);
-    let files = names.into_iter().filter(|(_, file)| is_there(file));
-    let hangs = report.as_ref().map_or(&[][..], |report| &report.hangs);
-    Looked {
-        judgement,
-        signatures: hangs.iter().map(|hang| hang.signature.clone()).collect(),
-        hang: report.as_ref().ok().and_then(judge::summary),
-        files: files.map(|(name, file)| (name.to_owned(), PathBuf::from(file))).collect(),
     }
 }

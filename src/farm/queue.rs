@@ -1,0 +1,118 @@
+//! Runs that wait for their turn.
+//!
+//! Owns their order, and for how long one that does not fit is overtaken; refuses to own how much room
+//! there is (`budget`). Called by the runner.
+
+use std::collections::VecDeque;
+
+use super::budget::Budget;
+use super::event::Id;
+
+/// The number of runs that may overtake one that does not fit, before all others wait for it.
+const PATIENCE: u32 = 32;
+
+/// A run that waits for its turn.
+#[derive(Debug)]
+pub struct Waiting {
+    /// The run, and which try of it.
+    pub id: Id,
+    /// The index of its VM.
+    pub vm: usize,
+    /// The number of runs that have overtaken it.
+    overtaken: u32,
+}
+
+/// The runs that wait, the next one first.
+#[derive(Debug, Default)]
+pub struct Queue {
+    waiting: VecDeque<Waiting>,
+}
+
+impl Queue {
+    /// Adds a run behind all others.
+    pub fn add(&mut self, id: Id, vm: usize) {
+        self.waiting.push_back(Waiting { id, vm, overtaken: 0 });
+    }
+
+    /// Adds a run before all others.
+    pub fn add_first(&mut self, id: Id, vm: usize) {
+        self.waiting.push_front(Waiting { id, vm, overtaken: 0 });
+    }
+
+    /// Takes out the first run whose `share` fits into what is `free`. One that has been overtaken
+    /// often enough lets nobody past.
+    pub fn take_first_that_fits(
+        &mut self,
+        free: Budget,
+        share: impl Fn(usize) -> Budget,
+    ) -> Option<(Waiting, Budget)> {
+        for at in 0..self.waiting.len() {
+            let run = &self.waiting[at];
+            let share = share(run.vm);
+            if free.without(share).is_some() {
+                self.waiting.iter_mut().take(at).for_each(|run| run.overtaken += 1);
+                return Some((self.waiting.remove(at)?, share));
+            }
+            if run.overtaken >= PATIENCE {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// The number of runs that wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// True when none waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Removes all; returns how many there were.
+    pub fn clear(&mut self) -> usize {
+        std::mem::take(&mut self.waiting).len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A queue of VMs that take as many CPUs as their index.
+    fn queue(vms: impl IntoIterator<Item = usize>) -> Queue {
+        let mut queue = Queue::default();
+        for vm in vms {
+            queue.add(Id { name: format!("vm{vm}"), run: 1, attempt: 1 }, vm);
+        }
+        queue
+    }
+
+    fn take(queue: &mut Queue, free: u32) -> Option<usize> {
+        let room = |cpus| Budget { cpus, memory: 0 };
+        let taken = queue.take_first_that_fits(room(free), |vm| room(vm as u32));
+        taken.map(|(run, _)| run.vm)
+    }
+
+    #[test]
+    fn the_first_run_that_fits_is_next() {
+        let mut queue = queue([3, 1, 2]);
+        assert_eq!(take(&mut queue, 2), Some(1));
+        assert_eq!(take(&mut queue, 3), Some(3));
+        assert_eq!(take(&mut queue, 1), None);
+        assert_eq!(queue.clear(), 1);
+    }
+
+    #[test]
+    fn a_run_that_was_overtaken_often_enough_lets_nobody_past() {
+        let small = PATIENCE as usize + 1;
+        let mut queue = queue([2].into_iter().chain(std::iter::repeat_n(1, small)));
+        for _ in 0..PATIENCE {
+            assert_eq!(take(&mut queue, 1), Some(1));
+        }
+        assert_eq!(take(&mut queue, 1), None);
+        assert_eq!(take(&mut queue, 2), Some(2));
+        assert_eq!(take(&mut queue, 1), Some(1));
+    }
+}

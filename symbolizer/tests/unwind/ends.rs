@@ -1,0 +1,124 @@
+//! Stacks that end: the reason that is given, and the bounds that hold where one never would.
+
+use gimli::write::CallFrameInstruction as Cfi;
+use nmiscope_machine::{Register, UnwindRegisters, VirtualAddress};
+use nmiscope_symbolizer::{End, FramePointerError, MAX_FRAMES};
+
+use crate::cfi::{RIP, RSP, Words, eh_frame, function, unreadable};
+use crate::elf::{self, TEXT};
+use crate::stacks::{
+    BARE, FRAMED, LEAF, OTHER_STACK, STACK, START, TRAP, image, images, registers, text, unwind,
+};
+
+#[test]
+fn each_end_says_why() {
+    let bytes = &images()[0].1;
+    let end = |registers: &UnwindRegisters, memory: &Words| {
+        let trace = unwind(bytes, registers, memory);
+        assert_eq!(trace.frames.len(), 1, "{trace:?}");
+        trace.end
+    };
+    let leaf = registers(TEXT + LEAF, STACK, &[]);
+    assert_eq!(end(&leaf, &Words::at(STACK, &[0])), End::ReturnAddressZero);
+    let not_text = End::NotText { address: VirtualAddress(0x1234) };
+    assert_eq!(end(&leaf, &Words::at(STACK, &[0x1234])), not_text);
+    let unmapped = End::UnreadableStack(unreadable(VirtualAddress(STACK), 8));
+    assert_eq!(end(&leaf, &Words::default()), unmapped);
+    let outermost = registers(TEXT + START, STACK, &[]);
+    assert_eq!(end(&outermost, &Words::default()), End::Outermost);
+
+    let bare = |rbp| registers(TEXT + BARE, STACK, &[(Register::Rbp, rbp)]);
+    assert_eq!(end(&bare(0), &Words::default()), End::FramePointerZero);
+    assert_eq!(end(&bare(STACK), &Words::at(STACK, &[0, 0])), End::ReturnAddressZero);
+    let no_way_on = |frame_pointer| End::NoWayOn { pc: text(BARE), frame_pointer };
+    assert_eq!(
+        end(&registers(TEXT + BARE, STACK, &[]), &Words::default()),
+        no_way_on(FramePointerError::Unknown)
+    );
+    let [frame_pointer, stack_pointer] = [STACK - 8, STACK].map(VirtualAddress);
+    assert_eq!(
+        end(&bare(STACK - 8), &Words::default()),
+        no_way_on(FramePointerError::BelowStack { frame_pointer, stack_pointer })
+    );
+    assert_eq!(
+        end(&bare(STACK), &Words::at(STACK, &[0, 0x1234])),
+        no_way_on(FramePointerError::NotText { address: VirtualAddress(0x1234) })
+    );
+    assert_eq!(
+        end(&bare(STACK), &Words::default()),
+        no_way_on(FramePointerError::Unreadable(unreadable(VirtualAddress(STACK + 8), 8)))
+    );
+    // At an address that is no code, with a stack that cannot be read, that is what matters.
+    for rbp in [&[][..], &[(Register::Rbp, 0)]] {
+        assert_eq!(end(&registers(0, STACK, rbp), &Words::default()), unmapped);
+    }
+    // Nor is its RBP of 0 the mark of an outermost function.
+    assert_eq!(
+        end(&registers(0, STACK, &[(Register::Rbp, 0)]), &Words::at(STACK, &[0x1234])),
+        End::NoWayOn { pc: VirtualAddress(0), frame_pointer: FramePointerError::Zero }
+    );
+    let nothing = unwind(bytes, &UnwindRegisters::default(), &Words::default());
+    assert_eq!((nothing.frames.len(), nothing.end), (0, End::NoProgramCounter));
+    for end in [End::Outermost, End::ReturnAddressZero, End::FramePointerZero] {
+        assert!(end.is_complete());
+    }
+    assert!(!not_text.is_complete() && !unmapped.is_complete());
+}
+
+#[test]
+fn the_first_byte_behind_the_code_can_be_a_return_address_and_the_first_of_it_cannot() {
+    let last = function(elf::TEXT_SIZE - 0x10, 0x10, vec![(0, Cfi::Undefined(RIP))]);
+    let bytes = image(&[eh_frame(&[function(LEAF, 0x10, vec![]), last])]);
+    let start = registers(TEXT + LEAF, STACK, &[]);
+    let trace = unwind(&bytes, &start, &Words::at(STACK, &[TEXT + elf::TEXT_SIZE]));
+    assert_eq!((trace.frames.len(), trace.end), (2, End::Outermost));
+    let trace = unwind(&bytes, &start, &Words::at(STACK, &[TEXT]));
+    assert_eq!(trace.end, End::NotText { address: text(0) });
+}
+
+#[test]
+fn a_chain_of_rbp_that_turns_back_is_a_loop() {
+    for back in [STACK, STACK + 0x20] {
+        // The second frame's saved RBP is the first frame, or itself.
+        let memory =
+            Words::at(STACK, &[STACK + 0x20, TEXT + BARE + 0x10, 0, 0, back, TEXT + BARE + 0x20]);
+        let start = registers(TEXT + BARE, STACK, &[(Register::Rbp, STACK)]);
+        let trace = unwind(&images()[0].1, &start, &memory);
+        assert_eq!(trace.frames.len(), 3, "{trace:?}");
+        let stack_pointer = VirtualAddress(back);
+        assert_eq!(trace.end, End::Loop { pc: text(BARE + 0x20), stack_pointer });
+    }
+    // Two records far apart that name each other.
+    let memory = Words::at(STACK, &[OTHER_STACK, TEXT + BARE + 0x10])
+        .and(OTHER_STACK, &[STACK, TEXT + BARE + 0x20]);
+    let start = registers(TEXT + BARE, STACK, &[(Register::Rbp, STACK)]);
+    let trace = unwind(&images()[0].1, &start, &memory);
+    assert_eq!(trace.frames.len(), 3, "{trace:?}");
+    assert!(matches!(trace.end, End::Loop { .. }), "{:?}", trace.end);
+}
+
+#[test]
+fn cfi_that_leads_down_or_around_is_a_loop() {
+    let down = function(LEAF, 0x10, vec![(0, Cfi::Cfa(RSP, -8))]);
+    let still = function(FRAMED, 0x10, vec![(0, Cfi::Cfa(RSP, 0))]);
+    let bytes = image(&[eh_frame(&[down, still])]);
+    let memory = Words::at(STACK - 16, &[TEXT + LEAF + 4, TEXT + FRAMED + 4]);
+    for (at, to) in [(LEAF, LEAF + 4), (FRAMED, FRAMED + 4)] {
+        let trace = unwind(&bytes, &registers(TEXT + at, STACK, &[]), &memory);
+        assert_eq!(trace.frames.len(), 1, "{trace:?}");
+        assert!(matches!(trace.end, End::Loop { pc, .. } if pc == text(to)), "{:?}", trace.end);
+    }
+    // An interrupt frame that returns to itself: legal for one step, and no more.
+    let memory = Words::at(STACK, &[0xe, TEXT + TRAP, 8, 0x202, STACK, 0x10]);
+    let trace = unwind(&images()[0].1, &registers(TEXT + TRAP, STACK, &[]), &memory);
+    assert_eq!(trace.frames.len(), 1, "{trace:?}");
+    assert!(matches!(trace.end, End::Loop { .. }), "{:?}", trace.end);
+}
+
+#[test]
+fn endless_recursion_is_cut() {
+    let words: Vec<_> = (0..2 * MAX_FRAMES).map(|_| TEXT + LEAF + 8).collect();
+    let start = registers(TEXT + LEAF, STACK, &[]);
+    let trace = unwind(&images()[0].1, &start, &Words::at(STACK, &words));
+    assert_eq!((trace.frames.len(), trace.end), (MAX_FRAMES, End::TooManyFrames));
+}

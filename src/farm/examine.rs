@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::event::HangSummary;
-use super::judge::{self, End, Judgement};
+use super::judge::{self, End, Judgement, NoReport};
 use super::process;
 use super::suite::Vm;
 use super::tail;
@@ -41,10 +41,10 @@ const MAX_REPORT: u64 = 256 << 20;
 /// Reads what a try of `vm` left in `directory`, and judges it.
 pub fn examine(vm: &Vm, directory: &Path, end: End) -> Examined {
     let report = tail::read(&directory.join(process::REPORT), MAX_REPORT);
-    let report: Result<Report, String> = match report {
+    let report: Result<Report, NoReport> = match report {
         Ok(tail) => serde_json::from_slice(&tail.bytes)
-            .map_err(|error| format!("left a report that cannot be read ({error})")),
-        Err(_) => Err("without a report".into()),
+            .map_err(|error| NoReport::Unreadable(error.to_string())),
+        Err(_) => Err(NoReport::Missing),
     };
     let text = |file: &str| -> String {
         let tail = tail::read(&directory.join(file), MAX_CONSOLE);

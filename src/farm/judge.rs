@@ -14,11 +14,22 @@ pub struct Left<'a> {
     /// How it ended.
     pub end: End,
     /// Its report, or why there is none.
-    pub report: Result<&'a Report, String>,
+    pub report: Result<&'a Report, NoReport>,
     /// What the guest printed.
     pub console: &'a str,
     /// The last thing that it said itself.
     pub complaint: Option<&'a str>,
+}
+
+/// The reason why a VM's process left no report.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoReport {
+    /// There is no file.
+    #[error("without a report")]
+    Missing,
+    /// The file is no report.
+    #[error("left a report that cannot be read ({0})")]
+    Unreadable(String),
 }
 
 /// How a VM's process ended.
@@ -79,7 +90,7 @@ pub fn judge(vm: &Vm, left: &Left<'_>) -> Judgement {
         Ok(report) => *report,
         Err(reason) => {
             let End::Code(code) = left.end else {
-                return Judgement::because(Status::Broken, reason);
+                return Judgement::because(Status::Broken, reason.to_string());
             };
             let reason = format!("its process ended with code {code} and {reason}{}", complaint());
             return Judgement::because(Status::Broken, reason);
@@ -324,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_process_that_leaves_no_word_is_no_verdict_on_its_guest() {
-        let of = |end, report: Result<&Report, String>, complaint| {
+        let of = |end, report: Result<&Report, NoReport>, complaint| {
             let left = Left { end, report, console: "", complaint };
             judge(&vm(Expectation::Pass), &left)
         };
@@ -335,7 +346,7 @@ mod tests {
             (End::Interrupted, Ok(&good), None, Status::Interrupted, "the farm was ended"),
             (
                 End::Code(2),
-                Err("without a report".to_owned()),
+                Err(NoReport::Missing),
                 Some("no /dev/kvm"),
                 Status::Broken,
                 "code 2 and without a report: no /dev/kvm",

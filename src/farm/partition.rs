@@ -127,7 +127,7 @@ mod tests {
         ];
         for (text, message) in rows {
             let error = text.parse::<Partition>().unwrap_err();
-            assert!(error.starts_with(message), "{text}: {error}");
+            assert!(error.to_string().starts_with(message), "{text}: {error}");
         }
         for text in ["hash:1/1", "count:7/8"] {
             assert_eq!(partition(text).to_string(), text);

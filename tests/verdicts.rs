@@ -329,6 +329,20 @@ fn a_guest_that_the_host_does_not_run_is_starved_and_does_not_hang() {
     assert_eq!(report.backtraces[0].trigger, Trigger::Starved);
 }
 
+/// The vCPUs may be frozen before the kernel has been found, or just after.
+#[test]
+fn a_guest_that_is_frozen_as_soon_as_it_is_ready_is_starved() {
+    let running = run_workload("idle", 2)
+        .args(["--hang-after", "300ms", "--hang-after", "starved=1s", "--serial", "none"])
+        .start();
+    running.wait_for("guest ready", 1);
+    freeze_threads(running.pid(), "vcpu");
+    let finished = running.wait().expect_code(exit::TOOL_FAILED);
+    let report = finished.report();
+    assert!(matches!(report.outcome, Outcome::Starved { .. }), "{}", finished.all());
+    assert!(report.hangs.is_empty(), "{}", finished.all());
+}
+
 /// As under a debugger: nobody can be asked how it is, and what is known of the guest stays known. Its
 /// memory says that a CPU stands still, and the host that it was not run.
 #[test]

@@ -106,10 +106,12 @@ impl Detector {
         self.reported.values().filter(|hang| evidence.holds(hang)).cloned().collect()
     }
 
-    /// Whether an observation says nothing of a kernel that is known and ready. It is left out, so that
-    /// what is older keeps its age, and a known kernel is not judged as an unknown one.
+    /// True for an observation that says nothing of a kernel that has been read since it was ready. It
+    /// is left out, so that what is older keeps its age. Of a kernel that has never been read there is
+    /// nothing older, and the time that its vCPUs had counts.
     fn is_unreadable(&self, now: &Observation) -> bool {
-        self.ready && matches!(now.kernel, Reading::Unreadable { .. })
+        let has_been_read = self.last.as_ref().is_some_and(|last| last.kernel.known().is_some());
+        self.ready && has_been_read && matches!(now.kernel, Reading::Unreadable { .. })
     }
 
     /// In how much of its own time the first of all that stands still now is due, if it is going to be.

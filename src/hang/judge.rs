@@ -106,7 +106,7 @@ impl<'a> Evidence<'a> {
 
     /// The vCPUs that the host does not run.
     pub fn starved(&self) -> Option<Starved> {
-        starved(self.bounds, self.ages, self.ready)
+        starved(self.bounds, self.ages, self.ready, &self.now.kernel)
     }
 
     /// The time until the first verdict of those that may be on their way, in the own time of whoever

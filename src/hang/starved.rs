@@ -6,15 +6,18 @@ use super::ages::{Age, Ages, CpuAges};
 use super::bounds::Bounds;
 use super::class::boot_stall;
 use super::verdict::Starved;
+use crate::kernel::Reading;
 
 /// The vCPUs that the host has kept from their work for as long as the bound.
-pub fn starved(bounds: &Bounds, ages: &Ages, ready: bool) -> Option<Starved> {
+pub fn starved(bounds: &Bounds, ages: &Ages, ready: bool, kernel: &Reading) -> Option<Starved> {
     let bound = bounds.starved?;
-    // One that boots has had the time to become ready by the clock, and then that which it may starve.
-    let (bound, age): (_, fn(&CpuAges) -> Age) = if ready {
-        (bound, |cpu| cpu.nothing)
-    } else {
-        (bound.saturating_add(boot_stall::bound(bounds)?), |cpu| cpu.watched)
+    let (bound, age): (_, fn(&CpuAges) -> Age) = match kernel {
+        // One that boots has had the time to become ready by the clock, and then that which it may
+        // starve.
+        _ if !ready => (bound.saturating_add(boot_stall::bound(bounds)?), |cpu| cpu.watched),
+        // Whether it gets on cannot be seen: the time that the host gave it can.
+        Reading::Unreadable { .. } => (bound, |cpu| cpu.watched),
+        Reading::Known(_) | Reading::Unknown => (bound, |cpu| cpu.nothing),
     };
     let is_starved = |age: &Age| age.wall >= bound && age.own < age.wall / 2;
     let cpus = (0..).zip(ages.cpus.iter().map(age));

@@ -4,7 +4,7 @@
 //! started, or never.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::options::Options;
 use crate::images::{Files, hex};
@@ -12,8 +12,9 @@ use crate::kernel::{self, Kernel, LocateError, Located, Vocabulary};
 use crate::report;
 use crate::targets::{NoAnswer, Target};
 
-/// How long a vCPU has to say what its registers are.
-const ANSWER: Duration = Duration::from_secs(2);
+/// The time that all vCPUs have together to say what their registers are. It is short: the next look is
+/// another try, and a guest is not watched while it is waited for.
+const ANSWER: Duration = Duration::from_millis(500);
 
 pub struct Guest<'a> {
     files: Files,
@@ -59,8 +60,10 @@ impl<'a> Guest<'a> {
 
     /// Finds its structures in a VM that runs: stops a vCPU for a moment.
     pub fn locate(&mut self, target: &dyn Target) -> Result<Box<dyn Located>, LocateError> {
+        let started = Instant::now();
         let mut registers = (0..target.vcpus()).map(|cpu| {
-            let state = target.states(&[cpu], ANSWER).pop();
+            let left = ANSWER.saturating_sub(started.elapsed());
+            let state = target.states(&[cpu], left).pop();
             Ok(state.unwrap_or(Err(NoAnswer::NoSuchVcpu(cpu)))?.registers)
         });
         self.examine().0.locate(target, &mut registers)

@@ -84,6 +84,31 @@ fn a_cpu_that_the_host_has_not_run_for_long_is_starved() {
 
 /// All vCPU threads are stopped: no pause gets an answer, and without registers no state is found.
 #[test]
+fn a_guest_that_was_never_readable_is_starved_if_the_host_does_not_run_it() {
+    let unreadable = || Reading::Unreadable { unreadable: "nobody has registers".into() };
+    for hosted in [false, true] {
+        let mut scene = Scene::new(2);
+        scene.spins(0, true);
+        scene.spins(1, true);
+        scene.hosted = vec![hosted; 2];
+        let mut bounds = Bounds::new(Some(BOUND));
+        bounds.starved = Some(BOUND * 3);
+        let mut detector = Detector::new(bounds, POLL);
+        detector.set_ready();
+        let looked = (0..40).find_map(|poll| {
+            scene.pass(POLL, |_| ALL_MOVES);
+            let now = Observation { kernel: unreadable(), ..scene.now.clone() };
+            Some((poll, detector.judge(now)?))
+        });
+        match looked {
+            Some((30, Verdict::Starved(starved))) if !hosted => assert_eq!(starved.cpus, [0, 1]),
+            None if hosted => {}
+            other => panic!("hosted: {hosted}, {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_guest_whose_vcpus_do_not_answer_is_starved_all_the_same() {
     let mut scene = Scene::new(2);
     for cpu in 0..2 {

@@ -95,7 +95,7 @@ fn capture(criterion: &mut Criterion) {
                 // Stacks are what the handlers print: the host's are another benchmark's.
                 symbols: None,
                 core: None,
-                still: None,
+                sampling: None,
             };
             let stopped = Stopped::stop(vm, &*kernel, None, Bounds::for_vcpus(cpus));
             let (capture, _) = stopped.capture(vm, request);

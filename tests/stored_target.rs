@@ -87,7 +87,7 @@ fn what_a_core_cannot_do_is_said_in_its_capture() {
             nmis: true,
             symbols: None,
             core: None,
-            still: None,
+            sampling: None,
         };
         let (capture, _) = stop(dump, kernel).capture(dump, request);
         let reason = NoReservation::MissingPower(MissingPower::Words);

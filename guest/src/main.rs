@@ -81,6 +81,8 @@ machine::percpu! {
     /// Advanced each time round the CPU's main loop: stands still on a CPU whose work does not
     /// come to an end, a task's that does not yield among it.
     static loop_heartbeat: AtomicU64 = AtomicU64::new(0);
+    /// The time at which the CPU's main loop came round last, in nanoseconds since boot.
+    static loop_ns: AtomicU64 = AtomicU64::new(0);
     /// Whether the CPU has got as far as `cpu_main`.
     static arrived: AtomicU32 = AtomicU32::new(0);
     /// Items of work that were given to this CPU. Anyone may add.
@@ -162,8 +164,9 @@ fn the_workload() -> &'static Workload {
 fn cpu_main(cpu: usize) -> ! {
     start_together(cpu);
     let workload = the_workload();
-    let heartbeat = loop_heartbeat.this();
+    let (heartbeat, at) = (loop_heartbeat.this(), loop_ns.this());
     loop {
+        at.store(machine::clock_ns(), Relaxed);
         heartbeat.store(heartbeat.load(Relaxed).wrapping_add(1), Relaxed);
         let next = (workload.step)(cpu);
         kthread::run_ready();

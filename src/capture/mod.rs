@@ -237,11 +237,20 @@ pub struct Request<'a> {
     pub symbols: Option<&'a dyn Symbols>,
     /// The core that the memory goes into.
     pub core: Option<&'a Destination>,
-    /// The judge of whether the hangs go on while samples are taken; without one there are none.
-    pub still: Option<StillToSample<'a>>,
+    /// The samples that are taken, if any.
+    pub sampling: Option<Sampling<'a>>,
 }
 
-/// Stops a guest that has run on while it was sampled, and returns the CPUs whose hang went on.
+/// How samples are taken.
+pub struct Sampling<'a> {
+    /// The time that they may take; by the clock.
+    pub at_most: Duration,
+    /// The judge of whether the hangs go on meanwhile.
+    pub still: StillToSample<'a>,
+}
+
+/// Stops a guest that has run on while it was sampled, and returns the hangs that went on, as CPUs that
+/// were to be sampled.
 pub type StillToSample<'a> = &'a mut dyn FnMut(&mut dyn Target) -> BTreeSet<u32>;
 
 impl Stopped {
@@ -252,7 +261,7 @@ impl Stopped {
         target: &mut dyn Target,
         request: Request<'_>,
     ) -> (Capture, Option<anyhow::Result<Pending>>) {
-        let Request { trigger, at, found, nmis, symbols, core, still } = request;
+        let Request { trigger, at, found, nmis, symbols, core, sampling } = request;
         let reservation = match nmis {
             true => nmi::reserve(&mut self, target),
             false => Reservation::Unavailable { reason: NoReservation::NotAsked },
@@ -271,8 +280,8 @@ impl Stopped {
         let kernel = self.kernel;
         let mut capture =
             Capture { trigger, at, cpus, kernel, task_stacks, log, reservation, elapsed, found };
-        if let Some(still) = still {
-            capture.sample(target, symbols, still);
+        if let Some(sampling) = sampling {
+            capture.sample(target, symbols, sampling);
         }
         (capture, pending)
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nmiscope_machine::PhysicalMemory;
 use nmiscope_symbolizer::UnwoundFrame;
 
-use super::{Capture, StillToSample, host_stack, to_sample};
+use super::{Capture, Sampling, host_stack, to_sample};
 use crate::hang::{CpuSamples, SampledFrame};
 use crate::kernel::Symbols;
 use crate::targets::{MissingPower, States, Target};
@@ -25,9 +25,6 @@ const APART: Duration = Duration::from_micros(250);
 /// How long it may take until those who are looked at have run, on a host that has others to run.
 const PATIENCE: Duration = Duration::from_millis(10);
 
-/// After how long there are no more looks, on a host that has few cores for many vCPUs.
-const MOST: Duration = Duration::from_millis(250);
-
 impl Capture {
     /// Adds the stacks of those who hang and run on, at a few moments. In between the guest runs; it
     /// stands still afterwards. If it gets on meanwhile there are none, since they are of something
@@ -36,7 +33,7 @@ impl Capture {
         &mut self,
         target: &mut dyn Target,
         symbols: Option<&dyn Symbols>,
-        still: StillToSample<'_>,
+        sampling: Sampling<'_>,
     ) {
         let Some(found) = &mut self.found else { return };
         let mut cpus = to_sample(&found.hangs, self.kernel.known());
@@ -46,8 +43,10 @@ impl Capture {
             return;
         }
         let clock = Instant::now();
-        let Ok(mut samples) = take(target, &Vec::from_iter(cpus), symbols) else { return };
-        let still = still(target);
+        let Ok(mut samples) = take(target, &Vec::from_iter(cpus), symbols, sampling.at_most) else {
+            return;
+        };
+        let still = (sampling.still)(target);
         samples.retain(|samples| still.contains(&samples.cpu));
         let each = samples.iter().map(CpuSamples::len).max();
         tracing::debug!(elapsed = ?clock.elapsed(), each, "sampled those to blame");
@@ -60,14 +59,15 @@ fn take(
     target: &mut dyn Target,
     cpus: &[u32],
     symbols: Option<&dyn Symbols>,
+    at_most: Duration,
 ) -> Result<Vec<CpuSamples>, MissingPower> {
     let mut samples: Vec<CpuSamples> = cpus.iter().copied().map(CpuSamples::of).collect();
     let started = Instant::now();
     for _ in 0..SAMPLES {
         run_for_a_moment(target, cpus)?;
-        let states = target.pausing()?.pause(MOST.saturating_sub(started.elapsed()));
+        let states = target.pausing()?.pause(at_most.saturating_sub(started.elapsed()));
         // One that has not stopped in time may be writing to the others' stacks.
-        if started.elapsed() >= MOST {
+        if started.elapsed() >= at_most {
             break;
         }
         look(target, &states, symbols, &mut samples);

@@ -8,7 +8,7 @@ use nmiscope_vmm as vmm;
 
 use crate::errors::BadRequest;
 use crate::farm::event::Status;
-use crate::report::{Outcome, Report};
+use crate::report::{Hang, Outcome, Report};
 
 /// An exit code with a meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,8 @@ impl From<Code> for ExitCode {
 
 /// The code for a run with that report.
 pub fn of_report(report: &Report) -> Code {
-    let hangs = report.hangs.iter().any(|hang| hang.resolved_after_ms.is_none());
+    let goes_on = |hang: &Hang| hang.certainty.is_verdict() && hang.resolved_after_ms.is_none();
+    let hangs = report.hangs.iter().any(goes_on);
     match report.outcome {
         // It was let go on, and hung when the time was over.
         Outcome::Stopped { .. } if hangs => HANG,

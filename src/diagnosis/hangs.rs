@@ -1,20 +1,15 @@
 //! Hangs as reports have them: parties with names, places with lines, and what the verdict rests on.
 //! What the verdict is has been decided in `hang`.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use nmiscope_machine::VirtualAddress;
-use nmiscope_symbolizer::{demangle, short_name};
+use std::collections::BTreeSet;
 
 use super::signature::{self, Moments};
 use super::stable::Samples;
+use super::waits::{Names, Parties};
 use super::{Resolver, milliseconds};
-use crate::hang::{self, Ages, EdgeKind, Node};
-use crate::kernel::{self, KernelState, Site, TaskState};
-use crate::report::{
-    self, Activity, Cpu, CpuState, Evidence, Fact, Hang, LockKind, NodeKind, SourceLine, Task,
-    WaitEdge, WaitKind, WaitNode,
-};
+use crate::hang::{self, Ages, Node};
+use crate::kernel::KernelState;
+use crate::report::{Certainty, Cpu, CpuState, Evidence, Fact, Hang, SourceLine, Task, WaitNode};
 
 /// What the verdicts of one moment rest on.
 #[derive(Debug, Clone, Copy)]
@@ -37,81 +32,12 @@ pub struct Grounds<'a> {
 
 /// Makes the report's hangs of those that were found.
 pub fn hangs(found: &[hang::Hang], grounds: Grounds<'_>, resolver: &Resolver<'_>) -> Vec<Hang> {
-    let names = Names::of(found, grounds, resolver);
-    found.iter().map(|hang| Teller { hang, grounds, resolver, names: &names }.tell()).collect()
-}
-
-/// What the parties are called; no two alike.
-struct Names {
-    tasks: BTreeMap<u32, String>,
-    /// And queues.
-    locks: BTreeMap<u64, String>,
-}
-
-impl Names {
-    fn of(found: &[hang::Hang], grounds: Grounds<'_>, resolver: &Resolver<'_>) -> Self {
-        let mut used = BTreeSet::new();
-        let mut locks: BTreeMap<u64, String> = BTreeMap::new();
-        let queue = |edge: &hang::Edge| match edge.to {
-            Node::Queue(address) => Some(address),
-            _ => None,
-        };
-        let queues = found.iter().flat_map(|hang| &hang.edges).filter_map(queue);
-        for address in found.iter().flat_map(|hang| hang.locks.iter().copied()).chain(queues) {
-            locks.entry(address).or_insert_with(|| {
-                let name = lock_name(address, resolver);
-                unlike(&mut used, &name, &format!("@{address:016x}"))
-            });
-        }
-        let all = (0..).zip(grounds.kernel.map_or(&[][..], |kernel| &kernel.tasks));
-        let tasks = all.filter_map(|(number, task)| {
-            let name = &task.as_ref()?.name;
-            Some((number, unlike(&mut used, name, &format!("#{number}"))))
-        });
-        let tasks = tasks.collect();
-        Self { tasks, locks }
-    }
-
-    fn id(&self, node: Node) -> String {
-        match node {
-            Node::Cpu(cpu) => format!("cpu{cpu}"),
-            Node::Task(task) => {
-                self.tasks.get(&task).cloned().unwrap_or_else(|| format!("task#{task}"))
-            }
-            Node::Lock(address) | Node::Queue(address) => {
-                self.locks.get(&address).cloned().unwrap_or_else(|| format!("{address:016x}"))
-            }
-        }
-    }
-}
-
-/// A name that is neither used nor a CPU's: `name`, and `more` as often as it takes.
-fn unlike(used: &mut BTreeSet<String>, name: &str, more: &str) -> String {
-    let is_cpu = |name: &str| {
-        let number = name.strip_prefix("cpu");
-        number.is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit()))
-    };
-    let mut name = name.to_owned();
-    while name.is_empty() || is_cpu(&name) || used.contains(&name) {
-        name.push_str(more);
-    }
-    used.insert(name.clone());
-    name
-}
-
-/// A lock's symbol without the path to it, or its address.
-pub(super) fn lock_name(address: u64, resolver: &Resolver<'_>) -> String {
-    match lock_symbol(address, resolver) {
-        Some(symbol) => short_name(&symbol).to_owned(),
-        None => format!("{address:016x}"),
-    }
-}
-
-/// A lock that is part of something has that one's symbol, and an offset.
-fn lock_symbol(address: u64, resolver: &Resolver<'_>) -> Option<String> {
-    let found = resolver.symbols()?.symbol_containing(VirtualAddress(address))?;
-    let name = demangle(&found.symbol.name);
-    Some(if found.offset == 0 { name } else { format!("{name}+{:#x}", found.offset) })
+    let edges = found.iter().flat_map(|hang| &hang.edges);
+    let locks = found.iter().flat_map(|hang| hang.locks.iter().copied());
+    let names = Names::of(edges, locks, grounds.kernel, resolver);
+    let Grounds { kernel, ages, cpus, .. } = grounds;
+    let parties = Parties { kernel, ages, cpus, resolver, names: &names };
+    found.iter().map(|hang| Teller { hang, grounds, resolver, parties }.tell()).collect()
 }
 
 /// Tells of one hang.
@@ -119,24 +45,25 @@ struct Teller<'a> {
     hang: &'a hang::Hang,
     grounds: Grounds<'a>,
     resolver: &'a Resolver<'a>,
-    names: &'a Names,
+    parties: Parties<'a>,
 }
 
 impl Teller<'_> {
     fn tell(&self) -> Hang {
         let hang = self.hang;
-        let ids = |nodes: &[Node]| nodes.iter().map(|&node| self.names.id(node)).collect();
+        let ids = |nodes: &[Node]| nodes.iter().map(|&node| self.parties.names.id(node)).collect();
         Hang {
             class: hang.class,
             signature: signature::of(hang.class, &self.blamed_stacks(), self.resolver.words()),
             at_ms: self.grounds.at_ms,
             lasted_ms: milliseconds(hang.age),
             blamed: ids(&hang.blamed),
-            locks: hang.locks.iter().map(|&lock| self.names.id(Node::Lock(lock))).collect(),
+            locks: hang.locks.iter().map(|&lock| self.parties.names.id(Node::Lock(lock))).collect(),
             victims: ids(&hang.victims),
             nodes: self.nodes(),
-            edges: hang.edges.iter().map(|edge| self.edge(edge)).collect(),
+            edges: hang.edges.iter().map(|edge| self.parties.edge(edge)).collect(),
             evidence: self.evidence(),
+            certainty: certainty(&hang.certainty),
             backtrace: self.grounds.backtrace,
             resolved_after_ms: None,
         }
@@ -181,97 +108,7 @@ impl Teller<'_> {
         let mut nodes: Vec<Node> = cpus.chain(ends).chain(named).chain(locks).collect();
         nodes.sort_unstable();
         nodes.dedup();
-        let node = |node| WaitNode { id: self.names.id(node), kind: self.kind(node) };
-        nodes.into_iter().map(node).collect()
-    }
-
-    fn kind(&self, node: Node) -> NodeKind {
-        let kernel = self.grounds.kernel;
-        match node {
-            Node::Cpu(cpu) => NodeKind::Cpu {
-                cpu,
-                activity: self.activity(cpu),
-                task: kernel
-                    .and_then(|kernel| {
-                        kernel.cpu(cpu)?.task.filter(|&task| kernel.task(task).is_some())
-                    })
-                    .map(|task| self.names.id(Node::Task(task))),
-            },
-            Node::Task(number) => {
-                let task = kernel.and_then(|kernel| kernel.task(number));
-                NodeKind::Task {
-                    task: number,
-                    name: task.map(|task| task.name.clone()).unwrap_or_default(),
-                    cpu: task.map_or(0, |task| task.cpu),
-                    state: task.map_or(report::TaskState::Absent, |task| task.state.into()),
-                }
-            }
-            Node::Lock(address) => {
-                let lock = kernel.and_then(|kernel| kernel.locks.get(&address));
-                NodeKind::Lock {
-                    symbol: lock_symbol(address, self.resolver),
-                    address: format!("{address:016x}"),
-                    lock: lock.map_or(LockKind::Unknown, |lock| lock.kind.into()),
-                    held_by: lock.and_then(kernel::Lock::holder).map(|node| self.names.id(node)),
-                    taken_at: lock.and_then(|lock| self.line(&lock.taken_at)),
-                }
-            }
-            Node::Queue(address) => NodeKind::Queue {
-                symbol: lock_symbol(address, self.resolver),
-                address: format!("{address:016x}"),
-            },
-        }
-    }
-
-    fn activity(&self, cpu: u32) -> Activity {
-        let online = self.grounds.kernel.and_then(|kernel| kernel.cpu(cpu));
-        let Some(seen) = self.cpu(cpu) else { return Activity::Absent };
-        match (seen.state, seen.interrupts_enabled) {
-            (CpuState::NotStarted | CpuState::Reset, _) => Activity::Offline,
-            _ if online.is_some_and(|cpu| !cpu.online) => Activity::Offline,
-            (CpuState::Running, _) => Activity::Running,
-            (CpuState::Halted, Some(true)) => Activity::Idle,
-            (CpuState::Halted, Some(false)) => Activity::Dead,
-            _ => Activity::Unknown,
-        }
-    }
-
-    fn edge(&self, edge: &hang::Edge) -> WaitEdge {
-        let (kernel, ages) = (self.grounds.kernel, self.grounds.ages);
-        let (wait, age) = match (edge.kind, edge.from) {
-            (EdgeKind::RunsOn, _) => (None, None),
-            (EdgeKind::HeldBy, Node::Lock(lock)) => {
-                (None, ages.locks.get(&lock).map(hang::Still::own))
-            }
-            (_, Node::Cpu(cpu)) => (
-                kernel.and_then(|kernel| kernel.cpu(cpu)?.wait.as_ref()),
-                ages.cpus.get(cpu as usize).map(|cpu| cpu.wait.own()),
-            ),
-            (_, Node::Task(task)) => (
-                kernel.and_then(|kernel| kernel.task(task)?.wait.as_ref()),
-                ages.tasks.get(task as usize).map(hang::Still::own),
-            ),
-            (_, Node::Lock(_) | Node::Queue(_)) => (None, None),
-        };
-        WaitEdge {
-            from: self.names.id(edge.from),
-            to: self.names.id(edge.to),
-            kind: match edge.kind {
-                EdgeKind::WaitsFor => WaitKind::WaitsFor,
-                EdgeKind::HeldBy => WaitKind::HeldBy,
-                EdgeKind::Calls => WaitKind::CallsFunction,
-                EdgeKind::BringsUp => WaitKind::BringsUp,
-                EdgeKind::RunsOn => WaitKind::RunsOn,
-                EdgeKind::SleepsOn => WaitKind::SleepsOn,
-            },
-            at: wait.and_then(|wait| self.line(&wait.at)),
-            for_ms: age.map(milliseconds),
-        }
-    }
-
-    fn line(&self, site: &Site) -> Option<SourceLine> {
-        let (file, line) = site.line.as_ref()?;
-        Some(SourceLine { file: self.resolver.show_path(file), line: *line })
+        nodes.into_iter().map(|node| self.parties.node(node)).collect()
     }
 
     fn evidence(&self) -> Vec<Evidence> {
@@ -285,7 +122,7 @@ impl Teller<'_> {
                 Node::Task(task) => self.facts_of_task(task),
                 Node::Lock(_) | Node::Queue(_) => Vec::new(),
             };
-            let of = self.names.id(party);
+            let of = self.parties.names.id(party);
             evidence.extend(facts.into_iter().map(|fact| Evidence { of: of.clone(), fact }));
         }
         evidence
@@ -380,25 +217,14 @@ impl Teller<'_> {
     }
 }
 
-impl From<TaskState> for report::TaskState {
-    fn from(state: TaskState) -> Self {
-        match state {
-            TaskState::Ready => Self::Ready,
-            TaskState::Running => Self::Running,
-            TaskState::Blocked => Self::Blocked,
-            TaskState::Ended => Self::Ended,
-            TaskState::Garbage(_) => Self::Unknown,
-        }
-    }
-}
-
-impl From<kernel::LockKind> for LockKind {
-    fn from(kind: kernel::LockKind) -> Self {
-        match kind {
-            kernel::LockKind::Spin => Self::Spin,
-            kernel::LockKind::Ticket => Self::Ticket,
-            kernel::LockKind::Mutex => Self::Mutex,
-            kernel::LockKind::Garbage(_) => Self::Unknown,
-        }
+fn certainty(certainty: &hang::Certainty) -> Certainty {
+    match certainty {
+        hang::Certainty::Certain => Certainty::Certain,
+        hang::Certainty::Likely => Certainty::Likely,
+        hang::Certainty::Suspected { lasted, bound } => Certainty::Suspected {
+            lasted_ms: milliseconds(*lasted),
+            bound_ms: milliseconds(*bound),
+        },
+        hang::Certainty::Unknown { why } => Certainty::Unknown { why: why.to_string() },
     }
 }

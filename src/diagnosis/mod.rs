@@ -10,6 +10,7 @@ mod signature;
 mod stable;
 mod tasks;
 mod variables;
+mod waits;
 mod witnesses;
 
 use nmiscope_machine::{Execution, Registers, VcpuState};
@@ -17,7 +18,7 @@ use nmiscope_symbolizer::{ProgramCounter, Strategy};
 
 use crate::capture::host_stack::HostStack;
 use crate::capture::{Capture, CpuCapture, NoReservation, Reservation};
-use crate::hang::Found;
+use crate::hang::{Ages, Found};
 use crate::kernel::{BufferOwner, Log, LogError, LogRecord, SeqBuf};
 use crate::report::{self, Answer, Backtrace, Cpu, CpuState, FoundBy, Look, Nmi, Word};
 pub use resolver::Resolver;
@@ -65,6 +66,8 @@ fn backtrace(capture: &Capture, resolver: &Resolver<'_>) -> Backtrace {
     let cpus = (0..).zip(&capture.cpus);
     let cpus: Vec<Cpu> = cpus.map(|(cpu, capture)| diagnose_cpu(cpu, capture, resolver)).collect();
     let count = |test: fn(&&Cpu) -> bool| cpus.iter().filter(test).count() as u32;
+    let none = Ages::default();
+    let ages = capture.found.as_ref().map_or(&none, |found| &found.ages);
     Backtrace {
         trigger: capture.trigger.clone(),
         at_ms: milliseconds(capture.at),
@@ -73,6 +76,7 @@ fn backtrace(capture: &Capture, resolver: &Resolver<'_>) -> Backtrace {
         nmi_answered: count(|cpu| answered(cpu)),
         elapsed_ms: milliseconds(capture.elapsed),
         groups: group(&cpus),
+        waits: waits::of_moment(capture.kernel.known(), ages, &cpus, resolver),
         cpus,
         tasks: tasks::show(capture.kernel.known(), &capture.task_stacks, resolver),
         log: capture.log.as_ref().map(show_log),

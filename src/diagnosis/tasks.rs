@@ -1,6 +1,6 @@
 //! The kernel's tasks that do not run: what they wait for, and their stacks.
 
-use super::hangs::lock_name;
+use super::waits::lock_name;
 use super::{Resolver, show_stack};
 use crate::capture::host_stack::HostStack;
 use crate::kernel::{KernelState, Task, WaitFor};

@@ -153,7 +153,7 @@ fn by_outcome(vm: &Vm, report: &Report) -> Judgement {
         (Outcome::Stopped { by }, _) => {
             Judgement::because(Status::Fail, but(&format!("it was stopped by {by}")))
         }
-        (Outcome::TimedOut { limit_ms }, _) => {
+        (Outcome::TimedOut { limit_ms, .. }, _) => {
             let reason = format!("it had not ended after {:.1} s", limit_ms / 1000.0);
             Judgement::because(Status::Timeout, but(&reason))
         }
@@ -306,7 +306,7 @@ mod tests {
         let exit = |code| ended(Outcome::Exit { code });
         let stopped = || ended(Outcome::Stopped { by: "--stop-after".into() });
         let killed = || ended(Outcome::Stopped { by: "SIGTERM".into() });
-        let timed_out = || ended(Outcome::TimedOut { limit_ms: 1.0 });
+        let timed_out = || ended(Outcome::TimedOut { limit_ms: 1.0, ran_ms: None });
         let starved = || ended(Outcome::Starved { cpus: vec![0], wall_ms: 1.0, ran_ms: 0.0 });
         let rows = [
             (Expectation::Pass, exit(0), Status::Pass),

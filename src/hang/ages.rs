@@ -58,6 +58,11 @@ impl<K: PartialEq> Still<K> {
         }
     }
 
+    /// A thing that is known to have stood still for so long.
+    pub(super) fn since(key: K, age: Age) -> Self {
+        Self { key: Some(key), age, changes: 0 }
+    }
+
     /// For how long it has been there; `None` if there is no such thing.
     pub(super) fn lasting(&self) -> Option<Age> {
         self.key.as_ref().map(|_| self.age)
@@ -70,7 +75,7 @@ impl<K: PartialEq> Still<K> {
 }
 
 /// Who waits, for what, and since when by the guest's clock.
-type WaitKey = (WaitFor, u64);
+pub(super) type WaitKey = (WaitFor, u64);
 
 /// What stands still on a CPU.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -294,7 +299,7 @@ impl CpuAges {
 }
 
 impl Wait {
-    fn key(&self) -> WaitKey {
+    pub(super) fn key(&self) -> WaitKey {
         (self.what, self.since_ns)
     }
 }

@@ -29,6 +29,11 @@ impl Bounds {
         self.by_class[class as usize] = bound;
     }
 
+    /// The same bounds, each changed by `change`.
+    pub(super) fn map(&self, change: impl Fn(Duration) -> Duration) -> Self {
+        Self { by_class: self.by_class.map(|bound| bound.map(&change)), starved: self.starved }
+    }
+
     /// Whether `age` is enough for a verdict of that class.
     pub fn is_due(&self, class: Class, age: Duration) -> bool {
         self.of(class).is_some_and(|bound| age >= bound)

@@ -7,7 +7,7 @@ use super::ages::Ages;
 use super::bounds::Bounds;
 use super::judge::Evidence;
 use super::observation::Observation;
-use super::verdict::{Hang, Verdict};
+use super::verdict::{Found, Hang, Verdict};
 use crate::kernel::Reading;
 
 /// What comes of looking at a guest that runs.
@@ -94,6 +94,16 @@ impl Detector {
             self.reported_so_far += found.hangs.len();
         }
         Some(verdict)
+    }
+
+    /// Takes an observation of a stopped guest: its hangs, due or not, that have not been reported. The
+    /// detector goes on to look for them.
+    pub fn of_moment(&mut self, now: Observation) -> Option<Found> {
+        if self.is_unreadable(&now) {
+            return None;
+        }
+        self.advance(now);
+        Some(self.evidence()?.of_moment())
     }
 
     /// Takes an observation of a stopped guest: the reported hangs that still go on.

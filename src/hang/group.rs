@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::guest::{KnownGuest, sleeps_on};
-use super::verdict::Hang;
+use super::verdict::{Certainty, Hang};
 use super::wait_graph::{Edge, EdgeKind, Node, Root, WaitGraph};
 use crate::report::Class;
 
@@ -80,7 +80,8 @@ impl Group {
                 && !runs_on_blamed(node)
         };
         let victims = members.iter().filter(is_victim).copied().collect();
-        Hang { class, age, blamed, locks, victims, edges: edges.into_iter().collect() }
+        let edges = edges.into_iter().collect();
+        Hang { class, age, blamed, locks, victims, edges, certainty: Certainty::default() }
     }
 }
 

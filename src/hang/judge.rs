@@ -14,7 +14,7 @@ use super::observation::Observation;
 use super::starved::starved;
 use super::verdict::{Found, Hang, Starved, Verdict};
 use super::wait_graph::Node;
-use super::{known, unknown};
+use super::{known, moment, unknown};
 use crate::kernel::{KernelState, Reading};
 
 /// All that a verdict rests on.
@@ -77,11 +77,21 @@ impl<'a> Evidence<'a> {
             Guest::Unreadable => Vec::new(),
         };
         hangs.retain(|hang| !self.is_reported(hang));
+        for hang in &mut hangs {
+            hang.certainty = moment::certainty_of_due(self.now, hang, self.bounds);
+        }
         if !hangs.is_empty() {
             let found = Found { hangs, ages: self.ages.clone(), samples: Vec::new() };
             return Some(Verdict::Hangs(Box::new(found)));
         }
         self.starved().map(Verdict::Starved)
+    }
+
+    /// The hangs of a stopped guest, due or not, that have not been reported.
+    pub fn of_moment(&self) -> Found {
+        let mut hangs = moment::hangs(self.now, self.ages, self.bounds, self.ready);
+        hangs.retain(|hang| !self.is_reported(hang));
+        Found { hangs, ages: self.ages.clone(), samples: Vec::new() }
     }
 
     /// True where all that a hang blames are parties to hangs that have been reported.

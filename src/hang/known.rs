@@ -31,6 +31,11 @@ pub fn hangs(guest: &KnownGuest<'_>, is_reported: impl Fn(&Hang) -> bool) -> Vec
     hangs
 }
 
+/// The hangs that are due, whoever else may be.
+pub fn due(guest: &KnownGuest<'_>) -> Vec<Hang> {
+    merge(guest, all(guest))
+}
+
 /// True while a hang that was reported goes on.
 pub fn holds(guest: &KnownGuest<'_>, hang: &Hang) -> bool {
     class::rule(hang.class).holds(guest, hang)

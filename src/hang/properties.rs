@@ -39,7 +39,12 @@ fn wait() -> impl Strategy<Value = Option<Wait>> {
     let wait = (what, 0..2u64);
     option::weighted(
         0.8,
-        wait.prop_map(move |(what, since_ns)| Wait { what, since_ns, at: site.clone() }),
+        wait.prop_map(move |(what, since_ns)| Wait {
+            what,
+            since_ns,
+            at: site.clone(),
+            ends_by: None,
+        }),
     )
 }
 
@@ -54,6 +59,7 @@ prop_compose! {
         let [tick, main_loop, interrupts, work_queued, work_done] = counts;
         CpuActivity {
             online, tick, main_loop, interrupts, ready_tasks, work_queued, work_done, task, wait,
+            tick_ns: None, main_loop_ns: None,
         }
     }
 }
@@ -97,7 +103,7 @@ prop_compose! {
         tasks in vec(option::weighted(0.9, task()), 0..6),
         locks in btree_map(address(), lock(), 0..6),
     ) -> KernelState {
-        KernelState { panicking, cpus, tasks, locks }
+        KernelState { panicking, cpus, tasks, locks, now_ns: None }
     }
 }
 

@@ -38,6 +38,46 @@ pub struct Hang {
     pub victims: Vec<Node>,
     /// The waits that lead from the victims to those to blame.
     pub edges: Vec<Edge>,
+    /// The certainty with which it is one. Cores of version 3 have verdicts alone.
+    #[serde(default)]
+    pub certainty: Certainty,
+}
+
+/// The certainty of a hang.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Certainty {
+    /// Nothing that is known to the kernel can end it.
+    Certain,
+    /// It has lasted for its bound, or is something that a kernel does not come back from.
+    #[default]
+    Likely,
+    /// It may yet end by itself: it has not lasted for its bound.
+    Suspected {
+        /// The time that it has lasted.
+        lasted: Duration,
+        /// The bound of its class.
+        bound: Duration,
+    },
+    /// It cannot be told, for this reason.
+    Unknown {
+        /// The reason.
+        why: Doubt,
+    },
+}
+
+/// The reason why it cannot be told whether something is a hang.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum Doubt {
+    /// The guest was seen once, and its kernel does not record since when this is so.
+    #[error("the guest was seen once, and its kernel does not record since when this is so")]
+    NoPast,
+}
+
+impl Certainty {
+    /// True for what is reported as a hang, and not as something that may become one.
+    pub fn is_verdict(&self) -> bool {
+        matches!(self, Self::Certain | Self::Likely)
+    }
 }
 
 /// Hangs that were found at one moment, to be reported later.

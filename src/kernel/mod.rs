@@ -34,7 +34,7 @@ pub use bundled::{DOORBELLS, Doorbells};
 pub use log::{Log, LogError, LogRecord};
 pub use nmi_buffers::{BufferOwner, Holder, NmiBuffers, NoBuffer, SeqBuf};
 pub use state::{
-    CpuActivity, KernelState, Lock, LockKind, Reading, Site, Task, TaskState, Wait, WaitFor,
+    CpuActivity, EndsBy, KernelState, Lock, LockKind, Reading, Site, Task, TaskState, Wait, WaitFor,
 };
 pub use symbols::{NoVariables, Symbols, WithVariables};
 pub use vocabulary::{TraceEntry, Vocabulary};

@@ -37,6 +37,8 @@ struct Stored {
     tasks: Vec<Option<Task>>,
     #[serde(default)]
     locks: BTreeMap<u64, Lock>,
+    #[serde(default)]
+    now_ns: Option<u64>,
 }
 
 impl From<Option<Stored>> for Reading {
@@ -44,8 +46,8 @@ impl From<Option<Stored>> for Reading {
         match stored {
             None => Self::Unknown,
             Some(Stored { unreadable: Some(unreadable), .. }) => Self::Unreadable { unreadable },
-            Some(Stored { panicking, cpus, tasks, locks, .. }) => {
-                Self::Known(KernelState { panicking, cpus, tasks, locks })
+            Some(Stored { panicking, cpus, tasks, locks, now_ns, .. }) => {
+                Self::Known(KernelState { panicking, cpus, tasks, locks, now_ns })
             }
         }
     }
@@ -92,6 +94,10 @@ pub struct KernelState {
     pub tasks: Vec<Option<Task>>,
     /// The locks that somebody waits for, by address.
     pub locks: BTreeMap<u64, Lock>,
+    /// The latest time that the kernel has recorded, in nanoseconds of the guest's clock: it was no
+    /// earlier than that when the state was read. `None` where nothing is dated.
+    #[serde(default)]
+    pub now_ns: Option<u64>,
 }
 
 impl KernelState {
@@ -127,6 +133,13 @@ pub struct CpuActivity {
     pub task: Option<u32>,
     /// The wait in which the CPU spins.
     pub wait: Option<Wait>,
+    /// The time of its last timer interrupt, in nanoseconds of the guest's clock; `None` where the
+    /// kernel does not record it.
+    #[serde(default)]
+    pub tick_ns: Option<u64>,
+    /// The time at which its main loop advanced last, likewise.
+    #[serde(default)]
+    pub main_loop_ns: Option<u64>,
 }
 
 impl CpuActivity {
@@ -185,6 +198,21 @@ pub struct Wait {
     pub since_ns: u64,
     /// The call that waits.
     pub at: Site,
+    /// The way in which the wait may end without the one that is waited for; `None` where there is
+    /// none.
+    #[serde(default)]
+    pub ends_by: Option<EndsBy>,
+}
+
+/// A way in which a wait may end although what is waited for does not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EndsBy {
+    /// A timeout.
+    Timeout,
+    /// A signal to the task.
+    Signal,
+    /// The waiter gives up after a number of tries, or backs off for others.
+    BackOff,
 }
 
 /// The thing that is waited for.
@@ -251,7 +279,7 @@ mod tests {
                 Reading::Known(state),
                 concat!(
                     r#"{"panicking":1,"cpus":[],"tasks":[],"locks":{"4096":{"kind":"Spin","#,
-                    r#""holder":null,"taken_at":{"address":0,"line":null},"taken_ns":9}}}"#
+                    r#""holder":null,"taken_at":{"address":0,"line":null},"taken_ns":9}},"now_ns":null}"#
                 ),
             ),
             (Reading::Unreadable { unreadable }, r#"{"unreadable":"no vCPU has registers"}"#),

@@ -31,11 +31,53 @@ pub struct Hang {
     pub edges: Vec<WaitEdge>,
     /// What it rests on.
     pub evidence: Vec<Evidence>,
+    /// The certainty with which it is a hang. Reports written before there was one have verdicts alone.
+    #[serde(default)]
+    pub certainty: Certainty,
     /// Which of the report's backtraces is of this moment; null if there is none.
     pub backtrace: Option<u32>,
     /// How long after it was found it was over, in milliseconds; null if it was not, or nobody
     /// waited for it.
     pub resolved_after_ms: Option<f64>,
+}
+
+/// The certainty of a hang.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Certainty {
+    /// Nothing that the kernel knows of can end it.
+    Certain,
+    /// It has lasted for its bound, or is something that a kernel does not come back from.
+    #[default]
+    Likely,
+    /// It may yet end by itself.
+    Suspected {
+        /// The time that it has lasted, in milliseconds.
+        lasted_ms: f64,
+        /// The time, in milliseconds, after which it would be called a hang.
+        bound_ms: f64,
+    },
+    /// It cannot be told whether it is a hang.
+    Unknown {
+        /// The reason.
+        why: String,
+    },
+}
+
+impl Certainty {
+    /// True for what is a hang, and not merely something that may become one.
+    pub fn is_verdict(&self) -> bool {
+        matches!(self, Self::Certain | Self::Likely)
+    }
+}
+
+/// Who waits for whom at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WaitGraph {
+    /// The CPUs, tasks, locks and queues that have to do with a wait.
+    pub nodes: Vec<WaitNode>,
+    /// The waits, and the holders of locks.
+    pub edges: Vec<WaitEdge>,
 }
 
 /// A party to a hang.

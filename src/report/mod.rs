@@ -22,8 +22,8 @@ pub use class::Class;
 pub use cpu::{Answer, Cpu, CpuState, Finding, Look, Nmi, Registers, Word};
 pub use frame::{Availability, FoundBy, Frame, Function, Symbol, Variable, VariableKind};
 pub use hang::{
-    Activity, Evidence, Fact, Hang, LockKind, NodeKind, SourceLine, Task, TaskState, WaitEdge,
-    WaitKind, WaitNode, function_of,
+    Activity, Certainty, Evidence, Fact, Hang, LockKind, NodeKind, SourceLine, Task, TaskState,
+    WaitEdge, WaitGraph, WaitKind, WaitNode, function_of,
 };
 
 /// Raised when a field changes its meaning or goes away; not when one is added.
@@ -159,6 +159,9 @@ pub enum Outcome {
     TimedOut {
         /// The limit, in milliseconds.
         limit_ms: f64,
+        /// The CPU time that all its vCPUs had, in milliseconds; absent where nobody counted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ran_ms: Option<f64>,
     },
     /// The run was ended from outside: a signal, or `--stop-after`.
     Stopped {
@@ -202,6 +205,9 @@ pub struct Backtrace {
     /// none, or they are not known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<Task>,
+    /// All waits of that moment, hang or not; absent where nobody waits, or the kernel is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<WaitGraph>,
     /// The kernel's log, as it was in memory; absent for a kernel whose log is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<KernelLog>,

@@ -5,6 +5,7 @@
 
 mod hang;
 mod variables;
+mod waits;
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use nmiscope_symbolizer::short_name;
 use super::sanitize::line;
 use super::{
     Answer, Backtrace, Cpu, CpuState, Finding, Frame, Function, KernelLog, Look, Machine, Outcome,
-    Report, Reservation, Task, TaskState, Trigger, Word,
+    Report, Reservation, Source, Task, TaskState, Trigger, Word,
 };
 use crate::units::plural;
 pub use hang::{hangs, resolved};
@@ -57,8 +58,10 @@ pub fn outcome(outcome: &Outcome) -> String {
             format!("{BAD}panic{BAD:#}: cpu{cpu}: {}\n", line(message))
         }
         Outcome::Crash { description, .. } => format!("{BAD}crash{BAD:#}: {}\n", line(description)),
-        Outcome::TimedOut { limit_ms } => {
-            format!("{BAD}timed out{BAD:#}: not ended after {}\n", seconds(limit_ms))
+        Outcome::TimedOut { limit_ms, ran_ms } => {
+            let ran = ran_ms.map(seconds);
+            let ran = ran.map_or_else(String::new, |ran| format!(", and had {ran} of CPU time"));
+            format!("{BAD}timed out{BAD:#}: not ended after {}{ran}\n", seconds(limit_ms))
         }
         Outcome::Stopped { by } => format!("stopped by {by}\n"),
     }
@@ -91,8 +94,9 @@ pub fn report(report: &Report) -> String {
     if !report.backtraces.iter().any(is_of_the_end) {
         text.push_str(&outcome(&report.outcome));
     }
-    let log = report.backtraces.iter().rev().find_map(|backtrace| backtrace.log.as_ref());
-    if let Some(log) = log {
+    // A live guest has printed it on its console.
+    let stored = report.backtraces.iter().filter(|_| report.source != Source::Live);
+    if let Some(log) = stored.rev().find_map(|backtrace| backtrace.log.as_ref()) {
         show_log(&mut text, log);
     }
     text
@@ -141,6 +145,10 @@ pub fn backtrace(backtrace: &Backtrace) -> String {
         round_up(backtrace.elapsed_ms)
     );
     text.push_str(&reservation(&backtrace.reservation));
+    // The hangs of a verdict have said it.
+    if let Some(graph) = backtrace.waits.as_ref().filter(|_| backtrace.trigger != Trigger::Hang) {
+        waits::show(&mut text, graph);
+    }
     for group in &backtrace.groups {
         let members = group.iter().filter_map(|&cpu| backtrace.cpus.get(cpu as usize));
         if let Some(cpu) = members.clone().next() {

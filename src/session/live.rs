@@ -16,8 +16,8 @@ use super::guest::Guest;
 use super::options::{Ended, Event, Options};
 use super::record::{Record, Weight};
 use super::wake::{Inbox, Wake};
-use super::watch::{Observed, POLL, Watch};
-use crate::capture::{Bounds as CaptureBounds, Request, StillToSample, Stopped};
+use super::watch::{self, Observed, POLL, Watch};
+use crate::capture::{Bounds as CaptureBounds, Request, Sampling, Stopped};
 use crate::diagnosis::{self, Resolver, milliseconds};
 use crate::errors::BadRequest;
 use crate::hang::{Found, Verdict};
@@ -160,12 +160,20 @@ impl Session<'_> {
                 return Outcome::Stopped { by: "--stop-after".into() };
             }
             if let Some(limit) = self.options.time_limit.filter(|&limit| elapsed >= limit) {
-                let outcome = Outcome::TimedOut { limit_ms: milliseconds(limit) };
+                let outcome = Outcome::TimedOut {
+                    limit_ms: milliseconds(limit),
+                    ran_ms: Some(milliseconds(self.run_time())),
+                };
                 self.record.tell(Event::Outcome(&outcome));
                 self.backtrace(Trigger::TimeLimit);
                 return outcome;
             }
         }
+    }
+
+    /// The CPU time that all vCPUs have had so far.
+    fn run_time(&self) -> Duration {
+        (0..self.options.vcpus).map(|cpu| self.vm.run_time(cpu)).sum()
     }
 
     /// The next look at the guest, or what was asked for a certain time.
@@ -272,7 +280,20 @@ impl Session<'_> {
     fn backtrace(&mut self, trigger: Trigger) {
         let asked = self.started.elapsed();
         let stopped = self.stop();
-        self.backtrace_of(stopped, asked, trigger, None);
+        let found = self.of_moment(&stopped, asked, &trigger);
+        self.backtrace_of(stopped, asked, trigger, found);
+    }
+
+    /// The hangs, due or not, of a guest that somebody wants to look at. One that has ended has none.
+    fn of_moment(&mut self, stopped: &Stopped, at: Duration, trigger: &Trigger) -> Option<Found> {
+        match trigger {
+            Trigger::Signal { .. } | Trigger::Timer | Trigger::TimeLimit => {}
+            Trigger::Hang | Trigger::Starved | Trigger::GuestEnded => return None,
+        }
+        match &mut self.watch {
+            Some(watch) => watch.of_moment(&self.vm, stopped, at),
+            None => Some(watch::of_records(&self.vm, stopped, at)),
+        }
     }
 
     /// Takes a backtrace of a guest that stands still, for something that was noticed `at` that time
@@ -285,7 +306,8 @@ impl Session<'_> {
         found: Option<Found>,
     ) {
         let Self { vm, guest, watch, record, options, started, .. } = self;
-        let place = record.place_for(found.is_some(), options.policy);
+        let is_verdict = trigger == Trigger::Hang;
+        let place = record.place_for(is_verdict, options.policy);
         let (kernel, files) = guest.examine();
         let image = files.parse().ok();
         let symbols = kernel.symbols(image.as_ref().map(|image| image as &dyn Symbols));
@@ -296,9 +318,9 @@ impl Session<'_> {
             _ => symbols,
         };
         let weight = Weight::of(&trigger);
-        let mut still = watch
-            .as_mut()
-            .map(|watch| |target: &mut dyn Target| watch.still_to_sample(target, kernel, *started));
+        let mut still = watch.as_mut().map(|watch| {
+            |target: &mut dyn Target| watch.still_to_sample(target, kernel, *started, is_verdict)
+        });
         let request = Request {
             // A guest that the host does not run would take forever to answer.
             nmis: place.is_some() && trigger != Trigger::Starved,
@@ -307,7 +329,9 @@ impl Session<'_> {
             found,
             symbols: unwound_by,
             core: options.core.as_ref().filter(|_| place.is_some() && record.has_room_for(weight)),
-            still: still.as_mut().map(|still| still as StillToSample<'_>),
+            sampling: still
+                .as_mut()
+                .map(|still| Sampling { at_most: sampling_time(is_verdict), still }),
         };
         let (capture, core) = stopped.capture(vm, request);
         let resolver = Resolver::new(symbols, SourceRoots::new(source_roots()));
@@ -316,7 +340,7 @@ impl Session<'_> {
         if let Some(core) = core {
             record.keep(weight, core, capture);
         }
-        record.add(diagnosis, place.is_some());
+        record.add(diagnosis, is_verdict, place.is_some());
         // The next backtrace is of the same image.
         if let Some(Err(reason)) = &with_variables {
             record.warn_once(reason.to_string());
@@ -361,6 +385,12 @@ impl Session<'_> {
         };
         self.record.finish(report)
     }
+}
+
+/// The time that samples may take, on a host that has few cores for many vCPUs. Somebody waits for a
+/// backtrace that was asked for.
+fn sampling_time(is_verdict: bool) -> Duration {
+    Duration::from_millis(if is_verdict { 250 } else { 100 })
 }
 
 fn machine(options: &Options) -> Machine {

@@ -49,8 +49,10 @@ struct Kept {
 
 /// The hangs, backtraces and warnings of a run, and the core of one moment.
 pub struct Record<'a> {
-    /// All hangs so far, as the detector counts them.
+    /// The hangs that the detector has reported, as it counts them.
     hangs: Vec<Hang>,
+    /// Those that were found when somebody asked, or when the time was over.
+    found_by_the_way: Vec<Hang>,
     /// The number of hangs that were reported and are not among them.
     more_hangs: usize,
     backtraces: Vec<Backtrace>,
@@ -62,8 +64,9 @@ pub struct Record<'a> {
 impl<'a> Record<'a> {
     /// A record of nothing yet.
     pub fn new(listener: &'a mut dyn FnMut(Event<'_>)) -> Self {
-        let (hangs, backtraces, warnings) = Default::default();
-        Self { hangs, more_hangs: 0, backtraces, core: None, warnings, listener }
+        let (hangs, found_by_the_way, backtraces, warnings) = Default::default();
+        let more_hangs = 0;
+        Self { hangs, found_by_the_way, more_hangs, backtraces, core: None, warnings, listener }
     }
 
     /// Tells the listener of an event.
@@ -92,15 +95,15 @@ impl<'a> Record<'a> {
     }
 
     /// The place of the next backtrace in the report, if it gets one: of hangs there may be too many.
-    pub fn place_for(&mut self, is_of_hang: bool, policy: Policy) -> Option<u32> {
+    pub fn place_for(&mut self, is_verdict: bool, policy: Policy) -> Option<u32> {
         let room = self.backtraces.len() < MOST_BACKTRACES;
-        if is_of_hang && policy.report && !room {
+        if is_verdict && policy.report && !room {
             self.warn_once(format!(
                 "the guest has hung often: of further hangs there are no backtraces (the most is \
                  {MOST_BACKTRACES})"
             ));
         }
-        let wanted = !is_of_hang || policy.report && room;
+        let wanted = !is_verdict || policy.report && room;
         wanted.then_some(self.backtraces.len() as u32)
     }
 
@@ -116,15 +119,22 @@ impl<'a> Record<'a> {
         self.core = Some(Kept { weight, backtrace, pending: core.map(|core| (core, capture)) });
     }
 
-    /// Adds what a capture means: its hangs, and the backtrace if it is `wanted`.
-    pub fn add(&mut self, diagnosis: Diagnosis, wanted: bool) {
+    /// Adds what a capture means: its hangs, which are the detector's if that `is_verdict`, and the
+    /// backtrace if it is `wanted`.
+    pub fn add(&mut self, diagnosis: Diagnosis, is_verdict: bool, wanted: bool) {
         let Diagnosis { backtrace, hangs } = diagnosis;
         if !hangs.is_empty() {
             (self.listener)(Event::Hangs(&hangs));
         }
-        let room = MOST_HANGS.saturating_sub(self.hangs.len());
+        if is_verdict {
+            // What was on its way to a verdict has become one.
+            self.found_by_the_way.retain(|early| !hangs.iter().any(|hang| is_same(hang, early)));
+        }
+        let kept = self.hangs.len() + self.found_by_the_way.len();
+        let room = MOST_HANGS.saturating_sub(kept);
         self.more_hangs += hangs.len().saturating_sub(room);
-        self.hangs.extend(hangs.into_iter().take(room));
+        let list = if is_verdict { &mut self.hangs } else { &mut self.found_by_the_way };
+        list.extend(hangs.into_iter().take(room));
         if wanted {
             (self.listener)(Event::Backtrace(&backtrace));
             self.backtraces.push(backtrace);
@@ -136,7 +146,9 @@ impl<'a> Record<'a> {
         if self.more_hangs > 0 {
             self.warn(format!("{} more hangs are not in this report", self.more_hangs));
         }
-        let Self { hangs, backtraces, warnings, core, .. } = self;
+        let Self { mut hangs, found_by_the_way, backtraces, warnings, core, .. } = self;
+        hangs.extend(found_by_the_way);
+        hangs.sort_by(|a, b| a.at_ms.total_cmp(&b.at_ms));
         let report = Report { hangs, backtraces, warnings, ..report };
         let core = core.map(|kept| -> anyhow::Result<PathBuf> {
             let (core, capture) = kept.pending?;
@@ -144,4 +156,9 @@ impl<'a> Record<'a> {
         });
         Ended { report, core }
     }
+}
+
+/// True for the same hang, found twice.
+fn is_same(hang: &Hang, other: &Hang) -> bool {
+    (hang.class, &hang.blamed) == (other.class, &other.blamed)
 }

@@ -7,7 +7,7 @@ use nmiscope_machine::{Execution, HostCounts, VcpuState};
 
 use super::guest::Guest;
 use crate::capture::{Bounds as CaptureBounds, Stopped, to_sample};
-use crate::hang::{Bounds, Detector, Noticed, Observation, Vcpu, VcpuSample, Verdict};
+use crate::hang::{self, Bounds, Detector, Found, Noticed, Observation, Vcpu, VcpuSample, Verdict};
 use crate::kernel::{Depth, Kernel, LocateError, Located, Reading};
 use crate::targets::Target;
 
@@ -139,21 +139,42 @@ impl Watch {
         self.detector.judge(observation(target, stopped, at))
     }
 
-    /// Stops a guest that has run on while it was sampled, and returns the CPUs whose hang went on.
+    /// Looks at one that stands still, and says what is wrong with it or may come to be.
+    pub fn of_moment(
+        &mut self,
+        target: &dyn Target,
+        stopped: &Stopped,
+        at: Duration,
+    ) -> Option<Found> {
+        self.detector.of_moment(observation(target, stopped, at))
+    }
+
+    /// Stops a guest that has run on while it was sampled, and returns the CPUs whose hang went on:
+    /// of verdicts, or of what was found on the way to one.
     pub fn still_to_sample(
         &mut self,
         target: &mut dyn Target,
         kernel: &dyn Kernel,
         started: Instant,
+        is_verdict: bool,
     ) -> BTreeSet<u32> {
         let bounds = CaptureBounds::for_vcpus(target.vcpus());
         let stopped = Stopped::stop(target, kernel, self.places(), bounds);
         // It was stopped most of the time: that does not make a hang older.
         let at = started.elapsed();
         self.resumed(at);
-        let lasting = self.detector.lasting(observation(target, &stopped, at));
+        let now = observation(target, &stopped, at);
+        let lasting = match is_verdict {
+            true => self.detector.lasting(now),
+            false => self.detector.of_moment(now).map_or_else(Vec::new, |found| found.hangs),
+        };
         to_sample(&lasting, stopped.kernel.known())
     }
+}
+
+/// The hangs of a guest that nobody has watched, by what its kernel has recorded.
+pub fn of_records(target: &dyn Target, stopped: &Stopped, at: Duration) -> Found {
+    hang::of_dump(&observation(target, stopped, at), &Bounds::default())
 }
 
 fn observation(target: &dyn Target, stopped: &Stopped, at: Duration) -> Observation {

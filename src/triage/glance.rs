@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn a_timeout_is_told_by_what_ran_unless_its_hangs_say_it() {
         let mut report: Report = serde_json::from_str(DEADLOCK).unwrap();
-        report.outcome = Outcome::TimedOut { limit_ms: 5.0 };
+        report.outcome = Outcome::TimedOut { limit_ms: 5.0, ran_ms: None };
         let text = |report: &Report| serde_json::to_string(report).unwrap();
         let findings = glance(&text(&report)).findings;
         assert_eq!(findings.iter().map(|of| of.kind).collect::<Vec<_>>(), [Kind::Hang]);

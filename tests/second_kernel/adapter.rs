@@ -157,6 +157,7 @@ impl Located for Second {
                     what: WaitFor::Lock(waits_for),
                     since_ns: 5000,
                     at: Site::default(),
+                    ends_by: None,
                 }),
                 registers: registers.transpose()?,
             }));

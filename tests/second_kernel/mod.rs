@@ -75,7 +75,7 @@ fn whole_report() -> (Backtrace, Vec<Hang>) {
         nmis: true,
         symbols,
         core: None,
-        still: None,
+        sampling: None,
     };
     let (capture, _) = stopped.capture(&mut machine, request);
     let reason = NoReservation::NoBuffers;

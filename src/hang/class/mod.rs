@@ -60,6 +60,12 @@ pub fn unknown_rule(class: Class) -> Option<&'static dyn UnknownRule> {
     UNKNOWN.into_iter().find(|rule| rule.class() == class)
 }
 
+/// True for a class that is no more than suspected where no kernel says what its vCPUs are for: a vCPU
+/// that was taken offline is in HLT with its interrupts off too.
+pub fn suspected_without_kernel(class: Class) -> bool {
+    class == still_cpu::DEAD_HALT
+}
+
 /// The conduct of those to blame for a hang of a class.
 pub fn conduct(class: Class) -> Conduct {
     rule(class).conduct()

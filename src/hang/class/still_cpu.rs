@@ -16,6 +16,9 @@ use crate::hang::verdict::Hang;
 use crate::hang::wait_graph::Node;
 use crate::report::Class;
 
+/// The class of a CPU in HLT with its interrupts off.
+pub const DEAD_HALT: Class = Class::DeadHalt;
+
 /// A CPU halted with interrupts off: nothing but an NMI wakes it.
 pub struct DeadHalt;
 

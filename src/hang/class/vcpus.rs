@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::hang::guest::UnknownGuest;
-use crate::hang::verdict::Hang;
+use crate::hang::verdict::{Certainty, Hang};
 use crate::hang::wait_graph::Node;
 use crate::report::Class;
 
@@ -18,6 +18,7 @@ pub fn hang_of_vcpus(class: Class, age: Duration, cpus: Vec<u32>) -> Hang {
         locks: Vec::new(),
         victims: Vec::new(),
         edges: Vec::new(),
+        certainty: Certainty::default(),
     }
 }
 

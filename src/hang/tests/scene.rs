@@ -66,13 +66,13 @@ impl Scene {
     }
 
     pub fn cpu_waits(&mut self, cpu: usize, what: WaitFor) {
-        self.cpu(cpu).wait = Some(Wait { what, since_ns: 1, at: Site::default() });
+        self.cpu(cpu).wait = Some(Wait { what, since_ns: 1, at: Site::default(), ends_by: None });
         self.spins(cpu, false);
     }
 
     pub fn task_waits(&mut self, task: u32, what: WaitFor) {
         let task = self.kernel().tasks[task as usize].as_mut().expect("a task");
-        task.wait = Some(Wait { what, since_ns: 1, at: Site::default() });
+        task.wait = Some(Wait { what, since_ns: 1, at: Site::default(), ends_by: None });
         task.state = TaskState::Blocked;
     }
 

@@ -319,6 +319,7 @@ fn one_that_has_just_got_what_it_waited_for_does_not_hang() {
             what: WaitFor::Lock(lock),
             since_ns: lock,
             at: Site::default(),
+            ends_by: None,
         });
         scene.cpu(1).wait = wait;
     };

@@ -16,10 +16,10 @@ use nmiscope_machine::{
     VirtualAddress, VirtualMemory,
 };
 
-use self::layout::{CpuWords, TaskWords, WaitWords};
+use self::layout::{CpuPlaces, StampWords, TaskWords, WaitWords};
 use crate::kernel::adapter::Depth;
 use crate::kernel::state::{
-    CpuActivity, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor,
+    CpuActivity, EndsBy, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor,
 };
 
 /// The longest name of a source file that is believed in.
@@ -57,6 +57,7 @@ impl Reader<'_> {
             cpus,
             tasks: tasks.collect::<Result<_, _>>()?,
             locks: BTreeMap::new(),
+            now_ns: None,
         };
         let waits_of_cpus = state.cpus.iter().flatten().filter_map(|cpu| cpu.wait.as_ref());
         let waits_of_tasks = state.tasks.iter().flatten().filter_map(|task| task.wait.as_ref());
@@ -67,11 +68,22 @@ impl Reader<'_> {
         // One that cannot be read is one that is not known.
         let read = |address| Some((address, self.lock(VirtualAddress(address)).ok()?));
         state.locks = locks.filter_map(read).collect();
+        state.now_ns = latest(&state);
+        // A panic waits for its locks for a while only, to get its message out.
+        if let Some(cpu) = state.panicking.and_then(|cpu| state.cpus.get_mut(cpu as usize)) {
+            let wait = cpu.as_mut().and_then(|cpu| cpu.wait.as_mut());
+            wait.into_iter().for_each(|wait| wait.ends_by = Some(EndsBy::BackOff));
+        }
         Ok(state)
     }
 
-    fn cpu(&self, words: &CpuWords<PhysicalAddress>) -> Result<CpuActivity, ReadError> {
+    fn cpu(&self, (words, stamps): &CpuPlaces) -> Result<CpuActivity, ReadError> {
+        let stamp = |at: fn(&StampWords<PhysicalAddress>) -> PhysicalAddress| {
+            stamps.as_ref().and_then(|stamps| self.memory.read_u64(at(stamps)).ok())
+        };
         Ok(CpuActivity {
+            tick_ns: stamp(|stamps| stamps.tick_ns),
+            main_loop_ns: stamp(|stamps| stamps.main_loop_ns),
             online: self.memory.read_u32(words.online)? != 0,
             tick: self.memory.read_u64(words.tick)?,
             main_loop: self.memory.read_u64(words.main_loop)?,
@@ -138,7 +150,8 @@ impl Reader<'_> {
             _ => return Ok(None),
         };
         let since_ns = self.memory.read_u64(words.since_ns)?;
-        Ok(Some(Wait { what, since_ns, at: self.site(self.memory.read_u64(words.at)?) }))
+        let at = self.site(self.memory.read_u64(words.at)?);
+        Ok(Some(Wait { what, since_ns, at, ends_by: None }))
     }
 
     fn lock(&self, record: VirtualAddress) -> Result<Lock, ReadError> {
@@ -179,6 +192,16 @@ impl Reader<'_> {
     fn virtual_memory(&self) -> GuestVirtual<'_, dyn PhysicalMemory + '_> {
         GuestVirtual::new(self.memory, self.tables)
     }
+}
+
+/// The latest of all times that are recorded.
+fn latest(state: &KernelState) -> Option<u64> {
+    let cpus = state.cpus.iter().flatten();
+    let stamps = cpus.clone().flat_map(|cpu| [cpu.tick_ns, cpu.main_loop_ns]).flatten();
+    let of_cpus = cpus.filter_map(|cpu| cpu.wait.as_ref());
+    let of_tasks = state.tasks.iter().flatten().filter_map(|task| task.wait.as_ref());
+    let waits = of_cpus.chain(of_tasks).map(|wait| wait.since_ns);
+    stamps.chain(waits).chain(state.locks.values().map(|lock| lock.taken_ns)).max()
 }
 
 /// The number of a CPU or a task, of which the guest writes one more, and 0 for none.

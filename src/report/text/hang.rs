@@ -8,7 +8,8 @@ use nmiscope_symbolizer::short_name;
 
 use super::super::sanitize::line;
 use super::super::{
-    Activity, Fact, Hang, LockKind, NodeKind, SourceLine, TaskState, WaitEdge, WaitKind, WaitNode,
+    Activity, Certainty, Fact, Hang, LockKind, NodeKind, SourceLine, TaskState, WaitEdge, WaitKind,
+    WaitNode,
 };
 use super::{BAD, DIM, GOOD, ranges, seconds};
 use crate::units::plural;
@@ -27,13 +28,20 @@ pub fn resolved(hang: &Hang) -> String {
 }
 
 fn one(hang: &Hang) -> String {
-    let mut text = format!(
-        "{BAD}hang{BAD:#}: {}, {} ({} {})\n",
-        hang.class,
-        names(hang, &hang.blamed),
-        since(hang),
-        seconds(hang.lasted_ms)
-    );
+    let (class, blamed, since) = (hang.class, names(hang, &hang.blamed), since(hang));
+    let lasted = seconds(hang.lasted_ms);
+    let mut text = match &hang.certainty {
+        Certainty::Certain | Certainty::Likely => {
+            format!("{BAD}hang{BAD:#}: {class}, {blamed} ({since} {lasted})\n")
+        }
+        Certainty::Suspected { bound_ms, .. } => format!(
+            "{BAD}suspected{BAD:#}: {class}, {blamed} ({since} {lasted}; a hang after {})\n",
+            seconds(bound_ms)
+        ),
+        Certainty::Unknown { why } => {
+            format!("{BAD}perhaps{BAD:#}: {class}, {blamed} ({})\n", line(why))
+        }
+    };
     for party in &hang.blamed {
         let said = [account(hang, party), place(hang, party), offline(hang, party)];
         for said in said.into_iter().flatten() {
@@ -53,7 +61,12 @@ fn one(hang: &Hang) -> String {
     if let Some(others) = others(hang) {
         let _ = writeln!(text, "  {others}");
     }
-    let _ = writeln!(text, "  {DIM}signature {}{DIM:#}", hang.signature);
+    let certainty = match &hang.certainty {
+        Certainty::Certain => ", certain",
+        Certainty::Likely => ", likely",
+        Certainty::Suspected { .. } | Certainty::Unknown { .. } => "",
+    };
+    let _ = writeln!(text, "  {DIM}signature {}{certainty}{DIM:#}", hang.signature);
     text
 }
 
@@ -156,7 +169,7 @@ fn held(hang: &Hang, lock: &str) -> String {
     format!("{}{taken}", line(lock))
 }
 
-fn waits(edge: &WaitEdge) -> String {
+pub(super) fn waits(edge: &WaitEdge) -> String {
     let to = line(&edge.to);
     match edge.kind {
         WaitKind::WaitsFor => format!("waits for {to}"),

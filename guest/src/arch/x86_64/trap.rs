@@ -9,6 +9,7 @@ use super::instructions::read_cr2;
 use super::layout::vector;
 use super::percpu::{cpu_number, percpu};
 use super::platform::X86;
+use super::time::clock_ns;
 use super::trap_frame::TrapFrame;
 use super::{apic, nmi, serial, stack_trace};
 use crate::panic::print_last_words;
@@ -17,6 +18,8 @@ use crate::sysrq;
 percpu! {
     /// Advanced by every tick: stands still on a CPU that takes no interrupts.
     static tick_heartbeat: AtomicU64 = AtomicU64::new(0);
+    /// The time of the last tick, in nanoseconds since boot: dates a stop for whoever has a dump only.
+    static tick_ns: AtomicU64 = AtomicU64::new(0);
     /// All interrupts that this CPU has taken, ticks among them; no exceptions and no NMIs.
     static irq_count: AtomicU64 = AtomicU64::new(0);
     /// What to run in a reschedule interrupt; null for nothing.
@@ -80,6 +83,7 @@ pub fn ticks() -> u64 {
 }
 
 fn tick() {
+    tick_ns.this().store(clock_ns(), Relaxed);
     advance(tick_heartbeat.this());
     apic::end_of_interrupt();
 }

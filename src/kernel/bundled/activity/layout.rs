@@ -41,6 +41,8 @@ words!(CpuWords {
     wait: WaitWords
 });
 
+words!(StampWords { tick_ns, main_loop_ns });
+
 words!(TaskWords { name, cpu, state, stack_pointer, switches; wait: WaitWords });
 
 words!(WaitWords { kind, cpu, on, at, since_ns });
@@ -84,6 +86,8 @@ pub(super) struct SwitchFrameLayout {
 pub struct Activity {
     globals: Globals<VirtualAddress>,
     cpu: CpuWords<VirtualAddress>,
+    /// `None` in an older image, whose CPUs do not record these times.
+    stamps: Option<StampWords<VirtualAddress>>,
     tasks: Vec<TaskWords<VirtualAddress>>,
     layouts: Layouts,
 }
@@ -115,6 +119,7 @@ impl Activity {
                 task: address(types, "current_task")?,
                 wait: WaitWords::of(&wait)?,
             },
+            stamps: StampWords::find(types).ok(),
             tasks: all.collect::<Result<_, TypeError>>()?,
             layouts: Layouts {
                 task_name_length: name_length.min(MAX_TASK_NAME),
@@ -139,7 +144,9 @@ impl Activity {
         let cpus = offsets.take(MAX_CPUS as usize).map(|offset| {
             let offset = offset?;
             let place = |address: VirtualAddress| physical(memory, address.wrapping_add(offset));
-            self.cpu.try_map(&place).ok()
+            let words = self.cpu.try_map(&place).ok()?;
+            let stamps = self.stamps.as_ref().and_then(|stamps| stamps.try_map(&place).ok());
+            Some((words, stamps))
         });
         let tasks = self.tasks.iter().map(|task| task.try_map(&place));
         Ok(Places {
@@ -151,14 +158,23 @@ impl Activity {
     }
 }
 
+/// The places of a CPU's words, and of its times where it records them.
+pub(super) type CpuPlaces = (CpuWords<PhysicalAddress>, Option<StampWords<PhysicalAddress>>);
+
 /// Where a guest has its structures.
 #[derive(Debug)]
 pub struct Places {
     pub(super) globals: Globals<PhysicalAddress>,
     /// By CPU number; `None` for one whose variables are not to be found.
-    pub(super) cpus: Vec<Option<CpuWords<PhysicalAddress>>>,
+    pub(super) cpus: Vec<Option<CpuPlaces>>,
     pub(super) tasks: Vec<TaskWords<PhysicalAddress>>,
     pub(super) layouts: Layouts,
+}
+
+impl StampWords<VirtualAddress> {
+    fn find(types: &Types<'_>) -> Result<Self, TypeError> {
+        Ok(Self { tick_ns: address(types, "tick_ns")?, main_loop_ns: address(types, "loop_ns")? })
+    }
 }
 
 impl WaitWords<VirtualAddress> {

@@ -1,0 +1,252 @@
+//! Who waits for whom, as reports have it: parties with names, waits with lines.
+//!
+//! Owns names, of which no two are alike in one graph, and the whole graph of a moment; what of it is a
+//! hang is decided in `hang`, and told by `hangs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nmiscope_machine::VirtualAddress;
+use nmiscope_symbolizer::{demangle, short_name};
+
+use super::{Resolver, milliseconds};
+use crate::hang::{self, Ages, EdgeKind, Node};
+use crate::kernel::{self, KernelState, Site, TaskState};
+use crate::report::{
+    self, Activity, Cpu, CpuState, LockKind, NodeKind, SourceLine, WaitEdge, WaitGraph, WaitKind,
+    WaitNode,
+};
+
+/// The whole graph of a moment; `None` where nobody waits, or the kernel is not known.
+pub fn of_moment(
+    kernel: Option<&KernelState>,
+    ages: &Ages,
+    cpus: &[Cpu],
+    resolver: &Resolver<'_>,
+) -> Option<WaitGraph> {
+    let edges = hang::all_waits(kernel?, ages);
+    let locks = edges.iter().filter_map(|edge| match edge.to {
+        Node::Lock(address) => Some(address),
+        _ => None,
+    });
+    let names = Names::of(edges.iter(), locks, kernel, resolver);
+    let parties = Parties { kernel, ages, cpus, resolver, names: &names };
+    let nodes: BTreeSet<Node> = edges.iter().flat_map(|edge| [edge.from, edge.to]).collect();
+    (!edges.is_empty()).then(|| WaitGraph {
+        nodes: nodes.into_iter().map(|node| parties.node(node)).collect(),
+        edges: edges.iter().map(|edge| parties.edge(edge)).collect(),
+    })
+}
+
+/// The names of parties; no two alike.
+pub struct Names {
+    tasks: BTreeMap<u32, String>,
+    /// And queues.
+    locks: BTreeMap<u64, String>,
+}
+
+impl Names {
+    /// Names the `locks`, the queues of `edges`, and all tasks of the kernel.
+    pub fn of<'e>(
+        edges: impl Iterator<Item = &'e hang::Edge>,
+        locks: impl Iterator<Item = u64>,
+        kernel: Option<&KernelState>,
+        resolver: &Resolver<'_>,
+    ) -> Self {
+        let mut used = BTreeSet::new();
+        let mut named: BTreeMap<u64, String> = BTreeMap::new();
+        let queue = |edge: &hang::Edge| match edge.to {
+            Node::Queue(address) => Some(address),
+            _ => None,
+        };
+        for address in locks.chain(edges.filter_map(queue)) {
+            named.entry(address).or_insert_with(|| {
+                let name = lock_name(address, resolver);
+                unlike(&mut used, &name, &format!("@{address:016x}"))
+            });
+        }
+        let all = (0..).zip(kernel.map_or(&[][..], |kernel| &kernel.tasks));
+        let tasks = all.filter_map(|(number, task)| {
+            let name = &task.as_ref()?.name;
+            Some((number, unlike(&mut used, name, &format!("#{number}"))))
+        });
+        let tasks = tasks.collect();
+        Self { tasks, locks: named }
+    }
+
+    /// The name of a party.
+    pub fn id(&self, node: Node) -> String {
+        match node {
+            Node::Cpu(cpu) => format!("cpu{cpu}"),
+            Node::Task(task) => {
+                self.tasks.get(&task).cloned().unwrap_or_else(|| format!("task#{task}"))
+            }
+            Node::Lock(address) | Node::Queue(address) => {
+                self.locks.get(&address).cloned().unwrap_or_else(|| format!("{address:016x}"))
+            }
+        }
+    }
+}
+
+/// A name that is neither used nor a CPU's: `name`, and `more` as often as it takes.
+fn unlike(used: &mut BTreeSet<String>, name: &str, more: &str) -> String {
+    let is_cpu = |name: &str| {
+        let number = name.strip_prefix("cpu");
+        number.is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit()))
+    };
+    let mut name = name.to_owned();
+    while name.is_empty() || is_cpu(&name) || used.contains(&name) {
+        name.push_str(more);
+    }
+    used.insert(name.clone());
+    name
+}
+
+/// A lock's symbol without the path to it, or its address.
+pub fn lock_name(address: u64, resolver: &Resolver<'_>) -> String {
+    match lock_symbol(address, resolver) {
+        Some(symbol) => short_name(&symbol).to_owned(),
+        None => format!("{address:016x}"),
+    }
+}
+
+/// A lock that is part of something has that one's symbol, and an offset.
+fn lock_symbol(address: u64, resolver: &Resolver<'_>) -> Option<String> {
+    let found = resolver.symbols()?.symbol_containing(VirtualAddress(address))?;
+    let name = demangle(&found.symbol.name);
+    Some(if found.offset == 0 { name } else { format!("{name}+{:#x}", found.offset) })
+}
+
+/// What is known of the parties of a moment.
+#[derive(Clone, Copy)]
+pub struct Parties<'a> {
+    /// The kernel's state.
+    pub kernel: Option<&'a KernelState>,
+    /// The time for which things had not changed.
+    pub ages: &'a Ages,
+    /// The vCPUs, as the report has them.
+    pub cpus: &'a [Cpu],
+    /// The resolver of addresses.
+    pub resolver: &'a Resolver<'a>,
+    /// The parties' names.
+    pub names: &'a Names,
+}
+
+impl Parties<'_> {
+    /// A party as reports have it.
+    pub fn node(&self, node: Node) -> WaitNode {
+        WaitNode { id: self.names.id(node), kind: self.kind(node) }
+    }
+
+    fn kind(&self, node: Node) -> NodeKind {
+        let kernel = self.kernel;
+        match node {
+            Node::Cpu(cpu) => NodeKind::Cpu {
+                cpu,
+                activity: self.activity(cpu),
+                task: kernel
+                    .and_then(|kernel| {
+                        kernel.cpu(cpu)?.task.filter(|&task| kernel.task(task).is_some())
+                    })
+                    .map(|task| self.names.id(Node::Task(task))),
+            },
+            Node::Task(number) => {
+                let task = kernel.and_then(|kernel| kernel.task(number));
+                NodeKind::Task {
+                    task: number,
+                    name: task.map(|task| task.name.clone()).unwrap_or_default(),
+                    cpu: task.map_or(0, |task| task.cpu),
+                    state: task.map_or(report::TaskState::Absent, |task| task.state.into()),
+                }
+            }
+            Node::Lock(address) => {
+                let lock = kernel.and_then(|kernel| kernel.locks.get(&address));
+                NodeKind::Lock {
+                    symbol: lock_symbol(address, self.resolver),
+                    address: format!("{address:016x}"),
+                    lock: lock.map_or(LockKind::Unknown, |lock| lock.kind.into()),
+                    held_by: lock.and_then(kernel::Lock::holder).map(|node| self.names.id(node)),
+                    taken_at: lock.and_then(|lock| self.line(&lock.taken_at)),
+                }
+            }
+            Node::Queue(address) => NodeKind::Queue {
+                symbol: lock_symbol(address, self.resolver),
+                address: format!("{address:016x}"),
+            },
+        }
+    }
+
+    fn activity(&self, cpu: u32) -> Activity {
+        let online = self.kernel.and_then(|kernel| kernel.cpu(cpu));
+        let Some(seen) = self.cpus.get(cpu as usize) else { return Activity::Absent };
+        match (seen.state, seen.interrupts_enabled) {
+            (CpuState::NotStarted | CpuState::Reset, _) => Activity::Offline,
+            _ if online.is_some_and(|cpu| !cpu.online) => Activity::Offline,
+            (CpuState::Running, _) => Activity::Running,
+            (CpuState::Halted, Some(true)) => Activity::Idle,
+            (CpuState::Halted, Some(false)) => Activity::Dead,
+            _ => Activity::Unknown,
+        }
+    }
+
+    /// An edge as reports have it.
+    pub fn edge(&self, edge: &hang::Edge) -> WaitEdge {
+        let (kernel, ages) = (self.kernel, self.ages);
+        let (wait, age) = match (edge.kind, edge.from) {
+            (EdgeKind::RunsOn, _) => (None, None),
+            (EdgeKind::HeldBy, Node::Lock(lock)) => {
+                (None, ages.locks.get(&lock).map(hang::Still::own))
+            }
+            (_, Node::Cpu(cpu)) => (
+                kernel.and_then(|kernel| kernel.cpu(cpu)?.wait.as_ref()),
+                ages.cpus.get(cpu as usize).map(|cpu| cpu.wait.own()),
+            ),
+            (_, Node::Task(task)) => (
+                kernel.and_then(|kernel| kernel.task(task)?.wait.as_ref()),
+                ages.tasks.get(task as usize).map(hang::Still::own),
+            ),
+            (_, Node::Lock(_) | Node::Queue(_)) => (None, None),
+        };
+        WaitEdge {
+            from: self.names.id(edge.from),
+            to: self.names.id(edge.to),
+            kind: match edge.kind {
+                EdgeKind::WaitsFor => WaitKind::WaitsFor,
+                EdgeKind::HeldBy => WaitKind::HeldBy,
+                EdgeKind::Calls => WaitKind::CallsFunction,
+                EdgeKind::BringsUp => WaitKind::BringsUp,
+                EdgeKind::RunsOn => WaitKind::RunsOn,
+                EdgeKind::SleepsOn => WaitKind::SleepsOn,
+            },
+            at: wait.and_then(|wait| self.line(&wait.at)),
+            for_ms: age.map(milliseconds),
+        }
+    }
+
+    fn line(&self, site: &Site) -> Option<SourceLine> {
+        let (file, line) = site.line.as_ref()?;
+        Some(SourceLine { file: self.resolver.show_path(file), line: *line })
+    }
+}
+
+impl From<TaskState> for report::TaskState {
+    fn from(state: TaskState) -> Self {
+        match state {
+            TaskState::Ready => Self::Ready,
+            TaskState::Running => Self::Running,
+            TaskState::Blocked => Self::Blocked,
+            TaskState::Ended => Self::Ended,
+            TaskState::Garbage(_) => Self::Unknown,
+        }
+    }
+}
+
+impl From<kernel::LockKind> for LockKind {
+    fn from(kind: kernel::LockKind) -> Self {
+        match kind {
+            kernel::LockKind::Spin => Self::Spin,
+            kernel::LockKind::Ticket => Self::Ticket,
+            kernel::LockKind::Mutex => Self::Mutex,
+            kernel::LockKind::Garbage(_) => Self::Unknown,
+        }
+    }
+}

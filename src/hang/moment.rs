@@ -1,0 +1,250 @@
+//! The hangs of one moment: what a stopped guest shows, due or not, each with its certainty.
+//!
+//! Owns what can be told at once and from which age on something is suspicious; refuses to own the
+//! classes (`class`) and the ages, which are the detector's or, of a guest that was seen once, the
+//! kernel's own. Called by the detector, and for dumps.
+//!
+//! Three things are told at once, since time adds nothing to them:
+//!
+//! - A cycle of waits that nothing inside it can end. Records of a stopped guest are of one moment: a
+//!   lock's holder is recorded while it holds the lock, and a wait from before its first try until it has
+//!   what it waits for, so that two parties that wait for each other can neither of them go on. A party
+//!   that waits for a lock of its own may just have got it, unless the wait began after that.
+//! - A CPU that is online in HLT with its interrupts off: nothing but an NMI, an SMI or a reset ends that
+//!   (SDM vol. 2, HLT), and no kernel waits for one. One that panics parks its CPUs so.
+//! - Everything else is suspected until it has lasted for its bound.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::ages::Ages;
+use super::bounds::Bounds;
+use super::class::{self, boot_stall, deadlock, lock_wait, still_cpu};
+use super::group::groups;
+use super::guest::{BootingGuest, KnownGuest, UnknownGuest, sleeps_on};
+use super::known;
+use super::observation::{Observation, VcpuSample};
+use super::unknown;
+use super::verdict::{Certainty, Doubt, Found, Hang};
+use super::wait_graph::{Edge, EdgeKind, Node, Root, WaitGraph};
+use crate::kernel::{KernelState, Reading, Wait, WaitFor};
+
+/// The least age at which something is suspicious: it has not moved between two looks.
+const LEAST: Duration = Duration::from_millis(200);
+
+/// The part of its bound for which something has to have lasted to be suspicious.
+const PART: u32 = 10;
+
+/// The hangs of a guest that was seen once: in a dump, or by whoever attached to it.
+pub fn of_dump(now: &Observation, bounds: &Bounds) -> Found {
+    let ages = Ages::from_records(now);
+    let hangs = hangs(now, &ages, bounds, true);
+    Found { hangs, ages, samples: Vec::new() }
+}
+
+/// The hangs of a stopped guest, with the ages of everything in it.
+pub(super) fn hangs(now: &Observation, ages: &Ages, bounds: &Bounds, ready: bool) -> Vec<Hang> {
+    // Whoever looks for no hangs may still ask whether there is one.
+    let default = Bounds::default();
+    let bounds = if bounds.any() { bounds } else { &default };
+    let tight = bounds.map(|bound| bound.min(LEAST.max(bound / PART)));
+    let known = now.kernel.known().map(|kernel| KnownGuest {
+        bounds: &tight,
+        ages,
+        kernel,
+        vcpus: now.vcpus.len(),
+        lasting: LEAST / 2,
+    });
+    let judge = Moment { now, bounds };
+    match (&known, &now.kernel) {
+        (Some(KnownGuest { kernel: KernelState { panicking: Some(_), .. }, .. }), _) => Vec::new(),
+        _ if !ready => {
+            let guest = BootingGuest { bounds: &tight, ages, known };
+            let stall = boot_stall::found(&guest, known::longest_wait);
+            stall.into_iter().map(|hang| judge.by_age(hang)).collect()
+        }
+        (Some(guest), _) => judge.of_known(guest),
+        (None, Reading::Unknown) => {
+            let guest = UnknownGuest { bounds: &tight, ages, vcpus: &now.vcpus };
+            judge.of_unknown(&guest)
+        }
+        (None, _) => Vec::new(),
+    }
+}
+
+/// All waits of a moment, however young: of CPUs and of blocked tasks, with the holders of the locks.
+pub fn all_waits(kernel: &KernelState, ages: &Ages) -> Vec<Edge> {
+    let graph = WaitGraph::new(kernel, ages, Duration::ZERO);
+    let mut edges = BTreeSet::new();
+    for node in graph.waiters() {
+        let wait = graph.next(node);
+        let holder = wait.filter(|wait| matches!(wait.to, Node::Lock(_)));
+        edges.extend(holder.and_then(|wait| graph.next(wait.to)));
+        edges.extend(wait);
+    }
+    for (number, task) in (0..).zip(&kernel.tasks) {
+        let queue = task.as_ref().and_then(sleeps_on).map(Node::Queue);
+        let edge = |to| Edge { from: Node::Task(number), to, kind: EdgeKind::SleepsOn };
+        edges.extend(queue.map(edge));
+    }
+    edges.into_iter().collect()
+}
+
+/// The certainty of a hang that has lasted for its bound.
+pub(super) fn certainty_of_due(now: &Observation, hang: &Hang, bounds: &Bounds) -> Certainty {
+    let judge = Moment { now, bounds };
+    match now.kernel.known() {
+        Some(kernel) if judge.is_endless(kernel, &hang.blamed, &hang.edges) => Certainty::Certain,
+        Some(_) => Certainty::Likely,
+        None if class::suspected_without_kernel(hang.class) => judge.suspicion(hang),
+        None => Certainty::Likely,
+    }
+}
+
+struct Moment<'a> {
+    now: &'a Observation,
+    /// The bounds that a verdict takes.
+    bounds: &'a Bounds,
+}
+
+impl Moment<'_> {
+    fn of_known(&self, guest: &KnownGuest<'_>) -> Vec<Hang> {
+        let mut hangs = self.cycles(guest);
+        hangs.extend(self.dead_halts(guest));
+        let told: BTreeSet<Node> = hangs.iter().flat_map(parties).collect();
+        let is_told = |hang: &Hang| hang.blamed.iter().all(|node| told.contains(node));
+        let aged = known::due(guest).into_iter().filter(|hang| !is_told(hang));
+        hangs.extend(aged.map(|hang| self.by_age(hang)));
+        if guest.kernel.now_ns.is_none() && hangs.is_empty() {
+            hangs.extend(undated_waits(guest));
+        }
+        hangs.sort_by_key(|hang| hang.class);
+        hangs
+    }
+
+    fn of_unknown(&self, guest: &UnknownGuest<'_>) -> Vec<Hang> {
+        let hang =
+            unknown::hang(guest).map(|hang| match class::suspected_without_kernel(hang.class) {
+                true => Hang { certainty: self.suspicion(&hang), ..hang },
+                false => self.by_age(hang),
+            });
+        hang.into_iter().collect()
+    }
+
+    /// All cycles of waits, however young.
+    fn cycles(&self, guest: &KnownGuest<'_>) -> Vec<Hang> {
+        let graph = WaitGraph::new(guest.kernel, guest.ages, Duration::ZERO);
+        let all = groups(guest, &graph, |_| false).into_iter();
+        let hang = |(root, group): (Root, super::group::Group)| {
+            let Root::Cycle(nodes) = &root else { return None };
+            let (class, age) = deadlock::found(guest, nodes)?;
+            let blamed = class::rule(class).blames(guest, &root, &group.edges);
+            let hang = group.into_hang(guest, (class, age), &root, blamed);
+            let is_endless = self.is_endless(guest.kernel, &hang.blamed, &hang.edges);
+            match is_endless {
+                true => Some(Hang { certainty: Certainty::Certain, ..hang }),
+                // A young one may be one that ends: those of some age are found with the others.
+                false => None,
+            }
+        };
+        all.filter_map(hang).collect()
+    }
+
+    /// The CPUs that are halted for good, with those who wait for them.
+    fn dead_halts(&self, guest: &KnownGuest<'_>) -> Option<Hang> {
+        let graph = WaitGraph::new(guest.kernel, guest.ages, Duration::ZERO);
+        let is_dead = |cpu: u32| {
+            let is_halted = |sample: VcpuSample| sample.halted && !sample.interrupts_on;
+            let online = guest.kernel.cpu(cpu).is_some_and(|activity| activity.online);
+            online && self.sample(cpu).is_some_and(is_halted)
+        };
+        let all = groups(guest, &graph, is_dead).into_iter();
+        let hangs = all.filter_map(|(root, group)| match root {
+            Root::One(Node::Cpu(cpu)) if is_dead(cpu) => {
+                let age = guest.ages.cpu(cpu).nothing.own;
+                let class = still_cpu::DEAD_HALT;
+                Some(group.into_hang(guest, (class, age), &root, vec![Node::Cpu(cpu)]))
+            }
+            _ => None,
+        });
+        hangs.reduce(|mut first, other| {
+            first.absorb(other);
+            first
+        })
+    }
+
+    /// True for a cycle in which no wait can end but by another of its parties.
+    fn is_endless(&self, kernel: &KernelState, blamed: &[Node], edges: &[Edge]) -> bool {
+        let inside = |node: &Node| blamed.contains(node);
+        let of_cycle = |edge: &&Edge| match edge.kind {
+            EdgeKind::HeldBy => inside(&edge.to),
+            _ => inside(&edge.from),
+        };
+        let mut waits = 0;
+        let all_last = edges.iter().filter(of_cycle).all(|edge| match edge.kind {
+            EdgeKind::WaitsFor | EdgeKind::Calls | EdgeKind::BringsUp => {
+                waits += 1;
+                wait_of(kernel, edge.from).is_some_and(|wait| self.lasts(kernel, edge, wait))
+            }
+            EdgeKind::HeldBy => true,
+            // Whether a kernel takes its CPU away from whoever has it is not known.
+            EdgeKind::RunsOn | EdgeKind::SleepsOn => false,
+        });
+        waits > 0 && waits == blamed.len() && all_last
+    }
+
+    /// True for a wait that nothing ends but what is waited for.
+    fn lasts(&self, kernel: &KernelState, edge: &Edge, wait: &Wait) -> bool {
+        let is_left_alone = match wait.what {
+            // The wait for a lock of one's own may be over already.
+            WaitFor::Lock(address) => kernel.locks.get(&address).is_some_and(|lock| {
+                lock.holder() != Some(edge.from) || lock.taken_ns <= wait.since_ns
+            }),
+            // A CPU that takes interrupts answers, whatever it waits for.
+            WaitFor::Call(cpu) => self.sample(cpu).is_some_and(|sample| !sample.interrupts_on),
+            WaitFor::Online(_) | WaitFor::Queue(_) => false,
+        };
+        is_left_alone && wait.ends_by.is_none()
+    }
+
+    fn sample(&self, cpu: u32) -> Option<VcpuSample> {
+        self.now.vcpus.get(cpu as usize)?.sample
+    }
+
+    /// The same hang with the certainty that its age gives it.
+    fn by_age(&self, hang: Hang) -> Hang {
+        let is_due = self.bounds.is_due(hang.class, hang.age);
+        let certainty = if is_due { Certainty::Likely } else { self.suspicion(&hang) };
+        Hang { certainty, ..hang }
+    }
+
+    fn suspicion(&self, hang: &Hang) -> Certainty {
+        let bound = self.bounds.of(hang.class).unwrap_or(Bounds::DEFAULT);
+        Certainty::Suspected { lasted: hang.age, bound }
+    }
+}
+
+fn wait_of(kernel: &KernelState, node: Node) -> Option<&Wait> {
+    match node {
+        Node::Cpu(cpu) => kernel.cpu(cpu)?.wait.as_ref(),
+        Node::Task(task) => kernel.task(task)?.wait.as_ref(),
+        Node::Lock(_) | Node::Queue(_) => None,
+    }
+}
+
+fn parties(hang: &Hang) -> impl Iterator<Item = Node> {
+    hang.blamed.iter().chain(&hang.victims).copied()
+}
+
+/// The waits of a kernel that dates nothing: for how long they last cannot be told.
+fn undated_waits(guest: &KnownGuest<'_>) -> Vec<Hang> {
+    let graph = WaitGraph::new(guest.kernel, guest.ages, Duration::ZERO);
+    let all = groups(guest, &graph, |_| false).into_iter();
+    let hang = |(root, group): (Root, super::group::Group)| {
+        let (class, age) = lock_wait::found(guest, &group)?;
+        let blamed = class::rule(class).blames(guest, &root, &group.edges);
+        let hang = group.into_hang(guest, (class, age), &root, blamed);
+        Some(Hang { certainty: Certainty::Unknown { why: Doubt::NoPast }, ..hang })
+    };
+    all.filter_map(hang).collect()
+}

@@ -1,0 +1,73 @@
+//! Ages of a guest that was seen once, by the times that its kernel has recorded.
+//!
+//! Owns what a kernel's own records date: ticks, main loops, waits and locks. Time is the guest's clock
+//! alone: whether the host ran a vCPU meanwhile is recorded nowhere, so that a hang found by these ages
+//! is never more than likely. What is not dated has no age.
+
+use std::time::Duration;
+
+use super::ages::{Age, Ages, CpuAges, Still, WaitKey};
+use super::observation::{Observation, VcpuSample};
+use crate::kernel::{CpuActivity, KernelState, Wait, WaitFor};
+
+impl Ages {
+    /// The ages at the moment of an observation, as its kernel has recorded them.
+    pub fn from_records(now: &Observation) -> Self {
+        let samples = now.vcpus.iter().map(|vcpu| vcpu.sample);
+        let Some(kernel) = now.kernel.known() else {
+            let cpus = samples.map(|seen| CpuAges { seen, ..CpuAges::default() }).collect();
+            return Self { cpus, ..Self::default() };
+        };
+        let cpus = (0..).zip(samples).map(|(number, seen)| {
+            let online = kernel.cpu(number).filter(|activity| activity.online);
+            online.map_or_else(CpuAges::default, |activity| of_cpu(kernel, activity, seen))
+        });
+        let waits = |task: &Option<crate::kernel::Task>| task.as_ref()?.wait.clone();
+        let waits: Vec<Option<Wait>> = kernel.tasks.iter().map(waits).collect();
+        let wait = |wait: &Option<Wait>| of_wait(kernel, wait.as_ref());
+        let answer = |wait: &Option<Wait>| of_wait(kernel, asked(wait.as_ref()));
+        let locks = kernel.locks.iter().map(|(&address, lock)| {
+            let age = since(kernel, Some(lock.taken_ns));
+            (address, Still::since((lock.holder, lock.taken_ns), age))
+        });
+        Self {
+            cpus: cpus.collect(),
+            tasks: waits.iter().map(wait).collect(),
+            answers: waits.iter().map(answer).collect(),
+            locks: locks.collect(),
+            ..Self::default()
+        }
+    }
+}
+
+fn of_cpu(kernel: &KernelState, activity: &CpuActivity, seen: Option<VcpuSample>) -> CpuAges {
+    let (tick, main_loop) = (since(kernel, activity.tick_ns), since(kernel, activity.main_loop_ns));
+    let nothing = [tick, main_loop].into_iter().min_by_key(|age| age.wall).unwrap_or_default();
+    CpuAges {
+        tick: Still::since(activity.tick, tick),
+        main_loop: Still::since(activity.main_loop, main_loop),
+        wait: of_wait(kernel, activity.wait.as_ref()),
+        answer: of_wait(kernel, asked(activity.wait.as_ref())),
+        interrupts_before: activity.interrupts,
+        nothing,
+        seen,
+        ..CpuAges::default()
+    }
+}
+
+fn of_wait(kernel: &KernelState, wait: Option<&Wait>) -> Still<WaitKey> {
+    let still = |wait: &Wait| Still::since(wait.key(), since(kernel, Some(wait.since_ns)));
+    wait.map(still).unwrap_or_default()
+}
+
+/// A wait for another CPU to do something.
+fn asked(wait: Option<&Wait>) -> Option<&Wait> {
+    wait.filter(|wait| matches!(wait.what, WaitFor::Call(_) | WaitFor::Online(_)))
+}
+
+/// The time from a record to the latest one.
+fn since(kernel: &KernelState, at_ns: Option<u64>) -> Age {
+    let passed = kernel.now_ns.zip(at_ns).map(|(now, at)| now.saturating_sub(at));
+    let passed = Duration::from_nanos(passed.unwrap_or(0));
+    Age { own: passed, ran: Duration::ZERO, wall: passed }
+}

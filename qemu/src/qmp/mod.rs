@@ -1,0 +1,313 @@
+//! A QMP connection over a unix socket.
+//!
+//! Owns the connection's order: the greeting, the negotiation, a command and its answer, matched by
+//! an id, so that an answer that comes too late is never taken for another's. Events are kept aside.
+//! Refuses to own what any command means (`status`, `memory_map`, the handle `Qemu`).
+//!
+//! Nothing here waits without a deadline, and no line of the peer is longer than 16 MiB. A command
+//! whose deadline passed is *not* withdrawn: QEMU carries it out whenever it comes to it. The
+//! connection stays usable.
+
+mod address;
+mod error;
+mod lines;
+mod message;
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
+use serde_json::{Value, json};
+
+use crate::wait::{Deadline, wait_for};
+use lines::{LONGEST_LINE, Lines, NoLine};
+use message::Message;
+
+pub use address::Address;
+pub use error::QmpError;
+pub(crate) use message::excerpt;
+pub use message::{Event, Version};
+
+/// Events that are kept; of more, the oldest are dropped.
+const KEPT_EVENTS: usize = 256;
+
+/// Bytes by which QEMU's parser forgets half a command (QEMU, docs/interop/qmp-spec, "Forcing the JSON
+/// parser into known-good state"); it answers with an error that has no id.
+const FORGET: &[u8] = b"\xff\n";
+
+/// Times that the steps of a connection may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadlines {
+    /// The longest time until the socket has accepted.
+    pub connect: Duration,
+    /// The longest time from then until the greeting is there.
+    pub greeting: Duration,
+    /// The longest time for any command but `stop`.
+    pub command: Duration,
+    /// The longest time for `stop`, which waits for the VM's disks.
+    pub stop: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { connect: seconds(1), greeting: seconds(1), command: seconds(5), stop: seconds(2) }
+    }
+}
+
+/// A QMP connection that commands can be sent on.
+#[derive(Debug)]
+pub struct Qmp {
+    socket: OwnedFd,
+    lines: Lines,
+    /// First part of every id, one a client.
+    client: &'static str,
+    commands: u64,
+    version: Option<Version>,
+    events: VecDeque<Event>,
+    /// True for a connection that was taken over: lines that are no message are passed over.
+    tolerant: bool,
+    /// True when a command was written in part: QEMU's parser has to forget it first.
+    cut: bool,
+    handed_over: bool,
+}
+
+impl Qmp {
+    /// Connects to the monitor at `address`, reads its greeting and leaves negotiation mode.
+    ///
+    /// # Errors
+    /// Any [`QmpError`]; [`QmpError::NoGreeting`] when another client holds the monitor.
+    pub fn connect(address: &Address, deadlines: &Deadlines) -> Result<Self, QmpError> {
+        let mut qmp = Self::over(address.connect(deadlines.connect)?, "nmiscope-");
+        qmp.greet(address, deadlines.greeting)?;
+        qmp.execute("qmp_capabilities", deadlines.command)?;
+        Ok(qmp)
+    }
+
+    /// A connection that another process began and left in the middle of a line, in either direction.
+    pub(crate) fn adopt(socket: OwnedFd) -> Self {
+        Self { tolerant: true, cut: true, ..Self::over(socket, "hold-") }
+    }
+
+    fn over(socket: OwnedFd, client: &'static str) -> Self {
+        Self {
+            socket,
+            lines: Lines::new(LONGEST_LINE),
+            client,
+            commands: 0,
+            version: None,
+            events: VecDeque::new(),
+            tolerant: false,
+            cut: false,
+            handed_over: false,
+        }
+    }
+
+    fn greet(&mut self, address: &Address, within: Duration) -> Result<(), QmpError> {
+        let address = || address.clone();
+        let line = match self.lines.next(self.socket.as_fd(), Deadline::after(within)) {
+            Ok(line) => line,
+            Err(NoLine::Late) if self.lines.is_empty() => {
+                return Err(QmpError::NoGreeting { address: address(), waited: within });
+            }
+            // A prompt for people has no line's end.
+            Err(NoLine::Late | NoLine::TooLong) => {
+                let line = excerpt(self.lines.pending());
+                return Err(QmpError::NotQmp { address: address(), line });
+            }
+            Err(NoLine::Closed) => return Err(closed("the greeting")),
+            Err(NoLine::Host(error)) => return Err(QmpError::host("read a greeting")(error)),
+        };
+        match Message::parse(&line) {
+            Some(Message::Greeting(version)) => self.version = Some(version),
+            _ => return Err(QmpError::NotQmp { address: address(), line: excerpt(&line) }),
+        }
+        Ok(())
+    }
+
+    /// The version of the QEMU, as its greeting has it; `None` on a connection that was taken over.
+    pub fn version(&self) -> Option<&Version> {
+        self.version.as_ref()
+    }
+
+    /// The socket, for its peer's credentials and for a guardian.
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Gives the connection up: no command is sent on it any more.
+    pub(crate) fn hand_over(&mut self) {
+        self.handed_over = true;
+    }
+
+    /// Sends a command without arguments and waits for its answer.
+    ///
+    /// # Errors
+    /// Any [`QmpError`] about the command.
+    pub fn execute(&mut self, command: &str, within: Duration) -> Result<Value, QmpError> {
+        self.execute_with(command, &Value::Null, within)
+    }
+
+    /// Sends a command with arguments (null for none) and waits for its answer.
+    ///
+    /// # Errors
+    /// Any [`QmpError`] about the command.
+    pub fn execute_with(
+        &mut self,
+        command: &str,
+        arguments: &Value,
+        within: Duration,
+    ) -> Result<Value, QmpError> {
+        if self.handed_over {
+            return Err(QmpError::HandedOver { command: command.to_owned() });
+        }
+        let deadline = Deadline::after(within);
+        self.commands += 1;
+        let id = format!("{}{}", self.client, self.commands);
+        let mut message = json!({ "execute": command, "id": id });
+        if !arguments.is_null() {
+            message["arguments"] = arguments.clone();
+        }
+        let late = || QmpError::NoAnswer { command: command.to_owned(), waited: within };
+        if !self.send(command, &format!("{message}\n"), deadline)? {
+            return Err(late());
+        }
+        match self.answer(command, &id, deadline)? {
+            Some(value) => Ok(value),
+            None => Err(late()),
+        }
+    }
+
+    /// Runs a command of the monitor for people (HMP) and returns its text. HMP has no errors: a
+    /// command that failed says so in the text.
+    ///
+    /// # Errors
+    /// Any [`QmpError`] about the command.
+    pub fn human(&mut self, line: &str, within: Duration) -> Result<String, QmpError> {
+        const COMMAND: &str = "human-monitor-command";
+        let arguments = json!({ "command-line": line });
+        match self.execute_with(COMMAND, &arguments, within)? {
+            Value::String(text) => Ok(text),
+            other => Err(unexpected(line, &other)),
+        }
+    }
+
+    /// Writes a command, all of it unless the deadline passes: then false.
+    fn send(&mut self, command: &str, line: &str, deadline: Deadline) -> Result<bool, QmpError> {
+        if self.cut && !self.write(command, FORGET, deadline)? {
+            return Ok(false);
+        }
+        self.cut = true;
+        let whole = self.write(command, line.as_bytes(), deadline)?;
+        self.cut = !whole;
+        Ok(whole)
+    }
+
+    fn write(
+        &mut self,
+        command: &str,
+        mut bytes: &[u8],
+        deadline: Deadline,
+    ) -> Result<bool, QmpError> {
+        while !bytes.is_empty() {
+            match send(&self.socket, bytes, SendFlags::NOSIGNAL) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(Errno::AGAIN) => {
+                    let writable = wait_for(self.socket.as_fd(), PollFlags::OUT, deadline)
+                        .map_err(QmpError::host("wait for a QMP socket"))?;
+                    if !writable {
+                        return Ok(false);
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::PIPE | Errno::CONNRESET) => return Err(closed(command)),
+                Err(error) => return Err(QmpError::host("write to a QMP socket")(error)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The answer with this id, or `None` when the deadline passes first. Answers to other commands
+    /// are late ones and are dropped.
+    fn answer(
+        &mut self,
+        command: &str,
+        id: &str,
+        deadline: Deadline,
+    ) -> Result<Option<Value>, QmpError> {
+        loop {
+            match self.message(command, deadline)? {
+                None => return Ok(None),
+                Some(Message::Answer { id: Some(of), result }) if of == id => {
+                    return result.map(Some).map_err(|refusal| QmpError::Command {
+                        command: command.to_owned(),
+                        class: refusal.class,
+                        desc: refusal.desc,
+                    });
+                }
+                Some(Message::Answer { id, .. }) => {
+                    tracing::debug!(?id, command, "an answer to another command");
+                }
+                Some(Message::Event(event)) => self.keep(event),
+                Some(Message::Greeting(_)) => {}
+            }
+            // A peer that never stops talking is as late as one that says nothing.
+            if deadline.has_passed() {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn message(&mut self, command: &str, deadline: Deadline) -> Result<Option<Message>, QmpError> {
+        loop {
+            let line = match self.lines.next(self.socket.as_fd(), deadline) {
+                Ok(line) => line,
+                Err(NoLine::Late) => return Ok(None),
+                Err(NoLine::Closed) => return Err(closed(command)),
+                Err(NoLine::TooLong) => {
+                    let command = command.to_owned();
+                    return Err(QmpError::TooLong { command, limit: LONGEST_LINE });
+                }
+                Err(NoLine::Host(error)) => {
+                    return Err(QmpError::host("read from a QMP socket")(error));
+                }
+            };
+            match Message::parse(&line) {
+                Some(message) => return Ok(Some(message)),
+                None if self.tolerant && deadline.has_passed() => return Ok(None),
+                None if self.tolerant => tracing::debug!(line = excerpt(&line), "not a message"),
+                None => {
+                    let (command, line) = (command.to_owned(), excerpt(&line));
+                    return Err(QmpError::Malformed { command, line });
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, event: Event) {
+        tracing::debug!(name = event.name, "event");
+        if self.events.len() == KEPT_EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    /// Events that came since the last call, oldest first, at most 256. Only what was read while a
+    /// command waited is among them.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        self.events.drain(..).collect()
+    }
+}
+
+fn closed(command: &str) -> QmpError {
+    QmpError::Closed { command: command.to_owned() }
+}
+
+/// The error of an answer that does not look like the command's.
+pub(crate) fn unexpected(command: &str, answer: &Value) -> QmpError {
+    let answer = excerpt(answer.to_string().as_bytes());
+    QmpError::Unexpected { command: command.to_owned(), answer }
+}

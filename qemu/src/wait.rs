@@ -1,0 +1,54 @@
+//! Deadlines, and waits on descriptors that end by them.
+//!
+//! Owns the one call to poll(2). Refuses to own what follows from a wait that was too long: every
+//! caller (`qmp`, `hold`, `process`) has an error of its own for that.
+
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+/// A point in time at which a wait ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline(Option<Instant>);
+
+impl Deadline {
+    /// The point that is `time` from now; a time too long for the clock never comes.
+    pub(crate) fn after(time: Duration) -> Self {
+        Self(Instant::now().checked_add(time))
+    }
+
+    /// The time left, 0 once the deadline has passed.
+    pub(crate) fn left(self) -> Duration {
+        match self.0 {
+            Some(end) => end.saturating_duration_since(Instant::now()),
+            None => Duration::MAX,
+        }
+    }
+
+    /// True once the deadline has passed.
+    pub(crate) fn has_passed(self) -> bool {
+        self.left().is_zero()
+    }
+}
+
+/// Waits until one of `flags`, a hang-up or an error is pending on `fd`. False when the deadline
+/// passed first. A deadline that has passed already still looks once.
+pub(crate) fn wait_for(
+    fd: BorrowedFd<'_>,
+    flags: PollFlags,
+    deadline: Deadline,
+) -> Result<bool, Errno> {
+    loop {
+        let left = deadline.left();
+        let timeout = Timespec::try_from(left).ok();
+        let mut polled = [PollFd::from_borrowed_fd(fd, flags)];
+        match poll(&mut polled, timeout.as_ref()) {
+            Ok(0) if deadline.has_passed() => return Ok(false),
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Ok(true),
+            Err(error) => return Err(error),
+        }
+    }
+}

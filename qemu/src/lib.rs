@@ -36,6 +36,8 @@
 #![forbid(unsafe_code)]
 
 mod qmp;
+mod status;
 mod wait;
 
 pub use qmp::{Address, Deadlines, Event, Qmp, QmpError, Version};
+pub use status::{Accelerator, Activity, Readiness, RunState, StatusError};

@@ -36,8 +36,10 @@
 #![forbid(unsafe_code)]
 
 mod qmp;
+pub mod registers;
 mod status;
 mod wait;
 
 pub use qmp::{Address, Deadlines, Event, Qmp, QmpError, Version};
+pub use registers::Cpu;
 pub use status::{Accelerator, Activity, Readiness, RunState, StatusError};

@@ -35,11 +35,17 @@
 
 #![forbid(unsafe_code)]
 
+mod mappings;
+pub mod memory_map;
+mod process;
+mod process_memory;
 mod qmp;
 pub mod registers;
 mod status;
 mod wait;
 
+pub use process::{Denial, Process, ProcessError};
+pub use process_memory::{MemoryError, ProcessMemory};
 pub use qmp::{Address, Deadlines, Event, Qmp, QmpError, Version};
 pub use registers::Cpu;
 pub use status::{Accelerator, Activity, Readiness, RunState, StatusError};

@@ -1,0 +1,192 @@
+//! The map from guest-physical addresses to those of QEMU's process.
+//!
+//! Owns two parsers, of the HMP commands `info mtree -f` and `gpa2hva` (QEMU, softmmu/memory.c and
+//! monitor/misc.c), and the check that both tell the same. Refuses to own the reading
+//! (`process_memory`).
+//!
+//! The map is of one moment: below 1 MiB it changes while a PC boots, and hot-plugged memory comes and
+//! goes. Make a new one for each capture.
+
+use std::time::Duration;
+
+use nmiscope_machine::PhysicalAddress;
+use serde::Deserialize;
+
+use crate::qmp::{Qmp, QmpError, excerpt};
+use crate::status::query;
+
+/// The most ranges that a map may have: a VM with all of its memory slots filled has some 300.
+const MAX_RANGES: usize = 4096;
+/// Times that the map is asked for while firmware changes it.
+const TRIES: usize = 5;
+/// Names of blocks that are a machine's own RAM and firmware without being a memory backend.
+const MACHINE_BLOCKS: [&str; 4] = ["pc.ram", "pc.rom", "pc.bios", "microvm.ram"];
+
+/// A range of guest-physical memory and the block of QEMU's that lies there, as `info mtree -f` has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlatRange {
+    /// First guest-physical address.
+    pub start: PhysicalAddress,
+    /// The length in bytes, never 0.
+    pub length: u64,
+    /// The name of the block.
+    pub block: String,
+    /// The offset of the range's first byte in its block.
+    pub offset: u64,
+}
+
+/// A range of guest-physical memory and where QEMU has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MappedRange {
+    /// First guest-physical address.
+    pub start: PhysicalAddress,
+    /// The length in bytes, never 0.
+    pub length: u64,
+    /// The address of the first byte in QEMU's process.
+    pub host: u64,
+}
+
+/// Why there is no map.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MapError {
+    /// The text has no view of the guest's memory, or two.
+    #[error("find the guest's memory in QEMU's: \"info mtree -f\" has {0} views of it and not one")]
+    Views(usize),
+    /// A line of the view is not understood.
+    #[error("find the guest's memory in QEMU's: \"info mtree -f\" has the line {0:?}")]
+    Line(String),
+    /// Ranges overlap, are too many or are not in order.
+    #[error("find the guest's memory in QEMU's: the range at {0} cannot be where it is")]
+    Order(PhysicalAddress),
+    /// There is no memory at all.
+    #[error("find the guest's memory in QEMU's: \"info mtree -f\" has no RAM in it")]
+    NoMemory,
+    /// The answer to `gpa2hva` is not understood or contradicts the view.
+    #[error("find guest-physical {address} in QEMU's memory: \"gpa2hva\" answered {answer:?}")]
+    Translation {
+        /// The address that was asked for.
+        address: PhysicalAddress,
+        /// The beginning of the answer.
+        answer: String,
+    },
+    /// QMP failed.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+}
+
+#[derive(Deserialize)]
+struct Backend {
+    id: Option<String>,
+}
+
+/// Asks QEMU for the map of the guest's RAM and firmware, in ascending order. The memory of devices,
+/// a screen's for one, is left out. Firmware that turns its ROM into RAM between two of the commands
+/// makes their answers contradict each other: then all is asked again.
+pub(crate) fn ask(qmp: &mut Qmp, within: Duration) -> Result<Vec<MappedRange>, MapError> {
+    let backends: Vec<Backend> = query(qmp, "query-memdev", within)?;
+    let backends: Vec<String> = backends.into_iter().filter_map(|backend| backend.id).collect();
+    for _ in 1..TRIES {
+        match ask_once(qmp, &backends, within) {
+            Err(MapError::Translation { .. }) => {}
+            result => return result,
+        }
+    }
+    ask_once(qmp, &backends, within)
+}
+
+fn ask_once(
+    qmp: &mut Qmp,
+    backends: &[String],
+    within: Duration,
+) -> Result<Vec<MappedRange>, MapError> {
+    let ranges = parse_view(&qmp.human("info mtree -f", within)?, backends)?;
+    let mut mapped = Vec::with_capacity(ranges.len());
+    for range in &ranges {
+        let answer = qmp.human(&format!("gpa2hva {:#x}", range.start.0), within)?;
+        let host = parse_translation(&answer, range)?;
+        mapped.push(MappedRange { start: range.start, length: range.length, host });
+    }
+    Ok(mapped)
+}
+
+/// Parses the text of `info mtree -f`: the ranges of RAM and ROM of the address space `memory`, of
+/// those blocks that are the machine's own or named in `backends`. Ascending, without overlaps.
+///
+/// # Errors
+/// [`MapError`] about the text.
+pub fn parse_view(text: &str, backends: &[String]) -> Result<Vec<FlatRange>, MapError> {
+    let is_of_memory = |view: &&str| view.lines().any(|line| line.starts_with(" AS \"memory\","));
+    let views: Vec<&str> = text.split("FlatView #").filter(is_of_memory).collect();
+    let [view] = views[..] else { return Err(MapError::Views(views.len())) };
+    let mut ranges: Vec<FlatRange> = Vec::new();
+    for line in view.lines().filter(|line| line.starts_with("  ")) {
+        let bad = || MapError::Line(excerpt(line.as_bytes()));
+        let Some(range) = parse_range(line, backends).ok_or_else(bad)? else { continue };
+        let end = ranges.last().map_or(0, |last| last.start.0.saturating_add(last.length));
+        if range.start.0 < end || ranges.len() == MAX_RANGES {
+            return Err(MapError::Order(range.start));
+        }
+        ranges.push(range);
+    }
+    if ranges.is_empty() { Err(MapError::NoMemory) } else { Ok(ranges) }
+}
+
+/// A line such as
+/// `  0000000100000000-00000001bfffffff (prio 0, ram): pc.ram @00000000c0000000 KVM`.
+/// Outer `None` for one of another form, inner for one that is not the guest's memory.
+fn parse_range(line: &str, backends: &[String]) -> Option<Option<FlatRange>> {
+    let (range, rest) = line.trim_start().split_once(" (prio ")?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last) = (hex16(first)?, hex16(last)?);
+    let (_priority, rest) = rest.split_once(", ")?;
+    let (kind, rest) = rest.split_once("): ")?;
+    // Neither "romd", flash that a device answers for, nor "ramd", a device's, is the guest's.
+    if !matches!(kind, "ram" | "rom") {
+        return Some(None);
+    }
+    let mut words = rest.split(' ');
+    let block = words.next()?;
+    if !MACHINE_BLOCKS.contains(&block) && !backends.iter().any(|id| id == block) {
+        return Some(None);
+    }
+    let mut offset = 0;
+    for word in words {
+        match word.strip_prefix('@') {
+            Some(number) => offset = hex16(number)?,
+            // The accelerator that knows of the range.
+            None => word.bytes().all(|byte| byte.is_ascii_alphabetic()).then_some(())?,
+        }
+    }
+    // A range over all of the address space is no memory either: its length has no number.
+    let length = last.checked_sub(first)?.checked_add(1)?;
+    offset.checked_add(length)?;
+    let block = block.to_owned();
+    Some(Some(FlatRange { start: PhysicalAddress(first), length, block, offset }))
+}
+
+fn hex16(text: &str) -> Option<u64> {
+    let digits = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    digits.then(|| u64::from_str_radix(text, 16).ok())?
+}
+
+/// Parses the answer to `gpa2hva` of a range's first address, such as
+/// `Host virtual address for 0x100000 (pc.ram) is 0x7f3d3bf00000`, into the address in QEMU's process.
+///
+/// # Errors
+/// [`MapError::Translation`] unless the answer is of this address and this block, and the whole range
+/// lies in the lower half of the address space, where processes live.
+pub fn parse_translation(answer: &str, range: &FlatRange) -> Result<u64, MapError> {
+    let host = || {
+        let rest = answer.trim_end().strip_prefix("Host virtual address for ")?;
+        let rest = rest.strip_prefix(&format!("{:#x} (", range.start.0))?;
+        let address = rest.strip_prefix(&range.block)?.strip_prefix(") is 0x")?;
+        let address = u64::from_str_radix(address, 16).ok()?;
+        let end = address.checked_add(range.length)?;
+        (address >= range.offset && end <= 1 << 63).then_some(address)
+    };
+    host().ok_or_else(|| MapError::Translation {
+        address: range.start,
+        answer: excerpt(answer.as_bytes()),
+    })
+}

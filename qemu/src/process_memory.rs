@@ -1,0 +1,282 @@
+//! Guest-physical memory, read from QEMU's process.
+//!
+//! Owns the reading and the rule that memory which the guest never touched is left alone. Refuses to
+//! own where the guest's memory lies (`memory_map`) and who may look (`process`). Nothing is written,
+//! and nothing is asked of QEMU: this works while its main loop is stuck.
+//!
+//! A page that nobody touched has no memory on the host, and a read through the process would give it
+//! some: 4 KiB of a file in shared memory, or a huge page. By the kind of the mapping:
+//!
+//! | mapping | read from |
+//! |---|---|
+//! | anonymous (`-m`) | the process, where `/proc/PID/pagemap` has the page present or swapped; a page that is neither was never written and is zeros |
+//! | shared file (memfd, `share=on`, hugetlbfs) | the file itself: read(2) of a hole is zeros and allocates nothing. The page tables would not do: a page that another process wrote, or that was swapped out, is in the file and not in them |
+//! | private file (hugetlbfs, `share=off`) | the process, where the page is present or swapped; else the file, of which the page is still a copy |
+//!
+//! The file is opened anew through `/proc/PID`. Where that is not possible, pages that QEMU has in its
+//! page tables are read through the process, and the others are an error, since nothing tells what
+//! they hold.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::Path;
+
+use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
+
+use crate::mappings::{self, FileId, Mapping};
+use crate::memory_map::MappedRange;
+use crate::process::{Process, ProcessError};
+
+/// Bytes that an entry of the page map is about: the host is x86-64.
+const PAGE: u64 = 4096;
+/// Page-map entries that are read at once.
+const BATCH: usize = 1024;
+/// Bits 63 and 62 of an entry: present, swapped (Documentation/admin-guide/mm/pagemap.rst).
+const TOUCHED: u64 = 3 << 62;
+/// Descriptors of a process that are looked through for a file.
+const MAX_DESCRIPTORS: usize = 1 << 16;
+
+/// Why the memory of a QEMU cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// The process may not be looked at.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// The process does not have the memory that the monitor speaks of.
+    #[error(
+        "find guest memory in process {pid}: it has nothing at {host:#x}: is this monitor another \
+         QEMU's?"
+    )]
+    Elsewhere {
+        /// The number of the process.
+        pid: i32,
+        /// The address in the process.
+        host: u64,
+    },
+    /// `/proc/PID/maps` is not understood.
+    #[error("find guest memory in process {0}: its /proc/{0}/maps is not understood")]
+    Mappings(i32),
+}
+
+/// Guest-physical memory of a QEMU. Keeps its descriptors, and so never reads another process.
+#[derive(Debug)]
+pub struct ProcessMemory {
+    ranges: Vec<MappedRange>,
+    /// Ascending by guest-physical address.
+    pieces: Vec<Piece>,
+    memory: File,
+    page_map: File,
+    files: Vec<Option<File>>,
+}
+
+/// A part of a range that lies in one mapping.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    start: u64,
+    length: u64,
+    host: u64,
+    backing: Backing,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Backing {
+    Anonymous,
+    /// `file` is an index of [`ProcessMemory::files`], `offset` that of the piece's first byte.
+    File {
+        file: usize,
+        offset: u64,
+        shared: bool,
+    },
+}
+
+impl ProcessMemory {
+    /// The memory of `process` by a map of its guest.
+    ///
+    /// # Errors
+    /// [`MemoryError`], by which a map of another QEMU shows too.
+    pub fn open(process: &Process, ranges: Vec<MappedRange>) -> Result<Self, MemoryError> {
+        let pid = process.pid();
+        let text = process.read_file("maps")?;
+        let mappings = mappings::parse(&text).ok_or(MemoryError::Mappings(pid))?;
+        let mut files = Files { process, opened: Vec::new(), known: BTreeMap::new() };
+        let mut pieces = Vec::new();
+        for range in &ranges {
+            split(range, &mappings, &mut files, &mut pieces)
+                .map_err(|host| MemoryError::Elsewhere { pid, host })?;
+        }
+        let (memory, page_map) = (process.open_file("mem")?, process.open_file("pagemap")?);
+        Ok(Self { files: files.opened, ranges, pieces, memory, page_map })
+    }
+
+    /// The guest's memory in ascending order: RAM and firmware, without that of devices.
+    pub fn ranges(&self) -> &[MappedRange] {
+        &self.ranges
+    }
+
+    fn piece_at(&self, address: u64) -> Option<&Piece> {
+        let behind = self.pieces.partition_point(|piece| piece.start <= address);
+        let piece = self.pieces.get(behind.checked_sub(1)?)?;
+        (address - piece.start < piece.length).then_some(piece)
+    }
+
+    fn read_piece(&self, piece: &Piece, skipped: u64, buffer: &mut [u8]) -> io::Result<()> {
+        if let Backing::File { file, offset, shared: true } = piece.backing
+            && let Some(Some(file)) = self.files.get(file)
+        {
+            return file.read_exact_at(buffer, offset + skipped);
+        }
+        let mut entries = [0; BATCH * 8];
+        let mut done = 0;
+        while done < buffer.len() {
+            let host = piece.host + skipped + done as u64;
+            let in_batch = (BATCH as u64 * PAGE - host % PAGE).min((buffer.len() - done) as u64);
+            let pages = (host % PAGE + in_batch).div_ceil(PAGE) as usize;
+            let entries = &mut entries[..pages * 8];
+            self.page_map.read_exact_at(entries, host / PAGE * 8)?;
+            let part = &mut buffer[done..][..in_batch as usize];
+            self.read_pages(piece, skipped + done as u64, entries, part)?;
+            done += in_batch as usize;
+        }
+        Ok(())
+    }
+
+    /// Reads the pages that `entries` are of, each run of touched or untouched ones at once.
+    fn read_pages(
+        &self,
+        piece: &Piece,
+        skipped: u64,
+        entries: &[u8],
+        buffer: &mut [u8],
+    ) -> io::Result<()> {
+        let touched = |entry: &[u8; 8]| u64::from_le_bytes(*entry) & TOUCHED != 0;
+        let (entries, _) = entries.as_chunks::<8>();
+        let host = piece.host + skipped;
+        let mut done = 0;
+        for run in entries.chunk_by(|one, next| touched(one) == touched(next)) {
+            let at = host + done as u64;
+            let to_end = run.len() as u64 * PAGE - at % PAGE;
+            let length = to_end.min((buffer.len() - done) as u64) as usize;
+            let part = &mut buffer[done..][..length];
+            if run.first().is_some_and(touched) {
+                self.memory.read_exact_at(part, at)?;
+            } else {
+                self.read_untouched(piece, skipped + done as u64, part)?;
+            }
+            done += length;
+        }
+        Ok(())
+    }
+
+    fn read_untouched(&self, piece: &Piece, skipped: u64, buffer: &mut [u8]) -> io::Result<()> {
+        match piece.backing {
+            Backing::Anonymous => {
+                buffer.fill(0);
+                Ok(())
+            }
+            Backing::File { file, offset, .. } => match self.files.get(file) {
+                Some(Some(file)) => file.read_exact_at(buffer, offset + skipped),
+                _ => Err(io::Error::other(
+                    "QEMU has not touched the page, and its file cannot be opened: run as root",
+                )),
+            },
+        }
+    }
+}
+
+impl PhysicalMemory for ProcessMemory {
+    fn read(&self, address: PhysicalAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let length = buffer.len();
+        let mut done = 0;
+        while done < length {
+            let at = address.0.checked_add(done as u64);
+            let Some((at, piece)) = at.and_then(|at| Some((at, self.piece_at(at)?))) else {
+                return Err(ReadError::Unbacked { address, length });
+            };
+            let skipped = at - piece.start;
+            let now = (piece.length - skipped).min((length - done) as u64) as usize;
+            let part = &mut buffer[done..][..now];
+            self.read_piece(piece, skipped, part).map_err(|error| {
+                let reason = match error.kind() {
+                    // The memory of a process that has ended is empty.
+                    ErrorKind::UnexpectedEof => "QEMU's memory ends there: has it ended?".into(),
+                    _ => error.to_string(),
+                };
+                ReadError::Target { address, length, reason }
+            })?;
+            done += now;
+        }
+        Ok(())
+    }
+}
+
+/// Splits a range where mappings do. The error is the first address without a mapping.
+fn split(
+    range: &MappedRange,
+    mappings: &[Mapping],
+    files: &mut Files<'_>,
+    pieces: &mut Vec<Piece>,
+) -> Result<(), u64> {
+    let end = range.host.checked_add(range.length).ok_or(range.host)?;
+    let mut host = range.host;
+    let first = mappings.partition_point(|mapping| mapping.end <= host);
+    for mapping in &mappings[first..] {
+        if host >= end || mapping.start > host {
+            break;
+        }
+        let length = mapping.end.min(end) - host;
+        let backing = match mapping.file {
+            None => Backing::Anonymous,
+            Some(id) => Backing::File {
+                file: files.index(mapping, id),
+                offset: mapping.offset.checked_add(host - mapping.start).ok_or(host)?,
+                shared: mapping.shared,
+            },
+        };
+        pieces.push(Piece { start: range.start.0 + (host - range.host), length, host, backing });
+        host += length;
+    }
+    if host < end { Err(host) } else { Ok(()) }
+}
+
+/// The files behind mappings, each opened once.
+struct Files<'a> {
+    process: &'a Process,
+    opened: Vec<Option<File>>,
+    known: BTreeMap<FileId, usize>,
+}
+
+impl Files<'_> {
+    fn index(&mut self, mapping: &Mapping, id: FileId) -> usize {
+        let next = self.opened.len();
+        let index = *self.known.entry(id).or_insert(next);
+        if index == next {
+            self.opened.push(self.open(mapping, id));
+        }
+        index
+    }
+
+    /// Opens the file by its mapping, which an administrator may do and which works for shared
+    /// anonymous memory too, or by a descriptor that QEMU has of it.
+    fn open(&self, mapping: &Mapping, id: FileId) -> Option<File> {
+        let name = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
+        let by_mapping = open_regular(&self.process.path(&name), |_| true);
+        by_mapping.or_else(|| {
+            let entries = fs::read_dir(self.process.path("fd")).ok()?.take(MAX_DESCRIPTORS);
+            let is_it = |metadata: &fs::Metadata| {
+                let device = metadata.dev();
+                let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+                FileId { major, minor, inode: metadata.ino() } == id
+            };
+            entries.flatten().find_map(|entry| open_regular(&entry.path(), is_it))
+        })
+    }
+}
+
+/// Opens a regular file that passes the test. A device's memory is not read through the device.
+fn open_regular(path: &Path, test: impl Fn(&fs::Metadata) -> bool) -> Option<File> {
+    let metadata = fs::metadata(path).ok()?;
+    (metadata.is_file() && test(&metadata)).then(|| File::open(path).ok())?
+}

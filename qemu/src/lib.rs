@@ -35,6 +35,8 @@
 
 #![forbid(unsafe_code)]
 
+mod command_line;
+mod find;
 mod mappings;
 pub mod memory_map;
 mod process;
@@ -44,6 +46,7 @@ pub mod registers;
 mod status;
 mod wait;
 
+pub use find::FindError;
 pub use process::{Denial, Process, ProcessError};
 pub use process_memory::{MemoryError, ProcessMemory};
 pub use qmp::{Address, Deadlines, Event, Qmp, QmpError, Version};

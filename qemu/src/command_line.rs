@@ -1,0 +1,193 @@
+//! Monitors on a QEMU's command line.
+//!
+//! Owns the parse of the options that make a QMP monitor. Refuses to own processes and paths' meaning
+//! (`find`). Options of configuration files (`-readconfig`) cannot be seen here.
+
+use std::collections::BTreeMap;
+
+/// A QMP monitor that a command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Monitor {
+    /// Listens at a path, which may be relative to QEMU's working directory.
+    Path(Vec<u8>),
+    /// Listens at an abstract name.
+    Abstract(Vec<u8>),
+    /// Listens on a descriptor that whoever started QEMU passed to it, as libvirt does.
+    Descriptor,
+    /// Something that nobody can connect to from here: TCP, a pipe, a client's end.
+    Elsewhere(String),
+}
+
+/// The monitors of a command line, in its order.
+pub(crate) fn monitors(arguments: &[Vec<u8>]) -> Vec<Monitor> {
+    let mut devices: BTreeMap<Vec<u8>, Monitor> = BTreeMap::new();
+    let mut controls: Vec<Vec<u8>> = Vec::new();
+    let mut found = Vec::new();
+    for pair in arguments.windows(2) {
+        let [option, value] = pair else { continue };
+        match name(option) {
+            Some(b"qmp" | b"qmp-pretty") => match value.strip_prefix(b"chardev:") {
+                Some(id) => controls.push(id.to_vec()),
+                None => found.push(of_qmp(value)),
+            },
+            Some(b"chardev") => {
+                let options = Options::parse(value);
+                if let Some(id) = options.get(b"id") {
+                    devices.insert(id.to_vec(), of_chardev(&options));
+                }
+            }
+            Some(b"mon") => {
+                let options = Options::parse(value);
+                let device = options.get(b"chardev").or(options.bare.first().map(Vec::as_slice));
+                if options.get(b"mode") == Some(b"control") {
+                    controls.extend(device.map(<[u8]>::to_vec));
+                }
+            }
+            _ => {}
+        }
+    }
+    let of_control = |id: Vec<u8>| {
+        let name = String::from_utf8_lossy(&id).into_owned();
+        devices.get(&id).cloned().unwrap_or(Monitor::Elsewhere(name))
+    };
+    found.extend(controls.into_iter().map(of_control));
+    found
+}
+
+/// The name of an option; QEMU takes one dash or two.
+fn name(option: &[u8]) -> Option<&[u8]> {
+    let name = option.strip_prefix(b"-")?;
+    Some(name.strip_prefix(b"-").unwrap_or(name))
+}
+
+/// `unix:PATH,server=on,wait=off`
+fn of_qmp(value: &[u8]) -> Monitor {
+    let elsewhere = || Monitor::Elsewhere(String::from_utf8_lossy(value).into_owned());
+    let Some(rest) = value.strip_prefix(b"unix:") else { return elsewhere() };
+    let options = Options::parse(rest);
+    match options.bare.first() {
+        Some(path) if options.is_on(b"server") => of_path(path, &options),
+        _ => elsewhere(),
+    }
+}
+
+/// `socket,id=ID,path=PATH,server=on,wait=off`
+fn of_chardev(options: &Options) -> Monitor {
+    let is_socket = options.bare.first().is_some_and(|kind| kind == b"socket");
+    match (options.get(b"path"), options.get(b"fd")) {
+        (Some(path), _) if is_socket && options.is_on(b"server") => of_path(path, options),
+        (None, Some(_)) if is_socket => Monitor::Descriptor,
+        _ => Monitor::Elsewhere(String::from_utf8_lossy(&options.text).into_owned()),
+    }
+}
+
+fn of_path(path: &[u8], options: &Options) -> Monitor {
+    if options.is_on(b"abstract") {
+        Monitor::Abstract(path.to_vec())
+    } else {
+        Monitor::Path(path.to_vec())
+    }
+}
+
+/// Options as QEMU writes them: `bare,name=value`, with `,,` for a comma.
+struct Options {
+    text: Vec<u8>,
+    bare: Vec<Vec<u8>>,
+    named: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Options {
+    fn parse(text: &[u8]) -> Self {
+        let mut options = Self { text: text.to_vec(), bare: Vec::new(), named: BTreeMap::new() };
+        for part in split_commas(text) {
+            match part.iter().position(|&byte| byte == b'=') {
+                // A path may have an equals sign, and stands first.
+                Some(at) if !options.bare.is_empty() || !part[..at].contains(&b'/') => {
+                    options.named.insert(part[..at].to_vec(), part[at + 1..].to_vec());
+                }
+                _ => options.bare.push(part),
+            }
+        }
+        options
+    }
+
+    fn get(&self, name: &[u8]) -> Option<&[u8]> {
+        self.named.get(name).map(Vec::as_slice)
+    }
+
+    /// True for `name`, `name=on` and the like.
+    fn is_on(&self, name: &[u8]) -> bool {
+        let bare = self.bare.iter().any(|bare| bare == name);
+        bare || matches!(self.get(name), Some(b"on" | b"yes" | b"true"))
+    }
+}
+
+fn split_commas(text: &[u8]) -> Vec<Vec<u8>> {
+    let mut parts = vec![Vec::new()];
+    let mut bytes = text.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        if byte == b',' && bytes.next_if_eq(&b',').is_none() {
+            parts.push(Vec::new());
+        } else if let Some(part) = parts.last_mut() {
+            part.push(byte);
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(line: &str) -> Vec<Monitor> {
+        let words = line.split_whitespace().map(|word| word.as_bytes().to_vec());
+        monitors(&words.collect::<Vec<_>>())
+    }
+
+    fn path(path: &str) -> Monitor {
+        Monitor::Path(path.into())
+    }
+
+    #[test]
+    fn each_way_to_ask_for_a_monitor_is_found() {
+        for line in [
+            "qemu -m 1G -qmp unix:/run/q.sock,server=on,wait=off",
+            "qemu --qmp unix:/run/q.sock,server,nowait -m 1G",
+            "qemu -qmp-pretty unix:/run/q.sock,server=on",
+            "qemu -chardev socket,id=m,path=/run/q.sock,server=on -mon chardev=m,mode=control",
+            "qemu -mon m,mode=control -chardev socket,path=/run/q.sock,server=yes,id=m",
+            "qemu -chardev socket,id=m,path=/run/q.sock,server=on -qmp chardev:m",
+        ] {
+            assert_eq!(of(line), [path("/run/q.sock")], "{line}");
+        }
+    }
+
+    #[test]
+    fn commas_and_equals_signs_in_paths_are_kept() {
+        assert_eq!(of("q -qmp unix:/run/a,,b=c,server=on"), [path("/run/a,b=c")]);
+    }
+
+    #[test]
+    fn monitors_that_cannot_be_reached_are_told_apart() {
+        let libvirt = "qemu -chardev socket,id=charmonitor,fd=24,server=on,wait=off \
+                       -mon chardev=charmonitor,id=monitor,mode=control";
+        assert_eq!(of(libvirt), [Monitor::Descriptor]);
+        let name = Monitor::Abstract("vm".into());
+        assert_eq!(of("qemu -qmp unix:vm,server=on,abstract=on"), [name]);
+        for line in [
+            "qemu -qmp tcp:localhost:4444,server=on",
+            "qemu -qmp stdio",
+            "qemu -qmp unix:/run/client",
+            "qemu -mon chardev=gone,mode=control",
+        ] {
+            assert!(matches!(of(line)[..], [Monitor::Elsewhere(_)]), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_monitor_for_people_is_none() {
+        assert_eq!(of("qemu -monitor unix:/run/q.sock,server=on,wait=off"), []);
+        assert_eq!(of("q -chardev socket,id=m,path=/q,server=on -mon chardev=m"), []);
+        assert_eq!(of("qemu -qmp"), []);
+    }
+}

@@ -37,10 +37,12 @@
 
 mod command_line;
 mod find;
+pub mod hold;
 mod mappings;
 pub mod memory_map;
 mod process;
 mod process_memory;
+mod qemu;
 mod qmp;
 pub mod registers;
 mod status;
@@ -49,6 +51,7 @@ mod wait;
 pub use find::FindError;
 pub use process::{Denial, Process, ProcessError};
 pub use process_memory::{MemoryError, ProcessMemory};
+pub use qemu::{Error, Qemu, Released, Stopped};
 pub use qmp::{Address, Deadlines, Event, Qmp, QmpError, Version};
 pub use registers::Cpu;
 pub use status::{Accelerator, Activity, Readiness, RunState, StatusError};

@@ -1,0 +1,292 @@
+//! The guardian: a small process that lets the guest go on when the tool cannot.
+//!
+//! Owns both halves: [`start`], by which the tool has one before it stops anything, and [`run`],
+//! which that process does. Refuses to own when to stop (`qemu`), and the command line by which the
+//! tool's program becomes a guardian (the caller's).
+//!
+//! A client of QMP that goes away leaves its VM stopped. So another process holds the same connection:
+//!
+//! 1. The tool starts its own program again in a way that leads to [`run`], with one end of a
+//!    socket pair as standard input, and passes the QMP socket over it. It goes on when the guardian
+//!    has answered.
+//! 2. *Before* it sends `stop`, the tool writes a byte: armed. After `cont` was answered it writes
+//!    another: disarmed. A byte is in the guardian's buffer as soon as it is written, so there is no
+//!    moment at which the guest is stopped and the guardian would not know.
+//! 3. While the tool lives, it alone reads and writes the QMP socket; the guardian waits for the pair.
+//! 4. The pair closes when the tool ends, however it ends, or when it drops its end. A guardian that
+//!    is disarmed ends too. One that is armed owns the QMP socket now: it makes QEMU's parser forget
+//!    a half command, passes over half an answer, and asks for the run state. QEMU answers in order, so
+//!    that a `stop` on its way is over by then. If the VM is paused it sends `cont`, until that is
+//!    answered, QEMU ends, or its patience does.
+//!
+//! The guardian is the leader of a session of its own, so that neither Ctrl-C nor a terminal that
+//! closes ends it. Whoever calls [`run`] may ignore SIGTERM too, which a service manager sends to all
+//! of a group.
+
+use std::fmt;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recv, recvmsg, send, sendmsg,
+};
+
+use crate::qmp::{Qmp, QmpError};
+use crate::status::{RunState, run_state};
+use crate::wait::{Deadline, wait_for};
+
+/// The first byte to the guardian, which brings the QMP socket.
+const SOCKET: u8 = b'q';
+/// The guardian's answer.
+const READY: u8 = b'r';
+/// The guest may be stopped from now on.
+const ARMED: u8 = b's';
+/// The guest runs again.
+const DISARMED: u8 = b'c';
+/// Time until `cont` is tried again after QEMU refused it, as it does while a dump is written.
+const RETRY: Duration = Duration::from_millis(200);
+/// Longest time for a guardian that is not needed any more to end.
+const END: Duration = Duration::from_secs(1);
+
+/// The outcome of a guardian's life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The tool ended and had let the guest go on itself.
+    NotNeeded,
+    /// The guest was stopped, and runs again.
+    Resumed,
+    /// The guest was not in the state that `stop` leaves, and nothing was sent.
+    NotStopped(RunState),
+    /// QEMU ended.
+    QemuEnded,
+}
+
+/// Why there is no guardian, or why it could not let the guest go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HoldError {
+    /// The program did not start.
+    #[error("start the process that lets the guest go on: {program}")]
+    Start {
+        /// The program.
+        program: String,
+        /// The error of the host.
+        #[source]
+        source: io::Error,
+    },
+    /// The program started and did not become a guardian.
+    #[error(
+        "have the process that lets the guest go on ready within {0:?}: without it nothing is stopped"
+    )]
+    NotReady(Duration),
+    /// The guardian has ended.
+    #[error("reach the process that lets the guest go on: it has ended: nothing is stopped")]
+    Ended,
+    /// What was passed as a guardian's standard input is not one.
+    #[error(
+        "serve as guardian: standard input is not the tool's socket: this is no command for people"
+    )]
+    NoLink,
+    /// The patience ended.
+    #[error("let the guest go on within {0:?}")]
+    Impatient(Duration),
+    /// QMP failed.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+}
+
+/// A guardian, as the tool sees it. Dropped while it is armed it takes over at once.
+#[derive(Debug)]
+pub struct Guardian {
+    child: Child,
+    link: UnixStream,
+}
+
+/// Starts a guardian for a QMP socket. `command` is a program that calls [`run`] with its standard
+/// input.
+///
+/// # Errors
+/// [`HoldError`]: nothing may be stopped then.
+pub fn start(
+    mut command: Command,
+    socket: BorrowedFd<'_>,
+    within: Duration,
+) -> Result<Guardian, HoldError> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let failed = |source| HoldError::Start { program, source };
+    let (link, theirs) = match UnixStream::pair() {
+        Ok(pair) => pair,
+        Err(error) => return Err(failed(error)),
+    };
+    command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn().map_err(failed)?;
+    // The command keeps the guardian's end open, and with it this end would never see it close.
+    drop(command);
+    let mut guardian = Guardian { child, link };
+    match guardian.pass(socket, within) {
+        Ok(()) => Ok(guardian),
+        Err(error) => {
+            // It is not a guardian, and was told of nothing.
+            let _ = guardian.child.kill();
+            let _ = guardian.child.wait();
+            Err(error)
+        }
+    }
+}
+
+impl Guardian {
+    /// The number of its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn pass(&self, socket: BorrowedFd<'_>, within: Duration) -> Result<(), HoldError> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [socket];
+        // There is room: `cmsg_space` says how much one descriptor takes.
+        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+        let bytes = [IoSlice::new(&[SOCKET])];
+        sendmsg(&self.link, &bytes, &mut ancillary, SendFlags::NOSIGNAL)
+            .map_err(|_| HoldError::Ended)?;
+        let deadline = Deadline::after(within);
+        match wait_for(self.link.as_fd(), PollFlags::IN, deadline) {
+            Ok(true) => match receive(self.link.as_fd()) {
+                Ok(Some(READY)) => Ok(()),
+                _ => Err(HoldError::Ended),
+            },
+            _ => Err(HoldError::NotReady(within)),
+        }
+    }
+
+    /// Has it let the guest go on from now on, should the tool end. Call it before `stop` is sent.
+    ///
+    /// # Errors
+    /// [`HoldError::Ended`].
+    pub fn arm(&mut self) -> Result<(), HoldError> {
+        self.tell(ARMED)
+    }
+
+    /// Has it do nothing, since the guest runs again, and waits for its end.
+    pub fn dismiss(mut self) {
+        // One that has ended needs no word.
+        let _ = self.tell(DISARMED);
+        let _ = self.link.shutdown(Shutdown::Write);
+        let deadline = Deadline::after(END);
+        // Its end of the pair closes when it exits.
+        let _ = wait_for(self.link.as_fd(), PollFlags::IN, deadline);
+        while let Ok(None) = self.child.try_wait() {
+            if deadline.has_passed() {
+                tracing::warn!(pid = self.pid(), "a guardian that is not needed has not ended");
+                return;
+            }
+            sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn tell(&self, byte: u8) -> Result<(), HoldError> {
+        loop {
+            match send(&self.link, &[byte], SendFlags::NOSIGNAL) {
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(_) => return Err(HoldError::Ended),
+            }
+        }
+    }
+}
+
+/// Serves as guardian until the tool has ended and the guest runs. `link` is the standard input that
+/// [`start`] gave to the process; `patience` is the longest time to wait for QEMU after that.
+///
+/// # Errors
+/// [`HoldError`]: the guest may be stopped still.
+pub fn run(link: impl Into<OwnedFd>, patience: Duration) -> Result<Outcome, HoldError> {
+    let link = link.into();
+    // Fails for the leader of a process group, which has been put apart already.
+    let _ = rustix::process::setsid();
+    let socket = receive_socket(link.as_fd())?;
+    send(&link, &[READY], SendFlags::NOSIGNAL).map_err(|_| HoldError::Ended)?;
+    let mut armed = false;
+    // The tool's life bounds this wait.
+    while let Ok(Some(byte)) = receive(link.as_fd()) {
+        armed = byte == ARMED;
+    }
+    if armed { let_go(socket, patience) } else { Ok(Outcome::NotNeeded) }
+}
+
+fn receive_socket(link: BorrowedFd<'_>) -> Result<OwnedFd, HoldError> {
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received =
+        recvmsg(link, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC);
+    let is_socket = received.is_ok_and(|received| received.bytes == 1) && byte == [SOCKET];
+    let descriptor = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    descriptor.filter(|_| is_socket).ok_or(HoldError::NoLink)
+}
+
+/// Receives a byte; `None` when the other end is closed.
+fn receive(link: BorrowedFd<'_>) -> Result<Option<u8>, Errno> {
+    let mut byte = [0];
+    loop {
+        match recv(link, byte.as_mut_slice(), RecvFlags::empty()) {
+            Ok((0, _)) => return Ok(None),
+            Ok(_) => return Ok(Some(byte[0])),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Lets a paused VM go on, over a connection of which nobody knows where it was left.
+fn let_go(socket: OwnedFd, patience: Duration) -> Result<Outcome, HoldError> {
+    let deadline = Deadline::after(patience);
+    let mut qmp = Qmp::adopt(socket);
+    match resume(&mut qmp, patience, deadline) {
+        Err(HoldError::Qmp(QmpError::Closed { .. })) => Ok(Outcome::QemuEnded),
+        result => result,
+    }
+}
+
+fn resume(qmp: &mut Qmp, patience: Duration, deadline: Deadline) -> Result<Outcome, HoldError> {
+    loop {
+        match run_state(qmp, deadline.left()) {
+            Ok(RunState::Paused) => match qmp.execute("cont", deadline.left()) {
+                Ok(_) => return Ok(Outcome::Resumed),
+                Err(QmpError::Command { .. }) => {}
+                Err(error) => return Err(error.into()),
+            },
+            // A dump that somebody else began; it leaves the state that it found.
+            Ok(RunState::SaveVm) | Err(QmpError::Command { .. }) => {}
+            Ok(state) => return Ok(Outcome::NotStopped(state)),
+            Err(error) => return Err(error.into()),
+        }
+        if deadline.has_passed() {
+            return Err(HoldError::Impatient(patience));
+        }
+        sleep(RETRY.min(deadline.left()));
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotNeeded => write!(f, "the guest had been let go on"),
+            Self::Resumed => write!(f, "the guest was let go on"),
+            Self::NotStopped(state) => write!(f, "the guest was left {}", state.name()),
+            Self::QemuEnded => write!(f, "QEMU has ended"),
+        }
+    }
+}

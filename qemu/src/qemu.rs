@@ -1,0 +1,322 @@
+//! A running QEMU.
+//!
+//! Owns the order of a visit: find the monitor and the process, ask whether the VM may be captured, stop
+//! it, and let it go on whatever happens. Refuses to own what its parts do (`qmp`, `status`,
+//! `registers`, `memory_map`, `process_memory`, `find`, `hold`) and what a capture is.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::find::{self, FindError};
+use crate::hold::{self, Guardian, HoldError};
+use crate::memory_map::{self, MapError};
+use crate::process::{Process, ProcessError};
+use crate::process_memory::{MemoryError, ProcessMemory};
+use crate::qmp::{Address, Deadlines, Qmp, QmpError};
+use crate::registers::{self, Cpu, RegistersError};
+use crate::status::{self, Accelerator, Readiness, RunState, StatusError};
+
+/// Why something could not be had of a QEMU. Messages fit after "failed to".
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// QMP failed.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+    /// No monitor was found, or no process.
+    #[error(transparent)]
+    Find(#[from] FindError),
+    /// The process may not be looked at.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// The VM may not be captured.
+    #[error(transparent)]
+    Status(#[from] StatusError),
+    /// The registers are not understood.
+    #[error(transparent)]
+    Registers(#[from] RegistersError),
+    /// The guest's memory is not found.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// The guest's memory may not be read.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// There is no guardian, and nothing was stopped.
+    #[error(transparent)]
+    Hold(#[from] HoldError),
+    /// The sockets of a process are other processes' by now.
+    #[error(
+        "find the monitor of process {pid}: process {peer} listens on {address}: was the socket \
+         taken over by a later QEMU?"
+    )]
+    AnotherPeer {
+        /// The process that was asked for.
+        pid: i32,
+        /// The process that listens.
+        peer: i32,
+        /// The address of the socket.
+        address: Address,
+    },
+    /// `stop` was not answered in time. It is carried out when QEMU comes to it, and the guardian lets
+    /// the guest go on right after.
+    #[error(
+        "stop the VM within {waited:?}: QEMU waits for its disks, or is stuck; process {guardian} \
+         lets the guest go on as soon as QEMU answers"
+    )]
+    StopUnanswered {
+        /// The time that `stop` had.
+        waited: Duration,
+        /// The number of the guardian's process.
+        guardian: u32,
+    },
+}
+
+/// A running QEMU, by its monitor and its process. Nothing is stopped by having one.
+#[derive(Debug)]
+pub struct Qemu {
+    qmp: Qmp,
+    process: Process,
+    deadlines: Deadlines,
+}
+
+impl Qemu {
+    /// The QEMU whose monitor is at `address`. Its process is the one that listens there.
+    ///
+    /// # Errors
+    /// [`Error::Qmp`], [`Error::Find`] or [`Error::Process`].
+    pub fn open(address: &Address, deadlines: Deadlines) -> Result<Self, Error> {
+        let qmp = Qmp::connect(address, &deadlines)?;
+        let process = Process::open(find::peer(qmp.socket())?)?;
+        Ok(Self { qmp, process, deadlines })
+    }
+
+    /// The QEMU that is the process `pid` and has its monitor at `address`, for a socket on which another
+    /// process listened before it was QEMU's, as libvirt does. That both belong together shows in
+    /// [`memory`](Self::memory).
+    ///
+    /// # Errors
+    /// [`Error::Qmp`] or [`Error::Process`].
+    pub fn open_both(address: &Address, pid: i32, deadlines: Deadlines) -> Result<Self, Error> {
+        let process = Process::open(pid)?;
+        Ok(Self { qmp: Qmp::connect(address, &deadlines)?, process, deadlines })
+    }
+
+    /// The QEMU that is the process of that number, by the first of its monitors that is free.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), of the last monitor that was tried; [`Error::AnotherPeer`].
+    pub fn open_pid(pid: i32, deadlines: Deadlines) -> Result<Self, Error> {
+        let process = Process::open(pid)?;
+        let mut last = Error::Find(FindError::NoMonitor(pid));
+        for address in find::addresses(&process)? {
+            match Qmp::connect(&address, &deadlines) {
+                Ok(qmp) => match find::peer(qmp.socket())? {
+                    peer if peer == pid => return Ok(Self { qmp, process, deadlines }),
+                    peer => last = Error::AnotherPeer { pid, peer, address },
+                },
+                Err(error) => last = error.into(),
+            }
+        }
+        Err(last)
+    }
+
+    /// The process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// The connection, for commands that this crate has no method for.
+    pub fn qmp(&mut self) -> &mut Qmp {
+        &mut self.qmp
+    }
+
+    /// The run state of the VM.
+    ///
+    /// # Errors
+    /// [`Error::Qmp`].
+    pub fn run_state(&mut self) -> Result<RunState, Error> {
+        Ok(status::run_state(&mut self.qmp, self.deadlines.command)?)
+    }
+
+    /// Readiness for a capture. A VM that something else works on, or whose memory is encrypted, is
+    /// refused.
+    ///
+    /// # Errors
+    /// [`Error::Status`].
+    pub fn readiness(&mut self) -> Result<Readiness, Error> {
+        let within = self.deadlines.command;
+        let readiness = status::readiness(&mut self.qmp, within)?;
+        status::refuse_encrypted(&mut self.qmp, within)?;
+        Ok(readiness)
+    }
+
+    /// The accelerator, for people; nothing depends on it.
+    ///
+    /// # Errors
+    /// [`Error::Qmp`].
+    pub fn accelerator(&mut self) -> Result<Accelerator, Error> {
+        Ok(status::accelerator(&mut self.qmp, self.deadlines.command)?)
+    }
+
+    /// The number of vCPUs. Where a CPU was unplugged, numbers of later ones are not below it.
+    ///
+    /// # Errors
+    /// [`Error::Qmp`].
+    pub fn vcpus(&mut self) -> Result<u32, Error> {
+        Ok(status::vcpus(&mut self.qmp, self.deadlines.command)?)
+    }
+
+    /// The registers of every vCPU. Of a running VM they are of one moment each, at most some
+    /// microseconds apart; each vCPU stops for as long as its own are read.
+    ///
+    /// # Errors
+    /// [`Error::Qmp`] or [`Error::Registers`].
+    pub fn states(&mut self) -> Result<Vec<Cpu>, Error> {
+        let text = self.qmp.human("info registers -a", self.deadlines.command)?;
+        Ok(registers::parse(&text)?)
+    }
+
+    /// The guest's memory as it lies in the process now. Make it before a stop: it takes a dozen
+    /// commands, and it stays right until memory is plugged or, below 1 MiB, until firmware is done.
+    ///
+    /// # Errors
+    /// [`Error::Map`] or [`Error::Memory`].
+    pub fn memory(&mut self) -> Result<ProcessMemory, Error> {
+        let ranges = memory_map::ask(&mut self.qmp, self.deadlines.command)?;
+        Ok(ProcessMemory::open(&self.process, ranges)?)
+    }
+
+    /// Stops the VM, unless it is stopped already. `guardian` is a command that leads to
+    /// [`hold::run`]; it is not started for a VM that is stopped already. Have [`states`](Self::states) and
+    /// [`memory`](Self::memory) first: they need no stop, and can still be had when this fails.
+    ///
+    /// A VM that stops by itself between the query and `stop`, because its guest panics for one, is
+    /// left as it is. A client that stops it in that moment cannot be told from this one.
+    ///
+    /// # Errors
+    /// [`Error::Status`] or [`Error::Hold`]: nothing was stopped. [`Error::StopUnanswered`]: the connection was
+    /// left to the guardian, and every later command on it fails. [`Error::Qmp`]: `stop` was refused, or
+    /// QEMU has ended.
+    pub fn stop(&mut self, guardian: Command) -> Result<Stopped<'_>, Error> {
+        if let Readiness::Stopped(state) = self.readiness()? {
+            return Ok(Stopped { qemu: self, guardian: None, state, since: Instant::now() });
+        }
+        let within = self.deadlines.command;
+        let mut guardian = hold::start(guardian, self.qmp.socket(), within)?;
+        guardian.arm()?;
+        let since = Instant::now();
+        match self.stop_and_look() {
+            Ok(RunState::Paused) => {
+                Ok(Stopped { qemu: self, guardian: Some(guardian), state: RunState::Paused, since })
+            }
+            Ok(state) => {
+                guardian.dismiss();
+                Ok(Stopped { qemu: self, guardian: None, state, since })
+            }
+            Err(error) => Err(self.give_up(guardian, error)),
+        }
+    }
+
+    fn stop_and_look(&mut self) -> Result<RunState, QmpError> {
+        self.qmp.execute("stop", self.deadlines.stop)?;
+        status::run_state(&mut self.qmp, self.deadlines.stop)
+    }
+
+    /// The error of a `stop` that failed. Unless QEMU said itself that nothing was stopped, the
+    /// guardian sees to it.
+    fn give_up(&mut self, guardian: Guardian, error: QmpError) -> Error {
+        if let QmpError::Command { .. } = error {
+            guardian.dismiss();
+            return error.into();
+        }
+        let pid = guardian.pid();
+        self.qmp.hand_over();
+        drop(guardian);
+        match error {
+            QmpError::NoAnswer { waited, .. } => Error::StopUnanswered { waited, guardian: pid },
+            error => error.into(),
+        }
+    }
+}
+
+/// A VM that stands still. Dropped, it goes on if it was running before.
+#[derive(Debug)]
+pub struct Stopped<'a> {
+    qemu: &'a mut Qemu,
+    /// There is one exactly while the VM has to be let go on.
+    guardian: Option<Guardian>,
+    state: RunState,
+    since: Instant,
+}
+
+/// The outcome of letting a VM go on.
+#[derive(Debug)]
+pub enum Released {
+    /// It runs again.
+    Resumed {
+        /// The time from before `stop` was sent until `cont` was answered.
+        pause: Duration,
+    },
+    /// It had been stopped before, or stopped by itself, and was left so.
+    LeftStopped,
+    /// `cont` failed or was not answered; the guardian goes on with it. Every later command on the
+    /// connection fails.
+    HandedOver {
+        /// The number of the guardian's process.
+        guardian: u32,
+        /// The error of `cont`.
+        error: QmpError,
+    },
+}
+
+impl Stopped<'_> {
+    /// The run state: [`RunState::Paused`] for a VM that this stopped.
+    pub fn run_state(&self) -> &RunState {
+        &self.state
+    }
+
+    /// True when this stopped the VM and has to let it go on.
+    pub fn is_ours(&self) -> bool {
+        self.guardian.is_some()
+    }
+
+    /// The time since before `stop` was sent.
+    pub fn elapsed(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// The QEMU, for its registers. Do not send `cont` by it.
+    pub fn qemu(&mut self) -> &mut Qemu {
+        self.qemu
+    }
+
+    /// Lets the VM go on if it was running before, and says how that went.
+    pub fn release(mut self) -> Released {
+        self.let_go()
+    }
+
+    fn let_go(&mut self) -> Released {
+        let Some(guardian) = self.guardian.take() else { return Released::LeftStopped };
+        match self.qemu.qmp.execute("cont", self.qemu.deadlines.command) {
+            Ok(_) => {
+                let pause = self.since.elapsed();
+                guardian.dismiss();
+                Released::Resumed { pause }
+            }
+            Err(error) => {
+                let pid = guardian.pid();
+                self.qemu.qmp.hand_over();
+                drop(guardian);
+                Released::HandedOver { guardian: pid, error }
+            }
+        }
+    }
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        if let Released::HandedOver { guardian, error } = self.let_go() {
+            tracing::warn!(guardian, %error, "the guest is let go on by its guardian");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The guest goes on when the tool cannot see to it: a scripted QEMU, and real guardians.
+
+mod common;
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use common::*;
+use nmiscope_qemu::{Error, Qemu, Released, RunState, hold};
+use serde_json::json;
+
+#[test]
+fn guardian_process() {
+    serve_as_guardian();
+}
+
+fn open<T: Send + 'static>(script: impl FnOnce(Peer) -> T + Send + 'static) -> (Fake<T>, Qemu) {
+    let fake = Fake::start(script);
+    let qemu = Qemu::open(&fake.address, deadlines()).expect("a monitor");
+    (fake, qemu)
+}
+
+/// Plays QEMU up to an answered `stop`.
+fn stops(peer: &mut Peer) {
+    peer.negotiate();
+    let command = peer.answer_queries();
+    assert_eq!(command["execute"], "stop");
+    peer.answer(&command, json!({}));
+    let command = peer.command();
+    assert_eq!(command["execute"], "query-status");
+    peer.answer(&command, status("paused"));
+}
+
+#[test]
+fn a_released_vm_needs_no_guardian() {
+    let (fake, mut qemu) = open(|mut peer| {
+        stops(&mut peer);
+        let command = peer.command();
+        assert_eq!(command["execute"], "cont");
+        peer.answer(&command, json!({}));
+        peer.command()
+    });
+    let stopped = qemu.stop(guardian()).expect("a stopped VM");
+    assert!(stopped.is_ours());
+    assert!(matches!(stopped.release(), Released::Resumed { .. }));
+    drop(qemu);
+    // The guardian has not said a word.
+    assert!(fake.end().is_null());
+}
+
+#[test]
+fn a_vm_that_was_stopped_before_is_not_touched() {
+    let (fake, mut qemu) = open(|mut peer| {
+        peer.negotiate();
+        let command = peer.command();
+        peer.answer(&command, status("prelaunch"));
+        peer.answer_queries()
+    });
+    let nobody = Command::new("/nonexistent/guardian");
+    let stopped = qemu.stop(nobody).expect("a stopped VM");
+    assert_eq!((stopped.is_ours(), stopped.run_state()), (false, &RunState::PreLaunch));
+    assert!(matches!(stopped.release(), Released::LeftStopped));
+    drop(qemu);
+    assert!(fake.end().is_null());
+}
+
+#[test]
+fn a_guest_that_panics_before_the_stop_stays_as_it_is() {
+    let (fake, mut qemu) = open(|mut peer| {
+        peer.negotiate();
+        let command = peer.answer_queries();
+        peer.answer(&command, json!({}));
+        let command = peer.command();
+        peer.answer(&command, status("guest-panicked"));
+        peer.command()
+    });
+    let stopped = qemu.stop(guardian()).expect("a stopped VM");
+    assert_eq!((stopped.is_ours(), stopped.run_state()), (false, &RunState::GuestPanicked));
+    drop(stopped);
+    drop(qemu);
+    assert!(fake.end().is_null());
+}
+
+#[test]
+fn nothing_is_stopped_without_a_guardian() {
+    for program in ["/nonexistent/guardian", "false"] {
+        let (fake, mut qemu) = open(|mut peer| {
+            peer.negotiate();
+            peer.answer_queries()
+        });
+        let error = qemu.stop(Command::new(program)).expect_err("no guardian");
+        assert!(matches!(error, Error::Hold(_)), "{error}");
+        drop(qemu);
+        assert!(fake.end().is_null());
+    }
+}
+
+#[test]
+fn a_stop_without_an_answer_is_undone_by_the_guardian() {
+    let (fake, mut qemu) = open(|mut peer| {
+        peer.negotiate();
+        let stop = peer.answer_queries();
+        assert_eq!(stop["execute"], "stop");
+        // The disks hang for longer than the tool waits; then all is answered in order.
+        let query = peer.command();
+        peer.answer(&stop, json!({}));
+        assert_eq!(query["execute"], "query-status");
+        peer.answer(&query, status("paused"));
+        let cont = peer.command();
+        peer.answer(&cont, json!({}));
+        cont["execute"].clone()
+    });
+    let error = qemu.stop(guardian()).expect_err("no answer");
+    assert!(matches!(error, Error::StopUnanswered { .. }), "{error}");
+    assert!(matches!(qemu.states(), Err(Error::Qmp(_))), "the connection is the guardian's");
+    drop(qemu);
+    assert_eq!(fake.end(), "cont");
+}
+
+#[test]
+fn a_cont_that_is_refused_is_tried_again() {
+    let (fake, mut qemu) = open(|mut peer| {
+        stops(&mut peer);
+        let refused = json!({ "class": "GenericError", "desc": "There is a dump in process" });
+        let command = peer.command();
+        peer.line(json!({ "error": refused, "id": command["id"] }));
+        for state in ["save-vm", "paused"] {
+            let command = peer.command();
+            assert_eq!(command["execute"], "query-status");
+            peer.answer(&command, status(state));
+        }
+        let command = peer.command();
+        peer.answer(&command, json!({}));
+        command["execute"].clone()
+    });
+    let stopped = qemu.stop(guardian()).expect("a stopped VM");
+    assert!(matches!(stopped.release(), Released::HandedOver { .. }));
+    assert_eq!(fake.end(), "cont");
+}
+
+#[test]
+fn half_an_answer_that_the_tool_left_is_passed_over() {
+    let (tool, qemu) = UnixStream::pair().expect("a pair");
+    let mut peer = Peer::new(qemu);
+    let mut held = hold::start(guardian(), std::os::fd::AsFd::as_fd(&tool), PATIENCE).expect("one");
+    held.arm().expect("a guardian");
+    peer.say("us\": \"running\"}, \"id\": \"nmiscope-7\"}\r\n{\"event\": \"STOP\"}\r\n");
+    drop(tool);
+    drop(held);
+    let command = peer.command();
+    assert_eq!(command["execute"], "query-status");
+    peer.answer(&command, status("paused"));
+    let command = peer.command();
+    assert_eq!(command["execute"], "cont");
+    peer.answer(&command, json!({}));
+    assert!(peer.command().is_null());
+}
+
+#[test]
+fn a_person_cannot_be_a_guardian() {
+    let (link, other) = UnixStream::pair().expect("a pair");
+    drop(other);
+    assert!(matches!(hold::run(OwnedFd::from(link), PATIENCE), Err(hold::HoldError::NoLink)));
+    let null = std::fs::File::open("/dev/null").expect("a file");
+    assert!(matches!(hold::run(OwnedFd::from(null), PATIENCE), Err(hold::HoldError::NoLink)));
+}

@@ -1,0 +1,188 @@
+//! Guest memory by the process beside QEMU's own `pmemsave`, and memory that nobody touched.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+
+use nmiscope_machine::{PhysicalAddress, PhysicalMemory as _, ReadError};
+use nmiscope_qemu::ProcessMemory;
+
+use crate::common::guardian;
+use crate::vm::{Vm, pmemsave};
+
+const CHUNK: usize = 64 << 10;
+
+/// Numbers that are the same in every run (Marsaglia's xorshift64).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+/// Addresses within ranges, with both ends of each among them.
+fn addresses(memory: &ProcessMemory, length: usize) -> Vec<u64> {
+    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    let mut addresses = Vec::new();
+    for range in memory.ranges() {
+        let Some(last) = range.length.checked_sub(length as u64) else { continue };
+        addresses.extend([range.start.0, range.start.0 + last]);
+        addresses.extend((0..8).map(|_| range.start.0 + numbers.below(last + 1)));
+    }
+    addresses
+}
+
+fn equals_pmemsave(vm: &Vm) {
+    let mut qemu = vm.open();
+    let memory = qemu.memory().expect("memory");
+    let mut stopped = qemu.stop(guardian()).expect("a stopped VM");
+    let mut bytes = vec![0xaa; CHUNK];
+    let mut with_content = 0;
+    for address in addresses(&memory, CHUNK) {
+        memory.read(PhysicalAddress(address), &mut bytes).expect("memory");
+        let expected = pmemsave(stopped.qemu().qmp(), address, CHUNK, &vm.path("memory"));
+        assert!(bytes == expected, "64 KiB at {address:#x} differ");
+        with_content += usize::from(bytes.iter().any(|&byte| byte != 0));
+    }
+    assert!(with_content > 3, "{with_content} chunks are not zero");
+}
+
+#[test]
+#[ignore = "needs qemu-system-x86_64"]
+fn memory_of_every_layout_is_that_of_pmemsave() {
+    let accelerator = ["-accel", "tcg", "-cpu", "max", "-smp", "2"];
+    let layouts: [&[&str]; 5] = [
+        &["-M", "pc", "-m", "64M"],
+        &["-M", "q35", "-m", "6G"],
+        &["-M", "q35,memory-backend=m", "-m", "3G", "-object", "memory-backend-memfd,id=m,size=3G"],
+        &[
+            "-M",
+            "pc,memory-backend=m",
+            "-m",
+            "4G",
+            "-object",
+            "memory-backend-ram,id=m,size=4G,share=on",
+        ],
+        &[
+            "-M",
+            "q35",
+            "-m",
+            "6G",
+            "-object",
+            "memory-backend-ram,id=a,size=1G",
+            "-object",
+            "memory-backend-memfd,id=b,size=5G,share=off",
+            "-numa",
+            "node,memdev=a",
+            "-numa",
+            "node,memdev=b",
+        ],
+    ];
+    for layout in layouts {
+        equals_pmemsave(&Vm::guest("abba-deadlock", &[&accelerator, layout].concat()));
+    }
+}
+
+#[test]
+#[ignore = "needs qemu-system-x86_64"]
+fn memory_of_a_file_is_that_of_pmemsave() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for share in ["on", "off"] {
+        let path = directory.path().join(share).display().to_string();
+        let object = format!("memory-backend-file,id=m,size=256M,mem-path={path},share={share}");
+        let arguments =
+            ["-M", "q35,memory-backend=m", "-m", "256M", "-cpu", "max", "-object", &object];
+        equals_pmemsave(&Vm::guest("idle", &arguments));
+    }
+}
+
+#[test]
+#[ignore = "needs qemu-system-x86_64"]
+fn a_file_that_backs_memory_privately_is_read_where_the_guest_has_not_written() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("memory");
+    let pattern: Vec<u8> = (0..64 << 20).map(|index: u32| (index / 4096) as u8).collect();
+    fs::write(&path, &pattern).expect("a file");
+    let object = format!("memory-backend-file,id=m,size=64M,mem-path={},share=off", path.display());
+    let arguments = ["-M", "q35,memory-backend=m", "-m", "64M", "-object", &object, "-S"];
+    let vm = Vm::start(&arguments);
+    let memory = vm.open().memory().expect("memory");
+    let mut bytes = vec![0; 1 << 20];
+    memory.read(PhysicalAddress(32 << 20), &mut bytes).expect("memory");
+    assert!(bytes == pattern[32 << 20..33 << 20]);
+}
+
+/// Memory of QEMU's memfd in KiB: pages that were allocated without being mapped are in no RSS.
+fn memfd_kib(vm: &Vm) -> u64 {
+    let mut kib = 0;
+    for entry in fs::read_dir(format!("/proc/{}/fd", vm.pid())).expect("a directory").flatten() {
+        let is_memfd = fs::read_link(entry.path())
+            .is_ok_and(|target| target.to_string_lossy().starts_with("/memfd:memory-backend"));
+        if is_memfd {
+            kib += fs::metadata(entry.path()).expect("a file").blocks() / 2;
+        }
+    }
+    kib
+}
+
+/// Reads 1 MiB of each 64 MiB, and every first byte of a page in the last 64 MiB.
+fn read_widely(memory: &ProcessMemory) {
+    let mut bytes = vec![0; 1 << 20];
+    let range = memory.ranges().last().expect("a range");
+    for offset in (0..range.length).step_by(64 << 20) {
+        memory.read(PhysicalAddress(range.start.0 + offset), &mut bytes).expect("memory");
+        assert!(bytes.iter().all(|&byte| byte == 0));
+    }
+    let end = range.start.0 + range.length;
+    for address in (end - (64 << 20)..end).step_by(4096) {
+        memory.read(PhysicalAddress(address), &mut bytes[..1]).expect("memory");
+    }
+}
+
+#[test]
+#[ignore = "needs qemu-system-x86_64"]
+fn reading_memory_that_the_guest_never_touched_allocates_none() {
+    let backends = [
+        "memory-backend-memfd,id=m,size=8G,share=on",
+        "memory-backend-memfd,id=m,size=8G,share=off",
+        "memory-backend-ram,id=m,size=8G,share=on",
+        "memory-backend-ram,id=m,size=8G,share=off",
+    ];
+    for backend in backends {
+        let arguments = ["-M", "q35,memory-backend=m", "-m", "8G", "-object", backend, "-S"];
+        let vm = Vm::start(&arguments);
+        let memory = vm.open().memory().expect("memory");
+        let before = (vm.kib("VmRSS:"), memfd_kib(&vm));
+        read_widely(&memory);
+        let after = (vm.kib("VmRSS:"), memfd_kib(&vm));
+        assert!(after.0 <= before.0 + 8192, "{backend}: RSS was {before:?}, is {after:?} KiB");
+        assert!(after.1 <= before.1 + 8192, "{backend}: was {before:?}, is {after:?} KiB");
+    }
+}
+
+#[test]
+#[ignore = "needs qemu-system-x86_64"]
+fn a_hole_is_no_memory() {
+    let vm = Vm::start(&["-M", "q35", "-m", "64M", "-S"]);
+    let memory = vm.open().memory().expect("memory");
+    let mut bytes = [0; 16];
+    for address in [64 << 20, (64 << 20) - 8, 0xb000_0000, u64::MAX - 4] {
+        let result = memory.read(PhysicalAddress(address), &mut bytes);
+        assert!(matches!(result, Err(ReadError::Unbacked { .. })), "{address:#x}: {result:?}");
+    }
+    memory.read(PhysicalAddress((64 << 20) - 16), &mut bytes).expect("the last bytes");
+}
+
+#[test]
+#[ignore = "needs qemu-system-x86_64"]
+fn the_memory_of_a_qemu_that_has_ended_is_an_error() {
+    let vm = Vm::start(&["-M", "q35", "-m", "64M", "-cpu", "max"]);
+    let qemu_memory = vm.open().memory().expect("memory");
+    let firmware = qemu_memory.ranges().last().expect("a range").start;
+    drop(vm);
+    let result = qemu_memory.read(firmware, &mut [0; 16]);
+    assert!(matches!(result, Err(ReadError::Target { .. })), "{result:?}");
+}

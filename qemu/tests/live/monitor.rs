@@ -1,0 +1,212 @@
+//! Finding monitors, and monitors that are taken or stuck.
+
+use std::process::Command;
+use std::time::Duration;
+
+use nmiscope_qemu::{
+    Accelerator, Deadlines, Error, FindError, MemoryError, Qemu, QmpError, Readiness, Released,
+    RunState,
+};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::common::guardian;
+use crate::vm::{Vm, is_no_answer, patient, run_state, wait_until};
+
+fn hasty() -> Deadlines {
+    let short = Duration::from_millis(300);
+    Deadlines { connect: short, greeting: short, command: short, stop: short }
+}
+
+#[test]
+#[ignore = "needs qemu-system-x86_64"]
+fn a_qemu_is_found_by_its_socket_and_by_its_number() {
+    let vm = Vm::start(&["-M", "pc", "-m", "64M", "-S"]);
+    assert_eq!(vm.open().process().pid(), vm.pid());
+    let mut qemu = Qemu::open_pid(vm.pid(), patient()).expect("a monitor");
+    assert_eq!(qemu.readiness().expect("ready"), Readiness::Stopped(RunState::PreLaunch));
+    assert_eq!(qemu.accelerator().expect("an accelerator"), Accelerator::Other);
+    assert_eq!(qemu.vcpus().expect("a number"), 1);
+    drop(qemu);
+    Qemu::open_both(&vm.address(), vm.pid(), patient()).expect("a monitor");
+}
+
+#[test]
+#[ignore = "needs qemu-system-x86_64"]
+fn a_monitor_and_a_process_that_do_not_belong_together_are_found_out() {
+    let [one, other] = [(); 2].map(|()| Vm::start(&["-M", "pc", "-m", "64M", "-S"]));
+    let mut qemu = Qemu::open_both(&one.address(), other.pid(), patient()).expect("a monitor");
+    let error = qemu.memory().expect_err("another's memory");
+    assert!(matches!(error, Error::Memory(MemoryError::Elsewhere { .. })), "{error}");
+}
+
+#[test]
+#[ignore = "needs qemu-system-x86_64"]
+fn a_monitor_at_a_relative_path_or_an_abstract_name_is_found() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let name = format!("nmiscope-test-{}", std::process::id());
+    for monitor in [
+        "unix:a.qmp,server=on,wait=off".to_owned(),
+        format!("unix:{name},server=on,wait=off,abstract=on"),
+    ] {
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-display", "none", "-nodefaults", "-S", "-qmp", &monitor]);
+        let mut child = qemu.current_dir(&directory).spawn().expect("QEMU starts");
+        let pid = child.id().try_into().expect("a number");
+        wait_until("the monitor is found", || Qemu::open_pid(pid, hasty()).is_ok());
+        child.kill().expect("QEMU ends");
+        child.wait().expect("QEMU ends");
+    }
+}
+
+#[test]
+#[ignore = "needs qemu-system-x86_64 and root"]
+fn a_monitor_in_another_mount_namespace_is_found() {
+    let script = "mount -t tmpfs none /mnt && exec qemu-system-x86_64 -display none -nodefaults -S \
+                  -qmp unix:/mnt/nmiscope.qmp,server=on,wait=off";
+    let mut unshare = Command::new("unshare");
+    let mut child = unshare.args(["-m", "sh", "-c", script]).spawn().expect("QEMU starts");
+    let pid = child.id().try_into().expect("a number");
+    wait_until("the monitor is found", || Qemu::open_pid(pid, hasty()).is_ok());
+    child.kill().and_then(|()| child.wait()).expect("QEMU ends");
+}
+
+#[test]
+#[ignore = "needs qemu-system-x86_64"]
+fn a_process_without_a_monitor_says_what_to_add() {
+    let mut child = Command::new("sleep").arg("60").spawn().expect("a process");
+    let error = Qemu::open_pid(child.id() as i32, hasty()).expect_err("no QEMU");
+    assert!(matches!(error, Error::Find(FindError::NotQemu { .. })), "{error}");
+    child.kill().and_then(|()| child.wait()).expect("the process ends");
+    let mut qemu = Command::new("qemu-system-x86_64");
+    let mut child = qemu.args(["-display", "none", "-S"]).spawn().expect("QEMU starts");
+    let error = Qemu::open_pid(child.id() as i32, hasty()).expect_err("no monitor");
+    assert!(error.to_string().contains("-qmp unix:PATH"), "{error}");
+    child.kill().and_then(|()| child.wait()).expect("QEMU ends");
+}
+
+#[test]
+#[ignore = "needs qemu-system-x86_64"]
+fn a_second_client_learns_that_the_monitor_is_held() {
+    let vm = Vm::start(&["-M", "pc", "-m", "64M", "-S"]);
+    let first = vm.open();
+    // The backlog takes two more; the next are not even accepted.
+    for _ in 0..4 {
+        let error = Qemu::open(&vm.address(), hasty()).expect_err("held");
+        assert!(matches!(error, Error::Qmp(QmpError::NoGreeting { .. })), "{error}");
+    }
+    // By its number the second monitor does.
+    let second = Qemu::open_pid(vm.pid(), hasty()).expect("a free monitor");
+    let error = Qemu::open_pid(vm.pid(), hasty()).expect_err("both are held");
+    assert!(matches!(error, Error::Qmp(QmpError::NoGreeting { .. })), "{error}");
+    drop((first, second));
+    vm.open();
+}
+
+#[test]
+#[ignore = "needs qemu-system-x86_64"]
+fn a_qemu_that_is_itself_stopped_is_left_running_when_it_goes_on() {
+    let vm = Vm::guest("idle", &["-M", "pc", "-m", "64M", "-cpu", "max"]);
+    let mut qemu = Qemu::open(&vm.address(), hasty()).expect("a monitor");
+    let memory = qemu.memory().expect("memory");
+    let pid = Pid::from_raw(vm.pid()).expect("a number");
+    kill_process(pid, Signal::STOP).expect("a signal");
+    // Its memory can be read all the same.
+    use nmiscope_machine::{PhysicalAddress, PhysicalMemory as _};
+    memory.read(PhysicalAddress(1 << 20), &mut [0; 4096]).expect("memory");
+    let error = qemu.run_state().expect_err("no answer");
+    assert!(matches!(&error, Error::Qmp(error) if is_no_answer(error)), "{error}");
+    let error = qemu.stop(guardian()).expect_err("no answer");
+    assert!(matches!(error, Error::Status(_) | Error::Qmp(_)), "nothing was stopped: {error}");
+    kill_process(pid, Signal::CONT).expect("a signal");
+    let mut second = vm.second();
+    assert_eq!(run_state(&mut second), RunState::Running);
+    // The late answers do no harm.
+    wait_until("QEMU answers again", || qemu.run_state().is_ok());
+    let stopped = qemu.stop(guardian()).expect("a stopped VM");
+    assert_eq!(run_state(&mut second), RunState::Paused);
+    assert!(matches!(stopped.release(), Released::Resumed { .. }));
+    assert_eq!(run_state(&mut second), RunState::Running);
+}
+
+#[test]
+#[ignore = "needs qemu-system-x86_64"]
+fn a_guest_that_was_stopped_before_stays_stopped() {
+    let vm = Vm::guest("idle", &["-M", "pc", "-m", "64M", "-cpu", "max"]);
+    let mut second = vm.second();
+    second.execute("stop", crate::common::PATIENCE).expect("a stop");
+    let mut qemu = vm.open();
+    let stopped = qemu.stop(guardian()).expect("a stopped VM");
+    assert!(!stopped.is_ours());
+    assert!(matches!(stopped.release(), Released::LeftStopped));
+    drop(qemu);
+    assert_eq!(run_state(&mut second), RunState::Paused);
+}
+
+#[test]
+#[ignore = "needs qemu-system-x86_64"]
+fn a_stop_that_waits_for_a_hung_disk_is_undone() {
+    // A disk that takes 5 s for each request, and firmware that reads its first sector.
+    let disk = "driver=null-co,node-name=slow,latency-ns=5000000000,read-zeroes=on";
+    let device = ["-blockdev", disk, "-device", "virtio-blk,drive=slow"];
+    let vm = Vm::start(&[&["-M", "pc", "-m", "64M", "-cpu", "max"][..], &device].concat());
+    let mut second = vm.second();
+    let deadlines = Deadlines { stop: hasty().stop, ..patient() };
+    let mut qemu = Qemu::open(&vm.address(), deadlines).expect("a monitor");
+    let mut error = None;
+    wait_until("a stop meets a request in flight", || {
+        error = qemu.stop(guardian()).err();
+        error.is_some()
+    });
+    assert!(matches!(error, Some(Error::StopUnanswered { .. })), "{error:?}");
+    drop(qemu);
+    second.take_events();
+    // QEMU answers nobody until the request is done.
+    let mut events = Vec::new();
+    wait_until("the guest was let go on", || {
+        let runs = run_state(&mut second) == RunState::Running;
+        events.extend(second.take_events());
+        runs && events.last().is_some_and(|event| event.name == "RESUME")
+    });
+}
+
+/// Prints the times that the documentation of `attach` quotes.
+#[test]
+#[ignore = "needs qemu-system-x86_64; prints times"]
+fn times_of_a_visit() {
+    use std::time::Instant;
+    for accelerator in ["tcg", "kvm"] {
+        let arguments =
+            ["-M", "q35", "-m", "64M", "-smp", "4", "-cpu", "max", "-accel", accelerator];
+        let vm = Vm::guest("idle", &arguments);
+        let mut qemu = vm.open();
+        let begin = Instant::now();
+        let memory = qemu.memory().expect("memory");
+        println!("{accelerator}: map of memory: {:?}", begin.elapsed());
+        for _ in 0..5 {
+            let begin = Instant::now();
+            qemu.qmp().execute("stop", crate::common::PATIENCE).expect("stop");
+            let bare = qemu.qmp().human("info registers -a", crate::common::PATIENCE);
+            bare.expect("registers");
+            qemu.qmp().execute("cont", crate::common::PATIENCE).expect("cont");
+            let bare = begin.elapsed();
+            let begin = Instant::now();
+            let mut stopped = qemu.stop(guardian()).expect("a stopped VM");
+            let all = begin.elapsed() - stopped.elapsed();
+            stopped.qemu().states().expect("registers");
+            let Released::Resumed { pause } = stopped.release() else { panic!("not resumed") };
+            println!("{accelerator}: bare {bare:?}, guarded {pause:?}, before the stop {all:?}");
+        }
+        use nmiscope_machine::{PhysicalAddress, PhysicalMemory as _};
+        let mut bytes = vec![0; 1 << 20];
+        for _ in 0..3 {
+            let begin = Instant::now();
+            memory.read(PhysicalAddress(2 << 20), &mut bytes).expect("memory");
+            let large = begin.elapsed();
+            let begin = Instant::now();
+            for index in 0..1000 {
+                memory.read_u64(PhysicalAddress((2 << 20) + index * 4096)).expect("memory");
+            }
+            println!("{accelerator}: 1 MiB {large:?}, a word {:?}", begin.elapsed() / 1000);
+        }
+    }
+}

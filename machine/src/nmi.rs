@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::outcome::Outcome;
 
-/// Where a vCPU stands with NMIs and interrupts.
+/// Where a vCPU stands with NMIs and interrupts. False is also what a target has that cannot tell: of
+/// QEMU's monitor only the interrupt shadow is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NmiState {
     /// An NMI has been sent and not yet been delivered.

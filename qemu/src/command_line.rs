@@ -137,6 +137,8 @@ fn split_commas(text: &[u8]) -> Vec<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn of(line: &str) -> Vec<Monitor> {
@@ -181,6 +183,22 @@ mod tests {
             "qemu -mon chardev=gone,mode=control",
         ] {
             assert!(matches!(of(line)[..], [Monitor::Elsewhere(_)]), "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_command_line_is_parsed(words in prop::collection::vec(
+            prop_oneof![
+                Just("-qmp".to_owned()),
+                Just("-mon".to_owned()),
+                Just("-chardev".to_owned()),
+                "(unix:|socket,|chardev:|id=|path=|chardev=|mode=control|,|=|/|[a-z])*",
+            ],
+            0..8,
+        )) {
+            let words: Vec<Vec<u8>> = words.into_iter().map(String::into_bytes).collect();
+            monitors(&words);
         }
     }
 

@@ -12,7 +12,10 @@
 //! 2. *Before* it sends `stop`, the tool writes a byte: armed. After `cont` was answered it writes
 //!    another: disarmed. A byte is in the guardian's buffer as soon as it is written, so there is no
 //!    moment at which the guest is stopped and the guardian would not know.
-//! 3. While the tool lives, it alone reads and writes the QMP socket; the guardian waits for the pair.
+//! 3. While the tool lives, it alone reads the QMP socket; the guardian waits for the pair. Only when the
+//!    guest was not let go on within the longest pause, because somebody stopped the tool itself with
+//!    Ctrl-Z for one, the guardian sends `cont`, whose answer the tool drops by its id, and sends it again
+//!    after each such time.
 //! 4. The pair closes when the tool ends, however it ends, or when it drops its end. A guardian that
 //!    is disarmed ends too. One that is armed owns the QMP socket now: it makes QEMU's parser forget
 //!    a half command, passes over half an answer, and asks for the run state. QEMU answers in order, so
@@ -48,10 +51,12 @@ use crate::wait::{Deadline, wait_for};
 const SOCKET: u8 = b'q';
 /// The guardian's answer.
 const READY: u8 = b'r';
-/// The guest may be stopped from now on.
+/// The guest may be stopped from now on; the longest pause follows, in ms.
 const ARMED: u8 = b's';
 /// The guest runs again.
 const DISARMED: u8 = b'c';
+/// The length of a message to the guardian: a kind and a little-endian number of 32 bits.
+const MESSAGE: usize = 5;
 /// Time until `cont` is tried again after QEMU refused it, as it does while a dump is written.
 const RETRY: Duration = Duration::from_millis(200);
 /// Longest time for a guardian that is not needed any more to end.
@@ -155,31 +160,32 @@ impl Guardian {
         let descriptors = [socket];
         // There is room: `cmsg_space` says how much one descriptor takes.
         ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-        let bytes = [IoSlice::new(&[SOCKET])];
+        let bytes = [IoSlice::new(&[SOCKET, 0, 0, 0, 0])];
         sendmsg(&self.link, &bytes, &mut ancillary, SendFlags::NOSIGNAL)
             .map_err(|_| HoldError::Ended)?;
-        let deadline = Deadline::after(within);
-        match wait_for(self.link.as_fd(), PollFlags::IN, deadline) {
-            Ok(true) => match receive(self.link.as_fd()) {
-                Ok(Some(READY)) => Ok(()),
+        let mut byte = [0];
+        match wait_for(self.link.as_fd(), PollFlags::IN, Deadline::after(within)) {
+            Ok(true) => match recv(&self.link, byte.as_mut_slice(), RecvFlags::empty()) {
+                Ok((1, _)) if byte == [READY] => Ok(()),
                 _ => Err(HoldError::Ended),
             },
             _ => Err(HoldError::NotReady(within)),
         }
     }
 
-    /// Has it let the guest go on from now on, should the tool end. Call it before `stop` is sent.
+    /// Has it let the guest go on from now on, when the tool ends or the longest pause is over. Call it
+    /// before `stop` is sent.
     ///
     /// # Errors
     /// [`HoldError::Ended`].
-    pub fn arm(&mut self) -> Result<(), HoldError> {
-        self.tell(ARMED)
+    pub fn arm(&mut self, pause: Duration) -> Result<(), HoldError> {
+        self.tell(ARMED, pause.as_millis().try_into().unwrap_or(u32::MAX))
     }
 
     /// Has it do nothing, since the guest runs again, and waits for its end.
     pub fn dismiss(mut self) {
         // One that has ended needs no word.
-        let _ = self.tell(DISARMED);
+        let _ = self.tell(DISARMED, 0);
         let _ = self.link.shutdown(Shutdown::Write);
         let deadline = Deadline::after(END);
         // Its end of the pair closes when it exits.
@@ -193,9 +199,10 @@ impl Guardian {
         }
     }
 
-    fn tell(&self, byte: u8) -> Result<(), HoldError> {
+    fn tell(&self, kind: u8, number: u32) -> Result<(), HoldError> {
+        let [a, b, c, d] = number.to_le_bytes();
         loop {
-            match send(&self.link, &[byte], SendFlags::NOSIGNAL) {
+            match send(&self.link, &[kind, a, b, c, d], SendFlags::NOSIGNAL) {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(_) => return Err(HoldError::Ended),
@@ -211,25 +218,42 @@ impl Guardian {
 /// [`HoldError`]: the guest may be stopped still.
 pub fn run(link: impl Into<OwnedFd>, patience: Duration) -> Result<Outcome, HoldError> {
     let link = link.into();
+    let socket = receive_socket(link.as_fd())?;
     // Fails for the leader of a process group, which has been put apart already.
     let _ = rustix::process::setsid();
-    let socket = receive_socket(link.as_fd())?;
     send(&link, &[READY], SendFlags::NOSIGNAL).map_err(|_| HoldError::Ended)?;
-    let mut armed = false;
-    // The tool's life bounds this wait.
-    while let Ok(Some(byte)) = receive(link.as_fd()) {
-        armed = byte == ARMED;
+    let mut qmp = Qmp::adopt(socket);
+    if watch(link.as_fd(), &mut qmp)? { let_go(&mut qmp, patience) } else { Ok(Outcome::NotNeeded) }
+}
+
+/// Waits until the tool has ended or dropped its end, whose life bounds this. True when the guest may
+/// be stopped then.
+fn watch(link: BorrowedFd<'_>, qmp: &mut Qmp) -> Result<bool, HoldError> {
+    let mut pause = None;
+    loop {
+        let deadline = Deadline::after(pause.unwrap_or(Duration::MAX));
+        match wait_for(link, PollFlags::IN, deadline) {
+            Ok(true) => match receive(link) {
+                Some((ARMED, pause_ms)) => pause = Some(Duration::from_millis(pause_ms.into())),
+                Some(_) => pause = None,
+                None => return Ok(pause.is_some()),
+            },
+            Ok(false) => {
+                // One that is not taken at once is tried again after the next pause.
+                qmp.send_only("cont")?;
+            }
+            Err(error) => return Err(QmpError::host("wait for the tool")(error).into()),
+        }
     }
-    if armed { let_go(socket, patience) } else { Ok(Outcome::NotNeeded) }
 }
 
 fn receive_socket(link: BorrowedFd<'_>) -> Result<OwnedFd, HoldError> {
-    let mut byte = [0];
+    let mut bytes = [0; MESSAGE];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received =
-        recvmsg(link, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC);
-    let is_socket = received.is_ok_and(|received| received.bytes == 1) && byte == [SOCKET];
+        recvmsg(link, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC);
+    let is_socket = received.is_ok_and(|received| received.bytes == MESSAGE) && bytes[0] == SOCKET;
     let descriptor = ancillary.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
@@ -237,24 +261,25 @@ fn receive_socket(link: BorrowedFd<'_>) -> Result<OwnedFd, HoldError> {
     descriptor.filter(|_| is_socket).ok_or(HoldError::NoLink)
 }
 
-/// Receives a byte; `None` when the other end is closed.
-fn receive(link: BorrowedFd<'_>) -> Result<Option<u8>, Errno> {
-    let mut byte = [0];
+/// Receives a message; `None` when the other end is closed. Messages are written whole, and so come
+/// whole.
+fn receive(link: BorrowedFd<'_>) -> Option<(u8, u32)> {
+    let mut bytes = [0; MESSAGE];
     loop {
-        match recv(link, byte.as_mut_slice(), RecvFlags::empty()) {
-            Ok((0, _)) => return Ok(None),
-            Ok(_) => return Ok(Some(byte[0])),
+        match recv(link, bytes.as_mut_slice(), RecvFlags::WAITALL) {
+            Ok((MESSAGE, _)) => {
+                let [kind, number @ ..] = bytes;
+                return Some((kind, u32::from_le_bytes(number)));
+            }
             Err(Errno::INTR) => {}
-            Err(error) => return Err(error),
+            _ => return None,
         }
     }
 }
 
 /// Lets a paused VM go on, over a connection of which nobody knows where it was left.
-fn let_go(socket: OwnedFd, patience: Duration) -> Result<Outcome, HoldError> {
-    let deadline = Deadline::after(patience);
-    let mut qmp = Qmp::adopt(socket);
-    match resume(&mut qmp, patience, deadline) {
+fn let_go(qmp: &mut Qmp, patience: Duration) -> Result<Outcome, HoldError> {
+    match resume(qmp, patience, Deadline::after(patience)) {
         Err(HoldError::Qmp(QmpError::Closed { .. })) => Ok(Outcome::QemuEnded),
         result => result,
     }

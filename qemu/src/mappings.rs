@@ -69,6 +69,8 @@ fn hex(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// Lines of a QEMU 7.2 with a memfd, and one with a name that is no UTF-8.
@@ -90,6 +92,20 @@ mod tests {
             file: Some(file),
         };
         assert_eq!(mappings[2], last);
+    }
+
+    proptest! {
+        #[test]
+        fn mutated_mappings_are_read_or_refused(
+            edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        ) {
+            let mut text = TEXT.to_vec();
+            for (at, byte) in edits {
+                let at = at.index(text.len());
+                text[at] = byte;
+            }
+            parse(&text);
+        }
     }
 
     #[test]

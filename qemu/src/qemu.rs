@@ -203,7 +203,8 @@ impl Qemu {
         }
         let within = self.deadlines.command;
         let mut guardian = hold::start(guardian, self.qmp.socket(), within)?;
-        guardian.arm()?;
+        guardian.arm(self.deadlines.pause)?;
+        self.qmp.take_guardian_spoke();
         let since = Instant::now();
         match self.stop_and_look() {
             Ok(RunState::Paused) => {
@@ -256,6 +257,9 @@ pub enum Released {
     Resumed {
         /// The time from before `stop` was sent until `cont` was answered.
         pause: Duration,
+        /// True when the guardian let it go on before, since the pause was longer than
+        /// [`Deadlines::pause`]: what was read late was read of a running VM.
+        expired: bool,
     },
     /// It had been stopped before, or stopped by itself, and was left so.
     LeftStopped,
@@ -300,8 +304,9 @@ impl Stopped<'_> {
         match self.qemu.qmp.execute("cont", self.qemu.deadlines.command) {
             Ok(_) => {
                 let pause = self.since.elapsed();
+                let expired = self.qemu.qmp.take_guardian_spoke();
                 guardian.dismiss();
-                Released::Resumed { pause }
+                Released::Resumed { pause, expired }
             }
             Err(error) => {
                 let pid = guardian.pid();

@@ -5,9 +5,10 @@ mod common;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::time::Duration;
 
 use common::*;
-use nmiscope_qemu::{Error, Qemu, Released, RunState, hold};
+use nmiscope_qemu::{Deadlines, Error, Qemu, Released, RunState, hold};
 use serde_json::json;
 
 #[test]
@@ -43,7 +44,7 @@ fn a_released_vm_needs_no_guardian() {
     });
     let stopped = qemu.stop(guardian()).expect("a stopped VM");
     assert!(stopped.is_ours());
-    assert!(matches!(stopped.release(), Released::Resumed { .. }));
+    assert!(matches!(stopped.release(), Released::Resumed { expired: false, .. }));
     drop(qemu);
     // The guardian has not said a word.
     assert!(fake.end().is_null());
@@ -140,11 +141,39 @@ fn a_cont_that_is_refused_is_tried_again() {
 }
 
 #[test]
+fn a_pause_that_is_too_long_is_ended_over_the_tools_head() {
+    let (paused, has_paused) = std::sync::mpsc::channel();
+    let fake = Fake::start(move |mut peer| {
+        stops(&mut peer);
+        // Of the guardian, while the tool does nothing; then of the tool.
+        let early = peer.command();
+        peer.answer(&early, json!({}));
+        paused.send(()).expect("a tool");
+        let mut cont = peer.command();
+        while cont["id"] == early["id"]
+            || cont["id"].as_str().is_some_and(|id| id.starts_with("hold"))
+        {
+            peer.answer(&cont, json!({}));
+            cont = peer.command();
+        }
+        peer.answer(&cont, json!({}));
+        (early["execute"].clone(), cont["execute"].clone())
+    });
+    let deadlines = Deadlines { pause: Duration::from_millis(200), ..deadlines() };
+    let mut qemu = Qemu::open(&fake.address, deadlines).expect("a monitor");
+    let stopped = qemu.stop(guardian()).expect("a stopped VM");
+    has_paused.recv_timeout(PATIENCE).expect("the guardian's cont");
+    assert!(matches!(stopped.release(), Released::Resumed { expired: true, .. }));
+    drop(qemu);
+    assert_eq!(fake.end(), (json!("cont"), json!("cont")));
+}
+
+#[test]
 fn half_an_answer_that_the_tool_left_is_passed_over() {
     let (tool, qemu) = UnixStream::pair().expect("a pair");
     let mut peer = Peer::new(qemu);
     let mut held = hold::start(guardian(), std::os::fd::AsFd::as_fd(&tool), PATIENCE).expect("one");
-    held.arm().expect("a guardian");
+    held.arm(PATIENCE).expect("a guardian");
     peer.say("us\": \"running\"}, \"id\": \"nmiscope-7\"}\r\n{\"event\": \"STOP\"}\r\n");
     drop(tool);
     drop(held);

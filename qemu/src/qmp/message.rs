@@ -88,3 +88,48 @@ pub(crate) fn excerpt(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(&text[..text.len().min(4 * EXCERPT)]);
     text.chars().take(EXCERPT).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// As QEMU 7.2 sends them.
+    const GREETING: &[u8] = br#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian 1:7.2"}, "capabilities": ["oob"]}}"#;
+    const EVENT: &[u8] = br#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "STOP"}"#;
+
+    #[test]
+    fn each_kind_of_message_is_told_apart() {
+        let package = "Debian 1:7.2".to_owned();
+        let version = Version { major: 7, minor: 2, micro: 22, package };
+        assert_eq!(Message::parse(GREETING), Some(Message::Greeting(version)));
+        let event = Event { name: "STOP".into(), data: Value::Null };
+        assert_eq!(Message::parse(EVENT), Some(Message::Event(event)));
+        // An error in QEMU's parser has no id.
+        let answer = Message::Answer { id: None, result: Ok(Value::Null) };
+        assert_eq!(Message::parse(br#"{"return": null}"#), Some(answer));
+        for line in
+            [&b""[..], b"null", b"[]", b"{}", br#"{"error": 1}"#, br#"{"event": 1}"#, b"\xff"]
+        {
+            assert_eq!(Message::parse(line), None);
+        }
+        let deep = [b"[".repeat(100_000), b"]".repeat(100_000)].concat();
+        assert_eq!(Message::parse(&deep), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_mutated_line_is_a_message_or_none(
+            edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            greets in any::<bool>(),
+        ) {
+            let mut line = if greets { GREETING } else { EVENT }.to_vec();
+            for (at, byte) in edits {
+                let at = at.index(line.len());
+                line[at] = byte;
+            }
+            Message::parse(&line);
+        }
+    }
+}

@@ -34,6 +34,8 @@ pub use message::{Event, Version};
 /// Events that are kept; of more, the oldest are dropped.
 const KEPT_EVENTS: usize = 256;
 
+/// First part of the ids of a guardian's commands.
+const GUARDIAN: &str = "hold-";
 /// Bytes by which QEMU's parser forgets half a command (QEMU, docs/interop/qmp-spec, "Forcing the JSON
 /// parser into known-good state"); it answers with an error that has no id.
 const FORGET: &[u8] = b"\xff\n";
@@ -49,12 +51,21 @@ pub struct Deadlines {
     pub command: Duration,
     /// The longest time for `stop`, which waits for the VM's disks.
     pub stop: Duration,
+    /// The longest pause: after it the guardian lets the VM go on while the tool still has it, as one
+    /// that somebody stopped with Ctrl-Z does.
+    pub pause: Duration,
 }
 
 impl Default for Deadlines {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { connect: seconds(1), greeting: seconds(1), command: seconds(5), stop: seconds(2) }
+        Self {
+            connect: seconds(1),
+            greeting: seconds(1),
+            command: seconds(5),
+            stop: seconds(2),
+            pause: seconds(2),
+        }
     }
 }
 
@@ -73,6 +84,8 @@ pub struct Qmp {
     /// True when a command was written in part: QEMU's parser has to forget it first.
     cut: bool,
     handed_over: bool,
+    /// True once an answer to the guardian was read.
+    guardian_spoke: bool,
 }
 
 impl Qmp {
@@ -89,7 +102,7 @@ impl Qmp {
 
     /// A connection that another process began and left in the middle of a line, in either direction.
     pub(crate) fn adopt(socket: OwnedFd) -> Self {
-        Self { tolerant: true, cut: true, ..Self::over(socket, "hold-") }
+        Self { tolerant: true, cut: true, ..Self::over(socket, GUARDIAN) }
     }
 
     fn over(socket: OwnedFd, client: &'static str) -> Self {
@@ -103,6 +116,7 @@ impl Qmp {
             tolerant: false,
             cut: false,
             handed_over: false,
+            guardian_spoke: false,
         }
     }
 
@@ -138,6 +152,18 @@ impl Qmp {
         self.socket.as_fd()
     }
 
+    /// True when an answer to the guardian has come in since the last call.
+    pub(crate) fn take_guardian_spoke(&mut self) -> bool {
+        std::mem::take(&mut self.guardian_spoke)
+    }
+
+    /// Sends a command and leaves its answer to whoever reads the connection. False when the peer did
+    /// not take it at once.
+    pub(crate) fn send_only(&mut self, command: &str) -> Result<bool, QmpError> {
+        let (_, message) = self.compose(command, &Value::Null);
+        self.send(command, &message, Deadline::after(Duration::ZERO))
+    }
+
     /// Gives the connection up: no command is sent on it any more.
     pub(crate) fn hand_over(&mut self) {
         self.handed_over = true;
@@ -165,20 +191,26 @@ impl Qmp {
             return Err(QmpError::HandedOver { command: command.to_owned() });
         }
         let deadline = Deadline::after(within);
-        self.commands += 1;
-        let id = format!("{}{}", self.client, self.commands);
-        let mut message = json!({ "execute": command, "id": id });
-        if !arguments.is_null() {
-            message["arguments"] = arguments.clone();
-        }
+        let (id, message) = self.compose(command, arguments);
         let late = || QmpError::NoAnswer { command: command.to_owned(), waited: within };
-        if !self.send(command, &format!("{message}\n"), deadline)? {
+        if !self.send(command, &message, deadline)? {
             return Err(late());
         }
         match self.answer(command, &id, deadline)? {
             Some(value) => Ok(value),
             None => Err(late()),
         }
+    }
+
+    /// A command's id and its line.
+    fn compose(&mut self, command: &str, arguments: &Value) -> (String, String) {
+        self.commands += 1;
+        let id = format!("{}{}", self.client, self.commands);
+        let mut message = json!({ "execute": command, "id": id });
+        if !arguments.is_null() {
+            message["arguments"] = arguments.clone();
+        }
+        (id, format!("{message}\n"))
     }
 
     /// Runs a command of the monitor for people (HMP) and returns its text. HMP has no errors: a
@@ -249,6 +281,8 @@ impl Qmp {
                     });
                 }
                 Some(Message::Answer { id, .. }) => {
+                    let of_guardian = id.as_ref().is_some_and(|id| id.starts_with(GUARDIAN));
+                    self.guardian_spoke |= of_guardian;
                     tracing::debug!(?id, command, "an answer to another command");
                 }
                 Some(Message::Event(event)) => self.keep(event),

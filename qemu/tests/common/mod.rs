@@ -23,7 +23,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Deadlines that a stuck peer makes no test long with, and a slow machine does not miss.
 pub fn deadlines() -> Deadlines {
     let short = Duration::from_millis(300);
-    Deadlines { connect: short, greeting: short, command: PATIENCE, stop: short }
+    let (command, pause) = (PATIENCE, PATIENCE);
+    Deadlines { connect: short, greeting: short, command, stop: short, pause }
 }
 
 /// A monitor at a socket, and the thread that plays it.

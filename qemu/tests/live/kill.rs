@@ -1,10 +1,12 @@
 //! The tool killed at any moment leaves no guest stopped.
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use nmiscope_qemu::{Address, Qemu, RunState};
+use nmiscope_qemu::{Address, Deadlines, Qemu, RunState};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::guardian;
 use crate::vm::{Vm, patient, run_state, wait_until};
@@ -17,7 +19,8 @@ const MOMENTS: u64 = 50;
 fn tool_process() {
     let Some(path) = std::env::var_os(TOOL) else { return };
     let address = Address::Path(path.into());
-    let mut qemu = Qemu::open(&address, patient()).expect("a monitor");
+    let deadlines = Deadlines { pause: Duration::from_secs(1), ..patient() };
+    let mut qemu = Qemu::open(&address, deadlines).expect("a monitor");
     loop {
         let mut command = guardian();
         command.env_remove(TOOL);
@@ -29,6 +32,40 @@ fn tool_process() {
     }
 }
 
+fn tool(vm: &Vm) -> Child {
+    let mut tool = Command::new(std::env::current_exe().expect("a test program"));
+    tool.args(["--exact", "kill::tool_process"]).env(TOOL, vm.path("qmp"));
+    tool.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a tool")
+}
+
+#[test]
+#[ignore = "needs qemu-system-x86_64"]
+fn a_tool_that_is_itself_stopped_leaves_the_guest_running() {
+    let vm = Vm::guest("idle", &["-M", "pc", "-m", "64M", "-cpu", "max"]);
+    let mut second = vm.second();
+    let mut tool = tool(&vm);
+    let pid = Pid::from_child(&tool);
+    // Until it is met within a pause.
+    wait_until("the tool is stopped within a pause", || {
+        kill_process(pid, Signal::STOP).expect("a signal");
+        let is_within = run_state(&mut second) == RunState::Paused;
+        if !is_within {
+            kill_process(pid, Signal::CONT).expect("a signal");
+        }
+        is_within
+    });
+    wait_until("the guest runs", || run_state(&mut second) == RunState::Running);
+    // The tool finds its way back.
+    second.take_events();
+    kill_process(pid, Signal::CONT).expect("a signal");
+    wait_until("the tool stops the VM again", || {
+        run_state(&mut second);
+        second.take_events().iter().any(|event| event.name == "STOP")
+    });
+    tool.kill().and_then(|()| tool.wait()).expect("the tool ends");
+    wait_until("the guest runs", || run_state(&mut second) == RunState::Running);
+}
+
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
 fn a_tool_that_is_killed_at_any_moment_leaves_the_guest_running() {
@@ -36,9 +73,7 @@ fn a_tool_that_is_killed_at_any_moment_leaves_the_guest_running() {
     let mut second = vm.second();
     let mut stopped = 0;
     for moment in 0..MOMENTS {
-        let mut tool = Command::new(std::env::current_exe().expect("a test program"));
-        tool.args(["--exact", "kill::tool_process"]).env(TOOL, vm.path("qmp"));
-        let mut tool = tool.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a tool");
+        let mut tool = tool(&vm);
         // Half of the moments are within the pause, which takes some 6 ms, and half are anywhere.
         if moment % 2 == 0 {
             wait_until("the tool stops the VM", || run_state(&mut second) == RunState::Paused);

@@ -14,7 +14,7 @@ use crate::vm::{Vm, is_no_answer, patient, run_state, wait_until};
 
 fn hasty() -> Deadlines {
     let short = Duration::from_millis(300);
-    Deadlines { connect: short, greeting: short, command: short, stop: short }
+    Deadlines { connect: short, greeting: short, command: short, stop: short, pause: short }
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn a_stop_that_waits_for_a_hung_disk_is_undone() {
 
 /// Prints the times that the documentation of `attach` quotes.
 #[test]
-#[ignore = "needs qemu-system-x86_64; prints times"]
+#[ignore = "needs qemu-system-x86_64 and /dev/kvm; prints times"]
 fn times_of_a_visit() {
     use std::time::Instant;
     for accelerator in ["tcg", "kvm"] {
@@ -193,7 +193,7 @@ fn times_of_a_visit() {
             let mut stopped = qemu.stop(guardian()).expect("a stopped VM");
             let all = begin.elapsed() - stopped.elapsed();
             stopped.qemu().states().expect("registers");
-            let Released::Resumed { pause } = stopped.release() else { panic!("not resumed") };
+            let Released::Resumed { pause, .. } = stopped.release() else { panic!("not resumed") };
             println!("{accelerator}: bare {bare:?}, guarded {pause:?}, before the stop {all:?}");
         }
         use nmiscope_machine::{PhysicalAddress, PhysicalMemory as _};

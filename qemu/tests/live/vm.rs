@@ -87,7 +87,13 @@ impl Drop for Vm {
 
 /// Deadlines that a slow machine does not miss.
 pub fn patient() -> Deadlines {
-    Deadlines { connect: PATIENCE, greeting: PATIENCE, command: PATIENCE, stop: PATIENCE }
+    Deadlines {
+        connect: PATIENCE,
+        greeting: PATIENCE,
+        command: PATIENCE,
+        stop: PATIENCE,
+        pause: PATIENCE,
+    }
 }
 
 pub fn execute(qmp: &mut Qmp, command: &str, arguments: &Value) -> Value {

@@ -1,13 +1,16 @@
 //! Guest memory by the process beside QEMU's own `pmemsave`, and memory that nobody touched.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
 
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory as _, ReadError};
-use nmiscope_qemu::ProcessMemory;
+use nmiscope_qemu::{Address, ProcessMemory, Qemu};
 
 use crate::common::guardian;
-use crate::vm::{Vm, pmemsave};
+use crate::vm::{Vm, patient, pmemsave};
 
 const CHUNK: usize = 64 << 10;
 
@@ -185,4 +188,43 @@ fn the_memory_of_a_qemu_that_has_ended_is_an_error() {
     drop(vm);
     let result = qemu_memory.read(firmware, &mut [0; 16]);
     assert!(matches!(result, Err(ReadError::Target { .. })), "{result:?}");
+}
+
+const READER: &str = "NMISCOPE_TEST_READER";
+/// A user that owns nothing.
+const NOBODY: u32 = 65534;
+
+/// The program of another user that looks at a VM, whose directory is in the environment.
+#[test]
+fn reader_process() {
+    let Some(path) = std::env::var_os(READER) else { return };
+    let mut qemu = Qemu::open(&Address::Path(path.into()), patient()).expect("a monitor");
+    match qemu.memory() {
+        Ok(_) => println!("\npermitted"),
+        Err(error) => println!("failed to {error}"),
+    }
+}
+
+#[test]
+#[ignore = "needs qemu-system-x86_64 and root"]
+fn another_user_is_told_whose_qemu_it_is() {
+    let vm = Vm::start(&["-M", "pc", "-m", "64M", "-S"]);
+    let everybody = |path: &Path| {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("permissions");
+    };
+    let (program, socket) = (vm.path("reader"), vm.path("qmp"));
+    fs::copy(std::env::current_exe().expect("a test program"), &program).expect("a copy");
+    for path in [&vm.path(""), &program, &socket] {
+        everybody(path);
+    }
+    let read = |user| {
+        let mut reader = Command::new(&program);
+        reader.args(["--exact", "memory::reader_process", "--nocapture"]).env(READER, &socket);
+        let output = reader.current_dir("/").uid(user).gid(user).output().expect("a reader");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let refused = "not permitted: it belongs to user 0, and you are user 65534: run this as root";
+    let said = read(NOBODY);
+    assert!(said.contains(refused), "{said}");
+    assert!(read(0).lines().any(|line| line == "permitted"));
 }

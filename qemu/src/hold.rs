@@ -9,8 +9,8 @@
 //! 1. The tool starts its own program again in a way that leads to [`run`], with one end of a
 //!    socket pair as standard input, and passes the QMP socket over it. It goes on when the guardian
 //!    has answered.
-//! 2. *Before* it sends `stop`, the tool writes a byte: armed. After `cont` was answered it writes
-//!    another: disarmed. A byte is in the guardian's buffer as soon as it is written, so there is no
+//! 2. *Before* it sends `stop`, the tool writes a message: armed. After `cont` was answered it writes
+//!    another: disarmed. A message is in the guardian's buffer as soon as it is written, so there is no
 //!    moment at which the guest is stopped and the guardian would not know.
 //! 3. While the tool lives, it alone reads the QMP socket; the guardian waits for the pair. Only when the
 //!    guest was not let go on within the longest pause, because somebody stopped the tool itself with
@@ -47,9 +47,9 @@ use crate::qmp::{Qmp, QmpError};
 use crate::status::{RunState, run_state};
 use crate::wait::{Deadline, wait_for};
 
-/// The first byte to the guardian, which brings the QMP socket.
+/// The first message to the guardian, which brings the QMP socket.
 const SOCKET: u8 = b'q';
-/// The guardian's answer.
+/// The one byte that the guardian answers.
 const READY: u8 = b'r';
 /// The guest may be stopped from now on; the longest pause follows, in ms.
 const ARMED: u8 = b's';
@@ -59,6 +59,8 @@ const DISARMED: u8 = b'c';
 const MESSAGE: usize = 5;
 /// Time until `cont` is tried again after QEMU refused it, as it does while a dump is written.
 const RETRY: Duration = Duration::from_millis(200);
+/// Shortest pause after which `cont` is sent over the tool's head.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 /// Longest time for a guardian that is not needed any more to end.
 const END: Duration = Duration::from_secs(1);
 
@@ -117,7 +119,7 @@ pub struct Guardian {
 }
 
 /// Starts a guardian for a QMP socket. `command` is a program that calls [`run`] with its standard
-/// input.
+/// input; its output goes nowhere, and it keeps the working directory.
 ///
 /// # Errors
 /// [`HoldError`]: nothing may be stopped then.
@@ -234,7 +236,9 @@ fn watch(link: BorrowedFd<'_>, qmp: &mut Qmp) -> Result<bool, HoldError> {
         let deadline = Deadline::after(pause.unwrap_or(Duration::MAX));
         match wait_for(link, PollFlags::IN, deadline) {
             Ok(true) => match receive(link) {
-                Some((ARMED, pause_ms)) => pause = Some(Duration::from_millis(pause_ms.into())),
+                Some((ARMED, longest)) => {
+                    pause = Some(Duration::from_millis(longest.into()).max(SHORTEST_PAUSE));
+                }
                 Some(_) => pause = None,
                 None => return Ok(pause.is_some()),
             },
@@ -279,6 +283,7 @@ fn receive(link: BorrowedFd<'_>) -> Option<(u8, u32)> {
 
 /// Lets a paused VM go on, over a connection of which nobody knows where it was left.
 fn let_go(qmp: &mut Qmp, patience: Duration) -> Result<Outcome, HoldError> {
+    qmp.forget();
     match resume(qmp, patience, Deadline::after(patience)) {
         Err(HoldError::Qmp(QmpError::Closed { .. })) => Ok(Outcome::QemuEnded),
         result => result,

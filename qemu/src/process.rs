@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::event::PollFlags;
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::wait::{Deadline, wait_for};
@@ -178,8 +179,7 @@ impl Denial {
 
 fn is_gone(error: &io::Error) -> bool {
     // The number of a thread is EINVAL or ENOENT (pidfd_open(2)).
-    let raw = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
-    use rustix::io::Errno;
+    let raw = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(raw, Some(Errno::SRCH | Errno::NOENT | Errno::INVAL))
 }
 

@@ -105,6 +105,11 @@ impl Qmp {
         Self { tolerant: true, cut: true, ..Self::over(socket, GUARDIAN) }
     }
 
+    /// Has QEMU's parser forget half a command of another process before the next one is sent.
+    pub(crate) fn forget(&mut self) {
+        self.cut = true;
+    }
+
     fn over(socket: OwnedFd, client: &'static str) -> Self {
         Self {
             socket,

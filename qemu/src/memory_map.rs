@@ -141,8 +141,9 @@ fn parse_range(line: &str, backends: &[String]) -> Option<Option<FlatRange>> {
     let (first, last) = (hex16(first)?, hex16(last)?);
     let (_priority, rest) = rest.split_once(", ")?;
     let (kind, rest) = rest.split_once("): ")?;
-    // Neither "romd", flash that a device answers for, nor "ramd", a device's, is the guest's.
-    if !matches!(kind, "ram" | "rom") {
+    // Neither "romd", flash that a device answers for, nor "ramd", a device's, is the guest's. An NVDIMM
+    // is nonvolatile.
+    if !matches!(kind.strip_prefix("nv-").unwrap_or(kind), "ram" | "rom") {
         return Some(None);
     }
     let mut words = rest.split(' ');

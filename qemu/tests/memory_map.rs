@@ -66,6 +66,14 @@ fn a_block_is_the_guests_only_by_its_backend() {
 }
 
 #[test]
+fn nonvolatile_memory_is_memory_and_flash_is_none() {
+    let nonvolatile = Q35_KVM.replace("(prio 0, ram)", "(prio 0, nv-ram)");
+    assert_eq!(view(&nonvolatile, &["pc.ram"]).expect("a view").len(), 2);
+    let flash = Q35_KVM.replace("(prio 0, rom)", "(prio 0, romd)");
+    assert_eq!(view(&flash, &["pc.ram"]).expect("a view").len(), 1);
+}
+
+#[test]
 fn the_accelerators_name_belongs_to_no_block() {
     let ranges = view(Q35_KVM, &["pc.ram"]).expect("a view");
     let expected = [(0, 0x800_0000, "pc.ram", 0), (0xfffc_0000, 0x4_0000, "pc.bios", 0)];

@@ -12,7 +12,10 @@ const Q35_4_PRELAUNCH: &str = include_str!("fixtures/registers-q35-4-prelaunch.t
 const Q35_4_LONG: &str = include_str!("fixtures/registers-q35-4-long.txt");
 const KVM_PRELAUNCH: &str = include_str!("fixtures/registers-pc-2-kvm-prelaunch.txt");
 const KVM_LONG: &str = include_str!("fixtures/registers-pc-2-kvm-long.txt");
-const ALL: [&str; 7] = [
+/// Debian's 6.1 with AVX and five levels of page tables, in a panic.
+const LINUX: &str = include_str!("fixtures/registers-q35-2-linux.txt");
+const ALL: [&str; 8] = [
+    LINUX,
     PC_1_PRELAUNCH,
     PC_1_LONG,
     PC_4_FIRMWARE,
@@ -75,6 +78,31 @@ fn a_kernel_in_long_mode_has_all_of_its_registers() {
     assert_eq!((cpu.debug[4], cpu.debug[5]), (0xffff_0ff0, 0x400));
     assert_eq!((cpu.narrow, cpu.a20, cpu.state.smm), (false, true, false));
     assert_eq!(cpu.state.mp_state, MpState::Halted);
+}
+
+#[test]
+fn vector_registers_are_passed_over() {
+    assert!(LINUX.contains("YMM15="));
+    let cpus = cpus(LINUX);
+    assert_eq!(cpus.len(), 2);
+    assert_eq!(cpus[0].state.registers.rip, 0xffff_ffff_a143_d023);
+    assert_eq!(cpus[0].state.registers.gs.base, 0xff25_c9a8_df40_0000);
+    assert_eq!(cpus[0].state.registers.cr4, 0x75_1eb0);
+    assert_eq!(cpus[1].state.registers.rbp, 0xff78_fbdc_8001_3e10);
+}
+
+#[test]
+fn extended_registers_of_apx_are_read_and_dropped() {
+    // By hand from QEMU's source: four rows before RIP.
+    let row = |first: u32| {
+        let fields = (first..first + 4).map(|number| format!("R{number}=0000000000000000"));
+        fields.collect::<Vec<_>>().join(" ") + "\r\n"
+    };
+    let rows: String = [16, 20, 24, 28].map(row).concat();
+    let text = PC_1_LONG.replace("RIP=", &format!("{rows}RIP="));
+    assert_eq!(parse(&text), parse(PC_1_LONG));
+    let text = PC_1_LONG.replace("RIP=", &format!("{}RIP=", row(16)));
+    assert!(matches!(parse(&text), Err(RegistersError::Line { number: 8, .. })));
 }
 
 #[test]

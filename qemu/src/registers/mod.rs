@@ -1,9 +1,9 @@
 //! Registers, from the text of QEMU's monitor.
 //!
 //! Owns a strict parser of what the HMP command `info registers -a` prints for x86 (QEMU,
-//! target/i386/cpu-dump.c, `x86_cpu_dump_state`; the text has been the same from 5.0 to 9.x apart from
-//! the vector registers). Refuses to own who asks (`qemu`). The command needs no stop, works while
-//! the guest is stopped, and is safe under libvirt, where a dump is not.
+//! target/i386/cpu-dump.c, `x86_cpu_dump_state`): QEMU 7.2's text, and that of QEMU's source up to the
+//! extended registers R16 to R31, which are read and dropped. Refuses to own who asks (`qemu`). The command
+//! needs no stop, works while the guest is stopped, and is safe under libvirt, where a dump is not.
 //!
 //! Every line is either understood or an error that quotes it: there is no guess. Four things cannot
 //! be had from the text:
@@ -209,6 +209,14 @@ fn parse_narrow(lines: &mut Lines<'_>, to: &mut Registers) -> Result<(), Registe
     Ok(())
 }
 
+/// The rows of the registers that APX adds.
+const EXTENDED: [[&str; 4]; 4] = [
+    ["R16", "R17", "R18", "R19"],
+    ["R20", "R21", "R22", "R23"],
+    ["R24", "R25", "R26", "R27"],
+    ["R28", "R29", "R30", "R31"],
+];
+
 fn parse_wide(lines: &mut Lines<'_>, to: &mut Registers) -> Result<(), RegistersError> {
     [to.rax, to.rbx, to.rcx, to.rdx] =
         lines.next("RAX to RDX", |fields| row(fields, ["RAX", "RBX", "RCX", "RDX"], 16))?;
@@ -218,6 +226,12 @@ fn parse_wide(lines: &mut Lines<'_>, to: &mut Registers) -> Result<(), Registers
         lines.next("R8 to R11", |fields| row(fields, ["R8", "R9", "R10", "R11"], 16))?;
     [to.r12, to.r13, to.r14, to.r15] =
         lines.next("R12 to R15", |fields| row(fields, ["R12", "R13", "R14", "R15"], 16))?;
+    // A CPU with APX has four more rows. `Registers` has no place for them: no kernel uses them.
+    if lines.peek().is_some_and(|line| line.starts_with("R16=")) {
+        for names in EXTENDED {
+            lines.next("R16 to R31", |fields| row(fields, names, 16))?;
+        }
+    }
     Ok(())
 }
 

@@ -10,6 +10,7 @@ mod kill;
 mod memory;
 mod monitor;
 mod registers;
+mod times;
 mod vm;
 
 #[test]

@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use nmiscope_machine::{PhysicalAddress, PhysicalMemory as _};
 use nmiscope_qemu::{
     Accelerator, Deadlines, Error, FindError, MemoryError, Qemu, QmpError, Readiness, Released,
     RunState,
@@ -111,7 +112,6 @@ fn a_qemu_that_is_itself_stopped_is_left_running_when_it_goes_on() {
     let pid = Pid::from_raw(vm.pid()).expect("a number");
     kill_process(pid, Signal::STOP).expect("a signal");
     // Its memory can be read all the same.
-    use nmiscope_machine::{PhysicalAddress, PhysicalMemory as _};
     memory.read(PhysicalAddress(1 << 20), &mut [0; 4096]).expect("memory");
     let error = qemu.run_state().expect_err("no answer");
     assert!(matches!(&error, Error::Qmp(error) if is_no_answer(error)), "{error}");
@@ -167,46 +167,4 @@ fn a_stop_that_waits_for_a_hung_disk_is_undone() {
         events.extend(second.take_events());
         runs && events.last().is_some_and(|event| event.name == "RESUME")
     });
-}
-
-/// Prints the times that the documentation of `attach` quotes.
-#[test]
-#[ignore = "needs qemu-system-x86_64 and /dev/kvm; prints times"]
-fn times_of_a_visit() {
-    use std::time::Instant;
-    for accelerator in ["tcg", "kvm"] {
-        let arguments =
-            ["-M", "q35", "-m", "64M", "-smp", "4", "-cpu", "max", "-accel", accelerator];
-        let vm = Vm::guest("idle", &arguments);
-        let mut qemu = vm.open();
-        let begin = Instant::now();
-        let memory = qemu.memory().expect("memory");
-        println!("{accelerator}: map of memory: {:?}", begin.elapsed());
-        for _ in 0..5 {
-            let begin = Instant::now();
-            qemu.qmp().execute("stop", crate::common::PATIENCE).expect("stop");
-            let bare = qemu.qmp().human("info registers -a", crate::common::PATIENCE);
-            bare.expect("registers");
-            qemu.qmp().execute("cont", crate::common::PATIENCE).expect("cont");
-            let bare = begin.elapsed();
-            let begin = Instant::now();
-            let mut stopped = qemu.stop(guardian()).expect("a stopped VM");
-            let all = begin.elapsed() - stopped.elapsed();
-            stopped.qemu().states().expect("registers");
-            let Released::Resumed { pause, .. } = stopped.release() else { panic!("not resumed") };
-            println!("{accelerator}: bare {bare:?}, guarded {pause:?}, before the stop {all:?}");
-        }
-        use nmiscope_machine::{PhysicalAddress, PhysicalMemory as _};
-        let mut bytes = vec![0; 1 << 20];
-        for _ in 0..3 {
-            let begin = Instant::now();
-            memory.read(PhysicalAddress(2 << 20), &mut bytes).expect("memory");
-            let large = begin.elapsed();
-            let begin = Instant::now();
-            for index in 0..1000 {
-                memory.read_u64(PhysicalAddress((2 << 20) + index * 4096)).expect("memory");
-            }
-            println!("{accelerator}: 1 MiB {large:?}, a word {:?}", begin.elapsed() / 1000);
-        }
-    }
 }

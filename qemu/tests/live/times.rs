@@ -1,0 +1,77 @@
+//! Times of a visit, printed: the pause beside a bare stop, and reads of memory. Nothing is held against
+//! a clock.
+
+use std::time::{Duration, Instant};
+
+use nmiscope_machine::{PhysicalAddress, PhysicalMemory as _};
+use nmiscope_qemu::{ProcessMemory, Qemu, Released};
+
+use crate::common::{PATIENCE, guardian};
+use crate::vm::Vm;
+
+const VISITS: usize = 21;
+const READS: u64 = 1000;
+/// An address at which the bundled guest has its heap.
+const TOUCHED: u64 = 2 << 20;
+
+/// The pause of `stop`, `info registers -a` and `cont` with nothing around them.
+fn bare_pause(qemu: &mut Qemu) -> Duration {
+    let qmp = qemu.qmp();
+    let begin = Instant::now();
+    qmp.execute("stop", PATIENCE).expect("stop");
+    qmp.human("info registers -a", PATIENCE).expect("registers");
+    qmp.execute("cont", PATIENCE).expect("cont");
+    begin.elapsed()
+}
+
+/// The pause of a visit, and the time that the guardian and the queries before it take.
+fn visit(qemu: &mut Qemu) -> (Duration, Duration) {
+    let begin = Instant::now();
+    let mut stopped = qemu.stop(guardian()).expect("a stopped VM");
+    let before = begin.elapsed() - stopped.elapsed();
+    stopped.qemu().states().expect("registers");
+    let Released::Resumed { pause, .. } = stopped.release() else { panic!("not resumed") };
+    (pause, before)
+}
+
+/// The time to read 1 MiB, and a word.
+fn read(memory: &ProcessMemory) -> (Duration, Duration) {
+    let mut bytes = vec![0; 1 << 20];
+    let begin = Instant::now();
+    memory.read(PhysicalAddress(TOUCHED), &mut bytes).expect("memory");
+    let megabyte = begin.elapsed();
+    let begin = Instant::now();
+    for page in 0..READS {
+        memory.read_u64(PhysicalAddress(TOUCHED + page * 4096)).expect("memory");
+    }
+    (megabyte, begin.elapsed() / READS as u32)
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+#[test]
+#[ignore = "needs qemu-system-x86_64 and /dev/kvm; prints times"]
+fn times_of_a_visit() {
+    for (accelerator, size) in [("tcg", "64M"), ("tcg", "8G"), ("kvm", "64M"), ("kvm", "8G")] {
+        let machine = ["-M", "q35", "-m", size, "-smp", "2", "-cpu", "max", "-accel", accelerator];
+        let vm = Vm::guest("idle", &machine);
+        let mut qemu = vm.open();
+        let begin = Instant::now();
+        let memory = qemu.memory().expect("memory");
+        let map = begin.elapsed();
+        let bare = median((0..VISITS).map(|_| bare_pause(&mut qemu)).collect());
+        let (pauses, before) = (0..VISITS).map(|_| visit(&mut qemu)).unzip();
+        let (megabytes, words) = (0..VISITS).map(|_| read(&memory)).unzip();
+        println!(
+            "{accelerator} {size}: bare pause {bare:?}, pause {:?}, before it {:?}, map {map:?}, \
+             1 MiB {:?}, a word {:?}",
+            median(pauses),
+            median(before),
+            median(megabytes),
+            median(words),
+        );
+    }
+}

@@ -2,24 +2,17 @@
 //!
 //! Owns demangling of Rust names, their short form, and the bound on how long a name may be. Owns no
 //! lookup, and does not escape control characters: what a renderer may print is the renderer's decision.
+//! Called by the symbolizer, which finds names and is asked for places by their short form, and by the
+//! reports, which print it: neither of them knows the other.
 
-use std::borrow::Cow;
+#![forbid(unsafe_code)]
+
 use std::fmt::{self, Write as _};
 
-/// Longest linkage name or path taken from an image, in bytes. Real ones stay well below; a table
-/// without a single NUL would otherwise make every name as long as the table.
-pub(crate) const MAX_NAME: usize = 4 << 10;
-
-/// The NUL-terminated string at `offset`, or its first [`MAX_NAME`] bytes and an ellipsis. `None`
-/// past the end.
-pub(crate) fn string_at(table: &[u8], offset: usize) -> Option<Cow<'_, str>> {
-    let rest = table.get(offset..).filter(|rest| !rest.is_empty())?;
-    let bounded = &rest[..rest.len().min(MAX_NAME)];
-    match bounded.iter().position(|&byte| byte == 0) {
-        Some(end) => Some(String::from_utf8_lossy(&bounded[..end])),
-        None => Some(format!("{}…", String::from_utf8_lossy(bounded)).into()),
-    }
-}
+/// The longest linkage name that is demangled, and about the longest name that comes of it, in bytes.
+/// Real ones stay well below; a table without a single NUL would otherwise make every name as long as
+/// the table.
+pub const MAX_NAME: usize = 4 << 10;
 
 /// The name that the source has for a linkage name: of a Rust symbol, legacy or v0, its path
 /// without the hash; any other name unchanged. A path of more than 4 KiB, which back
@@ -126,15 +119,5 @@ mod tests {
         assert_eq!(short_name("a::b::{{closure}}::c"), "c");
         assert_eq!(short_name(""), "");
         assert_eq!(short_name("a::<"), "<");
-    }
-
-    #[test]
-    fn a_string_without_an_end_is_cut_visibly() {
-        let table = vec![b'a'; MAX_NAME * 2];
-        let name = string_at(&table, 1).expect("inside the table");
-        assert!(name.ends_with('…') && name.len() < MAX_NAME + 8);
-        assert_eq!(string_at(b"ab\0", 0).as_deref(), Some("ab"));
-        assert_eq!(string_at(b"ab\0", 3), None);
-        assert_eq!(string_at(b"ab\0", usize::MAX), None);
     }
 }

@@ -14,7 +14,7 @@ use nmiscope::farm::event::{
     EVENT_VERSION, Event, FarmStarted, HangSummary, Id, Status, VmFinished, VmStarted, What,
 };
 use nmiscope::farm::journal::Journal;
-use nmiscope::report::Report;
+use nmiscope_report::Report;
 
 const REPORTS: usize = 10_000;
 

@@ -18,8 +18,7 @@
 use std::collections::BTreeSet;
 
 use clap::ValueEnum;
-
-use crate::report::Class;
+use nmiscope_report::Class;
 
 /// A workload, and its file.
 #[derive(Debug, Clone, Copy)]

@@ -2,7 +2,8 @@
 //! `NMISCOPE_UPDATE=1 cargo test --test end_to_end schema::`.
 
 use nmiscope::farm::{event, suite};
-use nmiscope::{report, triage};
+use nmiscope::triage;
+use nmiscope_report as report;
 use serde_json::{Value, json};
 
 /// A schema: its file in docs/, what is in it, and what it has to be.

@@ -12,7 +12,7 @@ use nmiscope::farm::event::{
 };
 use nmiscope::farm::journal::Journal;
 use nmiscope::farm::merge::merge;
-use nmiscope::report::Report;
+use nmiscope_report::Report;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -368,7 +368,7 @@ fn paths_in_a_journal_lead_nowhere_else() {
 fn what_a_guest_says_does_nothing_to_a_terminal() {
     let mut report: Report = serde_json::from_str(PANIC).expect("a report");
     report.outcome =
-        nmiscope::report::Outcome::Panic { cpu: 1, message: Some("\x1b[2Jgone\u{202e}".into()) };
+        nmiscope_report::Outcome::Panic { cpu: 1, message: Some("\x1b[2Jgone\u{202e}".into()) };
     let report = serde_json::to_string(&report).expect("JSON");
     for arguments in [&["a\x07.json"][..], &["--message-format=json", "a\x07.json"]] {
         let finished = triage(arguments, |root| {

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand, ValueHint};
+use nmiscope_report::destination::Destination;
+use nmiscope_report::units::parse_size;
 use nmiscope_vmm as vmm;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::iterator::Signals;
@@ -20,7 +22,6 @@ use signal_hook::low_level::signal_name;
 
 use super::exit_code::{self, Code};
 use super::output::{self, MessageFormat};
-use crate::destination::Destination;
 use crate::errors::BadRequest;
 use crate::farm::budget::Budget;
 use crate::farm::event::{EVENT_VERSION, Event, FarmStarted, Status, What};
@@ -34,7 +35,6 @@ use crate::farm::suite::{Suite, Vm};
 use crate::farm::{journal, merge};
 use crate::signals;
 use crate::triage::Known;
-use crate::units::parse_size;
 
 /// `nmiscope farm`.
 #[derive(Debug, Args)]

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
+use nmiscope_report::destination::Destination;
+use nmiscope_report::text;
 
 use super::exit_code::{self, Code};
 use super::output::{self, Text};
-use crate::destination::Destination;
 use crate::errors::BadRequest;
 use crate::images::DEBUG_DIRECTORY;
-use crate::report::text;
 use crate::session::offline::{self, Stored};
 
 /// `nmiscope report`.

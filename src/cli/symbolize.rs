@@ -197,13 +197,13 @@ fn look_up_arguments(mut lookup: Lookup<'_>, arguments: &Symbolize) -> anyhow::R
 fn shown(text: &str, reference: &Reference<'_>) -> String {
     match reference.target {
         Target::Address(address) => format!("{address:016x}"),
-        Target::Symbol(_) => crate::report::sanitize::line(text),
+        Target::Symbol(_) => nmiscope_report::sanitize::line(text),
     }
 }
 
 fn result(answer: &Answer) -> String {
     match &answer.missing {
-        Some(missing) => crate::report::sanitize::line(&missing.to_string()),
+        Some(missing) => nmiscope_report::sanitize::line(&missing.to_string()),
         None => one_line(answer),
     }
 }

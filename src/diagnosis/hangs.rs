@@ -4,6 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nmiscope_machine::VirtualAddress;
+use nmiscope_report::{
+    self as report, Activity, Cpu, CpuState, Evidence, Fact, Hang, LockKind, NodeKind, SourceLine,
+    Task, WaitEdge, WaitKind, WaitNode,
+};
 use nmiscope_symbolizer::{demangle, short_name};
 
 use super::signature::{self, Moments};
@@ -11,10 +15,6 @@ use super::stable::Samples;
 use super::{Resolver, milliseconds};
 use crate::hang::{self, Ages, EdgeKind, Node};
 use crate::kernel::{self, KernelState, Site, TaskState};
-use crate::report::{
-    self, Activity, Cpu, CpuState, Evidence, Fact, Hang, LockKind, NodeKind, SourceLine, Task,
-    WaitEdge, WaitKind, WaitNode,
-};
 
 /// What the verdicts of one moment rest on.
 #[derive(Debug, Clone, Copy)]

@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use nmiscope_report::Class;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use crate::report::Class;
 
 /// The version of what an event looks like as JSON: raised when an old reader would be wrong.
 pub const EVENT_VERSION: u32 = 1;
@@ -218,5 +217,5 @@ pub struct FarmFinished {
 
 /// The JSON schema of an [`Event`], as docs/farm-events.schema.json holds it.
 pub fn schema() -> String {
-    crate::report::json::schema_of::<Event>()
+    nmiscope_report::json::schema_of::<Event>()
 }

@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use nmiscope_report::Report;
+
 use super::event::HangSummary;
 use super::judge::{self, End, Judgement, NoReport};
 use super::process;
 use super::suite::Vm;
 use super::tail;
-use crate::report::Report;
 
 /// A judgement on a try, and what it rests on.
 #[derive(Debug)]

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use nmiscope_report::{Class, Hang, Outcome, Report, function_of};
 use regex::Regex;
 
 use super::event::{HangSummary, Status};
 use super::suite::{Console, Expectation, Vm};
-use crate::report::{Class, Hang, Outcome, Report, function_of};
 
 /// What a VM's process has left.
 #[derive(Debug)]
@@ -234,7 +234,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::report::CrashCause;
+    use nmiscope_report::CrashCause;
 
     fn vm(expect: Expectation) -> Vm {
         Vm {

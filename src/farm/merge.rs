@@ -15,12 +15,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use nmiscope_report::atomic_file;
 
 use super::event::{
     EVENT_VERSION, Event, FarmFinished, FarmStarted, Id, Status, VmFinished, VmStarted, What,
 };
 use super::{inside, journal, results};
-use crate::atomic_file;
 
 /// What was merged.
 #[derive(Debug, Clone, PartialEq)]

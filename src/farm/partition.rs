@@ -7,9 +7,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use nmiscope_report::nearest;
 use sha2::{Digest, Sha256};
-
-use crate::nearest;
 
 /// A part of a suite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

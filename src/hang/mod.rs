@@ -50,4 +50,4 @@ pub use sample::{CpuSamples, SampledFrame, each_once};
 pub use verdict::{Found, Hang, Starved, Verdict};
 pub use wait_graph::{Edge, EdgeKind, Node};
 
-pub use crate::report::Class;
+pub use nmiscope_report::Class;

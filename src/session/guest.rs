@@ -6,10 +6,11 @@
 use std::path::Path;
 use std::time::Duration;
 
+use nmiscope_report as report;
+
 use super::options::Options;
 use crate::images::{Files, hex};
 use crate::kernel::{self, Kernel, LocateError, Located, Vocabulary};
-use crate::report;
 use crate::targets::{NoAnswer, Target};
 
 /// How long a vCPU has to say what its registers are.

@@ -7,11 +7,10 @@
 //!   do at some moment says less than where one hangs, so one cause may well be several groups. A guest
 //!   that hung until its time was over is in the groups of its hangs alone.
 
+use nmiscope_report::Class;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-
-use crate::report::Class;
 
 /// Something that is to be grouped.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,12 +5,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use nmiscope_report::{Class, Evidence, Outcome, Report, SCHEMA_VERSION, function_of};
 use serde::Deserialize;
 
 use super::finding::{Finding, Kind, signature};
 use super::stacks::{cpus_at_end, frames_of, place};
 use crate::farm::event::{HangSummary, Status, VmFinished};
-use crate::report::{Class, Evidence, Outcome, Report, SCHEMA_VERSION, function_of};
 
 /// The most that is read of a report. One of 300 vCPUs is a few megabytes.
 const MAX_REPORT: u64 = 256 << 20;
@@ -213,7 +213,7 @@ fn finding_of_end(report: &Report) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Trigger;
+    use nmiscope_report::Trigger;
 
     const DEADLOCK: &str = include_str!("../../tests/offline/cores/abba-deadlock.json");
     const PANIC: &str = include_str!("../../tests/offline/cores/null-deref.json");

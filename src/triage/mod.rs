@@ -20,11 +20,11 @@ mod work;
 
 use std::collections::BTreeMap;
 
+use nmiscope_report::{Class, sanitize};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::farm::event::Status;
-use crate::report::{Class, sanitize};
 pub use diff::Diff;
 pub use finding::Kind;
 pub use gather::{Gathered, gather};

@@ -1,13 +1,13 @@
 //! The stacks of those who are to blame, and what in them tells where they are.
 
+use nmiscope_report::{
+    Backtrace, Cpu, CpuState, Frame, Hang, NodeKind, Outcome, Report, TaskState, Trigger,
+};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::finding::{Finding, Kind};
 use crate::kernel::any_words;
-use crate::report::{
-    Backtrace, Cpu, CpuState, Frame, Hang, NodeKind, Outcome, Report, TaskState, Trigger,
-};
 
 /// The stack of somebody who is to blame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]

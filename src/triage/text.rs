@@ -7,9 +7,9 @@ use anstyle::{AnsiColor, Style};
 
 use super::known::Entry;
 use super::{Diff, Group, Kind, Totals, Triage};
-use crate::report::sanitize::line;
-use crate::units::{plural, unix_time};
-use nmiscope_symbolizer::short_name;
+use nmiscope_report::sanitize::line;
+use nmiscope_report::short_name;
+use nmiscope_report::units::{plural, unix_time};
 
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -198,8 +198,8 @@ fn time(at_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Class;
     use crate::triage::Stack;
+    use nmiscope_report::Class;
 
     fn group() -> Group {
         Group {

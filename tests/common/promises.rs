@@ -2,7 +2,7 @@
 
 use nmiscope::corpus::{Expected, Row, promises};
 use nmiscope::hang::Class;
-use nmiscope::report::{Backtrace, CpuState, Finding, Report};
+use nmiscope_report::{Backtrace, CpuState, Finding, Report};
 
 use super::{answered, frame_functions, functions, is_subsequence, seen_functions};
 

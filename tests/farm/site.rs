@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nmiscope::farm::event::{Event, FarmFinished, FarmStarted, Status, VmFinished, What};
 use nmiscope::farm::journal;
-use nmiscope::report::Report;
+use nmiscope_report::Report;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 

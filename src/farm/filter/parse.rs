@@ -3,9 +3,10 @@
 //! By hand: the grammar has four levels and one odd token, the regular expression with parentheses of its
 //! own, and the errors are sentences with a column.
 
+use nmiscope_report::nearest;
+
 use super::{Filter, FilterError, Pattern};
 use crate::farm::expression;
-use crate::nearest;
 
 /// What is inside of more parentheses than this was not written by anybody.
 const DEEPEST: usize = 64;

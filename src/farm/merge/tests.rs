@@ -2,9 +2,10 @@
 
 use std::os::unix::fs::symlink;
 
+use nmiscope_report::Class;
+
 use super::*;
 use crate::farm::event::HangSummary;
-use crate::report::Class;
 
 /// A results directory that is being made.
 struct Results {

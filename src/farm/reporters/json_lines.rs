@@ -5,10 +5,10 @@
 use std::io::Write;
 
 use anyhow::Context;
+use nmiscope_report::sanitize;
 
 use super::Reporter;
 use crate::farm::event::Event;
-use crate::report::sanitize;
 
 /// Writes JSON.
 pub struct JsonLines {

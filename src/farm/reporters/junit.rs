@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use nmiscope_report::destination::Destination;
+use nmiscope_report::sanitize;
+use nmiscope_report::units::unix_time;
 use quick_junit::{
     NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestRerun, TestSuite, XmlString,
 };
@@ -12,12 +15,9 @@ use quick_junit::{
 use super::Reporter;
 use super::runs::{Runs, Try};
 use super::words::{self, finding, verb};
-use crate::destination::Destination;
 use crate::farm::event::{Event, FarmFinished, FarmStarted, Status, VmFinished, What};
 use crate::farm::inside;
 use crate::farm::tail::{self, Tail};
-use crate::report::sanitize;
-use crate::units::unix_time;
 
 /// So much of the end of a console is taken over.
 const CONSOLE: u64 = 64 << 10;

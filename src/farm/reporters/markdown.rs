@@ -7,10 +7,10 @@ use super::Reporter;
 use super::runs::{Group, Runs, Try};
 use super::summary::{counts, known, times};
 use super::words::{self, NAME, SENTENCE, duration, seconds, verb};
-use crate::destination::Destination;
 use crate::farm::event::{Event, FarmFinished, FarmStarted, What};
-use crate::units::plural;
-use nmiscope_symbolizer::short_name;
+use nmiscope_report::destination::Destination;
+use nmiscope_report::short_name;
+use nmiscope_report::units::plural;
 
 /// The most bytes of rows in each section. GitHub takes 1 MiB for all of it.
 const HANGS: usize = 256 << 10;

@@ -4,12 +4,12 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use anstyle::{AnsiColor, Style};
+use nmiscope_report::units::plural;
 
 use super::runs::Runs;
 use super::summary::summary;
 use super::words::{self, NAME, finding, seconds};
 use crate::farm::event::{Event, FarmStarted, Status, VmFinished, What};
-use crate::units::plural;
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();

@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anstyle::{AnsiColor, Style};
+use nmiscope_report::units::plural;
 
 use super::runs::{Group, Runs, Try};
 use super::words::{duration, finding, line, name, path, signature, title, verb};
 use crate::farm::event::{FarmFinished, Status};
 use crate::farm::{journal, results};
-use crate::units::plural;
 
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();

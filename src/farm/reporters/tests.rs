@@ -4,14 +4,15 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use nmiscope_report::destination::Destination;
+use nmiscope_report::{Class, sanitize};
+
 use super::{JsonLines, Junit, Lines, Markdown, Reporter};
-use crate::destination::Destination;
 use crate::farm::event::{
     EVENT_VERSION, Event, FarmFinished, FarmStarted, HangSummary, Id, Status, VmFinished,
     VmStarted, What,
 };
 use crate::farm::results;
-use crate::report::{Class, sanitize};
 
 /// 2026-01-02T03:04:05Z.
 const START: u64 = 1_767_323_045_000;

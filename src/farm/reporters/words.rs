@@ -4,8 +4,8 @@ use std::path::Path;
 
 use crate::farm::event::{HangSummary, Id, Status, VmFinished};
 use crate::farm::results::short;
-use crate::report::sanitize;
-use nmiscope_symbolizer::short_name;
+use nmiscope_report::sanitize;
+use nmiscope_report::short_name;
 
 /// The longest name that is shown whole, in characters.
 pub const NAME: usize = 160;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 
+use nmiscope_report::nearest;
 use toml::Spanned;
 
 use super::problem::Problem;
@@ -14,7 +15,6 @@ use super::written::{
 };
 use super::{Console, Expectation, LeftOut, Vm};
 use crate::corpus::{self, Expected, Row};
-use crate::nearest;
 
 /// What holds for a VM where neither it nor `defaults` says anything. For the rest that is what `run`
 /// has.

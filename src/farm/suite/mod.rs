@@ -74,5 +74,5 @@ impl Suite {
 
 /// The JSON schema of a suite, as docs/suite.schema.json holds it.
 pub fn schema() -> String {
-    crate::report::json::schema_of::<written::Written>()
+    nmiscope_report::json::schema_of::<written::Written>()
 }

@@ -6,8 +6,8 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::nearest;
-use crate::report::sanitize;
+use nmiscope_report::nearest;
+use nmiscope_report::sanitize;
 
 /// Why there is no suite.
 #[derive(Debug, thiserror::Error)]

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use nmiscope_report::Class;
+use nmiscope_report::hang_after::HangAfter;
 use proptest::prelude::*;
 
 use super::*;
 use crate::corpus::{self, Expected};
-use crate::hang_after::HangAfter;
-use crate::report::Class;
 
 fn suite(text: &str) -> Suite {
     match Suite::parse(text.into(), Path::new("suite.toml"), Path::new("/suites")) {

@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nmiscope_report::Class;
 use serde::{Deserialize, Serialize};
-
-use crate::report::Class;
 
 /// A VM to be run, and what is expected of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

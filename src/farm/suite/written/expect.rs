@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 
 use clap::ValueEnum;
+use nmiscope_report::Class;
+use nmiscope_report::nearest;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{Error, MapAccess, Visitor};
@@ -13,8 +15,6 @@ use toml::Spanned;
 use super::Expression;
 use super::values::{ValueError, from_text};
 use crate::farm::suite::Expectation;
-use crate::nearest;
-use crate::report::Class;
 
 /// How a VM is to end.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]

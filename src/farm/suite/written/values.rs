@@ -4,12 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use nmiscope_report::hang_after::{HangAfter, HangAfterError};
+use nmiscope_report::units::{self, UnitError};
 use schemars::JsonSchema;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer};
-
-use crate::hang_after::{HangAfter, HangAfterError};
-use crate::units::{self, UnitError};
 
 /// The reason why a text does not say what it should. The place in the file is added by whoever reads it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use crate::Class;
 use crate::nearest;
-use crate::report::Class;
 use crate::units::{UnitError, parse_duration};
 
 /// A bound: of one class, or of all that have none of their own.

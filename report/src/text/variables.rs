@@ -5,8 +5,8 @@
 use std::fmt::Write as _;
 
 use super::DIM;
-use crate::report::sanitize::line;
-use crate::report::{Cpu, Function, Look, Variable, VariableKind};
+use crate::sanitize::line;
+use crate::{Cpu, Function, Look, Variable, VariableKind};
 
 /// Deeper than the names of functions.
 const INDENT: &str = "        ";
@@ -65,7 +65,7 @@ pub(super) fn say_whose(text: &mut String, cpu: &Cpu, names: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Availability;
+    use crate::Availability;
 
     fn function(variables: &[(&str, VariableKind, &str)]) -> Function {
         let each = |&(name, kind, value): &(&str, VariableKind, &str)| Variable {

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use nmiscope_symbolizer::short_name;
+use nmiscope_names::short_name;
 
 use super::sanitize::line;
 use super::{

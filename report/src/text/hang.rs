@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use nmiscope_symbolizer::short_name;
+use nmiscope_names::short_name;
 
 use super::super::sanitize::line;
 use super::super::{

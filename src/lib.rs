@@ -9,10 +9,8 @@ pub mod bundled;
 pub mod capture;
 pub mod cli;
 pub mod core_file;
-pub mod corpus;
 pub mod diagnosis;
 pub mod errors;
-pub mod farm;
 pub mod hang;
 pub mod images;
 pub mod kernel;
@@ -20,6 +18,5 @@ pub mod session;
 mod signals;
 pub mod symbolize;
 pub mod targets;
-pub mod triage;
 
 pub use errors::error_chain;

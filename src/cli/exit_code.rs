@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::process::ExitCode;
 
+use nmiscope_farm::event::Status;
 use nmiscope_report::{Outcome, Report};
 use nmiscope_vmm as vmm;
 
 use crate::errors::BadRequest;
-use crate::farm::event::Status;
 
 /// An exit code with a meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

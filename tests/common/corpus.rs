@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-pub use nmiscope::corpus::*;
+pub use nmiscope_farm::corpus::*;
 use nmiscope_report::{CrashCause, Hang, Outcome, Report};
 
 /// What is wrong with a report of a run with that many CPUs; nothing if it says what it has to.

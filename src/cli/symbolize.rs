@@ -21,8 +21,9 @@ use crate::symbolize::{Annotator, Answer, Format, Lookup, one_line, write_record
 /// `nmiscope symbolize`.
 #[derive(Debug, Args)]
 pub struct Symbolize {
-    /// The image that the text is of: for Linux, the vmlinux with debug information [default: the
-    /// bundled guest]
+    /// The image that the text is of: for Linux, the vmlinux with debug information
+    #[cfg_attr(feature = "kvm", doc = "[default: the bundled guest]")]
+    #[cfg_attr(not(feature = "kvm"), arg(required = true))]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub image: Option<PathBuf>,
     /// Find kernel modules (.ko, .ko.xz, .ko.zst, .ko.gz, .ko.debug) below this directory; may be

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Frame;
+use super::frame::Frame;
 
 /// One vCPU in a backtrace.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -4,7 +4,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Class, Look};
+use super::class::Class;
+use super::cpu::Look;
 
 /// A hang. Its parties (CPUs, tasks, locks and queues) are named by the `id` of their nodes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::Class;
+use crate::class::Class;
 use crate::nearest;
 use crate::units::{UnitError, parse_duration};
 

@@ -2,7 +2,8 @@
 
 use anyhow::Context;
 
-use super::{Report, sanitize};
+use super::report::Report;
+use super::sanitize;
 
 /// A report as JSON, as it is stored.
 ///

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Function;
+use super::frame::Function;
 
 /// A part of a log that names code, and what was found there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

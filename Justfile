@@ -7,9 +7,17 @@ _list:
 build:
     cargo build --release --locked
 
+# the tool without KVM and without the guest kernel: it reads what is stored, and starts no VM
+build-without-kvm:
+    cargo build --release --locked --no-default-features
+
 # what a fresh machine with /dev/kvm can test
 test *ARGS:
     cargo test --locked --workspace {{ARGS}}
+
+# the half that needs no KVM, built without any
+test-without-kvm:
+    .ci/run without_kvm
 
 # only the tests that run VMs on this machine's /dev/kvm
 test-live *ARGS:

@@ -1,4 +1,5 @@
-//! Builds the bundled guest kernel for bare metal and leaves its path to `src/`, which embeds it.
+//! Builds the bundled guest kernel for bare metal and leaves its path to `src/`, which embeds it: with the
+//! feature `kvm`. Without it nothing is built.
 //!
 //! The kernel is an ordinary package of this workspace, built by a second cargo with flags of its
 //! own into a directory of its own. It has no dependencies, so that this needs no network, and it
@@ -19,6 +20,11 @@ const FEATURES: &str = "-sse,-sse2,-sse3,-ssse3,-sse4.1,-sse4.2,-avx,-mmx,-x87,+
 const SOURCE_ROOT: &str = "/nmiscope";
 
 fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-env=NMISCOPE_GUEST_SOURCE_ROOT={SOURCE_ROOT}");
+    if env::var_os("CARGO_FEATURE_KVM").is_none() {
+        return;
+    }
     let root = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
     let output = PathBuf::from(variable("OUT_DIR"));
     for input in
@@ -26,7 +32,6 @@ fn main() {
     {
         println!("cargo::rerun-if-changed={input}");
     }
-    println!("cargo::rustc-env=NMISCOPE_GUEST_SOURCE_ROOT={SOURCE_ROOT}");
 
     let image = build_kernel(&root, &output.join("guest"));
     println!("cargo::rustc-env=NMISCOPE_GUEST_IMAGE={}", image.display());

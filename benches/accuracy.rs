@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use corpus::{Expected, ROWS, Row};
 use meter::{Delay, Seen};
-use nmiscope::report::Report;
+use nmiscope_report::Report;
 
 /// Runs the labelled corpus: every workload at several numbers of vCPUs, and what is said of each.
 #[derive(Parser)]

@@ -12,8 +12,8 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use nmiscope::capture::{Bounds, Capture, NmiCapture, Request, Stopped};
 use nmiscope::images::{Access, Files};
 use nmiscope::kernel;
-use nmiscope::report::Trigger;
 use nmiscope_guest::abi;
+use nmiscope_report::Trigger;
 use nmiscope_vmm::{Config, Event, Ports, Vm};
 
 /// A VM whose vCPUs all compute, up and running.

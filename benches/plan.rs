@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use nmiscope::farm::plan::{Options, Plan};
-use nmiscope::farm::suite::Suite;
+use nmiscope_farm::plan::{Options, Plan};
+use nmiscope_farm::suite::Suite;
 
 const VMS: usize = 10_000;
 

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nmiscope::farm::event::{
+use nmiscope_farm::event::{
     EVENT_VERSION, Event, FarmStarted, HangSummary, Id, Status, VmFinished, VmStarted, What,
 };
-use nmiscope::farm::journal::Journal;
-use nmiscope::report::Report;
+use nmiscope_farm::journal::Journal;
+use nmiscope_report::Report;
 
 const REPORTS: usize = 10_000;
 

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use nmiscope::hang::Bounds;
 use nmiscope::images::{Access, DEBUG_DIRECTORY, Files};
-use nmiscope::report::Outcome;
 use nmiscope::session::{self, Options, Policy, Sink};
+use nmiscope_report::Outcome;
 use own_time::own_time;
 
 const ROUNDS: usize = 3;

@@ -24,6 +24,9 @@ const MAX_BYTES: u64 = 4 << 30;
 /// Where separate debug files are looked for, unless told otherwise.
 pub const DEBUG_DIRECTORY: &str = "/usr/lib/debug";
 
+const NO_GUEST: &str =
+    "no guest is part of this program, which was built without KVM: name an image";
+
 /// How the bytes of a file are had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -69,9 +72,12 @@ impl std::ops::Deref for Bytes {
 
 impl Files {
     /// The bundled guest, or an image file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or there is no bundled guest.
     pub fn open(path: Option<&Path>, access: Access) -> anyhow::Result<Self> {
         let image = match path {
-            None => Bytes::Static(crate::bundled::image()),
+            None => Bytes::Static(crate::bundled::embedded().context(NO_GUEST)?),
             Some(path) => open(path, access)?,
         };
         Ok(Self { access, image, debug: None })
@@ -123,8 +129,8 @@ impl Files {
             return Ok(Some((files, given.map(Path::to_owned))));
         }
         if build_id.is_some() {
-            let bundled = Self::open(None, Access::Map)?;
-            if is_it(&bundled) {
+            let bundled = Self::open(None, Access::Map).ok().filter(is_it);
+            if let Some(bundled) = bundled {
                 return Ok(Some((bundled, None)));
             }
         }

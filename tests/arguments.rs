@@ -2,7 +2,7 @@
 //! were given, a core has what it takes to read them again, and nobody gets them unasked.
 
 use crate::common::*;
-use nmiscope::report::{Availability, Cpu, Function, Report, Source, Variable, VariableKind};
+use nmiscope_report::{Availability, Cpu, Function, Report, Source, Variable, VariableKind};
 use nmiscope_symbolizer::short_name;
 
 const CPUS: u32 = 4;

@@ -8,7 +8,7 @@ use crate::common::image::{
     P_FILESZ, P_MEMSZ, P_OFFSET, P_PADDR, Patched, bundled, program_headers,
 };
 use crate::common::*;
-use nmiscope::report::Reservation;
+use nmiscope_report::Reservation;
 use object::LittleEndian as LE;
 use object::read::elf::ProgramHeader as _;
 

@@ -3,7 +3,7 @@
 //! started, and it works on machines with many CPUs.
 
 use crate::common::*;
-use nmiscope::report::{Backtrace, CpuState, Finding, Kernel, Outcome, Reservation, Trigger};
+use nmiscope_report::{Backtrace, CpuState, Finding, Kernel, Outcome, Reservation, Trigger};
 use rustix::process::Signal;
 
 #[track_caller]

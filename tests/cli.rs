@@ -304,7 +304,7 @@ fn ctrl_c_ends_the_run_cleanly_and_the_report_is_written() {
         running.wait_for("guest ready", 1);
         running.signal(signal);
         let finished = running.wait().expect_code(exit::CLEAN);
-        let expected = nmiscope::report::Outcome::Stopped { by: name.into() };
+        let expected = nmiscope_report::Outcome::Stopped { by: name.into() };
         assert_eq!(finished.report().outcome, expected);
     }
 }

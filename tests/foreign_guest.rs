@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::common::*;
 use nmiscope::core_file::Core;
 use nmiscope::hang::Class;
-use nmiscope::report::{
+use nmiscope_report::{
     CpuState, CrashCause, Fact, Finding, FoundBy, Hang, Outcome, Report, Source, Trigger,
 };
 use rustix::process::Signal;

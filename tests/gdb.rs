@@ -7,7 +7,7 @@
 use std::process::Command;
 
 use crate::common::*;
-use nmiscope::report::Cpu;
+use nmiscope_report::Cpu;
 use nmiscope_symbolizer::short_name;
 use serde::Deserialize;
 

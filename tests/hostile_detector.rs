@@ -5,10 +5,10 @@
 use crate::common::image::{Patched, address_in, address_of, bundled, function};
 use crate::common::*;
 use nmiscope::hang::Class;
-use nmiscope::report::{Activity, Fact, Hang, LockKind, NodeKind, Report, TaskState};
 use nmiscope_guest::abi::{
     LOCK_MUTEX, LOCK_SPIN, TASK_BLOCKED, TASK_READY, WAIT_CPU_CALL, WAIT_CPU_ONLINE, WAIT_LOCK,
 };
+use nmiscope_report::{Activity, Fact, Hang, LockKind, NodeKind, Report, TaskState};
 
 const IMAGE: &str = "guest.elf";
 

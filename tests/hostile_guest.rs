@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::common::image::{Patched, address_of, bundled, function, section};
 use crate::common::*;
 use nmiscope::hang::Class;
-use nmiscope::report::{Backtrace, Finding, FoundBy, Frame, Outcome, Report, Reservation, Trigger};
+use nmiscope_report::{Backtrace, Finding, FoundBy, Frame, Outcome, Report, Reservation, Trigger};
 
 const IMAGE: &str = "guest.elf";
 

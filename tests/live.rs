@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::common::corpus::{faults, find, promises};
 use crate::common::promises::broken_promises;
 use crate::common::*;
-use nmiscope::report::{Backtrace, CpuState, Fact, Finding, FoundBy, Outcome, Report, Reservation};
+use nmiscope_report::{Backtrace, CpuState, Fact, Finding, FoundBy, Outcome, Report, Reservation};
 
 /// Where the runs here put their cores.
 const CORE: &str = "hang.core";
@@ -76,7 +76,7 @@ fn check_looks(workload: &str, backtrace: &Backtrace) {
         let Some(look) = &cpu.look else { continue };
         let broken = workload == "corrupt-stack" && cpu.cpu == backtrace.cpus.len() as u32 / 2;
         assert_eq!(look.complete, !broken, "{cpu:#?}");
-        let by = |frame: &nmiscope::report::Frame| frame.found_by;
+        let by = |frame: &nmiscope_report::Frame| frame.found_by;
         assert!(
             look.frames.iter().all(|frame| by(frame) != Some(FoundBy::FramePointer)),
             "{cpu:#?}"
@@ -250,7 +250,7 @@ workloads! {
 }
 
 /// The CPU that a workload with one culprit picks, in the only backtrace.
-fn culprit(report: &Report) -> &nmiscope::report::Cpu {
+fn culprit(report: &Report) -> &nmiscope_report::Cpu {
     &only(report).cpus[report.machine.vcpus as usize / 2]
 }
 

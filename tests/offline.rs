@@ -9,8 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::*;
-use nmiscope::report::{Answer, Outcome, Report, Source};
 use nmiscope::session::offline::{Stored, report};
+use nmiscope_report::{Answer, Outcome, Report, Source};
 use nmiscope_symbolizer::Image;
 use proptest::prelude::*;
 
@@ -166,15 +166,15 @@ fn check(name: &str, whole: &Report, result: anyhow::Result<Report>) {
         Ok(report) => {
             let text = serde_json::to_string(&report).expect("JSON");
             if report.machine == whole.machine {
-                let same = |backtrace: &nmiscope::report::Backtrace| {
+                let same = |backtrace: &nmiscope_report::Backtrace| {
                     backtrace.cpus.len() == whole.machine.vcpus as usize
                 };
                 assert!(report.backtraces.iter().all(same), "{name}: {text}");
             }
             for backtrace in &report.backtraces {
-                let _ = nmiscope::report::text::backtrace(backtrace);
+                let _ = nmiscope_report::text::backtrace(backtrace);
             }
-            let _ = nmiscope::report::text::outcome(&report.outcome);
+            let _ = nmiscope_report::text::outcome(&report.outcome);
         }
         Err(error) => {
             let message = format!("{error:#}");

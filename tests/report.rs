@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::common::*;
 use nmiscope::images::hex;
-use nmiscope::report::{Report, SCHEMA_VERSION, Source};
+use nmiscope_report::{Report, SCHEMA_VERSION, Source};
 use nmiscope_symbolizer::Image;
 
 const CORE: &str = "hang.core";

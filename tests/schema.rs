@@ -1,8 +1,9 @@
 //! The committed schemas are those that the types make. To update them after a change of those:
 //! `NMISCOPE_UPDATE=1 cargo test --test end_to_end schema::`.
 
-use nmiscope::farm::{event, suite};
-use nmiscope::{report, triage};
+use nmiscope_farm::triage;
+use nmiscope_farm::{event, suite};
+use nmiscope_report as report;
 use serde_json::{Value, json};
 
 /// A schema: its file in docs/, what is in it, and what it has to be.

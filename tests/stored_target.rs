@@ -13,9 +13,9 @@ use nmiscope::capture::{
 use nmiscope::core_file::Core;
 use nmiscope::images::{Access, Files};
 use nmiscope::kernel::{self, Kernel};
-use nmiscope::report::Trigger;
 use nmiscope::session::offline::{Stored, report};
 use nmiscope::targets::{Dump, MissingPower, Target};
+use nmiscope_report::Trigger;
 use serde_json::Value;
 
 fn for_each_core(check: impl Fn(&str, &mut Dump<'_>, &dyn Kernel, &Capture)) {

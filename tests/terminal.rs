@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 
 use crate::common::*;
-use nmiscope::report::{Outcome, Trigger};
+use nmiscope_report::{Outcome, Trigger};
 use rustix::process::{ioctl_tiocsctty, setsid};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{LocalModes, Termios, tcgetattr};

@@ -6,13 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::*;
-use nmiscope::farm::event::{
+use nmiscope_farm::event::{
     EVENT_VERSION, Event, FarmFinished, FarmStarted, HangSummary, Id, Status, VmFinished,
     VmStarted, What,
 };
-use nmiscope::farm::journal::Journal;
-use nmiscope::farm::merge::merge;
-use nmiscope::report::Report;
+use nmiscope_farm::journal::Journal;
+use nmiscope_farm::merge::merge;
+use nmiscope_report::Report;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -368,7 +368,7 @@ fn paths_in_a_journal_lead_nowhere_else() {
 fn what_a_guest_says_does_nothing_to_a_terminal() {
     let mut report: Report = serde_json::from_str(PANIC).expect("a report");
     report.outcome =
-        nmiscope::report::Outcome::Panic { cpu: 1, message: Some("\x1b[2Jgone\u{202e}".into()) };
+        nmiscope_report::Outcome::Panic { cpu: 1, message: Some("\x1b[2Jgone\u{202e}".into()) };
     let report = serde_json::to_string(&report).expect("JSON");
     for arguments in [&["a\x07.json"][..], &["--message-format=json", "a\x07.json"]] {
         let finished = triage(arguments, |root| {
@@ -391,8 +391,14 @@ fn what_cannot_be_used_is_refused_and_nothing_is_no_error() {
 }
 
 /// The groups of a results directory, but for where their exemplars are.
-fn groups(root: &Path) -> Vec<nmiscope::triage::Group> {
-    let gathered = nmiscope::triage::gather(&[root.into()]).expect("it can be read");
+/// As the program has it.
+fn is_plumbing(function: &str) -> bool {
+    nmiscope::kernel::any_words().is_plumbing(function)
+}
+
+fn groups(root: &Path) -> Vec<nmiscope_farm::triage::Group> {
+    let gathered =
+        nmiscope_farm::triage::gather(&[root.into()], is_plumbing).expect("it can be read");
     let mut groups = gathered.triage.groups;
     for group in &mut groups {
         let exemplar = PathBuf::from(group.exemplar.take().expect("a report"));
@@ -436,7 +442,7 @@ fn the_parts_of_a_suite_merged_are_the_suite() {
 
     // Between their starts and ends, which are about machines, the journals are the same.
     let between = |root: &Path| -> Vec<Event> {
-        let events = nmiscope::farm::journal::read(root).expect("a journal").events;
+        let events = nmiscope_farm::journal::read(root).expect("a journal").events;
         let is_of_vm =
             |event: &Event| matches!(event.what, What::VmStarted(_) | What::VmFinished(_));
         events.into_iter().filter(is_of_vm).collect()
@@ -446,7 +452,7 @@ fn the_parts_of_a_suite_merged_are_the_suite() {
     assert_eq!(groups(&merged).len(), 3);
     // The parts are in it already.
     let count = |paths: &[PathBuf]| {
-        let gathered = nmiscope::triage::gather(paths).expect("it can be read");
+        let gathered = nmiscope_farm::triage::gather(paths, is_plumbing).expect("it can be read");
         gathered.triage.groups.iter().map(|group| group.count).sum::<u64>()
     };
     let all = [&inputs[..], std::slice::from_ref(&merged)].concat();

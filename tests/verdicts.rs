@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::common::frozen::freeze_threads;
 use crate::common::*;
 use nmiscope::hang::Class;
-use nmiscope::report::{Fact, Outcome, Report, Source, Trigger};
+use nmiscope_report::{Fact, Outcome, Report, Source, Trigger};
 use rustix::process::Signal;
 use rustix::thread::{CpuSet, sched_setaffinity};
 

@@ -7,8 +7,8 @@ use std::path::Path;
 use libfuzzer_sys::fuzz_target;
 use nmiscope::core_file::Core;
 use nmiscope::session::offline::{Stored, report};
-use nmiscope::report::text;
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory};
+use nmiscope_report::text;
 
 const IMAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/offline/guest.elf");
 

@@ -35,11 +35,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use nmiscope_machine::{NmiRun, VcpuState};
+use nmiscope_report::Trigger;
 use serde::{Deserialize, Serialize};
 
 use crate::hang::Found;
 use crate::kernel::{KernelState, LocateError, Log, LogError, NoBuffer, Reading, SeqBuf, Symbols};
-use crate::report::Trigger;
 use crate::targets::{MissingPower, NoAnswer, NoSuchWord, Target};
 use host_stack::HostStack;
 pub use stopped::{Bounds, Stopped};

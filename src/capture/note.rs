@@ -6,13 +6,13 @@
 
 use std::time::Duration;
 
+use nmiscope_report::{Backtrace, Hang, Report, Trigger};
 use serde::{Deserialize, Serialize};
 
 use super::{Capture, CpuCapture, Reservation};
 use crate::core_file::Core;
 use crate::hang::Found;
 use crate::kernel::Reading;
-use crate::report::{Backtrace, Hang, Report, Trigger};
 
 /// A core's note: everything that the report needs and that is not in the guest's memory or its image.
 #[derive(Debug, Serialize, Deserialize)]

@@ -9,18 +9,18 @@ use anyhow::{Context, ensure};
 use nmiscope_machine::{
     GuestVirtual, Mapping, MappingLimits, Register, VcpuState, VirtualAddress, VirtualMemory,
 };
+use nmiscope_report::Report;
+use nmiscope_report::atomic_file;
 use tempfile::NamedTempFile;
 
 use super::Capture;
 use super::host_stack::HostStack;
 use super::note::Note;
 use super::stopped::Stopped;
-use crate::atomic_file;
 use crate::core_file::{
     Contents, CpuRegisters, Extents, NotePlace, check_path, prepare, write_all_but_note,
 };
 use crate::kernel::Symbols;
-use crate::report::Report;
 use crate::targets::Target;
 
 /// How much of the guest's memory a core gets.

@@ -1,18 +1,38 @@
 //! The command line as a whole: the commands, and the options that all of them have. The options of
 //! a command stand beside its action, in the command's file.
 
+#[cfg(feature = "kvm")]
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueHint};
+#[cfg(feature = "kvm")]
+use clap::ValueHint;
+use clap::{Parser, Subcommand};
 
+#[cfg(feature = "kvm")]
 use super::farm::Farm;
 use super::output::Color;
 use super::report::Report;
+#[cfg(feature = "kvm")]
 use super::run::Run;
 use super::symbolize::Symbolize;
 use super::triage::Triage;
 
-const EXAMPLES: &str = "\
+macro_rules! exit_codes {
+    () => {
+        "\
+Exit codes:
+  0  clean: the guest left with code 0, or the run was ended as asked
+  1  the guest left with another code, or not within --time-limit; symbolize: nothing was found
+  2  usage: the command line, or a file it names, cannot be used
+  3  hang
+  4  panic or crash in the guest
+  5  the tool or its host failed, or the host was too busy to run the guest (starved)"
+    };
+}
+
+#[cfg(feature = "kvm")]
+const EXAMPLES: &str = concat!(
+    "\
 Examples:
   nmiscope run
         boot the bundled guest with its demo deadlock, report it, write postmortem.json
@@ -36,13 +56,28 @@ Examples:
 While a VM runs, Ctrl-\\ or SIGUSR1 prints its backtraces and lets it go on; Ctrl-C ends it, and so does
 SIGTERM, which takes a last backtrace.
 
-Exit codes:
-  0  clean: the guest left with code 0, or the run was ended as asked
-  1  the guest left with another code, or not within --time-limit; symbolize: nothing was found
-  2  usage: the command line, or a file it names, cannot be used
-  3  hang
-  4  panic or crash in the guest
-  5  the tool or its host failed, or the host was too busy to run the guest (starved)";
+",
+    exit_codes!()
+);
+
+#[cfg(not(feature = "kvm"))]
+const EXAMPLES: &str = concat!(
+    "\
+Examples:
+  nmiscope report hang.core --image kernel.elf
+        look at a stored moment again
+  nmiscope symbolize --image vmlinux --modules /lib/modules/6.1.0 < console.log
+        the same log, with functions and source lines behind its stack traces
+  nmiscope symbolize --image vmlinux 'vfs_write+0x14/0x90' ffffffff81234567
+        single places of a trace
+  nmiscope triage results
+        the hangs and crashes of a farm's VMs, grouped
+
+This program was built without KVM: it starts no VM, and has no guest in it.
+
+",
+    exit_codes!()
+);
 
 /// Says why a VM hung: which vCPU is stuck, and where, in source lines, from outside the guest.
 #[derive(Debug, Parser)]
@@ -62,16 +97,19 @@ pub struct Arguments {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    #[cfg(feature = "kvm")]
     /// Boot a guest, watch it, and report it if it hangs
     Run(Box<Run>),
     /// Make the report again from a core that `run --core` wrote, or print one that is JSON
     Report(Report),
     /// Print functions and lines behind a log's stack traces, or of addresses
     Symbolize(Symbolize),
+    #[cfg(feature = "kvm")]
     /// Run a suite of VMs, one process and one verdict each
     Farm(Box<Farm>),
     /// Group the hangs and crashes of many reports, and say which are new
     Triage(Triage),
+    #[cfg(feature = "kvm")]
     /// Write the bundled guest kernel to a file, for gdb or another VMM
     Guest {
         /// The file
@@ -89,17 +127,24 @@ pub enum Command {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use clap::{CommandFactory, ValueEnum};
+    use clap::CommandFactory;
 
     use super::*;
-    use crate::hang::{Bounds, Class};
 
     #[test]
     fn the_arguments_are_well_formed() {
         Arguments::command().debug_assert();
     }
+}
+
+#[cfg(all(test, feature = "kvm"))]
+mod tests_of_run {
+    use std::time::Duration;
+
+    use clap::ValueEnum;
+
+    use super::*;
+    use crate::hang::{Bounds, Class};
 
     #[test]
     fn bounds_are_for_all_classes_or_for_one() {

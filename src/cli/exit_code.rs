@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::process::ExitCode;
 
+use nmiscope_farm::event::Status;
+use nmiscope_report::{Hang, Outcome, Report};
+#[cfg(feature = "kvm")]
 use nmiscope_vmm as vmm;
 
 use crate::errors::BadRequest;
-use crate::farm::event::Status;
-use crate::report::{Hang, Outcome, Report};
 
 /// An exit code with a meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,20 +72,26 @@ pub fn of_farm(counts: &BTreeMap<Status, u64>, unfinished: bool) -> Code {
 
 /// The code for a run that never was, or that broke off.
 pub fn of_error(error: &anyhow::Error) -> Code {
-    let bad_request = |cause: &(dyn Error + 'static)| {
-        cause.is::<BadRequest>() || cause.downcast_ref().is_some_and(refuses_the_request)
-    };
+    let bad_request =
+        |cause: &(dyn Error + 'static)| cause.is::<BadRequest>() || refuses_the_request(cause);
     if error.chain().any(bad_request) { USAGE } else { TOOL_FAILED }
 }
 
 /// Whether the VMM could not do what it was asked, rather than the host not what the VMM asked.
-fn refuses_the_request(error: &vmm::Error) -> bool {
+#[cfg(feature = "kvm")]
+fn refuses_the_request(cause: &(dyn Error + 'static)) -> bool {
     use vmm::MemoryError::{NotPages, TooLittle, TooMuch};
-    match error {
-        vmm::Error::NoVcpus | vmm::Error::TooManyVcpus { .. } | vmm::Error::Boot(_) => true,
-        vmm::Error::Memory(error) => {
+    match cause.downcast_ref() {
+        Some(vmm::Error::NoVcpus | vmm::Error::TooManyVcpus { .. } | vmm::Error::Boot(_)) => true,
+        Some(vmm::Error::Memory(error)) => {
             matches!(error, TooLittle(_) | NotPages(_) | TooMuch { .. })
         }
         _ => false,
     }
+}
+
+/// There is no VMM.
+#[cfg(not(feature = "kvm"))]
+fn refuses_the_request(_cause: &(dyn Error + 'static)) -> bool {
+    false
 }

@@ -13,6 +13,19 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand, ValueHint};
+use nmiscope_farm::budget::Budget;
+use nmiscope_farm::event::{EVENT_VERSION, Event, FarmStarted, Status, What};
+use nmiscope_farm::filter::Filter;
+use nmiscope_farm::partition::Partition;
+use nmiscope_farm::plan::{self, Plan};
+use nmiscope_farm::reporters::{JsonLines, Junit, Lines, Markdown, Reporter, Terminal};
+use nmiscope_farm::results::{self, BundledGuest, Left, OpenError, Results};
+use nmiscope_farm::runner::{Message, Options, Runner};
+use nmiscope_farm::suite::{Suite, Vm};
+use nmiscope_farm::triage::Known;
+use nmiscope_farm::{journal, merge};
+use nmiscope_report::destination::Destination;
+use nmiscope_report::units::parse_size;
 use nmiscope_vmm as vmm;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::iterator::Signals;
@@ -20,21 +33,9 @@ use signal_hook::low_level::signal_name;
 
 use super::exit_code::{self, Code};
 use super::output::{self, MessageFormat};
-use crate::destination::Destination;
+use crate::bundled;
 use crate::errors::BadRequest;
-use crate::farm::budget::Budget;
-use crate::farm::event::{EVENT_VERSION, Event, FarmStarted, Status, What};
-use crate::farm::filter::Filter;
-use crate::farm::partition::Partition;
-use crate::farm::plan::{self, Plan};
-use crate::farm::reporters::{JsonLines, Junit, Lines, Markdown, Reporter, Terminal};
-use crate::farm::results::{self, Left, Results};
-use crate::farm::runner::{Message, Options, Runner};
-use crate::farm::suite::{Suite, Vm};
-use crate::farm::{journal, merge};
 use crate::signals;
-use crate::triage::Known;
-use crate::units::parse_size;
 
 /// `nmiscope farm`.
 #[derive(Debug, Args)]
@@ -184,9 +185,11 @@ fn run(arguments: &Farm, path: &Path) -> anyhow::Result<Code> {
     let known = known.map_err(BadRequest::from_error)?.unwrap_or_default();
     let root = arguments.out.clone().unwrap_or_else(default_out);
     // A file may be asked for in there. What is found to be wrong with it leaves no journal behind.
-    results::make_root(&root)?;
+    results::make_root(&root).map_err(BadRequest::from_error)?;
     let mut audience = Audience::new(&arguments.telling, &root)?;
-    let (results, left) = Results::open(&root, &vms, arguments.resume)?;
+    let bundled = BundledGuest::new(bundled::image());
+    let opened = Results::open(&root, &vms, &bundled, arguments.resume);
+    let (results, left) = opened.map_err(not_opened)?;
     say_changes(&left);
     left.events.iter().for_each(|event| audience.recall(event));
 
@@ -199,6 +202,7 @@ fn run(arguments: &Farm, path: &Path) -> anyhow::Result<Code> {
     tracing::info!(budget.cpus, budget.memory, "what VMs are given at a time");
     let options = Options {
         program: std::env::current_exe().context("failed to find this program's file")?,
+        bundled,
         budget,
         retries: arguments.retries,
         fail_fast: arguments.fail_fast,
@@ -229,6 +233,14 @@ fn run(arguments: &Farm, path: &Path) -> anyhow::Result<Code> {
     pass_on_signals(runner.sender())?;
     let summary = runner.run(start)?;
     Ok(audience.code(exit_code::of_farm(&summary.unknown, summary.unfinished)))
+}
+
+/// Tells a results directory that was wrongly named from one that failed.
+fn not_opened(error: OpenError) -> anyhow::Error {
+    match error {
+        OpenError::Refused(error) => BadRequest::from_error(error),
+        OpenError::Failed(error) => error,
+    }
 }
 
 fn merge(inputs: &[PathBuf], out: &Path, telling: &Telling) -> anyhow::Result<Code> {
@@ -456,4 +468,12 @@ fn destination(file: &Path) -> anyhow::Result<Destination> {
         return Err(BadRequest::from_error(error));
     }
     Ok(destination)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_suite_may_ask_for_as_many_vcpus_as_the_vmm_has_room_for() {
+        assert_eq!(nmiscope_farm::suite::MAX_VCPUS, nmiscope_vmm::MAX_VCPUS);
+    }
 }

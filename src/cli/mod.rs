@@ -3,26 +3,33 @@
 
 mod arguments;
 pub mod exit_code;
+#[cfg(feature = "kvm")]
 mod farm;
 mod output;
 mod report;
+#[cfg(feature = "kvm")]
 mod run;
 mod symbolize;
 mod triage;
 
 use std::io::{self, Write};
+#[cfg(feature = "kvm")]
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
+#[cfg(feature = "kvm")]
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
 
+#[cfg(feature = "kvm")]
 use crate::bundled;
+#[cfg(feature = "kvm")]
 use crate::errors::BadRequest;
 use arguments::{Arguments, Command};
 
 /// Runs the program. `started` is as early as `main` could tell.
+#[cfg_attr(not(feature = "kvm"), expect(unused_variables, reason = "only a run has clocks"))]
 pub fn main(started: Instant) -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -35,11 +42,14 @@ pub fn main(started: Instant) -> ExitCode {
     output::set_color(arguments.color);
     output::start_tracing(arguments.verbose);
     let result = match arguments.command {
+        #[cfg(feature = "kvm")]
         Command::Run(arguments) => run::run(&arguments, started),
         Command::Report(arguments) => report::report(&arguments),
         Command::Symbolize(arguments) => symbolize::symbolize(&arguments),
+        #[cfg(feature = "kvm")]
         Command::Farm(of) => farm::farm(&of),
         Command::Triage(of) => triage::triage(&of, arguments.verbose > 0),
+        #[cfg(feature = "kvm")]
         Command::Guest { file } => guest(&file),
         Command::Completions { shell } => completions(shell),
         Command::Man => man(),
@@ -56,6 +66,7 @@ pub fn main(started: Instant) -> ExitCode {
 
 const NAME: &str = env!("CARGO_PKG_NAME");
 
+#[cfg(feature = "kvm")]
 fn guest(file: &Path) -> anyhow::Result<exit_code::Code> {
     std::fs::write(file, bundled::image())
         .with_context(|| format!("failed to write {}", file.display()))

@@ -6,9 +6,8 @@ use std::io::{self, Write};
 use anstream::ColorChoice;
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
-
-use crate::destination::Destination;
-use crate::report::{Report, json, sanitize};
+use nmiscope_report::destination::Destination;
+use nmiscope_report::{Report, json, sanitize};
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
+use nmiscope_report::destination::Destination;
+use nmiscope_report::text;
 
 use super::exit_code::{self, Code};
 use super::output::{self, Text};
-use crate::destination::Destination;
 use crate::errors::BadRequest;
 use crate::images::DEBUG_DIRECTORY;
-use crate::report::text;
 use crate::session::offline::{self, Stored};
 
 /// `nmiscope report`.
@@ -19,8 +19,9 @@ pub struct Report {
     /// The core, or a report as JSON, which is only printed
     #[arg(value_hint = ValueHint::FilePath)]
     pub core: PathBuf,
-    /// The image that ran [default: the one with the core's build-id: the bundled guest, the file
-    /// that ran, or one among the debug files]
+    /// The image that ran [default: the one with the core's build-id:
+    #[cfg_attr(feature = "kvm", doc = "the bundled guest,")]
+    /// the file that ran, or one among the debug files]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub image: Option<PathBuf>,
     /// Show arguments and locals; of a core that was written without, those whose memory is in it

@@ -6,6 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
 use clap::{Args, ValueEnum, ValueHint};
+use nmiscope_report::destination::Destination;
+use nmiscope_report::hang_after::{Bounded, HangAfter};
+use nmiscope_report::units::{parse_duration, parse_size};
+use nmiscope_report::{Outcome, Report, text};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use rustix::stdio::dup2_stdout;
 
@@ -13,14 +17,10 @@ use super::exit_code::{self, Code};
 use super::output::{self, Text};
 use crate::bundled;
 use crate::capture::store::{Destination as CoreDestination, Size};
-use crate::destination::Destination;
 use crate::errors::BadRequest;
 use crate::hang::{Bounds, Class};
-use crate::hang_after::{Bounded, HangAfter};
 use crate::images::{Access, DEBUG_DIRECTORY, Files};
-use crate::report::{Outcome, Report, text};
 use crate::session::{self, Ended, Event, Options, Policy, Sink};
-use crate::units::{parse_duration, parse_size};
 
 /// `nmiscope run`.
 #[derive(Debug, Args)]

@@ -21,8 +21,9 @@ use crate::symbolize::{Annotator, Answer, Format, Lookup, one_line, write_record
 /// `nmiscope symbolize`.
 #[derive(Debug, Args)]
 pub struct Symbolize {
-    /// The image that the text is of: for Linux, the vmlinux with debug information [default: the
-    /// bundled guest]
+    /// The image that the text is of: for Linux, the vmlinux with debug information
+    #[cfg_attr(feature = "kvm", doc = "[default: the bundled guest]")]
+    #[cfg_attr(not(feature = "kvm"), arg(required = true))]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub image: Option<PathBuf>,
     /// Find kernel modules (.ko, .ko.xz, .ko.zst, .ko.gz, .ko.debug) below this directory; may be
@@ -197,13 +198,13 @@ fn look_up_arguments(mut lookup: Lookup<'_>, arguments: &Symbolize) -> anyhow::R
 fn shown(text: &str, reference: &Reference<'_>) -> String {
     match reference.target {
         Target::Address(address) => format!("{address:016x}"),
-        Target::Symbol(_) => crate::report::sanitize::line(text),
+        Target::Symbol(_) => nmiscope_report::sanitize::line(text),
     }
 }
 
 fn result(answer: &Answer) -> String {
     match &answer.missing {
-        Some(missing) => crate::report::sanitize::line(&missing.to_string()),
+        Some(missing) => nmiscope_report::sanitize::line(&missing.to_string()),
         None => one_line(answer),
     }
 }

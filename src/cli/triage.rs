@@ -5,11 +5,14 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, ValueHint};
+use nmiscope_farm::triage::{
+    self, Content, Diff, Document, Group, Kind, Known, TRIAGE_VERSION, text,
+};
 
 use super::exit_code::{self, Code};
 use super::output::{self, MessageFormat, Text};
 use crate::errors::BadRequest;
-use crate::triage::{self, Content, Diff, Document, Group, Kind, Known, TRIAGE_VERSION, text};
+use crate::kernel::any_words;
 
 /// `nmiscope triage`.
 #[derive(Debug, Args)]
@@ -51,7 +54,7 @@ pub fn triage(arguments: &Triage, verbose: bool) -> anyhow::Result<Code> {
     let known = arguments.known.as_deref().map(Known::load).transpose();
     let known = known.map_err(BadRequest::from_error)?.unwrap_or_default();
     let gather = |paths: &[_]| {
-        let gathered = triage::gather(paths).map_err(BadRequest::from_error)?;
+        let gathered = triage::gather(paths, is_plumbing).map_err(BadRequest::from_error)?;
         say_skipped(&gathered.triage, verbose);
         Ok::<_, anyhow::Error>(gathered)
     };
@@ -69,6 +72,11 @@ pub fn triage(arguments: &Triage, verbose: bool) -> anyhow::Result<Code> {
     found.mark(&known);
     print(arguments.message_format, Content::Groups(&found))?;
     Ok(code(&found.groups))
+}
+
+/// Whichever kernel the reports are of: a function of this name tells no hang from another.
+fn is_plumbing(function: &str) -> bool {
+    any_words().is_plumbing(function)
 }
 
 fn print(format: MessageFormat, content: Content<'_>) -> anyhow::Result<()> {

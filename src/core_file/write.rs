@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nmiscope_machine::{Mapping, PhysicalAddress, PhysicalMemory, ReadError};
+use nmiscope_report::atomic_file;
 use tempfile::NamedTempFile;
 
 use super::extents::{Extent, Extents};
@@ -17,7 +18,6 @@ use super::format::{
 };
 use super::notes::{self, CpuRegisters};
 use super::plan::{Placed, Plan, Refused};
-use crate::atomic_file;
 
 /// How much memory is read at once.
 const CHUNK: usize = 64 << 10;

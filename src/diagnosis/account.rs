@@ -1,11 +1,11 @@
 //! What became of a vCPU's NMI, in words.
 
 use nmiscope_machine::{NmiResult, NmiRun};
+use nmiscope_report::{Answer, Nmi};
 
 use super::milliseconds;
 use crate::capture::{CpuCapture, NmiCapture};
 use crate::kernel::{BufferOwner, SeqBuf};
-use crate::report::{Answer, Nmi};
 
 /// The account of one vCPU's NMI.
 pub fn account(capture: &CpuCapture) -> Nmi {

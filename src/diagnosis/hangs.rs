@@ -3,13 +3,16 @@
 
 use std::collections::BTreeSet;
 
+use nmiscope_report::{
+    Certainty, Cpu, CpuState, Evidence, Fact, Hang, SourceLine, Task, WaitNode,
+};
+
 use super::signature::{self, Moments};
 use super::stable::Samples;
 use super::waits::{Names, Parties};
 use super::{Resolver, milliseconds};
 use crate::hang::{self, Ages, Node};
 use crate::kernel::KernelState;
-use crate::report::{Certainty, Cpu, CpuState, Evidence, Fact, Hang, SourceLine, Task, WaitNode};
 
 /// What the verdicts of one moment rest on.
 #[derive(Debug, Clone, Copy)]

@@ -14,13 +14,13 @@ mod waits;
 mod witnesses;
 
 use nmiscope_machine::{Execution, Registers, VcpuState};
+use nmiscope_report::{self as report, Answer, Backtrace, Cpu, CpuState, FoundBy, Look, Nmi, Word};
 use nmiscope_symbolizer::{ProgramCounter, Strategy};
 
 use crate::capture::host_stack::HostStack;
 use crate::capture::{Capture, CpuCapture, NoReservation, Reservation};
 use crate::hang::{Ages, Found};
 use crate::kernel::{BufferOwner, Log, LogError, LogRecord, SeqBuf};
-use crate::report::{self, Answer, Backtrace, Cpu, CpuState, FoundBy, Look, Nmi, Word};
 pub use resolver::Resolver;
 
 /// A capture, understood.

@@ -1,9 +1,9 @@
 //! Addresses to frames, as reports have them.
 
+use nmiscope_report::{Frame, Function, Symbol};
 use nmiscope_symbolizer::{ProgramCounter, Resolved, SourceRoots, demangle};
 
 use crate::kernel::{Symbols, Vocabulary, any_words};
-use crate::report::{Frame, Function, Symbol};
 
 /// Looks a kernel's addresses and words up.
 pub struct Resolver<'a> {

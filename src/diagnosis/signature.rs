@@ -12,12 +12,12 @@
 //! is not: it is another instruction each time. So of a stack of a single frame there is nothing, and
 //! hangs without any names and any callers have the signature of their class.
 
+use nmiscope_report::{Class, Frame};
 use sha2::{Digest, Sha256};
 
 use super::stable::{Item, Share, staying};
 use crate::hang::{conduct, each_once};
 use crate::kernel::Vocabulary;
-use crate::report::{Class, Frame};
 
 /// How many functions of a stack count, from the inner end: what is further out is how everything
 /// starts.
@@ -116,7 +116,7 @@ fn own_part(class: Class, stack: &[Frame]) -> &[Frame] {
 mod tests {
     use super::*;
     use crate::kernel::any_words;
-    use crate::report::Function;
+    use nmiscope_report::Function;
 
     fn frame(names: &[&str], interrupted: bool) -> Frame {
         let function = |name: &&str| Function {

@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 
 use nmiscope_machine::VirtualAddress;
+use nmiscope_report::Frame;
 use nmiscope_symbolizer::ProgramCounter;
 
 use super::Resolver;
 use crate::hang::{CpuSamples, SampledFrame};
-use crate::report::Frame;
 
 /// The samples of a verdict, with names: by CPU, the stacks of all moments.
 #[derive(Debug, Default)]

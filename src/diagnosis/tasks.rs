@@ -1,10 +1,11 @@
 //! The kernel's tasks that do not run: what they wait for, and their stacks.
 
+use nmiscope_report as report;
+
 use super::waits::lock_name;
 use super::{Resolver, show_stack};
 use crate::capture::host_stack::HostStack;
 use crate::kernel::{KernelState, Task, WaitFor};
-use crate::report;
 
 /// The tasks as a report has them. `stacks` are by task number.
 pub fn show(

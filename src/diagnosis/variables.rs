@@ -3,10 +3,10 @@
 //! Owns their form alone: the symbolizer finds them and makes text of them, `capture` bounds their
 //! number.
 
+use nmiscope_report::{self as report, Availability, Frame, Function, Variable};
 use nmiscope_symbolizer::{FunctionVariables, VariableKind, VariableValue};
 
 use crate::capture::host_stack::FrameVariables;
-use crate::report::{self, Availability, Frame, Function, Variable};
 
 /// Adds a frame's variables to what is said of it.
 pub fn add(frame: &mut Frame, variables: &FrameVariables) {

@@ -6,15 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nmiscope_machine::VirtualAddress;
+use nmiscope_report::{
+    self as report, Activity, Cpu, CpuState, LockKind, NodeKind, SourceLine, WaitEdge, WaitGraph,
+    WaitKind, WaitNode,
+};
 use nmiscope_symbolizer::{demangle, short_name};
 
 use super::{Resolver, milliseconds};
 use crate::hang::{self, Ages, EdgeKind, Node};
 use crate::kernel::{self, KernelState, Site, TaskState};
-use crate::report::{
-    self, Activity, Cpu, CpuState, LockKind, NodeKind, SourceLine, WaitEdge, WaitGraph, WaitKind,
-    WaitNode,
-};
 
 /// The whole graph of a moment; `None` where nobody waits, or the kernel is not known.
 pub fn of_moment(

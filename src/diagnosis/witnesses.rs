@@ -4,7 +4,7 @@
 use super::{garbage, is_cut};
 use crate::capture::CpuCapture;
 use crate::capture::host_stack::{Ending, HostStack};
-use crate::report::{Answer, Finding, Frame, Nmi, Word};
+use nmiscope_report::{Answer, Finding, Frame, Nmi, Word};
 use nmiscope_symbolizer::End;
 
 /// What the two make of one vCPU, together.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::report::Class;
+use nmiscope_report::Class;
 
 /// How long each class may last, of the own time of whoever hangs; `None` not to look for it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use nmiscope_report::Class;
+
 use super::guest::{KnownGuest, sleeps_on};
 use super::verdict::{Certainty, Hang};
 use super::wait_graph::{Edge, EdgeKind, Node, Root, WaitGraph};
-use crate::report::Class;
 
 /// The parties at one root of the graph.
 #[derive(Debug, Default)]

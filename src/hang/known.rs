@@ -7,13 +7,14 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use nmiscope_report::Class;
+
 use super::ages::Age;
 use super::class::{self, deadlock, lock_wait, pending_work, soft_lockup, still_cpu};
 use super::group::{Group, groups};
 use super::guest::KnownGuest;
 use super::verdict::Hang;
 use super::wait_graph::{Node, Root, WaitGraph};
-use crate::report::Class;
 
 /// The hangs that are due and of which `is_reported` is false.
 pub fn hangs(guest: &KnownGuest<'_>, is_reported: impl Fn(&Hang) -> bool) -> Vec<Hang> {

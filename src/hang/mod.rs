@@ -53,4 +53,4 @@ pub use sample::{CpuSamples, SampledFrame, each_once};
 pub use verdict::{Certainty, Doubt, Found, Hang, Starved, Verdict};
 pub use wait_graph::{Edge, EdgeKind, Node};
 
-pub use crate::report::Class;
+pub use nmiscope_report::Class;

@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
+use nmiscope_report::Class;
 use serde::{Deserialize, Serialize};
 
 use super::ages::Ages;
 use super::sample::CpuSamples;
 use super::wait_graph::{Edge, Node};
-use crate::report::Class;
 
 /// A verdict: something that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,9 +14,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use nmiscope_report::sanitize::Terminal;
 
 use super::STACK;
-use crate::report::sanitize::Terminal;
 
 /// Where the guest's console goes.
 #[derive(Debug, Clone, PartialEq, Eq)]

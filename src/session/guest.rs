@@ -6,10 +6,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nmiscope_report as report;
+
 use super::options::Options;
 use crate::images::{Files, hex};
 use crate::kernel::{self, Kernel, LocateError, Located, Vocabulary};
-use crate::report;
 use crate::targets::{NoAnswer, Target};
 
 /// The time that all vCPUs have together to say what their registers are. It is short: the next look is

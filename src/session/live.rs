@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nmiscope_machine::Outcome as VmOutcome;
+use nmiscope_report::{
+    CrashCause, Machine, Outcome, Report, SCHEMA_VERSION, Source, Tool, Trigger,
+};
 use nmiscope_symbolizer::SourceRoots;
 use nmiscope_vmm as vmm;
 use nmiscope_vmm::{Ports, Vm};
@@ -23,7 +26,6 @@ use crate::errors::BadRequest;
 use crate::hang::{Found, Verdict};
 use crate::images::{self, Access, Files, source_roots};
 use crate::kernel::{DOORBELLS, Symbols, WithVariables, bundled_words};
-use crate::report::{CrashCause, Machine, Outcome, Report, SCHEMA_VERSION, Source, Tool, Trigger};
 use crate::targets::Target;
 
 /// How long the guest's last words have to reach whoever reads the console.

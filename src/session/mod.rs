@@ -3,7 +3,7 @@
 //! A live session starts a VM, watches it, takes backtraces when something asks for one, and ends with a
 //! report; an offline one makes the report from a core. What a session learns it tells through
 //! [`Event`], to whoever prints; it prints nothing itself. Called by the CLI. A farm starts a process
-//! for each VM.
+//! for each VM. Without the feature `kvm` there is `offline` alone.
 //!
 //! | module | owns |
 //! |---|---|
@@ -16,20 +16,32 @@
 //! | `record` | hangs, backtraces and the core, until the report has them |
 //! | `offline` | a report from a core |
 
+#[cfg(feature = "kvm")]
 mod console;
+#[cfg(feature = "kvm")]
 mod guest;
+#[cfg(feature = "kvm")]
 mod live;
 pub mod offline;
+#[cfg(feature = "kvm")]
 mod options;
+#[cfg(feature = "kvm")]
 mod record;
+#[cfg(feature = "kvm")]
 mod terminal;
+#[cfg(feature = "kvm")]
 mod wake;
+#[cfg(feature = "kvm")]
 mod watch;
 
+#[cfg(feature = "kvm")]
 pub use console::Sink;
+#[cfg(feature = "kvm")]
 pub use live::run;
+#[cfg(feature = "kvm")]
 pub use options::{Ended, Event, Options, Policy};
 
 /// Of the small threads beside the session's own. Two megabytes, as is usual, can become a huge page
 /// at the first touch, which has to be cleared, and counts as used.
+#[cfg(feature = "kvm")]
 const STACK: usize = 256 << 10;

@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use anyhow::Context;
+use nmiscope_report::{self as report, Report, SCHEMA_VERSION, Source};
 use nmiscope_symbolizer::{Image, SourceRoots};
 use serde::Deserialize;
 
@@ -15,7 +16,6 @@ use crate::core_file::Core;
 use crate::diagnosis::{self, Diagnosis, Resolver};
 use crate::images::{self, Access, Bytes, Files, hex, source_roots};
 use crate::kernel::{self, Kernel, Reading, Symbols, Vocabulary, WithVariables};
-use crate::report::{self, Report, SCHEMA_VERSION, Source};
 use crate::targets::{Dump, States, Target};
 
 /// A core or a report, opened.

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nmiscope_report::{Backtrace, Hang, Machine, Outcome, Report};
 use nmiscope_vmm as vmm;
 
 use super::console::Sink;
 use crate::capture::store::Destination;
 use crate::hang;
-use crate::report::{Backtrace, Hang, Machine, Outcome, Report};
 
 /// What to run, and what to do about it.
 #[derive(Debug)]

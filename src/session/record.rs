@@ -5,11 +5,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nmiscope_report::{Backtrace, Hang, Report, Trigger};
+
 use super::options::{Ended, Event, Policy};
 use crate::capture::Capture;
 use crate::capture::store::Pending;
 use crate::diagnosis::{Diagnosis, milliseconds};
-use crate::report::{Backtrace, Hang, Report, Trigger};
 
 /// How many backtraces of hangs a report has: a guest that goes on may hang again and again.
 const MOST_BACKTRACES: usize = 16;

@@ -9,13 +9,13 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use nmiscope_machine::VirtualAddress;
+use nmiscope_report::Frame;
 use nmiscope_symbolizer::{Image, NamedSymbol, ProgramCounter, SourceRoots};
 
 use super::grammar::{Module, Reference, SymbolReference, Target};
 use crate::diagnosis::Resolver;
 use crate::images::hex;
 use crate::images::modules::{self, Modules, NoModule};
-use crate::report::Frame;
 
 /// Start of the upper half of the address space, which kernels have for themselves.
 const UPPER_HALF: u64 = 1 << 63;

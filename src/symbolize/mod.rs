@@ -22,10 +22,9 @@ pub use lookup::{Answer, Lookup, Match, Missing, OtherSize};
 pub use record::write_record;
 pub use summary::Summary;
 
+use nmiscope_report::sanitize::line;
+use nmiscope_report::{Frame, Function};
 use nmiscope_symbolizer::short_name;
-
-use crate::report::sanitize::line;
-use crate::report::{Frame, Function};
 
 /// Matches that a line shows; JSON has more.
 const MAX_SHOWN: usize = 4;

@@ -4,10 +4,11 @@
 
 use std::io::{self, Write};
 
+use nmiscope_report::reference::{Candidate, Record};
+use nmiscope_report::sanitize;
+
 use super::grammar::{Reference, Target};
 use super::lookup::{Answer, Missing};
-use crate::report::reference::{Candidate, Record};
-use crate::report::sanitize;
 
 /// Writes the record of a reference as one line. `line` is the number of the log's line; an argument
 /// has none.

@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 
+use nmiscope_report::sanitize;
 use nmiscope_symbolizer::Image;
 
 use super::grammar::{Reference, Target};
 use super::lookup::{Answer, Missing};
-use crate::report::sanitize;
 
 /// The most reasons of one kind that are told apart.
 const MAX_KINDS: usize = 64;

@@ -7,13 +7,14 @@
 //!
 //! | file | target |
 //! |---|---|
-//! | `own_vm` | a VM of this process |
+//! | `own_vm` | a VM of this process, with the feature `kvm` |
 //! | `dump` | a core that this program wrote |
 //!
 //! `touched` is memory of any target that remembers what was read of it; `reasons` are those why a
 //! target does not answer.
 
 mod dump;
+#[cfg(feature = "kvm")]
 mod own_vm;
 mod reasons;
 mod touched;

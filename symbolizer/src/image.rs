@@ -11,12 +11,12 @@
 use std::borrow::Cow;
 
 use nmiscope_machine::VirtualAddress;
+use nmiscope_names::demangle;
 
 use crate::call_frames::CallFrames;
 use crate::code::ends_in_call;
 use crate::dwarf::{DebugInfo, DwarfError, Function};
 use crate::elf::{DebugLink, Elf, ImageError};
-use crate::names::demangle;
 use crate::program_counter::ProgramCounter;
 use crate::source::Location;
 use crate::symbols::{NamedSymbol, Symbol, SymbolOffset, Symbols};

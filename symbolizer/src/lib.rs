@@ -19,7 +19,7 @@
 //! | module | owns |
 //! |---|---|
 //! | `program_counter` | which address of a frame is looked up |
-//! | `ranges`, `names`, `source` | a sorted map of address ranges; demangled and short names; paths |
+//! | `ranges`, `strings`, `source` | a sorted map of address ranges; strings of tables; paths |
 //! | `elf`, `symbols` | the container and its symbol table |
 //! | `dwarf` | address to function, inlined calls and line |
 //! | `expression` | DWARF expressions over the registers of a frame |
@@ -39,11 +39,11 @@ mod dwarf;
 mod elf;
 mod expression;
 mod image;
-mod names;
 mod program_counter;
 mod ranges;
 mod relocatable;
 mod source;
+mod strings;
 mod symbols;
 mod types;
 mod unwind;
@@ -53,7 +53,7 @@ pub use dwarf::DwarfError;
 pub use elf::{DebugLink, ImageError};
 pub use expression::ExpressionError;
 pub use image::{Frame, Image, Missing, Resolved};
-pub use names::{demangle, short_name};
+pub use nmiscope_names::{demangle, short_name};
 pub use program_counter::ProgramCounter;
 pub use relocatable::{is_relocatable, link_module};
 pub use source::{Location, SourceRoots};

@@ -16,8 +16,8 @@ use object::LittleEndian;
 use object::elf;
 
 use crate::elf::{Elf, ElfSymbol};
-use crate::names::string_at;
 use crate::ranges::RangeMap;
+use crate::strings::string_at;
 use name_index::NameIndex;
 
 mod name_index;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-pub use nmiscope::corpus::*;
-use nmiscope::report::{CrashCause, Hang, Outcome, Report};
+pub use nmiscope_farm::corpus::*;
+use nmiscope_report::{CrashCause, Hang, Outcome, Report};
 
 /// What is wrong with a report of a run with that many CPUs; nothing if it says what it has to.
 pub fn faults(row: &Row, report: &Report, cpus: u32) -> Vec<String> {

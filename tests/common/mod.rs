@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nmiscope::report::{Answer, Backtrace, Cpu, Frame, Hang, Report, Reservation};
+use nmiscope_report::{Answer, Backtrace, Cpu, Frame, Hang, Report, Reservation};
 use nmiscope_symbolizer::short_name;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;

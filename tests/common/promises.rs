@@ -1,8 +1,8 @@
 //! Stacks in a report, held against those that the head of a workload's file promises.
 
-use nmiscope::corpus::{Expected, Row, promises};
 use nmiscope::hang::Class;
-use nmiscope::report::{Backtrace, CpuState, Finding, Report};
+use nmiscope_farm::corpus::{Expected, Row, promises};
+use nmiscope_report::{Backtrace, CpuState, Finding, Report};
 
 use super::{answered, frame_functions, functions, is_subsequence, seen_functions};
 

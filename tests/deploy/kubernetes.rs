@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use nmiscope::farm::suite::Suite;
+use nmiscope_farm::suite::Suite;
 use serde_json::{Value, json};
 
 use super::support::{faults, shellcheck, text, yaml};

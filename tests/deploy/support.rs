@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use nmiscope::farm::event::{Event, Status, What};
+use nmiscope_farm::event::{Event, Status, What};
 use serde_json::Value;
 
 use crate::common::{Finished, nmiscope, program};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::site::*;
 use crate::common::*;
-use nmiscope::farm::event::{Status, What};
+use nmiscope_farm::event::{Status, What};
 
 #[test]
 fn two_hundred_vms_that_hang_at_once_are_two_hundred_verdicts() {

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use nmiscope::farm::event::Status;
+use nmiscope_farm::event::Status;
 use rustix::process::{Signal, geteuid};
 
 use super::site::*;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::common::*;
-use nmiscope::farm::event::{Status, What};
+use nmiscope_farm::event::{Status, What};
 use rustix::process::{Signal, kill_process};
 use site::*;
 

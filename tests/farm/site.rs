@@ -6,9 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nmiscope::farm::event::{Event, FarmFinished, FarmStarted, Status, VmFinished, What};
-use nmiscope::farm::journal;
-use nmiscope::report::Report;
+use nmiscope_farm::event::{Event, FarmFinished, FarmStarted, Status, VmFinished, What};
+use nmiscope_farm::journal;
+use nmiscope_report::Report;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 

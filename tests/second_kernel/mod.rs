@@ -16,8 +16,8 @@ use nmiscope::capture::{
 use nmiscope::diagnosis::{self, Diagnosis, Resolver};
 use nmiscope::hang::{Bounds, Class, Detector, Observation, Vcpu, VcpuSample, Verdict};
 use nmiscope::kernel::{Depth, Kernel, Located, Reading};
-use nmiscope::report::{Backtrace, CpuState, FoundBy, Hang, Trigger, text};
 use nmiscope_machine::{HostTimes, MpState, VcpuState};
+use nmiscope_report::{Backtrace, CpuState, FoundBy, Hang, Trigger, text};
 use nmiscope_symbolizer::SourceRoots;
 
 use adapter::Second;
@@ -89,7 +89,7 @@ fn whole_report() -> (Backtrace, Vec<Hang>) {
     (backtrace, hangs)
 }
 
-fn functions(frames: &[nmiscope::report::Frame]) -> Vec<&str> {
+fn functions(frames: &[nmiscope_report::Frame]) -> Vec<&str> {
     let functions = frames.iter().flat_map(|frame| &frame.functions);
     functions.filter_map(|function| function.name.as_deref()).collect()
 }

@@ -2,7 +2,7 @@
 
 use super::{fixtures, kernel_main, records, small_kernel};
 use crate::common::{exit, nmiscope};
-use nmiscope::report::reference::schema;
+use nmiscope_report::reference::schema;
 use serde_json::Value;
 
 #[test]

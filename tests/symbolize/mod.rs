@@ -9,8 +9,8 @@ mod truth;
 use std::path::{Path, PathBuf};
 
 use nmiscope::images::modules::Modules;
-use nmiscope::report::reference::Record;
 use nmiscope::symbolize::{Annotator, Format, Lookup, Summary};
+use nmiscope_report::reference::Record;
 use nmiscope_symbolizer::{Image, SourceRoots};
 
 fn fixtures(kernel: &str) -> PathBuf {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{annotate_in, expect_only_additions, fixtures, records};
-use nmiscope::report::reference::Record;
 use nmiscope::symbolize::Format;
+use nmiscope_report::reference::Record;
 use serde_json::Value;
 
 const KERNELS: [&str; 2] = ["61", "612"];

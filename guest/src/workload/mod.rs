@@ -9,7 +9,7 @@
 //! The head says too what the host has to make of it, without being told: `Expect: CLASS`, who is
 //! `Blamed:`, which `Locks:` have to do with it, who are its `Victims:`, and how many `Cpus:` it takes.
 //! Together the workloads are the corpus by which the host's verdicts are measured; what the lines mean
-//! exactly stands where they are read, in `src/corpus.rs`.
+//! exactly stands where they are read, in `farm/src/corpus.rs`.
 
 mod abba_deadlock;
 pub mod ap_never_arrives;

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use nmiscope_report::Class;
+
 use super::rule::{Conduct, Rule};
 use super::vcpus::hang_of_vcpus;
 use crate::hang::bounds::Bounds;
@@ -12,7 +14,6 @@ use crate::hang::group::Group;
 use crate::hang::guest::{BootingGuest, KnownGuest};
 use crate::hang::verdict::Hang;
 use crate::hang::wait_graph::{Node, Root};
-use crate::report::Class;
 
 /// See the module. In a guest that is ready, none goes on.
 pub struct BootStall;

@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
+use nmiscope_report::Class;
+
 use super::rule::{AgesOf, Conduct, Rule};
 use crate::hang::guest::KnownGuest;
 use crate::hang::wait_graph::Node;
 use crate::kernel::{TaskState, WaitFor};
-use crate::report::Class;
 
 /// See the module.
 pub struct Deadlock;

@@ -5,10 +5,10 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
+use nmiscope_report::Class;
 
 use super::rule;
 use crate::hang::bounds::Bounds;
-use crate::report::Class;
 
 impl Bounds {
     /// The bound of the command line unless told otherwise.

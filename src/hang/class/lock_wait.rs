@@ -7,6 +7,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use nmiscope_report::Class;
+
 use super::deadlock;
 use super::rule::{AgesOf, Conduct, Rule};
 use crate::hang::ages::Still;
@@ -14,7 +16,6 @@ use crate::hang::group::{Group, parties_at, tasks_on};
 use crate::hang::guest::KnownGuest;
 use crate::hang::verdict::Hang;
 use crate::hang::wait_graph::{Edge, Node, Root};
-use crate::report::Class;
 
 /// See the module.
 pub struct LockWait;

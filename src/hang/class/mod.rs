@@ -29,8 +29,9 @@ mod vcpus;
 
 use std::time::Duration;
 
+use nmiscope_report::Class;
+
 use super::bounds::Bounds;
-use crate::report::Class;
 pub use rule::{Conduct, Rule, UnknownRule};
 
 /// The classes of an unknown kernel, in the order of what explains most: one of them is found.

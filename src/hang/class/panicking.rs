@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
+use nmiscope_report::Class;
+
 use crate::hang::ages::Ages;
 use crate::hang::bounds::Bounds;
-use crate::report::Class;
 
 /// True where it has had its time.
 pub fn is_over(bounds: &Bounds, ages: &Ages) -> bool {

@@ -8,6 +8,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use nmiscope_report::Class;
+
 use super::rule::{AgesOf, Conduct, Rule, task_or};
 use crate::hang::ages::{Age, CpuAges};
 use crate::hang::group::Group;
@@ -15,7 +17,6 @@ use crate::hang::guest::{KnownGuest, sleeps_on};
 use crate::hang::verdict::Hang;
 use crate::hang::wait_graph::{Node, Root};
 use crate::kernel::Task;
-use crate::report::Class;
 
 /// A CPU that is busy with its work and finishes none of it.
 pub struct Livelock;

@@ -6,12 +6,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use nmiscope_report::Class;
+
 use crate::hang::ages::Age;
 use crate::hang::group::parties_at;
 use crate::hang::guest::{KnownGuest, UnknownGuest};
 use crate::hang::verdict::Hang;
 use crate::hang::wait_graph::{Edge, Node, Root};
-use crate::report::Class;
 
 /// How those to blame go on while they hang in a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,12 +6,13 @@
 
 use std::time::Duration;
 
+use nmiscope_report::Class;
+
 use super::rule::{Conduct, Rule, UnknownRule, task_or};
 use super::vcpus::running_for;
 use crate::hang::guest::{KnownGuest, UnknownGuest};
 use crate::hang::verdict::Hang;
 use crate::hang::wait_graph::Node;
-use crate::report::Class;
 
 /// See the module.
 pub struct Silent;

@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
+use nmiscope_report::Class;
+
 use super::rule::{AgesOf, Conduct, Rule, task_or};
 use crate::hang::ages::Age;
 use crate::hang::guest::KnownGuest;
 use crate::hang::wait_graph::Node;
-use crate::report::Class;
 
 /// See the module.
 pub struct SoftLockup;

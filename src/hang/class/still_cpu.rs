@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use nmiscope_report::Class;
+
 use super::boot_stall;
 use super::rule::{AgesOf, Conduct, Rule, UnknownRule, task_or};
 use super::vcpus::{hang_of_vcpus, running_for};
@@ -14,7 +16,6 @@ use crate::hang::ages::Age;
 use crate::hang::guest::{KnownGuest, UnknownGuest};
 use crate::hang::verdict::Hang;
 use crate::hang::wait_graph::Node;
-use crate::report::Class;
 
 /// The class of a CPU in HLT with its interrupts off.
 pub const DEAD_HALT: Class = Class::DeadHalt;

@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
+use nmiscope_report::Class;
+
 use crate::hang::guest::UnknownGuest;
 use crate::hang::verdict::{Certainty, Hang};
 use crate::hang::wait_graph::Node;
-use crate::report::Class;
 
 /// The hang of these vCPUs.
 pub fn hang_of_vcpus(class: Class, age: Duration, cpus: Vec<u32>) -> Hang {

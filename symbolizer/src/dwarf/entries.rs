@@ -9,7 +9,7 @@ use gimli::{AttributeValue, DwAt, Reader, Section, UnitRef, UnitSectionOffset};
 
 use super::sections::{Dwarf, Slice};
 use super::{DebugInfo, DwarfError, read};
-use crate::names::string_at;
+use crate::strings::string_at;
 
 pub(crate) type Unit<'a> = gimli::Unit<Slice<'a>>;
 pub(crate) type Value<'a> = AttributeValue<Slice<'a>>;

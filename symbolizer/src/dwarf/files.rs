@@ -10,8 +10,8 @@ use gimli::{AttributeValue, LineProgramHeader, Section, SectionId};
 use super::Value;
 use super::entries::Unit;
 use super::sections::{Dwarf, Slice};
-use crate::names::string_at;
 use crate::source;
+use crate::strings::string_at;
 
 /// Where a string is, without a lifetime. 32 bits reach through any section that is read.
 #[derive(Clone, Copy, Debug)]

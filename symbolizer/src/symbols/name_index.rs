@@ -6,8 +6,9 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use nmiscope_names::{demangle, short_name};
+
 use super::{NamedSymbol, Symbols};
-use crate::names::{demangle, short_name};
 
 /// The most symbols of one name that are looked at. Debian's kernels have up to some fifty.
 const MAX_NAMESAKES: usize = 1024;

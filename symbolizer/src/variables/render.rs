@@ -3,10 +3,10 @@
 //! Owns the form and its bounds. Owns no locations. Called by [`Variables`](super::Variables).
 
 use nmiscope_machine::{VirtualAddress, VirtualMemory};
+use nmiscope_names::demangle;
 
 use super::VariableValue;
 use super::location::{Location, Locator, MAX_VALUE};
-use crate::names::demangle;
 use crate::types::{Encoding, Kind, Type, TypeError, Types};
 
 /// Bytes of a string that are read from the guest.

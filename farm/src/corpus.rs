@@ -1,0 +1,295 @@
+//! The labelled corpus: the bundled guest's workloads, and what has to be said of each. The labels are
+//! in the heads of their files, which are compiled in:
+//!
+//! * `Expect: CLASS`: a class of hangs, `panic`, `triple-fault`, `exit N`, or `healthy`;
+//! * `Blamed: WHO, ...`: who is to blame; `Victims: WHO, ...`: who suffers from it;
+//! * `Locks: NAME, ...`: which locks have to do with it;
+//! * `Cpus: N..`: how many CPUs it takes; from 1 where it does not say;
+//! * `Frames: WHO: FUNCTION, FUNCTION, ...`: what is on a stack, innermost first, with or without
+//!   others in between; of two or more functions with `|` between them, one; `none` where nothing runs.
+//!
+//! WHO is a CPU's number, `n/2` (half the number of CPUs, rounded down), `last`, `others` (all CPUs
+//! that are not to blame; of frames, those that no other line speaks of), or `task NAME`.
+//!
+//! Reads the labels, and holds no report against them: the tests do that for this program, and a farm
+//! for its suite. A label that cannot be read is a mistake in this program, hence a panic; a test here
+//! reads them all.
+
+use std::collections::BTreeSet;
+
+use clap::ValueEnum;
+use nmiscope_report::Class;
+
+/// A workload, and its file.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// As `workload=` names it.
+    pub name: &'static str,
+    /// The file's text.
+    pub source: &'static str,
+}
+
+/// A promise of a workload's head: on these CPUs, or in this task, these functions, innermost first.
+#[derive(Debug)]
+pub struct Promise {
+    /// The CPUs' numbers.
+    pub cpus: Vec<u32>,
+    /// The task's name, where it is about one.
+    pub task: Option<&'static str>,
+    /// The functions; of two or more with `|` between them, one.
+    pub functions: Vec<&'static str>,
+}
+
+/// What is to be said of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Expected {
+    /// It hangs, in this way.
+    Hang(Class),
+    /// Its kernel panics.
+    Panic,
+    /// A triple fault resets the machine.
+    TripleFault,
+    /// It leaves with this code.
+    Exit(u32),
+    /// It goes on until somebody ends it.
+    Healthy,
+}
+
+macro_rules! rows {
+    ($($name:literal: $file:literal,)*) => {
+        /// All of them, by name.
+        pub const ROWS: &[Row] = &[$(Row {
+            name: $name,
+            source: include_str!(concat!("../../guest/src/workload/", $file)),
+        }),*];
+    };
+}
+
+rows! {
+    "abba-deadlock": "abba_deadlock.rs",
+    "ap-never-arrives": "ap_never_arrives.rs",
+    "ap-never-starts": "ap_never_starts.rs",
+    "boot-stall": "boot_stall.rs",
+    "busy": "busy.rs",
+    "call-deadlock": "call_deadlock.rs",
+    "corrupt-stack": "corrupt_stack.rs",
+    "deep-stack": "deep_stack.rs",
+    "double-begin": "double_begin.rs",
+    "exit": "exit.rs",
+    "forgotten-unlock": "forgotten_unlock.rs",
+    "halt-irqs-off": "halt_irqs_off.rs",
+    "heavy-printk": "heavy_printk.rs",
+    "holder-halts": "holder_halts.rs",
+    "holder-spins": "holder_spins.rs",
+    "idle": "idle.rs",
+    "interrupt-storm": "interrupt_storm.rs",
+    "ipi-wait": "ipi_wait.rs",
+    "livelock": "livelock.rs",
+    "lock-contention": "lock_contention.rs",
+    "long-critical-section": "long_critical_section.rs",
+    "long-irqs-off": "long_irqs_off.rs",
+    "lost-wakeup": "lost_wakeup.rs",
+    "many-ipis": "many_ipis.rs",
+    "missed-timer": "missed_timer.rs",
+    "mutex-contention": "mutex_contention.rs",
+    "mutex-deadlock": "mutex_deadlock.rs",
+    "mutex-holder-spins": "mutex_holder_spins.rs",
+    "nested-panic": "nested_panic.rs",
+    "nmi-stuck": "nmi_stuck.rs",
+    "null-deref": "null_deref.rs",
+    "panic": "panic.rs",
+    "panic-others-spin": "panic_others_spin.rs",
+    "partial-line": "partial_line.rs",
+    "pause-and-go": "pause_and_go.rs",
+    "printk-lock-held": "printk_lock_held.rs",
+    "self-deadlock": "self_deadlock.rs",
+    "sleeping-holder": "sleeping_holder.rs",
+    "spin-in-calls": "spin_in_calls.rs",
+    "spin-irqs-off": "spin_irqs_off.rs",
+    "spin-irqs-on": "spin_irqs_on.rs",
+    "sysrq-storm": "sysrq_storm.rs",
+    "task-hog": "task_hog.rs",
+    "tasks": "tasks.rs",
+    "three-lock-cycle": "three_lock_cycle.rs",
+    "ticket-starved": "ticket_starved.rs",
+    "triple-fault": "triple_fault.rs",
+}
+
+/// The workload with that name.
+pub fn find(name: &str) -> Option<&'static Row> {
+    ROWS.iter().find(|row| row.name == name)
+}
+
+/// The promises of a workload's file for that number of CPUs.
+pub fn promises(source: &'static str, cpus: u32) -> Vec<Promise> {
+    let lines = source.lines().filter_map(|line| line.strip_prefix("//! Frames: "));
+    let parts: Vec<(&str, &str)> =
+        lines.map(|line| line.split_once(": ").expect("WHO: FUNCTIONS")).collect();
+    let named = |who: &str| match who {
+        "n/2" => Some(cpus / 2),
+        "last" => Some(cpus - 1),
+        who => who.parse().ok(),
+    };
+    let taken: Vec<u32> = parts.iter().filter_map(|(who, _)| named(who)).collect();
+    parts
+        .into_iter()
+        .map(|(who, functions)| {
+            let task = who.strip_prefix("task ");
+            let others = || (0..cpus).filter(|cpu| !taken.contains(cpu)).collect();
+            let cpus = match (named(who), task) {
+                (Some(cpu), _) => vec![cpu],
+                (None, Some(_)) => Vec::new(),
+                (None, None) if who == "others" => others(),
+                (None, None) => panic!("{who:?} is nobody"),
+            };
+            let functions = functions.split(", ").map(str::trim).filter(|&name| name != "none");
+            Promise { cpus, task, functions: functions.collect() }
+        })
+        .collect()
+}
+
+impl Row {
+    /// A line of the head.
+    fn label(&self, label: &str) -> Option<&'static str> {
+        let lines = self.source.lines().map_while(|line| line.strip_prefix("//!"));
+        let mut labelled = lines.filter_map(|line| line.trim().split_once(": "));
+        labelled.find(|(name, _)| *name == label).map(|(_, value)| value.trim())
+    }
+
+    /// What is to be said of it.
+    pub fn expected(&self) -> Expected {
+        let label = self.label("Expect").unwrap_or_else(|| panic!("{}: no label", self.name));
+        match label {
+            "panic" => Expected::Panic,
+            "triple-fault" => Expected::TripleFault,
+            "healthy" => Expected::Healthy,
+            class => match class.strip_prefix("exit ") {
+                Some(code) => Expected::Exit(code.parse().expect("an exit code")),
+                None => Expected::Hang(Class::from_str(class, false).expect("a class")),
+            },
+        }
+    }
+
+    /// How many CPUs it takes.
+    pub fn min_cpus(&self) -> u32 {
+        let cpus = self.label("Cpus").map(|cpus| cpus.trim_end_matches(".."));
+        cpus.map_or(1, |cpus| cpus.parse().expect("a number of CPUs"))
+    }
+
+    /// Who is to blame, as reports name them, with that many CPUs.
+    pub fn blamed(&self, cpus: u32) -> BTreeSet<String> {
+        self.parties("Blamed", cpus)
+    }
+
+    /// Who suffers from it, likewise.
+    pub fn victims(&self, cpus: u32) -> BTreeSet<String> {
+        self.parties("Victims", cpus)
+    }
+
+    /// The locks that have to do with it.
+    pub fn locks(&self) -> BTreeSet<String> {
+        let locks = self.label("Locks").unwrap_or("").split(',').map(str::trim);
+        locks.filter(|lock| !lock.is_empty()).map(str::to_owned).collect()
+    }
+
+    fn parties(&self, label: &str, cpus: u32) -> BTreeSet<String> {
+        let words = self.label(label).unwrap_or("");
+        let words = words.split(',').map(str::trim).filter(|word| !word.is_empty());
+        words.flat_map(|word| self.party(word, cpus)).collect()
+    }
+
+    fn party(&self, word: &str, cpus: u32) -> Vec<String> {
+        let name = |cpu: u32| vec![format!("cpu{cpu}")];
+        match word {
+            "n/2" => name(cpus / 2),
+            "last" => name(cpus - 1),
+            "others" => {
+                let blamed = self.blamed(cpus);
+                let all = (0..cpus).map(|cpu| format!("cpu{cpu}"));
+                all.filter(|cpu| !blamed.contains(cpu)).collect()
+            }
+            word => match word.strip_prefix("task ") {
+                Some(task) => vec![task.to_owned()],
+                None => name(word.parse().expect("the number of a CPU")),
+            },
+        }
+    }
+}
+
+impl Expected {
+    /// Its name, as the label has it.
+    pub fn name(self) -> String {
+        match self {
+            Self::Hang(class) => class.name().into(),
+            Self::Panic => "panic".into(),
+            Self::TripleFault => "triple-fault".into(),
+            Self::Exit(code) => format!("exit {code}"),
+            Self::Healthy => "healthy".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_workload_is_here_with_its_number_of_cpus() {
+        let guest = include_str!("../../guest/src/workload/mod.rs");
+        assert_eq!(ROWS.len(), guest.matches("::WORKLOAD,").count());
+        assert!(ROWS.is_sorted_by_key(|row| row.name));
+        for row in ROWS {
+            let Row { name, source } = row;
+            assert!(source.contains(&format!("name: {name:?}")), "{name}");
+            let min_cpus = format!("min_cpus: {}", row.min_cpus());
+            assert!(source.contains(&min_cpus), "{name}: {min_cpus}");
+        }
+    }
+
+    #[test]
+    fn every_label_can_be_read_for_every_number_of_cpus() {
+        for row in ROWS {
+            for cpus in row.min_cpus()..=9 {
+                let hangs = matches!(row.expected(), Expected::Hang(_));
+                let blamed = row.blamed(cpus);
+                assert!(!hangs || !blamed.is_empty(), "{}: nobody is to blame", row.name);
+                assert!(blamed.is_disjoint(&row.victims(cpus)), "{}", row.name);
+                assert!(row.locks().iter().all(|lock| !lock.is_empty()), "{}", row.name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_heads_speak_of_the_stack_of_each_cpu() {
+        for Row { name, source } in ROWS {
+            let mut promised: Vec<u32> =
+                promises(source, 8).into_iter().flat_map(|promise| promise.cpus).collect();
+            promised.sort_unstable();
+            let with_a_stack = match *name {
+                "exit" => 0..0,
+                "boot-stall" => 0..1,
+                _ => 0..8,
+            };
+            assert_eq!(promised, Vec::from_iter(with_a_stack), "{name}");
+        }
+    }
+
+    #[test]
+    fn culprits_have_the_names_that_reports_have_for_them() {
+        let rows: [(&str, u32, &[&str]); 7] = [
+            ("abba-deadlock", 2, &["cpu0", "cpu1"]),
+            ("spin-irqs-off", 1, &["cpu0"]),
+            ("spin-irqs-off", 5, &["cpu2"]),
+            ("ap-never-starts", 8, &["cpu7"]),
+            ("lost-wakeup", 4, &["worker"]),
+            ("mutex-deadlock", 4, &["reader", "writer"]),
+            ("idle", 4, &[]),
+        ];
+        for (name, cpus, blamed) in rows {
+            let row = find(name).expect("a workload");
+            assert_eq!(row.blamed(cpus).iter().collect::<Vec<_>>(), blamed, "{name}/{cpus}");
+        }
+        let row = find("forgotten-unlock").expect("a workload");
+        assert_eq!(row.victims(3).iter().collect::<Vec<_>>(), ["cpu0", "cpu2"]);
+    }
+}

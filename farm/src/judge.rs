@@ -1,0 +1,386 @@
+//! Whether a VM has done what was expected of it, from what its process has left. Pure.
+
+use std::collections::BTreeSet;
+
+use nmiscope_report::{Class, Hang, Outcome, Report, function_of};
+use regex::Regex;
+
+use super::event::{HangSummary, Status};
+use super::suite::{Console, Expectation, Vm};
+
+/// What a VM's process has left.
+#[derive(Debug)]
+pub struct Left<'a> {
+    /// How it ended.
+    pub end: End,
+    /// Its report, or why there is none.
+    pub report: Result<&'a Report, NoReport>,
+    /// What the guest printed.
+    pub console: &'a str,
+    /// The last thing that it said itself.
+    pub complaint: Option<&'a str>,
+}
+
+/// The reason why a VM's process left no report.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoReport {
+    /// There is no file.
+    #[error("without a report")]
+    Missing,
+    /// The file is no report.
+    #[error("left a report that cannot be read ({0})")]
+    Unreadable(String),
+}
+
+/// How a VM's process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// With this exit code.
+    Code(i32),
+    /// By a signal that the farm did not send.
+    Signal(i32),
+    /// The farm has ended it: it had not ended itself long after its time limit.
+    Overdue,
+    /// The farm has ended it together with itself.
+    Interrupted,
+}
+
+/// What is to be said of a VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// How it went.
+    pub status: Status,
+    /// Why, in a sentence; `None` if there is nothing to explain.
+    pub reason: Option<String>,
+}
+
+impl Judgement {
+    fn pass() -> Self {
+        Self { status: Status::Pass, reason: None }
+    }
+
+    /// Not as expected, and why.
+    pub fn because(status: Status, reason: impl Into<String>) -> Self {
+        Self { status, reason: Some(reason.into()) }
+    }
+}
+
+/// Who stops a VM because its suite says so.
+const BY_SUITE: &str = "--stop-after";
+
+/// Judges a VM by what its process has left.
+pub fn judge(vm: &Vm, left: &Left<'_>) -> Judgement {
+    let complaint = || left.complaint.map_or_else(String::new, |said| format!(": {said}"));
+    match left.end {
+        End::Interrupted => {
+            return Judgement::because(Status::Interrupted, "the farm was ended");
+        }
+        End::Overdue => {
+            let reason = "its process had not ended long after the time limit, and was killed";
+            return Judgement::because(Status::Broken, reason);
+        }
+        End::Signal(signal) => {
+            let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
+            let reason = format!("its process was killed by {name}{}", complaint());
+            return Judgement::because(Status::Broken, reason);
+        }
+        End::Code(_) => {}
+    }
+    let report = match &left.report {
+        Ok(report) => *report,
+        Err(reason) => {
+            let End::Code(code) = left.end else {
+                return Judgement::because(Status::Broken, reason.to_string());
+            };
+            let reason = format!("its process ended with code {code} and {reason}{}", complaint());
+            return Judgement::because(Status::Broken, reason);
+        }
+    };
+    match by_outcome(vm, report) {
+        Judgement { status: Status::Pass, .. } => by_console(&vm.console, left.console),
+        other => other,
+    }
+}
+
+fn by_outcome(vm: &Vm, report: &Report) -> Judgement {
+    let expected = expectation(&vm.expect);
+    let but = |what: &str| match vm.expect {
+        Expectation::Pass => what.to_owned(),
+        _ => format!("{what}, and should have {expected}"),
+    };
+    match (&report.outcome, &vm.expect) {
+        (Outcome::Hang, Expectation::Hang { class, blamed }) => {
+            let fits = |hang: &Hang| hang_fits(hang, *class, blamed.as_ref());
+            if report.hangs.iter().any(fits) {
+                return Judgement::pass();
+            }
+            Judgement::because(Status::Hang, format!("it should have {expected}"))
+        }
+        (Outcome::Hang, Expectation::Pass) => Judgement { status: Status::Hang, reason: None },
+        (Outcome::Hang, _) => {
+            Judgement::because(Status::Hang, format!("it should have {expected}"))
+        }
+        (Outcome::Panic { message, .. }, Expectation::Panic { message: wanted }) => {
+            let message = message.as_deref().unwrap_or_default();
+            let fits =
+                |wanted: &str| Regex::new(wanted).is_ok_and(|wanted| wanted.is_match(message));
+            if wanted.as_deref().is_none_or(fits) {
+                return Judgement::pass();
+            }
+            Judgement::because(Status::Crash, but(&format!("it panicked: {message}")))
+        }
+        (Outcome::Panic { message, .. }, _) => {
+            let message = message.as_deref().unwrap_or("it did not say why");
+            Judgement::because(Status::Crash, but(&format!("it panicked: {message}")))
+        }
+        (Outcome::Crash { .. }, Expectation::Crash) => Judgement::pass(),
+        (Outcome::Crash { description, .. }, _) => {
+            Judgement::because(Status::Crash, but(&format!("it crashed: {description}")))
+        }
+        // Nobody whom the suite knows of.
+        (Outcome::Stopped { by }, _) if by != BY_SUITE => {
+            Judgement::because(Status::Broken, format!("it was stopped by {by}"))
+        }
+        (Outcome::Exit { code: 0 } | Outcome::Stopped { .. }, Expectation::Pass) => {
+            Judgement::pass()
+        }
+        (Outcome::Exit { code }, Expectation::Exit { code: wanted }) if code == wanted => {
+            Judgement::pass()
+        }
+        (Outcome::Exit { code }, _) => {
+            Judgement::because(Status::Fail, but(&format!("it left with code {code}")))
+        }
+        (Outcome::Stopped { by }, _) => {
+            Judgement::because(Status::Fail, but(&format!("it was stopped by {by}")))
+        }
+        (Outcome::TimedOut { limit_ms, .. }, _) => {
+            let reason = format!("it had not ended after {:.1} s", limit_ms / 1000.0);
+            Judgement::because(Status::Timeout, but(&reason))
+        }
+        (Outcome::Starved { wall_ms, ran_ms, .. }, _) => {
+            let reason = format!(
+                "it got nowhere for {:.1} s, and had {:.1} s of the host's time meanwhile: run fewer at \
+                 a time",
+                wall_ms / 1000.0,
+                ran_ms / 1000.0
+            );
+            Judgement::because(Status::Starved, reason)
+        }
+    }
+}
+
+/// What a VM should have done.
+fn expectation(expected: &Expectation) -> String {
+    match expected {
+        Expectation::Pass => "left with code 0".into(),
+        Expectation::Exit { code } => format!("left with code {code}"),
+        Expectation::Crash => "crashed".into(),
+        Expectation::Panic { message: None } => "panicked".into(),
+        Expectation::Panic { message: Some(message) } => {
+            format!("panicked with a message that matches {message}")
+        }
+        Expectation::Hang { class, blamed } => {
+            let class = class.map_or_else(|| "hung".into(), |class| format!("hung by a {class}"));
+            match blamed {
+                None => class,
+                Some(blamed) => {
+                    let names: Vec<&str> = blamed.iter().map(String::as_str).collect();
+                    format!("{class} of {}", names.join(" and "))
+                }
+            }
+        }
+    }
+}
+
+fn hang_fits(hang: &Hang, class: Option<Class>, blamed: Option<&BTreeSet<String>>) -> bool {
+    class.is_none_or(|class| class == hang.class)
+        && blamed.is_none_or(|wanted| *wanted == hang.blamed.iter().cloned().collect())
+}
+
+fn by_console(rules: &Console, printed: &str) -> Judgement {
+    // A suite is loaded only if its patterns are regular expressions.
+    let has = |pattern: &String| {
+        let pattern = Regex::new(pattern).ok()?;
+        printed.lines().find(|line| pattern.is_match(line))
+    };
+    if let Some(missing) = rules.must.iter().find(|pattern| has(pattern).is_none()) {
+        let reason = format!("no line of its console matches {missing}");
+        return Judgement::because(Status::Fail, reason);
+    }
+    let unwanted = rules.must_not.iter().find_map(|pattern| Some((pattern, has(pattern)?)));
+    match unwanted {
+        Some((pattern, line)) => {
+            let reason = format!("a line of its console matches {pattern}: {line}");
+            Judgement::because(Status::Fail, reason)
+        }
+        None => Judgement::pass(),
+    }
+}
+
+/// The hang of a report that was found first, in short.
+pub fn summary(report: &Report) -> Option<HangSummary> {
+    let hang = report.hangs.first()?;
+    Some(HangSummary {
+        class: hang.class,
+        signature: hang.signature.clone(),
+        blamed: hang.blamed.clone(),
+        locks: hang.locks.clone(),
+        function: function_of(&hang.blamed, &hang.evidence).map(str::to_owned),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use nmiscope_report::CrashCause;
+
+    fn vm(expect: Expectation) -> Vm {
+        Vm {
+            name: "vm".into(),
+            image: None,
+            initrd: None,
+            workload: None,
+            append: String::new(),
+            cpus: 1,
+            memory: 64 << 20,
+            time_limit: Duration::from_secs(60),
+            stop_after: None,
+            ready_within: Duration::from_secs(30),
+            hang_after: Vec::new(),
+            retries: 0,
+            tags: BTreeSet::new(),
+            expect,
+            console: Console::default(),
+        }
+    }
+
+    /// A deadlock of cpu0 and cpu1.
+    fn report() -> Report {
+        let stored = include_str!("../../tests/offline/cores/abba-deadlock.json");
+        serde_json::from_str(stored).expect("a stored report")
+    }
+
+    fn ended(outcome: Outcome) -> Report {
+        Report { outcome, hangs: Vec::new(), ..report() }
+    }
+
+    fn status(expect: Expectation, report: &Report) -> Status {
+        let left = Left { end: End::Code(0), report: Ok(report), console: "", complaint: None };
+        judge(&vm(expect), &left).status
+    }
+
+    fn hang(class: Option<Class>, blamed: Option<&[&str]>) -> Expectation {
+        let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        Expectation::Hang { class, blamed: blamed.map(set) }
+    }
+
+    #[test]
+    fn a_hang_is_right_if_it_is_the_one_that_was_expected() {
+        let report = report();
+        let rows = [
+            (hang(None, None), Status::Pass),
+            (hang(Some(Class::Deadlock), None), Status::Pass),
+            (hang(Some(Class::Deadlock), Some(&["cpu1", "cpu0"])), Status::Pass),
+            (hang(None, Some(&["cpu0"])), Status::Hang),
+            (hang(Some(Class::HardLockup), None), Status::Hang),
+            (Expectation::Pass, Status::Hang),
+            (Expectation::Exit { code: 3 }, Status::Hang),
+            (Expectation::Crash, Status::Hang),
+        ];
+        for (expect, wanted) in rows {
+            assert_eq!(status(expect.clone(), &report), wanted, "{expect:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_guest_does_is_weighed_against_what_was_expected() {
+        let panicked =
+            |message: &str| ended(Outcome::Panic { cpu: 0, message: Some(message.into()) });
+        let wanted = |message: &str| Expectation::Panic { message: Some(message.into()) };
+        let crash = || {
+            let description = "cpu0: triple fault".into();
+            ended(Outcome::Crash { cpu: 0, cause: CrashCause::TripleFault, description })
+        };
+        let exit = |code| ended(Outcome::Exit { code });
+        let stopped = || ended(Outcome::Stopped { by: "--stop-after".into() });
+        let killed = || ended(Outcome::Stopped { by: "SIGTERM".into() });
+        let timed_out = || ended(Outcome::TimedOut { limit_ms: 1.0, ran_ms: None });
+        let starved = || ended(Outcome::Starved { cpus: vec![0], wall_ms: 1.0, ran_ms: 0.0 });
+        let rows = [
+            (Expectation::Pass, exit(0), Status::Pass),
+            (Expectation::Pass, stopped(), Status::Pass),
+            (Expectation::Pass, killed(), Status::Broken),
+            (Expectation::Exit { code: 7 }, killed(), Status::Broken),
+            (Expectation::Pass, exit(7), Status::Fail),
+            (Expectation::Exit { code: 7 }, exit(7), Status::Pass),
+            (Expectation::Exit { code: 7 }, exit(0), Status::Fail),
+            (Expectation::Pass, panicked("no init"), Status::Crash),
+            (Expectation::Panic { message: None }, panicked("no init"), Status::Pass),
+            (wanted("^no"), panicked("no init"), Status::Pass),
+            (wanted("^init"), panicked("no init"), Status::Crash),
+            (Expectation::Crash, crash(), Status::Pass),
+            (Expectation::Crash, panicked("no init"), Status::Crash),
+            (Expectation::Pass, crash(), Status::Crash),
+            (hang(None, None), stopped(), Status::Fail),
+            (hang(None, None), timed_out(), Status::Timeout),
+            (Expectation::Pass, timed_out(), Status::Timeout),
+            (hang(None, None), starved(), Status::Starved),
+        ];
+        for (expect, report, wanted) in rows {
+            assert_eq!(status(expect.clone(), &report), wanted, "{expect:?} {:?}", report.outcome);
+        }
+    }
+
+    #[test]
+    fn a_process_that_leaves_no_word_is_no_verdict_on_its_guest() {
+        let of = |end, report: Result<&Report, NoReport>, complaint| {
+            let left = Left { end, report, console: "", complaint };
+            judge(&vm(Expectation::Pass), &left)
+        };
+        let good = ended(Outcome::Exit { code: 0 });
+        let rows = [
+            (End::Signal(9), Ok(&good), None, Status::Broken, "killed by SIGKILL"),
+            (End::Overdue, Ok(&good), None, Status::Broken, "was killed"),
+            (End::Interrupted, Ok(&good), None, Status::Interrupted, "the farm was ended"),
+            (
+                End::Code(2),
+                Err(NoReport::Missing),
+                Some("no /dev/kvm"),
+                Status::Broken,
+                "code 2 and without a report: no /dev/kvm",
+            ),
+        ];
+        for (end, report, complaint, status, reason) in rows {
+            let judgement = of(end, report, complaint);
+            assert_eq!(judgement.status, status, "{end:?}");
+            let said = judgement.reason.unwrap_or_default();
+            assert!(said.contains(reason), "{said}");
+        }
+    }
+
+    #[test]
+    fn what_a_guest_prints_counts_where_all_else_is_well() {
+        let console = "booting\r\nwarning: slow\nready\n";
+        let rows: [(&[&str], &[&str], Option<&str>); 5] = [
+            (&["^ready$"], &["panic"], None),
+            (&["boot", "slow$"], &[], None),
+            (&["^boot$"], &[], Some("no line of its console matches ^boot$")),
+            (&[], &["^warning"], Some("a line of its console matches ^warning: warning: slow")),
+            (&["ready.*booting"], &[], Some("no line")),
+        ];
+        for (must, must_not, reason) in rows {
+            let owned = |patterns: &[&str]| patterns.iter().map(|&p| p.to_owned()).collect();
+            let rules = Console { must: owned(must), must_not: owned(must_not) };
+            let vm = Vm { console: rules, ..vm(Expectation::Pass) };
+            let report = ended(Outcome::Exit { code: 0 });
+            let left = Left { end: End::Code(0), report: Ok(&report), console, complaint: None };
+            let judgement = judge(&vm, &left);
+            let wanted = if reason.is_some() { Status::Fail } else { Status::Pass };
+            assert_eq!(judgement.status, wanted, "{must:?} {must_not:?}");
+            let said = judgement.reason.unwrap_or_default();
+            assert!(said.contains(reason.unwrap_or_default()), "{said}");
+        }
+    }
+}

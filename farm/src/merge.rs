@@ -1,0 +1,379 @@
+//! Many results directories into one: those of the parts of a suite that several machines have run.
+//!
+//! What comes of it is what one farm would have left that had run it all: one journal in the order of
+//! time, with one start and one end, and the files of each try. It is made beside its place and put
+//! there in one step. Paths in a journal are not trusted: nothing is read from outside of an input, or
+//! written outside of the output.
+
+mod copy;
+mod parts;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, Permissions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use nmiscope_report::atomic_file;
+
+use super::event::{
+    EVENT_VERSION, Event, FarmFinished, FarmStarted, Id, Status, VmFinished, VmStarted, What,
+};
+use super::{inside, journal, results};
+
+/// What was merged.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    /// The start that the merged journal has.
+    pub started: FarmStarted,
+    /// The end that it has.
+    pub finished: FarmFinished,
+    /// Tries in it.
+    pub tries: u64,
+    /// Parts of the suite that none of the inputs is of, as `hash:2/8`; the first ten.
+    pub missing: Vec<String>,
+    /// What else is not as it should be.
+    pub warnings: Vec<String>,
+}
+
+/// Merges results directories into one, `output`, which is made.
+///
+/// # Errors
+/// An input cannot be read, two of them have different results of the same try, or `output` is there
+/// already, or cannot be written.
+pub fn merge(inputs: &[PathBuf], output: &Path) -> anyhow::Result<Summary> {
+    let failed = || format!("failed to make {}", output.display());
+    match fs::read_dir(output).map(|mut entries| entries.next().is_some()) {
+        Ok(true) => bail!("{}: it is not empty", failed()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(failed);
+        }
+        _ => {}
+    }
+    let mut merged = Merged::default();
+    for input in inputs {
+        merged.add(input)?;
+    }
+    let folder = atomic_file::folder_of(output);
+    fs::create_dir_all(folder).with_context(failed)?;
+    let permissions = Permissions::from_mode(0o777);
+    let mut pending = tempfile::Builder::new();
+    let pending = pending.prefix(".merge-").permissions(permissions).tempdir_in(folder);
+    let pending = pending.with_context(failed)?;
+    let summary = merged.write(pending.path())?;
+    fs::rename(pending.path(), output).with_context(failed)?;
+    // There is nothing left to be removed.
+    let _ = pending.keep();
+    Ok(summary)
+}
+
+/// A try, and where it is from.
+#[derive(Debug)]
+struct Try {
+    /// The results directory.
+    root: PathBuf,
+    /// When it started, and what was said of that.
+    started: Option<(u64, VmStarted)>,
+    /// The same for its end; `None` if it has none.
+    finished: Option<(u64, VmFinished)>,
+}
+
+impl Try {
+    fn directory(&self) -> Option<&Path> {
+        let finished = self.finished.as_ref().map(|(_, finished)| &finished.directory);
+        let started = self.started.as_ref().map(|(_, started)| &started.directory);
+        finished.or(started).map(PathBuf::as_path)
+    }
+
+    /// What the journal says of it, but for where it is from.
+    fn said(&self) -> impl PartialEq + '_ {
+        (&self.started, &self.finished)
+    }
+
+    fn events(self) -> impl Iterator<Item = Event> {
+        let started =
+            self.started.map(|(at_ms, started)| Event { at_ms, what: What::VmStarted(started) });
+        let finished = self
+            .finished
+            .map(|(at_ms, finished)| Event { at_ms, what: What::VmFinished(Box::new(finished)) });
+        started.into_iter().chain(finished)
+    }
+}
+
+#[derive(Default)]
+struct Merged {
+    tries: BTreeMap<Id, Try>,
+    /// The last start of each farm, and when it was.
+    starts: Vec<(u64, FarmStarted)>,
+    interruptions: Vec<Event>,
+    /// Of all that has happened.
+    first_at_ms: Option<u64>,
+    last_at_ms: u64,
+    warnings: Vec<String>,
+}
+
+impl Merged {
+    fn add(&mut self, root: &Path) -> anyhow::Result<()> {
+        let contents = journal::read(root)?;
+        let shown = root.display();
+        if let Some(reason) = contents.is_later() {
+            bail!("failed to read {shown}: {reason}");
+        }
+        if !contents.damaged.is_empty() {
+            let count = contents.damaged.len();
+            self.warn(format!("{shown}: lines of its journal that are no events: {count}"));
+        }
+        let mut start = None;
+        let mut is_over = false;
+        let mut tries: BTreeMap<Id, Try> = BTreeMap::new();
+        let mut interruption = None;
+        for event in contents.events {
+            let at_ms = event.at_ms;
+            self.first_at_ms = Some(self.first_at_ms.map_or(at_ms, |first| first.min(at_ms)));
+            self.last_at_ms = self.last_at_ms.max(at_ms);
+            let new = || Try { root: root.into(), started: None, finished: None };
+            match event.what {
+                What::FarmStarted(started) => {
+                    tries.retain(|id, _| !started.stale.contains(&id.name));
+                    start = Some((at_ms, started));
+                    // It goes on with what was interrupted.
+                    (is_over, interruption) = (false, None);
+                }
+                What::VmStarted(started) => {
+                    let id = started.id.clone();
+                    id.forget_later(&mut tries);
+                    tries.insert(id, Try { started: Some((at_ms, started)), ..new() });
+                }
+                What::VmFinished(finished) => {
+                    let of = tries.entry(finished.id.clone()).or_insert_with(new);
+                    of.finished = Some((at_ms, *finished));
+                }
+                What::FarmInterrupted { by } => {
+                    interruption = Some(Event { at_ms, what: What::FarmInterrupted { by } });
+                }
+                What::FarmFinished(_) => is_over = true,
+            }
+        }
+        let Some(start) = start else { bail!("failed to read {shown}: its journal has no start") };
+        if !is_over {
+            self.warn(format!("{shown}: its farm has not come to its end"));
+        }
+        // The same results twice are no second part.
+        if !self.starts.contains(&start) {
+            self.starts.push(start);
+            self.interruptions.extend(interruption);
+        }
+        tries.into_iter().try_for_each(|(id, new)| self.add_try(id, new))
+    }
+
+    /// Adds a try. One that is there already has to be the same, unless one of the two has no end.
+    fn add_try(&mut self, id: Id, new: Try) -> anyhow::Result<()> {
+        let Some(old) = self.tries.get(&id) else {
+            self.tries.insert(id, new);
+            return Ok(());
+        };
+        let both = || {
+            let shown = format!("{}, run {}, try {}", id.name, id.run, id.attempt);
+            format!("{shown} is in {} and in {}", old.root.display(), new.root.display())
+        };
+        if old.finished.is_some() && new.finished.is_some() {
+            let root = |of: &Try| of.directory().and_then(|path| inside(&of.root, path).ok());
+            let same = old.said() == new.said()
+                && copy::are_equal(root(old).as_deref(), root(&new).as_deref())
+                    .with_context(|| format!("failed to compare: {}", both()))?;
+            if !same {
+                bail!("{}, with different results: merge one of the two only", both());
+            }
+            return Ok(());
+        }
+        let warning = format!("{}, and has an end in one of them at most", both());
+        self.warn(warning);
+        if new.finished.is_some() {
+            self.tries.insert(id, new);
+        }
+        Ok(())
+    }
+
+    fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
+    }
+
+    /// Writes all of it into an empty directory.
+    fn write(mut self, output: &Path) -> anyhow::Result<Summary> {
+        self.copy(output)?;
+        let missing = self.check_parts();
+        let finished = self.finished();
+        let started = self.started(&missing);
+        self.link(output)?;
+        let tries = self.tries.len() as u64;
+        let first = Event {
+            at_ms: self.first_at_ms.unwrap_or(0),
+            what: What::FarmStarted(started.clone()),
+        };
+        let last = Event { at_ms: self.last_at_ms, what: What::FarmFinished(finished.clone()) };
+        let mut between: Vec<Event> =
+            self.tries.into_values().flat_map(Try::events).chain(self.interruptions).collect();
+        between.sort_by_key(|event| event.at_ms);
+        write_journal(output, [first].iter().chain(&between).chain([&last]))?;
+        Ok(Summary { started, finished, tries, missing, warnings: self.warnings })
+    }
+
+    /// Brings the files of all tries over. One whose directory is somewhere else stays without.
+    fn copy(&mut self, output: &Path) -> anyhow::Result<()> {
+        let mut taken: BTreeMap<PathBuf, Id> = BTreeMap::new();
+        let mut warnings = Vec::new();
+        for (id, of) in &mut self.tries {
+            let Some(relative) = of.directory().map(Path::to_owned) else { continue };
+            let shown = || format!("{}: the files of {}", of.root.display(), id.name);
+            let from = match inside(&of.root, &relative) {
+                Ok(from) => from,
+                Err(refused) => {
+                    warnings.push(format!("{} are not taken over: {refused}", shown()));
+                    forget_files(of);
+                    continue;
+                }
+            };
+            // One within another would be as bad.
+            let other = relative.ancestors().find_map(|path| taken.get(path));
+            if let Some(other) = other {
+                bail!("{} and of {} are in one place: {}", shown(), other.name, relative.display());
+            }
+            let to = output.join(&relative);
+            let failed = || format!("failed to copy {} to {}", from.display(), output.display());
+            match copy::tree(&from, &to) {
+                Ok(left) => warnings.extend(left.into_iter().map(|path| {
+                    format!(
+                        "{} is not taken over: it is neither a file nor a directory",
+                        path.display()
+                    )
+                })),
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !from.exists() => {
+                    warnings.push(format!("{} are not there", shown()));
+                }
+                Err(error) => return Err(error).with_context(failed),
+            }
+            taken.insert(relative, id.clone());
+        }
+        self.warnings.extend(warnings);
+        Ok(())
+    }
+
+    fn starts(&self) -> impl Iterator<Item = &FarmStarted> {
+        self.starts.iter().map(|(_, start)| start)
+    }
+
+    /// The parts that are missing. Says what is odd about those that are there.
+    fn check_parts(&mut self) -> Vec<String> {
+        let parts = self.starts().map(|start| start.partition.as_deref());
+        let (missing, odd) = parts::missing(parts);
+        self.warnings.extend(odd);
+        missing
+    }
+
+    /// One start of all.
+    fn started(&self, missing: &[String]) -> FarmStarted {
+        let each = |of: fn(&FarmStarted) -> &str| {
+            let all: BTreeSet<&str> = self.starts().map(of).collect();
+            all.into_iter().collect::<Vec<_>>().join(", ")
+        };
+        let parts = self.starts().filter_map(|start| start.partition.as_deref());
+        let parts: BTreeSet<&str> = parts.collect();
+        let seeds: BTreeSet<Option<u64>> = self.starts().map(|start| start.seed).collect();
+        let lost: BTreeSet<&String> = self.starts().flat_map(|start| &start.lost).collect();
+        let sum = |of: fn(&FarmStarted) -> u64| self.starts().map(of).fold(0, u64::saturating_add);
+        FarmStarted {
+            version: EVENT_VERSION,
+            tool: each(|start| &start.tool),
+            suite: each(|start| &start.suite),
+            host: each(|start| &start.host),
+            planned: sum(|start| start.planned),
+            done: 0,
+            lost: lost.into_iter().cloned().collect(),
+            stale: Vec::new(),
+            seed: seeds.first().copied().flatten().filter(|_| seeds.len() == 1),
+            partition: (!missing.is_empty())
+                .then(|| parts.into_iter().collect::<Vec<_>>().join(", ")),
+            cpus: u32::try_from(sum(|start| start.cpus.into())).unwrap_or(u32::MAX),
+            memory_bytes: sum(|start| start.memory_bytes),
+        }
+    }
+
+    /// One end of all.
+    fn finished(&self) -> FarmFinished {
+        let mut runs: BTreeMap<(&str, u32), &VmFinished> = BTreeMap::new();
+        // In order: of each run, the last try with an end remains.
+        for (id, of) in &self.tries {
+            if let Some((_, finished)) = &of.finished {
+                runs.insert((&id.name, id.run), finished);
+            }
+        }
+        // What was to be tried again, or was interrupted, is not done.
+        runs.retain(|_, end| !end.again && end.status != Status::Interrupted);
+        let mut counts = BTreeMap::new();
+        for end in runs.values() {
+            *counts.entry(end.status).or_insert(0) += 1;
+        }
+        let failed = || runs.values().filter(|end| end.status != Status::Pass);
+        let signatures: BTreeSet<&str> =
+            failed().filter_map(|end| Some(end.hang.as_ref()?.signature.as_str())).collect();
+        let planned = self.starts().map(|start| start.planned).fold(0, u64::saturating_add);
+        let elapsed = self.last_at_ms.saturating_sub(self.first_at_ms.unwrap_or(self.last_at_ms));
+        FarmFinished {
+            counts,
+            flaky: runs.values().filter(|end| end.flaky).count() as u64,
+            known: failed().filter(|end| end.known.is_some()).count() as u64,
+            distinct_hangs: signatures.len() as u64,
+            not_run: planned.saturating_sub(runs.len() as u64),
+            elapsed_ms: elapsed as f64,
+        }
+    }
+
+    /// Gives the first try of each signature its name, as a farm does.
+    fn link(&self, output: &Path) -> anyhow::Result<()> {
+        let mut hangs: Vec<(u64, &VmFinished)> = self
+            .tries
+            .values()
+            .filter_map(|of| of.finished.as_ref())
+            .filter(|(_, end)| end.status == Status::Hang && !end.directory.as_os_str().is_empty())
+            .map(|(at_ms, end)| (*at_ms, end))
+            .collect();
+        hangs.sort_by_key(|(at_ms, _)| *at_ms);
+        for (_, end) in hangs {
+            let signature = end.hang.as_ref().map_or("", |hang| &hang.signature);
+            // A journal that somebody has sent may have anything in it.
+            let is_one =
+                signature.len() == 16 && signature.bytes().all(|is| is.is_ascii_hexdigit());
+            if is_one {
+                results::link(output, signature, &end.directory)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Nobody is to look for them where they are said to be.
+fn forget_files(of: &mut Try) {
+    if let Some((_, started)) = &mut of.started {
+        started.directory = PathBuf::new();
+    }
+    if let Some((_, finished)) = &mut of.finished {
+        finished.directory = PathBuf::new();
+        finished.files.clear();
+    }
+}
+
+fn write_journal<'a>(output: &Path, events: impl Iterator<Item = &'a Event>) -> anyhow::Result<()> {
+    let path = output.join(journal::FILE);
+    let failed = || format!("failed to write {}", path.display());
+    let mut file = BufWriter::new(fs::File::create_new(&path).with_context(failed)?);
+    for event in events {
+        serde_json::to_writer(&mut file, event).with_context(failed)?;
+        file.write_all(b"\n").with_context(failed)?;
+    }
+    let file = file.into_inner().map_err(io::IntoInnerError::into_error).with_context(failed)?;
+    file.sync_all().with_context(failed)
+}
+
+#[cfg(test)]
+mod tests;

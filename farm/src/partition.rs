@@ -1,0 +1,191 @@
+//! `--partition`: which part of a suite is run here, where several machines run it together.
+//!
+//! `hash:2/8` takes a VM by its name alone, so that a VM stays where it is when others come or go.
+//! `count:2/8` deals them out in order, so that no part has more than one VM more than another.
+//! Parts are numbered from 1 on, and of each kind all parts together are the suite, each VM once.
+
+use std::fmt;
+use std::str::FromStr;
+
+use nmiscope_report::nearest;
+use sha2::{Digest, Sha256};
+
+/// A part of a suite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Partition {
+    /// How they are divided.
+    pub by: By,
+    /// Which, from 0 on.
+    pub part: u64,
+    /// Of how many.
+    pub parts: u64,
+}
+
+/// By what a VM comes to be in its part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum By {
+    /// Its name.
+    Hash,
+    /// Its place in the suite.
+    Count,
+}
+
+impl Partition {
+    /// Whether a VM is in it: the `position`th of those that are left by the filter, from 0 on.
+    pub fn takes(&self, position: usize, name: &str) -> bool {
+        let number = match self.by {
+            By::Hash => hash(name),
+            By::Count => position as u64,
+        };
+        number % self.parts == self.part
+    }
+}
+
+/// The first eight bytes, big end first, of the name's SHA-256: the same in every version, everywhere.
+fn hash(name: &str) -> u64 {
+    let digest = Sha256::digest(name.as_bytes());
+    digest.iter().take(8).fold(0, |hash, &byte| hash << 8 | u64::from(byte))
+}
+
+/// The reason why a text names no part.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PartitionError {
+    /// The text has another form.
+    #[error("a part is wanted, as in hash:1/4 or count:1/4")]
+    NoPart,
+    /// There is no such way to divide a suite.
+    #[error("no `{by}`; {}", nearest::hint(by, &["hash", "count"]))]
+    NoKind {
+        /// The word that stands for it.
+        by: String,
+    },
+    /// The part is none of so many.
+    #[error("there is no part {part} of {parts}")]
+    NoSuchPart {
+        /// The part, from 1 on.
+        part: u64,
+        /// The number of parts.
+        parts: u64,
+    },
+}
+
+impl FromStr for Partition {
+    type Err = PartitionError;
+
+    fn from_str(text: &str) -> Result<Self, PartitionError> {
+        let wrong = || PartitionError::NoPart;
+        let (by, numbers) = text.split_once(':').ok_or_else(wrong)?;
+        let by = match by {
+            "hash" => By::Hash,
+            "count" => By::Count,
+            by => return Err(PartitionError::NoKind { by: by.into() }),
+        };
+        let (part, parts) = numbers.split_once('/').ok_or_else(wrong)?;
+        let number = |text: &str| text.parse::<u64>().map_err(|_| wrong());
+        let (part, parts) = (number(part)?, number(parts)?);
+        if !(1..=parts).contains(&part) {
+            return Err(PartitionError::NoSuchPart { part, parts });
+        }
+        Ok(Self { by, part: part - 1, parts })
+    }
+}
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by = match self.by {
+            By::Hash => "hash",
+            By::Count => "count",
+        };
+        write!(f, "{by}:{}/{}", self.part + 1, self.parts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::{btree_set, vec};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn partition(text: &str) -> Partition {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn what_is_no_part_is_refused() {
+        let rows = [
+            ("", "a part is wanted"),
+            ("1/2", "a part is wanted"),
+            ("hash:2", "a part is wanted"),
+            ("hash:a/2", "a part is wanted"),
+            ("count:-1/2", "a part is wanted"),
+            ("hahs:1/2", "no `hahs`; did you mean `hash`?"),
+            ("hash:0/2", "there is no part 0 of 2"),
+            ("count:3/2", "there is no part 3 of 2"),
+            ("count:1/0", "there is no part 1 of 0"),
+        ];
+        for (text, message) in rows {
+            let error = text.parse::<Partition>().unwrap_err();
+            assert!(error.to_string().starts_with(message), "{text}: {error}");
+        }
+        for text in ["hash:1/1", "count:7/8"] {
+            assert_eq!(partition(text).to_string(), text);
+        }
+    }
+
+    /// `printf %s NAME | sha256sum`, the first 16 digits; the part is that modulo 8, plus 1.
+    #[test]
+    fn hashes_never_change() {
+        let rows = [
+            ("boot/cpus=1", 0x49c4_1ddb_6bc4_b91e, 7),
+            ("boot/cpus=8", 0x8c2e_9a81_4831_f480, 1),
+            ("storage/abba", 0x845d_5984_42e7_7b52, 3),
+            ("", 0xe3b0_c442_98fc_1c14, 5),
+        ];
+        for (name, hashed, part) in rows {
+            assert_eq!(hash(name), hashed, "{name}");
+            assert!(partition(&format!("hash:{part}/8")).takes(0, name), "{name}");
+        }
+    }
+
+    #[test]
+    fn counted_parts_differ_by_one_at_most() {
+        for parts in 1..=8u64 {
+            let size = |part| {
+                let partition = partition(&format!("count:{part}/{parts}"));
+                (0..29).filter(|&position| partition.takes(position, "")).count()
+            };
+            let sizes: Vec<usize> = (1..=parts).map(size).collect();
+            let spread = sizes.iter().max().unwrap() - sizes.iter().min().unwrap();
+            assert!(spread <= 1 && sizes.iter().sum::<usize>() == 29, "{sizes:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_vm_is_in_one_part(
+            names in vec(".{0,12}", 0..40),
+            parts in 1..12u64,
+            by in prop_oneof![Just("hash"), Just("count")],
+        ) {
+            let all: Vec<Partition> =
+                (1..=parts).map(|part| partition(&format!("{by}:{part}/{parts}"))).collect();
+            for (position, name) in names.iter().enumerate() {
+                let of = all.iter().filter(|partition| partition.takes(position, name)).count();
+                prop_assert_eq!(of, 1, "{}", name);
+            }
+        }
+
+        #[test]
+        fn a_vm_stays_in_its_hashed_part_when_others_come(
+            names in btree_set("[a-z/]{1,8}", 1..20),
+            more in 1..20usize,
+            parts in 1..12u64,
+        ) {
+            let first = partition(&format!("hash:1/{parts}"));
+            for (position, name) in names.iter().enumerate() {
+                prop_assert_eq!(first.takes(position, name), first.takes(position + more, name));
+            }
+        }
+    }
+}

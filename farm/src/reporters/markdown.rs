@@ -1,0 +1,328 @@
+//! A summary as GitHub's Markdown, for the page of a CI job.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use super::Reporter;
+use super::runs::{Group, Runs, Try};
+use super::summary::{counts, known, times};
+use super::words::{self, NAME, SENTENCE, duration, seconds, verb};
+use crate::event::{Event, FarmFinished, FarmStarted, What};
+use nmiscope_report::destination::Destination;
+use nmiscope_report::short_name;
+use nmiscope_report::units::plural;
+
+/// The most bytes of rows in each section. GitHub takes 1 MiB for all of it.
+const HANGS: usize = 256 << 10;
+const FAILURES: usize = 384 << 10;
+const FLAKY: usize = 128 << 10;
+/// So many lost VMs are named.
+const LOST: usize = 20;
+/// The longest URL that becomes a link.
+const URL: usize = 2048;
+
+/// Writes a file when the run is over.
+pub struct Markdown {
+    file: Destination,
+    root: PathBuf,
+    started: Option<FarmStarted>,
+    interrupted: Option<String>,
+    runs: Runs,
+}
+
+impl Markdown {
+    /// Writes `file`. `root` is the results directory.
+    pub fn new(file: Destination, root: PathBuf) -> Self {
+        Self { file, root, started: None, interrupted: None, runs: Runs::of_failures() }
+    }
+
+    fn write(&self, finished: &FarmFinished) -> anyhow::Result<()> {
+        self.file.write(self.text(finished).as_bytes())
+    }
+
+    fn text(&self, finished: &FarmFinished) -> String {
+        let all = finished.counts.values().sum::<u64>() + finished.not_run;
+        let counts: Vec<String> = counts(finished).into_iter().map(|(_, words)| words).collect();
+        let counts = counts.join(", ");
+        let mut text = format!("## {}: {counts}{}\n\n", plural(all, "VM"), known(finished));
+        self.show_run(&mut text, finished);
+        let groups = self.runs.groups();
+        let (known, new): (Vec<_>, Vec<_>) = groups.iter().partition(|group| group.known.is_some());
+        let hangs = |title, groups: &[&Group<'_>]| {
+            let head = "signature | hang | between | seen | first in | tracked";
+            table(title, head, groups.iter().map(|group| hang_row(group)), HANGS / 2)
+        };
+        text.push_str(&hangs("Distinct hangs", &new));
+        let failed = self.runs.failed().filter(|one| one.end.known.is_none());
+        let head = "VM | status | finding | time";
+        text.push_str(&table("Failures", head, failed.map(failure_row), FAILURES));
+        text.push_str(&hangs("Known hangs", &known));
+        let known = self.runs.failed().filter(|one| one.end.known.is_some());
+        let head = "VM | status | tracked | time";
+        text.push_str(&table("Known failures", head, known.map(known_row), FLAKY));
+        let flaky =
+            table("", "VM | passed in | before", self.runs.flaky().filter_map(flaky_row), FLAKY);
+        if !flaky.is_empty() {
+            let count = self.runs.flaky().count();
+            let _ =
+                write!(text, "<details><summary>{count} flaky</summary>\n\n{flaky}</details>\n\n");
+        }
+        text
+    }
+
+    /// What is to be said of the run itself.
+    fn show_run(&self, text: &mut String, finished: &FarmFinished) {
+        let _ = write!(text, "It took {}", duration(finished.elapsed_ms));
+        if let Some(started) = &self.started {
+            let _ = write!(text, " on {}", code(&started.host, NAME));
+            let _ = write!(text, ", suite {}", code(&started.suite, SENTENCE));
+            if let Some(partition) = &started.partition {
+                let _ = write!(text, ", part {}", code(partition, NAME));
+            }
+            if let Some(seed) = started.seed {
+                let _ = write!(text, ", seed {seed}");
+            }
+        }
+        let _ = write!(
+            text,
+            ". The results are in {}.\n\n",
+            code(&self.root.to_string_lossy(), SENTENCE)
+        );
+        if let Some(by) = &self.interrupted {
+            let by = code(by, NAME);
+            let left = plural(finished.not_run, "VM");
+            let _ =
+                write!(text, "**Ended by {by}**: {left} left, which `--resume` goes on with.\n\n");
+        }
+        let lost = self.started.as_ref().map(|started| started.lost.as_slice()).unwrap_or_default();
+        if !lost.is_empty() {
+            let shown: Vec<String> = lost.iter().take(LOST).map(|name| code(name, NAME)).collect();
+            let more = match lost.len().saturating_sub(LOST) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let count = plural(lost.len() as u64, "VM");
+            let shown = shown.join(", ");
+            let _ = write!(
+                text,
+                "{count} lost when an earlier farm died, and run again: {shown}{more}.\n\n"
+            );
+        }
+    }
+}
+
+impl Reporter for Markdown {
+    fn tell(&mut self, event: &Event) -> anyhow::Result<()> {
+        self.runs.note(event);
+        match &event.what {
+            What::FarmStarted(started) => {
+                self.started = Some(started.clone());
+                self.interrupted = None;
+            }
+            What::FarmInterrupted { by } => self.interrupted = Some(by.clone()),
+            What::FarmFinished(finished) => self.write(finished)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn recall(&mut self, event: &Event) {
+        self.runs.note(event);
+    }
+}
+
+/// A table of at most so many bytes of rows, with a note of what was left out; nothing without rows.
+fn table(title: &str, head: &str, rows: impl Iterator<Item = String>, most: usize) -> String {
+    let mut shown = String::new();
+    let mut cut = 0u64;
+    for row in rows {
+        if shown.len() + row.len() > most {
+            cut += 1;
+        } else {
+            shown.push_str(&row);
+        }
+    }
+    if shown.is_empty() && cut == 0 {
+        return String::new();
+    }
+    let mut text = String::new();
+    if !title.is_empty() {
+        let _ = write!(text, "### {title}\n\n");
+    }
+    let columns = head.split('|').count();
+    let _ = writeln!(text, "| {head} |\n|{}\n{shown}", " --- |".repeat(columns));
+    if cut > 0 {
+        let _ = write!(text, "{} left out here; `events.jsonl` has all.\n\n", plural(cut, "row"));
+    }
+    text
+}
+
+fn row<const N: usize>(cells: [String; N]) -> String {
+    format!("| {} |\n", cells.join(" | "))
+}
+
+fn hang_row(group: &Group<'_>) -> String {
+    let hang = group.hang;
+    let title = match &hang.function {
+        Some(function) => format!("{} in {}", hang.class, code(short_name(function), NAME)),
+        None => hang.class.name().into(),
+    };
+    let between = words::between(hang).map_or_else(String::new, |between| code(&between, SENTENCE));
+    row([
+        code(&words::signature(hang), NAME),
+        title,
+        between,
+        times(group),
+        name(group.first),
+        group.known.map_or_else(String::new, link),
+    ])
+}
+
+fn failure_row(one: &Try) -> String {
+    let finding = words::finding(&one.end);
+    let finding = finding.map_or_else(String::new, |finding| code(&finding, 2 * SENTENCE));
+    row([name(one), verb(one.end.status).into(), finding, seconds(one.end.elapsed_ms)])
+}
+
+fn known_row(one: &Try) -> String {
+    let tracked = one.end.known.as_deref().map_or_else(String::new, link);
+    row([name(one), verb(one.end.status).into(), tracked, seconds(one.end.elapsed_ms)])
+}
+
+fn flaky_row(tries: &[Try]) -> Option<String> {
+    let (last, earlier) = tries.split_last()?;
+    let before = earlier.iter().take(3).map(|one| {
+        let finding = words::finding(&one.end);
+        let finding =
+            finding.map_or_else(String::new, |finding| format!(" {}", code(&finding, SENTENCE)));
+        format!("{}{finding}", verb(one.end.status))
+    });
+    let before: Vec<String> = before.collect();
+    Some(row([name(last), format!("try {}", last.end.id.attempt), before.join("<br>")]))
+}
+
+fn name(one: &Try) -> String {
+    code(&words::name(&one.end.id), NAME)
+}
+
+/// Where something is tracked. What is no plain URL is only shown.
+fn link(url: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/?#@!$&*+,;=%".contains(&byte);
+    let is_web = url.starts_with("https://") || url.starts_with("http://");
+    if is_web && url.len() <= URL && url.bytes().all(is_plain) {
+        format!("<a href=\"{}\">{}</a>", escape(url), escape(&words::line(url, NAME)))
+    } else {
+        code(url, NAME)
+    }
+}
+
+/// Text from elsewhere, cut to so many characters, as it is. An element, and not backticks: it can hold
+/// those, and in a table a `|` as well.
+fn code(text: &str, most: usize) -> String {
+    format!("<code>{}</code>", escape(&words::line(text, most)))
+}
+
+/// Every character that may mean something to Markdown or HTML, as a reference, which to both is only
+/// text.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        let means_nothing = !character.is_ascii()
+            || character.is_ascii_alphanumeric()
+            || matches!(character, ' ' | '-' | '/' | '=' | ',' | '+' | '%');
+        if means_nothing {
+            escaped.push(character);
+        } else {
+            let _ = write!(escaped, "&#{};", character as u32);
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests as fixture;
+    use super::*;
+    use crate::event::{Status, VmFinished};
+
+    fn text(events: &[Event]) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("summary.md");
+        fixture::tell(
+            &mut Markdown::new(Destination::open(&file).unwrap(), "results".into()),
+            events,
+        );
+        std::fs::read_to_string(file).unwrap()
+    }
+
+    #[test]
+    fn a_run_with_everything_in_it_is_told() {
+        fixture::is_golden("summary.md", &text(&fixture::events()));
+    }
+
+    #[test]
+    fn nothing_from_a_guest_is_markdown_or_html() {
+        let hostile = "a|b`c`<img src=x>\n## @all *x* [y](z) \\| www.example.org \u{202e}\x1b[2J";
+        let expected = "a&#124;b&#96;c&#96;&#60;img src=x&#62;&#92;n&#35;&#35; &#64;all &#42;x&#42; \
+                        &#91;y&#93;&#40;z&#41; &#92;&#124; www&#46;example&#46;org \
+                        &#92;u&#123;202e&#125;&#92;u&#123;1b&#125;&#91;2J";
+        assert_eq!(escape(&words::line(hostile, NAME)), expected);
+        let mut farm = fixture::Farm::new(1);
+        farm.end_with(hostile, Status::Hang, |end| {
+            let hang = fixture::hang("<b>", &[hostile], Some(hostile));
+            (end.hang, end.reason, end.known) = (Some(hang), Some(hostile.into()), None);
+        });
+        farm.finish();
+        let text = text(&farm.events);
+        assert!(
+            !text.contains("<img") && !text.contains("@all") && !text.contains("www."),
+            "{text}"
+        );
+        assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text}");
+        let rows = text.lines().filter(|line| line.starts_with("| <code>"));
+        for row in rows {
+            let columns = row.matches('|').count() - 1;
+            assert!(columns == 4 || columns == 6, "{row}");
+        }
+    }
+
+    #[test]
+    fn only_a_web_address_is_a_link() {
+        let address = "https://bugs.example/1?a=b&c";
+        assert!(
+            link(address).starts_with("<a href=\"https&#58;//bugs&#46;example/1&#63;a=b&#38;c\">")
+        );
+        for other in ["javascript:alert(1)", "https://x\" onclick=\"y", "https://x y", "BUG-1", ""]
+        {
+            assert!(link(other).starts_with("<code>"), "{other}");
+        }
+    }
+
+    #[test]
+    fn however_much_fails_it_is_less_than_github_takes_and_says_what_is_missing() {
+        let mut farm = fixture::Farm::new(6000);
+        for number in 0..2000 {
+            let name = format!("{number}/{}", "<".repeat(300));
+            let lock = "|".repeat(300);
+            let hang = |signature: String, end: &mut VmFinished| {
+                end.hang = Some(fixture::hang(&signature, &[&*lock; 8], Some(&lock)));
+                end.reason = Some("\x1b".repeat(500));
+            };
+            farm.end_with(&name, Status::Hang, |end| hang(format!("{number:016x}"), end));
+            farm.end_with(&format!("known/{name}"), Status::Hang, |end| {
+                hang(format!("f{number:015x}"), end);
+                end.known = Some(format!("https://x/{}", "#".repeat(1900)));
+            });
+            let flaky = format!("flaky/{name}");
+            farm.end_with(&flaky, Status::Crash, |end| {
+                end.again = true;
+                end.reason = Some("*".repeat(1000));
+            });
+            farm.end_with(&flaky, Status::Pass, |end| (end.id.attempt, end.flaky) = (2, true));
+        }
+        farm.finish();
+        let text = text(&farm.events);
+        assert!(text.len() < 1 << 20, "{}", text.len());
+        assert_eq!(text.matches(" left out here; `events.jsonl` has all.").count(), 5);
+    }
+}

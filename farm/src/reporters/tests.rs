@@ -1,0 +1,384 @@
+//! Runs for the tests of all reporters, as lists of events, and what the text of them should be.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use nmiscope_report::destination::Destination;
+use nmiscope_report::{Class, sanitize};
+
+use super::{JsonLines, Junit, Lines, Markdown, Reporter};
+use crate::event::{
+    EVENT_VERSION, Event, FarmFinished, FarmStarted, HangSummary, Id, Status, VmFinished,
+    VmStarted, What,
+};
+use crate::results;
+
+/// 2026-01-02T03:04:05Z.
+const START: u64 = 1_767_323_045_000;
+
+/// A run that is made up as it goes.
+pub struct Farm {
+    pub events: Vec<Event>,
+    planned: u64,
+}
+
+impl Farm {
+    pub fn new(planned: u64) -> Self {
+        Self::starting(planned, |_| {})
+    }
+
+    pub fn starting(planned: u64, change: impl FnOnce(&mut FarmStarted)) -> Self {
+        let mut start = FarmStarted {
+            version: EVENT_VERSION,
+            tool: "0.1.0".into(),
+            suite: "suite.toml".into(),
+            host: "builder".into(),
+            planned,
+            done: 0,
+            lost: vec![],
+            stale: vec![],
+            seed: None,
+            partition: None,
+            cpus: 4,
+            memory_bytes: 1 << 30,
+        };
+        change(&mut start);
+        let mut farm = Self { events: vec![], planned };
+        farm.add(What::FarmStarted(start));
+        farm
+    }
+
+    pub fn add(&mut self, what: What) {
+        let at_ms = START + 100 * self.events.len() as u64;
+        self.events.push(Event { at_ms, what });
+    }
+
+    pub fn start(&mut self, name: &str) {
+        let id = Id { name: name.into(), run: 1, attempt: 1 };
+        let directory = results::directory(&id);
+        self.add(What::VmStarted(VmStarted { id, directory, definition: String::new() }));
+    }
+
+    pub fn end(&mut self, name: &str, status: Status) {
+        self.end_with(name, status, |_| {});
+    }
+
+    pub fn end_with(&mut self, name: &str, status: Status, change: impl FnOnce(&mut VmFinished)) {
+        let mut end = VmFinished {
+            id: Id { name: name.into(), run: 1, attempt: 1 },
+            directory: PathBuf::new(),
+            status,
+            again: false,
+            flaky: false,
+            known: None,
+            reason: None,
+            hang: None,
+            elapsed_ms: 412.0,
+            files: [("console".to_owned(), "console.log".into())].into(),
+        };
+        change(&mut end);
+        end.directory = results::directory(&end.id);
+        if end.hang.is_some() {
+            end.files.insert("core".into(), "hang.core".into());
+            end.files.insert("report".into(), "report.json".into());
+        }
+        self.add(What::VmFinished(Box::new(end)));
+    }
+
+    /// Ends it, and counts.
+    pub fn finish(&mut self) {
+        let ends = self.events.iter().filter_map(|event| match &event.what {
+            What::VmFinished(end) if !end.again && end.status != Status::Interrupted => Some(end),
+            _ => None,
+        });
+        let ends: Vec<_> = ends.collect();
+        let mut counts = std::collections::BTreeMap::new();
+        for end in &ends {
+            *counts.entry(end.status).or_insert(0) += 1;
+        }
+        let failed = ends.iter().filter(|end| end.status != Status::Pass);
+        let signatures = failed.filter_map(|end| Some(&end.hang.as_ref()?.signature));
+        let finished = FarmFinished {
+            counts,
+            flaky: ends.iter().filter(|end| end.flaky).count() as u64,
+            known: ends.iter().filter(|end| end.known.is_some()).count() as u64,
+            distinct_hangs: signatures.collect::<std::collections::BTreeSet<_>>().len() as u64,
+            not_run: self.planned.saturating_sub(ends.len() as u64),
+            elapsed_ms: 18_300.0,
+        };
+        self.add(What::FarmFinished(finished));
+    }
+}
+
+/// A hang, a deadlock if there are locks.
+pub fn hang(signature: &str, locks: &[&str], function: Option<&str>) -> HangSummary {
+    HangSummary {
+        class: if locks.is_empty() { Class::HardLockup } else { Class::Deadlock },
+        signature: signature.into(),
+        blamed: ["cpu0", "cpu1"].map(Into::into).into(),
+        locks: locks.iter().copied().map(Into::into).collect(),
+        function: function.map(Into::into),
+    }
+}
+
+/// The deadlock of the examples.
+fn abba() -> HangSummary {
+    hang("7f3a91c2deadbeef", &["INODE_LOCK", "JOURNAL_LOCK"], Some("locks::take_second"))
+}
+
+/// A run with all in it that there can be.
+pub fn events() -> Vec<Event> {
+    let mut farm = Farm::starting(19, |start| {
+        start.lost = vec!["boot/cpus=1".into(), "\x1b]0;title\x07".into()];
+        (start.seed, start.partition) = (Some(7), Some("hash:1/4".into()));
+    });
+    farm.start("boot/cpus=1");
+    farm.end("boot/cpus=1", Status::Pass);
+    farm.end("boot/cpus=8", Status::Pass);
+    farm.end_with("boot/cpus=8", Status::Pass, |end| end.id.run = 2);
+    for (attempt, again) in [(1, true), (2, false)] {
+        farm.end_with("storage/abba", Status::Hang, |end| {
+            (end.id.attempt, end.again, end.hang) = (attempt, again, Some(abba()));
+            end.elapsed_ms = 3200.0;
+        });
+    }
+    farm.end_with("storage/abba", Status::Hang, |end| (end.id.run, end.hang) = (3, Some(abba())));
+    farm.end_with("storage/sometimes", Status::Hang, |end| {
+        (end.again, end.hang) = (true, Some(hang("00aa", &[], None)));
+    });
+    farm.end_with("storage/sometimes", Status::Pass, |end| (end.id.attempt, end.flaky) = (2, true));
+    farm.end_with("storage/known", Status::Hang, |end| {
+        end.hang = Some(hang("c0ffee00c0ffee00", &[], Some("spin")));
+        end.known = Some("https://bugs.example/42".into());
+    });
+    farm.end_with("expected/hang", Status::Pass, |end| end.hang = Some(abba()));
+    let reasons = [
+        ("exit", Status::Fail, "it left with code 3"),
+        ("panic", Status::Crash, "it panicked: no\x1b[2J room\nleft"),
+        ("slow", Status::Timeout, "it had not ended after 30.0 s"),
+        ("starved", Status::Starved, "it got nowhere for 30.0 s: run fewer at a time"),
+        ("killed", Status::Broken, "its process was killed by SIGKILL"),
+        ("cut", Status::Interrupted, "the farm was ended"),
+    ];
+    for (name, status, reason) in reasons {
+        farm.end_with(name, status, |end| end.reason = Some(reason.into()));
+    }
+    let odd = "../odd\n|<b>\u{202e}name\x1b[31m";
+    farm.end_with(odd, Status::Hang, |end| {
+        let hang =
+            hang("0123456789abcdef", &["LOCK\x07", "`x`|", "c", "d", "e"], Some("a::b\r<T>"));
+        (end.hang, end.reason) = (Some(hang), Some("it should have crashed".into()));
+    });
+    farm.end(&"long".repeat(60), Status::Fail);
+    farm.add(What::FarmInterrupted { by: "SIGINT".into() });
+    farm.finish();
+    farm.events
+}
+
+/// Tells all of them.
+pub fn tell(reporter: &mut dyn Reporter, events: &[Event]) {
+    for event in events {
+        reporter.tell(event).unwrap();
+    }
+}
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Shared {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What `Lines` writes, with colors.
+fn colored(events: &[Event]) -> String {
+    let out = Shared::default();
+    tell(&mut Lines::new(Box::new(out.clone()), "results".into()), events);
+    out.text()
+}
+
+/// What `Lines` writes, without colors.
+pub fn lines(events: &[Event]) -> String {
+    anstream::adapter::strip_str(&colored(events)).to_string()
+}
+
+/// Compares with a file in golden/, or writes that anew:
+/// `NMISCOPE_UPDATE=1 cargo test -p nmiscope-farm reporters`.
+#[track_caller]
+pub fn is_golden(file: &str, text: &str) {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let path = format!("{root}/src/reporters/golden/{file}");
+    if std::env::var_os("NMISCOPE_UPDATE").is_some() {
+        std::fs::write(&path, text).unwrap();
+        return;
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    let hint = "NMISCOPE_UPDATE=1 cargo test -p nmiscope-farm reporters";
+    assert!(text == expected, "{file} is out of date; {hint}\n{text}");
+}
+
+#[test]
+fn lines_tell_a_run_with_everything_in_it() {
+    is_golden("lines.txt", &lines(&events()));
+}
+
+#[test]
+fn a_run_in_which_all_is_well_takes_few_words() {
+    let mut farm = Farm::new(2);
+    farm.end("boot/cpus=1", Status::Pass);
+    farm.end("boot/cpus=8", Status::Pass);
+    farm.finish();
+    let expected = "
+ PASS  [  0.41s] boot/cpus=1
+ PASS  [  0.41s] boot/cpus=8
+ ────────────
+ 2 VMs in 18.3 s: 2 passed
+";
+    assert_eq!(lines(&farm.events), &expected[1..]);
+}
+
+#[test]
+fn a_hang_looks_as_it_does_in_the_manual() {
+    let mut farm = Farm::new(1);
+    farm.end_with("storage/abba", Status::Hang, |end| {
+        (end.hang, end.elapsed_ms) = (Some(abba()), 3200.0);
+    });
+    farm.finish();
+    let expected = "
+ HANG  [  3.20s] storage/abba        deadlock  INODE_LOCK <-> JOURNAL_LOCK   sig 7f3a91c2
+ ────────────
+ 1 VM in 18.3 s: 1 hung (1 distinct)
+ results/7f3a91c2/  deadlock in take_second  ×1   report.json  hang.core  console.log
+";
+    assert_eq!(lines(&farm.events), &expected[1..]);
+}
+
+#[test]
+fn a_resumed_run_says_so() {
+    let mut farm = Farm::starting(40, |start| {
+        (start.done, start.lost) = (7, (0..25).map(|number| format!("vm{number}")).collect());
+    });
+    farm.finish();
+    let text = lines(&farm.events);
+    assert!(text.starts_with(" resumed: 7 of 40 are done\n 25 VMs lost when"), "{text}");
+    assert!(text.contains("vm19 and 5 more\n"), "{text}");
+    assert!(text.contains(" 40 VMs in 18.3 s: 40 not run\n"), "{text}");
+    assert!(text.ends_with(" 40 VMs are left: --resume goes on with what was not run\n"), "{text}");
+}
+
+#[test]
+fn what_an_earlier_farm_has_seen_is_in_the_end_and_not_told_again() {
+    let mut earlier = Farm::new(3);
+    earlier.end_with("vm", Status::Hang, |end| end.hang = Some(abba()));
+    earlier.end_with("again", Status::Crash, |end| end.again = true);
+    earlier.end_with("cut", Status::Interrupted, |end| end.reason = Some("ended".into()));
+    let mut farm = Farm::starting(3, |start| start.done = 1);
+    farm.end("again", Status::Pass);
+    farm.end("cut", Status::Pass);
+    farm.finish();
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    let out = Shared::default();
+    let reporters: [Box<dyn Reporter>; 4] = [
+        Box::new(Lines::new(Box::new(out.clone()), "results".into())),
+        Box::new(JsonLines::new(Box::new(std::io::sink()))),
+        Box::new(Junit::new(Destination::open(&root.join("junit.xml")).unwrap(), root.into())),
+        Box::new(Markdown::new(Destination::open(&root.join("summary.md")).unwrap(), root.into())),
+    ];
+    for mut reporter in reporters {
+        earlier.events.iter().for_each(|event| reporter.recall(event));
+        tell(&mut *reporter, &farm.events);
+    }
+    let text = anstream::adapter::strip_str(&out.text()).to_string();
+    assert!(text.starts_with(" resumed: 1 of 3 are done\n PASS  [  0.41s] again\n"), "{text}");
+    assert!(text.contains(" results/7f3a91c2/  deadlock in take_second  ×1 "), "{text}");
+    assert!(!text.contains("crashed") && !text.contains("interrupted"), "{text}");
+    let junit = std::fs::read_to_string(root.join("junit.xml")).unwrap();
+    let report = quick_junit::Report::deserialize_from_str(&junit).unwrap();
+    assert_eq!((report.tests, report.failures, report.errors), (3, 1, 0));
+    let markdown = std::fs::read_to_string(root.join("summary.md")).unwrap();
+    assert!(
+        markdown.contains("<code>7f3a91c2</code>") && !markdown.contains("again"),
+        "{markdown}"
+    );
+}
+
+#[test]
+fn a_thousand_failures_end_in_a_short_summary() {
+    let mut farm = Farm::new(2000);
+    for number in 0..1000 {
+        farm.end(&format!("fail{number:03}"), Status::Fail);
+        farm.end_with(&format!("hang{number:03}"), Status::Hang, |end| {
+            end.hang = Some(hang(&format!("{number:08x}"), &[], None));
+        });
+    }
+    farm.finish();
+    let text = lines(&farm.events);
+    let (_, summary) = text.split_once("────\n").unwrap();
+    assert_eq!(summary.lines().count(), 1 + 50 + 1 + 20 + 1);
+    assert!(summary.contains(" and 950 more; `nmiscope triage results` shows them\n"));
+    assert!(summary.ends_with(" and 980 more; they are in results/events.jsonl\n"));
+}
+
+#[test]
+fn a_run_that_was_cut_off_counts_by_what_the_next_farm_makes_of_it() {
+    let mut farm = Farm::new(1);
+    farm.end_with("vm", Status::Hang, |end| (end.again, end.hang) = (true, Some(abba())));
+    farm.end("vm", Status::Pass);
+    farm.finish();
+    assert!(!lines(&farm.events).contains("7f3a91c2/"));
+}
+
+#[test]
+fn no_character_that_a_terminal_acts_on_gets_through_but_our_own_colors() {
+    for text in [lines(&events()), json_lines(&events())] {
+        for line in text.lines() {
+            assert_eq!(line, sanitize::line(line));
+        }
+    }
+    // Nor is anything of it hidden among those.
+    let colored = colored(&events());
+    assert!(colored.contains("\x1b[1m") && !colored.contains("\x1b[2J"));
+}
+
+fn json_lines(events: &[Event]) -> String {
+    let out = Shared::default();
+    tell(&mut JsonLines::new(Box::new(out.clone())), events);
+    out.text()
+}
+
+#[test]
+fn json_lines_are_the_events() {
+    let events = events();
+    let text = json_lines(&events);
+    let read: Vec<Event> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(read, events);
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_ends_lines_and_not_the_farm() {
+    struct Closed;
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    tell(&mut Lines::new(Box::new(Closed), "results".into()), &events());
+    assert!(JsonLines::new(Box::new(Closed)).tell(&events()[0]).is_err());
+}

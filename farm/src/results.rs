@@ -1,0 +1,407 @@
+//! The results directory: who may write to it, what is where, and what an earlier run has left.
+//!
+//! ```text
+//! farm.lock           held by the farm that runs; the process's number is in it
+//! events.jsonl        the journal
+//! vms/NAME/RUN.TRY/   the files of one try: console.log report.json hang.core stderr.log
+//! SIGNATURE           a link to the first try that hung in this way
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use anyhow::{Context, bail};
+use sha2::{Digest, Sha256};
+
+use super::event::{Event, Id, Status, VmFinished, What};
+use super::journal::{self, Journal};
+use super::suite::Vm;
+
+/// The guest that a VM without an image runs, which is part of the program: its image, and what tells
+/// it from another program's.
+#[derive(Debug)]
+pub struct BundledGuest {
+    image: &'static [u8],
+    digest: OnceLock<[u8; 32]>,
+}
+
+impl BundledGuest {
+    /// The guest with that image.
+    pub fn new(image: &'static [u8]) -> Self {
+        Self { image, digest: OnceLock::new() }
+    }
+
+    /// The SHA-256 of the image, computed when it is first asked for: it takes a while.
+    fn digest(&self) -> &[u8; 32] {
+        self.digest.get_or_init(|| Sha256::digest(self.image).into())
+    }
+}
+
+/// The reason why a results directory was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory is not one that this run may write to: another one is to be named.
+    #[error("{0:#}")]
+    Refused(anyhow::Error),
+    /// The journal in it could not be read or written.
+    #[error("{0:#}")]
+    Failed(anyhow::Error),
+}
+
+const LOCK: &str = "farm.lock";
+
+/// A results directory that this process alone writes to.
+#[derive(Debug)]
+pub struct Results {
+    root: PathBuf,
+    journal: Journal,
+    /// Released when it is closed, which the death of the process does too.
+    _lock: File,
+}
+
+/// What an earlier run has left.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// Runs that are over, with a verdict: name, and which run, and how it ended.
+    pub done: BTreeMap<(String, u32), Done>,
+    /// Of the other runs that were begun, the try to go on with: earlier ones have failed.
+    pub next: BTreeMap<(String, u32), u32>,
+    /// Tries that were going on when the farm died.
+    pub lost: BTreeSet<Id>,
+    /// VMs that are not what they were, by name: their results are not of what would run now.
+    pub changed: BTreeSet<String>,
+    /// VMs that are not planned any more.
+    pub gone: BTreeSet<String>,
+    /// What happened, in order, but for the runs of both.
+    pub events: Vec<Event>,
+    /// Lines of the journal that cannot be read.
+    pub damaged: usize,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// By its last try.
+    pub status: Status,
+    /// It took more than one.
+    pub flaky: bool,
+    /// It is a failure that is known.
+    pub known: bool,
+    /// The signature of its hang, if that is why it failed.
+    pub signature: Option<String>,
+}
+
+impl Done {
+    /// What the end of a run's last try says of the run.
+    pub fn of(end: &VmFinished) -> Self {
+        let hang = end.hang.as_ref().filter(|_| end.status != Status::Pass);
+        Self {
+            status: end.status,
+            flaky: end.flaky,
+            known: end.known.is_some(),
+            signature: hang.map(|hang| hang.signature.clone()),
+        }
+    }
+}
+
+impl Results {
+    /// Opens a results directory for a run of these VMs, makes it if it is not there, and keeps
+    /// every other farm out of it. With `resume`, says what an earlier run has left.
+    ///
+    /// # Errors
+    /// It cannot be written, another farm is at it, or it holds results that nobody wants to resume.
+    pub fn open(
+        root: &Path,
+        vms: &[Vm],
+        bundled: &BundledGuest,
+        resume: bool,
+    ) -> Result<(Self, Left), OpenError> {
+        let lock = lock(root).map_err(OpenError::Refused)?;
+        let mut left = Left::default();
+        if root.join(journal::FILE).exists() {
+            if !resume {
+                let message = format!(
+                    "{} holds the results of an earlier run: name another directory with --out, or go \
+                     on with --resume",
+                    root.display()
+                );
+                return Err(OpenError::Refused(anyhow::anyhow!(message)));
+            }
+            let journal = journal::read(root).map_err(OpenError::Failed)?;
+            if let Some(reason) = journal.is_later() {
+                let error = anyhow::anyhow!("failed to go on in {}: {reason}", root.display());
+                return Err(OpenError::Refused(error));
+            }
+            left = Left::read(journal, vms, bundled);
+        }
+        let journal = Journal::open(root).map_err(OpenError::Failed)?;
+        Ok((Self { root: root.into(), journal, _lock: lock }, left))
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Adds an event to the journal.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn append(&mut self, event: &Event) -> anyhow::Result<()> {
+        let failed = || format!("failed to write {}", self.root.join(journal::FILE).display());
+        self.journal.append(event).with_context(failed)
+    }
+
+    /// Makes the directory of a try, empty, and returns where it is, relative to this one.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn begin(&self, id: &Id) -> anyhow::Result<PathBuf> {
+        let relative = directory(id);
+        let path = self.root.join(&relative);
+        let failed = || format!("failed to make {}", path.display());
+        // Of a try that was lost, or of a VM that was another one: its files are of no use, nor are
+        // those of the tries that came after it.
+        for attempt in id.attempt..=u32::MAX {
+            if !self.discard(&directory(&Id { attempt, ..id.clone() })).with_context(failed)? {
+                break;
+            }
+        }
+        fs::create_dir_all(&path).with_context(failed)?;
+        Ok(relative)
+    }
+
+    /// Removes the directory of a try, and the links to it, and says whether it was there.
+    fn discard(&self, relative: &Path) -> io::Result<bool> {
+        match fs::remove_dir_all(self.root.join(relative)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            removed => removed?,
+        }
+        for entry in fs::read_dir(&self.root)? {
+            let path = entry?.path();
+            if fs::read_link(&path).is_ok_and(|target| target == relative) {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Gives the first try that hung in some way a name by its signature, in a results directory.
+///
+/// # Errors
+/// The link cannot be made.
+pub fn link(root: &Path, signature: &str, directory: &Path) -> anyhow::Result<()> {
+    let link = root.join(short(signature));
+    match symlink(directory, &link) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(error).with_context(|| format!("failed to make {}", link.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The start of a signature: enough for people, and for a name.
+pub fn short(signature: &str) -> &str {
+    signature.get(..8).unwrap_or(signature)
+}
+
+/// The directory of a try, relative to that of the results.
+pub fn directory(id: &Id) -> PathBuf {
+    Path::new("vms").join(file_name(&id.name)).join(format!("{}.{}", id.run, id.attempt))
+}
+
+/// The longest name that is taken as it is; file systems take 255 bytes.
+const MAX_NAME: usize = 160;
+
+/// A file's name for a VM's: the same for the same, another for another, and never a way out of the
+/// directory that it is in.
+pub fn file_name(name: &str) -> String {
+    let mut encoded = String::new();
+    for (at, byte) in name.bytes().enumerate() {
+        match byte {
+            b'.' if at > 0 => encoded.push('.'),
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'_' | b'-' | b'=' | b'+' => {
+                encoded.push(byte.into());
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    if encoded.is_empty() || encoded.len() > MAX_NAME {
+        let digest = Sha256::digest(name);
+        let digest: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        encoded.truncate(MAX_NAME - digest.len() - 2);
+        // No other name has two of these in a row.
+        encoded = format!("{encoded}%%{digest}");
+    }
+    encoded
+}
+
+/// A hash of all that makes a VM what it is: what its suite says of it, and its files, as far as their
+/// size and the time of their last change tell.
+pub fn definition(vm: &Vm, bundled: &BundledGuest) -> String {
+    let mut sha = Sha256::new();
+    sha.update(serde_json::to_vec(vm).expect("a VM is plain JSON"));
+    for file in [&vm.image, &vm.initrd] {
+        let found = file.as_ref().and_then(|file| file.metadata().ok());
+        let version = found.map(|found| (found.len(), found.mtime(), found.mtime_nsec()));
+        sha.update(format!("\n{version:?}"));
+    }
+    if vm.image.is_none() {
+        sha.update(bundled.digest());
+    }
+    sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Makes a results directory, if it is not there.
+///
+/// # Errors
+/// It cannot be made.
+pub fn make_root(root: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(root).with_context(|| format!("failed to make {}", root.display()))
+}
+
+/// Takes the lock, which lasts as long as the file is open.
+fn lock(root: &Path) -> anyhow::Result<File> {
+    make_root(root)?;
+    let path = root.join(LOCK);
+    let failed = || format!("failed to lock {}", path.display());
+    let options =
+        fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+    let mut file = options.with_context(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let _ = Read::by_ref(&mut file).take(64).read_to_string(&mut holder);
+            bail!(
+                "another farm is at work in {} (process {}): wait for it, or name another directory \
+                 with --out",
+                root.display(),
+                holder.trim()
+            );
+        }
+        Err(TryLockError::Error(error)) => return Err(error).with_context(failed),
+    }
+    file.set_len(0).with_context(failed)?;
+    file.rewind().with_context(failed)?;
+    writeln!(file, "{}", std::process::id()).with_context(failed)?;
+    Ok(file)
+}
+
+impl Left {
+    fn read(journal: journal::Contents, vms: &[Vm], bundled: &BundledGuest) -> Self {
+        let planned: BTreeMap<&str, String> =
+            vms.iter().map(|vm| (vm.name.as_str(), definition(vm, bundled))).collect();
+        let mut left = Self { damaged: journal.damaged.len(), ..Self::default() };
+        // What each run was when it last started.
+        let mut definitions = BTreeMap::new();
+        for event in &journal.events {
+            match &event.what {
+                What::VmStarted(started) => {
+                    let run = (started.id.name.clone(), started.id.run);
+                    left.done.remove(&run);
+                    left.next.insert(run.clone(), started.id.attempt);
+                    definitions.insert(run, &started.definition);
+                    left.lost.insert(started.id.clone());
+                }
+                What::VmFinished(finished) => {
+                    left.lost.remove(&finished.id);
+                    let run = (finished.id.name.clone(), finished.id.run);
+                    if finished.again {
+                        left.next.insert(run, finished.id.attempt.saturating_add(1));
+                        continue;
+                    }
+                    if !finished.status.is_verdict() {
+                        continue;
+                    }
+                    left.next.remove(&run);
+                    left.done.insert(run, Done::of(finished));
+                }
+                What::FarmStarted(_) => {
+                    // Those that an earlier one has lost have been told of.
+                    left.lost.clear();
+                }
+                What::FarmInterrupted { .. } | What::FarmFinished(_) => {}
+            }
+        }
+        let mut stale = BTreeSet::new();
+        for (run, definition) in definitions {
+            match planned.get(run.0.as_str()) {
+                Some(now) if now == definition => continue,
+                Some(_) => left.changed.insert(run.0.clone()),
+                None => left.gone.insert(run.0.clone()),
+            };
+            left.done.remove(&run);
+            left.next.remove(&run);
+            stale.insert(run);
+        }
+        let counts = |event: &Event| {
+            let id = match &event.what {
+                What::VmStarted(started) => &started.id,
+                What::VmFinished(finished) => &finished.id,
+                What::FarmStarted(_) | What::FarmInterrupted { .. } | What::FarmFinished(_) => {
+                    return true;
+                }
+            };
+            !stale.contains(&(id.name.clone(), id.run))
+        };
+        left.events = journal.events.into_iter().filter(counts).collect();
+        left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_becomes_one_file_inside_the_directory_and_no_two_the_same() {
+        let long = "x".repeat(5000);
+        let names = [
+            "boot/cpus=8",
+            "boot%2Fcpus=8",
+            "..",
+            ".",
+            "",
+            "../../etc",
+            "/",
+            "a b",
+            "a\nb",
+            "ä",
+            "\0",
+            "-rf",
+            &long,
+            &long[1..],
+            "con.txt",
+            ".hidden",
+        ];
+        let files: BTreeSet<String> = names.iter().map(|name| file_name(name)).collect();
+        assert_eq!(files.len(), names.len(), "{files:?}");
+        for file in &files {
+            assert!(!file.contains('/') && !file.starts_with('.') && !file.is_empty(), "{file}");
+            assert!(file.len() <= 255 && file.is_ascii(), "{file}");
+        }
+        assert_eq!(file_name("boot/cpus=8"), "boot%2Fcpus=8");
+    }
+
+    #[test]
+    fn a_second_farm_is_kept_out_and_a_dead_one_is_not_in_the_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let bundled = BundledGuest::new(b"an image");
+        let (first, _) = Results::open(directory.path(), &[], &bundled, false).unwrap();
+        let error =
+            format!("{:#}", Results::open(directory.path(), &[], &bundled, true).unwrap_err());
+        let process = std::process::id().to_string();
+        assert!(error.contains("another farm") && error.contains(&process), "{error}");
+        drop(first);
+        let error =
+            format!("{:#}", Results::open(directory.path(), &[], &bundled, false).unwrap_err());
+        assert!(error.contains("--resume"), "{error}");
+        Results::open(directory.path(), &[], &bundled, true).unwrap();
+    }
+}

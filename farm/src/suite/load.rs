@@ -1,0 +1,136 @@
+//! TOML to [`super::written`], with every mistake at its place.
+//!
+//! The document is parsed once, into a tree that knows where its parts stand. Each table is then read
+//! by the type that it has to be. Where it is not, the part that is wrong is told of, taken out, and
+//! the rest is read again: so that all mistakes of a file are told at once.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue, ValueDeserializer};
+
+use super::problem::Problem;
+use super::written::{Settings, VmWritten, Written};
+use crate::expression::{self, NoExpression};
+
+/// Reads a suite.
+pub(super) fn read(text: &str) -> Result<Written, Vec<Problem>> {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        // What follows from the first one is of no use to anybody.
+        return Err(errors.iter().take(1).map(|error| Problem::of(error, &[])).collect());
+    }
+    let mut problems = Vec::new();
+    let mut written = Written::default();
+    let mut has_vms = false;
+    for (key, value) in root.into_inner() {
+        match key.get_ref().as_ref() {
+            "defaults" => written.defaults = read_table(value, &[], &mut problems),
+            "vm" => {
+                has_vms = true;
+                written.vm = read_vms(value, &mut problems);
+            }
+            unknown => {
+                let keys = ["defaults", "vm"];
+                problems.push(Problem::unknown_key(key.span(), unknown, &keys));
+            }
+        }
+    }
+    if !has_vms {
+        problems.push(Problem::new(0..0, "no [[vm]]: there is nothing to run"));
+    }
+    check_expressions(&written, &mut problems);
+    if problems.is_empty() { Ok(written) } else { Err(problems) }
+}
+
+/// Each regular expression once, however often it is there; where it is wrong, each time.
+fn check_expressions(written: &Written, problems: &mut Vec<Problem>) {
+    let mut known: HashMap<&str, Option<NoExpression>> = HashMap::new();
+    let vms = written.vm.iter().map(|vm| &vm.settings);
+    for text in vms.chain([&written.defaults]).flat_map(Settings::expressions) {
+        let wrong =
+            known.entry(&text.get_ref().0).or_insert_with_key(|text| expression::read(text).err());
+        problems.extend(wrong.as_ref().map(|wrong| Problem::new(text.span(), wrong.to_string())));
+    }
+}
+
+fn read_vms<'i>(value: Spanned<DeValue<'i>>, problems: &mut Vec<Problem>) -> Vec<VmWritten> {
+    let span = value.span();
+    match value.into_inner() {
+        DeValue::Array(vms) if !vms.is_empty() => {
+            vms.into_iter().filter_map(|vm| read_vm(vm, problems)).collect()
+        }
+        _ => {
+            problems.push(Problem::new(span, "VMs are written as [[vm]], one table each"));
+            Vec::new()
+        }
+    }
+}
+
+/// A VM is its name, its matrix, and what `defaults` may say too.
+fn read_vm<'i>(value: Spanned<DeValue<'i>>, problems: &mut Vec<Problem>) -> Option<VmWritten> {
+    let span = value.span();
+    let DeValue::Table(mut table) = value.into_inner() else {
+        problems.push(Problem::new(span, "a VM is a table: [[vm]]"));
+        return None;
+    };
+    let name = table.remove("name");
+    let matrix = table.remove("matrix");
+    let rest = Spanned::new(span.clone(), DeValue::Table(table));
+    let settings: Settings = read_table(rest, &["name", "matrix"], problems);
+    let matrix = matrix.map(|matrix| {
+        let span = matrix.span();
+        Spanned::new(span, read_table(matrix, &[], problems))
+    });
+    let Some(name) = name else {
+        problems.push(Problem::new(span, "a VM without a `name`"));
+        return None;
+    };
+    match Spanned::deserialize(ValueDeserializer::from(name)) {
+        Ok(name) => Some(VmWritten { name, matrix, settings }),
+        Err(error) => {
+            problems.push(Problem::of(&error, &[]));
+            None
+        }
+    }
+}
+
+/// A table, without those of its parts that are wrong. `also` are keys that are known elsewhere.
+fn read_table<'i, T: Deserialize<'i> + Default>(
+    value: Spanned<DeValue<'i>>,
+    also: &[&str],
+    problems: &mut Vec<Problem>,
+) -> T {
+    let span = value.span();
+    let mut value = value.into_inner();
+    loop {
+        let whole = Spanned::new(span.clone(), value.clone());
+        let error = match T::deserialize(ValueDeserializer::from(whole)) {
+            Ok(read) => return read,
+            Err(error) => error,
+        };
+        problems.push(Problem::of(&error, also));
+        let at = error.span().map_or(usize::MAX, |span| span.start);
+        let DeValue::Table(table) = &mut value else { return T::default() };
+        let Some(wrong) = part_at(table, at) else { return T::default() };
+        table.remove(wrong.as_ref());
+    }
+}
+
+/// The key of the part of a table that stands there.
+fn part_at<'i>(table: &DeTable<'i>, at: usize) -> Option<DeString<'i>> {
+    let mut parts = table.iter();
+    let part = parts.find(|(key, value)| key.span().contains(&at) || stands_at(value, at));
+    part.map(|(key, _)| key.get_ref().clone())
+}
+
+/// The parts of a table that has a header of its own need not stand where the table does.
+fn stands_at(value: &Spanned<DeValue<'_>>, at: usize) -> bool {
+    value.span().contains(&at)
+        || match value.get_ref() {
+            DeValue::Array(array) => array.iter().any(|value| stands_at(value, at)),
+            DeValue::Table(table) => part_at(table, at).is_some(),
+            _ => false,
+        }
+}

@@ -1,0 +1,361 @@
+//! A suite as it is written to the VMs that it is: defaults filled in, matrices multiplied, the corpus
+//! spelled out.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::Path;
+
+use nmiscope_report::nearest;
+use toml::Spanned;
+
+use super::problem::Problem;
+use super::written::{
+    ALL_WORKLOADS, BUNDLED, ConsoleWritten, Cpus, Expression, HangAfterWritten, Matrix, Parameters,
+    Settings, VmWritten, Written,
+};
+use super::{Console, Expectation, LeftOut, Vm};
+use crate::corpus::{self, Expected, Row};
+
+/// What holds for a VM where neither it nor `defaults` says anything. For the rest that is what `run`
+/// has.
+mod default {
+    use std::time::Duration;
+
+    pub const CPUS: u32 = 4;
+    pub const MEMORY: u64 = 64 << 20;
+    /// Behind the bounds of half a minute that some hangs have, so that they are told of as hangs.
+    pub const TIME_LIMIT: Duration = Duration::from_secs(60);
+    pub const READY_WITHIN: Duration = Duration::from_secs(30);
+    pub const HANG_AFTER: &str = "2s";
+    /// For what is healthy of the corpus: long enough for a false alarm.
+    pub const HEALTHY: Duration = Duration::from_secs(4);
+    /// For what does not boot of the corpus: the bundled guest boots in milliseconds.
+    pub const CORPUS_READY_WITHIN: Duration = Duration::from_secs(5);
+}
+
+/// More VMs than this are a mistake in a matrix.
+const MOST_VMS: usize = 100_000;
+
+/// So many values of a matrix are compared with each other. What is beyond is found by its name.
+const MOST_VALUES: usize = 1000;
+
+/// Makes the VMs of a suite. Relative paths are relative to `beside`.
+pub(super) fn expand(
+    written: &Written,
+    beside: &Path,
+) -> Result<(Vec<Vm>, Vec<LeftOut>), Vec<Problem>> {
+    let mut made = Made::default();
+    let mut problems = Vec::new();
+    for vm in &written.vm {
+        let vm = Described { written: vm, defaults: &written.defaults, beside };
+        if let Err(problem) = vm.expand(&mut made) {
+            problems.push(problem);
+        }
+    }
+    if problems.is_empty() { Ok((made.vms, made.left_out)) } else { Err(problems) }
+}
+
+#[derive(Default)]
+struct Made {
+    vms: Vec<Vm>,
+    left_out: Vec<LeftOut>,
+    /// Names, and where they come from.
+    names: HashMap<String, usize>,
+}
+
+/// A VM as it is written, and what holds where it says nothing.
+struct Described<'a> {
+    written: &'a VmWritten,
+    defaults: &'a Settings,
+    beside: &'a Path,
+}
+
+/// The value of a key: the VM's own, or that of `defaults`.
+macro_rules! value {
+    ($described:ident.$key:ident) => {
+        $described.written.settings.$key.as_ref().or($described.defaults.$key.as_ref())
+    };
+}
+
+/// One combination of a matrix: what it adds to the name, and what it says.
+#[derive(Clone, Default)]
+struct Combination<'a> {
+    suffix: String,
+    cpus: Option<u32>,
+    memory: Option<u64>,
+    append: Option<&'a str>,
+}
+
+impl<'a> Described<'a> {
+    fn expand(&self, made: &mut Made) -> Result<(), Problem> {
+        let combinations = self.combinations()?;
+        let rows = self.rows()?;
+        if made.vms.len() + combinations.len() * rows.len() > MOST_VMS {
+            return Err(self.too_many());
+        }
+        for row in rows {
+            for combination in &combinations {
+                self.make(row, combination, made)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One VM.
+    fn make(
+        &self,
+        row: Option<&'static Row>,
+        combination: &Combination<'a>,
+        made: &mut Made,
+    ) -> Result<(), Problem> {
+        let mut name = self.written.name.get_ref().0.clone();
+        if let Some(row) = row {
+            name = format!("{name}/{}", row.name);
+        }
+        name.push_str(&combination.suffix);
+        let here = self.name_span().start;
+        if let Some(first) = made.names.insert(name.clone(), here) {
+            let message = format!("two VMs are called `{name}`");
+            return Err(Problem::again(self.name_span(), message, first));
+        }
+        let vm = self.vm(name, combination);
+        match row {
+            Some(row) if vm.cpus < row.min_cpus() => {
+                let reason = needs_more(row, vm.cpus);
+                made.left_out.push(LeftOut { name: vm.name, reason });
+                return Ok(());
+            }
+            Some(row) => made.vms.push(self.checked(self.of_corpus(row, vm))?),
+            None => made.vms.push(self.checked(vm)?),
+        }
+        Ok(())
+    }
+
+    fn name_span(&self) -> Range<usize> {
+        self.written.name.span()
+    }
+
+    fn too_many(&self) -> Problem {
+        Problem::new(self.name_span(), format!("the suite has more than {MOST_VMS} VMs with these"))
+    }
+
+    /// The image; `None` for the bundled guest.
+    fn image(&self) -> Option<&'a str> {
+        value!(self.image).map(String::as_str).filter(|image| *image != BUNDLED)
+    }
+
+    /// The workloads that are meant by `*`; otherwise `None`, once.
+    fn rows(&self) -> Result<Vec<Option<&'static Row>>, Problem> {
+        let Some(workload) = value!(self.workload) else {
+            if self.image().is_some() {
+                return Ok(vec![None]);
+            }
+            // Whoever names the bundled guest means all that it is there for.
+            if value!(self.image).is_some() {
+                return self.whole_corpus();
+            }
+            let message =
+                "the bundled guest does nothing without a `workload`: name one, or * for all";
+            return Err(Problem::new(self.name_span(), message));
+        };
+        let (name, span) = (workload.get_ref().0.as_str(), workload.span());
+        if self.image().is_some() {
+            if name == ALL_WORKLOADS {
+                let message = "only of the bundled guest it is known which workloads there are";
+                return Err(Problem::new(span, message));
+            }
+            return Ok(vec![None]);
+        }
+        if name == ALL_WORKLOADS {
+            return self.whole_corpus();
+        }
+        if corpus::find(name).is_none() {
+            let names: Vec<&str> = corpus::ROWS.iter().map(|row| row.name).collect();
+            let message = format!("no workload `{name}`; {}", nearest::hint(name, &names));
+            return Err(Problem::new(span, message));
+        }
+        Ok(vec![None])
+    }
+
+    fn whole_corpus(&self) -> Result<Vec<Option<&'static Row>>, Problem> {
+        match &self.written.settings.expect {
+            None => Ok(corpus::ROWS.iter().map(Some).collect()),
+            Some(expect) => {
+                let message = "of all workloads, each is expected to do what it is there for";
+                Err(Problem::new(expect.span(), message))
+            }
+        }
+    }
+
+    fn combinations(&self) -> Result<Vec<Combination<'a>>, Problem> {
+        let one = vec![Combination::default()];
+        let Some(matrix) = &self.written.matrix else { return Ok(one) };
+        let Matrix { cpus, memory, append } = matrix.get_ref();
+        let own = &self.written.settings;
+        let lengths = [
+            check_dimension("cpus", cpus.as_ref(), own.cpus.as_ref())?,
+            check_dimension("memory", memory.as_ref(), own.memory.as_ref())?,
+            check_dimension("append", append.as_ref(), own.append.as_ref())?,
+        ];
+        if lengths.iter().all(Option::is_none) {
+            let message = "an empty matrix: cpus, memory or append is wanted";
+            return Err(Problem::new(matrix.span(), message));
+        }
+        if lengths.into_iter().flatten().fold(1, usize::saturating_mul) > MOST_VMS {
+            return Err(self.too_many());
+        }
+        let combinations = times(one, cpus.as_ref(), |combination, Cpus(cpus)| {
+            combination.suffix.push_str(&format!("/cpus={cpus}"));
+            combination.cpus = Some(*cpus);
+        });
+        let combinations = times(combinations, memory.as_ref(), |combination, size| {
+            combination.suffix.push_str(&format!("/memory={}", size.text));
+            combination.memory = Some(size.bytes);
+        });
+        Ok(times(combinations, append.as_ref(), |combination, Parameters(append)| {
+            combination.suffix.push_str(&format!("/append={append}"));
+            combination.append = Some(append);
+        }))
+    }
+
+    /// A VM, as far as it does not depend on what is known of its workload.
+    fn vm(&self, name: String, combination: &Combination<'a>) -> Vm {
+        let cpus = value!(self.cpus).map(|cpus| cpus.get_ref().0);
+        let memory = value!(self.memory).map(|memory| memory.get_ref().bytes);
+        let append = value!(self.append).map(|append| append.get_ref().0.as_str());
+        let hang_after = value!(self.hang_after).map(HangAfterWritten::to_arguments);
+        let expect = value!(self.expect).map(|expect| expect.get_ref().expectation());
+        let tags = value!(self.tags).into_iter().flatten().map(|tag| tag.0.clone());
+        Vm {
+            name,
+            image: self.image().map(|path| self.beside.join(path)),
+            initrd: value!(self.initrd).map(|path| self.beside.join(path)),
+            workload: value!(self.workload).map(|workload| workload.get_ref().0.clone()),
+            append: combination.append.or(append).unwrap_or_default().to_owned(),
+            cpus: combination.cpus.or(cpus).unwrap_or(default::CPUS),
+            memory: combination.memory.or(memory).unwrap_or(default::MEMORY),
+            time_limit: value!(self.time_limit).map_or(default::TIME_LIMIT, |limit| limit.0),
+            stop_after: value!(self.stop_after).map(|time| time.0).filter(|time| !time.is_zero()),
+            ready_within: value!(self.ready_within).map_or(default::READY_WITHIN, |time| time.0),
+            hang_after: hang_after.unwrap_or_else(|| vec![default::HANG_AFTER.into()]),
+            retries: value!(self.retries).copied().unwrap_or(0),
+            tags: tags.collect(),
+            expect: expect.unwrap_or(Expectation::Pass),
+            console: value!(self.console).map_or_else(Console::default, console),
+        }
+    }
+
+    /// The same with a workload of the corpus, which is expected to do what its label says.
+    fn of_corpus(&self, row: &'static Row, vm: Vm) -> Vm {
+        let expected = row.expected();
+        // What hangs or ends is not to be stopped before it does.
+        let stop_after = (expected == Expected::Healthy)
+            .then(|| vm.stop_after.unwrap_or(default::HEALTHY.min(vm.time_limit / 2)));
+        let said = value!(self.ready_within).is_some();
+        let ready_within = match expected {
+            Expected::Hang(class) if class.is_before_ready() && !said => {
+                default::CORPUS_READY_WITHIN
+            }
+            _ => vm.ready_within,
+        };
+        let expect = expectation(row, vm.cpus);
+        Vm { workload: Some(row.name.into()), stop_after, ready_within, expect, ..vm }
+    }
+
+    /// What only all of its keys together can be wrong about.
+    fn checked(&self, vm: Vm) -> Result<Vm, Problem> {
+        if let Some(stop_after) = vm.stop_after.filter(|stop| *stop >= vm.time_limit) {
+            let message = format!(
+                "`stop-after` ({stop_after:?}) is not before `time-limit` ({:?}): it never succeeds",
+                vm.time_limit
+            );
+            return Err(Problem::new(self.name_span(), message));
+        }
+        if let (None, Some(workload)) = (&vm.image, value!(self.workload)) {
+            let row = corpus::find(&workload.get_ref().0);
+            if let Some(row) = row.filter(|row| vm.cpus < row.min_cpus()) {
+                let message = format!("`{}`: {}", vm.name, needs_more(row, vm.cpus));
+                return Err(Problem::new(workload.span(), message));
+            }
+        }
+        if let Some(culprit) = blamed_in_vain(&vm) {
+            let span = value!(self.expect).map_or_else(|| self.name_span(), Spanned::span);
+            let message =
+                format!("`{culprit}` cannot be to blame: `{}` has {} vCPUs", vm.name, vm.cpus);
+            return Err(Problem::new(span, message));
+        }
+        Ok(vm)
+    }
+}
+
+/// Somebody to blame who is not there.
+fn blamed_in_vain(vm: &Vm) -> Option<&str> {
+    let Expectation::Hang { blamed: Some(blamed), .. } = &vm.expect else { return None };
+    let number = |name: &str| name.strip_prefix("cpu")?.parse::<u32>().ok();
+    let mut blamed = blamed.iter().map(String::as_str);
+    blamed.find(|name| number(name).is_some_and(|cpu| cpu >= vm.cpus))
+}
+
+fn needs_more(row: &Row, cpus: u32) -> String {
+    format!("{} needs {} vCPUs, not {cpus}", row.name, row.min_cpus())
+}
+
+/// What a label says, as a VM with that many vCPUs has it.
+fn expectation(row: &Row, cpus: u32) -> Expectation {
+    match row.expected() {
+        Expected::Hang(class) => {
+            Expectation::Hang { class: Some(class), blamed: Some(row.blamed(cpus)) }
+        }
+        Expected::Panic => Expectation::Panic { message: None },
+        Expected::TripleFault => Expectation::Crash,
+        Expected::Exit(0) | Expected::Healthy => Expectation::Pass,
+        Expected::Exit(code) => Expectation::Exit { code },
+    }
+}
+
+fn console(written: &ConsoleWritten) -> Console {
+    let texts = |expressions: &[Spanned<Expression>]| {
+        expressions.iter().map(|expression| expression.get_ref().0.clone()).collect()
+    };
+    Console { must: texts(&written.must), must_not: texts(&written.must_not) }
+}
+
+/// How many values a matrix has for a key: one at least, none twice, and no other one beside it.
+fn check_dimension<T: PartialEq>(
+    key: &str,
+    values: Option<&Spanned<Vec<Spanned<T>>>>,
+    own: Option<&Spanned<T>>,
+) -> Result<Option<usize>, Problem> {
+    let Some(values) = values else { return Ok(None) };
+    let (values, span) = (values.get_ref(), values.span());
+    if values.is_empty() {
+        return Err(Problem::new(span, format!("no value for `{key}`: this makes no VM at all")));
+    }
+    if let Some(own) = own {
+        return Err(Problem::new(own.span(), format!("`{key}` is in the matrix too")));
+    }
+    for (index, value) in values.iter().enumerate().take(MOST_VALUES) {
+        if let Some(first) = values[..index].iter().find(|other| other.get_ref() == value.get_ref())
+        {
+            return Err(Problem::again(value.span(), "the same value twice", first.span().start));
+        }
+    }
+    Ok(Some(values.len()))
+}
+
+/// All combinations of those that there are with these values; those that there are, without any.
+fn times<'a, T>(
+    combinations: Vec<Combination<'a>>,
+    values: Option<&'a Spanned<Vec<Spanned<T>>>>,
+    add: impl Fn(&mut Combination<'a>, &'a T),
+) -> Vec<Combination<'a>> {
+    let Some(values) = values else { return combinations };
+    let with_each = combinations.iter().flat_map(|combination| {
+        values.get_ref().iter().map(|value| {
+            let mut combination = combination.clone();
+            add(&mut combination, value.get_ref());
+            combination
+        })
+    });
+    with_each.collect()
+}

@@ -1,0 +1,223 @@
+//! What is wrong with a suite, and where: every message with its line and column, the line itself, and
+//! a mark below.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use nmiscope_report::nearest;
+use nmiscope_report::sanitize;
+
+/// Why there is no suite.
+#[derive(Debug, thiserror::Error)]
+pub enum SuiteError {
+    /// The file cannot be read.
+    #[error("failed to read the suite {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is no suite.
+    #[error("{}", told(path, wrong))]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// All that is wrong with it, from top to bottom; one at least.
+        wrong: Vec<Wrong>,
+    },
+}
+
+/// Something that is wrong with a suite.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wrong {
+    /// The line, from 1 on.
+    pub line: usize,
+    /// The column, in characters, from 1 on.
+    pub column: usize,
+    /// What is wrong.
+    pub message: String,
+    /// The line and a mark below what is wrong in it.
+    excerpt: String,
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}\n{}", self.line, self.column, self.message, self.excerpt)
+    }
+}
+
+/// So many are shown: a file with more was not meant to be a suite.
+const SHOWN: usize = 20;
+
+fn told(path: &Path, wrong: &[Wrong]) -> String {
+    let path = sanitize::line(&path.display().to_string());
+    let shown = wrong.iter().take(SHOWN).map(|wrong| format!("{path}:{wrong}"));
+    let more = wrong.len().saturating_sub(SHOWN);
+    let more = (more > 0).then(|| format!("and {more} more"));
+    shown.chain(more).collect::<Vec<_>>().join("\n")
+}
+
+/// The same, as those say it who find it: by bytes of the text.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    span: Range<usize>,
+    message: String,
+    /// Something else that has to do with it: what, and where.
+    other: Option<(&'static str, usize)>,
+}
+
+impl Problem {
+    pub(super) fn new(span: Range<usize>, message: impl Into<String>) -> Self {
+        Self { span, message: message.into(), other: None }
+    }
+
+    /// Something that is there already.
+    pub(super) fn again(span: Range<usize>, message: impl Into<String>, first: usize) -> Self {
+        Self { other: Some(("the first one is in line", first)), ..Self::new(span, message) }
+    }
+
+    /// A key that there is not.
+    pub(super) fn unknown_key(span: Range<usize>, key: &str, keys: &[&str]) -> Self {
+        Self::new(span, format!("unknown key `{key}`; {}", nearest::hint(key, keys)))
+    }
+
+    /// An error of the TOML parser, or of a type of [`super::written`]. `also` are keys that the table
+    /// may have and the type does not.
+    pub(super) fn of(error: &toml::de::Error, also: &[&str]) -> Self {
+        let message = error.message();
+        let message = in_our_words(message, also).unwrap_or_else(|| message.to_owned());
+        Self::new(error.span().unwrap_or(0..0), message)
+    }
+
+    pub(super) fn at(&self) -> usize {
+        self.span.start
+    }
+}
+
+/// What serde says of a name that there is not, with the one that is meant. serde has the names only
+/// inside its message; one of another form is left as it is.
+fn in_our_words(message: &str, also: &[&str]) -> Option<String> {
+    let (what, rest) = match message.strip_prefix("unknown field `") {
+        Some(rest) => ("key", rest),
+        None => ("word", message.strip_prefix("unknown variant `")?),
+    };
+    let (name, known) = rest.split_once("`, expected ")?;
+    let known: Vec<&str> =
+        known.split('`').skip(1).step_by(2).chain(also.iter().copied()).collect();
+    Some(format!("unknown {what} `{name}`; {}", nearest::hint(name, &known)))
+}
+
+impl SuiteError {
+    pub(super) fn wrong(path: &Path, text: &str, mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(Problem::at);
+        let wrong = problems.into_iter().map(|problem| locate(text, problem)).collect();
+        Self::Wrong { path: path.into(), wrong }
+    }
+}
+
+fn locate(text: &str, problem: Problem) -> Wrong {
+    let Problem { span, message, other } = problem;
+    let start = text.floor_char_boundary(span.start);
+    let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+    let line = text[line_start..].lines().next().unwrap_or_default();
+    let number = line_of(text, start);
+    let column = text[line_start..start].chars().count();
+    let end = text
+        .floor_char_boundary(span.end)
+        .clamp(start, line_start + line.len().max(start - line_start));
+    let width = text[start..end].chars().count().max(1);
+    let message = match other {
+        Some((what, at)) => format!("{message}; {what} {}", line_of(text, at)),
+        None => message,
+    };
+    let excerpt = excerpt(number, line, column, width);
+    Wrong { line: number, column: column + 1, message: sanitize::line(&message), excerpt }
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text[..text.floor_char_boundary(at)].matches('\n').count() + 1
+}
+
+/// A line, no longer than a terminal is wide, and a mark below some of its characters.
+fn excerpt(number: usize, line: &str, column: usize, width: usize) -> String {
+    const WIDEST: usize = 100;
+    let harmless = |character: char| {
+        let dangerous = sanitize::line(character.encode_utf8(&mut [0; 4])).chars().count() != 1;
+        // One for one, so that the mark stays below.
+        if dangerous { if character == '\t' { ' ' } else { '\u{fffd}' } } else { character }
+    };
+    let cut = column.saturating_sub(WIDEST / 2);
+    let shown: String = line.chars().skip(cut).take(WIDEST).map(harmless).collect();
+    let before = if cut > 0 { "..." } else { "" };
+    let indent = " ".repeat(before.len() + column - cut);
+    let mark = "^".repeat(width.min(WIDEST + cut - column).max(1));
+    let number = number.to_string();
+    let gutter = " ".repeat(number.len());
+    format!("  {number} | {before}{shown}\n  {gutter} | {indent}{mark}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_below_what_it_marks() {
+        let long = format!("{}x = 1", "y".repeat(300));
+        let rows = [
+            ("a = 1\nbcd = 2\n", 6..9, "2:1", "  2 | bcd = 2\n    | ^^^"),
+            ("\u{e4}\u{f6} = 1", 7..8, "1:6", "  1 | \u{e4}\u{f6} = 1\n    |      ^"),
+            ("a\t= \u{7}", 4..5, "1:5", "  1 | a = \u{fffd}\n    |     ^"),
+            // To the end of the line and no further; at the end, there is something to see too.
+            ("a = [\n1]", 4..8, "1:5", "  1 | a = [\n    |     ^"),
+            ("a = 1", 5..5, "1:6", "  1 | a = 1\n    |      ^"),
+            ("a = 1", 99..200, "1:6", "  1 | a = 1\n    |      ^"),
+            ("a\r\nb\r\n", 3..4, "2:1", "  2 | b\n    | ^"),
+            ("", 0..0, "1:1", "  1 | \n    | ^"),
+        ];
+        for (text, span, place, excerpt) in rows {
+            let wrong = locate(text, Problem::new(span, "no"));
+            assert_eq!(wrong.to_string(), format!("{place}: no\n{excerpt}"));
+        }
+        let wrong = locate(&long, Problem::new(300..301, "no"));
+        let lines: Vec<&str> = wrong.excerpt.lines().collect();
+        assert!(lines[0].len() < 120, "{}", wrong.excerpt);
+        assert_eq!(lines[0].find('x'), lines[1].find('^'));
+    }
+
+    #[test]
+    fn what_serde_does_not_know_is_said_with_what_is_meant() {
+        let rows = [
+            (
+                "unknown field `cpu`, expected one of `cpus`, `memory`",
+                Some("unknown key `cpu`; did you mean `cpus`?"),
+            ),
+            (
+                "unknown field `nmae`, expected `cpus`",
+                Some("unknown key `nmae`; did you mean `name`?"),
+            ),
+            (
+                "unknown field `xyzzy`, expected `cpus` or `memory`",
+                Some("unknown key `xyzzy`; there are cpus, memory, name"),
+            ),
+            (
+                "unknown variant `pas`, expected `pass`",
+                Some("unknown word `pas`; did you mean `pass`?"),
+            ),
+            ("missing field `x`", None),
+        ];
+        for (message, ours) in rows {
+            assert_eq!(in_our_words(message, &["name"]).as_deref(), ours);
+        }
+    }
+
+    #[test]
+    fn there_is_an_end_to_errors() {
+        let problems = (0..30).map(|at| Problem::new(at..at, "no")).collect();
+        let error = SuiteError::wrong(Path::new("s.toml"), &"x".repeat(30), problems).to_string();
+        assert!(error.starts_with("s.toml:1:1: no\n"), "{error}");
+        assert!(error.ends_with("\nand 10 more"), "{error}");
+    }
+}

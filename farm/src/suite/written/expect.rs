@@ -1,0 +1,177 @@
+//! How a VM is to end: a word, or a table.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use clap::ValueEnum;
+use nmiscope_report::Class;
+use nmiscope_report::nearest;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::{MapAccessDeserializer, StrDeserializer};
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use toml::Spanned;
+
+use super::Expression;
+use super::values::{ValueError, from_text};
+use crate::suite::Expectation;
+
+/// How a VM is to end.
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
+#[schemars(untagged, deny_unknown_fields)]
+pub enum Expect {
+    /// In one of the ways that need no more words.
+    Word(Word),
+    /// The guest leaves with this code.
+    Exit {
+        /// The code.
+        exit: u32,
+    },
+    /// The guest hangs.
+    Hang {
+        /// In this way.
+        hang: HangClass,
+        /// With exactly these to blame, by the names that a report has for them: `cpu0`, or a task's.
+        blamed: Option<Vec<String>>,
+    },
+    /// The guest's kernel panics.
+    Panic {
+        /// With a message that matches this.
+        #[schemars(with = "Expression")]
+        panic: Spanned<Expression>,
+    },
+    /// The guest crashes other than by a panic.
+    Crash {
+        /// `true`.
+        crash: bool,
+    },
+}
+
+/// A way for a VM to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Word {
+    /// The guest leaves with code 0, or is stopped after its time.
+    Pass,
+    /// The guest hangs, in whatever way.
+    Hang,
+    /// The guest's kernel panics, whatever it says.
+    Panic,
+    /// The guest crashes other than by a panic: a triple fault, a reset, an error of KVM's.
+    Crash,
+}
+
+/// A class of hangs, or `any`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HangClass(pub Option<Class>);
+
+/// In the schema, `any` is one more class.
+impl JsonSchema for HangClass {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "HangClass".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "enum": class_names() })
+    }
+}
+
+fn class_names() -> Vec<&'static str> {
+    let classes = Class::value_variants().iter();
+    classes.map(|class| class.name()).chain(["any"]).collect()
+}
+
+fn read_class(text: &str) -> Result<HangClass, ValueError> {
+    if text == "any" {
+        return Ok(HangClass(None));
+    }
+    let class = Class::from_str(text, false);
+    let unknown =
+        |_| ValueError::NoClass { name: text.into(), hint: nearest::hint(text, &class_names()) };
+    class.map(|class| HangClass(Some(class))).map_err(unknown)
+}
+
+impl<'de> Deserialize<'de> for HangClass {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer, "a class of hangs in quotes, or \"any\"", read_class)
+    }
+}
+
+impl Expect {
+    /// The same, as a VM has it.
+    pub fn expectation(&self) -> Expectation {
+        match self {
+            Self::Word(Word::Pass) => Expectation::Pass,
+            Self::Word(Word::Hang) => Expectation::Hang { class: None, blamed: None },
+            Self::Word(Word::Panic) => Expectation::Panic { message: None },
+            Self::Word(Word::Crash) | Self::Crash { .. } => Expectation::Crash,
+            Self::Exit { exit } => Expectation::Exit { code: *exit },
+            Self::Hang { hang: HangClass(class), blamed } => {
+                let blamed = blamed.as_ref().map(|blamed| blamed.iter().cloned().collect());
+                Expectation::Hang { class: *class, blamed }
+            }
+            Self::Panic { panic } => {
+                Expectation::Panic { message: Some(panic.get_ref().0.clone()) }
+            }
+        }
+    }
+}
+
+/// All keys that an expectation may have; which of them go together is said by [`Expect`].
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExpectTable {
+    exit: Option<u32>,
+    hang: Option<HangClass>,
+    blamed: Option<Vec<String>>,
+    panic: Option<Spanned<Expression>>,
+    crash: Option<bool>,
+}
+
+impl ExpectTable {
+    fn expect(self) -> Result<Expect, &'static str> {
+        if self.blamed.is_some() && self.hang.is_none() {
+            return Err("`blamed` is for hangs: { hang = \"any\", blamed = [...] }");
+        }
+        if self.blamed.as_ref().is_some_and(Vec::is_empty) {
+            return Err("nobody is to be blamed: leave out `blamed` for whoever it is");
+        }
+        match (self.exit, self.hang, self.panic, self.crash) {
+            (Some(exit), None, None, None) => Ok(Expect::Exit { exit }),
+            (None, Some(hang), None, None) => Ok(Expect::Hang { hang, blamed: self.blamed }),
+            (None, None, Some(panic), None) => Ok(Expect::Panic { panic }),
+            (None, None, None, Some(true)) => Ok(Expect::Crash { crash: true }),
+            (None, None, None, Some(false)) => Err("to expect no crash, leave it out"),
+            _ => Err("one way to end is wanted: exit, hang, panic or crash"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Expect {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ExpectVisitor)
+    }
+}
+
+struct ExpectVisitor;
+
+impl<'de> Visitor<'de> for ExpectVisitor {
+    type Value = Expect;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"pass\", or a table as { hang = \"deadlock\" }")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Expect, E> {
+        Word::deserialize(StrDeserializer::new(text)).map(Expect::Word)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Expect, A::Error> {
+        let table = ExpectTable::deserialize(MapAccessDeserializer::new(map))?;
+        table.expect().map_err(A::Error::custom)
+    }
+}

@@ -1,0 +1,260 @@
+//! Groups for people: a line each that says what, how often and when, and below it what helps to go
+//! on. Everything that comes from a guest or a file goes through `sanitize`.
+
+use std::fmt::Write as _;
+
+use anstyle::{AnsiColor, Style};
+
+use super::known::Entry;
+use super::{Diff, Group, Kind, Totals, Triage};
+use nmiscope_report::sanitize::line;
+use nmiscope_report::short_name;
+use nmiscope_report::units::{plural, unix_time};
+
+const GOOD: Style = AnsiColor::Green.on_default();
+const BAD: Style = AnsiColor::Red.on_default().bold();
+const HEADING: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+
+/// So many VMs are named.
+const VMS: usize = 3;
+
+/// So many functions of a stack are shown.
+const FUNCTIONS: usize = 6;
+
+/// Titles are padded to at most so many characters.
+const MAX_TITLE: usize = 48;
+
+/// All that was found.
+pub fn triage(triage: &Triage) -> String {
+    let mut text = String::new();
+    show_all(&mut text, &triage.groups.iter().collect::<Vec<_>>());
+    let known = triage.groups.iter().filter(|group| group.known.is_some()).count();
+    let _ = write!(text, "{}", plural(triage.groups.len() as u64, "group"));
+    if known > 0 {
+        let _ = write!(text, ", {known} known");
+    }
+    text.push_str(&totals(&triage.totals));
+    text
+}
+
+/// What has changed.
+pub fn diff(diff: &Diff) -> String {
+    let mut text = String::new();
+    let mut show = |heading: String, groups: &[&Group]| {
+        if !groups.is_empty() {
+            let _ = writeln!(text, "{heading}: {}", groups.len());
+            show_all(&mut text, groups);
+        }
+    };
+    let gone = |was_run| {
+        let gone = diff.gone.iter().filter(move |gone| gone.was_run == was_run);
+        gone.map(|gone| &gone.group).collect::<Vec<_>>()
+    };
+    show(format!("{BAD}new{BAD:#}"), &diff.new.iter().collect::<Vec<_>>());
+    show(format!("{GOOD}gone{GOOD:#}"), &gone(true));
+    show(format!("{DIM}not to be seen, as their VMs were not run{DIM:#}"), &gone(false));
+    if !diff.flaky.is_empty() {
+        let _ = writeln!(text, "{BAD}became flaky{BAD:#}: {}", diff.flaky.len());
+        for name in &diff.flaky {
+            let _ = writeln!(text, "  {}", line(name));
+        }
+        text.push('\n');
+    }
+    let _ = writeln!(
+        text,
+        "{} new, {} gone, {} stayed; {} became flaky",
+        diff.new.len(),
+        diff.gone.len(),
+        diff.stayed,
+        plural(diff.flaky.len() as u64, "VM")
+    );
+    text
+}
+
+fn totals(totals: &Totals) -> String {
+    let mut text = format!(" in {}", plural(totals.runs, "run"));
+    let _ = write!(text, " ({} read", plural(totals.reports, "report"));
+    if totals.results > 0 {
+        let _ = write!(text, ", {} of farms", plural(totals.results, "result"));
+    }
+    text.push_str(")\n");
+    let mut others: Vec<String> = totals
+        .ungrouped
+        .iter()
+        .map(|(status, count)| format!("{count} {}", status.name()))
+        .collect();
+    if totals.unfinished > 0 {
+        others.push(format!("{} unfinished", totals.unfinished));
+    }
+    if !others.is_empty() {
+        let _ = writeln!(text, "in no group: {}", others.join(", "));
+    }
+    if totals.skipped > 0 {
+        let _ = writeln!(text, "skipped: {}", plural(totals.skipped, "file"));
+    }
+    text
+}
+
+fn show_all(text: &mut String, groups: &[&Group]) {
+    let titles: Vec<String> = groups.iter().map(|group| title(group)).collect();
+    let longest = titles.iter().map(|title| title.chars().count()).max().unwrap_or(0);
+    let counts: Vec<String> = groups.iter().map(|group| format!("×{}", group.count)).collect();
+    let widest = counts.iter().map(|count| count.chars().count()).max().unwrap_or(0);
+    for ((group, title), count) in groups.iter().zip(titles).zip(counts) {
+        let signature = group.signature.get(..8).unwrap_or(&group.signature);
+        let style = if group.known.is_some() { DIM } else { BAD };
+        let pad = " ".repeat(longest.min(MAX_TITLE).saturating_sub(title.chars().count()));
+        let _ = writeln!(
+            text,
+            "{HEADING}{signature}{HEADING:#}  {style}{title}{style:#}{pad}  {count:<widest$}  {}",
+            seen(group)
+        );
+        show_details(text, group);
+        text.push('\n');
+    }
+}
+
+/// What it is, and where.
+fn title(group: &Group) -> String {
+    let what = group.class.map_or(group.kind.name(), |class| class.name());
+    match &group.function {
+        Some(function) => format!("{what} in {}", line(short_name(function))),
+        None => what.into(),
+    }
+}
+
+/// In how many runs, and when.
+fn seen(group: &Group) -> String {
+    let place =
+        format!("{} of {}", plural(group.runs, "run"), plural(group.vms.len() as u64, "VM"));
+    let (first, last) = (time(group.first_at_ms), time(group.last_at_ms));
+    if first == last {
+        format!("{place}, {DIM}{last}{DIM:#}")
+    } else {
+        format!("{place}, {DIM}{first} to {last}{DIM:#}")
+    }
+}
+
+fn show_details(text: &mut String, group: &Group) {
+    let mut details: Vec<(String, String)> = Vec::new();
+    let mut add = |label: &str, what: String| details.push((line(label), what));
+    if let Some(known) = &group.known {
+        add("known", format!("{GOOD}{}{GOOD:#}", entry(known)));
+    }
+    if let Some(known) = &group.was_known {
+        let until = known.until.as_ref().map_or_else(String::new, ToString::to_string);
+        add("was known", format!("until {until}, {}", entry(known)));
+    }
+    if let Some(message) = &group.message {
+        add("said", line(message));
+    }
+    if !group.locks.is_empty() {
+        add("locks", list(&group.locks));
+    }
+    for stack in &group.stacks {
+        add(&stack.of.join(", "), functions(&stack.functions));
+    }
+    if group.stacks.is_empty() && !group.blamed.is_empty() && group.kind == Kind::Hang {
+        add("blamed", list(&group.blamed));
+    }
+    add("in", list(&group.vms));
+    if let Some(path) = &group.exemplar {
+        add("open", line(path));
+    }
+    let labels = details.iter().map(|(label, _)| label.chars().count());
+    let width = labels.max().unwrap_or(0).min(MAX_TITLE / 2);
+    for (label, what) in details {
+        let _ = writeln!(text, "  {DIM}{label:<width$}{DIM:#}  {what}");
+    }
+}
+
+fn entry(entry: &Entry) -> String {
+    let note = entry.note.as_ref().map_or_else(String::new, |note| format!(" ({})", line(note)));
+    format!("{}{note}", line(&entry.url))
+}
+
+/// Innermost first.
+fn functions(names: &[String]) -> String {
+    let shown = names.iter().take(FUNCTIONS).map(|name| line(short_name(name)));
+    let more = (names.len() > FUNCTIONS).then(|| "…".to_owned());
+    shown.chain(more).collect::<Vec<_>>().join(" < ")
+}
+
+/// The first few, and how many more there are.
+fn list(names: &[String]) -> String {
+    let shown = names.iter().take(VMS).map(|name| line(name)).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(VMS) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// In UTC, to the second.
+fn time(at_ms: u64) -> String {
+    humantime::format_rfc3339_seconds(unix_time(at_ms)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::triage::Stack;
+    use nmiscope_report::Class;
+
+    fn group() -> Group {
+        Group {
+            signature: "7f3a91c2deadbeef".into(),
+            kind: Kind::Hang,
+            class: Some(Class::Deadlock),
+            message: None,
+            count: 12,
+            runs: 10,
+            vms: ["a", "b", "c", "d\x1b[2J"].map(Into::into).into(),
+            first_at_ms: 0,
+            last_at_ms: u64::MAX,
+            blamed: vec!["cpu0".into()],
+            locks: vec!["LOCK\n".into()],
+            function: Some("a::take\x07".into()),
+            stacks: vec![Stack {
+                of: vec!["cpu0".into(), "cpu1".into()],
+                functions: ["a::take", "b::main"].map(Into::into).into(),
+            }],
+            exemplar: Some("r/report.json".into()),
+            known: None,
+            was_known: None,
+        }
+    }
+
+    fn plain(text: &str) -> String {
+        anstream::adapter::strip_str(text).to_string()
+    }
+
+    #[test]
+    fn a_group_says_what_how_often_when_and_where() {
+        let triage = Triage { groups: vec![group()], ..Triage::default() };
+        let text = plain(&super::triage(&triage));
+        let expected = "\
+7f3a91c2  deadlock in take\\u{7}  ×12  10 runs of 4 VMs, 1970-01-01T00:00:00Z to 9999-12-31T23:59:59Z
+  locks       LOCK\\n
+  cpu0, cpu1  take < main
+  in          a, b, c and 1 more
+  open        r/report.json
+
+1 group in 0 runs (0 reports read)
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn columns_are_below_each_other() {
+        let mut other = group();
+        other.function = None;
+        other.count = 3;
+        let triage = Triage { groups: vec![group(), other], ..Triage::default() };
+        let text = plain(&super::triage(&triage));
+        let column = |line: &str| line.chars().position(|character| character == '×');
+        let columns: Vec<usize> = text.lines().filter_map(column).collect();
+        assert_eq!(columns.len(), 2);
+        assert_eq!(columns[0], columns[1], "{text}");
+    }
+}

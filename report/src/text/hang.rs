@@ -1,0 +1,292 @@
+//! A hang in words: class and blame in one line, then who holds what and waits for whom, then those
+//! who suffer from it, then the rest.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use nmiscope_names::short_name;
+
+use super::super::sanitize::line;
+use super::super::{
+    Activity, Certainty, Fact, Hang, LockKind, NodeKind, SourceLine, TaskState, WaitEdge, WaitKind,
+    WaitNode,
+};
+use super::{BAD, DIM, GOOD, ranges, seconds};
+use crate::units::plural;
+
+/// Hangs that were found at one moment.
+pub fn hangs(hangs: &[Hang]) -> String {
+    hangs.iter().map(one).collect()
+}
+
+/// A hang that is over; nothing of one that is not.
+pub fn resolved(hang: &Hang) -> String {
+    let blamed = names(hang, &hang.blamed);
+    hang.resolved_after_ms.map_or_else(String::new, |after| {
+        format!("{GOOD}recovered{GOOD:#}: {}, {blamed} (after {})\n", hang.class, seconds(after))
+    })
+}
+
+fn one(hang: &Hang) -> String {
+    let (class, blamed, since) = (hang.class, names(hang, &hang.blamed), since(hang));
+    let lasted = seconds(hang.lasted_ms);
+    let mut text = match &hang.certainty {
+        Certainty::Certain | Certainty::Likely => {
+            format!("{BAD}hang{BAD:#}: {class}, {blamed} ({since} {lasted})\n")
+        }
+        Certainty::Suspected { bound_ms, .. } => format!(
+            "{BAD}suspected{BAD:#}: {class}, {blamed} ({since} {lasted}; a hang after {})\n",
+            seconds(bound_ms)
+        ),
+        Certainty::Unknown { why } => {
+            format!("{BAD}perhaps{BAD:#}: {class}, {blamed} ({})\n", line(why))
+        }
+    };
+    for party in &hang.blamed {
+        let said = [account(hang, party), place(hang, party), offline(hang, party)];
+        for said in said.into_iter().flatten() {
+            let _ = writeln!(text, "  {said}");
+        }
+    }
+    let absent = hang.edges.iter().filter(|edge| is_absent(hang, &edge.to)).map(absent);
+    for said in absent.collect::<BTreeSet<_>>() {
+        let _ = writeln!(text, "  {said}");
+    }
+    for undone in undone_by_others(hang) {
+        let _ = writeln!(text, "  {undone}");
+    }
+    for victims in together(hang, &hang.victims) {
+        let _ = writeln!(text, "  victims: {victims}");
+    }
+    if let Some(others) = others(hang) {
+        let _ = writeln!(text, "  {others}");
+    }
+    let certainty = match &hang.certainty {
+        Certainty::Certain => ", certain",
+        Certainty::Likely => ", likely",
+        Certainty::Suspected { .. } | Certainty::Unknown { .. } => "",
+    };
+    let _ = writeln!(text, "  {DIM}signature {}{certainty}{DIM:#}", hang.signature);
+    text
+}
+
+/// What has been so for how long.
+fn since(hang: &Hang) -> &'static str {
+    let interrupts_on = hang.evidence.iter().any(|evidence| {
+        let on = match evidence.fact {
+            Fact::Stood { interrupts_enabled, .. } => interrupts_enabled,
+            Fact::NoSchedule { interrupts, .. } => interrupts > 0,
+            _ => false,
+        };
+        on && hang.blamed.contains(&evidence.of)
+    });
+    let asleep = hang.edges.iter().any(|edge| edge.kind == WaitKind::SleepsOn);
+    hang.class.symptom(interrupts_on, asleep)
+}
+
+/// Parties: CPUs in a row as a range, tasks with the CPU that they run on.
+fn names(hang: &Hang, ids: &[String]) -> String {
+    let mut cpus = Vec::new();
+    let mut names = Vec::new();
+    for id in ids {
+        match node(hang, id).map(|node| &node.kind) {
+            Some(NodeKind::Cpu { cpu, task: Some(task), .. }) if ids.len() == 1 => {
+                names.push(format!("cpu{cpu} (task {})", line(task)));
+            }
+            Some(NodeKind::Cpu { cpu, .. }) => cpus.push(*cpu),
+            Some(NodeKind::Task { state: TaskState::Absent, .. }) => names.push(line(id)),
+            Some(NodeKind::Task { cpu, .. }) => {
+                names.push(format!("task {} on cpu{cpu}", line(id)));
+            }
+            _ => names.push(line(id)),
+        }
+    }
+    let mut parts = ranges(&cpus);
+    parts.extend(names);
+    match parts.split_last() {
+        None => "nobody".into(),
+        Some((last, [])) => last.clone(),
+        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+    }
+}
+
+fn node<'a>(hang: &'a Hang, id: &str) -> Option<&'a WaitNode> {
+    hang.nodes.iter().find(|node| node.id == id)
+}
+
+/// Whether a party exists in what the guest has written down only.
+fn is_absent(hang: &Hang, id: &str) -> bool {
+    matches!(
+        node(hang, id).map(|node| &node.kind),
+        Some(
+            NodeKind::Cpu { activity: Activity::Absent, .. }
+                | NodeKind::Task { state: TaskState::Absent, .. }
+        )
+    )
+}
+
+/// One that is waited for, and cannot be.
+fn absent(edge: &WaitEdge) -> String {
+    let (from, to) = (line(&edge.from), line(&edge.to));
+    match edge.kind {
+        WaitKind::HeldBy => format!("{from} says that it is held by {to}, and there is no {to}"),
+        _ => format!("there is no {to}"),
+    }
+}
+
+/// What somebody holds and waits for; nothing of one that does neither.
+fn account(hang: &Hang, party: &str) -> Option<String> {
+    let holds = hang.edges.iter().filter(|edge| edge.kind == WaitKind::HeldBy && edge.to == party);
+    let holds = holds.map(|edge| format!("holds {}", held(hang, &edge.from)));
+    let waits = hang.edges.iter().filter(|edge| edge.from == party).map(|edge| {
+        let state = wanted(hang, edge);
+        format!("{}{state}", waits(edge))
+    });
+    let all: Vec<String> = holds.chain(waits).collect();
+    (!all.is_empty()).then(|| format!("{} {}", names(hang, &[party.to_owned()]), all.join(", ")))
+}
+
+/// What is odd about the lock that somebody waits for: it has no holder, or not the same for long.
+fn wanted(hang: &Hang, edge: &WaitEdge) -> &'static str {
+    let stays = |held: &WaitEdge| held.kind == WaitKind::HeldBy && held.from == edge.to;
+    match node(hang, &edge.to).map(|node| &node.kind) {
+        Some(NodeKind::Lock { lock: LockKind::Unknown, .. }) => ", where there is no lock",
+        Some(NodeKind::Lock { held_by: None, .. }) => ", which nobody holds",
+        Some(NodeKind::Lock { .. }) if !hang.edges.iter().any(stays) => {
+            ", which goes from hand to hand"
+        }
+        _ => "",
+    }
+}
+
+fn held(hang: &Hang, lock: &str) -> String {
+    let taken = match node(hang, lock).map(|node| &node.kind) {
+        Some(NodeKind::Lock { taken_at: Some(place), .. }) => {
+            format!(" {DIM}(taken at {}){DIM:#}", source(place))
+        }
+        _ => String::new(),
+    };
+    format!("{}{taken}", line(lock))
+}
+
+pub(super) fn waits(edge: &WaitEdge) -> String {
+    let to = line(&edge.to);
+    match edge.kind {
+        WaitKind::WaitsFor => format!("waits for {to}"),
+        WaitKind::CallsFunction => format!("waits for {to} to answer its call-function IPI"),
+        WaitKind::BringsUp => format!("waits for {to} to come online"),
+        WaitKind::RunsOn => format!("runs on {to}"),
+        WaitKind::SleepsOn => format!("sleeps on {to}"),
+        WaitKind::HeldBy => format!("is held by {to}"),
+    }
+}
+
+fn source(place: &SourceLine) -> String {
+    line(&format!("{}:{}", place.file, place.line))
+}
+
+/// Of a CPU to blame that runs nothing.
+fn offline(hang: &Hang, party: &str) -> Option<String> {
+    let kind = &node(hang, party)?.kind;
+    let offline = matches!(kind, NodeKind::Cpu { activity: Activity::Offline, .. });
+    offline.then(|| format!("{} has not started, or was reset", line(party)))
+}
+
+/// Where somebody stood who is to blame for more than waiting.
+fn place(hang: &Hang, party: &str) -> Option<String> {
+    if hang.class.is_cycle() {
+        return None;
+    }
+    let facts = || hang.evidence.iter().filter(|evidence| evidence.of == party);
+    let stood = facts().find_map(|evidence| match &evidence.fact {
+        Fact::Stood { function, line, at, nmi_masked, .. } => {
+            Some((function, line, at, *nmi_masked))
+        }
+        _ => None,
+    });
+    let (function, place, address, nmi_masked) = stood?;
+    let function = function
+        .as_deref()
+        .map_or_else(|| format!("[<{address}>]"), |function| line(short_name(function)));
+    let place =
+        place.as_ref().map_or_else(String::new, |place| format!("  {DIM}{}{DIM:#}", source(place)));
+    let took = facts().find_map(|evidence| match evidence.fact {
+        Fact::NoSchedule { interrupts, .. } if interrupts > 0 => {
+            Some(format!(", took {} meanwhile", plural(interrupts, "interrupt")))
+        }
+        _ => None,
+    });
+    let undone = facts().find_map(|evidence| undone(&evidence.fact));
+    let undone = undone.map(|undone| format!(", {undone}"));
+    let masked = nmi_masked.then(|| ", with NMIs masked".to_owned());
+    let more = [masked, took, undone].into_iter().flatten().collect::<String>();
+    Some(format!("{} in {function}{more}{place}", line(party)))
+}
+
+fn undone(fact: &Fact) -> Option<String> {
+    match *fact {
+        Fact::WorkUndone { items, .. } => Some(format!("{} undone", plural(items, "work item"))),
+        Fact::TasksNotRun { tasks, .. } => {
+            Some(format!("{} not run", plural(tasks.into(), "task")))
+        }
+        _ => None,
+    }
+}
+
+/// What CPUs have to do that are neither to blame for it nor suffer from it.
+fn undone_by_others(hang: &Hang) -> impl Iterator<Item = String> {
+    let is_party = |id: &String| hang.blamed.contains(id) || hang.victims.contains(id);
+    let others = hang.evidence.iter().filter(move |evidence| !is_party(&evidence.of));
+    others.filter_map(|evidence| {
+        Some(format!("{} has {}", line(&evidence.of), undone(&evidence.fact)?))
+    })
+}
+
+/// Parties that suffer from the same thing, in one line.
+fn together(hang: &Hang, parties: &[String]) -> Vec<String> {
+    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
+    for party in parties {
+        let edges = hang.edges.iter().filter(|edge| edge.from == *party);
+        let why: Vec<String> = edges.map(waits).collect();
+        let why = if why.is_empty() { "gets nowhere".into() } else { why.join(", ") };
+        match groups.iter_mut().find(|(other, _)| *other == why) {
+            Some((_, members)) => members.push(party.clone()),
+            None => groups.push((why, vec![party.clone()])),
+        }
+    }
+    let line = |(why, members): (String, Vec<String>)| {
+        let why = if members.len() > 1 { why.replacen("waits", "wait", 1) } else { why };
+        format!("{} {why}", names(hang, &members))
+    };
+    groups.into_iter().map(line).collect()
+}
+
+/// CPUs that have nothing to do with it.
+fn others(hang: &Hang) -> Option<String> {
+    let involved = |id: &String| {
+        hang.blamed.contains(id)
+            || hang.victims.contains(id)
+            || hang.edges.iter().any(|edge| edge.from == *id || edge.to == *id)
+    };
+    let mut by_activity: Vec<(&str, Vec<u32>)> = Vec::new();
+    for node in hang.nodes.iter().filter(|node| !involved(&node.id)) {
+        let NodeKind::Cpu { cpu, activity, .. } = node.kind else { continue };
+        let activity = match activity {
+            Activity::Running => "running",
+            Activity::Idle => "idle",
+            Activity::Dead => "halted with interrupts off",
+            Activity::Offline => "offline",
+            Activity::Absent => "absent",
+            Activity::Unknown => "unknown",
+        };
+        match by_activity.iter_mut().find(|(other, _)| *other == activity) {
+            Some((_, cpus)) => cpus.push(cpu),
+            None => by_activity.push((activity, vec![cpu])),
+        }
+    }
+    let parts: Vec<String> = by_activity
+        .into_iter()
+        .map(|(activity, cpus)| format!("{} {activity}", ranges(&cpus).join(", ")))
+        .collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}

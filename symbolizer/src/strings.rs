@@ -1,0 +1,34 @@
+//! Strings of an image's tables.
+//!
+//! Owns the bound on how much of one is taken: a table without a single NUL would otherwise make every
+//! name as long as the table. Read by the container, the symbol table and DWARF.
+
+use std::borrow::Cow;
+
+use nmiscope_names::MAX_NAME;
+
+/// The NUL-terminated string at `offset`, or its first [`MAX_NAME`] bytes and an ellipsis. `None`
+/// past the end.
+pub(crate) fn string_at(table: &[u8], offset: usize) -> Option<Cow<'_, str>> {
+    let rest = table.get(offset..).filter(|rest| !rest.is_empty())?;
+    let bounded = &rest[..rest.len().min(MAX_NAME)];
+    match bounded.iter().position(|&byte| byte == 0) {
+        Some(end) => Some(String::from_utf8_lossy(&bounded[..end])),
+        None => Some(format!("{}…", String::from_utf8_lossy(bounded)).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_string_without_an_end_is_cut_visibly() {
+        let table = vec![b'a'; MAX_NAME * 2];
+        let name = string_at(&table, 1).expect("inside the table");
+        assert!(name.ends_with('…') && name.len() < MAX_NAME + 8);
+        assert_eq!(string_at(b"ab\0", 0).as_deref(), Some("ab"));
+        assert_eq!(string_at(b"ab\0", 3), None);
+        assert_eq!(string_at(b"ab\0", usize::MAX), None);
+    }
+}

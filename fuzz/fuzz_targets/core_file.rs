@@ -5,9 +5,9 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use nmiscope::core_file::Core;
-use nmiscope::session::offline::{Stored, report};
+use nmiscope::elf_core::Core;
 use nmiscope::report::text;
+use nmiscope::session::offline::{Stored, report};
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory};
 
 const IMAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/offline/guest.elf");

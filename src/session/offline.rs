@@ -11,8 +11,8 @@ use serde::Deserialize;
 
 use crate::capture::note::Note;
 use crate::capture::{Bounds, Capture, Stopped};
-use crate::core_file::Core;
 use crate::diagnosis::{self, Diagnosis, Resolver};
+use crate::elf_core::Core;
 use crate::images::{self, Access, Bytes, Files, hex, source_roots};
 use crate::kernel::{self, Kernel, Reading, Symbols, Vocabulary, WithVariables};
 use crate::report::{self, Report, SCHEMA_VERSION, Source};

@@ -1,13 +1,13 @@
 //! A core that this program wrote: vCPUs and memory as they were, and no powers.
 //!
-//! Owns the two together; refuses to own the file (`core_file`) and the note in it (`capture`).
+//! Owns the two together; refuses to own the file (`elf_core`) and the note in it (`capture`).
 
 use std::time::Duration;
 
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
 
 use super::{NoAnswer, States, Target};
-use crate::core_file::{Core, Extents};
+use crate::elf_core::{Core, Extents};
 
 /// A core as a target.
 #[derive(Debug, Clone)]

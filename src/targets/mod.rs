@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use nmiscope_machine::{HostCounts, HostTimes, NmiRun, PhysicalAddress, PhysicalMemory, VcpuState};
 
-use crate::core_file::Extents;
+use crate::elf_core::Extents;
 
 pub use dump::Dump;
 pub use reasons::{MissingPower, NoAnswer};

@@ -1,6 +1,6 @@
 //! Cores that are damaged or cut, and files that are none.
 
-use nmiscope::core_file::{Core, CoreError, Extent, Finding, Kind};
+use nmiscope::elf_core::{Core, CoreError, Extent, Finding, Kind};
 use object::LittleEndian as LE;
 use object::read::elf::ProgramHeader as _;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use nmiscope::core_file::Extents;
+use nmiscope::elf_core::Extents;
 use nmiscope::targets::{States, Target};
 use nmiscope_machine::{
     MpState, NmiState, PhysicalAddress, PhysicalMemory, ReadError, Registers, VcpuState,

@@ -1,74 +1,81 @@
-//! Reads a core that `write` made, or that claims to be one.
+//! Reads the ELF core of a machine, whoever wrote it.
 //!
-//! A core is bytes: whoever opened the file has them, mapped or read. Nothing is copied but headers.
-//! What cannot be used at all is a [`CoreError`] that says what the file is instead; what is there
-//! in part is read, and each kind of damage is a [`Finding`].
+//! Owns headers, notes as bytes, and memory; refuses to own what is in the notes (`own` for ours, the
+//! readers of `targets` for others). A core is bytes: whoever opened the file has them, mapped or read.
+//! Nothing is copied but headers. What cannot be used at all is a [`CoreError`] that says what the
+//! file is instead; what is there in part is read, and each kind of damage is a [`Finding`].
 
-use std::ops::Range;
-
-use nmiscope_machine::{Mapping, PhysicalAddress, PhysicalMemory, ReadError, VirtualAddress};
+use nmiscope_machine::{Mapping, PhysicalAddress, PhysicalMemory, ReadError};
 
 use super::extents::Extents;
 use super::fault::{CoreError, Finding, Kind};
 use super::format::{
-    EHDR_BYTES, EM_X86_64, ET_CORE, Header, MAGIC, MAX_SEGMENTS, NO_VIRTUAL, PHDR_BYTES, PN_XNUM,
-    PT_LOAD, PT_NOTE, ProgramHeader, section_info, u32_at,
+    EHDR_BYTES, EM_386, EM_X86_64, ET_CORE, Header, MAGIC, MAX_SEGMENTS, PHDR_BYTES, PN_XNUM,
+    PT_NOTE, ProgramHeader, section_info,
 };
-use super::notes::{
-    self, CORE, CpuRegisters, GNU, NT_GNU_BUILD_ID, NT_PRSTATUS, Note, OWN, OWN_HEADER, OWN_TYPE,
-    VMCOREINFO,
-};
-use super::{FORMAT_VERSION, OLDEST_VERSION};
+use super::notes::{self, CORE, Note, QEMU, VMCOREINFO};
+use super::segments::{BeyondFile, Segments, Stored};
 
-/// A core, over the bytes of its file.
+/// An ELF core, over the bytes of its file.
 ///
 /// As [`PhysicalMemory`] it is the memory that it holds. What a segment has no bytes for in the file
-/// but claims in memory is zero, as ELF has it; what was cut off, and all else, is
-/// [`ReadError::Unbacked`].
+/// but claims in memory is zero, as ELF has it, unless QEMU wrote the file; what was cut off, and all
+/// else, is [`ReadError::Unbacked`].
 #[derive(Debug, Clone)]
-pub struct Core<'data> {
+pub struct ElfCore<'data> {
     file: &'data [u8],
-    notes: Notes<'data>,
+    notes: Vec<Note<'data>>,
+    notes_fault: Option<CoreError>,
     memory: Segments,
     findings: Vec<Finding>,
 }
 
-impl<'data> Core<'data> {
+impl<'data> ElfCore<'data> {
     /// Reads the headers and notes of a file.
     ///
     /// # Errors
-    /// [`CoreError`] when it is none of ours, or too little of it is left.
+    /// [`CoreError`] when it is no core for x86-64, or its headers are not whole.
     pub fn parse(file: &'data [u8]) -> Result<Self, CoreError> {
         let headers = program_headers(file)?;
-        let mut findings = Vec::new();
-        let notes = Notes::read(file, &headers, &mut findings)?;
-        let memory = Segments::read(file.len() as u64, &headers, &mut findings);
-        Ok(Self { file, notes, memory, findings })
+        let (notes, notes_fault) = read_notes(file, &headers);
+        let mut findings = Vec::from_iter(notes_fault.as_ref().map(|_| Finding::DamagedNotes));
+        let has = |name: &[u8]| notes.iter().any(|note| note.name == name);
+        let beyond_file = match has(QEMU) && !notes.iter().any(Note::is_own) {
+            true => BeyondFile::Unknown,
+            false => BeyondFile::Zero,
+        };
+        let memory = Segments::read(file.len() as u64, &headers, beyond_file, &mut findings);
+        Ok(Self { file, notes, notes_fault, memory, findings })
     }
 
-    /// The vCPUs whose registers it has, in the order of the file.
-    pub fn cpus(&self) -> &[CpuRegisters] {
-        &self.notes.cpus
+    /// Its notes, in the order of the file.
+    pub fn notes(&self) -> &[Note<'data>] {
+        &self.notes
     }
 
-    /// The version of the format that it is in.
-    pub fn version(&self) -> u32 {
-        self.notes.version
+    /// The reason why notes may be missing; `None` if all of them were read.
+    pub fn notes_fault(&self) -> Option<&CoreError> {
+        self.notes_fault.as_ref()
     }
 
-    /// The contents of our own note.
-    pub fn note(&self) -> &'data [u8] {
-        self.notes.own
+    /// True for a core that this program wrote: it has our note.
+    pub fn is_own(&self) -> bool {
+        self.notes.iter().any(Note::is_own)
     }
 
-    /// The guest's VMCOREINFO.
-    pub fn vmcoreinfo(&self) -> Option<&'data [u8]> {
-        self.notes.vmcoreinfo
-    }
-
-    /// The build-id of the image that the guest ran.
-    pub fn build_id(&self) -> Option<&'data [u8]> {
-        self.notes.build_id
+    /// The maker of a core without our note, by the notes that others write.
+    pub fn kind(&self) -> Kind {
+        const NT_PRPSINFO: u32 = 3;
+        let has = |name: &[u8]| self.notes.iter().any(|note| note.name == name);
+        if has(QEMU) {
+            Kind::Qemu
+        } else if has(VMCOREINFO) {
+            Kind::LinuxKernel
+        } else if self.notes.iter().any(|note| note.is(CORE, NT_PRPSINFO)) {
+            Kind::Process
+        } else {
+            Kind::Core
+        }
     }
 
     /// What is wrong with it; each kind once.
@@ -92,7 +99,7 @@ impl<'data> Core<'data> {
     }
 }
 
-impl PhysicalMemory for Core<'_> {
+impl PhysicalMemory for ElfCore<'_> {
     fn read(&self, address: PhysicalAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
         let length = buffer.len();
         let unbacked = ReadError::Unbacked { address, length };
@@ -126,6 +133,9 @@ fn program_headers(file: &[u8]) -> Result<Vec<ProgramHeader>, CoreError> {
     let length = file.len() as u64;
     let cut = |what, end| CoreError::Truncated { what, end, length };
     let header = Header::decode(file).ok_or(cut("the ELF header", EHDR_BYTES as u64))?;
+    if (header.kind, header.machine) == (ET_CORE, EM_386) {
+        return Err(CoreError::Not64Bit);
+    }
     if !header.is_64_bit_little_endian() || header.machine != EM_X86_64 {
         return Err(CoreError::NotX86_64);
     }
@@ -151,13 +161,19 @@ fn program_headers(file: &[u8]) -> Result<Vec<ProgramHeader>, CoreError> {
 }
 
 fn kind_of_no_elf(file: &[u8]) -> Kind {
-    const MAGICS: [(&[u8], Kind); 6] = [
+    const MAGICS: [(&[u8], Kind); 11] = [
         (b"KDUMP   ", Kind::KdumpCompressed),
+        // Flattened: as `virsh dump` and QEMU write it.
         (b"makedumpfile", Kind::KdumpCompressed),
+        (b"QEVM", Kind::MigrationStream),
+        (b"LibvirtQemudSave", Kind::MigrationStream),
+        (b"PAGEDU64", Kind::Windows),
         (b"\x1f\x8b", Kind::Compressed("gzip")),
         (b"\x28\xb5\x2f\xfd", Kind::Compressed("zstd")),
         (b"\xfd7zXZ\0", Kind::Compressed("xz")),
         (b"BZh", Kind::Compressed("bzip2")),
+        (b"\x89LZO", Kind::Compressed("lzop")),
+        (b"\x04\x22\x4d\x18", Kind::Compressed("lz4")),
     ];
     let known = MAGICS.iter().find(|(magic, _)| file.starts_with(magic));
     match known {
@@ -167,217 +183,24 @@ fn kind_of_no_elf(file: &[u8]) -> Kind {
     }
 }
 
-/// What the notes say.
-#[derive(Debug, Clone, Default)]
-struct Notes<'data> {
-    cpus: Vec<CpuRegisters>,
-    /// Of our own note, as are the contents.
-    version: u32,
-    own: &'data [u8],
-    vmcoreinfo: Option<&'data [u8]>,
-    build_id: Option<&'data [u8]>,
-}
-
-impl<'data> Notes<'data> {
-    fn read(
-        file: &'data [u8],
-        headers: &[ProgramHeader],
-        findings: &mut Vec<Finding>,
-    ) -> Result<Self, CoreError> {
-        // Linux, and we, make one such segment.
-        let header = headers.iter().find(|header| header.kind == PT_NOTE);
-        let (begin, length) = header.map_or((0, 0), |header| (header.offset, header.file_size));
-        let end = begin.saturating_add(length);
-        let in_file = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(file.len());
-        let segment = &file[in_file(begin)..in_file(end)];
-        let (all, whole) = notes::parse(segment);
-
-        let own = all.iter().find(|note| (note.name, note.kind) == (OWN, OWN_TYPE));
-        let (version, own) = match own {
-            Some(note) => contents_of_own(note.description)?,
-            None if segment.len() as u64 != length => {
-                return Err(CoreError::Truncated {
-                    what: "the notes",
-                    end,
-                    length: file.len() as u64,
-                });
-            }
-            None if !whole => {
-                return Err(CoreError::Malformed("its notes are damaged"));
-            }
-            None => return Err(CoreError::NotOurs(kind_of_core(&all))),
-        };
-        if !whole {
-            findings.push(Finding::DamagedNotes);
-        }
-        let with = |name, kind: Option<u32>| {
-            let mut notes = all.iter();
-            let found = notes
-                .find(|note: &&Note<'_>| note.name == name && kind.is_none_or(|k| k == note.kind));
-            found.map(|note| note.description)
-        };
-        Ok(Self {
-            cpus: cpus(&all, findings),
-            version,
-            own,
-            vmcoreinfo: with(VMCOREINFO, None),
-            build_id: with(GNU, Some(NT_GNU_BUILD_ID)),
-        })
-    }
-}
-
-/// The version of our own note, and its contents.
-fn contents_of_own(description: &[u8]) -> Result<(u32, &[u8]), CoreError> {
-    let short = CoreError::Malformed("the note of nmiscope is too short for its version");
-    match (u32_at(description, 0), description.get(OWN_HEADER..)) {
-        (Some(version @ OLDEST_VERSION..=FORMAT_VERSION), Some(contents)) => {
-            Ok((version, contents))
-        }
-        (Some(OLDEST_VERSION..=FORMAT_VERSION) | None, _) => Err(short),
-        (Some(found), _) => Err(CoreError::Version { found }),
-    }
-}
-
-fn cpus(all: &[Note<'_>], findings: &mut Vec<Finding>) -> Vec<CpuRegisters> {
-    let mut cpus: Vec<CpuRegisters> = Vec::new();
-    let mut seen = std::collections::HashSet::new();
-    let mut damaged = 0;
-    for note in all.iter().filter(|note| (note.name, note.kind) == (CORE, NT_PRSTATUS)) {
-        match CpuRegisters::decode(note.description) {
-            Some(cpu) if seen.insert(cpu.cpu) => cpus.push(cpu),
-            _ => damaged += 1,
-        }
-    }
-    if damaged > 0 {
-        findings.push(Finding::DamagedRegisters { count: damaged });
-    }
-    cpus
-}
-
-/// By the notes that others write.
-fn kind_of_core(all: &[Note<'_>]) -> Kind {
-    const NT_PRPSINFO: u32 = 3;
-    let has = |name: &[u8]| all.iter().any(|note| note.name == name);
-    if has(b"QEMU") {
-        Kind::Qemu
-    } else if has(VMCOREINFO) {
-        Kind::LinuxKernel
-    } else if all.iter().any(|note| (note.name, note.kind) == (CORE, NT_PRPSINFO)) {
-        Kind::Process
+/// The notes of a file up to the first that is cut, and what is wrong with them.
+fn read_notes<'data>(
+    file: &'data [u8],
+    headers: &[ProgramHeader],
+) -> (Vec<Note<'data>>, Option<CoreError>) {
+    // Linux, QEMU, and we, make one such segment.
+    let header = headers.iter().find(|header| header.kind == PT_NOTE);
+    let (begin, length) = header.map_or((0, 0), |header| (header.offset, header.file_size));
+    let end = begin.saturating_add(length);
+    let in_file = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(file.len());
+    let segment = &file[in_file(begin)..in_file(end)];
+    let (notes, whole) = notes::parse(segment);
+    let fault = if segment.len() as u64 != length {
+        Some(CoreError::Truncated { what: "the notes", end, length: file.len() as u64 })
+    } else if !whole {
+        Some(CoreError::Malformed("its notes are damaged"))
     } else {
-        Kind::Core
-    }
-}
-
-/// Guest-physical memory, and where in the file its first byte is.
-#[derive(Debug, Clone)]
-struct Stored {
-    physical: Range<u64>,
-    offset: u64,
-}
-
-/// The memory that PT_LOADs name. Both lists are sorted and without overlaps.
-#[derive(Debug, Clone, Default)]
-struct Segments {
-    stored: Vec<Stored>,
-    /// What is in no file. Their offset means nothing; where both lists have a byte, the other
-    /// list counts.
-    zeros: Vec<Stored>,
-    views: Vec<Mapping>,
-}
-
-impl Segments {
-    fn read(file_length: u64, headers: &[ProgramHeader], findings: &mut Vec<Finding>) -> Self {
-        let mut stored = Vec::new();
-        let mut zeros = Vec::new();
-        let mut views = Vec::new();
-        let (mut impossible, mut cut, mut expected) = (0, 0, 0);
-        for header in headers.iter().filter(|header| header.kind == PT_LOAD) {
-            let start = header.physical_address;
-            let end = start.checked_add(header.memory_size);
-            let in_file = header.offset.checked_add(header.file_size);
-            let (Some(end), Some(in_file)) = (end, in_file) else {
-                impossible += 1;
-                continue;
-            };
-            if header.file_size > header.memory_size {
-                impossible += 1;
-                continue;
-            }
-            if in_file > file_length && header.file_size > 0 {
-                cut += 1;
-                expected = in_file.max(expected);
-            }
-            let there = file_length.saturating_sub(header.offset).min(header.file_size);
-            stored.push(Stored { physical: start..start + there, offset: header.offset });
-            zeros.push(Stored { physical: start + header.file_size..end, offset: 0 });
-            views.extend(view(header));
-        }
-        let (stored, contradictory) = without_overlaps(stored);
-        let (zeros, _) = without_overlaps(zeros);
-        if cut > 0 {
-            findings.push(Finding::Truncated { length: file_length, expected, segments: cut });
-        }
-        if impossible > 0 {
-            findings.push(Finding::ImpossibleSegments { count: impossible });
-        }
-        if contradictory > 0 {
-            findings.push(Finding::ContradictorySegments { count: contradictory });
-        }
-        Self { stored, zeros, views }
-    }
-
-    /// How many bytes from `at` on have one source, and which: an offset into the file, or none for
-    /// zeros.
-    fn at(&self, at: u64) -> Option<(u64, Option<u64>)> {
-        let after = self.stored.partition_point(|stored| stored.physical.start <= at);
-        if let Some(stored) = after.checked_sub(1).map(|before| &self.stored[before])
-            && at < stored.physical.end
-        {
-            let within = at - stored.physical.start;
-            return Some((stored.physical.end - at, Some(stored.offset + within)));
-        }
-        let before =
-            self.zeros.partition_point(|zeros| zeros.physical.start <= at).checked_sub(1)?;
-        let mut end = self.zeros[before].physical.end;
-        if let Some(stored) = self.stored.get(after) {
-            end = end.min(stored.physical.start);
-        }
-        (at < end).then(|| (end - at, None))
-    }
-}
-
-fn view(header: &ProgramHeader) -> Option<Mapping> {
-    let mapped = header.virtual_address != NO_VIRTUAL && header.memory_size > 0;
-    mapped.then_some(Mapping {
-        virtual_start: VirtualAddress(header.virtual_address),
-        physical_start: PhysicalAddress(header.physical_address),
-        length: header.memory_size,
-    })
-}
-
-/// Sorts, and cuts off of each range what one before it has. Also how many differ from the one
-/// before about where their bytes are.
-fn without_overlaps(mut ranges: Vec<Stored>) -> (Vec<Stored>, usize) {
-    ranges.retain(|range| !range.physical.is_empty());
-    ranges.sort_by_key(|range| range.physical.start);
-    let mut kept: Vec<Stored> = Vec::with_capacity(ranges.len());
-    let mut contradictory = 0;
-    for range in ranges {
-        let Some(last) = kept.last() else {
-            kept.push(range);
-            continue;
-        };
-        let overlap = last.physical.end.saturating_sub(range.physical.start);
-        if overlap > 0 {
-            let same = last.offset.wrapping_sub(last.physical.start)
-                == range.offset.wrapping_sub(range.physical.start);
-            contradictory += usize::from(!same);
-        }
-        if overlap < range.physical.end - range.physical.start {
-            let physical = range.physical.start + overlap..range.physical.end;
-            kept.push(Stored { physical, offset: range.offset + overlap });
-        }
-    }
-    (kept, contradictory)
+        None
+    };
+    (notes, fault)
 }

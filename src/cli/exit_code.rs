@@ -42,7 +42,7 @@ pub fn of_report(report: &Report) -> Code {
     match report.outcome {
         // It was let go on, and hung when the time was over.
         Outcome::Stopped { .. } if hangs => HANG,
-        Outcome::Exit { code: 0 } | Outcome::Stopped { .. } => CLEAN,
+        Outcome::Exit { code: 0 } | Outcome::Stopped { .. } | Outcome::Observed => CLEAN,
         Outcome::TimedOut { .. } if hangs => HANG,
         Outcome::Exit { .. } | Outcome::TimedOut { .. } => GUEST_FAILED,
         Outcome::Hang => HANG,

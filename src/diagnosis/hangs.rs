@@ -230,8 +230,8 @@ impl Teller<'_> {
             (CpuState::NotStarted | CpuState::Reset, _) => Activity::Offline,
             _ if online.is_some_and(|cpu| !cpu.online) => Activity::Offline,
             (CpuState::Running, _) => Activity::Running,
-            (CpuState::Halted, Some(true)) => Activity::Idle,
-            (CpuState::Halted, Some(false)) => Activity::Dead,
+            (CpuState::Halted | CpuState::ProbablyHalted, Some(true)) => Activity::Idle,
+            (CpuState::Halted | CpuState::ProbablyHalted, Some(false)) => Activity::Dead,
             _ => Activity::Unknown,
         }
     }
@@ -364,7 +364,7 @@ impl Teller<'_> {
         });
         let name = name.or_else(|| function?.name.as_deref());
         Some(Fact::Stood {
-            halted: cpu.state == CpuState::Halted,
+            halted: matches!(cpu.state, CpuState::Halted | CpuState::ProbablyHalted),
             interrupts_enabled: cpu.interrupts_enabled?,
             nmi_masked: cpu.in_nmi == Some(true),
             at: frame.address.clone(),

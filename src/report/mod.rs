@@ -68,6 +68,8 @@ pub enum Source {
     Live,
     /// A core file.
     Core,
+    /// A dump of the guest's memory that another program wrote.
+    Dump,
 }
 
 /// The program that wrote a report.
@@ -89,7 +91,8 @@ pub struct Image {
     /// The initial RAM disk's file; null if there was none.
     #[serde(default)]
     pub initrd: Option<String>,
-    /// The kernel parameters it was started with.
+    /// The kernel parameters it was started with; empty in a report from a dump, which does not have
+    /// them.
     pub command_line: String,
     /// Which kernel's structures were found in it.
     pub kernel: Kernel,
@@ -115,7 +118,7 @@ pub enum Kernel {
 pub struct Machine {
     /// How many vCPUs it had.
     pub vcpus: u32,
-    /// Its memory, in bytes.
+    /// Its memory, in bytes; of a dump, the memory that is in it.
     pub memory_bytes: u64,
 }
 
@@ -165,6 +168,8 @@ pub enum Outcome {
         /// By what.
         by: String,
     },
+    /// The guest was looked at from outside, at one moment: its run is somebody else's.
+    Observed,
 }
 
 /// The ways to end other than by leaving.
@@ -251,6 +256,8 @@ pub enum Trigger {
     GuestEnded,
     /// The guest had not ended within `--time-limit`.
     TimeLimit,
+    /// A dump that another program took.
+    Dump,
 }
 
 /// The hypervisor's hold on the guest's NMI buffers.

@@ -131,7 +131,7 @@ fn no_report(bytes: &[u8], error: &serde_json::Error) -> NoReport {
 
 fn status(outcome: &Outcome) -> Status {
     match outcome {
-        Outcome::Exit { code: 0 } | Outcome::Stopped { .. } => Status::Pass,
+        Outcome::Exit { code: 0 } | Outcome::Stopped { .. } | Outcome::Observed => Status::Pass,
         Outcome::Exit { .. } => Status::Fail,
         Outcome::Hang => Status::Hang,
         Outcome::Panic { .. } | Outcome::Crash { .. } => Status::Crash,

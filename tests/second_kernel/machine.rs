@@ -165,7 +165,12 @@ pub(super) fn machine() -> Machine {
             rflags: 0x202,
             ..Registers::default()
         },
-        nmi: NmiState { pending: false, injected: false, masked: false, interrupt_shadow: false },
+        nmi: Some(NmiState {
+            pending: false,
+            injected: false,
+            masked: false,
+            interrupt_shadow: false,
+        }),
         mp_state,
         smm: false,
     };

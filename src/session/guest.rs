@@ -74,12 +74,17 @@ impl<'a> Guest<'a> {
             build_id,
             initrd: self.options.initrd.as_deref().map(show_path),
             command_line: self.options.command_line.clone(),
-            kernel: match self.kernel.as_ref().map(|kernel| kernel.unknown_because()) {
-                None => report::Kernel::NotExamined,
-                Some(None) => report::Kernel::Bundled,
-                Some(Some(reason)) => report::Kernel::Unknown { reason: reason.into() },
-            },
+            kernel: kernel_in_report(self.kernel.as_ref().map(|kernel| kernel.unknown_because())),
         }
+    }
+}
+
+/// The kernel as a report has it, by the reason why it is unknown; `None` where nobody has looked.
+pub fn kernel_in_report(unknown_because: Option<Option<&str>>) -> report::Kernel {
+    match unknown_because {
+        None => report::Kernel::NotExamined,
+        Some(None) => report::Kernel::Bundled,
+        Some(Some(reason)) => report::Kernel::Unknown { reason: reason.into() },
     }
 }
 

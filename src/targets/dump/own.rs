@@ -1,48 +1,22 @@
-//! A core that this program wrote: vCPUs and memory as they were, and no powers.
+//! A core that this program wrote.
 //!
-//! Owns the two together; refuses to own the file (`elf_core`) and the note in it (`capture`).
+//! Owns the two halves together: memory from the file, states from the note that `capture` has read.
+//! Refuses to own the file (`elf_core`) and the note (`capture`).
 
-use std::time::Duration;
-
-use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
-
-use super::{NoAnswer, States, Target};
+use super::{Dump, StoredMemory};
 use crate::elf_core::{Core, Extents};
-
-/// A core as a target.
-#[derive(Debug, Clone)]
-pub struct Dump<'data> {
-    core: Core<'data>,
-    states: States,
-}
+use crate::targets::States;
 
 impl<'data> Dump<'data> {
     /// A core with the states of its vCPUs, by number.
     pub fn new(core: Core<'data>, states: States) -> Self {
-        Self { core, states }
+        let findings = core.findings().iter().map(ToString::to_string).collect();
+        Self { memory: Box::new(core), states, findings }
     }
 }
 
-impl PhysicalMemory for Dump<'_> {
-    fn read(&self, address: PhysicalAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
-        self.core.read(address, buffer)
-    }
-}
-
-impl Target for Dump<'_> {
-    fn vcpus(&self) -> u32 {
-        self.states.len() as u32
-    }
-
-    fn states(&self, cpus: &[u32], _deadline: Duration) -> States {
-        let state = |&cpu: &u32| match self.states.get(cpu as usize) {
-            Some(state) => state.clone(),
-            None => Err(NoAnswer::NoSuchVcpu(cpu)),
-        };
-        cpus.iter().map(state).collect()
-    }
-
+impl StoredMemory for Core<'_> {
     fn extents(&self) -> Extents {
-        self.core.extents()
+        Core::extents(self)
     }
 }

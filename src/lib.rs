@@ -9,8 +9,8 @@
 pub mod bundled;
 pub mod capture;
 pub mod cli;
-pub mod core_file;
 pub mod diagnosis;
+pub mod elf_core;
 pub mod errors;
 pub mod hang;
 pub mod images;

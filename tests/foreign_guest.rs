@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::*;
-use nmiscope::core_file::Core;
+use nmiscope::elf_core::Core;
 use nmiscope::hang::Class;
 use nmiscope_report::{
     CpuState, CrashCause, Fact, Finding, FoundBy, Hang, Outcome, Report, Source, Trigger,

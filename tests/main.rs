@@ -15,6 +15,7 @@ mod cli;
 mod common;
 mod core_file;
 mod deploy;
+mod dump;
 mod farm;
 mod foreign_guest;
 mod gdb;

@@ -61,7 +61,13 @@ fn exit_code(outcome: &Outcome) -> i32 {
 /// Compares with the file, or writes it if that is asked for.
 #[track_caller]
 fn expect(directory: &Path, file: &str, found: &str) {
-    let path = directory.join("cores").join(file);
+    expect_in(&directory.join("cores"), file, found);
+}
+
+/// The same of a file in that directory.
+#[track_caller]
+pub fn expect_in(directory: &Path, file: &str, found: &str) {
+    let path = directory.join(file);
     if std::env::var_os("NMISCOPE_UPDATE").is_some() {
         fs::write(path, found).expect("an expected report can be written");
         return;
@@ -74,7 +80,7 @@ fn expect(directory: &Path, file: &str, found: &str) {
     assert!(
         expected == found,
         "{file} is expected otherwise, first at {:?}; if it is right so: \
-         NMISCOPE_UPDATE=1 cargo test --test end_to_end offline::",
+         NMISCOPE_UPDATE=1 cargo test --test end_to_end -- offline:: dump::",
         differs()
     );
 }

@@ -186,7 +186,7 @@ fn callers_are_right_at_every_instruction_of_an_nmis_entry_and_return() {
     while stepped.callers.len() > outer {
         stepped.step();
     }
-    assert!(!stepped.state.nmi.masked, "the NMI has not returned");
+    assert!(!stepped.state.is_in_nmi(), "the NMI has not returned");
     for _ in 0..100 {
         stepped.step();
     }

@@ -10,7 +10,7 @@ use nmiscope::capture::note::Note;
 use nmiscope::capture::{
     Bounds, Capture, NmiCapture, NoReservation, NotSent, Request, Reservation, Stopped,
 };
-use nmiscope::core_file::Core;
+use nmiscope::elf_core::Core;
 use nmiscope::images::{Access, Files};
 use nmiscope::kernel::{self, Kernel};
 use nmiscope::session::offline::{Stored, report};

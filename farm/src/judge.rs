@@ -141,6 +141,9 @@ fn by_outcome(vm: &Vm, report: &Report) -> Judgement {
         (Outcome::Stopped { by }, _) if by != BY_SUITE => {
             Judgement::because(Status::Broken, format!("it was stopped by {by}"))
         }
+        (Outcome::Observed { .. }, _) => {
+            Judgement::because(Status::Broken, "its report is of a dump, not of a run")
+        }
         (Outcome::Exit { code: 0 } | Outcome::Stopped { .. }, Expectation::Pass) => {
             Judgement::pass()
         }

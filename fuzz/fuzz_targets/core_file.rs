@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use nmiscope::core_file::Core;
+use nmiscope::elf_core::Core;
 use nmiscope::session::offline::{Stored, report};
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory};
 use nmiscope_report::text;

@@ -15,8 +15,8 @@ pub struct VcpuState {
     pub cpu: u32,
     /// The registers of the vCPU.
     pub registers: Registers,
-    /// Where it stands with NMIs and interrupts.
-    pub nmi: NmiState,
+    /// Where it stands with NMIs and interrupts; `None` where the source does not record it.
+    pub nmi: Option<NmiState>,
     /// The multiprocessing state: runs, sleeps, or was never started.
     pub mp_state: MpState,
     /// True in system-management mode. Cores leave it out where it is not.
@@ -25,6 +25,11 @@ pub struct VcpuState {
 }
 
 impl VcpuState {
+    /// True when the vCPU is known to be inside an NMI handler.
+    pub fn is_in_nmi(&self) -> bool {
+        self.nmi.is_some_and(|nmi| nmi.masked)
+    }
+
     /// The execution state of the vCPU.
     pub fn execution(&self) -> Execution {
         Execution::new(self.mp_state, &self.registers, self.smm)

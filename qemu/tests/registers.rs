@@ -140,7 +140,7 @@ fn firmware_parks_cpus_in_a_halt_with_interrupts_off() {
 fn a_32_bit_program_under_a_64_bit_kernel_has_narrow_registers() {
     let cpus = cpus(COMPATIBILITY);
     let (cpu, registers) = (&cpus[0], &cpus[0].state.registers);
-    assert!(cpu.narrow && cpu.state.nmi.interrupt_shadow);
+    assert!(cpu.narrow && cpu.state.nmi.is_none());
     assert_eq!((registers.rip, registers.rsp, registers.r8), (0x0804_9162, 0xffff_d690, 0));
     assert_eq!((registers.gs.base, registers.cr3), (0xf7fc_2540, 0x1_0a2e_4001));
     assert_eq!(cpu.state.execution(), Execution::User);

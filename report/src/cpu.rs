@@ -109,6 +109,10 @@ pub enum CpuState {
     Reset,
     /// It could not be asked.
     Unknown,
+    /// Running or halted: a dump does not record which.
+    NotRecorded,
+    /// Most likely halted: a dump does not record it, and the instruction before its position is HLT.
+    ProbablyHalted,
 }
 
 /// The general registers of a vCPU, and what tells its mode.
@@ -133,6 +137,8 @@ pub struct Registers {
     pub r13: String,
     pub r14: String,
     pub r15: String,
+    /// Control register 0. This and the other control registers are "not recorded" in a report from a
+    /// dump that has general registers alone.
     pub cr0: String,
     pub cr2: String,
     pub cr3: String,

@@ -51,6 +51,10 @@ pub enum Source {
     Live,
     /// A core file.
     Core,
+    /// A dump of the guest's memory that another program wrote.
+    Dump,
+    /// A running VM that somebody else started.
+    Attached,
 }
 
 /// The program that wrote a report.
@@ -72,7 +76,8 @@ pub struct Image {
     /// The initial RAM disk's file; null if there was none.
     #[serde(default)]
     pub initrd: Option<String>,
-    /// The kernel parameters it was started with.
+    /// The kernel parameters it was started with; empty in a report from a dump, which does not have
+    /// them.
     pub command_line: String,
     /// Which kernel's structures were found in it.
     pub kernel: Kernel,
@@ -98,7 +103,7 @@ pub enum Kernel {
 pub struct Machine {
     /// How many vCPUs it had.
     pub vcpus: u32,
-    /// Its memory, in bytes.
+    /// Its memory, in bytes; of a dump, the memory that is in it.
     pub memory_bytes: u64,
 }
 
@@ -150,6 +155,15 @@ pub enum Outcome {
     Stopped {
         /// By what.
         by: String,
+    },
+    /// The guest was looked at from outside, at one moment: its run is somebody else's.
+    Observed {
+        /// The number of the CPU that panics; absent where none does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        panicking: Option<u32>,
+        /// The message of that panic; absent where there is none, or it is not in the log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
     },
 }
 
@@ -240,6 +254,10 @@ pub enum Trigger {
     GuestEnded,
     /// The guest had not ended within `--time-limit`.
     TimeLimit,
+    /// A dump that another program took.
+    Dump,
+    /// Somebody attached to a running VM.
+    Attach,
 }
 
 /// The hypervisor's hold on the guest's NMI buffers.

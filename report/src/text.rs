@@ -64,6 +64,11 @@ pub fn outcome(outcome: &Outcome) -> String {
             format!("{BAD}timed out{BAD:#}: not ended after {}{ran}\n", seconds(limit_ms))
         }
         Outcome::Stopped { by } => format!("stopped by {by}\n"),
+        Outcome::Observed { panicking: Some(cpu), message } => {
+            let message = message.as_deref().unwrap_or("its message is not in the log");
+            format!("{BAD}panic{BAD:#}: cpu{cpu}: {}\n", line(message))
+        }
+        Outcome::Observed { panicking: None, .. } => String::new(),
     }
 }
 
@@ -135,16 +140,21 @@ pub fn backtrace(backtrace: &Backtrace) -> String {
             let _ = writeln!(text, "backtrace asked for by {name}");
         }
         Trigger::Timer => text.push_str("backtrace asked for by --nmi-after\n"),
-        Trigger::Hang | Trigger::Starved | Trigger::GuestEnded | Trigger::TimeLimit => {}
+        Trigger::Hang
+        | Trigger::Starved
+        | Trigger::GuestEnded
+        | Trigger::TimeLimit
+        | Trigger::Dump
+        | Trigger::Attach => {}
     }
-    let _ = writeln!(
-        text,
-        "NMI: sent to {}, {} answered in {} ms",
-        plural(backtrace.nmi_sent.into(), "vCPU"),
-        backtrace.nmi_answered,
-        round_up(backtrace.elapsed_ms)
-    );
-    text.push_str(&reservation(&backtrace.reservation));
+    let is_dump = matches!(backtrace.trigger, Trigger::Dump | Trigger::Attach);
+    match is_dump {
+        true => {
+            let vcpus = plural(backtrace.cpus.len() as u64, "vCPU");
+            let _ = writeln!(text, "dump: {vcpus}, seen from outside");
+        }
+        false => nmis(&mut text, backtrace),
+    }
     // The hangs of a verdict have said it.
     if let Some(graph) = backtrace.waits.as_ref().filter(|_| backtrace.trigger != Trigger::Hang) {
         waits::show(&mut text, graph);
@@ -153,7 +163,7 @@ pub fn backtrace(backtrace: &Backtrace) -> String {
         let members = group.iter().filter_map(|&cpu| backtrace.cpus.get(cpu as usize));
         if let Some(cpu) = members.clone().next() {
             text.push('\n');
-            show_cpu(&mut text, &cpu_list(group), cpu);
+            show_cpu(&mut text, &cpu_list(group), cpu, !is_dump);
         }
     }
     for task in &backtrace.tasks {
@@ -162,6 +172,17 @@ pub fn backtrace(backtrace: &Backtrace) -> String {
     }
     text.push('\n');
     text
+}
+
+fn nmis(text: &mut String, backtrace: &Backtrace) {
+    let _ = writeln!(
+        text,
+        "NMI: sent to {}, {} answered in {} ms",
+        plural(backtrace.nmi_sent.into(), "vCPU"),
+        backtrace.nmi_answered,
+        round_up(backtrace.elapsed_ms)
+    );
+    text.push_str(&reservation(&backtrace.reservation));
 }
 
 fn show_task(text: &mut String, task: &Task) {
@@ -207,7 +228,8 @@ fn reservation(reservation: &Reservation) -> String {
     }
 }
 
-fn show_cpu(text: &mut String, names: &str, cpu: &Cpu) {
+/// One vCPU, and why it has not answered if it was `asked`.
+fn show_cpu(text: &mut String, names: &str, cpu: &Cpu, asked: bool) {
     let _ = write!(text, "{HEADING}{names}{HEADING:#}  {}", state(cpu.state));
     match cpu.interrupts_enabled {
         Some(true) => text.push_str(", interrupts on"),
@@ -220,6 +242,7 @@ fn show_cpu(text: &mut String, names: &str, cpu: &Cpu) {
     text.push('\n');
     if let Answer::NoAnswer { reason } = &cpu.nmi.answer
         && cpu.state != CpuState::NotStarted
+        && asked
     {
         let _ = writeln!(text, "  {BAD}no answer{BAD:#}: {}", line(reason));
     }
@@ -330,6 +353,8 @@ fn state(state: CpuState) -> &'static str {
         CpuState::NotStarted => "not started",
         CpuState::Reset => "reset: KVM has forgotten where it was",
         CpuState::Unknown => "state unknown",
+        CpuState::NotRecorded => "running or halted (not recorded)",
+        CpuState::ProbablyHalted => "likely halted (behind a HLT)",
     }
 }
 

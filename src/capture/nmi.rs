@@ -120,7 +120,7 @@ pub(super) fn ask(
     let buffers = stopped.buffers();
     let look = |(cpu, state): (u32, &Result<VcpuState, NoAnswer>)| {
         // What a handler has printed that has not returned is worth keeping.
-        let idle = state.as_ref().is_ok_and(|state| !state.nmi.masked);
+        let idle = state.as_ref().is_ok_and(|state| !state.is_in_nmi());
         Before::look(target, buffers, cpu, held && idle)
     };
     let before: Vec<Before> = (0..).zip(&stopped.states).map(look).collect();

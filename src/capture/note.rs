@@ -1,7 +1,7 @@
 //! The note of a core, as JSON: a capture, and the report of the run that it is of.
 //!
 //! Owns both forms: version 4, which is written, and version 3, which is read too. The memory that
-//! belongs to a capture is the core's (`core_file`), and so are kernel state and stacks, which are made
+//! belongs to a capture is the core's (`elf_core`), and so are kernel state and stacks, which are made
 //! from it again. docs/core-format.md describes the members.
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use nmiscope_report::{Backtrace, Hang, Report, Trigger};
 use serde::{Deserialize, Serialize};
 
 use super::{Capture, CpuCapture, Reservation};
-use crate::core_file::Core;
+use crate::elf_core::Core;
 use crate::hang::Found;
 use crate::kernel::Reading;
 

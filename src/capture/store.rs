@@ -1,7 +1,7 @@
 //! A core while it is written: memory at the moment, the note when the run has ended.
 //!
 //! Owns which of the guest's memory a core gets, and the file until it has its name. The container is
-//! `core_file`'s, the note's contents are `note`'s.
+//! `elf_core`'s, the note's contents are `note`'s.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ use super::Capture;
 use super::host_stack::HostStack;
 use super::note::Note;
 use super::stopped::Stopped;
-use crate::core_file::{
+use crate::elf_core::{
     Contents, CpuRegisters, Extents, NotePlace, check_path, prepare, write_all_but_note,
 };
 use crate::kernel::Symbols;

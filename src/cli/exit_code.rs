@@ -45,6 +45,9 @@ pub fn of_report(report: &Report) -> Code {
         // It was let go on, and hung when the time was over.
         Outcome::Stopped { .. } if hangs => HANG,
         Outcome::Exit { code: 0 } | Outcome::Stopped { .. } => CLEAN,
+        Outcome::Observed { panicking: Some(_), .. } => CRASH,
+        Outcome::Observed { .. } if hangs => HANG,
+        Outcome::Observed { .. } => CLEAN,
         Outcome::TimedOut { .. } if hangs => HANG,
         Outcome::Exit { .. } | Outcome::TimedOut { .. } => GUEST_FAILED,
         Outcome::Hang => HANG,

@@ -1,4 +1,4 @@
-//! `nmiscope report`: a core to text and JSON.
+//! `nmiscope report`: a core or a dump to text and JSON.
 
 use std::path::PathBuf;
 
@@ -14,14 +14,15 @@ use crate::session::offline::{self, Stored};
 
 /// `nmiscope report`.
 #[derive(Debug, Args)]
-#[command(after_help = "The exit code is the one that the run had.")]
+#[command(after_help = "The exit code is the one that the run had; of a dump, 0.")]
 pub struct Report {
-    /// The core, or a report as JSON, which is only printed
+    /// The core; a dump of a guest as ELF, by `virsh dump --memory-only` or QEMU's dump-guest-memory; or a
+    /// report as JSON, which is only printed
     #[arg(value_hint = ValueHint::FilePath)]
     pub core: PathBuf,
     /// The image that ran [default: the one with the core's build-id:
     #[cfg_attr(feature = "kvm", doc = "the bundled guest,")]
-    /// the file that ran, or one among the debug files]
+    /// the file that ran, or one among the debug files; of a dump, one of these that ran]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub image: Option<PathBuf>,
     /// Show arguments and locals; of a core that was written without, those whose memory is in it

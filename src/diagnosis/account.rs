@@ -1,6 +1,6 @@
 //! What became of a vCPU's NMI, in words.
 
-use nmiscope_machine::{NmiResult, NmiRun};
+use nmiscope_machine::{NmiResult, NmiRun, VcpuState};
 use nmiscope_report::{Answer, Nmi};
 
 use super::milliseconds;
@@ -44,7 +44,7 @@ pub fn account(capture: &CpuCapture) -> Nmi {
 
 /// Whether the vCPU was inside an NMI handler already.
 fn was_masked(capture: &CpuCapture) -> bool {
-    capture.state.as_ref().is_ok_and(|state| state.nmi.masked)
+    capture.state.as_ref().is_ok_and(VcpuState::is_in_nmi)
 }
 
 /// Why there is no answer to this NMI; `None` if there is one.

@@ -3,9 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use nmiscope_report::{
-    Certainty, Cpu, CpuState, Evidence, Fact, Hang, SourceLine, Task, WaitNode,
-};
+use nmiscope_report::{Certainty, Cpu, CpuState, Evidence, Fact, Hang, SourceLine, Task, WaitNode};
 
 use super::signature::{self, Moments};
 use super::stable::Samples;
@@ -204,7 +202,7 @@ impl Teller<'_> {
         });
         let name = name.or_else(|| function?.name.as_deref());
         Some(Fact::Stood {
-            halted: cpu.state == CpuState::Halted,
+            halted: matches!(cpu.state, CpuState::Halted | CpuState::ProbablyHalted),
             interrupts_enabled: cpu.interrupts_enabled?,
             nmi_masked: cpu.in_nmi == Some(true),
             at: frame.address.clone(),

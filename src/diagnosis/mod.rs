@@ -13,7 +13,7 @@ mod variables;
 mod waits;
 mod witnesses;
 
-use nmiscope_machine::{Execution, Registers, VcpuState};
+use nmiscope_machine::{Execution, MpState, Registers, VcpuState};
 use nmiscope_report::{self as report, Answer, Backtrace, Cpu, CpuState, FoundBy, Look, Nmi, Word};
 use nmiscope_symbolizer::{ProgramCounter, Strategy};
 
@@ -142,7 +142,7 @@ fn diagnose_cpu(number: u32, capture: &CpuCapture, resolver: &Resolver<'_>) -> C
         state: cpu_state(state),
         interrupts_enabled: somewhere.map(|state| state.registers.interrupts_enabled()),
         registers: state.map(|state| show_registers(&state.registers)),
-        in_nmi: somewhere.map(|state| state.nmi.masked),
+        in_nmi: somewhere.and_then(|state| Some(state.nmi?.masked)),
         findings: witnesses::findings(capture, &nmi, word.as_ref()),
         look: capture.stack.as_ref().map(|stack| show_stack(stack, resolver)),
         nmi,
@@ -153,10 +153,12 @@ fn diagnose_cpu(number: u32, capture: &CpuCapture, resolver: &Resolver<'_>) -> C
 fn cpu_state(state: Option<&VcpuState>) -> CpuState {
     let Some(state) = state else { return CpuState::Unknown };
     match state.execution() {
+        Execution::Halted if state.mp_state == MpState::BehindHlt => CpuState::ProbablyHalted,
         Execution::Unknown(_) => CpuState::Unknown,
         Execution::NotStarted | Execution::InInit => CpuState::NotStarted,
         Execution::Offline => CpuState::Reset,
         Execution::Halted => CpuState::Halted,
+        _ if state.mp_state == MpState::Unrecorded => CpuState::NotRecorded,
         Execution::Kernel
         | Execution::User
         | Execution::RealMode
@@ -189,6 +191,10 @@ fn found_by(strategy: Strategy) -> FoundBy {
 
 fn show_registers(registers: &Registers) -> report::Registers {
     let show = |value: u64| format!("{value:016x}");
+    let control = |value: u64| match registers.control_unrecorded {
+        true => "not recorded".into(),
+        false => show(value),
+    };
     report::Registers {
         rip: show(registers.rip),
         rsp: show(registers.rsp),
@@ -208,10 +214,10 @@ fn show_registers(registers: &Registers) -> report::Registers {
         r13: show(registers.r13),
         r14: show(registers.r14),
         r15: show(registers.r15),
-        cr0: show(registers.cr0),
-        cr2: show(registers.cr2),
-        cr3: show(registers.cr3),
-        cr4: show(registers.cr4),
+        cr0: control(registers.cr0),
+        cr2: control(registers.cr2),
+        cr3: control(registers.cr3),
+        cr4: control(registers.cr4),
         cpl: registers.cpl,
     }
 }

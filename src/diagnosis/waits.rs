@@ -182,8 +182,8 @@ impl Parties<'_> {
             (CpuState::NotStarted | CpuState::Reset, _) => Activity::Offline,
             _ if online.is_some_and(|cpu| !cpu.online) => Activity::Offline,
             (CpuState::Running, _) => Activity::Running,
-            (CpuState::Halted, Some(true)) => Activity::Idle,
-            (CpuState::Halted, Some(false)) => Activity::Dead,
+            (CpuState::Halted | CpuState::ProbablyHalted, Some(true)) => Activity::Idle,
+            (CpuState::Halted | CpuState::ProbablyHalted, Some(false)) => Activity::Dead,
             _ => Activity::Unknown,
         }
     }

@@ -33,7 +33,8 @@ pub fn findings(capture: &CpuCapture, nmi: &Nmi, word: Option<&Word>) -> Vec<Fin
         // An earlier handler's word is of another moment.
         if let Some(word) = word.filter(|word| word.current && nmi.answer == Answer::Answered) {
             let difference = compare(&vouched_for(word), &seen(look), look.ending.is_complete());
-            let shadow = capture.state.as_ref().is_ok_and(|state| state.nmi.interrupt_shadow);
+            let nmi = capture.state.as_ref().ok().and_then(|state| state.nmi);
+            let shadow = nmi.is_some_and(|nmi| nmi.interrupt_shadow);
             findings.extend(difference.map(|difference| in_shadow(difference, shadow)));
         }
     }

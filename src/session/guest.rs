@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nmiscope_report as report;
 
 use super::options::Options;
+use super::visit::kernel_in_report;
 use crate::images::{Files, hex};
 use crate::kernel::{self, Kernel, LocateError, Located, Vocabulary};
 use crate::targets::{NoAnswer, Target};
@@ -78,11 +79,7 @@ impl<'a> Guest<'a> {
             build_id,
             initrd: self.options.initrd.as_deref().map(show_path),
             command_line: self.options.command_line.clone(),
-            kernel: match self.kernel.as_ref().map(|kernel| kernel.unknown_because()) {
-                None => report::Kernel::NotExamined,
-                Some(None) => report::Kernel::Bundled,
-                Some(Some(reason)) => report::Kernel::Unknown { reason: reason.into() },
-            },
+            kernel: kernel_in_report(self.kernel.as_ref().map(|kernel| kernel.unknown_because())),
         }
     }
 }

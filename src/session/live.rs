@@ -16,10 +16,11 @@ use nmiscope_vmm::{Ports, Vm};
 
 use super::console::Console;
 use super::guest::Guest;
+use super::observe;
 use super::options::{Ended, Event, Options};
 use super::record::{Record, Weight};
 use super::wake::{Inbox, Wake};
-use super::watch::{self, Observed, POLL, Watch};
+use super::watch::{Observed, POLL, Watch};
 use crate::capture::{Bounds as CaptureBounds, Request, Sampling, Stopped};
 use crate::diagnosis::{self, Resolver, milliseconds};
 use crate::errors::BadRequest;
@@ -290,11 +291,11 @@ impl Session<'_> {
     fn of_moment(&mut self, stopped: &Stopped, at: Duration, trigger: &Trigger) -> Option<Found> {
         match trigger {
             Trigger::Signal { .. } | Trigger::Timer | Trigger::TimeLimit => {}
-            Trigger::Hang | Trigger::Starved | Trigger::GuestEnded => return None,
+            _ => return None,
         }
         match &mut self.watch {
             Some(watch) => watch.of_moment(&self.vm, stopped, at),
-            None => Some(watch::of_records(&self.vm, stopped, at)),
+            None => Some(observe::of_records(&self.vm, stopped, at)),
         }
     }
 

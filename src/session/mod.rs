@@ -1,7 +1,7 @@
 //! One run of one VM, live or from a file: the order in which everything else is called.
 //!
 //! A live session starts a VM, watches it, takes backtraces when something asks for one, and ends with a
-//! report; an offline one makes the report from a core. What a session learns it tells through
+//! report; an offline one makes the report from a file. What a session learns it tells through
 //! [`Event`], to whoever prints; it prints nothing itself. Called by the CLI. A farm starts a process
 //! for each VM. Without the feature `kvm` there is `offline` alone.
 //!
@@ -14,14 +14,17 @@
 //! | `guest` | the image's files and the kernel in them |
 //! | `console`, `terminal` | the guest's console, and the user's keys |
 //! | `record` | hangs, backtraces and the core, until the report has them |
-//! | `offline` | a report from a core |
+//! | `offline` | a report from a core of ours |
+//! | `dump` | a report from a dump of another program |
 
 #[cfg(feature = "kvm")]
 mod console;
+mod dump;
 #[cfg(feature = "kvm")]
 mod guest;
 #[cfg(feature = "kvm")]
 mod live;
+mod observe;
 pub mod offline;
 #[cfg(feature = "kvm")]
 mod options;
@@ -29,10 +32,12 @@ mod options;
 mod record;
 #[cfg(feature = "kvm")]
 mod terminal;
+mod visit;
 #[cfg(feature = "kvm")]
 mod wake;
 #[cfg(feature = "kvm")]
 mod watch;
+mod which_image;
 
 #[cfg(feature = "kvm")]
 pub use console::Sink;

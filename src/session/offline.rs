@@ -1,7 +1,8 @@
-//! A report from a file: from a core, by the same steps as a live one but for the taking; or one that a
-//! run has written.
+//! A report from a file: from a core, by the same steps as a live one but for the taking; from a dump
+//! of another program (`dump`); or one that a run has written.
 //!
-//! Owns the order of those steps. Needs no KVM, no VM and no clock. Called by the CLI.
+//! Owns which of them a file is, and the order of a core's steps. Needs no KVM, no VM and no clock.
+//! Called by the CLI.
 
 use std::path::Path;
 
@@ -10,15 +11,16 @@ use nmiscope_report::{self as report, Report, SCHEMA_VERSION, Source};
 use nmiscope_symbolizer::{Image, SourceRoots};
 use serde::Deserialize;
 
+use super::dump;
 use crate::capture::note::Note;
 use crate::capture::{Bounds, Capture, Stopped};
-use crate::core_file::Core;
 use crate::diagnosis::{self, Diagnosis, Resolver};
+use crate::elf_core::{Core, ElfCore};
 use crate::images::{self, Access, Bytes, Files, hex, source_roots};
 use crate::kernel::{self, Kernel, Reading, Symbols, Vocabulary, WithVariables};
 use crate::targets::{Dump, States, Target};
 
-/// A core or a report, opened.
+/// A core, a dump or a report, opened.
 pub struct Stored {
     bytes: Bytes,
     path: String,
@@ -40,16 +42,16 @@ impl Stored {
     }
 }
 
-/// Makes the report of the core's backtrace, and of all that the note says. The image is found
-/// by its build-id: `image`, the bundled guest, the file that ran then, or one below
-/// `debug_directory`. Without it addresses stay what they are, and a warning says what is missing.
+/// Makes the report of the core's backtrace, and of all that the note says; or that of a dump of another
+/// program. The image is found by its build-id: `image`, the bundled guest, the file that ran then, or
+/// one below `debug_directory`. Without it addresses stay what they are, and a warning says what is missing.
 /// A report that is there already, as JSON, is what it is.
 ///
 /// With `with_variables` the host stacks get theirs, as far as the core has the memory that they lie
 /// in.
 ///
 /// # Errors
-/// The file is no core of ours, or too damaged; or `image` is another one.
+/// The file is no core or dump, or too damaged; or `image` is another one.
 pub fn report(
     stored: &Stored,
     image: Option<&Path>,
@@ -60,7 +62,12 @@ pub fn report(
     if stored.bytes.starts_with(b"{") {
         return written(&stored.bytes).with_context(failed);
     }
-    let core = Core::parse(&stored.bytes).with_context(failed)?;
+    let core = ElfCore::parse(&stored.bytes).with_context(failed)?;
+    if !core.is_own() {
+        let dump = Dump::from_elf(core).with_context(failed)?;
+        return dump::report(dump, &stored.path, image, debug_directory, with_variables);
+    }
+    let core = Core::new(core).with_context(failed)?;
     let mut note = Note::read(&core).context("its note is damaged").with_context(failed)?;
     note.report.source = Source::Core;
     for finding in core.findings() {

@@ -33,7 +33,9 @@ impl Weight {
     /// The weight of a backtrace, by what it was taken for.
     pub fn of(trigger: &Trigger) -> Self {
         match trigger {
-            Trigger::Signal { .. } | Trigger::Timer => Self::AskedFor,
+            Trigger::Signal { .. } | Trigger::Timer | Trigger::Dump | Trigger::Attach => {
+                Self::AskedFor
+            }
             Trigger::Hang => Self::Hang,
             Trigger::Starved | Trigger::GuestEnded | Trigger::TimeLimit => Self::End,
         }

@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use nmiscope_machine::{Execution, HostCounts, VcpuState};
-
 use super::guest::Guest;
+use super::observe::{observation, sample, vcpus};
 use crate::capture::{Bounds as CaptureBounds, Stopped, to_sample};
-use crate::hang::{self, Bounds, Detector, Found, Noticed, Observation, Vcpu, VcpuSample, Verdict};
+use crate::hang::{Bounds, Detector, Found, Noticed, Observation, Vcpu, Verdict};
 use crate::kernel::{Depth, Kernel, LocateError, Located, Reading};
 use crate::targets::Target;
 
@@ -172,37 +171,12 @@ impl Watch {
     }
 }
 
-/// The hangs of a guest that nobody has watched, by what its kernel has recorded.
-pub fn of_records(target: &dyn Target, stopped: &Stopped, at: Duration) -> Found {
-    hang::of_dump(&observation(target, stopped, at), &Bounds::default())
-}
-
-fn observation(target: &dyn Target, stopped: &Stopped, at: Duration) -> Observation {
-    let samples: Vec<_> = stopped.states.iter().map(|state| sample(state.as_ref().ok()?)).collect();
-    Observation {
-        at,
-        vcpus: vcpus(target, &samples),
-        console_bytes: target.console_bytes().unwrap_or_default(),
-        kernel: stopped.kernel.clone(),
-    }
-}
-
 /// What came of looking at a guest.
 pub struct Observed {
     /// What the detector makes of it.
     pub noticed: Noticed,
     /// Why it could not be looked at as it should.
     pub problem: Option<LocateError>,
-}
-
-fn vcpus(target: &dyn Target, samples: &[Option<VcpuSample>]) -> Vec<Vcpu> {
-    let host = target.host().ok();
-    let vcpu = |cpu: u32| Vcpu {
-        times: host.and_then(|host| host.times(cpu)),
-        sample: samples.get(cpu as usize).copied().flatten(),
-        counts: host.map_or_else(HostCounts::default, |host| host.counts(cpu)),
-    };
-    (0..target.vcpus()).map(vcpu).collect()
 }
 
 /// Asks the vCPUs how they are, those of which that does not follow from how they were in `last`.
@@ -215,12 +189,4 @@ fn sample_running(target: &dyn Target, vcpus: &mut [Vcpu], last: &[Vcpu]) {
     for (cpu, state) in unknown.iter().zip(target.states(&unknown, SAMPLE)) {
         vcpus[*cpu as usize].sample = state.ok().and_then(|state| sample(&state));
     }
-}
-
-fn sample(state: &VcpuState) -> Option<VcpuSample> {
-    Some(VcpuSample {
-        halted: state.execution() == Execution::Halted,
-        interrupts_on: state.registers.interrupts_enabled(),
-        started: state.execution().has_position(),
-    })
 }

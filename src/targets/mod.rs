@@ -8,7 +8,7 @@
 //! | file | target |
 //! |---|---|
 //! | `own_vm` | a VM of this process, with the feature `kvm` |
-//! | `dump` | a core that this program wrote |
+//! | `dump` | a file: a core that this program wrote, or a dump of another one |
 //!
 //! `touched` is memory of any target that remembers what was read of it; `reasons` are those why a
 //! target does not answer.
@@ -23,9 +23,9 @@ use std::time::Duration;
 
 use nmiscope_machine::{HostCounts, HostTimes, NmiRun, PhysicalAddress, PhysicalMemory, VcpuState};
 
-use crate::core_file::Extents;
+use crate::elf_core::Extents;
 
-pub use dump::Dump;
+pub use dump::{Dump, DumpError};
 pub use reasons::{MissingPower, NoAnswer};
 pub use touched::{Pages, Touched};
 

@@ -12,7 +12,7 @@ use nmiscope_vmm::{ThreadState, VcpuError, Vm};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, VolatileMemory};
 
 use super::{Host, MissingPower, Nmis, NoAnswer, NoSuchWord, Pausing, States, Target, Words};
-use crate::core_file::Extents;
+use crate::elf_core::Extents;
 
 impl Target for Vm {
     fn vcpus(&self) -> u32 {

@@ -29,6 +29,9 @@ pub enum NoAnswer {
     /// The target has no vCPU with that number.
     #[error("there is no cpu{0}")]
     NoSuchVcpu(u32),
+    /// A dump has no registers of the vCPU, or damaged ones.
+    #[error("the dump has no registers of cpu{0}")]
+    NotRecorded(u32),
     /// The vCPU did not answer within the deadline. A later question may be answered.
     #[error("{0}")]
     Late(String),

@@ -246,6 +246,22 @@ impl<'data> Elf<'data> {
         None
     }
 
+    /// The address at which the image has its build-id, in bytes that are loaded.
+    pub(crate) fn build_id_address(&self) -> Option<VirtualAddress> {
+        let id = self.build_id()?;
+        // It is a part of the file.
+        let at = (id.as_ptr() as usize).checked_sub(self.data.as_ptr() as usize)? as u64;
+        let header = check_identity(self.data).ok()?;
+        let segments = header.program_headers(LE, self.data).ok()?;
+        let mut loads = segments.iter().filter(|segment| segment.p_type(LE) == elf::PT_LOAD);
+        loads.find_map(|segment| {
+            let within = at.checked_sub(segment.p_offset(LE))?;
+            let end = within.checked_add(id.len() as u64)?;
+            let address = segment.p_vaddr(LE).checked_add(within)?;
+            (end <= segment.p_filesz(LE)).then_some(VirtualAddress(address))
+        })
+    }
+
     pub(crate) fn debuglink(&self) -> Option<DebugLink<'data>> {
         let bytes = self.section(".gnu_debuglink")?.bytes;
         let length = bytes.iter().take(256).position(|&byte| byte == 0)?;

@@ -117,6 +117,12 @@ impl<'data> Image<'data> {
         self.elf.build_id()
     }
 
+    /// The address at which the image expects the bytes of its build-id in memory, without any bias;
+    /// `None` if it has none, or does not load it.
+    pub fn build_id_address(&self) -> Option<VirtualAddress> {
+        self.elf.build_id_address()
+    }
+
     /// The debug file that a stripped image names.
     pub fn debuglink(&self) -> Option<DebugLink<'data>> {
         self.elf.debuglink()

@@ -57,6 +57,9 @@ pub fn found(report: &Report) -> Option<Expected> {
         Outcome::Crash { cause: CrashCause::TripleFault, .. } => Expected::TripleFault,
         Outcome::Exit { code } => Expected::Exit(*code),
         Outcome::Stopped { .. } => Expected::Healthy,
-        Outcome::Crash { .. } | Outcome::Starved { .. } | Outcome::TimedOut { .. } => return None,
+        Outcome::Crash { .. }
+        | Outcome::Starved { .. }
+        | Outcome::TimedOut { .. }
+        | Outcome::Observed { .. } => return None,
     })
 }

@@ -1,6 +1,6 @@
 //! Cores that are damaged or cut, and files that are none.
 
-use nmiscope::core_file::{Core, CoreError, Extent, Finding, Kind};
+use nmiscope::elf_core::{Core, CoreError, Extent, Finding, Kind};
 use object::LittleEndian as LE;
 use object::read::elf::ProgramHeader as _;
 
@@ -194,14 +194,30 @@ fn a_core_of_somebody_else_is_named() {
 #[test]
 fn what_is_no_core_is_named() {
     let parse = |bytes: &[u8]| Core::parse(bytes).expect_err("no core").to_string();
-    assert_eq!(parse(b""), "not a core of nmiscope: an empty file");
-    assert_eq!(parse(b"hello"), "not a core of nmiscope: no ELF file");
+    assert_eq!(parse(b""), "no dump that nmiscope reads: an empty file");
+    assert_eq!(parse(b"hello"), "no dump that nmiscope reads: no ELF file");
     assert_eq!(
         parse(b"\x28\xb5\x2f\xfd..."),
-        "not a core of nmiscope: a file compressed by zstd; uncompress it first"
+        "no dump that nmiscope reads: a file compressed by zstd; uncompress it first"
     );
-    assert_eq!(parse(nmiscope::bundled::image()), "not a core of nmiscope: an ELF executable");
+    assert_eq!(
+        parse(nmiscope::bundled::image()),
+        "no dump that nmiscope reads: an ELF executable, and no core"
+    );
     let mut arm = sample().bytes();
     arm[18] = 183;
-    assert_eq!(parse(&arm), "not a core of nmiscope: an ELF file, but not one for x86-64");
+    assert_eq!(parse(&arm), "no dump that nmiscope reads: an ELF file, but not one for x86-64");
+    // EM_386, gABI "Machine".
+    arm[18] = 3;
+    assert!(parse(&arm).contains("32-bit x86"));
+    for (magic, what) in [
+        (&b"QEVM\0\0\0\x03"[..], "a migration stream"),
+        (b"LibvirtQemudSave\x02", "a migration stream"),
+        (b"makedumpfile\0\0\0\0", "kdump's compressed format"),
+        (b"KDUMP   \x06", "kdump's compressed format"),
+        (b"PAGEDU64", "Windows's format"),
+    ] {
+        let error = parse(magic);
+        assert!(error.contains(what) && error.contains("--memory-only --format elf"), "{error}");
+    }
 }

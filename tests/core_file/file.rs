@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
 use std::os::unix::net::UnixListener;
 
-use nmiscope::core_file::{self, Contents, Core};
+use nmiscope::elf_core::{self, Contents, Core};
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
 
 use super::support::*;
@@ -31,7 +31,7 @@ fn zeros_take_no_room_on_the_disk() {
     let extents = extents(&[(0, 1 << 30)]);
     let sample = sample();
     let contents = Contents { extents: &extents, views: &[], ..sample.contents() };
-    let written = core_file::write_path(&path, &contents, &Vast).expect("a core");
+    let written = elf_core::write_path(&path, &contents, &Vast).expect("a core");
     assert_eq!(written.memory_bytes, PAGE);
     let metadata = path.metadata().expect("a file");
     assert_eq!(metadata.len(), written.bytes);
@@ -50,19 +50,19 @@ fn a_core_takes_the_place_of_its_name_at_once_or_not_at_all() {
     std::fs::write(&path, "older").expect("a file");
     let sample = sample();
     let memory = Flaky(Cell::new(0));
-    let error = core_file::write_path(&path, &sample.contents(), &memory).expect_err("no memory");
+    let error = elf_core::write_path(&path, &sample.contents(), &memory).expect_err("no memory");
     assert_eq!(
         error.to_string(),
         "failed to read the guest's memory: it goes away while it is read"
     );
     assert_eq!(std::fs::read(&path).expect("the file"), b"older");
     assert_eq!(names(), ["core"]);
-    core_file::write_path(&path, &sample.contents(), &sample.memory).expect("a core");
+    elf_core::write_path(&path, &sample.contents(), &sample.memory).expect("a core");
     assert!(Core::parse(&std::fs::read(&path).expect("the file")).is_ok());
     assert_eq!(names(), ["core"]);
 
     let missing = folder.path().join("no/core");
-    let error = core_file::write_path(&missing, &sample.contents(), &sample.memory)
+    let error = elf_core::write_path(&missing, &sample.contents(), &sample.memory)
         .expect_err("there is no such folder");
     assert_eq!(error.to_string(), format!("failed to make a file beside {}", missing.display()));
 }
@@ -77,20 +77,20 @@ fn a_core_takes_the_place_of_nothing_but_a_file() {
     let sample = sample();
     for path in [folder.path(), &socket, &link] {
         let expected = format!("failed to make {}: what is there is not a file", path.display());
-        let error = core_file::check_path(path).expect_err("no file");
+        let error = elf_core::check_path(path).expect_err("no file");
         assert_eq!(error.to_string(), expected);
-        let error = core_file::write_path(path, &sample.contents(), &sample.memory);
+        let error = elf_core::write_path(path, &sample.contents(), &sample.memory);
         assert_eq!(error.expect_err("no file").to_string(), expected);
     }
     assert!(socket.metadata().expect("the socket").file_type().is_socket());
 
     let path = folder.path().join("core");
-    core_file::check_path(&path).expect("it can be written");
+    elf_core::check_path(&path).expect("it can be written");
     assert!(!path.exists());
     std::fs::remove_file(&link).expect("the link");
     symlink("core", &link).expect("a link");
     std::fs::write(&path, "older").expect("a file");
-    core_file::write_path(&link, &sample.contents(), &sample.memory).expect("a core");
+    elf_core::write_path(&link, &sample.contents(), &sample.memory).expect("a core");
     assert!(link.is_symlink());
     assert!(Core::parse(&std::fs::read(&path).expect("the file")).is_ok());
 }

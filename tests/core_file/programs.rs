@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
-use nmiscope::core_file::{self, Contents, CpuRegisters, write};
+use nmiscope::elf_core::{self, Contents, CpuRegisters, write};
 use nmiscope_machine::UserRegisters;
 use nmiscope_symbolizer::Image;
 use object::LittleEndian as LE;
@@ -49,7 +49,7 @@ fn readelf_finds_nothing_to_warn_of() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let path = folder.path().join("core");
     let sample = sample();
-    core_file::write_path(&path, &sample.contents(), &sample.memory).expect("a core");
+    elf_core::write_path(&path, &sample.contents(), &sample.memory).expect("a core");
     let Some(text) = readelf(&["-W", "-h", "-l", "-n"], &path) else { return };
     for wanted in [
         "CORE (Core file)",

@@ -1,6 +1,6 @@
 //! Cores of any memory, and any bytes as a core.
 
-use nmiscope::core_file::{Contents, Core, Extents};
+use nmiscope::elf_core::{Contents, Core, Extents};
 use nmiscope_machine::{Mapping, PhysicalAddress, PhysicalMemory as _};
 use proptest::prelude::*;
 

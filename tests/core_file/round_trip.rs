@@ -1,6 +1,6 @@
 //! What goes in comes out.
 
-use nmiscope::core_file::{Contents, Core, Extent, Extents};
+use nmiscope::elf_core::{Contents, Core, Extent, Extents};
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory as _, ReadError};
 use object::LittleEndian as LE;
 use object::elf::PT_LOAD;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Seek as _, Write as _};
 
-use nmiscope::core_file::{Contents, CpuRegisters, Extent, Extents, Written, write};
+use nmiscope::elf_core::{Contents, CpuRegisters, Extent, Extents, Written, write};
 use nmiscope_machine::{
     Mapping, PhysicalAddress, PhysicalMemory, ReadError, UserRegisters, VirtualAddress,
 };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use nmiscope::core_file::Extents;
+use nmiscope::elf_core::Extents;
 use nmiscope::targets::{States, Target};
 use nmiscope_machine::{
     MpState, NmiState, PhysicalAddress, PhysicalMemory, ReadError, Registers, VcpuState,
@@ -165,7 +165,12 @@ pub(super) fn machine() -> Machine {
             rflags: 0x202,
             ..Registers::default()
         },
-        nmi: NmiState { pending: false, injected: false, masked: false, interrupt_shadow: false },
+        nmi: Some(NmiState {
+            pending: false,
+            injected: false,
+            masked: false,
+            interrupt_shadow: false,
+        }),
         mp_state,
         smm: false,
     };

@@ -132,6 +132,8 @@ fn no_report(bytes: &[u8], error: &serde_json::Error) -> NoReport {
 fn status(outcome: &Outcome) -> Status {
     match outcome {
         Outcome::Exit { code: 0 } | Outcome::Stopped { .. } => Status::Pass,
+        Outcome::Observed { panicking: Some(_), .. } => Status::Crash,
+        Outcome::Observed { .. } => Status::Pass,
         Outcome::Exit { .. } => Status::Fail,
         Outcome::Hang => Status::Hang,
         Outcome::Panic { .. } | Outcome::Crash { .. } => Status::Crash,

@@ -9,15 +9,14 @@
 //! be had from the text:
 //! - **the kernel's GS base** (MSR C0000102), which [`Registers`] has no place for either; in a vCPU
 //!   that was stopped in the kernel, [`Registers::gs`] is the kernel's already;
-//! - **NMI state**: [`NmiState`] has `pending`, `injected` and `masked` false, which is not knowledge;
-//!   only `interrupt_shadow` (`II=`) is. The same with pending interrupts;
+//! - **NMI state**: whether an NMI is pending or masked is not printed;
 //! - **upper halves**: outside 64-bit code QEMU prints 32 bits of each register and no R8 to R15; see
 //!   [`Cpu::narrow`];
 //! - **the multiprocessing state**, of which there is only `HLT=`; see [`mp_state`].
 
 mod fields;
 
-use nmiscope_machine::{MpState, NmiState, Registers, Segment, VcpuState};
+use nmiscope_machine::{MpState, Registers, Segment, VcpuState};
 
 use crate::qmp::excerpt;
 use fields::Fields;
@@ -28,7 +27,7 @@ const MAX_CPUS: usize = 4096;
 /// One vCPU, as the monitor prints it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cpu {
-    /// The state in the form of every target. Of [`NmiState`] only `interrupt_shadow` is known.
+    /// The state in the form of every target.
     pub state: VcpuState,
     /// True when the vCPU is not in 64-bit code: general registers and segment bases have their
     /// lower 32 bits only, and R8 to R15 are 0. In a 32-bit program under a 64-bit kernel they are
@@ -147,7 +146,6 @@ impl<'a> Lines<'a> {
 
 /// The flags beside RIP.
 struct Flags {
-    interrupt_shadow: bool,
     a20: bool,
     smm: bool,
     halted: bool,
@@ -189,12 +187,7 @@ fn parse_cpu(lines: &mut Lines<'_>) -> Result<Cpu, RegistersError> {
     let state = VcpuState {
         cpu: number,
         registers,
-        nmi: NmiState {
-            pending: false,
-            injected: false,
-            masked: false,
-            interrupt_shadow: flags.interrupt_shadow,
-        },
+        nmi: None,
         mp_state: mp_state(number, &registers, flags.halted),
         smm: flags.smm,
     };
@@ -271,8 +264,9 @@ fn parse_flags(
         }
         fields.expect("] CPL=")?;
         to.cpl = fields.exactly(1).filter(|&cpl| cpl <= 3)?;
+        // The interrupt shadow, which is of use only beside the rest of the NMI state.
+        fields.flag(" II=")?;
         Some(Flags {
-            interrupt_shadow: fields.flag(" II=")?,
             a20: fields.flag(" A20=")?,
             smm: fields.flag(" SMM=")?,
             halted: fields.flag(" HLT=")?,

@@ -29,7 +29,7 @@ pub(super) fn read_state(cpu: u32, vcpu: &VcpuFd) -> Result<VcpuState, KvmError>
     Ok(VcpuState {
         cpu,
         registers: registers(&general, &special),
-        nmi: nmi_state(&events),
+        nmi: Some(nmi_state(&events)),
         mp_state,
         smm: events.smi.smm != 0,
     })
@@ -112,6 +112,8 @@ fn registers(general: &kvm_regs, special: &kvm_sregs) -> Registers {
         cpl: special.ss.dpl & 3,
         idt_base: special.idt.base,
         idt_limit: special.idt.limit,
+        kernel_gs_base: None,
+        control_unrecorded: false,
     }
 }
 

@@ -27,7 +27,7 @@ fn a_spinning_vcpu_runs_its_handler_and_stops_again() {
     let count = machine.word(COUNTER);
     let run = run_nmi(&mut machine, LONG);
     assert_eq!((run.injected, &run.result), (true, &NmiResult::Finished));
-    assert!(!before.nmi.masked && run.after.masked && !run.after.pending);
+    assert!(!before.nmi.unwrap().masked && run.after.masked && !run.after.pending);
     assert_eq!(machine.word(NMIS), 1);
     // The interrupted program may have finished the instruction it was at, and no more.
     assert!(machine.word(COUNTER) - count <= 1);
@@ -37,7 +37,7 @@ fn a_spinning_vcpu_runs_its_handler_and_stops_again() {
     machine.vm.resume();
     machine.wait_beyond(COUNTER, count);
     machine.pause();
-    assert!(!machine.vm.state(0).unwrap().nmi.masked, "the handler should have returned");
+    assert!(!machine.vm.state(0).unwrap().is_in_nmi(), "the handler should have returned");
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn a_second_round_works_like_the_first_with_or_without_running_between() {
     let mut machine = spinning(counting);
     machine.pause();
     assert!(run_nmi(&mut machine, LONG).finished());
-    assert!(machine.vm.state(0).unwrap().nmi.masked, "it stands inside its handler still");
+    assert!(machine.vm.state(0).unwrap().is_in_nmi(), "it stands inside its handler still");
     assert!(run_nmi(&mut machine, LONG).finished());
     assert_eq!(machine.word(NMIS), 2);
     machine.vm.resume();

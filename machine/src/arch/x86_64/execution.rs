@@ -26,6 +26,11 @@ pub enum MpState {
     SipiReceived,
     /// A state that x86 does not have.
     Other(u32),
+    /// The vCPU executes or is halted: its source does not record which, as QEMU's dumps do not.
+    Unrecorded,
+    /// Not recorded either, and the byte before RIP is that of HLT: most likely halted. A vCPU that
+    /// an interrupt has just woken looks the same for one instruction.
+    BehindHlt,
 }
 
 impl MpState {
@@ -38,7 +43,7 @@ impl MpState {
 /// The execution state of a vCPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Execution {
-    /// Long mode at privilege level 0 to 2.
+    /// Long mode at privilege level 0 to 2, or an unrecorded mode at such a level.
     Kernel,
     /// Long mode at privilege level 3: a program. The page tables may be those that Linux keeps for
     /// programs; see `PageTables::kernel_half`.
@@ -74,16 +79,26 @@ impl Execution {
         match mp_state {
             MpState::Uninitialized => Self::NotStarted,
             MpState::InitReceived => Self::InInit,
-            MpState::Halted => Self::Halted,
+            MpState::Halted | MpState::BehindHlt => Self::Halted,
             MpState::Other(number) => Self::Unknown(number),
-            MpState::Running | MpState::SipiReceived if registers.are_reset() => Self::Offline,
-            MpState::Running | MpState::SipiReceived if smm => Self::Firmware,
-            MpState::Running | MpState::SipiReceived => Self::of_mode(registers),
+            MpState::Running | MpState::SipiReceived | MpState::Unrecorded => {
+                Self::of_running(registers, smm)
+            }
+        }
+    }
+
+    fn of_running(registers: &Registers, smm: bool) -> Self {
+        if registers.are_reset() {
+            Self::Offline
+        } else if smm {
+            Self::Firmware
+        } else {
+            Self::of_mode(registers)
         }
     }
 
     fn of_mode(registers: &Registers) -> Self {
-        if registers.is_long_mode() {
+        if registers.is_long_mode() || registers.control_unrecorded {
             return if registers.cpl == 3 { Self::User } else { Self::Kernel };
         }
         let linear = registers.cs.base.wrapping_add(registers.rip);
@@ -149,6 +164,8 @@ mod tests {
             (MpState::InitReceived, Execution::InInit, false),
             (MpState::SipiReceived, Execution::Offline, false),
             (MpState::Halted, Execution::Halted, true),
+            (MpState::BehindHlt, Execution::Halted, true),
+            (MpState::Unrecorded, Execution::Offline, false),
             (MpState::Other(7), Execution::Unknown(7), true),
         ];
         for (mp_state, expected, has_position) in table {

@@ -36,6 +36,9 @@ pub enum PagingError {
         /// CR0 as given.
         cr0: u64,
     },
+    /// The source has no control registers, and so no CR3.
+    #[error("walk page tables: the vCPU's control registers are not recorded")]
+    NotRecorded,
     /// Paging is on, but the CPU is not in long mode, so the tables have another format.
     #[error("walk page tables: paging is on outside long mode (cr4 {cr4:#x}, efer {efer:#x})")]
     NotLongMode {

@@ -49,6 +49,15 @@ pub struct Registers {
     pub idt_base: u64,
     /// Offset of its last byte.
     pub idt_limit: u16,
+    /// IA32_KERNEL_GS_BASE, which SWAPGS exchanges with the base of GS: guest-virtual. `None` where
+    /// it is not recorded. Cores leave it out then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_gs_base: Option<u64>,
+    /// True where the source has general registers alone, as NT_PRSTATUS does: control registers,
+    /// EFER and the interrupt descriptor table are 0 here and mean nothing. Cores leave it out where
+    /// it is false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub control_unrecorded: bool,
 }
 
 /// A segment register.
@@ -96,8 +105,11 @@ impl Registers {
     /// The page tables that they select.
     ///
     /// # Errors
-    /// [`PagingError`] when the vCPU is not in long mode.
+    /// [`PagingError`] when the vCPU is not in long mode, or its control registers are not recorded.
     pub fn page_tables(&self) -> Result<PageTables, PagingError> {
+        if self.control_unrecorded {
+            return Err(PagingError::NotRecorded);
+        }
         PageTables::from_control_registers(self.cr0, self.cr3, self.cr4, self.efer)
     }
 

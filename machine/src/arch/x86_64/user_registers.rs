@@ -2,7 +2,7 @@
 //!
 //! Owns the order and the conversion; refuses to own the note around it, which is the core file's.
 
-use super::registers::Registers;
+use super::registers::{Registers, Segment};
 
 macro_rules! registers {
     ($($name:ident)*) => {
@@ -69,6 +69,42 @@ impl From<&Registers> for UserRegisters {
             es: of.es.selector.into(),
             fs: of.fs.selector.into(),
             gs: of.gs.selector.into(),
+        }
+    }
+}
+
+/// The control registers are not recorded. The privilege level is that of CS's selector.
+impl From<&UserRegisters> for Registers {
+    fn from(of: &UserRegisters) -> Self {
+        let segment = |selector: u64, base| Segment { selector: selector as u16, base };
+        Self {
+            rax: of.rax,
+            rbx: of.rbx,
+            rcx: of.rcx,
+            rdx: of.rdx,
+            rsi: of.rsi,
+            rdi: of.rdi,
+            rsp: of.rsp,
+            rbp: of.rbp,
+            r8: of.r8,
+            r9: of.r9,
+            r10: of.r10,
+            r11: of.r11,
+            r12: of.r12,
+            r13: of.r13,
+            r14: of.r14,
+            r15: of.r15,
+            rip: of.rip,
+            rflags: of.eflags,
+            cs: segment(of.cs, 0),
+            ss: segment(of.ss, 0),
+            ds: segment(of.ds, 0),
+            es: segment(of.es, 0),
+            fs: segment(of.fs, of.fs_base),
+            gs: segment(of.gs, of.gs_base),
+            cpl: (of.cs & 3) as u8,
+            control_unrecorded: true,
+            ..Self::default()
         }
     }
 }

@@ -8,13 +8,19 @@ use super::{FORMAT_VERSION, OLDEST_VERSION};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CoreError {
     /// No ELF magic.
-    #[error("not a core of nmiscope: {0}")]
+    #[error("no dump that nmiscope reads: {0}")]
     NotElf(Kind),
     /// An ELF file for another machine than a 64-bit x86.
-    #[error("not a core of nmiscope: an ELF file, but not one for x86-64")]
+    #[error("no dump that nmiscope reads: an ELF file, but not one for x86-64")]
     NotX86_64,
+    /// The core of a 32-bit x86, which is what QEMU writes while the first vCPU is in no long mode.
+    #[error(
+        "no dump that nmiscope reads: the core of a 32-bit x86, as QEMU writes it until the guest's \
+         first vCPU is in long mode; dump the guest later"
+    )]
+    Not64Bit,
     /// An ELF file, but no core: an image, perhaps.
-    #[error("not a core of nmiscope: {0}")]
+    #[error("no dump that nmiscope reads: {0}")]
     NotCore(Kind),
     /// A core without our note.
     #[error("not a core of nmiscope: {0}")]
@@ -43,7 +49,7 @@ pub enum CoreError {
     },
 }
 
-/// What a file is that is not one of ours, as well as it shows.
+/// A file that is not one of ours, as far as it shows what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Nothing in it.
@@ -52,8 +58,13 @@ pub enum Kind {
     NoElf,
     /// Compressed by a program that can undo it; its name.
     Compressed(&'static str),
-    /// What makedumpfile makes of a kernel's memory.
+    /// What makedumpfile makes of a kernel's memory, and QEMU of a guest's where it is asked for
+    /// another format than ELF.
     KdumpCompressed,
+    /// QEMU's migration stream: the state of devices, and memory in an order of its own.
+    MigrationStream,
+    /// A crash dump of Windows.
+    Windows,
     /// An ELF file of another type than a core; e_type.
     Elf(u16),
     /// What QEMU's `dump-guest-memory` writes.
@@ -66,14 +77,26 @@ pub enum Kind {
     Core,
 }
 
+/// The way to a file that is read.
+const DUMP_AS_ELF: &str =
+    "dump the guest as ELF: `virsh dump --memory-only --format elf`, or QEMU's dump-guest-memory";
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("an empty file"),
             Self::NoElf => f.write_str("no ELF file"),
             Self::Compressed(by) => write!(f, "a file compressed by {by}; uncompress it first"),
-            Self::KdumpCompressed => f.write_str("a kernel's crash dump in makedumpfile's format"),
-            Self::Elf(2 | 3) => f.write_str("an ELF executable"),
+            Self::KdumpCompressed => write!(
+                f,
+                "a crash dump in kdump's compressed format, which is not read yet; {DUMP_AS_ELF}"
+            ),
+            Self::MigrationStream => write!(
+                f,
+                "a migration stream or saved state of QEMU, which is no image of memory; {DUMP_AS_ELF}"
+            ),
+            Self::Windows => write!(f, "a crash dump in Windows's format; {DUMP_AS_ELF}"),
+            Self::Elf(2 | 3) => f.write_str("an ELF executable, and no core"),
             Self::Elf(kind) => write!(f, "an ELF file of type {kind}"),
             Self::Qemu => f.write_str("a guest's memory as QEMU dumps it"),
             Self::LinuxKernel => f.write_str("a Linux kernel's crash dump"),

@@ -9,8 +9,9 @@ use super::FORMAT_VERSION;
 use super::format::{put, u32_at, u64_at};
 
 /// The name of NT_PRSTATUS and other notes that Linux writes in every core.
-pub(super) const CORE: &[u8] = b"CORE";
-pub(super) const NT_PRSTATUS: u32 = 1;
+pub const CORE: &[u8] = b"CORE";
+/// The type of the note with the registers of one vCPU, or one process.
+pub const NT_PRSTATUS: u32 = 1;
 
 /// The name and type that Linux gives the description of its own structures.
 pub(super) const VMCOREINFO: &[u8] = b"VMCOREINFO";
@@ -19,6 +20,9 @@ const VMCOREINFO_TYPE: u32 = 0;
 /// A build-id, as an image has it. gdb looks for the image by this one.
 pub(super) const GNU: &[u8] = b"GNU";
 pub(super) const NT_GNU_BUILD_ID: u32 = 3;
+
+/// The name of the notes in which QEMU keeps the state of a vCPU, segments and control registers among it.
+pub const QEMU: &[u8] = b"QEMU";
 
 /// Our own: the type's bytes are "nmis".
 pub(super) const OWN: &[u8] = b"nmiscope";
@@ -51,8 +55,8 @@ impl CpuRegisters {
         out
     }
 
-    /// `None` if it is none of ours: of another size, or without a thread number.
-    pub(super) fn decode(description: &[u8]) -> Option<Self> {
+    /// Reads a description; `None` if it is none: of another size, or without a thread number.
+    pub fn decode(description: &[u8]) -> Option<Self> {
         if description.len() != PRSTATUS_BYTES {
             return None;
         }
@@ -112,11 +116,24 @@ fn push(out: &mut Vec<u8>, name: &[u8], kind: u32, description: &[&[u8]]) -> Opt
 
 /// One note, as it lies in the file.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Note<'data> {
-    /// Without the NUL at its end.
+pub struct Note<'data> {
+    /// The name, without the NUL at its end.
     pub name: &'data [u8],
+    /// The type.
     pub kind: u32,
+    /// The contents.
     pub description: &'data [u8],
+}
+
+impl Note<'_> {
+    /// True for a note of that name and type.
+    pub fn is(&self, name: &[u8], kind: u32) -> bool {
+        (self.name, self.kind) == (name, kind)
+    }
+
+    pub(super) fn is_own(&self) -> bool {
+        self.is(OWN, OWN_TYPE)
+    }
 }
 
 /// The notes of a PT_NOTE segment up to the first that is cut, and whether that was all.

@@ -14,6 +14,7 @@ const CLASS_64: u8 = 2;
 const LITTLE_ENDIAN: u8 = 1;
 const EV_CURRENT: u8 = 1;
 pub(super) const ET_CORE: u16 = 4;
+pub(super) const EM_386: u16 = 3;
 pub(super) const EM_X86_64: u16 = 62;
 pub(super) const PT_LOAD: u32 = 1;
 pub(super) const PT_NOTE: u32 = 4;

@@ -1,0 +1,127 @@
+//! A core that `write` made: its registers, our note, and what else is in its notes.
+//!
+//! Owns which notes are ours and what versions of them are read; refuses to own their contents
+//! (`capture`). Used by everything that works on a core as it would on a VM.
+
+use nmiscope_machine::{Mapping, PhysicalAddress, PhysicalMemory, ReadError};
+
+use super::extents::Extents;
+use super::fault::{CoreError, Finding};
+use super::format::u32_at;
+use super::notes::{
+    CORE, CpuRegisters, GNU, NT_GNU_BUILD_ID, NT_PRSTATUS, Note, OWN_HEADER, VMCOREINFO,
+};
+use super::read::ElfCore;
+use super::{FORMAT_VERSION, OLDEST_VERSION};
+
+/// A core of ours, over the bytes of its file. As [`PhysicalMemory`] it is the memory that it holds.
+#[derive(Debug, Clone)]
+pub struct Core<'data> {
+    elf: ElfCore<'data>,
+    cpus: Vec<CpuRegisters>,
+    version: u32,
+    own: &'data [u8],
+    findings: Vec<Finding>,
+}
+
+impl<'data> Core<'data> {
+    /// Reads the headers and notes of a file.
+    ///
+    /// # Errors
+    /// [`CoreError`] when it is none of ours, or too little of it is left.
+    pub fn parse(file: &'data [u8]) -> Result<Self, CoreError> {
+        Self::new(ElfCore::parse(file)?)
+    }
+
+    /// Reads the notes of a core.
+    ///
+    /// # Errors
+    /// [`CoreError`] when it is none of ours, or too little of it is left.
+    pub fn new(elf: ElfCore<'data>) -> Result<Self, CoreError> {
+        let Some(own) = elf.notes().iter().find(|note| note.is_own()) else {
+            let fault = elf.notes_fault().cloned();
+            return Err(fault.unwrap_or_else(|| CoreError::NotOurs(elf.kind())));
+        };
+        let (version, own) = contents_of_own(own.description)?;
+        let mut findings = elf.findings().to_vec();
+        let cpus = cpus(elf.notes(), &mut findings);
+        Ok(Self { elf, cpus, version, own, findings })
+    }
+
+    /// The vCPUs whose registers it has, in the order of the file.
+    pub fn cpus(&self) -> &[CpuRegisters] {
+        &self.cpus
+    }
+
+    /// The version of the format that it is in.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// The contents of our own note.
+    pub fn note(&self) -> &'data [u8] {
+        self.own
+    }
+
+    /// The guest's VMCOREINFO.
+    pub fn vmcoreinfo(&self) -> Option<&'data [u8]> {
+        let found = self.elf.notes().iter().find(|note| note.name == VMCOREINFO);
+        found.map(|note| note.description)
+    }
+
+    /// The build-id of the image that the guest ran.
+    pub fn build_id(&self) -> Option<&'data [u8]> {
+        let found = self.elf.notes().iter().find(|note| note.is(GNU, NT_GNU_BUILD_ID));
+        found.map(|note| note.description)
+    }
+
+    /// What is wrong with it; each kind once.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// The guest-physical memory that it has, zeros that are not in the file included.
+    pub fn extents(&self) -> Extents {
+        self.elf.extents()
+    }
+
+    /// The virtual addresses of its segments, in the order of the file. They are what a debugger
+    /// sees; the guest's page tables are the better witness.
+    pub fn views(&self) -> &[Mapping] {
+        self.elf.views()
+    }
+}
+
+impl PhysicalMemory for Core<'_> {
+    fn read(&self, address: PhysicalAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
+        self.elf.read(address, buffer)
+    }
+}
+
+/// The version of our own note, and its contents.
+fn contents_of_own(description: &[u8]) -> Result<(u32, &[u8]), CoreError> {
+    let short = CoreError::Malformed("the note of nmiscope is too short for its version");
+    match (u32_at(description, 0), description.get(OWN_HEADER..)) {
+        (Some(version @ OLDEST_VERSION..=FORMAT_VERSION), Some(contents)) => {
+            Ok((version, contents))
+        }
+        (Some(OLDEST_VERSION..=FORMAT_VERSION) | None, _) => Err(short),
+        (Some(found), _) => Err(CoreError::Version { found }),
+    }
+}
+
+fn cpus(all: &[Note<'_>], findings: &mut Vec<Finding>) -> Vec<CpuRegisters> {
+    let mut cpus: Vec<CpuRegisters> = Vec::new();
+    let mut seen = std::collections::HashSet::new();
+    let mut damaged = 0;
+    for note in all.iter().filter(|note| note.is(CORE, NT_PRSTATUS)) {
+        match CpuRegisters::decode(note.description) {
+            Some(cpu) if seen.insert(cpu.cpu) => cpus.push(cpu),
+            _ => damaged += 1,
+        }
+    }
+    if damaged > 0 {
+        findings.push(Finding::DamagedRegisters { count: damaged });
+    }
+    cpus
+}

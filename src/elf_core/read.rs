@@ -1,0 +1,206 @@
+//! Reads the ELF core of a machine, whoever wrote it.
+//!
+//! Owns headers, notes as bytes, and memory; refuses to own what is in the notes (`own` for ours, the
+//! readers of `targets` for others). A core is bytes: whoever opened the file has them, mapped or read.
+//! Nothing is copied but headers. What cannot be used at all is a [`CoreError`] that says what the
+//! file is instead; what is there in part is read, and each kind of damage is a [`Finding`].
+
+use nmiscope_machine::{Mapping, PhysicalAddress, PhysicalMemory, ReadError};
+
+use super::extents::Extents;
+use super::fault::{CoreError, Finding, Kind};
+use super::format::{
+    EHDR_BYTES, EM_386, EM_X86_64, ET_CORE, Header, MAGIC, MAX_SEGMENTS, PHDR_BYTES, PN_XNUM,
+    PT_NOTE, ProgramHeader, section_info,
+};
+use super::notes::{self, CORE, Note, QEMU, VMCOREINFO};
+use super::segments::{BeyondFile, Segments, Stored};
+
+/// An ELF core, over the bytes of its file.
+///
+/// As [`PhysicalMemory`] it is the memory that it holds. What a segment has no bytes for in the file
+/// but claims in memory is zero, as ELF has it, unless QEMU wrote the file; what was cut off, and all
+/// else, is [`ReadError::Unbacked`].
+#[derive(Debug, Clone)]
+pub struct ElfCore<'data> {
+    file: &'data [u8],
+    notes: Vec<Note<'data>>,
+    notes_fault: Option<CoreError>,
+    memory: Segments,
+    findings: Vec<Finding>,
+}
+
+impl<'data> ElfCore<'data> {
+    /// Reads the headers and notes of a file.
+    ///
+    /// # Errors
+    /// [`CoreError`] when it is no core for x86-64, or its headers are not whole.
+    pub fn parse(file: &'data [u8]) -> Result<Self, CoreError> {
+        let headers = program_headers(file)?;
+        let (notes, notes_fault) = read_notes(file, &headers);
+        let mut findings = Vec::from_iter(notes_fault.as_ref().map(|_| Finding::DamagedNotes));
+        let has = |name: &[u8]| notes.iter().any(|note| note.name == name);
+        let beyond_file = match has(QEMU) && !notes.iter().any(Note::is_own) {
+            true => BeyondFile::Unknown,
+            false => BeyondFile::Zero,
+        };
+        let memory = Segments::read(file.len() as u64, &headers, beyond_file, &mut findings);
+        Ok(Self { file, notes, notes_fault, memory, findings })
+    }
+
+    /// Its notes, in the order of the file.
+    pub fn notes(&self) -> &[Note<'data>] {
+        &self.notes
+    }
+
+    /// The reason why notes may be missing; `None` if all of them were read.
+    pub fn notes_fault(&self) -> Option<&CoreError> {
+        self.notes_fault.as_ref()
+    }
+
+    /// True for a core that this program wrote: it has our note.
+    pub fn is_own(&self) -> bool {
+        self.notes.iter().any(Note::is_own)
+    }
+
+    /// The maker of a core without our note, by the notes that others write.
+    pub fn kind(&self) -> Kind {
+        const NT_PRPSINFO: u32 = 3;
+        let has = |name: &[u8]| self.notes.iter().any(|note| note.name == name);
+        if has(QEMU) {
+            Kind::Qemu
+        } else if has(VMCOREINFO) {
+            Kind::LinuxKernel
+        } else if self.notes.iter().any(|note| note.is(CORE, NT_PRPSINFO)) {
+            Kind::Process
+        } else {
+            Kind::Core
+        }
+    }
+
+    /// What is wrong with it; each kind once.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// The guest-physical memory that it has, zeros that are not in the file included.
+    pub fn extents(&self) -> Extents {
+        let mut extents = Extents::new();
+        for Stored { physical, .. } in self.memory.stored.iter().chain(&self.memory.zeros) {
+            extents.insert(PhysicalAddress(physical.start), physical.end - physical.start);
+        }
+        extents
+    }
+
+    /// The virtual addresses of its segments, in the order of the file. They are what a debugger
+    /// sees; the guest's page tables are the better witness.
+    pub fn views(&self) -> &[Mapping] {
+        &self.memory.views
+    }
+}
+
+impl PhysicalMemory for ElfCore<'_> {
+    fn read(&self, address: PhysicalAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let length = buffer.len();
+        let unbacked = ReadError::Unbacked { address, length };
+        let mut at = address.0;
+        let mut rest = buffer;
+        while !rest.is_empty() {
+            let (known, source) = self.memory.at(at).ok_or_else(|| unbacked.clone())?;
+            let now = usize::try_from(known).unwrap_or(usize::MAX).min(rest.len());
+            let (filled, later) = rest.split_at_mut(now);
+            match source {
+                // It was checked to lie in the file.
+                Some(offset) => {
+                    filled.copy_from_slice(&self.file[offset as usize..][..filled.len()])
+                }
+                None => filled.fill(0),
+            }
+            rest = later;
+            if !rest.is_empty() {
+                at = at.checked_add(now as u64).ok_or_else(|| unbacked.clone())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The program headers of a core for x86-64, whoever made it.
+fn program_headers(file: &[u8]) -> Result<Vec<ProgramHeader>, CoreError> {
+    if !file.starts_with(MAGIC) {
+        return Err(CoreError::NotElf(kind_of_no_elf(file)));
+    }
+    let length = file.len() as u64;
+    let cut = |what, end| CoreError::Truncated { what, end, length };
+    let header = Header::decode(file).ok_or(cut("the ELF header", EHDR_BYTES as u64))?;
+    if (header.kind, header.machine) == (ET_CORE, EM_386) {
+        return Err(CoreError::Not64Bit);
+    }
+    if !header.is_64_bit_little_endian() || header.machine != EM_X86_64 {
+        return Err(CoreError::NotX86_64);
+    }
+    if header.kind != ET_CORE {
+        return Err(CoreError::NotCore(Kind::Elf(header.kind)));
+    }
+    if usize::from(header.phentsize) != PHDR_BYTES {
+        return Err(CoreError::Malformed("program headers of another size than ELF64's"));
+    }
+    let count = match header.phnum {
+        PN_XNUM => section_info(file, header.shoff)
+            .ok_or(cut("the section headers", header.shoff.saturating_add(EHDR_BYTES as u64)))?,
+        count => u32::from(count),
+    };
+    if count as usize > MAX_SEGMENTS {
+        return Err(CoreError::Malformed("too many program headers"));
+    }
+    let end = header.phoff.saturating_add(u64::from(count) * PHDR_BYTES as u64);
+    let table = usize::try_from(header.phoff).ok().zip(usize::try_from(end).ok());
+    let table = table.and_then(|(begin, end)| file.get(begin..end));
+    let table = table.ok_or(cut("the program headers", end))?;
+    Ok(table.chunks_exact(PHDR_BYTES).filter_map(ProgramHeader::decode).collect())
+}
+
+fn kind_of_no_elf(file: &[u8]) -> Kind {
+    const MAGICS: [(&[u8], Kind); 11] = [
+        (b"KDUMP   ", Kind::KdumpCompressed),
+        // Flattened: as `virsh dump` and QEMU write it.
+        (b"makedumpfile", Kind::KdumpCompressed),
+        (b"QEVM", Kind::MigrationStream),
+        (b"LibvirtQemudSave", Kind::MigrationStream),
+        (b"PAGEDU64", Kind::Windows),
+        (b"\x1f\x8b", Kind::Compressed("gzip")),
+        (b"\x28\xb5\x2f\xfd", Kind::Compressed("zstd")),
+        (b"\xfd7zXZ\0", Kind::Compressed("xz")),
+        (b"BZh", Kind::Compressed("bzip2")),
+        (b"\x89LZO", Kind::Compressed("lzop")),
+        (b"\x04\x22\x4d\x18", Kind::Compressed("lz4")),
+    ];
+    let known = MAGICS.iter().find(|(magic, _)| file.starts_with(magic));
+    match known {
+        Some(&(_, kind)) => kind,
+        None if file.is_empty() => Kind::Empty,
+        None => Kind::NoElf,
+    }
+}
+
+/// The notes of a file up to the first that is cut, and what is wrong with them.
+fn read_notes<'data>(
+    file: &'data [u8],
+    headers: &[ProgramHeader],
+) -> (Vec<Note<'data>>, Option<CoreError>) {
+    // Linux, QEMU, and we, make one such segment.
+    let header = headers.iter().find(|header| header.kind == PT_NOTE);
+    let (begin, length) = header.map_or((0, 0), |header| (header.offset, header.file_size));
+    let end = begin.saturating_add(length);
+    let in_file = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(file.len());
+    let segment = &file[in_file(begin)..in_file(end)];
+    let (notes, whole) = notes::parse(segment);
+    let fault = if segment.len() as u64 != length {
+        Some(CoreError::Truncated { what: "the notes", end, length: file.len() as u64 })
+    } else if !whole {
+        Some(CoreError::Malformed("its notes are damaged"))
+    } else {
+        None
+    };
+    (notes, fault)
+}

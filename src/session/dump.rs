@@ -1,0 +1,35 @@
+//! A report from a dump that another program took: captured and diagnosed by the code that does it for
+//! a VM, with a file for the target.
+//!
+//! Owns the order of the steps. Refuses to own formats (`targets`). Called by `offline`.
+
+use std::path::Path;
+
+use nmiscope_report::{Report, Source, Trigger};
+
+use super::visit::Visitor;
+use super::which_image;
+use crate::targets::{Dump, Target};
+
+/// Makes the report of a dump. `name` is what messages call the file.
+///
+/// # Errors
+/// `image` cannot be read, or is not the one in the dump's memory.
+pub(super) fn report(
+    mut dump: Dump<'_>,
+    name: &str,
+    image: Option<&Path>,
+    debug_directory: &Path,
+    with_variables: bool,
+) -> anyhow::Result<Report> {
+    let mut warnings: Vec<String> =
+        dump.findings().iter().map(|finding| format!("{name}: {finding}")).collect();
+    let found = which_image::open(&dump, image, debug_directory, &mut warnings)?;
+    let (files, path) = found.unzip();
+    let image = files.as_ref().and_then(|files| files.parse().ok());
+    let mut visitor = Visitor::new(image.as_ref(), with_variables);
+    warnings.append(&mut visitor.warnings);
+    visitor.warnings = warnings;
+    let (capture, _) = visitor.capture(&mut dump, Trigger::Dump, None);
+    Ok(visitor.report(&capture, Source::Dump, dump.extents().bytes(), path.flatten()))
+}

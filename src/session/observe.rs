@@ -1,0 +1,48 @@
+//! A guest at one moment, as the hang detector sees it: plain numbers of any target.
+//!
+//! Owns what a target's answers mean to `hang`. Called by `watch`, which looks again and again, and by
+//! `visit`, which looks once.
+
+use std::time::Duration;
+
+use nmiscope_machine::{Execution, HostCounts, VcpuState};
+
+use crate::capture::Stopped;
+use crate::hang::{self, Bounds, Found, Observation, Vcpu, VcpuSample};
+use crate::targets::Target;
+
+/// The hangs of a guest that nobody has watched, by what its kernel has recorded.
+pub fn of_records(target: &dyn Target, stopped: &Stopped, at: Duration) -> Found {
+    hang::of_dump(&observation(target, stopped, at), &Bounds::default())
+}
+
+/// An observation of a guest that stands still.
+pub fn observation(target: &dyn Target, stopped: &Stopped, at: Duration) -> Observation {
+    let samples: Vec<_> = stopped.states.iter().map(|state| sample(state.as_ref().ok()?)).collect();
+    Observation {
+        at,
+        vcpus: vcpus(target, &samples),
+        console_bytes: target.console_bytes().unwrap_or_default(),
+        kernel: stopped.kernel.clone(),
+    }
+}
+
+/// The vCPUs from outside, with the samples that there are of them.
+pub fn vcpus(target: &dyn Target, samples: &[Option<VcpuSample>]) -> Vec<Vcpu> {
+    let host = target.host().ok();
+    let vcpu = |cpu: u32| Vcpu {
+        times: host.and_then(|host| host.times(cpu)),
+        sample: samples.get(cpu as usize).copied().flatten(),
+        counts: host.map_or_else(HostCounts::default, |host| host.counts(cpu)),
+    };
+    (0..target.vcpus()).map(vcpu).collect()
+}
+
+/// A vCPU's state, as far as it matters to a hang.
+pub fn sample(state: &VcpuState) -> Option<VcpuSample> {
+    Some(VcpuSample {
+        halted: state.execution() == Execution::Halted,
+        interrupts_on: state.registers.interrupts_enabled(),
+        started: state.execution().has_position(),
+    })
+}

@@ -1,0 +1,298 @@
+//! The ELF core of a guest as QEMU writes it, and whoever does as QEMU does.
+//!
+//! Owns the notes: one NT_PRSTATUS for each vCPU, then, in the same order, one named "QEMU" for each
+//! (QEMU, target/i386/arch_dump.c, `QEMUCPUState`). Refuses to own the container (`elf_core`). A core
+//! without notes of QEMU's is read too, with what NT_PRSTATUS has: general registers, and so no page
+//! tables.
+//!
+//! The notes have no EFER, no flag of a halted vCPU, and nothing of NMIs. EFER.LMA is derived
+//! ([`QemuCpu::is_long_mode`]), a halt is guessed and marked as such ([`mp_state`]), and NMIs are not
+//! known.
+
+use nmiscope_machine::{
+    Execution, GuestVirtual, MpState, PhysicalMemory, Registers, Segment, VcpuState,
+    VirtualAddress, VirtualMemory,
+};
+
+use super::{Dump, DumpError, StoredMemory};
+use crate::elf_core::{
+    CORE, CoreError, CpuRegisters, ElfCore, Extents, Finding, Kind, NT_PRSTATUS, Note, QEMU,
+};
+use crate::targets::{NoAnswer, States};
+
+impl StoredMemory for ElfCore<'_> {
+    fn extents(&self) -> Extents {
+        ElfCore::extents(self)
+    }
+}
+
+/// The most vCPUs that are believed in: a number above is damage. QEMU's PC has at most 4,096.
+const MAX_CPUS: usize = 4096;
+
+/// Reads the states of the vCPUs.
+pub(super) fn read(core: ElfCore<'_>) -> Result<Dump<'_>, DumpError> {
+    match (core.kind(), core.notes_fault()) {
+        // Memory lies behind the notes: none of it is there.
+        (_, Some(cut @ CoreError::Truncated { .. })) => return Err(cut.clone().into()),
+        (kind @ Kind::Process, _) => return Err(DumpError::Process(kind)),
+        _ => {}
+    }
+    let mut findings: Vec<String> = core.findings().iter().map(ToString::to_string).collect();
+    let (states, damaged) = states(&core);
+    if damaged > 0 {
+        findings.push(Finding::DamagedRegisters { count: damaged }.to_string());
+    }
+    if states.is_empty() && core.extents().is_empty() {
+        return Err(DumpError::Empty);
+    }
+    Ok(Dump { memory: Box::new(core), states, findings })
+}
+
+/// The states of all vCPUs by number, and how many have damaged notes.
+fn states(core: &ElfCore<'_>) -> (States, usize) {
+    let described = |name: &'static [u8], kind: u32| {
+        let notes = core.notes().iter().filter(move |note: &&Note<'_>| note.is(name, kind));
+        notes.map(|note| note.description)
+    };
+    let general: Vec<_> = described(CORE, NT_PRSTATUS).map(CpuRegisters::decode).collect();
+    let all: Vec<_> = described(QEMU, QEMU_TYPE).map(QemuCpu::decode).collect();
+    let mut numbered: Vec<Option<Registers>> = Vec::new();
+    let mut damaged = 0;
+    for index in 0..general.len().max(all.len()) {
+        let general = general.get(index).copied().flatten();
+        let of_qemu = all.get(index).copied().flatten();
+        // Linux has a process's number there, QEMU that of the vCPU.
+        let number = match general {
+            Some(general) if !all.is_empty() => general.cpu as usize,
+            _ => index,
+        };
+        let registers = match (of_qemu, general) {
+            (Some(cpu), _) => cpu.registers(),
+            (None, Some(general)) => Registers::from(&general.registers),
+            (None, None) => {
+                damaged += 1;
+                continue;
+            }
+        };
+        damaged += usize::from(of_qemu.is_none() && !all.is_empty());
+        if number >= MAX_CPUS || numbered.get(number).is_some_and(Option::is_some) {
+            damaged += 1;
+            continue;
+        }
+        if numbered.len() <= number {
+            numbered.resize(number + 1, None);
+        }
+        numbered[number] = Some(registers);
+    }
+    let state = |(cpu, registers): (u32, Option<Registers>)| {
+        let registers = registers.ok_or(NoAnswer::NotRecorded(cpu))?;
+        Ok(VcpuState {
+            cpu,
+            registers,
+            nmi: None,
+            mp_state: mp_state(core, &registers),
+            smm: false,
+        })
+    };
+    ((0..).zip(numbered).map(state).collect(), damaged)
+}
+
+/// The multiprocessing state as far as the code says it. A halted vCPU stands behind its HLT, of one
+/// byte (SDM volume 2, "HLT"): KVM and QEMU both advance RIP before it sleeps. Behind an MWAIT QEMU lets
+/// a guest's only vCPU sleep too. Anywhere else in long mode it runs, and a program can do neither.
+fn mp_state(memory: &dyn PhysicalMemory, registers: &Registers) -> MpState {
+    const HLT: u8 = 0xf4;
+    const MWAIT: [u8; 3] = [0x0f, 0x01, 0xc9];
+    let Ok(tables) = registers.page_tables() else { return MpState::Unrecorded };
+    match Execution::new(MpState::Unrecorded, registers, false) {
+        Execution::Kernel => {}
+        Execution::User => return MpState::Running,
+        _ => return MpState::Unrecorded,
+    }
+    let memory = GuestVirtual::new(memory, tables);
+    let mut before = [0; MWAIT.len()];
+    let read = |length: usize, bytes: &mut [u8]| {
+        let at = VirtualAddress(registers.rip.wrapping_sub(length as u64));
+        memory.read(at, bytes).is_ok()
+    };
+    // The function may begin at a page whose neighbour is not mapped.
+    let [.., last] = &mut before;
+    if !read(1, std::slice::from_mut(last)) {
+        return MpState::Unrecorded;
+    }
+    if *last == HLT {
+        return MpState::BehindHlt;
+    }
+    match read(MWAIT.len(), &mut before) && before == MWAIT {
+        true => MpState::Unrecorded,
+        false => MpState::Running,
+    }
+}
+
+/// The type of QEMU's note.
+const QEMU_TYPE: u32 = 0;
+
+/// The version of the structure that is known; there has been no other.
+const VERSION: u32 = 1;
+
+/// `QEMUCPUState` without its last member, which QEMU has had since 2.12.
+const BYTES_WITHOUT_KERNEL_GS_BASE: usize = 432;
+
+/// Offsets of the members that are not in order.
+const SEGMENTS: usize = 152;
+const CONTROL: usize = 392;
+const KERNEL_GS_BASE: usize = 432;
+
+const CR0_PG: u64 = 1 << 31;
+const CR4_PAE: u64 = 1 << 5;
+/// IA32_EFER: long mode enabled and active, no-execute (SDM volume 3, 2.2.1).
+const EFER_OF_LONG_MODE: u64 = 1 << 8 | 1 << 10 | 1 << 11;
+
+/// A segment register of `QEMUCPUState`.
+#[derive(Debug, Clone, Copy)]
+struct QemuSegment {
+    selector: u32,
+    limit: u32,
+    /// The descriptor's second word (SDM volume 3, figure 3-8), without the base's and limit's bits.
+    flags: u32,
+    base: u64,
+}
+
+impl QemuSegment {
+    /// True for 64-bit code: the descriptor's L bit.
+    fn is_64_bit(self) -> bool {
+        self.flags & 1 << 21 != 0
+    }
+
+    /// The descriptor's privilege level.
+    fn privilege(self) -> u8 {
+        (self.flags >> 13 & 3) as u8
+    }
+}
+
+impl From<QemuSegment> for Segment {
+    fn from(segment: QemuSegment) -> Self {
+        Self { selector: segment.selector as u16, base: segment.base }
+    }
+}
+
+/// One vCPU as QEMU's note has it.
+#[derive(Debug, Clone, Copy)]
+struct QemuCpu {
+    /// rax rbx rcx rdx rsi rdi rsp rbp r8 to r15 rip rflags.
+    general: [u64; 18],
+    /// cs ds es fs gs ss ldt tr gdt idt.
+    segments: [QemuSegment; 10],
+    /// cr0 to cr4.
+    control: [u64; 5],
+    kernel_gs_base: Option<u64>,
+}
+
+impl QemuCpu {
+    /// Reads a description; `None` if it is of another version, or too short.
+    fn decode(description: &[u8]) -> Option<Self> {
+        let word = |at: usize| Some(u64::from_le_bytes(*description.get(at..)?.first_chunk()?));
+        let half = |at: usize| Some(u32::from_le_bytes(*description.get(at..)?.first_chunk()?));
+        let length = half(4)? as usize;
+        if half(0)? != VERSION || length < BYTES_WITHOUT_KERNEL_GS_BASE {
+            return None;
+        }
+        let segment = |index: usize| {
+            let at = SEGMENTS + 24 * index;
+            Some(QemuSegment {
+                selector: half(at)?,
+                limit: half(at + 4)?,
+                flags: half(at + 8)?,
+                base: word(at + 16)?,
+            })
+        };
+        Some(Self {
+            general: array(|index| word(8 + 8 * index))?,
+            segments: array(segment)?,
+            control: array(|index| word(CONTROL + 8 * index))?,
+            kernel_gs_base: word(KERNEL_GS_BASE).filter(|_| length > KERNEL_GS_BASE),
+        })
+    }
+
+    /// True in long mode, which EFER.LMA says and the note does not have. Long mode takes paging
+    /// with PAE, and so does a 32-bit kernel with PAE. 64-bit code exists in long mode alone: the
+    /// L bit is reserved elsewhere (SDM volume 3, 3.4.5). A vCPU that runs a 32-bit program under a 64-bit
+    /// kernel is told by the bases of its descriptor tables: they have 32 bits outside long mode (SDM volume 3,
+    /// 2.4), and a 64-bit kernel has them in its upper half.
+    fn is_long_mode(&self) -> bool {
+        let [cs, .., gdt, idt] = self.segments;
+        let high = |segment: QemuSegment| segment.base >> 32 != 0;
+        let [cr0, .., cr4] = self.control;
+        let paging = cr0 & CR0_PG != 0 && cr4 & CR4_PAE != 0;
+        paging && (cs.is_64_bit() || high(gdt) || high(idt))
+    }
+
+    /// The registers, with what can be derived of EFER: NXE too, since a kernel that leaves it clear
+    /// sets no such bit in its page tables.
+    fn registers(&self) -> Registers {
+        let [
+            rax,
+            rbx,
+            rcx,
+            rdx,
+            rsi,
+            rdi,
+            rsp,
+            rbp,
+            r8,
+            r9,
+            r10,
+            r11,
+            r12,
+            r13,
+            r14,
+            r15,
+            rip,
+            rflags,
+        ] = self.general;
+        let [cs, ds, es, fs, gs, ss, _ldt, _tr, _gdt, idt] = self.segments;
+        let [cr0, _cr1, cr2, cr3, cr4] = self.control;
+        Registers {
+            rax,
+            rbx,
+            rcx,
+            rdx,
+            rsi,
+            rdi,
+            rsp,
+            rbp,
+            r8,
+            r9,
+            r10,
+            r11,
+            r12,
+            r13,
+            r14,
+            r15,
+            rip,
+            rflags,
+            cr0,
+            cr2,
+            cr3,
+            cr4,
+            efer: if self.is_long_mode() { EFER_OF_LONG_MODE } else { 0 },
+            cs: cs.into(),
+            ss: ss.into(),
+            ds: ds.into(),
+            es: es.into(),
+            fs: fs.into(),
+            gs: gs.into(),
+            cpl: ss.privilege(),
+            idt_base: idt.base,
+            idt_limit: idt.limit as u16,
+            kernel_gs_base: self.kernel_gs_base,
+            control_unrecorded: false,
+        }
+    }
+}
+
+/// An array of what `element` has for each index; `None` if it lacks one.
+fn array<T: Copy, const N: usize>(element: impl Fn(usize) -> Option<T>) -> Option<[T; N]> {
+    let elements: Option<Vec<T>> = (0..N).map(element).collect();
+    elements?.try_into().ok()
+}

@@ -1,0 +1,100 @@
+//! Reports of dumps as they are expected; written anew by
+//! `NMISCOPE_UPDATE=1 cargo test --test end_to_end dump::`.
+
+use std::fs;
+
+use super::support::*;
+use crate::common::*;
+use crate::offline::{directory, expect_in};
+use nmiscope_report::{CpuState, Outcome, Report, Source, Trigger};
+
+/// The program, where the stored dumps are.
+fn nmiscope_report(name: &str, arguments: &[&str]) -> Finished {
+    let file = format!("{name}.elf");
+    let mut invocation = nmiscope(["report", &file, "--image", "guest.elf"]).args(arguments);
+    fs::copy(image(), invocation.directory.path().join("guest.elf")).expect("a copy");
+    invocation = invocation.with_file(&file, &dump(name));
+    invocation.run().expect_code(exit::CLEAN)
+}
+
+#[test]
+fn a_dump_gives_the_report_that_is_expected_of_it() {
+    for name in DUMPS {
+        let finished = nmiscope_report(name, &["--quiet", "--json", "-"]);
+        let report = parse_report(&finished.stdout);
+        assert_eq!(finished.stderr, "", "{name}");
+        let [backtrace] = &report.backtraces[..] else { panic!("{name}: {report:#?}") };
+        assert_eq!(report.source, Source::Dump, "{name}");
+        assert!(matches!(report.outcome, Outcome::Observed { .. }), "{name}");
+        assert_eq!(backtrace.trigger, Trigger::Dump, "{name}");
+        let expected = directory().join("dumps");
+        expect_in(&expected, &format!("{name}.json"), &finished.stdout);
+        let text = nmiscope_report(name, &[]).stdout;
+        expect_in(&expected, &format!("{name}.txt"), &text);
+    }
+}
+
+fn position(report: &Report) -> Vec<(&CpuState, &str)> {
+    let cpus = report.backtraces.iter().flat_map(|backtrace| &backtrace.cpus);
+    cpus.map(|cpu| (&cpu.state, cpu.registers.as_ref().expect("registers").rip.as_str())).collect()
+}
+
+#[test]
+fn without_its_image_a_dump_gives_registers_and_says_what_is_missing() {
+    for name in DUMPS {
+        let with = report_of(dump(name), Some(&image())).expect("a report");
+        let finished = nmiscope(["report", "some.dump"])
+            .with_report()
+            .with_file("some.dump", &dump(name))
+            .run()
+            .expect_code(exit::CLEAN);
+        // The bundled guest is another one by now, or it is this one.
+        let without = finished.report();
+        assert_eq!(position(&without), position(&with), "{name}");
+        if without.image.build_id.is_none() {
+            assert!(finished.stderr.contains("--image"), "{}", finished.all());
+            assert!(without.backtraces[0].cpus[0].look.is_some(), "{name}");
+        }
+    }
+}
+
+/// A dump of a guest whose build-id is another one.
+fn of_an_unknown_image(name: &str) -> (Vec<u8>, String) {
+    let mut bytes = dump(name);
+    let files = fs::read(image()).expect("the image");
+    let image = nmiscope_symbolizer::Image::parse(&files).expect("an image");
+    let id = image.build_id().expect("a build-id");
+    let places: Vec<_> = bytes.windows(id.len()).enumerate().collect();
+    let places: Vec<_> = places.iter().filter(|(_, window)| *window == id).map(|p| p.0).collect();
+    assert!(!places.is_empty(), "{name} has its image's build-id");
+    for at in places {
+        bytes[at..at + id.len()].fill(0xab);
+    }
+    (bytes, "ab".repeat(id.len()))
+}
+
+#[test]
+fn another_image_than_the_dumps_is_refused() {
+    let (bytes, build_id) = of_an_unknown_image("mutex-deadlock");
+    let image = image().display().to_string();
+    let finished = nmiscope(["report", "some.dump", "--image", &image])
+        .with_file("some.dump", &bytes)
+        .run()
+        .expect_code(exit::USAGE);
+    assert!(finished.stderr.contains(&build_id), "{}", finished.all());
+    // And it is what to look for.
+    let report = report_of(bytes, None).expect("a report");
+    assert!(report.warnings.iter().any(|warning| warning.contains("--image")), "{report:#?}");
+}
+
+#[test]
+fn an_image_of_which_memory_has_nothing_is_refused() {
+    let mut bytes = dump("mutex-deadlock");
+    // The name of the note, which is as it is in memory once.
+    let image = fs::read(image()).expect("the image");
+    let id = nmiscope_symbolizer::Image::parse(&image).expect("an image").build_id().expect("one");
+    let at = bytes.windows(id.len()).position(|window| window == id).expect("the build-id");
+    bytes[at - 4..at].copy_from_slice(b"FOO\0");
+    let error = report_of(bytes, Some(&self::image())).expect_err("another image");
+    assert!(format!("{error:#}").contains("KASLR"), "{error:#}");
+}

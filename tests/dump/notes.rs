@@ -1,0 +1,144 @@
+//! Dumps whose headers and notes were changed by hand.
+
+use std::time::Duration;
+
+use super::support::*;
+use nmiscope::elf_core::ElfCore;
+use nmiscope::targets::{Dump, Target};
+use nmiscope_machine::{PagingError, PhysicalAddress, PhysicalMemory};
+use nmiscope_report::CpuState;
+
+/// The places of the notes of that name: where the name begins.
+fn names(bytes: &[u8], name: &[u8]) -> Vec<usize> {
+    let name = [name, b"\0"].concat();
+    let headers = &bytes[..0x1000];
+    let places = headers.windows(name.len()).enumerate();
+    places.filter(|(_, window)| *window == name).map(|(at, _)| at).collect()
+}
+
+/// From a note's name to its description: names here have 5 bytes, padded to 8.
+const DESCRIPTION: usize = 8;
+
+/// pr_pid in NT_PRSTATUS (include/linux/elfcore.h).
+const PID: usize = DESCRIPTION + 32;
+
+fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    bytes[at..at + value.len()].copy_from_slice(value);
+}
+
+/// A dump as a program makes it that knows nothing of QEMU's notes.
+fn without_notes_of_qemu(name: &str) -> Vec<u8> {
+    let mut bytes = dump(name);
+    for at in names(&bytes, b"QEMU") {
+        put(&mut bytes, at, b"SOME");
+    }
+    bytes
+}
+
+#[test]
+fn general_registers_alone_give_a_report_that_says_what_is_missing() {
+    let bytes = without_notes_of_qemu("abba-deadlock");
+    let (with, without) = (states(&dump("abba-deadlock")), states(&bytes));
+    for (with, without) in with.iter().zip(&without) {
+        let general = |state: &nmiscope_machine::VcpuState| {
+            let of = state.registers;
+            (of.rip, of.rsp, of.rbp, of.rflags, of.gs.base, of.cs.selector, of.cpl)
+        };
+        assert_eq!(general(without), general(with));
+        assert_eq!(without.registers.page_tables(), Err(PagingError::NotRecorded));
+    }
+    let report = report_of(bytes, Some(&image())).expect("a report");
+    let [unchecked, unknown] = &report.warnings[..] else { panic!("{:?}", report.warnings) };
+    assert!(unchecked.contains("may be another image"), "{unchecked}");
+    assert!(unknown.contains("control registers are not recorded"), "{unknown}");
+    for cpu in &report.backtraces[0].cpus {
+        assert_eq!(cpu.state, CpuState::NotRecorded);
+        assert_eq!(cpu.registers.as_ref().expect("registers").cr3, "not recorded");
+        let look = cpu.look.as_ref().expect("a look");
+        assert_eq!(look.frames.len(), 1);
+        assert!(!look.frames[0].functions.is_empty(), "its place is known");
+        assert!(look.end.contains("not recorded"), "{}", look.end);
+    }
+}
+
+#[test]
+fn a_vcpu_whose_note_is_of_another_version_keeps_its_general_registers() {
+    let mut bytes = dump("mutex-deadlock");
+    let second = names(&bytes, b"QEMU")[1];
+    put(&mut bytes, second + DESCRIPTION, &2_u32.to_le_bytes());
+    let states = states(&bytes);
+    assert!(states[0].registers.page_tables().is_ok());
+    assert!(states[1].registers.control_unrecorded);
+    let report = report_of(bytes, Some(&image())).expect("a report");
+    assert!(report.warnings[0].contains("registers of 1 vCPUs"), "{:?}", report.warnings);
+    // The other's page tables lead to the kernel.
+    assert_eq!(report.backtraces[0].tasks.len(), 2);
+}
+
+#[test]
+fn vcpus_are_numbered_as_the_notes_say() {
+    let mut bytes = dump("mutex-deadlock");
+    let whole = states(&bytes);
+    let notes = names(&bytes, b"CORE");
+    put(&mut bytes, notes[0] + PID, &4_u32.to_le_bytes());
+    let read = Dump::from_elf(ElfCore::parse(&bytes).expect("a core")).expect("a dump");
+    let found = read.states(&[0, 1, 2, 3], Duration::ZERO);
+    assert_eq!(read.vcpus(), 4);
+    assert_eq!(found[3].as_ref().expect("registers").registers, whole[0].registers);
+    assert_eq!(found[1].as_ref(), Ok(&whole[1]));
+    for missing in [0, 2] {
+        let reason = found[missing].as_ref().expect_err("no registers").to_string();
+        assert_eq!(reason, format!("the dump has no registers of cpu{missing}"));
+    }
+}
+
+#[test]
+fn a_number_that_no_vcpu_can_have_is_damage() {
+    for pid in [2_u32, 5000, u32::MAX] {
+        let mut bytes = dump("mutex-deadlock");
+        let first = names(&bytes, b"CORE")[0];
+        put(&mut bytes, first + PID, &pid.to_le_bytes());
+        let read = Dump::from_elf(ElfCore::parse(&bytes).expect("a core")).expect("a dump");
+        assert_eq!(read.vcpus(), 2, "{pid}");
+        assert!(read.findings()[0].contains("registers of 1 vCPUs"), "{:?}", read.findings());
+    }
+}
+
+#[test]
+fn program_headers_are_counted_by_the_section_header_where_there_are_too_many() {
+    let mut bytes = dump("null-deref");
+    let count = u16::from_le_bytes([bytes[56], bytes[57]]);
+    // e_phnum is PN_XNUM, and sh_info of section header 0 the number (gABI, "ELF Header").
+    put(&mut bytes, 56, &0xffff_u16.to_le_bytes());
+    put(&mut bytes, 64 + 44, &u32::from(count).to_le_bytes());
+    let whole = report_of(dump("null-deref"), Some(&image())).expect("a report");
+    assert_eq!(report_of(bytes, Some(&image())).expect("a report"), whole);
+}
+
+#[test]
+fn memory_that_a_segment_claims_beyond_the_file_is_unknown() {
+    let mut bytes = dump("mutex-deadlock");
+    // The first PT_LOAD is the second program header, behind two section headers.
+    let memory_size = 64 + 2 * 64 + 56 + 40;
+    put(&mut bytes, memory_size, &(32_u64 << 20).to_le_bytes());
+    let core = ElfCore::parse(&bytes).expect("a core");
+    assert!(core.findings().is_empty(), "{:?}", core.findings());
+    let mut byte = [0];
+    assert!(core.read(PhysicalAddress((16 << 20) - 1), &mut byte).is_ok());
+    assert!(core.read(PhysicalAddress(16 << 20), &mut byte).is_err());
+    // The firmware is behind a hole.
+    assert!(core.read(PhysicalAddress(0xffff_fff0), &mut byte).is_ok());
+    assert_eq!(core.extents().len(), 2);
+}
+
+#[test]
+fn the_core_of_a_process_is_refused() {
+    let mut bytes = dump("mutex-deadlock");
+    for at in names(&bytes, b"QEMU") {
+        put(&mut bytes, at, b"CORE");
+        // NT_PRPSINFO, elf.h.
+        put(&mut bytes, at - 4, &3_u32.to_le_bytes());
+    }
+    let error = format!("{:#}", report_of(bytes, None).expect_err("a process"));
+    assert!(error.contains("the core of a process"), "{error}");
+}

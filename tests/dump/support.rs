@@ -1,0 +1,116 @@
+//! The stored dumps, and what is compared of a stopped guest.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use flate2::read::GzDecoder;
+use nmiscope::capture::{Bounds, Stopped};
+use nmiscope::elf_core::ElfCore;
+use nmiscope::images::{Access, Files};
+use nmiscope::kernel::{self, KernelState, LockKind, Site, TaskState, Wait, WaitFor};
+use nmiscope::session::offline::{Stored, report};
+use nmiscope::targets::{Dump, Target};
+use nmiscope_machine::VcpuState;
+use nmiscope_report::{Backtrace, Frame, Look, Report};
+
+use crate::common::frame_functions;
+use crate::offline::directory;
+
+pub const DUMPS: [&str; 3] = ["abba-deadlock", "mutex-deadlock", "null-deref"];
+
+pub fn image() -> PathBuf {
+    directory().join("guest.elf")
+}
+
+/// A stored dump, uncompressed.
+pub fn dump(name: &str) -> Vec<u8> {
+    let file = fs::File::open(directory().join(format!("dumps/{name}.elf.gz"))).expect("a dump");
+    let mut bytes = Vec::new();
+    GzDecoder::new(file).read_to_end(&mut bytes).expect("a dump of tests/offline");
+    bytes
+}
+
+/// The report of a dump that is only bytes, as the library makes it.
+pub fn report_of(bytes: Vec<u8>, image: Option<&Path>) -> anyhow::Result<Report> {
+    report(&Stored::from_bytes(bytes, "some.dump"), image, Path::new("/nonexistent"), false)
+}
+
+/// The states of a dump's vCPUs.
+pub fn states(bytes: &[u8]) -> Vec<VcpuState> {
+    let dump = Dump::from_elf(ElfCore::parse(bytes).expect("a core")).expect("a dump");
+    let states = dump.states(&Vec::from_iter(0..dump.vcpus()), Duration::ZERO);
+    states.into_iter().map(|state| state.expect("a state")).collect()
+}
+
+/// What a kernel was doing, without times and counters: no two runs have the same.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Doing {
+    panicking: Option<u32>,
+    cpus: Vec<Option<(bool, Option<u32>, Option<Waits>)>>,
+    tasks: Vec<Option<(String, u32, TaskState, Option<Waits>)>>,
+    locks: BTreeMap<u64, (LockKind, Option<u32>, Site)>,
+}
+
+type Waits = (WaitFor, Site);
+
+impl From<&KernelState> for Doing {
+    fn from(state: &KernelState) -> Self {
+        let waits = |wait: &Option<Wait>| wait.as_ref().map(|wait| (wait.what, wait.at.clone()));
+        Self {
+            panicking: state.panicking,
+            cpus: Vec::from_iter(
+                state
+                    .cpus
+                    .iter()
+                    .map(|cpu| cpu.as_ref().map(|cpu| (cpu.online, cpu.task, waits(&cpu.wait)))),
+            ),
+            tasks: Vec::from_iter(state.tasks.iter().map(|task| {
+                let task = task.as_ref()?;
+                Some((task.name.clone(), task.cpu, task.state, waits(&task.wait)))
+            })),
+            locks: state
+                .locks
+                .iter()
+                .map(|(&at, lock)| (at, (lock.kind, lock.holder, lock.taken_at.clone())))
+                .collect(),
+        }
+    }
+}
+
+/// What the kernel of a stopped guest was doing.
+pub fn doing(dump: Dump<'_>, image: &Path) -> Doing {
+    try_doing(dump, image).expect("a state of the kernel")
+}
+
+/// The same of a guest that may still be booting.
+pub fn try_doing(mut dump: Dump<'_>, image: &Path) -> Option<Doing> {
+    let files = Files::open(Some(image), Access::Read).expect("the image");
+    let kernel = kernel::recognise(&files.parse().expect("an image"));
+    let bounds = Bounds::for_vcpus(dump.vcpus());
+    let stopped = Stopped::stop(&mut dump, &*kernel, None, bounds);
+    stopped.kernel.known().map(Doing::from)
+}
+
+/// The functions of all stacks, of vCPUs and then of tasks. Of a frame the one that others are inlined
+/// into: in which of those a loop is stopped differs.
+pub fn stacks(backtrace: &Backtrace) -> Vec<Vec<String>> {
+    let outermost = |frame: &Frame| match frame_functions(frame).pop() {
+        Some(name) => name,
+        None => frame.symbol.as_ref().map_or_else(String::new, |symbol| symbol.name.clone()),
+    };
+    let functions = |look: Option<&Look>| {
+        look.map_or_else(Vec::new, |look| look.frames.iter().map(outermost).collect())
+    };
+    let cpus = backtrace.cpus.iter().map(|cpu| functions(cpu.look.as_ref()));
+    cpus.chain(backtrace.tasks.iter().map(|task| functions(task.look.as_ref()))).collect()
+}
+
+/// The texts of the kernel's log, but for values of registers, which come from clocks.
+pub fn log(backtrace: &Backtrace) -> Vec<&str> {
+    let log = backtrace.log.as_ref().expect("a log");
+    let texts = log.lines.iter().map(|line| line.text.as_str());
+    texts.filter(|text| !(text.starts_with('R') && text[1..].contains(": "))).collect()
+}

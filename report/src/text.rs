@@ -129,7 +129,11 @@ fn show_log(text: &mut String, log: &KernelLog) {
 }
 
 fn is_of_the_end(backtrace: &Backtrace) -> bool {
-    matches!(backtrace.trigger, Trigger::GuestEnded | Trigger::Starved | Trigger::TimeLimit)
+    match backtrace.trigger {
+        Trigger::GuestEnded | Trigger::Starved | Trigger::TimeLimit => true,
+        Trigger::Dump | Trigger::Attach => true,
+        Trigger::Hang | Trigger::Timer | Trigger::Signal { .. } => false,
+    }
 }
 
 /// A backtrace of all vCPUs.
@@ -151,7 +155,7 @@ pub fn backtrace(backtrace: &Backtrace) -> String {
     match is_dump {
         true => {
             let vcpus = plural(backtrace.cpus.len() as u64, "vCPU");
-            let _ = writeln!(text, "dump: {vcpus}, seen from outside");
+            let _ = writeln!(text, "{vcpus}, seen from outside");
         }
         false => nmis(&mut text, backtrace),
     }

@@ -41,6 +41,9 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// The last lines that the guest printed on its console.
     pub console_tail: Vec<String>,
+    /// The visit that the report is of; absent for a run, a core and a dump.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub visit: Option<Visit>,
 }
 
 /// What a report was made from.
@@ -55,6 +58,20 @@ pub enum Source {
     Dump,
     /// A running VM that somebody else started.
     Attached,
+}
+
+/// A visit to a VM that somebody else runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Visit {
+    /// The number of the VM's process.
+    pub process: i32,
+    /// The run state of the VM before, as QEMU names it: `running`, `paused`, `guest-panicked` and so on.
+    pub was: String,
+    /// The time for which the guest was stopped, in milliseconds; null where it was not stopped for the
+    /// visit.
+    pub stopped_ms: Option<f64>,
+    /// True where some memory was read while the guest ran: it may not be of one moment.
+    pub torn: bool,
 }
 
 /// The program that wrote a report.

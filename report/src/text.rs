@@ -16,7 +16,7 @@ use nmiscope_names::short_name;
 use super::sanitize::line;
 use super::{
     Answer, Backtrace, Cpu, CpuState, Finding, Frame, Function, KernelLog, Look, Machine, Outcome,
-    Report, Reservation, Source, Task, TaskState, Trigger, Word,
+    Report, Reservation, Source, Task, TaskState, Trigger, Visit, Word,
 };
 use crate::units::plural;
 pub use hang::{hangs, resolved};
@@ -77,6 +77,7 @@ pub fn report(report: &Report) -> String {
     let after = report.ready_after_ms;
     let after = after.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok());
     let mut text = after.map_or_else(String::new, |after| ready(&report.machine, after));
+    text.extend(report.visit.as_ref().map(visit));
     // When, in which order of what happened at one time, and what was said.
     let mut told: Vec<(f64, u8, String)> = Vec::new();
     for hang in &report.hangs {
@@ -126,6 +127,18 @@ fn show_log(text: &mut String, log: &KernelLog) {
         let (uptime, text_of) = (record.uptime_ms / 1000.0, line(&record.text));
         let _ = writeln!(text, "  {DIM}[{uptime:12.6}]{DIM:#} {text_of}");
     }
+}
+
+/// What was done to a VM that somebody else runs.
+fn visit(visit: &Visit) -> String {
+    let Visit { process, was, stopped_ms, torn } = visit;
+    let stopped = match stopped_ms {
+        Some(ms) => format!("stopped for {ms:.1} ms"),
+        None if was == "running" => "not stopped".into(),
+        None => format!("{} before, and left so", line(was)),
+    };
+    let torn = if *torn { ", read in part while it ran" } else { "" };
+    format!("QEMU process {process}: {stopped}{torn}\n")
 }
 
 fn is_of_the_end(backtrace: &Backtrace) -> bool {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::ValueHint;
 use clap::{Parser, Subcommand};
 
+use super::attach::Attach;
 #[cfg(feature = "kvm")]
 use super::farm::Farm;
 use super::output::Color;
@@ -100,7 +101,10 @@ pub enum Command {
     #[cfg(feature = "kvm")]
     /// Boot a guest, watch it, and report it if it hangs
     Run(Box<Run>),
-    /// Make the report again from a core that `run --core` wrote, or print one that is JSON
+    /// Report a guest in a QEMU that somebody else started; it is stopped for some milliseconds
+    Attach(Attach),
+    /// Make a report from a core that `run --core` wrote, or from a dump that QEMU wrote; or print one
+    /// that is JSON
     Report(Report),
     /// Print functions and lines behind a log's stack traces, or of addresses
     Symbolize(Symbolize),
@@ -123,6 +127,9 @@ pub enum Command {
     },
     /// Print the manual page
     Man,
+    /// Hold a stopped VM for `attach`
+    #[command(name = super::attach::GUARDIAN, hide = true)]
+    HoldVm,
 }
 
 #[cfg(test)]

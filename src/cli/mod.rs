@@ -2,6 +2,7 @@
 //! is called from here.
 
 mod arguments;
+mod attach;
 pub mod exit_code;
 #[cfg(feature = "kvm")]
 mod farm;
@@ -44,6 +45,8 @@ pub fn main(started: Instant) -> ExitCode {
     let result = match arguments.command {
         #[cfg(feature = "kvm")]
         Command::Run(arguments) => run::run(&arguments, started),
+        Command::Attach(arguments) => attach::attach(&arguments),
+        Command::HoldVm => attach::hold(),
         Command::Report(arguments) => report::report(&arguments),
         Command::Symbolize(arguments) => symbolize::symbolize(&arguments),
         #[cfg(feature = "kvm")]

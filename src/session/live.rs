@@ -385,6 +385,7 @@ impl Session<'_> {
             backtraces: Vec::new(),
             warnings: Vec::new(),
             console_tail: self.console.tail(),
+            visit: None,
         };
         self.record.finish(report)
     }

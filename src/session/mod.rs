@@ -16,7 +16,10 @@
 //! | `record` | hangs, backtraces and the core, until the report has them |
 //! | `offline` | a report from a core of ours |
 //! | `dump` | a report from a dump of another program |
+//! | `attach` | a report of a VM that somebody else's QEMU runs |
+//! | `visit`, `which_image` | what a dump and such a VM have in common |
 
+pub mod attach;
 #[cfg(feature = "kvm")]
 mod console;
 mod dump;

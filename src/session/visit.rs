@@ -125,6 +125,7 @@ impl<'i> Visitor<'i> {
             backtraces: vec![backtrace],
             warnings: self.warnings,
             console_tail: Vec::new(),
+            visit: None,
         }
     }
 }

@@ -8,11 +8,13 @@
 //! | file | target |
 //! |---|---|
 //! | `own_vm` | a VM of this process, with the feature `kvm` |
+//! | `attached` | a VM that somebody else's QEMU runs, while it is visited |
 //! | `dump` | a file: a core that this program wrote, or a dump of another one |
 //!
 //! `touched` is memory of any target that remembers what was read of it; `reasons` are those why a
 //! target does not answer.
 
+mod attached;
 mod dump;
 #[cfg(feature = "kvm")]
 mod own_vm;
@@ -25,6 +27,7 @@ use nmiscope_machine::{HostCounts, HostTimes, NmiRun, PhysicalAddress, PhysicalM
 
 use crate::elf_core::Extents;
 
+pub use attached::{Attached, Left, extents};
 pub use dump::{Dump, DumpError};
 pub use reasons::{MissingPower, NoAnswer};
 pub use touched::{Pages, Touched};

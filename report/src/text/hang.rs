@@ -31,6 +31,10 @@ fn one(hang: &Hang) -> String {
     let (class, blamed, since) = (hang.class, names(hang, &hang.blamed), since(hang));
     let lasted = seconds(hang.lasted_ms);
     let mut text = match &hang.certainty {
+        // Where all CPUs stand still, no record of the kernel's is later than that.
+        Certainty::Certain | Certainty::Likely if hang.lasted_ms < 1.0 => {
+            format!("{BAD}hang{BAD:#}: {class}, {blamed} (for how long is not known)\n")
+        }
         Certainty::Certain | Certainty::Likely => {
             format!("{BAD}hang{BAD:#}: {class}, {blamed} ({since} {lasted})\n")
         }

@@ -1,0 +1,175 @@
+//! A visit to a VM that runs in a QEMU of somebody else's.
+//!
+//! Owns the order of the steps, which is that of least harm: everything that needs no stop comes before
+//! it, a rehearsal of the capture too, so that symbols are looked up and memory is mapped when the guest
+//! stands still. Then one stop, one capture, and the guest goes on; the report is made afterwards. What
+//! cannot be stopped is captured as it runs, and the report says so. Called by the CLI.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context;
+use nmiscope_qemu::{Address, Cpu, Deadlines, Error, ProcessMemory, Qemu, Readiness, Released};
+use nmiscope_report::{Report, Source, Trigger, Visit};
+
+use super::visit::{Taken, Visitor};
+use super::which_image;
+use crate::capture::store::Destination;
+use crate::diagnosis::milliseconds;
+use crate::targets::{Attached, Left, States, extents};
+
+/// The VM to visit, and what is wanted of it.
+#[derive(Debug)]
+pub struct Options {
+    /// The way to the VM.
+    pub vm: Vm,
+    /// The image that runs in it; `None` for the one that is found.
+    pub image: Option<PathBuf>,
+    /// The directory of separate debug files.
+    pub debug_directory: PathBuf,
+    /// Whether arguments and locals are read.
+    pub variables: bool,
+    /// The longest time that the guest stands still.
+    pub longest_pause: Duration,
+    /// The core to write.
+    pub core: Option<Destination>,
+}
+
+/// The way to a VM.
+#[derive(Debug)]
+pub enum Vm {
+    /// The path of its QMP socket.
+    Socket(PathBuf),
+    /// The number of its process.
+    Process(i32),
+}
+
+/// What a visit leaves.
+#[derive(Debug)]
+pub struct Visited {
+    /// The report.
+    pub report: Report,
+    /// The core, or why there is none; `None` if none was asked for.
+    pub core: Option<anyhow::Result<PathBuf>>,
+}
+
+/// The number of times that the capture is rehearsed.
+const REHEARSALS: usize = 2;
+
+/// Visits a VM. `guardian` is a command that leads to [`nmiscope_qemu::hold::run`].
+///
+/// # Errors
+/// The VM could not be reached, may not be captured, or its registers or memory cannot be read; or
+/// the image is another one. The guest is not stopped then.
+pub fn attach(options: &Options, guardian: Command) -> anyhow::Result<Visited> {
+    let mut qemu = open(&options.vm, options.longest_pause)?;
+    let readiness = qemu.readiness().context(ATTACH)?;
+    let states = states(qemu.states().context(ATTACH)?);
+    let memory = qemu.memory().context(ATTACH)?;
+    let runs = readiness == Readiness::Running;
+    let mut running = Attached::as_it_is(memory, states.clone(), runs);
+    let mut warnings = Vec::new();
+    let image = options.image.as_deref();
+    let found = which_image::open(&running, image, &options.debug_directory, &mut warnings)?;
+    let (files, path) = found.unzip();
+    let image = files.as_ref().and_then(|files| files.parse().ok());
+    let mut visitor = Visitor::new(image.as_ref(), options.variables);
+    warnings.append(&mut visitor.warnings);
+    for _ in 0..REHEARSALS {
+        visitor.capture(&mut running, Trigger::Attach, None);
+    }
+    visitor.warnings = warnings;
+    let process = qemu.process().pid();
+    let Left { memory, .. } = running.leave();
+    let memory_bytes = extents(&memory).bytes();
+    let place = Place { options, states, process, was: run_state(&readiness) };
+    let ((capture, core), visit) = place.visit(&mut qemu, memory, guardian, &mut visitor);
+    let mut report = visitor.report(&capture, Source::Attached, memory_bytes, path.flatten());
+    report.visit = Some(visit);
+    let core = core.map(|core| core?.finish(&report, 0, capture));
+    Ok(Visited { report, core })
+}
+
+/// Every error here is of the attempt.
+const ATTACH: &str = "failed to attach to the VM";
+
+fn open(vm: &Vm, longest_pause: Duration) -> anyhow::Result<Qemu> {
+    // The guardian steps in only where this process does not: stopped itself, for one.
+    let pause = longest_pause * 2 + Duration::from_secs(1);
+    let deadlines = Deadlines { pause, ..Deadlines::default() };
+    match vm {
+        Vm::Socket(path) => Qemu::open(&Address::from(path.as_path()), deadlines),
+        Vm::Process(pid) => Qemu::open_pid(*pid, deadlines),
+    }
+    .context(ATTACH)
+}
+
+fn states(cpus: Vec<Cpu>) -> States {
+    cpus.into_iter().map(|cpu| Ok(cpu.state)).collect()
+}
+
+fn run_state(readiness: &Readiness) -> String {
+    match readiness {
+        Readiness::Running => "running".into(),
+        Readiness::Stopped(state) => state.name().into(),
+    }
+}
+
+/// A VM just before its stop.
+struct Place<'a> {
+    options: &'a Options,
+    /// The states that were read without a stop.
+    states: States,
+    process: i32,
+    /// The run state before the visit.
+    was: String,
+}
+
+impl Place<'_> {
+    /// Stops the VM, takes the moment, and lets it go on.
+    fn visit(
+        self,
+        qemu: &mut Qemu,
+        memory: ProcessMemory,
+        guardian: Command,
+        visitor: &mut Visitor<'_>,
+    ) -> (Taken, Visit) {
+        let stopped = qemu.stop(guardian).and_then(|mut stopped| {
+            let states = states(stopped.qemu().states()?);
+            Ok((stopped, states))
+        });
+        let mut target = match stopped {
+            Ok((stopped, states)) => {
+                Attached::stopped(memory, states, stopped, self.options.longest_pause)
+            }
+            Err(error) => {
+                visitor.warnings.push(not_stopped(&error));
+                Attached::as_it_is(memory, self.states, true)
+            }
+        };
+        let taken = visitor.capture(&mut target, Trigger::Attach, self.options.core.as_ref());
+        let Left { released, torn, .. } = target.leave();
+        let stopped_ms = match &released {
+            Some(Released::Resumed { pause, .. }) => Some(milliseconds(*pause)),
+            _ => None,
+        };
+        let mut torn = torn;
+        match released {
+            Some(Released::Resumed { expired, .. }) => torn |= expired,
+            Some(Released::HandedOver { guardian, error }) => visitor.warnings.push(format!(
+                "the guest may be stopped still: {}; process {guardian} lets it go on as soon as QEMU \
+                 answers",
+                crate::error_chain(&error)
+            )),
+            Some(Released::LeftStopped) | None => {}
+        }
+        let visit = Visit { process: self.process, was: self.was, stopped_ms, torn };
+        (taken, visit)
+    }
+}
+
+fn not_stopped(error: &Error) -> String {
+    let reason = crate::error_chain(error);
+    format!("the guest was captured as it ran: failed to {reason}")
+}

@@ -1,0 +1,121 @@
+//! A VM that somebody else's QEMU runs, while it is visited.
+//!
+//! Owns that the pause is bounded: memory that is asked for after the longest pause lets the guest go on
+//! first, and counts as torn. Refuses to own the connection (`nmiscope_qemu`) and the order of a visit
+//! (`session`). It has no powers: whoever visits stops the VM before, and writes nothing into it.
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
+use nmiscope_qemu::{ProcessMemory, Released, Stopped};
+
+use super::{NoAnswer, States, Target};
+use crate::elf_core::Extents;
+
+/// A visited VM as a target.
+#[derive(Debug)]
+pub struct Attached<'q> {
+    memory: ProcessMemory,
+    states: States,
+    /// There is one while the VM is stopped for this visit.
+    stopped: RefCell<Option<Stopped<'q>>>,
+    longest_pause: Duration,
+    released: RefCell<Option<Released>>,
+    torn: Cell<bool>,
+}
+
+/// What is left of a visit.
+#[derive(Debug)]
+pub struct Left {
+    /// The memory, for another visit.
+    pub memory: ProcessMemory,
+    /// How the VM was let go on; `None` for one that was not stopped for this visit.
+    pub released: Option<Released>,
+    /// True where some memory was read while the VM ran.
+    pub torn: bool,
+}
+
+impl<'q> Attached<'q> {
+    /// A VM that runs, or that somebody else has stopped.
+    pub fn as_it_is(memory: ProcessMemory, states: States, runs: bool) -> Self {
+        Self::new(memory, states, None, Duration::MAX, runs)
+    }
+
+    /// A VM that was stopped for this visit, and goes on after the longest pause at the latest.
+    pub fn stopped(
+        memory: ProcessMemory,
+        states: States,
+        stopped: Stopped<'q>,
+        longest_pause: Duration,
+    ) -> Self {
+        Self::new(memory, states, Some(stopped), longest_pause, false)
+    }
+
+    fn new(
+        memory: ProcessMemory,
+        states: States,
+        stopped: Option<Stopped<'q>>,
+        longest_pause: Duration,
+        torn: bool,
+    ) -> Self {
+        let (stopped, released, torn) =
+            (RefCell::new(stopped), RefCell::default(), Cell::new(torn));
+        Self { memory, states, stopped, longest_pause, released, torn }
+    }
+
+    /// Ends the visit: lets the VM go on, if that has not been done.
+    pub fn leave(self) -> Left {
+        let Self { memory, stopped, released, torn, .. } = self;
+        let released = match stopped.into_inner() {
+            Some(stopped) => Some(stopped.release()),
+            None => released.into_inner(),
+        };
+        Left { memory, released, torn: torn.get() }
+    }
+
+    fn let_go_if_it_is_time(&self) {
+        let mut stopped = self.stopped.borrow_mut();
+        let is_late = |stopped: &mut Stopped<'_>| {
+            stopped.is_ours() && stopped.elapsed() >= self.longest_pause
+        };
+        if let Some(late) = stopped.take_if(is_late) {
+            *self.released.borrow_mut() = Some(late.release());
+            self.torn.set(true);
+        }
+    }
+}
+
+impl PhysicalMemory for Attached<'_> {
+    fn read(&self, address: PhysicalAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
+        self.let_go_if_it_is_time();
+        self.memory.read(address, buffer)
+    }
+}
+
+impl Target for Attached<'_> {
+    fn vcpus(&self) -> u32 {
+        self.states.len() as u32
+    }
+
+    fn states(&self, cpus: &[u32], _deadline: Duration) -> States {
+        let state = |&cpu: &u32| {
+            let state = self.states.get(cpu as usize).cloned();
+            state.unwrap_or(Err(NoAnswer::NoSuchVcpu(cpu)))
+        };
+        cpus.iter().map(state).collect()
+    }
+
+    fn extents(&self) -> Extents {
+        extents(&self.memory)
+    }
+}
+
+/// The guest-physical memory of a VM.
+pub fn extents(memory: &ProcessMemory) -> Extents {
+    let mut extents = Extents::new();
+    for range in memory.ranges() {
+        extents.insert(range.start, range.length);
+    }
+    extents
+}

@@ -1,8 +1,8 @@
 //! The guest kernel that is part of this binary: its image, and where its sources are. With the feature
 //! `kvm`; without it, only the latter, since cores of it can be read all the same.
 
-#[cfg(feature = "kvm")]
 /// The image's bytes, aligned so that its headers can be read in place.
+#[cfg(feature = "kvm")]
 #[repr(C, align(16))]
 struct Aligned<T: ?Sized>(T);
 

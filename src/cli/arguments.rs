@@ -98,8 +98,8 @@ pub struct Arguments {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    #[cfg(feature = "kvm")]
     /// Boot a guest, watch it, and report it if it hangs
+    #[cfg(feature = "kvm")]
     Run(Box<Run>),
     /// Report a guest in a QEMU that somebody else started; it is stopped for some milliseconds
     Attach(Attach),
@@ -108,13 +108,13 @@ pub enum Command {
     Report(Report),
     /// Print functions and lines behind a log's stack traces, or of addresses
     Symbolize(Symbolize),
-    #[cfg(feature = "kvm")]
     /// Run a suite of VMs, one process and one verdict each
+    #[cfg(feature = "kvm")]
     Farm(Box<Farm>),
     /// Group the hangs and crashes of many reports, and say which are new
     Triage(Triage),
-    #[cfg(feature = "kvm")]
     /// Write the bundled guest kernel to a file, for gdb or another VMM
+    #[cfg(feature = "kvm")]
     Guest {
         /// The file
         #[arg(value_hint = ValueHint::FilePath)]

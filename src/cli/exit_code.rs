@@ -93,7 +93,7 @@ fn refuses_the_request(cause: &(dyn Error + 'static)) -> bool {
     }
 }
 
-/// There is no VMM.
+/// Nothing is refused by a VMM that is not there.
 #[cfg(not(feature = "kvm"))]
 fn refuses_the_request(_cause: &(dyn Error + 'static)) -> bool {
     false

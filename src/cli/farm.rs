@@ -235,7 +235,7 @@ fn run(arguments: &Farm, path: &Path) -> anyhow::Result<Code> {
     Ok(audience.code(exit_code::of_farm(&summary.unknown, summary.unfinished)))
 }
 
-/// Tells a results directory that was wrongly named from one that failed.
+/// The error of a results directory: the request's where another one is to be named, or else the host's.
 fn not_opened(error: OpenError) -> anyhow::Error {
     match error {
         OpenError::Refused(error) => BadRequest::from_error(error),

@@ -74,7 +74,7 @@ pub fn triage(arguments: &Triage, verbose: bool) -> anyhow::Result<Code> {
     Ok(code(&found.groups))
 }
 
-/// Whichever kernel the reports are of: a function of this name tells no hang from another.
+/// True of a function that tells no hang from another, in whichever kernel the reports are of.
 fn is_plumbing(function: &str) -> bool {
     any_words().is_plumbing(function)
 }

@@ -2,8 +2,8 @@
 //!
 //! A live session starts a VM, watches it, takes backtraces when something asks for one, and ends with a
 //! report; an offline one makes the report from a file. What a session learns it tells through
-//! [`Event`], to whoever prints; it prints nothing itself. Called by the CLI. A farm starts a process
-//! for each VM. Without the feature `kvm` there is `offline` alone.
+//! `Event`, to whoever prints; it prints nothing itself. Called by the CLI. A farm starts a process
+//! for each VM. Without the feature `kvm` there are `offline`, `dump` and `attach`.
 //!
 //! | module | owns |
 //! |---|---|

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::common::frozen::freeze_threads;
 use crate::common::*;
 use nmiscope::hang::Class;
-use nmiscope_report::{Fact, Outcome, Report, Source, Trigger};
+use nmiscope_report::{Certainty, Fact, Hang, Outcome, Report, Source, Trigger};
 use rustix::process::Signal;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
@@ -341,6 +341,72 @@ fn a_guest_that_is_frozen_as_soon_as_it_is_ready_is_starved() {
     let report = finished.report();
     assert!(matches!(report.outcome, Outcome::Starved { .. }), "{}", finished.all());
     assert!(report.hangs.is_empty(), "{}", finished.all());
+}
+
+/// At a key, a timer and a time limit a person asks, and has not waited for the bound.
+#[test]
+fn a_moment_shows_the_hang_that_detection_would_find_with_its_signature() {
+    for (workload, certainty, code) in [
+        ("abba-deadlock", Some(Certainty::Certain), exit::HANG),
+        ("mutex-deadlock", Some(Certainty::Certain), exit::HANG),
+        ("halt-irqs-off", Some(Certainty::Likely), exit::HANG),
+        ("spin-irqs-off", None, exit::GUEST_FAILED),
+        ("spin-irqs-on", None, exit::GUEST_FAILED),
+    ] {
+        let detected = run_workload(workload, 2).args(["--hang-after", "300ms"]).run();
+        let detected = detected.expect_code(exit::HANG).report();
+        let asked = run_workload(workload, 2)
+            // A tenth of the bound is enough, of a busy host's time too.
+            .args(["--hang-after", "4s", "--time-limit", "3900ms", "--serial", "none"])
+            .run()
+            .expect_code(code);
+        let asked = asked.report();
+        assert!(matches!(asked.outcome, Outcome::TimedOut { .. }), "{workload}: {asked:?}");
+        let (detected, asked) = (only_hang(&detected), only_hang(&asked));
+        let key = |hang: &Hang| (hang.class, hang.signature.clone(), hang.blamed.clone());
+        assert_eq!(key(asked), key(detected), "{workload}");
+        match (certainty, &asked.certainty) {
+            (Some(wanted), certainty) => assert_eq!(*certainty, wanted, "{workload}"),
+            (None, Certainty::Suspected { lasted_ms, bound_ms }) => {
+                assert!(lasted_ms < bound_ms, "{workload}: {lasted_ms} of {bound_ms}");
+            }
+            (None, other) => panic!("{workload}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_is_asked_how_it_is_says_who_waits_for_whom() {
+    let finished = run_workload("abba-deadlock", 2)
+        .args(["--hang-after", "60s", "--nmi-after", "1s", "--stop-after", "2s"])
+        .args(["--serial", "none", "--core", "asked.core"])
+        .run();
+    let finished = finished.expect_code(exit::HANG);
+    let report = finished.report();
+    let waits = report.backtraces[0].waits.as_ref().expect("waits");
+    let waits: Vec<(&str, &str)> =
+        waits.edges.iter().map(|edge| (edge.from.as_str(), edge.to.as_str())).collect();
+    for (waiter, lock, holder) in [("cpu0", "JOURNAL_LOCK", "cpu1"), ("cpu1", "INODE_LOCK", "cpu0")]
+    {
+        assert!(waits.contains(&(waiter, lock)) && waits.contains(&(lock, holder)), "{waits:?}");
+        let said = format!("{waiter} waits for {lock}, held by {holder}");
+        assert!(finished.stdout.contains(&said), "{}", finished.stdout);
+    }
+    assert_eq!(only_hang(&report).certainty, Certainty::Certain);
+    let core = finished.directory.path().join("asked.core");
+    let again = nmiscope(["report"]).arg(core).with_report().run().expect_code(exit::HANG);
+    assert_eq!(Report { source: Source::Live, ..again.report() }, report);
+}
+
+#[test]
+fn a_healthy_guest_that_is_asked_how_it_is_has_no_hang() {
+    for workload in ["idle", "busy", "lock-contention", "mutex-contention"] {
+        let finished = run_workload(workload, 2)
+            .args(["--nmi-after", "1s", "--stop-after", "1500ms", "--serial", "none"])
+            .run();
+        let report = finished.expect_code(exit::CLEAN).report();
+        assert!(report.hangs.is_empty(), "{workload}: {:?}", report.hangs);
+    }
 }
 
 /// As under a debugger: nobody can be asked how it is, and what is known of the guest stays known. Its

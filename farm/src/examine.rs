@@ -74,10 +74,10 @@ pub fn examine(vm: &Vm, directory: &Path, end: End) -> Examined {
     ];
     let is_there = |file: &str| directory.join(file).metadata().is_ok_and(|file| file.len() > 0);
     let files = names.into_iter().filter(|(_, file)| is_there(file));
-    let hangs = report.as_ref().map_or(&[][..], |report| &report.hangs);
+    let hangs = report.iter().flat_map(judge::hangs);
     Examined {
         judgement,
-        signatures: hangs.iter().map(|hang| hang.signature.clone()).collect(),
+        signatures: hangs.map(|hang| hang.signature.clone()).collect(),
         hang: report.as_ref().ok().and_then(judge::summary),
         files: files.map(|(name, file)| (name.to_owned(), PathBuf::from(file))).collect(),
     }

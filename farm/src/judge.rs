@@ -220,9 +220,14 @@ fn by_console(rules: &Console, printed: &str) -> Judgement {
     }
 }
 
-/// The hang of a report that was found first, in short.
+/// The hangs that a run is about, in the order in which they were found.
+pub fn hangs(report: &Report) -> impl Iterator<Item = &Hang> {
+    report.hangs.iter().filter(|hang| report.outcome.is_about(&hang.certainty))
+}
+
+/// The first of these hangs, in short.
 pub fn summary(report: &Report) -> Option<HangSummary> {
-    let hang = report.hangs.first()?;
+    let hang = hangs(report).next()?;
     Some(HangSummary {
         class: hang.class,
         signature: hang.signature.clone(),

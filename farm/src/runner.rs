@@ -358,7 +358,9 @@ impl<'a> Runner<'a> {
         let status = judgement.status;
         let failed = !matches!(status, Status::Pass | Status::Interrupted);
         // One that is not known is not made better by others that are.
-        let of_hangs = signatures.iter().filter(|_| status == Status::Hang);
+        // A run whose time was over is about the hang that was on its way.
+        let is_of_hang = matches!(status, Status::Hang | Status::Timeout);
+        let of_hangs = signatures.iter().filter(|_| is_of_hang);
         let known: Option<Vec<String>> =
             of_hangs.map(|signature| (self.known)(signature)).collect();
         let known = known.and_then(|urls| urls.into_iter().next());

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::cpu::Cpu;
-use super::hang::{Hang, Task, WaitGraph};
+use super::hang::{Certainty, Hang, Task, WaitGraph};
 
 /// Raised when a field changes its meaning or goes away; not when one is added.
 pub const SCHEMA_VERSION: u32 = 2;
@@ -182,6 +182,14 @@ pub enum Outcome {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<String>,
     },
+}
+
+impl Outcome {
+    /// True for a hang that a run which ended so is about: every hang, and at a time limit what was on its
+    /// way to be one.
+    pub fn is_about(&self, certainty: &Certainty) -> bool {
+        certainty.is_verdict() || matches!(self, Self::TimedOut { .. })
+    }
 }
 
 /// The ways to end other than by leaving.

@@ -183,6 +183,31 @@ fn what_is_known_does_not_count() {
     );
 }
 
+/// The host may be too busy for a hang to become due before the time is over.
+#[test]
+fn a_hang_that_is_on_its_way_at_the_time_limit_is_known_by_its_signature() {
+    let suite = r#"
+        [defaults]
+        hang-after = "60s"
+        time-limit = "2s"
+
+        [[vm]]
+        name = "abba"
+        workload = "abba-deadlock"
+        cpus = 2
+    "#;
+    let site = Site::new(suite);
+    let known = "[[known]]\nsignature = \"0a2e58fd\"\nurl = \"https://bugs.example/7\"\n";
+    site.write("known.toml", known);
+    let known = site.path("known.toml");
+    let run = Run::of(&site.farm(["--known", &known]).run().expect_code(exit::CLEAN));
+    let abba = run.finished("abba");
+    assert_eq!(
+        (abba.status, abba.known.as_deref()),
+        (Status::Timeout, Some("https://bugs.example/7"))
+    );
+}
+
 #[test]
 fn a_run_ends_early_if_asked_and_goes_on_later() {
     let site = Site::new(SUITE);

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use nmiscope_report::{Class, Evidence, Outcome, Report, SCHEMA_VERSION, function_of};
+use nmiscope_report::{Certainty, Class, Evidence, Outcome, Report, SCHEMA_VERSION, function_of};
 use serde::Deserialize;
 
 use super::finding::{Finding, Kind, signature};
@@ -59,6 +59,8 @@ struct HangParts {
     blamed: Vec<String>,
     locks: Vec<String>,
     evidence: Vec<Evidence>,
+    #[serde(default)]
+    certainty: Certainty,
 }
 
 /// Looks at a report.
@@ -95,9 +97,18 @@ pub(super) fn of_text(bytes: &[u8], is_plumbing: IsPlumbing) -> Result<Glance, N
     if parts.schema_version != SCHEMA_VERSION {
         return Err(NoReport::Version(parts.schema_version.into()));
     }
-    let status = status(&parts.outcome);
-    let findings: Option<Vec<Finding>> = parts.hangs.into_iter().map(finding_of_hang).collect();
+    let mut status = status(&parts.outcome);
+    let counts = |hang: &HangParts| parts.outcome.is_about(&hang.certainty);
+    let hangs = parts.hangs.into_iter().filter(counts);
+    let findings: Option<Vec<Finding>> = hangs.map(finding_of_hang).collect();
     let mut findings = findings.ok_or_else(|| NoReport::Foreign("a signature is wrong".into()))?;
+    // Somebody else's run, at one moment.
+    if status == Status::Pass
+        && matches!(parts.outcome, Outcome::Observed { .. })
+        && !findings.is_empty()
+    {
+        status = Status::Hang;
+    }
     // The stacks are most of a report, and of the hangs nobody needs them here.
     let by_stacks = match status {
         Status::Crash => true,
@@ -144,7 +155,7 @@ fn status(outcome: &Outcome) -> Status {
 
 /// `None` if its signature is none.
 fn finding_of_hang(hang: HangParts) -> Option<Finding> {
-    let HangParts { class, signature, blamed, locks, evidence } = hang;
+    let HangParts { class, signature, blamed, locks, evidence, .. } = hang;
     let function = function_of(&blamed, &evidence).map(str::to_owned);
     of_summary(&HangSummary { class, signature, blamed, locks, function })
 }
@@ -195,6 +206,7 @@ fn finding_of_end(report: &Report, is_plumbing: IsPlumbing) -> Option<Finding> {
         Outcome::Panic { message, .. } => (Kind::Panic, message.clone()),
         Outcome::Crash { description, .. } => (Kind::Crash, Some(description.clone())),
         Outcome::TimedOut { .. } => (Kind::Timeout, None),
+        Outcome::Observed { panicking: Some(_), message } => (Kind::Panic, message.clone()),
         _ => return None,
     };
     let cpus = cpus_at_end(report);

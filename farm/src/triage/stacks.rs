@@ -93,6 +93,10 @@ pub fn cpus_at_end(report: &Report) -> Vec<&Cpu> {
             let cpus = taken_for(|trigger| *trigger == Trigger::GuestEnded);
             cpus.iter().filter(|of| of.cpu == *cpu).collect()
         }
+        Outcome::Observed { panicking: Some(panicking), .. } => {
+            let cpus = report.backtraces.first().map_or(&[][..], |taken| &taken.cpus);
+            cpus.iter().filter(|cpu| cpu.cpu == *panicking).collect()
+        }
         Outcome::TimedOut { .. } => {
             let cpus = taken_for(|trigger| *trigger == Trigger::TimeLimit);
             cpus.iter().filter(|cpu| cpu.state == CpuState::Running).collect()

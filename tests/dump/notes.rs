@@ -92,6 +92,18 @@ fn vcpus_are_numbered_as_the_notes_say() {
     }
 }
 
+/// vmm/src/cpu.rs of cloud-hypervisor: the number itself, and CR8 for the control register that does not
+/// exist. Otherwise its notes are QEMU's.
+#[test]
+fn cloud_hypervisor_counts_vcpus_from_0() {
+    let mut bytes = dump("abba-deadlock");
+    let whole = states(&bytes);
+    for (at, cpu) in names(&bytes, b"CORE").into_iter().zip(0_u32..) {
+        put(&mut bytes, at + PID, &cpu.to_le_bytes());
+    }
+    assert_eq!(states(&bytes), whole);
+}
+
 #[test]
 fn a_number_that_no_vcpu_can_have_is_damage() {
     for pid in [2_u32, 5000, u32::MAX] {

@@ -49,12 +49,18 @@ pub fn states(bytes: &[u8]) -> Vec<VcpuState> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Doing {
     panicking: Option<u32>,
-    cpus: Vec<Option<(bool, Option<u32>, Option<Waits>)>>,
-    tasks: Vec<Option<(String, u32, TaskState, Option<Waits>)>>,
-    locks: BTreeMap<u64, (LockKind, Option<u32>, Site)>,
+    cpus: Vec<Option<Cpu>>,
+    tasks: Vec<Option<Task>>,
+    locks: BTreeMap<u64, Lock>,
 }
 
 type Waits = (WaitFor, Site);
+/// Whether it is online, and the task that it runs.
+type Cpu = (bool, Option<u32>, Option<Waits>);
+/// Its name and its CPU.
+type Task = (String, u32, TaskState, Option<Waits>);
+/// Its holder, and where that took it.
+type Lock = (LockKind, Option<u32>, Site);
 
 impl From<&KernelState> for Doing {
     fn from(state: &KernelState) -> Self {

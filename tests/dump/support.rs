@@ -45,7 +45,7 @@ pub fn states(bytes: &[u8]) -> Vec<VcpuState> {
     states.into_iter().map(|state| state.expect("a state")).collect()
 }
 
-/// What a kernel was doing, without times and counters: no two runs have the same.
+/// A kernel's state without times and counters, of which no two runs have the same.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Doing {
     panicking: Option<u32>,
@@ -55,11 +55,11 @@ pub struct Doing {
 }
 
 type Waits = (WaitFor, Site);
-/// Whether it is online, and the task that it runs.
+/// Online, the task that runs there, and the wait in which the CPU spins.
 type Cpu = (bool, Option<u32>, Option<Waits>);
-/// Its name and its CPU.
+/// Name, CPU, state, and the wait in which the task sleeps.
 type Task = (String, u32, TaskState, Option<Waits>);
-/// Its holder, and where that took it.
+/// Kind, holder, and the place where it was taken.
 type Lock = (LockKind, Option<u32>, Site);
 
 impl From<&KernelState> for Doing {
@@ -86,12 +86,12 @@ impl From<&KernelState> for Doing {
     }
 }
 
-/// What the kernel of a stopped guest was doing.
+/// The state of a stopped guest's kernel.
 pub fn doing(dump: Dump<'_>, image: &Path) -> Doing {
     try_doing(dump, image).expect("a state of the kernel")
 }
 
-/// The same of a guest that may still be booting.
+/// The state of a guest's kernel that may still be booting; `None` before it can be read.
 pub fn try_doing(mut dump: Dump<'_>, image: &Path) -> Option<Doing> {
     let files = Files::open(Some(image), Access::Read).expect("the image");
     let kernel = kernel::recognise(&files.parse().expect("an image"));

@@ -10,8 +10,8 @@
 //! known.
 
 use nmiscope_machine::{
-    Execution, GuestVirtual, MpState, PhysicalMemory, Registers, Segment, VcpuState,
-    VirtualAddress, VirtualMemory,
+    Execution, GuestVirtual, MpState, PagingError, PhysicalAddress, PhysicalMemory, Registers,
+    Segment, VcpuState, VirtualAddress, VirtualMemory,
 };
 
 use super::{Dump, DumpError, StoredMemory};
@@ -102,34 +102,45 @@ fn state(
 
 /// The multiprocessing state as far as the code says it. A halted vCPU stands behind its HLT, of one
 /// byte (SDM volume 2, "HLT"): KVM and QEMU both advance RIP before it sleeps. Behind an MWAIT QEMU lets
-/// a guest's only vCPU sleep too. Anywhere else in long mode it runs, and a program can do neither.
+/// a guest's only vCPU sleep too. Anywhere else it runs, and a program can do neither.
 fn mp_state(memory: &dyn PhysicalMemory, registers: &Registers) -> MpState {
     const HLT: u8 = 0xf4;
     const MWAIT: [u8; 3] = [0x0f, 0x01, 0xc9];
-    let Ok(tables) = registers.page_tables() else { return MpState::Unrecorded };
     match Execution::new(MpState::Unrecorded, registers, false) {
-        Execution::Kernel => {}
         Execution::User => return MpState::Running,
-        _ => return MpState::Unrecorded,
+        execution if !execution.has_position() => return MpState::Unrecorded,
+        _ => {}
     }
-    let memory = GuestVirtual::new(memory, tables);
-    let mut before = [0; MWAIT.len()];
-    let read = |length: usize, bytes: &mut [u8]| {
-        let at = VirtualAddress(registers.rip.wrapping_sub(length as u64));
-        memory.read(at, bytes).is_ok()
-    };
     // The function may begin at a page whose neighbour is not mapped.
-    let [.., last] = &mut before;
-    if !read(1, std::slice::from_mut(last)) {
-        return MpState::Unrecorded;
+    match code_before::<1>(memory, registers) {
+        None => return MpState::Unrecorded,
+        Some([HLT]) => return MpState::BehindHlt,
+        Some(_) => {}
     }
-    if *last == HLT {
-        return MpState::BehindHlt;
-    }
-    match read(MWAIT.len(), &mut before) && before == MWAIT {
+    match code_before(memory, registers) == Some(MWAIT) {
         true => MpState::Unrecorded,
         false => MpState::Running,
     }
+}
+
+/// The bytes before RIP; `None` where they are not in memory, or not to be found by the registers.
+fn code_before<const N: usize>(
+    memory: &dyn PhysicalMemory,
+    registers: &Registers,
+) -> Option<[u8; N]> {
+    let mut code = [0; N];
+    let before = registers.rip.wrapping_sub(N as u64);
+    match registers.page_tables() {
+        Ok(tables) => {
+            GuestVirtual::new(memory, tables).read(VirtualAddress(before), &mut code).ok()?;
+        }
+        Err(PagingError::Off { .. }) => {
+            let linear = registers.cs.base.wrapping_add(before);
+            memory.read(PhysicalAddress(linear), &mut code).ok()?;
+        }
+        Err(_) => return None,
+    }
+    Some(code)
 }
 
 /// The type of QEMU's note.

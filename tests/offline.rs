@@ -64,7 +64,7 @@ fn expect(directory: &Path, file: &str, found: &str) {
     expect_in(&directory.join("cores"), file, found);
 }
 
-/// The same of a file in that directory.
+/// Compares with a file of that directory, or writes it.
 #[track_caller]
 pub fn expect_in(directory: &Path, file: &str, found: &str) {
     let path = directory.join(file);

@@ -58,8 +58,8 @@ pub enum Kind {
     NoElf,
     /// Compressed by a program that can undo it; its name.
     Compressed(&'static str),
-    /// What makedumpfile makes of a kernel's memory, and QEMU of a guest's where it is asked for
-    /// another format than ELF.
+    /// The compressed format of makedumpfile, which QEMU writes too where it is asked for another format
+    /// than ELF.
     KdumpCompressed,
     /// QEMU's migration stream: the state of devices, and memory in an order of its own.
     MigrationStream,

@@ -35,7 +35,7 @@ mod write;
 
 pub use extents::{Extent, Extents};
 pub use fault::{CoreError, Finding, Kind};
-pub use notes::{CORE, CpuRegisters, NT_PRSTATUS, Note, QEMU};
+pub use notes::{CORE, CpuRegisters, NT_PRSTATUS, Note, QEMU, decode_prstatus};
 pub use own::Core;
 pub use read::ElfCore;
 pub use write::{

@@ -55,18 +55,26 @@ impl CpuRegisters {
         out
     }
 
-    /// Reads a description; `None` if it is none: of another size, or without a thread number.
-    pub fn decode(description: &[u8]) -> Option<Self> {
-        if description.len() != PRSTATUS_BYTES {
-            return None;
-        }
-        let cpu = u32_at(description, PRSTATUS_PID)?.checked_sub(1)?;
-        let mut words = [0; UserRegisters::COUNT];
-        for (index, word) in words.iter_mut().enumerate() {
-            *word = u64_at(description, PRSTATUS_REGISTERS + 8 * index)?;
-        }
-        Some(Self { cpu, registers: UserRegisters::from_words(words) })
+    /// Reads a description of a core of ours; `None` if it is none: of another size, or without a thread
+    /// number.
+    pub(super) fn decode(description: &[u8]) -> Option<Self> {
+        let (pid, registers) = decode_prstatus(description)?;
+        Some(Self { cpu: pid.checked_sub(1)?, registers })
     }
+}
+
+/// Reads the description of an NT_PRSTATUS: `pr_pid`, which is what its writer makes of it, and the
+/// registers. `None` if it is of another size.
+pub fn decode_prstatus(description: &[u8]) -> Option<(u32, UserRegisters)> {
+    if description.len() != PRSTATUS_BYTES {
+        return None;
+    }
+    let pid = u32_at(description, PRSTATUS_PID)?;
+    let mut words = [0; UserRegisters::COUNT];
+    for (index, word) in words.iter_mut().enumerate() {
+        *word = u64_at(description, PRSTATUS_REGISTERS + 8 * index)?;
+    }
+    Some((pid, UserRegisters::from_words(words)))
 }
 
 /// The notes of a core but ours, which follows them in its PT_NOTE. `None` if one is longer than a

@@ -75,7 +75,7 @@ impl<'data> Core<'data> {
         found.map(|note| note.description)
     }
 
-    /// What is wrong with it; each kind once.
+    /// The damage to the file, each kind once.
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }

@@ -48,7 +48,7 @@ impl<'data> ElfCore<'data> {
         Ok(Self { file, notes, notes_fault, memory, findings })
     }
 
-    /// Its notes, in the order of the file.
+    /// The notes, in the order of the file.
     pub fn notes(&self) -> &[Note<'data>] {
         &self.notes
     }
@@ -78,7 +78,7 @@ impl<'data> ElfCore<'data> {
         }
     }
 
-    /// What is wrong with it; each kind once.
+    /// The damage to the file, each kind once.
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }

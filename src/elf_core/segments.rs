@@ -30,8 +30,8 @@ pub(super) struct Stored {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Segments {
     pub(super) stored: Vec<Stored>,
-    /// What is in no file. Their offset means nothing; where both lists have a byte, the other
-    /// list counts.
+    /// Ranges of zeros, which are in no file. Their offset means nothing; where both lists have a
+    /// byte, the other list counts.
     pub(super) zeros: Vec<Stored>,
     pub(super) views: Vec<Mapping>,
 }

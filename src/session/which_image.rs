@@ -92,13 +92,13 @@ fn find(
 
 /// A guest's memory at the place where an image has its build-id.
 enum InMemory {
-    /// It has the image's.
+    /// The image's own build-id.
     Same,
-    /// It has another one.
+    /// Another image's build-id.
     Other(Vec<u8>),
-    /// It is mapped, and has no note with a build-id.
+    /// Mapped memory without a note of a build-id.
     NoNote,
-    /// It could not be looked at.
+    /// No memory to look at.
     Unchecked(Unchecked),
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::support::*;
 use nmiscope::elf_core::ElfCore;
 use nmiscope::targets::{Dump, Target};
-use nmiscope_machine::{PagingError, PhysicalAddress, PhysicalMemory};
+use nmiscope_machine::{MpState, PagingError, PhysicalAddress, PhysicalMemory};
 use nmiscope_report::CpuState;
 
 /// The places of the notes of that name: where the name begins.
@@ -92,6 +92,18 @@ fn vcpus_are_numbered_as_the_notes_say() {
     }
 }
 
+/// vmm/src/cpu.rs of cloud-hypervisor: the number itself, and CR8 for the control register that does not
+/// exist. Otherwise its notes are QEMU's.
+#[test]
+fn cloud_hypervisor_counts_vcpus_from_0() {
+    let mut bytes = dump("abba-deadlock");
+    let whole = states(&bytes);
+    for (at, cpu) in names(&bytes, b"CORE").into_iter().zip(0_u32..) {
+        put(&mut bytes, at + PID, &cpu.to_le_bytes());
+    }
+    assert_eq!(states(&bytes), whole);
+}
+
 #[test]
 fn a_number_that_no_vcpu_can_have_is_damage() {
     for pid in [2_u32, 5000, u32::MAX] {
@@ -129,6 +141,31 @@ fn memory_that_a_segment_claims_beyond_the_file_is_unknown() {
     // The firmware is behind a hole.
     assert!(core.read(PhysicalAddress(0xffff_fff0), &mut byte).is_ok());
     assert_eq!(core.extents().len(), 2);
+}
+
+/// Members of QEMU's note: rip and cr0.
+const RIP: usize = DESCRIPTION + 8 + 16 * 8;
+const CR0: usize = DESCRIPTION + 392;
+
+/// SeaBIOS leaves the processors that it has started in a loop of HLT, before any paging. Behind an MWAIT
+/// a guest's only vCPU may sleep or not.
+#[test]
+fn a_vcpu_without_paging_is_halted_by_the_code_before_it_too() {
+    let code = [
+        (&[0x90, 0x90, 0xf4][..], MpState::BehindHlt),
+        (&[0x0f, 0x01, 0xc9], MpState::Unrecorded),
+        (&[0x90, 0x90, 0x90], MpState::Running),
+    ];
+    for (before, expected) in code {
+        let mut bytes = dump("mutex-deadlock");
+        let first_load = 64 + 2 * 64 + 56;
+        let memory = u64::from_le_bytes(bytes[first_load + 8..][..8].try_into().expect("8 bytes"));
+        put(&mut bytes, memory as usize + 0x9000, before);
+        let second = names(&bytes, b"QEMU")[1];
+        put(&mut bytes, second + RIP, &0x9003_u64.to_le_bytes());
+        put(&mut bytes, second + CR0, &0x11_u64.to_le_bytes());
+        assert_eq!(states(&bytes)[1].mp_state, expected, "{before:x?}");
+    }
 }
 
 #[test]

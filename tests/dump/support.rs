@@ -45,16 +45,22 @@ pub fn states(bytes: &[u8]) -> Vec<VcpuState> {
     states.into_iter().map(|state| state.expect("a state")).collect()
 }
 
-/// What a kernel was doing, without times and counters: no two runs have the same.
+/// A kernel's state without times and counters, of which no two runs have the same.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Doing {
     panicking: Option<u32>,
-    cpus: Vec<Option<(bool, Option<u32>, Option<Waits>)>>,
-    tasks: Vec<Option<(String, u32, TaskState, Option<Waits>)>>,
-    locks: BTreeMap<u64, (LockKind, Option<u32>, Site)>,
+    cpus: Vec<Option<Cpu>>,
+    tasks: Vec<Option<Task>>,
+    locks: BTreeMap<u64, Lock>,
 }
 
 type Waits = (WaitFor, Site);
+/// Online, the task that runs there, and the wait in which the CPU spins.
+type Cpu = (bool, Option<u32>, Option<Waits>);
+/// Name, CPU, state, and the wait in which the task sleeps.
+type Task = (String, u32, TaskState, Option<Waits>);
+/// Kind, holder, and the place where it was taken.
+type Lock = (LockKind, Option<u32>, Site);
 
 impl From<&KernelState> for Doing {
     fn from(state: &KernelState) -> Self {
@@ -80,12 +86,12 @@ impl From<&KernelState> for Doing {
     }
 }
 
-/// What the kernel of a stopped guest was doing.
+/// The state of a stopped guest's kernel.
 pub fn doing(dump: Dump<'_>, image: &Path) -> Doing {
     try_doing(dump, image).expect("a state of the kernel")
 }
 
-/// The same of a guest that may still be booting.
+/// The state of a guest's kernel that may still be booting; `None` before it can be read.
 pub fn try_doing(mut dump: Dump<'_>, image: &Path) -> Option<Doing> {
     let files = Files::open(Some(image), Access::Read).expect("the image");
     let kernel = kernel::recognise(&files.parse().expect("an image"));

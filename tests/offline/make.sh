@@ -7,7 +7,7 @@
 #
 # The image is kept beside the cores: the bundled guest becomes another one with every change to it,
 # and a core is of the one that ran. Those in version3/ were written by an nmiscope that wrote version 3
-# of the format, and stay as they are.
+# of the format, and stay as they are. Dumps are of the same image: make-dumps.sh has to follow.
 set -euo pipefail
 
 # Only names relative to this directory get into cores and reports.

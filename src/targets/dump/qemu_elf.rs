@@ -10,13 +10,13 @@
 //! known.
 
 use nmiscope_machine::{
-    Execution, GuestVirtual, MpState, PhysicalMemory, Registers, Segment, VcpuState,
-    VirtualAddress, VirtualMemory,
+    Execution, GuestVirtual, MpState, PagingError, PhysicalAddress, PhysicalMemory, Registers,
+    Segment, VcpuState, VirtualAddress, VirtualMemory,
 };
 
 use super::{Dump, DumpError, StoredMemory};
 use crate::elf_core::{
-    CORE, CoreError, CpuRegisters, ElfCore, Extents, Finding, Kind, NT_PRSTATUS, Note, QEMU,
+    CORE, CoreError, ElfCore, Extents, Finding, Kind, NT_PRSTATUS, Note, QEMU, decode_prstatus,
 };
 use crate::targets::{NoAnswer, States};
 
@@ -54,27 +54,26 @@ fn states(core: &ElfCore<'_>) -> (States, usize) {
         let notes = core.notes().iter().filter(move |note: &&Note<'_>| note.is(name, kind));
         notes.map(|note| note.description)
     };
-    let general: Vec<_> = described(CORE, NT_PRSTATUS).map(CpuRegisters::decode).collect();
+    let general: Vec<_> = described(CORE, NT_PRSTATUS).map(decode_prstatus).collect();
     let all: Vec<_> = described(QEMU, QEMU_TYPE).map(QemuCpu::decode).collect();
+    // QEMU counts from 1, cloud-hypervisor from 0 (vmm/src/cpu.rs, `cpu_write_elf64_note`).
+    let first = u32::from(general.iter().flatten().all(|&(pid, _)| pid != 0));
     let mut numbered: Vec<Option<Registers>> = Vec::new();
     let mut damaged = 0;
     for index in 0..general.len().max(all.len()) {
         let general = general.get(index).copied().flatten();
         let of_qemu = all.get(index).copied().flatten();
-        // Linux has a process's number there, QEMU that of the vCPU.
-        let number = match general {
-            Some(general) if !all.is_empty() => general.cpu as usize,
-            _ => index,
-        };
+        damaged += usize::from(of_qemu.is_none() && !all.is_empty());
         let registers = match (of_qemu, general) {
             (Some(cpu), _) => cpu.registers(),
-            (None, Some(general)) => Registers::from(&general.registers),
-            (None, None) => {
-                damaged += 1;
-                continue;
-            }
+            (None, Some((_, general))) => Registers::from(&general),
+            (None, None) => continue,
         };
-        damaged += usize::from(of_qemu.is_none() && !all.is_empty());
+        // Of a core without QEMU's notes it is the number of a process.
+        let number = match general {
+            Some((pid, _)) if !all.is_empty() => (pid - first) as usize,
+            _ => index,
+        };
         if number >= MAX_CPUS || numbered.get(number).is_some_and(Option::is_some) {
             damaged += 1;
             continue;
@@ -84,49 +83,64 @@ fn states(core: &ElfCore<'_>) -> (States, usize) {
         }
         numbered[number] = Some(registers);
     }
-    let state = |(cpu, registers): (u32, Option<Registers>)| {
-        let registers = registers.ok_or(NoAnswer::NotRecorded(cpu))?;
-        Ok(VcpuState {
-            cpu,
-            registers,
-            nmi: None,
-            mp_state: mp_state(core, &registers),
-            smm: false,
-        })
-    };
+    if all.is_empty() {
+        damaged += general.iter().filter(|note| note.is_none()).count();
+    }
+    let state = |(cpu, registers)| state(core, cpu, registers);
     ((0..).zip(numbered).map(state).collect(), damaged)
+}
+
+fn state(
+    core: &ElfCore<'_>,
+    cpu: u32,
+    registers: Option<Registers>,
+) -> Result<VcpuState, NoAnswer> {
+    let registers = registers.ok_or(NoAnswer::NotRecorded(cpu))?;
+    let mp_state = mp_state(core, &registers);
+    Ok(VcpuState { cpu, registers, nmi: None, mp_state, smm: false })
 }
 
 /// The multiprocessing state as far as the code says it. A halted vCPU stands behind its HLT, of one
 /// byte (SDM volume 2, "HLT"): KVM and QEMU both advance RIP before it sleeps. Behind an MWAIT QEMU lets
-/// a guest's only vCPU sleep too. Anywhere else in long mode it runs, and a program can do neither.
+/// a guest's only vCPU sleep too. Anywhere else it runs, and a program can do neither.
 fn mp_state(memory: &dyn PhysicalMemory, registers: &Registers) -> MpState {
     const HLT: u8 = 0xf4;
     const MWAIT: [u8; 3] = [0x0f, 0x01, 0xc9];
-    let Ok(tables) = registers.page_tables() else { return MpState::Unrecorded };
     match Execution::new(MpState::Unrecorded, registers, false) {
-        Execution::Kernel => {}
         Execution::User => return MpState::Running,
-        _ => return MpState::Unrecorded,
+        execution if !execution.has_position() => return MpState::Unrecorded,
+        _ => {}
     }
-    let memory = GuestVirtual::new(memory, tables);
-    let mut before = [0; MWAIT.len()];
-    let read = |length: usize, bytes: &mut [u8]| {
-        let at = VirtualAddress(registers.rip.wrapping_sub(length as u64));
-        memory.read(at, bytes).is_ok()
-    };
     // The function may begin at a page whose neighbour is not mapped.
-    let [.., last] = &mut before;
-    if !read(1, std::slice::from_mut(last)) {
-        return MpState::Unrecorded;
+    match code_before::<1>(memory, registers) {
+        None => return MpState::Unrecorded,
+        Some([HLT]) => return MpState::BehindHlt,
+        Some(_) => {}
     }
-    if *last == HLT {
-        return MpState::BehindHlt;
-    }
-    match read(MWAIT.len(), &mut before) && before == MWAIT {
+    match code_before(memory, registers) == Some(MWAIT) {
         true => MpState::Unrecorded,
         false => MpState::Running,
     }
+}
+
+/// The bytes before RIP; `None` where they are not in memory, or not to be found by the registers.
+fn code_before<const N: usize>(
+    memory: &dyn PhysicalMemory,
+    registers: &Registers,
+) -> Option<[u8; N]> {
+    let mut code = [0; N];
+    let before = registers.rip.wrapping_sub(N as u64);
+    match registers.page_tables() {
+        Ok(tables) => {
+            GuestVirtual::new(memory, tables).read(VirtualAddress(before), &mut code).ok()?;
+        }
+        Err(PagingError::Off { .. }) => {
+            let linear = registers.cs.base.wrapping_add(before);
+            memory.read(PhysicalAddress(linear), &mut code).ok()?;
+        }
+        Err(_) => return None,
+    }
+    Some(code)
 }
 
 /// The type of QEMU's note.
@@ -183,7 +197,7 @@ struct QemuCpu {
     general: [u64; 18],
     /// cs ds es fs gs ss ldt tr gdt idt.
     segments: [QemuSegment; 10],
-    /// cr0 to cr4.
+    /// cr0, one that means nothing, cr2 to cr4.
     control: [u64; 5],
     kernel_gs_base: Option<u64>,
 }
@@ -251,7 +265,8 @@ impl QemuCpu {
             rflags,
         ] = self.general;
         let [cs, ds, es, fs, gs, ss, _ldt, _tr, _gdt, idt] = self.segments;
-        let [cr0, _cr1, cr2, cr3, cr4] = self.control;
+        // The second is 0 in QEMU, and CR8 in cloud-hypervisor.
+        let [cr0, _, cr2, cr3, cr4] = self.control;
         Registers {
             rax,
             rbx,

@@ -1,0 +1,36 @@
+//! A dump from anybody: read, and made a report of, with the image of tests/offline and without.
+
+#![no_main]
+
+use std::path::Path;
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use nmiscope::elf_core::ElfCore;
+use nmiscope::report::text;
+use nmiscope::session::offline::{Stored, report};
+use nmiscope::targets::{Dump, Target};
+use nmiscope_machine::{PhysicalAddress, PhysicalMemory};
+
+const IMAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/offline/guest.elf");
+
+fuzz_target!(|data: &[u8]| {
+    let Ok(core) = ElfCore::parse(data) else { return };
+    // Another target has those.
+    if core.is_own() {
+        return;
+    }
+    let Ok(dump) = Dump::from_elf(core) else { return };
+    let _ = dump.states(&Vec::from_iter(0..=dump.vcpus()), Duration::ZERO);
+    for extent in dump.extents().iter().take(16) {
+        let mut bytes = [0; 64];
+        for at in [0, extent.length / 2, extent.length.saturating_sub(60)] {
+            let _ = dump.read(PhysicalAddress(extent.start.0.wrapping_add(at)), &mut bytes);
+        }
+    }
+    let stored = Stored::from_bytes(data.to_vec(), "dump");
+    let with = report(&stored, Some(Path::new(IMAGE)), Path::new("/nonexistent"), true);
+    for report in with.into_iter().chain(report(&stored, None, Path::new("/nonexistent"), false)) {
+        assert!(!text::report(&report).is_empty());
+    }
+});

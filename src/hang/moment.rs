@@ -20,7 +20,7 @@ use std::time::Duration;
 use super::ages::Ages;
 use super::bounds::Bounds;
 use super::class::{self, boot_stall, deadlock, lock_wait, still_cpu};
-use super::group::groups;
+use super::group::{Group, groups};
 use super::guest::{BootingGuest, KnownGuest, UnknownGuest, sleeps_on};
 use super::known;
 use super::observation::{Observation, VcpuSample};
@@ -38,7 +38,14 @@ const PART: u32 = 10;
 /// The hangs of a guest that was seen once: in a dump, or by whoever attached to it.
 pub fn of_dump(now: &Observation, bounds: &Bounds) -> Found {
     let ages = Ages::from_records(now);
-    let hangs = hangs(now, &ages, bounds, true);
+    let mut hangs = hangs(now, &ages, bounds, true);
+    if hangs.is_empty()
+        && let Some(kernel) = now.kernel.known().filter(|kernel| kernel.now_ns.is_none())
+    {
+        let (vcpus, lasting) = (now.vcpus.len(), Duration::ZERO);
+        let guest = KnownGuest { bounds, ages: &ages, kernel, vcpus, lasting };
+        hangs.extend(undated_waits(&guest));
+    }
     Found { hangs, ages, samples: Vec::new() }
 }
 
@@ -115,9 +122,6 @@ impl Moment<'_> {
         let is_told = |hang: &Hang| hang.blamed.iter().all(|node| told.contains(node));
         let aged = known::due(guest).into_iter().filter(|hang| !is_told(hang));
         hangs.extend(aged.map(|hang| self.by_age(hang)));
-        if guest.kernel.now_ns.is_none() && hangs.is_empty() {
-            hangs.extend(undated_waits(guest));
-        }
         hangs.sort_by_key(|hang| hang.class);
         hangs
     }
@@ -135,7 +139,7 @@ impl Moment<'_> {
     fn cycles(&self, guest: &KnownGuest<'_>) -> Vec<Hang> {
         let graph = WaitGraph::new(guest.kernel, guest.ages, Duration::ZERO);
         let all = groups(guest, &graph, |_| false).into_iter();
-        let hang = |(root, group): (Root, super::group::Group)| {
+        let hang = |(root, group): (Root, Group)| {
             let Root::Cycle(nodes) = &root else { return None };
             let (class, age) = deadlock::found(guest, nodes)?;
             let blamed = class::rule(class).blames(guest, &root, &group.edges);
@@ -240,7 +244,9 @@ fn parties(hang: &Hang) -> impl Iterator<Item = Node> {
 fn undated_waits(guest: &KnownGuest<'_>) -> Vec<Hang> {
     let graph = WaitGraph::new(guest.kernel, guest.ages, Duration::ZERO);
     let all = groups(guest, &graph, |_| false).into_iter();
-    let hang = |(root, group): (Root, super::group::Group)| {
+    let hang = |(root, group): (Root, Group)| {
+        // A cycle that is not certain may be a moment between two records.
+        let Root::One(_) = root else { return None };
         let (class, age) = lock_wait::found(guest, &group)?;
         let blamed = class::rule(class).blames(guest, &root, &group.edges);
         let hang = group.into_hang(guest, (class, age), &root, blamed);

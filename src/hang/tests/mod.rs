@@ -2,6 +2,7 @@
 
 mod boot_and_panic;
 mod looking;
+mod moment;
 mod scene;
 mod standing_still;
 mod unknown_kernel;

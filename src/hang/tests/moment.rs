@@ -1,0 +1,185 @@
+//! What one moment tells: what is certain at once, what is suspected, and what is nothing.
+
+use std::time::Duration;
+
+use super::scene::*;
+use crate::hang::*;
+use crate::kernel::{EndsBy, LockKind, Reading, TaskState, WaitFor};
+
+/// The hangs of a scene that was seen once.
+fn seen_once(scene: &Scene) -> Vec<Hang> {
+    of_dump(&scene.now, &Bounds::new(Some(BOUND))).hangs
+}
+
+/// The hangs of a scene that was watched for `polls`, and was asked then.
+fn asked_after(scene: &mut Scene, polls: u32, moving: impl Fn(usize) -> (bool, bool)) -> Vec<Hang> {
+    let mut detector = Detector::new(Bounds::new(Some(BOUND * 10)), POLL);
+    detector.set_ready();
+    detector.observe(scene.now.clone());
+    for _ in 0..polls {
+        scene.pass(POLL, &moving);
+        detector.observe(scene.now.clone());
+    }
+    detector.of_moment(scene.now.clone()).expect("a kernel that can be read").hangs
+}
+
+/// Two CPUs with their interrupts off that wait for each other's lock.
+fn crossed() -> Scene {
+    let mut scene = Scene::new(2);
+    for cpu in [0, 1] {
+        scene.lock(10 + cpu, LockKind::Spin, Some(cpu as u32));
+    }
+    scene.cpu_waits(0, WaitFor::Lock(11));
+    scene.cpu_waits(1, WaitFor::Lock(10));
+    scene
+}
+
+#[test]
+fn a_cycle_of_locks_is_certain_at_once() {
+    let [hang] = &seen_once(&crossed())[..] else { panic!("one hang") };
+    assert_eq!(hang.class, Class::Deadlock);
+    assert_eq!((&hang.blamed, &hang.certainty), (&cpus(&[0, 1]), &Certainty::Certain));
+}
+
+#[test]
+fn a_cycle_with_a_wait_that_ends_by_itself_is_not_certain() {
+    for ends_by in [EndsBy::Timeout, EndsBy::Signal, EndsBy::BackOff] {
+        let mut scene = crossed();
+        scene.cpu(1).wait.as_mut().expect("a wait").ends_by = Some(ends_by);
+        assert!(seen_once(&scene).iter().all(|hang| hang.certainty != Certainty::Certain));
+    }
+}
+
+#[test]
+fn a_lock_of_ones_own_may_just_have_been_got() {
+    let mut scene = Scene::new(1);
+    scene.lock(10, LockKind::Spin, Some(0));
+    scene.cpu_waits(0, WaitFor::Lock(10));
+    // The lock was taken after the wait began: the wait is over, and not yet taken back.
+    scene.kernel().locks.get_mut(&10).expect("the lock").taken_ns = 5;
+    assert_eq!(seen_once(&scene), []);
+    // The wait began after that: it waits for itself.
+    scene.cpu(0).wait.as_mut().expect("a wait").since_ns = 6;
+    let [hang] = &seen_once(&scene)[..] else { panic!("one hang") };
+    assert_eq!((hang.class, &hang.certainty), (Class::Deadlock, &Certainty::Certain));
+}
+
+/// CPU 0 has a lock and waits for CPU 1's answer; CPU 1 waits for the lock.
+#[test]
+fn a_cpu_that_takes_interrupts_answers_a_call_while_it_waits() {
+    for interrupts_on in [false, true] {
+        let mut scene = Scene::new(2);
+        scene.lock(10, LockKind::Spin, Some(0));
+        scene.cpu_waits(0, WaitFor::Call(1));
+        scene.cpu_waits(1, WaitFor::Lock(10));
+        scene.spins(1, interrupts_on);
+        let certain = seen_once(&scene).iter().any(|hang| hang.certainty == Certainty::Certain);
+        assert_eq!(certain, !interrupts_on);
+    }
+}
+
+#[test]
+fn a_cycle_of_mutexes_is_certain_while_all_cpus_idle() {
+    let mut scene = Scene::new(2);
+    let [reader, writer] = [0, 1].map(|cpu| scene.task("task", cpu, TaskState::Blocked));
+    scene.lock(10, LockKind::Mutex, Some(reader));
+    scene.lock(11, LockKind::Mutex, Some(writer));
+    scene.task_waits(reader, WaitFor::Lock(11));
+    scene.task_waits(writer, WaitFor::Lock(10));
+    let [hang] = &seen_once(&scene)[..] else { panic!("one hang") };
+    assert_eq!(hang.blamed, [Node::Task(reader), Node::Task(writer)]);
+    assert_eq!(hang.certainty, Certainty::Certain);
+}
+
+#[test]
+fn a_dead_halt_is_likely_at_once_and_has_its_victims() {
+    let mut scene = Scene::new(2);
+    scene.halts(1, false);
+    scene.lock(10, LockKind::Spin, Some(1));
+    scene.cpu_waits(0, WaitFor::Lock(10));
+    let [hang] = &seen_once(&scene)[..] else { panic!("one hang") };
+    assert_eq!((hang.class, &hang.certainty), (Class::DeadHalt, &Certainty::Likely));
+    assert_eq!((&hang.blamed, &hang.victims), (&cpus(&[1]), &cpus(&[0])));
+}
+
+#[test]
+fn cpus_that_are_offline_or_parked_by_a_panic_are_not_halted_for_good() {
+    let mut scene = Scene::new(2);
+    scene.halts(1, false);
+    scene.cpu(1).online = false;
+    assert_eq!(seen_once(&scene), []);
+    scene.cpu(1).online = true;
+    scene.kernel().panicking = Some(0);
+    assert_eq!(seen_once(&scene), []);
+}
+
+#[test]
+fn a_dead_halt_of_an_unknown_kernel_is_suspected_however_long() {
+    let mut scene = Scene::new(2);
+    scene.halts(0, false);
+    scene.halts(1, false);
+    scene.now.kernel = Reading::Unknown;
+    let mut detector = Detector::new(Bounds::new(Some(BOUND)), POLL);
+    detector.set_ready();
+    let verdict = (0..5 * LONG).find_map(|poll| {
+        scene.now.at = POLL * poll;
+        detector.judge(scene.now.clone())
+    });
+    let Some(Verdict::Hangs(found)) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(found.hangs[0].class, Class::DeadHalt);
+    assert!(matches!(found.hangs[0].certainty, Certainty::Suspected { .. }), "{found:?}");
+}
+
+#[test]
+fn what_only_time_can_tell_is_suspected_until_it_has_lasted() {
+    let mut scene = Scene::new(2);
+    scene.spins(1, false);
+    let [hang] = &asked_after(&mut scene, 50, still(&[1], NOTHING))[..] else { panic!("one hang") };
+    assert_eq!((hang.class, &hang.blamed), (Class::HardLockup, &cpus(&[1])));
+    let (lasted, bound) = (POLL * 50, BOUND * 10);
+    assert_eq!(hang.certainty, Certainty::Suspected { lasted, bound });
+    // A tenth of the bound is the least: what has just begun may be anything.
+    let mut scene = Scene::new(2);
+    scene.spins(1, false);
+    assert_eq!(asked_after(&mut scene, 9, still(&[1], NOTHING)), []);
+}
+
+#[test]
+fn a_guest_that_gets_on_has_no_hang_at_any_moment() {
+    let mut scene = Scene::new(2);
+    scene.lock(10, LockKind::Spin, Some(0));
+    scene.cpu_waits(1, WaitFor::Lock(10));
+    assert_eq!(asked_after(&mut scene, 1, |_| ALL_MOVES), []);
+    assert_eq!(seen_once(&Scene::new(4)), []);
+}
+
+/// The kernel's own clock is all the past that a dump has.
+#[test]
+fn a_dump_dates_what_stands_still_by_the_kernels_records() {
+    const SECOND: u64 = 1_000_000_000;
+    for (ago, wanted) in [(5 * SECOND, Some(Certainty::Likely)), (SECOND / 20, None)] {
+        let mut scene = Scene::new(2);
+        scene.spins(1, false);
+        let now = 100 * SECOND;
+        scene.kernel().now_ns = Some(now);
+        for cpu in [0, 1] {
+            let last = if cpu == 1 { now - ago } else { now };
+            scene.cpu(cpu).tick_ns = Some(last);
+            scene.cpu(cpu).main_loop_ns = Some(last);
+        }
+        let found = seen_once(&scene);
+        let found = found.first().map(|hang| (hang.class, hang.certainty.clone()));
+        assert_eq!(found, wanted.map(|certainty| (Class::HardLockup, certainty)));
+    }
+}
+
+#[test]
+fn a_wait_that_nobody_dates_is_told_with_its_doubt() {
+    let mut scene = Scene::new(2);
+    scene.lock(10, LockKind::Spin, Some(0));
+    scene.cpu_waits(1, WaitFor::Lock(10));
+    let [hang] = &seen_once(&scene)[..] else { panic!("one wait") };
+    assert_eq!(hang.class, Class::LockWait);
+    assert_eq!(hang.certainty, Certainty::Unknown { why: Doubt::NoPast });
+    assert_eq!(hang.age, Duration::ZERO);
+}

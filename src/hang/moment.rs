@@ -40,13 +40,18 @@ pub fn of_dump(now: &Observation, bounds: &Bounds) -> Found {
     let ages = Ages::from_records(now);
     let mut hangs = hangs(now, &ages, bounds, true);
     if hangs.is_empty()
-        && let Some(kernel) = now.kernel.known().filter(|kernel| kernel.now_ns.is_none())
+        && let Some(kernel) = now.kernel.known().filter(|kernel| is_undated(kernel))
     {
         let (vcpus, lasting) = (now.vcpus.len(), Duration::ZERO);
         let guest = KnownGuest { bounds, ages: &ages, kernel, vcpus, lasting };
         hangs.extend(undated_waits(&guest));
     }
     Found { hangs, ages, samples: Vec::new() }
+}
+
+/// True for a kernel that dates nothing, and does not panic.
+fn is_undated(kernel: &KernelState) -> bool {
+    kernel.now_ns.is_none() && kernel.panicking.is_none()
 }
 
 /// The hangs of a stopped guest, with the ages of everything in it.

@@ -14,7 +14,10 @@ use crate::session::offline::{self, Stored};
 
 /// `nmiscope report`.
 #[derive(Debug, Args)]
-#[command(after_help = "The exit code is the one that the run had; of a dump, 0.")]
+#[command(
+    after_help = "The exit code is the one that the run had; of a dump, 3 with a hang that is certain or likely, 4 with a \
+                          panic, or else 0."
+)]
 pub struct Report {
     /// The core; a dump of a guest as ELF, by `virsh dump --memory-only` or QEMU's dump-guest-memory; or a
     /// report as JSON, which is only printed

@@ -48,17 +48,17 @@ pub struct Hang {
 pub enum Certainty {
     /// Nothing that the kernel knows of can end it.
     Certain,
-    /// It has lasted for its bound, or is something that a kernel does not come back from.
+    /// The hang has lasted for its bound, or is something that a kernel does not come back from.
     #[default]
     Likely,
-    /// It may yet end by itself.
+    /// The hang may yet end by itself.
     Suspected {
         /// The time that it has lasted, in milliseconds.
         lasted_ms: f64,
         /// The time, in milliseconds, after which it would be called a hang.
         bound_ms: f64,
     },
-    /// It cannot be told whether it is a hang.
+    /// Nobody can tell whether it is a hang.
     Unknown {
         /// The reason.
         why: String,
@@ -72,7 +72,7 @@ impl Certainty {
     }
 }
 
-/// Who waits for whom at one moment.
+/// The graph of waits at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WaitGraph {
     /// The CPUs, tasks, locks and queues that have to do with a wait.

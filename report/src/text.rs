@@ -129,7 +129,7 @@ fn show_log(text: &mut String, log: &KernelLog) {
     }
 }
 
-/// What was done to a VM that somebody else runs.
+/// A line on a visit to a VM that somebody else runs.
 fn visit(visit: &Visit) -> String {
     let Visit { process, was, stopped_ms, torn } = visit;
     let stopped = match stopped_ms {

@@ -69,7 +69,7 @@ pub enum NotUnwound {
 }
 
 impl Ending {
-    /// Whether the whole stack is there.
+    /// True where the whole stack is there.
     pub fn is_complete(&self) -> bool {
         matches!(self, Self::Unwound(end) if end.is_complete())
     }
@@ -95,7 +95,7 @@ pub fn of_vcpu(
     Some(unwind(&registers, tables, symbols, memory, Variables::IfThere))
 }
 
-/// The same without variables.
+/// The frames of such a stack, without variables.
 pub(super) fn frames_of_vcpu(
     state: &Result<VcpuState, NoAnswer>,
     symbols: Option<&dyn Symbols>,
@@ -131,7 +131,7 @@ pub(super) fn of_tasks(
     kernel.map_or(&[][..], |kernel| &kernel.tasks).iter().map(stack).collect()
 }
 
-/// Whether variables are read.
+/// The choice to read variables.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Variables {
     None,

@@ -150,18 +150,18 @@ impl From<String> for NoReservation {
 /// One vCPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuCapture {
-    /// Its state before the NMI, or why there is none.
+    /// The state before the NMI, or why there is none.
     pub state: Result<VcpuState, NoAnswer>,
-    /// Its stack before the NMI; `None` for one that cannot be seen. Made from memory: not stored.
+    /// The stack before the NMI; `None` for one that cannot be seen. Made from memory: not stored.
     #[serde(skip)]
     pub stack: Option<HostStack>,
-    /// Its NMI.
+    /// The NMI.
     pub nmi: NmiCapture,
-    /// Its buffer after the NMI, or why it could not be read.
+    /// The buffer after the NMI, or why it could not be read.
     pub buffer: Result<SeqBuf, NoBuffer>,
     /// Bytes that were in the buffer before the NMI and belonged to nobody.
     pub stale_bytes: u32,
-    /// Whether the guest's own counter says that the NMI was taken; `None` where there is none.
+    /// True where the guest's own counter says that the NMI was taken; `None` where there is no counter.
     pub counted: Option<bool>,
 }
 
@@ -175,7 +175,7 @@ pub enum NmiCapture {
 }
 
 impl NmiCapture {
-    /// Whether the vCPU is not inside its handler: one that is stays where it was, below it.
+    /// True unless the vCPU is inside its handler: there it stays where it was, below the handler.
     fn is_over(&self) -> bool {
         match self {
             Self::Run(run) => run.finished(),
@@ -223,7 +223,7 @@ impl From<String> for NotSent {
     }
 }
 
-/// What a capture is taken for, and with what.
+/// A capture to be taken: the reason for it, and the means.
 pub struct Request<'a> {
     /// The reason why it is taken.
     pub trigger: Trigger,
@@ -231,7 +231,7 @@ pub struct Request<'a> {
     pub at: Duration,
     /// The hangs that it is taken for.
     pub found: Option<Found>,
-    /// Whether the vCPUs are sent NMIs.
+    /// True to send NMIs to the vCPUs.
     pub nmis: bool,
     /// The symbols to unwind by, with variables if those are wanted.
     pub symbols: Option<&'a dyn Symbols>,

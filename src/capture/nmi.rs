@@ -198,7 +198,7 @@ fn cannot_take_nmi(
     (!able).then_some(NotSent::NoHandler)
 }
 
-/// Whether there is an interrupt descriptor table with a gate for vector 2. In long mode a gate has
+/// True where there is an interrupt descriptor table with a gate for vector 2. In long mode a gate has
 /// 16 bytes, in protected mode 8; bit 47 says that it is present (SDM vol. 3, 6.11 and 6.14.1). A table
 /// at address 0 is what a processor has after a reset.
 fn has_nmi_gate(memory: &dyn PhysicalMemory, registers: &Registers) -> bool {

@@ -116,7 +116,7 @@ fn lock_symbol(address: u64, resolver: &Resolver<'_>) -> Option<String> {
     Some(if found.offset == 0 { name } else { format!("{name}+{:#x}", found.offset) })
 }
 
-/// What is known of the parties of a moment.
+/// The parties of a moment, as far as they are known.
 #[derive(Clone, Copy)]
 pub struct Parties<'a> {
     /// The kernel's state.

@@ -220,7 +220,7 @@ impl Moment<'_> {
         self.now.vcpus.get(cpu as usize)?.sample
     }
 
-    /// The same hang with the certainty that its age gives it.
+    /// A hang with the certainty that its age gives it.
     fn by_age(&self, hang: Hang) -> Hang {
         let is_due = self.bounds.is_due(hang.class, hang.age);
         let certainty = if is_due { Certainty::Likely } else { self.suspicion(&hang) };

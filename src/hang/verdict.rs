@@ -48,17 +48,17 @@ pub struct Hang {
 pub enum Certainty {
     /// Nothing that is known to the kernel can end it.
     Certain,
-    /// It has lasted for its bound, or is something that a kernel does not come back from.
+    /// The hang has lasted for its bound, or is something that a kernel does not come back from.
     #[default]
     Likely,
-    /// It may yet end by itself: it has not lasted for its bound.
+    /// The hang may yet end by itself: it has not lasted for its bound.
     Suspected {
         /// The time that it has lasted.
         lasted: Duration,
         /// The bound of its class.
         bound: Duration,
     },
-    /// It cannot be told, for this reason.
+    /// Nobody can tell, for this reason.
     Unknown {
         /// The reason.
         why: Doubt,

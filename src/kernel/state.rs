@@ -183,7 +183,7 @@ pub enum TaskState {
 }
 
 impl TaskState {
-    /// Whether the task has a stack of its own to look at: it exists, and no CPU runs it.
+    /// True for a task with a stack of its own to look at: it exists, and no CPU runs it.
     pub fn is_off_cpu(self) -> bool {
         matches!(self, Self::Ready | Self::Blocked)
     }

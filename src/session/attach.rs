@@ -28,7 +28,7 @@ pub struct Options {
     pub image: Option<PathBuf>,
     /// The directory of separate debug files.
     pub debug_directory: PathBuf,
-    /// Whether arguments and locals are read.
+    /// True to read arguments and locals.
     pub variables: bool,
     /// The longest time that the guest stands still.
     pub longest_pause: Duration,
@@ -45,7 +45,7 @@ pub enum Vm {
     Process(i32),
 }
 
-/// What a visit leaves.
+/// The results of a visit.
 #[derive(Debug)]
 pub struct Visited {
     /// The report.

@@ -45,7 +45,7 @@ impl Weight {
 /// A core that is begun, and what it still lacks.
 struct Kept {
     weight: Weight,
-    /// Which of the backtraces it is of.
+    /// The number of its backtrace.
     backtrace: usize,
     pending: anyhow::Result<(Pending, Capture)>,
 }
@@ -54,7 +54,7 @@ struct Kept {
 pub struct Record<'a> {
     /// The hangs that the detector has reported, as it counts them.
     hangs: Vec<Hang>,
-    /// Those that were found when somebody asked, or when the time was over.
+    /// The hangs that were found when somebody asked, or when the time was over.
     found_by_the_way: Vec<Hang>,
     /// The number of hangs that were reported and are not among them.
     more_hangs: usize,
@@ -110,7 +110,7 @@ impl<'a> Record<'a> {
         wanted.then_some(self.backtraces.len() as u32)
     }
 
-    /// Whether a backtrace of that weight gets the core: one that is there already may be of something
+    /// True if a backtrace of that weight gets the core: one that is there already may be of something
     /// more important.
     pub fn has_room_for(&self, weight: Weight) -> bool {
         self.core.as_ref().is_none_or(|kept| kept.weight <= weight)

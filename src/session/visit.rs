@@ -20,7 +20,7 @@ use crate::images::{hex, source_roots};
 use crate::kernel::{self, Kernel, Symbols, WithVariables};
 use crate::targets::Target;
 
-/// What is known of a guest before it is looked at. It takes a while to make, and no guest waits for it.
+/// The knowledge of a guest before it is looked at. It takes a while to make, and no guest waits for it.
 pub struct Visitor<'i> {
     image: Option<&'i Image<'i>>,
     kernel: Box<dyn Kernel>,

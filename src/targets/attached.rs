@@ -25,7 +25,7 @@ pub struct Attached<'q> {
     torn: Cell<bool>,
 }
 
-/// What is left of a visit.
+/// The remains of a visit.
 #[derive(Debug)]
 pub struct Left {
     /// The memory, for another visit.

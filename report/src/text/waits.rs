@@ -7,7 +7,7 @@ use super::super::{WaitEdge, WaitGraph, WaitKind};
 use super::hang::waits;
 use super::seconds;
 
-/// Who waits for what, who has it, and for how long.
+/// A line for each wait: who waits for what, who has it, and for how long.
 pub fn show(text: &mut String, graph: &WaitGraph) {
     for edge in graph.edges.iter().filter(|edge| edge.kind != WaitKind::HeldBy) {
         let is_held = |held: &&WaitEdge| held.kind == WaitKind::HeldBy && held.from == edge.to;

@@ -23,7 +23,7 @@ fn a_dump_cut_anywhere_is_refused_or_says_that_it_is_cut() {
     for name in DUMPS {
         let bytes = dump(name);
         let header = (0..0x900).step_by(0x53);
-        let rest = (0x900..bytes.len()).step_by(bytes.len() / 40 | 1);
+        let rest = (0x900..bytes.len()).step_by((bytes.len() / 40) | 1);
         for length in header.chain(rest) {
             match report_of(bytes[..length].to_vec(), Some(&image())) {
                 Ok(report) => {

@@ -49,12 +49,16 @@ pub fn states(bytes: &[u8]) -> Vec<VcpuState> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Doing {
     panicking: Option<u32>,
-    cpus: Vec<Option<(bool, Option<u32>, Option<Waits>)>>,
-    tasks: Vec<Option<(String, u32, TaskState, Option<Waits>)>>,
+    cpus: Vec<Option<DoingOfCpu>>,
+    tasks: Vec<Option<DoingOfTask>>,
     locks: BTreeMap<u64, (LockKind, Option<u32>, Site)>,
 }
 
 type Waits = (WaitFor, Site);
+/// Online, the task that runs there, and its wait.
+type DoingOfCpu = (bool, Option<u32>, Option<Waits>);
+/// Name, CPU, state and wait.
+type DoingOfTask = (String, u32, TaskState, Option<Waits>);
 
 impl From<&KernelState> for Doing {
     fn from(state: &KernelState) -> Self {

@@ -49,6 +49,19 @@ fn a_monitor_that_another_client_holds_is_said_to_be_held() {
 }
 
 #[test]
+#[ignore = "needs QEMU"]
+fn another_image_than_the_guests_is_refused() {
+    let vm = Vm::hung("abba-deadlock", 2);
+    let mut other = nmiscope::bundled::image().to_vec();
+    let id = nmiscope_symbolizer::Image::parse(&other).expect("an image").build_id();
+    let id = id.expect("a build-id").to_vec();
+    let at = other.windows(id.len()).position(|bytes| bytes == id).expect("the build-id");
+    other[at] ^= 1;
+    let attach = vm.attach().with_file("other.elf", &other).args(["--image", "other.elf"]);
+    refused(attach, "is another image");
+}
+
+#[test]
 fn a_socket_that_is_none_of_qmps_is_refused() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("socket");

@@ -1,5 +1,7 @@
 //! The core of an attach: its report is the one that was made of the VM.
 
+use std::process::Command;
+
 use nmiscope::elf_core::Core;
 use nmiscope_report::{Report, Source};
 
@@ -45,4 +47,23 @@ fn a_full_core_of_an_attach_has_the_memory_of_the_machine_and_a_minimal_one_litt
     };
     assert!(memory("full") >= 64 << 20);
     assert!(memory("minimal") < 4 << 20);
+}
+
+#[test]
+#[ignore = "needs QEMU and gdb"]
+fn gdb_reads_the_core_of_an_attach_with_a_thread_for_each_vcpu() {
+    let vm = Vm::hung("abba-deadlock", 3);
+    for size in ["minimal", "full"] {
+        let (attached, _) = with_core(&vm, size);
+        let core = attached.directory.path().join(CORE).display().to_string();
+        let finished = program(Command::new("gdb"), ["-nx", "-batch", "-ex"])
+            .args(["thread apply all backtrace", "guest.elf", &core])
+            .with_file("guest.elf", nmiscope::bundled::image())
+            .run()
+            .expect_code(0);
+        for (function, count) in [("take_both", 2), ("ap_start", 2), ("run_on_stack", 1)] {
+            let found = finished.stdout.lines().filter(|line| line.contains(function)).count();
+            assert_eq!(found, count, "{function}, {size}: {}", finished.all());
+        }
+    }
 }

@@ -85,8 +85,9 @@ fn a_guest_that_was_stopped_before_stays_stopped_and_the_report_says_so() {
     let mut vm = Vm::start("idle", 2);
     time_of_an_attach(&vm);
     vm.execute("stop", &serde_json::Value::Null);
-    let report = vm.attach().with_report().run().expect_code(exit::CLEAN).report();
-    let visit = report.visit.expect("a visit");
+    let attached = vm.attach().with_report().run().expect_code(exit::CLEAN);
+    assert!(attached.stdout.contains("paused before, and left so"), "{}", attached.all());
+    let visit = attached.report().visit.expect("a visit");
     assert_eq!((visit.was.as_str(), visit.stopped_ms, visit.torn), ("paused", None, false));
     wait_for_the_guardians_end(&vm);
     assert_eq!(vm.run_state(), "paused");

@@ -96,6 +96,10 @@ linux-logs WORK:
 bench-farm:
     ./benches/farm.sh
 
+# the pause of attach beside a bare stop; prints docs/benchmarks-attach.md
+bench-attach:
+    ./benches/attach.sh
+
 # triage of 10,000 reports: how long it takes, and how much memory
 bench-triage:
     cargo bench --locked --bench triage

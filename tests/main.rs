@@ -8,6 +8,7 @@
 
 mod accuracy;
 mod arguments;
+mod attach;
 mod bad_input;
 mod capture;
 mod captures;

@@ -103,8 +103,7 @@ pub enum Command {
     Run(Box<Run>),
     /// Report a guest in a QEMU that somebody else started; it is stopped for some milliseconds
     Attach(Attach),
-    /// Make a report from a core that `run --core` wrote, or from a dump that QEMU wrote; or print one
-    /// that is JSON
+    /// Make a report from a core or from a dump that QEMU wrote, or print one that is JSON
     Report(Report),
     /// Print functions and lines behind a log's stack traces, or of addresses
     Symbolize(Symbolize),

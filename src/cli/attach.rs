@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{ArgGroup, Args, ValueHint};
-use nmiscope_qemu::{Error, QmpError, hold};
+use nmiscope_qemu::{Error, FindError, ProcessError, QmpError, hold};
 use nmiscope_report::destination::Destination;
 use nmiscope_report::text;
 use nmiscope_report::units::parse_duration;
@@ -111,15 +111,23 @@ pub fn attach(arguments: &Attach) -> anyhow::Result<Code> {
     Ok(exit_code::of_report(&report))
 }
 
-/// Marks an error of what the user named.
+/// Marks an error of what the user named. A VM that is there and may not or cannot be read is none.
 fn whose_fault(error: anyhow::Error) -> anyhow::Error {
-    match error.downcast_ref::<Error>() {
-        Some(Error::Qmp(
-            QmpError::NoSocket(_) | QmpError::BadAddress(_) | QmpError::NotQmp { .. },
-        )) => BadRequest::from_error(error),
-        Some(Error::Find(_)) => BadRequest::from_error(error),
-        _ => error,
-    }
+    let is_users = match error.downcast_ref::<Error>() {
+        Some(Error::Qmp(error)) => matches!(
+            error,
+            QmpError::NoSocket(_)
+                | QmpError::Refused(_)
+                | QmpError::BadAddress(_)
+                | QmpError::NotQmp { .. }
+        ),
+        Some(Error::Process(error) | Error::Find(FindError::Process(error))) => {
+            matches!(error, ProcessError::NoSuchProcess(_))
+        }
+        Some(Error::Find(_)) => true,
+        _ => false,
+    };
+    if is_users { BadRequest::from_error(error) } else { error }
 }
 
 /// Holds a stopped VM for a visitor, until it runs again.

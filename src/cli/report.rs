@@ -12,12 +12,13 @@ use crate::errors::BadRequest;
 use crate::images::DEBUG_DIRECTORY;
 use crate::session::offline::{self, Stored};
 
+const EXIT_CODES: &str = "\
+The exit code is the one that the run had. Of a dump: 0 no hang, or no more than a suspicion; 3 hang; 4
+panic in the guest.";
+
 /// `nmiscope report`.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "The exit code is the one that the run had; of a dump, 3 with a hang that is certain or likely, 4 with a \
-                          panic, or else 0."
-)]
+#[command(after_help = EXIT_CODES)]
 pub struct Report {
     /// The core; a dump of a guest as ELF, by `virsh dump --memory-only` or QEMU's dump-guest-memory; or a
     /// report as JSON, which is only printed

@@ -17,6 +17,7 @@ use super::visit::{Taken, Visitor};
 use super::which_image;
 use crate::capture::store::Destination;
 use crate::diagnosis::milliseconds;
+use crate::errors::BadRequest;
 use crate::targets::{Attached, Left, States, extents};
 
 /// The VM to visit, and what is wanted of it.
@@ -71,7 +72,8 @@ pub fn attach(options: &Options, guardian: Command) -> anyhow::Result<Visited> {
     let mut running = Attached::as_it_is(memory, states.clone(), runs);
     let mut warnings = Vec::new();
     let image = options.image.as_deref();
-    let found = which_image::open(&running, image, &options.debug_directory, &mut warnings)?;
+    let found = which_image::open(&running, image, &options.debug_directory, &mut warnings)
+        .map_err(BadRequest::from_error)?;
     let (files, path) = found.unzip();
     let image = files.as_ref().and_then(|files| files.parse().ok());
     let mut visitor = Visitor::new(image.as_ref(), options.variables);

@@ -16,4 +16,4 @@ mod live;
 mod notes;
 mod registers;
 mod same;
-mod support;
+pub mod support;

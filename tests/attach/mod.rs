@@ -1,0 +1,15 @@
+//! `nmiscope attach` and real QEMUs under TCG, with the bundled guest in them.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `same` | the reports of one workload against each other: live, core, QEMU's dump, attach |
+//! | `core` | the core of an attach against its report |
+//! | `lets_go` | that no guest stays stopped, whatever happens to the tool, and that one that was does |
+//! | `refused` | what cannot be attached to, by message and exit code |
+//! | `vm` | the QEMU of a test, and a second client of it |
+
+mod core;
+mod lets_go;
+mod refused;
+mod same;
+mod vm;

@@ -1,0 +1,90 @@
+//! What cannot be attached to: code 2 for what the user named wrong, code 5 for a VM that does not let
+//! itself be read; one line that says what to do; and a guest that runs.
+
+use std::io::Write as _;
+use std::os::unix::net::UnixListener;
+
+use nmiscope_qemu::{Address, Deadlines, Qmp};
+use rustix::process::Signal;
+
+use super::vm::Vm;
+use crate::common::*;
+
+/// Fails with code 5 and one line that says `wanted`.
+#[track_caller]
+fn cannot_be_read(invocation: Invocation, wanted: &str) {
+    let finished = invocation.run().expect_code(exit::TOOL_FAILED);
+    let all = finished.all();
+    assert!(finished.stderr.starts_with("error: failed to attach to the VM: "), "{all}");
+    assert_eq!(finished.stderr.lines().count(), 1, "{all}");
+    assert!(finished.stderr.contains(wanted), "{wanted:?} is to be in {all}");
+    assert_eq!(finished.stdout, "", "{all}");
+}
+
+#[test]
+#[ignore = "needs QEMU"]
+fn a_qemu_that_is_itself_stopped_is_said_to_be_stuck_and_is_left_alone() {
+    let mut vm = Vm::start("idle", 1);
+    vm.running().signal(Signal::STOP);
+    cannot_be_read(vm.attach(), "its QEMU is stuck");
+    vm.running().signal(Signal::CONT);
+    // What the tool had sent by then is carried out by now.
+    vm.attach().run().expect_code(exit::CLEAN);
+    assert_eq!(vm.run_state(), "running");
+}
+
+#[test]
+#[ignore = "needs QEMU"]
+fn a_monitor_that_another_client_holds_is_said_to_be_held() {
+    let mut vm = Vm::start("idle", 1);
+    let address = Address::Path(vm.path("qmp"));
+    let other = Qmp::connect(&address, &Deadlines::default()).expect("a monitor");
+    cannot_be_read(vm.attach(), "another client holds this monitor");
+    // The other monitor of the process is the test's own.
+    let pid = vm.running().pid().to_string();
+    cannot_be_read(nmiscope(["attach", "--pid", &pid]), "another client holds this monitor");
+    drop(other);
+    nmiscope(["attach", "--pid", &pid]).run().expect_code(exit::CLEAN);
+    assert_eq!(vm.run_state(), "running");
+}
+
+#[test]
+#[ignore = "needs QEMU"]
+fn another_image_than_the_guests_is_refused() {
+    let vm = Vm::hung("abba-deadlock", 2);
+    let mut other = nmiscope::bundled::image().to_vec();
+    let id = nmiscope_symbolizer::Image::parse(&other).expect("an image").build_id();
+    let id = id.expect("a build-id").to_vec();
+    let at = other.windows(id.len()).position(|bytes| bytes == id).expect("the build-id");
+    other[at] ^= 1;
+    let attach = vm.attach().with_file("other.elf", &other).args(["--image", "other.elf"]);
+    refused(attach, "is another image");
+}
+
+#[test]
+fn a_socket_that_is_none_of_qmps_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("socket");
+    let shown = path.display().to_string();
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let greeter = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client");
+        // The client may have seen enough.
+        let _ = stream.write_all(b"QEMU 7.2.22 monitor - type 'help' for more information\r\n");
+    });
+    refused(nmiscope(["attach", "--qmp", &shown]), "is not QMP");
+    greeter.join().expect("a greeter");
+    // The listener has gone, and its file is there still.
+    refused(nmiscope(["attach", "--qmp", &shown]), "nobody listens there");
+    std::fs::remove_file(&path).expect("a socket");
+    refused(nmiscope(["attach", "--qmp", &shown]), "there is no such socket");
+}
+
+#[test]
+fn a_process_that_is_not_there_or_is_no_qemu_is_refused() {
+    refused(nmiscope(["attach", "--pid", "0"]), "there is no such process");
+    // Linux gives no number as high as that (PID_MAX_LIMIT is 4 Mi).
+    refused(nmiscope(["attach", "--pid", "2147483647"]), "there is no such process");
+    let own = std::process::id().to_string();
+    refused(nmiscope(["attach", "--pid", &own]), "not a QEMU");
+}

@@ -295,7 +295,7 @@ impl Session<'_> {
         }
         match &mut self.watch {
             Some(watch) => watch.of_moment(&self.vm, stopped, at),
-            None => Some(observe::of_records(&self.vm, stopped, at)),
+            None => Some(observe::of_moment_alone(&self.vm, stopped, at)),
         }
     }
 

@@ -9,11 +9,22 @@ use nmiscope_machine::{Execution, HostCounts, VcpuState};
 
 use crate::capture::Stopped;
 use crate::hang::{self, Bounds, Found, Observation, Vcpu, VcpuSample};
+use crate::kernel::Reading;
 use crate::targets::Target;
 
 /// The hangs of a guest that nobody has watched, by what its kernel has recorded.
 pub fn of_records(target: &dyn Target, stopped: &Stopped, at: Duration) -> Found {
     hang::of_dump(&observation(target, stopped, at), &Bounds::default())
+}
+
+/// The hangs that one moment shows of a guest for which nobody wanted to watch the time: neither the
+/// detector's nor the guest's own clock is asked.
+pub fn of_moment_alone(target: &dyn Target, stopped: &Stopped, at: Duration) -> Found {
+    let mut now = observation(target, stopped, at);
+    if let Reading::Known(kernel) = &mut now.kernel {
+        kernel.now_ns = None;
+    }
+    hang::of_dump(&now, &Bounds::default())
 }
 
 /// An observation of a guest that stands still.

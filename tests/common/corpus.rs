@@ -14,7 +14,8 @@ pub fn faults(row: &Row, report: &Report, cpus: u32) -> Vec<String> {
         let found = found.map_or_else(|| format!("{:?}", report.outcome), |found| found.name());
         faults.push(format!("{found} instead of {}", expected.name()));
     }
-    match (expected, &report.hangs[..]) {
+    let verdicts = report.hangs.iter().filter(|hang| hang.certainty.is_verdict());
+    match (expected, &Vec::from_iter(verdicts)[..]) {
         (Expected::Hang(_), [hang]) => faults.extend(faults_of_hang(row, hang, cpus)),
         (Expected::Hang(_), hangs) => faults.push(format!("{} hangs", hangs.len())),
         (Expected::Panic | Expected::TripleFault, []) => {

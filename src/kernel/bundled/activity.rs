@@ -194,14 +194,18 @@ impl Reader<'_> {
     }
 }
 
-/// The latest of all times that are recorded.
+/// The latest uptime that is believed in, in nanoseconds: ten years.
+const MAX_UPTIME_NS: u64 = 10 * 365 * 24 * 3600 * 1_000_000_000;
+
+/// The latest of all times that are recorded; `None` if it is garbage.
 fn latest(state: &KernelState) -> Option<u64> {
     let cpus = state.cpus.iter().flatten();
     let stamps = cpus.clone().flat_map(|cpu| [cpu.tick_ns, cpu.main_loop_ns]).flatten();
     let of_cpus = cpus.filter_map(|cpu| cpu.wait.as_ref());
     let of_tasks = state.tasks.iter().flatten().filter_map(|task| task.wait.as_ref());
     let waits = of_cpus.chain(of_tasks).map(|wait| wait.since_ns);
-    stamps.chain(waits).chain(state.locks.values().map(|lock| lock.taken_ns)).max()
+    let locks = state.locks.values().map(|lock| lock.taken_ns);
+    stamps.chain(waits).chain(locks).max().filter(|&latest| latest <= MAX_UPTIME_NS)
 }
 
 /// The number of a CPU or a task, of which the guest writes one more, and 0 for none.

@@ -9,6 +9,7 @@ use nmiscope_machine::{Execution, HostCounts, VcpuState};
 
 use crate::capture::Stopped;
 use crate::hang::{self, Bounds, Found, Observation, Vcpu, VcpuSample};
+#[cfg(feature = "kvm")]
 use crate::kernel::Reading;
 use crate::targets::Target;
 
@@ -19,6 +20,7 @@ pub fn of_records(target: &dyn Target, stopped: &Stopped, at: Duration) -> Found
 
 /// The hangs that one moment shows of a guest for which nobody wanted to watch the time: neither the
 /// detector's nor the guest's own clock is asked.
+#[cfg(feature = "kvm")]
 pub fn of_moment_alone(target: &dyn Target, stopped: &Stopped, at: Duration) -> Found {
     let mut now = observation(target, stopped, at);
     if let Reading::Known(kernel) = &mut now.kernel {

@@ -260,7 +260,7 @@ impl CpuAges {
         if slept {
             self.awake.see(None, passed);
         }
-        if let Some(VcpuSample { halted, interrupts_on, started }) = vcpu.sample {
+        if let Some(VcpuSample { halted, interrupts_on, started, .. }) = vcpu.sample {
             let off = started && !interrupts_on && !took;
             self.interrupts_off.see(off.then_some(halted), passed);
             let awake = started && !halted && !slept;

@@ -39,6 +39,11 @@ const PART: u32 = 10;
 pub fn of_dump(now: &Observation, bounds: &Bounds) -> Found {
     let ages = Ages::from_records(now);
     let mut hangs = hangs(now, &ages, bounds, true);
+    for hang in hangs.iter_mut().filter(|hang| takes_interrupts(now, hang)) {
+        // Its tick is late by the guest's clock, and nothing keeps it from coming: the VM may have been
+        // stopped until now.
+        hang.certainty = Moment { now, bounds }.suspicion(hang);
+    }
     if hangs.is_empty()
         && let Some(kernel) = now.kernel.known().filter(|kernel| is_undated(kernel))
     {
@@ -47,6 +52,18 @@ pub fn of_dump(now: &Observation, bounds: &Bounds) -> Found {
         hangs.extend(undated_waits(&guest));
     }
     Found { hangs, ages, samples: Vec::new() }
+}
+
+/// True for a hang that rests on ticks that do not come, of a CPU that takes interrupts at this moment.
+fn takes_interrupts(now: &Observation, hang: &Hang) -> bool {
+    class::rests_on_ticks(hang.class)
+        && hang.blamed.iter().any(|node| match *node {
+            Node::Cpu(cpu) => now
+                .vcpus
+                .get(cpu as usize)
+                .is_some_and(|vcpu| vcpu.sample.is_some_and(|sample| sample.interrupts_on)),
+            Node::Task(_) | Node::Lock(_) | Node::Queue(_) => false,
+        })
 }
 
 /// True for a kernel that dates nothing, and does not panic.
@@ -106,7 +123,7 @@ pub fn all_waits(kernel: &KernelState, ages: &Ages) -> Vec<Edge> {
 pub(super) fn certainty_of_due(now: &Observation, hang: &Hang, bounds: &Bounds) -> Certainty {
     let judge = Moment { now, bounds };
     match now.kernel.known() {
-        Some(kernel) if judge.is_endless(kernel, &hang.blamed, &hang.edges) => Certainty::Certain,
+        Some(kernel) if judge.is_endless(kernel, hang) => Certainty::Certain,
         Some(_) => Certainty::Likely,
         None if class::suspected_without_kernel(hang.class) => judge.suspicion(hang),
         None => Certainty::Likely,
@@ -149,8 +166,7 @@ impl Moment<'_> {
             let (class, age) = deadlock::found(guest, nodes)?;
             let blamed = class::rule(class).blames(guest, &root, &group.edges);
             let hang = group.into_hang(guest, (class, age), &root, blamed);
-            let is_endless = self.is_endless(guest.kernel, &hang.blamed, &hang.edges);
-            match is_endless {
+            match self.is_endless(guest.kernel, &hang) {
                 true => Some(Hang { certainty: Certainty::Certain, ..hang }),
                 // A young one may be one that ends: those of some age are found with the others.
                 false => None,
@@ -172,7 +188,10 @@ impl Moment<'_> {
             Root::One(Node::Cpu(cpu)) if is_dead(cpu) => {
                 let age = guest.ages.cpu(cpu).nothing.own;
                 let class = still_cpu::DEAD_HALT;
-                Some(group.into_hang(guest, (class, age), &root, vec![Node::Cpu(cpu)]))
+                let hang = group.into_hang(guest, (class, age), &root, vec![Node::Cpu(cpu)]);
+                // A byte like HLT's before RIP may be the end of another instruction.
+                let is_derived = self.sample(cpu).is_some_and(|sample| sample.halt_is_derived);
+                Some(if is_derived { self.by_age(hang) } else { hang })
             }
             _ => None,
         });
@@ -182,8 +201,14 @@ impl Moment<'_> {
         })
     }
 
-    /// True for a cycle in which no wait can end but by another of its parties.
-    fn is_endless(&self, kernel: &KernelState, blamed: &[Node], edges: &[Edge]) -> bool {
+    /// True for a cycle of locks in which no wait can end but by another of its parties. Whether a CPU
+    /// answers a call is known of no single moment: one that spins with its interrupts on is found inside
+    /// its timer's handler, with its interrupts off, as likely as not.
+    fn is_endless(&self, kernel: &KernelState, hang: &Hang) -> bool {
+        if !hang.class.is_cycle() {
+            return false;
+        }
+        let (blamed, edges) = (&hang.blamed, &hang.edges);
         let inside = |node: &Node| blamed.contains(node);
         let of_cycle = |edge: &&Edge| match edge.kind {
             EdgeKind::HeldBy => inside(&edge.to),
@@ -191,29 +216,15 @@ impl Moment<'_> {
         };
         let mut waits = 0;
         let all_last = edges.iter().filter(of_cycle).all(|edge| match edge.kind {
-            EdgeKind::WaitsFor | EdgeKind::Calls | EdgeKind::BringsUp => {
+            EdgeKind::WaitsFor => {
                 waits += 1;
-                wait_of(kernel, edge.from).is_some_and(|wait| self.lasts(kernel, edge, wait))
+                wait_of(kernel, edge.from).is_some_and(|wait| lasts(kernel, edge, wait))
             }
             EdgeKind::HeldBy => true,
-            // Whether a kernel takes its CPU away from whoever has it is not known.
-            EdgeKind::RunsOn | EdgeKind::SleepsOn => false,
+            // Nor whether a kernel takes its CPU away from whoever has it.
+            EdgeKind::Calls | EdgeKind::BringsUp | EdgeKind::RunsOn | EdgeKind::SleepsOn => false,
         });
         waits > 0 && waits == blamed.len() && all_last
-    }
-
-    /// True for a wait that nothing ends but what is waited for.
-    fn lasts(&self, kernel: &KernelState, edge: &Edge, wait: &Wait) -> bool {
-        let is_left_alone = match wait.what {
-            // The wait for a lock of one's own may be over already.
-            WaitFor::Lock(address) => kernel.locks.get(&address).is_some_and(|lock| {
-                lock.holder() != Some(edge.from) || lock.taken_ns <= wait.since_ns
-            }),
-            // A CPU that takes interrupts answers, whatever it waits for.
-            WaitFor::Call(cpu) => self.sample(cpu).is_some_and(|sample| !sample.interrupts_on),
-            WaitFor::Online(_) | WaitFor::Queue(_) => false,
-        };
-        is_left_alone && wait.ends_by.is_none()
     }
 
     fn sample(&self, cpu: u32) -> Option<VcpuSample> {
@@ -231,6 +242,17 @@ impl Moment<'_> {
         let bound = self.bounds.of(hang.class).unwrap_or(Bounds::DEFAULT);
         Certainty::Suspected { lasted: hang.age, bound }
     }
+}
+
+/// True for a wait for a lock that somebody has, and that nothing ends but the holder.
+fn lasts(kernel: &KernelState, edge: &Edge, wait: &Wait) -> bool {
+    let WaitFor::Lock(address) = wait.what else { return false };
+    let is_held = kernel.locks.get(&address).is_some_and(|lock| match lock.holder() {
+        None => false,
+        // The wait for a lock of one's own may be over already.
+        Some(holder) => holder != edge.from || lock.taken_ns < wait.since_ns,
+    });
+    is_held && wait.ends_by.is_none()
 }
 
 fn wait_of(kernel: &KernelState, node: Node) -> Option<&Wait> {

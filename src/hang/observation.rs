@@ -39,7 +39,12 @@ impl Vcpu {
         let asleep = self.times?.asleep;
         let same = |before: Option<u64>, now: Option<u64>| Some(before? == now?);
         if same(before.counts.interrupts, self.counts.interrupts) == Some(false) {
-            return Some(VcpuSample { halted: asleep, interrupts_on: true, started: true });
+            return Some(VcpuSample {
+                halted: asleep,
+                interrupts_on: true,
+                started: true,
+                halt_is_derived: false,
+            });
         }
         // In the same HLT as then: what ends one is an interrupt, and then it runs, or halts anew.
         // One that had not been started has not been since, for the same reason.
@@ -57,4 +62,7 @@ pub struct VcpuSample {
     pub interrupts_on: bool,
     /// It runs, or could: it has been started, and not been reset.
     pub started: bool,
+    /// The halt is derived from the code before its position, and not recorded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub halt_is_derived: bool,
 }

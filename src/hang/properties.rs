@@ -124,7 +124,7 @@ prop_compose! {
         Vcpu {
             times: times.map(|(run, delay, asleep)| HostTimes { run, delay, asleep }),
             sample: sample.map(|(halted, interrupts_on, started)| {
-                VcpuSample { halted, interrupts_on, started }
+                VcpuSample { halted, interrupts_on, started, halt_is_derived: false }
             }),
             counts: HostCounts { interrupts, halts },
         }

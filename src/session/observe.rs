@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use nmiscope_machine::{Execution, HostCounts, VcpuState};
+use nmiscope_machine::{Execution, HostCounts, MpState, VcpuState};
 
 use crate::capture::Stopped;
 use crate::hang::{self, Bounds, Found, Observation, Vcpu, VcpuSample};
@@ -57,5 +57,6 @@ pub fn sample(state: &VcpuState) -> Option<VcpuSample> {
         halted: state.execution() == Execution::Halted,
         interrupts_on: state.registers.interrupts_enabled(),
         started: state.execution().has_position(),
+        halt_is_derived: state.mp_state == MpState::BehindHlt,
     })
 }

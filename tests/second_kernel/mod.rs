@@ -32,6 +32,7 @@ fn observe(machine: &mut Machine, kernel: &Second, poll: u64) -> Observation {
         halted: state.mp_state == MpState::Halted,
         interrupts_on: state.registers.interrupts_enabled(),
         started: state.execution().has_position(),
+        halt_is_derived: false,
     };
     let times = |asleep| HostTimes {
         run: Duration::from_millis(if asleep { 0 } else { 100 * poll }),

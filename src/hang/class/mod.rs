@@ -67,6 +67,11 @@ pub fn suspected_without_kernel(class: Class) -> bool {
     class == still_cpu::DEAD_HALT
 }
 
+/// True for a class of CPUs whose timer tick does not come.
+pub fn rests_on_ticks(class: Class) -> bool {
+    class == still_cpu::DEAD_HALT || class == still_cpu::HARD_LOCKUP
+}
+
 /// The conduct of those to blame for a hang of a class.
 pub fn conduct(class: Class) -> Conduct {
     rule(class).conduct()

@@ -20,6 +20,9 @@ use crate::hang::wait_graph::Node;
 /// The class of a CPU in HLT with its interrupts off.
 pub const DEAD_HALT: Class = Class::DeadHalt;
 
+/// The class of any other CPU on which nothing moves.
+pub const HARD_LOCKUP: Class = Class::HardLockup;
+
 /// A CPU halted with interrupts off: nothing but an NMI wakes it.
 pub struct DeadHalt;
 

@@ -23,7 +23,8 @@ pub struct Scene {
 
 impl Scene {
     pub fn new(cpus: usize) -> Self {
-        let idle = VcpuSample { halted: true, interrupts_on: true, started: true };
+        let idle =
+            VcpuSample { halted: true, interrupts_on: true, started: true, halt_is_derived: false };
         let times = HostTimes { asleep: true, delay: Some(Duration::ZERO), run: Duration::ZERO };
         let kernel = KernelState {
             cpus: vec![Some(CpuActivity { online: true, ..Default::default() }); cpus],
@@ -79,12 +80,18 @@ impl Scene {
     /// It runs, and its vCPU never sleeps.
     pub fn spins(&mut self, cpu: usize, interrupts_on: bool) {
         let vcpu = &mut self.now.vcpus[cpu];
-        vcpu.sample = Some(VcpuSample { halted: false, interrupts_on, started: true });
+        vcpu.sample = Some(VcpuSample {
+            halted: false,
+            interrupts_on,
+            started: true,
+            halt_is_derived: false,
+        });
         vcpu.times.as_mut().expect("times").asleep = false;
     }
 
     pub fn halts(&mut self, cpu: usize, interrupts_on: bool) {
-        let sample = VcpuSample { halted: true, interrupts_on, started: true };
+        let sample =
+            VcpuSample { halted: true, interrupts_on, started: true, halt_is_derived: false };
         self.now.vcpus[cpu].sample = Some(sample);
     }
 
@@ -153,7 +160,7 @@ pub fn only(verdict: Option<(u32, Verdict)>) -> Hang {
 }
 
 pub fn sample(halted: bool, interrupts_on: bool) -> VcpuSample {
-    VcpuSample { halted, interrupts_on, started: true }
+    VcpuSample { halted, interrupts_on, started: true, halt_is_derived: false }
 }
 
 pub fn cpus(numbers: &[u32]) -> Vec<Node> {

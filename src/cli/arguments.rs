@@ -25,7 +25,7 @@ Exit codes:
   0  clean: the guest left with code 0, or the run was ended as asked
   1  the guest left with another code, or not within --time-limit; symbolize: nothing was found
   2  usage: the command line, or a file it names, cannot be used
-  3  hang
+  3  hang, certain or likely
   4  panic or crash in the guest
   5  the tool or its host failed, or the host was too busy to run the guest (starved)"
     };
@@ -47,6 +47,8 @@ Examples:
         the stacks with arguments and locals, as far as the compiler has kept them
   nmiscope run kernel.elf --hang-after 10s --hang-after soft-lockup=30s --hang-policy report,continue
         be more patient, and see whether it recovers
+  nmiscope attach --qmp vm.sock; nmiscope report guest.dump --image kernel.elf
+        a guest in a QEMU that somebody else started, and a dump of one
   nmiscope farm suite.toml -j 4 --out results
         many VMs, with a verdict each
   nmiscope symbolize --image vmlinux --modules /lib/modules/6.1.0 < console.log
@@ -65,6 +67,8 @@ SIGTERM, which takes a last backtrace.
 const EXAMPLES: &str = concat!(
     "\
 Examples:
+  nmiscope attach --qmp vm.sock --image kernel.elf
+        the stacks and hangs of a guest in a QEMU that somebody else started
   nmiscope report hang.core --image kernel.elf
         look at a stored moment again
   nmiscope symbolize --image vmlinux --modules /lib/modules/6.1.0 < console.log

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,6 +12,8 @@ use nmiscope_qemu::{Error, FindError, ProcessError, QmpError, hold};
 use nmiscope_report::destination::Destination;
 use nmiscope_report::text;
 use nmiscope_report::units::parse_duration;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
 
 use super::exit_code::{self, Code};
 use super::output::{self, Text};
@@ -137,6 +141,11 @@ fn whose_fault(error: anyhow::Error) -> anyhow::Error {
 pub fn hold() -> anyhow::Result<Code> {
     /// QEMU may wait for storage that is away for hours.
     const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+    // Whoever ends a job ends all of its processes, and the guest would stay stopped.
+    let ignored = Arc::new(AtomicBool::new(false));
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        flag::register(signal, Arc::clone(&ignored)).context("failed to ignore a signal")?;
+    }
     let link = rustix::io::dup(std::io::stdin()).context("failed to use standard input")?;
     hold::run(link, PATIENCE).context("failed to let the guest go on")?;
     Ok(exit_code::CLEAN)

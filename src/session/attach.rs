@@ -86,7 +86,7 @@ pub fn attach(options: &Options, guardian: Command) -> anyhow::Result<Visited> {
     let Left { memory, .. } = running.leave();
     let memory_bytes = extents(&memory).bytes();
     let place = Place { options, states, process, was: run_state(&readiness) };
-    let ((capture, core), visit) = place.visit(&mut qemu, memory, guardian, &mut visitor);
+    let ((capture, core), visit) = place.visit(&mut qemu, memory, guardian, &mut visitor)?;
     let mut report = visitor.report(&capture, Source::Attached, memory_bytes, path.flatten());
     report.visit = Some(visit);
     let core = core.map(|core| core?.finish(&report, 0, capture));
@@ -136,27 +136,35 @@ impl Place<'_> {
         memory: ProcessMemory,
         guardian: Command,
         visitor: &mut Visitor<'_>,
-    ) -> (Taken, Visit) {
-        let stopped = qemu.stop(guardian).and_then(|mut stopped| {
-            let states = states(stopped.qemu().states()?);
-            Ok((stopped, states))
-        });
-        let mut target = match stopped {
-            Ok((stopped, states)) => {
-                Attached::stopped(memory, states, stopped, self.options.longest_pause)
+    ) -> anyhow::Result<(Taken, Visit)> {
+        let longest_pause = self.options.longest_pause;
+        let mut torn = false;
+        let mut target = match qemu.stop(guardian) {
+            Ok(mut stopped) => {
+                let states = stopped.qemu().states().map(states).unwrap_or_else(|error| {
+                    let reason = crate::error_chain(&error);
+                    visitor.warnings.push(format!(
+                        "the registers are those from before the stop: failed to {reason}"
+                    ));
+                    torn = true;
+                    self.states
+                });
+                Attached::stopped(memory, states, stopped, longest_pause)
             }
+            // Something began to work on the VM in between.
+            Err(error @ Error::Status(_)) => return Err(error).context(ATTACH),
             Err(error) => {
                 visitor.warnings.push(not_stopped(&error));
                 Attached::as_it_is(memory, self.states, true)
             }
         };
         let taken = visitor.capture(&mut target, Trigger::Attach, self.options.core.as_ref());
-        let Left { released, torn, .. } = target.leave();
+        let left = target.leave();
+        let (released, mut torn) = (left.released, torn || left.torn);
         let stopped_ms = match &released {
             Some(Released::Resumed { pause, .. }) => Some(milliseconds(*pause)),
             _ => None,
         };
-        let mut torn = torn;
         match released {
             Some(Released::Resumed { expired, .. }) => torn |= expired,
             Some(Released::HandedOver { guardian, error }) => visitor.warnings.push(format!(
@@ -167,11 +175,13 @@ impl Place<'_> {
             Some(Released::LeftStopped) | None => {}
         }
         let visit = Visit { process: self.process, was: self.was, stopped_ms, torn };
-        (taken, visit)
+        Ok((taken, visit))
     }
 }
 
 fn not_stopped(error: &Error) -> String {
     let reason = crate::error_chain(error);
-    format!("the guest was captured as it ran: failed to {reason}")
+    format!(
+        "the guest was captured as it ran, with registers from a moment before: failed to {reason}"
+    )
 }

@@ -18,6 +18,9 @@ const MOST_BACKTRACES: usize = 16;
 /// How many hangs.
 const MOST_HANGS: usize = 1_000;
 
+/// The most hangs of moments that somebody asked for.
+const MOST_BY_THE_WAY: usize = 100;
+
 /// How much a backtrace is worth a core: of those that are worth as much, the last one gets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Weight {
@@ -133,10 +136,17 @@ impl<'a> Record<'a> {
             // What was on its way to a verdict has become one.
             self.found_by_the_way.retain(|early| !hangs.iter().any(|hang| is_same(hang, early)));
         }
-        let kept = self.hangs.len() + self.found_by_the_way.len();
-        let room = MOST_HANGS.saturating_sub(kept);
+        // The detector counts its own, and so they have room of their own.
+        let (list, most) = match is_verdict {
+            true => (&mut self.hangs, MOST_HANGS),
+            false => (&mut self.found_by_the_way, MOST_BY_THE_WAY),
+        };
+        let room = most.saturating_sub(list.len());
+        // Whoever asks again is told again, and the report has it once, as it was last.
+        if !is_verdict {
+            list.retain(|early| !hangs.iter().any(|hang| is_same(hang, early)));
+        }
         self.more_hangs += hangs.len().saturating_sub(room);
-        let list = if is_verdict { &mut self.hangs } else { &mut self.found_by_the_way };
         list.extend(hangs.into_iter().take(room));
         if wanted {
             (self.listener)(Event::Backtrace(&backtrace));

@@ -72,6 +72,12 @@ fn find(
     if let (Some(InMemory::Same), Some(bundled)) = (&seen, bundled) {
         return Ok(Some((bundled, None)));
     }
+    if let Some(InMemory::Unchecked(reason)) = &seen {
+        warnings.push(format!(
+            "which image the guest runs is not known: {reason}; name it with --image"
+        ));
+        return Ok(None);
+    }
     if let Some(InMemory::Other(id)) = seen {
         let found = Files::find(Some(&id), None, None, debug_directory)?;
         if found.is_none() {
@@ -83,8 +89,8 @@ fn find(
         return Ok(found);
     }
     warnings.push(
-        "a guest does not name its image, and it is not the bundled guest's: name it with --image \
-         for functions, stacks and the kernel's state"
+        "which image the guest runs is not known: name it with --image for functions, stacks and the \
+         kernel's state"
             .into(),
     );
     Ok(None)

@@ -44,7 +44,13 @@ impl Vm {
             command: PATIENCE,
             ..Deadlines::default()
         };
-        let qmp = Qmp::connect(&Address::Path(second), &deadlines).expect("a monitor");
+        // The socket is there a moment before QEMU listens on it.
+        let mut qmp = None;
+        wait_until("QEMU answers", || {
+            qmp = Qmp::connect(&Address::Path(second.clone()), &deadlines).ok();
+            qmp.is_some()
+        });
+        let qmp = qmp.expect("a monitor");
         Self { running: Some(running), qmp }
     }
 

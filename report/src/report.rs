@@ -185,10 +185,14 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// True for a hang that a run which ended so is about: every hang, and at a time limit what was on its
-    /// way to be one.
+    /// True for a hang that a run which ended so is about: every hang; and at a time limit what was on its
+    /// way to be one, if it had come a quarter of that way. A shorter wait may be of no account.
     pub fn is_about(&self, certainty: &Certainty) -> bool {
-        certainty.is_verdict() || matches!(self, Self::TimedOut { .. })
+        let is_on_its_way = match certainty {
+            Certainty::Suspected { lasted_ms, bound_ms } => *lasted_ms >= bound_ms / 4.0,
+            Certainty::Certain | Certainty::Likely | Certainty::Unknown { .. } => false,
+        };
+        certainty.is_verdict() || matches!(self, Self::TimedOut { .. }) && is_on_its_way
     }
 }
 

@@ -43,7 +43,7 @@ fn one(hang: &Hang) -> String {
             seconds(bound_ms)
         ),
         Certainty::Unknown { why } => {
-            format!("{BAD}perhaps{BAD:#}: {class}, {blamed} ({})\n", line(why))
+            format!("{BAD}unknown{BAD:#}: {class}, {blamed} ({})\n", line(why))
         }
     };
     for party in &hang.blamed {

@@ -12,8 +12,8 @@ use nmiscope_machine::{
 };
 use nmiscope_symbolizer::TypeError;
 
-use super::MAX_CPUS;
 use super::activity::Places as ActivityPlaces;
+use super::addresses::MAX_CPUS;
 use super::log::LogPlace;
 use crate::kernel::adapter::{Depth, Located};
 use crate::kernel::log::{Log, LogError};

@@ -5,17 +5,18 @@
 //! and turns them into guest-physical addresses (`located`), which can then be read while it runs.
 
 mod activity;
+mod addresses;
 mod call_trace;
 mod located;
 mod log;
 mod words;
 
 use nmiscope_machine::{
-    GuestVirtual, PageTables, PhysicalAddress, PhysicalMemory, ReadError, Registers,
-    VirtualAddress, VirtualMemory, WalkError,
+    GuestVirtual, PageTables, PhysicalMemory, Registers, VirtualAddress, VirtualMemory,
 };
-use nmiscope_symbolizer::{Image, Place, TypeError, Types};
+use nmiscope_symbolizer::{Image, TypeError, Types};
 
+use self::addresses::{MAX_CPUS, address, physical};
 use self::located::{CpuPlaces, Places, ReservationPlace, SeqBufPlace};
 use self::log::LogPlace;
 use super::adapter::{Kernel, LocateError, Located};
@@ -23,9 +24,6 @@ use super::vocabulary::Vocabulary;
 use crate::targets::NoAnswer;
 pub(super) use words::Words;
 pub use words::{DOORBELLS, Doorbells};
-
-/// More CPUs than any kernel here has, and few enough to make a table of.
-const MAX_CPUS: u64 = 4096;
 
 /// Addresses in the image; of per-CPU variables, those in the template.
 #[derive(Debug)]
@@ -184,17 +182,4 @@ fn range(image: &Image<'_>, start: &str, end: &str) -> Option<(VirtualAddress, u
     const MOST: u64 = 16 << 20;
     let (start, end) = (image.symbol(start)?.address, image.symbol(end)?.address);
     Some((start, end.0.checked_sub(start.0)?.min(MOST)))
-}
-
-fn address(types: &Types<'_>, name: &str) -> Result<VirtualAddress, TypeError> {
-    types.variable(name).map(|place: Place<'_>| place.address())
-}
-
-fn physical<M: PhysicalMemory + ?Sized>(
-    memory: &GuestVirtual<'_, M>,
-    address: VirtualAddress,
-) -> Result<PhysicalAddress, TypeError> {
-    let unmapped =
-        |walk: WalkError| ReadError::Unmapped { address, length: 1, walk: Box::new(walk) };
-    Ok(memory.physical(address).map_err(unmapped)?)
 }

@@ -4,7 +4,7 @@
 use nmiscope_machine::{GuestVirtual, PhysicalAddress, PhysicalMemory, Register, VirtualAddress};
 use nmiscope_symbolizer::{Place, Type, TypeError, Types};
 
-use crate::kernel::bundled::{MAX_CPUS, address, physical};
+use crate::kernel::bundled::addresses::{MAX_CPUS, address, physical};
 
 /// More tasks than the guest has room for, and few enough to read them all.
 const MAX_TASKS: u64 = 256;

@@ -106,6 +106,11 @@ pub struct Image {
 pub enum Kernel {
     /// nmiscope's own guest.
     Bundled,
+    /// Another kernel whose structures are known.
+    Known {
+        /// The name and version of the kernel.
+        name: String,
+    },
     /// None of the known ones: NMIs are sent, but where the answers are is not known.
     Unknown {
         /// What was looked for and not found.

@@ -44,6 +44,11 @@ pub trait Kernel: Debug {
     /// Why the kernel's structures are not known; `None` where they are.
     fn unknown_because(&self) -> Option<&str>;
 
+    /// The kernel's name and version, for people; `None` for the bundled guest.
+    fn name(&self) -> Option<String> {
+        None
+    }
+
     /// Finds the structures in a guest's memory, in the address space of the first vCPU in which they
     /// are mapped. `registers` are those of its vCPUs in their order, or why there are none.
     ///

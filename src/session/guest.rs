@@ -79,7 +79,7 @@ impl<'a> Guest<'a> {
             build_id,
             initrd: self.options.initrd.as_deref().map(show_path),
             command_line: self.options.command_line.clone(),
-            kernel: kernel_in_report(self.kernel.as_ref().map(|kernel| kernel.unknown_because())),
+            kernel: kernel_in_report(self.kernel.as_deref()),
         }
     }
 }

@@ -35,7 +35,7 @@ mod options;
 mod record;
 #[cfg(feature = "kvm")]
 mod terminal;
-mod visit;
+pub mod visit;
 #[cfg(feature = "kvm")]
 mod wake;
 #[cfg(feature = "kvm")]

@@ -183,7 +183,9 @@ fn vocabulary<'a>(
 ) -> &'a dyn Vocabulary {
     match (recognised, reported) {
         (Some(kernel), _) => kernel.vocabulary(),
-        (None, report::Kernel::Unknown { .. }) => kernel::any_words(),
+        (None, report::Kernel::Unknown { .. } | report::Kernel::Known { .. }) => {
+            kernel::any_words()
+        }
         (None, report::Kernel::Bundled | report::Kernel::NotExamined) => kernel::bundled_words(),
     }
 }

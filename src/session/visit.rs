@@ -17,7 +17,7 @@ use crate::capture::store::{Destination, Pending};
 use crate::capture::{Bounds, Capture, Request, Stopped};
 use crate::diagnosis::{self, Diagnosis, Resolver};
 use crate::images::{hex, source_roots};
-use crate::kernel::{self, Kernel, Symbols, WithVariables};
+use crate::kernel::{self, Kernel, Reading, Symbols, WithVariables};
 use crate::targets::Target;
 
 /// The knowledge of a guest before it is looked at. It takes a while to make, and no guest waits for it.
@@ -39,10 +39,21 @@ impl<'i> Visitor<'i> {
             Some(image) => kernel::recognise(image),
             None => kernel::unknown("there is no image to recognise it by".into()),
         };
-        let with_variables = image.filter(|_| variables).map(WithVariables::new).transpose();
-        let warnings = with_variables.as_ref().err().map(ToString::to_string);
-        let warnings = warnings.into_iter().collect();
-        Self { image, kernel, with_variables: with_variables.unwrap_or_default(), warnings }
+        Self { image, ..Self::of_kernel(kernel) }.with_variables(variables)
+    }
+
+    /// A visitor who knows the kernel, which needs no image.
+    pub fn of_kernel(kernel: Box<dyn Kernel>) -> Self {
+        Self { image: None, kernel, with_variables: None, warnings: Vec::new() }
+    }
+
+    fn with_variables(mut self, wanted: bool) -> Self {
+        let found = self.image.filter(|_| wanted).map(WithVariables::new).transpose();
+        match found {
+            Ok(found) => self.with_variables = found,
+            Err(reason) => self.warnings.push(reason.to_string()),
+        }
+        self
     }
 
     fn symbols(&self) -> Option<&dyn Symbols> {
@@ -58,12 +69,9 @@ impl<'i> Visitor<'i> {
     ) -> Taken {
         let bounds = Bounds::for_vcpus(target.vcpus());
         let stopped = Stopped::stop(target, &*self.kernel, None, bounds);
-        if self.kernel.unknown_because().is_none()
-            && let Err(reason) = &stopped.located
-        {
-            let reason = crate::error_chain(reason);
+        if let Reading::Unreadable { unreadable } = &stopped.kernel {
             self.warnings
-                .push(format!("the kernel's tasks, locks and log are not known: {reason}"));
+                .push(format!("the kernel's tasks, locks and log are not known: {unreadable}"));
         }
         let found = Some(observe::of_records(target, &stopped, Duration::ZERO));
         let unwound_by = match &self.with_variables {
@@ -116,7 +124,7 @@ impl<'i> Visitor<'i> {
                 build_id: self.image.and_then(Image::build_id).map(hex),
                 initrd: None,
                 command_line: String::new(),
-                kernel: kernel_in_report(Some(self.kernel.unknown_because())),
+                kernel: kernel_in_report(Some(&*self.kernel)),
             },
             machine: Machine { vcpus: capture.cpus.len() as u32, memory_bytes },
             ready_after_ms: None,
@@ -130,11 +138,12 @@ impl<'i> Visitor<'i> {
     }
 }
 
-/// The kernel as a report has it, by the reason why it is unknown; `None` where nobody has looked.
-pub fn kernel_in_report(unknown_because: Option<Option<&str>>) -> report::Kernel {
-    match unknown_because {
-        None => report::Kernel::NotExamined,
-        Some(None) => report::Kernel::Bundled,
-        Some(Some(reason)) => report::Kernel::Unknown { reason: reason.into() },
+/// The kernel as a report has it; `None` where nobody has looked.
+pub fn kernel_in_report(kernel: Option<&dyn Kernel>) -> report::Kernel {
+    let Some(kernel) = kernel else { return report::Kernel::NotExamined };
+    match (kernel.unknown_because(), kernel.name()) {
+        (Some(reason), _) => report::Kernel::Unknown { reason: reason.into() },
+        (None, Some(name)) => report::Kernel::Known { name },
+        (None, None) => report::Kernel::Bundled,
     }
 }

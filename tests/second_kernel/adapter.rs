@@ -81,6 +81,10 @@ impl Kernel for Second {
         None
     }
 
+    fn name(&self) -> Option<String> {
+        Some("second kernel 1.0".into())
+    }
+
     fn vocabulary(&self) -> &dyn Vocabulary {
         self
     }

@@ -16,8 +16,11 @@ use nmiscope::capture::{
 use nmiscope::diagnosis::{self, Diagnosis, Resolver};
 use nmiscope::hang::{Bounds, Class, Detector, Observation, Vcpu, VcpuSample, Verdict};
 use nmiscope::kernel::{Depth, Kernel, Located, Reading};
+use nmiscope::session::visit::Visitor;
 use nmiscope_machine::{HostTimes, MpState, VcpuState};
-use nmiscope_report::{Backtrace, CpuState, FoundBy, Hang, Trigger, text};
+use nmiscope_report::{
+    self as report, Backtrace, Certainty, CpuState, FoundBy, Hang, Report, Source, Trigger, text,
+};
 use nmiscope_symbolizer::SourceRoots;
 
 use adapter::Second;
@@ -146,4 +149,28 @@ fn its_report_is_written_as_any_other() {
     }
     // Locks sleep in mutex_sleep whoever waits: the signature is made of the callers.
     assert_eq!(hangs[0].signature.len(), 16);
+}
+
+/// As a dump of it would be reported, from its memory alone.
+#[test]
+fn a_visit_makes_a_whole_report_of_it() {
+    let mut machine = machine();
+    let kernel = Second::recognise(&machine, &machine.states[0].registers).expect("it is there");
+    // Its CPUs count from the first look on.
+    observe(&mut machine, &kernel, 1);
+    let mut visitor = Visitor::of_kernel(Box::new(kernel));
+    let (capture, _) = visitor.capture(&mut machine, Trigger::Dump, None);
+    let report = visitor.report(&capture, Source::Dump, 1 << 30, None);
+    let name = "second kernel 1.0".into();
+    assert_eq!(report.image.kernel, report::Kernel::Known { name });
+    assert_eq!(report.warnings, [""; 0]);
+    let [hang] = &report.hangs[..] else { panic!("one hang: {report:#?}") };
+    assert_eq!((hang.class, &hang.certainty), (Class::Deadlock, &Certainty::Certain));
+    assert_eq!(hang.blamed, ["reader", "writer"]);
+    let written = text::report(&report);
+    for wanted in ["deadlock, task reader", "driver_poll [driver]", "read_table", "writer sleeps"] {
+        assert!(written.contains(wanted), "{wanted} is not in:\n{written}");
+    }
+    let json = serde_json::to_string(&report).expect("JSON");
+    assert_eq!(serde_json::from_str::<Report>(&json).expect("a report"), report);
 }

@@ -141,7 +141,8 @@ fn hangs_in(function: &str, finished: Finished) -> Hang {
     let report = told_twice(&finished);
     let hang = only_hang(&report).clone();
     assert_eq!((&hang.blamed[..], hang.victims.len()), (&["cpu0".to_owned()][..], 0));
-    let place = format!("\n  cpu0 in {function}\n  cpu1 offline\n  signature {}, likely\n", hang.signature);
+    let place =
+        format!("\n  cpu0 in {function}\n  cpu1 offline\n  signature {}, likely\n", hang.signature);
     assert!(finished.stdout.contains(&place), "{}", finished.stdout);
     // It cannot take an NMI, and is not killed by one.
     let [backtrace] = &report.backtraces[..] else { panic!("{:#?}", report.backtraces) };

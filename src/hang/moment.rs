@@ -124,9 +124,7 @@ pub(super) fn certainty_of_due(now: &Observation, hang: &Hang, bounds: &Bounds) 
     let judge = Moment { now, bounds };
     match now.kernel.known() {
         Some(kernel) if judge.is_endless(kernel, hang) => Certainty::Certain,
-        Some(_) => Certainty::Likely,
-        None if class::suspected_without_kernel(hang.class) => judge.suspicion(hang),
-        None => Certainty::Likely,
+        _ => Certainty::Likely,
     }
 }
 
@@ -149,12 +147,8 @@ impl Moment<'_> {
     }
 
     fn of_unknown(&self, guest: &UnknownGuest<'_>) -> Vec<Hang> {
-        let hang =
-            unknown::hang(guest).map(|hang| match class::suspected_without_kernel(hang.class) {
-                true => Hang { certainty: self.suspicion(&hang), ..hang },
-                false => self.by_age(hang),
-            });
-        hang.into_iter().collect()
+        // A vCPU that was taken offline is in HLT with its interrupts off too, and no kernel says so.
+        unknown::hang(guest).into_iter().map(|hang| self.by_age(hang)).collect()
     }
 
     /// All cycles of waits, however young.

@@ -61,12 +61,6 @@ pub fn unknown_rule(class: Class) -> Option<&'static dyn UnknownRule> {
     UNKNOWN.into_iter().find(|rule| rule.class() == class)
 }
 
-/// True for a class that is no more than suspected where no kernel says what its vCPUs are for: a vCPU
-/// that was taken offline is in HLT with its interrupts off too.
-pub fn suspected_without_kernel(class: Class) -> bool {
-    class == still_cpu::DEAD_HALT
-}
-
 /// True for a class of CPUs whose timer tick does not come.
 pub fn rests_on_ticks(class: Class) -> bool {
     class == still_cpu::DEAD_HALT || class == still_cpu::HARD_LOCKUP

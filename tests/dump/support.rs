@@ -108,10 +108,22 @@ pub fn stacks(backtrace: &Backtrace) -> Vec<Vec<String>> {
         None => frame.symbol.as_ref().map_or_else(String::new, |symbol| symbol.name.clone()),
     };
     let functions = |look: Option<&Look>| {
-        look.map_or_else(Vec::new, |look| look.frames.iter().map(outermost).collect())
+        let stack = look.map_or_else(Vec::new, |look| look.frames.iter().map(outermost).collect());
+        without_interrupt(stack)
     };
     let cpus = backtrace.cpus.iter().map(|cpu| functions(cpu.look.as_ref()));
     cpus.chain(backtrace.tasks.iter().map(|task| functions(task.look.as_ref()))).collect()
+}
+
+/// A stack without the interrupt that was handled at that moment: a timer's may come at any. An exception
+/// stays, whose handler panics.
+fn without_interrupt(stack: Vec<String>) -> Vec<String> {
+    let entry = stack.iter().position(|name| name == "trap_common");
+    let is_interrupt = |at: &usize| !stack[..*at].iter().any(|name| name.contains("panic"));
+    match entry.filter(is_interrupt) {
+        Some(at) => stack[at + 1..].to_vec(),
+        None => stack,
+    }
 }
 
 /// The texts of the kernel's log, but for values of registers, which come from clocks.

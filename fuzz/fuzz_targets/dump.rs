@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use nmiscope::elf_core::ElfCore;
-use nmiscope::report::text;
 use nmiscope::session::offline::{Stored, report};
 use nmiscope::targets::{Dump, Target};
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory};
+use nmiscope_report::text;
 
 const IMAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/offline/guest.elf");
 

@@ -26,19 +26,19 @@ pub enum FindError {
         /// The first word of its command line.
         name: String,
     },
-    /// It has none.
+    /// The process has no monitor.
     #[error(
         "find the monitor of process {0}: it has none: start QEMU with \
          -qmp unix:PATH,server=on,wait=off"
     )]
     NoMonitor(i32),
-    /// It has one that only libvirt, or whoever else passed its socket on, can reach.
+    /// The process has a monitor that only libvirt, or whoever else passed its socket on, can reach.
     #[error(
         "find the monitor of process {0}: it belongs to libvirt: give the domain a second one by \
          <qemu:commandline> with -qmp unix:PATH,server=on,wait=off"
     )]
     Libvirt(i32),
-    /// It has one that is no listening unix socket.
+    /// The process has a monitor that is no listening unix socket.
     #[error(
         "find the monitor of process {pid}: {monitor} cannot be reached from here: start QEMU with \
          -qmp unix:PATH,server=on,wait=off"

@@ -73,7 +73,7 @@ pub enum Outcome {
     Resumed,
     /// The guest was not in the state that `stop` leaves, and nothing was sent.
     NotStopped(RunState),
-    /// QEMU ended.
+    /// The QEMU process ended, and its guest with it.
     QemuEnded,
 }
 
@@ -98,15 +98,15 @@ pub enum HoldError {
     /// The guardian has ended.
     #[error("reach the process that lets the guest go on: it has ended: nothing is stopped")]
     Ended,
-    /// What was passed as a guardian's standard input is not one.
+    /// The standard input of the guardian is not the link to a tool.
     #[error(
         "serve as guardian: standard input is not the tool's socket: this is no command for people"
     )]
     NoLink,
-    /// The patience ended.
+    /// QEMU did not answer for as long as the guardian waits.
     #[error("let the guest go on within {0:?}")]
     Impatient(Duration),
-    /// QMP failed.
+    /// The QMP connection or a command on it failed.
     #[error(transparent)]
     Qmp(#[from] QmpError),
 }

@@ -6,7 +6,7 @@
 /// The most mappings that are read: Linux's own default limit is 65,530 a process.
 const MAX_MAPPINGS: usize = 1 << 20;
 
-/// One mapping.
+/// A mapping of the process's memory, as a line of /proc/PID/maps has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mapping {
     /// First address.

@@ -70,7 +70,7 @@ pub enum MapError {
         /// The beginning of the answer.
         answer: String,
     },
-    /// QMP failed.
+    /// The QMP connection or a command on it failed.
     #[error(transparent)]
     Qmp(#[from] QmpError),
 }

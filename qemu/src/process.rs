@@ -27,7 +27,7 @@ pub enum ProcessError {
     /// There is none of that number, or it has ended since.
     #[error("look at process {0}: there is no such process")]
     NoSuchProcess(i32),
-    /// It may not be traced, and so its memory may not be read.
+    /// The process may not be traced, and so its memory may not be read.
     #[error("read process {pid}: not permitted: {why}")]
     NotPermitted {
         /// The number of the process.
@@ -51,7 +51,7 @@ pub enum ProcessError {
 /// The reason why a process may not be traced (ptrace(2), "Ptrace access mode checking").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Denial {
-    /// It belongs to another user.
+    /// The process belongs to another user.
     #[error("it belongs to user {owner}, and you are user {own}: run this as root or as that user")]
     AnotherUser {
         /// The user of the process.

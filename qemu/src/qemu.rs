@@ -20,7 +20,7 @@ use crate::status::{self, Accelerator, Readiness, RunState, StatusError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// QMP failed.
+    /// The QMP connection or a command on it failed.
     #[error(transparent)]
     Qmp(#[from] QmpError),
     /// No monitor was found, or no process.

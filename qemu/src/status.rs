@@ -150,7 +150,7 @@ pub enum StatusError {
         /// The technique, such as `sev-guest`.
         by: String,
     },
-    /// QMP failed.
+    /// The QMP connection or a command on it failed.
     #[error(transparent)]
     Qmp(#[from] QmpError),
 }

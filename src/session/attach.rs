@@ -76,11 +76,12 @@ pub fn attach(options: &Options, guardian: Command) -> anyhow::Result<Visited> {
         .map_err(BadRequest::from_error)?;
     let (files, path) = found.unzip();
     let image = files.as_ref().and_then(|files| files.parse().ok());
-    let mut visitor = Visitor::new(image.as_ref(), options.variables);
-    warnings.append(&mut visitor.warnings);
+    let mut visitor = Visitor::new(image.as_ref(), options.variables, warnings);
+    let warnings = visitor.warnings.clone();
     for _ in 0..REHEARSALS {
         visitor.capture(&mut running, Trigger::Attach, None);
     }
+    // The capture that counts gives them again, where they are still true.
     visitor.warnings = warnings;
     let process = qemu.process().pid();
     let Left { memory, .. } = running.leave();

@@ -27,9 +27,7 @@ pub(super) fn report(
     let found = which_image::open(&dump, image, debug_directory, &mut warnings)?;
     let (files, path) = found.unzip();
     let image = files.as_ref().and_then(|files| files.parse().ok());
-    let mut visitor = Visitor::new(image.as_ref(), with_variables);
-    warnings.append(&mut visitor.warnings);
-    visitor.warnings = warnings;
+    let mut visitor = Visitor::new(image.as_ref(), with_variables, warnings);
     let (capture, _) = visitor.capture(&mut dump, Trigger::Dump, None);
     Ok(visitor.report(&capture, Source::Dump, dump.extents().bytes(), path.flatten()))
 }

@@ -31,7 +31,8 @@ pub fn of_moment_alone(target: &dyn Target, stopped: &Stopped, at: Duration) -> 
 
 /// An observation of a guest that stands still.
 pub fn observation(target: &dyn Target, stopped: &Stopped, at: Duration) -> Observation {
-    let samples: Vec<_> = stopped.states.iter().map(|state| sample(state.as_ref().ok()?)).collect();
+    let samples: Vec<_> =
+        stopped.states.iter().map(|state| state.as_ref().ok().map(sample)).collect();
     Observation {
         at,
         vcpus: vcpus(target, &samples),
@@ -52,11 +53,11 @@ pub fn vcpus(target: &dyn Target, samples: &[Option<VcpuSample>]) -> Vec<Vcpu> {
 }
 
 /// A vCPU's state, as far as it matters to a hang.
-pub fn sample(state: &VcpuState) -> Option<VcpuSample> {
-    Some(VcpuSample {
+pub fn sample(state: &VcpuState) -> VcpuSample {
+    VcpuSample {
         halted: state.execution() == Execution::Halted,
         interrupts_on: state.registers.interrupts_enabled(),
         started: state.execution().has_position(),
         halt_is_derived: state.mp_state == MpState::BehindHlt,
-    })
+    }
 }

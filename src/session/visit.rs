@@ -33,13 +33,13 @@ pub struct Visitor<'i> {
 pub type Taken = (Capture, Option<anyhow::Result<Pending>>);
 
 impl<'i> Visitor<'i> {
-    /// Recognises the kernel in the image, if there is one.
-    pub fn new(image: Option<&'i Image<'i>>, variables: bool) -> Self {
+    /// Recognises the kernel in the image, if there is one. `warnings` are those that there are already.
+    pub fn new(image: Option<&'i Image<'i>>, variables: bool, warnings: Vec<String>) -> Self {
         let kernel = match image {
             Some(image) => kernel::recognise(image),
             None => kernel::unknown("there is no image to recognise it by".into()),
         };
-        Self { image, ..Self::of_kernel(kernel) }.with_variables(variables)
+        Self { image, warnings, ..Self::of_kernel(kernel) }.with_variables(variables)
     }
 
     /// A visitor who knows the kernel, which needs no image.

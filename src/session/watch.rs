@@ -187,6 +187,6 @@ fn sample_running(target: &dyn Target, vcpus: &mut [Vcpu], last: &[Vcpu]) {
     let unknown = (0..).zip(vcpus.iter()).filter(|(_, vcpu)| vcpu.sample.is_none());
     let unknown: Vec<u32> = unknown.map(|(cpu, _)| cpu).collect();
     for (cpu, state) in unknown.iter().zip(target.states(&unknown, SAMPLE)) {
-        vcpus[*cpu as usize].sample = state.ok().and_then(|state| sample(&state));
+        vcpus[*cpu as usize].sample = state.ok().as_ref().map(sample);
     }
 }

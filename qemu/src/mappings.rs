@@ -29,18 +29,19 @@ pub(crate) struct FileId {
     pub(crate) inode: u64,
 }
 
-/// The mappings in ascending order; `None` when a line is not one, or there are too many.
-pub(crate) fn parse(text: &[u8]) -> Option<Vec<Mapping>> {
+/// Parses the text into mappings in ascending order. The error is the first line that is not a mapping or
+/// does not lie above the one before it, or that is one too many.
+pub(crate) fn parse(text: &[u8]) -> Result<Vec<Mapping>, &[u8]> {
     let mut mappings: Vec<Mapping> = Vec::new();
     for line in text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-        let mapping = parse_line(line)?;
+        let mapping = parse_line(line).ok_or(line)?;
         let ascends = mappings.last().is_none_or(|last| last.end <= mapping.start);
         if !ascends || mappings.len() == MAX_MAPPINGS {
-            return None;
+            return Err(line);
         }
         mappings.push(mapping);
     }
-    Some(mappings)
+    Ok(mappings)
 }
 
 /// `7f2b2ffff000-7f2cafe00000 rw-s 00000000 00:01 251    /memfd:ram (deleted)`. The name may be in
@@ -104,14 +105,14 @@ mod tests {
                 let at = at.index(text.len());
                 text[at] = byte;
             }
-            parse(&text);
+            let _ = parse(&text);
         }
     }
 
     #[test]
     fn a_line_that_is_no_mapping_is_refused() {
         for line in ["x", "2000-1000 rw-p 0 00:00 0", "1000-2000 rw-x 0 00:00 0", "1-2 rw-p"] {
-            assert_eq!(parse(line.as_bytes()), None, "{line}");
+            assert_eq!(parse(line.as_bytes()), Err(line.as_bytes()));
         }
     }
 }

@@ -27,7 +27,7 @@
 //! of a group.
 
 use std::fmt;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,10 +39,10 @@ use std::time::Duration;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recv, recvmsg, send, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recv, recvmsg, send,
 };
 
+use crate::descriptor;
 use crate::qmp::{Qmp, QmpError};
 use crate::status::{RunState, run_state};
 use crate::wait::{Deadline, wait_for};
@@ -157,13 +157,7 @@ impl Guardian {
     }
 
     fn pass(&self, socket: BorrowedFd<'_>, within: Duration) -> Result<(), HoldError> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let descriptors = [socket];
-        // There is room: `cmsg_space` says how much one descriptor takes.
-        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-        let bytes = [IoSlice::new(&[SOCKET, 0, 0, 0, 0])];
-        sendmsg(&self.link, &bytes, &mut ancillary, SendFlags::NOSIGNAL)
+        descriptor::send(self.link.as_fd(), &[SOCKET, 0, 0, 0, 0], socket)
             .map_err(|_| HoldError::Ended)?;
         let mut byte = [0];
         match wait_for(self.link.as_fd(), PollFlags::IN, Deadline::after(within)) {

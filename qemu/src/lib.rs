@@ -27,6 +27,7 @@
 //! | [`registers`] | registers, from the monitor's text |
 //! | [`memory_map`] | guest-physical to QEMU's addresses |
 //! | `process`, `mappings`, `process_memory` | the process, and its memory |
+//! | `monitor`, `monitor_memory`, `descriptor` | memory by way of the monitor, where the process may not be read |
 //! | `find`, `command_line` | the monitor of a process |
 //! | [`hold`] | the guardian |
 //! | `qemu` | the order of all that |
@@ -36,10 +37,14 @@
 #![forbid(unsafe_code)]
 
 mod command_line;
+mod descriptor;
 mod find;
 pub mod hold;
 mod mappings;
+mod memory;
 pub mod memory_map;
+mod monitor;
+mod monitor_memory;
 mod process;
 mod process_memory;
 mod qemu;
@@ -49,6 +54,8 @@ mod status;
 mod wait;
 
 pub use find::FindError;
+pub use memory::GuestMemory;
+pub use monitor_memory::MonitorMemory;
 pub use process::{Denial, Process, ProcessError};
 pub use process_memory::{MemoryError, ProcessMemory};
 pub use qemu::{Error, Qemu, Released, Stopped};

@@ -4,12 +4,17 @@
 //! it, and let it go on whatever happens. Refuses to own what its parts do (`qmp`, `status`,
 //! `registers`, `memory_map`, `process_memory`, `find`, `hold`) and what a capture is.
 
+use std::cell::RefMut;
 use std::process::Command;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::find::{self, FindError};
 use crate::hold::{self, Guardian, HoldError};
+use crate::memory::GuestMemory;
 use crate::memory_map::{self, MapError};
+use crate::monitor::Monitor;
+use crate::monitor_memory::MonitorMemory;
 use crate::process::{Process, ProcessError};
 use crate::process_memory::{MemoryError, ProcessMemory};
 use crate::qmp::{Address, Deadlines, Qmp, QmpError};
@@ -74,20 +79,29 @@ pub enum Error {
 /// A running QEMU, by its monitor and its process. Nothing is stopped by having one.
 #[derive(Debug)]
 pub struct Qemu {
-    qmp: Qmp,
-    process: Process,
+    monitor: Rc<Monitor>,
+    /// `None` for a process of another PID namespace.
+    process: Option<Process>,
     deadlines: Deadlines,
 }
 
 impl Qemu {
-    /// The QEMU whose monitor is at `address`. Its process is the one that listens there.
+    /// The QEMU whose monitor is at `address`. Its process is the one that listens there, if it can be
+    /// seen from here.
     ///
     /// # Errors
-    /// [`Error::Qmp`], [`Error::Find`] or [`Error::Process`].
+    /// [`Error::Qmp`] or [`Error::Process`].
     pub fn open(address: &Address, deadlines: Deadlines) -> Result<Self, Error> {
         let qmp = Qmp::connect(address, &deadlines)?;
-        let process = Process::open(find::peer(qmp.socket())?)?;
-        Ok(Self { qmp, process, deadlines })
+        let process = match find::peer(qmp.socket()) {
+            Ok(pid) => Some(Process::open(pid)?),
+            Err(_) => None,
+        };
+        Ok(Self::new(qmp, process, deadlines))
+    }
+
+    fn new(qmp: Qmp, process: Option<Process>, deadlines: Deadlines) -> Self {
+        Self { monitor: Monitor::new(qmp), process, deadlines }
     }
 
     /// The QEMU that is the process `pid` and has its monitor at `address`, for a socket on which another
@@ -98,7 +112,7 @@ impl Qemu {
     /// [`Error::Qmp`] or [`Error::Process`].
     pub fn open_both(address: &Address, pid: i32, deadlines: Deadlines) -> Result<Self, Error> {
         let process = Process::open(pid)?;
-        Ok(Self { qmp: Qmp::connect(address, &deadlines)?, process, deadlines })
+        Ok(Self::new(Qmp::connect(address, &deadlines)?, Some(process), deadlines))
     }
 
     /// The QEMU that is the process of that number, by the first of its monitors that is free.
@@ -111,7 +125,7 @@ impl Qemu {
         for address in find::addresses(&process)? {
             match Qmp::connect(&address, &deadlines) {
                 Ok(qmp) => match find::peer(qmp.socket())? {
-                    peer if peer == pid => return Ok(Self { qmp, process, deadlines }),
+                    peer if peer == pid => return Ok(Self::new(qmp, Some(process), deadlines)),
                     peer => last = Error::AnotherPeer { pid, peer, address },
                 },
                 Err(error) => last = error.into(),
@@ -120,14 +134,15 @@ impl Qemu {
         Err(last)
     }
 
-    /// The process.
-    pub fn process(&self) -> &Process {
-        &self.process
+    /// The process; `None` where it is in another PID namespace.
+    pub fn process(&self) -> Option<&Process> {
+        self.process.as_ref()
     }
 
-    /// The connection, for commands that this crate has no method for.
-    pub fn qmp(&mut self) -> &mut Qmp {
-        &mut self.qmp
+    /// The connection, for commands that this crate has no method for. Memory of this QEMU may be read
+    /// through the same connection: drop the guard before that.
+    pub fn qmp(&mut self) -> RefMut<'_, Qmp> {
+        self.monitor.qmp()
     }
 
     /// The run state of the VM.
@@ -135,7 +150,7 @@ impl Qemu {
     /// # Errors
     /// [`Error::Qmp`].
     pub fn run_state(&mut self) -> Result<RunState, Error> {
-        Ok(status::run_state(&mut self.qmp, self.deadlines.command)?)
+        Ok(status::run_state(&mut self.monitor.qmp(), self.deadlines.command)?)
     }
 
     /// Readiness for a capture. A VM that something else works on, or whose memory is encrypted, is
@@ -145,8 +160,9 @@ impl Qemu {
     /// [`Error::Status`].
     pub fn readiness(&mut self) -> Result<Readiness, Error> {
         let within = self.deadlines.command;
-        let readiness = status::readiness(&mut self.qmp, within)?;
-        status::refuse_encrypted(&mut self.qmp, within)?;
+        let mut qmp = self.monitor.qmp();
+        let readiness = status::readiness(&mut qmp, within)?;
+        status::refuse_encrypted(&mut qmp, within)?;
         Ok(readiness)
     }
 
@@ -155,7 +171,7 @@ impl Qemu {
     /// # Errors
     /// [`Error::Qmp`].
     pub fn accelerator(&mut self) -> Result<Accelerator, Error> {
-        Ok(status::accelerator(&mut self.qmp, self.deadlines.command)?)
+        Ok(status::accelerator(&mut self.monitor.qmp(), self.deadlines.command)?)
     }
 
     /// The number of vCPUs. Where a CPU was unplugged, numbers of later ones are not below it.
@@ -163,7 +179,7 @@ impl Qemu {
     /// # Errors
     /// [`Error::Qmp`].
     pub fn vcpus(&mut self) -> Result<u32, Error> {
-        Ok(status::vcpus(&mut self.qmp, self.deadlines.command)?)
+        Ok(status::vcpus(&mut self.monitor.qmp(), self.deadlines.command)?)
     }
 
     /// The registers of every vCPU. Of a running VM they are of one moment each, at most some
@@ -172,18 +188,41 @@ impl Qemu {
     /// # Errors
     /// [`Error::Qmp`] or [`Error::Registers`].
     pub fn states(&mut self) -> Result<Vec<Cpu>, Error> {
-        let text = self.qmp.human("info registers -a", self.deadlines.command)?;
+        let text = self.monitor.qmp().human("info registers -a", self.deadlines.command)?;
         Ok(registers::parse(&text)?)
     }
 
-    /// The guest's memory as it lies in the process now. Make it before a stop: it takes a dozen
-    /// commands, and it stays right until memory is plugged or, below 1 MiB, until firmware is done.
+    /// The guest's memory as it lies in the process now, or by way of the monitor where that process may
+    /// not be read. Make it before a stop: it takes a dozen commands, and it stays right until memory is
+    /// plugged or, below 1 MiB, until firmware is done.
     ///
     /// # Errors
     /// [`Error::Map`] or [`Error::Memory`].
-    pub fn memory(&mut self) -> Result<ProcessMemory, Error> {
-        let ranges = memory_map::ask(&mut self.qmp, self.deadlines.command)?;
-        Ok(ProcessMemory::open(&self.process, ranges)?)
+    pub fn memory(&mut self) -> Result<GuestMemory, Error> {
+        let Some(process) = &self.process else { return self.monitor_memory() };
+        let ranges = memory_map::ask(&mut self.monitor.qmp(), self.deadlines.command)?;
+        match ProcessMemory::open(process, ranges) {
+            Ok(memory) => Ok(GuestMemory::Process(memory)),
+            Err(MemoryError::Process(denied @ ProcessError::NotPermitted { .. })) => {
+                tracing::debug!(%denied, "memory is read through the monitor");
+                self.monitor_memory()
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The guest's memory by way of the monitor. See [`memory`](Self::memory), which prefers the process.
+    ///
+    /// # Errors
+    /// [`Error::Map`] or [`Error::Qmp`].
+    pub fn monitor_memory(&mut self) -> Result<GuestMemory, Error> {
+        let within = self.deadlines.command;
+        let mut qmp = self.monitor.qmp();
+        let ranges = memory_map::ask(&mut qmp, within)?;
+        let dumps = !status::has_libvirt(&mut qmp, within)?;
+        drop(qmp);
+        let monitor = Rc::clone(&self.monitor);
+        Ok(GuestMemory::Monitor(MonitorMemory::new(monitor, ranges, dumps, within)))
     }
 
     /// Stops the VM, unless it is stopped already. `guardian` is a command that leads to
@@ -199,14 +238,17 @@ impl Qemu {
     /// QEMU has ended.
     pub fn stop(&mut self, guardian: Command) -> Result<Stopped<'_>, Error> {
         if let Readiness::Stopped(state) = self.readiness()? {
+            self.monitor.set_vm_is_stopped(true);
             return Ok(Stopped { qemu: self, guardian: None, state, since: Instant::now() });
         }
-        let within = self.deadlines.command;
-        let mut guardian = hold::start(guardian, self.qmp.socket(), within)?;
+        let within = self.deadlines.guardian;
+        let mut guardian = hold::start(guardian, self.monitor.qmp().socket(), within)?;
         guardian.arm(self.deadlines.pause)?;
-        self.qmp.take_guardian_spoke();
+        self.monitor.qmp().take_guardian_spoke();
         let since = Instant::now();
-        match self.stop_and_look() {
+        let stopped = self.stop_and_look();
+        self.monitor.set_vm_is_stopped(stopped.is_ok());
+        match stopped {
             Ok(RunState::Paused) => {
                 Ok(Stopped { qemu: self, guardian: Some(guardian), state: RunState::Paused, since })
             }
@@ -219,8 +261,8 @@ impl Qemu {
     }
 
     fn stop_and_look(&mut self) -> Result<RunState, QmpError> {
-        self.qmp.execute("stop", self.deadlines.stop)?;
-        status::run_state(&mut self.qmp, self.deadlines.stop)
+        self.monitor.qmp().execute("stop", self.deadlines.stop)?;
+        status::run_state(&mut self.monitor.qmp(), self.deadlines.stop)
     }
 
     /// The error of a `stop` that failed. Unless QEMU said itself that nothing was stopped, the
@@ -231,7 +273,7 @@ impl Qemu {
             return error.into();
         }
         let pid = guardian.pid();
-        self.qmp.hand_over();
+        self.monitor.qmp().hand_over();
         drop(guardian);
         match error {
             QmpError::NoAnswer { waited, .. } => Error::StopUnanswered { waited, guardian: pid },
@@ -300,17 +342,20 @@ impl Stopped<'_> {
     }
 
     fn let_go(&mut self) -> Released {
+        self.qemu.monitor.set_vm_is_stopped(false);
         let Some(guardian) = self.guardian.take() else { return Released::LeftStopped };
-        match self.qemu.qmp.execute("cont", self.qemu.deadlines.command) {
+        let within = self.qemu.deadlines.command;
+        let answer = self.qemu.monitor.qmp().execute("cont", within);
+        match answer {
             Ok(_) => {
                 let pause = self.since.elapsed();
-                let expired = self.qemu.qmp.take_guardian_spoke();
+                let expired = self.qemu.monitor.qmp().take_guardian_spoke();
                 guardian.dismiss();
                 Released::Resumed { pause, expired }
             }
             Err(error) => {
                 let pid = guardian.pid();
-                self.qemu.qmp.hand_over();
+                self.qemu.monitor.qmp().hand_over();
                 drop(guardian);
                 Released::HandedOver { guardian: pid, error }
             }

@@ -217,6 +217,17 @@ pub(crate) fn refuse_encrypted(qmp: &mut Qmp, within: Duration) -> Result<(), St
     Err(StatusError::Encrypted { by })
 }
 
+/// True where libvirt has a monitor of this QEMU, by the name that it gives to that character device
+/// (libvirt, src/qemu/qemu_alias.c, `charmonitor`).
+pub(crate) fn has_libvirt(qmp: &mut Qmp, within: Duration) -> Result<bool, QmpError> {
+    #[derive(Deserialize)]
+    struct CharacterDevice {
+        label: String,
+    }
+    let devices: Vec<CharacterDevice> = query(qmp, "query-chardev", within)?;
+    Ok(devices.iter().any(|device| device.label == "charmonitor"))
+}
+
 /// Asks for the accelerator.
 pub(crate) fn accelerator(qmp: &mut Qmp, within: Duration) -> Result<Accelerator, QmpError> {
     let kvm: Option<Enabled> = if_known(query(qmp, "query-kvm", within))?;

@@ -48,6 +48,6 @@ pub use hang::{
 };
 pub use nmiscope_names::short_name;
 pub use report::{
-    Backtrace, CrashCause, Image, Kernel, KernelLog, LogLine, Machine, Outcome, Report,
-    Reservation, SCHEMA_VERSION, Source, Tool, Trigger, Visit,
+    Backtrace, CrashCause, Image, Kernel, KernelLog, LogLine, Machine, MemorySource, Outcome,
+    Report, Reservation, SCHEMA_VERSION, Source, Tool, Trigger, Visit,
 };

@@ -63,8 +63,11 @@ pub enum Source {
 /// A visit to a VM that somebody else runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Visit {
-    /// The number of the VM's process.
-    pub process: i32,
+    /// The number of the VM's process; null where it is in another PID namespace.
+    pub process: Option<i32>,
+    /// The source of the guest's memory.
+    #[serde(default)]
+    pub memory: MemorySource,
     /// The run state of the VM before, as QEMU names it: `running`, `paused`, `guest-panicked` and so on.
     pub was: String,
     /// The time for which the guest was stopped, in milliseconds; null where it was not stopped for the
@@ -72,6 +75,17 @@ pub struct Visit {
     pub stopped_ms: Option<f64>,
     /// True where some memory was read while the guest ran: it may not be of one moment.
     pub torn: bool,
+}
+
+/// The source of the memory of a VM that somebody else runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemorySource {
+    /// Memory of the VM's process, as a debugger reads it.
+    #[default]
+    Process,
+    /// Memory that QEMU reads and hands over through its monitor, since the process may not be read.
+    Monitor,
 }
 
 /// The program that wrote a report.

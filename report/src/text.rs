@@ -15,8 +15,8 @@ use nmiscope_names::short_name;
 
 use super::sanitize::line;
 use super::{
-    Answer, Backtrace, Cpu, CpuState, Finding, Frame, Function, KernelLog, Look, Machine, Outcome,
-    Report, Reservation, Source, Task, TaskState, Trigger, Visit, Word,
+    Answer, Backtrace, Cpu, CpuState, Finding, Frame, Function, KernelLog, Look, Machine,
+    MemorySource, Outcome, Report, Reservation, Source, Task, TaskState, Trigger, Visit, Word,
 };
 use crate::units::plural;
 pub use hang::{hangs, resolved};
@@ -131,14 +131,19 @@ fn show_log(text: &mut String, log: &KernelLog) {
 
 /// A line on a visit to a VM that somebody else runs.
 fn visit(visit: &Visit) -> String {
-    let Visit { process, was, stopped_ms, torn } = visit;
+    let Visit { process, memory, was, stopped_ms, torn } = visit;
     let stopped = match stopped_ms {
         Some(ms) => format!("stopped for {ms:.1} ms"),
         None if was == "running" => "not stopped".into(),
         None => format!("{} before, and left so", line(was)),
     };
     let torn = if *torn { ", read in part while it ran" } else { "" };
-    format!("QEMU process {process}: {stopped}{torn}\n")
+    let process = process.map(|process| format!(" process {process}")).unwrap_or_default();
+    let memory = match memory {
+        MemorySource::Process => "",
+        MemorySource::Monitor => ", memory read through the monitor",
+    };
+    format!("QEMU{process}: {stopped}{memory}{torn}\n")
 }
 
 fn is_of_the_end(backtrace: &Backtrace) -> bool {

@@ -61,6 +61,11 @@ impl Destination {
         Ok(Self { path: path.into(), size })
     }
 
+    /// True for a core of all of the guest's memory.
+    pub fn is_full(&self) -> bool {
+        self.size == Size::Full
+    }
+
     /// Takes the memory of a stopped guest.
     ///
     /// # Errors

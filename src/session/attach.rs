@@ -9,9 +9,11 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Context;
-use nmiscope_qemu::{Address, Cpu, Deadlines, Error, ProcessMemory, Qemu, Readiness, Released};
-use nmiscope_report::{Report, Source, Trigger, Visit};
+use anyhow::{Context, anyhow};
+use nmiscope_qemu::{
+    Address, Cpu, Deadlines, Error, GuestMemory, Process, Qemu, Readiness, Released,
+};
+use nmiscope_report::{MemorySource, Report, Source, Trigger, Visit};
 
 use super::visit::{Taken, Visitor};
 use super::which_image;
@@ -68,6 +70,7 @@ pub fn attach(options: &Options, guardian: Command) -> anyhow::Result<Visited> {
     let readiness = qemu.readiness().context(ATTACH)?;
     let states = states(qemu.states().context(ATTACH)?);
     let memory = qemu.memory().context(ATTACH)?;
+    let source = source(&memory, options.core.as_ref())?;
     let runs = readiness == Readiness::Running;
     let mut running = Attached::as_it_is(memory, states.clone(), runs);
     let mut warnings = Vec::new();
@@ -83,10 +86,10 @@ pub fn attach(options: &Options, guardian: Command) -> anyhow::Result<Visited> {
     }
     // The capture that counts gives them again, where they are still true.
     visitor.warnings = warnings;
-    let process = qemu.process().pid();
+    let process = qemu.process().map(Process::pid);
     let Left { memory, .. } = running.leave();
     let memory_bytes = extents(&memory).bytes();
-    let place = Place { options, states, process, was: run_state(&readiness) };
+    let place = Place { options, states, process, source, was: run_state(&readiness) };
     let ((capture, core), visit) = place.visit(&mut qemu, memory, guardian, &mut visitor)?;
     let mut report = visitor.report(&capture, Source::Attached, memory_bytes, path.flatten());
     report.visit = Some(visit);
@@ -108,6 +111,22 @@ fn open(vm: &Vm, longest_pause: Duration) -> anyhow::Result<Qemu> {
     .context(ATTACH)
 }
 
+/// The source of the memory. A whole memory is not read through the monitor: it would take minutes a
+/// gigabyte.
+fn source(memory: &GuestMemory, core: Option<&Destination>) -> anyhow::Result<MemorySource> {
+    match memory {
+        GuestMemory::Process(_) => Ok(MemorySource::Process),
+        GuestMemory::Monitor(_) if core.is_some_and(Destination::is_full) => {
+            Err(BadRequest::from_error(anyhow!(
+                "the memory of QEMU's process may not be read, and its monitor is too slow for a core of \
+                 --core-size full: run this as root, or let QEMU write a dump (dump-guest-memory, or \
+                 virsh dump --memory-only) and look at it by nmiscope report",
+            )))
+        }
+        GuestMemory::Monitor(_) => Ok(MemorySource::Monitor),
+    }
+}
+
 fn states(cpus: Vec<Cpu>) -> States {
     cpus.into_iter().map(|cpu| Ok(cpu.state)).collect()
 }
@@ -124,7 +143,8 @@ struct Place<'a> {
     options: &'a Options,
     /// The states that were read without a stop.
     states: States,
-    process: i32,
+    process: Option<i32>,
+    source: MemorySource,
     /// The run state before the visit.
     was: String,
 }
@@ -134,7 +154,7 @@ impl Place<'_> {
     fn visit(
         self,
         qemu: &mut Qemu,
-        memory: ProcessMemory,
+        memory: GuestMemory,
         guardian: Command,
         visitor: &mut Visitor<'_>,
     ) -> anyhow::Result<(Taken, Visit)> {
@@ -175,7 +195,8 @@ impl Place<'_> {
             )),
             Some(Released::LeftStopped) | None => {}
         }
-        let visit = Visit { process: self.process, was: self.was, stopped_ms, torn };
+        let visit =
+            Visit { process: self.process, memory: self.source, was: self.was, stopped_ms, torn };
         Ok((taken, visit))
     }
 }

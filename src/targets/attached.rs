@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
-use nmiscope_qemu::{ProcessMemory, Released, Stopped};
+use nmiscope_qemu::{GuestMemory, Released, Stopped};
 
 use super::{NoAnswer, States, Target};
 use crate::elf_core::Extents;
@@ -16,7 +16,7 @@ use crate::elf_core::Extents;
 /// A visited VM as a target.
 #[derive(Debug)]
 pub struct Attached<'q> {
-    memory: ProcessMemory,
+    memory: GuestMemory,
     states: States,
     /// There is one while the VM is stopped for this visit.
     stopped: RefCell<Option<Stopped<'q>>>,
@@ -29,7 +29,7 @@ pub struct Attached<'q> {
 #[derive(Debug)]
 pub struct Left {
     /// The memory, for another visit.
-    pub memory: ProcessMemory,
+    pub memory: GuestMemory,
     /// How the VM was let go on; `None` for one that was not stopped for this visit.
     pub released: Option<Released>,
     /// True where some memory was read while the VM ran.
@@ -38,13 +38,13 @@ pub struct Left {
 
 impl<'q> Attached<'q> {
     /// A VM that runs, or that somebody else has stopped.
-    pub fn as_it_is(memory: ProcessMemory, states: States, runs: bool) -> Self {
+    pub fn as_it_is(memory: GuestMemory, states: States, runs: bool) -> Self {
         Self::new(memory, states, None, Duration::MAX, runs)
     }
 
     /// A VM that was stopped for this visit, and goes on after the longest pause at the latest.
     pub fn stopped(
-        memory: ProcessMemory,
+        memory: GuestMemory,
         states: States,
         stopped: Stopped<'q>,
         longest_pause: Duration,
@@ -53,12 +53,14 @@ impl<'q> Attached<'q> {
     }
 
     fn new(
-        memory: ProcessMemory,
+        memory: GuestMemory,
         states: States,
         stopped: Option<Stopped<'q>>,
         longest_pause: Duration,
         torn: bool,
     ) -> Self {
+        // What an earlier look has read is of another moment.
+        memory.refresh();
         let (stopped, released, torn) =
             (RefCell::new(stopped), RefCell::default(), Cell::new(torn));
         Self { memory, states, stopped, longest_pause, released, torn }
@@ -112,7 +114,7 @@ impl Target for Attached<'_> {
 }
 
 /// The guest-physical memory of a VM.
-pub fn extents(memory: &ProcessMemory) -> Extents {
+pub fn extents(memory: &GuestMemory) -> Extents {
     let mut extents = Extents::new();
     for range in memory.ranges() {
         extents.insert(range.start, range.length);

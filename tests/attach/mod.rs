@@ -6,10 +6,12 @@
 //! | `core` | the core of an attach against its report |
 //! | `lets_go` | that no guest stays stopped, whatever happens to the tool, and that one that was does |
 //! | `refused` | what cannot be attached to, by message and exit code |
+//! | `unprivileged` | memory through the monitor, where the process may not be read |
 //! | `vm` | the QEMU of a test, and a second client of it |
 
 mod core;
 mod lets_go;
 mod refused;
 mod same;
+mod unprivileged;
 mod vm;

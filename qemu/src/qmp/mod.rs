@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use serde_json::{Value, json};
 
+use crate::descriptor;
 use crate::wait::{Deadline, wait_for};
 use lines::{LONGEST_LINE, Lines, NoLine};
 use message::Message;
@@ -51,6 +52,8 @@ pub struct Deadlines {
     pub command: Duration,
     /// The longest time for `stop`, which waits for the VM's disks.
     pub stop: Duration,
+    /// The longest time until the guardian's process is ready, which needs nothing of QEMU.
+    pub guardian: Duration,
     /// The longest pause: after it the guardian lets the VM go on while the tool still has it, as one
     /// that somebody stopped with Ctrl-Z does.
     pub pause: Duration,
@@ -64,6 +67,7 @@ impl Default for Deadlines {
             greeting: seconds(1),
             command: seconds(5),
             stop: seconds(2),
+            guardian: seconds(5),
             pause: seconds(2),
         }
     }
@@ -166,7 +170,7 @@ impl Qmp {
     /// not take it at once.
     pub(crate) fn send_only(&mut self, command: &str) -> Result<bool, QmpError> {
         let (_, message) = self.compose(command, &Value::Null);
-        self.send(command, &message, Deadline::after(Duration::ZERO))
+        self.send(command, &message, None, Deadline::after(Duration::ZERO))
     }
 
     /// Gives the connection up: no command is sent on it any more.
@@ -192,19 +196,43 @@ impl Qmp {
         arguments: &Value,
         within: Duration,
     ) -> Result<Value, QmpError> {
+        self.run(command, arguments, None, within)
+    }
+
+    fn run(
+        &mut self,
+        command: &str,
+        arguments: &Value,
+        descriptor: Option<BorrowedFd<'_>>,
+        within: Duration,
+    ) -> Result<Value, QmpError> {
         if self.handed_over {
             return Err(QmpError::HandedOver { command: command.to_owned() });
         }
         let deadline = Deadline::after(within);
         let (id, message) = self.compose(command, arguments);
         let late = || QmpError::NoAnswer { command: command.to_owned(), waited: within };
-        if !self.send(command, &message, deadline)? {
+        if !self.send(command, &message, descriptor, deadline)? {
             return Err(late());
         }
         match self.answer(command, &id, deadline)? {
             Some(value) => Ok(value),
             None => Err(late()),
         }
+    }
+
+    /// Gives QEMU a descriptor by that name (`getfd`), for one later command to use as `fd:NAME`.
+    ///
+    /// # Errors
+    /// Any [`QmpError`] about `getfd`.
+    pub(crate) fn pass_descriptor(
+        &mut self,
+        name: &str,
+        descriptor: BorrowedFd<'_>,
+        within: Duration,
+    ) -> Result<(), QmpError> {
+        let arguments = json!({ "fdname": name });
+        self.run("getfd", &arguments, Some(descriptor), within).map(|_| ())
     }
 
     /// A command's id and its line.
@@ -233,12 +261,18 @@ impl Qmp {
     }
 
     /// Writes a command, all of it unless the deadline passes: then false.
-    fn send(&mut self, command: &str, line: &str, deadline: Deadline) -> Result<bool, QmpError> {
-        if self.cut && !self.write(command, FORGET, deadline)? {
+    fn send(
+        &mut self,
+        command: &str,
+        line: &str,
+        descriptor: Option<BorrowedFd<'_>>,
+        deadline: Deadline,
+    ) -> Result<bool, QmpError> {
+        if self.cut && !self.write(command, FORGET, None, deadline)? {
             return Ok(false);
         }
         self.cut = true;
-        let whole = self.write(command, line.as_bytes(), deadline)?;
+        let whole = self.write(command, line.as_bytes(), descriptor, deadline)?;
         self.cut = !whole;
         Ok(whole)
     }
@@ -247,11 +281,19 @@ impl Qmp {
         &mut self,
         command: &str,
         mut bytes: &[u8],
+        mut descriptor: Option<BorrowedFd<'_>>,
         deadline: Deadline,
     ) -> Result<bool, QmpError> {
         while !bytes.is_empty() {
-            match send(&self.socket, bytes, SendFlags::NOSIGNAL) {
-                Ok(written) => bytes = &bytes[written..],
+            let sent = match descriptor {
+                Some(passed) => descriptor::send(self.socket.as_fd(), bytes, passed),
+                None => send(&self.socket, bytes, SendFlags::NOSIGNAL),
+            };
+            match sent {
+                Ok(written) => {
+                    bytes = &bytes[written..];
+                    descriptor = None;
+                }
                 Err(Errno::AGAIN) => {
                     let writable = wait_for(self.socket.as_fd(), PollFlags::OUT, deadline)
                         .map_err(QmpError::host("wait for a QMP socket"))?;

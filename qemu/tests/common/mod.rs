@@ -24,7 +24,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub fn deadlines() -> Deadlines {
     let short = Duration::from_millis(300);
     let (command, pause) = (PATIENCE, PATIENCE);
-    Deadlines { connect: short, greeting: short, command, stop: short, pause }
+    Deadlines { connect: short, greeting: short, command, stop: short, guardian: PATIENCE, pause }
 }
 
 /// A monitor at a socket, and the thread that plays it.

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::Command;
 
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory as _, ReadError};
-use nmiscope_qemu::{Address, ProcessMemory, Qemu};
+use nmiscope_qemu::{Address, GuestMemory, Qemu, Qmp};
 
 use crate::common::guardian;
-use crate::vm::{Vm, patient, pmemsave};
+use crate::vm::{Vm, patient, pmemsave, wait_until};
 
 const CHUNK: usize = 64 << 10;
 
@@ -27,7 +27,7 @@ impl Numbers {
 }
 
 /// Addresses within ranges, with both ends of each among them.
-fn addresses(memory: &ProcessMemory, length: usize) -> Vec<u64> {
+fn addresses(memory: &GuestMemory, length: usize) -> Vec<u64> {
     let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
     let mut addresses = Vec::new();
     for range in memory.ranges() {
@@ -38,19 +38,83 @@ fn addresses(memory: &ProcessMemory, length: usize) -> Vec<u64> {
     addresses
 }
 
+/// Compares memory by the process and memory by way of the monitor with QEMU's own.
 fn equals_pmemsave(vm: &Vm) {
     let mut qemu = vm.open();
-    let memory = qemu.memory().expect("memory");
+    let sources = [qemu.memory(), qemu.monitor_memory()].map(|memory| memory.expect("memory"));
     let mut stopped = qemu.stop(guardian()).expect("a stopped VM");
-    let mut bytes = vec![0xaa; CHUNK];
     let mut with_content = 0;
-    for address in addresses(&memory, CHUNK) {
-        memory.read(PhysicalAddress(address), &mut bytes).expect("memory");
-        let expected = pmemsave(stopped.qemu().qmp(), address, CHUNK, &vm.path("memory"));
-        assert!(bytes == expected, "64 KiB at {address:#x} differ");
-        with_content += usize::from(bytes.iter().any(|&byte| byte != 0));
+    for address in addresses(&sources[0], CHUNK) {
+        let expected = pmemsave(&mut stopped.qemu().qmp(), address, CHUNK, &vm.path("memory"));
+        with_content += usize::from(expected.iter().any(|&byte| byte != 0));
+        for memory in &sources {
+            let bytes = read(memory, address, CHUNK);
+            assert!(bytes == expected, "64 KiB at {address:#x} differ: {memory:?}");
+        }
     }
     assert!(with_content > 3, "{with_content} chunks are not zero");
+}
+
+fn read(memory: &GuestMemory, address: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0xaa; length];
+    memory.read(PhysicalAddress(address), &mut bytes).expect("memory");
+    bytes
+}
+
+fn events(qmp: &mut Qmp) -> Vec<String> {
+    qmp.take_events().into_iter().map(|event| event.name).collect()
+}
+
+#[test]
+#[ignore = "needs qemu-system-x86_64"]
+fn monitor_reads_a_running_guest_without_stopping_it() {
+    let vm = Vm::guest("idle", &["-M", "pc", "-m", "64M", "-cpu", "max"]);
+    let mut qemu = vm.open();
+    let memory = qemu.monitor_memory().expect("memory");
+    let firmware = memory.ranges().last().expect("a range").start.0;
+    let read_while_running = read(&memory, firmware + 0xff8, 5000);
+    assert_eq!(events(&mut qemu.qmp()), [""; 0]);
+    let expected = pmemsave(&mut qemu.qmp(), firmware + 0xff8, 5000, &vm.path("memory"));
+    assert!(read_while_running == expected);
+}
+
+#[test]
+#[ignore = "needs qemu-system-x86_64"]
+fn monitor_reads_no_dump_where_libvirt_would_see_it() {
+    let monitor = ["-chardev", "null,id=charmonitor"];
+    let machine = ["-M", "pc", "-m", "64M", "-cpu", "max"];
+    let vm = Vm::guest("idle", &[&machine[..], &monitor].concat());
+    let mut qemu = vm.open();
+    let memory = qemu.monitor_memory().expect("memory");
+    let mut stopped = qemu.stop(guardian()).expect("a stopped VM");
+    let bytes = read(&memory, 2 << 20, CHUNK);
+    let expected = pmemsave(&mut stopped.qemu().qmp(), 2 << 20, CHUNK, &vm.path("memory"));
+    assert!(bytes == expected);
+    let events = events(&mut stopped.qemu().qmp());
+    assert!(!events.iter().any(|name| name == "DUMP_COMPLETED"), "{events:?}");
+}
+
+#[test]
+#[ignore = "needs qemu-system-x86_64"]
+fn monitor_memory_is_kept_until_it_is_refreshed() {
+    let vm = Vm::guest("spin-irqs-on", &["-M", "pc", "-m", "64M", "-cpu", "max"]);
+    let mut qemu = vm.open();
+    let process = qemu.memory().expect("memory");
+    let memory = qemu.monitor_memory().expect("memory");
+    // The guest counts its timer ticks, wherever that is.
+    let all = || read(&process, 1 << 20, 32 << 20);
+    let before = all();
+    let mut page = None;
+    wait_until("memory changes", || {
+        page = all().chunks(4096).zip(before.chunks(4096)).position(|(now, then)| now != then);
+        page.is_some()
+    });
+    let address = (1 << 20) + page.expect("a page that changed") as u64 * 4096;
+    let kept = read(&memory, address, 4096);
+    wait_until("the page changes again", || read(&process, address, 4096) != kept);
+    assert!(read(&memory, address, 4096) == kept);
+    memory.refresh();
+    assert!(read(&memory, address, 4096) != kept);
 }
 
 #[test]
@@ -132,7 +196,7 @@ fn memfd_kib(vm: &Vm) -> u64 {
 }
 
 /// Reads 1 MiB of each 64 MiB, and every first byte of a page in the last 64 MiB.
-fn read_widely(memory: &ProcessMemory) {
+fn read_widely(memory: &GuestMemory) {
     let mut bytes = vec![0; 1 << 20];
     let range = memory.ranges().last().expect("a range");
     for offset in (0..range.length).step_by(64 << 20) {
@@ -191,6 +255,8 @@ fn the_memory_of_a_qemu_that_has_ended_is_an_error() {
 }
 
 const READER: &str = "NMISCOPE_TEST_READER";
+/// The address of the last 256 KiB below 4 GiB, where the machine `pc` has its firmware.
+const FIRMWARE: u64 = (4 << 30) - (256 << 10);
 /// A user that owns nothing.
 const NOBODY: u32 = 65534;
 
@@ -199,15 +265,18 @@ const NOBODY: u32 = 65534;
 fn reader_process() {
     let Some(path) = std::env::var_os(READER) else { return };
     let mut qemu = Qemu::open(&Address::Path(path.into()), patient()).expect("a monitor");
-    match qemu.memory() {
-        Ok(_) => println!("\npermitted"),
-        Err(error) => println!("failed to {error}"),
-    }
+    let memory = qemu.memory().expect("memory");
+    let source = match &memory {
+        GuestMemory::Process(_) => "process",
+        GuestMemory::Monitor(_) => "monitor",
+    };
+    let firmware = memory.ranges().last().expect("a range").start.0;
+    println!("\n{source} {:?}", read(&memory, firmware, 64));
 }
 
 #[test]
 #[ignore = "needs qemu-system-x86_64 and root"]
-fn another_user_is_told_whose_qemu_it_is() {
+fn another_user_reads_memory_through_the_monitor() {
     let vm = Vm::start(&["-M", "pc", "-m", "64M", "-S"]);
     let everybody = |path: &Path| {
         fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("permissions");
@@ -217,14 +286,16 @@ fn another_user_is_told_whose_qemu_it_is() {
     for path in [&vm.path(""), &program, &socket] {
         everybody(path);
     }
-    let read = |user| {
+    let read_as = |user| {
         let mut reader = Command::new(&program);
         reader.args(["--exact", "memory::reader_process", "--nocapture"]).env(READER, &socket);
         let output = reader.current_dir("/").uid(user).gid(user).output().expect("a reader");
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    let refused = "not permitted: it belongs to user 0, and you are user 65534: run this as root";
-    let said = read(NOBODY);
-    assert!(said.contains(refused), "{said}");
-    assert!(read(0).lines().any(|line| line == "permitted"));
+    let expected = pmemsave(&mut vm.second(), FIRMWARE, 64, &vm.path("memory"));
+    for (user, source) in [(NOBODY, "monitor"), (0, "process")] {
+        let said = read_as(user);
+        let line = format!("{source} {expected:?}");
+        assert!(said.lines().any(|said| said == line), "{said}");
+    }
 }

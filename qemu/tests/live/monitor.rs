@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory as _};
 use nmiscope_qemu::{
-    Accelerator, Deadlines, Error, FindError, MemoryError, Qemu, QmpError, Readiness, Released,
-    RunState,
+    Accelerator, Deadlines, Error, FindError, MemoryError, Process, Qemu, QmpError, Readiness,
+    Released, RunState,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -15,14 +15,21 @@ use crate::vm::{Vm, is_no_answer, patient, run_state, wait_until};
 
 fn hasty() -> Deadlines {
     let short = Duration::from_millis(300);
-    Deadlines { connect: short, greeting: short, command: short, stop: short, pause: short }
+    Deadlines {
+        connect: short,
+        greeting: short,
+        command: short,
+        stop: short,
+        guardian: patient().guardian,
+        pause: short,
+    }
 }
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
 fn a_qemu_is_found_by_its_socket_and_by_its_number() {
     let vm = Vm::start(&["-M", "pc", "-m", "64M", "-S"]);
-    assert_eq!(vm.open().process().pid(), vm.pid());
+    assert_eq!(vm.open().process().map(Process::pid), Some(vm.pid()));
     let mut qemu = Qemu::open_pid(vm.pid(), patient()).expect("a monitor");
     assert_eq!(qemu.readiness().expect("ready"), Readiness::Stopped(RunState::PreLaunch));
     assert_eq!(qemu.accelerator().expect("an accelerator"), Accelerator::Other);

@@ -29,7 +29,7 @@ fn agrees(vm: &Vm) {
     let vcpus = qemu.vcpus().expect("a number") as usize;
     let mut stopped = qemu.stop(guardian()).expect("a stopped VM");
     let states = stopped.qemu().states().expect("registers");
-    let notes = notes(stopped.qemu().qmp(), &vm.path("dump"));
+    let notes = notes(&mut stopped.qemu().qmp(), &vm.path("dump"));
     assert_eq!((states.len(), notes.len()), (vcpus, vcpus));
     for (cpu, note) in states.iter().zip(&notes) {
         compare(cpu, note);

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory as _};
-use nmiscope_qemu::{ProcessMemory, Qemu, Released};
+use nmiscope_qemu::{GuestMemory, Qemu, Released};
 
 use crate::common::{PATIENCE, guardian};
 use crate::vm::Vm;
@@ -16,7 +16,7 @@ const TOUCHED: u64 = 2 << 20;
 
 /// The pause of `stop`, `info registers -a` and `cont` with nothing around them.
 fn bare_pause(qemu: &mut Qemu) -> Duration {
-    let qmp = qemu.qmp();
+    let mut qmp = qemu.qmp();
     let begin = Instant::now();
     qmp.execute("stop", PATIENCE).expect("stop");
     qmp.human("info registers -a", PATIENCE).expect("registers");
@@ -35,7 +35,7 @@ fn visit(qemu: &mut Qemu) -> (Duration, Duration) {
 }
 
 /// The time to read 1 MiB, and a word.
-fn read(memory: &ProcessMemory) -> (Duration, Duration) {
+fn read(memory: &GuestMemory) -> (Duration, Duration) {
     let mut bytes = vec![0; 1 << 20];
     let begin = Instant::now();
     memory.read(PhysicalAddress(TOUCHED), &mut bytes).expect("memory");

@@ -92,6 +92,7 @@ pub fn patient() -> Deadlines {
         greeting: PATIENCE,
         command: PATIENCE,
         stop: PATIENCE,
+        guardian: PATIENCE,
         pause: PATIENCE,
     }
 }

@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_guest_does_is_told_from_what_kvm_cannot() {
+    fn guest_ends_are_distinguished_from_kvm_errors() {
         const EFAULT: i32 = 14;
         let internal = |suberror| {
             let (rip, instruction) = (Some(0x10_0000), vec![0x0f]);

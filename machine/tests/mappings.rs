@@ -26,7 +26,7 @@ fn pages(found: &Mappings) -> Vec<u64> {
 }
 
 #[test]
-fn pages_of_all_sizes_that_go_on_in_both_spaces_are_one_range() {
+fn pages_adjacent_in_both_address_spaces_form_one_range() {
     let mut memory = kernel_tables();
     // 4 KiB pages up to the end of their table, a 2 MiB page, and the next gigabyte.
     for index in 1..512 {
@@ -44,7 +44,7 @@ fn pages_of_all_sizes_that_go_on_in_both_spaces_are_one_range() {
 }
 
 #[test]
-fn ranges_are_sorted_and_neighbours_that_lie_elsewhere_are_apart() {
+fn ranges_are_sorted_and_split_where_physical_addresses_are_not_adjacent() {
     let mut memory = kernel_tables();
     memory.write_entry(0x4000, 2, 0x9000 | P);
     memory.write_entry(0x4000, 4, 0xa000 | P);
@@ -61,7 +61,7 @@ fn ranges_are_sorted_and_neighbours_that_lie_elsewhere_are_apart() {
 }
 
 #[test]
-fn nothing_goes_on_past_the_end_of_the_address_space() {
+fn no_range_wraps_past_the_end_of_the_address_space() {
     let mut memory = Sparse::default();
     memory.write_entry(0x1000, 511, 0x2000 | P);
     memory.write_entry(0x1000, 0, 0x3000 | P);
@@ -76,7 +76,7 @@ fn nothing_goes_on_past_the_end_of_the_address_space() {
 }
 
 #[test]
-fn a_fifth_level_comes_first() {
+fn five_level_tables_start_at_pml5() {
     let mut memory = kernel_tables();
     memory.write_entry(0x9000, 511, 0x1000 | P);
     memory.write_entry(0x9000, 256, 0x1000 | P);
@@ -130,7 +130,7 @@ fn a_table_that_names_itself_everywhere_ends_at_the_limit() {
 }
 
 #[test]
-fn what_a_process_maps_does_not_hide_the_kernel() {
+fn limits_are_spent_on_the_kernel_half_first() {
     let mut memory = kernel_tables();
     // The lower half: scattered pages, more than there may be ranges.
     memory.write_entry(0x1000, 0, 0x5000 | P | U);

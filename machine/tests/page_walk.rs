@@ -21,7 +21,7 @@ fn a_kernel_address_is_found_through_four_levels() {
 }
 
 #[test]
-fn a_fifth_level_comes_first() {
+fn five_level_tables_start_at_pml5() {
     let mut memory = kernel_tables();
     memory.write_entry(0x9000, 511, 0x1000 | P | W);
     let tables = five_levels(0x9000);
@@ -87,7 +87,7 @@ fn five_levels_name_the_level_that_is_missing_or_reserved() {
 }
 
 #[test]
-fn a_vcpu_in_a_program_has_the_kernels_tables_one_page_below_its_own() {
+fn with_page_table_isolation_kernel_tables_lie_one_page_lower() {
     // With page-table isolation Linux has two top-level tables side by side, the kernel's on an even
     // page (arch/x86/mm/pti.c); bit 11 is the program's PCID.
     let mut memory = kernel_tables();
@@ -220,7 +220,7 @@ fn a_read_past_the_end_of_the_address_space_does_not_wrap() {
 }
 
 #[test]
-fn a_second_read_of_a_page_walks_no_tables() {
+fn a_second_read_of_a_page_uses_the_cached_translation() {
     let memory = kernel_tables();
     let guest = GuestVirtual::new(&memory, four_levels(0x1000));
     let mut bytes = [0; 5];

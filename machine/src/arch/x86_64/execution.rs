@@ -82,22 +82,22 @@ impl Execution {
             MpState::Halted | MpState::BehindHlt => Self::Halted,
             MpState::Other(number) => Self::Unknown(number),
             MpState::Running | MpState::SipiReceived | MpState::Unrecorded => {
-                Self::of_running(registers, smm)
+                Self::from_running(registers, smm)
             }
         }
     }
 
-    fn of_running(registers: &Registers, smm: bool) -> Self {
+    fn from_running(registers: &Registers, smm: bool) -> Self {
         if registers.are_reset() {
             Self::Offline
         } else if smm {
             Self::Firmware
         } else {
-            Self::of_mode(registers)
+            Self::from_mode(registers)
         }
     }
 
-    fn of_mode(registers: &Registers) -> Self {
+    fn from_mode(registers: &Registers) -> Self {
         if registers.is_long_mode() || registers.control_unrecorded {
             return if registers.cpl == 3 { Self::User } else { Self::Kernel };
         }
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn modes_are_told_apart_by_control_registers_and_privilege() {
+    fn control_registers_and_privilege_determine_the_mode() {
         let long = Registers { cr0: PAGING, efer: LONG, ..at(0, 0xffff_ffff_8100_0000) };
         let program = Registers { cpl: 3, ..long };
         let kernel_of_32_bits = Registers { cr0: PAGING, ..at(0, 0xc100_0000) };
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vcpu_that_executes_nothing_is_named_by_why() {
+    fn a_vcpu_that_executes_nothing_has_a_state_for_each_reason() {
         let reset = at(0xffff_0000, 0xfff0);
         let table = [
             (MpState::Uninitialized, Execution::NotStarted, false),

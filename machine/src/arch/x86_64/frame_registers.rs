@@ -51,16 +51,16 @@ impl UnwindRegisters {
 
 /// All of a vCPU's.
 impl From<&Registers> for UnwindRegisters {
-    fn from(of: &Registers) -> Self {
-        let value = |register| (register, of.get(register));
+    fn from(registers: &Registers) -> Self {
+        let value = |register| (register, registers.get(register));
         Register::ALL.into_iter().map(value).collect()
     }
 }
 
 /// The registers that a switch between tasks preserves; the others are not known.
 impl From<&TaskRegisters> for UnwindRegisters {
-    fn from(of: &TaskRegisters) -> Self {
-        let value = |register| Some((register, of.get(register)?));
+    fn from(registers: &TaskRegisters) -> Self {
+        let value = |register| Some((register, registers.get(register)?));
         Register::ALL.into_iter().filter_map(value).collect()
     }
 }
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_not_set_is_not_known() {
+    fn a_register_that_was_not_set_is_unknown() {
         let registers = UnwindRegisters::new(VirtualAddress(1), VirtualAddress(2));
         assert_eq!(registers.get(Register::Rbp), None);
         assert_eq!(registers.iter().collect::<Vec<_>>(), [(Register::Rsp, 2), (Register::Rip, 1)]);

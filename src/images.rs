@@ -149,7 +149,7 @@ impl Files {
     ///
     /// # Errors
     /// It is not an ELF file that can hold a guest.
-    pub fn parse(&self) -> Result<Image<'_>, nmiscope_symbolizer::ImageError> {
+    pub fn parse(&self) -> Result<Image<'_>, nmiscope_symbolizer::ElfError> {
         Image::parse_with_debug(&self.image, self.debug.as_deref())
     }
 }

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use nmiscope_symbolizer::{Image, ImageError, link_module};
+use nmiscope_symbolizer::{ElfError, Image, link_module};
 
 use super::compression::Compression;
 use super::{Access, build_id_path, open};
@@ -56,7 +56,7 @@ pub enum NoModule {
     Unreadable(String),
     /// The module is no image.
     #[error("{}", crate::error_chain(.0))]
-    Image(ImageError),
+    Image(ElfError),
 }
 
 /// A module's file, laid out; and its separate debug file, if it needs one and has one.

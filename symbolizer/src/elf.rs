@@ -22,7 +22,7 @@ pub(crate) type ElfSymbol = Sym64<LittleEndian>;
 
 /// Why bytes are not a usable image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ImageError {
+pub enum ElfError {
     /// No ELF magic.
     #[error("read the image: not an ELF file")]
     NotElf,
@@ -117,9 +117,9 @@ pub(crate) struct Elf<'data> {
 }
 
 impl<'data> Elf<'data> {
-    pub(crate) fn parse(data: &'data [u8]) -> Result<Self, ImageError> {
+    pub(crate) fn parse(data: &'data [u8]) -> Result<Self, ElfError> {
         let header = check_identity(data)?;
-        let malformed = |what| move |source| ImageError::Malformed { what, source };
+        let malformed = |what| move |source| ElfError::Malformed { what, source };
         check_end("the section header table", header.e_shoff(LE), data)?;
         check_end("the program header table", header.e_phoff(LE), data)?;
         let segments = header.program_headers(LE, data).map_err(malformed("program headers"))?;
@@ -157,11 +157,11 @@ impl<'data> Elf<'data> {
 
     /// Checks that every loaded byte is in the file. Not for a separate debug file, whose program
     /// headers describe the image that it was split from.
-    pub(crate) fn check_segments(&self) -> Result<(), ImageError> {
+    pub(crate) fn check_segments(&self) -> Result<(), ElfError> {
         let header = check_identity(self.data)?;
         let segments = header
             .program_headers(LE, self.data)
-            .map_err(|source| ImageError::Malformed { what: "program headers", source })?;
+            .map_err(|source| ElfError::Malformed { what: "program headers", source })?;
         for segment in segments.iter().filter(|segment| segment.p_type(LE) == elf::PT_LOAD) {
             let end = segment.p_offset(LE).saturating_add(segment.p_filesz(LE));
             check_end("a loaded segment", end, self.data)?;
@@ -329,41 +329,41 @@ pub(crate) fn compressed<'data>(
     Some((bytes, format, header.ch_size(LE)))
 }
 
-fn check_identity(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, ImageError> {
+fn check_identity(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, ElfError> {
     let header = check_header(data)?;
     let kind = header.e_type(LE);
     if kind != elf::ET_EXEC && kind != elf::ET_DYN {
-        return Err(ImageError::NotExecutable { kind: kind.0 });
+        return Err(ElfError::NotExecutable { kind: kind.0 });
     }
     Ok(header)
 }
 
 /// The header of an ELF64 x86-64 file of any type.
-pub(crate) fn check_header(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, ImageError> {
+pub(crate) fn check_header(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, ElfError> {
     if !data.starts_with(&elf::ELFMAG) {
-        return Err(ImageError::NotElf);
+        return Err(ElfError::NotElf);
     }
     match data.get(4) {
-        Some(&class) if class != elf::ELFCLASS64.0 => return Err(ImageError::Not64Bit),
+        Some(&class) if class != elf::ELFCLASS64.0 => return Err(ElfError::Not64Bit),
         _ => {}
     }
     match data.get(5) {
-        Some(&encoding) if encoding == elf::ELFDATA2MSB.0 => return Err(ImageError::BigEndian),
+        Some(&encoding) if encoding == elf::ELFDATA2MSB.0 => return Err(ElfError::BigEndian),
         _ => {}
     }
     check_end("the ELF header", size_of::<FileHeader64<LittleEndian>>() as u64, data)?;
     let header = FileHeader64::<LittleEndian>::parse(data)
-        .map_err(|source| ImageError::Malformed { what: "ELF header", source })?;
+        .map_err(|source| ElfError::Malformed { what: "ELF header", source })?;
     let machine = header.e_machine(LE);
     if machine != elf::EM_X86_64 {
-        return Err(ImageError::NotX86_64 { machine: machine.0 });
+        return Err(ElfError::NotX86_64 { machine: machine.0 });
     }
     Ok(header)
 }
 
-fn check_end(what: &'static str, end: u64, data: &[u8]) -> Result<(), ImageError> {
+fn check_end(what: &'static str, end: u64, data: &[u8]) -> Result<(), ElfError> {
     let length = data.len() as u64;
-    if end > length { Err(ImageError::Truncated { what, end, length }) } else { Ok(()) }
+    if end > length { Err(ElfError::Truncated { what, end, length }) } else { Ok(()) }
 }
 
 fn build_id_in<'data>(

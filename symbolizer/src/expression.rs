@@ -48,7 +48,7 @@ pub(crate) fn name(register: u16) -> String {
 }
 
 /// What an expression can ask about.
-pub(crate) struct Frame<'a> {
+pub(crate) struct FrameContext<'a> {
     pub(crate) registers: &'a UnwindRegisters,
     pub(crate) memory: &'a dyn VirtualMemory,
     /// The canonical frame address.
@@ -59,7 +59,7 @@ pub(crate) struct Frame<'a> {
     pub(crate) bias: u64,
 }
 
-impl Frame<'_> {
+impl FrameContext<'_> {
     /// The number that an expression leaves on its stack, which starts with `initial`.
     pub(crate) fn number(
         &self,
@@ -173,7 +173,7 @@ mod tests {
 
     fn number(bytes: &[u8], initial: Option<u64>) -> Result<u64, ExpressionError> {
         let registers = UnwindRegisters::new(VirtualAddress(0x40), VirtualAddress(0x1000));
-        let frame = Frame {
+        let frame = FrameContext {
             registers: &registers,
             memory: &Pattern,
             cfa: Some(0x1010),
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_ask_the_frame() {
+    fn operations_use_the_frames_registers_memory_and_cfa() {
         // DW_OP_breg7 (rsp) 8
         assert_eq!(number(&[0x77, 8], None), Ok(0x1008));
         // The same, dereferenced: DW_OP_deref, and one byte of it: DW_OP_deref_size 1
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_known_is_said() {
+    fn unknown_values_are_reported_with_their_reason() {
         // DW_OP_breg3 (rbx) 0
         let error = number(&[0x73, 0], None).expect_err("rbx is not known");
         assert_eq!(error, ExpressionError::UnknownRegister { register: 3 });
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_ends() {
+    fn an_endless_expression_is_stopped() {
         // DW_OP_skip -3
         let error = number(&[0x2f, 0xfd, 0xff], None);
         assert_eq!(error, Err(ExpressionError::Malformed(gimli::Error::TooManyIterations)));

@@ -16,7 +16,7 @@ use nmiscope_names::demangle;
 use crate::call_frames::CallFrames;
 use crate::code::ends_in_call;
 use crate::dwarf::{DebugInfo, DwarfError, Function};
-use crate::elf::{DebugLink, Elf, ImageError};
+use crate::elf::{DebugLink, Elf, ElfError};
 use crate::program_counter::ProgramCounter;
 use crate::source::Location;
 use crate::symbols::{NamedSymbol, Symbol, SymbolOffset, Symbols};
@@ -83,8 +83,8 @@ impl<'data> Image<'data> {
     /// information are read when they are first asked for.
     ///
     /// # Errors
-    /// [`ImageError`] when the bytes are no such file, or not all of one.
-    pub fn parse(image: &'data [u8]) -> Result<Self, ImageError> {
+    /// [`ElfError`] when the bytes are no such file, or not all of one.
+    pub fn parse(image: &'data [u8]) -> Result<Self, ElfError> {
         Self::parse_with_debug(image, None)
     }
 
@@ -93,11 +93,11 @@ impl<'data> Image<'data> {
     /// know, by [`build_id`](Self::build_id) or [`DebugLink::matches`].
     ///
     /// # Errors
-    /// [`ImageError`] when either of the two is no such file, or not all of one.
+    /// [`ElfError`] when either of the two is no such file, or not all of one.
     pub fn parse_with_debug(
         image: &'data [u8],
         debug: Option<&'data [u8]>,
-    ) -> Result<Self, ImageError> {
+    ) -> Result<Self, ElfError> {
         let elf = Elf::parse(image)?;
         elf.check_segments()?;
         let separate = debug.map(Elf::parse).transpose()?;

@@ -50,7 +50,7 @@ mod unwind;
 mod variables;
 
 pub use dwarf::DwarfError;
-pub use elf::{DebugLink, ImageError};
+pub use elf::{DebugLink, ElfError};
 pub use expression::ExpressionError;
 pub use image::{Frame, Image, Missing, Resolved};
 pub use nmiscope_names::{demangle, short_name};
@@ -58,7 +58,7 @@ pub use program_counter::ProgramCounter;
 pub use relocatable::{is_relocatable, link_module};
 pub use source::{Location, SourceRoots};
 pub use symbols::{NamedSymbol, Symbol, SymbolKind, SymbolOffset};
-pub use types::{Encoding, Kind, Member, Place, Type, TypeError, Types};
+pub use types::{Encoding, Member, Place, Type, TypeError, TypeKind, Types};
 pub use unwind::{
     CfiError, End, FramePointerError, MAX_FRAMES, Strategy, Trace, Unwinder, UnwoundFrame,
 };

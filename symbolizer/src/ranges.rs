@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn of_equal_ranges_the_least_value_wins_whatever_the_order() {
+    fn the_least_value_wins_among_equal_ranges_in_any_order() {
         for ranges in [[(5, 9, 1), (5, 9, 2)], [(5, 9, 2), (5, 9, 1)]] {
             assert_eq!(RangeMap::new(ranges).containing(7).next(), Some(1));
         }

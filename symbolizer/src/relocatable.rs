@@ -18,7 +18,7 @@ use object::elf::{self, Rela64, SectionHeader64};
 use object::read::elf::{FileHeader, SectionHeader};
 
 use crate::dwarf::inflate;
-use crate::elf::{ElfSymbol, ImageError, check_header, compressed, name_of};
+use crate::elf::{ElfError, ElfSymbol, check_header, compressed, name_of};
 
 const LE: LittleEndian = LittleEndian;
 /// The start of the layout: the module mapping space on x86-64
@@ -53,14 +53,14 @@ pub fn is_relocatable(file: &[u8]) -> bool {
 /// Addresses are of this layout alone: a running kernel has loaded the module somewhere else.
 ///
 /// # Errors
-/// [`ImageError`] when the bytes are no ELF64 x86-64 relocatable object, are cut short, or claim to
+/// [`ElfError`] when the bytes are no ELF64 x86-64 relocatable object, are cut short, or claim to
 /// occupy more than a gigabyte.
-pub fn link_module(file: &[u8]) -> Result<Vec<u8>, ImageError> {
+pub fn link_module(file: &[u8]) -> Result<Vec<u8>, ElfError> {
     let header = check_header(file)?;
     if header.e_type(LE) != elf::ET_REL {
-        return Err(ImageError::NotRelocatable { kind: header.e_type(LE).0 });
+        return Err(ElfError::NotRelocatable { kind: header.e_type(LE).0 });
     }
-    let malformed = |what| move |source| ImageError::Malformed { what, source };
+    let malformed = |what| move |source| ElfError::Malformed { what, source };
     let sections = header.section_headers(LE, file).map_err(malformed("section headers"))?;
     let names = header
         .shstrndx(LE, file)
@@ -100,7 +100,7 @@ struct Linker<'data> {
 
 impl<'data> Linker<'data> {
     /// Gives each loaded section an address.
-    fn lay_out(&mut self) -> Result<(), ImageError> {
+    fn lay_out(&mut self) -> Result<(), ElfError> {
         let mut order: Vec<usize> = (0..self.sections.len())
             .filter(|&index| self.sections[index].sh_flags(LE).contains(elf::SHF_ALLOC))
             .collect();
@@ -115,8 +115,7 @@ impl<'data> Linker<'data> {
             let alignment = section.sh_addralign(LE).clamp(1, MAX_ALIGNMENT);
             let address = end.next_multiple_of(alignment);
             let size = section.sh_size(LE);
-            let too_large =
-                ImageError::TooLarge { what: "the module's sections", limit: MAX_LOADED };
+            let too_large = ElfError::TooLarge { what: "the module's sections", limit: MAX_LOADED };
             if size > MAX_LOADED || address - BASE > MAX_LOADED - size {
                 return Err(too_large);
             }

@@ -7,7 +7,7 @@ mod exercise;
 
 use elf::{Compression, SYMBOLS, TEXT, debug_sections};
 use nmiscope_machine::{ReadError, VirtualAddress, VirtualMemory};
-use nmiscope_symbolizer::{Image, ImageError, ProgramCounter, Types};
+use nmiscope_symbolizer::{ElfError, Image, ProgramCounter, Types};
 use proptest::prelude::*;
 
 /// Every read succeeds.
@@ -53,7 +53,7 @@ proptest! {
     fn bytes_of_any_kind_are_parsed_or_refused(
         bytes in prop::collection::vec(any::<u8>(), 0..512),
     ) {
-        prop_assert_eq!(Image::parse(&bytes).err(), Some(ImageError::NotElf));
+        prop_assert_eq!(Image::parse(&bytes).err(), Some(ElfError::NotElf));
         let mut with_magic = fixture(5, Compression::None);
         with_magic.truncate(24);
         with_magic.extend_from_slice(&bytes);

@@ -6,7 +6,7 @@ mod elf;
 use elf::{Compression, DATA, SYMBOLS, TEXT, aranges, debug_sections};
 use nmiscope_machine::{ReadError, VirtualAddress, VirtualMemory};
 use nmiscope_symbolizer::{
-    DwarfError, Image, ImageError, Missing, ProgramCounter, SourceRoots, TypeError, Types,
+    DwarfError, ElfError, Image, Missing, ProgramCounter, SourceRoots, TypeError, Types,
 };
 
 /// Function, file and line of each frame at `TEXT + offset`.
@@ -83,7 +83,7 @@ fn with_aranges_only_the_units_that_are_needed_are_read() {
 }
 
 #[test]
-fn units_that_aranges_leave_out_are_asked_for_their_ranges() {
+fn units_missing_from_aranges_are_found_by_their_own_ranges() {
     let whole = aranges(&[(0, TEXT + 0x100, 0x100)]);
     let another = aranges(&[(0x10_0000, TEXT + 0x800, 0x100)]);
     let cut = (whole.0, whole.1[..40].to_vec());
@@ -121,7 +121,7 @@ fn a_function_inside_another_is_found() {
 
 /// The first questions are answered from the table as it is, later ones from an index of it.
 #[test]
-fn a_symbol_is_the_same_however_many_were_asked_for() {
+fn symbol_lookups_agree_before_and_after_the_index_is_built() {
     let labels = [(0x108, 0), (0x108, 8), (0x200, 0), (0x310, 0), (0x318, 0), (0x1000, 0)];
     let labels = labels.map(|(offset, size)| elf::Symbol {
         name: "label",
@@ -186,7 +186,7 @@ fn without_debug_information_there_is_still_a_name() {
 }
 
 #[test]
-fn what_is_no_image_is_refused_with_the_reason() {
+fn bytes_that_are_no_image_are_refused_with_a_reason() {
     let good = elf::elf(&[], &[], Compression::None);
     let with = |at: usize, byte: u8| {
         let mut bytes = good.clone();
@@ -194,16 +194,16 @@ fn what_is_no_image_is_refused_with_the_reason() {
         bytes
     };
     let error = |bytes: &[u8]| Image::parse(bytes).expect_err("no image");
-    assert_eq!(error(b""), ImageError::NotElf);
-    assert_eq!(error(b"#!/bin/sh\n"), ImageError::NotElf);
-    assert_eq!(error(&with(4, 1)), ImageError::Not64Bit);
-    assert_eq!(error(&with(5, 2)), ImageError::BigEndian);
-    assert_eq!(error(&with(18, 183)), ImageError::NotX86_64 { machine: 183 });
-    assert_eq!(error(&with(16, 4)), ImageError::NotExecutable { kind: 4 });
+    assert_eq!(error(b""), ElfError::NotElf);
+    assert_eq!(error(b"#!/bin/sh\n"), ElfError::NotElf);
+    assert_eq!(error(&with(4, 1)), ElfError::Not64Bit);
+    assert_eq!(error(&with(5, 2)), ElfError::BigEndian);
+    assert_eq!(error(&with(18, 183)), ElfError::NotX86_64 { machine: 183 });
+    assert_eq!(error(&with(16, 4)), ElfError::NotExecutable { kind: 4 });
     for length in [4, 5, 6, 63, 64, 100, 120, good.len() - 1] {
         let error = error(&good[..length]);
         assert!(
-            matches!(error, ImageError::Truncated { .. } | ImageError::Malformed { .. }),
+            matches!(error, ElfError::Truncated { .. } | ElfError::Malformed { .. }),
             "{length}: {error}"
         );
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use common::{Plain, normalized, plain, text_addresses};
 use nmiscope_machine::VirtualAddress;
-use nmiscope_symbolizer::{Image, Kind, Missing, ProgramCounter, Resolved, TypeError, Types};
+use nmiscope_symbolizer::{Image, Missing, ProgramCounter, Resolved, TypeError, TypeKind, Types};
 
 /// Its answer per address, in its default style: for each frame a line with the name and one with
 /// `file:line:column`, then an empty line.
@@ -167,6 +167,6 @@ fn structures_of_c_are_understood() {
         assert!(matches!(task.field("in_io"), Err(TypeError::Unsuitable { .. })));
         assert_eq!(task.field("usage").expect("a member").ty().name(), "atomic_t");
         let task = types.type_named("task").expect("a type");
-        assert_eq!((task.kind(), task.size()), (Kind::Structure, Some(136)));
+        assert_eq!((task.kind(), task.size()), (TypeKind::Structure, Some(136)));
     }
 }

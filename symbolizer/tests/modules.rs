@@ -11,7 +11,7 @@ use std::process::Command;
 use common::{Plain, plain};
 use made::{Compression, GLOBAL_FUNCTION, LOCAL_FUNCTION, Symbol, TEXT, elf};
 use nmiscope_machine::VirtualAddress;
-use nmiscope_symbolizer::{Image, ImageError, ProgramCounter, is_relocatable, link_module};
+use nmiscope_symbolizer::{ElfError, Image, ProgramCounter, is_relocatable, link_module};
 
 /// Two functions with a call inlined into the first, code in three sections, and a static function
 /// of one name in each of two files.
@@ -116,11 +116,11 @@ fn an_object_with_compressed_debug_sections_has_the_same_lines() {
 #[test]
 fn an_image_is_no_module_and_a_module_no_image() {
     let image = elf(&[], &[], Compression::None);
-    assert_eq!(link_module(&image), Err(ImageError::NotRelocatable { kind: 2 }));
-    assert_eq!(link_module(b"text"), Err(ImageError::NotElf));
+    assert_eq!(link_module(&image), Err(ElfError::NotRelocatable { kind: 2 }));
+    assert_eq!(link_module(b"text"), Err(ElfError::NotElf));
     let object = object_of(&image);
     assert!(is_relocatable(&object));
-    assert_eq!(Image::parse(&object).err(), Some(ImageError::NotExecutable { kind: 1 }));
+    assert_eq!(Image::parse(&object).err(), Some(ElfError::NotExecutable { kind: 1 }));
     assert!(link_module(&object).is_ok());
 }
 
@@ -132,7 +132,7 @@ fn object_of(image: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn an_object_that_is_cut_short_or_damaged_is_an_error_or_an_image() {
+fn truncated_or_damaged_objects_give_an_error_or_an_image() {
     let symbol = Symbol { name: "f", address: 0x10, size: 0x20, info: GLOBAL_FUNCTION };
     let sections = made::debug_sections(5);
     let object = object_of(&elf(&sections, &[symbol], Compression::Zlib));
@@ -160,7 +160,7 @@ fn a_module_larger_than_the_area_for_modules_is_refused() {
     // sh_size of .text, the first section behind the null one.
     let table = u64::from_le_bytes(object[40..48].try_into().expect("8 bytes")) as usize;
     object[table + 64 + 32..][..8].copy_from_slice(&u64::MAX.to_le_bytes());
-    assert!(matches!(link_module(&object), Err(ImageError::TooLarge { .. })));
+    assert!(matches!(link_module(&object), Err(ElfError::TooLarge { .. })));
 }
 
 fn named(symbols: &[Symbol], name: &str) -> Vec<(u64, u64, Option<u64>)> {
@@ -178,7 +178,7 @@ fn function(name: &'static str, at: u64, size: u64) -> Symbol {
 }
 
 #[test]
-fn every_symbol_of_a_name_is_found_with_the_size_that_a_kernel_prints() {
+fn all_namesakes_are_found_with_the_size_a_kernel_prints() {
     let symbols = [
         function("helper", 0x100, 0x1d),
         function("other", 0x120, 0x10),
@@ -195,7 +195,7 @@ fn every_symbol_of_a_name_is_found_with_the_size_that_a_kernel_prints() {
 }
 
 #[test]
-fn a_symbol_is_found_by_the_names_that_people_know_it_by() {
+fn a_symbol_is_found_by_its_demangled_and_short_names() {
     let symbols = [
         function("_ZN3lib4lock4spin17h0123456789abcdefE", 0x100, 0x10),
         function("tick.llvm.1234567890", 0x200, 0x10),
@@ -212,7 +212,7 @@ fn a_symbol_is_found_by_the_names_that_people_know_it_by() {
 }
 
 #[test]
-fn two_names_of_one_place_are_one() {
+fn aliases_at_one_address_give_one_symbol() {
     let symbols = [function("f", 0x100, 0x10), function("f", 0x100, 0x10)];
     assert_eq!(named(&symbols, "f").len(), 1);
 }

@@ -46,7 +46,7 @@ fn a_function_has_its_name_file_and_line() {
 }
 
 #[test]
-fn a_return_address_at_the_start_of_a_function_belongs_to_the_one_before() {
+fn a_return_address_at_a_function_start_belongs_to_the_previous_function() {
     let bytes = own_image();
     let image = Image::parse(&bytes).expect("an image");
     let address = known_address();
@@ -74,7 +74,7 @@ fn a_symbol_is_found_by_its_name() {
 }
 
 #[test]
-fn what_is_not_known_has_a_reason() {
+fn unresolved_addresses_carry_a_reason() {
     let bytes = own_image();
     let image = Image::parse(&bytes).expect("an image");
     for address in [u64::MAX, 1 << 60, bytes.len() as u64 * 1000] {
@@ -89,7 +89,7 @@ fn what_is_not_known_has_a_reason() {
 }
 
 #[test]
-fn the_build_id_is_the_one_that_object_reads() {
+fn the_build_id_agrees_with_the_object_crate() {
     let bytes = own_image();
     let expected = object::File::parse(&bytes[..]).expect("ELF").build_id().expect("notes");
     assert_eq!(Image::parse(&bytes).expect("an image").build_id(), expected);
@@ -113,7 +113,7 @@ fn every_symbol_is_found_by_its_address() {
 
 /// Same frames as the addr2line crate: names, files, lines and inline depth.
 #[test]
-fn two_thousand_addresses_are_what_addr2line_says() {
+fn frames_agree_with_addr2line_at_two_thousand_addresses() {
     let bytes = own_image();
     let image = Image::parse(&bytes).expect("an image");
     let file = object::File::parse(&bytes[..]).expect("ELF");

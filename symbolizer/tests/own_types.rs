@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
 use common::{load_bias, own_image};
 use nmiscope_machine::{PhysicalAddress, ReadError, VirtualAddress, VirtualMemory};
-use nmiscope_symbolizer::{Encoding, Image, Kind, TypeError, Types};
+use nmiscope_symbolizer::{Encoding, Image, TypeError, TypeKind, Types};
 
 #[repr(C, align(64))]
 struct CacheLine<T>(T);
@@ -128,7 +128,7 @@ fn members_are_found_through_wrappers() {
         let seq_buf = types.type_named("own_types::SeqBuf").expect("a type");
         let flag = seq_buf.member("flag").expect("a member");
         assert_eq!(flag.offset, offset_of!(SeqBuf, flag) as u64);
-        assert_eq!(flag.ty.kind(), Kind::Base(Encoding::Boolean));
+        assert_eq!(flag.ty.kind(), TypeKind::Base(Encoding::Boolean));
     });
 }
 
@@ -149,7 +149,7 @@ fn values_are_read_through_wrappers() {
             Err(TypeError::TooLarge { size: 24, limit: 23, .. })
         ));
         let state = log.field("state").expect("a member");
-        assert_eq!(state.ty().kind(), Kind::Enumeration);
+        assert_eq!(state.ty().kind(), TypeKind::Enumeration);
         let value = state.read_unsigned(memory).expect("a value");
         assert_eq!(state.ty().enumerator(value).expect("an enumeration").as_deref(), Some("Stuck"));
         assert_eq!(state.ty().enumerator(3).expect("an enumeration").as_deref(), Some("Idle"));
@@ -168,7 +168,7 @@ fn arrays_are_indexed_within_their_bounds() {
         }
         assert!(matches!(offsets.index(4), Err(TypeError::OutOfBounds { index: 4, count: 4, .. })));
         let per_cpu = types.variable("own_types::PER_CPU").expect("a static");
-        assert_eq!(per_cpu.peel().expect("a wrapper").ty().kind(), Kind::Array);
+        assert_eq!(per_cpu.peel().expect("a wrapper").ty().kind(), TypeKind::Array);
         assert_eq!(per_cpu.index(1).and_then(|place| place.read_unsigned(memory)), Ok(22));
         let moved = per_cpu.offset_by(4);
         assert_eq!(moved.index(0).and_then(|place| place.read_unsigned(memory)), Ok(22));
@@ -190,7 +190,7 @@ fn a_pointer_is_followed() {
 }
 
 #[test]
-fn what_is_not_there_is_an_error_that_names_it() {
+fn missing_names_give_an_error_that_names_them() {
     with_types(|types, memory| {
         let name = "no_such_variable".to_owned();
         assert_eq!(types.variable(&name).err(), Some(TypeError::NotFound { name }));

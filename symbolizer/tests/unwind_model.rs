@@ -335,7 +335,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn a_chain_of_calls_and_interrupts_is_found_again(
+    fn a_random_chain_of_calls_and_interrupts_is_recovered(
         prologues in prop::collection::vec(prologue(), 1..8),
         events in prop::collection::vec(event(), 0..40),
         at_entry in any::<bool>(),
@@ -360,12 +360,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn any_stack_ends(seed in any::<u64>(), holes in 0..4_u64, how in 0..3_usize) {
+    fn unwinding_any_stack_terminates(seed in any::<u64>(), holes in 0..4_u64, how in 0..3_usize) {
         exercise(&image(&fixture(), how), &Noise { seed, holes });
     }
 
     #[test]
-    fn changed_cfi_ends(
+    fn unwinding_with_changed_cfi_terminates(
         seed in any::<u64>(),
         holes in 0..3_u64,
         how in 0..3_usize,
@@ -388,7 +388,7 @@ proptest! {
     }
 
     #[test]
-    fn sections_of_anything_end(
+    fn unwinding_with_arbitrary_sections_terminates(
         seed in any::<u64>(),
         bytes in prop::collection::vec(any::<u8>(), 0..200),
         which in 0..3_usize,

@@ -83,7 +83,7 @@ fn through_a_closure(
 struct Aligned([u8; 64]);
 
 #[test]
-fn frames_and_their_addresses_are_those_of_libgcc() {
+fn frames_and_their_addresses_agree_with_libgcc() {
     let bytes = own_image();
     let image = Image::parse(&bytes).expect("an image");
     let bias = load_bias();

@@ -109,7 +109,7 @@ fn values_are_shown_as_the_source_would() {
 }
 
 #[test]
-fn what_cannot_be_read_says_why() {
+fn unreadable_values_carry_their_reason() {
     let found = variables(&image(5, false, 0), &frame(at(0x148)));
     let unavailable = |name| match value(&found[0], name) {
         VariableValue::Unavailable(error) => error.clone(),
@@ -163,7 +163,7 @@ fn only_blocks_that_hold_the_address_are_in_scope() {
 }
 
 #[test]
-fn an_inlined_call_has_its_own_and_the_caller_keeps_the_others() {
+fn inlined_calls_and_callers_each_have_their_own_variables() {
     for version in 4..=5 {
         let found = variables(&image(version, false, 0), &frame(at(0x150)));
         let [wait, hang] = &found[..] else { panic!("two functions: {found:?}") };
@@ -198,7 +198,7 @@ fn the_frame_base_may_be_a_register() {
 }
 
 #[test]
-fn what_is_left_out_is_counted() {
+fn omitted_variables_are_counted() {
     let found = variables(&image(5, false, 100), &frame(at(0x148)));
     let all = variables(&image(5, false, 0), &frame(at(0x148)))[0].variables.len();
     assert_eq!((found[0].variables.len(), found[0].omitted), (64, all + 100 - 64));

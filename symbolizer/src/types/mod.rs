@@ -26,7 +26,7 @@ use crate::dwarf::{DebugInfo, Dwarf, DwarfError, Entry, Unit, Value, follow, rea
 use crate::image::Image;
 use index::{EntryAt, Index};
 pub use place::Place;
-pub use ty::{Encoding, Kind, Member, Type};
+pub use ty::{Encoding, Member, Type, TypeKind};
 
 /// How many references lead from one entry to what it stands for, at most.
 const MAX_REFERENCES: usize = 64;

@@ -5,7 +5,7 @@
 
 use nmiscope_machine::{VirtualAddress, VirtualMemory};
 
-use super::{Kind, Member, Type, TypeError};
+use super::{Member, Type, TypeError, TypeKind};
 use crate::types::Encoding;
 
 /// How many wrappers are opened in search of a member.
@@ -71,7 +71,7 @@ impl<'t> Place<'t> {
     /// # Errors
     /// See [`Type::element`].
     pub fn index(&self, index: u64) -> Result<Self, TypeError> {
-        let array = if self.ty.kind() == Kind::Array { self.clone() } else { self.peel()? };
+        let array = if self.ty.kind() == TypeKind::Array { self.clone() } else { self.peel()? };
         let element = array.ty.element(index)?;
         array.part(element)
     }
@@ -140,9 +140,9 @@ impl<'t> Place<'t> {
     fn read_scalar(&self, memory: &impl VirtualMemory) -> Result<([u8; 8], usize), TypeError> {
         let place = self.peel()?;
         let is_scalar = match place.ty.kind() {
-            Kind::Base(encoding) => !matches!(encoding, Encoding::Float | Encoding::Other),
-            Kind::Pointer | Kind::Enumeration => true,
-            Kind::Array | Kind::Structure | Kind::Union | Kind::Other => false,
+            TypeKind::Base(encoding) => !matches!(encoding, Encoding::Float | Encoding::Other),
+            TypeKind::Pointer | TypeKind::Enumeration => true,
+            TypeKind::Array | TypeKind::Structure | TypeKind::Union | TypeKind::Other => false,
         };
         match place.ty.size() {
             Some(size @ 1..=8) if is_scalar => {

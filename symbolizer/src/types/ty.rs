@@ -40,7 +40,7 @@ pub enum Encoding {
 
 /// What sort of type it is. Typedefs, `const`, `volatile` and their like are looked through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum TypeKind {
     /// A number, truth value or character.
     Base(Encoding),
     /// A pointer or reference.
@@ -119,30 +119,30 @@ impl<'t> Type<'t> {
             (Some(ty), _) => ty.name_within(depth - 1),
         };
         match self.kind() {
-            Kind::Pointer => format!("*{}", inner(self.pointee().ok().flatten())),
-            Kind::Array => {
+            TypeKind::Pointer => format!("*{}", inner(self.pointee().ok().flatten())),
+            TypeKind::Array => {
                 let count = self.count().ok().flatten().map_or("?".to_owned(), |n| n.to_string());
                 format!("[{}; {count}]", inner(self.element_type().ok().flatten()))
             }
-            Kind::Structure => "(anonymous structure)".to_owned(),
-            Kind::Union => "(anonymous union)".to_owned(),
-            Kind::Enumeration => "(anonymous enumeration)".to_owned(),
-            Kind::Base(_) | Kind::Other => "(unnamed)".to_owned(),
+            TypeKind::Structure => "(anonymous structure)".to_owned(),
+            TypeKind::Union => "(anonymous union)".to_owned(),
+            TypeKind::Enumeration => "(anonymous enumeration)".to_owned(),
+            TypeKind::Base(_) | TypeKind::Other => "(unnamed)".to_owned(),
         }
     }
 
     /// What sort of type it is.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> TypeKind {
         match self.entry.tag() {
-            gimli::DW_TAG_base_type => Kind::Base(self.encoding()),
+            gimli::DW_TAG_base_type => TypeKind::Base(self.encoding()),
             gimli::DW_TAG_pointer_type
             | gimli::DW_TAG_reference_type
-            | gimli::DW_TAG_rvalue_reference_type => Kind::Pointer,
-            gimli::DW_TAG_array_type => Kind::Array,
-            gimli::DW_TAG_structure_type | gimli::DW_TAG_class_type => Kind::Structure,
-            gimli::DW_TAG_union_type => Kind::Union,
-            gimli::DW_TAG_enumeration_type => Kind::Enumeration,
-            _ => Kind::Other,
+            | gimli::DW_TAG_rvalue_reference_type => TypeKind::Pointer,
+            gimli::DW_TAG_array_type => TypeKind::Array,
+            gimli::DW_TAG_structure_type | gimli::DW_TAG_class_type => TypeKind::Structure,
+            gimli::DW_TAG_union_type => TypeKind::Union,
+            gimli::DW_TAG_enumeration_type => TypeKind::Enumeration,
+            _ => TypeKind::Other,
         }
     }
 
@@ -172,12 +172,12 @@ impl<'t> Type<'t> {
     fn size_within(&self, depth: usize) -> Option<u64> {
         let own = self.entry.attr_value(gimli::DW_AT_byte_size).and_then(|size| size.udata_value());
         match self.kind() {
-            Kind::Array if self.dimension > 0 || own.is_none() => {
+            TypeKind::Array if self.dimension > 0 || own.is_none() => {
                 let count = self.count().ok()??;
                 let element = self.element_type().ok()??.size_within(depth.checked_sub(1)?)?;
                 count.checked_mul(element)
             }
-            Kind::Pointer => own.or(Some(8)),
+            TypeKind::Pointer => own.or(Some(8)),
             _ => own,
         }
     }
@@ -259,7 +259,7 @@ impl<'t> Type<'t> {
             match &only {
                 _ if member.ty.size() == Some(0) => {}
                 None => only = Some(member),
-                Some(first) if self.kind() == Kind::Union && first.ty.is_same(&member.ty) => {}
+                Some(first) if self.kind() == TypeKind::Union && first.ty.is_same(&member.ty) => {}
                 Some(_) => return Ok(None),
             }
         }
@@ -303,7 +303,7 @@ impl<'t> Type<'t> {
     /// # Errors
     /// [`TypeError::Unsuitable`] if this is no pointer; [`TypeError::Malformed`].
     pub fn pointee(&self) -> Result<Option<Type<'t>>, TypeError> {
-        if self.kind() != Kind::Pointer {
+        if self.kind() != TypeKind::Pointer {
             return Err(self.unsuitable("a pointer"));
         }
         self.referenced_type()
@@ -314,7 +314,7 @@ impl<'t> Type<'t> {
     /// # Errors
     /// [`TypeError::Unsuitable`] if this is no enumeration; [`TypeError::Malformed`].
     pub fn enumerator(&self, value: u64) -> Result<Option<String>, TypeError> {
-        if self.kind() != Kind::Enumeration {
+        if self.kind() != TypeKind::Enumeration {
             return Err(self.unsuitable("an enumeration"));
         }
         let mask = match self.size() {
@@ -326,7 +326,7 @@ impl<'t> Type<'t> {
 
     /// All of an array's dimensions, outermost first, also those already indexed.
     fn dimensions(&self) -> Result<Vec<Option<u64>>, TypeError> {
-        if self.kind() != Kind::Array {
+        if self.kind() != TypeKind::Array {
             return Err(self.unsuitable("an array"));
         }
         self.parts().dimensions()
@@ -335,7 +335,7 @@ impl<'t> Type<'t> {
     /// The members, and whether there are variants beside them: a Rust enum with data.
     fn raw_members(&self) -> Result<(Vec<RawMember<'t>>, bool), TypeError> {
         match self.kind() {
-            Kind::Structure | Kind::Union => self.parts().members(),
+            TypeKind::Structure | TypeKind::Union => self.parts().members(),
             _ => Ok((Vec::new(), false)),
         }
     }

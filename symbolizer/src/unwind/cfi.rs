@@ -8,7 +8,7 @@ use nmiscope_machine::{ReadError, Register, UnwindRegisters, VirtualMemory};
 
 use super::trace::CfiError;
 use crate::call_frames::{CallFrame, Row};
-use crate::expression::{Frame, read};
+use crate::expression::{FrameContext, read};
 
 /// What a row says of a frame.
 pub(super) struct Applied {
@@ -40,7 +40,7 @@ pub(super) fn apply(
     memory: &dyn VirtualMemory,
     bias: u64,
 ) -> Result<Applied, CfiError> {
-    let mut frame = Frame { registers, memory, cfa: None, frame_base: None, bias };
+    let mut frame = FrameContext { registers, memory, cfa: None, frame_base: None, bias };
     let cfa = match row.cfa() {
         CfaRule::RegisterAndOffset { register, offset } => {
             let base = Register::from_dwarf(register.0).and_then(|known| registers.get(known));
@@ -83,7 +83,7 @@ pub(super) fn apply(
 
 fn value(
     call_frame: &CallFrame<'_>,
-    frame: &Frame<'_>,
+    frame: &FrameContext<'_>,
     rule: &RegisterRule<usize>,
     cfa: u64,
     register: Register,

@@ -142,13 +142,13 @@ impl Walk<'_, '_, '_> {
         }
         let by_rbp = self.by_frame_pointer(frame);
         match (by_rbp, unreadable) {
-            (Err(End::NoWayOn { .. } | End::FramePointerZero), Some(error)) => {
+            (Err(End::NoCallerFound { .. } | End::FramePointerZero), Some(error)) => {
                 Err(End::UnreadableStack(error))
             }
             // It marks the outermost function, and this is no function.
             (Err(End::FramePointerZero), None) if is_bad_call => {
                 let frame_pointer = FramePointerError::Zero;
-                Err(End::NoWayOn { pc: frame.pc.address(), frame_pointer })
+                Err(End::NoCallerFound { pc: frame.pc.address(), frame_pointer })
             }
             (next, _) => next,
         }
@@ -214,7 +214,7 @@ impl Walk<'_, '_, '_> {
                 let pc = frame.pc.address();
                 Err(match frame.cfi_fault.clone() {
                     Some(source) => End::BadCfi { pc, source },
-                    None => End::NoWayOn { pc, frame_pointer },
+                    None => End::NoCallerFound { pc, frame_pointer },
                 })
             }
         }

@@ -86,7 +86,7 @@ pub enum End {
     UnreadableStack(#[from] ReadError),
     /// There is no CFI for the last frame, and RBP does not lead on.
     #[error("unwind from {pc}: it has no CFI, and no frame pointer")]
-    NoWayOn {
+    NoCallerFound {
         /// The last frame's PC.
         pc: VirtualAddress,
         /// What is wrong with RBP.

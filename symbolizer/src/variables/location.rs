@@ -8,7 +8,7 @@ use nmiscope_machine::{Register, VirtualAddress, VirtualMemory};
 
 use super::ValueError;
 use crate::dwarf::{Budget, Dwarf, Entry, Slice, Unit, Value, read};
-use crate::expression::{ExpressionError, Frame};
+use crate::expression::{ExpressionError, FrameContext};
 use crate::types::TypeError;
 use crate::unwind::UnwoundFrame;
 
@@ -39,7 +39,7 @@ pub(super) struct Locator<'a, 't> {
     unit: &'a Unit<'t>,
     /// As the image has it.
     address: u64,
-    frame: Frame<'a>,
+    frame: FrameContext<'a>,
     budget: Budget,
 }
 
@@ -54,7 +54,8 @@ impl<'a, 't> Locator<'a, 't> {
         budget: Budget,
     ) -> Self {
         let cfa = frame.cfa.map(|cfa| cfa.0);
-        let frame = Frame { registers: &frame.registers, memory, cfa, frame_base: None, bias };
+        let frame =
+            FrameContext { registers: &frame.registers, memory, cfa, frame_base: None, bias };
         Self { dwarf, unit, address, frame, budget }
     }
 

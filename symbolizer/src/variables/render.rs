@@ -7,7 +7,7 @@ use nmiscope_names::demangle;
 
 use super::VariableValue;
 use super::location::{Location, Locator, MAX_VALUE};
-use crate::types::{Encoding, Kind, Type, TypeError, Types};
+use crate::types::{Encoding, Type, TypeError, TypeKind, Types};
 
 /// Bytes of a string that are read from the guest.
 const MAX_STRING: usize = 64;
@@ -31,7 +31,7 @@ impl<'t> Renderer<'_, 't> {
         // Of what has no bytes all is known, and compilers give it no location.
         if whole == Some(0) {
             return VariableValue::Text(match ty.kind() {
-                Kind::Base(_) => bounded(ty.name()),
+                TypeKind::Base(_) => bounded(ty.name()),
                 _ => braced(ty),
             });
         }
@@ -70,26 +70,26 @@ impl<'t> Renderer<'_, 't> {
         let unsigned = u128::from_le_bytes(padded);
         let word = unsigned as u64;
         Ok(match ty.kind() {
-            Kind::Pointer => self.pointer(word),
-            Kind::Enumeration => match ty.enumerator(word)? {
+            TypeKind::Pointer => self.pointer(word),
+            TypeKind::Enumeration => match ty.enumerator(word)? {
                 Some(name) => bounded(name),
                 None => wrapped(ty, &unsigned.to_string()),
             },
-            Kind::Base(Encoding::Signed) => {
+            TypeKind::Base(Encoding::Signed) => {
                 let unused = 128 - 8 * size.clamp(1, MAX_VALUE) as u32;
                 (unsigned.cast_signed() << unused >> unused).to_string()
             }
-            Kind::Base(Encoding::Boolean) if unsigned <= 1 => (unsigned == 1).to_string(),
-            Kind::Base(Encoding::Character) if size == 1 => {
+            TypeKind::Base(Encoding::Boolean) if unsigned <= 1 => (unsigned == 1).to_string(),
+            TypeKind::Base(Encoding::Character) if size == 1 => {
                 format!("'{}'", (word as u8).escape_ascii())
             }
-            Kind::Base(Encoding::Character) => {
+            TypeKind::Base(Encoding::Character) => {
                 let character = u32::try_from(unsigned).ok().and_then(char::from_u32);
                 character.map_or_else(|| hexadecimal(ty, word), |known| format!("{known:?}"))
             }
-            Kind::Base(Encoding::Float) if size == 4 => f32::from_bits(word as u32).to_string(),
-            Kind::Base(Encoding::Float) if size == 8 => f64::from_bits(word).to_string(),
-            Kind::Base(Encoding::Unsigned) => unsigned.to_string(),
+            TypeKind::Base(Encoding::Float) if size == 4 => f32::from_bits(word as u32).to_string(),
+            TypeKind::Base(Encoding::Float) if size == 8 => f64::from_bits(word).to_string(),
+            TypeKind::Base(Encoding::Unsigned) => unsigned.to_string(),
             _ => hexadecimal(ty, word),
         })
     }
@@ -127,7 +127,8 @@ impl<'t> Renderer<'_, 't> {
 /// what has parts.
 fn inner<'t>(ty: &Type<'t>) -> Result<Option<(usize, Type<'t>)>, TypeError> {
     let inner = ty.peel()?;
-    let is_scalar = matches!(inner.ty.kind(), Kind::Base(_) | Kind::Pointer | Kind::Enumeration);
+    let is_scalar =
+        matches!(inner.ty.kind(), TypeKind::Base(_) | TypeKind::Pointer | TypeKind::Enumeration);
     let offset = usize::try_from(inner.offset).ok();
     Ok(offset.filter(|_| is_scalar).map(|offset| (offset, inner.ty)))
 }
@@ -141,7 +142,7 @@ struct StringParts {
 
 /// `None` for what is no `&str`.
 fn string_parts(ty: &Type<'_>) -> Result<Option<StringParts>, TypeError> {
-    if ty.kind() != Kind::Structure || !matches!(ty.name().as_str(), "&str" | "&mut str") {
+    if ty.kind() != TypeKind::Structure || !matches!(ty.name().as_str(), "&str" | "&mut str") {
         return Ok(None);
     }
     let offset = |name| match ty.member(name) {

@@ -81,7 +81,7 @@ impl Writer {
         ty: UnitEntryId,
         location: Option<AttributeValue>,
     ) -> UnitEntryId {
-        let mut attributes = vec![of(ty)];
+        let mut attributes = vec![type_ref(ty)];
         attributes.extend(location.map(|location| (gimli::DW_AT_location, location)));
         self.named_in(parent, gimli::DW_TAG_variable, name, attributes)
     }
@@ -98,7 +98,7 @@ impl Writer {
     }
 }
 
-fn of(ty: UnitEntryId) -> (DwAt, AttributeValue) {
+fn type_ref(ty: UnitEntryId) -> (DwAt, AttributeValue) {
     (gimli::DW_AT_type, AttributeValue::UnitRef(ty))
 }
 
@@ -126,26 +126,27 @@ pub fn sections(version: u16, by_rbp: bool, crowd: usize) -> Vec<Section> {
     let c_char = w.base("c_char", 1, gimli::DW_ATE_signed_char);
     let f64_ = w.base("f64", 8, gimli::DW_ATE_float);
     let unit = w.base("()", 0, gimli::DW_ATE_unsigned);
-    let pointer = w.named(gimli::DW_TAG_pointer_type, "&u64", vec![of(u64_)]);
+    let pointer = w.named(gimli::DW_TAG_pointer_type, "&u64", vec![type_ref(u64_)]);
     let state = w.named(gimli::DW_TAG_enumeration_type, "State", vec![bytes(1)]);
     for (name, value) in [("Idle", 3), ("Stuck", 7)] {
         let value = (gimli::DW_AT_const_value, AttributeValue::Udata(value));
         w.named_in(state, gimli::DW_TAG_enumerator, name, vec![value]);
     }
     let str_ = w.named(gimli::DW_TAG_structure_type, "&str", vec![bytes(16)]);
-    w.named_in(str_, gimli::DW_TAG_member, "data_ptr", vec![of(pointer), at(0)]);
-    w.named_in(str_, gimli::DW_TAG_member, "length", vec![of(u64_), at(8)]);
+    w.named_in(str_, gimli::DW_TAG_member, "data_ptr", vec![type_ref(pointer), at(0)]);
+    w.named_in(str_, gimli::DW_TAG_member, "length", vec![type_ref(u64_), at(8)]);
     let pair = w.named(gimli::DW_TAG_structure_type, "Pair", vec![bytes(16)]);
-    w.named_in(pair, gimli::DW_TAG_member, "a", vec![of(u64_), at(0)]);
-    w.named_in(pair, gimli::DW_TAG_member, "b", vec![of(u64_), at(8)]);
+    w.named_in(pair, gimli::DW_TAG_member, "a", vec![type_ref(u64_), at(0)]);
+    w.named_in(pair, gimli::DW_TAG_member, "b", vec![type_ref(u64_), at(8)]);
     let cpu = w.named(gimli::DW_TAG_structure_type, "Cpu", vec![bytes(8)]);
-    w.named_in(cpu, gimli::DW_TAG_member, "__0", vec![of(u64_), at(0)]);
+    w.named_in(cpu, gimli::DW_TAG_member, "__0", vec![type_ref(u64_), at(0)]);
     let marker = w.named(gimli::DW_TAG_structure_type, "Marker", vec![bytes(0)]);
 
     let wait = w.named(gimli::DW_TAG_subprogram, "wait", vec![]);
-    let wait_for = w.named_in(wait, gimli::DW_TAG_formal_parameter, "cpu", vec![of(cpu)]);
+    let wait_for = w.named_in(wait, gimli::DW_TAG_formal_parameter, "cpu", vec![type_ref(cpu)]);
     let constant = (gimli::DW_AT_const_value, AttributeValue::Sdata(-1));
-    let wait_limit = w.named_in(wait, gimli::DW_TAG_variable, "limit", vec![of(i16_), constant]);
+    let wait_limit =
+        w.named_in(wait, gimli::DW_TAG_variable, "limit", vec![type_ref(i16_), constant]);
 
     let base = exprloc(|at| match by_rbp {
         true => at.op_reg(X86_64::RBP),
@@ -159,7 +160,7 @@ pub fn sections(version: u16, by_rbp: bool, crowd: usize) -> Vec<Section> {
             hang,
             gimli::DW_TAG_formal_parameter,
             name,
-            vec![of(ty), (gimli::DW_AT_location, location)],
+            vec![type_ref(ty), (gimli::DW_AT_location, location)],
         );
     };
     parameter(&mut w, "on_stack", u64_, fbreg(-0x20));
@@ -228,7 +229,7 @@ pub fn sections(version: u16, by_rbp: bool, crowd: usize) -> Vec<Section> {
     });
     w.variable(hang, "endless", u64_, Some(endless));
     let constant = (gimli::DW_AT_const_value, AttributeValue::Block(vec![9; 16]));
-    w.named_in(hang, gimli::DW_TAG_variable, "block", vec![of(u128_), constant]);
+    w.named_in(hang, gimli::DW_TAG_variable, "block", vec![type_ref(u128_), constant]);
     w.named_in(hang, gimli::DW_TAG_variable, "typeless", vec![]);
     for index in 0..crowd {
         w.variable(hang, &format!("crowd{index}"), u64_, None);

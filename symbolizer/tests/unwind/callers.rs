@@ -116,7 +116,7 @@ fn an_interrupt_leads_to_another_stack_whichever_is_higher() {
 }
 
 #[test]
-fn a_call_to_nowhere_is_found_by_what_it_left_on_the_stack() {
+fn a_null_call_is_unwound_by_the_return_address_at_rsp() {
     // SIZED called through a null pointer; the page fault's entry has pushed RBX.
     let memory = Words::at(OTHER_STACK, &[0xb, 0x10, 0, 0x8, 0x202, STACK, 0x10])
         .and(STACK, &[TEXT + SIZED + 0x10, 1, 2, 3, 4, 0xbb, TEXT + START + 8]);
@@ -153,7 +153,7 @@ fn a_return_address_behind_the_function_is_looked_up_inside_it() {
         assert_eq!(pcs(&trace), expected, "{how}");
         // Interrupted at that same address, it is nobody's.
         let trace = unwind(&bytes, &registers(TEXT + ABORTING + 9, STACK, &[]), &memory);
-        assert!(matches!(trace.end, End::NoWayOn { .. }), "{how}: {:?}", trace.end);
+        assert!(matches!(trace.end, End::NoCallerFound { .. }), "{how}: {:?}", trace.end);
     }
 }
 

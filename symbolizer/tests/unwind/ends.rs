@@ -11,7 +11,7 @@ use crate::stacks::{
 };
 
 #[test]
-fn each_end_says_why() {
+fn each_trace_end_carries_its_reason() {
     let bytes = &images()[0].1;
     let end = |registers: &UnwindRegisters, memory: &Words| {
         let trace = unwind(bytes, registers, memory);
@@ -30,23 +30,23 @@ fn each_end_says_why() {
     let bare = |rbp| registers(TEXT + BARE, STACK, &[(Register::Rbp, rbp)]);
     assert_eq!(end(&bare(0), &Words::default()), End::FramePointerZero);
     assert_eq!(end(&bare(STACK), &Words::at(STACK, &[0, 0])), End::ReturnAddressZero);
-    let no_way_on = |frame_pointer| End::NoWayOn { pc: text(BARE), frame_pointer };
+    let no_caller_found = |frame_pointer| End::NoCallerFound { pc: text(BARE), frame_pointer };
     assert_eq!(
         end(&registers(TEXT + BARE, STACK, &[]), &Words::default()),
-        no_way_on(FramePointerError::Unknown)
+        no_caller_found(FramePointerError::Unknown)
     );
     let [frame_pointer, stack_pointer] = [STACK - 8, STACK].map(VirtualAddress);
     assert_eq!(
         end(&bare(STACK - 8), &Words::default()),
-        no_way_on(FramePointerError::BelowStack { frame_pointer, stack_pointer })
+        no_caller_found(FramePointerError::BelowStack { frame_pointer, stack_pointer })
     );
     assert_eq!(
         end(&bare(STACK), &Words::at(STACK, &[0, 0x1234])),
-        no_way_on(FramePointerError::NotText { address: VirtualAddress(0x1234) })
+        no_caller_found(FramePointerError::NotText { address: VirtualAddress(0x1234) })
     );
     assert_eq!(
         end(&bare(STACK), &Words::default()),
-        no_way_on(FramePointerError::Unreadable(unreadable(VirtualAddress(STACK + 8), 8)))
+        no_caller_found(FramePointerError::Unreadable(unreadable(VirtualAddress(STACK + 8), 8)))
     );
     // At an address that is no code, with a stack that cannot be read, that is what matters.
     for rbp in [&[][..], &[(Register::Rbp, 0)]] {
@@ -55,7 +55,7 @@ fn each_end_says_why() {
     // Nor is its RBP of 0 the mark of an outermost function.
     assert_eq!(
         end(&registers(0, STACK, &[(Register::Rbp, 0)]), &Words::at(STACK, &[0x1234])),
-        End::NoWayOn { pc: VirtualAddress(0), frame_pointer: FramePointerError::Zero }
+        End::NoCallerFound { pc: VirtualAddress(0), frame_pointer: FramePointerError::Zero }
     );
     let nothing = unwind(bytes, &UnwindRegisters::default(), &Words::default());
     assert_eq!((nothing.frames.len(), nothing.end), (0, End::NoProgramCounter));
@@ -66,7 +66,7 @@ fn each_end_says_why() {
 }
 
 #[test]
-fn the_first_byte_behind_the_code_can_be_a_return_address_and_the_first_of_it_cannot() {
+fn a_return_address_may_end_the_code_but_not_start_it() {
     let last = function(elf::TEXT_SIZE - 0x10, 0x10, vec![(0, Cfi::Undefined(RIP))]);
     let bytes = image(&[eh_frame(&[function(LEAF, 0x10, vec![]), last])]);
     let start = registers(TEXT + LEAF, STACK, &[]);

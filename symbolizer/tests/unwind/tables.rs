@@ -29,7 +29,7 @@ fn long_entries_are_read_within_bounds() {
 }
 
 #[test]
-fn a_header_that_lies_or_lacks_entries_changes_nothing() {
+fn a_wrong_or_incomplete_eh_frame_hdr_changes_no_answer() {
     let memory = Words::at(STACK, &[TEXT + START + 8]);
     let start = registers(TEXT + LEAF, STACK, &[]);
     let eh_frame = eh_frame(&functions());
@@ -48,7 +48,7 @@ fn a_header_that_lies_or_lacks_entries_changes_nothing() {
 }
 
 #[test]
-fn what_eh_frame_lacks_is_in_debug_frame() {
+fn entries_missing_from_eh_frame_are_found_in_debug_frame() {
     let (mut first, mut second) = (functions(), Vec::new());
     second.push(first.remove(0));
     let separate = image(&[debug_frame(&second)]);

@@ -22,13 +22,13 @@ macro_rules! address {
                 self.0.checked_sub(offset).map(Self)
             }
 
-            /// The address `offset` bytes above, modulo 2^64. For offsets that are themselves
-            /// wrapped differences, as Linux's `__per_cpu_offset` can be.
+            /// The address `offset` bytes above, modulo 2^64: for offsets that are themselves wrapped
+            /// differences, as Linux's `__per_cpu_offset` can be.
             pub fn wrapping_add(self, offset: u64) -> Self {
                 Self(self.0.wrapping_add(offset))
             }
 
-            /// How many bytes this address is above `base`, or `None` if it is below.
+            /// The number of bytes from `base` up to this address, or `None` if it is below `base`.
             pub fn offset_from(self, base: Self) -> Option<u64> {
                 self.0.checked_sub(base.0)
             }

@@ -10,13 +10,13 @@ use crate::arch::x86_64::PageTables;
 use crate::fault::{ReadError, WalkError};
 use crate::memory::{PhysicalMemory, VirtualMemory};
 
-/// How many translations [`GuestVirtual`] keeps. A backtrace touches a few stacks and tables.
+/// Translations that [`GuestVirtual`] caches. A backtrace touches a few stacks and tables.
 const CACHED_PAGES: usize = 16;
 
 /// Guest-virtual memory, read by walking page tables.
 ///
-/// Keeps the last few translations, so it must not outlive the moment for which the tables hold:
-/// make a new one after the guest has run.
+/// Caches the last few translations, so it must not outlive the moment for which the tables hold: make a
+/// new one after the guest has run.
 pub struct GuestVirtual<'a, M: ?Sized> {
     memory: &'a M,
     tables: PageTables,
@@ -25,7 +25,7 @@ pub struct GuestVirtual<'a, M: ?Sized> {
 }
 
 impl<'a, M: PhysicalMemory + ?Sized> GuestVirtual<'a, M> {
-    /// The address space of `tables` over `memory`. Reads nothing yet.
+    /// Makes the address space of `tables` over `memory`. Reads nothing yet.
     pub fn new(memory: &'a M, tables: PageTables) -> Self {
         Self { memory, tables, cache: Default::default() }
     }
@@ -35,7 +35,7 @@ impl<'a, M: PhysicalMemory + ?Sized> GuestVirtual<'a, M> {
         &self.tables
     }
 
-    /// The guest-physical address behind `address`.
+    /// Translates `address` to its guest-physical address, from the cache if it is there.
     ///
     /// # Errors
     /// See [`PageTables::translate`].

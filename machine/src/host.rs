@@ -1,27 +1,27 @@
-//! Times and counts that a host has of a vCPU without asking it.
+//! CPU times and event counts of a vCPU, as its host keeps them: no exit of the vCPU is needed.
 //!
-//! Owns the numbers; refuses to own how a host gets them (/proc, KVM's statistics) and what follows
-//! when they stand still. Made by targets, judged by the hang detector.
+//! Owns the numbers; refuses to own how a host gets them (/proc, KVM's statistics) and what an unchanged
+//! count means. Made by targets, judged by the hang detector.
 
 use std::time::Duration;
 
-/// The CPU time that a vCPU's thread has had of the host so far.
+/// CPU time of a vCPU's host thread, from the thread's start until now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HostTimes {
-    /// How long the thread has run.
+    /// Time for which the thread has run.
     pub run: Duration,
-    /// How long it has waited for a CPU; `None` where the host does not count that.
+    /// Time for which the runnable thread has waited for a CPU; `None` where the host does not count it.
     pub delay: Option<Duration>,
-    /// True when the thread sleeps: its vCPU is halted, and nothing is there to wake it.
+    /// True when the thread sleeps: the vCPU is halted and no interrupt is there to wake it.
     pub asleep: bool,
 }
 
-/// Events of a vCPU that the host has counted so far. `None` is what this host does not count. A
-/// number that stands still proves nothing, since some hosts deliver interrupts without counting.
+/// Counts of a vCPU's events, from its start until now; `None` where the host does not count them. An
+/// unchanged count proves nothing: some hosts deliver interrupts without counting them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HostCounts {
-    /// Interrupts that the vCPU was given.
+    /// Interrupts delivered to the vCPU.
     pub interrupts: Option<u64>,
-    /// HLTs that it executed.
+    /// HLT instructions executed by the vCPU.
     pub halts: Option<u64>,
 }

@@ -1,17 +1,17 @@
 //! A stopped machine as plain data.
 //!
-//! This crate owns what a hypervisor, a core file and an unwinder have to agree on: a vCPU's
-//! registers and what it is doing ([`VcpuState`], [`Execution`]), what became of an NMI
-//! ([`NmiRun`]), the address spaces as types ([`PhysicalAddress`], [`VirtualAddress`]), how memory is
-//! read ([`PhysicalMemory`], [`VirtualMemory`]) and how page tables lead from one to the other
-//! ([`PageTables`], [`GuestVirtual`]).
+//! This crate owns what a hypervisor, a core file and an unwinder have to agree on: a vCPU's registers and
+//! execution state ([`VcpuState`], [`Execution`]), the result of an NMI ([`NmiRun`]), the address spaces as
+//! types ([`PhysicalAddress`], [`VirtualAddress`]), how memory is read ([`PhysicalMemory`],
+//! [`VirtualMemory`]) and how page tables translate from one to the other ([`PageTables`],
+//! [`GuestVirtual`]).
 //!
-//! The crate refuses to own where any of that comes from, and what it means: there is no I/O, no KVM, no ELF
-//! and no symbol here. What is stored in cores has serde's traits.
+//! The crate refuses to own where any of that comes from, and what it means: it has no I/O, no KVM, no ELF
+//! and no symbols. Types that are stored in cores implement serde's traits.
 //!
 //! Registers and memory are the guest's, and hostile: no input makes this crate panic, every walk is
-//! bounded by the number of levels or by [`MappingLimits`], and what could not be read is an error
-//! with an address in it ([`ReadError`], [`WalkError`]).
+//! bounded by the number of levels or by [`MappingLimits`], and a read that fails is an error with the
+//! address in it ([`ReadError`], [`WalkError`]).
 //!
 //! The modules, lowest first; each uses only those before it:
 //!

@@ -1,13 +1,13 @@
 //! The two ways to read a guest's memory.
 //!
-//! Owns the traits only. Whoever has memory implements [`PhysicalMemory`] (a VM, a core file);
-//! `guest_virtual` makes [`VirtualMemory`] of it, which is what typed reads and the unwinder ask
-//! for. There is no write here: only a live target has one.
+//! Owns the traits only. A source of memory (a VM, a core file) implements [`PhysicalMemory`];
+//! `guest_virtual` makes [`VirtualMemory`] of it, which typed reads and the unwinder take. There is no
+//! write here: only a live target has one.
 
 use crate::address::{PhysicalAddress, VirtualAddress};
 use crate::fault::ReadError;
 
-/// Memory by guest-physical address.
+/// Guest memory, read by guest-physical address.
 pub trait PhysicalMemory {
     /// Fills `buffer` with the bytes from `address` on. On an error its contents are unspecified.
     ///
@@ -36,7 +36,7 @@ pub trait PhysicalMemory {
     }
 }
 
-/// Memory by guest-virtual address, in one address space.
+/// Guest memory, read by guest-virtual address in a single address space.
 pub trait VirtualMemory {
     /// Fills `buffer` with the bytes from `address` on. On an error its contents are unspecified.
     ///

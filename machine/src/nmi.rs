@@ -1,6 +1,6 @@
-//! Where a vCPU stands with NMIs, and what became of one that was sent to it.
+//! The state of a vCPU's NMIs, and the result of one that was sent to it.
 //!
-//! Owns the answers' types; refuses to own how an NMI is sent. Stored in cores.
+//! Owns the types; refuses to own how an NMI is sent. Stored in cores.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::outcome::Outcome;
 
-/// Where a vCPU stands with NMIs and interrupts. False is also what a target has that cannot tell: of
-/// QEMU's monitor only the interrupt shadow is known.
+/// A vCPU's NMI state and interrupt shadow. A field is also false where the target cannot know it: QEMU's
+/// monitor reports the interrupt shadow alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NmiState {
     /// An NMI has been sent and not yet been delivered.
@@ -22,35 +22,35 @@ pub struct NmiState {
     pub interrupt_shadow: bool,
 }
 
-/// The outcome of an NMI that a vCPU was to take.
+/// The result of an NMI that was meant for a vCPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NmiResult {
-    /// The handler ran and said so. The vCPU stands behind the instruction that said it, inside the
-    /// handler.
+    /// The handler ran and reported its end. The vCPU is inside the handler, behind the instruction that
+    /// reported it.
     Finished,
-    /// The bound passed first. `after.nmi` says whether the NMI was even delivered.
+    /// The time limit passed first. `after` says whether the NMI was even delivered.
     Unfinished,
-    /// Not sent: the vCPU waits for INIT or a start-up IPI.
+    /// The NMI was not sent: the vCPU waits for INIT or a start-up IPI.
     NotStarted,
-    /// The vCPU had ended before, other than by asking for the end through a port, or ended while
-    /// its handler ran.
+    /// The vCPU ended while its handler ran, or had ended before by anything but a write to an exit or
+    /// reset port.
     Ended(Outcome),
 }
 
-/// One vCPU's NMI.
+/// An NMI to a single vCPU, with its result and its cost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NmiRun {
-    /// The vCPU, by its number.
+    /// The number of the vCPU.
     pub cpu: u32,
     /// True when the NMI was sent.
     pub injected: bool,
-    /// The outcome of the NMI.
+    /// The result of the NMI.
     pub result: NmiResult,
-    /// Where it stood with NMIs when it was stopped again.
+    /// The NMI state of the vCPU when it was stopped again.
     pub after: NmiState,
-    /// Wall time from the injection until it was stopped.
+    /// Wall time from the injection until the vCPU was stopped.
     pub wall: Duration,
-    /// CPU time that its thread used for that.
+    /// CPU time of the vCPU's thread in that span.
     pub run_time: Duration,
 }
 

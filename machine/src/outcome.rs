@@ -1,7 +1,7 @@
-//! How a VM came to its end.
+//! The reason for which a VM ended.
 //!
-//! Owns the ends' names and their words; refuses to own how a hypervisor notices them. Part of what
-//! an NMI resulted in, and so stored in cores.
+//! Owns the reasons and their texts; refuses to own how a hypervisor notices them. Part of an NMI's result,
+//! and so stored in cores.
 
 use std::fmt;
 
@@ -11,23 +11,23 @@ use serde::{Deserialize, Serialize};
 const KVM_INTERNAL_ERROR_EMULATION: u32 = 1;
 const KVM_INTERNAL_ERROR_DELIVERY_EV: u32 = 3;
 
-/// How a VM came to its end. None of these is an error of the VMM.
+/// The reason for which a VM ended. None of these is an error of the VMM.
 ///
-/// On AMD hosts KVM resets a vCPU that shut down, so its registers after a `TripleFault` are those
-/// of a reset CPU.
+/// On AMD hosts KVM resets a vCPU that shut down, so the registers after a `TripleFault` are those of a
+/// reset CPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Outcome {
     /// The guest wrote to the debug-exit port.
     DebugExit {
-        /// The vCPU that wrote.
+        /// The vCPU that wrote to the port.
         cpu: u32,
         /// The value that was written, zero-extended.
         code: u32,
     },
     /// The guest reset the machine through the keyboard controller.
     Reset {
-        /// The vCPU that asked for it.
+        /// The vCPU that requested the reset.
         cpu: u32,
     },
     /// KVM_EXIT_SHUTDOWN: an exception could not be delivered, nor the double fault for it.
@@ -35,15 +35,15 @@ pub enum Outcome {
         /// The vCPU that shut down.
         cpu: u32,
     },
-    /// KVM_EXIT_INTERNAL_ERROR: KVM itself could not go on.
+    /// KVM_EXIT_INTERNAL_ERROR: KVM itself could not continue.
     InternalError {
-        /// The vCPU that KVM gave up on.
+        /// The vCPU that KVM stopped running.
         cpu: u32,
         /// KVM_INTERNAL_ERROR_*; 1 is an instruction that KVM could not emulate.
         suberror: u32,
-        /// Guest-virtual instruction pointer, if KVM would still tell.
+        /// Guest-virtual instruction pointer; `None` if KVM could no longer report it.
         rip: Option<u64>,
-        /// The instruction's first bytes, at most 15; empty if KVM did not say.
+        /// The first bytes of the instruction, at most 15; empty if KVM did not report them.
         instruction: Vec<u8>,
     },
     /// KVM_EXIT_FAIL_ENTRY: the hardware refused the vCPU's state.
@@ -53,45 +53,45 @@ pub enum Outcome {
         /// hardware_entry_failure_reason (Intel SDM 3C, 27.8; AMD APM 2, appendix C).
         reason: u64,
     },
-    /// KVM_EXIT_SYSTEM_EVENT.
+    /// KVM_EXIT_SYSTEM_EVENT: the guest asked for a shutdown, reset or the like.
     SystemEvent {
-        /// The vCPU it came from.
+        /// The vCPU that caused the event.
         cpu: u32,
-        /// KVM_SYSTEM_EVENT_*.
+        /// KVM_SYSTEM_EVENT_* (Linux, include/uapi/linux/kvm.h).
         kind: u32,
     },
     /// KVM_EXIT_MEMORY_FAULT: KVM could not resolve a guest-physical address.
     MemoryFault {
-        /// The vCPU that touched it.
+        /// The vCPU that accessed the address.
         cpu: u32,
-        /// Guest-physical address.
+        /// The guest-physical address that was accessed.
         gpa: u64,
     },
     /// An exit that this VMM never asks KVM for.
     UnexpectedExit {
-        /// The vCPU it came from.
+        /// The vCPU that the exit belongs to.
         cpu: u32,
-        /// KVM_EXIT_* as kvm-ioctls names it.
+        /// The KVM_EXIT_* name, as kvm-ioctls spells it.
         exit: String,
     },
-    /// KVM_RUN itself failed.
+    /// The KVM_RUN ioctl itself failed.
     RunFailed {
-        /// The vCPU that was to run.
+        /// The vCPU that could not be run.
         cpu: u32,
-        /// errno of the ioctl.
+        /// The errno of the ioctl.
         errno: i32,
     },
 }
 
 impl Outcome {
-    /// True when the vCPU has done no more than ask for the end: it stands behind an OUT, and can
-    /// still run an NMI handler, so that it can be asked what led there.
+    /// True when the vCPU has only requested the end, by a write to a port: it stands behind the OUT and
+    /// can still run an NMI handler, which can report what led there.
     pub fn can_run_handlers(&self) -> bool {
         matches!(self, Self::DebugExit { .. } | Self::Reset { .. })
     }
 
-    /// True when KVM could not go on, rather than the guest having ended, in whatever way. The cause may
-    /// still be the guest: an instruction that KVM cannot emulate, a page table that points nowhere.
+    /// True when KVM could not continue, false when the guest ended itself in any way. The guest may still
+    /// be the cause: an instruction that KVM cannot emulate, a page table that points nowhere.
     pub fn is_kvm_error(&self) -> bool {
         match self {
             Self::DebugExit { .. }

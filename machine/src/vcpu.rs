@@ -1,25 +1,25 @@
-//! One vCPU of a stopped machine.
+//! A single vCPU of a stopped machine.
 //!
-//! Owns the state's parts together; refuses to own how they are read. Made by whoever has vCPUs, and
-//! stored in cores.
+//! Owns the parts of the state together; refuses to own how they are read. Made by every source of vCPUs,
+//! live or stored, and stored in cores.
 
 use serde::{Deserialize, Serialize};
 
 use crate::arch::x86_64::{Execution, MpState, Registers};
 use crate::nmi::NmiState;
 
-/// A vCPU between two instructions, as its hypervisor tells.
+/// A vCPU stopped between two instructions, as its hypervisor reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VcpuState {
     /// The vCPU's number, from 0 on.
     pub cpu: u32,
     /// The registers of the vCPU.
     pub registers: Registers,
-    /// Where it stands with NMIs and interrupts; `None` where the source does not record it.
+    /// The NMI state and interrupt shadow; `None` where the source does not record them.
     pub nmi: Option<NmiState>,
-    /// The multiprocessing state: runs, sleeps, or was never started.
+    /// The multiprocessing state: running, halted or never started.
     pub mp_state: MpState,
-    /// True in system-management mode. Cores leave it out where it is not.
+    /// True in system-management mode. Cores leave the field out where it is false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub smm: bool,
 }

@@ -1,5 +1,5 @@
-//! All that page tables map, against hand-built tables, against single translations, and on
-//! garbage.
+//! Mappings of whole address spaces, checked against hand-built tables and single translations, and made of
+//! random entries.
 
 #[path = "common/paging.rs"]
 mod paging;
@@ -146,7 +146,8 @@ fn limits_are_spent_on_the_kernel_half_first() {
     assert_eq!(found.ranges[9], range(0xffff_ffff_8020_1000, 0x7000, 0x1000));
 }
 
-/// Sorted, apart, and what a walk for a single address says of both ends and the middle.
+/// Checks that ranges are sorted and apart, and that single translations agree at both ends and in the
+/// middle.
 fn agrees_with_translations(
     tables: &PageTables,
     memory: &impl PhysicalMemory,
@@ -199,7 +200,7 @@ proptest! {
         agrees_with_translations(&tables, &memory, &found)?;
     }
 
-    /// Three pages of entries, most of which name one of the three: tables that share and cycle.
+    /// Maps three pages of entries, most of which name one of the three: tables that share and cycle.
     #[test]
     fn tables_of_garbage_end_in_a_bounded_answer(
         entries in prop::collection::vec((0..3 * 512_u64, any::<u64>(), 0..6_u64), 1..60),

@@ -1,4 +1,4 @@
-//! Page walks against hand-built tables, and against a plain map from pages to frames.
+//! Page walks checked against hand-built tables, and against a plain map from pages to frames.
 
 #[path = "common/paging.rs"]
 mod paging;

@@ -1,22 +1,21 @@
 //! Symbol names for people.
 //!
-//! Owns demangling of Rust names, their short form, and the bound on how long a name may be. Owns no
-//! lookup, and does not escape control characters: what a renderer may print is the renderer's decision.
-//! Called by the symbolizer, which finds names and is asked for places by their short form, and by the
-//! reports, which print it: neither of them knows the other.
+//! Owns demangling of Rust names, their short form, and the bound on the length of a name. Owns no lookup,
+//! and does not escape control characters: a renderer decides what it may print. Called by the symbolizer,
+//! which finds symbols by their full or short names, and by the reports, which print short names; neither
+//! of the two knows the other.
 
 #![forbid(unsafe_code)]
 
 use std::fmt::{self, Write as _};
 
-/// The longest linkage name that is demangled, and about the longest name that comes of it, in bytes.
-/// Real ones stay well below; a table without a single NUL would otherwise make every name as long as
-/// the table.
+/// The longest linkage name that is demangled, and about the longest demangled name, in bytes. Real names
+/// stay well below; without the bound, a table without a NUL would make every name as long as the table.
 pub const MAX_NAME: usize = 4 << 10;
 
-/// The name that the source has for a linkage name: of a Rust symbol, legacy or v0, its path
-/// without the hash; any other name unchanged. A path of more than 4 KiB, which back
-/// references in a short name can ask for, ends there in an ellipsis.
+/// Demangles a linkage name: the path of a Rust symbol, legacy or v0, without its hash; any other name
+/// unchanged. A path of more than 4 KiB, which a short name can unfold to by back references, is cut there
+/// with an ellipsis.
 pub fn demangle(linkage_name: &str) -> String {
     if linkage_name.len() > MAX_NAME {
         return linkage_name.to_owned();
@@ -46,8 +45,8 @@ impl fmt::Write for Bounded {
     }
 }
 
-/// The last part of a path: `lock` of `sync::spinlock::SpinLock<T>::lock`. What is in angle brackets
-/// is no path of its own.
+/// The last part of a path: `lock` of `sync::spinlock::SpinLock<T>::lock`. Colons inside angle brackets do
+/// not separate parts. A closure keeps the name of its function.
 pub fn short_name(name: &str) -> &str {
     let mut depth = 0usize;
     let mut start = 0;
@@ -82,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_unfolds_without_end_is_cut_visibly() {
+    fn a_name_that_unfolds_without_end_is_cut_with_an_ellipsis() {
         // A tuple of a tuple of ... by back references: each level doubles the path.
         let mut name = String::from("_RIC1aThhE");
         let mut previous = "4".to_owned();
@@ -96,7 +95,7 @@ mod tests {
         assert!(shown.ends_with('…') && shown.len() <= MAX_NAME + 8, "{} bytes", shown.len());
     }
 
-    /// A number as v0 mangling writes it (RFC 2603): base 62, less one, and nothing for zero.
+    /// Encodes a number as v0 mangling does (RFC 2603): base 62, less one, and nothing for zero.
     fn base62(number: usize) -> String {
         const DIGITS: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
         let Some(mut rest) = number.checked_sub(1) else { return String::new() };

@@ -1,4 +1,4 @@
-//! Page tables made by hand and at random, in physical memory that is a map of pages.
+//! Page tables made by hand and at random, in sparse physical memory.
 
 #![allow(dead_code, reason = "each test uses its part")]
 
@@ -21,7 +21,7 @@ pub const U: u64 = 4;
 pub const PS: u64 = 1 << 7;
 pub const NX: u64 = 1 << 63;
 
-/// Physical memory as 4 KiB pages that exist only once written.
+/// Physical memory of 4 KiB pages, each of which exists once it is written.
 #[derive(Default)]
 pub struct Sparse {
     pub pages: BTreeMap<u64, Vec<u8>>,
@@ -75,13 +75,13 @@ pub fn five_levels(cr3: u64) -> PageTables {
     PageTables::from_control_registers(CR0, cr3, cr4, EFER_LMA_NXE).expect("long mode")
 }
 
-/// Tables of 4 or 5 levels.
+/// Page tables of 4 or 5 levels.
 pub fn tables(levels: u8, cr3: u64) -> PageTables {
     if levels == 5 { five_levels(cr3) } else { four_levels(cr3) }
 }
 
-/// `ffffffff80201234` by tables at 0x1000 (PML4), 0x2000 (PDPT), 0x3000 (PD) and 0x4000 (PT).
-/// Indexes worked out by hand: 511, 510, 1, 1.
+/// Maps `ffffffff80201234` by tables at 0x1000 (PML4), 0x2000 (PDPT), 0x3000 (PD) and 0x4000 (PT). Indexes
+/// worked out by hand: 511, 510, 1, 1.
 pub fn kernel_tables() -> Sparse {
     let mut memory = Sparse::default();
     memory.write_entry(0x1000, 511, 0x2000 | P | W);
@@ -94,9 +94,9 @@ pub fn kernel_tables() -> Sparse {
 
 pub const KERNEL: VirtualAddress = VirtualAddress(0xffff_ffff_8020_1234);
 
-/// `ff11000040203004` in Linux's direct map with five levels, by tables at 0x1000 (PML5), 0x2000
-/// (PML4), 0x3000 (PDPT), 0x4000 (PD) and 0x5000 (PT). Worked out by hand: the nine bits from bit 48
-/// on are 0x111 or 273, and below them 0, 1, 1 and 3.
+/// Maps `ff11000040203004`, in Linux's direct map with five levels, by tables at 0x1000 (PML5), 0x2000
+/// (PML4), 0x3000 (PDPT), 0x4000 (PD) and 0x5000 (PT). Indexes worked out by hand: the nine bits from bit
+/// 48 on are 0x111 or 273, and below them 0, 1, 1 and 3.
 pub fn direct_map_tables() -> Sparse {
     let mut memory = Sparse::default();
     memory.write_entry(0x1000, 273, 0x2000 | P | W | NX);
@@ -109,7 +109,7 @@ pub fn direct_map_tables() -> Sparse {
 
 pub const DIRECT_MAP: VirtualAddress = VirtualAddress(0xff11_0000_4020_3004);
 
-/// One page of the model: where it starts, how large it is, and to what it maps.
+/// A page of the model: its virtual base, its size, its physical base and its flags.
 #[derive(Clone, Copy, Debug)]
 pub struct Page {
     pub virtual_base: u64,
@@ -118,12 +118,13 @@ pub struct Page {
     pub flags: u64,
 }
 
-/// How many levels, and pages to map by them.
+/// Generates a number of levels, and pages to map with them.
 pub fn space() -> impl Strategy<Value = (u8, Vec<Page>)> {
     (4..=5_u8).prop_flat_map(|levels| (Just(levels), prop::collection::vec(page(levels), 1..40)))
 }
 
-/// Few distinct indexes per level, so that pages share tables and neighbours are common.
+/// Generates pages from few distinct indexes per level, so that pages share tables and neighbours are
+/// common.
 fn page(levels: u8) -> impl Strategy<Value = Page> {
     let index = || prop_oneof![0..3_u64, 254..258_u64, 509..512_u64];
     let size = prop_oneof![Just(PageSize::Size4K), Just(PageSize::Size2M), Just(PageSize::Size1G)];
@@ -150,7 +151,7 @@ pub fn index(address: u64, shift: u32) -> u64 {
     address >> shift & 511
 }
 
-/// Maps a page unless another is in its way; the model keeps what was mapped.
+/// Maps a page and returns true, unless another page is in its way.
 pub fn map(memory: &mut Sparse, next_table: &mut u64, levels: u8, page: Page) -> bool {
     let leaf_shift = page.size.bytes().trailing_zeros();
     let mut table = 0x1000;

@@ -1,7 +1,7 @@
-//! Execution states of vCPUs, by their registers and what their hypervisor says.
+//! Execution states of vCPUs, from their registers and their hypervisor's multiprocessing state.
 //!
-//! Owns the states' names and how they are told apart; refuses to own what the guest's kernel says
-//! of the same CPU, which may know better: one that it took offline looks halted from here. Called
+//! Owns the states' names and the rules that distinguish them; refuses to own the guest kernel's view of
+//! the same CPU, which may know better: a CPU that the kernel took offline looks halted from here. Called
 //! through `VcpuState`.
 
 use std::ops::Range;
@@ -18,18 +18,18 @@ pub enum MpState {
     Running,
     /// The vCPU executed HLT and waits for an interrupt.
     Halted,
-    /// An application processor that no one has started.
+    /// The vCPU is an application processor that was never started.
     Uninitialized,
     /// The vCPU got an INIT and waits for its start-up IPI.
     InitReceived,
     /// The vCPU got its start-up IPI and has not run since.
     SipiReceived,
-    /// A state that x86 does not have.
+    /// A state that x86 does not have, by KVM's number for it.
     Other(u32),
     /// The vCPU executes or is halted: its source does not record which, as QEMU's dumps do not.
     Unrecorded,
-    /// Not recorded either, and the byte before RIP is that of HLT: most likely halted. A vCPU that
-    /// an interrupt has just woken looks the same for one instruction.
+    /// The source does not record the state, and the byte before RIP is HLT: the vCPU is most likely
+    /// halted. A vCPU that an interrupt has just woken looks the same for one instruction.
     BehindHlt,
 }
 
@@ -45,7 +45,7 @@ impl MpState {
 pub enum Execution {
     /// Long mode at privilege level 0 to 2, or an unrecorded mode at such a level.
     Kernel,
-    /// Long mode at privilege level 3: a program. The page tables may be those that Linux keeps for
+    /// Long mode at privilege level 3: a program. The page tables may be the ones that Linux keeps for
     /// programs; see `PageTables::kernel_half`.
     User,
     /// Real mode: a boot loader, or an application processor in its trampoline.
@@ -55,26 +55,26 @@ pub enum Execution {
     ProtectedMode,
     /// System-management mode, or code in the firmware's ROM before paging is on.
     Firmware,
-    /// An application processor that nobody has started.
+    /// An application processor that was never started.
     NotStarted,
-    /// INIT has come, and no start-up IPI.
+    /// INIT received, no start-up IPI yet.
     InInit,
-    /// Reset after it had been started, without an instruction since; on AMD hosts KVM does that to a
+    /// Reset after it had been started, and no instruction executed since; on AMD hosts KVM does that to a
     /// vCPU that shut down.
     Offline,
-    /// In HLT, waiting for an interrupt.
+    /// Halted: the vCPU executed HLT and waits for an interrupt.
     Halted,
     /// A multiprocessing state that x86 does not have, by its number.
     Unknown(u32),
 }
 
-/// Linear addresses at which a PC has its firmware's ROM: the last 128 KiB of the first megabyte, and
-/// the last 16 MiB below 4 GiB.
+/// Linear addresses of the firmware's ROM on a PC: the last 128 KiB of the first megabyte, and the last 16
+/// MiB below 4 GiB.
 const ROM: [Range<u64>; 2] = [0xe_0000..0x10_0000, 0xff00_0000..0x1_0000_0000];
 
 impl Execution {
-    /// The execution state of a vCPU with these registers. `smm` says that it is in system-management
-    /// mode, which no register shows.
+    /// Derives the execution state of a vCPU from its registers. `smm` is true in system-management mode,
+    /// which no register shows.
     pub fn new(mp_state: MpState, registers: &Registers, smm: bool) -> Self {
         match mp_state {
             MpState::Uninitialized => Self::NotStarted,
@@ -111,7 +111,7 @@ impl Execution {
         }
     }
 
-    /// True where the registers say where the vCPU is: not before it was started, nor after it was
+    /// True where RIP is a position in the guest's code: not before the vCPU was started, nor after it was
     /// reset.
     pub fn has_position(self) -> bool {
         !matches!(self, Self::NotStarted | Self::InInit | Self::Offline)

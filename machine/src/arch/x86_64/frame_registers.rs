@@ -1,8 +1,8 @@
 //! The registers of one frame, as far as they are known.
 //!
-//! Owns what is known and what is not; owns no unwinding. A vCPU's or a sleeping task's registers
-//! become those of its innermost frame here; the unwinder makes one for each caller, and DWARF
-//! expressions read from it.
+//! Owns which values are known; owns no unwinding. A vCPU's or a sleeping task's registers become the
+//! registers of its innermost frame here; the unwinder makes a set for each caller, and DWARF expressions
+//! read from it.
 
 use std::fmt;
 
@@ -10,18 +10,18 @@ use super::register::Register;
 use super::registers::{Registers, TaskRegisters};
 use crate::address::VirtualAddress;
 
-/// Values of the general registers and RIP in one frame. All of an interrupted frame's can be known;
-/// a caller has those that its callee saved or left alone.
+/// Values of the general registers and RIP in one frame. An interrupted frame can have all of them; a
+/// caller has the ones that its callee saved or left alone.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct UnwindRegisters {
-    /// 0 where the register is not known.
+    /// Values by DWARF register number; 0 where the register is not known.
     values: [u64; Register::ALL.len()],
-    /// One bit for each register.
+    /// Known registers, one bit each, by DWARF register number.
     known: u32,
 }
 
 impl UnwindRegisters {
-    /// Only where the code is and where its stack is; the rest unknown until it is
+    /// Makes a set with RIP and RSP alone; the other registers are unknown until they are
     /// [`set`](Self::set).
     pub fn new(rip: VirtualAddress, rsp: VirtualAddress) -> Self {
         let mut registers = Self::default();
@@ -36,20 +36,20 @@ impl UnwindRegisters {
         (self.known & 1 << index != 0).then(|| self.values[index])
     }
 
-    /// Makes a value known.
+    /// Sets the value of a register, which is known from then on.
     pub fn set(&mut self, register: Register, value: u64) {
         let index = register as usize;
         self.values[index] = value;
         self.known |= 1 << index;
     }
 
-    /// Known registers with their values, in the order of their DWARF numbers.
+    /// The known registers with their values, in the order of their DWARF numbers.
     pub fn iter(&self) -> impl Iterator<Item = (Register, u64)> + '_ {
         Register::ALL.into_iter().filter_map(|register| Some((register, self.get(register)?)))
     }
 }
 
-/// All of a vCPU's.
+/// Takes all registers of a vCPU.
 impl From<&Registers> for UnwindRegisters {
     fn from(registers: &Registers) -> Self {
         let value = |register| (register, registers.get(register));
@@ -57,7 +57,7 @@ impl From<&Registers> for UnwindRegisters {
     }
 }
 
-/// The registers that a switch between tasks preserves; the others are not known.
+/// Takes the registers that a switch between tasks preserves; the others are not known.
 impl From<&TaskRegisters> for UnwindRegisters {
     fn from(registers: &TaskRegisters) -> Self {
         let value = |register| Some((register, registers.get(register)?));

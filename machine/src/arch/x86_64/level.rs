@@ -14,9 +14,9 @@ pub enum Level {
     Pd,
     /// Page-directory-pointer table: an entry maps 1 GiB or names a page directory.
     Pdpt,
-    /// Page-map level 4.
+    /// Page-map level 4: an entry names a page-directory-pointer table.
     Pml4,
-    /// Page-map level 5, with CR4.LA57.
+    /// Page-map level 5, with CR4.LA57: an entry names a table of level 4.
     Pml5,
 }
 

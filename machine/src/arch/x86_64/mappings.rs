@@ -1,8 +1,8 @@
-//! All that page tables map, as ranges.
+//! The mappings of a whole address space, as ranges.
 //!
-//! Owns the walk over a whole address space, where `page_walk` follows one address. Refuses what
-//! that refuses, and says nothing about permissions. Called by whoever writes a core: the ranges
-//! are its program headers, and the tables themselves have to go into it.
+//! Owns the walk over all page tables of an address space, where `page_walk` follows one address. Refuses
+//! what `page_walk` refuses, and reports no permissions. Called by writers of cores: the ranges are a
+//! core's program headers, and the tables themselves have to go into it.
 //!
 //! The tables are the guest's, and can point anywhere, at each other and at themselves: the walk is
 //! as deep as there are levels, and [`MappingLimits`] bounds how many tables it reads.
@@ -14,31 +14,31 @@ use super::page_walk::{ADDRESS, PAGE_SIZE_BIT, PRESENT, PageTables, index_shift}
 use crate::address::{PhysicalAddress, VirtualAddress};
 use crate::memory::PhysicalMemory;
 
-/// Entries of a table, of any level.
+/// Entries in a page table of any level.
 const ENTRIES: usize = 512;
 
 /// A run of guest-virtual addresses that maps to a run of guest-physical ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping {
-    /// First address.
+    /// First guest-virtual address of the run.
     pub virtual_start: VirtualAddress,
-    /// What it maps to.
+    /// The guest-physical address that `virtual_start` maps to.
     pub physical_start: PhysicalAddress,
-    /// How many bytes of both. The virtual range can end with the address space, at 2^64.
+    /// Length in bytes. The virtual range can end with the address space, at 2^64.
     pub length: u64,
 }
 
-/// How much work an address space may be.
+/// Limits on the work that an address space may cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MappingLimits {
-    /// Tables to read, of any level; one that several entries name counts each time.
+    /// Tables to read, of any level; a table that several entries name counts each time.
     pub tables: usize,
-    /// Ranges to return.
+    /// Ranges that are returned at most.
     pub ranges: usize,
 }
 
 impl Default for MappingLimits {
-    /// Enough for 32 GiB in scattered pages of 4 KiB; at most 64 MiB are read.
+    /// Room for 32 GiB in scattered pages of 4 KiB; at most 64 MiB are read.
     fn default() -> Self {
         Self { tables: 16 << 10, ranges: 64 << 10 }
     }
@@ -47,31 +47,32 @@ impl Default for MappingLimits {
 /// The limit that ended a walk before the tables did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overrun {
-    /// [`MappingLimits::tables`].
+    /// The walk had read [`MappingLimits::tables`] tables.
     Tables,
-    /// [`MappingLimits::ranges`].
+    /// The walk had found [`MappingLimits::ranges`] ranges.
     Ranges,
 }
 
 /// The mappings of an address space.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mappings {
-    /// By virtual address, none of them overlapping; ranges that go on in both spaces are one.
+    /// The ranges by virtual address, without overlaps; neighbours that are adjacent in both spaces are
+    /// joined.
     pub ranges: Vec<Mapping>,
-    /// Where the tables lie that were read, in ascending order: a 4 KiB page each.
+    /// Guest-physical addresses of the tables that were read, in ascending order: a 4 KiB page each.
     pub tables: Vec<PhysicalAddress>,
-    /// How many times an entry named a table that could not be read.
+    /// Number of entries that named a table which could not be read.
     pub unreadable: usize,
-    /// The limit that was hit, if the list is not whole.
+    /// The limit that was hit; `None` if the list is complete.
     pub overrun: Option<Overrun>,
 }
 
 impl PageTables {
-    /// Everything that these tables map. Entries with reserved bits map nothing, as in
+    /// Lists everything that these tables map. Entries with reserved bits map nothing, as in
     /// [`translate`](Self::translate), and a table that cannot be read whole maps nothing either.
     ///
-    /// The upper half of the space, where kernels live, is walked first, so that what a process
-    /// maps cannot push it over the limits.
+    /// The upper half of the space, where kernels live, is walked first, so that a process with many
+    /// mappings cannot use up the limits.
     pub fn mappings(
         &self,
         memory: &(impl PhysicalMemory + ?Sized),
@@ -111,7 +112,7 @@ struct Walk<'a, M: ?Sized> {
 }
 
 impl<M: PhysicalMemory + ?Sized> Walk<'_, M> {
-    /// The entries of a table, unless the limit is reached or it is not there.
+    /// Reads the entries of a table. `None` if the limit is reached or the table is not in memory.
     fn read_table(&mut self, table: PhysicalAddress) -> Option<[u64; ENTRIES]> {
         if self.reads >= self.limits.tables {
             self.found.overrun = Some(Overrun::Tables);
@@ -131,7 +132,7 @@ impl<M: PhysicalMemory + ?Sized> Walk<'_, M> {
         Some(entries)
     }
 
-    /// Consecutive entries of a table of the first of `levels`; the first one is for `start`.
+    /// Walks consecutive entries of a table of the first of `levels`; the first entry maps `start`.
     /// Recurses once per level.
     fn entries(&mut self, entries: &[u64], levels: &[Level], start: u64) {
         let Some((&level, below)) = levels.split_first() else { return };
@@ -153,7 +154,7 @@ impl<M: PhysicalMemory + ?Sized> Walk<'_, M> {
     }
 
     fn leaf(&mut self, address: u64, physical: u64, size: u64) {
-        // What begins at 0 follows nothing, though the range before it may end at 2^64.
+        // A range that begins at 0 joins none, though the range before it may end at 2^64.
         if address != 0
             && let Some(last) = self.found.ranges.last_mut()
             && last.virtual_start.0.wrapping_add(last.length) == address

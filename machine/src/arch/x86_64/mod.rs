@@ -3,12 +3,12 @@
 //! | file | owns |
 //! |---|---|
 //! | `register` | the general registers' names and DWARF numbers |
-//! | `registers` | a vCPU's registers, and those of a task that does not run |
-//! | `frame_registers` | the registers of one frame, as far as they are known |
+//!  `registers` | a vCPU's registers, and those of a task that is not running |
+//!  `frame_registers` | the known registers of one frame |
 //! | `user_registers` | registers in the order of Linux's NT_PRSTATUS |
-//! | `execution` | what a vCPU with these registers is doing |
-//! | `level`, `page_walk` | one translation |
-//! | `mappings` | everything that page tables map |
+//!  `execution` | execution states, derived from registers |
+//!  `level`, `page_walk` | translation of one address |
+//!  `mappings` | all mappings of an address space |
 
 mod execution;
 mod frame_registers;

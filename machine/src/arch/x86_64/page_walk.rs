@@ -1,9 +1,9 @@
 //! x86-64 page walks: from a guest-virtual address to a guest-physical one.
 //!
-//! Owns 4- and 5-level long-mode paging (Intel SDM volume 3, chapter 5). One address at a time: all
-//! of a space is `mappings`. Refuses 32-bit and PAE paging, protection keys, and permission checks:
-//! it reports what the tables allow, and the reader is not the guest. Called by `GuestVirtual`, with
-//! control registers from KVM or a core.
+//! Owns 4- and 5-level long-mode paging (Intel SDM volume 3, chapter 5), for one address at a time:
+//! `mappings` covers a whole address space. Refuses 32-bit and PAE paging, protection keys, and permission
+//! checks: it reports what the tables allow, and the reader is not the guest. Called by `GuestVirtual`,
+//! with control registers from KVM or a core.
 
 use super::level::Level;
 use crate::address::{PhysicalAddress, VirtualAddress};
@@ -22,18 +22,18 @@ const USER: u64 = 1 << 2;
 pub(crate) const PAGE_SIZE_BIT: u64 = 1 << 7;
 const NO_EXECUTE: u64 = 1 << 63;
 
-/// Bits 51:12, the most that an entry or CR3 can hold of an address.
+/// Address bits of an entry or CR3: 51:12, the most that it can hold.
 pub(crate) const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// The widest physical address that the architecture allows, in bits.
 const MAX_PHYSICAL_WIDTH: u8 = 52;
 
-/// Why control registers describe no long-mode paging.
+/// The reason why control registers describe no long-mode paging.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PagingError {
     /// CR0.PG is clear: addresses are physical.
     #[error("walk page tables: paging is off (cr0 {cr0:#x})")]
     Off {
-        /// CR0 as given.
+        /// The value of CR0 that was given.
         cr0: u64,
     },
     /// The source has no control registers, and so no CR3.
@@ -42,9 +42,9 @@ pub enum PagingError {
     /// Paging is on, but the CPU is not in long mode, so the tables have another format.
     #[error("walk page tables: paging is on outside long mode (cr4 {cr4:#x}, efer {efer:#x})")]
     NotLongMode {
-        /// CR4 as given.
+        /// The value of CR4 that was given.
         cr4: u64,
-        /// EFER as given.
+        /// The value of EFER that was given.
         efer: u64,
     },
 }
@@ -74,19 +74,19 @@ impl PageSize {
 /// The result of a page walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {
-    /// The guest-physical address of the byte asked for.
+    /// The guest-physical address that the virtual one maps to.
     pub physical: PhysicalAddress,
-    /// The page that maps it.
+    /// The size of the page that maps the address.
     pub page_size: PageSize,
-    /// Every level allows writes.
+    /// True when every level allows writes.
     pub writable: bool,
-    /// Every level allows user-mode accesses.
+    /// True when every level allows user-mode accesses.
     pub user: bool,
-    /// No level forbids instruction fetches.
+    /// True when no level forbids instruction fetches.
     pub executable: bool,
 }
 
-/// One address space: where its tables start and how they are to be read.
+/// An address space: its top-level table and the format of its entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageTables {
     root: PhysicalAddress,
@@ -96,9 +96,9 @@ pub struct PageTables {
 }
 
 impl PageTables {
-    /// The address space that these control registers select, as a vCPU or a core has them. PCID
-    /// and LAM bits in `cr3` are ignored. The physical address width is taken to be the widest, 52
-    /// bits; see [`with_physical_address_width`](Self::with_physical_address_width).
+    /// Makes the address space that these control registers of a vCPU or a core select. PCID and LAM bits
+    /// in `cr3` are ignored. The physical address width is taken to be the widest, 52 bits; see
+    /// [`with_physical_address_width`](Self::with_physical_address_width).
     ///
     /// # Errors
     /// [`PagingError`] when these registers do not select long-mode paging.
@@ -122,19 +122,18 @@ impl PageTables {
         })
     }
 
-    /// The same with MAXPHYADDR (CPUID 80000008h, EAX bits 7:0) in bits, clamped to 32..=52: table
-    /// entries with address bits at or above it are reported as reserved.
+    /// Sets MAXPHYADDR (CPUID 80000008h, EAX bits 7:0), in bits, clamped to 32..=52: table entries with
+    /// address bits at or above it are reported as reserved.
     pub fn with_physical_address_width(self, bits: u8) -> Self {
         let physical_width = bits.clamp(32, MAX_PHYSICAL_WIDTH);
         Self { physical_width, root: PhysicalAddress(self.root.0 & below(physical_width)), ..self }
     }
 
-    /// The kernel's tables of a Linux that has two for each process, of which these may be the
-    /// program's: with page-table isolation the two lie side by side, the kernel's first, and bit 12
-    /// of CR3 chooses (PTI_USER_PGTABLE_BIT, arch/x86/entry/calling.h). Tables that have that bit
-    /// clear are returned as they are.
+    /// The kernel's tables of the two that Linux has for each process with page-table isolation. The two
+    /// lie side by side, the kernel's first, and bit 12 of CR3 selects the program's (PTI_USER_PGTABLE_BIT,
+    /// arch/x86/entry/calling.h). Tables that have that bit clear are returned unchanged.
     ///
-    /// Any other kernel may have an unrelated page there: ask only where a vCPU was stopped in a
+    /// Any other kernel may have an unrelated page there: use this only where a vCPU was stopped in a
     /// program and the kernel's addresses are not mapped.
     #[must_use]
     pub fn kernel_half(self) -> Self {
@@ -147,7 +146,7 @@ impl PageTables {
         self.root
     }
 
-    /// 4, or 5 with CR4.LA57.
+    /// The number of levels: 4, or 5 with CR4.LA57.
     pub fn levels(&self) -> u8 {
         self.levels
     }
@@ -189,7 +188,7 @@ impl PageTables {
         ((address.0 as i64) << unused >> unused) as u64 == address.0
     }
 
-    /// The entry of `table` for `address`, present and with no reserved bit set.
+    /// Reads the entry of `table` for `address`, which is present and has no reserved bit set.
     fn entry(
         &self,
         memory: &(impl PhysicalMemory + ?Sized),
@@ -214,7 +213,7 @@ impl PageTables {
         Ok(entry)
     }
 
-    /// The bits of a present entry that have to be clear: Intel SDM volume 3, tables 5-14 to 5-20.
+    /// The bits of a present entry that must be clear (Intel SDM volume 3, tables 5-14 to 5-20).
     pub(crate) fn reserved_bits(&self, level: Level, entry: u64) -> u64 {
         let address = ADDRESS & !below(self.physical_width);
         let no_execute = if self.no_execute { 0 } else { NO_EXECUTE };
@@ -245,7 +244,7 @@ pub(crate) fn index_shift(level: Level) -> u32 {
     }
 }
 
-/// Permissions accumulated on the way down: each level can only take away.
+/// Permissions accumulated along the walk: each level can only take away.
 struct Rights {
     writable: bool,
     user: bool,

@@ -1,11 +1,11 @@
 //! The names and numbers of the general registers.
 //!
-//! Owns the numbering: that of DWARF for x86-64 (System V psABI, figure 3.36), which call frame
-//! information and location descriptions speak. Owns no values.
+//! Owns the DWARF numbering for x86-64 (System V psABI, figure 3.36), which call frame information and
+//! location descriptions use. Owns no values.
 
 use std::fmt;
 
-/// A general register or RIP. The number of each is its DWARF register number.
+/// A general register or RIP; its discriminant is its DWARF register number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs, reason = "each is named after the register that it is")]
 pub enum Register {
@@ -25,12 +25,12 @@ pub enum Register {
     R13 = 13,
     R14 = 14,
     R15 = 15,
-    /// DWARF calls it the return address column.
+    /// The instruction pointer, which DWARF calls the return address column.
     Rip = 16,
 }
 
 impl Register {
-    /// All of them, in the order of their DWARF numbers.
+    /// All registers, in the order of their DWARF numbers.
     pub const ALL: [Self; 17] = [
         Self::Rax,
         Self::Rdx,
@@ -51,20 +51,19 @@ impl Register {
         Self::Rip,
     ];
 
-    /// The register with that DWARF number; `None` for those that are not kept, such as vector
-    /// registers.
+    /// The register with a DWARF number; `None` for a register that is not kept, such as a vector register.
     pub fn from_dwarf(number: u16) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
     }
 
-    /// True for a register that a function must return as it was (psABI, figure 3.4).
+    /// True for a register whose value a function must preserve (psABI, figure 3.4).
     pub fn is_callee_saved(self) -> bool {
         use Register::{R12, R13, R14, R15, Rbp, Rbx};
         matches!(self, Rbx | Rbp | R12 | R13 | R14 | R15)
     }
 }
 
-/// In lower case, as assemblers and kernels write it.
+/// Writes the name in lower case, as assemblers and kernels do.
 impl fmt::Display for Register {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&format!("{self:?}").to_lowercase())

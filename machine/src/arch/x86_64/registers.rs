@@ -1,15 +1,15 @@
-//! A vCPU's registers, and those of a task that does not run, as plain data.
+//! Registers of a vCPU, and of a task that is not running, as plain data.
 //!
-//! Owns the values and what a few of their bits mean; refuses to own where they come from (KVM, a
-//! core, a task's stack) and what to make of them (`execution`, `page_walk`). They are stored in
-//! cores under these names.
+//! Owns the values and the meaning of a few of their bits; refuses to own where they come from (KVM, a
+//! core, a task's stack) and what follows from them (`execution`, `page_walk`). Cores store them under
+//! these names.
 
 use serde::{Deserialize, Serialize};
 
 use super::page_walk::{PageTables, PagingError};
 use super::register::Register;
 
-/// A vCPU's registers. Addresses in them are guest-virtual, CR3 is guest-physical.
+/// A vCPU's registers. Addresses in them are guest-virtual; CR3 is guest-physical.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "registers by their names")]
 pub struct Registers {
@@ -45,27 +45,27 @@ pub struct Registers {
     /// The current privilege level: 0 for the kernel, 3 for programs (SS.DPL, as the processor keeps
     /// it).
     pub cpl: u8,
-    /// Where the interrupt descriptor table lies, guest-virtual.
+    /// The guest-virtual address of the interrupt descriptor table.
     pub idt_base: u64,
-    /// Offset of its last byte.
+    /// Offset of the last byte of the interrupt descriptor table.
     pub idt_limit: u16,
-    /// IA32_KERNEL_GS_BASE, which SWAPGS exchanges with the base of GS: guest-virtual. `None` where
-    /// it is not recorded. Cores leave it out then.
+    /// IA32_KERNEL_GS_BASE, which SWAPGS exchanges with the base of GS: guest-virtual. `None` where it is
+    /// not recorded; cores leave the field out then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_gs_base: Option<u64>,
-    /// True where the source has general registers alone, as NT_PRSTATUS does: control registers,
-    /// EFER and the interrupt descriptor table are 0 here and mean nothing. Cores leave it out where
-    /// it is false.
+    /// True where the source has general registers alone, as NT_PRSTATUS does: control registers, EFER and
+    /// the interrupt descriptor table are 0 here and mean nothing. Cores leave the field out where it is
+    /// false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub control_unrecorded: bool,
 }
 
-/// A segment register.
+/// A segment register: its selector and its base.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
-    /// What was loaded into it.
+    /// The selector that was loaded into the register.
     pub selector: u16,
-    /// Where the segment begins: guest-virtual, or linear without paging.
+    /// The address at which the segment begins: guest-virtual, or linear without paging.
     pub base: u64,
 }
 
@@ -102,7 +102,7 @@ impl Registers {
         }
     }
 
-    /// The page tables that they select.
+    /// Makes the address space that the control registers select.
     ///
     /// # Errors
     /// [`PagingError`] when the vCPU is not in long mode, or its control registers are not recorded.
@@ -141,8 +141,8 @@ impl Registers {
 
 macro_rules! task_registers {
     ($($field:ident $register:ident)*) => {
-        /// The registers of a task that does not run: those that a function call preserves (psABI,
-        /// figure 3.4), and where it goes on. Guest-virtual where they are addresses.
+        /// The registers of a task that is not running: its RIP, where it will resume, and the ones that a
+        /// function call preserves (psABI, figure 3.4). Guest-virtual where they are addresses.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
         #[allow(missing_docs, reason = "registers by their names")]
         pub struct TaskRegisters {
@@ -150,10 +150,10 @@ macro_rules! task_registers {
         }
 
         impl TaskRegisters {
-            /// Fills each of them with what `value` has for it.
+            /// Fills each register with the value that `value` returns for it.
             ///
             /// # Errors
-            /// The first error of `value`.
+            /// The first error that `value` returns.
             pub fn try_from_fn<E>(
                 mut value: impl FnMut(Register) -> Result<u64, E>,
             ) -> Result<Self, E> {

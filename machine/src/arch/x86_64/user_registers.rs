@@ -1,4 +1,4 @@
-//! General registers in the order in which Linux's cores have them.
+//! General registers in the order of Linux's cores.
 //!
 //! Owns the order and the conversion; refuses to own the note around it, which is the core file's.
 
@@ -6,8 +6,8 @@ use super::registers::{Registers, Segment};
 
 macro_rules! registers {
     ($($name:ident)*) => {
-        /// A vCPU's registers, as `struct user_regs_struct` of x86-64 Linux (asm/user_64.h) has
-        /// them, and in that order. Segments are selectors.
+        /// A vCPU's registers in the order of `struct user_regs_struct` of x86-64 Linux (asm/user_64.h).
+        /// Segments are selectors.
         #[allow(missing_docs, reason = "registers, named as the SDM names them")]
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
         pub struct UserRegisters {
@@ -15,7 +15,7 @@ macro_rules! registers {
         }
 
         impl UserRegisters {
-            /// The number of registers, and so of 64-bit words.
+            /// The number of registers, each a 64-bit word.
             pub const COUNT: usize = [$(stringify!($name)),*].len();
 
             /// The registers as words, in the order of the structure.
@@ -23,7 +23,7 @@ macro_rules! registers {
                 [$(self.$name),*]
             }
 
-            /// The registers that such words are.
+            /// Makes the registers from words in the order of the structure.
             pub fn from_words(words: [u64; Self::COUNT]) -> Self {
                 let [$($name),*] = words;
                 Self { $($name),* }
@@ -37,8 +37,8 @@ registers! {
     fs_base gs_base ds es fs gs
 }
 
-/// `orig_rax` is all ones: gdb takes anything else for a system call. Of the segments' bases only
-/// those of FS and GS are kept; the others are 0 in long mode.
+/// Sets `orig_rax` to all ones: gdb takes anything else for a system call. Only the bases of FS and GS are
+/// kept; the other segments' are 0 in long mode.
 impl From<&Registers> for UserRegisters {
     fn from(registers: &Registers) -> Self {
         Self {
@@ -73,7 +73,7 @@ impl From<&Registers> for UserRegisters {
     }
 }
 
-/// The control registers are not recorded. The privilege level is that of CS's selector.
+/// Marks the control registers as not recorded. The privilege level is that of CS's selector.
 impl From<&UserRegisters> for Registers {
     fn from(registers: &UserRegisters) -> Self {
         let segment = |selector: u64, base| Segment { selector: selector as u16, base };

@@ -1,12 +1,11 @@
 //! Call frame information (CFI): the entry of `.eh_frame` or `.debug_frame` that covers an address.
 //!
-//! Owns finding that entry and evaluating its table up to one row, with the bounds on both. Owns no
-//! registers and no stack: what a row says of them is for `unwind`. Kept by `image`, like symbols
-//! and debug information.
+//! Owns finding that entry and evaluating its table up to a row, with the bounds on both. Owns no registers
+//! and no stack: `unwind` applies a row to them. Kept by `image`, like symbols and debug information.
 //!
-//! `.eh_frame` comes with a sorted table in `.eh_frame_hdr` (LSB 5.0, core generic, 10.6.2), which
-//! is used as it lies there once it was seen to be sorted. Where there is none, and for
-//! `.debug_frame` (DWARF 5, 6.4.1), which never has one, an index is made when first asked for.
+//! `.eh_frame` comes with a sorted table in `.eh_frame_hdr` (LSB 5.0, core generic, 10.6.2), which is used
+//! in place once it is known to be sorted. An image without the table, and `.debug_frame` (DWARF 5, 6.4.1),
+//! which never has it, get an index at the first lookup.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -20,8 +19,8 @@ use crate::dwarf::{DwarfError, Section, Slice, read};
 use crate::elf::{Elf, contains};
 use crate::ranges::RangeMap;
 
-/// Longest entry that is read, in bytes. Evaluating one costs in proportion to its length; those of
-/// real functions take some hundred bytes, and the largest ever seen some thousand.
+/// Longest entry that is read, in bytes. Evaluating an entry costs in proportion to its length; real
+/// functions take some hundred bytes, and the largest ever seen some thousand.
 const MAX_ENTRY: u64 = 64 << 10;
 
 type Cie<'a> = CommonInformationEntry<Slice<'a>>;
@@ -30,13 +29,13 @@ type Context = UnwindContext<usize>;
 pub(crate) type Row = UnwindTableRow<usize>;
 pub(crate) type RowExpression = UnwindExpression<usize>;
 
-/// The CFI of one image.
+/// The call frame information of an image.
 #[derive(Debug)]
 pub(crate) struct CallFrames<'data> {
     text: Vec<(u64, u64)>,
     eh_frame: Option<Table<'data>>,
     header: Option<Section<'data>>,
-    /// How many entries `header` has, if it can be used.
+    /// Number of entries in `header`; `None` if it cannot be used.
     header_entries: OnceCell<Option<usize>>,
     debug_frame: Option<Table<'data>>,
     bases: BaseAddresses,
@@ -49,22 +48,22 @@ struct Table<'data> {
     index: OnceCell<Index>,
 }
 
-/// Where entries are: address ranges to offsets in the section.
+/// The entries of a section: address ranges to offsets in it.
 #[derive(Debug)]
 struct Index {
     entries: RangeMap<usize>,
-    /// Why there may be fewer than the section has.
+    /// The reason why the index may be incomplete; `None` if all entries were read.
     fault: Option<DwarfError>,
 }
 
-/// The two sections differ in how they refer to a CIE.
+/// A CFI section. The two kinds differ in how they refer to a CIE.
 #[derive(Clone, Debug)]
 enum Format<'a> {
     Eh(EhFrame<Slice<'a>>),
     Debug(DebugFrame<Slice<'a>>),
 }
 
-/// The CFI of one function.
+/// The call frame information of a single function.
 #[derive(Debug)]
 pub(crate) struct CallFrame<'a> {
     name: &'static str,
@@ -74,7 +73,7 @@ pub(crate) struct CallFrame<'a> {
 }
 
 impl<'data> CallFrames<'data> {
-    /// The CFI for `image`; `separate` is its debug file, which may have a `.debug_frame` that the
+    /// Finds the CFI for `image`; `separate` is its debug file, which may have a `.debug_frame` that the
     /// image lacks.
     pub(crate) fn find(image: &Elf<'data>, separate: Option<&Elf<'data>>) -> Self {
         let section =
@@ -95,10 +94,10 @@ impl<'data> CallFrames<'data> {
         }
     }
 
-    /// The entry that covers an address of the image. `None` where there is none and nothing was
-    /// wrong with the sections.
+    /// Finds the entry that covers an address of the image. `None` where no entry does and the sections are
+    /// sound.
     pub(crate) fn covering(&self, address: u64) -> Result<Option<CallFrame<'_>>, DwarfError> {
-        // Leftovers of functions that the linker dropped cover addresses that are no code.
+        // Leftovers of functions that the linker dropped cover addresses outside the code.
         if !contains(&self.text, address) {
             return Ok(None);
         }
@@ -131,7 +130,7 @@ impl<'data> CallFrames<'data> {
         if matches!(format, Format::Eh(_))
             && let Some(offset) = self.by_header(table, address)?
             && let Ok(found) = entry(offset)
-            // Otherwise the table may lack it: the section itself has the last word.
+            // Otherwise the table may lack the entry: the section itself decides.
             && found.entry.contains(address)
         {
             return Ok(Some(found));
@@ -147,8 +146,8 @@ impl<'data> CallFrames<'data> {
         }
     }
 
-    /// The last entry that begins at or before an address, says `.eh_frame_hdr`: its offset in
-    /// `.eh_frame`.
+    /// Looks up the last entry that begins at or before an address in `.eh_frame_hdr`. Returns its offset
+    /// in `.eh_frame`.
     fn by_header(
         &self,
         eh_frame: &Table<'data>,
@@ -164,7 +163,7 @@ impl<'data> CallFrames<'data> {
         let begin = |index: usize| relative(12 + 8 * index);
         let count = *self.header_entries.get_or_init(|| {
             // Version 1; the pointer to .eh_frame relative to itself, the count absolute, the table
-            // relative to this section, all of 4 bytes: what every linker writes.
+            // relative to this section, all of 4 bytes: every linker writes this form.
             bytes.starts_with(&[1, 0x1b, 0x03, 0x3b]).then_some(())?;
             (relative(4)?.wrapping_add(4) == eh_frame.section.address()).then_some(())?;
             let count = u32::from_le_bytes(*bytes.get(8..)?.first_chunk()?) as usize;
@@ -206,8 +205,8 @@ impl Table<'_> {
 }
 
 impl Index {
-    /// Reads the section once. What is wrong with one entry costs that entry, what is wrong with
-    /// the chain of entries costs those behind it.
+    /// Reads the section once. A fault in an entry loses that entry, a fault in the chain of entries loses
+    /// all that follow.
     fn build<'a, S: UnwindSection<Slice<'a>>>(
         table: &'a Table<'_>,
         section: &S,
@@ -216,8 +215,8 @@ impl Index {
     ) -> Self {
         let bytes = table.section.bytes(table.name).unwrap_or_default();
         let mut cies: HashMap<usize, Option<Cie<'a>>> = HashMap::new();
-        // CIEs of a sane file do not overlap. Without this bound, one long one could be read from
-        // each of its bytes on.
+        // CIEs of a sane file do not overlap. Without this bound, a long one could be read from each of its
+        // bytes on.
         let mut left = bytes.len() as u64;
         let mut found = Vec::new();
         let mut fault = None;
@@ -254,12 +253,12 @@ impl Index {
 }
 
 impl<'a> CallFrame<'a> {
-    /// Bytes that evaluating a row reads at most.
+    /// Number of bytes that evaluating a row reads at most.
     pub(crate) fn cost(&self) -> u64 {
         (self.entry.entry_len() + self.entry.cie().entry_len()) as u64
     }
 
-    /// The row for an address that the entry covers.
+    /// Evaluates the row for an address that the entry covers.
     pub(crate) fn row<'c>(
         &self,
         context: &'c mut Context,
@@ -284,19 +283,19 @@ impl<'a> CallFrame<'a> {
         expression.map(|expression| expression.0).map_err(read(self.name))
     }
 
-    /// Whether the frame is of code that an interrupt, exception or signal entered
-    /// (`.cfi_signal_frame`), so that its caller did not call but was interrupted.
+    /// True if an interrupt, exception or signal entered the frame's code (`.cfi_signal_frame`): its caller
+    /// was interrupted and made no call.
     pub(crate) fn is_signal_frame(&self) -> bool {
         self.entry.is_signal_trampoline()
     }
 
-    /// The column of the return address; 16 in all code for x86-64.
+    /// The register column of the return address; 16 in all code for x86-64.
     pub(crate) fn return_address_column(&self) -> gimli::Register {
         self.entry.cie().return_address_register()
     }
 }
 
-/// What is wrong with one entry.
+/// A fault in a single entry of CFI.
 enum EntryError {
     Malformed(gimli::Error),
     TooLarge,
@@ -317,7 +316,7 @@ impl EntryError {
     }
 }
 
-/// The FDE at an offset, with its CIE.
+/// Reads the FDE at an offset, with its CIE.
 fn entry<'a, S: UnwindSection<Slice<'a>>>(
     section: &S,
     bytes: &[u8],
@@ -334,7 +333,7 @@ fn entry<'a, S: UnwindSection<Slice<'a>>>(
     Ok(partial.parse(S::cie_from_offset)?)
 }
 
-/// How long the entry at an offset says it is.
+/// The length that the entry at an offset claims, in bytes.
 fn length(bytes: &[u8], offset: usize) -> Option<u64> {
     let rest = bytes.get(offset..)?;
     match u32::from_le_bytes(*rest.first_chunk()?) {

@@ -1,6 +1,6 @@
-//! Machine code, as far as symbols need it: x86-64.
+//! Machine code of x86-64, as far as symbols need it.
 //!
-//! Owns the recognition of a call at the end of some code. Disassembles nothing. Called by `image`.
+//! Owns the recognition of a call at the end of a function. Disassembles nothing. Called by `image`.
 
 /// True when the last instruction may be a call (Intel SDM, volume 2A, CALL): `e8` and 4 bytes, or
 /// `ff` with 2 in the middle of its ModR/M byte, and 0 to 5 bytes behind that.
@@ -17,7 +17,7 @@ pub(crate) fn ends_in_call(code: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// Ends of functions, as objdump shows them.
+    /// Ends of functions, as objdump prints them.
     #[test]
     fn calls_at_the_end_of_a_function_are_seen() {
         for call in [

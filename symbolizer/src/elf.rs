@@ -1,8 +1,8 @@
 //! The ELF container: headers, sections, notes.
 //!
-//! Owns the checks that decide whether bytes are an image at all, and finding sections by name.
-//! Reads headers only: no symbol, no debug section and no relocation is looked at here, so parsing
-//! costs the same for an image of any size. Called by `image`, `symbols` and `dwarf`.
+//! Owns the checks that decide whether bytes are an image at all, and finding sections by name. Reads
+//! headers only: no symbols, no debug sections and no relocations, so parsing costs the same for an image
+//! of any size. Called by `image`, `symbols` and `dwarf`.
 
 use object::elf::{self, FileHeader64, SectionHeader64, Sym64};
 use object::read::elf::{
@@ -13,105 +13,106 @@ use object::{CompressionFormat, LittleEndian};
 use nmiscope_machine::VirtualAddress;
 
 const LE: LittleEndian = LittleEndian;
-/// Longest section name that is compared; none that this crate looks for comes near.
+/// Longest section name that is compared, in bytes; no name that this crate looks for comes near it.
 const MAX_SECTION_NAME: usize = 64;
-/// How many notes are looked at for a build-id. Images have a handful.
+/// Notes that are searched for a build-id. Images have a handful.
 const MAX_NOTES: usize = 256;
 
 pub(crate) type ElfSymbol = Sym64<LittleEndian>;
 
-/// Why bytes are not a usable image.
+/// The reason why bytes are not a usable image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ElfError {
-    /// No ELF magic.
+    /// The file does not begin with the ELF magic.
     #[error("read the image: not an ELF file")]
     NotElf,
-    /// A 32-bit ELF file.
+    /// The file is a 32-bit ELF file.
     #[error("read the image: a 32-bit ELF file, and only 64-bit ones are supported")]
     Not64Bit,
-    /// A big-endian ELF file.
+    /// The file is a big-endian ELF file.
     #[error("read the image: a big-endian ELF file, and only little-endian ones are supported")]
     BigEndian,
-    /// An ELF file for another CPU.
+    /// The file is for another CPU than x86-64.
     #[error("read the image: built for ELF machine {machine}, not for x86-64 (62)")]
     NotX86_64 {
-        /// e_machine.
+        /// The header's e_machine (System V gABI, chapter 4).
         machine: u16,
     },
-    /// Not an executable: a core, or an object file that was not linked.
+    /// The file is no executable or shared object, but a core, or an object file that was not linked.
     #[error("read the image: ELF type {kind} is neither an executable nor a shared object")]
     NotExecutable {
-        /// e_type.
+        /// The header's e_type (System V gABI, chapter 4).
         kind: u16,
     },
-    /// Not a relocatable object, as a kernel module's `.ko` is.
+    /// The file is no relocatable object, as a kernel module's `.ko` is.
     #[error("read the module: ELF type {kind} is no relocatable object (1)")]
     NotRelocatable {
-        /// e_type.
+        /// The header's e_type (System V gABI, chapter 4).
         kind: u16,
     },
-    /// More of something than the guest could hold.
+    /// A part of the file is larger than the guest could hold.
     #[error("read the image: {what} are larger than {limit} bytes")]
     TooLarge {
-        /// What there is too much of.
+        /// The name of the part that is too large.
         what: &'static str,
         /// The most that is accepted, in bytes.
         limit: u64,
     },
-    /// The headers name bytes beyond the end of the file.
+    /// The headers name bytes beyond the end of the file: it is truncated.
     #[error("read the image: truncated, {what} ends at byte {end} of {length}")]
     Truncated {
-        /// What lies beyond the end.
+        /// The name of the part that lies beyond the end.
         what: &'static str,
-        /// Where it would end, in bytes from the start of the file.
+        /// The end of that part, in bytes from the start of the file.
         end: u64,
         /// The length of the file in bytes.
         length: u64,
     },
-    /// A header contradicts itself.
+    /// A header is inconsistent and cannot be parsed.
     #[error("read the {what} of the image")]
     Malformed {
-        /// Which header.
+        /// The name of the header.
         what: &'static str,
-        /// What is wrong with it.
+        /// The parser's error for the header.
         #[source]
         source: object::Error,
     },
 }
 
-/// Where a stripped image says its debug file is: `.gnu_debuglink`.
+/// The debug file that a stripped image names in `.gnu_debuglink`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DebugLink<'data> {
-    /// File name without a directory. From the image: check it before using it as a path.
+    /// The file name, without a directory. It comes from the image: check it before using it as a path.
     pub name: &'data [u8],
     /// CRC-32 (IEEE 802.3) of the debug file's bytes.
     pub crc: u32,
 }
 
 impl DebugLink<'_> {
-    /// Whether `file` is the debug file that is meant. Reads all of it.
+    /// True if `file` is the debug file that the image names, by its checksum. Reads all of it.
     pub fn matches(&self, file: &[u8]) -> bool {
         crc32fast::hash(file) == self.crc
     }
 }
 
-/// A named section's bytes, as they lie in the file.
+/// The bytes of a named section, as they lie in the file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SectionData<'data> {
     pub(crate) bytes: &'data [u8],
-    /// Guest-virtual as linked; 0 for what is not loaded.
+    /// The guest-virtual address as linked; 0 for a section that is not loaded.
     pub(crate) address: u64,
-    /// Format and uncompressed size, which is only what the header claims.
+    /// The compression format, and the uncompressed size that the header claims; `None` for plain bytes.
     pub(crate) compression: Option<(CompressionFormat, u64)>,
 }
 
-/// A parsed header. Everything else is read from the file when asked for.
+/// A parsed ELF header. Everything else is read from the file when it is needed.
 #[derive(Clone, Debug)]
 pub(crate) struct Elf<'data> {
     data: &'data [u8],
     sections: &'data [SectionHeader64<LittleEndian>],
     section_names: &'data [u8],
-    /// What the image occupies in memory, and which of it is code: begin and exclusive end, merged.
+    /// Address ranges that the image occupies in memory, and the ones that are code: begin and exclusive
+    /// end, merged.
     loaded: Vec<(u64, u64)>,
     text: Vec<(u64, u64)>,
 }
@@ -155,7 +156,7 @@ impl<'data> Elf<'data> {
         Ok(elf)
     }
 
-    /// Checks that every loaded byte is in the file. Not for a separate debug file, whose program
+    /// Checks that every loaded byte is in the file. Not meant for a separate debug file, whose program
     /// headers describe the image that it was split from.
     pub(crate) fn check_segments(&self) -> Result<(), ElfError> {
         let header = check_identity(self.data)?;
@@ -186,8 +187,8 @@ impl<'data> Elf<'data> {
         })
     }
 
-    /// The bytes that the file has for a range of loaded addresses, as far as one section holds
-    /// them: `None` for an address in none, and for one whose bytes are not in the file.
+    /// The bytes of the file from a loaded address to the end of its section. `None` for an address in no
+    /// section, and in one whose bytes are not in the file.
     pub(crate) fn loaded_bytes(&self, address: VirtualAddress) -> Option<&'data [u8]> {
         let section = self.sections.iter().find(|section| {
             let begin = section.sh_addr(LE);
@@ -208,12 +209,12 @@ impl<'data> Elf<'data> {
         })
     }
 
-    /// Whether there is a full symbol table, not only what dynamic linking needs.
+    /// True if there is a full symbol table, not only the one for dynamic linking.
     pub(crate) fn has_static_symbols(&self) -> bool {
         self.sections.iter().any(|section| section.sh_type(LE) == elf::SHT_SYMTAB)
     }
 
-    /// Address range of a section that is part of the loaded image.
+    /// The address range of a section that is part of the loaded image.
     pub(crate) fn allocated_section(&self, index: usize) -> Option<(u64, u64)> {
         let section = self.sections.get(index)?;
         let begin = section.sh_addr(LE);
@@ -246,7 +247,7 @@ impl<'data> Elf<'data> {
         None
     }
 
-    /// The address at which the image has its build-id, in bytes that are loaded.
+    /// The address of the build-id, in bytes that are loaded.
     pub(crate) fn build_id_address(&self) -> Option<VirtualAddress> {
         let id = self.build_id()?;
         // It is a part of the file.
@@ -295,13 +296,13 @@ fn merge(ranges: &mut Vec<(u64, u64)>) {
     });
 }
 
-/// Whether one of these merged ranges holds `address`.
+/// True if one of these merged ranges holds `address`.
 pub(crate) fn contains(ranges: &[(u64, u64)], address: u64) -> bool {
     let after = ranges.partition_point(|&(begin, _)| begin <= address);
     ranges[..after].last().is_some_and(|&(_, end)| address < end)
 }
 
-/// The name of a section, cut to the longest that is looked for.
+/// The name of a section, cut to [`MAX_SECTION_NAME`] bytes.
 pub(crate) fn name_of<'data>(
     section: &SectionHeader64<LittleEndian>,
     names: &'data [u8],
@@ -312,8 +313,8 @@ pub(crate) fn name_of<'data>(
     &bounded[..end]
 }
 
-/// The compressed bytes of a section, their format, and the size that its header claims for what
-/// they hold. `None` for a section that is not compressed.
+/// The bytes of a compressed section, their format, and the uncompressed size that its header claims.
+/// `None` for a section that is not compressed.
 pub(crate) fn compressed<'data>(
     section: &SectionHeader64<LittleEndian>,
     data: &'data [u8],
@@ -338,7 +339,7 @@ fn check_identity(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, ElfError> 
     Ok(header)
 }
 
-/// The header of an ELF64 x86-64 file of any type.
+/// Checks and returns the header of an ELF64 x86-64 file of any type.
 pub(crate) fn check_header(data: &[u8]) -> Result<&FileHeader64<LittleEndian>, ElfError> {
     if !data.starts_with(&elf::ELFMAG) {
         return Err(ElfError::NotElf);

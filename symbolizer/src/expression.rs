@@ -1,45 +1,45 @@
 //! DWARF expressions, evaluated for one frame.
 //!
-//! Owns the bound on what an expression may cost, and which of DWARF's questions a frame can
-//! answer. Owns no tables: what an expression belongs to is its caller's business. Called by
-//! `unwind` for CFI and by `variables` for locations.
+//! Owns the bound on the cost of an expression, and the values of a frame that it can use. Owns no tables:
+//! the caller knows what an expression describes. Called by `unwind` for CFI and by `variables` for
+//! locations.
 
 use gimli::{Encoding, EvaluationResult, Format, Piece, Value};
 use nmiscope_machine::{ReadError, Register, UnwindRegisters, VirtualAddress, VirtualMemory};
 
 use crate::dwarf::Slice;
 
-/// Operations that one expression may execute. Compilers write fewer than ten; the longest known in
-/// CFI, for a PLT entry, has eleven.
+/// Operations that an expression may execute. Compilers write fewer than ten; the longest known in CFI, for
+/// a PLT entry, has eleven.
 const MAX_OPERATIONS: u32 = 64;
 
-/// Why an expression has no value in a frame.
+/// The reason why an expression has no value in a frame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExpressionError {
-    /// It contradicts itself, or takes too long.
+    /// The expression is inconsistent, or takes too many operations.
     #[error("evaluate a DWARF expression")]
     Malformed(#[from] gimli::Error),
-    /// It needs a register whose value is not known in this frame.
+    /// The expression needs a register whose value is not known in this frame.
     #[error("evaluate a DWARF expression: the value of {} is not known", name(*register))]
     UnknownRegister {
-        /// The DWARF register number.
+        /// The DWARF number of that register.
         register: u16,
     },
-    /// It reads memory that cannot be read.
+    /// The expression reads memory that cannot be read.
     #[error("evaluate a DWARF expression")]
     Unreadable(#[from] ReadError),
-    /// It needs a value from the time when the function was called.
+    /// The expression needs a value from the entry of the function, which is not kept.
     #[error("evaluate a DWARF expression: values at a function's entry are not kept")]
     EntryValue,
-    /// It asks for something that nobody knows in this frame.
+    /// The expression needs something that no frame here provides.
     #[error("evaluate a DWARF expression: {what} not supported here")]
     Unsupported {
-        /// What it asks for.
+        /// The name of what it needs.
         what: &'static str,
     },
 }
 
-/// A register's name, or its number if it is not one that is kept.
+/// A register's name, or its DWARF number if the register is not kept.
 pub(crate) fn name(register: u16) -> String {
     match Register::from_dwarf(register) {
         Some(register) => register.to_string(),
@@ -47,20 +47,20 @@ pub(crate) fn name(register: u16) -> String {
     }
 }
 
-/// What an expression can ask about.
+/// Values of a frame that an expression can use.
 pub(crate) struct FrameContext<'a> {
     pub(crate) registers: &'a UnwindRegisters,
     pub(crate) memory: &'a dyn VirtualMemory,
-    /// The canonical frame address.
+    /// The canonical frame address, guest-virtual; `None` where it is not known.
     pub(crate) cfa: Option<u64>,
-    /// What DW_AT_frame_base of the function says.
+    /// The value of the function's DW_AT_frame_base, guest-virtual; `None` where it is not known.
     pub(crate) frame_base: Option<u64>,
-    /// What is added to an address of the image to have it in memory.
+    /// The distance from an address of the image to its address in memory, modulo 2^64.
     pub(crate) bias: u64,
 }
 
 impl FrameContext<'_> {
-    /// The number that an expression leaves on its stack, which starts with `initial`.
+    /// Evaluates an expression to a number. `initial` is put on its stack first.
     pub(crate) fn number(
         &self,
         bytes: Slice<'_>,
@@ -73,7 +73,7 @@ impl FrameContext<'_> {
         }
     }
 
-    /// The places that an expression names. `indexed` looks up `.debug_addr`.
+    /// Evaluates an expression to the places that it names. `indexed` looks up `.debug_addr`.
     pub(crate) fn pieces<'a>(
         &self,
         bytes: Slice<'a>,
@@ -89,7 +89,7 @@ impl FrameContext<'_> {
             evaluation.set_initial_value(initial);
         }
         let mut state = evaluation.evaluate()?;
-        // Each round executes an operation, so gimli's bound is one on this loop too.
+        // Each round executes an operation, so gimli's limit bounds this loop too.
         loop {
             state = match state {
                 EvaluationResult::Complete => return Ok(evaluation.result()),
@@ -137,13 +137,13 @@ impl FrameContext<'_> {
     }
 }
 
-/// The encoding of expressions in CFI, which belong to no unit. Only the size of an address and of
-/// an offset matters, and nothing in CFI may refer to another entry.
+/// The encoding of expressions in CFI, which belong to no unit. Only the size of an address and of an
+/// offset matters: CFI must not refer to another entry.
 fn encoding(version: u16) -> Encoding {
     Encoding { address_size: 8, format: Format::Dwarf32, version }
 }
 
-/// A little-endian number of `size` bytes, at most 8, zero-extended.
+/// Reads a little-endian number of `size` bytes, at most 8, zero-extended.
 pub(crate) fn read(memory: &dyn VirtualMemory, address: u64, size: u8) -> Result<u64, ReadError> {
     let mut bytes = [0; 8];
     memory.read(VirtualAddress(address), &mut bytes[..usize::from(size.min(8))])?;
@@ -156,7 +156,7 @@ mod tests {
 
     use super::*;
 
-    /// Each byte is the low byte of its address.
+    /// Memory in which each byte is the low byte of its address.
     struct Pattern;
 
     impl VirtualMemory for Pattern {

@@ -1,12 +1,11 @@
-//! One guest image: what it is, and what its addresses mean.
+//! A guest image, and the functions and lines of its addresses.
 //!
-//! Owns the answer to "where is this address": frames with names and lines, or the reason for their
-//! absence. Owns no file handling: the caller maps the image, and finds the debug file that
-//! [`Image::build_id`] or [`Image::debuglink`] asks for. Called by everything that shows an
-//! address.
+//! Owns the answer for an address: frames with names and lines, or the reason for their absence. Owns no
+//! file handling: the caller maps the image, and finds the debug file that [`Image::build_id`] or
+//! [`Image::debuglink`] names. Called by everything that shows an address.
 //!
-//! Addresses are guest-virtual as the image was linked; a caller that knows of a KASLR offset takes
-//! it off first.
+//! Addresses are guest-virtual as the image was linked; a caller that knows a KASLR offset subtracts it
+//! first.
 
 use std::borrow::Cow;
 
@@ -21,55 +20,55 @@ use crate::program_counter::ProgramCounter;
 use crate::source::Location;
 use crate::symbols::{NamedSymbol, Symbol, SymbolOffset, Symbols};
 
-/// One function at an address: the one whose code it is, or a call inlined into it.
+/// A function at an address: the one whose code it is, or a call inlined into that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame<'image> {
-    /// The name for people: demangled, without a hash.
+    /// The demangled name without a hash, for people.
     pub function: Option<String>,
-    /// The name as the symbol table or the debug information has it.
+    /// The mangled name in the symbol table, or in the debug information of an inlined call.
     pub linkage_name: Option<Cow<'image, str>>,
-    /// Where in the source: of the innermost frame the instruction, of the others the call.
+    /// The source line: of the instruction in the innermost frame, of the call in the others.
     pub location: Option<Location>,
-    /// Inlined into the next frame.
+    /// True for a call that is inlined into the next frame.
     pub inlined: bool,
 }
 
-/// Why an answer is not whole.
+/// The reason why an answer is incomplete.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Missing {
     /// The address is in no part of the image.
     #[error("outside the image")]
     OutsideImage,
-    /// In the image, but no symbol and no debug information covers it.
+    /// The address is in the image, but no symbol and no debug information covers it.
     #[error("no symbol")]
     NoSymbol,
-    /// The image has no debug information at all; frames are from its symbol table.
+    /// The image has no debug information at all; the frames come from its symbol table.
     #[error("no debug information")]
     NoDebugInfo,
-    /// The debug information does not cover this address, as is usual for assembly; frames are from
+    /// The debug information does not cover this address, as is usual for assembly; the frames come from
     /// the symbol table.
     #[error("no debug information for this address")]
     NotCovered,
-    /// The debug information is broken; frames are from the symbol table.
+    /// The debug information is broken; the frames come from the symbol table.
     #[error("broken debug information")]
     Malformed(#[from] DwarfError),
 }
 
-/// What is known of an address.
+/// The functions and lines of an address, as far as they are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolved<'image> {
-    /// The address that was looked up: of a return address, one less.
+    /// The address that was looked up: for a return address, one byte less.
     pub address: VirtualAddress,
-    /// Innermost inlined call first; the last one is the function that the code belongs to. Empty
+    /// The frames, innermost inlined call first; the last is the function that the code belongs to. Empty
     /// where nothing is known.
     pub frames: Vec<Frame<'image>>,
-    /// The symbol that holds the address, and how far inside it is.
+    /// The symbol that holds the address, and the distance from its start.
     pub symbol: Option<SymbolOffset<'image>>,
-    /// Why there is less than function and line, if so.
+    /// The reason why function or line is missing; `None` where both are known.
     pub missing: Option<Missing>,
 }
 
-/// A parsed image.
+/// A parsed image with its symbols, debug information and call frame information.
 #[derive(Debug)]
 pub struct Image<'data> {
     elf: Elf<'data>,
@@ -79,8 +78,8 @@ pub struct Image<'data> {
 }
 
 impl<'data> Image<'data> {
-    /// Reads the headers of an ELF64 x86-64 executable or shared object. Symbols and debug
-    /// information are read when they are first asked for.
+    /// Reads the headers of an ELF64 x86-64 executable or shared object. Symbols and debug information are
+    /// read at the first lookup that needs them.
     ///
     /// # Errors
     /// [`ElfError`] when the bytes are no such file, or not all of one.
@@ -88,9 +87,9 @@ impl<'data> Image<'data> {
         Self::parse_with_debug(image, None)
     }
 
-    /// The same with a separate debug file, which supplies what `image` itself lacks: debug
-    /// information, `.debug_frame`, and the full symbol table. That the two belong together is for the caller to
-    /// know, by [`build_id`](Self::build_id) or [`DebugLink::matches`].
+    /// Parses an image with a separate debug file, which supplies what `image` itself lacks: debug
+    /// information, `.debug_frame`, and the full symbol table. The caller has to know that the two belong
+    /// together, by [`build_id`](Self::build_id) or [`DebugLink::matches`].
     ///
     /// # Errors
     /// [`ElfError`] when either of the two is no such file, or not all of one.
@@ -112,58 +111,58 @@ impl<'data> Image<'data> {
         Ok(Self { elf, symbols, debug, call_frames })
     }
 
-    /// The GNU build-id, by which debug files and cores name an image.
+    /// The GNU build-id, by which debug files and cores identify an image.
     pub fn build_id(&self) -> Option<&'data [u8]> {
         self.elf.build_id()
     }
 
-    /// The address at which the image expects the bytes of its build-id in memory, without any bias;
-    /// `None` if it has none, or does not load it.
+    /// The address at which the image has its build-id in memory, without any bias; `None` if it has none,
+    /// or does not load it.
     pub fn build_id_address(&self) -> Option<VirtualAddress> {
         self.elf.build_id_address()
     }
 
-    /// The debug file that a stripped image names.
+    /// The debug file that a stripped image names, in `.gnu_debuglink`.
     pub fn debuglink(&self) -> Option<DebugLink<'data>> {
         self.elf.debuglink()
     }
 
-    /// Whether there is any debug information, in the image or in its debug file.
+    /// True if the image or its debug file has any debug information.
     pub fn has_debug_info(&self) -> bool {
         self.debug.is_some()
     }
 
-    /// Whether there is a symbol table.
+    /// True if the image or its debug file has a symbol table.
     pub fn has_symbols(&self) -> bool {
         !self.symbols.is_empty()
     }
 
-    /// Whether code lies at this address. A return address that is not text is not one.
+    /// True if code lies at this address.
     pub fn is_text(&self, address: VirtualAddress) -> bool {
         self.elf.is_text(address)
     }
 
-    /// The lowest address of code, if there is any.
+    /// The lowest address of code; `None` if the image has no code.
     pub fn lowest_text(&self) -> Option<VirtualAddress> {
         self.elf.text().first().map(|&(begin, _)| VirtualAddress(begin))
     }
 
-    /// The symbol of that name, exactly as the table has it. A global one wins over a weak and that
-    /// over a local one, then the first in the table. One pass over the table.
+    /// The symbol with exactly this linkage name. A global symbol wins over a weak, and a weak over a local
+    /// one; then the first in the table wins. Takes a pass over the table.
     pub fn symbol(&self, name: &str) -> Option<Symbol<'data>> {
         self.symbols.by_name(name)
     }
 
-    /// All symbols of that name, with the sizes that a kernel would print for them, in the order of
-    /// their addresses. `name` is a linkage name; if the table has none such, the demangled path or
-    /// its last part, or the name without the `.llvm.` suffix that a kernel built with LTO leaves out.
+    /// All symbols of a name, in the order of their addresses, with the sizes that a kernel would print for
+    /// them. `name` is a linkage name; if the table has no such name, it is the demangled path or its last
+    /// part, or the name without the `.llvm.` suffix that a kernel built with LTO omits.
     pub fn symbols_named(&self, name: &str) -> Vec<NamedSymbol<'data>> {
         self.symbols.named(name)
     }
 
     /// True when a call may return to `offset` bytes behind the start of a symbol, which is its end: its
-    /// last instruction is a call that does not return, and no padding follows. Anything else that
-    /// points there points to the next function. Where the file has no code it may be.
+    /// last instruction is a call that does not return, and no padding follows. Any other pointer to that
+    /// address means the next function. Also true where the file does not have the code.
     pub fn is_returned_to(&self, symbol: &Symbol<'_>, offset: u64) -> bool {
         if symbol.size != 0 && offset > symbol.size {
             return false;
@@ -173,27 +172,27 @@ impl<'data> Image<'data> {
         code.is_none_or(ends_in_call)
     }
 
-    /// The contents of a section that is not compressed, by its name: `.modinfo` of a module.
+    /// The contents of an uncompressed section by its name: `.modinfo` of a module, for example.
     pub fn section(&self, name: &str) -> Option<&'data [u8]> {
         self.elf.section(name).filter(|section| section.compression.is_none()).map(|s| s.bytes)
     }
 
-    /// The bytes that the file has at a loaded address, up to the end of their section. `None` where
-    /// it has none: `.bss`, and everything in a separate debug file.
+    /// The bytes of the file at a loaded address, up to the end of their section. `None` where the file has
+    /// none: `.bss`, and everything in a separate debug file.
     pub fn loaded_bytes(&self, address: VirtualAddress) -> Option<&'data [u8]> {
         self.elf.loaded_bytes(address)
     }
 
-    /// The symbol that holds an address: the nearest before it that reaches it, by its size or, if
-    /// it has none, up to the next symbol. A label inside a function names the code behind it, as
-    /// the kernel's own traces have it: `entry_SYSCALL_64_after_hwframe`. Of several at one place
-    /// the longest, then functions before data before labels, then the last in the table.
+    /// The symbol that holds an address: the nearest before it that reaches it, by its size or, if it has
+    /// none, up to the next symbol. A label inside a function names the code behind it, as the kernel's own
+    /// traces have it: `entry_SYSCALL_64_after_hwframe`. Among several at an address the longest wins, then
+    /// functions before data before labels, then the last in the table.
     pub fn symbol_containing(&self, address: VirtualAddress) -> Option<SymbolOffset<'data>> {
         self.symbols.containing(address)
     }
 
-    /// The frames at a program counter. Never fails: what is not known has its reason in the
-    /// answer.
+    /// Looks up the frames at a program counter. Never fails: the answer has the reason for what is
+    /// missing.
     pub fn frames(&self, pc: ProgramCounter) -> Resolved<'data> {
         let address = pc.lookup_address();
         if !self.elf.is_loaded(address) && !self.elf.is_text(address) {
@@ -228,8 +227,8 @@ impl<'data> Image<'data> {
     }
 }
 
-/// Frames from what DWARF and the symbol table know. The outermost takes the symbol's name, which
-/// tells `f` from `f.cold` where DWARF does not; without DWARF it is all there is.
+/// Makes frames from DWARF's functions and the symbol. The outermost frame takes the symbol's name, which
+/// distinguishes `f` from `f.cold` where DWARF does not; without DWARF the symbol is all there is.
 fn frames<'image>(
     functions: Vec<Function>,
     symbol: Option<&SymbolOffset<'image>>,

@@ -1,34 +1,34 @@
 //! Bytes in, frames out.
 //!
-//! This crate owns what can be said about a guest from its image and its memory: which function
-//! and source line an address is ([`Image`]), what called it ([`Unwinder`]) and with what arguments
-//! ([`Variables`]), and where a variable lies and what is in it ([`Types`], [`Place`]).
+//! This crate owns what an image and a guest's memory show: the function and source line of an address
+//! ([`Image`]), the callers of a frame ([`Unwinder`]) and their arguments ([`Variables`]), and the place
+//! and value of a variable ([`Types`], [`Place`]).
 //!
-//! It refuses to own where the bytes come from. An image is a `&[u8]` that the caller read or
-//! mapped; memory is whatever implements [`VirtualMemory`](nmiscope_machine::VirtualMemory), through
-//! page tables or otherwise. There is no I/O,
-//! no KVM and no clock here, so everything works the same on a live VM and on a stored core.
+//! It refuses to own where the bytes come from. An image is a `&[u8]` that the caller read or mapped;
+//! memory is any [`VirtualMemory`](nmiscope_machine::VirtualMemory), through page tables or otherwise.
+//! There is no I/O, no KVM and no clock here, so everything works the same on a live VM and on a stored
+//! core.
 //!
-//! Images and memory are hostile: no input makes this crate panic or recurse without bound, work is
-//! bounded by the size of the input, and what could not be found out is a value with a reason
-//! ([`Missing`], [`End`], [`TypeError`]). Names and paths come out as the image has
-//! them, control characters included: whoever prints them escapes them.
+//! Images and memory are hostile: no input makes this crate panic or recurse without bound, work is bounded
+//! by the size of the input, and an answer that is missing is a value with a reason ([`Missing`], [`End`],
+//! [`TypeError`]). Names and paths come out as the image has them, control characters included: a renderer
+//! has to escape them.
 //!
 //! The modules, lowest first; each uses only those before it:
 //!
 //! | module | owns |
 //! |---|---|
-//! | `program_counter` | which address of a frame is looked up |
-//! | `ranges`, `strings`, `source` | a sorted map of address ranges; strings of tables; paths |
+//!  `program_counter` | the address of a frame that is looked up |
+//!  `ranges`, `strings`, `source` | a sorted map of address ranges; strings of tables; source paths |
 //! | `elf`, `symbols` | the container and its symbol table |
 //! | `dwarf` | address to function, inlined calls and line |
 //! | `expression` | DWARF expressions over the registers of a frame |
 //! | `call_frames` | address to call frame information |
-//! | `code` | a call at the end of a function |
+//!  `code` | the recognition of a call at the end of a function |
 //! | `relocatable` | a kernel module's object file, laid out as an image |
-//! | `image` | all of the above behind one lookup |
+//!  `image` | all of the above behind a single lookup |
 //! | `types` | variables and types by name, reads through them |
-//! | `unwind` | from registers to the frames of a stack |
+//!  `unwind` | the frames of a stack, from registers |
 //! | `variables` | arguments and locals of a frame |
 
 #![forbid(unsafe_code)]

@@ -1,14 +1,14 @@
 //! The difference between an interrupted and a returning program counter.
 //!
-//! Owns which address of a frame is looked up; owns no lookup. Called by `image`, `unwind` and every
-//! caller that has a frame's address.
+//! Owns the choice of the address that is looked up for a frame; owns no lookup. Called by `image`,
+//! `unwind` and every caller that has a frame's address.
 
 use nmiscope_machine::VirtualAddress;
 
-/// A program counter of one frame, with what it means.
+/// The program counter of a frame, with its meaning.
 ///
-/// Which of the two a frame has is a property of that frame and not of its place in the stack: the
-/// frame that an interrupt, exception or NMI interrupted is [`Interrupted`] wherever it lies.
+/// The variant is a property of the frame and not of its place in the stack: the frame that an interrupt,
+/// exception or NMI interrupted is [`Interrupted`] wherever it lies.
 ///
 /// [`Interrupted`]: ProgramCounter::Interrupted
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,14 +21,14 @@ pub enum ProgramCounter {
 }
 
 impl ProgramCounter {
-    /// The address as the register or the stack held it.
+    /// The address as the register or the stack held it, guest-virtual.
     pub fn address(self) -> VirtualAddress {
         match self {
             Self::Interrupted(address) | Self::Return(address) => address,
         }
     }
 
-    /// The address to look up: of a return address, the last byte of the call before it.
+    /// The address to look up: for a return address, the last byte of the call before it.
     pub fn lookup_address(self) -> VirtualAddress {
         match self {
             Self::Interrupted(address) => address,

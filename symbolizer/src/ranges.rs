@@ -1,38 +1,38 @@
 //! A sorted map from address ranges to values, ranges allowed to overlap.
 //!
-//! Owns the one search that symbols, units and functions share. Owns no notion of what an address
-//! is: it works on the raw numbers that ELF and DWARF hold, and stays inside this crate.
+//! Owns the search that symbols, units and functions share. Works on the raw numbers that ELF and DWARF
+//! hold, in no particular address space, and stays inside this crate.
 
-/// How many ranges a lookup looks at. Real tables nest a few levels; a hostile one could make every
-/// range overlap every other.
+/// Ranges that a lookup examines. Real tables nest a few levels; a hostile one could make every range
+/// overlap every other.
 const MAX_CANDIDATES: usize = 1024;
 
 #[derive(Clone, Debug)]
 struct Entry<T> {
     begin: u64,
-    /// Exclusive.
+    /// The exclusive end of the range.
     end: u64,
     /// The greatest `end` of this entry and all before it: where a search backwards can stop.
     max_end: u64,
     value: T,
 }
 
-/// Built once from all its ranges, then only searched.
+/// A map from address ranges to values, built once and then only searched.
 #[derive(Clone, Debug)]
 pub(crate) struct RangeMap<T> {
     entries: Vec<Entry<T>>,
 }
 
 impl<T: Copy + Ord> RangeMap<T> {
-    /// Empty and backward ranges are left out.
+    /// Builds the map; empty and backward ranges are left out.
     pub(crate) fn new(ranges: impl IntoIterator<Item = (u64, u64, T)>) -> Self {
         let mut entries: Vec<_> = ranges
             .into_iter()
             .filter(|&(begin, end, _)| begin < end)
             .map(|(begin, end, value)| Entry { begin, end, max_end: end, value })
             .collect();
-        // Of those that begin together, the shortest comes last and so is found first; of equal
-        // ranges, the one with the least value.
+        // Among ranges of one begin, the shortest comes last and so is found first; among equal ranges, the
+        // one with the least value.
         entries.sort_unstable_by(|a, b| (a.begin, b.end, b.value).cmp(&(b.begin, a.end, a.value)));
         let mut max_end = 0;
         for entry in &mut entries {

@@ -1,15 +1,15 @@
 //! Relocatable objects: a kernel module's `.ko` (ET_REL), laid out and relocated as far as symbols
 //! and DWARF need it.
 //!
-//! Owns where each section of a module would lie and what its debug sections hold once they are
-//! relocated; the result is the bytes of an ELF file that reads as if it had been linked, so that
-//! nothing else in this crate knows that relocatable files exist. Owns no code relocation: no
-//! instruction is patched, and what the module calls is not looked for. Called by whoever looks up
-//! addresses of modules.
+//! Owns where each section of a module would lie and the contents of its debug sections once they are
+//! relocated; the result is the bytes of an ELF file that reads as if it had been linked, so that nothing
+//! else in this crate knows that relocatable files exist. Owns no code relocation: no instruction is
+//! patched, and the symbols that a module imports are not resolved. Called by lookups of addresses in
+//! modules.
 //!
-//! The layout follows `layout_sections()` of the kernel's `kernel/module/main.c` (6.1): code before
-//! data, and what runs once (`.init*`) behind everything else. The kernel prints the distance from a
-//! symbol to the next one as its size, so the order decides whether a printed size fits.
+//! The layout follows `layout_sections()` of the kernel's `kernel/module/main.c` (6.1): code before data,
+//! and what runs once (`.init*`) behind everything else. The kernel prints the distance from a symbol to
+//! the next one as its size, so the order decides whether a printed size matches.
 
 use std::collections::BTreeMap;
 
@@ -21,14 +21,13 @@ use crate::dwarf::inflate;
 use crate::elf::{ElfError, ElfSymbol, check_header, compressed, name_of};
 
 const LE: LittleEndian = LittleEndian;
-/// The start of the layout: the module mapping space on x86-64
-/// (Documentation/arch/x86/x86_64/mm.rst).
+/// The start of the layout: the module mapping space on x86-64 (Documentation/arch/x86/x86_64/mm.rst).
 const BASE: u64 = 0xffff_ffff_a000_0000;
-/// The most that a module may occupy, in bytes. That space has 1520 MiB for all modules.
+/// The most that a module may occupy, in bytes. The space has 1520 MiB for all modules.
 const MAX_LOADED: u64 = 1 << 30;
 /// The most that all decompressed debug sections of a module may hold, in bytes.
 const MAX_INFLATED: u64 = 1 << 30;
-/// A page: no section of a module asks for more alignment.
+/// The largest alignment, a page: no section of a module asks for more.
 const MAX_ALIGNMENT: u64 = 1 << 12;
 
 /// Offsets of fields in the structures of an ELF64 file (System V gABI, chapter 4).
@@ -41,16 +40,16 @@ mod offset {
     pub(super) const ST_VALUE: usize = 8;
 }
 
-/// True when the bytes begin as a relocatable object does: with an ELF header of type ET_REL.
+/// True when the bytes begin with an ELF header of type ET_REL.
 pub fn is_relocatable(file: &[u8]) -> bool {
     check_header(file).is_ok_and(|header| header.e_type(LE) == elf::ET_REL)
 }
 
-/// A module's file as an image: its loaded sections have addresses, its symbols are absolute, and
-/// its debug sections are decompressed and relocated where they have relocations. For
-/// [`Image::parse`](crate::Image::parse).
+/// Lays out a module's file as an image for [`Image::parse`](crate::Image::parse): its loaded sections get
+/// addresses, its symbols become absolute, and its debug sections are decompressed and relocated where they
+/// have relocations.
 ///
-/// Addresses are of this layout alone: a running kernel has loaded the module somewhere else.
+/// Addresses are valid in this layout alone: a running kernel has loaded the module somewhere else.
 ///
 /// # Errors
 /// [`ElfError`] when the bytes are no ELF64 x86-64 relocatable object, are cut short, or claim to
@@ -92,9 +91,9 @@ struct Linker<'data> {
     section_headers: usize,
     /// Address of each section that is loaded, by its index.
     addresses: BTreeMap<usize, u64>,
-    /// The file as it is to be.
+    /// The file with all changes made so far.
     image: Vec<u8>,
-    /// Bytes that decompressed sections have added to it.
+    /// Bytes that decompressed sections have added to the image.
     inflated: u64,
 }
 
@@ -126,7 +125,7 @@ impl<'data> Linker<'data> {
         Ok(())
     }
 
-    /// Makes the values of symbols, which count from their section, addresses.
+    /// Turns the values of symbols, which are offsets in their sections, into addresses.
     fn move_symbols(&mut self) {
         // An object has one symbol table (gABI, chapter 4).
         let table = self.sections.iter().find(|section| section.sh_type(LE) == elf::SHT_SYMTAB);
@@ -144,8 +143,8 @@ impl<'data> Linker<'data> {
 
     /// Applies the relocations of debug sections.
     fn relocate(&mut self) {
-        // Relocations that do not share bytes are no more than this; others would be a small file's
-        // way to ask for a lot of work.
+        // Relocations that share no bytes are no more than this; overlapping ones would let a small file
+        // ask for a lot of work.
         let mut budget = self.file.len() / size_of::<Rela64<LittleEndian>>();
         for relocations in self.sections.iter().filter(|s| s.sh_type(LE) == elf::SHT_RELA) {
             let target = relocations.sh_info(LE) as usize;
@@ -162,7 +161,7 @@ impl<'data> Linker<'data> {
                 .get(relocations.sh_link(LE) as usize)
                 .and_then(|table| table.data_as_array::<ElfSymbol, _>(LE, self.file).ok())
                 .unwrap_or_default();
-            // Of a section that does not decompress, its reader says so.
+            // A section that does not decompress is reported by its reader.
             let Some((start, size)) = self.contents(target) else { continue };
             for entry in entries {
                 self.apply(entry, symbols, start, size);
@@ -191,8 +190,9 @@ impl<'data> Linker<'data> {
         Some((start, bytes.len()))
     }
 
-    /// One relocation of a section whose `size` bytes begin at `start`. Debug sections have absolute
-    /// ones only (psABI for x86-64, table 4.9); another kind, or one that points nowhere, is left.
+    /// Applies a relocation to a section whose `size` bytes begin at `start`. Debug sections have absolute
+    /// relocations only (psABI for x86-64, table 4.9); other kinds, and targets outside the section, are
+    /// skipped.
     fn apply(
         &mut self,
         entry: &Rela64<LittleEndian>,
@@ -226,7 +226,7 @@ impl<'data> Linker<'data> {
         self.put(header + field, &value.to_le_bytes());
     }
 
-    /// Overwrites bytes of the image; what would lie outside of it is left.
+    /// Overwrites bytes of the image; a place outside of it is skipped.
     fn put(&mut self, at: usize, bytes: &[u8]) {
         if let Some(place) = at.checked_add(bytes.len()).and_then(|end| self.image.get_mut(at..end))
         {

@@ -1,21 +1,21 @@
 //! Places in the source: paths as text, and lines.
 //!
-//! Owns joining and normalizing the pieces that DWARF stores and showing a path relative to a root.
-//! Never touches a file system: the sources may be on another machine, or gone.
+//! Owns joining and normalizing the pieces that DWARF stores, and showing a path relative to a root.
+//! Touches no file system: the sources may be on another machine, or gone.
 
-/// A place in the source.
+/// A place in the source: file, line and column.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Location {
-    /// Path as the compiler saw it, joined with its directories and normalized. Absolute unless the
+    /// The path that the compiler used, joined with its directories and normalized. Absolute unless the
     /// image was built with its paths remapped. See [`SourceRoots`].
     pub file: String,
-    /// Line, from 1. `None` for code that the compiler made for no line in particular.
+    /// The line, from 1. `None` for code that the compiler attributes to no line.
     pub line: Option<u32>,
-    /// Column, from 1.
+    /// The column, from 1. `None` where it is not known.
     pub column: Option<u32>,
 }
 
-/// Joins path pieces, an absolute one replacing what came before, and removes `.`, `..` and empty
+/// Joins path pieces, an absolute one replacing the pieces before it, and removes `.`, `..` and empty
 /// components by their text alone.
 pub(crate) fn join<'a>(pieces: impl IntoIterator<Item = &'a str>) -> String {
     let mut absolute = false;
@@ -43,15 +43,15 @@ pub(crate) fn join<'a>(pieces: impl IntoIterator<Item = &'a str>) -> String {
     if absolute { format!("/{path}") } else { path }
 }
 
-/// Directories below which sources are shown relative, the way their own project names them.
+/// Directories that shown paths are relative to, as a project names its own sources.
 #[derive(Clone, Debug, Default)]
 pub struct SourceRoots {
-    /// Normalized, without a trailing slash, longest first.
+    /// Normalized directories without a trailing slash, longest first.
     roots: Vec<String>,
 }
 
 impl SourceRoots {
-    /// Roots as absolute directory names; relative ones are ignored. The longest match wins.
+    /// Takes roots as absolute directory names; relative ones are ignored. The longest match wins.
     pub fn new<S: AsRef<str>>(roots: impl IntoIterator<Item = S>) -> Self {
         let mut roots: Vec<_> = roots
             .into_iter()
@@ -63,8 +63,8 @@ impl SourceRoots {
         Self { roots }
     }
 
-    /// `path` relative to the longest root that holds it, or unchanged. Whole components match:
-    /// `/src` holds `/src/a.c` and not `/srcs/a.c`.
+    /// The part of `path` below the longest root that holds it, or `path` unchanged. Whole components
+    /// match: `/src` holds `/src/a.c` and not `/srcs/a.c`.
     pub fn strip_root<'a>(&self, path: &'a str) -> &'a str {
         self.roots
             .iter()

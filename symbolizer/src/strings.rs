@@ -1,7 +1,7 @@
 //! Strings of an image's tables.
 //!
-//! Owns the bound on how much of one is taken: a table without a single NUL would otherwise make every
-//! name as long as the table. Read by the container, the symbol table and DWARF.
+//! Owns the bound on the length of a string: a table without a NUL would otherwise make every name as long
+//! as the table. Used for the container, the symbol table and DWARF.
 
 use std::borrow::Cow;
 

@@ -1,11 +1,11 @@
 //! The ELF symbol table: name to address and address to name.
 //!
-//! Owns which of several symbols answers for an address. Owns no demangling and no DWARF. Called by
-//! `image` for names and by `types` for the addresses of variables.
+//! Owns the choice among several symbols for an address. Owns no demangling and no DWARF. Called by `image`
+//! for names and by `types` for the addresses of variables.
 //!
-//! Nothing is read before the first question. By name is one pass over the table, and so is by
-//! address for the first few: a kernel has 120,000 symbols, and to sort them takes longer than a
-//! call chain's worth of passes. Who asks more often than that gets a sorted index.
+//! Nothing is read before the first lookup. A lookup by name is a pass over the table, and so are the first
+//! few by address: a kernel has 120,000 symbols, and sorting them takes longer than the passes for a call
+//! chain. More lookups than that get a sorted index.
 
 use std::borrow::Cow;
 use std::cell::{Cell, OnceCell};
@@ -23,61 +23,61 @@ use name_index::NameIndex;
 mod name_index;
 
 const LE: LittleEndian = LittleEndian;
-/// Questions by address that are answered by a pass over the table. To make the index takes as long
-/// as about this many, so that it never costs more than twice what was needed.
+/// Lookups by address that are answered by a pass over the table. Making the index takes as long as about
+/// this many, so that it never costs more than twice what was needed.
 const PASSES: u32 = 64;
 
-/// What a symbol names.
+/// The kind of thing that a symbol names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SymbolKind {
-    /// A function.
+    /// A function (STT_FUNC or STT_GNU_IFUNC).
     Function,
-    /// A variable.
+    /// A variable (STT_OBJECT).
     Data,
-    /// A label in assembly, or one that the linker defined.
+    /// A label in assembly, or a name that the linker defined (STT_NOTYPE).
     Label,
 }
 
-/// One symbol of an image.
+/// A symbol of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Symbol<'image> {
     /// The name in the symbol table, not demangled.
     pub name: Cow<'image, str>,
-    /// Its guest-virtual address as linked.
+    /// The guest-virtual address as linked.
     pub address: VirtualAddress,
-    /// Its size in bytes; 0 where the table has none.
+    /// The size in bytes; 0 where the table has none.
     pub size: u64,
-    /// What it names.
+    /// The kind of thing that the symbol names.
     pub kind: SymbolKind,
 }
 
 /// An address as a symbol and a distance from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SymbolOffset<'image> {
-    /// The symbol.
+    /// The symbol that holds the address.
     pub symbol: Symbol<'image>,
     /// Bytes from the symbol's address to the one looked up.
     pub offset: u64,
 }
 
-/// A symbol that was asked for by name, with what tells it from others of that name.
+/// A symbol that was looked up by name, with the size that a kernel prints for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedSymbol<'image> {
-    /// The symbol.
+    /// The symbol of that name.
     pub symbol: Symbol<'image>,
-    /// Bytes to the next symbol, which is what a kernel prints as a symbol's size
-    /// (`get_symbol_pos()` in kernel/kallsyms.c). `None` for the last symbol of a section, where the
-    /// kernel's number depends on what it has put behind that.
+    /// Bytes to the next symbol, which a kernel prints as a symbol's size (`get_symbol_pos()` in
+    /// kernel/kallsyms.c). `None` for the last symbol of a section, where the kernel's number depends on
+    /// what it has loaded behind the section.
     pub extent: Option<u64>,
 }
 
-/// Where a symbol begins. Of several the greatest is shown: the nearest before the address.
+/// The start of a symbol. The greatest of several is shown: the nearest before the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Begin {
     address: u64,
-    /// Size, kind and index of the symbol. Of aliases the last in the table is shown, as in LLVM:
-    /// local symbols come before the others in ELF, and whether one is weak says nothing of which
-    /// name people know it by.
+    /// Size, kind and index of the symbol. Among aliases the last in the table is shown, as in LLVM: local
+    /// symbols come before the others in ELF, and whether a symbol is weak does not tell which name people
+    /// know.
     rank: (u64, Reverse<SymbolKind>, u32),
     section_end: u64,
 }
@@ -110,7 +110,7 @@ impl<'data> Symbols<'data> {
         self.symbols.is_empty()
     }
 
-    /// The symbol of that name; of several, a global before a weak before a local one, then the
+    /// The symbol of a name. Among several, a global wins over a weak, a weak over a local one; then the
     /// first in the table.
     pub(crate) fn by_name(&self, name: &str) -> Option<Symbol<'data>> {
         let named = self.symbols.iter().zip(0..).filter(|(symbol, _)| {
@@ -125,7 +125,7 @@ impl<'data> Symbols<'data> {
         self.symbol(index)
     }
 
-    /// Every symbol of that name; see [`Image::symbols_named`](crate::Image::symbols_named).
+    /// All symbols of a name; see [`Image::symbols_named`](crate::Image::symbols_named).
     pub(crate) fn named(&self, name: &str) -> Vec<NamedSymbol<'data>> {
         let index = self.by_name.get_or_init(|| NameIndex::new(self));
         let mut found = index.find(self, name);
@@ -134,18 +134,18 @@ impl<'data> Symbols<'data> {
         found
     }
 
-    /// A name as the table has it.
+    /// The name of a symbol as the table has it.
     pub(crate) fn name(&self, index: u32) -> Option<Cow<'data, str>> {
         string_at(self.names, self.symbols.get(index as usize)?.st_name.get(LE) as usize)
     }
 
-    /// Where the section ends that a symbol is in.
+    /// The end address of the section that a symbol is in.
     fn section_end(&self, index: u32) -> Option<u64> {
         let section = self.symbols.get(index as usize)?.st_shndx.get(LE).0;
         Some(self.elf.allocated_section(usize::from(section))?.1)
     }
 
-    /// The indices of symbols that are places in the loaded image and have a name.
+    /// Indices and addresses of the symbols that lie in the loaded image and have a name.
     pub(crate) fn places(&self) -> impl Iterator<Item = (u32, u64)> {
         (0..).zip(self.symbols).filter_map(|(index, symbol)| {
             kind(symbol)?;
@@ -154,10 +154,10 @@ impl<'data> Symbols<'data> {
         })
     }
 
-    /// The symbol that holds an address: the nearest before it that reaches it, by its size or, if
-    /// it has none, up to the next symbol or the end of its section. Of several at one place the
-    /// longest, so that one without a size is only another name for the start of one with a size;
-    /// then functions before data before labels, then the last in the table.
+    /// The symbol that holds an address: the nearest before it that reaches it, by its size or, if it has
+    /// none, up to the next symbol or the end of its section. Among several at an address the longest wins,
+    /// so that a symbol without a size is only another name for the start of one with a size; then
+    /// functions before data before labels, then the last in the table.
     pub(crate) fn containing(&self, address: VirtualAddress) -> Option<SymbolOffset<'data>> {
         let passes = self.passes.get();
         let index = if passes < PASSES {
@@ -182,7 +182,8 @@ impl<'data> Symbols<'data> {
         })
     }
 
-    /// Where a symbol begins that may be shown for an address, and up to where if it has no size.
+    /// The start of a symbol that may be shown for an address. `None` for one outside the loaded image or
+    /// without a name.
     fn begin(&self, symbol: &ElfSymbol, index: u32) -> Option<Begin> {
         let kind = kind(symbol)?;
         let section = usize::from(symbol.st_shndx.get(LE).0);
@@ -193,7 +194,7 @@ impl<'data> Symbols<'data> {
         is_place.then_some(Begin { address, rank, section_end: end })
     }
 
-    /// What the index would find, in one pass without it.
+    /// Finds the symbol for an address as the index would, in a single pass without it.
     fn pass(&self, address: u64) -> Option<u32> {
         let mut nearest: Option<Begin> = None;
         let mut nearest_begin = 0;
@@ -223,7 +224,7 @@ impl<'data> Symbols<'data> {
         let symbols = self.symbols.iter().zip(0..);
         let mut begins: Vec<Begin> =
             symbols.filter_map(|(symbol, index)| self.begin(symbol, index)).collect();
-        // Of those that begin together one is meant, the others are aliases of its start.
+        // Of those that begin together one is shown, the others are aliases of its start.
         begins.sort_unstable_by(|a, b| b.cmp(a));
         begins.dedup_by_key(|begin| begin.address);
         let mut next = u64::MAX;
@@ -248,7 +249,8 @@ impl Begin {
     }
 }
 
-/// `None` for what is no place in the image: sections, files, thread-local variables.
+/// The kind of a symbol. `None` for a section, a file or a thread-local variable, which are no place in the
+/// image.
 fn kind(symbol: &ElfSymbol) -> Option<SymbolKind> {
     match symbol.st_type() {
         elf::STT_FUNC | elf::STT_GNU_IFUNC => Some(SymbolKind::Function),
@@ -258,7 +260,7 @@ fn kind(symbol: &ElfSymbol) -> Option<SymbolKind> {
     }
 }
 
-/// Lower is preferred.
+/// The rank of a symbol's binding; lower is preferred.
 fn binding(symbol: &ElfSymbol) -> u8 {
     match symbol.st_bind() {
         elf::STB_GLOBAL => 0,

@@ -1,7 +1,7 @@
 //! Reading attributes: strings, addresses and address ranges of one DWARF entry.
 //!
-//! Owns the bounds on what a single attribute can cost. Called by the other modules of `dwarf` and
-//! by `types`.
+//! Owns the bounds on the cost of a single attribute. Called by the other modules of `dwarf` and by
+//! `types`.
 
 use std::borrow::Cow;
 
@@ -15,10 +15,10 @@ pub(crate) type Unit<'a> = gimli::Unit<Slice<'a>>;
 pub(crate) type Value<'a> = AttributeValue<Slice<'a>>;
 pub(crate) type Entry<'a> = gimli::DebuggingInformationEntry<Slice<'a>>;
 
-/// How many references (abstract origin, specification) lead to a name at most.
+/// References (abstract origin, specification) that are followed to a name.
 const MAX_REFERENCES: usize = 16;
 
-/// Counts down what one operation may still read, so that entries that all refer to one long list
+/// A countdown of what an operation may still read, so that entries that all refer to the same long list
 /// cost no more than the list and the entries.
 #[derive(Debug)]
 pub(crate) struct Budget {
@@ -38,7 +38,7 @@ impl Budget {
     }
 }
 
-/// A string attribute, bounded. `None` where it is none, or lies outside its section.
+/// Reads a string attribute, bounded. `None` where it is no string, or lies outside its section.
 pub(crate) fn string<'a>(
     dwarf: &Dwarf<'a>,
     unit: &Unit<'a>,
@@ -58,7 +58,7 @@ pub(crate) fn string<'a>(
     }
 }
 
-/// The attributes that say which addresses an entry covers.
+/// The attributes that give the addresses of an entry.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Ranges {
     low: Option<u64>,
@@ -73,7 +73,7 @@ enum High {
 }
 
 impl Ranges {
-    /// Takes note of one attribute, if it is one of these.
+    /// Takes over an attribute, if it is one of these.
     pub(crate) fn note<'a>(
         &mut self,
         unit: UnitRef<'_, Slice<'a>>,
@@ -97,7 +97,7 @@ impl Ranges {
         Ok(())
     }
 
-    /// Calls `each` with every range, begin and exclusive end, empty ones left out.
+    /// Calls `each` with every range, begin and exclusive end; empty ranges are skipped.
     pub(crate) fn for_each(
         &self,
         unit: UnitRef<'_, Slice<'_>>,
@@ -141,8 +141,8 @@ fn address<'a>(unit: UnitRef<'_, Slice<'a>>, value: Value<'a>) -> Result<Option<
     unit.attr_address(value).map_err(read("an address"))
 }
 
-/// The name of the function that an entry describes: its linkage name, else its plain name, its own
-/// or that of the entry it refers to.
+/// The name of the function that an entry describes: its linkage name, else its plain name, from the entry
+/// itself or from the entries that it refers to.
 pub(crate) fn function_name<'a>(
     info: &DebugInfo<'_>,
     dwarf: &Dwarf<'a>,
@@ -177,7 +177,7 @@ pub(crate) fn function_name<'a>(
     Ok(plain)
 }
 
-/// Where an entry's abstract origin or specification is: in the same unit, or in the one given.
+/// Finds an entry's abstract origin or specification: in the same unit, or in the one returned with it.
 pub(crate) fn follow<'a>(
     info: &DebugInfo<'_>,
     dwarf: &Dwarf<'a>,
@@ -193,8 +193,7 @@ pub(crate) fn follow<'a>(
     }
 }
 
-/// Resolves a reference: `None` where it is of a kind that leads outside this file, or into a type
-/// unit.
+/// Resolves a reference. `None` where it leads outside this file, or into a type unit.
 pub(crate) fn reference<'a>(
     info: &DebugInfo<'_>,
     dwarf: &Dwarf<'a>,
@@ -215,12 +214,12 @@ pub(crate) fn reference<'a>(
     }
 }
 
-/// The first entry, which describes the unit.
+/// Reads the first entry, which describes the unit.
 pub(super) fn root<'a>(unit: &Unit<'a>) -> Result<Entry<'a>, DwarfError> {
     unit.entry(unit.header.root_offset()).map_err(read("a unit"))
 }
 
-/// Length of an abbreviation table in bytes, which its reader does not tell.
+/// Measures an abbreviation table in bytes, since gimli does not report its length.
 pub(crate) fn abbreviations_length(table: Slice<'_>) -> gimli::Result<u64> {
     let mut rest = table;
     while rest.read_uleb128()? != 0 {

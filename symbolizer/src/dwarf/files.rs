@@ -1,7 +1,7 @@
 //! The source files that a unit's line table numbers.
 //!
-//! Owns where the pieces of their paths are, and joins them when a path is asked for: a unit of a
-//! kernel names hundreds of files, and an answer needs a few. Called by `lines`.
+//! Owns the positions of the pieces of their paths, and joins the pieces of a path at its lookup: a unit of
+//! a kernel names hundreds of files, and an answer needs a few. Called by `lines`.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use super::sections::{Dwarf, Slice};
 use crate::source;
 use crate::strings::string_at;
 
-/// Where a string is, without a lifetime. 32 bits reach through any section that is read.
+/// The position of a string, without a lifetime. 32 bits reach through any section that is read.
 #[derive(Clone, Copy, Debug)]
 struct Text {
     section: SectionId,
@@ -23,22 +23,22 @@ struct Text {
 #[derive(Clone, Copy, Debug)]
 struct File {
     name: Option<Text>,
-    /// 0 is the compilation directory, in every version.
+    /// The number of the directory; 0 is the compilation directory, in every version.
     directory: u32,
 }
 
-/// The numbered files of one unit.
+/// The numbered source files of a unit.
 #[derive(Debug, Default)]
 pub(super) struct Files {
     compilation: Option<Text>,
-    /// From number 1 on.
+    /// Directories by their numbers, from 1 on.
     directories: Vec<Option<Text>>,
-    /// From number 0 on.
+    /// Files by their numbers, from 0 on.
     files: Vec<File>,
 }
 
 impl Files {
-    /// Those of a line program's header. The unit's own name and directory come from its entry.
+    /// Takes the files of a line program's header. The unit's own name and directory come from its entry.
     pub(super) fn new<'a>(
         dwarf: &Dwarf<'a>,
         unit: &Unit<'a>,
@@ -67,7 +67,7 @@ impl Files {
         }
     }
 
-    /// The path of a file, joined with its directories. `None` for a number that no file has.
+    /// The path of a file, joined with its directories. `None` for a number without a file.
     pub(super) fn path(&self, dwarf: &Dwarf<'_>, number: u64) -> Option<String> {
         let file = self.files.get(usize::try_from(number).ok()?)?;
         let directory = match file.directory.checked_sub(1) {
@@ -83,7 +83,7 @@ impl Files {
 }
 
 impl Text {
-    /// Where the text of a string attribute is that itself lies in `section`.
+    /// Finds the text of a string attribute; an inline string lies in `section`.
     fn find<'a>(
         dwarf: &Dwarf<'a>,
         unit: &Unit<'a>,

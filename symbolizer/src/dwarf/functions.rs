@@ -1,7 +1,7 @@
-//! The functions of one unit and the calls that the compiler inlined into them.
+//! The functions of a unit and the calls that the compiler inlined into them.
 //!
-//! Owns finding the entry of the function that holds an address, and the chain of inlined calls
-//! below it. Iterative throughout: the depth of a hostile tree costs time, never stack. Called by
+//! Owns finding the entry of the function that holds an address, and the chain of inlined calls below it.
+//! Iterative throughout: the depth of a hostile tree costs time, never stack. Called by
 //! [`DebugInfo`](super::DebugInfo).
 
 use std::cell::OnceCell;
@@ -16,33 +16,33 @@ use crate::ranges::RangeMap;
 
 /// Deepest chain of inlined calls at one address. Real ones stay below 50.
 const MAX_INLINE_DEPTH: usize = 256;
-/// Address ranges that one lookup, and one unit's function table, may read.
+/// Address ranges that a lookup, and a unit's function table, may read.
 const MAX_RANGES: u64 = 1 << 22;
 
-/// Where the functions of a unit are: address ranges to entries, without lifetimes.
+/// Functions of a unit: address ranges to entries, without lifetimes.
 #[derive(Debug)]
 pub(crate) struct FunctionTable {
-    /// Those outside types and other functions, as far as that saved reading something.
+    /// Functions found without reading the children of types and functions that have a sibling reference.
     outer: RangeMap<usize>,
-    /// All of them, once an address is in none of the others. `None` if those are all.
+    /// All functions, made at the first address that `outer` does not hold. `None` if `outer` is complete.
     all: Option<OnceCell<Result<RangeMap<usize>, DwarfError>>>,
 }
 
-/// One call that was inlined: what was called, and from where.
+/// An inlined call: the entry of the call, and the place that it was called from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct InlinedCall {
     pub(crate) entry: UnitOffset,
     depth: isize,
-    /// The file number in the unit's line table.
+    /// The file number in the unit's line table; `None` if it is not known.
     pub(crate) call_file: Option<u64>,
-    /// 0 if unknown.
+    /// The line of the call; 0 if it is not known.
     pub(crate) call_line: u32,
-    /// 0 if unknown.
+    /// The column of the call; 0 if it is not known.
     pub(crate) call_column: u32,
 }
 
 impl FunctionTable {
-    /// Passes over the entries of a unit, as few as it can.
+    /// Passes over the entries of a unit, as few as sibling references allow.
     pub(crate) fn read<'a>(
         dwarf: &Dwarf<'a>,
         unit: &Unit<'a>,
@@ -52,7 +52,8 @@ impl FunctionTable {
         Ok(Self { outer, all: jumped.then(OnceCell::new) })
     }
 
-    /// The function that holds an address. `unit` and `is_text` are those the table was made with.
+    /// The function that holds an address. `unit` and `is_text` must be the ones that the table was made
+    /// with.
     pub(crate) fn find<'a>(
         &self,
         dwarf: &Dwarf<'a>,
@@ -69,9 +70,9 @@ impl FunctionTable {
     }
 }
 
-/// The functions of a unit, and whether some may have been jumped over: without `nested`, those
-/// inside types and other functions are, if their siblings are known. Ranges that start outside
-/// `is_text` are leftovers of functions that the linker dropped.
+/// Finds the functions of a unit, and whether some may have been skipped: without `nested`, the children of
+/// types and functions are skipped where their siblings are known. Ranges that start outside `is_text` are
+/// leftovers of functions that the linker dropped.
 fn functions<'a>(
     dwarf: &Dwarf<'a>,
     unit: &Unit<'a>,
@@ -106,13 +107,13 @@ fn functions<'a>(
     Ok((RangeMap::new(found), jumped))
 }
 
-/// Whether an entry says where its code is; a declaration or the origin of inlined calls does not.
+/// True if an entry gives the addresses of its code; a declaration or the origin of inlined calls does not.
 fn has_code(entry: &Abbreviation) -> bool {
     let names = [gimli::DW_AT_low_pc, gimli::DW_AT_ranges];
     entry.attributes().iter().any(|attribute| names.contains(&attribute.name()))
 }
 
-/// Whether it is for an entry of this kind to hold functions.
+/// True if an entry of this kind can hold functions.
 fn holds_functions(entry: &Abbreviation) -> bool {
     matches!(
         entry.tag(),
@@ -123,7 +124,7 @@ fn holds_functions(entry: &Abbreviation) -> bool {
     )
 }
 
-/// Whether inlined calls can lie below an entry of this kind, beside those of another call.
+/// True if inlined calls can lie below an entry of this kind, other than an inlined call itself.
 fn holds_calls(entry: &Abbreviation) -> bool {
     matches!(
         entry.tag(),
@@ -134,7 +135,7 @@ fn holds_calls(entry: &Abbreviation) -> bool {
     )
 }
 
-/// The inlined calls at `address` inside the function at `function`, outermost first.
+/// Finds the inlined calls at `address` inside the function at `function`, outermost first.
 pub(crate) fn inlined_calls<'a>(
     dwarf: &Dwarf<'a>,
     unit: &Unit<'a>,
@@ -150,7 +151,7 @@ pub(crate) fn inlined_calls<'a>(
     }
     while !walk.is_empty() {
         let (offset, depth) = (walk.offset(), walk.depth());
-        // Past the function, or past the innermost call found, whose siblings cannot hold it too.
+        // Past the function, or past the innermost call found: its siblings cannot hold the address too.
         if depth <= chain.last().map_or(0, |call| call.depth) {
             break;
         }
@@ -193,7 +194,7 @@ impl InlinedCall {
             gimli::DW_AT_call_line => self.call_line = number(),
             gimli::DW_AT_call_column => self.call_column = number(),
             gimli::DW_AT_call_file => {
-                // File 0 means none up to version 4, and the primary file from 5 on.
+                // File 0 means no file up to version 4, and the primary file from 5 on.
                 self.call_file = match value {
                     AttributeValue::FileIndex(file) if file > 0 || unit.header.version() >= 5 => {
                         Some(file)
@@ -206,7 +207,7 @@ impl InlinedCall {
     }
 }
 
-/// Reads on to the end of the children of an entry at `depth`.
+/// Skips to the end of the children of an entry at `depth`.
 pub(super) fn skip_children(
     entries: &mut EntriesRaw<'_, Slice<'_>>,
     depth: isize,

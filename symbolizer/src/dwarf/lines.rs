@@ -1,7 +1,7 @@
-//! The line table of one unit.
+//! The line table of a unit.
 //!
 //! Owns finding the row for an address, and with that the place in the source. Called by
-//! [`DebugInfo`](super::DebugInfo), which keeps one table per unit that was asked about.
+//! [`DebugInfo`](super::DebugInfo), which keeps a table for each unit with a lookup.
 
 use gimli::{AttributeValue, ColumnType, LineRow};
 
@@ -12,29 +12,29 @@ use super::{DwarfError, read};
 use crate::ranges::RangeMap;
 use crate::source::Location;
 
-/// What a row takes in a line program, in bytes, at the least that compilers achieve.
+/// Bytes that a row takes in a line program, at the least that compilers achieve.
 const BYTES_PER_ROW: usize = 3;
 
 #[derive(Clone, Copy, Debug)]
 struct Row {
-    /// From the start of its sequence.
+    /// Bytes from the start of the sequence.
     offset: u32,
     file: u32,
-    /// 0: code that belongs to no line.
+    /// The line; 0 for code that belongs to no line.
     line: u32,
-    /// 0: the left edge, unknown, or too far to the right to be told.
+    /// The column; 0 for the left edge, an unknown column, or one beyond 16 bits.
     column: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Sequence {
     begin: u64,
-    /// The index of its first row.
+    /// The index of the first row of the sequence.
     first: usize,
     count: usize,
 }
 
-/// Rows by address, without lifetimes.
+/// Rows of a line program by address, without lifetimes.
 #[derive(Debug)]
 pub(super) struct LineTable {
     rows: Vec<Row>,
@@ -88,8 +88,8 @@ impl LineTable {
         Ok(table)
     }
 
-    /// Adds a row to the sequence that begins at `begin`, which replaces one at the same address:
-    /// the last one counts. One that lies before `begin`, or 4 GiB behind it, is no row of code.
+    /// Adds a row to the sequence that begins at `begin`. A row at the address of the previous one replaces
+    /// it: the last one counts. A row before `begin`, or 4 GiB behind it, is dropped: no code lies there.
     fn add(&mut self, begin: u64, row: &LineRow) {
         let Some(Ok(offset)) = row.address().checked_sub(begin).map(u32::try_from) else { return };
         let row = Row {
@@ -107,7 +107,7 @@ impl LineTable {
         }
     }
 
-    /// The last row at or before `address` in the sequence that holds it.
+    /// Finds the last row at or before `address` in the sequence that holds it.
     pub(super) fn find(&self, dwarf: &Dwarf<'_>, address: u64) -> Option<Location> {
         let Sequence { begin, first, count } = self.sequences.containing(address).next()?;
         let rows = self.rows.get(first..first.checked_add(count)?)?;
@@ -116,7 +116,7 @@ impl LineTable {
         self.location(dwarf, row.file.into(), row.line, row.column.into())
     }
 
-    /// A place in the source from the numbers that DWARF stores. `None` without a file.
+    /// Makes a place in the source from the numbers that DWARF stores. `None` for an unknown file.
     pub(super) fn location(
         &self,
         dwarf: &Dwarf<'_>,

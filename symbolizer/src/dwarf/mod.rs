@@ -1,17 +1,17 @@
 //! DWARF: from an address to the function, the inlined calls and the line.
 //!
-//! Owns reading `.debug_info` and `.debug_line` and every cache of what was read. Knows nothing of
-//! symbol tables. Called by `image` through [`DebugInfo::lookup`], and by `types`, which walks the
-//! same units for other things.
+//! Owns reading `.debug_info` and `.debug_line`, and every cache of what was read. Knows nothing of symbol
+//! tables. Called by `image` through [`DebugInfo::lookup`], and by `types`, which walks the same units for
+//! variables and types.
 //!
-//! The work is done with gimli alone. addr2line would give the same answers (the tests compare with
-//! it), but it recurses as deep as the entries nest, which lets an image overflow the stack, and it
-//! reads every unit's header and root before the first answer.
+//! All reading is by gimli alone. addr2line would give the same answers (the tests compare with it), but it
+//! recurses as deep as the entries nest, which lets an image overflow the stack, and it reads every unit's
+//! header and root before the first answer.
 //!
-//! A lookup reads `.debug_aranges`, then only the units that it names: their entries once, and of
-//! those as few as can be told from their siblings; their line program once. Only for an address
-//! that it does not know are the units asked that it does not know either. What is kept holds
-//! offsets and numbers, no borrowed data.
+//! A lookup reads `.debug_aranges`, then only the units that it names: their entries once, skipping as many
+//! as sibling references allow, and their line program once. Units that `.debug_aranges` does not cover are
+//! read only for an address that it does not cover either. Caches hold offsets and numbers, no borrowed
+//! data.
 
 mod entries;
 mod files;
@@ -37,65 +37,65 @@ use sections::Sections;
 pub(crate) use sections::{Dwarf, Section, Slice, inflate};
 use units::UnitIndex;
 
-/// Why debug information could not be used.
+/// The reason why debug information could not be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DwarfError {
-    /// It contradicts itself or ends early.
+    /// The debug information is inconsistent, or ends early.
     #[error("read {what}")]
     Malformed {
-        /// What was being read.
+        /// The name of what was being read.
         what: &'static str,
-        /// What is wrong with it.
+        /// The parser's error for it.
         #[source]
         source: gimli::Error,
     },
     /// A compressed section does not decompress, or claims an absurd size.
     #[error("decompress {section}: {reason}")]
     Compressed {
-        /// The section.
+        /// The name of the section.
         section: &'static str,
-        /// What is wrong with it.
+        /// The reason why it does not decompress.
         reason: String,
     },
-    /// More of something than any real image has.
+    /// The debug information has more of something than any real image.
     #[error("read {what}: more than any real image has")]
     TooLarge {
-        /// What there is too much of.
+        /// The name of what there is too much of.
         what: &'static str,
     },
 }
 
-/// Names what was being read when gimli fails.
+/// Maps an error of gimli to one that names what was being read.
 pub(crate) fn read(what: &'static str) -> impl Fn(gimli::Error) -> DwarfError {
     move |source| DwarfError::Malformed { what, source }
 }
 
-/// One function at an address. Names are linkage names where there are any.
+/// A function at an address. Its name is the linkage name where there is one.
 #[derive(Clone, Debug)]
 pub(crate) struct Function {
     pub(crate) name: Option<String>,
     pub(crate) location: Option<Location>,
 }
 
-/// What one unit is known to hold, kept after the first lookup in it.
+/// The functions and lines of a unit, kept after the first lookup in it.
 #[derive(Debug)]
 struct UnitTables {
     functions: FunctionTable,
     lines: LineTable,
 }
 
-/// The debug information of one file.
+/// The debug information of a single file.
 #[derive(Debug)]
 pub(crate) struct DebugInfo<'data> {
     sections: Sections<'data>,
-    /// Where the image has code, which tells leftovers of dropped functions from real ones.
+    /// Address ranges of the image's code, which distinguish real functions from leftovers of dropped ones.
     text: Vec<(u64, u64)>,
     index: UnitIndex,
     tables: RefCell<BTreeMap<usize, Rc<UnitTables>>>,
 }
 
 impl<'data> DebugInfo<'data> {
-    /// The DWARF in `file`, for an image whose code is where `image` says. `None` if there is none.
+    /// Finds the DWARF in `file`, for an image with the code ranges of `image`. `None` if there is none.
     pub(crate) fn find(file: &Elf<'data>, image: &Elf<'_>) -> Option<Self> {
         Some(Self {
             sections: Sections::find(file)?,
@@ -109,12 +109,12 @@ impl<'data> DebugInfo<'data> {
         self.sections.dwarf()
     }
 
-    /// Headers of all units, as offsets in `.debug_info`.
+    /// Offsets of all unit headers in `.debug_info`.
     pub(crate) fn units(&self, dwarf: &Dwarf<'_>) -> Result<&[usize], DwarfError> {
         self.index.offsets(dwarf)
     }
 
-    /// The unit with its header at `offset`.
+    /// Reads the unit with its header at `offset`.
     pub(crate) fn unit<'a>(
         &self,
         dwarf: &Dwarf<'a>,
@@ -123,7 +123,7 @@ impl<'data> DebugInfo<'data> {
         self.index.unit(dwarf, offset)
     }
 
-    /// The unit that the entry at `offset` is in.
+    /// Reads the unit that holds the entry at `offset`.
     pub(crate) fn unit_containing<'a>(
         &self,
         dwarf: &Dwarf<'a>,
@@ -135,9 +135,9 @@ impl<'data> DebugInfo<'data> {
         self.index.unit(dwarf, *unit.map_err(read("a reference"))?)
     }
 
-    /// The functions at an address, innermost inlined call first, the function itself last. Empty
-    /// where the debug information does not reach. The last one has no name where there is a line
-    /// but no function, as in assembly.
+    /// The functions at an address, innermost inlined call first, the function itself last. Empty where the
+    /// debug information does not reach. The last one has no name where there is a line but no function, as
+    /// in assembly.
     pub(crate) fn lookup(&self, address: u64) -> Result<Vec<Function>, DwarfError> {
         let dwarf = self.dwarf()?;
         let found = self.first_unit(&dwarf, address, |unit| {
@@ -147,9 +147,8 @@ impl<'data> DebugInfo<'data> {
         Ok(found.unwrap_or_default())
     }
 
-    /// The variables that are in scope at an address, for each of the functions that
-    /// [`lookup`](Self::lookup) has there and in the same order. `None` where it has none, or only
-    /// a line.
+    /// The variables in scope at an address, for each function that [`lookup`](Self::lookup) has there and
+    /// in the same order. `None` where `lookup` has none, or only a line.
     pub(crate) fn scopes(
         &self,
         dwarf: &Dwarf<'_>,
@@ -169,7 +168,7 @@ impl<'data> DebugInfo<'data> {
         Ok(found.flatten())
     }
 
-    /// The first answer of a unit that claims an address, `.debug_aranges` asked first.
+    /// The first answer of a unit that claims an address; units from `.debug_aranges` come first.
     fn first_unit<T>(
         &self,
         dwarf: &Dwarf<'_>,

@@ -1,8 +1,7 @@
-//! The variables in scope at an address: of one function, and of each call inlined there.
+//! The variables in scope at an address: of the function, and of each call inlined there.
 //!
-//! Owns the pass over a function's entries that finds them, and the bound on how many are kept.
-//! Owns no meaning: what a variable is called and where it lies is for `variables`. Called by
-//! [`DebugInfo`](super::DebugInfo).
+//! Owns the pass over a function's entries that finds them, and the bound on how many are kept. Owns no
+//! names and no locations: `variables` reads those. Called by [`DebugInfo`](super::DebugInfo).
 
 use gimli::{UnitOffset, UnitRef};
 
@@ -11,28 +10,28 @@ use super::functions::{inlined_calls, skip_children};
 use super::sections::Dwarf;
 use super::{DwarfError, read};
 
-/// Variables of one function that are kept.
+/// Variables that are kept for each function.
 const MAX_VARIABLES: usize = 64;
-/// Address ranges of blocks that one pass may read.
+/// Address ranges of blocks that a pass may read.
 const MAX_RANGES: u64 = 1 << 22;
 
-/// Where the variables at an address are described.
+/// The entries of the variables at an address.
 #[derive(Debug)]
 pub(crate) struct Scopes {
-    /// Offset of the unit's header in `.debug_info`. What follows is in that unit.
+    /// Offset of the unit's header in `.debug_info`; all entries here are in that unit.
     pub(crate) unit: usize,
     /// The function that the code belongs to.
     pub(crate) function: UnitOffset,
-    /// Innermost inlined call first, the function itself last.
+    /// Scopes of the functions, innermost inlined call first, the function itself last.
     pub(crate) scopes: Vec<Scope>,
 }
 
-/// The variables of one function.
+/// The variables of a single function.
 #[derive(Debug, Default)]
 pub(crate) struct Scope {
     /// Parameters and variables in the order of their declaration, outer blocks before inner ones.
     pub(crate) variables: Vec<UnitOffset>,
-    /// How many more there are.
+    /// Number of variables beyond the ones kept.
     pub(crate) omitted: usize,
 }
 
@@ -46,7 +45,7 @@ impl Scopes {
     ) -> Result<Self, DwarfError> {
         let calls = inlined_calls(dwarf, unit, function, address)?;
         let mut scopes = vec![Scope::default()];
-        // Depths of the entries of the function and the calls that the pass is inside.
+        // Depths of the entries of the function and the inlined calls around the current entry.
         let mut open = vec![0];
         let unit_ref = UnitRef::new(dwarf, unit);
         let mut budget = Budget::new("the address ranges of one function's blocks", MAX_RANGES);
@@ -88,7 +87,7 @@ impl Scopes {
                 }
                 tag if is_block(tag) && ranges.contain(unit_ref, &mut budget, address)? => {}
                 gimli::DW_TAG_inlined_subroutine
-                    // The next one, directly inside the last one that was found.
+                    // The next call of the chain, directly inside the last one that was found.
                     if open.len() == scopes.len()
                         && calls.get(scopes.len() - 1).is_some_and(|call| call.entry == offset) =>
                 {

@@ -1,8 +1,8 @@
 //! The debug sections of one file, decompressed when first needed.
 //!
 //! Owns the bytes of compressed sections and the bound on their size. Owns no parsing. Called by
-//! [`DebugInfo`](super::DebugInfo), which borrows a `gimli::Dwarf` from it for each question: that
-//! is sixteen slices, and it keeps everything else in this crate free of self-references.
+//! [`DebugInfo`](super::DebugInfo), which borrows a `gimli::Dwarf` from it for each lookup: that is sixteen
+//! slices, and it keeps everything else in this crate free of self-references.
 
 use std::cell::OnceCell;
 
@@ -17,12 +17,12 @@ pub(crate) type Dwarf<'a> = gimli::Dwarf<Slice<'a>>;
 
 /// Largest section that is decompressed, in bytes.
 const MAX_INFLATED: u64 = 2 << 30;
-/// What deflate can compress to at best (zlib's technical notes: 1032 to 1).
+/// The best compression ratio of deflate (zlib's technical notes: 1032 to 1).
 const MAX_ZLIB_RATIO: u64 = 1032;
-/// The same for zstd: a run-length block makes 128 KiB of 4 bytes.
+/// The best compression ratio of zstd: a run-length block makes 128 KiB of 4 bytes.
 const MAX_ZSTD_RATIO: u64 = 32 << 10;
 
-/// In the order of [`Sections::sections`].
+/// The sections that are read, in the order of [`Sections::sections`].
 const NEEDED: [SectionId; 12] = [
     SectionId::DebugAbbrev,
     SectionId::DebugAddr,
@@ -38,7 +38,7 @@ const NEEDED: [SectionId; 12] = [
     SectionId::DebugStrOffsets,
 ];
 
-/// One section, which `call_frames` reads in the same way.
+/// A section of a file, for DWARF and for `call_frames`.
 #[derive(Debug)]
 pub(crate) struct Section<'data> {
     data: SectionData<'data>,
@@ -51,7 +51,7 @@ pub(crate) struct Sections<'data> {
 }
 
 impl<'data> Sections<'data> {
-    /// `None` if the file has no `.debug_info`.
+    /// Finds the debug sections of a file. `None` if it has no `.debug_info`.
     pub(crate) fn find(elf: &Elf<'data>) -> Option<Self> {
         let sections = NEEDED.map(|id| Section::find(elf, id.name()));
         let info = sections[NEEDED.iter().position(|&id| id == SectionId::DebugInfo)?].as_ref()?;
@@ -71,17 +71,17 @@ impl<'data> Sections<'data> {
 }
 
 impl<'data> Section<'data> {
-    /// `None` if the file has no section of that name.
+    /// Finds a section by its name. `None` if the file has no such section.
     pub(crate) fn find(elf: &Elf<'data>, name: &str) -> Option<Self> {
         Some(Self { data: elf.section(name)?, inflated: OnceCell::new() })
     }
 
-    /// Where the image has it in memory; 0 if it is not loaded.
+    /// The guest-virtual address of the section as linked; 0 if it is not loaded.
     pub(crate) fn address(&self) -> u64 {
         self.data.address
     }
 
-    /// Whether the file has any bytes of it: a separate debug file only names what is loaded.
+    /// True if the file has no bytes of the section: a separate debug file only names the loaded ones.
     pub(crate) fn is_empty(&self) -> bool {
         self.data.bytes.is_empty()
     }
@@ -97,8 +97,8 @@ impl<'data> Section<'data> {
     }
 }
 
-/// The contents of a compressed section, which its header claims to be `size` bytes: no more than the
-/// format could have made of so few, and no more than [`MAX_INFLATED`].
+/// Decompresses a section, which its header claims to be `size` bytes. Refuses a size that the format
+/// cannot make of so few bytes, and one above [`MAX_INFLATED`].
 pub(crate) fn inflate(
     data: &[u8],
     format: CompressionFormat,

@@ -1,9 +1,9 @@
-//! Which unit of `.debug_info` an address or an offset belongs to.
+//! The unit of `.debug_info` that an address or an offset belongs to.
 //!
-//! Owns three indexes, each made when first asked for and free of lifetimes: `.debug_aranges`,
-//! which is small and usually enough; the offsets of all units; and the ranges that those units
-//! claim themselves which the first says nothing of. Also owns the abbreviation tables, which units
-//! share. Called by [`DebugInfo`](super::DebugInfo).
+//! Owns three indexes, each made at its first use and free of lifetimes: `.debug_aranges`, which is small
+//! and usually enough; the offsets of all units; and the address ranges of the units that `.debug_aranges`
+//! does not cover. Also owns the abbreviation tables, which units share. Called by
+//! [`DebugInfo`](super::DebugInfo).
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
@@ -19,14 +19,14 @@ use super::sections::Dwarf;
 use super::{DwarfError, read};
 use crate::ranges::RangeMap;
 
-/// Units that one image may have. A distribution kernel has 2,172.
+/// Units that an image may have. A distribution kernel has 2,172.
 const MAX_UNITS: usize = 1 << 20;
 /// Address ranges that all units together may claim.
 const MAX_RANGES: u64 = 1 << 24;
 
 type Lazy<T> = OnceCell<Result<T, DwarfError>>;
 
-/// Offsets are of unit headers in `.debug_info`.
+/// Indexes of the units, each identified by the offset of its header in `.debug_info`.
 #[derive(Debug, Default)]
 pub(crate) struct UnitIndex {
     aranges: OnceCell<Aranges>,
@@ -35,24 +35,24 @@ pub(crate) struct UnitIndex {
     abbreviations: RefCell<AbbreviationTables>,
 }
 
-/// What `.debug_aranges` says.
+/// The parsed contents of `.debug_aranges`.
 #[derive(Debug)]
 struct Aranges {
     ranges: RangeMap<usize>,
-    /// The units that it knows, also those without code, sorted.
+    /// Units that the section covers, also the ones without code, sorted.
     units: Vec<usize>,
 }
 
 #[derive(Debug, Default)]
 struct AbbreviationTables {
     tables: BTreeMap<usize, Arc<Abbreviations>>,
-    /// Bytes of `.debug_abbrev` in `tables`. Tables of a sane file do not overlap, so this stays
-    /// below the section's size; without that bound a small file could ask for its square.
+    /// Bytes of `.debug_abbrev` in `tables`. Tables of a sane file do not overlap, so this stays below the
+    /// section's size; without that bound a small file could cause work of its size squared.
     read: u64,
 }
 
 impl UnitIndex {
-    /// What `.debug_aranges` says of an address: units that may hold it, the likeliest first.
+    /// Units that may hold an address according to `.debug_aranges`, the likeliest first.
     pub(crate) fn by_aranges(
         &self,
         dwarf: &Dwarf<'_>,
@@ -66,7 +66,7 @@ impl UnitIndex {
             let mut ranges = Vec::new();
             let mut units = Vec::new();
             let mut headers = dwarf.debug_aranges.headers();
-            // Where it is broken it only costs time: the units know their ranges too.
+            // A broken section only costs time: the units have their ranges too.
             while let Ok(Some(header)) = headers.next() {
                 let unit = header.debug_info_offset().0;
                 let mut is_whole = true;
@@ -86,7 +86,7 @@ impl UnitIndex {
         })
     }
 
-    /// All units that can hold code or types, in the order of the section.
+    /// Offsets of all units that can hold code or types, in the order of the section.
     pub(crate) fn offsets(&self, dwarf: &Dwarf<'_>) -> Result<&[usize], DwarfError> {
         let offsets = force(&self.offsets, || {
             let mut offsets = Vec::new();
@@ -104,8 +104,8 @@ impl UnitIndex {
         offsets.map(Vec::as_slice)
     }
 
-    /// The ranges that those units claim themselves of which `.debug_aranges` says nothing; with
-    /// Rust's compiler that is all. Reads the first entry of each.
+    /// The address ranges that units claim themselves, for the units that `.debug_aranges` does not cover;
+    /// Rust's compiler emits no `.debug_aranges`, so these are all. Reads the first entry of each.
     pub(crate) fn by_unit(&self, dwarf: &Dwarf<'_>) -> Result<&RangeMap<usize>, DwarfError> {
         force(&self.by_unit, || {
             let mut budget = Budget::new("the address ranges of the units", MAX_RANGES);
@@ -115,7 +115,7 @@ impl UnitIndex {
                 if known.binary_search(&offset).is_ok() {
                     continue;
                 }
-                // One broken unit is no reason to lose the others; a lookup inside it says so.
+                // A broken unit is no reason to lose the others; a lookup inside it reports the error.
                 let Ok(unit) = self.unit(dwarf, offset) else {
                     continue;
                 };
@@ -133,8 +133,8 @@ impl UnitIndex {
         })
     }
 
-    /// The unit whose header is at `offset`, without its name and its line program: most questions
-    /// need none, and the header of that can be longer than all the rest that they read.
+    /// Reads the unit whose header is at `offset`, without its name and its line program: most lookups need
+    /// neither, and the header of the line program can be longer than all else that they read.
     pub(crate) fn unit<'a>(
         &self,
         dwarf: &Dwarf<'a>,
@@ -166,7 +166,7 @@ impl UnitIndex {
                 _ => {}
             }
         }
-        // Only now: it may be an index that needs the base. Range lists count from it.
+        // Only now: the address may be an index that needs the base. Range lists count from it.
         if let Some(value) = root.attr_value(gimli::DW_AT_low_pc) {
             let address = dwarf.attr_address(&unit, value).map_err(read("an address"))?;
             unit.low_pc = address.unwrap_or(0);

@@ -1,29 +1,29 @@
-//! Reading a unit's entries in order, with jumps over what is not wanted.
+//! Reading a unit's entries in order, with jumps over those that are not needed.
 //!
-//! Owns the jump to an entry's sibling, which some compilers note so that its children need not be
-//! read to find where they end: of a C unit that is nine tenths of the bytes. Owns no meaning of
-//! entries. Called by `functions`.
+//! Owns the jump to an entry's sibling, which some compilers record so that its children need not be read
+//! to find where they end: in a C unit that is nine tenths of the bytes. Owns no meaning of entries. Called
+//! by `functions`.
 //!
-//! Only ever forward: a hostile reference makes the walk miss entries, and never read one twice.
+//! Jumps lead only forward: a hostile reference makes the walk miss entries, and never read one twice.
 
 use gimli::{Abbreviation, Attribute, AttributeValue, EntriesRaw, UnitOffset, UnitRef};
 
 use super::sections::Slice;
 use super::{DwarfError, Value, read};
 
-/// Between two entries of a unit.
+/// A position between two entries of a unit.
 pub(super) struct Walk<'u, 'a> {
     unit: UnitRef<'u, Slice<'a>>,
     entries: EntriesRaw<'u, Slice<'a>>,
     /// Depth of the entry at which `entries` begins.
     base: isize,
-    /// What is being read, for errors.
+    /// The name of what is being read, for errors.
     what: &'static str,
 }
 
 impl<'u, 'a> Walk<'u, 'a> {
-    /// From the entry at `offset`, which has depth 0, to the end of the unit; without an offset,
-    /// from the first.
+    /// Starts at the entry at `offset`, which gets depth 0, and walks to the end of the unit; without an
+    /// offset, starts at the first entry.
     pub(super) fn new(
         unit: UnitRef<'u, Slice<'a>>,
         offset: Option<UnitOffset>,
@@ -37,29 +37,30 @@ impl<'u, 'a> Walk<'u, 'a> {
         self.entries.is_empty()
     }
 
-    /// Where the next entry is.
+    /// The offset of the next entry in its unit.
     pub(super) fn offset(&self) -> UnitOffset {
         self.entries.next_offset()
     }
 
-    /// How deep the next entry is.
+    /// The depth of the next entry, from the entry at which the walk started.
     pub(super) fn depth(&self) -> isize {
         self.base.saturating_add(self.entries.next_depth())
     }
 
-    /// The next entry's abbreviation, or `None` where a list of children ends. What follows is one
-    /// of [`for_each_attribute`](Self::for_each_attribute), [`descend`](Self::descend) and
+    /// Reads the next entry's abbreviation; `None` where a list of children ends. The caller has to
+    /// continue with [`for_each_attribute`](Self::for_each_attribute), [`descend`](Self::descend) or
     /// [`pass_over`](Self::pass_over).
     pub(super) fn next(&mut self) -> Result<Option<&'u Abbreviation>, DwarfError> {
         self.entries.read_abbreviation().map_err(read(self.what))
     }
 
-    /// Goes on to what follows an entry's attributes.
+    /// Skips an entry's attributes; its children, if any, come next.
     pub(super) fn descend(&mut self, entry: &Abbreviation) -> Result<(), DwarfError> {
         self.entries.skip_attributes(entry.attributes()).map_err(read(self.what))
     }
 
-    /// The same, showing them. Returns the entry's sibling, for [`jump`](Self::jump).
+    /// Calls `each` with an entry's attributes; its children come next. Returns its sibling, for
+    /// [`jump`](Self::jump).
     pub(super) fn for_each_attribute(
         &mut self,
         entry: &Abbreviation,
@@ -76,8 +77,8 @@ impl<'u, 'a> Walk<'u, 'a> {
         Ok(sibling.filter(|_| entry.has_children()))
     }
 
-    /// Goes on to the sibling of an entry at `depth`, if it says where that is, and otherwise to
-    /// what follows its attributes. Returns whether something may have been jumped over.
+    /// Skips to the sibling of an entry at `depth` if the entry records one, and otherwise past its
+    /// attributes. Returns true if children may have been skipped.
     pub(super) fn pass_over(
         &mut self,
         entry: &Abbreviation,
@@ -98,8 +99,8 @@ impl<'u, 'a> Walk<'u, 'a> {
         Ok(self.jump(Some(sibling), depth))
     }
 
-    /// Goes on to this sibling of an entry at `depth`, if it is one further on in the unit. Returns
-    /// whether it did.
+    /// Skips to this sibling of an entry at `depth`, if it lies further on in the unit. Returns true if it
+    /// does.
     pub(super) fn jump(&mut self, sibling: Option<Value<'a>>, depth: isize) -> bool {
         let Some(AttributeValue::UnitRef(offset)) = sibling else { return false };
         if offset.0 < self.offset().0 {
@@ -110,7 +111,7 @@ impl<'u, 'a> Walk<'u, 'a> {
         true
     }
 
-    /// Reads on to the end of the children of an entry at `depth`.
+    /// Skips to the end of the children of an entry at `depth`.
     pub(super) fn skip_children(&mut self, depth: isize) -> Result<(), DwarfError> {
         while self.depth() > depth && !self.is_empty() {
             let below = self.depth();

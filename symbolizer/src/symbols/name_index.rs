@@ -1,7 +1,7 @@
-//! Symbols by name: which of them a kernel's log means by `func`.
+//! Symbols by name, for the `func` of a kernel's log.
 //!
-//! Owns the index that makes thousands of such questions cheap, and which spellings of a name count
-//! as the same. Called by [`Symbols::named`](super::Symbols::named) alone.
+//! Owns the index that makes thousands of such lookups cheap, and the spellings of a name that count as the
+//! same. Called by [`Symbols::named`](super::Symbols::named) alone.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -10,11 +10,10 @@ use nmiscope_names::{demangle, short_name};
 
 use super::{NamedSymbol, Symbols};
 
-/// The most symbols of one name that are looked at. Debian's kernels have up to some fifty.
+/// Symbols of one name that are examined. Debian's kernels have up to some fifty.
 const MAX_NAMESAKES: usize = 1024;
-/// Prefixes of symbols that kernels leave out of kallsyms (`is_ignored_symbol()` in
-/// scripts/kallsyms.c, 6.1 and 6.12, and `is_mapping_symbol()` for modules), so that they do not end
-/// the symbol before them.
+/// Prefixes of symbols that kernels leave out of kallsyms (`is_ignored_symbol()` in scripts/kallsyms.c, 6.1
+/// and 6.12, and `is_mapping_symbol()` for modules), so that they do not end the symbol before them.
 const NOT_IN_KALLSYMS: [&str; 10] = [
     "$",
     ".L",
@@ -28,14 +27,14 @@ const NOT_IN_KALLSYMS: [&str; 10] = [
     "kallsyms_",
 ];
 
-/// Symbols of one table, by what they may be called.
+/// Symbols of a table, by all spellings of their names.
 #[derive(Clone, Debug, Default)]
 pub(super) struct NameIndex {
     /// Hash of the linkage name and index of the symbol, sorted.
     exact: Vec<(u64, u32)>,
-    /// Indices by other spellings of the name. Symbols of C have none.
+    /// Indices of symbols by other spellings of the name. C symbols have no other.
     spellings: HashMap<String, Vec<u32>>,
-    /// Addresses of symbols, sorted, each once.
+    /// Addresses of symbols, sorted and without duplicates.
     starts: Vec<u64>,
 }
 
@@ -94,8 +93,8 @@ impl NameIndex {
     }
 }
 
-/// Other names of a symbol: of a mangled one its path and the last part of that; of one that LTO made
-/// global the name without the hash that it was given for that.
+/// Other spellings of a symbol's name: the path of a mangled name and the last part of that; the name
+/// without its hash for a symbol that LTO made global.
 fn spellings(name: &str) -> Vec<String> {
     if let Some((plain, _)) = name.split_once(".llvm.") {
         return vec![plain.to_owned()];

@@ -1,6 +1,6 @@
 //! Names to DWARF entries, for variables and types outside functions.
 //!
-//! Owns one pass over `.debug_info` and what it remembers. Called by [`Types`](super::Types) only.
+//! Owns a pass over `.debug_info` and the names that it found. Called by [`Types`](super::Types) only.
 
 use std::collections::HashMap;
 
@@ -9,16 +9,16 @@ use gimli::{AttributeValue, DwTag};
 use super::TypeError;
 use crate::dwarf::{DebugInfo, Dwarf, DwarfError, Unit, Value, follow, read, string};
 
-/// Namespaces that are followed, one inside the other.
+/// Nested namespaces that are followed; names deeper than that are left out.
 const MAX_NAMESPACES: usize = 64;
-/// Names that are remembered: some ten times what a distribution kernel has.
+/// Names that are kept: some ten times the number in a distribution kernel.
 const MAX_NAMES: usize = 1 << 22;
-/// Entries that may share one name: only as many as can still matter.
+/// Entries that are kept for one name; further ones are dropped.
 const MAX_SAME_NAME: usize = 64;
 /// Longest name that can be looked up, in bytes.
 const MAX_PATH: usize = 1024;
 
-/// Where an entry is: offsets of its unit in `.debug_info`, and its own in the unit.
+/// The place of an entry: the offset of its unit in `.debug_info`, and its own in the unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct EntryAt {
     pub(super) unit: usize,
@@ -28,7 +28,7 @@ pub(super) struct EntryAt {
 #[derive(Debug, Default)]
 struct Variables {
     definitions: Vec<EntryAt>,
-    /// Used only where there is no definition, as for what is defined in assembly.
+    /// Declarations, used only where there is no definition, as for a variable defined in assembly.
     declarations: Vec<EntryAt>,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Index {
     types: HashMap<String, NamedType>,
 }
 
-/// What the pass takes from an entry.
+/// The attributes of an entry that the pass uses.
 #[derive(Default)]
 struct Attributes<'a> {
     name: Option<Value<'a>>,
@@ -91,7 +91,7 @@ impl Index {
         offset: usize,
     ) -> Result<(), DwarfError> {
         let mut namespaces: Vec<(isize, String)> = Vec::new();
-        // Entries deeper than this are inside something whose names are its own.
+        // Entries deeper than this lie inside a type or function, whose names are not looked up.
         let mut skip_below = isize::MAX;
         let mut entries = unit.entries_raw(None).map_err(read("a unit"))?;
         while !entries.is_empty() {
@@ -106,7 +106,7 @@ impl Index {
             let tag = abbreviation.tag();
             if skip_below != isize::MAX || !is_wanted(tag) {
                 entries.skip_attributes(abbreviation.attributes()).map_err(read("a unit"))?;
-                // The unit's own entry is at depth 0.
+                // The root entry of a unit is at depth 0.
                 if depth > 0 {
                     skip_below = skip_below.min(depth);
                 }
@@ -167,7 +167,7 @@ impl Index {
         for key in keys {
             let found = self.variables.entry(key).or_default();
             let list = if declaration { &mut found.declarations } else { &mut found.definitions };
-            // One declaration is as good as another.
+            // Any declaration serves as well as another.
             if list.len() < if declaration { 1 } else { MAX_SAME_NAME } {
                 list.push(at);
             }
@@ -219,7 +219,7 @@ fn is_wanted(tag: DwTag) -> bool {
     )
 }
 
-/// `None` for a path that is too long to be looked up.
+/// Joins namespaces and a name. `None` for a path that is too long to be looked up.
 fn path(namespaces: &[(isize, String)], name: &str) -> Option<String> {
     let length = namespaces.iter().map(|(_, outer)| outer.len() + 2).sum::<usize>() + name.len();
     if length > MAX_PATH {
@@ -234,7 +234,7 @@ fn path(namespaces: &[(isize, String)], name: &str) -> Option<String> {
     Some(path)
 }
 
-/// Name and linkage name of the declaration that the entry at `at` completes.
+/// The name and linkage name of the declaration that the entry at `at` completes.
 fn completed(
     debug: &DebugInfo<'_>,
     dwarf: &Dwarf<'_>,

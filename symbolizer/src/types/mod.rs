@@ -1,14 +1,14 @@
 //! Variables and types of the guest by name, and reads through them.
 //!
-//! Owns the answers to "where is this variable" and "where in it is this member", from DWARF, so
-//! that no caller knows a guest structure's layout by heart. Owns no memory: a [`Place`] reads
-//! through whatever [`VirtualMemory`](crate::VirtualMemory) it is given. Called by the adapters of
-//! the guest kernels and by the capture, and by `variables` for the types of locals.
+//! Owns the address of a variable and the place of a member in it, from DWARF, so that no caller has a
+//! guest structure's layout built in. Owns no memory: a [`Place`] reads through the
+//! [`VirtualMemory`](crate::VirtualMemory) it is given. Called by the adapters of the guest kernels and by
+//! the capture, and by `variables` for the types of locals.
 //!
 //! | file | owns |
 //! |---|---|
 //! | `index` | names to entries |
-//! | `ty`, `parts` | what a type is made of |
+//!  `ty`, `parts` | a type's size, members and elements |
 //! | `place` | an address with a type |
 
 mod index;
@@ -28,10 +28,10 @@ use index::{EntryAt, Index};
 pub use place::Place;
 pub use ty::{Encoding, Member, Type, TypeKind};
 
-/// How many references lead from one entry to what it stands for, at most.
+/// References that are followed from an entry to the type or declaration it stands for.
 const MAX_REFERENCES: usize = 64;
 
-/// Why a variable, a type or a value could not be had.
+/// The reason why a variable, a type or a value is not available.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TypeError {
     /// The image has no debug information.
@@ -40,57 +40,57 @@ pub enum TypeError {
     /// The debug information is broken.
     #[error("look up types: broken debug information")]
     Malformed(#[from] DwarfError),
-    /// No such variable or type in the debug information.
+    /// The debug information has no such variable or type.
     #[error("find {name}: the debug information does not have it")]
     NotFound {
-        /// What was asked for.
+        /// The name that was looked up.
         name: String,
     },
-    /// Several things have this name; a longer path tells them apart.
+    /// Several things have this name; a longer path distinguishes them.
     #[error("find {name}: the name is ambiguous, give a path")]
     Ambiguous {
-        /// What was asked for.
+        /// The name that was looked up.
         name: String,
     },
-    /// A variable that is nowhere in memory: optimized out, or thread-local.
+    /// A variable without an address in memory: optimized out, or thread-local.
     #[error("find {name}: neither the debug information nor a symbol gives its address")]
     NoAddress {
-        /// What was asked for.
+        /// The name that was looked up.
         name: String,
     },
-    /// A type has no such member, also not inside what it wraps.
+    /// A type has no such member, nor does any type that it wraps.
     #[error("find member {member} of {ty}: there is none")]
     NoMember {
-        /// The type's name.
+        /// The name of the type.
         ty: String,
-        /// The member asked for.
+        /// The name of the member that was looked up.
         member: String,
     },
-    /// Something was asked of a type that it cannot answer: an element of what is no array, the
-    /// value of a structure, a bit-field's address.
+    /// A type cannot be used in this way: an element of something that is no array, the value of a
+    /// structure, the address of a bit-field.
     #[error("use {ty} as {wanted}: it is not")]
     Unsuitable {
-        /// The type's name.
+        /// The name of the type.
         ty: String,
-        /// What it was to be.
+        /// The use that was attempted.
         wanted: &'static str,
     },
-    /// Past the end of an array.
+    /// An element past the end of an array.
     #[error("take element {index} of {ty}: it has {count}")]
     OutOfBounds {
-        /// The array type's name.
+        /// The name of the array type.
         ty: String,
-        /// The element asked for.
+        /// The index of the element that was requested.
         index: u64,
-        /// How many there are.
+        /// The number of elements in the array.
         count: u64,
     },
     /// The value is larger than the caller allows.
     #[error("read a {ty} of {size} bytes: at most {limit} are allowed")]
     TooLarge {
-        /// The type's name.
+        /// The name of the type.
         ty: String,
-        /// Its size in bytes.
+        /// The size of the type in bytes.
         size: u64,
         /// The caller's bound in bytes.
         limit: u64,
@@ -98,7 +98,7 @@ pub enum TypeError {
     /// The address would lie past the end of the address space.
     #[error("find a part of a value at {address}: its address wraps around")]
     Wraps {
-        /// Where the value starts.
+        /// The guest-virtual address at which the value starts.
         address: VirtualAddress,
     },
     /// The guest's memory could not be read.
@@ -108,10 +108,9 @@ pub enum TypeError {
 
 /// The variables and types of one image.
 ///
-/// Looking a name up for the first time passes once over all entries of `.debug_info` outside
-/// functions and remembers every name. That suits images of some megabytes; for a distribution
-/// kernel's 164 MB it takes in the order of a second, and an index in the file (`.debug_names`)
-/// should be consulted first.
+/// The first lookup of a name passes over all entries of `.debug_info` outside functions and keeps every
+/// name. That suits images of some megabytes; for a distribution kernel's 164 MB it takes in the order of a
+/// second, and an index in the file (`.debug_names`) should be consulted first.
 pub struct Types<'i> {
     image: &'i Image<'i>,
     debug: &'i DebugInfo<'i>,
@@ -120,7 +119,7 @@ pub struct Types<'i> {
 }
 
 impl<'i> Types<'i> {
-    /// Reads nothing but section headers yet.
+    /// Prepares lookups; reads nothing but section headers yet.
     ///
     /// # Errors
     /// [`TypeError::NoDebugInfo`], or [`TypeError::Malformed`] when a section does not decompress.
@@ -129,11 +128,11 @@ impl<'i> Types<'i> {
         Ok(Self { image, debug, dwarf: debug.dwarf()?, index: OnceCell::new() })
     }
 
-    /// A variable with static storage by its name: plain (`nmi_print_seq`), with its namespaces
-    /// (`nmiscope_guest::printk::LOG`), or its linkage name. The address is from the debug
-    /// information, or where that has none from the symbol of the same name.
+    /// Finds a variable with static storage by its name: plain (`nmi_print_seq`), with its namespaces
+    /// (`nmiscope_guest::printk::LOG`), or its linkage name. The address comes from the debug information,
+    /// or where that has none from the symbol of the same name.
     ///
-    /// Of a per-CPU variable the address is the template's: see [`Place::offset_by`].
+    /// A per-CPU variable has the address of its template: see [`Place::offset_by`].
     ///
     /// # Errors
     /// [`TypeError::NotFound`], [`TypeError::Ambiguous`], [`TypeError::NoAddress`] or
@@ -166,8 +165,8 @@ impl<'i> Types<'i> {
         })
     }
 
-    /// A type by its name, plain (`seq_buf`) or with its namespaces (`nmiscope_guest::SeqBuf`). C's
-    /// tags and typedefs share one space of names here; the first definition wins.
+    /// Finds a type by its name, plain (`seq_buf`) or with its namespaces (`nmiscope_guest::SeqBuf`). C's
+    /// tags and typedefs share a single space of names here; the first definition wins.
     ///
     /// # Errors
     /// [`TypeError::NotFound`], [`TypeError::Ambiguous`] or [`TypeError::Malformed`].
@@ -177,12 +176,12 @@ impl<'i> Types<'i> {
         Type::new(self, Rc::new(unit), UnitOffset(at.entry))
     }
 
-    /// The unit with its header at `offset`, for `variables`.
+    /// Reads the unit with its header at `offset`, for `variables`.
     pub(crate) fn unit(&self, offset: usize) -> Result<Rc<Unit<'_>>, TypeError> {
         Ok(Rc::new(self.debug.unit(&self.dwarf, offset)?))
     }
 
-    /// The image that the types are of, and its debug information.
+    /// The image of these types, and its debug information.
     pub(crate) fn parts(&self) -> (&'i Image<'i>, &'i DebugInfo<'i>, &Dwarf<'i>) {
         (self.image, self.debug, &self.dwarf)
     }
@@ -209,7 +208,7 @@ impl<'i> Types<'i> {
         if let Some(AttributeValue::Exprloc(mut location)) = entry.attr_value(gimli::DW_AT_location)
         {
             let address = match Operation::parse(&mut location.0, unit.encoding()) {
-                // One operation and no more: anything else is computed, or thread-local.
+                // A single operation: anything longer is computed, or thread-local.
                 Ok(_) if !location.0.is_empty() => None,
                 Ok(Operation::Address { address }) => Some(address),
                 Ok(Operation::AddressIndex { index }) => {
@@ -250,7 +249,7 @@ impl<'i> Types<'i> {
         Err(TypeError::NotFound { name: "the type of a variable".to_owned() })
     }
 
-    /// Where a reference leads.
+    /// Resolves a reference to the unit and the entry that it leads to.
     fn follow_to<'t>(
         &'t self,
         unit: &Rc<Unit<'t>>,

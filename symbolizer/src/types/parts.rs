@@ -1,17 +1,17 @@
 //! The entries below a type's own: members, dimensions, enumerators.
 //!
-//! Owns passing over a type's children and the bound on their number; refuses to own their meaning,
-//! and whether the type is one that has such children. Called by `ty`, which knows both.
+//! Owns passing over a type's children and the bound on their number; refuses to own their meaning, and the
+//! question whether a type has such children. Called by `ty`, which knows both.
 
 use gimli::{AttributeValue, Operation};
 
 use super::TypeError;
 use crate::dwarf::{Dwarf, DwarfError, Entry, Unit, Value, read, string};
 
-/// Entries below one type that are looked at. The largest structures of a kernel have hundreds.
+/// Entries below a type that are examined. The largest structures of a kernel have hundreds.
 const MAX_CHILDREN: usize = 1 << 14;
 
-/// A member before its type is looked at.
+/// A member of a type, before its own type is resolved.
 pub(super) struct RawMember<'t> {
     pub(super) name: Option<String>,
     pub(super) offset: u64,
@@ -19,7 +19,7 @@ pub(super) struct RawMember<'t> {
     pub(super) is_bit_field: bool,
 }
 
-/// The children of one type's entry.
+/// The children of a type's entry.
 pub(super) struct Parts<'e, 't> {
     pub(super) dwarf: &'e Dwarf<'t>,
     pub(super) unit: &'e Unit<'t>,
@@ -27,7 +27,7 @@ pub(super) struct Parts<'e, 't> {
 }
 
 impl<'t> Parts<'_, 't> {
-    /// All dimensions of an array, outermost first.
+    /// The sizes of all dimensions of an array, outermost first; `None` for one without bounds.
     pub(super) fn dimensions(&self) -> Result<Vec<Option<u64>>, TypeError> {
         let mut dimensions = Vec::new();
         self.for_each(|child| {
@@ -42,8 +42,8 @@ impl<'t> Parts<'_, 't> {
         Ok(dimensions)
     }
 
-    /// The members of a structure or union, and whether there are variants beside them: a Rust enum
-    /// with data.
+    /// The members of a structure or union, and true if there are variants beside them: a Rust enum with
+    /// data.
     pub(super) fn members(&self) -> Result<(Vec<RawMember<'t>>, bool), TypeError> {
         let mut members = Vec::new();
         let mut is_enum = false;
@@ -65,7 +65,7 @@ impl<'t> Parts<'_, 't> {
         Ok((members, is_enum))
     }
 
-    /// The name of the first enumerator whose value is `value` in the bits of `mask`.
+    /// The name of the first enumerator that equals `value` in the bits of `mask`.
     pub(super) fn enumerator(&self, value: u64, mask: u64) -> Result<Option<String>, TypeError> {
         let mut found = None;
         self.for_each(|child| {
@@ -79,7 +79,8 @@ impl<'t> Parts<'_, 't> {
         Ok(found)
     }
 
-    /// A constant, or in old DWARF the expression `DW_OP_plus_uconst`; absent in unions.
+    /// The offset of a member in bytes: a constant, or in old DWARF the expression `DW_OP_plus_uconst`;
+    /// absent in unions.
     fn member_offset(&self, member: &Entry<'t>) -> u64 {
         match member.attr_value(gimli::DW_AT_data_member_location) {
             Some(AttributeValue::Exprloc(mut location)) => {

@@ -8,11 +8,11 @@ use nmiscope_machine::{VirtualAddress, VirtualMemory};
 use super::{Member, Type, TypeError, TypeKind};
 use crate::types::Encoding;
 
-/// How many wrappers are opened in search of a member.
+/// Wrappers that are opened in search of a member.
 const MAX_WRAPPERS: usize = 16;
 
-/// Where a value of some type lies in the guest. Finding a part of it reads no guest memory; the
-/// `read_` methods and [`deref`](Self::deref) do.
+/// The address and type of a value in the guest. Finding a part of it reads no guest memory; the `read_`
+/// methods and [`deref`](Self::deref) do.
 #[derive(Clone, Debug)]
 pub struct Place<'t> {
     address: VirtualAddress,
@@ -20,32 +20,32 @@ pub struct Place<'t> {
 }
 
 impl<'t> Place<'t> {
-    /// A value of type `ty` at `address`, which need not come from a variable.
+    /// Places a value of type `ty` at `address`, which need not come from a variable.
     pub fn new(address: VirtualAddress, ty: Type<'t>) -> Self {
         Self { address, ty }
     }
 
-    /// Where it starts.
+    /// The guest-virtual address at which the value starts.
     pub fn address(&self) -> VirtualAddress {
         self.address
     }
 
-    /// Its type.
+    /// The type of the value.
     pub fn ty(&self) -> &Type<'t> {
         &self.ty
     }
 
-    /// The same type `offset` bytes further on, modulo 2^64: an instance of a per-CPU variable,
+    /// A value of the same type `offset` bytes further on, modulo 2^64: the instance of a per-CPU variable,
     /// given that CPU's offset.
     pub fn offset_by(&self, offset: u64) -> Self {
         Self { address: self.address.wrapping_add(offset), ty: self.ty.clone() }
     }
 
-    /// A part by its path, members separated by dots: `seq.len`. Where a structure has no member of
-    /// that name but is a wrapper (see [`Type::peel`]), the search goes on in what it wraps.
+    /// Finds a part by its path, members separated by dots: `seq.len`. Where a structure has no member of
+    /// that name but is a wrapper (see [`Type::peel`]), the search continues in what it wraps.
     ///
     /// # Errors
-    /// [`TypeError::NoMember`] naming the type that was asked first, or as [`Type::member`].
+    /// [`TypeError::NoMember`] with the name of the outermost type, or as [`Type::member`].
     pub fn field(&self, path: &str) -> Result<Self, TypeError> {
         path.split('.').try_fold(self.clone(), |place, name| place.member(name))
     }
@@ -76,7 +76,7 @@ impl<'t> Place<'t> {
         array.part(element)
     }
 
-    /// What lies below all wrappers.
+    /// The value below all wrappers.
     ///
     /// # Errors
     /// See [`Type::peel`].
@@ -84,10 +84,10 @@ impl<'t> Place<'t> {
         self.part(self.ty.peel()?)
     }
 
-    /// What the pointer that lies here, or inside wrappers here, points at.
+    /// Reads a pointer that lies here, or inside wrappers here, and returns the value that it points at.
     ///
     /// # Errors
-    /// [`TypeError::Unsuitable`] for what is no pointer, or one to `void`; [`TypeError::Read`].
+    /// [`TypeError::Unsuitable`] for anything but a pointer, and for one to `void`; [`TypeError::Read`].
     pub fn deref(&self, memory: &impl VirtualMemory) -> Result<Self, TypeError> {
         let pointer = self.peel()?;
         let ty = pointer.ty.pointee()?;
@@ -95,7 +95,7 @@ impl<'t> Place<'t> {
         Ok(Self { address: VirtualAddress(pointer.read_unsigned(memory)?), ty })
     }
 
-    /// The number that lies here, or inside wrappers here: an integer, truth value, character,
+    /// Reads the number that lies here, or inside wrappers here: an integer, truth value, character,
     /// enumeration or pointer of up to 8 bytes, zero-extended.
     ///
     /// # Errors
@@ -105,7 +105,8 @@ impl<'t> Place<'t> {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    /// The same, sign-extended from its size, whatever the sign of its type.
+    /// Reads the same numbers as [`read_unsigned`](Self::read_unsigned), sign-extended from their size,
+    /// whatever the sign of their type.
     ///
     /// # Errors
     /// See [`read_unsigned`](Self::read_unsigned).
@@ -115,7 +116,7 @@ impl<'t> Place<'t> {
         Ok(i64::from_le_bytes(bytes) << unused >> unused)
     }
 
-    /// All bytes of the value.
+    /// Reads all bytes of the value.
     ///
     /// # Errors
     /// [`TypeError::TooLarge`] if there are more than `limit`; [`TypeError::Unsuitable`] if the
@@ -136,7 +137,7 @@ impl<'t> Place<'t> {
         }
     }
 
-    /// The value's bytes, padded with zeros, and how many there are: 1 to 8.
+    /// Reads the value's bytes, padded with zeros, and returns them with their number: 1 to 8.
     fn read_scalar(&self, memory: &impl VirtualMemory) -> Result<([u8; 8], usize), TypeError> {
         let place = self.peel()?;
         let is_scalar = match place.ty.kind() {

@@ -1,9 +1,9 @@
-//! What a type is made of: its size, members, elements, and what it wraps.
+//! The parts of a type: its size, members, elements, and the type that it wraps.
 //!
-//! Owns reading one type's entry and its children, and peeling wrappers: Rust puts a `u64` that two
-//! threads share at the bottom of `AtomicU64`, `UnsafeCell` and a structure or two of its author's,
-//! and a reader of guest memory wants the number. Owns no names and no addresses. Called by
-//! [`Types`](super::Types) and [`Place`](super::Place).
+//! Owns reading a type's entry and its children, and peeling wrappers: Rust puts a `u64` that two threads
+//! share at the bottom of `AtomicU64`, `UnsafeCell` and a structure or two of its author's, and a reader of
+//! guest memory wants the number. Owns no names and no addresses. Called by [`Types`](super::Types) and
+//! [`Place`](super::Place).
 
 use std::fmt;
 use std::rc::Rc;
@@ -14,36 +14,36 @@ use super::parts::{Parts, RawMember};
 use super::{MAX_REFERENCES, TypeError, Types};
 use crate::dwarf::{Entry, Unit, read, string};
 
-/// Structures that are searched for one member: the one asked, and C's anonymous ones inside it.
+/// Structures that are searched for a member: the given one, and C's anonymous ones inside it.
 const MAX_SEARCHED: usize = 256;
-/// Anonymous structures and unions inside each other.
+/// Anonymous structures and unions that may nest.
 const MAX_ANONYMOUS: usize = 8;
-/// What has more members than this is not tried as a wrapper.
+/// Members that a wrapper may have; a type with more is not tried as one.
 const MAX_WRAPPED: usize = 64;
 
-/// How a base type's bits are to be understood.
+/// The meaning of a base type's bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Encoding {
-    /// An unsigned integer.
+    /// An integer without a sign.
     Unsigned,
-    /// A signed integer.
+    /// An integer with a sign, in two's complement.
     Signed,
-    /// A truth value.
+    /// A truth value: `bool` or `_Bool`.
     Boolean,
     /// A character: Rust's `char`, C's `char` of either sign.
     Character,
     /// A floating-point number.
     Float,
-    /// Something else, such as a decimal number.
+    /// Another encoding, such as a decimal number.
     Other,
 }
 
-/// What sort of type it is. Typedefs, `const`, `volatile` and their like are looked through.
+/// The kind of a type. Typedefs, `const`, `volatile` and their like are looked through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TypeKind {
     /// A number, truth value or character.
     Base(Encoding),
-    /// A pointer or reference.
+    /// A pointer or a reference.
     Pointer,
     /// An array.
     Array,
@@ -51,9 +51,9 @@ pub enum TypeKind {
     Structure,
     /// A union.
     Union,
-    /// An enumeration without data.
+    /// An enumeration whose variants have no data.
     Enumeration,
-    /// Anything else, a function for one.
+    /// Another kind, such as a function type.
     Other,
 }
 
@@ -62,19 +62,19 @@ pub enum TypeKind {
 pub struct Type<'t> {
     pub(super) types: &'t Types<'t>,
     pub(super) unit: Rc<Unit<'t>>,
-    /// Of the type itself, not of a typedef that led to it.
+    /// The entry of the type itself, not of a typedef that led to it.
     pub(super) entry: Entry<'t>,
     name: Option<String>,
-    /// How many of an array's dimensions were already indexed.
+    /// Number of an array's dimensions that were already indexed.
     dimension: usize,
 }
 
 /// A part of a type.
 #[derive(Clone, Debug)]
 pub struct Member<'t> {
-    /// Bytes from the start of the whole.
+    /// Bytes from the start of the outer type.
     pub offset: u64,
-    /// The part's type.
+    /// The type of the part.
     pub ty: Type<'t>,
 }
 
@@ -103,8 +103,8 @@ impl<'t> Type<'t> {
         Err(TypeError::Unsuitable { ty: name.unwrap_or_default(), wanted: "a type" })
     }
 
-    /// Its name; of several typedefs the outermost. Arrays and C's pointers have none of their own
-    /// and get one in Rust's manner.
+    /// The type's name; among several typedefs the outermost. Arrays and C's pointers have none of their
+    /// own and get a name in Rust's manner.
     pub fn name(&self) -> String {
         self.name_within(4)
     }
@@ -131,7 +131,7 @@ impl<'t> Type<'t> {
         }
     }
 
-    /// What sort of type it is.
+    /// The kind of the type.
     pub fn kind(&self) -> TypeKind {
         match self.entry.tag() {
             gimli::DW_TAG_base_type => TypeKind::Base(self.encoding()),
@@ -163,8 +163,8 @@ impl<'t> Type<'t> {
         }
     }
 
-    /// Its size in bytes. `None` where the debug information has none: of a type that is only
-    /// declared, or an array without bounds.
+    /// The size in bytes. `None` where the debug information has none: for a type that is only declared, or
+    /// an array without bounds.
     pub fn size(&self) -> Option<u64> {
         self.size_within(MAX_REFERENCES)
     }
@@ -182,8 +182,8 @@ impl<'t> Type<'t> {
         }
     }
 
-    /// The member of that name. Members of C's anonymous structures and unions count as the whole's
-    /// own. A tuple's are `0`, `1` and so on, or `__0` as rustc names them.
+    /// Finds a member by its name. Members of C's anonymous structures and unions count as the outer type's
+    /// own. Members of a tuple are `0`, `1` and so on, or `__0` as rustc names them.
     ///
     /// # Errors
     /// [`TypeError::NoMember`]; [`TypeError::Unsuitable`] for a bit-field;
@@ -225,9 +225,9 @@ impl<'t> Type<'t> {
         Ok(None)
     }
 
-    /// The type below all wrappers, and where in this one it is: down through every structure with
-    /// a single member that has a size, and every union whose members that have a size are of one
-    /// type. `PhantomData` and alignment markers have none. What is no wrapper is its own answer.
+    /// The type below all wrappers, and its offset in this one: down through every structure with a single
+    /// member that has a size, and every union whose members that have a size are of one type.
+    /// `PhantomData` and alignment markers have no size. A type that is no wrapper is returned itself.
     ///
     /// # Errors
     /// [`TypeError::Malformed`].
@@ -244,7 +244,7 @@ impl<'t> Type<'t> {
         Ok(at)
     }
 
-    /// What this type wraps, one level down. `None` if it is no wrapper.
+    /// The type that this one wraps, a single level down. `None` if it is no wrapper.
     pub(super) fn wrapped(&self) -> Result<Option<Member<'t>>, TypeError> {
         let (members, is_enum) = self.raw_members()?;
         if is_enum
@@ -272,7 +272,7 @@ impl<'t> Type<'t> {
             && self.dimension == other.dimension
     }
 
-    /// How many elements an array has; `None` without bounds (C's flexible array member).
+    /// The number of elements of an array; `None` without bounds (C's flexible array member).
     ///
     /// # Errors
     /// [`TypeError::Unsuitable`] if this is no array; [`TypeError::Malformed`].
@@ -280,7 +280,7 @@ impl<'t> Type<'t> {
         Ok(self.dimensions()?.get(self.dimension).copied().flatten())
     }
 
-    /// Element `index` of an array.
+    /// The offset and type of element `index` of an array.
     ///
     /// # Errors
     /// [`TypeError::OutOfBounds`]; [`TypeError::Unsuitable`] if this is no array or its elements
@@ -298,7 +298,7 @@ impl<'t> Type<'t> {
         Ok(Member { offset, ty })
     }
 
-    /// What a pointer points at; `None` for C's `void *`.
+    /// The type that a pointer points at; `None` for C's `void *`.
     ///
     /// # Errors
     /// [`TypeError::Unsuitable`] if this is no pointer; [`TypeError::Malformed`].
@@ -309,7 +309,7 @@ impl<'t> Type<'t> {
         self.referenced_type()
     }
 
-    /// The name of an enumeration's value. `None` if no enumerator has it.
+    /// The name of an enumeration's value; `None` if no enumerator has it.
     ///
     /// # Errors
     /// [`TypeError::Unsuitable`] if this is no enumeration; [`TypeError::Malformed`].
@@ -324,7 +324,7 @@ impl<'t> Type<'t> {
         self.parts().enumerator(value, mask)
     }
 
-    /// All of an array's dimensions, outermost first, also those already indexed.
+    /// The sizes of all dimensions of an array, outermost first, also of those already indexed.
     fn dimensions(&self) -> Result<Vec<Option<u64>>, TypeError> {
         if self.kind() != TypeKind::Array {
             return Err(self.unsuitable("an array"));
@@ -332,7 +332,7 @@ impl<'t> Type<'t> {
         self.parts().dimensions()
     }
 
-    /// The members, and whether there are variants beside them: a Rust enum with data.
+    /// The members, and true if there are variants beside them: a Rust enum with data.
     fn raw_members(&self) -> Result<(Vec<RawMember<'t>>, bool), TypeError> {
         match self.kind() {
             TypeKind::Structure | TypeKind::Union => self.parts().members(),
@@ -348,8 +348,8 @@ impl<'t> Type<'t> {
         TypeError::Unsuitable { ty: self.name(), wanted }
     }
 
-    /// `None` if the debug information has no type for the elements. Fails without asking for the
-    /// array's name, which asks for this.
+    /// The type of an array's elements; `None` if the debug information has none. Fails without using the
+    /// array's name, which is made from this.
     fn element_type(&self) -> Result<Option<Type<'t>>, TypeError> {
         if self.dimension + 1 < self.dimensions()?.len() {
             return Ok(Some(Self { dimension: self.dimension + 1, ..self.clone() }));
@@ -357,7 +357,7 @@ impl<'t> Type<'t> {
         self.referenced_type()
     }
 
-    /// The type that DW_AT_type names, if there is one.
+    /// The type that DW_AT_type names; `None` without that attribute.
     fn referenced_type(&self) -> Result<Option<Type<'t>>, TypeError> {
         let Some(value) = self.entry.attr_value(gimli::DW_AT_type) else {
             return Ok(None);

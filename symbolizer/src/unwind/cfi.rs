@@ -1,6 +1,6 @@
-//! One step by call frame information: a row's rules, applied to registers and memory.
+//! A step to the caller by call frame information: a row's rules, applied to registers and memory.
 //!
-//! Owns what DWARF (version 5, section 6.4) and the psABI leave to an unwinder: the defaults for
+//! Owns the rules that DWARF (version 5, section 6.4) and the psABI leave to an unwinder: the defaults for
 //! registers without a rule. Called by the loop in `unwind`.
 
 use gimli::{CfaRule, RegisterRule};
@@ -10,23 +10,23 @@ use super::trace::CfiError;
 use crate::call_frames::{CallFrame, Row};
 use crate::expression::{FrameContext, read};
 
-/// What a row says of a frame.
+/// The caller of a frame, computed from a row.
 pub(super) struct Applied {
     pub(super) cfa: u64,
     pub(super) return_address: ReturnAddress,
-    /// Of the caller, RIP for the loop to decide.
+    /// Registers of the caller, except RIP, which the loop decides.
     pub(super) caller: UnwindRegisters,
 }
 
-/// Where the caller is.
+/// The return address of a frame, or its absence.
 pub(super) enum ReturnAddress {
-    /// Nowhere: the rule is "undefined".
+    /// The rule is "undefined": the frame has no caller.
     None,
     At(u64),
     Unreadable(ReadError),
 }
 
-/// What one register is in the caller.
+/// The value of a register in the caller.
 enum Value {
     Known(u64),
     Unknown,
@@ -58,7 +58,7 @@ pub(super) fn apply(
         let value = match rule {
             // The CFA is where the stack pointer was before the call, by its definition.
             None if register == Register::Rsp => Value::Known(cfa),
-            // An interrupt's entry has not touched what it has not saved.
+            // The entry of an interrupt has not changed registers that it has not saved.
             None if register.is_callee_saved() || call_frame.is_signal_frame() => {
                 registers.get(register).map_or(Value::Unknown, Value::Known)
             }
@@ -107,7 +107,7 @@ fn value(
         RegisterRule::Expression(expression) => number(expression).map_or(Value::Unknown, at),
         RegisterRule::ValExpression(expression) => known(number(expression)),
         RegisterRule::Constant(value) => Value::Known(*value),
-        // RegisterRule::Undefined, and what only other machines have.
+        // RegisterRule::Undefined, and rules for other machines only.
         _ => Value::Unknown,
     }
 }

@@ -1,34 +1,33 @@
 //! Steps without call frame information: after a call to a bad address, and by the chain of RBP.
 //!
-//! Owns what is plausible. Called by the loop in `unwind` where CFI does not lead on.
+//! Owns the checks for a plausible caller. Called by the loop in `unwind` where CFI gives no caller.
 
 use nmiscope_machine::{ReadError, Register, UnwindRegisters, VirtualAddress, VirtualMemory};
 
 use super::trace::FramePointerError;
 use crate::expression::read;
 
-/// Two stack pointers that are less than this apart, in bytes, are taken to be on the same stack.
-/// Linux's stacks are 16 KiB and aligned to it; those of the bundled kernel are smaller and their
-/// interrupt entries have CFI, which needs no such guess.
+/// Distance in bytes below which two stack pointers are taken to be on the same stack. Linux's stacks are
+/// 16 KiB and aligned to it; those of the bundled kernel are smaller and their interrupt entries have CFI,
+/// which needs no such guess.
 const STACK: u64 = 16 << 10;
 
-/// Whether a stack pointer moved back, or not at all, on what must be the same stack.
+/// True if a stack pointer moved down, or not at all, on what must be the same stack.
 pub(super) fn moves_down(from: u64, to: u64) -> bool {
     to <= from && from - to < STACK
 }
 
-/// A caller.
+/// The caller of a frame, found without CFI.
 pub(super) struct Caller {
-    /// RIP included, which is a return address.
+    /// Registers of the caller, with RIP, which is a return address.
     pub(super) registers: UnwindRegisters,
     pub(super) return_address: u64,
-    /// Of the callee.
+    /// The canonical frame address of the callee.
     pub(super) cfa: u64,
 }
 
-/// The caller of an address that is no code: the call has pushed its return address, and nothing
-/// has run since, so that all registers are still the caller's. `None` if no return address lies
-/// there.
+/// Finds the caller of an address outside the code: the call has pushed its return address, and nothing has
+/// run since, so that all registers are still the caller's. `None` if no return address lies at RSP.
 pub(super) fn bad_call(
     registers: &UnwindRegisters,
     memory: &dyn VirtualMemory,
@@ -46,19 +45,19 @@ pub(super) fn bad_call(
     Ok(Some(Caller { registers, return_address, cfa }))
 }
 
-/// What the word that RBP points at and the one above it say.
+/// The result of reading the two words that RBP points at.
 pub(super) enum FramePointer {
     Caller(Box<Caller>),
-    /// RBP itself is 0.
+    /// RBP is 0, the mark of the outermost frame.
     Zero,
-    /// The return address is 0.
+    /// The return address above the saved RBP is 0.
     NoReturnAddress {
         cfa: u64,
     },
 }
 
-/// The caller by RBP: the saved RBP is what it points at, the return address lies above that. What
-/// else the callee saved is not known.
+/// Finds the caller by RBP, which points at the saved RBP with the return address above it. All other
+/// registers of the caller are unknown.
 pub(super) fn frame_pointer(
     registers: &UnwindRegisters,
     memory: &dyn VirtualMemory,

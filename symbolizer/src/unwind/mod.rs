@@ -1,19 +1,18 @@
 //! Unwinding a stack: registers and memory in, frames and the reason for their end out.
 //!
-//! Owns the order in which the ways to a caller are tried, and the bounds on a trace. Owns no
-//! symbols: frames are addresses, and [`Image::frames`] says what they are. Pure: it reads what it
+//! Owns the order in which the ways to a caller are tried, and the bounds on a trace. Owns no symbols:
+//! frames are addresses, and [`Image::frames`] names them. Pure: it reads the registers and memory that it
 //! is given and nothing else, on a live guest as on a stored core.
 //!
 //! From each frame, in this order:
 //! 1. the CFI that covers its address, from `.eh_frame`, else from `.debug_frame`;
-//! 2. where the address is not even code: it was called, and the return address is at RSP;
+//! 2. if the address is not even code: it was called, and the return address is at RSP;
 //! 3. RBP as a frame pointer.
 //!
-//! A call's return address may already belong to the next function, so callers are looked up one
-//! byte before it. What an interrupt, exception or NMI entered is marked in its CFI
-//! (`.cfi_signal_frame`); its caller was interrupted, is looked up at its exact address, may be at
-//! an address that is no code at all, and may be on another stack, above or below. Switching stacks
-//! takes nothing more than following the RSP that the CPU pushed.
+//! A call's return address may already belong to the next function, so callers are looked up one byte
+//! before it. The entry of an interrupt, exception or NMI is marked in its CFI (`.cfi_signal_frame`); its
+//! caller was interrupted, is looked up at its exact address, may be at an address outside the code, and
+//! may be on another stack, above or below. Switching stacks only needs the RSP that the CPU pushed.
 //!
 //! | file | owns |
 //! |---|---|
@@ -36,12 +35,12 @@ use cfi::ReturnAddress;
 use frame_pointer::{Caller, FramePointer, bad_call, frame_pointer, moves_down};
 pub use trace::{CfiError, End, FramePointerError, Strategy, Trace, UnwoundFrame};
 
-/// Frames that a trace has at most.
+/// The largest number of frames in a trace.
 pub const MAX_FRAMES: usize = 1024;
-/// Bytes of CFI that one trace may evaluate. The frames of a deep recursion take some hundred each.
+/// Bytes of CFI that a trace may evaluate. The frames of a deep recursion take some hundred each.
 const MAX_CFI: u64 = 1 << 20;
 
-/// Unwinds stacks of what runs an image.
+/// An unwinder for the stacks of a guest that runs an image.
 #[derive(Clone, Copy, Debug)]
 pub struct Unwinder<'i, 'data> {
     image: &'i Image<'data>,
@@ -49,26 +48,25 @@ pub struct Unwinder<'i, 'data> {
 }
 
 impl<'i, 'data> Unwinder<'i, 'data> {
-    /// For a guest that runs `image` where it was linked. Nothing is read yet; CFI is when first
-    /// needed, and what was learned about it stays with the image.
+    /// Makes an unwinder for a guest that runs `image` where it was linked. Nothing is read yet; CFI is
+    /// read at its first use and cached in the image.
     pub fn new(image: &'i Image<'data>) -> Self {
         Self { image, bias: 0 }
     }
 
-    /// For a guest that runs it elsewhere, `bias` bytes above, modulo 2^64: KASLR. Registers,
-    /// memory and the frames that come out have addresses of the guest; take `bias` off before
-    /// asking the image about one.
+    /// Sets the distance in bytes, modulo 2^64, between the addresses at which the guest runs the image and
+    /// those it was linked for: KASLR. Registers, memory and the resulting frames have the guest's
+    /// addresses; subtract `bias` before looking one up in the image.
     #[must_use]
     pub fn with_bias(self, bias: u64) -> Self {
         Self { bias, ..self }
     }
 
-    /// The stack of a vCPU that is about to run the instruction at the RIP in `registers`, through
-    /// `memory` in the address space that it uses.
+    /// Unwinds the stack of a vCPU that is about to run the instruction at the RIP in `registers`. `memory`
+    /// is the address space that the vCPU uses.
     ///
-    /// Never fails and always ends: see [`End`] for why, and [`MAX_FRAMES`] for when at the latest.
-    /// The cost is in the order of frames; for an image without `.eh_frame_hdr`, the first one
-    /// passes over its CFI once.
+    /// Never fails and always ends: [`End`] has the reason, and [`MAX_FRAMES`] is the bound. The cost is in
+    /// the order of frames; for an image without `.eh_frame_hdr`, the first trace passes over its CFI once.
     pub fn unwind(&self, registers: &UnwindRegisters, memory: &dyn VirtualMemory) -> Trace {
         let mut frames = Vec::new();
         let Some(pc) = registers.get(Register::Rip) else {
@@ -97,7 +95,7 @@ impl<'i, 'data> Unwinder<'i, 'data> {
     }
 }
 
-/// What tells frames apart, recursion included.
+/// The identity of a frame within a trace: recursion gives equal PCs at different stack pointers.
 fn position(frame: &UnwoundFrame) -> (VirtualAddress, Option<u64>) {
     (frame.pc.address(), frame.registers.get(Register::Rsp))
 }
@@ -112,7 +110,7 @@ fn new_frame(pc: ProgramCounter, strategy: Strategy, registers: UnwindRegisters)
     UnwoundFrame { pc, strategy, registers, cfa, is_signal_frame: false, cfi_fault }
 }
 
-/// One walk up a stack.
+/// The state of a walk up a stack.
 struct Walk<'w, 'i, 'data> {
     unwinder: Unwinder<'i, 'data>,
     memory: &'w dyn VirtualMemory,
@@ -122,7 +120,7 @@ struct Walk<'w, 'i, 'data> {
 }
 
 impl Walk<'_, '_, '_> {
-    /// From a frame to its caller, completing what is known of the frame itself.
+    /// Finds the caller of a frame, and fills in what the way to it shows of the frame itself.
     fn step(&mut self, frame: &mut UnwoundFrame) -> Result<UnwoundFrame, End> {
         match self.by_cfi(frame) {
             Ok(Some(next)) => return next,
@@ -130,7 +128,7 @@ impl Walk<'_, '_, '_> {
             Err(error) => frame.cfi_fault = Some(error),
         }
         let mut unreadable = None;
-        // No return address gets here that is no code.
+        // A return address has been checked to be code, so only an interrupted PC can be outside it.
         let is_bad_call = frame.is_interrupted() && !self.is_text(frame.pc.address().0);
         if is_bad_call {
             let is_return_address = |address| self.is_return_address(address);
@@ -145,7 +143,7 @@ impl Walk<'_, '_, '_> {
             (Err(End::NoCallerFound { .. } | End::FramePointerZero), Some(error)) => {
                 Err(End::UnreadableStack(error))
             }
-            // It marks the outermost function, and this is no function.
+            // RBP 0 marks the outermost function, and this frame is no function.
             (Err(End::FramePointerZero), None) if is_bad_call => {
                 let frame_pointer = FramePointerError::Zero;
                 Err(End::NoCallerFound { pc: frame.pc.address(), frame_pointer })
@@ -154,7 +152,7 @@ impl Walk<'_, '_, '_> {
         }
     }
 
-    /// `None` if no CFI covers the frame.
+    /// Finds the caller by CFI. `None` if no CFI covers the frame.
     fn by_cfi(
         &mut self,
         frame: &mut UnwoundFrame,
@@ -204,7 +202,7 @@ impl Walk<'_, '_, '_> {
                 frame.cfa = Some(VirtualAddress(cfa));
                 Err(End::ReturnAddressZero)
             }
-            // The chain itself turned back.
+            // The chain of RBP itself turned back.
             Err(FramePointerError::BelowStack { frame_pointer, .. })
                 if frame.strategy == Strategy::FramePointer =>
             {
@@ -224,8 +222,8 @@ impl Walk<'_, '_, '_> {
         self.unwinder.image.is_text(VirtualAddress(address.wrapping_sub(self.unwinder.bias)))
     }
 
-    /// Whether the byte before it is code: the call whose return address it is may be the last
-    /// instruction there is.
+    /// True if the byte before `address` is code: the call that returns there may be the last instruction
+    /// of all.
     fn is_return_address(&self, address: u64) -> bool {
         address.checked_sub(1).is_some_and(|call| self.is_text(call))
     }

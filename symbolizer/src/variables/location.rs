@@ -1,4 +1,4 @@
-//! Where a variable is: from its entry to the bytes of its value.
+//! The location of a variable: from its entry to the bytes of its value.
 //!
 //! Owns location lists, frame bases and pieces. Owns no rendering. Called by
 //! [`Variables`](super::Variables).
@@ -12,32 +12,32 @@ use crate::expression::{ExpressionError, FrameContext};
 use crate::types::TypeError;
 use crate::unwind::UnwoundFrame;
 
-/// Largest value that is put together from more than memory, in bytes: a fat pointer.
+/// Largest value that is assembled from more than memory, in bytes: a fat pointer.
 pub(super) const MAX_VALUE: usize = 16;
 
-/// A value that the debug information itself has.
+/// A constant value that the debug information itself has.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Constant<'t> {
-    /// Sign-extended, where it has a sign.
+    /// The number, sign-extended if its form has a sign.
     Number(i128),
     Bytes(Slice<'t>),
 }
 
-/// Where a value is.
+/// The location of a value.
 pub(super) enum Location<'t> {
-    /// Nowhere.
+    /// The value has no location: it was optimized out.
     None,
     Constant(Constant<'t>),
-    /// Where this says: not evaluated until the bytes are asked for, since that of a large
-    /// structure in pieces is long and nothing is shown of it.
+    /// The expression that gives the location. It is not evaluated until the bytes are needed: that of a
+    /// large structure in pieces is long, and its bytes are not shown.
     Expression(Slice<'t>),
 }
 
-/// Finds the variables of one frame.
+/// A finder of the variables of a frame.
 pub(super) struct Locator<'a, 't> {
     dwarf: &'a Dwarf<'t>,
     unit: &'a Unit<'t>,
-    /// As the image has it.
+    /// The address of the frame's PC in the image, without bias.
     address: u64,
     frame: FrameContext<'a>,
     budget: Budget,
@@ -59,8 +59,8 @@ impl<'a, 't> Locator<'a, 't> {
         Self { dwarf, unit, address, frame, budget }
     }
 
-    /// What the variables of `function` count from. Where it cannot be found, those that need it
-    /// say so.
+    /// Evaluates the frame base of `function`, from which its variables count. A variable that needs the
+    /// frame base reports an error if there is none.
     pub(super) fn find_frame_base(&mut self, function: UnitOffset) {
         let Ok(entry) = self.unit.entry(function) else { return };
         let Some(value) = entry.attr_value(gimli::DW_AT_frame_base) else { return };
@@ -68,7 +68,7 @@ impl<'a, 't> Locator<'a, 't> {
         let Ok(pieces) = self.pieces(bytes) else { return };
         self.frame.frame_base = match pieces[..] {
             [Piece { location: gimli::Location::Address { address }, .. }] => Some(address),
-            // The register holds the base.
+            // The register holds the base itself, not its address.
             [Piece { location: gimli::Location::Register { register }, .. }] => {
                 Register::from_dwarf(register.0).and_then(|at| self.frame.registers.get(at))
             }
@@ -88,7 +88,7 @@ impl<'a, 't> Locator<'a, 't> {
         self.frame.pieces(bytes, self.unit.encoding(), None, indexed)
     }
 
-    /// The expression that holds at this address.
+    /// The expression that holds at the frame's address; `None` where the variable has none.
     fn expression(&mut self, value: Value<'t>) -> Result<Option<Slice<'t>>, TypeError> {
         let found = match value.exprloc_value() {
             Some(expression) => Some(expression.0),
@@ -112,8 +112,8 @@ impl<'a, 't> Locator<'a, 't> {
         Ok(None)
     }
 
-    /// The first `size` bytes of a value, at most [`MAX_VALUE`]. `None` if some of them are
-    /// nowhere.
+    /// Reads the first `size` bytes of a value, at most [`MAX_VALUE`]. `None` if some of them have no
+    /// location.
     pub(super) fn bytes(
         &self,
         location: &Location<'t>,
@@ -131,7 +131,7 @@ impl<'a, 't> Locator<'a, 't> {
             Location::Expression(expression) => {
                 let pieces = match self.pieces(*expression) {
                     Ok(pieces) => pieces,
-                    // What it was when the function was called, and that is gone.
+                    // The value at the function's entry, which is not kept.
                     Err(ExpressionError::EntryValue) => return Ok(None),
                     Err(error) => return Err(error.into()),
                 };
@@ -147,13 +147,13 @@ impl<'a, 't> Locator<'a, 't> {
                 }
             }
         }
-        // What no piece covers is nowhere.
+        // Bytes that no piece covers have no location.
         let is_whole = bytes.len() >= size;
         bytes.truncate(size);
         Ok(is_whole.then_some(bytes))
     }
 
-    /// The bytes of one piece, at most `left`. `None` if they are nowhere.
+    /// Reads the bytes of a piece, at most `left`. `None` if they have no location.
     fn piece(&self, piece: &Piece<Slice<'t>>, left: usize) -> Result<Option<Vec<u8>>, ValueError> {
         let length = match piece.size_in_bits {
             None => left,
@@ -184,7 +184,7 @@ impl<'a, 't> Locator<'a, 't> {
                 part(&number.to_le_bytes())
             }
             gimli::Location::Bytes { value } => part(value),
-            // Nothing, or a pointer to what is nowhere itself.
+            // No location, or a pointer to a value that has none.
             _ => Ok(None),
         }
     }
@@ -194,7 +194,7 @@ fn unsupported(what: &'static str) -> ValueError {
     ExpressionError::Unsupported { what }.into()
 }
 
-/// The value that the entry itself has (DW_AT_const_value).
+/// The constant value of the entry itself (DW_AT_const_value).
 pub(super) fn constant<'t>(entry: &Entry<'t>) -> Option<Constant<'t>> {
     let value = entry.attr_value(gimli::DW_AT_const_value)?;
     match value {

@@ -1,12 +1,12 @@
 //! Arguments and local variables of a frame.
 //!
-//! Owns which variables a frame has, where the debug information says each of them is, and how much
-//! of that is looked at. Owns no types: `types` knows those. Called by whatever shows frames.
+//! Owns the list of a frame's variables, the locations that the debug information gives for them, and the
+//! bounds on both. Owns no types: `types` knows those. Called by everything that shows frames.
 //!
-//! Compilers keep a variable where they need it and only as long: in optimized code many have no
-//! location at the address in question, and that is said and not guessed. A caller's registers are
-//! those that the unwinder could restore, so an argument that was passed in RDI is gone as soon as
-//! the function calls another one.
+//! Compilers keep a variable where they need it and only as long: in optimized code many have no location
+//! at the address in question, which is reported and not guessed. A caller's registers are the ones that
+//! the unwinder could restore, so an argument that was passed in RDI is lost as soon as the function calls
+//! another one.
 //!
 //! | file | owns |
 //! |---|---|
@@ -29,44 +29,44 @@ use crate::unwind::UnwoundFrame;
 use location::{Location, Locator};
 use render::Renderer;
 
-/// Variables that one frame may have, those of inlined calls included.
+/// Variables that are read for a frame, those of inlined calls included.
 const MAX_VARIABLES: usize = 256;
-/// References (abstract origin) that lead to a variable's name.
+/// References (abstract origin) that are followed to a variable's name.
 const MAX_REFERENCES: usize = 16;
-/// Entries of location lists that one frame's variables may read.
+/// Entries of location lists that a frame's variables may read.
 const MAX_LOCATIONS: u64 = 1 << 16;
 
-/// What a variable is to its function.
+/// The role of a variable in its function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum VariableKind {
-    /// A parameter.
+    /// A parameter of the function.
     Parameter,
-    /// A local variable.
+    /// A local variable of the function.
     Local,
 }
 
 /// The value of a variable, as far as it is known.
 ///
-/// Shown as the source would have it. Text from the guest has its control characters escaped; names
-/// of types and symbols are as the image has them.
+/// Rendered in the notation of the source. Text from the guest has its control characters escaped; names of
+/// types and symbols are as the image has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VariableValue {
     /// Numbers in decimal, pointers as `symbol+0x10` or hexadecimal, enumerators by name, strings
     /// and characters quoted, and `{Type}` for what has parts.
     Text(String),
-    /// It has no value at this address: `<optimized out>`.
+    /// The variable has no value at this address: `<optimized out>`.
     OptimizedOut,
-    /// It has one, but not one that could be read: `<unavailable: why>`.
+    /// The variable has a value that could not be read: `<unavailable: why>`.
     Unavailable(ValueError),
 }
 
-/// Why a value could not be read.
+/// The reason why a value could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ValueError {
-    /// Where it is cannot be computed, or is not known: a register that was not restored.
+    /// The location cannot be computed, or needs a register that was not restored.
     #[error(transparent)]
     Location(#[from] ExpressionError),
-    /// What it is cannot be found out, or memory cannot be read.
+    /// The type of the value is not known, or its memory cannot be read.
     #[error(transparent)]
     Value(#[from] TypeError),
 }
@@ -89,30 +89,31 @@ impl fmt::Display for VariableValue {
     }
 }
 
-/// One parameter or local variable.
+/// A parameter or local variable of a function, with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Variable {
-    /// Its name. Several can share one: the last of them is what the source means.
+    /// The variable's name. Several variables can share a name: the last of them is the one that the source
+    /// means.
     pub name: String,
-    /// Parameter or local.
+    /// The role of the variable: parameter or local.
     pub kind: VariableKind,
-    /// Its type's name; `None` where the debug information has no type.
+    /// The name of the type; `None` where the debug information has no type.
     pub type_name: Option<String>,
-    /// Its value.
+    /// The value, or the reason for its absence.
     pub value: VariableValue,
 }
 
-/// The variables of one function in a frame.
+/// The variables of a single function in a frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FunctionVariables {
-    /// In the order of their declaration.
+    /// The variables in the order of their declaration.
     pub variables: Vec<Variable>,
-    /// How many more there are: a function has at most 64 here, a frame 256. Those whose very name
-    /// cannot be read count too.
+    /// Number of further variables that were left out: a function has at most 64 here, a frame 256.
+    /// Variables whose very name cannot be read count too.
     pub omitted: usize,
 }
 
-/// Reads the arguments and local variables of frames.
+/// A reader of the arguments and local variables of frames.
 #[derive(Clone, Copy)]
 pub struct Variables<'t> {
     types: &'t Types<'t>,
@@ -120,12 +121,12 @@ pub struct Variables<'t> {
 }
 
 impl<'t> Variables<'t> {
-    /// For a guest that runs the image where it was linked.
+    /// Makes a reader for a guest that runs the image where it was linked.
     pub fn new(types: &'t Types<'_>) -> Self {
         Self { types, bias: 0 }
     }
 
-    /// For a guest that runs it `bias` bytes above, as in [`Unwinder::with_bias`].
+    /// Sets the bias of a guest that runs the image elsewhere, as in [`Unwinder::with_bias`].
     ///
     /// [`Unwinder::with_bias`]: crate::Unwinder::with_bias
     #[must_use]
@@ -133,13 +134,13 @@ impl<'t> Variables<'t> {
         Self { bias, ..self }
     }
 
-    /// The variables in scope in a frame, for each of its functions: element for element those of
-    /// [`Image::frames`](crate::Image::frames) at the frame's PC, innermost inlined call first.
-    /// Empty where the debug information has no function.
+    /// Reads the variables in scope in a frame, for each of its functions: the result matches
+    /// [`Image::frames`](crate::Image::frames) at the frame's PC element by element, innermost inlined call
+    /// first. Empty where the debug information has no function.
     ///
     /// # Errors
-    /// [`TypeError::Malformed`] when the function itself cannot be read. What is wrong with one
-    /// variable is its [`VariableValue::Unavailable`].
+    /// [`TypeError::Malformed`] when the function itself cannot be read. A fault in a single variable is
+    /// its [`VariableValue::Unavailable`].
     pub fn in_frame(
         &self,
         frame: &UnwoundFrame,
@@ -175,7 +176,7 @@ impl<'t> Variables<'t> {
         Ok(found.scopes.iter().map(each).collect())
     }
 
-    /// `None` for one without a name, which the source does not have.
+    /// Reads a variable. `None` for one without a name, which the source does not have.
     fn variable(
         &self,
         unit: &Rc<Unit<'t>>,
@@ -207,8 +208,8 @@ impl<'t> Variables<'t> {
         Ok(Some(Variable { name, kind, type_name, value }))
     }
 
-    /// The name of a variable, its own or that of the entry it is an instance of, and the constant
-    /// that the latter may have.
+    /// The name of a variable, its own or that of the entry it is an instance of, and the constant that the
+    /// latter may have.
     fn name(
         &self,
         unit: &Rc<Unit<'t>>,

@@ -1,4 +1,4 @@
-//! A value as text: numbers, names and strings, and the name of its type for all else.
+//! A value as text: numbers, names and strings, and the name of its type for all other values.
 //!
 //! Owns the form and its bounds. Owns no locations. Called by [`Variables`](super::Variables).
 
@@ -11,7 +11,7 @@ use crate::types::{Encoding, Type, TypeError, TypeKind, Types};
 
 /// Bytes of a string that are read from the guest.
 const MAX_STRING: usize = 64;
-/// Bytes of a name, of a type or a symbol, that are shown.
+/// Bytes that are shown of the name of a type or symbol.
 const MAX_NAME: usize = 128;
 
 pub(super) struct Renderer<'a, 't> {
@@ -28,7 +28,7 @@ impl<'t> Renderer<'_, 't> {
         location: &Location<'t>,
     ) -> VariableValue {
         let whole = ty.size().and_then(|size| usize::try_from(size).ok());
-        // Of what has no bytes all is known, and compilers give it no location.
+        // A value of no bytes is fully known, though compilers give it no location.
         if whole == Some(0) {
             return VariableValue::Text(match ty.kind() {
                 TypeKind::Base(_) => bounded(ty.name()),
@@ -61,7 +61,7 @@ impl<'t> Renderer<'_, 't> {
         text.map_or_else(|error| VariableValue::Unavailable(error.into()), VariableValue::Text)
     }
 
-    /// The value of a number, pointer or enumeration from its bytes and what follows them.
+    /// Renders a number, pointer or enumeration from the bytes that begin with it.
     fn scalar(&self, ty: &Type<'t>, bytes: &[u8]) -> Result<String, TypeError> {
         let size = ty.size().and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
         let mut padded = [0; MAX_VALUE];
@@ -123,8 +123,7 @@ impl<'t> Renderer<'_, 't> {
     }
 }
 
-/// The scalar that a type is, or that it wraps, and how many bytes inside it that lies. `None` for
-/// what has parts.
+/// The scalar that a type is or wraps, and its offset in bytes. `None` for a type of several parts.
 fn inner<'t>(ty: &Type<'t>) -> Result<Option<(usize, Type<'t>)>, TypeError> {
     let inner = ty.peel()?;
     let is_scalar =
@@ -133,14 +132,14 @@ fn inner<'t>(ty: &Type<'t>) -> Result<Option<(usize, Type<'t>)>, TypeError> {
     Ok(offset.filter(|_| is_scalar).map(|offset| (offset, inner.ty)))
 }
 
-/// Where in a string slice its two words are.
+/// Offsets of the two words of a string slice, in bytes.
 #[derive(Clone, Copy)]
 struct StringParts {
     data: usize,
     length: usize,
 }
 
-/// `None` for what is no `&str`.
+/// The offsets of the parts of a `&str`; `None` for any other type.
 fn string_parts(ty: &Type<'_>) -> Result<Option<StringParts>, TypeError> {
     if ty.kind() != TypeKind::Structure || !matches!(ty.name().as_str(), "&str" | "&mut str") {
         return Ok(None);
@@ -154,7 +153,7 @@ fn string_parts(ty: &Type<'_>) -> Result<Option<StringParts>, TypeError> {
     Ok(parts.map(|(data, length)| StringParts { data, length }))
 }
 
-/// As a Rust literal, bytes that are no UTF-8 as `\x` escapes.
+/// Renders a Rust string literal, with bytes that are no UTF-8 as `\x` escapes.
 fn quoted(bytes: &[u8], is_cut: bool) -> String {
     let mut text = String::from("\"");
     let mut chunks = bytes.utf8_chunks().peekable();
@@ -184,7 +183,7 @@ fn hexadecimal(ty: &Type<'_>, number: u64) -> String {
     wrapped(ty, &format!("{number:#x}"))
 }
 
-/// A name, or the beginning of a long one.
+/// A name, cut with an ellipsis if it is longer than [`MAX_NAME`].
 pub(super) fn bounded(mut name: String) -> String {
     if name.len() > MAX_NAME {
         name.truncate(name.floor_char_boundary(MAX_NAME));

@@ -102,7 +102,7 @@ fn main() -> ExitCode {
     let started = Instant::now();
     let ended = run_all(&runs, &arguments);
     drop(load);
-    print!("{}", told(&ended, started.elapsed()));
+    print!("{}", summary(&ended, started.elapsed()));
     if ended.iter().all(|ended| ended.faults.is_empty() && !ended.is_late()) {
         ExitCode::SUCCESS
     } else {
@@ -249,7 +249,7 @@ impl Drop for Load {
     }
 }
 
-fn told(ended: &[Ended], took: Duration) -> String {
+fn summary(ended: &[Ended], took: Duration) -> String {
     let mut text = String::new();
     let right = ended.iter().filter(|ended| ended.faults.is_empty()).count();
     let _ = writeln!(text, "{right} of {} runs right, in {:.0} s", ended.len(), took.as_secs_f64());
@@ -280,16 +280,16 @@ fn delays(ended: &[Ended]) -> String {
     let rows: Vec<String> = cpus
         .into_iter()
         .filter_map(|cpus| {
-            let of = ended.iter().filter(|ended| ended.run.cpus == cpus);
-            let delays: Vec<Delay> = of.filter_map(|ended| ended.delay).collect();
-            let told = |time: fn(&Delay) -> Duration| {
+            let runs = ended.iter().filter(|ended| ended.run.cpus == cpus);
+            let delays: Vec<Delay> = runs.filter_map(|ended| ended.delay).collect();
+            let columns = |time: fn(&Delay) -> Duration| {
                 let sum: Duration = delays.iter().map(time).sum();
                 let most = delays.iter().map(time).max()?;
                 let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
                 let mean = milliseconds(sum) / delays.len() as f64;
                 Some(format!("{mean:.0} ms | {:.0} ms", milliseconds(most)))
             };
-            let (own, wall) = (told(|delay| delay.own)?, told(|delay| delay.wall)?);
+            let (own, wall) = (columns(|delay| delay.own)?, columns(|delay| delay.wall)?);
             Some(format!("| {cpus} | {} | {own} | {wall} |\n", delays.len()))
         })
         .collect();

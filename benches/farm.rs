@@ -132,7 +132,7 @@ struct Took {
 }
 
 impl Took {
-    fn of(vms: &Vms<'_>, side: &Side<'_>) -> Self {
+    fn measure(vms: &Vms<'_>, side: &Side<'_>) -> Self {
         let started = Instant::now();
         let mut child = vms.start(side);
         let pid = Pid::from_child(&child);
@@ -166,11 +166,11 @@ fn speed(image: &Path, number: u32, directory: &Path) {
     vms.check_qemu();
     let farm = Side::Farm { directory };
     let warm_up = Vms { number: 4, ..vms };
-    Took::of(&warm_up, &farm);
-    Took::of(&warm_up, &Side::Loop);
+    Took::measure(&warm_up, &farm);
+    Took::measure(&warm_up, &Side::Loop);
     // In turn, so that what else the machine does falls on both.
     let (farm, theirs): (Vec<_>, Vec<_>) =
-        (0..ROUNDS).map(|_| (Took::of(&vms, &farm), Took::of(&vms, &Side::Loop))).unzip();
+        (0..ROUNDS).map(|_| (Took::measure(&vms, &farm), Took::measure(&vms, &Side::Loop))).unzip();
     let each = |took: &[Took], time: fn(&Took) -> Duration| {
         median(took.iter().map(|took| time(took).as_secs_f64() * 1e3 / f64::from(number)))
     };
@@ -231,16 +231,16 @@ fn memory_of(pid: u32) -> (Memory, Memory) {
             is_guest = words[1].starts_with("rw") && bytes >= GUEST_MIB << 20;
             guests += usize::from(is_guest);
         } else if let [name, kib, "kB"] = words[..] {
-            let of = if is_guest { &mut guest } else { &mut rest };
-            of.add(name.trim_end_matches(':'), kib.parse().expect("a number"));
+            let memory = if is_guest { &mut guest } else { &mut rest };
+            memory.add(name.trim_end_matches(':'), kib.parse().expect("a number"));
         }
     }
     assert_eq!(guests, 1, "the guest's memory is one mapping of process {pid}");
     (guest, rest)
 }
 
-fn children(of: u32) -> Vec<u32> {
-    let tasks = fs::read_dir(format!("/proc/{of}/task")).expect("/proc").flatten();
+fn children(parent: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{parent}/task")).expect("/proc").flatten();
     let children = tasks.map(|task| fs::read_to_string(task.path().join("children")));
     let children: Vec<String> = children.map(|text| text.expect("/proc has it")).collect();
     children

@@ -26,7 +26,7 @@ const PANIC: &str = include_str!("../tests/offline/cores/null-deref.json");
 struct Reports {
     name: &'static str,
     /// The text of one.
-    of: &'static str,
+    text: &'static str,
     /// Different signatures among them.
     distinct: usize,
     /// With a journal.
@@ -34,15 +34,15 @@ struct Reports {
 }
 
 const ROWS: [Reports; 4] = [
-    Reports { name: "hangs of a farm, 20 signatures", of: HANG, distinct: 20, farm: true },
-    Reports { name: "hangs of a farm, each its own", of: HANG, distinct: REPORTS, farm: true },
-    Reports { name: "hangs of single runs, 20 signatures", of: HANG, distinct: 20, farm: false },
-    Reports { name: "panics of single runs, all the same", of: PANIC, distinct: 1, farm: false },
+    Reports { name: "hangs of a farm, 20 signatures", text: HANG, distinct: 20, farm: true },
+    Reports { name: "hangs of a farm, each its own", text: HANG, distinct: REPORTS, farm: true },
+    Reports { name: "hangs of single runs, 20 signatures", text: HANG, distinct: 20, farm: false },
+    Reports { name: "panics of single runs, all the same", text: PANIC, distinct: 1, farm: false },
 ];
 
 impl Reports {
     fn make(self, root: &Path) {
-        let report: Report = serde_json::from_str(self.of).expect("a report");
+        let report: Report = serde_json::from_str(self.text).expect("a report");
         let hang = report.hangs.first();
         let mut journal = self.farm.then(|| {
             let mut journal = Journal::open(root).expect("a journal");
@@ -54,8 +54,8 @@ impl Reports {
             fs::create_dir_all(root.join(&directory)).expect("a directory");
             let signature = format!("{:016x}", number % self.distinct);
             let text = match hang {
-                Some(hang) => self.of.replace(&hang.signature, &signature),
-                None => self.of.to_owned(),
+                Some(hang) => self.text.replace(&hang.signature, &signature),
+                None => self.text.to_owned(),
             };
             fs::write(root.join(&directory).join("report.json"), text).expect("a report");
             let Some(journal) = &mut journal else { continue };
@@ -150,7 +150,7 @@ fn main() {
         println!(
             "| {} | {} MiB | {:.2} s | {} MiB |",
             row.name,
-            (row.of.len() * REPORTS) >> 20,
+            (row.text.len() * REPORTS) >> 20,
             elapsed.as_secs_f64(),
             peak >> 10
         );

@@ -1,5 +1,5 @@
-//! Runs the labelled corpus and counts what the tool gets right: `just accuracy`, and
-//! `just accuracy --help` for less than all of it. Prints what docs/accuracy.md has.
+//! The labelled corpus: every workload's verdict against its label. Run by `just accuracy`, or with `just
+//! accuracy --help` for a part of it. Prints the tables of docs/accuracy.md.
 
 #[path = "../tests/common/corpus.rs"]
 mod corpus;
@@ -23,60 +23,60 @@ use corpus::{Expected, ROWS, Row};
 use meter::{Delay, Seen};
 use nmiscope_report::Report;
 
-/// Runs the labelled corpus: every workload at several numbers of vCPUs, and what is said of each.
+/// Run the labelled corpus, every workload at several numbers of vCPUs, and count the right verdicts.
 #[derive(Parser)]
 struct Arguments {
-    /// Only these rows
+    /// Run only these rows
     rows: Vec<String>,
-    /// Numbers of vCPUs; a row that needs more is left out
+    /// Run each row with these numbers of vCPUs, if it has enough of them
     #[arg(long, value_delimiter = ',', default_value = "1,2,4,8")]
     cpus: Vec<u32>,
-    /// How often each
+    /// Run each row this many times
     #[arg(long, default_value_t = 1)]
     repeat: u32,
-    /// How many runs at a time
+    /// Run this many VMs at a time
     #[arg(long, default_value_t = 2)]
     jobs: usize,
-    /// The bound of all classes
+    /// Report a hang after this long without progress, for every class
     #[arg(long, default_value = "1s")]
     hang_after: String,
-    /// How long the healthy ones run
+    /// Run the healthy rows for this long
     #[arg(long, default_value = "6s")]
     healthy: String,
-    /// Busy processes beside them, per core
+    /// Keep this many busy processes per core beside the runs
     #[arg(long, default_value_t = 0)]
     load: usize,
-    /// Stop the healthy ones in the middle (SIGSTOP), for so long in seconds
+    /// Stop each healthy run in the middle with SIGSTOP, for this many seconds
     #[arg(long, default_value_t = 0)]
     stop: u64,
-    /// The program [default: the one of this build, or that in NMISCOPE_TEST_BIN]
+    /// Run this program [default: the one of this build, or that in NMISCOPE_TEST_BIN]
     #[arg(long)]
     program: Option<String>,
-    /// Only the healthy rows
+    /// Run only the healthy rows
     #[arg(long)]
     only_healthy: bool,
-    /// cargo says this to a benchmark
+    /// Accept the flag that cargo passes to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// One run.
+/// A run of a row at a number of vCPUs.
 #[derive(Clone, Copy)]
 struct Run {
     row: &'static Row,
     cpus: u32,
-    /// Whether hangs are looked for: one that is to be compared with has none of that.
+    /// False for a run without hang detection, which measures its cost.
     detection: bool,
 }
 
-/// What came of one.
+/// The result of a run, with its faults.
 struct Ended {
     run: Run,
     found: String,
     faults: Vec<String>,
     text: String,
     delay: Option<Delay>,
-    /// Which share of a core the tool had for itself.
+    /// The tool's own CPU time as a share of a core; `None` if it was not measured.
     share: Option<f64>,
     signature: Option<String>,
 }
@@ -110,14 +110,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// The healthy rows at the largest number of vCPUs, with nobody looking for hangs.
+/// The healthy rows at the largest number of vCPUs, without hang detection.
 fn without_detection(runs: &[Run]) -> Vec<Run> {
     let most = runs.iter().map(|run| run.cpus).max();
     let compared = |run: &&Run| run.row.expected() == Expected::Healthy && Some(run.cpus) == most;
     runs.iter().filter(compared).map(|&run| Run { detection: false, ..run }).collect()
 }
 
-/// Several at a time, in the order of `runs`.
+/// Runs several at a time; returns their results in the order of `runs`.
 fn run_all(runs: &[Run], arguments: &Arguments) -> Vec<Ended> {
     let next = AtomicUsize::new(0);
     let (sender, ended) = mpsc::channel();
@@ -156,7 +156,7 @@ fn run_one(run: Run, arguments: &Arguments) -> Ended {
     let healthy = run.row.expected() == Expected::Healthy;
     let duration = |text: &str| humantime::parse_duration(text).expect("a duration, as in 6s");
     let (bound, runs_for) = (duration(&arguments.hang_after), duration(&arguments.healthy));
-    // Just in time.
+    // The critical section ends just before the bound.
     let section = format!("section_ms={}", bound.as_millis() * 17 / 20);
     let mut command = Command::new(program(arguments));
     command
@@ -164,7 +164,7 @@ fn run_one(run: Run, arguments: &Arguments) -> Ended {
         .args(["--workload", run.row.name, "--append", &section])
         .args(["--hang-after", if run.detection { &arguments.hang_after } else { "0" }, "--json"])
         .arg(&json)
-        // One that is not found ends too.
+        // A run whose hang is not detected ends too.
         .args(["--stop-after", if healthy { &arguments.healthy } else { "60s" }])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -188,8 +188,8 @@ fn run_one(run: Run, arguments: &Arguments) -> Ended {
         Ok(report) => {
             let found = corpus::found(&report).map_or_else(|| "other".into(), Expected::name);
             let faults = corpus::faults(run.row, &report, run.cpus);
-            // Of one that hangs later it is not known from outside when the verdict is due, and neither
-            // is it of one whose vCPUs share the cores with each other.
+            // If the guest hangs later, or its vCPUs share the cores with each other, the time at which the
+            // verdict was due is not known from outside.
             let delay = delay.filter(|_| hangs_at_once(&report, bound));
             let signature = report.hangs.first().map(|hang| hang.signature.clone());
             Ended { run, found, faults, text, delay, share, signature }
@@ -207,8 +207,8 @@ fn read(json: &Path) -> Result<Report, String> {
     serde_json::from_slice(&bytes).map_err(|error| format!("no report: {error}"))
 }
 
-/// Whether the first hang began with the ready mark, and those who hang had the host to themselves: by
-/// what the tool says itself, give or take a few of its looks.
+/// True if the first hang began with the ready mark and its vCPUs did not wait for a core: the tool's own
+/// report puts the verdict within a few samples of the due time.
 fn hangs_at_once(report: &Report, bound: Duration) -> bool {
     const LOOKS_MS: f64 = 300.0;
     let due = report.ready_after_ms.map(|ready| ready + bound.as_secs_f64() * 1e3);
@@ -220,13 +220,13 @@ fn stop_for_a_while(process: u32, duration: Duration) {
     use rustix::process::{Pid, Signal, kill_process};
     let process = Pid::from_raw(process as i32).expect("a process");
     thread::sleep(Duration::from_secs(1));
-    // One that has ended already was found to be wrong.
+    // A process that has ended already was reported as a fault.
     let _ = kill_process(process, Signal::STOP);
     thread::sleep(duration);
     let _ = kill_process(process, Signal::CONT);
 }
 
-/// Processes that keep the cores busy, until dropped.
+/// Processes that keep the cores busy until they are dropped.
 struct Load(Vec<std::process::Child>);
 
 impl Load {
@@ -265,7 +265,7 @@ fn summary(ended: &[Ended], took: Duration) -> String {
     text
 }
 
-/// The longest that a verdict may take once it is due, of the tool's own time.
+/// The longest that a verdict may take once it is due, in the tool's own CPU time.
 const LATE: Duration = Duration::from_millis(100);
 
 impl Ended {
@@ -274,7 +274,7 @@ impl Ended {
     }
 }
 
-/// How late the verdicts came, by the number of vCPUs.
+/// Delays of the verdicts, by the number of vCPUs.
 fn delays(ended: &[Ended]) -> String {
     let cpus: BTreeSet<u32> = ended.iter().map(|ended| ended.run.cpus).collect();
     let rows: Vec<String> = cpus
@@ -297,18 +297,17 @@ fn delays(ended: &[Ended]) -> String {
         return String::new();
     }
     format!(
-        "\nFrom the moment at which a verdict is due, which is the bound after the ready mark, to the \
-         line that tells it: of the runs that hang at once, and have the cores that they need. By the \
-         wall clock that has in it what passes before the first look at what stands still, 100 ms at \
-         most, the quarter of a second in which those who run on are looked at again, and the second \
-         that an NMI handler is given which does not finish.\n\n\
+        "\nDelay from the moment at which a verdict is due, the bound after the ready mark, to the line that \
+         reports it, over the runs that hang at once and have the cores that they need. Wall time includes \
+         up to 100 ms before the first sample without progress, the quarter of a second after which running \
+         vCPUs are sampled again, and the second after which an NMI handler counts as unfinished.\n\n\
          | vCPUs | runs | the tool's own time, mean | most | by the wall clock, mean | most |\n\
          |---:|---:|---:|---:|---:|---:|\n{}",
         rows.concat()
     )
 }
 
-/// What the tool costs while nothing hangs, with and without looking.
+/// The tool's CPU time while nothing hangs, with and without hang detection.
 fn cost(ended: &[Ended]) -> String {
     let share = |off: &Ended, detection: bool| {
         let same = |run: Run| {
@@ -335,7 +334,7 @@ fn cost(ended: &[Ended]) -> String {
     )
 }
 
-/// How many rows had the same signature in every run.
+/// Counts the rows that had the same signature in every run.
 fn signatures(ended: &[Ended]) -> String {
     let mut by_row: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
     for ended in ended {
@@ -358,7 +357,7 @@ fn signatures(ended: &[Ended]) -> String {
     format!("\n{same} of {} hanging rows have one signature{others}.\n", by_row.len())
 }
 
-/// Rows are what is, columns what was said.
+/// A table of labels (rows) against verdicts (columns).
 fn matrix(ended: &[Ended]) -> String {
     let mut counts: BTreeMap<(String, &str), usize> = BTreeMap::new();
     for ended in ended {

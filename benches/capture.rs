@@ -1,8 +1,8 @@
-//! How long a backtrace of all vCPUs takes while all of them spin, from the trigger to the last
-//! buffer read, as a ratio to the time that the guest's NMI handlers themselves run for; and what
-//! the same NMIs take when all vCPUs are let run free.
+//! Time of a backtrace of all vCPUs while all of them spin, from the trigger to the last buffer read: as a
+//! ratio to the run time of the guest's NMI handlers themselves, and to the time of the same NMIs when all
+//! vCPUs run freely.
 //!
-//! Prints one table row per number of vCPUs besides what criterion measures. Needs `/dev/kvm`.
+//! Prints a table row per number of vCPUs beside criterion's measurements. Needs `/dev/kvm`.
 
 use std::sync::mpsc::{self, Receiver};
 use std::thread::available_parallelism;
@@ -16,7 +16,7 @@ use nmiscope_guest::abi;
 use nmiscope_report::Trigger;
 use nmiscope_vmm::{Config, Event, Ports, Vm};
 
-/// A VM whose vCPUs all compute, up and running.
+/// Starts a VM whose vCPUs all compute, and waits until it is ready.
 fn spinning_vm(cpus: u32) -> (Vm, Receiver<Event>) {
     let (sender, events) = mpsc::channel();
     let mut vm = Vm::new(Config {
@@ -33,7 +33,7 @@ fn spinning_vm(cpus: u32) -> (Vm, Receiver<Event>) {
         },
         pit: false,
         events: Box::new(move |event| {
-            // The benchmark may have seen enough.
+            // The receiver is gone when the benchmark has seen enough.
             let _ = sender.send(event);
         }),
     })
@@ -44,7 +44,7 @@ fn spinning_vm(cpus: u32) -> (Vm, Receiver<Event>) {
     (vm, events)
 }
 
-/// What the handlers ran for, divided by the cores there are to run them on.
+/// The total run time of the handlers, divided by the cores that can run them.
 fn handlers_over_cores(capture: &Capture) -> Duration {
     let run_time: Duration = capture
         .cpus
@@ -61,7 +61,7 @@ fn handlers_over_cores(capture: &Capture) -> Duration {
     run_time / cores as u32
 }
 
-/// All vCPUs run while all handlers do: from one broadcast to the last handler's end.
+/// Time from a broadcast NMI to the last handler's end, with all vCPUs running.
 fn run_free(vm: &Vm, events: &Receiver<Event>) -> Duration {
     let started = Instant::now();
     vm.broadcast_nmi_msi().expect("KVM_SIGNAL_MSI");
@@ -92,7 +92,7 @@ fn capture(criterion: &mut Criterion) {
                 at: Duration::ZERO,
                 found: None,
                 nmis: true,
-                // Stacks are what the handlers print: the host's are another benchmark's.
+                // Host stacks are left out: only the stacks that the handlers print are measured.
                 symbols: None,
                 core: None,
                 sampling: None,

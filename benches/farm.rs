@@ -1,10 +1,10 @@
-//! What the farm costs, beside a shell loop over QEMU microvm with the same image, in turn:
+//! The farm's cost, beside a shell loop over QEMU microvm with the same image, in turn:
 //!
-//! `cargo bench --bench farm -- speed VMS BAR IMAGE...`: how long so many VMs take, two at a time, each
-//! of which ends by itself; VMs per minute, which are to be BAR times the loop's; and the CPU time of
-//! the farm's process and of the loop's, without their VMs.
+//! `cargo bench --bench farm -- speed VMS BAR IMAGE...` measures how long VMS VMs take that end by
+//! themselves, two at a time; VMs per minute, which should be BAR times the loop's; and the CPU time of the
+//! farm's process and of the loop's, without their VMs.
 //!
-//! `cargo bench --bench farm -- memory IMAGE`: what an idle VM's process has of memory, beside its
+//! `cargo bench --bench farm -- memory IMAGE` measures the memory of an idle VM's process, beside its
 //! guest's. The image is the bundled guest's.
 //!
 //! Needs `/dev/kvm`, qemu-system-x86_64 and xargs.
@@ -22,23 +22,23 @@ const ROUNDS: usize = 3;
 const JOBS: u32 = 2;
 
 const IDLE_VMS: u32 = 8;
-/// Until a guest that idles has done all that it does before.
+/// Time after which an idling guest has finished its start.
 const SETTLED: Duration = Duration::from_secs(6);
 const GUEST_MIB: u64 = 64;
 
-/// The tool, which is elsewhere in the machine of tests/nested.
+/// The path of the tool, which is elsewhere in the machine of tests/nested.
 fn nmiscope() -> PathBuf {
     std::env::var_os("NMISCOPE_TEST_BIN")
         .map_or_else(|| env!("CARGO_BIN_EXE_nmiscope").into(), PathBuf::from)
 }
 
-/// One of the two that are compared.
+/// A runner of VMs: the farm, or the shell loop that it is compared with.
 enum Side<'a> {
     Farm { directory: &'a Path },
     Loop,
 }
 
-/// The VMs that are to be run.
+/// The VMs of a measurement: their number, image and parameters.
 struct Vms<'a> {
     image: &'a Path,
     parameters: &'a str,
@@ -54,13 +54,13 @@ impl Vms<'_> {
         }
     }
 
-    /// As it is used: with a report, a console and a verdict of each.
+    /// Starts the farm in its normal use, with a report, a console and a verdict for each VM.
     fn start_farm(&self, directory: &Path) -> Child {
-        // A new one each time: what is deleted makes the next files dear for some file systems.
+        // A new directory each time: on some file systems deleted files slow down the next ones.
         let directory = tempfile::tempdir_in(directory).expect("a directory").keep();
         let suite = directory.join("suite.toml");
         let image = self.image.canonicalize().expect("the image is there");
-        // The bundled guest is in the tool; QEMU has a copy of it.
+        // The tool contains the bundled guest; QEMU needs a copy of it.
         let is_bundled = fs::read(&image).expect("an image") == nmiscope::bundled::image();
         let guest = match self.parameters.strip_prefix("workload=").filter(|_| is_bundled) {
             Some(workload) => format!("image = 'bundled'\nworkload = '{workload}'"),
@@ -79,13 +79,13 @@ impl Vms<'_> {
             .arg(directory.join("results"))
             .stdin(Stdio::null())
             .stdout(File::create(directory.join("events")).expect("a file"))
-            // A terminal would get a progress bar, which costs time.
+            // On a terminal there would be a progress bar, which costs time.
             .stderr(File::create(directory.join("errors")).expect("a file"))
             .spawn()
             .expect("the farm starts")
     }
 
-    /// At its leanest: it keeps nothing of what the VMs print, and does not ask how they ended.
+    /// Starts the leanest loop: it keeps no output of the VMs and ignores their exit codes.
     fn start_loop(&self) -> Child {
         let mut child = Command::new("xargs")
             .args(["-P", &self.jobs.to_string(), "-I", "%"])
@@ -113,7 +113,7 @@ impl Vms<'_> {
         words
     }
 
-    /// That QEMU runs the image, and ends as the image wants it to.
+    /// Checks that QEMU runs the image, and exits with the code that the image gives.
     fn check_qemu(&self) {
         let words = self.qemu();
         let output = Command::new(&words[0]).args(&words[1..]).output().expect("QEMU starts");
@@ -123,11 +123,11 @@ impl Vms<'_> {
     }
 }
 
-/// What a run of many VMs took.
+/// The time that a run of many VMs took.
 #[derive(Clone, Copy)]
 struct Took {
     wall: Duration,
-    /// CPU time of the process that ran them, without theirs.
+    /// CPU time of the process that ran the VMs, without theirs.
     own: Duration,
 }
 
@@ -136,21 +136,21 @@ impl Took {
         let started = Instant::now();
         let mut child = vms.start(side);
         let pid = Pid::from_child(&child);
-        // It has ended, and /proc still knows it.
+        // The process has ended, and /proc still has it.
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         waitid(WaitId::Pid(pid), options).expect("a child");
         let wall = started.elapsed();
         let own = own_time(pid);
         let status = child.wait().expect("a child");
-        // 123 is xargs' word for a command that did not end with 0, as no QEMU here does.
+        // xargs exits with 123 if a command did not exit with 0, as no QEMU here does.
         let expected = if matches!(side, Side::Loop) { 123 } else { 0 };
         assert_eq!(status.code(), Some(expected), "{} VMs", vms.number);
         Self { wall, own }
     }
 }
 
-/// CPU time of a process and of all the threads that it has had: utime and stime of proc(5), in
-/// ticks of a hundredth of a second, which so many VMs divide.
+/// CPU time of a process and of all threads that it has had: utime and stime of proc(5), in ticks of a
+/// hundredth of a second, which are shared among many VMs.
 fn own_time(pid: Pid) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).expect("/proc");
     // The name may have spaces in it, and ends with a parenthesis; the state is next.
@@ -160,7 +160,7 @@ fn own_time(pid: Pid) -> Duration {
     Duration::from_millis((ticks(11) + ticks(12)) * 1000 / rustix::param::clock_ticks_per_second())
 }
 
-/// The row of an image: how long VMs take that end by themselves.
+/// Prints the row of an image: the time of VMs that end by themselves.
 fn speed(image: &Path, number: u32, directory: &Path) {
     let vms = Vms { image, parameters: "workload=exit", number, jobs: JOBS };
     vms.check_qemu();
@@ -168,7 +168,7 @@ fn speed(image: &Path, number: u32, directory: &Path) {
     let warm_up = Vms { number: 4, ..vms };
     Took::measure(&warm_up, &farm);
     Took::measure(&warm_up, &Side::Loop);
-    // In turn, so that what else the machine does falls on both.
+    // In turn, so that other load on the machine affects both.
     let (farm, theirs): (Vec<_>, Vec<_>) =
         (0..ROUNDS).map(|_| (Took::measure(&vms, &farm), Took::measure(&vms, &Side::Loop))).unzip();
     let each = |took: &[Took], time: fn(&Took) -> Duration| {
@@ -197,12 +197,12 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// What a process has of memory, in KiB.
+/// The memory of a process, in KiB.
 #[derive(Clone, Copy, Default)]
 struct Memory {
-    /// Its own, and its part of what it shares.
+    /// The proportional set size: private memory, and a share of the shared memory.
     pss: u64,
-    /// Its own.
+    /// The unique set size: private memory alone.
     uss: u64,
 }
 
@@ -216,7 +216,7 @@ impl Memory {
     }
 }
 
-/// What a VM's process has of memory: of its guest's, and of all else.
+/// The memory of a VM's process: the guest's, and all else.
 fn memory_of(pid: u32) -> (Memory, Memory) {
     let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("/proc");
     let (mut guest, mut rest) = (Memory::default(), Memory::default());
@@ -227,7 +227,7 @@ fn memory_of(pid: u32) -> (Memory, Memory) {
         if let Some((from, to)) = words[0].split_once('-') {
             let address = |text| u64::from_str_radix(text, 16).expect("an address");
             let bytes = address(to) - address(from);
-            // Mappings that touch are one; nothing else of that size can be written to.
+            // Adjacent mappings appear as one; nothing else of that size is writable.
             is_guest = words[1].starts_with("rw") && bytes >= GUEST_MIB << 20;
             guests += usize::from(is_guest);
         } else if let [name, kib, "kB"] = words[..] {
@@ -250,7 +250,7 @@ fn children(parent: u32) -> Vec<u32> {
         .collect()
 }
 
-/// The row of one side: so many VMs that idle, all at once.
+/// Prints the row of a side: the memory of VMs that idle, all at once.
 fn memory(name: &str, image: &Path, side: &Side<'_>) {
     let vms = Vms { image, parameters: "workload=idle", number: IDLE_VMS, jobs: IDLE_VMS };
     let mut parent = vms.start(side);
@@ -258,7 +258,7 @@ fn memory(name: &str, image: &Path, side: &Side<'_>) {
     let children = children(parent.id());
     assert_eq!(children.len() as u32, IDLE_VMS, "{name}: so many VMs run");
     let memories: Vec<(Memory, Memory)> = children.iter().map(|&pid| memory_of(pid)).collect();
-    // xargs passes no signal on, and does not start what is killed again: there is no more input.
+    // xargs passes no signal on, and does not restart a killed VM: there is no more input.
     for pid in if matches!(side, Side::Loop) { children } else { vec![parent.id()] } {
         let pid = Pid::from_raw(pid as i32).expect("a process");
         kill_process(pid, Signal::TERM).expect("it runs");

@@ -1,5 +1,5 @@
-//! What it takes to plan a suite of 10,000 VMs that are all written out: to read it, and to filter,
-//! partition and order it.
+//! Time to plan a suite of 10,000 VMs, each written out: reading it, and filtering, partitioning and
+//! ordering it.
 
 use std::path::Path;
 

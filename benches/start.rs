@@ -1,7 +1,6 @@
-//! How long a VMM takes from the start of its process to the guest's first instructions, beside
-//! QEMU microvm with the same image: until a byte that they write to the first serial port is on
-//! the process's standard output. What ends a VM is not in it; whole processes are compared by
-//! run.sh.
+//! Time from the start of a VMM's process to the guest's first instructions, beside QEMU microvm with the
+//! same image: until a byte that they write to the first serial port is on the process's standard output.
+//! The end of a VM is not measured; run.sh compares whole processes.
 //!
 //! `cargo bench --bench start -- IMAGE`, with an image made from first_instruction.S. Needs
 //! `/dev/kvm` and qemu-system-x86_64.
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 
 const SAMPLES: usize = 40;
 
-/// One run: from before the process exists to the guest's byte. The process is killed then.
+/// Time from before the process exists to the guest's byte. The process is killed then.
 fn first_byte(program: &str, arguments: &str) -> Duration {
     let started = Instant::now();
     let mut child = Command::new(program)
@@ -25,7 +24,7 @@ fn first_byte(program: &str, arguments: &str) -> Duration {
     let mut byte = [0];
     let read = child.stdout.take().expect("it is piped").read_exact(&mut byte);
     let elapsed = started.elapsed();
-    // It may have ended by itself.
+    // The process may have ended by itself.
     let _ = child.kill();
     child.wait().expect("it can be waited for");
     read.unwrap_or_else(|error| panic!("{program} {arguments}: no byte from the guest: {error}"));
@@ -46,7 +45,7 @@ fn main() {
         "-M microvm -accel kvm -smp 1 -m 64 -nodefaults -no-user-config -display none -no-reboot \
          -serial stdio -kernel {image}"
     );
-    // In turn, so that what else the machine does falls on both.
+    // In turn, so that other load on the machine affects both.
     let (ours, theirs): (Vec<_>, Vec<_>) = (0..SAMPLES)
         .map(|_| {
             let ours = first_byte(env!("CARGO_BIN_EXE_nmiscope"), &ours);

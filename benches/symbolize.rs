@@ -1,5 +1,5 @@
-//! What it costs to understand the bundled guest's image: nothing is read before it is needed, and
-//! this is what is read then.
+//! Time to parse the bundled guest's image and look up the addresses of a first backtrace, which is when
+//! most of the image is read.
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use nmiscope::images::{Access, Files};

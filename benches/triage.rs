@@ -1,8 +1,8 @@
-//! How long triage takes of many reports, and how much memory: as a farm leaves them, and as single
-//! runs do. Each row is a process of its own, so that its memory is nobody else's.
+//! Time and memory of triage over many reports, as a farm leaves them and as single runs do. Each row runs
+//! in a process of its own, so that its memory is measured alone.
 //!
-//! `cargo bench --bench triage`; the reports are made in a temporary directory, a few hundred
-//! megabytes. They are read once before the clock runs, so that it is not the disk that is measured.
+//! `cargo bench --bench triage`; the reports are made in a temporary directory, a few hundred megabytes.
+//! They are read once before the clock starts, so that the disk is not measured.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,15 +21,15 @@ const REPORTS: usize = 10_000;
 const HANG: &str = include_str!("../tests/offline/cores/abba-deadlock.json");
 const PANIC: &str = include_str!("../tests/offline/cores/null-deref.json");
 
-/// What the reports are of.
+/// A directory of generated reports: a row of the table.
 #[derive(Clone, Copy)]
 struct Reports {
     name: &'static str,
-    /// The text of one.
+    /// The report's text, of which all are copies.
     text: &'static str,
-    /// Different signatures among them.
+    /// Number of different signatures among the reports.
     distinct: usize,
-    /// With a journal.
+    /// True if the reports come with a farm's journal.
     farm: bool,
 }
 
@@ -111,8 +111,8 @@ fn tell(journal: &mut Journal, number: usize, what: What) {
     journal.append(&Event { at_ms: number as u64, what }).expect("an event");
 }
 
-/// Runs triage; returns how long it took, and the most memory that it had, in KiB: as the kernel says
-/// it, asked for every two milliseconds as long as there is somebody to ask about.
+/// Runs triage. Returns the time it took and its peak memory in KiB, which the kernel is asked for every
+/// two milliseconds.
 fn run(root: &Path) -> (Duration, u64) {
     let output = root.with_extension("json");
     let started = Instant::now();

@@ -1,9 +1,9 @@
-//! What watching costs while nothing hangs: the same healthy guest with hang detection off and on, in
-//! turn, and the tool's own CPU time and the guest's exits for each. Medians of a few rounds.
+//! Cost of hang detection while nothing hangs: the same healthy guest with detection off and on, in turn,
+//! with the tool's own CPU time and the guest's exits for each. Medians of a few rounds.
 //!
-//! The tool's own time is that of every thread but the vCPUs', read from `/proc`, over a span that
-//! begins when the guest has long been up: what it costs to find a kernel's structures, once, is a
-//! column of its own. Needs `/dev/kvm`, and `cc` for guests whose kernel is not known.
+//! The tool's own time is the CPU time of every thread but the vCPUs', read from `/proc`, over a span that
+//! begins when the guest has long been up: the cost of finding a kernel's structures, once, has a column of
+//! its own. Needs `/dev/kvm`, and `cc` for guests with an unknown kernel.
 
 #[path = "common/own_time.rs"]
 mod own_time;
@@ -20,14 +20,14 @@ use nmiscope_report::Outcome;
 use own_time::own_time;
 
 const ROUNDS: usize = 3;
-/// From the start of a run to the beginning of what is measured.
+/// Time from the start of a run to the beginning of the measured span.
 const BEFORE: Duration = Duration::from_secs(1);
 const MEASURED: Duration = Duration::from_secs(5);
 
-/// What is measured does not count itself.
+/// Name of the measuring thread, whose own CPU time is left out.
 const METER: &str = "meter";
 
-/// A healthy guest.
+/// A healthy guest of the comparison.
 struct Guest {
     name: &'static str,
     vcpus: u32,
@@ -39,7 +39,7 @@ impl Guest {
         Self { name, vcpus, image: None }
     }
 
-    /// A kernel of `tests/fixtures` that is not known, and starts one of its vCPUs.
+    /// Builds a kernel of `tests/fixtures`, unknown to the tool, which starts only one of its vCPUs.
     fn foreign(name: &'static str, does: &str, folder: &Path) -> Self {
         let image = folder.join(does);
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/foreign.S");
@@ -54,16 +54,16 @@ impl Guest {
     }
 }
 
-/// What a run cost.
+/// The cost of a run.
 struct Cost {
-    /// Of the tool's own time: before the span that is measured, and in it.
+    /// The tool's own CPU time before the measured span; `measured` is that within it.
     before: Duration,
     measured: Duration,
-    /// The guest's exits, in the whole run.
+    /// The number of the guest's exits in the whole run.
     exits: u64,
 }
 
-/// Runs a guest, and measures meanwhile.
+/// Runs a guest and measures its cost.
 fn run(guest: &Guest, hang_after: Option<Duration>) -> Cost {
     let options = Options {
         image: guest.image.clone(),
@@ -111,9 +111,9 @@ fn median<T: Ord + Copy>(values: impl Iterator<Item = T>) -> T {
     values[values.len() / 2]
 }
 
-/// One line: each number with detection off and on, and what detection makes of it.
+/// Prints a row: each number with detection off and on, and their difference.
 fn compare(guest: &Guest) {
-    // In turn, so that what else the machine does falls on both.
+    // In turn, so that other load on the machine affects both.
     let round = |_| (run(guest, None), run(guest, Some(Bounds::DEFAULT)));
     let (off, on): (Vec<_>, Vec<_>) = (0..ROUNDS).map(round).unzip();
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
@@ -151,7 +151,7 @@ fn main() {
     for (name, does) in [
         ("not known, idles", "IDLES"),
         ("not known, computes", "SPINS_WITH_INTERRUPTS_ON"),
-        // Nothing that the host counts says how it is: it is stopped and asked at every look.
+        // The host counts nothing that shows its state: it is stopped and examined at every sample.
         ("not known, without interrupts", "PRINTS_WITH_INTERRUPTS_OFF"),
     ] {
         compare(&Guest::foreign(name, does, folder.path()));

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Runs fuzz targets for a bounded time each, from the seeds in fuzz/seeds and what earlier runs have
-# kept: on the pinned stable toolchain, without cargo-fuzz. It builds as `cargo fuzz run --sanitizer none` does;
-# there is no unsafe code in what is fuzzed for another sanitizer to watch.
+# Runs fuzz targets for a bounded time each, from the seeds in fuzz/seeds and the inputs that earlier
+# runs kept: on the pinned stable toolchain, without cargo-fuzz. It builds as `cargo fuzz run --sanitizer
+# none` does; the fuzzed code has no unsafe block that another sanitizer could watch.
 #
 #   fuzz/run.sh [-t SECONDS] [TARGET...]    all targets, 10 seconds each, or only these
 #
-# What is found is left in fuzz/target/artifacts; new inputs are kept in fuzz/target/corpus.
+# Failing inputs are left in fuzz/target/artifacts; new inputs are kept in fuzz/target/corpus.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")"

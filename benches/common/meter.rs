@@ -1,5 +1,5 @@
-//! What a run of the tool looks like from outside: when it says what, and what CPU time of its own it
-//! has had by then. Nothing here is what the tool says of itself.
+//! The output of a run, and the CPU time that the tool has used by each line of it. Measured from outside:
+//! nothing here relies on the tool's own report.
 
 use std::io::{BufRead, BufReader};
 use std::process::Child;
@@ -8,28 +8,28 @@ use std::time::{Duration, Instant};
 
 use super::own_time::own_time;
 
-/// From the moment at which a verdict was due, to the one at which it was told.
+/// Time from the moment at which a verdict was due to the line that reported it.
 #[derive(Debug, Clone, Copy)]
 pub struct Delay {
-    /// The tool's own time.
+    /// The CPU time of the tool's own threads.
     pub own: Duration,
-    /// By the wall clock.
+    /// The time by the wall clock.
     pub wall: Duration,
 }
 
-/// What was seen of a run.
+/// The observations of a run from outside.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// What it printed.
+    /// The lines that the run printed.
     pub text: String,
-    /// How late its first verdict came, of one that becomes due `bound` after the ready mark.
+    /// The delay of the first verdict, which is due `bound` after the ready mark; `None` without a verdict.
     pub delay: Option<Delay>,
-    /// Which share of a core it had for itself while the guest ran.
+    /// The tool's own CPU time as a share of a core while the guest ran; `None` if it was not measured.
     pub share: Option<f64>,
 }
 
-/// Reads what a run prints on its standard output until it has ended. The share is that of the time
-/// from one second after the ready mark until `runs_for` after it.
+/// Reads the standard output of a run until it ends. The share is measured from a second after the ready
+/// mark until `runs_for` after it.
 pub fn watch(child: &mut Child, bound: Duration, runs_for: Duration) -> Seen {
     const SETTLED: Duration = Duration::from_secs(1);
     let process = child.id().to_string();
@@ -54,7 +54,7 @@ pub fn watch(child: &mut Child, bound: Duration, runs_for: Duration) -> Seen {
             meters = Some(at);
         }
         if let (None, Some(ready), true) = (seen.delay, ready, line.starts_with("hang: ")) {
-            // What it has had by now, less what it had when the verdict was due, which is known later.
+            // The CPU time so far; the part up to the due time is subtracted below, once it is known.
             let own = own_time(&process, None);
             let wall = now.saturating_duration_since(ready + bound);
             seen.delay = Some(Delay { own, wall });
@@ -69,7 +69,7 @@ pub fn watch(child: &mut Child, bound: Duration, runs_for: Duration) -> Seen {
         delay.own = delay.own.saturating_sub(due);
     }
     let span = runs_for.saturating_sub(SETTLED);
-    // Nothing is known of one that had ended by then.
+    // A process that had ended by then has no share.
     seen.share = (!end.is_zero() && !span.is_zero())
         .then(|| end.saturating_sub(settled).as_secs_f64() / span.as_secs_f64());
     seen

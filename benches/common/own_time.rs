@@ -1,11 +1,11 @@
-//! The CPU time of the tool itself, without its vCPUs', as the kernel counts it.
+//! The CPU time of the tool itself, without its vCPU threads, as the kernel counts it.
 
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-/// CPU time of a process's threads that are no vCPU's, and not the one called `except`. `process` is
-/// its number, or `self`. Zero of one that has ended.
+/// CPU time of a process's threads, except vCPU threads and the thread called `except`. `process` is a
+/// process number or `self`. Zero if the process has ended.
 pub fn own_time(process: &str, except: Option<&str>) -> Duration {
     let Ok(threads) = fs::read_dir(Path::new("/proc").join(process).join("task")) else {
         return Duration::ZERO;

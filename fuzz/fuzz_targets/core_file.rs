@@ -1,4 +1,4 @@
-//! A core from anybody: read, and made a report of, with the image of tests/offline.
+//! Cores from anybody: a mutated core is parsed, and reported with and without the image of tests/offline.
 
 #![no_main]
 
@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
         let _ = finding.to_string();
     }
     let stored = Stored::from_bytes(data.to_vec(), "core");
-    // Bytes of a build-id are changed as others are; then there is no image.
+    // Mutations hit the build-id as well; the image is then not found.
     let with = report(&stored, Some(Path::new(IMAGE)), Path::new("/nonexistent"), true);
     for report in with.into_iter().chain(report(&stored, None, Path::new("/nonexistent"), false)) {
         let _ = text::outcome(&report.outcome);

@@ -1,4 +1,4 @@
-//! A dump from anybody: read, and made a report of, with the image of tests/offline and without.
+//! Dumps from anybody: a mutated dump is parsed, and reported with and without the image of tests/offline.
 
 #![no_main]
 
@@ -16,7 +16,7 @@ const IMAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/offline/guest
 
 fuzz_target!(|data: &[u8]| {
     let Ok(core) = ElfCore::parse(data) else { return };
-    // Another target has those.
+    // Cores of this tool have a fuzz target of their own.
     if core.is_own() {
         return;
     }

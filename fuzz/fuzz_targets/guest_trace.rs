@@ -1,4 +1,5 @@
-//! The text of an NMI handler, which is the guest's: anything. As many entries as lines, at most.
+//! The text of an NMI handler, which a guest can fill with anything. A trace has at most as many entries as
+//! the text has lines.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! A kernel module from anybody: laid out and relocated, or refused.
+//! Kernel modules from anybody: a module is laid out and relocated, or refused.
 
 #![no_main]
 
@@ -7,7 +7,7 @@ use nmiscope_symbolizer::{Image, ProgramCounter, link_module};
 
 fuzz_target!(|file: &[u8]| {
     let Ok(module) = link_module(file) else { return };
-    // Decompressed sections come behind the file, and no more than their format allows.
+    // Decompressed sections are appended to the file, and are no larger than their format allows.
     assert!(module.len() >= file.len());
     let Ok(image) = Image::parse(&module) else { return };
     for name in ["init_module", "cleanup_module", "f"] {

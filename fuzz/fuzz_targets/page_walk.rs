@@ -1,5 +1,5 @@
-//! Page tables made of entries: CR3, CR4, an address, and then (table, index, entry) in 8 bytes,
-//! all of it in 16 pages, so that tables that name each other and themselves are common.
+//! Page tables built from the input: CR3, CR4, an address, and then (table, index, entry) in 8 bytes each,
+//! all within 16 pages, so that tables that name each other and themselves are common.
 
 #![no_main]
 
@@ -31,7 +31,7 @@ fn word(bytes: &[u8]) -> u64 {
 fuzz_target!(|data: &[u8]| {
     let Some((head, rest)) = data.split_at_checked(12) else { return };
     let mut memory = Memory(vec![0; PAGES * PAGE]);
-    // Where an entry goes is two bytes; the entry itself has 44 address bits, and flags, and NX.
+    // The place of an entry takes two bytes; the entry itself has 44 address bits, and flags, and NX.
     for entry in rest.chunks_exact(8) {
         let at = usize::from(entry[0] & 15) * PAGE + usize::from(entry[1]) * 16;
         let value = word(&entry[2..8]);

@@ -1,5 +1,5 @@
-//! A log, which is anybody's: never a panic; the output without its annotations is the log; and it
-//! does not matter in which pieces the log comes.
+//! Logs from anybody: no log causes a panic; the output without its annotations is the log; and the output
+//! does not depend on the pieces in which the log arrives.
 
 #![no_main]
 
@@ -31,7 +31,7 @@ fn annotate(log: &[u8], chunk: usize, format: Format) -> Vec<u8> {
     output
 }
 
-/// Takes the annotations away, which stand behind the text of a line and before its end.
+/// Checks that the output is the log with annotations, each behind the text of a line and before its end.
 fn assert_only_additions(log: &[u8], output: &[u8]) {
     let mut annotated = output.split(|&byte| byte == b'\n');
     for line in log.split(|&byte| byte == b'\n') {

@@ -1,5 +1,5 @@
-//! An image from anybody: addresses looked up in it, variables and types by name, reads through
-//! them, and the variables of a frame.
+//! Images from anybody: addresses are looked up, variables and types found by name and read through, and
+//! the variables of a frame listed.
 
 #![no_main]
 
@@ -10,10 +10,10 @@ use libfuzzer_sys::fuzz_target;
 use nmiscope_machine::{ReadError, Register, UnwindRegisters, VirtualAddress, VirtualMemory};
 use nmiscope_symbolizer::{Image, ProgramCounter, Strategy, Types, UnwoundFrame, Variables};
 
-/// Where the seeds have their code.
+/// The address of the seeds' code.
 const TEXT: u64 = 0xffff_ffff_8000_1000;
 
-/// Addresses are what is read at them, and every seventh cannot be read.
+/// Memory that reads as its own addresses; every seventh cannot be read.
 struct Echo;
 
 impl VirtualMemory for Echo {

@@ -1,5 +1,6 @@
-//! Registers, a stack and call frame information from anybody. The input: where RIP is in the code,
-//! RSP, RBP and RBX in the stack, which section the information is in, its length, it, the stack.
+//! Registers, a stack and call frame information from anybody. The input: RIP as an offset in the code;
+//! RSP, RBP and RBX as offsets in the stack; the kind of section; the section's length and bytes; the
+//! stack.
 
 #![no_main]
 

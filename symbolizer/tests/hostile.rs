@@ -1,4 +1,4 @@
-//! Images made wrong on purpose or by chance: any answer will do, as long as there is one.
+//! Images made wrong on purpose or by chance: any answer or error is right, but no panic.
 
 #[path = "common/elf.rs"]
 mod elf;
@@ -10,7 +10,7 @@ use nmiscope_machine::{ReadError, VirtualAddress, VirtualMemory};
 use nmiscope_symbolizer::{ElfError, Image, ProgramCounter, Types};
 use proptest::prelude::*;
 
-/// Every read succeeds.
+/// Memory in which every read succeeds.
 struct Ones;
 
 impl VirtualMemory for Ones {
@@ -39,7 +39,7 @@ fn fixture(version: u16, compression: Compression) -> Vec<u8> {
     elf::elf(&debug_sections(version), &SYMBOLS, compression)
 }
 
-/// The file's own code bytes mean nothing to a symbolizer; mutations go everywhere else.
+/// Finds the file's own code bytes, which a symbolizer ignores; mutations go everywhere else.
 fn interesting(index: prop::sample::Index, length: usize) -> usize {
     let text = 120..120 + elf::TEXT_SIZE as usize;
     let at = index.index(length - text.len());

@@ -9,7 +9,7 @@ use nmiscope_symbolizer::{
     DwarfError, ElfError, Image, Missing, ProgramCounter, SourceRoots, TypeError, Types,
 };
 
-/// Function, file and line of each frame at `TEXT + offset`.
+/// The function, file and line of each frame at `TEXT + offset`.
 fn frames(image: &Image<'_>, offset: u64) -> Vec<(String, String, Option<u32>)> {
     let resolved = image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT + offset)));
     assert_eq!(resolved.missing, None, "at {offset:#x}");
@@ -95,7 +95,8 @@ fn units_missing_from_aranges_are_found_by_their_own_ranges() {
     }
 }
 
-/// `ld --emit-relocs` leaves them in, as Linux is linked; they say what has been done already.
+/// `ld --emit-relocs` keeps relocations in the file, as Linux is linked, though they have been applied
+/// already.
 #[test]
 fn relocations_of_an_executable_are_not_applied_again() {
     let mut sections = debug_sections(5);
@@ -119,7 +120,7 @@ fn a_function_inside_another_is_found() {
     }
 }
 
-/// The first questions are answered from the table as it is, later ones from an index of it.
+/// The first lookups pass over the table, later ones use an index of it.
 #[test]
 fn symbol_lookups_agree_before_and_after_the_index_is_built() {
     let labels = [(0x108, 0), (0x108, 8), (0x200, 0), (0x310, 0), (0x318, 0), (0x1000, 0)];
@@ -243,7 +244,7 @@ fn a_variable_is_read_member_by_member() {
     }
 }
 
-/// Its name once asked for the element's type, which failed with an error that had the name in it.
+/// A type's name once needed its element's type, whose error needed the name.
 #[test]
 fn an_array_without_a_type_is_an_error() {
     let bytes = elf::elf(&debug_sections(5), &SYMBOLS, Compression::None);

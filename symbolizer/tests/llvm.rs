@@ -1,4 +1,4 @@
-//! The same answers as llvm-symbolizer, for Rust and for C.
+//! Answers compared with those of llvm-symbolizer, for Rust and for C.
 
 mod common;
 
@@ -11,8 +11,8 @@ use common::{Plain, normalized, plain, text_addresses};
 use nmiscope_machine::VirtualAddress;
 use nmiscope_symbolizer::{Image, Missing, ProgramCounter, Resolved, TypeError, TypeKind, Types};
 
-/// Its answer per address, in its default style: for each frame a line with the name and one with
-/// `file:line:column`, then an empty line.
+/// Runs llvm-symbolizer in its default style: it prints, for each frame, a line with the name and a line
+/// with `file:line:column`, and an empty line after each address.
 fn llvm_symbolizer(file: &Path, addresses: &[u64]) -> Vec<Vec<Plain>> {
     let mut child = Command::new("llvm-symbolizer")
         .args(["--no-demangle", "--inlines", "--obj"])
@@ -45,8 +45,7 @@ fn llvm_symbolizer(file: &Path, addresses: &[u64]) -> Vec<Vec<Plain>> {
     answers
 }
 
-/// Its answer without the two things that it takes from the symbol table alone and that are not
-/// known to be so.
+/// Removes the two things from an answer of llvm-symbolizer that it guesses from the symbol table.
 fn without_guesses(mut answer: Vec<Plain>, found: &Resolved<'_>, image: &Image<'_>) -> Vec<Plain> {
     let ours = plain(found);
     let Some((name, file, line)) = answer.last_mut() else { return answer };
@@ -64,7 +63,7 @@ fn without_guesses(mut answer: Vec<Plain>, found: &Resolved<'_>, image: &Image<'
     answer
 }
 
-/// Compares the answers for all addresses; how many had a line.
+/// Compares the answers for all addresses; returns how many had a line.
 fn compare(file: &Path, bytes: &[u8], addresses: &[u64]) -> usize {
     let image = Image::parse(bytes).expect("an image");
     let mut with_lines = 0;
@@ -94,7 +93,7 @@ fn ten_thousand_addresses_are_what_llvm_says() {
     assert!(with_lines > addresses.len() / 2, "only {with_lines} of {}", addresses.len());
 }
 
-/// `tests/fixtures/task.c` built with these options.
+/// Compiles `tests/fixtures/task.c` with these options.
 fn build(options: &[&str]) -> PathBuf {
     // Tests run at once, and two of them want the same options.
     static COUNT: AtomicU32 = AtomicU32::new(0);

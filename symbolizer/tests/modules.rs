@@ -1,4 +1,4 @@
-//! Relocatable objects: symbols and lines of a module that nobody has linked are those that the
+//! Relocatable objects: the symbols and lines of a module that was not linked equal the ones that the
 //! linker would have made.
 
 mod common;
@@ -57,7 +57,7 @@ fn object_and_linked(flags: &[&str]) -> (Vec<u8>, Vec<u8>) {
     files
 }
 
-/// A directory of this test's own.
+/// Makes a directory of this test's own.
 fn tempfile() -> std::path::PathBuf {
     use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
     static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -124,7 +124,7 @@ fn an_image_is_no_module_and_a_module_no_image() {
     assert!(link_module(&object).is_ok());
 }
 
-/// An image that says of itself that it has not been linked.
+/// An image whose header says that it has not been linked.
 fn object_of(image: &[u8]) -> Vec<u8> {
     let mut object = image.to_vec();
     object[16] = 1;
@@ -189,7 +189,7 @@ fn all_namesakes_are_found_with_the_size_a_kernel_prints() {
     ];
     let expected = [(0x100, 0x1d, Some(0x20)), (0x200, 0x20, Some(0x40))];
     assert_eq!(named(&symbols, "helper"), expected);
-    // Behind the last one of a section there is nothing that could be known.
+    // The extent of the last symbol of a section is not known.
     assert_eq!(named(&symbols, "last"), [(0x240, 0x8, None)]);
     assert_eq!(named(&symbols, "nobody"), []);
 }
@@ -206,7 +206,7 @@ fn a_symbol_is_found_by_its_demangled_and_short_names() {
         assert_eq!(named(&symbols, name).len(), 1, "{name}");
     }
     assert_eq!(named(&symbols, "tick")[0].0, 0x200);
-    // A symbol of the very name wins.
+    // A symbol of exactly this name wins.
     assert_eq!(named(&symbols, "work").len(), 1);
     assert_eq!(named(&symbols, "work")[0].0, 0x300);
 }

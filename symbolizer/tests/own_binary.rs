@@ -111,7 +111,7 @@ fn every_symbol_is_found_by_its_address() {
     }
 }
 
-/// Same frames as the addr2line crate: names, files, lines and inline depth.
+/// Compares frames with the addr2line crate: names, files, lines and inline depth.
 #[test]
 fn frames_agree_with_addr2line_at_two_thousand_addresses() {
     let bytes = own_image();

@@ -29,7 +29,7 @@ const TRAP: u64 = 0xc0;
 const LENGTH: u64 = 0x40;
 const FIRST: u64 = 0x100;
 
-/// What a function does before its body.
+/// The prologue of a function.
 #[derive(Clone, Copy, Debug)]
 enum Prologue {
     /// push rbx; sub rsp, 8 * words
@@ -38,20 +38,20 @@ enum Prologue {
     Plain { words: u64 },
     /// push rbp; mov rbp, rsp; sub rsp, 8 * words
     Frame { words: u64, has_cfi: bool },
-    /// That of an interrupt: the CPU has pushed five words; push rbx
+    /// The entry of an interrupt: the CPU has pushed five words; push rbx
     Trap,
 }
 
-/// One step from a frame to the next.
+/// A step from a frame to the next.
 #[derive(Clone, Copy, Debug)]
 enum Event {
     /// Calls function `callee` with the return address `at` bytes into the caller's body.
     Call { callee: usize, at: u64 },
-    /// Is interrupted `at` bytes into its body; the handler runs on this stack or on another.
+    /// Interrupts the function `at` bytes into its body; the handler runs on this stack or on another.
     Interrupt { at: u64, switches: bool },
 }
 
-/// Where the body starts in every function, past the longest prologue.
+/// The offset of the body in every function, past the longest prologue.
 const BODY: u64 = 8;
 
 fn functions(prologues: &[Prologue]) -> Vec<Function> {
@@ -99,7 +99,7 @@ fn image(functions: &[Function], how: usize) -> Vec<u8> {
     elf::elf(&sections, &[], Compression::None)
 }
 
-/// One frame as the machine had it when it called or was interrupted.
+/// A frame as the machine had it when it called or was interrupted.
 #[derive(Clone, Copy, Debug)]
 struct Expected {
     pc: ProgramCounter,
@@ -107,7 +107,7 @@ struct Expected {
     rbp: u64,
     rbx: u64,
     cfa: u64,
-    /// `None` for START.
+    /// The prologue of the function; `None` for START.
     prologue: Option<Prologue>,
 }
 
@@ -117,7 +117,7 @@ struct Machine {
     rbp: u64,
     rbx: u64,
     frames: Vec<Expected>,
-    /// Numbers that nothing else has, for what functions leave in registers.
+    /// The next of the unique numbers that functions leave in registers.
     next: u64,
 }
 
@@ -275,10 +275,10 @@ fn computed() -> Function {
     )
 }
 
-/// Words that look like a stack's: addresses of code and of the stack, numbers, and holes.
+/// Words that look like those of a stack: addresses of code and of the stack, numbers, and holes.
 struct Noise {
     seed: u64,
-    /// Of 16 words, how many cannot be read.
+    /// Number of words in 16 that cannot be read.
     holes: u64,
 }
 

@@ -31,7 +31,7 @@ extern "C" fn note(context: *mut c_void, frames: *mut c_void) -> c_int {
     0
 }
 
-/// Return addresses and, in libgcc's reading, the stack pointers of the frames that hold them.
+/// Return addresses of the frames, and the stack pointers that libgcc has for them.
 fn by_libgcc() -> Vec<(u64, u64)> {
     let mut frames = Vec::new();
     // SAFETY: `note` has the type that the Itanium C++ ABI (1.3) wants, and gets the vector.
@@ -78,7 +78,7 @@ fn through_a_closure(
     call(image, depth)
 }
 
-/// Makes the compiler align the stack, and so find the CFA by RBP.
+/// Makes the compiler align the stack, and so compute the CFA from RBP.
 #[repr(align(64))]
 struct Aligned([u8; 64]);
 
@@ -116,7 +116,7 @@ fn frames_and_their_addresses_agree_with_libgcc() {
     assert_eq!(recursions, 41);
 }
 
-/// Every word of memory is readable.
+/// Memory of zeros, all of it readable.
 struct Zeros;
 
 impl VirtualMemory for Zeros {

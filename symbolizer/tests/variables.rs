@@ -223,7 +223,7 @@ fn pointers_are_shown_by_symbol_where_the_guest_has_the_image() {
     assert_eq!(value(&found[0], "on_stack").to_string(), "4124");
 }
 
-/// Any word, and holes.
+/// Memory of random words, some of which cannot be read.
 struct Noise(u64);
 
 impl VirtualMemory for Noise {

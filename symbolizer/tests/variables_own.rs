@@ -32,7 +32,7 @@ struct Ticket {
 
 static TABLE: [u64; 4] = [1, 2, 3, 4];
 
-/// What a function of this binary has for variables, while it runs: by its name, of the innermost.
+/// Reads the variables of a running function of this binary: the innermost frame of that name.
 #[inline(never)]
 fn variables_of(function: &str) -> FunctionVariables {
     let bytes = own_image();

@@ -13,7 +13,7 @@ use nmiscope_machine::{ReadError, VirtualAddress, VirtualMemory};
 
 use crate::elf::{EH_FRAME, EH_FRAME_HDR, Section, TEXT};
 
-/// A function: offset from TEXT, length, and instructions by offset from its start.
+/// A function: its offset from TEXT, its length, and CFI instructions by offset from its start.
 pub struct Function {
     pub at: u64,
     pub length: u32,
@@ -34,7 +34,7 @@ fn table(functions: &[Function], base: u64, pc_relative: bool) -> FrameTable {
     let encoding = Encoding { address_size: 8, format: Format::Dwarf32, version: 1 };
     let mut table = FrameTable::default();
     for function in functions {
-        // CFA is RSP+8 and RIP at CFA-8: what holds at the first instruction of any function.
+        // The rules at the first instruction of any function: CFA is RSP+8 and RIP is at CFA-8.
         let mut cie = CommonInformationEntry::new(encoding, 1, -8, RIP);
         cie.signal_trampoline = function.is_signal_frame;
         if pc_relative {
@@ -67,7 +67,7 @@ pub fn debug_frame(functions: &[Function]) -> Section {
     (".debug_frame", section.0.into_vec())
 }
 
-/// The sorted table of an `.eh_frame`, as linkers write it: begin and entry, relative to itself.
+/// Makes the sorted table of an `.eh_frame`, as linkers write it: begin and entry, relative to the table.
 pub fn eh_frame_hdr(eh_frame: &[u8]) -> Section {
     use gimli::UnwindSection;
     let bases = gimli::BaseAddresses::default().set_eh_frame(EH_FRAME);
@@ -95,7 +95,7 @@ pub fn eh_frame_hdr(eh_frame: &[u8]) -> Section {
     (".eh_frame_hdr", bytes)
 }
 
-/// Memory of 8-byte words; everything else is unmapped.
+/// Memory of 8-byte words; all other addresses are unmapped.
 #[derive(Default, Clone, Debug)]
 pub struct Words(pub BTreeMap<u64, u64>);
 

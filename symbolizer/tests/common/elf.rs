@@ -10,7 +10,7 @@ use gimli::{Encoding, Format, LineEncoding, LittleEndian};
 pub const TEXT: u64 = 0xffff_ffff_8000_1000;
 pub const TEXT_SIZE: u64 = 0x1000;
 pub const DATA: u64 = 0xffff_ffff_8000_3000;
-/// Where sections of these names are loaded.
+/// Load addresses of the sections of these names.
 pub const EH_FRAME: u64 = 0xffff_ffff_8000_4000;
 pub const EH_FRAME_HDR: u64 = 0xffff_ffff_8001_4000;
 
@@ -21,7 +21,7 @@ pub struct Symbol {
     pub name: &'static str,
     pub address: u64,
     pub size: u64,
-    /// Binding in the upper, type in the lower four bits.
+    /// Binding of the symbol in the upper four bits, type in the lower four.
     pub info: u8,
 }
 
@@ -32,14 +32,14 @@ pub const GLOBAL_LABEL: u8 = 0x10;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Compression {
     None,
-    /// One zlib stream of stored blocks.
+    /// Compressed as a zlib stream of stored blocks.
     Zlib,
-    /// One zstd frame of raw blocks.
+    /// Compressed as a zstd frame of raw blocks.
     Zstd,
 }
 
-/// An ET_EXEC with one code segment at [`TEXT`], a `.text` without bytes, and these sections. Those
-/// called `.rela.` and the name of another are its relocations.
+/// Makes an ET_EXEC with a code segment at [`TEXT`], a `.text` without bytes, and these sections. A section
+/// called `.rela.` and the name of another holds its relocations.
 pub fn elf(sections: &[Section], symbols: &[Symbol], compression: Compression) -> Vec<u8> {
     let mut names = vec![0];
     let mut headers = vec![[0_u64; 10]];
@@ -130,7 +130,7 @@ pub fn elf(sections: &[Section], symbols: &[Symbol], compression: Compression) -
     file
 }
 
-/// Elf64_Chdr and a stream.
+/// Makes a compressed section: Elf64_Chdr and a stream.
 fn compressed(bytes: &[u8], format: u32, stream: &[u8]) -> Vec<u8> {
     let mut section = format.to_le_bytes().to_vec();
     section.extend_from_slice(&[0; 4]);

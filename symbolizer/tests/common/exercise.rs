@@ -1,9 +1,9 @@
-//! Everything that can be asked about the variables and types of an image, whatever the answers are.
+//! Calls every lookup and read of an image's variables and types, whatever their answers are.
 
 use nmiscope_machine::VirtualMemory;
 use nmiscope_symbolizer::{Place, Type, Types};
 
-/// By the names that `elf::debug_sections` has, and others.
+/// Looks up the names in `elf::debug_sections`, and others that are not there.
 pub fn types(types: &Types<'_>, memory: &impl VirtualMemory) {
     for name in ["LOG", "printk::LOG", "BROKEN", "after", ""] {
         if let Ok(place) = types.variable(name) {

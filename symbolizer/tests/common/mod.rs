@@ -1,5 +1,5 @@
-//! What several tests share: the test binary as an image, sampled addresses, and an answer in a
-//! form that two symbolizers can be compared in.
+//! Shared parts of the tests: the test binary as an image, sampled addresses, and a plain form of an
+//! answer, in which two symbolizers can be compared.
 
 #![allow(dead_code, reason = "each test uses its part")]
 
@@ -12,7 +12,7 @@ pub fn own_image() -> Vec<u8> {
     std::fs::read(std::env::current_exe().expect("a path")).expect("a readable test binary")
 }
 
-/// By how much the running test binary was moved from where it was linked.
+/// The distance in bytes between the addresses at which the test binary runs and was linked.
 pub fn load_bias() -> u64 {
     let exe = std::env::current_exe().expect("a path");
     let maps = std::fs::read_to_string("/proc/self/maps").expect("procfs");
@@ -24,7 +24,7 @@ pub fn load_bias() -> u64 {
     u64::from_str_radix(begin, 16).expect("hexadecimal")
 }
 
-/// One frame, innermost first: linkage name, file, line.
+/// The linkage name, file and line of a frame.
 pub type Plain = (String, String, u32);
 
 pub fn plain(resolved: &Resolved<'_>) -> Vec<Plain> {
@@ -36,7 +36,7 @@ pub fn plain(resolved: &Resolved<'_>) -> Vec<Plain> {
     resolved.frames.iter().map(frame).collect()
 }
 
-/// A path without `.` and `..`, by the standard library's components.
+/// Removes `.` and `..` from a path by the standard library's components.
 pub fn normalized(path: &str) -> String {
     let mut normal = PathBuf::new();
     for component in Path::new(path).components() {
@@ -51,7 +51,7 @@ pub fn normalized(path: &str) -> String {
     normal.to_str().expect("UTF-8").to_owned()
 }
 
-/// `count` addresses spread over the executable sections, the same ones every time.
+/// Returns `count` addresses spread over the executable sections, the same ones every time.
 pub fn text_addresses(image: &[u8], count: u64) -> Vec<u64> {
     use object::{Object, ObjectSection, SectionKind};
     let file = object::File::parse(image).expect("an ELF file");

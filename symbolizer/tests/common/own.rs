@@ -26,7 +26,7 @@ impl VirtualMemory for Own {
     }
 }
 
-/// The callee-saved registers, here.
+/// Reads the callee-saved registers of the calling function.
 #[inline(always)]
 pub fn registers() -> UnwindRegisters {
     let mut values = [0_u64; 8];

@@ -19,7 +19,7 @@ pub const START: u64 = 0x500;
 pub const SCHEDULER: u64 = 0x600;
 pub const ABORTING: u64 = 0x700;
 pub const BROKEN: u64 = 0x800;
-/// Code without CFI.
+/// Offset of code without CFI.
 pub const BARE: u64 = 0x900;
 
 pub const STACK: u64 = 0xffff_c900_0000_4000;
@@ -66,12 +66,12 @@ pub fn functions() -> Vec<Function> {
             vec![(1, Cfi::CfaOffset(16)), (1, Cfi::Offset(RBX, -16)), (5, Cfi::CfaOffset(48))],
         ),
         trap,
-        // What nothing called.
+        // A function that nothing called.
         function(START, 0x10, vec![(0, Cfi::Undefined(RIP))]),
         function(SCHEDULER, 0x10, vec![(0, Cfi::CfaExpression(saved))]),
         // sub rsp, 0x18; call abort; and not one byte more
         function(ABORTING, 0x9, vec![(4, Cfi::CfaOffset(32))]),
-        // The CFA from a register that nobody has.
+        // The CFA comes from a register that is never known.
         function(BROKEN, 0x10, vec![(0, Cfi::Cfa(gimli::X86_64::XMM0, 8))]),
     ]
 }

@@ -22,9 +22,9 @@
 //! | `fault`, `memory` | how a read can fail; the two memory traits |
 //! | `arch::x86_64` | registers, execution states, page tables |
 //! | `guest_virtual` | guest-virtual memory through page tables |
-//! | `host` | what a host knows of a vCPU without asking it |
-//! | `outcome`, `nmi` | how a VM ended; NMIs and what became of them |
-//! | `vcpu` | one vCPU |
+//! | `host` | CPU times and event counts of a vCPU, as its host keeps them |
+//! | `outcome`, `nmi` | the reason for which a VM ended; the state and result of NMIs |
+//! | `vcpu` | a single vCPU |
 
 #![forbid(unsafe_code)]
 

@@ -34,7 +34,7 @@ pub enum ExpressionError {
     /// The expression needs something that no frame here provides.
     #[error("evaluate a DWARF expression: {what} not supported here")]
     Unsupported {
-        /// The name of what it needs.
+        /// The name of the missing value.
         what: &'static str,
     },
 }

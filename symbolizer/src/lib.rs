@@ -18,17 +18,17 @@
 //!
 //! | module | owns |
 //! |---|---|
-//!  `program_counter` | the address of a frame that is looked up |
-//!  `ranges`, `strings`, `source` | a sorted map of address ranges; strings of tables; source paths |
+//! | `program_counter` | the address of a frame that is looked up |
+//! | `ranges`, `strings`, `source` | a sorted map of address ranges; strings of tables; source paths |
 //! | `elf`, `symbols` | the container and its symbol table |
 //! | `dwarf` | address to function, inlined calls and line |
 //! | `expression` | DWARF expressions over the registers of a frame |
 //! | `call_frames` | address to call frame information |
-//!  `code` | the recognition of a call at the end of a function |
+//! | `code` | the recognition of a call at the end of a function |
 //! | `relocatable` | a kernel module's object file, laid out as an image |
-//!  `image` | all of the above behind a single lookup |
+//! | `image` | all of the above behind a single lookup |
 //! | `types` | variables and types by name, reads through them |
-//!  `unwind` | the frames of a stack, from registers |
+//! | `unwind` | the frames of a stack, from registers |
 //! | `variables` | arguments and locals of a frame |
 
 #![forbid(unsafe_code)]

@@ -24,7 +24,7 @@ mod name_index;
 
 const LE: LittleEndian = LittleEndian;
 /// Lookups by address that are answered by a pass over the table. Making the index takes as long as about
-/// this many, so that it never costs more than twice what was needed.
+/// this many passes, so the choice costs at most twice the optimum.
 const PASSES: u32 = 64;
 
 /// The kind of thing that a symbol names.

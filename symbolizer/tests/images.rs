@@ -316,7 +316,7 @@ fn siblings_that_lead_nowhere_are_not_followed() {
         let bytes = elf::elf(&raw_debug_info(&entries), &SYMBOLS, Compression::None);
         let image = Image::parse(&bytes).expect("an image");
         let resolved = image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT)));
-        // Only where one leads forward to what is no entry is the rest lost.
+        // Only a sibling that leads forward, to no entry, loses the rest.
         let depths: &[usize] = if sibling == 66 { &[1, 2] } else { &[2] };
         assert!(depths.contains(&resolved.frames.len()), "{sibling}: {resolved:?}");
     }

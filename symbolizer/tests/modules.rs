@@ -92,7 +92,7 @@ fn expect_equal_frames(flags: &[&str]) {
         let ours = frames(&module, name);
         assert_eq!(ours, frames(&linked, name), "{name} {flags:?}");
         assert_eq!(ours.len(), if name == "same" { 2 } else { 1 }, "{name}");
-        // What is compared is worth it: lines, and calls inlined into them.
+        // The comparison is worth it: there are lines, and calls inlined into them.
         let line = |frame: &Plain| frame.2 > 0 && frame.1.ends_with(".c");
         assert!(ours.iter().flatten().all(|frames| frames.iter().all(line)), "{name}: {ours:?}");
     }

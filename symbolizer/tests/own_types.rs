@@ -56,7 +56,7 @@ mod printk {
     });
 }
 
-// Used, or the optimizer makes constants of those that nobody writes to.
+// Used at run time, so that the optimizer makes no constants of statics without a write.
 #[used]
 static OFFSETS: [AtomicU64; 4] =
     [AtomicU64::new(10), AtomicU64::new(11), AtomicU64::new(12), AtomicU64::new(13)];

@@ -218,7 +218,7 @@ impl Machine {
 fn check(trace: &Trace, expected: &[Expected]) {
     assert_eq!(trace.end, End::Outermost);
     assert_eq!(trace.frames.len(), expected.len());
-    // RBX is lost by a step along frame pointers until somebody is found who saved it.
+    // A step along frame pointers loses RBX until a function is found that saved it.
     let mut rbx_known = true;
     let mut strategy = Found::Registers;
     for (frame, expected) in trace.frames.iter().zip(expected) {

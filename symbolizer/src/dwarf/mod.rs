@@ -1,6 +1,6 @@
 //! DWARF: from an address to the function, the inlined calls and the line.
 //!
-//! Owns reading `.debug_info` and `.debug_line`, and every cache of what was read. Knows nothing of symbol
+//! Owns reading `.debug_info` and `.debug_line`, and all caches of their contents. Knows nothing of symbol
 //! tables. Called by `image` through [`DebugInfo::lookup`], and by `types`, which walks the same units for
 //! variables and types.
 //!
@@ -43,7 +43,7 @@ pub enum DwarfError {
     /// The debug information is inconsistent, or ends early.
     #[error("read {what}")]
     Malformed {
-        /// The name of what was being read.
+        /// The part of the debug information that was read.
         what: &'static str,
         /// The parser's error for it.
         #[source]
@@ -60,12 +60,12 @@ pub enum DwarfError {
     /// The debug information has more of something than any real image.
     #[error("read {what}: more than any real image has")]
     TooLarge {
-        /// The name of what there is too much of.
+        /// The part of the debug information that is too large.
         what: &'static str,
     },
 }
 
-/// Maps an error of gimli to one that names what was being read.
+/// Maps an error of gimli to one that names the part that was read.
 pub(crate) fn read(what: &'static str) -> impl Fn(gimli::Error) -> DwarfError {
     move |source| DwarfError::Malformed { what, source }
 }

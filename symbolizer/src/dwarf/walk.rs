@@ -17,7 +17,7 @@ pub(super) struct Walk<'u, 'a> {
     entries: EntriesRaw<'u, Slice<'a>>,
     /// Depth of the entry at which `entries` begins.
     base: isize,
-    /// The name of what is being read, for errors.
+    /// The name of the part that is read, for errors.
     what: &'static str,
 }
 

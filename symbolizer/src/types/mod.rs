@@ -8,7 +8,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `index` | names to entries |
-//!  `ty`, `parts` | a type's size, members and elements |
+//! | `ty`, `parts` | a type's size, members and elements |
 //! | `place` | an address with a type |
 
 mod index;

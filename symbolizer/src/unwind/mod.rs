@@ -120,7 +120,7 @@ struct Walk<'w, 'i, 'data> {
 }
 
 impl Walk<'_, '_, '_> {
-    /// Finds the caller of a frame, and fills in what the way to it shows of the frame itself.
+    /// Finds the caller of a frame, and completes the frame itself: its CFA, and its CFI's mark or fault.
     fn step(&mut self, frame: &mut UnwoundFrame) -> Result<UnwoundFrame, End> {
         match self.by_cfi(frame) {
             Ok(Some(next)) => return next,

@@ -1,4 +1,4 @@
-//! This process as a guest: its memory, and its registers where they are asked for.
+//! This process as a guest: its memory, and the registers of a function in it.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -102,7 +102,7 @@ fn an_interrupt_leads_to_another_stack_whichever_is_higher() {
             assert_eq!(entry.cfa, Some(VirtualAddress(own + 64)));
             assert_eq!(inner.registers.get(Register::Rsp), Some(interrupted));
             assert_eq!(inner.registers.get(Register::Rbx), Some(0xb));
-            // LEAF may have changed what is not callee-saved, so the entry's RAX is not known.
+            // LEAF may have changed caller-saved registers, so the entry's RAX is not known.
             assert_eq!(inner.registers.get(Register::Rax), None);
             assert_eq!(inner.registers.get(Register::R12), Some(0x10c));
         }
@@ -199,7 +199,7 @@ fn the_chain_of_rbp_is_followed_where_there_is_no_cfi() {
     );
     assert_eq!(trace.end, End::Outermost);
     assert_eq!(trace.frames[0].cfa, Some(VirtualAddress(STACK + 0x10)));
-    // What the callees saved elsewhere is not known.
+    // Registers that the callees saved elsewhere are not known.
     assert_eq!(trace.frames[2].registers.get(Register::Rbx), None);
 }
 

@@ -1,4 +1,4 @@
-//! Stacks that end: the reason that is given, and the bounds that hold where one never would.
+//! Stacks that end: the reason for the end, and the bounds on stacks that would never end.
 
 use gimli::write::CallFrameInstruction as Cfi;
 use nmiscope_machine::{Register, UnwindRegisters, VirtualAddress};
@@ -48,7 +48,7 @@ fn each_trace_end_carries_its_reason() {
         end(&bare(STACK), &Words::default()),
         no_caller_found(FramePointerError::Unreadable(unreadable(VirtualAddress(STACK + 8), 8)))
     );
-    // At an address that is no code, with a stack that cannot be read, that is what matters.
+    // At an address outside the code, with an unreadable stack, the read error is the reason.
     for rbp in [&[][..], &[(Register::Rbp, 0)]] {
         assert_eq!(end(&registers(0, STACK, rbp), &Words::default()), unmapped);
     }

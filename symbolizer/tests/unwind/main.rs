@@ -1,5 +1,5 @@
-//! Stacks worked out by hand: what lies on them and what calls what is written beside each, from
-//! what the instructions of the functions would have done.
+//! Stacks worked out by hand: the comment beside each lists its words and calls, as the instructions of the
+//! functions would have left them.
 
 #[path = "../common/cfi.rs"]
 mod cfi;

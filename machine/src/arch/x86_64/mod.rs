@@ -3,12 +3,12 @@
 //! | file | owns |
 //! |---|---|
 //! | `register` | the general registers' names and DWARF numbers |
-//!  `registers` | a vCPU's registers, and those of a task that is not running |
-//!  `frame_registers` | the known registers of one frame |
+//! | `registers` | a vCPU's registers, and those of a task that is not running |
+//! | `frame_registers` | the known registers of one frame |
 //! | `user_registers` | registers in the order of Linux's NT_PRSTATUS |
-//!  `execution` | execution states, derived from registers |
-//!  `level`, `page_walk` | translation of one address |
-//!  `mappings` | all mappings of an address space |
+//! | `execution` | execution states, derived from registers |
+//! | `level`, `page_walk` | translation of one address |
+//! | `mappings` | all mappings of an address space |
 
 mod execution;
 mod frame_registers;

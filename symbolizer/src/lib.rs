@@ -30,6 +30,40 @@
 //! | `types` | variables and types by name, reads through them |
 //! | `unwind` | the frames of a stack, from registers |
 //! | `variables` | arguments and locals of a frame |
+//!
+//! The function at an address of an image, and the stack above it:
+//!
+//! ```
+//! use nmiscope_machine::{ReadError, Register, UnwindRegisters, VirtualAddress, VirtualMemory};
+//! use nmiscope_symbolizer::{Image, ProgramCounter, Unwinder};
+//!
+//! /// Guest-virtual memory of zeros, in which every stack ends at once.
+//! struct Zeros;
+//!
+//! impl VirtualMemory for Zeros {
+//!     fn read(&self, _: VirtualAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
+//!         buffer.fill(0);
+//!         Ok(())
+//!     }
+//! }
+//!
+//! // Any ELF64 image for x86-64; here, the running program.
+//! let bytes = std::fs::read("/proc/self/exe")?;
+//! let image = Image::parse(&bytes)?;
+//! let main = image.symbol("main").expect("a program has a main");
+//!
+//! let resolved = image.frames(ProgramCounter::Interrupted(main.address));
+//! let function = resolved.frames.last().expect("a symbol covers it");
+//! assert_eq!(function.function.as_deref(), Some("main"));
+//!
+//! // A vCPU that is about to run the first instruction of `main`.
+//! let mut registers = UnwindRegisters::new(main.address, VirtualAddress(0x7000));
+//! registers.set(Register::Rbp, 0);
+//! let trace = Unwinder::new(&image).unwind(&registers, &Zeros);
+//! assert_eq!(trace.frames.len(), 1);
+//! assert!(trace.end.is_complete(), "{}", trace.end);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #![forbid(unsafe_code)]
 

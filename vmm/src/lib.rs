@@ -13,12 +13,12 @@
 //! the thread's CPU clock, and the file of KVM's statistics).
 
 mod boot;
+mod collector;
 mod cpuid;
 mod devices;
 mod error;
 mod event;
 mod exits;
-mod gather;
 mod kvm;
 mod layout;
 mod memory;

@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::event::Event;
 use crate::exits::ExitCounts;
 use crate::kvm::{self, KvmError};
-use crate::vcpu::{self, Layout, VcpuHandle, World};
+use crate::vcpu::{self, SharedState, StatisticsLayout, VcpuHandle};
 use crate::{boot, layout, memory, open_files};
 
 /// The most vCPUs that this VMM gives a VM; a host may allow fewer.
@@ -67,8 +67,8 @@ pub struct Vm {
     /// Whether the vCPUs have been told to run, and so need a kick to notice a command.
     pub(crate) running: bool,
     /// Where KVM's statistics are in their files, once they are wanted.
-    pub(crate) statistics: OnceLock<Option<Layout>>,
-    pub(crate) world: Arc<World>,
+    pub(crate) statistics: OnceLock<Option<StatisticsLayout>>,
+    pub(crate) shared: Arc<SharedState>,
     pub(crate) fd: VmFd,
 }
 
@@ -87,7 +87,7 @@ impl Vm {
         let entry =
             boot::load(&memory, config.memory, image, initrd, &config.cmdline, config.cpus)?;
 
-        let keeps_files = open_files::room_for_files(config.cpus);
+        let keeps_files = open_files::raise_limit(config.cpus);
         let fd = kvm::create_vm(&kvm)?;
         register_memory(&fd, &memory)?;
         create_irqchip(&fd, config.cpus)?;
@@ -95,7 +95,7 @@ impl Vm {
             create_pit(&fd)?;
         }
         let interrupt = serial_interrupt(&fd)?;
-        let world = Arc::new(World {
+        let shared = Arc::new(SharedState {
             devices: Devices::new(config.ports, interrupt, config.serial_output),
             events: config.events,
             ended: AtomicBool::new(false),
@@ -104,10 +104,10 @@ impl Vm {
         let vcpus = create_vcpus(&kvm, &fd, &supported, config.cpus, entry)?
             .into_iter()
             .zip(0..)
-            .map(|(vcpu, cpu)| VcpuHandle::spawn(cpu, vcpu, world.clone(), keeps_files))
+            .map(|(vcpu, cpu)| VcpuHandle::spawn(cpu, vcpu, shared.clone(), keeps_files))
             .collect::<Result<_, _>>()
             .map_err(|source| Error::Host { what: "start a vCPU thread", source })?;
-        Ok(Self { vcpus, running: false, statistics: OnceLock::new(), world, fd })
+        Ok(Self { vcpus, running: false, statistics: OnceLock::new(), shared, fd })
     }
 
     /// Lets the guest take its first instruction.
@@ -123,12 +123,12 @@ impl Vm {
     /// Guest-physical memory, to be read at any time. What a running guest writes meanwhile is
     /// read torn unless it is read atomically. Plain reads go by [`PhysicalMemory`] too.
     pub fn memory(&self) -> &GuestMemoryMmap {
-        &self.world.memory
+        &self.shared.memory
     }
 
     /// Queues bytes for the guest's serial port.
     pub fn serial_input(&self, bytes: &[u8]) -> Result<(), SerialInputFull> {
-        self.world.devices.serial().input(bytes)
+        self.shared.devices.serial().input(bytes)
     }
 
     /// How often the guest came out of KVM_RUN, over all vCPUs.
@@ -202,7 +202,7 @@ fn register_memory(fd: &VmFd, memory: &GuestMemoryMmap) -> Result<(), KvmError> 
             userspace_addr: region.as_ptr() as u64,
         };
         // SAFETY: the range is a private mapping that holds nothing of Rust's. It stays mapped for
-        // as long as a vCPU can run: every vCPU thread shares the `World` that owns `memory`.
+        // as long as a vCPU can run: every vCPU thread shares the `SharedState` that owns `memory`.
         unsafe { fd.set_user_memory_region(region) }
             .map_err(KvmError::ioctl("KVM_SET_USER_MEMORY_REGION"))?;
     }

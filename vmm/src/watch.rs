@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::vcpu::{Layout, ThreadTimes, VcpuError, VcpuHandle, VcpuStatistics};
+use crate::vcpu::{StatisticsLayout, ThreadTimes, VcpuError, VcpuHandle, VcpuStatistics};
 use crate::vm::Vm;
 
 impl Vm {
@@ -32,13 +32,13 @@ impl Vm {
     /// process may not have enough files open for them, or if there is no such vCPU.
     pub fn statistics(&self, cpu: u32) -> Option<VcpuStatistics> {
         let file = self.vcpus.get(cpu as usize)?.statistics()?;
-        let layout = self.statistics.get_or_init(|| Layout::read(file).ok()).as_ref()?;
+        let layout = self.statistics.get_or_init(|| StatisticsLayout::read(file).ok()).as_ref()?;
         layout.counters(file).ok()
     }
 
     /// How many bytes the guest has written to its serial port so far, those included that the
     /// writer refused. Does not wait for a writer that blocks.
     pub fn console_bytes(&self) -> u64 {
-        self.world.devices.serial_bytes()
+        self.shared.devices.serial_bytes()
     }
 }

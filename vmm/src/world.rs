@@ -14,7 +14,7 @@ use kvm_bindings::kvm_msi;
 use nmiscope_machine::{NmiRun, VcpuState};
 use vm_memory::Address;
 
-use crate::gather::{Gather, Slot};
+use crate::collector::{Collector, Slot};
 use crate::kvm::KvmError;
 use crate::layout;
 use crate::vcpu::{Answer, Command, VcpuError};
@@ -60,7 +60,7 @@ impl Vm {
     /// so later. Idempotent.
     pub fn pause(&mut self, deadline: Duration) -> Vec<Result<VcpuState, VcpuError>> {
         let cpus: Vec<u32> = (0..self.cpus()).collect();
-        let stopped = self.answers(&cpus, Command::Pause, deadline);
+        let stopped = self.collect(&cpus, Command::Pause, deadline);
         let is_late = |state: &_| matches!(state, Err(VcpuError::NoAnswer { .. }));
         self.running = stopped.iter().any(is_late);
         stopped
@@ -87,7 +87,7 @@ impl Vm {
     /// A vCPU of a running VM is kicked for this, which costs it a few microseconds. One in HLT
     /// wakes up on the host, but not in the guest.
     pub fn sample(&self, cpus: &[u32], deadline: Duration) -> Vec<Result<VcpuState, VcpuError>> {
-        self.answers(cpus, Command::Read, deadline)
+        self.collect(cpus, Command::Read, deadline)
     }
 
     /// The state of one vCPU; see [`Vm::states`].
@@ -97,7 +97,7 @@ impl Vm {
 
     /// A vCPU's time-stamp counter, in cycles. One of a running VM stops for as long as it takes.
     pub fn tsc(&self, cpu: u32) -> Result<u64, VcpuError> {
-        let answer = self.answers(&[cpu], Command::ReadTsc, Self::ANSWER_DEADLINE).pop();
+        let answer = self.collect(&[cpu], Command::ReadTsc, Self::ANSWER_DEADLINE).pop();
         answer.unwrap_or(Err(VcpuError::NoSuchVcpu(cpu)))
     }
 
@@ -115,14 +115,15 @@ impl Vm {
     }
 
     fn run_one(&mut self, cpu: u32, to: Option<u64>) -> Result<VcpuState, VcpuError> {
-        let gather = Gather::new();
-        self.ask(&[cpu], || Command::Step { to, answer: gather.slot() });
-        gather.wait(Instant::now() + Self::ANSWER_DEADLINE);
-        if !gather.is_complete() {
-            self.kick_late(&[cpu], &gather);
-            gather.wait(Instant::now() + Self::ANSWER_DEADLINE);
+        let collector = Collector::new();
+        self.ask(&[cpu], || Command::Step { to, answer: collector.slot() });
+        collector.wait(Instant::now() + Self::ANSWER_DEADLINE);
+        if !collector.is_complete() {
+            self.kick_late(&[cpu], &collector);
+            collector.wait(Instant::now() + Self::ANSWER_DEADLINE);
         }
-        let answer = self.in_order(&[cpu], gather.into_answers(), 2 * Self::ANSWER_DEADLINE).pop();
+        let answer =
+            self.order_answers(&[cpu], collector.into_answers(), 2 * Self::ANSWER_DEADLINE).pop();
         answer.unwrap_or(Err(VcpuError::NoSuchVcpu(cpu)))
     }
 
@@ -137,24 +138,25 @@ impl Vm {
     pub fn run_nmi(&mut self, cpus: &[u32], bound: Duration) -> Vec<Result<NmiRun, VcpuError>> {
         let started = Instant::now();
         let until = started + bound * Self::NMI_PATIENCE;
-        let gather = Gather::new();
-        self.ask(cpus, || Command::RunNmi { bound, until, answer: gather.slot() });
-        gather.wait(started + bound);
+        let collector = Collector::new();
+        self.ask(cpus, || Command::RunNmi { bound, until, answer: collector.slot() });
+        collector.wait(started + bound);
         // A kick makes a late one look at its own time.
-        while !gather.is_complete() && Instant::now() < until {
-            self.kick_late(cpus, &gather);
-            gather.wait((Instant::now() + bound / 8).min(until));
+        while !collector.is_complete() && Instant::now() < until {
+            self.kick_late(cpus, &collector);
+            collector.wait((Instant::now() + bound / 8).min(until));
         }
-        if !gather.is_complete() {
-            self.kick_late(cpus, &gather);
-            gather.wait(Instant::now() + Self::ANSWER_DEADLINE);
+        if !collector.is_complete() {
+            self.kick_late(cpus, &collector);
+            collector.wait(Instant::now() + Self::ANSWER_DEADLINE);
         }
-        self.in_order(cpus, gather.into_answers(), started.elapsed())
+        self.order_answers(cpus, collector.into_answers(), started.elapsed())
     }
 
-    fn kick_late<T>(&self, cpus: &[u32], gather: &Gather<Answer<T>>) {
+    fn kick_late<T>(&self, cpus: &[u32], collector: &Collector<Answer<T>>) {
         let mut late = cpus.to_vec();
-        gather.look(|found| late.retain(|cpu| found.iter().all(|(answered, _)| answered != cpu)));
+        collector
+            .inspect(|found| late.retain(|cpu| found.iter().all(|(answered, _)| answered != cpu)));
         for vcpu in late.iter().filter_map(|cpu| self.vcpus.get(*cpu as usize)) {
             vcpu.kick();
         }
@@ -188,10 +190,10 @@ impl Vm {
 
     fn end_threads(&mut self, deadline: Duration) -> Result<(), ShutdownError> {
         let mut late: Vec<u32> = (0..self.cpus()).collect();
-        let gather = Gather::new();
-        self.ask(&late, || Command::Exit(gather.slot()));
-        gather.wait(Instant::now() + deadline);
-        let ended = gather.into_answers();
+        let collector = Collector::new();
+        self.ask(&late, || Command::Exit(collector.slot()));
+        collector.wait(Instant::now() + deadline);
+        let ended = collector.into_answers();
         late.retain(|cpu| !ended.contains(cpu));
         for (cpu, vcpu) in (0..).zip(&mut self.vcpus) {
             if !late.contains(&cpu) {
@@ -203,17 +205,17 @@ impl Vm {
     }
 
     /// Asks `cpus`, and waits for their answers.
-    fn answers<T>(
+    fn collect<T>(
         &self,
         cpus: &[u32],
         command: impl Fn(Slot<Answer<T>>) -> Command,
         deadline: Duration,
     ) -> Vec<Result<T, VcpuError>> {
         let until = Instant::now() + deadline;
-        let gather = Gather::new();
-        self.ask(cpus, || command(gather.slot()));
-        gather.wait(until);
-        self.in_order(cpus, gather.into_answers(), deadline)
+        let collector = Collector::new();
+        self.ask(cpus, || command(collector.slot()));
+        collector.wait(until);
+        self.order_answers(cpus, collector.into_answers(), deadline)
     }
 
     /// Queues a command for each of `cpus`, and kicks those that may be in the guest.
@@ -227,20 +229,20 @@ impl Vm {
     }
 
     /// Puts answers into the order of the questions, and a reason where there is none.
-    fn in_order<T>(
+    fn order_answers<T>(
         &self,
         cpus: &[u32],
         mut found: Vec<Answer<T>>,
         waited: Duration,
     ) -> Vec<Result<T, VcpuError>> {
-        let answer_of = |cpu: &u32| match found.iter().position(|(answered, _)| answered == cpu) {
+        let find_answer = |cpu: &u32| match found.iter().position(|(answered, _)| answered == cpu) {
             Some(at) => {
                 found.swap_remove(at).1.map_err(|source| VcpuError::Kvm { cpu: *cpu, source })
             }
             None if *cpu >= self.cpus() => Err(VcpuError::NoSuchVcpu(*cpu)),
             None => Err(VcpuError::NoAnswer { cpu: *cpu, waited }),
         };
-        cpus.iter().map(answer_of).collect()
+        cpus.iter().map(find_answer).collect()
     }
 }
 

@@ -6,24 +6,24 @@ use super::*;
 
 #[path = "../../tests/live/support/image.rs"]
 mod image_file;
-use image_file::{EHDR, Image, PHDR, Segment};
+use image_file::{EHDR, LoadSegment, PHDR, PvhImage};
 
 const MIB: u64 = 1 << 20;
 
-fn good() -> Image {
-    Image::of(&[0xf4; 16])
+fn good() -> PvhImage {
+    PvhImage::from_code(&[0xf4; 16])
 }
 
 fn refused(bytes: &[u8]) -> ImageError {
     check(bytes, 16 * MIB).expect_err("the image should have been refused")
 }
 
-fn refused_segments(segments: Vec<Segment>) -> ImageError {
-    refused(&Image { segments, entry: Some(0x10_0000) }.bytes())
+fn refused_segments(segments: Vec<LoadSegment>) -> ImageError {
+    refused(&PvhImage { segments, entry: Some(0x10_0000) }.bytes())
 }
 
-fn segment(at: u64, len: u64) -> Segment {
-    Segment { at, len, data: vec![0xf4; 16] }
+fn segment(at: u64, len: u64) -> LoadSegment {
+    LoadSegment { at, len, data: vec![0xf4; 16] }
 }
 
 /// The good image with `bytes` written over it at `offset`.
@@ -53,7 +53,7 @@ fn an_image_need_not_be_aligned_in_host_memory() {
 #[test]
 fn a_good_image_is_loaded_where_it_says() {
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 2 << 20)]).unwrap();
-    let bytes = Image::of(b"\xf4guest").bytes();
+    let bytes = PvhImage::from_code(b"\xf4guest").bytes();
     check(&bytes, 2 * MIB).unwrap().load(&memory).unwrap();
     let mut loaded = [0; 8];
     vm_memory::Bytes::read_slice(&memory, &mut loaded, GuestAddress(0x10_0000)).unwrap();
@@ -112,14 +112,14 @@ fn impossible_program_headers_are_malformed() {
 #[test]
 fn an_image_without_segments_is_refused() {
     assert!(matches!(refused_segments(vec![]), ImageError::NoSegments));
-    let empty = Segment { at: MIB, len: 0, data: vec![] };
+    let empty = LoadSegment { at: MIB, len: 0, data: vec![] };
     assert!(matches!(refused_segments(vec![empty]), ImageError::NoSegments));
     assert!(matches!(refused(&patched(56, &[0, 0])), ImageError::NoSegments));
 }
 
 #[test]
 fn an_image_without_a_pvh_note_says_how_to_get_one() {
-    let error = refused(&Image { entry: None, ..good() }.bytes());
+    let error = refused(&PvhImage { entry: None, ..good() }.bytes());
     assert!(matches!(error, ImageError::NoPvhNote));
     assert!(error.to_string().contains("CONFIG_PVH=y"), "{error}");
 }
@@ -147,7 +147,7 @@ fn segments_that_want_the_same_memory_are_named() {
 #[test]
 fn segments_that_touch_do_not_overlap() {
     let segments = vec![segment(0x10_1000, 0x1000), segment(0x10_0000, 0x1000)];
-    assert!(check(&Image { segments, entry: Some(0x10_0000) }.bytes(), 2 * MIB).is_ok());
+    assert!(check(&PvhImage { segments, entry: Some(0x10_0000) }.bytes(), 2 * MIB).is_ok());
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn the_boot_data_area_is_not_for_segments() {
         let error = refused_segments(vec![segment(at, len)]);
         assert!(matches!(error, ImageError::OverBootData { index: 1, .. }), "{at:#x}: {error}");
     }
-    let low = Image { segments: vec![segment(0x9_f000, 0xc00)], entry: Some(0x9_f000) };
+    let low = PvhImage { segments: vec![segment(0x9_f000, 0xc00)], entry: Some(0x9_f000) };
     assert!(check(&low.bytes(), 2 * MIB).is_ok());
 }
 
@@ -181,7 +181,7 @@ fn a_segment_above_the_hole_needs_the_memory_below_it_too() {
 #[test]
 fn a_segment_in_the_device_area_is_refused_whatever_the_memory() {
     let segments = vec![segment(0xbfff_f000, 0x1001)];
-    let image = Image { segments, entry: Some(0xbfff_f000) }.bytes();
+    let image = PvhImage { segments, entry: Some(0xbfff_f000) }.bytes();
     assert!(matches!(check(&image, 8 << 30).unwrap_err(), ImageError::InHole { index: 1, .. }));
 }
 
@@ -196,7 +196,7 @@ fn a_segment_with_impossible_sizes_is_malformed() {
 #[test]
 fn an_entry_outside_of_the_code_is_refused() {
     for entry in [0x10_0010, 0xf_ffff, 0, u32::MAX] {
-        let error = refused(&Image { entry: Some(entry), ..good() }.bytes());
+        let error = refused(&PvhImage { entry: Some(entry), ..good() }.bytes());
         assert!(matches!(error, ImageError::EntryOutside(at) if at == u64::from(entry)));
     }
 }

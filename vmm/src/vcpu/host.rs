@@ -63,10 +63,10 @@ pub(super) struct CpuClock(libc::clockid_t);
 
 impl CpuClock {
     /// The clock of the calling thread.
-    pub(super) const OF_THIS_THREAD: Self = Self(libc::CLOCK_THREAD_CPUTIME_ID);
+    pub(super) const THIS_THREAD: Self = Self(libc::CLOCK_THREAD_CPUTIME_ID);
 
     /// The clock of another thread, which goes on to exist until it is joined.
-    pub(super) fn of<T>(thread: &JoinHandle<T>) -> io::Result<Self> {
+    pub(super) fn from_thread<T>(thread: &JoinHandle<T>) -> io::Result<Self> {
         let mut clock = MaybeUninit::uninit();
         // SAFETY: `thread` has not been joined, so its pthread_t is valid; `clock` is writable.
         match unsafe { libc::pthread_getcpuclockid(thread.as_pthread_t(), clock.as_mut_ptr()) } {

@@ -39,7 +39,7 @@ pub(super) fn install_handler() -> io::Result<()> {
 pub(super) struct ImmediateExit(MmapRaw);
 
 impl ImmediateExit {
-    pub(super) fn of(vcpu: &VcpuFd) -> io::Result<Self> {
+    pub(super) fn map(vcpu: &VcpuFd) -> io::Result<Self> {
         let page = MmapOptions::new().len(size_of::<kvm_run>()).map_raw(vcpu)?;
         Ok(Self(page))
     }
@@ -57,7 +57,7 @@ impl ImmediateExit {
     }
 
     fn byte(&self) -> &AtomicU8 {
-        // SAFETY: `of` mapped a whole kvm_run readable and writable, and `self` keeps it mapped for
+        // SAFETY: `map` mapped a whole kvm_run readable and writable, and `self` keeps it mapped for
         // as long as the reference lives, so the byte is in bounds. An AtomicU8 has no alignment to
         // violate. Both sides in this process access it through this function alone, and KVM reads
         // it with READ_ONCE, so all accesses are atomic.

@@ -25,17 +25,17 @@ use nmiscope_machine::{NmiRun, VcpuState};
 use rustix::thread::{Pid, gettid};
 use vmm_sys_util::signal::Killable;
 
+use crate::collector::Slot;
 use crate::exits::{Counters, ExitCounts};
-use crate::gather::Slot;
 use crate::kvm::KvmError;
 use host::CpuClock;
 use kick::ImmediateExit;
 pub(crate) use setup::set_up;
 pub use state::VcpuError;
-pub(crate) use statistics::Layout;
+pub(crate) use statistics::StatisticsLayout;
 pub use statistics::VcpuStatistics;
+pub(crate) use thread::SharedState;
 use thread::Vcpu;
-pub(crate) use thread::World;
 use thread_times::ThreadFiles;
 
 /// Of a vCPU's thread. Two megabytes, as is usual, can become a huge page at the first touch, which
@@ -88,17 +88,17 @@ impl VcpuHandle {
     pub(crate) fn spawn(
         cpu: u32,
         fd: VcpuFd,
-        world: Arc<World>,
+        shared: Arc<SharedState>,
         keeps_files: bool,
     ) -> io::Result<Self> {
         kick::install_handler()?;
         let (commands, queue) = mpsc::channel();
-        let immediate_exit = Arc::new(ImmediateExit::of(&fd)?);
+        let immediate_exit = Arc::new(ImmediateExit::map(&fd)?);
         let counters = Arc::new(Counters::default());
         // Before the thread has it: a vCPU that runs cannot be asked.
         let statistics = keeps_files.then(|| host::statistics(&fd)).flatten();
         let thread_id = Arc::new(OnceLock::new());
-        let vcpu = Vcpu::new(cpu, fd, world, queue, immediate_exit.clone(), counters.clone());
+        let vcpu = Vcpu::new(cpu, fd, shared, queue, immediate_exit.clone(), counters.clone());
         let begun = thread_id.clone();
         let thread = std::thread::Builder::new().name(format!("vcpu{cpu}")).stack_size(STACK);
         let thread = thread.spawn(move || {
@@ -109,7 +109,7 @@ impl VcpuHandle {
             commands,
             immediate_exit,
             counters,
-            clock: CpuClock::of(&thread)?,
+            clock: CpuClock::from_thread(&thread)?,
             thread_id,
             thread_files: OnceLock::new(),
             statistics,

@@ -30,7 +30,7 @@ pub struct VcpuStatistics {
 
 /// Where a file has the counters that matter.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Layout {
+pub(crate) struct StatisticsLayout {
     /// The window that all of them lie in: its place in the file, and its length.
     at: u64,
     len: usize,
@@ -52,7 +52,7 @@ const MAX_NAME: usize = 256;
 /// The longest window: counters farther apart are not read.
 const WINDOW: usize = 1024;
 
-impl Layout {
+impl StatisticsLayout {
     /// Reads the descriptors of a file.
     pub(crate) fn read(file: &File) -> io::Result<Self> {
         let malformed = || io::Error::from(io::ErrorKind::InvalidData);
@@ -182,10 +182,10 @@ mod tests {
         padded
     }
 
-    fn layout_of(file: &[u8]) -> Option<Layout> {
+    fn layout_of(file: &[u8]) -> Option<StatisticsLayout> {
         let header = Header::parse(file.first_chunk()?)?;
         let descriptors = file.get(header.descriptors_at as usize..)?;
-        Layout::parse(&header, descriptors.get(..header.count * header.stride())?)
+        StatisticsLayout::parse(&header, descriptors.get(..header.count * header.stride())?)
     }
 
     fn counters_of(file: &[u8]) -> Option<VcpuStatistics> {

@@ -24,10 +24,10 @@ use super::Command;
 use super::host::{self, CpuClock};
 use super::kick::ImmediateExit;
 use super::state::{read_mp_state, read_nmi_state, read_state, read_tsc};
+use crate::collector::Slot;
 use crate::devices::{Devices, Effect};
 use crate::event::Event;
 use crate::exits::{Counters, End, Exit};
-use crate::gather::Slot;
 use crate::kvm::KvmError;
 
 /// Exits that may be needed to finish one instruction. KVM breaks a REP string instruction off
@@ -35,7 +35,7 @@ use crate::kvm::KvmError;
 const MAX_EXITS_OF_AN_INSTRUCTION: usize = 8192;
 
 /// What all vCPU threads of a VM share.
-pub(crate) struct World {
+pub(crate) struct SharedState {
     pub(crate) devices: Devices,
     pub(crate) events: Box<dyn Fn(Event) + Send + Sync>,
     /// Set by the first vCPU that ends the VM.
@@ -45,10 +45,10 @@ pub(crate) struct World {
     pub(crate) memory: GuestMemoryMmap,
 }
 
-impl fmt::Debug for World {
+impl fmt::Debug for SharedState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Not the events: there is nothing to see in a closure.
-        let mut all = f.debug_struct("World");
+        let mut all = f.debug_struct("SharedState");
         all.field("devices", &self.devices).field("ended", &self.ended);
         all.field("memory", &self.memory).finish_non_exhaustive()
     }
@@ -84,13 +84,13 @@ impl Allowance {
             return Ok(false);
         }
         let asleep = read_mp_state(vcpu)? == MpState::Halted;
-        let run = CpuClock::OF_THIS_THREAD.now().saturating_sub(self.cpu_started);
+        let run = CpuClock::THIS_THREAD.now().saturating_sub(self.cpu_started);
         Ok(asleep || run >= self.bound || Instant::now() >= self.until)
     }
 }
 
 /// What is to be done after an exit.
-enum Step {
+enum Reaction {
     Continue,
     /// KVM_RUN was interrupted, and no instruction is half done.
     Interrupted,
@@ -102,7 +102,7 @@ enum Step {
 pub(super) struct Vcpu {
     cpu: u32,
     fd: VcpuFd,
-    world: Arc<World>,
+    shared: Arc<SharedState>,
     commands: Receiver<Command>,
     immediate_exit: Arc<ImmediateExit>,
     counters: Arc<Counters>,
@@ -115,13 +115,13 @@ impl Vcpu {
     pub(super) fn new(
         cpu: u32,
         fd: VcpuFd,
-        world: Arc<World>,
+        shared: Arc<SharedState>,
         commands: Receiver<Command>,
         immediate_exit: Arc<ImmediateExit>,
         counters: Arc<Counters>,
     ) -> Self {
         let (state, half_done) = (State::Paused, false);
-        Self { cpu, fd, world, commands, immediate_exit, counters, state, half_done }
+        Self { cpu, fd, shared, commands, immediate_exit, counters, state, half_done }
     }
 
     pub(super) fn run(mut self) {
@@ -129,7 +129,7 @@ impl Vcpu {
             match &mut self.state {
                 State::Running => self.run_guest(),
                 State::Paused | State::Ended(_) => match self.commands.recv() {
-                    Ok(command) => self.obey(command),
+                    Ok(command) => self.execute(command),
                     Err(_) => break None,
                 },
                 State::Exiting(answer) => break answer.take(),
@@ -146,17 +146,17 @@ impl Vcpu {
     fn run_guest(&mut self) {
         self.immediate_exit.clear();
         match self.commands.try_recv() {
-            Ok(command) => self.obey(command),
+            Ok(command) => self.execute(command),
             Err(TryRecvError::Disconnected) => self.state = State::Exiting(None),
             Err(TryRecvError::Empty) => match self.enter() {
-                Step::Continue | Step::Interrupted | Step::Stepped => {}
-                Step::NmiDone => self.announce_nmi_done(),
-                Step::Ended(outcome) => self.end(outcome),
+                Reaction::Continue | Reaction::Interrupted | Reaction::Stepped => {}
+                Reaction::NmiDone => self.announce_nmi_done(),
+                Reaction::Ended(outcome) => self.end(outcome),
             },
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn execute(&mut self, command: Command) {
         // Whatever it is, it is for a vCPU whose registers are those of an instruction boundary.
         if let Some(outcome) = self.finish_instruction() {
             self.end(outcome);
@@ -195,46 +195,46 @@ impl Vcpu {
     }
 
     /// Enters the guest once and deals with what it comes out with.
-    fn enter(&mut self) -> Step {
+    fn enter(&mut self) -> Reaction {
         let exit = Exit::decode(self.fd.run());
         self.counters.count(&exit);
         self.half_done = exit.is_half_done();
         let end = match exit {
             Exit::PortOut { port, data } => {
-                let effect = self.world.devices.write(port, data);
-                return self.step_of(effect);
+                let effect = self.shared.devices.write(port, data);
+                return self.react_to(effect);
             }
             Exit::PortIn { port, data } => {
-                self.world.devices.read(port, data);
-                return Step::Continue;
+                self.shared.devices.read(port, data);
+                return Reaction::Continue;
             }
             Exit::MmioRead { data } => {
                 data.fill(0xff);
-                return Step::Continue;
+                return Reaction::Continue;
             }
-            Exit::MmioWrite => return Step::Continue,
-            Exit::Interrupted => return Step::Interrupted,
-            Exit::Stepped => return Step::Stepped,
+            Exit::MmioWrite => return Reaction::Continue,
+            Exit::Interrupted => return Reaction::Interrupted,
+            Exit::Stepped => return Reaction::Stepped,
             Exit::Ended(end) => end,
         };
-        Step::Ended(self.outcome_of(end))
+        Reaction::Ended(self.outcome_from(end))
     }
 
-    fn step_of(&self, effect: Effect) -> Step {
+    fn react_to(&self, effect: Effect) -> Reaction {
         let cpu = self.cpu;
         match effect {
-            Effect::None => Step::Continue,
-            Effect::NmiDone => Step::NmiDone,
-            Effect::DebugExit(code) => Step::Ended(Outcome::DebugExit { cpu, code }),
-            Effect::Reset => Step::Ended(Outcome::Reset { cpu }),
+            Effect::None => Reaction::Continue,
+            Effect::NmiDone => Reaction::NmiDone,
+            Effect::DebugExit(code) => Reaction::Ended(Outcome::DebugExit { cpu, code }),
+            Effect::Reset => Reaction::Ended(Outcome::Reset { cpu }),
             Effect::Post(code) => {
                 self.announce(Event::Post { cpu, code, at: Instant::now() });
-                Step::Continue
+                Reaction::Continue
             }
         }
     }
 
-    fn outcome_of(&mut self, end: End) -> Outcome {
+    fn outcome_from(&mut self, end: End) -> Outcome {
         let cpu = self.cpu;
         match end {
             End::Shutdown => Outcome::TripleFault { cpu },
@@ -262,12 +262,12 @@ impl Vcpu {
                 return None;
             }
             self.immediate_exit.set();
-            let step = self.enter();
+            let reaction = self.enter();
             self.immediate_exit.clear();
-            match step {
-                Step::Continue | Step::Interrupted | Step::Stepped => {}
-                Step::NmiDone => self.announce_nmi_done(),
-                Step::Ended(outcome) => return Some(outcome),
+            match reaction {
+                Reaction::Continue | Reaction::Interrupted | Reaction::Stepped => {}
+                Reaction::NmiDone => self.announce_nmi_done(),
+                Reaction::Ended(outcome) => return Some(outcome),
             }
         }
         warn!(cpu = self.cpu, "an instruction does not end; its registers may be inconsistent");
@@ -289,10 +289,10 @@ impl Vcpu {
         loop {
             match self.enter() {
                 // A port or memory access whose second half is still to come.
-                Step::Continue => {}
-                Step::NmiDone => self.announce_nmi_done(),
-                Step::Interrupted | Step::Stepped => break,
-                Step::Ended(outcome) => {
+                Reaction::Continue => {}
+                Reaction::NmiDone => self.announce_nmi_done(),
+                Reaction::Interrupted | Reaction::Stepped => break,
+                Reaction::Ended(outcome) => {
                     self.end(outcome);
                     break;
                 }
@@ -310,7 +310,7 @@ impl Vcpu {
     fn run_nmi(&mut self, bound: Duration, until: Instant) -> Result<NmiRun, KvmError> {
         let mp_state = read_mp_state(&self.fd)?;
         let mut after = None;
-        let (started, cpu_started) = (Instant::now(), CpuClock::OF_THIS_THREAD.now());
+        let (started, cpu_started) = (Instant::now(), CpuClock::THIS_THREAD.now());
         let mut injected = false;
         let result = match &self.state {
             State::Ended(outcome) if !outcome.can_run_handlers() => {
@@ -324,7 +324,7 @@ impl Vcpu {
                 self.run_until_nmi_done(&given, &mut after)?
             }
         };
-        let (wall, cpu_now) = (started.elapsed(), CpuClock::OF_THIS_THREAD.now());
+        let (wall, cpu_now) = (started.elapsed(), CpuClock::THIS_THREAD.now());
         let run_time = if injected { cpu_now.saturating_sub(cpu_started) } else { Duration::ZERO };
         let after = after.map_or_else(|| read_nmi_state(&self.fd), Ok)?;
         Ok(NmiRun { cpu: self.cpu, injected, result, after, wall, run_time })
@@ -346,9 +346,9 @@ impl Vcpu {
                 });
             }
             match self.enter() {
-                Step::Continue | Step::Interrupted | Step::Stepped => {}
-                Step::Ended(outcome) => return Ok(self.ended_in_nmi(outcome)),
-                Step::NmiDone => {
+                Reaction::Continue | Reaction::Interrupted | Reaction::Stepped => {}
+                Reaction::Ended(outcome) => return Ok(self.ended_in_nmi(outcome)),
+                Reaction::NmiDone => {
                     if let Some(outcome) = self.finish_instruction() {
                         return Ok(self.ended_in_nmi(outcome));
                     }
@@ -376,7 +376,7 @@ impl Vcpu {
         if let Some(later) = self.finish_instruction() {
             debug!(%later, "a vCPU that had ended ended again");
         }
-        if self.world.ended.swap(true, Ordering::Relaxed) {
+        if self.shared.ended.swap(true, Ordering::Relaxed) {
             debug!(%outcome, "another vCPU ended as well");
         } else {
             self.announce(Event::Ended(outcome));
@@ -388,6 +388,6 @@ impl Vcpu {
     }
 
     fn announce(&self, event: Event) {
-        (self.world.events)(event);
+        (self.shared.events)(event);
     }
 }

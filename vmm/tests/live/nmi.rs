@@ -7,16 +7,16 @@ use nmiscope_vmm::Event;
 
 use crate::support::asm::Asm;
 use crate::support::{
-    COM1, COUNTER, EXIT, LONG, Machine, NMI_DONE, NMIS, POST, counting, with_nmi_handler,
+    COM1, COUNTER, EXIT, LONG, NMI_DONE, NMIS, POST, TestVm, counting, with_nmi_handler,
 };
 
-fn spinning(handler: impl FnOnce(Asm) -> Asm) -> Machine {
-    let machine = Machine::boot(1, &with_nmi_handler(|asm| asm.spin(COUNTER), handler));
+fn spinning(handler: impl FnOnce(Asm) -> Asm) -> TestVm {
+    let machine = TestVm::boot(1, &with_nmi_handler(|asm| asm.spin(COUNTER), handler));
     machine.wait_beyond(COUNTER, 0);
     machine
 }
 
-fn run_nmi(machine: &mut Machine, bound: Duration) -> NmiRun {
+fn run_nmi(machine: &mut TestVm, bound: Duration) -> NmiRun {
     machine.vm.run_nmi(&[0], bound).pop().unwrap().unwrap()
 }
 
@@ -72,7 +72,7 @@ fn a_second_round_works_like_the_first_with_or_without_running_between() {
 #[test]
 fn a_vcpu_halted_for_good_takes_an_nmi() {
     let image = with_nmi_handler(|asm| asm.out8(POST, 1).halt_for_good(), counting);
-    let mut machine = Machine::boot(1, &image);
+    let mut machine = TestVm::boot(1, &image);
     machine.wait_for_post(1);
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(machine.pause()[0].mp_state, MpState::Halted);
@@ -120,7 +120,7 @@ fn a_handler_that_ends_the_vm_is_an_outcome() {
 #[test]
 fn a_vcpu_that_asked_for_the_end_can_still_be_asked_what_led_there() {
     let image = with_nmi_handler(|asm| asm.out8(EXIT, 9).halt_for_good(), counting);
-    let mut machine = Machine::boot(1, &image);
+    let mut machine = TestVm::boot(1, &image);
     assert_eq!(machine.outcome(), Outcome::DebugExit { cpu: 0, code: 9 });
     machine.pause();
     assert!(run_nmi(&mut machine, LONG).finished());
@@ -130,7 +130,7 @@ fn a_vcpu_that_asked_for_the_end_can_still_be_asked_what_led_there() {
 #[test]
 fn a_vcpu_that_was_never_started_is_sent_nothing() {
     let image = with_nmi_handler(|asm| asm.spin(COUNTER), counting);
-    let mut machine = Machine::boot(3, &image);
+    let mut machine = TestVm::boot(3, &image);
     machine.wait_beyond(COUNTER, 0);
     machine.pause();
     let runs = machine.vm.run_nmi(&[2, 0, 1], LONG);

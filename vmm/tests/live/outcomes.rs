@@ -4,14 +4,14 @@ use nmiscope_machine::Outcome;
 use nmiscope_vmm::Event;
 
 use crate::support::asm::Asm;
-use crate::support::image::Image;
-use crate::support::{CODE, COM1, EXIT, LONG, Machine, POST};
+use crate::support::image::PvhImage;
+use crate::support::{CODE, COM1, EXIT, LONG, POST, TestVm};
 
 #[test]
 fn a_write_to_the_debug_exit_port_ends_the_vm_with_its_code() {
-    let byte = Machine::run(Asm::at(CODE).out8(EXIT, 42));
+    let byte = TestVm::run(Asm::at(CODE).out8(EXIT, 42));
     assert_eq!(byte.outcome(), Outcome::DebugExit { cpu: 0, code: 42 });
-    let word = Machine::run(Asm::at(CODE).out32(EXIT, 0x8000_0001));
+    let word = TestVm::run(Asm::at(CODE).out32(EXIT, 0x8000_0001));
     assert_eq!(word.outcome(), Outcome::DebugExit { cpu: 0, code: 0x8000_0001 });
 }
 
@@ -19,14 +19,14 @@ fn a_write_to_the_debug_exit_port_ends_the_vm_with_its_code() {
 fn a_vcpu_stands_after_the_instruction_that_ended_it() {
     let asm = Asm::at(CODE).out8(EXIT, 0);
     let end = asm.here();
-    let machine = Machine::run(asm.ud2());
+    let machine = TestVm::run(asm.ud2());
     machine.outcome();
     assert_eq!(machine.rip(), u64::from(end));
 }
 
 #[test]
 fn an_ended_vm_can_be_paused_resumed_and_shut_down() {
-    let mut machine = Machine::run(Asm::at(CODE).out8(EXIT, 1));
+    let mut machine = TestVm::run(Asm::at(CODE).out8(EXIT, 1));
     machine.outcome();
     machine.pause();
     machine.vm.resume();
@@ -37,7 +37,7 @@ fn an_ended_vm_can_be_paused_resumed_and_shut_down() {
 
 #[test]
 fn post_codes_arrive_in_order() {
-    let machine = Machine::run(Asm::at(CODE).out8(POST, 1).out8(POST, 0xff).out8(EXIT, 0));
+    let machine = TestVm::run(Asm::at(CODE).out8(POST, 1).out8(POST, 0xff).out8(EXIT, 0));
     let codes = [machine.event(), machine.event()].map(|event| match event {
         Event::Post { cpu: 0, code, .. } => code,
         other => panic!("not a POST code: {other:?}"),
@@ -49,12 +49,12 @@ fn post_codes_arrive_in_order() {
 fn an_exception_without_an_idt_is_a_triple_fault() {
     // An IDT of limit 0, from the zeroes behind the code.
     let asm = Asm::at(CODE).lidt(CODE + 0x800).ud2();
-    assert_eq!(Machine::run(asm).outcome(), Outcome::TripleFault { cpu: 0 });
+    assert_eq!(TestVm::run(asm).outcome(), Outcome::TripleFault { cpu: 0 });
 }
 
 #[test]
 fn the_keyboard_controller_resets_the_machine() {
-    let machine = Machine::run(Asm::at(CODE).out8(0x64, 0xfe));
+    let machine = TestVm::run(Asm::at(CODE).out8(0x64, 0xfe));
     assert_eq!(machine.outcome(), Outcome::Reset { cpu: 0 });
 }
 
@@ -66,7 +66,7 @@ fn an_instruction_that_kvm_cannot_emulate_is_told_with_its_address_and_bytes() {
     // CR4.OSFXSR, or it would be an invalid opcode: mov eax, 0x200; mov cr4, eax.
     let asm = Asm::at(CODE).raw(&[0xb8, 0, 2, 0, 0, 0x0f, 0x22, 0xe0]);
     let at = asm.here();
-    let outcome = Machine::run(asm.raw(&PXOR)).outcome();
+    let outcome = TestVm::run(asm.raw(&PXOR)).outcome();
     let Outcome::InternalError { cpu: 0, suberror: 1, rip, instruction } = outcome else {
         panic!("not an emulation failure: {outcome}");
     };
@@ -85,7 +85,7 @@ fn unknown_ports_and_addresses_read_as_all_ones() {
         .out_al(POST)
         .store(0xd000_0000, 1)
         .out8(EXIT, 0);
-    let machine = Machine::run(asm);
+    let machine = TestVm::run(asm);
     machine.wait_for_post(0xff);
     machine.wait_for_post(0xff);
     machine.outcome();
@@ -93,9 +93,9 @@ fn unknown_ports_and_addresses_read_as_all_ones() {
 
 #[test]
 fn system_control_port_b_shows_no_parity_error_with_and_without_a_pit() {
-    let image = Image::of(&Asm::at(CODE).in_al(0x61).out_al(POST).out8(EXIT, 0).code());
+    let image = PvhImage::from_code(&Asm::at(CODE).in_al(0x61).out_al(POST).out8(EXIT, 0).code());
     for pit in [false, true] {
-        let machine = Machine::boot_with(1, &image, None, pit, Box::new(std::io::sink()));
+        let machine = TestVm::boot_with(1, &image, None, pit, Box::new(std::io::sink()));
         let Event::Post { code, .. } = machine.event() else { panic!("no POST code") };
         assert_eq!(code & 0xc0, 0, "{code:#x}");
     }
@@ -103,7 +103,8 @@ fn system_control_port_b_shows_no_parity_error_with_and_without_a_pit() {
 
 #[test]
 fn exits_are_counted_by_kind() {
-    let machine = Machine::boot(1, &Image::of(&Asm::at(CODE).in_al(COM1).out8(EXIT, 0).code()));
+    let machine =
+        TestVm::boot(1, &PvhImage::from_code(&Asm::at(CODE).in_al(COM1).out8(EXIT, 0).code()));
     machine.outcome();
     let counts = machine.vm.exit_counts();
     assert_eq!((counts.port_reads, counts.port_writes, counts.mmio), (1, 1, 0));

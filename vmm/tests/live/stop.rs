@@ -6,8 +6,8 @@ use nmiscope_machine::MpState;
 use nmiscope_vmm::VcpuError;
 
 use crate::support::asm::Asm;
-use crate::support::image::Image;
-use crate::support::{CODE, COM1, COUNTER, LONG, Machine, POST, all_spinning, spinning};
+use crate::support::image::PvhImage;
+use crate::support::{CODE, COM1, COUNTER, LONG, POST, TestVm, all_spinning, spinning};
 
 #[test]
 fn a_paused_guest_stands_still_and_a_resumed_one_goes_on() {
@@ -35,7 +35,7 @@ fn two_thousand_pauses_lose_no_kick() {
 fn pauses_of_a_guest_that_exits_all_the_time_lose_no_kick() {
     let asm = Asm::at(CODE);
     let top = asm.here();
-    let mut machine = Machine::run(asm.in_al(COM1 + 5).inc(COUNTER).jump(top));
+    let mut machine = TestVm::run(asm.in_al(COM1 + 5).inc(COUNTER).jump(top));
     for _ in 0..500 {
         machine.pause();
         machine.vm.resume();
@@ -60,7 +60,7 @@ fn a_guest_stopped_in_port_accesses_stands_between_instructions() {
     // A loop of `mov edx` (5 bytes), `out` (3) and `jmp` (5): anything else would be the middle of
     // an instruction, or an OUT that will be done again.
     let asm = Asm::at(CODE);
-    let mut machine = Machine::run(asm.out8(0x1234, 7).jump(CODE));
+    let mut machine = TestVm::run(asm.out8(0x1234, 7).jump(CODE));
     let boundaries = [0, 5, 7, 8].map(|offset| u64::from(CODE) + offset);
     for _ in 0..200 {
         let state = machine.pause()[0];
@@ -87,7 +87,7 @@ fn a_running_guest_can_be_asked_and_runs_on() {
 
 #[test]
 fn states_tell_a_spinning_vcpu_from_a_halted_and_an_unstarted_one() {
-    let mut machine = Machine::boot(2, &Image::of(&Asm::at(CODE).spin(COUNTER).code()));
+    let mut machine = TestVm::boot(2, &PvhImage::from_code(&Asm::at(CODE).spin(COUNTER).code()));
     machine.wait_beyond(COUNTER, 0);
     machine.pause();
     let states = machine.vm.states(&[1, 0, 7]);
@@ -97,7 +97,7 @@ fn states_tell_a_spinning_vcpu_from_a_halted_and_an_unstarted_one() {
     assert_eq!((unstarted.cpu, unstarted.mp_state), (1, MpState::Uninitialized));
     assert_eq!((spinning.cpu, spinning.mp_state), (0, MpState::Running));
 
-    let mut halted = Machine::run(Asm::at(CODE).out8(POST, 1).halt_for_good());
+    let mut halted = TestVm::run(Asm::at(CODE).out8(POST, 1).halt_for_good());
     halted.wait_for_post(1);
     std::thread::sleep(Duration::from_millis(50));
     halted.pause();
@@ -152,7 +152,7 @@ fn a_dropped_vm_takes_its_threads_with_it() {
             std::fs::read_to_string(comm).is_ok_and(|name| name.trim() == "vcpu61")
         })
     };
-    let machine = Machine::boot(62, &Image::of(&Asm::at(CODE).spin(COUNTER).code()));
+    let machine = TestVm::boot(62, &PvhImage::from_code(&Asm::at(CODE).spin(COUNTER).code()));
     let until = Instant::now() + LONG;
     while threads().count() == 0 {
         assert!(Instant::now() < until, "vcpu61's thread never got its name");
@@ -181,9 +181,9 @@ fn a_vcpu_that_a_blocked_console_holds_up_is_named_and_stops_later() {
     }
     let (reached, is_blocked) = mpsc::channel();
     let (unblock, gate) = mpsc::channel::<()>();
-    let image = Image::of(&Asm::at(CODE).out8(COM1, b'x').spin(COUNTER).code());
+    let image = PvhImage::from_code(&Asm::at(CODE).out8(COM1, b'x').spin(COUNTER).code());
     let mut machine =
-        Machine::boot_with(1, &image, None, false, Box::new(Blocked { reached, gate }));
+        TestVm::boot_with(1, &image, None, false, Box::new(Blocked { reached, gate }));
     is_blocked.recv_timeout(LONG).expect("the guest should have printed by now");
     let late = machine.vm.pause(Duration::from_millis(100)).pop().unwrap().unwrap_err();
     assert!(matches!(late, VcpuError::NoAnswer { cpu: 0, .. }), "{late}");
@@ -196,7 +196,7 @@ fn a_vcpu_that_a_blocked_console_holds_up_is_named_and_stops_later() {
 fn a_paused_vcpu_can_be_stepped_an_instruction_at_a_time() {
     // nop, nop, and a jump back over both.
     let asm = Asm::at(CODE).out8(POST, 1);
-    let mut machine = Machine::run(asm.raw(&[0x90, 0x90, 0xeb, 0xfc]));
+    let mut machine = TestVm::run(asm.raw(&[0x90, 0x90, 0xeb, 0xfc]));
     machine.wait_for_post(1);
     std::thread::sleep(Duration::from_millis(10));
     let mut rip = machine.pause()[0].registers.rip;

@@ -9,16 +9,16 @@ use nmiscope_machine::MpState;
 use nmiscope_vmm::{ThreadState, ThreadTimes, VcpuError, VcpuStatistics};
 
 use crate::support::asm::Asm;
-use crate::support::image::Image;
+use crate::support::image::PvhImage;
 use crate::support::{
-    CODE, COM1, COUNTER, LONG, Machine, POST, all_spinning, counting, spinning, with_nmi_handler,
+    CODE, COM1, COUNTER, LONG, POST, TestVm, all_spinning, counting, spinning, with_nmi_handler,
 };
 
-fn times(machine: &Machine, cpu: u32) -> ThreadTimes {
+fn times(machine: &TestVm, cpu: u32) -> ThreadTimes {
     machine.vm.host_times(cpu).expect("the host should tell of its threads")
 }
 
-fn statistics(machine: &Machine) -> VcpuStatistics {
+fn statistics(machine: &TestVm) -> VcpuStatistics {
     machine.vm.statistics(0).expect("KVM has kept statistics since Linux 5.14")
 }
 
@@ -36,8 +36,8 @@ fn own_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-fn halted() -> Machine {
-    let machine = Machine::run(Asm::at(CODE).out8(POST, 1).halt_for_good());
+fn halted() -> TestVm {
+    let machine = TestVm::run(Asm::at(CODE).out8(POST, 1).halt_for_good());
     machine.wait_for_post(1);
     machine
 }
@@ -98,8 +98,8 @@ fn a_vcpu_without_an_answer_costs_a_sample_its_deadline_and_no_more() {
     }
     let (reached, is_blocked) = mpsc::channel();
     let (unblock, gate) = mpsc::channel::<()>();
-    let image = Image::of(&Asm::at(CODE).out8(COM1, b'x').spin(COUNTER).code());
-    let machine = Machine::boot_with(1, &image, None, false, Box::new(Blocked(reached, gate)));
+    let image = PvhImage::from_code(&Asm::at(CODE).out8(COM1, b'x').spin(COUNTER).code());
+    let machine = TestVm::boot_with(1, &image, None, false, Box::new(Blocked(reached, gate)));
     is_blocked.recv_timeout(LONG).expect("the guest should have printed by now");
     let deadline = Duration::from_millis(20);
     let answers = machine.vm.sample(&[0], deadline);
@@ -125,7 +125,7 @@ fn more_spinning_vcpus_than_cpus_wait_for_them() {
 fn exits_are_counted_by_kvm_too() {
     let asm = Asm::at(CODE);
     let top = asm.here();
-    let machine = Machine::run(asm.in_al(COM1 + 5).inc(COUNTER).jump(top));
+    let machine = TestVm::run(asm.in_al(COM1 + 5).inc(COUNTER).jump(top));
     machine.wait_beyond(COUNTER, 10);
     let before = statistics(&machine).exits.unwrap();
     machine.wait_beyond(COUNTER, machine.word(COUNTER) + 1000);
@@ -136,7 +136,7 @@ fn exits_are_counted_by_kvm_too() {
 #[test]
 fn an_nmi_that_is_delivered_is_counted() {
     let image = with_nmi_handler(|asm| asm.spin(COUNTER), counting);
-    let mut machine = Machine::boot(1, &image);
+    let mut machine = TestVm::boot(1, &image);
     machine.wait_beyond(COUNTER, 0);
     machine.pause();
     let before = statistics(&machine).nmi_injections.unwrap();
@@ -169,7 +169,7 @@ fn console_bytes_are_counted_and_settings_are_not() {
     // A word to the divisor latch (bit 7 of line control), then two bytes of text.
     let asm = Asm::at(CODE).out8(COM1 + 3, 0x83).out8(COM1, 1).out8(COM1 + 1, 0);
     let asm = asm.out8(COM1 + 3, 3).out8(COM1, b'o').out8(COM1, b'k').out8(POST, 1);
-    let machine = Machine::boot(1, &Image::of(&asm.halt_for_good().code()));
+    let machine = TestVm::boot(1, &PvhImage::from_code(&asm.halt_for_good().code()));
     machine.wait_for_post(1);
     assert_eq!(machine.output(), "ok");
     assert_eq!(machine.vm.console_bytes(), 2);

@@ -13,7 +13,7 @@ use nmiscope_vmm::{Config, Event, Ports, Vm};
 use vm_memory::{Bytes, GuestAddress};
 
 use asm::Asm;
-use image::{Image, Segment};
+use image::{LoadSegment, PvhImage};
 
 pub const EXIT: u16 = 0xf4;
 pub const POST: u16 = 0x80;
@@ -69,24 +69,24 @@ impl Write for Console {
 }
 
 /// A started VM, and what it has to say.
-pub struct Machine {
+pub struct TestVm {
     pub vm: Vm,
     pub events: Receiver<Event>,
     console: Console,
     _watchdog: Watchdog,
 }
 
-impl Machine {
+impl TestVm {
     /// Boots one segment of code at [`CODE`].
     pub fn run(asm: Asm) -> Self {
-        Self::boot(1, &Image::of(&asm.code()))
+        Self::boot(1, &PvhImage::from_code(&asm.code()))
     }
 
-    pub fn boot(cpus: u32, image: &Image) -> Self {
+    pub fn boot(cpus: u32, image: &PvhImage) -> Self {
         Self::boot_with_initrd(cpus, image, None)
     }
 
-    pub fn boot_with_initrd(cpus: u32, image: &Image, initrd: Option<&[u8]>) -> Self {
+    pub fn boot_with_initrd(cpus: u32, image: &PvhImage, initrd: Option<&[u8]>) -> Self {
         let console = Console::default();
         let machine = Self::boot_with(cpus, image, initrd, false, Box::new(console.clone()));
         Self { console, ..machine }
@@ -94,7 +94,7 @@ impl Machine {
 
     pub fn boot_with(
         cpus: u32,
-        image: &Image,
+        image: &PvhImage,
         initrd: Option<&[u8]>,
         pit: bool,
         serial_output: Box<dyn Write + Send>,
@@ -166,14 +166,14 @@ impl Machine {
 }
 
 /// A guest whose one CPU counts, and has begun to.
-pub fn spinning() -> Machine {
-    let machine = Machine::run(Asm::at(CODE).spin(COUNTER));
+pub fn spinning() -> TestVm {
+    let machine = TestVm::run(Asm::at(CODE).spin(COUNTER));
     machine.wait_beyond(COUNTER, 0);
     machine
 }
 
 /// A guest whose boot CPU starts all the others, each of which counts itself in and spins.
-pub fn all_spinning(cpus: u32) -> Machine {
+pub fn all_spinning(cpus: u32) -> TestVm {
     const TRAMPOLINE: u32 = 0x8000;
     const STARTED: u32 = 0x9000;
     const ICR: u32 = 0xfee0_0300;
@@ -188,9 +188,10 @@ pub fn all_spinning(cpus: u32) -> Machine {
         .code();
     // Real mode: lock inc word [STARTED]; jmp $
     let others = [0xf0, 0xff, 0x06, STARTED as u8, (STARTED >> 8) as u8, 0xeb, 0xfe].to_vec();
-    let segment = |at: u32, data: Vec<u8>| Segment { at: at.into(), len: data.len() as u64, data };
+    let segment =
+        |at: u32, data: Vec<u8>| LoadSegment { at: at.into(), len: data.len() as u64, data };
     let segments = vec![segment(CODE, boot), segment(TRAMPOLINE, others)];
-    let machine = Machine::boot(cpus, &Image { segments, entry: Some(CODE) });
+    let machine = TestVm::boot(cpus, &PvhImage { segments, entry: Some(CODE) });
     machine.wait_for_post(1);
     machine
 }
@@ -199,7 +200,10 @@ pub fn all_spinning(cpus: u32) -> Machine {
 ///
 /// In 64-bit mode, because IRET is what unmasks NMIs, and a KVM that emulates everything knows only
 /// 64-bit mode's.
-pub fn with_nmi_handler(body: impl FnOnce(Asm) -> Asm, handler: impl FnOnce(Asm) -> Asm) -> Image {
+pub fn with_nmi_handler(
+    body: impl FnOnce(Asm) -> Asm,
+    handler: impl FnOnce(Asm) -> Asm,
+) -> PvhImage {
     const GDTR: u32 = TABLES + 0x100;
     const IDTR: u32 = TABLES + 0x110;
     const IDT: u32 = TABLES + 0x200;
@@ -240,8 +244,8 @@ pub fn with_nmi_handler(body: impl FnOnce(Asm) -> Asm, handler: impl FnOnce(Asm)
     place(PAGE_TABLES + 0x1000, &words(&[u64::from(PAGE_TABLES) + 0x2000 + TABLE]));
     place(PAGE_TABLES + 0x2000, &words(&[LARGE_PAGE, 0x20_0000 + LARGE_PAGE]));
 
-    let segment = Segment { at: CODE.into(), len: (END - CODE).into(), data };
-    Image { segments: vec![segment], entry: Some(CODE) }
+    let segment = LoadSegment { at: CODE.into(), len: (END - CODE).into(), data };
+    PvhImage { segments: vec![segment], entry: Some(CODE) }
 }
 
 fn words(words: &[u64]) -> Vec<u8> {

@@ -27,12 +27,12 @@ impl<T> Shared<T> {
 }
 
 /// The end that waits.
-pub(crate) struct Gather<T>(Arc<Shared<T>>);
+pub(crate) struct Collector<T>(Arc<Shared<T>>);
 
 /// The end that answers, once. Dropped without an answer it stops being waited for.
 pub(crate) struct Slot<T>(Arc<Shared<T>>);
 
-impl<T> Gather<T> {
+impl<T> Collector<T> {
     pub(crate) fn new() -> Self {
         let state = Mutex::new(State { answers: Vec::new(), open: 0 });
         Self(Arc::new(Shared { state, complete: Condvar::new() }))
@@ -58,8 +58,8 @@ impl<T> Gather<T> {
     }
 
     /// Looks at the answers so far, in the order in which they came.
-    pub(crate) fn look<R>(&self, look: impl FnOnce(&[T]) -> R) -> R {
-        look(&self.0.lock().answers)
+    pub(crate) fn inspect<R>(&self, inspect: impl FnOnce(&[T]) -> R) -> R {
+        inspect(&self.0.lock().answers)
     }
 
     /// The answers so far. Later ones go nowhere.
@@ -101,40 +101,40 @@ mod tests {
 
     #[test]
     fn answers_are_waited_for_and_come_in_order() {
-        let gather = Gather::new();
-        let slots: Vec<Slot<u32>> = (0..3).map(|_| gather.slot()).collect();
-        assert!(!gather.is_complete());
+        let collector = Collector::new();
+        let slots: Vec<Slot<u32>> = (0..3).map(|_| collector.slot()).collect();
+        assert!(!collector.is_complete());
         let thread = std::thread::spawn(move || {
             for (slot, answer) in slots.into_iter().zip(7..) {
                 slot.answer(answer);
             }
         });
-        gather.wait(Instant::now() + LONG);
-        assert!(gather.is_complete());
-        assert_eq!(gather.look(<[u32]>::to_vec), [7, 8, 9]);
-        assert_eq!(gather.into_answers(), [7, 8, 9]);
+        collector.wait(Instant::now() + LONG);
+        assert!(collector.is_complete());
+        assert_eq!(collector.inspect(<[u32]>::to_vec), [7, 8, 9]);
+        assert_eq!(collector.into_answers(), [7, 8, 9]);
         thread.join().unwrap();
     }
 
     #[test]
     fn a_slot_that_is_dropped_is_not_waited_for() {
-        let gather = Gather::new();
-        let (kept, lost) = (gather.slot(), gather.slot());
+        let collector = Collector::new();
+        let (kept, lost) = (collector.slot(), collector.slot());
         kept.answer(1);
         drop(lost);
         let started = Instant::now();
-        gather.wait(started + LONG);
+        collector.wait(started + LONG);
         assert!(started.elapsed() < LONG);
-        assert_eq!(gather.into_answers(), [1]);
+        assert_eq!(collector.into_answers(), [1]);
     }
 
     #[test]
     fn a_point_in_time_ends_the_wait_and_a_late_answer_is_no_harm() {
-        let gather = Gather::new();
-        let late = gather.slot();
-        gather.wait(Instant::now() + Duration::from_millis(10));
-        assert!(!gather.is_complete());
-        assert!(gather.into_answers().is_empty());
+        let collector = Collector::new();
+        let late = collector.slot();
+        collector.wait(Instant::now() + Duration::from_millis(10));
+        assert!(!collector.is_complete());
+        assert!(collector.into_answers().is_empty());
         late.answer(1);
     }
 }

@@ -5,12 +5,12 @@
 
 use crate::boot::BootError;
 use crate::kvm::KvmError;
-use crate::memory::MemoryError;
+use crate::memory::RamError;
 
 /// Why a VM could not be made. Messages fit after "failed to"; causes are in `source()`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum CreateError {
     /// A VM without CPUs.
     #[error("create a VM with 0 vCPUs: it needs at least 1")]
     NoVcpus,
@@ -27,7 +27,7 @@ pub enum Error {
     Kvm(#[from] KvmError),
     /// Guest memory cannot be had.
     #[error(transparent)]
-    Memory(#[from] MemoryError),
+    Memory(#[from] RamError),
     /// The guest cannot be booted.
     #[error(transparent)]
     Boot(#[from] BootError),

@@ -10,7 +10,7 @@ use nmiscope_machine::Outcome;
 /// Something the guest did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Event {
+pub enum VmEvent {
     /// The guest wrote a byte to the POST port.
     Post {
         /// The vCPU that wrote.

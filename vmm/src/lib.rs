@@ -5,7 +5,7 @@
 //! needs: stop every vCPU within a deadline, read its state, let it run one NMI handler and no
 //! more, and go on. It knows nothing of symbols, reports or any particular guest.
 //!
-//! [`Vm`] is the way in; [`Event`]s say what the guest does while nobody looks. What it says of a
+//! [`Vm`] is the way in; [`VmEvent`]s say what the guest does while nobody looks. What it says of a
 //! stopped vCPU is in the types of `nmiscope-machine`.
 //!
 //! x86-64 Linux hosts only. Unsafe code is in three files: `vm.rs` (handing guest memory to KVM),
@@ -28,13 +28,13 @@ mod vm;
 mod watch;
 mod world;
 
-pub use boot::{BootError, ImageError, InitrdError, PvhError};
+pub use boot::{BootError, BootImageError, InitrdError, PvhError};
 pub use devices::{Ports, SerialInputFull};
-pub use error::Error;
-pub use event::Event;
+pub use error::CreateError;
+pub use event::VmEvent;
 pub use exits::ExitCounts;
 pub use kvm::{KvmError, check as check_kvm};
-pub use memory::{MIN_BYTES, MemoryError};
+pub use memory::{MIN_BYTES, RamError};
 pub use vcpu::{ThreadState, ThreadTimes, VcpuError, VcpuStatistics};
 pub use vm::{Config, MAX_VCPUS, Vm};
 pub use world::ShutdownError;

@@ -15,7 +15,7 @@ const PAGE: u64 = 4096;
 /// Why guest memory could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum MemoryError {
+pub enum RamError {
     /// Less than [`MIN_BYTES`].
     #[error("allocate {0} bytes of guest memory: a VM needs at least {MIN_BYTES} bytes (2 MiB)")]
     TooLittle(u64),
@@ -56,25 +56,25 @@ pub(crate) fn ranges(bytes: u64) -> Vec<(GuestAddress, u64)> {
 }
 
 /// Maps `bytes` of zeroed, private, unreserved memory for a guest with `physical_bits` of address.
-pub(crate) fn allocate(bytes: u64, physical_bits: u32) -> Result<GuestMemoryMmap, MemoryError> {
+pub(crate) fn allocate(bytes: u64, physical_bits: u32) -> Result<GuestMemoryMmap, RamError> {
     check(bytes, physical_bits)?;
     // `check` keeps every length below 2^52, so the casts to usize lose nothing on a 64-bit host.
     let ranges: Vec<_> = ranges(bytes).into_iter().map(|(at, len)| (at, len as usize)).collect();
-    GuestMemoryMmap::from_ranges(&ranges).map_err(|source| MemoryError::Map { bytes, source })
+    GuestMemoryMmap::from_ranges(&ranges).map_err(|source| RamError::Map { bytes, source })
 }
 
-fn check(bytes: u64, physical_bits: u32) -> Result<(), MemoryError> {
+fn check(bytes: u64, physical_bits: u32) -> Result<(), RamError> {
     if bytes < MIN_BYTES {
-        return Err(MemoryError::TooLittle(bytes));
+        return Err(RamError::TooLittle(bytes));
     }
     let bits = physical_bits.clamp(32, 52);
     let hole = layout::HOLE_END.raw_value() - layout::HOLE_START.raw_value();
     let max = (1u64 << bits) - hole;
     if bytes > max {
-        return Err(MemoryError::TooMuch { bytes, bits, max });
+        return Err(RamError::TooMuch { bytes, bits, max });
     }
     if !bytes.is_multiple_of(PAGE) {
-        return Err(MemoryError::NotPages(bytes));
+        return Err(RamError::NotPages(bytes));
     }
     Ok(())
 }
@@ -96,11 +96,11 @@ mod tests {
 
     #[test]
     fn sizes_out_of_bounds_are_refused_by_kind() {
-        assert!(matches!(check(0, 39), Err(MemoryError::TooLittle(0))));
-        assert!(matches!(check((2 << 20) - 1, 39), Err(MemoryError::TooLittle(_))));
-        assert!(matches!(check((2 << 20) + 1, 39), Err(MemoryError::NotPages(_))));
-        assert!(matches!(check(1 << 39, 39), Err(MemoryError::TooMuch { bits: 39, .. })));
-        assert!(matches!(check(u64::MAX, 64), Err(MemoryError::TooMuch { bits: 52, .. })));
+        assert!(matches!(check(0, 39), Err(RamError::TooLittle(0))));
+        assert!(matches!(check((2 << 20) - 1, 39), Err(RamError::TooLittle(_))));
+        assert!(matches!(check((2 << 20) + 1, 39), Err(RamError::NotPages(_))));
+        assert!(matches!(check(1 << 39, 39), Err(RamError::TooMuch { bits: 39, .. })));
+        assert!(matches!(check(u64::MAX, 64), Err(RamError::TooMuch { bits: 52, .. })));
         assert!(check((1 << 39) - (1 << 30), 39).is_ok());
         assert!(check(MIN_BYTES, 39).is_ok());
     }

@@ -20,8 +20,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::cpuid::{self, Identity};
 use crate::devices::{Devices, Ports, SerialInputFull};
-use crate::error::Error;
-use crate::event::Event;
+use crate::error::CreateError;
+use crate::event::VmEvent;
 use crate::exits::ExitCounts;
 use crate::kvm::{self, KvmError};
 use crate::vcpu::{self, SharedState, StatisticsLayout, VcpuHandle};
@@ -54,7 +54,7 @@ pub struct Config<'image> {
     pub pit: bool,
     /// Whom the guest's doings are told, in the thread of the vCPU that did them: it should do no
     /// more than pass them on.
-    pub events: Box<dyn Fn(Event) + Send + Sync>,
+    pub events: Box<dyn Fn(VmEvent) + Send + Sync>,
 }
 
 /// A virtual machine. For one controlling thread at a time.
@@ -77,7 +77,7 @@ impl Vm {
     ///
     /// The request, vCPUs, memory and image, is checked before there is a VM. For more than some 200
     /// vCPUs, raises this process's soft limit on open files, so that they can be watched.
-    pub fn new(config: Config<'_>) -> Result<Self, Error> {
+    pub fn new(config: Config<'_>) -> Result<Self, CreateError> {
         check_vcpus(config.cpus, MAX_VCPUS)?;
         let kvm = kvm::open()?;
         check_vcpus(config.cpus, u32::try_from(kvm.get_max_vcpus()).unwrap_or(MAX_VCPUS))?;
@@ -106,7 +106,7 @@ impl Vm {
             .zip(0..)
             .map(|(vcpu, cpu)| VcpuHandle::spawn(cpu, vcpu, shared.clone(), keeps_files))
             .collect::<Result<_, _>>()
-            .map_err(|source| Error::Host { what: "start a vCPU thread", source })?;
+            .map_err(|source| CreateError::Host { what: "start a vCPU thread", source })?;
         Ok(Self { vcpus, running: false, statistics: OnceLock::new(), shared, fd })
     }
 
@@ -145,10 +145,10 @@ impl PhysicalMemory for Vm {
     }
 }
 
-fn check_vcpus(asked: u32, max: u32) -> Result<(), Error> {
+fn check_vcpus(asked: u32, max: u32) -> Result<(), CreateError> {
     match asked {
-        0 => Err(Error::NoVcpus),
-        _ if asked > max => Err(Error::TooManyVcpus { asked, max }),
+        0 => Err(CreateError::NoVcpus),
+        _ if asked > max => Err(CreateError::TooManyVcpus { asked, max }),
         _ => Ok(()),
     }
 }
@@ -210,8 +210,8 @@ fn register_memory(fd: &VmFd, memory: &GuestMemoryMmap) -> Result<(), KvmError> 
 }
 
 /// COM1's interrupt line: KVM raises it whenever the eventfd is written.
-fn serial_interrupt(fd: &VmFd) -> Result<EventFd, Error> {
-    let host = |source: io::Error| Error::Host { what: "create an eventfd", source };
+fn serial_interrupt(fd: &VmFd) -> Result<EventFd, CreateError> {
+    let host = |source: io::Error| CreateError::Host { what: "create an eventfd", source };
     let interrupt = EventFd::new(EFD_NONBLOCK).map_err(host)?;
     fd.register_irqfd(&interrupt, layout::COM1_GSI).map_err(KvmError::ioctl("KVM_IRQFD"))?;
     Ok(interrupt)

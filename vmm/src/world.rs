@@ -164,7 +164,7 @@ impl Vm {
 
     /// Sends one NMI to every CPU through the local APICs, as a device would (KVM_SIGNAL_MSI), and
     /// returns at once. Needs no stopped VM: for comparison with [`Vm::run_nmi`]. Handlers that
-    /// finish are [`crate::Event::NmiDone`].
+    /// finish are [`crate::VmEvent::NmiDone`].
     pub fn broadcast_nmi_msi(&self) -> Result<(), KvmError> {
         const DELIVER_NMI: u32 = 4 << 8;
         const ALL_XAPIC: u32 = 0xff << 12;

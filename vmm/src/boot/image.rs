@@ -23,7 +23,7 @@ const PHYS32_ENTRY: u32 = 18;
 /// Why an image cannot be booted. Segments are numbered as in the program header table, from 0.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ImageError {
+pub enum BootImageError {
     /// No bytes.
     #[error("load the guest image: the file is empty")]
     Empty,
@@ -158,8 +158,8 @@ impl CheckedImage<'_> {
 
     /// Copies the segments to their physical addresses. What they leave of their memory size is
     /// zero already: guest memory starts as zeroes.
-    pub(super) fn load(&self, memory: &GuestMemoryMmap) -> Result<(), ImageError> {
-        Elf::load(memory, None, &mut Cursor::new(self.data), None).map_err(ImageError::Load)?;
+    pub(super) fn load(&self, memory: &GuestMemoryMmap) -> Result<(), BootImageError> {
+        Elf::load(memory, None, &mut Cursor::new(self.data), None).map_err(BootImageError::Load)?;
         Ok(())
     }
 }
@@ -173,7 +173,7 @@ struct Segment {
 }
 
 /// Says whether `data` can be booted in `memory` bytes of RAM.
-pub(super) fn check(data: &[u8], memory: u64) -> Result<CheckedImage<'_>, ImageError> {
+pub(super) fn check(data: &[u8], memory: u64) -> Result<CheckedImage<'_>, BootImageError> {
     let header = header(data)?;
     let headers = program_headers(header, data)?;
     let mut segments = Vec::new();
@@ -186,10 +186,10 @@ pub(super) fn check(data: &[u8], memory: u64) -> Result<CheckedImage<'_>, ImageE
         }
     }
     check_segments(&mut segments, memory)?;
-    let entry = entry.ok_or(ImageError::NoPvhNote)?;
+    let entry = entry.ok_or(BootImageError::NoPvhNote)?;
     let has_entry = |s: &Segment| (s.range.start..s.range.start + s.file_len).contains(&entry);
     if !segments.iter().any(has_entry) {
-        return Err(ImageError::EntryOutside(entry));
+        return Err(BootImageError::EntryOutside(entry));
     }
     let ends = segments.iter().map(|segment| segment.range.end);
     let end_below_hole = ends.filter(|&end| end <= layout::HOLE_START.raw_value()).max();
@@ -202,49 +202,51 @@ pub(super) fn check(data: &[u8], memory: u64) -> Result<CheckedImage<'_>, ImageE
 
 /// The ELF header of an x86-64 file. The identification bytes are looked at first, so that even
 /// a short or foreign file is called what it is.
-fn header(data: &[u8]) -> Result<&FileHeader64<LE>, ImageError> {
+fn header(data: &[u8]) -> Result<&FileHeader64<LE>, BootImageError> {
     const CLASS: usize = 4;
     const DATA: usize = 5;
     match data {
-        [] => return Err(ImageError::Empty),
+        [] => return Err(BootImageError::Empty),
         [0x7f, b'E', b'L', b'F', ..] => {}
-        _ => return Err(ImageError::NotElf),
+        _ => return Err(BootImageError::NotElf),
     }
     if data.get(CLASS) == Some(&elf::ELFCLASS32.0) {
-        return Err(ImageError::Class32);
+        return Err(BootImageError::Class32);
     }
     if data.get(DATA) == Some(&elf::ELFDATA2MSB.0) {
-        return Err(ImageError::BigEndian);
+        return Err(BootImageError::BigEndian);
     }
     if data.len() < size_of::<FileHeader64<LE>>() {
-        return Err(ImageError::TruncatedHeader(data.len()));
+        return Err(BootImageError::TruncatedHeader(data.len()));
     }
     let header = FileHeader64::<LE>::parse(data)
-        .map_err(|_| ImageError::Malformed("unknown class, byte order or version"))?;
+        .map_err(|_| BootImageError::Malformed("unknown class, byte order or version"))?;
     match header.e_machine(LE) {
         elf::EM_X86_64 => Ok(header),
-        other => Err(ImageError::Machine(other.0)),
+        other => Err(BootImageError::Machine(other.0)),
     }
 }
 
 fn program_headers<'data>(
     header: &FileHeader64<LE>,
     data: &'data [u8],
-) -> Result<&'data [ProgramHeader64<LE>], ImageError> {
+) -> Result<&'data [ProgramHeader64<LE>], BootImageError> {
     let count = header.e_phnum(LE);
     if count == 0 {
-        return Err(ImageError::NoSegments);
+        return Err(BootImageError::NoSegments);
     }
     if count == elf::PN_XNUM {
-        return Err(ImageError::Malformed("more program headers than its header can count"));
+        return Err(BootImageError::Malformed("more program headers than its header can count"));
     }
     if usize::from(header.e_phentsize(LE)) != size_of::<ProgramHeader64<LE>>() {
-        return Err(ImageError::Malformed("unexpected size of a program header"));
+        return Err(BootImageError::Malformed("unexpected size of a program header"));
     }
     if header.e_phoff(LE) < size_of::<FileHeader64<LE>>() as u64 {
-        return Err(ImageError::Malformed("program headers inside the ELF header"));
+        return Err(BootImageError::Malformed("program headers inside the ELF header"));
     }
-    header.program_headers(LE, data).map_err(|_| ImageError::TruncatedProgramHeaders(data.len()))
+    header
+        .program_headers(LE, data)
+        .map_err(|_| BootImageError::TruncatedProgramHeaders(data.len()))
 }
 
 /// Checks a PT_LOAD on its own; `None` if it asks for no memory.
@@ -252,10 +254,10 @@ fn segment(
     index: usize,
     program: &ProgramHeader64<LE>,
     data: &[u8],
-) -> Result<Option<Segment>, ImageError> {
+) -> Result<Option<Segment>, BootImageError> {
     let (start, len, file_len) = (program.p_paddr(LE), program.p_memsz(LE), program.p_filesz(LE));
     check_file_range(index, program, data)?;
-    let problem = |problem| ImageError::BadSegment { index, problem };
+    let problem = |problem| BootImageError::BadSegment { index, problem };
     if file_len > len {
         return Err(problem("it has more bytes in the file than in memory"));
     }
@@ -267,41 +269,41 @@ fn check_file_range(
     index: usize,
     program: &ProgramHeader64<LE>,
     data: &[u8],
-) -> Result<(), ImageError> {
+) -> Result<(), BootImageError> {
     let end = program.p_offset(LE).saturating_add(program.p_filesz(LE));
     let file = data.len() as u64;
     if end > file {
-        return Err(ImageError::TruncatedSegment { index, end, file });
+        return Err(BootImageError::TruncatedSegment { index, end, file });
     }
     Ok(())
 }
 
 /// Checks the segments against each other, the machine's own areas and the memory there is.
-fn check_segments(segments: &mut [Segment], memory: u64) -> Result<(), ImageError> {
+fn check_segments(segments: &mut [Segment], memory: u64) -> Result<(), BootImageError> {
     let reserved = layout::LOW_RAM_END.raw_value()..layout::HIGH_RAM_START.raw_value();
     let hole = layout::HOLE_START.raw_value()..layout::HOLE_END.raw_value();
     segments.sort_by_key(|segment| segment.range.start);
     for pair in segments.windows(2) {
         if pair[1].range.start < pair[0].range.end {
             let (first, second) = (pair[0].index, pair[1].index);
-            return Err(ImageError::Overlap { first, second, at: pair[1].range.start });
+            return Err(BootImageError::Overlap { first, second, at: pair[1].range.start });
         }
     }
     for Segment { index, range, .. } in segments.iter() {
         let (index, range) = (*index, range.clone());
         if overlap(&range, &reserved) {
-            return Err(ImageError::OverBootData { index, range });
+            return Err(BootImageError::OverBootData { index, range });
         }
         if overlap(&range, &hole) {
-            return Err(ImageError::InHole { index, range });
+            return Err(BootImageError::InHole { index, range });
         }
     }
-    let end = segments.last().ok_or(ImageError::NoSegments)?.range.end;
+    let end = segments.last().ok_or(BootImageError::NoSegments)?.range.end;
     // RAM above the hole starts where the RAM below it left off.
     let needed = if end > hole.end { end - (hole.end - hole.start) } else { end };
     let needed = needed.next_multiple_of(4096).max(memory::MIN_BYTES);
     if needed > memory {
-        return Err(ImageError::DoesNotFit { needed, memory });
+        return Err(BootImageError::DoesNotFit { needed, memory });
     }
     Ok(())
 }
@@ -315,19 +317,18 @@ fn pvh_entry(
     index: usize,
     program: &ProgramHeader64<LE>,
     data: &[u8],
-) -> Result<Option<u64>, ImageError> {
+) -> Result<Option<u64>, BootImageError> {
     check_file_range(index, program, data)?;
-    let malformed = |_| ImageError::BadSegment { index, problem: "its notes cannot be read" };
+    let malformed = |_| BootImageError::BadSegment { index, problem: "its notes cannot be read" };
     let Some(notes) = program.notes(LE, data).map_err(malformed)? else {
         return Ok(None);
     };
     for note in notes {
         let note = note.map_err(malformed)?;
         if note.name() == b"Xen" && note.n_type(LE).0 == PHYS32_ENTRY {
-            let address: [u8; 4] =
-                note.desc().get(..4).and_then(|b| b.try_into().ok()).ok_or(
-                    ImageError::BadSegment { index, problem: "its PVH note is too short" },
-                )?;
+            let address: [u8; 4] = note.desc().get(..4).and_then(|b| b.try_into().ok()).ok_or(
+                BootImageError::BadSegment { index, problem: "its PVH note is too short" },
+            )?;
             return Ok(Some(u32::from_le_bytes(address).into()));
         }
     }

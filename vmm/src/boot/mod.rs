@@ -10,7 +10,7 @@ mod pvh;
 
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-pub use image::ImageError;
+pub use image::BootImageError;
 pub use initrd::InitrdError;
 pub use pvh::PvhError;
 
@@ -42,7 +42,7 @@ pub(crate) fn load(
 pub enum BootError {
     /// The image cannot be booted.
     #[error(transparent)]
-    Image(#[from] ImageError),
+    Image(#[from] BootImageError),
     /// The initial RAM disk cannot be loaded.
     #[error(transparent)]
     Initrd(#[from] InitrdError),

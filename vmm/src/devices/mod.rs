@@ -24,7 +24,7 @@ use serial::SerialPort;
 pub struct Ports {
     /// A write of 1, 2 or 4 bytes ends the VM with that code.
     pub debug_exit: u16,
-    /// Each byte written becomes an [`crate::Event::Post`].
+    /// Each byte written becomes an [`crate::VmEvent::Post`].
     pub post: u16,
     /// Written by the guest's NMI handler as the last thing before it returns.
     pub nmi_done: u16,

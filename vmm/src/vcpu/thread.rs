@@ -26,7 +26,7 @@ use super::kick::ImmediateExit;
 use super::state::{read_mp_state, read_nmi_state, read_state, read_tsc};
 use crate::collector::Slot;
 use crate::devices::{Devices, Effect};
-use crate::event::Event;
+use crate::event::VmEvent;
 use crate::exits::{Counters, End, Exit};
 use crate::kvm::KvmError;
 
@@ -37,7 +37,7 @@ const MAX_EXITS_OF_AN_INSTRUCTION: usize = 8192;
 /// What all vCPU threads of a VM share.
 pub(crate) struct SharedState {
     pub(crate) devices: Devices,
-    pub(crate) events: Box<dyn Fn(Event) + Send + Sync>,
+    pub(crate) events: Box<dyn Fn(VmEvent) + Send + Sync>,
     /// Set by the first vCPU that ends the VM.
     pub(crate) ended: AtomicBool,
     /// Here so that it stays mapped until the last thread is gone. KVM would otherwise let a vCPU
@@ -228,7 +228,7 @@ impl Vcpu {
             Effect::DebugExit(code) => Reaction::Ended(Outcome::DebugExit { cpu, code }),
             Effect::Reset => Reaction::Ended(Outcome::Reset { cpu }),
             Effect::Post(code) => {
-                self.announce(Event::Post { cpu, code, at: Instant::now() });
+                self.announce(VmEvent::Post { cpu, code, at: Instant::now() });
                 Reaction::Continue
             }
         }
@@ -379,15 +379,15 @@ impl Vcpu {
         if self.shared.ended.swap(true, Ordering::Relaxed) {
             debug!(%outcome, "another vCPU ended as well");
         } else {
-            self.announce(Event::Ended(outcome));
+            self.announce(VmEvent::Ended(outcome));
         }
     }
 
     fn announce_nmi_done(&self) {
-        self.announce(Event::NmiDone { cpu: self.cpu, at: Instant::now() });
+        self.announce(VmEvent::NmiDone { cpu: self.cpu, at: Instant::now() });
     }
 
-    fn announce(&self, event: Event) {
+    fn announce(&self, event: VmEvent) {
         (self.shared.events)(event);
     }
 }

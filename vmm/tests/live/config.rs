@@ -1,13 +1,15 @@
 //! What a VM cannot be made from, and what it tells its guest.
 
 use nmiscope_machine::Outcome;
-use nmiscope_vmm::{BootError, Config, Error, ImageError, MAX_VCPUS, MemoryError, Ports, Vm};
+use nmiscope_vmm::{
+    BootError, BootImageError, Config, CreateError, MAX_VCPUS, Ports, RamError, Vm,
+};
 
 use crate::support::asm::Asm;
 use crate::support::image::PvhImage;
 use crate::support::{CODE, COM1, COUNTER, EXIT, LONG, NMI_DONE, POST, TestVm};
 
-fn refused(cpus: u32, memory: u64, image: &[u8], cmdline: &str) -> Error {
+fn refused(cpus: u32, memory: u64, image: &[u8], cmdline: &str) -> CreateError {
     Vm::new(Config {
         cpus,
         memory,
@@ -44,25 +46,28 @@ fn an_initrd_is_where_the_start_info_says() {
 
 #[test]
 fn a_vm_has_between_1_and_512_vcpus() {
-    assert!(matches!(refused(0, 4 << 20, &image(), ""), Error::NoVcpus));
+    assert!(matches!(refused(0, 4 << 20, &image(), ""), CreateError::NoVcpus));
     let error = refused(513, 4 << 20, &image(), "");
-    assert!(matches!(error, Error::TooManyVcpus { asked: 513, max: 512 }), "{error}");
+    assert!(matches!(error, CreateError::TooManyVcpus { asked: 513, max: 512 }), "{error}");
 }
 
 #[test]
 fn too_little_and_too_much_memory_are_refused() {
     let error = refused(1, 1 << 20, &image(), "");
-    assert!(matches!(error, Error::Memory(MemoryError::TooLittle(_))), "{error}");
+    assert!(matches!(error, CreateError::Memory(RamError::TooLittle(_))), "{error}");
     let error = refused(1, 1 << 62, &image(), "");
-    assert!(matches!(error, Error::Memory(MemoryError::TooMuch { .. })), "{error}");
+    assert!(matches!(error, CreateError::Memory(RamError::TooMuch { .. })), "{error}");
 }
 
 #[test]
 fn a_bad_image_and_a_long_command_line_are_refused() {
     let error = refused(1, 4 << 20, b"hello", "");
-    assert!(matches!(error, Error::Boot(BootError::Image(ImageError::NotElf))), "{error}");
+    assert!(
+        matches!(error, CreateError::Boot(BootError::Image(BootImageError::NotElf))),
+        "{error}"
+    );
     let error = refused(1, 4 << 20, &image(), &"x".repeat(4000));
-    assert!(matches!(error, Error::Boot(BootError::Pvh(_))), "{error}");
+    assert!(matches!(error, CreateError::Boot(BootError::Pvh(_))), "{error}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nmiscope_machine::{MpState, NmiResult, NmiRun, Outcome};
-use nmiscope_vmm::Event;
+use nmiscope_vmm::VmEvent;
 
 use crate::support::asm::Asm;
 use crate::support::{
@@ -151,6 +151,6 @@ fn a_vcpu_that_was_never_started_is_sent_nothing() {
 fn a_broadcast_reaches_a_guest_that_runs() {
     let machine = spinning(counting);
     machine.vm.broadcast_nmi_msi().unwrap();
-    assert!(matches!(machine.event(), Event::NmiDone { cpu: 0, .. }));
+    assert!(matches!(machine.event(), VmEvent::NmiDone { cpu: 0, .. }));
     assert_eq!(machine.word(NMIS), 1);
 }

@@ -1,7 +1,7 @@
 //! How VMs end.
 
 use nmiscope_machine::Outcome;
-use nmiscope_vmm::Event;
+use nmiscope_vmm::VmEvent;
 
 use crate::support::asm::Asm;
 use crate::support::image::PvhImage;
@@ -39,7 +39,7 @@ fn an_ended_vm_can_be_paused_resumed_and_shut_down() {
 fn post_codes_arrive_in_order() {
     let machine = TestVm::run(Asm::at(CODE).out8(POST, 1).out8(POST, 0xff).out8(EXIT, 0));
     let codes = [machine.event(), machine.event()].map(|event| match event {
-        Event::Post { cpu: 0, code, .. } => code,
+        VmEvent::Post { cpu: 0, code, .. } => code,
         other => panic!("not a POST code: {other:?}"),
     });
     assert_eq!(codes, [1, 0xff]);
@@ -96,7 +96,7 @@ fn system_control_port_b_shows_no_parity_error_with_and_without_a_pit() {
     let image = PvhImage::from_code(&Asm::at(CODE).in_al(0x61).out_al(POST).out8(EXIT, 0).code());
     for pit in [false, true] {
         let machine = TestVm::boot_with(1, &image, None, pit, Box::new(std::io::sink()));
-        let Event::Post { code, .. } = machine.event() else { panic!("no POST code") };
+        let VmEvent::Post { code, .. } = machine.event() else { panic!("no POST code") };
         assert_eq!(code & 0xc0, 0, "{code:#x}");
     }
 }

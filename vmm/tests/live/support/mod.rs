@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nmiscope_machine::{Outcome, VcpuState};
-use nmiscope_vmm::{Config, Event, Ports, Vm};
+use nmiscope_vmm::{Config, Ports, Vm, VmEvent};
 use vm_memory::{Bytes, GuestAddress};
 
 use asm::Asm;
@@ -71,7 +71,7 @@ impl Write for Console {
 /// A started VM, and what it has to say.
 pub struct TestVm {
     pub vm: Vm,
-    pub events: Receiver<Event>,
+    pub events: Receiver<VmEvent>,
     console: Console,
     _watchdog: Watchdog,
 }
@@ -120,20 +120,20 @@ impl TestVm {
         Self { vm, events, console: Console::default(), _watchdog: watchdog }
     }
 
-    pub fn event(&self) -> Event {
+    pub fn event(&self) -> VmEvent {
         self.events.recv_timeout(LONG).expect("the guest should have said something by now")
     }
 
     pub fn outcome(&self) -> Outcome {
         match self.event() {
-            Event::Ended(outcome) => outcome,
+            VmEvent::Ended(outcome) => outcome,
             other => panic!("the guest should have ended, not sent {other:?}"),
         }
     }
 
     pub fn wait_for_post(&self, code: u8) {
         match self.event() {
-            Event::Post { code: sent, .. } => assert_eq!(sent, code),
+            VmEvent::Post { code: sent, .. } => assert_eq!(sent, code),
             other => panic!("the guest should have written {code:#x} to POST, not sent {other:?}"),
         }
     }

@@ -27,12 +27,12 @@ use arch::x86_64 as machine;
 use machine::X86;
 use nmiscope_guest::abi;
 use nmiscope_guest::sync::{Wait, WaitFor};
-use parameters::Parameters;
+use parameters::KernelParameters;
 use workload::{Next, Workload};
 
 /// printk, as the library has it, on this machine.
 mod printk {
-    pub use nmiscope_guest::printk::{Busy, Level, Printk};
+    pub use nmiscope_guest::printk::{Busy, LogLevel, Printk};
 
     use crate::machine::X86;
 
@@ -46,7 +46,7 @@ mod printk {
     macro_rules! print_at {
         ($level:ident, $($argument:tt)+) => {{
             $crate::printk::PRINTK.vprintk(
-                $crate::printk::Level::$level,
+                $crate::printk::LogLevel::$level,
                 format_args!("{}\n", format_args!($($argument)+)),
             );
         }};
@@ -109,7 +109,7 @@ extern "C" fn kernel_main(start_info: u64) -> ! {
     let start_info = unsafe { machine::StartInfo::at(start_info) };
     workload::boot_stall::stall_if_asked_to(start_info.command_line());
     machine::init_console();
-    let parameters = Parameters::parse(start_info.command_line());
+    let parameters = KernelParameters::parse(start_info.command_line());
     let possible =
         machine::count_possible_cpus(start_info, parameters.nr_cpus, parameters.allow_x2apic);
     machine::init_memory(start_info, possible);

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use nmiscope_guest::abi;
 
 use crate::machine;
-use crate::printk::{Level, PRINTK};
+use crate::printk::{LogLevel, PRINTK};
 
 /// The CPU that panicked first, plus one; 0 while none has. The host reads it by this name.
 #[unsafe(no_mangle)]
@@ -44,5 +44,5 @@ pub fn end() -> ! {
 /// Prints what has to be seen although the kernel is broken: waits for no lock without a bound, and
 /// goes past the diversion of an NMI.
 pub fn print_last_words(text: Arguments<'_>) {
-    PRINTK.panic_print(Level::Emergency, text);
+    PRINTK.panic_print(LogLevel::Emergency, text);
 }

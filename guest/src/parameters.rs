@@ -14,7 +14,7 @@ use crate::{pr_err, pr_warn};
 const DEFAULT_LOGLEVEL: u32 = 5;
 
 /// The parameters, with their defaults where they are not given.
-pub struct Parameters {
+pub struct KernelParameters {
     /// `workload=NAME`: what to run.
     pub workload: &'static Workload,
     /// `nr_cpus=N`: start no more CPUs than that.
@@ -30,7 +30,7 @@ pub struct Parameters {
     section_ms: u32,
 }
 
-impl Parameters {
+impl KernelParameters {
     /// Reads `NAME=VALUE` words. An unknown one is a warning in the log; an unknown workload ends
     /// the VM, since anything else would be mistaken for a result.
     pub fn parse(command_line: &'static str) -> Self {

@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use common::{CPUS, Machine, interrupts_are_off, on_cpu};
+use common::{CPUS, ThreadMachine, interrupts_are_off, on_cpu};
 use nmiscope_guest::sync::{
     Call, CallSlot, Calls, Context, WaitFor, answer_calls, smp_call_function_many,
     smp_call_function_single,
@@ -21,7 +21,7 @@ static SLOTS: [CallSlot; CPUS] = [const { CallSlot::new() }; CPUS];
 static INTERRUPTS: [AtomicBool; CPUS] = [const { AtomicBool::new(false) }; CPUS];
 
 // SAFETY: threads say which CPU they are, and one thread is a CPU's handler (`with_handlers`).
-unsafe impl Calls for Machine {
+unsafe impl Calls for ThreadMachine {
     fn call_slot(cpu: usize) -> &'static CallSlot {
         &SLOTS[cpu]
     }
@@ -36,7 +36,7 @@ static CALLED: [(AtomicUsize, AtomicUsize); CPUS] =
     [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; CPUS];
 
 fn count(argument: usize) {
-    let (calls, sum) = &CALLED[Machine::cpu()];
+    let (calls, sum) = &CALLED[ThreadMachine::cpu()];
     calls.fetch_add(1, SeqCst);
     sum.fetch_add(argument, SeqCst);
 }
@@ -66,7 +66,7 @@ fn with_handlers<R>(takes: &[usize], test: impl FnOnce() -> R) -> R {
                 on_cpu(cpu, || {
                     while !over.load(SeqCst) {
                         if INTERRUPTS[cpu].swap(false, SeqCst) {
-                            answer_calls::<Machine>();
+                            answer_calls::<ThreadMachine>();
                         }
                         thread::yield_now();
                     }
@@ -84,7 +84,7 @@ fn every_other_cpu_runs_the_function_once_before_the_caller_goes_on() {
     let _machine = the_machine();
     with_handlers(&[0, 1, 2, 3], || {
         on_cpu(2, || {
-            smp_call_function_many::<Machine>(0..CPUS, Call { function: count, argument: 7 });
+            smp_call_function_many::<ThreadMachine>(0..CPUS, Call { function: count, argument: 7 });
         });
         assert_eq!([0, 1, 2, 3].map(called), [(1, 7), (1, 7), (0, 0), (1, 7)]);
     });
@@ -97,7 +97,9 @@ fn a_cpu_that_calls_itself_does_so_at_once_with_interrupts_off() {
         assert!(interrupts_are_off());
         count(argument);
     }
-    on_cpu(1, || smp_call_function_single::<Machine>(1, Call { function: check, argument: 3 }));
+    on_cpu(1, || {
+        smp_call_function_single::<ThreadMachine>(1, Call { function: check, argument: 3 })
+    });
     assert_eq!(called(1), (1, 3));
     assert!(!interrupts_are_off());
 }
@@ -113,7 +115,7 @@ fn all_cpus_call_all_others_at_once_and_no_call_is_lost() {
                     on_cpu(cpu, || {
                         for _ in 0..ROUNDS {
                             let call = Call { function: count, argument: cpu };
-                            smp_call_function_many::<Machine>(0..CPUS, call);
+                            smp_call_function_many::<ThreadMachine>(0..CPUS, call);
                         }
                     });
                 });
@@ -130,15 +132,15 @@ fn all_cpus_call_all_others_at_once_and_no_call_is_lost() {
 fn the_caller_says_which_is_the_first_cpu_that_has_not_answered() {
     let _machine = the_machine();
     let call = || {
-        smp_call_function_many::<Machine>(1..CPUS, Call { function: count, argument: 0 });
+        smp_call_function_many::<ThreadMachine>(1..CPUS, Call { function: count, argument: 0 });
     };
     // CPUs 2 and 3 take no interrupts at first.
     thread::scope(|scope| {
         let (sender, receiver) = std::sync::mpsc::channel();
         let caller = scope.spawn(move || {
-            sender.send(Machine::cpu_wait()).unwrap();
+            sender.send(ThreadMachine::cpu_wait()).unwrap();
             call();
-            assert_eq!(Machine::cpu_wait().what(), None);
+            assert_eq!(ThreadMachine::cpu_wait().what(), None);
         });
         let wait = receiver.recv().unwrap();
         let becomes = |cpu| {
@@ -159,14 +161,15 @@ fn a_call_inside_of_a_call_is_refused() {
     let _machine = the_machine();
     fn call_again(_: usize) {
         // In the name of CPU 0, which waits.
-        let call = || smp_call_function_single::<Machine>(2, Call { function: count, argument: 0 });
+        let call =
+            || smp_call_function_single::<ThreadMachine>(2, Call { function: count, argument: 0 });
         let refused = on_cpu(0, || std::panic::catch_unwind(call)).unwrap_err();
         let message = refused.downcast_ref::<String>().unwrap();
         assert!(message.contains("a call inside of a call on cpu0"), "{message}");
         count(1);
     }
     with_handlers(&[1], || {
-        smp_call_function_single::<Machine>(1, Call { function: call_again, argument: 0 });
+        smp_call_function_single::<ThreadMachine>(1, Call { function: call_again, argument: 0 });
     });
     assert_eq!(called(1), (1, 1));
 }

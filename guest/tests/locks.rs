@@ -5,13 +5,13 @@ mod common;
 
 use std::{panic::Location, sync::mpsc, thread, time::Duration};
 
-use common::{Machine, interrupts_are_off, on_cpu, pass};
+use common::{ThreadMachine, interrupts_are_off, on_cpu, pass};
 use nmiscope_guest::{
     abi::{LOCK_SPIN, LOCK_TICKET},
     sync::{Context, Lock, RawLock, SpinLock, TicketLock, Wait, WaitFor},
 };
 
-type Counter<R> = Lock<u32, R, Machine>;
+type Counter<R> = Lock<u32, R, ThreadMachine>;
 
 /// The line of the call.
 #[track_caller]
@@ -98,9 +98,9 @@ fn observe_waiting<R: RawLock + Sync>(lock: Counter<R>, take: fn(&Counter<R>) ->
     let (sender, receiver) = mpsc::channel();
     thread::scope(|scope| {
         let waiter = scope.spawn(|| {
-            sender.send(Machine::cpu_wait()).unwrap();
+            sender.send(ThreadMachine::cpu_wait()).unwrap();
             let at = take(&lock);
-            assert_eq!(Machine::cpu_wait().what(), None);
+            assert_eq!(ThreadMachine::cpu_wait().what(), None);
             at
         });
         let wait: &Wait = receiver.recv().unwrap();
@@ -133,27 +133,27 @@ fn a_lock_that_is_free_is_not_waited_for_and_one_that_is_given_up_no_longer<R: R
     lock: Counter<R>,
 ) {
     drop(lock.lock());
-    assert!(Machine::cpu_wait().at().is_none());
+    assert!(ThreadMachine::cpu_wait().at().is_none());
     let held = lock.lock();
     assert!(lock.try_lock().is_none());
-    assert!(Machine::cpu_wait().at().is_none());
+    assert!(ThreadMachine::cpu_wait().at().is_none());
     assert!(lock.lock_bounded(1).is_none());
-    assert!(!Machine::cpu_wait().is_waiting());
+    assert!(!ThreadMachine::cpu_wait().is_waiting());
     drop(held);
 }
 
 #[test]
 fn an_interrupted_wait_goes_on_when_the_inner_one_ends() {
-    let outer = Wait::begin_on_this_cpu::<Machine>(WaitFor::CpuOnline(3), Location::caller());
+    let outer = Wait::begin_on_this_cpu::<ThreadMachine>(WaitFor::CpuOnline(3), Location::caller());
     pass(Duration::from_millis(1));
-    let inner = Wait::begin_on_this_cpu::<Machine>(WaitFor::Lock(0x1000), Location::caller());
-    assert_eq!(Machine::cpu_wait().what(), Some(WaitFor::Lock(0x1000)));
+    let inner = Wait::begin_on_this_cpu::<ThreadMachine>(WaitFor::Lock(0x1000), Location::caller());
+    assert_eq!(ThreadMachine::cpu_wait().what(), Some(WaitFor::Lock(0x1000)));
     drop(inner);
-    assert_eq!(Machine::cpu_wait().what(), Some(WaitFor::CpuOnline(3)));
+    assert_eq!(ThreadMachine::cpu_wait().what(), Some(WaitFor::CpuOnline(3)));
     outer.now_for_cpu(4);
-    assert_eq!(Machine::cpu_wait().what(), Some(WaitFor::CpuOnline(4)));
+    assert_eq!(ThreadMachine::cpu_wait().what(), Some(WaitFor::CpuOnline(4)));
     drop(outer);
-    assert_eq!(Machine::cpu_wait().what(), None);
+    assert_eq!(ThreadMachine::cpu_wait().what(), None);
 }
 
 fn interrupts_are_off_for_as_long_as_an_irqsave_guard_lives<R: RawLock>(lock: Counter<R>) {
@@ -167,14 +167,14 @@ fn interrupts_are_off_for_as_long_as_an_irqsave_guard_lives<R: RawLock>(lock: Co
 #[test]
 fn a_ticket_lock_is_given_in_the_order_of_arrival() {
     const WAITERS: u32 = 6;
-    let lock = TicketLock::<Vec<u32>, Machine>::new(Vec::new());
+    let lock = TicketLock::<Vec<u32>, ThreadMachine>::new(Vec::new());
     let held = lock.lock();
     thread::scope(|scope| {
         for waiter in 0..WAITERS {
             let (sender, receiver) = mpsc::channel();
             let lock = &lock;
             scope.spawn(move || {
-                sender.send(Machine::cpu_wait()).unwrap();
+                sender.send(ThreadMachine::cpu_wait()).unwrap();
                 lock.lock().push(waiter);
             });
             // Only then the next one comes.

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use nmiscope_guest::printk::log::{CUT_MARK, LINE_MAX, Log, RECORD_CUT, Record, RecordHeader};
+use nmiscope_guest::printk::log::{CUT_MARK, LINE_MAX, Log, LogRecord, RECORD_CUT, RecordHeader};
 use proptest::prelude::*;
 
 const SIZE: usize = 1024;
@@ -25,7 +25,7 @@ fn lines_of(message: &str) -> Vec<&str> {
 }
 
 /// Whether the record is this line, or says that it is the beginning of it.
-fn is_line(record: &Record, line: &str) -> bool {
+fn is_line(record: &LogRecord, line: &str) -> bool {
     if line.len() <= LINE_MAX {
         return record.text() == line.as_bytes() && record.header.flags == 0;
     }
@@ -52,7 +52,7 @@ proptest! {
             log.print(ts_ns, 3, 6, format_args!("{message}"));
             expected.extend(lines_of(message).into_iter().map(|line| (ts_ns, line)));
 
-            let records: Vec<Record> = log.records().collect();
+            let records: Vec<LogRecord> = log.records().collect();
             let first = expected.len() - records.len();
             prop_assert_eq!(log.overwritten(), first as u64);
             for (seq, (record, &(ts_ns, line))) in (first as u64..).zip(records.iter().zip(&expected[first..])) {

@@ -5,17 +5,17 @@ mod common;
 
 use std::{fmt, thread, time::Duration};
 
-use common::{CPUS, Machine, log_of, machine, on_cpu, pass};
+use common::{CPUS, ThreadMachine, log_of, machine, on_cpu, pass};
 use nmiscope_guest::printk::{
-    Busy, DoubleBegin, EndWithoutBegin, Level, NMI_BUF_SIZE, Printk, log::LINE_MAX,
+    Busy, DoubleBegin, EndWithoutBegin, LogLevel, NMI_BUF_SIZE, Printk, log::LINE_MAX,
 };
 
 macro_rules! print {
-    ($printk:expr, $($args:tt)*) => { $printk.vprintk(Level::Info, format_args!($($args)*)) };
+    ($printk:expr, $($args:tt)*) => { $printk.vprintk(LogLevel::Info, format_args!($($args)*)) };
 }
 
 /// An NMI on `cpu` whose handler prints `messages`.
-fn nmi(printk: &Printk<Machine>, cpu: usize, messages: &[&str]) {
+fn nmi(printk: &Printk<ThreadMachine>, cpu: usize, messages: &[&str]) {
     on_cpu(cpu, || {
         printk.printk_nmi_backtrace_this_cpu_begin().unwrap();
         for message in messages {
@@ -46,8 +46,8 @@ fn the_console_shows_time_and_cpu_of_each_line() {
 fn messages_from_the_console_loglevel_up_stay_off_the_console() {
     let printk = machine();
     printk.set_console_loglevel(5);
-    printk.vprintk(Level::Warning, format_args!("shown"));
-    printk.vprintk(Level::Notice, format_args!("kept"));
+    printk.vprintk(LogLevel::Warning, format_args!("shown"));
+    printk.vprintk(LogLevel::Notice, format_args!("kept"));
     assert_eq!(log_of(printk), ["cpu0: shown", "cpu0: kept"]);
     assert!(printk.platform().console().ends_with(" cpu0: shown\n"));
 }
@@ -91,7 +91,7 @@ fn threads_that_print_at_once_lose_nothing_and_tear_no_line() {
 
 #[test]
 fn an_nmi_inside_printk_with_its_lock_held_prints_without_waiting() {
-    struct NmiLandsHere(&'static Printk<Machine>);
+    struct NmiLandsHere(&'static Printk<ThreadMachine>);
     impl fmt::Display for NmiLandsHere {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             assert!(self.0.log().is_locked());
@@ -264,7 +264,7 @@ fn a_handler_that_comes_while_its_buffer_is_read_is_diverted_and_counted() {
 
 #[test]
 fn a_message_printed_inside_of_a_diverted_message_is_lost_and_counted() {
-    struct Prints(&'static Printk<Machine>);
+    struct Prints(&'static Printk<ThreadMachine>);
     impl fmt::Display for Prints {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             assert_eq!(print!(self.0, "inner\n"), 0);
@@ -284,7 +284,7 @@ fn a_message_printed_inside_of_a_diverted_message_is_lost_and_counted() {
 fn a_panic_gets_its_message_out_with_both_locks_held() {
     let printk = machine();
     let (log, console) = (printk.log().lock(), printk.console_lock());
-    printk.panic_print(Level::Emergency, format_args!("panic: {}\nat {}", "help", 3));
+    printk.panic_print(LogLevel::Emergency, format_args!("panic: {}\nat {}", "help", 3));
     drop((log, console));
     let expected = "[    0.000000] cpu0: panic: help\n[    0.000000] cpu0: at 3\n";
     assert_eq!(printk.platform().console(), expected);
@@ -295,7 +295,7 @@ fn a_panic_gets_its_message_out_with_both_locks_held() {
 fn a_panic_inside_of_an_nmi_handler_goes_to_the_log_and_the_console() {
     let printk = machine();
     printk.printk_nmi_backtrace_this_cpu_begin().unwrap();
-    printk.panic_print(Level::Emergency, format_args!("panic\n"));
+    printk.panic_print(LogLevel::Emergency, format_args!("panic\n"));
     assert_eq!(print!(printk, "still diverted"), 14);
     assert_eq!(log_of(printk), ["cpu0: panic"]);
     assert!(printk.platform().console().ends_with(" cpu0: panic\n"));
@@ -305,7 +305,7 @@ fn a_panic_inside_of_an_nmi_handler_goes_to_the_log_and_the_console() {
 fn a_panics_long_line_goes_on_in_the_next() {
     let printk = machine();
     let long = "ä".repeat(LINE_MAX);
-    printk.panic_print(Level::Emergency, format_args!("{long}"));
+    printk.panic_print(LogLevel::Emergency, format_args!("{long}"));
     let console = printk.platform().console();
     assert_eq!(console.lines().count(), 2);
     let text: String = console.lines().map(|line| line.split_once("cpu0: ").unwrap().1).collect();

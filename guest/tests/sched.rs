@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use common::{CPUS, Machine, interrupts_are_off, on_cpu};
+use common::{CPUS, ThreadMachine, interrupts_are_off, on_cpu};
 use nmiscope_guest::{
     abi::{TASK_BLOCKED, TASK_ENDED, TASK_READY, TASK_RUNNING, TASK_UNUSED},
     sched::{
@@ -27,7 +27,7 @@ use nmiscope_guest::{
 };
 
 static TASKS: [Task; MAX_TASKS] = [const { Task::new() }; MAX_TASKS];
-static RUN_QUEUES: [RunQueue<Machine>; CPUS] = [const { RunQueue::new() }; CPUS];
+static RUN_QUEUES: [RunQueue<ThreadMachine>; CPUS] = [const { RunQueue::new() }; CPUS];
 static NR_RUNNING: [AtomicU32; CPUS] = [const { AtomicU32::new(0) }; CPUS];
 static INTERRUPTED: [AtomicBool; CPUS] = [const { AtomicBool::new(false) }; CPUS];
 
@@ -49,7 +49,7 @@ fn hand_over(cpu: usize, to: Option<usize>, this: Option<usize>) {
     }
 }
 
-impl Sched for Machine {
+impl Sched for ThreadMachine {
     fn task(number: usize) -> &'static Task {
         &TASKS[number]
     }
@@ -78,7 +78,7 @@ impl Sched for Machine {
 
 /// A CPU runs the next task for a slice, if one is ready. By its main loop.
 fn run_one(cpu: usize) -> Option<usize> {
-    let number = take_next::<Machine>()?;
+    let number = take_next::<ThreadMachine>()?;
     assert_eq!(TASKS[number].state(), TASK_RUNNING);
     hand_over(cpu, Some(number), None);
     Some(number)
@@ -115,10 +115,10 @@ fn spawn(number: usize, cpu: usize, work: impl FnOnce() + Send + 'static) {
             work();
             TASKS[number].end();
             // In a kernel it does not come back.
-            schedule::<Machine>();
+            schedule::<ThreadMachine>();
         });
     });
-    assert!(wake_up_task::<Machine>(number));
+    assert!(wake_up_task::<ThreadMachine>(number));
 }
 
 #[test]
@@ -133,14 +133,14 @@ fn a_task_is_blocked_then_ready_then_runs_and_ends() {
     assert_eq!(run_all(0), [0]);
     assert_eq!((TASKS[0].state(), nr_running(0)), (TASK_ENDED, 0));
     assert_eq!(TASKS[0].switches(), switches + 1);
-    assert!(!wake_up_task::<Machine>(0), "it has ended");
+    assert!(!wake_up_task::<ThreadMachine>(0), "it has ended");
 }
 
 #[test]
 fn tasks_that_yield_take_turns() {
     let _machine = the_machine();
     for number in 0..3 {
-        spawn(number, 0, || (0..2).for_each(|_| yield_now::<Machine>()));
+        spawn(number, 0, || (0..2).for_each(|_| yield_now::<ThreadMachine>()));
     }
     assert_eq!(nr_running(0), 3);
     assert_eq!(run_all(0), [0, 1, 2, 0, 1, 2, 0, 1, 2]);
@@ -161,7 +161,7 @@ fn a_wake_up_on_another_cpu_interrupts_it_and_one_on_its_own_does_not() {
 
 #[test]
 fn who_waits_for_an_event_sleeps_until_it_is_true() {
-    static QUEUE: WaitQueue<Machine> = WaitQueue::new();
+    static QUEUE: WaitQueue<ThreadMachine> = WaitQueue::new();
     static EVENT: AtomicBool = AtomicBool::new(false);
     let _machine = the_machine();
     spawn(0, 0, || QUEUE.wait_event(|| EVENT.load(SeqCst)));
@@ -182,13 +182,13 @@ fn who_waits_for_an_event_sleeps_until_it_is_true() {
 
 #[test]
 fn a_wake_up_between_looking_and_sleeping_is_not_lost() {
-    static QUEUE: WaitQueue<Machine> = WaitQueue::new();
+    static QUEUE: WaitQueue<ThreadMachine> = WaitQueue::new();
     let _machine = the_machine();
     spawn(0, 0, || {
         QUEUE.prepare_to_wait();
         // From an interrupt handler, say.
         assert!(QUEUE.wake_up());
-        schedule::<Machine>();
+        schedule::<ThreadMachine>();
         QUEUE.finish_wait();
     });
     // It has only given up its turn.
@@ -198,7 +198,7 @@ fn a_wake_up_between_looking_and_sleeping_is_not_lost() {
 
 #[test]
 fn who_sleeps_on_a_queue_sleeps_past_an_earlier_wake_up() {
-    static QUEUE: WaitQueue<Machine> = WaitQueue::new();
+    static QUEUE: WaitQueue<ThreadMachine> = WaitQueue::new();
     let _machine = the_machine();
     assert!(!QUEUE.wake_up());
     spawn(0, 0, || QUEUE.sleep_on());
@@ -210,7 +210,7 @@ fn who_sleeps_on_a_queue_sleeps_past_an_earlier_wake_up() {
 
 #[test]
 fn waiters_are_woken_up_in_their_order_or_all_at_once() {
-    static QUEUE: WaitQueue<Machine> = WaitQueue::new();
+    static QUEUE: WaitQueue<ThreadMachine> = WaitQueue::new();
     let _machine = the_machine();
     for number in [2, 0, 1, 3] {
         spawn(number, 0, || QUEUE.sleep_on());
@@ -224,14 +224,14 @@ fn waiters_are_woken_up_in_their_order_or_all_at_once() {
 
 #[test]
 fn a_mutex_says_which_task_holds_it_and_its_waiters_for_what_they_sleep() {
-    static MUTEX: Mutex<u32, Machine> = Mutex::new(0);
+    static MUTEX: Mutex<u32, ThreadMachine> = Mutex::new(0);
     static LINE: AtomicU32 = AtomicU32::new(0);
     let _machine = the_machine();
     assert_eq!((&raw const MUTEX).addr(), MUTEX.record().address());
     spawn(4, 0, || {
         let mut guard = MUTEX.lock();
         *guard += 1;
-        yield_now::<Machine>();
+        yield_now::<ThreadMachine>();
     });
     spawn(5, 0, || {
         assert!(MUTEX.try_lock().is_none());
@@ -251,7 +251,7 @@ fn a_mutex_says_which_task_holds_it_and_its_waiters_for_what_they_sleep() {
 #[test]
 fn tasks_of_many_cpus_add_up_under_a_mutex() {
     const ROUNDS: u32 = 300;
-    static SUM: Mutex<u32, Machine> = Mutex::new(0);
+    static SUM: Mutex<u32, ThreadMachine> = Mutex::new(0);
     let _machine = the_machine();
     thread::scope(|scope| {
         for cpu in 0..CPUS {
@@ -263,7 +263,7 @@ fn tasks_of_many_cpus_add_up_under_a_mutex() {
                             for round in 0..ROUNDS {
                                 *SUM.lock() += 1;
                                 if round % 7 == 0 {
-                                    yield_now::<Machine>();
+                                    yield_now::<ThreadMachine>();
                                 }
                             }
                         });
@@ -286,10 +286,10 @@ fn tasks_of_many_cpus_add_up_under_a_mutex() {
 
 #[test]
 fn a_main_loop_cannot_sleep() {
-    static MUTEX: Mutex<(), Machine> = Mutex::new(());
-    static QUEUE: WaitQueue<Machine> = WaitQueue::new();
+    static MUTEX: Mutex<(), ThreadMachine> = Mutex::new(());
+    static QUEUE: WaitQueue<ThreadMachine> = WaitQueue::new();
     let _machine = the_machine();
-    for sleep in [|| drop(MUTEX.lock()), || QUEUE.sleep_on(), schedule::<Machine>] {
+    for sleep in [|| drop(MUTEX.lock()), || QUEUE.sleep_on(), schedule::<ThreadMachine>] {
         let refused = catch_unwind(sleep).unwrap_err();
         let message = refused.downcast_ref::<String>().unwrap();
         assert_eq!(message, "the main loop of cpu0 is not a task and cannot sleep");

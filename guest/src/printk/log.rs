@@ -82,13 +82,13 @@ impl RecordHeader {
 
 /// A record read back.
 #[derive(Debug, Clone)]
-pub struct Record {
+pub struct LogRecord {
     /// When, who, how bad.
     pub header: RecordHeader,
     text: [u8; LINE_MAX],
 }
 
-impl Record {
+impl LogRecord {
     /// The line, without a line feed; control characters are as they were printed.
     pub fn text(&self) -> &[u8] {
         &self.text[..usize::from(self.header.text_len).min(LINE_MAX)]
@@ -172,7 +172,7 @@ impl<const SIZE: usize> Log<SIZE> {
     }
 
     /// The records that are still here, oldest first.
-    pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
+    pub fn records(&self) -> impl Iterator<Item = LogRecord> + '_ {
         let mut span = Span {
             pos: self.tail,
             seq: self.first_seq,
@@ -182,7 +182,7 @@ impl<const SIZE: usize> Log<SIZE> {
         };
         core::iter::from_fn(move || {
             let found = self.next_in(&mut span)?;
-            let mut record = Record { header: found.header, text: [0; LINE_MAX] };
+            let mut record = LogRecord { header: found.header, text: [0; LINE_MAX] };
             self.copy_text(&found, &mut record.text);
             Some(record)
         })

@@ -49,7 +49,7 @@ use crate::sync::{
 /// How bad a message is; the numbers are Linux's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum Level {
+pub enum LogLevel {
     /// The system is unusable.
     Emergency = 0,
     /// Action must be taken at once.
@@ -105,7 +105,7 @@ impl<P: Platform> Printk<P> {
     ///
     /// A message to the log is one record for each of its lines; a line feed at its end is
     /// welcome and not needed. A `fmt` implementation must not print: it runs under the log's lock.
-    pub fn vprintk(&self, level: Level, args: fmt::Arguments<'_>) -> usize {
+    pub fn vprintk(&self, level: LogLevel, args: fmt::Arguments<'_>) -> usize {
         let cpu = P::cpu();
         if self.platform.printk_func(cpu).is_diverted() {
             self.nmi_vprintk(cpu, args)
@@ -116,14 +116,14 @@ impl<P: Platform> Printk<P> {
 
     /// Prints to the log and the console, diverted or not. Not from NMI: it takes their locks, and
     /// the NMI may have interrupted the one who holds them.
-    pub fn vprintk_default(&self, level: Level, args: fmt::Arguments<'_>) -> usize {
+    pub fn vprintk_default(&self, level: LogLevel, args: fmt::Arguments<'_>) -> usize {
         self.vprintk_for(P::cpu(), level, args)
     }
 
     /// Prints a panic's message. It comes out even if the locks do not come free: the wait for
     /// them is bounded, and then the log does without it and the console is written to anyway.
     /// For panics, from wherever they happen, NMI included; diversion is ignored and left alone.
-    pub fn panic_print(&self, level: Level, args: fmt::Arguments<'_>) {
+    pub fn panic_print(&self, level: LogLevel, args: fmt::Arguments<'_>) {
         let flags = P::irq_save();
         let (cpu, ts_ns) = (P::cpu(), P::clock_ns());
         if let Some(mut log) = self.log.lock_bounded(PANIC_SPINS) {
@@ -171,16 +171,16 @@ impl<P: Platform> Printk<P> {
     }
 
     /// Prints in the name of `cpu`: this one, or one whose buffer this one reads.
-    fn vprintk_for(&self, cpu: usize, level: Level, args: fmt::Arguments<'_>) -> usize {
+    fn vprintk_for(&self, cpu: usize, level: LogLevel, args: fmt::Arguments<'_>) -> usize {
         self.emit(level, |log, ts_ns| log.print_span(ts_ns, cpu, level as u8, args))
     }
 
     /// As [`Printk::vprintk_for`], for one line that is formatted already.
-    fn print_line_for(&self, cpu: usize, level: Level, line: &[u8]) -> usize {
+    fn print_line_for(&self, cpu: usize, level: LogLevel, line: &[u8]) -> usize {
         self.emit(level, |log, ts_ns| log.print_bytes(ts_ns, cpu, level as u8, line))
     }
 
-    fn emit(&self, level: Level, print: impl FnOnce(&mut Log, u64) -> Span) -> usize {
+    fn emit(&self, level: LogLevel, print: impl FnOnce(&mut Log, u64) -> Span) -> usize {
         let flags = P::irq_save();
         let span = {
             let mut log = self.log.lock();

@@ -18,14 +18,14 @@
 use core::{error, fmt};
 
 use super::{
-    Busy, Level, Platform, Printk,
+    Busy, LogLevel, Platform, Printk,
     log::{LINE_MAX, char_boundary},
 };
 use crate::sync::atomic::Ordering;
 
 /// What is read back from the buffers is logged at this level, Linux's default for text without
 /// one: a buffer holds text, not levels.
-pub const NMI_PRINT_LEVEL: Level = Level::Warning;
+pub const NMI_PRINT_LEVEL: LogLevel = LogLevel::Warning;
 
 /// Precedes what prepare finds in a buffer.
 const LEFT_OVER: &str = "from an NMI handler that ran after its client had finished:";
@@ -64,7 +64,7 @@ impl<P: Platform> Printk<P> {
         if func.is_diverted() {
             func.restore();
             seq.end_write();
-            self.panic_print(Level::Emergency, format_args!("BUG: {DoubleBegin}"));
+            self.panic_print(LogLevel::Emergency, format_args!("BUG: {DoubleBegin}"));
             return Err(DoubleBegin);
         }
         seq.begin_write();
@@ -80,7 +80,7 @@ impl<P: Platform> Printk<P> {
         let cpu = P::cpu();
         let func = self.platform.printk_func(cpu);
         if !func.is_diverted() {
-            self.panic_print(Level::Emergency, format_args!("BUG: {EndWithoutBegin}"));
+            self.panic_print(LogLevel::Emergency, format_args!("BUG: {EndWithoutBegin}"));
             return Err(EndWithoutBegin);
         }
         func.restore();
@@ -108,7 +108,7 @@ impl<P: Platform> Printk<P> {
         let this_cpu = P::cpu();
         if self.nmi_print_flag.owner() != owner_of(this_cpu) {
             let message = "BUG: printk_nmi_backtrace_complete without prepare";
-            self.vprintk_for(this_cpu, Level::Emergency, format_args!("{message}"));
+            self.vprintk_for(this_cpu, LogLevel::Emergency, format_args!("{message}"));
             return;
         }
         for cpu in 0..self.platform.possible_cpus() {

@@ -144,7 +144,7 @@ impl<T, R: RawLock, C: Context> Lock<T, R, C> {
     }
 
     #[cold]
-    fn begin_wait(&self, at: &'static Location<'static>) -> super::Waiting<C> {
+    fn begin_wait(&self, at: &'static Location<'static>) -> super::WaitGuard<C> {
         Wait::begin_on_this_cpu(WaitFor::Lock(self.record.address()), at)
     }
 

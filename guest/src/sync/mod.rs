@@ -23,6 +23,6 @@ pub use cross_call::{
     Call, CallSlot, Calls, MAX_CPUS, answer_calls, smp_call_function_many, smp_call_function_single,
 };
 pub use lock::{Guard, IrqGuard, Lock, RawLock};
-pub use record::{LockRecord, Wait, WaitFor, Waiting};
+pub use record::{LockRecord, Wait, WaitFor, WaitGuard};
 pub use spinlock::{RawSpinLock, SpinGuard, SpinLock};
 pub use ticket_lock::{RawTicketLock, TicketGuard, TicketLock};

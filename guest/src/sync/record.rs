@@ -145,7 +145,7 @@ impl Wait {
     pub fn begin_on_this_cpu<C: Context>(
         what: WaitFor,
         at: &'static Location<'static>,
-    ) -> Waiting<C> {
+    ) -> WaitGuard<C> {
         let wait = C::cpu_wait();
         let outer = Saved {
             kind: wait.kind.load(Relaxed),
@@ -155,7 +155,7 @@ impl Wait {
             since_ns: wait.since_ns.load(Relaxed),
         };
         wait.begin(what, at, C::clock_ns());
-        Waiting { wait, outer, context: PhantomData }
+        WaitGuard { wait, outer, context: PhantomData }
     }
 
     /// Writes what is waited for from here on.
@@ -210,20 +210,20 @@ impl Default for Wait {
 
 /// A CPU's wait; dropping it ends the wait.
 #[must_use = "the wait ends as soon as this is dropped"]
-pub struct Waiting<C> {
+pub struct WaitGuard<C> {
     wait: &'static Wait,
     outer: Saved,
     context: PhantomData<C>,
 }
 
-impl<C: Context> Waiting<C> {
+impl<C: Context> WaitGuard<C> {
     /// The wait is for another CPU now, and still the same wait.
     pub fn now_for_cpu(&self, cpu: usize) {
         self.wait.cpu.store(cpu as u32, Relaxed);
     }
 }
 
-impl<C> Drop for Waiting<C> {
+impl<C> Drop for WaitGuard<C> {
     fn drop(&mut self) {
         self.wait.write(&self.outer);
     }

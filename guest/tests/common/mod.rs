@@ -24,7 +24,7 @@ thread_local! {
 }
 
 #[derive(Default)]
-pub struct Machine {
+pub struct ThreadMachine {
     per_cpu: [(NmiPrintSeq, PrintkFuncCell); CPUS],
     console: Mutex<Vec<u8>>,
     /// Console writes after which `at_console_write` is called, once.
@@ -32,7 +32,7 @@ pub struct Machine {
     at_console_write: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
-impl Context for Machine {
+impl Context for ThreadMachine {
     fn cpu() -> usize {
         CPU.get()
     }
@@ -55,7 +55,7 @@ impl Context for Machine {
     }
 }
 
-impl Platform for Machine {
+impl Platform for ThreadMachine {
     fn possible_cpus(&self) -> usize {
         CPUS
     }
@@ -81,7 +81,7 @@ impl Platform for Machine {
     }
 }
 
-impl Machine {
+impl ThreadMachine {
     pub fn console(&self) -> String {
         String::from_utf8(self.console.lock().unwrap().clone()).unwrap()
     }
@@ -103,8 +103,8 @@ pub fn interrupts_are_off() -> bool {
     IRQS_OFF.get() > 0
 }
 
-pub fn machine() -> &'static Printk<Machine> {
-    Box::leak(Box::new(Printk::new(Machine::default())))
+pub fn machine() -> &'static Printk<ThreadMachine> {
+    Box::leak(Box::new(Printk::new(ThreadMachine::default())))
 }
 
 /// Calls `f` as the CPU of that number.
@@ -116,7 +116,7 @@ pub fn on_cpu<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
 }
 
 /// The log's lines, each with the CPU that it is from.
-pub fn log_of(printk: &Printk<Machine>) -> Vec<String> {
+pub fn log_of(printk: &Printk<ThreadMachine>) -> Vec<String> {
     let log = printk.log().lock();
     log.records()
         .map(|record| {

@@ -12,7 +12,7 @@ use loom::{
     },
     thread,
 };
-use nmiscope_guest::printk::{Level, NmiPrintSeq, Platform, Printk, PrintkFuncCell};
+use nmiscope_guest::printk::{LogLevel, NmiPrintSeq, Platform, Printk, PrintkFuncCell};
 
 use super::{Machine, become_cpu, explore};
 
@@ -68,7 +68,7 @@ impl World {
         become_cpu(cpu);
         self.printk.printk_nmi_backtrace_this_cpu_begin().unwrap();
         for line in TRACES[cpu].split_inclusive('\n') {
-            self.printk.vprintk(Level::Info, format_args!("{line}"));
+            self.printk.vprintk(LogLevel::Info, format_args!("{line}"));
         }
         self.printk.printk_nmi_backtrace_this_cpu_end().unwrap();
         // The exit to the hypervisor, which does not let the CPU go on.
@@ -224,7 +224,7 @@ fn two_cpus_that_print_at_once_both_reach_the_log() {
         let world = World::new();
         let print = |world: &World, cpu, line: &str| {
             become_cpu(cpu);
-            world.printk.vprintk(Level::Info, format_args!("{line}\n"));
+            world.printk.vprintk(LogLevel::Info, format_args!("{line}\n"));
         };
         let other = {
             let world = world.clone();

@@ -48,7 +48,7 @@ impl Table {
 pub struct Madt(Table);
 
 /// An entry of the table that the kernel knows what to do with.
-pub enum Entry {
+pub enum MadtEntry {
     /// A CPU that can be used, by its APIC ID.
     Cpu(u32),
     /// An I/O APIC: its physical address and its first global interrupt.
@@ -81,7 +81,7 @@ impl Madt {
     }
 
     /// The entries, in the table's order.
-    pub fn entries(self) -> impl Iterator<Item = Entry> {
+    pub fn entries(self) -> impl Iterator<Item = MadtEntry> {
         let mut offset = HEADER + 8;
         core::iter::from_fn(move || {
             loop {
@@ -95,11 +95,11 @@ impl Madt {
                 const ENABLED: u32 = 1;
                 match kind {
                     0 if table.u32(at + 4)? & ENABLED != 0 => {
-                        return Some(Entry::Cpu(u32::from(table.u8(at + 3)?)));
+                        return Some(MadtEntry::Cpu(u32::from(table.u8(at + 3)?)));
                     }
-                    1 => return Some(Entry::IoApic(table.u32(at + 4)?, table.u32(at + 8)?)),
+                    1 => return Some(MadtEntry::IoApic(table.u32(at + 4)?, table.u32(at + 8)?)),
                     9 if table.u32(at + 8)? & ENABLED != 0 => {
-                        return Some(Entry::Cpu(table.u32(at + 4)?));
+                        return Some(MadtEntry::Cpu(table.u32(at + 4)?));
                     }
                     _ => {}
                 }

@@ -4,7 +4,7 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use super::memory::Stack;
+use super::memory::CpuStack;
 use super::percpu::{PerCpu, percpu};
 
 const NULL: u64 = 0;
@@ -21,14 +21,14 @@ percpu! {
 }
 
 /// The index of a stack in the task-state segment's table; the gates in `entry.S` use the same.
-const fn interrupt_stack_index(stack: Stack) -> Option<usize> {
+const fn interrupt_stack_index(stack: CpuStack) -> Option<usize> {
     match stack {
-        Stack::Nmi => Some(1),
-        Stack::DoubleFault => Some(2),
-        Stack::MachineCheck => Some(3),
-        Stack::Exception => Some(4),
-        Stack::Interrupt => Some(5),
-        Stack::Main => None,
+        CpuStack::Nmi => Some(1),
+        CpuStack::DoubleFault => Some(2),
+        CpuStack::MachineCheck => Some(3),
+        CpuStack::Exception => Some(4),
+        CpuStack::Interrupt => Some(5),
+        CpuStack::Main => None,
     }
 }
 
@@ -45,7 +45,7 @@ pub fn load(cpu: usize) {
         static idt: PerCpu<[AtomicU64; 128]>;
     }
     let segment = tss.this();
-    for stack in Stack::ALL {
+    for stack in CpuStack::ALL {
         if let Some(index) = interrupt_stack_index(stack) {
             let (_, top) = stack.bounds(cpu);
             let dword = 9 + 2 * (index - 1);

@@ -34,7 +34,7 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// The stacks that every CPU has. Pages of a slot, as (first, count); the page below each, and
 /// all behind the last, are not mapped.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Stack {
+pub enum CpuStack {
     DoubleFault,
     MachineCheck,
     Nmi,
@@ -43,24 +43,24 @@ pub enum Stack {
     Main,
 }
 
-impl Stack {
-    pub const ALL: [Stack; 6] = [
-        Stack::DoubleFault,
-        Stack::MachineCheck,
-        Stack::Nmi,
-        Stack::Exception,
-        Stack::Interrupt,
-        Stack::Main,
+impl CpuStack {
+    pub const ALL: [CpuStack; 6] = [
+        CpuStack::DoubleFault,
+        CpuStack::MachineCheck,
+        CpuStack::Nmi,
+        CpuStack::Exception,
+        CpuStack::Interrupt,
+        CpuStack::Main,
     ];
 
     const fn pages(self) -> (usize, usize) {
         match self {
-            Stack::DoubleFault => (1, 1),
-            Stack::MachineCheck => (3, 1),
-            Stack::Nmi => (5, 2),
-            Stack::Exception => (8, 2),
-            Stack::Interrupt => (11, 2),
-            Stack::Main => (14, 4),
+            CpuStack::DoubleFault => (1, 1),
+            CpuStack::MachineCheck => (3, 1),
+            CpuStack::Nmi => (5, 2),
+            CpuStack::Exception => (8, 2),
+            CpuStack::Interrupt => (11, 2),
+            CpuStack::Main => (14, 4),
         }
     }
 
@@ -92,7 +92,7 @@ pub fn init(start_info: &StartInfo, possible: usize) {
         map_stacks(&mut allocator, first, possible.min(first + CPUS_PER_TABLE));
     }
     for (cpu, top) in main_stack_top.iter().enumerate().take(possible) {
-        top.store(Stack::Main.bounds(cpu).1 as usize, Relaxed);
+        top.store(CpuStack::Main.bounds(cpu).1 as usize, Relaxed);
     }
     *ALLOCATOR.lock() = allocator;
 }
@@ -134,7 +134,7 @@ fn map_pages(allocator: &mut Allocator, entries: &[AtomicU64]) {
 fn map_stacks(allocator: &mut Allocator, first: usize, end: usize) {
     let (table, table_address) = new_table(allocator);
     for cpu in first..end {
-        for stack in Stack::ALL {
+        for stack in CpuStack::ALL {
             let (start, _) = stack.bounds(cpu);
             let (_, count) = stack.pages();
             let index = (start as usize / PAGE) % 512;
@@ -181,8 +181,8 @@ pub fn end_of_task_stack_containing(address: u64) -> Option<u64> {
 }
 
 /// Which stack of `cpu` the address lies on.
-pub fn stack_containing(cpu: usize, address: u64) -> Option<Stack> {
-    Stack::ALL.into_iter().find(|stack| {
+pub fn stack_containing(cpu: usize, address: u64) -> Option<CpuStack> {
+    CpuStack::ALL.into_iter().find(|stack| {
         let (start, end) = stack.bounds(cpu);
         (start..end).contains(&address)
     })
@@ -190,7 +190,7 @@ pub fn stack_containing(cpu: usize, address: u64) -> Option<Stack> {
 
 /// Overwrites all that this CPU's main stack holds, and then runs `and_then`.
 pub fn overwrite_own_stack(rubble: u64, and_then: extern "C" fn() -> !) -> ! {
-    let (_, top) = Stack::Main.bounds(percpu::cpu_number());
+    let (_, top) = CpuStack::Main.bounds(percpu::cpu_number());
     super::instructions::overwrite_stack(top, rubble, and_then)
 }
 

@@ -13,7 +13,7 @@ use super::possible_cpus::apic_id;
 use super::trap_frame::TrapFrame;
 use super::{apic, backtrace, instructions, stack_trace};
 use crate::pr_info;
-use crate::printk::{Level, PRINTK};
+use crate::printk::{LogLevel, PRINTK};
 
 percpu! {
     /// NMIs that this CPU has taken: counted on entry, so that the host can tell a delivered NMI
@@ -62,7 +62,7 @@ fn print_backtrace(frame: &TrapFrame, cpu: usize) {
     pr_info!("NMI backtrace for cpu {cpu}");
     pr_info!("{frame}");
     stack_trace::print_interrupted(frame, cpu, |text| {
-        PRINTK.vprintk(Level::Info, text);
+        PRINTK.vprintk(LogLevel::Info, text);
     });
 }
 

@@ -9,10 +9,10 @@ use core::sync::atomic::{
 
 use nmiscope_guest::sync::{self, Call, Wait, WaitFor};
 
-use super::acpi::{Entry, Madt};
+use super::acpi::{Madt, MadtEntry};
 use super::instructions::cpuid;
 use super::layout::{DIRECT_MAP, MAX_CPUS, TRAMPOLINE, vector};
-use super::memory::{Stack, drop_identity_mapping};
+use super::memory::{CpuStack, drop_identity_mapping};
 use super::percpu::percpu;
 use super::platform::X86;
 use super::possible_cpus::{Numbered, apic_id, possible_cpus};
@@ -48,13 +48,13 @@ pub fn count_possible_cpus(start_info: &StartInfo, limit: usize, allow_x2apic: b
     let mut numbered = Numbered::boot_cpu(this);
     for entry in Madt::find(start_info.rsdp()).into_iter().flat_map(Madt::entries) {
         match entry {
-            Entry::Cpu(id) if id != this && id <= apic::highest_id() => {
+            MadtEntry::Cpu(id) if id != this && id <= apic::highest_id() => {
                 if numbered.count() < limit.clamp(1, MAX_CPUS) {
                     numbered.add(id);
                 }
             }
-            Entry::IoApic(address, 0) => IO_APIC.store(u64::from(address), Relaxed),
-            Entry::Cpu(_) | Entry::IoApic(..) => {}
+            MadtEntry::IoApic(address, 0) => IO_APIC.store(u64::from(address), Relaxed),
+            MadtEntry::Cpu(_) | MadtEntry::IoApic(..) => {}
         }
     }
     numbered.publish()
@@ -173,7 +173,7 @@ pub fn run_boot_cpu() -> ! {
     unsafe extern "C" {
         fn run_on_stack(entry: extern "C" fn(usize) -> !, argument: usize, stack_top: usize) -> !;
     }
-    let (_, top) = Stack::Main.bounds(0);
+    let (_, top) = CpuStack::Main.bounds(0);
     drop_identity_mapping();
     // SAFETY: the stack has been mapped (memory.rs), and nobody uses it; nothing on the old one
     // is needed again.

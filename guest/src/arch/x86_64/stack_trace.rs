@@ -9,7 +9,7 @@
 use core::fmt::Arguments;
 
 use super::layout::is_text;
-use super::memory::{Stack, end_of_task_stack_containing, stack_containing};
+use super::memory::{CpuStack, end_of_task_stack_containing, stack_containing};
 use super::trap_frame::{Hex, TrapFrame};
 
 /// Entries of one trace, and words looked at on one stack.
@@ -96,13 +96,13 @@ impl Printer {
             }
             let Some(stack) = stack_containing(cpu, rsp) else {
                 // An empty main stack is at its end, where the CPU entered.
-                if rsp != Stack::Main.bounds(cpu).1 {
+                if rsp != CpuStack::Main.bounds(cpu).1 {
                     self.line(format_args!(" RSP {rsp:016x} is on no stack of cpu{cpu}\n"));
                 }
                 return;
             };
             let (_, top) = stack.bounds(cpu);
-            if stack == Stack::Main {
+            if stack == CpuStack::Main {
                 self.walk_stack(&from, top);
                 return;
             }

@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use super::memory::Stack;
+use super::memory::CpuStack;
 
 /// The interrupted CPU's registers, as the stubs in `entry.S` leave them on the stack.
 #[repr(C)]
@@ -40,7 +40,7 @@ impl TrapFrame {
     ///
     /// # Safety
     /// A trap has entered on that stack of this CPU, and has not returned.
-    pub unsafe fn at_top_of(stack: Stack, cpu: usize) -> &'static Self {
+    pub unsafe fn at_top_of(stack: CpuStack, cpu: usize) -> &'static Self {
         let (_, top) = stack.bounds(cpu);
         // SAFETY: the caller's: the stubs put it just there, and it stays until the trap returns.
         unsafe { &*((top as usize - size_of::<Self>()) as *const Self) }

@@ -51,7 +51,7 @@ fn an_image_need_not_be_aligned_in_host_memory() {
 }
 
 #[test]
-fn a_good_image_is_loaded_where_it_says() {
+fn a_good_image_is_loaded_at_its_physical_address() {
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 2 << 20)]).unwrap();
     let bytes = PvhImage::from_code(b"\xf4guest").bytes();
     check(&bytes, 2 * MIB).unwrap().load(&memory).unwrap();
@@ -61,7 +61,7 @@ fn a_good_image_is_loaded_where_it_says() {
 }
 
 #[test]
-fn what_is_no_elf_file_is_called_that() {
+fn a_file_without_elf_magic_is_refused_as_no_elf_file() {
     assert!(matches!(refused(b""), BootImageError::Empty));
     assert!(matches!(refused(b"MZ\x90\0"), BootImageError::NotElf));
     assert!(matches!(refused(b"\x7fEL"), BootImageError::NotElf));
@@ -69,7 +69,7 @@ fn what_is_no_elf_file_is_called_that() {
 }
 
 #[test]
-fn elf_files_for_other_machines_are_told_apart() {
+fn elf_files_for_other_machines_get_different_errors() {
     assert!(matches!(refused(&patched(4, &[1])), BootImageError::Class32));
     assert!(matches!(refused(&patched(5, &[2])), BootImageError::BigEndian));
     assert!(matches!(refused(&patched(18, &[183, 0])), BootImageError::Machine(183)));
@@ -77,12 +77,12 @@ fn elf_files_for_other_machines_are_told_apart() {
 }
 
 #[test]
-fn a_short_32_bit_file_is_still_called_32_bit() {
+fn a_short_32_bit_file_is_refused_as_32_bit() {
     assert!(matches!(refused(b"\x7fELF\x01"), BootImageError::Class32));
 }
 
 #[test]
-fn a_file_cut_off_at_any_byte_is_called_truncated() {
+fn a_file_cut_off_at_any_byte_is_refused_as_truncated() {
     let image = good().bytes();
     for len in 4..image.len() {
         let error = refused(&image[..len]);
@@ -98,7 +98,7 @@ fn a_file_cut_off_at_any_byte_is_called_truncated() {
 }
 
 #[test]
-fn segment_data_past_the_end_of_the_file_is_called_truncated() {
+fn segment_data_past_the_end_of_file_is_refused_as_truncated() {
     let offset_near_the_top = patched(load_field(8), &u64::MAX.to_le_bytes());
     let error = refused(&offset_near_the_top);
     assert!(matches!(error, BootImageError::TruncatedSegment { index: 1, end: u64::MAX, .. }));
@@ -140,7 +140,7 @@ fn a_note_longer_than_its_segment_is_malformed() {
 }
 
 #[test]
-fn segments_that_want_the_same_memory_are_named() {
+fn overlapping_segments_are_refused_by_number() {
     let segments = vec![segment(0x20_0000, 0x1000), segment(0x1f_f001, 0x1000)];
     let error = refused_segments(segments);
     assert!(
@@ -156,7 +156,7 @@ fn segments_that_touch_do_not_overlap() {
 }
 
 #[test]
-fn the_boot_data_area_is_not_for_segments() {
+fn a_segment_in_the_boot_data_area_is_refused() {
     for (at, len) in [(0xe_0000, 0x1000), (0x9_f000, 0xc01), (0xf_f000, 0x1001), (0, 2 * MIB)] {
         let error = refused_segments(vec![segment(at, len)]);
         assert!(matches!(error, BootImageError::OverBootData { index: 1, .. }), "{at:#x}: {error}");
@@ -168,14 +168,13 @@ fn the_boot_data_area_is_not_for_segments() {
 #[test]
 fn an_image_too_large_says_how_much_memory_it_needs() {
     let error = refused_segments(vec![segment(0x10_0000, 64 * MIB)]);
-    assert!(
-        matches!(error, BootImageError::DoesNotFit { needed, memory } if needed == 65 * MIB && memory == 16 * MIB)
-    );
+    assert!(matches!(error, BootImageError::DoesNotFit { needed, memory }
+            if needed == 65 * MIB && memory == 16 * MIB));
     assert!(error.to_string().contains("(65 MiB)"), "{error}");
 }
 
 #[test]
-fn a_segment_above_the_hole_needs_the_memory_below_it_too() {
+fn a_segment_above_the_hole_needs_all_memory_below_it() {
     let error = refused_segments(vec![segment(4 << 30, 0x1000)]);
     assert!(
         matches!(error, BootImageError::DoesNotFit { needed, .. } if needed == (3 << 30) + 0x1000),
@@ -184,7 +183,7 @@ fn a_segment_above_the_hole_needs_the_memory_below_it_too() {
 }
 
 #[test]
-fn a_segment_in_the_device_area_is_refused_whatever_the_memory() {
+fn a_segment_in_the_device_area_is_refused_with_any_memory_size() {
     let segments = vec![segment(0xbfff_f000, 0x1001)];
     let image = PvhImage { segments, entry: Some(0xbfff_f000) }.bytes();
     assert!(matches!(check(&image, 8 << 30).unwrap_err(), BootImageError::InHole { index: 1, .. }));
@@ -207,8 +206,8 @@ fn an_entry_outside_of_the_code_is_refused() {
 }
 
 proptest! {
-    /// Whatever is done to a good image, checking and loading it neither panics nor writes outside
-    /// of guest memory (which `vm-memory` would report as an error).
+    /// Checking and loading a good image with random edits neither panics nor writes outside of guest
+    /// memory, which `vm-memory` would report as an error.
     #[test]
     fn a_mangled_image_never_panics(
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),

@@ -4,7 +4,7 @@
 //! than that run's (`world` has them) and any view of the other vCPUs. Spawned by `VcpuHandle`.
 //!
 //! Each turn of the loop in the running state clears the kick, takes at most one command, and only
-//! then enters the guest: see `kick` for why in this order.
+//! then enters the guest: `kick` has the reason for this order.
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,24 +30,24 @@ use crate::event::VmEvent;
 use crate::exits::{Counters, End, Exit};
 use crate::kvm::KvmError;
 
-/// Exits that may be needed to finish one instruction. KVM breaks a REP string instruction off
-/// after 1024 iterations, and an access into pieces of 8 bytes.
+/// Most exits that one instruction may take to finish. KVM interrupts a REP string instruction after 1024
+/// iterations, and splits an access into pieces of 8 bytes.
 const MAX_EXITS_OF_AN_INSTRUCTION: usize = 8192;
 
-/// What all vCPU threads of a VM share.
+/// State that all vCPU threads of a VM share.
 pub(crate) struct SharedState {
     pub(crate) devices: Devices,
     pub(crate) events: Box<dyn Fn(VmEvent) + Send + Sync>,
     /// Set by the first vCPU that ends the VM.
     pub(crate) ended: AtomicBool,
-    /// Here so that it stays mapped until the last thread is gone. KVM would otherwise let a vCPU
-    /// that outlives its `Vm` write to whatever is mapped there next.
+    /// Guest memory, which stays mapped until the last thread is gone: otherwise a vCPU that outlives its
+    /// `Vm` would write to whatever is mapped at those addresses next.
     pub(crate) memory: GuestMemoryMmap,
 }
 
 impl fmt::Debug for SharedState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the events: there is nothing to see in a closure.
+        // Without `events`: a closure has no Debug output.
         let mut all = f.debug_struct("SharedState");
         all.field("devices", &self.devices).field("ended", &self.ended);
         all.field("memory", &self.memory).finish_non_exhaustive()
@@ -56,24 +56,25 @@ impl fmt::Debug for SharedState {
 
 #[derive(Debug)]
 enum State {
-    /// Waits for a command.
+    /// The thread waits for a command.
     Paused,
-    /// Runs the guest.
+    /// The thread runs the guest.
     Running,
-    /// Cannot run any more; still answers.
+    /// The vCPU cannot run any more; the thread still answers commands.
     Ended(Outcome),
-    /// To return from the thread, and to answer once the vCPU is closed.
+    /// The thread returns, and answers once the vCPU is closed.
     Exiting(Option<Slot<u32>>),
 }
 
-/// The time that an NMI handler has: see `Vm::run_nmi`.
+/// Time allowed to an NMI handler: see `Vm::run_nmi`.
 struct Allowance {
+    /// Time at which the NMI was injected.
     started: Instant,
-    /// The thread's CPU clock at that moment.
+    /// The thread's CPU clock at that time.
     cpu_started: Duration,
-    /// Of the vCPU's own time.
+    /// Limit of the vCPU's own time.
     bound: Duration,
-    /// Of wall time.
+    /// Limit of wall time, as a point in time.
     until: Instant,
 }
 
@@ -89,7 +90,7 @@ impl Allowance {
     }
 }
 
-/// What is to be done after an exit.
+/// Reaction of the run loop to an exit.
 enum Reaction {
     Continue,
     /// KVM_RUN was interrupted, and no instruction is half done.
@@ -107,7 +108,7 @@ pub(super) struct Vcpu {
     immediate_exit: Arc<ImmediateExit>,
     counters: Arc<Counters>,
     state: State,
-    /// The last exit left an instruction half done.
+    /// True if the last exit left a port or memory access unfinished.
     half_done: bool,
 }
 
@@ -142,7 +143,7 @@ impl Vcpu {
         }
     }
 
-    /// One turn: at most one command, or one entry into the guest.
+    /// Runs one turn of the loop: executes a command if there is one, else enters the guest.
     fn run_guest(&mut self) {
         self.immediate_exit.clear();
         match self.commands.try_recv() {
@@ -157,7 +158,7 @@ impl Vcpu {
     }
 
     fn execute(&mut self, command: Command) {
-        // Whatever it is, it is for a vCPU whose registers are those of an instruction boundary.
+        // Every command needs the registers of an instruction boundary.
         if let Some(outcome) = self.finish_instruction() {
             self.end(outcome);
         }
@@ -185,7 +186,7 @@ impl Vcpu {
         if !matches!(self.state, State::Paused) {
             return;
         }
-        // Tells the guest that it was stopped, so that its watchdogs do not bite.
+        // Tells the guest that it was stopped, so that its watchdogs do not fire.
         if let Err(error) = self.fd.kvmclock_ctrl()
             && error.errno() != libc::EINVAL
         {
@@ -194,7 +195,7 @@ impl Vcpu {
         self.state = State::Running;
     }
 
-    /// Enters the guest once and deals with what it comes out with.
+    /// Enters the guest once and handles the exit.
     fn enter(&mut self) -> Reaction {
         let exit = Exit::decode(self.fd.run());
         self.counters.count(&exit);
@@ -254,8 +255,8 @@ impl Vcpu {
         }
     }
 
-    /// Lets KVM do the second half of a port or memory access and not a single instruction more.
-    /// Returns the outcome if the guest ended on it.
+    /// Lets KVM finish a pending port or memory access, without executing a further instruction. Returns
+    /// the outcome if the guest ended on it.
     fn finish_instruction(&mut self) -> Option<Outcome> {
         for _ in 0..MAX_EXITS_OF_AN_INSTRUCTION {
             if !self.half_done {
@@ -274,7 +275,8 @@ impl Vcpu {
         None
     }
 
-    /// See `Vm::step` and `Vm::run_to`.
+    /// Executes one instruction, or all up to the guest-virtual address `to`: see `Vm::step` and
+    /// `Vm::run_to`.
     fn step(&mut self, to: Option<u64>) -> Result<VcpuState, KvmError> {
         let control = if to.is_some() { KVM_GUESTDBG_USE_HW_BP } else { KVM_GUESTDBG_SINGLESTEP };
         let mut debug =
@@ -288,7 +290,7 @@ impl Vcpu {
         self.debug(&debug)?;
         loop {
             match self.enter() {
-                // A port or memory access whose second half is still to come.
+                // A port or memory access, which the next entry finishes.
                 Reaction::Continue => {}
                 Reaction::NmiDone => self.announce_nmi_done(),
                 Reaction::Interrupted | Reaction::Stepped => break,
@@ -306,7 +308,7 @@ impl Vcpu {
         self.fd.set_guest_debug(debug).map_err(KvmError::ioctl("KVM_SET_GUEST_DEBUG"))
     }
 
-    /// See `Vm::run_nmi`.
+    /// Injects an NMI and runs its handler: see `Vm::run_nmi`.
     fn run_nmi(&mut self, bound: Duration, until: Instant) -> Result<NmiRun, KvmError> {
         let mp_state = read_mp_state(&self.fd)?;
         let mut after = None;
@@ -320,8 +322,8 @@ impl Vcpu {
             _ => {
                 self.fd.nmi().map_err(KvmError::ioctl("KVM_NMI"))?;
                 injected = true;
-                let given = Allowance { started, cpu_started, bound, until };
-                self.run_until_nmi_done(&given, &mut after)?
+                let allowance = Allowance { started, cpu_started, bound, until };
+                self.run_until_nmi_done(&allowance, &mut after)?
             }
         };
         let (wall, cpu_now) = (started.elapsed(), CpuClock::THIS_THREAD.now());
@@ -330,16 +332,17 @@ impl Vcpu {
         Ok(NmiRun { cpu: self.cpu, injected, result, after, wall, run_time })
     }
 
-    /// `after` becomes where it stands with NMIs, if it had to be looked at.
+    /// Runs the guest until the NMI handler is done or its time is used up. Sets `after` to the vCPU's NMI
+    /// state if it had to be read.
     fn run_until_nmi_done(
         &mut self,
-        given: &Allowance,
+        allowance: &Allowance,
         after: &mut Option<NmiState>,
     ) -> Result<NmiResult, KvmError> {
         loop {
-            // A kick is a request to look at the time, which is what comes next.
+            // A kick asks to check the time, which happens next.
             self.immediate_exit.clear();
-            if given.is_used_up(&self.fd)? {
+            if allowance.is_used_up(&self.fd)? {
                 return Ok(match self.finish_instruction() {
                     Some(outcome) => self.ended_in_nmi(outcome),
                     None => NmiResult::Unfinished,
@@ -352,7 +355,7 @@ impl Vcpu {
                     if let Some(outcome) = self.finish_instruction() {
                         return Ok(self.ended_in_nmi(outcome));
                     }
-                    // If ours is still pending, an earlier handler has finished, and ours is next.
+                    // If the injected NMI is still pending, an earlier handler has finished.
                     let state = read_nmi_state(&self.fd)?;
                     if !state.pending {
                         *after = Some(state);
@@ -370,7 +373,7 @@ impl Vcpu {
         NmiResult::Ended(outcome)
     }
 
-    /// Ends this vCPU. The first of a VM to do so tells the owner.
+    /// Ends this vCPU. The first vCPU of a VM that ends reports it to the owner.
     fn end(&mut self, outcome: Outcome) {
         self.state = State::Ended(outcome.clone());
         if let Some(later) = self.finish_instruction() {

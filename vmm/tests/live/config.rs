@@ -1,4 +1,4 @@
-//! What a VM cannot be made from, and what it tells its guest.
+//! Configurations that are refused, and the data that a guest gets at boot.
 
 use nmiscope_machine::Outcome;
 use nmiscope_vmm::{
@@ -28,8 +28,8 @@ fn image() -> Vec<u8> {
     PvhImage::from_code(&[0xf4]).bytes()
 }
 
-/// `mov esi, [ebx+16]; mov ecx, [esi+8]; mov esi, [esi]; mov edx, COM1; cld; rep outsb`: what PVH calls
-/// the first module, from the start info in EBX.
+/// The guest prints PVH's first module, found through the start info in EBX: `mov esi, [ebx+16]; mov ecx,
+/// [esi+8]; mov esi, [esi]; mov edx, COM1; cld; rep outsb`.
 #[test]
 fn an_initrd_is_where_the_start_info_says() {
     let text = "the initial RAM disk, of more than a page ".repeat(150);
@@ -80,7 +80,7 @@ fn the_boot_cpu_gets_the_start_info_in_ebx() {
 }
 
 #[test]
-fn cpuid_tells_the_tsc_frequency() {
+fn cpuid_reports_the_tsc_frequency() {
     // mov eax, 0x40000010; cpuid; mov edx, EXIT; out dx, eax
     let asm =
         Asm::at(CODE).raw(&[0xb8, 0x10, 0, 0, 0x40, 0x0f, 0xa2, 0xba, EXIT as u8, 0, 0, 0, 0xef]);
@@ -91,7 +91,7 @@ fn cpuid_tells_the_tsc_frequency() {
 }
 
 #[test]
-fn as_many_vcpus_as_promised_can_be_had() {
+fn a_vm_with_the_most_vcpus_boots() {
     let machine =
         TestVm::boot(MAX_VCPUS, &PvhImage::from_code(&Asm::at(CODE).out8(EXIT, 3).code()));
     assert_eq!(machine.outcome(), Outcome::DebugExit { cpu: 0, code: 3 });

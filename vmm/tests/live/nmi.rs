@@ -41,7 +41,7 @@ fn a_spinning_vcpu_runs_its_handler_and_stops_again() {
 }
 
 #[test]
-fn a_finished_handler_stands_behind_its_last_write() {
+fn a_finished_handler_is_stopped_right_after_its_last_write() {
     // A marker after the write to the port: mov eax, 0x5a5a must not have been executed.
     let mut machine = spinning(|asm| {
         asm.raw(&[0x50]).out8(NMI_DONE, 0).raw(&[0xb8, 0x5a, 0x5a, 0, 0, 0x58]).iretq()
@@ -55,11 +55,11 @@ fn a_finished_handler_stands_behind_its_last_write() {
 }
 
 #[test]
-fn a_second_round_works_like_the_first_with_or_without_running_between() {
+fn a_second_nmi_works_with_or_without_running_between() {
     let mut machine = spinning(counting);
     machine.pause();
     assert!(run_nmi(&mut machine, LONG).finished());
-    assert!(machine.vm.state(0).unwrap().is_in_nmi(), "it stands inside its handler still");
+    assert!(machine.vm.state(0).unwrap().is_in_nmi(), "it should still be in its handler");
     assert!(run_nmi(&mut machine, LONG).finished());
     assert_eq!(machine.word(NMIS), 2);
     machine.vm.resume();
@@ -81,7 +81,7 @@ fn a_vcpu_halted_for_good_takes_an_nmi() {
 }
 
 #[test]
-fn a_handler_that_never_finishes_is_stopped_at_the_bound_and_masks_the_next() {
+fn a_handler_that_never_finishes_is_stopped_at_the_bound() {
     let mut machine = spinning(|asm| asm.spin(NMIS));
     machine.pause();
     let started = Instant::now();
@@ -97,7 +97,7 @@ fn a_handler_that_never_finishes_is_stopped_at_the_bound_and_masks_the_next() {
 }
 
 #[test]
-fn a_handler_may_print_and_read_ports_on_its_way() {
+fn a_handler_may_print_and_read_ports() {
     let mut machine = spinning(|asm| counting(asm.out8(COM1, b'#').in_al(COM1 + 5)));
     machine.pause();
     assert!(run_nmi(&mut machine, LONG).finished());
@@ -111,14 +111,14 @@ fn a_handler_that_ends_the_vm_is_an_outcome() {
     let ended = Outcome::DebugExit { cpu: 0, code: 9 };
     assert_eq!(run_nmi(&mut machine, LONG).result, NmiResult::Ended(ended.clone()));
     assert_eq!(machine.outcome(), ended);
-    // It is inside that handler for good, so that another NMI stays pending.
+    // The vCPU never leaves that handler, so another NMI stays pending.
     let again = run_nmi(&mut machine, Duration::from_millis(50));
     assert_eq!((again.injected, again.result), (true, NmiResult::Unfinished));
     assert!(again.after.masked && again.after.pending);
 }
 
 #[test]
-fn a_vcpu_that_asked_for_the_end_can_still_be_asked_what_led_there() {
+fn a_vcpu_that_ended_the_vm_still_takes_an_nmi() {
     let image = with_nmi_handler(|asm| asm.out8(EXIT, 9).halt_for_good(), counting);
     let mut machine = TestVm::boot(1, &image);
     assert_eq!(machine.outcome(), Outcome::DebugExit { cpu: 0, code: 9 });
@@ -128,7 +128,7 @@ fn a_vcpu_that_asked_for_the_end_can_still_be_asked_what_led_there() {
 }
 
 #[test]
-fn a_vcpu_that_was_never_started_is_sent_nothing() {
+fn a_vcpu_that_was_never_started_gets_no_nmi() {
     let image = with_nmi_handler(|asm| asm.spin(COUNTER), counting);
     let mut machine = TestVm::boot(3, &image);
     machine.wait_beyond(COUNTER, 0);
@@ -148,7 +148,7 @@ fn a_vcpu_that_was_never_started_is_sent_nothing() {
 }
 
 #[test]
-fn a_broadcast_reaches_a_guest_that_runs() {
+fn a_broadcast_nmi_reaches_a_running_guest() {
     let machine = spinning(counting);
     machine.vm.broadcast_nmi_msi().unwrap();
     assert!(matches!(machine.event(), VmEvent::NmiDone { cpu: 0, .. }));

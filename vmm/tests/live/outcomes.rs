@@ -1,4 +1,4 @@
-//! How VMs end.
+//! Outcomes: the ways in which VMs end.
 
 use nmiscope_machine::Outcome;
 use nmiscope_vmm::VmEvent;
@@ -8,7 +8,7 @@ use crate::support::image::PvhImage;
 use crate::support::{CODE, COM1, EXIT, LONG, POST, TestVm};
 
 #[test]
-fn a_write_to_the_debug_exit_port_ends_the_vm_with_its_code() {
+fn a_debug_exit_write_ends_the_vm_with_its_code() {
     let byte = TestVm::run(Asm::at(CODE).out8(EXIT, 42));
     assert_eq!(byte.outcome(), Outcome::DebugExit { cpu: 0, code: 42 });
     let word = TestVm::run(Asm::at(CODE).out32(EXIT, 0x8000_0001));
@@ -16,7 +16,7 @@ fn a_write_to_the_debug_exit_port_ends_the_vm_with_its_code() {
 }
 
 #[test]
-fn a_vcpu_stands_after_the_instruction_that_ended_it() {
+fn a_vcpu_is_stopped_after_the_instruction_that_ended_it() {
     let asm = Asm::at(CODE).out8(EXIT, 0);
     let end = asm.here();
     let machine = TestVm::run(asm.ud2());
@@ -58,10 +58,10 @@ fn the_keyboard_controller_resets_the_machine() {
     assert_eq!(machine.outcome(), Outcome::Reset { cpu: 0 });
 }
 
-/// PXOR with an operand that is no memory must be emulated, and KVM's emulator does not know it:
-/// this fails on hardware as well as on a KVM that emulates everything.
+/// A PXOR whose operand is not RAM must be emulated, and KVM's emulator does not support PXOR: emulation
+/// fails on hardware as well as on a KVM that emulates everything.
 #[test]
-fn an_instruction_that_kvm_cannot_emulate_is_told_with_its_address_and_bytes() {
+fn an_emulation_failure_has_the_instructions_address_and_bytes() {
     const PXOR: [u8; 8] = [0x66, 0x0f, 0xef, 0x05, 0, 0, 0, 0xd0]; // pxor xmm0, [0xd0000000]
     // CR4.OSFXSR, or it would be an invalid opcode: mov eax, 0x200; mov cr4, eax.
     let asm = Asm::at(CODE).raw(&[0xb8, 0, 2, 0, 0, 0x0f, 0x22, 0xe0]);
@@ -92,7 +92,7 @@ fn unknown_ports_and_addresses_read_as_all_ones() {
 }
 
 #[test]
-fn system_control_port_b_shows_no_parity_error_with_and_without_a_pit() {
+fn system_control_port_b_shows_no_parity_error_with_any_pit() {
     let image = PvhImage::from_code(&Asm::at(CODE).in_al(0x61).out_al(POST).out8(EXIT, 0).code());
     for pit in [false, true] {
         let machine = TestVm::boot_with(1, &image, None, pit, Box::new(std::io::sink()));

@@ -9,7 +9,7 @@ const LINE_STATUS: u16 = COM1 + 5;
 const DATA_READY: u8 = 1;
 
 #[test]
-fn what_the_guest_prints_reaches_the_writer() {
+fn serial_output_reaches_the_writer() {
     let asm = b"hello\n".iter().fold(Asm::at(CODE), |asm, byte| asm.out8(COM1, *byte));
     let machine = TestVm::run(asm.out8(EXIT, 0));
     machine.outcome();

@@ -1,4 +1,4 @@
-//! Stopping the world, looking at it, going on, and shutting it down.
+//! Stopping all vCPUs, reading their state, resuming them, and shutting down.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::support::image::PvhImage;
 use crate::support::{CODE, COM1, COUNTER, LONG, POST, TestVm, all_spinning, spinning};
 
 #[test]
-fn a_paused_guest_stands_still_and_a_resumed_one_goes_on() {
+fn a_paused_guest_stops_and_a_resumed_one_runs() {
     let mut machine = spinning();
     machine.pause();
     let count = machine.word(COUNTER);
@@ -32,7 +32,7 @@ fn two_thousand_pauses_lose_no_kick() {
 }
 
 #[test]
-fn pauses_of_a_guest_that_exits_all_the_time_lose_no_kick() {
+fn pauses_of_a_constantly_exiting_guest_lose_no_kick() {
     let asm = Asm::at(CODE);
     let top = asm.here();
     let mut machine = TestVm::run(asm.in_al(COM1 + 5).inc(COUNTER).jump(top));
@@ -45,7 +45,7 @@ fn pauses_of_a_guest_that_exits_all_the_time_lose_no_kick() {
 }
 
 #[test]
-fn pausing_and_resuming_twice_is_as_once() {
+fn pause_and_resume_are_idempotent() {
     let mut machine = spinning();
     machine.pause();
     machine.pause();
@@ -56,7 +56,7 @@ fn pausing_and_resuming_twice_is_as_once() {
 }
 
 #[test]
-fn a_guest_stopped_in_port_accesses_stands_between_instructions() {
+fn a_guest_stopped_in_port_accesses_is_between_instructions() {
     // A loop of `mov edx` (5 bytes), `out` (3) and `jmp` (5): anything else would be the middle of
     // an instruction, or an OUT that will be done again.
     let asm = Asm::at(CODE);
@@ -69,13 +69,13 @@ fn a_guest_stopped_in_port_accesses_stands_between_instructions() {
         let again = machine.vm.state(0).unwrap();
         assert_eq!(again.registers, state.registers, "looking at a vCPU changes it");
         machine.vm.resume();
-        // A pause at once may find it where it was.
+        // A pause right away may find the vCPU where it was.
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
 #[test]
-fn a_running_guest_can_be_asked_and_runs_on() {
+fn reading_a_running_vcpu_does_not_stop_it() {
     let machine = spinning();
     let first = machine.vm.tsc(0).unwrap();
     machine.wait_beyond(COUNTER, machine.word(COUNTER) + 1000);
@@ -86,7 +86,7 @@ fn a_running_guest_can_be_asked_and_runs_on() {
 }
 
 #[test]
-fn states_tell_a_spinning_vcpu_from_a_halted_and_an_unstarted_one() {
+fn spinning_halted_and_unstarted_vcpus_have_different_states() {
     let mut machine = TestVm::boot(2, &PvhImage::from_code(&Asm::at(CODE).spin(COUNTER).code()));
     machine.wait_beyond(COUNTER, 0);
     machine.pause();
@@ -107,7 +107,7 @@ fn states_tell_a_spinning_vcpu_from_a_halted_and_an_unstarted_one() {
 }
 
 #[test]
-fn run_time_grows_while_a_vcpu_spins_and_not_while_it_is_paused() {
+fn run_time_grows_only_while_a_vcpu_runs() {
     let mut machine = spinning();
     let before = machine.vm.run_time(0);
     machine.wait_beyond(COUNTER, machine.word(COUNTER) + 100_000);
@@ -121,7 +121,7 @@ fn run_time_grows_while_a_vcpu_spins_and_not_while_it_is_paused() {
 }
 
 #[test]
-fn a_guest_that_is_left_alone_causes_no_exits() {
+fn an_undisturbed_spinning_guest_causes_no_exits() {
     let machine = spinning();
     let before = machine.vm.exit_counts();
     let _ = (machine.word(COUNTER), machine.vm.run_time(0));
@@ -145,7 +145,7 @@ fn eight_spinning_vcpus_shut_down_within_the_deadline() {
 }
 
 #[test]
-fn a_dropped_vm_takes_its_threads_with_it() {
+fn dropping_a_vm_ends_its_threads() {
     let threads = || {
         std::fs::read_dir("/proc/self/task").unwrap().filter(|entry| {
             let comm = entry.as_ref().unwrap().path().join("comm");
@@ -162,7 +162,7 @@ fn a_dropped_vm_takes_its_threads_with_it() {
 }
 
 #[test]
-fn a_vcpu_that_a_blocked_console_holds_up_is_named_and_stops_later() {
+fn a_vcpu_in_a_blocked_console_is_reported_and_stops_later() {
     use std::io::Write;
     use std::sync::mpsc;
     struct Blocked {

@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 fn times(machine: &TestVm, cpu: u32) -> ThreadTimes {
-    machine.vm.host_times(cpu).expect("the host should tell of its threads")
+    machine.vm.host_times(cpu).expect("the host should report thread times")
 }
 
 fn statistics(machine: &TestVm) -> VcpuStatistics {
@@ -30,7 +30,7 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// CPU time of this thread.
+/// Returns the CPU time of the calling thread.
 fn own_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
@@ -69,7 +69,7 @@ fn a_halted_vcpu_sleeps_and_kvm_says_so() {
 }
 
 #[test]
-fn a_halted_vcpu_that_is_sampled_goes_on_sleeping() {
+fn sampling_a_halted_vcpu_leaves_it_halted() {
     let machine = halted();
     wait_until("halted, its thread sleeps", || times(&machine, 0).state == ThreadState::Sleeping);
     let before = statistics(&machine);
@@ -84,7 +84,7 @@ fn a_halted_vcpu_that_is_sampled_goes_on_sleeping() {
 }
 
 #[test]
-fn a_vcpu_without_an_answer_costs_a_sample_its_deadline_and_no_more() {
+fn a_sample_of_a_blocked_vcpu_ends_at_its_deadline() {
     struct Blocked(mpsc::Sender<()>, mpsc::Receiver<()>);
     impl Write for Blocked {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -111,7 +111,7 @@ fn a_vcpu_without_an_answer_costs_a_sample_its_deadline_and_no_more() {
 }
 
 #[test]
-fn more_spinning_vcpus_than_cpus_wait_for_them() {
+fn more_spinning_vcpus_than_cpus_have_a_run_delay() {
     let machine = all_spinning(8);
     let waited = || (0..8).filter_map(|cpu| times(&machine, cpu).run_delay).sum::<Duration>();
     let before = waited();
@@ -146,7 +146,7 @@ fn an_nmi_that_is_delivered_is_counted() {
 }
 
 #[test]
-fn watching_causes_no_exits_to_us() {
+fn watching_causes_no_kvm_run_exits() {
     let machine = spinning();
     let before = machine.vm.exit_counts();
     for _ in 0..1000 {
@@ -158,14 +158,14 @@ fn watching_causes_no_exits_to_us() {
 }
 
 #[test]
-fn a_vcpu_that_does_not_exist_is_not_watched() {
+fn watching_a_vcpu_that_does_not_exist_fails() {
     let machine = halted();
     assert!(matches!(machine.vm.host_times(1), Err(VcpuError::NoSuchVcpu(1))));
     assert_eq!(machine.vm.statistics(1), None);
 }
 
 #[test]
-fn console_bytes_are_counted_and_settings_are_not() {
+fn console_bytes_count_text_and_not_settings() {
     // A word to the divisor latch (bit 7 of line control), then two bytes of text.
     let asm = Asm::at(CODE).out8(COM1 + 3, 0x83).out8(COM1, 1).out8(COM1 + 1, 0);
     let asm = asm.out8(COM1 + 3, 3).out8(COM1, b'o').out8(COM1, b'k').out8(POST, 1);
@@ -198,5 +198,5 @@ fn measure(guest: &str, name: &str, look: impl Fn()) {
     let (started, own) = (Instant::now(), own_time());
     (0..ROUNDS).for_each(|_| look());
     let (wall, own) = (started.elapsed() / ROUNDS, (own_time() - own) / ROUNDS);
-    eprintln!("{guest}: {name} of all: {wall:?} of wall time, {own:?} of the asking thread's");
+    eprintln!("{guest}: {name} of all: {wall:?} of wall time, {own:?} of the caller's CPU time");
 }

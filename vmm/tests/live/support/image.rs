@@ -2,12 +2,12 @@
 //!
 //! Used by the live tests for their guests and by `boot::image`'s unit tests for their inputs.
 
-/// A PT_LOAD.
+/// A PT_LOAD segment of the image.
 #[derive(Debug, Clone)]
 pub struct LoadSegment {
-    /// Guest-physical address.
+    /// Guest-physical address of the first byte.
     pub at: u64,
-    /// Bytes in memory; what `data` leaves of it is zero.
+    /// Size in memory in bytes; the part beyond `data` is zero.
     pub len: u64,
     pub data: Vec<u8>,
 }
@@ -16,7 +16,7 @@ pub struct LoadSegment {
 #[derive(Debug, Clone)]
 pub struct PvhImage {
     pub segments: Vec<LoadSegment>,
-    /// The PVH note's entry point; no note without it.
+    /// Entry point in the PVH note; `None` for an image without that note.
     pub entry: Option<u32>,
 }
 
@@ -26,7 +26,7 @@ const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 
 impl PvhImage {
-    /// One segment at 1 MiB, entered at its first byte.
+    /// Makes an image of one segment at 1 MiB, entered at its first byte.
     pub fn from_code(code: &[u8]) -> Self {
         let segment = LoadSegment { at: 0x10_0000, len: code.len() as u64, data: code.to_vec() };
         Self { segments: vec![segment], entry: Some(0x10_0000) }

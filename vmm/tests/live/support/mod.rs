@@ -20,7 +20,7 @@ pub const POST: u16 = 0x80;
 pub const NMI_DONE: u16 = 0xf8;
 pub const COM1: u16 = 0x3f8;
 
-/// Where the guests are linked, and where they keep their data: on other pages than their code.
+/// Address that the guests are linked at. Their data is on other pages than their code.
 pub const CODE: u32 = 0x10_0000;
 const HANDLER: u32 = 0x10_1000;
 const TABLES: u32 = 0x10_2000;
@@ -30,7 +30,7 @@ pub const NMIS: u32 = 0x11_0004;
 const STACK: u32 = 0x12_0000;
 const END: u32 = 0x13_0000;
 
-/// Long enough for anything that works, on a machine with other things to do.
+/// Deadline that nothing working misses, even on a busy host.
 pub const LONG: Duration = Duration::from_secs(120);
 
 /// Ends the whole test process if a test hangs, saying which.
@@ -68,7 +68,7 @@ impl Write for Console {
     }
 }
 
-/// A started VM, and what it has to say.
+/// A started VM, with its events and its serial output.
 pub struct TestVm {
     pub vm: Vm,
     pub events: Receiver<VmEvent>,
@@ -121,7 +121,7 @@ impl TestVm {
     }
 
     pub fn event(&self) -> VmEvent {
-        self.events.recv_timeout(LONG).expect("the guest should have said something by now")
+        self.events.recv_timeout(LONG).expect("the guest should have caused an event by now")
     }
 
     pub fn outcome(&self) -> Outcome {
@@ -165,14 +165,14 @@ impl TestVm {
     }
 }
 
-/// A guest whose one CPU counts, and has begun to.
+/// Boots a guest whose one CPU counts, and waits until it has begun to.
 pub fn spinning() -> TestVm {
     let machine = TestVm::run(Asm::at(CODE).spin(COUNTER));
     machine.wait_beyond(COUNTER, 0);
     machine
 }
 
-/// A guest whose boot CPU starts all the others, each of which counts itself in and spins.
+/// Boots a guest whose boot CPU starts all others, each of which adds one to a count and spins.
 pub fn all_spinning(cpus: u32) -> TestVm {
     const TRAMPOLINE: u32 = 0x8000;
     const STARTED: u32 = 0x9000;
@@ -196,10 +196,10 @@ pub fn all_spinning(cpus: u32) -> TestVm {
     machine
 }
 
-/// `body` in 64-bit mode, with a stack and with `handler` behind vector 2.
+/// Makes an image that runs `body` in 64-bit mode, with a stack and with `handler` behind vector 2.
 ///
-/// In 64-bit mode, because IRET is what unmasks NMIs, and a KVM that emulates everything knows only
-/// 64-bit mode's.
+/// The mode is 64-bit because IRET unmasks NMIs, and a KVM that emulates everything supports only the
+/// 64-bit IRETQ.
 pub fn with_nmi_handler(
     body: impl FnOnce(Asm) -> Asm,
     handler: impl FnOnce(Asm) -> Asm,
@@ -256,7 +256,7 @@ fn pseudo_descriptor(limit: u16, base: u32) -> Vec<u8> {
     [limit.to_le_bytes().to_vec(), base.to_le_bytes().to_vec()].concat()
 }
 
-/// An NMI handler that counts, says that it is done, and returns.
+/// An NMI handler that counts, writes the nmi_done port, and returns.
 pub fn counting(asm: Asm) -> Asm {
     asm.inc(NMIS).out8(NMI_DONE, 0).iretq()
 }

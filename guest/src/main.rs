@@ -52,13 +52,13 @@ mod printk {
         }};
     }
 
-    /// Prints a line about an error.
+    /// Prints a line at the level of errors.
     #[macro_export]
     macro_rules! pr_err { ($($argument:tt)+) => { $crate::print_at!(Error, $($argument)+) } }
-    /// Prints a warning line.
+    /// Prints a line at the level of warnings.
     #[macro_export]
     macro_rules! pr_warn { ($($argument:tt)+) => { $crate::print_at!(Warning, $($argument)+) } }
-    /// Prints an informational line.
+    /// Prints a line at the informational level.
     #[macro_export]
     macro_rules! pr_info { ($($argument:tt)+) => { $crate::print_at!(Info, $($argument)+) } }
 }

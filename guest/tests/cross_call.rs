@@ -1,4 +1,4 @@
-//! Calls between CPUs. A CPU is two threads here, what it does and its interrupt handler.
+//! Cross-CPU calls. A CPU is two threads here: one that calls, and one for its interrupt handler.
 #![cfg(not(loom))]
 
 mod common;
@@ -20,7 +20,7 @@ use nmiscope_guest::sync::{
 static SLOTS: [CallSlot; CPUS] = [const { CallSlot::new() }; CPUS];
 static INTERRUPTS: [AtomicBool; CPUS] = [const { AtomicBool::new(false) }; CPUS];
 
-// SAFETY: threads say which CPU they are, and one thread is a CPU's handler (`with_handlers`).
+// SAFETY: threads declare which CPU they are, and one thread is a CPU's handler (`with_handlers`).
 unsafe impl Calls for ThreadMachine {
     fn call_slot(cpu: usize) -> &'static CallSlot {
         &SLOTS[cpu]
@@ -31,7 +31,7 @@ unsafe impl Calls for ThreadMachine {
     }
 }
 
-/// How often each CPU was called, and the sum of what with.
+/// Count of calls to each CPU, and sum of their arguments.
 static CALLED: [(AtomicUsize, AtomicUsize); CPUS] =
     [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; CPUS];
 
@@ -45,7 +45,7 @@ fn called(cpu: usize) -> (usize, usize) {
     (CALLED[cpu].0.load(SeqCst), CALLED[cpu].1.load(SeqCst))
 }
 
-/// The CPUs are there for one test at a time.
+/// Locks the machine, whose CPUs are for one test at a time, and resets its counts.
 fn the_machine() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     let guard = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -80,7 +80,7 @@ fn with_handlers<R>(takes: &[usize], test: impl FnOnce() -> R) -> R {
 }
 
 #[test]
-fn every_other_cpu_runs_the_function_once_before_the_caller_goes_on() {
+fn every_other_cpu_runs_the_function_once_before_the_call_returns() {
     let _machine = the_machine();
     with_handlers(&[0, 1, 2, 3], || {
         on_cpu(2, || {
@@ -91,7 +91,7 @@ fn every_other_cpu_runs_the_function_once_before_the_caller_goes_on() {
 }
 
 #[test]
-fn a_cpu_that_calls_itself_does_so_at_once_with_interrupts_off() {
+fn a_call_to_the_same_cpu_runs_with_interrupts_off() {
     let _machine = the_machine();
     fn check(argument: usize) {
         assert!(interrupts_are_off());
@@ -105,7 +105,7 @@ fn a_cpu_that_calls_itself_does_so_at_once_with_interrupts_off() {
 }
 
 #[test]
-fn all_cpus_call_all_others_at_once_and_no_call_is_lost() {
+fn simultaneous_calls_of_all_cpus_are_all_answered() {
     const ROUNDS: usize = 200;
     let _machine = the_machine();
     with_handlers(&[0, 1, 2, 3], || {
@@ -129,7 +129,7 @@ fn all_cpus_call_all_others_at_once_and_no_call_is_lost() {
 }
 
 #[test]
-fn the_caller_says_which_is_the_first_cpu_that_has_not_answered() {
+fn a_caller_waits_for_the_first_cpu_without_an_answer() {
     let _machine = the_machine();
     let call = || {
         smp_call_function_many::<ThreadMachine>(1..CPUS, Call { function: count, argument: 0 });
@@ -160,7 +160,7 @@ fn the_caller_says_which_is_the_first_cpu_that_has_not_answered() {
 fn a_call_inside_of_a_call_is_refused() {
     let _machine = the_machine();
     fn call_again(_: usize) {
-        // In the name of CPU 0, which waits.
+        // As CPU 0, which is waiting.
         let call =
             || smp_call_function_single::<ThreadMachine>(2, Call { function: count, argument: 0 });
         let refused = on_cpu(0, || std::panic::catch_unwind(call)).unwrap_err();

@@ -8,14 +8,14 @@ use proptest::prelude::*;
 
 const SIZE: usize = 1024;
 
-/// A record's header is 24 bytes, by its documentation.
+/// Length of a record's header in bytes, by its documentation.
 const HEADER: usize = 24;
 
 fn texts<const N: usize>(log: &Log<N>) -> Vec<String> {
     log.records().map(|record| String::from_utf8_lossy(record.text()).into_owned()).collect()
 }
 
-/// The lines that a message is, by the rule that a line feed ends a line.
+/// Splits a message into lines, by the rule that a line feed ends a line.
 fn lines_of(message: &str) -> Vec<&str> {
     let mut lines: Vec<&str> = message.split('\n').collect();
     if lines.last().is_some_and(|line| line.is_empty()) {
@@ -24,7 +24,7 @@ fn lines_of(message: &str) -> Vec<&str> {
     lines
 }
 
-/// Whether the record is this line, or says that it is the beginning of it.
+/// Returns true if the record has this line, or its beginning and the flag of a cut line.
 fn is_line(record: &LogRecord, line: &str) -> bool {
     if line.len() <= LINE_MAX {
         return record.text() == line.as_bytes() && record.header.flags == 0;
@@ -63,7 +63,7 @@ proptest! {
                     RecordHeader { seq, ts_ns, cpu: 3, text_len, level: 6, flags }
                 );
             }
-            // They fit, and with the one before them they would not have.
+            // The records fit, and would not with the one before them.
             let used: usize = records.iter().map(|record| HEADER + record.text().len()).sum();
             prop_assert!(used <= SIZE);
             if first > 0 && expected[first - 1].1.len() <= LINE_MAX {

@@ -130,7 +130,7 @@ pub fn start_periodic_timer(count: u32) {
     write(Register::TimerInitialCount, count);
 }
 
-/// Stops the timer interrupt.
+/// Stops this CPU's periodic timer interrupt.
 pub fn stop_timer() {
     write(Register::TimerInitialCount, 0);
 }

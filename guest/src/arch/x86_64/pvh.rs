@@ -8,7 +8,7 @@ const TYPE_RAM: u32 = 1;
 const MAX_COMMAND_LINE: usize = 2048;
 const MAX_MEMORY_MAP_ENTRIES: u32 = 128;
 
-/// `struct hvm_start_info`, version 1.
+/// Xen's `struct hvm_start_info`, version 1.
 #[repr(C)]
 pub struct StartInfo {
     magic: u32,

@@ -114,7 +114,7 @@ fn tick_every(nanoseconds: u64) {
     apic::start_periodic_timer(u32::try_from(count).unwrap_or(u32::MAX).max(1));
 }
 
-/// Stops this CPU's tick for good.
+/// Stops this CPU's tick until it is started again.
 pub fn stop_tick() {
     apic::stop_timer();
 }

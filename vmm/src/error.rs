@@ -1,6 +1,6 @@
 //! The error of creating a VM.
 //!
-//! Owns the one error that `Vm::new` returns; the parts' own errors stand beside the parts. The way a VM
+//! Owns the one error that `Vm::new` returns; the parts' own errors are beside the parts. The way a VM
 //! *ends* is no error: see `event`.
 
 use crate::boot::BootError;

@@ -50,7 +50,7 @@ pub(crate) enum Command {
     Pause(Slot<Answer<VcpuState>>),
     /// Run the guest until the next command that stops it.
     Resume,
-    /// Answer with the vCPU's state, and go on as before.
+    /// Answer with the vCPU's state, and continue as before.
     Read(Slot<Answer<VcpuState>>),
     /// Answer with the time-stamp counter, in cycles.
     ReadTsc(Slot<Answer<u64>>),

@@ -29,7 +29,7 @@ fn a_spinning_vcpu_runs_its_handler_and_stops_again() {
     assert_eq!((run.injected, &run.result), (true, &NmiResult::Finished));
     assert!(!before.nmi.unwrap().masked && run.after.masked && !run.after.pending);
     assert_eq!(machine.word(NMIS), 1);
-    // The interrupted program may have finished the instruction it was at, and no more.
+    // The interrupted program may have finished the instruction it was at, but none after it.
     assert!(machine.word(COUNTER) - count <= 1);
     let count = machine.word(COUNTER);
     std::thread::sleep(Duration::from_millis(10));

@@ -14,10 +14,10 @@ use nmiscope::images::{Access, Files};
 use nmiscope::kernel;
 use nmiscope_guest::abi;
 use nmiscope_report::Trigger;
-use nmiscope_vmm::{Config, Event, Ports, Vm};
+use nmiscope_vmm::{Config, Ports, Vm, VmEvent};
 
 /// Starts a VM whose vCPUs all compute, and waits until it is ready.
-fn spinning_vm(cpus: u32) -> (Vm, Receiver<Event>) {
+fn spinning_vm(cpus: u32) -> (Vm, Receiver<VmEvent>) {
     let (sender, events) = mpsc::channel();
     let mut vm = Vm::new(Config {
         cpus,
@@ -40,7 +40,7 @@ fn spinning_vm(cpus: u32) -> (Vm, Receiver<Event>) {
     .expect("start a VM; does /dev/kvm work?");
     vm.start();
     let ready = events.recv_timeout(Duration::from_secs(30)).expect("the guest gets ready");
-    assert!(matches!(ready, Event::Post { code: abi::POST_READY, .. }), "{ready:?}");
+    assert!(matches!(ready, VmEvent::Post { code: abi::POST_READY, .. }), "{ready:?}");
     (vm, events)
 }
 
@@ -62,13 +62,13 @@ fn handlers_over_cores(capture: &Capture) -> Duration {
 }
 
 /// Time from a broadcast NMI to the last handler's end, with all vCPUs running.
-fn run_free(vm: &Vm, events: &Receiver<Event>) -> Duration {
+fn run_free(vm: &Vm, events: &Receiver<VmEvent>) -> Duration {
     let started = Instant::now();
     vm.broadcast_nmi_msi().expect("KVM_SIGNAL_MSI");
     let mut done = 0;
     while done < vm.cpus() {
         let event = events.recv_timeout(Duration::from_secs(120)).expect("all handlers finish");
-        done += u32::from(matches!(event, Event::NmiDone { .. }));
+        done += u32::from(matches!(event, VmEvent::NmiDone { .. }));
     }
     started.elapsed()
 }

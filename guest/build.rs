@@ -1,5 +1,5 @@
-//! The linker script is part of the kernel, though no source file names it: without this, a change
-//! in it would not link the kernel anew.
+//! Build script: makes Cargo link the kernel again when its linker script changes, which no source file
+//! names.
 
 fn main() {
     println!("cargo::rerun-if-changed=kernel.ld");

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The live tests beside busy processes, as on a host that has better things to do: a test that fails here rests
-# on how soon it was run.
+# Runs the live tests beside busy processes, as on a loaded host: a test that fails here depends on
+# timing.
 #
 #   under-load.sh [PROCESSES [ARGUMENT...]]    16 busy processes; arguments go to `just test-live`'s programs
 set -euo pipefail
@@ -13,7 +13,7 @@ shift || true
 filters=("$@")
 ((${#filters[@]})) || filters=("${modules[@]}")
 
-# Nothing is built beside them.
+# Built first, so that no build runs beside the busy processes.
 cargo test --locked --no-run -p nmiscope -p nmiscope-vmm --test end_to_end --test live
 busy=()
 clean_up() {

@@ -1,8 +1,8 @@
-//! Kernel threads: the tasks there are, and the main loop's side of running them.
+//! Kernel threads: the table of tasks, and the main loop's side of running them.
 //!
-//! Owns the table of tasks and what each CPU says of its own. Refuses to know the order in which they
-//! run (the library half's `sched`) and how stacks are switched (`switch.rs`). Called by the main
-//! loop, and by workloads that want tasks.
+//! Owns the table and the per-CPU variables about the CPU's own tasks. Refuses to know the order in which
+//! tasks run (the library half's `sched`) and how stacks are switched (`switch.rs`). Called by the main
+//! loop, and by workloads that start tasks.
 
 use core::sync::atomic::{
     AtomicU32,
@@ -18,17 +18,17 @@ use crate::machine::{self, X86, percpu};
 #[unsafe(no_mangle)]
 static TASKS: [Task; MAX_TASKS] = [const { Task::new() }; MAX_TASKS];
 
-/// How many of them have ever been used. One of those may be unused still, for a moment.
+/// Number of entries of `TASKS` that have been handed out. The last one may be unused for a moment yet.
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals, reason = "found by name from outside")]
 static nr_tasks: AtomicU32 = AtomicU32::new(0);
 
 percpu! {
-    /// The task that runs on this CPU, plus one; 0 while its main loop does.
+    /// Number plus one of the task that runs on this CPU; 0 while the main loop runs.
     static current_task: AtomicU32 = AtomicU32::new(0);
-    /// Tasks that could run on this CPU and do not: the length of its run queue.
+    /// Length of this CPU's run queue: tasks that are ready and not running.
     static nr_running: AtomicU32 = AtomicU32::new(0);
-    /// This CPU's tasks that are ready.
+    /// Queue of this CPU's ready tasks.
     static run_queue: RunQueue<X86> = RunQueue::new();
 }
 
@@ -58,11 +58,11 @@ impl Sched for X86 {
     }
 }
 
-/// Makes a task that runs `function` with `argument` on `cpu`, as soon as that one's main loop gets
-/// to it. Not from an interrupt handler.
+/// Starts a task that runs `function` with `argument` on `cpu`, at the next turn of that CPU's main loop.
+/// Must not be called from an interrupt handler.
 ///
 /// # Panics
-/// There are [`MAX_TASKS`] already.
+/// [`MAX_TASKS`] tasks have been started already.
 pub fn spawn(name: &str, cpu: usize, function: fn(usize), argument: usize) {
     let next = |count| (count < MAX_TASKS as u32).then_some(count + 1);
     let Ok(number) = nr_tasks.fetch_update(Release, Relaxed, next) else {
@@ -74,7 +74,8 @@ pub fn spawn(name: &str, cpu: usize, function: fn(usize), argument: usize) {
     sched::wake_up_task::<X86>(number);
 }
 
-/// Where a task begins, on its own stack, with interrupts off: `task_start` in switch.S calls it.
+/// Runs a task from its beginning to its end, on its own stack. Called by `task_start` in switch.S with
+/// interrupts off.
 #[unsafe(no_mangle)]
 extern "C" fn task_main(function: *const (), argument: usize) -> ! {
     // SAFETY: `new_task_stack` has been given a function of this type, and has kept it.
@@ -89,7 +90,7 @@ extern "C" fn task_main(function: *const (), argument: usize) -> ! {
     }
 }
 
-/// Runs each task that is ready on this CPU for a slice. By its main loop.
+/// Runs each task that is ready on this CPU for a slice. Called by the main loop.
 #[inline]
 pub fn run_ready() {
     let ready = nr_running.this().load(Relaxed);
@@ -112,10 +113,10 @@ fn run_slices(count: u32) {
     }
 }
 
-/// Halts this CPU until an interrupt comes, unless a task is ready. By its main loop.
+/// Halts this CPU until an interrupt arrives, unless a task is ready. Called by the main loop.
 #[inline]
 pub fn wait_for_interrupt() {
-    // Whoever makes a task ready after this sends an interrupt, and that one ends the halt.
+    // A wake-up after this sends an interrupt, which ends the halt.
     machine::interrupts_off();
     if nr_running.this().load(Relaxed) == 0 {
         machine::wait_for_interrupt();

@@ -1,11 +1,11 @@
 //! The bundled guest kernel: small enough to boot in milliseconds, real enough to hang.
 //!
-//! It boots by PVH ([`arch`]), starts every CPU, and has each run `cpu_main`: a heartbeat, then a
-//! step of the workload that the kernel parameter `workload=` names ([`workload`]). Most workloads
-//! hang in a way of their own. Meanwhile each CPU answers NMIs with its registers and call trace,
-//! printed into its own buffer; the protocol for that is in the library half of this crate, which
-//! knows no machine. Workloads that want some make kernel threads ([`kthread`]), which the main loops
-//! run between their steps. There are no processes and no allocator.
+//! It boots by PVH ([`arch`]), starts every CPU, and runs `cpu_main` on each: a heartbeat, then a step
+//! of the workload that the kernel parameter `workload=` names ([`workload`]). Most workloads hang in a
+//! way of their own. Each CPU answers NMIs with its registers and call trace, printed into its own
+//! buffer; that protocol is in the library half of this crate, which is architecture-neutral. Workloads
+//! may start kernel threads ([`kthread`]), which the main loops run between their steps. The kernel has
+//! no processes and no heap.
 //!
 //! `build.rs` at the root of the repository builds this for bare metal and embeds it.
 
@@ -27,16 +27,16 @@ use arch::x86_64 as machine;
 use machine::X86;
 use nmiscope_guest::abi;
 use nmiscope_guest::sync::{Wait, WaitFor};
-use parameters::Parameters;
+use parameters::KernelParameters;
 use workload::{Next, Workload};
 
-/// printk, as the library has it, on this machine.
+/// The library's printk, on this machine.
 mod printk {
-    pub use nmiscope_guest::printk::{Busy, Level, Printk};
+    pub use nmiscope_guest::printk::{Busy, LogLevel, Printk};
 
     use crate::machine::X86;
 
-    /// The log, the console and the reservation. The host finds it by this name.
+    /// The kernel's log, console and reservation. The host finds them by this name.
     #[unsafe(no_mangle)]
     pub static PRINTK: Printk<X86> = Printk::new(X86);
 
@@ -46,19 +46,19 @@ mod printk {
     macro_rules! print_at {
         ($level:ident, $($argument:tt)+) => {{
             $crate::printk::PRINTK.vprintk(
-                $crate::printk::Level::$level,
+                $crate::printk::LogLevel::$level,
                 format_args!("{}\n", format_args!($($argument)+)),
             );
         }};
     }
 
-    /// Prints a line about an error.
+    /// Prints a line at the level of errors.
     #[macro_export]
     macro_rules! pr_err { ($($argument:tt)+) => { $crate::print_at!(Error, $($argument)+) } }
-    /// Prints a warning line.
+    /// Prints a line at the level of warnings.
     #[macro_export]
     macro_rules! pr_warn { ($($argument:tt)+) => { $crate::print_at!(Warning, $($argument)+) } }
-    /// Prints a line for those who want to know.
+    /// Prints a line at the informational level.
     #[macro_export]
     macro_rules! pr_info { ($($argument:tt)+) => { $crate::print_at!(Info, $($argument)+) } }
 }
@@ -67,49 +67,49 @@ mod printk {
 mod sync {
     use crate::machine::X86;
 
-    /// A lock for short sections.
+    /// The library's [`SpinLock`](nmiscope_guest::sync::SpinLock), for short sections.
     pub type SpinLock<T> = nmiscope_guest::sync::SpinLock<T, X86>;
-    /// A lock whose waiters get it in their order.
+    /// The library's [`TicketLock`](nmiscope_guest::sync::TicketLock), fair to its waiters.
     pub type TicketLock<T> = nmiscope_guest::sync::TicketLock<T, X86>;
-    /// A lock that tasks sleep for.
+    /// The library's [`Mutex`](nmiscope_guest::sched::Mutex), which tasks sleep for.
     pub type Mutex<T> = nmiscope_guest::sched::Mutex<T, X86>;
-    /// Tasks that wait for something to happen.
+    /// The library's [`WaitQueue`](nmiscope_guest::sched::WaitQueue) of sleeping tasks.
     pub type WaitQueue = nmiscope_guest::sched::WaitQueue<X86>;
 }
 
 machine::percpu! {
-    /// Advanced each time round the CPU's main loop: stands still on a CPU whose work does not
-    /// come to an end, a task's that does not yield among it.
+    /// Count of turns of the CPU's main loop. It stops growing when a step of the workload does not
+    /// return, or a task does not yield.
     static loop_heartbeat: AtomicU64 = AtomicU64::new(0);
-    /// The time at which the CPU's main loop came round last, in nanoseconds since boot.
+    /// Time of the last turn of the CPU's main loop, in nanoseconds since boot.
     static loop_ns: AtomicU64 = AtomicU64::new(0);
-    /// Whether the CPU has got as far as `cpu_main`.
+    /// 1 once the CPU has reached `cpu_main`, else 0.
     static arrived: AtomicU32 = AtomicU32::new(0);
-    /// Items of work that were given to this CPU. Anyone may add.
+    /// Count of work items given to this CPU. Any CPU may add to it.
     pub static work_queued: AtomicU64 = AtomicU64::new(0);
-    /// Those of them that it has finished.
+    /// Count of work items that this CPU has finished.
     pub static work_done: AtomicU64 = AtomicU64::new(0);
 }
 
-/// The kernel boots.
+/// State of the kernel while it boots.
 const SYSTEM_BOOTING: u32 = 0;
-/// All CPUs are up and run the workload.
+/// State of the kernel once all CPUs are up and run the workload.
 const SYSTEM_RUNNING: u32 = 1;
 
-/// How far the kernel has come.
+/// State of the kernel: one of `SYSTEM_*`.
 static SYSTEM_STATE: AtomicU32 = AtomicU32::new(SYSTEM_BOOTING);
 
-/// What the CPUs run, once [`SYSTEM_STATE`] says so.
+/// The workload that the CPUs run once [`SYSTEM_STATE`] is `SYSTEM_RUNNING`.
 static WORKLOAD: AtomicPtr<Workload> = AtomicPtr::new(core::ptr::null_mut());
 
-/// From boot.S, on the boot CPU, with the physical address that the loader passed.
+/// Boots the kernel. Called by boot.S on the boot CPU, with the physical address of the start info.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_main(start_info: u64) -> ! {
     // SAFETY: boot.S passes on EBX.
     let start_info = unsafe { machine::StartInfo::at(start_info) };
     workload::boot_stall::stall_if_asked_to(start_info.command_line());
     machine::init_console();
-    let parameters = Parameters::parse(start_info.command_line());
+    let parameters = KernelParameters::parse(start_info.command_line());
     let possible =
         machine::count_possible_cpus(start_info, parameters.nr_cpus, parameters.allow_x2apic);
     machine::init_memory(start_info, possible);
@@ -118,7 +118,8 @@ extern "C" fn kernel_main(start_info: u64) -> ! {
     machine::run_boot_cpu()
 }
 
-/// On the boot CPU, when the others have started, or have not.
+/// Reports that the boot is over, and checks that the workload has enough CPUs. Called on the boot CPU
+/// after the others have started, or have failed to.
 fn all_cpus_up(online: usize) {
     let workload = the_workload();
     pr_info!("ready: {online} CPUs, workload {}", workload.name);
@@ -128,8 +129,8 @@ fn all_cpus_up(online: usize) {
     }
 }
 
-/// Waits until all CPUs that run are in `cpu_main`, so that whatever the workload does to one of
-/// them, the others are there.
+/// Waits until all online CPUs are in `cpu_main`, so that a workload that hangs one of them finds the
+/// others running.
 #[track_caller]
 fn start_together(cpu: usize) {
     workload::ap_never_arrives::stall_if_it_runs(the_workload(), cpu);
@@ -160,7 +161,7 @@ fn the_workload() -> &'static Workload {
     unsafe { &*WORKLOAD.load(Relaxed) }
 }
 
-/// What every CPU does for as long as it runs.
+/// Runs a CPU's main loop, for as long as the VM runs.
 fn cpu_main(cpu: usize) -> ! {
     start_together(cpu);
     let workload = the_workload();

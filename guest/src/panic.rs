@@ -1,4 +1,4 @@
-//! The end of the kernel: says why, shows the way there, and tells the VMM.
+//! Kernel panics: print the message and the call trace, then end the VM.
 
 use core::fmt::Arguments;
 use core::panic::PanicInfo;
@@ -7,9 +7,9 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use nmiscope_guest::abi;
 
 use crate::machine;
-use crate::printk::{Level, PRINTK};
+use crate::printk::{LogLevel, PRINTK};
 
-/// The CPU that panicked first, plus one; 0 while none has. The host reads it by this name.
+/// Number plus one of the CPU that panicked first; 0 while none has. The host reads it by this name.
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals, reason = "the field's name for it")]
 static panic_cpu: AtomicU32 = AtomicU32::new(0);
@@ -21,9 +21,9 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     let this = cpu as u32 + 1;
     match panic_cpu.compare_exchange(0, this, Relaxed, Relaxed) {
         Ok(_) => {}
-        // Its own message is what it could not print.
+        // A panic while this CPU's own panic is printed.
         Err(first) if first == this => end(),
-        // The first one is at work, and its message is the one that counts.
+        // Another CPU panicked first; only its message is printed.
         Err(_) => machine::halt_forever(),
     }
     let place = info.location().map_or("", |location| location.file());
@@ -36,13 +36,13 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     end()
 }
 
-/// Tells the VMM that the kernel has panicked.
+/// Ends the VM with the exit code of a panic.
 pub fn end() -> ! {
     machine::debug_exit(abi::EXIT_PANIC)
 }
 
-/// Prints what has to be seen although the kernel is broken: waits for no lock without a bound, and
-/// goes past the diversion of an NMI.
+/// Prints a message from a broken kernel: waits for locks only for a bounded time, and ignores the
+/// diversion of printk in an NMI handler.
 pub fn print_last_words(text: Arguments<'_>) {
-    PRINTK.panic_print(Level::Emergency, text);
+    PRINTK.panic_print(LogLevel::Emergency, text);
 }

@@ -1,5 +1,5 @@
-//! The kernel parameters: what they are, what they mean, and what becomes of those that mean
-//! nothing. Read once, at boot, from the string that the loader passes.
+//! The kernel parameters: their names, values and defaults. Parsed once, at boot, from the command line
+//! that the loader passes; unknown parameters get a warning.
 
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -10,27 +10,28 @@ use crate::printk::PRINTK;
 use crate::workload::{self, Workload};
 use crate::{pr_err, pr_warn};
 
-/// Warnings and worse reach the console: output is slow, and the log has the rest.
+/// Default console loglevel: warnings and worse. Console output is slow, and the log has the rest.
 const DEFAULT_LOGLEVEL: u32 = 5;
 
-/// The parameters, with their defaults where they are not given.
-pub struct Parameters {
-    /// `workload=NAME`: what to run.
+/// Values of the kernel parameters; defaults for those not given.
+pub struct KernelParameters {
+    /// `workload=NAME`: the workload to run.
     pub workload: &'static Workload,
-    /// `nr_cpus=N`: start no more CPUs than that.
+    /// `nr_cpus=N`: the most CPUs to start, the boot CPU included.
     pub nr_cpus: usize,
-    /// `nox2apic`: talk to the local APIC through memory.
+    /// `nox2apic` makes it false: use the local APIC in xAPIC mode, through memory.
     pub allow_x2apic: bool,
-    /// `nmi_backtrace=direct`: print from NMI without diverting. Deadlocks; exists to show it.
+    /// `nmi_backtrace=direct`: print from NMI without diverting printk. It can deadlock, and exists to
+    /// show that.
     direct: bool,
-    /// `exit_code=N`: what the workload `exit` leaves with.
+    /// `exit_code=N`: exit code of the workload `exit`.
     exit_code: u8,
-    /// `section_ms=N`: how long the healthy workloads hold still that are just in time. By default a
-    /// little less than a second.
+    /// `section_ms=N`: length in milliseconds of the long sections of some healthy workloads. The default
+    /// is a little less than a second, which is not yet a hang.
     section_ms: u32,
 }
 
-impl Parameters {
+impl KernelParameters {
     /// Reads `NAME=VALUE` words. An unknown one is a warning in the log; an unknown workload ends
     /// the VM, since anything else would be mistaken for a result.
     pub fn parse(command_line: &'static str) -> Self {
@@ -45,7 +46,7 @@ impl Parameters {
         PRINTK.set_console_loglevel(DEFAULT_LOGLEVEL);
         let words = || command_line.split_ascii_whitespace();
         let sets_level = |word: &&str| word.starts_with("loglevel=");
-        // The level first, so that what the others have to say is said at the one asked for.
+        // The loglevel first, so that it holds for messages about the other parameters.
         let others = words().filter(|word| !sets_level(word));
         for word in words().filter(sets_level).chain(others) {
             if parameters.set(word).is_none() {
@@ -55,7 +56,7 @@ impl Parameters {
         parameters
     }
 
-    /// `None` for a word that is not a parameter, or has a value that it cannot have.
+    /// Sets a parameter from its word; returns `None` for an unknown parameter or a bad value.
     fn set(&mut self, word: &'static str) -> Option<()> {
         let (name, value) = word.split_once('=').unwrap_or((word, ""));
         match name {
@@ -84,7 +85,7 @@ impl Parameters {
         Some(())
     }
 
-    /// Hands each parameter to the one it concerns.
+    /// Stores each parameter with the code that uses it.
     pub fn apply(&self) {
         machine::NMI_BACKTRACE_DIRECT.store(self.direct, Relaxed);
         workload::exit::CODE.store(self.exit_code, Relaxed);

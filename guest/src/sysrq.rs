@@ -1,16 +1,16 @@
-//! The keys of the serial line that the kernel answers from its interrupt handler, whatever its
-//! CPUs are doing: Linux's "magic SysRq", without the magic.
+//! Keys on the serial line that the kernel answers in its interrupt handler, whatever its CPUs are
+//! doing: like Linux's "magic SysRq".
 
 use crate::printk::PRINTK;
 use crate::{machine, pr_info};
 
 const HELP: &str = "sysrq: l shows the call traces of all CPUs, h shows this";
 
-/// All messages reach the console.
+/// Console loglevel at which all messages reach the console.
 const VERBOSE: u32 = 8;
 
-/// Acts on a key. On the CPU that takes the serial port's interrupt, in its handler. What it says
-/// reaches the console whatever the loglevel: someone has asked.
+/// Handles a key, in the interrupt handler of the CPU that takes the serial port's interrupt. The answer
+/// reaches the console at any loglevel.
 pub fn handle(key: u8) {
     let loglevel = PRINTK.console_loglevel();
     PRINTK.set_console_loglevel(VERBOSE);

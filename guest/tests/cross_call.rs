@@ -1,4 +1,4 @@
-//! Calls between CPUs. A CPU is two threads here, what it does and its interrupt handler.
+//! Cross-CPU calls. A CPU is two threads here: one that calls, and one for its interrupt handler.
 #![cfg(not(loom))]
 
 mod common;
@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use common::{CPUS, Machine, interrupts_are_off, on_cpu};
+use common::{CPUS, ThreadMachine, interrupts_are_off, on_cpu};
 use nmiscope_guest::sync::{
     Call, CallSlot, Calls, Context, WaitFor, answer_calls, smp_call_function_many,
     smp_call_function_single,
@@ -20,8 +20,8 @@ use nmiscope_guest::sync::{
 static SLOTS: [CallSlot; CPUS] = [const { CallSlot::new() }; CPUS];
 static INTERRUPTS: [AtomicBool; CPUS] = [const { AtomicBool::new(false) }; CPUS];
 
-// SAFETY: threads say which CPU they are, and one thread is a CPU's handler (`with_handlers`).
-unsafe impl Calls for Machine {
+// SAFETY: threads declare which CPU they are, and one thread is a CPU's handler (`with_handlers`).
+unsafe impl Calls for ThreadMachine {
     fn call_slot(cpu: usize) -> &'static CallSlot {
         &SLOTS[cpu]
     }
@@ -31,12 +31,12 @@ unsafe impl Calls for Machine {
     }
 }
 
-/// How often each CPU was called, and the sum of what with.
+/// Count of calls to each CPU, and sum of their arguments.
 static CALLED: [(AtomicUsize, AtomicUsize); CPUS] =
     [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; CPUS];
 
 fn count(argument: usize) {
-    let (calls, sum) = &CALLED[Machine::cpu()];
+    let (calls, sum) = &CALLED[ThreadMachine::cpu()];
     calls.fetch_add(1, SeqCst);
     sum.fetch_add(argument, SeqCst);
 }
@@ -45,7 +45,7 @@ fn called(cpu: usize) -> (usize, usize) {
     (CALLED[cpu].0.load(SeqCst), CALLED[cpu].1.load(SeqCst))
 }
 
-/// The CPUs are there for one test at a time.
+/// Locks the machine, whose CPUs are for one test at a time, and resets its counts.
 fn the_machine() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     let guard = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -66,7 +66,7 @@ fn with_handlers<R>(takes: &[usize], test: impl FnOnce() -> R) -> R {
                 on_cpu(cpu, || {
                     while !over.load(SeqCst) {
                         if INTERRUPTS[cpu].swap(false, SeqCst) {
-                            answer_calls::<Machine>();
+                            answer_calls::<ThreadMachine>();
                         }
                         thread::yield_now();
                     }
@@ -80,30 +80,32 @@ fn with_handlers<R>(takes: &[usize], test: impl FnOnce() -> R) -> R {
 }
 
 #[test]
-fn every_other_cpu_runs_the_function_once_before_the_caller_goes_on() {
+fn every_other_cpu_runs_the_function_once_before_the_call_returns() {
     let _machine = the_machine();
     with_handlers(&[0, 1, 2, 3], || {
         on_cpu(2, || {
-            smp_call_function_many::<Machine>(0..CPUS, Call { function: count, argument: 7 });
+            smp_call_function_many::<ThreadMachine>(0..CPUS, Call { function: count, argument: 7 });
         });
         assert_eq!([0, 1, 2, 3].map(called), [(1, 7), (1, 7), (0, 0), (1, 7)]);
     });
 }
 
 #[test]
-fn a_cpu_that_calls_itself_does_so_at_once_with_interrupts_off() {
+fn a_call_to_the_same_cpu_runs_with_interrupts_off() {
     let _machine = the_machine();
     fn check(argument: usize) {
         assert!(interrupts_are_off());
         count(argument);
     }
-    on_cpu(1, || smp_call_function_single::<Machine>(1, Call { function: check, argument: 3 }));
+    on_cpu(1, || {
+        smp_call_function_single::<ThreadMachine>(1, Call { function: check, argument: 3 })
+    });
     assert_eq!(called(1), (1, 3));
     assert!(!interrupts_are_off());
 }
 
 #[test]
-fn all_cpus_call_all_others_at_once_and_no_call_is_lost() {
+fn simultaneous_calls_of_all_cpus_are_all_answered() {
     const ROUNDS: usize = 200;
     let _machine = the_machine();
     with_handlers(&[0, 1, 2, 3], || {
@@ -113,7 +115,7 @@ fn all_cpus_call_all_others_at_once_and_no_call_is_lost() {
                     on_cpu(cpu, || {
                         for _ in 0..ROUNDS {
                             let call = Call { function: count, argument: cpu };
-                            smp_call_function_many::<Machine>(0..CPUS, call);
+                            smp_call_function_many::<ThreadMachine>(0..CPUS, call);
                         }
                     });
                 });
@@ -127,18 +129,18 @@ fn all_cpus_call_all_others_at_once_and_no_call_is_lost() {
 }
 
 #[test]
-fn the_caller_says_which_is_the_first_cpu_that_has_not_answered() {
+fn a_caller_waits_for_the_first_cpu_without_an_answer() {
     let _machine = the_machine();
     let call = || {
-        smp_call_function_many::<Machine>(1..CPUS, Call { function: count, argument: 0 });
+        smp_call_function_many::<ThreadMachine>(1..CPUS, Call { function: count, argument: 0 });
     };
     // CPUs 2 and 3 take no interrupts at first.
     thread::scope(|scope| {
         let (sender, receiver) = std::sync::mpsc::channel();
         let caller = scope.spawn(move || {
-            sender.send(Machine::cpu_wait()).unwrap();
+            sender.send(ThreadMachine::cpu_wait()).unwrap();
             call();
-            assert_eq!(Machine::cpu_wait().what(), None);
+            assert_eq!(ThreadMachine::cpu_wait().what(), None);
         });
         let wait = receiver.recv().unwrap();
         let becomes = |cpu| {
@@ -158,15 +160,16 @@ fn the_caller_says_which_is_the_first_cpu_that_has_not_answered() {
 fn a_call_inside_of_a_call_is_refused() {
     let _machine = the_machine();
     fn call_again(_: usize) {
-        // In the name of CPU 0, which waits.
-        let call = || smp_call_function_single::<Machine>(2, Call { function: count, argument: 0 });
+        // As CPU 0, which is waiting.
+        let call =
+            || smp_call_function_single::<ThreadMachine>(2, Call { function: count, argument: 0 });
         let refused = on_cpu(0, || std::panic::catch_unwind(call)).unwrap_err();
         let message = refused.downcast_ref::<String>().unwrap();
         assert!(message.contains("a call inside of a call on cpu0"), "{message}");
         count(1);
     }
     with_handlers(&[1], || {
-        smp_call_function_single::<Machine>(1, Call { function: call_again, argument: 0 });
+        smp_call_function_single::<ThreadMachine>(1, Call { function: call_again, argument: 0 });
     });
     assert_eq!(called(1), (1, 1));
 }

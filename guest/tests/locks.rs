@@ -1,25 +1,25 @@
-//! The locks, and what they say of themselves to an observer.
+//! The locks, and the records that they keep for an observer.
 #![cfg(not(loom))]
 
 mod common;
 
 use std::{panic::Location, sync::mpsc, thread, time::Duration};
 
-use common::{Machine, interrupts_are_off, on_cpu, pass};
+use common::{ThreadMachine, interrupts_are_off, on_cpu, pass};
 use nmiscope_guest::{
     abi::{LOCK_SPIN, LOCK_TICKET},
     sync::{Context, Lock, RawLock, SpinLock, TicketLock, Wait, WaitFor},
 };
 
-type Counter<R> = Lock<u32, R, Machine>;
+type Counter<R> = Lock<u32, R, ThreadMachine>;
 
-/// The line of the call.
+/// Returns the source line of the call.
 #[track_caller]
 fn here() -> u32 {
     Location::caller().line()
 }
 
-/// What holds of both locks, a test of each for either.
+/// Defines each test for both kinds of locks.
 macro_rules! both_locks {
     ($($test:ident;)*) => {
         mod spin_lock {
@@ -36,12 +36,12 @@ macro_rules! both_locks {
 both_locks! {
     only_one_guard_exists_at_a_time;
     no_increment_is_lost_between_threads;
-    a_lock_says_who_holds_it_and_where_it_was_taken;
+    a_lock_records_its_holder_and_where_it_was_taken;
     a_lock_begins_with_its_record;
-    who_waits_for_a_lock_says_for_which_and_where;
-    who_waits_for_a_lock_for_a_while_says_so_too;
-    a_lock_that_is_free_is_not_waited_for_and_one_that_is_given_up_no_longer;
-    interrupts_are_off_for_as_long_as_an_irqsave_guard_lives;
+    a_waiter_records_its_lock_and_its_place;
+    a_bounded_waiter_records_its_lock_and_its_place;
+    no_wait_is_recorded_for_a_free_or_given_up_lock;
+    interrupts_are_off_while_an_irqsave_guard_lives;
 }
 
 fn only_one_guard_exists_at_a_time<R: RawLock>(lock: Counter<R>) {
@@ -63,7 +63,7 @@ fn no_increment_is_lost_between_threads<R: RawLock + Sync>(lock: Counter<R>) {
     assert_eq!(*lock.lock(), 4000);
 }
 
-fn a_lock_says_who_holds_it_and_where_it_was_taken<R: RawLock>(lock: Counter<R>) {
+fn a_lock_records_its_holder_and_where_it_was_taken<R: RawLock>(lock: Counter<R>) {
     assert_eq!((lock.record().holder(), lock.record().taken_at()), (0, None));
     let line = |lock: &Counter<R>| lock.record().taken_at().map(Location::line);
     on_cpu(2, || {
@@ -78,29 +78,29 @@ fn a_lock_says_who_holds_it_and_where_it_was_taken<R: RawLock>(lock: Counter<R>)
         let (_guard, at) = (lock.lock_bounded(1), here());
         assert_eq!((lock.record().holder(), line(&lock)), (4, Some(at)));
     });
-    // Where it was taken last remains known.
+    // The place where it was taken last stays recorded.
     assert_eq!(lock.record().holder(), 0);
     assert!(line(&lock).is_some());
 }
 
-/// The host takes a lock's address from who waits for it, and reads its record there.
+/// The host takes a lock's address from its waiter, and reads the lock's record there.
 fn a_lock_begins_with_its_record<R: RawLock>(lock: Counter<R>) {
     assert_eq!((&raw const lock).addr(), lock.record().address());
-    // SAFETY: the record's first word is an AtomicU32, and nobody writes it.
+    // SAFETY: the record's first word is an AtomicU32, and there is no writer.
     let kind = unsafe { (&raw const lock).cast::<u32>().read() };
     assert_eq!(kind, R::KIND);
     assert!([LOCK_SPIN, LOCK_TICKET].contains(&kind));
 }
 
-/// Has a thread wait for a held lock by `take`, and looks at what it says meanwhile.
+/// Makes a thread wait for a held lock by `take`, and checks the record of its wait meanwhile.
 fn observe_waiting<R: RawLock + Sync>(lock: Counter<R>, take: fn(&Counter<R>) -> u32) {
     let held = lock.lock();
     let (sender, receiver) = mpsc::channel();
     thread::scope(|scope| {
         let waiter = scope.spawn(|| {
-            sender.send(Machine::cpu_wait()).unwrap();
+            sender.send(ThreadMachine::cpu_wait()).unwrap();
             let at = take(&lock);
-            assert_eq!(Machine::cpu_wait().what(), None);
+            assert_eq!(ThreadMachine::cpu_wait().what(), None);
             at
         });
         let wait: &Wait = receiver.recv().unwrap();
@@ -114,14 +114,14 @@ fn observe_waiting<R: RawLock + Sync>(lock: Counter<R>, take: fn(&Counter<R>) ->
     });
 }
 
-fn who_waits_for_a_lock_says_for_which_and_where<R: RawLock + Sync>(lock: Counter<R>) {
+fn a_waiter_records_its_lock_and_its_place<R: RawLock + Sync>(lock: Counter<R>) {
     observe_waiting(lock, |lock| {
         let (_guard, at) = (lock.lock(), here());
         at
     });
 }
 
-fn who_waits_for_a_lock_for_a_while_says_so_too<R: RawLock + Sync>(lock: Counter<R>) {
+fn a_bounded_waiter_records_its_lock_and_its_place<R: RawLock + Sync>(lock: Counter<R>) {
     observe_waiting(lock, |lock| {
         let (guard, at) = (lock.lock_bounded(u32::MAX), here());
         assert!(guard.is_some());
@@ -129,34 +129,32 @@ fn who_waits_for_a_lock_for_a_while_says_so_too<R: RawLock + Sync>(lock: Counter
     });
 }
 
-fn a_lock_that_is_free_is_not_waited_for_and_one_that_is_given_up_no_longer<R: RawLock>(
-    lock: Counter<R>,
-) {
+fn no_wait_is_recorded_for_a_free_or_given_up_lock<R: RawLock>(lock: Counter<R>) {
     drop(lock.lock());
-    assert!(Machine::cpu_wait().at().is_none());
+    assert!(ThreadMachine::cpu_wait().at().is_none());
     let held = lock.lock();
     assert!(lock.try_lock().is_none());
-    assert!(Machine::cpu_wait().at().is_none());
+    assert!(ThreadMachine::cpu_wait().at().is_none());
     assert!(lock.lock_bounded(1).is_none());
-    assert!(!Machine::cpu_wait().is_waiting());
+    assert!(!ThreadMachine::cpu_wait().is_waiting());
     drop(held);
 }
 
 #[test]
-fn an_interrupted_wait_goes_on_when_the_inner_one_ends() {
-    let outer = Wait::begin_on_this_cpu::<Machine>(WaitFor::CpuOnline(3), Location::caller());
+fn an_interrupted_wait_is_restored_when_the_inner_one_ends() {
+    let outer = Wait::begin_on_this_cpu::<ThreadMachine>(WaitFor::CpuOnline(3), Location::caller());
     pass(Duration::from_millis(1));
-    let inner = Wait::begin_on_this_cpu::<Machine>(WaitFor::Lock(0x1000), Location::caller());
-    assert_eq!(Machine::cpu_wait().what(), Some(WaitFor::Lock(0x1000)));
+    let inner = Wait::begin_on_this_cpu::<ThreadMachine>(WaitFor::Lock(0x1000), Location::caller());
+    assert_eq!(ThreadMachine::cpu_wait().what(), Some(WaitFor::Lock(0x1000)));
     drop(inner);
-    assert_eq!(Machine::cpu_wait().what(), Some(WaitFor::CpuOnline(3)));
+    assert_eq!(ThreadMachine::cpu_wait().what(), Some(WaitFor::CpuOnline(3)));
     outer.now_for_cpu(4);
-    assert_eq!(Machine::cpu_wait().what(), Some(WaitFor::CpuOnline(4)));
+    assert_eq!(ThreadMachine::cpu_wait().what(), Some(WaitFor::CpuOnline(4)));
     drop(outer);
-    assert_eq!(Machine::cpu_wait().what(), None);
+    assert_eq!(ThreadMachine::cpu_wait().what(), None);
 }
 
-fn interrupts_are_off_for_as_long_as_an_irqsave_guard_lives<R: RawLock>(lock: Counter<R>) {
+fn interrupts_are_off_while_an_irqsave_guard_lives<R: RawLock>(lock: Counter<R>) {
     let guard = lock.lock_irqsave();
     assert!(interrupts_are_off() && lock.is_locked());
     assert_eq!(*guard, 0);
@@ -165,19 +163,19 @@ fn interrupts_are_off_for_as_long_as_an_irqsave_guard_lives<R: RawLock>(lock: Co
 }
 
 #[test]
-fn a_ticket_lock_is_given_in_the_order_of_arrival() {
+fn a_ticket_lock_is_taken_in_order_of_arrival() {
     const WAITERS: u32 = 6;
-    let lock = TicketLock::<Vec<u32>, Machine>::new(Vec::new());
+    let lock = TicketLock::<Vec<u32>, ThreadMachine>::new(Vec::new());
     let held = lock.lock();
     thread::scope(|scope| {
         for waiter in 0..WAITERS {
             let (sender, receiver) = mpsc::channel();
             let lock = &lock;
             scope.spawn(move || {
-                sender.send(Machine::cpu_wait()).unwrap();
+                sender.send(ThreadMachine::cpu_wait()).unwrap();
                 lock.lock().push(waiter);
             });
-            // Only then the next one comes.
+            // The next waiter starts only then.
             let wait: &Wait = receiver.recv().unwrap();
             while !wait.is_waiting() {
                 thread::yield_now();

@@ -3,19 +3,19 @@
 
 use std::fmt;
 
-use nmiscope_guest::printk::log::{CUT_MARK, LINE_MAX, Log, RECORD_CUT, Record, RecordHeader};
+use nmiscope_guest::printk::log::{CUT_MARK, LINE_MAX, Log, LogRecord, RECORD_CUT, RecordHeader};
 use proptest::prelude::*;
 
 const SIZE: usize = 1024;
 
-/// A record's header is 24 bytes, by its documentation.
+/// Length of a record's header in bytes, by its documentation.
 const HEADER: usize = 24;
 
 fn texts<const N: usize>(log: &Log<N>) -> Vec<String> {
     log.records().map(|record| String::from_utf8_lossy(record.text()).into_owned()).collect()
 }
 
-/// The lines that a message is, by the rule that a line feed ends a line.
+/// Splits a message into lines, by the rule that a line feed ends a line.
 fn lines_of(message: &str) -> Vec<&str> {
     let mut lines: Vec<&str> = message.split('\n').collect();
     if lines.last().is_some_and(|line| line.is_empty()) {
@@ -24,8 +24,8 @@ fn lines_of(message: &str) -> Vec<&str> {
     lines
 }
 
-/// Whether the record is this line, or says that it is the beginning of it.
-fn is_line(record: &Record, line: &str) -> bool {
+/// Returns true if the record has this line, or its beginning and the flag of a cut line.
+fn is_line(record: &LogRecord, line: &str) -> bool {
     if line.len() <= LINE_MAX {
         return record.text() == line.as_bytes() && record.header.flags == 0;
     }
@@ -52,7 +52,7 @@ proptest! {
             log.print(ts_ns, 3, 6, format_args!("{message}"));
             expected.extend(lines_of(message).into_iter().map(|line| (ts_ns, line)));
 
-            let records: Vec<Record> = log.records().collect();
+            let records: Vec<LogRecord> = log.records().collect();
             let first = expected.len() - records.len();
             prop_assert_eq!(log.overwritten(), first as u64);
             for (seq, (record, &(ts_ns, line))) in (first as u64..).zip(records.iter().zip(&expected[first..])) {
@@ -63,7 +63,7 @@ proptest! {
                     RecordHeader { seq, ts_ns, cpu: 3, text_len, level: 6, flags }
                 );
             }
-            // They fit, and with the one before them they would not have.
+            // The records fit, and would not with the one before them.
             let used: usize = records.iter().map(|record| HEADER + record.text().len()).sum();
             prop_assert!(used <= SIZE);
             if first > 0 && expected[first - 1].1.len() <= LINE_MAX {

@@ -5,17 +5,17 @@ mod common;
 
 use std::{fmt, thread, time::Duration};
 
-use common::{CPUS, Machine, log_of, machine, on_cpu, pass};
+use common::{CPUS, ThreadMachine, log_of, machine, on_cpu, pass};
 use nmiscope_guest::printk::{
-    Busy, DoubleBegin, EndWithoutBegin, Level, NMI_BUF_SIZE, Printk, log::LINE_MAX,
+    Busy, DoubleBegin, EndWithoutBegin, LogLevel, NMI_BUF_SIZE, Printk, log::LINE_MAX,
 };
 
 macro_rules! print {
-    ($printk:expr, $($args:tt)*) => { $printk.vprintk(Level::Info, format_args!($($args)*)) };
+    ($printk:expr, $($args:tt)*) => { $printk.vprintk(LogLevel::Info, format_args!($($args)*)) };
 }
 
-/// An NMI on `cpu` whose handler prints `messages`.
-fn nmi(printk: &Printk<Machine>, cpu: usize, messages: &[&str]) {
+/// Runs an NMI on `cpu` whose handler prints `messages`.
+fn nmi(printk: &Printk<ThreadMachine>, cpu: usize, messages: &[&str]) {
     on_cpu(cpu, || {
         printk.printk_nmi_backtrace_this_cpu_begin().unwrap();
         for message in messages {
@@ -43,17 +43,17 @@ fn the_console_shows_time_and_cpu_of_each_line() {
 }
 
 #[test]
-fn messages_from_the_console_loglevel_up_stay_off_the_console() {
+fn messages_not_below_the_loglevel_stay_off_the_console() {
     let printk = machine();
     printk.set_console_loglevel(5);
-    printk.vprintk(Level::Warning, format_args!("shown"));
-    printk.vprintk(Level::Notice, format_args!("kept"));
+    printk.vprintk(LogLevel::Warning, format_args!("shown"));
+    printk.vprintk(LogLevel::Notice, format_args!("kept"));
     assert_eq!(log_of(printk), ["cpu0: shown", "cpu0: kept"]);
     assert!(printk.platform().console().ends_with(" cpu0: shown\n"));
 }
 
 #[test]
-fn what_the_log_overwrote_before_the_console_got_it_is_counted() {
+fn records_overwritten_before_the_console_write_are_counted() {
     let printk = machine();
     // One message of more lines than the log holds: the console sees the last of them.
     let message: String = (0..2000).map(|n| format!("line {n}\n")).collect();
@@ -91,7 +91,7 @@ fn threads_that_print_at_once_lose_nothing_and_tear_no_line() {
 
 #[test]
 fn an_nmi_inside_printk_with_its_lock_held_prints_without_waiting() {
-    struct NmiLandsHere(&'static Printk<Machine>);
+    struct NmiLandsHere(&'static Printk<ThreadMachine>);
     impl fmt::Display for NmiLandsHere {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             assert!(self.0.log().is_locked());
@@ -108,7 +108,7 @@ fn an_nmi_inside_printk_with_its_lock_held_prints_without_waiting() {
 }
 
 #[test]
-fn a_diverted_cpu_prints_into_its_buffer_and_the_others_into_the_log() {
+fn a_diverted_cpu_prints_into_its_buffer_only() {
     let printk = machine();
     on_cpu(1, || {
         printk.printk_nmi_backtrace_this_cpu_begin().unwrap();
@@ -124,7 +124,7 @@ fn a_diverted_cpu_prints_into_its_buffer_and_the_others_into_the_log() {
 }
 
 #[test]
-fn complete_prints_each_cpus_lines_in_order_and_finishes_a_partial_one() {
+fn complete_prints_each_cpus_lines_also_a_partial_one() {
     let printk = machine();
     printk.printk_nmi_backtrace_prepare().unwrap();
     nmi(printk, 3, &["whole\n", "\n", "par", "tial"]);
@@ -133,7 +133,7 @@ fn complete_prints_each_cpus_lines_in_order_and_finishes_a_partial_one() {
     let expected = ["cpu1: first", "cpu1: second", "cpu3: whole", "cpu3: ", "cpu3: partial"];
     assert_eq!(log_of(printk), expected);
 
-    // Wiped: the next time, only what is new.
+    // The buffers are wiped: the next time, only new lines are printed.
     printk.printk_nmi_backtrace_prepare().unwrap();
     nmi(printk, 1, &["third\n"]);
     printk.printk_nmi_backtrace_complete();
@@ -141,7 +141,7 @@ fn complete_prints_each_cpus_lines_in_order_and_finishes_a_partial_one() {
 }
 
 #[test]
-fn a_line_longer_than_a_record_goes_on_in_the_next() {
+fn a_line_longer_than_a_record_continues_in_the_next() {
     let printk = machine();
     let long = "ä".repeat(LINE_MAX);
     printk.printk_nmi_backtrace_prepare().unwrap();
@@ -154,7 +154,7 @@ fn a_line_longer_than_a_record_goes_on_in_the_next() {
 }
 
 #[test]
-fn what_does_not_fit_into_the_buffer_is_counted_and_said() {
+fn messages_that_do_not_fit_are_counted_and_reported() {
     let printk = machine();
     printk.set_console_loglevel(0);
     printk.printk_nmi_backtrace_prepare().unwrap();
@@ -172,7 +172,7 @@ fn what_does_not_fit_into_the_buffer_is_counted_and_said() {
 }
 
 #[test]
-fn a_second_client_is_told_who_the_first_is() {
+fn a_second_client_gets_the_first_ones_number() {
     let printk = machine();
     on_cpu(2, || printk.printk_nmi_backtrace_prepare()).unwrap();
     let busy = on_cpu(1, || printk.printk_nmi_backtrace_prepare()).unwrap_err();
@@ -185,7 +185,7 @@ fn a_second_client_is_told_who_the_first_is() {
 }
 
 #[test]
-fn complete_without_prepare_frees_nobody_elses_reservation() {
+fn complete_without_prepare_keeps_another_cpus_reservation() {
     let printk = machine();
     on_cpu(2, || printk.printk_nmi_backtrace_prepare()).unwrap();
     on_cpu(1, || printk.printk_nmi_backtrace_complete());
@@ -206,7 +206,7 @@ fn a_double_begin_restores_printk_and_then_reports_a_bug() {
     let bug = "cpu1: BUG: printk_nmi_backtrace_this_cpu_begin inside of itself";
     assert_eq!(log_of(printk), [bug, "cpu1: after"]);
     assert_eq!(printk.log().lock().records().next().unwrap().header.level, 0);
-    // What it had printed before is not lost.
+    // The text printed before is not lost.
     printk.printk_nmi_backtrace_complete();
     assert_eq!(log_of(printk), [bug, "cpu1: after", "cpu1: before"]);
 }
@@ -220,7 +220,7 @@ fn an_end_without_begin_reports_a_bug() {
 }
 
 #[test]
-fn complete_leaves_the_buffer_of_a_cpu_that_is_still_in_its_handler() {
+fn complete_leaves_the_buffer_of_a_running_handler() {
     let printk = machine();
     printk.printk_nmi_backtrace_prepare().unwrap();
     on_cpu(1, || {
@@ -232,7 +232,7 @@ fn complete_leaves_the_buffer_of_a_cpu_that_is_still_in_its_handler() {
     assert_eq!(log_of(printk), [left]);
     assert_eq!(printk.nmi_print_flag().owner(), 0);
 
-    // It ends at last, and the next client finds what it said before it asks anew.
+    // The handler ends, and the next client prints its text before it sends NMIs.
     on_cpu(1, || printk.printk_nmi_backtrace_this_cpu_end()).unwrap();
     printk.printk_nmi_backtrace_prepare().unwrap();
     nmi(printk, 1, &["quick\n"]);
@@ -242,18 +242,18 @@ fn complete_leaves_the_buffer_of_a_cpu_that_is_still_in_its_handler() {
 }
 
 #[test]
-fn a_handler_that_comes_while_its_buffer_is_read_is_diverted_and_counted() {
+fn a_handler_during_a_read_of_its_buffer_is_counted() {
     let printk = machine();
     printk.printk_nmi_backtrace_prepare().unwrap();
     nmi(printk, 1, &["in time\n"]);
     printk.platform().at_console_write(0, move || {
-        // Its second handler: in the middle of the write of what the first one said.
+        // A second handler, while the first one's text is written.
         nmi(printk, 1, &["late\n", "later\n"]);
     });
     printk.printk_nmi_backtrace_complete();
     assert_eq!(log_of(printk), ["cpu1: in time"]);
 
-    // Nothing but the count is left, and the next reader says it.
+    // Only the count is left, and the next reader prints it.
     printk.printk_nmi_backtrace_prepare().unwrap();
     nmi(printk, 1, &["in time again\n"]);
     printk.printk_nmi_backtrace_complete();
@@ -263,8 +263,8 @@ fn a_handler_that_comes_while_its_buffer_is_read_is_diverted_and_counted() {
 }
 
 #[test]
-fn a_message_printed_inside_of_a_diverted_message_is_lost_and_counted() {
-    struct Prints(&'static Printk<Machine>);
+fn a_message_inside_a_diverted_message_is_counted_as_lost() {
+    struct Prints(&'static Printk<ThreadMachine>);
     impl fmt::Display for Prints {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             assert_eq!(print!(self.0, "inner\n"), 0);
@@ -281,10 +281,10 @@ fn a_message_printed_inside_of_a_diverted_message_is_lost_and_counted() {
 }
 
 #[test]
-fn a_panic_gets_its_message_out_with_both_locks_held() {
+fn a_panic_message_is_printed_with_both_locks_held() {
     let printk = machine();
     let (log, console) = (printk.log().lock(), printk.console_lock());
-    printk.panic_print(Level::Emergency, format_args!("panic: {}\nat {}", "help", 3));
+    printk.panic_print(LogLevel::Emergency, format_args!("panic: {}\nat {}", "help", 3));
     drop((log, console));
     let expected = "[    0.000000] cpu0: panic: help\n[    0.000000] cpu0: at 3\n";
     assert_eq!(printk.platform().console(), expected);
@@ -292,20 +292,20 @@ fn a_panic_gets_its_message_out_with_both_locks_held() {
 }
 
 #[test]
-fn a_panic_inside_of_an_nmi_handler_goes_to_the_log_and_the_console() {
+fn a_panic_in_an_nmi_handler_is_logged_and_printed() {
     let printk = machine();
     printk.printk_nmi_backtrace_this_cpu_begin().unwrap();
-    printk.panic_print(Level::Emergency, format_args!("panic\n"));
+    printk.panic_print(LogLevel::Emergency, format_args!("panic\n"));
     assert_eq!(print!(printk, "still diverted"), 14);
     assert_eq!(log_of(printk), ["cpu0: panic"]);
     assert!(printk.platform().console().ends_with(" cpu0: panic\n"));
 }
 
 #[test]
-fn a_panics_long_line_goes_on_in_the_next() {
+fn a_panics_long_line_continues_in_the_next() {
     let printk = machine();
     let long = "ä".repeat(LINE_MAX);
-    printk.panic_print(Level::Emergency, format_args!("{long}"));
+    printk.panic_print(LogLevel::Emergency, format_args!("{long}"));
     let console = printk.platform().console();
     assert_eq!(console.lines().count(), 2);
     let text: String = console.lines().map(|line| line.split_once("cpu0: ").unwrap().1).collect();

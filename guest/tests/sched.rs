@@ -1,6 +1,6 @@
 //! Tasks, run queues, wait queues and mutexes.
 //!
-//! A task is a thread here, and so is a CPU's main loop; of those of one CPU, one runs at a time.
+//! A task is a thread here, and so is a CPU's main loop. Of the threads of a CPU, one runs at a time.
 #![cfg(not(loom))]
 
 mod common;
@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use common::{CPUS, Machine, interrupts_are_off, on_cpu};
+use common::{CPUS, ThreadMachine, interrupts_are_off, on_cpu};
 use nmiscope_guest::{
     abi::{TASK_BLOCKED, TASK_ENDED, TASK_READY, TASK_RUNNING, TASK_UNUSED},
     sched::{
@@ -27,11 +27,11 @@ use nmiscope_guest::{
 };
 
 static TASKS: [Task; MAX_TASKS] = [const { Task::new() }; MAX_TASKS];
-static RUN_QUEUES: [RunQueue<Machine>; CPUS] = [const { RunQueue::new() }; CPUS];
+static RUN_QUEUES: [RunQueue<ThreadMachine>; CPUS] = [const { RunQueue::new() }; CPUS];
 static NR_RUNNING: [AtomicU32; CPUS] = [const { AtomicU32::new(0) }; CPUS];
 static INTERRUPTED: [AtomicBool; CPUS] = [const { AtomicBool::new(false) }; CPUS];
 
-/// By CPU, who of its threads may run: the main loop, or a task.
+/// Number of the task that may run on each CPU, `None` for the main loop.
 static TURN: StdMutex<[Option<usize>; CPUS]> = StdMutex::new([None; CPUS]);
 static TURN_CHANGED: Condvar = Condvar::new();
 
@@ -39,7 +39,7 @@ thread_local! {
     static TASK: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// Lets another one of this CPU's threads run, and returns when it is this one's turn again.
+/// Lets the thread `to` of this CPU run, and returns when it is the turn of `this` thread again.
 fn hand_over(cpu: usize, to: Option<usize>, this: Option<usize>) {
     let mut turn = TURN.lock().unwrap();
     turn[cpu] = to;
@@ -49,7 +49,7 @@ fn hand_over(cpu: usize, to: Option<usize>, this: Option<usize>) {
     }
 }
 
-impl Sched for Machine {
+impl Sched for ThreadMachine {
     fn task(number: usize) -> &'static Task {
         &TASKS[number]
     }
@@ -76,15 +76,15 @@ impl Sched for Machine {
     }
 }
 
-/// A CPU runs the next task for a slice, if one is ready. By its main loop.
+/// Runs the next ready task of a CPU for a slice and returns its number. Called as the CPU's main loop.
 fn run_one(cpu: usize) -> Option<usize> {
-    let number = take_next::<Machine>()?;
+    let number = take_next::<ThreadMachine>()?;
     assert_eq!(TASKS[number].state(), TASK_RUNNING);
     hand_over(cpu, Some(number), None);
     Some(number)
 }
 
-/// As [`run_one`] until none is ready; the numbers, in their order.
+/// Runs tasks as [`run_one`] does until none is ready; returns their numbers, in order.
 fn run_all(cpu: usize) -> Vec<usize> {
     std::iter::from_fn(|| run_one(cpu)).collect()
 }
@@ -93,14 +93,14 @@ fn nr_running(cpu: usize) -> u32 {
     NR_RUNNING[cpu].load(SeqCst)
 }
 
-/// The tasks are there for one test at a time. What an earlier one has left of them has ended.
+/// Locks the machine, whose tasks are for one test at a time. All tasks of earlier tests have ended.
 fn the_machine() -> StdMutexGuard<'static, ()> {
     static ONE: StdMutex<()> = StdMutex::new(());
     ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Makes task `number` of `cpu`, which runs `work` when its turn comes, and never stops this test
-/// from ending.
+/// Starts task `number` on `cpu`, which runs `work` when its turn comes. The test need not wait for its
+/// thread.
 fn spawn(number: usize, cpu: usize, work: impl FnOnce() + Send + 'static) {
     TASKS[number].create("worker", cpu, 0x1000);
     thread::spawn(move || {
@@ -114,15 +114,15 @@ fn spawn(number: usize, cpu: usize, work: impl FnOnce() + Send + 'static) {
             }
             work();
             TASKS[number].end();
-            // In a kernel it does not come back.
-            schedule::<Machine>();
+            // In a kernel this does not return.
+            schedule::<ThreadMachine>();
         });
     });
-    assert!(wake_up_task::<Machine>(number));
+    assert!(wake_up_task::<ThreadMachine>(number));
 }
 
 #[test]
-fn a_task_is_blocked_then_ready_then_runs_and_ends() {
+fn a_task_is_blocked_ready_running_and_ended_in_turn() {
     let _machine = the_machine();
     assert_eq!(TASKS[15].state(), TASK_UNUSED);
     TASKS[0].create("a name that is far too long", 0, 0);
@@ -133,21 +133,21 @@ fn a_task_is_blocked_then_ready_then_runs_and_ends() {
     assert_eq!(run_all(0), [0]);
     assert_eq!((TASKS[0].state(), nr_running(0)), (TASK_ENDED, 0));
     assert_eq!(TASKS[0].switches(), switches + 1);
-    assert!(!wake_up_task::<Machine>(0), "it has ended");
+    assert!(!wake_up_task::<ThreadMachine>(0), "it has ended");
 }
 
 #[test]
 fn tasks_that_yield_take_turns() {
     let _machine = the_machine();
     for number in 0..3 {
-        spawn(number, 0, || (0..2).for_each(|_| yield_now::<Machine>()));
+        spawn(number, 0, || (0..2).for_each(|_| yield_now::<ThreadMachine>()));
     }
     assert_eq!(nr_running(0), 3);
     assert_eq!(run_all(0), [0, 1, 2, 0, 1, 2, 0, 1, 2]);
 }
 
 #[test]
-fn a_wake_up_on_another_cpu_interrupts_it_and_one_on_its_own_does_not() {
+fn a_wake_up_interrupts_only_another_cpu() {
     let _machine = the_machine();
     INTERRUPTED[1].store(false, SeqCst);
     spawn(0, 1, || ());
@@ -160,8 +160,8 @@ fn a_wake_up_on_another_cpu_interrupts_it_and_one_on_its_own_does_not() {
 }
 
 #[test]
-fn who_waits_for_an_event_sleeps_until_it_is_true() {
-    static QUEUE: WaitQueue<Machine> = WaitQueue::new();
+fn a_task_in_wait_event_sleeps_until_the_condition_holds() {
+    static QUEUE: WaitQueue<ThreadMachine> = WaitQueue::new();
     static EVENT: AtomicBool = AtomicBool::new(false);
     let _machine = the_machine();
     spawn(0, 0, || QUEUE.wait_event(|| EVENT.load(SeqCst)));
@@ -169,7 +169,7 @@ fn who_waits_for_an_event_sleeps_until_it_is_true() {
     assert_eq!(TASKS[0].state(), TASK_BLOCKED);
     assert_eq!(TASKS[0].wait().what(), Some(WaitFor::Queue(QUEUE.address())));
     assert!(TASKS[0].wait().at().is_some_and(|at| at.file().ends_with("sched.rs")));
-    // A wake-up for nothing.
+    // A wake-up without the event.
     assert!(QUEUE.wake_up());
     assert_eq!(run_all(0), [0]);
     assert_eq!(TASKS[0].state(), TASK_BLOCKED);
@@ -181,24 +181,24 @@ fn who_waits_for_an_event_sleeps_until_it_is_true() {
 }
 
 #[test]
-fn a_wake_up_between_looking_and_sleeping_is_not_lost() {
-    static QUEUE: WaitQueue<Machine> = WaitQueue::new();
+fn a_wake_up_between_check_and_sleep_is_not_lost() {
+    static QUEUE: WaitQueue<ThreadMachine> = WaitQueue::new();
     let _machine = the_machine();
     spawn(0, 0, || {
         QUEUE.prepare_to_wait();
         // From an interrupt handler, say.
         assert!(QUEUE.wake_up());
-        schedule::<Machine>();
+        schedule::<ThreadMachine>();
         QUEUE.finish_wait();
     });
-    // It has only given up its turn.
+    // The task has only given up its turn.
     assert_eq!(run_all(0), [0, 0]);
     assert_eq!(TASKS[0].state(), TASK_ENDED);
 }
 
 #[test]
-fn who_sleeps_on_a_queue_sleeps_past_an_earlier_wake_up() {
-    static QUEUE: WaitQueue<Machine> = WaitQueue::new();
+fn a_task_in_sleep_on_misses_an_earlier_wake_up() {
+    static QUEUE: WaitQueue<ThreadMachine> = WaitQueue::new();
     let _machine = the_machine();
     assert!(!QUEUE.wake_up());
     spawn(0, 0, || QUEUE.sleep_on());
@@ -210,7 +210,7 @@ fn who_sleeps_on_a_queue_sleeps_past_an_earlier_wake_up() {
 
 #[test]
 fn waiters_are_woken_up_in_their_order_or_all_at_once() {
-    static QUEUE: WaitQueue<Machine> = WaitQueue::new();
+    static QUEUE: WaitQueue<ThreadMachine> = WaitQueue::new();
     let _machine = the_machine();
     for number in [2, 0, 1, 3] {
         spawn(number, 0, || QUEUE.sleep_on());
@@ -223,15 +223,15 @@ fn waiters_are_woken_up_in_their_order_or_all_at_once() {
 }
 
 #[test]
-fn a_mutex_says_which_task_holds_it_and_its_waiters_for_what_they_sleep() {
-    static MUTEX: Mutex<u32, Machine> = Mutex::new(0);
+fn a_mutex_records_its_holder_and_its_waiters_record_it() {
+    static MUTEX: Mutex<u32, ThreadMachine> = Mutex::new(0);
     static LINE: AtomicU32 = AtomicU32::new(0);
     let _machine = the_machine();
     assert_eq!((&raw const MUTEX).addr(), MUTEX.record().address());
     spawn(4, 0, || {
         let mut guard = MUTEX.lock();
         *guard += 1;
-        yield_now::<Machine>();
+        yield_now::<ThreadMachine>();
     });
     spawn(5, 0, || {
         assert!(MUTEX.try_lock().is_none());
@@ -251,7 +251,7 @@ fn a_mutex_says_which_task_holds_it_and_its_waiters_for_what_they_sleep() {
 #[test]
 fn tasks_of_many_cpus_add_up_under_a_mutex() {
     const ROUNDS: u32 = 300;
-    static SUM: Mutex<u32, Machine> = Mutex::new(0);
+    static SUM: Mutex<u32, ThreadMachine> = Mutex::new(0);
     let _machine = the_machine();
     thread::scope(|scope| {
         for cpu in 0..CPUS {
@@ -263,12 +263,12 @@ fn tasks_of_many_cpus_add_up_under_a_mutex() {
                             for round in 0..ROUNDS {
                                 *SUM.lock() += 1;
                                 if round % 7 == 0 {
-                                    yield_now::<Machine>();
+                                    yield_now::<ThreadMachine>();
                                 }
                             }
                         });
                     }
-                    // Polling, where a kernel halts until the interrupt.
+                    // Polls, where a kernel halts until an interrupt.
                     while mine.iter().any(|&number| TASKS[number].state() != TASK_ENDED) {
                         run_one(cpu);
                         thread::sleep(Duration::from_micros(50));
@@ -286,14 +286,14 @@ fn tasks_of_many_cpus_add_up_under_a_mutex() {
 
 #[test]
 fn a_main_loop_cannot_sleep() {
-    static MUTEX: Mutex<(), Machine> = Mutex::new(());
-    static QUEUE: WaitQueue<Machine> = WaitQueue::new();
+    static MUTEX: Mutex<(), ThreadMachine> = Mutex::new(());
+    static QUEUE: WaitQueue<ThreadMachine> = WaitQueue::new();
     let _machine = the_machine();
-    for sleep in [|| drop(MUTEX.lock()), || QUEUE.sleep_on(), schedule::<Machine>] {
+    for sleep in [|| drop(MUTEX.lock()), || QUEUE.sleep_on(), schedule::<ThreadMachine>] {
         let refused = catch_unwind(sleep).unwrap_err();
         let message = refused.downcast_ref::<String>().unwrap();
         assert_eq!(message, "the main loop of cpu0 is not a task and cannot sleep");
     }
-    // What is true at once is not slept for.
+    // A condition that holds at once needs no sleep.
     QUEUE.wait_event(|| true);
 }

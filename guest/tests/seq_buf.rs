@@ -6,7 +6,7 @@ use std::fmt;
 use nmiscope_guest::printk::SeqBuf;
 use proptest::prelude::*;
 
-/// A message in the pieces in which its `fmt` implementation writes it.
+/// A message, as the pieces that its `fmt` implementation writes.
 #[derive(Debug, Clone)]
 struct Message {
     pieces: Vec<String>,
@@ -35,7 +35,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![15 => message().prop_map(Step::Append), 1 => Just(Step::Wipe)]
 }
 
-/// What was printed since the last wipe: kept, then lost.
+/// Model of a buffer: the messages kept since the last wipe, and the count of those lost after them.
 #[derive(Default)]
 struct Model {
     kept: Vec<String>,
@@ -77,7 +77,7 @@ fn buffer_equals_model<const SIZE: usize>(steps: &[Step]) -> Result<(), TestCase
 
 proptest! {
     #[test]
-    fn a_buffer_holds_what_a_list_of_messages_holds(steps in prop::collection::vec(step(), 0..80)) {
+    fn a_buffer_behaves_like_a_list_of_messages(steps in prop::collection::vec(step(), 0..80)) {
         buffer_equals_model::<0>(&steps)?;
         buffer_equals_model::<1>(&steps)?;
         buffer_equals_model::<100>(&steps)?;
@@ -102,7 +102,7 @@ fn after_a_lost_message_a_shorter_one_is_lost_too() {
 }
 
 #[test]
-fn an_overflow_that_the_argument_hides_is_a_lost_message_all_the_same() {
+fn an_overflow_hidden_by_the_argument_is_a_lost_message() {
     struct Hides;
     impl fmt::Display for Hides {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

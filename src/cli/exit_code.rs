@@ -83,10 +83,14 @@ pub fn of_error(error: &anyhow::Error) -> Code {
 /// Whether the VMM could not do what it was asked, rather than the host not what the VMM asked.
 #[cfg(feature = "kvm")]
 fn refuses_the_request(cause: &(dyn Error + 'static)) -> bool {
-    use vmm::MemoryError::{NotPages, TooLittle, TooMuch};
+    use vmm::RamError::{NotPages, TooLittle, TooMuch};
     match cause.downcast_ref() {
-        Some(vmm::Error::NoVcpus | vmm::Error::TooManyVcpus { .. } | vmm::Error::Boot(_)) => true,
-        Some(vmm::Error::Memory(error)) => {
+        Some(
+            vmm::CreateError::NoVcpus
+            | vmm::CreateError::TooManyVcpus { .. }
+            | vmm::CreateError::Boot(_),
+        ) => true,
+        Some(vmm::CreateError::Memory(error)) => {
             matches!(error, TooLittle(_) | NotPages(_) | TooMuch { .. })
         }
         _ => false,

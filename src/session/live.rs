@@ -130,8 +130,8 @@ impl Session<'_> {
         loop {
             let wake = self.inbox.wait(self.until_something_is_due(nmi_after));
             match wake {
-                Ok(Wake::Vm(vmm::Event::Post { at, .. })) => self.ready(at),
-                Ok(Wake::Vm(vmm::Event::Ended(outcome))) => return self.guest_ended(&outcome),
+                Ok(Wake::Vm(vmm::VmEvent::Post { at, .. })) => self.ready(at),
+                Ok(Wake::Vm(vmm::VmEvent::Ended(outcome))) => return self.guest_ended(&outcome),
                 Ok(Wake::Vm(_)) => {}
                 Ok(Wake::Signal(signal)) if signal.asks_for_backtrace() => {
                     self.backtrace(Trigger::Signal { name: signal.name().into() });

@@ -21,7 +21,7 @@ use crate::signals;
 #[derive(Debug)]
 pub enum Wake {
     /// The VM has something to say.
-    Vm(vmm::Event),
+    Vm(vmm::VmEvent),
     /// The user has.
     Signal(Signal),
     /// Keys for the guest.
@@ -78,13 +78,15 @@ impl Inbox {
 
     /// Where the VM puts its events. A guest can make as many as it likes, so that only those get
     /// through that a session acts on: the first POST code that `is_ready`, and the VM's end.
-    pub fn vmm_events(&self, is_ready: fn(u8) -> bool) -> Box<dyn Fn(vmm::Event) + Send + Sync> {
+    pub fn vmm_events(&self, is_ready: fn(u8) -> bool) -> Box<dyn Fn(vmm::VmEvent) + Send + Sync> {
         let sender = self.sender.clone();
         let was_ready = AtomicBool::new(false);
         Box::new(move |event| {
             let wanted = match &event {
-                vmm::Event::Post { code, .. } if is_ready(*code) => !was_ready.swap(true, Relaxed),
-                vmm::Event::Ended(_) => true,
+                vmm::VmEvent::Post { code, .. } if is_ready(*code) => {
+                    !was_ready.swap(true, Relaxed)
+                }
+                vmm::VmEvent::Ended(_) => true,
                 _ => false,
             };
             if wanted {

@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use nmiscope_guest::abi;
-use nmiscope_vmm::{Config, Event, Ports, Vm};
+use nmiscope_vmm::{Config, Ports, Vm, VmEvent};
 
 /// A VM that runs a workload, up and ready. What it says after that goes nowhere.
 pub fn ready_vm(workload: &str, cpus: u32) -> Vm {
@@ -31,6 +31,6 @@ pub fn ready_vm(workload: &str, cpus: u32) -> Vm {
     .expect("a VM");
     vm.start();
     let ready = events.recv_timeout(Duration::from_secs(120)).expect("the guest gets ready");
-    assert!(matches!(ready, Event::Post { code: abi::POST_READY, .. }), "{ready:?}");
+    assert!(matches!(ready, VmEvent::Post { code: abi::POST_READY, .. }), "{ready:?}");
     vm
 }

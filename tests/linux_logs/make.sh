@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Real Linux logs, and what is needed to know the truth about them: boots Debian's kernels in QEMU,
-# has them print stacks, and keeps the console's text.
+# Makes real Linux logs, and the files to verify them with: boots Debian's kernels in QEMU, makes them
+# print stacks, and keeps the console's text.
 #
 #   make.sh WORK [61] [612]
 #
@@ -11,14 +11,14 @@
 #   mod61/pktgen.ko          a module of the kernel's own, with its debug file, for its threads
 #   logs/61-SCENARIO.log     the console: sysrql, sysrqt, large, warn, oops, jump,
 #                            noreturn, softlockup, panic
-#   logs/61-SCENARIO.truth   what the guest itself says of where it was loaded (KASLR is on)
+#   logs/61-SCENARIO.truth   the addresses that the guest was loaded at (KASLR is on), from the guest
 #   scripts/                 decode_stacktrace.sh and faddr2line of the kernel's source
 #
-# What is there already is not made again. Remove a log, or a directory, to have it anew. The first
-# time takes five to ten minutes, 5 GB on the disk, and downloads 1 GB from the mirror that this
+# Existing files are not made again: remove a log, or a directory, to renew it. The first run
+# takes five to ten minutes, 5 GB on the disk, and downloads 1 GB from the mirror that this
 # system's apt uses. Nothing is installed. It needs root, as the module is built in a chroot.
 #
-# Nothing here is for git: kernels and their scripts are not ours to hand on.
+# Do not commit any of it: kernels and their scripts are not this project's to distribute.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -43,7 +43,7 @@ clean_up() {
     fi
 }
 
-# Names what is missing by its Debian package.
+# Reports missing programs by their Debian packages.
 require() {
     local missing=() program package
     while read -r program package; do
@@ -79,8 +79,8 @@ compiler_of() {
     esac
 }
 
-# The mirror from which this system has its own release, or that release's security updates; nothing
-# where it has none.
+# Prints the mirror of this system's own release, or of that release's security updates; nothing if it has
+# none.
 mirror() { # suffix of the suite: nothing, or -security
     local codename
     # shellcheck source=/dev/null
@@ -90,7 +90,7 @@ mirror() { # suffix of the suite: nothing, or -security
         awk -v suite="$codename$1" '$1 == suite && $2 == "main" { print $3; exit }'
 }
 
-# apt-get or apt-cache with lists, cache and installed packages (none) of their own.
+# Runs apt-get or apt-cache with lists, cache and installed packages (none) of its own.
 private_apt() { # kernel, command...
     local state=$work/apt/$1 command=$2
     shift 2
@@ -117,7 +117,7 @@ update_lists() { # kernel
     touch "$state/ready"
 }
 
-# Unpacks .deb files over each other, as a system with a merged /usr has them.
+# Unpacks .deb files into one directory, with a merged /usr.
 unpack() { # directory, file...
     local root=$1 directory file
     shift
@@ -150,7 +150,7 @@ fetch_kernel() { # kernel
     echo "$package" >"$target/package"
 }
 
-# The compiler of that release, and what a makefile of Linux calls.
+# Makes a root with that release's compiler, and with the programs that Linux's makefiles call.
 make_build_root() { # kernel
     local root=$work/build$1 headers common
     [[ ! -e $root/ready ]] || return 0
@@ -165,7 +165,7 @@ make_build_root() { # kernel
     rm "$work/apt/$1"/cache/archives/*.deb
     ln -sf bash "$root/bin/sh"
     ln -sf gawk "$root/bin/awk"
-    # With a vmlinux, BTF would be made for the module, which needs pahole.
+    # With a vmlinux, the build would make BTF for the module, which needs pahole.
     rm -f "$root/usr/src/$headers/vmlinux"
     mkdir -p "$root/dev" "$root/tmp"
     [[ -e $root/dev/null ]] || mknod -m 666 "$root/dev/null" c 1 3
@@ -186,7 +186,7 @@ build_module() { # kernel
     cp "$root/logmod/logmod.ko" "$target/"
 }
 
-# A module of the kernel's own twice: as it is loaded, and with debug information, for --modules.
+# Copies a module of the kernel's own twice: as it is loaded, and with debug information, for --modules.
 take_module() { # kernel, path below kernel/
     local target=$work/loaded$1 name loaded debug
     name=$(basename "$2")
@@ -216,7 +216,7 @@ boot() { # kernel, scenario
     [[ ! -e $log ]] || return 0
     [[ -e $scratch/initrd$1 ]] || make_initrd "$1"
     progress "$1: $2"
-    # no_timer_check: without it, a loaded host makes some boots panic.
+    # no_timer_check, because some boots would panic on a loaded host.
     nice timeout "$boot_within" \
         qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot \
         -M q35 -accel tcg,thread=multi -cpu max -smp 3 -m 512M \

@@ -6,32 +6,32 @@
 #   machine.sh JOB CACHE OUT
 #
 # JOB is a directory that appears as /job in the machine. Its `run` is started there as root, with
-# only busybox beside it, so programs must be static. CACHE keeps the unpacked kernel: once it is
-# there, no network is needed. OUT receives console.log and what `run` leaves in /job/out.
+# only busybox beside it, so programs must be static. CACHE keeps the unpacked kernel, so that later runs
+# need no network. OUT receives console.log and the files that `run` leaves in /job/out.
 #
-# Exit status: that of `run`; 125 when the machine did not get that far.
+# Exit status: that of `run`; 125 if the machine did not run it to its end.
 #
 # NESTED_CPUS, NESTED_MEMORY (QEMU's -m), NESTED_TIMEOUT (seconds, for all of it) and
 # NESTED_KVM_AMD (options of the module, by default npt=0) change the machine.
 #
-# What this machine does wrong under floods of NMIs and ticks, and what is done about it. The causes
-# are guesses; nobody has found them in QEMU's source.
+# Known faults of this machine under floods of NMIs and ticks, and the workarounds. The causes are
+# guesses; none has been found in QEMU's source.
 # - With nested paging, sysrq-storm with backtraces taken from outside crashed in about 1 of 20 runs,
 #   with QEMU 7.2 and 10.0. One such run was traced (7.2, -d int): #PF, not present, on fetching the
 #   handler's iretq, then on reading the IDT, while other vCPUs went on with the same CR3. With npt=0
-#   no crash was seen, but in some 30 runs only, which may be luck.
+#   no crash was seen, but in some 30 runs only, which may be chance.
 # - With two CPUs the machine's kernel freezes now and then, within minutes; hence one. One freeze was
 #   taken apart (7.2): a timer interrupt had come in inside the scheduler, on a saved RFLAGS with IF
-#   clear, and both CPUs waited for the run queue's lock. The others were not looked into, so that a
-#   freeze need not be QEMU's doing: a kernel that gives no sign of life is a failure, and is not
-#   tried again. What the processor did is left in OUT/frozen, and the end of it is printed.
-# - With one CPU three freezes were seen, and one was looked at: a guest of the kernel's KVM ran, with its
+#   clear, and both CPUs waited for the run queue's lock. The others were not investigated, so a
+#   freeze need not be QEMU's fault: a kernel that gives no sign of life is a failure, and is not tried
+#   again. The processor's state is left in OUT/frozen, and the end of that file is printed.
+# - With one CPU three freezes were seen, and one was investigated: a guest of the kernel's KVM ran, with its
 #   interrupts off, and the local APIC had a timer interrupt for the kernel (in IRR, nothing in ISR, of a
-#   priority far above its own) that the processor did not know of. What fits: QEMU's VMRUN sets
+#   priority far above its own) that had not reached the processor. A possible cause: QEMU's VMRUN sets
 #   CPU_INTERRUPT_VIRQ in the processor's interrupt_request without the lock that the timer's thread holds
-#   when it sets its own bit there. If both do so at once, one is lost; and the kernel, which sets its timer
-#   anew at each interrupt, never gets another. Any other interrupt has the APIC ask again. So keys are
-#   pressed on the console all the time: an interrupt is a tenth of a second late at most.
+#   when it sets its own bit there. If both do so at once, one bit is lost; and the kernel, which sets its
+#   timer again at each interrupt, never gets another. Any other interrupt makes the APIC signal again. So
+#   this script presses keys on the console all the time: an interrupt is a tenth of a second late at most.
 # - With thread=single, traces showed a vCPU's timer interrupt on top of itself, and vCPUs hung for
 #   it: 8 of 19 live tests failed so in one run that passed on the host. Hence thread=multi.
 set -euo pipefail
@@ -56,7 +56,7 @@ clean_up() {
     fi
 }
 
-# Says what is missing by the name of the Debian package that has it.
+# Reports missing programs by their Debian packages.
 require() {
     local missing=() program package
     while read -r program package; do
@@ -90,7 +90,7 @@ fetch_kernel() {
     [[ -n $package ]] || fail "apt knows no linux-image-cloud-amd64: run apt-get update"
     echo "nested: fetching $package"
     mkdir "$scratch/package" "$scratch/kernel"
-    # apt wants to download as its own user, who must be able to write here.
+    # apt downloads as its own user, which must be able to write here.
     chmod 755 "$scratch"
     chmod 777 "$scratch/package"
     (cd "$scratch/package" && timeout 300 apt-get download -qq "$package") ||
@@ -104,11 +104,11 @@ fetch_kernel() {
         fail "$package is not laid out as expected"
     mkdir -p "$cache"
     find "$scratch/kernel" -name '*.ko' -exec mv -t "$cache" {} +
-    # Last: its presence says that the cache is whole.
+    # Last, because its presence means that the cache is complete.
     mv "$scratch"/kernel/boot/vmlinuz-* "$cache/vmlinuz"
 }
 
-# Everything that the machine needs is in its initial RAM disk, the job too: no disk, no driver.
+# Makes the initial RAM disk, which has all that the machine needs, the job too: no disk, no driver.
 make_initrd() {
     local job=$1 cache=$2 root=$scratch/root
     mkdir -p "$root"/{bin,dev,proc,sys,tmp,modules}
@@ -119,10 +119,10 @@ make_initrd() {
     (cd "$root" && find . | cpio -o -H newc --quiet >"$scratch/initrd")
 }
 
-# Asks QEMU's monitor what the processor does, a few times, half a second apart.
+# Reads the processor's state from QEMU's monitor, a few times, half a second apart.
 look_at_frozen() {
     local out=$1 monitor looker
-    # Both ways are opened at once: opening one way alone would wait for QEMU.
+    # Opened for reading and writing: opening it for one of them alone would wait for QEMU.
     exec {monitor}<>"$scratch/monitor.in"
     cat "$scratch/monitor.out" >"$out/frozen" &
     looker=$!
@@ -136,14 +136,14 @@ look_at_frozen() {
     kill "$looker" 2>/dev/null || true
 }
 
-# Returns QEMU's status, 124 when there is no time left, or $frozen.
+# Runs the machine. Returns QEMU's status, 124 if the time is over, or $frozen.
 boot() {
     local cache=$1 out=$2 left=$((${NESTED_TIMEOUT:-2700} - SECONDS)) signs=0 last=$SECONDS size keys
     ((left > 0)) || return 124
     : >"$scratch/results"
     mkfifo "$scratch"/monitor.{in,out} "$scratch/keys"
     exec {keys}<>"$scratch/keys"
-    # signal=off: Ctrl-C ends this script, and with it the machine, rather than going to the console.
+    # signal=off, so that Ctrl-C ends this script and the machine rather than going to the console.
     timeout --foreground --kill-after=10 "$left" \
         qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot \
         -accel tcg,thread=multi,tb-size=512 -cpu max \
@@ -156,7 +156,7 @@ boot() {
     machine=$!
     while kill -0 "$machine" 2>/dev/null; do
         sleep 0.1
-        # Ctrl-Q, which goes on with output that is not stopped, and is kept by nobody.
+        # Ctrl-Q, which resumes output. It has no effect, because output is not stopped, and is not stored.
         printf '\021' >&"$keys"
         size=$(stat --format %s "$scratch/results")
         if ((size != signs)); then

@@ -9,19 +9,20 @@
 #
 # Needs Debian's qemu-system-x86, busybox-static, cpio, gcc and libc6-dev, and once, for the kernel,
 # apt-get's package lists and a network. Works in $NESTED_DIR, by default target/nested: cache/ is
-# kept, out/ is of the last run (console.log, and the reports that tests and commands left there).
+# kept, out/ has the results of the last run (console.log, and the reports of tests and commands).
 #
-# NESTED_WITH names programs and files of the host, by absolute paths with spaces between them, which the
-# machine has at the same places; programs bring their libraries.
+# NESTED_WITH lists programs and files of the host, absolute paths with spaces between them, to put into
+# the machine at the same paths, programs with their libraries.
 #
 # Exit status: 0 if all passed, 1 if a test failed, 125 if the machine did not run, or froze;
-# with -b and -c, the program's own. NESTED_TEST_TIMEOUT is the seconds that one test program has; for the
-# machine's settings see machine.sh.
+# with -b and -c, the program's own. NESTED_TEST_TIMEOUT is the time limit of one test program in seconds;
+# machine.sh has the machine's settings.
 set -euo pipefail
 
 readonly target=x86_64-unknown-linux-gnu
-# Test programs: vmm's, all of it, and of the other these modules, which run VMs and read nothing of the source
-# tree. Not stepping: a breakpoint that KVM sets for its guest (DR7) did not stop it on this emulated processor.
+# Test programs: all of vmm's live tests, and of tests/main.rs the modules that run VMs and do not read the
+# source tree. Not stepping: a breakpoint that KVM sets for its guest (DR7) did not stop it on this emulated
+# processor.
 readonly tests=(live end_to_end)
 readonly modules=(live:: accuracy:: capture:: hostile_guest:: hostile_detector:: terminal::)
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -29,8 +30,8 @@ root=$(cd "$here/../.." && pwd)
 in_ci=0
 work=${NESTED_DIR:-${CARGO_TARGET_DIR:-$root/target}/nested}
 
-# Prints `KIND SOURCE PROGRAM` for the tool and for each test program or benchmark, SOURCE below the
-# root. Arguments are cargo's.
+# Prints `KIND SOURCE PROGRAM` for the tool and for each test program or benchmark; SOURCE is relative to
+# the root. The arguments are for cargo.
 #
 # Given a target, cargo keeps the flags away from build scripts and procedural macros, which cannot
 # be static. The guest kernel has its own flags, in build.rs.
@@ -40,7 +41,7 @@ build() {
         sed -n 's|.*"reason":"compiler-artifact".*"kind":\["\([a-z]*\)"\].*"src_path":"'"$root"'/\([^"]*\)".*"executable":"\([^"]*\)".*|\1 \2 \3|p'
 }
 
-# Test programs that are not static only say "not found" in the machine.
+# Checks that a program is static: another one fails with "not found" in the machine.
 check_static() {
     if head -c 4096 "$1" | LC_ALL=C grep -q ld-linux; then
         echo "nested: $1 is not static: is libc6-dev installed, with libc.a?" >&2
@@ -48,7 +49,7 @@ check_static() {
     fi
 }
 
-# The arguments of a test program that is given no others.
+# Prints the default arguments of a test program.
 selected() {
     local source=$1 program=$2 names=() name all
     [[ $source == tests/main.rs ]] || return 0
@@ -67,7 +68,7 @@ selected() {
     echo "--exact ${names[*]}"
 }
 
-# The job: the programs without their debug information, and a list of the test programs.
+# Makes the job: the programs without their debug information, and a list of the test programs.
 make_job() {
     local job=$1 kind source program name arguments
     rm -rf "$job"
@@ -89,7 +90,7 @@ make_job() {
     cp "$here/job" "$job/run"
 }
 
-# The host's files that NESTED_WITH names, and the libraries that ldd says are theirs.
+# Copies the host's files that NESTED_WITH lists, with the libraries that ldd lists for them.
 take_along() {
     local root=$1/root path file
     local -a files
@@ -100,7 +101,7 @@ take_along() {
             cp --dereference "$file" "$root$file"
         done < <(
             echo "$path"
-            # It fails on what is no dynamic program, which needs nothing.
+            # ldd fails on a file that is no dynamic program, which needs no libraries.
             ldd "$path" 2>/dev/null | grep -o '/[^ ]*' || true
         )
     done

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Makes the dumps that tests/dump reads, and the reports that it expects of them: boots the image of
-# tests/offline in QEMU without KVM, lets a workload hang, and has QEMU dump the guest's memory. What is
-# in a report is for a person to look at before it is committed.
+# tests/offline in QEMU without KVM, lets a workload hang, and has QEMU dump the guest's memory. A person
+# has to check the reports before they are committed.
 #
 #   tests/offline/make-dumps.sh         needs qemu-system-x86_64 and python3
 #
 # The image is the one that make.sh has left there, so that cores and dumps are of the same guest: run
-# this after it. Beside each dump is what QEMU's monitor said of the registers at that moment.
+# this after it. Beside each dump are the registers at that time, from QEMU's monitor.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -14,7 +14,7 @@ mkdir -p dumps
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
-# Dumps one workload; its vCPUs, and whether QEMU walks the guest's page tables.
+# Dumps a workload with this number of vCPUs. QEMU walks the guest's page tables if `paging` is true.
 dump() {
     local workload=$1 cpus=$2 paging=$3
     python3 - "$workload" "$cpus" "$paging" "$folder" <<'PYTHON'
@@ -61,7 +61,7 @@ try:
 finally:
     qemu.kill()
     qemu.wait()
-# What is no register that a dump has is of no use here.
+# Only the registers that a dump has too.
 wanted = re.compile(r"^(CPU#|R|CS|DS|ES|FS|GS|SS|LDT|TR|GDT|IDT|CR0|EFER)")
 kept = [line.rstrip() for line in registers.splitlines() if wanted.match(line)]
 with open(f"dumps/{workload}.registers", "w") as file:

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Makes the cores that tests/offline.rs reads, and the reports that it expects of them: runs the
-# bundled guest with some workloads on this machine's /dev/kvm. What is in a report is for a person
-# to look at before it is committed.
+# bundled guest with some workloads on this machine's /dev/kvm. A person has to check the reports
+# before they are committed.
 #
-#   tests/offline/make.sh [NMISCOPE]    the program to run; without one, it is built
+#   tests/offline/make.sh [NMISCOPE]    the program to run; by default it is built
 #
-# The image is kept beside the cores: the bundled guest becomes another one with every change to it,
-# and a core is of the one that ran. Those in version3/ were written by an nmiscope that wrote version 3
-# of the format, and stay as they are. Dumps are of the same image: make-dumps.sh has to follow.
+# The image is kept beside the cores: the bundled guest changes, and a core needs the image that ran. The
+# cores in version3/ were written in version 3 of the format and are not made again. The dumps are of the
+# same image: run make-dumps.sh after this script.
 set -euo pipefail
 
-# Only names relative to this directory get into cores and reports.
+# So that cores and reports have names relative to this directory only.
 cd "$(dirname "${BASH_SOURCE[0]}")"
 nmiscope=${1:-}
 if [[ -z $nmiscope ]]; then
@@ -18,7 +18,7 @@ if [[ -z $nmiscope ]]; then
     nmiscope=${CARGO_TARGET_DIR:-../../target}/debug/nmiscope
 fi
 
-# Runs one workload; its vCPUs, and the exit code that it is to have.
+# Runs a workload with this number of vCPUs, and checks the exit code.
 core() {
     local workload=$1 cpus=$2 wanted=$3 status=0
     "$nmiscope" run --quiet --serial none --no-json --workload "$workload" --cpus "$cpus" \

@@ -1,4 +1,4 @@
-//! What each vCPU says of itself through CPUID.
+//! CPUID tables of the vCPUs.
 //!
 //! Owns the changes to KVM_GET_SUPPORTED_CPUID's table: identity, topology, timer and timing;
 //! refuses to own the ioctls around it. Called by `vm` and `vcpu::setup`. Leaves are described in
@@ -11,9 +11,11 @@ use crate::kvm::KvmError;
 /// Frequency of the local APIC's timer: KVM's is fixed at 1 ns.
 const APIC_BUS_KHZ: u32 = 1_000_000;
 
-/// The first hypervisor leaf, and the one that tells a guest its clock frequencies. VMware defined
-/// the latter, and QEMU and Linux know it too.
+/// The first hypervisor leaf (CPUID 0x40000000).
 const HYPERVISOR: u32 = 0x4000_0000;
+
+/// The hypervisor leaf with the guest's clock frequencies, as VMware defined it and as QEMU and Linux use
+/// it too.
 const HYPERVISOR_TIMING: u32 = 0x4000_0010;
 
 /// Guest-physical address bits (CPUID 0x80000008 EAX 7:0); 36 where the leaf is missing.
@@ -25,17 +27,17 @@ pub(crate) fn physical_address_bits(supported: &CpuId) -> u32 {
 /// The facts about one vCPU that its table depends on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Identity {
-    /// Its APIC id, which is also its index.
+    /// The vCPU's APIC id, which is also its index.
     pub(crate) apic_id: u32,
-    /// vCPUs of the VM: one package of as many cores, each with one thread.
+    /// Number of vCPUs of the VM: one package with that many cores of one thread each.
     pub(crate) cpus: u32,
-    /// KVM_GET_TSC_KHZ, if KVM knows it.
+    /// Frequency of the time-stamp counter in kHz (KVM_GET_TSC_KHZ), if KVM knows it.
     pub(crate) tsc_khz: Option<u32>,
-    /// KVM_CAP_TSC_DEADLINE_TIMER.
+    /// True if KVM emulates the APIC timer's TSC-deadline mode (KVM_CAP_TSC_DEADLINE_TIMER).
     pub(crate) tsc_deadline: bool,
 }
 
-/// The CPUID table of one vCPU.
+/// Makes the CPUID table of one vCPU.
 pub(crate) fn for_vcpu(supported: &CpuId, identity: Identity) -> Result<CpuId, KvmError> {
     let mut table = supported.as_slice().to_vec();
     for entry in &mut table {
@@ -88,7 +90,7 @@ fn patch_features(entry: &mut kvm_cpuid_entry2, identity: Identity) {
     }
 }
 
-/// Extended topology, leaf 0xb and where KVM has it 0x1f: threads, then cores, then nothing.
+/// Sets the extended topology, leaf 0xb and where KVM has it 0x1f: threads, cores, and an empty level.
 fn set_topology(table: &mut Vec<kvm_cpuid_entry2>, identity: Identity) {
     const THREADS: u32 = 1 << 8;
     const CORES: u32 = 2 << 8;
@@ -118,8 +120,8 @@ fn set_topology(table: &mut Vec<kvm_cpuid_entry2>, identity: Identity) {
     }
 }
 
-/// The timing leaf spares a guest the calibration of its clocks. KVM's paravirtual leaf before it
-/// stays: kvmclock is announced there.
+/// Adds the timing leaf, which spares a guest the calibration of its clocks. KVM's paravirtual leaves,
+/// which announce kvmclock, stay.
 fn set_timing(table: &mut Vec<kvm_cpuid_entry2>, identity: Identity) {
     let Some(tsc_khz) = identity.tsc_khz else {
         return;
@@ -137,7 +139,7 @@ fn set_timing(table: &mut Vec<kvm_cpuid_entry2>, identity: Identity) {
     });
 }
 
-/// Bits of an APIC id that number the core.
+/// Returns the number of bits of an APIC id that number the core.
 fn core_bits(cpus: u32) -> u32 {
     cpus.next_power_of_two().trailing_zeros()
 }
@@ -150,7 +152,7 @@ mod tests {
         kvm_cpuid_entry2 { function, eax, ..Default::default() }
     }
 
-    fn table_of(apic_id: u32, cpus: u32) -> Vec<kvm_cpuid_entry2> {
+    fn table_for(apic_id: u32, cpus: u32) -> Vec<kvm_cpuid_entry2> {
         let supported =
             CpuId::from_entries(&[leaf(0, 7), leaf(1, 0), leaf(HYPERVISOR, 0x4000_0001)]).unwrap();
         let tsc_khz = Some(2_500_000);
@@ -163,8 +165,8 @@ mod tests {
     }
 
     #[test]
-    fn the_third_of_six_cpus_knows_its_id_and_its_peers() {
-        let table = table_of(2, 6);
+    fn the_third_of_six_cpus_has_its_id_and_topology() {
+        let table = table_for(2, 6);
         assert_eq!(find(&table, 1, 0).ebx, 2 << 24 | 8 << 16);
         let threads = find(&table, 0xb, 0);
         assert_eq!((threads.eax, threads.ebx, threads.ecx, threads.edx), (0, 1, 0x100, 2));
@@ -174,21 +176,21 @@ mod tests {
     }
 
     #[test]
-    fn an_x2apic_id_is_whole_in_the_topology_leaf() {
-        let table = table_of(300, 512);
+    fn an_x2apic_id_is_not_cut_in_the_topology_leaf() {
+        let table = table_for(300, 512);
         assert_eq!(find(&table, 0xb, 1).edx, 300);
         assert_eq!(find(&table, 0xb, 1).eax, 9);
     }
 
     #[test]
     fn timer_x2apic_and_hypervisor_bits_are_set() {
-        let ecx = find(&table_of(0, 1), 1, 0).ecx;
+        let ecx = find(&table_for(0, 1), 1, 0).ecx;
         assert_eq!(ecx & (1 << 21 | 1 << 24 | 1 << 31), 1 << 21 | 1 << 24 | 1 << 31);
     }
 
     #[test]
-    fn the_timing_leaf_is_there_and_announced() {
-        let table = table_of(0, 1);
+    fn the_timing_leaf_is_present_and_announced() {
+        let table = table_for(0, 1);
         assert_eq!(find(&table, HYPERVISOR, 0).eax, HYPERVISOR_TIMING);
         let timing = find(&table, HYPERVISOR_TIMING, 0);
         assert_eq!((timing.eax, timing.ebx), (2_500_000, 1_000_000));

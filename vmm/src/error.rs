@@ -1,42 +1,42 @@
-//! Why a VM could not be made.
+//! The error of creating a VM.
 //!
-//! Owns the one error that `Vm::new` returns; the parts' own errors stand beside the parts. How a
-//! VM *ends* is no error and stands in `event`.
+//! Owns the one error that `Vm::new` returns; the parts' own errors are beside the parts. The way a VM
+//! *ends* is no error: see `event`.
 
 use crate::boot::BootError;
 use crate::kvm::KvmError;
-use crate::memory::MemoryError;
+use crate::memory::RamError;
 
-/// Why a VM could not be made. Messages fit after "failed to"; causes are in `source()`.
+/// Reasons why a VM could not be created. Messages fit after "failed to"; causes are in `source()`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
-    /// A VM without CPUs.
+pub enum CreateError {
+    /// The configuration asks for 0 vCPUs.
     #[error("create a VM with 0 vCPUs: it needs at least 1")]
     NoVcpus,
-    /// More vCPUs than KVM or this VMM can do.
+    /// The configuration asks for more vCPUs than KVM or this VMM supports.
     #[error("create a VM with {asked} vCPUs: the most that this host allows is {max}")]
     TooManyVcpus {
-        /// What was asked for.
+        /// Number of vCPUs in the configuration.
         asked: u32,
-        /// KVM_CAP_MAX_VCPUS, or [`crate::MAX_VCPUS`] if that is less.
+        /// The limit: KVM_CAP_MAX_VCPUS, or [`crate::MAX_VCPUS`] if that is less.
         max: u32,
     },
-    /// KVM cannot be used.
+    /// KVM cannot be used on this host.
     #[error(transparent)]
     Kvm(#[from] KvmError),
-    /// Guest memory cannot be had.
+    /// Guest memory cannot be allocated.
     #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// The guest cannot be booted.
+    Memory(#[from] RamError),
+    /// The guest cannot be prepared to boot.
     #[error(transparent)]
     Boot(#[from] BootError),
     /// A host call other than KVM's failed.
     #[error("{what}")]
     Host {
-        /// What was tried.
+        /// The operation that failed, as a verb phrase.
         what: &'static str,
-        /// Its error.
+        /// Error of the host call.
         source: std::io::Error,
     },
 }

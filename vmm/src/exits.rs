@@ -1,6 +1,6 @@
-//! Why KVM_RUN returned, in this VMM's own terms.
+//! Exits: the reasons why KVM_RUN returned, in this VMM's own terms.
 //!
-//! Owns the decoding, in one place, of everything KVM_RUN can answer, and the counters of it;
+//! Owns the decoding, in one place, of all that KVM_RUN can return, and the counters of exits;
 //! refuses to own the reaction (`vcpu::thread`). Called by the vCPU thread after each KVM_RUN.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use kvm_ioctls::VcpuExit;
 use vmm_sys_util::errno;
 
-/// One return from KVM_RUN. Data borrowed from `kvm_run` must be dealt with before the next one.
+/// A return from KVM_RUN. Data borrowed from `kvm_run` must be handled before the next KVM_RUN.
 #[derive(Debug)]
 pub(crate) enum Exit<'run> {
     PortIn {
@@ -23,15 +23,16 @@ pub(crate) enum Exit<'run> {
         data: &'run mut [u8],
     },
     MmioWrite,
-    /// Nothing to do but to look at the command queue and go on: a kick, another signal, or a
-    /// vCPU that waits for its start-up IPI.
+    /// KVM_RUN was interrupted: by a kick, by another signal, or because the vCPU waits for its start-up
+    /// IPI. The thread checks its command queue and enters the guest again.
     Interrupted,
-    /// One instruction is done, as [`crate::Vm::step`] wanted.
+    /// The vCPU has executed the one instruction that [`crate::Vm::step`] asked for, or has reached the
+    /// address given to [`crate::Vm::run_to`].
     Stepped,
     Ended(End),
 }
 
-/// The ways in which a vCPU cannot go on. `vcpu::host` adds what KVM tells about them.
+/// Reasons why a vCPU cannot run any further. `vcpu::host` adds the details that KVM has of them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum End {
     Shutdown,
@@ -48,7 +49,7 @@ pub(crate) enum End {
     Failed {
         errno: i32,
     },
-    /// The exit's name: none of these carries more than that for us.
+    /// An exit that this VMM does not expect, by its name.
     Unexpected(&'static str),
     Unknown {
         reason: u32,
@@ -56,7 +57,7 @@ pub(crate) enum End {
 }
 
 impl<'run> Exit<'run> {
-    /// Decodes what `VcpuFd::run` returned.
+    /// Decodes the result of `VcpuFd::run`.
     pub(crate) fn decode(returned: Result<VcpuExit<'run>, errno::Error>) -> Self {
         match returned {
             Ok(exit) => Self::from_kvm(exit),
@@ -100,7 +101,7 @@ impl<'run> Exit<'run> {
         }
     }
 
-    /// True if KVM finishes the instruction only at the next KVM_RUN, so that the registers are
+    /// Returns true if KVM finishes the instruction only at the next KVM_RUN, so that the registers are
     /// not those of an instruction boundary until then (api.rst, "5. The kvm_run structure").
     pub(crate) fn is_half_done(&self) -> bool {
         matches!(
@@ -110,24 +111,24 @@ impl<'run> Exit<'run> {
     }
 }
 
-/// How often KVM_RUN came back, by reason. Exits that KVM handles by itself are not among them.
+/// Counts of returns from KVM_RUN, by reason. Exits that KVM handles by itself are not counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExitCounts {
-    /// Reads from a port.
+    /// Exits for a read from an I/O port.
     pub port_reads: u64,
-    /// Writes to a port.
+    /// Exits for a write to an I/O port.
     pub port_writes: u64,
-    /// Reads and writes of guest-physical addresses without memory.
+    /// Exits for a read or write of a guest-physical address without memory.
     pub mmio: u64,
-    /// Kicks and other signals, vCPUs that came out of wait-for-SIPI, and single steps.
+    /// Exits for a kick or another signal, for leaving wait-for-SIPI, and for a single step.
     pub interrupted: u64,
-    /// Exits after which the vCPU could not go on.
+    /// Exits after which the vCPU could not run any further.
     pub ended: u64,
 }
 
 impl ExitCounts {
-    /// All of them.
+    /// Returns the number of exits of all kinds.
     pub fn total(&self) -> u64 {
         self.port_reads + self.port_writes + self.mmio + self.interrupted + self.ended
     }
@@ -145,7 +146,7 @@ impl std::iter::Sum for ExitCounts {
     }
 }
 
-/// One vCPU's counters: written by its thread, read by anyone. They order nothing, so relaxed.
+/// Counters of a vCPU's exits: written by its thread, read by any. Relaxed: they order no other memory.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     port_reads: AtomicU64,

@@ -1,7 +1,7 @@
-//! The way to /dev/kvm: opening it, asking what it can do, and telling its failures apart.
+//! Access to /dev/kvm: opening it, checking its capabilities, and naming its failures.
 //!
 //! Owns the device's handle and the error for every KVM ioctl; refuses to own VMs and vCPUs.
-//! Called by `vm` (to open and create) and by all that makes an ioctl, for [`KvmError::ioctl`].
+//! Called by `vm` (to open and create) and by all callers of an ioctl, for [`KvmError::ioctl`].
 
 use std::ffi::CStr;
 use std::io;
@@ -12,7 +12,7 @@ use vmm_sys_util::errno;
 
 const DEVICE: &CStr = c"/dev/kvm";
 
-/// What this VMM cannot do without, as in Linux's Documentation/virt/kvm/api.rst.
+/// Capabilities that this VMM requires, by their names in Linux's Documentation/virt/kvm/api.rst.
 const REQUIRED: [(Cap, &str); 8] = [
     (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
     (Cap::Irqfd, "KVM_CAP_IRQFD"),
@@ -24,51 +24,51 @@ const REQUIRED: [(Cap, &str); 8] = [
     (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
 ];
 
-/// Why KVM cannot be used.
+/// Reasons why KVM cannot be used, or why an ioctl of KVM failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KvmError {
-    /// ENOENT.
+    /// /dev/kvm does not exist (ENOENT).
     #[error(
         "open /dev/kvm: it does not exist; load the kvm_intel or kvm_amd module, enable \
          virtualization in the firmware, or nested virtualization if this machine is itself virtual"
     )]
     Missing(#[source] io::Error),
-    /// EACCES or EPERM.
+    /// /dev/kvm may not be opened (EACCES or EPERM).
     #[error(
         "open /dev/kvm: no permission; join the kvm group (usermod -aG kvm USER, then log in \
          again) or check the permissions of /dev/kvm"
     )]
     Permission(#[source] io::Error),
-    /// Any other error.
+    /// /dev/kvm could not be opened for any other reason.
     #[error("open /dev/kvm")]
     Open(#[source] io::Error),
-    /// Not the API that has been stable since Linux 2.6.22.
+    /// The API version is not the one that has been stable since Linux 2.6.22.
     #[error("use /dev/kvm: its API version is {0}, not {KVM_API_VERSION}")]
     ApiVersion(i32),
-    /// Something in `REQUIRED` is not there.
+    /// A required capability, named here, is missing.
     #[error("use /dev/kvm: this host's KVM lacks {0}; a newer kernel has it")]
     MissingCapability(&'static str),
-    /// An ioctl failed.
+    /// An ioctl of KVM failed.
     #[error("set up a virtual machine: {name} failed")]
     Ioctl {
-        /// The ioctl's name.
+        /// Name of the ioctl, such as `KVM_RUN`.
         name: &'static str,
-        /// Its errno.
+        /// Error number that the ioctl returned.
         source: io::Error,
     },
     /// A table for KVM is longer than KVM takes.
     #[error("set up a virtual machine: {entries} {table} entries are more than KVM takes")]
     TableFull {
-        /// CPUID or MSR.
+        /// Kind of the table: CPUID or MSR.
         table: &'static str,
-        /// How many it has.
+        /// Number of entries in the table.
         entries: usize,
     },
 }
 
 impl KvmError {
-    /// Names the ioctl that an errno came from: `.map_err(KvmError::ioctl("KVM_RUN"))`.
+    /// Converts an errno to an error that names the ioctl: `.map_err(KvmError::ioctl("KVM_RUN"))`.
     pub(crate) fn ioctl(name: &'static str) -> impl FnOnce(errno::Error) -> Self {
         move |error| Self::Ioctl { name, source: error.into() }
     }
@@ -83,15 +83,15 @@ impl KvmError {
     }
 }
 
-/// Whether VMs can be made on this host, for somebody who is about to make many.
+/// Checks that VMs can be created on this host, for callers that are about to create many.
 ///
 /// # Errors
-/// They cannot: there is no KVM, or it may not be used, or it lacks something.
+/// KVM is missing, may not be used, or lacks a required capability.
 pub fn check() -> Result<(), KvmError> {
     open().map(drop)
 }
 
-/// Opens /dev/kvm and checks that it can do what we need.
+/// Opens /dev/kvm and checks its API version and required capabilities.
 pub(crate) fn open() -> Result<Kvm, KvmError> {
     open_at(DEVICE)
 }
@@ -110,7 +110,7 @@ fn open_at(path: &CStr) -> Result<Kvm, KvmError> {
     Ok(kvm)
 }
 
-/// KVM_CREATE_VM. It can be interrupted while it waits for hardware, and is then asked again.
+/// Creates a VM (KVM_CREATE_VM). Retries when a signal interrupts the ioctl, which may wait for hardware.
 pub(crate) fn create_vm(kvm: &Kvm) -> Result<VmFd, KvmError> {
     const TRIES: usize = 5;
     let mut created = kvm.create_vm();
@@ -123,7 +123,7 @@ pub(crate) fn create_vm(kvm: &Kvm) -> Result<VmFd, KvmError> {
     created.map_err(KvmError::ioctl("KVM_CREATE_VM"))
 }
 
-/// KVM_GET_SUPPORTED_CPUID: what a guest can be told about its CPU.
+/// Returns the CPUID leaves that KVM can give a guest (KVM_GET_SUPPORTED_CPUID).
 pub(crate) fn supported_cpuid(kvm: &Kvm) -> Result<CpuId, KvmError> {
     kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(KvmError::ioctl("KVM_GET_SUPPORTED_CPUID"))

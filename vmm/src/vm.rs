@@ -1,6 +1,6 @@
-//! A virtual machine: what it is made of, and the order in which it is made.
+//! A virtual machine: its parts, and the order in which they are created.
 //!
-//! Owns creation and the parts' lifetimes; refuses to own control over what runs (`world`), the
+//! Owns creation and the parts' lifetimes; refuses to own control over a running VM (`world`), the
 //! image (`boot`) and the vCPUs' insides (`vcpu`). Called by the crate's users.
 
 use std::io::{self, Write};
@@ -20,64 +20,67 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::cpuid::{self, Identity};
 use crate::devices::{Devices, Ports, SerialInputFull};
-use crate::error::Error;
-use crate::event::Event;
+use crate::error::CreateError;
+use crate::event::VmEvent;
 use crate::exits::ExitCounts;
 use crate::kvm::{self, KvmError};
-use crate::vcpu::{self, Layout, VcpuHandle, World};
+use crate::vcpu::{self, SharedState, StatisticsLayout, VcpuHandle};
 use crate::{boot, layout, memory, open_files};
 
 /// The most vCPUs that this VMM gives a VM; a host may allow fewer.
 pub const MAX_VCPUS: u32 = 512;
 
-/// What a VM is made from.
+/// Configuration of a VM to create.
 pub struct Config<'image> {
-    /// vCPUs, 1 to [`MAX_VCPUS`].
+    /// Number of vCPUs, 1 to [`MAX_VCPUS`].
     pub cpus: u32,
     /// RAM in bytes: whole 4 KiB pages, at least [`crate::MIN_BYTES`].
     pub memory: u64,
-    /// The guest: an x86-64 ELF file with a PVH entry point.
+    /// Bytes of the guest image: an x86-64 ELF file with a PVH entry point.
     pub image: &'image [u8],
-    /// The initial RAM disk, if the guest gets one: the first module of the PVH start info.
+    /// Bytes of the initial RAM disk, if the guest gets one: the first module of the PVH start info.
     pub initrd: Option<&'image [u8]>,
-    /// The kernel's command line.
+    /// Command line of the kernel; at most 2047 bytes without a NUL.
     pub cmdline: String,
-    /// Where the guest's serial output goes. It is written and flushed byte by byte, with a lock
-    /// held, in the thread of the vCPU that prints: a writer that blocks stops that vCPU, and keeps
-    /// `Vm::pause` from stopping it.
+    /// Writer for the guest's serial output. It is written and flushed byte by byte, with a lock held, on
+    /// the thread of the vCPU that prints: a writer that blocks holds that vCPU up, and `Vm::pause` cannot
+    /// stop it until the writer returns.
     pub serial_output: Box<dyn Write + Send>,
-    /// The doorbell ports.
+    /// I/O port numbers of the doorbells.
     pub ports: Ports,
-    /// Whether there is an i8254 timer (KVM_CREATE_PIT2). A guest that takes its clock frequencies
-    /// from CPUID and its ticks from the local APIC can do without; without, KVM closes the VM 10
-    /// to 15 ms sooner, because it waits for two RCU grace periods to free a PIT.
+    /// True to give the guest an i8254 timer (KVM_CREATE_PIT2). A guest that takes its clock frequencies
+    /// from CPUID and its ticks from the local APIC does not need one. Without a PIT, KVM closes the VM 10
+    /// to 15 ms sooner: it waits for two RCU grace periods to free one.
     pub pit: bool,
-    /// Whom the guest's doings are told, in the thread of the vCPU that did them: it should do no
-    /// more than pass them on.
-    pub events: Box<dyn Fn(Event) + Send + Sync>,
+    /// Callback for the VM's events. It runs on the thread of the vCPU that caused the event, and should
+    /// only pass the event on.
+    pub events: Box<dyn Fn(VmEvent) + Send + Sync>,
 }
 
-/// A virtual machine. For one controlling thread at a time.
+/// A virtual machine, controlled by one thread at a time.
 ///
-/// Dropping it stops and joins its threads, for at most [`Vm::DROP_DEADLINE`]; call
-/// [`Vm::shutdown`] to learn whether that worked.
+/// Dropping it stops and joins its threads, for at most [`Vm::DROP_DEADLINE`]; [`Vm::shutdown`] does the
+/// same and reports threads that did not end.
 #[derive(Debug)]
 pub struct Vm {
     pub(crate) vcpus: Vec<VcpuHandle>,
-    /// Whether the vCPUs have been told to run, and so need a kick to notice a command.
+    /// True once the vCPUs have been resumed, so that a command needs a kick to be noticed.
     pub(crate) running: bool,
-    /// Where KVM's statistics are in their files, once they are wanted.
-    pub(crate) statistics: OnceLock<Option<Layout>>,
-    pub(crate) world: Arc<World>,
+    /// Layout of the files of KVM's statistics, read at the first use; `None` if it cannot be read.
+    pub(crate) statistics: OnceLock<Option<StatisticsLayout>>,
+    pub(crate) shared: Arc<SharedState>,
     pub(crate) fd: VmFd,
 }
 
 impl Vm {
     /// Creates a VM with its guest loaded and its vCPUs paused before their first instruction.
     ///
-    /// The request, vCPUs, memory and image, is checked before there is a VM. For more than some 200
-    /// vCPUs, raises this process's soft limit on open files, so that they can be watched.
-    pub fn new(config: Config<'_>) -> Result<Self, Error> {
+    /// The configuration is checked before KVM creates a VM. For more than some 200 vCPUs, raises this
+    /// process's soft limit on open files, so that they can be watched.
+    ///
+    /// # Errors
+    /// [`CreateError`] names what was refused or failed: the number of vCPUs, KVM, memory or the image.
+    pub fn new(config: Config<'_>) -> Result<Self, CreateError> {
         check_vcpus(config.cpus, MAX_VCPUS)?;
         let kvm = kvm::open()?;
         check_vcpus(config.cpus, u32::try_from(kvm.get_max_vcpus()).unwrap_or(MAX_VCPUS))?;
@@ -87,7 +90,7 @@ impl Vm {
         let entry =
             boot::load(&memory, config.memory, image, initrd, &config.cmdline, config.cpus)?;
 
-        let keeps_files = open_files::room_for_files(config.cpus);
+        let keeps_files = open_files::raise_limit(config.cpus);
         let fd = kvm::create_vm(&kvm)?;
         register_memory(&fd, &memory)?;
         create_irqchip(&fd, config.cpus)?;
@@ -95,7 +98,7 @@ impl Vm {
             create_pit(&fd)?;
         }
         let interrupt = serial_interrupt(&fd)?;
-        let world = Arc::new(World {
+        let shared = Arc::new(SharedState {
             devices: Devices::new(config.ports, interrupt, config.serial_output),
             events: config.events,
             ended: AtomicBool::new(false),
@@ -104,34 +107,37 @@ impl Vm {
         let vcpus = create_vcpus(&kvm, &fd, &supported, config.cpus, entry)?
             .into_iter()
             .zip(0..)
-            .map(|(vcpu, cpu)| VcpuHandle::spawn(cpu, vcpu, world.clone(), keeps_files))
+            .map(|(vcpu, cpu)| VcpuHandle::spawn(cpu, vcpu, shared.clone(), keeps_files))
             .collect::<Result<_, _>>()
-            .map_err(|source| Error::Host { what: "start a vCPU thread", source })?;
-        Ok(Self { vcpus, running: false, statistics: OnceLock::new(), world, fd })
+            .map_err(|source| CreateError::Host { what: "start a vCPU thread", source })?;
+        Ok(Self { vcpus, running: false, statistics: OnceLock::new(), shared, fd })
     }
 
-    /// Lets the guest take its first instruction.
+    /// Starts the guest: every vCPU runs from its first instruction. The same as [`Vm::resume`].
     pub fn start(&mut self) {
         self.resume();
     }
 
-    /// How many vCPUs there are; they are numbered from 0.
+    /// Returns the number of vCPUs, which are numbered from 0.
     pub fn cpus(&self) -> u32 {
         self.vcpus.len() as u32
     }
 
-    /// Guest-physical memory, to be read at any time. What a running guest writes meanwhile is
-    /// read torn unless it is read atomically. Plain reads go by [`PhysicalMemory`] too.
+    /// Returns guest-physical memory, which can be read at any time. A value that a running guest writes
+    /// meanwhile may be torn unless it is read atomically. [`PhysicalMemory`] has plain reads too.
     pub fn memory(&self) -> &GuestMemoryMmap {
-        &self.world.memory
+        &self.shared.memory
     }
 
     /// Queues bytes for the guest's serial port.
+    ///
+    /// # Errors
+    /// The queue is full: the guest reads too slowly. The error has the number of bytes left out.
     pub fn serial_input(&self, bytes: &[u8]) -> Result<(), SerialInputFull> {
-        self.world.devices.serial().input(bytes)
+        self.shared.devices.serial().input(bytes)
     }
 
-    /// How often the guest came out of KVM_RUN, over all vCPUs.
+    /// Returns the counts of returns from KVM_RUN, summed over all vCPUs.
     pub fn exit_counts(&self) -> ExitCounts {
         self.vcpus.iter().map(VcpuHandle::exit_counts).sum()
     }
@@ -145,15 +151,15 @@ impl PhysicalMemory for Vm {
     }
 }
 
-fn check_vcpus(asked: u32, max: u32) -> Result<(), Error> {
+fn check_vcpus(asked: u32, max: u32) -> Result<(), CreateError> {
     match asked {
-        0 => Err(Error::NoVcpus),
-        _ if asked > max => Err(Error::TooManyVcpus { asked, max }),
+        0 => Err(CreateError::NoVcpus),
+        _ if asked > max => Err(CreateError::TooManyVcpus { asked, max }),
         _ => Ok(()),
     }
 }
 
-/// PICs, IOAPIC and local APICs in the kernel, so that a guest's interrupts cost no exits.
+/// Creates PICs, IOAPIC and local APICs in the kernel, so that a guest's interrupts cost no exits.
 fn create_irqchip(fd: &VmFd, cpus: u32) -> Result<(), KvmError> {
     if needs_x2apic(cpus) {
         enable_x2apic_ids(fd)?;
@@ -161,19 +167,19 @@ fn create_irqchip(fd: &VmFd, cpus: u32) -> Result<(), KvmError> {
     fd.create_irq_chip().map_err(KvmError::ioctl("KVM_CREATE_IRQCHIP"))
 }
 
-/// The PIT, with its speaker port: system control port B gates the channel that guests calibrate
-/// their clocks against, and KVM reads its parity bits as 0.
+/// Creates the PIT, with its speaker port: system control port B gates the channel that guests calibrate
+/// their clocks against, and its parity bits read as 0 in KVM.
 fn create_pit(fd: &VmFd) -> Result<(), KvmError> {
     let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
     fd.create_pit2(pit).map_err(KvmError::ioctl("KVM_CREATE_PIT2"))
 }
 
-/// True if some APIC id is 255 or more, which an xAPIC cannot be addressed by.
+/// Returns true if some APIC id is 255 or more, which an xAPIC's 8-bit id cannot address.
 pub(crate) fn needs_x2apic(cpus: u32) -> bool {
     cpus > 255
 }
 
-/// Lets MSIs carry 32-bit destinations, and 0xff be a CPU rather than all of them.
+/// Lets MSIs have 32-bit destinations, of which 0xff is one CPU rather than a broadcast.
 fn enable_x2apic_ids(fd: &VmFd) -> Result<(), KvmError> {
     let flags = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
     let cap = kvm_enable_cap {
@@ -184,10 +190,10 @@ fn enable_x2apic_ids(fd: &VmFd) -> Result<(), KvmError> {
     fd.enable_cap(&cap).map_err(KvmError::ioctl("KVM_ENABLE_CAP(KVM_CAP_X2APIC_API)"))
 }
 
-/// Gives KVM all its memory slots, its own two included.
+/// Gives KVM all memory slots, and the addresses of the two that it makes for itself.
 ///
-/// Before the irqchip, because its devices go on an I/O bus whose old version KVM frees after an
-/// SRCU grace period, and every slot after that waits for it: 6 ms instead of 0.1.
+/// Call this before creating the irqchip: that adds devices to an I/O bus, whose old version KVM frees
+/// after an SRCU grace period, and each slot registered later waits for it: 6 ms instead of 0.1.
 fn register_memory(fd: &VmFd, memory: &GuestMemoryMmap) -> Result<(), KvmError> {
     fd.set_identity_map_address(layout::KVM_IDENTITY_MAP.raw_value())
         .map_err(KvmError::ioctl("KVM_SET_IDENTITY_MAP_ADDR"))?;
@@ -202,16 +208,16 @@ fn register_memory(fd: &VmFd, memory: &GuestMemoryMmap) -> Result<(), KvmError> 
             userspace_addr: region.as_ptr() as u64,
         };
         // SAFETY: the range is a private mapping that holds nothing of Rust's. It stays mapped for
-        // as long as a vCPU can run: every vCPU thread shares the `World` that owns `memory`.
+        // as long as a vCPU can run: every vCPU thread shares the `SharedState` that owns `memory`.
         unsafe { fd.set_user_memory_region(region) }
             .map_err(KvmError::ioctl("KVM_SET_USER_MEMORY_REGION"))?;
     }
     Ok(())
 }
 
-/// COM1's interrupt line: KVM raises it whenever the eventfd is written.
-fn serial_interrupt(fd: &VmFd) -> Result<EventFd, Error> {
-    let host = |source: io::Error| Error::Host { what: "create an eventfd", source };
+/// Makes COM1's interrupt line: an eventfd at whose writes KVM raises the line.
+fn serial_interrupt(fd: &VmFd) -> Result<EventFd, CreateError> {
+    let host = |source: io::Error| CreateError::Host { what: "create an eventfd", source };
     let interrupt = EventFd::new(EFD_NONBLOCK).map_err(host)?;
     fd.register_irqfd(&interrupt, layout::COM1_GSI).map_err(KvmError::ioctl("KVM_IRQFD"))?;
     Ok(interrupt)

@@ -1,44 +1,43 @@
-//! What can be known of a running guest without stopping it: no kick, no exit, no lock of the
-//! guest's.
+//! Observation of a running guest without stopping it: no kick, no exit, no lock of the guest.
 //!
-//! Owns the questions; refuses to own the answers' formats (`vcpu`, `devices`) and all that needs a
-//! vCPU to take notice (`world`). Called by the controlling thread, through [`Vm`].
+//! Owns these reads; refuses to own the formats of what they return (`vcpu`, `devices`) and every
+//! operation that a vCPU takes part in (`world`). Called by the controlling thread, through [`Vm`].
 
 use std::time::Duration;
 
-use crate::vcpu::{Layout, ThreadTimes, VcpuError, VcpuHandle, VcpuStatistics};
+use crate::vcpu::{StatisticsLayout, ThreadTimes, VcpuError, VcpuHandle, VcpuStatistics};
 use crate::vm::Vm;
 
 impl Vm {
-    /// CPU time that a vCPU's thread has used so far, in the guest and for it; zero for a vCPU that
-    /// does not exist. A vCPU whose time stands still does not run. See [`Vm::host_times`].
+    /// Returns the CPU time that a vCPU's thread has used so far, in the guest and for it; zero for a vCPU
+    /// that does not exist. A vCPU whose time does not grow is not running. See [`Vm::host_times`].
     pub fn run_time(&self, cpu: u32) -> Duration {
         self.vcpus.get(cpu as usize).map_or(Duration::ZERO, VcpuHandle::run_time)
     }
 
-    /// How the host treats a vCPU's thread: its [`Vm::run_time`], how long it has waited for a CPU,
-    /// and what it is doing.
+    /// Returns the times and the state of a vCPU's thread in the host's scheduler: its [`Vm::run_time`],
+    /// its wait for a CPU, and whether it runs or sleeps.
     ///
     /// # Errors
     ///
-    /// [`VcpuError::NoThreadYet`] for a moment after [`Vm::new`], [`VcpuError::Thread`] where there
-    /// is no /proc.
+    /// [`VcpuError::NoThreadYet`] for a moment after [`Vm::new`], [`VcpuError::Thread`] where /proc cannot
+    /// be read, [`VcpuError::NoSuchVcpu`].
     pub fn host_times(&self, cpu: u32) -> Result<ThreadTimes, VcpuError> {
         let vcpu = self.vcpus.get(cpu as usize).ok_or(VcpuError::NoSuchVcpu(cpu))?;
         vcpu.host_times(cpu)
     }
 
-    /// What KVM has counted of a vCPU; `None` if KVM keeps no statistics (before Linux 5.14), if this
-    /// process may not have enough files open for them, or if there is no such vCPU.
+    /// Returns KVM's counters of a vCPU; `None` if KVM keeps no statistics (before Linux 5.14), if this
+    /// process's limit on open files is too low for them, or if the vCPU does not exist.
     pub fn statistics(&self, cpu: u32) -> Option<VcpuStatistics> {
         let file = self.vcpus.get(cpu as usize)?.statistics()?;
-        let layout = self.statistics.get_or_init(|| Layout::read(file).ok()).as_ref()?;
+        let layout = self.statistics.get_or_init(|| StatisticsLayout::read(file).ok()).as_ref()?;
         layout.counters(file).ok()
     }
 
-    /// How many bytes the guest has written to its serial port so far, those included that the
-    /// writer refused. Does not wait for a writer that blocks.
+    /// Returns the number of bytes that the guest has written to its serial port so far, including those
+    /// that the writer refused. Does not wait for a writer that blocks.
     pub fn console_bytes(&self) -> u64 {
-        self.world.devices.serial_bytes()
+        self.shared.devices.serial_bytes()
     }
 }

@@ -1,12 +1,11 @@
-//! Control over a whole VM: stop the world, look at it, run NMI handlers, go on, shut down.
+//! Control over a whole VM: stop all vCPUs, read their state, run NMI handlers, resume, shut down.
 //!
-//! Owns every deadline; refuses to own what one vCPU does with a
-//! command (`vcpu::thread`) and what can be known without one (`watch`). Called by the controlling
-//! thread, through [`Vm`].
+//! Owns every deadline; refuses to own the execution of a command (`vcpu::thread`) and all reads that
+//! need no command (`watch`). Called by the controlling thread, through [`Vm`].
 //!
-//! Each operation first tells all the vCPUs it concerns and then collects, so that its cost is that
-//! of the slowest and not of the sum. No operation waits longer than its bound: a vCPU thread can be
-//! held up by the host, or by a serial writer that blocks.
+//! Each operation sends its command to all vCPUs before it collects the answers, so that it takes as long
+//! as the slowest vCPU and not as long as all in turn. No operation waits longer than its bound: a vCPU
+//! thread can be held up by the host, or by a serial writer that blocks.
 
 use std::time::{Duration, Instant};
 
@@ -14,13 +13,14 @@ use kvm_bindings::kvm_msi;
 use nmiscope_machine::{NmiRun, VcpuState};
 use vm_memory::Address;
 
-use crate::gather::{Gather, Slot};
+use crate::collector::{Collector, Slot};
 use crate::kvm::KvmError;
 use crate::layout;
 use crate::vcpu::{Answer, Command, VcpuError};
 use crate::vm::{Vm, needs_x2apic};
 
-/// Some vCPU threads did not end in time. They, and the guest's memory, live on until they do.
+/// Error of a shutdown: some vCPU threads did not end within the deadline. They, and the guest's memory,
+/// exist until they do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "shut the VM down: {} did not end within {} ms; is the serial output blocked, or the host \
@@ -28,9 +28,9 @@ use crate::vm::{Vm, needs_x2apic};
     Cpus(.cpus), .waited.as_millis()
 )]
 pub struct ShutdownError {
-    /// Whose threads.
+    /// Numbers of the vCPUs whose threads did not end.
     pub cpus: Vec<u32>,
-    /// How long they were given.
+    /// The deadline that they missed.
     pub waited: Duration,
 }
 
@@ -46,29 +46,29 @@ impl std::fmt::Display for Cpus<'_> {
 }
 
 impl Vm {
-    /// How long a paused vCPU may take to answer a question.
+    /// Deadline for a paused vCPU's answer to a command.
     pub const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
 
-    /// How many times its bound [`Vm::run_nmi`] takes at most, on a host that does not run the vCPUs.
+    /// Most wall time of [`Vm::run_nmi`], as a multiple of its `bound`, on a host that does not run the
+    /// vCPUs.
     pub const NMI_PATIENCE: u32 = 8;
 
-    /// How long dropping a `Vm` may take.
+    /// Deadline for ending the vCPU threads when a `Vm` is dropped.
     pub const DROP_DEADLINE: Duration = Duration::from_secs(1);
 
-    /// Stops every vCPU at an instruction boundary, and reads its state there: one for each, in
-    /// their order. One that has not stopped within `deadline` is [`VcpuError::NoAnswer`], and does
-    /// so later. Idempotent.
+    /// Stops every vCPU at an instruction boundary and returns their states, in order of their numbers. A
+    /// vCPU that has not stopped within `deadline` is [`VcpuError::NoAnswer`]; it stops later. Idempotent.
     pub fn pause(&mut self, deadline: Duration) -> Vec<Result<VcpuState, VcpuError>> {
         let cpus: Vec<u32> = (0..self.cpus()).collect();
-        let stopped = self.answers(&cpus, Command::Pause, deadline);
+        let stopped = self.collect(&cpus, Command::Pause, deadline);
         let is_late = |state: &_| matches!(state, Err(VcpuError::NoAnswer { .. }));
         self.running = stopped.iter().any(is_late);
         stopped
     }
 
-    /// Lets every vCPU run that has not ended, and tells guests with a kvmclock that they had been
-    /// stopped (KVM_KVMCLOCK_CTRL). Idempotent. A pause that follows at once may come before the
-    /// guest has run a single instruction.
+    /// Resumes every vCPU that has not ended, and tells guests with a kvmclock that they were stopped
+    /// (KVM_KVMCLOCK_CTRL). Idempotent. A pause right after it may stop the guest before it has executed
+    /// an instruction.
     pub fn resume(&mut self) {
         for vcpu in &self.vcpus {
             vcpu.send(Command::Resume);
@@ -76,99 +76,101 @@ impl Vm {
         self.running = true;
     }
 
-    /// The states of `cpus`, in their order. A vCPU of a running VM stops for as long as it takes.
+    /// Returns the states of `cpus`, in their order. A running vCPU stops only while its state is read.
     pub fn states(&self, cpus: &[u32]) -> Vec<Result<VcpuState, VcpuError>> {
         self.sample(cpus, Self::ANSWER_DEADLINE)
     }
 
-    /// As [`Vm::states`], for who would rather go without an answer than wait for it: a vCPU that
-    /// the host does not run within `deadline` is [`VcpuError::NoAnswer`].
+    /// Returns the states of `cpus`, as [`Vm::states`] does, but with a deadline of the caller's: a vCPU
+    /// that the host does not run within `deadline` is [`VcpuError::NoAnswer`].
     ///
-    /// A vCPU of a running VM is kicked for this, which costs it a few microseconds. One in HLT
-    /// wakes up on the host, but not in the guest.
+    /// A running vCPU is kicked, which costs it a few microseconds. A halted vCPU's thread wakes up on the
+    /// host, but the guest stays halted.
     pub fn sample(&self, cpus: &[u32], deadline: Duration) -> Vec<Result<VcpuState, VcpuError>> {
-        self.answers(cpus, Command::Read, deadline)
+        self.collect(cpus, Command::Read, deadline)
     }
 
-    /// The state of one vCPU; see [`Vm::states`].
+    /// Returns the state of one vCPU; see [`Vm::states`].
     pub fn state(&self, cpu: u32) -> Result<VcpuState, VcpuError> {
         self.states(&[cpu]).pop().unwrap_or(Err(VcpuError::NoSuchVcpu(cpu)))
     }
 
-    /// A vCPU's time-stamp counter, in cycles. One of a running VM stops for as long as it takes.
+    /// Returns a vCPU's time-stamp counter, in cycles. A running vCPU stops only while it is read.
     pub fn tsc(&self, cpu: u32) -> Result<u64, VcpuError> {
-        let answer = self.answers(&[cpu], Command::ReadTsc, Self::ANSWER_DEADLINE).pop();
+        let answer = self.collect(&[cpu], Command::ReadTsc, Self::ANSWER_DEADLINE).pop();
         answer.unwrap_or(Err(VcpuError::NoSuchVcpu(cpu)))
     }
 
-    /// Lets one vCPU of a paused VM execute one instruction (KVM_SET_GUEST_DEBUG), and reads its
-    /// state behind it. An interrupt's handler that comes first is run as a whole. One that sleeps
-    /// in HLT for longer than [`Vm::ANSWER_DEADLINE`] stays where it is.
+    /// Lets one vCPU of a paused VM execute one instruction (KVM_SET_GUEST_DEBUG), and returns its state
+    /// after it. An interrupt's handler that comes first runs as a whole. A vCPU that stays halted for
+    /// longer than [`Vm::ANSWER_DEADLINE`] is stopped where it is.
     pub fn step(&mut self, cpu: u32) -> Result<VcpuState, VcpuError> {
         self.run_one(cpu, None)
     }
 
     /// Lets one vCPU of a paused VM run until the instruction at a guest-virtual address is its next
-    /// (KVM_SET_GUEST_DEBUG), or for [`Vm::ANSWER_DEADLINE`].
+    /// (KVM_SET_GUEST_DEBUG), at most for [`Vm::ANSWER_DEADLINE`], and returns its state there.
     pub fn run_to(&mut self, cpu: u32, address: u64) -> Result<VcpuState, VcpuError> {
         self.run_one(cpu, Some(address))
     }
 
     fn run_one(&mut self, cpu: u32, to: Option<u64>) -> Result<VcpuState, VcpuError> {
-        let gather = Gather::new();
-        self.ask(&[cpu], || Command::Step { to, answer: gather.slot() });
-        gather.wait(Instant::now() + Self::ANSWER_DEADLINE);
-        if !gather.is_complete() {
-            self.kick_late(&[cpu], &gather);
-            gather.wait(Instant::now() + Self::ANSWER_DEADLINE);
+        let collector = Collector::new();
+        self.ask(&[cpu], || Command::Step { to, answer: collector.slot() });
+        collector.wait(Instant::now() + Self::ANSWER_DEADLINE);
+        if !collector.is_complete() {
+            self.kick_late(&[cpu], &collector);
+            collector.wait(Instant::now() + Self::ANSWER_DEADLINE);
         }
-        let answer = self.in_order(&[cpu], gather.into_answers(), 2 * Self::ANSWER_DEADLINE).pop();
+        let answer =
+            self.order_answers(&[cpu], collector.into_answers(), 2 * Self::ANSWER_DEADLINE).pop();
         answer.unwrap_or(Err(VcpuError::NoSuchVcpu(cpu)))
     }
 
     /// Sends an NMI to each of `cpus` and lets each run until its handler writes the nmi_done port,
     /// then stops it again. Other vCPUs stay stopped. For a paused VM.
     ///
-    /// `bound` is of each vCPU's own time, so that one that the host does not run is not blamed for
-    /// it: of the CPU time of its thread, or of wall time while it sleeps in HLT. A handler that is
-    /// not done by then is stopped where it is, and in any case after [`Vm::NMI_PATIENCE`] times
-    /// `bound` of wall time; the call returns within [`Vm::ANSWER_DEADLINE`] of that. Answers are in
-    /// the order of `cpus`, each of which should be named once.
+    /// `bound` counts each vCPU's own time, so that a vCPU that the host does not run is not blamed for
+    /// it: the CPU time of its thread, or wall time while the vCPU is halted. A handler that is not done
+    /// by then is stopped where it is, and in any case after [`Vm::NMI_PATIENCE`] times `bound` of wall
+    /// time; the call returns within [`Vm::ANSWER_DEADLINE`] of that. Answers are in the order of `cpus`,
+    /// which should name each vCPU once.
     pub fn run_nmi(&mut self, cpus: &[u32], bound: Duration) -> Vec<Result<NmiRun, VcpuError>> {
         let started = Instant::now();
         let until = started + bound * Self::NMI_PATIENCE;
-        let gather = Gather::new();
-        self.ask(cpus, || Command::RunNmi { bound, until, answer: gather.slot() });
-        gather.wait(started + bound);
-        // A kick makes a late one look at its own time.
-        while !gather.is_complete() && Instant::now() < until {
-            self.kick_late(cpus, &gather);
-            gather.wait((Instant::now() + bound / 8).min(until));
+        let collector = Collector::new();
+        self.ask(cpus, || Command::RunNmi { bound, until, answer: collector.slot() });
+        collector.wait(started + bound);
+        // A kick makes a late vCPU's thread check its own time.
+        while !collector.is_complete() && Instant::now() < until {
+            self.kick_late(cpus, &collector);
+            collector.wait((Instant::now() + bound / 8).min(until));
         }
-        if !gather.is_complete() {
-            self.kick_late(cpus, &gather);
-            gather.wait(Instant::now() + Self::ANSWER_DEADLINE);
+        if !collector.is_complete() {
+            self.kick_late(cpus, &collector);
+            collector.wait(Instant::now() + Self::ANSWER_DEADLINE);
         }
-        self.in_order(cpus, gather.into_answers(), started.elapsed())
+        self.order_answers(cpus, collector.into_answers(), started.elapsed())
     }
 
-    fn kick_late<T>(&self, cpus: &[u32], gather: &Gather<Answer<T>>) {
+    fn kick_late<T>(&self, cpus: &[u32], collector: &Collector<Answer<T>>) {
         let mut late = cpus.to_vec();
-        gather.look(|found| late.retain(|cpu| found.iter().all(|(answered, _)| answered != cpu)));
+        collector
+            .inspect(|found| late.retain(|cpu| found.iter().all(|(answered, _)| answered != cpu)));
         for vcpu in late.iter().filter_map(|cpu| self.vcpus.get(*cpu as usize)) {
             vcpu.kick();
         }
     }
 
     /// Sends one NMI to every CPU through the local APICs, as a device would (KVM_SIGNAL_MSI), and
-    /// returns at once. Needs no stopped VM: for comparison with [`Vm::run_nmi`]. Handlers that
-    /// finish are [`crate::Event::NmiDone`].
+    /// returns at once. The VM may be running: this is for comparison with [`Vm::run_nmi`]. Each handler
+    /// that finishes is reported as [`crate::VmEvent::NmiDone`].
     pub fn broadcast_nmi_msi(&self) -> Result<(), KvmError> {
         const DELIVER_NMI: u32 = 4 << 8;
         const ALL_XAPIC: u32 = 0xff << 12;
         let msi = kvm_msi {
             address_lo: layout::LOCAL_APIC.raw_value() as u32 | ALL_XAPIC,
-            // The upper 24 bits of an x2APIC destination, where there are such.
+            // The upper 24 bits of an x2APIC destination, where APIC ids have that many.
             address_hi: if needs_x2apic(self.cpus()) { 0xffff_ff00 } else { 0 },
             data: DELIVER_NMI,
             ..Default::default()
@@ -177,7 +179,7 @@ impl Vm {
         Ok(())
     }
 
-    /// Ends every vCPU thread, wherever its guest is, and joins it.
+    /// Ends every vCPU thread, whatever the guest is doing, and joins it.
     ///
     /// # Errors
     ///
@@ -188,10 +190,10 @@ impl Vm {
 
     fn end_threads(&mut self, deadline: Duration) -> Result<(), ShutdownError> {
         let mut late: Vec<u32> = (0..self.cpus()).collect();
-        let gather = Gather::new();
-        self.ask(&late, || Command::Exit(gather.slot()));
-        gather.wait(Instant::now() + deadline);
-        let ended = gather.into_answers();
+        let collector = Collector::new();
+        self.ask(&late, || Command::Exit(collector.slot()));
+        collector.wait(Instant::now() + deadline);
+        let ended = collector.into_answers();
         late.retain(|cpu| !ended.contains(cpu));
         for (cpu, vcpu) in (0..).zip(&mut self.vcpus) {
             if !late.contains(&cpu) {
@@ -202,18 +204,18 @@ impl Vm {
         if late.is_empty() { Ok(()) } else { Err(ShutdownError { cpus: late, waited: deadline }) }
     }
 
-    /// Asks `cpus`, and waits for their answers.
-    fn answers<T>(
+    /// Sends a command to `cpus` and waits for their answers until the deadline.
+    fn collect<T>(
         &self,
         cpus: &[u32],
         command: impl Fn(Slot<Answer<T>>) -> Command,
         deadline: Duration,
     ) -> Vec<Result<T, VcpuError>> {
         let until = Instant::now() + deadline;
-        let gather = Gather::new();
-        self.ask(cpus, || command(gather.slot()));
-        gather.wait(until);
-        self.in_order(cpus, gather.into_answers(), deadline)
+        let collector = Collector::new();
+        self.ask(cpus, || command(collector.slot()));
+        collector.wait(until);
+        self.order_answers(cpus, collector.into_answers(), deadline)
     }
 
     /// Queues a command for each of `cpus`, and kicks those that may be in the guest.
@@ -226,27 +228,27 @@ impl Vm {
         }
     }
 
-    /// Puts answers into the order of the questions, and a reason where there is none.
-    fn in_order<T>(
+    /// Puts answers into the order of `cpus`, with an error for each that is missing.
+    fn order_answers<T>(
         &self,
         cpus: &[u32],
         mut found: Vec<Answer<T>>,
         waited: Duration,
     ) -> Vec<Result<T, VcpuError>> {
-        let answer_of = |cpu: &u32| match found.iter().position(|(answered, _)| answered == cpu) {
+        let find_answer = |cpu: &u32| match found.iter().position(|(answered, _)| answered == cpu) {
             Some(at) => {
                 found.swap_remove(at).1.map_err(|source| VcpuError::Kvm { cpu: *cpu, source })
             }
             None if *cpu >= self.cpus() => Err(VcpuError::NoSuchVcpu(*cpu)),
             None => Err(VcpuError::NoAnswer { cpu: *cpu, waited }),
         };
-        cpus.iter().map(answer_of).collect()
+        cpus.iter().map(find_answer).collect()
     }
 }
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        // Best effort: a thread that stays behind keeps what it needs alive.
+        // Best effort: a thread that has not ended keeps the memory it needs mapped.
         let _ = self.end_threads(Self::DROP_DEADLINE);
     }
 }

@@ -1,3 +1,3 @@
-//! The machines that the kernel runs on: one.
+//! Processor architectures that the kernel runs on: x86-64 only.
 
 pub mod x86_64;

@@ -1,33 +1,33 @@
-//! What a line looks like on the console: `[    0.004123] cpu0: text`.
+//! The console's line format: `[    0.004123] cpu0: text`.
 //!
-//! Owns that form, and the buffer a line is put together in. Refuses to own the device: whole
+//! Owns that format, and the buffer that a line is assembled in. Refuses to own the device: whole
 //! lines go to [`Platform::console_write`]. Called by printk, and by a panic that cannot wait for
-//! printk.
+//! printk's locks.
 
 use core::fmt;
 
 use super::{Platform, log::LINE_MAX};
 
-/// The longest prefix: 20 digits of seconds, 6 of microseconds, 20 of CPU, and 11 others.
+/// Length of the longest prefix: 20 digits of seconds, 6 of microseconds, 20 of CPU, and 11 others.
 const PREFIX_MAX: usize = 57;
 
 const CONSOLE_LINE_MAX: usize = PREFIX_MAX + LINE_MAX + 1;
 
-/// The console's state, in the lock that printk holds while it writes there.
+/// State of the console, in the lock that printk holds while it writes there.
 #[derive(Debug)]
 pub struct Console {
     pub(super) line: ConsoleLine,
-    /// Records that the log overwrote before they reached the console.
+    /// Count of records that the log overwrote before they reached the console.
     pub(super) dropped: u64,
 }
 
 impl Console {
-    /// The console of a kernel that has printed nothing; all its bytes are zero.
+    /// Makes the console of a kernel that has printed nothing; all its bytes are zero.
     pub const fn new() -> Self {
         Self { line: ConsoleLine::new(), dropped: 0 }
     }
 
-    /// How many records the log overwrote before they reached the console.
+    /// Returns the count of records that the log overwrote before they reached the console.
     pub const fn dropped(&self) -> u64 {
         self.dropped
     }
@@ -39,7 +39,7 @@ impl Default for Console {
     }
 }
 
-/// One line on its way to the console.
+/// A line that is assembled for the console.
 #[derive(Debug)]
 pub(super) struct ConsoleLine {
     len: usize,
@@ -51,7 +51,7 @@ impl ConsoleLine {
         Self { len: 0, bytes: [0; CONSOLE_LINE_MAX] }
     }
 
-    /// Begins a line with when and who.
+    /// Begins a line with its prefix: time and CPU.
     pub(super) fn begin(&mut self, ts_ns: u64, cpu: usize) {
         self.len = 0;
         let microseconds = ts_ns / 1000;
@@ -64,7 +64,7 @@ impl ConsoleLine {
         self.push(b": ");
     }
 
-    /// The room for the text; [`ConsoleLine::advance`] says how much of it was used.
+    /// Returns the free part of the buffer. Call [`ConsoleLine::advance`] with the length that was used.
     pub(super) fn text_room(&mut self) -> &mut [u8] {
         &mut self.bytes[self.len..CONSOLE_LINE_MAX - 1]
     }
@@ -73,7 +73,7 @@ impl ConsoleLine {
         self.len = (self.len + len).min(CONSOLE_LINE_MAX - 1);
     }
 
-    /// Adds what still fits; says whether that was everything.
+    /// Appends the part of `bytes` that fits; returns true if that was all of it.
     pub(super) fn push(&mut self, bytes: &[u8]) -> bool {
         let room = self.text_room();
         let len = bytes.len().min(room.len());
@@ -82,13 +82,14 @@ impl ConsoleLine {
         len == bytes.len()
     }
 
-    /// Ends the line; the result is all of it.
+    /// Ends the line and returns all of it, line feed included.
     pub(super) fn end(&mut self) -> &[u8] {
         self.bytes[self.len] = b'\n';
         &self.bytes[..=self.len]
     }
 
-    /// `core::fmt` does this too, in several times the instructions; every line pays for it twice.
+    /// Appends a decimal number, padded to `width` with `fill`. `core::fmt` would take several times as many
+    /// instructions, twice for every line.
     fn push_decimal(&mut self, mut value: u64, width: usize, fill: u8) {
         let mut digits = [fill; 20];
         let mut at = digits.len();
@@ -104,8 +105,8 @@ impl ConsoleLine {
     }
 }
 
-/// Formats straight to the console, a line at a time, with nothing but the stack. Each line has
-/// its prefix; one that is too long goes on in the next.
+/// Formatter that writes directly to the console, a line at a time, with a buffer on the stack. Each line
+/// has its prefix; a line that is too long continues in the next.
 pub(super) struct DirectWriter<'a, P: Platform> {
     platform: &'a P,
     line: ConsoleLine,
@@ -132,7 +133,7 @@ impl<'a, P: Platform> DirectWriter<'a, P> {
         self.begun = false;
     }
 
-    /// Ends the last line, if it was begun.
+    /// Ends the last line if it has been begun.
     pub(super) fn finish(mut self) {
         if self.begun {
             self.end();

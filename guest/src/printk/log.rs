@@ -1,15 +1,15 @@
-//! The log ring: what was printed, in memory, oldest overwritten first.
+//! The log: a ring of printed lines in memory, in which the newest overwrite the oldest.
 //!
-//! Owns the records, the line that is being formatted, and the counts of what was overwritten or
+//! Owns the records, the line that is being formatted, and the counts of records overwritten and lines
 //! cut. Refuses to own locking ([`Printk`](super::Printk) keeps it in a lock) and consoles. Called
 //! by printk; read by tests through [`Log::records`], and by the host from outside.
 //!
 //! For the host: a record is a [`RecordHeader`], as it lies in memory, and then `text_len` bytes,
-//! back to back with the next one. `tail` and `head` are where the oldest record and the end of
-//! the newest lie: counts of bytes ever written, so the index into `buf` is their remainder by
-//! its size, and both header and text can wrap around. The records are numbered `first_seq` up to
-//! but not including `next_seq`; `first_seq` is also how many were overwritten. `line` is what a
-//! CPU that holds the log's lock is formatting at this moment, or the last line.
+//! back to back with the next one. `tail` and `head` are the positions of the oldest record and of the
+//! end of the newest: counts of bytes ever written, so that the index into `buf` is the position modulo
+//! its size. Both header and text can wrap around. The records are numbered `first_seq` up to but not
+//! including `next_seq`; `first_seq` is also the count of overwritten records. `line` is the line that a
+//! CPU that holds the log's lock is formatting, or the last line formatted.
 
 use core::{fmt, mem};
 
@@ -17,41 +17,41 @@ use core::{fmt, mem};
 #[cfg(not(loom))]
 pub const LOG_BUF_SIZE: usize = 16 * 1024;
 
-/// Size of the log in bytes; small, since loom makes it anew for every interleaving.
+/// Size of the log in bytes; small, because loom creates a log for every interleaving.
 #[cfg(loom)]
 pub const LOG_BUF_SIZE: usize = 1024;
 
-/// A line longer than this many bytes is cut, marked and counted.
+/// Most bytes of text in a record. A longer line is cut, marked and counted.
 pub const LINE_MAX: usize = 256;
 
-/// [`RecordHeader::flags`]: the line was longer, or its `fmt` implementation failed; `text` ends
+/// Flag in [`RecordHeader::flags`]: the line was longer, or its `fmt` implementation failed. Its text ends
 /// with [`CUT_MARK`].
 pub const RECORD_CUT: u8 = 1;
 
-/// What a line that was cut ends with.
+/// Mark at the end of a line that was cut.
 pub const CUT_MARK: &str = "[...]";
 
 const HEADER: usize = mem::size_of::<RecordHeader>();
 
-/// What a record in the ring begins with.
+/// Header of a record in the ring.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RecordHeader {
-    /// The record's number; the first ever is 0.
+    /// Number of the record; the first one ever has 0.
     pub seq: u64,
-    /// When it was printed: nanoseconds since boot.
+    /// Time at which it was printed, in nanoseconds since boot.
     pub ts_ns: u64,
-    /// Who printed it.
+    /// Number of the CPU that printed it.
     pub cpu: u32,
-    /// Bytes of text that follow, at most [`LINE_MAX`].
+    /// Length in bytes of the text that follows, at most [`LINE_MAX`].
     pub text_len: u16,
-    /// How bad it is: 0, emergency, to 7, debug.
+    /// Severity, as [`LogLevel`](super::LogLevel): 0 (emergency) to 7 (debug).
     pub level: u8,
-    /// [`RECORD_CUT`].
+    /// Flags of the record: [`RECORD_CUT`] or 0.
     pub flags: u8,
 }
 
-/// Encodes and decodes the header as it lies in memory, without unsafe code.
+/// Defines the header's conversion to and from its bytes in memory, without unsafe code.
 macro_rules! record_header_bytes {
     ($($field:ident: $type:ty),*) => {
         fn to_bytes(self) -> [u8; HEADER] {
@@ -80,22 +80,22 @@ impl RecordHeader {
     record_header_bytes!(seq: u64, ts_ns: u64, cpu: u32, text_len: u16, level: u8, flags: u8);
 }
 
-/// A record read back.
+/// A copy of a record, read back from the ring.
 #[derive(Debug, Clone)]
-pub struct Record {
-    /// When, who, how bad.
+pub struct LogRecord {
+    /// The record's time, CPU and severity.
     pub header: RecordHeader,
     text: [u8; LINE_MAX],
 }
 
-impl Record {
-    /// The line, without a line feed; control characters are as they were printed.
+impl LogRecord {
+    /// Returns the line's text without a line feed. Control characters are as they were printed.
     pub fn text(&self) -> &[u8] {
         &self.text[..usize::from(self.header.text_len).min(LINE_MAX)]
     }
 }
 
-/// The line being put together, which the log's lock protects as it does the ring.
+/// The line that is being formatted. The log's lock protects it, as it does the ring.
 #[derive(Debug)]
 struct Line {
     header: RecordHeader,
@@ -109,25 +109,25 @@ pub struct Log<const SIZE: usize = LOG_BUF_SIZE> {
     tail: u64,
     first_seq: u64,
     next_seq: u64,
-    /// Lines that were cut.
+    /// Count of lines that were cut.
     cut: u64,
     line: Line,
     buf: [u8; SIZE],
 }
 
-/// A run of records, as a printing CPU remembers what it has put into the log.
+/// A run of records: those that a printing CPU has just stored.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Span {
     pos: u64,
     seq: u64,
     end_seq: u64,
-    /// Bytes of text in the run.
+    /// Length in bytes of the text in the run.
     pub(super) bytes: usize,
-    /// Records of the run that were overwritten before they were read.
+    /// Count of records of the run that were overwritten before they were read.
     pub(super) overwritten: u64,
 }
 
-/// A record that a [`Span`] has reached. Valid while the log stays locked.
+/// Position of a record that a [`Span`] has reached. Valid while the log stays locked.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) header: RecordHeader,
@@ -135,7 +135,7 @@ pub(super) struct Found {
 }
 
 impl<const SIZE: usize> Log<SIZE> {
-    /// An empty log; all its bytes are zero.
+    /// Makes an empty log; all its bytes are zero.
     pub const fn new() -> Self {
         assert!(SIZE.is_power_of_two() && SIZE >= HEADER + LINE_MAX);
         let header = RecordHeader { seq: 0, ts_ns: 0, cpu: 0, text_len: 0, level: 0, flags: 0 };
@@ -143,8 +143,8 @@ impl<const SIZE: usize> Log<SIZE> {
         Self { head: 0, tail: 0, first_seq: 0, next_seq: 0, cut: 0, line, buf: [0; SIZE] }
     }
 
-    /// Formats a message and stores each of its lines as a record. Returns the bytes of text
-    /// stored, line feeds not counted.
+    /// Formats a message and stores each of its lines as a record. Returns the number of bytes of text
+    /// stored, without line feeds.
     pub fn print(&mut self, ts_ns: u64, cpu: usize, level: u8, args: fmt::Arguments<'_>) -> usize {
         self.print_span(ts_ns, cpu, level, args).bytes
     }
@@ -163,7 +163,7 @@ impl<const SIZE: usize> Log<SIZE> {
         writer.finish()
     }
 
-    /// As [`Log::print_span`], for text that is formatted already.
+    /// Stores a line that is formatted already; otherwise like [`Log::print_span`].
     pub(super) fn print_bytes(&mut self, ts_ns: u64, cpu: usize, level: u8, line: &[u8]) -> Span {
         let mut writer = LineWriter::new(self, ts_ns, cpu, level);
         writer.push(line);
@@ -171,8 +171,8 @@ impl<const SIZE: usize> Log<SIZE> {
         writer.finish()
     }
 
-    /// The records that are still here, oldest first.
-    pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
+    /// Iterates over copies of the records in the ring, oldest first.
+    pub fn records(&self) -> impl Iterator<Item = LogRecord> + '_ {
         let mut span = Span {
             pos: self.tail,
             seq: self.first_seq,
@@ -182,23 +182,23 @@ impl<const SIZE: usize> Log<SIZE> {
         };
         core::iter::from_fn(move || {
             let found = self.next_in(&mut span)?;
-            let mut record = Record { header: found.header, text: [0; LINE_MAX] };
+            let mut record = LogRecord { header: found.header, text: [0; LINE_MAX] };
             self.copy_text(&found, &mut record.text);
             Some(record)
         })
     }
 
-    /// How many records were overwritten by later ones.
+    /// Returns the count of records that later ones have overwritten.
     pub const fn overwritten(&self) -> u64 {
         self.first_seq
     }
 
-    /// How many lines were cut.
+    /// Returns the count of lines that were cut.
     pub const fn cut(&self) -> u64 {
         self.cut
     }
 
-    /// Steps to the next record of `span` that is still here.
+    /// Steps to the next record of `span` that is still in the ring; counts those that are not.
     pub(super) fn next_in(&self, span: &mut Span) -> Option<Found> {
         if span.seq < self.first_seq {
             let gone = self.first_seq.min(span.end_seq) - span.seq;
@@ -231,7 +231,7 @@ impl<const SIZE: usize> Log<SIZE> {
         header
     }
 
-    /// Moves the line that is being put together into the ring.
+    /// Copies the line that is being formatted into the ring.
     fn store_line(&mut self) {
         self.line.header.seq = self.next_seq;
         let len = usize::from(self.line.header.text_len).min(LINE_MAX);
@@ -244,8 +244,8 @@ impl<const SIZE: usize> Log<SIZE> {
         self.next_seq = self.next_seq.wrapping_add(1);
     }
 
-    /// Overwrites the oldest records until `need` bytes are free. Each step takes a record from
-    /// what is in use, or finds that someone has scribbled on the log; so it ends.
+    /// Drops the oldest records until `need` bytes are free. It ends because each step frees a record, or
+    /// finds the positions corrupted and empties the log.
     fn make_room(&mut self, need: u64) {
         loop {
             let used = self.head.wrapping_sub(self.tail);
@@ -296,11 +296,11 @@ fn copy_in<const SIZE: usize>(buf: &mut [u8; SIZE], pos: u64, bytes: &[u8]) {
     }
 }
 
-/// Splits a message into lines, and each into the ring.
+/// Formatter that splits a message into lines and stores each in the ring.
 struct LineWriter<'a, const SIZE: usize> {
     log: &'a mut Log<SIZE>,
     span: Span,
-    /// Whether bytes of the current line were left out.
+    /// True if bytes of the current line were left out.
     cut: bool,
 }
 
@@ -313,7 +313,7 @@ impl<'a, const SIZE: usize> LineWriter<'a, SIZE> {
         Self { log, span, cut: false }
     }
 
-    /// Adds to the current line what still fits.
+    /// Appends the part of `bytes` that fits to the current line.
     #[inline]
     fn push(&mut self, bytes: &[u8]) {
         let line = &mut self.log.line;
@@ -335,7 +335,7 @@ impl<'a, const SIZE: usize> LineWriter<'a, SIZE> {
         self.log.line.header.flags = 0;
     }
 
-    /// Ends the last line, if it was begun.
+    /// Ends the last line if it has been begun, and returns the run of records.
     fn finish(mut self) -> Span {
         if self.log.line.header.text_len > 0 || self.cut {
             self.commit();
@@ -367,8 +367,8 @@ impl<const SIZE: usize> fmt::Write for LineWriter<'_, SIZE> {
     }
 }
 
-/// The greatest index up to `max` at which `text` can be cut without splitting a character, if it
-/// is UTF-8 at all; for text that is not, at most three bytes less than `max`.
+/// Returns the greatest index up to `max` at which UTF-8 text can be cut without splitting a character.
+/// For other text the index is at most three bytes less than `max`.
 pub(super) fn char_boundary(text: &[u8], max: usize) -> usize {
     let max = max.min(text.len());
     let floor = max.saturating_sub(3);
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_in_the_ring_and_its_positions_ends_no_loop_and_leaves_no_bounds() {
+    fn garbage_in_ring_and_positions_causes_no_endless_loop_or_overrun() {
         for garbage in [0, 1, 511, u64::MAX / 2, u64::MAX - 1] {
             for field in 0..3 {
                 let mut log = Log::<512>::new();

@@ -1,20 +1,19 @@
 //! printk: a log in memory, a console, and a way to print from NMI.
 //!
-//! Owns what happens to a message between the caller and the log, the console or the CPU's NMI
-//! buffer. Refuses to know any hardware: that is behind [`Platform`]. The kernel keeps one
+//! Owns a message's way from the caller to the log, the console or the CPU's NMI buffer. Refuses to know
+//! any hardware: that is behind [`Platform`]. The kernel keeps one
 //! [`Printk`] in a static, and its `pr_info!` and the like call [`Printk::vprintk`].
 //!
 //! * [`log`]: the ring of records.
-//! * `console.rs`: what a line looks like on the console.
+//! * `console.rs`: the line format of the console.
 //! * `seq_buf.rs`, `nmi_print_seq.rs`, `reservation.rs`, `nmi_backtrace.rs`: printing from NMI,
 //!   from the buffer up to the protocol.
 //!
 //! Two locks, taken with interrupts disabled: the log's, under which a message is formatted, and
 //! the console's, under which lines are copied out of the log, each under its lock, and written.
-//! So the console's comes first; whoever holds the log's waits for nothing. The console's is fair: it
-//! is held for most of the time by a CPU that prints a lot, and where two vCPUs share a CPU of the
-//! host, the one that is put aside while it holds an unfair lock takes it again before the other one
-//! runs.
+//! So the console's is taken first, and a holder of the log's waits for nothing. The console's is fair,
+//! because a CPU that prints a lot holds it most of the time: if two vCPUs share a CPU of the host, a
+//! vCPU that is preempted while it holds an unfair lock takes it again before the other one runs.
 
 mod console;
 pub mod log;
@@ -46,34 +45,34 @@ use crate::sync::{
     atomic::{AtomicU32, Ordering, const_fn_unless_loom},
 };
 
-/// How bad a message is; the numbers are Linux's.
+/// Severity of a message. The numbers are Linux's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum Level {
-    /// The system is unusable.
+pub enum LogLevel {
+    /// Emergency: the system is unusable.
     Emergency = 0,
-    /// Action must be taken at once.
+    /// Alert: action must be taken at once.
     Alert = 1,
-    /// Critical conditions.
+    /// Critical condition of the kernel or hardware.
     Critical = 2,
-    /// Error conditions.
+    /// Error that the kernel can survive.
     Error = 3,
-    /// Warnings.
+    /// Warning of a condition that may be an error.
     Warning = 4,
-    /// Normal, but worth attention.
+    /// Notice of a normal but significant condition.
     Notice = 5,
-    /// Information.
+    /// Information on what the kernel does.
     Info = 6,
-    /// For debugging.
+    /// Message that is of use for debugging only.
     Debug = 7,
 }
 
-/// Messages below this level reach the console unless [`Printk::set_console_loglevel`] says
-/// otherwise: all but those for debugging.
+/// Default console loglevel: messages below it reach the console, which are all but debug messages. See
+/// [`Printk::set_console_loglevel`].
 pub const DEFAULT_CONSOLE_LOGLEVEL: u32 = 7;
 
-/// How often a panic looks at a lock before it goes on without it: some milliseconds on real
-/// hardware, a tenth of a second where an emulator runs the guest.
+/// Number of times that a panic checks a lock before it proceeds without it: some milliseconds on real
+/// hardware, a tenth of a second in an emulator.
 const PANIC_SPINS: u32 = 1 << 16;
 
 /// All of printk's state that is not per CPU.
@@ -88,7 +87,7 @@ pub struct Printk<P: Platform> {
 
 impl<P: Platform> Printk<P> {
     const_fn_unless_loom! {
-        /// printk on `platform`, with nothing printed yet.
+        /// Makes a printk on `platform` that has printed nothing yet.
         pub fn new(platform: P) -> Self {
             Self {
                 platform,
@@ -100,12 +99,12 @@ impl<P: Platform> Printk<P> {
         }
     }
 
-    /// Prints a message to where this CPU's `printk_func` says: the log and console, or, between
-    /// begin and end of an NMI backtrace, the CPU's buffer. Returns the bytes that were added.
+    /// Prints a message to the destination in this CPU's `printk_func`: the log and console, or, between
+    /// begin and end of an NMI backtrace, the CPU's buffer. Returns the number of bytes that were added.
     ///
-    /// A message to the log is one record for each of its lines; a line feed at its end is
-    /// welcome and not needed. A `fmt` implementation must not print: it runs under the log's lock.
-    pub fn vprintk(&self, level: Level, args: fmt::Arguments<'_>) -> usize {
+    /// In the log, each line of a message is a record; a line feed at the end is optional. A `fmt`
+    /// implementation must not print: it runs under the log's lock.
+    pub fn vprintk(&self, level: LogLevel, args: fmt::Arguments<'_>) -> usize {
         let cpu = P::cpu();
         if self.platform.printk_func(cpu).is_diverted() {
             self.nmi_vprintk(cpu, args)
@@ -114,16 +113,16 @@ impl<P: Platform> Printk<P> {
         }
     }
 
-    /// Prints to the log and the console, diverted or not. Not from NMI: it takes their locks, and
-    /// the NMI may have interrupted the one who holds them.
-    pub fn vprintk_default(&self, level: Level, args: fmt::Arguments<'_>) -> usize {
+    /// Prints to the log and the console, diverted or not. Must not be called from NMI: it takes their
+    /// locks, which the interrupted code may hold.
+    pub fn vprintk_default(&self, level: LogLevel, args: fmt::Arguments<'_>) -> usize {
         self.vprintk_for(P::cpu(), level, args)
     }
 
-    /// Prints a panic's message. It comes out even if the locks do not come free: the wait for
-    /// them is bounded, and then the log does without it and the console is written to anyway.
-    /// For panics, from wherever they happen, NMI included; diversion is ignored and left alone.
-    pub fn panic_print(&self, level: Level, args: fmt::Arguments<'_>) {
+    /// Prints a panic's message, even if the locks stay taken: the wait for them is bounded. After that the
+    /// message is left out of the log, and the console is written to without its lock. May be called from
+    /// anywhere, NMI included; diversion is ignored and not changed.
+    pub fn panic_print(&self, level: LogLevel, args: fmt::Arguments<'_>) {
         let flags = P::irq_save();
         let (cpu, ts_ns) = (P::cpu(), P::clock_ns());
         if let Some(mut log) = self.log.lock_bounded(PANIC_SPINS) {
@@ -131,60 +130,60 @@ impl<P: Platform> Printk<P> {
         }
         let console = self.console.lock_bounded(PANIC_SPINS);
         let mut writer = DirectWriter::new(&self.platform, ts_ns, cpu);
-        // An error is the argument's own; what it wrote before that is on its way.
+        // An error comes from the argument; the text written before it is kept.
         let _ = fmt::write(&mut writer, args);
         writer.finish();
         drop(console);
         P::irq_restore(flags);
     }
 
-    /// Takes the console's lock, as Linux's `console_lock` does: while the guard lives, nobody
-    /// else writes there. The caller disables interrupts if an interrupt handler prints.
+    /// Takes the console's lock, as Linux's `console_lock` does: while the guard lives, no other CPU writes
+    /// there. The caller disables interrupts if an interrupt handler prints.
     #[track_caller]
     pub fn console_lock(&self) -> TicketGuard<'_, Console, P> {
         self.console.lock()
     }
 
-    /// The log's lock, to read the log back. Interrupts as for [`Printk::console_lock`].
+    /// Returns the log in its lock, for reading it back. Interrupts as for [`Printk::console_lock`].
     pub const fn log(&self) -> &SpinLock<Log, P> {
         &self.log
     }
 
-    /// The reservation of the NMI print buffers.
+    /// Returns the reservation of the NMI print buffers.
     pub const fn nmi_print_flag(&self) -> &Reservation {
         &self.nmi_print_flag
     }
 
-    /// The machine.
+    /// Returns the machine that it prints on.
     pub const fn platform(&self) -> &P {
         &self.platform
     }
 
-    /// Lets messages below this level through to the console; 0 is none, 8 is all.
+    /// Sets the console loglevel: messages below it reach the console. 0 is none, 8 is all.
     pub fn set_console_loglevel(&self, level: u32) {
         self.console_loglevel.store(level, Ordering::Relaxed);
     }
 
-    /// Messages below this level get through to the console.
+    /// Returns the console loglevel: messages below it reach the console.
     pub fn console_loglevel(&self) -> u32 {
         self.console_loglevel.load(Ordering::Relaxed)
     }
 
-    /// Prints in the name of `cpu`: this one, or one whose buffer this one reads.
-    fn vprintk_for(&self, cpu: usize, level: Level, args: fmt::Arguments<'_>) -> usize {
+    /// Prints a message of `cpu`: this CPU, or a CPU whose buffer this one reads.
+    fn vprintk_for(&self, cpu: usize, level: LogLevel, args: fmt::Arguments<'_>) -> usize {
         self.emit(level, |log, ts_ns| log.print_span(ts_ns, cpu, level as u8, args))
     }
 
-    /// As [`Printk::vprintk_for`], for one line that is formatted already.
-    fn print_line_for(&self, cpu: usize, level: Level, line: &[u8]) -> usize {
+    /// Prints a line that is formatted already; otherwise like [`Printk::vprintk_for`].
+    fn print_line_for(&self, cpu: usize, level: LogLevel, line: &[u8]) -> usize {
         self.emit(level, |log, ts_ns| log.print_bytes(ts_ns, cpu, level as u8, line))
     }
 
-    fn emit(&self, level: Level, print: impl FnOnce(&mut Log, u64) -> Span) -> usize {
+    fn emit(&self, level: LogLevel, print: impl FnOnce(&mut Log, u64) -> Span) -> usize {
         let flags = P::irq_save();
         let span = {
             let mut log = self.log.lock();
-            // The clock under the lock: the log is in the order of its timestamps.
+            // The clock is read under the lock, so that the log is in the order of its timestamps.
             print(&mut log, P::clock_ns())
         };
         if (level as u32) < self.console_loglevel.load(Ordering::Relaxed) {
@@ -194,8 +193,8 @@ impl<P: Platform> Printk<P> {
         span.bytes
     }
 
-    /// Writes the records that this CPU has just stored. Each is copied out under the log's lock
-    /// and written without it: a console takes its time, and others want to log meanwhile.
+    /// Writes the records that this CPU has just stored to the console. Each is copied under the log's lock
+    /// and written without it, so that other CPUs can log during a slow write.
     fn console_write_span(&self, mut span: Span) {
         let mut console = self.console.lock();
         loop {

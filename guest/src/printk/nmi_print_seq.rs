@@ -1,28 +1,28 @@
 //! A CPU's NMI print buffer and the owner word that makes it safe against a late handler.
 //!
-//! Owns who may touch the buffer when. Refuses to own where printk goes
-//! ([`PrintkFuncCell`](super::PrintkFuncCell)) and who may ask for backtraces
+//! Owns the access to the buffer. Refuses to own the destination of printk
+//! ([`PrintkFuncCell`](super::PrintkFuncCell)) and the right to ask for backtraces
 //! ([`Reservation`](super::Reservation)). Called by `nmi_backtrace.rs`.
 //!
-//! # Why there is an owner word
+//! # The reason for the owner word
 //! In the RFC, the client that has sent the NMIs waits for the handlers, at most 10 s, and then
 //! prints and wipes every CPU's buffer. A CPU that was only slow may enter its handler at that
-//! very moment: it appends to a buffer that is being read and wiped on another CPU, and lines come
-//! out torn. So both sides claim the buffer first, and neither waits:
+//! very moment: it appends to a buffer that is being read and wiped on another CPU, which tears
+//! lines. So both sides claim the buffer first, and neither waits:
 //!
 //! * The handler's begin claims a free buffer as a writer, its end frees it. If the claim fails,
-//!   because a late client is reading, what the handler prints is dropped and counted in `missed`.
+//!   because a late client is reading, the handler's messages are dropped and counted in `missed`.
 //! * The reader claims a free buffer, prints and wipes it, and frees it. If the claim fails, that
 //!   CPU is still in its handler, and its buffer is left as it is.
-//! * During an append the word says so. A `fmt` implementation that prints, or a fault in the
-//!   handler, finds that out and counts its message as missed; nothing ever has two `&mut` to the
-//!   buffer, whatever the callers do.
+//! * An append has an owner value of its own. A `fmt` implementation that prints, or a fault in the
+//!   handler, finds it and counts its message as missed; so there are never two `&mut` to the buffer,
+//!   whatever the callers do.
 //!
 //! # For the host
 //! `owner` is one of the constants below. While the CPU is stopped, the first `len` bytes of
-//! `buffer` are whole messages, whatever `owner` says. What was lost is `lost` plus `missed`. Wipe
-//! (`len`, `lost`, `missed` to 0) only where `owner` is [`NMI_PRINT_SEQ_FREE`]: a writer stopped
-//! between two instructions has these in registers.
+//! `buffer` are whole messages, whatever `owner` is. The count of lost messages is `lost` plus
+//! `missed`. Wipe (set `len`, `lost` and `missed` to 0) only if `owner` is [`NMI_PRINT_SEQ_FREE`]: a
+//! writer stopped between two instructions has them in registers.
 
 use core::fmt;
 
@@ -33,27 +33,27 @@ use crate::sync::atomic::{AtomicU32, Ordering, UnsafeCell, const_fn_unless_loom}
 #[cfg(not(loom))]
 pub const NMI_BUF_SIZE: usize = 4096;
 
-/// Size of a CPU's buffer in bytes; small, since loom makes it anew for every interleaving.
+/// Size of a CPU's buffer in bytes; small, because loom creates one for every interleaving.
 #[cfg(loom)]
 pub const NMI_BUF_SIZE: usize = 64;
 
-/// `owner`: no handler prints into the buffer, and nobody reads it.
+/// Value of `owner`: no handler prints into the buffer, and no client reads it.
 pub const NMI_PRINT_SEQ_FREE: u32 = 0;
 
-/// `owner`: the CPU is between begin and end.
+/// Value of `owner`: the CPU is between begin and end.
 pub const NMI_PRINT_SEQ_WRITER: u32 = 1;
 
-/// `owner`: as [`NMI_PRINT_SEQ_WRITER`], and in the middle of a message.
+/// Value of `owner`: the CPU is between begin and end, and in the middle of a message.
 pub const NMI_PRINT_SEQ_APPENDING: u32 = 2;
 
-/// `owner`: a client inside the guest prints the buffer.
+/// Value of `owner`: a client inside the guest prints the buffer.
 pub const NMI_PRINT_SEQ_READER: u32 = 3;
 
-/// The per-CPU variable `nmi_print_seq`. All its bytes are zero in the beginning.
+/// A CPU's NMI print buffer: the per-CPU variable `nmi_print_seq`.
 #[derive(Debug)]
 pub struct NmiPrintSeq {
     owner: AtomicU32,
-    /// Messages of a handler that did not own the buffer.
+    /// Count of messages of handlers that did not own the buffer.
     missed: AtomicU32,
     seq: UnsafeCell<SeqBuf<NMI_BUF_SIZE>>,
 }
@@ -65,7 +65,7 @@ unsafe impl Sync for NmiPrintSeq {}
 
 impl NmiPrintSeq {
     const_fn_unless_loom! {
-        /// An empty buffer that nobody owns.
+        /// Makes an empty buffer without an owner; all its bytes are zero.
         pub fn new() -> Self {
             Self {
                 owner: AtomicU32::new(NMI_PRINT_SEQ_FREE),
@@ -75,18 +75,17 @@ impl NmiPrintSeq {
         }
     }
 
-    /// The handler's claim, from this CPU's NMI. When a reader has the buffer it fails, and until
-    /// [`NmiPrintSeq::end_write`] everything counts as missed; the caller need not know.
+    /// Claims the buffer for this CPU's NMI handler. If a reader has it, the claim fails, and all messages
+    /// until [`NmiPrintSeq::end_write`] count as missed; the caller need not know.
     pub(super) fn begin_write(&self) {
         // Acquire: the reader's wipe comes before this handler's first append.
         let _ = self.claim(NMI_PRINT_SEQ_FREE, NMI_PRINT_SEQ_WRITER);
     }
 
-    /// Ends the handler's claim, if it had one.
+    /// Ends the handler's claim, if it succeeded.
     pub(super) fn end_write(&self) {
         // Release: the reader that claims the buffer next sees all that was appended. (The release
-        // in `append` would carry across a relaxed compare-exchange too; this one says what is
-        // meant.)
+        // in `append` would carry across a relaxed compare-exchange too; this one is explicit.)
         let _ = self.owner.compare_exchange(
             NMI_PRINT_SEQ_WRITER,
             NMI_PRINT_SEQ_FREE,
@@ -104,16 +103,17 @@ impl NmiPrintSeq {
         // SAFETY: `owner` went from WRITER to APPENDING right here. Nobody claims the buffer from
         // APPENDING, and only this function leaves it, below.
         let added = self.seq.with_mut(|seq| unsafe { (*seq).append(args) });
-        // Release, though the next to append is this same CPU: so no proof in this file has to
-        // trust the platform to know which CPU is which.
+        // Release, though the next append is by this CPU too: so that no proof in this file depends on the
+        // platform's numbering of CPUs.
         self.owner.store(NMI_PRINT_SEQ_WRITER, Ordering::Release);
         added
     }
 
-    /// Shows the text and the number of lost messages to `read`, then wipes both. Not from NMI.
+    /// Passes the text and the count of lost messages to `read`, then wipes both. Must not be called from
+    /// NMI.
     ///
     /// # Errors
-    /// The CPU is still in its handler, or another reader is here: nothing was read.
+    /// The CPU is still in its handler, or another reader has the buffer. Nothing was read.
     pub(super) fn try_drain(&self, read: impl FnOnce(&[u8], u64)) -> Result<(), BufferInUse> {
         if !self.claim(NMI_PRINT_SEQ_FREE, NMI_PRINT_SEQ_READER) {
             return Err(BufferInUse);
@@ -132,8 +132,8 @@ impl NmiPrintSeq {
         Ok(())
     }
 
-    /// What the hypervisor does from outside, for a model: read the buffer and the count of lost
-    /// messages; if `owner` is free, wipe them, and return true.
+    /// Models the hypervisor: reads the buffer and the count of lost messages from outside; if `owner` is
+    /// free, wipes them and returns true.
     ///
     /// # Safety
     /// The CPU that prints into the buffer is stopped, and the caller holds the reservation.
@@ -157,7 +157,7 @@ impl NmiPrintSeq {
 
     #[inline]
     fn claim(&self, from: u32, to: u32) -> bool {
-        // Acquire: whatever the last owner did to the buffer comes before what this one does.
+        // Acquire: the last owner's accesses to the buffer come before this one's.
         self.owner.compare_exchange(from, to, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 }
@@ -168,6 +168,6 @@ impl Default for NmiPrintSeq {
     }
 }
 
-/// The buffer has an owner already.
+/// Error of a reader: the buffer has an owner already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BufferInUse;

@@ -1,4 +1,4 @@
-//! How printk reaches the machine: one small trait, and the per-CPU switch that it hands out.
+//! Printk's interface to the machine: one small trait, and the per-CPU switch of printk's destination.
 //!
 //! Owns the contract. Refuses to own its implementation: the kernel has one for x86-64, and the
 //! tests have one made of threads. Called by the rest of printk only.
@@ -9,36 +9,36 @@ use crate::sync::{
     atomic::{AtomicU32, Ordering, const_fn_unless_loom},
 };
 
-/// The machine as printk sees it: of its [`Context`], which CPU this is, and what belongs to each.
+/// The machine that printk runs on: a [`Context`], and the per-CPU variables of printk.
 ///
-/// Memory safety does not hang on an implementation, only sense does: one that mixes up its CPUs
-/// gets mixed-up output.
+/// Memory safety does not depend on an implementation: one that confuses its CPUs only gets confused
+/// output.
 pub trait Platform: Context + Sync {
-    /// How many CPUs there can ever be, which are those that [`Context::cpu`] can be: each has its
+    /// Returns the number of possible CPUs, the upper bound of [`Context::cpu`]. Each has its
     /// [`NmiPrintSeq`], started or not.
     fn possible_cpus(&self) -> usize;
 
-    /// The buffer that `cpu` prints into from NMI: the per-CPU variable `nmi_print_seq`.
+    /// Returns the buffer that `cpu` prints into from NMI: the per-CPU variable `nmi_print_seq`.
     fn nmi_print_seq(&self, cpu: usize) -> &NmiPrintSeq;
 
-    /// Where `cpu`'s printk goes: the per-CPU variable `printk_func`. Only that CPU writes it.
+    /// Returns the destination of `cpu`'s printk: the per-CPU variable `printk_func`. Only that CPU writes
+    /// it.
     fn printk_func(&self, cpu: usize) -> &PrintkFuncCell;
 
-    /// Writes to the console. Called with the console lock held, except by a panic that could not
-    /// get it.
+    /// Writes to the console. Called with the console's lock held, except by a panic that could not take it.
     fn console_write(&self, bytes: &[u8]);
 }
 
-/// [`PrintkFuncCell`]'s `current` while printk goes to the log and the console.
+/// Value of `current` in [`PrintkFuncCell`] while printk goes to the log and the console.
 pub const PRINTK_FUNC_DEFAULT: u32 = 0;
 
-/// [`PrintkFuncCell`]'s `current` while printk goes to the CPU's `nmi_print_seq`.
+/// Value of `current` in [`PrintkFuncCell`] while printk goes to the CPU's `nmi_print_seq`.
 pub const PRINTK_FUNC_NMI: u32 = 1;
 
-/// One CPU's choice of where printk goes, and the choice it returns to.
+/// Destination of a CPU's printk, and the destination to restore after a diversion.
 ///
-/// The RFC has a function pointer here. A number does the same, is read from outside without
-/// symbols, and does not send a CPU off to wherever a stray write points.
+/// The RFC has a function pointer here. A number does the same, can be read from outside without symbols,
+/// and after a stray write does not make the CPU jump to an arbitrary address.
 #[derive(Debug)]
 pub struct PrintkFuncCell {
     current: AtomicU32,
@@ -47,7 +47,7 @@ pub struct PrintkFuncCell {
 
 impl PrintkFuncCell {
     const_fn_unless_loom! {
-        /// Not diverted; all its bytes are zero.
+        /// Makes a cell that is not diverted; all its bytes are zero.
         pub fn new() -> Self {
             Self {
                 current: AtomicU32::new(PRINTK_FUNC_DEFAULT),
@@ -56,9 +56,9 @@ impl PrintkFuncCell {
         }
     }
 
-    // Relaxed throughout: a CPU and its own NMI are one thread, and nobody else writes here.
+    // Relaxed throughout: a CPU and its own NMI are one thread, and no other CPU writes here.
 
-    /// Whether the CPU is between begin and end. Any unknown value is the default.
+    /// Returns true if the CPU is between begin and end. An unknown value counts as the default.
     #[inline]
     pub(super) fn is_diverted(&self) -> bool {
         self.current.load(Ordering::Relaxed) == PRINTK_FUNC_NMI

@@ -1,27 +1,26 @@
-//! Who may ask all CPUs for a backtrace: one client at a time.
+//! The reservation: the right to ask all CPUs for a backtrace, which one client at a time has.
 //!
-//! Owns `nmi_print_flag`, the word that says so. Refuses to own the buffers: a handler can be
+//! Owns `nmi_print_flag`, the word that names the client. Refuses to own the buffers: a handler can be
 //! late, so they have owner words of their own ([`NmiPrintSeq`](super::NmiPrintSeq)). Called by
-//! `nmi_backtrace.rs`; and written from outside by the hypervisor.
+//! `nmi_backtrace.rs`, and written from outside by the hypervisor.
 //!
 //! # The client outside
 //! 1. Stop all CPUs. Compare-exchange `owner` from 0 to [`RESERVED_BY_HYPERVISOR`](crate::abi), in
-//!    guest memory, as one atomic operation. If it is not 0, a CPU of the guest is a client: its
-//!    number is `owner` minus 1, and `since_ns` says when it became one. Then set
-//!    `hypervisor_waits`, let the CPUs run and try again for as long as seems right; clear it, and
-//!    stop them again.
-//! 2. Wipe what late handlers have left in buffers whose `owner` is free.
+//!    guest memory, as one atomic operation. If it is not 0, a CPU of the guest is the client: its
+//!    number is `owner` minus 1, and `since_ns` is the time since when. Then set `hypervisor_waits`, let
+//!    the CPUs run and try again for a bounded time; clear it, and stop them again.
+//! 2. Wipe the text that late handlers have left in buffers whose `owner` is free.
 //! 3. Inject the NMIs, let the handlers run, stop the CPUs again, read the buffers, wipe those
-//!    whose `owner` is free, as told in [`NmiPrintSeq`](super::NmiPrintSeq)'s module.
+//!    whose `owner` is free, as described in [`NmiPrintSeq`](super::NmiPrintSeq)'s module.
 //! 4. Store 0 to `owner`, as a release, and nothing else after it.
 //!
-//! # Why a release, and nothing after it
-//! The RFC's review asked what a barrier after the last `clear_bit` is for. What the holder did
+//! # The final store: a release without a barrier after it
+//! The RFC's review asked about the purpose of a barrier after the last `clear_bit`. The holder's accesses
 //! under its reservation must be over before the next holder starts, which is what a release store
-//! promises to the acquire that reads it. Nothing that comes later is anyone's business, so there
-//! is nothing for a barrier after it to order. `since_ns` is plain memory that the reservation
-//! protects, so loom can tell: with a relaxed store, it finds the next holder's write racing with
-//! the last one's (`tests/loom/printk.rs`).
+//! guarantees to the acquire that reads it. No access after the store is part of the protocol, so a
+//! barrier after it has nothing to order. `since_ns` is plain memory that the reservation protects, so
+//! loom can verify this: with a relaxed store, it finds the next holder's write racing with the last
+//! one's (`tests/loom/printk.rs`).
 
 use core::{error, fmt};
 
@@ -33,12 +32,13 @@ const FREE: u32 = 0;
 /// The reservation of all CPUs' NMI print buffers: the RFC's `nmi_print_flag`.
 #[derive(Debug)]
 pub struct Reservation {
-    /// 0: free. n + 1: CPU n of the guest. [`RESERVED_BY_HYPERVISOR`](crate::abi).
+    /// Holder of the reservation. 0: free. n + 1: CPU n of the guest.
+    /// [`RESERVED_BY_HYPERVISOR`](crate::abi): the hypervisor.
     owner: AtomicU32,
-    /// Not zero while the hypervisor waits for its turn: clients in the guest stand back. It can
-    /// only look now and then, and one that comes back at once would never let it in.
+    /// Nonzero while the hypervisor waits for the reservation, which clients in the guest then do not take. The
+    /// hypervisor checks only at intervals: a client that reserved again at once would shut it out.
     hypervisor_waits: AtomicU32,
-    /// The clock when the holder became it, in nanoseconds since boot. Garbage while free.
+    /// Time at which the holder took the reservation, in nanoseconds since boot. Undefined while free.
     since_ns: UnsafeCell<u64>,
 }
 
@@ -48,7 +48,7 @@ unsafe impl Sync for Reservation {}
 
 impl Reservation {
     const_fn_unless_loom! {
-        /// Free; all its bytes are zero.
+        /// Makes a free reservation; all its bytes are zero.
         pub fn new() -> Self {
             Self {
                 owner: AtomicU32::new(FREE),
@@ -58,12 +58,12 @@ impl Reservation {
         }
     }
 
-    /// Becomes the only client, or learns who is. One atomic test-and-set, no wait.
+    /// Takes the reservation for `owner`, or returns its holder. One atomic test-and-set, no wait.
     pub(super) fn try_take(&self, owner: u32, now_ns: u64) -> Result<(), Busy> {
         if self.hypervisor_waits.load(Ordering::Relaxed) != 0 {
             return Err(Busy { holder: RESERVED_BY_HYPERVISOR });
         }
-        // Acquire: all that the last holder did comes before what this one does.
+        // Acquire: the last holder's accesses come before this one's.
         self.owner
             .compare_exchange(FREE, owner, Ordering::Acquire, Ordering::Relaxed)
             .map_err(|holder| Busy { holder })?;
@@ -72,26 +72,26 @@ impl Reservation {
         Ok(())
     }
 
-    /// Lets the next client in. `order` is a release; only a model has reason to try another.
+    /// Frees the reservation. `order` must be a release; only a model tries another.
     pub(super) fn free(&self, order: Ordering) {
         self.owner.store(FREE, order);
     }
 
-    /// What the hypervisor does from outside, for a model.
+    /// Models the hypervisor: takes the reservation from outside.
     #[cfg(loom)]
     #[doc(hidden)]
     pub fn host_try_take(&self, now_ns: u64) -> Result<(), Busy> {
         self.try_take(crate::abi::RESERVED_BY_HYPERVISOR, now_ns)
     }
 
-    /// What the hypervisor does from outside, for a model.
+    /// Models the hypervisor: frees the reservation from outside.
     #[cfg(loom)]
     #[doc(hidden)]
     pub fn host_free(&self) {
         self.free(Ordering::Release);
     }
 
-    /// Who holds the reservation at this moment: 0, or a CPU's number plus 1, or
+    /// Returns the reservation's holder: 0 if it is free, a CPU's number plus 1, or
     /// [`RESERVED_BY_HYPERVISOR`](crate::abi).
     pub fn owner(&self) -> u32 {
         self.owner.load(Ordering::Relaxed)
@@ -104,10 +104,10 @@ impl Default for Reservation {
     }
 }
 
-/// Someone else is printing a backtrace of all CPUs: the RFC's `EBUSY`.
+/// Error of a client: another one is taking a backtrace of all CPUs. The RFC's `EBUSY`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Busy {
-    /// The holder, as in [`Reservation::owner`].
+    /// Holder of the reservation, as in [`Reservation::owner`].
     pub holder: u32,
 }
 

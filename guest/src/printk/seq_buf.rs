@@ -1,35 +1,35 @@
-//! An append-only text buffer that holds a true prefix of what was printed into it.
+//! An append-only text buffer that holds a prefix of the messages printed into it.
 //!
-//! Owns the bytes, and the count of messages that did not fit. Refuses to share: who may touch it
-//! when is [`NmiPrintSeq`](super::NmiPrintSeq)'s business, its only caller outside of tests.
+//! Owns the bytes, and the count of messages that did not fit. Refuses to own access from several CPUs:
+//! that is up to [`NmiPrintSeq`](super::NmiPrintSeq), its only caller outside of tests.
 //!
-//! A message goes in whole or not at all, and after the first that did not, none does until
-//! [`SeqBuf::wipe`]: a reader never mistakes text from beyond a gap for what came next. `len` is
-//! written last, so a CPU that is stopped in the middle of an append still shows whole messages.
-//! The host may scribble on all of this; whatever `len` says, no index leaves the buffer.
+//! A message is stored whole or not at all, and after the first that does not fit, none is stored until
+//! [`SeqBuf::wipe`]: a reader never takes text from beyond a gap for a continuation. `len` is written
+//! last, so that a CPU that is stopped in the middle of an append has whole messages. The host may write
+//! any of this memory: with any value of `len`, indices stay within the buffer.
 
 use core::fmt;
 
 use crate::sync::atomic::{Ordering, compiler_fence};
 
-/// Text of at most `SIZE` bytes, and how many messages came too late for it.
+/// Text of at most `SIZE` bytes, and a count of messages that did not fit.
 #[derive(Debug)]
 pub struct SeqBuf<const SIZE: usize> {
-    /// Bytes of `buffer` that are text. More than `SIZE` is garbage, and counts as a full buffer.
+    /// Number of bytes of `buffer` that are text. More than `SIZE` is garbage, and counts as a full buffer.
     len: u32,
-    /// Messages that were dropped since the last wipe.
+    /// Count of messages that were dropped since the last wipe.
     lost: u32,
     buffer: [u8; SIZE],
 }
 
 impl<const SIZE: usize> SeqBuf<SIZE> {
-    /// An empty buffer; all its bytes are zero.
+    /// Makes an empty buffer; all its bytes are zero.
     pub const fn new() -> Self {
         Self { len: 0, lost: 0, buffer: [0; SIZE] }
     }
 
-    /// Appends the formatted message and returns its length; or drops it whole, counts it as
-    /// lost, and returns 0.
+    /// Appends the formatted message and returns its length in bytes; if it does not fit, drops it whole,
+    /// counts it as lost, and returns 0.
     pub fn append(&mut self, args: fmt::Arguments<'_>) -> usize {
         let start = self.len as usize;
         let free = match self.buffer.get_mut(start..) {
@@ -46,24 +46,24 @@ impl<const SIZE: usize> SeqBuf<SIZE> {
             self.lost = self.lost.saturating_add(1);
             return 0;
         }
-        // The CPU can be stopped and its memory read at any instruction: the text first.
+        // The text first: the CPU can be stopped, and its memory read, at any instruction.
         compiler_fence(Ordering::Release);
         // `start + used <= SIZE`, by the bounds of `free`.
         self.len = (start + used) as u32;
         used
     }
 
-    /// The text so far.
+    /// Returns the text so far.
     pub fn as_bytes(&self) -> &[u8] {
         &self.buffer[..(self.len as usize).min(SIZE)]
     }
 
-    /// How many messages were dropped since the last wipe.
+    /// Returns the count of messages that were dropped since the last wipe.
     pub const fn lost(&self) -> u32 {
         self.lost
     }
 
-    /// Empties the buffer and forgets what it lost. The bytes stay where they are.
+    /// Empties the buffer and resets its count of lost messages. The bytes are not cleared.
     pub const fn wipe(&mut self) {
         self.len = 0;
         self.lost = 0;
@@ -76,12 +76,12 @@ impl<const SIZE: usize> Default for SeqBuf<SIZE> {
     }
 }
 
-/// Where the formatting machinery writes; nothing it leaves behind counts until `len` says so.
+/// Formatter that writes into the free part of the buffer. Its text counts only once `len` is advanced.
 struct Cursor<'a> {
     free: &'a mut [u8],
     used: usize,
-    /// Kept apart from the result of formatting, because a `fmt` implementation can swallow an
-    /// error and go on with something shorter.
+    /// True once a write did not fit. Kept apart from the result of formatting, because a `fmt`
+    /// implementation can ignore an error and write something shorter.
     overflowed: bool,
 }
 

@@ -1,18 +1,18 @@
-//! Tasks: kernel threads that share a CPU by giving it up, and what they sleep for.
+//! Tasks: kernel threads that share a CPU cooperatively, and the queues and locks that they sleep on.
 //!
-//! Owns the run queues' logic, wait queues and the lock that is slept for. Refuses to know how one
-//! stack is left for another and where tasks come from: that is the kernel's, through [`Sched`].
-//! Refuses to preempt and to move a task to another CPU. Called by the kernel's `kthread.rs` and its
+//! Owns the logic of run queues, wait queues and mutexes. Refuses to know how stacks are switched and
+//! tasks are created: that is the kernel's part, through [`Sched`]. Refuses to preempt a task, and to
+//! migrate one to another CPU. Called by the kernel's `kthread.rs` and its
 //! workloads.
 //!
-//! * `task.rs`: [`Task`], what is known of one from outside.
-//! * `run_queue.rs`: [`RunQueue`], [`schedule`], [`wake_up_task`]: who runs next.
+//! * `task.rs`: [`Task`], the part of a task that can be read from outside.
+//! * `run_queue.rs`: [`RunQueue`], [`schedule`], [`wake_up_task`]: the choice of the next task.
 //! * `wait_queue.rs`: [`WaitQueue`], in which no wake-up is lost.
-//! * `mutex.rs`: [`Mutex`].
-//! * `task_fifo.rs`: the order in which they come.
+//! * `mutex.rs`: [`Mutex`], a lock that tasks sleep for.
+//! * `task_fifo.rs`: queues of tasks, first in, first out.
 //!
-//! A CPU's own main loop is no task: it runs each task that is ready for a slice, on the task's
-//! stack, until the task comes back by [`schedule`]. It never sleeps.
+//! A CPU's own main loop is no task: it runs each ready task for a slice, on the task's stack, until the
+//! task returns to it by [`schedule`]. The main loop never sleeps.
 
 mod mutex;
 mod run_queue;
@@ -27,36 +27,36 @@ pub use wait_queue::WaitQueue;
 
 use crate::sync::Context;
 
-/// The machine as the scheduler sees it.
+/// The machine that the scheduler runs on.
 ///
-/// Memory safety does not hang on an implementation, only sense does: one that mixes up its tasks
-/// has some that sleep for good.
+/// Memory safety does not depend on an implementation: one that confuses its tasks only has tasks that
+/// sleep for good.
 pub trait Sched: Context + Sized {
-    /// The task of that number, which is less than [`MAX_TASKS`].
+    /// Returns the task with this number, which is less than [`MAX_TASKS`].
     fn task(number: usize) -> &'static Task;
 
-    /// The run queue of `cpu`.
+    /// Returns the run queue of `cpu`.
     fn run_queue(cpu: usize) -> &'static RunQueue<Self>;
 
-    /// Says from outside how long the run queue of `cpu` is: the per-CPU variable `nr_running`.
+    /// Publishes the length of the run queue of `cpu` for the host: the per-CPU variable `nr_running`.
     /// Called with the queue's lock held.
     fn set_nr_running(cpu: usize, count: u32);
 
-    /// The number of the task that runs here; none in the CPU's main loop.
+    /// Returns the number of the task that runs on this CPU, `None` in the CPU's main loop.
     fn current_task() -> Option<usize>;
 
-    /// Leaves the task's stack for that of the CPU's main loop, and returns when the main loop has
-    /// got the task from [`take_next`] and runs it again. By that task, with interrupts off.
+    /// Switches from the task's stack to that of the CPU's main loop. Returns when the main loop has got the
+    /// task from [`take_next`] and runs it again. Called by that task, with interrupts off.
     fn switch_from_task(number: usize);
 
-    /// Has another CPU's main loop look at its run queue.
+    /// Makes another CPU's main loop check its run queue.
     fn send_reschedule_ipi(cpu: usize);
 }
 
-/// The task that runs here.
+/// Returns the task that runs on this CPU, with its number.
 ///
 /// # Panics
-/// There is none: a CPU's main loop cannot sleep.
+/// The CPU's main loop runs, which is no task and cannot sleep.
 fn current<C: Sched>() -> (usize, &'static Task) {
     let Some(number) = C::current_task() else {
         panic!("the main loop of cpu{} is not a task and cannot sleep", C::cpu())

@@ -1,8 +1,8 @@
-//! A lock that tasks sleep for.
+//! A mutex: a lock that tasks sleep for.
 //!
-//! Owns the data, one word, a queue of those who wait, and the record of who holds it. Refuses
-//! anyone but tasks, to be recursive, and to be fair: who runs at the right moment has it before one
-//! who has been woken up for it. Called by the workloads.
+//! Owns the data, one word, a queue of waiters, and the record of the holder. Refuses to be taken by
+//! anything but a task, to be recursive, and to be fair: a task that is running may take it before a
+//! waiter that has been woken up for it. Called by the workloads.
 
 use core::{
     fmt,
@@ -20,7 +20,7 @@ use crate::sync::{
 const FREE: u32 = 0;
 const LOCKED: u32 = 1;
 
-/// Data that one task at a time can reach.
+/// Data that one task at a time can access.
 #[repr(C)]
 pub struct Mutex<T, C> {
     record: LockRecord,
@@ -37,7 +37,7 @@ unsafe impl<T: Send, C> Send for Mutex<T, C> {}
 
 impl<T, C> Mutex<T, C> {
     const_fn_unless_loom! {
-        /// A free mutex around `data`.
+        /// Makes a free mutex around `data`.
         pub fn new(data: T) -> Self {
             Self {
                 record: LockRecord::new(LOCK_MUTEX),
@@ -48,22 +48,22 @@ impl<T, C> Mutex<T, C> {
         }
     }
 
-    /// Whether a task holds it at this moment. Stale by the time the caller looks at it.
+    /// Returns true if a task holds the mutex. The answer may be stale at once.
     pub fn is_locked(&self) -> bool {
         self.locked.load(Ordering::Relaxed) != FREE
     }
 
-    /// Who holds it, for whoever asks from outside.
+    /// Returns the record of the holder, which the host reads.
     pub const fn record(&self) -> &LockRecord {
         &self.record
     }
 }
 
 impl<T, C: Sched> Mutex<T, C> {
-    /// Sleeps for as long as it takes.
+    /// Takes the mutex. Sleeps until it is free, without a bound.
     ///
     /// # Panics
-    /// By a CPU's main loop.
+    /// The caller is a CPU's main loop.
     #[track_caller]
     pub fn lock(&self) -> MutexGuard<'_, T, C> {
         let at = Location::caller();
@@ -76,10 +76,10 @@ impl<T, C: Sched> Mutex<T, C> {
         self.acquired(number, at)
     }
 
-    /// Takes it if it is free at this moment.
+    /// Takes the mutex if it is free, and does not sleep.
     ///
     /// # Panics
-    /// By a CPU's main loop.
+    /// The caller is a CPU's main loop.
     #[track_caller]
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T, C>> {
         let at = Location::caller();
@@ -87,8 +87,8 @@ impl<T, C: Sched> Mutex<T, C> {
         self.acquire().then(|| self.acquired(number, at))
     }
 
-    /// Whoever lets go of it wakes up a waiter after that, and this one waits before it looks: one
-    /// of the two sees the other.
+    /// Sleeps until this task has taken the mutex. The holder frees the mutex before it wakes up a waiter,
+    /// and this task enters the queue before it tries to take the mutex, so no wake-up is lost.
     fn sleep_until_acquired(&self) {
         loop {
             self.waiters.enter();
@@ -101,7 +101,7 @@ impl<T, C: Sched> Mutex<T, C> {
     }
 
     fn acquire(&self) -> bool {
-        // Acquire, so that what the last holder wrote is seen by this one.
+        // Acquire, so that this holder sees what the last one wrote.
         self.locked.compare_exchange(FREE, LOCKED, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
@@ -113,7 +113,7 @@ impl<T, C: Sched> Mutex<T, C> {
 
 impl<T, C> fmt::Debug for Mutex<T, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the data: looking at it would take the lock.
+        // Not the data: reading it would take the lock.
         f.debug_struct("Mutex").field("locked", &self.is_locked()).finish_non_exhaustive()
     }
 }

@@ -1,21 +1,20 @@
-//! Who runs next on a CPU, and how a task becomes one of those who may.
+//! Run queues: the choice of the next task on a CPU, and wake-ups.
 //!
-//! Owns a queue of the tasks that are ready, and every change of a task's state but the ones that
-//! the task makes itself while it runs. Refuses to sleep for anything: that is `wait_queue.rs`.
-//! Called by the kernel's main loop, by tasks that give up their CPU, and, to wake one up, from
-//! anywhere but NMI.
+//! Owns a queue of the ready tasks, and every change of a task's state but those that the task makes
+//! itself while it runs. Refuses to wait for events: that is `wait_queue.rs`. Called by the kernel's main
+//! loop, by tasks that give up their CPU, and, to wake up a task, from anywhere but NMI.
 //!
-//! The lock of a run queue is taken with interrupts off, and whoever holds it waits for nothing.
-//! What makes a wake-up race with a task that is on its way to sleep harmless: whether the task
-//! still runs is decided under that lock ([`schedule`]), and so is what a wake-up does about it.
-//! From then on the task counts as asleep, although its registers are yet to be saved; nobody but
-//! its own CPU's main loop can run it, and that one comes after.
+//! The lock of a run queue is taken with interrupts off, and its holder waits for nothing. A wake-up may
+//! race with a task that is about to sleep. That is harmless, because both decide under this lock:
+//! [`schedule`] whether the task stops running, and the wake-up whether it still runs. After that the
+//! task counts as asleep, although its registers are not saved yet; only its own CPU's main loop can run
+//! it, and does so after they are.
 
 use super::{Sched, Task, current, task_fifo::TaskFifo};
 use crate::abi::{TASK_BLOCKED, TASK_READY, TASK_RUNNING};
 use crate::sync::{SpinLock, atomic::const_fn_unless_loom};
 
-/// The tasks of a CPU that could run.
+/// A CPU's run queue: its ready tasks, in a lock.
 #[derive(Debug)]
 pub struct RunQueue<C> {
     ready: SpinLock<Ready, C>,
@@ -23,15 +22,15 @@ pub struct RunQueue<C> {
 
 #[derive(Debug)]
 struct Ready {
-    /// In the order in which they will.
+    /// The ready tasks, in the order in which they will run.
     queue: TaskFifo,
-    /// The one that does.
+    /// Number of the running task; `None` while the main loop runs.
     running: Option<u8>,
 }
 
 impl<C> RunQueue<C> {
     const_fn_unless_loom! {
-        /// Of a CPU without tasks.
+        /// Makes the run queue of a CPU without tasks.
         pub fn new() -> Self {
             Self { ready: SpinLock::new(Ready { queue: TaskFifo::new(), running: None }) }
         }
@@ -52,7 +51,7 @@ impl Ready {
     }
 }
 
-/// Takes the task whose turn it is out of this CPU's queue, to run it. By the main loop, with
+/// Takes the next task out of this CPU's queue and marks it as running. Called by the main loop, with
 /// interrupts off.
 pub fn take_next<C: Sched>() -> Option<usize> {
     let cpu = C::cpu();
@@ -66,12 +65,12 @@ pub fn take_next<C: Sched>() -> Option<usize> {
     Some(number)
 }
 
-/// Gives up the CPU. A task that is about to sleep, as [`WaitQueue`](super::WaitQueue) has it,
-/// returns when it has been woken up, and one that has ended does not; any other is ready again at
-/// once, and returns when the others have had their turn.
+/// Gives up the CPU. For a task that is about to sleep (see [`WaitQueue`](super::WaitQueue)), returns after
+/// its wake-up; for a task that has ended, never. Any other task is ready again at once: returns after
+/// the others have had their turn.
 ///
 /// # Panics
-/// By a CPU's main loop.
+/// The caller is a CPU's main loop.
 pub fn schedule<C: Sched>() {
     let (number, task) = current::<C>();
     let flags = C::irq_save();
@@ -85,13 +84,13 @@ pub fn schedule<C: Sched>() {
     C::irq_restore(flags);
 }
 
-/// Lets the other tasks of this CPU have their turn, and its main loop its own.
+/// Lets the other tasks of this CPU, and its main loop, have their turn.
 pub fn yield_now<C: Sched>() {
     schedule::<C>();
 }
 
-/// Makes a task ready that is blocked, and its CPU look; nothing happens to any other. Returns
-/// whether it was blocked.
+/// Makes a blocked task ready, and its CPU check its run queue. Does nothing to a task in another state.
+/// Returns true if the task was blocked.
 pub fn wake_up_task<C: Sched>(number: usize) -> bool {
     let task = C::task(number);
     let cpu = task.cpu();
@@ -100,7 +99,7 @@ pub fn wake_up_task<C: Sched>(number: usize) -> bool {
         return false;
     }
     if ready.running == Some(number as u8) {
-        // On its way to sleep: it need not.
+        // The task was about to sleep, and now does not.
         task.set_state(TASK_RUNNING);
         return true;
     }

@@ -1,4 +1,4 @@
-//! What there is to know of a task.
+//! A task: its name, CPU, state and wait.
 //!
 //! Owns the words that the scheduler, the waiters and the host read. Refuses to own the stack, which
 //! is the machine's. For the debugger: the registers of a task that does not run lie in the
@@ -13,31 +13,31 @@ use crate::abi::TASK_UNUSED;
 use crate::sync::Wait;
 use crate::sync::atomic::{AtomicU32, const_fn_unless_loom};
 
-/// How many tasks there can be.
+/// Most tasks that the kernel supports.
 pub const MAX_TASKS: usize = 16;
 
-/// A kernel thread.
+/// A kernel thread, with all state but its stack.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Task {
-    /// Padded with zeros.
+    /// Name of the task, padded with zeros.
     name: [AtomicU8; 16],
-    /// Where it runs: it does not migrate.
+    /// Number of the CPU that it runs on. A task does not migrate.
     cpu: AtomicU32,
-    /// `TASK_*` of [`abi`](crate::abi). The task itself may write it while it runs; otherwise it
-    /// takes the lock of its CPU's run queue.
+    /// State: `TASK_*` of [`abi`](crate::abi). The task itself may write it while it runs; other writers
+    /// must hold the lock of its CPU's run queue.
     state: AtomicU32,
-    /// Where its registers are saved while it does not run; 0 while it does.
+    /// Address of its saved registers while it does not run; 0 while it runs.
     stack_pointer: AtomicUsize,
-    /// What it sleeps for.
+    /// Record of what the task sleeps for.
     wait: Wait,
-    /// How often it was switched to.
+    /// Count of switches to this task.
     switches: AtomicU64,
 }
 
 impl Task {
     const_fn_unless_loom! {
-        /// One that does not exist yet; all its bytes are zero.
+        /// Makes an entry for a task that does not exist yet; all its bytes are zero.
         pub fn new() -> Self {
             Self {
                 name: [const { AtomicU8::new(0) }; 16],
@@ -50,54 +50,54 @@ impl Task {
         }
     }
 
-    /// Makes it a task of `cpu` that is blocked until its first wake-up, and then runs from the
-    /// registers at `stack_pointer`. A name that is too long is cut.
+    /// Makes this entry a task of `cpu`. It is blocked until its first wake-up, and then runs with the
+    /// registers saved at `stack_pointer`. A name that is too long is cut.
     pub fn create(&self, name: &str, cpu: usize, stack_pointer: usize) {
         for (to, from) in self.name.iter().zip(name.bytes()) {
             to.store(from, Relaxed);
         }
         self.cpu.store(cpu as u32, Relaxed);
         self.stack_pointer.store(stack_pointer, Relaxed);
-        // Release: whoever sees that there is one sees the rest.
+        // Release: a reader that sees this state sees the rest.
         self.state.store(crate::abi::TASK_BLOCKED, Release);
     }
 
-    /// The CPU that it runs on.
+    /// Returns the number of the CPU that it runs on.
     pub fn cpu(&self) -> usize {
         self.cpu.load(Relaxed) as usize
     }
 
-    /// `TASK_*` of [`abi`](crate::abi).
+    /// Returns its state: `TASK_*` of [`abi`](crate::abi).
     pub fn state(&self) -> u32 {
         self.state.load(Acquire)
     }
 
-    /// Only as the member says who may.
+    /// Sets the state. The member `state` says which callers may.
     pub(super) fn set_state(&self, state: u32) {
         self.state.store(state, Relaxed);
     }
 
-    /// The task runs and has come to its end: its next [`schedule`](super::schedule) is its last.
+    /// Marks the running task as ended: its next [`schedule`](super::schedule) does not return.
     pub fn end(&self) {
         self.state.store(crate::abi::TASK_ENDED, Relaxed);
     }
 
-    /// Where its registers are saved, for those who switch stacks.
+    /// Returns the word with the address of its saved registers, for the code that switches stacks.
     pub const fn stack_pointer(&self) -> &AtomicUsize {
         &self.stack_pointer
     }
 
-    /// What it sleeps for.
+    /// Returns the record of what it sleeps for.
     pub const fn wait(&self) -> &Wait {
         &self.wait
     }
 
-    /// Counts that it is switched to.
+    /// Adds one to the count of switches to this task.
     pub(super) fn count_switch(&self) {
         self.switches.store(self.switches.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
-    /// How often it was switched to.
+    /// Returns the count of switches to this task.
     pub fn switches(&self) -> u64 {
         self.switches.load(Relaxed)
     }

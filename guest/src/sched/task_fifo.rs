@@ -1,17 +1,17 @@
-//! Task numbers, first in, first out, each at most once: so the room is enough for any of them.
+//! A queue of task numbers, first in, first out. Each is in it at most once, so it never overflows.
 
 use super::MAX_TASKS;
 
-/// A queue of tasks.
+/// A queue of tasks, by their numbers.
 #[derive(Debug)]
 pub(super) struct TaskFifo {
     len: usize,
-    /// The first one first. Nobody here waits long enough for a ring to be worth its code.
+    /// The numbers, oldest first. The queue is too short for a ring to be worth its code.
     numbers: [u8; MAX_TASKS],
 }
 
 impl TaskFifo {
-    /// With nobody in it; all its bytes are zero.
+    /// Makes an empty queue; all its bytes are zero.
     pub(super) const fn new() -> Self {
         Self { len: 0, numbers: [0; MAX_TASKS] }
     }
@@ -20,7 +20,7 @@ impl TaskFifo {
         self.len
     }
 
-    /// Puts a task behind the others, unless it is in there already.
+    /// Appends a task, unless it is in the queue already.
     pub(super) fn push(&mut self, number: usize) {
         if !self.as_slice().contains(&(number as u8))
             && let Some(slot) = self.numbers.get_mut(self.len)
@@ -30,14 +30,14 @@ impl TaskFifo {
         }
     }
 
-    /// Takes the first one out.
+    /// Removes the first task and returns it.
     pub(super) fn pop(&mut self) -> Option<usize> {
         let first = *self.as_slice().first()?;
         self.remove_at(0);
         Some(first.into())
     }
 
-    /// Takes a task out, wherever it is.
+    /// Removes a task from any place in the queue.
     pub(super) fn remove(&mut self, number: usize) {
         if let Some(index) = self.as_slice().iter().position(|&other| usize::from(other) == number)
         {
@@ -65,7 +65,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_queue_that_has_each_task_once(
+        fn a_task_fifo_behaves_like_a_queue_without_duplicates(
             steps in prop::collection::vec((0..3, 0..MAX_TASKS), 0..200),
         ) {
             let (mut fifo, mut model) = (TaskFifo::new(), VecDeque::new());

@@ -1,13 +1,13 @@
-//! Tasks that sleep until somebody wakes them up.
+//! Wait queues: tasks that sleep until a wake-up.
 //!
-//! Owns their order. Refuses to know what they wait for: a condition is its waiters' and wakers'
-//! own. Called by tasks to sleep; to wake them up, by anyone, an interrupt handler too, but never
-//! from NMI.
+//! Owns their order. Refuses to know the conditions that they wait for: those belong to waiters and
+//! wakers. Called by tasks to sleep, and to wake them up from anywhere, interrupt handlers included, but
+//! never from NMI.
 //!
-//! No wake-up is lost, if the waker makes the condition true first and the waiter looks at it last:
-//! [`WaitQueue::prepare_to_wait`] puts the task into the queue as one that is blocked, *then* the
-//! condition is looked at, and a wake-up in between makes [`schedule`] return at once.
-//! [`WaitQueue::wait_event`] does just that; [`WaitQueue::sleep_on`] is how not to.
+//! No wake-up is lost if the waker makes the condition true first and the waiter checks it last:
+//! [`WaitQueue::prepare_to_wait`] puts the task into the queue as blocked, *then* the condition is
+//! checked, and a wake-up in between makes [`schedule`] return at once. [`WaitQueue::wait_event`] does
+//! that; [`WaitQueue::sleep_on`] does not, and can lose a wake-up.
 
 use core::panic::Location;
 
@@ -15,7 +15,7 @@ use super::{Sched, current, schedule, task_fifo::TaskFifo, wake_up_task};
 use crate::abi::{TASK_BLOCKED, TASK_RUNNING};
 use crate::sync::{SpinLock, WaitFor, atomic::const_fn_unless_loom};
 
-/// Tasks that wait for something to happen.
+/// A queue of tasks that sleep until a wake-up.
 #[derive(Debug)]
 #[repr(C)]
 pub struct WaitQueue<C> {
@@ -24,13 +24,13 @@ pub struct WaitQueue<C> {
 
 impl<C> WaitQueue<C> {
     const_fn_unless_loom! {
-        /// With nobody in it.
+        /// Makes an empty wait queue.
         pub fn new() -> Self {
             Self { waiters: SpinLock::new(TaskFifo::new()) }
         }
     }
 
-    /// What a [`Wait`](crate::sync::Wait) for this queue has in `on`.
+    /// Returns the queue's address, which is the member `on` of a [`Wait`](crate::sync::Wait) for it.
     pub fn address(&self) -> usize {
         (&raw const *self).addr()
     }
@@ -43,10 +43,10 @@ impl<C> Default for WaitQueue<C> {
 }
 
 impl<C: Sched> WaitQueue<C> {
-    /// Sleeps until `condition` holds. It is looked at before and after each sleep.
+    /// Sleeps until `condition` holds. It is checked before and after each sleep.
     ///
     /// # Panics
-    /// By a CPU's main loop, if the condition does not hold at once.
+    /// The caller is a CPU's main loop, and the condition does not hold at once.
     #[track_caller]
     pub fn wait_event(&self, mut condition: impl FnMut() -> bool) {
         if condition() {
@@ -62,11 +62,11 @@ impl<C: Sched> WaitQueue<C> {
         self.finish_wait();
     }
 
-    /// Sleeps until the next wake-up. Whoever has looked at a condition before that may sleep past
-    /// the wake-up that it was for: the mistake that [`WaitQueue::wait_event`] exists to avoid.
+    /// Sleeps until the next wake-up. A caller that has checked a condition before may sleep past the
+    /// wake-up for it: the mistake that [`WaitQueue::wait_event`] avoids.
     ///
     /// # Panics
-    /// By a CPU's main loop.
+    /// The caller is a CPU's main loop.
     #[track_caller]
     pub fn sleep_on(&self) {
         self.prepare_to_wait();
@@ -74,11 +74,11 @@ impl<C: Sched> WaitQueue<C> {
         self.finish_wait();
     }
 
-    /// From here until [`WaitQueue::finish_wait`], a wake-up is for this task too, and the next
-    /// [`schedule`] sleeps unless there was one. Called again before each further `schedule`.
+    /// Puts this task into the queue, until [`WaitQueue::finish_wait`]. The next [`schedule`] sleeps unless
+    /// there was a wake-up since. Must be called again before each further `schedule`.
     ///
     /// # Panics
-    /// By a CPU's main loop.
+    /// The caller is a CPU's main loop.
     #[track_caller]
     pub fn prepare_to_wait(&self) {
         let (_, task) = current::<C>();
@@ -88,17 +88,17 @@ impl<C: Sched> WaitQueue<C> {
         self.enter();
     }
 
-    /// The wait is over.
+    /// Ends the wait and removes this task from the queue.
     ///
     /// # Panics
-    /// By a CPU's main loop.
+    /// The caller is a CPU's main loop.
     pub fn finish_wait(&self) {
         self.leave();
         let (_, task) = current::<C>();
         task.wait().end();
     }
 
-    /// [`WaitQueue::prepare_to_wait`], for one who says himself what he waits for.
+    /// Does what [`WaitQueue::prepare_to_wait`] does, for a caller that records the wait itself.
     pub(super) fn enter(&self) {
         let (number, task) = current::<C>();
         let mut waiters = self.waiters.lock_irqsave();
@@ -107,7 +107,7 @@ impl<C: Sched> WaitQueue<C> {
         waiters.push(number);
     }
 
-    /// [`WaitQueue::finish_wait`], likewise.
+    /// Does what [`WaitQueue::finish_wait`] does, for a caller that records the wait itself.
     pub(super) fn leave(&self) {
         let (number, task) = current::<C>();
         let mut waiters = self.waiters.lock_irqsave();
@@ -115,14 +115,14 @@ impl<C: Sched> WaitQueue<C> {
         waiters.remove(number);
     }
 
-    /// Wakes up the task that has waited longest. Returns whether there was one.
+    /// Wakes up the task that has waited longest. Returns true if there was one.
     pub fn wake_up(&self) -> bool {
         let mut waiters = self.waiters.lock_irqsave();
         // Under the lock: the task cannot have moved on to sleep for something else.
         waiters.pop().is_some_and(wake_up_task::<C>)
     }
 
-    /// Wakes up all that wait.
+    /// Wakes up all tasks in the queue.
     pub fn wake_up_all(&self) {
         let mut waiters = self.waiters.lock_irqsave();
         while let Some(number) = waiters.pop() {

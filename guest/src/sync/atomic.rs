@@ -1,8 +1,8 @@
-//! The one place that chooses between core's atomics and loom's.
+//! The choice between core's atomics and loom's, in one place.
 //!
-//! Owns that choice, so that the code which the kernel runs is the code which loom checks, line
-//! for line. Refuses to own anything else: there is no algorithm here. Everything in this crate
-//! that shares memory between CPUs imports its atomics and cells from here and nowhere else.
+//! Owns that choice, so that loom checks the same code that the kernel runs, line for line. Refuses to
+//! own any algorithm. All code in this crate that shares memory between CPUs imports its atomics and
+//! cells from here.
 
 #[cfg(not(loom))]
 pub use core::{
@@ -17,11 +17,11 @@ pub use loom::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-// Loom has none: it models processors, and a compiler fence orders nothing between them.
+// Loom has no compiler fence: it models processors, and a compiler fence orders nothing between them.
 pub use core::sync::atomic::compiler_fence;
 
-/// [`core::cell::UnsafeCell`] with the interface of loom's, which sees each access begin and end
-/// and so can tell two that overlap.
+/// [`core::cell::UnsafeCell`] with the interface of loom's cell, which records where each access begins
+/// and ends and so detects two that overlap.
 #[cfg(not(loom))]
 #[derive(Debug, Default)]
 #[repr(transparent)]
@@ -31,26 +31,26 @@ pub struct UnsafeCell<T> {
 
 #[cfg(not(loom))]
 impl<T> UnsafeCell<T> {
-    /// A cell that holds `value`.
+    /// Makes a cell that holds `value`.
     pub const fn new(value: T) -> Self {
         Self { inner: core::cell::UnsafeCell::new(value) }
     }
 
-    /// Calls `f` with a pointer for reading. Dereferencing it is sound while nobody writes.
+    /// Calls `f` with a pointer for reading. Dereferencing it is sound while there is no writer.
     #[inline(always)]
     pub fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
         f(self.inner.get())
     }
 
-    /// Calls `f` with a pointer for writing. Dereferencing it is sound while nobody else reads or
-    /// writes.
+    /// Calls `f` with a pointer for writing. Dereferencing it is sound while there is no other reader or
+    /// writer.
     #[inline(always)]
     pub fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
         f(self.inner.get())
     }
 }
 
-/// Makes a constructor `const` where the atomics allow it, that is everywhere but under loom.
+/// Defines a constructor that is `const`, except under loom, whose atomics do not allow it.
 macro_rules! const_fn_unless_loom {
     ($(#[$attribute:meta])* $visibility:vis fn $($rest:tt)*) => {
         #[cfg(not(loom))]

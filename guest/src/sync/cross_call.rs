@@ -1,13 +1,12 @@
-//! Calls from one CPU to others: a function that each of them runs in an interrupt handler, while
-//! the caller waits.
+//! Cross-CPU calls: a function that other CPUs run in an interrupt handler, while the caller waits.
 //!
-//! Owns the slots through which CPUs ask each other, and the wait. Refuses to know how one CPU
-//! interrupts another: that is [`Calls`]. Refuses to give up: a CPU that takes no interrupts has its
-//! callers wait for good, and they say in their `cpu_wait` for whom. Called by the kernel's `smp.rs`.
+//! Owns the slots through which CPUs call each other, and the wait. Refuses to know how one CPU
+//! interrupts another: that is [`Calls`]. Refuses to time out: callers of a CPU that takes no interrupts
+//! wait for good, with that CPU in their `cpu_wait`. Called by the kernel's `smp.rs`.
 //!
-//! A caller puts what it wants run into its own slot, sets its bit in the slot of each CPU it asks,
-//! and waits until each has cleared it, which the CPU does when it has run the function. So a slot
-//! holds one call at a time, and no address of anything that could be gone.
+//! A caller puts the call into its own slot, sets its bit in the slot of each target CPU, and waits until
+//! each target has cleared it, which it does after running the function. So a slot holds one call at a
+//! time, and no address of memory that may be gone.
 
 use core::panic::Location;
 
@@ -16,28 +15,28 @@ use super::{
     atomic::{AtomicU32, AtomicU64, Ordering, UnsafeCell, const_fn_unless_loom, spin_loop},
 };
 
-/// CPUs that there can be at most: what a slot has bits for.
+/// Most CPUs that a machine may have: the number of bits in a slot.
 pub const MAX_CPUS: usize = if cfg!(loom) { 64 } else { 512 };
 
 const WORDS: usize = MAX_CPUS / 64;
 
-/// What a CPU is asked to run: with interrupts off, and not for long, since somebody waits.
+/// A function for a CPU to run with interrupts off. It should be short: the caller waits for it.
 #[derive(Debug, Clone, Copy)]
 pub struct Call {
-    /// Called once on each CPU.
+    /// Function that each target CPU calls once.
     pub function: fn(usize),
-    /// With this.
+    /// Argument that the function is called with.
     pub argument: usize,
 }
 
-/// One CPU's part in the calls: the per-CPU variable `call_slot`.
+/// A CPU's slot for calls from and to it: the per-CPU variable `call_slot`.
 #[derive(Debug)]
 pub struct CallSlot {
-    /// 1 while this CPU waits for its own call, so that there is no second one.
+    /// 1 while this CPU waits for its own call, else 0. It may not make a second one meanwhile.
     calling: AtomicU32,
-    /// What this CPU asks of others.
+    /// Call that this CPU asks others to run.
     call: UnsafeCell<Call>,
-    /// By CPU number, a bit for each that asks this one, until it is answered.
+    /// Bit set, by CPU number, of the CPUs whose call to this one is not answered yet.
     askers: [AtomicU64; WORDS],
 }
 
@@ -48,7 +47,7 @@ unsafe impl Sync for CallSlot {}
 
 impl CallSlot {
     const_fn_unless_loom! {
-        /// Of a CPU that asks nothing and is asked nothing.
+        /// Makes the slot of a CPU without calls from or to it.
         pub fn new() -> Self {
             fn nothing(_: usize) {}
             Self {
@@ -63,12 +62,12 @@ impl CallSlot {
     }
 
     fn ask(&self, asker: usize) {
-        // Release: the CPU that sees the bit sees the call.
+        // Release: the CPU that sees the bit also sees the call.
         self.askers[asker / 64].fetch_or(1 << (asker % 64), Ordering::Release);
     }
 
     fn is_asked_by(&self, asker: usize) -> bool {
-        // Acquire: what the function did comes before what its caller does then.
+        // Acquire: what the function did comes before what its caller does next.
         self.askers[asker / 64].load(Ordering::Acquire) & 1 << (asker % 64) != 0
     }
 }
@@ -79,22 +78,22 @@ impl Default for CallSlot {
     }
 }
 
-/// How one CPU reaches another.
+/// Access from one CPU to another, for cross-CPU calls.
 ///
 /// # Safety
-/// [`Context::cpu`] tells CPUs apart, and [`Calls::call_slot`] gives each its own, always the same.
+/// [`Context::cpu`] is different on each CPU, and [`Calls::call_slot`] returns each CPU's own slot, always
+/// the same.
 /// [`answer_calls`] is not interrupted by itself on the same CPU.
 pub unsafe trait Calls: Context {
-    /// The slot of `cpu`.
+    /// Returns the slot of `cpu`.
     fn call_slot(cpu: usize) -> &'static CallSlot;
 
-    /// Has `cpu` call [`answer_calls`] once more than it has, as soon as it takes interrupts.
+    /// Makes `cpu` call [`answer_calls`] once more, as soon as it takes interrupts.
     fn send_call_ipi(cpu: usize);
 }
 
-/// Has every one of `targets` but this CPU run the call, and waits until they have, for as long as
-/// that takes. Not from an interrupt handler, and never from NMI: the code that it has interrupted
-/// may be in here.
+/// Runs the call on every CPU of `targets` but this one, and waits for them without a bound. Must not be
+/// called from an interrupt handler or NMI: the interrupted code may be in this function.
 ///
 /// # Panics
 /// This CPU is waiting for another call of its own.
@@ -108,8 +107,8 @@ pub fn smp_call_function_many<C: Calls>(targets: impl Iterator<Item = usize> + C
         slot.calling.swap(1, Ordering::Relaxed) == 0,
         "a call inside of a call on cpu{this_cpu}"
     );
-    // SAFETY: this CPU has no other call, as the line above has seen, and none of the CPUs that it
-    // has asked before has its bit: it has waited for that below. So nobody reads.
+    // SAFETY: this CPU has no other call, as the line above has seen, and no CPU has its bit
+    // from an earlier call: that call has waited for it below. So there is no reader.
     slot.call.with_mut(|place| unsafe { place.write(call) });
     for cpu in targets.clone() {
         C::call_slot(cpu).ask(this_cpu);
@@ -119,7 +118,7 @@ pub fn smp_call_function_many<C: Calls>(targets: impl Iterator<Item = usize> + C
     slot.calling.store(0, Ordering::Relaxed);
 }
 
-/// Has `cpu` run the call, this CPU too, and waits until it has. Otherwise as
+/// Runs the call on `cpu`, which may be this CPU, and waits for it. Otherwise like
 /// [`smp_call_function_many`].
 #[track_caller]
 pub fn smp_call_function_single<C: Calls>(cpu: usize, call: Call) {
@@ -132,7 +131,7 @@ pub fn smp_call_function_single<C: Calls>(cpu: usize, call: Call) {
     }
 }
 
-/// In their order: the wait is for the first one that has not answered.
+/// Waits for the targets' answers, in order, and records a wait for the first one that is missing.
 fn wait_for_answers<C: Calls>(
     targets: impl Iterator<Item = usize>,
     this_cpu: usize,
@@ -153,21 +152,21 @@ fn wait_for_answers<C: Calls>(
     }
 }
 
-/// Runs what other CPUs ask of this one. From the interrupt that [`Calls::send_call_ipi`] sends,
-/// with interrupts off.
+/// Runs the calls that other CPUs make to this one. Called in the interrupt that [`Calls::send_call_ipi`]
+/// sends, with interrupts off.
 pub fn answer_calls<C: Calls>() {
     let slot = C::call_slot(C::cpu());
     for (index, word) in slot.askers.iter().enumerate() {
-        // Acquire: what the askers have written comes before what is read here.
+        // Acquire: the callers' writes come before the reads here.
         let mut asked = word.load(Ordering::Acquire);
         while asked != 0 {
             let bit = asked.trailing_zeros() as usize;
             asked &= asked - 1;
             // SAFETY: the asker's bit is here, so it has written its call and waits (see the
-            // `Sync` of `CallSlot`); nobody but this CPU takes the bit away.
+            // `Sync` of `CallSlot`); only this CPU clears the bit.
             let call = C::call_slot(64 * index + bit).call.with(|call| unsafe { call.read() });
             (call.function)(call.argument);
-            // Release: the asker goes on after all that the function did.
+            // Release: all that the function did comes before what the caller does next.
             word.fetch_and(!(1 << bit), Ordering::Release);
         }
     }

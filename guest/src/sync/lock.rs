@@ -1,8 +1,8 @@
-//! A lock that one CPU at a time holds and others spin for, with a record of who and where.
+//! A lock that one CPU at a time holds and others spin for, with a record of its holder.
 //!
-//! Owns the data, the guard and the record. Refuses to decide who is next: that is a [`RawLock`]'s,
-//! of which there are two, test-and-set (`spinlock.rs`) and tickets (`ticket_lock.rs`). Refuses to
-//! be recursive: the kernel's workloads need a lock that deadlocks the way locks do. Called by
+//! Owns the data, the guard and the record. Refuses to choose the next holder: that is up to the
+//! [`RawLock`], of which there are two, test-and-set (`spinlock.rs`) and tickets (`ticket_lock.rs`).
+//! Refuses to be recursive: the kernel's workloads need a lock that deadlocks as real locks do. Called by
 //! printk, the scheduler and the workloads. Nothing that an NMI can reach calls [`Lock::lock`]; a
 //! panic uses [`Lock::lock_bounded`].
 
@@ -18,39 +18,39 @@ use super::{
     atomic::{UnsafeCell, const_fn_unless_loom, spin_loop},
 };
 
-/// Who gets a lock when.
+/// Mutual exclusion without data: the order in which CPUs get a lock.
 ///
 /// # Safety
-/// Between an entry, which is [`RawLock::enter`] or [`RawLock::try_enter`] saying so or
-/// [`RawLock::wait`] returning, and the next [`RawLock::leave`] there is no other entry; and an
-/// entry sees all that came before the last leave.
+/// An entry is a successful [`RawLock::enter`] or [`RawLock::try_enter`], or a return of
+/// [`RawLock::wait`]. There is no other entry between an entry and the next [`RawLock::leave`], and an
+/// entry sees all writes made before the last leave.
 pub unsafe trait RawLock {
-    /// `LOCK_*` of [`abi`](crate::abi).
+    /// Kind of the lock: `LOCK_*` of [`abi`](crate::abi).
     const KIND: u32;
 
-    /// What one who waits has in hand.
+    /// Token of a waiter, such as its ticket.
     type Turn;
 
-    /// Enters, or gets in line.
+    /// Enters if the lock is free; else returns a token to wait with.
     fn enter(&self) -> Result<(), Self::Turn>;
 
-    /// Enters, if nobody is in at this moment or waits.
+    /// Enters if the lock is free and has no waiters; returns true if so.
     fn try_enter(&self) -> bool;
 
-    /// Waits for as long as it takes, and enters.
+    /// Waits without a bound, and enters.
     fn wait(&self, turn: Self::Turn);
 
-    /// Lets the next one in.
+    /// Leaves, and lets the next waiter enter.
     ///
     /// # Safety
-    /// The caller is the one who is in.
+    /// The caller has entered and not left yet.
     unsafe fn leave(&self);
 
-    /// Whether anyone is in at this moment.
+    /// Returns true if a CPU has entered and not left yet.
     fn is_locked(&self) -> bool;
 }
 
-/// Data that one CPU at a time can reach.
+/// Data that one CPU at a time can access.
 #[repr(C)]
 pub struct Lock<T, R, C> {
     record: LockRecord,
@@ -67,7 +67,7 @@ unsafe impl<T: Send, R: Send, C> Send for Lock<T, R, C> {}
 
 impl<T, R: RawLock, C> Lock<T, R, C> {
     const_fn_unless_loom! {
-        /// A free lock around `data`.
+        /// Makes a free lock around `data`.
         pub(super) fn with(raw: R, data: T) -> Self {
             Self {
                 record: LockRecord::new(R::KIND),
@@ -78,7 +78,7 @@ impl<T, R: RawLock, C> Lock<T, R, C> {
         }
     }
 
-    /// Whether anyone holds the lock at this moment. Stale by the time the caller looks at it.
+    /// Returns true if a CPU holds the lock. The answer may be stale at once.
     #[inline]
     pub fn is_locked(&self) -> bool {
         self.raw.is_locked()
@@ -88,14 +88,15 @@ impl<T, R: RawLock, C> Lock<T, R, C> {
         &self.raw
     }
 
-    /// Who holds it, for whoever asks from outside.
+    /// Returns the record of the holder, which the host reads.
     pub const fn record(&self) -> &LockRecord {
         &self.record
     }
 }
 
 impl<T, R: RawLock, C: Context> Lock<T, R, C> {
-    /// Waits for as long as it takes. Never from NMI; see [`Lock::lock_bounded`].
+    /// Takes the lock. Spins until it is free, without a bound. Must not be called from NMI, where
+    /// [`Lock::lock_bounded`] is allowed.
     #[inline]
     #[track_caller]
     pub fn lock(&self) -> Guard<'_, T, R, C> {
@@ -107,7 +108,7 @@ impl<T, R: RawLock, C: Context> Lock<T, R, C> {
         self.entered(at)
     }
 
-    /// Takes the lock if it is free at this moment.
+    /// Takes the lock if it is free, and does not wait.
     #[inline]
     #[track_caller]
     pub fn try_lock(&self) -> Option<Guard<'_, T, R, C>> {
@@ -115,8 +116,8 @@ impl<T, R: RawLock, C: Context> Lock<T, R, C> {
         self.raw.try_enter().then(|| self.entered(at))
     }
 
-    /// Takes the lock, or gives up after looking `spins` times: for a panic, which must get its
-    /// message out even if the holder never lets go.
+    /// Takes the lock, or gives up after checking it `spins` times: for a panic, which must print its
+    /// message even if the holder never frees the lock.
     #[track_caller]
     pub fn lock_bounded(&self, spins: u32) -> Option<Guard<'_, T, R, C>> {
         let at = Location::caller();
@@ -134,8 +135,8 @@ impl<T, R: RawLock, C: Context> Lock<T, R, C> {
         None
     }
 
-    /// As [`Lock::lock`], with interrupts off for as long as the guard lives: for what an interrupt
-    /// handler takes too.
+    /// Takes the lock as [`Lock::lock`] does, with interrupts off while the guard lives: for locks that an
+    /// interrupt handler takes too.
     #[inline]
     #[track_caller]
     pub fn lock_irqsave(&self) -> IrqGuard<'_, T, R, C> {
@@ -144,11 +145,11 @@ impl<T, R: RawLock, C: Context> Lock<T, R, C> {
     }
 
     #[cold]
-    fn begin_wait(&self, at: &'static Location<'static>) -> super::Waiting<C> {
+    fn begin_wait(&self, at: &'static Location<'static>) -> super::WaitGuard<C> {
         Wait::begin_on_this_cpu(WaitFor::Lock(self.record.address()), at)
     }
 
-    /// The raw lock has let this CPU in.
+    /// Makes the guard and the record of a CPU that has entered the raw lock.
     #[inline]
     fn entered(&self, at: &'static Location<'static>) -> Guard<'_, T, R, C> {
         self.record.taken(C::cpu() as u32 + 1, at, C::clock_ns());
@@ -158,7 +159,7 @@ impl<T, R: RawLock, C: Context> Lock<T, R, C> {
 
 impl<T, R: RawLock, C> fmt::Debug for Lock<T, R, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the data: looking at it would take the lock.
+        // Not the data: reading it would take the lock.
         f.debug_struct("Lock").field("locked", &self.is_locked()).finish_non_exhaustive()
     }
 }
@@ -170,8 +171,8 @@ pub struct Guard<'a, T, R: RawLock, C> {
 }
 
 impl<'a, T, R: RawLock, C> Guard<'a, T, R, C> {
-    /// The data cannot be reached by this guard any more, and the raw lock is still to be left: for
-    /// one who has a way of his own to do that.
+    /// Gives up the access to the data without leaving the raw lock, for a caller that leaves it in its own
+    /// way.
     pub(super) fn into_raw(self) -> &'a R {
         let lock = self.lock;
         core::mem::forget(self);
@@ -220,7 +221,7 @@ impl<T, R: RawLock, C> Drop for Guard<'_, T, R, C> {
 /// A [`Guard`] with interrupts off; dropping it frees the lock and puts them back as they were.
 #[must_use = "the lock is freed as soon as the guard is dropped"]
 pub struct IrqGuard<'a, T, R: RawLock, C: Context> {
-    // In this order, which is the one that they are dropped in.
+    // In this order, in which they are dropped.
     guard: Guard<'a, T, R, C>,
     _interrupts: SavedInterrupts<C>,
 }
@@ -241,7 +242,7 @@ impl<T, R: RawLock, C: Context> DerefMut for IrqGuard<'_, T, R, C> {
     }
 }
 
-/// Interrupts are off until this is dropped, and then as they were.
+/// Guard that keeps interrupts off; dropping it restores the interrupt flag.
 struct SavedInterrupts<C: Context> {
     flags: usize,
     context: PhantomData<C>,

@@ -1,14 +1,14 @@
-//! Locks, what they record for an observer, and the atomics they and printk are made of.
+//! Locks, their records for an observer, and the atomics that they and printk are made of.
 //!
-//! Owns mutual exclusion between CPUs, and the words that say from outside who holds what and who
-//! waits for whom. Knows of its machine what [`Context`] says. Called by printk, the scheduler and
+//! Owns mutual exclusion between CPUs, and the records of holders and waiters that the host reads.
+//! Refuses to know the machine, except through [`Context`]. Called by printk, the scheduler and
 //! the kernel's workloads.
 //!
-//! * `lock.rs`: [`Lock`], its guards, and when its record is written; `spinlock.rs` and
-//!   `ticket_lock.rs` are the two ways to say who is next.
-//! * `cross_call.rs`: functions that one CPU has others run.
+//! * `lock.rs`: [`Lock`], its guards, and the writing of its record; `spinlock.rs` and `ticket_lock.rs`
+//!   are the two kinds of mutual exclusion.
+//! * `cross_call.rs`: functions that one CPU runs on others.
 //! * `record.rs`: [`LockRecord`] and [`Wait`].
-//! * `context.rs`: [`Context`], which CPU this is.
+//! * `context.rs`: [`Context`], the current CPU.
 
 pub mod atomic;
 mod context;
@@ -23,6 +23,6 @@ pub use cross_call::{
     Call, CallSlot, Calls, MAX_CPUS, answer_calls, smp_call_function_many, smp_call_function_single,
 };
 pub use lock::{Guard, IrqGuard, Lock, RawLock};
-pub use record::{LockRecord, Wait, WaitFor, Waiting};
+pub use record::{LockRecord, Wait, WaitFor, WaitGuard};
 pub use spinlock::{RawSpinLock, SpinGuard, SpinLock};
 pub use ticket_lock::{RawTicketLock, TicketGuard, TicketLock};

@@ -1,9 +1,9 @@
-//! What locks and waiters leave in memory for whoever looks from outside: who holds what since
-//! when, taken where, and who waits for it.
+//! Records of locks and waits, which the host reads: a lock's holder with the place and time at which it
+//! was taken, and a waiter's reason with its place and time.
 //!
-//! Owns these words. Refuses to decide anything by them: no code in the guest reads them to choose
-//! what to do, so a stray write to one makes a wrong report and not a broken lock. That is also why
-//! they are core's atomics even under loom. Written by the locks, the scheduler and the cross-CPU
+//! Owns these words. Refuses to base any decision on them: no code in the guest depends on their values,
+//! so a stray write to one makes a wrong report and not a broken lock. For the same reason they are
+//! core's atomics even under loom. Written by the locks, the scheduler and the cross-CPU
 //! calls; read by the hypervisor while the guest runs, by the names of their members.
 
 use core::{
@@ -18,22 +18,22 @@ use core::{
 use super::Context;
 use crate::abi::{WAIT_CPU_CALL, WAIT_CPU_ONLINE, WAIT_LOCK, WAIT_NOTHING, WAIT_QUEUE};
 
-/// The first member of every lock, so that the lock's address is its record's.
+/// Record of a lock's holder. It is the first member of every lock, so that both have one address.
 #[derive(Debug)]
 #[repr(C)]
 pub struct LockRecord {
-    /// `LOCK_*` of [`abi`](crate::abi).
+    /// Kind of the lock: `LOCK_*` of [`abi`](crate::abi).
     kind: AtomicU32,
-    /// 0: nobody. Of a mutex, the task's number plus one; of any other lock, the CPU's.
+    /// Holder's number plus one: of a task for a mutex, of a CPU for any other lock. 0 if it is free.
     holder: AtomicU32,
-    /// The call that took the lock last; null if none ever did.
+    /// Source location of the call that took the lock last; null if none ever did.
     taken_at: AtomicPtr<Location<'static>>,
-    /// When that was, in nanoseconds of the guest's clock.
+    /// Time of that call, in nanoseconds of the guest's clock.
     taken_ns: AtomicU64,
 }
 
 impl LockRecord {
-    /// Of a lock of that kind, which nobody has taken yet.
+    /// Makes the record of a lock of this kind that has never been taken.
     pub const fn new(kind: u32) -> Self {
         Self {
             kind: AtomicU32::new(kind),
@@ -43,8 +43,8 @@ impl LockRecord {
         }
     }
 
-    /// By the new holder, as soon as it has the lock. The holder last: whoever reads one finds the
-    /// place and time that belong to it.
+    /// Records the new holder, which calls it right after taking the lock. The holder is written last: a
+    /// reader that finds one also finds the place and time that belong to it.
     #[inline]
     pub fn taken(&self, holder: u32, at: &'static Location<'static>, now_ns: u64) {
         self.taken_at.store(as_word(at), Relaxed);
@@ -52,43 +52,43 @@ impl LockRecord {
         self.holder.store(holder, Release);
     }
 
-    /// By the holder, right before it lets go.
+    /// Records that the lock is free. The holder calls it right before freeing the lock.
     #[inline]
     pub fn released(&self) {
         self.holder.store(0, Relaxed);
     }
 
-    /// Who holds the lock at this moment, as the host would see it.
+    /// Returns the holder as the host reads it: a number plus one, 0 if the lock is free.
     pub fn holder(&self) -> u32 {
         self.holder.load(Relaxed)
     }
 
-    /// The call that took the lock last, as the host would see it.
+    /// Returns the location of the call that took the lock last, as the host reads it.
     pub fn taken_at(&self) -> Option<&'static Location<'static>> {
         location(&self.taken_at)
     }
 
-    /// What a [`Wait`] for this lock has in `on`.
+    /// Returns the record's address, which is the member `on` of a [`Wait`] for this lock.
     pub fn address(&self) -> usize {
         (&raw const *self).addr()
     }
 }
 
-/// What is waited for.
+/// Reason for a wait: what a CPU or a task waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WaitFor {
-    /// A lock, by its record's address.
+    /// A lock to come free, by its record's address.
     Lock(usize),
-    /// A wake-up, by the wait queue's address.
+    /// A wake-up on a wait queue, by the queue's address.
     Queue(usize),
-    /// An answer of that CPU to a cross-CPU call.
+    /// The answer of the CPU with this number to a cross-CPU call.
     CpuCall(usize),
-    /// That CPU's coming up.
+    /// The CPU with this number to come online.
     CpuOnline(usize),
 }
 
 impl WaitFor {
-    /// `kind`, `cpu` and `on`.
+    /// Returns the values of a wait's members `kind`, `cpu` and `on`.
     fn words(self) -> (u32, u32, usize) {
         match self {
             Self::Lock(address) => (WAIT_LOCK, 0, address),
@@ -99,27 +99,27 @@ impl WaitFor {
     }
 }
 
-/// Who waits here, for what, since when. A CPU has one, and so has a task.
+/// Record of the wait of a CPU or a task: its reason, place and time.
 ///
 /// `kind` is written last when a wait begins, and first when it ends: while it is not 0, the rest
-/// belongs to it. One writer; an interrupt handler on the same CPU that waits too puts back what
-/// it has found, wherever it came in.
+/// belongs to it. There is one writer. An interrupt handler on the same CPU that waits too restores the
+/// words that it has found, at whatever point it interrupted.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Wait {
-    /// `WAIT_*` of [`abi`](crate::abi).
+    /// Kind of the wait: `WAIT_*` of [`abi`](crate::abi).
     kind: AtomicU32,
-    /// The CPU waited for, where it is one.
+    /// Number of the CPU waited for, in a wait for a CPU.
     cpu: AtomicU32,
-    /// The address of what is waited for, where it has one.
+    /// Address of the lock's record or the wait queue, in a wait for one of these.
     on: AtomicUsize,
-    /// The call that waits.
+    /// Source location of the call that waits.
     at: AtomicPtr<Location<'static>>,
-    /// Since when, in nanoseconds of the guest's clock.
+    /// Time at which the wait began, in nanoseconds of the guest's clock.
     since_ns: AtomicU64,
 }
 
-/// A wait's words.
+/// Saved words of a wait's record.
 struct Saved {
     kind: u32,
     cpu: u32,
@@ -129,7 +129,7 @@ struct Saved {
 }
 
 impl Wait {
-    /// Of one who waits for nothing; all its bytes are zero.
+    /// Makes the record of no wait; all its bytes are zero.
     pub const fn new() -> Self {
         Self {
             kind: AtomicU32::new(WAIT_NOTHING),
@@ -140,12 +140,12 @@ impl Wait {
         }
     }
 
-    /// This CPU spins from here on, until the guard is dropped; the wait that it has interrupted,
-    /// if any, then goes on.
+    /// Records that this CPU spins, until the guard is dropped; that restores the record of the wait that
+    /// was interrupted, if any.
     pub fn begin_on_this_cpu<C: Context>(
         what: WaitFor,
         at: &'static Location<'static>,
-    ) -> Waiting<C> {
+    ) -> WaitGuard<C> {
         let wait = C::cpu_wait();
         let outer = Saved {
             kind: wait.kind.load(Relaxed),
@@ -155,26 +155,26 @@ impl Wait {
             since_ns: wait.since_ns.load(Relaxed),
         };
         wait.begin(what, at, C::clock_ns());
-        Waiting { wait, outer, context: PhantomData }
+        WaitGuard { wait, outer, context: PhantomData }
     }
 
-    /// Writes what is waited for from here on.
+    /// Records a wait that begins now.
     pub fn begin(&self, what: WaitFor, at: &'static Location<'static>, now_ns: u64) {
         let (kind, cpu, on) = what.words();
         self.write(&Saved { kind, cpu, on, at: as_word(at), since_ns: now_ns });
     }
 
-    /// The wait is over.
+    /// Records the end of the wait.
     pub fn end(&self) {
         self.kind.store(WAIT_NOTHING, Relaxed);
     }
 
-    /// Whether there is a wait.
+    /// Returns true if there is a wait.
     pub fn is_waiting(&self) -> bool {
         self.kind.load(Relaxed) != WAIT_NOTHING
     }
 
-    /// What is waited for, as the host would see it.
+    /// Returns the reason for the wait as the host reads it, `None` without a wait.
     pub fn what(&self) -> Option<WaitFor> {
         let (cpu, on) = (self.cpu.load(Relaxed) as usize, self.on.load(Relaxed));
         match self.kind.load(Relaxed) {
@@ -186,7 +186,7 @@ impl Wait {
         }
     }
 
-    /// The call that waits, as the host would see it.
+    /// Returns the location of the call that waits, as the host reads it.
     pub fn at(&self) -> Option<&'static Location<'static>> {
         location(&self.at)
     }
@@ -208,22 +208,22 @@ impl Default for Wait {
     }
 }
 
-/// A CPU's wait; dropping it ends the wait.
+/// Guard of a CPU's wait; dropping it ends the wait.
 #[must_use = "the wait ends as soon as this is dropped"]
-pub struct Waiting<C> {
+pub struct WaitGuard<C> {
     wait: &'static Wait,
     outer: Saved,
     context: PhantomData<C>,
 }
 
-impl<C: Context> Waiting<C> {
-    /// The wait is for another CPU now, and still the same wait.
+impl<C: Context> WaitGuard<C> {
+    /// Changes the CPU that is waited for; the wait's place and time stay the same.
     pub fn now_for_cpu(&self, cpu: usize) {
         self.wait.cpu.store(cpu as u32, Relaxed);
     }
 }
 
-impl<C> Drop for Waiting<C> {
+impl<C> Drop for WaitGuard<C> {
     fn drop(&mut self) {
         self.wait.write(&self.outer);
     }
@@ -234,6 +234,6 @@ fn as_word(location: &'static Location<'static>) -> *mut Location<'static> {
 }
 
 fn location(word: &AtomicPtr<Location<'static>>) -> Option<&'static Location<'static>> {
-    // SAFETY: `as_word` is the only source of what stands there besides null (`taken`, `begin`).
+    // SAFETY: the word is null or comes from `as_word` (`taken`, `begin`).
     unsafe { word.load(Relaxed).as_ref() }
 }

@@ -1,7 +1,7 @@
 //! A test-and-test-and-set spin lock.
 //!
-//! Owns one word. Refuses to disable interrupts and to be fair: whoever looks at the right moment
-//! has it. Called by `lock.rs` only; printk, the scheduler and the workloads use [`SpinLock`].
+//! Owns one word. Refuses to disable interrupts and to be fair: any waiter may get the lock next.
+//! Called by `lock.rs` only; printk, the scheduler and the workloads use [`SpinLock`].
 //!
 //! For the debugger: `locked` is 0 or 1, and a CPU that waits is in `spin_until_free`, called
 //! from (and usually inlined into) `lock`.
@@ -19,10 +19,10 @@ const LOCKED: u32 = 1;
 /// A lock for short sections; see [`Lock`].
 pub type SpinLock<T, C> = Lock<T, RawSpinLock, C>;
 
-/// The right to a [`SpinLock`]'s data.
+/// Guard of a [`SpinLock`]: the right to its data.
 pub type SpinGuard<'a, T, C> = Guard<'a, T, RawSpinLock, C>;
 
-/// Who holds it is who got it.
+/// The test-and-set word of a [`SpinLock`]. Any waiter may get it next.
 #[derive(Debug)]
 pub struct RawSpinLock {
     locked: AtomicU32,
@@ -30,7 +30,7 @@ pub struct RawSpinLock {
 
 impl<T, C> SpinLock<T, C> {
     const_fn_unless_loom! {
-        /// A free lock around `data`.
+        /// Makes a free lock around `data`.
         pub fn new(data: T) -> Self {
             Self::with(RawSpinLock { locked: AtomicU32::new(FREE) }, data)
         }
@@ -51,7 +51,7 @@ unsafe impl RawLock for RawSpinLock {
 
     #[inline]
     fn try_enter(&self) -> bool {
-        // Acquire, so that what the last holder wrote is seen by this one.
+        // Acquire, so that this holder sees what the last one wrote.
         self.locked.compare_exchange(FREE, LOCKED, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
@@ -78,8 +78,8 @@ unsafe impl RawLock for RawSpinLock {
 }
 
 impl RawSpinLock {
-    /// Reads, and only reads, until the lock looks free: a waiter that kept writing would take
-    /// the cache line from the holder.
+    /// Reads the word until it is free. A waiter that kept writing it would take the cache line from the
+    /// holder.
     #[inline]
     fn spin_until_free(&self) {
         while self.is_locked() {

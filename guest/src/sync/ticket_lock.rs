@@ -1,10 +1,9 @@
 //! A ticket lock: first come, first served.
 //!
-//! Owns two words. Refuses to disable interrupts. Called by `lock.rs` only; the workloads use
-//! [`TicketLock`], which is for those that want to see a waiter starve behind one that never lets
-//! go, or nobody starve.
+//! Owns two words. Refuses to disable interrupts. Called by `lock.rs` only; printk's console and the
+//! workloads use [`TicketLock`].
 //!
-//! For the debugger: `next - serving` is how many hold it or wait, and a CPU that waits is in
+//! For the debugger: `next - serving` is the number of holders and waiters, and a CPU that waits is in
 //! `spin_until_served`, called from (and usually inlined into) `lock`.
 
 use super::{
@@ -14,25 +13,25 @@ use super::{
 };
 use crate::abi::LOCK_TICKET;
 
-/// A lock that is fair; see [`Lock`]. A wait that can be given up,
-/// [`lock_bounded`](Lock::lock_bounded), takes no ticket and has no place in the line.
+/// A fair lock; see [`Lock`]. A wait that can be given up, [`lock_bounded`](Lock::lock_bounded), takes no
+/// ticket and has no place in the queue.
 pub type TicketLock<T, C> = Lock<T, RawTicketLock, C>;
 
-/// The right to a [`TicketLock`]'s data.
+/// Guard of a [`TicketLock`]: the right to its data.
 pub type TicketGuard<'a, T, C> = Guard<'a, T, RawTicketLock, C>;
 
-/// Who holds it is whose ticket is served. Both words wrap around.
+/// The ticket counters of a [`TicketLock`]. The holder has the ticket in `serving`. Both words wrap around.
 #[derive(Debug)]
 pub struct RawTicketLock {
-    /// The ticket that the next one to come gets.
+    /// Ticket of the next CPU to arrive.
     next: AtomicU32,
-    /// The ticket of the holder; of the next one to come, while there is none.
+    /// Ticket of the holder; equal to `next` while the lock is free.
     serving: AtomicU32,
 }
 
 impl<T, C> TicketLock<T, C> {
     const_fn_unless_loom! {
-        /// A free lock around `data`.
+        /// Makes a free lock around `data`.
         pub fn new(data: T) -> Self {
             let raw = RawTicketLock { next: AtomicU32::new(0), serving: AtomicU32::new(0) };
             Self::with(raw, data)
@@ -41,7 +40,7 @@ impl<T, C> TicketLock<T, C> {
 }
 
 impl<T, C> TicketLock<T, C> {
-    /// How many wait for it at this moment. Stale by the time the caller looks at it.
+    /// Returns the number of waiters. The answer may be stale at once.
     pub fn waiters(&self) -> u32 {
         let RawTicketLock { next, serving } = self.raw();
         let in_line = next.load(Ordering::Relaxed).wrapping_sub(serving.load(Ordering::Relaxed));
@@ -50,13 +49,13 @@ impl<T, C> TicketLock<T, C> {
 }
 
 impl<T, C> TicketGuard<'_, T, C> {
-    /// Gives the lock back as a holder does that gives it back twice: the next one in line is left
-    /// out, and waits for good. For those that want to see that.
+    /// Frees the lock twice, a bug that skips the next waiter, which then waits for good. For the workload
+    /// that shows it.
     pub fn release_twice(self) {
         let raw = self.into_raw();
         let turn = raw.serving.load(Ordering::Relaxed);
-        // At once, and not one after the other: the one in line may be quick enough to get in
-        // between, and a second one would after that.
+        // In one step, not two: otherwise the next waiter might enter in between, and a second one after
+        // that.
         raw.serving.store(turn.wrapping_add(2), Ordering::Release);
     }
 }
@@ -68,7 +67,7 @@ impl<T, C> TicketGuard<'_, T, C> {
 unsafe impl RawLock for RawTicketLock {
     const KIND: u32 = LOCK_TICKET;
 
-    /// The ticket.
+    /// The waiter's ticket, to compare with `serving`.
     type Turn = u32;
 
     #[inline]
@@ -79,8 +78,8 @@ unsafe impl RawLock for RawTicketLock {
 
     #[inline]
     fn try_enter(&self) -> bool {
-        // If the ticket is still to be had, it is still the one that is served: whoever moves
-        // `serving` on has had it.
+        // If this ticket is still free, it is also still the one served: only its holder advances
+        // `serving`.
         let turn = self.serving.load(Ordering::Acquire);
         let taken = turn.wrapping_add(1);
         self.next.compare_exchange(turn, taken, Ordering::Relaxed, Ordering::Relaxed).is_ok()
@@ -93,7 +92,7 @@ unsafe impl RawLock for RawTicketLock {
 
     #[inline]
     unsafe fn leave(&self) {
-        // Only the holder writes it.
+        // Only the holder writes `serving`.
         let turn = self.serving.load(Ordering::Relaxed);
         self.serving.store(turn.wrapping_add(1), Ordering::Release);
     }

@@ -1,5 +1,5 @@
-//! Hangs CPUs 0 and 1: each holds the lock that the other wants, interrupts off, as one learns in
-//! school. The others idle.
+//! Hangs CPUs 0 and 1: each holds the lock that the other waits for, with interrupts off. The others
+//! idle.
 //!
 //! Expect: deadlock
 //! Blamed: 0, 1
@@ -20,7 +20,7 @@ pub static WORKLOAD: Workload = Workload { name: "abba-deadlock", min_cpus: 2, s
 static INODE_LOCK: SpinLock<u64> = SpinLock::new(0);
 static JOURNAL_LOCK: SpinLock<u64> = SpinLock::new(0);
 
-/// How many CPUs hold their first lock. Without it, whether they deadlock would be luck.
+/// Number of CPUs that hold their first lock, which each of them waits for to make the deadlock certain.
 static HAVE_FIRST: AtomicU32 = AtomicU32::new(0);
 
 fn step(cpu: usize) -> Next {

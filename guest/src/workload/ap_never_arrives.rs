@@ -1,5 +1,5 @@
-//! Hangs the boot: the last CPU comes online, and spins with interrupts off before it gets to where the
-//! boot CPU waits for it. The others are there.
+//! Hangs the boot: the last CPU comes online, but spins with interrupts off before it reaches `cpu_main`,
+//! where the boot CPU waits for it. The others reach it.
 //!
 //! Expect: boot-stall
 //! Blamed: last
@@ -18,7 +18,7 @@ fn step(_: usize) -> Next {
     Next::Wait
 }
 
-/// On each CPU, on its way to where all CPUs meet.
+/// Stalls the last CPU if this workload runs. Called on each CPU before it waits for the others.
 pub fn stall_if_it_runs(workload: &Workload, cpu: usize) {
     if core::ptr::eq(workload, &WORKLOAD) && cpu == machine::possible_cpus() - 1 {
         never_arrive();

@@ -1,5 +1,5 @@
-//! Hangs the boot: no start-up IPI reaches the last CPU, and the boot CPU waits for it for as long as it
-//! takes, as it does in no other case. The others are there.
+//! Hangs the boot: no start-up IPI is sent to the last CPU, and the boot CPU waits for it without its
+//! usual time limit. The others are online.
 //!
 //! Expect: boot-stall
 //! Blamed: last
@@ -18,12 +18,12 @@ fn step(_: usize) -> Next {
     Next::Wait
 }
 
-/// Whether the workload is this one, and no CPU is given up.
+/// Returns true if the workload is this one, which waits for every CPU without a limit.
 pub fn is(workload: &Workload) -> bool {
     core::ptr::eq(workload, &WORKLOAD)
 }
 
-/// Whether a CPU gets the IPIs that start it.
+/// Returns true if a CPU is sent the IPIs that start it.
 pub fn can_be_started(workload: &Workload, cpu: usize) -> bool {
     !(is(workload) && cpu == machine::possible_cpus() - 1)
 }

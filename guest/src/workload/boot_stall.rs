@@ -1,4 +1,4 @@
-//! Hangs the boot CPU before it has a console to say anything on. No other CPU has been started.
+//! Hangs the boot CPU before it has a console to print to. No other CPU has been started.
 //!
 //! Expect: boot-stall
 //! Blamed: 0
@@ -12,7 +12,7 @@ fn step(_: usize) -> Next {
     Next::Wait
 }
 
-/// The first thing that the kernel does.
+/// Stalls if the command line names this workload. Called by the kernel before anything else.
 pub fn stall_if_asked_to(command_line: &str) {
     if command_line.split_ascii_whitespace().any(|word| word == "workload=boot-stall") {
         stall();

@@ -1,4 +1,4 @@
-//! Healthy: every CPU computes without a pause, takes its interrupts, and makes progress.
+//! Healthy: every CPU computes without a pause, takes interrupts, and makes progress.
 //!
 //! Expect: healthy
 //! Frames: 0: cpu_main
@@ -15,13 +15,13 @@ fn step(cpu: usize) -> Next {
     Next::Again
 }
 
-/// A few calls deep, so that an NMI has something to interrupt at every depth.
+/// Computes a few calls deep, so that an NMI can interrupt at every depth.
 #[inline(never)]
 fn mix_rounds(seed: u64, rounds: u32) -> u64 {
     (0..rounds).fold(seed, |state, round| state ^ mix(state.wrapping_add(u64::from(round))))
 }
 
-/// A step of the xorshift generator.
+/// Computes a step of the xorshift generator.
 #[inline(never)]
 fn mix(mut state: u64) -> u64 {
     state |= 1;

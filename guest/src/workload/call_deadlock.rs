@@ -1,5 +1,5 @@
-//! Hangs CPUs 0 and 1: CPU 0 holds a lock and waits for CPU 1 to answer a call, and CPU 1 waits for the
-//! lock with interrupts off. The others idle.
+//! Hangs CPUs 0 and 1: CPU 0 holds a lock and waits for CPU 1 to answer a cross-CPU call, and CPU 1 waits
+//! for the lock with interrupts off. The others idle.
 //!
 //! Expect: deadlock
 //! Blamed: 0, 1
@@ -16,7 +16,7 @@ use crate::sync::SpinLock;
 pub static WORKLOAD: Workload = Workload { name: "call-deadlock", min_cpus: 2, step };
 
 static TLB_LOCK: SpinLock<u64> = SpinLock::new(0);
-/// CPU 0 has the lock, CPU 1 its interrupts off.
+/// Barrier where CPU 0 has the lock, and CPU 1 its interrupts off.
 static SET_UP: Meeting = Meeting::new();
 
 fn step(cpu: usize) -> Next {

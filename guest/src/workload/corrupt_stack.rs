@@ -1,5 +1,5 @@
 //! Hangs CPU n/2 with interrupts off, after it has overwritten its own stack above the innermost
-//! frame: saved frame pointers and return addresses are rubbish. The others idle.
+//! frame: saved frame pointers and return addresses are garbage. The others idle.
 //!
 //! Expect: hard-lockup
 //! Blamed: n/2
@@ -11,7 +11,7 @@ use crate::machine;
 
 pub static WORKLOAD: Workload = Workload { name: "corrupt-stack", min_cpus: 1, step };
 
-/// No address, canonical or otherwise useful.
+/// Value that is no canonical address.
 const RUBBLE: u64 = 0x4141_4141_4141_4141;
 
 fn step(cpu: usize) -> Next {

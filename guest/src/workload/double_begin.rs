@@ -1,8 +1,8 @@
 //! Panics on CPU n/2: its NMI handler begins a backtrace inside a backtrace, a bug that has to be
-//! reported by the real printk and not into the buffer. The others idle.
+//! reported through the real printk and not into the buffer. The others idle.
 //!
-//! The CPU is still inside that NMI when the panic has ended the VM, so it takes no other; its
-//! buffer holds what the handler had printed before.
+//! The CPU is still inside that NMI when the panic has ended the VM, so it takes no other; its buffer has
+//! the text that the handler had printed before.
 //!
 //! Expect: panic
 //! Blamed: n/2

@@ -9,7 +9,7 @@ use crate::machine;
 
 pub static WORKLOAD: Workload = Workload { name: "exit", min_cpus: 1, step };
 
-/// What to leave with.
+/// Exit code of this workload.
 pub static CODE: AtomicU8 = AtomicU8::new(0);
 
 fn step(cpu: usize) -> Next {

@@ -1,5 +1,4 @@
-//! Hangs all CPUs but CPU n/2, whose fault it is: it has taken a lock and forgotten to give it back, and
-//! idles as if nothing were wrong.
+//! Hangs all CPUs but the culprit, CPU n/2: that one has taken a lock without freeing it, and idles.
 //!
 //! Expect: lock-wait
 //! Blamed: n/2

@@ -1,4 +1,4 @@
-//! Healthy: all CPUs print as much as they can.
+//! Healthy: all CPUs print without a pause.
 //!
 //! Expect: healthy
 //! Frames: others: cpu_main

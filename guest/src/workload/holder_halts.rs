@@ -1,5 +1,5 @@
-//! Hangs all CPUs, and it is the fault of CPU n/2: it has halted with interrupts off, holding a lock that
-//! all others want.
+//! Hangs all CPUs. The culprit is CPU n/2, which has halted with interrupts off while it holds a lock that
+//! all others wait for.
 //!
 //! Expect: dead-halt
 //! Blamed: n/2

@@ -1,5 +1,5 @@
-//! Hangs all CPUs, and it is the fault of CPU n/2: it spins with interrupts off, holding a lock that all
-//! others want.
+//! Hangs all CPUs. The culprit is CPU n/2, which spins with interrupts off while it holds a lock that all
+//! others wait for.
 //!
 //! Expect: hard-lockup
 //! Blamed: n/2

@@ -1,5 +1,5 @@
-//! Hangs CPU n/2 under interrupts: the handler of one asks for the next, so that what it interrupts gets
-//! nowhere. The tick comes first, and goes on. The others idle.
+//! Hangs CPU n/2 in an interrupt storm: the handler of an interrupt sends the next one, so that the
+//! interrupted code makes no progress. The tick has a higher priority and continues. The others idle.
 //!
 //! Expect: soft-lockup
 //! Blamed: n/2
@@ -20,8 +20,8 @@ fn step(cpu: usize) -> Next {
     Next::Wait
 }
 
-/// A moment's work. A processor takes the next interrupt as soon as a handler returns; an emulator may
-/// execute an instruction in between.
+/// Computes for a moment. A processor takes the next interrupt as soon as a handler returns; an emulator
+/// may execute an instruction in between.
 #[inline(never)]
 fn compute() {
     for round in 0..1_000_000_u32 {

@@ -1,5 +1,5 @@
-//! Hangs CPU 0, which waits for the last CPU to answer a call, and it is the fault of that one: it spins
-//! with interrupts off. The others idle.
+//! Hangs CPU 0, which waits for the last CPU to answer a cross-CPU call. The culprit is the last CPU, which
+//! spins with interrupts off. The others idle.
 //!
 //! Expect: hard-lockup
 //! Blamed: last
@@ -41,6 +41,6 @@ fn call_the_last(last: usize) {
         core::hint::spin_loop();
     }
     machine::smp_call_function_single(last, |_| {}, 0);
-    // So that the call is not the last thing done here, and this is on the stack.
+    // So that the call is no tail call, and this function is on the stack.
     core::hint::black_box(last);
 }

@@ -1,5 +1,5 @@
-//! Hangs CPUs 0 and 1, which run and run: each takes one lock, finds the other taken, gives its own back,
-//! and tries again, in step. The others idle.
+//! Hangs CPUs 0 and 1 in a livelock: each takes one lock, finds the other taken, frees its own, and tries
+//! again, in step. The others idle.
 //!
 //! Expect: livelock
 //! Blamed: 0, 1
@@ -35,7 +35,7 @@ fn step(cpu: usize) -> Next {
     Next::Again
 }
 
-/// Polite, and in step with the other one: after you, after you.
+/// Tries to take both locks and move an item. Gives up if the second is taken, in step with the other CPU.
 #[inline(never)]
 fn move_one(first: &SpinLock<u64>, second: &SpinLock<u64>) -> bool {
     static BOTH_HAVE_ONE: Meeting = Meeting::new();

@@ -1,4 +1,4 @@
-//! Healthy: all CPUs want the same two locks all the time.
+//! Healthy: all CPUs take the same two locks without a pause.
 //!
 //! Expect: healthy
 //! Frames: others: cpu_main

@@ -1,5 +1,5 @@
-//! Healthy: CPU n/2 holds a lock for `section_ms` of its own time, again and again, and all others wait for it meanwhile. It
-//! does not begin anew before each of them has had its turn.
+//! Healthy: CPU n/2 holds a lock for `section_ms` of its own time, again and again, and all others wait
+//! for it meanwhile. It takes the lock again only after each of them has had its turn.
 //!
 //! Expect: healthy
 //! Frames: n/2: cpu_main
@@ -13,7 +13,7 @@ use crate::sync::SpinLock;
 pub static WORKLOAD: Workload = Workload { name: "long-critical-section", min_cpus: 1, step };
 
 static LEDGER_LOCK: SpinLock<u64> = SpinLock::new(0);
-/// How many want the lock: it is not fair, and who is late would wait for the next section too.
+/// Number of CPUs that wait for the lock. It is not fair: a late waiter would wait for the next section too.
 static IN_LINE: AtomicU32 = AtomicU32::new(0);
 
 fn step(cpu: usize) -> Next {

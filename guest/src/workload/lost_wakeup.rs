@@ -1,5 +1,6 @@
-//! Hangs a worker task on CPU n/2, which has work and sleeps: the producer has seen it awake and so not
-//! woken it, and it has seen no work and so gone to sleep. All CPUs idle.
+//! Hangs a worker task on CPU n/2, which sleeps although it has work: the worker checked for work, then the
+//! producer added some and sent no wake-up because the worker was awake, then the worker went to sleep.
+//! All CPUs idle.
 //!
 //! Expect: lost-wakeup
 //! Blamed: task worker
@@ -22,7 +23,7 @@ static HAS_WORK: AtomicBool = AtomicBool::new(false);
 static SLEEPS: AtomicBool = AtomicBool::new(false);
 static MORE_WORK: WaitQueue = WaitQueue::new();
 
-/// How far the worker and the producer have come: what makes the race come out as it must.
+/// Progress of the worker and the producer, which makes the race certain.
 static WORKER_HAS_LOOKED: AtomicBool = AtomicBool::new(false);
 static PRODUCER_IS_DONE: AtomicBool = AtomicBool::new(false);
 
@@ -58,7 +59,7 @@ fn work(_: usize) {
             while !PRODUCER_IS_DONE.load(Relaxed) {
                 sched::yield_now::<X86>();
             }
-            // Too late: it should have said so before it looked.
+            // Too late: it should be set before the check for work.
             SLEEPS.store(true, Relaxed);
             MORE_WORK.sleep_on();
         }

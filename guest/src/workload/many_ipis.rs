@@ -1,4 +1,4 @@
-//! Healthy: each CPU calls the next one, then all others, without a pause.
+//! Healthy: each CPU makes a cross-CPU call to the next one, then to all others, without a pause.
 //!
 //! Expect: healthy
 //! Cpus: 2..

@@ -1,4 +1,4 @@
-//! Hangs CPU n/2, whose timer has stopped: it halts with interrupts on, and none comes. The others idle.
+//! Hangs CPU n/2, whose timer has stopped: it halts with interrupts on, and none arrives. The others idle.
 //!
 //! Expect: hard-lockup
 //! Blamed: n/2

@@ -1,15 +1,15 @@
-//! What the CPUs run: one file each, and most of them hang.
+//! Workloads: the programs that the CPUs run, one file each. Most of them hang.
 //!
-//! The head of each file says what happens, on which CPUs, and which functions a backtrace must
-//! show, innermost first, as `Frames: WHERE: FUNCTION, FUNCTION, ...`. WHERE is a CPU's number,
+//! The head of each file describes the hang and the CPUs in it, and lists the functions that a backtrace
+//! must show, innermost first, as `Frames: WHERE: FUNCTION, FUNCTION, ...`. WHERE is a CPU's number,
 //! `n/2` (half the number of CPUs, rounded down), `last`, `others`, or `task NAME`. A FUNCTION may be
-//! two or more with `|` between them, of which one is there, or `none` where nothing runs. The tests
-//! read these lines and hold the reports against them.
+//! alternatives with `|` between them, of which one must be there, or `none` for a CPU that runs nothing.
+//! The tests compare reports with these lines.
 //!
-//! The head says too what the host has to make of it, without being told: `Expect: CLASS`, who is
-//! `Blamed:`, which `Locks:` have to do with it, who are its `Victims:`, and how many `Cpus:` it takes.
-//! Together the workloads are the corpus by which the host's verdicts are measured; what the lines mean
-//! exactly stands where they are read, in `farm/src/corpus.rs`.
+//! The head also has the verdict that the host must reach without reading it: `Expect: CLASS`, the CPUs
+//! and tasks `Blamed:`, the `Locks:` involved, the `Victims:`, and the number of `Cpus:` needed. Together
+//! the workloads are the corpus that the host's verdicts are measured with. `farm/src/corpus.rs`, which
+//! parses these lines, defines them exactly.
 
 mod abba_deadlock;
 pub mod ap_never_arrives;
@@ -65,26 +65,26 @@ use nmiscope_guest::sync::Context;
 
 use crate::machine::X86;
 
-/// Something to run.
+/// A workload that the CPUs can run.
 pub struct Workload {
-    /// As `workload=` names it.
+    /// Name, as in the kernel parameter `workload=`.
     pub name: &'static str,
-    /// How many CPUs it takes to have it happen.
+    /// Least number of CPUs that it needs.
     pub min_cpus: usize,
-    /// Runs a piece of it on the CPU with that number, the one it is called on. Called again and
-    /// again by the CPU's main loop; a workload that hangs does not return.
+    /// Function that runs a step of it on the current CPU, whose number is `cpu`. The CPU's main loop calls
+    /// it repeatedly; a workload that hangs does not return.
     pub step: fn(cpu: usize) -> Next,
 }
 
-/// What the main loop does after a step.
+/// Action of the main loop after a step.
 pub enum Next {
-    /// The next step at once.
+    /// Run the next step at once.
     Again,
-    /// The next step after an interrupt.
+    /// Halt, and run the next step after an interrupt.
     Wait,
 }
 
-/// What runs where none is named.
+/// Workload that runs if the command line names none.
 pub const DEFAULT: &Workload = &idle::WORKLOAD;
 
 static ALL: &[&Workload] = &[
@@ -137,18 +137,18 @@ static ALL: &[&Workload] = &[
     &triple_fault::WORKLOAD,
 ];
 
-/// The workload with that name.
+/// Returns the workload with this name, `None` if there is none.
 pub fn find(name: &str) -> Option<&'static Workload> {
     ALL.iter().find(|workload| workload.name == name).copied()
 }
 
-/// The CPU that a workload with one culprit picks: neither the first nor the last where there is
-/// a choice, so that a tool which mixes up CPUs is found out.
+/// Returns true on the CPU that workloads with one culprit hang: neither the first nor the last, if
+/// possible, so that a tool that confuses CPUs is found out.
 fn is_culprit(cpu: usize) -> bool {
     cpu == crate::machine::possible_cpus() / 2
 }
 
-/// Where several CPUs wait for each other, as often as they like: what must not be left to luck.
+/// A barrier at which CPUs wait for each other, reusable. It makes races certain.
 struct Meeting {
     arrivals: AtomicU32,
 }
@@ -158,7 +158,7 @@ impl Meeting {
         Self { arrivals: AtomicU32::new(0) }
     }
 
-    /// Waits until `cpus` are here.
+    /// Waits until `cpus` CPUs have arrived.
     fn meet(&self, cpus: usize) {
         let cpus = cpus as u32;
         let all_here = (self.arrivals.fetch_add(1, Relaxed) / cpus + 1) * cpus;
@@ -168,7 +168,7 @@ impl Meeting {
     }
 }
 
-/// Something that is done by the first to come, and not again.
+/// A flag for an action that only the first CPU or call performs.
 struct Once {
     done: AtomicBool,
 }
@@ -178,17 +178,18 @@ impl Once {
         Self { done: AtomicBool::new(false) }
     }
 
+    /// Returns true for the first call only.
     fn first(&self) -> bool {
         !self.done.swap(true, Relaxed)
     }
 }
 
-/// How long the healthy workloads are that get on just in time, in nanoseconds: a little less than what
-/// the host takes for a hang.
+/// Length in nanoseconds of the long sections of some healthy workloads: a little less than the time
+/// without progress that the host reports as a hang.
 pub static SECTION_NS: AtomicU64 = AtomicU64::new(0);
 
-/// Keeps the CPU busy for that many nanoseconds of its own: of the time in which the host does not run
-/// it, hardly any counts. That is told by how far apart two readings of the clock are.
+/// Keeps the CPU busy for `nanoseconds` of its own time. Time in which the host does not run the vCPU shows
+/// as a long interval between two readings of the clock, of which only a short part counts.
 #[inline(never)]
 fn compute_for(nanoseconds: u64) {
     const LONGEST_STEP_NS: u64 = 250_000;
@@ -201,9 +202,8 @@ fn compute_for(nanoseconds: u64) {
     }
 }
 
-/// Computes nothing until somebody ends the VM. `whose` is the caller's own workload: it keeps the
-/// compiler from making one function of all those that do nothing but spin, and a backtrace from
-/// naming another one than the source does.
+/// Spins until the VM is ended. `whose` is the caller's own workload: it keeps the compiler from merging
+/// functions that only spin, after which a backtrace would name the wrong one.
 #[inline(always)]
 fn spin_for_good(whose: &'static Workload) -> ! {
     loop {

@@ -1,4 +1,4 @@
-//! Healthy: a task on each of the first eight CPUs, all of which want the same mutex all the time.
+//! Healthy: tasks on the first eight CPUs, one each, take the same mutex without a pause.
 //!
 //! Expect: healthy
 //! Frames: others: cpu_main|task_main
@@ -32,7 +32,7 @@ fn contend(_: usize) {
         work_queued.this().fetch_add(1, Relaxed);
         let mut page = PAGE_MUTEX.lock();
         *page += 1;
-        // With it: so that the others have to sleep.
+        // Yields with the mutex held, so that the others have to sleep.
         sched::yield_now::<X86>();
         drop(page);
         work_done.this().fetch_add(1, Relaxed);

@@ -1,5 +1,5 @@
-//! Hangs two tasks, one on CPU 0 and one on the last: each has the mutex that the other wants. All CPUs
-//! idle, and there is nothing wrong with any of them.
+//! Hangs two tasks, one on CPU 0 and one on the last CPU: each holds the mutex that the other waits for.
+//! All CPUs idle and are healthy.
 //!
 //! Expect: deadlock
 //! Blamed: task reader, task writer
@@ -35,7 +35,7 @@ fn step(cpu: usize) -> Next {
 
 #[inline(never)]
 fn read(_: usize) {
-    // The sum is wanted after the call, so that the call is not the last thing done here.
+    // The sum is used after the call, so that the call is no tail call.
     black_box(take_both(&INODE_MUTEX, &JOURNAL_MUTEX));
 }
 

@@ -1,5 +1,5 @@
-//! Hangs CPU n/2, where a task spins with interrupts off, and with it a task on the CPU before, which wants
-//! the mutex that the first one has. The others idle.
+//! Hangs CPU n/2, where a task spins with interrupts off while it holds a mutex, and a task on the CPU
+//! before, which waits for that mutex. The others idle.
 //!
 //! Expect: hard-lockup
 //! Blamed: n/2

@@ -1,4 +1,4 @@
-//! Panics on CPU n/2 while it prints why it panics. The others idle.
+//! Panics on CPU n/2 while that prints the message of its first panic. The others idle.
 //!
 //! Expect: panic
 //! Blamed: n/2
@@ -23,7 +23,7 @@ fn give_up_twice() -> ! {
     panic!("{}", Reason)
 }
 
-/// Cannot be printed.
+/// Panic message whose formatting panics.
 struct Reason;
 
 impl fmt::Display for Reason {

@@ -8,7 +8,7 @@
 
 use super::{Next, Workload, is_culprit, spin_for_good};
 use crate::machine;
-use crate::printk::{Level, PRINTK};
+use crate::printk::{LogLevel, PRINTK};
 
 pub static WORKLOAD: Workload = Workload { name: "partial-line", min_cpus: 1, step };
 
@@ -27,5 +27,5 @@ fn spin_here() -> ! {
 }
 
 fn print_half_a_line() {
-    PRINTK.vprintk(Level::Info, format_args!("a line without an end"));
+    PRINTK.vprintk(LogLevel::Info, format_args!("a line without an end"));
 }

@@ -1,5 +1,4 @@
-//! Healthy: all CPUs compute for a while, then stand still for `section_ms`, without so much as a tick,
-//! and go on.
+//! Healthy: all CPUs compute for a while, then halt for `section_ms` without a tick, and compute again.
 //!
 //! Expect: healthy
 //! Frames: others: cpu_main
@@ -14,13 +13,13 @@ use crate::machine::{self, X86};
 pub static WORKLOAD: Workload = Workload { name: "pause-and-go", min_cpus: 1, step };
 
 machine::percpu! {
-    /// Whether its tick waits for the end of the pause.
+    /// 1 while this CPU's next tick is set to the end of the pause, else 0.
     static pauses: AtomicU32 = AtomicU32::new(0);
 }
 
 fn step(_: usize) -> Next {
     const WORK_NS: u64 = 500_000_000;
-    // The same on all CPUs: they have one clock.
+    // The same phase on all CPUs, which have one clock.
     let period = WORK_NS + SECTION_NS.load(Relaxed);
     let phase = X86::clock_ns() % period;
     if phase < WORK_NS {

@@ -1,6 +1,6 @@
-//! Hangs CPU n/2 inside printk, with the locks of the log and the console held: the message has an
-//! argument that never ends. An NMI there is the central case of the RFC: a handler that printed
-//! straight away would wait for locks that its own CPU holds. The others idle.
+//! Hangs CPU n/2 inside printk, with the locks of the log and the console held: formatting its
+//! message's argument never ends. An NMI there is the central case of the RFC: a handler that printed
+//! directly would wait for locks that its own CPU holds. The others idle.
 //!
 //! Expect: hard-lockup
 //! Blamed: n/2

@@ -1,4 +1,4 @@
-//! Hangs CPU n/2, which wants a lock that it holds. The others idle.
+//! Hangs CPU n/2, which waits for a lock that it holds itself. The others idle.
 //!
 //! Expect: deadlock
 //! Blamed: n/2
@@ -26,7 +26,7 @@ fn write() {
     *size += update_size();
 }
 
-/// Has forgotten that its caller has the lock.
+/// Takes the lock although its caller holds it.
 #[inline(never)]
 fn update_size() -> u64 {
     let mut size = INODE_LOCK.lock();

@@ -1,5 +1,5 @@
-//! Hangs a task on CPU 0, which wants a mutex that a task on the last CPU has, and that one sleeps for
-//! something that is never going to happen. All CPUs idle.
+//! Hangs a task on CPU 0, which waits for a mutex that a task on the last CPU holds. The holder sleeps for
+//! an event that never happens. All CPUs idle.
 //!
 //! Expect: lock-wait
 //! Blamed: task sleeper

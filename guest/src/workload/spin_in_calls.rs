@@ -1,6 +1,5 @@
-//! Hangs CPU n/2, which takes its interrupts and waits for a device that does not answer: a loop that
-//! is in one of the functions that it calls most of the time, and not always in the same. The others
-//! idle.
+//! Hangs CPU n/2, which takes interrupts and waits for a device that does not answer: a loop that spends
+//! most of its time in the functions that it calls, a different one at each sample. The others idle.
 //!
 //! Expect: soft-lockup
 //! Blamed: n/2
@@ -30,8 +29,8 @@ fn wait_for_device() {
     }
 }
 
-/// Each of them is at it for a microsecond or so: it is seldom a call or a return that is interrupted,
-/// where there is no frame for the guest to see. No function, which would be what the loop is in.
+/// Computes for a microsecond or so, so that a call or a return, where a function has no frame for the
+/// guest to see, is seldom interrupted. A macro, because the loop would spend its time in a function.
 macro_rules! mix {
     ($seed:expr, $by:literal) => {{
         let mut state: u64 = $seed;
@@ -52,7 +51,7 @@ fn ring_doorbell(tries: u64) {
     black_box(mix!(tries, 7));
 }
 
-/// Calls too, so that the stack is not always as deep.
+/// Calls a function too, so that the depth of the stack varies.
 #[inline(never)]
 fn drain_queue(tries: u64) {
     black_box(next_entry(mix!(tries, 17)));

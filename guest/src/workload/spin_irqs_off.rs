@@ -1,4 +1,4 @@
-//! Hangs CPU n/2, which spins with interrupts off and is never heard of again. The others idle.
+//! Hangs CPU n/2, which spins with interrupts off. The others idle.
 //!
 //! Expect: hard-lockup
 //! Blamed: n/2

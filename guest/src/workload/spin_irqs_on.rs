@@ -1,4 +1,4 @@
-//! Hangs CPU n/2, which spins and takes its interrupts: its tick goes on, its main loop does not.
+//! Hangs CPU n/2, which spins with interrupts on: it takes its ticks, but its main loop makes no progress.
 //! The others idle.
 //!
 //! Expect: soft-lockup

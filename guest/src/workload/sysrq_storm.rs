@@ -1,5 +1,5 @@
-//! Healthy, but CPU 0 takes backtraces of all CPUs in a loop, from inside: for the host's own
-//! backtraces to race with. The others idle.
+//! Healthy: CPU 0 takes backtraces of all CPUs in a loop, from inside the guest, which race with the
+//! host's own backtraces. The others idle.
 //!
 //! Expect: healthy
 //! Frames: 0: cpu_main
@@ -16,7 +16,7 @@ fn step(cpu: usize) -> Next {
         return Next::Wait;
     }
     PRINTK.set_console_loglevel(0);
-    // Busy is as good an answer as any: it is what the second of two clients must get.
+    // Busy is no failure: the second of two clients must get it.
     let _ = machine::trigger_all_cpu_backtrace();
     Next::Again
 }

@@ -1,4 +1,4 @@
-//! Hangs CPU n/2: a task there never lets go of it. The others idle.
+//! Hangs CPU n/2, where a task never yields. The others idle.
 //!
 //! Expect: soft-lockup
 //! Blamed: n/2

@@ -1,6 +1,6 @@
-//! Healthy: two kernel threads on each of the first eight CPUs pass items round, from CPU to CPU. A
-//! sorter takes one out of its station's inbox, works on it, and puts it into the outbox; a carrier
-//! takes it from there to the next CPU's inbox, one after each tick. Between ticks they sleep.
+//! Healthy: two kernel threads on each of the first eight CPUs pass items from CPU to CPU. A sorter takes
+//! an item out of its station's inbox, processes it, and puts it into the outbox; a carrier takes it from
+//! there to the next CPU's inbox, one item after each tick. Between ticks they sleep.
 //!
 //! Expect: healthy
 //! Frames: 0: cpu_main|task_main
@@ -19,16 +19,17 @@ pub static WORKLOAD: Workload = Workload { name: "tasks", min_cpus: 1, step };
 
 const STATIONS: usize = MAX_TASKS / 2;
 const ITEMS_PER_STATION: usize = 2;
-/// All items are in one tray if it comes to the worst.
+/// Room in a tray: enough for all items at once.
 const TRAY_SIZE: usize = STATIONS * ITEMS_PER_STATION;
 
-/// One CPU's desk.
+/// A CPU's station: its trays and its tick.
 struct Station {
     opened: AtomicBool,
     inbox: Tray,
     outbox: Tray,
-    /// The CPU's ticks that its main loop has seen, and who waits for the next one.
+    /// Count of the CPU's ticks that its main loop has seen.
     ticks: AtomicU64,
+    /// Tasks that wait for the next tick.
     tick: WaitQueue,
 }
 
@@ -42,13 +43,13 @@ static OFFICE: [Station; STATIONS] = [const {
     }
 }; STATIONS];
 
-/// Items that have been carried, on all CPUs, up to each one's last audit.
+/// Number of items carried, on all CPUs, up to each CPU's last audit.
 static LEDGER: TicketLock<u64> = TicketLock::new(0);
 
-/// Items, and who waits for one.
+/// A tray of items, and the tasks that wait for one.
 struct Tray {
     items: Mutex<Items>,
-    /// How many, for those who only want to know whether it is worth a look.
+    /// Number of items, which can be read without the mutex.
     count: AtomicU32,
     filled: WaitQueue,
 }
@@ -110,7 +111,7 @@ fn step(cpu: usize) -> Next {
     Next::Wait
 }
 
-/// Gives an item to a station, and says that it has work.
+/// Gives an item to a station, and counts it as queued work.
 fn hand_to(cpu: usize, item: u64) {
     work_queued.on(cpu).fetch_add(1, Relaxed);
     OFFICE[cpu].inbox.put(item);
@@ -125,7 +126,7 @@ fn sort(cpu: usize) {
         let item = OFFICE[cpu].inbox.take();
         let sorted = (0..20).fold(item, |item, _| core::hint::black_box(item.rotate_left(1)));
         OFFICE[cpu].outbox.put(sorted);
-        // There may be a next one already, and others want to run too.
+        // Yields, because there may be a next item already and other tasks are ready.
         sched::yield_now::<X86>();
     }
 }
@@ -150,7 +151,8 @@ fn carry(cpu: usize) {
     }
 }
 
-/// On each CPU, in an interrupt handler on all but `asker`: no more is done than was asked for.
+/// Checks that a CPU has not finished more work than was queued. Runs on each CPU, in an interrupt handler
+/// on all but `asker`.
 fn audit(asker: usize) {
     let done = work_done.this().load(Relaxed);
     let queued = work_queued.this().load(Relaxed);

@@ -1,4 +1,5 @@
-//! Hangs CPUs 0, 1 and 2: each holds a lock and wants the next one's, interrupts on. The others idle.
+//! Hangs CPUs 0, 1 and 2: each holds a lock and waits for the next one's, with interrupts on. The others
+//! idle.
 //!
 //! Expect: deadlock
 //! Blamed: 0, 1, 2

@@ -1,5 +1,5 @@
-//! Hangs CPU n/2, which waits for its turn at a ticket lock, and its turn has been left out: the CPU
-//! before it has given the lock back twice. All others get it whenever they want.
+//! Hangs CPU n/2, which waits for its turn at a ticket lock. Its turn has been skipped: the holder before it
+//! has freed the lock twice. All others get the lock whenever they take it.
 //!
 //! Expect: lock-wait
 //! Blamed: n/2

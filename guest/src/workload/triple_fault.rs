@@ -1,4 +1,4 @@
-//! Resets the machine from CPU n/2: an exception without a handler table. The others idle.
+//! Resets the machine from CPU n/2: an exception without an interrupt descriptor table. The others idle.
 //!
 //! Expect: triple-fault
 //! Blamed: n/2

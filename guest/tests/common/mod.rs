@@ -1,5 +1,5 @@
-//! A machine made of threads: each says which CPU it is, and an NMI is a call. Each has a clock of its
-//! own, which the test moves.
+//! A machine made of threads: each declares which CPU it is, and an NMI is a call. Each has a clock of
+//! its own, which the test advances.
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::{
@@ -24,15 +24,15 @@ thread_local! {
 }
 
 #[derive(Default)]
-pub struct Machine {
+pub struct ThreadMachine {
     per_cpu: [(NmiPrintSeq, PrintkFuncCell); CPUS],
     console: Mutex<Vec<u8>>,
-    /// Console writes after which `at_console_write` is called, once.
+    /// Number of console writes before the one at which `at_console_write` is called, once.
     countdown: AtomicUsize,
     at_console_write: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
-impl Context for Machine {
+impl Context for ThreadMachine {
     fn cpu() -> usize {
         CPU.get()
     }
@@ -55,7 +55,7 @@ impl Context for Machine {
     }
 }
 
-impl Platform for Machine {
+impl Platform for ThreadMachine {
     fn possible_cpus(&self) -> usize {
         CPUS
     }
@@ -81,7 +81,7 @@ impl Platform for Machine {
     }
 }
 
-impl Machine {
+impl ThreadMachine {
     pub fn console(&self) -> String {
         String::from_utf8(self.console.lock().unwrap().clone()).unwrap()
     }
@@ -93,21 +93,21 @@ impl Machine {
     }
 }
 
-/// Lets time pass on this thread.
+/// Advances this thread's clock by `duration`.
 pub fn pass(duration: Duration) {
     CLOCK_NS.set(CLOCK_NS.get() + duration.as_nanos() as u64);
 }
 
-/// Whether this thread's interrupts are off.
+/// Returns true if this thread's interrupts are off.
 pub fn interrupts_are_off() -> bool {
     IRQS_OFF.get() > 0
 }
 
-pub fn machine() -> &'static Printk<Machine> {
-    Box::leak(Box::new(Printk::new(Machine::default())))
+pub fn machine() -> &'static Printk<ThreadMachine> {
+    Box::leak(Box::new(Printk::new(ThreadMachine::default())))
 }
 
-/// Calls `f` as the CPU of that number.
+/// Calls `f` as the CPU with this number.
 pub fn on_cpu<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
     let before = CPU.replace(cpu);
     let result = f();
@@ -115,8 +115,8 @@ pub fn on_cpu<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
     result
 }
 
-/// The log's lines, each with the CPU that it is from.
-pub fn log_of(printk: &Printk<Machine>) -> Vec<String> {
+/// Returns the log's lines, each with the CPU that printed it.
+pub fn log_of(printk: &Printk<ThreadMachine>) -> Vec<String> {
     let log = printk.log().lock();
     log.records()
         .map(|record| {

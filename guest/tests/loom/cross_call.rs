@@ -1,6 +1,6 @@
-//! Calls between CPUs: each is run once by whom it is for, and the caller goes on after that.
+//! Cross-CPU calls: each target runs the function once, and the call returns after that.
 //!
-//! Callers spin, and loom takes two that spin for ever; `tests/cross_call.rs` has more of them.
+//! Callers spin, and loom does not end for two that spin; `tests/cross_call.rs` has more callers.
 
 use loom::{
     cell::UnsafeCell,
@@ -16,18 +16,19 @@ use nmiscope_guest::sync::{
 
 use super::{CPUS, Machine, become_cpu, explore};
 
-/// A CPU as the others see it.
+/// State of a CPU that other CPUs access.
 struct Cpu {
     slot: CallSlot,
-    /// How many interrupts have been sent to it, and that there is one.
+    /// Count of interrupts that have been sent to it.
     interrupts: AtomicU32,
+    /// Signal that an interrupt has been sent.
     interrupt: Notify,
-    /// What the functions leave behind on it; loom reports it if they do so at once, or unseen.
+    /// Sum that the functions leave on it. loom reports unordered accesses to it.
     called_with: UnsafeCell<usize>,
 }
 
-// SAFETY: `called_with` is written by the CPU's handler and read by who has waited for it; if that
-// is not enough, loom says so.
+// SAFETY: `called_with` is written by the CPU's handler and read by a caller that has waited for it; if
+// that is not enough, loom reports it.
 unsafe impl Sync for Cpu {}
 
 loom::lazy_static! {
@@ -39,7 +40,7 @@ loom::lazy_static! {
     });
 }
 
-// SAFETY: each thread says which CPU it is; a CPU's handlers are one thread.
+// SAFETY: each thread declares which CPU it is; a CPU's handlers are one thread.
 unsafe impl Calls for Machine {
     fn call_slot(cpu: usize) -> &'static CallSlot {
         &MACHINE[cpu].slot
@@ -57,13 +58,13 @@ fn add(argument: usize) {
     place.with_mut(|sum| unsafe { *sum += argument });
 }
 
-/// What the functions have left on a CPU, for one who has waited for its answer.
+/// Returns the sum that the functions have left on a CPU, for a caller that has waited for its answer.
 fn sum_on(cpu: usize) -> usize {
     // SAFETY: see `Cpu`.
     MACHINE[cpu].called_with.with(|sum| unsafe { *sum })
 }
 
-/// A CPU's handlers, until so many interrupts have come. Two that are pending become one.
+/// Runs a CPU's handlers until `count` interrupts have been sent. Two pending interrupts become one.
 fn take_interrupts(cpu: usize, count: u32) {
     become_cpu(cpu);
     let mut seen = 0;

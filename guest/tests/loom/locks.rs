@@ -1,18 +1,17 @@
-//! The locks: whoever holds one is alone, sees what the last holder did, and is the one that the
-//! record names.
+//! The locks: a holder is alone, sees what the last holder did, and is the one that the record names.
 
 use loom::{cell::UnsafeCell, sync::Arc, thread};
 use nmiscope_guest::sync::{Context, Lock, RawLock, SpinLock, TicketLock};
 
 use super::{Machine, become_cpu, explore};
 
-/// A lock around nothing, and what it is to protect: loom reports two that touch it.
+/// A lock around nothing, and the cell that it is to protect: loom reports two threads that access it.
 struct World<R> {
     lock: Lock<(), R, Machine>,
     witness: UnsafeCell<u32>,
 }
 
-// SAFETY: `witness` is what the lock is to protect; if it does not, loom says so.
+// SAFETY: the lock is to protect `witness`; if it does not, loom reports it.
 unsafe impl<R: Sync> Sync for World<R> {}
 
 impl<R: RawLock> World<R> {
@@ -23,7 +22,7 @@ impl<R: RawLock> World<R> {
     }
 }
 
-/// One CPU takes the lock, and then tries to; the other takes it twice.
+/// Runs two CPUs: CPU 1 takes the lock and then tries to take it again, CPU 0 takes it twice.
 fn two_cpus<R: RawLock + Send + Sync + 'static>(lock: fn() -> Lock<(), R, Machine>) {
     let world = Arc::new(World { lock: lock(), witness: UnsafeCell::new(0) });
     let other = {

@@ -1,11 +1,11 @@
-//! What CPUs share, under loom, which runs every interleaving, and every value that a weakly ordered
-//! load may see:
+//! Models of the memory that CPUs share, under loom, which runs every interleaving, and every value that
+//! a weakly ordered load may see:
 //!
 //! ```text
 //! RUSTFLAGS="--cfg loom" cargo test -p nmiscope-guest --test loom --release
 //! ```
 //!
-//! The code is the kernel's own. A thread is a CPU, or a CPU's interrupt handler, and says which.
+//! The code is the kernel's own. A thread is a CPU, or a CPU's interrupt handler, and declares which.
 #![cfg(loom)]
 
 mod cross_call;
@@ -18,14 +18,14 @@ use std::cell::Cell;
 use nmiscope_guest::printk::{NmiPrintSeq, PrintkFuncCell};
 use nmiscope_guest::sync::{Context, Wait};
 
-/// How many CPUs the models have.
+/// Number of CPUs of the models.
 const CPUS: usize = 3;
 
 loom::thread_local! {
     static CPU: Cell<usize> = Cell::new(0);
 }
 
-/// From here on, this thread is that CPU.
+/// Makes this thread the CPU with this number.
 fn become_cpu(cpu: usize) {
     CPU.with(|this| this.set(cpu));
 }
@@ -36,7 +36,7 @@ struct Machine {
     per_cpu: [(NmiPrintSeq, PrintkFuncCell); CPUS],
 }
 
-/// Nothing in a model depends on them, as nothing in the kernel does.
+/// Records of the CPUs' waits. No model depends on them, as no code in the kernel does.
 static CPU_WAIT: [Wait; CPUS] = [const { Wait::new() }; CPUS];
 
 impl Context for Machine {

@@ -2,7 +2,7 @@
 //!
 //! A CPU in its NMI handler, a client in the guest and the hypervisor are a thread each. The code
 //! is the kernel's own; only the buffers are smaller, and the console is off. loom itself reports
-//! two threads that touch the buffers, the log or `since_ns` without an order between them.
+//! two threads that access the buffers, the log or `since_ns` without an order between them.
 
 use loom::{
     cell::UnsafeCell,
@@ -12,14 +12,14 @@ use loom::{
     },
     thread,
 };
-use nmiscope_guest::printk::{Level, NmiPrintSeq, Platform, Printk, PrintkFuncCell};
+use nmiscope_guest::printk::{LogLevel, NmiPrintSeq, Platform, Printk, PrintkFuncCell};
 
 use super::{Machine, become_cpu, explore};
 
-/// CPUs 0 and 1 have NMI handlers.
+/// Number of CPUs with NMI handlers: CPUs 0 and 1.
 const CPUS: usize = 2;
 
-/// What a CPU's handler prints; a reader must find all of it or none.
+/// Text that each CPU's handler prints; a reader must find all of it or none.
 const TRACES: [&str; CPUS] = ["a1\na2\n", "b1\nb2\n"];
 
 impl Platform for Machine {
@@ -40,16 +40,16 @@ impl Platform for Machine {
     }
 }
 
-/// The guest, and what the models watch it with.
+/// The guest, and the state that the models observe it with.
 struct World {
     printk: Printk<Machine>,
-    /// Written by whoever holds the reservation: loom reports a second one.
+    /// Cell that the holder of the reservation writes: loom reports a second writer.
     witness: UnsafeCell<u32>,
-    /// Set when a CPU's handler is over and the hypervisor has stopped it.
+    /// 1, for each CPU, once its handler is over and the hypervisor has stopped it.
     stopped: [AtomicU32; CPUS],
 }
 
-// SAFETY: `witness` is what the reservation is to protect; if it does not, loom says so.
+// SAFETY: the reservation is to protect `witness`; if it does not, loom reports it.
 unsafe impl Sync for World {}
 
 impl World {
@@ -63,19 +63,19 @@ impl World {
         })
     }
 
-    /// An NMI on `cpu`: its handler prints the two lines of its trace as two messages.
+    /// Runs an NMI on `cpu`, whose handler prints the two lines of its trace as two messages.
     fn nmi(&self, cpu: usize) {
         become_cpu(cpu);
         self.printk.printk_nmi_backtrace_this_cpu_begin().unwrap();
         for line in TRACES[cpu].split_inclusive('\n') {
-            self.printk.vprintk(Level::Info, format_args!("{line}"));
+            self.printk.vprintk(LogLevel::Info, format_args!("{line}"));
         }
         self.printk.printk_nmi_backtrace_this_cpu_end().unwrap();
-        // The exit to the hypervisor, which does not let the CPU go on.
+        // The exit to the hypervisor, which does not resume the CPU.
         self.stopped[cpu].store(1, Ordering::Release);
     }
 
-    /// A client in the guest, on `cpu`, that waits for nobody: every handler may be late.
+    /// Runs a client in the guest, on `cpu`, that waits for no handler: every handler may be late.
     fn client(&self, cpu: usize, release: Ordering) -> bool {
         become_cpu(cpu);
         if self.printk.printk_nmi_backtrace_prepare().is_err() {
@@ -86,7 +86,7 @@ impl World {
         true
     }
 
-    /// The hypervisor: reads the buffers of the CPUs that it has stopped after their handlers.
+    /// Runs the hypervisor, which reads the buffers of the CPUs that it has stopped after their handlers.
     fn host(&self) -> Option<[Seen; CPUS]> {
         if self.printk.nmi_print_flag().host_try_take(0).is_err() {
             return None;
@@ -98,8 +98,7 @@ impl World {
                 continue;
             }
             let keep = |text: &[u8], lost| seen.add(text, lost);
-            // SAFETY: the CPU has set `stopped` as the last thing it does, and the reservation is
-            // the host's.
+            // SAFETY: the CPU has set `stopped` as its last step, and the host has the reservation.
             let wiped =
                 unsafe { self.printk.platform().nmi_print_seq(cpu).host_read_and_wipe(keep) };
             assert!(wiped, "a CPU that has left its handler has left its buffer");
@@ -113,7 +112,7 @@ impl World {
         self.witness.with_mut(|witness| unsafe { *witness += 1 });
     }
 
-    /// Prints what is left once everyone is done, and checks that the reservation is free and that
+    /// Prints the remaining text after all threads are done. Checks that the reservation is free, and that
     /// each CPU's trace was seen once and whole, by the host or in the log, or counted as lost.
     fn check(&self, mut seen: [Seen; CPUS]) {
         assert!(self.client(0, Ordering::Release), "the reservation is free in the end");
@@ -128,7 +127,7 @@ impl World {
     }
 }
 
-/// What has come out of one CPU's buffer, wherever it was read.
+/// Text and count of lost messages read from a CPU's buffer, by the host or from the log.
 #[derive(Debug)]
 struct Seen {
     text: String,
@@ -136,7 +135,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Of any CPU.
+    /// State before any CPU's buffer is read.
     const NOTHING: [Self; CPUS] = [const { Self { text: String::new(), lost: 0 } }; CPUS];
 
     fn add(&mut self, text: &[u8], lost: u64) {
@@ -144,7 +143,7 @@ impl Seen {
         self.lost += lost;
     }
 
-    /// Adds a line of the log: of the trace, of the count, or of neither.
+    /// Adds a line of the log: a line of the trace, a count of lost messages, or neither.
     fn add_logged(&mut self, line: &[u8]) {
         let line = std::str::from_utf8(line).unwrap();
         let lost = line.strip_prefix("... ").and_then(|rest| rest.strip_suffix(" messages lost"));
@@ -156,8 +155,8 @@ impl Seen {
     }
 }
 
-/// Everyone at once: two CPUs in their handlers, the host, and a client in the guest that frees
-/// its reservation with a store of the given ordering.
+/// Runs all at once: two CPUs in their handlers, the host, and a client in the guest that frees its
+/// reservation with a store of the given ordering.
 fn everyone(release: Ordering) {
     let world = World::new();
     let [cpu0, cpu1] = [0, 1].map(|cpu| {
@@ -176,18 +175,18 @@ fn everyone(release: Ordering) {
 }
 
 #[test]
-fn two_cpus_in_nmi_a_guest_client_and_the_host_lose_and_tear_nothing() {
+fn two_handlers_a_guest_client_and_the_host_lose_nothing() {
     explore(3, || everyone(Ordering::Release));
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
-fn the_same_fails_if_the_final_release_is_relaxed() {
+fn a_relaxed_final_store_is_a_data_race() {
     explore(3, || everyone(Ordering::Relaxed));
 }
 
 #[test]
-fn two_guest_clients_and_the_host_are_never_in_at_once() {
+fn two_guest_clients_and_the_host_exclude_each_other() {
     explore(3, || {
         let world = World::new();
         let clients = [0, 1].map(|cpu| {
@@ -204,7 +203,7 @@ fn two_guest_clients_and_the_host_are_never_in_at_once() {
 
 #[test]
 fn a_late_handler_and_complete_lose_and_tear_nothing() {
-    // Few threads, so every interleaving that there is: no bound on preemptions.
+    // Few threads, so all interleavings, without a bound on preemptions.
     loom::model(|| {
         let world = World::new();
         let late = {
@@ -224,7 +223,7 @@ fn two_cpus_that_print_at_once_both_reach_the_log() {
         let world = World::new();
         let print = |world: &World, cpu, line: &str| {
             become_cpu(cpu);
-            world.printk.vprintk(Level::Info, format_args!("{line}\n"));
+            world.printk.vprintk(LogLevel::Info, format_args!("{line}\n"));
         };
         let other = {
             let world = world.clone();

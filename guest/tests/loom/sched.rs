@@ -1,6 +1,6 @@
-//! Tasks that sleep: nobody sleeps past a wake-up, and a mutex lets in one at a time.
+//! Tasks that sleep: no task sleeps past a wake-up, and a mutex has one holder at a time.
 //!
-//! CPU n has one task, task n: a thread is the task, and while that sleeps, the CPU's main loop.
+//! CPU n has one task, task n: a thread is the task, and while the task sleeps, the CPU's main loop.
 
 use loom::{
     cell::UnsafeCell,
@@ -20,7 +20,7 @@ use super::{CPUS, Machine, become_cpu, explore};
 struct Cpus {
     tasks: [Task; MAX_TASKS],
     run_queues: [RunQueue<Machine>; CPUS],
-    /// The reschedule interrupts.
+    /// Signals of reschedule interrupts, by CPU.
     interrupts: [Notify; CPUS],
 }
 
@@ -47,8 +47,8 @@ impl Sched for Machine {
         Some(Self::cpu())
     }
 
-    /// The main loop, until it runs the task again. Without a wake-up it waits for good, which loom
-    /// takes for a deadlock.
+    /// Runs the main loop until that runs the task again. Without a wake-up it waits for good, which loom
+    /// reports as a deadlock.
     fn switch_from_task(number: usize) {
         loop {
             match take_next::<Self>() {
@@ -63,7 +63,7 @@ impl Sched for Machine {
     }
 }
 
-/// From here on, this thread is the task of that CPU.
+/// Makes this thread the task of the CPU with this number.
 fn become_task(number: usize) {
     become_cpu(number);
     MACHINE.tasks[number].create("task", number, 0);
@@ -74,17 +74,17 @@ fn become_task(number: usize) {
 struct World {
     mutex: Mutex<(), Machine>,
     queue: WaitQueue<Machine>,
-    /// Written by whoever holds the mutex: loom reports a second one.
+    /// Cell that the holder of the mutex writes: loom reports a second writer.
     witness: UnsafeCell<u32>,
-    /// What the queue's waiters wait for.
+    /// Flag that the queue's waiters wait for.
     flag: AtomicU32,
 }
 
-// SAFETY: `witness` is what the mutex is to protect; if it does not, loom says so.
+// SAFETY: the mutex is to protect `witness`; if it does not, loom reports it.
 unsafe impl Sync for World {}
 
 impl World {
-    /// Never dropped: loom cannot drop what is its own when it has found a deadlock.
+    /// Makes a world that is never dropped: after a deadlock, loom cannot drop its own objects.
     fn new() -> &'static Self {
         Box::leak(Box::new(Self {
             mutex: Mutex::new(()),
@@ -112,7 +112,7 @@ impl World {
 }
 
 #[test]
-fn a_mutex_lets_in_one_task_at_a_time_and_wakes_up_who_sleeps_for_it() {
+fn a_mutex_has_one_holder_at_a_time_and_wakes_up_waiters() {
     explore(3, || {
         let world = World::new();
         let other = thread::spawn(move || {
@@ -123,14 +123,14 @@ fn a_mutex_lets_in_one_task_at_a_time_and_wakes_up_who_sleeps_for_it() {
         world.add_one();
         world.add_one();
         other.join().unwrap();
-        // SAFETY: nobody else is left.
+        // SAFETY: the other thread has ended.
         let sum = world.witness.with(|witness| unsafe { *witness });
         assert_eq!(sum, 3);
     });
 }
 
-/// Task 0 waits for the flag, each model in its own way, while CPU 1 raises it.
-fn the_flag_is_raised_while_a_task(waits: fn(&'static World)) {
+/// Runs a model in which CPU 1 raises the flag while task 0 waits for it by `waits`.
+fn raise_flag_while_a_task(waits: fn(&'static World)) {
     explore(4, move || {
         let world = World::new();
         let waker = thread::spawn(move || {
@@ -144,8 +144,8 @@ fn the_flag_is_raised_while_a_task(waits: fn(&'static World)) {
 }
 
 #[test]
-fn a_task_that_waits_for_an_event_never_sleeps_past_it() {
-    the_flag_is_raised_while_a_task(|world| {
+fn a_task_in_wait_event_never_sleeps_past_the_event() {
+    raise_flag_while_a_task(|world| {
         world.queue.wait_event(|| world.flag_is_up());
         assert!(!Machine::task(0).wait().is_waiting());
     });
@@ -153,8 +153,8 @@ fn a_task_that_waits_for_an_event_never_sleeps_past_it() {
 
 #[test]
 #[should_panic(expected = "deadlock")]
-fn one_that_looks_first_and_then_goes_to_sleep_may() {
-    the_flag_is_raised_while_a_task(|world| {
+fn a_task_that_checks_before_sleep_on_may_miss_the_event() {
+    raise_flag_while_a_task(|world| {
         if !world.flag_is_up() {
             world.queue.sleep_on();
         }
@@ -162,7 +162,7 @@ fn one_that_looks_first_and_then_goes_to_sleep_may() {
 }
 
 #[test]
-fn a_task_that_yields_runs_again_whoever_wakes_it_up_meanwhile() {
+fn a_yielding_task_runs_again_in_spite_of_a_wake_up() {
     explore(4, || {
         become_task(0);
         let waker = thread::spawn(|| {

@@ -81,8 +81,8 @@ fn push_ioapic(body: &mut Vec<u8>) {
     body.extend_from_slice(&0u32.to_le_bytes());
 }
 
-/// Interrupt Source Override (5.2.12.5): ISA IRQ 0 arrives elsewhere; polarity and trigger stay
-/// those of the bus.
+/// Interrupt Source Override (5.2.12.5): ISA IRQ 0 arrives at [`layout::PIT_GSI`], with the bus's own
+/// polarity and trigger mode.
 fn push_pit_override(body: &mut Vec<u8>) {
     body.extend_from_slice(&[2, 10, 0, 0]);
     body.extend_from_slice(&layout::PIT_GSI.to_le_bytes());
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_madt_of_two_cpus_is_as_the_specification_lays_it_out() {
+    fn a_madt_of_two_cpus_matches_the_specification() {
         let madt = madt(2);
         assert_eq!(&madt[..4], b"APIC");
         assert_eq!(u32::from_le_bytes(madt[4..8].try_into().unwrap()) as usize, madt.len());
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tables_of_the_most_cpus_fit_between_their_neighbours() {
+    fn tables_for_the_most_cpus_do_not_overlap() {
         let end = |at: GuestAddress, table: Vec<u8>| at.raw_value() + table.len() as u64;
         assert!(end(layout::RSDP, rsdp(layout::XSDT)) <= layout::XSDT.raw_value());
         assert!(end(layout::XSDT, xsdt(&[layout::MADT])) <= layout::MADT.raw_value());

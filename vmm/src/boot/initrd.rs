@@ -1,7 +1,7 @@
 //! The initial RAM disk: where it lies in guest memory.
 //!
-//! Owns its place, at the end of the RAM below the hole, as far from the kernel as it can be;
-//! refuses to own what is in it. Called by `boot::load`.
+//! Owns its address, at the end of the RAM below the hole, as far from the kernel as possible;
+//! refuses to own its contents. Called by `boot::load`.
 
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
@@ -9,28 +9,28 @@ use crate::layout;
 
 const PAGE: u64 = 4096;
 
-/// Why an initial RAM disk cannot be loaded.
+/// Reasons to refuse an initial RAM disk.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InitrdError {
-    /// No bytes.
+    /// The file has no bytes.
     #[error("load the initrd: the file is empty")]
     Empty,
-    /// Between the image and the end of RAM, or the hole, there is too little room.
+    /// The RAM between the image and the hole, or the end of RAM, is too small.
     #[error(
         "load the initrd: its {len} bytes do not fit behind the image, where {room} bytes are free; \
          give the guest more memory{}",
         if *.at_hole { ", or a smaller initrd: it has to lie below 3 GiB" } else { "" }
     )]
     DoesNotFit {
-        /// Its length in bytes.
+        /// Length of the initial RAM disk in bytes.
         len: u64,
-        /// Bytes that there are.
+        /// Length of that RAM in bytes.
         room: u64,
-        /// Whether it is the hole that ends them, and not the end of RAM.
+        /// True if that RAM ends at the hole, false if at the end of RAM.
         at_hole: bool,
     },
-    /// It could not be written.
+    /// The copy to guest memory failed.
     #[error("write the initrd to guest memory")]
     Write(#[source] GuestMemoryError),
 }
@@ -38,14 +38,14 @@ pub enum InitrdError {
 /// An initial RAM disk in guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Initrd {
-    /// Its first byte; on a page boundary.
+    /// Guest-physical address of the first byte, on a page boundary.
     pub(super) start: GuestAddress,
-    /// Its length in bytes.
+    /// Length of the file in bytes.
     pub(super) len: u64,
 }
 
-/// Copies an initial RAM disk to where neither the image is, which ends at `image_end`, nor the end
-/// of `bytes` of RAM.
+/// Copies an initial RAM disk to the end of the RAM below the hole. The guest has `bytes` of RAM, and
+/// its image ends at the guest-physical address `image_end`.
 pub(super) fn load(
     memory: &GuestMemoryMmap,
     bytes: u64,
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn it_lies_at_the_end_of_the_ram_below_the_hole() {
+    fn an_initrd_lies_at_the_end_of_ram_below_the_hole() {
         assert_eq!(start(64 * MIB, 2 * MIB, 1), Some(64 * MIB - 4096));
         assert_eq!(start(64 * MIB, 2 * MIB, 4096), Some(64 * MIB - 4096));
         assert_eq!(start(64 * MIB, 2 * MIB, 4097), Some(64 * MIB - 8192));
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn it_fits_exactly_or_is_refused() {
+    fn an_initrd_fits_exactly_or_is_refused() {
         assert_eq!(start(4 * MIB, 2 * MIB + 1, 2 * MIB - 4096), Some(2 * MIB + 4096));
         assert_eq!(start(4 * MIB, 2 * MIB + 1, 2 * MIB - 4095), None);
         assert_eq!(start(2 * MIB, 4096, MIB), Some(MIB), "never below 1 MiB");

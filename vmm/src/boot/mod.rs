@@ -1,6 +1,6 @@
-//! Everything that lies in guest memory when the boot CPU takes its first step.
+//! Contents of guest memory at the boot CPU's first instruction.
 //!
-//! Owns the order: check the image, load it, then write the tables it will read. Refuses to own
+//! Owns the order: check the image, load it, then write the tables that the guest reads. Refuses to own
 //! the boot CPU's registers (`vcpu::setup`) and the memory itself. Called by `vm`, once.
 
 mod acpi;
@@ -10,7 +10,7 @@ mod pvh;
 
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-pub use image::ImageError;
+pub use image::BootImageError;
 pub use initrd::InitrdError;
 pub use pvh::PvhError;
 
@@ -36,13 +36,13 @@ pub(crate) fn load(
     Ok(checked.entry())
 }
 
-/// Why a guest could not be prepared to boot.
+/// Reasons why a guest could not be prepared to boot.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BootError {
     /// The image cannot be booted.
     #[error(transparent)]
-    Image(#[from] ImageError),
+    Image(#[from] BootImageError),
     /// The initial RAM disk cannot be loaded.
     #[error(transparent)]
     Initrd(#[from] InitrdError),

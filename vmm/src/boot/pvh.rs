@@ -1,5 +1,5 @@
-//! What the PVH boot protocol hands to a guest: start info, memory map, command line, and the list of
-//! modules, of which the first is the initial RAM disk.
+//! Data that the PVH boot protocol passes to a guest: start info, memory map, command line, and the list
+//! of modules, of which the first is the initial RAM disk.
 //!
 //! Owns these four and their places; refuses to own the image and the ACPI tables. Called by
 //! `boot::load`. Source: Xen's `docs/misc/pvh.pandoc` and `arch-x86/hvm/start_info.h`.
@@ -16,20 +16,20 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap}
 use super::initrd::Initrd;
 use crate::{layout, memory};
 
-/// Why the tables that a PVH guest reads could not be written.
+/// Reasons why the tables that a PVH guest reads could not be written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PvhError {
-    /// More than the room for it.
+    /// The command line is longer than Linux's limit on x86.
     #[error(
         "pass a kernel command line of {len} bytes: the limit is {} bytes; shorten it",
         layout::CMDLINE_MAX - 1
     )]
     CmdlineTooLong {
-        /// Its length in bytes.
+        /// Length of the command line in bytes.
         len: usize,
     },
-    /// The guest would not see what follows the NUL.
+    /// The command line has a NUL, at which the guest would stop reading.
     #[error("pass a kernel command line with a NUL byte at {at}: remove it")]
     CmdlineNul {
         /// Offset of the NUL in bytes.
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_start_info_points_at_everything_a_guest_looks_for() {
+    fn the_start_info_points_at_all_tables() {
         let memory = guest();
         write(&memory, 2 << 20, None, "workload=idle").unwrap();
         let word = |offset: u64| memory.read_obj::<u64>(GuestAddress(0xe_8000 + offset)).unwrap();
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_map_leaves_no_gap_below_the_hole_and_no_overlap() {
+    fn the_memory_map_has_no_overlap_and_no_gap_below_the_hole() {
         let map = memmap(5 << 30);
         for pair in map.windows(2) {
             let end = pair[0].addr + pair[0].size;

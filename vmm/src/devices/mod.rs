@@ -18,19 +18,19 @@ use crate::layout;
 pub use serial::SerialInputFull;
 use serial::SerialPort;
 
-/// The doorbell ports, which the guest must know too. They must differ from each other, from
-/// COM1's and from those of the in-kernel PIC and PIT.
+/// I/O port numbers of the doorbells, which the guest must know too. They must differ from each other,
+/// from COM1's and from those of the in-kernel PIC and PIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ports {
     /// A write of 1, 2 or 4 bytes ends the VM with that code.
     pub debug_exit: u16,
-    /// Each byte written becomes an [`crate::Event::Post`].
+    /// Each byte written becomes an [`crate::VmEvent::Post`].
     pub post: u16,
     /// Written by the guest's NMI handler as the last thing before it returns.
     pub nmi_done: u16,
 }
 
-/// What a vCPU thread has to do about a port write.
+/// Action that a vCPU thread has to take after a port write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effect {
     None,
@@ -45,29 +45,30 @@ pub(crate) enum Effect {
 pub(crate) struct Devices {
     ports: Ports,
     serial: Mutex<SerialPort>,
-    /// Bytes that the guest has written to it: outside of the lock, which a blocked writer holds.
+    /// Count of bytes that the guest has written to COM1. Outside of the lock, which a blocked writer holds.
     serial_bytes: Arc<AtomicU64>,
 }
 
 impl Devices {
-    /// `interrupt` raises COM1's line when it is written.
+    /// Makes a VM's devices. `interrupt` raises COM1's interrupt line when it is written.
     pub(crate) fn new(ports: Ports, interrupt: EventFd, output: Box<dyn Write + Send>) -> Self {
         let serial_bytes = Arc::new(AtomicU64::new(0));
         let serial = SerialPort::new(interrupt, output, serial_bytes.clone());
         Self { ports, serial: Mutex::new(serial), serial_bytes }
     }
 
-    /// COM1. A thread that panicked in the caller's writer leaves the registers as they were.
+    /// Locks COM1. A poisoned lock is taken all the same: a panic in the caller's writer leaves the
+    /// registers as they were.
     pub(crate) fn serial(&self) -> MutexGuard<'_, SerialPort> {
         self.serial.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes that the guest has written to its serial port so far.
+    /// Returns the number of bytes that the guest has written to its serial port so far.
     pub(crate) fn serial_bytes(&self) -> u64 {
         self.serial_bytes.load(Ordering::Relaxed)
     }
 
-    /// Fills `data` with what `port` reads as. A string instruction reads many units in one exit.
+    /// Reads `port` into `data`. A string instruction reads many units in one exit.
     pub(crate) fn read(&self, port: u16, data: &mut [u8]) {
         match port {
             _ if layout::COM1.contains(&port) => {
@@ -82,7 +83,7 @@ impl Devices {
         }
     }
 
-    /// Hands `data` to `port`. A string instruction writes many units in one exit.
+    /// Writes `data` to `port`. A string instruction writes many units in one exit.
     pub(crate) fn write(&self, port: u16, data: &[u8]) -> Effect {
         let Some(&first) = data.first() else {
             return Effect::None;
@@ -108,7 +109,7 @@ impl Devices {
     }
 }
 
-/// The first unit of a port write, at most 4 bytes.
+/// Returns the first unit of a port write, at most 4 bytes.
 fn little_endian(data: &[u8]) -> u32 {
     data.iter().take(4).rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
 }

@@ -1,11 +1,11 @@
 //! COM1: vm-superio's 16550A, with an input queue behind its FIFO.
 //!
-//! Owns the queue and what becomes of failed output; refuses to own the port numbers (`layout`)
-//! and who may touch it (`devices` has the lock). Called by `devices`, under that lock.
+//! Owns the queue and the count of failed output; refuses to own the port numbers (`layout`) and the
+//! lock around the port (`devices`). Called by `devices`, under that lock.
 //!
-//! The UART's own FIFO holds 64 bytes. What the host sends beyond that waits in a queue of at most
-//! [`PENDING_MAX`] bytes and moves up as the guest reads; a guest that never reads costs the sender
-//! an error, not memory.
+//! The UART's own FIFO holds 64 bytes. Input beyond that waits in a queue of at most [`PENDING_MAX`]
+//! bytes and moves up as the guest reads; if the guest never reads, the sender gets an error once the
+//! queue is full.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -18,20 +18,20 @@ use vm_superio::serial::{Error, SerialEvents};
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
-/// Bytes of input that wait for room in the FIFO.
+/// Most bytes of input that wait for room in the FIFO.
 const PENDING_MAX: usize = 64 << 10;
 
-/// The guest reads its serial port too slowly, or not at all.
+/// Error of sending input to a guest that reads its serial port too slowly, or not at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "send {rejected} bytes of input to the guest's serial port: {PENDING_MAX} bytes wait already"
 )]
 pub struct SerialInputFull {
-    /// Bytes at the end of the input that were not taken.
+    /// Number of bytes at the end of the input that were not queued.
     pub rejected: usize,
 }
 
-/// The interrupt line, as an eventfd that KVM listens to.
+/// COM1's interrupt line, as an eventfd that KVM listens to.
 struct Line(EventFd);
 
 impl Trigger for Line {
@@ -42,8 +42,8 @@ impl Trigger for Line {
     }
 }
 
-/// Counts the bytes that the guest writes, those included that the writer refuses. It orders
-/// nothing, so relaxed.
+/// Counts the bytes that the guest writes, including those that the writer refuses. Relaxed: the count
+/// orders no other memory.
 struct Written(Arc<AtomicU64>);
 
 impl SerialEvents for Written {
@@ -67,7 +67,7 @@ pub(crate) struct SerialPort {
 }
 
 impl SerialPort {
-    /// `written` counts the bytes that the guest writes.
+    /// Makes a serial port that counts the bytes that the guest writes in `written`.
     pub(super) fn new(
         interrupt: EventFd,
         output: Box<dyn Write + Send>,
@@ -77,15 +77,15 @@ impl SerialPort {
         Self { uart, pending: VecDeque::new(), lost_output: 0 }
     }
 
-    /// Register `offset` of 0 to 7.
+    /// Reads the register at `offset`, 0 to 7.
     pub(super) fn read(&mut self, offset: u8) -> u8 {
         let value = self.uart.read(offset);
         self.refill();
         value
     }
 
-    /// Register `offset` of 0 to 7. Output that the writer refuses is counted and dropped: a guest
-    /// does not stop because its console has gone.
+    /// Writes the register at `offset`, 0 to 7. Output that the writer refuses is counted and dropped: a
+    /// guest does not stop because its console has gone.
     pub(super) fn write(&mut self, offset: u8, value: u8) {
         if let Err(error) = self.uart.write(offset, value) {
             self.lose(&error);
@@ -93,7 +93,10 @@ impl SerialPort {
         self.refill();
     }
 
-    /// Queues input for the guest.
+    /// Queues input for the guest, as much as there is room for.
+    ///
+    /// # Errors
+    /// [`SerialInputFull`] with the number of bytes that were left out.
     pub(crate) fn input(&mut self, bytes: &[u8]) -> Result<(), SerialInputFull> {
         let room = PENDING_MAX - self.pending.len();
         let taken = &bytes[..bytes.len().min(room)];
@@ -105,7 +108,7 @@ impl SerialPort {
         }
     }
 
-    /// Moves input up into the FIFO. In loopback mode the FIFO takes none, and it stays queued.
+    /// Moves queued input into the FIFO. In loopback mode the FIFO takes none, and the input stays queued.
     fn refill(&mut self) {
         while !self.pending.is_empty() && self.uart.fifo_capacity() > 0 {
             match self.uart.enqueue_raw_bytes(self.pending.as_slices().0) {
@@ -116,7 +119,7 @@ impl SerialPort {
         }
     }
 
-    /// The first loss is worth a line in the log; the rest would be a flood.
+    /// Counts lost output. Only the first loss is logged; the rest would be a flood.
     fn lose(&mut self, error: &Error<io::Error>) {
         self.lost_output += 1;
         if self.lost_output == 1 {
@@ -161,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_never_reads_costs_the_sender_an_error() {
+    fn input_for_a_guest_that_never_reads_is_rejected() {
         let mut port = port();
         let rejected = port.input(&vec![0; PENDING_MAX + 3]).unwrap_err().rejected;
         assert_eq!(rejected, 3);

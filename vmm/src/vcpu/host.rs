@@ -1,8 +1,8 @@
-//! What the host knows of a vCPU and gives only to unsafe code: `kvm_run`'s unions, CPU clocks, and
-//! the file of KVM's statistics.
+//! Data about a vCPU that only unsafe code can read: `kvm_run`'s unions, CPU clocks, and the file of
+//! KVM's statistics.
 //!
-//! Owns those reads and nothing else. Called by the vCPU's thread, and by its handle for clock and
-//! file.
+//! Owns those reads; refuses to own their meaning. Called by the vCPU's thread, and by its handle for the
+//! clock and the file.
 
 use std::fs::File;
 use std::io;
@@ -19,10 +19,10 @@ use tracing::debug;
 use vmm_sys_util::ioctl::ioctl;
 use vmm_sys_util::ioctl_io_nr;
 
-// kvm-ioctls does not wrap it.
+// kvm-ioctls does not wrap this ioctl.
 ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
 
-/// Suberror and instruction bytes of a KVM_EXIT_INTERNAL_ERROR, which must be the last exit.
+/// Returns suberror and instruction bytes of a KVM_EXIT_INTERNAL_ERROR, which must be the last exit.
 pub(super) fn internal_error(vcpu: &mut VcpuFd) -> (u32, Vec<u8>) {
     // SAFETY: every bit pattern is valid for this plain struct of integers, and KVM filled it in,
     // because the last exit is KVM_EXIT_INTERNAL_ERROR; the caller says so.
@@ -31,8 +31,8 @@ pub(super) fn internal_error(vcpu: &mut VcpuFd) -> (u32, Vec<u8>) {
     (internal.suberror, instruction_bytes(internal.suberror, data))
 }
 
-/// `data` of an emulation failure: flags, then one byte of length, then 15 of instruction
-/// (`kvm_run.emulation_failure`, of which `data` starts at `flags`).
+/// Returns the instruction bytes in `data` of an emulation failure: flags, one byte of length, 15 bytes
+/// of instruction (`kvm_run.emulation_failure`, of which `data` starts at `flags`). Empty if KVM gave none.
 fn instruction_bytes(suberror: u32, data: &[u64]) -> Vec<u8> {
     let [flags, low, high, ..] = *data else {
         return Vec::new();
@@ -45,7 +45,7 @@ fn instruction_bytes(suberror: u32, data: &[u64]) -> Vec<u8> {
     bytes[1..=len].to_vec()
 }
 
-/// The file of a vCPU's statistics, if KVM keeps any. Waits for a vCPU that runs.
+/// Opens the file of a vCPU's statistics, if KVM keeps any. Blocks while the vCPU runs.
 pub(super) fn statistics(vcpu: &VcpuFd) -> Option<File> {
     // SAFETY: this ioctl takes no argument and accesses no memory of ours. A KVM without it says so.
     let fd = unsafe { ioctl(vcpu, KVM_GET_STATS_FD()) };
@@ -53,20 +53,20 @@ pub(super) fn statistics(vcpu: &VcpuFd) -> Option<File> {
         debug!(error = %io::Error::last_os_error(), "KVM_GET_STATS_FD failed");
         return None;
     }
-    // SAFETY: the ioctl succeeded, so `fd` is a file that it has just opened, and nobody else's.
+    // SAFETY: the ioctl succeeded, so `fd` is a file that it has just opened, and has no other owner.
     Some(unsafe { File::from_raw_fd(fd) })
 }
 
-/// A thread's CPU-time clock.
+/// CPU-time clock of a thread, by its clock id.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CpuClock(libc::clockid_t);
 
 impl CpuClock {
     /// The clock of the calling thread.
-    pub(super) const OF_THIS_THREAD: Self = Self(libc::CLOCK_THREAD_CPUTIME_ID);
+    pub(super) const THIS_THREAD: Self = Self(libc::CLOCK_THREAD_CPUTIME_ID);
 
-    /// The clock of another thread, which goes on to exist until it is joined.
-    pub(super) fn of<T>(thread: &JoinHandle<T>) -> io::Result<Self> {
+    /// Returns the clock of another thread, which exists until the thread is joined.
+    pub(super) fn from_thread<T>(thread: &JoinHandle<T>) -> io::Result<Self> {
         let mut clock = MaybeUninit::uninit();
         // SAFETY: `thread` has not been joined, so its pthread_t is valid; `clock` is writable.
         match unsafe { libc::pthread_getcpuclockid(thread.as_pthread_t(), clock.as_mut_ptr()) } {
@@ -76,10 +76,10 @@ impl CpuClock {
         }
     }
 
-    /// CPU time so far. Zero once the thread is gone.
+    /// Returns the CPU time used so far; zero once the thread is gone.
     pub(super) fn now(self) -> Duration {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `time` is a writable timespec. An unknown clock id is an error and no more.
+        // SAFETY: `time` is a writable timespec. An unknown clock id only makes the call fail.
         if unsafe { libc::clock_gettime(self.0, &mut time) } != 0 {
             return Duration::ZERO;
         }
@@ -100,12 +100,12 @@ mod tests {
     }
 
     #[test]
-    fn an_instruction_length_out_of_bounds_is_cut_to_what_there_is() {
+    fn an_instruction_length_out_of_bounds_is_clamped() {
         assert_eq!(instruction_bytes(1, &[1, 0xff, 0]).len(), 15);
     }
 
     #[test]
-    fn no_bytes_are_made_up_where_kvm_gave_none() {
+    fn instruction_bytes_are_empty_where_kvm_gave_none() {
         assert_eq!(instruction_bytes(1, &[0, 0x0303, 0]), []);
         assert_eq!(instruction_bytes(1, &[1]), []);
         assert_eq!(instruction_bytes(3, &[1, 0x0303, 0]), []);

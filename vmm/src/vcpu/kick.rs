@@ -1,7 +1,7 @@
-//! Getting a vCPU thread out of KVM_RUN without losing the request or racing its entry.
+//! Kicks: getting a vCPU thread out of KVM_RUN without losing the request or racing its entry.
 //!
-//! Owns the signal and the `immediate_exit` byte; refuses to own what the thread does next
-//! (`thread`). Called by the vCPU's handle to kick, by its thread to rearm.
+//! Owns the signal and the `immediate_exit` byte; refuses to own the thread's next step (`thread`).
+//! Called by the vCPU's handle to kick, by its thread to rearm.
 //!
 //! A signal alone is not enough: one that arrives just before KVM_RUN interrupts nothing. So the
 //! handle first queues its command, then sets `immediate_exit` in the `kvm_run` page, which makes
@@ -20,7 +20,8 @@ use memmap2::{MmapOptions, MmapRaw};
 use vmm_sys_util::errno;
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
-/// The signal that ends a KVM_RUN. Its handler does nothing: being caught is all it is for.
+/// Returns the number of the signal that interrupts KVM_RUN. Its handler does nothing: to interrupt a
+/// call, a signal has to be caught.
 pub(super) fn signal() -> libc::c_int {
     SIGRTMIN()
 }
@@ -33,31 +34,32 @@ pub(super) fn install_handler() -> io::Result<()> {
     (*installed).map_err(io::Error::from)
 }
 
-/// A vCPU's `immediate_exit` byte, through a mapping of its own of the `kvm_run` page: kvm-ioctls
-/// keeps the other mapping for the thread that runs the vCPU.
+/// A vCPU's `immediate_exit` byte, in a second mapping of its `kvm_run` page: kvm-ioctls keeps the first
+/// one for the thread that runs the vCPU.
 #[derive(Debug)]
 pub(super) struct ImmediateExit(MmapRaw);
 
 impl ImmediateExit {
-    pub(super) fn of(vcpu: &VcpuFd) -> io::Result<Self> {
+    /// Maps the `kvm_run` page of `vcpu` once more.
+    pub(super) fn map(vcpu: &VcpuFd) -> io::Result<Self> {
         let page = MmapOptions::new().len(size_of::<kvm_run>()).map_raw(vcpu)?;
         Ok(Self(page))
     }
 
-    /// Makes the next KVM_RUN finish what is half done and return EINTR.
+    /// Makes the next KVM_RUN finish a pending port or memory access and return EINTR.
     pub(super) fn set(&self) {
-        // Release: whoever sees the byte set also sees the command that was queued before it.
+        // Release: a thread that sees the byte set also sees the command that was queued before it.
         self.byte().store(1, Ordering::Release);
     }
 
-    /// Lets KVM_RUN run again. The caller looks at its commands next.
+    /// Lets KVM_RUN enter the guest again. The caller reads its command queue next.
     pub(super) fn clear(&self) {
-        // A swap, because the reads of the queue must not move up before it.
+        // A swap, because reads of the queue must not be reordered before it.
         self.byte().swap(0, Ordering::AcqRel);
     }
 
     fn byte(&self) -> &AtomicU8 {
-        // SAFETY: `of` mapped a whole kvm_run readable and writable, and `self` keeps it mapped for
+        // SAFETY: `map` mapped a whole kvm_run readable and writable, and `self` keeps it mapped for
         // as long as the reference lives, so the byte is in bounds. An AtomicU8 has no alignment to
         // violate. Both sides in this process access it through this function alone, and KVM reads
         // it with READ_ONCE, so all accesses are atomic.

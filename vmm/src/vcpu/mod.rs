@@ -1,9 +1,9 @@
 //! vCPUs: a thread each, and the handle through which the controlling thread commands it.
 //!
-//! Owns the command queue and the life of the thread; refuses to own what commands achieve together
-//! (`world`). `setup` prepares a vCPU, `thread` runs it, `kick` gets it out of the guest, `host`
-//! reads what needs unsafe code, `state` translates what KVM answers, `thread_times` and `statistics` are what
-//! the host tells without asking it. Called by `vm`, `world` and `watch`.
+//! Owns the command queue and the life of the thread; refuses to own operations on several vCPUs
+//! (`world`). `setup` prepares a vCPU, `thread` runs it, `kick` gets it out of the guest, `host` has the
+//! reads that need unsafe code, `state` translates KVM's structures, `thread_times` and `statistics` read
+//! what the host counts while the vCPU runs. Called by `vm`, `world` and `watch`.
 
 mod host;
 mod kick;
@@ -25,44 +25,46 @@ use nmiscope_machine::{NmiRun, VcpuState};
 use rustix::thread::{Pid, gettid};
 use vmm_sys_util::signal::Killable;
 
+use crate::collector::Slot;
 use crate::exits::{Counters, ExitCounts};
-use crate::gather::Slot;
 use crate::kvm::KvmError;
 use host::CpuClock;
 use kick::ImmediateExit;
 pub(crate) use setup::set_up;
 pub use state::VcpuError;
-pub(crate) use statistics::Layout;
+pub(crate) use statistics::StatisticsLayout;
 pub use statistics::VcpuStatistics;
+pub(crate) use thread::SharedState;
 use thread::Vcpu;
-pub(crate) use thread::World;
 use thread_times::ThreadFiles;
 
-/// Of a vCPU's thread. Two megabytes, as is usual, can become a huge page at the first touch, which
-/// has to be cleared, and counts as used.
+/// Stack size of a vCPU's thread in bytes. Not the usual 2 MiB: at the first touch that much can become a
+/// huge page, which has to be cleared and counts as used.
 const STACK: usize = 256 << 10;
 pub use thread_times::{ThreadState, ThreadTimes};
 
-/// What a vCPU thread can be told. Each answer names its vCPU.
+/// Commands to a vCPU thread. Each answer names its vCPU.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Stop at the next instruction boundary, and read the state there.
+    /// Stop at the next instruction boundary, and answer with the state there.
     Pause(Slot<Answer<VcpuState>>),
-    /// Run the guest.
+    /// Run the guest until the next command that stops it.
     Resume,
-    /// Read the state.
+    /// Answer with the vCPU's state, and continue as before.
     Read(Slot<Answer<VcpuState>>),
-    /// Read the time-stamp counter.
+    /// Answer with the time-stamp counter, in cycles.
     ReadTsc(Slot<Answer<u64>>),
-    /// Execute instructions up to a point, or to a kick, and read the state. Only to a paused vCPU.
+    /// Execute one instruction, or all up to the guest-virtual address `to`, or until a kick, and answer
+    /// with the state. Only for a paused vCPU.
     Step { to: Option<u64>, answer: Slot<Answer<VcpuState>> },
-    /// Run one NMI handler, not beyond `until`. Only to a paused vCPU.
+    /// Run one NMI handler, for `bound` of the vCPU's own time and at most until the time `until`. Only
+    /// for a paused vCPU.
     RunNmi { bound: Duration, until: Instant, answer: Slot<Answer<NmiRun>> },
-    /// End the thread. Answered when the vCPU is closed.
+    /// End the thread. The answer comes once the vCPU is closed.
     Exit(Slot<u32>),
 }
 
-/// An answer that can fail.
+/// A vCPU's answer: its number, and the value or the error of reading it.
 pub(crate) type Answer<T> = (u32, Result<T, KvmError>);
 
 /// The controlling thread's end of a vCPU.
@@ -72,33 +74,34 @@ pub(crate) struct VcpuHandle {
     immediate_exit: Arc<ImmediateExit>,
     counters: Arc<Counters>,
     clock: CpuClock,
-    /// The thread's number, once it has begun.
+    /// Thread id (TID), set once the thread has begun.
     thread_id: Arc<OnceLock<Pid>>,
-    /// The thread's files in /proc, once they are wanted, if there is room for them.
+    /// The thread's files in /proc, opened at the first use and kept if `keeps_files`.
     thread_files: OnceLock<ThreadFiles>,
-    /// KVM's statistics, if it keeps any and there is room for them.
+    /// The file of KVM's statistics, if KVM keeps any and `keeps_files`.
     statistics: Option<File>,
+    /// True if this process may have three more files open for this vCPU.
     keeps_files: bool,
     thread: Option<JoinHandle<()>>,
 }
 
 impl VcpuHandle {
-    /// Gives `fd` a thread, paused, named after its vCPU. `keeps_files`: whether there is room for
-    /// three open files more.
+    /// Starts a thread for the vCPU `fd`, paused and named after it. `keeps_files` is true if this process
+    /// may have three more files open.
     pub(crate) fn spawn(
         cpu: u32,
         fd: VcpuFd,
-        world: Arc<World>,
+        shared: Arc<SharedState>,
         keeps_files: bool,
     ) -> io::Result<Self> {
         kick::install_handler()?;
         let (commands, queue) = mpsc::channel();
-        let immediate_exit = Arc::new(ImmediateExit::of(&fd)?);
+        let immediate_exit = Arc::new(ImmediateExit::map(&fd)?);
         let counters = Arc::new(Counters::default());
-        // Before the thread has it: a vCPU that runs cannot be asked.
+        // Before the thread has the vCPU: the ioctl would block while it runs.
         let statistics = keeps_files.then(|| host::statistics(&fd)).flatten();
         let thread_id = Arc::new(OnceLock::new());
-        let vcpu = Vcpu::new(cpu, fd, world, queue, immediate_exit.clone(), counters.clone());
+        let vcpu = Vcpu::new(cpu, fd, shared, queue, immediate_exit.clone(), counters.clone());
         let begun = thread_id.clone();
         let thread = std::thread::Builder::new().name(format!("vcpu{cpu}")).stack_size(STACK);
         let thread = thread.spawn(move || {
@@ -109,7 +112,7 @@ impl VcpuHandle {
             commands,
             immediate_exit,
             counters,
-            clock: CpuClock::of(&thread)?,
+            clock: CpuClock::from_thread(&thread)?,
             thread_id,
             thread_files: OnceLock::new(),
             statistics,
@@ -118,13 +121,13 @@ impl VcpuHandle {
         })
     }
 
-    /// Queues a command; false if the thread is gone. A running vCPU sees it at its next exit: kick
-    /// it to have one.
+    /// Queues a command; returns false if the thread is gone. A running vCPU reads it at its next exit,
+    /// which a kick causes.
     pub(crate) fn send(&self, command: Command) -> bool {
         self.commands.send(command).is_ok()
     }
 
-    /// Gets the thread out of KVM_RUN, or keeps it from entering. See `kick`.
+    /// Gets the thread out of KVM_RUN, or keeps it from entering: see the module `kick`.
     pub(crate) fn kick(&self) {
         self.immediate_exit.set();
         if let Some(thread) = &self.thread {
@@ -133,12 +136,12 @@ impl VcpuHandle {
         }
     }
 
-    /// CPU time that the thread has used, in the guest and outside. Asks the host, not the vCPU.
+    /// Returns the CPU time that the thread has used, in the guest and outside. Does not disturb the vCPU.
     pub(crate) fn run_time(&self) -> Duration {
         self.clock.now()
     }
 
-    /// See `Vm::host_times`. Asks the host, not the vCPU.
+    /// Returns the thread's times and state: see `Vm::host_times`. Does not disturb the vCPU.
     pub(crate) fn host_times(&self, cpu: u32) -> Result<ThreadTimes, VcpuError> {
         let thread = *self.thread_id.get().ok_or(VcpuError::NoThreadYet(cpu))?;
         let failed = |source| VcpuError::Thread { cpu, source };
@@ -162,7 +165,7 @@ impl VcpuHandle {
         })
     }
 
-    /// The file of KVM's statistics of this vCPU, if there is one.
+    /// Returns the file of KVM's statistics of this vCPU, if it is open.
     pub(crate) fn statistics(&self) -> Option<&File> {
         self.statistics.as_ref()
     }
@@ -174,7 +177,7 @@ impl VcpuHandle {
     /// Joins a thread that answered [`Command::Exit`], and so returns without delay.
     pub(crate) fn join(&mut self) {
         if let Some(thread) = self.thread.take() {
-            // A panic has been printed by the thread itself, and there is nothing left to save.
+            // The thread has printed its panic, if any; nothing is left to clean up.
             let _ = thread.join();
         }
     }

@@ -26,7 +26,7 @@ const CODE_EXECUTE_READ_ACCESSED: u8 = 0xb;
 const DATA_READ_WRITE_ACCESSED: u8 = 0x3;
 const TSS_32_BUSY: u8 = 0xb;
 
-/// Prepares a vCPU. `entry`, a guest-physical address, is for the boot CPU, which is number 0.
+/// Prepares a vCPU. The boot CPU, which is number 0, starts at the guest-physical address `entry`.
 pub(crate) fn set_up(
     vcpu: &VcpuFd,
     supported: &CpuId,
@@ -68,7 +68,7 @@ fn set_general_registers(vcpu: &VcpuFd, entry: GuestAddress) -> Result<(), KvmEr
     vcpu.set_regs(&general).map_err(KvmError::ioctl("KVM_SET_REGS"))
 }
 
-/// A flat 32-bit segment: base 0, limit 4 GiB.
+/// Makes a flat 32-bit segment: base 0, limit 4 GiB.
 fn segment(selector: u16, type_: u8) -> kvm_segment {
     kvm_segment {
         base: 0,

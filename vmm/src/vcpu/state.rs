@@ -1,7 +1,7 @@
-//! KVM's answers about a stopped vCPU, translated.
+//! State of a stopped vCPU, translated from KVM's structures to those of `nmiscope-machine`.
 //!
-//! Owns the translation from KVM's structures to those of `nmiscope-machine`, and why a vCPU could
-//! not be asked; refuses to own when it is safe to ask (`thread`). Used by `thread` and `world`.
+//! Owns the translation, and the error of reading a vCPU; refuses to own when it is safe to read one
+//! (`thread`). Used by `thread` and `world`.
 
 use std::io;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use nmiscope_machine::{MpState, NmiState, Registers, Segment, VcpuState};
 
 use crate::kvm::KvmError;
 
-/// IA32_TIME_STAMP_COUNTER.
+/// MSR number of the time-stamp counter (IA32_TIME_STAMP_COUNTER).
 const MSR_TSC: u32 = 0x10;
 
-/// Reads all that KVM tells of a vCPU, which must stand at an instruction boundary.
+/// Reads a vCPU's whole state. The vCPU must be at an instruction boundary.
 pub(super) fn read_state(cpu: u32, vcpu: &VcpuFd) -> Result<VcpuState, KvmError> {
     // First, because it may act on a pending INIT or SIPI, which changes the registers.
     let mp_state = read_mp_state(vcpu)?;
@@ -35,7 +35,7 @@ pub(super) fn read_state(cpu: u32, vcpu: &VcpuFd) -> Result<VcpuState, KvmError>
     })
 }
 
-/// Reads whether a vCPU executes, sleeps or was never started.
+/// Reads a vCPU's multiprocessing state: running, halted or not started.
 pub(super) fn read_mp_state(vcpu: &VcpuFd) -> Result<MpState, KvmError> {
     let state = vcpu.get_mp_state().map_err(KvmError::ioctl("KVM_GET_MP_STATE"))?;
     Ok(match state.mp_state {
@@ -48,7 +48,7 @@ pub(super) fn read_mp_state(vcpu: &VcpuFd) -> Result<MpState, KvmError> {
     })
 }
 
-/// Reads where a vCPU stands with NMIs and interrupts.
+/// Reads a vCPU's NMI state and interrupt shadow.
 pub(super) fn read_nmi_state(vcpu: &VcpuFd) -> Result<NmiState, KvmError> {
     Ok(nmi_state(&read_events(vcpu)?))
 }
@@ -57,7 +57,7 @@ fn read_events(vcpu: &VcpuFd) -> Result<kvm_vcpu_events, KvmError> {
     vcpu.get_vcpu_events().map_err(KvmError::ioctl("KVM_GET_VCPU_EVENTS"))
 }
 
-/// A vCPU's time-stamp counter, in cycles.
+/// Reads a vCPU's time-stamp counter, in cycles.
 pub(super) fn read_tsc(vcpu: &VcpuFd) -> Result<u64, KvmError> {
     let mut msrs = Msrs::from_entries(&[kvm_msr_entry { index: MSR_TSC, ..Default::default() }])
         .map_err(|_| KvmError::TableFull { table: "MSR", entries: 1 })?;
@@ -117,42 +117,42 @@ fn registers(general: &kvm_regs, special: &kvm_sregs) -> Registers {
     }
 }
 
-/// Why a vCPU could not be asked.
+/// Reasons why a vCPU could not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VcpuError {
     /// The VM has no such vCPU.
     #[error("ask cpu{0}: there is no such vCPU")]
     NoSuchVcpu(u32),
-    /// Its thread did not answer in time. It will when it can.
+    /// The vCPU's thread did not answer within the deadline. It still executes the command when it can.
     #[error(
         "ask cpu{cpu}: no answer from its thread within {} ms; is the serial output blocked, or \
          the host overloaded?",
         .waited.as_millis()
     )]
     NoAnswer {
-        /// Which vCPU.
+        /// Number of the vCPU that did not answer.
         cpu: u32,
-        /// How long it was given.
+        /// The deadline that it missed.
         waited: Duration,
     },
-    /// Its thread has not begun. It will in a moment.
+    /// The vCPU's thread has been created a moment ago and has not begun yet.
     #[error("look at cpu{0}'s thread: it has not begun")]
     NoThreadYet(u32),
-    /// The host does not tell of its thread.
+    /// The host's files about the vCPU's thread cannot be read.
     #[error("look at cpu{cpu}'s thread in /proc; is it mounted?")]
     Thread {
-        /// Which vCPU.
+        /// Number of the vCPU that the thread runs.
         cpu: u32,
-        /// The error of opening or reading its files there.
+        /// Error of opening or reading the thread's files in /proc.
         source: io::Error,
     },
-    /// KVM refused.
+    /// An ioctl on the vCPU failed.
     #[error("ask cpu{cpu}")]
     Kvm {
-        /// Which vCPU.
+        /// Number of the vCPU that the ioctl was for.
         cpu: u32,
-        /// The ioctl and its error.
+        /// The ioctl that failed, and its error.
         source: KvmError,
     },
 }

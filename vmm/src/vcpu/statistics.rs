@@ -1,40 +1,40 @@
 //! KVM's own counters of a vCPU (KVM_GET_STATS_FD), read without stopping it.
 //!
-//! Owns the file's format and which counters matter; refuses to own how the file is had (`host`)
-//! and who keeps it (the vCPU's handle). Called by `watch`.
+//! Owns the file's format and the choice of counters; refuses to own the opening of the file (`host`)
+//! and its lifetime (the vCPU's handle). Called by `watch`.
 //!
-//! The file (Linux, Documentation/virt/kvm/api.rst, 4.133) is a header, descriptors that name
-//! counters and say where they are, and the counters. Which there are differs from kernel to kernel,
-//! and not between the vCPUs of one: the descriptors are read once, then a window on the counters.
+//! The file (Linux, Documentation/virt/kvm/api.rst, 4.133) is a header, descriptors with the counters'
+//! names and offsets, and the counters. The set of counters differs between kernels, but not between the
+//! vCPUs of one: the descriptors are read once, and then only a window of the counters.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Some of what KVM counts of a vCPU. `None` is what this host's KVM does not count.
+/// Counters that KVM keeps of a vCPU. `None` if this host's KVM does not have the counter.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VcpuStatistics {
-    /// Exits from the guest, most of which KVM handles by itself.
+    /// Count of exits from the guest, most of which KVM handles by itself.
     pub exits: Option<u64>,
-    /// HLTs.
+    /// Count of exits for a HLT instruction.
     pub halt_exits: Option<u64>,
-    /// Interrupts that were given to the guest. One whose delivery has to be interrupted for a page
-    /// of the guest's is counted again, here and below.
+    /// Count of interrupts injected into the guest. An injection that is retried, because the guest's page
+    /// had to be mapped first, counts again.
     pub irq_injections: Option<u64>,
-    /// NMIs that were given to the guest.
+    /// Count of NMIs injected into the guest. A retried injection counts again here too.
     pub nmi_injections: Option<u64>,
-    /// Whether its thread sleeps in KVM, because the vCPU is in HLT or waits to be started.
+    /// True if the vCPU's thread sleeps in KVM, because the vCPU is halted or not started.
     pub blocking: Option<bool>,
 }
 
-/// Where a file has the counters that matter.
+/// Offsets of the counters of [`VcpuStatistics`] in the file.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Layout {
-    /// The window that all of them lie in: its place in the file, and its length.
+pub(crate) struct StatisticsLayout {
+    /// Window that has all of the counters: its file offset and its length, in bytes.
     at: u64,
     len: usize,
-    /// Where in the window, in the order of `NAMES`.
+    /// Offset of each counter in the window, in the order of `NAMES`.
     places: [Option<usize>; NAMES.len()],
 }
 
@@ -45,15 +45,15 @@ const NAMES: [&[u8]; 5] =
 const HEADER: usize = 24;
 const DESCRIPTOR: usize = 16;
 
-/// What is believed of a header: 15 times what Linux 6.18 has, and names five times as long.
+/// Limits of a valid header: 15 times as many counters as Linux 6.18 has, and names five times as long.
 const MAX_DESCRIPTORS: usize = 1024;
 const MAX_NAME: usize = 256;
 
-/// The longest window: counters farther apart are not read.
+/// Length of the longest window in bytes: counters farther apart are not read.
 const WINDOW: usize = 1024;
 
-impl Layout {
-    /// Reads the descriptors of a file.
+impl StatisticsLayout {
+    /// Reads the header and the descriptors of a file.
     pub(crate) fn read(file: &File) -> io::Result<Self> {
         let malformed = || io::Error::from(io::ErrorKind::InvalidData);
         let mut header = [0; HEADER];
@@ -64,14 +64,14 @@ impl Layout {
         Self::parse(&header, &descriptors).ok_or_else(malformed)
     }
 
-    /// `None` if no counter that matters is there.
+    /// Finds the counters among the descriptors; returns `None` if the file has none of them.
     fn parse(header: &Header, descriptors: &[u8]) -> Option<Self> {
         let mut offsets = [None; NAMES.len()];
         for descriptor in descriptors.chunks_exact(header.stride()) {
             let (fixed, name) = descriptor.split_at(DESCRIPTOR);
             let len = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
             if let Some(index) = NAMES.iter().position(|wanted| *wanted == &name[..len]) {
-                // An empty one or a histogram is not what we know by that name.
+                // An empty counter or a histogram is not the counter known by that name.
                 let is_one = u16::from_le_bytes([fixed[6], fixed[7]]) == 1;
                 offsets[index] = is_one.then(|| number(fixed, 8)).flatten();
             }
@@ -87,7 +87,7 @@ impl Layout {
         Some(Self { at, len: last + size_of::<u64>(), places })
     }
 
-    /// Reads the counters of a file that this is the layout of.
+    /// Reads the counters from a file with this layout.
     pub(crate) fn counters(&self, file: &File) -> io::Result<VcpuStatistics> {
         let mut buffer = [0; WINDOW];
         let window = &mut buffer[..self.len];
@@ -107,7 +107,7 @@ impl Layout {
     }
 }
 
-/// A `kvm_stats_header`, within bounds.
+/// A `kvm_stats_header` whose fields are within the limits.
 #[derive(Debug, PartialEq, Eq)]
 struct Header {
     name_size: usize,
@@ -127,11 +127,11 @@ impl Header {
             descriptors_at: descriptors_at?.into(),
             counters_at: counters_at?.into(),
         };
-        let believed = header.count <= MAX_DESCRIPTORS && header.name_size <= MAX_NAME;
-        believed.then_some(header)
+        let is_valid = header.count <= MAX_DESCRIPTORS && header.name_size <= MAX_NAME;
+        is_valid.then_some(header)
     }
 
-    /// Bytes from one descriptor to the next.
+    /// Returns the length of a descriptor with its name, in bytes.
     fn stride(&self) -> usize {
         DESCRIPTOR + self.name_size
     }
@@ -147,12 +147,12 @@ mod tests {
 
     use super::*;
 
-    /// A counter's name, how many numbers it is, and its offset.
+    /// A counter's name, its number of values, and its offset.
     type Counter<'a> = (&'a str, u16, u32);
 
     const NAME_SIZE: usize = 20;
 
-    /// A file as api.rst, 4.133, describes it, with each counter's number at its offset.
+    /// Makes a file as api.rst, 4.133, describes it, with each counter's value at its offset.
     fn file(counters: &[Counter<'_>], numbers: &[u64]) -> Vec<u8> {
         let id = 24;
         let descriptors = id + NAME_SIZE;
@@ -182,20 +182,20 @@ mod tests {
         padded
     }
 
-    fn layout_of(file: &[u8]) -> Option<Layout> {
+    fn parse_layout(file: &[u8]) -> Option<StatisticsLayout> {
         let header = Header::parse(file.first_chunk()?)?;
         let descriptors = file.get(header.descriptors_at as usize..)?;
-        Layout::parse(&header, descriptors.get(..header.count * header.stride())?)
+        StatisticsLayout::parse(&header, descriptors.get(..header.count * header.stride())?)
     }
 
-    fn counters_of(file: &[u8]) -> Option<VcpuStatistics> {
-        let layout = layout_of(file)?;
+    fn parse_counters(file: &[u8]) -> Option<VcpuStatistics> {
+        let layout = parse_layout(file)?;
         let window = file.get(layout.at as usize..)?.get(..layout.len)?;
         Some(layout.pick(window))
     }
 
     #[test]
-    fn counters_are_found_by_name_wherever_they_are() {
+    fn counters_are_found_by_name_at_any_offset() {
         let counters = [
             ("nmi_injections", 1, 40),
             ("exits_of_another", 1, 0),
@@ -204,7 +204,7 @@ mod tests {
             ("irq_injections", 1, 24),
             ("halt_exits", 1, 16),
         ];
-        let found = counters_of(&file(&counters, &[3, 99, 1, u64::MAX, 5, 7]));
+        let found = parse_counters(&file(&counters, &[3, 99, 1, u64::MAX, 5, 7]));
         let expected = VcpuStatistics {
             exits: Some(u64::MAX),
             halt_exits: Some(7),
@@ -218,23 +218,23 @@ mod tests {
     #[test]
     fn a_counter_that_is_missing_or_is_a_histogram_is_none() {
         let counters = [("halt_exits", 1, 8), ("exits", 32, 16)];
-        let found = counters_of(&file(&counters, &[7, 9]));
+        let found = parse_counters(&file(&counters, &[7, 9]));
         let expected = VcpuStatistics { halt_exits: Some(7), ..Default::default() };
         assert_eq!(found, Some(expected));
-        assert_eq!(counters_of(&file(&[("pf_taken", 1, 0)], &[1])), None);
+        assert_eq!(parse_counters(&file(&[("pf_taken", 1, 0)], &[1])), None);
     }
 
     #[test]
-    fn only_a_window_of_counters_is_read() {
+    fn a_counter_beyond_the_window_is_not_read() {
         let counters = [("exits", 1, 80), ("halt_exits", 1, 80 + 1016), ("blocking", 1, 80 + 1024)];
         let file = file(&counters, &[1, 2, 1]);
-        assert_eq!(layout_of(&file).unwrap().len, 1024);
-        let found = counters_of(&file).unwrap();
+        assert_eq!(parse_layout(&file).unwrap().len, 1024);
+        let found = parse_counters(&file).unwrap();
         assert_eq!((found.exits, found.halt_exits, found.blocking), (Some(1), Some(2), None));
     }
 
     #[test]
-    fn a_header_out_of_bounds_is_not_believed() {
+    fn a_header_out_of_bounds_is_refused() {
         let header = |name_size: u32, count: u32| {
             let numbers = [0, name_size, count, 24, 72, 3080].map(u32::to_le_bytes);
             Header::parse(numbers.as_flattened().first_chunk().unwrap())
@@ -251,20 +251,20 @@ mod tests {
             mut bytes in proptest::collection::vec(any::<u8>(), 0..400),
             offset in any::<u32>(),
         ) {
-            let _ = counters_of(&bytes);
-            // A believable beginning, so that the rest is looked at.
+            let _ = parse_counters(&bytes);
+            // A valid beginning, so that the rest is parsed.
             let start = file(&[("exits", 1, 0), ("blocking", 1, offset % 4096)], &[]);
             bytes.splice(0..0, start);
-            let _ = counters_of(&bytes);
+            let _ = parse_counters(&bytes);
         }
 
         #[test]
-        fn offsets_and_sizes_may_be_anything(
+        fn any_offsets_and_sizes_give_a_bounded_window(
             offsets in any::<[u32; 2]>(),
             sizes in any::<[u16; 2]>(),
         ) {
             let counters = [("exits", sizes[0], offsets[0]), ("blocking", sizes[1], offsets[1])];
-            if let Some(layout) = layout_of(&file(&counters, &[])) {
+            if let Some(layout) = parse_layout(&file(&counters, &[])) {
                 prop_assert!(layout.len <= WINDOW);
             }
         }

@@ -4,7 +4,7 @@
 //! than that run's (`world` has them) and any view of the other vCPUs. Spawned by `VcpuHandle`.
 //!
 //! Each turn of the loop in the running state clears the kick, takes at most one command, and only
-//! then enters the guest: see `kick` for why in this order.
+//! then enters the guest: `kick` has the reason for this order.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,31 +24,31 @@ use super::Command;
 use super::host::{self, CpuClock};
 use super::kick::ImmediateExit;
 use super::state::{read_mp_state, read_nmi_state, read_state, read_tsc};
+use crate::collector::Slot;
 use crate::devices::{Devices, Effect};
-use crate::event::Event;
+use crate::event::VmEvent;
 use crate::exits::{Counters, End, Exit};
-use crate::gather::Slot;
 use crate::kvm::KvmError;
 
-/// Exits that may be needed to finish one instruction. KVM breaks a REP string instruction off
-/// after 1024 iterations, and an access into pieces of 8 bytes.
+/// Most exits that one instruction may take to finish. KVM interrupts a REP string instruction after 1024
+/// iterations, and splits an access into pieces of 8 bytes.
 const MAX_EXITS_OF_AN_INSTRUCTION: usize = 8192;
 
-/// What all vCPU threads of a VM share.
-pub(crate) struct World {
+/// State that all vCPU threads of a VM share.
+pub(crate) struct SharedState {
     pub(crate) devices: Devices,
-    pub(crate) events: Box<dyn Fn(Event) + Send + Sync>,
+    pub(crate) events: Box<dyn Fn(VmEvent) + Send + Sync>,
     /// Set by the first vCPU that ends the VM.
     pub(crate) ended: AtomicBool,
-    /// Here so that it stays mapped until the last thread is gone. KVM would otherwise let a vCPU
-    /// that outlives its `Vm` write to whatever is mapped there next.
+    /// Guest memory, which stays mapped until the last thread is gone: otherwise a vCPU that outlives its
+    /// `Vm` would write to whatever is mapped at those addresses next.
     pub(crate) memory: GuestMemoryMmap,
 }
 
-impl fmt::Debug for World {
+impl fmt::Debug for SharedState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the events: there is nothing to see in a closure.
-        let mut all = f.debug_struct("World");
+        // Without `events`: a closure has no Debug output.
+        let mut all = f.debug_struct("SharedState");
         all.field("devices", &self.devices).field("ended", &self.ended);
         all.field("memory", &self.memory).finish_non_exhaustive()
     }
@@ -56,24 +56,25 @@ impl fmt::Debug for World {
 
 #[derive(Debug)]
 enum State {
-    /// Waits for a command.
+    /// The thread waits for a command.
     Paused,
-    /// Runs the guest.
+    /// The thread runs the guest.
     Running,
-    /// Cannot run any more; still answers.
+    /// The vCPU cannot run any more; the thread still answers commands.
     Ended(Outcome),
-    /// To return from the thread, and to answer once the vCPU is closed.
+    /// The thread returns, and answers once the vCPU is closed.
     Exiting(Option<Slot<u32>>),
 }
 
-/// The time that an NMI handler has: see `Vm::run_nmi`.
+/// Time allowed to an NMI handler: see `Vm::run_nmi`.
 struct Allowance {
+    /// Time at which the NMI was injected.
     started: Instant,
-    /// The thread's CPU clock at that moment.
+    /// The thread's CPU clock at that time.
     cpu_started: Duration,
-    /// Of the vCPU's own time.
+    /// Limit of the vCPU's own time.
     bound: Duration,
-    /// Of wall time.
+    /// Limit of wall time, as a point in time.
     until: Instant,
 }
 
@@ -84,13 +85,13 @@ impl Allowance {
             return Ok(false);
         }
         let asleep = read_mp_state(vcpu)? == MpState::Halted;
-        let run = CpuClock::OF_THIS_THREAD.now().saturating_sub(self.cpu_started);
+        let run = CpuClock::THIS_THREAD.now().saturating_sub(self.cpu_started);
         Ok(asleep || run >= self.bound || Instant::now() >= self.until)
     }
 }
 
-/// What is to be done after an exit.
-enum Step {
+/// Reaction of the run loop to an exit.
+enum Reaction {
     Continue,
     /// KVM_RUN was interrupted, and no instruction is half done.
     Interrupted,
@@ -102,12 +103,12 @@ enum Step {
 pub(super) struct Vcpu {
     cpu: u32,
     fd: VcpuFd,
-    world: Arc<World>,
+    shared: Arc<SharedState>,
     commands: Receiver<Command>,
     immediate_exit: Arc<ImmediateExit>,
     counters: Arc<Counters>,
     state: State,
-    /// The last exit left an instruction half done.
+    /// True if the last exit left a port or memory access unfinished.
     half_done: bool,
 }
 
@@ -115,13 +116,13 @@ impl Vcpu {
     pub(super) fn new(
         cpu: u32,
         fd: VcpuFd,
-        world: Arc<World>,
+        shared: Arc<SharedState>,
         commands: Receiver<Command>,
         immediate_exit: Arc<ImmediateExit>,
         counters: Arc<Counters>,
     ) -> Self {
         let (state, half_done) = (State::Paused, false);
-        Self { cpu, fd, world, commands, immediate_exit, counters, state, half_done }
+        Self { cpu, fd, shared, commands, immediate_exit, counters, state, half_done }
     }
 
     pub(super) fn run(mut self) {
@@ -129,7 +130,7 @@ impl Vcpu {
             match &mut self.state {
                 State::Running => self.run_guest(),
                 State::Paused | State::Ended(_) => match self.commands.recv() {
-                    Ok(command) => self.obey(command),
+                    Ok(command) => self.execute(command),
                     Err(_) => break None,
                 },
                 State::Exiting(answer) => break answer.take(),
@@ -142,22 +143,22 @@ impl Vcpu {
         }
     }
 
-    /// One turn: at most one command, or one entry into the guest.
+    /// Runs one turn of the loop: executes a command if there is one, else enters the guest.
     fn run_guest(&mut self) {
         self.immediate_exit.clear();
         match self.commands.try_recv() {
-            Ok(command) => self.obey(command),
+            Ok(command) => self.execute(command),
             Err(TryRecvError::Disconnected) => self.state = State::Exiting(None),
             Err(TryRecvError::Empty) => match self.enter() {
-                Step::Continue | Step::Interrupted | Step::Stepped => {}
-                Step::NmiDone => self.announce_nmi_done(),
-                Step::Ended(outcome) => self.end(outcome),
+                Reaction::Continue | Reaction::Interrupted | Reaction::Stepped => {}
+                Reaction::NmiDone => self.announce_nmi_done(),
+                Reaction::Ended(outcome) => self.end(outcome),
             },
         }
     }
 
-    fn obey(&mut self, command: Command) {
-        // Whatever it is, it is for a vCPU whose registers are those of an instruction boundary.
+    fn execute(&mut self, command: Command) {
+        // Every command needs the registers of an instruction boundary.
         if let Some(outcome) = self.finish_instruction() {
             self.end(outcome);
         }
@@ -185,7 +186,7 @@ impl Vcpu {
         if !matches!(self.state, State::Paused) {
             return;
         }
-        // Tells the guest that it was stopped, so that its watchdogs do not bite.
+        // Tells the guest that it was stopped, so that its watchdogs do not fire.
         if let Err(error) = self.fd.kvmclock_ctrl()
             && error.errno() != libc::EINVAL
         {
@@ -194,47 +195,47 @@ impl Vcpu {
         self.state = State::Running;
     }
 
-    /// Enters the guest once and deals with what it comes out with.
-    fn enter(&mut self) -> Step {
+    /// Enters the guest once and handles the exit.
+    fn enter(&mut self) -> Reaction {
         let exit = Exit::decode(self.fd.run());
         self.counters.count(&exit);
         self.half_done = exit.is_half_done();
         let end = match exit {
             Exit::PortOut { port, data } => {
-                let effect = self.world.devices.write(port, data);
-                return self.step_of(effect);
+                let effect = self.shared.devices.write(port, data);
+                return self.react_to(effect);
             }
             Exit::PortIn { port, data } => {
-                self.world.devices.read(port, data);
-                return Step::Continue;
+                self.shared.devices.read(port, data);
+                return Reaction::Continue;
             }
             Exit::MmioRead { data } => {
                 data.fill(0xff);
-                return Step::Continue;
+                return Reaction::Continue;
             }
-            Exit::MmioWrite => return Step::Continue,
-            Exit::Interrupted => return Step::Interrupted,
-            Exit::Stepped => return Step::Stepped,
+            Exit::MmioWrite => return Reaction::Continue,
+            Exit::Interrupted => return Reaction::Interrupted,
+            Exit::Stepped => return Reaction::Stepped,
             Exit::Ended(end) => end,
         };
-        Step::Ended(self.outcome_of(end))
+        Reaction::Ended(self.outcome_from(end))
     }
 
-    fn step_of(&self, effect: Effect) -> Step {
+    fn react_to(&self, effect: Effect) -> Reaction {
         let cpu = self.cpu;
         match effect {
-            Effect::None => Step::Continue,
-            Effect::NmiDone => Step::NmiDone,
-            Effect::DebugExit(code) => Step::Ended(Outcome::DebugExit { cpu, code }),
-            Effect::Reset => Step::Ended(Outcome::Reset { cpu }),
+            Effect::None => Reaction::Continue,
+            Effect::NmiDone => Reaction::NmiDone,
+            Effect::DebugExit(code) => Reaction::Ended(Outcome::DebugExit { cpu, code }),
+            Effect::Reset => Reaction::Ended(Outcome::Reset { cpu }),
             Effect::Post(code) => {
-                self.announce(Event::Post { cpu, code, at: Instant::now() });
-                Step::Continue
+                self.announce(VmEvent::Post { cpu, code, at: Instant::now() });
+                Reaction::Continue
             }
         }
     }
 
-    fn outcome_of(&mut self, end: End) -> Outcome {
+    fn outcome_from(&mut self, end: End) -> Outcome {
         let cpu = self.cpu;
         match end {
             End::Shutdown => Outcome::TripleFault { cpu },
@@ -254,27 +255,28 @@ impl Vcpu {
         }
     }
 
-    /// Lets KVM do the second half of a port or memory access and not a single instruction more.
-    /// Returns the outcome if the guest ended on it.
+    /// Lets KVM finish a pending port or memory access, without executing a further instruction. Returns
+    /// the outcome if the guest ended on it.
     fn finish_instruction(&mut self) -> Option<Outcome> {
         for _ in 0..MAX_EXITS_OF_AN_INSTRUCTION {
             if !self.half_done {
                 return None;
             }
             self.immediate_exit.set();
-            let step = self.enter();
+            let reaction = self.enter();
             self.immediate_exit.clear();
-            match step {
-                Step::Continue | Step::Interrupted | Step::Stepped => {}
-                Step::NmiDone => self.announce_nmi_done(),
-                Step::Ended(outcome) => return Some(outcome),
+            match reaction {
+                Reaction::Continue | Reaction::Interrupted | Reaction::Stepped => {}
+                Reaction::NmiDone => self.announce_nmi_done(),
+                Reaction::Ended(outcome) => return Some(outcome),
             }
         }
         warn!(cpu = self.cpu, "an instruction does not end; its registers may be inconsistent");
         None
     }
 
-    /// See `Vm::step` and `Vm::run_to`.
+    /// Executes one instruction, or all up to the guest-virtual address `to`: see `Vm::step` and
+    /// `Vm::run_to`.
     fn step(&mut self, to: Option<u64>) -> Result<VcpuState, KvmError> {
         let control = if to.is_some() { KVM_GUESTDBG_USE_HW_BP } else { KVM_GUESTDBG_SINGLESTEP };
         let mut debug =
@@ -288,11 +290,11 @@ impl Vcpu {
         self.debug(&debug)?;
         loop {
             match self.enter() {
-                // A port or memory access whose second half is still to come.
-                Step::Continue => {}
-                Step::NmiDone => self.announce_nmi_done(),
-                Step::Interrupted | Step::Stepped => break,
-                Step::Ended(outcome) => {
+                // A port or memory access, which the next entry finishes.
+                Reaction::Continue => {}
+                Reaction::NmiDone => self.announce_nmi_done(),
+                Reaction::Interrupted | Reaction::Stepped => break,
+                Reaction::Ended(outcome) => {
                     self.end(outcome);
                     break;
                 }
@@ -306,11 +308,11 @@ impl Vcpu {
         self.fd.set_guest_debug(debug).map_err(KvmError::ioctl("KVM_SET_GUEST_DEBUG"))
     }
 
-    /// See `Vm::run_nmi`.
+    /// Injects an NMI and runs its handler: see `Vm::run_nmi`.
     fn run_nmi(&mut self, bound: Duration, until: Instant) -> Result<NmiRun, KvmError> {
         let mp_state = read_mp_state(&self.fd)?;
         let mut after = None;
-        let (started, cpu_started) = (Instant::now(), CpuClock::OF_THIS_THREAD.now());
+        let (started, cpu_started) = (Instant::now(), CpuClock::THIS_THREAD.now());
         let mut injected = false;
         let result = match &self.state {
             State::Ended(outcome) if !outcome.can_run_handlers() => {
@@ -320,39 +322,40 @@ impl Vcpu {
             _ => {
                 self.fd.nmi().map_err(KvmError::ioctl("KVM_NMI"))?;
                 injected = true;
-                let given = Allowance { started, cpu_started, bound, until };
-                self.run_until_nmi_done(&given, &mut after)?
+                let allowance = Allowance { started, cpu_started, bound, until };
+                self.run_until_nmi_done(&allowance, &mut after)?
             }
         };
-        let (wall, cpu_now) = (started.elapsed(), CpuClock::OF_THIS_THREAD.now());
+        let (wall, cpu_now) = (started.elapsed(), CpuClock::THIS_THREAD.now());
         let run_time = if injected { cpu_now.saturating_sub(cpu_started) } else { Duration::ZERO };
         let after = after.map_or_else(|| read_nmi_state(&self.fd), Ok)?;
         Ok(NmiRun { cpu: self.cpu, injected, result, after, wall, run_time })
     }
 
-    /// `after` becomes where it stands with NMIs, if it had to be looked at.
+    /// Runs the guest until the NMI handler is done or its time is used up. Sets `after` to the vCPU's NMI
+    /// state if it had to be read.
     fn run_until_nmi_done(
         &mut self,
-        given: &Allowance,
+        allowance: &Allowance,
         after: &mut Option<NmiState>,
     ) -> Result<NmiResult, KvmError> {
         loop {
-            // A kick is a request to look at the time, which is what comes next.
+            // A kick asks to check the time, which happens next.
             self.immediate_exit.clear();
-            if given.is_used_up(&self.fd)? {
+            if allowance.is_used_up(&self.fd)? {
                 return Ok(match self.finish_instruction() {
                     Some(outcome) => self.ended_in_nmi(outcome),
                     None => NmiResult::Unfinished,
                 });
             }
             match self.enter() {
-                Step::Continue | Step::Interrupted | Step::Stepped => {}
-                Step::Ended(outcome) => return Ok(self.ended_in_nmi(outcome)),
-                Step::NmiDone => {
+                Reaction::Continue | Reaction::Interrupted | Reaction::Stepped => {}
+                Reaction::Ended(outcome) => return Ok(self.ended_in_nmi(outcome)),
+                Reaction::NmiDone => {
                     if let Some(outcome) = self.finish_instruction() {
                         return Ok(self.ended_in_nmi(outcome));
                     }
-                    // If ours is still pending, an earlier handler has finished, and ours is next.
+                    // If the injected NMI is still pending, an earlier handler has finished.
                     let state = read_nmi_state(&self.fd)?;
                     if !state.pending {
                         *after = Some(state);
@@ -370,24 +373,24 @@ impl Vcpu {
         NmiResult::Ended(outcome)
     }
 
-    /// Ends this vCPU. The first of a VM to do so tells the owner.
+    /// Ends this vCPU. The first vCPU of a VM that ends reports it to the owner.
     fn end(&mut self, outcome: Outcome) {
         self.state = State::Ended(outcome.clone());
         if let Some(later) = self.finish_instruction() {
             debug!(%later, "a vCPU that had ended ended again");
         }
-        if self.world.ended.swap(true, Ordering::Relaxed) {
+        if self.shared.ended.swap(true, Ordering::Relaxed) {
             debug!(%outcome, "another vCPU ended as well");
         } else {
-            self.announce(Event::Ended(outcome));
+            self.announce(VmEvent::Ended(outcome));
         }
     }
 
     fn announce_nmi_done(&self) {
-        self.announce(Event::NmiDone { cpu: self.cpu, at: Instant::now() });
+        self.announce(VmEvent::NmiDone { cpu: self.cpu, at: Instant::now() });
     }
 
-    fn announce(&self, event: Event) {
-        (self.world.events)(event);
+    fn announce(&self, event: VmEvent) {
+        (self.shared.events)(event);
     }
 }

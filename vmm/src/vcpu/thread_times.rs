@@ -1,11 +1,11 @@
-//! What the host's scheduler tells of a vCPU's thread, without the thread noticing.
+//! Scheduler state and times of a vCPU's thread, read from the host without disturbing the thread.
 //!
-//! Owns the thread's files in /proc and their formats; refuses to own the CPU clock (`host`) and
-//! what standing still means (the crate's callers). Called by the vCPU's handle.
+//! Owns the thread's files in /proc and their formats; refuses to own the CPU clock (`host`) and the
+//! judgement of a vCPU that makes no progress (the crate's callers). Called by the vCPU's handle.
 //!
-//! The run time is not taken from `schedstat`, although its first field is one: the scheduler
-//! brings that up to date at its ticks, for a thread that runs on a CPU without ticks once a second,
-//! and the CPU clock whenever it is asked (Linux, kernel/sched/core.c, `task_sched_runtime`).
+//! The run time does not come from the first field of `schedstat`: the scheduler updates that field at its
+//! ticks, which on a tickless CPU is once a second, but the CPU clock at each read (Linux,
+//! kernel/sched/core.c, `task_sched_runtime`).
 
 use std::fs::File;
 use std::io;
@@ -14,45 +14,45 @@ use std::time::Duration;
 
 use rustix::thread::Pid;
 
-/// A vCPU's thread as the host's scheduler sees it.
+/// Times and state of a vCPU's thread in the host's scheduler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ThreadTimes {
-    /// CPU time used so far, in the guest and for it, up to this moment. Includes what KVM spends
-    /// polling before it puts a halted vCPU to sleep (`halt_poll_ns`).
+    /// CPU time used so far, in the guest and for it. Includes the time for which KVM polls before it puts
+    /// a halted vCPU to sleep (`halt_poll_ns`).
     pub run_time: Duration,
-    /// Time spent so far waiting for a CPU. A wait that goes on is added when it ends: a thread that
-    /// the host does not run at all is one in [`ThreadState::Running`] of which neither time grows.
-    /// `None` on a kernel without CONFIG_SCHED_INFO.
+    /// Time spent so far waiting for a CPU. A wait is added when it ends: for a thread that the host does
+    /// not run at all, the state is [`ThreadState::Running`] and neither time grows. `None` on a kernel
+    /// without CONFIG_SCHED_INFO.
     pub run_delay: Option<Duration>,
-    /// What it is doing.
+    /// State of the thread in the host's scheduler.
     pub state: ThreadState,
 }
 
-/// What a thread is doing (proc_pid_stat(5), field 3).
+/// State of a thread (proc_pid_stat(5), field 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ThreadState {
-    /// R: on a CPU, or waiting for one. In the guest too.
+    /// R: on a CPU, in the guest or outside, or waiting for one.
     Running,
-    /// S: a vCPU in HLT, one that waits to be started, or one that is paused.
+    /// S: the vCPU is halted, not started, or paused.
     Sleeping,
-    /// D: waiting for the host's disk, swap or a lock of its kernel.
+    /// D: waiting for the host's disk, swap, or a lock in its kernel.
     Blocked,
-    /// T or t: by a signal or by a debugger of this process.
+    /// T or t: stopped by a signal, or by a debugger of this process.
     Stopped,
-    /// Anything else, by its letter.
+    /// Any other state, by its letter.
     Other(char),
 }
 
-/// The files of one thread. Reading them anew is reading from their start again.
+/// Open files of a thread in /proc. Each read starts at offset 0 and gets current values.
 #[derive(Debug)]
 pub(super) struct ThreadFiles {
     stat: File,
-    /// Not there without CONFIG_SCHED_INFO.
+    /// The file `schedstat`; `None` on a kernel without CONFIG_SCHED_INFO.
     schedstat: Option<File>,
 }
 
 impl ThreadFiles {
-    /// Those of a thread of this process.
+    /// Opens the files of a thread of this process.
     pub(super) fn open(thread: Pid) -> io::Result<Self> {
         let file = |name| File::open(format!("/proc/self/task/{thread}/{name}"));
         let stat = file("stat")?;
@@ -65,7 +65,7 @@ impl ThreadFiles {
     }
 
     pub(super) fn state(&self) -> io::Result<ThreadState> {
-        // The state comes after a number and a name of at most 64 bytes.
+        // The state follows a number and a name of at most 64 bytes.
         let mut buffer = [0; 256];
         parse_state(read(&self.stat, &mut buffer)?).ok_or_else(malformed)
     }
@@ -89,8 +89,8 @@ fn malformed() -> io::Error {
     io::ErrorKind::InvalidData.into()
 }
 
-/// `stat`: a number, the thread's name in parentheses, the state's letter, numbers. The name can
-/// hold anything; nothing behind it holds a parenthesis.
+/// Parses `stat`: a number, the thread's name in parentheses, the state's letter, numbers. The name may
+/// have any bytes; no field behind it has a parenthesis.
 fn parse_state(stat: &[u8]) -> Option<ThreadState> {
     let name_end = stat.iter().rposition(|byte| *byte == b')')?;
     let [b' ', letter, b' ', ..] = stat[name_end + 1..] else {
@@ -106,9 +106,9 @@ fn parse_state(stat: &[u8]) -> Option<ThreadState> {
     })
 }
 
-/// `schedstat`: time on a CPU and time waiting for one, in nanoseconds, and how often it was given
-/// one. A kernel that does not count says that it never was; the thread that asks to be watched has
-/// run. The outer `None` is for what is none of this.
+/// Parses `schedstat`: time on a CPU and time waiting for one, in nanoseconds, and the number of times it
+/// got one. A thread that is watched has run at least once, so 0 times means that the kernel does not
+/// count: `Some(None)`. Returns `None` for malformed text.
 fn parse_run_delay(schedstat: &[u8]) -> Option<Option<Duration>> {
     let text = std::str::from_utf8(schedstat).ok()?;
     let mut numbers = text.split_ascii_whitespace().map(str::parse::<u64>);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_delay_is_the_second_number_unless_the_kernel_does_not_count() {
+    fn a_run_delay_is_the_second_number_or_absent_without_counts() {
         let nanoseconds = |n| Some(Some(Duration::from_nanos(n)));
         let table: [(&[u8], Option<Option<Duration>>); 9] = [
             (b"28107715 4783178 86\n", nanoseconds(4_783_178)),
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_is_gone_is_an_error() {
+    fn a_thread_that_has_ended_is_an_error() {
         let (send, receive) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             send.send(ThreadFiles::open(rustix::thread::gettid()).unwrap()).unwrap();

@@ -1,6 +1,6 @@
 //! Live tests: guests of a few instructions on the host's real /dev/kvm.
 //!
-//! Where it cannot be used they fail and say so; they are never skipped.
+//! Without a usable /dev/kvm they fail and say so; they are never skipped.
 
 mod config;
 mod nmi;

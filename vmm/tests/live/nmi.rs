@@ -3,20 +3,20 @@
 use std::time::{Duration, Instant};
 
 use nmiscope_machine::{MpState, NmiResult, NmiRun, Outcome};
-use nmiscope_vmm::Event;
+use nmiscope_vmm::VmEvent;
 
 use crate::support::asm::Asm;
 use crate::support::{
-    COM1, COUNTER, EXIT, LONG, Machine, NMI_DONE, NMIS, POST, counting, with_nmi_handler,
+    COM1, COUNTER, EXIT, LONG, NMI_DONE, NMIS, POST, TestVm, counting, with_nmi_handler,
 };
 
-fn spinning(handler: impl FnOnce(Asm) -> Asm) -> Machine {
-    let machine = Machine::boot(1, &with_nmi_handler(|asm| asm.spin(COUNTER), handler));
+fn spinning(handler: impl FnOnce(Asm) -> Asm) -> TestVm {
+    let machine = TestVm::boot(1, &with_nmi_handler(|asm| asm.spin(COUNTER), handler));
     machine.wait_beyond(COUNTER, 0);
     machine
 }
 
-fn run_nmi(machine: &mut Machine, bound: Duration) -> NmiRun {
+fn run_nmi(machine: &mut TestVm, bound: Duration) -> NmiRun {
     machine.vm.run_nmi(&[0], bound).pop().unwrap().unwrap()
 }
 
@@ -29,7 +29,7 @@ fn a_spinning_vcpu_runs_its_handler_and_stops_again() {
     assert_eq!((run.injected, &run.result), (true, &NmiResult::Finished));
     assert!(!before.nmi.unwrap().masked && run.after.masked && !run.after.pending);
     assert_eq!(machine.word(NMIS), 1);
-    // The interrupted program may have finished the instruction it was at, and no more.
+    // The interrupted program may have finished the instruction it was at, but none after it.
     assert!(machine.word(COUNTER) - count <= 1);
     let count = machine.word(COUNTER);
     std::thread::sleep(Duration::from_millis(10));
@@ -41,7 +41,7 @@ fn a_spinning_vcpu_runs_its_handler_and_stops_again() {
 }
 
 #[test]
-fn a_finished_handler_stands_behind_its_last_write() {
+fn a_finished_handler_is_stopped_right_after_its_last_write() {
     // A marker after the write to the port: mov eax, 0x5a5a must not have been executed.
     let mut machine = spinning(|asm| {
         asm.raw(&[0x50]).out8(NMI_DONE, 0).raw(&[0xb8, 0x5a, 0x5a, 0, 0, 0x58]).iretq()
@@ -55,11 +55,11 @@ fn a_finished_handler_stands_behind_its_last_write() {
 }
 
 #[test]
-fn a_second_round_works_like_the_first_with_or_without_running_between() {
+fn a_second_nmi_works_with_or_without_running_between() {
     let mut machine = spinning(counting);
     machine.pause();
     assert!(run_nmi(&mut machine, LONG).finished());
-    assert!(machine.vm.state(0).unwrap().is_in_nmi(), "it stands inside its handler still");
+    assert!(machine.vm.state(0).unwrap().is_in_nmi(), "it should still be in its handler");
     assert!(run_nmi(&mut machine, LONG).finished());
     assert_eq!(machine.word(NMIS), 2);
     machine.vm.resume();
@@ -72,7 +72,7 @@ fn a_second_round_works_like_the_first_with_or_without_running_between() {
 #[test]
 fn a_vcpu_halted_for_good_takes_an_nmi() {
     let image = with_nmi_handler(|asm| asm.out8(POST, 1).halt_for_good(), counting);
-    let mut machine = Machine::boot(1, &image);
+    let mut machine = TestVm::boot(1, &image);
     machine.wait_for_post(1);
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(machine.pause()[0].mp_state, MpState::Halted);
@@ -81,7 +81,7 @@ fn a_vcpu_halted_for_good_takes_an_nmi() {
 }
 
 #[test]
-fn a_handler_that_never_finishes_is_stopped_at_the_bound_and_masks_the_next() {
+fn a_handler_that_never_finishes_is_stopped_at_the_bound() {
     let mut machine = spinning(|asm| asm.spin(NMIS));
     machine.pause();
     let started = Instant::now();
@@ -97,7 +97,7 @@ fn a_handler_that_never_finishes_is_stopped_at_the_bound_and_masks_the_next() {
 }
 
 #[test]
-fn a_handler_may_print_and_read_ports_on_its_way() {
+fn a_handler_may_print_and_read_ports() {
     let mut machine = spinning(|asm| counting(asm.out8(COM1, b'#').in_al(COM1 + 5)));
     machine.pause();
     assert!(run_nmi(&mut machine, LONG).finished());
@@ -111,16 +111,16 @@ fn a_handler_that_ends_the_vm_is_an_outcome() {
     let ended = Outcome::DebugExit { cpu: 0, code: 9 };
     assert_eq!(run_nmi(&mut machine, LONG).result, NmiResult::Ended(ended.clone()));
     assert_eq!(machine.outcome(), ended);
-    // It is inside that handler for good, so that another NMI stays pending.
+    // The vCPU never leaves that handler, so another NMI stays pending.
     let again = run_nmi(&mut machine, Duration::from_millis(50));
     assert_eq!((again.injected, again.result), (true, NmiResult::Unfinished));
     assert!(again.after.masked && again.after.pending);
 }
 
 #[test]
-fn a_vcpu_that_asked_for_the_end_can_still_be_asked_what_led_there() {
+fn a_vcpu_that_ended_the_vm_still_takes_an_nmi() {
     let image = with_nmi_handler(|asm| asm.out8(EXIT, 9).halt_for_good(), counting);
-    let mut machine = Machine::boot(1, &image);
+    let mut machine = TestVm::boot(1, &image);
     assert_eq!(machine.outcome(), Outcome::DebugExit { cpu: 0, code: 9 });
     machine.pause();
     assert!(run_nmi(&mut machine, LONG).finished());
@@ -128,9 +128,9 @@ fn a_vcpu_that_asked_for_the_end_can_still_be_asked_what_led_there() {
 }
 
 #[test]
-fn a_vcpu_that_was_never_started_is_sent_nothing() {
+fn a_vcpu_that_was_never_started_gets_no_nmi() {
     let image = with_nmi_handler(|asm| asm.spin(COUNTER), counting);
-    let mut machine = Machine::boot(3, &image);
+    let mut machine = TestVm::boot(3, &image);
     machine.wait_beyond(COUNTER, 0);
     machine.pause();
     let runs = machine.vm.run_nmi(&[2, 0, 1], LONG);
@@ -148,9 +148,9 @@ fn a_vcpu_that_was_never_started_is_sent_nothing() {
 }
 
 #[test]
-fn a_broadcast_reaches_a_guest_that_runs() {
+fn a_broadcast_nmi_reaches_a_running_guest() {
     let machine = spinning(counting);
     machine.vm.broadcast_nmi_msi().unwrap();
-    assert!(matches!(machine.event(), Event::NmiDone { cpu: 0, .. }));
+    assert!(matches!(machine.event(), VmEvent::NmiDone { cpu: 0, .. }));
     assert_eq!(machine.word(NMIS), 1);
 }

@@ -3,15 +3,15 @@
 use nmiscope_machine::Outcome;
 
 use crate::support::asm::Asm;
-use crate::support::{CODE, COM1, EXIT, Machine};
+use crate::support::{CODE, COM1, EXIT, TestVm};
 
 const LINE_STATUS: u16 = COM1 + 5;
 const DATA_READY: u8 = 1;
 
 #[test]
-fn what_the_guest_prints_reaches_the_writer() {
+fn serial_output_reaches_the_writer() {
     let asm = b"hello\n".iter().fold(Asm::at(CODE), |asm, byte| asm.out8(COM1, *byte));
-    let machine = Machine::run(asm.out8(EXIT, 0));
+    let machine = TestVm::run(asm.out8(EXIT, 0));
     machine.outcome();
     assert_eq!(machine.output(), "hello\n");
 }
@@ -23,7 +23,7 @@ fn a_string_instruction_prints_every_byte() {
     let mut code = code.code();
     code.resize(0x100, 0);
     code.extend(text.as_bytes());
-    let machine = Machine::run(Asm::at(CODE).raw(&code));
+    let machine = TestVm::run(Asm::at(CODE).raw(&code));
     machine.outcome();
     assert_eq!(machine.output(), text);
 }
@@ -36,7 +36,7 @@ fn input_beyond_the_fifo_reaches_the_guest_whole() {
     let asm = asm.in_al(LINE_STATUS).test_al_jz(DATA_READY, top).in_al(COM1);
     let after_echo = asm.here() + 8 + 6 + 5;
     let asm = asm.test_al_jz(0xff, after_echo).out_al(COM1).jump(top).out_al(EXIT);
-    let machine = Machine::run(asm);
+    let machine = TestVm::run(asm);
     let text = "a line longer than any FIFO of 64 bytes, sent at once. ".repeat(10);
     machine.vm.serial_input(text.as_bytes()).unwrap();
     machine.vm.serial_input(&[0]).unwrap();

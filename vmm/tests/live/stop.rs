@@ -1,4 +1,4 @@
-//! Stopping the world, looking at it, going on, and shutting it down.
+//! Stopping all vCPUs, reading their state, resuming them, and shutting down.
 
 use std::time::{Duration, Instant};
 
@@ -6,11 +6,11 @@ use nmiscope_machine::MpState;
 use nmiscope_vmm::VcpuError;
 
 use crate::support::asm::Asm;
-use crate::support::image::Image;
-use crate::support::{CODE, COM1, COUNTER, LONG, Machine, POST, all_spinning, spinning};
+use crate::support::image::PvhImage;
+use crate::support::{CODE, COM1, COUNTER, LONG, POST, TestVm, all_spinning, spinning};
 
 #[test]
-fn a_paused_guest_stands_still_and_a_resumed_one_goes_on() {
+fn a_paused_guest_stops_and_a_resumed_one_runs() {
     let mut machine = spinning();
     machine.pause();
     let count = machine.word(COUNTER);
@@ -32,10 +32,10 @@ fn two_thousand_pauses_lose_no_kick() {
 }
 
 #[test]
-fn pauses_of_a_guest_that_exits_all_the_time_lose_no_kick() {
+fn pauses_of_a_constantly_exiting_guest_lose_no_kick() {
     let asm = Asm::at(CODE);
     let top = asm.here();
-    let mut machine = Machine::run(asm.in_al(COM1 + 5).inc(COUNTER).jump(top));
+    let mut machine = TestVm::run(asm.in_al(COM1 + 5).inc(COUNTER).jump(top));
     for _ in 0..500 {
         machine.pause();
         machine.vm.resume();
@@ -45,7 +45,7 @@ fn pauses_of_a_guest_that_exits_all_the_time_lose_no_kick() {
 }
 
 #[test]
-fn pausing_and_resuming_twice_is_as_once() {
+fn pause_and_resume_are_idempotent() {
     let mut machine = spinning();
     machine.pause();
     machine.pause();
@@ -56,11 +56,11 @@ fn pausing_and_resuming_twice_is_as_once() {
 }
 
 #[test]
-fn a_guest_stopped_in_port_accesses_stands_between_instructions() {
+fn a_guest_stopped_in_port_accesses_is_between_instructions() {
     // A loop of `mov edx` (5 bytes), `out` (3) and `jmp` (5): anything else would be the middle of
     // an instruction, or an OUT that will be done again.
     let asm = Asm::at(CODE);
-    let mut machine = Machine::run(asm.out8(0x1234, 7).jump(CODE));
+    let mut machine = TestVm::run(asm.out8(0x1234, 7).jump(CODE));
     let boundaries = [0, 5, 7, 8].map(|offset| u64::from(CODE) + offset);
     for _ in 0..200 {
         let state = machine.pause()[0];
@@ -69,13 +69,13 @@ fn a_guest_stopped_in_port_accesses_stands_between_instructions() {
         let again = machine.vm.state(0).unwrap();
         assert_eq!(again.registers, state.registers, "looking at a vCPU changes it");
         machine.vm.resume();
-        // A pause at once may find it where it was.
+        // A pause right away may find the vCPU where it was.
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
 #[test]
-fn a_running_guest_can_be_asked_and_runs_on() {
+fn reading_a_running_vcpu_does_not_stop_it() {
     let machine = spinning();
     let first = machine.vm.tsc(0).unwrap();
     machine.wait_beyond(COUNTER, machine.word(COUNTER) + 1000);
@@ -86,8 +86,8 @@ fn a_running_guest_can_be_asked_and_runs_on() {
 }
 
 #[test]
-fn states_tell_a_spinning_vcpu_from_a_halted_and_an_unstarted_one() {
-    let mut machine = Machine::boot(2, &Image::of(&Asm::at(CODE).spin(COUNTER).code()));
+fn spinning_halted_and_unstarted_vcpus_have_different_states() {
+    let mut machine = TestVm::boot(2, &PvhImage::from_code(&Asm::at(CODE).spin(COUNTER).code()));
     machine.wait_beyond(COUNTER, 0);
     machine.pause();
     let states = machine.vm.states(&[1, 0, 7]);
@@ -97,7 +97,7 @@ fn states_tell_a_spinning_vcpu_from_a_halted_and_an_unstarted_one() {
     assert_eq!((unstarted.cpu, unstarted.mp_state), (1, MpState::Uninitialized));
     assert_eq!((spinning.cpu, spinning.mp_state), (0, MpState::Running));
 
-    let mut halted = Machine::run(Asm::at(CODE).out8(POST, 1).halt_for_good());
+    let mut halted = TestVm::run(Asm::at(CODE).out8(POST, 1).halt_for_good());
     halted.wait_for_post(1);
     std::thread::sleep(Duration::from_millis(50));
     halted.pause();
@@ -107,7 +107,7 @@ fn states_tell_a_spinning_vcpu_from_a_halted_and_an_unstarted_one() {
 }
 
 #[test]
-fn run_time_grows_while_a_vcpu_spins_and_not_while_it_is_paused() {
+fn run_time_grows_only_while_a_vcpu_runs() {
     let mut machine = spinning();
     let before = machine.vm.run_time(0);
     machine.wait_beyond(COUNTER, machine.word(COUNTER) + 100_000);
@@ -121,7 +121,7 @@ fn run_time_grows_while_a_vcpu_spins_and_not_while_it_is_paused() {
 }
 
 #[test]
-fn a_guest_that_is_left_alone_causes_no_exits() {
+fn an_undisturbed_spinning_guest_causes_no_exits() {
     let machine = spinning();
     let before = machine.vm.exit_counts();
     let _ = (machine.word(COUNTER), machine.vm.run_time(0));
@@ -145,14 +145,14 @@ fn eight_spinning_vcpus_shut_down_within_the_deadline() {
 }
 
 #[test]
-fn a_dropped_vm_takes_its_threads_with_it() {
+fn dropping_a_vm_ends_its_threads() {
     let threads = || {
         std::fs::read_dir("/proc/self/task").unwrap().filter(|entry| {
             let comm = entry.as_ref().unwrap().path().join("comm");
             std::fs::read_to_string(comm).is_ok_and(|name| name.trim() == "vcpu61")
         })
     };
-    let machine = Machine::boot(62, &Image::of(&Asm::at(CODE).spin(COUNTER).code()));
+    let machine = TestVm::boot(62, &PvhImage::from_code(&Asm::at(CODE).spin(COUNTER).code()));
     let until = Instant::now() + LONG;
     while threads().count() == 0 {
         assert!(Instant::now() < until, "vcpu61's thread never got its name");
@@ -162,7 +162,7 @@ fn a_dropped_vm_takes_its_threads_with_it() {
 }
 
 #[test]
-fn a_vcpu_that_a_blocked_console_holds_up_is_named_and_stops_later() {
+fn a_vcpu_in_a_blocked_console_is_reported_and_stops_later() {
     use std::io::Write;
     use std::sync::mpsc;
     struct Blocked {
@@ -181,9 +181,9 @@ fn a_vcpu_that_a_blocked_console_holds_up_is_named_and_stops_later() {
     }
     let (reached, is_blocked) = mpsc::channel();
     let (unblock, gate) = mpsc::channel::<()>();
-    let image = Image::of(&Asm::at(CODE).out8(COM1, b'x').spin(COUNTER).code());
+    let image = PvhImage::from_code(&Asm::at(CODE).out8(COM1, b'x').spin(COUNTER).code());
     let mut machine =
-        Machine::boot_with(1, &image, None, false, Box::new(Blocked { reached, gate }));
+        TestVm::boot_with(1, &image, None, false, Box::new(Blocked { reached, gate }));
     is_blocked.recv_timeout(LONG).expect("the guest should have printed by now");
     let late = machine.vm.pause(Duration::from_millis(100)).pop().unwrap().unwrap_err();
     assert!(matches!(late, VcpuError::NoAnswer { cpu: 0, .. }), "{late}");
@@ -196,7 +196,7 @@ fn a_vcpu_that_a_blocked_console_holds_up_is_named_and_stops_later() {
 fn a_paused_vcpu_can_be_stepped_an_instruction_at_a_time() {
     // nop, nop, and a jump back over both.
     let asm = Asm::at(CODE).out8(POST, 1);
-    let mut machine = Machine::run(asm.raw(&[0x90, 0x90, 0xeb, 0xfc]));
+    let mut machine = TestVm::run(asm.raw(&[0x90, 0x90, 0xeb, 0xfc]));
     machine.wait_for_post(1);
     std::thread::sleep(Duration::from_millis(10));
     let mut rip = machine.pause()[0].registers.rip;

@@ -9,16 +9,16 @@ use nmiscope_machine::MpState;
 use nmiscope_vmm::{ThreadState, ThreadTimes, VcpuError, VcpuStatistics};
 
 use crate::support::asm::Asm;
-use crate::support::image::Image;
+use crate::support::image::PvhImage;
 use crate::support::{
-    CODE, COM1, COUNTER, LONG, Machine, POST, all_spinning, counting, spinning, with_nmi_handler,
+    CODE, COM1, COUNTER, LONG, POST, TestVm, all_spinning, counting, spinning, with_nmi_handler,
 };
 
-fn times(machine: &Machine, cpu: u32) -> ThreadTimes {
-    machine.vm.host_times(cpu).expect("the host should tell of its threads")
+fn times(machine: &TestVm, cpu: u32) -> ThreadTimes {
+    machine.vm.host_times(cpu).expect("the host should report thread times")
 }
 
-fn statistics(machine: &Machine) -> VcpuStatistics {
+fn statistics(machine: &TestVm) -> VcpuStatistics {
     machine.vm.statistics(0).expect("KVM has kept statistics since Linux 5.14")
 }
 
@@ -30,14 +30,14 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// CPU time of this thread.
+/// Returns the CPU time of the calling thread.
 fn own_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-fn halted() -> Machine {
-    let machine = Machine::run(Asm::at(CODE).out8(POST, 1).halt_for_good());
+fn halted() -> TestVm {
+    let machine = TestVm::run(Asm::at(CODE).out8(POST, 1).halt_for_good());
     machine.wait_for_post(1);
     machine
 }
@@ -69,7 +69,7 @@ fn a_halted_vcpu_sleeps_and_kvm_says_so() {
 }
 
 #[test]
-fn a_halted_vcpu_that_is_sampled_goes_on_sleeping() {
+fn sampling_a_halted_vcpu_leaves_it_halted() {
     let machine = halted();
     wait_until("halted, its thread sleeps", || times(&machine, 0).state == ThreadState::Sleeping);
     let before = statistics(&machine);
@@ -84,7 +84,7 @@ fn a_halted_vcpu_that_is_sampled_goes_on_sleeping() {
 }
 
 #[test]
-fn a_vcpu_without_an_answer_costs_a_sample_its_deadline_and_no_more() {
+fn a_sample_of_a_blocked_vcpu_ends_at_its_deadline() {
     struct Blocked(mpsc::Sender<()>, mpsc::Receiver<()>);
     impl Write for Blocked {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -98,8 +98,8 @@ fn a_vcpu_without_an_answer_costs_a_sample_its_deadline_and_no_more() {
     }
     let (reached, is_blocked) = mpsc::channel();
     let (unblock, gate) = mpsc::channel::<()>();
-    let image = Image::of(&Asm::at(CODE).out8(COM1, b'x').spin(COUNTER).code());
-    let machine = Machine::boot_with(1, &image, None, false, Box::new(Blocked(reached, gate)));
+    let image = PvhImage::from_code(&Asm::at(CODE).out8(COM1, b'x').spin(COUNTER).code());
+    let machine = TestVm::boot_with(1, &image, None, false, Box::new(Blocked(reached, gate)));
     is_blocked.recv_timeout(LONG).expect("the guest should have printed by now");
     let deadline = Duration::from_millis(20);
     let answers = machine.vm.sample(&[0], deadline);
@@ -111,7 +111,7 @@ fn a_vcpu_without_an_answer_costs_a_sample_its_deadline_and_no_more() {
 }
 
 #[test]
-fn more_spinning_vcpus_than_cpus_wait_for_them() {
+fn more_spinning_vcpus_than_cpus_have_a_run_delay() {
     let machine = all_spinning(8);
     let waited = || (0..8).filter_map(|cpu| times(&machine, cpu).run_delay).sum::<Duration>();
     let before = waited();
@@ -125,7 +125,7 @@ fn more_spinning_vcpus_than_cpus_wait_for_them() {
 fn exits_are_counted_by_kvm_too() {
     let asm = Asm::at(CODE);
     let top = asm.here();
-    let machine = Machine::run(asm.in_al(COM1 + 5).inc(COUNTER).jump(top));
+    let machine = TestVm::run(asm.in_al(COM1 + 5).inc(COUNTER).jump(top));
     machine.wait_beyond(COUNTER, 10);
     let before = statistics(&machine).exits.unwrap();
     machine.wait_beyond(COUNTER, machine.word(COUNTER) + 1000);
@@ -136,7 +136,7 @@ fn exits_are_counted_by_kvm_too() {
 #[test]
 fn an_nmi_that_is_delivered_is_counted() {
     let image = with_nmi_handler(|asm| asm.spin(COUNTER), counting);
-    let mut machine = Machine::boot(1, &image);
+    let mut machine = TestVm::boot(1, &image);
     machine.wait_beyond(COUNTER, 0);
     machine.pause();
     let before = statistics(&machine).nmi_injections.unwrap();
@@ -146,7 +146,7 @@ fn an_nmi_that_is_delivered_is_counted() {
 }
 
 #[test]
-fn watching_causes_no_exits_to_us() {
+fn watching_causes_no_kvm_run_exits() {
     let machine = spinning();
     let before = machine.vm.exit_counts();
     for _ in 0..1000 {
@@ -158,18 +158,18 @@ fn watching_causes_no_exits_to_us() {
 }
 
 #[test]
-fn a_vcpu_that_does_not_exist_is_not_watched() {
+fn watching_a_vcpu_that_does_not_exist_fails() {
     let machine = halted();
     assert!(matches!(machine.vm.host_times(1), Err(VcpuError::NoSuchVcpu(1))));
     assert_eq!(machine.vm.statistics(1), None);
 }
 
 #[test]
-fn console_bytes_are_counted_and_settings_are_not() {
+fn console_bytes_count_text_and_not_settings() {
     // A word to the divisor latch (bit 7 of line control), then two bytes of text.
     let asm = Asm::at(CODE).out8(COM1 + 3, 0x83).out8(COM1, 1).out8(COM1 + 1, 0);
     let asm = asm.out8(COM1 + 3, 3).out8(COM1, b'o').out8(COM1, b'k').out8(POST, 1);
-    let machine = Machine::boot(1, &Image::of(&asm.halt_for_good().code()));
+    let machine = TestVm::boot(1, &PvhImage::from_code(&asm.halt_for_good().code()));
     machine.wait_for_post(1);
     assert_eq!(machine.output(), "ok");
     assert_eq!(machine.vm.console_bytes(), 2);
@@ -198,5 +198,5 @@ fn measure(guest: &str, name: &str, look: impl Fn()) {
     let (started, own) = (Instant::now(), own_time());
     (0..ROUNDS).for_each(|_| look());
     let (wall, own) = (started.elapsed() / ROUNDS, (own_time() - own) / ROUNDS);
-    eprintln!("{guest}: {name} of all: {wall:?} of wall time, {own:?} of the asking thread's");
+    eprintln!("{guest}: {name} of all: {wall:?} of wall time, {own:?} of the caller's CPU time");
 }

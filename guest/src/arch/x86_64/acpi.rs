@@ -1,12 +1,12 @@
-//! The one ACPI table the kernel wants: the MADT, which lists CPUs and I/O APICs (ACPI 6.5,
-//! 5.2.12). Everything is bounds-checked: a table that lies costs CPUs, not a fault.
+//! The one ACPI table that the kernel reads: the MADT, which lists CPUs and I/O APICs (ACPI 6.5,
+//! 5.2.12). All reads are bounds-checked: a malformed table loses CPUs, but causes no fault.
 
 use super::layout::{DIRECT_MAP_END, direct_map};
 
 const MAX_TABLES: usize = 64;
 const HEADER: usize = 36;
 
-/// Some physical memory below 4 GiB, read a field at a time.
+/// A table in physical memory below 4 GiB, read a field at a time.
 #[derive(Clone, Copy)]
 struct Table {
     physical: u64,
@@ -14,7 +14,7 @@ struct Table {
 }
 
 impl Table {
-    /// The system description table at `physical`, whose header tells its length.
+    /// Returns the system description table at `physical`, with the length in its header.
     fn at(physical: u64) -> Option<Self> {
         let header = Self { physical, length: HEADER };
         let length = header.u32(4)? as usize;
@@ -43,21 +43,21 @@ impl Table {
     }
 }
 
-/// The multiple APIC description table.
+/// Multiple APIC Description Table, found in memory.
 #[derive(Clone, Copy)]
 pub struct Madt(Table);
 
-/// An entry of the table that the kernel knows what to do with.
-pub enum Entry {
-    /// A CPU that can be used, by its APIC ID.
+/// An entry of the MADT of a kind that the kernel uses.
+pub enum MadtEntry {
+    /// A usable CPU, by its APIC ID.
     Cpu(u32),
     /// An I/O APIC: its physical address and its first global interrupt.
     IoApic(u32, u32),
 }
 
 impl Madt {
-    /// Follows the root pointer to the table. Without a root pointer, looks for one where PC
-    /// firmware puts it.
+    /// Finds the MADT from the root pointer at the physical address `rsdp`. Without one, searches the area
+    /// where PC firmware puts it.
     pub fn find(rsdp: Option<u64>) -> Option<Self> {
         let rsdp = rsdp.or_else(scan_for_rsdp)?;
         let root = Table { physical: rsdp, length: HEADER };
@@ -80,8 +80,8 @@ impl Madt {
             .map(Self)
     }
 
-    /// The entries, in the table's order.
-    pub fn entries(self) -> impl Iterator<Item = Entry> {
+    /// Iterates over the entries, in the table's order.
+    pub fn entries(self) -> impl Iterator<Item = MadtEntry> {
         let mut offset = HEADER + 8;
         core::iter::from_fn(move || {
             loop {
@@ -95,11 +95,11 @@ impl Madt {
                 const ENABLED: u32 = 1;
                 match kind {
                     0 if table.u32(at + 4)? & ENABLED != 0 => {
-                        return Some(Entry::Cpu(u32::from(table.u8(at + 3)?)));
+                        return Some(MadtEntry::Cpu(u32::from(table.u8(at + 3)?)));
                     }
-                    1 => return Some(Entry::IoApic(table.u32(at + 4)?, table.u32(at + 8)?)),
+                    1 => return Some(MadtEntry::IoApic(table.u32(at + 4)?, table.u32(at + 8)?)),
                     9 if table.u32(at + 8)? & ENABLED != 0 => {
-                        return Some(Entry::Cpu(table.u32(at + 4)?));
+                        return Some(MadtEntry::Cpu(table.u32(at + 4)?));
                     }
                     _ => {}
                 }
@@ -108,7 +108,8 @@ impl Madt {
     }
 }
 
-/// ACPI 6.5, 5.2.5.1: on a 16-byte boundary in the BIOS area.
+/// Searches the BIOS area for the root pointer, which is on a 16-byte boundary (ACPI 6.5, 5.2.5.1).
+/// Returns its physical address.
 fn scan_for_rsdp() -> Option<u64> {
     (0xe_0000..0x10_0000)
         .step_by(16)

@@ -1,19 +1,19 @@
-//! Physical memory that nobody has yet.
+//! Allocator of free physical memory.
 //!
-//! Owns which of it is still free; refuses to own what it becomes. Called at boot by `memory`, which
-//! makes stacks of it, and by `percpu`, which makes copies of the per-CPU variables.
+//! Owns the bounds of the free memory; refuses to own its use. Called by `memory`, for stacks and page
+//! tables, and at boot by `percpu`, for copies of the per-CPU variables.
 
 use super::layout::{DIRECT_MAP_END, image_end};
 use super::pvh::StartInfo;
 
-/// Hands out physical memory, upwards, zeroed by nobody.
+/// Allocator that hands out physical memory in ascending order. It does not clear it and takes none back.
 pub struct Allocator {
     next: u64,
     end: u64,
 }
 
 impl Allocator {
-    /// An allocator that has nothing.
+    /// An allocator without any memory.
     pub const EMPTY: Self = Self { next: 0, end: 0 };
 
     /// Takes over the memory behind the kernel's image, up to the end of the region it lies in.
@@ -23,8 +23,10 @@ impl Allocator {
         Self { next, end }
     }
 
-    /// The physical address of `size` bytes that nobody else gets. Panics when there are none
-    /// left, which at boot is the right answer.
+    /// Allocates `size` bytes and returns their physical address, a multiple of `align`.
+    ///
+    /// # Panics
+    /// Too little memory is left. The message says how to get more.
     pub fn allocate(&mut self, size: usize, align: u64) -> u64 {
         let start = self.next.next_multiple_of(align);
         let end = start + size as u64;

@@ -1,5 +1,5 @@
-//! The local APIC, through memory (xAPIC) or registers (x2APIC): who this CPU is, interrupts
-//! between CPUs, the timer, end of interrupt (SDM vol. 3, chapter 11).
+//! The local APIC, through memory (xAPIC) or registers (x2APIC): this CPU's ID, interrupts between CPUs,
+//! the timer, end of interrupt (SDM vol. 3, chapter 11).
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -10,7 +10,7 @@ const MSR_APIC_BASE: u32 = 0x1b;
 const BASE_ENABLE: u64 = 1 << 11;
 const BASE_X2APIC: u64 = 1 << 10;
 
-/// Registers, by their offset in memory; an x2APIC's number is `0x800 + offset / 16`.
+/// Registers by their offset in memory. In x2APIC mode, a register's MSR number is `0x800 + offset / 16`.
 #[derive(Clone, Copy)]
 enum Register {
     Id = 0x20,
@@ -26,10 +26,11 @@ enum Register {
     TimerDivide = 0x3e0,
 }
 
-/// Set before other CPUs start, and never again.
+/// True in x2APIC mode. Set once, before other CPUs start.
 static X2APIC: AtomicBool = AtomicBool::new(false);
 
-/// Decides for x2APIC mode, on all CPUs, where it exists and is not unwanted.
+/// Chooses x2APIC mode for all CPUs if the processor has it and `allow_x2apic` is true, or if it is on
+/// already.
 pub fn choose_mode(allow_x2apic: bool) {
     let supported = cpuid(1).ecx & 1 << 21 != 0;
     // SAFETY: architectural.
@@ -37,24 +38,24 @@ pub fn choose_mode(allow_x2apic: bool) {
     X2APIC.store(already || supported && allow_x2apic, Relaxed);
 }
 
-/// Masks every line of the old interrupt controllers, the 8259s, so that they ask for nothing. Firmware may
-/// have left one asking: what a CPU is asked for while its LINT0 is open, and takes when it is shut,
-/// has no vector, and QEMU's TCG makes a general protection fault of vector -1. Where there is no such
-/// controller, nobody listens to these ports.
+/// Masks every line of the old interrupt controllers, the 8259s. Firmware may have left an interrupt
+/// requested there. If the CPU takes it after its LINT0 has been masked, it gets no vector, and QEMU's
+/// TCG turns vector -1 into a general protection fault. On a machine without these controllers, the
+/// writes have no effect.
 pub fn silence_old_controllers() {
     const MASKS: [u16; 2] = [0x21, 0xa1];
     const ALL: u8 = 0xff;
     MASKS.into_iter().for_each(|port| out_byte(port, ALL));
 }
 
-/// The highest APIC ID that an interrupt can be sent to.
+/// Returns the highest APIC ID that an interrupt can be sent to.
 pub fn highest_id() -> u32 {
     if X2APIC.load(Relaxed) { u32::MAX - 1 } else { 254 }
 }
 
-/// Turns this CPU's APIC on, in the mode decided on. The line of the old interrupt controller is
-/// shut, in case firmware left it open; the NMI line is open on every CPU, which is what makes
-/// QEMU's `inject-nmi` reach them all.
+/// Turns this CPU's APIC on, in the mode that was chosen. Masks the line of the old interrupt controller
+/// (LINT0), which firmware may have left open, and opens the NMI line (LINT1) on every CPU, so that
+/// QEMU's `inject-nmi` reaches all of them.
 pub fn enable() {
     const SOFTWARE_ENABLE: u32 = 1 << 8;
     const MASKED: u32 = 1 << 16;
@@ -70,29 +71,29 @@ pub fn enable() {
     write(Register::Lint1, NMI);
 }
 
-/// This CPU's APIC ID.
+/// Returns this CPU's APIC ID.
 pub fn id() -> u32 {
     let id = read(Register::Id);
     if X2APIC.load(Relaxed) { id } else { id >> 24 }
 }
 
-/// Says that the interrupt in service has been dealt with.
+/// Signals the end of the interrupt in service (EOI).
 pub fn end_of_interrupt() {
     write(Register::EndOfInterrupt, 0);
 }
 
-/// What one CPU can send another (SDM vol. 3, 11.6.1).
+/// Interrupts that one CPU can send to another (SDM vol. 3, 11.6.1).
 #[derive(Clone, Copy)]
 pub enum Ipi {
     Nmi,
     Init,
-    /// Start in real mode at this page number.
+    /// Start-up IPI: start in real mode at this page number.
     StartUp(u8),
-    /// An interrupt.
+    /// Maskable interrupt with this vector.
     Vector(u8),
 }
 
-/// Sends to the CPU with that APIC ID.
+/// Sends `ipi` to the CPU with the APIC ID `destination`.
 pub fn send(destination: u32, ipi: Ipi) {
     const ASSERT: u32 = 1 << 14;
     let command = ASSERT
@@ -108,7 +109,7 @@ pub fn send(destination: u32, ipi: Ipi) {
         // by itself: an NMI handler, or ap_start.
         unsafe { write_msr(0x800 + Register::InterruptCommand as u32 / 16, value) };
     } else {
-        // An interrupt handler in between that sends too would leave its own destination behind.
+        // Otherwise an interrupt handler that sends in between would overwrite the destination.
         let flags = irq_save();
         write(Register::InterruptCommandHigh, destination << 24);
         write(Register::InterruptCommand, command);
@@ -116,12 +117,12 @@ pub fn send(destination: u32, ipi: Ipi) {
     }
 }
 
-/// Divide by 16.
+/// Value of the divide register that divides the bus clock by 16.
 const TIMER_DIVIDE: u32 = 3;
-/// What [`TIMER_DIVIDE`] divides the bus clock by.
+/// Divisor of the bus clock that [`TIMER_DIVIDE`] selects.
 pub const TIMER_DIVISOR: u64 = 16;
 
-/// Starts the timer interrupt, each time `count` of the divided bus clock has passed.
+/// Starts a periodic timer interrupt, every `count` cycles of the divided bus clock.
 pub fn start_periodic_timer(count: u32) {
     const PERIODIC: u32 = 1 << 17;
     write(Register::TimerDivide, TIMER_DIVIDE);
@@ -129,12 +130,13 @@ pub fn start_periodic_timer(count: u32) {
     write(Register::TimerInitialCount, count);
 }
 
-/// Stops the timer interrupt.
+/// Stops this CPU's periodic timer interrupt.
 pub fn stop_timer() {
     write(Register::TimerInitialCount, 0);
 }
 
-/// Lets the timer run down, silently, while `wait` runs; returns how far it came.
+/// Runs `wait` and returns the number of cycles of the divided bus clock that passed meanwhile. The timer
+/// interrupt stays masked.
 pub fn count_while(wait: impl FnOnce()) -> u32 {
     const MASKED: u32 = 1 << 16;
     write(Register::TimerDivide, TIMER_DIVIDE);

@@ -1,5 +1,5 @@
-//! `arch_trigger_all_cpu_backtrace`: the client inside the guest. It asks every CPU for a backtrace
-//! by NMI, waits a bounded time, and prints what they left in their buffers.
+//! `arch_trigger_all_cpu_backtrace`: the backtrace client inside the guest. It sends every CPU an NMI,
+//! waits for their backtraces for a bounded time, and prints the buffers that they wrote.
 
 use core::sync::atomic::{
     AtomicBool,
@@ -12,26 +12,27 @@ use super::{apic, smp};
 use crate::pr_warn;
 use crate::printk::{Busy, PRINTK};
 
-/// How long the CPUs have to answer.
+/// Deadline for the CPUs' answers, in seconds.
 const BOUND_SECONDS: u64 = 10;
 
 percpu! {
-    /// A client in the guest wants a backtrace of this CPU.
+    /// True while a client in the guest waits for a backtrace of this CPU.
     static backtrace_requested: AtomicBool = AtomicBool::new(false);
 }
 
-/// From the NMI handler, with its buffer complete: whether a client in the guest had asked.
+/// Answers a client in the guest, if one asked; returns true if so. Called by the NMI handler once its
+/// buffer is complete.
 pub fn answer(cpu: usize) -> bool {
     let requested = backtrace_requested.on(cpu);
-    // The common case is that nobody did, and a swap is a locked instruction.
+    // The load first: mostly no client has asked, and a swap is a locked instruction.
     requested.load(Acquire) && requested.swap(false, Release)
 }
 
-/// Prints the call traces of all running CPUs, this one included, and names those that did not
-/// answer. Not from NMI: it takes the locks of printk.
+/// Prints the call traces of all online CPUs, this one included, and names those that did not answer.
+/// Must not be called from NMI: it takes the locks of printk.
 ///
 /// # Errors
-/// Someone else is taking a backtrace; theirs goes on, and this one did nothing.
+/// Another client is taking a backtrace. This call did nothing.
 pub fn trigger_all_cpu_backtrace() -> Result<(), Busy> {
     PRINTK.printk_nmi_backtrace_prepare()?;
     let asked = smp::online_cpus();
@@ -43,7 +44,7 @@ pub fn trigger_all_cpu_backtrace() -> Result<(), Busy> {
         asked.clone().all(|cpu| !backtrace_requested.on(cpu).load(Acquire))
     });
     for cpu in asked {
-        // Withdrawn: an NMI that still arrives is no longer ours.
+        // Withdraws the request: an NMI that arrives later is not for this client.
         if backtrace_requested.on(cpu).swap(false, Acquire) {
             pr_warn!("cpu{cpu} did not answer its NMI within {BOUND_SECONDS} s");
         }

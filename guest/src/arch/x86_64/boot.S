@@ -1,9 +1,10 @@
-// From the first instruction to Rust: the PVH entry of the boot CPU, the trampoline of the others,
-// and the page tables that both switch to. Owns nothing after the jump to kernel_main/ap_main.
+// Boot code up to the first Rust function: the PVH entry of the boot CPU, the trampoline of the others,
+// and the page tables that both switch to. Refuses to own anything after the call of kernel_main or
+// ap_main.
 //
 // PVH (Xen's "x86/HVM direct boot ABI"): 32-bit protected mode, paging off, flat segments, EBX =
-// physical address of hvm_start_info. Everything that is computed elsewhere at boot is a link-time
-// constant here: on a slow machine each instruction before the ready mark is felt.
+// physical address of hvm_start_info. Tables that other kernels compute at boot are link-time constants
+// here: on a slow machine each instruction before the ready mark counts.
 
 .set KERNEL_BASE, 0xffffffff80000000
 .set PRESENT, 1
@@ -18,7 +19,7 @@
 .set EFER_BITS, 0x900           // LME | NXE
 .set CR0_BITS, 0x80010033       // PG | WP | NE | ET | MP | PE
 
-// XEN_ELFNOTE_PHYS32_ENTRY: where a PVH loader enters.
+// XEN_ELFNOTE_PHYS32_ENTRY: the entry point for a PVH loader.
 .section .note.Xen, "a", @note
     .balign 4
     .long 4, 4, 18
@@ -31,7 +32,7 @@
 .type pvh_start, @function
 pvh_start:
     .cfi_startproc
-    .cfi_undefined 16           // RIP, which 32-bit code has no name for: nobody called
+    .cfi_undefined 16           // RIP, which 32-bit code has no name for: no caller
     cld
     movl $CR4_BITS, %eax
     movl %eax, %cr4
@@ -124,7 +125,7 @@ ap_start:
     incl %edi
     cmpl %ecx, %edi
     jb 3b
-    jmp 5f                      // not one of ours: stay out of the way
+    jmp 5f                      // not a possible CPU: halt
 4:  movq main_stack_top(, %rdi, 8), %rsp
     xorl %ebp, %ebp
     callq ap_main

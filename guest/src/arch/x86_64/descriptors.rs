@@ -1,10 +1,10 @@
-//! GDT, task-state segment and IDT of a CPU: built by the CPU itself, in its own per-CPU data.
-//! In long mode they are there for one purpose: that every vector has a stack of its own.
+//! GDT, task-state segment and IDT of a CPU, built by the CPU itself in its own per-CPU data. In long
+//! mode they serve one purpose here: vectors switch to stacks of their own (IST).
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use super::memory::Stack;
+use super::memory::CpuStack;
 use super::percpu::{PerCpu, percpu};
 
 const NULL: u64 = 0;
@@ -13,39 +13,41 @@ const TSS_SELECTOR: u16 = 0x10;
 const TSS_SIZE: u64 = 104;
 
 percpu! {
-    /// Null, code, and the task-state segment's two halves.
+    /// GDT: the null descriptor, 64-bit code, and the two halves of the task-state segment's descriptor.
     static gdt: [AtomicU64; 4] =
         [AtomicU64::new(NULL), AtomicU64::new(CODE_64), AtomicU64::new(0), AtomicU64::new(0)];
-    /// The 64-bit task-state segment (SDM vol. 3, 8.7), whose quadwords lie on odd dwords.
+    /// The 64-bit task-state segment (SDM vol. 3, 8.7). An array of dwords, because its quadwords are not
+    /// on 8-byte boundaries.
     static tss: [AtomicU32; 26] = [const { AtomicU32::new(0) }; 26];
 }
 
-/// The index of a stack in the task-state segment's table; the gates in `entry.S` use the same.
-const fn interrupt_stack_index(stack: Stack) -> Option<usize> {
+/// Returns the index of a stack in the task-state segment (IST), `None` for the main stack. The gates in
+/// `entry.S` have the same numbers.
+const fn interrupt_stack_index(stack: CpuStack) -> Option<usize> {
     match stack {
-        Stack::Nmi => Some(1),
-        Stack::DoubleFault => Some(2),
-        Stack::MachineCheck => Some(3),
-        Stack::Exception => Some(4),
-        Stack::Interrupt => Some(5),
-        Stack::Main => None,
+        CpuStack::Nmi => Some(1),
+        CpuStack::DoubleFault => Some(2),
+        CpuStack::MachineCheck => Some(3),
+        CpuStack::Exception => Some(4),
+        CpuStack::Interrupt => Some(5),
+        CpuStack::Main => None,
     }
 }
 
-/// Operand of LGDT and LIDT.
+/// Operand of LGDT and LIDT: a table's limit and address.
 #[repr(C, packed)]
 struct Pointer {
     limit: u16,
     base: u64,
 }
 
-/// Builds and loads the tables of `cpu`, the CPU that this runs on.
+/// Builds and loads the tables of `cpu`, which must be the current CPU.
 pub fn load(cpu: usize) {
     unsafe extern "C" {
         static idt: PerCpu<[AtomicU64; 128]>;
     }
     let segment = tss.this();
-    for stack in Stack::ALL {
+    for stack in CpuStack::ALL {
         if let Some(index) = interrupt_stack_index(stack) {
             let (_, top) = stack.bounds(cpu);
             let dword = 9 + 2 * (index - 1);

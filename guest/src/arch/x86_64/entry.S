@@ -1,5 +1,5 @@
-// Where every exception, interrupt and NMI enters: one stub per vector, one common path, and the
-// template of the interrupt descriptor table. Calls trap_entry in trap.rs; unwinders read the CFI.
+// Entry of every exception, interrupt and NMI: one stub per vector, one common path, and the template
+// of the interrupt descriptor table. Calls trap_entry in trap.rs; unwinders read the CFI.
 //
 // The processor has switched to the vector's IST stack and pushed SS, RSP, RFLAGS, CS, RIP. Below
 // them the stubs complete a TrapFrame (trap_frame.rs), and below that a frame record (saved RBP, return
@@ -103,8 +103,8 @@ trap_common:
 .size trap_common, . - trap_common
 
 // The per-CPU interrupt descriptor table (SDM vol. 3, 6.14.1): 64-bit interrupt gates, all of them
-// with an IST stack, since code built without a red zone is not all there is in this image
-// (libcore's own functions use one). Interrupt stack indices are those of descriptors.rs.
+// with an IST stack, since not all code in this image is built without a red zone (libcore's own
+// functions use one). Interrupt stack indices are those of descriptors.rs.
 .set IST_NMI, 1
 .set IST_DOUBLE_FAULT, 2
 .set IST_MACHINE_CHECK, 3

@@ -1,28 +1,28 @@
-//! The instructions that Rust has no words for, each wrapped once. Knows no device and no
-//! register by name: that is its callers' business, all of them in this folder.
+//! Instructions that Rust has no expression for, each wrapped once. Refuses to know any device or
+//! model-specific register: its callers, all in this folder, do.
 
 use core::arch::{asm, x86_64::__cpuid_count};
 
 /// RFLAGS.IF (SDM vol. 3, 2.3): maskable interrupts are on.
 const INTERRUPT_FLAG: u64 = 1 << 9;
 
-/// What CPUID returned.
+/// Result of CPUID: the values of four registers.
 pub use core::arch::x86_64::CpuidResult;
 
-/// `out %al, %dx`. What the write does is between the caller and the device; no device of a PC's
-/// I/O space that this kernel names can reach memory by it.
+/// Writes a byte to an I/O port (`out %al, %dx`). The effect depends on the device; no device that this
+/// kernel uses accesses memory because of it.
 pub fn out_byte(port: u16, value: u8) {
     // SAFETY: port I/O does not touch memory; CPL 0 is established by boot.S.
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack)) }
 }
 
-/// `out %eax, %dx`.
+/// Writes a dword to an I/O port (`out %eax, %dx`).
 pub fn out_dword(port: u16, value: u32) {
     // SAFETY: as in `out_byte`.
     unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack)) }
 }
 
-/// `in %dx, %al`.
+/// Reads a byte from an I/O port (`in %dx, %al`).
 pub fn in_byte(port: u16) -> u8 {
     let value;
     // SAFETY: as in `out_byte`.
@@ -30,7 +30,7 @@ pub fn in_byte(port: u16) -> u8 {
     value
 }
 
-/// `rep outsb`: every byte to one port, in a single exit where a VMM sits behind it.
+/// Writes all bytes to one I/O port (`rep outsb`): a single exit if a VMM emulates the port.
 pub fn out_bytes(port: u16, bytes: &[u8]) {
     // SAFETY: reads exactly the slice; direction flag clear (ABI).
     unsafe {
@@ -65,18 +65,18 @@ pub unsafe fn write_msr(register: u32, value: u64) {
     }
 }
 
-/// CPUID. A leaf beyond the highest of its range answers with something else's values.
+/// Executes CPUID for `leaf`. A leaf beyond the highest of its range returns another leaf's values.
 pub fn cpuid(leaf: u32) -> CpuidResult {
     __cpuid_count(leaf, 0)
 }
 
-/// The time-stamp counter.
+/// Reads the time-stamp counter, in cycles.
 pub fn read_tsc() -> u64 {
     // SAFETY: RDTSC exists on every x86-64 CPU and CR4.TSD does not concern CPL 0.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-/// The address whose access faulted last.
+/// Reads CR2: the address of the last page fault.
 pub fn read_cr2() -> u64 {
     let value;
     // SAFETY: reading CR2 at CPL 0 has no effect.
@@ -93,7 +93,7 @@ pub unsafe fn write_cr3(root: u64) {
     unsafe { asm!("mov cr3, {}", in(reg) root, options(nostack)) }
 }
 
-/// RFLAGS.
+/// Reads RFLAGS of this CPU.
 fn read_flags() -> u64 {
     let flags;
     // SAFETY: pushes and pops one word; no other memory.
@@ -133,7 +133,7 @@ pub fn wait_for_interrupt() {
     unsafe { asm!("sti", "hlt", options(nostack)) }
 }
 
-/// Never runs anything again on this CPU but its NMI handler.
+/// Halts this CPU for good, with interrupts off: only its NMI handler still runs.
 pub fn halt_forever() -> ! {
     loop {
         // SAFETY: as `interrupts_off`.
@@ -141,7 +141,7 @@ pub fn halt_forever() -> ! {
     }
 }
 
-/// Resets the machine the hard way: a page fault without an interrupt descriptor table.
+/// Resets the machine by a triple fault: a page fault without an interrupt descriptor table.
 pub fn cause_triple_fault() -> ! {
     let no_table = [0u8; 10];
     // SAFETY: nothing of this program runs after it.
@@ -149,7 +149,8 @@ pub fn cause_triple_fault() -> ! {
     halt_forever()
 }
 
-/// Runs `and_then` with all of the stack above it overwritten by `rubble`, frame pointer included.
+/// Overwrites the stack from RSP to its end `top`, and the frame pointer, with `rubble`, and then runs
+/// `and_then`.
 pub fn overwrite_stack(top: u64, rubble: u64, and_then: extern "C" fn() -> !) -> ! {
     // SAFETY: nothing that the stack held is used again: `and_then` does not return. The words
     // from RSP to `top`, this stack's end, are all on the stack.

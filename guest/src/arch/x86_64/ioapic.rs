@@ -1,4 +1,4 @@
-//! The I/O APIC: routes the serial port's interrupt to the boot CPU, and nothing else (82093AA).
+//! The I/O APIC (82093AA), which here only routes the serial port's interrupt to the boot CPU.
 
 use super::layout::{DIRECT_MAP_END, direct_map};
 
@@ -6,8 +6,8 @@ const SELECT: usize = 0x00;
 const WINDOW: usize = 0x10;
 const REDIRECTION: u32 = 0x10;
 
-/// Delivers global interrupt `pin` of the I/O APIC at physical `base` as `vector`, edge-triggered,
-/// to the CPU with APIC ID `destination` (0 to 255).
+/// Routes input `pin` of the I/O APIC at the physical address `base` to the CPU with the APIC ID
+/// `destination` (0 to 255), as `vector`, edge-triggered.
 pub fn route(base: u64, pin: u32, vector: u8, destination: u32) {
     if base + WINDOW as u64 >= DIRECT_MAP_END {
         return;

@@ -1,5 +1,5 @@
 //! KVM's paravirtual clock: the frequency of the time-stamp counter without measuring it, and a
-//! flag by which the host says that it had stopped the CPU (Linux,
+//! flag that the host sets after it has stopped the CPU (Linux,
 //! `Documentation/virt/kvm/x86/msr.rst`, MSR_KVM_SYSTEM_TIME_NEW).
 
 use core::sync::atomic::{AtomicI8, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -23,7 +23,7 @@ pub struct VcpuTimeInfo {
 }
 
 percpu! {
-    /// What KVM tells this CPU about time.
+    /// Structure that KVM writes this CPU's clock parameters to.
     pub static kvm_clock: VcpuTimeInfo = VcpuTimeInfo {
         version: AtomicU32::new(0),
         padding: AtomicU32::new(0),
@@ -35,7 +35,7 @@ percpu! {
     };
 }
 
-/// Asks for the clock on this CPU, where the hypervisor is a KVM.
+/// Turns the clock on for this CPU if the hypervisor is KVM.
 pub fn enable() {
     let hypervisor = cpuid(0x4000_0000);
     let is_kvm = [hypervisor.ebx, hypervisor.ecx, hypervisor.edx]
@@ -49,7 +49,7 @@ pub fn enable() {
     }
 }
 
-/// The time-stamp counter's frequency in kHz, once this CPU has the clock.
+/// Returns the frequency of the time-stamp counter in kHz; `None` while this CPU does not have the clock.
 pub fn tsc_khz() -> Option<u64> {
     let clock = kvm_clock.this();
     let multiplier = u64::from(clock.tsc_to_system_mul.load(Relaxed));

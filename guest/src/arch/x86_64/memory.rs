@@ -1,6 +1,7 @@
-//! The stacks, and the memory that they are made of. There is no other allocation: what the kernel
-//! needs for every possible CPU it takes here at boot, and a stack for each task, and never gives it
-//! back.
+//! Stacks of CPUs and tasks, and the functions that the compiler calls to copy and fill memory.
+//!
+//! Owns the placement and mapping of stacks. They are the only memory allocated besides the per-CPU data
+//! (`percpu`): for every possible CPU at boot, for each task when it starts, and never freed.
 
 use core::sync::atomic::{
     AtomicU32, AtomicU64, AtomicUsize,
@@ -16,25 +17,26 @@ use super::pvh::StartInfo;
 use crate::sync::SpinLock;
 
 const PAGE: usize = 4096;
-/// Address space for one CPU's stacks: a power of two, so that an address tells its CPU.
+/// Address space for one CPU's stacks in bytes: a power of two, so that an address determines its CPU.
 const SLOT: usize = 32 * PAGE;
 const CPUS_PER_TABLE: usize = 512 * PAGE / SLOT;
 
-/// Address space for one task's stack, and how much of it is stack: the upper end. What is below is
-/// not mapped.
+/// Address space for one task's stack in bytes. The stack is its upper end; the rest is not mapped.
 const TASK_SLOT: usize = 8 * PAGE;
+/// Size of a task's stack in bytes.
 const TASK_STACK: usize = 4 * PAGE;
 const _: () = assert!(MAX_TASKS * TASK_SLOT <= 512 * PAGE, "more task stacks than one table maps");
 
 const PRESENT_WRITABLE: u64 = 3;
 const NO_EXECUTE: u64 = 1 << 63;
-/// Of an entry, without its bits, of which the processor sets some itself (SDM vol. 3, 4.8).
+/// Mask of a page table entry's physical address. The processor sets some of the other bits itself (SDM
+/// vol. 3, 4.8).
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// The stacks that every CPU has. Pages of a slot, as (first, count); the page below each, and
-/// all behind the last, are not mapped.
+/// Stacks that every CPU has, in one slot of its own. The page below each stack, and all behind the last
+/// one, are not mapped.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Stack {
+pub enum CpuStack {
     DoubleFault,
     MachineCheck,
     Nmi,
@@ -43,28 +45,29 @@ pub enum Stack {
     Main,
 }
 
-impl Stack {
-    pub const ALL: [Stack; 6] = [
-        Stack::DoubleFault,
-        Stack::MachineCheck,
-        Stack::Nmi,
-        Stack::Exception,
-        Stack::Interrupt,
-        Stack::Main,
+impl CpuStack {
+    pub const ALL: [CpuStack; 6] = [
+        CpuStack::DoubleFault,
+        CpuStack::MachineCheck,
+        CpuStack::Nmi,
+        CpuStack::Exception,
+        CpuStack::Interrupt,
+        CpuStack::Main,
     ];
 
+    /// Returns the stack's pages in the slot, as (first, count).
     const fn pages(self) -> (usize, usize) {
         match self {
-            Stack::DoubleFault => (1, 1),
-            Stack::MachineCheck => (3, 1),
-            Stack::Nmi => (5, 2),
-            Stack::Exception => (8, 2),
-            Stack::Interrupt => (11, 2),
-            Stack::Main => (14, 4),
+            CpuStack::DoubleFault => (1, 1),
+            CpuStack::MachineCheck => (3, 1),
+            CpuStack::Nmi => (5, 2),
+            CpuStack::Exception => (8, 2),
+            CpuStack::Interrupt => (11, 2),
+            CpuStack::Main => (14, 4),
         }
     }
 
-    /// The virtual addresses of this stack of `cpu`, lowest and first one past it.
+    /// Returns the virtual addresses of this stack of `cpu`: the lowest one and the end.
     pub fn bounds(self, cpu: usize) -> (u64, u64) {
         let (first, count) = self.pages();
         let start = STACKS + cpu * SLOT + first * PAGE;
@@ -72,15 +75,15 @@ impl Stack {
     }
 }
 
-/// Where each CPU's main stack starts, for `ap_start` in boot.S.
+/// End of each CPU's main stack, by CPU number; `ap_start` in boot.S reads it.
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals, reason = "named by assembly")]
 static main_stack_top: [AtomicUsize; MAX_CPUS] = [const { AtomicUsize::new(0) }; MAX_CPUS];
 
-/// What boot has left over.
+/// Allocator of the physical memory that boot did not use.
 static ALLOCATOR: SpinLock<Allocator> = SpinLock::new(Allocator::EMPTY);
 
-/// The tasks that have stacks, a bit each by their numbers.
+/// Bit set of the tasks that have stacks, by task number.
 static TASKS_WITH_STACK: AtomicU32 = AtomicU32::new(0);
 
 /// Makes the per-CPU data and stacks of all possible CPUs.
@@ -92,7 +95,7 @@ pub fn init(start_info: &StartInfo, possible: usize) {
         map_stacks(&mut allocator, first, possible.min(first + CPUS_PER_TABLE));
     }
     for (cpu, top) in main_stack_top.iter().enumerate().take(possible) {
-        top.store(Stack::Main.bounds(cpu).1 as usize, Relaxed);
+        top.store(CpuStack::Main.bounds(cpu).1 as usize, Relaxed);
     }
     *ALLOCATOR.lock() = allocator;
 }
@@ -100,7 +103,7 @@ pub fn init(start_info: &StartInfo, possible: usize) {
 /// Entries of a page table, or of the level above.
 type Table = [AtomicU64; 512];
 
-/// The level above the tables of all stacks, an entry for each 2 MiB.
+/// Returns the page directory of all stacks, with an entry for each 2 MiB.
 fn stacks_directory() -> &'static Table {
     unsafe extern "C" {
         static stacks_pd: Table;
@@ -109,7 +112,7 @@ fn stacks_directory() -> &'static Table {
     unsafe { &stacks_pd }
 }
 
-/// A page table without entries, and its physical address.
+/// Allocates an empty page table; returns it and its physical address.
 fn new_table(allocator: &mut Allocator) -> (&'static Table, u64) {
     let address = allocator.allocate(PAGE, PAGE as u64);
     // SAFETY: a page of the direct map that the allocator has just handed out, aligned.
@@ -120,8 +123,8 @@ fn new_table(allocator: &mut Allocator) -> (&'static Table, u64) {
     (table, address)
 }
 
-/// Maps pages of new memory. The entries were not present, and become so without a TLB flush (SDM
-/// vol. 3, 4.10.2.3).
+/// Maps newly allocated memory at `entries`. No TLB flush is needed, since these entries were not present
+/// before (SDM vol. 3, 4.10.2.3).
 fn map_pages(allocator: &mut Allocator, entries: &[AtomicU64]) {
     let memory = allocator.allocate(entries.len() * PAGE, PAGE as u64);
     for (page, entry) in entries.iter().enumerate() {
@@ -134,7 +137,7 @@ fn map_pages(allocator: &mut Allocator, entries: &[AtomicU64]) {
 fn map_stacks(allocator: &mut Allocator, first: usize, end: usize) {
     let (table, table_address) = new_table(allocator);
     for cpu in first..end {
-        for stack in Stack::ALL {
+        for stack in CpuStack::ALL {
             let (start, _) = stack.bounds(cpu);
             let (_, count) = stack.pages();
             let index = (start as usize / PAGE) % 512;
@@ -144,7 +147,7 @@ fn map_stacks(allocator: &mut Allocator, first: usize, end: usize) {
     stacks_directory()[first / CPUS_PER_TABLE].store(table_address | PRESENT_WRITABLE, Relaxed);
 }
 
-/// Makes the stack of task `number`, once; returns the address behind it.
+/// Allocates and maps the stack of task `number`; returns its end. Must be called once for each task.
 pub fn map_task_stack(number: usize) -> usize {
     const DIRECTORY_INDEX: usize = (TASK_STACKS - STACKS) / (512 * PAGE);
     let mut allocator = ALLOCATOR.lock_irqsave();
@@ -165,13 +168,14 @@ pub fn map_task_stack(number: usize) -> usize {
     end
 }
 
-/// The virtual addresses of a task's stack, lowest and first one past it.
+/// Returns the virtual addresses of a task's stack: the lowest one and the end.
 const fn task_stack(number: usize) -> (usize, usize) {
     let end = TASK_STACKS + (number + 1) * TASK_SLOT;
     (end - TASK_STACK, end)
 }
 
-/// The end of the task's stack that the address lies on. An empty one's is at its end.
+/// Returns the end of the task stack that has the stack pointer `address`, `None` if there is none. The
+/// stack pointer of an empty stack is its end.
 pub fn end_of_task_stack_containing(address: u64) -> Option<u64> {
     let last_byte = (address as usize).wrapping_sub(1);
     let number = last_byte.checked_sub(TASK_STACKS)? / TASK_SLOT;
@@ -180,21 +184,21 @@ pub fn end_of_task_stack_containing(address: u64) -> Option<u64> {
     (exists && last_byte >= start).then_some(end as u64)
 }
 
-/// Which stack of `cpu` the address lies on.
-pub fn stack_containing(cpu: usize, address: u64) -> Option<Stack> {
-    Stack::ALL.into_iter().find(|stack| {
+/// Returns the stack of `cpu` that `address` is on, `None` if it is on none of them.
+pub fn stack_containing(cpu: usize, address: u64) -> Option<CpuStack> {
+    CpuStack::ALL.into_iter().find(|stack| {
         let (start, end) = stack.bounds(cpu);
         (start..end).contains(&address)
     })
 }
 
-/// Overwrites all that this CPU's main stack holds, and then runs `and_then`.
+/// Overwrites all that is on this CPU's main stack, and then runs `and_then`.
 pub fn overwrite_own_stack(rubble: u64, and_then: extern "C" fn() -> !) -> ! {
-    let (_, top) = Stack::Main.bounds(percpu::cpu_number());
+    let (_, top) = CpuStack::Main.bounds(percpu::cpu_number());
     super::instructions::overwrite_stack(top, rubble, and_then)
 }
 
-/// Leaves the identity mapping of the boot behind.
+/// Switches to the page tables without the identity mapping, which only the boot needed.
 pub fn drop_identity_mapping() {
     unsafe extern "C" {
         static kernel_pml4: u8;
@@ -204,11 +208,13 @@ pub fn drop_identity_mapping() {
     unsafe { super::instructions::write_cr3(root as u64) };
 }
 
-// What the compiler calls for copies and fills. Quadwords first: where every iteration of a string
-// instruction costs the same, as in an emulator, that is eight times faster than bytes.
+// Functions that the compiler calls to copy and fill memory. Quadwords first: where every iteration of a
+// string instruction costs the same, as in an emulator, that is eight times faster than bytes.
 
+/// Copies memory between ranges that do not overlap.
+///
 /// # Safety
-/// As C's `memcpy`.
+/// The requirements of C's `memcpy`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
     // SAFETY: the caller's; the direction flag is clear (ABI).
@@ -220,8 +226,10 @@ unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut 
     to
 }
 
+/// Copies memory between ranges that may overlap.
+///
 /// # Safety
-/// As C's `memmove`.
+/// The requirements of C's `memmove`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
     if (to as usize).wrapping_sub(from as usize) >= count {
@@ -237,8 +245,10 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut
     to
 }
 
+/// Fills memory with a byte.
+///
 /// # Safety
-/// As C's `memset`.
+/// The requirements of C's `memset`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memset(to: *mut u8, value: i32, count: usize) -> *mut u8 {
     let pattern = u64::from(value as u8) * 0x0101_0101_0101_0101;
@@ -251,8 +261,10 @@ unsafe extern "C" fn memset(to: *mut u8, value: i32, count: usize) -> *mut u8 {
     to
 }
 
+/// Compares two ranges of memory, as C's `memcmp` does.
+///
 /// # Safety
-/// As C's `memcmp`.
+/// The requirements of C's `memcmp`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, count: usize) -> i32 {
     for index in 0..count {
@@ -265,8 +277,10 @@ unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, count: usize) -> 
     0
 }
 
+/// Compares two ranges of memory for equality.
+///
 /// # Safety
-/// As BSD's `bcmp`.
+/// The requirements of BSD's `bcmp`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, count: usize) -> i32 {
     // SAFETY: the caller's; `memcmp` asks for the same.

@@ -54,14 +54,14 @@ use nmiscope_guest::abi;
 core::arch::global_asm!(include_str!("boot.S"), options(att_syntax));
 core::arch::global_asm!(include_str!("entry.S"), options(att_syntax));
 
-/// Ends the VM, or QEMU with `-device isa-debug-exit`, with `code`. Where nothing listens on the
-/// port, this CPU halts for good.
+/// Ends the VM, or QEMU with `-device isa-debug-exit`, with `code`. On a machine without that device, this
+/// CPU halts for good.
 pub fn debug_exit(code: u32) -> ! {
     instructions::out_dword(abi::DEBUG_EXIT_PORT, code);
     halt_forever()
 }
 
-/// Tells the VMM how far the boot has come.
+/// Writes a POST code, which reports the boot's progress to the VMM.
 pub fn post(code: u8) {
     instructions::out_byte(abi::POST_PORT, code);
 }

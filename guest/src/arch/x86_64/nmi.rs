@@ -1,8 +1,8 @@
 //! The NMI handler: the guest's half of a backtrace.
 //!
-//! An NMI that no client in the guest asked for is the hypervisor's. Both are answered alike, by
-//! printing registers and call trace with printk diverted into this CPU's `nmi_print_seq`: takes
-//! no lock, waits for nothing. Who reads the buffer then is not this file's business.
+//! An NMI that no client in the guest asked for is the hypervisor's. Both are answered alike: the handler
+//! prints registers and call trace with printk diverted into this CPU's `nmi_print_seq`. It takes no lock
+//! and waits for nothing. Refuses to own the reading of the buffer.
 
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
 
@@ -13,31 +13,31 @@ use super::possible_cpus::apic_id;
 use super::trap_frame::TrapFrame;
 use super::{apic, backtrace, instructions, stack_trace};
 use crate::pr_info;
-use crate::printk::{Level, PRINTK};
+use crate::printk::{LogLevel, PRINTK};
 
 percpu! {
-    /// NMIs that this CPU has taken: counted on entry, so that the host can tell a delivered NMI
-    /// from one that is still pending.
+    /// Count of NMIs that this CPU has taken. Counted on entry, so that the host can distinguish a
+    /// delivered NMI from a pending one.
     static nmi_count: AtomicU64 = AtomicU64::new(0);
-    /// What to run at the end of the handler, still diverted; null for nothing.
+    /// Function to run at the end of the handler, with printk still diverted; null for none.
     static nmi_hook: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 }
 
-/// Whether the handler prints straight to log and console, as no handler should: the parameter
-/// `nmi_backtrace=direct`, which exists to show why.
+/// True if the handler prints directly to log and console: the parameter `nmi_backtrace=direct`, which
+/// exists to show why a handler must not do so.
 pub static DIRECT: AtomicBool = AtomicBool::new(false);
 
-/// Has this CPU's handler run `hook` before it returns: how a workload gets into NMI context.
+/// Sets the function that this CPU's handler runs before it returns, for workloads that need NMI context.
 pub fn set_hook(hook: fn()) {
     nmi_hook.this().store(hook as *mut (), Relaxed);
 }
 
-/// Sends this CPU an NMI, which it takes before the next few instructions are over.
+/// Sends this CPU an NMI, which it takes within the next few instructions.
 pub fn send_to_self() {
     apic::send(apic_id(cpu_number()), apic::Ipi::Nmi);
 }
 
-/// The handler.
+/// Handles an NMI: prints a backtrace into this CPU's buffer and signals its end.
 pub fn handle(frame: &TrapFrame) {
     let count = nmi_count.this();
     count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
@@ -62,7 +62,7 @@ fn print_backtrace(frame: &TrapFrame, cpu: usize) {
     pr_info!("NMI backtrace for cpu {cpu}");
     pr_info!("{frame}");
     stack_trace::print_interrupted(frame, cpu, |text| {
-        PRINTK.vprintk(Level::Info, text);
+        PRINTK.vprintk(LogLevel::Info, text);
     });
 }
 

@@ -1,8 +1,7 @@
 //! Per-CPU variables: a linker section that is the template, copied once for each possible CPU,
 //! and `__per_cpu_offset[]`, which the host reads too. The GS base of a CPU is its offset.
 //!
-//! Until a CPU's copy exists its offset is zero and the template itself is used, by the boot CPU
-//! only.
+//! Until the copies exist, the offset is zero and the boot CPU, the only one running, uses the template.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
@@ -11,12 +10,12 @@ use super::allocator::Allocator;
 use super::instructions::write_msr;
 use super::layout::{DIRECT_MAP, KERNEL_BASE, MAX_CPUS};
 
-/// What to add to the address of a per-CPU variable to get at a CPU's own.
+/// Offset from a per-CPU variable's address in the template to the CPU's own copy, by CPU number.
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals, reason = "the field's name for it")]
 pub static __per_cpu_offset: [AtomicUsize; MAX_CPUS] = [const { AtomicUsize::new(0) }; MAX_CPUS];
 
-/// A variable of which every CPU has its own. Other CPUs can reach it, so it has to be [`Sync`].
+/// A per-CPU variable: every CPU has its own copy. Other CPUs can access it, so it has to be [`Sync`].
 #[repr(transparent)]
 pub struct PerCpu<T>(T);
 
@@ -26,12 +25,12 @@ impl<T: Sync> PerCpu<T> {
         Self(template)
     }
 
-    /// This CPU's. A caller that can be moved to another CPU does not exist in this kernel.
+    /// Returns this CPU's copy. No code in this kernel migrates to another CPU.
     pub fn this(&'static self) -> &'static T {
         self.at(this_cpu_offset())
     }
 
-    /// The one of `cpu`, which must be a possible CPU.
+    /// Returns the copy of `cpu`, which must be a possible CPU.
     pub fn on(&'static self, cpu: usize) -> &'static T {
         self.at(__per_cpu_offset[cpu].load(Relaxed))
     }
@@ -60,9 +59,9 @@ macro_rules! percpu {
 pub(crate) use percpu;
 
 percpu! {
-    /// This CPU's offset, where GS-relative addressing reaches it in one instruction.
+    /// This CPU's entry of `__per_cpu_offset`, which GS-relative addressing reads in one instruction.
     static this_cpu_off: AtomicUsize = AtomicUsize::new(0);
-    /// This CPU's number.
+    /// Number of this CPU, counted from 0.
     static cpu_number_cell: AtomicU32 = AtomicU32::new(0);
 }
 
@@ -77,12 +76,12 @@ fn this_cpu_offset() -> usize {
     offset
 }
 
-/// The number of the CPU that this runs on.
+/// Returns the number of the current CPU.
 pub fn cpu_number() -> usize {
     cpu_number_cell.this().load(Relaxed) as usize
 }
 
-/// Makes the copies for CPUs `0..possible` from memory of `allocator`.
+/// Makes the copies for CPUs `0..possible`, in memory of `allocator`.
 pub fn init(allocator: &mut Allocator, possible: usize) {
     unsafe extern "C" {
         static __per_cpu_start: u8;
@@ -102,14 +101,14 @@ pub fn init(allocator: &mut Allocator, possible: usize) {
     }
 }
 
-/// Makes this CPU use the copy of `cpu`, which is its number.
+/// Makes this CPU, whose number is `cpu`, use its own copy.
 pub fn load(cpu: usize) {
     const GS_BASE: u32 = 0xc000_0101;
     // SAFETY: the register exists on every x86-64 CPU; Rust code has no other use for GS.
     unsafe { write_msr(GS_BASE, __per_cpu_offset[cpu].load(Relaxed) as u64) };
 }
 
-/// The physical address of something in the direct map or in the image.
+/// Returns the physical address of an object in the direct map or in the image.
 pub fn physical_address<T>(object: &T) -> u64 {
     let address = &raw const *object as usize;
     let base = if address >= KERNEL_BASE { KERNEL_BASE } else { DIRECT_MAP };

@@ -1,5 +1,4 @@
-//! What the library half needs of an x86-64 machine: the implementations of its [`Context`], of
-//! [`Calls`] and of printk's [`Platform`].
+//! The library half's traits for x86-64: [`Context`], [`Calls`] and printk's [`Platform`].
 
 use nmiscope_guest::printk::{NmiPrintSeq, Platform, PrintkFuncCell};
 use nmiscope_guest::sync::{CallSlot, Calls, Context, Wait};
@@ -11,17 +10,17 @@ use super::possible_cpus::{self, apic_id};
 use super::{apic, serial, time};
 
 percpu! {
-    /// What this CPU waits for, spinning. The host reads it by this name.
+    /// Record of what this CPU spins for. The host reads it by this name.
     pub static cpu_wait: Wait = Wait::new();
-    /// What this CPU asks of others, and who asks it.
+    /// Cross-CPU calls from and to this CPU.
     static call_slot: CallSlot = CallSlot::new();
-    /// What this CPU has printed from NMI. The host reads it by this name.
+    /// Buffer that this CPU prints into from NMI. The host reads it by this name.
     pub static nmi_print_seq: NmiPrintSeq = NmiPrintSeq::new();
-    /// Where this CPU's printk goes.
+    /// Destination of this CPU's printk: the log, or its NMI buffer.
     pub static printk_func: PrintkFuncCell = PrintkFuncCell::new();
 }
 
-/// The machine that this kernel is built for.
+/// The machine that this kernel is built for, as a type.
 pub struct X86;
 
 impl Context for X86 {

@@ -1,5 +1,5 @@
-//! What a PVH loader hands over: `hvm_start_info` and what it points at (Xen's public header
-//! `arch-x86/hvm/start_info.h`). Reads it; decides nothing.
+//! Data that a PVH loader passes: `hvm_start_info` and the tables it points at (Xen's public header
+//! `arch-x86/hvm/start_info.h`). Owns reading them; refuses to act on them.
 
 use super::layout::{DIRECT_MAP_END, direct_map};
 
@@ -8,7 +8,7 @@ const TYPE_RAM: u32 = 1;
 const MAX_COMMAND_LINE: usize = 2048;
 const MAX_MEMORY_MAP_ENTRIES: u32 = 128;
 
-/// `struct hvm_start_info`, version 1.
+/// Xen's `struct hvm_start_info`, version 1.
 #[repr(C)]
 pub struct StartInfo {
     magic: u32,
@@ -32,10 +32,10 @@ struct MemoryMapEntry {
 }
 
 impl StartInfo {
-    /// The structure at the physical address that the loader passed.
+    /// Returns the structure at the physical address that the loader passed.
     ///
     /// # Safety
-    /// `physical` is what the entry point was given in EBX.
+    /// `physical` is the value of EBX at the entry point.
     pub unsafe fn at(physical: u64) -> &'static Self {
         // SAFETY: the boot ABI: it lies in memory below 4 GiB, all of which is mapped, and stays.
         let info = unsafe { &*(direct_map(physical) as *const Self) };
@@ -43,24 +43,24 @@ impl StartInfo {
         info
     }
 
-    /// The kernel parameters; empty where there are none or they are not UTF-8.
+    /// Returns the kernel parameters; empty if there are none or they are not UTF-8.
     pub fn command_line(&self) -> &'static str {
         if self.command_line == 0 || self.command_line >= DIRECT_MAP_END {
             return "";
         }
         let start = direct_map(self.command_line) as *const u8;
-        // SAFETY: mapped, as all below 4 GiB; the length is bounded; nobody writes there.
+        // SAFETY: mapped, as all below 4 GiB; the length is bounded; nothing writes there.
         let bytes = unsafe { core::slice::from_raw_parts(start, MAX_COMMAND_LINE) };
         let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(MAX_COMMAND_LINE);
         core::str::from_utf8(&bytes[..end]).unwrap_or("")
     }
 
-    /// The physical address of the ACPI root pointer, where the loader knows it.
+    /// Returns the physical address of the ACPI root pointer, `None` if the loader gave none.
     pub fn rsdp(&self) -> Option<u64> {
         (self.rsdp != 0).then_some(self.rsdp)
     }
 
-    /// The end of the memory region that `physical` lies in; `physical` itself if it is in none.
+    /// Returns the end of the RAM region that has the address `physical`, or `physical` if none has it.
     pub fn ram_end_around(&self, physical: u64) -> u64 {
         if self.version == 0 || self.memory_map == 0 || self.memory_map >= DIRECT_MAP_END {
             return physical;

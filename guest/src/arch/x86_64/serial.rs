@@ -1,5 +1,5 @@
-//! The serial port COM1 (16550): the console's output, and the keys of sysrq. Bounded: a port
-//! that never becomes ready costs its wait once per burst, and the bytes are counted as dropped.
+//! The serial port COM1 (16550): the console's output, and the keys of sysrq. All waits are bounded: if
+//! the port does not become ready, a burst of bytes is dropped and counted.
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -17,13 +17,13 @@ const TRANSMITTER_EMPTY: u8 = 0x20;
 const FIFO_SIZE: usize = 16;
 const MAX_POLLS: u32 = 100_000;
 
-/// The legacy interrupt of COM1, which is also its global one: nobody overrides it.
+/// Legacy interrupt number of COM1, and also its global one: the MADT has no override for it.
 pub const INTERRUPT: u32 = 4;
 
-/// Bytes that found the transmitter busy for too long.
+/// Count of bytes dropped because the transmitter stayed busy for too long.
 static DROPPED: AtomicU32 = AtomicU32::new(0);
 
-/// 115200 baud, 8N1, FIFOs on.
+/// Sets the port up: 115200 baud, 8N1, FIFOs on.
 pub fn init() {
     out_byte(LINE_CONTROL, 0x80);
     out_byte(BASE, 1);
@@ -32,13 +32,13 @@ pub fn init() {
     out_byte(FIFO_CONTROL, 0x07);
 }
 
-/// Asks for an interrupt for each received byte.
+/// Enables the interrupt for received bytes.
 pub fn enable_receive_interrupt() {
     out_byte(MODEM_CONTROL, 0x0b); // OUT2 lets the interrupt through
     out_byte(INTERRUPT_ENABLE, 0x01);
 }
 
-/// Sends all of `bytes`, a FIFO's worth at a time.
+/// Sends `bytes`, in bursts of the FIFO's size.
 pub fn write(bytes: &[u8]) {
     for burst in bytes.chunks(FIFO_SIZE) {
         let ready = (0..MAX_POLLS).any(|_| in_byte(LINE_STATUS) & TRANSMITTER_EMPTY != 0);
@@ -50,7 +50,7 @@ pub fn write(bytes: &[u8]) {
     }
 }
 
-/// The next received byte, if there is one.
+/// Returns the next received byte, if there is one.
 pub fn read() -> Option<u8> {
     (in_byte(LINE_STATUS) & DATA_READY != 0).then(|| in_byte(BASE))
 }

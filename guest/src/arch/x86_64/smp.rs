@@ -1,5 +1,5 @@
-//! From one CPU to all of them: who is possible (MADT), starting the others (INIT, start-up IPIs;
-//! SDM vol. 3, 9.4), and what every CPU does before it enters the workload.
+//! Bringing up all CPUs: numbering the possible ones (MADT), starting the others (INIT, start-up IPIs;
+//! SDM vol. 3, 9.4), and the set-up of each CPU before it enters the workload.
 
 use core::panic::Location;
 use core::sync::atomic::{
@@ -9,10 +9,10 @@ use core::sync::atomic::{
 
 use nmiscope_guest::sync::{self, Call, Wait, WaitFor};
 
-use super::acpi::{Entry, Madt};
+use super::acpi::{Madt, MadtEntry};
 use super::instructions::cpuid;
 use super::layout::{DIRECT_MAP, MAX_CPUS, TRAMPOLINE, vector};
-use super::memory::{Stack, drop_identity_mapping};
+use super::memory::{CpuStack, drop_identity_mapping};
 use super::percpu::percpu;
 use super::platform::X86;
 use super::possible_cpus::{Numbered, apic_id, possible_cpus};
@@ -21,15 +21,15 @@ use super::{apic, descriptors, ioapic, kvm_clock, percpu as per_cpu, serial, tim
 use crate::workload::ap_never_starts;
 use crate::{cpu_main, pr_warn};
 
-/// The I/O APIC that serves the legacy interrupts; 0 where there is none.
+/// Physical address of the I/O APIC for the legacy interrupts; 0 if there is none.
 static IO_APIC: AtomicU64 = AtomicU64::new(0);
 
 percpu! {
-    /// Whether the CPU runs this kernel. Zero: not started.
+    /// 1 once the CPU is online, that is, runs this kernel; 0 before.
     pub static cpu_online: AtomicU32 = AtomicU32::new(0);
 }
 
-/// The CPUs that run.
+/// Iterates over the CPUs that are online.
 pub fn online_cpus() -> impl Iterator<Item = usize> + Clone {
     (0..possible_cpus()).filter(|&cpu| is_online(cpu))
 }
@@ -38,8 +38,8 @@ fn is_online(cpu: usize) -> bool {
     cpu_online.on(cpu).load(Acquire) != 0
 }
 
-/// Numbers the CPUs, this one first, then those of the firmware's table in its order, and stops
-/// at `limit`. The first thing to run: with it, per-CPU data can be made.
+/// Numbers the possible CPUs, this one first, then those of the firmware's table in its order, at most
+/// `limit`; returns their number. Runs first, because per-CPU data needs that number.
 pub fn count_possible_cpus(start_info: &StartInfo, limit: usize, allow_x2apic: bool) -> usize {
     apic::choose_mode(allow_x2apic);
     apic::silence_old_controllers();
@@ -48,19 +48,20 @@ pub fn count_possible_cpus(start_info: &StartInfo, limit: usize, allow_x2apic: b
     let mut numbered = Numbered::boot_cpu(this);
     for entry in Madt::find(start_info.rsdp()).into_iter().flat_map(Madt::entries) {
         match entry {
-            Entry::Cpu(id) if id != this && id <= apic::highest_id() => {
+            MadtEntry::Cpu(id) if id != this && id <= apic::highest_id() => {
                 if numbered.count() < limit.clamp(1, MAX_CPUS) {
                     numbered.add(id);
                 }
             }
-            Entry::IoApic(address, 0) => IO_APIC.store(u64::from(address), Relaxed),
-            Entry::Cpu(_) | Entry::IoApic(..) => {}
+            MadtEntry::IoApic(address, 0) => IO_APIC.store(u64::from(address), Relaxed),
+            MadtEntry::Cpu(_) | MadtEntry::IoApic(..) => {}
         }
     }
     numbered.publish()
 }
 
-/// What the boot CPU has to do before the others: descriptors, clocks, the serial port's line.
+/// Sets up what only the boot CPU needs before it starts the others: descriptors, clocks, the serial
+/// port's interrupt.
 pub fn prepare_boot_cpu() {
     descriptors::load(0);
     kvm_clock::enable();
@@ -72,8 +73,8 @@ pub fn prepare_boot_cpu() {
     }
 }
 
-/// Starts all other possible CPUs at once, and waits for them. Returns how many run at the end,
-/// this one included.
+/// Starts all other possible CPUs at once and waits for them. Returns the number of CPUs that are online
+/// then, this one included.
 pub fn start_others() -> usize {
     let others = 1..possible_cpus();
     if others.is_empty() {
@@ -85,13 +86,13 @@ pub fn start_others() -> usize {
     for cpu in others.clone().filter(startable) {
         apic::send(apic_id(cpu), apic::Ipi::Init);
     }
-    // Processors want 10 ms here; the virtual ones of any hypervisor want nothing.
+    // Hardware needs 10 ms here; virtual CPUs need no delay.
     const HYPERVISOR: u32 = 1 << 31;
     if cpuid(1).ecx & HYPERVISOR == 0 {
         wait_until(10_000_000, || false);
     }
-    // A start-up IPI that finds its CPU not yet waiting for one is lost; it is sent again until
-    // the CPU has been heard of. One that finds the CPU running is ignored by it.
+    // A start-up IPI is lost if its CPU does not wait for one yet, so it is sent again until the CPU is
+    // online. A running CPU ignores it.
     const ROUNDS: u32 = 20;
     const ROUND_NS: u64 = 100_000_000;
     let is_online = |cpu: usize| cpu_online.on(cpu).load(Acquire) != 0;
@@ -118,31 +119,31 @@ pub fn start_others() -> usize {
     for cpu in others.clone().filter(|&cpu| !is_online(cpu)) {
         pr_warn!("cpu{cpu} (APIC ID {}) did not start", apic_id(cpu));
     }
-    // And this one, which is to enter.
+    // Plus this CPU.
     others.filter(|&cpu| is_online(cpu)).count() + 1
 }
 
-/// Has `cpu` run `function` with `argument` in an interrupt handler, and waits for it, for as long
-/// as it takes. Not from an interrupt handler.
+/// Runs `function` with `argument` on `cpu`, in an interrupt handler, and waits for it without a bound.
+/// Must not be called from an interrupt handler.
 #[inline(never)]
 #[track_caller]
 pub fn smp_call_function_single(cpu: usize, function: fn(usize), argument: usize) {
     sync::smp_call_function_single::<X86>(cpu, Call { function, argument });
 }
 
-/// Has all other CPUs that run do so.
+/// Runs `function` with `argument` on all other online CPUs, as [`smp_call_function_single`] does.
 #[inline(never)]
 #[track_caller]
 pub fn smp_call_function(function: fn(usize), argument: usize) {
     sync::smp_call_function_many::<X86>(online_cpus(), Call { function, argument });
 }
 
-/// Wakes `cpu` up, if it halts.
+/// Sends `cpu` a reschedule interrupt, which ends its halt.
 pub fn send_reschedule(cpu: usize) {
     apic::send(apic_id(cpu), apic::Ipi::Vector(vector::RESCHEDULE));
 }
 
-/// Whether `done` came true within that many nanoseconds.
+/// Waits until `done` returns true; returns false if it has not after `nanoseconds`.
 pub fn wait_until(nanoseconds: u64, mut done: impl FnMut() -> bool) -> bool {
     let start = time::clock_ns();
     loop {
@@ -173,23 +174,23 @@ pub fn run_boot_cpu() -> ! {
     unsafe extern "C" {
         fn run_on_stack(entry: extern "C" fn(usize) -> !, argument: usize, stack_top: usize) -> !;
     }
-    let (_, top) = Stack::Main.bounds(0);
+    let (_, top) = CpuStack::Main.bounds(0);
     drop_identity_mapping();
-    // SAFETY: the stack has been mapped (memory.rs), and nobody uses it; nothing on the old one
-    // is needed again.
+    // SAFETY: the stack has been mapped (memory.rs) and is unused; nothing on the old one is needed
+    // again.
     unsafe { run_on_stack(boot_cpu_main, 0, top as usize) }
 }
 
 extern "C" fn boot_cpu_main(_: usize) -> ! {
     prepare_boot_cpu();
-    // From here on it can say what it waits for, and take NMIs.
+    // From here on, this CPU can record what it waits for, and take NMIs.
     cpu_online.this().store(1, Release);
     let online = start_others();
     crate::all_cpus_up(online);
     enter(0)
 }
 
-/// Where `ap_start` in boot.S goes, on the CPU's own main stack.
+/// Sets up an application processor. Called by `ap_start` in boot.S, on the CPU's own main stack.
 #[unsafe(no_mangle)]
 extern "C" fn ap_main(cpu: usize) -> ! {
     per_cpu::load(cpu);

@@ -1,28 +1,30 @@
-//! Call traces as raw addresses: what the guest can say about its own stacks without symbols.
+//! Call traces as raw addresses, which the guest prints without symbols.
 //!
-//! The stack is read word by word, upwards. A word that points into the kernel's code is printed,
-//! and marked `?` unless it is where the chain of frame pointers says a return address lies; so a
-//! broken chain costs reliability, not entries. Interrupted code is found at the top of the
-//! interrupt stacks. Reads only what is mapped: the address must be on one of the CPU's stacks,
-//! or on a task's.
+//! The stack is read word by word, upwards. A word that points into the kernel's code is printed. It is
+//! marked `?` unless it is at the place of a return address according to the chain of frame pointers: a
+//! broken chain makes entries unreliable, but loses none. Interrupted code is found at the top of the
+//! interrupt stacks. Only mapped memory is read: every address is on one of the CPU's stacks, or on a
+//! task's.
 
 use core::fmt::Arguments;
 
 use super::layout::is_text;
-use super::memory::{Stack, end_of_task_stack_containing, stack_containing};
+use super::memory::{CpuStack, end_of_task_stack_containing, stack_containing};
 use super::trap_frame::{Hex, TrapFrame};
 
-/// Entries of one trace, and words looked at on one stack.
+/// Most entries of a trace.
 const MAX_ENTRIES: usize = 512;
+/// Most words read on one stack.
 const MAX_WORDS: usize = 4096;
-/// An NMI inside an exception inside an interrupt, and one to spare.
+/// Most stacks of a trace: an NMI inside an exception inside an interrupt, and one to spare.
 const MAX_STACKS: usize = 4;
 
-/// The line before the address of an instruction that was interrupted, which is exact; all other
-/// addresses are those that calls return to.
+/// Line before the address of an interrupted instruction, which is exact; all other addresses are return
+/// addresses.
 const INTERRUPTED: &str = " --- interrupted ---";
 
-/// Prints, by `print`, the trace of the code that `frame` interrupted on `cpu`, this CPU.
+/// Prints the trace of the code that was interrupted with the registers in `frame`, by `print`. `cpu` is
+/// the current CPU.
 pub fn print_interrupted(frame: &TrapFrame, cpu: usize, print: fn(Arguments<'_>)) {
     let mut printer = Printer { print, entries: 0 };
     printer.line(format_args!("Call Trace:\n{INTERRUPTED}\n"));
@@ -30,7 +32,7 @@ pub fn print_interrupted(frame: &TrapFrame, cpu: usize, print: fn(Arguments<'_>)
     printer.walk(Start::of_interrupted(frame), cpu);
 }
 
-/// Prints, by `print`, the trace of the caller, on this CPU.
+/// Prints the caller's trace, by `print`. `cpu` is the current CPU.
 #[inline(never)]
 pub fn print_own_trace(cpu: usize, print: fn(Arguments<'_>)) {
     let rbp: u64;
@@ -41,18 +43,18 @@ pub fn print_own_trace(cpu: usize, print: fn(Arguments<'_>)) {
     printer.walk(Start { rsp: rbp, rbp, frameless_return: None }, cpu);
 }
 
-/// Where a walk begins.
+/// Start of a walk along a stack.
 struct Start {
     rsp: u64,
     rbp: u64,
-    /// Where the return address of a function lies that has no frame at this moment.
+    /// Address of the return address of an interrupted function that has no frame at that instruction.
     frameless_return: Option<u64>,
 }
 
 impl Start {
-    /// A function that was interrupted before it had made its frame, or after it had given it up,
-    /// has left the frame pointer to its caller: the chain would miss that one. It is one of three
-    /// instructions that this happens at.
+    /// Returns the start of a walk for interrupted code. If a function is interrupted before it has set up
+    /// its frame, or after it has removed it, RBP is still its caller's, and the chain would miss the
+    /// caller. That can happen at three instructions.
     fn of_interrupted(frame: &TrapFrame) -> Self {
         let (rip, rsp) = (frame.rip, frame.rsp);
         let frameless_return = if is_text(rip) && is_text(rip + 2) {
@@ -96,13 +98,13 @@ impl Printer {
             }
             let Some(stack) = stack_containing(cpu, rsp) else {
                 // An empty main stack is at its end, where the CPU entered.
-                if rsp != Stack::Main.bounds(cpu).1 {
+                if rsp != CpuStack::Main.bounds(cpu).1 {
                     self.line(format_args!(" RSP {rsp:016x} is on no stack of cpu{cpu}\n"));
                 }
                 return;
             };
             let (_, top) = stack.bounds(cpu);
-            if stack == Stack::Main {
+            if stack == CpuStack::Main {
                 self.walk_stack(&from, top);
                 return;
             }
@@ -117,12 +119,13 @@ impl Printer {
         }
     }
 
-    /// The words from RSP up to `end`, which lies on the same stack.
+    /// Prints the return addresses among the words from RSP up to `end`, which is on the same stack.
     fn walk_stack(&mut self, from: &Start, end: u64) {
         let start = from.rsp.next_multiple_of(8);
         let mut rbp = from.rbp;
         for address in (start..end).step_by(8).take(MAX_WORDS) {
-            // SAFETY: on a stack, so mapped; aligned. Volatile: it may be anybody's local.
+            // SAFETY: on a stack, so mapped; aligned. Volatile: it may be any
+            // function's local.
             let word = unsafe { (address as usize as *const u64).read_volatile() };
             let in_chain = address == rbp.wrapping_add(8) && rbp >= start;
             let reliable = in_chain || from.frameless_return == Some(address);
@@ -134,7 +137,7 @@ impl Printer {
                 self.entry(word, reliable);
             }
             if in_chain {
-                // The chain goes on upwards on this stack, or it ends.
+                // The chain continues upwards on this stack, or it ends.
                 // SAFETY: the word below this one, not below RSP: on the same stack.
                 let next = unsafe { (rbp as usize as *const u64).read_volatile() };
                 rbp = if next > address { next } else { 0 };

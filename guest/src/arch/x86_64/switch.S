@@ -1,12 +1,12 @@
-// From one stack to another, and where a task's stack begins. Called by switch.rs; unwinders read
-// the CFI, and the host the SwitchFrame.
+// The switch from one stack to another, and the outermost frame of a task. Called by switch.rs;
+// unwinders read the CFI, and the host the SwitchFrame.
 
 .section .entry.text, "ax"
 .code64
 
 // fn switch_stacks(save: *mut usize, to: usize)
-// Leaves a SwitchFrame on this stack and its address in *save, and goes on from the one at `to`. RBP
-// and the return address above it are the frame's record, for those who walk along frame pointers.
+// Leaves a SwitchFrame on this stack and its address in *save, and continues from the one at `to`. RBP
+// and the return address above it are a frame record, for walks along frame pointers.
 .globl switch_stacks
 .type switch_stacks, @function
 switch_stacks:
@@ -55,9 +55,9 @@ switch_stacks:
     .cfi_endproc
 .size switch_stacks, . - switch_stacks
 
-// The outermost frame of every task, which switch_stacks returns to the first time: what to run and
-// with what are in R12 and R13 (switch.rs). It is returned to behind its first byte, so that the
-// return address follows an instruction of this function's own, as with any call.
+// The outermost frame of every task, which switch_stacks returns to the first time. R12 and R13 have the
+// function to run and its argument (switch.rs). The return is to the second byte, so that the return
+// address follows an instruction of this function, as after a call.
 .globl task_start
 .type task_start, @function
 task_start:

@@ -1,7 +1,7 @@
 //! Time: nanoseconds since boot from the time-stamp counter, and the tick.
 //!
-//! Frequencies come from the hypervisor where it states them (CPUID leaf 0x40000010), else from
-//! KVM's clock, and are measured only on machines that offer neither.
+//! Frequencies come from the hypervisor if it reports them (CPUID leaf 0x40000010), else from KVM's
+//! clock; they are measured only on machines that have neither.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -9,15 +9,15 @@ use super::instructions::{cpuid, in_byte, out_byte, read_tsc};
 use super::{apic, kvm_clock};
 use crate::pr_warn;
 
-/// Converts the time-stamp counter to time. The host reads it too, to date what the guest dated.
+/// Conversion from the time-stamp counter to time. The host reads it too, to convert the guest's times.
 pub struct Clock {
-    /// The counter when the clock started.
+    /// Value of the time-stamp counter at time 0.
     tsc_base: AtomicU64,
-    /// Nanoseconds per count, times 2^32.
+    /// Nanoseconds per cycle of the counter, times 2^32.
     ns_per_tsc_shifted: AtomicU64,
 }
 
-/// The machine's clock. Zero until `init`.
+/// The kernel's clock. All its bytes are zero until `init`.
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals, reason = "found by name from outside")]
 static sched_clock: Clock =
@@ -26,14 +26,15 @@ static sched_clock: Clock =
 /// Bus clock of the local APICs in kHz.
 static APIC_KHZ: AtomicU64 = AtomicU64::new(0);
 
-/// Nanoseconds since boot.
+/// Returns the time in nanoseconds since boot.
 pub fn clock_ns() -> u64 {
     let elapsed = read_tsc().wrapping_sub(sched_clock.tsc_base.load(Relaxed));
     let scaled = u128::from(elapsed) * u128::from(sched_clock.ns_per_tsc_shifted.load(Relaxed));
     (scaled >> 32) as u64
 }
 
-/// Finds the frequencies. On the boot CPU, with its APIC and KVM clock on.
+/// Determines the frequencies and starts the clock. Called on the boot CPU, with its APIC and KVM clock
+/// on.
 pub fn init() {
     let (tsc_khz, apic_khz) = stated_frequencies().unwrap_or_else(|| {
         let tsc_khz = kvm_clock::tsc_khz().unwrap_or_else(measure_tsc_khz);
@@ -44,8 +45,8 @@ pub fn init() {
     APIC_KHZ.store(apic_khz, Relaxed);
 }
 
-/// CPUID leaf 0x40000010, which VMware defined and others state too: EAX is the counter's
-/// frequency, EBX the APIC bus's, in kHz.
+/// Returns the frequencies of counter and APIC bus in kHz from EAX and EBX of CPUID leaf 0x40000010, which
+/// VMware defined and other hypervisors have too; `None` without that leaf.
 fn stated_frequencies() -> Option<(u64, u64)> {
     const LEAF: u32 = 0x4000_0010;
     let hypervisor_present = cpuid(1).ecx & 1 << 31 != 0;
@@ -56,8 +57,9 @@ fn stated_frequencies() -> Option<(u64, u64)> {
     (leaf.eax != 0 && leaf.ebx != 0).then_some((u64::from(leaf.eax), u64::from(leaf.ebx)))
 }
 
-/// Against the 8254's channel 0, for some 10 ms. Not channel 2, which Linux prefers: its gate and
-/// its output are in port 0x61, and not every machine that has the timer has that port.
+/// Measures the counter's frequency in kHz against the 8254's channel 0, for some 10 ms. Not against
+/// channel 2, which Linux prefers: its gate and output are in port 0x61, which some machines with that
+/// timer lack.
 fn measure_tsc_khz() -> u64 {
     const PIT_KHZ: u64 = 1_193;
     const COUNTS: u16 = 12_000;
@@ -81,9 +83,9 @@ fn measure_tsc_khz() -> u64 {
     ASSUMED_KHZ
 }
 
-/// Against the time-stamp counter, for 1 ms.
+/// Measures the APIC bus's frequency in kHz against the time-stamp counter, for 1 ms.
 fn measure_apic_khz(tsc_khz: u64) -> u64 {
-    // A host that runs somebody else meanwhile makes it longer.
+    // Longer if the host runs another thread meanwhile.
     let mut elapsed = 0;
     let count = apic::count_while(|| {
         let start = read_tsc();
@@ -95,14 +97,14 @@ fn measure_apic_khz(tsc_khz: u64) -> u64 {
     u64::from(count) * apic::TIMER_DIVISOR * tsc_khz / elapsed.max(1)
 }
 
-/// Starts this CPU's tick. More CPUs tick more slowly, each of them: a host that emulates many
-/// has few cores, and should have time for more than their ticks.
+/// Starts this CPU's tick. The more CPUs, the longer the interval: a host that emulates many CPUs has few
+/// cores, which should not spend all their time on ticks.
 pub fn start_tick(cpus: usize) {
     const SHORTEST_MS: u64 = 10;
     tick_every(SHORTEST_MS.max(cpus as u64 / 2) * 1_000_000);
 }
 
-/// Has this CPU tick once in that many nanoseconds, and then as often.
+/// Sets the interval of this CPU's tick in nanoseconds, beginning now.
 pub fn next_tick_in(nanoseconds: u64) {
     tick_every(nanoseconds);
 }
@@ -112,7 +114,7 @@ fn tick_every(nanoseconds: u64) {
     apic::start_periodic_timer(u32::try_from(count).unwrap_or(u32::MAX).max(1));
 }
 
-/// Stops it.
+/// Stops this CPU's tick until it is started again.
 pub fn stop_tick() {
     apic::stop_timer();
 }

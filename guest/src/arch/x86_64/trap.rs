@@ -1,5 +1,5 @@
-//! Every exception, interrupt and NMI ends up here, from `entry.S`, and goes on to whom it
-//! concerns. Exceptions are the end of the kernel: they are printed and become a panic.
+//! Dispatch of every exception, interrupt and NMI from `entry.S` to its handler. An exception ends the
+//! kernel: it is printed and becomes a panic.
 
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -16,15 +16,16 @@ use crate::panic::print_last_words;
 use crate::sysrq;
 
 percpu! {
-    /// Advanced by every tick: stands still on a CPU that takes no interrupts.
+    /// Count of ticks. It does not grow on a CPU that takes no interrupts.
     static tick_heartbeat: AtomicU64 = AtomicU64::new(0);
-    /// The time of the last tick, in nanoseconds since boot: dates a stop for whoever has a dump only.
+    /// Time of the last tick, in nanoseconds since boot. In a dump, it shows since when the CPU has taken
+    /// no ticks.
     static tick_ns: AtomicU64 = AtomicU64::new(0);
-    /// All interrupts that this CPU has taken, ticks among them; no exceptions and no NMIs.
+    /// Count of interrupts that this CPU has taken, ticks included, exceptions and NMIs not.
     static irq_count: AtomicU64 = AtomicU64::new(0);
-    /// What to run in a reschedule interrupt; null for nothing.
+    /// Function to run in a reschedule interrupt; null for none.
     static reschedule_hook: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
-    /// The CPU has taken an exception: it is not going to return from it.
+    /// 1 once the CPU has taken an exception, from which it does not return.
     static in_exception: AtomicU32 = AtomicU32::new(0);
 }
 
@@ -44,13 +45,13 @@ fn interrupt(vector: u8) {
         vector::TIMER => tick(),
         vector::SERIAL => receive(),
         vector::CALL_FUNCTION => {
-            // First: a call that comes while others are answered raises the interrupt anew.
+            // First, so that a call that arrives while others are answered raises the interrupt again.
             apic::end_of_interrupt();
             sync::answer_calls::<X86>();
         }
         vector::SPURIOUS => {}
         vector::RESCHEDULE => {
-            // That the CPU has woken up is all it is for.
+            // The interrupt's only purpose is to end the CPU's halt.
             apic::end_of_interrupt();
             run_reschedule_hook();
         }
@@ -58,12 +59,13 @@ fn interrupt(vector: u8) {
     }
 }
 
-/// Counts one more of what only this CPU counts: no locked instruction is needed.
+/// Adds one to a counter that only this CPU writes, which needs no locked instruction.
 fn advance(counter: &AtomicU64) {
     counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
 }
 
-/// Has this CPU run `hook` in each reschedule interrupt from now on: how a workload gets into one.
+/// Sets the function that this CPU runs in each reschedule interrupt from now on, for workloads that need
+/// interrupt context.
 pub fn set_reschedule_hook(hook: fn()) {
     reschedule_hook.this().store(hook as *mut (), Relaxed);
 }
@@ -77,7 +79,7 @@ fn run_reschedule_hook() {
     }
 }
 
-/// How often this CPU's timer has ticked.
+/// Returns the number of ticks that this CPU has taken.
 pub fn ticks() -> u64 {
     tick_heartbeat.this().load(Relaxed)
 }
@@ -88,7 +90,8 @@ fn tick() {
     apic::end_of_interrupt();
 }
 
-/// Keys first: an edge-triggered interrupt that is acknowledged before its cause is gone is lost.
+/// Handles received keys, then acknowledges the interrupt. Not before: an edge-triggered interrupt that is
+/// acknowledged while its cause remains is lost.
 fn receive() {
     const MOST_AT_ONCE: usize = 64;
     for _ in 0..MOST_AT_ONCE {
@@ -100,7 +103,7 @@ fn receive() {
     apic::end_of_interrupt();
 }
 
-/// SDM vol. 3, table 6-1.
+/// Returns the name of an exception (SDM vol. 3, table 6-1).
 fn name(vector: u64) -> &'static str {
     match vector {
         0 => "divide error",
@@ -126,7 +129,7 @@ fn name(vector: u64) -> &'static str {
 
 #[inline(never)]
 fn exception(frame: &TrapFrame) -> ! {
-    // One more while the last is being printed: there is no use in trying again.
+    // A second exception, while the first is printed, would only repeat itself.
     if in_exception.this().swap(1, Relaxed) != 0 {
         crate::panic::end();
     }

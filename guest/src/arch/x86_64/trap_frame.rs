@@ -1,13 +1,13 @@
-//! The registers of interrupted code, as a trap leaves them on the stack, and their text.
+//! Registers of interrupted code, as a trap leaves them on the stack, and their text form.
 //!
-//! Owns the layout that `entry.S` pushes; refuses to own what a trap means. Read by the trap
+//! Owns the layout that `entry.S` pushes; refuses to own the reaction to a trap. Read by the trap
 //! handlers (`trap`, `nmi`) and by `stack_trace`.
 
 use core::fmt;
 
-use super::memory::Stack;
+use super::memory::CpuStack;
 
-/// The interrupted CPU's registers, as the stubs in `entry.S` leave them on the stack.
+/// Registers of the interrupted code, as the stubs in `entry.S` leave them on the stack.
 #[repr(C)]
 #[allow(missing_docs, reason = "registers by their names")]
 pub struct TrapFrame {
@@ -36,19 +36,19 @@ pub struct TrapFrame {
 }
 
 impl TrapFrame {
-    /// The frame that lies at the top of an interrupt stack in use.
+    /// Returns the frame at the top of an interrupt stack in use.
     ///
     /// # Safety
     /// A trap has entered on that stack of this CPU, and has not returned.
-    pub unsafe fn at_top_of(stack: Stack, cpu: usize) -> &'static Self {
+    pub unsafe fn at_top_of(stack: CpuStack, cpu: usize) -> &'static Self {
         let (_, top) = stack.bounds(cpu);
         // SAFETY: the caller's: the stubs put it just there, and it stays until the trap returns.
         unsafe { &*((top as usize - size_of::<Self>()) as *const Self) }
     }
 }
 
-/// Sixteen hexadecimal digits in one piece. A backtrace is mostly these, each vCPU of a stopped VM
-/// prints one, and `{:016x}` goes through several calls for every number.
+/// A number that is displayed as sixteen hexadecimal digits, written in one piece. `{:016x}` would take
+/// several calls for each number, and a backtrace is mostly such numbers.
 pub struct Hex(pub u64);
 
 impl fmt::Display for Hex {

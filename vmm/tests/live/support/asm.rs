@@ -33,27 +33,27 @@ impl Asm {
         self.raw(opcode).raw(&operand.to_le_bytes())
     }
 
-    /// `mov edx, port`
+    /// Appends `mov edx, port`, which the port instructions begin with.
     fn port(self, port: u16) -> Self {
         self.word(&[0xba], port.into())
     }
 
-    /// `out dx, al`
+    /// Appends `out dx, al` with `value` in AL.
     pub fn out8(self, port: u16, value: u8) -> Self {
         self.port(port).raw(&[0xb0, value, 0xee])
     }
 
-    /// `out dx, eax`
+    /// Appends `out dx, eax` with `value` in EAX.
     pub fn out32(self, port: u16, value: u32) -> Self {
         self.port(port).word(&[0xb8], value).raw(&[0xef])
     }
 
-    /// `out dx, al` with whatever AL holds.
+    /// Appends `out dx, al` without setting AL.
     pub fn out_al(self, port: u16) -> Self {
         self.port(port).raw(&[0xee])
     }
 
-    /// `in al, dx`
+    /// Appends `in al, dx` for this port.
     pub fn in_al(self, port: u16) -> Self {
         self.port(port).raw(&[0xec])
     }
@@ -63,17 +63,17 @@ impl Asm {
         self.port(port).word(&[0xbe], from).word(&[0xb9], count).raw(&[0xfc, 0xf3, 0x6e])
     }
 
-    /// `mov dword [address], value`
+    /// Appends `mov dword [address], value` for a fixed address.
     pub fn store(self, address: u32, value: u32) -> Self {
         self.word(&[0xc7, 0x04, 0x25], address).raw(&value.to_le_bytes())
     }
 
-    /// `inc dword [address]`
+    /// Appends `inc dword [address]` for a fixed address.
     pub fn inc(self, address: u32) -> Self {
         self.word(&[0xff, 0x04, 0x25], address)
     }
 
-    /// `mov esp, value`
+    /// Appends `mov esp, value`, which sets up a stack.
     pub fn stack(self, value: u32) -> Self {
         self.word(&[0xbc], value)
     }
@@ -94,7 +94,7 @@ impl Asm {
         self.word(&[0xea], next).raw(&selector.to_le_bytes())
     }
 
-    /// `jmp target`
+    /// Appends a near `jmp` to an address.
     pub fn jump(self, target: u32) -> Self {
         let next = self.here() + 5;
         self.word(&[0xe9], target.wrapping_sub(next))
@@ -115,19 +115,19 @@ impl Asm {
             .word(&[0x0f, 0x85], start.wrapping_sub(next))
     }
 
-    /// `inc dword [address]` forever.
+    /// Appends an endless loop of `inc dword [address]`.
     pub fn spin(self, address: u32) -> Self {
         let top = self.here();
         self.inc(address).jump(top)
     }
 
-    /// `cli; hlt`, and again if something wakes it.
+    /// Appends an endless loop of `cli; hlt`.
     pub fn halt_for_good(self) -> Self {
         let top = self.here();
         self.raw(&[0xfa, 0xf4]).jump(top)
     }
 
-    /// `iretq`
+    /// Appends `iretq`, which also unmasks NMIs.
     pub fn iretq(self) -> Self {
         self.raw(&[0x48, 0xcf])
     }
@@ -142,7 +142,7 @@ impl Asm {
         self.word(&[0xb9], msr).word(&[0xb8], value).raw(&[0x31, 0xd2, 0x0f, 0x30])
     }
 
-    /// `ud2`
+    /// Appends `ud2`, which raises an exception.
     pub fn ud2(self) -> Self {
         self.raw(&[0x0f, 0x0b])
     }

@@ -2,21 +2,21 @@
 //!
 //! Used by the live tests for their guests and by `boot::image`'s unit tests for their inputs.
 
-/// A PT_LOAD.
+/// A PT_LOAD segment of the image.
 #[derive(Debug, Clone)]
-pub struct Segment {
-    /// Guest-physical address.
+pub struct LoadSegment {
+    /// Guest-physical address of the first byte.
     pub at: u64,
-    /// Bytes in memory; what `data` leaves of it is zero.
+    /// Size in memory in bytes; the part beyond `data` is zero.
     pub len: u64,
     pub data: Vec<u8>,
 }
 
 /// An ELF64 file: header, program headers, PVH note, segment data.
 #[derive(Debug, Clone)]
-pub struct Image {
-    pub segments: Vec<Segment>,
-    /// The PVH note's entry point; no note without it.
+pub struct PvhImage {
+    pub segments: Vec<LoadSegment>,
+    /// Entry point in the PVH note; `None` for an image without that note.
     pub entry: Option<u32>,
 }
 
@@ -25,10 +25,10 @@ pub const PHDR: usize = 56;
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 
-impl Image {
-    /// One segment at 1 MiB, entered at its first byte.
-    pub fn of(code: &[u8]) -> Self {
-        let segment = Segment { at: 0x10_0000, len: code.len() as u64, data: code.to_vec() };
+impl PvhImage {
+    /// Makes an image of one segment at 1 MiB, entered at its first byte.
+    pub fn from_code(code: &[u8]) -> Self {
+        let segment = LoadSegment { at: 0x10_0000, len: code.len() as u64, data: code.to_vec() };
         Self { segments: vec![segment], entry: Some(0x10_0000) }
     }
 
@@ -42,7 +42,7 @@ impl Image {
             headers.extend(program_header(PT_NOTE, body_at, 0, note.len() as u64, 0));
             body.extend(note);
         }
-        for Segment { at, len, data } in &self.segments {
+        for LoadSegment { at, len, data } in &self.segments {
             let offset = body_at + body.len() as u64;
             headers.extend(program_header(PT_LOAD, offset, *at, data.len() as u64, *len));
             body.extend(data);

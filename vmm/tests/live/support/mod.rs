@@ -9,18 +9,18 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nmiscope_machine::{Outcome, VcpuState};
-use nmiscope_vmm::{Config, Event, Ports, Vm};
+use nmiscope_vmm::{Config, Ports, Vm, VmEvent};
 use vm_memory::{Bytes, GuestAddress};
 
 use asm::Asm;
-use image::{Image, Segment};
+use image::{LoadSegment, PvhImage};
 
 pub const EXIT: u16 = 0xf4;
 pub const POST: u16 = 0x80;
 pub const NMI_DONE: u16 = 0xf8;
 pub const COM1: u16 = 0x3f8;
 
-/// Where the guests are linked, and where they keep their data: on other pages than their code.
+/// Address that the guests are linked at. Their data is on other pages than their code.
 pub const CODE: u32 = 0x10_0000;
 const HANDLER: u32 = 0x10_1000;
 const TABLES: u32 = 0x10_2000;
@@ -30,7 +30,7 @@ pub const NMIS: u32 = 0x11_0004;
 const STACK: u32 = 0x12_0000;
 const END: u32 = 0x13_0000;
 
-/// Long enough for anything that works, on a machine with other things to do.
+/// Deadline that nothing working misses, even on a busy host.
 pub const LONG: Duration = Duration::from_secs(120);
 
 /// Ends the whole test process if a test hangs, saying which.
@@ -68,25 +68,25 @@ impl Write for Console {
     }
 }
 
-/// A started VM, and what it has to say.
-pub struct Machine {
+/// A started VM, with its events and its serial output.
+pub struct TestVm {
     pub vm: Vm,
-    pub events: Receiver<Event>,
+    pub events: Receiver<VmEvent>,
     console: Console,
     _watchdog: Watchdog,
 }
 
-impl Machine {
+impl TestVm {
     /// Boots one segment of code at [`CODE`].
     pub fn run(asm: Asm) -> Self {
-        Self::boot(1, &Image::of(&asm.code()))
+        Self::boot(1, &PvhImage::from_code(&asm.code()))
     }
 
-    pub fn boot(cpus: u32, image: &Image) -> Self {
+    pub fn boot(cpus: u32, image: &PvhImage) -> Self {
         Self::boot_with_initrd(cpus, image, None)
     }
 
-    pub fn boot_with_initrd(cpus: u32, image: &Image, initrd: Option<&[u8]>) -> Self {
+    pub fn boot_with_initrd(cpus: u32, image: &PvhImage, initrd: Option<&[u8]>) -> Self {
         let console = Console::default();
         let machine = Self::boot_with(cpus, image, initrd, false, Box::new(console.clone()));
         Self { console, ..machine }
@@ -94,7 +94,7 @@ impl Machine {
 
     pub fn boot_with(
         cpus: u32,
-        image: &Image,
+        image: &PvhImage,
         initrd: Option<&[u8]>,
         pit: bool,
         serial_output: Box<dyn Write + Send>,
@@ -120,20 +120,20 @@ impl Machine {
         Self { vm, events, console: Console::default(), _watchdog: watchdog }
     }
 
-    pub fn event(&self) -> Event {
-        self.events.recv_timeout(LONG).expect("the guest should have said something by now")
+    pub fn event(&self) -> VmEvent {
+        self.events.recv_timeout(LONG).expect("the guest should have caused an event by now")
     }
 
     pub fn outcome(&self) -> Outcome {
         match self.event() {
-            Event::Ended(outcome) => outcome,
+            VmEvent::Ended(outcome) => outcome,
             other => panic!("the guest should have ended, not sent {other:?}"),
         }
     }
 
     pub fn wait_for_post(&self, code: u8) {
         match self.event() {
-            Event::Post { code: sent, .. } => assert_eq!(sent, code),
+            VmEvent::Post { code: sent, .. } => assert_eq!(sent, code),
             other => panic!("the guest should have written {code:#x} to POST, not sent {other:?}"),
         }
     }
@@ -165,15 +165,15 @@ impl Machine {
     }
 }
 
-/// A guest whose one CPU counts, and has begun to.
-pub fn spinning() -> Machine {
-    let machine = Machine::run(Asm::at(CODE).spin(COUNTER));
+/// Boots a guest whose one CPU counts, and waits until it has begun to.
+pub fn spinning() -> TestVm {
+    let machine = TestVm::run(Asm::at(CODE).spin(COUNTER));
     machine.wait_beyond(COUNTER, 0);
     machine
 }
 
-/// A guest whose boot CPU starts all the others, each of which counts itself in and spins.
-pub fn all_spinning(cpus: u32) -> Machine {
+/// Boots a guest whose boot CPU starts all others, each of which adds one to a count and spins.
+pub fn all_spinning(cpus: u32) -> TestVm {
     const TRAMPOLINE: u32 = 0x8000;
     const STARTED: u32 = 0x9000;
     const ICR: u32 = 0xfee0_0300;
@@ -188,18 +188,22 @@ pub fn all_spinning(cpus: u32) -> Machine {
         .code();
     // Real mode: lock inc word [STARTED]; jmp $
     let others = [0xf0, 0xff, 0x06, STARTED as u8, (STARTED >> 8) as u8, 0xeb, 0xfe].to_vec();
-    let segment = |at: u32, data: Vec<u8>| Segment { at: at.into(), len: data.len() as u64, data };
+    let segment =
+        |at: u32, data: Vec<u8>| LoadSegment { at: at.into(), len: data.len() as u64, data };
     let segments = vec![segment(CODE, boot), segment(TRAMPOLINE, others)];
-    let machine = Machine::boot(cpus, &Image { segments, entry: Some(CODE) });
+    let machine = TestVm::boot(cpus, &PvhImage { segments, entry: Some(CODE) });
     machine.wait_for_post(1);
     machine
 }
 
-/// `body` in 64-bit mode, with a stack and with `handler` behind vector 2.
+/// Makes an image that runs `body` in 64-bit mode, with a stack and with `handler` behind vector 2.
 ///
-/// In 64-bit mode, because IRET is what unmasks NMIs, and a KVM that emulates everything knows only
-/// 64-bit mode's.
-pub fn with_nmi_handler(body: impl FnOnce(Asm) -> Asm, handler: impl FnOnce(Asm) -> Asm) -> Image {
+/// The mode is 64-bit because IRET unmasks NMIs, and a KVM that emulates everything supports only the
+/// 64-bit IRETQ.
+pub fn with_nmi_handler(
+    body: impl FnOnce(Asm) -> Asm,
+    handler: impl FnOnce(Asm) -> Asm,
+) -> PvhImage {
     const GDTR: u32 = TABLES + 0x100;
     const IDTR: u32 = TABLES + 0x110;
     const IDT: u32 = TABLES + 0x200;
@@ -240,8 +244,8 @@ pub fn with_nmi_handler(body: impl FnOnce(Asm) -> Asm, handler: impl FnOnce(Asm)
     place(PAGE_TABLES + 0x1000, &words(&[u64::from(PAGE_TABLES) + 0x2000 + TABLE]));
     place(PAGE_TABLES + 0x2000, &words(&[LARGE_PAGE, 0x20_0000 + LARGE_PAGE]));
 
-    let segment = Segment { at: CODE.into(), len: (END - CODE).into(), data };
-    Image { segments: vec![segment], entry: Some(CODE) }
+    let segment = LoadSegment { at: CODE.into(), len: (END - CODE).into(), data };
+    PvhImage { segments: vec![segment], entry: Some(CODE) }
 }
 
 fn words(words: &[u64]) -> Vec<u8> {
@@ -252,7 +256,7 @@ fn pseudo_descriptor(limit: u16, base: u32) -> Vec<u8> {
     [limit.to_le_bytes().to_vec(), base.to_le_bytes().to_vec()].concat()
 }
 
-/// An NMI handler that counts, says that it is done, and returns.
+/// An NMI handler that counts, writes the nmi_done port, and returns.
 pub fn counting(asm: Asm) -> Asm {
     asm.inc(NMIS).out8(NMI_DONE, 0).iretq()
 }

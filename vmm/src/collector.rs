@@ -1,13 +1,13 @@
 //! Collecting the answers of many threads, at the cost of one wake-up.
 //!
-//! Owns the waiting; refuses to know what is asked (`world`) and who answers (`vcpu`). A channel
-//! would wake its receiver for every answer, which on a host with fewer cores than vCPUs is a switch
-//! of threads each.
+//! Owns the wait; refuses to know the questions (`world`) and the threads that answer (`vcpu`). A channel
+//! would wake its receiver for every answer: one thread switch each, on a host with fewer cores than
+//! vCPUs.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// What the two sides share.
+/// State that a collector and its slots share.
 struct Shared<T> {
     state: Mutex<State<T>>,
     complete: Condvar,
@@ -15,36 +15,36 @@ struct Shared<T> {
 
 struct State<T> {
     answers: Vec<T>,
-    /// Slots that exist and have not answered.
+    /// Number of slots that exist and have not answered.
     open: usize,
 }
 
 impl<T> Shared<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
-        // Nothing that runs under the lock panics half way through a change.
+        // A poisoned lock is sound to use: no code under it panics half way through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The end that waits.
-pub(crate) struct Gather<T>(Arc<Shared<T>>);
+/// The receiving end, which waits for answers.
+pub(crate) struct Collector<T>(Arc<Shared<T>>);
 
-/// The end that answers, once. Dropped without an answer it stops being waited for.
+/// The sending end, for one answer. The collector does not wait for a slot that was dropped without one.
 pub(crate) struct Slot<T>(Arc<Shared<T>>);
 
-impl<T> Gather<T> {
+impl<T> Collector<T> {
     pub(crate) fn new() -> Self {
         let state = Mutex::new(State { answers: Vec::new(), open: 0 });
         Self(Arc::new(Shared { state, complete: Condvar::new() }))
     }
 
-    /// One more to wait for.
+    /// Opens a slot, which is waited for from now on.
     pub(crate) fn slot(&self) -> Slot<T> {
         self.0.lock().open += 1;
         Slot(self.0.clone())
     }
 
-    /// Waits until no slot is open, or until a point in time. The answers so far remain.
+    /// Waits until no slot is open, at most until a point in time. Answers so far are kept.
     pub(crate) fn wait(&self, until: Instant) {
         let left = until.saturating_duration_since(Instant::now());
         let guard = self.0.lock();
@@ -52,17 +52,17 @@ impl<T> Gather<T> {
         drop(waited);
     }
 
-    /// Whether no slot is open.
+    /// Returns true if no slot is open.
     pub(crate) fn is_complete(&self) -> bool {
         self.0.lock().open == 0
     }
 
-    /// Looks at the answers so far, in the order in which they came.
-    pub(crate) fn look<R>(&self, look: impl FnOnce(&[T]) -> R) -> R {
-        look(&self.0.lock().answers)
+    /// Passes the answers so far to `inspect`, in the order in which they came.
+    pub(crate) fn inspect<R>(&self, inspect: impl FnOnce(&[T]) -> R) -> R {
+        inspect(&self.0.lock().answers)
     }
 
-    /// The answers so far. Later ones go nowhere.
+    /// Returns the answers so far. Later ones are dropped.
     pub(crate) fn into_answers(self) -> Vec<T> {
         std::mem::take(&mut self.0.lock().answers)
     }
@@ -71,7 +71,7 @@ impl<T> Gather<T> {
 impl<T> Slot<T> {
     pub(crate) fn answer(self, answer: T) {
         self.0.lock().answers.push(answer);
-        // Dropped now: the slot is closed, and whoever waits may be woken.
+        // The slot is dropped here, which closes it and may end the wait.
     }
 }
 
@@ -100,41 +100,41 @@ mod tests {
     const LONG: Duration = Duration::from_secs(10);
 
     #[test]
-    fn answers_are_waited_for_and_come_in_order() {
-        let gather = Gather::new();
-        let slots: Vec<Slot<u32>> = (0..3).map(|_| gather.slot()).collect();
-        assert!(!gather.is_complete());
+    fn a_collector_waits_for_answers_and_keeps_their_order() {
+        let collector = Collector::new();
+        let slots: Vec<Slot<u32>> = (0..3).map(|_| collector.slot()).collect();
+        assert!(!collector.is_complete());
         let thread = std::thread::spawn(move || {
             for (slot, answer) in slots.into_iter().zip(7..) {
                 slot.answer(answer);
             }
         });
-        gather.wait(Instant::now() + LONG);
-        assert!(gather.is_complete());
-        assert_eq!(gather.look(<[u32]>::to_vec), [7, 8, 9]);
-        assert_eq!(gather.into_answers(), [7, 8, 9]);
+        collector.wait(Instant::now() + LONG);
+        assert!(collector.is_complete());
+        assert_eq!(collector.inspect(<[u32]>::to_vec), [7, 8, 9]);
+        assert_eq!(collector.into_answers(), [7, 8, 9]);
         thread.join().unwrap();
     }
 
     #[test]
-    fn a_slot_that_is_dropped_is_not_waited_for() {
-        let gather = Gather::new();
-        let (kept, lost) = (gather.slot(), gather.slot());
+    fn a_dropped_slot_ends_the_wait() {
+        let collector = Collector::new();
+        let (kept, lost) = (collector.slot(), collector.slot());
         kept.answer(1);
         drop(lost);
         let started = Instant::now();
-        gather.wait(started + LONG);
+        collector.wait(started + LONG);
         assert!(started.elapsed() < LONG);
-        assert_eq!(gather.into_answers(), [1]);
+        assert_eq!(collector.into_answers(), [1]);
     }
 
     #[test]
-    fn a_point_in_time_ends_the_wait_and_a_late_answer_is_no_harm() {
-        let gather = Gather::new();
-        let late = gather.slot();
-        gather.wait(Instant::now() + Duration::from_millis(10));
-        assert!(!gather.is_complete());
-        assert!(gather.into_answers().is_empty());
+    fn a_wait_ends_at_its_deadline_and_a_late_answer_is_dropped() {
+        let collector = Collector::new();
+        let late = collector.slot();
+        collector.wait(Instant::now() + Duration::from_millis(10));
+        assert!(!collector.is_complete());
+        assert!(collector.into_answers().is_empty());
         late.answer(1);
     }
 }

@@ -7,14 +7,14 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::common::vm::ready_vm;
-use nmiscope::capture::host_stack::{self, HostStack};
+use nmiscope::capture::host_stack::{self, UnwoundStack};
 use nmiscope::targets::{Pausing, States};
 use nmiscope_symbolizer::{Image, Strategy, UnwoundFrame};
 
 const CAPTURES: u32 = 1000;
 
 /// The symbols of a stack's frames, innermost first.
-fn symbols(image: &Image<'_>, stack: &HostStack) -> Vec<String> {
+fn symbols(image: &Image<'_>, stack: &UnwoundStack) -> Vec<String> {
     let name = |frame: &UnwoundFrame| {
         let found = image.symbol_containing(frame.pc.lookup_address());
         found.map_or_else(|| "??".into(), |found| found.symbol.name.into_owned())

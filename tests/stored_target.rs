@@ -6,33 +6,33 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::offline::{CORES, directory};
-use nmiscope::capture::note::Note;
+use nmiscope::capture::note::CaptureNote;
 use nmiscope::capture::{
-    Bounds, Capture, NmiCapture, NoReservation, NotSent, Request, Reservation, Stopped,
+    BufferReservation, Capture, NmiCapture, NoReservation, NotSent, Request, StoppedGuest, Timeouts,
 };
 use nmiscope::elf_core::Core;
 use nmiscope::images::{Access, Files};
-use nmiscope::kernel::{self, Kernel};
+use nmiscope::kernel::{self, KernelAdapter};
 use nmiscope::session::offline::{Stored, report};
 use nmiscope::targets::{Dump, MissingPower, Target};
 use nmiscope_report::Trigger;
 use serde_json::Value;
 
-fn for_each_core(check: impl Fn(&str, &mut Dump<'_>, &dyn Kernel, &Capture)) {
+fn for_each_core(check: impl Fn(&str, &mut Dump<'_>, &dyn KernelAdapter, &Capture)) {
     let files = Files::open(Some(&directory().join("guest.elf")), Access::Read).expect("the image");
     let kernel = kernel::recognise(&files.parse().expect("an image"));
     for name in CORES {
         let bytes = fs::read(directory().join(format!("cores/{name}.core"))).expect("a core");
         let core = Core::parse(&bytes).expect("a core");
-        let live = Note::read(&core).expect("a note").capture;
+        let live = CaptureNote::read(&core).expect("a note").capture;
         let states = live.cpus.iter().map(|cpu| cpu.state.clone()).collect();
         check(name, &mut Dump::new(core, states), &*kernel, &live);
     }
 }
 
-fn stop(dump: &mut Dump<'_>, kernel: &dyn Kernel) -> Stopped {
-    let bounds = Bounds::for_vcpus(dump.vcpus());
-    Stopped::stop(dump, kernel, None, bounds)
+fn stop(dump: &mut Dump<'_>, kernel: &dyn KernelAdapter) -> StoppedGuest {
+    let bounds = Timeouts::for_vcpus(dump.vcpus());
+    StoppedGuest::stop(dump, kernel, None, bounds)
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn what_a_core_cannot_do_is_said_in_its_capture() {
         };
         let (capture, _) = stop(dump, kernel).capture(dump, request);
         let reason = NoReservation::MissingPower(MissingPower::Words);
-        assert_eq!(capture.reservation, Reservation::Unavailable { reason }, "{name}");
+        assert_eq!(capture.reservation, BufferReservation::Unavailable { reason }, "{name}");
         let reason = NmiCapture::NotSent(NotSent::MissingPower(MissingPower::Nmis));
         for cpu in &capture.cpus {
             assert_eq!(cpu.nmi, reason, "{name}");

@@ -2,7 +2,7 @@
 //! page tables, without a word from the guest.
 //!
 //! Owns which stacks there are, and the bound on their variables; refuses to own how a frame is found
-//! (`Symbols`) and how it is shown (`diagnosis`). Called while the guest stands still and before its
+//! (`KernelSymbols`) and how it is shown (`diagnosis`). Called while the guest stands still and before its
 //! NMIs, whose handlers write to its stacks, and again for a stored capture.
 
 use nmiscope_machine::{
@@ -13,7 +13,7 @@ use nmiscope_symbolizer::{
     End, FunctionVariables, ProgramCounter, Strategy, TypeError, UnwoundFrame,
 };
 
-use crate::kernel::{KernelState, Symbols, Task};
+use crate::kernel::{KernelState, KernelSymbols, KernelTask};
 use crate::targets::NoAnswer;
 
 /// The most variables of one stack: recursion makes stacks of a thousand frames with the same few
@@ -22,7 +22,7 @@ const MAX_VARIABLES: usize = 4096;
 
 /// A stack, unwound from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostStack {
+pub struct UnwoundStack {
     /// The frames, innermost first; the first one is where the vCPU or task stands.
     pub frames: Vec<UnwoundFrame>,
     /// The variables of each frame; empty if nobody asked.
@@ -88,9 +88,9 @@ impl std::fmt::Display for Ending {
 /// anything. Its variables are read if `symbols` has them.
 pub fn of_vcpu(
     state: &Result<VcpuState, NoAnswer>,
-    symbols: Option<&dyn Symbols>,
+    symbols: Option<&dyn KernelSymbols>,
     memory: &dyn PhysicalMemory,
-) -> Option<HostStack> {
+) -> Option<UnwoundStack> {
     let (registers, tables) = start_of(state)?;
     Some(unwind(&registers, tables, symbols, memory, Variables::IfThere))
 }
@@ -98,7 +98,7 @@ pub fn of_vcpu(
 /// The frames of such a stack, without variables.
 pub(super) fn frames_of_vcpu(
     state: &Result<VcpuState, NoAnswer>,
-    symbols: Option<&dyn Symbols>,
+    symbols: Option<&dyn KernelSymbols>,
     memory: &dyn PhysicalMemory,
 ) -> Option<Vec<UnwoundFrame>> {
     let (registers, tables) = start_of(state)?;
@@ -118,12 +118,12 @@ fn start_of(
 pub(super) fn of_tasks(
     kernel: Option<&KernelState>,
     states: &[Result<VcpuState, NoAnswer>],
-    symbols: Option<&dyn Symbols>,
+    symbols: Option<&dyn KernelSymbols>,
     memory: &dyn PhysicalMemory,
-) -> Vec<Option<HostStack>> {
+) -> Vec<Option<UnwoundStack>> {
     let mut tables = states.iter().flatten().map(|state| state.registers.page_tables());
     let tables = tables.find_map(Result::ok).ok_or(NotUnwound::NoPageTables);
-    let stack = |task: &Option<Task>| {
+    let stack = |task: &Option<KernelTask>| {
         let task = task.as_ref().filter(|task| task.state.is_off_cpu())?;
         let registers = UnwindRegisters::from(task.registers.as_ref()?);
         Some(unwind(&registers, tables.clone(), symbols, memory, Variables::IfThere))
@@ -142,10 +142,10 @@ enum Variables {
 fn unwind(
     registers: &UnwindRegisters,
     tables: Result<PageTables, NotUnwound>,
-    symbols: Option<&dyn Symbols>,
+    symbols: Option<&dyn KernelSymbols>,
     memory: &dyn PhysicalMemory,
     wanted: Variables,
-) -> HostStack {
+) -> UnwoundStack {
     let (symbols, tables) = match (symbols, tables) {
         (Some(symbols), Ok(tables)) => (symbols, tables),
         (None, _) => return first_frame_alone(registers, NotUnwound::NoImage),
@@ -157,12 +157,12 @@ fn unwind(
         Variables::None => Vec::new(),
         Variables::IfThere => variables(symbols, &trace.frames, &memory),
     };
-    HostStack { frames: trace.frames, variables, ending: Ending::Unwound(trace.end) }
+    UnwoundStack { frames: trace.frames, variables, ending: Ending::Unwound(trace.end) }
 }
 
-fn first_frame_alone(registers: &UnwindRegisters, reason: NotUnwound) -> HostStack {
+fn first_frame_alone(registers: &UnwindRegisters, reason: NotUnwound) -> UnwoundStack {
     let rip = registers.get(Register::Rip).unwrap_or(0);
-    HostStack {
+    UnwoundStack {
         frames: vec![UnwoundFrame {
             pc: ProgramCounter::Interrupted(VirtualAddress(rip)),
             strategy: Strategy::Registers,
@@ -178,7 +178,7 @@ fn first_frame_alone(registers: &UnwindRegisters, reason: NotUnwound) -> HostSta
 
 /// The variables of a stack, frame for frame; empty if nobody asked for them.
 fn variables(
-    symbols: &dyn Symbols,
+    symbols: &dyn KernelSymbols,
     frames: &[UnwoundFrame],
     memory: &dyn VirtualMemory,
 ) -> Vec<FrameVariables> {

@@ -2,8 +2,8 @@
 //!
 //! Owns [`Capture`], the order in which it is taken, and its form in a core. Refuses to know what it
 //! means (`diagnosis`), when it is taken and whether the guest runs on afterwards (`session`). Two steps,
-//! because the hang detector decides in between: [`Stopped::stop`] stops the guest, finds its kernel
-//! and reads the kernel's state; [`Stopped::capture`] takes the rest, in this order:
+//! because the hang detector decides in between: [`StoppedGuest::stop`] stops the guest, finds its kernel
+//! and reads the kernel's state; [`StoppedGuest::capture`] takes the rest, in this order:
 //!
 //! 1. the reservation of the NMI buffers. A guest whose own client has them runs on for it, and the
 //!    moment becomes a later one;
@@ -38,12 +38,14 @@ use nmiscope_machine::{NmiRun, VcpuState};
 use nmiscope_report::Trigger;
 use serde::{Deserialize, Serialize};
 
-use crate::hang::Found;
-use crate::kernel::{KernelState, LocateError, Log, LogError, NoBuffer, Reading, SeqBuf, Symbols};
+use crate::hang::Detection;
+use crate::kernel::{
+    KernelState, KernelSymbols, LocateError, Log, LogError, NoBuffer, Reading, SeqBuf,
+};
 use crate::targets::{MissingPower, NoAnswer, NoSuchWord, Target};
-use host_stack::HostStack;
-pub use stopped::{Bounds, Stopped};
-use store::{Destination, Pending};
+use host_stack::UnwoundStack;
+pub use stopped::{StoppedGuest, Timeouts};
+use store::{CoreDestination, PendingCore};
 
 /// One backtrace of all vCPUs, not yet understood.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,24 +61,24 @@ pub struct Capture {
     pub kernel: Reading,
     /// The stacks of tasks that did not run, by task number. Made from memory: not stored.
     #[serde(skip)]
-    pub task_stacks: Vec<Option<HostStack>>,
+    pub task_stacks: Vec<Option<UnwoundStack>>,
     /// The kernel's log; `None` for a kernel that has none in memory. Made from memory: not stored.
     #[serde(skip)]
     pub log: Option<Result<Log, LogError>>,
     /// The hold on the guest's NMI buffers.
-    pub reservation: Reservation,
+    pub reservation: BufferReservation,
     /// The time from the first NMI to the last buffer read.
     pub elapsed: Duration,
     /// The hangs that it was taken for, and samples of those to blame; `None` if it was taken for
     /// something else.
-    pub found: Option<Found>,
+    pub found: Option<Detection>,
 }
 
 impl Capture {
     /// Unwinds all stacks, by registers and memory of the moment.
     pub fn unwind(
         &mut self,
-        symbols: Option<&dyn Symbols>,
+        symbols: Option<&dyn KernelSymbols>,
         memory: &dyn nmiscope_machine::PhysicalMemory,
     ) {
         let states: Vec<_> = self.cpus.iter().map(|cpu| cpu.state.clone()).collect();
@@ -89,7 +91,7 @@ impl Capture {
 
 /// The hold on a guest's NMI buffers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Reservation {
+pub enum BufferReservation {
     /// They were taken.
     Held {
         /// How long it took to get them.
@@ -154,7 +156,7 @@ pub struct CpuCapture {
     pub state: Result<VcpuState, NoAnswer>,
     /// The stack before the NMI; `None` for one that cannot be seen. Made from memory: not stored.
     #[serde(skip)]
-    pub stack: Option<HostStack>,
+    pub stack: Option<UnwoundStack>,
     /// The NMI.
     pub nmi: NmiCapture,
     /// The buffer after the NMI, or why it could not be read.
@@ -230,13 +232,13 @@ pub struct Request<'a> {
     /// The time at which it was asked for, since the tool's start.
     pub at: Duration,
     /// The hangs that it is taken for.
-    pub found: Option<Found>,
+    pub found: Option<Detection>,
     /// True to send NMIs to the vCPUs.
     pub nmis: bool,
     /// The symbols to unwind by, with variables if those are wanted.
-    pub symbols: Option<&'a dyn Symbols>,
+    pub symbols: Option<&'a dyn KernelSymbols>,
     /// The core that the memory goes into.
-    pub core: Option<&'a Destination>,
+    pub core: Option<&'a CoreDestination>,
     /// The samples that are taken, if any.
     pub sampling: Option<Sampling<'a>>,
 }
@@ -253,18 +255,18 @@ pub struct Sampling<'a> {
 /// were to be sampled.
 pub type StillToSample<'a> = &'a mut dyn FnMut(&mut dyn Target) -> BTreeSet<u32>;
 
-impl Stopped {
+impl StoppedGuest {
     /// Takes everything else of the moment. The guest stands still afterwards. Whatever goes wrong is
     /// in the capture, or in place of the core.
     pub fn capture(
         mut self,
         target: &mut dyn Target,
         request: Request<'_>,
-    ) -> (Capture, Option<anyhow::Result<Pending>>) {
+    ) -> (Capture, Option<anyhow::Result<PendingCore>>) {
         let Request { trigger, at, found, nmis, symbols, core, sampling } = request;
         let reservation = match nmis {
             true => nmi::reserve(&mut self, target),
-            false => Reservation::Unavailable { reason: NoReservation::NotAsked },
+            false => BufferReservation::Unavailable { reason: NoReservation::NotAsked },
         };
         let (stacks, task_stacks) = self.unwind(target, symbols);
         let log = self.read_log(target);
@@ -272,7 +274,7 @@ impl Stopped {
             let stacks = stacks.iter().chain(&task_stacks).flatten();
             core.begin(&self, stacks, target, symbols)
         });
-        let held = matches!(reservation, Reservation::Held { .. });
+        let held = matches!(reservation, BufferReservation::Held { .. });
         let (mut cpus, elapsed) = nmi::ask(&self, target, nmis, held);
         for (cpu, stack) in cpus.iter_mut().zip(stacks) {
             cpu.stack = stack;
@@ -288,6 +290,9 @@ impl Stopped {
 }
 
 /// The CPUs of `hangs` whose stacks are worth more than one look.
-pub fn to_sample(hangs: &[crate::hang::Hang], kernel: Option<&KernelState>) -> BTreeSet<u32> {
+pub fn to_sample(
+    hangs: &[crate::hang::DetectedHang],
+    kernel: Option<&KernelState>,
+) -> BTreeSet<u32> {
     hangs.iter().flat_map(|hang| hang.cpus_to_sample(kernel)).collect()
 }

@@ -11,12 +11,12 @@ use nmiscope_machine::{
     GuestVirtual, PhysicalMemory, Registers, VcpuState, VirtualAddress, VirtualMemory,
 };
 
-use super::stopped::{Steps, Stopped};
-use super::{CpuCapture, NmiCapture, NoReservation, NotSent, Reservation};
+use super::stopped::{Steps, StoppedGuest};
+use super::{BufferReservation, CpuCapture, NmiCapture, NoReservation, NotSent};
 use crate::kernel::{BufferOwner, Holder, NmiBuffers, NoBuffer};
 use crate::targets::{NoAnswer, States, Target};
 
-impl Stopped {
+impl StoppedGuest {
     fn buffers(&self) -> Option<&dyn NmiBuffers> {
         self.located.as_ref().ok()?.nmi_buffers()
     }
@@ -24,7 +24,7 @@ impl Stopped {
 
 /// Reserves the buffers of a stopped guest, if they can be had. If a client inside has them, the guest
 /// has to run for them to be given back: it does, up to the bound, and then the moment is a later one.
-pub(super) fn reserve(stopped: &mut Stopped, target: &mut dyn Target) -> Reservation {
+pub(super) fn reserve(stopped: &mut StoppedGuest, target: &mut dyn Target) -> BufferReservation {
     let mut step = Steps::start();
     let started = Instant::now();
     let (result, ran) = wait_for_buffers(stopped, target, started);
@@ -33,15 +33,15 @@ pub(super) fn reserve(stopped: &mut Stopped, target: &mut dyn Target) -> Reserva
         stopped.stop_again(target);
     }
     let reservation = match result {
-        Ok(Ok(())) => Reservation::Held { waited },
-        Ok(Err(holder)) => Reservation::Refused {
+        Ok(Ok(())) => BufferReservation::Held { waited },
+        Ok(Err(holder)) => BufferReservation::Refused {
             holder: holder.cpu,
             held: stopped
                 .buffers()
                 .and_then(|buffers| held_for(target, buffers, holder, &stopped.states)),
             waited,
         },
-        Err(reason) => Reservation::Unavailable { reason },
+        Err(reason) => BufferReservation::Unavailable { reason },
     };
     step.done("reserved the buffers");
     reservation
@@ -49,7 +49,7 @@ pub(super) fn reserve(stopped: &mut Stopped, target: &mut dyn Target) -> Reserva
 
 /// Tries until the bound to take the buffers. Returns whether the guest has run for it, too.
 fn wait_for_buffers(
-    stopped: &Stopped,
+    stopped: &StoppedGuest,
     target: &mut dyn Target,
     started: Instant,
 ) -> (Result<Result<(), Holder>, NoReservation>, bool) {
@@ -111,7 +111,7 @@ fn held_for(
 /// Sends the NMIs, if they are wanted, reads what the handlers print, and gives buffers back that are
 /// `held`. Returns the vCPUs by number, without their stacks, and how long it took.
 pub(super) fn ask(
-    stopped: &Stopped,
+    stopped: &StoppedGuest,
     target: &mut dyn Target,
     wanted: bool,
     held: bool,
@@ -147,7 +147,7 @@ pub(super) fn ask(
 }
 
 /// Has every vCPU that can take an NMI run its handler.
-fn send_nmis(stopped: &Stopped, target: &mut dyn Target) -> Vec<NmiCapture> {
+fn send_nmis(stopped: &StoppedGuest, target: &mut dyn Target) -> Vec<NmiCapture> {
     let states = (0..).zip(&stopped.states);
     let reasons: Vec<Option<NotSent>> =
         states.map(|(cpu, state)| cannot_take_nmi(stopped, target, cpu, state)).collect();
@@ -176,7 +176,7 @@ fn each(reasons: Vec<Option<NotSent>>, reason: impl Fn() -> NotSent) -> Vec<NmiC
 
 /// The reason why a vCPU must not be sent an NMI: without a handler for it, it would end the guest.
 fn cannot_take_nmi(
-    stopped: &Stopped,
+    stopped: &StoppedGuest,
     memory: &dyn PhysicalMemory,
     cpu: u32,
     state: &Result<VcpuState, NoAnswer>,

@@ -9,14 +9,14 @@ use std::time::Duration;
 use nmiscope_report::{Backtrace, Hang, Report, Trigger};
 use serde::{Deserialize, Serialize};
 
-use super::{Capture, CpuCapture, Reservation};
+use super::{BufferReservation, Capture, CpuCapture};
 use crate::elf_core::Core;
-use crate::hang::Found;
+use crate::hang::Detection;
 use crate::kernel::Reading;
 
 /// A core's note: everything that the report needs and that is not in the guest's memory or its image.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Note {
+pub struct CaptureNote {
     /// The report, without the backtrace of this core and the hangs of that moment.
     pub report: Report,
     /// The capture.
@@ -30,7 +30,7 @@ pub struct Note {
     first_hang: usize,
 }
 
-impl Note {
+impl CaptureNote {
     /// Takes the backtrace with that index, which there has to be, out of a report.
     pub(super) fn new(mut report: Report, index: usize, capture: Capture) -> Self {
         report.backtraces.remove(index);
@@ -94,19 +94,19 @@ struct Version3 {
 #[derive(Deserialize)]
 struct Taken {
     capture: CaptureOfVersion3,
-    found: Option<Found>,
+    found: Option<Detection>,
 }
 
 #[derive(Deserialize)]
 struct CaptureOfVersion3 {
-    reservation: Reservation,
+    reservation: BufferReservation,
     elapsed: Duration,
     cpus: Vec<CpuCapture>,
     kernel: Reading,
 }
 
 impl Version3 {
-    fn into_note(self) -> Note {
+    fn into_note(self) -> CaptureNote {
         let Self { report, trigger, at_ms, taken, resolved_after_ms, index, first_hang } = self;
         let Taken { capture, found } = taken;
         let CaptureOfVersion3 { reservation, elapsed, cpus, kernel } = capture;
@@ -115,6 +115,6 @@ impl Version3 {
         let (task_stacks, log) = (Vec::new(), None);
         let capture =
             Capture { trigger, at, cpus, kernel, task_stacks, log, reservation, elapsed, found };
-        Note { report, capture, resolved_after_ms, index, first_hang }
+        CaptureNote { report, capture, resolved_after_ms, index, first_hang }
     }
 }

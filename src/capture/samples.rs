@@ -11,7 +11,7 @@ use nmiscope_symbolizer::UnwoundFrame;
 
 use super::{Capture, Sampling, host_stack, to_sample};
 use crate::hang::{CpuSamples, SampledFrame};
-use crate::kernel::Symbols;
+use crate::kernel::KernelSymbols;
 use crate::targets::{MissingPower, States, Target};
 
 /// The number of samples. What is on the stack for a fifth of the time is then on more than a third of the stacks
@@ -32,7 +32,7 @@ impl Capture {
     pub(super) fn sample(
         &mut self,
         target: &mut dyn Target,
-        symbols: Option<&dyn Symbols>,
+        symbols: Option<&dyn KernelSymbols>,
         sampling: Sampling<'_>,
     ) {
         let Some(found) = &mut self.found else { return };
@@ -58,7 +58,7 @@ impl Capture {
 fn take(
     target: &mut dyn Target,
     cpus: &[u32],
-    symbols: Option<&dyn Symbols>,
+    symbols: Option<&dyn KernelSymbols>,
     at_most: Duration,
 ) -> Result<Vec<CpuSamples>, MissingPower> {
     let mut samples: Vec<CpuSamples> = cpus.iter().copied().map(CpuSamples::of).collect();
@@ -98,7 +98,7 @@ fn run_for_a_moment(target: &mut dyn Target, cpus: &[u32]) -> Result<(), Missing
 fn look(
     memory: &dyn PhysicalMemory,
     states: &States,
-    symbols: Option<&dyn Symbols>,
+    symbols: Option<&dyn KernelSymbols>,
     samples: &mut [CpuSamples],
 ) {
     for samples in samples {

@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use nmiscope_machine::PhysicalMemory;
 
-use super::host_stack::{self, HostStack};
-use crate::kernel::{Depth, Kernel, LocateError, Located, Log, LogError, Reading, Symbols};
+use super::host_stack::{self, UnwoundStack};
+use crate::kernel::{
+    Depth, KernelAdapter, KernelSymbols, LocateError, Located, Log, LogError, Reading,
+};
 use crate::targets::{Pages, States, Target, Touched};
 
 /// How long each step of a capture may take.
 #[derive(Debug, Clone, Copy)]
-pub struct Bounds {
+pub struct Timeouts {
     /// For a client inside the guest to give the buffers back.
     pub reservation: Duration,
     /// For the vCPUs to stop.
@@ -22,7 +24,7 @@ pub struct Bounds {
     pub handlers: Duration,
 }
 
-impl Bounds {
+impl Timeouts {
     /// The bounds for a guest with that many vCPUs: a handler's time, a hundred times over, for each,
     /// since they may all share one core.
     pub fn for_vcpus(vcpus: u32) -> Self {
@@ -37,7 +39,7 @@ impl Bounds {
 /// A guest that stands still, before its NMIs. The moment that a backtrace is of: from there on the
 /// handlers write to the guest's memory.
 #[derive(Debug)]
-pub struct Stopped {
+pub struct StoppedGuest {
     /// The states of the vCPUs, by number.
     pub states: States,
     /// The places of the kernel's structures, or why they are not known.
@@ -46,18 +48,18 @@ pub struct Stopped {
     pub kernel: Reading,
     /// The memory that all this was read from.
     pub(super) pages: Pages,
-    pub(super) bounds: Bounds,
+    pub(super) bounds: Timeouts,
 }
 
-impl Stopped {
+impl StoppedGuest {
     /// Stops all vCPUs, where they can be stopped; otherwise they are taken as they are. Where no
     /// registers lead to the kernel's structures, its state is read at the places that are `known`: a
     /// host that runs none of the vCPUs gives no registers.
     pub fn stop(
         target: &mut dyn Target,
-        kernel: &dyn Kernel,
+        kernel: &dyn KernelAdapter,
         known: Option<&dyn Located>,
-        bounds: Bounds,
+        bounds: Timeouts,
     ) -> Self {
         let mut step = Steps::start();
         let states = pause(target, bounds);
@@ -106,8 +108,8 @@ impl Stopped {
     pub(super) fn unwind(
         &mut self,
         memory: &dyn PhysicalMemory,
-        symbols: Option<&dyn Symbols>,
-    ) -> (Vec<Option<HostStack>>, Vec<Option<HostStack>>) {
+        symbols: Option<&dyn KernelSymbols>,
+    ) -> (Vec<Option<UnwoundStack>>, Vec<Option<UnwoundStack>>) {
         let touched = Touched::new(memory);
         let states = self.states.iter();
         let cpus = states.map(|state| host_stack::of_vcpu(state, symbols, &touched)).collect();
@@ -118,7 +120,7 @@ impl Stopped {
 }
 
 /// Stops the vCPUs. One that does not stop has no state, and the others are dealt with.
-fn pause(target: &mut dyn Target, bounds: Bounds) -> States {
+fn pause(target: &mut dyn Target, bounds: Timeouts) -> States {
     match target.pausing() {
         Ok(pausing) => pausing.pause(bounds.pause),
         // It stands still, or runs on and is seen as it goes.

@@ -14,18 +14,18 @@ use nmiscope_report::atomic_file;
 use tempfile::NamedTempFile;
 
 use super::Capture;
-use super::host_stack::HostStack;
-use super::note::Note;
-use super::stopped::Stopped;
+use super::host_stack::UnwoundStack;
+use super::note::CaptureNote;
+use super::stopped::StoppedGuest;
 use crate::elf_core::{
     Contents, CpuRegisters, Extents, NotePlace, check_path, prepare, write_all_but_note,
 };
-use crate::kernel::Symbols;
+use crate::kernel::KernelSymbols;
 use crate::targets::Target;
 
 /// How much of the guest's memory a core gets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Size {
+pub enum CoreSize {
     /// Page tables, stacks, the kernel's own data and whatever the report was made from.
     #[default]
     Minimal,
@@ -46,17 +46,17 @@ const PAGE: u64 = 4096;
 
 /// Where a core goes.
 #[derive(Debug, Clone)]
-pub struct Destination {
+pub struct CoreDestination {
     path: PathBuf,
-    size: Size,
+    size: CoreSize,
 }
 
-impl Destination {
+impl CoreDestination {
     /// Finds out whether a core can be written there, while there is still time to say so.
     ///
     /// # Errors
     /// It cannot.
-    pub fn open(path: &Path, size: Size) -> anyhow::Result<Self> {
+    pub fn open(path: &Path, size: CoreSize) -> anyhow::Result<Self> {
         check_path(path)?;
         Ok(Self { path: path.into(), size })
     }
@@ -67,18 +67,18 @@ impl Destination {
     /// The file could not be written.
     pub(super) fn begin<'a>(
         &self,
-        stopped: &Stopped,
-        stacks: impl Iterator<Item = &'a HostStack>,
+        stopped: &StoppedGuest,
+        stacks: impl Iterator<Item = &'a UnwoundStack>,
         target: &dyn Target,
-        symbols: Option<&dyn Symbols>,
-    ) -> anyhow::Result<Pending> {
+        symbols: Option<&dyn KernelSymbols>,
+    ) -> anyhow::Result<PendingCore> {
         let failed = || format!("failed to write {}", self.path.display());
         let (path, file) = prepare(&self.path)?;
         let moment = Moment { stopped, target, symbols };
         let (tables, views) = moment.mapped();
         let extents = match self.size {
-            Size::Minimal => moment.needed(tables, stacks),
-            Size::Full => target.extents(),
+            CoreSize::Minimal => moment.needed(tables, stacks),
+            CoreSize::Full => target.extents(),
         };
         let cpus = moment.cpus();
         let vmcoreinfo = moment.vmcoreinfo();
@@ -99,16 +99,16 @@ impl Destination {
             segments = written.segments,
             "took the guest's memory"
         );
-        Ok(Pending { file, target: path, path: self.path.clone(), note })
+        Ok(PendingCore { file, target: path, path: self.path.clone(), note })
     }
 }
 
 /// The moment whose memory is taken.
 #[derive(Clone, Copy)]
 struct Moment<'a> {
-    stopped: &'a Stopped,
+    stopped: &'a StoppedGuest,
     target: &'a dyn Target,
-    symbols: Option<&'a dyn Symbols>,
+    symbols: Option<&'a dyn KernelSymbols>,
 }
 
 impl Moment<'_> {
@@ -162,7 +162,11 @@ impl Moment<'_> {
     }
 
     /// What it takes to make the report again, and to unwind with another tool.
-    fn needed<'s>(&self, tables: Extents, stacks: impl Iterator<Item = &'s HostStack>) -> Extents {
+    fn needed<'s>(
+        &self,
+        tables: Extents,
+        stacks: impl Iterator<Item = &'s UnwoundStack>,
+    ) -> Extents {
         let mut extents = tables;
         for page in self.stopped.pages.iter() {
             extents.insert_pages(page, PAGE);
@@ -197,7 +201,7 @@ impl Moment<'_> {
     /// callee.
     fn stack_pointers<'s>(
         &self,
-        stacks: impl Iterator<Item = &'s HostStack>,
+        stacks: impl Iterator<Item = &'s UnwoundStack>,
     ) -> impl Iterator<Item = VirtualAddress> {
         let of_cpus = self.states().map(|state| VirtualAddress(state.registers.rsp));
         let interrupted =
@@ -209,14 +213,14 @@ impl Moment<'_> {
 
 /// A core without its note, under another name; gone if it is not finished.
 #[derive(Debug)]
-pub struct Pending {
+pub struct PendingCore {
     file: NamedTempFile,
     target: PathBuf,
     path: PathBuf,
     note: NotePlace,
 }
 
-impl Pending {
+impl PendingCore {
     /// Adds the note and gives the core its name. It is of the backtrace of `report` with that index.
     ///
     /// # Errors
@@ -229,7 +233,7 @@ impl Pending {
     ) -> anyhow::Result<PathBuf> {
         let failed = || format!("failed to write {}", self.path.display());
         ensure!(index < report.backtraces.len(), "a core without its backtrace");
-        let mut note = Note::new(report.clone(), index, capture);
+        let mut note = CaptureNote::new(report.clone(), index, capture);
         let mut bytes = serde_json::to_vec(&note).with_context(failed)?;
         if bytes.len() as u64 > self.note.room() {
             note.leave_out_backtraces();

@@ -32,7 +32,11 @@ pub struct Grounds<'a> {
 }
 
 /// Makes the report's hangs of those that were found.
-pub fn hangs(found: &[hang::Hang], grounds: Grounds<'_>, resolver: &Resolver<'_>) -> Vec<Hang> {
+pub fn hangs(
+    found: &[hang::DetectedHang],
+    grounds: Grounds<'_>,
+    resolver: &Resolver<'_>,
+) -> Vec<Hang> {
     let edges = found.iter().flat_map(|hang| &hang.edges);
     let locks = found.iter().flat_map(|hang| hang.locks.iter().copied());
     let names = Names::of(edges, locks, grounds.kernel, resolver);
@@ -43,7 +47,7 @@ pub fn hangs(found: &[hang::Hang], grounds: Grounds<'_>, resolver: &Resolver<'_>
 
 /// Tells of one hang.
 struct Teller<'a> {
-    hang: &'a hang::Hang,
+    hang: &'a hang::DetectedHang,
     grounds: Grounds<'a>,
     resolver: &'a Resolver<'a>,
     parties: Parties<'a>,
@@ -55,7 +59,7 @@ impl Teller<'_> {
         let ids = |nodes: &[Node]| nodes.iter().map(|&node| self.parties.names.id(node)).collect();
         Hang {
             class: hang.class,
-            signature: signature::of(hang.class, &self.blamed_stacks(), self.resolver.words()),
+            signature: signature::of(hang.class, &self.blamed_stacks(), self.resolver.vocabulary()),
             at_ms: self.grounds.at_ms,
             lasted_ms: milliseconds(hang.age),
             blamed: ids(&hang.blamed),
@@ -188,12 +192,12 @@ impl Teller<'_> {
         let frame = frames.first()?;
         let functions = || frames.iter().flat_map(|frame| &frame.functions);
         let name = self.stable_place(number);
-        let words = self.resolver.words();
+        let vocabulary = self.resolver.vocabulary();
         let function = match name {
             Some(name) => functions().find(|function| function.name.as_deref() == Some(name)),
             // What tells more than that it spins, or halts.
             None => functions().find(|function| {
-                function.name.as_deref().is_some_and(|name| !words.is_plumbing(name))
+                function.name.as_deref().is_some_and(|name| !vocabulary.is_plumbing(name))
             }),
         };
         let function = function.or_else(|| frame.functions.first().filter(|_| name.is_none()));
@@ -214,18 +218,18 @@ impl Teller<'_> {
     /// The function that a CPU is in that runs on, whatever that one calls.
     fn stable_place(&self, cpu: u32) -> Option<&str> {
         let moments = self.stack_of_cpu(cpu).filter(|moments| moments.len() > 1)?;
-        signature::stable_place(self.hang.class, &moments, self.resolver.words())
+        signature::stable_place(self.hang.class, &moments, self.resolver.vocabulary())
     }
 }
 
-fn certainty(certainty: &hang::Certainty) -> Certainty {
+fn certainty(certainty: &hang::HangCertainty) -> Certainty {
     match certainty {
-        hang::Certainty::Certain => Certainty::Certain,
-        hang::Certainty::Likely => Certainty::Likely,
-        hang::Certainty::Suspected { lasted, bound } => Certainty::Suspected {
+        hang::HangCertainty::Certain => Certainty::Certain,
+        hang::HangCertainty::Likely => Certainty::Likely,
+        hang::HangCertainty::Suspected { lasted, bound } => Certainty::Suspected {
             lasted_ms: milliseconds(*lasted),
             bound_ms: milliseconds(*bound),
         },
-        hang::Certainty::Unknown { why } => Certainty::Unknown { why: why.to_string() },
+        hang::HangCertainty::Unknown { why } => Certainty::Unknown { why: why.to_string() },
     }
 }

@@ -17,9 +17,9 @@ use nmiscope_machine::{Execution, MpState, Registers, VcpuState};
 use nmiscope_report::{self as report, Answer, Backtrace, Cpu, CpuState, FoundBy, Look, Nmi, Word};
 use nmiscope_symbolizer::{ProgramCounter, Strategy};
 
-use crate::capture::host_stack::HostStack;
-use crate::capture::{Capture, CpuCapture, NoReservation, Reservation};
-use crate::hang::{Ages, Found};
+use crate::capture::host_stack::UnwoundStack;
+use crate::capture::{BufferReservation, Capture, CpuCapture, NoReservation};
+use crate::hang::{Ages, Detection};
 use crate::kernel::{BufferOwner, Log, LogError, LogRecord, SeqBuf};
 pub use resolver::Resolver;
 
@@ -44,7 +44,7 @@ pub fn diagnose(capture: &Capture, index: Option<u32>, resolver: &Resolver<'_>) 
 }
 
 fn hangs(
-    found: &Found,
+    found: &Detection,
     capture: &Capture,
     backtrace: &Backtrace,
     index: Option<u32>,
@@ -113,20 +113,20 @@ pub fn milliseconds(duration: std::time::Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
-fn reservation(reservation: &Reservation) -> report::Reservation {
+fn reservation(reservation: &BufferReservation) -> report::Reservation {
     match reservation {
-        Reservation::Held { waited } => {
+        BufferReservation::Held { waited } => {
             report::Reservation::Held { waited_ms: milliseconds(*waited) }
         }
-        Reservation::Refused { holder, held, waited } => report::Reservation::Refused {
+        BufferReservation::Refused { holder, held, waited } => report::Reservation::Refused {
             holder: *holder,
             held_ms: held.map(milliseconds),
             waited_ms: milliseconds(*waited),
         },
-        Reservation::Unavailable { reason: NoReservation::NotAsked } => {
+        BufferReservation::Unavailable { reason: NoReservation::NotAsked } => {
             report::Reservation::NotAsked
         }
-        Reservation::Unavailable { reason } => {
+        BufferReservation::Unavailable { reason } => {
             report::Reservation::Unavailable { reason: crate::error_chain(reason) }
         }
     }
@@ -167,7 +167,7 @@ fn cpu_state(state: Option<&VcpuState>) -> CpuState {
     }
 }
 
-fn show_stack(stack: &HostStack, resolver: &Resolver<'_>) -> Look {
+fn show_stack(stack: &UnwoundStack, resolver: &Resolver<'_>) -> Look {
     let frames = stack.frames.iter().map(|frame| report::Frame {
         found_by: Some(found_by(frame.strategy)),
         cfi_fault: frame.cfi_fault.as_ref().map(|fault| crate::error_chain(fault)),
@@ -225,7 +225,7 @@ fn show_registers(registers: &Registers) -> report::Registers {
 fn word(capture: &CpuCapture, nmi: &Nmi, resolver: &Resolver<'_>) -> Option<Word> {
     let buffer = capture.buffer.as_ref().ok().filter(|buffer| !buffer.text.is_empty())?;
     let text = String::from_utf8_lossy(&buffer.text).into_owned();
-    let trace = resolver.words().call_trace(&text);
+    let trace = resolver.vocabulary().call_trace(&text);
     let has_trace = trace.is_some();
     let frames = trace.unwrap_or_default().into_iter().map(|entry| {
         let counter = if entry.interrupted {

@@ -3,35 +3,35 @@
 use nmiscope_report::{Frame, Function, Symbol};
 use nmiscope_symbolizer::{ProgramCounter, Resolved, SourceRoots, demangle};
 
-use crate::kernel::{Symbols, Vocabulary, any_words};
+use crate::kernel::{KernelSymbols, Vocabulary, any_vocabulary};
 
 /// Looks a kernel's addresses and words up.
 pub struct Resolver<'a> {
-    symbols: Option<&'a dyn Symbols>,
-    words: &'a dyn Vocabulary,
+    symbols: Option<&'a dyn KernelSymbols>,
+    vocabulary: &'a dyn Vocabulary,
     roots: SourceRoots,
 }
 
 impl<'a> Resolver<'a> {
     /// For addresses of which `symbols` knows, with source paths shown relative to one of `roots`.
     /// Without symbols, addresses stay what they are.
-    pub fn new(symbols: Option<&'a dyn Symbols>, roots: SourceRoots) -> Self {
-        Self { symbols, words: any_words(), roots }
+    pub fn new(symbols: Option<&'a dyn KernelSymbols>, roots: SourceRoots) -> Self {
+        Self { symbols, vocabulary: any_vocabulary(), roots }
     }
 
     /// The same for a kernel whose words mean what `words` says.
     #[must_use]
-    pub fn with_words(self, words: &'a dyn Vocabulary) -> Self {
-        Self { words, ..self }
+    pub fn with_vocabulary(self, vocabulary: &'a dyn Vocabulary) -> Self {
+        Self { vocabulary, ..self }
     }
 
     /// What the kernel's words mean.
-    pub fn words(&self) -> &'a dyn Vocabulary {
-        self.words
+    pub fn vocabulary(&self) -> &'a dyn Vocabulary {
+        self.vocabulary
     }
 
     /// The symbols, if there are any.
-    pub fn symbols(&self) -> Option<&'a dyn Symbols> {
+    pub fn symbols(&self) -> Option<&'a dyn KernelSymbols> {
         self.symbols
     }
 

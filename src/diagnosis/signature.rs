@@ -27,9 +27,9 @@ const DEPTH: usize = 12;
 pub type Moments<'a> = Vec<&'a [Frame]>;
 
 /// The signature of a hang: 16 hexadecimal digits.
-pub fn of(class: Class, stacks: &[Moments<'_>], words: &dyn Vocabulary) -> String {
+pub fn of(class: Class, stacks: &[Moments<'_>], vocabulary: &dyn Vocabulary) -> String {
     let mut stacks: Vec<Vec<&str>> =
-        stacks.iter().map(|moments| significant(class, moments, words)).collect();
+        stacks.iter().map(|moments| significant(class, moments, vocabulary)).collect();
     // One that says nothing is as none.
     stacks.retain(|stack| !stack.is_empty());
     stacks.sort_unstable();
@@ -49,13 +49,17 @@ pub fn of(class: Class, stacks: &[Moments<'_>], words: &dyn Vocabulary) -> Strin
 
 /// What of a stack tells one hang from another, innermost first: functions, or addresses if none has
 /// a name.
-fn significant<'a>(class: Class, moments: &Moments<'a>, words: &dyn Vocabulary) -> Vec<&'a str> {
+fn significant<'a>(
+    class: Class,
+    moments: &Moments<'a>,
+    vocabulary: &dyn Vocabulary,
+) -> Vec<&'a str> {
     let functions = || moments.iter().copied().flatten().flat_map(|frame| &frame.functions);
     if !functions().any(|function| function.name.is_some()) {
         return stable_callers(class, moments).into_iter().take(DEPTH).collect();
     }
-    let names = stable_functions(class, moments, words);
-    let own = names.iter().copied().filter(|name| !words.is_plumbing(name)).take(DEPTH);
+    let names = stable_functions(class, moments, vocabulary);
+    let own = names.iter().copied().filter(|name| !vocabulary.is_plumbing(name)).take(DEPTH);
     let own: Vec<&str> = own.collect();
     // All of it generic: then that is what there is.
     if own.is_empty() { names.into_iter().take(DEPTH).collect() } else { own }
@@ -65,17 +69,17 @@ fn significant<'a>(class: Class, moments: &Moments<'a>, words: &dyn Vocabulary) 
 pub(super) fn stable_place<'a>(
     class: Class,
     moments: &Moments<'a>,
-    words: &dyn Vocabulary,
+    vocabulary: &dyn Vocabulary,
 ) -> Option<&'a str> {
-    let names = stable_functions(class, moments, words);
-    names.into_iter().find(|name| !words.is_plumbing(name))
+    let names = stable_functions(class, moments, vocabulary);
+    names.into_iter().find(|name| !vocabulary.is_plumbing(name))
 }
 
 /// The functions that stay on a stack, innermost first.
 fn stable_functions<'a>(
     class: Class,
     moments: &Moments<'a>,
-    words: &dyn Vocabulary,
+    vocabulary: &dyn Vocabulary,
 ) -> Vec<&'a str> {
     let functions = |stack: &&'a [Frame]| {
         let items = own_part(class, stack).iter().flat_map(|frame| {
@@ -84,7 +88,9 @@ fn stable_functions<'a>(
                 Some(Item { what, fleeting: frame.interrupted && function.inlined })
             })
         });
-        each_once(items.take_while(|item| !words.is_start(item.what)).collect(), |item| item.what)
+        each_once(items.take_while(|item| !vocabulary.is_start(item.what)).collect(), |item| {
+            item.what
+        })
     };
     staying(&moments.iter().map(functions).collect::<Vec<_>>(), share(class))
 }
@@ -115,7 +121,7 @@ fn own_part(class: Class, stack: &[Frame]) -> &[Frame] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::any_words;
+    use crate::kernel::any_vocabulary;
     use nmiscope_report::Function;
 
     fn frame(names: &[&str], interrupted: bool) -> Frame {
@@ -143,13 +149,13 @@ mod tests {
     /// The signature of stacks that were seen once.
     fn of(class: Class, stacks: &[&[Frame]]) -> String {
         let moments: Vec<Moments<'_>> = stacks.iter().map(|stack| vec![*stack]).collect();
-        super::of(class, &moments, any_words())
+        super::of(class, &moments, any_vocabulary())
     }
 
     /// That of a soft lockup whose CPU was seen several times.
     fn seen_often(stacks: &[Vec<Frame>]) -> String {
         let moments = stacks.iter().map(Vec::as_slice).collect();
-        super::of(Class::SoftLockup, &[moments], any_words())
+        super::of(Class::SoftLockup, &[moments], any_vocabulary())
     }
 
     fn stack(names: &[&str]) -> Vec<Frame> {
@@ -232,7 +238,7 @@ mod tests {
         let tries = stack(&["retry", "step", "main"]);
         let between = stack(&["main"]);
         let stacks = [&between[..], &tries[..], &tries[..]];
-        let sign = |class| super::of(class, &[stacks.to_vec()], any_words());
+        let sign = |class| super::of(class, &[stacks.to_vec()], any_vocabulary());
         assert_eq!(sign(Class::Livelock), of(Class::Livelock, &[&tries]));
         assert_eq!(sign(Class::SoftLockup), of(Class::SoftLockup, &[&between]));
     }

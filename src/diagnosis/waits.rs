@@ -14,7 +14,7 @@ use nmiscope_symbolizer::{demangle, short_name};
 
 use super::{Resolver, milliseconds};
 use crate::hang::{self, Ages, EdgeKind, Node};
-use crate::kernel::{self, KernelState, Site, TaskState};
+use crate::kernel::{self, KernelState, RunState, Site};
 
 /// The whole graph of a moment; `None` where nobody waits, or the kernel is not known.
 pub fn of_moment(
@@ -228,14 +228,14 @@ impl Parties<'_> {
     }
 }
 
-impl From<TaskState> for report::TaskState {
-    fn from(state: TaskState) -> Self {
+impl From<RunState> for report::TaskState {
+    fn from(state: RunState) -> Self {
         match state {
-            TaskState::Ready => Self::Ready,
-            TaskState::Running => Self::Running,
-            TaskState::Blocked => Self::Blocked,
-            TaskState::Ended => Self::Ended,
-            TaskState::Garbage(_) => Self::Unknown,
+            RunState::Ready => Self::Ready,
+            RunState::Running => Self::Running,
+            RunState::Blocked => Self::Blocked,
+            RunState::Ended => Self::Ended,
+            RunState::Garbage(_) => Self::Unknown,
         }
     }
 }

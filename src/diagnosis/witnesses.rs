@@ -3,7 +3,7 @@
 
 use super::{garbage, is_cut};
 use crate::capture::CpuCapture;
-use crate::capture::host_stack::{Ending, HostStack};
+use crate::capture::host_stack::{Ending, UnwoundStack};
 use nmiscope_report::{Answer, Finding, Frame, Nmi, Word};
 use nmiscope_symbolizer::End;
 
@@ -52,7 +52,7 @@ fn in_shadow(difference: Finding, shadow: bool) -> Finding {
 }
 
 /// Why the host cannot see the whole stack.
-fn stack_fault(look: &HostStack) -> Option<Finding> {
+fn stack_fault(look: &UnwoundStack) -> Option<Finding> {
     let reason = look.ending.to_string();
     match &look.ending {
         ending if ending.is_complete() => None,
@@ -70,7 +70,7 @@ fn vouched_for(word: &Word) -> Vec<Place> {
     frames.map(|frame: &Frame| (frame.address.clone(), frame.interrupted)).collect()
 }
 
-fn seen(look: &HostStack) -> Vec<Place> {
+fn seen(look: &UnwoundStack) -> Vec<Place> {
     let frames = look.frames.iter();
     frames.map(|frame| (frame.pc.address().to_string(), frame.is_interrupted())).collect()
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nmiscope_machine::{HostCounts, HostTimes};
 use serde::{Deserialize, Serialize};
 
-use super::observation::{Observation, Vcpu, VcpuSample};
+use super::observation::{Observation, ObservedVcpu, VcpuSample};
 use crate::kernel::{CpuActivity, KernelState, Lock, LockKind, Reading, Wait, WaitFor};
 
 /// A stretch of time, measured in three ways.
@@ -144,7 +144,7 @@ impl Ages {
         let wall = now.at.saturating_sub(last.at).min(longest);
         let passed: Vec<Age> = (0..now.vcpus.len())
             .map(|cpu| {
-                let times = |vcpus: &[Vcpu]| vcpus.get(cpu).and_then(|vcpu| vcpu.times);
+                let times = |vcpus: &[ObservedVcpu]| vcpus.get(cpu).and_then(|vcpu| vcpu.times);
                 passed_for(times(&last.vcpus), times(&now.vcpus), wall)
             })
             .collect();
@@ -248,7 +248,7 @@ impl Ages {
 impl CpuAges {
     /// What shows from outside. `before` is what the host had counted at the last observation: ten
     /// looks a second may all miss what happens in between. Returns whether it takes interrupts.
-    fn advance_vcpu(&mut self, vcpu: &Vcpu, before: HostCounts, passed: Age) -> bool {
+    fn advance_vcpu(&mut self, vcpu: &ObservedVcpu, before: HostCounts, passed: Age) -> bool {
         let moved = |before: Option<u64>, now: Option<u64>| {
             before.zip(now).is_some_and(|(before, now)| before != now)
         };

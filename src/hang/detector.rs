@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::ages::Ages;
 use super::bounds::Bounds;
-use super::judge::Evidence;
+use super::judge::Judge;
 use super::observation::Observation;
-use super::verdict::{Found, Hang, Verdict};
+use super::verdict::{DetectedHang, Detection, Verdict};
 use crate::kernel::Reading;
 
 /// What comes of looking at a guest that runs.
@@ -29,7 +29,7 @@ pub struct Detector {
     ages: Ages,
     ready: bool,
     /// The hangs that have been reported and go on, by how many were reported before them.
-    reported: BTreeMap<usize, Hang>,
+    reported: BTreeMap<usize, DetectedHang>,
     reported_so_far: usize,
 }
 
@@ -98,7 +98,7 @@ impl Detector {
 
     /// Takes an observation of a stopped guest: its hangs, due or not, that have not been reported. The
     /// detector goes on to look for them.
-    pub fn of_moment(&mut self, now: Observation) -> Option<Found> {
+    pub fn of_moment(&mut self, now: Observation) -> Option<Detection> {
         if self.is_unreadable(&now) {
             return None;
         }
@@ -107,7 +107,7 @@ impl Detector {
     }
 
     /// Takes an observation of a stopped guest: the reported hangs that still go on.
-    pub fn lasting(&mut self, now: Observation) -> Vec<Hang> {
+    pub fn lasting(&mut self, now: Observation) -> Vec<DetectedHang> {
         if self.is_unreadable(&now) {
             return Vec::new();
         }
@@ -136,8 +136,8 @@ impl Detector {
         self.last = Some(now);
     }
 
-    fn evidence(&self) -> Option<Evidence<'_>> {
+    fn evidence(&self) -> Option<Judge<'_>> {
         let Self { bounds, ages, ready, reported, .. } = self;
-        Some(Evidence { bounds, ages, now: self.last.as_ref()?, ready: *ready, reported })
+        Some(Judge { bounds, ages, now: self.last.as_ref()?, ready: *ready, reported })
     }
 }

@@ -9,12 +9,12 @@ use std::time::Duration;
 use nmiscope_report::Class;
 
 use super::guest::{KnownGuest, sleeps_on};
-use super::verdict::{Certainty, Hang};
-use super::wait_graph::{Edge, EdgeKind, Node, Root, WaitGraph};
+use super::verdict::{DetectedHang, HangCertainty};
+use super::wait_graph::{Edge, EdgeKind, Node, Root, WaitChains};
 
 /// The parties at one root of the graph.
 #[derive(Debug, Default)]
-pub struct Group {
+pub struct WaiterGroup {
     pub members: BTreeSet<Node>,
     pub edges: BTreeSet<Edge>,
 }
@@ -22,11 +22,11 @@ pub struct Group {
 /// All parties that wait or stand still, by the root that they wait for in the end.
 pub fn groups(
     guest: &KnownGuest<'_>,
-    graph: &WaitGraph<'_>,
+    graph: &WaitChains<'_>,
     stands_still: impl Fn(u32) -> bool,
-) -> BTreeMap<Root, Group> {
+) -> BTreeMap<Root, WaiterGroup> {
     let still = guest.cpus().filter(|&cpu| stands_still(cpu));
-    let mut groups = BTreeMap::<Root, Group>::new();
+    let mut groups = BTreeMap::<Root, WaiterGroup>::new();
     for node in graph.waiters().chain(still.map(Node::Cpu)) {
         let (way, root) = graph.follow(node);
         let group = groups.entry(root).or_default();
@@ -37,7 +37,7 @@ pub fn groups(
     groups
 }
 
-impl Group {
+impl WaiterGroup {
     /// Both groups as one.
     pub fn with(mut self, other: Self) -> Self {
         self.members.extend(other.members);
@@ -52,7 +52,7 @@ impl Group {
         (class, age): (Class, Duration),
         root: &Root,
         blamed: Vec<Node>,
-    ) -> Hang {
+    ) -> DetectedHang {
         let Self { members, mut edges } = self;
         edges.extend(blamed.iter().filter_map(|&node| sleep_of(guest, node)));
         let in_root: BTreeSet<Node> = match root {
@@ -82,7 +82,15 @@ impl Group {
         };
         let victims = members.iter().filter(is_victim).copied().collect();
         let edges = edges.into_iter().collect();
-        Hang { class, age, blamed, locks, victims, edges, certainty: Certainty::default() }
+        DetectedHang {
+            class,
+            age,
+            blamed,
+            locks,
+            victims,
+            edges,
+            certainty: HangCertainty::default(),
+        }
     }
 }
 

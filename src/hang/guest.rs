@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use super::ages::{Age, Ages, CpuAges};
 use super::bounds::Bounds;
-use super::observation::{Vcpu, VcpuSample};
+use super::observation::{ObservedVcpu, VcpuSample};
 use super::wait_graph::Node;
-use crate::kernel::{KernelState, Task, TaskState, Wait, WaitFor};
+use crate::kernel::{KernelState, KernelTask, RunState, Wait, WaitFor};
 
 /// A guest that is not ready yet.
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +38,7 @@ pub struct KnownGuest<'a> {
 pub struct UnknownGuest<'a> {
     pub bounds: &'a Bounds,
     pub ages: &'a Ages,
-    pub vcpus: &'a [Vcpu],
+    pub vcpus: &'a [ObservedVcpu],
 }
 
 impl KnownGuest<'_> {
@@ -67,7 +67,7 @@ impl KnownGuest<'_> {
                 let task = self.kernel.task(number)?;
                 let waits = |what| matches!(what, WaitFor::Lock(_) | WaitFor::Call(_));
                 let waits = task.wait.as_ref().is_some_and(|wait| waits(wait.what));
-                (waits && task.state == TaskState::Blocked).then(|| self.ages.task(number))
+                (waits && task.state == RunState::Blocked).then(|| self.ages.task(number))
             }
             Node::Lock(_) | Node::Queue(_) => None,
         }
@@ -110,9 +110,9 @@ impl UnknownGuest<'_> {
 }
 
 /// The queue that a task sleeps on.
-pub fn sleeps_on(task: &Task) -> Option<u64> {
+pub fn sleeps_on(task: &KernelTask) -> Option<u64> {
     match task.wait.as_ref()?.what {
-        WaitFor::Queue(queue) if task.state == TaskState::Blocked => Some(queue),
+        WaitFor::Queue(queue) if task.state == RunState::Blocked => Some(queue),
         _ => None,
     }
 }

@@ -12,20 +12,20 @@ use super::class::{self, boot_stall, panicking};
 use super::guest::{BootingGuest, KnownGuest, UnknownGuest};
 use super::observation::Observation;
 use super::starved::starved;
-use super::verdict::{Found, Hang, Starved, Verdict};
+use super::verdict::{DetectedHang, Detection, Starved, Verdict};
 use super::wait_graph::Node;
 use super::{known, moment, unknown};
 use crate::kernel::{KernelState, Reading};
 
 /// All that a verdict rests on.
 #[derive(Debug, Clone, Copy)]
-pub struct Evidence<'a> {
+pub struct Judge<'a> {
     pub bounds: &'a Bounds,
     pub ages: &'a Ages,
     pub now: &'a Observation,
     pub ready: bool,
     /// Hangs that have been reported and go on.
-    pub reported: &'a BTreeMap<usize, Hang>,
+    pub reported: &'a BTreeMap<usize, DetectedHang>,
 }
 
 /// A guest, by what is known of it.
@@ -37,7 +37,7 @@ enum Guest<'a> {
     Unreadable,
 }
 
-impl<'a> Evidence<'a> {
+impl<'a> Judge<'a> {
     fn guest(&self) -> Guest<'a> {
         let Self { bounds, ages, now, .. } = *self;
         match &now.kernel {
@@ -81,21 +81,21 @@ impl<'a> Evidence<'a> {
             hang.certainty = moment::certainty_of_due(self.now, hang, self.bounds);
         }
         if !hangs.is_empty() {
-            let found = Found { hangs, ages: self.ages.clone(), samples: Vec::new() };
+            let found = Detection { hangs, ages: self.ages.clone(), samples: Vec::new() };
             return Some(Verdict::Hangs(Box::new(found)));
         }
         self.starved().map(Verdict::Starved)
     }
 
     /// The hangs of a stopped guest, due or not, that have not been reported.
-    pub fn of_moment(&self) -> Found {
+    pub fn of_moment(&self) -> Detection {
         let mut hangs = moment::hangs(self.now, self.ages, self.bounds, self.ready);
         hangs.retain(|hang| !self.is_reported(hang));
-        Found { hangs, ages: self.ages.clone(), samples: Vec::new() }
+        Detection { hangs, ages: self.ages.clone(), samples: Vec::new() }
     }
 
     /// True where all that a hang blames are parties to hangs that have been reported.
-    fn is_reported(&self, hang: &Hang) -> bool {
+    fn is_reported(&self, hang: &DetectedHang) -> bool {
         let is_party = |node: &Node| {
             let mut reported = self.reported.values();
             reported.any(|hang| hang.blamed.contains(node) || hang.victims.contains(node))
@@ -104,7 +104,7 @@ impl<'a> Evidence<'a> {
     }
 
     /// True while a hang that was reported goes on: one of its parties has not moved since.
-    pub fn holds(&self, hang: &Hang) -> bool {
+    pub fn holds(&self, hang: &DetectedHang) -> bool {
         match self.guest() {
             // Nothing but that it is not ready has been reported.
             Guest::Booting(_) => true,

@@ -11,13 +11,16 @@ use nmiscope_report::Class;
 
 use super::ages::Age;
 use super::class::{self, deadlock, lock_wait, pending_work, soft_lockup, still_cpu};
-use super::group::{Group, groups};
+use super::group::{WaiterGroup, groups};
 use super::guest::KnownGuest;
-use super::verdict::Hang;
-use super::wait_graph::{Node, Root, WaitGraph};
+use super::verdict::DetectedHang;
+use super::wait_graph::{Node, Root, WaitChains};
 
 /// The hangs that are due and of which `is_reported` is false.
-pub fn hangs(guest: &KnownGuest<'_>, is_reported: impl Fn(&Hang) -> bool) -> Vec<Hang> {
+pub fn hangs(
+    guest: &KnownGuest<'_>,
+    is_reported: impl Fn(&DetectedHang) -> bool,
+) -> Vec<DetectedHang> {
     let mut found = all(guest);
     found.retain(|hang| !is_reported(hang));
     let hangs = merge(guest, found);
@@ -25,7 +28,8 @@ pub fn hangs(guest: &KnownGuest<'_>, is_reported: impl Fn(&Hang) -> bool) -> Vec
         hangs.iter().flat_map(|hang| hang.blamed.iter().chain(&hang.victims).copied()).collect();
     let mut others = guest.cpus().filter(|&cpu| !known.contains(&Node::Cpu(cpu)));
     // It may be as much to blame. Not forever: it may also be one that the host never runs.
-    let early = |hang: &Hang| guest.bounds.of(hang.class).is_some_and(|bound| hang.age < bound * 2);
+    let early =
+        |hang: &DetectedHang| guest.bounds.of(hang.class).is_some_and(|bound| hang.age < bound * 2);
     if hangs.iter().all(early) && others.any(|cpu| is_undecided(guest, cpu)) {
         return Vec::new();
     }
@@ -33,12 +37,12 @@ pub fn hangs(guest: &KnownGuest<'_>, is_reported: impl Fn(&Hang) -> bool) -> Vec
 }
 
 /// The hangs that are due, whoever else may be.
-pub fn due(guest: &KnownGuest<'_>) -> Vec<Hang> {
+pub fn due(guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
     merge(guest, all(guest))
 }
 
 /// True while a hang that was reported goes on.
-pub fn holds(guest: &KnownGuest<'_>, hang: &Hang) -> bool {
+pub fn holds(guest: &KnownGuest<'_>, hang: &DetectedHang) -> bool {
     class::rule(hang.class).holds(guest, hang)
 }
 
@@ -53,17 +57,17 @@ pub fn remaining(guest: &KnownGuest<'_>) -> Option<Duration> {
 }
 
 /// The root and the group of most of those who wait.
-pub fn longest_wait(guest: &KnownGuest<'_>) -> Option<(Root, Group)> {
-    let graph = WaitGraph::new(guest.kernel, guest.ages, guest.lasting);
+pub fn longest_wait(guest: &KnownGuest<'_>) -> Option<(Root, WaiterGroup)> {
+    let graph = WaitChains::new(guest.kernel, guest.ages, guest.lasting);
     let groups = groups(guest, &graph, |cpu| stuck(guest, cpu).is_some()).into_iter();
     let waiting = groups.filter(|(_, group)| !group.edges.is_empty());
     waiting.max_by_key(|(_, group)| group.edges.len())
 }
 
 /// Everything that may be a hang, due or not.
-fn all(guest: &KnownGuest<'_>) -> Vec<Hang> {
+fn all(guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
     let is_stuck = |cpu| stuck(guest, cpu).is_some();
-    let graph = WaitGraph::new(guest.kernel, guest.ages, guest.lasting);
+    let graph = WaitChains::new(guest.kernel, guest.ages, guest.lasting);
     let groups_of_now = groups(guest, &graph, is_stuck);
     // Of a guest that gets on, and so at nearly every look, there is nobody to suffer.
     let mut suffering = if groups_of_now.is_empty() {
@@ -73,7 +77,7 @@ fn all(guest: &KnownGuest<'_>) -> Vec<Hang> {
     };
     let explained: BTreeSet<Node> =
         groups_of_now.values().flat_map(|group| group.members.iter().copied()).collect();
-    let mut found: Vec<Hang> = groups_of_now
+    let mut found: Vec<DetectedHang> = groups_of_now
         .into_iter()
         .filter_map(|(root, group)| {
             let (class, age) = classify(guest, &root, &group)?;
@@ -87,7 +91,7 @@ fn all(guest: &KnownGuest<'_>) -> Vec<Hang> {
 }
 
 /// The class of a group, and its age.
-fn classify(guest: &KnownGuest<'_>, root: &Root, group: &Group) -> Option<(Class, Duration)> {
+fn classify(guest: &KnownGuest<'_>, root: &Root, group: &WaiterGroup) -> Option<(Class, Duration)> {
     match root {
         Root::Cycle(nodes) => deadlock::found(guest, nodes),
         &Root::One(Node::Cpu(cpu)) => stuck(guest, cpu).or_else(|| lock_wait::found(guest, group)),
@@ -114,10 +118,10 @@ fn is_undecided(guest: &KnownGuest<'_>, cpu: u32) -> bool {
 
 /// One hang of each class that is due, and one of each cycle, with all that are on their way to it:
 /// CPUs that hang together do not stop in the same interval.
-fn merge(guest: &KnownGuest<'_>, found: Vec<Hang>) -> Vec<Hang> {
-    let is_due = |hang: &&Hang| guest.bounds.is_due(hang.class, hang.age);
+fn merge(guest: &KnownGuest<'_>, found: Vec<DetectedHang>) -> Vec<DetectedHang> {
+    let is_due = |hang: &&DetectedHang| guest.bounds.is_due(hang.class, hang.age);
     let due: BTreeSet<Class> = found.iter().filter(is_due).map(|hang| hang.class).collect();
-    let mut merged = BTreeMap::<(Class, Vec<Node>), Hang>::new();
+    let mut merged = BTreeMap::<(Class, Vec<Node>), DetectedHang>::new();
     let found = found.into_iter().filter(|hang| due.contains(&hang.class));
     for hang in found.filter(|hang| guest.bounds.is_half_due(hang.class, hang.age)) {
         // Cycles have nothing to do with each other, or they were one.

@@ -48,9 +48,9 @@ pub use bounds::Bounds;
 pub use class::{Conduct, conduct};
 pub use detector::{Detector, Noticed};
 pub use moment::{all_waits, of_dump};
-pub use observation::{Observation, Vcpu, VcpuSample};
+pub use observation::{Observation, ObservedVcpu, VcpuSample};
 pub use sample::{CpuSamples, SampledFrame, each_once};
-pub use verdict::{Certainty, Doubt, Found, Hang, Starved, Verdict};
+pub use verdict::{DetectedHang, Detection, Doubt, HangCertainty, Starved, Verdict};
 pub use wait_graph::{Edge, EdgeKind, Node};
 
 pub use nmiscope_report::Class;

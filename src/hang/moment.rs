@@ -20,13 +20,13 @@ use std::time::Duration;
 use super::ages::Ages;
 use super::bounds::Bounds;
 use super::class::{self, boot_stall, deadlock, lock_wait, still_cpu};
-use super::group::{Group, groups};
+use super::group::{WaiterGroup, groups};
 use super::guest::{BootingGuest, KnownGuest, UnknownGuest, sleeps_on};
 use super::known;
 use super::observation::{Observation, VcpuSample};
 use super::unknown;
-use super::verdict::{Certainty, Doubt, Found, Hang};
-use super::wait_graph::{Edge, EdgeKind, Node, Root, WaitGraph};
+use super::verdict::{DetectedHang, Detection, Doubt, HangCertainty};
+use super::wait_graph::{Edge, EdgeKind, Node, Root, WaitChains};
 use crate::kernel::{KernelState, Reading, Wait, WaitFor};
 
 /// The least age at which something is suspicious: it has not moved between two looks.
@@ -36,7 +36,7 @@ const LEAST: Duration = Duration::from_millis(200);
 const PART: u32 = 10;
 
 /// The hangs of a guest that was seen once: in a dump, or by whoever attached to it.
-pub fn of_dump(now: &Observation, bounds: &Bounds) -> Found {
+pub fn of_dump(now: &Observation, bounds: &Bounds) -> Detection {
     let ages = Ages::from_records(now);
     let mut hangs = hangs(now, &ages, bounds, true);
     for hang in hangs.iter_mut().filter(|hang| takes_interrupts(now, hang)) {
@@ -51,11 +51,11 @@ pub fn of_dump(now: &Observation, bounds: &Bounds) -> Found {
         let guest = KnownGuest { bounds, ages: &ages, kernel, vcpus, lasting };
         hangs.extend(undated_waits(&guest));
     }
-    Found { hangs, ages, samples: Vec::new() }
+    Detection { hangs, ages, samples: Vec::new() }
 }
 
 /// True for a hang that rests on ticks that do not come, of a CPU that takes interrupts at this moment.
-fn takes_interrupts(now: &Observation, hang: &Hang) -> bool {
+fn takes_interrupts(now: &Observation, hang: &DetectedHang) -> bool {
     class::rests_on_ticks(hang.class)
         && hang.blamed.iter().any(|node| match *node {
             Node::Cpu(cpu) => now
@@ -72,7 +72,12 @@ fn is_undated(kernel: &KernelState) -> bool {
 }
 
 /// The hangs of a stopped guest, with the ages of everything in it.
-pub(super) fn hangs(now: &Observation, ages: &Ages, bounds: &Bounds, ready: bool) -> Vec<Hang> {
+pub(super) fn hangs(
+    now: &Observation,
+    ages: &Ages,
+    bounds: &Bounds,
+    ready: bool,
+) -> Vec<DetectedHang> {
     // Whoever looks for no hangs may still ask whether there is one.
     let default = Bounds::default();
     let bounds = if bounds.any() { bounds } else { &default };
@@ -103,7 +108,7 @@ pub(super) fn hangs(now: &Observation, ages: &Ages, bounds: &Bounds, ready: bool
 
 /// All waits of a moment, however young: of CPUs and of blocked tasks, with the holders of the locks.
 pub fn all_waits(kernel: &KernelState, ages: &Ages) -> Vec<Edge> {
-    let graph = WaitGraph::new(kernel, ages, Duration::ZERO);
+    let graph = WaitChains::new(kernel, ages, Duration::ZERO);
     let mut edges = BTreeSet::new();
     for node in graph.waiters() {
         let wait = graph.next(node);
@@ -120,11 +125,15 @@ pub fn all_waits(kernel: &KernelState, ages: &Ages) -> Vec<Edge> {
 }
 
 /// The certainty of a hang that has lasted for its bound.
-pub(super) fn certainty_of_due(now: &Observation, hang: &Hang, bounds: &Bounds) -> Certainty {
+pub(super) fn certainty_of_due(
+    now: &Observation,
+    hang: &DetectedHang,
+    bounds: &Bounds,
+) -> HangCertainty {
     let judge = Moment { now, bounds };
     match now.kernel.known() {
-        Some(kernel) if judge.is_endless(kernel, hang) => Certainty::Certain,
-        _ => Certainty::Likely,
+        Some(kernel) if judge.is_endless(kernel, hang) => HangCertainty::Certain,
+        _ => HangCertainty::Likely,
     }
 }
 
@@ -135,33 +144,33 @@ struct Moment<'a> {
 }
 
 impl Moment<'_> {
-    fn of_known(&self, guest: &KnownGuest<'_>) -> Vec<Hang> {
+    fn of_known(&self, guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
         let mut hangs = self.cycles(guest);
         hangs.extend(self.dead_halts(guest));
         let told: BTreeSet<Node> = hangs.iter().flat_map(parties).collect();
-        let is_told = |hang: &Hang| hang.blamed.iter().all(|node| told.contains(node));
+        let is_told = |hang: &DetectedHang| hang.blamed.iter().all(|node| told.contains(node));
         let aged = known::due(guest).into_iter().filter(|hang| !is_told(hang));
         hangs.extend(aged.map(|hang| self.by_age(hang)));
         hangs.sort_by_key(|hang| hang.class);
         hangs
     }
 
-    fn of_unknown(&self, guest: &UnknownGuest<'_>) -> Vec<Hang> {
+    fn of_unknown(&self, guest: &UnknownGuest<'_>) -> Vec<DetectedHang> {
         // A vCPU that was taken offline is in HLT with its interrupts off too, and no kernel says so.
         unknown::hang(guest).into_iter().map(|hang| self.by_age(hang)).collect()
     }
 
     /// All cycles of waits, however young.
-    fn cycles(&self, guest: &KnownGuest<'_>) -> Vec<Hang> {
-        let graph = WaitGraph::new(guest.kernel, guest.ages, Duration::ZERO);
+    fn cycles(&self, guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
+        let graph = WaitChains::new(guest.kernel, guest.ages, Duration::ZERO);
         let all = groups(guest, &graph, |_| false).into_iter();
-        let hang = |(root, group): (Root, Group)| {
+        let hang = |(root, group): (Root, WaiterGroup)| {
             let Root::Cycle(nodes) = &root else { return None };
             let (class, age) = deadlock::found(guest, nodes)?;
             let blamed = class::rule(class).blames(guest, &root, &group.edges);
             let hang = group.into_hang(guest, (class, age), &root, blamed);
             match self.is_endless(guest.kernel, &hang) {
-                true => Some(Hang { certainty: Certainty::Certain, ..hang }),
+                true => Some(DetectedHang { certainty: HangCertainty::Certain, ..hang }),
                 // A young one may be one that ends: those of some age are found with the others.
                 false => None,
             }
@@ -170,8 +179,8 @@ impl Moment<'_> {
     }
 
     /// The CPUs that are halted for good, with those who wait for them.
-    fn dead_halts(&self, guest: &KnownGuest<'_>) -> Option<Hang> {
-        let graph = WaitGraph::new(guest.kernel, guest.ages, Duration::ZERO);
+    fn dead_halts(&self, guest: &KnownGuest<'_>) -> Option<DetectedHang> {
+        let graph = WaitChains::new(guest.kernel, guest.ages, Duration::ZERO);
         let is_dead = |cpu: u32| {
             let is_halted = |sample: VcpuSample| sample.halted && !sample.interrupts_on;
             let online = guest.kernel.cpu(cpu).is_some_and(|activity| activity.online);
@@ -198,7 +207,7 @@ impl Moment<'_> {
     /// True for a cycle of locks in which no wait can end but by another of its parties. Whether a CPU
     /// answers a call is known of no single moment: one that spins with its interrupts on is found inside
     /// its timer's handler, with its interrupts off, as likely as not.
-    fn is_endless(&self, kernel: &KernelState, hang: &Hang) -> bool {
+    fn is_endless(&self, kernel: &KernelState, hang: &DetectedHang) -> bool {
         if !hang.class.is_cycle() {
             return false;
         }
@@ -226,15 +235,15 @@ impl Moment<'_> {
     }
 
     /// A hang with the certainty that its age gives it.
-    fn by_age(&self, hang: Hang) -> Hang {
+    fn by_age(&self, hang: DetectedHang) -> DetectedHang {
         let is_due = self.bounds.is_due(hang.class, hang.age);
-        let certainty = if is_due { Certainty::Likely } else { self.suspicion(&hang) };
-        Hang { certainty, ..hang }
+        let certainty = if is_due { HangCertainty::Likely } else { self.suspicion(&hang) };
+        DetectedHang { certainty, ..hang }
     }
 
-    fn suspicion(&self, hang: &Hang) -> Certainty {
+    fn suspicion(&self, hang: &DetectedHang) -> HangCertainty {
         let bound = self.bounds.of(hang.class).unwrap_or(Bounds::DEFAULT);
-        Certainty::Suspected { lasted: hang.age, bound }
+        HangCertainty::Suspected { lasted: hang.age, bound }
     }
 }
 
@@ -257,21 +266,21 @@ fn wait_of(kernel: &KernelState, node: Node) -> Option<&Wait> {
     }
 }
 
-fn parties(hang: &Hang) -> impl Iterator<Item = Node> {
+fn parties(hang: &DetectedHang) -> impl Iterator<Item = Node> {
     hang.blamed.iter().chain(&hang.victims).copied()
 }
 
 /// The waits of a kernel that dates nothing: for how long they last cannot be told.
-fn undated_waits(guest: &KnownGuest<'_>) -> Vec<Hang> {
-    let graph = WaitGraph::new(guest.kernel, guest.ages, Duration::ZERO);
+fn undated_waits(guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
+    let graph = WaitChains::new(guest.kernel, guest.ages, Duration::ZERO);
     let all = groups(guest, &graph, |_| false).into_iter();
-    let hang = |(root, group): (Root, Group)| {
+    let hang = |(root, group): (Root, WaiterGroup)| {
         // A cycle that is not certain may be a moment between two records.
         let Root::One(_) = root else { return None };
         let (class, age) = lock_wait::found(guest, &group)?;
         let blamed = class::rule(class).blames(guest, &root, &group.edges);
         let hang = group.into_hang(guest, (class, age), &root, blamed);
-        Some(Hang { certainty: Certainty::Unknown { why: Doubt::NoPast }, ..hang })
+        Some(DetectedHang { certainty: HangCertainty::Unknown { why: Doubt::NoPast }, ..hang })
     };
     all.filter_map(hang).collect()
 }

@@ -14,7 +14,7 @@ pub struct Observation {
     /// When, since any fixed moment.
     pub at: Duration,
     /// By vCPU number.
-    pub vcpus: Vec<Vcpu>,
+    pub vcpus: Vec<ObservedVcpu>,
     /// How many bytes the guest has printed so far.
     pub console_bytes: u64,
     /// What the kernel says of itself.
@@ -23,7 +23,7 @@ pub struct Observation {
 
 /// A vCPU, from outside.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Vcpu {
+pub struct ObservedVcpu {
     /// What its thread has had of the host's CPUs; `None` where that cannot be told.
     pub times: Option<HostTimes>,
     /// Its state; `None` where nobody has asked, since that stops it for a moment.
@@ -32,7 +32,7 @@ pub struct Vcpu {
     pub counts: HostCounts,
 }
 
-impl Vcpu {
+impl ObservedVcpu {
     /// Its state as far as it follows from an earlier observation and from what the host has counted
     /// since, so that it need not be stopped for it; `None` if it does not.
     pub fn sample_without_asking(&self, before: &Self) -> Option<VcpuSample> {

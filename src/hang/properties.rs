@@ -9,10 +9,10 @@ use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 
-use super::wait_graph::{Root, WaitGraph};
+use super::wait_graph::{Root, WaitChains};
 use super::*;
 use crate::kernel::{
-    CpuActivity, KernelState, Lock, LockKind, Reading, Site, Task, TaskState, Wait, WaitFor,
+    CpuActivity, KernelState, KernelTask, Lock, LockKind, Reading, RunState, Site, Wait, WaitFor,
 };
 
 /// Few enough that lines cross, and those at the ends of what there is.
@@ -68,16 +68,16 @@ prop_compose! {
     fn task()(
         cpu in number(),
         state in prop_oneof![
-            1 => Just(TaskState::Ready),
-            1 => Just(TaskState::Running),
-            4 => Just(TaskState::Blocked),
-            1 => Just(TaskState::Ended),
-            1 => any::<u32>().prop_map(TaskState::Garbage),
+            1 => Just(RunState::Ready),
+            1 => Just(RunState::Running),
+            4 => Just(RunState::Blocked),
+            1 => Just(RunState::Ended),
+            1 => any::<u32>().prop_map(RunState::Garbage),
         ],
         switches in count(),
         wait in wait(),
-    ) -> Task {
-        Task { name: String::new(), cpu, state, switches, wait, registers: None }
+    ) -> KernelTask {
+        KernelTask { name: String::new(), cpu, state, switches, wait, registers: None }
     }
 }
 
@@ -120,8 +120,8 @@ prop_compose! {
         sample in option::weighted(0.9, any::<(bool, bool, bool)>()),
         interrupts in option::of(count()),
         halts in option::of(count()),
-    ) -> Vcpu {
-        Vcpu {
+    ) -> ObservedVcpu {
+        ObservedVcpu {
             times: times.map(|(run, delay, asleep)| HostTimes { run, delay, asleep }),
             sample: sample.map(|(halted, interrupts_on, started)| {
                 VcpuSample { halted, interrupts_on, started, halt_is_derived: false }
@@ -133,7 +133,7 @@ prop_compose! {
 
 /// A guest at a few moments that have nothing to do with each other, each seen for so many polls: what
 /// does not change gets old.
-fn moments() -> impl Strategy<Value = Vec<(Vec<Vcpu>, u64, Option<KernelState>, u32)>> {
+fn moments() -> impl Strategy<Value = Vec<(Vec<ObservedVcpu>, u64, Option<KernelState>, u32)>> {
     let moment = (vec(vcpu(), 1..6), count(), option::weighted(0.8, kernel()), 1..20u32);
     vec(moment, 1..4)
 }
@@ -187,7 +187,7 @@ proptest! {
     #[test]
     fn following_who_waits_for_whom_ends_wherever_it_starts(kernel in kernel(), from in number()) {
         let ages = Ages::default();
-        let graph = WaitGraph::new(&kernel, &ages, Duration::ZERO);
+        let graph = WaitChains::new(&kernel, &ages, Duration::ZERO);
         let most = kernel.cpus.len() + kernel.tasks.len() + kernel.locks.len() + 1;
         for node in [Node::Cpu(from), Node::Task(from), Node::Lock(from.into())] {
             let (way, root) = graph.follow(node);
@@ -205,7 +205,7 @@ proptest! {
     }
 }
 
-fn check(now: &Observation, hang: &Hang) -> Result<(), TestCaseError> {
+fn check(now: &Observation, hang: &DetectedHang) -> Result<(), TestCaseError> {
     let exists = |node: &Node| match *node {
         Node::Cpu(cpu) => (cpu as usize) < now.vcpus.len(),
         Node::Task(task) => now.kernel.known().is_some_and(|kernel| kernel.task(task).is_some()),

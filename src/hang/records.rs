@@ -22,7 +22,7 @@ impl Ages {
             let online = kernel.cpu(number).filter(|activity| activity.online);
             online.map_or_else(CpuAges::default, |activity| of_cpu(kernel, activity, seen))
         });
-        let waits = |task: &Option<crate::kernel::Task>| task.as_ref()?.wait.clone();
+        let waits = |task: &Option<crate::kernel::KernelTask>| task.as_ref()?.wait.clone();
         let waits: Vec<Option<Wait>> = kernel.tasks.iter().map(waits).collect();
         let wait = |wait: &Option<Wait>| of_wait(kernel, wait.as_ref());
         let answer = |wait: &Option<Wait>| of_wait(kernel, asked(wait.as_ref()));

@@ -5,18 +5,18 @@
 use std::collections::BTreeSet;
 
 use super::class;
-use super::verdict::Hang;
+use super::verdict::DetectedHang;
 use super::wait_graph::Node;
-use crate::kernel::{KernelState, TaskState};
+use crate::kernel::{KernelState, RunState};
 
-impl Hang {
+impl DetectedHang {
     /// The CPUs that are to blame, or run a task that is, and may be somewhere else a moment later.
     pub fn cpus_to_sample(&self, kernel: Option<&KernelState>) -> BTreeSet<u32> {
         let cpu = |node: &Node| match *node {
             Node::Cpu(cpu) => Some(cpu),
             Node::Task(task) => {
                 let task = kernel?.task(task)?;
-                (task.state == TaskState::Running).then_some(task.cpu)
+                (task.state == RunState::Running).then_some(task.cpu)
             }
             Node::Lock(_) | Node::Queue(_) => None,
         };

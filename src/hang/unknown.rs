@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use super::class;
 use super::guest::UnknownGuest;
-use super::verdict::Hang;
+use super::verdict::DetectedHang;
 
 /// The hang that is due, of the class that explains most.
-pub fn hang(guest: &UnknownGuest<'_>) -> Option<Hang> {
+pub fn hang(guest: &UnknownGuest<'_>) -> Option<DetectedHang> {
     class::UNKNOWN.into_iter().find_map(|rule| rule.found(guest))
 }
 
 /// True while a hang that was reported goes on. One that takes a kernel to see does not.
-pub fn holds(guest: &UnknownGuest<'_>, hang: &Hang) -> bool {
+pub fn holds(guest: &UnknownGuest<'_>, hang: &DetectedHang) -> bool {
     class::unknown_rule(hang.class).is_some_and(|rule| rule.holds_of_vcpus(guest, hang))
 }
 

@@ -16,7 +16,7 @@ use super::wait_graph::{Edge, Node};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// The guest hangs.
-    Hangs(Box<Found>),
+    Hangs(Box<Detection>),
     /// The host does not run the guest.
     Starved(Starved),
     /// The kernel has panicked on this CPU, and did not get as far as to leave.
@@ -25,7 +25,7 @@ pub enum Verdict {
 
 /// A hang: all parties that hang in one class.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hang {
+pub struct DetectedHang {
     /// The class.
     pub class: Class,
     /// The time that it has lasted, in the own time of the party that has hung for longest.
@@ -40,12 +40,12 @@ pub struct Hang {
     pub edges: Vec<Edge>,
     /// The certainty with which it is one. Cores of version 3 have verdicts alone.
     #[serde(default)]
-    pub certainty: Certainty,
+    pub certainty: HangCertainty,
 }
 
 /// The certainty of a hang.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum Certainty {
+pub enum HangCertainty {
     /// Nothing that is known to the kernel can end it.
     Certain,
     /// The hang has lasted for its bound, or is something that a kernel does not come back from.
@@ -73,7 +73,7 @@ pub enum Doubt {
     NoPast,
 }
 
-impl Certainty {
+impl HangCertainty {
     /// True for what is reported as a hang, and not as something that may become one.
     pub fn is_verdict(&self) -> bool {
         matches!(self, Self::Certain | Self::Likely)
@@ -82,9 +82,9 @@ impl Certainty {
 
 /// Hangs that were found at one moment, to be reported later.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Found {
+pub struct Detection {
     /// One hang of each class, and one deadlock of each cycle.
-    pub hangs: Vec<Hang>,
+    pub hangs: Vec<DetectedHang>,
     /// The ages of everything that had stood still.
     pub ages: Ages,
     /// The stacks of those to blame who run on, shortly afterwards: empty until somebody looks.
@@ -103,7 +103,7 @@ pub struct Starved {
     pub ran: Duration,
 }
 
-impl Hang {
+impl DetectedHang {
     /// Makes both one hang, which has lasted for as long as the older.
     pub(super) fn absorb(&mut self, other: Self) {
         fn add<T: Ord + Copy>(to: &mut Vec<T>, from: Vec<T>) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::ages::{Age, Ages};
-use crate::kernel::{KernelState, Lock, LockKind, TaskState, Wait, WaitFor};
+use crate::kernel::{KernelState, Lock, LockKind, RunState, Wait, WaitFor};
 
 /// Somebody, or something, in the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -62,7 +62,7 @@ pub enum Root {
 
 /// The graph of one moment, as far as it has lasted.
 #[derive(Debug, Clone, Copy)]
-pub struct WaitGraph<'a> {
+pub struct WaitChains<'a> {
     kernel: &'a KernelState,
     ages: &'a Ages,
     /// A wait younger than this is just a wait.
@@ -84,7 +84,7 @@ impl Lock {
     }
 }
 
-impl<'a> WaitGraph<'a> {
+impl<'a> WaitChains<'a> {
     /// The graph of waits that have lasted for `lasting`.
     pub fn new(kernel: &'a KernelState, ages: &'a Ages, lasting: Duration) -> Self {
         Self { kernel, ages, lasting, by_the_clock: false }
@@ -115,11 +115,11 @@ impl<'a> WaitGraph<'a> {
             Node::Task(number) => {
                 let task = self.kernel.task(number)?;
                 match task.state {
-                    TaskState::Ready | TaskState::Running => {
+                    RunState::Ready | RunState::Running => {
                         edge(EdgeKind::RunsOn, Node::Cpu(task.cpu))
                     }
-                    TaskState::Blocked => waits(self.lasting_wait_of_task(number)?),
-                    TaskState::Ended | TaskState::Garbage(_) => None,
+                    RunState::Blocked => waits(self.lasting_wait_of_task(number)?),
+                    RunState::Ended | RunState::Garbage(_) => None,
                 }
             }
             Node::Queue(_) => None,

@@ -1,6 +1,6 @@
 //! The traits of an adapter for a guest kernel.
 //!
-//! Owns the traits alone. [`Kernel`] is what is known before a guest is looked at, [`Located`] what is
+//! Owns the traits alone. [`KernelAdapter`] is what is known before a guest is looked at, [`Located`] what is
 //! known of one guest: both by physical memory and registers, so that an adapter works on a core
 //! exactly as on a VM. Implemented by a folder or file a kernel; called by `capture` and `session`.
 
@@ -12,7 +12,7 @@ use nmiscope_symbolizer::TypeError;
 use super::log::{Log, LogError};
 use super::nmi_buffers::NmiBuffers;
 use super::state::KernelState;
-use super::symbols::Symbols;
+use super::symbols::KernelSymbols;
 use super::vocabulary::Vocabulary;
 use crate::targets::NoAnswer;
 
@@ -40,7 +40,7 @@ pub enum LocateError {
 }
 
 /// A guest kernel, as far as it is understood.
-pub trait Kernel: Debug {
+pub trait KernelAdapter: Debug {
     /// Why the kernel's structures are not known; `None` where they are.
     fn unknown_because(&self) -> Option<&str>;
 
@@ -65,7 +65,10 @@ pub trait Kernel: Debug {
 
     /// The symbols to look addresses up in: those of the kernel's image, where there is one, unless
     /// the kernel brings its own.
-    fn symbols<'a>(&'a self, image: Option<&'a dyn Symbols>) -> Option<&'a dyn Symbols> {
+    fn symbols<'a>(
+        &'a self,
+        image: Option<&'a dyn KernelSymbols>,
+    ) -> Option<&'a dyn KernelSymbols> {
         image
     }
 }

@@ -34,7 +34,7 @@ struct Stored {
     #[serde(default)]
     cpus: Vec<Option<CpuActivity>>,
     #[serde(default)]
-    tasks: Vec<Option<Task>>,
+    tasks: Vec<Option<KernelTask>>,
     #[serde(default)]
     locks: BTreeMap<u64, Lock>,
     #[serde(default)]
@@ -91,7 +91,7 @@ pub struct KernelState {
     /// By CPU number; `None` for one that cannot be read.
     pub cpus: Vec<Option<CpuActivity>>,
     /// By task number; `None` for one that does not exist.
-    pub tasks: Vec<Option<Task>>,
+    pub tasks: Vec<Option<KernelTask>>,
     /// The locks that somebody waits for, by address.
     pub locks: BTreeMap<u64, Lock>,
     /// The latest time that the kernel has recorded, in nanoseconds of the guest's clock: it was no
@@ -102,7 +102,7 @@ pub struct KernelState {
 
 impl KernelState {
     /// A task, if there is one with that number.
-    pub fn task(&self, number: u32) -> Option<&Task> {
+    pub fn task(&self, number: u32) -> Option<&KernelTask> {
         self.tasks.get(number as usize)?.as_ref()
     }
 
@@ -152,13 +152,13 @@ impl CpuActivity {
 
 /// A task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Task {
+pub struct KernelTask {
     /// The name of the task.
     pub name: String,
     /// The CPU that it runs on.
     pub cpu: u32,
     /// The state of the task.
-    pub state: TaskState,
+    pub state: RunState,
     /// How often it was switched to.
     pub switches: u64,
     /// The wait in which the task sleeps.
@@ -169,7 +169,7 @@ pub struct Task {
 
 /// The state of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum TaskState {
+pub enum RunState {
     /// The task could run.
     Ready,
     /// The task runs.
@@ -182,7 +182,7 @@ pub enum TaskState {
     Garbage(u32),
 }
 
-impl TaskState {
+impl RunState {
     /// True for a task with a stack of its own to look at: it exists, and no CPU runs it.
     pub fn is_off_cpu(self) -> bool {
         matches!(self, Self::Ready | Self::Blocked)

@@ -12,7 +12,7 @@ use nmiscope_symbolizer::{
 
 /// The symbols, unwind tables and types of a running kernel and its modules. Addresses are those of
 /// the guest: a bias between them and an image's is applied behind this trait.
-pub trait Symbols {
+pub trait KernelSymbols {
     /// The function of an address, the calls that are inlined into it, and their lines.
     fn frames(&self, counter: ProgramCounter) -> Resolved<'_>;
 
@@ -42,7 +42,7 @@ pub trait Symbols {
 }
 
 /// For a kernel that runs where it was linked.
-impl Symbols for Image<'_> {
+impl KernelSymbols for Image<'_> {
     fn frames(&self, counter: ProgramCounter) -> Resolved<'_> {
         Image::frames(self, counter)
     }
@@ -86,13 +86,13 @@ impl<'i> WithVariables<'i> {
     }
 }
 
-impl Symbols for WithVariables<'_> {
+impl KernelSymbols for WithVariables<'_> {
     fn frames(&self, counter: ProgramCounter) -> Resolved<'_> {
-        Symbols::frames(self.image, counter)
+        KernelSymbols::frames(self.image, counter)
     }
 
     fn symbol_containing(&self, address: VirtualAddress) -> Option<SymbolOffset<'_>> {
-        Symbols::symbol_containing(self.image, address)
+        KernelSymbols::symbol_containing(self.image, address)
     }
 
     fn address_of(&self, name: &str) -> Option<VirtualAddress> {
@@ -104,7 +104,7 @@ impl Symbols for WithVariables<'_> {
     }
 
     fn build_id(&self) -> Option<&[u8]> {
-        Symbols::build_id(self.image)
+        KernelSymbols::build_id(self.image)
     }
 
     fn variables(

@@ -2,25 +2,25 @@
 
 use nmiscope_machine::{PhysicalMemory, Registers};
 
-use super::adapter::{Kernel, LocateError, Located};
+use super::adapter::{KernelAdapter, LocateError, Located};
 use super::vocabulary::{TraceEntry, Vocabulary};
 use crate::targets::NoAnswer;
 
 /// An unknown kernel.
 #[derive(Debug)]
-pub(super) struct Unknown {
+pub(super) struct UnknownKernel {
     /// What was not found.
     pub(super) reason: String,
-    pub(super) words: &'static dyn Vocabulary,
+    pub(super) vocabulary: &'static dyn Vocabulary,
 }
 
-impl Kernel for Unknown {
+impl KernelAdapter for UnknownKernel {
     fn unknown_because(&self) -> Option<&str> {
         Some(&self.reason)
     }
 
     fn vocabulary(&self) -> &dyn Vocabulary {
-        self.words
+        self.vocabulary
     }
 
     fn locate(
@@ -61,12 +61,12 @@ const START: [&str; 6] = [
 
 /// What any kernel may mean by the names of its functions; its numbers and texts mean nothing.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct AnyWords<'a> {
+pub(super) struct AnyVocabulary<'a> {
     /// The vocabularies of the kernels that are known.
     pub(super) known: &'a [&'a dyn Vocabulary],
 }
 
-impl Vocabulary for AnyWords<'_> {
+impl Vocabulary for AnyVocabulary<'_> {
     fn is_ready(&self, _post_code: u8) -> bool {
         false
     }
@@ -85,10 +85,11 @@ impl Vocabulary for AnyWords<'_> {
 
     fn is_plumbing(&self, function: &str) -> bool {
         PLUMBING.iter().any(|start| function.starts_with(start))
-            || self.known.iter().any(|words| words.is_plumbing(function))
+            || self.known.iter().any(|vocabulary| vocabulary.is_plumbing(function))
     }
 
     fn is_start(&self, function: &str) -> bool {
-        START.contains(&function) || self.known.iter().any(|words| words.is_start(function))
+        START.contains(&function)
+            || self.known.iter().any(|vocabulary| vocabulary.is_start(function))
     }
 }

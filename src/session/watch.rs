@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::guest::Guest;
 use super::observe::{observation, sample, vcpus};
-use crate::capture::{Bounds as CaptureBounds, Stopped, to_sample};
-use crate::hang::{Bounds, Detector, Found, Noticed, Observation, Vcpu, Verdict};
-use crate::kernel::{Depth, Kernel, LocateError, Located, Reading};
+use crate::capture::{StoppedGuest, Timeouts, to_sample};
+use crate::hang::{Bounds, Detection, Detector, Noticed, Observation, ObservedVcpu, Verdict};
+use crate::kernel::{Depth, KernelAdapter, LocateError, Located, Reading};
 use crate::targets::Target;
 
 /// How often a guest is observed.
@@ -27,7 +27,7 @@ pub struct Watch {
     /// When the next look is due, since the start.
     next: Duration,
     /// The vCPUs of a kernel that is not known, when they were last observed.
-    last: Vec<Vcpu>,
+    last: Vec<ObservedVcpu>,
 }
 
 impl Watch {
@@ -132,7 +132,7 @@ impl Watch {
     pub fn judge(
         &mut self,
         target: &dyn Target,
-        stopped: &Stopped,
+        stopped: &StoppedGuest,
         at: Duration,
     ) -> Option<Verdict> {
         self.detector.judge(observation(target, stopped, at))
@@ -142,9 +142,9 @@ impl Watch {
     pub fn of_moment(
         &mut self,
         target: &dyn Target,
-        stopped: &Stopped,
+        stopped: &StoppedGuest,
         at: Duration,
-    ) -> Option<Found> {
+    ) -> Option<Detection> {
         self.detector.of_moment(observation(target, stopped, at))
     }
 
@@ -153,12 +153,12 @@ impl Watch {
     pub fn still_to_sample(
         &mut self,
         target: &mut dyn Target,
-        kernel: &dyn Kernel,
+        kernel: &dyn KernelAdapter,
         started: Instant,
         is_verdict: bool,
     ) -> BTreeSet<u32> {
-        let bounds = CaptureBounds::for_vcpus(target.vcpus());
-        let stopped = Stopped::stop(target, kernel, self.places(), bounds);
+        let bounds = Timeouts::for_vcpus(target.vcpus());
+        let stopped = StoppedGuest::stop(target, kernel, self.places(), bounds);
         // It was stopped most of the time: that does not make a hang older.
         let at = started.elapsed();
         self.resumed(at);
@@ -180,7 +180,7 @@ pub struct Observed {
 }
 
 /// Asks the vCPUs how they are, those of which that does not follow from how they were in `last`.
-fn sample_running(target: &dyn Target, vcpus: &mut [Vcpu], last: &[Vcpu]) {
+fn sample_running(target: &dyn Target, vcpus: &mut [ObservedVcpu], last: &[ObservedVcpu]) {
     for (vcpu, last) in vcpus.iter_mut().zip(last) {
         vcpu.sample = vcpu.sample_without_asking(last);
     }

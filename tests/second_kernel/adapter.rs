@@ -4,8 +4,9 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use nmiscope::kernel::{
-    CpuActivity, Depth, Kernel, KernelState, LocateError, Located, Lock, LockKind, Log, LogError,
-    LogRecord, Site, Symbols, Task, TaskState, TraceEntry, Vocabulary, Wait, WaitFor,
+    CpuActivity, Depth, KernelAdapter, KernelState, KernelSymbols, KernelTask, LocateError,
+    Located, Lock, LockKind, Log, LogError, LogRecord, RunState, Site, TraceEntry, Vocabulary,
+    Wait, WaitFor,
 };
 use nmiscope::targets::NoAnswer;
 use nmiscope_machine::{
@@ -76,7 +77,7 @@ impl Second {
     }
 }
 
-impl Kernel for Second {
+impl KernelAdapter for Second {
     fn unknown_because(&self) -> Option<&str> {
         None
     }
@@ -97,7 +98,10 @@ impl Kernel for Second {
         Ok(Box::new(self.clone()))
     }
 
-    fn symbols<'a>(&'a self, _image: Option<&'a dyn Symbols>) -> Option<&'a dyn Symbols> {
+    fn symbols<'a>(
+        &'a self,
+        _image: Option<&'a dyn KernelSymbols>,
+    ) -> Option<&'a dyn KernelSymbols> {
         Some(self)
     }
 }
@@ -152,10 +156,10 @@ impl Located for Second {
                     _ => Ok(0),
                 })
             });
-            state.tasks.push(Some(Task {
+            state.tasks.push(Some(KernelTask {
                 name: name_of([word(task + name)?, word(task + name + 8)?]),
                 cpu: word(task + cpu)? as u32,
-                state: if off { TaskState::Blocked } else { TaskState::Running },
+                state: if off { RunState::Blocked } else { RunState::Running },
                 switches: 1,
                 wait: (waits_for != 0).then(|| Wait {
                     what: WaitFor::Lock(waits_for),
@@ -193,7 +197,7 @@ impl Located for Second {
     }
 }
 
-impl Symbols for Second {
+impl KernelSymbols for Second {
     fn frames(&self, counter: ProgramCounter) -> Resolved<'_> {
         let address = counter.lookup_address();
         let frame = self.function(address.0).map(|function| Frame {

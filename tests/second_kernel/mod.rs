@@ -11,11 +11,11 @@ mod machine;
 use std::time::Duration;
 
 use nmiscope::capture::{
-    Bounds as CaptureBounds, NmiCapture, NoReservation, NotSent, Request, Reservation, Stopped,
+    BufferReservation, NmiCapture, NoReservation, NotSent, Request, StoppedGuest, Timeouts,
 };
 use nmiscope::diagnosis::{self, Diagnosis, Resolver};
-use nmiscope::hang::{Bounds, Class, Detector, Observation, Vcpu, VcpuSample, Verdict};
-use nmiscope::kernel::{Depth, Kernel, Located, Reading};
+use nmiscope::hang::{Bounds, Class, Detector, Observation, ObservedVcpu, VcpuSample, Verdict};
+use nmiscope::kernel::{Depth, KernelAdapter, Located, Reading};
 use nmiscope::session::visit::Visitor;
 use nmiscope_machine::{HostTimes, MpState, VcpuState};
 use nmiscope_report::{
@@ -42,10 +42,10 @@ fn observe(machine: &mut Machine, kernel: &Second, poll: u64) -> Observation {
         delay: Some(Duration::ZERO),
         asleep,
     };
-    let vcpu = |vcpu: &VcpuState| Vcpu {
+    let vcpu = |vcpu: &VcpuState| ObservedVcpu {
         times: Some(times(vcpu.mp_state == MpState::Halted)),
         sample: Some(state(vcpu)),
-        ..Vcpu::default()
+        ..ObservedVcpu::default()
     };
     Observation {
         at: Duration::from_millis(100 * poll),
@@ -70,7 +70,7 @@ fn whole_report() -> (Backtrace, Vec<Hang>) {
     let now = observe(&mut machine, &kernel, 201);
     let Some(Verdict::Hangs(found)) = detector.judge(now) else { panic!("no hang was found") };
 
-    let stopped = Stopped::stop(&mut machine, &kernel, None, CaptureBounds::for_vcpus(2));
+    let stopped = StoppedGuest::stop(&mut machine, &kernel, None, Timeouts::for_vcpus(2));
     let symbols = kernel.symbols(None);
     let request = Request {
         trigger: Trigger::Hang,
@@ -83,12 +83,12 @@ fn whole_report() -> (Backtrace, Vec<Hang>) {
     };
     let (capture, _) = stopped.capture(&mut machine, request);
     let reason = NoReservation::NoBuffers;
-    assert_eq!(capture.reservation, Reservation::Unavailable { reason });
+    assert_eq!(capture.reservation, BufferReservation::Unavailable { reason });
     let not_sent = NmiCapture::NotSent(NotSent::NoBuffers);
     assert!(capture.cpus.iter().all(|cpu| cpu.nmi == not_sent));
 
     let resolver =
-        Resolver::new(symbols, SourceRoots::new::<&str>([])).with_words(kernel.vocabulary());
+        Resolver::new(symbols, SourceRoots::new::<&str>([])).with_vocabulary(kernel.vocabulary());
     let Diagnosis { backtrace, hangs } = diagnosis::diagnose(&capture, Some(0), &resolver);
     (backtrace, hangs)
 }

@@ -10,9 +10,9 @@ use nmiscope_report::Class;
 use super::rule::{Conduct, Rule};
 use super::vcpus::hang_of_vcpus;
 use crate::hang::bounds::Bounds;
-use crate::hang::group::Group;
+use crate::hang::group::WaiterGroup;
 use crate::hang::guest::{BootingGuest, KnownGuest};
-use crate::hang::verdict::Hang;
+use crate::hang::verdict::DetectedHang;
 use crate::hang::wait_graph::{Node, Root};
 
 /// See the module. In a guest that is ready, none goes on.
@@ -49,8 +49,8 @@ pub fn remaining(guest: &BootingGuest<'_>) -> Option<Duration> {
 /// The stall, if it is due. `waits_for` gives the root and the group of most of those who wait.
 pub fn found(
     guest: &BootingGuest<'_>,
-    waits_for: impl FnOnce(&KnownGuest<'_>) -> Option<(Root, Group)>,
-) -> Option<Hang> {
+    waits_for: impl FnOnce(&KnownGuest<'_>) -> Option<(Root, WaiterGroup)>,
+) -> Option<DetectedHang> {
     let age = guest.ages.cpu(0).watched.own;
     if !guest.bounds.is_due(Class::BootStall, age) {
         return None;
@@ -67,5 +67,6 @@ pub fn found(
         _ => age,
     };
     let age = hang.blamed.iter().map(had).min().unwrap_or(age);
-    Some(Hang { age, ..hang }).filter(|hang| guest.bounds.is_due(Class::BootStall, hang.age))
+    Some(DetectedHang { age, ..hang })
+        .filter(|hang| guest.bounds.is_due(Class::BootStall, hang.age))
 }

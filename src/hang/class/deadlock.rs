@@ -10,7 +10,7 @@ use nmiscope_report::Class;
 use super::rule::{AgesOf, Conduct, Rule};
 use crate::hang::guest::KnownGuest;
 use crate::hang::wait_graph::Node;
-use crate::kernel::{TaskState, WaitFor};
+use crate::kernel::{RunState, WaitFor};
 
 /// See the module.
 pub struct Deadlock;
@@ -48,7 +48,7 @@ pub(super) fn waits<'a>(guest: &KnownGuest<'a>) -> impl Iterator<Item = Duration
     let KnownGuest { ages, kernel, .. } = *guest;
     let tasks = ages.tasks.iter().zip(kernel.tasks.iter().map(Option::as_ref));
     let tasks = tasks.filter(move |(_, task)| {
-        task.filter(|task| task.state == TaskState::Blocked)
+        task.filter(|task| task.state == RunState::Blocked)
             .and_then(|task| task.wait.as_ref())
             .is_some_and(|wait| !matches!(wait.what, WaitFor::Queue(_)))
     });

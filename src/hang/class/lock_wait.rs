@@ -12,9 +12,9 @@ use nmiscope_report::Class;
 use super::deadlock;
 use super::rule::{AgesOf, Conduct, Rule};
 use crate::hang::ages::Still;
-use crate::hang::group::{Group, parties_at, tasks_on};
+use crate::hang::group::{WaiterGroup, parties_at, tasks_on};
 use crate::hang::guest::KnownGuest;
-use crate::hang::verdict::Hang;
+use crate::hang::verdict::DetectedHang;
 use crate::hang::wait_graph::{Edge, Node, Root};
 
 /// See the module.
@@ -42,7 +42,7 @@ impl Rule for LockWait {
     }
 
     /// Whoever keeps a lock may get on with everything else: it is those who want it that count.
-    fn rests_on<'h>(&self, hang: &'h Hang) -> &'h [Node] {
+    fn rests_on<'h>(&self, hang: &'h DetectedHang) -> &'h [Node] {
         if hang.victims.is_empty() { &hang.blamed } else { &hang.victims }
     }
 
@@ -59,7 +59,7 @@ impl Rule for LockWait {
 /// The class of a group that is kept waiting, and its age. The age of the youngest wait counts, since
 /// one that the host does not run may be the one whose turn it is. Of a lock that goes from hand to
 /// hand past somebody, neither the holders matter nor those who get it soon.
-pub fn found(guest: &KnownGuest<'_>, group: &Group) -> Option<(Class, Duration)> {
+pub fn found(guest: &KnownGuest<'_>, group: &WaiterGroup) -> Option<(Class, Duration)> {
     let members = group.members.iter().filter_map(|&node| guest.waited(node));
     let waited = members.clone().map(|age| age.wall).min()?;
     let locks = group.members.iter().filter_map(|&node| match node {

@@ -12,11 +12,11 @@ use nmiscope_report::Class;
 
 use super::rule::{AgesOf, Conduct, Rule, task_or};
 use crate::hang::ages::{Age, CpuAges};
-use crate::hang::group::Group;
+use crate::hang::group::WaiterGroup;
 use crate::hang::guest::{KnownGuest, sleeps_on};
-use crate::hang::verdict::Hang;
+use crate::hang::verdict::DetectedHang;
 use crate::hang::wait_graph::{Node, Root};
-use crate::kernel::Task;
+use crate::kernel::KernelTask;
 
 /// A CPU that is busy with its work and finishes none of it.
 pub struct Livelock;
@@ -78,7 +78,7 @@ fn pending_for(ages: &CpuAges) -> Age {
 }
 
 /// The hangs of CPUs whose work is not done, unless it is `explained` what the work waits for.
-pub fn found(guest: &KnownGuest<'_>, explained: &BTreeSet<Node>) -> Vec<Hang> {
+pub fn found(guest: &KnownGuest<'_>, explained: &BTreeSet<Node>) -> Vec<DetectedHang> {
     let is_explained = |cpu: u32| {
         let mut tasks = tasks_of(guest, cpu);
         explained.contains(&Node::Cpu(cpu))
@@ -88,7 +88,7 @@ pub fn found(guest: &KnownGuest<'_>, explained: &BTreeSet<Node>) -> Vec<Hang> {
     cpus.flat_map(|cpu| found_on(guest, cpu)).collect()
 }
 
-fn found_on(guest: &KnownGuest<'_>, cpu: u32) -> Vec<Hang> {
+fn found_on(guest: &KnownGuest<'_>, cpu: u32) -> Vec<DetectedHang> {
     let ages = guest.ages.cpu(cpu);
     let age = pending_for(ages);
     let age = Age { own: age.own.saturating_sub(guest.excused(ages)), ..age };
@@ -103,8 +103,9 @@ fn found_on(guest: &KnownGuest<'_>, cpu: u32) -> Vec<Hang> {
         Vec::new()
     };
     let blamed = if asleep.is_empty() { vec![Node::Cpu(cpu)] } else { asleep };
-    let hang =
-        |node| Group::default().into_hang(guest, (class, age.own), &Root::One(node), vec![node]);
+    let hang = |node| {
+        WaiterGroup::default().into_hang(guest, (class, age.own), &Root::One(node), vec![node])
+    };
     blamed.into_iter().map(hang).collect()
 }
 
@@ -115,7 +116,7 @@ fn is_busy(ages: &CpuAges, age: Age) -> bool {
 
 /// The tasks of a CPU that have slept on a queue for as long as work may be pending.
 fn asleep_on(guest: &KnownGuest<'_>, cpu: u32) -> Vec<Node> {
-    let sleeps = |(number, task): &(u32, &Task)| {
+    let sleeps = |(number, task): &(u32, &KernelTask)| {
         let long = guest.bounds.is_half_due(Class::LostWakeup, guest.ages.task(*number).own);
         long && sleeps_on(task).is_some()
     };
@@ -123,7 +124,7 @@ fn asleep_on(guest: &KnownGuest<'_>, cpu: u32) -> Vec<Node> {
 }
 
 /// The tasks of a CPU, by number.
-fn tasks_of<'a>(guest: &KnownGuest<'a>, cpu: u32) -> impl Iterator<Item = (u32, &'a Task)> {
+fn tasks_of<'a>(guest: &KnownGuest<'a>, cpu: u32) -> impl Iterator<Item = (u32, &'a KernelTask)> {
     let tasks = (0..).zip(&guest.kernel.tasks);
     let tasks = tasks.filter_map(|(number, task)| Some((number, task.as_ref()?)));
     tasks.filter(move |(_, task)| task.cpu == cpu)

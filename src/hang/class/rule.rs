@@ -11,7 +11,7 @@ use nmiscope_report::Class;
 use crate::hang::ages::Age;
 use crate::hang::group::parties_at;
 use crate::hang::guest::{KnownGuest, UnknownGuest};
-use crate::hang::verdict::Hang;
+use crate::hang::verdict::DetectedHang;
 use crate::hang::wait_graph::{Edge, Node, Root};
 
 /// How those to blame go on while they hang in a class.
@@ -68,7 +68,7 @@ pub trait Rule: Sync {
     }
 
     /// The parties on whose standing still a hang rests.
-    fn rests_on<'h>(&self, hang: &'h Hang) -> &'h [Node] {
+    fn rests_on<'h>(&self, hang: &'h DetectedHang) -> &'h [Node] {
         &hang.blamed
     }
 
@@ -81,7 +81,7 @@ pub trait Rule: Sync {
     }
 
     /// True while a hang that was reported goes on: one of its parties has not moved since.
-    fn holds(&self, guest: &KnownGuest<'_>, hang: &Hang) -> bool {
+    fn holds(&self, guest: &KnownGuest<'_>, hang: &DetectedHang) -> bool {
         let still = self.rests_on(hang).iter().filter_map(|&node| self.still_for(guest, node));
         still.into_iter().any(|age| guest.bounds.is_half_due(self.class(), age))
     }
@@ -93,13 +93,13 @@ pub trait UnknownRule: Rule {
     fn age_of_vcpu(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration;
 
     /// The hang of the vCPUs that have hung so for as long as the bound.
-    fn found(&self, guest: &UnknownGuest<'_>) -> Option<Hang>;
+    fn found(&self, guest: &UnknownGuest<'_>) -> Option<DetectedHang>;
 
     /// The time for which a vCPU that hangs so has not moved.
     fn vcpu_still_for(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration;
 
     /// True while a hang that was reported goes on.
-    fn holds_of_vcpus(&self, guest: &UnknownGuest<'_>, hang: &Hang) -> bool {
+    fn holds_of_vcpus(&self, guest: &UnknownGuest<'_>, hang: &DetectedHang) -> bool {
         hang.blamed.iter().any(|node| match *node {
             Node::Cpu(cpu) => {
                 guest.bounds.is_half_due(self.class(), self.vcpu_still_for(guest, cpu))

@@ -11,7 +11,7 @@ use nmiscope_report::Class;
 use super::rule::{Conduct, Rule, UnknownRule, task_or};
 use super::vcpus::running_for;
 use crate::hang::guest::{KnownGuest, UnknownGuest};
-use crate::hang::verdict::Hang;
+use crate::hang::verdict::DetectedHang;
 use crate::hang::wait_graph::Node;
 
 /// See the module.
@@ -42,7 +42,7 @@ impl UnknownRule for Silent {
         guest.ages.cpu(cpu).awake.own().min(guest.silent())
     }
 
-    fn found(&self, guest: &UnknownGuest<'_>) -> Option<Hang> {
+    fn found(&self, guest: &UnknownGuest<'_>) -> Option<DetectedHang> {
         let age = |guest: &UnknownGuest<'_>, cpu| self.age_of_vcpu(guest, cpu);
         running_for(guest, Class::Silent, Duration::ZERO, age)
     }

@@ -14,7 +14,7 @@ use super::rule::{AgesOf, Conduct, Rule, UnknownRule, task_or};
 use super::vcpus::{hang_of_vcpus, running_for};
 use crate::hang::ages::Age;
 use crate::hang::guest::{KnownGuest, UnknownGuest};
-use crate::hang::verdict::Hang;
+use crate::hang::verdict::DetectedHang;
 use crate::hang::wait_graph::Node;
 
 /// The class of a CPU in HLT with its interrupts off.
@@ -122,7 +122,7 @@ impl UnknownRule for DeadHalt {
     }
 
     /// All of them: one that runs may yet wake the others.
-    fn found(&self, guest: &UnknownGuest<'_>) -> Option<Hang> {
+    fn found(&self, guest: &UnknownGuest<'_>) -> Option<DetectedHang> {
         if !guest.started().all(|(_, sample)| sample.halted) {
             return None;
         }
@@ -144,7 +144,7 @@ impl UnknownRule for HardLockup {
 
     /// A kernel that boots has its interrupts off, and for how long is not known: it is given what a
     /// known one has to become ready.
-    fn found(&self, guest: &UnknownGuest<'_>) -> Option<Hang> {
+    fn found(&self, guest: &UnknownGuest<'_>) -> Option<DetectedHang> {
         let patience = boot_stall::bound(guest.bounds).filter(|_| !guest.ages.took_interrupts);
         running_for(guest, Class::HardLockup, patience.unwrap_or_default(), off_and_silent)
     }

@@ -7,19 +7,19 @@ use std::time::Duration;
 use nmiscope_report::Class;
 
 use crate::hang::guest::UnknownGuest;
-use crate::hang::verdict::{Certainty, Hang};
+use crate::hang::verdict::{DetectedHang, HangCertainty};
 use crate::hang::wait_graph::Node;
 
 /// The hang of these vCPUs.
-pub fn hang_of_vcpus(class: Class, age: Duration, cpus: Vec<u32>) -> Hang {
-    Hang {
+pub fn hang_of_vcpus(class: Class, age: Duration, cpus: Vec<u32>) -> DetectedHang {
+    DetectedHang {
         class,
         age,
         blamed: cpus.into_iter().map(Node::Cpu).collect(),
         locks: Vec::new(),
         victims: Vec::new(),
         edges: Vec::new(),
-        certainty: Certainty::default(),
+        certainty: HangCertainty::default(),
     }
 }
 
@@ -29,7 +29,7 @@ pub fn running_for(
     class: Class,
     least: Duration,
     age: impl Fn(&UnknownGuest<'_>, u32) -> Duration,
-) -> Option<Hang> {
+) -> Option<DetectedHang> {
     let running = guest.started().filter(|(_, sample)| !sample.halted).map(|(cpu, _)| cpu);
     let is_due = |age| guest.bounds.is_due(class, age) && age >= least;
     let due: Vec<u32> = running.filter(|&cpu| is_due(age(guest, cpu))).collect();

@@ -2,7 +2,7 @@
 
 use super::scene::*;
 use crate::hang::*;
-use crate::kernel::{LockKind, Reading, TaskState, WaitFor};
+use crate::kernel::{LockKind, Reading, RunState, WaitFor};
 
 #[test]
 fn the_time_in_which_a_guest_is_judged_does_not_count() {
@@ -170,7 +170,7 @@ fn the_next_look_is_when_the_first_of_all_that_stands_still_is_due() {
     assert_eq!(row(|scene| scene.cpu(1).ready_tasks = 1, nothing), Some(600));
     assert_eq!(row(|scene| scene.kernel().panicking = Some(1), nothing), Some(600));
     let task_waits: fn(&mut Scene) = |scene| {
-        let task = scene.task("waiter", 1, TaskState::Blocked);
+        let task = scene.task("waiter", 1, RunState::Blocked);
         scene.task_waits(task, WaitFor::Lock(0xa0));
     };
     assert_eq!(row(task_waits, nothing), Some(600));
@@ -199,14 +199,14 @@ fn what_stands_still_for_a_good_reason_makes_nobody_look_sooner() {
     let row = |set_up: fn(&mut Scene)| due_in(Is::Ready, &Bounds::new(Some(BOUND)), set_up, |_| {});
     assert_eq!(row(|_| {}), None);
     let sleeps = |scene: &mut Scene| {
-        let task = scene.task("sleeper", 0, TaskState::Blocked);
+        let task = scene.task("sleeper", 0, RunState::Blocked);
         scene.task_waits(task, WaitFor::Queue(0xcc));
     };
     assert_eq!(row(sleeps), None);
     let has_waited = |scene: &mut Scene| {
-        let task = scene.task("runner", 0, TaskState::Blocked);
+        let task = scene.task("runner", 0, RunState::Blocked);
         scene.task_waits(task, WaitFor::Lock(0xa0));
-        scene.kernel().tasks[task as usize].as_mut().expect("a task").state = TaskState::Ready;
+        scene.kernel().tasks[task as usize].as_mut().expect("a task").state = RunState::Ready;
     };
     assert_eq!(row(has_waited), None);
     let done = |scene: &mut Scene| {

@@ -6,7 +6,7 @@ use nmiscope_machine::HostTimes;
 
 use crate::hang::*;
 use crate::kernel::{
-    CpuActivity, KernelState, Lock, LockKind, Reading, Site, Task, TaskState, Wait, WaitFor,
+    CpuActivity, KernelState, KernelTask, Lock, LockKind, Reading, RunState, Site, Wait, WaitFor,
 };
 
 pub const POLL: Duration = Duration::from_millis(100);
@@ -34,7 +34,11 @@ impl Scene {
             now: Observation {
                 at: Duration::ZERO,
                 vcpus: vec![
-                    Vcpu { times: Some(times), sample: Some(idle), ..Vcpu::default() };
+                    ObservedVcpu {
+                        times: Some(times),
+                        sample: Some(idle),
+                        ..ObservedVcpu::default()
+                    };
                     cpus
                 ],
                 console_bytes: 0,
@@ -55,8 +59,9 @@ impl Scene {
         self.kernel().cpus[cpu].as_mut().expect("a CPU that can be read")
     }
 
-    pub fn task(&mut self, name: &str, cpu: u32, state: TaskState) -> u32 {
-        let task = Task { name: name.into(), cpu, state, switches: 1, wait: None, registers: None };
+    pub fn task(&mut self, name: &str, cpu: u32, state: RunState) -> u32 {
+        let task =
+            KernelTask { name: name.into(), cpu, state, switches: 1, wait: None, registers: None };
         self.kernel().tasks.push(Some(task));
         self.kernel().tasks.len() as u32 - 1
     }
@@ -74,7 +79,7 @@ impl Scene {
     pub fn task_waits(&mut self, task: u32, what: WaitFor) {
         let task = self.kernel().tasks[task as usize].as_mut().expect("a task");
         task.wait = Some(Wait { what, since_ns: 1, at: Site::default(), ends_by: None });
-        task.state = TaskState::Blocked;
+        task.state = RunState::Blocked;
     }
 
     /// It runs, and its vCPU never sleeps.
@@ -146,14 +151,14 @@ pub fn still(which: &[usize], how: (bool, bool)) -> impl Fn(usize) -> (bool, boo
     move |cpu| if which.contains(&cpu) { how } else { ALL_MOVES }
 }
 
-pub fn hangs(verdict: Option<(u32, Verdict)>) -> Vec<Hang> {
+pub fn hangs(verdict: Option<(u32, Verdict)>) -> Vec<DetectedHang> {
     match verdict {
         Some((_, Verdict::Hangs(found))) => found.hangs,
         other => panic!("no hang, but {other:?}"),
     }
 }
 
-pub fn only(verdict: Option<(u32, Verdict)>) -> Hang {
+pub fn only(verdict: Option<(u32, Verdict)>) -> DetectedHang {
     let mut hangs = hangs(verdict);
     assert_eq!(hangs.len(), 1, "{hangs:#?}");
     hangs.remove(0)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::scene::*;
 use crate::hang::*;
-use crate::kernel::{Reading, TaskState, WaitFor};
+use crate::kernel::{Reading, RunState, WaitFor};
 
 #[test]
 fn a_guest_that_gets_on_does_not_hang() {
@@ -166,9 +166,9 @@ fn undone_work_is_a_lost_wakeup_where_the_cpu_idles_and_a_livelock_where_it_runs
 #[test]
 fn undone_work_is_the_fault_of_the_task_that_sleeps_and_not_of_one_that_has_just_begun_to() {
     let mut scene = Scene::new(2);
-    let worker = scene.task("worker", 1, TaskState::Blocked);
-    let napper = scene.task("napper", 1, TaskState::Blocked);
-    let elsewhere = scene.task("elsewhere", 0, TaskState::Blocked);
+    let worker = scene.task("worker", 1, RunState::Blocked);
+    let napper = scene.task("napper", 1, RunState::Blocked);
+    let elsewhere = scene.task("elsewhere", 0, RunState::Blocked);
     for task in [worker, napper, elsewhere] {
         scene.task_waits(task, WaitFor::Queue(0xcc));
     }

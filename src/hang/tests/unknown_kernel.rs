@@ -88,7 +88,7 @@ fn of_an_unknown_kernel_what_the_host_counts_says_more_than_what_it_happens_to_s
 
 #[test]
 fn a_vcpu_is_asked_only_where_its_state_does_not_follow_from_what_the_host_counts() {
-    let vcpu = |sample, interrupts, halts, asleep| Vcpu {
+    let vcpu = |sample, interrupts, halts, asleep| ObservedVcpu {
         times: Some(HostTimes { asleep, ..HostTimes::default() }),
         sample,
         counts: HostCounts { interrupts, halts },
@@ -111,8 +111,8 @@ fn a_vcpu_is_asked_only_where_its_state_does_not_follow_from_what_the_host_count
         (before(spins), vcpu(None, Some(7), Some(7), true), None),
         // Nobody counts.
         (vcpu(idle, None, None, true), vcpu(None, None, None, true), None),
-        (before(idle), Vcpu::default(), None),
-        (Vcpu::default(), vcpu(None, Some(7), Some(7), true), None),
+        (before(idle), ObservedVcpu::default(), None),
+        (ObservedVcpu::default(), vcpu(None, Some(7), Some(7), true), None),
     ];
     for (before, now, sample) in rows {
         assert_eq!(now.sample_without_asking(&before), sample, "{before:?}, then {now:?}");

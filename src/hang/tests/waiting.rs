@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::scene::*;
 use crate::hang::*;
-use crate::kernel::{LockKind, Site, TaskState, Wait, WaitFor};
+use crate::kernel::{LockKind, RunState, Site, Wait, WaitFor};
 
 #[test]
 fn one_that_waits_for_a_cpu_that_the_host_does_not_run_does_not_hang_either() {
@@ -26,7 +26,7 @@ fn nor_does_one_whose_call_such_a_cpu_does_not_answer() {
         assert_eq!(scene.watch(10 * LONG, still(&[0, 1], NOTHING)), None, "{what:?}");
     }
     let mut scene = Scene::new(2);
-    let caller = scene.task("caller", 0, TaskState::Blocked);
+    let caller = scene.task("caller", 0, RunState::Blocked);
     scene.task_waits(caller, WaitFor::Call(1));
     scene.spins(1, true);
     scene.hosted[1] = false;
@@ -60,7 +60,7 @@ fn a_cpu_that_wants_its_own_lock_is_a_circle_of_one() {
 fn tasks_that_wait_for_each_other_are_a_deadlock_although_all_cpus_are_fine() {
     let mut scene = Scene::new(2);
     let (reader, writer) =
-        (scene.task("reader", 0, TaskState::Blocked), scene.task("writer", 1, TaskState::Blocked));
+        (scene.task("reader", 0, RunState::Blocked), scene.task("writer", 1, RunState::Blocked));
     scene.lock(0xa0, LockKind::Mutex, Some(reader));
     scene.lock(0xb0, LockKind::Mutex, Some(writer));
     scene.task_waits(reader, WaitFor::Lock(0xb0));
@@ -73,7 +73,7 @@ fn tasks_that_wait_for_each_other_are_a_deadlock_although_all_cpus_are_fine() {
 #[test]
 fn tasks_of_a_cpu_that_does_not_exist_get_no_older_than_those_that_the_host_runs() {
     let mut scene = Scene::new(2);
-    let task = scene.task("nowhere", 77, TaskState::Blocked);
+    let task = scene.task("nowhere", 77, RunState::Blocked);
     scene.lock(0xa0, LockKind::Mutex, Some(task));
     scene.task_waits(task, WaitFor::Lock(0xa0));
     scene.spins(1, false);
@@ -146,8 +146,8 @@ fn the_one_that_does_not_answer_a_call_is_to_blame() {
 #[test]
 fn a_task_that_spins_with_a_mutex_is_its_cpus_fault_and_no_victim_of_it() {
     let mut scene = Scene::new(2);
-    let holder = scene.task("holder", 1, TaskState::Running);
-    let waiter = scene.task("waiter", 0, TaskState::Blocked);
+    let holder = scene.task("holder", 1, RunState::Running);
+    let waiter = scene.task("waiter", 0, RunState::Blocked);
     scene.cpu(1).task = Some(holder);
     scene.lock(0xa0, LockKind::Mutex, Some(holder));
     scene.task_waits(waiter, WaitFor::Lock(0xa0));
@@ -170,8 +170,8 @@ fn a_healthy_holder_that_keeps_its_lock_is_a_lock_wait() {
 #[test]
 fn a_task_that_sleeps_with_a_mutex_is_to_blame_for_the_wait() {
     let mut scene = Scene::new(1);
-    let sleeper = scene.task("sleeper", 0, TaskState::Blocked);
-    let waiter = scene.task("waiter", 0, TaskState::Blocked);
+    let sleeper = scene.task("sleeper", 0, RunState::Blocked);
+    let waiter = scene.task("waiter", 0, RunState::Blocked);
     scene.lock(0xa0, LockKind::Mutex, Some(sleeper));
     scene.task_waits(sleeper, WaitFor::Queue(0xcc));
     scene.task_waits(waiter, WaitFor::Lock(0xa0));
@@ -186,7 +186,7 @@ fn a_task_that_sleeps_with_a_mutex_is_to_blame_for_the_wait() {
 #[test]
 fn a_task_that_sleeps_for_nothing_in_particular_is_no_hang() {
     let mut scene = Scene::new(1);
-    let sleeper = scene.task("sleeper", 0, TaskState::Blocked);
+    let sleeper = scene.task("sleeper", 0, RunState::Blocked);
     scene.task_waits(sleeper, WaitFor::Queue(0xcc));
     assert_eq!(scene.watch(10 * LONG, |_| ALL_MOVES), None);
 }
@@ -302,9 +302,9 @@ fn a_verdict_waits_a_while_for_one_that_may_be_as_much_to_blame() {
 #[test]
 fn work_that_waits_for_a_mutex_is_explained_by_who_holds_it() {
     let mut scene = Scene::new(2);
-    let worker = scene.task("worker", 0, TaskState::Blocked);
+    let worker = scene.task("worker", 0, RunState::Blocked);
     scene.cpu(0).work_queued = 1;
-    let sleeper = scene.task("sleeper", 1, TaskState::Blocked);
+    let sleeper = scene.task("sleeper", 1, RunState::Blocked);
     scene.lock(0xa0, LockKind::Mutex, Some(sleeper));
     scene.task_waits(worker, WaitFor::Lock(0xa0));
     let hang = only(scene.watch(LONG, |_| ALL_MOVES));
@@ -364,9 +364,9 @@ fn circles_that_have_nothing_to_do_with_each_other_are_two_hangs() {
 #[test]
 fn all_tasks_of_a_cpu_that_keep_others_waiting_are_to_blame() {
     let mut scene = Scene::new(1);
-    let holders = ["one", "other"].map(|name| scene.task(name, 0, TaskState::Ready));
+    let holders = ["one", "other"].map(|name| scene.task(name, 0, RunState::Ready));
     for (lock, holder) in [0xa0, 0xb0].into_iter().zip(holders) {
-        let waiter = scene.task("waiter", 0, TaskState::Blocked);
+        let waiter = scene.task("waiter", 0, RunState::Blocked);
         scene.lock(lock, LockKind::Mutex, Some(holder));
         scene.task_waits(waiter, WaitFor::Lock(lock));
     }

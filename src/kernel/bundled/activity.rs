@@ -6,7 +6,7 @@
 
 mod layout;
 
-pub use layout::{Activity, Places};
+pub use layout::{ActivityLayout, ActivityPlaces};
 
 use std::collections::BTreeMap;
 
@@ -16,16 +16,16 @@ use nmiscope_machine::{
     VirtualAddress, VirtualMemory,
 };
 
-use self::layout::{CpuPlaces, StampWords, TaskWords, WaitWords};
+use self::layout::{CpuActivityPlaces, StampWords, TaskWords, WaitWords};
 use crate::kernel::adapter::Depth;
 use crate::kernel::state::{
-    CpuActivity, EndsBy, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor,
+    CpuActivity, EndsBy, KernelState, KernelTask, Lock, LockKind, RunState, Site, Wait, WaitFor,
 };
 
 /// The longest name of a source file that is believed in.
 const MAX_FILE_NAME: u64 = 1024;
 
-impl Places {
+impl ActivityPlaces {
     /// Reads them. What is found by a pointer is found through `tables`.
     ///
     /// # Errors
@@ -41,7 +41,7 @@ impl Places {
 }
 
 struct Reader<'a> {
-    places: &'a Places,
+    places: &'a ActivityPlaces,
     memory: &'a dyn PhysicalMemory,
     tables: PageTables,
     depth: Depth,
@@ -77,7 +77,7 @@ impl Reader<'_> {
         Ok(state)
     }
 
-    fn cpu(&self, (words, stamps): &CpuPlaces) -> Result<CpuActivity, ReadError> {
+    fn cpu(&self, (words, stamps): &CpuActivityPlaces) -> Result<CpuActivity, ReadError> {
         let stamp = |at: fn(&StampWords<PhysicalAddress>) -> PhysicalAddress| {
             stamps.as_ref().and_then(|stamps| self.memory.read_u64(at(stamps)).ok())
         };
@@ -96,17 +96,17 @@ impl Reader<'_> {
         })
     }
 
-    fn task(&self, words: &TaskWords<PhysicalAddress>) -> Result<Option<Task>, ReadError> {
+    fn task(&self, words: &TaskWords<PhysicalAddress>) -> Result<Option<KernelTask>, ReadError> {
         let state = match self.memory.read_u32(words.state)? {
             abi::TASK_UNUSED => return Ok(None),
-            abi::TASK_READY => TaskState::Ready,
-            abi::TASK_RUNNING => TaskState::Running,
-            abi::TASK_BLOCKED => TaskState::Blocked,
-            abi::TASK_ENDED => TaskState::Ended,
-            garbage => TaskState::Garbage(garbage),
+            abi::TASK_READY => RunState::Ready,
+            abi::TASK_RUNNING => RunState::Running,
+            abi::TASK_BLOCKED => RunState::Blocked,
+            abi::TASK_ENDED => RunState::Ended,
+            garbage => RunState::Garbage(garbage),
         };
         let all = self.depth == Depth::All;
-        Ok(Some(Task {
+        Ok(Some(KernelTask {
             name: if all { self.name(words.name)? } else { String::new() },
             cpu: self.memory.read_u32(words.cpu)?,
             state,
@@ -114,7 +114,7 @@ impl Reader<'_> {
             wait: self.wait(&words.wait)?,
             registers: match state {
                 // Those of one that is being switched to or from mean nothing.
-                TaskState::Ready | TaskState::Blocked if all => {
+                RunState::Ready | RunState::Blocked if all => {
                     self.registers(self.memory.read_u64(words.stack_pointer)?).ok()
                 }
                 _ => None,

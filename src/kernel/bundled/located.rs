@@ -12,7 +12,7 @@ use nmiscope_machine::{
 };
 use nmiscope_symbolizer::TypeError;
 
-use super::activity::Places as ActivityPlaces;
+use super::activity::ActivityPlaces;
 use super::addresses::MAX_CPUS;
 use super::log::LogPlace;
 use crate::kernel::adapter::{Depth, Located};
@@ -26,7 +26,7 @@ const MAX_BUFFER: u64 = 1 << 20;
 
 /// Where the structures lie.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct LocatedBundled {
     /// The page tables by which they were found.
     pub(super) tables: PageTables,
     pub(super) reservation: ReservationPlace,
@@ -70,7 +70,7 @@ pub(super) struct SeqBufPlace {
     pub(super) buffer_size: u64,
 }
 
-impl Located for Places {
+impl Located for LocatedBundled {
     fn state(&self, memory: &dyn PhysicalMemory, depth: Depth) -> Result<KernelState, ReadError> {
         self.activity.read(memory, self.tables, depth)
     }
@@ -93,7 +93,7 @@ impl Located for Places {
     }
 }
 
-impl Places {
+impl LocatedBundled {
     fn cpu(&self, cpu: u32) -> Result<&CpuPlaces, NoBuffer> {
         match self.cpus.get(cpu as usize) {
             Some(Ok(places)) => Ok(places),
@@ -103,7 +103,7 @@ impl Places {
     }
 }
 
-impl NmiBuffers for Places {
+impl NmiBuffers for LocatedBundled {
     fn is_online(&self, memory: &dyn PhysicalMemory, cpu: u32) -> Option<bool> {
         Some(memory.read_u32(self.cpu(cpu).ok()?.online).ok()? != 0)
     }

@@ -1,6 +1,6 @@
 //! The bundled guest: where its structures lie.
 //!
-//! Two steps, since two different things have to be known. [`Bundled::find`] asks the image, once,
+//! Two steps, since two different things have to be known. [`BundledKernel::find`] asks the image, once,
 //! for virtual addresses. Its `locate` asks a stopped guest for its page tables and per-CPU offsets,
 //! and turns them into guest-physical addresses (`located`), which can then be read while it runs.
 
@@ -9,7 +9,7 @@ mod addresses;
 mod call_trace;
 mod located;
 mod log;
-mod words;
+mod vocabulary;
 
 use nmiscope_machine::{
     GuestVirtual, PageTables, PhysicalMemory, Registers, VirtualAddress, VirtualMemory,
@@ -17,17 +17,17 @@ use nmiscope_machine::{
 use nmiscope_symbolizer::{Image, TypeError, Types};
 
 use self::addresses::{MAX_CPUS, address, physical};
-use self::located::{CpuPlaces, Places, ReservationPlace, SeqBufPlace};
+use self::located::{CpuPlaces, LocatedBundled, ReservationPlace, SeqBufPlace};
 use self::log::LogPlace;
-use super::adapter::{Kernel, LocateError, Located};
+use super::adapter::{KernelAdapter, LocateError, Located};
 use super::vocabulary::Vocabulary;
 use crate::targets::NoAnswer;
-pub(super) use words::Words;
-pub use words::{DOORBELLS, Doorbells};
+pub(super) use vocabulary::BundledVocabulary;
+pub use vocabulary::{DOORBELLS, Doorbells};
 
 /// Addresses in the image; of per-CPU variables, those in the template.
 #[derive(Debug)]
-pub struct Bundled {
+pub struct BundledKernel {
     nr_cpu_ids: VirtualAddress,
     per_cpu_offset: VirtualAddress,
     per_cpu_offset_stride: u64,
@@ -38,7 +38,7 @@ pub struct Bundled {
     clock_tsc_base: VirtualAddress,
     clock_ns_per_tsc: VirtualAddress,
     per_cpu: PerCpu,
-    activity: activity::Activity,
+    activity: activity::ActivityLayout,
     log: LogPlace,
     /// The kernel's data, and the template of its per-CPU data: address and length in bytes.
     data: Option<(VirtualAddress, u64)>,
@@ -57,7 +57,7 @@ struct PerCpu {
     seq_buffer_size: u64,
 }
 
-impl Bundled {
+impl BundledKernel {
     /// The symbol that tells it from other kernels.
     pub const MARK: &str = "nmi_print_seq";
 
@@ -92,7 +92,7 @@ impl Bundled {
                 seq_buffer: buffer.address(),
                 seq_buffer_size: buffer.ty().size().unwrap_or(0),
             },
-            activity: activity::Activity::find(&types)?,
+            activity: activity::ActivityLayout::find(&types)?,
             log: LogPlace::find(&printk, &types)?,
             data: range(image, "_sdata", "_end"),
             template: range(image, "__per_cpu_start", "__per_cpu_end"),
@@ -103,7 +103,7 @@ impl Bundled {
         &self,
         memory: &dyn PhysicalMemory,
         tables: PageTables,
-    ) -> Result<Places, TypeError> {
+    ) -> Result<LocatedBundled, TypeError> {
         let memory = GuestVirtual::new(memory, tables);
         let reservation = ReservationPlace {
             owner: physical(&memory, self.reservation_owner)?,
@@ -119,7 +119,7 @@ impl Bundled {
         let offsets = cpus.iter().map(|cpu| Some(cpu.as_ref().ok()?.offset));
         let activity = self.activity.locate(&memory, offsets)?;
         let (log, data, template) = (self.log, self.data, self.template);
-        Ok(Places { tables, reservation, cpus, activity, log, data, template })
+        Ok(LocatedBundled { tables, reservation, cpus, activity, log, data, template })
     }
 
     fn locate_cpu<M: PhysicalMemory + ?Sized>(
@@ -147,13 +147,13 @@ impl Bundled {
     }
 }
 
-impl Kernel for Bundled {
+impl KernelAdapter for BundledKernel {
     fn unknown_because(&self) -> Option<&str> {
         None
     }
 
     fn vocabulary(&self) -> &dyn Vocabulary {
-        &Words
+        &BundledVocabulary
     }
 
     /// A CPU whose per-CPU variables are not mapped says so in its own entry.

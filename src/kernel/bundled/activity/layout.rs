@@ -83,7 +83,7 @@ pub(super) struct SwitchFrameLayout {
 
 /// What the image says.
 #[derive(Debug)]
-pub struct Activity {
+pub struct ActivityLayout {
     globals: Globals<VirtualAddress>,
     cpu: CpuWords<VirtualAddress>,
     /// `None` in an older image, whose CPUs do not record these times.
@@ -92,7 +92,7 @@ pub struct Activity {
     layouts: Layouts,
 }
 
-impl Activity {
+impl ActivityLayout {
     /// Finds the structures by name in the image's debug information.
     ///
     /// # Errors
@@ -138,7 +138,7 @@ impl Activity {
         &self,
         memory: &GuestVirtual<'_, M>,
         offsets: impl Iterator<Item = Option<u64>>,
-    ) -> Result<Places, TypeError> {
+    ) -> Result<ActivityPlaces, TypeError> {
         let place = |address| physical(memory, address);
         let globals = self.globals.try_map(&place)?;
         let cpus = offsets.take(MAX_CPUS as usize).map(|offset| {
@@ -149,7 +149,7 @@ impl Activity {
             Some((words, stamps))
         });
         let tasks = self.tasks.iter().map(|task| task.try_map(&place));
-        Ok(Places {
+        Ok(ActivityPlaces {
             globals,
             cpus: cpus.collect(),
             tasks: tasks.collect::<Result<_, TypeError>>()?,
@@ -159,14 +159,15 @@ impl Activity {
 }
 
 /// The places of a CPU's words, and of its times where it records them.
-pub(super) type CpuPlaces = (CpuWords<PhysicalAddress>, Option<StampWords<PhysicalAddress>>);
+pub(super) type CpuActivityPlaces =
+    (CpuWords<PhysicalAddress>, Option<StampWords<PhysicalAddress>>);
 
 /// Where a guest has its structures.
 #[derive(Debug)]
-pub struct Places {
+pub struct ActivityPlaces {
     pub(super) globals: Globals<PhysicalAddress>,
     /// By CPU number; `None` for one whose variables are not to be found.
-    pub(super) cpus: Vec<Option<CpuPlaces>>,
+    pub(super) cpus: Vec<Option<CpuActivityPlaces>>,
     pub(super) tasks: Vec<TaskWords<PhysicalAddress>>,
     pub(super) layouts: Layouts,
 }

@@ -7,7 +7,7 @@ use crate::kernel::vocabulary::{TraceEntry, Vocabulary};
 
 /// The words of the bundled guest.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::kernel) struct Words;
+pub(in crate::kernel) struct BundledVocabulary;
 
 /// The ports by which the bundled guest speaks to its VMM: every VM has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,7 @@ const START: [&str; 4] = [
     "task_start",
 ];
 
-impl Vocabulary for Words {
+impl Vocabulary for BundledVocabulary {
     fn is_ready(&self, post_code: u8) -> bool {
         post_code == abi::POST_READY
     }

@@ -290,7 +290,7 @@ impl StoppedGuest {
 }
 
 /// The CPUs of `hangs` whose stacks are worth more than one look.
-pub fn to_sample(
+pub fn cpus_to_sample(
     hangs: &[crate::hang::DetectedHang],
     kernel: Option<&KernelState>,
 ) -> BTreeSet<u32> {

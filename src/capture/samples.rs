@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nmiscope_machine::PhysicalMemory;
 use nmiscope_symbolizer::UnwoundFrame;
 
-use super::{Capture, Sampling, host_stack, to_sample};
+use super::{Capture, Sampling, cpus_to_sample, host_stack};
 use crate::hang::{CpuSamples, SampledFrame};
 use crate::kernel::KernelSymbols;
 use crate::targets::{MissingPower, States, Target};
@@ -36,7 +36,7 @@ impl Capture {
         sampling: Sampling<'_>,
     ) {
         let Some(found) = &mut self.found else { return };
-        let mut cpus = to_sample(&found.hangs, self.kernel.known());
+        let mut cpus = cpus_to_sample(&found.hangs, self.kernel.known());
         // The guest may name CPUs that do not exist.
         cpus.retain(|&cpu| self.cpus.get(cpu as usize).is_some_and(|cpu| cpu.nmi.is_over()));
         if cpus.is_empty() {
@@ -61,7 +61,7 @@ fn take(
     symbols: Option<&dyn KernelSymbols>,
     at_most: Duration,
 ) -> Result<Vec<CpuSamples>, MissingPower> {
-    let mut samples: Vec<CpuSamples> = cpus.iter().copied().map(CpuSamples::of).collect();
+    let mut samples: Vec<CpuSamples> = cpus.iter().copied().map(CpuSamples::new).collect();
     let started = Instant::now();
     for _ in 0..SAMPLES {
         run_for_a_moment(target, cpus)?;

@@ -88,7 +88,7 @@ impl Teller<'_> {
     fn stack_of_cpu(&self, cpu: u32) -> Option<Moments<'_>> {
         let look = &self.cpu(cpu)?.look.as_ref()?.frames[..];
         let samples =
-            self.grounds.samples.of(cpu).filter(|_| hang::conduct(self.hang.class).runs_on);
+            self.grounds.samples.of(cpu).filter(|_| hang::behaviour(self.hang.class).keeps_running);
         Some([look].into_iter().chain(samples).collect())
     }
 
@@ -136,7 +136,7 @@ impl Teller<'_> {
     /// The CPUs whose work those have who sleep and are to blame for that.
     fn cpus_of_sleepers(&self) -> BTreeSet<Node> {
         let cpu = |node: &Node| match *node {
-            Node::Task(task) if hang::conduct(self.hang.class).has_work => {
+            Node::Task(task) if hang::behaviour(self.hang.class).has_work => {
                 Some(Node::Cpu(self.grounds.kernel?.task(task)?.cpu))
             }
             _ => None,
@@ -180,7 +180,7 @@ impl Teller<'_> {
     }
 
     fn facts_of_task(&self, task: u32) -> Vec<Fact> {
-        let age = self.grounds.ages.tasks.get(task as usize).map(hang::Still::own);
+        let age = self.grounds.ages.tasks.get(task as usize).map(hang::Unchanged::own);
         let waited = age.filter(|age| !age.is_zero());
         waited.map(|age| Fact::Waited { ms: milliseconds(age) }).into_iter().collect()
     }

@@ -16,7 +16,7 @@ use nmiscope_report::{Class, Frame};
 use sha2::{Digest, Sha256};
 
 use super::stable::{Item, Share, staying};
-use crate::hang::{conduct, each_once};
+use crate::hang::{behaviour, keep_last_of_each};
 use crate::kernel::Vocabulary;
 
 /// How many functions of a stack count, from the inner end: what is further out is how everything
@@ -88,9 +88,10 @@ fn stable_functions<'a>(
                 Some(Item { what, fleeting: frame.interrupted && function.inlined })
             })
         });
-        each_once(items.take_while(|item| !vocabulary.is_start(item.what)).collect(), |item| {
-            item.what
-        })
+        keep_last_of_each(
+            items.take_while(|item| !vocabulary.is_start(item.what)).collect(),
+            |item| item.what,
+        )
     };
     staying(&moments.iter().map(functions).collect::<Vec<_>>(), share(class))
 }
@@ -100,7 +101,7 @@ fn stable_callers<'a>(class: Class, moments: &Moments<'a>) -> Vec<&'a str> {
     let callers = |stack: &&'a [Frame]| {
         let callers = own_part(class, stack).iter().filter(|frame| !frame.interrupted);
         let items = callers.map(|frame| Item { what: frame.address.as_str(), fleeting: false });
-        each_once(items.collect(), |item| item.what)
+        keep_last_of_each(items.collect(), |item| item.what)
     };
     staying(&moments.iter().map(callers).collect::<Vec<_>>(), share(class))
 }
@@ -108,13 +109,13 @@ fn stable_callers<'a>(class: Class, moments: &Moments<'a>) -> Vec<&'a str> {
 /// The share of the moments at which a function has to be on the stack that says what they are about:
 /// a small one for those who come back to their main loop.
 fn share(class: Class) -> Share {
-    if conduct(class).returns { Share::Third } else { Share::NearlyAll }
+    if behaviour(class).returns_to_main_loop { Share::Third } else { Share::NearlyAll }
 }
 
 /// What there was before any interrupt, of a CPU that takes them.
 fn own_part(class: Class, stack: &[Frame]) -> &[Frame] {
     let interrupted = || stack.iter().rposition(|frame| frame.interrupted);
-    let start = if conduct(class).takes_interrupts { interrupted() } else { None };
+    let start = if behaviour(class).takes_interrupts { interrupted() } else { None };
     &stack[start.unwrap_or(0)..]
 }
 

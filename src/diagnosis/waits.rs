@@ -14,7 +14,7 @@ use nmiscope_symbolizer::{demangle, short_name};
 
 use super::{Resolver, milliseconds};
 use crate::hang::{self, Ages, EdgeKind, Node};
-use crate::kernel::{self, KernelState, RunState, Site};
+use crate::kernel::{self, KernelState, Site, TaskRunState};
 
 /// The whole graph of a moment; `None` where nobody waits, or the kernel is not known.
 pub fn of_moment(
@@ -194,7 +194,7 @@ impl Parties<'_> {
         let (wait, age) = match (edge.kind, edge.from) {
             (EdgeKind::RunsOn, _) => (None, None),
             (EdgeKind::HeldBy, Node::Lock(lock)) => {
-                (None, ages.locks.get(&lock).map(hang::Still::own))
+                (None, ages.locks.get(&lock).map(hang::Unchanged::own))
             }
             (_, Node::Cpu(cpu)) => (
                 kernel.and_then(|kernel| kernel.cpu(cpu)?.wait.as_ref()),
@@ -202,7 +202,7 @@ impl Parties<'_> {
             ),
             (_, Node::Task(task)) => (
                 kernel.and_then(|kernel| kernel.task(task)?.wait.as_ref()),
-                ages.tasks.get(task as usize).map(hang::Still::own),
+                ages.tasks.get(task as usize).map(hang::Unchanged::own),
             ),
             (_, Node::Lock(_) | Node::Queue(_)) => (None, None),
         };
@@ -228,14 +228,14 @@ impl Parties<'_> {
     }
 }
 
-impl From<RunState> for report::TaskState {
-    fn from(state: RunState) -> Self {
+impl From<TaskRunState> for report::TaskState {
+    fn from(state: TaskRunState) -> Self {
         match state {
-            RunState::Ready => Self::Ready,
-            RunState::Running => Self::Running,
-            RunState::Blocked => Self::Blocked,
-            RunState::Ended => Self::Ended,
-            RunState::Garbage(_) => Self::Unknown,
+            TaskRunState::Ready => Self::Ready,
+            TaskRunState::Running => Self::Running,
+            TaskRunState::Blocked => Self::Blocked,
+            TaskRunState::Ended => Self::Ended,
+            TaskRunState::Garbage(_) => Self::Unknown,
         }
     }
 }

@@ -33,7 +33,7 @@ impl Age {
 
 /// Something that stands still for as long as its key is the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Still<K> {
+pub struct Unchanged<K> {
     key: Option<K>,
     /// Since it changed.
     pub age: Age,
@@ -41,15 +41,15 @@ pub struct Still<K> {
     pub changes: u32,
 }
 
-impl<K> Default for Still<K> {
+impl<K> Default for Unchanged<K> {
     fn default() -> Self {
         Self { key: None, age: Age::default(), changes: 0 }
     }
 }
 
-impl<K: PartialEq> Still<K> {
+impl<K: PartialEq> Unchanged<K> {
     /// `None` is for a thing that does not exist, and so cannot stand still.
-    fn see(&mut self, key: Option<K>, passed: Age) {
+    fn observe(&mut self, key: Option<K>, passed: Age) {
         if key.is_some() && key == self.key {
             self.age = self.age.plus(passed);
         } else {
@@ -59,12 +59,12 @@ impl<K: PartialEq> Still<K> {
     }
 
     /// A thing that is known to have stood still for so long.
-    pub(super) fn since(key: K, age: Age) -> Self {
+    pub(super) fn with_age(key: K, age: Age) -> Self {
         Self { key: Some(key), age, changes: 0 }
     }
 
     /// For how long it has been there; `None` if there is no such thing.
-    pub(super) fn lasting(&self) -> Option<Age> {
+    pub(super) fn age_if_present(&self) -> Option<Age> {
         self.key.as_ref().map(|_| self.age)
     }
 
@@ -81,32 +81,33 @@ pub(super) type WaitKey = (WaitFor, u64);
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuAges {
     /// Its timer tick.
-    pub tick: Still<u64>,
+    pub tick: Unchanged<u64>,
     /// Its main loop.
-    pub main_loop: Still<u64>,
+    pub main_loop: Unchanged<u64>,
     /// The same spinning wait.
-    pub wait: Still<WaitKey>,
+    pub wait: Unchanged<WaitKey>,
     /// The same, if it is for another CPU to do something, in the own time of that one.
     #[serde(default)]
-    pub answer: Still<WaitKey>,
+    pub answer: Unchanged<WaitKey>,
     /// Work that it has and does not finish: the number of items that it has.
-    pub work: Still<u64>,
+    pub work: Unchanged<u64>,
     /// Tasks that could run there, while none is switched to.
-    pub ready: Still<u64>,
+    pub ready: Unchanged<u64>,
     /// Its tasks: none is switched to.
-    pub switches: Still<u64>,
+    pub switches: Unchanged<u64>,
     /// The longest wait that has ended since its main loop moved: it was not its own fault.
     #[serde(default)]
     pub waited: Age,
     /// Seen with interrupts off each time, running or halted, and given none in between.
-    pub interrupts_off: Still<bool>,
+    pub interrupts_off: Unchanged<bool>,
     /// Seen out of HLT each time, and not gone into it in between.
     #[serde(default)]
-    pub awake: Still<()>,
+    pub awake: Unchanged<()>,
     /// The interrupts that it had taken when its main loop moved last.
     pub interrupts_before: u64,
     /// Since its main loop or its tick moved last, whichever did.
-    pub nothing: Age,
+    #[serde(rename = "nothing")]
+    pub no_progress: Age,
     /// How it was seen, if it was, since then.
     #[serde(default)]
     pub seen: Option<VcpuSample>,
@@ -121,17 +122,17 @@ pub struct Ages {
     /// By CPU number.
     pub cpus: Vec<CpuAges>,
     /// The same wait, by task number, in the own time of the task's CPU.
-    pub tasks: Vec<Still<WaitKey>>,
+    pub tasks: Vec<Unchanged<WaitKey>>,
     /// The same, if it is for a CPU to do something, in the own time of that one.
     #[serde(default)]
-    pub answers: Vec<Still<WaitKey>>,
+    pub answers: Vec<Unchanged<WaitKey>>,
     /// The same holder, or none, by the lock's address, in the own time of the holder's CPU.
-    pub locks: BTreeMap<u64, Still<(Option<u32>, u64)>>,
+    pub locks: BTreeMap<u64, Unchanged<(Option<u32>, u64)>>,
     /// The console.
-    pub console: Still<u64>,
+    pub console: Unchanged<u64>,
     /// The same CPU panics.
     #[serde(default)]
-    pub panicking: Still<u32>,
+    pub panicking: Unchanged<u32>,
     /// Some CPU has been seen that takes interrupts, or was counted to.
     #[serde(default)]
     pub took_interrupts: bool,
@@ -151,55 +152,58 @@ impl Ages {
         // Of a CPU that does not exist, as little as of any: where there is doubt, time does not count.
         let least = passed.iter().copied().min_by_key(|passed| passed.own);
         let least = least.unwrap_or_else(|| passed_for(None, None, wall));
-        let of = |cpu: u32| -> Age { passed.get(cpu as usize).copied().unwrap_or(least) };
+        let passed_on = |cpu: u32| -> Age { passed.get(cpu as usize).copied().unwrap_or(least) };
         self.cpus.resize_with(now.vcpus.len(), CpuAges::default);
         for (cpu, (ages, vcpu)) in self.cpus.iter_mut().zip(&now.vcpus).enumerate() {
             let before = last.vcpus.get(cpu).map_or_else(HostCounts::default, |vcpu| vcpu.counts);
             self.took_interrupts |= ages.advance_vcpu(vcpu, before, passed[cpu]);
             ages.watched = ages.watched.plus(passed[cpu]);
         }
-        self.console.see(Some(now.console_bytes), of(0));
+        self.console.observe(Some(now.console_bytes), passed_on(0));
         match &now.kernel {
-            Reading::Known(kernel) => self.advance_kernel(kernel, of),
+            Reading::Known(kernel) => self.advance_kernel(kernel, passed_on),
             Reading::Unreadable { .. } | Reading::Unknown => self.forget_kernel(),
         }
     }
 
-    fn advance_kernel(&mut self, kernel: &KernelState, of: impl Fn(u32) -> Age) {
-        self.panicking.see(kernel.panicking, of(kernel.panicking.unwrap_or(u32::MAX)));
+    fn advance_kernel(&mut self, kernel: &KernelState, passed_on: impl Fn(u32) -> Age) {
+        self.panicking.observe(kernel.panicking, passed_on(kernel.panicking.unwrap_or(u32::MAX)));
         // The CPU that is to answer somebody who waits, and the time that it had for it.
         let vcpus = self.cpus.len();
-        let asked = |wait: Option<&Wait>| match wait.map(|wait| wait.what)? {
+        let time_of_asked = |wait: Option<&Wait>| match wait.map(|wait| wait.what)? {
             WaitFor::Call(cpu) | WaitFor::Online(cpu) => {
-                Some(of(cpu)).filter(|_| (cpu as usize) < vcpus)
+                Some(passed_on(cpu)).filter(|_| (cpu as usize) < vcpus)
             }
             WaitFor::Lock(_) | WaitFor::Queue(_) => None,
         };
-        let see_answer = |answer: &mut Still<WaitKey>, wait: Option<&Wait>| {
-            let asked = asked(wait);
-            answer.see(asked.and(wait).map(Wait::key), asked.unwrap_or_default());
+        let observe_answer = |answer: &mut Unchanged<WaitKey>, wait: Option<&Wait>| {
+            let passed = time_of_asked(wait);
+            answer.observe(passed.and(wait).map(Wait::key), passed.unwrap_or_default());
         };
         for (cpu, (ages, activity)) in (0..).zip(self.cpus.iter_mut().zip(&kernel.cpus)) {
             let online = activity.as_ref().filter(|activity| activity.online);
-            ages.advance(online, kernel.switches_on(cpu), of(cpu));
+            ages.advance(online, kernel.switches_on(cpu), passed_on(cpu));
             let wait = online.and_then(|activity| activity.wait.as_ref());
-            see_answer(&mut ages.answer, wait);
+            observe_answer(&mut ages.answer, wait);
         }
-        self.tasks.resize_with(kernel.tasks.len(), Still::default);
-        self.answers.resize_with(kernel.tasks.len(), Still::default);
+        self.tasks.resize_with(kernel.tasks.len(), Unchanged::default);
+        self.answers.resize_with(kernel.tasks.len(), Unchanged::default);
         let tasks = self.tasks.iter_mut().zip(&mut self.answers).zip(&kernel.tasks);
         for ((age, answer), task) in tasks {
             let task = task.as_ref();
             let wait = task.and_then(|task| task.wait.as_ref());
-            age.see(wait.map(Wait::key), of(task.map_or(0, |task| task.cpu)));
-            see_answer(answer, wait);
+            age.observe(wait.map(Wait::key), passed_on(task.map_or(0, |task| task.cpu)));
+            observe_answer(answer, wait);
         }
         self.locks.retain(|address, _| kernel.locks.contains_key(address));
         for (&address, lock) in &kernel.locks {
             let cpu = kernel.holder_cpu(lock);
             // Nobody has it: then it is the waiters' time that counts, and they have their own.
-            let passed = of(cpu.unwrap_or(u32::MAX));
-            self.locks.entry(address).or_default().see(Some((lock.holder, lock.taken_ns)), passed);
+            let passed = passed_on(cpu.unwrap_or(u32::MAX));
+            self.locks
+                .entry(address)
+                .or_default()
+                .observe(Some((lock.holder, lock.taken_ns)), passed);
         }
     }
 
@@ -207,7 +211,7 @@ impl Ages {
         self.tasks.clear();
         self.answers.clear();
         self.locks.clear();
-        self.panicking = Still::default();
+        self.panicking = Unchanged::default();
         for cpu in &mut self.cpus {
             let interrupts_off = std::mem::take(&mut cpu.interrupts_off);
             let awake = std::mem::take(&mut cpu.awake);
@@ -228,7 +232,7 @@ impl Ages {
 
     /// How long the CPU that a task waits for has had to answer it, if it waits for one.
     pub(super) fn answer(&self, task: u32) -> Option<Age> {
-        self.answers.get(task as usize).and_then(Still::lasting)
+        self.answers.get(task as usize).and_then(Unchanged::age_if_present)
     }
 
     /// How long a lock has had the same holder, or none.
@@ -240,7 +244,7 @@ impl Ages {
     /// One that did so once and now stays with a holder does not: the host may not run that one.
     pub(super) fn passes_by(&self, address: u64, waited: Duration) -> bool {
         const OFTEN: u32 = 8;
-        let passes = |lock: &Still<_>| lock.changes >= OFTEN && lock.age.wall <= waited / 4;
+        let passes = |lock: &Unchanged<_>| lock.changes >= OFTEN && lock.age.wall <= waited / 4;
         self.locks.get(&address).is_some_and(passes)
     }
 }
@@ -255,16 +259,16 @@ impl CpuAges {
         let took = moved(before.interrupts, vcpu.counts.interrupts);
         let slept = moved(before.halts, vcpu.counts.halts);
         if took {
-            self.interrupts_off.see(None, passed);
+            self.interrupts_off.observe(None, passed);
         }
         if slept {
-            self.awake.see(None, passed);
+            self.awake.observe(None, passed);
         }
         if let Some(VcpuSample { halted, interrupts_on, started, .. }) = vcpu.sample {
             let off = started && !interrupts_on && !took;
-            self.interrupts_off.see(off.then_some(halted), passed);
+            self.interrupts_off.observe(off.then_some(halted), passed);
             let awake = started && !halted && !slept;
-            self.awake.see(awake.then_some(()), passed);
+            self.awake.observe(awake.then_some(()), passed);
         }
         self.seen = vcpu.sample.or(self.seen);
         took || vcpu.sample.is_some_and(|sample| sample.started && sample.interrupts_on)
@@ -275,26 +279,26 @@ impl CpuAges {
         if self.main_loop.key != main_loop {
             self.interrupts_before = activity.map_or(0, |activity| activity.interrupts);
         }
-        self.tick.see(activity.map(|activity| activity.tick), passed);
-        self.main_loop.see(main_loop, passed);
+        self.tick.observe(activity.map(|activity| activity.tick), passed);
+        self.main_loop.observe(main_loop, passed);
         let wait = activity.and_then(|activity| activity.wait.as_ref());
         let (waited, waits) = (self.wait.age, self.wait.changes);
-        self.wait.see(wait.map(Wait::key), passed);
+        self.wait.observe(wait.map(Wait::key), passed);
         if self.main_loop.age == Age::default() {
             self.waited = Age::default();
         } else if self.wait.changes != waits && waited.own > self.waited.own {
             self.waited = waited;
         }
-        let nothing = [self.tick.age, self.main_loop.age];
-        self.nothing = nothing.into_iter().min_by_key(|age| age.wall).unwrap_or_default();
-        if self.nothing == Age::default() {
+        let ages = [self.tick.age, self.main_loop.age];
+        self.no_progress = ages.into_iter().min_by_key(|age| age.wall).unwrap_or_default();
+        if self.no_progress == Age::default() {
             self.seen = None;
         }
-        let undone = activity.filter(|activity| activity.has_work());
-        self.work.see(undone.map(|activity| activity.work_done), passed);
+        let pending_work = activity.filter(|activity| activity.has_work());
+        self.work.observe(pending_work.map(|activity| activity.work_done), passed);
         let ready = activity.filter(|activity| activity.ready_tasks > 0);
-        self.ready.see(ready.map(|_| switches), passed);
-        self.switches.see(activity.map(|_| switches), passed);
+        self.ready.observe(ready.map(|_| switches), passed);
+        self.switches.observe(activity.map(|_| switches), passed);
     }
 }
 

@@ -20,7 +20,7 @@ impl Bounds {
     pub(super) const NONE: Self = Self { by_class: [None; Class::COUNT], starved: None };
 
     /// The bound of one class.
-    pub fn of(&self, class: Class) -> Option<Duration> {
+    pub fn get(&self, class: Class) -> Option<Duration> {
         self.by_class[class as usize]
     }
 
@@ -36,18 +36,18 @@ impl Bounds {
 
     /// Whether `age` is enough for a verdict of that class.
     pub fn is_due(&self, class: Class, age: Duration) -> bool {
-        self.of(class).is_some_and(|bound| age >= bound)
+        self.get(class).is_some_and(|bound| age >= bound)
     }
 
     /// Whether `age` is half of what a verdict of that class takes: enough to take part in one.
     pub(super) fn is_half_due(&self, class: Class, age: Duration) -> bool {
-        self.of(class).is_some_and(|bound| age >= bound / 2)
+        self.get(class).is_some_and(|bound| age >= bound / 2)
     }
 
     /// The time until a verdict of that class is due; `None` if nothing has begun to age, or is
     /// already due.
     pub(super) fn remaining(&self, class: Class, age: Duration) -> Option<Duration> {
-        let bound = self.of(class).filter(|_| !age.is_zero())?;
+        let bound = self.get(class).filter(|_| !age.is_zero())?;
         bound.checked_sub(age).filter(|remaining| !remaining.is_zero())
     }
 

@@ -12,11 +12,11 @@ use crate::kernel::Reading;
 
 /// What comes of looking at a guest that runs.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Noticed {
+pub struct PollResult {
     /// It is worth to stop it for a closer look.
     pub suspicious: bool,
     /// Hangs that are over, each by how many had been reported before it.
-    pub over: Vec<usize>,
+    pub ended: Vec<usize>,
 }
 
 /// Watches one guest.
@@ -64,19 +64,19 @@ impl Detector {
     }
 
     /// Takes an observation of a guest that runs.
-    pub fn observe(&mut self, now: Observation) -> Noticed {
+    pub fn observe(&mut self, now: Observation) -> PollResult {
         if self.is_unreadable(&now) {
-            return Noticed::default();
+            return PollResult::default();
         }
         self.advance(now);
-        let Some(evidence) = self.evidence() else { return Noticed::default() };
-        let over = self.reported.iter().filter(|(_, hang)| !evidence.holds(hang));
-        let over: Vec<usize> = over.map(|(&number, _)| number).collect();
-        let suspicious = evidence.verdict().is_some();
-        for number in &over {
+        let Some(judge) = self.judge_last() else { return PollResult::default() };
+        let ended = self.reported.iter().filter(|(_, hang)| !judge.holds(hang));
+        let ended: Vec<usize> = ended.map(|(&number, _)| number).collect();
+        let suspicious = judge.verdict().is_some();
+        for number in &ended {
             self.reported.remove(number);
         }
-        Noticed { suspicious, over }
+        PollResult { suspicious, ended }
     }
 
     /// Takes an observation of a stopped guest, with the states of its vCPUs, and says what is wrong
@@ -84,10 +84,10 @@ impl Detector {
     pub fn judge(&mut self, now: Observation) -> Option<Verdict> {
         if self.is_unreadable(&now) {
             // A host that does not run the guest may be why.
-            return self.evidence()?.starved().map(Verdict::Starved);
+            return self.judge_last()?.starved().map(Verdict::Starved);
         }
         self.advance(now);
-        let verdict = self.evidence()?.verdict()?;
+        let verdict = self.judge_last()?.verdict()?;
         if let Verdict::Hangs(found) = &verdict {
             let numbers = self.reported_so_far..;
             self.reported.extend(numbers.zip(found.hangs.iter().cloned()));
@@ -98,22 +98,22 @@ impl Detector {
 
     /// Takes an observation of a stopped guest: its hangs, due or not, that have not been reported. The
     /// detector goes on to look for them.
-    pub fn of_moment(&mut self, now: Observation) -> Option<Detection> {
+    pub fn hangs_now(&mut self, now: Observation) -> Option<Detection> {
         if self.is_unreadable(&now) {
             return None;
         }
         self.advance(now);
-        Some(self.evidence()?.of_moment())
+        Some(self.judge_last()?.hangs_now())
     }
 
     /// Takes an observation of a stopped guest: the reported hangs that still go on.
-    pub fn lasting(&mut self, now: Observation) -> Vec<DetectedHang> {
+    pub fn ongoing(&mut self, now: Observation) -> Vec<DetectedHang> {
         if self.is_unreadable(&now) {
             return Vec::new();
         }
         self.advance(now);
-        let Some(evidence) = self.evidence() else { return Vec::new() };
-        self.reported.values().filter(|hang| evidence.holds(hang)).cloned().collect()
+        let Some(judge) = self.judge_last() else { return Vec::new() };
+        self.reported.values().filter(|hang| judge.holds(hang)).cloned().collect()
     }
 
     /// True for an observation that says nothing of a kernel that has been read since it was ready. It
@@ -127,7 +127,7 @@ impl Detector {
     /// In how much of its own time the first of all that stands still now is due, if it is going to be.
     /// What is over its bound has been judged, and is not looked at more often for it.
     pub fn due_in(&self) -> Option<Duration> {
-        self.evidence()?.remaining()
+        self.judge_last()?.remaining()
     }
 
     fn advance(&mut self, now: Observation) {
@@ -136,7 +136,7 @@ impl Detector {
         self.last = Some(now);
     }
 
-    fn evidence(&self) -> Option<Judge<'_>> {
+    fn judge_last(&self) -> Option<Judge<'_>> {
         let Self { bounds, ages, ready, reported, .. } = self;
         Some(Judge { bounds, ages, now: self.last.as_ref()?, ready: *ready, reported })
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nmiscope_report::Class;
 
-use super::guest::{KnownGuest, sleeps_on};
+use super::guest::{KnownGuest, sleep_queue};
 use super::verdict::{DetectedHang, HangCertainty};
 use super::wait_graph::{Edge, EdgeKind, Node, Root, WaitChains};
 
@@ -22,24 +22,24 @@ pub struct WaiterGroup {
 /// All parties that wait or stand still, by the root that they wait for in the end.
 pub fn groups(
     guest: &KnownGuest<'_>,
-    graph: &WaitChains<'_>,
+    chains: &WaitChains<'_>,
     stands_still: impl Fn(u32) -> bool,
 ) -> BTreeMap<Root, WaiterGroup> {
     let still = guest.cpus().filter(|&cpu| stands_still(cpu));
     let mut groups = BTreeMap::<Root, WaiterGroup>::new();
-    for node in graph.waiters().chain(still.map(Node::Cpu)) {
-        let (way, root) = graph.follow(node);
+    for node in chains.waiters().chain(still.map(Node::Cpu)) {
+        let (path, root) = chains.follow(node);
         let group = groups.entry(root).or_default();
         group.members.insert(node);
-        group.members.extend(way.iter().flat_map(|edge| [edge.from, edge.to]));
-        group.edges.extend(way);
+        group.members.extend(path.iter().flat_map(|edge| [edge.from, edge.to]));
+        group.edges.extend(path);
     }
     groups
 }
 
 impl WaiterGroup {
     /// Both groups as one.
-    pub fn with(mut self, other: Self) -> Self {
+    pub fn merged_with(mut self, other: Self) -> Self {
         self.members.extend(other.members);
         self.edges.extend(other.edges);
         self
@@ -54,7 +54,7 @@ impl WaiterGroup {
         blamed: Vec<Node>,
     ) -> DetectedHang {
         let Self { members, mut edges } = self;
-        edges.extend(blamed.iter().filter_map(|&node| sleep_of(guest, node)));
+        edges.extend(blamed.iter().filter_map(|&node| sleep_edge(guest, node)));
         let in_root: BTreeSet<Node> = match root {
             Root::Cycle(nodes) => nodes.iter().copied().collect(),
             Root::One(node) => BTreeSet::from([*node]),
@@ -96,9 +96,9 @@ impl WaiterGroup {
 
 /// The edge from a party to the queue that it sleeps on. That leads nowhere: whoever is to wake it is
 /// not known.
-fn sleep_of(guest: &KnownGuest<'_>, node: Node) -> Option<Edge> {
+fn sleep_edge(guest: &KnownGuest<'_>, node: Node) -> Option<Edge> {
     let Node::Task(task) = node else { return None };
-    let queue = sleeps_on(guest.kernel.task(task)?)?;
+    let queue = sleep_queue(guest.kernel.task(task)?)?;
     Some(Edge { from: node, to: Node::Queue(queue), kind: EdgeKind::SleepsOn })
 }
 

@@ -10,7 +10,7 @@ use super::ages::{Age, Ages, CpuAges};
 use super::bounds::Bounds;
 use super::observation::{ObservedVcpu, VcpuSample};
 use super::wait_graph::Node;
-use crate::kernel::{KernelState, KernelTask, RunState, Wait, WaitFor};
+use crate::kernel::{KernelState, KernelTask, TaskRunState, Wait, WaitFor};
 
 /// A guest that is not ready yet.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +30,7 @@ pub struct KnownGuest<'a> {
     /// The number of vCPUs, whatever the kernel says.
     pub vcpus: usize,
     /// The age from which on a wait counts: a younger one is just a wait.
-    pub lasting: Duration,
+    pub min_wait_age: Duration,
 }
 
 /// A guest of whose kernel nothing is known: its vCPUs and its console.
@@ -57,7 +57,7 @@ impl KnownGuest<'_> {
     }
 
     /// The age of a party's wait; `None` for a party that waits for nobody.
-    pub fn waited(&self, node: Node) -> Option<Age> {
+    pub fn wait_age(&self, node: Node) -> Option<Age> {
         match node {
             Node::Cpu(cpu) => {
                 self.kernel.cpu(cpu)?.wait.as_ref()?;
@@ -67,14 +67,14 @@ impl KnownGuest<'_> {
                 let task = self.kernel.task(number)?;
                 let waits = |what| matches!(what, WaitFor::Lock(_) | WaitFor::Call(_));
                 let waits = task.wait.as_ref().is_some_and(|wait| waits(wait.what));
-                (waits && task.state == RunState::Blocked).then(|| self.ages.task(number))
+                (waits && task.state == TaskRunState::Blocked).then(|| self.ages.task(number))
             }
             Node::Lock(_) | Node::Queue(_) => None,
         }
     }
 
     /// The ages of all waits for a lock.
-    pub fn waited_for(&self, lock: u64) -> impl Iterator<Item = Age> {
+    pub fn wait_ages_for_lock(&self, lock: u64) -> impl Iterator<Item = Age> {
         let wants = move |wait: &Option<Wait>| {
             wait.as_ref().is_some_and(|wait| wait.what == WaitFor::Lock(lock))
         };
@@ -91,8 +91,8 @@ impl KnownGuest<'_> {
     /// The part of a CPU's age in which it waited for somebody who has let it go on: that it has not
     /// yet come back to its main loop since is no fault of its own. A short wait excuses nothing, or
     /// a loop that keeps taking a lock would never be one.
-    pub fn excused(&self, ages: &CpuAges) -> Duration {
-        Some(ages.waited.own).filter(|&waited| waited >= self.lasting).unwrap_or_default()
+    pub fn wait_credit(&self, ages: &CpuAges) -> Duration {
+        Some(ages.waited.own).filter(|&waited| waited >= self.min_wait_age).unwrap_or_default()
     }
 }
 
@@ -104,15 +104,15 @@ impl UnknownGuest<'_> {
     }
 
     /// The time since the console's last byte.
-    pub fn silent(&self) -> Duration {
+    pub fn console_silence(&self) -> Duration {
         self.ages.console.own()
     }
 }
 
 /// The queue that a task sleeps on.
-pub fn sleeps_on(task: &KernelTask) -> Option<u64> {
+pub fn sleep_queue(task: &KernelTask) -> Option<u64> {
     match task.wait.as_ref()?.what {
-        WaitFor::Queue(queue) if task.state == RunState::Blocked => Some(queue),
+        WaitFor::Queue(queue) if task.state == TaskRunState::Blocked => Some(queue),
         _ => None,
     }
 }

@@ -53,7 +53,13 @@ impl<'a> Judge<'a> {
 
     fn known(&self, kernel: &'a KernelState) -> KnownGuest<'a> {
         let Self { bounds, ages, now, .. } = *self;
-        KnownGuest { bounds, ages, kernel, vcpus: now.vcpus.len(), lasting: class::lasting(bounds) }
+        KnownGuest {
+            bounds,
+            ages,
+            kernel,
+            vcpus: now.vcpus.len(),
+            min_wait_age: class::min_wait_age(bounds),
+        }
     }
 
     fn panicking(&self) -> Option<u32> {
@@ -70,7 +76,7 @@ impl<'a> Judge<'a> {
         }
         let mut hangs = match self.guest() {
             Guest::Booting(guest) => {
-                boot_stall::found(&guest, known::longest_wait).into_iter().collect()
+                boot_stall::found(&guest, known::largest_group).into_iter().collect()
             }
             Guest::Known(guest) => known::hangs(&guest, |hang| self.is_reported(hang)),
             Guest::Unknown(guest) => unknown::hang(&guest).into_iter().collect(),
@@ -88,7 +94,7 @@ impl<'a> Judge<'a> {
     }
 
     /// The hangs of a stopped guest, due or not, that have not been reported.
-    pub fn of_moment(&self) -> Detection {
+    pub fn hangs_now(&self) -> Detection {
         let mut hangs = moment::hangs(self.now, self.ages, self.bounds, self.ready);
         hangs.retain(|hang| !self.is_reported(hang));
         Detection { hangs, ages: self.ages.clone(), samples: Vec::new() }

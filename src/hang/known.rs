@@ -10,7 +10,7 @@ use std::time::Duration;
 use nmiscope_report::Class;
 
 use super::ages::Age;
-use super::class::{self, deadlock, lock_wait, pending_work, soft_lockup, still_cpu};
+use super::class::{self, cpu_lockup, deadlock, lock_wait, pending_work, soft_lockup};
 use super::group::{WaiterGroup, groups};
 use super::guest::KnownGuest;
 use super::verdict::DetectedHang;
@@ -21,15 +21,16 @@ pub fn hangs(
     guest: &KnownGuest<'_>,
     is_reported: impl Fn(&DetectedHang) -> bool,
 ) -> Vec<DetectedHang> {
-    let mut found = all(guest);
+    let mut found = candidates(guest);
     found.retain(|hang| !is_reported(hang));
     let hangs = merge(guest, found);
     let known: BTreeSet<Node> =
         hangs.iter().flat_map(|hang| hang.blamed.iter().chain(&hang.victims).copied()).collect();
     let mut others = guest.cpus().filter(|&cpu| !known.contains(&Node::Cpu(cpu)));
     // It may be as much to blame. Not forever: it may also be one that the host never runs.
-    let early =
-        |hang: &DetectedHang| guest.bounds.of(hang.class).is_some_and(|bound| hang.age < bound * 2);
+    let early = |hang: &DetectedHang| {
+        guest.bounds.get(hang.class).is_some_and(|bound| hang.age < bound * 2)
+    };
     if hangs.iter().all(early) && others.any(|cpu| is_undecided(guest, cpu)) {
         return Vec::new();
     }
@@ -38,7 +39,7 @@ pub fn hangs(
 
 /// The hangs that are due, whoever else may be.
 pub fn due(guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
-    merge(guest, all(guest))
+    merge(guest, candidates(guest))
 }
 
 /// True while a hang that was reported goes on.
@@ -57,23 +58,23 @@ pub fn remaining(guest: &KnownGuest<'_>) -> Option<Duration> {
 }
 
 /// The root and the group of most of those who wait.
-pub fn longest_wait(guest: &KnownGuest<'_>) -> Option<(Root, WaiterGroup)> {
-    let graph = WaitChains::new(guest.kernel, guest.ages, guest.lasting);
-    let groups = groups(guest, &graph, |cpu| stuck(guest, cpu).is_some()).into_iter();
+pub fn largest_group(guest: &KnownGuest<'_>) -> Option<(Root, WaiterGroup)> {
+    let chains = WaitChains::new(guest.kernel, guest.ages, guest.min_wait_age);
+    let groups = groups(guest, &chains, |cpu| classify_cpu(guest, cpu).is_some()).into_iter();
     let waiting = groups.filter(|(_, group)| !group.edges.is_empty());
     waiting.max_by_key(|(_, group)| group.edges.len())
 }
 
 /// Everything that may be a hang, due or not.
-fn all(guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
-    let is_stuck = |cpu| stuck(guest, cpu).is_some();
-    let graph = WaitChains::new(guest.kernel, guest.ages, guest.lasting);
-    let groups_of_now = groups(guest, &graph, is_stuck);
+fn candidates(guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
+    let is_stuck = |cpu| classify_cpu(guest, cpu).is_some();
+    let chains = WaitChains::new(guest.kernel, guest.ages, guest.min_wait_age);
+    let groups_of_now = groups(guest, &chains, is_stuck);
     // Of a guest that gets on, and so at nearly every look, there is nobody to suffer.
-    let mut suffering = if groups_of_now.is_empty() {
+    let mut victims = if groups_of_now.is_empty() {
         BTreeMap::new()
     } else {
-        groups(guest, &graph.by_the_clock(), is_stuck)
+        groups(guest, &chains.by_wall_clock(), is_stuck)
     };
     let explained: BTreeSet<Node> =
         groups_of_now.values().flat_map(|group| group.members.iter().copied()).collect();
@@ -81,7 +82,7 @@ fn all(guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
         .into_iter()
         .filter_map(|(root, group)| {
             let (class, age) = classify(guest, &root, &group)?;
-            let group = group.with(suffering.remove(&root).unwrap_or_default());
+            let group = group.merged_with(victims.remove(&root).unwrap_or_default());
             let blamed = class::rule(class).blames(guest, &root, &group.edges);
             Some(group.into_hang(guest, (class, age), &root, blamed))
         })
@@ -94,16 +95,18 @@ fn all(guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
 fn classify(guest: &KnownGuest<'_>, root: &Root, group: &WaiterGroup) -> Option<(Class, Duration)> {
     match root {
         Root::Cycle(nodes) => deadlock::found(guest, nodes),
-        &Root::One(Node::Cpu(cpu)) => stuck(guest, cpu).or_else(|| lock_wait::found(guest, group)),
+        &Root::One(Node::Cpu(cpu)) => {
+            classify_cpu(guest, cpu).or_else(|| lock_wait::found(guest, group))
+        }
         Root::One(_) => lock_wait::found(guest, group),
     }
 }
 
 /// The class of a CPU that stands still and waits for nobody, and its age. What it is does not depend
 /// on which class is due first.
-fn stuck(guest: &KnownGuest<'_>, cpu: u32) -> Option<(Class, Duration)> {
+fn classify_cpu(guest: &KnownGuest<'_>, cpu: u32) -> Option<(Class, Duration)> {
     let main_loop = soft_lockup::main_loop_age(guest, cpu);
-    still_cpu::found(guest, cpu, main_loop).or_else(|| soft_lockup::found(guest, cpu))
+    cpu_lockup::found(guest, cpu, main_loop).or_else(|| soft_lockup::found(guest, cpu))
 }
 
 /// True where a CPU stands still by the clock, and has not been run for long enough to tell.

@@ -43,13 +43,13 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
-pub use ages::{Age, Ages, CpuAges, Still};
+pub use ages::{Age, Ages, CpuAges, Unchanged};
 pub use bounds::Bounds;
-pub use class::{Conduct, conduct};
-pub use detector::{Detector, Noticed};
-pub use moment::{all_waits, of_dump};
+pub use class::{Behaviour, behaviour};
+pub use detector::{Detector, PollResult};
+pub use moment::{all_waits, judge_snapshot};
 pub use observation::{Observation, ObservedVcpu, VcpuSample};
-pub use sample::{CpuSamples, SampledFrame, each_once};
+pub use sample::{CpuSamples, SampledFrame, keep_last_of_each};
 pub use verdict::{DetectedHang, Detection, Doubt, HangCertainty, Starved, Verdict};
 pub use wait_graph::{Edge, EdgeKind, Node};
 

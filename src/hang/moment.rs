@@ -19,9 +19,9 @@ use std::time::Duration;
 
 use super::ages::Ages;
 use super::bounds::Bounds;
-use super::class::{self, boot_stall, deadlock, lock_wait, still_cpu};
+use super::class::{self, boot_stall, cpu_lockup, deadlock, lock_wait};
 use super::group::{WaiterGroup, groups};
-use super::guest::{BootingGuest, KnownGuest, UnknownGuest, sleeps_on};
+use super::guest::{BootingGuest, KnownGuest, UnknownGuest, sleep_queue};
 use super::known;
 use super::observation::{Observation, VcpuSample};
 use super::unknown;
@@ -30,13 +30,13 @@ use super::wait_graph::{Edge, EdgeKind, Node, Root, WaitChains};
 use crate::kernel::{KernelState, Reading, Wait, WaitFor};
 
 /// The least age at which something is suspicious: it has not moved between two looks.
-const LEAST: Duration = Duration::from_millis(200);
+const MIN_SUSPICIOUS_AGE: Duration = Duration::from_millis(200);
 
 /// The part of its bound for which something has to have lasted to be suspicious.
-const PART: u32 = 10;
+const BOUND_DIVISOR: u32 = 10;
 
 /// The hangs of a guest that was seen once: in a dump, or by whoever attached to it.
-pub fn of_dump(now: &Observation, bounds: &Bounds) -> Detection {
+pub fn judge_snapshot(now: &Observation, bounds: &Bounds) -> Detection {
     let ages = Ages::from_records(now);
     let mut hangs = hangs(now, &ages, bounds, true);
     for hang in hangs.iter_mut().filter(|hang| takes_interrupts(now, hang)) {
@@ -47,8 +47,8 @@ pub fn of_dump(now: &Observation, bounds: &Bounds) -> Detection {
     if hangs.is_empty()
         && let Some(kernel) = now.kernel.known().filter(|kernel| is_undated(kernel))
     {
-        let (vcpus, lasting) = (now.vcpus.len(), Duration::ZERO);
-        let guest = KnownGuest { bounds, ages: &ages, kernel, vcpus, lasting };
+        let (vcpus, min_wait_age) = (now.vcpus.len(), Duration::ZERO);
+        let guest = KnownGuest { bounds, ages: &ages, kernel, vcpus, min_wait_age };
         hangs.extend(undated_waits(&guest));
     }
     Detection { hangs, ages, samples: Vec::new() }
@@ -81,26 +81,26 @@ pub(super) fn hangs(
     // Whoever looks for no hangs may still ask whether there is one.
     let default = Bounds::default();
     let bounds = if bounds.any() { bounds } else { &default };
-    let tight = bounds.map(|bound| bound.min(LEAST.max(bound / PART)));
+    let tight = bounds.map(|bound| bound.min(MIN_SUSPICIOUS_AGE.max(bound / BOUND_DIVISOR)));
     let known = now.kernel.known().map(|kernel| KnownGuest {
         bounds: &tight,
         ages,
         kernel,
         vcpus: now.vcpus.len(),
-        lasting: LEAST / 2,
+        min_wait_age: MIN_SUSPICIOUS_AGE / 2,
     });
     let judge = Moment { now, bounds };
     match (&known, &now.kernel) {
         (Some(KnownGuest { kernel: KernelState { panicking: Some(_), .. }, .. }), _) => Vec::new(),
         _ if !ready => {
             let guest = BootingGuest { bounds: &tight, ages, known };
-            let stall = boot_stall::found(&guest, known::longest_wait);
+            let stall = boot_stall::found(&guest, known::largest_group);
             stall.into_iter().map(|hang| judge.by_age(hang)).collect()
         }
-        (Some(guest), _) => judge.of_known(guest),
+        (Some(guest), _) => judge.known_hangs(guest),
         (None, Reading::Unknown) => {
             let guest = UnknownGuest { bounds: &tight, ages, vcpus: &now.vcpus };
-            judge.of_unknown(&guest)
+            judge.unknown_hangs(&guest)
         }
         (None, _) => Vec::new(),
     }
@@ -108,16 +108,16 @@ pub(super) fn hangs(
 
 /// All waits of a moment, however young: of CPUs and of blocked tasks, with the holders of the locks.
 pub fn all_waits(kernel: &KernelState, ages: &Ages) -> Vec<Edge> {
-    let graph = WaitChains::new(kernel, ages, Duration::ZERO);
+    let chains = WaitChains::new(kernel, ages, Duration::ZERO);
     let mut edges = BTreeSet::new();
-    for node in graph.waiters() {
-        let wait = graph.next(node);
+    for node in chains.waiters() {
+        let wait = chains.next(node);
         let holder = wait.filter(|wait| matches!(wait.to, Node::Lock(_)));
-        edges.extend(holder.and_then(|wait| graph.next(wait.to)));
+        edges.extend(holder.and_then(|wait| chains.next(wait.to)));
         edges.extend(wait);
     }
     for (number, task) in (0..).zip(&kernel.tasks) {
-        let queue = task.as_ref().and_then(sleeps_on).map(Node::Queue);
+        let queue = task.as_ref().and_then(sleep_queue).map(Node::Queue);
         let edge = |to| Edge { from: Node::Task(number), to, kind: EdgeKind::SleepsOn };
         edges.extend(queue.map(edge));
     }
@@ -144,26 +144,26 @@ struct Moment<'a> {
 }
 
 impl Moment<'_> {
-    fn of_known(&self, guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
+    fn known_hangs(&self, guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
         let mut hangs = self.cycles(guest);
         hangs.extend(self.dead_halts(guest));
-        let told: BTreeSet<Node> = hangs.iter().flat_map(parties).collect();
-        let is_told = |hang: &DetectedHang| hang.blamed.iter().all(|node| told.contains(node));
-        let aged = known::due(guest).into_iter().filter(|hang| !is_told(hang));
+        let found: BTreeSet<Node> = hangs.iter().flat_map(parties_of).collect();
+        let is_found = |hang: &DetectedHang| hang.blamed.iter().all(|node| found.contains(node));
+        let aged = known::due(guest).into_iter().filter(|hang| !is_found(hang));
         hangs.extend(aged.map(|hang| self.by_age(hang)));
         hangs.sort_by_key(|hang| hang.class);
         hangs
     }
 
-    fn of_unknown(&self, guest: &UnknownGuest<'_>) -> Vec<DetectedHang> {
+    fn unknown_hangs(&self, guest: &UnknownGuest<'_>) -> Vec<DetectedHang> {
         // A vCPU that was taken offline is in HLT with its interrupts off too, and no kernel says so.
         unknown::hang(guest).into_iter().map(|hang| self.by_age(hang)).collect()
     }
 
     /// All cycles of waits, however young.
     fn cycles(&self, guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
-        let graph = WaitChains::new(guest.kernel, guest.ages, Duration::ZERO);
-        let all = groups(guest, &graph, |_| false).into_iter();
+        let chains = WaitChains::new(guest.kernel, guest.ages, Duration::ZERO);
+        let all = groups(guest, &chains, |_| false).into_iter();
         let hang = |(root, group): (Root, WaiterGroup)| {
             let Root::Cycle(nodes) = &root else { return None };
             let (class, age) = deadlock::found(guest, nodes)?;
@@ -180,17 +180,17 @@ impl Moment<'_> {
 
     /// The CPUs that are halted for good, with those who wait for them.
     fn dead_halts(&self, guest: &KnownGuest<'_>) -> Option<DetectedHang> {
-        let graph = WaitChains::new(guest.kernel, guest.ages, Duration::ZERO);
+        let chains = WaitChains::new(guest.kernel, guest.ages, Duration::ZERO);
         let is_dead = |cpu: u32| {
             let is_halted = |sample: VcpuSample| sample.halted && !sample.interrupts_on;
             let online = guest.kernel.cpu(cpu).is_some_and(|activity| activity.online);
             online && self.sample(cpu).is_some_and(is_halted)
         };
-        let all = groups(guest, &graph, is_dead).into_iter();
+        let all = groups(guest, &chains, is_dead).into_iter();
         let hangs = all.filter_map(|(root, group)| match root {
             Root::One(Node::Cpu(cpu)) if is_dead(cpu) => {
-                let age = guest.ages.cpu(cpu).nothing.own;
-                let class = still_cpu::DEAD_HALT;
+                let age = guest.ages.cpu(cpu).no_progress.own;
+                let class = cpu_lockup::DEAD_HALT;
                 let hang = group.into_hang(guest, (class, age), &root, vec![Node::Cpu(cpu)]);
                 // A byte like HLT's before RIP may be the end of another instruction.
                 let is_derived = self.sample(cpu).is_some_and(|sample| sample.halt_is_derived);
@@ -213,21 +213,22 @@ impl Moment<'_> {
         }
         let (blamed, edges) = (&hang.blamed, &hang.edges);
         let inside = |node: &Node| blamed.contains(node);
-        let of_cycle = |edge: &&Edge| match edge.kind {
+        let in_cycle = |edge: &&Edge| match edge.kind {
             EdgeKind::HeldBy => inside(&edge.to),
             _ => inside(&edge.from),
         };
         let mut waits = 0;
-        let all_last = edges.iter().filter(of_cycle).all(|edge| match edge.kind {
+        let is_endless = edges.iter().filter(in_cycle).all(|edge| match edge.kind {
             EdgeKind::WaitsFor => {
                 waits += 1;
-                wait_of(kernel, edge.from).is_some_and(|wait| lasts(kernel, edge, wait))
+                wait_of(kernel, edge.from)
+                    .is_some_and(|wait| ends_by_holder_alone(kernel, edge, wait))
             }
             EdgeKind::HeldBy => true,
             // Nor whether a kernel takes its CPU away from whoever has it.
             EdgeKind::Calls | EdgeKind::BringsUp | EdgeKind::RunsOn | EdgeKind::SleepsOn => false,
         });
-        waits > 0 && waits == blamed.len() && all_last
+        waits > 0 && waits == blamed.len() && is_endless
     }
 
     fn sample(&self, cpu: u32) -> Option<VcpuSample> {
@@ -242,13 +243,13 @@ impl Moment<'_> {
     }
 
     fn suspicion(&self, hang: &DetectedHang) -> HangCertainty {
-        let bound = self.bounds.of(hang.class).unwrap_or(Bounds::DEFAULT);
+        let bound = self.bounds.get(hang.class).unwrap_or(Bounds::DEFAULT);
         HangCertainty::Suspected { lasted: hang.age, bound }
     }
 }
 
 /// True for a wait for a lock that somebody has, and that nothing ends but the holder.
-fn lasts(kernel: &KernelState, edge: &Edge, wait: &Wait) -> bool {
+fn ends_by_holder_alone(kernel: &KernelState, edge: &Edge, wait: &Wait) -> bool {
     let WaitFor::Lock(address) = wait.what else { return false };
     let is_held = kernel.locks.get(&address).is_some_and(|lock| match lock.holder() {
         None => false,
@@ -266,14 +267,14 @@ fn wait_of(kernel: &KernelState, node: Node) -> Option<&Wait> {
     }
 }
 
-fn parties(hang: &DetectedHang) -> impl Iterator<Item = Node> {
+fn parties_of(hang: &DetectedHang) -> impl Iterator<Item = Node> {
     hang.blamed.iter().chain(&hang.victims).copied()
 }
 
 /// The waits of a kernel that dates nothing: for how long they last cannot be told.
 fn undated_waits(guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
-    let graph = WaitChains::new(guest.kernel, guest.ages, Duration::ZERO);
-    let all = groups(guest, &graph, |_| false).into_iter();
+    let chains = WaitChains::new(guest.kernel, guest.ages, Duration::ZERO);
+    let all = groups(guest, &chains, |_| false).into_iter();
     let hang = |(root, group): (Root, WaiterGroup)| {
         // A cycle that is not certain may be a moment between two records.
         let Root::One(_) = root else { return None };

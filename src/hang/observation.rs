@@ -35,7 +35,7 @@ pub struct ObservedVcpu {
 impl ObservedVcpu {
     /// Its state as far as it follows from an earlier observation and from what the host has counted
     /// since, so that it need not be stopped for it; `None` if it does not.
-    pub fn sample_without_asking(&self, before: &Self) -> Option<VcpuSample> {
+    pub fn derived_sample(&self, before: &Self) -> Option<VcpuSample> {
         let asleep = self.times?.asleep;
         let same = |before: Option<u64>, now: Option<u64>| Some(before? == now?);
         if same(before.counts.interrupts, self.counts.interrupts) == Some(false) {

@@ -12,7 +12,8 @@ use proptest::prelude::*;
 use super::wait_graph::{Root, WaitChains};
 use super::*;
 use crate::kernel::{
-    CpuActivity, KernelState, KernelTask, Lock, LockKind, Reading, RunState, Site, Wait, WaitFor,
+    CpuActivity, KernelState, KernelTask, Lock, LockKind, Reading, Site, TaskRunState, Wait,
+    WaitFor,
 };
 
 /// Few enough that lines cross, and those at the ends of what there is.
@@ -68,11 +69,11 @@ prop_compose! {
     fn task()(
         cpu in number(),
         state in prop_oneof![
-            1 => Just(RunState::Ready),
-            1 => Just(RunState::Running),
-            4 => Just(RunState::Blocked),
-            1 => Just(RunState::Ended),
-            1 => any::<u32>().prop_map(RunState::Garbage),
+            1 => Just(TaskRunState::Ready),
+            1 => Just(TaskRunState::Running),
+            4 => Just(TaskRunState::Blocked),
+            1 => Just(TaskRunState::Ended),
+            1 => any::<u32>().prop_map(TaskRunState::Garbage),
         ],
         switches in count(),
         wait in wait(),
@@ -155,7 +156,7 @@ proptest! {
             detector.set_ready();
         }
         let mut at = Duration::ZERO;
-        let (mut told, mut open) = (0, BTreeSet::new());
+        let (mut reported, mut open) = (0, BTreeSet::new());
         for (vcpus, console_bytes, kernel, polls) in moments {
             for _ in 0..polls {
                 at = at.saturating_add(interval);
@@ -166,19 +167,19 @@ proptest! {
                     kernel: kernel.clone().map_or(Reading::Unknown, Reading::Known),
                 };
                 detector.due_in();
-                let noticed = detector.observe(now.clone());
-                for number in noticed.over {
+                let result = detector.observe(now.clone());
+                for number in result.ended {
                     prop_assert!(open.remove(&number), "one that was not open is over");
                 }
                 let verdict = detector.judge(now.clone());
-                prop_assert!(!noticed.suspicious || verdict.is_some(), "the same is seen twice");
+                prop_assert!(!result.suspicious || verdict.is_some(), "the same is seen twice");
                 if let Some(Verdict::Hangs(found)) = verdict {
                     for hang in found.hangs {
                         check(&now, &hang)?;
-                        open.insert(told);
-                        told += 1;
+                        open.insert(reported);
+                        reported += 1;
                     }
-                    prop_assert!(!detector.observe(now).suspicious, "it is told of twice");
+                    prop_assert!(!detector.observe(now).suspicious, "it is reported of twice");
                 }
             }
         }
@@ -187,16 +188,16 @@ proptest! {
     #[test]
     fn following_who_waits_for_whom_ends_wherever_it_starts(kernel in kernel(), from in number()) {
         let ages = Ages::default();
-        let graph = WaitChains::new(&kernel, &ages, Duration::ZERO);
+        let chains = WaitChains::new(&kernel, &ages, Duration::ZERO);
         let most = kernel.cpus.len() + kernel.tasks.len() + kernel.locks.len() + 1;
         for node in [Node::Cpu(from), Node::Task(from), Node::Lock(from.into())] {
-            let (way, root) = graph.follow(node);
-            prop_assert!(way.len() <= most, "{way:?}");
-            prop_assert!(way.windows(2).all(|pair| pair[0].to == pair[1].from), "{way:?}");
+            let (path, root) = chains.follow(node);
+            prop_assert!(path.len() <= most, "{path:?}");
+            prop_assert!(path.windows(2).all(|pair| pair[0].to == pair[1].from), "{path:?}");
             match root {
-                Root::One(last) => prop_assert_eq!(graph.next(last), None),
+                Root::One(last) => prop_assert_eq!(chains.next(last), None),
                 Root::Cycle(nodes) => {
-                    let ends = nodes.iter().map(|&node| graph.next(node).map(|edge| edge.to));
+                    let ends = nodes.iter().map(|&node| chains.next(node).map(|edge| edge.to));
                     let next = nodes.iter().cycle().skip(1).map(|&node| Some(node));
                     prop_assert!(ends.zip(next).all(|(end, next)| end == next), "{nodes:?}");
                 }

@@ -36,7 +36,7 @@ impl CpuSamples {
     const MAX_FRAMES: usize = 512;
 
     /// None yet, of that CPU.
-    pub fn of(cpu: u32) -> Self {
+    pub fn new(cpu: u32) -> Self {
         Self { cpu, ..Self::default() }
     }
 
@@ -44,7 +44,7 @@ impl CpuSamples {
     /// left out; one that is too unlike the others is left out as a whole.
     pub fn add(&mut self, stack: Vec<SampledFrame>) {
         let known = self.frames.len();
-        let stack = each_once(stack, |&frame| frame).into_iter().take(Self::MAX_DEPTH);
+        let stack = keep_last_of_each(stack, |&frame| frame).into_iter().take(Self::MAX_DEPTH);
         let places = stack.map(|frame| self.place(frame)).collect();
         if self.frames.len() > Self::MAX_FRAMES {
             self.frames.truncate(known);
@@ -87,7 +87,7 @@ impl CpuSamples {
 
 /// Leaves of those with the same `key` the last, which of a stack is the outermost: how deep a
 /// recursion is does not show.
-pub fn each_once<T, K: Ord>(items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
+pub fn keep_last_of_each<T, K: Ord>(items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
     let mut seen = BTreeSet::new();
     let mut once: Vec<T> = items.into_iter().rev().filter(|item| seen.insert(key(item))).collect();
     once.reverse();
@@ -103,7 +103,7 @@ mod tests {
     }
 
     fn added(stacks: &[Vec<SampledFrame>]) -> Vec<Vec<u64>> {
-        let mut samples = CpuSamples::of(0);
+        let mut samples = CpuSamples::new(0);
         for stack in stacks {
             samples.add(stack.clone());
         }

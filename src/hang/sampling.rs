@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use super::class;
 use super::verdict::DetectedHang;
 use super::wait_graph::Node;
-use crate::kernel::{KernelState, RunState};
+use crate::kernel::{KernelState, TaskRunState};
 
 impl DetectedHang {
     /// The CPUs that are to blame, or run a task that is, and may be somewhere else a moment later.
@@ -16,11 +16,11 @@ impl DetectedHang {
             Node::Cpu(cpu) => Some(cpu),
             Node::Task(task) => {
                 let task = kernel?.task(task)?;
-                (task.state == RunState::Running).then_some(task.cpu)
+                (task.state == TaskRunState::Running).then_some(task.cpu)
             }
             Node::Lock(_) | Node::Queue(_) => None,
         };
-        let runs_on = class::conduct(self.class).runs_on;
+        let runs_on = class::behaviour(self.class).keeps_running;
         let blamed = self.blamed.iter().filter(|_| runs_on);
         blamed.filter_map(cpu).collect()
     }

@@ -17,7 +17,7 @@ pub fn starved(bounds: &Bounds, ages: &Ages, ready: bool, kernel: &Reading) -> O
         _ if !ready => (bound.saturating_add(boot_stall::bound(bounds)?), |cpu| cpu.watched),
         // Whether it gets on cannot be seen: the time that the host gave it can.
         Reading::Unreadable { .. } => (bound, |cpu| cpu.watched),
-        Reading::Known(_) | Reading::Unknown => (bound, |cpu| cpu.nothing),
+        Reading::Known(_) | Reading::Unknown => (bound, |cpu| cpu.no_progress),
     };
     let is_starved = |age: &Age| age.wall >= bound && age.own < age.wall / 2;
     let cpus = (0..).zip(ages.cpus.iter().map(age));

@@ -16,7 +16,7 @@ pub fn hang(guest: &UnknownGuest<'_>) -> Option<DetectedHang> {
 
 /// True while a hang that was reported goes on. One that takes a kernel to see does not.
 pub fn holds(guest: &UnknownGuest<'_>, hang: &DetectedHang) -> bool {
-    class::unknown_rule(hang.class).is_some_and(|rule| rule.holds_of_vcpus(guest, hang))
+    class::unknown_rule(hang.class).is_some_and(|rule| rule.holds_for_vcpus(guest, hang))
 }
 
 /// The time until the first hang of those that may be on their way.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::ages::{Age, Ages};
-use crate::kernel::{KernelState, Lock, LockKind, RunState, Wait, WaitFor};
+use crate::kernel::{KernelState, Lock, LockKind, TaskRunState, Wait, WaitFor};
 
 /// Somebody, or something, in the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -66,9 +66,9 @@ pub struct WaitChains<'a> {
     kernel: &'a KernelState,
     ages: &'a Ages,
     /// A wait younger than this is just a wait.
-    lasting: Duration,
+    min_age: Duration,
     /// By the clock, and not by the own time of those who wait.
-    by_the_clock: bool,
+    by_wall_clock: bool,
 }
 
 impl Lock {
@@ -86,18 +86,18 @@ impl Lock {
 
 impl<'a> WaitChains<'a> {
     /// The graph of waits that have lasted for `lasting`.
-    pub fn new(kernel: &'a KernelState, ages: &'a Ages, lasting: Duration) -> Self {
-        Self { kernel, ages, lasting, by_the_clock: false }
+    pub fn new(kernel: &'a KernelState, ages: &'a Ages, min_age: Duration) -> Self {
+        Self { kernel, ages, min_age, by_wall_clock: false }
     }
 
     /// The same of waits that have lasted for so long by the clock: who suffers from what is found, and
     /// is not run by the host all the time.
-    pub fn by_the_clock(self) -> Self {
-        Self { by_the_clock: true, ..self }
+    pub fn by_wall_clock(self) -> Self {
+        Self { by_wall_clock: true, ..self }
     }
 
     fn has_lasted(&self, age: Age) -> bool {
-        (if self.by_the_clock { age.wall } else { age.own }) >= self.lasting
+        (if self.by_wall_clock { age.wall } else { age.own }) >= self.min_age
     }
 
     /// Whom a node waits for, if for anybody.
@@ -111,32 +111,32 @@ impl<'a> WaitChains<'a> {
             WaitFor::Queue(_) => None,
         };
         match node {
-            Node::Cpu(cpu) => waits(self.lasting_wait_of_cpu(cpu)?),
+            Node::Cpu(cpu) => waits(self.long_wait_of_cpu(cpu)?),
             Node::Task(number) => {
                 let task = self.kernel.task(number)?;
                 match task.state {
-                    RunState::Ready | RunState::Running => {
+                    TaskRunState::Ready | TaskRunState::Running => {
                         edge(EdgeKind::RunsOn, Node::Cpu(task.cpu))
                     }
-                    RunState::Blocked => waits(self.lasting_wait_of_task(number)?),
-                    RunState::Ended | RunState::Garbage(_) => None,
+                    TaskRunState::Blocked => waits(self.long_wait_of_task(number)?),
+                    TaskRunState::Ended | TaskRunState::Garbage(_) => None,
                 }
             }
             Node::Queue(_) => None,
             Node::Lock(address) => {
                 let lock = self.kernel.locks.get(&address)?;
-                let lasts = self.has_lasted(self.ages.lock(address));
-                edge(EdgeKind::HeldBy, lock.holder().filter(|_| lasts)?)
+                let is_old = self.has_lasted(self.ages.lock(address));
+                edge(EdgeKind::HeldBy, lock.holder().filter(|_| is_old)?)
             }
         }
     }
 
-    fn lasting_wait_of_cpu(&self, cpu: u32) -> Option<&'a Wait> {
+    fn long_wait_of_cpu(&self, cpu: u32) -> Option<&'a Wait> {
         let wait = self.kernel.cpu(cpu)?.wait.as_ref()?;
         self.has_lasted(self.ages.cpu(cpu).wait.age).then_some(wait)
     }
 
-    fn lasting_wait_of_task(&self, task: u32) -> Option<&'a Wait> {
+    fn long_wait_of_task(&self, task: u32) -> Option<&'a Wait> {
         let wait = self.kernel.task(task)?.wait.as_ref()?;
         self.has_lasted(self.ages.task(task)).then_some(wait)
     }
@@ -151,24 +151,24 @@ impl<'a> WaitChains<'a> {
 
     /// Follows whom `from` waits for. Returns the way, and where it led.
     pub fn follow(&self, from: Node) -> (Vec<Edge>, Root) {
-        let mut way: Vec<Edge> = Vec::new();
+        let mut path: Vec<Edge> = Vec::new();
         let mut seen = BTreeSet::from([from]);
         let mut last = from;
         while let Some(edge) = self.next(last) {
-            way.push(edge);
+            path.push(edge);
             last = edge.to;
             if !seen.insert(last) {
-                return (way.clone(), Root::Cycle(circle(&way, last)));
+                return (path.clone(), Root::Cycle(cycle(&path, last)));
             }
         }
-        (way, Root::One(last))
+        (path, Root::One(last))
     }
 }
 
 /// The circle that a way has ended in by coming to `node` again.
-fn circle(way: &[Edge], node: Node) -> Vec<Node> {
-    let start = way.iter().position(|edge| edge.from == node).unwrap_or(0);
-    let mut nodes: Vec<Node> = way[start..].iter().map(|edge| edge.from).collect();
+fn cycle(path: &[Edge], node: Node) -> Vec<Node> {
+    let start = path.iter().position(|edge| edge.from == node).unwrap_or(0);
+    let mut nodes: Vec<Node> = path[start..].iter().map(|edge| edge.from).collect();
     let smallest = (0..nodes.len()).min_by_key(|&index| nodes[index]).unwrap_or(0);
     nodes.rotate_left(smallest);
     nodes

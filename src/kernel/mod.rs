@@ -34,8 +34,8 @@ pub use bundled::{DOORBELLS, Doorbells};
 pub use log::{Log, LogError, LogRecord};
 pub use nmi_buffers::{BufferOwner, Holder, NmiBuffers, NoBuffer, SeqBuf};
 pub use state::{
-    CpuActivity, EndsBy, KernelState, KernelTask, Lock, LockKind, Reading, RunState, Site, Wait,
-    WaitFor,
+    CpuActivity, EndsBy, KernelState, KernelTask, Lock, LockKind, Reading, Site, TaskRunState,
+    Wait, WaitFor,
 };
 pub use symbols::{KernelSymbols, NoVariables, WithVariables};
 pub use vocabulary::{TraceEntry, Vocabulary};

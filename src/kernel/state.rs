@@ -158,7 +158,7 @@ pub struct KernelTask {
     /// The CPU that it runs on.
     pub cpu: u32,
     /// The state of the task.
-    pub state: RunState,
+    pub state: TaskRunState,
     /// How often it was switched to.
     pub switches: u64,
     /// The wait in which the task sleeps.
@@ -169,7 +169,7 @@ pub struct KernelTask {
 
 /// The state of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum RunState {
+pub enum TaskRunState {
     /// The task could run.
     Ready,
     /// The task runs.
@@ -182,7 +182,7 @@ pub enum RunState {
     Garbage(u32),
 }
 
-impl RunState {
+impl TaskRunState {
     /// True for a task with a stack of its own to look at: it exists, and no CPU runs it.
     pub fn is_off_cpu(self) -> bool {
         matches!(self, Self::Ready | Self::Blocked)

@@ -226,7 +226,7 @@ impl Session<'_> {
                 crate::error_chain(&reason)
             ));
         }
-        for number in noticed.over {
+        for number in noticed.ended {
             self.record.resolved(number, elapsed);
         }
         if noticed.suspicious { self.look_closely(elapsed) } else { None }

@@ -15,7 +15,7 @@ use crate::targets::Target;
 
 /// The hangs of a guest that nobody has watched, by what its kernel has recorded.
 pub fn of_records(target: &dyn Target, stopped: &StoppedGuest, at: Duration) -> Detection {
-    hang::of_dump(&observation(target, stopped, at), &Bounds::default())
+    hang::judge_snapshot(&observation(target, stopped, at), &Bounds::default())
 }
 
 /// The hangs that one moment shows of a guest for which nobody wanted to watch the time: neither the
@@ -26,7 +26,7 @@ pub fn of_moment_alone(target: &dyn Target, stopped: &StoppedGuest, at: Duration
     if let Reading::Known(kernel) = &mut now.kernel {
         kernel.now_ns = None;
     }
-    hang::of_dump(&now, &Bounds::default())
+    hang::judge_snapshot(&now, &Bounds::default())
 }
 
 /// An observation of a guest that stands still.

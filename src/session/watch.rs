@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::guest::Guest;
 use super::observe::{observation, sample, vcpus};
-use crate::capture::{StoppedGuest, Timeouts, to_sample};
-use crate::hang::{Bounds, Detection, Detector, Noticed, Observation, ObservedVcpu, Verdict};
+use crate::capture::{StoppedGuest, Timeouts, cpus_to_sample};
+use crate::hang::{Bounds, Detection, Detector, Observation, ObservedVcpu, PollResult, Verdict};
 use crate::kernel::{Depth, KernelAdapter, LocateError, Located, Reading};
 use crate::targets::Target;
 
@@ -124,7 +124,7 @@ impl Watch {
     /// The structures are there when the guest is ready. One that is late is stopped for a moment to
     /// look for them, so that it can be said what it waits for.
     fn is_time_to_locate(&self, at: Duration) -> bool {
-        let late = self.bounds.of(crate::hang::Class::BootStall).map(|bound| bound / 2);
+        let late = self.bounds.get(crate::hang::Class::BootStall).map(|bound| bound / 2);
         self.ready || late.is_some_and(|late| at >= late && self.failures == 0)
     }
 
@@ -145,7 +145,7 @@ impl Watch {
         stopped: &StoppedGuest,
         at: Duration,
     ) -> Option<Detection> {
-        self.detector.of_moment(observation(target, stopped, at))
+        self.detector.hangs_now(observation(target, stopped, at))
     }
 
     /// Stops a guest that has run on while it was sampled, and returns the CPUs whose hang went on:
@@ -163,18 +163,18 @@ impl Watch {
         let at = started.elapsed();
         self.resumed(at);
         let now = observation(target, &stopped, at);
-        let lasting = match is_verdict {
-            true => self.detector.lasting(now),
-            false => self.detector.of_moment(now).map_or_else(Vec::new, |found| found.hangs),
+        let ongoing = match is_verdict {
+            true => self.detector.ongoing(now),
+            false => self.detector.hangs_now(now).map_or_else(Vec::new, |found| found.hangs),
         };
-        to_sample(&lasting, stopped.kernel.known())
+        cpus_to_sample(&ongoing, stopped.kernel.known())
     }
 }
 
 /// What came of looking at a guest.
 pub struct Observed {
     /// What the detector makes of it.
-    pub noticed: Noticed,
+    pub noticed: PollResult,
     /// Why it could not be looked at as it should.
     pub problem: Option<LocateError>,
 }
@@ -182,7 +182,7 @@ pub struct Observed {
 /// Asks the vCPUs how they are, those of which that does not follow from how they were in `last`.
 fn sample_running(target: &dyn Target, vcpus: &mut [ObservedVcpu], last: &[ObservedVcpu]) {
     for (vcpu, last) in vcpus.iter_mut().zip(last) {
-        vcpu.sample = vcpu.sample_without_asking(last);
+        vcpu.sample = vcpu.derived_sample(last);
     }
     let unknown = (0..).zip(vcpus.iter()).filter(|(_, vcpu)| vcpu.sample.is_none());
     let unknown: Vec<u32> = unknown.map(|(cpu, _)| cpu).collect();

@@ -10,7 +10,7 @@ use flate2::read::GzDecoder;
 use nmiscope::capture::{StoppedGuest, Timeouts};
 use nmiscope::elf_core::ElfCore;
 use nmiscope::images::{Access, Files};
-use nmiscope::kernel::{self, KernelState, LockKind, RunState, Site, Wait, WaitFor};
+use nmiscope::kernel::{self, KernelState, LockKind, Site, TaskRunState, Wait, WaitFor};
 use nmiscope::session::offline::{Stored, report};
 use nmiscope::targets::{Dump, Target};
 use nmiscope_machine::VcpuState;
@@ -58,7 +58,7 @@ type Waits = (WaitFor, Site);
 /// Online, the task that runs there, and the wait in which the CPU spins.
 type Cpu = (bool, Option<u32>, Option<Waits>);
 /// Name, CPU, state, and the wait in which the task sleeps.
-type Task = (String, u32, RunState, Option<Waits>);
+type Task = (String, u32, TaskRunState, Option<Waits>);
 /// Kind, holder, and the place where it was taken.
 type Lock = (LockKind, Option<u32>, Site);
 

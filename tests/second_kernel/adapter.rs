@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nmiscope::kernel::{
     CpuActivity, Depth, KernelAdapter, KernelState, KernelSymbols, KernelTask, LocateError,
-    Located, Lock, LockKind, Log, LogError, LogRecord, RunState, Site, TraceEntry, Vocabulary,
+    Located, Lock, LockKind, Log, LogError, LogRecord, Site, TaskRunState, TraceEntry, Vocabulary,
     Wait, WaitFor,
 };
 use nmiscope::targets::NoAnswer;
@@ -159,7 +159,7 @@ impl Located for Second {
             state.tasks.push(Some(KernelTask {
                 name: name_of([word(task + name)?, word(task + name + 8)?]),
                 cpu: word(task + cpu)? as u32,
-                state: if off { RunState::Blocked } else { RunState::Running },
+                state: if off { TaskRunState::Blocked } else { TaskRunState::Running },
                 switches: 1,
                 wait: (waits_for != 0).then(|| Wait {
                     what: WaitFor::Lock(waits_for),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nmiscope_report::Class;
 
-use super::rule::{Conduct, Rule};
+use super::rule::{Behaviour, Rule};
 use super::vcpus::hang_of_vcpus;
 use crate::hang::bounds::Bounds;
 use crate::hang::group::WaiterGroup;
@@ -23,22 +23,22 @@ impl Rule for BootStall {
         Class::BootStall
     }
 
-    fn conduct(&self) -> Conduct {
-        Conduct::RUNS
+    fn behaviour(&self) -> Behaviour {
+        Behaviour::RUNS
     }
 
-    fn is_patient(&self) -> bool {
+    fn has_long_bound(&self) -> bool {
         true
     }
 
-    fn still_for(&self, _: &KnownGuest<'_>, _: Node) -> Option<Duration> {
+    fn unchanged_for(&self, _: &KnownGuest<'_>, _: Node) -> Option<Duration> {
         None
     }
 }
 
 /// The time that a guest has to become ready; `None` where nobody looks.
 pub fn bound(bounds: &Bounds) -> Option<Duration> {
-    bounds.of(Class::BootStall)
+    bounds.get(Class::BootStall)
 }
 
 /// The time until a stall is due.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use nmiscope_report::Class;
 
 use super::deadlock;
-use super::rule::{AgesOf, Conduct, Rule};
-use crate::hang::ages::Still;
+use super::rule::{AgeIter, Behaviour, Rule};
+use crate::hang::ages::Unchanged;
 use crate::hang::group::{WaiterGroup, parties_at, tasks_on};
 use crate::hang::guest::KnownGuest;
 use crate::hang::verdict::DetectedHang;
@@ -25,20 +25,20 @@ impl Rule for LockWait {
         Class::LockWait
     }
 
-    fn conduct(&self) -> Conduct {
-        Conduct { returns: true, takes_interrupts: true, ..Conduct::RUNS }
+    fn behaviour(&self) -> Behaviour {
+        Behaviour { returns_to_main_loop: true, takes_interrupts: true, ..Behaviour::RUNS }
     }
 
-    fn ends_waits(&self) -> bool {
+    fn is_wait_root(&self) -> bool {
         true
     }
 
-    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgesOf<'a> {
+    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgeIter<'a> {
         let ages = guest.ages;
         let answers = ages.cpus.iter().map(|cpu| &cpu.answer).chain(&ages.answers);
         // A holder may have got its lock after those who wait had begun to.
-        let locks = ages.locks.values().map(Still::own);
-        Box::new(deadlock::waits(guest).chain(answers.map(Still::own)).chain(locks))
+        let locks = ages.locks.values().map(Unchanged::own);
+        Box::new(deadlock::waits(guest).chain(answers.map(Unchanged::own)).chain(locks))
     }
 
     /// Whoever keeps a lock may get on with everything else: it is those who want it that count.
@@ -46,8 +46,8 @@ impl Rule for LockWait {
         if hang.victims.is_empty() { &hang.blamed } else { &hang.victims }
     }
 
-    fn still_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
-        Some(guest.waited(node)?.own)
+    fn unchanged_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
+        Some(guest.wait_age(node)?.own)
     }
 
     fn blames(&self, guest: &KnownGuest<'_>, root: &Root, edges: &BTreeSet<Edge>) -> Vec<Node> {
@@ -60,18 +60,18 @@ impl Rule for LockWait {
 /// one that the host does not run may be the one whose turn it is. Of a lock that goes from hand to
 /// hand past somebody, neither the holders matter nor those who get it soon.
 pub fn found(guest: &KnownGuest<'_>, group: &WaiterGroup) -> Option<(Class, Duration)> {
-    let members = group.members.iter().filter_map(|&node| guest.waited(node));
+    let members = group.members.iter().filter_map(|&node| guest.wait_age(node));
     let waited = members.clone().map(|age| age.wall).min()?;
     let locks = group.members.iter().filter_map(|&node| match node {
         Node::Lock(address) if !guest.ages.passes_by(address, waited) => {
             let holder = guest.kernel.locks.get(&address)?.holder;
             let held = holder.map(|_| guest.ages.lock(address));
-            guest.waited_for(address).chain(held).map(|age| age.own).min()
+            guest.wait_ages_for_lock(address).chain(held).map(|age| age.own).min()
         }
         _ => None,
     });
     let answers = group.members.iter().filter_map(|&node| match node {
-        Node::Cpu(cpu) => guest.ages.cpu(cpu).answer.lasting(),
+        Node::Cpu(cpu) => guest.ages.cpu(cpu).answer.age_if_present(),
         Node::Task(task) => guest.ages.answer(task),
         Node::Lock(_) | Node::Queue(_) => None,
     });

@@ -7,7 +7,7 @@
 //! | file | classes | a guest in which |
 //! |---|---|---|
 //! | `deadlock` | deadlock | CPUs and tasks wait for each other |
-//! | `still_cpu` | dead-halt, hard-lockup | nothing moves on a CPU, which is halted for good, or not |
+//! | `cpu_lockup` | dead-halt, hard-lockup | nothing moves on a CPU, which is halted for good, or not |
 //! | `soft_lockup` | soft-lockup | a CPU takes interrupts and schedules nothing |
 //! | `lock_wait` | lock-wait | somebody waits for one that is not stuck and keeps him waiting |
 //! | `pending_work` | livelock, lost-wakeup | a CPU does not do its work, busy or idle |
@@ -16,6 +16,7 @@
 //! | `panicking` | none | a kernel panics and does not leave |
 
 pub mod boot_stall;
+pub mod cpu_lockup;
 pub mod deadlock;
 mod default_bounds;
 pub mod lock_wait;
@@ -24,7 +25,6 @@ pub mod pending_work;
 mod rule;
 mod silent;
 pub mod soft_lockup;
-pub mod still_cpu;
 mod vcpus;
 
 use std::time::Duration;
@@ -32,17 +32,17 @@ use std::time::Duration;
 use nmiscope_report::Class;
 
 use super::bounds::Bounds;
-pub use rule::{Conduct, Rule, UnknownRule};
+pub use rule::{Behaviour, Rule, UnknownRule};
 
 /// The classes of an unknown kernel, in the order of what explains most: one of them is found.
 pub static UNKNOWN: [&dyn UnknownRule; 3] =
-    [&still_cpu::DeadHalt, &still_cpu::HardLockup, &silent::Silent];
+    [&cpu_lockup::DeadHalt, &cpu_lockup::HardLockup, &silent::Silent];
 
 /// All classes.
 pub static ALL: [&dyn Rule; Class::COUNT] = [
     &deadlock::Deadlock,
-    &still_cpu::DeadHalt,
-    &still_cpu::HardLockup,
+    &cpu_lockup::DeadHalt,
+    &cpu_lockup::HardLockup,
     &soft_lockup::SoftLockup,
     &lock_wait::LockWait,
     &pending_work::Livelock,
@@ -63,18 +63,18 @@ pub fn unknown_rule(class: Class) -> Option<&'static dyn UnknownRule> {
 
 /// True for a class of CPUs whose timer tick does not come.
 pub fn rests_on_ticks(class: Class) -> bool {
-    class == still_cpu::DEAD_HALT || class == still_cpu::HARD_LOCKUP
+    class == cpu_lockup::DEAD_HALT || class == cpu_lockup::HARD_LOCKUP
 }
 
 /// The conduct of those to blame for a hang of a class.
-pub fn conduct(class: Class) -> Conduct {
-    rule(class).conduct()
+pub fn behaviour(class: Class) -> Behaviour {
+    rule(class).behaviour()
 }
 
 /// The age from which on a wait counts.
-pub fn lasting(bounds: &Bounds) -> Duration {
-    let rules = ALL.into_iter().filter(|rule| rule.ends_waits());
-    rules.filter_map(|rule| bounds.of(rule.class())).min().unwrap_or(Duration::MAX) / 2
+pub fn min_wait_age(bounds: &Bounds) -> Duration {
+    let rules = ALL.into_iter().filter(|rule| rule.is_wait_root());
+    rules.filter_map(|rule| bounds.get(rule.class())).min().unwrap_or(Duration::MAX) / 2
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use crate::hang::bounds::Bounds;
 
 /// True where it has had its time.
 pub fn is_over(bounds: &Bounds, ages: &Ages) -> bool {
-    let bound = bounds.of(Class::HardLockup).unwrap_or(Bounds::DEFAULT);
-    ages.console.own() >= bound || ages.panicking.own() >= bound.max(Bounds::DEFAULT_PATIENT)
+    let bound = bounds.get(Class::HardLockup).unwrap_or(Bounds::DEFAULT);
+    ages.console.own() >= bound || ages.panicking.own() >= bound.max(Bounds::DEFAULT_LONG)
 }
 
 /// The time until its console has been silent for long enough.

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use nmiscope_report::Class;
 
-use super::rule::{AgesOf, Conduct, Rule, task_or};
+use super::rule::{AgeIter, Behaviour, Rule, task_or_cpu_age};
 use crate::hang::ages::{Age, CpuAges};
 use crate::hang::group::WaiterGroup;
-use crate::hang::guest::{KnownGuest, sleeps_on};
+use crate::hang::guest::{KnownGuest, sleep_queue};
 use crate::hang::verdict::DetectedHang;
 use crate::hang::wait_graph::{Node, Root};
 use crate::kernel::KernelTask;
@@ -24,19 +24,23 @@ pub struct Livelock;
 /// A CPU that idles although it has work.
 pub struct LostWakeup;
 
-const CONDUCT: Conduct =
-    Conduct { returns: true, takes_interrupts: true, has_work: true, ..Conduct::RUNS };
+const BEHAVIOUR: Behaviour = Behaviour {
+    returns_to_main_loop: true,
+    takes_interrupts: true,
+    has_work: true,
+    ..Behaviour::RUNS
+};
 
 impl Rule for Livelock {
     fn class(&self) -> Class {
         Class::Livelock
     }
 
-    fn conduct(&self) -> Conduct {
-        CONDUCT
+    fn behaviour(&self) -> Behaviour {
+        BEHAVIOUR
     }
 
-    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgesOf<'a> {
+    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgeIter<'a> {
         pending(guest)
     }
 
@@ -44,8 +48,8 @@ impl Rule for Livelock {
         Some(guest.ages.cpu(cpu).work.age)
     }
 
-    fn still_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
-        task_or(guest, node, |cpu| pending_for(guest.ages.cpu(cpu)).own)
+    fn unchanged_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
+        task_or_cpu_age(guest, node, |cpu| pending_for(guest.ages.cpu(cpu)).own)
     }
 }
 
@@ -54,20 +58,20 @@ impl Rule for LostWakeup {
         Class::LostWakeup
     }
 
-    fn conduct(&self) -> Conduct {
-        CONDUCT
+    fn behaviour(&self) -> Behaviour {
+        BEHAVIOUR
     }
 
-    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgesOf<'a> {
+    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgeIter<'a> {
         pending(guest)
     }
 
-    fn still_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
-        task_or(guest, node, |cpu| pending_for(guest.ages.cpu(cpu)).own)
+    fn unchanged_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
+        task_or_cpu_age(guest, node, |cpu| pending_for(guest.ages.cpu(cpu)).own)
     }
 }
 
-fn pending<'a>(guest: &KnownGuest<'a>) -> AgesOf<'a> {
+fn pending<'a>(guest: &KnownGuest<'a>) -> AgeIter<'a> {
     Box::new(guest.ages.cpus.iter().map(|cpu| pending_for(cpu).own))
 }
 
@@ -91,7 +95,7 @@ pub fn found(guest: &KnownGuest<'_>, explained: &BTreeSet<Node>) -> Vec<Detected
 fn found_on(guest: &KnownGuest<'_>, cpu: u32) -> Vec<DetectedHang> {
     let ages = guest.ages.cpu(cpu);
     let age = pending_for(ages);
-    let age = Age { own: age.own.saturating_sub(guest.excused(ages)), ..age };
+    let age = Age { own: age.own.saturating_sub(guest.wait_credit(ages)), ..age };
     let class = if is_busy(ages, age) { Class::Livelock } else { Class::LostWakeup };
     if !guest.bounds.is_half_due(class, age.own) {
         return Vec::new();
@@ -118,7 +122,7 @@ fn is_busy(ages: &CpuAges, age: Age) -> bool {
 fn asleep_on(guest: &KnownGuest<'_>, cpu: u32) -> Vec<Node> {
     let sleeps = |(number, task): &(u32, &KernelTask)| {
         let long = guest.bounds.is_half_due(Class::LostWakeup, guest.ages.task(*number).own);
-        long && sleeps_on(task).is_some()
+        long && sleep_queue(task).is_some()
     };
     tasks_of(guest, cpu).filter(sleeps).map(|(number, _)| Node::Task(number)).collect()
 }

@@ -16,27 +16,31 @@ use crate::hang::wait_graph::{Edge, Node, Root};
 
 /// How those to blame go on while they hang in a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Conduct {
+pub struct Behaviour {
     /// They may be somewhere else a moment later. The others wait for each other, or for nothing.
-    pub runs_on: bool,
+    pub keeps_running: bool,
     /// They come back to their main loop.
-    pub returns: bool,
+    pub returns_to_main_loop: bool,
     /// Their CPUs go on taking interrupts.
     pub takes_interrupts: bool,
     /// Their CPUs have work that is not done.
     pub has_work: bool,
 }
 
-impl Conduct {
+impl Behaviour {
     /// They stay where they are.
-    pub(super) const STAYS: Self =
-        Self { runs_on: false, returns: false, takes_interrupts: false, has_work: false };
+    pub(super) const STAYS: Self = Self {
+        keeps_running: false,
+        returns_to_main_loop: false,
+        takes_interrupts: false,
+        has_work: false,
+    };
     /// They run on, and nothing but an NMI reaches them.
-    pub(super) const RUNS: Self = Self { runs_on: true, ..Self::STAYS };
+    pub(super) const RUNS: Self = Self { keeps_running: true, ..Self::STAYS };
 }
 
 /// Ages of things that stand still.
-pub type AgesOf<'a> = Box<dyn Iterator<Item = Duration> + 'a>;
+pub type AgeIter<'a> = Box<dyn Iterator<Item = Duration> + 'a>;
 
 /// A class, in a guest whose kernel is known.
 pub trait Rule: Sync {
@@ -44,21 +48,21 @@ pub trait Rule: Sync {
     fn class(&self) -> Class;
 
     /// The conduct of those to blame.
-    fn conduct(&self) -> Conduct;
+    fn behaviour(&self) -> Behaviour;
 
     /// True where the bound is the patient one unless told otherwise.
-    fn is_patient(&self) -> bool {
+    fn has_long_bound(&self) -> bool {
         false
     }
 
     /// True where a line of waits may end at a hang of the class: a wait counts once it has lasted for
     /// half of the least bound of these.
-    fn ends_waits(&self) -> bool {
+    fn is_wait_root(&self) -> bool {
         false
     }
 
     /// The ages of all that may make a hang of the class.
-    fn ages<'a>(&self, _: &KnownGuest<'a>) -> AgesOf<'a> {
+    fn ages<'a>(&self, _: &KnownGuest<'a>) -> AgeIter<'a> {
         Box::new(std::iter::empty())
     }
 
@@ -73,7 +77,7 @@ pub trait Rule: Sync {
     }
 
     /// The time for which a party has not moved; `None` for a party that has no part in it.
-    fn still_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration>;
+    fn unchanged_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration>;
 
     /// The parties to blame for a group of those whose `edges` lead to `root`.
     fn blames(&self, guest: &KnownGuest<'_>, root: &Root, edges: &BTreeSet<Edge>) -> Vec<Node> {
@@ -82,7 +86,7 @@ pub trait Rule: Sync {
 
     /// True while a hang that was reported goes on: one of its parties has not moved since.
     fn holds(&self, guest: &KnownGuest<'_>, hang: &DetectedHang) -> bool {
-        let still = self.rests_on(hang).iter().filter_map(|&node| self.still_for(guest, node));
+        let still = self.rests_on(hang).iter().filter_map(|&node| self.unchanged_for(guest, node));
         still.into_iter().any(|age| guest.bounds.is_half_due(self.class(), age))
     }
 }
@@ -96,13 +100,13 @@ pub trait UnknownRule: Rule {
     fn found(&self, guest: &UnknownGuest<'_>) -> Option<DetectedHang>;
 
     /// The time for which a vCPU that hangs so has not moved.
-    fn vcpu_still_for(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration;
+    fn vcpu_unchanged_for(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration;
 
     /// True while a hang that was reported goes on.
-    fn holds_of_vcpus(&self, guest: &UnknownGuest<'_>, hang: &DetectedHang) -> bool {
+    fn holds_for_vcpus(&self, guest: &UnknownGuest<'_>, hang: &DetectedHang) -> bool {
         hang.blamed.iter().any(|node| match *node {
             Node::Cpu(cpu) => {
-                guest.bounds.is_half_due(self.class(), self.vcpu_still_for(guest, cpu))
+                guest.bounds.is_half_due(self.class(), self.vcpu_unchanged_for(guest, cpu))
             }
             Node::Task(_) | Node::Lock(_) | Node::Queue(_) => false,
         })
@@ -110,7 +114,7 @@ pub trait UnknownRule: Rule {
 }
 
 /// A task to blame does not move as long as it waits for the same; for a CPU, `of_cpu` says.
-pub(super) fn task_or(
+pub(super) fn task_or_cpu_age(
     guest: &KnownGuest<'_>,
     node: Node,
     of_cpu: impl FnOnce(u32) -> Duration,

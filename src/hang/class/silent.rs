@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nmiscope_report::Class;
 
-use super::rule::{Conduct, Rule, UnknownRule, task_or};
+use super::rule::{Behaviour, Rule, UnknownRule, task_or_cpu_age};
 use super::vcpus::running_for;
 use crate::hang::guest::{KnownGuest, UnknownGuest};
 use crate::hang::verdict::DetectedHang;
@@ -23,23 +23,23 @@ impl Rule for Silent {
         Class::Silent
     }
 
-    fn conduct(&self) -> Conduct {
-        Conduct::RUNS
+    fn behaviour(&self) -> Behaviour {
+        Behaviour::RUNS
     }
 
-    fn is_patient(&self) -> bool {
+    fn has_long_bound(&self) -> bool {
         true
     }
 
-    fn still_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
+    fn unchanged_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
         let silent = guest.ages.console.own();
-        task_or(guest, node, |cpu| guest.ages.cpu(cpu).awake.own().min(silent))
+        task_or_cpu_age(guest, node, |cpu| guest.ages.cpu(cpu).awake.own().min(silent))
     }
 }
 
 impl UnknownRule for Silent {
     fn age_of_vcpu(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration {
-        guest.ages.cpu(cpu).awake.own().min(guest.silent())
+        guest.ages.cpu(cpu).awake.own().min(guest.console_silence())
     }
 
     fn found(&self, guest: &UnknownGuest<'_>) -> Option<DetectedHang> {
@@ -47,7 +47,7 @@ impl UnknownRule for Silent {
         running_for(guest, Class::Silent, Duration::ZERO, age)
     }
 
-    fn vcpu_still_for(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration {
+    fn vcpu_unchanged_for(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration {
         self.age_of_vcpu(guest, cpu)
     }
 }

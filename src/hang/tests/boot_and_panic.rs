@@ -16,7 +16,7 @@ fn a_guest_that_is_not_ready_in_time_stalls_where_its_boot_cpu_waits() {
         let mut detector = Detector::new(bounds, POLL);
         detector.observe(scene.now.clone());
         let verdict = (1..=40).find_map(|poll| {
-            scene.pass(POLL, |_| NOTHING);
+            scene.pass(POLL, |_| NO_PROGRESS);
             Some((poll, detector.judge(scene.now.clone())?))
         });
         assert_eq!(verdict.as_ref().map(|(poll, _)| *poll), Some(20));
@@ -33,7 +33,7 @@ fn a_guest_that_is_not_ready_in_time_stalls_where_its_boot_cpu_waits() {
 fn a_panic_that_says_nothing_more_is_a_panic_and_no_hang() {
     let mut scene = Scene::new(2);
     scene.kernel().panicking = Some(1);
-    let verdict = scene.watch(LONG, |_| NOTHING);
+    let verdict = scene.watch(LONG, |_| NO_PROGRESS);
     assert!(matches!(verdict, Some((10, Verdict::Panicked(1)))), "{verdict:?}");
 }
 
@@ -54,7 +54,7 @@ fn a_panic_of_a_cpu_that_does_not_exist_is_none() {
     scene.kernel().panicking = Some(2);
     assert_eq!(scene.watch(10 * LONG, |_| ALL_MOVES), None);
     scene.spins(0, false);
-    assert_eq!(only(scene.watch(LONG, still(&[0], NOTHING))).class, Class::HardLockup);
+    assert_eq!(only(scene.watch(LONG, stalled(&[0], NO_PROGRESS))).class, Class::HardLockup);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_boot_whose_next_cpu_the_host_does_not_run_does_not_stall_but_starve() {
     let mut detector = Detector::new(bounds, POLL);
     detector.observe(scene.now.clone());
     let verdict = (1..=60).find_map(|poll| {
-        scene.pass(POLL, |_| NOTHING);
+        scene.pass(POLL, |_| NO_PROGRESS);
         Some((poll, detector.judge(scene.now.clone())?))
     });
     let Some((50, Verdict::Starved(starved))) = verdict else { panic!("{verdict:?}") };

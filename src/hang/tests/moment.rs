@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::scene::*;
 use crate::hang::*;
-use crate::kernel::{EndsBy, LockKind, Reading, RunState, WaitFor};
+use crate::kernel::{EndsBy, LockKind, Reading, TaskRunState, WaitFor};
 
 /// The hangs of a scene that was seen once.
 fn seen_once(scene: &Scene) -> Vec<DetectedHang> {
-    of_dump(&scene.now, &Bounds::new(Some(BOUND))).hangs
+    judge_snapshot(&scene.now, &Bounds::new(Some(BOUND))).hangs
 }
 
 /// The hangs of a scene that was watched for `polls`, and was asked then.
@@ -24,7 +24,7 @@ fn asked_after(
         scene.pass(POLL, &moving);
         detector.observe(scene.now.clone());
     }
-    detector.of_moment(scene.now.clone()).expect("a kernel that can be read").hangs
+    detector.hangs_now(scene.now.clone()).expect("a kernel that can be read").hangs
 }
 
 /// Two CPUs with their interrupts off that wait for each other's lock.
@@ -89,7 +89,7 @@ fn waits_for_a_lock_that_nobody_holds_are_never_certain() {
     scene.lock(10, LockKind::Ticket, None);
     scene.cpu_waits(1, WaitFor::Lock(10));
     scene.cpu_waits(2, WaitFor::Lock(10));
-    let verdict = scene.watch(10 * LONG, still(&[1, 2], NO_LOOP));
+    let verdict = scene.watch(10 * LONG, stalled(&[1, 2], NO_LOOP));
     assert!(hangs(verdict).iter().all(|hang| hang.certainty == HangCertainty::Likely));
     assert!(seen_once(&scene).iter().all(|hang| hang.certainty != HangCertainty::Certain));
 }
@@ -121,7 +121,7 @@ fn a_cpu_that_takes_interrupts_has_no_lockup_by_the_clock_alone() {
 #[test]
 fn a_cycle_of_mutexes_is_certain_while_all_cpus_idle() {
     let mut scene = Scene::new(2);
-    let [reader, writer] = [0, 1].map(|cpu| scene.task("task", cpu, RunState::Blocked));
+    let [reader, writer] = [0, 1].map(|cpu| scene.task("task", cpu, TaskRunState::Blocked));
     scene.lock(10, LockKind::Mutex, Some(reader));
     scene.lock(11, LockKind::Mutex, Some(writer));
     scene.task_waits(reader, WaitFor::Lock(11));
@@ -164,7 +164,7 @@ fn a_dead_halt_of_an_unknown_kernel_is_suspected_until_it_has_lasted() {
     let mut certainties = Vec::new();
     for poll in 0..LONG {
         scene.now.at = POLL * poll;
-        let found = detector.of_moment(scene.now.clone()).expect("a guest that can be seen");
+        let found = detector.hangs_now(scene.now.clone()).expect("a guest that can be seen");
         certainties.extend(found.hangs.into_iter().map(|hang| (poll, hang.class, hang.certainty)));
     }
     assert!(certainties.len() > LONG as usize / 2, "{certainties:?}");
@@ -181,14 +181,16 @@ fn a_dead_halt_of_an_unknown_kernel_is_suspected_until_it_has_lasted() {
 fn what_only_time_can_tell_is_suspected_until_it_has_lasted() {
     let mut scene = Scene::new(2);
     scene.spins(1, false);
-    let [hang] = &asked_after(&mut scene, 50, still(&[1], NOTHING))[..] else { panic!("one hang") };
+    let [hang] = &asked_after(&mut scene, 50, stalled(&[1], NO_PROGRESS))[..] else {
+        panic!("one hang")
+    };
     assert_eq!((hang.class, &hang.blamed), (Class::HardLockup, &cpus(&[1])));
     let (lasted, bound) = (POLL * 50, BOUND * 10);
     assert_eq!(hang.certainty, HangCertainty::Suspected { lasted, bound });
     // A tenth of the bound is the least: what has just begun may be anything.
     let mut scene = Scene::new(2);
     scene.spins(1, false);
-    assert_eq!(asked_after(&mut scene, 9, still(&[1], NOTHING)), []);
+    assert_eq!(asked_after(&mut scene, 9, stalled(&[1], NO_PROGRESS)), []);
 }
 
 #[test]

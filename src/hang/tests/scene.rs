@@ -6,7 +6,8 @@ use nmiscope_machine::HostTimes;
 
 use crate::hang::*;
 use crate::kernel::{
-    CpuActivity, KernelState, KernelTask, Lock, LockKind, Reading, RunState, Site, Wait, WaitFor,
+    CpuActivity, KernelState, KernelTask, Lock, LockKind, Reading, Site, TaskRunState, Wait,
+    WaitFor,
 };
 
 pub const POLL: Duration = Duration::from_millis(100);
@@ -59,7 +60,7 @@ impl Scene {
         self.kernel().cpus[cpu].as_mut().expect("a CPU that can be read")
     }
 
-    pub fn task(&mut self, name: &str, cpu: u32, state: RunState) -> u32 {
+    pub fn task(&mut self, name: &str, cpu: u32, state: TaskRunState) -> u32 {
         let task =
             KernelTask { name: name.into(), cpu, state, switches: 1, wait: None, registers: None };
         self.kernel().tasks.push(Some(task));
@@ -79,7 +80,7 @@ impl Scene {
     pub fn task_waits(&mut self, task: u32, what: WaitFor) {
         let task = self.kernel().tasks[task as usize].as_mut().expect("a task");
         task.wait = Some(Wait { what, since_ns: 1, at: Site::default(), ends_by: None });
-        task.state = RunState::Blocked;
+        task.state = TaskRunState::Blocked;
     }
 
     /// It runs, and its vCPU never sleeps.
@@ -145,9 +146,9 @@ impl Scene {
 pub const ALL_MOVES: (bool, bool) = (true, true);
 pub const NO_LOOP: (bool, bool) = (true, false);
 pub const NO_TICK: (bool, bool) = (false, true);
-pub const NOTHING: (bool, bool) = (false, false);
+pub const NO_PROGRESS: (bool, bool) = (false, false);
 
-pub fn still(which: &[usize], how: (bool, bool)) -> impl Fn(usize) -> (bool, bool) {
+pub fn stalled(which: &[usize], how: (bool, bool)) -> impl Fn(usize) -> (bool, bool) {
     move |cpu| if which.contains(&cpu) { how } else { ALL_MOVES }
 }
 

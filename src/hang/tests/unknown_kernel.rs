@@ -115,7 +115,7 @@ fn a_vcpu_is_asked_only_where_its_state_does_not_follow_from_what_the_host_count
         (ObservedVcpu::default(), vcpu(None, Some(7), Some(7), true), None),
     ];
     for (before, now, sample) in rows {
-        assert_eq!(now.sample_without_asking(&before), sample, "{before:?}, then {now:?}");
+        assert_eq!(now.derived_sample(&before), sample, "{before:?}, then {now:?}");
     }
 }
 

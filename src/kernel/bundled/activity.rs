@@ -19,7 +19,7 @@ use nmiscope_machine::{
 use self::layout::{CpuActivityPlaces, StampWords, TaskWords, WaitWords};
 use crate::kernel::adapter::Depth;
 use crate::kernel::state::{
-    CpuActivity, EndsBy, KernelState, KernelTask, Lock, LockKind, RunState, Site, Wait, WaitFor,
+    CpuActivity, EndsBy, KernelState, KernelTask, Lock, LockKind, Site, TaskRunState, Wait, WaitFor,
 };
 
 /// The longest name of a source file that is believed in.
@@ -99,11 +99,11 @@ impl Reader<'_> {
     fn task(&self, words: &TaskWords<PhysicalAddress>) -> Result<Option<KernelTask>, ReadError> {
         let state = match self.memory.read_u32(words.state)? {
             abi::TASK_UNUSED => return Ok(None),
-            abi::TASK_READY => RunState::Ready,
-            abi::TASK_RUNNING => RunState::Running,
-            abi::TASK_BLOCKED => RunState::Blocked,
-            abi::TASK_ENDED => RunState::Ended,
-            garbage => RunState::Garbage(garbage),
+            abi::TASK_READY => TaskRunState::Ready,
+            abi::TASK_RUNNING => TaskRunState::Running,
+            abi::TASK_BLOCKED => TaskRunState::Blocked,
+            abi::TASK_ENDED => TaskRunState::Ended,
+            garbage => TaskRunState::Garbage(garbage),
         };
         let all = self.depth == Depth::All;
         Ok(Some(KernelTask {
@@ -114,7 +114,7 @@ impl Reader<'_> {
             wait: self.wait(&words.wait)?,
             registers: match state {
                 // Those of one that is being switched to or from mean nothing.
-                RunState::Ready | RunState::Blocked if all => {
+                TaskRunState::Ready | TaskRunState::Blocked if all => {
                     self.registers(self.memory.read_u64(words.stack_pointer)?).ok()
                 }
                 _ => None,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::scene::*;
 use crate::hang::*;
-use crate::kernel::{LockKind, RunState, Site, Wait, WaitFor};
+use crate::kernel::{LockKind, Site, TaskRunState, Wait, WaitFor};
 
 #[test]
 fn one_that_waits_for_a_cpu_that_the_host_does_not_run_does_not_hang_either() {
@@ -13,7 +13,7 @@ fn one_that_waits_for_a_cpu_that_the_host_does_not_run_does_not_hang_either() {
     scene.cpu_waits(0, WaitFor::Lock(0x1000));
     scene.spins(1, false);
     scene.hosted[1] = false;
-    assert_eq!(scene.watch(10 * LONG, still(&[0, 1], NOTHING)), None);
+    assert_eq!(scene.watch(10 * LONG, stalled(&[0, 1], NO_PROGRESS)), None);
 }
 
 #[test]
@@ -23,14 +23,14 @@ fn nor_does_one_whose_call_such_a_cpu_does_not_answer() {
         scene.cpu_waits(0, what);
         scene.spins(1, true);
         scene.hosted[1] = false;
-        assert_eq!(scene.watch(10 * LONG, still(&[0, 1], NOTHING)), None, "{what:?}");
+        assert_eq!(scene.watch(10 * LONG, stalled(&[0, 1], NO_PROGRESS)), None, "{what:?}");
     }
     let mut scene = Scene::new(2);
-    let caller = scene.task("caller", 0, RunState::Blocked);
+    let caller = scene.task("caller", 0, TaskRunState::Blocked);
     scene.task_waits(caller, WaitFor::Call(1));
     scene.spins(1, true);
     scene.hosted[1] = false;
-    assert_eq!(scene.watch(10 * LONG, still(&[1], NOTHING)), None);
+    assert_eq!(scene.watch(10 * LONG, stalled(&[1], NO_PROGRESS)), None);
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn a_circle_of_waits_is_a_deadlock_and_who_waits_for_it_a_victim() {
     scene.cpu_waits(0, WaitFor::Lock(0xb0));
     scene.cpu_waits(1, WaitFor::Lock(0xa0));
     scene.cpu_waits(3, WaitFor::Lock(0xa0));
-    let hang = only(scene.watch(LONG, still(&[0, 1, 3], NOTHING)));
+    let hang = only(scene.watch(LONG, stalled(&[0, 1, 3], NO_PROGRESS)));
     assert_eq!((hang.class, hang.blamed), (Class::Deadlock, cpus(&[0, 1])));
     assert_eq!((hang.locks, hang.victims), (vec![0xa0, 0xb0], cpus(&[3])));
 }
@@ -51,7 +51,7 @@ fn a_cpu_that_wants_its_own_lock_is_a_circle_of_one() {
     let mut scene = Scene::new(2);
     scene.lock(0xa0, LockKind::Spin, Some(1));
     scene.cpu_waits(1, WaitFor::Lock(0xa0));
-    let hang = only(scene.watch(LONG, still(&[1], NOTHING)));
+    let hang = only(scene.watch(LONG, stalled(&[1], NO_PROGRESS)));
     assert_eq!((hang.class, hang.blamed), (Class::Deadlock, cpus(&[1])));
     assert_eq!(hang.locks, [0xa0]);
 }
@@ -59,8 +59,10 @@ fn a_cpu_that_wants_its_own_lock_is_a_circle_of_one() {
 #[test]
 fn tasks_that_wait_for_each_other_are_a_deadlock_although_all_cpus_are_fine() {
     let mut scene = Scene::new(2);
-    let (reader, writer) =
-        (scene.task("reader", 0, RunState::Blocked), scene.task("writer", 1, RunState::Blocked));
+    let (reader, writer) = (
+        scene.task("reader", 0, TaskRunState::Blocked),
+        scene.task("writer", 1, TaskRunState::Blocked),
+    );
     scene.lock(0xa0, LockKind::Mutex, Some(reader));
     scene.lock(0xb0, LockKind::Mutex, Some(writer));
     scene.task_waits(reader, WaitFor::Lock(0xb0));
@@ -73,14 +75,14 @@ fn tasks_that_wait_for_each_other_are_a_deadlock_although_all_cpus_are_fine() {
 #[test]
 fn tasks_of_a_cpu_that_does_not_exist_get_no_older_than_those_that_the_host_runs() {
     let mut scene = Scene::new(2);
-    let task = scene.task("nowhere", 77, RunState::Blocked);
+    let task = scene.task("nowhere", 77, TaskRunState::Blocked);
     scene.lock(0xa0, LockKind::Mutex, Some(task));
     scene.task_waits(task, WaitFor::Lock(0xa0));
     scene.spins(1, false);
     scene.hosted[1] = false;
-    assert_eq!(scene.watch(10 * LONG, still(&[1], NOTHING)), None);
+    assert_eq!(scene.watch(10 * LONG, stalled(&[1], NO_PROGRESS)), None);
     scene.hosted[1] = true;
-    let hang = hangs(scene.watch(LONG, still(&[1], NOTHING))).remove(0);
+    let hang = hangs(scene.watch(LONG, stalled(&[1], NO_PROGRESS))).remove(0);
     assert_eq!((hang.class, hang.blamed), (Class::Deadlock, vec![Node::Task(task)]));
 }
 
@@ -92,7 +94,7 @@ fn one_who_waits_for_somebody_who_does_not_exist_is_to_blame_himself() {
             scene.lock(0xa0, kind, Some(holder));
         }
         scene.cpu_waits(1, what);
-        let hang = only(scene.watch(LONG, still(&[1], NO_LOOP)));
+        let hang = only(scene.watch(LONG, stalled(&[1], NO_LOOP)));
         assert_eq!((hang.class, hang.blamed), (Class::LockWait, cpus(&[1])), "{holder:?} {what:?}");
         hang.edges.len()
     };
@@ -112,7 +114,7 @@ fn a_holder_that_spins_is_to_blame_and_not_those_who_wait_for_it() {
     scene.spins(2, false);
     scene.cpu_waits(0, WaitFor::Lock(0xa0));
     scene.cpu_waits(3, WaitFor::Lock(0xa0));
-    let hang = only(scene.watch(LONG, still(&[0, 2, 3], NOTHING)));
+    let hang = only(scene.watch(LONG, stalled(&[0, 2, 3], NO_PROGRESS)));
     assert_eq!((hang.class, hang.blamed), (Class::HardLockup, cpus(&[2])));
     assert_eq!((hang.locks, hang.victims), (vec![0xa0], cpus(&[0, 3])));
 }
@@ -124,7 +126,7 @@ fn a_victim_is_one_too_if_the_host_hardly_runs_it() {
     scene.halts(1, false);
     scene.cpu_waits(0, WaitFor::Lock(0xa0));
     scene.hosted[0] = false;
-    let hang = only(scene.watch(LONG, still(&[0, 1], NOTHING)));
+    let hang = only(scene.watch(LONG, stalled(&[0, 1], NO_PROGRESS)));
     assert_eq!((hang.class, hang.blamed), (Class::DeadHalt, cpus(&[1])));
     assert_eq!((hang.locks, hang.victims), (vec![0xa0], cpus(&[0])));
 }
@@ -136,7 +138,7 @@ fn the_one_that_does_not_answer_a_call_is_to_blame() {
     scene.cpu_waits(0, WaitFor::Call(3));
     let hang = only(scene.watch(LONG, |cpu| match cpu {
         0 => NO_LOOP,
-        3 => NOTHING,
+        3 => NO_PROGRESS,
         _ => ALL_MOVES,
     }));
     assert_eq!((hang.class, hang.blamed), (Class::HardLockup, cpus(&[3])));
@@ -146,13 +148,13 @@ fn the_one_that_does_not_answer_a_call_is_to_blame() {
 #[test]
 fn a_task_that_spins_with_a_mutex_is_its_cpus_fault_and_no_victim_of_it() {
     let mut scene = Scene::new(2);
-    let holder = scene.task("holder", 1, RunState::Running);
-    let waiter = scene.task("waiter", 0, RunState::Blocked);
+    let holder = scene.task("holder", 1, TaskRunState::Running);
+    let waiter = scene.task("waiter", 0, TaskRunState::Blocked);
     scene.cpu(1).task = Some(holder);
     scene.lock(0xa0, LockKind::Mutex, Some(holder));
     scene.task_waits(waiter, WaitFor::Lock(0xa0));
     scene.spins(1, false);
-    let hang = only(scene.watch(LONG, still(&[1], NOTHING)));
+    let hang = only(scene.watch(LONG, stalled(&[1], NO_PROGRESS)));
     assert_eq!((hang.class, hang.blamed), (Class::HardLockup, cpus(&[1])));
     assert_eq!(hang.victims, [Node::Task(waiter)]);
 }
@@ -162,7 +164,7 @@ fn a_healthy_holder_that_keeps_its_lock_is_a_lock_wait() {
     let mut scene = Scene::new(2);
     scene.lock(0xa0, LockKind::Spin, Some(1));
     scene.cpu_waits(0, WaitFor::Lock(0xa0));
-    let hang = only(scene.watch(LONG, still(&[0], NO_LOOP)));
+    let hang = only(scene.watch(LONG, stalled(&[0], NO_LOOP)));
     assert_eq!((hang.class, hang.blamed), (Class::LockWait, cpus(&[1])));
     assert_eq!(hang.victims, cpus(&[0]));
 }
@@ -170,8 +172,8 @@ fn a_healthy_holder_that_keeps_its_lock_is_a_lock_wait() {
 #[test]
 fn a_task_that_sleeps_with_a_mutex_is_to_blame_for_the_wait() {
     let mut scene = Scene::new(1);
-    let sleeper = scene.task("sleeper", 0, RunState::Blocked);
-    let waiter = scene.task("waiter", 0, RunState::Blocked);
+    let sleeper = scene.task("sleeper", 0, TaskRunState::Blocked);
+    let waiter = scene.task("waiter", 0, TaskRunState::Blocked);
     scene.lock(0xa0, LockKind::Mutex, Some(sleeper));
     scene.task_waits(sleeper, WaitFor::Queue(0xcc));
     scene.task_waits(waiter, WaitFor::Lock(0xa0));
@@ -186,7 +188,7 @@ fn a_task_that_sleeps_with_a_mutex_is_to_blame_for_the_wait() {
 #[test]
 fn a_task_that_sleeps_for_nothing_in_particular_is_no_hang() {
     let mut scene = Scene::new(1);
-    let sleeper = scene.task("sleeper", 0, RunState::Blocked);
+    let sleeper = scene.task("sleeper", 0, TaskRunState::Blocked);
     scene.task_waits(sleeper, WaitFor::Queue(0xcc));
     assert_eq!(scene.watch(10 * LONG, |_| ALL_MOVES), None);
 }
@@ -196,7 +198,7 @@ fn a_lock_that_is_given_to_nobody_is_a_lock_wait_of_those_who_want_it() {
     let mut scene = Scene::new(3);
     scene.lock(0xa0, LockKind::Ticket, None);
     scene.cpu_waits(1, WaitFor::Lock(0xa0));
-    let hang = only(scene.watch(LONG, still(&[1], NO_LOOP)));
+    let hang = only(scene.watch(LONG, stalled(&[1], NO_LOOP)));
     assert_eq!((hang.class, hang.blamed), (Class::LockWait, cpus(&[1])));
     assert_eq!((hang.locks, hang.victims), (vec![0xa0], vec![]));
 }
@@ -208,7 +210,7 @@ fn a_lock_whose_next_holder_the_host_does_not_run_is_no_hang() {
     scene.cpu_waits(1, WaitFor::Lock(0xa0));
     scene.cpu_waits(2, WaitFor::Lock(0xa0));
     scene.hosted[2] = false;
-    assert_eq!(scene.watch(10 * LONG, still(&[1, 2], NOTHING)), None);
+    assert_eq!(scene.watch(10 * LONG, stalled(&[1, 2], NO_PROGRESS)), None);
 }
 
 #[test]
@@ -218,7 +220,7 @@ fn a_contended_lock_is_no_hang_and_one_that_passes_somebody_by_is() {
         scene.lock(0xa0, LockKind::Spin, Some(0));
         scene.cpu_waits(1, WaitFor::Lock(0xa0));
         scene.watch_with(Bounds::new(Some(BOUND)), 2 * LONG, |scene, poll| {
-            scene.pass(POLL, still(&[1], NO_LOOP));
+            scene.pass(POLL, stalled(&[1], NO_LOOP));
             let lock = scene.kernel().locks.get_mut(&0xa0).expect("the lock");
             lock.taken_ns = poll.into();
             if !others_get_it && poll % 4 == 0 {
@@ -248,7 +250,7 @@ fn a_contended_lock_whose_holder_the_host_does_not_run_is_no_hang() {
             scene.spins(0, true);
             scene.hosted[0] = false;
         }
-        scene.pass(POLL, |_| if contended { ALL_MOVES } else { NOTHING });
+        scene.pass(POLL, |_| if contended { ALL_MOVES } else { NO_PROGRESS });
     });
     assert_eq!(verdict, None);
 }
@@ -263,7 +265,7 @@ fn what_a_hang_is_does_not_depend_on_which_class_is_due_first() {
         let mut bounds = Bounds::new(Some(BOUND));
         bounds.set(class, Some(bound));
         let verdict = scene.watch_with(bounds, 10 * LONG, |scene, _| {
-            scene.pass(POLL, still(&[0, 1], NOTHING));
+            scene.pass(POLL, stalled(&[0, 1], NO_PROGRESS));
         });
         let polls = verdict.as_ref().map_or(0, |(polls, _)| *polls);
         (polls, only(verdict).class)
@@ -283,7 +285,7 @@ fn a_verdict_waits_a_while_for_one_that_may_be_as_much_to_blame() {
     }
     let verdict = scene.watch_with(Bounds::new(Some(BOUND)), 2 * LONG, |scene, poll| {
         scene.hosted[1] = poll % 3 == 0;
-        scene.pass(POLL, |_| NOTHING);
+        scene.pass(POLL, |_| NO_PROGRESS);
     });
     assert_eq!(verdict.as_ref().map(|(poll, _)| *poll), Some(15));
     assert_eq!(only(verdict).blamed, cpus(&[0, 1]));
@@ -294,7 +296,7 @@ fn a_verdict_waits_a_while_for_one_that_may_be_as_much_to_blame() {
         scene.spins(cpu, false);
     }
     scene.hosted[1] = false;
-    let verdict = scene.watch(2 * LONG, |_| NOTHING);
+    let verdict = scene.watch(2 * LONG, |_| NO_PROGRESS);
     assert_eq!(verdict.as_ref().map(|(poll, _)| *poll), Some(20));
     assert_eq!(only(verdict).blamed, cpus(&[0]));
 }
@@ -302,9 +304,9 @@ fn a_verdict_waits_a_while_for_one_that_may_be_as_much_to_blame() {
 #[test]
 fn work_that_waits_for_a_mutex_is_explained_by_who_holds_it() {
     let mut scene = Scene::new(2);
-    let worker = scene.task("worker", 0, RunState::Blocked);
+    let worker = scene.task("worker", 0, TaskRunState::Blocked);
     scene.cpu(0).work_queued = 1;
-    let sleeper = scene.task("sleeper", 1, RunState::Blocked);
+    let sleeper = scene.task("sleeper", 1, TaskRunState::Blocked);
     scene.lock(0xa0, LockKind::Mutex, Some(sleeper));
     scene.task_waits(worker, WaitFor::Lock(0xa0));
     let hang = only(scene.watch(LONG, |_| ALL_MOVES));
@@ -333,7 +335,7 @@ fn one_that_has_just_got_what_it_waited_for_does_not_hang() {
             // The holder lets it go now and then, and takes it again.
             scene.kernel().locks.get_mut(&0xa0).expect("a lock").taken_ns +=
                 u64::from(poll % 4 == 0);
-            scene.pass(POLL, still(&[1], NOTHING));
+            scene.pass(POLL, stalled(&[1], NO_PROGRESS));
         })
     };
     assert_eq!(verdict_of(9, 15), None);
@@ -355,7 +357,7 @@ fn circles_that_have_nothing_to_do_with_each_other_are_two_hangs() {
         scene.cpu_waits(one as usize, WaitFor::Lock(second));
         scene.cpu_waits(other as usize, WaitFor::Lock(first));
     }
-    let found = hangs(scene.watch(LONG, |_| NOTHING));
+    let found = hangs(scene.watch(LONG, |_| NO_PROGRESS));
     let blamed: Vec<&[Node]> = found.iter().map(|hang| &hang.blamed[..]).collect();
     assert_eq!(blamed, [&cpus(&[0, 1])[..], &cpus(&[2, 3])[..]]);
     assert!(found.iter().all(|hang| hang.class == Class::Deadlock && hang.locks.len() == 2));
@@ -364,9 +366,9 @@ fn circles_that_have_nothing_to_do_with_each_other_are_two_hangs() {
 #[test]
 fn all_tasks_of_a_cpu_that_keep_others_waiting_are_to_blame() {
     let mut scene = Scene::new(1);
-    let holders = ["one", "other"].map(|name| scene.task(name, 0, RunState::Ready));
+    let holders = ["one", "other"].map(|name| scene.task(name, 0, TaskRunState::Ready));
     for (lock, holder) in [0xa0, 0xb0].into_iter().zip(holders) {
-        let waiter = scene.task("waiter", 0, RunState::Blocked);
+        let waiter = scene.task("waiter", 0, TaskRunState::Blocked);
         scene.lock(lock, LockKind::Mutex, Some(holder));
         scene.task_waits(waiter, WaitFor::Lock(lock));
     }

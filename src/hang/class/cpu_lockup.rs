@@ -10,7 +10,7 @@ use std::time::Duration;
 use nmiscope_report::Class;
 
 use super::boot_stall;
-use super::rule::{AgesOf, Conduct, Rule, UnknownRule, task_or};
+use super::rule::{AgeIter, Behaviour, Rule, UnknownRule, task_or_cpu_age};
 use super::vcpus::{hang_of_vcpus, running_for};
 use crate::hang::ages::Age;
 use crate::hang::guest::{KnownGuest, UnknownGuest};
@@ -34,24 +34,24 @@ impl Rule for DeadHalt {
         Class::DeadHalt
     }
 
-    fn conduct(&self) -> Conduct {
-        Conduct::STAYS
+    fn behaviour(&self) -> Behaviour {
+        Behaviour::STAYS
     }
 
-    fn ends_waits(&self) -> bool {
+    fn is_wait_root(&self) -> bool {
         true
     }
 
-    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgesOf<'a> {
-        nothing_moves(guest)
+    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgeIter<'a> {
+        no_progress_ages(guest)
     }
 
     fn age_of_cpu(&self, guest: &KnownGuest<'_>, cpu: u32) -> Option<Age> {
         age_if(self.class(), guest, cpu)
     }
 
-    fn still_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
-        still_for(guest, node)
+    fn unchanged_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
+        unchanged_for(guest, node)
     }
 }
 
@@ -60,47 +60,48 @@ impl Rule for HardLockup {
         Class::HardLockup
     }
 
-    fn conduct(&self) -> Conduct {
-        Conduct::RUNS
+    fn behaviour(&self) -> Behaviour {
+        Behaviour::RUNS
     }
 
-    fn ends_waits(&self) -> bool {
+    fn is_wait_root(&self) -> bool {
         true
     }
 
-    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgesOf<'a> {
-        nothing_moves(guest)
+    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgeIter<'a> {
+        no_progress_ages(guest)
     }
 
     fn age_of_cpu(&self, guest: &KnownGuest<'_>, cpu: u32) -> Option<Age> {
         age_if(self.class(), guest, cpu)
     }
 
-    fn still_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
-        still_for(guest, node)
+    fn unchanged_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
+        unchanged_for(guest, node)
     }
 }
 
-fn nothing_moves<'a>(guest: &KnownGuest<'a>) -> AgesOf<'a> {
-    Box::new(guest.ages.cpus.iter().map(|cpu| cpu.nothing.own))
+fn no_progress_ages<'a>(guest: &KnownGuest<'a>) -> AgeIter<'a> {
+    Box::new(guest.ages.cpus.iter().map(|cpu| cpu.no_progress.own))
 }
 
 fn age_if(class: Class, guest: &KnownGuest<'_>, cpu: u32) -> Option<Age> {
-    (class_of(guest, cpu) == class).then(|| guest.ages.cpu(cpu).nothing)
+    (class_of(guest, cpu) == class).then(|| guest.ages.cpu(cpu).no_progress)
 }
 
-fn still_for(guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
-    task_or(guest, node, |cpu| guest.ages.cpu(cpu).nothing.own)
+fn unchanged_for(guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
+    task_or_cpu_age(guest, node, |cpu| guest.ages.cpu(cpu).no_progress.own)
 }
 
 /// The class of a CPU on which nothing moves, and its age; `None` if something does. The tick stopped
 /// when the main loop did, which was `main_loop` ago, or so long ago that it does not matter.
 pub fn found(guest: &KnownGuest<'_>, cpu: u32, main_loop: Duration) -> Option<(Class, Duration)> {
     let ages = guest.ages.cpu(cpu);
-    let nothing = ages.nothing.own.saturating_sub(guest.excused(ages));
+    let no_progress = ages.no_progress.own.saturating_sub(guest.wait_credit(ages));
     let class = class_of(guest, cpu);
-    let together = nothing >= guest.lasting && nothing >= main_loop * 3 / 4;
-    (together || guest.bounds.is_half_due(class, nothing)).then_some((class, nothing))
+    let stalled_together = no_progress >= guest.min_wait_age && no_progress >= main_loop * 3 / 4;
+    (stalled_together || guest.bounds.is_half_due(class, no_progress))
+        .then_some((class, no_progress))
 }
 
 /// The class of a CPU if nothing moves on it. As long as nobody has looked, the one that is due first.
@@ -109,7 +110,7 @@ fn class_of(guest: &KnownGuest<'_>, cpu: u32) -> Class {
         Some(sample) if sample.halted && !sample.interrupts_on => Class::DeadHalt,
         Some(_) => Class::HardLockup,
         None => {
-            let bound = |class: &Class| guest.bounds.of(*class).unwrap_or(Duration::MAX);
+            let bound = |class: &Class| guest.bounds.get(*class).unwrap_or(Duration::MAX);
             let classes = [Class::HardLockup, Class::DeadHalt];
             classes.into_iter().min_by_key(bound).unwrap_or(Class::HardLockup)
         }
@@ -132,7 +133,7 @@ impl UnknownRule for DeadHalt {
         is_due.then(|| hang_of_vcpus(Class::DeadHalt, age, cpus()))
     }
 
-    fn vcpu_still_for(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration {
+    fn vcpu_unchanged_for(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration {
         guest.ages.cpu(cpu).interrupts_off.own()
     }
 }
@@ -149,12 +150,12 @@ impl UnknownRule for HardLockup {
         running_for(guest, Class::HardLockup, patience.unwrap_or_default(), off_and_silent)
     }
 
-    fn vcpu_still_for(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration {
+    fn vcpu_unchanged_for(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration {
         guest.ages.cpu(cpu).interrupts_off.own()
     }
 }
 
 /// The time for which a vCPU has had its interrupts off and the console has been silent.
 fn off_and_silent(guest: &UnknownGuest<'_>, cpu: u32) -> Duration {
-    guest.ages.cpu(cpu).interrupts_off.own().min(guest.silent())
+    guest.ages.cpu(cpu).interrupts_off.own().min(guest.console_silence())
 }

@@ -2,7 +2,7 @@
 
 use super::scene::*;
 use crate::hang::*;
-use crate::kernel::{LockKind, Reading, RunState, WaitFor};
+use crate::kernel::{LockKind, Reading, TaskRunState, WaitFor};
 
 #[test]
 fn the_time_in_which_a_guest_is_judged_does_not_count() {
@@ -11,12 +11,12 @@ fn the_time_in_which_a_guest_is_judged_does_not_count() {
     detector.set_ready();
     detector.observe(scene.now.clone());
     for _ in 0..9 {
-        scene.pass(POLL, |_| NOTHING);
+        scene.pass(POLL, |_| NO_PROGRESS);
         assert_eq!(detector.judge(scene.now.clone()), None);
         scene.now.at += POLL;
         detector.resumed(scene.now.at);
     }
-    scene.pass(POLL, |_| NOTHING);
+    scene.pass(POLL, |_| NO_PROGRESS);
     assert!(detector.judge(scene.now.clone()).is_some(), "and the time between does");
 }
 
@@ -28,7 +28,7 @@ fn time_in_which_nobody_watched_does_not_count() {
     // Ten seconds of SIGSTOP in the middle of half a second without progress.
     let verdict = scene.watch_with(bounds, 6, |scene, poll| {
         let interval = if poll == 3 { BOUND * 10 } else { POLL };
-        scene.pass(interval, |_| NOTHING);
+        scene.pass(interval, |_| NO_PROGRESS);
     });
     assert_eq!(verdict, None);
 }
@@ -42,7 +42,7 @@ fn being_stopped_on_purpose_changes_nothing() {
     detector.set_ready();
     detector.observe(scene.now.clone());
     let verdict = (1..=LONG).find_map(|poll| {
-        scene.pass(POLL, |_| NOTHING);
+        scene.pass(POLL, |_| NO_PROGRESS);
         if poll == 5 {
             detector.resumed(scene.now.at);
         }
@@ -63,7 +63,7 @@ fn a_guest_is_not_stopped_again_for_what_a_look_has_shown_not_to_be_due() {
     detector.set_ready();
     let mut stops = Vec::new();
     let verdict = (0..=6 * LONG).find_map(|poll| {
-        scene.pass(POLL, |_| NOTHING);
+        scene.pass(POLL, |_| NO_PROGRESS);
         let mut running = scene.now.clone();
         running.vcpus[0].sample = None;
         if !detector.observe(running).suspicious {
@@ -83,7 +83,7 @@ fn hangs_of_a_guest_that_goes_on_begin_and_end_one_by_one() {
     let mut scene = Scene::new(4);
     let mut detector = Detector::new(Bounds::new(Some(BOUND)), POLL);
     detector.set_ready();
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for poll in 0..80 {
         // CPU 1 spins for 4 s, CPU 2 halts for good after 2, and CPU 3 after 3 wants what CPU 1 has.
         match poll {
@@ -102,18 +102,18 @@ fn hangs_of_a_guest_that_goes_on_begin_and_end_one_by_one() {
         let stuck = [(1, 1..40), (2, 20..80), (3, 30..40)];
         let stuck = stuck.into_iter().filter(|(_, when)| when.contains(&poll));
         let stuck: Vec<usize> = stuck.map(|(cpu, _)| cpu).collect();
-        scene.pass(POLL, still(&stuck, NOTHING));
-        let noticed = detector.observe(scene.now.clone());
-        told.extend(noticed.over.into_iter().map(|number| (poll, format!("{number} is over"))));
-        if noticed.suspicious
+        scene.pass(POLL, stalled(&stuck, NO_PROGRESS));
+        let result = detector.observe(scene.now.clone());
+        reported.extend(result.ended.into_iter().map(|number| (poll, format!("{number} is over"))));
+        if result.suspicious
             && let Some(Verdict::Hangs(found)) = detector.judge(scene.now.clone())
         {
             let hangs = found.hangs.iter();
-            told.extend(hangs.map(|hang| (poll, format!("{} {:?}", hang.class, hang.blamed))));
+            reported.extend(hangs.map(|hang| (poll, format!("{} {:?}", hang.class, hang.blamed))));
         }
     }
     let expected = [(10, "hard-lockup [Cpu(1)]"), (29, "dead-halt [Cpu(2)]"), (40, "0 is over")];
-    assert_eq!(told, expected.map(|(poll, what)| (poll, what.to_owned())));
+    assert_eq!(reported, expected.map(|(poll, what)| (poll, what.to_owned())));
 }
 
 /// How much is known of a guest.
@@ -170,7 +170,7 @@ fn the_next_look_is_when_the_first_of_all_that_stands_still_is_due() {
     assert_eq!(row(|scene| scene.cpu(1).ready_tasks = 1, nothing), Some(600));
     assert_eq!(row(|scene| scene.kernel().panicking = Some(1), nothing), Some(600));
     let task_waits: fn(&mut Scene) = |scene| {
-        let task = scene.task("waiter", 1, RunState::Blocked);
+        let task = scene.task("waiter", 1, TaskRunState::Blocked);
         scene.task_waits(task, WaitFor::Lock(0xa0));
     };
     assert_eq!(row(task_waits, nothing), Some(600));
@@ -187,11 +187,11 @@ fn the_next_look_is_when_the_first_of_all_that_stands_still_is_due() {
     bounds.set(Class::BootStall, Some(BOUND * 2));
     assert_eq!(due_in(Is::Booting, &bounds, nothing, stops_all), Some(1600));
     bounds.set(Class::Silent, Some(BOUND * 3));
-    let stranger = |set_up, pass| due_in(Is::Unknown, &bounds, set_up, pass);
-    assert_eq!(stranger(|scene| scene.spins(1, false), nothing), Some(600));
-    assert_eq!(stranger(|scene| scene.halts(1, false), nothing), Some(600));
-    assert_eq!(stranger(|scene| scene.spins(1, true), nothing), Some(2600));
-    assert_eq!(stranger(|scene| scene.spins(1, true), |scene| scene.now.console_bytes += 1), None);
+    let unknown = |set_up, pass| due_in(Is::Unknown, &bounds, set_up, pass);
+    assert_eq!(unknown(|scene| scene.spins(1, false), nothing), Some(600));
+    assert_eq!(unknown(|scene| scene.halts(1, false), nothing), Some(600));
+    assert_eq!(unknown(|scene| scene.spins(1, true), nothing), Some(2600));
+    assert_eq!(unknown(|scene| scene.spins(1, true), |scene| scene.now.console_bytes += 1), None);
 }
 
 #[test]
@@ -199,14 +199,14 @@ fn what_stands_still_for_a_good_reason_makes_nobody_look_sooner() {
     let row = |set_up: fn(&mut Scene)| due_in(Is::Ready, &Bounds::new(Some(BOUND)), set_up, |_| {});
     assert_eq!(row(|_| {}), None);
     let sleeps = |scene: &mut Scene| {
-        let task = scene.task("sleeper", 0, RunState::Blocked);
+        let task = scene.task("sleeper", 0, TaskRunState::Blocked);
         scene.task_waits(task, WaitFor::Queue(0xcc));
     };
     assert_eq!(row(sleeps), None);
     let has_waited = |scene: &mut Scene| {
-        let task = scene.task("runner", 0, RunState::Blocked);
+        let task = scene.task("runner", 0, TaskRunState::Blocked);
         scene.task_waits(task, WaitFor::Lock(0xa0));
-        scene.kernel().tasks[task as usize].as_mut().expect("a task").state = RunState::Ready;
+        scene.kernel().tasks[task as usize].as_mut().expect("a task").state = TaskRunState::Ready;
     };
     assert_eq!(row(has_waited), None);
     let done = |scene: &mut Scene| {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::scene::*;
 use crate::hang::*;
-use crate::kernel::{Reading, RunState, WaitFor};
+use crate::kernel::{Reading, TaskRunState, WaitFor};
 
 #[test]
 fn a_guest_that_gets_on_does_not_hang() {
@@ -15,7 +15,7 @@ fn a_guest_that_gets_on_does_not_hang() {
 fn a_cpu_that_spins_without_a_tick_is_a_hard_lockup_after_the_bound_and_not_before() {
     let mut scene = Scene::new(3);
     scene.spins(1, false);
-    let verdict = scene.watch(LONG, still(&[1], NOTHING));
+    let verdict = scene.watch(LONG, stalled(&[1], NO_PROGRESS));
     assert_eq!(verdict.as_ref().map(|(poll, _)| *poll), Some(10));
     let hang = only(verdict);
     assert_eq!((hang.class, hang.blamed), (Class::HardLockup, cpus(&[1])));
@@ -26,7 +26,7 @@ fn a_cpu_that_spins_without_a_tick_is_a_hard_lockup_after_the_bound_and_not_befo
 fn a_tick_that_moves_makes_it_a_soft_lockup() {
     let mut scene = Scene::new(2);
     scene.spins(0, true);
-    let hang = only(scene.watch(LONG, still(&[0], NO_LOOP)));
+    let hang = only(scene.watch(LONG, stalled(&[0], NO_LOOP)));
     assert_eq!((hang.class, hang.blamed), (Class::SoftLockup, cpus(&[0])));
 }
 
@@ -35,7 +35,7 @@ fn a_tick_that_moves_makes_it_a_soft_lockup() {
 fn a_cpu_that_gets_on_without_a_tick_does_not_hang() {
     let mut scene = Scene::new(2);
     scene.spins(0, false);
-    assert_eq!(scene.watch(10 * LONG, still(&[0], NO_TICK)), None);
+    assert_eq!(scene.watch(10 * LONG, stalled(&[0], NO_TICK)), None);
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn a_halt_with_interrupts_off_is_a_dead_halt_and_one_with_them_on_a_lost_tick() 
     for (interrupts_on, class) in [(false, Class::DeadHalt), (true, Class::HardLockup)] {
         let mut scene = Scene::new(2);
         scene.halts(1, interrupts_on);
-        let hang = only(scene.watch(LONG, still(&[1], NOTHING)));
+        let hang = only(scene.watch(LONG, stalled(&[1], NO_PROGRESS)));
         assert_eq!((hang.class, hang.blamed), (class, cpus(&[1])));
     }
 }
@@ -55,7 +55,7 @@ fn progress_starts_the_count_anew() {
     let bounds = Bounds::new(Some(BOUND));
     let verdict = scene.watch_with(bounds, 10 * LONG, |scene, poll| {
         // Every 0.9 s, just in time.
-        scene.pass(POLL, |_| if poll % 9 == 0 { ALL_MOVES } else { NOTHING });
+        scene.pass(POLL, |_| if poll % 9 == 0 { ALL_MOVES } else { NO_PROGRESS });
     });
     assert_eq!(verdict, None);
 }
@@ -65,7 +65,7 @@ fn a_cpu_that_the_host_does_not_run_does_not_hang() {
     let mut scene = Scene::new(2);
     scene.spins(1, false);
     scene.hosted[1] = false;
-    assert_eq!(scene.watch(10 * LONG, still(&[1], NOTHING)), None);
+    assert_eq!(scene.watch(10 * LONG, stalled(&[1], NO_PROGRESS)), None);
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_cpu_that_the_host_has_not_run_for_long_is_starved() {
     let mut bounds = Bounds::new(Some(BOUND));
     bounds.starved = Some(BOUND * 3);
     let verdict = scene.watch_with(bounds, 10 * LONG, |scene, _| {
-        scene.pass(POLL, still(&[1], NOTHING));
+        scene.pass(POLL, stalled(&[1], NO_PROGRESS));
     });
     let Some((30, Verdict::Starved(starved))) = verdict else { panic!("{verdict:?}") };
     assert_eq!((starved.cpus, starved.ran), (vec![1], Duration::ZERO));
@@ -121,7 +121,7 @@ fn a_guest_whose_vcpus_do_not_answer_is_starved_all_the_same() {
     detector.set_ready();
     let unreadable = || Reading::Unreadable { unreadable: "no answer".into() };
     let verdict = (0..10 * LONG).find_map(|poll| {
-        scene.pass(POLL, |_| NOTHING);
+        scene.pass(POLL, |_| NO_PROGRESS);
         let suspicious = detector.observe(scene.now.clone()).suspicious;
         let stopped = Observation { kernel: unreadable(), ..scene.now.clone() };
         suspicious.then(|| (poll, detector.judge(stopped)))
@@ -137,7 +137,7 @@ fn a_kernel_that_cannot_be_read_for_a_while_keeps_the_ages_of_what_stands_still(
     let mut detector = Detector::new(Bounds::new(Some(BOUND)), POLL);
     detector.set_ready();
     let verdict = (0..LONG).find_map(|poll| {
-        scene.pass(POLL, still(&[1], NOTHING));
+        scene.pass(POLL, stalled(&[1], NO_PROGRESS));
         let mut now = scene.now.clone();
         if (3..6).contains(&poll) {
             now.kernel = Reading::Unreadable { unreadable: "no answer".into() };
@@ -166,9 +166,9 @@ fn undone_work_is_a_lost_wakeup_where_the_cpu_idles_and_a_livelock_where_it_runs
 #[test]
 fn undone_work_is_the_fault_of_the_task_that_sleeps_and_not_of_one_that_has_just_begun_to() {
     let mut scene = Scene::new(2);
-    let worker = scene.task("worker", 1, RunState::Blocked);
-    let napper = scene.task("napper", 1, RunState::Blocked);
-    let elsewhere = scene.task("elsewhere", 0, RunState::Blocked);
+    let worker = scene.task("worker", 1, TaskRunState::Blocked);
+    let napper = scene.task("napper", 1, TaskRunState::Blocked);
+    let elsewhere = scene.task("elsewhere", 0, TaskRunState::Blocked);
     for task in [worker, napper, elsewhere] {
         scene.task_waits(task, WaitFor::Queue(0xcc));
     }
@@ -199,7 +199,7 @@ fn a_class_that_is_not_looked_for_is_not_found() {
     let mut bounds = Bounds::new(Some(BOUND));
     bounds.set(Class::SoftLockup, None);
     let verdict = scene.watch_with(bounds, LONG, |scene, _| {
-        scene.pass(POLL, still(&[0], NO_LOOP));
+        scene.pass(POLL, stalled(&[0], NO_LOOP));
     });
     assert_eq!(verdict, None);
 }

@@ -36,7 +36,7 @@ fn every_stack_is_whole(cpus: u32) {
         // A stop that follows at once may find the guest where it was.
         sleep(Duration::from_micros(seed % 3000));
         let states: States = Pausing::pause(&mut vm, Duration::from_secs(120));
-        let stack = |state| host_stack::of_vcpu(state, Some(&image), &vm);
+        let stack = |state| host_stack::unwind_vcpu(state, Some(&image), &vm);
         let stacks: Vec<_> = states.iter().map(stack).collect();
         vm.resume();
         assert_eq!(stacks.len(), cpus as usize);

@@ -37,7 +37,7 @@ impl<'a> Stepped<'a> {
 
     /// The addresses of the frames that the host sees, innermost first. Its view has to be whole.
     fn look(&self) -> Vec<u64> {
-        let stack = host_stack::of_vcpu(&Ok(self.state), Some(self.image), &self.vm);
+        let stack = host_stack::unwind_vcpu(&Ok(self.state), Some(self.image), &self.vm);
         let stack = stack.expect("a stack");
         assert!(stack.ending.is_complete(), "{}: {stack:#?}", self.place());
         stack.frames.iter().map(|frame| frame.pc.address().0).collect()

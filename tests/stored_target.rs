@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::offline::{CORES, directory};
 use nmiscope::capture::note::CaptureNote;
 use nmiscope::capture::{
-    BufferReservation, Capture, NmiCapture, NoReservation, NotSent, Request, StoppedGuest, Timeouts,
+    BufferReservation, Capture, CaptureRequest, NmiCapture, NoReservation, NotSent, StoppedGuest,
+    Timeouts,
 };
 use nmiscope::elf_core::Core;
 use nmiscope::images::{Access, Files};
@@ -80,7 +81,7 @@ fn a_report_from_a_core_has_the_kernels_state_from_its_memory() {
 #[test]
 fn what_a_core_cannot_do_is_said_in_its_capture() {
     for_each_core(|name, dump, kernel, _| {
-        let request = Request {
+        let request = CaptureRequest {
             trigger: Trigger::Timer,
             at: Duration::ZERO,
             found: None,

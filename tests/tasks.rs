@@ -34,7 +34,7 @@ fn symbols(image: &Image<'_>, frames: &[UnwoundFrame]) -> Vec<String> {
 
 /// The symbols of a vCPU's stack.
 fn stack_of_vcpu(image: &Image<'_>, vm: &Vm, state: VcpuState) -> Vec<String> {
-    let stack = host_stack::of_vcpu(&Ok(state), Some(image), vm).expect("a stack");
+    let stack = host_stack::unwind_vcpu(&Ok(state), Some(image), vm).expect("a stack");
     let names = symbols(image, &stack.frames);
     assert!(stack.ending.is_complete(), "{names:#?}: {}", stack.ending);
     names

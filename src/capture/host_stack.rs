@@ -86,26 +86,26 @@ impl std::fmt::Display for Ending {
 
 /// The stack of a vCPU; `None` for one that cannot be seen: it has no registers, or none that mean
 /// anything. Its variables are read if `symbols` has them.
-pub fn of_vcpu(
+pub fn unwind_vcpu(
     state: &Result<VcpuState, NoAnswer>,
     symbols: Option<&dyn KernelSymbols>,
     memory: &dyn PhysicalMemory,
 ) -> Option<UnwoundStack> {
-    let (registers, tables) = start_of(state)?;
+    let (registers, tables) = start_of_unwinding(state)?;
     Some(unwind(&registers, tables, symbols, memory, Variables::IfThere))
 }
 
 /// The frames of such a stack, without variables.
-pub(super) fn frames_of_vcpu(
+pub(super) fn unwind_vcpu_frames(
     state: &Result<VcpuState, NoAnswer>,
     symbols: Option<&dyn KernelSymbols>,
     memory: &dyn PhysicalMemory,
 ) -> Option<Vec<UnwoundFrame>> {
-    let (registers, tables) = start_of(state)?;
+    let (registers, tables) = start_of_unwinding(state)?;
     Some(unwind(&registers, tables, symbols, memory, Variables::None).frames)
 }
 
-fn start_of(
+fn start_of_unwinding(
     state: &Result<VcpuState, NoAnswer>,
 ) -> Option<(UnwindRegisters, Result<PageTables, NotUnwound>)> {
     let state = state.as_ref().ok().filter(|state| state.execution().has_position())?;
@@ -113,9 +113,30 @@ fn start_of(
     Some((UnwindRegisters::from(&state.registers), tables))
 }
 
+/// The stacks of one moment.
+pub(super) struct Stacks {
+    /// By vCPU number; `None` for a vCPU without a position.
+    pub(super) vcpus: Vec<Option<UnwoundStack>>,
+    /// By task number; `None` for a task that runs or does not exist.
+    pub(super) tasks: Vec<Option<UnwoundStack>>,
+}
+
+/// Unwinds the stacks of all vCPUs and of all tasks that do not run, with variables if `symbols` has them.
+pub(super) fn unwind_all(
+    kernel: Option<&KernelState>,
+    states: &[Result<VcpuState, NoAnswer>],
+    symbols: Option<&dyn KernelSymbols>,
+    memory: &dyn PhysicalMemory,
+) -> Stacks {
+    Stacks {
+        vcpus: states.iter().map(|state| unwind_vcpu(state, symbols, memory)).collect(),
+        tasks: unwind_tasks(kernel, states, symbols, memory),
+    }
+}
+
 /// The stacks of all tasks that do not run, by task number. The kernel's part of memory is the same in
 /// all address spaces: they are read in that of the first vCPU which has one.
-pub(super) fn of_tasks(
+fn unwind_tasks(
     kernel: Option<&KernelState>,
     states: &[Result<VcpuState, NoAnswer>],
     symbols: Option<&dyn KernelSymbols>,

@@ -82,10 +82,11 @@ impl Capture {
         memory: &dyn nmiscope_machine::PhysicalMemory,
     ) {
         let states: Vec<_> = self.cpus.iter().map(|cpu| cpu.state.clone()).collect();
-        for (cpu, state) in self.cpus.iter_mut().zip(&states) {
-            cpu.stack = host_stack::of_vcpu(state, symbols, memory);
+        let stacks = host_stack::unwind_all(self.kernel.known(), &states, symbols, memory);
+        for (cpu, stack) in self.cpus.iter_mut().zip(stacks.vcpus) {
+            cpu.stack = stack;
         }
-        self.task_stacks = host_stack::of_tasks(self.kernel.known(), &states, symbols, memory);
+        self.task_stacks = stacks.tasks;
     }
 }
 
@@ -226,7 +227,7 @@ impl From<String> for NotSent {
 }
 
 /// A capture to be taken: the reason for it, and the means.
-pub struct Request<'a> {
+pub struct CaptureRequest<'a> {
     /// The reason why it is taken.
     pub trigger: Trigger,
     /// The time at which it was asked for, since the tool's start.
@@ -246,14 +247,14 @@ pub struct Request<'a> {
 /// How samples are taken.
 pub struct Sampling<'a> {
     /// The time that they may take; by the clock.
-    pub at_most: Duration,
+    pub time_limit: Duration,
     /// The judge of whether the hangs go on meanwhile.
-    pub still: StillToSample<'a>,
+    pub recheck: RecheckHangs<'a>,
 }
 
 /// Stops a guest that has run on while it was sampled, and returns the hangs that went on, as CPUs that
 /// were to be sampled.
-pub type StillToSample<'a> = &'a mut dyn FnMut(&mut dyn Target) -> BTreeSet<u32>;
+pub type RecheckHangs<'a> = &'a mut dyn FnMut(&mut dyn Target) -> BTreeSet<u32>;
 
 impl StoppedGuest {
     /// Takes everything else of the moment. The guest stands still afterwards. Whatever goes wrong is
@@ -261,25 +262,25 @@ impl StoppedGuest {
     pub fn capture(
         mut self,
         target: &mut dyn Target,
-        request: Request<'_>,
+        request: CaptureRequest<'_>,
     ) -> (Capture, Option<anyhow::Result<PendingCore>>) {
-        let Request { trigger, at, found, nmis, symbols, core, sampling } = request;
+        let CaptureRequest { trigger, at, found, nmis, symbols, core, sampling } = request;
         let reservation = match nmis {
             true => nmi::reserve(&mut self, target),
             false => BufferReservation::Unavailable { reason: NoReservation::NotAsked },
         };
-        let (stacks, task_stacks) = self.unwind(target, symbols);
+        let stacks = self.unwind(target, symbols);
         let log = self.read_log(target);
         let pending = core.map(|core| {
-            let stacks = stacks.iter().chain(&task_stacks).flatten();
+            let stacks = stacks.vcpus.iter().chain(&stacks.tasks).flatten();
             core.begin(&self, stacks, target, symbols)
         });
         let held = matches!(reservation, BufferReservation::Held { .. });
-        let (mut cpus, elapsed) = nmi::ask(&self, target, nmis, held);
-        for (cpu, stack) in cpus.iter_mut().zip(stacks) {
+        let (mut cpus, elapsed) = nmi::send_and_collect(&self, target, nmis, held);
+        for (cpu, stack) in cpus.iter_mut().zip(stacks.vcpus) {
             cpu.stack = stack;
         }
-        let kernel = self.kernel;
+        let (kernel, task_stacks) = (self.kernel, stacks.tasks);
         let mut capture =
             Capture { trigger, at, cpus, kernel, task_stacks, log, reservation, elapsed, found };
         if let Some(sampling) = sampling {

@@ -11,7 +11,7 @@ use nmiscope_machine::{
     GuestVirtual, PhysicalMemory, Registers, VcpuState, VirtualAddress, VirtualMemory,
 };
 
-use super::stopped::{Steps, StoppedGuest};
+use super::stopped::{StepTimer, StoppedGuest};
 use super::{BufferReservation, CpuCapture, NmiCapture, NoReservation, NotSent};
 use crate::kernel::{BufferOwner, Holder, NmiBuffers, NoBuffer};
 use crate::targets::{NoAnswer, States, Target};
@@ -25,7 +25,7 @@ impl StoppedGuest {
 /// Reserves the buffers of a stopped guest, if they can be had. If a client inside has them, the guest
 /// has to run for them to be given back: it does, up to the bound, and then the moment is a later one.
 pub(super) fn reserve(stopped: &mut StoppedGuest, target: &mut dyn Target) -> BufferReservation {
-    let mut step = Steps::start();
+    let mut step = StepTimer::start();
     let started = Instant::now();
     let (result, ran) = wait_for_buffers(stopped, target, started);
     let waited = started.elapsed();
@@ -110,20 +110,20 @@ fn held_for(
 
 /// Sends the NMIs, if they are wanted, reads what the handlers print, and gives buffers back that are
 /// `held`. Returns the vCPUs by number, without their stacks, and how long it took.
-pub(super) fn ask(
+pub(super) fn send_and_collect(
     stopped: &StoppedGuest,
     target: &mut dyn Target,
     wanted: bool,
     held: bool,
 ) -> (Vec<CpuCapture>, Duration) {
-    let mut step = Steps::start();
+    let mut step = StepTimer::start();
     let buffers = stopped.buffers();
-    let look = |(cpu, state): (u32, &Result<VcpuState, NoAnswer>)| {
+    let read_baseline = |(cpu, state): (u32, &Result<VcpuState, NoAnswer>)| {
         // What a handler has printed that has not returned is worth keeping.
         let idle = state.as_ref().is_ok_and(|state| !state.is_in_nmi());
-        Before::look(target, buffers, cpu, held && idle)
+        Baseline::read(target, buffers, cpu, held && idle)
     };
-    let before: Vec<Before> = (0..).zip(&stopped.states).map(look).collect();
+    let before: Vec<Baseline> = (0..).zip(&stopped.states).map(read_baseline).collect();
     let started = Instant::now();
     let nmis = match wanted {
         true => send_nmis(stopped, target),
@@ -155,7 +155,7 @@ fn send_nmis(stopped: &StoppedGuest, target: &mut dyn Target) -> Vec<NmiCapture>
     let able: Vec<u32> = able.map(|(cpu, _)| cpu).collect();
     let mut runs = match target.nmis() {
         Ok(nmis) => nmis.run(&able, stopped.bounds.handlers).into_iter(),
-        Err(missing) => return each(reasons, || NotSent::from(missing)),
+        Err(missing) => return none_sent(reasons, || NotSent::from(missing)),
     };
     let run = |reason: Option<NotSent>| match reason {
         Some(reason) => NmiCapture::NotSent(reason),
@@ -169,7 +169,7 @@ fn send_nmis(stopped: &StoppedGuest, target: &mut dyn Target) -> Vec<NmiCapture>
 }
 
 /// No NMI for anybody: those that could take one have `reason`.
-fn each(reasons: Vec<Option<NotSent>>, reason: impl Fn() -> NotSent) -> Vec<NmiCapture> {
+fn none_sent(reasons: Vec<Option<NotSent>>, reason: impl Fn() -> NotSent) -> Vec<NmiCapture> {
     let reasons = reasons.into_iter().map(|own| own.unwrap_or_else(&reason));
     reasons.map(NmiCapture::NotSent).collect()
 }
@@ -216,14 +216,14 @@ fn has_nmi_gate(memory: &dyn PhysicalMemory, registers: &Registers) -> bool {
 }
 
 /// What is known of a CPU before its NMI.
-struct Before {
+struct Baseline {
     stale_bytes: u32,
     nmi_count: Option<u64>,
 }
 
-impl Before {
+impl Baseline {
     /// Looks, and if it may, throws away what is left in a buffer that nobody is using.
-    fn look(
+    fn read(
         target: &dyn Target,
         buffers: Option<&dyn NmiBuffers>,
         cpu: u32,

@@ -20,10 +20,10 @@ const SAMPLES: usize = 60;
 
 /// How long the guest runs between two of them: longer than a pass through a loop that waits for
 /// something, so that it does not matter where the last one was.
-const APART: Duration = Duration::from_micros(250);
+const INTERVAL: Duration = Duration::from_micros(250);
 
 /// How long it may take until those who are looked at have run, on a host that has others to run.
-const PATIENCE: Duration = Duration::from_millis(10);
+const MAX_WAIT: Duration = Duration::from_millis(10);
 
 impl Capture {
     /// Adds the stacks of those who hang and run on, at a few moments. In between the guest runs; it
@@ -43,11 +43,12 @@ impl Capture {
             return;
         }
         let clock = Instant::now();
-        let Ok(mut samples) = take(target, &Vec::from_iter(cpus), symbols, sampling.at_most) else {
+        let Ok(mut samples) = take(target, &Vec::from_iter(cpus), symbols, sampling.time_limit)
+        else {
             return;
         };
-        let still = (sampling.still)(target);
-        samples.retain(|samples| still.contains(&samples.cpu));
+        let ongoing = (sampling.recheck)(target);
+        samples.retain(|samples| ongoing.contains(&samples.cpu));
         let each = samples.iter().map(CpuSamples::len).max();
         tracing::debug!(elapsed = ?clock.elapsed(), each, "sampled those to blame");
         found.samples = samples;
@@ -59,18 +60,18 @@ fn take(
     target: &mut dyn Target,
     cpus: &[u32],
     symbols: Option<&dyn KernelSymbols>,
-    at_most: Duration,
+    time_limit: Duration,
 ) -> Result<Vec<CpuSamples>, MissingPower> {
     let mut samples: Vec<CpuSamples> = cpus.iter().copied().map(CpuSamples::new).collect();
     let started = Instant::now();
     for _ in 0..SAMPLES {
         run_for_a_moment(target, cpus)?;
-        let states = target.pausing()?.pause(at_most.saturating_sub(started.elapsed()));
+        let states = target.pausing()?.pause(time_limit.saturating_sub(started.elapsed()));
         // One that has not stopped in time may be writing to the others' stacks.
-        if started.elapsed() >= at_most {
+        if started.elapsed() >= time_limit {
             break;
         }
-        look(target, &states, symbols, &mut samples);
+        add_stacks(target, &states, symbols, &mut samples);
     }
     target.pausing()?.resume();
     Ok(samples)
@@ -82,20 +83,20 @@ fn run_for_a_moment(target: &mut dyn Target, cpus: &[u32]) -> Result<(), Missing
     let host = target.host()?;
     let before: Vec<(u32, Duration)> = cpus.iter().map(|&cpu| (cpu, host.run_time(cpu))).collect();
     target.pausing()?.resume();
-    thread::sleep(APART);
+    thread::sleep(INTERVAL);
     let host = target.host()?;
     let sleeps = |cpu| host.times(cpu).is_some_and(|now| now.asleep);
     let is_late = |&(cpu, before): &(u32, Duration)| {
-        host.run_time(cpu).saturating_sub(before) < APART / 4 && !sleeps(cpu)
+        host.run_time(cpu).saturating_sub(before) < INTERVAL / 4 && !sleeps(cpu)
     };
-    while started.elapsed() < PATIENCE && before.iter().any(is_late) {
-        thread::sleep(APART);
+    while started.elapsed() < MAX_WAIT && before.iter().any(is_late) {
+        thread::sleep(INTERVAL);
     }
     Ok(())
 }
 
 /// Adds the stacks as they are, of those that can be seen.
-fn look(
+fn add_stacks(
     memory: &dyn PhysicalMemory,
     states: &States,
     symbols: Option<&dyn KernelSymbols>,
@@ -103,7 +104,7 @@ fn look(
 ) {
     for samples in samples {
         let state = &states[samples.cpu as usize];
-        if let Some(frames) = host_stack::frames_of_vcpu(state, symbols, memory) {
+        if let Some(frames) = host_stack::unwind_vcpu_frames(state, symbols, memory) {
             samples.add(frames.iter().map(sampled).collect());
         }
     }

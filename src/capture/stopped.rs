@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nmiscope_machine::PhysicalMemory;
 
-use super::host_stack::{self, UnwoundStack};
+use super::host_stack::{self, Stacks};
 use crate::kernel::{
     Depth, KernelAdapter, KernelSymbols, LocateError, Located, Log, LogError, Reading,
 };
@@ -61,7 +61,7 @@ impl StoppedGuest {
         known: Option<&dyn Located>,
         bounds: Timeouts,
     ) -> Self {
-        let mut step = Steps::start();
+        let mut step = StepTimer::start();
         let states = pause(target, bounds);
         step.done("stopped the vCPUs and read their registers");
         let mut registers = states.iter().map(|state| match state {
@@ -82,10 +82,10 @@ impl StoppedGuest {
     fn read_kernel(&mut self, memory: &dyn PhysicalMemory, known: Option<&dyn Located>) {
         let touched = Touched::new(memory);
         self.kernel = match (&self.located, known) {
-            (Ok(located), _) => Reading::of(located.state(&touched, Depth::All)),
+            (Ok(located), _) => Reading::from_result(located.state(&touched, Depth::All)),
             (Err(LocateError::UnknownKernel(_)), _) => Reading::Unknown,
-            (Err(_), Some(known)) => Reading::of(known.state(&touched, Depth::All)),
-            (Err(reason), None) => Reading::of(Err(reason.clone())),
+            (Err(_), Some(known)) => Reading::from_result(known.state(&touched, Depth::All)),
+            (Err(reason), None) => Reading::from_result(Err(reason.clone())),
         };
         self.pages.extend(touched.into_pages());
     }
@@ -104,18 +104,16 @@ impl StoppedGuest {
         log
     }
 
-    /// The stacks of all vCPUs and of all tasks that do not run, by number.
+    /// Unwinds the stacks of all vCPUs and of all tasks that do not run.
     pub(super) fn unwind(
         &mut self,
         memory: &dyn PhysicalMemory,
         symbols: Option<&dyn KernelSymbols>,
-    ) -> (Vec<Option<UnwoundStack>>, Vec<Option<UnwoundStack>>) {
+    ) -> Stacks {
         let touched = Touched::new(memory);
-        let states = self.states.iter();
-        let cpus = states.map(|state| host_stack::of_vcpu(state, symbols, &touched)).collect();
-        let tasks = host_stack::of_tasks(self.kernel.known(), &self.states, symbols, &touched);
+        let stacks = host_stack::unwind_all(self.kernel.known(), &self.states, symbols, &touched);
         self.pages.extend(touched.into_pages());
-        (cpus, tasks)
+        stacks
     }
 }
 
@@ -129,9 +127,9 @@ fn pause(target: &mut dyn Target, bounds: Timeouts) -> States {
 }
 
 /// The time that each step of a capture takes, for those who ask with -vv.
-pub(super) struct Steps(Instant);
+pub(super) struct StepTimer(Instant);
 
-impl Steps {
+impl StepTimer {
     pub(super) fn start() -> Self {
         Self(Instant::now())
     }

@@ -14,7 +14,7 @@ use crate::kernel::KernelState;
 
 /// What the verdicts of one moment rest on.
 #[derive(Debug, Clone, Copy)]
-pub struct Grounds<'a> {
+pub struct Context<'a> {
     /// What the kernel said of itself.
     pub kernel: Option<&'a KernelState>,
     /// For how long things had not changed.
@@ -34,33 +34,37 @@ pub struct Grounds<'a> {
 /// Makes the report's hangs of those that were found.
 pub fn hangs(
     found: &[hang::DetectedHang],
-    grounds: Grounds<'_>,
+    context: Context<'_>,
     resolver: &Resolver<'_>,
 ) -> Vec<Hang> {
     let edges = found.iter().flat_map(|hang| &hang.edges);
     let locks = found.iter().flat_map(|hang| hang.locks.iter().copied());
-    let names = Names::of(edges, locks, grounds.kernel, resolver);
-    let Grounds { kernel, ages, cpus, .. } = grounds;
+    let names = Names::assign(edges, locks, context.kernel, resolver);
+    let Context { kernel, ages, cpus, .. } = context;
     let parties = Parties { kernel, ages, cpus, resolver, names: &names };
-    found.iter().map(|hang| Teller { hang, grounds, resolver, parties }.tell()).collect()
+    found.iter().map(|hang| HangDescriber { hang, context, resolver, parties }.describe()).collect()
 }
 
 /// Tells of one hang.
-struct Teller<'a> {
+struct HangDescriber<'a> {
     hang: &'a hang::DetectedHang,
-    grounds: Grounds<'a>,
+    context: Context<'a>,
     resolver: &'a Resolver<'a>,
     parties: Parties<'a>,
 }
 
-impl Teller<'_> {
-    fn tell(&self) -> Hang {
+impl HangDescriber<'_> {
+    fn describe(&self) -> Hang {
         let hang = self.hang;
         let ids = |nodes: &[Node]| nodes.iter().map(|&node| self.parties.names.id(node)).collect();
         Hang {
             class: hang.class,
-            signature: signature::of(hang.class, &self.blamed_stacks(), self.resolver.vocabulary()),
-            at_ms: self.grounds.at_ms,
+            signature: signature::compute(
+                hang.class,
+                &self.blamed_stacks(),
+                self.resolver.vocabulary(),
+            ),
+            at_ms: self.context.at_ms,
             lasted_ms: milliseconds(hang.age),
             blamed: ids(&hang.blamed),
             locks: hang.locks.iter().map(|&lock| self.parties.names.id(Node::Lock(lock))).collect(),
@@ -69,7 +73,7 @@ impl Teller<'_> {
             edges: hang.edges.iter().map(|edge| self.parties.edge(edge)).collect(),
             evidence: self.evidence(),
             certainty: certainty(&hang.certainty),
-            backtrace: self.grounds.backtrace,
+            backtrace: self.context.backtrace,
             resolved_after_ms: None,
         }
     }
@@ -87,26 +91,29 @@ impl Teller<'_> {
     /// The host's look, and of a CPU that runs on the samples from after it.
     fn stack_of_cpu(&self, cpu: u32) -> Option<Moments<'_>> {
         let look = &self.cpu(cpu)?.look.as_ref()?.frames[..];
-        let samples =
-            self.grounds.samples.of(cpu).filter(|_| hang::behaviour(self.hang.class).keeps_running);
+        let samples = self
+            .context
+            .samples
+            .stacks_of(cpu)
+            .filter(|_| hang::behaviour(self.hang.class).keeps_running);
         Some([look].into_iter().chain(samples).collect())
     }
 
     fn stack_of_task(&self, number: u32) -> Option<Moments<'_>> {
-        match self.grounds.tasks.iter().find(|task| task.task == number) {
+        match self.context.tasks.iter().find(|task| task.task == number) {
             Some(task) => Some(vec![&task.look.as_ref()?.frames]),
             // One that runs has its CPU's stack.
-            None => self.stack_of_cpu(self.grounds.kernel?.task(number)?.cpu),
+            None => self.stack_of_cpu(self.context.kernel?.task(number)?.cpu),
         }
     }
 
     fn cpu(&self, number: u32) -> Option<&Cpu> {
-        self.grounds.cpus.get(number as usize)
+        self.context.cpus.get(number as usize)
     }
 
     fn nodes(&self) -> Vec<WaitNode> {
         let hang = self.hang;
-        let cpus = (0..self.grounds.cpus.len() as u32).map(Node::Cpu);
+        let cpus = (0..self.context.cpus.len() as u32).map(Node::Cpu);
         let ends = hang.edges.iter().flat_map(|edge| [edge.from, edge.to]);
         let named = hang.blamed.iter().chain(&hang.victims).copied();
         let locks = hang.locks.iter().copied().map(Node::Lock);
@@ -137,7 +144,7 @@ impl Teller<'_> {
     fn cpus_of_sleepers(&self) -> BTreeSet<Node> {
         let cpu = |node: &Node| match *node {
             Node::Task(task) if hang::behaviour(self.hang.class).has_work => {
-                Some(Node::Cpu(self.grounds.kernel?.task(task)?.cpu))
+                Some(Node::Cpu(self.context.kernel?.task(task)?.cpu))
             }
             _ => None,
         };
@@ -148,8 +155,8 @@ impl Teller<'_> {
         let mut facts = Vec::new();
         // Younger than half of the hang: it has nothing to do with it.
         let old = |age: std::time::Duration| (age >= self.hang.age / 2).then(|| milliseconds(age));
-        let ages = self.grounds.ages.cpus.get(cpu as usize);
-        let activity = self.grounds.kernel.and_then(|kernel| kernel.cpu(cpu));
+        let ages = self.context.ages.cpus.get(cpu as usize);
+        let activity = self.context.kernel.and_then(|kernel| kernel.cpu(cpu));
         if let (Some(ages), Some(activity)) = (ages, activity) {
             let no_tick = old(ages.tick.own()).map(|ms| Fact::NoTick { ms });
             // Counters that go backwards count nothing.
@@ -159,34 +166,37 @@ impl Teller<'_> {
             let waited = old(ages.wait.own()).map(|ms| Fact::Waited { ms });
             let items = activity.work_queued.saturating_sub(activity.work_done);
             let ran_ms = milliseconds(ages.work.age.ran);
-            let undone = old(ages.work.own()).map(|ms| Fact::WorkUndone { ms, items, ran_ms });
+            let pending_work =
+                old(ages.work.own()).map(|ms| Fact::WorkUndone { ms, items, ran_ms });
             let tasks = activity.ready_tasks;
             let not_run = old(ages.ready.own()).map(|ms| Fact::TasksNotRun { ms, tasks });
-            facts.extend([no_tick, no_schedule, waited, undone, not_run].into_iter().flatten());
+            facts.extend(
+                [no_tick, no_schedule, waited, pending_work, not_run].into_iter().flatten(),
+            );
         }
         if activity.is_none()
             && let Some(ages) = ages
         {
             let off = old(ages.interrupts_off.own());
             facts.extend(off.map(|ms| Fact::SeenWithInterruptsOff { ms }));
-            let ms = milliseconds(self.grounds.ages.console.own());
+            let ms = milliseconds(self.context.ages.console.own());
             facts.push(Fact::NoOutput { ms });
         }
         if self.hang.class.is_before_ready() {
             facts.push(Fact::NotReady { ms: milliseconds(self.hang.age) });
         }
-        facts.extend(self.stood(cpu));
+        facts.extend(self.stop_position(cpu));
         facts
     }
 
     fn facts_of_task(&self, task: u32) -> Vec<Fact> {
-        let age = self.grounds.ages.tasks.get(task as usize).map(hang::Unchanged::own);
+        let age = self.context.ages.tasks.get(task as usize).map(hang::Unchanged::own);
         let waited = age.filter(|age| !age.is_zero());
         waited.map(|age| Fact::Waited { ms: milliseconds(age) }).into_iter().collect()
     }
 
     /// Where a CPU was stopped.
-    fn stood(&self, number: u32) -> Option<Fact> {
+    fn stop_position(&self, number: u32) -> Option<Fact> {
         let cpu = self.cpu(number)?;
         let frames = &cpu.look.as_ref()?.frames;
         let frame = frames.first()?;

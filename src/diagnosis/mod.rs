@@ -50,7 +50,7 @@ fn hangs(
     index: Option<u32>,
     resolver: &Resolver<'_>,
 ) -> Vec<report::Hang> {
-    let grounds = hangs::Grounds {
+    let context = hangs::Context {
         kernel: capture.kernel.known(),
         ages: &found.ages,
         samples: &stable::Samples::new(&found.samples, resolver),
@@ -59,7 +59,7 @@ fn hangs(
         at_ms: backtrace.at_ms,
         backtrace: index,
     };
-    hangs::hangs(&found.hangs, grounds, resolver)
+    hangs::hangs(&found.hangs, context, resolver)
 }
 
 fn backtrace(capture: &Capture, resolver: &Resolver<'_>) -> Backtrace {
@@ -76,7 +76,7 @@ fn backtrace(capture: &Capture, resolver: &Resolver<'_>) -> Backtrace {
         nmi_answered: count(|cpu| answered(cpu)),
         elapsed_ms: milliseconds(capture.elapsed),
         groups: group(&cpus),
-        waits: waits::of_moment(capture.kernel.known(), ages, &cpus, resolver),
+        waits: waits::wait_graph(capture.kernel.known(), ages, &cpus, resolver),
         cpus,
         tasks: tasks::show(capture.kernel.known(), &capture.task_stacks, resolver),
         log: capture.log.as_ref().map(show_log),

@@ -15,7 +15,7 @@
 use nmiscope_report::{Class, Frame};
 use sha2::{Digest, Sha256};
 
-use super::stable::{Item, Share, staying};
+use super::stable::{Item, Share, stable_items};
 use crate::hang::{behaviour, keep_last_of_each};
 use crate::kernel::Vocabulary;
 
@@ -27,7 +27,7 @@ const DEPTH: usize = 12;
 pub type Moments<'a> = Vec<&'a [Frame]>;
 
 /// The signature of a hang: 16 hexadecimal digits.
-pub fn of(class: Class, stacks: &[Moments<'_>], vocabulary: &dyn Vocabulary) -> String {
+pub fn compute(class: Class, stacks: &[Moments<'_>], vocabulary: &dyn Vocabulary) -> String {
     let mut stacks: Vec<Vec<&str>> =
         stacks.iter().map(|moments| significant(class, moments, vocabulary)).collect();
     // One that says nothing is as none.
@@ -84,26 +84,26 @@ fn stable_functions<'a>(
     let functions = |stack: &&'a [Frame]| {
         let items = own_part(class, stack).iter().flat_map(|frame| {
             frame.functions.iter().filter_map(|function| {
-                let what = function.name.as_deref()?;
-                Some(Item { what, fleeting: frame.interrupted && function.inlined })
+                let value = function.name.as_deref()?;
+                Some(Item { value, fleeting: frame.interrupted && function.inlined })
             })
         });
         keep_last_of_each(
-            items.take_while(|item| !vocabulary.is_start(item.what)).collect(),
-            |item| item.what,
+            items.take_while(|item| !vocabulary.is_start(item.value)).collect(),
+            |item| item.value,
         )
     };
-    staying(&moments.iter().map(functions).collect::<Vec<_>>(), share(class))
+    stable_items(&moments.iter().map(functions).collect::<Vec<_>>(), share(class))
 }
 
 /// The addresses that the calls on it return to.
 fn stable_callers<'a>(class: Class, moments: &Moments<'a>) -> Vec<&'a str> {
     let callers = |stack: &&'a [Frame]| {
         let callers = own_part(class, stack).iter().filter(|frame| !frame.interrupted);
-        let items = callers.map(|frame| Item { what: frame.address.as_str(), fleeting: false });
-        keep_last_of_each(items.collect(), |item| item.what)
+        let items = callers.map(|frame| Item { value: frame.address.as_str(), fleeting: false });
+        keep_last_of_each(items.collect(), |item| item.value)
     };
-    staying(&moments.iter().map(callers).collect::<Vec<_>>(), share(class))
+    stable_items(&moments.iter().map(callers).collect::<Vec<_>>(), share(class))
 }
 
 /// The share of the moments at which a function has to be on the stack that says what they are about:
@@ -148,15 +148,15 @@ mod tests {
     }
 
     /// The signature of stacks that were seen once.
-    fn of(class: Class, stacks: &[&[Frame]]) -> String {
+    fn sign_once(class: Class, stacks: &[&[Frame]]) -> String {
         let moments: Vec<Moments<'_>> = stacks.iter().map(|stack| vec![*stack]).collect();
-        super::of(class, &moments, any_vocabulary())
+        super::compute(class, &moments, any_vocabulary())
     }
 
     /// That of a soft lockup whose CPU was seen several times.
-    fn seen_often(stacks: &[Vec<Frame>]) -> String {
+    fn sign_often(stacks: &[Vec<Frame>]) -> String {
         let moments = stacks.iter().map(Vec::as_slice).collect();
-        super::of(Class::SoftLockup, &[moments], any_vocabulary())
+        super::compute(Class::SoftLockup, &[moments], any_vocabulary())
     }
 
     fn stack(names: &[&str]) -> Vec<Frame> {
@@ -177,19 +177,19 @@ mod tests {
         let slow = stack(&["core::hint::spin_loop", "nmiscope_guest::sync::lock"], "take_both");
         let fast = stack(&["nmiscope_guest::sync::lock"], "take_both");
         let other = stack(&["nmiscope_guest::sync::lock"], "take_one");
-        let sign = |stack: &[Frame]| of(Class::Deadlock, &[stack]);
+        let sign = |stack: &[Frame]| sign_once(Class::Deadlock, &[stack]);
         assert_eq!(sign(&slow), sign(&fast));
         assert_ne!(sign(&slow), sign(&other));
-        assert_ne!(sign(&slow), of(Class::LockWait, &[&slow]));
+        assert_ne!(sign(&slow), sign_once(Class::LockWait, &[&slow]));
     }
 
     #[test]
     fn the_order_and_the_number_of_equal_stacks_do_not_matter() {
         let (a, b) = (vec![frame(&["a"], true)], vec![frame(&["b"], true)]);
-        let once = of(Class::Deadlock, &[&a, &b]);
-        assert_eq!(once, of(Class::Deadlock, &[&b, &a]));
-        assert_eq!(once, of(Class::Deadlock, &[&b, &a, &b]));
-        assert_ne!(once, of(Class::Deadlock, &[&a]));
+        let once = sign_once(Class::Deadlock, &[&a, &b]);
+        assert_eq!(once, sign_once(Class::Deadlock, &[&b, &a]));
+        assert_eq!(once, sign_once(Class::Deadlock, &[&b, &a, &b]));
+        assert_ne!(once, sign_once(Class::Deadlock, &[&a]));
     }
 
     #[test]
@@ -197,7 +197,7 @@ mod tests {
         let spinning = vec![frame(&["spin"], true), frame(&["main"], false)];
         let mut in_tick = vec![frame(&["tick"], true), frame(&["trap_entry"], false)];
         in_tick.extend(spinning.clone());
-        let sign = |class, stack: &[Frame]| of(class, &[stack]);
+        let sign = |class, stack: &[Frame]| sign_once(class, &[stack]);
         assert_eq!(sign(Class::SoftLockup, &spinning), sign(Class::SoftLockup, &in_tick));
         assert_ne!(sign(Class::HardLockup, &spinning), sign(Class::HardLockup, &in_tick));
     }
@@ -211,13 +211,13 @@ mod tests {
             ],
             vec![frame(&["spin"], true), frame(&["ap_main"], false)],
         );
-        assert_eq!(of(Class::HardLockup, &[&boot]), of(Class::HardLockup, &[&other]));
+        assert_eq!(sign_once(Class::HardLockup, &[&boot]), sign_once(Class::HardLockup, &[&other]));
     }
 
     #[test]
     fn a_stack_without_anything_of_its_own_still_has_a_signature() {
         let idle = vec![frame(&["core::hint::spin_loop"], true)];
-        assert_ne!(of(Class::SoftLockup, &[&idle]), of(Class::SoftLockup, &[]));
+        assert_ne!(sign_once(Class::SoftLockup, &[&idle]), sign_once(Class::SoftLockup, &[]));
     }
 
     #[test]
@@ -227,11 +227,11 @@ mod tests {
             stack(&["store", "touch", "poll", "main"]),
             stack(&["poll", "main"]),
         ];
-        let one = seen_often(&[helps.clone(), loops.clone(), stores.clone()]);
-        let other = seen_often(&[stores, helps, loops.clone(), loops]);
+        let one = sign_often(&[helps.clone(), loops.clone(), stores.clone()]);
+        let other = sign_often(&[stores, helps, loops.clone(), loops]);
         assert_eq!(one, other);
-        assert_eq!(one, of(Class::SoftLockup, &[&stack(&["poll", "main"])]));
-        assert_ne!(one, of(Class::SoftLockup, &[&stack(&["main"])]));
+        assert_eq!(one, sign_once(Class::SoftLockup, &[&stack(&["poll", "main"])]));
+        assert_ne!(one, sign_once(Class::SoftLockup, &[&stack(&["main"])]));
     }
 
     #[test]
@@ -239,33 +239,33 @@ mod tests {
         let tries = stack(&["retry", "step", "main"]);
         let between = stack(&["main"]);
         let stacks = [&between[..], &tries[..], &tries[..]];
-        let sign = |class| super::of(class, &[stacks.to_vec()], any_vocabulary());
-        assert_eq!(sign(Class::Livelock), of(Class::Livelock, &[&tries]));
-        assert_eq!(sign(Class::SoftLockup), of(Class::SoftLockup, &[&between]));
+        let sign = |class| super::compute(class, &[stacks.to_vec()], any_vocabulary());
+        assert_eq!(sign(Class::Livelock), sign_once(Class::Livelock, &[&tries]));
+        assert_eq!(sign(Class::SoftLockup), sign_once(Class::SoftLockup, &[&between]));
     }
 
     #[test]
     fn an_interrupt_at_each_of_the_moments_does_not_matter() {
         let mut in_tick = vec![frame(&["tick"], true), frame(&["trap_entry"], false)];
         in_tick.extend(stack(&["poll", "main"]));
-        let one = seen_often(&[in_tick.clone(), in_tick.clone(), in_tick]);
-        assert_eq!(one, of(Class::SoftLockup, &[&stack(&["poll", "main"])]));
+        let one = sign_often(&[in_tick.clone(), in_tick.clone(), in_tick]);
+        assert_eq!(one, sign_once(Class::SoftLockup, &[&stack(&["poll", "main"])]));
     }
 
     #[test]
     fn how_deep_a_recursion_was_does_not_matter() {
         let shallow = stack(&["descend", "main"]);
         let deep = stack(&["descend", "descend", "descend", "main"]);
-        let sign = |stack: &[Frame]| of(Class::HardLockup, &[stack]);
+        let sign = |stack: &[Frame]| sign_once(Class::HardLockup, &[stack]);
         assert_eq!(sign(&shallow), sign(&deep));
         let (odd, even) = (stack(&["odd", "even", "odd", "main"]), stack(&["even", "odd", "main"]));
         assert_eq!(sign(&odd), sign(&even));
-        assert_eq!(seen_often(&[odd.clone(), even.clone(), odd]), seen_often(&[even]));
+        assert_eq!(sign_often(&[odd.clone(), even.clone(), odd]), sign_often(&[even]));
     }
 
     #[test]
     fn stacks_without_names_are_told_from_each_other_by_their_callers() {
-        let sign = |stack: &[Frame]| of(Class::HardLockup, &[stack]);
+        let sign = |stack: &[Frame]| sign_once(Class::HardLockup, &[stack]);
         let one = sign(&unnamed(&["ffffffff80001000", "ffffffff80002000", "ffffffff80003000"]));
         let later = sign(&unnamed(&["ffffffff80001008", "ffffffff80002000", "ffffffff80003000"]));
         let other = sign(&unnamed(&["ffffffff80001000", "ffffffff80004000", "ffffffff80003000"]));
@@ -281,8 +281,8 @@ mod tests {
         let polls = unnamed(&["ffffffff80001000", "ffffffff80009000"]);
         let helps = unnamed(&["ffffffff80002000", "ffffffff80001020", "ffffffff80009000"]);
         let stores = unnamed(&["ffffffff80003000", "ffffffff80001040", "ffffffff80009000"]);
-        let one = seen_often(&[polls.clone(), helps.clone(), stores.clone()]);
-        assert_eq!(one, seen_often(&[stores, polls.clone(), helps]));
-        assert_eq!(one, of(Class::SoftLockup, &[&polls]));
+        let one = sign_often(&[polls.clone(), helps.clone(), stores.clone()]);
+        assert_eq!(one, sign_often(&[stores, polls.clone(), helps]));
+        assert_eq!(one, sign_once(Class::SoftLockup, &[&polls]));
     }
 }

@@ -24,7 +24,7 @@ impl Samples {
     }
 
     /// The stack of a CPU at the moments of which there are samples.
-    pub fn of(&self, cpu: u32) -> impl Iterator<Item = &[Frame]> {
+    pub fn stacks_of(&self, cpu: u32) -> impl Iterator<Item = &[Frame]> {
         self.0.get(&cpu).into_iter().flatten().map(Vec::as_slice)
     }
 }
@@ -42,7 +42,7 @@ fn named(frame: SampledFrame, resolver: &Resolver<'_>) -> Frame {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Item<T> {
     /// What.
-    pub what: T,
+    pub value: T,
     /// The next instruction may be in another one: inlined into the function that was interrupted.
     pub fleeting: bool,
 }
@@ -73,24 +73,25 @@ impl Share {
 /// A small loop may well be in each of two inlined functions for half of the time, and then whether
 /// that is most of it would be a toss of a coin. One that the loop itself is inlined with is there
 /// always.
-pub fn staying<T: Ord + Copy>(stacks: &[Vec<Item<T>>], share: Share) -> Vec<T> {
+pub fn stable_items<T: Ord + Copy>(stacks: &[Vec<Item<T>>], share: Share) -> Vec<T> {
     if let [stack] = stacks {
-        return stack.iter().map(|item| item.what).collect();
+        return stack.iter().map(|item| item.value).collect();
     }
     let mut seen: BTreeMap<T, Seen> = BTreeMap::new();
     for (moment, stack) in stacks.iter().enumerate() {
         for (place, item) in stack.iter().enumerate() {
-            let seen = seen.entry(item.what).or_insert_with(|| Seen::nowhere(stacks.len()));
+            let seen = seen.entry(item.value).or_insert_with(|| Seen::nowhere(stacks.len()));
             seen.places[moment] = Some(place);
             seen.fleeting += usize::from(item.fleeting);
         }
     }
     seen.retain(|_, seen| seen.stays(share));
     // Where two of them are on one stack, that says which is further in.
-    let depth = |of: &Seen| seen.values().filter(|other| other.is_mostly_inside(of)).count();
-    let mut stable: Vec<(usize, T)> = seen.iter().map(|(&what, of)| (depth(of), what)).collect();
+    let depth = |inner: &Seen| seen.values().filter(|other| other.is_mostly_inside(inner)).count();
+    let mut stable: Vec<(usize, T)> =
+        seen.iter().map(|(&value, places)| (depth(places), value)).collect();
     stable.sort_unstable();
-    stable.into_iter().map(|(_, what)| what).collect()
+    stable.into_iter().map(|(_, value)| value).collect()
 }
 
 /// Where something was seen.
@@ -113,8 +114,8 @@ impl Seen {
 
     fn is_mostly_inside(&self, other: &Self) -> bool {
         let both = || self.places.iter().zip(&other.places);
-        let together = || both().filter_map(|(one, other)| one.zip(*other));
-        together().filter(|(one, other)| one < other).count() * 2 > together().count()
+        let shared_moments = || both().filter_map(|(one, other)| one.zip(*other));
+        shared_moments().filter(|(one, other)| one < other).count() * 2 > shared_moments().count()
     }
 }
 
@@ -122,10 +123,10 @@ impl Seen {
 mod tests {
     use super::*;
 
-    fn staying<'a>(stacks: &[&[&'a str]]) -> Vec<&'a str> {
-        let item = |what: &&'a str| Item { what: *what, fleeting: false };
+    fn stable_items<'a>(stacks: &[&[&'a str]]) -> Vec<&'a str> {
+        let item = |what: &&'a str| Item { value: *what, fleeting: false };
         let stacks: Vec<_> = stacks.iter().map(|stack| stack.iter().map(item).collect()).collect();
-        super::staying(&stacks, Share::Third)
+        super::stable_items(&stacks, Share::Third)
     }
 
     #[test]
@@ -136,49 +137,49 @@ mod tests {
             &["store", "touch", "poll", "main"],
             &["poll", "main"],
         ];
-        assert_eq!(staying(&stacks), ["poll", "main"]);
+        assert_eq!(stable_items(&stacks), ["poll", "main"]);
     }
 
     #[test]
     fn a_third_of_the_moments_is_not_enough() {
-        assert_eq!(staying(&[&["a", "main"], &["main"], &["main"]]), ["main"]);
-        assert_eq!(staying(&[&["a", "main"], &["main"], &["a", "main"]]), ["a", "main"]);
+        assert_eq!(stable_items(&[&["a", "main"], &["main"], &["main"]]), ["main"]);
+        assert_eq!(stable_items(&[&["a", "main"], &["main"], &["a", "main"]]), ["a", "main"]);
     }
 
     #[test]
     fn the_order_is_that_of_the_stacks_even_where_none_has_all() {
         let stacks: [&[&str]; 3] =
             [&["z_inner", "m_middle"], &["m_middle", "a_outer"], &["z_inner", "a_outer"]];
-        assert_eq!(staying(&stacks), ["z_inner", "m_middle", "a_outer"]);
+        assert_eq!(stable_items(&stacks), ["z_inner", "m_middle", "a_outer"]);
     }
 
     #[test]
     fn of_nothing_there_is_nothing_staying() {
-        assert!(staying(&[]).is_empty());
-        assert!(staying(&[&[], &["a"], &["b"]]).is_empty());
+        assert!(stable_items(&[]).is_empty());
+        assert!(stable_items(&[&[], &["a"], &["b"]]).is_empty());
     }
 
     #[test]
     fn what_is_fleeting_has_to_be_there_nearly_always() {
         let stacks = |with: usize| -> Vec<Vec<Item<&str>>> {
-            let fleeting = |moment| (moment < with).then_some(Item { what: "f", fleeting: true });
-            let main = Item { what: "main", fleeting: false };
+            let fleeting = |moment| (moment < with).then_some(Item { value: "f", fleeting: true });
+            let main = Item { value: "main", fleeting: false };
             (0..20).map(|moment| fleeting(moment).into_iter().chain([main]).collect()).collect()
         };
-        let staying = |with| super::staying(&stacks(with), Share::Third);
-        assert_eq!(staying(12), ["main"]);
-        assert_eq!(staying(19), ["f", "main"]);
+        let stable_items = |with| super::stable_items(&stacks(with), Share::Third);
+        assert_eq!(stable_items(12), ["main"]);
+        assert_eq!(stable_items(19), ["f", "main"]);
     }
 
     #[test]
     fn of_a_cpu_that_never_comes_back_only_what_it_never_leaves_stays() {
         let helped =
-            [Item { what: "help", fleeting: false }, Item { what: "loop", fleeting: false }];
+            [Item { value: "help", fleeting: false }, Item { value: "loop", fleeting: false }];
         let stacks = |with: usize| -> Vec<_> {
             (0..20).map(|moment| helped[usize::from(moment >= with)..].to_vec()).collect()
         };
-        assert_eq!(super::staying(&stacks(16), Share::NearlyAll), ["loop"]);
-        assert_eq!(super::staying(&stacks(19), Share::NearlyAll), ["help", "loop"]);
-        assert_eq!(super::staying(&stacks(16), Share::Third), ["help", "loop"]);
+        assert_eq!(super::stable_items(&stacks(16), Share::NearlyAll), ["loop"]);
+        assert_eq!(super::stable_items(&stacks(19), Share::NearlyAll), ["help", "loop"]);
+        assert_eq!(super::stable_items(&stacks(16), Share::Third), ["help", "loop"]);
     }
 }

@@ -17,7 +17,7 @@ use crate::hang::{self, Ages, EdgeKind, Node};
 use crate::kernel::{self, KernelState, Site, TaskRunState};
 
 /// The whole graph of a moment; `None` where nobody waits, or the kernel is not known.
-pub fn of_moment(
+pub fn wait_graph(
     kernel: Option<&KernelState>,
     ages: &Ages,
     cpus: &[Cpu],
@@ -28,7 +28,7 @@ pub fn of_moment(
         Node::Lock(address) => Some(address),
         _ => None,
     });
-    let names = Names::of(edges.iter(), locks, kernel, resolver);
+    let names = Names::assign(edges.iter(), locks, kernel, resolver);
     let parties = Parties { kernel, ages, cpus, resolver, names: &names };
     let nodes: BTreeSet<Node> = edges.iter().flat_map(|edge| [edge.from, edge.to]).collect();
     (!edges.is_empty()).then(|| WaitGraph {
@@ -46,7 +46,7 @@ pub struct Names {
 
 impl Names {
     /// Names the `locks`, the queues of `edges`, and all tasks of the kernel.
-    pub fn of<'e>(
+    pub fn assign<'e>(
         edges: impl Iterator<Item = &'e hang::Edge>,
         locks: impl Iterator<Item = u64>,
         kernel: Option<&KernelState>,

@@ -75,7 +75,7 @@ impl Reading {
     }
 
     /// A state, or the reason why it could not be read.
-    pub fn of<E: std::error::Error>(state: Result<KernelState, E>) -> Self {
+    pub fn from_result<E: std::error::Error>(state: Result<KernelState, E>) -> Self {
         state.map_or_else(
             |error| Self::Unreadable { unreadable: crate::error_chain(&error) },
             Self::Known,

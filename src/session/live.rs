@@ -21,7 +21,7 @@ use super::options::{Ended, Event, Options};
 use super::record::{Record, Weight};
 use super::wake::{Inbox, Wake};
 use super::watch::{Observed, POLL, Watch};
-use crate::capture::{Request, Sampling, StoppedGuest, Timeouts};
+use crate::capture::{CaptureRequest, Sampling, StoppedGuest, Timeouts};
 use crate::diagnosis::{self, Resolver, milliseconds};
 use crate::errors::BadRequest;
 use crate::hang::{Detection, Verdict};
@@ -326,10 +326,10 @@ impl Session<'_> {
             _ => symbols,
         };
         let weight = Weight::of(&trigger);
-        let mut still = watch.as_mut().map(|watch| {
+        let mut recheck = watch.as_mut().map(|watch| {
             |target: &mut dyn Target| watch.still_to_sample(target, kernel, *started, is_verdict)
         });
-        let request = Request {
+        let request = CaptureRequest {
             // A guest that the host does not run would take forever to answer.
             nmis: place.is_some() && trigger != Trigger::Starved,
             trigger,
@@ -337,9 +337,9 @@ impl Session<'_> {
             found,
             symbols: unwound_by,
             core: options.core.as_ref().filter(|_| place.is_some() && record.has_room_for(weight)),
-            sampling: still
+            sampling: recheck
                 .as_mut()
-                .map(|still| Sampling { at_most: sampling_time(is_verdict), still }),
+                .map(|recheck| Sampling { time_limit: sampling_time(is_verdict), recheck }),
         };
         let (capture, core) = stopped.capture(vm, request);
         let resolver = Resolver::new(symbols, SourceRoots::new(source_roots()));

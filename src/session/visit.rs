@@ -14,7 +14,7 @@ use nmiscope_symbolizer::{Image, SourceRoots};
 
 use super::observe;
 use crate::capture::store::{CoreDestination, PendingCore};
-use crate::capture::{Capture, Request, StoppedGuest, Timeouts};
+use crate::capture::{Capture, CaptureRequest, StoppedGuest, Timeouts};
 use crate::diagnosis::{self, Diagnosis, Resolver};
 use crate::images::{hex, source_roots};
 use crate::kernel::{self, KernelAdapter, KernelSymbols, Reading, WithVariables};
@@ -78,7 +78,7 @@ impl<'i> Visitor<'i> {
             Some(with_variables) => Some(with_variables as &dyn KernelSymbols),
             None => self.symbols(),
         };
-        let request = Request {
+        let request = CaptureRequest {
             trigger,
             at: Duration::ZERO,
             found,

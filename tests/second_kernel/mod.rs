@@ -11,7 +11,7 @@ mod machine;
 use std::time::Duration;
 
 use nmiscope::capture::{
-    BufferReservation, NmiCapture, NoReservation, NotSent, Request, StoppedGuest, Timeouts,
+    BufferReservation, CaptureRequest, NmiCapture, NoReservation, NotSent, StoppedGuest, Timeouts,
 };
 use nmiscope::diagnosis::{self, Diagnosis, Resolver};
 use nmiscope::hang::{Bounds, Class, Detector, Observation, ObservedVcpu, VcpuSample, Verdict};
@@ -51,7 +51,7 @@ fn observe(machine: &mut Machine, kernel: &Second, poll: u64) -> Observation {
         at: Duration::from_millis(100 * poll),
         vcpus: machine.states.iter().map(vcpu).collect(),
         console_bytes: 0,
-        kernel: Reading::of(kernel.state(machine, Depth::All)),
+        kernel: Reading::from_result(kernel.state(machine, Depth::All)),
     }
 }
 
@@ -72,7 +72,7 @@ fn whole_report() -> (Backtrace, Vec<Hang>) {
 
     let stopped = StoppedGuest::stop(&mut machine, &kernel, None, Timeouts::for_vcpus(2));
     let symbols = kernel.symbols(None);
-    let request = Request {
+    let request = CaptureRequest {
         trigger: Trigger::Hang,
         at: Duration::from_millis(1),
         found: Some(*found),

@@ -102,7 +102,7 @@ impl ActivityLayout {
         let tasks = types.variable("TASKS")?;
         let count = tasks.ty().count()?.unwrap_or(0).min(MAX_TASKS);
         let name_length = tasks.index(0)?.field("name")?.ty().size().unwrap_or(0);
-        let all = (0..count).map(|task| TaskWords::of(&tasks.index(task)?));
+        let all = (0..count).map(|task| TaskWords::find(&tasks.index(task)?));
         Ok(Self {
             globals: Globals {
                 panic_cpu: address(types, "panic_cpu")?,
@@ -117,15 +117,15 @@ impl ActivityLayout {
                 work_queued: address(types, "work_queued")?,
                 work_done: address(types, "work_done")?,
                 task: address(types, "current_task")?,
-                wait: WaitWords::of(&wait)?,
+                wait: WaitWords::find(&wait)?,
             },
             stamps: StampWords::find(types).ok(),
             tasks: all.collect::<Result<_, TypeError>>()?,
             layouts: Layouts {
                 task_name_length: name_length.min(MAX_TASK_NAME),
-                lock: LockLayout::of(types.type_named("LockRecord")?)?,
-                location: LocationLayout::of(&wait)?,
-                switch_frame: SwitchFrameLayout::of(types.type_named("SwitchFrame")?)?,
+                lock: LockLayout::from_type(types.type_named("LockRecord")?)?,
+                location: LocationLayout::from_wait(&wait)?,
+                switch_frame: SwitchFrameLayout::from_type(types.type_named("SwitchFrame")?)?,
             },
         })
     }
@@ -179,7 +179,7 @@ impl StampWords<VirtualAddress> {
 }
 
 impl WaitWords<VirtualAddress> {
-    fn of(wait: &Place<'_>) -> Result<Self, TypeError> {
+    fn find(wait: &Place<'_>) -> Result<Self, TypeError> {
         let part = |name| wait.field(name).map(|part| part.address());
         Ok(Self {
             kind: part("kind")?,
@@ -192,7 +192,7 @@ impl WaitWords<VirtualAddress> {
 }
 
 impl TaskWords<VirtualAddress> {
-    fn of(task: &Place<'_>) -> Result<Self, TypeError> {
+    fn find(task: &Place<'_>) -> Result<Self, TypeError> {
         let part = |name| task.field(name).map(|part| part.address());
         Ok(Self {
             name: part("name")?,
@@ -200,13 +200,13 @@ impl TaskWords<VirtualAddress> {
             state: part("state")?,
             stack_pointer: part("stack_pointer")?,
             switches: part("switches")?,
-            wait: WaitWords::of(&task.field("wait")?)?,
+            wait: WaitWords::find(&task.field("wait")?)?,
         })
     }
 }
 
 impl LockLayout {
-    fn of(ty: Type<'_>) -> Result<Self, TypeError> {
+    fn from_type(ty: Type<'_>) -> Result<Self, TypeError> {
         let record = at_zero(ty);
         Ok(Self {
             kind: offset(&record, "kind")?,
@@ -219,7 +219,7 @@ impl LockLayout {
 
 impl LocationLayout {
     /// Of what a `Wait` points at.
-    fn of(wait: &Place<'_>) -> Result<Self, TypeError> {
+    fn from_wait(wait: &Place<'_>) -> Result<Self, TypeError> {
         let pointer = wait.field("at")?.peel()?;
         let location = pointer.ty().pointee()?;
         let location = location.ok_or_else(|| TypeError::NotFound { name: "Location".into() })?;
@@ -233,7 +233,7 @@ impl LocationLayout {
 }
 
 impl SwitchFrameLayout {
-    fn of(ty: Type<'_>) -> Result<Self, TypeError> {
+    fn from_type(ty: Type<'_>) -> Result<Self, TypeError> {
         let size = ty.size().unwrap_or(0);
         let frame = at_zero(ty);
         let mut offsets = [None; Register::ALL.len()];

@@ -23,19 +23,27 @@ pub const DEAD_HALT: Class = Class::DeadHalt;
 /// The class of any other CPU on which nothing moves.
 pub const HARD_LOCKUP: Class = Class::HardLockup;
 
-/// A CPU halted with interrupts off: nothing but an NMI wakes it.
-pub struct DeadHalt;
+/// The rule of both classes.
+pub enum CpuLockup {
+    /// A CPU halted with interrupts off: only an NMI wakes it.
+    DeadHalt,
+    /// A CPU that takes no timer interrupts and schedules nothing.
+    HardLockup,
+}
 
-/// A CPU takes no timer interrupts and schedules nothing.
-pub struct HardLockup;
-
-impl Rule for DeadHalt {
+impl Rule for CpuLockup {
     fn class(&self) -> Class {
-        Class::DeadHalt
+        match self {
+            Self::DeadHalt => DEAD_HALT,
+            Self::HardLockup => HARD_LOCKUP,
+        }
     }
 
     fn behaviour(&self) -> Behaviour {
-        Behaviour::STAYS
+        match self {
+            Self::DeadHalt => Behaviour::STAYS,
+            Self::HardLockup => Behaviour::RUNS,
+        }
     }
 
     fn is_wait_root(&self) -> bool {
@@ -43,54 +51,16 @@ impl Rule for DeadHalt {
     }
 
     fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgeIter<'a> {
-        no_progress_ages(guest)
+        Box::new(guest.ages.cpus.iter().map(|cpu| cpu.no_progress.own))
     }
 
     fn age_of_cpu(&self, guest: &KnownGuest<'_>, cpu: u32) -> Option<Age> {
-        age_if(self.class(), guest, cpu)
+        (class_of(guest, cpu) == self.class()).then(|| guest.ages.cpu(cpu).no_progress)
     }
 
     fn unchanged_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
-        unchanged_for(guest, node)
+        task_or_cpu_age(guest, node, |cpu| guest.ages.cpu(cpu).no_progress.own)
     }
-}
-
-impl Rule for HardLockup {
-    fn class(&self) -> Class {
-        Class::HardLockup
-    }
-
-    fn behaviour(&self) -> Behaviour {
-        Behaviour::RUNS
-    }
-
-    fn is_wait_root(&self) -> bool {
-        true
-    }
-
-    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgeIter<'a> {
-        no_progress_ages(guest)
-    }
-
-    fn age_of_cpu(&self, guest: &KnownGuest<'_>, cpu: u32) -> Option<Age> {
-        age_if(self.class(), guest, cpu)
-    }
-
-    fn unchanged_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
-        unchanged_for(guest, node)
-    }
-}
-
-fn no_progress_ages<'a>(guest: &KnownGuest<'a>) -> AgeIter<'a> {
-    Box::new(guest.ages.cpus.iter().map(|cpu| cpu.no_progress.own))
-}
-
-fn age_if(class: Class, guest: &KnownGuest<'_>, cpu: u32) -> Option<Age> {
-    (class_of(guest, cpu) == class).then(|| guest.ages.cpu(cpu).no_progress)
-}
-
-fn unchanged_for(guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
-    task_or_cpu_age(guest, node, |cpu| guest.ages.cpu(cpu).no_progress.own)
 }
 
 /// The class of a CPU on which nothing moves, and its age; `None` if something does. The tick stopped
@@ -117,20 +87,22 @@ fn class_of(guest: &KnownGuest<'_>, cpu: u32) -> Class {
     }
 }
 
-impl UnknownRule for DeadHalt {
+impl UnknownRule for CpuLockup {
     fn age_of_vcpu(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration {
         off_and_silent(guest, cpu)
     }
 
-    /// All of them: one that runs may yet wake the others.
     fn found(&self, guest: &UnknownGuest<'_>) -> Option<DetectedHang> {
-        if !guest.started().all(|(_, sample)| sample.halted) {
-            return None;
+        match self {
+            Self::DeadHalt => all_halted(guest),
+            Self::HardLockup => {
+                // A booting kernel has its interrupts off for an unknown time: it gets as long as a
+                // known one to become ready.
+                let patience =
+                    boot_stall::bound(guest.bounds).filter(|_| !guest.ages.took_interrupts);
+                running_for(guest, HARD_LOCKUP, patience.unwrap_or_default(), off_and_silent)
+            }
         }
-        let age = guest.started().map(|(cpu, _)| off_and_silent(guest, cpu)).min()?;
-        let cpus = || guest.started().map(|(cpu, _)| cpu).collect();
-        let is_due = guest.bounds.is_due(Class::DeadHalt, age);
-        is_due.then(|| hang_of_vcpus(Class::DeadHalt, age, cpus()))
     }
 
     fn vcpu_unchanged_for(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration {
@@ -138,21 +110,14 @@ impl UnknownRule for DeadHalt {
     }
 }
 
-impl UnknownRule for HardLockup {
-    fn age_of_vcpu(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration {
-        off_and_silent(guest, cpu)
+/// The dead halt of a guest whose vCPUs are all in HLT: one that runs might still wake the others.
+fn all_halted(guest: &UnknownGuest<'_>) -> Option<DetectedHang> {
+    if !guest.started().all(|(_, sample)| sample.halted) {
+        return None;
     }
-
-    /// A kernel that boots has its interrupts off, and for how long is not known: it is given what a
-    /// known one has to become ready.
-    fn found(&self, guest: &UnknownGuest<'_>) -> Option<DetectedHang> {
-        let patience = boot_stall::bound(guest.bounds).filter(|_| !guest.ages.took_interrupts);
-        running_for(guest, Class::HardLockup, patience.unwrap_or_default(), off_and_silent)
-    }
-
-    fn vcpu_unchanged_for(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration {
-        guest.ages.cpu(cpu).interrupts_off.own()
-    }
+    let age = guest.started().map(|(cpu, _)| off_and_silent(guest, cpu)).min()?;
+    let cpus = || guest.started().map(|(cpu, _)| cpu).collect();
+    guest.bounds.is_due(DEAD_HALT, age).then(|| hang_of_vcpus(DEAD_HALT, age, cpus()))
 }
 
 /// The time for which a vCPU has had its interrupts off and the console has been silent.

@@ -32,21 +32,23 @@ use std::time::Duration;
 use nmiscope_report::Class;
 
 use super::bounds::Bounds;
+use cpu_lockup::CpuLockup;
+use pending_work::PendingWork;
 pub use rule::{Behaviour, Rule, UnknownRule};
 
 /// The classes of an unknown kernel, in the order of what explains most: one of them is found.
 pub static UNKNOWN: [&dyn UnknownRule; 3] =
-    [&cpu_lockup::DeadHalt, &cpu_lockup::HardLockup, &silent::Silent];
+    [&CpuLockup::DeadHalt, &CpuLockup::HardLockup, &silent::Silent];
 
 /// All classes.
 pub static ALL: [&dyn Rule; Class::COUNT] = [
     &deadlock::Deadlock,
-    &cpu_lockup::DeadHalt,
-    &cpu_lockup::HardLockup,
+    &CpuLockup::DeadHalt,
+    &CpuLockup::HardLockup,
     &soft_lockup::SoftLockup,
     &lock_wait::LockWait,
-    &pending_work::Livelock,
-    &pending_work::LostWakeup,
+    &PendingWork::Livelock,
+    &PendingWork::LostWakeup,
     &boot_stall::BootStall,
     &silent::Silent,
 ];

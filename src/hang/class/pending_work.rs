@@ -18,11 +18,13 @@ use crate::hang::verdict::DetectedHang;
 use crate::hang::wait_graph::{Node, Root};
 use crate::kernel::KernelTask;
 
-/// A CPU that is busy with its work and finishes none of it.
-pub struct Livelock;
-
-/// A CPU that idles although it has work.
-pub struct LostWakeup;
+/// The rule of both classes.
+pub enum PendingWork {
+    /// A CPU that is busy and finishes none of its work items.
+    Livelock,
+    /// A CPU that idles although it has work.
+    LostWakeup,
+}
 
 const BEHAVIOUR: Behaviour = Behaviour {
     returns_to_main_loop: true,
@@ -31,9 +33,12 @@ const BEHAVIOUR: Behaviour = Behaviour {
     ..Behaviour::RUNS
 };
 
-impl Rule for Livelock {
+impl Rule for PendingWork {
     fn class(&self) -> Class {
-        Class::Livelock
+        match self {
+            Self::Livelock => Class::Livelock,
+            Self::LostWakeup => Class::LostWakeup,
+        }
     }
 
     fn behaviour(&self) -> Behaviour {
@@ -41,38 +46,19 @@ impl Rule for Livelock {
     }
 
     fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgeIter<'a> {
-        pending(guest)
+        Box::new(guest.ages.cpus.iter().map(|cpu| pending_for(cpu).own))
     }
 
     fn age_of_cpu(&self, guest: &KnownGuest<'_>, cpu: u32) -> Option<Age> {
-        Some(guest.ages.cpu(cpu).work.age)
+        match self {
+            Self::Livelock => Some(guest.ages.cpu(cpu).work.age),
+            Self::LostWakeup => None,
+        }
     }
 
     fn unchanged_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
         task_or_cpu_age(guest, node, |cpu| pending_for(guest.ages.cpu(cpu)).own)
     }
-}
-
-impl Rule for LostWakeup {
-    fn class(&self) -> Class {
-        Class::LostWakeup
-    }
-
-    fn behaviour(&self) -> Behaviour {
-        BEHAVIOUR
-    }
-
-    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgeIter<'a> {
-        pending(guest)
-    }
-
-    fn unchanged_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
-        task_or_cpu_age(guest, node, |cpu| pending_for(guest.ages.cpu(cpu)).own)
-    }
-}
-
-fn pending<'a>(guest: &KnownGuest<'a>) -> AgeIter<'a> {
-    Box::new(guest.ages.cpus.iter().map(|cpu| pending_for(cpu).own))
 }
 
 /// The time for which a CPU has not done what it has to do.

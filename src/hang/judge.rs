@@ -1,7 +1,7 @@
-//! From an observation and the ages of what has not changed to a verdict.
+//! Judge: from an observation and the ages of its values to a verdict.
 //!
-//! Owns which kind of guest is judged, by what is known of it, and that nothing is reported twice;
-//! refuses to own how each kind hangs (`known`, `unknown`, `class`). Called by the detector.
+//! Owns the choice by what is known of the guest, and that nothing is reported twice; refuses to own how
+//! each kind of guest hangs (`known`, `unknown`, `class`). Called by the detector.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,23 +17,23 @@ use super::wait_graph::Node;
 use super::{known, moment, unknown};
 use crate::kernel::{KernelState, Reading};
 
-/// All that a verdict rests on.
+/// Judge of one observation, with everything that a verdict rests on.
 #[derive(Debug, Clone, Copy)]
 pub struct Judge<'a> {
     pub bounds: &'a Bounds,
     pub ages: &'a Ages,
     pub now: &'a Observation,
     pub ready: bool,
-    /// Hangs that have been reported and go on.
+    /// The reported hangs that still hold.
     pub reported: &'a BTreeMap<usize, DetectedHang>,
 }
 
-/// A guest, by what is known of it.
+/// Guest, by what is known of it.
 enum Guest<'a> {
     Booting(BootingGuest<'a>),
     Known(KnownGuest<'a>),
     Unknown(UnknownGuest<'a>),
-    /// It is judged when it can be read.
+    /// Judged again when it can be read.
     Unreadable,
 }
 
@@ -66,11 +66,11 @@ impl<'a> Judge<'a> {
         self.now.kernel.known()?.panicking
     }
 
-    /// The verdict, if something is wrong that has not been reported.
+    /// Returns the verdict, if there is one that has not been reported.
     pub fn verdict(&self) -> Option<Verdict> {
         let exists = |cpu: &u32| (*cpu as usize) < self.now.vcpus.len();
         if let Some(cpu) = self.panicking().filter(exists) {
-            // It has a while to say why, and to leave.
+            // The kernel gets time to print the reason and to exit.
             let over = panicking::is_over(self.bounds, self.ages);
             return over.then_some(Verdict::Panicked(cpu));
         }
@@ -93,14 +93,14 @@ impl<'a> Judge<'a> {
         self.starved().map(Verdict::Starved)
     }
 
-    /// The hangs of a stopped guest, due or not, that have not been reported.
+    /// Returns the hangs of a stopped guest, due or not, that have not been reported.
     pub fn hangs_now(&self) -> Detection {
         let mut hangs = moment::hangs(self.now, self.ages, self.bounds, self.ready);
         hangs.retain(|hang| !self.is_reported(hang));
         Detection { hangs, ages: self.ages.clone(), samples: Vec::new() }
     }
 
-    /// True where all that a hang blames are parties to hangs that have been reported.
+    /// Returns true if all blamed parties of a hang are parties of reported hangs.
     fn is_reported(&self, hang: &DetectedHang) -> bool {
         let is_party = |node: &Node| {
             let mut reported = self.reported.values();
@@ -109,10 +109,10 @@ impl<'a> Judge<'a> {
         hang.blamed.iter().all(is_party)
     }
 
-    /// True while a hang that was reported goes on: one of its parties has not moved since.
+    /// Returns true while a reported hang lasts: at least one of its parties has made no progress since.
     pub fn holds(&self, hang: &DetectedHang) -> bool {
         match self.guest() {
-            // Nothing but that it is not ready has been reported.
+            // Only that it is not ready can have been reported.
             Guest::Booting(_) => true,
             Guest::Known(guest) => known::holds(&guest, hang),
             Guest::Unknown(guest) => unknown::holds(&guest, hang),
@@ -120,13 +120,12 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// The vCPUs that the host does not run.
+    /// Returns the vCPUs that the host does not run.
     pub fn starved(&self) -> Option<Starved> {
         starved(self.bounds, self.ages, self.ready, &self.now.kernel)
     }
 
-    /// The time until the first verdict of those that may be on their way, in the own time of whoever
-    /// stands still.
+    /// Returns the time until the first verdict that may become due, in the own time of its party.
     pub fn remaining(&self) -> Option<Duration> {
         if self.panicking().is_some() {
             return panicking::remaining(self.bounds, self.ages);

@@ -1,17 +1,19 @@
-//! The hangs of one moment: what a stopped guest shows, due or not, each with its certainty.
+//! Hangs of one moment: those of a stopped guest, due or not, each with its certainty.
 //!
-//! Owns what can be told at once and from which age on something is suspicious; refuses to own the
-//! classes (`class`) and the ages, which are the detector's or, of a guest that was seen once, the
-//! kernel's own. Called by the detector, and for dumps.
+//! Owns what is certain at once, and the age from which a hang is suspected; refuses to own the classes
+//! (`class`) and the ages, which are the detector's or, for a guest that was seen once, the kernel's own
+//! records. Called by the detector, and for dumps.
 //!
-//! Three things are told at once, since time adds nothing to them:
+//! Three cases, by what time adds to them:
 //!
-//! - A cycle of waits that nothing inside it can end. Records of a stopped guest are of one moment: a
-//!   lock's holder is recorded while it holds the lock, and a wait from before its first try until it has
-//!   what it waits for, so that two parties that wait for each other can neither of them go on. A party
-//!   that waits for a lock of its own may just have got it, unless the wait began after that.
-//! - A CPU that is online in HLT with its interrupts off: nothing but an NMI, an SMI or a reset ends that
-//!   (SDM vol. 2, HLT), and no kernel waits for one. One that panics parks its CPUs so.
+//! - A cycle of waits that nothing inside it can end is certain. Records of a stopped guest are of one
+//!   moment: a lock's holder is recorded while it holds the lock, and a wait from before its first try
+//!   until it has what it waits for, so that of two parties that wait for each other neither can
+//!   continue. A party that waits for a lock of its own may just have got it, unless the wait began after
+//!   that.
+//! - A CPU that is online in HLT with its interrupts off is likely to hang: only an NMI, an SMI or a
+//!   reset ends that (SDM vol. 2, HLT), and no kernel waits for one. A kernel that panics parks its CPUs
+//!   so, and is left out.
 //! - Everything else is suspected until it has lasted for its bound.
 
 use std::collections::BTreeSet;
@@ -29,19 +31,19 @@ use super::verdict::{DetectedHang, Detection, Doubt, HangCertainty};
 use super::wait_graph::{Edge, EdgeKind, Node, Root, WaitChains};
 use crate::kernel::{KernelState, Reading, Wait, WaitFor};
 
-/// The least age at which something is suspicious: it has not moved between two looks.
+/// The age below which nothing is suspected: twice the interval between observations.
 const MIN_SUSPICIOUS_AGE: Duration = Duration::from_millis(200);
 
-/// The part of its bound for which something has to have lasted to be suspicious.
+/// The fraction of its bound, one tenth, that a hang must have lasted to be suspected.
 const BOUND_DIVISOR: u32 = 10;
 
-/// The hangs of a guest that was seen once: in a dump, or by whoever attached to it.
+/// Judges a guest that was seen once: in a dump, or on attaching to it.
 pub fn judge_snapshot(now: &Observation, bounds: &Bounds) -> Detection {
     let ages = Ages::from_records(now);
     let mut hangs = hangs(now, &ages, bounds, true);
     for hang in hangs.iter_mut().filter(|hang| takes_interrupts(now, hang)) {
-        // Its tick is late by the guest's clock, and nothing keeps it from coming: the VM may have been
-        // stopped until now.
+        // The tick is late by the guest's clock, but can still come: the VM may have been stopped until
+        // now.
         hang.certainty = Moment { now, bounds }.suspicion(hang);
     }
     if hangs.is_empty()
@@ -54,7 +56,7 @@ pub fn judge_snapshot(now: &Observation, bounds: &Bounds) -> Detection {
     Detection { hangs, ages, samples: Vec::new() }
 }
 
-/// True for a hang that rests on ticks that do not come, of a CPU that takes interrupts at this moment.
+/// Returns true for a hang by missing ticks of a CPU that takes interrupts at this moment.
 fn takes_interrupts(now: &Observation, hang: &DetectedHang) -> bool {
     class::rests_on_ticks(hang.class)
         && hang.blamed.iter().any(|node| match *node {
@@ -66,19 +68,19 @@ fn takes_interrupts(now: &Observation, hang: &DetectedHang) -> bool {
         })
 }
 
-/// True for a kernel that dates nothing, and does not panic.
+/// Returns true for a kernel that records no times and does not panic.
 fn is_undated(kernel: &KernelState) -> bool {
     kernel.now_ns.is_none() && kernel.panicking.is_none()
 }
 
-/// The hangs of a stopped guest, with the ages of everything in it.
+/// Returns the hangs of a stopped guest, due or not.
 pub(super) fn hangs(
     now: &Observation,
     ages: &Ages,
     bounds: &Bounds,
     ready: bool,
 ) -> Vec<DetectedHang> {
-    // Whoever looks for no hangs may still ask whether there is one.
+    // With detection disabled, the default bounds answer.
     let default = Bounds::default();
     let bounds = if bounds.any() { bounds } else { &default };
     let tight = bounds.map(|bound| bound.min(MIN_SUSPICIOUS_AGE.max(bound / BOUND_DIVISOR)));
@@ -106,7 +108,8 @@ pub(super) fn hangs(
     }
 }
 
-/// All waits of a moment, however young: of CPUs and of blocked tasks, with the holders of the locks.
+/// Returns all waits of a moment, however young: of CPUs and of blocked tasks, with the holders of the
+/// locks.
 pub fn all_waits(kernel: &KernelState, ages: &Ages) -> Vec<Edge> {
     let chains = WaitChains::new(kernel, ages, Duration::ZERO);
     let mut edges = BTreeSet::new();
@@ -124,7 +127,7 @@ pub fn all_waits(kernel: &KernelState, ages: &Ages) -> Vec<Edge> {
     edges.into_iter().collect()
 }
 
-/// The certainty of a hang that has lasted for its bound.
+/// Returns the certainty of a hang that has lasted for its bound.
 pub(super) fn certainty_of_due(
     now: &Observation,
     hang: &DetectedHang,
@@ -139,7 +142,7 @@ pub(super) fn certainty_of_due(
 
 struct Moment<'a> {
     now: &'a Observation,
-    /// The bounds that a verdict takes.
+    /// The bounds that make a hang due.
     bounds: &'a Bounds,
 }
 
@@ -147,8 +150,9 @@ impl Moment<'_> {
     fn known_hangs(&self, guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
         let mut hangs = self.cycles(guest);
         hangs.extend(self.dead_halts(guest));
-        let found: BTreeSet<Node> = hangs.iter().flat_map(parties_of).collect();
-        let is_found = |hang: &DetectedHang| hang.blamed.iter().all(|node| found.contains(node));
+        let found_at_once: BTreeSet<Node> = hangs.iter().flat_map(parties_of).collect();
+        let is_found =
+            |hang: &DetectedHang| hang.blamed.iter().all(|node| found_at_once.contains(node));
         let aged = known::due(guest).into_iter().filter(|hang| !is_found(hang));
         hangs.extend(aged.map(|hang| self.by_age(hang)));
         hangs.sort_by_key(|hang| hang.class);
@@ -156,11 +160,11 @@ impl Moment<'_> {
     }
 
     fn unknown_hangs(&self, guest: &UnknownGuest<'_>) -> Vec<DetectedHang> {
-        // A vCPU that was taken offline is in HLT with its interrupts off too, and no kernel says so.
+        // Suspected at first: a vCPU that was taken offline is in HLT with interrupts off too.
         unknown::hang(guest).into_iter().map(|hang| self.by_age(hang)).collect()
     }
 
-    /// All cycles of waits, however young.
+    /// Returns the cycles of waits that are certain, however young.
     fn cycles(&self, guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
         let chains = WaitChains::new(guest.kernel, guest.ages, Duration::ZERO);
         let all = groups(guest, &chains, |_| false).into_iter();
@@ -171,14 +175,14 @@ impl Moment<'_> {
             let hang = group.into_hang(guest, (class, age), &root, blamed);
             match self.is_endless(guest.kernel, &hang) {
                 true => Some(DetectedHang { certainty: HangCertainty::Certain, ..hang }),
-                // A young one may be one that ends: those of some age are found with the others.
+                // A young cycle may still end: cycles of some age are found with the other hangs.
                 false => None,
             }
         };
         all.filter_map(hang).collect()
     }
 
-    /// The CPUs that are halted for good, with those who wait for them.
+    /// Returns the hang of all CPUs that are halted for good, with the parties that wait for them.
     fn dead_halts(&self, guest: &KnownGuest<'_>) -> Option<DetectedHang> {
         let chains = WaitChains::new(guest.kernel, guest.ages, Duration::ZERO);
         let is_dead = |cpu: u32| {
@@ -204,9 +208,9 @@ impl Moment<'_> {
         })
     }
 
-    /// True for a cycle of locks in which no wait can end but by another of its parties. Whether a CPU
-    /// answers a call is known of no single moment: one that spins with its interrupts on is found inside
-    /// its timer's handler, with its interrupts off, as likely as not.
+    /// Returns true for a cycle of locks in which only another of its parties can end a wait. A single
+    /// moment cannot decide if a CPU will answer a call: one that spins with interrupts on is found
+    /// inside its timer's handler, with interrupts off, as likely as not.
     fn is_endless(&self, kernel: &KernelState, hang: &DetectedHang) -> bool {
         if !hang.class.is_cycle() {
             return false;
@@ -225,7 +229,7 @@ impl Moment<'_> {
                     .is_some_and(|wait| ends_by_holder_alone(kernel, edge, wait))
             }
             EdgeKind::HeldBy => true,
-            // Nor whether a kernel takes its CPU away from whoever has it.
+            // A kernel may also take the CPU away from the task that has it.
             EdgeKind::Calls | EdgeKind::BringsUp | EdgeKind::RunsOn | EdgeKind::SleepsOn => false,
         });
         waits > 0 && waits == blamed.len() && is_endless
@@ -235,7 +239,7 @@ impl Moment<'_> {
         self.now.vcpus.get(cpu as usize)?.sample
     }
 
-    /// A hang with the certainty that its age gives it.
+    /// Sets a hang's certainty by its age.
     fn by_age(&self, hang: DetectedHang) -> DetectedHang {
         let is_due = self.bounds.is_due(hang.class, hang.age);
         let certainty = if is_due { HangCertainty::Likely } else { self.suspicion(&hang) };
@@ -248,12 +252,12 @@ impl Moment<'_> {
     }
 }
 
-/// True for a wait for a lock that somebody has, and that nothing ends but the holder.
+/// Returns true for a wait for a lock that only the lock's holder can end.
 fn ends_by_holder_alone(kernel: &KernelState, edge: &Edge, wait: &Wait) -> bool {
     let WaitFor::Lock(address) = wait.what else { return false };
     let is_held = kernel.locks.get(&address).is_some_and(|lock| match lock.holder() {
         None => false,
-        // The wait for a lock of one's own may be over already.
+        // A party's wait for its own lock may be over already.
         Some(holder) => holder != edge.from || lock.taken_ns < wait.since_ns,
     });
     is_held && wait.ends_by.is_none()
@@ -271,12 +275,12 @@ fn parties_of(hang: &DetectedHang) -> impl Iterator<Item = Node> {
     hang.blamed.iter().chain(&hang.victims).copied()
 }
 
-/// The waits of a kernel that dates nothing: for how long they last cannot be told.
+/// Returns the waits of a kernel that records no times: their ages are unknown.
 fn undated_waits(guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
     let chains = WaitChains::new(guest.kernel, guest.ages, Duration::ZERO);
     let all = groups(guest, &chains, |_| false).into_iter();
     let hang = |(root, group): (Root, WaiterGroup)| {
-        // A cycle that is not certain may be a moment between two records.
+        // An uncertain cycle may be a moment between two records.
         let Root::One(_) = root else { return None };
         let (class, age) = lock_wait::found(guest, &group)?;
         let blamed = class::rule(class).blames(guest, &root, &group.edges);

@@ -1,5 +1,5 @@
-//! Whatever a guest has written down, and whatever the host has counted: the detector ends, does not
-//! panic, and blames somebody who exists.
+//! Property tests: for any guest memory and any host counts, the detector terminates, does not panic, and
+//! blames parties that exist.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::kernel::{
     WaitFor,
 };
 
-/// Few enough that lines cross, and those at the ends of what there is.
+/// Numbers few enough that waits meet, and the largest ones.
 fn number() -> impl Strategy<Value = u32> {
     prop_oneof![8 => 0..5u32, 1 => Just(u32::MAX - 1), 1 => Just(u32::MAX)]
 }
@@ -132,8 +132,7 @@ prop_compose! {
     }
 }
 
-/// A guest at a few moments that have nothing to do with each other, each seen for so many polls: what
-/// does not change gets old.
+/// Unrelated guest states, each observed for a number of polls, so that unchanged values age.
 fn moments() -> impl Strategy<Value = Vec<(Vec<ObservedVcpu>, u64, Option<KernelState>, u32)>> {
     let moment = (vec(vcpu(), 1..6), count(), option::weighted(0.8, kernel()), 1..20u32);
     vec(moment, 1..4)
@@ -141,7 +140,7 @@ fn moments() -> impl Strategy<Value = Vec<(Vec<ObservedVcpu>, u64, Option<Kernel
 
 proptest! {
     #[test]
-    fn whatever_is_seen_the_detector_ends_and_blames_somebody_who_exists(
+    fn the_detector_ends_and_blames_parties_that_exist(
         moments in moments(),
         ready in prop::bool::weighted(0.8),
         interval in duration(),
@@ -169,24 +168,24 @@ proptest! {
                 detector.due_in();
                 let result = detector.observe(now.clone());
                 for number in result.ended {
-                    prop_assert!(open.remove(&number), "one that was not open is over");
+                    prop_assert!(open.remove(&number), "a hang ended that was not open");
                 }
                 let verdict = detector.judge(now.clone());
-                prop_assert!(!result.suspicious || verdict.is_some(), "the same is seen twice");
+                prop_assert!(!result.suspicious || verdict.is_some(), "a suspicion without a verdict");
                 if let Some(Verdict::Hangs(found)) = verdict {
                     for hang in found.hangs {
                         check(&now, &hang)?;
                         open.insert(reported);
                         reported += 1;
                     }
-                    prop_assert!(!detector.observe(now).suspicious, "it is reported of twice");
+                    prop_assert!(!detector.observe(now).suspicious, "a hang is reported twice");
                 }
             }
         }
     }
 
     #[test]
-    fn following_who_waits_for_whom_ends_wherever_it_starts(kernel in kernel(), from in number()) {
+    fn following_waits_ends_from_every_start(kernel in kernel(), from in number()) {
         let ages = Ages::default();
         let chains = WaitChains::new(&kernel, &ages, Duration::ZERO);
         let most = kernel.cpus.len() + kernel.tasks.len() + kernel.locks.len() + 1;

@@ -1,8 +1,8 @@
-//! Ages of a guest that was seen once, by the times that its kernel has recorded.
+//! Ages from records: those of a guest that was seen once, by the times that its kernel has recorded.
 //!
-//! Owns what a kernel's own records date: ticks, main loops, waits and locks. Time is the guest's clock
-//! alone: whether the host ran a vCPU meanwhile is recorded nowhere, so that a hang found by these ages
-//! is never more than likely. What is not dated has no age.
+//! Owns what a kernel's records date: ticks, main loops, waits and locks. Time is the guest's clock
+//! alone: it is not recorded if the host ran a vCPU meanwhile, so that a hang found by these ages is at
+//! most likely. A value without a time has no age.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::observation::{Observation, VcpuSample};
 use crate::kernel::{CpuActivity, KernelState, Wait, WaitFor};
 
 impl Ages {
-    /// The ages at the moment of an observation, as its kernel has recorded them.
+    /// Makes the ages at the moment of an observation from its kernel's records.
     pub fn from_records(now: &Observation) -> Self {
         let samples = now.vcpus.iter().map(|vcpu| vcpu.sample);
         let Some(kernel) = now.kernel.known() else {
@@ -60,12 +60,12 @@ fn wait_age(kernel: &KernelState, wait: Option<&Wait>) -> Unchanged<WaitKey> {
     wait.map(still).unwrap_or_default()
 }
 
-/// A wait for another CPU to do something.
+/// Returns a wait if it is for another CPU to act.
 fn wait_for_cpu(wait: Option<&Wait>) -> Option<&Wait> {
     wait.filter(|wait| matches!(wait.what, WaitFor::Call(_) | WaitFor::Online(_)))
 }
 
-/// The time from a record to the latest one.
+/// Returns the time from a record to the kernel's latest one; zero if it has no time.
 fn since(kernel: &KernelState, at_ns: Option<u64>) -> Age {
     let passed = kernel.now_ns.zip(at_ns).map(|(now, at)| now.saturating_sub(at));
     let passed = Duration::from_nanos(passed.unwrap_or(0));

@@ -1,6 +1,6 @@
-//! The CPUs of a hang that are worth looking at again, because they run on.
+//! Choice of the CPUs of a hang to be sampled: blamed ones that keep executing.
 //!
-//! Owns the choice; refuses to own the samples (`sample`) and when they are taken (`session`).
+//! Owns the choice; refuses to own the samples (`sample`) and when they are taken (`capture`).
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use super::wait_graph::Node;
 use crate::kernel::{KernelState, TaskRunState};
 
 impl DetectedHang {
-    /// The CPUs that are to blame, or run a task that is, and may be somewhere else a moment later.
+    /// Returns the blamed CPUs, and those that run a blamed task, if the class's parties keep executing.
     pub fn cpus_to_sample(&self, kernel: Option<&KernelState>) -> BTreeSet<u32> {
         let cpu = |node: &Node| match *node {
             Node::Cpu(cpu) => Some(cpu),

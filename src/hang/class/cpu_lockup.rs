@@ -1,9 +1,9 @@
-//! dead-halt and hard-lockup: nothing moves on a CPU. A dead halt is in HLT with interrupts off; a
-//! hard lockup is any other.
+//! dead-halt and hard-lockup: a CPU makes no progress at all. A dead halt is in HLT with interrupts off;
+//! a hard lockup is every other such CPU.
 //!
-//! Due when neither tick nor main loop has moved for as long as the bound; in an unknown kernel, when
-//! interrupts have been off and the console silent for as long. Both hold while that is so, and blame
-//! the CPU.
+//! Due when neither tick nor main loop has advanced for the bound; in an unknown kernel, when interrupts
+//! have been off and the console silent for the bound. Both hold as long as that is so, and blame the
+//! CPU.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::hang::wait_graph::Node;
 /// The class of a CPU in HLT with its interrupts off.
 pub const DEAD_HALT: Class = Class::DeadHalt;
 
-/// The class of any other CPU on which nothing moves.
+/// The class of any other CPU without progress.
 pub const HARD_LOCKUP: Class = Class::HardLockup;
 
 /// The rule of both classes.
@@ -63,8 +63,9 @@ impl Rule for CpuLockup {
     }
 }
 
-/// The class of a CPU on which nothing moves, and its age; `None` if something does. The tick stopped
-/// when the main loop did, which was `main_loop` ago, or so long ago that it does not matter.
+/// Returns the class of a CPU without progress, and its age; `None` if the CPU makes progress. The tick
+/// counts as stopped once it has stood for three quarters of `main_loop`, the age of the main loop, or
+/// for half of the class's bound.
 pub fn found(guest: &KnownGuest<'_>, cpu: u32, main_loop: Duration) -> Option<(Class, Duration)> {
     let ages = guest.ages.cpu(cpu);
     let no_progress = ages.no_progress.own.saturating_sub(guest.wait_credit(ages));
@@ -74,7 +75,8 @@ pub fn found(guest: &KnownGuest<'_>, cpu: u32, main_loop: Duration) -> Option<(C
         .then_some((class, no_progress))
 }
 
-/// The class of a CPU if nothing moves on it. As long as nobody has looked, the one that is due first.
+/// Returns the class that a CPU has if it makes no progress. Without a sample it is the class with the
+/// smaller bound.
 fn class_of(guest: &KnownGuest<'_>, cpu: u32) -> Class {
     match guest.ages.cpu(cpu).seen {
         Some(sample) if sample.halted && !sample.interrupts_on => Class::DeadHalt,
@@ -120,7 +122,7 @@ fn all_halted(guest: &UnknownGuest<'_>) -> Option<DetectedHang> {
     guest.bounds.is_due(DEAD_HALT, age).then(|| hang_of_vcpus(DEAD_HALT, age, cpus()))
 }
 
-/// The time for which a vCPU has had its interrupts off and the console has been silent.
+/// Returns the time for which a vCPU has had interrupts off while the console was silent.
 fn off_and_silent(guest: &UnknownGuest<'_>, cpu: u32) -> Duration {
     guest.ages.cpu(cpu).interrupts_off.own().min(guest.console_silence())
 }

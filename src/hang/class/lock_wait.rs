@@ -1,8 +1,8 @@
-//! lock-wait: somebody waits for one that is not stuck, and is kept waiting.
+//! lock-wait: parties wait for one that is not itself stuck, and get no turn.
 //!
-//! Due when all who wait have waited for as long as the bound, when those who are to answer them could
-//! have, and when the locks between them have stayed with their holders. Holds while one who waits
-//! still does. Blames the tasks that hold a lock and could run, or else the one that all wait for.
+//! Due when all waiters have waited for the bound, when the CPUs that are to answer them have had that
+//! time to answer, and when the locks between them have stayed with their holders. Holds while one waiter
+//! still waits. Blames the tasks that hold a lock and could run, or else the party that all wait for.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::hang::guest::KnownGuest;
 use crate::hang::verdict::DetectedHang;
 use crate::hang::wait_graph::{Edge, Node, Root};
 
-/// See the module.
+/// Rule of the lock-wait class.
 pub struct LockWait;
 
 impl Rule for LockWait {
@@ -36,12 +36,12 @@ impl Rule for LockWait {
     fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgeIter<'a> {
         let ages = guest.ages;
         let answers = ages.cpus.iter().map(|cpu| &cpu.answer).chain(&ages.answers);
-        // A holder may have got its lock after those who wait had begun to.
+        // A holder may have taken its lock after the waiters began to wait.
         let locks = ages.locks.values().map(Unchanged::own);
         Box::new(deadlock::waits(guest).chain(answers.map(Unchanged::own)).chain(locks))
     }
 
-    /// Whoever keeps a lock may get on with everything else: it is those who want it that count.
+    /// The waiters count: a party that keeps a lock may make progress with everything else.
     fn rests_on<'h>(&self, hang: &'h DetectedHang) -> &'h [Node] {
         if hang.victims.is_empty() { &hang.blamed } else { &hang.victims }
     }
@@ -56,9 +56,9 @@ impl Rule for LockWait {
     }
 }
 
-/// The class of a group that is kept waiting, and its age. The age of the youngest wait counts, since
-/// one that the host does not run may be the one whose turn it is. Of a lock that goes from hand to
-/// hand past somebody, neither the holders matter nor those who get it soon.
+/// Returns the class of a group that is kept waiting, and its age. The youngest wait counts, since a
+/// waiter that the host does not run may be the next in turn. A lock that changes hands past a waiter
+/// adds neither its holders nor its other waiters.
 pub fn found(guest: &KnownGuest<'_>, group: &WaiterGroup) -> Option<(Class, Duration)> {
     let members = group.members.iter().filter_map(|&node| guest.wait_age(node));
     let waited = members.clone().map(|age| age.wall).min()?;

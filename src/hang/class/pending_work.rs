@@ -1,9 +1,9 @@
-//! livelock and lost-wakeup: a CPU has work, makes progress with everything else, and does not do it.
-//! In a livelock it is busy; a lost wakeup lets it idle.
+//! livelock and lost-wakeup: a CPU has work and does not do it, while everything else makes progress. In
+//! a livelock the CPU is busy; after a lost wakeup it idles.
 //!
-//! Due when no item has been finished, or no task that could run has been switched to, for as long as
-//! the bound. Holds while that is so. A livelock blames the CPU; a lost wakeup blames the tasks that
-//! have slept for as long, or else the CPU.
+//! Due when no work item has been finished, or no ready task switched to, for the bound. Holds as long as
+//! that is so. A livelock blames the CPU; a lost wakeup blames the tasks that have slept for that time,
+//! or else the CPU.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -61,13 +61,13 @@ impl Rule for PendingWork {
     }
 }
 
-/// The time for which a CPU has not done what it has to do.
+/// Returns the time for which a CPU has not done its work.
 fn pending_for(ages: &CpuAges) -> Age {
     let (work, ready) = (ages.work.age, ages.ready.age);
     if ready.own > work.own { ready } else { work }
 }
 
-/// The hangs of CPUs whose work is not done, unless it is `explained` what the work waits for.
+/// Returns the hangs of CPUs with pending work, unless a party that the work waits for is in `explained`.
 pub fn found(guest: &KnownGuest<'_>, explained: &BTreeSet<Node>) -> Vec<DetectedHang> {
     let is_explained = |cpu: u32| {
         let mut tasks = tasks_of(guest, cpu);
@@ -86,7 +86,7 @@ fn found_on(guest: &KnownGuest<'_>, cpu: u32) -> Vec<DetectedHang> {
     if !guest.bounds.is_half_due(class, age.own) {
         return Vec::new();
     }
-    // Where no task could run, the one that should have done it is asleep.
+    // If no task is ready, the task that should have done the work is asleep.
     let asleep = if class == Class::LostWakeup && ages.ready.own().is_zero() {
         asleep_on(guest, cpu)
     } else {
@@ -99,12 +99,12 @@ fn found_on(guest: &KnownGuest<'_>, cpu: u32) -> Vec<DetectedHang> {
     blamed.into_iter().map(hang).collect()
 }
 
-/// True where a CPU with pending work is at it: it runs most of the time, or switches between tasks.
+/// Returns true if a CPU with pending work is busy: it runs most of the time, or switches between tasks.
 fn is_busy(ages: &CpuAges, age: Age) -> bool {
     age.ran >= age.own / 2 || ages.switches.own() < age.own / 2
 }
 
-/// The tasks of a CPU that have slept on a queue for as long as work may be pending.
+/// Returns the tasks of a CPU that have slept on a queue for at least half of the bound.
 fn asleep_on(guest: &KnownGuest<'_>, cpu: u32) -> Vec<Node> {
     let sleeps = |(number, task): &(u32, &KernelTask)| {
         let long = guest.bounds.is_half_due(Class::LostWakeup, guest.ages.task(*number).own);
@@ -113,7 +113,7 @@ fn asleep_on(guest: &KnownGuest<'_>, cpu: u32) -> Vec<Node> {
     tasks_of(guest, cpu).filter(sleeps).map(|(number, _)| Node::Task(number)).collect()
 }
 
-/// The tasks of a CPU, by number.
+/// Returns the tasks of a CPU, with their numbers.
 fn tasks_of<'a>(guest: &KnownGuest<'a>, cpu: u32) -> impl Iterator<Item = (u32, &'a KernelTask)> {
     let tasks = (0..).zip(&guest.kernel.tasks);
     let tasks = tasks.filter_map(|(number, task)| Some((number, task.as_ref()?)));

@@ -1,8 +1,7 @@
 //! silent: an unknown kernel prints nothing, and does not idle.
 //!
-//! Due when a vCPU has not been in HLT, and the console has been silent, for as long as the bound: one
-//! that halts now and then has nothing to say because it has little to do. Holds while that is so.
-//! Blames the vCPU.
+//! Due when a vCPU has not been in HLT, and the console has been silent, for the bound: a vCPU that halts
+//! now and then is silent because it has little to do. Holds as long as that is so. Blames the vCPU.
 
 use std::time::Duration;
 
@@ -14,10 +13,10 @@ use crate::hang::guest::{KnownGuest, UnknownGuest};
 use crate::hang::verdict::DetectedHang;
 use crate::hang::wait_graph::Node;
 
-/// See the module.
+/// Rule of the silent class.
 pub struct Silent;
 
-/// A kernel that has become known since may still be silent.
+/// The kernel may have become known after the report, and may still be silent.
 impl Rule for Silent {
     fn class(&self) -> Class {
         Class::Silent

@@ -1,7 +1,7 @@
 //! soft-lockup: a CPU takes interrupts, and schedules nothing.
 //!
-//! Due when its main loop has not moved for as long as the bound, but for the time in which it waited
-//! for somebody else. Holds while the main loop stands still. Blames the CPU.
+//! Due when the main loop has not advanced for the bound, not counting the time in which the CPU waited
+//! for another party. Holds until the main loop advances. Blames the CPU.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::hang::ages::Age;
 use crate::hang::guest::KnownGuest;
 use crate::hang::wait_graph::Node;
 
-/// See the module.
+/// Rule of the soft-lockup class.
 pub struct SoftLockup;
 
 impl Rule for SoftLockup {
@@ -41,13 +41,13 @@ impl Rule for SoftLockup {
     }
 }
 
-/// The time for which a CPU has scheduled nothing by its own fault.
+/// Returns the time for which a CPU has scheduled nothing by its own fault.
 pub fn main_loop_age(guest: &KnownGuest<'_>, cpu: u32) -> Duration {
     let ages = guest.ages.cpu(cpu);
     ages.main_loop.own().saturating_sub(guest.wait_credit(ages))
 }
 
-/// The class of a CPU that schedules nothing, and its age; `None` if it does.
+/// Returns the class of a CPU that schedules nothing, and its age; `None` if it does.
 pub fn found(guest: &KnownGuest<'_>, cpu: u32) -> Option<(Class, Duration)> {
     let age = main_loop_age(guest, cpu);
     (age >= guest.min_wait_age).then_some((Class::SoftLockup, age))

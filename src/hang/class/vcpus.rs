@@ -1,6 +1,6 @@
-//! Hangs of vCPUs of which no more is known than what shows from outside.
+//! Hangs of vCPUs whose kernel is unknown or still boots, made from outside observation alone.
 //!
-//! Owns how such a hang is made. Called by the classes of an unknown kernel and of one that boots.
+//! Owns how such a hang is built. Called by the classes of an unknown kernel and of a booting one.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::hang::guest::UnknownGuest;
 use crate::hang::verdict::{DetectedHang, HangCertainty};
 use crate::hang::wait_graph::Node;
 
-/// The hang of these vCPUs.
+/// Makes a hang that blames these vCPUs, without locks or waits.
 pub fn hang_of_vcpus(class: Class, age: Duration, cpus: Vec<u32>) -> DetectedHang {
     DetectedHang {
         class,
@@ -23,7 +23,7 @@ pub fn hang_of_vcpus(class: Class, age: Duration, cpus: Vec<u32>) -> DetectedHan
     }
 }
 
-/// The hang of those vCPUs that run and are due, whose age is at least `least`.
+/// Makes the hang of all vCPUs that run, are due, and are at least `least` old.
 pub fn running_for(
     guest: &UnknownGuest<'_>,
     class: Class,

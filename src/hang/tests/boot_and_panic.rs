@@ -1,11 +1,11 @@
-//! Guests that are not ready yet, and those that have given up.
+//! Guests that are not ready yet, and guests that panic.
 
 use super::scene::*;
 use crate::hang::*;
 use crate::kernel::WaitFor;
 
 #[test]
-fn a_guest_that_is_not_ready_in_time_stalls_where_its_boot_cpu_waits() {
+fn a_boot_stall_blames_the_cpu_that_the_boot_cpu_waits_for() {
     let watch = |waits: bool| {
         let mut scene = Scene::new(2);
         if waits {
@@ -30,7 +30,7 @@ fn a_guest_that_is_not_ready_in_time_stalls_where_its_boot_cpu_waits() {
 }
 
 #[test]
-fn a_panic_that_says_nothing_more_is_a_panic_and_no_hang() {
+fn a_panic_with_a_silent_console_is_not_a_hang() {
     let mut scene = Scene::new(2);
     scene.kernel().panicking = Some(1);
     let verdict = scene.watch(LONG, |_| NO_PROGRESS);
@@ -38,7 +38,7 @@ fn a_panic_that_says_nothing_more_is_a_panic_and_no_hang() {
 }
 
 #[test]
-fn a_panic_that_goes_on_printing_is_one_too() {
+fn a_panic_that_keeps_printing_is_reported_later() {
     let mut scene = Scene::new(2);
     scene.kernel().panicking = Some(1);
     let verdict = scene.watch_with(Bounds::new(Some(BOUND)), 20 * LONG, |scene, _| {
@@ -49,7 +49,7 @@ fn a_panic_that_goes_on_printing_is_one_too() {
 }
 
 #[test]
-fn a_panic_of_a_cpu_that_does_not_exist_is_none() {
+fn a_panic_of_a_cpu_that_does_not_exist_is_ignored() {
     let mut scene = Scene::new(2);
     scene.kernel().panicking = Some(2);
     assert_eq!(scene.watch(10 * LONG, |_| ALL_MOVES), None);
@@ -58,7 +58,7 @@ fn a_panic_of_a_cpu_that_does_not_exist_is_none() {
 }
 
 #[test]
-fn a_boot_whose_next_cpu_the_host_does_not_run_does_not_stall_but_starve() {
+fn a_boot_that_waits_for_a_starved_cpu_is_starved() {
     let mut scene = Scene::new(2);
     scene.cpu_waits(0, WaitFor::Online(1));
     scene.spins(1, true);

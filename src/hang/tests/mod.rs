@@ -1,4 +1,4 @@
-//! The rules, each with a guest in miniature: a healthy one, and what is different about this one.
+//! Tests of the rules: each changes one thing in a healthy guest in miniature.
 
 mod boot_and_panic;
 mod moment;

@@ -1,4 +1,4 @@
-//! What one moment tells: what is certain at once, what is suspected, and what is nothing.
+//! Hangs of one moment: certain, suspected and healthy states.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use super::scene::*;
 use crate::hang::*;
 use crate::kernel::{EndsBy, LockKind, Reading, TaskRunState, WaitFor};
 
-/// The hangs of a scene that was seen once.
+/// Returns the hangs of a scene that was seen once.
 fn seen_once(scene: &Scene) -> Vec<DetectedHang> {
     judge_snapshot(&scene.now, &Bounds::new(Some(BOUND))).hangs
 }
 
-/// The hangs of a scene that was watched for `polls`, and was asked then.
+/// Returns the hangs of a scene that was observed for `polls` and is judged then.
 fn asked_after(
     scene: &mut Scene,
     polls: u32,
@@ -27,7 +27,7 @@ fn asked_after(
     detector.hangs_now(scene.now.clone()).expect("a kernel that can be read").hangs
 }
 
-/// Two CPUs with their interrupts off that wait for each other's lock.
+/// Two CPUs with interrupts off that wait for each other's lock.
 fn crossed() -> Scene {
     let mut scene = Scene::new(2);
     for cpu in [0, 1] {
@@ -55,7 +55,7 @@ fn a_cycle_with_a_wait_that_ends_by_itself_is_not_certain() {
 }
 
 #[test]
-fn a_lock_of_ones_own_may_just_have_been_got() {
+fn a_wait_for_ones_own_lock_may_just_be_over() {
     let mut scene = Scene::new(1);
     scene.lock(10, LockKind::Spin, Some(0));
     scene.cpu_waits(0, WaitFor::Lock(10));
@@ -68,8 +68,8 @@ fn a_lock_of_ones_own_may_just_have_been_got() {
     assert_eq!((hang.class, &hang.certainty), (Class::Deadlock, &HangCertainty::Certain));
 }
 
-/// CPU 0 has a lock and waits for CPU 1's answer; CPU 1 waits for the lock. It may be inside its timer's
-/// handler, and answer after that.
+/// CPU 0 holds a lock and waits for CPU 1's answer; CPU 1 waits for the lock. CPU 1 may be inside its
+/// timer's handler, and answer afterwards.
 #[test]
 fn a_cycle_through_a_call_is_not_certain() {
     for interrupts_on in [false, true] {
@@ -82,9 +82,9 @@ fn a_cycle_through_a_call_is_not_certain() {
     }
 }
 
-/// The lock goes from hand to hand: nobody has it at this moment, and no wait is for somebody.
+/// The lock changes hands: at this moment it has no holder, and no wait is for a party.
 #[test]
-fn waits_for_a_lock_that_nobody_holds_are_never_certain() {
+fn waits_for_a_lock_without_a_holder_are_never_certain() {
     let mut scene = Scene::new(3);
     scene.lock(10, LockKind::Ticket, None);
     scene.cpu_waits(1, WaitFor::Lock(10));
@@ -95,7 +95,7 @@ fn waits_for_a_lock_that_nobody_holds_are_never_certain() {
 }
 
 #[test]
-fn a_halt_that_is_derived_from_code_is_no_more_than_suspected_at_once() {
+fn a_halt_derived_from_code_is_only_suspected_at_once() {
     let mut scene = Scene::new(2);
     scene.halts(1, false);
     scene.now.vcpus[1].sample.as_mut().expect("a sample").halt_is_derived = true;
@@ -143,7 +143,7 @@ fn a_dead_halt_is_likely_at_once_and_has_its_victims() {
 }
 
 #[test]
-fn cpus_that_are_offline_or_parked_by_a_panic_are_not_halted_for_good() {
+fn offline_or_parked_cpus_are_not_dead_halts() {
     let mut scene = Scene::new(2);
     scene.halts(1, false);
     scene.cpu(1).online = false;
@@ -154,7 +154,7 @@ fn cpus_that_are_offline_or_parked_by_a_panic_are_not_halted_for_good() {
 }
 
 #[test]
-fn a_dead_halt_of_an_unknown_kernel_is_suspected_until_it_has_lasted() {
+fn an_unknown_kernels_dead_halt_is_suspected_before_its_bound() {
     let mut scene = Scene::new(2);
     scene.halts(0, false);
     scene.halts(1, false);
@@ -178,7 +178,7 @@ fn a_dead_halt_of_an_unknown_kernel_is_suspected_until_it_has_lasted() {
 }
 
 #[test]
-fn what_only_time_can_tell_is_suspected_until_it_has_lasted() {
+fn a_lockup_is_suspected_until_it_has_lasted() {
     let mut scene = Scene::new(2);
     scene.spins(1, false);
     let [hang] = &asked_after(&mut scene, 50, stalled(&[1], NO_PROGRESS))[..] else {
@@ -187,14 +187,14 @@ fn what_only_time_can_tell_is_suspected_until_it_has_lasted() {
     assert_eq!((hang.class, &hang.blamed), (Class::HardLockup, &cpus(&[1])));
     let (lasted, bound) = (POLL * 50, BOUND * 10);
     assert_eq!(hang.certainty, HangCertainty::Suspected { lasted, bound });
-    // A tenth of the bound is the least: what has just begun may be anything.
+    // A tenth of the bound is the least: a younger stall may be anything.
     let mut scene = Scene::new(2);
     scene.spins(1, false);
     assert_eq!(asked_after(&mut scene, 9, stalled(&[1], NO_PROGRESS)), []);
 }
 
 #[test]
-fn a_guest_that_gets_on_has_no_hang_at_any_moment() {
+fn a_healthy_guest_has_no_hang_at_any_moment() {
     let mut scene = Scene::new(2);
     scene.lock(10, LockKind::Spin, Some(0));
     scene.cpu_waits(1, WaitFor::Lock(10));
@@ -202,9 +202,9 @@ fn a_guest_that_gets_on_has_no_hang_at_any_moment() {
     assert_eq!(seen_once(&Scene::new(4)), []);
 }
 
-/// The kernel's own clock is all the past that a dump has.
+/// The kernel's own clock is the only past that a dump has.
 #[test]
-fn a_dump_dates_what_stands_still_by_the_kernels_records() {
+fn a_dump_dates_a_lockup_by_the_kernels_records() {
     const SECOND: u64 = 1_000_000_000;
     for (ago, wanted) in [(5 * SECOND, Some(HangCertainty::Likely)), (SECOND / 20, None)] {
         let mut scene = Scene::new(2);
@@ -223,7 +223,7 @@ fn a_dump_dates_what_stands_still_by_the_kernels_records() {
 }
 
 #[test]
-fn a_wait_that_nobody_dates_is_told_with_its_doubt() {
+fn an_undated_wait_is_reported_with_its_doubt() {
     let mut scene = Scene::new(2);
     scene.lock(10, LockKind::Spin, Some(0));
     scene.cpu_waits(1, WaitFor::Lock(10));

@@ -1,4 +1,4 @@
-//! A guest in miniature: its CPUs idle and its counters move, until a test says otherwise.
+//! Guest in miniature: its CPUs idle and its counters move, until a test changes something.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::kernel::{
 
 pub const POLL: Duration = Duration::from_millis(100);
 pub const BOUND: Duration = Duration::from_secs(1);
-/// The polls of twice the bound.
+/// Twice the bound, in polls.
 pub const LONG: u32 = 20;
 
-/// A guest whose CPUs idle and whose counters move, and its host.
+/// Guest whose CPUs idle and whose counters move, and its host.
 pub struct Scene {
     pub now: Observation,
-    /// By CPU number: whether the host runs it.
+    /// Flags by CPU number: true if the host runs the CPU.
     pub hosted: Vec<bool>,
 }
 
@@ -83,7 +83,7 @@ impl Scene {
         task.state = TaskRunState::Blocked;
     }
 
-    /// It runs, and its vCPU never sleeps.
+    /// Makes a CPU run without ever sleeping.
     pub fn spins(&mut self, cpu: usize, interrupts_on: bool) {
         let vcpu = &mut self.now.vcpus[cpu];
         vcpu.sample = Some(VcpuSample {
@@ -101,7 +101,7 @@ impl Scene {
         self.now.vcpus[cpu].sample = Some(sample);
     }
 
-    /// Lets the counters of `moving` advance for an interval, and the host's of those that it runs.
+    /// Advances the counters of `moving` by an interval, and the host's of the CPUs that it runs.
     pub fn pass(&mut self, interval: Duration, moving: impl Fn(usize) -> (bool, bool)) {
         self.now.at += interval;
         for cpu in 0..self.hosted.len() {
@@ -118,7 +118,7 @@ impl Scene {
         }
     }
 
-    /// What a detector says that watches for `polls`, and when, if it says anything.
+    /// Observes for `polls`. Returns the verdict of a detector and its poll, if there is one.
     pub fn watch(
         &mut self,
         polls: u32,
@@ -155,7 +155,7 @@ pub fn stalled(which: &[usize], how: (bool, bool)) -> impl Fn(usize) -> (bool, b
 pub fn hangs(verdict: Option<(u32, Verdict)>) -> Vec<DetectedHang> {
     match verdict {
         Some((_, Verdict::Hangs(found))) => found.hangs,
-        other => panic!("no hang, but {other:?}"),
+        other => panic!("not a hang: {other:?}"),
     }
 }
 

@@ -1,5 +1,6 @@
-//! Hangs as reports have them: parties with names, places with lines, and what the verdict rests on.
-//! What the verdict is has been decided in `hang`.
+//! Hangs as reports have them: parties with names, places with lines, and the evidence for the verdict.
+//!
+//! Owns that form; refuses to own the verdict itself, which `hang` has made. Called by the parent module.
 
 use std::collections::BTreeSet;
 
@@ -12,26 +13,26 @@ use super::{Resolver, milliseconds};
 use crate::hang::{self, Ages, Node};
 use crate::kernel::KernelState;
 
-/// What the verdicts of one moment rest on.
+/// Context of the hangs of one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
-    /// What the kernel said of itself.
+    /// The kernel's state; `None` if it is unknown or unreadable.
     pub kernel: Option<&'a KernelState>,
-    /// For how long things had not changed.
+    /// The ages of all observed values.
     pub ages: &'a Ages,
-    /// The stacks of those to blame who run on, shortly afterwards.
+    /// The samples of blamed CPUs that kept executing, taken shortly afterwards.
     pub samples: &'a Samples,
-    /// The vCPUs, as the report has them.
+    /// The vCPUs, as in the report.
     pub cpus: &'a [Cpu],
-    /// The tasks that did not run, as the report has them.
+    /// The tasks that did not run, as in the report.
     pub tasks: &'a [Task],
-    /// When it was, in milliseconds since the tool's start.
+    /// The time of the moment, in milliseconds since the tool's start.
     pub at_ms: f64,
-    /// Which of the report's backtraces is of that moment.
+    /// The index of that moment's backtrace in the report; `None` if the report has none.
     pub backtrace: Option<u32>,
 }
 
-/// Makes the report's hangs of those that were found.
+/// Makes the report's hangs from detected ones.
 pub fn hangs(
     found: &[hang::DetectedHang],
     context: Context<'_>,
@@ -45,7 +46,7 @@ pub fn hangs(
     found.iter().map(|hang| HangDescriber { hang, context, resolver, parties }.describe()).collect()
 }
 
-/// Tells of one hang.
+/// Builder of a hang's report.
 struct HangDescriber<'a> {
     hang: &'a hang::DetectedHang,
     context: Context<'a>,
@@ -78,7 +79,7 @@ impl HangDescriber<'_> {
         }
     }
 
-    /// The stacks of everybody who is to blame.
+    /// Returns the stacks of all blamed parties.
     fn blamed_stacks(&self) -> Vec<Moments<'_>> {
         let stack = |node: &Node| match *node {
             Node::Cpu(cpu) => self.stack_of_cpu(cpu),
@@ -88,7 +89,7 @@ impl HangDescriber<'_> {
         self.hang.blamed.iter().filter_map(stack).collect()
     }
 
-    /// The host's look, and of a CPU that runs on the samples from after it.
+    /// Returns the host stack of the moment, and the samples of a CPU that kept executing.
     fn stack_of_cpu(&self, cpu: u32) -> Option<Moments<'_>> {
         let look = &self.cpu(cpu)?.look.as_ref()?.frames[..];
         let samples = self
@@ -102,7 +103,7 @@ impl HangDescriber<'_> {
     fn stack_of_task(&self, number: u32) -> Option<Moments<'_>> {
         match self.context.tasks.iter().find(|task| task.task == number) {
             Some(task) => Some(vec![&task.look.as_ref()?.frames]),
-            // One that runs has its CPU's stack.
+            // A running task has its CPU's stack.
             None => self.stack_of_cpu(self.context.kernel?.task(number)?.cpu),
         }
     }
@@ -140,7 +141,7 @@ impl HangDescriber<'_> {
         evidence
     }
 
-    /// The CPUs whose work those have who sleep and are to blame for that.
+    /// Returns the CPUs whose pending work blamed sleeping tasks should do.
     fn cpus_of_sleepers(&self) -> BTreeSet<Node> {
         let cpu = |node: &Node| match *node {
             Node::Task(task) if hang::behaviour(self.hang.class).has_work => {
@@ -153,13 +154,13 @@ impl HangDescriber<'_> {
 
     fn facts_of_cpu(&self, cpu: u32) -> Vec<Fact> {
         let mut facts = Vec::new();
-        // Younger than half of the hang: it has nothing to do with it.
+        // A value younger than half of the hang has nothing to do with it.
         let old = |age: std::time::Duration| (age >= self.hang.age / 2).then(|| milliseconds(age));
         let ages = self.context.ages.cpus.get(cpu as usize);
         let activity = self.context.kernel.and_then(|kernel| kernel.cpu(cpu));
         if let (Some(ages), Some(activity)) = (ages, activity) {
             let no_tick = old(ages.tick.own()).map(|ms| Fact::NoTick { ms });
-            // Counters that go backwards count nothing.
+            // A counter that goes backwards counts as zero.
             let interrupts = activity.interrupts.saturating_sub(ages.interrupts_before);
             let no_schedule =
                 old(ages.main_loop.own()).map(|ms| Fact::NoSchedule { ms, interrupts });
@@ -195,7 +196,7 @@ impl HangDescriber<'_> {
         waited.map(|age| Fact::Waited { ms: milliseconds(age) }).into_iter().collect()
     }
 
-    /// Where a CPU was stopped.
+    /// Returns the place where a CPU was stopped.
     fn stop_position(&self, number: u32) -> Option<Fact> {
         let cpu = self.cpu(number)?;
         let frames = &cpu.look.as_ref()?.frames;
@@ -205,7 +206,7 @@ impl HangDescriber<'_> {
         let vocabulary = self.resolver.vocabulary();
         let function = match name {
             Some(name) => functions().find(|function| function.name.as_deref() == Some(name)),
-            // What tells more than that it spins, or halts.
+            // The innermost function that says more than that it spins or halts.
             None => functions().find(|function| {
                 function.name.as_deref().is_some_and(|name| !vocabulary.is_plumbing(name))
             }),
@@ -225,7 +226,7 @@ impl HangDescriber<'_> {
         })
     }
 
-    /// The function that a CPU is in that runs on, whatever that one calls.
+    /// Returns the function that a CPU that kept executing stays in, whatever it calls.
     fn stable_place(&self, cpu: u32) -> Option<&str> {
         let moments = self.stack_of_cpu(cpu).filter(|moments| moments.len() > 1)?;
         signature::stable_place(self.hang.class, &moments, self.resolver.vocabulary())

@@ -1,16 +1,16 @@
-//! Signatures: equal hangs get equal ones, whatever the addresses, the lines, the CPUs' numbers and
-//! how many there are.
+//! Signatures: equal hangs have equal ones, independent of addresses, lines, CPU numbers and the number
+//! of CPUs.
 //!
-//! Made from the class and, of each blamed stack, the names of its functions, each once. Not from all of
-//! them: those that take locks, sleep and panic are where everybody ends up, and an interrupt that
-//! happens to be there when a CPU that takes interrupts is stopped says nothing. Of a CPU that runs on,
-//! there are its stacks at several moments, and those functions count that stay there: nearly always
-//! where it never comes back, and a good part of the time where it does (`stable`).
+//! A signature is made from the class and the names of each blamed stack's functions, each once.
+//! Functions that take locks, sleep and panic are left out, since all hangs end there, and so is an
+//! interrupt that happened to be on the stack of a CPU that takes interrupts. A CPU that keeps executing
+//! has stacks of several moments; the functions that count are on nearly all of them if it never returns,
+//! and on a good part of them if it does (`stable`).
 //!
-//! Where no function has a name, as in a stripped image, the addresses stand for them that calls return
-//! to: those are the same as long as the image is, and where it was loaded. Where a CPU was interrupted
-//! is not: it is another instruction each time. So of a stack of a single frame there is nothing, and
-//! hangs without any names and any callers have the signature of their class.
+//! If no function has a name, as in a stripped image, return addresses stand for them: they are the same
+//! as long as the image and its load address are. The interrupted address is not: it is another
+//! instruction each time. A stack of a single frame then adds nothing, and hangs without names and
+//! callers have the signature of their class.
 
 use nmiscope_report::{Class, Frame};
 use sha2::{Digest, Sha256};
@@ -19,18 +19,18 @@ use super::stable::{Item, Share, stable_items};
 use crate::hang::{behaviour, keep_last_of_each};
 use crate::kernel::Vocabulary;
 
-/// How many functions of a stack count, from the inner end: what is further out is how everything
-/// starts.
+/// The number of functions of a stack that count, from the inner end: outer ones are how every stack
+/// begins.
 const DEPTH: usize = 12;
 
-/// A blamed stack, at all moments at which it was seen.
+/// A blamed stack, at all moments at which it was captured.
 pub type Moments<'a> = Vec<&'a [Frame]>;
 
-/// The signature of a hang: 16 hexadecimal digits.
+/// Computes the signature of a hang: 16 hexadecimal digits.
 pub fn compute(class: Class, stacks: &[Moments<'_>], vocabulary: &dyn Vocabulary) -> String {
     let mut stacks: Vec<Vec<&str>> =
         stacks.iter().map(|moments| significant(class, moments, vocabulary)).collect();
-    // One that says nothing is as none.
+    // An empty stack counts as none.
     stacks.retain(|stack| !stack.is_empty());
     stacks.sort_unstable();
     stacks.dedup();
@@ -47,8 +47,8 @@ pub fn compute(class: Class, stacks: &[Moments<'_>], vocabulary: &dyn Vocabulary
     digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What of a stack tells one hang from another, innermost first: functions, or addresses if none has
-/// a name.
+/// Returns the part of a stack that distinguishes hangs, innermost first: functions, or addresses if no
+/// function has a name.
 fn significant<'a>(
     class: Class,
     moments: &Moments<'a>,
@@ -61,11 +61,11 @@ fn significant<'a>(
     let names = stable_functions(class, moments, vocabulary);
     let own = names.iter().copied().filter(|name| !vocabulary.is_plumbing(name)).take(DEPTH);
     let own: Vec<&str> = own.collect();
-    // All of it generic: then that is what there is.
+    // With generic functions alone, these count.
     if own.is_empty() { names.into_iter().take(DEPTH).collect() } else { own }
 }
 
-/// The innermost function that stays on a stack and is more than a way to wait.
+/// Returns the innermost function that stays on a stack and is more than a way to wait.
 pub(super) fn stable_place<'a>(
     class: Class,
     moments: &Moments<'a>,
@@ -75,7 +75,7 @@ pub(super) fn stable_place<'a>(
     names.into_iter().find(|name| !vocabulary.is_plumbing(name))
 }
 
-/// The functions that stay on a stack, innermost first.
+/// Returns the functions that stay on a stack, innermost first.
 fn stable_functions<'a>(
     class: Class,
     moments: &Moments<'a>,
@@ -96,7 +96,7 @@ fn stable_functions<'a>(
     stable_items(&moments.iter().map(functions).collect::<Vec<_>>(), share(class))
 }
 
-/// The addresses that the calls on it return to.
+/// Returns the return addresses that stay on a stack.
 fn stable_callers<'a>(class: Class, moments: &Moments<'a>) -> Vec<&'a str> {
     let callers = |stack: &&'a [Frame]| {
         let callers = own_part(class, stack).iter().filter(|frame| !frame.interrupted);
@@ -106,13 +106,14 @@ fn stable_callers<'a>(class: Class, moments: &Moments<'a>) -> Vec<&'a str> {
     stable_items(&moments.iter().map(callers).collect::<Vec<_>>(), share(class))
 }
 
-/// The share of the moments at which a function has to be on the stack that says what they are about:
-/// a small one for those who come back to their main loop.
+/// Returns the share of moments at which a function must be on the stack to count: a small one for CPUs
+/// that return to their main loop.
 fn share(class: Class) -> Share {
     if behaviour(class).returns_to_main_loop { Share::Third } else { Share::NearlyAll }
 }
 
-/// What there was before any interrupt, of a CPU that takes them.
+/// Returns the part of a stack from its outermost interrupted frame on, for a CPU that takes interrupts;
+/// otherwise all of it.
 fn own_part(class: Class, stack: &[Frame]) -> &[Frame] {
     let interrupted = || stack.iter().rposition(|frame| frame.interrupted);
     let start = if behaviour(class).takes_interrupts { interrupted() } else { None };
@@ -147,13 +148,13 @@ mod tests {
         }
     }
 
-    /// The signature of stacks that were seen once.
+    /// Computes the signature of stacks that were captured once.
     fn sign_once(class: Class, stacks: &[&[Frame]]) -> String {
         let moments: Vec<Moments<'_>> = stacks.iter().map(|stack| vec![*stack]).collect();
         super::compute(class, &moments, any_vocabulary())
     }
 
-    /// That of a soft lockup whose CPU was seen several times.
+    /// Computes the signature of a soft lockup whose CPU was sampled several times.
     fn sign_often(stacks: &[Vec<Frame>]) -> String {
         let moments = stacks.iter().map(Vec::as_slice).collect();
         super::compute(Class::SoftLockup, &[moments], any_vocabulary())
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn how_a_lock_waits_does_not_matter_and_who_asks_for_it_does() {
+    fn the_caller_of_a_lock_counts_but_not_its_wait() {
         let stack = |inner: &[&str], outer: &str| vec![frame(inner, true), frame(&[outer], false)];
         let slow = stack(&["core::hint::spin_loop", "nmiscope_guest::sync::lock"], "take_both");
         let fast = stack(&["nmiscope_guest::sync::lock"], "take_both");
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_and_the_number_of_equal_stacks_do_not_matter() {
+    fn order_and_number_of_equal_stacks_do_not_count() {
         let (a, b) = (vec![frame(&["a"], true)], vec![frame(&["b"], true)]);
         let once = sign_once(Class::Deadlock, &[&a, &b]);
         assert_eq!(once, sign_once(Class::Deadlock, &[&b, &a]));
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupt_that_happens_to_be_there_does_not_matter() {
+    fn an_interrupt_on_the_stack_does_not_count() {
         let spinning = vec![frame(&["spin"], true), frame(&["main"], false)];
         let mut in_tick = vec![frame(&["tick"], true), frame(&["trap_entry"], false)];
         in_tick.extend(spinning.clone());
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn it_does_not_matter_on_which_cpu_it_is() {
+    fn the_cpu_of_a_hang_does_not_count() {
         let (boot, other) = (
             vec![
                 frame(&["spin"], true),
@@ -215,13 +216,13 @@ mod tests {
     }
 
     #[test]
-    fn a_stack_without_anything_of_its_own_still_has_a_signature() {
+    fn a_stack_of_generic_functions_still_counts() {
         let idle = vec![frame(&["core::hint::spin_loop"], true)];
         assert_ne!(sign_once(Class::SoftLockup, &[&idle]), sign_once(Class::SoftLockup, &[]));
     }
 
     #[test]
-    fn what_the_loop_had_called_at_the_moment_does_not_matter() {
+    fn the_function_that_a_loop_has_just_called_does_not_count() {
         let [helps, stores, loops] = [
             stack(&["help", "poll", "main"]),
             stack(&["store", "touch", "poll", "main"]),
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_comes_back_to_its_main_loop_is_known_by_what_it_is_often_in() {
+    fn a_cpu_that_returns_is_known_by_its_frequent_functions() {
         let tries = stack(&["retry", "step", "main"]);
         let between = stack(&["main"]);
         let stacks = [&between[..], &tries[..], &tries[..]];
@@ -245,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupt_at_each_of_the_moments_does_not_matter() {
+    fn an_interrupt_at_every_moment_does_not_count() {
         let mut in_tick = vec![frame(&["tick"], true), frame(&["trap_entry"], false)];
         in_tick.extend(stack(&["poll", "main"]));
         let one = sign_often(&[in_tick.clone(), in_tick.clone(), in_tick]);
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn how_deep_a_recursion_was_does_not_matter() {
+    fn the_depth_of_a_recursion_does_not_count() {
         let shallow = stack(&["descend", "main"]);
         let deep = stack(&["descend", "descend", "descend", "main"]);
         let sign = |stack: &[Frame]| sign_once(Class::HardLockup, &[stack]);
@@ -264,20 +265,20 @@ mod tests {
     }
 
     #[test]
-    fn stacks_without_names_are_told_from_each_other_by_their_callers() {
+    fn stacks_without_names_are_distinguished_by_their_callers() {
         let sign = |stack: &[Frame]| sign_once(Class::HardLockup, &[stack]);
         let one = sign(&unnamed(&["ffffffff80001000", "ffffffff80002000", "ffffffff80003000"]));
         let later = sign(&unnamed(&["ffffffff80001008", "ffffffff80002000", "ffffffff80003000"]));
         let other = sign(&unnamed(&["ffffffff80001000", "ffffffff80004000", "ffffffff80003000"]));
         assert_eq!(one, later);
         assert_ne!(one, other);
-        // Without a caller there is nothing to go by.
+        // Without callers the class alone counts.
         assert_eq!(sign(&unnamed(&["ffffffff80001000"])), sign(&unnamed(&["ffffffff80001008"])));
         assert_eq!(sign(&unnamed(&["ffffffff80001000"])), sign(&[]));
     }
 
     #[test]
-    fn without_names_too_it_does_not_matter_what_the_loop_had_called() {
+    fn a_loops_last_call_does_not_count_without_names_either() {
         let polls = unnamed(&["ffffffff80001000", "ffffffff80009000"]);
         let helps = unnamed(&["ffffffff80002000", "ffffffff80001020", "ffffffff80009000"]);
         let stores = unnamed(&["ffffffff80003000", "ffffffff80001040", "ffffffff80009000"]);

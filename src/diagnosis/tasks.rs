@@ -1,4 +1,4 @@
-//! The kernel's tasks that do not run: what they wait for, and their stacks.
+//! Tasks that do not run, as reports have them: their waits and stacks.
 
 use nmiscope_report as report;
 
@@ -7,7 +7,7 @@ use super::{Resolver, show_stack};
 use crate::capture::host_stack::UnwoundStack;
 use crate::kernel::{KernelState, KernelTask, WaitFor};
 
-/// The tasks as a report has them. `stacks` are by task number.
+/// Returns the tasks as a report has them. `stacks` is indexed by task number.
 pub fn show(
     kernel: Option<&KernelState>,
     stacks: &[Option<UnwoundStack>],

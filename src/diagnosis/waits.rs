@@ -1,7 +1,7 @@
-//! Who waits for whom, as reports have it: parties with names, waits with lines.
+//! Wait graphs as reports have them: parties with names, waits with lines.
 //!
-//! Owns names, of which no two are alike in one graph, and the whole graph of a moment; what of it is a
-//! hang is decided in `hang`, and told by `hangs`.
+//! Owns the names, which are unique in a graph, and the whole graph of a moment; refuses to own the
+//! choice of hangs (`hang`) and their form (`hangs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ use super::{Resolver, milliseconds};
 use crate::hang::{self, Ages, EdgeKind, Node};
 use crate::kernel::{self, KernelState, Site, TaskRunState};
 
-/// The whole graph of a moment; `None` where nobody waits, or the kernel is not known.
+/// Returns the whole graph of a moment; `None` if there are no waits, or the kernel is unknown.
 pub fn wait_graph(
     kernel: Option<&KernelState>,
     ages: &Ages,
@@ -37,10 +37,10 @@ pub fn wait_graph(
     })
 }
 
-/// The names of parties; no two alike.
+/// Names of parties, unique in a graph.
 pub struct Names {
     tasks: BTreeMap<u32, String>,
-    /// And queues.
+    /// Names of locks and queues, by address.
     locks: BTreeMap<u64, String>,
 }
 
@@ -73,7 +73,7 @@ impl Names {
         Self { tasks, locks: named }
     }
 
-    /// The name of a party.
+    /// Returns the name of a party.
     pub fn id(&self, node: Node) -> String {
         match node {
             Node::Cpu(cpu) => format!("cpu{cpu}"),
@@ -87,7 +87,7 @@ impl Names {
     }
 }
 
-/// A name that is neither used nor a CPU's: `name`, and `more` as often as it takes.
+/// Makes a name that is neither used nor a CPU's: `name`, with `more` added as often as needed.
 fn unlike(used: &mut BTreeSet<String>, name: &str, more: &str) -> String {
     let is_cpu = |name: &str| {
         let number = name.strip_prefix("cpu");
@@ -101,7 +101,7 @@ fn unlike(used: &mut BTreeSet<String>, name: &str, more: &str) -> String {
     name
 }
 
-/// A lock's symbol without the path to it, or its address.
+/// Returns a lock's symbol without its path, or its address.
 pub fn lock_name(address: u64, resolver: &Resolver<'_>) -> String {
     match lock_symbol(address, resolver) {
         Some(symbol) => short_name(&symbol).to_owned(),
@@ -109,30 +109,30 @@ pub fn lock_name(address: u64, resolver: &Resolver<'_>) -> String {
     }
 }
 
-/// A lock that is part of something has that one's symbol, and an offset.
+/// Returns a lock's symbol. A lock inside a larger object has the object's symbol and an offset.
 fn lock_symbol(address: u64, resolver: &Resolver<'_>) -> Option<String> {
     let found = resolver.symbols()?.symbol_containing(VirtualAddress(address))?;
     let name = demangle(&found.symbol.name);
     Some(if found.offset == 0 { name } else { format!("{name}+{:#x}", found.offset) })
 }
 
-/// The parties of a moment, as far as they are known.
+/// Parties of a moment, with everything that describes them.
 #[derive(Clone, Copy)]
 pub struct Parties<'a> {
-    /// The kernel's state.
+    /// The kernel's state; `None` if it is unknown.
     pub kernel: Option<&'a KernelState>,
-    /// The time for which things had not changed.
+    /// The ages of all observed values.
     pub ages: &'a Ages,
-    /// The vCPUs, as the report has them.
+    /// The vCPUs, as in the report.
     pub cpus: &'a [Cpu],
-    /// The resolver of addresses.
+    /// The resolver of the kernel's addresses.
     pub resolver: &'a Resolver<'a>,
-    /// The parties' names.
+    /// The names of all parties.
     pub names: &'a Names,
 }
 
 impl Parties<'_> {
-    /// A party as reports have it.
+    /// Returns a party as reports have it.
     pub fn node(&self, node: Node) -> WaitNode {
         WaitNode { id: self.names.id(node), kind: self.kind(node) }
     }
@@ -188,7 +188,7 @@ impl Parties<'_> {
         }
     }
 
-    /// An edge as reports have it.
+    /// Returns an edge as reports have it.
     pub fn edge(&self, edge: &hang::Edge) -> WaitEdge {
         let (kernel, ages) = (self.kernel, self.ages);
         let (wait, age) = match (edge.kind, edge.from) {

@@ -22,7 +22,7 @@ pub struct CpuSamples {
 /// Frame of a sampled stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SampledFrame {
-    /// The frame's guest-virtual address.
+    /// The guest-virtual address of the frame.
     pub at: u64,
     /// True if the address is that of an interrupted instruction; otherwise a call returns to it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

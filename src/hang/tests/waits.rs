@@ -7,7 +7,7 @@ use crate::hang::*;
 use crate::kernel::{LockKind, Site, TaskRunState, Wait, WaitFor};
 
 #[test]
-fn a_waiter_for_a_cpu_not_run_by_the_host_is_no_hang() {
+fn a_waiter_for_a_starved_cpu_is_no_hang() {
     let mut scene = Scene::new(2);
     scene.lock(0x1000, LockKind::Spin, Some(1));
     scene.cpu_waits(0, WaitFor::Lock(0x1000));
@@ -17,7 +17,7 @@ fn a_waiter_for_a_cpu_not_run_by_the_host_is_no_hang() {
 }
 
 #[test]
-fn a_call_to_a_cpu_not_run_by_the_host_is_no_hang() {
+fn a_call_to_a_starved_cpu_is_no_hang() {
     for what in [WaitFor::Call(1), WaitFor::Online(1)] {
         let mut scene = Scene::new(2);
         scene.cpu_waits(0, what);

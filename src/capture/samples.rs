@@ -1,7 +1,7 @@
-//! Samples: further stacks of blamed CPUs that run on, after the moment that the backtrace is of.
+//! Sampling: further stacks of blamed CPUs that keep executing, taken after the backtrace's moment.
 //!
-//! Owns how many there are, how far apart, and that they are of the same hang. What they have in common
-//! is `diagnosis`'s business.
+//! Owns their number and distance, and that they are of the same hang; refuses to own the comparison
+//! (`diagnosis`).
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,21 +14,21 @@ use crate::hang::{CpuSamples, SampledFrame};
 use crate::kernel::KernelSymbols;
 use crate::targets::{MissingPower, States, Target};
 
-/// The number of samples. What is on the stack for a fifth of the time is then on more than a third of the stacks
-/// in less than one of 200 hangs, and what is there for three quarters of it on more than nine tenths.
+/// The number of samples. A function that is on the stack for a fifth of the time is then on more than a
+/// third of the stacks in less than one of 200 hangs, and one that is there for three quarters of it on
+/// more than nine tenths.
 const SAMPLES: usize = 60;
 
-/// How long the guest runs between two of them: longer than a pass through a loop that waits for
-/// something, so that it does not matter where the last one was.
+/// The time for which the guest runs between two samples: longer than a pass through a loop that waits,
+/// so that samples are independent.
 const INTERVAL: Duration = Duration::from_micros(250);
 
-/// How long it may take until those who are looked at have run, on a host that has others to run.
+/// The longest wait until the sampled vCPUs have run, on a busy host.
 const MAX_WAIT: Duration = Duration::from_millis(10);
 
 impl Capture {
-    /// Adds the stacks of those who hang and run on, at a few moments. In between the guest runs; it
-    /// stands still afterwards. If it gets on meanwhile there are none, since they are of something
-    /// else.
+    /// Samples the blamed CPUs that keep executing. The guest runs in between and is stopped afterwards.
+    /// If the hang has ended meanwhile there are no samples, since they are of something else.
     pub(super) fn sample(
         &mut self,
         target: &mut dyn Target,
@@ -55,7 +55,7 @@ impl Capture {
     }
 }
 
-/// Takes them; the guest runs afterwards. What cannot be let run has none.
+/// Takes the samples; the guest runs afterwards. Fails for a target that cannot resume its guest.
 fn take(
     target: &mut dyn Target,
     cpus: &[u32],
@@ -67,7 +67,7 @@ fn take(
     for _ in 0..SAMPLES {
         run_for_a_moment(target, cpus)?;
         let states = target.pausing()?.pause(time_limit.saturating_sub(started.elapsed()));
-        // One that has not stopped in time may be writing to the others' stacks.
+        // A vCPU that has not stopped in time may be writing to the stacks of others.
         if started.elapsed() >= time_limit {
             break;
         }
@@ -77,7 +77,7 @@ fn take(
     Ok(samples)
 }
 
-/// Lets the guest run until all of `cpus` have done so, or have nothing to run for.
+/// Resumes the guest until all of `cpus` have run, or sleep with nothing to run.
 fn run_for_a_moment(target: &mut dyn Target, cpus: &[u32]) -> Result<(), MissingPower> {
     let started = Instant::now();
     let host = target.host()?;
@@ -95,7 +95,7 @@ fn run_for_a_moment(target: &mut dyn Target, cpus: &[u32]) -> Result<(), Missing
     Ok(())
 }
 
-/// Adds the stacks as they are, of those that can be seen.
+/// Adds the current stacks of CPUs that have one.
 fn add_stacks(
     memory: &dyn PhysicalMemory,
     states: &States,

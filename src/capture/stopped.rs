@@ -1,7 +1,7 @@
-//! A guest that stands still: its vCPUs' states, where its kernel is, and what the kernel was doing.
+//! Stopped guest: its vCPUs' states, the places of its kernel's structures, and the kernel's state.
 //!
-//! Owns the first half of a capture, which is enough to judge the guest by; what is taken of it besides
-//! is the other modules'.
+//! Owns the first half of a capture, which is enough to judge the guest; refuses to own the rest, which
+//! the other modules take.
 
 use std::time::{Duration, Instant};
 
@@ -13,20 +13,20 @@ use crate::kernel::{
 };
 use crate::targets::{Pages, States, Target, Touched};
 
-/// How long each step of a capture may take.
+/// Timeouts of a capture's steps.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// For a client inside the guest to give the buffers back.
+    /// The longest wait for a client inside the guest to release the buffers.
     pub reservation: Duration,
-    /// For the vCPUs to stop.
+    /// The longest wait for the vCPUs to stop.
     pub pause: Duration,
-    /// For the NMI handlers, all of them together.
+    /// The longest wait for all NMI handlers together.
     pub handlers: Duration,
 }
 
 impl Timeouts {
-    /// The bounds for a guest with that many vCPUs: a handler's time, a hundred times over, for each,
-    /// since they may all share one core.
+    /// Makes the timeouts for that many vCPUs: a hundred times a handler's time for each, since they may
+    /// all share one core.
     pub fn for_vcpus(vcpus: u32) -> Self {
         Self {
             reservation: Duration::from_secs(1),
@@ -36,25 +36,25 @@ impl Timeouts {
     }
 }
 
-/// A guest that stands still, before its NMIs. The moment that a backtrace is of: from there on the
-/// handlers write to the guest's memory.
+/// Guest that is stopped and has not been sent NMIs: the moment of a backtrace. Handlers write to the
+/// guest's memory afterwards.
 #[derive(Debug)]
 pub struct StoppedGuest {
     /// The states of the vCPUs, by number.
     pub states: States,
-    /// The places of the kernel's structures, or why they are not known.
+    /// The places of the kernel's structures, or the reason why they were not found.
     pub located: Result<Box<dyn Located>, LocateError>,
-    /// The kernel's state.
+    /// The kernel's state, as far as it can be read.
     pub kernel: Reading,
-    /// The memory that all this was read from.
+    /// The pages that all this was read from.
     pub(super) pages: Pages,
     pub(super) bounds: Timeouts,
 }
 
 impl StoppedGuest {
-    /// Stops all vCPUs, where they can be stopped; otherwise they are taken as they are. Where no
-    /// registers lead to the kernel's structures, its state is read at the places that are `known`: a
-    /// host that runs none of the vCPUs gives no registers.
+    /// Stops all vCPUs if the target can; otherwise they are read as they are. If registers do not lead
+    /// to the kernel's structures, its state is read at the `known` places: a host that runs none of the
+    /// vCPUs gives no registers.
     pub fn stop(
         target: &mut dyn Target,
         kernel: &dyn KernelAdapter,
@@ -78,7 +78,7 @@ impl StoppedGuest {
         stopped
     }
 
-    /// Reads the kernel's state at the places that were found, or else at those that are `known`.
+    /// Reads the kernel's state at the places that were found, or else at the `known` ones.
     fn read_kernel(&mut self, memory: &dyn PhysicalMemory, known: Option<&dyn Located>) {
         let touched = Touched::new(memory);
         self.kernel = match (&self.located, known) {
@@ -90,13 +90,13 @@ impl StoppedGuest {
         self.pages.extend(touched.into_pages());
     }
 
-    /// Stops a guest again that has run on. The places of its kernel are still the same.
+    /// Stops a guest that was resumed. The places of its kernel are unchanged.
     pub(super) fn stop_again(&mut self, target: &mut dyn Target) {
         self.states = pause(target, self.bounds);
         self.read_kernel(target, None);
     }
 
-    /// The kernel's log; `None` for a kernel that has none in memory, or was not found.
+    /// Reads the kernel's log; `None` for a kernel that has none in memory, or was not found.
     pub fn read_log(&mut self, memory: &dyn PhysicalMemory) -> Option<Result<Log, LogError>> {
         let touched = Touched::new(memory);
         let log = self.located.as_ref().ok()?.log(&touched);
@@ -117,16 +117,16 @@ impl StoppedGuest {
     }
 }
 
-/// Stops the vCPUs. One that does not stop has no state, and the others are dealt with.
+/// Stops the vCPUs. One that does not stop has no state; the others do.
 fn pause(target: &mut dyn Target, bounds: Timeouts) -> States {
     match target.pausing() {
         Ok(pausing) => pausing.pause(bounds.pause),
-        // It stands still, or runs on and is seen as it goes.
+        // The guest is stopped for good, or keeps running and is read while it runs.
         Err(_) => target.states(&Vec::from_iter(0..target.vcpus()), bounds.pause),
     }
 }
 
-/// The time that each step of a capture takes, for those who ask with -vv.
+/// Timer of a capture's steps, logged with -vv.
 pub(super) struct StepTimer(Instant);
 
 impl StepTimer {

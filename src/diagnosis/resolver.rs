@@ -27,7 +27,7 @@ impl<'a> Resolver<'a> {
         Self { vocabulary, ..self }
     }
 
-    /// Returns the kernel's vocabulary.
+    /// Returns the vocabulary of the kernel.
     pub fn vocabulary(&self) -> &'a dyn Vocabulary {
         self.vocabulary
     }

@@ -57,7 +57,7 @@ pub enum Ending {
 /// Reason why a stack was not unwound.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotUnwound {
-    /// There is no image, and so no symbols to unwind by.
+    /// Symbols to unwind by are missing.
     #[error("there is no image to unwind by")]
     NoImage,
     /// The vCPU's registers select no page tables.

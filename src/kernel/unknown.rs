@@ -1,4 +1,4 @@
-//! A kernel of which nothing is known but why: there is nothing to watch and no buffer to read.
+//! Adapter of an unknown kernel: it has a reason, no state to read, and no buffers.
 
 use nmiscope_machine::{PhysicalMemory, Registers};
 
@@ -6,10 +6,10 @@ use super::adapter::{KernelAdapter, LocateError, Located};
 use super::vocabulary::{TraceEntry, Vocabulary};
 use crate::targets::NoAnswer;
 
-/// An unknown kernel.
+/// Kernel that no adapter recognises.
 #[derive(Debug)]
 pub(super) struct UnknownKernel {
-    /// What was not found.
+    /// The reason why the kernel is unknown.
     pub(super) reason: String,
     pub(super) vocabulary: &'static dyn Vocabulary,
 }
@@ -32,8 +32,8 @@ impl KernelAdapter for UnknownKernel {
     }
 }
 
-/// Functions in which everybody ends up in Linux, by the start of their names, until it has an
-/// adapter of its own.
+/// Functions of Linux in which all hangs end, by the start of their names, until it has an adapter of its
+/// own.
 const PLUMBING: [&str; 12] = [
     "_raw_",
     "__raw_",
@@ -49,7 +49,7 @@ const PLUMBING: [&str; 12] = [
     "smp_call_function_",
 ];
 
-/// Functions by which a CPU or a task of Linux comes to its work.
+/// Functions through which a CPU or a task of Linux comes to its work.
 const START: [&str; 6] = [
     "start_secondary",
     "secondary_startup_64_no_verify",
@@ -59,7 +59,7 @@ const START: [&str; 6] = [
     "ret_from_fork",
 ];
 
-/// What any kernel may mean by the names of its functions; its numbers and texts mean nothing.
+/// Vocabulary of function names for any kernel; numbers and texts mean nothing.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AnyVocabulary<'a> {
     /// The vocabularies of the kernels that are known.

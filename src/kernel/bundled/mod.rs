@@ -1,8 +1,9 @@
-//! The bundled guest: where its structures lie.
+//! Adapter of the bundled guest.
 //!
-//! Two steps, since two different things have to be known. [`BundledKernel::find`] asks the image, once,
-//! for virtual addresses. Its `locate` asks a stopped guest for its page tables and per-CPU offsets,
-//! and turns them into guest-physical addresses (`located`), which can then be read while it runs.
+//! Locates structures in two steps, from two sources. [`BundledKernel::find`] gets virtual addresses from
+//! the image, once. Its `locate` gets page tables and per-CPU offsets from a stopped guest, and
+//! translates the addresses to guest-physical ones (`located`), which can then be read while the guest
+//! runs.
 
 mod activity;
 mod addresses;
@@ -25,7 +26,7 @@ use crate::targets::NoAnswer;
 pub(super) use vocabulary::BundledVocabulary;
 pub use vocabulary::{DOORBELLS, Doorbells};
 
-/// Addresses in the image; of per-CPU variables, those in the template.
+/// Addresses in the image; for per-CPU variables, those in the template.
 #[derive(Debug)]
 pub struct BundledKernel {
     nr_cpu_ids: VirtualAddress,
@@ -40,7 +41,8 @@ pub struct BundledKernel {
     per_cpu: PerCpu,
     activity: activity::ActivityLayout,
     log: LogPlace,
-    /// The kernel's data, and the template of its per-CPU data: address and length in bytes.
+    /// The kernel's data, and the template of its per-CPU data: guest-virtual address and length in
+    /// bytes.
     data: Option<(VirtualAddress, u64)>,
     template: Option<(VirtualAddress, u64)>,
 }
@@ -58,13 +60,13 @@ struct PerCpu {
 }
 
 impl BundledKernel {
-    /// The symbol that tells it from other kernels.
+    /// The symbol that distinguishes the bundled guest from other kernels.
     pub const MARK: &str = "nmi_print_seq";
 
     /// Finds the structures by name in the image's debug information.
     ///
     /// # Errors
-    /// The first one that is not there.
+    /// A structure is not in the image. The error is the first one's.
     pub fn find(image: &Image<'_>) -> Result<Self, TypeError> {
         let types = Types::new(image)?;
         let offsets = types.variable("__per_cpu_offset")?;
@@ -156,7 +158,8 @@ impl KernelAdapter for BundledKernel {
         &BundledVocabulary
     }
 
-    /// A CPU whose per-CPU variables are not mapped says so in its own entry.
+    /// Locates the structures. A CPU whose per-CPU variables are not mapped has the reason in its own
+    /// entry.
     fn locate(
         &self,
         memory: &dyn PhysicalMemory,
@@ -176,8 +179,8 @@ impl KernelAdapter for BundledKernel {
     }
 }
 
-/// What lies between two symbols of the linker script, and so possibly nonsense; no kernel has as
-/// much as the bound.
+/// Returns the range between two symbols of the linker script, bounded since they may be garbage; no
+/// kernel has as much as the bound.
 fn range(image: &Image<'_>, start: &str, end: &str) -> Option<(VirtualAddress, u64)> {
     const MOST: u64 = 16 << 20;
     let (start, end) = (image.symbol(start)?.address, image.symbol(end)?.address);

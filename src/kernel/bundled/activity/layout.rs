@@ -1,18 +1,18 @@
-//! Where the bundled guest has what it says of its activity: addresses and layouts, from the image's
-//! debug information at first, and then for one guest, by its page tables.
+//! Layout of the bundled guest's activity: addresses and offsets, first from the image's debug
+//! information, and then for one guest, by its page tables.
 
 use nmiscope_machine::{GuestVirtual, PhysicalAddress, PhysicalMemory, Register, VirtualAddress};
 use nmiscope_symbolizer::{Place, Type, TypeError, Types};
 
 use crate::kernel::bundled::addresses::{MAX_CPUS, address, physical};
 
-/// More tasks than the guest has room for, and few enough to read them all.
+/// The most tasks that are read: more than the guest has room for.
 const MAX_TASKS: u64 = 256;
 
-/// The longest name of a task that is believed in.
+/// The longest name of a task, in bytes; a longer one is garbage.
 const MAX_TASK_NAME: u64 = 64;
 
-/// Declares where a structure's words are. An address `A` is a virtual one of the image at first (of a
+/// Declares a structure of word addresses. An address `A` is first a virtual one in the image (for a
 /// per-CPU variable, that of the template), and a guest-physical one when the guest's page tables are
 /// known, so that it can be read while the guest runs.
 macro_rules! words {
@@ -47,7 +47,7 @@ words!(TaskWords { name, cpu, state, stack_pointer, switches; wait: WaitWords })
 
 words!(WaitWords { kind, cpu, on, at, since_ns });
 
-/// How structures are laid out that are found by pointers: offsets, in bytes.
+/// Offsets in bytes of structures that are found by pointers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layouts {
     pub(super) task_name_length: u64,
@@ -56,7 +56,7 @@ pub(super) struct Layouts {
     pub(super) switch_frame: SwitchFrameLayout,
 }
 
-/// Of a `LockRecord`.
+/// Offsets in a `LockRecord`, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LockLayout {
     pub(super) kind: u64,
@@ -65,7 +65,7 @@ pub(super) struct LockLayout {
     pub(super) taken_ns: u64,
 }
 
-/// Of Rust's `core::panic::Location`.
+/// Offsets in Rust's `core::panic::Location`, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LocationLayout {
     pub(super) file: u64,
@@ -73,20 +73,20 @@ pub(super) struct LocationLayout {
     pub(super) line: u64,
 }
 
-/// Of a `SwitchFrame`.
+/// Offsets in a `SwitchFrame`, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SwitchFrameLayout {
-    /// By DWARF number; `None` for a register that it does not hold.
+    /// Offsets by the register's DWARF number; `None` for a register that is not saved.
     offsets: [Option<u64>; Register::ALL.len()],
     pub(super) size: u64,
 }
 
-/// What the image says.
+/// Addresses and offsets that the image's debug information has.
 #[derive(Debug)]
 pub struct ActivityLayout {
     globals: Globals<VirtualAddress>,
     cpu: CpuWords<VirtualAddress>,
-    /// `None` in an older image, whose CPUs do not record these times.
+    /// Addresses of recorded times; `None` for an older image, whose CPUs do not record them.
     stamps: Option<StampWords<VirtualAddress>>,
     tasks: Vec<TaskWords<VirtualAddress>>,
     layouts: Layouts,
@@ -96,7 +96,7 @@ impl ActivityLayout {
     /// Finds the structures by name in the image's debug information.
     ///
     /// # Errors
-    /// The first one that is not there.
+    /// A structure is not in the image. The error is the first one's.
     pub fn find(types: &Types<'_>) -> Result<Self, TypeError> {
         let wait = types.variable("cpu_wait")?;
         let tasks = types.variable("TASKS")?;
@@ -130,10 +130,11 @@ impl ActivityLayout {
         })
     }
 
-    /// Finds the physical addresses. `offsets` are those of the CPUs' variables from the template.
+    /// Translates the addresses to guest-physical ones. `offsets` are the CPUs' distances from the
+    /// per-CPU template.
     ///
     /// # Errors
-    /// Something of the image's own is not mapped.
+    /// A variable of the image is not mapped.
     pub fn locate<M: PhysicalMemory + ?Sized>(
         &self,
         memory: &GuestVirtual<'_, M>,
@@ -158,15 +159,15 @@ impl ActivityLayout {
     }
 }
 
-/// The places of a CPU's words, and of its times where it records them.
+/// Physical addresses of a CPU's words, and of its times if it records them.
 pub(super) type CpuActivityPlaces =
     (CpuWords<PhysicalAddress>, Option<StampWords<PhysicalAddress>>);
 
-/// Where a guest has its structures.
+/// Physical addresses of a guest's structures.
 #[derive(Debug)]
 pub struct ActivityPlaces {
     pub(super) globals: Globals<PhysicalAddress>,
-    /// By CPU number; `None` for one whose variables are not to be found.
+    /// Addresses by CPU number; `None` for a CPU whose variables are not mapped.
     pub(super) cpus: Vec<Option<CpuActivityPlaces>>,
     pub(super) tasks: Vec<TaskWords<PhysicalAddress>>,
     pub(super) layouts: Layouts,
@@ -218,7 +219,7 @@ impl LockLayout {
 }
 
 impl LocationLayout {
-    /// Of what a `Wait` points at.
+    /// Finds the layout of the location that a `Wait` points to.
     fn from_wait(wait: &Place<'_>) -> Result<Self, TypeError> {
         let pointer = wait.field("at")?.peel()?;
         let location = pointer.ty().pointee()?;
@@ -245,13 +246,13 @@ impl SwitchFrameLayout {
         Ok(Self { offsets, size })
     }
 
-    /// Where a register lies in the frame, in bytes from its start; `None` if it is not there.
+    /// Returns the offset of a register in the frame, in bytes; `None` if it is not saved there.
     pub(super) fn offset(&self, register: Register) -> Option<u64> {
         self.offsets[register as usize]
     }
 }
 
-/// The offset of a part of a place at address 0.
+/// Returns the offset of a part of a place at address 0.
 fn offset(of: &Place<'_>, path: &str) -> Result<u64, TypeError> {
     Ok(of.field(path)?.address().0)
 }

@@ -1,5 +1,5 @@
-//! A stored core as a target: what a capture takes from a VM it takes from a core too, by the same
-//! code, and what a core cannot do is said in so many words. Needs no KVM.
+//! Stored core as a target: a capture reads a core and a VM by the same code, and a core's missing powers
+//! are recorded in the capture. Needs no KVM.
 
 use std::fs;
 use std::path::Path;
@@ -37,7 +37,7 @@ fn stop(dump: &mut Dump<'_>, kernel: &dyn KernelAdapter) -> StoppedGuest {
 }
 
 #[test]
-fn a_core_gives_the_kernel_state_that_was_read_from_the_vm() {
+fn a_core_gives_the_kernel_state_of_the_vm() {
     for_each_core(|name, dump, kernel, live| {
         let stopped = stop(dump, kernel);
         let states: Vec<_> = live.cpus.iter().map(|cpu| cpu.state.clone()).collect();
@@ -48,7 +48,7 @@ fn a_core_gives_the_kernel_state_that_was_read_from_the_vm() {
     });
 }
 
-/// A core whose note says nothing of the kernel: the note is JSON, with room behind it.
+/// Removes the kernel's state from a core's note, which is JSON with room behind it.
 fn without_kernel_state(bytes: &[u8]) -> Vec<u8> {
     let core = Core::parse(bytes).expect("a core");
     let mut note: Value = serde_json::from_slice(core.note()).expect("JSON");
@@ -65,7 +65,7 @@ fn without_kernel_state(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_report_from_a_core_has_the_kernels_state_from_its_memory() {
+fn a_report_from_a_core_reads_the_kernel_state_from_memory() {
     let image = directory().join("guest.elf");
     let report_of = |bytes: Vec<u8>| {
         let stored = Stored::from_bytes(bytes, "some.core");
@@ -79,7 +79,7 @@ fn a_report_from_a_core_has_the_kernels_state_from_its_memory() {
 }
 
 #[test]
-fn what_a_core_cannot_do_is_said_in_its_capture() {
+fn missing_powers_of_a_core_are_recorded_in_its_capture() {
     for_each_core(|name, dump, kernel, _| {
         let request = CaptureRequest {
             trigger: Trigger::Timer,

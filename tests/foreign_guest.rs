@@ -86,7 +86,7 @@ fn missing_variables_of_a_kernel_are_warned_of_once() {
     };
     let warned_once = |finished: &Finished| {
         let report = finished.report();
-        let warning = "arguments and locals are not to be had: failed to look up types: \
+        let warning = "arguments and locals are not available: failed to look up types: \
                        the image has no debug information";
         assert_eq!(report.warnings, [warning], "{}", finished.all());
         assert_eq!(finished.stderr, format!("warning: {warning}\n"), "{}", finished.all());

@@ -1,7 +1,7 @@
 //! Sampling: further stacks of blamed CPUs that keep executing, taken after the backtrace's moment.
 //!
-//! Owns their number and distance, and that they are of the same hang; refuses to own the comparison
-//! (`diagnosis`).
+//! Owns their number and distance, and the check that the hang lasted meanwhile; refuses to own the
+//! comparison (`diagnosis`).
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ const MAX_WAIT: Duration = Duration::from_millis(10);
 
 impl Capture {
     /// Samples the blamed CPUs that keep executing. The guest runs in between and is stopped afterwards.
-    /// If the hang has ended meanwhile there are no samples, since they are of something else.
+    /// If the hang has ended meanwhile, the samples do not show it and are dropped.
     pub(super) fn sample(
         &mut self,
         target: &mut dyn Target,
@@ -77,7 +77,8 @@ fn take(
     Ok(samples)
 }
 
-/// Resumes the guest until all of `cpus` have run, or sleep with nothing to run.
+/// Resumes the guest until all of `cpus` have run, or sleep with nothing to run, but for no longer than
+/// `MAX_WAIT`.
 fn run_for_a_moment(target: &mut dyn Target, cpus: &[u32]) -> Result<(), MissingPower> {
     let started = Instant::now();
     let host = target.host()?;

@@ -75,7 +75,7 @@ fn no_answer(capture: &CpuCapture, delivered: Option<bool>) -> Option<String> {
         }
         NmiResult::Finished => match &capture.buffer {
             Err(reason) => Some(format!(
-                "the handler finished, its buffer is out of reach: {}",
+                "the handler finished, but its buffer cannot be read: {}",
                 crate::error_chain(reason)
             )),
             Ok(SeqBuf { text, owner: BufferOwner::Garbage(owner), .. }) if text.is_empty() => {

@@ -32,7 +32,7 @@ pub fn findings(capture: &CpuCapture, nmi: &Nmi, word: Option<&Word>) -> Vec<Fin
     }
     if let Some(look) = &capture.stack {
         findings.extend(stack_fault(look));
-        // An earlier handler's trace is of another moment.
+        // An earlier handler's trace does not show this moment.
         if let Some(word) = word.filter(|word| word.current && nmi.answer == Answer::Answered) {
             let difference = compare(&vouched_for(word), &seen(look), look.ending.is_complete());
             let nmi = capture.state.as_ref().ok().and_then(|state| state.nmi);

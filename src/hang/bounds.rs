@@ -46,8 +46,8 @@ impl Bounds {
         self.get(class).is_some_and(|bound| age >= bound / 2)
     }
 
-    /// Returns the time until the class's bound is reached; `None` if `age` is zero, or the bound is
-    /// reached.
+    /// Returns the time until the class's bound is reached; `None` if the class is disabled, `age` is
+    /// zero, or the bound is reached.
     pub(super) fn remaining(&self, class: Class, age: Duration) -> Option<Duration> {
         let bound = self.get(class).filter(|_| !age.is_zero())?;
         bound.checked_sub(age).filter(|remaining| !remaining.is_zero())

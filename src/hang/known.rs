@@ -1,4 +1,4 @@
-//! Hangs of a guest whose kernel is known.
+//! Hangs of a guest with a known kernel.
 //!
 //! Owns which parties form one hang and which hangs are reported together; refuses to own what makes a
 //! class (`class`). Called by `judge`.

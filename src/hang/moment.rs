@@ -11,9 +11,9 @@
 //!   until it has what it waits for, so that of two parties that wait for each other neither can
 //!   continue. A party that waits for a lock of its own may just have got it, unless the wait began after
 //!   that.
-//! - A CPU that is online in HLT with its interrupts off is likely to hang: only an NMI, an SMI or a
-//!   reset ends that (SDM vol. 2, HLT), and no kernel waits for one. A kernel that panics parks its CPUs
-//!   so, and is left out.
+//! - An online CPU in HLT with its interrupts off is likely a hang: only an NMI, an SMI or a reset ends
+//!   that state (SDM vol. 2, HLT), and no kernel waits for one. A kernel that panics parks its CPUs so,
+//!   and is left out.
 //! - Everything else is suspected until it has lasted for its bound.
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! Hangs of a guest whose kernel is unknown: of its vCPUs, by outside observation.
+//! Hangs of a guest with an unknown kernel: those of its vCPUs that show from outside.
 //!
 //! Owns that at most one hang is found at a time; refuses to own what makes a class (`class`). Called by
 //! `judge`.

@@ -69,7 +69,7 @@ impl KernelSymbols for Image<'_> {
 
 /// Reason why frames have no variables: a warning for a user who requested them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("arguments and locals are not to be had: failed to {}", crate::error_chain(.0))]
+#[error("arguments and locals are not available: failed to {}", crate::error_chain(.0))]
 pub struct NoVariables(TypeError);
 
 /// Symbols of an image, with the variables of frames.

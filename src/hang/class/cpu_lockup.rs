@@ -112,7 +112,7 @@ impl UnknownRule for CpuLockup {
     }
 }
 
-/// The dead halt of a guest whose vCPUs are all in HLT: one that runs might still wake the others.
+/// Returns the dead halt of a guest with all vCPUs in HLT: one that runs might still wake the others.
 fn all_halted(guest: &UnknownGuest<'_>) -> Option<DetectedHang> {
     if !guest.started().all(|(_, sample)| sample.halted) {
         return None;

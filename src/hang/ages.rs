@@ -90,7 +90,7 @@ pub struct CpuAges {
     pub main_loop: Unchanged<u64>,
     /// The spinning wait of the CPU.
     pub wait: Unchanged<WaitKey>,
-    /// The same wait if it is for another CPU, in the own time of that other CPU.
+    /// The spinning wait if it is for another CPU to act, in the own time of that CPU.
     #[serde(default)]
     pub answer: Unchanged<WaitKey>,
     /// The number of finished work items while unfinished ones are queued.

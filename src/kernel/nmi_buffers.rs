@@ -148,6 +148,6 @@ pub enum BufferOwner {
     Handler,
     /// A client inside the guest, which prints the buffer.
     Reader,
-    /// The value is none that the guest defines.
+    /// A value that the guest does not define.
     Garbage(u32),
 }

@@ -180,7 +180,7 @@ pub enum TaskRunState {
     Blocked,
     /// The task has ended, and runs no more.
     Ended,
-    /// The value is none that the guest defines.
+    /// A value that the guest does not define.
     Garbage(u32),
 }
 
@@ -265,7 +265,7 @@ pub enum LockKind {
     Ticket,
     /// A mutex: a task sleeps for it, and a task holds it.
     Mutex,
-    /// The value is none that the guest defines.
+    /// A value that the guest does not define.
     Garbage(u32),
 }
 

@@ -63,9 +63,9 @@ impl Rule for CpuLockup {
     }
 }
 
-/// Returns the class of a CPU without progress, and its age; `None` if the CPU makes progress. The tick
-/// counts as stopped once it has stood for three quarters of `main_loop`, the age of the main loop, or
-/// for half of the class's bound.
+/// Returns the class of a CPU on which both main loop and tick have stopped, and its age; `None` for any
+/// other CPU. The tick counts as stopped once it is three quarters as old as the main loop, whose age is
+/// `main_loop`, or half as old as the class's bound.
 pub fn found(guest: &KnownGuest<'_>, cpu: u32, main_loop: Duration) -> Option<(Class, Duration)> {
     let ages = guest.ages.cpu(cpu);
     let no_progress = ages.no_progress.own.saturating_sub(guest.wait_credit(ages));

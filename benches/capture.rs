@@ -9,7 +9,7 @@ use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use nmiscope::capture::{Bounds, Capture, NmiCapture, Request, Stopped};
+use nmiscope::capture::{Capture, CaptureRequest, NmiCapture, StoppedGuest, Timeouts};
 use nmiscope::images::{Access, Files};
 use nmiscope::kernel;
 use nmiscope_guest::abi;
@@ -87,7 +87,7 @@ fn capture(criterion: &mut Criterion) {
         let (mut vm, events) = spinning_vm(cpus);
         let one = |vm: &mut Vm| {
             let started = Instant::now();
-            let request = Request {
+            let request = CaptureRequest {
                 trigger: Trigger::Timer,
                 at: Duration::ZERO,
                 found: None,
@@ -97,7 +97,7 @@ fn capture(criterion: &mut Criterion) {
                 core: None,
                 sampling: None,
             };
-            let stopped = Stopped::stop(vm, &*kernel, None, Bounds::for_vcpus(cpus));
+            let stopped = StoppedGuest::stop(vm, &*kernel, None, Timeouts::for_vcpus(cpus));
             let (capture, _) = stopped.capture(vm, request);
             let elapsed = started.elapsed();
             vm.resume();

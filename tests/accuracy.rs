@@ -1,6 +1,6 @@
-//! The workloads that tests/live.rs has no row for, once each: class, blame, victims and locks are those of the
-//! labels, the stacks those that the heads of the files promise, and healthy guests are not reported.
-//! `just accuracy` runs all workloads at more vCPUs, more often, and with the host loaded.
+//! Accuracy of the workloads without a row in tests/live.rs, once each: class, blame, victims and locks
+//! are those of the labels, the stacks those that the heads of the files promise, and healthy guests are
+//! not reported. `just accuracy` runs all workloads at more vCPUs, more often, and with the host loaded.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,7 +18,7 @@ fn check(name: &str) {
     let finished = match row.expected() {
         Expected::Healthy => run.start().look_amid(Duration::from_secs(2)),
         expected if expected.name() == "boot-stall" => run.args(["--ready-within", "2s"]).run(),
-        // Far longer than a vCPU needs for a second of its own, on a host with better things to do.
+        // Far longer than a vCPU needs for a second of its own time on a busy host.
         _ => run
             .args(["--stop-after", "160s", "--hang-after", "starved=150s"])
             .deadline(Duration::from_secs(200))

@@ -1,5 +1,5 @@
-//! `--args`, on a real `/dev/kvm`: the arguments that the host reads are those that the guest's CPUs
-//! were given, a core has what it takes to read them again, and nobody gets them unasked.
+//! `--args` on a real `/dev/kvm`: arguments read by the host are those that the guest's CPUs were given,
+//! a core has what reading them again needs, and they are shown only on request.
 
 use crate::common::*;
 use nmiscope_report::{Availability, Cpu, Function, Report, Source, Variable, VariableKind};
@@ -7,7 +7,7 @@ use nmiscope_symbolizer::short_name;
 
 const CPUS: u32 = 4;
 
-/// A run that hangs and whose guest has the time to answer.
+/// Invocation of a run that hangs and whose guest has time to answer.
 fn hang(workload: &str) -> Invocation {
     run_workload(workload, CPUS).args(["--hang-after", "500ms", "--nmi-timeout", "10s"])
 }
@@ -16,7 +16,7 @@ fn seen(cpu: &Cpu) -> impl Iterator<Item = &Function> {
     cpu.look.iter().flat_map(|look| &look.frames).flat_map(|frame| &frame.functions)
 }
 
-/// The `cpu` parameters of the functions that every CPU of the guest is given its number by.
+/// Returns the `cpu` parameters of the functions that give every CPU its number.
 fn numbers(cpu: &Cpu) -> impl Iterator<Item = &Variable> {
     let name = |function: &Function| function.name.clone().unwrap_or_default();
     let given = seen(cpu)
@@ -31,7 +31,7 @@ fn has_variables(report: &Report) -> bool {
 }
 
 #[test]
-fn a_cpu_is_given_its_own_number() {
+fn the_cpu_parameter_of_each_vcpu_is_its_number() {
     for workload in ["abba-deadlock", "spin-irqs-off"] {
         let finished = hang(workload).args(["--args"]).run().expect_code(exit::HANG);
         let report = finished.report();
@@ -58,7 +58,7 @@ fn a_cpu_is_given_its_own_number() {
 }
 
 #[test]
-fn a_core_has_what_it_takes_to_read_them_again() {
+fn a_core_gives_the_same_variables_again() {
     let finished =
         hang("abba-deadlock").args(["--args", "--core", "core"]).run().expect_code(exit::HANG);
     let live = finished.report();
@@ -70,11 +70,11 @@ fn a_core_has_what_it_takes_to_read_them_again() {
     };
     let again = report(&["--args"]);
     assert_eq!(Report { source: Source::Live, ..again }, live);
-    assert!(!has_variables(&report(&[])), "nobody has asked");
+    assert!(!has_variables(&report(&[])), "variables were not requested");
 }
 
 #[test]
-fn a_core_made_without_them_shows_those_whose_memory_it_has() {
+fn a_core_made_without_variables_shows_those_in_its_memory() {
     let finished = hang("abba-deadlock").args(["--core", "core"]).run().expect_code(exit::HANG);
     let core = finished.directory.path().join("core");
     let again = nmiscope(["report", "--args"]).args([&core]).with_report();
@@ -84,7 +84,7 @@ fn a_core_made_without_them_shows_those_whose_memory_it_has() {
 }
 
 #[test]
-fn nobody_gets_them_unasked() {
+fn variables_are_shown_only_on_request() {
     let finished = hang("spin-irqs-off").run().expect_code(exit::HANG);
     let path = finished.directory.path().join("report.json");
     let json = std::fs::read_to_string(path).expect("the report");

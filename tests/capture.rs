@@ -1,6 +1,6 @@
-//! On a real `/dev/kvm`, what a capture does besides showing frames: it can be repeated, it lets the
-//! guest go on, it shares the NMI buffers with the guest's own client, it knows CPUs that were never
-//! started, and it works on machines with many CPUs.
+//! Captures on a real `/dev/kvm`, beyond their frames: they can be repeated, the guest continues after
+//! them, they share the NMI buffers with the guest's own client, report CPUs that were never started, and
+//! work on machines with many CPUs.
 
 use crate::common::*;
 use nmiscope_report::{Backtrace, CpuState, Finding, Kernel, Outcome, Reservation, Trigger};
@@ -19,7 +19,7 @@ fn signal_trigger(name: &str) -> Trigger {
 }
 
 #[test]
-fn a_second_and_a_third_backtrace_are_as_good_as_the_first() {
+fn later_backtraces_are_as_good_as_the_first() {
     for cpus in [1, 2, 8] {
         let arguments = ["--hang-after", "0", "--nmi-after", "300ms"];
         let running = run_workload("spin-irqs-off", cpus).args(arguments).start();
@@ -40,21 +40,21 @@ fn a_second_and_a_third_backtrace_are_as_good_as_the_first() {
             everyone_answers(backtrace);
             let found = functions(&backtrace.cpus[culprit]);
             assert!(is_subsequence(&["spin_with_interrupts_off", "cpu_main"], &found), "{found:?}");
-            // Nothing of the one before is left over.
+            // Nothing is left over from the backtrace before.
             assert!(backtrace.cpus.iter().all(|cpu| cpu.nmi.stale_bytes == 0));
         }
     }
 }
 
 #[test]
-fn the_guest_goes_on_after_a_backtrace_and_is_not_taken_for_hung() {
+fn a_guest_continues_after_backtraces_without_a_false_alarm() {
     let running = run_workload("busy", 2).args(["--hang-after", "300ms"]).start();
     running.wait_for("guest ready", 1);
     for count in 1..=5 {
         running.signal(Signal::USR1);
         running.wait_for("backtrace asked for by SIGUSR1", count);
     }
-    // Enough time after the last one for a hang that the pauses have made to be found.
+    // Long enough after the last one for a false alarm by the pauses to be reported.
     std::thread::sleep(std::time::Duration::from_secs(1));
     running.signal(Signal::INT);
     let report = running.wait().expect_code(exit::CLEAN).report();
@@ -64,7 +64,7 @@ fn the_guest_goes_on_after_a_backtrace_and_is_not_taken_for_hung() {
 }
 
 #[test]
-fn a_hang_is_found_after_a_backtrace_too() {
+fn a_hang_is_reported_after_a_backtrace() {
     let arguments = ["--nmi-after", "100ms", "--hang-after", "400ms"];
     let finished = run_workload("spin-irqs-on", 2).args(arguments).run().expect_code(exit::HANG);
     let triggers: Vec<Trigger> =
@@ -73,7 +73,7 @@ fn a_hang_is_found_after_a_backtrace_too() {
 }
 
 #[test]
-fn printing_straight_from_nmi_deadlocks_where_diverted_printing_does_not() {
+fn direct_printing_from_nmi_deadlocks_where_diverted_printing_does_not() {
     for cpus in [1, 2, 8] {
         let arguments = ["--hang-after", "300ms", "--nmi-timeout", "500ms"];
         let direct = run_workload("printk-lock-held", cpus)
@@ -96,7 +96,7 @@ fn printing_straight_from_nmi_deadlocks_where_diverted_printing_does_not() {
 }
 
 #[test]
-fn nmis_that_are_given_no_time_are_not_delivered_and_the_host_sees_the_stacks() {
+fn nmis_without_time_are_undelivered_and_host_stacks_remain() {
     let finished = run_workload("abba-deadlock", 4)
         .args(["--hang-after", "300ms", "--nmi-timeout", "0"])
         .run()
@@ -109,8 +109,8 @@ fn nmis_that_are_given_no_time_are_not_delivered_and_the_host_sees_the_stacks() 
     }
     let culprit = seen_functions(&backtrace.cpus[0]);
     assert!(is_subsequence(&["lock", "take_second", "take_both", "cpu_main"], &culprit));
-    // Grouped by what the host saw: the deadlock's two are in different calls. The others are in the
-    // same one, unless a tick has just come.
+    // Grouped by host stacks: the deadlock's two are in different calls. The others are in the same one,
+    // unless a tick has just come.
     assert!(backtrace.groups.starts_with(&[vec![0], vec![1]]), "{:?}", backtrace.groups);
     let [.., a, b] = &backtrace.cpus[..] else { panic!("4 vCPUs") };
     let together = (a.state, b.state) == (CpuState::Halted, CpuState::Halted);
@@ -119,7 +119,7 @@ fn nmis_that_are_given_no_time_are_not_delivered_and_the_host_sees_the_stacks() 
 }
 
 #[test]
-fn the_host_and_a_client_inside_the_guest_never_tear_each_others_text() {
+fn host_and_guest_clients_never_tear_each_others_text() {
     for cpus in [2, 8] {
         let running = run_workload("sysrq-storm", cpus).start();
         running.wait_for("guest ready", 1);
@@ -136,8 +136,8 @@ fn the_host_and_a_client_inside_the_guest_never_tear_each_others_text() {
     }
 }
 
-/// Either the buffers were ours and each CPU's text is one whole answer, or it is said that they
-/// were not.
+/// Checks that either the buffers were reserved and each CPU's text is one whole answer, or the report
+/// says that they were not.
 #[track_caller]
 fn check_race(backtrace: &Backtrace) {
     let held = match &backtrace.reservation {
@@ -150,7 +150,7 @@ fn check_race(backtrace: &Backtrace) {
     };
     for cpu in &backtrace.cpus {
         let Some(word) = &cpu.word else {
-            assert!(!held, "cpu{} said nothing: {:?}", cpu.cpu, cpu.nmi);
+            assert!(!held, "cpu{} has no answer: {:?}", cpu.cpu, cpu.nmi);
             continue;
         };
         assert!(!word.text.contains(['\u{fffd}', '\0']), "cpu{}: {}", cpu.cpu, word.text);
@@ -174,7 +174,7 @@ fn check_race(backtrace: &Backtrace) {
 }
 
 #[test]
-fn cpus_that_the_guest_never_started_are_in_the_report_as_such() {
+fn cpus_that_were_never_started_are_reported_as_such() {
     let finished = run_workload("spin-irqs-off", 4)
         .args(["--append", "nr_cpus=2", "--hang-after", "300ms"])
         .run()
@@ -214,7 +214,7 @@ fn equal_stacks_are_one_group_and_are_printed_once() {
     assert!(backtrace.groups.contains(&vec![4]), "{:?}", backtrace.groups);
     let shown = finished.stdout.matches("spin_with_interrupts_off").count();
     assert_eq!(shown, 1, "{}", finished.stdout);
-    // A tick may have woken one of the others just now.
+    // A tick may just have woken one of the others.
     let is_idle = |group: &&Vec<u32>| {
         functions(&backtrace.cpus[group[0] as usize]).contains(&"wait_for_interrupt".to_owned())
     };
@@ -225,14 +225,14 @@ fn equal_stacks_are_one_group_and_are_printed_once() {
 }
 
 #[test]
-fn the_report_says_what_ran() {
+fn the_report_describes_the_machine_and_the_image() {
     let finished = run_workload("exit", 2).args(["--memory", "32M"]).run().expect_code(exit::CLEAN);
     let report = finished.report();
     assert_eq!(report.machine.vcpus, 2);
     assert_eq!(report.machine.memory_bytes, 32 << 20);
     assert_eq!(report.image.path, None);
     assert_eq!(report.image.command_line, "workload=exit");
-    // Whether it was worth a look depends on how long the guest took to leave.
+    // The kernel is examined only if the guest takes long enough to exit.
     assert!(matches!(report.image.kernel, Kernel::NotExamined | Kernel::Bundled));
     assert_eq!(report.tool.name, "nmiscope");
     assert!(report.backtraces.is_empty());
@@ -259,7 +259,7 @@ fn an_image_file_is_run_like_the_bundled_one() {
 }
 
 #[test]
-fn an_unknown_kernel_parameter_is_a_warning_of_the_guests() {
+fn the_guest_warns_of_an_unknown_kernel_parameter() {
     let finished =
         run_workload("exit", 1).args(["--append", "colour=red"]).run().expect_code(exit::CLEAN);
     assert!(
@@ -270,7 +270,7 @@ fn an_unknown_kernel_parameter_is_a_warning_of_the_guests() {
 }
 
 #[test]
-fn an_unknown_workload_is_a_failure_of_the_guests() {
+fn the_guest_fails_on_an_unknown_workload() {
     let finished = run_workload("make-coffee", 1).run().expect_code(exit::GUEST_FAILED);
     assert!(finished.stdout.contains("unknown workload: make-coffee"), "{}", finished.all());
     let report = finished.report();
@@ -279,14 +279,14 @@ fn an_unknown_workload_is_a_failure_of_the_guests() {
 }
 
 #[test]
-fn a_guest_that_leaves_with_a_code_has_failed_with_it() {
+fn a_nonzero_exit_code_of_the_guest_is_reported() {
     let finished = run_workload("exit", 1).args(["--append", "exit_code=7"]).run().expect_code(1);
     assert_eq!(finished.report().outcome, Outcome::Exit { code: 7 });
 }
 
-/// A panic has a code that no byte holds.
+/// Panics have an exit code that does not fit in a byte.
 #[test]
-fn no_code_that_a_workload_can_leave_with_is_taken_for_a_panic() {
+fn no_exit_code_of_a_workload_is_reported_as_a_panic() {
     for code in [101, 255] {
         let append = format!("exit_code={code}");
         let finished = run_workload("exit", 1).args(["--append", &append]).run().expect_code(1);
@@ -294,9 +294,9 @@ fn no_code_that_a_workload_can_leave_with_is_taken_for_a_panic() {
     }
 }
 
-/// An NMI before there is a handler would reset the machine: CPUs that boot are left alone.
+/// NMIs before there is a handler would reset the machine: booting CPUs get none.
 #[test]
-fn a_backtrace_while_the_guest_boots_does_it_no_harm() {
+fn a_backtrace_does_not_harm_a_booting_guest() {
     let finished = run_workload("exit", 300)
         .args(["--memory", "256M", "--serial", "none", "--nmi-after", "20ms"])
         .run()
@@ -326,7 +326,7 @@ fn sixty_four_vcpus_all_answer() {
     assert!(is_subsequence(&["spin_with_interrupts_on", "cpu_main"], &found), "{found:?}");
 }
 
-/// More than 255, so that there are APIC ids that only an x2APIC has.
+/// More than 255 vCPUs, so that there are APIC ids that only an x2APIC has.
 #[test]
 fn three_hundred_vcpus_all_answer() {
     let running = run_workload("idle", 300)

@@ -1,4 +1,4 @@
-//! Guests that are not ours.
+//! Guests other than the bundled one: kernels of tests/fixtures, assembled by the test.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,12 +11,12 @@ use nmiscope_report::{
 };
 use rustix::process::Signal;
 
-/// Assembles a kernel of `tests/fixtures`.
+/// Assembles a kernel from `tests/fixtures`.
 fn assemble(name: &str, output: &Path) {
     assemble_with(name, &[], output);
 }
 
-/// The same with symbols for the preprocessor.
+/// Assembles a kernel with symbols for the preprocessor.
 fn assemble_with(name: &str, defined: &[&str], output: &Path) {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
     let status = Command::new("cc")
@@ -32,7 +32,7 @@ fn assemble_with(name: &str, defined: &[&str], output: &Path) {
 
 #[test]
 #[ignore = "needs gcc"]
-fn a_kernel_that_describes_itself_has_that_in_its_core() {
+fn a_core_has_the_vmcoreinfo_of_its_kernel() {
     let folder = tempfile::tempdir().expect("a folder");
     let image = folder.path().join("kernel.elf");
     assemble("vmcoreinfo.S", &image);
@@ -49,7 +49,7 @@ fn a_kernel_that_describes_itself_has_that_in_its_core() {
     let wanted = &b"OSRELEASE=6.1.0-test\nPAGESIZE=4096\n"[..];
     assert_eq!(stored.vmcoreinfo(), Some(wanted));
 
-    // No call frame information, no frame pointer: one frame, and a reason.
+    // No call frame information and no frame pointer: one frame, and a reason.
     let cpu = &report.backtraces[0].cpus[0];
     let look = cpu.look.as_ref().expect("a look");
     assert_eq!(look.frames[0].found_by, Some(FoundBy::Registers));
@@ -57,15 +57,15 @@ fn a_kernel_that_describes_itself_has_that_in_its_core() {
     assert!(look.complete || matches!(cpu.findings[..], [Finding::StackBroken { .. }]), "{cpu:#?}");
 }
 
-/// One sentence, and the report is made all the same, live and from the core.
+/// Warns once, and makes the report all the same, live and from the core.
 #[test]
 #[ignore = "needs gcc"]
-fn arguments_of_a_kernel_without_debug_information_are_not_to_be_had_and_that_is_said_once() {
+fn missing_variables_of_a_kernel_are_warned_of_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let [image, with, without] =
         ["kernel.elf", "with.core", "without.core"].map(|name| folder.path().join(name));
     assemble("vmcoreinfo.S", &image);
-    // Two backtraces: the second one has nothing new to say.
+    // Two backtraces: the second one adds no warning.
     let run = |core: &Path, arguments: &[&str]| {
         let running = nmiscope(["run"])
             .arg(&image)
@@ -84,46 +84,46 @@ fn arguments_of_a_kernel_without_debug_information_are_not_to_be_had_and_that_is
         let finished = nmiscope(["report", "--args"]).arg(core).with_report().run();
         finished.expect_code(exit::CLEAN)
     };
-    let said_once = |finished: &Finished| {
+    let warned_once = |finished: &Finished| {
         let report = finished.report();
-        let warning = "arguments and locals are not to be had: failed to look up types: \
+        let warning = "arguments and locals are not available: failed to look up types: \
                        the image has no debug information";
         assert_eq!(report.warnings, [warning], "{}", finished.all());
         assert_eq!(finished.stderr, format!("warning: {warning}\n"), "{}", finished.all());
         report
     };
     let live = run(&with, &["--args"]);
-    let report = said_once(&live);
+    let report = warned_once(&live);
     assert_eq!(report.backtraces.len(), 2);
-    assert_eq!(Report { source: Source::Live, ..said_once(&again(&with)) }, report);
+    assert_eq!(Report { source: Source::Live, ..warned_once(&again(&with)) }, report);
 
-    // Nobody has asked during the run.
+    // Not requested during the run.
     let live = run(&without, &[]);
     assert_eq!((live.report().warnings.len(), live.stderr.as_str()), (0, ""), "{}", live.all());
-    said_once(&again(&without));
+    warned_once(&again(&without));
 }
 
-/// What is looked for in guests that nobody knows, quickly.
-const QUICKLY: [&str; 4] = ["--hang-after", "1s", "--hang-after", "silent=2s"];
+/// Short bounds for unknown kernels.
+const SHORT_BOUNDS: [&str; 4] = ["--hang-after", "1s", "--hang-after", "silent=2s"];
 
 const CORE: &str = "guest.core";
 
-/// Runs a kernel that does what its name says. There is a second vCPU, which it never starts.
+/// Runs a kernel that does what its name says. It never starts the second vCPU.
 fn run_foreign(what: &str, arguments: &[&str]) -> Finished {
     require_kvm();
     let run = nmiscope(["run", "--cpus", "2", "--core", CORE]);
     let image = run.directory.path().join("foreign.elf");
     assemble_with("foreign.S", &[what], &image);
-    let finished = run.arg(image).args(QUICKLY).args(arguments).with_report().run();
+    let finished = run.arg(image).args(SHORT_BOUNDS).args(arguments).with_report().run();
     let warning = "warning: the guest's kernel is not known (the image has no symbol nmi_print_seq): \
                    hangs are found only as far as they show from outside\n";
     assert_eq!(finished.stderr, warning, "{}", finished.all());
     finished
 }
 
-/// Its report, which is told again from its core in the same words.
+/// Returns the report, after making it again from the core in the same words.
 #[track_caller]
-fn told_twice(finished: &Finished) -> Report {
+fn report_twice(finished: &Finished) -> Report {
     let report = finished.report();
     let core = finished.directory.path().join(CORE);
     let again = nmiscope(["report"]).arg(core).with_report().run().expect_code(finished.code());
@@ -134,17 +134,17 @@ fn told_twice(finished: &Finished) -> Report {
     report
 }
 
-/// A hang of cpu0, in a function.
+/// Checks the hang of cpu0 in a function, and returns it.
 #[track_caller]
 fn hangs_in(function: &str, finished: Finished) -> Hang {
     let finished = finished.expect_code(exit::HANG);
-    let report = told_twice(&finished);
+    let report = report_twice(&finished);
     let hang = only_hang(&report).clone();
     assert_eq!((&hang.blamed[..], hang.victims.len()), (&["cpu0".to_owned()][..], 0));
     let place =
         format!("\n  cpu0 in {function}\n  cpu1 offline\n  signature {}, likely\n", hang.signature);
     assert!(finished.stdout.contains(&place), "{}", finished.stdout);
-    // It cannot take an NMI, and is not killed by one.
+    // The guest has no NMI handler, and is not killed by an NMI.
     let [backtrace] = &report.backtraces[..] else { panic!("{:#?}", report.backtraces) };
     assert_eq!((&backtrace.trigger, backtrace.nmi_sent), (&Trigger::Hang, 0));
     let [cpu, other] = &backtrace.cpus[..] else { panic!("{:#?}", backtrace.cpus) };
@@ -155,14 +155,14 @@ fn hangs_in(function: &str, finished: Finished) -> Hang {
 }
 
 #[track_caller]
-fn says(hang: &Hang, fact: impl Fn(&Fact) -> bool) {
+fn has_fact(hang: &Hang, fact: impl Fn(&Fact) -> bool) {
     let said = hang.evidence.iter().any(|evidence| evidence.of == "cpu0" && fact(&evidence.fact));
     assert!(said, "{:#?}", hang.evidence);
 }
 
-/// It runs until it is told to stop, and nobody is alarmed.
+/// Checks that a kernel runs until `--stop-after` without a report of a hang.
 #[track_caller]
-fn gets_on(what: &str) {
+fn does_not_hang(what: &str) {
     let finished = run_foreign(what, &["--stop-after", "5s"]).expect_code(exit::CLEAN);
     let report = finished.report();
     assert!(report.hangs.is_empty() && report.backtraces.is_empty(), "{}", finished.all());
@@ -170,66 +170,66 @@ fn gets_on(what: &str) {
 
 #[test]
 #[ignore = "needs gcc"]
-fn a_stranger_that_spins_with_interrupts_off_is_locked_up() {
-    // It has never had them on: it may be booting.
+fn an_unknown_kernel_that_spins_with_interrupts_off_is_locked_up() {
+    // Interrupts were never on: it may be booting.
     let arguments = ["--hang-after", "silent=1m", "--stop-after", "4s"];
     run_foreign("SPINS_WITH_INTERRUPTS_OFF", &arguments).expect_code(exit::CLEAN);
     let arguments = ["--ready-within", "2s", "--hang-after", "silent=1m"];
     let hang = hangs_in("spin_irqs_off", run_foreign("SPINS_WITH_INTERRUPTS_OFF", &arguments));
     assert_eq!(hang.class, Class::HardLockup);
-    says(&hang, |fact| matches!(fact, Fact::SeenWithInterruptsOff { ms } if *ms >= 2000.0));
+    has_fact(&hang, |fact| matches!(fact, Fact::SeenWithInterruptsOff { ms } if *ms >= 2000.0));
     let stood =
         |fact: &Fact| matches!(fact, Fact::Stood { halted: false, interrupts_enabled: false, .. });
-    says(&hang, stood);
+    has_fact(&hang, stood);
 }
 
 #[test]
 #[ignore = "needs gcc"]
-fn a_stranger_that_halts_with_interrupts_off_is_dead() {
+fn an_unknown_kernel_that_halts_with_interrupts_off_is_dead() {
     let hang = hangs_in("halt_irqs_off", run_foreign("HALTS_WITH_INTERRUPTS_OFF", &[]));
     assert_eq!(hang.class, Class::DeadHalt);
     let stood =
         |fact: &Fact| matches!(fact, Fact::Stood { halted: true, interrupts_enabled: false, .. });
-    says(&hang, stood);
+    has_fact(&hang, stood);
 }
 
 #[test]
 #[ignore = "needs gcc"]
-fn a_stranger_that_spins_with_interrupts_on_and_says_nothing_is_silent() {
+fn an_unknown_kernel_that_spins_with_interrupts_on_is_silent() {
     let hang = hangs_in("spin_irqs_on", run_foreign("SPINS_WITH_INTERRUPTS_ON", &[]));
     assert_eq!(hang.class, Class::Silent);
-    says(&hang, |fact| matches!(fact, Fact::NoOutput { ms } if *ms >= 2000.0));
+    has_fact(&hang, |fact| matches!(fact, Fact::NoOutput { ms } if *ms >= 2000.0));
 }
 
 #[test]
 #[ignore = "needs gcc"]
-fn a_stranger_that_idles_does_not_hang() {
-    gets_on("IDLES");
+fn an_unknown_kernel_that_idles_does_not_hang() {
+    does_not_hang("IDLES");
 }
 
 #[test]
 #[ignore = "needs gcc"]
-fn a_stranger_that_has_little_to_do_does_not_hang_although_it_says_nothing() {
-    gets_on("WORKS_AND_IDLES");
+fn an_unknown_kernel_that_works_now_and_then_does_not_hang() {
+    does_not_hang("WORKS_AND_IDLES");
 }
 
 #[test]
 #[ignore = "needs gcc"]
-fn a_stranger_that_prints_does_not_hang_although_its_interrupts_are_off() {
-    gets_on("PRINTS_WITH_INTERRUPTS_OFF");
+fn an_unknown_kernel_that_prints_does_not_hang() {
+    does_not_hang("PRINTS_WITH_INTERRUPTS_OFF");
 }
 
-/// Ten looks a second see it with interrupts off each time. KVM's counter says better.
+/// Ten samples a second always show interrupts off, but KVM's counter shows that they are taken.
 #[test]
 #[ignore = "needs gcc"]
-fn a_stranger_that_takes_interrupts_now_and_then_is_silent_and_not_locked_up() {
+fn an_unknown_kernel_that_takes_few_interrupts_is_silent() {
     let finished = run_foreign("TAKES_INTERRUPTS_NOW_AND_THEN", &[]).expect_code(exit::HANG);
-    assert_eq!(only_hang(&told_twice(&finished)).class, Class::Silent);
+    assert_eq!(only_hang(&report_twice(&finished)).class, Class::Silent);
 }
 
 #[test]
 #[ignore = "needs gcc"]
-fn a_stranger_that_hangs_and_is_let_go_on_is_not_harmed_by_the_look() {
+fn a_continued_unknown_kernel_is_not_harmed_by_its_capture() {
     let arguments = ["--hang-policy", "report,continue", "--stop-after", "4s"];
     let finished = run_foreign("SPINS_WITH_INTERRUPTS_ON", &arguments).expect_code(exit::HANG);
     let report = finished.report();
@@ -239,7 +239,7 @@ fn a_stranger_that_hangs_and_is_let_go_on_is_not_harmed_by_the_look() {
 
 #[test]
 #[ignore = "needs gcc"]
-fn a_stranger_that_crashes_says_where() {
+fn a_crash_of_an_unknown_kernel_is_located() {
     let rows = [
         ("EXCEPTION", CrashCause::TripleFault, "crash: cpu0: triple fault\n"),
         (
@@ -250,7 +250,7 @@ fn a_stranger_that_crashes_says_where() {
     ];
     for (what, wanted, text) in rows {
         let finished = run_foreign(what, &[]).expect_code(exit::CRASH);
-        let report = told_twice(&finished);
+        let report = report_twice(&finished);
         let Outcome::Crash { cpu: 0, cause, .. } = &report.outcome else {
             panic!("{:?}", report.outcome)
         };

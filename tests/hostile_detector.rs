@@ -1,6 +1,6 @@
-//! Guests that lie about what they do: who waits for whom, who holds what, which tasks there are. The
-//! detector reads all that ten times a second. Whatever it finds, the run ends with a documented
-//! code, in bounded time and with a bounded report, and what is told is harmless to a terminal.
+//! Guests whose records lie about waits, holders and tasks, which the detector reads ten times a second.
+//! Each run ends with a documented code, in bounded time and with a bounded report, and the report is
+//! harmless to a terminal.
 
 use crate::common::image::{Patched, address_in, address_of, bundled, function};
 use crate::common::*;
@@ -12,22 +12,23 @@ use nmiscope_report::{Activity, Fact, Hang, LockKind, NodeKind, Report, TaskStat
 
 const IMAGE: &str = "guest.elf";
 
-/// Where a function lies that the workload `busy` does not use, and that is long.
+/// Function of some length that the workload `busy` does not use.
 const ROOM: &str = "16mutex_contention7contend";
 
-/// A value that the guest writes, again and again, on each of its CPUs.
+/// Value that the guest writes, again and again, on each of its CPUs.
 #[derive(Debug, Clone, Copy)]
 enum Write {
-    /// To an address.
+    /// A write to a fixed address.
     To(u64, u32),
-    /// To the CPU's own copy of a variable, by the template's address.
+    /// A write to the CPU's own copy of a variable, by the template's address.
     Own(u64, u32),
 }
 use Write::{Own, To};
 
 impl Write {
-    /// mov dword ptr [disp32], imm32 (SDM vol. 2, MOV: C7 /0 id; SIB 25 is an absolute disp32), for a
-    /// CPU's own with the prefix of GS, whose base is the distance of its copies from the templates.
+    /// Assembles mov dword ptr [disp32], imm32 (SDM vol. 2, MOV: C7 /0 id; SIB 25 is an absolute disp32),
+    /// with the GS prefix for a CPU's own copy: the base of GS is the distance of its copies from the
+    /// templates.
     fn code(self) -> Vec<u8> {
         let (prefix, address, value) = match self {
             To(address, value) => (&[][..], address, value),
@@ -38,24 +39,24 @@ impl Write {
     }
 }
 
-/// 64 bits are two writes.
+/// Splits a 64-bit value into two writes.
 fn long(write: fn(u64, u32) -> Write, address: u64, value: u64) -> [Write; 2] {
     [write(address, value as u32), write(address + 4, (value >> 32) as u32)]
 }
 
-/// Each CPU waits for a lock at an address.
+/// Writes a wait of each CPU for the lock at an address.
 fn waits_for_lock(address: u64) -> Vec<Write> {
     let mut writes = vec![Own(address_of("cpu_wait", "kind"), WAIT_LOCK)];
     writes.extend(long(Own, address_of("cpu_wait", "on"), address));
     writes
 }
 
-/// Each CPU waits for a CPU.
+/// Writes a wait of each CPU for another CPU.
 fn waits_for_cpu(kind: u32, cpu: u32) -> Vec<Write> {
     vec![Own(address_of("cpu_wait", "kind"), kind), Own(address_of("cpu_wait", "cpu"), cpu)]
 }
 
-/// A task of a CPU that is blocked on a lock.
+/// Writes a task of a CPU that is blocked on a lock.
 fn blocked_task(number: u64, cpu: u32, lock: u64) -> Vec<Write> {
     let member = |member| address_in("TASKS", number, member);
     let mut writes = vec![
@@ -67,24 +68,24 @@ fn blocked_task(number: u64, cpu: u32, lock: u64) -> Vec<Write> {
     writes
 }
 
-/// Memory of the image that nobody uses once the CPUs have their copies of it.
+/// Address of image memory that is unused once the CPUs have their copies of it.
 fn scratch() -> u64 {
     address_of("nmi_print_seq", "seq.buffer").next_multiple_of(8)
 }
 
-/// What a lock begins with (guest/src/sync/record.rs).
+/// Bytes of the record that a lock begins with (guest/src/sync/record.rs).
 fn lock(kind: u32, holder: u32, taken_at: u64) -> Vec<u8> {
     let numbers = [kind.to_le_bytes(), holder.to_le_bytes()].concat();
     [numbers, taken_at.to_le_bytes().to_vec(), 7u64.to_le_bytes().to_vec()].concat()
 }
 
-/// As Rust lays out a `core::panic::Location`.
+/// Bytes of a `core::panic::Location`, as Rust lays it out.
 fn location(file: u64, length: u64, line: u32) -> Vec<u8> {
     let numbers = [file.to_le_bytes(), length.to_le_bytes()].concat();
     [numbers, line.to_le_bytes().to_vec(), 1u32.to_le_bytes().to_vec()].concat()
 }
 
-/// A guest that does nothing but to write these values, with these bytes at [`scratch`].
+/// Guest that only writes these values, with these bytes at [`scratch`].
 fn liar(writes: &[Write], bytes: &[u8]) -> Patched {
     let (room, _) = function(ROOM);
     let (start, _) = function("4busy10mix_rounds");
@@ -98,7 +99,7 @@ fn liar(writes: &[Write], bytes: &[u8]) -> Patched {
     guest.function("4busy10mix_rounds", &jump(start, room)).at_address(scratch(), bytes)
 }
 
-/// Runs it until it is found to hang.
+/// Runs the guest until it is reported to hang.
 #[track_caller]
 fn hangs(writes: &[Write], bytes: &[u8]) -> (Finished, Report) {
     require_kvm();
@@ -124,7 +125,7 @@ fn hangs(writes: &[Write], bytes: &[u8]) -> (Finished, Report) {
     (finished, report)
 }
 
-/// Both CPUs hang in the same way, and nobody else has to do with it.
+/// Checks that both CPUs hang in the same class, without victims.
 #[track_caller]
 fn both(report: &Report, class: Class) -> &Hang {
     let hang = only_hang(report);
@@ -139,19 +140,19 @@ fn node<'a>(hang: &'a Hang, id: &str) -> &'a NodeKind {
 }
 
 #[test]
-fn the_liar_who_writes_nothing_schedules_nothing() {
+fn a_guest_that_writes_nothing_schedules_nothing() {
     let (_, report) = hangs(&[], &[]);
     both(&report, Class::SoftLockup);
 }
 
 #[test]
-fn a_wait_of_no_kind_is_no_wait() {
+fn a_wait_of_an_unknown_kind_is_ignored() {
     let (_, report) = hangs(&[Own(address_of("cpu_wait", "kind"), 77)], &[]);
     assert!(both(&report, Class::SoftLockup).edges.is_empty());
 }
 
 #[test]
-fn a_lock_that_is_nowhere_leaves_those_who_wait_for_it() {
+fn waiters_for_a_lock_without_memory_are_blamed() {
     let nowhere = [
         ("unmapped", 0x10),
         ("not canonical", 0x8000_0000_0000_0000),
@@ -171,7 +172,7 @@ fn a_lock_that_is_nowhere_leaves_those_who_wait_for_it() {
 }
 
 #[test]
-fn a_lock_whose_holder_does_not_exist_is_not_the_fault_of_nobody() {
+fn waiters_for_a_lock_whose_holder_does_not_exist_are_blamed() {
     for (kind, plus_one, holder) in [
         (LOCK_SPIN, 78, "cpu77"),
         (LOCK_SPIN, u32::MAX, "cpu4294967294"),
@@ -191,7 +192,7 @@ fn a_lock_whose_holder_does_not_exist_is_not_the_fault_of_nobody() {
 }
 
 #[test]
-fn a_cpu_that_does_not_exist_is_not_to_blame_for_not_answering() {
+fn callers_of_a_cpu_that_does_not_exist_are_blamed() {
     for kind in [WAIT_CPU_CALL, WAIT_CPU_ONLINE] {
         let (finished, report) = hangs(&waits_for_cpu(kind, 99), &[]);
         both(&report, Class::LockWait);
@@ -200,10 +201,10 @@ fn a_cpu_that_does_not_exist_is_not_to_blame_for_not_answering() {
     }
 }
 
-/// Tasks of CPUs that do not exist wait for each other, and both CPUs for one of them. Their names
-/// are those of CPUs and escape sequences.
+/// Tasks of CPUs that do not exist wait for each other, and both CPUs for one of them. Their names are
+/// those of CPUs and escape sequences.
 #[test]
-fn a_circle_of_tasks_that_cannot_be_is_told_and_ends() {
+fn a_cycle_of_tasks_on_nonexistent_cpus_is_reported() {
     let (first, second) = (scratch(), scratch() + 24);
     let mut writes = vec![To(address_of("nr_tasks", ""), 2)];
     writes.extend(blocked_task(0, u32::MAX, second));
@@ -224,7 +225,7 @@ fn a_circle_of_tasks_that_cannot_be_is_told_and_ends() {
 }
 
 #[test]
-fn a_number_of_tasks_that_is_garbage_is_bounded_and_so_are_their_states() {
+fn a_garbage_number_of_tasks_is_bounded() {
     let mut writes = vec![To(address_of("nr_tasks", ""), u32::MAX)];
     for number in 0..16 {
         let member = |member| address_in("TASKS", number, member);
@@ -242,7 +243,7 @@ fn a_number_of_tasks_that_is_garbage_is_bounded_and_so_are_their_states() {
 }
 
 #[test]
-fn a_place_in_the_source_is_told_if_it_can_be_one() {
+fn a_place_in_the_source_is_reported_if_it_is_plausible() {
     let at = scratch();
     let file = at + 64;
     let rows = [
@@ -272,7 +273,7 @@ fn a_place_in_the_source_is_told_if_it_can_be_one() {
 }
 
 #[test]
-fn places_that_are_nowhere_are_not_told() {
+fn places_without_memory_are_not_reported() {
     let mut writes = waits_for_lock(scratch());
     writes.extend(long(Own, address_of("cpu_wait", "at"), 0x1234_5678_9abc_def0));
     let (finished, report) = hangs(&writes, &lock(LOCK_SPIN, 2, u64::MAX - 2));
@@ -281,7 +282,7 @@ fn places_that_are_nowhere_are_not_told() {
 }
 
 #[test]
-fn a_task_that_does_not_exist_runs_nowhere() {
+fn a_running_task_that_does_not_exist_is_left_out() {
     for garbage in [17, 1000, u32::MAX] {
         let (finished, report) = hangs(&[Own(address_of("current_task", ""), garbage)], &[]);
         let hang = both(&report, Class::SoftLockup);
@@ -291,7 +292,7 @@ fn a_task_that_does_not_exist_runs_nowhere() {
 }
 
 #[test]
-fn counters_that_go_backwards_count_nothing() {
+fn counters_that_go_backwards_count_as_zero() {
     let mut writes = Vec::new();
     writes.extend(long(Own, address_of("work_queued", ""), 3));
     writes.extend(long(Own, address_of("work_done", ""), 5));

@@ -1,6 +1,5 @@
-//! Guests that lie: the bundled one with bytes changed, so that what the host reads of it is
-//! garbage. The tool marks what it finds, ends with a documented code, never panics, and lets no
-//! control character through to the terminal.
+//! Guests whose structures are garbage: the bundled one with bytes changed. The tool marks what it finds,
+//! ends with a documented code, never panics, and lets no control character through to the terminal.
 
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use nmiscope_report::{Backtrace, Finding, FoundBy, Frame, Outcome, Report, Reser
 
 const IMAGE: &str = "guest.elf";
 
-/// Runs a guest; its NMI handlers get time enough.
+/// Runs a guest, with enough time for its NMI handlers.
 fn run(guest: &Patched, arguments: &[&str]) -> Finished {
     invocation(guest, arguments).run()
 }
@@ -24,7 +23,7 @@ fn invocation(guest: &Patched, arguments: &[&str]) -> Invocation {
         .with_file(IMAGE, &guest.0)
 }
 
-/// Runs a guest that hangs.
+/// Runs a guest until its hang is reported.
 fn hang(guest: &Patched) -> (Finished, Report) {
     let finished = run(guest, &["--workload", "spin-irqs-off", "--hang-after", "300ms"]);
     let finished = finished.expect_code(exit::HANG);
@@ -33,29 +32,29 @@ fn hang(guest: &Patched) -> (Finished, Report) {
     (finished, report)
 }
 
-/// A guest whose workload `busy` writes these values to these addresses, and then stands still.
-fn scribbler(scribbles: &[(u64, u32)]) -> Patched {
+/// Guest whose workload `busy` writes these values to these addresses, and then loops.
+fn writing_guest(writes: &[(u64, u32)]) -> Patched {
     let mut code = Vec::new();
-    for (address, value) in scribbles {
+    for (address, value) in writes {
         // mov dword ptr [disp32], imm32 (SDM vol. 2, MOV: C7 /0 id; SIB 25 is an absolute disp32).
         code.extend([0xc7, 0x04, 0x25]);
         code.extend((*address as u32).to_le_bytes());
         code.extend(value.to_le_bytes());
     }
-    // jmp to itself.
+    // A jump to itself.
     code.extend([0xeb, 0xfe]);
     bundled().function("4busy10mix_rounds", &code)
 }
 
-/// Runs it, and takes a backtrace after it has scribbled. Whether it also counts as hung depends
-/// on whether its heartbeats can still be found.
+/// Runs the guest, and takes a backtrace after it has written. Detection is off, since its heartbeats may
+/// not be found.
 #[track_caller]
-fn scribbled(scribbles: &[(u64, u32)]) -> (Finished, Report) {
+fn run_and_capture(writes: &[(u64, u32)]) -> (Finished, Report) {
     let running =
-        invocation(&scribbler(scribbles), &["--workload", "busy", "--hang-after", "0"]).start();
+        invocation(&writing_guest(writes), &["--workload", "busy", "--hang-after", "0"]).start();
     let finished = running.look_amid(Duration::from_millis(200));
     harmless(&finished);
-    // It may stumble over its own rubble in its NMI handler, and panic.
+    // Its NMI handler may panic on the values.
     let code = finished.code();
     assert!(code == exit::CLEAN || code == exit::CRASH, "{}", finished.all());
     let report = finished.report();
@@ -71,14 +70,14 @@ fn everyone_answers(backtrace: &Backtrace) {
 }
 
 #[test]
-fn the_scribbler_does_nothing_else() {
-    let (_, report) = scribbled(&[]);
+fn a_guest_that_writes_nothing_answers() {
+    let (_, report) = run_and_capture(&[]);
     everyone_answers(&report.backtraces[0]);
     assert!(matches!(report.backtraces[0].reservation, Reservation::Held { .. }));
 }
 
 #[test]
-fn a_length_beyond_the_buffer_before_the_nmi_is_thrown_away_and_said() {
+fn a_stale_length_beyond_the_buffer_is_discarded_and_reported() {
     let guest = bundled().variable("nmi_print_seq", "seq.len", &u32::MAX.to_le_bytes());
     let (_, report) = hang(&guest);
     let backtrace = &report.backtraces[0];
@@ -90,10 +89,10 @@ fn a_length_beyond_the_buffer_before_the_nmi_is_thrown_away_and_said() {
     }
 }
 
-/// A handler that ran for a client inside the guest, while that one was reading, leaves such counts
-/// behind, and no text.
+/// Counts without text are left by a handler that ran for a client inside the guest, while the client was
+/// reading.
 #[test]
-fn what_an_earlier_handler_lost_is_not_counted_as_lost_by_this_one() {
+fn messages_lost_by_an_earlier_handler_are_not_counted() {
     for member in ["missed", "seq.lost"] {
         let guest = bundled().variable("nmi_print_seq", member, &5u32.to_le_bytes());
         let (_, report) = hang(&guest);
@@ -107,7 +106,7 @@ fn what_an_earlier_handler_lost_is_not_counted_as_lost_by_this_one() {
 }
 
 #[test]
-fn a_buffer_whose_owner_is_garbage_is_no_answer_and_its_messages_count_as_lost() {
+fn a_buffer_with_a_garbage_owner_is_no_answer() {
     let guest = bundled().variable("nmi_print_seq", "owner", &77u32.to_le_bytes());
     let (_, report) = hang(&guest);
     for cpu in &report.backtraces[0].cpus {
@@ -119,7 +118,7 @@ fn a_buffer_whose_owner_is_garbage_is_no_answer_and_its_messages_count_as_lost()
 }
 
 #[test]
-fn a_buffer_that_is_garbage_all_over_is_marked_as_such() {
+fn a_buffer_full_of_garbage_is_marked() {
     let text =
         b"\x1b]0;owned\x07\x1b[2J\xff\xfe\0Call Trace:\n [<ffffffffffffffff>]\n [<\x1b[31m>]\n";
     let guest = bundled()
@@ -140,10 +139,10 @@ fn a_buffer_that_is_garbage_all_over_is_marked_as_such() {
 }
 
 #[test]
-fn a_number_of_cpus_that_is_garbage_is_bounded() {
+fn a_garbage_number_of_cpus_is_bounded() {
     let place = address_of("nr_cpu_ids", "");
     for garbage in [0, 1, 3, 0x7fff_ffff, u32::MAX] {
-        let (_, report) = scribbled(&[(place, garbage)]);
+        let (_, report) = run_and_capture(&[(place, garbage)]);
         let backtrace = &report.backtraces[0];
         for cpu in backtrace.cpus.iter().filter(|cpu| cpu.cpu >= garbage) {
             let reason = no_answer(cpu);
@@ -155,12 +154,12 @@ fn a_number_of_cpus_that_is_garbage_is_bounded() {
 }
 
 #[test]
-fn per_cpu_offsets_that_are_garbage_cost_the_answer_and_say_why() {
+fn garbage_per_cpu_offsets_cost_the_answer_with_a_reason() {
     let place = address_of("__per_cpu_offset", "");
     // Unmapped, not canonical, and wrapping around.
     for (low, high) in [(0x1000_0000, 0x1234), (0, 0x8000_0000), (u32::MAX, u32::MAX)] {
         let slots = [(place + 8, low), (place + 12, high)];
-        let (_, report) = scribbled(&slots);
+        let (_, report) = run_and_capture(&slots);
         let backtrace = &report.backtraces[0];
         assert!(answered(&backtrace.cpus[0]), "{:?}", backtrace.cpus[0].nmi);
         let reason = no_answer(&backtrace.cpus[1]);
@@ -169,11 +168,11 @@ fn per_cpu_offsets_that_are_garbage_cost_the_answer_and_say_why() {
 }
 
 #[test]
-fn heartbeats_that_are_not_to_be_found_are_no_panic() {
+fn missing_heartbeats_do_not_panic_the_tool() {
     let place = address_of("__per_cpu_offset", "");
     let slots = [(place, 0x1000_0000), (place + 4, 0x1234), (place + 12, 0x8000_0000)];
     let arguments = ["--workload", "busy", "--hang-after", "300ms", "--stop-after", "2s"];
-    let finished = run(&scribbler(&slots), &arguments);
+    let finished = run(&writing_guest(&slots), &arguments);
     harmless(&finished);
     let code = finished.code();
     assert!(code == exit::CLEAN || code == exit::HANG, "{}", finished.all());
@@ -181,25 +180,25 @@ fn heartbeats_that_are_not_to_be_found_are_no_panic() {
 }
 
 #[test]
-fn buffers_that_a_guest_never_gives_back_are_refused_with_its_name() {
+fn buffers_that_are_never_released_are_refused_with_their_holder() {
     let owner = address_of("PRINTK", "nmi_print_flag.owner");
-    let (_, report) = scribbled(&[(owner, 2)]);
+    let (_, report) = run_and_capture(&[(owner, 2)]);
     let reservation = &report.backtraces[0].reservation;
     let Reservation::Refused { holder, waited_ms, .. } = reservation else {
         panic!("{reservation:?}");
     };
     assert_eq!(*holder, Some(1), "a guest CPU stores its number plus one");
     assert!(*waited_ms >= 1000.0, "the bound is a second: {waited_ms}");
-    // The backtrace goes on without.
+    // The backtrace is taken without them.
     everyone_answers(&report.backtraces[0]);
 }
 
 #[test]
-fn a_holder_of_the_buffers_that_is_no_cpu_has_no_name() {
+fn a_garbage_holder_of_the_buffers_has_no_name() {
     let owner = address_of("PRINTK", "nmi_print_flag.owner");
     let since = address_of("PRINTK", "nmi_print_flag.since_ns");
     let (finished, report) =
-        scribbled(&[(owner, 0xdead_beef), (since, u32::MAX), (since + 4, u32::MAX)]);
+        run_and_capture(&[(owner, 0xdead_beef), (since, u32::MAX), (since + 4, u32::MAX)]);
     let reservation = &report.backtraces[0].reservation;
     let Reservation::Refused { holder: None, held_ms: None, .. } = reservation else {
         panic!("{reservation:?}");
@@ -208,15 +207,15 @@ fn a_holder_of_the_buffers_that_is_no_cpu_has_no_name() {
 }
 
 #[test]
-fn a_clock_that_is_garbage_makes_no_time_out_of_nothing() {
+fn a_garbage_clock_does_not_fail_the_backtrace() {
     let owner = address_of("PRINTK", "nmi_print_flag.owner");
     let scale = address_of("sched_clock", "ns_per_tsc_shifted");
-    let (_, report) = scribbled(&[(owner, 1), (scale, u32::MAX), (scale + 4, u32::MAX)]);
+    let (_, report) = run_and_capture(&[(owner, 1), (scale, u32::MAX), (scale + 4, u32::MAX)]);
     assert!(matches!(report.backtraces[0].reservation, Reservation::Refused { .. }));
 }
 
 #[test]
-fn a_guest_that_never_becomes_ready_is_a_hang() {
+fn a_guest_that_never_becomes_ready_is_a_boot_stall() {
     let (address, _) = function("kernel_main");
     let guest = bundled().at_address(address, &[0xeb, 0xfe]);
     let finished = run(&guest, &["--ready-within", "500ms"]).expect_code(exit::HANG);
@@ -231,7 +230,7 @@ fn a_guest_that_never_becomes_ready_is_a_hang() {
 }
 
 #[test]
-fn a_stack_pointer_to_nowhere_leaves_one_frame_and_the_address() {
+fn an_unmapped_stack_pointer_leaves_one_frame_and_the_address() {
     let (address, _) = function("kernel_main");
     // mov rsp, 0xffffffff80123450; mov rbp, rsp; jmp $: nothing is mapped below the text. Its CFI
     // finds the return address by RBP, as the function's own prologue would have it.
@@ -248,7 +247,7 @@ fn a_stack_pointer_to_nowhere_leaves_one_frame_and_the_address() {
 }
 
 #[test]
-fn call_frame_information_that_is_garbage_is_said_and_done_without() {
+fn garbage_call_frame_information_falls_back_to_frame_pointers() {
     let (offset, length) = section(".eh_frame");
     let guest = bundled().at_offset(offset, &vec![0xff; length]);
     let (_, report) = hang(&guest);
@@ -264,7 +263,7 @@ fn call_frame_information_that_is_garbage_is_said_and_done_without() {
 }
 
 #[test]
-fn an_instruction_that_kvm_cannot_emulate_is_a_crash_and_not_a_failure_of_the_tool() {
+fn an_instruction_that_kvm_cannot_emulate_is_a_crash() {
     let (address, _) = function("kernel_main");
     // ud2, with no interrupt table yet: the exception cannot be delivered.
     let guest = bundled().at_address(address, &[0x0f, 0x0b]);
@@ -283,14 +282,18 @@ fn control_characters_of_the_guest_do_not_reach_the_terminal() {
 }
 
 #[test]
-fn control_characters_reach_a_console_file_as_they_are() {
+fn control_characters_reach_a_console_file_unchanged() {
     let finished = run_workload("exit", 1)
         .args(["--append", EVIL, "--serial", "console"])
         .run()
         .expect_code(exit::CLEAN);
     let console = std::fs::read(finished.directory.path().join("console")).expect("a file");
     assert!(console.windows(EVIL.len()).any(|window| window == EVIL.as_bytes()), "{console:?}");
-    assert!(!finished.stdout.contains("EVIL"), "it is not said twice: {}", finished.stdout);
+    assert!(
+        !finished.stdout.contains("EVIL"),
+        "console output is printed twice: {}",
+        finished.stdout
+    );
 }
 
 #[test]

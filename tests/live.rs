@@ -1,10 +1,10 @@
-//! On a real `/dev/kvm`, for the workloads that have a row below, at 1, 2 and 8 vCPUs: verdict, blame and stacks
-//! as the labels have them (tests/accuracy.rs does that for the others), and what their reports have to say
-//! beyond. The guest's word
-//! shows the frames that the file's head promises (`Frames: WHERE: FUNCTION, FUNCTION, ...`). Where a
-//! backtrace was taken, the core of it makes the same report again.
+//! Workloads on a real `/dev/kvm` at 1, 2 and 8 vCPUs, for those with a row below: verdict, blame and
+//! stacks are those of the labels (tests/accuracy.rs has the other workloads), and the report has the
+//! details that a row checks. The guest's trace shows the frames that the head of the workload's file
+//! promises (`Frames: WHERE: FUNCTION, FUNCTION, ...`). The core of a backtrace makes the same report
+//! again.
 //!
-//! The heads are compiled in: what is expected comes from the workloads, not from the tool.
+//! The heads are compiled in: expectations come from the workloads, not from the tool.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -15,23 +15,23 @@ use crate::common::promises::broken_promises;
 use crate::common::*;
 use nmiscope_report::{Backtrace, CpuState, Fact, Finding, FoundBy, Outcome, Report, Reservation};
 
-/// Where the runs here put their cores.
+/// Name of the core that each run here writes.
 const CORE: &str = "hang.core";
 
-/// How a run of a workload ends.
+/// End of a workload's run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
-    /// On the CPUs that the tick or the main loop of which stands still.
+    /// A hang that blames these CPUs.
     Hang(&'static [Culprit]),
     Panic,
     Crash,
-    /// Healthy: nothing but the test ends it, which looks at it before.
+    /// Healthy, and stopped by the test after a backtrace.
     Stopped,
-    /// By itself, with code 0.
+    /// An exit by the guest itself, with code 0.
     Left,
 }
 
-/// A CPU of a workload's.
+/// CPU that a workload picks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Culprit {
     Number(u32),
@@ -39,7 +39,7 @@ enum Culprit {
 }
 
 impl Culprit {
-    fn of(self, cpus: u32) -> u32 {
+    fn number(self, cpus: u32) -> u32 {
         match self {
             Self::Number(cpu) => cpu,
             Self::Half => cpus / 2,
@@ -50,7 +50,7 @@ impl Culprit {
 const HALF: Ending = Ending::Hang(&[Culprit::Half]);
 const FIRST_TWO: Ending = Ending::Hang(&[Culprit::Number(0), Culprit::Number(1)]);
 
-/// `crashed` is the CPU that was reset, and so has nothing left to say.
+/// Checks the promised frames of both traces. `crashed` is a CPU that was reset and has no stack left.
 #[track_caller]
 fn check_promises(source: &'static str, backtrace: &Backtrace, crashed: Option<u32>) {
     for promise in promises(source, backtrace.cpus.len() as u32) {
@@ -68,8 +68,8 @@ fn check_promises(source: &'static str, backtrace: &Backtrace, crashed: Option<u
     }
 }
 
-/// The host sees every stack to its end, by its call frame information alone, and the guest does not
-/// contradict it. There is one stack that has no end.
+/// Checks that every host stack is complete, by call frame information alone, and that the guest's trace
+/// does not contradict it. One workload has a stack without an end.
 #[track_caller]
 fn check_looks(workload: &str, backtrace: &Backtrace) {
     for cpu in &backtrace.cpus {
@@ -86,12 +86,12 @@ fn check_looks(workload: &str, backtrace: &Backtrace) {
     }
 }
 
-/// Runs a workload and looks at how it ends and at what was promised.
+/// Runs a workload, and checks its end and its promises.
 fn check(workload: &str, ending: Ending, cpus: u32) -> Report {
     let row = find(workload).expect("a workload of that name");
     let invocation = run_workload(workload, cpus);
-    // Handlers that share their cores with other work need more than the default, which is for
-    // those that get no answer.
+    // Handlers that share their cores with other work need more time than the default, which is short for
+    // those that never answer.
     let invocation = match workload {
         "nmi-stuck" => invocation,
         _ => invocation.args(["--nmi-timeout", "10s"]),
@@ -107,7 +107,7 @@ fn check(workload: &str, ending: Ending, cpus: u32) -> Report {
     let code = match (ending, &report.outcome) {
         (Ending::Hang(culprits), Outcome::Hang) => {
             let wanted: Vec<String> =
-                culprits.iter().map(|culprit| format!("cpu{}", culprit.of(cpus))).collect();
+                culprits.iter().map(|culprit| format!("cpu{}", culprit.number(cpus))).collect();
             assert_eq!(only_hang(&report).blamed, wanted, "{}", all());
             exit::HANG
         }
@@ -135,12 +135,12 @@ fn check(workload: &str, ending: Ending, cpus: u32) -> Report {
     };
     for backtrace in &report.backtraces {
         check_looks(workload, backtrace);
-        // A guest that takes backtraces of its own without a pause need not let us have the buffers.
+        // A guest that takes backtraces of its own without pause need not release the buffers.
         if matches!(backtrace.reservation, Reservation::Held { .. }) {
             check_promises(row.source, backtrace, crashed);
         } else {
-            // KVM resets a CPU that has crashed on an AMD host; if it was the only one, there are no
-            // page tables left to find anything by.
+            // On an AMD host KVM resets a CPU that has crashed; if it was the only one, no page tables
+            // are left.
             let no_cpu_left = crashed.is_some() && cpus == 1;
             assert!(workload == "sysrq-storm" || no_cpu_left, "{}", all());
         }
@@ -154,8 +154,8 @@ fn check(workload: &str, ending: Ending, cpus: u32) -> Report {
     report
 }
 
-/// A run that took a backtrace leaves its core, and nothing of one otherwise; and the core makes
-/// the same report again, byte for byte, but for what it was made from.
+/// Checks that a run with a backtrace leaves a core, and a run without one none, and that the core makes
+/// the same report again, byte for byte except for `source`.
 #[track_caller]
 fn check_core(live: &Finished, backtraces: usize) {
     if backtraces == 0 {
@@ -166,7 +166,7 @@ fn check_core(live: &Finished, backtraces: usize) {
     let core = live.directory.path().join(CORE);
     let again = nmiscope(["report", "--quiet"]).arg(core).with_report().run();
     assert_eq!(again.code(), live.code(), "{}", again.all());
-    // What the run warned of is part of what the core knows.
+    // The core has the warnings of the run.
     let warnings = live.report().warnings;
     let warned: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
     assert_eq!((again.stdout.as_str(), &again.stderr), ("", &warned), "{}", again.all());
@@ -177,7 +177,7 @@ fn check_core(live: &Finished, backtraces: usize) {
     assert!(expected == found, "{difference:?}: {}\n{}", live.all(), again.all());
 }
 
-/// The backtrace of a run that takes one.
+/// Returns the only backtrace of a report.
 fn only(report: &Report) -> &Backtrace {
     assert_eq!(report.backtraces.len(), 1);
     &report.backtraces[0]
@@ -191,11 +191,11 @@ fn everyone_answers(backtrace: &Backtrace) {
     }
 }
 
-/// A test per workload: at each number of vCPUs it ends so, as promised; and what is said of the
-/// report besides.
+/// Declares a test for each workload: it runs at each number of vCPUs, ends as declared and keeps its
+/// promises, and its report passes another check.
 macro_rules! workloads {
     ($($test:ident: $name:literal, $ending:expr, $cpus:expr, $also:expr;)*) => {
-        /// All of them.
+        /// Names of all workloads with a row here.
         pub const WORKLOADS: &[&str] = &[$($name),*];
 
         $(
@@ -218,16 +218,16 @@ fn all_answer(report: &Report) {
 }
 
 workloads! {
-    abba_deadlock_hangs_the_first_two_cpus:
+    abba_deadlock_blames_the_first_two_cpus:
         "abba-deadlock", FIRST_TWO, [2, 8], all_answer;
     busy_makes_progress: "busy", Ending::Stopped, COUNTS, all_answer;
-    corrupt_stack_hangs_and_only_the_interrupted_frame_is_vouched_for:
+    corrupt_stack_hangs_with_one_reliable_frame:
         "corrupt-stack", HALF, COUNTS, only_the_interrupted_frame_is_reliable;
-    deep_stack_hangs_and_what_did_not_fit_is_counted:
+    deep_stack_hangs_and_lost_messages_are_counted:
         "deep-stack", HALF, COUNTS, the_loss_is_counted;
-    double_begin_panics_and_says_why_on_the_console:
+    double_begin_panics_with_its_bug_on_the_console:
         "double-begin", Ending::Panic, COUNTS, the_bug_is_on_the_console;
-    exit_leaves: "exit", Ending::Left, COUNTS, |_| {};
+    exit_ends_with_code_0: "exit", Ending::Left, COUNTS, |_| {};
     halt_irqs_off_hangs_in_hlt:
         "halt-irqs-off", HALF, COUNTS, the_culprit_is_halted;
     idle_is_healthy: "idle", Ending::Stopped, COUNTS, all_answer;
@@ -237,10 +237,10 @@ workloads! {
     panic_panics: "panic", Ending::Panic, COUNTS, the_message_is_on_the_console;
     partial_line_hangs_and_its_last_line_is_marked:
         "partial-line", HALF, COUNTS, the_partial_line_is_marked;
-    printk_lock_held_hangs_and_answers_all_the_same:
+    printk_lock_held_hangs_and_all_cpus_answer:
         "printk-lock-held", HALF, COUNTS, all_answer;
     spin_irqs_off_hangs: "spin-irqs-off", HALF, COUNTS, interrupts_are_off;
-    spin_irqs_on_hangs_with_its_tick_going_on:
+    spin_irqs_on_hangs_with_ticks:
         "spin-irqs-on", HALF, COUNTS, the_tick_goes_on;
     sysrq_storm_is_healthy:
         "sysrq-storm", Ending::Stopped, COUNTS, |_| {};
@@ -249,7 +249,7 @@ workloads! {
         "triple-fault", Ending::Crash, COUNTS, the_crash_is_placed_or_lost;
 }
 
-/// The CPU that a workload with one culprit picks, in the only backtrace.
+/// Returns the CPU that a workload with one culprit picks, in the only backtrace.
 fn culprit(report: &Report) -> &nmiscope_report::Cpu {
     &only(report).cpus[report.machine.vcpus as usize / 2]
 }
@@ -261,7 +261,8 @@ fn the_others_answer(report: &Report) {
     }
 }
 
-/// Some hosts' KVM leaves the registers as they were at the triple fault, AMD's resets the vCPU.
+/// Checks that the crash has a place or none: some hosts' KVM leaves the registers as they were at the
+/// triple fault, AMD's resets the vCPU.
 fn the_crash_is_placed_or_lost(report: &Report) {
     the_others_answer(report);
     let cpu = culprit(report);
@@ -284,7 +285,7 @@ fn only_the_interrupted_frame_is_reliable(report: &Report) {
     assert!(reason.contains("is not code"), "{reason}");
 }
 
-/// The buffer holds 4096 bytes, and the trace of 250 levels is longer.
+/// Checks the loss: the buffer holds 4096 bytes, and the trace of 250 levels is longer.
 fn the_loss_is_counted(report: &Report) {
     all_answer(report);
     let cpu = culprit(report);
@@ -295,7 +296,7 @@ fn the_loss_is_counted(report: &Report) {
     assert!(word.text.ends_with('\n'), "cut in the middle of a line: {}", word.text);
     assert_eq!(cpu.nmi.bytes, Some(word.text.len() as u32));
     let kept = word.frames.len() as u64;
-    // Each level is an entry at least; the message about the loss is the finding's.
+    // Each level has at least one entry; the message about the loss is the finding's.
     assert!(kept + lost >= 250, "{kept} kept and {lost} lost");
     let findings = word.findings.join("; ");
     assert!(findings.contains(&lost.to_string()), "{lost} lost, but: {findings}");
@@ -330,11 +331,11 @@ fn the_nmi_is_masked(report: &Report) {
     assert!(cpu.nmi.masked_before && cpu.nmi.pending_after, "{:?}", cpu.nmi);
     assert_eq!(cpu.nmi.delivered, Some(false));
     assert!(!cpu.nmi.handler_finished);
-    // What is in its buffer is the answer to another NMI, and is not sold as one to ours.
+    // The text in its buffer answers another NMI, and is not reported as current.
     assert!(cpu.word.as_ref().is_some_and(|word| !word.current), "{:?}", cpu.word);
     assert_eq!(cpu.findings, [Finding::NmiMasked]);
     assert_eq!((cpu.in_nmi, cpu.interrupts_enabled), (Some(true), Some(false)));
-    // Through the NMI's stack to the one that it interrupted.
+    // Through the NMI's stack to the stack that it interrupted.
     let wanted = ["spin_forever", "trap_entry", "trap_common", "get_stuck", "step", "cpu_main"];
     assert!(is_subsequence(&wanted, &seen_functions(cpu)), "{:#?}", cpu.look);
     let interrupted =
@@ -375,7 +376,7 @@ fn interrupts_are_off(report: &Report) {
 
 fn the_tick_goes_on(report: &Report) {
     all_answer(report);
-    // A tick may have come just then, and its handler runs with interrupts off.
+    // A tick may have just come, whose handler runs with interrupts off.
     let cpu = culprit(report);
     let look = cpu.look.as_ref().expect("a look");
     let inside_tick = look.frames.iter().skip(1).any(|frame| frame.interrupted);
@@ -386,7 +387,7 @@ fn the_tick_goes_on(report: &Report) {
     assert!(facts.iter().any(long), "{facts:?}");
 }
 
-/// What was observed of the CPU that is to blame.
+/// Returns the evidence about the blamed CPU.
 fn facts_of_culprit(report: &Report) -> Vec<&Fact> {
     let culprit = format!("cpu{}", report.machine.vcpus / 2);
     let evidence = only_hang(report).evidence.iter();
@@ -402,7 +403,7 @@ fn a_workload_that_needs_more_cpus_is_refused_by_the_guest() {
     assert!(console.contains("workload abba-deadlock needs at least 2 CPUs"), "{console}");
 }
 
-/// A core's file: its length, and what it takes of the disk.
+/// Returns the length of a core's file, and the bytes that it takes on the disk.
 fn size_of(core: &Finished) -> (u64, u64) {
     let metadata = fs::metadata(core.directory.path().join(CORE)).expect("a core");
     (metadata.len(), metadata.blocks() * 512)
@@ -419,7 +420,7 @@ fn the_core_of_4_vcpus_is_smaller_than_1_mib() {
     check_core(&finished, 1);
 }
 
-/// All of the memory is in it; pages of zeros are holes.
+/// Full cores have all memory; pages of zeros are holes.
 #[test]
 fn a_full_core_makes_the_same_report_and_is_sparse() {
     let finished = run_workload("nmi-stuck", 2)

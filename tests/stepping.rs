@@ -1,6 +1,6 @@
-//! The host's look at every instruction: a vCPU is stepped through functions, the NMI's entry and
-//! its return, and at each of them the callers are those that a model of the stack has, which
-//! follows calls, returns and interrupts by decoding what is executed.
+//! Host stacks at every instruction: a vCPU is single-stepped through functions, an NMI's entry and its
+//! return, and at each step the callers equal those of a model of the stack, which follows calls, returns
+//! and interrupts by decoding the executed instructions.
 
 use std::time::Duration;
 
@@ -12,17 +12,17 @@ use nmiscope_machine::{GuestVirtual, VcpuState, VirtualAddress, VirtualMemory};
 use nmiscope_symbolizer::Image;
 use nmiscope_vmm::Vm;
 
-/// A vCPU under observation, and what its stack should look like.
+/// Stepped vCPU, and a model of its stack.
 struct Stepped<'a> {
     vm: Vm,
     image: &'a Image<'a>,
     state: VcpuState,
-    /// Where each frame goes on that is not the innermost, outermost first.
+    /// Return addresses of all frames but the innermost, outermost first.
     callers: Vec<u64>,
 }
 
 impl<'a> Stepped<'a> {
-    /// Stops at the start of a function. What the look says there is taken for true.
+    /// Stops at the start of a function. The host stack there is taken as true.
     fn at(workload: &str, function: &str, image: &'a Image<'a>) -> Self {
         let mut vm = ready_vm(workload, 1);
         vm.pause(Duration::from_secs(120));
@@ -35,9 +35,9 @@ impl<'a> Stepped<'a> {
         stepped
     }
 
-    /// The addresses of the frames that the host sees, innermost first. Its view has to be whole.
+    /// Returns the addresses of the host stack's frames, innermost first. The stack must be complete.
     fn look(&self) -> Vec<u64> {
-        let stack = host_stack::of_vcpu(&Ok(self.state), Some(self.image), &self.vm);
+        let stack = host_stack::unwind_vcpu(&Ok(self.state), Some(self.image), &self.vm);
         let stack = stack.expect("a stack");
         assert!(stack.ending.is_complete(), "{}: {stack:#?}", self.place());
         stack.frames.iter().map(|frame| frame.pc.address().0).collect()
@@ -67,7 +67,7 @@ impl<'a> Stepped<'a> {
         Decoder::with_ip(64, &bytes, rip, DecoderOptions::NONE).decode()
     }
 
-    /// Executes one instruction, and follows it.
+    /// Executes one instruction, and updates the model.
     #[track_caller]
     fn step(&mut self) {
         let before = self.state.registers.rip;
@@ -81,7 +81,7 @@ impl<'a> Stepped<'a> {
         self.check();
     }
 
-    /// What an instruction does to the model's stack, now that it has been executed.
+    /// Updates the model's stack for an executed instruction.
     #[track_caller]
     fn follow(&mut self, instruction: &Instruction) {
         let rip = self.state.registers.rip;
@@ -105,7 +105,7 @@ impl<'a> Stepped<'a> {
         }
     }
 
-    /// Runs on to where the model's frame at that depth goes on.
+    /// Runs until the model's frame at that depth continues.
     fn return_to(&mut self, depth: usize) {
         let address = self.callers[depth];
         self.state = self.vm.run_to(0, address).expect("a vCPU that can be run");
@@ -115,7 +115,7 @@ impl<'a> Stepped<'a> {
     }
 }
 
-/// Whether an interrupt came instead of the instruction: it begins with its vector's stub.
+/// Returns true if an interrupt came instead of the instruction: it begins with its vector's stub.
 fn entered_a_stub(image: &Image<'_>, before: u64, after: u64) -> bool {
     let is_stub = |rip| {
         let found = image.symbol_containing(VirtualAddress(rip));
@@ -139,7 +139,7 @@ fn files() -> Files {
     Files::open(None, Access::Read).expect("the bundled guest")
 }
 
-/// The mangled name of a function of the kernel.
+/// Returns the mangled name of a kernel function.
 fn mangled(image: &[u8], path: &str) -> String {
     use object::{Object, ObjectSymbol};
     let file = object::File::parse(image).expect("the bundled guest");
@@ -163,25 +163,25 @@ fn callers_are_right_at_every_instruction_of_functions() {
 }
 
 #[test]
-fn callers_are_right_at_every_instruction_of_an_nmis_entry_and_return() {
+fn callers_are_right_at_every_instruction_of_an_nmi() {
     let files = files();
     let image = files.parse().expect("the bundled guest");
     let step = mangled(&files.image, "workload::busy::step");
     let mut stepped = Stepped::at("busy", &step, &image);
     let outer = stepped.callers.len();
     let interrupted = stepped.state.registers.rip;
-    // Without time to run: it stays pending, and comes next.
+    // Without time to run it stays pending, and comes next.
     stepped.vm.run_nmi(&[0], Duration::ZERO);
     stepped.state =
         stepped.vm.run_to(0, address_of(&image, "trap_2")).expect("a vCPU that can be run");
     stepped.callers.push(interrupted);
     stepped.check();
-    // Into what trap_common calls, and a while on.
+    // Into the functions that trap_common calls.
     for _ in 0..400 {
         stepped.step();
     }
     assert!(stepped.callers.len() > outer + 2, "trap_common has called nothing");
-    // Back to it, and through its end into what was interrupted.
+    // Back to it, and through its end into the interrupted function.
     stepped.return_to(outer + 1);
     while stepped.callers.len() > outer {
         stepped.step();
@@ -193,7 +193,7 @@ fn callers_are_right_at_every_instruction_of_an_nmis_entry_and_return() {
 }
 
 #[test]
-fn an_address_that_is_never_reached_is_given_up() {
+fn running_to_an_unreached_address_times_out() {
     let files = files();
     let image = files.parse().expect("the bundled guest");
     let step = mangled(&files.image, "workload::busy::step");
@@ -201,7 +201,7 @@ fn an_address_that_is_never_reached_is_given_up() {
     let never = address_of(&image, "trap_8");
     let state = stepped.vm.run_to(0, never).expect("a vCPU that can be asked");
     assert_ne!(state.registers.rip, never);
-    // It stands still again, and can be stepped.
+    // The vCPU is stopped again, and can be stepped.
     stepped.state = state;
     stepped.callers = stepped.look().into_iter().skip(1).rev().collect();
     stepped.step();

@@ -1,42 +1,43 @@
-//! A stored core as a target: what a capture takes from a VM it takes from a core too, by the same
-//! code, and what a core cannot do is said in so many words. Needs no KVM.
+//! Stored core as a target: a capture reads a core and a VM by the same code, and a core's missing powers
+//! are recorded in the capture. Needs no KVM.
 
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::offline::{CORES, directory};
-use nmiscope::capture::note::Note;
+use nmiscope::capture::note::CaptureNote;
 use nmiscope::capture::{
-    Bounds, Capture, NmiCapture, NoReservation, NotSent, Request, Reservation, Stopped,
+    BufferReservation, Capture, CaptureRequest, NmiCapture, NoReservation, NotSent, StoppedGuest,
+    Timeouts,
 };
 use nmiscope::elf_core::Core;
 use nmiscope::images::{Access, Files};
-use nmiscope::kernel::{self, Kernel};
+use nmiscope::kernel::{self, KernelAdapter};
 use nmiscope::session::offline::{Stored, report};
 use nmiscope::targets::{Dump, MissingPower, Target};
 use nmiscope_report::Trigger;
 use serde_json::Value;
 
-fn for_each_core(check: impl Fn(&str, &mut Dump<'_>, &dyn Kernel, &Capture)) {
+fn for_each_core(check: impl Fn(&str, &mut Dump<'_>, &dyn KernelAdapter, &Capture)) {
     let files = Files::open(Some(&directory().join("guest.elf")), Access::Read).expect("the image");
     let kernel = kernel::recognise(&files.parse().expect("an image"));
     for name in CORES {
         let bytes = fs::read(directory().join(format!("cores/{name}.core"))).expect("a core");
         let core = Core::parse(&bytes).expect("a core");
-        let live = Note::read(&core).expect("a note").capture;
+        let live = CaptureNote::read(&core).expect("a note").capture;
         let states = live.cpus.iter().map(|cpu| cpu.state.clone()).collect();
         check(name, &mut Dump::new(core, states), &*kernel, &live);
     }
 }
 
-fn stop(dump: &mut Dump<'_>, kernel: &dyn Kernel) -> Stopped {
-    let bounds = Bounds::for_vcpus(dump.vcpus());
-    Stopped::stop(dump, kernel, None, bounds)
+fn stop(dump: &mut Dump<'_>, kernel: &dyn KernelAdapter) -> StoppedGuest {
+    let bounds = Timeouts::for_vcpus(dump.vcpus());
+    StoppedGuest::stop(dump, kernel, None, bounds)
 }
 
 #[test]
-fn a_core_gives_the_kernel_state_that_was_read_from_the_vm() {
+fn a_core_gives_the_kernel_state_of_the_vm() {
     for_each_core(|name, dump, kernel, live| {
         let stopped = stop(dump, kernel);
         let states: Vec<_> = live.cpus.iter().map(|cpu| cpu.state.clone()).collect();
@@ -47,7 +48,7 @@ fn a_core_gives_the_kernel_state_that_was_read_from_the_vm() {
     });
 }
 
-/// A core whose note says nothing of the kernel: the note is JSON, with room behind it.
+/// Removes the kernel's state from a core's note, which is JSON with room behind it.
 fn without_kernel_state(bytes: &[u8]) -> Vec<u8> {
     let core = Core::parse(bytes).expect("a core");
     let mut note: Value = serde_json::from_slice(core.note()).expect("JSON");
@@ -64,7 +65,7 @@ fn without_kernel_state(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_report_from_a_core_has_the_kernels_state_from_its_memory() {
+fn a_report_from_a_core_reads_the_kernel_state_from_memory() {
     let image = directory().join("guest.elf");
     let report_of = |bytes: Vec<u8>| {
         let stored = Stored::from_bytes(bytes, "some.core");
@@ -78,9 +79,9 @@ fn a_report_from_a_core_has_the_kernels_state_from_its_memory() {
 }
 
 #[test]
-fn what_a_core_cannot_do_is_said_in_its_capture() {
+fn missing_powers_of_a_core_are_recorded_in_its_capture() {
     for_each_core(|name, dump, kernel, _| {
-        let request = Request {
+        let request = CaptureRequest {
             trigger: Trigger::Timer,
             at: Duration::ZERO,
             found: None,
@@ -91,7 +92,7 @@ fn what_a_core_cannot_do_is_said_in_its_capture() {
         };
         let (capture, _) = stop(dump, kernel).capture(dump, request);
         let reason = NoReservation::MissingPower(MissingPower::Words);
-        assert_eq!(capture.reservation, Reservation::Unavailable { reason }, "{name}");
+        assert_eq!(capture.reservation, BufferReservation::Unavailable { reason }, "{name}");
         let reason = NmiCapture::NotSent(NotSent::MissingPower(MissingPower::Nmis));
         for cpu in &capture.cpus {
             assert_eq!(cpu.nmi, reason, "{name}");

@@ -1,6 +1,6 @@
-//! The guest's kernel threads as the host sees them: the stack of one that does not run unwinds from
-//! the registers in its `SwitchFrame`, that of one that does from the vCPU's, and each to where tasks
-//! begin, by call frame information alone, wherever it was stopped.
+//! Stacks of the guest's kernel threads, unwound by the host: that of a sleeping thread from the
+//! registers in its `SwitchFrame`, that of a running one from the vCPU's registers, each to the start of
+//! tasks, by call frame information alone, wherever it was stopped.
 //!
 //! Needs `/dev/kvm`.
 
@@ -22,7 +22,7 @@ fn image() -> Image<'static> {
     Image::parse(nmiscope::bundled::image()).expect("the bundled image")
 }
 
-/// The symbols of frames, innermost first. All are whole, and found by call frame information.
+/// Returns the symbols of frames, innermost first. All frames must be found by call frame information.
 fn symbols(image: &Image<'_>, frames: &[UnwoundFrame]) -> Vec<String> {
     assert!(frames.iter().all(|frame| frame.strategy != Strategy::FramePointer), "{frames:#?}");
     let name = |frame: &UnwoundFrame| {
@@ -32,25 +32,25 @@ fn symbols(image: &Image<'_>, frames: &[UnwoundFrame]) -> Vec<String> {
     frames.iter().map(name).collect()
 }
 
-/// The symbols of a vCPU's stack.
+/// Returns the symbols of a vCPU's stack.
 fn stack_of_vcpu(image: &Image<'_>, vm: &Vm, state: VcpuState) -> Vec<String> {
-    let stack = host_stack::of_vcpu(&Ok(state), Some(image), vm).expect("a stack");
+    let stack = host_stack::unwind_vcpu(&Ok(state), Some(image), vm).expect("a stack");
     let names = symbols(image, &stack.frames);
     assert!(stack.ending.is_complete(), "{names:#?}: {}", stack.ending);
     names
 }
 
-/// What is to be known of a task.
-struct Seen {
+/// Task as read from the guest's memory.
+struct SeenTask {
     name: String,
     cpu: u64,
     state: u64,
-    /// Its stack, if it does not run.
+    /// The symbols of its stack; `None` while it runs.
     stack: Option<Vec<String>>,
 }
 
-/// Every task that there is.
-fn tasks(image: &Image<'_>, types: &Types<'_>, memory: &impl VirtualMemory) -> Vec<Seen> {
+/// Reads all tasks of the guest.
+fn tasks(image: &Image<'_>, types: &Types<'_>, memory: &impl VirtualMemory) -> Vec<SeenTask> {
     let frame = types.type_named("SwitchFrame").expect("the layout of a SwitchFrame");
     let table = types.variable("TASKS").expect("the table of tasks");
     let count = types.variable("nr_tasks").expect("their count");
@@ -91,13 +91,13 @@ fn tasks(image: &Image<'_>, types: &Types<'_>, memory: &impl VirtualMemory) -> V
             names
         });
         let name = String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned();
-        Seen { name, cpu: word("cpu"), state: word("state"), stack }
+        SeenTask { name, cpu: word("cpu"), state: word("state"), stack }
     };
     (0..count).map(seen).collect()
 }
 
 #[test]
-fn every_tasks_stack_is_whole_at_random_moments() {
+fn every_tasks_stack_is_complete_at_random_moments() {
     let image = image();
     let types = Types::new(&image).expect("debug information");
     let mut vm = ready_vm("tasks", CPUS);
@@ -140,9 +140,9 @@ fn every_tasks_stack_is_whole_at_random_moments() {
     assert!(states.contains(&abi::TASK_BLOCKED.into()), "{states:?}");
 }
 
-/// On both sides of the instruction that changes the stack, and at every other one.
+/// Checks both sides of the instruction that changes the stack, and every other one.
 #[test]
-fn a_stack_is_whole_at_every_instruction_of_a_switch() {
+fn a_stack_is_complete_at_every_instruction_of_a_switch() {
     let image = image();
     let mut vm = ready_vm("tasks", 1);
     let switch = image.symbol("switch_stacks").expect("switch_stacks");

@@ -393,7 +393,7 @@ fn what_cannot_be_used_is_refused_and_nothing_is_no_error() {
 /// The groups of a results directory, but for where their exemplars are.
 /// The same that the program gives to triage.
 fn is_plumbing(function: &str) -> bool {
-    nmiscope::kernel::any_words().is_plumbing(function)
+    nmiscope::kernel::any_vocabulary().is_plumbing(function)
 }
 
 fn groups(root: &Path) -> Vec<nmiscope_farm::triage::Group> {

@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly modules=(live:: accuracy:: arguments:: capture:: captures:: hostile_detector:: hostile_guest::
+readonly modules=(live:: accuracy:: arguments:: capture:: random_moments:: hostile_detector:: hostile_guest::
     report:: stepping:: tasks:: terminal:: verdicts::)
 processes=${1:-16}
 shift || true

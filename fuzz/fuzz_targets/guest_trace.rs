@@ -4,11 +4,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nmiscope::kernel::bundled_words;
+use nmiscope::kernel::bundled_vocabulary;
 
 fuzz_target!(|data: &[u8]| {
     let text = String::from_utf8_lossy(data);
-    let trace = bundled_words().call_trace(&text);
+    let trace = bundled_vocabulary().call_trace(&text);
     assert!(trace.is_none() || text.contains("Call Trace:"));
     assert!(trace.unwrap_or_default().len() <= text.lines().count());
 });

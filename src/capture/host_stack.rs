@@ -1,9 +1,9 @@
-//! Host stacks: those of vCPUs and sleeping tasks, unwound from outside, from their registers and through
-//! page tables, without a word from the guest.
+//! Host stacks: those of vCPUs and sleeping tasks, unwound from outside through registers and page
+//! tables, without the guest's help.
 //!
-//! Owns which stacks there are, and the bound on their variables; refuses to own how a frame is found
-//! (`Symbols`) and how it is shown (`diagnosis`). Called while the guest stands still and before its
-//! NMIs, whose handlers write to its stacks, and again for a stored capture.
+//! Owns the choice of stacks, and the bound on their variables; refuses to own how a frame is found
+//! (`KernelSymbols`) and shown (`diagnosis`). Called while the guest is stopped and before its NMIs,
+//! whose handlers write to its stacks, and again for a stored capture.
 
 use nmiscope_machine::{
     GuestVirtual, PageTables, PagingError, PhysicalMemory, Register, UnwindRegisters, VcpuState,
@@ -13,54 +13,54 @@ use nmiscope_symbolizer::{
     End, FunctionVariables, ProgramCounter, Strategy, TypeError, UnwoundFrame,
 };
 
-use crate::kernel::{KernelState, Symbols, Task};
+use crate::kernel::{KernelState, KernelSymbols, KernelTask};
 use crate::targets::NoAnswer;
 
 /// The most variables of one stack: recursion makes stacks of a thousand frames with the same few
-/// variables each, and the guest stands still meanwhile.
+/// variables each, and the guest is stopped meanwhile.
 const MAX_VARIABLES: usize = 4096;
 
-/// A stack, unwound from outside.
+/// Stack that was unwound from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostStack {
-    /// The frames, innermost first; the first one is where the vCPU or task stands.
+pub struct UnwoundStack {
+    /// The frames, innermost first; the first is where the vCPU or task was stopped.
     pub frames: Vec<UnwoundFrame>,
-    /// The variables of each frame; empty if nobody asked.
+    /// The variables of each frame; empty if none were requested.
     pub variables: Vec<FrameVariables>,
     /// The reason why there are no more frames.
     pub ending: Ending,
 }
 
-/// The variables of a frame's functions, innermost first, or why there are none.
+/// Variables of a frame's functions, innermost first, or the reason why there are none.
 pub type FrameVariables = Result<Vec<FunctionVariables>, NoFrameVariables>;
 
-/// The reason why a frame has no variables.
+/// Reason why a frame has no variables.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoFrameVariables {
-    /// The frames before it have as many as are shown.
+    /// The frames before it have reached the bound.
     #[error("variables: the stack has more than {MAX_VARIABLES}")]
     TooMany,
-    /// The debug information could not be read.
+    /// The debug information of the frame could not be read.
     #[error(transparent)]
     Unreadable(#[from] TypeError),
 }
 
-/// The reason why a stack has no more frames.
+/// Reason why a stack has no more frames.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
-    /// The unwinder ended there.
+    /// The unwinder ended, for its own reason.
     Unwound(End),
-    /// There was nothing to unwind by.
+    /// The stack was not unwound beyond its first frame.
     NotUnwound(NotUnwound),
 }
 
-/// The reason why a stack was not unwound.
+/// Reason why a stack was not unwound.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotUnwound {
-    /// There are no symbols.
+    /// Symbols to unwind by are missing.
     #[error("there is no image to unwind by")]
     NoImage,
-    /// The vCPU's own registers select no page tables.
+    /// The vCPU's registers select no page tables.
     #[error(transparent)]
     Paging(#[from] PagingError),
     /// A sleeping task has the kernel's address space, and no vCPU has page tables.
@@ -69,7 +69,7 @@ pub enum NotUnwound {
 }
 
 impl Ending {
-    /// True where the whole stack is there.
+    /// Returns true if the stack was unwound to its outermost frame.
     pub fn is_complete(&self) -> bool {
         matches!(self, Self::Unwound(end) if end.is_complete())
     }
@@ -84,28 +84,28 @@ impl std::fmt::Display for Ending {
     }
 }
 
-/// The stack of a vCPU; `None` for one that cannot be seen: it has no registers, or none that mean
-/// anything. Its variables are read if `symbols` has them.
-pub fn of_vcpu(
+/// Unwinds the stack of a vCPU, with variables if `symbols` has them; `None` for a vCPU without
+/// registers, or with registers that hold no position.
+pub fn unwind_vcpu(
     state: &Result<VcpuState, NoAnswer>,
-    symbols: Option<&dyn Symbols>,
+    symbols: Option<&dyn KernelSymbols>,
     memory: &dyn PhysicalMemory,
-) -> Option<HostStack> {
-    let (registers, tables) = start_of(state)?;
+) -> Option<UnwoundStack> {
+    let (registers, tables) = start_of_unwinding(state)?;
     Some(unwind(&registers, tables, symbols, memory, Variables::IfThere))
 }
 
-/// The frames of such a stack, without variables.
-pub(super) fn frames_of_vcpu(
+/// Unwinds the stack of a vCPU without variables.
+pub(super) fn unwind_vcpu_frames(
     state: &Result<VcpuState, NoAnswer>,
-    symbols: Option<&dyn Symbols>,
+    symbols: Option<&dyn KernelSymbols>,
     memory: &dyn PhysicalMemory,
 ) -> Option<Vec<UnwoundFrame>> {
-    let (registers, tables) = start_of(state)?;
+    let (registers, tables) = start_of_unwinding(state)?;
     Some(unwind(&registers, tables, symbols, memory, Variables::None).frames)
 }
 
-fn start_of(
+fn start_of_unwinding(
     state: &Result<VcpuState, NoAnswer>,
 ) -> Option<(UnwindRegisters, Result<PageTables, NotUnwound>)> {
     let state = state.as_ref().ok().filter(|state| state.execution().has_position())?;
@@ -113,17 +113,38 @@ fn start_of(
     Some((UnwindRegisters::from(&state.registers), tables))
 }
 
-/// The stacks of all tasks that do not run, by task number. The kernel's part of memory is the same in
-/// all address spaces: they are read in that of the first vCPU which has one.
-pub(super) fn of_tasks(
+/// Stacks of all vCPUs and tasks at one moment.
+pub(super) struct Stacks {
+    /// The stacks by vCPU number; `None` for a vCPU without a position.
+    pub(super) vcpus: Vec<Option<UnwoundStack>>,
+    /// The stacks by task number; `None` for a task that runs or does not exist.
+    pub(super) tasks: Vec<Option<UnwoundStack>>,
+}
+
+/// Unwinds the stacks of all vCPUs and of all tasks that do not run, with variables if `symbols` has them.
+pub(super) fn unwind_all(
     kernel: Option<&KernelState>,
     states: &[Result<VcpuState, NoAnswer>],
-    symbols: Option<&dyn Symbols>,
+    symbols: Option<&dyn KernelSymbols>,
     memory: &dyn PhysicalMemory,
-) -> Vec<Option<HostStack>> {
+) -> Stacks {
+    Stacks {
+        vcpus: states.iter().map(|state| unwind_vcpu(state, symbols, memory)).collect(),
+        tasks: unwind_tasks(kernel, states, symbols, memory),
+    }
+}
+
+/// Unwinds the stacks of all tasks that do not run, by task number. The kernel's memory is the same in
+/// all address spaces: they are read in that of the first vCPU that has page tables.
+fn unwind_tasks(
+    kernel: Option<&KernelState>,
+    states: &[Result<VcpuState, NoAnswer>],
+    symbols: Option<&dyn KernelSymbols>,
+    memory: &dyn PhysicalMemory,
+) -> Vec<Option<UnwoundStack>> {
     let mut tables = states.iter().flatten().map(|state| state.registers.page_tables());
     let tables = tables.find_map(Result::ok).ok_or(NotUnwound::NoPageTables);
-    let stack = |task: &Option<Task>| {
+    let stack = |task: &Option<KernelTask>| {
         let task = task.as_ref().filter(|task| task.state.is_off_cpu())?;
         let registers = UnwindRegisters::from(task.registers.as_ref()?);
         Some(unwind(&registers, tables.clone(), symbols, memory, Variables::IfThere))
@@ -131,21 +152,21 @@ pub(super) fn of_tasks(
     kernel.map_or(&[][..], |kernel| &kernel.tasks).iter().map(stack).collect()
 }
 
-/// The choice to read variables.
+/// Choice between reading a stack's variables and not.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Variables {
     None,
-    /// If the symbols have them.
+    /// Read them if the symbols have them.
     IfThere,
 }
 
 fn unwind(
     registers: &UnwindRegisters,
     tables: Result<PageTables, NotUnwound>,
-    symbols: Option<&dyn Symbols>,
+    symbols: Option<&dyn KernelSymbols>,
     memory: &dyn PhysicalMemory,
     wanted: Variables,
-) -> HostStack {
+) -> UnwoundStack {
     let (symbols, tables) = match (symbols, tables) {
         (Some(symbols), Ok(tables)) => (symbols, tables),
         (None, _) => return first_frame_alone(registers, NotUnwound::NoImage),
@@ -157,12 +178,12 @@ fn unwind(
         Variables::None => Vec::new(),
         Variables::IfThere => variables(symbols, &trace.frames, &memory),
     };
-    HostStack { frames: trace.frames, variables, ending: Ending::Unwound(trace.end) }
+    UnwoundStack { frames: trace.frames, variables, ending: Ending::Unwound(trace.end) }
 }
 
-fn first_frame_alone(registers: &UnwindRegisters, reason: NotUnwound) -> HostStack {
+fn first_frame_alone(registers: &UnwindRegisters, reason: NotUnwound) -> UnwoundStack {
     let rip = registers.get(Register::Rip).unwrap_or(0);
-    HostStack {
+    UnwoundStack {
         frames: vec![UnwoundFrame {
             pc: ProgramCounter::Interrupted(VirtualAddress(rip)),
             strategy: Strategy::Registers,
@@ -176,9 +197,9 @@ fn first_frame_alone(registers: &UnwindRegisters, reason: NotUnwound) -> HostSta
     }
 }
 
-/// The variables of a stack, frame for frame; empty if nobody asked for them.
+/// Reads the variables of a stack, frame for frame; empty if none were requested.
 fn variables(
-    symbols: &dyn Symbols,
+    symbols: &dyn KernelSymbols,
     frames: &[UnwoundFrame],
     memory: &dyn VirtualMemory,
 ) -> Vec<FrameVariables> {

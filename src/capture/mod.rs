@@ -1,23 +1,23 @@
-//! The moment: everything that is taken from a guest for one backtrace, as plain data.
+//! Capture: everything that is taken from a guest for one backtrace, as plain data.
 //!
-//! Owns [`Capture`], the order in which it is taken, and its form in a core. Refuses to know what it
-//! means (`diagnosis`), when it is taken and whether the guest runs on afterwards (`session`). Two steps,
-//! because the hang detector decides in between: [`Stopped::stop`] stops the guest, finds its kernel
-//! and reads the kernel's state; [`Stopped::capture`] takes the rest, in this order:
+//! Owns [`Capture`], the order in which it is taken, and its form in a core. Refuses to own its meaning
+//! (`diagnosis`), and the choice of when it is taken and if the guest continues (`session`). Two steps,
+//! because the hang detector decides in between: [`StoppedGuest::stop`] stops the guest, finds its kernel
+//! and reads the kernel's state; [`StoppedGuest::capture`] takes the rest, in this order:
 //!
-//! 1. the reservation of the NMI buffers. A guest whose own client has them runs on for it, and the
-//!    moment becomes a later one;
+//! 1. the reservation of the NMI buffers. If a client inside the guest holds them, the guest is resumed
+//!    until it releases them, and the moment becomes a later one;
 //! 2. host stacks of all vCPUs and sleeping tasks, to whose stacks NMI handlers write, and the log;
-//! 3. memory for a core, if one is wanted: NMI handlers write to it;
+//! 3. memory for a core, if one was requested: NMI handlers write to it;
 //! 4. NMIs, and the buffers that their handlers answer into;
-//! 5. samples: further stacks of blamed CPUs that run on. The guest runs in between.
+//! 5. samples: further stacks of blamed CPUs that keep executing. The guest runs in between.
 //!
-//! Everything but the samples is of one moment. A capture read from a core ([`note`]) is the same
-//! struct; its stacks, its kernel's state and the log are made from the core's memory.
+//! Everything but the samples is of one moment. A capture read from a core ([`note`]) is the same struct;
+//! its stacks, its kernel's state and the log are made again from the core's memory.
 //!
 //! | module | owns |
 //! |---|---|
-//! | `stopped` | a guest that stands still, its registers and its kernel's state |
+//! | `stopped` | a stopped guest: its registers and its kernel's state |
 //! | `nmi` | the guest's NMI backtrace protocol, from outside |
 //! | `host_stack` | unwinding from outside |
 //! | `samples` | stacks at further moments |
@@ -38,84 +38,87 @@ use nmiscope_machine::{NmiRun, VcpuState};
 use nmiscope_report::Trigger;
 use serde::{Deserialize, Serialize};
 
-use crate::hang::Found;
-use crate::kernel::{KernelState, LocateError, Log, LogError, NoBuffer, Reading, SeqBuf, Symbols};
+use crate::hang::Detection;
+use crate::kernel::{
+    KernelState, KernelSymbols, LocateError, Log, LogError, NoBuffer, Reading, SeqBuf,
+};
 use crate::targets::{MissingPower, NoAnswer, NoSuchWord, Target};
-use host_stack::HostStack;
-pub use stopped::{Bounds, Stopped};
-use store::{Destination, Pending};
+use host_stack::UnwoundStack;
+pub use stopped::{StoppedGuest, Timeouts};
+use store::{CoreDestination, PendingCore};
 
-/// One backtrace of all vCPUs, not yet understood.
+/// Raw data of one backtrace of all vCPUs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Capture {
     /// The reason why it was taken.
     pub trigger: Trigger,
-    /// The time at which it was asked for, since the tool's start.
+    /// The time of the request, since the tool's start.
     pub at: Duration,
-    /// The vCPUs, by number.
+    /// The captured vCPUs, by number.
     pub cpus: Vec<CpuCapture>,
-    /// The kernel's state when the guest was stopped. In a core: as the run read it, for a reader that
-    /// has no image to read it by.
+    /// The kernel's state when the guest was stopped. In a core: as it was read during the run, for a
+    /// reader that has no image.
     pub kernel: Reading,
-    /// The stacks of tasks that did not run, by task number. Made from memory: not stored.
+    /// The stacks of tasks that did not run, by task number. Not stored, but made from memory.
     #[serde(skip)]
-    pub task_stacks: Vec<Option<HostStack>>,
-    /// The kernel's log; `None` for a kernel that has none in memory. Made from memory: not stored.
+    pub task_stacks: Vec<Option<UnwoundStack>>,
+    /// The kernel's log; `None` for a kernel that has none in memory. Not stored, but made from memory.
     #[serde(skip)]
     pub log: Option<Result<Log, LogError>>,
-    /// The hold on the guest's NMI buffers.
-    pub reservation: Reservation,
+    /// The reservation of the guest's NMI buffers.
+    pub reservation: BufferReservation,
     /// The time from the first NMI to the last buffer read.
     pub elapsed: Duration,
-    /// The hangs that it was taken for, and samples of those to blame; `None` if it was taken for
-    /// something else.
-    pub found: Option<Found>,
+    /// The hangs that it was taken for, with samples; `None` if it was taken for another reason.
+    pub found: Option<Detection>,
 }
 
 impl Capture {
-    /// Unwinds all stacks, by registers and memory of the moment.
+    /// Unwinds all stacks from the captured registers and the moment's memory.
     pub fn unwind(
         &mut self,
-        symbols: Option<&dyn Symbols>,
+        symbols: Option<&dyn KernelSymbols>,
         memory: &dyn nmiscope_machine::PhysicalMemory,
     ) {
         let states: Vec<_> = self.cpus.iter().map(|cpu| cpu.state.clone()).collect();
-        for (cpu, state) in self.cpus.iter_mut().zip(&states) {
-            cpu.stack = host_stack::of_vcpu(state, symbols, memory);
+        let stacks = host_stack::unwind_all(self.kernel.known(), &states, symbols, memory);
+        for (cpu, stack) in self.cpus.iter_mut().zip(stacks.vcpus) {
+            cpu.stack = stack;
         }
-        self.task_stacks = host_stack::of_tasks(self.kernel.known(), &states, symbols, memory);
+        self.task_stacks = stacks.tasks;
     }
 }
 
-/// The hold on a guest's NMI buffers.
+/// Reservation of a guest's NMI buffers by the hypervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Reservation {
-    /// They were taken.
+pub enum BufferReservation {
+    /// The buffers were reserved for the hypervisor.
     Held {
-        /// How long it took to get them.
+        /// The time until they were reserved.
         waited: Duration,
     },
-    /// A client inside the guest has them.
+    /// A client inside the guest holds the buffers.
     Refused {
-        /// The guest's CPU, if it is one.
+        /// The guest CPU that holds them; `None` if the value is no CPU's.
         holder: Option<u32>,
-        /// How long it has had them, by the guest's clock; `None` where that makes no sense.
+        /// The time for which it has held them, by the guest's clock; `None` if the recorded time is
+        /// garbage.
         held: Option<Duration>,
-        /// How long they were waited for.
+        /// The time spent waiting for them.
         waited: Duration,
     },
-    /// They were not taken.
+    /// The buffers were not reserved.
     Unavailable {
-        /// The reason.
+        /// The reason why they were not.
         reason: NoReservation,
     },
 }
 
-/// The reason why NMI buffers were not reserved. Stored in cores as its text.
+/// Reason why NMI buffers were not reserved. Cores store its text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[serde(into = "String", from = "String")]
 pub enum NoReservation {
-    /// Nobody asked for NMIs.
+    /// The capture was requested without NMIs.
     #[error("no NMIs were asked for")]
     NotAsked,
     /// The kernel has no buffers.
@@ -127,10 +130,10 @@ pub enum NoReservation {
     /// The target's memory cannot be written.
     #[error(transparent)]
     MissingPower(#[from] MissingPower),
-    /// The word of the reservation is not in memory.
+    /// The reservation's word is not in memory.
     #[error(transparent)]
     NoSuchWord(#[from] NoSuchWord),
-    /// The reason that is stored in a core.
+    /// Reason read from a core, as text.
     #[error("{0}")]
     Stored(String),
 }
@@ -147,35 +150,35 @@ impl From<String> for NoReservation {
     }
 }
 
-/// One vCPU.
+/// Capture of one vCPU, before and after its NMI.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuCapture {
-    /// The state before the NMI, or why there is none.
+    /// The state before the NMI, or the reason why there is none.
     pub state: Result<VcpuState, NoAnswer>,
-    /// The stack before the NMI; `None` for one that cannot be seen. Made from memory: not stored.
+    /// The stack before the NMI; `None` for a vCPU without a position. Not stored, but made from memory.
     #[serde(skip)]
-    pub stack: Option<HostStack>,
-    /// The NMI.
+    pub stack: Option<UnwoundStack>,
+    /// The outcome of the NMI.
     pub nmi: NmiCapture,
-    /// The buffer after the NMI, or why it could not be read.
+    /// The buffer after the NMI, or the reason why it could not be read.
     pub buffer: Result<SeqBuf, NoBuffer>,
-    /// Bytes that were in the buffer before the NMI and belonged to nobody.
+    /// The number of bytes left in an unused buffer before the NMI.
     pub stale_bytes: u32,
-    /// True where the guest's own counter says that the NMI was taken; `None` where there is no counter.
+    /// True if the guest's own counter shows that the NMI was taken; `None` without a counter.
     pub counted: Option<bool>,
 }
 
-/// The outcome of an NMI.
+/// Outcome of an NMI to one vCPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NmiCapture {
-    /// The VMM's account of one that was sent, or could not be taken.
+    /// Account by the VMM of an NMI that was sent, or could not be taken.
     Run(Box<NmiRun>),
-    /// None was sent, for this reason.
+    /// No NMI was sent, for this reason.
     NotSent(NotSent),
 }
 
 impl NmiCapture {
-    /// True unless the vCPU is inside its handler: there it stays where it was, below the handler.
+    /// Returns true unless the vCPU is still inside the handler, below which its stack does not change.
     fn is_over(&self) -> bool {
         match self {
             Self::Run(run) => run.finished(),
@@ -184,29 +187,29 @@ impl NmiCapture {
     }
 }
 
-/// The reason why a vCPU was not sent an NMI. Stored in cores as its text.
+/// Reason why a vCPU was not sent an NMI. Cores store its text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[serde(into = "String", from = "String")]
 pub enum NotSent {
-    /// Nobody asked for NMIs.
+    /// The capture was requested without NMIs.
     #[error("no NMIs were asked for")]
     NotAsked,
-    /// An NMI would end the guest.
+    /// The guest has no NMI handler: an NMI would end it.
     #[error("it has no NMI handler: it is still booting, has been reset, or never had one")]
     NoHandler,
-    /// Nobody could read the answer.
+    /// The kernel has no buffers: an answer could not be read.
     #[error("the kernel has no buffer to answer an NMI into")]
     NoBuffers,
-    /// The target cannot send one.
+    /// The target cannot send NMIs.
     #[error(transparent)]
     MissingPower(#[from] MissingPower),
     /// The vCPU did not answer.
     #[error(transparent)]
     NoAnswer(#[from] NoAnswer),
-    /// The target said nothing of this vCPU.
+    /// The target gave no account of this vCPU.
     #[error("the target did not say what became of it")]
     NoAccount,
-    /// The reason that is stored in a core.
+    /// Reason read from a core, as text.
     #[error("{0}")]
     Stored(String),
 }
@@ -223,61 +226,60 @@ impl From<String> for NotSent {
     }
 }
 
-/// A capture to be taken: the reason for it, and the means.
-pub struct Request<'a> {
+/// Request for a capture: the reason for it, and the means.
+pub struct CaptureRequest<'a> {
     /// The reason why it is taken.
     pub trigger: Trigger,
-    /// The time at which it was asked for, since the tool's start.
+    /// The time of the request, since the tool's start.
     pub at: Duration,
-    /// The hangs that it is taken for.
-    pub found: Option<Found>,
+    /// The hangs that it is taken for; `None` if it is taken for another reason.
+    pub found: Option<Detection>,
     /// True to send NMIs to the vCPUs.
     pub nmis: bool,
-    /// The symbols to unwind by, with variables if those are wanted.
-    pub symbols: Option<&'a dyn Symbols>,
-    /// The core that the memory goes into.
-    pub core: Option<&'a Destination>,
-    /// The samples that are taken, if any.
+    /// The symbols to unwind by, with variables if requested.
+    pub symbols: Option<&'a dyn KernelSymbols>,
+    /// The core that the memory is written to; `None` for no core.
+    pub core: Option<&'a CoreDestination>,
+    /// The way samples are taken; `None` to take none.
     pub sampling: Option<Sampling<'a>>,
 }
 
-/// How samples are taken.
+/// Limit of sampling, and the check of its result.
 pub struct Sampling<'a> {
-    /// The time that they may take; by the clock.
-    pub at_most: Duration,
-    /// The judge of whether the hangs go on meanwhile.
-    pub still: StillToSample<'a>,
+    /// The wall-clock time after which sampling stops.
+    pub time_limit: Duration,
+    /// The check that the hangs lasted while they were sampled.
+    pub recheck: RecheckHangs<'a>,
 }
 
-/// Stops a guest that has run on while it was sampled, and returns the hangs that went on, as CPUs that
-/// were to be sampled.
-pub type StillToSample<'a> = &'a mut dyn FnMut(&mut dyn Target) -> BTreeSet<u32>;
+/// Callback that stops a guest after sampling, and returns the CPUs to be sampled whose hang has lasted.
+pub type RecheckHangs<'a> = &'a mut dyn FnMut(&mut dyn Target) -> BTreeSet<u32>;
 
-impl Stopped {
-    /// Takes everything else of the moment. The guest stands still afterwards. Whatever goes wrong is
-    /// in the capture, or in place of the core.
+impl StoppedGuest {
+    /// Takes the rest of the capture; the guest is stopped afterwards. A failure is recorded in the
+    /// capture, or in place of the core.
     pub fn capture(
         mut self,
         target: &mut dyn Target,
-        request: Request<'_>,
-    ) -> (Capture, Option<anyhow::Result<Pending>>) {
-        let Request { trigger, at, found, nmis, symbols, core, sampling } = request;
+        request: CaptureRequest<'_>,
+    ) -> (Capture, Option<anyhow::Result<PendingCore>>) {
+        let CaptureRequest { trigger, at, found, nmis, symbols, core, sampling } = request;
         let reservation = match nmis {
             true => nmi::reserve(&mut self, target),
-            false => Reservation::Unavailable { reason: NoReservation::NotAsked },
+            false => BufferReservation::Unavailable { reason: NoReservation::NotAsked },
         };
-        let (stacks, task_stacks) = self.unwind(target, symbols);
+        let stacks = self.unwind(target, symbols);
         let log = self.read_log(target);
         let pending = core.map(|core| {
-            let stacks = stacks.iter().chain(&task_stacks).flatten();
+            let stacks = stacks.vcpus.iter().chain(&stacks.tasks).flatten();
             core.begin(&self, stacks, target, symbols)
         });
-        let held = matches!(reservation, Reservation::Held { .. });
-        let (mut cpus, elapsed) = nmi::ask(&self, target, nmis, held);
-        for (cpu, stack) in cpus.iter_mut().zip(stacks) {
+        let held = matches!(reservation, BufferReservation::Held { .. });
+        let (mut cpus, elapsed) = nmi::send_and_collect(&self, target, nmis, held);
+        for (cpu, stack) in cpus.iter_mut().zip(stacks.vcpus) {
             cpu.stack = stack;
         }
-        let kernel = self.kernel;
+        let (kernel, task_stacks) = (self.kernel, stacks.tasks);
         let mut capture =
             Capture { trigger, at, cpus, kernel, task_stacks, log, reservation, elapsed, found };
         if let Some(sampling) = sampling {
@@ -287,7 +289,10 @@ impl Stopped {
     }
 }
 
-/// The CPUs of `hangs` whose stacks are worth more than one look.
-pub fn to_sample(hangs: &[crate::hang::Hang], kernel: Option<&KernelState>) -> BTreeSet<u32> {
+/// Returns the CPUs of `hangs` that are to be sampled.
+pub fn cpus_to_sample(
+    hangs: &[crate::hang::DetectedHang],
+    kernel: Option<&KernelState>,
+) -> BTreeSet<u32> {
     hangs.iter().flat_map(|hang| hang.cpus_to_sample(kernel)).collect()
 }

@@ -1,8 +1,8 @@
 //! The hypervisor as a client of the guest's NMI backtrace protocol.
 //!
-//! Owns its steps: reserve the buffers, let each vCPU run its NMI handler and nothing else, read and
-//! wipe the buffers, give them back. Each step has a bound, and one that fails leaves its reason while
-//! the rest goes on. The guest stands still at the end.
+//! Owns its steps: reserve the buffers, let each vCPU run its NMI handler alone, read and wipe the
+//! buffers, release them. Each step has a timeout, and one that fails leaves its reason while the rest
+//! continues. The guest is stopped at the end.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,21 +11,21 @@ use nmiscope_machine::{
     GuestVirtual, PhysicalMemory, Registers, VcpuState, VirtualAddress, VirtualMemory,
 };
 
-use super::stopped::{Steps, Stopped};
-use super::{CpuCapture, NmiCapture, NoReservation, NotSent, Reservation};
+use super::stopped::{StepTimer, StoppedGuest};
+use super::{BufferReservation, CpuCapture, NmiCapture, NoReservation, NotSent};
 use crate::kernel::{BufferOwner, Holder, NmiBuffers, NoBuffer};
 use crate::targets::{NoAnswer, States, Target};
 
-impl Stopped {
+impl StoppedGuest {
     fn buffers(&self) -> Option<&dyn NmiBuffers> {
         self.located.as_ref().ok()?.nmi_buffers()
     }
 }
 
-/// Reserves the buffers of a stopped guest, if they can be had. If a client inside has them, the guest
-/// has to run for them to be given back: it does, up to the bound, and then the moment is a later one.
-pub(super) fn reserve(stopped: &mut Stopped, target: &mut dyn Target) -> Reservation {
-    let mut step = Steps::start();
+/// Reserves the buffers of a stopped guest. If a client inside holds them, the guest is resumed, for at
+/// most the timeout, so that it can release them; the moment is then a later one.
+pub(super) fn reserve(stopped: &mut StoppedGuest, target: &mut dyn Target) -> BufferReservation {
+    let mut step = StepTimer::start();
     let started = Instant::now();
     let (result, ran) = wait_for_buffers(stopped, target, started);
     let waited = started.elapsed();
@@ -33,23 +33,23 @@ pub(super) fn reserve(stopped: &mut Stopped, target: &mut dyn Target) -> Reserva
         stopped.stop_again(target);
     }
     let reservation = match result {
-        Ok(Ok(())) => Reservation::Held { waited },
-        Ok(Err(holder)) => Reservation::Refused {
+        Ok(Ok(())) => BufferReservation::Held { waited },
+        Ok(Err(holder)) => BufferReservation::Refused {
             holder: holder.cpu,
             held: stopped
                 .buffers()
                 .and_then(|buffers| held_for(target, buffers, holder, &stopped.states)),
             waited,
         },
-        Err(reason) => Reservation::Unavailable { reason },
+        Err(reason) => BufferReservation::Unavailable { reason },
     };
     step.done("reserved the buffers");
     reservation
 }
 
-/// Tries until the bound to take the buffers. Returns whether the guest has run for it, too.
+/// Tries to take the buffers until the timeout. Also returns true if the guest was resumed.
 fn wait_for_buffers(
-    stopped: &Stopped,
+    stopped: &StoppedGuest,
     target: &mut dyn Target,
     started: Instant,
 ) -> (Result<Result<(), Holder>, NoReservation>, bool) {
@@ -87,16 +87,16 @@ fn try_take(
     Ok(buffers.try_take(target, target.words()?)?)
 }
 
-/// Lets the guest run with the word set that makes its clients stand back, if the target can.
+/// Resumes the guest with the word set that makes its clients stand back, if the target can.
 fn let_run(target: &mut dyn Target, buffers: &dyn NmiBuffers) -> bool {
     if let Ok(words) = target.words() {
-        // Whether it worked shows in the next try.
+        // The next try shows if it worked.
         let _ = buffers.set_wanted(words, true);
     }
     target.pausing().map(|pausing| pausing.resume()).is_ok()
 }
 
-/// How long the holder has held it, by the guest's own clock.
+/// Returns the time for which the holder has held the buffers, by the guest's own clock.
 fn held_for(
     target: &dyn Target,
     buffers: &dyn NmiBuffers,
@@ -108,22 +108,22 @@ fn held_for(
     now.checked_sub(holder.since_ns?).map(Duration::from_nanos)
 }
 
-/// Sends the NMIs, if they are wanted, reads what the handlers print, and gives buffers back that are
-/// `held`. Returns the vCPUs by number, without their stacks, and how long it took.
-pub(super) fn ask(
-    stopped: &Stopped,
+/// Sends the NMIs, if `wanted`, reads the handlers' output, and releases the buffers if `held`. Returns
+/// the vCPUs by number, without stacks, and the time that it took.
+pub(super) fn send_and_collect(
+    stopped: &StoppedGuest,
     target: &mut dyn Target,
     wanted: bool,
     held: bool,
 ) -> (Vec<CpuCapture>, Duration) {
-    let mut step = Steps::start();
+    let mut step = StepTimer::start();
     let buffers = stopped.buffers();
-    let look = |(cpu, state): (u32, &Result<VcpuState, NoAnswer>)| {
-        // What a handler has printed that has not returned is worth keeping.
+    let read_baseline = |(cpu, state): (u32, &Result<VcpuState, NoAnswer>)| {
+        // The output of a handler that has not returned is worth keeping.
         let idle = state.as_ref().is_ok_and(|state| !state.is_in_nmi());
-        Before::look(target, buffers, cpu, held && idle)
+        Baseline::read(target, buffers, cpu, held && idle)
     };
-    let before: Vec<Before> = (0..).zip(&stopped.states).map(look).collect();
+    let before: Vec<Baseline> = (0..).zip(&stopped.states).map(read_baseline).collect();
     let started = Instant::now();
     let nmis = match wanted {
         true => send_nmis(stopped, target),
@@ -140,14 +140,14 @@ pub(super) fn ask(
     let elapsed = started.elapsed();
     step.done("read the buffers");
     if held && let (Some(buffers), Ok(words)) = (buffers, target.words()) {
-        // The word was there when it was taken.
+        // The word was there when the buffers were taken.
         let _ = buffers.release(words);
     }
     (cpus, elapsed)
 }
 
-/// Has every vCPU that can take an NMI run its handler.
-fn send_nmis(stopped: &Stopped, target: &mut dyn Target) -> Vec<NmiCapture> {
+/// Runs the NMI handler of every vCPU that can take an NMI.
+fn send_nmis(stopped: &StoppedGuest, target: &mut dyn Target) -> Vec<NmiCapture> {
     let states = (0..).zip(&stopped.states);
     let reasons: Vec<Option<NotSent>> =
         states.map(|(cpu, state)| cannot_take_nmi(stopped, target, cpu, state)).collect();
@@ -155,7 +155,7 @@ fn send_nmis(stopped: &Stopped, target: &mut dyn Target) -> Vec<NmiCapture> {
     let able: Vec<u32> = able.map(|(cpu, _)| cpu).collect();
     let mut runs = match target.nmis() {
         Ok(nmis) => nmis.run(&able, stopped.bounds.handlers).into_iter(),
-        Err(missing) => return each(reasons, || NotSent::from(missing)),
+        Err(missing) => return none_sent(reasons, || NotSent::from(missing)),
     };
     let run = |reason: Option<NotSent>| match reason {
         Some(reason) => NmiCapture::NotSent(reason),
@@ -168,22 +168,23 @@ fn send_nmis(stopped: &Stopped, target: &mut dyn Target) -> Vec<NmiCapture> {
     reasons.into_iter().map(run).collect()
 }
 
-/// No NMI for anybody: those that could take one have `reason`.
-fn each(reasons: Vec<Option<NotSent>>, reason: impl Fn() -> NotSent) -> Vec<NmiCapture> {
+/// Sends no NMI at all: vCPUs that could take one get `reason`.
+fn none_sent(reasons: Vec<Option<NotSent>>, reason: impl Fn() -> NotSent) -> Vec<NmiCapture> {
     let reasons = reasons.into_iter().map(|own| own.unwrap_or_else(&reason));
     reasons.map(NmiCapture::NotSent).collect()
 }
 
-/// The reason why a vCPU must not be sent an NMI: without a handler for it, it would end the guest.
+/// Returns the reason why a vCPU must not be sent an NMI: without a handler for it, it would end the
+/// guest.
 fn cannot_take_nmi(
-    stopped: &Stopped,
+    stopped: &StoppedGuest,
     memory: &dyn PhysicalMemory,
     cpu: u32,
     state: &Result<VcpuState, NoAnswer>,
 ) -> Option<NotSent> {
     let state = match state {
         Ok(state) if state.mp_state.is_started() => state,
-        // The VMM knows to leave it alone.
+        // The VMM sends none to it.
         Ok(_) => return None,
         Err(reason) => return Some(reason.clone().into()),
     };
@@ -198,16 +199,16 @@ fn cannot_take_nmi(
     (!able).then_some(NotSent::NoHandler)
 }
 
-/// True where there is an interrupt descriptor table with a gate for vector 2. In long mode a gate has
-/// 16 bytes, in protected mode 8; bit 47 says that it is present (SDM vol. 3, 6.11 and 6.14.1). A table
-/// at address 0 is what a processor has after a reset.
+/// Returns true if there is an interrupt descriptor table with a gate for vector 2. In long mode a gate
+/// has 16 bytes, in protected mode 8; bit 47 is its present bit (SDM vol. 3, 6.11 and 6.14.1). After a
+/// reset a processor has a table at address 0.
 fn has_nmi_gate(memory: &dyn PhysicalMemory, registers: &Registers) -> bool {
     const PRESENT: u8 = 1 << 7;
     let gate = if registers.is_long_mode() { 16 } else { 8 };
     if registers.idt_base == 0 || registers.idt_limit < 3 * gate - 1 {
         return false;
     }
-    // Paging that is not understood cannot be followed: then it has the benefit of the doubt.
+    // Without page tables to follow, the gate is assumed to be there.
     let Ok(tables) = registers.page_tables() else { return true };
     let at = VirtualAddress(registers.idt_base).wrapping_add(u64::from(2 * gate) + 5);
     let mut kind = [0];
@@ -215,15 +216,15 @@ fn has_nmi_gate(memory: &dyn PhysicalMemory, registers: &Registers) -> bool {
     read.is_ok() && kind[0] & PRESENT != 0
 }
 
-/// What is known of a CPU before its NMI.
-struct Before {
+/// State of a CPU's buffer and counter before its NMI.
+struct Baseline {
     stale_bytes: u32,
     nmi_count: Option<u64>,
 }
 
-impl Before {
-    /// Looks, and if it may, throws away what is left in a buffer that nobody is using.
-    fn look(
+impl Baseline {
+    /// Reads the state, and if `may_wipe`, discards text in a buffer that is not in use.
+    fn read(
         target: &dyn Target,
         buffers: Option<&dyn NmiBuffers>,
         cpu: u32,
@@ -239,7 +240,7 @@ impl Before {
         Self { stale_bytes, nmi_count: buffers.nmi_count(target, cpu) }
     }
 
-    /// Reads what the NMI has left, and wipes it.
+    /// Reads the buffer after the NMI, and wipes it.
     fn complete(
         self,
         target: &dyn Target,
@@ -255,7 +256,7 @@ impl Before {
         };
         let counted =
             buffers.and_then(|buffers| Some(buffers.nmi_count(target, cpu)? != self.nmi_count?));
-        // A buffer whose handler is still at work is the handler's.
+        // The buffer of an unfinished handler stays the handler's.
         let idle = buffer.as_ref().is_ok_and(|buffer| buffer.owner == BufferOwner::Free);
         if held
             && idle

@@ -1,37 +1,38 @@
-//! The note of a core, as JSON: a capture, and the report of the run that it is of.
+//! Note of a core, as JSON: a capture, and the report of its run.
 //!
-//! Owns both forms: version 4, which is written, and version 3, which is read too. The memory that
-//! belongs to a capture is the core's (`elf_core`), and so are kernel state and stacks, which are made
-//! from it again. docs/core-format.md describes the members.
+//! Owns both forms: version 4, which is written, and version 3, which can also be read. The capture's
+//! memory is in the core itself (`elf_core`); kernel state and stacks are made from it again.
+//! docs/core-format.md describes the members.
 
 use std::time::Duration;
 
 use nmiscope_report::{Backtrace, Hang, Report, Trigger};
 use serde::{Deserialize, Serialize};
 
-use super::{Capture, CpuCapture, Reservation};
+use super::{BufferReservation, Capture, CpuCapture};
 use crate::elf_core::Core;
-use crate::hang::Found;
+use crate::hang::Detection;
 use crate::kernel::Reading;
 
-/// A core's note: everything that the report needs and that is not in the guest's memory or its image.
+/// Note of a core: everything that the report needs and that is neither in the guest's memory nor in its
+/// image.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Note {
-    /// The report, without the backtrace of this core and the hangs of that moment.
+pub struct CaptureNote {
+    /// The report, without this core's backtrace and the hangs of that moment.
     pub report: Report,
-    /// The capture.
+    /// The capture that the core was written for.
     pub capture: Capture,
-    /// For each hang of the capture in its order: how long after it was found it was over, in
-    /// milliseconds; `None` if it was not.
+    /// The time from each of the capture's hangs, in their order, to its end, in milliseconds; `None` if
+    /// it had no end.
     resolved_after_ms: Vec<Option<f64>>,
-    /// The place of the backtrace among those of the report.
+    /// The index of the backtrace in the report.
     index: usize,
-    /// The place of its first hang among those of the report.
+    /// The index of its first hang in the report.
     first_hang: usize,
 }
 
-impl Note {
-    /// Takes the backtrace with that index, which there has to be, out of a report.
+impl CaptureNote {
+    /// Makes a note from a report by removing the backtrace with that index, which must exist.
     pub(super) fn new(mut report: Report, index: usize, capture: Capture) -> Self {
         report.backtraces.remove(index);
         let is_of_this = |hang: &Hang| hang.backtrace == Some(index as u32);
@@ -42,16 +43,16 @@ impl Note {
         Self { report, capture, resolved_after_ms, index, first_hang }
     }
 
-    /// Leaves out what earlier backtraces said: it is in the live report.
+    /// Removes the earlier backtraces, which the live report has.
     pub(super) fn leave_out_backtraces(&mut self) {
         self.report.backtraces.clear();
         self.report.warnings.push("earlier backtraces did not fit into the core".into());
     }
 
-    /// Reads the note of a core, of either version.
+    /// Reads the note of a core of either version.
     ///
     /// # Errors
-    /// It is damaged.
+    /// The note is damaged.
     pub fn read(core: &Core<'_>) -> Result<Self, serde_json::Error> {
         match core.version() {
             3 => serde_json::from_slice(core.note()).map(Version3::into_note),
@@ -59,12 +60,12 @@ impl Note {
         }
     }
 
-    /// The index that the backtrace has in the report: earlier ones may have been left out.
+    /// Returns the index of the backtrace in the report, from which earlier ones may have been removed.
     pub fn index(&self) -> usize {
         self.index.min(self.report.backtraces.len())
     }
 
-    /// Completes the report with what its capture means now.
+    /// Completes the report with its capture's backtrace and hangs.
     pub fn complete(self, backtrace: Backtrace, mut hangs: Vec<Hang>) -> Report {
         let index = self.index();
         let Self { mut report, resolved_after_ms, first_hang, .. } = self;
@@ -78,8 +79,8 @@ impl Note {
     }
 }
 
-/// A note of version 3. Its core may lack the read-only memory that source lines of locks and waits are
-/// in, so that the kernel's state in the note counts.
+/// Note of version 3. Its core may lack the read-only memory with the source lines of locks and waits, so
+/// that the kernel's state is taken from the note.
 #[derive(Deserialize)]
 struct Version3 {
     report: Report,
@@ -94,27 +95,27 @@ struct Version3 {
 #[derive(Deserialize)]
 struct Taken {
     capture: CaptureOfVersion3,
-    found: Option<Found>,
+    found: Option<Detection>,
 }
 
 #[derive(Deserialize)]
 struct CaptureOfVersion3 {
-    reservation: Reservation,
+    reservation: BufferReservation,
     elapsed: Duration,
     cpus: Vec<CpuCapture>,
     kernel: Reading,
 }
 
 impl Version3 {
-    fn into_note(self) -> Note {
+    fn into_note(self) -> CaptureNote {
         let Self { report, trigger, at_ms, taken, resolved_after_ms, index, first_hang } = self;
         let Taken { capture, found } = taken;
         let CaptureOfVersion3 { reservation, elapsed, cpus, kernel } = capture;
-        // The number was made of whole microseconds; casts saturate.
+        // The number was made from whole microseconds; casts saturate.
         let at = Duration::from_micros((at_ms * 1000.0).round() as u64);
         let (task_stacks, log) = (Vec::new(), None);
         let capture =
             Capture { trigger, at, cpus, kernel, task_stacks, log, reservation, elapsed, found };
-        Note { report, capture, resolved_after_ms, index, first_hang }
+        CaptureNote { report, capture, resolved_after_ms, index, first_hang }
     }
 }

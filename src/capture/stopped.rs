@@ -1,30 +1,32 @@
-//! A guest that stands still: its vCPUs' states, where its kernel is, and what the kernel was doing.
+//! Stopped guest: its vCPUs' states, the places of its kernel's structures, and the kernel's state.
 //!
-//! Owns the first half of a capture, which is enough to judge the guest by; what is taken of it besides
-//! is the other modules'.
+//! Owns the first half of a capture, which is enough to judge the guest; refuses to own the rest, which
+//! the other modules take.
 
 use std::time::{Duration, Instant};
 
 use nmiscope_machine::PhysicalMemory;
 
-use super::host_stack::{self, HostStack};
-use crate::kernel::{Depth, Kernel, LocateError, Located, Log, LogError, Reading, Symbols};
+use super::host_stack::{self, Stacks};
+use crate::kernel::{
+    Depth, KernelAdapter, KernelSymbols, LocateError, Located, Log, LogError, Reading,
+};
 use crate::targets::{Pages, States, Target, Touched};
 
-/// How long each step of a capture may take.
+/// Timeouts of a capture's steps.
 #[derive(Debug, Clone, Copy)]
-pub struct Bounds {
-    /// For a client inside the guest to give the buffers back.
+pub struct Timeouts {
+    /// The longest wait for a client inside the guest to release the buffers.
     pub reservation: Duration,
-    /// For the vCPUs to stop.
+    /// The longest wait for the vCPUs to stop.
     pub pause: Duration,
-    /// For the NMI handlers, all of them together.
+    /// The longest wait for all NMI handlers together.
     pub handlers: Duration,
 }
 
-impl Bounds {
-    /// The bounds for a guest with that many vCPUs: a handler's time, a hundred times over, for each,
-    /// since they may all share one core.
+impl Timeouts {
+    /// Makes the timeouts for that many vCPUs: a hundred times a handler's time for each, since they may
+    /// all share one core.
     pub fn for_vcpus(vcpus: u32) -> Self {
         Self {
             reservation: Duration::from_secs(1),
@@ -34,32 +36,32 @@ impl Bounds {
     }
 }
 
-/// A guest that stands still, before its NMIs. The moment that a backtrace is of: from there on the
-/// handlers write to the guest's memory.
+/// Guest that is stopped and has not been sent NMIs: the moment of a backtrace. Handlers write to the
+/// guest's memory afterwards.
 #[derive(Debug)]
-pub struct Stopped {
+pub struct StoppedGuest {
     /// The states of the vCPUs, by number.
     pub states: States,
-    /// The places of the kernel's structures, or why they are not known.
+    /// The places of the kernel's structures, or the reason why they were not found.
     pub located: Result<Box<dyn Located>, LocateError>,
-    /// The kernel's state.
+    /// The kernel's state, as far as it can be read.
     pub kernel: Reading,
-    /// The memory that all this was read from.
+    /// The pages that all this was read from.
     pub(super) pages: Pages,
-    pub(super) bounds: Bounds,
+    pub(super) bounds: Timeouts,
 }
 
-impl Stopped {
-    /// Stops all vCPUs, where they can be stopped; otherwise they are taken as they are. Where no
-    /// registers lead to the kernel's structures, its state is read at the places that are `known`: a
-    /// host that runs none of the vCPUs gives no registers.
+impl StoppedGuest {
+    /// Stops all vCPUs if the target can; otherwise they are read as they are. If registers do not lead
+    /// to the kernel's structures, its state is read at the `known` places: a host that runs none of the
+    /// vCPUs gives no registers.
     pub fn stop(
         target: &mut dyn Target,
-        kernel: &dyn Kernel,
+        kernel: &dyn KernelAdapter,
         known: Option<&dyn Located>,
-        bounds: Bounds,
+        bounds: Timeouts,
     ) -> Self {
-        let mut step = Steps::start();
+        let mut step = StepTimer::start();
         let states = pause(target, bounds);
         step.done("stopped the vCPUs and read their registers");
         let mut registers = states.iter().map(|state| match state {
@@ -76,25 +78,25 @@ impl Stopped {
         stopped
     }
 
-    /// Reads the kernel's state at the places that were found, or else at those that are `known`.
+    /// Reads the kernel's state at the places that were found, or else at the `known` ones.
     fn read_kernel(&mut self, memory: &dyn PhysicalMemory, known: Option<&dyn Located>) {
         let touched = Touched::new(memory);
         self.kernel = match (&self.located, known) {
-            (Ok(located), _) => Reading::of(located.state(&touched, Depth::All)),
+            (Ok(located), _) => Reading::from_result(located.state(&touched, Depth::All)),
             (Err(LocateError::UnknownKernel(_)), _) => Reading::Unknown,
-            (Err(_), Some(known)) => Reading::of(known.state(&touched, Depth::All)),
-            (Err(reason), None) => Reading::of(Err(reason.clone())),
+            (Err(_), Some(known)) => Reading::from_result(known.state(&touched, Depth::All)),
+            (Err(reason), None) => Reading::from_result(Err(reason.clone())),
         };
         self.pages.extend(touched.into_pages());
     }
 
-    /// Stops a guest again that has run on. The places of its kernel are still the same.
+    /// Stops a guest that was resumed. The places of its kernel are unchanged.
     pub(super) fn stop_again(&mut self, target: &mut dyn Target) {
         self.states = pause(target, self.bounds);
         self.read_kernel(target, None);
     }
 
-    /// The kernel's log; `None` for a kernel that has none in memory, or was not found.
+    /// Reads the kernel's log; `None` for a kernel that has none in memory, or was not found.
     pub fn read_log(&mut self, memory: &dyn PhysicalMemory) -> Option<Result<Log, LogError>> {
         let touched = Touched::new(memory);
         let log = self.located.as_ref().ok()?.log(&touched);
@@ -102,34 +104,32 @@ impl Stopped {
         log
     }
 
-    /// The stacks of all vCPUs and of all tasks that do not run, by number.
+    /// Unwinds the stacks of all vCPUs and of all tasks that do not run.
     pub(super) fn unwind(
         &mut self,
         memory: &dyn PhysicalMemory,
-        symbols: Option<&dyn Symbols>,
-    ) -> (Vec<Option<HostStack>>, Vec<Option<HostStack>>) {
+        symbols: Option<&dyn KernelSymbols>,
+    ) -> Stacks {
         let touched = Touched::new(memory);
-        let states = self.states.iter();
-        let cpus = states.map(|state| host_stack::of_vcpu(state, symbols, &touched)).collect();
-        let tasks = host_stack::of_tasks(self.kernel.known(), &self.states, symbols, &touched);
+        let stacks = host_stack::unwind_all(self.kernel.known(), &self.states, symbols, &touched);
         self.pages.extend(touched.into_pages());
-        (cpus, tasks)
+        stacks
     }
 }
 
-/// Stops the vCPUs. One that does not stop has no state, and the others are dealt with.
-fn pause(target: &mut dyn Target, bounds: Bounds) -> States {
+/// Stops the vCPUs. One that does not stop has no state; the others do.
+fn pause(target: &mut dyn Target, bounds: Timeouts) -> States {
     match target.pausing() {
         Ok(pausing) => pausing.pause(bounds.pause),
-        // It stands still, or runs on and is seen as it goes.
+        // The guest is stopped for good, or keeps running and is read while it runs.
         Err(_) => target.states(&Vec::from_iter(0..target.vcpus()), bounds.pause),
     }
 }
 
-/// The time that each step of a capture takes, for those who ask with -vv.
-pub(super) struct Steps(Instant);
+/// Timer of a capture's steps, logged with -vv.
+pub(super) struct StepTimer(Instant);
 
-impl Steps {
+impl StepTimer {
     pub(super) fn start() -> Self {
         Self(Instant::now())
     }

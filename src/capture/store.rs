@@ -1,7 +1,7 @@
-//! A core while it is written: memory at the moment, the note when the run has ended.
+//! Writing a core: memory at the moment of the capture, the note at the end of the run.
 //!
-//! Owns which of the guest's memory a core gets, and the file until it has its name. The container is
-//! `elf_core`'s, the note's contents are `note`'s.
+//! Owns the choice of memory, and the file until it has its name. The container is `elf_core`'s, the
+//! note's contents are `note`'s.
 
 use std::path::{Path, PathBuf};
 
@@ -14,76 +14,76 @@ use nmiscope_report::atomic_file;
 use tempfile::NamedTempFile;
 
 use super::Capture;
-use super::host_stack::HostStack;
-use super::note::Note;
-use super::stopped::Stopped;
+use super::host_stack::UnwoundStack;
+use super::note::CaptureNote;
+use super::stopped::StoppedGuest;
 use crate::elf_core::{
     Contents, CpuRegisters, Extents, NotePlace, check_path, prepare, write_all_but_note,
 };
-use crate::kernel::Symbols;
+use crate::kernel::KernelSymbols;
 use crate::targets::Target;
 
-/// How much of the guest's memory a core gets.
+/// Amount of guest memory in a core.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Size {
-    /// Page tables, stacks, the kernel's own data and whatever the report was made from.
+pub enum CoreSize {
+    /// Page tables, stacks, the kernel's own data and the memory that the report was made from.
     #[default]
     Minimal,
-    /// All of it, but for pages of zeros.
+    /// All memory, except pages of zeros.
     Full,
 }
 
-/// Room for the note, which is not known before the run ends: for the report without vCPUs, and for
-/// each vCPU, with its buffer and the most that there may be of its samples. A hole, as far as it is not
-/// filled.
+/// The room for the note, which is only known at the end of the run: for the report without vCPUs, and
+/// for each vCPU, with its buffer and the most samples that it may have. Unused room is a hole in the
+/// file.
 const ROOM: u64 = 256 << 10;
 const ROOM_PER_VCPU: u64 = 48 << 10;
 
-/// The largest stack that is believed in.
+/// The largest stack, in bytes: more is not written.
 const MAX_STACK: u64 = 64 << 10;
 
 const PAGE: u64 = 4096;
 
-/// Where a core goes.
+/// Path and size of a core to be written.
 #[derive(Debug, Clone)]
-pub struct Destination {
+pub struct CoreDestination {
     path: PathBuf,
-    size: Size,
+    size: CoreSize,
 }
 
-impl Destination {
-    /// Finds out whether a core can be written there, while there is still time to say so.
+impl CoreDestination {
+    /// Checks that a core can be written, before the run.
     ///
     /// # Errors
-    /// It cannot.
-    pub fn open(path: &Path, size: Size) -> anyhow::Result<Self> {
+    /// The path cannot be written to.
+    pub fn open(path: &Path, size: CoreSize) -> anyhow::Result<Self> {
         check_path(path)?;
         Ok(Self { path: path.into(), size })
     }
 
-    /// True for a core of all of the guest's memory.
+    /// Returns true for a core of all of the guest's memory.
     pub fn is_full(&self) -> bool {
         self.size == Size::Full
     }
 
-    /// Takes the memory of a stopped guest.
+    /// Writes the memory of a stopped guest.
     ///
     /// # Errors
     /// The file could not be written.
     pub(super) fn begin<'a>(
         &self,
-        stopped: &Stopped,
-        stacks: impl Iterator<Item = &'a HostStack>,
+        stopped: &StoppedGuest,
+        stacks: impl Iterator<Item = &'a UnwoundStack>,
         target: &dyn Target,
-        symbols: Option<&dyn Symbols>,
-    ) -> anyhow::Result<Pending> {
+        symbols: Option<&dyn KernelSymbols>,
+    ) -> anyhow::Result<PendingCore> {
         let failed = || format!("failed to write {}", self.path.display());
         let (path, file) = prepare(&self.path)?;
         let moment = Moment { stopped, target, symbols };
         let (tables, views) = moment.mapped();
         let extents = match self.size {
-            Size::Minimal => moment.needed(tables, stacks),
-            Size::Full => target.extents(),
+            CoreSize::Minimal => moment.needed(tables, stacks),
+            CoreSize::Full => target.extents(),
         };
         let cpus = moment.cpus();
         let vmcoreinfo = moment.vmcoreinfo();
@@ -104,16 +104,16 @@ impl Destination {
             segments = written.segments,
             "took the guest's memory"
         );
-        Ok(Pending { file, target: path, path: self.path.clone(), note })
+        Ok(PendingCore { file, target: path, path: self.path.clone(), note })
     }
 }
 
-/// The moment whose memory is taken.
+/// Moment whose memory is written.
 #[derive(Clone, Copy)]
 struct Moment<'a> {
-    stopped: &'a Stopped,
+    stopped: &'a StoppedGuest,
     target: &'a dyn Target,
-    symbols: Option<&'a dyn Symbols>,
+    symbols: Option<&'a dyn KernelSymbols>,
 }
 
 impl Moment<'_> {
@@ -121,7 +121,7 @@ impl Moment<'_> {
         self.stopped.states.iter().flatten()
     }
 
-    /// The memory as the first vCPU has it that has page tables.
+    /// Returns the memory in the address space of the first vCPU with page tables.
     fn kernel_memory(&self) -> Option<GuestVirtual<'_, dyn Target + '_>> {
         let tables = self.states().find_map(|state| state.registers.page_tables().ok())?;
         Some(GuestVirtual::new(self.target, tables))
@@ -133,7 +133,7 @@ impl Moment<'_> {
         cpus.map(|state| CpuRegisters { cpu: state.cpu, registers: registers(state) }).collect()
     }
 
-    /// The page tables of all vCPUs, and what they map.
+    /// Returns the page tables of all vCPUs, and the ranges that they map.
     fn mapped(&self) -> (Extents, Vec<Mapping>) {
         let mut roots = Vec::new();
         let (mut tables, mut views) = (Extents::new(), Vec::new());
@@ -152,10 +152,10 @@ impl Moment<'_> {
         (tables, views)
     }
 
-    /// What a Linux kernel says of its own structures (kernel/vmcore_info.c); other tools find their
-    /// way by it.
+    /// Returns a Linux kernel's description of its own structures (kernel/vmcore_info.c), by which other
+    /// tools read the core; `None` for other kernels.
     fn vmcoreinfo(&self) -> Option<Vec<u8>> {
-        // A page, says Linux.
+        // The size of a page, by Linux's own bound.
         const MOST: usize = 4096;
         let symbols = self.symbols?;
         let memory = self.kernel_memory()?;
@@ -166,8 +166,13 @@ impl Moment<'_> {
         Some(text)
     }
 
-    /// What it takes to make the report again, and to unwind with another tool.
-    fn needed<'s>(&self, tables: Extents, stacks: impl Iterator<Item = &'s HostStack>) -> Extents {
+    /// Returns the memory that a minimal core needs to make the report again, and to be unwound by
+    /// another tool.
+    fn needed<'s>(
+        &self,
+        tables: Extents,
+        stacks: impl Iterator<Item = &'s UnwoundStack>,
+    ) -> Extents {
         let mut extents = tables;
         for page in self.stopped.pages.iter() {
             extents.insert_pages(page, PAGE);
@@ -178,7 +183,7 @@ impl Moment<'_> {
             page.map(|page| extents.insert_pages(page, 1)).is_some()
         };
         for stack_pointer in self.stack_pointers(stacks) {
-            // Up to where nothing is mapped: the guard page above it, or below.
+            // Up to unmapped memory: the guard page above the stack, or below it.
             let start = VirtualAddress(stack_pointer.0 & !(PAGE - 1));
             let offsets = (0..MAX_STACK).step_by(PAGE as usize);
             let mut up = offsets.clone().map(|offset| start.wrapping_add(offset));
@@ -190,7 +195,7 @@ impl Moment<'_> {
             for (start, length) in located.own_memory() {
                 let within = start.0 % PAGE;
                 for offset in (0..within + length).step_by(PAGE as usize) {
-                    // What is not mapped is not there.
+                    // Pages that are not mapped are left out.
                     insert(VirtualAddress(start.0 - within).wrapping_add(offset));
                 }
             }
@@ -198,11 +203,11 @@ impl Moment<'_> {
         extents
     }
 
-    /// The stack pointers of every vCPU, and of every frame that may be on another stack than its
-    /// callee.
+    /// Returns the stack pointers of all vCPUs, and of all frames that may be on another stack than their
+    /// callees.
     fn stack_pointers<'s>(
         &self,
-        stacks: impl Iterator<Item = &'s HostStack>,
+        stacks: impl Iterator<Item = &'s UnwoundStack>,
     ) -> impl Iterator<Item = VirtualAddress> {
         let of_cpus = self.states().map(|state| VirtualAddress(state.registers.rsp));
         let interrupted =
@@ -212,17 +217,17 @@ impl Moment<'_> {
     }
 }
 
-/// A core without its note, under another name; gone if it is not finished.
+/// Core without its note, under a temporary name; removed if it is not finished.
 #[derive(Debug)]
-pub struct Pending {
+pub struct PendingCore {
     file: NamedTempFile,
     target: PathBuf,
     path: PathBuf,
     note: NotePlace,
 }
 
-impl Pending {
-    /// Adds the note and gives the core its name. It is of the backtrace of `report` with that index.
+impl PendingCore {
+    /// Adds the note, and gives the core its name. `index` is that of the core's backtrace in `report`.
     ///
     /// # Errors
     /// The file could not be written.
@@ -234,7 +239,7 @@ impl Pending {
     ) -> anyhow::Result<PathBuf> {
         let failed = || format!("failed to write {}", self.path.display());
         ensure!(index < report.backtraces.len(), "a core without its backtrace");
-        let mut note = Note::new(report.clone(), index, capture);
+        let mut note = CaptureNote::new(report.clone(), index, capture);
         let mut bytes = serde_json::to_vec(&note).with_context(failed)?;
         if bytes.len() as u64 > self.note.room() {
             note.leave_out_backtraces();

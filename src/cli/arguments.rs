@@ -167,17 +167,17 @@ mod tests_of_run {
         };
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         for class in Class::value_variants() {
-            assert_eq!(bounds(&[]).of(*class), Bounds::default().of(*class));
+            assert_eq!(bounds(&[]).get(*class), Bounds::default().get(*class));
         }
         let given = bounds(&["--hang-after", "9s", "--hang-after", "livelock=1m"]);
-        assert_eq!(given.of(Class::HardLockup), seconds(9));
-        assert_eq!(given.of(Class::Livelock), seconds(60));
-        assert_eq!(given.of(Class::BootStall), seconds(30));
+        assert_eq!(given.get(Class::HardLockup), seconds(9));
+        assert_eq!(given.get(Class::Livelock), seconds(60));
+        assert_eq!(given.get(Class::BootStall), seconds(30));
         // One class alone leaves the others what they are.
         let given = bounds(&["--hang-after", "soft-lockup=0", "--ready-within", "5s"]);
-        assert_eq!(given.of(Class::SoftLockup), None);
-        assert_eq!(given.of(Class::Deadlock), seconds(2));
-        assert_eq!(given.of(Class::BootStall), seconds(5));
+        assert_eq!(given.get(Class::SoftLockup), None);
+        assert_eq!(given.get(Class::Deadlock), seconds(2));
+        assert_eq!(given.get(Class::BootStall), seconds(5));
         assert!(!bounds(&["--hang-after", "0"]).any());
     }
 

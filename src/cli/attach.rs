@@ -17,7 +17,7 @@ use signal_hook::flag;
 
 use super::exit_code::{self, Code};
 use super::output::{self, Text};
-use crate::capture::store::{Destination as CoreDestination, Size};
+use crate::capture::store::{CoreDestination, CoreSize};
 use crate::errors::BadRequest;
 use crate::images::DEBUG_DIRECTORY;
 use crate::session::attach::{self, Options, Visited, Vm};
@@ -67,7 +67,7 @@ pub struct Attach {
     pub core: Option<PathBuf>,
     /// How much of the guest's memory goes into the core
     #[arg(long, value_enum, default_value_t, requires = "core")]
-    pub core_size: Size,
+    pub core_size: CoreSize,
     /// Print nothing but errors and warnings
     #[arg(short, long)]
     pub quiet: bool,

@@ -16,7 +16,7 @@ use rustix::stdio::dup2_stdout;
 use super::exit_code::{self, Code};
 use super::output::{self, Text};
 use crate::bundled;
-use crate::capture::store::{Destination as CoreDestination, Size};
+use crate::capture::store::{CoreDestination, CoreSize};
 use crate::errors::BadRequest;
 use crate::hang::{Bounds, Class};
 use crate::images::{Access, DEBUG_DIRECTORY, Files};
@@ -88,7 +88,7 @@ pub struct Run {
     pub args: bool,
     /// How much of the guest's memory goes into the core
     #[arg(long, value_enum, default_value_t)]
-    pub core_size: Size,
+    pub core_size: CoreSize,
     /// Where the guest's console goes: `stdout`, `none`, or a file
     #[arg(long, value_name = "WHERE", default_value = "stdout", value_parser = parse_sink)]
     pub serial: Sink,

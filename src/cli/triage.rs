@@ -12,7 +12,7 @@ use nmiscope_farm::triage::{
 use super::exit_code::{self, Code};
 use super::output::{self, MessageFormat, Text};
 use crate::errors::BadRequest;
-use crate::kernel::any_words;
+use crate::kernel::any_vocabulary;
 
 /// `nmiscope triage`.
 #[derive(Debug, Args)]
@@ -76,7 +76,7 @@ pub fn triage(arguments: &Triage, verbose: bool) -> anyhow::Result<Code> {
 
 /// True of a function that tells no hang from another, in whichever kernel the reports are of.
 fn is_plumbing(function: &str) -> bool {
-    any_words().is_plumbing(function)
+    any_vocabulary().is_plumbing(function)
 }
 
 fn print(format: MessageFormat, content: Content<'_>) -> anyhow::Result<()> {

@@ -1,4 +1,6 @@
-//! What became of a vCPU's NMI, in words.
+//! Account of a vCPU's NMI: sent, delivered, answered, or the reason why there is no answer.
+//!
+//! Pure: a vCPU's capture in, the report's part out. Called for each vCPU of a backtrace.
 
 use nmiscope_machine::{NmiResult, NmiRun, VcpuState};
 use nmiscope_report::{Answer, Nmi};
@@ -7,7 +9,7 @@ use super::milliseconds;
 use crate::capture::{CpuCapture, NmiCapture};
 use crate::kernel::{BufferOwner, SeqBuf};
 
-/// The account of one vCPU's NMI.
+/// Makes the account of one vCPU's NMI.
 pub fn account(capture: &CpuCapture) -> Nmi {
     let run = match &capture.nmi {
         NmiCapture::Run(run) => Some(&**run),
@@ -42,12 +44,12 @@ pub fn account(capture: &CpuCapture) -> Nmi {
     }
 }
 
-/// Whether the vCPU was inside an NMI handler already.
+/// Returns true if the vCPU was inside an NMI handler already.
 fn was_masked(capture: &CpuCapture) -> bool {
     capture.state.as_ref().is_ok_and(VcpuState::is_in_nmi)
 }
 
-/// Why there is no answer to this NMI; `None` if there is one.
+/// Returns the reason why there is no answer to this NMI; `None` if there is one.
 fn no_answer(capture: &CpuCapture, delivered: Option<bool>) -> Option<String> {
     let run = match &capture.nmi {
         NmiCapture::NotSent(reason) => return Some(reason.to_string()),
@@ -73,7 +75,7 @@ fn no_answer(capture: &CpuCapture, delivered: Option<bool>) -> Option<String> {
         }
         NmiResult::Finished => match &capture.buffer {
             Err(reason) => Some(format!(
-                "the handler finished, its buffer is out of reach: {}",
+                "the handler finished, but its buffer cannot be read: {}",
                 crate::error_chain(reason)
             )),
             Ok(SeqBuf { text, owner: BufferOwner::Garbage(owner), .. }) if text.is_empty() => {

@@ -1,5 +1,6 @@
-//! Hangs as reports have them: parties with names, places with lines, and what the verdict rests on.
-//! What the verdict is has been decided in `hang`.
+//! Hangs as reports have them: parties with names, places with lines, and the evidence for the verdict.
+//!
+//! Owns that form; refuses to own the verdict itself, which `hang` has made. Called by the parent module.
 
 use std::collections::BTreeSet;
 
@@ -12,51 +13,59 @@ use super::{Resolver, milliseconds};
 use crate::hang::{self, Ages, Node};
 use crate::kernel::KernelState;
 
-/// What the verdicts of one moment rest on.
+/// Context of the hangs of one moment.
 #[derive(Debug, Clone, Copy)]
-pub struct Grounds<'a> {
-    /// What the kernel said of itself.
+pub struct Context<'a> {
+    /// The kernel's state; `None` if it is unknown or unreadable.
     pub kernel: Option<&'a KernelState>,
-    /// For how long things had not changed.
+    /// The ages of all observed values.
     pub ages: &'a Ages,
-    /// The stacks of those to blame who run on, shortly afterwards.
+    /// The samples of blamed CPUs that kept executing, taken shortly afterwards.
     pub samples: &'a Samples,
-    /// The vCPUs, as the report has them.
+    /// The vCPUs, as in the report.
     pub cpus: &'a [Cpu],
-    /// The tasks that did not run, as the report has them.
+    /// The tasks that did not run, as in the report.
     pub tasks: &'a [Task],
-    /// When it was, in milliseconds since the tool's start.
+    /// The time of the moment, in milliseconds since the tool's start.
     pub at_ms: f64,
-    /// Which of the report's backtraces is of that moment.
+    /// The index of that moment's backtrace in the report; `None` if the report has none.
     pub backtrace: Option<u32>,
 }
 
-/// Makes the report's hangs of those that were found.
-pub fn hangs(found: &[hang::Hang], grounds: Grounds<'_>, resolver: &Resolver<'_>) -> Vec<Hang> {
+/// Makes the report's hangs from detected ones.
+pub fn hangs(
+    found: &[hang::DetectedHang],
+    context: Context<'_>,
+    resolver: &Resolver<'_>,
+) -> Vec<Hang> {
     let edges = found.iter().flat_map(|hang| &hang.edges);
     let locks = found.iter().flat_map(|hang| hang.locks.iter().copied());
-    let names = Names::of(edges, locks, grounds.kernel, resolver);
-    let Grounds { kernel, ages, cpus, .. } = grounds;
+    let names = Names::assign(edges, locks, context.kernel, resolver);
+    let Context { kernel, ages, cpus, .. } = context;
     let parties = Parties { kernel, ages, cpus, resolver, names: &names };
-    found.iter().map(|hang| Teller { hang, grounds, resolver, parties }.tell()).collect()
+    found.iter().map(|hang| HangDescriber { hang, context, resolver, parties }.describe()).collect()
 }
 
-/// Tells of one hang.
-struct Teller<'a> {
-    hang: &'a hang::Hang,
-    grounds: Grounds<'a>,
+/// Builder of a hang's report.
+struct HangDescriber<'a> {
+    hang: &'a hang::DetectedHang,
+    context: Context<'a>,
     resolver: &'a Resolver<'a>,
     parties: Parties<'a>,
 }
 
-impl Teller<'_> {
-    fn tell(&self) -> Hang {
+impl HangDescriber<'_> {
+    fn describe(&self) -> Hang {
         let hang = self.hang;
         let ids = |nodes: &[Node]| nodes.iter().map(|&node| self.parties.names.id(node)).collect();
         Hang {
             class: hang.class,
-            signature: signature::of(hang.class, &self.blamed_stacks(), self.resolver.words()),
-            at_ms: self.grounds.at_ms,
+            signature: signature::compute(
+                hang.class,
+                &self.blamed_stacks(),
+                self.resolver.vocabulary(),
+            ),
+            at_ms: self.context.at_ms,
             lasted_ms: milliseconds(hang.age),
             blamed: ids(&hang.blamed),
             locks: hang.locks.iter().map(|&lock| self.parties.names.id(Node::Lock(lock))).collect(),
@@ -65,12 +74,12 @@ impl Teller<'_> {
             edges: hang.edges.iter().map(|edge| self.parties.edge(edge)).collect(),
             evidence: self.evidence(),
             certainty: certainty(&hang.certainty),
-            backtrace: self.grounds.backtrace,
+            backtrace: self.context.backtrace,
             resolved_after_ms: None,
         }
     }
 
-    /// The stacks of everybody who is to blame.
+    /// Returns the stacks of all blamed parties.
     fn blamed_stacks(&self) -> Vec<Moments<'_>> {
         let stack = |node: &Node| match *node {
             Node::Cpu(cpu) => self.stack_of_cpu(cpu),
@@ -80,29 +89,32 @@ impl Teller<'_> {
         self.hang.blamed.iter().filter_map(stack).collect()
     }
 
-    /// The host's look, and of a CPU that runs on the samples from after it.
+    /// Returns the host stack of the moment, and the samples of a CPU that kept executing.
     fn stack_of_cpu(&self, cpu: u32) -> Option<Moments<'_>> {
         let look = &self.cpu(cpu)?.look.as_ref()?.frames[..];
-        let samples =
-            self.grounds.samples.of(cpu).filter(|_| hang::conduct(self.hang.class).runs_on);
+        let samples = self
+            .context
+            .samples
+            .stacks_of(cpu)
+            .filter(|_| hang::behaviour(self.hang.class).keeps_running);
         Some([look].into_iter().chain(samples).collect())
     }
 
     fn stack_of_task(&self, number: u32) -> Option<Moments<'_>> {
-        match self.grounds.tasks.iter().find(|task| task.task == number) {
+        match self.context.tasks.iter().find(|task| task.task == number) {
             Some(task) => Some(vec![&task.look.as_ref()?.frames]),
-            // One that runs has its CPU's stack.
-            None => self.stack_of_cpu(self.grounds.kernel?.task(number)?.cpu),
+            // A running task has its CPU's stack.
+            None => self.stack_of_cpu(self.context.kernel?.task(number)?.cpu),
         }
     }
 
     fn cpu(&self, number: u32) -> Option<&Cpu> {
-        self.grounds.cpus.get(number as usize)
+        self.context.cpus.get(number as usize)
     }
 
     fn nodes(&self) -> Vec<WaitNode> {
         let hang = self.hang;
-        let cpus = (0..self.grounds.cpus.len() as u32).map(Node::Cpu);
+        let cpus = (0..self.context.cpus.len() as u32).map(Node::Cpu);
         let ends = hang.edges.iter().flat_map(|edge| [edge.from, edge.to]);
         let named = hang.blamed.iter().chain(&hang.victims).copied();
         let locks = hang.locks.iter().copied().map(Node::Lock);
@@ -129,11 +141,11 @@ impl Teller<'_> {
         evidence
     }
 
-    /// The CPUs whose work those have who sleep and are to blame for that.
+    /// Returns the CPUs whose pending work blamed sleeping tasks should do.
     fn cpus_of_sleepers(&self) -> BTreeSet<Node> {
         let cpu = |node: &Node| match *node {
-            Node::Task(task) if hang::conduct(self.hang.class).has_work => {
-                Some(Node::Cpu(self.grounds.kernel?.task(task)?.cpu))
+            Node::Task(task) if hang::behaviour(self.hang.class).has_work => {
+                Some(Node::Cpu(self.context.kernel?.task(task)?.cpu))
             }
             _ => None,
         };
@@ -142,58 +154,61 @@ impl Teller<'_> {
 
     fn facts_of_cpu(&self, cpu: u32) -> Vec<Fact> {
         let mut facts = Vec::new();
-        // Younger than half of the hang: it has nothing to do with it.
+        // A value younger than half of the hang has nothing to do with it.
         let old = |age: std::time::Duration| (age >= self.hang.age / 2).then(|| milliseconds(age));
-        let ages = self.grounds.ages.cpus.get(cpu as usize);
-        let activity = self.grounds.kernel.and_then(|kernel| kernel.cpu(cpu));
+        let ages = self.context.ages.cpus.get(cpu as usize);
+        let activity = self.context.kernel.and_then(|kernel| kernel.cpu(cpu));
         if let (Some(ages), Some(activity)) = (ages, activity) {
             let no_tick = old(ages.tick.own()).map(|ms| Fact::NoTick { ms });
-            // Counters that go backwards count nothing.
+            // A counter that goes backwards counts as zero.
             let interrupts = activity.interrupts.saturating_sub(ages.interrupts_before);
             let no_schedule =
                 old(ages.main_loop.own()).map(|ms| Fact::NoSchedule { ms, interrupts });
             let waited = old(ages.wait.own()).map(|ms| Fact::Waited { ms });
             let items = activity.work_queued.saturating_sub(activity.work_done);
             let ran_ms = milliseconds(ages.work.age.ran);
-            let undone = old(ages.work.own()).map(|ms| Fact::WorkUndone { ms, items, ran_ms });
+            let pending_work =
+                old(ages.work.own()).map(|ms| Fact::WorkUndone { ms, items, ran_ms });
             let tasks = activity.ready_tasks;
             let not_run = old(ages.ready.own()).map(|ms| Fact::TasksNotRun { ms, tasks });
-            facts.extend([no_tick, no_schedule, waited, undone, not_run].into_iter().flatten());
+            facts.extend(
+                [no_tick, no_schedule, waited, pending_work, not_run].into_iter().flatten(),
+            );
         }
         if activity.is_none()
             && let Some(ages) = ages
         {
             let off = old(ages.interrupts_off.own());
             facts.extend(off.map(|ms| Fact::SeenWithInterruptsOff { ms }));
-            let ms = milliseconds(self.grounds.ages.console.own());
+            let ms = milliseconds(self.context.ages.console.own());
             facts.push(Fact::NoOutput { ms });
         }
         if self.hang.class.is_before_ready() {
             facts.push(Fact::NotReady { ms: milliseconds(self.hang.age) });
         }
-        facts.extend(self.stood(cpu));
+        facts.extend(self.stop_position(cpu));
         facts
     }
 
     fn facts_of_task(&self, task: u32) -> Vec<Fact> {
-        let age = self.grounds.ages.tasks.get(task as usize).map(hang::Still::own);
+        let age = self.context.ages.tasks.get(task as usize).map(hang::Unchanged::own);
         let waited = age.filter(|age| !age.is_zero());
         waited.map(|age| Fact::Waited { ms: milliseconds(age) }).into_iter().collect()
     }
 
-    /// Where a CPU was stopped.
-    fn stood(&self, number: u32) -> Option<Fact> {
+    /// Returns the place where a CPU was stopped.
+    fn stop_position(&self, number: u32) -> Option<Fact> {
         let cpu = self.cpu(number)?;
         let frames = &cpu.look.as_ref()?.frames;
         let frame = frames.first()?;
         let functions = || frames.iter().flat_map(|frame| &frame.functions);
         let name = self.stable_place(number);
-        let words = self.resolver.words();
+        let vocabulary = self.resolver.vocabulary();
         let function = match name {
             Some(name) => functions().find(|function| function.name.as_deref() == Some(name)),
-            // What tells more than that it spins, or halts.
+            // The innermost function that says more than that it spins or halts.
             None => functions().find(|function| {
-                function.name.as_deref().is_some_and(|name| !words.is_plumbing(name))
+                function.name.as_deref().is_some_and(|name| !vocabulary.is_plumbing(name))
             }),
         };
         let function = function.or_else(|| frame.functions.first().filter(|_| name.is_none()));
@@ -211,21 +226,21 @@ impl Teller<'_> {
         })
     }
 
-    /// The function that a CPU is in that runs on, whatever that one calls.
+    /// Returns the function that a CPU that kept executing stays in, whatever it calls.
     fn stable_place(&self, cpu: u32) -> Option<&str> {
         let moments = self.stack_of_cpu(cpu).filter(|moments| moments.len() > 1)?;
-        signature::stable_place(self.hang.class, &moments, self.resolver.words())
+        signature::stable_place(self.hang.class, &moments, self.resolver.vocabulary())
     }
 }
 
-fn certainty(certainty: &hang::Certainty) -> Certainty {
+fn certainty(certainty: &hang::HangCertainty) -> Certainty {
     match certainty {
-        hang::Certainty::Certain => Certainty::Certain,
-        hang::Certainty::Likely => Certainty::Likely,
-        hang::Certainty::Suspected { lasted, bound } => Certainty::Suspected {
+        hang::HangCertainty::Certain => Certainty::Certain,
+        hang::HangCertainty::Likely => Certainty::Likely,
+        hang::HangCertainty::Suspected { lasted, bound } => Certainty::Suspected {
             lasted_ms: milliseconds(*lasted),
             bound_ms: milliseconds(*bound),
         },
-        hang::Certainty::Unknown { why } => Certainty::Unknown { why: why.to_string() },
+        hang::HangCertainty::Unknown { why } => Certainty::Unknown { why: why.to_string() },
     }
 }

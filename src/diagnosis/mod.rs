@@ -1,7 +1,7 @@
-//! From a capture to a backtrace in words: parses what the guests' handlers printed, looks every
-//! address up, groups equal stacks, and says of each vCPU that did not answer why.
+//! Diagnosis: turns a capture into the report's backtrace and hangs. Parses the output of the guest's NMI
+//! handlers, looks every address up, groups equal stacks, and gives each vCPU without an answer a reason.
 //!
-//! Pure: a capture and symbols in, report structs out. No clock, no KVM, no I/O.
+//! Pure: a capture and symbols in, report structs out. No clock, no KVM, no I/O. Called by `session`.
 
 mod account;
 mod hangs;
@@ -17,23 +17,22 @@ use nmiscope_machine::{Execution, MpState, Registers, VcpuState};
 use nmiscope_report::{self as report, Answer, Backtrace, Cpu, CpuState, FoundBy, Look, Nmi, Word};
 use nmiscope_symbolizer::{ProgramCounter, Strategy};
 
-use crate::capture::host_stack::HostStack;
-use crate::capture::{Capture, CpuCapture, NoReservation, Reservation};
-use crate::hang::{Ages, Found};
+use crate::capture::host_stack::UnwoundStack;
+use crate::capture::{BufferReservation, Capture, CpuCapture, NoReservation};
+use crate::hang::{Ages, Detection};
 use crate::kernel::{BufferOwner, Log, LogError, LogRecord, SeqBuf};
 pub use resolver::Resolver;
 
-/// A capture, understood.
+/// Result of a diagnosis: the parts of a report.
 #[derive(Debug)]
 pub struct Diagnosis {
-    /// The backtrace.
+    /// The backtrace of the capture.
     pub backtrace: Backtrace,
     /// The hangs that the capture was taken for.
     pub hangs: Vec<report::Hang>,
 }
 
-/// Makes a report's parts of a capture. `index` is the place of the backtrace in the report, if it gets
-/// one.
+/// Diagnoses a capture. `index` is the index of the backtrace in the report; `None` if it is left out.
 pub fn diagnose(capture: &Capture, index: Option<u32>, resolver: &Resolver<'_>) -> Diagnosis {
     let backtrace = backtrace(capture, resolver);
     let hangs = match &capture.found {
@@ -44,13 +43,13 @@ pub fn diagnose(capture: &Capture, index: Option<u32>, resolver: &Resolver<'_>) 
 }
 
 fn hangs(
-    found: &Found,
+    found: &Detection,
     capture: &Capture,
     backtrace: &Backtrace,
     index: Option<u32>,
     resolver: &Resolver<'_>,
 ) -> Vec<report::Hang> {
-    let grounds = hangs::Grounds {
+    let context = hangs::Context {
         kernel: capture.kernel.known(),
         ages: &found.ages,
         samples: &stable::Samples::new(&found.samples, resolver),
@@ -59,7 +58,7 @@ fn hangs(
         at_ms: backtrace.at_ms,
         backtrace: index,
     };
-    hangs::hangs(&found.hangs, grounds, resolver)
+    hangs::hangs(&found.hangs, context, resolver)
 }
 
 fn backtrace(capture: &Capture, resolver: &Resolver<'_>) -> Backtrace {
@@ -76,14 +75,14 @@ fn backtrace(capture: &Capture, resolver: &Resolver<'_>) -> Backtrace {
         nmi_answered: count(|cpu| answered(cpu)),
         elapsed_ms: milliseconds(capture.elapsed),
         groups: group(&cpus),
-        waits: waits::of_moment(capture.kernel.known(), ages, &cpus, resolver),
+        waits: waits::wait_graph(capture.kernel.known(), ages, &cpus, resolver),
         cpus,
         tasks: tasks::show(capture.kernel.known(), &capture.task_stacks, resolver),
         log: capture.log.as_ref().map(show_log),
     }
 }
 
-/// The last lines of a log: a report may have many backtraces, each with its own.
+/// Returns the last lines of a log: a report may have many backtraces, each with its own.
 fn show_log(log: &Result<Log, LogError>) -> report::KernelLog {
     const MOST: usize = 100;
     let log = match log {
@@ -107,26 +106,26 @@ fn show_log(log: &Result<Log, LogError>) -> report::KernelLog {
     }
 }
 
-/// A duration as the reports have it.
+/// Returns a duration as reports have it: in milliseconds.
 pub fn milliseconds(duration: std::time::Duration) -> f64 {
-    // Whole microseconds: what is below is noise, and lengthens every number.
+    // Whole microseconds: smaller parts are noise, and lengthen every number.
     duration.as_micros() as f64 / 1000.0
 }
 
-fn reservation(reservation: &Reservation) -> report::Reservation {
+fn reservation(reservation: &BufferReservation) -> report::Reservation {
     match reservation {
-        Reservation::Held { waited } => {
+        BufferReservation::Held { waited } => {
             report::Reservation::Held { waited_ms: milliseconds(*waited) }
         }
-        Reservation::Refused { holder, held, waited } => report::Reservation::Refused {
+        BufferReservation::Refused { holder, held, waited } => report::Reservation::Refused {
             holder: *holder,
             held_ms: held.map(milliseconds),
             waited_ms: milliseconds(*waited),
         },
-        Reservation::Unavailable { reason: NoReservation::NotAsked } => {
+        BufferReservation::Unavailable { reason: NoReservation::NotAsked } => {
             report::Reservation::NotAsked
         }
-        Reservation::Unavailable { reason } => {
+        BufferReservation::Unavailable { reason } => {
             report::Reservation::Unavailable { reason: crate::error_chain(reason) }
         }
     }
@@ -167,7 +166,7 @@ fn cpu_state(state: Option<&VcpuState>) -> CpuState {
     }
 }
 
-fn show_stack(stack: &HostStack, resolver: &Resolver<'_>) -> Look {
+fn show_stack(stack: &UnwoundStack, resolver: &Resolver<'_>) -> Look {
     let frames = stack.frames.iter().map(|frame| report::Frame {
         found_by: Some(found_by(frame.strategy)),
         cfi_fault: frame.cfi_fault.as_ref().map(|fault| crate::error_chain(fault)),
@@ -225,7 +224,7 @@ fn show_registers(registers: &Registers) -> report::Registers {
 fn word(capture: &CpuCapture, nmi: &Nmi, resolver: &Resolver<'_>) -> Option<Word> {
     let buffer = capture.buffer.as_ref().ok().filter(|buffer| !buffer.text.is_empty())?;
     let text = String::from_utf8_lossy(&buffer.text).into_owned();
-    let trace = resolver.words().call_trace(&text);
+    let trace = resolver.vocabulary().call_trace(&text);
     let has_trace = trace.is_some();
     let frames = trace.unwrap_or_default().into_iter().map(|entry| {
         let counter = if entry.interrupted {
@@ -243,12 +242,12 @@ fn word(capture: &CpuCapture, nmi: &Nmi, resolver: &Resolver<'_>) -> Option<Word
     })
 }
 
-/// Whether the text ends within a line: handlers print whole ones.
+/// Returns true if the text ends within a line: handlers print whole ones.
 fn is_cut(text: &str) -> bool {
     !text.is_empty() && !text.ends_with('\n')
 }
 
-/// What is wrong with a buffer.
+/// Returns the faults of a buffer and its text.
 fn faults(buffer: &SeqBuf, nmi: &Nmi, text: &str, has_trace: bool) -> Vec<String> {
     let lost = u64::from(buffer.lost);
     let checks = [
@@ -267,7 +266,7 @@ fn faults(buffer: &SeqBuf, nmi: &Nmi, text: &str, has_trace: bool) -> Vec<String
     garbage(buffer, text).into_iter().chain(found(checks)).collect()
 }
 
-/// What there is in a buffer that no handler leaves in one.
+/// Returns the faults of a buffer that no handler can have caused.
 fn garbage(buffer: &SeqBuf, text: &str) -> Vec<String> {
     let checks = [
         (
@@ -290,8 +289,7 @@ fn found<const N: usize>(checks: [(bool, String); N]) -> impl Iterator<Item = St
     checks.into_iter().filter(|(found, _)| *found).map(|(_, text)| text)
 }
 
-/// vCPUs that show the same stack in the same state: by the guest's word, and where there is none,
-/// by the host's look.
+/// Groups vCPUs that show the same stack in the same state: by the guest's trace, or else by the host's.
 fn group(cpus: &[Cpu]) -> Vec<Vec<u32>> {
     let mut groups: Vec<(&Cpu, Vec<u32>)> = Vec::new();
     for cpu in cpus {
@@ -314,7 +312,7 @@ fn same_stack(a: &Cpu, b: &Cpu) -> bool {
     same_state && !unseen(a) && !unseen(b) && stack(a) == stack(b)
 }
 
-/// Addresses, and whether they were interrupted.
+/// Returns the addresses of a vCPU's reliable frames, each with its interrupted flag.
 fn stack(cpu: &Cpu) -> Vec<(&str, bool)> {
     let word = cpu.word.as_ref().filter(|_| answered(cpu));
     let frames = match (word, &cpu.look) {

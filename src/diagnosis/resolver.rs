@@ -1,47 +1,49 @@
-//! Addresses to frames, as reports have them.
+//! Resolver: turns addresses into frames, as reports have them.
+//!
+//! Owns the form of frames and paths; refuses to own symbols (`kernel`). Called by all of `diagnosis`.
 
 use nmiscope_report::{Frame, Function, Symbol};
 use nmiscope_symbolizer::{ProgramCounter, Resolved, SourceRoots, demangle};
 
-use crate::kernel::{Symbols, Vocabulary, any_words};
+use crate::kernel::{KernelSymbols, Vocabulary, any_vocabulary};
 
-/// Looks a kernel's addresses and words up.
+/// Lookup of a kernel's addresses and words.
 pub struct Resolver<'a> {
-    symbols: Option<&'a dyn Symbols>,
-    words: &'a dyn Vocabulary,
+    symbols: Option<&'a dyn KernelSymbols>,
+    vocabulary: &'a dyn Vocabulary,
     roots: SourceRoots,
 }
 
 impl<'a> Resolver<'a> {
-    /// For addresses of which `symbols` knows, with source paths shown relative to one of `roots`.
-    /// Without symbols, addresses stay what they are.
-    pub fn new(symbols: Option<&'a dyn Symbols>, roots: SourceRoots) -> Self {
-        Self { symbols, words: any_words(), roots }
+    /// Makes a resolver by `symbols`, with source paths shown relative to one of `roots`. Without
+    /// symbols, frames have addresses alone.
+    pub fn new(symbols: Option<&'a dyn KernelSymbols>, roots: SourceRoots) -> Self {
+        Self { symbols, vocabulary: any_vocabulary(), roots }
     }
 
-    /// The same for a kernel whose words mean what `words` says.
+    /// Replaces the vocabulary, by which the kernel's own words are understood.
     #[must_use]
-    pub fn with_words(self, words: &'a dyn Vocabulary) -> Self {
-        Self { words, ..self }
+    pub fn with_vocabulary(self, vocabulary: &'a dyn Vocabulary) -> Self {
+        Self { vocabulary, ..self }
     }
 
-    /// What the kernel's words mean.
-    pub fn words(&self) -> &'a dyn Vocabulary {
-        self.words
+    /// Returns the vocabulary of the kernel.
+    pub fn vocabulary(&self) -> &'a dyn Vocabulary {
+        self.vocabulary
     }
 
-    /// The symbols, if there are any.
-    pub fn symbols(&self) -> Option<&'a dyn Symbols> {
+    /// Returns the symbols; `None` without an image.
+    pub fn symbols(&self) -> Option<&'a dyn KernelSymbols> {
         self.symbols
     }
 
-    /// Relative to a source root; of Rust's own library, to that.
+    /// Returns a path relative to a source root, or to Rust's own library.
     pub(super) fn show_path(&self, path: &str) -> String {
         let library = path.strip_prefix("/rustc/").and_then(|path| path.split_once("/library/"));
         library.map_or_else(|| self.roots.strip_root(path), |(_, path)| path).to_owned()
     }
 
-    /// What is known of an address.
+    /// Makes the frame of an address.
     pub fn frame(&self, counter: ProgramCounter, reliable: bool) -> Frame {
         let found = self.symbols.map(|symbols| symbols.frames(counter));
         let missing = match &found {

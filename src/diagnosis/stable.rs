@@ -1,7 +1,8 @@
-//! What stays on a stack that was seen at several moments: the loop that a CPU runs, without what the
-//! loop happened to call.
+//! Stable functions: those that stay on a stack over several moments, which are the loop that a CPU runs
+//! without its occasional calls.
 //!
-//! The moments besides the backtrace's are addresses; they get their names here.
+//! Owns that choice, and the names of samples, which are addresses until they get here. Called by
+//! `signature` and `hangs`.
 
 use std::collections::BTreeMap;
 
@@ -12,19 +13,19 @@ use nmiscope_symbolizer::ProgramCounter;
 use super::Resolver;
 use crate::hang::{CpuSamples, SampledFrame};
 
-/// The samples of a verdict, with names: by CPU, the stacks of all moments.
+/// Samples of a detection with names: by CPU, the stacks of all moments.
 #[derive(Debug, Default)]
 pub struct Samples(BTreeMap<u32, Vec<Vec<Frame>>>);
 
 impl Samples {
-    /// Looks their addresses up.
+    /// Looks up the addresses of samples.
     pub fn new(samples: &[CpuSamples], resolver: &Resolver<'_>) -> Self {
         let named = |samples: &CpuSamples| samples.stacks(|frame| named(frame, resolver));
         Self(samples.iter().map(|samples| (samples.cpu, named(samples))).collect())
     }
 
-    /// The stack of a CPU at the moments of which there are samples.
-    pub fn of(&self, cpu: u32) -> impl Iterator<Item = &[Frame]> {
+    /// Returns the stacks of a CPU, one for each sample.
+    pub fn stacks_of(&self, cpu: u32) -> impl Iterator<Item = &[Frame]> {
         self.0.get(&cpu).into_iter().flatten().map(Vec::as_slice)
     }
 }
@@ -38,23 +39,25 @@ fn named(frame: SampledFrame, resolver: &Resolver<'_>) -> Frame {
     resolver.frame(counter, true)
 }
 
-/// Something that is on a stack.
+/// Item on a stack: a function or an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Item<T> {
-    /// What.
-    pub what: T,
-    /// The next instruction may be in another one: inlined into the function that was interrupted.
+    /// The function's name, or the address.
+    pub value: T,
+    /// True if the next instruction may be in another function: this one is inlined into the interrupted
+    /// function.
     pub fleeting: bool,
 }
 
-/// For how much of the time something is on a stack that stays there.
+/// Share of the moments at which a stable item is on the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
-    /// More than nine tenths: for a CPU that never comes back. The loop that it is in is there
-    /// always, and the rest is for a look that goes wrong.
+    /// More than nine tenths, for a CPU that never returns. Its loop is always there, and a tenth is left
+    /// for failed samples.
     NearlyAll,
-    /// More than a third: for a CPU that comes back to its main loop, where nothing else is there
-    /// always. What it is about takes half of its time and more, and what that calls seldom so much.
+    /// More than a third, for a CPU that returns to its main loop, which alone is always there. The
+    /// function that it hangs in takes half of its time or more, and the functions called from there
+    /// seldom so much.
     Third,
 }
 
@@ -67,37 +70,37 @@ impl Share {
     }
 }
 
-/// What is on more than that share of the stacks, in their order, and of what is fleeting, what is on
-/// nearly all. In none of them is anything twice.
+/// Returns the items on more than `share` of the stacks, in the order of the stacks; a fleeting item must
+/// be on nearly all of them. No stack has an item twice.
 ///
-/// A small loop may well be in each of two inlined functions for half of the time, and then whether
-/// that is most of it would be a toss of a coin. One that the loop itself is inlined with is there
-/// always.
-pub fn staying<T: Ord + Copy>(stacks: &[Vec<Item<T>>], share: Share) -> Vec<T> {
+/// A small loop may be in each of two inlined functions for half of the time, and the more frequent one
+/// would be chance. A function that the loop itself is inlined into is always there.
+pub fn stable_items<T: Ord + Copy>(stacks: &[Vec<Item<T>>], share: Share) -> Vec<T> {
     if let [stack] = stacks {
-        return stack.iter().map(|item| item.what).collect();
+        return stack.iter().map(|item| item.value).collect();
     }
     let mut seen: BTreeMap<T, Seen> = BTreeMap::new();
     for (moment, stack) in stacks.iter().enumerate() {
         for (place, item) in stack.iter().enumerate() {
-            let seen = seen.entry(item.what).or_insert_with(|| Seen::nowhere(stacks.len()));
+            let seen = seen.entry(item.value).or_insert_with(|| Seen::nowhere(stacks.len()));
             seen.places[moment] = Some(place);
             seen.fleeting += usize::from(item.fleeting);
         }
     }
     seen.retain(|_, seen| seen.stays(share));
-    // Where two of them are on one stack, that says which is further in.
-    let depth = |of: &Seen| seen.values().filter(|other| other.is_mostly_inside(of)).count();
-    let mut stable: Vec<(usize, T)> = seen.iter().map(|(&what, of)| (depth(of), what)).collect();
+    // Two items on one stack show which is further in.
+    let depth = |inner: &Seen| seen.values().filter(|other| other.is_mostly_inside(inner)).count();
+    let mut stable: Vec<(usize, T)> =
+        seen.iter().map(|(&value, places)| (depth(places), value)).collect();
     stable.sort_unstable();
-    stable.into_iter().map(|(_, what)| what).collect()
+    stable.into_iter().map(|(_, value)| value).collect()
 }
 
-/// Where something was seen.
+/// Positions of an item on the stacks.
 struct Seen {
-    /// By moment: how far in from the inner end.
+    /// Distances from the inner end, by moment; `None` where the item is not on the stack.
     places: Vec<Option<usize>>,
-    /// How often it was fleeting.
+    /// The number of moments at which it was fleeting.
     fleeting: usize,
 }
 
@@ -113,8 +116,8 @@ impl Seen {
 
     fn is_mostly_inside(&self, other: &Self) -> bool {
         let both = || self.places.iter().zip(&other.places);
-        let together = || both().filter_map(|(one, other)| one.zip(*other));
-        together().filter(|(one, other)| one < other).count() * 2 > together().count()
+        let shared_moments = || both().filter_map(|(one, other)| one.zip(*other));
+        shared_moments().filter(|(one, other)| one < other).count() * 2 > shared_moments().count()
     }
 }
 
@@ -122,63 +125,63 @@ impl Seen {
 mod tests {
     use super::*;
 
-    fn staying<'a>(stacks: &[&[&'a str]]) -> Vec<&'a str> {
-        let item = |what: &&'a str| Item { what: *what, fleeting: false };
+    fn stable_items<'a>(stacks: &[&[&'a str]]) -> Vec<&'a str> {
+        let item = |what: &&'a str| Item { value: *what, fleeting: false };
         let stacks: Vec<_> = stacks.iter().map(|stack| stack.iter().map(item).collect()).collect();
-        super::staying(&stacks, Share::Third)
+        super::stable_items(&stacks, Share::Third)
     }
 
     #[test]
-    fn what_a_loop_calls_now_and_then_is_not_what_it_is() {
+    fn occasional_calls_of_a_loop_are_not_stable() {
         let stacks: [&[&str]; 4] = [
             &["read_clock", "poll", "main"],
             &["poll", "main"],
             &["store", "touch", "poll", "main"],
             &["poll", "main"],
         ];
-        assert_eq!(staying(&stacks), ["poll", "main"]);
+        assert_eq!(stable_items(&stacks), ["poll", "main"]);
     }
 
     #[test]
-    fn a_third_of_the_moments_is_not_enough() {
-        assert_eq!(staying(&[&["a", "main"], &["main"], &["main"]]), ["main"]);
-        assert_eq!(staying(&[&["a", "main"], &["main"], &["a", "main"]]), ["a", "main"]);
+    fn an_item_at_a_third_of_the_moments_is_not_stable() {
+        assert_eq!(stable_items(&[&["a", "main"], &["main"], &["main"]]), ["main"]);
+        assert_eq!(stable_items(&[&["a", "main"], &["main"], &["a", "main"]]), ["a", "main"]);
     }
 
     #[test]
-    fn the_order_is_that_of_the_stacks_even_where_none_has_all() {
+    fn the_order_is_that_of_the_stacks_even_if_none_has_all() {
         let stacks: [&[&str]; 3] =
             [&["z_inner", "m_middle"], &["m_middle", "a_outer"], &["z_inner", "a_outer"]];
-        assert_eq!(staying(&stacks), ["z_inner", "m_middle", "a_outer"]);
+        assert_eq!(stable_items(&stacks), ["z_inner", "m_middle", "a_outer"]);
     }
 
     #[test]
-    fn of_nothing_there_is_nothing_staying() {
-        assert!(staying(&[]).is_empty());
-        assert!(staying(&[&[], &["a"], &["b"]]).is_empty());
+    fn stacks_without_common_items_have_no_stable_ones() {
+        assert!(stable_items(&[]).is_empty());
+        assert!(stable_items(&[&[], &["a"], &["b"]]).is_empty());
     }
 
     #[test]
-    fn what_is_fleeting_has_to_be_there_nearly_always() {
+    fn a_fleeting_item_must_be_on_nearly_all_stacks() {
         let stacks = |with: usize| -> Vec<Vec<Item<&str>>> {
-            let fleeting = |moment| (moment < with).then_some(Item { what: "f", fleeting: true });
-            let main = Item { what: "main", fleeting: false };
+            let fleeting = |moment| (moment < with).then_some(Item { value: "f", fleeting: true });
+            let main = Item { value: "main", fleeting: false };
             (0..20).map(|moment| fleeting(moment).into_iter().chain([main]).collect()).collect()
         };
-        let staying = |with| super::staying(&stacks(with), Share::Third);
-        assert_eq!(staying(12), ["main"]);
-        assert_eq!(staying(19), ["f", "main"]);
+        let stable_items = |with| super::stable_items(&stacks(with), Share::Third);
+        assert_eq!(stable_items(12), ["main"]);
+        assert_eq!(stable_items(19), ["f", "main"]);
     }
 
     #[test]
-    fn of_a_cpu_that_never_comes_back_only_what_it_never_leaves_stays() {
+    fn a_cpu_that_never_returns_has_only_constant_items() {
         let helped =
-            [Item { what: "help", fleeting: false }, Item { what: "loop", fleeting: false }];
+            [Item { value: "help", fleeting: false }, Item { value: "loop", fleeting: false }];
         let stacks = |with: usize| -> Vec<_> {
             (0..20).map(|moment| helped[usize::from(moment >= with)..].to_vec()).collect()
         };
-        assert_eq!(super::staying(&stacks(16), Share::NearlyAll), ["loop"]);
-        assert_eq!(super::staying(&stacks(19), Share::NearlyAll), ["help", "loop"]);
-        assert_eq!(super::staying(&stacks(16), Share::Third), ["help", "loop"]);
+        assert_eq!(super::stable_items(&stacks(16), Share::NearlyAll), ["loop"]);
+        assert_eq!(super::stable_items(&stacks(19), Share::NearlyAll), ["help", "loop"]);
+        assert_eq!(super::stable_items(&stacks(16), Share::Third), ["help", "loop"]);
     }
 }

@@ -1,20 +1,20 @@
-//! The kernel's tasks that do not run: what they wait for, and their stacks.
+//! Tasks that do not run, as reports have them: their waits and stacks.
 
 use nmiscope_report as report;
 
 use super::waits::lock_name;
 use super::{Resolver, show_stack};
-use crate::capture::host_stack::HostStack;
-use crate::kernel::{KernelState, Task, WaitFor};
+use crate::capture::host_stack::UnwoundStack;
+use crate::kernel::{KernelState, KernelTask, WaitFor};
 
-/// The tasks as a report has them. `stacks` are by task number.
+/// Returns the tasks as a report has them. `stacks` is indexed by task number.
 pub fn show(
     kernel: Option<&KernelState>,
-    stacks: &[Option<HostStack>],
+    stacks: &[Option<UnwoundStack>],
     resolver: &Resolver<'_>,
 ) -> Vec<report::Task> {
     let tasks = kernel.map_or(&[][..], |kernel| &kernel.tasks);
-    let show = |(number, (task, stack)): (u32, (&Option<Task>, &Option<HostStack>))| {
+    let show = |(number, (task, stack)): (u32, (&Option<KernelTask>, &Option<UnwoundStack>))| {
         let task = task.as_ref().filter(|task| task.state.is_off_cpu())?;
         let waits_for = task.wait.as_ref().map(|wait| match wait.what {
             WaitFor::Lock(address) | WaitFor::Queue(address) => lock_name(address, resolver),

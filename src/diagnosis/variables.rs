@@ -1,14 +1,13 @@
 //! Arguments and locals of host frames, as reports have them.
 //!
-//! Owns their form alone: the symbolizer finds them and makes text of them, `capture` bounds their
-//! number.
+//! Owns their form alone: the symbolizer finds and prints them, `capture` bounds their number.
 
 use nmiscope_report::{self as report, Availability, Frame, Function, Variable};
 use nmiscope_symbolizer::{FunctionVariables, VariableKind, VariableValue};
 
 use crate::capture::host_stack::FrameVariables;
 
-/// Adds a frame's variables to what is said of it.
+/// Adds a frame's variables to its report.
 pub fn add(frame: &mut Frame, variables: &FrameVariables) {
     match variables {
         Ok(functions) => {

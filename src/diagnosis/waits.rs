@@ -1,7 +1,7 @@
-//! Who waits for whom, as reports have it: parties with names, waits with lines.
+//! Wait graphs as reports have them: parties with names, waits with lines.
 //!
-//! Owns names, of which no two are alike in one graph, and the whole graph of a moment; what of it is a
-//! hang is decided in `hang`, and told by `hangs`.
+//! Owns the names, which are unique in a graph, and the whole graph of a moment; refuses to own the
+//! choice of hangs (`hang`) and their form (`hangs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,10 +14,10 @@ use nmiscope_symbolizer::{demangle, short_name};
 
 use super::{Resolver, milliseconds};
 use crate::hang::{self, Ages, EdgeKind, Node};
-use crate::kernel::{self, KernelState, Site, TaskState};
+use crate::kernel::{self, KernelState, Site, TaskRunState};
 
-/// The whole graph of a moment; `None` where nobody waits, or the kernel is not known.
-pub fn of_moment(
+/// Returns the whole graph of a moment; `None` if there are no waits, or the kernel is unknown.
+pub fn wait_graph(
     kernel: Option<&KernelState>,
     ages: &Ages,
     cpus: &[Cpu],
@@ -28,7 +28,7 @@ pub fn of_moment(
         Node::Lock(address) => Some(address),
         _ => None,
     });
-    let names = Names::of(edges.iter(), locks, kernel, resolver);
+    let names = Names::assign(edges.iter(), locks, kernel, resolver);
     let parties = Parties { kernel, ages, cpus, resolver, names: &names };
     let nodes: BTreeSet<Node> = edges.iter().flat_map(|edge| [edge.from, edge.to]).collect();
     (!edges.is_empty()).then(|| WaitGraph {
@@ -37,16 +37,16 @@ pub fn of_moment(
     })
 }
 
-/// The names of parties; no two alike.
+/// Names of parties, unique in a graph.
 pub struct Names {
     tasks: BTreeMap<u32, String>,
-    /// And queues.
+    /// Names of locks and queues, by address.
     locks: BTreeMap<u64, String>,
 }
 
 impl Names {
     /// Names the `locks`, the queues of `edges`, and all tasks of the kernel.
-    pub fn of<'e>(
+    pub fn assign<'e>(
         edges: impl Iterator<Item = &'e hang::Edge>,
         locks: impl Iterator<Item = u64>,
         kernel: Option<&KernelState>,
@@ -73,7 +73,7 @@ impl Names {
         Self { tasks, locks: named }
     }
 
-    /// The name of a party.
+    /// Returns the name of a party.
     pub fn id(&self, node: Node) -> String {
         match node {
             Node::Cpu(cpu) => format!("cpu{cpu}"),
@@ -87,7 +87,7 @@ impl Names {
     }
 }
 
-/// A name that is neither used nor a CPU's: `name`, and `more` as often as it takes.
+/// Makes a name that is neither used nor a CPU's: `name`, with `more` added as often as needed.
 fn unlike(used: &mut BTreeSet<String>, name: &str, more: &str) -> String {
     let is_cpu = |name: &str| {
         let number = name.strip_prefix("cpu");
@@ -101,7 +101,7 @@ fn unlike(used: &mut BTreeSet<String>, name: &str, more: &str) -> String {
     name
 }
 
-/// A lock's symbol without the path to it, or its address.
+/// Returns a lock's symbol without its path, or its address.
 pub fn lock_name(address: u64, resolver: &Resolver<'_>) -> String {
     match lock_symbol(address, resolver) {
         Some(symbol) => short_name(&symbol).to_owned(),
@@ -109,30 +109,30 @@ pub fn lock_name(address: u64, resolver: &Resolver<'_>) -> String {
     }
 }
 
-/// A lock that is part of something has that one's symbol, and an offset.
+/// Returns a lock's symbol. A lock inside a larger object has the object's symbol and an offset.
 fn lock_symbol(address: u64, resolver: &Resolver<'_>) -> Option<String> {
     let found = resolver.symbols()?.symbol_containing(VirtualAddress(address))?;
     let name = demangle(&found.symbol.name);
     Some(if found.offset == 0 { name } else { format!("{name}+{:#x}", found.offset) })
 }
 
-/// The parties of a moment, as far as they are known.
+/// Parties of a moment, with everything that describes them.
 #[derive(Clone, Copy)]
 pub struct Parties<'a> {
-    /// The kernel's state.
+    /// The kernel's state; `None` if it is unknown.
     pub kernel: Option<&'a KernelState>,
-    /// The time for which things had not changed.
+    /// The ages of all observed values.
     pub ages: &'a Ages,
-    /// The vCPUs, as the report has them.
+    /// The vCPUs, as in the report.
     pub cpus: &'a [Cpu],
-    /// The resolver of addresses.
+    /// The resolver of the kernel's addresses.
     pub resolver: &'a Resolver<'a>,
-    /// The parties' names.
+    /// The names of all parties.
     pub names: &'a Names,
 }
 
 impl Parties<'_> {
-    /// A party as reports have it.
+    /// Returns a party as reports have it.
     pub fn node(&self, node: Node) -> WaitNode {
         WaitNode { id: self.names.id(node), kind: self.kind(node) }
     }
@@ -188,13 +188,13 @@ impl Parties<'_> {
         }
     }
 
-    /// An edge as reports have it.
+    /// Returns an edge as reports have it.
     pub fn edge(&self, edge: &hang::Edge) -> WaitEdge {
         let (kernel, ages) = (self.kernel, self.ages);
         let (wait, age) = match (edge.kind, edge.from) {
             (EdgeKind::RunsOn, _) => (None, None),
             (EdgeKind::HeldBy, Node::Lock(lock)) => {
-                (None, ages.locks.get(&lock).map(hang::Still::own))
+                (None, ages.locks.get(&lock).map(hang::Unchanged::own))
             }
             (_, Node::Cpu(cpu)) => (
                 kernel.and_then(|kernel| kernel.cpu(cpu)?.wait.as_ref()),
@@ -202,7 +202,7 @@ impl Parties<'_> {
             ),
             (_, Node::Task(task)) => (
                 kernel.and_then(|kernel| kernel.task(task)?.wait.as_ref()),
-                ages.tasks.get(task as usize).map(hang::Still::own),
+                ages.tasks.get(task as usize).map(hang::Unchanged::own),
             ),
             (_, Node::Lock(_) | Node::Queue(_)) => (None, None),
         };
@@ -228,14 +228,14 @@ impl Parties<'_> {
     }
 }
 
-impl From<TaskState> for report::TaskState {
-    fn from(state: TaskState) -> Self {
+impl From<TaskRunState> for report::TaskState {
+    fn from(state: TaskRunState) -> Self {
         match state {
-            TaskState::Ready => Self::Ready,
-            TaskState::Running => Self::Running,
-            TaskState::Blocked => Self::Blocked,
-            TaskState::Ended => Self::Ended,
-            TaskState::Garbage(_) => Self::Unknown,
+            TaskRunState::Ready => Self::Ready,
+            TaskRunState::Running => Self::Running,
+            TaskRunState::Blocked => Self::Blocked,
+            TaskRunState::Ended => Self::Ended,
+            TaskRunState::Garbage(_) => Self::Unknown,
         }
     }
 }

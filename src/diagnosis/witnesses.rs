@@ -1,13 +1,15 @@
-//! The two witnesses side by side: what the guest said of a vCPU and what the host saw, and each way
-//! in which they differ, by its name.
+//! Comparison of the two witnesses of a vCPU, the guest's trace and the host's: each difference has a
+//! finding.
+//!
+//! Owns the comparison; refuses to own either trace. Called by the parent module for each vCPU.
 
 use super::{garbage, is_cut};
 use crate::capture::CpuCapture;
-use crate::capture::host_stack::{Ending, HostStack};
+use crate::capture::host_stack::{Ending, UnwoundStack};
 use nmiscope_report::{Answer, Finding, Frame, Nmi, Word};
 use nmiscope_symbolizer::End;
 
-/// What the two make of one vCPU, together.
+/// Returns the findings of one vCPU.
 pub fn findings(capture: &CpuCapture, nmi: &Nmi, word: Option<&Word>) -> Vec<Finding> {
     let mut findings = Vec::new();
     if nmi.sent {
@@ -30,7 +32,7 @@ pub fn findings(capture: &CpuCapture, nmi: &Nmi, word: Option<&Word>) -> Vec<Fin
     }
     if let Some(look) = &capture.stack {
         findings.extend(stack_fault(look));
-        // An earlier handler's word is of another moment.
+        // An earlier handler's trace does not show this moment.
         if let Some(word) = word.filter(|word| word.current && nmi.answer == Answer::Answered) {
             let difference = compare(&vouched_for(word), &seen(look), look.ending.is_complete());
             let nmi = capture.state.as_ref().ok().and_then(|state| state.nmi);
@@ -41,9 +43,9 @@ pub fn findings(capture: &CpuCapture, nmi: &Nmi, word: Option<&Word>) -> Vec<Fin
     findings
 }
 
-/// A contradiction with a vCPU that was in an interrupt shadow is none. On AMD processors KVM has it
-/// execute one instruction by the trap flag before it injects the NMI: an interrupt that waits too may
-/// come in between, and a hypervisor below may let it run for longer.
+/// Explains a contradiction by the vCPU's interrupt shadow. On AMD processors KVM has the vCPU execute
+/// one instruction by the trap flag before it injects the NMI: a pending interrupt may come in between,
+/// and a hypervisor below may let the vCPU run for longer.
 fn in_shadow(difference: Finding, shadow: bool) -> Finding {
     match difference {
         Finding::WitnessesDiffer { frame } if shadow => Finding::InterruptShadow { frame },
@@ -51,8 +53,8 @@ fn in_shadow(difference: Finding, shadow: bool) -> Finding {
     }
 }
 
-/// Why the host cannot see the whole stack.
-fn stack_fault(look: &HostStack) -> Option<Finding> {
+/// Returns the finding for a host stack that is not complete.
+fn stack_fault(look: &UnwoundStack) -> Option<Finding> {
     let reason = look.ending.to_string();
     match &look.ending {
         ending if ending.is_complete() => None,
@@ -62,7 +64,7 @@ fn stack_fault(look: &HostStack) -> Option<Finding> {
     }
 }
 
-/// Where a frame is: its address, and whether it was interrupted there.
+/// Place of a frame: its address, and its interrupted flag.
 type Place = (String, bool);
 
 fn vouched_for(word: &Word) -> Vec<Place> {
@@ -70,13 +72,13 @@ fn vouched_for(word: &Word) -> Vec<Place> {
     frames.map(|frame: &Frame| (frame.address.clone(), frame.interrupted)).collect()
 }
 
-fn seen(look: &HostStack) -> Vec<Place> {
+fn seen(look: &UnwoundStack) -> Vec<Place> {
     let frames = look.frames.iter();
     frames.map(|frame| (frame.pc.address().to_string(), frame.is_interrupted())).collect()
 }
 
-/// How the guest's trace differs from the host's, if it does. The guest follows frame pointers, and
-/// may leave out what has none; it may have taken an interrupt before the NMI.
+/// Returns the difference between the guest's trace and the host's. The guest follows frame pointers, and
+/// may miss functions that have none; it may have taken an interrupt before the NMI.
 fn compare(word: &[Place], look: &[Place], look_is_complete: bool) -> Option<Finding> {
     if word == look {
         return None;
@@ -85,7 +87,7 @@ fn compare(word: &[Place], look: &[Place], look_is_complete: bool) -> Option<Fin
         return Some(Finding::InterruptedBefore { frames: (word.len() - look.len()) as u32 });
     }
     if !look_is_complete && word.starts_with(look) {
-        // Why the host's ends is a finding already.
+        // The end of the host's stack has a finding already.
         return None;
     }
     let mut rest = look.iter();
@@ -100,7 +102,7 @@ fn compare(word: &[Place], look: &[Place], look_is_complete: bool) -> Option<Fin
 mod tests {
     use super::*;
 
-    /// A trace of one-letter addresses; capitals were interrupted.
+    /// Makes a trace of one-letter addresses; capitals were interrupted.
     fn trace(letters: &str) -> Vec<Place> {
         letters.chars().map(|letter| (letter.to_string(), letter.is_uppercase())).collect()
     }
@@ -116,25 +118,25 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupt_before_the_nmi_leaves_the_hosts_trace_at_the_end_of_the_guests() {
+    fn an_interrupt_before_the_nmi_adds_frames_to_the_guests_trace() {
         let before = Some(Finding::InterruptedBefore { frames: 2 });
         assert_eq!(difference("XyAbc", "Abc", true), before);
     }
 
     #[test]
-    fn frames_without_a_frame_pointer_are_missing_and_no_contradiction() {
+    fn frames_without_a_frame_pointer_are_missing_not_contradicting() {
         assert_eq!(difference("Acd", "Abcd", true), Some(Finding::WordIncomplete { frames: 1 }));
         assert_eq!(difference("A", "Abcd", true), Some(Finding::WordIncomplete { frames: 3 }));
     }
 
     #[test]
-    fn a_host_that_sees_less_for_a_reason_does_not_contradict() {
+    fn an_incomplete_host_stack_does_not_contradict() {
         assert_eq!(difference("Abcd", "Ab", false), None);
         assert_eq!(difference("Abcd", "Ab", true), Some(Finding::WitnessesDiffer { frame: 2 }));
     }
 
     #[test]
-    fn other_frames_are_a_contradiction_at_the_first_of_them() {
+    fn a_contradiction_has_the_index_of_its_first_frame() {
         assert_eq!(difference("Abxd", "Abcd", true), Some(Finding::WitnessesDiffer { frame: 2 }));
         assert_eq!(difference("Xb", "Ab", false), Some(Finding::WitnessesDiffer { frame: 0 }));
         assert_eq!(difference("Abc", "ABc", true), Some(Finding::WitnessesDiffer { frame: 1 }));
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_contradiction_in_an_interrupt_shadow_is_of_another_moment() {
+    fn an_interrupt_shadow_explains_a_contradiction() {
         let differ = Finding::WitnessesDiffer { frame: 2 };
         assert_eq!(in_shadow(differ.clone(), false), differ);
         assert_eq!(in_shadow(differ, true), Finding::InterruptShadow { frame: 2 });

@@ -1,4 +1,7 @@
-//! For how long things have not changed, in the own time of whoever should have changed them.
+//! Ages: how long each observed value has not changed, in the own time of the vCPU that should change it.
+//!
+//! Owns how time is counted; refuses to own what an age means (`class`). Updated by the detector with
+//! each observation, filled from a kernel's records by `records`. Stored in cores.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -7,17 +10,17 @@ use std::time::Duration;
 use nmiscope_machine::{HostCounts, HostTimes};
 use serde::{Deserialize, Serialize};
 
-use super::observation::{Observation, Vcpu, VcpuSample};
+use super::observation::{Observation, ObservedVcpu, VcpuSample};
 use crate::kernel::{CpuActivity, KernelState, Lock, LockKind, Reading, Wait, WaitFor};
 
-/// A stretch of time, measured in three ways.
+/// A span of time, measured in three ways.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Age {
-    /// In the own time of a vCPU: it ran, or had nothing to run for.
+    /// The vCPU's own time: its thread ran, or was asleep because the vCPU had nothing to run.
     pub own: Duration,
-    /// In the time that it ran.
+    /// The time in which the vCPU's thread ran.
     pub ran: Duration,
-    /// By the wall clock, while somebody watched.
+    /// The wall-clock time during which the guest was observed.
     pub wall: Duration,
 }
 
@@ -31,25 +34,26 @@ impl Age {
     }
 }
 
-/// Something that stands still for as long as its key is the same.
+/// An observed value and the time since it last changed. `K` is what is compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Still<K> {
+pub struct Unchanged<K> {
     key: Option<K>,
-    /// Since it changed.
+    /// The time since the last change.
     pub age: Age,
-    /// How often it was seen to have changed.
+    /// The number of changes observed.
     pub changes: u32,
 }
 
-impl<K> Default for Still<K> {
+impl<K> Default for Unchanged<K> {
     fn default() -> Self {
         Self { key: None, age: Age::default(), changes: 0 }
     }
 }
 
-impl<K: PartialEq> Still<K> {
-    /// `None` is for a thing that does not exist, and so cannot stand still.
-    fn see(&mut self, key: Option<K>, passed: Age) {
+impl<K: PartialEq> Unchanged<K> {
+    /// Compares the value with the previous one and adds `passed` if they are equal. `None` is a value
+    /// that does not exist, which has no age.
+    fn observe(&mut self, key: Option<K>, passed: Age) {
         if key.is_some() && key == self.key {
             self.age = self.age.plus(passed);
         } else {
@@ -58,148 +62,153 @@ impl<K: PartialEq> Still<K> {
         }
     }
 
-    /// A thing that is known to have stood still for so long.
-    pub(super) fn since(key: K, age: Age) -> Self {
+    /// Makes a value that is known to be unchanged for `age`.
+    pub(super) fn with_age(key: K, age: Age) -> Self {
         Self { key: Some(key), age, changes: 0 }
     }
 
-    /// For how long it has been there; `None` if there is no such thing.
-    pub(super) fn lasting(&self) -> Option<Age> {
+    /// Returns the time since the last change; `None` if the value does not exist.
+    pub(super) fn age_if_present(&self) -> Option<Age> {
         self.key.as_ref().map(|_| self.age)
     }
 
-    /// Since it changed, in own time.
+    /// Returns the time since the last change, in own time.
     pub fn own(&self) -> Duration {
         self.age.own
     }
 }
 
-/// Who waits, for what, and since when by the guest's clock.
+/// Key of a wait: the thing waited for, and the start of the wait in nanoseconds of the guest's clock.
 pub(super) type WaitKey = (WaitFor, u64);
 
-/// What stands still on a CPU.
+/// Ages of one CPU's values.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuAges {
-    /// Its timer tick.
-    pub tick: Still<u64>,
-    /// Its main loop.
-    pub main_loop: Still<u64>,
-    /// The same spinning wait.
-    pub wait: Still<WaitKey>,
-    /// The same, if it is for another CPU to do something, in the own time of that one.
+    /// The count of timer ticks.
+    pub tick: Unchanged<u64>,
+    /// The count of main loop iterations.
+    pub main_loop: Unchanged<u64>,
+    /// The spinning wait of the CPU.
+    pub wait: Unchanged<WaitKey>,
+    /// The spinning wait if it is for another CPU to act, in the own time of that CPU.
     #[serde(default)]
-    pub answer: Still<WaitKey>,
-    /// Work that it has and does not finish: the number of items that it has.
-    pub work: Still<u64>,
-    /// Tasks that could run there, while none is switched to.
-    pub ready: Still<u64>,
-    /// Its tasks: none is switched to.
-    pub switches: Still<u64>,
-    /// The longest wait that has ended since its main loop moved: it was not its own fault.
+    pub answer: Unchanged<WaitKey>,
+    /// The number of finished work items while unfinished ones are queued.
+    pub work: Unchanged<u64>,
+    /// The number of task switches while a task of the CPU is ready to run.
+    pub ready: Unchanged<u64>,
+    /// The number of task switches on the CPU.
+    pub switches: Unchanged<u64>,
+    /// The longest wait that ended since the main loop last advanced: time that is not the CPU's own
+    /// fault.
     #[serde(default)]
     pub waited: Age,
-    /// Seen with interrupts off each time, running or halted, and given none in between.
-    pub interrupts_off: Still<bool>,
-    /// Seen out of HLT each time, and not gone into it in between.
+    /// The halt state while every sample had interrupts off and no interrupt was counted in between.
+    pub interrupts_off: Unchanged<bool>,
+    /// Set while every sample was outside HLT and no HLT was counted in between.
     #[serde(default)]
-    pub awake: Still<()>,
-    /// The interrupts that it had taken when its main loop moved last.
+    pub awake: Unchanged<()>,
+    /// The number of interrupts taken when the main loop last advanced.
     pub interrupts_before: u64,
-    /// Since its main loop or its tick moved last, whichever did.
-    pub nothing: Age,
-    /// How it was seen, if it was, since then.
+    /// The time since the main loop or the tick advanced, whichever was later. Cores call it `nothing`.
+    #[serde(rename = "nothing")]
+    pub no_progress: Age,
+    /// The last sample since then; `None` if there is none.
     #[serde(default)]
     pub seen: Option<VcpuSample>,
-    /// For how long it has been watched.
+    /// The time for which the CPU has been observed.
     #[serde(default)]
     pub watched: Age,
 }
 
-/// What stands still in a guest.
+/// Ages of a whole guest's values.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ages {
-    /// By CPU number.
+    /// Ages of the CPUs, by CPU number.
     pub cpus: Vec<CpuAges>,
-    /// The same wait, by task number, in the own time of the task's CPU.
-    pub tasks: Vec<Still<WaitKey>>,
-    /// The same, if it is for a CPU to do something, in the own time of that one.
+    /// The wait of each task, by task number, in the own time of the task's CPU.
+    pub tasks: Vec<Unchanged<WaitKey>>,
+    /// The wait of each task that waits for a CPU, in the own time of that CPU.
     #[serde(default)]
-    pub answers: Vec<Still<WaitKey>>,
-    /// The same holder, or none, by the lock's address, in the own time of the holder's CPU.
-    pub locks: BTreeMap<u64, Still<(Option<u32>, u64)>>,
-    /// The console.
-    pub console: Still<u64>,
-    /// The same CPU panics.
+    pub answers: Vec<Unchanged<WaitKey>>,
+    /// The holder of each lock, by the lock's address, in the own time of the holder's CPU.
+    pub locks: BTreeMap<u64, Unchanged<(Option<u32>, u64)>>,
+    /// The number of bytes on the console.
+    pub console: Unchanged<u64>,
+    /// The number of the panicking CPU.
     #[serde(default)]
-    pub panicking: Still<u32>,
-    /// Some CPU has been seen that takes interrupts, or was counted to.
+    pub panicking: Unchanged<u32>,
+    /// True once any CPU was sampled with interrupts on, or the host counted an interrupt.
     #[serde(default)]
     pub took_interrupts: bool,
 }
 
 impl Ages {
-    /// Adds what happened, or did not, between two observations. An interval longer than `longest`
-    /// means that the observer itself was not running: nothing more is known of it.
+    /// Adds the interval between two observations. An interval longer than `longest` counts as `longest`:
+    /// the observer itself was not running for the rest.
     pub(super) fn advance(&mut self, last: &Observation, now: &Observation, longest: Duration) {
         let wall = now.at.saturating_sub(last.at).min(longest);
         let passed: Vec<Age> = (0..now.vcpus.len())
             .map(|cpu| {
-                let times = |vcpus: &[Vcpu]| vcpus.get(cpu).and_then(|vcpu| vcpu.times);
+                let times = |vcpus: &[ObservedVcpu]| vcpus.get(cpu).and_then(|vcpu| vcpu.times);
                 passed_for(times(&last.vcpus), times(&now.vcpus), wall)
             })
             .collect();
-        // Of a CPU that does not exist, as little as of any: where there is doubt, time does not count.
+        // A CPU number that does not exist gets the least time of all: in doubt, time does not count.
         let least = passed.iter().copied().min_by_key(|passed| passed.own);
         let least = least.unwrap_or_else(|| passed_for(None, None, wall));
-        let of = |cpu: u32| -> Age { passed.get(cpu as usize).copied().unwrap_or(least) };
+        let passed_on = |cpu: u32| -> Age { passed.get(cpu as usize).copied().unwrap_or(least) };
         self.cpus.resize_with(now.vcpus.len(), CpuAges::default);
         for (cpu, (ages, vcpu)) in self.cpus.iter_mut().zip(&now.vcpus).enumerate() {
             let before = last.vcpus.get(cpu).map_or_else(HostCounts::default, |vcpu| vcpu.counts);
             self.took_interrupts |= ages.advance_vcpu(vcpu, before, passed[cpu]);
             ages.watched = ages.watched.plus(passed[cpu]);
         }
-        self.console.see(Some(now.console_bytes), of(0));
+        self.console.observe(Some(now.console_bytes), passed_on(0));
         match &now.kernel {
-            Reading::Known(kernel) => self.advance_kernel(kernel, of),
+            Reading::Known(kernel) => self.advance_kernel(kernel, passed_on),
             Reading::Unreadable { .. } | Reading::Unknown => self.forget_kernel(),
         }
     }
 
-    fn advance_kernel(&mut self, kernel: &KernelState, of: impl Fn(u32) -> Age) {
-        self.panicking.see(kernel.panicking, of(kernel.panicking.unwrap_or(u32::MAX)));
-        // The CPU that is to answer somebody who waits, and the time that it had for it.
+    fn advance_kernel(&mut self, kernel: &KernelState, passed_on: impl Fn(u32) -> Age) {
+        self.panicking.observe(kernel.panicking, passed_on(kernel.panicking.unwrap_or(u32::MAX)));
+        // The time that passed on the CPU that a waiter waits for.
         let vcpus = self.cpus.len();
-        let asked = |wait: Option<&Wait>| match wait.map(|wait| wait.what)? {
+        let time_of_asked = |wait: Option<&Wait>| match wait.map(|wait| wait.what)? {
             WaitFor::Call(cpu) | WaitFor::Online(cpu) => {
-                Some(of(cpu)).filter(|_| (cpu as usize) < vcpus)
+                Some(passed_on(cpu)).filter(|_| (cpu as usize) < vcpus)
             }
             WaitFor::Lock(_) | WaitFor::Queue(_) => None,
         };
-        let see_answer = |answer: &mut Still<WaitKey>, wait: Option<&Wait>| {
-            let asked = asked(wait);
-            answer.see(asked.and(wait).map(Wait::key), asked.unwrap_or_default());
+        let observe_answer = |answer: &mut Unchanged<WaitKey>, wait: Option<&Wait>| {
+            let passed = time_of_asked(wait);
+            answer.observe(passed.and(wait).map(Wait::key), passed.unwrap_or_default());
         };
         for (cpu, (ages, activity)) in (0..).zip(self.cpus.iter_mut().zip(&kernel.cpus)) {
             let online = activity.as_ref().filter(|activity| activity.online);
-            ages.advance(online, kernel.switches_on(cpu), of(cpu));
+            ages.advance(online, kernel.switches_on(cpu), passed_on(cpu));
             let wait = online.and_then(|activity| activity.wait.as_ref());
-            see_answer(&mut ages.answer, wait);
+            observe_answer(&mut ages.answer, wait);
         }
-        self.tasks.resize_with(kernel.tasks.len(), Still::default);
-        self.answers.resize_with(kernel.tasks.len(), Still::default);
+        self.tasks.resize_with(kernel.tasks.len(), Unchanged::default);
+        self.answers.resize_with(kernel.tasks.len(), Unchanged::default);
         let tasks = self.tasks.iter_mut().zip(&mut self.answers).zip(&kernel.tasks);
         for ((age, answer), task) in tasks {
             let task = task.as_ref();
             let wait = task.and_then(|task| task.wait.as_ref());
-            age.see(wait.map(Wait::key), of(task.map_or(0, |task| task.cpu)));
-            see_answer(answer, wait);
+            age.observe(wait.map(Wait::key), passed_on(task.map_or(0, |task| task.cpu)));
+            observe_answer(answer, wait);
         }
         self.locks.retain(|address, _| kernel.locks.contains_key(address));
         for (&address, lock) in &kernel.locks {
             let cpu = kernel.holder_cpu(lock);
-            // Nobody has it: then it is the waiters' time that counts, and they have their own.
-            let passed = of(cpu.unwrap_or(u32::MAX));
-            self.locks.entry(address).or_default().see(Some((lock.holder, lock.taken_ns)), passed);
+            // Without a holder the waiters' time counts, and their waits have ages of their own.
+            let passed = passed_on(cpu.unwrap_or(u32::MAX));
+            self.locks
+                .entry(address)
+                .or_default()
+                .observe(Some((lock.holder, lock.taken_ns)), passed);
         }
     }
 
@@ -207,7 +216,7 @@ impl Ages {
         self.tasks.clear();
         self.answers.clear();
         self.locks.clear();
-        self.panicking = Still::default();
+        self.panicking = Unchanged::default();
         for cpu in &mut self.cpus {
             let interrupts_off = std::mem::take(&mut cpu.interrupts_off);
             let awake = std::mem::take(&mut cpu.awake);
@@ -215,59 +224,61 @@ impl Ages {
         }
     }
 
-    /// Of one CPU; of one that is not there, nothing stands still.
+    /// Returns the ages of a CPU; all zero for a CPU that does not exist.
     pub(super) fn cpu(&self, cpu: u32) -> &CpuAges {
-        static NOTHING: LazyLock<CpuAges> = LazyLock::new(CpuAges::default);
-        self.cpus.get(cpu as usize).unwrap_or(&NOTHING)
+        static NO_AGES: LazyLock<CpuAges> = LazyLock::new(CpuAges::default);
+        self.cpus.get(cpu as usize).unwrap_or(&NO_AGES)
     }
 
-    /// How long a task has waited for the same.
+    /// Returns how long a task has been in its current wait.
     pub(super) fn task(&self, task: u32) -> Age {
         self.tasks.get(task as usize).map_or_else(Age::default, |task| task.age)
     }
 
-    /// How long the CPU that a task waits for has had to answer it, if it waits for one.
+    /// Returns the time that the CPU awaited by a task has had to answer; `None` if the task waits for no
+    /// CPU.
     pub(super) fn answer(&self, task: u32) -> Option<Age> {
-        self.answers.get(task as usize).and_then(Still::lasting)
+        self.answers.get(task as usize).and_then(Unchanged::age_if_present)
     }
 
-    /// How long a lock has had the same holder, or none.
+    /// Returns how long a lock has had its current holder, or none.
     pub(super) fn lock(&self, address: u64) -> Age {
         self.locks.get(&address).map_or_else(Age::default, |lock| lock.age)
     }
 
-    /// Whether a lock goes from hand to hand past somebody who has waited for so long, by the clock.
-    /// One that did so once and now stays with a holder does not: the host may not run that one.
+    /// Returns true if a lock changes hands while a waiter of `waited` wall-clock time gets no turn. A
+    /// lock that did so once and now stays with a holder is not passed by: the host may not be running
+    /// that holder.
     pub(super) fn passes_by(&self, address: u64, waited: Duration) -> bool {
         const OFTEN: u32 = 8;
-        let passes = |lock: &Still<_>| lock.changes >= OFTEN && lock.age.wall <= waited / 4;
+        let passes = |lock: &Unchanged<_>| lock.changes >= OFTEN && lock.age.wall <= waited / 4;
         self.locks.get(&address).is_some_and(passes)
     }
 }
 
 impl CpuAges {
-    /// What shows from outside. `before` is what the host had counted at the last observation: ten
-    /// looks a second may all miss what happens in between. Returns whether it takes interrupts.
-    fn advance_vcpu(&mut self, vcpu: &Vcpu, before: HostCounts, passed: Age) -> bool {
-        let moved = |before: Option<u64>, now: Option<u64>| {
+    /// Updates what is visible from outside, and returns true if the CPU takes interrupts. `before` are
+    /// the host's counts at the last observation: ten samples a second can miss what happens in between.
+    fn advance_vcpu(&mut self, vcpu: &ObservedVcpu, before: HostCounts, passed: Age) -> bool {
+        let has_changed = |before: Option<u64>, now: Option<u64>| {
             before.zip(now).is_some_and(|(before, now)| before != now)
         };
-        let took = moved(before.interrupts, vcpu.counts.interrupts);
-        let slept = moved(before.halts, vcpu.counts.halts);
-        if took {
-            self.interrupts_off.see(None, passed);
+        let took_interrupts = has_changed(before.interrupts, vcpu.counts.interrupts);
+        let entered_hlt = has_changed(before.halts, vcpu.counts.halts);
+        if took_interrupts {
+            self.interrupts_off.observe(None, passed);
         }
-        if slept {
-            self.awake.see(None, passed);
+        if entered_hlt {
+            self.awake.observe(None, passed);
         }
         if let Some(VcpuSample { halted, interrupts_on, started, .. }) = vcpu.sample {
-            let off = started && !interrupts_on && !took;
-            self.interrupts_off.see(off.then_some(halted), passed);
-            let awake = started && !halted && !slept;
-            self.awake.see(awake.then_some(()), passed);
+            let off = started && !interrupts_on && !took_interrupts;
+            self.interrupts_off.observe(off.then_some(halted), passed);
+            let awake = started && !halted && !entered_hlt;
+            self.awake.observe(awake.then_some(()), passed);
         }
         self.seen = vcpu.sample.or(self.seen);
-        took || vcpu.sample.is_some_and(|sample| sample.started && sample.interrupts_on)
+        took_interrupts || vcpu.sample.is_some_and(|sample| sample.started && sample.interrupts_on)
     }
 
     fn advance(&mut self, activity: Option<&CpuActivity>, switches: u64, passed: Age) {
@@ -275,26 +286,26 @@ impl CpuAges {
         if self.main_loop.key != main_loop {
             self.interrupts_before = activity.map_or(0, |activity| activity.interrupts);
         }
-        self.tick.see(activity.map(|activity| activity.tick), passed);
-        self.main_loop.see(main_loop, passed);
+        self.tick.observe(activity.map(|activity| activity.tick), passed);
+        self.main_loop.observe(main_loop, passed);
         let wait = activity.and_then(|activity| activity.wait.as_ref());
         let (waited, waits) = (self.wait.age, self.wait.changes);
-        self.wait.see(wait.map(Wait::key), passed);
+        self.wait.observe(wait.map(Wait::key), passed);
         if self.main_loop.age == Age::default() {
             self.waited = Age::default();
         } else if self.wait.changes != waits && waited.own > self.waited.own {
             self.waited = waited;
         }
-        let nothing = [self.tick.age, self.main_loop.age];
-        self.nothing = nothing.into_iter().min_by_key(|age| age.wall).unwrap_or_default();
-        if self.nothing == Age::default() {
+        let ages = [self.tick.age, self.main_loop.age];
+        self.no_progress = ages.into_iter().min_by_key(|age| age.wall).unwrap_or_default();
+        if self.no_progress == Age::default() {
             self.seen = None;
         }
-        let undone = activity.filter(|activity| activity.has_work());
-        self.work.see(undone.map(|activity| activity.work_done), passed);
+        let pending_work = activity.filter(|activity| activity.has_work());
+        self.work.observe(pending_work.map(|activity| activity.work_done), passed);
         let ready = activity.filter(|activity| activity.ready_tasks > 0);
-        self.ready.see(ready.map(|_| switches), passed);
-        self.switches.see(activity.map(|_| switches), passed);
+        self.ready.observe(ready.map(|_| switches), passed);
+        self.switches.observe(activity.map(|_| switches), passed);
     }
 }
 
@@ -305,7 +316,7 @@ impl Wait {
 }
 
 impl KernelState {
-    /// The CPU that a lock's holder runs on.
+    /// Returns the CPU on which a lock's holder runs.
     fn holder_cpu(&self, lock: &Lock) -> Option<u32> {
         let holder = lock.holder?;
         match lock.kind {
@@ -314,16 +325,16 @@ impl KernelState {
         }
     }
 
-    /// How often the tasks of a CPU were switched to.
+    /// Returns the number of times that the tasks of a CPU were switched to.
     fn switches_on(&self, cpu: u32) -> u64 {
         let tasks = self.tasks.iter().flatten().filter(|task| task.cpu == cpu);
         tasks.fold(0, |sum, task| sum.wrapping_add(task.switches))
     }
 }
 
-/// How much of an interval was a vCPU's own: it ran, or had nothing to run for. Where there is doubt,
-/// less: a thread that waits for a CPU is not told from one that has one, and how long it has waited
-/// is counted when the wait is over.
+/// Returns the part of an interval that was a vCPU's own time: its thread ran, or slept with nothing to
+/// run. In doubt it is less: a thread that waits for a CPU looks like one that has one, and the host
+/// counts the wait only when it is over.
 fn passed_for(before: Option<HostTimes>, now: Option<HostTimes>, wall: Duration) -> Age {
     let (Some(before), Some(now)) = (before, now) else {
         return Age { own: wall, ran: wall, wall };
@@ -350,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn own_time_is_time_that_a_vcpu_ran_or_had_nothing_to_do() {
+    fn own_time_is_time_a_vcpu_ran_or_slept() {
         let wall = ms(100);
         let rows = [
             // (before, now, own)
@@ -370,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_host_does_not_count_waiting_only_a_thread_that_slept_all_along_has_slept() {
+    fn without_delay_counts_only_an_interval_slept_through_is_own_time() {
         let slept = |asleep| Some(HostTimes { run: ms(7), delay: None, asleep });
         assert_eq!(passed_for(slept(true), slept(true), ms(100)).own, ms(100));
         assert_eq!(passed_for(slept(false), slept(true), ms(100)).own, ms(0));

@@ -1,57 +1,59 @@
-//! How long a hang of each class may last before it is one.
+//! Bounds: the time for which each class of hang must last before it is reported.
 //!
-//! Owns the table; refuses to own which bound a class has unless told otherwise (`class`). Filled by
-//! the command line, read by the detector and by the classes.
+//! Owns the table; refuses to own the defaults (`class::default_bounds`). Filled by the command line,
+//! read by the detector and by the classes.
 
 use std::time::Duration;
 
 use nmiscope_report::Class;
 
-/// How long each class may last, of the own time of whoever hangs; `None` not to look for it.
+/// Bounds of all classes, in the own time of the blamed party; `None` disables a class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bounds {
     by_class: [Option<Duration>; Class::COUNT],
-    /// How long, by the wall clock, a vCPU may be without progress because the host does not run it.
+    /// The wall-clock time after which a vCPU without progress, which the host hardly runs, is reported
+    /// as starved; `None` disables the report.
     pub starved: Option<Duration>,
 }
 
 impl Bounds {
-    /// Bounds that look for nothing.
+    /// Bounds with every class disabled.
     pub(super) const NONE: Self = Self { by_class: [None; Class::COUNT], starved: None };
 
-    /// The bound of one class.
-    pub fn of(&self, class: Class) -> Option<Duration> {
+    /// Returns the bound of a class; `None` if the class is disabled.
+    pub fn get(&self, class: Class) -> Option<Duration> {
         self.by_class[class as usize]
     }
 
-    /// Changes that of one class.
+    /// Sets the bound of a class.
     pub fn set(&mut self, class: Class, bound: Option<Duration>) {
         self.by_class[class as usize] = bound;
     }
 
-    /// The same bounds, each changed by `change`.
+    /// Returns the bounds with `change` applied to that of each class.
     pub(super) fn map(&self, change: impl Fn(Duration) -> Duration) -> Self {
         Self { by_class: self.by_class.map(|bound| bound.map(&change)), starved: self.starved }
     }
 
-    /// Whether `age` is enough for a verdict of that class.
+    /// Returns true if `age` has reached the class's bound.
     pub fn is_due(&self, class: Class, age: Duration) -> bool {
-        self.of(class).is_some_and(|bound| age >= bound)
+        self.get(class).is_some_and(|bound| age >= bound)
     }
 
-    /// Whether `age` is half of what a verdict of that class takes: enough to take part in one.
+    /// Returns true if `age` has reached half of the class's bound, which is enough to join a hang that
+    /// is due.
     pub(super) fn is_half_due(&self, class: Class, age: Duration) -> bool {
-        self.of(class).is_some_and(|bound| age >= bound / 2)
+        self.get(class).is_some_and(|bound| age >= bound / 2)
     }
 
-    /// The time until a verdict of that class is due; `None` if nothing has begun to age, or is
-    /// already due.
+    /// Returns the time until the class's bound is reached; `None` if the class is disabled, `age` is
+    /// zero, or the bound is reached.
     pub(super) fn remaining(&self, class: Class, age: Duration) -> Option<Duration> {
-        let bound = self.of(class).filter(|_| !age.is_zero())?;
+        let bound = self.get(class).filter(|_| !age.is_zero())?;
         bound.checked_sub(age).filter(|remaining| !remaining.is_zero())
     }
 
-    /// Whether anything is looked for at all.
+    /// Returns true if any class, or starvation, is enabled.
     pub fn any(&self) -> bool {
         self.starved.is_some() || self.by_class.iter().any(Option::is_some)
     }

@@ -1,40 +1,43 @@
-//! The detector: keeps the ages, and asks for a verdict when one may be due.
+//! Detector: keeps the ages of a guest's values, and the hangs that have been reported.
+//!
+//! Owns when a stop is worthwhile and which hangs are over; refuses to own verdicts (`judge`). Called by
+//! `session`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::ages::Ages;
 use super::bounds::Bounds;
-use super::judge::Evidence;
+use super::judge::Judge;
 use super::observation::Observation;
-use super::verdict::{Found, Hang, Verdict};
+use super::verdict::{DetectedHang, Detection, Verdict};
 use crate::kernel::Reading;
 
-/// What comes of looking at a guest that runs.
+/// Result of one observation of a running guest.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Noticed {
-    /// It is worth to stop it for a closer look.
+pub struct PollResult {
+    /// True if a hang may be due: the guest should be stopped and judged.
     pub suspicious: bool,
-    /// Hangs that are over, each by how many had been reported before it.
-    pub over: Vec<usize>,
+    /// Hangs that have ended, each by the number of hangs reported before it.
+    pub ended: Vec<usize>,
 }
 
-/// Watches one guest.
+/// Hang detector of one guest.
 #[derive(Debug)]
 pub struct Detector {
     bounds: Bounds,
-    /// The most that one interval between observations counts for.
+    /// The most that one interval between observations adds to an age.
     longest_interval: Duration,
     last: Option<Observation>,
     ages: Ages,
     ready: bool,
-    /// The hangs that have been reported and go on, by how many were reported before them.
-    reported: BTreeMap<usize, Hang>,
+    /// The reported hangs that still hold, by the number of hangs reported before each.
+    reported: BTreeMap<usize, DetectedHang>,
     reported_so_far: usize,
 }
 
 impl Detector {
-    /// A detector that is going to be shown something every `interval`.
+    /// Makes a detector that gets an observation every `interval`.
     pub fn new(bounds: Bounds, interval: Duration) -> Self {
         Self {
             bounds,
@@ -47,47 +50,46 @@ impl Detector {
         }
     }
 
-    /// The guest has become ready, or is one that need not say so: from now on its CPUs have to get
-    /// on.
+    /// Starts to judge the guest's CPUs by their progress: the guest has become ready, or does not report
+    /// that.
     pub fn set_ready(&mut self) {
         self.ready = true;
         self.last = None;
         self.ages = Ages::default();
     }
 
-    /// The guest goes on after it was stopped, at that time by the clock of the observations: how long
-    /// it was stopped does not count.
+    /// Excludes the time until `at`, by the clock of the observations: the guest was stopped until then.
     pub fn resumed(&mut self, at: Duration) {
         if let Some(last) = &mut self.last {
             last.at = at;
         }
     }
 
-    /// Takes an observation of a guest that runs.
-    pub fn observe(&mut self, now: Observation) -> Noticed {
+    /// Takes an observation of a running guest.
+    pub fn observe(&mut self, now: Observation) -> PollResult {
         if self.is_unreadable(&now) {
-            return Noticed::default();
+            return PollResult::default();
         }
         self.advance(now);
-        let Some(evidence) = self.evidence() else { return Noticed::default() };
-        let over = self.reported.iter().filter(|(_, hang)| !evidence.holds(hang));
-        let over: Vec<usize> = over.map(|(&number, _)| number).collect();
-        let suspicious = evidence.verdict().is_some();
-        for number in &over {
+        let Some(judge) = self.judge_last() else { return PollResult::default() };
+        let ended = self.reported.iter().filter(|(_, hang)| !judge.holds(hang));
+        let ended: Vec<usize> = ended.map(|(&number, _)| number).collect();
+        let suspicious = judge.verdict().is_some();
+        for number in &ended {
             self.reported.remove(number);
         }
-        Noticed { suspicious, over }
+        PollResult { suspicious, ended }
     }
 
-    /// Takes an observation of a stopped guest, with the states of its vCPUs, and says what is wrong
-    /// with it that it has not said before, if anything still is.
+    /// Takes an observation of a stopped guest, with the states of its vCPUs. Returns the verdict, if
+    /// there is one that has not been reported before.
     pub fn judge(&mut self, now: Observation) -> Option<Verdict> {
         if self.is_unreadable(&now) {
-            // A host that does not run the guest may be why.
-            return self.evidence()?.starved().map(Verdict::Starved);
+            // The reason may be a host that does not run the guest.
+            return self.judge_last()?.starved().map(Verdict::Starved);
         }
         self.advance(now);
-        let verdict = self.evidence()?.verdict()?;
+        let verdict = self.judge_last()?.verdict()?;
         if let Verdict::Hangs(found) = &verdict {
             let numbers = self.reported_so_far..;
             self.reported.extend(numbers.zip(found.hangs.iter().cloned()));
@@ -96,48 +98,49 @@ impl Detector {
         Some(verdict)
     }
 
-    /// Takes an observation of a stopped guest: its hangs, due or not, that have not been reported. The
-    /// detector goes on to look for them.
-    pub fn of_moment(&mut self, now: Observation) -> Option<Found> {
+    /// Takes an observation of a stopped guest. Returns its hangs, due or not, that have not been
+    /// reported; they do not count as reported afterwards. `None` if a kernel that has been read before
+    /// cannot be read now.
+    pub fn hangs_now(&mut self, now: Observation) -> Option<Detection> {
         if self.is_unreadable(&now) {
             return None;
         }
         self.advance(now);
-        Some(self.evidence()?.of_moment())
+        Some(self.judge_last()?.hangs_now())
     }
 
-    /// Takes an observation of a stopped guest: the reported hangs that still go on.
-    pub fn lasting(&mut self, now: Observation) -> Vec<Hang> {
+    /// Takes an observation of a stopped guest. Returns the reported hangs that still hold.
+    pub fn ongoing(&mut self, now: Observation) -> Vec<DetectedHang> {
         if self.is_unreadable(&now) {
             return Vec::new();
         }
         self.advance(now);
-        let Some(evidence) = self.evidence() else { return Vec::new() };
-        self.reported.values().filter(|hang| evidence.holds(hang)).cloned().collect()
+        let Some(judge) = self.judge_last() else { return Vec::new() };
+        self.reported.values().filter(|hang| judge.holds(hang)).cloned().collect()
     }
 
-    /// True for an observation that says nothing of a kernel that has been read since it was ready. It
-    /// is left out, so that what is older keeps its age. Of a kernel that has never been read there is
-    /// nothing older, and the time that its vCPUs had counts.
+    /// Returns true for an observation that cannot read a kernel which has been read since the guest
+    /// became ready. It is left out, so that ages are kept. For a kernel that has never been read there
+    /// is nothing to keep, and the time that its vCPUs had counts.
     fn is_unreadable(&self, now: &Observation) -> bool {
         let has_been_read = self.last.as_ref().is_some_and(|last| last.kernel.known().is_some());
         self.ready && has_been_read && matches!(now.kernel, Reading::Unreadable { .. })
     }
 
-    /// In how much of its own time the first of all that stands still now is due, if it is going to be.
-    /// What is over its bound has been judged, and is not looked at more often for it.
+    /// Returns the time, in own time, until the first value that has stopped is due; `None` if none can
+    /// become due. A value over its bound has been judged and shortens nothing.
     pub fn due_in(&self) -> Option<Duration> {
-        self.evidence()?.remaining()
+        self.judge_last()?.remaining()
     }
 
     fn advance(&mut self, now: Observation) {
-        // The first one is compared with itself: from then on things are known to stand still.
+        // The first observation is compared with itself: ages start there.
         self.ages.advance(self.last.as_ref().unwrap_or(&now), &now, self.longest_interval);
         self.last = Some(now);
     }
 
-    fn evidence(&self) -> Option<Evidence<'_>> {
+    fn judge_last(&self) -> Option<Judge<'_>> {
         let Self { bounds, ages, ready, reported, .. } = self;
-        Some(Evidence { bounds, ages, now: self.last.as_ref()?, ready: *ready, reported })
+        Some(Judge { bounds, ages, now: self.last.as_ref()?, ready: *ready, reported })
     }
 }

@@ -1,72 +1,74 @@
-//! Groups: all parties that stand still for one reason, since their waits lead to one root.
+//! Groups: all parties whose waits lead to one root.
 //!
-//! Owns who belongs to a root and what of them a hang says; refuses to own the class of it (`class`).
-//! Called by `known` and by the classes.
+//! Owns which parties belong to a root, and which of them are victims of a hang; refuses to own its class
+//! (`class`). Called by `known` and by the classes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use nmiscope_report::Class;
 
-use super::guest::{KnownGuest, sleeps_on};
-use super::verdict::{Certainty, Hang};
-use super::wait_graph::{Edge, EdgeKind, Node, Root, WaitGraph};
+use super::guest::{KnownGuest, sleep_queue};
+use super::verdict::{DetectedHang, HangCertainty};
+use super::wait_graph::{Edge, EdgeKind, Node, Root, WaitChains};
 
-/// The parties at one root of the graph.
+/// Parties whose waits lead to one root, with the waits.
 #[derive(Debug, Default)]
-pub struct Group {
+pub struct WaiterGroup {
     pub members: BTreeSet<Node>,
     pub edges: BTreeSet<Edge>,
 }
 
-/// All parties that wait or stand still, by the root that they wait for in the end.
+/// Returns the groups of all parties that wait, and of the CPUs for which `is_stalled` is true, by
+/// root.
 pub fn groups(
     guest: &KnownGuest<'_>,
-    graph: &WaitGraph<'_>,
-    stands_still: impl Fn(u32) -> bool,
-) -> BTreeMap<Root, Group> {
-    let still = guest.cpus().filter(|&cpu| stands_still(cpu));
-    let mut groups = BTreeMap::<Root, Group>::new();
-    for node in graph.waiters().chain(still.map(Node::Cpu)) {
-        let (way, root) = graph.follow(node);
+    chains: &WaitChains<'_>,
+    is_stalled: impl Fn(u32) -> bool,
+) -> BTreeMap<Root, WaiterGroup> {
+    let still = guest.cpus().filter(|&cpu| is_stalled(cpu));
+    let mut groups = BTreeMap::<Root, WaiterGroup>::new();
+    for node in chains.waiters().chain(still.map(Node::Cpu)) {
+        let (path, root) = chains.follow(node);
         let group = groups.entry(root).or_default();
         group.members.insert(node);
-        group.members.extend(way.iter().flat_map(|edge| [edge.from, edge.to]));
-        group.edges.extend(way);
+        group.members.extend(path.iter().flat_map(|edge| [edge.from, edge.to]));
+        group.edges.extend(path);
     }
     groups
 }
 
-impl Group {
-    /// Both groups as one.
-    pub fn with(mut self, other: Self) -> Self {
+impl WaiterGroup {
+    /// Merges two groups of one root.
+    pub fn merged_with(mut self, other: Self) -> Self {
         self.members.extend(other.members);
         self.edges.extend(other.edges);
         self
     }
 
-    /// The hang of those that `root` keeps from going on.
+    /// Makes the hang of a group.
     pub fn into_hang(
         self,
         guest: &KnownGuest<'_>,
         (class, age): (Class, Duration),
         root: &Root,
         blamed: Vec<Node>,
-    ) -> Hang {
+    ) -> DetectedHang {
         let Self { members, mut edges } = self;
-        edges.extend(blamed.iter().filter_map(|&node| sleep_of(guest, node)));
+        edges.extend(blamed.iter().filter_map(|&node| sleep_edge(guest, node)));
         let in_root: BTreeSet<Node> = match root {
             Root::Cycle(nodes) => nodes.iter().copied().collect(),
             Root::One(node) => BTreeSet::from([*node]),
         };
-        // A cycle has its own locks; a single party has all that lead to it.
+        // A hang by a cycle has the locks of the cycle; one by a single party has all locks that lead to
+        // it.
         let locks = members.iter().filter_map(|node| match (node, root) {
             (Node::Lock(_), Root::Cycle(_)) if !in_root.contains(node) => None,
             (Node::Lock(address), _) => Some(*address),
             _ => None,
         });
         let locks = locks.collect();
-        // A task that a blamed CPU runs is no victim of that CPU.
+        // A task that runs on a blamed CPU is not a victim of that CPU.
         let runs_on_blamed = |node: &Node| match node {
             Node::Task(task) => blamed.iter().any(|blamed| {
                 matches!(blamed, Node::Cpu(cpu)
@@ -82,26 +84,34 @@ impl Group {
         };
         let victims = members.iter().filter(is_victim).copied().collect();
         let edges = edges.into_iter().collect();
-        Hang { class, age, blamed, locks, victims, edges, certainty: Certainty::default() }
+        DetectedHang {
+            class,
+            age,
+            blamed,
+            locks,
+            victims,
+            edges,
+            certainty: HangCertainty::default(),
+        }
     }
 }
 
-/// The edge from a party to the queue that it sleeps on. That leads nowhere: whoever is to wake it is
-/// not known.
-fn sleep_of(guest: &KnownGuest<'_>, node: Node) -> Option<Edge> {
+/// Returns the edge from a party to the queue that it sleeps on. The path ends there: the party that is
+/// to wake it is not known.
+fn sleep_edge(guest: &KnownGuest<'_>, node: Node) -> Option<Edge> {
     let Node::Task(task) = node else { return None };
-    let queue = sleeps_on(guest.kernel.task(task)?)?;
+    let queue = sleep_queue(guest.kernel.task(task)?)?;
     Some(Edge { from: node, to: Node::Queue(queue), kind: EdgeKind::SleepsOn })
 }
 
-/// The parties at a root: all of a cycle, the one at the end of a line, or those who wait where there is
-/// nobody at its end.
+/// Returns the parties at a root: all of a cycle, or the party at the end of a path, or the waiters if
+/// there is no party at its end.
 pub fn parties_at(guest: &KnownGuest<'_>, root: &Root, edges: &BTreeSet<Edge>) -> Vec<Node> {
     let waiters = |of: Node| edges.iter().filter(move |edge| edge.to == of);
     match *root {
         Root::Cycle(ref nodes) => nodes.iter().copied().filter(|node| !is_lock(*node)).collect(),
-        // A lock that nobody holds, or whose holder does not exist: whose fault that is, is not known.
-        // Those who wait for it are where to look.
+        // A lock without a holder, or with one that does not exist: the party at fault is not known, and
+        // the waiters are the place to look.
         Root::One(node) if is_lock(node) || !guest.exists(node) => {
             let direct = waiters(node).map(|edge| edge.from);
             let all = direct.flat_map(|node| match node {
@@ -114,7 +124,7 @@ pub fn parties_at(guest: &KnownGuest<'_>, root: &Root, edges: &BTreeSet<Edge>) -
     }
 }
 
-/// The tasks that run on the CPU at the root, or would like to.
+/// Returns the tasks that run on the CPU at the root, or are ready to.
 pub fn tasks_on(guest: &KnownGuest<'_>, root: &Root, edges: &BTreeSet<Edge>) -> Vec<Node> {
     let Root::One(node) = *root else { return Vec::new() };
     if !guest.exists(node) {

@@ -1,53 +1,52 @@
-//! A guest at one moment, with the ages of what has not changed: one struct for each thing that can
-//! be known of it.
+//! Guests at one moment, with the ages of their values: a struct for each degree of knowledge.
 //!
-//! Owns what every class asks of a guest; refuses to own what that makes of it (`class`). Made by
-//! `judge` of an observation.
+//! Owns the questions that several classes ask of a guest; refuses to own the answers' meaning (`class`).
+//! Made by `judge` from an observation.
 
 use std::time::Duration;
 
 use super::ages::{Age, Ages, CpuAges};
 use super::bounds::Bounds;
-use super::observation::{Vcpu, VcpuSample};
+use super::observation::{ObservedVcpu, VcpuSample};
 use super::wait_graph::Node;
-use crate::kernel::{KernelState, Task, TaskState, Wait, WaitFor};
+use crate::kernel::{KernelState, KernelTask, TaskRunState, Wait, WaitFor};
 
-/// A guest that is not ready yet.
+/// Guest that is not ready yet.
 #[derive(Debug, Clone, Copy)]
 pub struct BootingGuest<'a> {
     pub bounds: &'a Bounds,
     pub ages: &'a Ages,
-    /// The kernel's state, where it can be read already.
+    /// The kernel's state; `None` until it can be read.
     pub known: Option<KnownGuest<'a>>,
 }
 
-/// A guest whose kernel is known.
+/// Guest whose kernel is known.
 #[derive(Debug, Clone, Copy)]
 pub struct KnownGuest<'a> {
     pub bounds: &'a Bounds,
     pub ages: &'a Ages,
     pub kernel: &'a KernelState,
-    /// The number of vCPUs, whatever the kernel says.
+    /// The number of vCPUs of the machine, which the kernel's own may exceed.
     pub vcpus: usize,
-    /// The age from which on a wait counts: a younger one is just a wait.
-    pub lasting: Duration,
+    /// The age from which a wait counts as part of a hang.
+    pub min_wait_age: Duration,
 }
 
-/// A guest of whose kernel nothing is known: its vCPUs and its console.
+/// Guest whose kernel is unknown: only vCPUs and console are visible.
 #[derive(Debug, Clone, Copy)]
 pub struct UnknownGuest<'a> {
     pub bounds: &'a Bounds,
     pub ages: &'a Ages,
-    pub vcpus: &'a [Vcpu],
+    pub vcpus: &'a [ObservedVcpu],
 }
 
 impl KnownGuest<'_> {
-    /// The numbers of the CPUs that the kernel speaks of.
+    /// Returns the numbers of the CPUs in the kernel's state.
     pub fn cpus(&self) -> impl Iterator<Item = u32> + use<> {
         0..self.kernel.cpus.len() as u32
     }
 
-    /// True where there is such a party, whatever the guest has written down.
+    /// Returns true if the party exists: the guest may have recorded any number.
     pub fn exists(&self, node: Node) -> bool {
         match node {
             Node::Cpu(cpu) => (cpu as usize) < self.vcpus,
@@ -56,8 +55,8 @@ impl KnownGuest<'_> {
         }
     }
 
-    /// The age of a party's wait; `None` for a party that waits for nobody.
-    pub fn waited(&self, node: Node) -> Option<Age> {
+    /// Returns the age of a party's wait; `None` for a party that waits for no other.
+    pub fn wait_age(&self, node: Node) -> Option<Age> {
         match node {
             Node::Cpu(cpu) => {
                 self.kernel.cpu(cpu)?.wait.as_ref()?;
@@ -67,14 +66,14 @@ impl KnownGuest<'_> {
                 let task = self.kernel.task(number)?;
                 let waits = |what| matches!(what, WaitFor::Lock(_) | WaitFor::Call(_));
                 let waits = task.wait.as_ref().is_some_and(|wait| waits(wait.what));
-                (waits && task.state == TaskState::Blocked).then(|| self.ages.task(number))
+                (waits && task.state == TaskRunState::Blocked).then(|| self.ages.task(number))
             }
             Node::Lock(_) | Node::Queue(_) => None,
         }
     }
 
-    /// The ages of all waits for a lock.
-    pub fn waited_for(&self, lock: u64) -> impl Iterator<Item = Age> {
+    /// Returns the ages of all waits for a lock.
+    pub fn wait_ages_for_lock(&self, lock: u64) -> impl Iterator<Item = Age> {
         let wants = move |wait: &Option<Wait>| {
             wait.as_ref().is_some_and(|wait| wait.what == WaitFor::Lock(lock))
         };
@@ -88,31 +87,31 @@ impl KnownGuest<'_> {
         cpus.chain(tasks.map(|(task, _)| self.ages.task(task)))
     }
 
-    /// The part of a CPU's age in which it waited for somebody who has let it go on: that it has not
-    /// yet come back to its main loop since is no fault of its own. A short wait excuses nothing, or
-    /// a loop that keeps taking a lock would never be one.
-    pub fn excused(&self, ages: &CpuAges) -> Duration {
-        Some(ages.waited.own).filter(|&waited| waited >= self.lasting).unwrap_or_default()
+    /// Returns the part of a CPU's age in which it waited for another party, and which is not its own
+    /// fault. A wait younger than [`Self::min_wait_age`] gives no credit: otherwise a loop that keeps
+    /// taking a lock would never hang.
+    pub fn wait_credit(&self, ages: &CpuAges) -> Duration {
+        Some(ages.waited.own).filter(|&waited| waited >= self.min_wait_age).unwrap_or_default()
     }
 }
 
 impl UnknownGuest<'_> {
-    /// The vCPUs that have been started and looked at.
+    /// Returns the vCPUs that have been started and sampled.
     pub fn started(&self) -> impl Iterator<Item = (u32, VcpuSample)> {
         let samples = (0..).zip(self.vcpus).map(|(cpu, vcpu)| Some((cpu, vcpu.sample?)));
         samples.flatten().filter(|(_, sample)| sample.started)
     }
 
-    /// The time since the console's last byte.
-    pub fn silent(&self) -> Duration {
+    /// Returns the time since the console's last byte.
+    pub fn console_silence(&self) -> Duration {
         self.ages.console.own()
     }
 }
 
-/// The queue that a task sleeps on.
-pub fn sleeps_on(task: &Task) -> Option<u64> {
+/// Returns the queue that a task sleeps on; `None` if it does not.
+pub fn sleep_queue(task: &KernelTask) -> Option<u64> {
     match task.wait.as_ref()?.what {
-        WaitFor::Queue(queue) if task.state == TaskState::Blocked => Some(queue),
+        WaitFor::Queue(queue) if task.state == TaskRunState::Blocked => Some(queue),
         _ => None,
     }
 }

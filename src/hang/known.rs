@@ -1,7 +1,7 @@
-//! The hangs of a guest whose kernel is known.
+//! Hangs of a guest with a known kernel.
 //!
-//! Owns who belongs together and which hangs are found at once; refuses to own what makes a class
-//! (`class`). Called by `judge`.
+//! Owns which parties form one hang and which hangs are reported together; refuses to own what makes a
+//! class (`class`). Called by `judge`.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,39 +10,45 @@ use std::time::Duration;
 use nmiscope_report::Class;
 
 use super::ages::Age;
-use super::class::{self, deadlock, lock_wait, pending_work, soft_lockup, still_cpu};
-use super::group::{Group, groups};
+use super::class::{self, cpu_lockup, deadlock, lock_wait, pending_work, soft_lockup};
+use super::group::{WaiterGroup, groups};
 use super::guest::KnownGuest;
-use super::verdict::Hang;
-use super::wait_graph::{Node, Root, WaitGraph};
+use super::verdict::DetectedHang;
+use super::wait_graph::{Node, Root, WaitChains};
 
-/// The hangs that are due and of which `is_reported` is false.
-pub fn hangs(guest: &KnownGuest<'_>, is_reported: impl Fn(&Hang) -> bool) -> Vec<Hang> {
-    let mut found = all(guest);
+/// Returns the hangs that are due and for which `is_reported` is false.
+pub fn hangs(
+    guest: &KnownGuest<'_>,
+    is_reported: impl Fn(&DetectedHang) -> bool,
+) -> Vec<DetectedHang> {
+    let mut found = candidates(guest);
     found.retain(|hang| !is_reported(hang));
     let hangs = merge(guest, found);
     let known: BTreeSet<Node> =
         hangs.iter().flat_map(|hang| hang.blamed.iter().chain(&hang.victims).copied()).collect();
     let mut others = guest.cpus().filter(|&cpu| !known.contains(&Node::Cpu(cpu)));
-    // It may be as much to blame. Not forever: it may also be one that the host never runs.
-    let early = |hang: &Hang| guest.bounds.of(hang.class).is_some_and(|bound| hang.age < bound * 2);
+    // Wait for such a CPU, which may be as much to blame; but not forever, since the host may never run
+    // it.
+    let early = |hang: &DetectedHang| {
+        guest.bounds.get(hang.class).is_some_and(|bound| hang.age < bound * 2)
+    };
     if hangs.iter().all(early) && others.any(|cpu| is_undecided(guest, cpu)) {
         return Vec::new();
     }
     hangs
 }
 
-/// The hangs that are due, whoever else may be.
-pub fn due(guest: &KnownGuest<'_>) -> Vec<Hang> {
-    merge(guest, all(guest))
+/// Returns the hangs that are due, without waiting for others.
+pub fn due(guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
+    merge(guest, candidates(guest))
 }
 
-/// True while a hang that was reported goes on.
-pub fn holds(guest: &KnownGuest<'_>, hang: &Hang) -> bool {
+/// Returns true while a reported hang lasts.
+pub fn holds(guest: &KnownGuest<'_>, hang: &DetectedHang) -> bool {
     class::rule(hang.class).holds(guest, hang)
 }
 
-/// The time until the first hang of those that may be on their way.
+/// Returns the time until the first hang that may become due.
 pub fn remaining(guest: &KnownGuest<'_>) -> Option<Duration> {
     let rules = class::ALL.into_iter();
     let of_rule = |rule: &dyn class::Rule| {
@@ -52,32 +58,32 @@ pub fn remaining(guest: &KnownGuest<'_>) -> Option<Duration> {
     rules.filter_map(of_rule).min()
 }
 
-/// The root and the group of most of those who wait.
-pub fn longest_wait(guest: &KnownGuest<'_>) -> Option<(Root, Group)> {
-    let graph = WaitGraph::new(guest.kernel, guest.ages, guest.lasting);
-    let groups = groups(guest, &graph, |cpu| stuck(guest, cpu).is_some()).into_iter();
+/// Returns the group with the most waits, and its root.
+pub fn largest_group(guest: &KnownGuest<'_>) -> Option<(Root, WaiterGroup)> {
+    let chains = WaitChains::new(guest.kernel, guest.ages, guest.min_wait_age);
+    let groups = groups(guest, &chains, |cpu| classify_cpu(guest, cpu).is_some()).into_iter();
     let waiting = groups.filter(|(_, group)| !group.edges.is_empty());
     waiting.max_by_key(|(_, group)| group.edges.len())
 }
 
-/// Everything that may be a hang, due or not.
-fn all(guest: &KnownGuest<'_>) -> Vec<Hang> {
-    let is_stuck = |cpu| stuck(guest, cpu).is_some();
-    let graph = WaitGraph::new(guest.kernel, guest.ages, guest.lasting);
-    let groups_of_now = groups(guest, &graph, is_stuck);
-    // Of a guest that gets on, and so at nearly every look, there is nobody to suffer.
-    let mut suffering = if groups_of_now.is_empty() {
+/// Returns everything that may be a hang, due or not.
+fn candidates(guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
+    let is_stuck = |cpu| classify_cpu(guest, cpu).is_some();
+    let chains = WaitChains::new(guest.kernel, guest.ages, guest.min_wait_age);
+    let groups_of_now = groups(guest, &chains, is_stuck);
+    // Without groups, as at nearly every observation of a healthy guest, there are no victims to find.
+    let mut victims = if groups_of_now.is_empty() {
         BTreeMap::new()
     } else {
-        groups(guest, &graph.by_the_clock(), is_stuck)
+        groups(guest, &chains.by_wall_clock(), is_stuck)
     };
     let explained: BTreeSet<Node> =
         groups_of_now.values().flat_map(|group| group.members.iter().copied()).collect();
-    let mut found: Vec<Hang> = groups_of_now
+    let mut found: Vec<DetectedHang> = groups_of_now
         .into_iter()
         .filter_map(|(root, group)| {
             let (class, age) = classify(guest, &root, &group)?;
-            let group = group.with(suffering.remove(&root).unwrap_or_default());
+            let group = group.merged_with(victims.remove(&root).unwrap_or_default());
             let blamed = class::rule(class).blames(guest, &root, &group.edges);
             Some(group.into_hang(guest, (class, age), &root, blamed))
         })
@@ -86,23 +92,26 @@ fn all(guest: &KnownGuest<'_>) -> Vec<Hang> {
     found
 }
 
-/// The class of a group, and its age.
-fn classify(guest: &KnownGuest<'_>, root: &Root, group: &Group) -> Option<(Class, Duration)> {
+/// Returns the class of a group, and its age.
+fn classify(guest: &KnownGuest<'_>, root: &Root, group: &WaiterGroup) -> Option<(Class, Duration)> {
     match root {
         Root::Cycle(nodes) => deadlock::found(guest, nodes),
-        &Root::One(Node::Cpu(cpu)) => stuck(guest, cpu).or_else(|| lock_wait::found(guest, group)),
+        &Root::One(Node::Cpu(cpu)) => {
+            classify_cpu(guest, cpu).or_else(|| lock_wait::found(guest, group))
+        }
         Root::One(_) => lock_wait::found(guest, group),
     }
 }
 
-/// The class of a CPU that stands still and waits for nobody, and its age. What it is does not depend
-/// on which class is due first.
-fn stuck(guest: &KnownGuest<'_>, cpu: u32) -> Option<(Class, Duration)> {
+/// Returns the class of a CPU that makes no progress and waits for no other, and its age. The class does
+/// not depend on which one is due first.
+fn classify_cpu(guest: &KnownGuest<'_>, cpu: u32) -> Option<(Class, Duration)> {
     let main_loop = soft_lockup::main_loop_age(guest, cpu);
-    still_cpu::found(guest, cpu, main_loop).or_else(|| soft_lockup::found(guest, cpu))
+    cpu_lockup::found(guest, cpu, main_loop).or_else(|| soft_lockup::found(guest, cpu))
 }
 
-/// True where a CPU stands still by the clock, and has not been run for long enough to tell.
+/// Returns true if a CPU may hang by the wall clock, and the host has not run it for long enough to
+/// decide.
 fn is_undecided(guest: &KnownGuest<'_>, cpu: u32) -> bool {
     let undecided = |class, age: Age| {
         let half_due = |age| guest.bounds.is_half_due(class, age);
@@ -112,15 +121,15 @@ fn is_undecided(guest: &KnownGuest<'_>, cpu: u32) -> bool {
     rules.any(|rule| rule.age_of_cpu(guest, cpu).is_some_and(|age| undecided(rule.class(), age)))
 }
 
-/// One hang of each class that is due, and one of each cycle, with all that are on their way to it:
-/// CPUs that hang together do not stop in the same interval.
-fn merge(guest: &KnownGuest<'_>, found: Vec<Hang>) -> Vec<Hang> {
-    let is_due = |hang: &&Hang| guest.bounds.is_due(hang.class, hang.age);
+/// Merges candidates into one hang of each class that is due, and one of each cycle, with all that have
+/// reached half of the bound: CPUs that hang together do not stop in the same interval.
+fn merge(guest: &KnownGuest<'_>, found: Vec<DetectedHang>) -> Vec<DetectedHang> {
+    let is_due = |hang: &&DetectedHang| guest.bounds.is_due(hang.class, hang.age);
     let due: BTreeSet<Class> = found.iter().filter(is_due).map(|hang| hang.class).collect();
-    let mut merged = BTreeMap::<(Class, Vec<Node>), Hang>::new();
+    let mut merged = BTreeMap::<(Class, Vec<Node>), DetectedHang>::new();
     let found = found.into_iter().filter(|hang| due.contains(&hang.class));
     for hang in found.filter(|hang| guest.bounds.is_half_due(hang.class, hang.age)) {
-        // Cycles have nothing to do with each other, or they were one.
+        // Two cycles are independent, or they would be one.
         let cycle = hang.blamed.iter().copied().filter(|_| hang.class.is_cycle());
         match merged.entry((hang.class, cycle.collect())) {
             Entry::Occupied(mut first) => first.get_mut().absorb(hang),

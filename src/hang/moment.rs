@@ -1,17 +1,19 @@
-//! The hangs of one moment: what a stopped guest shows, due or not, each with its certainty.
+//! Hangs of one moment: those of a stopped guest, due or not, each with its certainty.
 //!
-//! Owns what can be told at once and from which age on something is suspicious; refuses to own the
-//! classes (`class`) and the ages, which are the detector's or, of a guest that was seen once, the
-//! kernel's own. Called by the detector, and for dumps.
+//! Owns what is certain at once, and the age from which a hang is suspected; refuses to own the classes
+//! (`class`) and the ages, which are the detector's or, for a guest that was seen once, the kernel's own
+//! records. Called by the detector, and for dumps.
 //!
-//! Three things are told at once, since time adds nothing to them:
+//! Three cases, by what time adds to them:
 //!
-//! - A cycle of waits that nothing inside it can end. Records of a stopped guest are of one moment: a
-//!   lock's holder is recorded while it holds the lock, and a wait from before its first try until it has
-//!   what it waits for, so that two parties that wait for each other can neither of them go on. A party
-//!   that waits for a lock of its own may just have got it, unless the wait began after that.
-//! - A CPU that is online in HLT with its interrupts off: nothing but an NMI, an SMI or a reset ends that
-//!   (SDM vol. 2, HLT), and no kernel waits for one. One that panics parks its CPUs so.
+//! - A cycle of waits that nothing inside it can end is certain. Records of a stopped guest are of one
+//!   moment: a lock's holder is recorded while it holds the lock, and a wait from before its first try
+//!   until it has what it waits for, so that of two parties that wait for each other neither can
+//!   continue. A party that waits for a lock of its own may just have got it, unless the wait began after
+//!   that.
+//! - An online CPU in HLT with its interrupts off is likely a hang: only an NMI, an SMI or a reset ends
+//!   that state (SDM vol. 2, HLT), and no kernel waits for one. A kernel that panics parks its CPUs so,
+//!   and is left out.
 //! - Everything else is suspected until it has lasted for its bound.
 
 use std::collections::BTreeSet;
@@ -19,43 +21,43 @@ use std::time::Duration;
 
 use super::ages::Ages;
 use super::bounds::Bounds;
-use super::class::{self, boot_stall, deadlock, lock_wait, still_cpu};
-use super::group::{Group, groups};
-use super::guest::{BootingGuest, KnownGuest, UnknownGuest, sleeps_on};
+use super::class::{self, boot_stall, cpu_lockup, deadlock, lock_wait};
+use super::group::{WaiterGroup, groups};
+use super::guest::{BootingGuest, KnownGuest, UnknownGuest, sleep_queue};
 use super::known;
 use super::observation::{Observation, VcpuSample};
 use super::unknown;
-use super::verdict::{Certainty, Doubt, Found, Hang};
-use super::wait_graph::{Edge, EdgeKind, Node, Root, WaitGraph};
+use super::verdict::{DetectedHang, Detection, Doubt, HangCertainty};
+use super::wait_graph::{Edge, EdgeKind, Node, Root, WaitChains};
 use crate::kernel::{KernelState, Reading, Wait, WaitFor};
 
-/// The least age at which something is suspicious: it has not moved between two looks.
-const LEAST: Duration = Duration::from_millis(200);
+/// The age below which nothing is suspected: twice the interval between observations.
+const MIN_SUSPICIOUS_AGE: Duration = Duration::from_millis(200);
 
-/// The part of its bound for which something has to have lasted to be suspicious.
-const PART: u32 = 10;
+/// The fraction of its bound, one tenth, that a hang must have lasted to be suspected.
+const BOUND_DIVISOR: u32 = 10;
 
-/// The hangs of a guest that was seen once: in a dump, or by whoever attached to it.
-pub fn of_dump(now: &Observation, bounds: &Bounds) -> Found {
+/// Judges a guest that was seen once: in a dump, or on attaching to it.
+pub fn judge_snapshot(now: &Observation, bounds: &Bounds) -> Detection {
     let ages = Ages::from_records(now);
     let mut hangs = hangs(now, &ages, bounds, true);
     for hang in hangs.iter_mut().filter(|hang| takes_interrupts(now, hang)) {
-        // Its tick is late by the guest's clock, and nothing keeps it from coming: the VM may have been
-        // stopped until now.
+        // The tick is late by the guest's clock, but can still come: the VM may have been stopped until
+        // now.
         hang.certainty = Moment { now, bounds }.suspicion(hang);
     }
     if hangs.is_empty()
         && let Some(kernel) = now.kernel.known().filter(|kernel| is_undated(kernel))
     {
-        let (vcpus, lasting) = (now.vcpus.len(), Duration::ZERO);
-        let guest = KnownGuest { bounds, ages: &ages, kernel, vcpus, lasting };
+        let (vcpus, min_wait_age) = (now.vcpus.len(), Duration::ZERO);
+        let guest = KnownGuest { bounds, ages: &ages, kernel, vcpus, min_wait_age };
         hangs.extend(undated_waits(&guest));
     }
-    Found { hangs, ages, samples: Vec::new() }
+    Detection { hangs, ages, samples: Vec::new() }
 }
 
-/// True for a hang that rests on ticks that do not come, of a CPU that takes interrupts at this moment.
-fn takes_interrupts(now: &Observation, hang: &Hang) -> bool {
+/// Returns true for a hang by missing ticks of a CPU that takes interrupts at this moment.
+fn takes_interrupts(now: &Observation, hang: &DetectedHang) -> bool {
     class::rests_on_ticks(hang.class)
         && hang.blamed.iter().any(|node| match *node {
             Node::Cpu(cpu) => now
@@ -66,122 +68,133 @@ fn takes_interrupts(now: &Observation, hang: &Hang) -> bool {
         })
 }
 
-/// True for a kernel that dates nothing, and does not panic.
+/// Returns true for a kernel that records no times and does not panic.
 fn is_undated(kernel: &KernelState) -> bool {
     kernel.now_ns.is_none() && kernel.panicking.is_none()
 }
 
-/// The hangs of a stopped guest, with the ages of everything in it.
-pub(super) fn hangs(now: &Observation, ages: &Ages, bounds: &Bounds, ready: bool) -> Vec<Hang> {
-    // Whoever looks for no hangs may still ask whether there is one.
+/// Returns the hangs of a stopped guest, due or not.
+pub(super) fn hangs(
+    now: &Observation,
+    ages: &Ages,
+    bounds: &Bounds,
+    ready: bool,
+) -> Vec<DetectedHang> {
+    // With detection disabled, the default bounds answer.
     let default = Bounds::default();
     let bounds = if bounds.any() { bounds } else { &default };
-    let tight = bounds.map(|bound| bound.min(LEAST.max(bound / PART)));
+    let tight = bounds.map(|bound| bound.min(MIN_SUSPICIOUS_AGE.max(bound / BOUND_DIVISOR)));
     let known = now.kernel.known().map(|kernel| KnownGuest {
         bounds: &tight,
         ages,
         kernel,
         vcpus: now.vcpus.len(),
-        lasting: LEAST / 2,
+        min_wait_age: MIN_SUSPICIOUS_AGE / 2,
     });
     let judge = Moment { now, bounds };
     match (&known, &now.kernel) {
         (Some(KnownGuest { kernel: KernelState { panicking: Some(_), .. }, .. }), _) => Vec::new(),
         _ if !ready => {
             let guest = BootingGuest { bounds: &tight, ages, known };
-            let stall = boot_stall::found(&guest, known::longest_wait);
+            let stall = boot_stall::found(&guest, known::largest_group);
             stall.into_iter().map(|hang| judge.by_age(hang)).collect()
         }
-        (Some(guest), _) => judge.of_known(guest),
+        (Some(guest), _) => judge.known_hangs(guest),
         (None, Reading::Unknown) => {
             let guest = UnknownGuest { bounds: &tight, ages, vcpus: &now.vcpus };
-            judge.of_unknown(&guest)
+            judge.unknown_hangs(&guest)
         }
         (None, _) => Vec::new(),
     }
 }
 
-/// All waits of a moment, however young: of CPUs and of blocked tasks, with the holders of the locks.
+/// Returns all waits of a moment, however young: of CPUs and of blocked tasks, with the holders of the
+/// locks.
 pub fn all_waits(kernel: &KernelState, ages: &Ages) -> Vec<Edge> {
-    let graph = WaitGraph::new(kernel, ages, Duration::ZERO);
+    let chains = WaitChains::new(kernel, ages, Duration::ZERO);
     let mut edges = BTreeSet::new();
-    for node in graph.waiters() {
-        let wait = graph.next(node);
+    for node in chains.waiters() {
+        let wait = chains.next(node);
         let holder = wait.filter(|wait| matches!(wait.to, Node::Lock(_)));
-        edges.extend(holder.and_then(|wait| graph.next(wait.to)));
+        edges.extend(holder.and_then(|wait| chains.next(wait.to)));
         edges.extend(wait);
     }
     for (number, task) in (0..).zip(&kernel.tasks) {
-        let queue = task.as_ref().and_then(sleeps_on).map(Node::Queue);
+        let queue = task.as_ref().and_then(sleep_queue).map(Node::Queue);
         let edge = |to| Edge { from: Node::Task(number), to, kind: EdgeKind::SleepsOn };
         edges.extend(queue.map(edge));
     }
     edges.into_iter().collect()
 }
 
-/// The certainty of a hang that has lasted for its bound.
-pub(super) fn certainty_of_due(now: &Observation, hang: &Hang, bounds: &Bounds) -> Certainty {
+/// Returns the certainty of a hang that has lasted for its bound.
+pub(super) fn certainty_of_due(
+    now: &Observation,
+    hang: &DetectedHang,
+    bounds: &Bounds,
+) -> HangCertainty {
     let judge = Moment { now, bounds };
     match now.kernel.known() {
-        Some(kernel) if judge.is_endless(kernel, hang) => Certainty::Certain,
-        _ => Certainty::Likely,
+        Some(kernel) if judge.is_endless(kernel, hang) => HangCertainty::Certain,
+        _ => HangCertainty::Likely,
     }
 }
 
 struct Moment<'a> {
     now: &'a Observation,
-    /// The bounds that a verdict takes.
+    /// The bounds that make a hang due.
     bounds: &'a Bounds,
 }
 
 impl Moment<'_> {
-    fn of_known(&self, guest: &KnownGuest<'_>) -> Vec<Hang> {
+    fn known_hangs(&self, guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
         let mut hangs = self.cycles(guest);
         hangs.extend(self.dead_halts(guest));
-        let told: BTreeSet<Node> = hangs.iter().flat_map(parties).collect();
-        let is_told = |hang: &Hang| hang.blamed.iter().all(|node| told.contains(node));
-        let aged = known::due(guest).into_iter().filter(|hang| !is_told(hang));
+        let found_at_once: BTreeSet<Node> = hangs.iter().flat_map(parties_of).collect();
+        let is_found =
+            |hang: &DetectedHang| hang.blamed.iter().all(|node| found_at_once.contains(node));
+        let aged = known::due(guest).into_iter().filter(|hang| !is_found(hang));
         hangs.extend(aged.map(|hang| self.by_age(hang)));
         hangs.sort_by_key(|hang| hang.class);
         hangs
     }
 
-    fn of_unknown(&self, guest: &UnknownGuest<'_>) -> Vec<Hang> {
-        // A vCPU that was taken offline is in HLT with its interrupts off too, and no kernel says so.
+    fn unknown_hangs(&self, guest: &UnknownGuest<'_>) -> Vec<DetectedHang> {
+        // Suspected at first: a vCPU that was taken offline is in HLT with interrupts off too.
         unknown::hang(guest).into_iter().map(|hang| self.by_age(hang)).collect()
     }
 
-    /// All cycles of waits, however young.
-    fn cycles(&self, guest: &KnownGuest<'_>) -> Vec<Hang> {
-        let graph = WaitGraph::new(guest.kernel, guest.ages, Duration::ZERO);
-        let all = groups(guest, &graph, |_| false).into_iter();
-        let hang = |(root, group): (Root, Group)| {
+    /// Returns the cycles of waits that are certain, however young.
+    fn cycles(&self, guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
+        let chains = WaitChains::new(guest.kernel, guest.ages, Duration::ZERO);
+        let all = groups(guest, &chains, |_| false).into_iter();
+        let hang = |(root, group): (Root, WaiterGroup)| {
             let Root::Cycle(nodes) = &root else { return None };
             let (class, age) = deadlock::found(guest, nodes)?;
             let blamed = class::rule(class).blames(guest, &root, &group.edges);
             let hang = group.into_hang(guest, (class, age), &root, blamed);
             match self.is_endless(guest.kernel, &hang) {
-                true => Some(Hang { certainty: Certainty::Certain, ..hang }),
-                // A young one may be one that ends: those of some age are found with the others.
+                true => Some(DetectedHang { certainty: HangCertainty::Certain, ..hang }),
+                // A young cycle may still end: cycles of some age are found with the other hangs.
                 false => None,
             }
         };
         all.filter_map(hang).collect()
     }
 
-    /// The CPUs that are halted for good, with those who wait for them.
-    fn dead_halts(&self, guest: &KnownGuest<'_>) -> Option<Hang> {
-        let graph = WaitGraph::new(guest.kernel, guest.ages, Duration::ZERO);
+    /// Returns the hang of all CPUs that are halted for good, with the parties that wait for them.
+    fn dead_halts(&self, guest: &KnownGuest<'_>) -> Option<DetectedHang> {
+        let chains = WaitChains::new(guest.kernel, guest.ages, Duration::ZERO);
         let is_dead = |cpu: u32| {
             let is_halted = |sample: VcpuSample| sample.halted && !sample.interrupts_on;
             let online = guest.kernel.cpu(cpu).is_some_and(|activity| activity.online);
             online && self.sample(cpu).is_some_and(is_halted)
         };
-        let all = groups(guest, &graph, is_dead).into_iter();
+        let all = groups(guest, &chains, is_dead).into_iter();
         let hangs = all.filter_map(|(root, group)| match root {
             Root::One(Node::Cpu(cpu)) if is_dead(cpu) => {
-                let age = guest.ages.cpu(cpu).nothing.own;
-                let class = still_cpu::DEAD_HALT;
+                let age = guest.ages.cpu(cpu).no_progress.own;
+                let class = cpu_lockup::DEAD_HALT;
                 let hang = group.into_hang(guest, (class, age), &root, vec![Node::Cpu(cpu)]);
                 // A byte like HLT's before RIP may be the end of another instruction.
                 let is_derived = self.sample(cpu).is_some_and(|sample| sample.halt_is_derived);
@@ -195,55 +208,56 @@ impl Moment<'_> {
         })
     }
 
-    /// True for a cycle of locks in which no wait can end but by another of its parties. Whether a CPU
-    /// answers a call is known of no single moment: one that spins with its interrupts on is found inside
-    /// its timer's handler, with its interrupts off, as likely as not.
-    fn is_endless(&self, kernel: &KernelState, hang: &Hang) -> bool {
+    /// Returns true for a cycle of locks in which only another of its parties can end a wait. A single
+    /// moment cannot decide if a CPU will answer a call: one that spins with interrupts on is found
+    /// inside its timer's handler, with interrupts off, as likely as not.
+    fn is_endless(&self, kernel: &KernelState, hang: &DetectedHang) -> bool {
         if !hang.class.is_cycle() {
             return false;
         }
         let (blamed, edges) = (&hang.blamed, &hang.edges);
         let inside = |node: &Node| blamed.contains(node);
-        let of_cycle = |edge: &&Edge| match edge.kind {
+        let in_cycle = |edge: &&Edge| match edge.kind {
             EdgeKind::HeldBy => inside(&edge.to),
             _ => inside(&edge.from),
         };
         let mut waits = 0;
-        let all_last = edges.iter().filter(of_cycle).all(|edge| match edge.kind {
+        let is_endless = edges.iter().filter(in_cycle).all(|edge| match edge.kind {
             EdgeKind::WaitsFor => {
                 waits += 1;
-                wait_of(kernel, edge.from).is_some_and(|wait| lasts(kernel, edge, wait))
+                wait_of(kernel, edge.from)
+                    .is_some_and(|wait| ends_by_holder_alone(kernel, edge, wait))
             }
             EdgeKind::HeldBy => true,
-            // Nor whether a kernel takes its CPU away from whoever has it.
+            // A kernel may also take the CPU away from the task that has it.
             EdgeKind::Calls | EdgeKind::BringsUp | EdgeKind::RunsOn | EdgeKind::SleepsOn => false,
         });
-        waits > 0 && waits == blamed.len() && all_last
+        waits > 0 && waits == blamed.len() && is_endless
     }
 
     fn sample(&self, cpu: u32) -> Option<VcpuSample> {
         self.now.vcpus.get(cpu as usize)?.sample
     }
 
-    /// A hang with the certainty that its age gives it.
-    fn by_age(&self, hang: Hang) -> Hang {
+    /// Sets a hang's certainty by its age.
+    fn by_age(&self, hang: DetectedHang) -> DetectedHang {
         let is_due = self.bounds.is_due(hang.class, hang.age);
-        let certainty = if is_due { Certainty::Likely } else { self.suspicion(&hang) };
-        Hang { certainty, ..hang }
+        let certainty = if is_due { HangCertainty::Likely } else { self.suspicion(&hang) };
+        DetectedHang { certainty, ..hang }
     }
 
-    fn suspicion(&self, hang: &Hang) -> Certainty {
-        let bound = self.bounds.of(hang.class).unwrap_or(Bounds::DEFAULT);
-        Certainty::Suspected { lasted: hang.age, bound }
+    fn suspicion(&self, hang: &DetectedHang) -> HangCertainty {
+        let bound = self.bounds.get(hang.class).unwrap_or(Bounds::DEFAULT);
+        HangCertainty::Suspected { lasted: hang.age, bound }
     }
 }
 
-/// True for a wait for a lock that somebody has, and that nothing ends but the holder.
-fn lasts(kernel: &KernelState, edge: &Edge, wait: &Wait) -> bool {
+/// Returns true for a wait for a lock that only the lock's holder can end.
+fn ends_by_holder_alone(kernel: &KernelState, edge: &Edge, wait: &Wait) -> bool {
     let WaitFor::Lock(address) = wait.what else { return false };
     let is_held = kernel.locks.get(&address).is_some_and(|lock| match lock.holder() {
         None => false,
-        // The wait for a lock of one's own may be over already.
+        // A party's wait for its own lock may be over already.
         Some(holder) => holder != edge.from || lock.taken_ns < wait.since_ns,
     });
     is_held && wait.ends_by.is_none()
@@ -257,21 +271,21 @@ fn wait_of(kernel: &KernelState, node: Node) -> Option<&Wait> {
     }
 }
 
-fn parties(hang: &Hang) -> impl Iterator<Item = Node> {
+fn parties_of(hang: &DetectedHang) -> impl Iterator<Item = Node> {
     hang.blamed.iter().chain(&hang.victims).copied()
 }
 
-/// The waits of a kernel that dates nothing: for how long they last cannot be told.
-fn undated_waits(guest: &KnownGuest<'_>) -> Vec<Hang> {
-    let graph = WaitGraph::new(guest.kernel, guest.ages, Duration::ZERO);
-    let all = groups(guest, &graph, |_| false).into_iter();
-    let hang = |(root, group): (Root, Group)| {
-        // A cycle that is not certain may be a moment between two records.
+/// Returns the waits of a kernel that records no times: their ages are unknown.
+fn undated_waits(guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
+    let chains = WaitChains::new(guest.kernel, guest.ages, Duration::ZERO);
+    let all = groups(guest, &chains, |_| false).into_iter();
+    let hang = |(root, group): (Root, WaiterGroup)| {
+        // An uncertain cycle may be a moment between two records.
         let Root::One(_) = root else { return None };
         let (class, age) = lock_wait::found(guest, &group)?;
         let blamed = class::rule(class).blames(guest, &root, &group.edges);
         let hang = group.into_hang(guest, (class, age), &root, blamed);
-        Some(Hang { certainty: Certainty::Unknown { why: Doubt::NoPast }, ..hang })
+        Some(DetectedHang { certainty: HangCertainty::Unknown { why: Doubt::NoPast }, ..hang })
     };
     all.filter_map(hang).collect()
 }

@@ -1,5 +1,5 @@
-//! What is seen of a guest at one moment, as plain numbers. Addresses are guest-virtual and mean
-//! nothing here but that equal ones are the same thing.
+//! Observations: the visible state of a guest at one moment, as plain numbers. Addresses are
+//! guest-virtual, and are only compared for equality.
 
 use std::time::Duration;
 
@@ -8,34 +8,34 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernel::Reading;
 
-/// What is seen at one moment.
+/// Observation of a guest at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observation {
-    /// When, since any fixed moment.
+    /// The time of the observation, since any fixed moment.
     pub at: Duration,
-    /// By vCPU number.
-    pub vcpus: Vec<Vcpu>,
-    /// How many bytes the guest has printed so far.
+    /// The machine's vCPUs, by number.
+    pub vcpus: Vec<ObservedVcpu>,
+    /// The number of bytes that the guest has printed so far.
     pub console_bytes: u64,
-    /// What the kernel says of itself.
+    /// The kernel's state, as far as it can be read.
     pub kernel: Reading,
 }
 
-/// A vCPU, from outside.
+/// Observation of a vCPU from outside.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Vcpu {
-    /// What its thread has had of the host's CPUs; `None` where that cannot be told.
+pub struct ObservedVcpu {
+    /// The host CPU time of its thread; `None` where it cannot be read.
     pub times: Option<HostTimes>,
-    /// Its state; `None` where nobody has asked, since that stops it for a moment.
+    /// The sampled state; `None` if it was not sampled, since that stops the vCPU for a moment.
     pub sample: Option<VcpuSample>,
-    /// What the host has counted of it so far.
+    /// The host's counts for the vCPU so far.
     pub counts: HostCounts,
 }
 
-impl Vcpu {
-    /// Its state as far as it follows from an earlier observation and from what the host has counted
-    /// since, so that it need not be stopped for it; `None` if it does not.
-    pub fn sample_without_asking(&self, before: &Self) -> Option<VcpuSample> {
+impl ObservedVcpu {
+    /// Returns the state as far as it follows from an earlier observation and the host's counts since,
+    /// without stopping the vCPU; `None` if it must be sampled.
+    pub fn derived_sample(&self, before: &Self) -> Option<VcpuSample> {
         let asleep = self.times?.asleep;
         let same = |before: Option<u64>, now: Option<u64>| Some(before? == now?);
         if same(before.counts.interrupts, self.counts.interrupts) == Some(false) {
@@ -46,23 +46,23 @@ impl Vcpu {
                 halt_is_derived: false,
             });
         }
-        // In the same HLT as then: what ends one is an interrupt, and then it runs, or halts anew.
-        // One that had not been started has not been since, for the same reason.
+        // Still in the same HLT: an interrupt ends it, and then the vCPU runs, or halts anew. A vCPU that
+        // had not been started has not been started since, for the same reason.
         let slept = before.sample.filter(|sample| asleep && (sample.halted || !sample.started));
         slept.filter(|_| same(before.counts.halts, self.counts.halts) == Some(true))
     }
 }
 
-/// A vCPU's state, as far as it matters here.
+/// Sample of a vCPU's state, as far as detection needs it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VcpuSample {
-    /// In HLT.
+    /// True while the vCPU is in HLT.
     pub halted: bool,
-    /// RFLAGS.IF.
+    /// True if interrupts are enabled (RFLAGS.IF).
     pub interrupts_on: bool,
-    /// It runs, or could: it has been started, and not been reset.
+    /// True if the vCPU has been started and not been reset since.
     pub started: bool,
-    /// The halt is derived from the code before its position, and not recorded.
+    /// True if the halt is derived from the code before RIP, and not recorded.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub halt_is_derived: bool,
 }

@@ -1,5 +1,5 @@
-//! Whatever a guest has written down, and whatever the host has counted: the detector ends, does not
-//! panic, and blames somebody who exists.
+//! Property tests: for any guest memory and any host counts, the detector terminates, does not panic, and
+//! blames parties that exist.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,13 +9,14 @@ use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 
-use super::wait_graph::{Root, WaitGraph};
+use super::wait_graph::{Root, WaitChains};
 use super::*;
 use crate::kernel::{
-    CpuActivity, KernelState, Lock, LockKind, Reading, Site, Task, TaskState, Wait, WaitFor,
+    CpuActivity, KernelState, KernelTask, Lock, LockKind, Reading, Site, TaskRunState, Wait,
+    WaitFor,
 };
 
-/// Few enough that lines cross, and those at the ends of what there is.
+/// Numbers few enough that waits meet, and the largest ones.
 fn number() -> impl Strategy<Value = u32> {
     prop_oneof![8 => 0..5u32, 1 => Just(u32::MAX - 1), 1 => Just(u32::MAX)]
 }
@@ -68,16 +69,16 @@ prop_compose! {
     fn task()(
         cpu in number(),
         state in prop_oneof![
-            1 => Just(TaskState::Ready),
-            1 => Just(TaskState::Running),
-            4 => Just(TaskState::Blocked),
-            1 => Just(TaskState::Ended),
-            1 => any::<u32>().prop_map(TaskState::Garbage),
+            1 => Just(TaskRunState::Ready),
+            1 => Just(TaskRunState::Running),
+            4 => Just(TaskRunState::Blocked),
+            1 => Just(TaskRunState::Ended),
+            1 => any::<u32>().prop_map(TaskRunState::Garbage),
         ],
         switches in count(),
         wait in wait(),
-    ) -> Task {
-        Task { name: String::new(), cpu, state, switches, wait, registers: None }
+    ) -> KernelTask {
+        KernelTask { name: String::new(), cpu, state, switches, wait, registers: None }
     }
 }
 
@@ -120,8 +121,8 @@ prop_compose! {
         sample in option::weighted(0.9, any::<(bool, bool, bool)>()),
         interrupts in option::of(count()),
         halts in option::of(count()),
-    ) -> Vcpu {
-        Vcpu {
+    ) -> ObservedVcpu {
+        ObservedVcpu {
             times: times.map(|(run, delay, asleep)| HostTimes { run, delay, asleep }),
             sample: sample.map(|(halted, interrupts_on, started)| {
                 VcpuSample { halted, interrupts_on, started, halt_is_derived: false }
@@ -131,16 +132,15 @@ prop_compose! {
     }
 }
 
-/// A guest at a few moments that have nothing to do with each other, each seen for so many polls: what
-/// does not change gets old.
-fn moments() -> impl Strategy<Value = Vec<(Vec<Vcpu>, u64, Option<KernelState>, u32)>> {
+/// Unrelated guest states, each observed for a number of polls, so that unchanged values age.
+fn moments() -> impl Strategy<Value = Vec<(Vec<ObservedVcpu>, u64, Option<KernelState>, u32)>> {
     let moment = (vec(vcpu(), 1..6), count(), option::weighted(0.8, kernel()), 1..20u32);
     vec(moment, 1..4)
 }
 
 proptest! {
     #[test]
-    fn whatever_is_seen_the_detector_ends_and_blames_somebody_who_exists(
+    fn the_detector_ends_and_blames_parties_that_exist(
         moments in moments(),
         ready in prop::bool::weighted(0.8),
         interval in duration(),
@@ -155,7 +155,7 @@ proptest! {
             detector.set_ready();
         }
         let mut at = Duration::ZERO;
-        let (mut told, mut open) = (0, BTreeSet::new());
+        let (mut reported, mut open) = (0, BTreeSet::new());
         for (vcpus, console_bytes, kernel, polls) in moments {
             for _ in 0..polls {
                 at = at.saturating_add(interval);
@@ -166,37 +166,37 @@ proptest! {
                     kernel: kernel.clone().map_or(Reading::Unknown, Reading::Known),
                 };
                 detector.due_in();
-                let noticed = detector.observe(now.clone());
-                for number in noticed.over {
-                    prop_assert!(open.remove(&number), "one that was not open is over");
+                let result = detector.observe(now.clone());
+                for number in result.ended {
+                    prop_assert!(open.remove(&number), "a hang ended that was not open");
                 }
                 let verdict = detector.judge(now.clone());
-                prop_assert!(!noticed.suspicious || verdict.is_some(), "the same is seen twice");
+                prop_assert!(!result.suspicious || verdict.is_some(), "a suspicion without a verdict");
                 if let Some(Verdict::Hangs(found)) = verdict {
                     for hang in found.hangs {
                         check(&now, &hang)?;
-                        open.insert(told);
-                        told += 1;
+                        open.insert(reported);
+                        reported += 1;
                     }
-                    prop_assert!(!detector.observe(now).suspicious, "it is told of twice");
+                    prop_assert!(!detector.observe(now).suspicious, "a hang is reported twice");
                 }
             }
         }
     }
 
     #[test]
-    fn following_who_waits_for_whom_ends_wherever_it_starts(kernel in kernel(), from in number()) {
+    fn following_waits_ends_from_every_start(kernel in kernel(), from in number()) {
         let ages = Ages::default();
-        let graph = WaitGraph::new(&kernel, &ages, Duration::ZERO);
+        let chains = WaitChains::new(&kernel, &ages, Duration::ZERO);
         let most = kernel.cpus.len() + kernel.tasks.len() + kernel.locks.len() + 1;
         for node in [Node::Cpu(from), Node::Task(from), Node::Lock(from.into())] {
-            let (way, root) = graph.follow(node);
-            prop_assert!(way.len() <= most, "{way:?}");
-            prop_assert!(way.windows(2).all(|pair| pair[0].to == pair[1].from), "{way:?}");
+            let (path, root) = chains.follow(node);
+            prop_assert!(path.len() <= most, "{path:?}");
+            prop_assert!(path.windows(2).all(|pair| pair[0].to == pair[1].from), "{path:?}");
             match root {
-                Root::One(last) => prop_assert_eq!(graph.next(last), None),
+                Root::One(last) => prop_assert_eq!(chains.next(last), None),
                 Root::Cycle(nodes) => {
-                    let ends = nodes.iter().map(|&node| graph.next(node).map(|edge| edge.to));
+                    let ends = nodes.iter().map(|&node| chains.next(node).map(|edge| edge.to));
                     let next = nodes.iter().cycle().skip(1).map(|&node| Some(node));
                     prop_assert!(ends.zip(next).all(|(end, next)| end == next), "{nodes:?}");
                 }
@@ -205,7 +205,7 @@ proptest! {
     }
 }
 
-fn check(now: &Observation, hang: &Hang) -> Result<(), TestCaseError> {
+fn check(now: &Observation, hang: &DetectedHang) -> Result<(), TestCaseError> {
     let exists = |node: &Node| match *node {
         Node::Cpu(cpu) => (cpu as usize) < now.vcpus.len(),
         Node::Task(task) => now.kernel.known().is_some_and(|kernel| kernel.task(task).is_some()),

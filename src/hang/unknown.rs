@@ -1,25 +1,25 @@
-//! The hangs of a guest whose kernel is unknown: of its vCPUs, by what shows from outside.
+//! Hangs of a guest with an unknown kernel: those of its vCPUs that show from outside.
 //!
-//! Owns that at most one hang is found at once; refuses to own what makes a class (`class`). Called by
+//! Owns that at most one hang is found at a time; refuses to own what makes a class (`class`). Called by
 //! `judge`.
 
 use std::time::Duration;
 
 use super::class;
 use super::guest::UnknownGuest;
-use super::verdict::Hang;
+use super::verdict::DetectedHang;
 
-/// The hang that is due, of the class that explains most.
-pub fn hang(guest: &UnknownGuest<'_>) -> Option<Hang> {
+/// Returns the hang that is due, of the first class that has one.
+pub fn hang(guest: &UnknownGuest<'_>) -> Option<DetectedHang> {
     class::UNKNOWN.into_iter().find_map(|rule| rule.found(guest))
 }
 
-/// True while a hang that was reported goes on. One that takes a kernel to see does not.
-pub fn holds(guest: &UnknownGuest<'_>, hang: &Hang) -> bool {
-    class::unknown_rule(hang.class).is_some_and(|rule| rule.holds_of_vcpus(guest, hang))
+/// Returns true while a reported hang lasts; false for a class that needs a known kernel.
+pub fn holds(guest: &UnknownGuest<'_>, hang: &DetectedHang) -> bool {
+    class::unknown_rule(hang.class).is_some_and(|rule| rule.holds_for_vcpus(guest, hang))
 }
 
-/// The time until the first hang of those that may be on their way.
+/// Returns the time until the first hang that may become due.
 pub fn remaining(guest: &UnknownGuest<'_>) -> Option<Duration> {
     let cpus = 0..guest.ages.cpus.len() as u32;
     let of_cpu = |cpu| {

@@ -1,7 +1,7 @@
 //! Verdicts: hangs, starvation, a panic.
 //!
-//! Owns the data and nothing that finds it. Made by `judge`; given names, stacks and a signature by
-//! `diagnosis`. Hangs are stored in cores.
+//! Owns the data alone; refuses to own its detection. Made by `judge`; `diagnosis` adds names, stacks and
+//! signatures. Hangs are stored in cores.
 
 use std::time::Duration;
 
@@ -12,99 +12,100 @@ use super::ages::Ages;
 use super::sample::CpuSamples;
 use super::wait_graph::{Edge, Node};
 
-/// A verdict: something that is wrong.
+/// Verdict: a problem to report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The guest hangs.
-    Hangs(Box<Found>),
-    /// The host does not run the guest.
+    /// The guest hangs, in these ways.
+    Hangs(Box<Detection>),
+    /// The host hardly runs these vCPUs.
     Starved(Starved),
-    /// The kernel has panicked on this CPU, and did not get as far as to leave.
+    /// The kernel has panicked on the CPU of this number, and has not exited.
     Panicked(u32),
 }
 
-/// A hang: all parties that hang in one class.
+/// Hang by numbers: all parties that hang in one class. `nmiscope_report::Hang` is its form in a report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hang {
-    /// The class.
+pub struct DetectedHang {
+    /// The class of the hang.
     pub class: Class,
     /// The time that it has lasted, in the own time of the party that has hung for longest.
     pub age: Duration,
     /// The CPUs and tasks to blame.
     pub blamed: Vec<Node>,
-    /// The locks involved, by address.
+    /// The guest-virtual addresses of the locks involved.
     pub locks: Vec<u64>,
-    /// The CPUs and tasks that wait for those to blame.
+    /// The CPUs and tasks that wait for the blamed ones.
     pub victims: Vec<Node>,
-    /// The waits that lead from the victims to those to blame.
+    /// The waits that lead from the victims to the blamed parties.
     pub edges: Vec<Edge>,
-    /// The certainty with which it is one. Cores of version 3 have verdicts alone.
+    /// The certainty of the hang. Cores of version 3 have verdicts alone.
     #[serde(default)]
-    pub certainty: Certainty,
+    pub certainty: HangCertainty,
 }
 
-/// The certainty of a hang.
+/// Certainty with which a detected hang is one.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum Certainty {
-    /// Nothing that is known to the kernel can end it.
+pub enum HangCertainty {
+    /// Certain: nothing inside the kernel can end it.
     Certain,
-    /// The hang has lasted for its bound, or is something that a kernel does not come back from.
+    /// Likely: the hang has lasted for its bound, or is a state that a kernel does not leave by itself.
     #[default]
     Likely,
-    /// The hang may yet end by itself: it has not lasted for its bound.
+    /// Suspected: the hang may still end by itself, since it has not lasted for its bound.
     Suspected {
-        /// The time that it has lasted.
+        /// The time that it has lasted so far.
         lasted: Duration,
-        /// The bound of its class.
+        /// The bound of the hang's class.
         bound: Duration,
     },
-    /// Nobody can tell, for this reason.
+    /// Unknown: the hang's age cannot be determined.
     Unknown {
-        /// The reason.
+        /// The reason for the doubt.
         why: Doubt,
     },
 }
 
-/// The reason why it cannot be told whether something is a hang.
+/// Reason why the certainty of a hang is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Doubt {
-    /// The guest was seen once, and its kernel does not record since when this is so.
+    /// The guest was seen once, and its kernel does not record the start of the wait.
     #[error("the guest was seen once, and its kernel does not record since when this is so")]
     NoPast,
 }
 
-impl Certainty {
-    /// True for what is reported as a hang, and not as something that may become one.
+impl HangCertainty {
+    /// Returns true if the hang is reported as one, and not as a suspicion.
     pub fn is_verdict(&self) -> bool {
         matches!(self, Self::Certain | Self::Likely)
     }
 }
 
-/// Hangs that were found at one moment, to be reported later.
+/// Hangs that were detected at one moment, with what their report needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Found {
-    /// One hang of each class, and one deadlock of each cycle.
-    pub hangs: Vec<Hang>,
-    /// The ages of everything that had stood still.
+pub struct Detection {
+    /// The hangs: one of each class, and one deadlock of each cycle.
+    pub hangs: Vec<DetectedHang>,
+    /// The ages of all observed values at that moment.
     pub ages: Ages,
-    /// The stacks of those to blame who run on, shortly afterwards: empty until somebody looks.
+    /// The samples of blamed CPUs that kept executing, taken shortly afterwards; empty until they are
+    /// taken.
     #[serde(default)]
     pub samples: Vec<CpuSamples>,
 }
 
-/// vCPUs that the host does not run.
+/// Starvation: vCPUs that the host does not run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Starved {
     /// The numbers of the vCPUs.
     pub cpus: Vec<u32>,
     /// The time without progress, by the wall clock.
     pub wall: Duration,
-    /// The part of it in which the one ran that ran most.
+    /// The part of it in which a vCPU ran, of the vCPU that ran most.
     pub ran: Duration,
 }
 
-impl Hang {
-    /// Makes both one hang, which has lasted for as long as the older.
+impl DetectedHang {
+    /// Merges another hang into this one. The age is that of the older.
     pub(super) fn absorb(&mut self, other: Self) {
         fn add<T: Ord + Copy>(to: &mut Vec<T>, from: Vec<T>) {
             to.extend(from);

@@ -1,6 +1,8 @@
-//! Who waits for whom. CPUs and tasks wait for locks and for other CPUs; locks are held by CPUs and
-//! tasks; a task that could run waits for its CPU. Each of them waits for one other at most, so that
-//! following it is a walk along a line, which ends at somebody who waits for nobody, or in a circle.
+//! Wait graph: CPUs and tasks wait for locks and for other CPUs; locks are held by CPUs and tasks; a task
+//! that could run waits for its CPU. Each node waits for one other at most, so that following the waits
+//! is a walk along a path, which ends at a node that waits for no other, or in a cycle.
+//!
+//! Owns the walk; refuses to own what a path means (`class`). Called by `group` and `moment`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,9 +10,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::ages::{Age, Ages};
-use crate::kernel::{KernelState, Lock, LockKind, TaskState, Wait, WaitFor};
+use crate::kernel::{KernelState, Lock, LockKind, TaskRunState, Wait, WaitFor};
 
-/// Somebody, or something, in the graph.
+/// Node of the graph: a party, or something that parties wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Node {
     /// A CPU, by its number.
@@ -23,125 +25,124 @@ pub enum Node {
     Queue(u64),
 }
 
-/// What `from` has to do with `to`.
+/// Edge of the graph: one node waits for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Edge {
-    /// Who cannot go on ...
+    /// The node that cannot continue before `to`.
     pub from: Node,
-    /// ... before this one does.
+    /// The node that is waited for.
     pub to: Node,
-    /// Why not.
+    /// The kind of wait between them.
     pub kind: EdgeKind,
 }
 
-/// Why one cannot go on before the other does.
+/// Kind of wait between two nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum EdgeKind {
-    /// Waits for the lock.
+    /// `from` waits for the lock `to`.
     WaitsFor,
-    /// The lock is held by it.
+    /// The lock `from` is held by `to`.
     HeldBy,
-    /// Waits for the CPU to answer a call-function IPI.
+    /// `from` waits for the CPU to answer a call-function IPI.
     Calls,
-    /// Waits for the CPU to come online.
+    /// `from` waits for the CPU to come online.
     BringsUp,
-    /// The task runs on the CPU, or would like to.
+    /// The task runs on the CPU, or is ready to.
     RunsOn,
-    /// The task sleeps on the queue until somebody wakes it.
+    /// The task sleeps on the queue until it is woken.
     SleepsOn,
 }
 
-/// Where following a line led.
+/// End of a path of waits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Root {
-    /// To one that waits for nobody.
+    /// A node that waits for no other.
     One(Node),
-    /// Into a circle, told from its smallest node on.
+    /// A cycle, listed from its smallest node on.
     Cycle(Vec<Node>),
 }
 
-/// The graph of one moment, as far as it has lasted.
+/// Chains of waits at one moment, without waits that are too young.
 #[derive(Debug, Clone, Copy)]
-pub struct WaitGraph<'a> {
+pub struct WaitChains<'a> {
     kernel: &'a KernelState,
     ages: &'a Ages,
-    /// A wait younger than this is just a wait.
-    lasting: Duration,
-    /// By the clock, and not by the own time of those who wait.
-    by_the_clock: bool,
+    /// The age from which a wait or a holder counts.
+    min_age: Duration,
+    /// True to compare ages by the wall clock instead of own time.
+    by_wall_clock: bool,
 }
 
 impl Lock {
-    /// Who has it, if anybody has.
+    /// Returns the CPU or task that holds the lock.
     pub fn holder(&self) -> Option<Node> {
         let holder = self.holder?;
         match self.kind {
             LockKind::Mutex => Some(Node::Task(holder)),
             LockKind::Spin | LockKind::Ticket => Some(Node::Cpu(holder)),
-            // Whatever it is, it is no lock.
+            // Not a lock.
             LockKind::Garbage(_) => None,
         }
     }
 }
 
-impl<'a> WaitGraph<'a> {
-    /// The graph of waits that have lasted for `lasting`.
-    pub fn new(kernel: &'a KernelState, ages: &'a Ages, lasting: Duration) -> Self {
-        Self { kernel, ages, lasting, by_the_clock: false }
+impl<'a> WaitChains<'a> {
+    /// Makes the chains of waits that are at least `min_age` old.
+    pub fn new(kernel: &'a KernelState, ages: &'a Ages, min_age: Duration) -> Self {
+        Self { kernel, ages, min_age, by_wall_clock: false }
     }
 
-    /// The same of waits that have lasted for so long by the clock: who suffers from what is found, and
-    /// is not run by the host all the time.
-    pub fn by_the_clock(self) -> Self {
-        Self { by_the_clock: true, ..self }
+    /// Compares ages by the wall clock instead: for victims, which the host may hardly run.
+    pub fn by_wall_clock(self) -> Self {
+        Self { by_wall_clock: true, ..self }
     }
 
     fn has_lasted(&self, age: Age) -> bool {
-        (if self.by_the_clock { age.wall } else { age.own }) >= self.lasting
+        (if self.by_wall_clock { age.wall } else { age.own }) >= self.min_age
     }
 
-    /// Whom a node waits for, if for anybody.
+    /// Returns the edge to the node that a node waits for.
     pub fn next(&self, node: Node) -> Option<Edge> {
         let edge = |kind, to| Some(Edge { from: node, to, kind });
         let waits = |wait: &Wait| match wait.what {
             WaitFor::Lock(address) => edge(EdgeKind::WaitsFor, Node::Lock(address)),
             WaitFor::Call(cpu) => edge(EdgeKind::Calls, Node::Cpu(cpu)),
             WaitFor::Online(cpu) => edge(EdgeKind::BringsUp, Node::Cpu(cpu)),
-            // Whoever is to wake it is not known.
+            // The party that is to wake it is not known.
             WaitFor::Queue(_) => None,
         };
         match node {
-            Node::Cpu(cpu) => waits(self.lasting_wait_of_cpu(cpu)?),
+            Node::Cpu(cpu) => waits(self.long_wait_of_cpu(cpu)?),
             Node::Task(number) => {
                 let task = self.kernel.task(number)?;
                 match task.state {
-                    TaskState::Ready | TaskState::Running => {
+                    TaskRunState::Ready | TaskRunState::Running => {
                         edge(EdgeKind::RunsOn, Node::Cpu(task.cpu))
                     }
-                    TaskState::Blocked => waits(self.lasting_wait_of_task(number)?),
-                    TaskState::Ended | TaskState::Garbage(_) => None,
+                    TaskRunState::Blocked => waits(self.long_wait_of_task(number)?),
+                    TaskRunState::Ended | TaskRunState::Garbage(_) => None,
                 }
             }
             Node::Queue(_) => None,
             Node::Lock(address) => {
                 let lock = self.kernel.locks.get(&address)?;
-                let lasts = self.has_lasted(self.ages.lock(address));
-                edge(EdgeKind::HeldBy, lock.holder().filter(|_| lasts)?)
+                let is_old = self.has_lasted(self.ages.lock(address));
+                edge(EdgeKind::HeldBy, lock.holder().filter(|_| is_old)?)
             }
         }
     }
 
-    fn lasting_wait_of_cpu(&self, cpu: u32) -> Option<&'a Wait> {
+    fn long_wait_of_cpu(&self, cpu: u32) -> Option<&'a Wait> {
         let wait = self.kernel.cpu(cpu)?.wait.as_ref()?;
         self.has_lasted(self.ages.cpu(cpu).wait.age).then_some(wait)
     }
 
-    fn lasting_wait_of_task(&self, task: u32) -> Option<&'a Wait> {
+    fn long_wait_of_task(&self, task: u32) -> Option<&'a Wait> {
         let wait = self.kernel.task(task)?.wait.as_ref()?;
         self.has_lasted(self.ages.task(task)).then_some(wait)
     }
 
-    /// CPUs and tasks that have waited long for a lock or a CPU.
+    /// Returns the CPUs and tasks with a counted wait for a lock or a CPU.
     pub fn waiters(&self) -> impl Iterator<Item = Node> {
         let cpus = (0..self.kernel.cpus.len() as u32).map(Node::Cpu);
         let tasks = (0..self.kernel.tasks.len() as u32).map(Node::Task);
@@ -149,26 +150,26 @@ impl<'a> WaitGraph<'a> {
         cpus.chain(tasks).filter(move |&node| self.next(node).as_ref().is_some_and(waits))
     }
 
-    /// Follows whom `from` waits for. Returns the way, and where it led.
+    /// Follows the waits from a node. Returns the path and its end.
     pub fn follow(&self, from: Node) -> (Vec<Edge>, Root) {
-        let mut way: Vec<Edge> = Vec::new();
+        let mut path: Vec<Edge> = Vec::new();
         let mut seen = BTreeSet::from([from]);
         let mut last = from;
         while let Some(edge) = self.next(last) {
-            way.push(edge);
+            path.push(edge);
             last = edge.to;
             if !seen.insert(last) {
-                return (way.clone(), Root::Cycle(circle(&way, last)));
+                return (path.clone(), Root::Cycle(cycle(&path, last)));
             }
         }
-        (way, Root::One(last))
+        (path, Root::One(last))
     }
 }
 
-/// The circle that a way has ended in by coming to `node` again.
-fn circle(way: &[Edge], node: Node) -> Vec<Node> {
-    let start = way.iter().position(|edge| edge.from == node).unwrap_or(0);
-    let mut nodes: Vec<Node> = way[start..].iter().map(|edge| edge.from).collect();
+/// Returns the cycle in which a path ends that has reached `node` again.
+fn cycle(path: &[Edge], node: Node) -> Vec<Node> {
+    let start = path.iter().position(|edge| edge.from == node).unwrap_or(0);
+    let mut nodes: Vec<Node> = path[start..].iter().map(|edge| edge.from).collect();
     let smallest = (0..nodes.len()).min_by_key(|&index| nodes[index]).unwrap_or(0);
     nodes.rotate_left(smallest);
     nodes

@@ -1,6 +1,7 @@
-//! The buffers that a kernel's NMI handlers answer into, and the reservation of all of them.
+//! NMI buffers: the per-CPU buffers that a kernel's NMI handlers answer into, and the reservation of all
+//! of them.
 //!
-//! Owns the protocol's steps as a trait and what a buffer holds; refuses to own where either lies (the
+//! Owns the protocol's steps as a trait, and a buffer's contents; refuses to own the places of both (the
 //! adapters) and the order of the steps (`capture`). A buffer's contents are stored in cores.
 
 use nmiscope_machine::{PhysicalMemory, ReadError};
@@ -9,70 +10,71 @@ use serde::{Deserialize, Serialize};
 
 use crate::targets::{NoSuchWord, Words};
 
-/// Per-CPU buffers behind one reservation, as the RFC "printk: Simple implementation for NMI
-/// backtracing" has them. CPUs are those of the kernel, by number.
+/// Per-CPU buffers behind one reservation, as in the RFC "printk: Simple implementation for NMI
+/// backtracing". CPUs are the kernel's, by number.
 pub trait NmiBuffers {
-    /// Whether a CPU runs the kernel, and so has an NMI handler; `None` where that cannot be read.
+    /// Returns true if a CPU runs the kernel, and so has an NMI handler; `None` if that cannot be read.
     fn is_online(&self, memory: &dyn PhysicalMemory, cpu: u32) -> Option<bool>;
 
-    /// How many NMIs a CPU has taken; `None` where that cannot be read.
+    /// Returns the number of NMIs that a CPU has taken; `None` if it cannot be read.
     fn nmi_count(&self, memory: &dyn PhysicalMemory, cpu: u32) -> Option<u64>;
 
-    /// Reads a CPU's buffer.
+    /// Reads the buffer of a CPU.
     ///
     /// # Errors
-    /// Which part of it cannot be read, and why.
+    /// A part of the buffer cannot be read.
     fn read(&self, memory: &dyn PhysicalMemory, cpu: u32) -> Result<SeqBuf, NoBuffer>;
 
-    /// Who is using a CPU's buffer, and how many bytes of text it is said to hold; `None` where that
+    /// Returns the owner of a CPU's buffer, and the claimed length of its text in bytes; `None` if that
     /// cannot be read.
     fn peek(&self, memory: &dyn PhysicalMemory, cpu: u32) -> Option<(BufferOwner, u32)>;
 
-    /// Empties a CPU's buffer for the next handler. Whether that was possible.
+    /// Empties a CPU's buffer for the next handler. Returns false if that was not possible.
     fn wipe(&self, words: &dyn Words, cpu: u32) -> bool;
 
-    /// Takes all buffers for the hypervisor: one atomic test-and-set, as a client inside the guest
-    /// does it.
+    /// Takes all buffers for the hypervisor by one atomic test-and-set, as a client inside the guest
+    /// does.
     ///
     /// # Errors
-    /// Outer: there is no such word. Inner: who has them.
+    /// The outer error is a missing word, the inner one the present holder.
     fn try_take(
         &self,
         memory: &dyn PhysicalMemory,
         words: &dyn Words,
     ) -> Result<Result<(), Holder>, NoSuchWord>;
 
-    /// Asks the clients inside the guest to stand back, or no longer to.
+    /// Asks the clients inside the guest to stand back, or withdraws that.
     ///
     /// # Errors
-    /// There is no such word.
+    /// The word is not in the guest's memory.
     fn set_wanted(&self, words: &dyn Words, wanted: bool) -> Result<(), NoSuchWord>;
 
-    /// Gives the buffers back.
+    /// Releases the reservation of the buffers.
     ///
     /// # Errors
-    /// There is no such word.
+    /// The word is not in the guest's memory.
     fn release(&self, words: &dyn Words) -> Result<(), NoSuchWord>;
 
-    /// The guest's clock, in nanoseconds, when a vCPU's time-stamp counter is `tsc`; `None` where it
+    /// Returns the guest's clock in nanoseconds for a vCPU's time-stamp counter of `tsc`; `None` if it
     /// cannot be read.
     fn clock_ns(&self, memory: &dyn PhysicalMemory, tsc: u64) -> Option<u64>;
 }
 
-/// The client that holds the reservation.
+/// Client that holds the reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Holder {
-    /// The guest CPU that holds it; `None` where the value is no CPU's.
+    /// The guest CPU that holds it; `None` if the value is no CPU's.
     pub cpu: Option<u32>,
-    /// When it took it, in nanoseconds of the guest's clock; `None` where that cannot be read.
+    /// The time at which it took the reservation, in nanoseconds of the guest's clock; `None` if it
+    /// cannot be read.
     pub since_ns: Option<u64>,
 }
 
-/// The reason why a CPU's buffer was not read. Stored in cores as its text.
+/// Reason why a CPU's buffer was not read. Cores store its text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[serde(into = "String", from = "String")]
 pub enum NoBuffer {
-    /// The kernel has no buffers, or they were not found.
+    /// The kernel has no buffers, or they were not located.
     #[error("its place is not known")]
     PlaceUnknown,
     /// The kernel has fewer CPUs than the machine.
@@ -81,13 +83,13 @@ pub enum NoBuffer {
         /// The number of CPUs that the kernel has.
         cpus: usize,
     },
-    /// The CPU's variables are not where they should be.
+    /// The CPU's variables were not found.
     #[error(transparent)]
     NotFound(#[from] TypeError),
-    /// The memory could not be read.
+    /// The buffer's memory could not be read.
     #[error(transparent)]
     Unreadable(#[from] ReadError),
-    /// The reason that is stored in a core.
+    /// Reason read from a core, as text.
     #[error("{0}")]
     Stored(String),
 }
@@ -104,25 +106,25 @@ impl From<String> for NoBuffer {
     }
 }
 
-/// A CPU's NMI buffer, as it was found.
+/// Contents of a CPU's NMI buffer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeqBuf {
-    /// The text: as much as `claimed_len` says, but no more than there is room for.
+    /// The text: `claimed_len` bytes, but no more than the buffer can hold.
     #[serde(with = "bytes_as_text")]
     pub text: Vec<u8>,
-    /// The length that the guest claims.
+    /// The length in bytes that the guest claims.
     pub claimed_len: u32,
-    /// How much the buffer can hold.
+    /// The size of the buffer in bytes.
     pub capacity: u32,
-    /// Messages that did not fit.
+    /// The number of messages that did not fit.
     pub lost: u32,
-    /// Messages that came while the buffer was somebody else's.
+    /// The number of messages that were printed while the buffer was in other use.
     pub missed: u32,
-    /// Who is using it.
+    /// The present user of the buffer.
     pub owner: BufferOwner,
 }
 
-/// Bytes as a string of the characters U+0000 to U+00FF: what is text remains readable.
+/// Serialization of bytes as a string of the characters U+0000 to U+00FF, in which text remains readable.
 mod bytes_as_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
@@ -137,15 +139,15 @@ mod bytes_as_text {
     }
 }
 
-/// Who is using an NMI buffer.
+/// User of an NMI buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BufferOwner {
-    /// Nobody.
+    /// The buffer is not in use.
     Free,
     /// A handler that has not returned.
     Handler,
-    /// A client inside the guest, which prints it.
+    /// A client inside the guest, which prints the buffer.
     Reader,
-    /// The guest has something there that means nothing.
+    /// A value that the guest does not define.
     Garbage(u32),
 }

@@ -1,24 +1,23 @@
-//! The state of a guest's kernel, in terms that all kernels share: CPUs, tasks, locks, and who waits
-//! for what.
+//! State of a guest's kernel in terms that all kernels share: CPUs, tasks, locks, and waits.
 //!
-//! Owns the model; refuses to own where a kernel keeps any of it (the adapters) and what is wrong with
-//! it (`hang`). Addresses are guest-virtual; nobody but the adapter reads them. Stored in cores.
+//! Owns the model; refuses to own its places in memory (the adapters) and its faults (`hang`). Addresses
+//! are guest-virtual; only the adapter reads them. Stored in cores.
 
 use std::collections::BTreeMap;
 
 use nmiscope_machine::TaskRegisters;
 use serde::{Deserialize, Serialize, Serializer};
 
-/// What is known of a kernel at one moment. Stored as the state itself, as `null` where the kernel is
-/// unknown, and as the reason where it could not be read.
+/// Result of reading a kernel's state at one moment. Stored as the state itself, as `null` if the kernel
+/// is unknown, and as the reason if it could not be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "Option<Stored>")]
 pub enum Reading {
-    /// The kernel's state.
+    /// The kernel is known, and this is its state.
     Known(KernelState),
-    /// The kernel is known, and its state could not be read this time: a later try may succeed.
+    /// The kernel is known, but its state could not be read: a later try may succeed.
     Unreadable {
-        /// Why it could not be read.
+        /// The reason why it could not be read.
         unreadable: String,
     },
     /// The kernel is unknown: there is nothing to try.
@@ -26,7 +25,8 @@ pub enum Reading {
     Unknown,
 }
 
-/// A state or a reason, as it is stored. Not an untagged enum: serde has no numbers as keys in one.
+/// Stored form of a state or a reason. Not an untagged enum, in which serde does not support numbers as
+/// keys.
 #[derive(Deserialize)]
 struct Stored {
     unreadable: Option<String>,
@@ -34,7 +34,7 @@ struct Stored {
     #[serde(default)]
     cpus: Vec<Option<CpuActivity>>,
     #[serde(default)]
-    tasks: Vec<Option<Task>>,
+    tasks: Vec<Option<KernelTask>>,
     #[serde(default)]
     locks: BTreeMap<u64, Lock>,
     #[serde(default)]
@@ -66,7 +66,7 @@ impl Serialize for Reading {
 }
 
 impl Reading {
-    /// The state, where it is known.
+    /// Returns the state; `None` if it could not be read.
     pub fn known(&self) -> Option<&KernelState> {
         match self {
             Self::Known(state) => Some(state),
@@ -74,8 +74,8 @@ impl Reading {
         }
     }
 
-    /// A state, or the reason why it could not be read.
-    pub fn of<E: std::error::Error>(state: Result<KernelState, E>) -> Self {
+    /// Makes a reading from the result of a try.
+    pub fn from_result<E: std::error::Error>(state: Result<KernelState, E>) -> Self {
         state.map_or_else(
             |error| Self::Unreadable { unreadable: crate::error_chain(&error) },
             Self::Known,
@@ -83,131 +83,135 @@ impl Reading {
     }
 }
 
-/// A kernel's own account of what it is doing.
+/// State of a kernel, as its own records have it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelState {
-    /// The CPU that panics.
+    /// The number of the CPU that panics; `None` if none does.
     pub panicking: Option<u32>,
-    /// By CPU number; `None` for one that cannot be read.
+    /// The CPUs by number; `None` for one that cannot be read.
     pub cpus: Vec<Option<CpuActivity>>,
-    /// By task number; `None` for one that does not exist.
-    pub tasks: Vec<Option<Task>>,
-    /// The locks that somebody waits for, by address.
+    /// The tasks by number; `None` for one that does not exist.
+    pub tasks: Vec<Option<KernelTask>>,
+    /// The locks that are waited for, by guest-virtual address.
     pub locks: BTreeMap<u64, Lock>,
-    /// The latest time that the kernel has recorded, in nanoseconds of the guest's clock: it was no
-    /// earlier than that when the state was read. `None` where nothing is dated.
+    /// The latest time that the kernel has recorded, in nanoseconds of the guest's clock: a lower bound
+    /// of the time at which the state was read. `None` if the kernel records no times.
     #[serde(default)]
     pub now_ns: Option<u64>,
 }
 
 impl KernelState {
-    /// A task, if there is one with that number.
-    pub fn task(&self, number: u32) -> Option<&Task> {
+    /// Returns a task by number; `None` if it does not exist.
+    pub fn task(&self, number: u32) -> Option<&KernelTask> {
         self.tasks.get(number as usize)?.as_ref()
     }
 
-    /// A CPU, if it can be read.
+    /// Returns a CPU by number; `None` if it cannot be read.
     pub fn cpu(&self, number: u32) -> Option<&CpuActivity> {
         self.cpus.get(number as usize)?.as_ref()
     }
 }
 
-/// The activity of a CPU, by the kernel's counters.
+/// Activity of a CPU, by the kernel's counters.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuActivity {
-    /// True when the CPU runs the kernel.
+    /// True if the CPU runs the kernel.
     pub online: bool,
-    /// Advanced by its timer interrupt.
+    /// The count of its timer interrupts.
     pub tick: u64,
-    /// Advanced by its main loop, which is its scheduler.
+    /// The count of its main loop's iterations. The main loop is its scheduler.
     pub main_loop: u64,
-    /// Interrupts that it has taken.
+    /// The number of interrupts that it has taken.
     pub interrupts: u64,
-    /// Tasks that could run there, and do not.
+    /// The number of tasks that are ready to run on it.
     pub ready_tasks: u32,
-    /// Work items given to it.
+    /// The number of work items queued on it so far.
     pub work_queued: u64,
-    /// Work items that it has finished.
+    /// The number of work items that it has finished so far.
     pub work_done: u64,
-    /// The task that it runs; `None` for its own main loop.
+    /// The number of the task that it runs; `None` in its own main loop.
     pub task: Option<u32>,
-    /// The wait in which the CPU spins.
+    /// The wait in which the CPU spins; `None` if it does not.
     pub wait: Option<Wait>,
-    /// The time of its last timer interrupt, in nanoseconds of the guest's clock; `None` where the
-    /// kernel does not record it.
+    /// The time of its last timer interrupt, in nanoseconds of the guest's clock; `None` if the kernel
+    /// does not record it.
     #[serde(default)]
     pub tick_ns: Option<u64>,
-    /// The time at which its main loop advanced last, likewise.
+    /// The time at which its main loop last advanced, in the same clock; `None` if the kernel does not
+    /// record it.
     #[serde(default)]
     pub main_loop_ns: Option<u64>,
 }
 
 impl CpuActivity {
-    /// Whether it has been given work that it has not finished. One that has finished more than it was
-    /// given has been read in between, or is garbage.
+    /// Returns true if it has unfinished work. More finished than queued work is garbage, or was read in
+    /// between.
     pub fn has_work(&self) -> bool {
         self.work_queued > self.work_done
     }
 }
 
-/// A task.
+/// Task of the kernel. `nmiscope_report::Task` is its form in a report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Task {
+pub struct KernelTask {
     /// The name of the task.
     pub name: String,
-    /// The CPU that it runs on.
+    /// The number of the CPU that it runs on.
     pub cpu: u32,
-    /// The state of the task.
-    pub state: TaskState,
-    /// How often it was switched to.
+    /// The run state of the task.
+    pub state: TaskRunState,
+    /// The number of times that it was switched to.
     pub switches: u64,
-    /// The wait in which the task sleeps.
+    /// The wait in which the task sleeps; `None` if it does not.
     pub wait: Option<Wait>,
-    /// Its registers while it does not run; `None` where nobody has looked, or they cannot be read.
+    /// The registers that were saved when it was switched from; `None` if they were not read, or cannot
+    /// be.
     pub registers: Option<TaskRegisters>,
 }
 
-/// The state of a task.
+/// Run state of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum TaskState {
-    /// The task could run.
+pub enum TaskRunState {
+    /// The task could run, and waits for its CPU.
     Ready,
-    /// The task runs.
+    /// The task runs on its CPU.
     Running,
-    /// The task sleeps until somebody wakes it.
+    /// The task sleeps until it is woken.
     Blocked,
-    /// The task has ended.
+    /// The task has ended, and runs no more.
     Ended,
-    /// The guest has something there that means nothing.
+    /// A value that the guest does not define.
     Garbage(u32),
 }
 
-impl TaskState {
-    /// True for a task with a stack of its own to look at: it exists, and no CPU runs it.
+impl TaskRunState {
+    /// Returns true for a task that exists and that no CPU runs: its stack can be unwound from saved
+    /// registers.
     pub fn is_off_cpu(self) -> bool {
         matches!(self, Self::Ready | Self::Blocked)
     }
 }
 
-/// Somebody waits.
+/// Wait of a CPU or a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wait {
-    /// For what.
+    /// The thing that is waited for.
     pub what: WaitFor,
-    /// Since when, in nanoseconds of the guest's clock: tells one wait from the next.
+    /// The start of the wait in nanoseconds of the guest's clock, which distinguishes one wait from the
+    /// next.
     pub since_ns: u64,
-    /// The call that waits.
+    /// The place of the waiting call in the source.
     pub at: Site,
-    /// The way in which the wait may end without the one that is waited for; `None` where there is
-    /// none.
+    /// The way in which the wait may end by itself; `None` if only the party that is waited for can end
+    /// it.
     #[serde(default)]
     pub ends_by: Option<EndsBy>,
 }
 
-/// A way in which a wait may end although what is waited for does not come.
+/// Way in which a wait may end although its condition does not come true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EndsBy {
-    /// A timeout.
+    /// A timeout of the wait.
     Timeout,
     /// A signal to the task.
     Signal,
@@ -215,51 +219,53 @@ pub enum EndsBy {
     BackOff,
 }
 
-/// The thing that is waited for.
+/// Thing that is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WaitFor {
     /// A lock, by its address.
     Lock(u64),
-    /// To be woken, by the address of the queue.
+    /// A wake-up from a queue, by the queue's address.
     Queue(u64),
-    /// A CPU's answer to a call-function IPI.
+    /// A CPU's answer to a call-function IPI, by the CPU's number.
     Call(u32),
-    /// A CPU that is to come online.
+    /// A CPU's coming online, by its number.
     Online(u32),
 }
 
-/// A place in the guest's source.
+/// Place in the guest's source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Site {
-    /// Where the guest describes it, guest-virtual; 0 for nowhere.
+    /// The guest-virtual address of the guest's description of it; 0 for no place.
     pub address: u64,
-    /// File and line; `None` where they have not been read, or cannot be.
+    /// The file and line; `None` if they were not read, or cannot be.
     pub line: Option<(String, u32)>,
 }
 
-/// A lock.
+/// Record of a lock and its holder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lock {
-    /// The kind of lock.
+    /// The kind of the lock.
     pub kind: LockKind,
-    /// Who has it: the number of a CPU, or of a task where tasks hold locks of this kind.
+    /// The number of the CPU that holds it, or of the task if tasks hold locks of this kind; `None` if no
+    /// holder is recorded.
     pub holder: Option<u32>,
-    /// Where it was last taken.
+    /// The place in the source where it was last taken.
     pub taken_at: Site,
-    /// When, in nanoseconds of the guest's clock: tells one holder from the next.
+    /// The time at which it was last taken, in nanoseconds of the guest's clock, which distinguishes one
+    /// holder from the next.
     pub taken_ns: u64,
 }
 
-/// The kinds of locks.
+/// Kind of a lock. `nmiscope_report::LockKind` has the same kinds, with garbage as unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LockKind {
-    /// A CPU spins for it, and a CPU holds it.
+    /// A spinlock: a CPU spins for it, and a CPU holds it.
     Spin,
-    /// The same, first come, first served.
+    /// A ticket lock: a spinlock whose waiters take turns.
     Ticket,
-    /// A task sleeps for it, and a task holds it.
+    /// A mutex: a task sleeps for it, and a task holds it.
     Mutex,
-    /// The guest has something there that means nothing.
+    /// A value that the guest does not define.
     Garbage(u32),
 }
 
@@ -268,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reading_is_stored_as_the_state_or_null_or_a_reason() {
+    fn a_reading_is_stored_as_state_or_null_or_reason() {
         let (kind, taken_at) = (LockKind::Spin, Site::default());
         let lock = Lock { kind, holder: None, taken_at, taken_ns: 9 };
         let locks = BTreeMap::from([(4096, lock)]);

@@ -1,8 +1,8 @@
-//! The meaning of a kernel's addresses: functions, lines, unwinding, variables.
+//! Symbols: functions, lines, unwinding and variables of a kernel's addresses.
 //!
-//! Owns the trait that whoever looks at stacks asks, and its implementation by an ELF image. A kernel
-//! that describes itself in memory implements it without one. Refuses to own formats: DWARF and call
-//! frame information are the symbolizer's. Called by `capture` and `diagnosis`.
+//! Owns the trait by which stacks are unwound and described, and its implementation by an ELF image. A
+//! kernel that describes itself in memory implements it without an image. Refuses to own formats: DWARF
+//! and call frame information are the symbolizer's. Called by `capture` and `diagnosis`.
 
 use nmiscope_machine::{UnwindRegisters, VirtualAddress, VirtualMemory};
 use nmiscope_symbolizer::{
@@ -10,28 +10,31 @@ use nmiscope_symbolizer::{
     Unwinder, UnwoundFrame, Variables,
 };
 
-/// The symbols, unwind tables and types of a running kernel and its modules. Addresses are those of
-/// the guest: a bias between them and an image's is applied behind this trait.
-pub trait Symbols {
-    /// The function of an address, the calls that are inlined into it, and their lines.
+/// Symbols, unwind tables and types of a running kernel and its modules. Addresses are those of the
+/// guest: a bias between them and an image's is applied behind this trait.
+pub trait KernelSymbols {
+    /// Returns the function of an address, the calls that are inlined into it, and their lines.
     fn frames(&self, counter: ProgramCounter) -> Resolved<'_>;
 
-    /// The symbol that an address lies in.
+    /// Returns the symbol that contains an address.
     fn symbol_containing(&self, address: VirtualAddress) -> Option<SymbolOffset<'_>>;
 
-    /// The address of the symbol with that name.
+    /// Returns the guest-virtual address of a symbol by name.
     fn address_of(&self, name: &str) -> Option<VirtualAddress>;
 
-    /// The stack that begins with these registers.
+    /// Unwinds the stack that begins with these registers.
     fn unwind(&self, registers: &UnwindRegisters, memory: &dyn VirtualMemory) -> Trace;
 
-    /// The build-id of the kernel's image; `None` where there is none.
+    /// Returns the build-id of the kernel's image; `None` if there is none.
     fn build_id(&self) -> Option<&[u8]> {
         None
     }
 
-    /// The arguments and locals of a frame's functions, innermost first, or why there are none;
-    /// `None` where nobody asked for variables.
+    /// Reads the arguments and locals of a frame's functions, innermost first; `None` if variables were
+    /// not requested.
+    ///
+    /// # Errors
+    /// The debug information cannot be read.
     fn variables(
         &self,
         _frame: &UnwoundFrame,
@@ -41,8 +44,8 @@ pub trait Symbols {
     }
 }
 
-/// For a kernel that runs where it was linked.
-impl Symbols for Image<'_> {
+/// Symbols of a kernel that runs at its link address.
+impl KernelSymbols for Image<'_> {
     fn frames(&self, counter: ProgramCounter) -> Resolved<'_> {
         Image::frames(self, counter)
     }
@@ -64,35 +67,35 @@ impl Symbols for Image<'_> {
     }
 }
 
-/// The reason why frames have no variables: a warning to whoever asked for them.
+/// Reason why frames have no variables: a warning for a user who requested them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("arguments and locals are not to be had: failed to {}", crate::error_chain(.0))]
+#[error("arguments and locals are not available: failed to {}", crate::error_chain(.0))]
 pub struct NoVariables(TypeError);
 
-/// An image's symbols, with the variables of frames.
+/// Symbols of an image, with the variables of frames.
 pub struct WithVariables<'i> {
     image: &'i Image<'i>,
     types: Types<'i>,
 }
 
 impl<'i> WithVariables<'i> {
-    /// Finds the image's types, once for all stacks. That can take a while: before the guest is
+    /// Finds the image's types, once for all stacks. That can take a while: call it before the guest is
     /// stopped.
     ///
     /// # Errors
-    /// The image does not say where variables are.
+    /// The image has no usable debug information about variables.
     pub fn new(image: &'i Image<'i>) -> Result<Self, NoVariables> {
         Ok(Self { image, types: Types::new(image).map_err(NoVariables)? })
     }
 }
 
-impl Symbols for WithVariables<'_> {
+impl KernelSymbols for WithVariables<'_> {
     fn frames(&self, counter: ProgramCounter) -> Resolved<'_> {
-        Symbols::frames(self.image, counter)
+        KernelSymbols::frames(self.image, counter)
     }
 
     fn symbol_containing(&self, address: VirtualAddress) -> Option<SymbolOffset<'_>> {
-        Symbols::symbol_containing(self.image, address)
+        KernelSymbols::symbol_containing(self.image, address)
     }
 
     fn address_of(&self, name: &str) -> Option<VirtualAddress> {
@@ -104,7 +107,7 @@ impl Symbols for WithVariables<'_> {
     }
 
     fn build_id(&self) -> Option<&[u8]> {
-        Symbols::build_id(self.image)
+        KernelSymbols::build_id(self.image)
     }
 
     fn variables(

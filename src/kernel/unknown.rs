@@ -1,26 +1,26 @@
-//! A kernel of which nothing is known but why: there is nothing to watch and no buffer to read.
+//! Adapter of an unknown kernel: it has a reason, no state to read, and no buffers.
 
 use nmiscope_machine::{PhysicalMemory, Registers};
 
-use super::adapter::{Kernel, LocateError, Located};
+use super::adapter::{KernelAdapter, LocateError, Located};
 use super::vocabulary::{TraceEntry, Vocabulary};
 use crate::targets::NoAnswer;
 
-/// An unknown kernel.
+/// Kernel that no adapter recognises.
 #[derive(Debug)]
-pub(super) struct Unknown {
-    /// What was not found.
+pub(super) struct UnknownKernel {
+    /// The reason why the kernel is unknown.
     pub(super) reason: String,
-    pub(super) words: &'static dyn Vocabulary,
+    pub(super) vocabulary: &'static dyn Vocabulary,
 }
 
-impl Kernel for Unknown {
+impl KernelAdapter for UnknownKernel {
     fn unknown_because(&self) -> Option<&str> {
         Some(&self.reason)
     }
 
     fn vocabulary(&self) -> &dyn Vocabulary {
-        self.words
+        self.vocabulary
     }
 
     fn locate(
@@ -32,8 +32,8 @@ impl Kernel for Unknown {
     }
 }
 
-/// Functions in which everybody ends up in Linux, by the start of their names, until it has an
-/// adapter of its own.
+/// Functions of Linux in which all hangs end, by the start of their names, until it has an adapter of its
+/// own.
 const PLUMBING: [&str; 12] = [
     "_raw_",
     "__raw_",
@@ -49,7 +49,7 @@ const PLUMBING: [&str; 12] = [
     "smp_call_function_",
 ];
 
-/// Functions by which a CPU or a task of Linux comes to its work.
+/// Functions through which a CPU or a task of Linux comes to its work.
 const START: [&str; 6] = [
     "start_secondary",
     "secondary_startup_64_no_verify",
@@ -59,14 +59,14 @@ const START: [&str; 6] = [
     "ret_from_fork",
 ];
 
-/// What any kernel may mean by the names of its functions; its numbers and texts mean nothing.
+/// Vocabulary of function names for any kernel; numbers and texts mean nothing.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct AnyWords<'a> {
+pub(super) struct AnyVocabulary<'a> {
     /// The vocabularies of the kernels that are known.
     pub(super) known: &'a [&'a dyn Vocabulary],
 }
 
-impl Vocabulary for AnyWords<'_> {
+impl Vocabulary for AnyVocabulary<'_> {
     fn is_ready(&self, _post_code: u8) -> bool {
         false
     }
@@ -85,10 +85,11 @@ impl Vocabulary for AnyWords<'_> {
 
     fn is_plumbing(&self, function: &str) -> bool {
         PLUMBING.iter().any(|start| function.starts_with(start))
-            || self.known.iter().any(|words| words.is_plumbing(function))
+            || self.known.iter().any(|vocabulary| vocabulary.is_plumbing(function))
     }
 
     fn is_start(&self, function: &str) -> bool {
-        START.contains(&function) || self.known.iter().any(|words| words.is_start(function))
+        START.contains(&function)
+            || self.known.iter().any(|vocabulary| vocabulary.is_start(function))
     }
 }

@@ -1,42 +1,42 @@
-//! The meaning of a kernel's own words: to a port, on its console, in an NMI buffer, as names of functions.
+//! Vocabulary: the meaning of a kernel's own codes and texts, on a port, on its console, in an NMI
+//! buffer, and of its function names.
 //!
-//! Owns the trait; refuses to own any kernel's words (the adapters) and what follows from them
-//! (`session`, `diagnosis`). What is read is the guest's, and may be anything.
+//! Owns the trait; refuses to own any kernel's vocabulary (the adapters) and its use (`session`,
+//! `diagnosis`). All input is the guest's, and may be anything.
 
 use nmiscope_machine::VirtualAddress;
 
-/// A kernel's words.
+/// Vocabulary of one guest kernel.
 pub trait Vocabulary: std::fmt::Debug + Sync {
-    /// True when a byte that was written to the POST port says that all CPUs are up.
+    /// Returns true if a byte written to the POST port means that all CPUs are up.
     fn is_ready(&self, post_code: u8) -> bool;
 
-    /// True when a number that was written to the debug-exit port is a panic's.
+    /// Returns true if a number written to the debug-exit port is that of a panic.
     fn is_panic(&self, exit_code: u32) -> bool;
 
-    /// The message of the last panic on the console, without what the kernel writes before each;
-    /// `None` where there is none.
+    /// Returns the message of the last panic on the console, without the kernel's prefix; `None` if there
+    /// is none.
     fn panic_message(&self, console: &[String]) -> Option<String>;
 
-    /// The call trace in the text of an NMI handler, innermost entry first; `None` where there is
-    /// none. If there are several, the last one counts: an earlier one answered an NMI that nobody
-    /// read.
+    /// Returns the call trace in the text of an NMI handler, innermost entry first; `None` if there is
+    /// none. Of several, the last counts: an earlier one answered an NMI whose buffer was not read.
     fn call_trace(&self, text: &str) -> Option<Vec<TraceEntry>>;
 
-    /// True for a function, by its path, in which everybody ends up: it takes locks, sleeps or
-    /// panics, and tells no hang from another.
+    /// Returns true for a function, by its path, in which all hangs end: it takes locks, sleeps or
+    /// panics, and does not distinguish one hang from another.
     fn is_plumbing(&self, function: &str) -> bool;
 
-    /// True for a function, by its path, through which a CPU or a task came to where it does its work.
+    /// Returns true for a function, by its path, through which a CPU or a task comes to its work.
     fn is_start(&self, function: &str) -> bool;
 }
 
-/// An entry of a call trace.
+/// Entry of a call trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceEntry {
-    /// The address as it was printed.
+    /// The guest-virtual address, as it was printed.
     pub address: VirtualAddress,
-    /// True for the very instruction that was interrupted; otherwise a call returns to it.
+    /// True if the address is that of the interrupted instruction; otherwise a call returns to it.
     pub interrupted: bool,
-    /// True when the kernel vouches for the entry.
+    /// True if the kernel vouches for the entry.
     pub reliable: bool,
 }

@@ -17,7 +17,7 @@ use nmiscope_report::{MemorySource, Report, Source, Trigger, Visit};
 
 use super::visit::{Taken, Visitor};
 use super::which_image;
-use crate::capture::store::Destination;
+use crate::capture::store::CoreDestination;
 use crate::diagnosis::milliseconds;
 use crate::errors::BadRequest;
 use crate::targets::{Attached, Left, States, extents};
@@ -36,7 +36,7 @@ pub struct Options {
     /// The longest time that the guest stands still.
     pub longest_pause: Duration,
     /// The core to write.
-    pub core: Option<Destination>,
+    pub core: Option<CoreDestination>,
 }
 
 /// The way to a VM.

@@ -11,7 +11,7 @@ use nmiscope_report as report;
 use super::options::Options;
 use super::visit::kernel_in_report;
 use crate::images::{Files, hex};
-use crate::kernel::{self, Kernel, LocateError, Located, Vocabulary};
+use crate::kernel::{self, KernelAdapter, LocateError, Located, Vocabulary};
 use crate::targets::{NoAnswer, Target};
 
 /// The time that all vCPUs have together to say what their registers are. It is short: the next look is
@@ -20,7 +20,7 @@ const ANSWER: Duration = Duration::from_millis(500);
 
 pub struct Guest<'a> {
     files: Files,
-    kernel: Option<Box<dyn Kernel>>,
+    kernel: Option<Box<dyn KernelAdapter>>,
     options: &'a Options,
 }
 
@@ -30,7 +30,7 @@ impl<'a> Guest<'a> {
     }
 
     /// Its kernel and its files, with the separate debug file if there is one.
-    pub fn examine(&mut self) -> (&dyn Kernel, &Files) {
+    pub fn examine(&mut self) -> (&dyn KernelAdapter, &Files) {
         let Self { files, kernel, options } = self;
         let kernel = kernel.get_or_insert_with(|| {
             files.find_debug_file(options.image.as_deref(), &options.debug_directory);
@@ -50,7 +50,7 @@ impl<'a> Guest<'a> {
     /// What its words mean: without a look for the bundled one.
     pub fn vocabulary(&mut self) -> &dyn Vocabulary {
         match self.options.image {
-            None => kernel::bundled_words(),
+            None => kernel::bundled_vocabulary(),
             Some(_) => self.examine().0.vocabulary(),
         }
     }

@@ -21,12 +21,12 @@ use super::options::{Ended, Event, Options};
 use super::record::{Record, Weight};
 use super::wake::{Inbox, Wake};
 use super::watch::{Observed, POLL, Watch};
-use crate::capture::{Bounds as CaptureBounds, Request, Sampling, Stopped};
+use crate::capture::{CaptureRequest, Sampling, StoppedGuest, Timeouts};
 use crate::diagnosis::{self, Resolver, milliseconds};
 use crate::errors::BadRequest;
-use crate::hang::{Found, Verdict};
+use crate::hang::{Detection, Verdict};
 use crate::images::{self, Access, Files, source_roots};
-use crate::kernel::{DOORBELLS, Symbols, WithVariables, bundled_words};
+use crate::kernel::{DOORBELLS, KernelSymbols, WithVariables, bundled_vocabulary};
 use crate::targets::Target;
 
 /// How long the guest's last words have to reach whoever reads the console.
@@ -64,7 +64,7 @@ pub fn run(
             nmi_done: DOORBELLS.nmi_done,
         },
         pit: options.image.is_some(),
-        events: inbox.vmm_events(|code| bundled_words().is_ready(code)),
+        events: inbox.vmm_events(|code| bundled_vocabulary().is_ready(code)),
     })
     .with_context(|| match &options.image {
         Some(path) => format!("failed to start a VM with {}", path.display()),
@@ -226,7 +226,7 @@ impl Session<'_> {
                 crate::error_chain(&reason)
             ));
         }
-        for number in noticed.over {
+        for number in noticed.ended {
             self.record.resolved(number, elapsed);
         }
         if noticed.suspicious { self.look_closely(elapsed) } else { None }
@@ -272,11 +272,11 @@ impl Session<'_> {
         self.guest.vocabulary().panic_message(&self.console.tail())
     }
 
-    fn stop(&mut self) -> Stopped {
-        let mut bounds = CaptureBounds::for_vcpus(self.options.vcpus);
+    fn stop(&mut self) -> StoppedGuest {
+        let mut bounds = Timeouts::for_vcpus(self.options.vcpus);
         bounds.handlers = self.options.nmi_timeout.unwrap_or(bounds.handlers);
         let known = self.watch.as_ref().and_then(Watch::places);
-        Stopped::stop(&mut self.vm, self.guest.examine().0, known, bounds)
+        StoppedGuest::stop(&mut self.vm, self.guest.examine().0, known, bounds)
     }
 
     /// Takes a backtrace; the guest is stopped afterwards.
@@ -288,7 +288,12 @@ impl Session<'_> {
     }
 
     /// The hangs, due or not, of a guest that somebody wants to look at. One that has ended has none.
-    fn of_moment(&mut self, stopped: &Stopped, at: Duration, trigger: &Trigger) -> Option<Found> {
+    fn of_moment(
+        &mut self,
+        stopped: &StoppedGuest,
+        at: Duration,
+        trigger: &Trigger,
+    ) -> Option<Detection> {
         match trigger {
             Trigger::Signal { .. } | Trigger::Timer | Trigger::TimeLimit => {}
             _ => return None,
@@ -303,28 +308,28 @@ impl Session<'_> {
     /// after the start, and reports the hangs that were `found`.
     fn backtrace_of(
         &mut self,
-        stopped: Stopped,
+        stopped: StoppedGuest,
         at: Duration,
         trigger: Trigger,
-        found: Option<Found>,
+        found: Option<Detection>,
     ) {
         let Self { vm, guest, watch, record, options, started, .. } = self;
         let is_verdict = trigger == Trigger::Hang;
         let place = record.place_for(is_verdict, options.policy);
         let (kernel, files) = guest.examine();
         let image = files.parse().ok();
-        let symbols = kernel.symbols(image.as_ref().map(|image| image as &dyn Symbols));
+        let symbols = kernel.symbols(image.as_ref().map(|image| image as &dyn KernelSymbols));
         let wanted_variables = image.as_ref().filter(|_| options.variables);
         let with_variables = wanted_variables.map(WithVariables::new);
         let unwound_by = match &with_variables {
-            Some(Ok(with_variables)) => Some(with_variables as &dyn Symbols),
+            Some(Ok(with_variables)) => Some(with_variables as &dyn KernelSymbols),
             _ => symbols,
         };
         let weight = Weight::of(&trigger);
-        let mut still = watch.as_mut().map(|watch| {
+        let mut recheck = watch.as_mut().map(|watch| {
             |target: &mut dyn Target| watch.still_to_sample(target, kernel, *started, is_verdict)
         });
-        let request = Request {
+        let request = CaptureRequest {
             // A guest that the host does not run would take forever to answer.
             nmis: place.is_some() && trigger != Trigger::Starved,
             trigger,
@@ -332,13 +337,13 @@ impl Session<'_> {
             found,
             symbols: unwound_by,
             core: options.core.as_ref().filter(|_| place.is_some() && record.has_room_for(weight)),
-            sampling: still
+            sampling: recheck
                 .as_mut()
-                .map(|still| Sampling { at_most: sampling_time(is_verdict), still }),
+                .map(|recheck| Sampling { time_limit: sampling_time(is_verdict), recheck }),
         };
         let (capture, core) = stopped.capture(vm, request);
         let resolver = Resolver::new(symbols, SourceRoots::new(source_roots()));
-        let resolver = resolver.with_words(kernel.vocabulary());
+        let resolver = resolver.with_vocabulary(kernel.vocabulary());
         let diagnosis = diagnosis::diagnose(&capture, place, &resolver);
         if let Some(core) = core {
             record.keep(weight, core, capture);

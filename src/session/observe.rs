@@ -7,30 +7,30 @@ use std::time::Duration;
 
 use nmiscope_machine::{Execution, HostCounts, MpState, VcpuState};
 
-use crate::capture::Stopped;
-use crate::hang::{self, Bounds, Found, Observation, Vcpu, VcpuSample};
+use crate::capture::StoppedGuest;
+use crate::hang::{self, Bounds, Detection, Observation, ObservedVcpu, VcpuSample};
 #[cfg(feature = "kvm")]
 use crate::kernel::Reading;
 use crate::targets::Target;
 
 /// The hangs of a guest that nobody has watched, by what its kernel has recorded.
-pub fn of_records(target: &dyn Target, stopped: &Stopped, at: Duration) -> Found {
-    hang::of_dump(&observation(target, stopped, at), &Bounds::default())
+pub fn of_records(target: &dyn Target, stopped: &StoppedGuest, at: Duration) -> Detection {
+    hang::judge_snapshot(&observation(target, stopped, at), &Bounds::default())
 }
 
 /// The hangs that one moment shows of a guest for which nobody wanted to watch the time: neither the
 /// detector's nor the guest's own clock is asked.
 #[cfg(feature = "kvm")]
-pub fn of_moment_alone(target: &dyn Target, stopped: &Stopped, at: Duration) -> Found {
+pub fn of_moment_alone(target: &dyn Target, stopped: &StoppedGuest, at: Duration) -> Detection {
     let mut now = observation(target, stopped, at);
     if let Reading::Known(kernel) = &mut now.kernel {
         kernel.now_ns = None;
     }
-    hang::of_dump(&now, &Bounds::default())
+    hang::judge_snapshot(&now, &Bounds::default())
 }
 
 /// An observation of a guest that stands still.
-pub fn observation(target: &dyn Target, stopped: &Stopped, at: Duration) -> Observation {
+pub fn observation(target: &dyn Target, stopped: &StoppedGuest, at: Duration) -> Observation {
     let samples: Vec<_> =
         stopped.states.iter().map(|state| state.as_ref().ok().map(sample)).collect();
     Observation {
@@ -42,9 +42,9 @@ pub fn observation(target: &dyn Target, stopped: &Stopped, at: Duration) -> Obse
 }
 
 /// The vCPUs from outside, with the samples that there are of them.
-pub fn vcpus(target: &dyn Target, samples: &[Option<VcpuSample>]) -> Vec<Vcpu> {
+pub fn vcpus(target: &dyn Target, samples: &[Option<VcpuSample>]) -> Vec<ObservedVcpu> {
     let host = target.host().ok();
-    let vcpu = |cpu: u32| Vcpu {
+    let vcpu = |cpu: u32| ObservedVcpu {
         times: host.and_then(|host| host.times(cpu)),
         sample: samples.get(cpu as usize).copied().flatten(),
         counts: host.map_or_else(HostCounts::default, |host| host.counts(cpu)),

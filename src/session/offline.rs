@@ -12,12 +12,12 @@ use nmiscope_symbolizer::{Image, SourceRoots};
 use serde::Deserialize;
 
 use super::dump;
-use crate::capture::note::Note;
-use crate::capture::{Bounds, Capture, Stopped};
+use crate::capture::note::CaptureNote;
+use crate::capture::{Capture, StoppedGuest, Timeouts};
 use crate::diagnosis::{self, Diagnosis, Resolver};
 use crate::elf_core::{Core, ElfCore};
 use crate::images::{self, Access, Bytes, Files, hex, source_roots};
-use crate::kernel::{self, Kernel, Reading, Symbols, Vocabulary, WithVariables};
+use crate::kernel::{self, KernelAdapter, KernelSymbols, Reading, Vocabulary, WithVariables};
 use crate::targets::{Dump, States, Target};
 
 /// A core, a dump or a report, opened.
@@ -68,7 +68,7 @@ pub fn report(
         return dump::report(dump, &stored.path, image, debug_directory, with_variables);
     }
     let core = Core::new(core).with_context(failed)?;
-    let mut note = Note::read(&core).context("its note is damaged").with_context(failed)?;
+    let mut note = CaptureNote::read(&core).context("its note is damaged").with_context(failed)?;
     note.report.source = Source::Core;
     for finding in core.findings() {
         note.report.warnings.push(format!("{}: {finding}", stored.path));
@@ -119,7 +119,12 @@ fn find_files(
     Ok(Some(files))
 }
 
-fn of_core(core: Core<'_>, mut note: Note, image: Option<&Image<'_>>, variables: bool) -> Report {
+fn of_core(
+    core: Core<'_>,
+    mut note: CaptureNote,
+    image: Option<&Image<'_>>,
+    variables: bool,
+) -> Report {
     let kernel = image.map(kernel::recognise);
     let version = core.version();
     let states: States = note.capture.cpus.iter().map(|cpu| cpu.state.clone()).collect();
@@ -128,10 +133,10 @@ fn of_core(core: Core<'_>, mut note: Note, image: Option<&Image<'_>>, variables:
         let warning = read_kernel(&mut note.capture, &mut dump, &**kernel, version);
         note.report.warnings.extend(warning);
     }
-    let symbols = image.map(|image| image as &dyn Symbols);
+    let symbols = image.map(|image| image as &dyn KernelSymbols);
     let with_variables = image.filter(|_| variables).map(WithVariables::new);
     let unwound_by = match &with_variables {
-        Some(Ok(with_variables)) => Some(with_variables as &dyn Symbols),
+        Some(Ok(with_variables)) => Some(with_variables as &dyn KernelSymbols),
         Some(Err(reason)) => {
             let warning = reason.to_string();
             // The run may have said the same.
@@ -144,7 +149,7 @@ fn of_core(core: Core<'_>, mut note: Note, image: Option<&Image<'_>>, variables:
     };
     note.capture.unwind(unwound_by, &dump);
     let words = vocabulary(kernel.as_deref(), &note.report.image.kernel);
-    let resolver = Resolver::new(symbols, SourceRoots::new(source_roots())).with_words(words);
+    let resolver = Resolver::new(symbols, SourceRoots::new(source_roots())).with_vocabulary(words);
     let index = note.index() as u32;
     let Diagnosis { backtrace, hangs } = diagnosis::diagnose(&note.capture, Some(index), &resolver);
     note.complete(backtrace, hangs)
@@ -155,11 +160,11 @@ fn of_core(core: Core<'_>, mut note: Note, image: Option<&Image<'_>>, variables:
 fn read_kernel(
     capture: &mut Capture,
     dump: &mut Dump<'_>,
-    kernel: &dyn Kernel,
+    kernel: &dyn KernelAdapter,
     version: u32,
 ) -> Option<String> {
-    let bounds = Bounds::for_vcpus(dump.vcpus());
-    let mut stopped = Stopped::stop(dump, kernel, None, bounds);
+    let bounds = Timeouts::for_vcpus(dump.vcpus());
+    let mut stopped = StoppedGuest::stop(dump, kernel, None, bounds);
     capture.log = stopped.read_log(dump);
     // Without registers nothing leads to the kernel: the run knew its place from before.
     let is_there = version > 3 && stopped.states.iter().any(Result::is_ok);
@@ -178,14 +183,16 @@ fn read_kernel(
 
 /// The vocabulary of the kernel that was recognised in the image, or else of the one that the run knew.
 fn vocabulary<'a>(
-    recognised: Option<&'a dyn Kernel>,
+    recognised: Option<&'a dyn KernelAdapter>,
     reported: &report::Kernel,
 ) -> &'a dyn Vocabulary {
     match (recognised, reported) {
         (Some(kernel), _) => kernel.vocabulary(),
         (None, report::Kernel::Unknown { .. } | report::Kernel::Known { .. }) => {
-            kernel::any_words()
+            kernel::any_vocabulary()
         }
-        (None, report::Kernel::Bundled | report::Kernel::NotExamined) => kernel::bundled_words(),
+        (None, report::Kernel::Bundled | report::Kernel::NotExamined) => {
+            kernel::bundled_vocabulary()
+        }
     }
 }

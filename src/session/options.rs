@@ -7,7 +7,7 @@ use nmiscope_report::{Backtrace, Hang, Machine, Outcome, Report};
 use nmiscope_vmm as vmm;
 
 use super::console::Sink;
-use crate::capture::store::Destination;
+use crate::capture::store::CoreDestination;
 use crate::hang;
 
 /// What to run, and what to do about it.
@@ -46,7 +46,7 @@ pub struct Options {
     /// Whether to read the arguments and locals of the frames that the host sees.
     pub variables: bool,
     /// Where a core goes: of how the guest ended, of its last hang, or of the last backtrace.
-    pub core: Option<Destination>,
+    pub core: Option<CoreDestination>,
 }
 
 /// What to do about a hang.

@@ -9,7 +9,7 @@ use nmiscope_report::{Backtrace, Hang, Report, Trigger};
 
 use super::options::{Ended, Event, Policy};
 use crate::capture::Capture;
-use crate::capture::store::Pending;
+use crate::capture::store::PendingCore;
 use crate::diagnosis::{Diagnosis, milliseconds};
 
 /// How many backtraces of hangs a report has: a guest that goes on may hang again and again.
@@ -50,7 +50,7 @@ struct Kept {
     weight: Weight,
     /// The number of its backtrace.
     backtrace: usize,
-    pending: anyhow::Result<(Pending, Capture)>,
+    pending: anyhow::Result<(PendingCore, Capture)>,
 }
 
 /// The hangs, backtraces and warnings of a run, and the core of one moment.
@@ -120,7 +120,7 @@ impl<'a> Record<'a> {
     }
 
     /// Keeps the core of the backtrace that is added next.
-    pub fn keep(&mut self, weight: Weight, core: anyhow::Result<Pending>, capture: Capture) {
+    pub fn keep(&mut self, weight: Weight, core: anyhow::Result<PendingCore>, capture: Capture) {
         let backtrace = self.backtraces.len();
         self.core = Some(Kept { weight, backtrace, pending: core.map(|core| (core, capture)) });
     }

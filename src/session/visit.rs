@@ -13,24 +13,24 @@ use nmiscope_report::{
 use nmiscope_symbolizer::{Image, SourceRoots};
 
 use super::observe;
-use crate::capture::store::{Destination, Pending};
-use crate::capture::{Bounds, Capture, Request, Stopped};
+use crate::capture::store::{CoreDestination, PendingCore};
+use crate::capture::{Capture, CaptureRequest, StoppedGuest, Timeouts};
 use crate::diagnosis::{self, Diagnosis, Resolver};
 use crate::images::{hex, source_roots};
-use crate::kernel::{self, Kernel, Reading, Symbols, WithVariables};
+use crate::kernel::{self, KernelAdapter, KernelSymbols, Reading, WithVariables};
 use crate::targets::Target;
 
 /// The knowledge of a guest before it is looked at. It takes a while to make, and no guest waits for it.
 pub struct Visitor<'i> {
     image: Option<&'i Image<'i>>,
-    kernel: Box<dyn Kernel>,
+    kernel: Box<dyn KernelAdapter>,
     with_variables: Option<WithVariables<'i>>,
     /// Warnings for the report.
     pub warnings: Vec<String>,
 }
 
 /// A capture of one moment; and the core of it, if one was wanted.
-pub type Taken = (Capture, Option<anyhow::Result<Pending>>);
+pub type Taken = (Capture, Option<anyhow::Result<PendingCore>>);
 
 impl<'i> Visitor<'i> {
     /// Recognises the kernel in the image, if there is one. `warnings` are those that there are already.
@@ -43,7 +43,7 @@ impl<'i> Visitor<'i> {
     }
 
     /// A visitor who knows the kernel, which needs no image.
-    pub fn of_kernel(kernel: Box<dyn Kernel>) -> Self {
+    pub fn of_kernel(kernel: Box<dyn KernelAdapter>) -> Self {
         Self { image: None, kernel, with_variables: None, warnings: Vec::new() }
     }
 
@@ -56,8 +56,8 @@ impl<'i> Visitor<'i> {
         self
     }
 
-    fn symbols(&self) -> Option<&dyn Symbols> {
-        self.kernel.symbols(self.image.map(|image| image as &dyn Symbols))
+    fn symbols(&self) -> Option<&dyn KernelSymbols> {
+        self.kernel.symbols(self.image.map(|image| image as &dyn KernelSymbols))
     }
 
     /// Takes the moment of a target that stands still.
@@ -65,20 +65,20 @@ impl<'i> Visitor<'i> {
         &mut self,
         target: &mut dyn Target,
         trigger: Trigger,
-        core: Option<&Destination>,
+        core: Option<&CoreDestination>,
     ) -> Taken {
-        let bounds = Bounds::for_vcpus(target.vcpus());
-        let stopped = Stopped::stop(target, &*self.kernel, None, bounds);
+        let bounds = Timeouts::for_vcpus(target.vcpus());
+        let stopped = StoppedGuest::stop(target, &*self.kernel, None, bounds);
         if let Reading::Unreadable { unreadable } = &stopped.kernel {
             self.warnings
                 .push(format!("the kernel's tasks, locks and log are not known: {unreadable}"));
         }
         let found = Some(observe::of_records(target, &stopped, Duration::ZERO));
         let unwound_by = match &self.with_variables {
-            Some(with_variables) => Some(with_variables as &dyn Symbols),
+            Some(with_variables) => Some(with_variables as &dyn KernelSymbols),
             None => self.symbols(),
         };
-        let request = Request {
+        let request = CaptureRequest {
             trigger,
             at: Duration::ZERO,
             found,
@@ -108,7 +108,7 @@ impl<'i> Visitor<'i> {
     ) -> Report {
         let symbols = self.symbols();
         let resolver = Resolver::new(symbols, SourceRoots::new(source_roots()));
-        let resolver = resolver.with_words(self.kernel.vocabulary());
+        let resolver = resolver.with_vocabulary(self.kernel.vocabulary());
         let Diagnosis { backtrace, hangs } = diagnosis::diagnose(capture, Some(0), &resolver);
         let panicking = capture.kernel.known().and_then(|kernel| kernel.panicking);
         let message = panicking.and_then(|_| self.panic_message(capture));
@@ -139,7 +139,7 @@ impl<'i> Visitor<'i> {
 }
 
 /// The kernel as a report has it; `None` where nobody has looked.
-pub fn kernel_in_report(kernel: Option<&dyn Kernel>) -> report::Kernel {
+pub fn kernel_in_report(kernel: Option<&dyn KernelAdapter>) -> report::Kernel {
     let Some(kernel) = kernel else { return report::Kernel::NotExamined };
     match (kernel.unknown_because(), kernel.name()) {
         (Some(reason), _) => report::Kernel::Unknown { reason: reason.into() },

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::guest::Guest;
 use super::observe::{observation, sample, vcpus};
-use crate::capture::{Bounds as CaptureBounds, Stopped, to_sample};
-use crate::hang::{Bounds, Detector, Found, Noticed, Observation, Vcpu, Verdict};
-use crate::kernel::{Depth, Kernel, LocateError, Located, Reading};
+use crate::capture::{StoppedGuest, Timeouts, cpus_to_sample};
+use crate::hang::{Bounds, Detection, Detector, Observation, ObservedVcpu, PollResult, Verdict};
+use crate::kernel::{Depth, KernelAdapter, LocateError, Located, Reading};
 use crate::targets::Target;
 
 /// How often a guest is observed.
@@ -27,7 +27,7 @@ pub struct Watch {
     /// When the next look is due, since the start.
     next: Duration,
     /// The vCPUs of a kernel that is not known, when they were last observed.
-    last: Vec<Vcpu>,
+    last: Vec<ObservedVcpu>,
 }
 
 impl Watch {
@@ -106,7 +106,7 @@ impl Watch {
         }
         let kernel = match &self.places {
             _ if !known => Reading::Unknown,
-            Some(places) => Reading::of(places.state(target, Depth::Counters)),
+            Some(places) => Reading::from_result(places.state(target, Depth::Counters)),
             None => Reading::Unreadable {
                 unreadable: "the kernel's structures have not been found".into(),
             },
@@ -124,7 +124,7 @@ impl Watch {
     /// The structures are there when the guest is ready. One that is late is stopped for a moment to
     /// look for them, so that it can be said what it waits for.
     fn is_time_to_locate(&self, at: Duration) -> bool {
-        let late = self.bounds.of(crate::hang::Class::BootStall).map(|bound| bound / 2);
+        let late = self.bounds.get(crate::hang::Class::BootStall).map(|bound| bound / 2);
         self.ready || late.is_some_and(|late| at >= late && self.failures == 0)
     }
 
@@ -132,7 +132,7 @@ impl Watch {
     pub fn judge(
         &mut self,
         target: &dyn Target,
-        stopped: &Stopped,
+        stopped: &StoppedGuest,
         at: Duration,
     ) -> Option<Verdict> {
         self.detector.judge(observation(target, stopped, at))
@@ -142,10 +142,10 @@ impl Watch {
     pub fn of_moment(
         &mut self,
         target: &dyn Target,
-        stopped: &Stopped,
+        stopped: &StoppedGuest,
         at: Duration,
-    ) -> Option<Found> {
-        self.detector.of_moment(observation(target, stopped, at))
+    ) -> Option<Detection> {
+        self.detector.hangs_now(observation(target, stopped, at))
     }
 
     /// Stops a guest that has run on while it was sampled, and returns the CPUs whose hang went on:
@@ -153,36 +153,36 @@ impl Watch {
     pub fn still_to_sample(
         &mut self,
         target: &mut dyn Target,
-        kernel: &dyn Kernel,
+        kernel: &dyn KernelAdapter,
         started: Instant,
         is_verdict: bool,
     ) -> BTreeSet<u32> {
-        let bounds = CaptureBounds::for_vcpus(target.vcpus());
-        let stopped = Stopped::stop(target, kernel, self.places(), bounds);
+        let bounds = Timeouts::for_vcpus(target.vcpus());
+        let stopped = StoppedGuest::stop(target, kernel, self.places(), bounds);
         // It was stopped most of the time: that does not make a hang older.
         let at = started.elapsed();
         self.resumed(at);
         let now = observation(target, &stopped, at);
-        let lasting = match is_verdict {
-            true => self.detector.lasting(now),
-            false => self.detector.of_moment(now).map_or_else(Vec::new, |found| found.hangs),
+        let ongoing = match is_verdict {
+            true => self.detector.ongoing(now),
+            false => self.detector.hangs_now(now).map_or_else(Vec::new, |found| found.hangs),
         };
-        to_sample(&lasting, stopped.kernel.known())
+        cpus_to_sample(&ongoing, stopped.kernel.known())
     }
 }
 
 /// What came of looking at a guest.
 pub struct Observed {
     /// What the detector makes of it.
-    pub noticed: Noticed,
+    pub noticed: PollResult,
     /// Why it could not be looked at as it should.
     pub problem: Option<LocateError>,
 }
 
 /// Asks the vCPUs how they are, those of which that does not follow from how they were in `last`.
-fn sample_running(target: &dyn Target, vcpus: &mut [Vcpu], last: &[Vcpu]) {
+fn sample_running(target: &dyn Target, vcpus: &mut [ObservedVcpu], last: &[ObservedVcpu]) {
     for (vcpu, last) in vcpus.iter_mut().zip(last) {
-        vcpu.sample = vcpu.sample_without_asking(last);
+        vcpu.sample = vcpu.derived_sample(last);
     }
     let unknown = (0..).zip(vcpus.iter()).filter(|(_, vcpu)| vcpu.sample.is_none());
     let unknown: Vec<u32> = unknown.map(|(cpu, _)| cpu).collect();

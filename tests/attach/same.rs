@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum as _;
-use nmiscope::hang::conduct;
+use nmiscope::hang::behaviour;
 use nmiscope_farm::corpus::{Expected, find};
 use nmiscope_report::{Certainty, Class, Hang, Report, TaskState};
 
@@ -198,7 +198,7 @@ fn gives_one_report(workload: &str) {
         All => (of_run, exit::HANG, "what the kernel records is enough"),
         NoHang(reason) => (Said { hangs: Vec::new(), ..of_run }, exit::CLEAN, reason),
     };
-    let moves = conduct(row.class).returns;
+    let moves = behaviour(row.class).returns_to_main_loop;
     let wanted = if moves { wanted.of_moving() } else { wanted };
     let attached = comes_to_say(&format!("attach to {workload}"), moves, &wanted, || {
         vm.attach().with_report().run().report()

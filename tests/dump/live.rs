@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::support::*;
 use crate::common::*;
-use nmiscope::capture::note::Note;
+use nmiscope::capture::note::CaptureNote;
 use nmiscope::elf_core::{Core, ElfCore};
 use nmiscope::targets::Dump;
 use serde_json::{Value, json};
@@ -109,7 +109,7 @@ fn are_the_same(workload: &str, cpus: u32, paging: bool) {
     let image = live.directory.path().join(IMAGE);
     let core = fs::read(live.directory.path().join("hang.core")).expect("a core");
     let core = Core::parse(&core).expect("a core");
-    let note = Note::read(&core).expect("a note");
+    let note = CaptureNote::read(&core).expect("a note");
     let states = note.capture.cpus.iter().map(|cpu| cpu.state.clone()).collect();
     let of_core = doing(Dump::new(core, states), &image);
     let read = |bytes: &[u8]| {

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::support::*;
 use crate::offline::directory;
-use nmiscope::capture::note::Note;
+use nmiscope::capture::note::CaptureNote;
 use nmiscope::elf_core::{Core, ElfCore};
 use nmiscope::targets::Dump;
 
@@ -33,7 +33,7 @@ fn a_dump_has_the_tasks_waits_and_locks_of_a_core() {
     for name in DUMPS {
         let (core, dump) = (core(name), dump(name));
         let core = Core::parse(&core).expect("a core");
-        let note = Note::read(&core).expect("a note");
+        let note = CaptureNote::read(&core).expect("a note");
         let states = note.capture.cpus.iter().map(|cpu| cpu.state.clone()).collect();
         let of_core = doing(Dump::new(core, states), &image());
         let of_dump = Dump::from_elf(ElfCore::parse(&dump).expect("a core")).expect("a dump");

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flate2::read::GzDecoder;
-use nmiscope::capture::{Bounds, Stopped};
+use nmiscope::capture::{StoppedGuest, Timeouts};
 use nmiscope::elf_core::ElfCore;
 use nmiscope::images::{Access, Files};
-use nmiscope::kernel::{self, KernelState, LockKind, Site, TaskState, Wait, WaitFor};
+use nmiscope::kernel::{self, KernelState, LockKind, Site, TaskRunState, Wait, WaitFor};
 use nmiscope::session::offline::{Stored, report};
 use nmiscope::targets::{Dump, Target};
 use nmiscope_machine::VcpuState;
@@ -58,7 +58,7 @@ type Waits = (WaitFor, Site);
 /// Online, the task that runs there, and the wait in which the CPU spins.
 type Cpu = (bool, Option<u32>, Option<Waits>);
 /// Name, CPU, state, and the wait in which the task sleeps.
-type Task = (String, u32, TaskState, Option<Waits>);
+type Task = (String, u32, TaskRunState, Option<Waits>);
 /// Kind, holder, and the place where it was taken.
 type Lock = (LockKind, Option<u32>, Site);
 
@@ -95,8 +95,8 @@ pub fn doing(dump: Dump<'_>, image: &Path) -> Doing {
 pub fn try_doing(mut dump: Dump<'_>, image: &Path) -> Option<Doing> {
     let files = Files::open(Some(image), Access::Read).expect("the image");
     let kernel = kernel::recognise(&files.parse().expect("an image"));
-    let bounds = Bounds::for_vcpus(dump.vcpus());
-    let stopped = Stopped::stop(&mut dump, &*kernel, None, bounds);
+    let bounds = Timeouts::for_vcpus(dump.vcpus());
+    let stopped = StoppedGuest::stop(&mut dump, &*kernel, None, bounds);
     stopped.kernel.known().map(Doing::from)
 }
 

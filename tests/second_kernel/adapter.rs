@@ -1,11 +1,12 @@
-//! The adapter of the second kernel: everything that it knows, it has from memory.
+//! Adapter of the second kernel, which reads everything from memory.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use nmiscope::kernel::{
-    CpuActivity, Depth, Kernel, KernelState, LocateError, Located, Lock, LockKind, Log, LogError,
-    LogRecord, Site, Symbols, Task, TaskState, TraceEntry, Vocabulary, Wait, WaitFor,
+    CpuActivity, Depth, KernelAdapter, KernelState, KernelSymbols, KernelTask, LocateError,
+    Located, Lock, LockKind, Log, LogError, LogRecord, Site, TaskRunState, TraceEntry, Vocabulary,
+    Wait, WaitFor,
 };
 use nmiscope::targets::NoAnswer;
 use nmiscope_machine::{
@@ -33,9 +34,9 @@ struct Row {
     frame: u64,
 }
 
-/// The second kernel, as it describes itself in one machine.
+/// Second kernel, as it describes itself in one machine.
 #[derive(Debug, Clone)]
-pub(super) struct Second {
+pub(super) struct SecondKernel {
     tables: PageTables,
     functions: Vec<Function>,
     rows: Vec<Row>,
@@ -44,7 +45,7 @@ pub(super) struct Second {
     layout: [u64; 6],
 }
 
-impl Second {
+impl SecondKernel {
     pub(super) fn recognise(memory: &dyn PhysicalMemory, registers: &Registers) -> Option<Self> {
         let tables = registers.page_tables().ok()?;
         let memory = GuestVirtual::new(memory, tables);
@@ -52,7 +53,7 @@ impl Second {
         (word(DESCRIPTOR)? == MAGIC).then_some(())?;
         let [bias, count, cpus, tasks, driver] =
             [1, 2, 3, 4, 5].map(|index| word(DESCRIPTOR + index * 8).expect("beside the magic"));
-        // What is linked at 0 is the driver's.
+        // Addresses near 0 are the driver's, which is linked there.
         let loaded =
             |address: u64| if address < LINKED { driver + address } else { address + bias };
         let (mut functions, mut rows) = (Vec::new(), Vec::new());
@@ -76,7 +77,7 @@ impl Second {
     }
 }
 
-impl Kernel for Second {
+impl KernelAdapter for SecondKernel {
     fn unknown_because(&self) -> Option<&str> {
         None
     }
@@ -97,12 +98,15 @@ impl Kernel for Second {
         Ok(Box::new(self.clone()))
     }
 
-    fn symbols<'a>(&'a self, _image: Option<&'a dyn Symbols>) -> Option<&'a dyn Symbols> {
+    fn symbols<'a>(
+        &'a self,
+        _image: Option<&'a dyn KernelSymbols>,
+    ) -> Option<&'a dyn KernelSymbols> {
         Some(self)
     }
 }
 
-impl Vocabulary for Second {
+impl Vocabulary for SecondKernel {
     fn is_ready(&self, _post_code: u8) -> bool {
         false
     }
@@ -128,7 +132,7 @@ impl Vocabulary for Second {
     }
 }
 
-impl Located for Second {
+impl Located for SecondKernel {
     fn state(&self, memory: &dyn PhysicalMemory, _depth: Depth) -> Result<KernelState, ReadError> {
         let memory = GuestVirtual::new(memory, self.tables);
         let word = |address: u64| memory.read_u64(VirtualAddress(address));
@@ -152,10 +156,10 @@ impl Located for Second {
                     _ => Ok(0),
                 })
             });
-            state.tasks.push(Some(Task {
+            state.tasks.push(Some(KernelTask {
                 name: name_of([word(task + name)?, word(task + name + 8)?]),
                 cpu: word(task + cpu)? as u32,
-                state: if off { TaskState::Blocked } else { TaskState::Running },
+                state: if off { TaskRunState::Blocked } else { TaskRunState::Running },
                 switches: 1,
                 wait: (waits_for != 0).then(|| Wait {
                     what: WaitFor::Lock(waits_for),
@@ -193,7 +197,7 @@ impl Located for Second {
     }
 }
 
-impl Symbols for Second {
+impl KernelSymbols for SecondKernel {
     fn frames(&self, counter: ProgramCounter) -> Resolved<'_> {
         let address = counter.lookup_address();
         let frame = self.function(address.0).map(|function| Frame {

@@ -1,4 +1,4 @@
-//! The machine that the second kernel runs on, and what the kernel has written into its memory.
+//! Machine of the second kernel, and the kernel's memory.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,14 +9,15 @@ use nmiscope_machine::{
     MpState, NmiState, PhysicalAddress, PhysicalMemory, ReadError, Registers, VcpuState,
 };
 
-// The machine: one gigabyte page maps the kernel's half, another the modules'.
+// The machine: one 1 GiB page maps the kernel's half, another the modules'.
 
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"SECONDOS");
-/// Where the kernel was linked to run, and how far above that it does.
+/// Address that the kernel is linked at; [`BIAS`] is the distance from there to its load address.
 pub(super) const LINKED: u64 = 0xffff_ffff_8000_0000;
 pub(super) const BIAS: u64 = 0x1e0_0000;
 pub(super) const BASE: u64 = LINKED + BIAS;
-/// Guest-physical, of the first byte at `LINKED`, and of the first at `MODULES`.
+/// Guest-physical address of the first byte at `LINKED`; [`MODULES_PAGE`] is that of the first byte at
+/// `MODULES`.
 pub(super) const KERNEL_PAGE: u64 = 0x4000_0000;
 pub(super) const MODULES: u64 = 0xffff_ffff_c000_0000;
 pub(super) const MODULES_PAGE: u64 = 0x8000_0000;
@@ -36,7 +37,7 @@ impl Machine {
         }
     }
 
-    /// Words at a virtual address of the kernel's half or the modules'.
+    /// Writes words at a virtual address of the kernel's half or the modules'.
     pub(super) fn put(&mut self, address: u64, words: &[u64]) {
         let physical = match address.checked_sub(MODULES) {
             Some(offset) => MODULES_PAGE + offset,
@@ -59,7 +60,7 @@ impl PhysicalMemory for Machine {
     }
 }
 
-/// A target without a single power.
+/// Target without any of the optional powers.
 impl Target for Machine {
     fn vcpus(&self) -> u32 {
         self.states.len() as u32
@@ -78,7 +79,7 @@ impl Target for Machine {
     }
 }
 
-// What the kernel writes about itself, and where.
+// Addresses of the kernel's description of itself.
 
 pub(super) const DESCRIPTOR: u64 = BASE;
 pub(super) const SYMBOLS: u64 = BASE + 0x1000;
@@ -92,8 +93,8 @@ pub(super) const STACKS: u64 = BASE + 0x8000;
 pub(super) const TEXT: u64 = LINKED + 0x10_0000;
 pub(super) const DRIVER: u64 = MODULES + 0x2000;
 
-/// Name, address as linked, size and the bytes of its frame below the return address. The driver's
-/// function is linked at 0.
+/// Functions: name, address as linked, size, and bytes of the frame below the return address. The
+/// driver's function is linked at 0.
 pub(super) const FUNCTIONS: [(&str, u64, u64, u64); 6] = [
     ("idle_loop", TEXT, 0x100, 0),
     ("worker_loop", TEXT + 0x100, 0x100, 8),
@@ -114,7 +115,7 @@ pub(super) fn name_of(words: [u64; 2]) -> String {
     String::from_utf8_lossy(bytes.as_flattened()).trim_end_matches('\0').into()
 }
 
-/// Two CPUs, two tasks that wait for each other, and a worker in the driver.
+/// Makes a machine with two CPUs, two tasks that wait for each other, and a worker in the driver.
 pub(super) fn machine() -> Machine {
     let mut machine = Machine::default();
     const PRESENT_WRITABLE: u64 = 3;
@@ -139,15 +140,15 @@ pub(super) fn machine() -> Machine {
     task(0, "reader", 2, 0, blocks, STACKS + 0x100);
     task(1, "writer", 2, 0, inodes, STACKS + 0x300);
     task(2, "worker", 1, 1, 0, 0);
-    // Holders, by task number plus one, and when the lock was taken.
+    // Holders, as task number plus one, and the times at which the locks were taken.
     machine.put(inodes, &[1, 1000]);
     machine.put(blocks, &[2, 2000]);
 
-    // The log: how many records, and of each its time in nanoseconds and 16 bytes of text.
+    // The log: the number of records, and for each its time in nanoseconds and 16 bytes of text.
     let [low, high] = name_word("writer sleeps");
     machine.put(LOG, &[1, 2_000_000, low, high]);
 
-    // A sleeping task's stack: where it goes on, its frame in mutex_sleep, its caller's in turn.
+    // A sleeping task's stack: its return address, its frame in mutex_sleep, then its callers'.
     let running = |offset: u64| TEXT + BIAS + offset;
     machine.put(STACKS + 0x100, &[running(0x210), 0, 0, running(0x320), 0, running(0x140), 0, 0]);
     machine.put(STACKS + 0x300, &[running(0x210), 0, 0, running(0x420), 0, running(0x140), 0, 0]);

@@ -1,9 +1,10 @@
-//! A second kernel, which proves the seam: it has no ELF image, and this folder is all that knows it.
+//! Second kernel, which tests the adapters' interface: it has no ELF image, and only this folder knows
+//! it.
 //!
-//! Everything that is known of it lies in its memory: where it was loaded, its symbols and those of a
-//! module, unwind rows, the layout of its structures, tasks and locks. Two of its tasks wait for each
-//! other, and one CPU is inside the module. The tool's own code takes the capture, finds the deadlock
-//! and makes the report, as for the bundled guest.
+//! Its memory describes it: where it was loaded, its symbols and those of a module, unwind rows, the
+//! layout of its structures, tasks and locks. Two of its tasks wait for each other, and one CPU is inside
+//! the module. The tool's own code takes the capture, finds the deadlock and makes the report, as for the
+//! bundled guest.
 
 mod adapter;
 mod machine;
@@ -11,11 +12,11 @@ mod machine;
 use std::time::Duration;
 
 use nmiscope::capture::{
-    Bounds as CaptureBounds, NmiCapture, NoReservation, NotSent, Request, Reservation, Stopped,
+    BufferReservation, CaptureRequest, NmiCapture, NoReservation, NotSent, StoppedGuest, Timeouts,
 };
 use nmiscope::diagnosis::{self, Diagnosis, Resolver};
-use nmiscope::hang::{Bounds, Class, Detector, Observation, Vcpu, VcpuSample, Verdict};
-use nmiscope::kernel::{Depth, Kernel, Located, Reading};
+use nmiscope::hang::{Bounds, Class, Detector, Observation, ObservedVcpu, VcpuSample, Verdict};
+use nmiscope::kernel::{Depth, KernelAdapter, Located, Reading};
 use nmiscope::session::visit::Visitor;
 use nmiscope_machine::{HostTimes, MpState, VcpuState};
 use nmiscope_report::{
@@ -23,11 +24,11 @@ use nmiscope_report::{
 };
 use nmiscope_symbolizer::SourceRoots;
 
-use adapter::Second;
+use adapter::SecondKernel;
 use machine::{CPUS, Machine, machine};
 
-/// One look at the machine, in which its CPUs have gone on since the last.
-fn observe(machine: &mut Machine, kernel: &Second, poll: u64) -> Observation {
+/// Observes the machine, whose CPUs have made progress since the last observation.
+fn observe(machine: &mut Machine, kernel: &SecondKernel, poll: u64) -> Observation {
     for cpu in 0..2 {
         machine.put(CPUS + cpu * 8, &[poll]);
     }
@@ -42,22 +43,23 @@ fn observe(machine: &mut Machine, kernel: &Second, poll: u64) -> Observation {
         delay: Some(Duration::ZERO),
         asleep,
     };
-    let vcpu = |vcpu: &VcpuState| Vcpu {
+    let vcpu = |vcpu: &VcpuState| ObservedVcpu {
         times: Some(times(vcpu.mp_state == MpState::Halted)),
         sample: Some(state(vcpu)),
-        ..Vcpu::default()
+        ..ObservedVcpu::default()
     };
     Observation {
         at: Duration::from_millis(100 * poll),
         vcpus: machine.states.iter().map(vcpu).collect(),
         console_bytes: 0,
-        kernel: Reading::of(kernel.state(machine, Depth::All)),
+        kernel: Reading::from_result(kernel.state(machine, Depth::All)),
     }
 }
 
 fn whole_report() -> (Backtrace, Vec<Hang>) {
     let mut machine = machine();
-    let kernel = Second::recognise(&machine, &machine.states[0].registers).expect("it is there");
+    let kernel =
+        SecondKernel::recognise(&machine, &machine.states[0].registers).expect("it is there");
     let bounds = Bounds::new(Some(Duration::from_secs(1)));
     let mut detector = Detector::new(bounds, Duration::from_millis(100));
     detector.set_ready();
@@ -70,9 +72,9 @@ fn whole_report() -> (Backtrace, Vec<Hang>) {
     let now = observe(&mut machine, &kernel, 201);
     let Some(Verdict::Hangs(found)) = detector.judge(now) else { panic!("no hang was found") };
 
-    let stopped = Stopped::stop(&mut machine, &kernel, None, CaptureBounds::for_vcpus(2));
+    let stopped = StoppedGuest::stop(&mut machine, &kernel, None, Timeouts::for_vcpus(2));
     let symbols = kernel.symbols(None);
-    let request = Request {
+    let request = CaptureRequest {
         trigger: Trigger::Hang,
         at: Duration::from_millis(1),
         found: Some(*found),
@@ -83,12 +85,12 @@ fn whole_report() -> (Backtrace, Vec<Hang>) {
     };
     let (capture, _) = stopped.capture(&mut machine, request);
     let reason = NoReservation::NoBuffers;
-    assert_eq!(capture.reservation, Reservation::Unavailable { reason });
+    assert_eq!(capture.reservation, BufferReservation::Unavailable { reason });
     let not_sent = NmiCapture::NotSent(NotSent::NoBuffers);
     assert!(capture.cpus.iter().all(|cpu| cpu.nmi == not_sent));
 
     let resolver =
-        Resolver::new(symbols, SourceRoots::new::<&str>([])).with_words(kernel.vocabulary());
+        Resolver::new(symbols, SourceRoots::new::<&str>([])).with_vocabulary(kernel.vocabulary());
     let Diagnosis { backtrace, hangs } = diagnosis::diagnose(&capture, Some(0), &resolver);
     (backtrace, hangs)
 }
@@ -99,7 +101,7 @@ fn functions(frames: &[nmiscope_report::Frame]) -> Vec<&str> {
 }
 
 #[test]
-fn a_kernel_without_an_image_has_its_deadlock_found_and_its_tasks_blamed() {
+fn a_deadlock_of_a_kernel_without_an_image_blames_its_tasks() {
     let (_, hangs) = whole_report();
     let [hang] = &hangs[..] else { panic!("one hang: {hangs:#?}") };
     assert_eq!(hang.class, Class::Deadlock);
@@ -109,7 +111,7 @@ fn a_kernel_without_an_image_has_its_deadlock_found_and_its_tasks_blamed() {
 }
 
 #[test]
-fn its_stacks_go_through_a_module_and_by_its_own_unwind_rows() {
+fn stacks_of_a_second_kernel_unwind_by_its_own_rows() {
     let (backtrace, _) = whole_report();
     let [idle, worker] = &backtrace.cpus[..] else { panic!("two CPUs") };
     assert_eq!(idle.state, CpuState::Halted);
@@ -133,7 +135,7 @@ fn its_stacks_go_through_a_module_and_by_its_own_unwind_rows() {
 }
 
 #[test]
-fn its_log_is_in_the_backtrace() {
+fn the_log_of_a_second_kernel_is_in_the_backtrace() {
     let (backtrace, _) = whole_report();
     let log = backtrace.log.expect("a log");
     let [line] = &log.lines[..] else { panic!("one line: {log:#?}") };
@@ -141,22 +143,23 @@ fn its_log_is_in_the_backtrace() {
 }
 
 #[test]
-fn its_report_is_written_as_any_other() {
+fn the_report_of_a_second_kernel_is_written_as_text() {
     let (backtrace, hangs) = whole_report();
     let written = text::backtrace(&backtrace) + &text::hangs(&hangs);
     for wanted in ["driver_poll [driver]", "reader", "writer", "read_table", "deadlock"] {
         assert!(written.contains(wanted), "{wanted} is not in:\n{written}");
     }
-    // Locks sleep in mutex_sleep whoever waits: the signature is made of the callers.
+    // Every waiter sleeps in mutex_sleep: the signature is made of the callers.
     assert_eq!(hangs[0].signature.len(), 16);
 }
 
-/// As a dump of it would be reported, from its memory alone.
+/// Reports as of a dump, from the machine's memory alone.
 #[test]
-fn a_visit_makes_a_whole_report_of_it() {
+fn a_visit_makes_a_whole_report_of_a_second_kernel() {
     let mut machine = machine();
-    let kernel = Second::recognise(&machine, &machine.states[0].registers).expect("it is there");
-    // Its CPUs count from the first look on.
+    let kernel =
+        SecondKernel::recognise(&machine, &machine.states[0].registers).expect("it is there");
+    // The ages of its CPUs begin with the first observation.
     observe(&mut machine, &kernel, 1);
     let mut visitor = Visitor::of_kernel(Box::new(kernel));
     let (capture, _) = visitor.capture(&mut machine, Trigger::Dump, None);

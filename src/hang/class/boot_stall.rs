@@ -1,21 +1,21 @@
-//! boot-stall: the guest does not become ready.
+//! boot-stall: the guest does not become ready in time.
 //!
-//! Due when the boot CPU, and whoever it waits for, have been watched for as long as the bound. Holds
-//! until the guest is ready. Blames the one that most wait for, or the boot CPU.
+//! Due when the boot CPU, and the CPU that it waits for, have been observed for the bound. Holds until
+//! the guest is ready. Blames the party that most others wait for, or else the boot CPU.
 
 use std::time::Duration;
 
 use nmiscope_report::Class;
 
-use super::rule::{Conduct, Rule};
+use super::rule::{Behaviour, Rule};
 use super::vcpus::hang_of_vcpus;
 use crate::hang::bounds::Bounds;
-use crate::hang::group::Group;
+use crate::hang::group::WaiterGroup;
 use crate::hang::guest::{BootingGuest, KnownGuest};
-use crate::hang::verdict::Hang;
+use crate::hang::verdict::DetectedHang;
 use crate::hang::wait_graph::{Node, Root};
 
-/// See the module. In a guest that is ready, none goes on.
+/// Rule of the boot-stall class. In a guest that is ready no boot-stall holds.
 pub struct BootStall;
 
 impl Rule for BootStall {
@@ -23,34 +23,35 @@ impl Rule for BootStall {
         Class::BootStall
     }
 
-    fn conduct(&self) -> Conduct {
-        Conduct::RUNS
+    fn behaviour(&self) -> Behaviour {
+        Behaviour::RUNS
     }
 
-    fn is_patient(&self) -> bool {
+    fn has_long_bound(&self) -> bool {
         true
     }
 
-    fn still_for(&self, _: &KnownGuest<'_>, _: Node) -> Option<Duration> {
+    fn unchanged_for(&self, _: &KnownGuest<'_>, _: Node) -> Option<Duration> {
         None
     }
 }
 
-/// The time that a guest has to become ready; `None` where nobody looks.
+/// Returns the time that a guest has to become ready; `None` if the class is disabled.
 pub fn bound(bounds: &Bounds) -> Option<Duration> {
-    bounds.of(Class::BootStall)
+    bounds.get(Class::BootStall)
 }
 
-/// The time until a stall is due.
+/// Returns the time until a stall is due; `None` if none can become due.
 pub fn remaining(guest: &BootingGuest<'_>) -> Option<Duration> {
     guest.bounds.remaining(Class::BootStall, guest.ages.cpu(0).watched.own)
 }
 
-/// The stall, if it is due. `waits_for` gives the root and the group of most of those who wait.
+/// Returns the stall, if it is due. `waits_for` returns the root that most parties wait for, and its
+/// group.
 pub fn found(
     guest: &BootingGuest<'_>,
-    waits_for: impl FnOnce(&KnownGuest<'_>) -> Option<(Root, Group)>,
-) -> Option<Hang> {
+    waits_for: impl FnOnce(&KnownGuest<'_>) -> Option<(Root, WaiterGroup)>,
+) -> Option<DetectedHang> {
     let age = guest.ages.cpu(0).watched.own;
     if !guest.bounds.is_due(Class::BootStall, age) {
         return None;
@@ -61,11 +62,12 @@ pub fn found(
         Some(group.into_hang(known, (Class::BootStall, age), &root, blamed))
     });
     let hang = waiting.unwrap_or_else(|| hang_of_vcpus(Class::BootStall, age, vec![0]));
-    // The host may have run the boot CPU and not the one that it waits for.
+    // The host may have run the boot CPU but not the CPU that it waits for.
     let had = |node: &Node| match node {
         Node::Cpu(cpu) => guest.ages.cpu(*cpu).watched.own,
         _ => age,
     };
     let age = hang.blamed.iter().map(had).min().unwrap_or(age);
-    Some(Hang { age, ..hang }).filter(|hang| guest.bounds.is_due(Class::BootStall, hang.age))
+    Some(DetectedHang { age, ..hang })
+        .filter(|hang| guest.bounds.is_due(Class::BootStall, hang.age))
 }

@@ -1,18 +1,18 @@
 //! deadlock: a cycle of CPUs and tasks that wait for each other.
 //!
-//! Due when each of them has waited for as long as the bound. Holds while one of them still waits for
-//! the same. Blames all of them.
+//! Due when each of them has waited for the bound. Holds while at least one of them is still in the same
+//! wait. Blames all of them.
 
 use std::time::Duration;
 
 use nmiscope_report::Class;
 
-use super::rule::{AgesOf, Conduct, Rule};
+use super::rule::{AgeIter, Behaviour, Rule};
 use crate::hang::guest::KnownGuest;
 use crate::hang::wait_graph::Node;
-use crate::kernel::{TaskState, WaitFor};
+use crate::kernel::{TaskRunState, WaitFor};
 
-/// See the module.
+/// Rule of the deadlock class.
 pub struct Deadlock;
 
 impl Rule for Deadlock {
@@ -20,35 +20,36 @@ impl Rule for Deadlock {
         Class::Deadlock
     }
 
-    fn conduct(&self) -> Conduct {
-        Conduct::STAYS
+    fn behaviour(&self) -> Behaviour {
+        Behaviour::STAYS
     }
 
-    fn ends_waits(&self) -> bool {
+    fn is_wait_root(&self) -> bool {
         true
     }
 
-    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgesOf<'a> {
+    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgeIter<'a> {
         Box::new(waits(guest))
     }
 
-    fn still_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
-        Some(guest.waited(node)?.own)
+    fn unchanged_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
+        Some(guest.wait_age(node)?.own)
     }
 }
 
-/// The class of a cycle, and the age of its youngest wait.
+/// Returns the class of a cycle, and the age of its youngest wait.
 pub fn found(guest: &KnownGuest<'_>, cycle: &[Node]) -> Option<(Class, Duration)> {
-    let waits = cycle.iter().filter_map(|&node| guest.waited(node));
+    let waits = cycle.iter().filter_map(|&node| guest.wait_age(node));
     Some((Class::Deadlock, waits.map(|age| age.own).min()?))
 }
 
-/// The ages of all waits for a lock or a CPU. What sleeps on a queue waits for nobody.
+/// Returns the ages of all waits for a lock or a CPU. A task that sleeps on a queue waits for no known
+/// party.
 pub(super) fn waits<'a>(guest: &KnownGuest<'a>) -> impl Iterator<Item = Duration> + use<'a> {
     let KnownGuest { ages, kernel, .. } = *guest;
     let tasks = ages.tasks.iter().zip(kernel.tasks.iter().map(Option::as_ref));
     let tasks = tasks.filter(move |(_, task)| {
-        task.filter(|task| task.state == TaskState::Blocked)
+        task.filter(|task| task.state == TaskRunState::Blocked)
             .and_then(|task| task.wait.as_ref())
             .is_some_and(|wait| !matches!(wait.what, WaitFor::Queue(_)))
     });

@@ -1,6 +1,6 @@
-//! The bounds that classes have unless told otherwise.
+//! Default bounds of the classes.
 //!
-//! Owns the two durations and which classes are given the longer one. Called by the command line.
+//! Owns the two durations, and the choice between them for each class. Called by the command line.
 
 use std::time::Duration;
 
@@ -11,19 +11,20 @@ use super::rule;
 use crate::hang::bounds::Bounds;
 
 impl Bounds {
-    /// The bound of the command line unless told otherwise.
+    /// The default bound of a class.
     pub const DEFAULT: Duration = Duration::from_secs(2);
-    /// For a guest to become ready, to print something, or to be run by its host.
-    pub const DEFAULT_PATIENT: Duration = Duration::from_secs(30);
+    /// The default bound of classes that need patience: to become ready, to print, and to be run by the
+    /// host.
+    pub const DEFAULT_LONG: Duration = Duration::from_secs(30);
 
-    /// The same bound for all classes that are about standing still; [`Self::DEFAULT_PATIENT`] for
-    /// the others.
+    /// Makes bounds with `bound` for each class of parties without progress, and [`Self::DEFAULT_LONG`]
+    /// for the others and for starvation. `None` disables all.
     pub fn new(bound: Option<Duration>) -> Self {
-        let patient = bound.and(Some(Self::DEFAULT_PATIENT));
+        let patient = bound.and(Some(Self::DEFAULT_LONG));
         let mut bounds = Self::NONE;
         bounds.starved = patient;
         for &class in Class::value_variants() {
-            bounds.set(class, if rule(class).is_patient() { patient } else { bound });
+            bounds.set(class, if rule(class).has_long_bound() { patient } else { bound });
         }
         bounds
     }

@@ -1,8 +1,8 @@
-//! lock-wait: somebody waits for one that is not stuck, and is kept waiting.
+//! lock-wait: parties wait for one that is not itself stuck, and get no turn.
 //!
-//! Due when all who wait have waited for as long as the bound, when those who are to answer them could
-//! have, and when the locks between them have stayed with their holders. Holds while one who waits
-//! still does. Blames the tasks that hold a lock and could run, or else the one that all wait for.
+//! Due when all waiters have waited for the bound, when the CPUs that are to answer them have had that
+//! time to answer, and when the locks between them have stayed with their holders. Holds while one waiter
+//! still waits. Blames the tasks that hold a lock and could run, or else the party that all wait for.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use std::time::Duration;
 use nmiscope_report::Class;
 
 use super::deadlock;
-use super::rule::{AgesOf, Conduct, Rule};
-use crate::hang::ages::Still;
-use crate::hang::group::{Group, parties_at, tasks_on};
+use super::rule::{AgeIter, Behaviour, Rule};
+use crate::hang::ages::Unchanged;
+use crate::hang::group::{WaiterGroup, parties_at, tasks_on};
 use crate::hang::guest::KnownGuest;
-use crate::hang::verdict::Hang;
+use crate::hang::verdict::DetectedHang;
 use crate::hang::wait_graph::{Edge, Node, Root};
 
-/// See the module.
+/// Rule of the lock-wait class.
 pub struct LockWait;
 
 impl Rule for LockWait {
@@ -25,29 +25,29 @@ impl Rule for LockWait {
         Class::LockWait
     }
 
-    fn conduct(&self) -> Conduct {
-        Conduct { returns: true, takes_interrupts: true, ..Conduct::RUNS }
+    fn behaviour(&self) -> Behaviour {
+        Behaviour { returns_to_main_loop: true, takes_interrupts: true, ..Behaviour::RUNS }
     }
 
-    fn ends_waits(&self) -> bool {
+    fn is_wait_root(&self) -> bool {
         true
     }
 
-    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgesOf<'a> {
+    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgeIter<'a> {
         let ages = guest.ages;
         let answers = ages.cpus.iter().map(|cpu| &cpu.answer).chain(&ages.answers);
-        // A holder may have got its lock after those who wait had begun to.
-        let locks = ages.locks.values().map(Still::own);
-        Box::new(deadlock::waits(guest).chain(answers.map(Still::own)).chain(locks))
+        // A holder may have taken its lock after the waiters began to wait.
+        let locks = ages.locks.values().map(Unchanged::own);
+        Box::new(deadlock::waits(guest).chain(answers.map(Unchanged::own)).chain(locks))
     }
 
-    /// Whoever keeps a lock may get on with everything else: it is those who want it that count.
-    fn rests_on<'h>(&self, hang: &'h Hang) -> &'h [Node] {
+    /// The waiters count: a party that keeps a lock may make progress with everything else.
+    fn rests_on<'h>(&self, hang: &'h DetectedHang) -> &'h [Node] {
         if hang.victims.is_empty() { &hang.blamed } else { &hang.victims }
     }
 
-    fn still_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
-        Some(guest.waited(node)?.own)
+    fn unchanged_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
+        Some(guest.wait_age(node)?.own)
     }
 
     fn blames(&self, guest: &KnownGuest<'_>, root: &Root, edges: &BTreeSet<Edge>) -> Vec<Node> {
@@ -56,22 +56,22 @@ impl Rule for LockWait {
     }
 }
 
-/// The class of a group that is kept waiting, and its age. The age of the youngest wait counts, since
-/// one that the host does not run may be the one whose turn it is. Of a lock that goes from hand to
-/// hand past somebody, neither the holders matter nor those who get it soon.
-pub fn found(guest: &KnownGuest<'_>, group: &Group) -> Option<(Class, Duration)> {
-    let members = group.members.iter().filter_map(|&node| guest.waited(node));
+/// Returns the class of a group that is kept waiting, and its age. The youngest wait counts, since a
+/// waiter that the host does not run may be the next in turn. A lock that changes hands past a waiter
+/// adds neither its holders nor its other waiters.
+pub fn found(guest: &KnownGuest<'_>, group: &WaiterGroup) -> Option<(Class, Duration)> {
+    let members = group.members.iter().filter_map(|&node| guest.wait_age(node));
     let waited = members.clone().map(|age| age.wall).min()?;
     let locks = group.members.iter().filter_map(|&node| match node {
         Node::Lock(address) if !guest.ages.passes_by(address, waited) => {
             let holder = guest.kernel.locks.get(&address)?.holder;
             let held = holder.map(|_| guest.ages.lock(address));
-            guest.waited_for(address).chain(held).map(|age| age.own).min()
+            guest.wait_ages_for_lock(address).chain(held).map(|age| age.own).min()
         }
         _ => None,
     });
     let answers = group.members.iter().filter_map(|&node| match node {
-        Node::Cpu(cpu) => guest.ages.cpu(cpu).answer.lasting(),
+        Node::Cpu(cpu) => guest.ages.cpu(cpu).answer.age_if_present(),
         Node::Task(task) => guest.ages.answer(task),
         Node::Lock(_) | Node::Queue(_) => None,
     });

@@ -1,21 +1,22 @@
-//! The classes of hangs, a file each, or a family of two that differ in one fact.
+//! Classes of hangs: a file for each, or for two that differ in one fact.
 //!
-//! A file says when its class is due, whether a hang of it still holds, and whom it blames. Owns all
-//! that depends on a class; refuses to own names and order (`report::Class`) and how those who hang
-//! are found (`known`, `unknown`). No other code of `hang` names a class.
+//! A file decides when its class is due, whether a hang of it still holds, and which parties it blames.
+//! Owns everything that depends on a class; refuses to own names and order (`report::Class`) and the
+//! search for hanging parties (`known`, `unknown`). No other code of `hang` names a class.
 //!
-//! | file | classes | a guest in which |
+//! | file | classes | in such a guest |
 //! |---|---|---|
 //! | `deadlock` | deadlock | CPUs and tasks wait for each other |
-//! | `still_cpu` | dead-halt, hard-lockup | nothing moves on a CPU, which is halted for good, or not |
+//! | `cpu_lockup` | dead-halt, hard-lockup | a CPU makes no progress, dead in HLT or not |
 //! | `soft_lockup` | soft-lockup | a CPU takes interrupts and schedules nothing |
-//! | `lock_wait` | lock-wait | somebody waits for one that is not stuck and keeps him waiting |
-//! | `pending_work` | livelock, lost-wakeup | a CPU does not do its work, busy or idle |
-//! | `boot_stall` | boot-stall | boot does not come to an end |
+//! | `lock_wait` | lock-wait | parties wait for one that is not stuck and get no turn |
+//! | `pending_work` | livelock, lost-wakeup | a CPU does not do its work, while busy or idle |
+//! | `boot_stall` | boot-stall | boot does not end |
 //! | `silent` | silent | an unknown kernel prints nothing and does not idle |
-//! | `panicking` | none | a kernel panics and does not leave |
+//! | `panicking` | none | a kernel panics and does not exit |
 
 pub mod boot_stall;
+pub mod cpu_lockup;
 pub mod deadlock;
 mod default_bounds;
 pub mod lock_wait;
@@ -24,7 +25,6 @@ pub mod pending_work;
 mod rule;
 mod silent;
 pub mod soft_lockup;
-pub mod still_cpu;
 mod vcpus;
 
 use std::time::Duration;
@@ -32,49 +32,52 @@ use std::time::Duration;
 use nmiscope_report::Class;
 
 use super::bounds::Bounds;
-pub use rule::{Conduct, Rule, UnknownRule};
+use cpu_lockup::CpuLockup;
+use pending_work::PendingWork;
+pub use rule::{Behaviour, Rule, UnknownRule};
 
-/// The classes of an unknown kernel, in the order of what explains most: one of them is found.
+/// Rules for an unknown kernel, in order of precedence: the first that finds a hang wins.
 pub static UNKNOWN: [&dyn UnknownRule; 3] =
-    [&still_cpu::DeadHalt, &still_cpu::HardLockup, &silent::Silent];
+    [&CpuLockup::DeadHalt, &CpuLockup::HardLockup, &silent::Silent];
 
-/// All classes.
+/// Rules of all classes, in the order of [`Class`].
 pub static ALL: [&dyn Rule; Class::COUNT] = [
     &deadlock::Deadlock,
-    &still_cpu::DeadHalt,
-    &still_cpu::HardLockup,
+    &CpuLockup::DeadHalt,
+    &CpuLockup::HardLockup,
     &soft_lockup::SoftLockup,
     &lock_wait::LockWait,
-    &pending_work::Livelock,
-    &pending_work::LostWakeup,
+    &PendingWork::Livelock,
+    &PendingWork::LostWakeup,
     &boot_stall::BootStall,
     &silent::Silent,
 ];
 
-/// The rule of a class.
+/// Returns the rule of a class.
 pub fn rule(class: Class) -> &'static dyn Rule {
     ALL[class as usize]
 }
 
-/// The rule of a class in a guest whose kernel is unknown; `None` where it takes a kernel to see it.
+/// Returns the rule of a class for an unknown kernel; `None` if the class needs a known kernel.
 pub fn unknown_rule(class: Class) -> Option<&'static dyn UnknownRule> {
     UNKNOWN.into_iter().find(|rule| rule.class() == class)
 }
 
-/// True for a class of CPUs whose timer tick does not come.
+/// Returns true for a class whose CPUs get no timer ticks.
 pub fn rests_on_ticks(class: Class) -> bool {
-    class == still_cpu::DEAD_HALT || class == still_cpu::HARD_LOCKUP
+    class == cpu_lockup::DEAD_HALT || class == cpu_lockup::HARD_LOCKUP
 }
 
-/// The conduct of those to blame for a hang of a class.
-pub fn conduct(class: Class) -> Conduct {
-    rule(class).conduct()
+/// Returns the behaviour of the parties that a class blames.
+pub fn behaviour(class: Class) -> Behaviour {
+    rule(class).behaviour()
 }
 
-/// The age from which on a wait counts.
-pub fn lasting(bounds: &Bounds) -> Duration {
-    let rules = ALL.into_iter().filter(|rule| rule.ends_waits());
-    rules.filter_map(|rule| bounds.of(rule.class())).min().unwrap_or(Duration::MAX) / 2
+/// Returns the age from which a wait counts: half of the smallest bound among the classes that can end a
+/// chain of waits.
+pub fn min_wait_age(bounds: &Bounds) -> Duration {
+    let rules = ALL.into_iter().filter(|rule| rule.is_wait_root());
+    rules.filter_map(|rule| bounds.get(rule.class())).min().unwrap_or(Duration::MAX) / 2
 }
 
 #[cfg(test)]
@@ -84,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_class_has_the_rule_that_is_of_it() {
+    fn each_class_has_its_own_rule() {
         for &class in Class::value_variants() {
             assert_eq!(rule(class).class(), class);
         }

@@ -1,7 +1,8 @@
-//! A kernel that panics and does not leave: no hang, and bounded as a hard lockup is.
+//! Panics: a kernel that panics and does not exit. That is not a hang, but has the bound of a hard
+//! lockup.
 //!
-//! Due when its console has been silent for as long as that bound, or it has panicked for longer than
-//! it takes to say why, however much it has to say.
+//! Due when the console has been silent for that bound, or when the kernel has panicked for longer than
+//! it can need to print the reason.
 
 use std::time::Duration;
 
@@ -10,13 +11,13 @@ use nmiscope_report::Class;
 use crate::hang::ages::Ages;
 use crate::hang::bounds::Bounds;
 
-/// True where it has had its time.
+/// Returns true if a panicking kernel has had enough time to exit.
 pub fn is_over(bounds: &Bounds, ages: &Ages) -> bool {
-    let bound = bounds.of(Class::HardLockup).unwrap_or(Bounds::DEFAULT);
-    ages.console.own() >= bound || ages.panicking.own() >= bound.max(Bounds::DEFAULT_PATIENT)
+    let bound = bounds.get(Class::HardLockup).unwrap_or(Bounds::DEFAULT);
+    ages.console.own() >= bound || ages.panicking.own() >= bound.max(Bounds::DEFAULT_LONG)
 }
 
-/// The time until its console has been silent for long enough.
+/// Returns the time until the console has been silent for the bound.
 pub fn remaining(bounds: &Bounds, ages: &Ages) -> Option<Duration> {
     bounds.remaining(Class::HardLockup, ages.console.own())
 }

@@ -1,84 +1,74 @@
-//! livelock and lost-wakeup: a CPU has work, makes progress with everything else, and does not do it.
-//! In a livelock it is busy; a lost wakeup lets it idle.
+//! livelock and lost-wakeup: a CPU has work and does not do it, while everything else makes progress. In
+//! a livelock the CPU is busy; after a lost wakeup it idles.
 //!
-//! Due when no item has been finished, or no task that could run has been switched to, for as long as
-//! the bound. Holds while that is so. A livelock blames the CPU; a lost wakeup blames the tasks that
-//! have slept for as long, or else the CPU.
+//! Due when no work item has been finished, or no ready task switched to, for the bound. Holds as long as
+//! that is so. A livelock blames the CPU; a lost wakeup blames the tasks that have slept for that time,
+//! or else the CPU.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use nmiscope_report::Class;
 
-use super::rule::{AgesOf, Conduct, Rule, task_or};
+use super::rule::{AgeIter, Behaviour, Rule, task_or_cpu_age};
 use crate::hang::ages::{Age, CpuAges};
-use crate::hang::group::Group;
-use crate::hang::guest::{KnownGuest, sleeps_on};
-use crate::hang::verdict::Hang;
+use crate::hang::group::WaiterGroup;
+use crate::hang::guest::{KnownGuest, sleep_queue};
+use crate::hang::verdict::DetectedHang;
 use crate::hang::wait_graph::{Node, Root};
-use crate::kernel::Task;
+use crate::kernel::KernelTask;
 
-/// A CPU that is busy with its work and finishes none of it.
-pub struct Livelock;
+/// The rule of both classes.
+pub enum PendingWork {
+    /// A CPU that is busy and finishes none of its work items.
+    Livelock,
+    /// A CPU that idles although it has work.
+    LostWakeup,
+}
 
-/// A CPU that idles although it has work.
-pub struct LostWakeup;
+const BEHAVIOUR: Behaviour = Behaviour {
+    returns_to_main_loop: true,
+    takes_interrupts: true,
+    has_work: true,
+    ..Behaviour::RUNS
+};
 
-const CONDUCT: Conduct =
-    Conduct { returns: true, takes_interrupts: true, has_work: true, ..Conduct::RUNS };
-
-impl Rule for Livelock {
+impl Rule for PendingWork {
     fn class(&self) -> Class {
-        Class::Livelock
+        match self {
+            Self::Livelock => Class::Livelock,
+            Self::LostWakeup => Class::LostWakeup,
+        }
     }
 
-    fn conduct(&self) -> Conduct {
-        CONDUCT
+    fn behaviour(&self) -> Behaviour {
+        BEHAVIOUR
     }
 
-    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgesOf<'a> {
-        pending(guest)
+    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgeIter<'a> {
+        Box::new(guest.ages.cpus.iter().map(|cpu| pending_for(cpu).own))
     }
 
     fn age_of_cpu(&self, guest: &KnownGuest<'_>, cpu: u32) -> Option<Age> {
-        Some(guest.ages.cpu(cpu).work.age)
+        match self {
+            Self::Livelock => Some(guest.ages.cpu(cpu).work.age),
+            Self::LostWakeup => None,
+        }
     }
 
-    fn still_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
-        task_or(guest, node, |cpu| pending_for(guest.ages.cpu(cpu)).own)
-    }
-}
-
-impl Rule for LostWakeup {
-    fn class(&self) -> Class {
-        Class::LostWakeup
-    }
-
-    fn conduct(&self) -> Conduct {
-        CONDUCT
-    }
-
-    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgesOf<'a> {
-        pending(guest)
-    }
-
-    fn still_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
-        task_or(guest, node, |cpu| pending_for(guest.ages.cpu(cpu)).own)
+    fn unchanged_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
+        task_or_cpu_age(guest, node, |cpu| pending_for(guest.ages.cpu(cpu)).own)
     }
 }
 
-fn pending<'a>(guest: &KnownGuest<'a>) -> AgesOf<'a> {
-    Box::new(guest.ages.cpus.iter().map(|cpu| pending_for(cpu).own))
-}
-
-/// The time for which a CPU has not done what it has to do.
+/// Returns the time for which a CPU has not done its work.
 fn pending_for(ages: &CpuAges) -> Age {
     let (work, ready) = (ages.work.age, ages.ready.age);
     if ready.own > work.own { ready } else { work }
 }
 
-/// The hangs of CPUs whose work is not done, unless it is `explained` what the work waits for.
-pub fn found(guest: &KnownGuest<'_>, explained: &BTreeSet<Node>) -> Vec<Hang> {
+/// Returns the hangs of CPUs with pending work, unless a party that the work waits for is in `explained`.
+pub fn found(guest: &KnownGuest<'_>, explained: &BTreeSet<Node>) -> Vec<DetectedHang> {
     let is_explained = |cpu: u32| {
         let mut tasks = tasks_of(guest, cpu);
         explained.contains(&Node::Cpu(cpu))
@@ -88,42 +78,43 @@ pub fn found(guest: &KnownGuest<'_>, explained: &BTreeSet<Node>) -> Vec<Hang> {
     cpus.flat_map(|cpu| found_on(guest, cpu)).collect()
 }
 
-fn found_on(guest: &KnownGuest<'_>, cpu: u32) -> Vec<Hang> {
+fn found_on(guest: &KnownGuest<'_>, cpu: u32) -> Vec<DetectedHang> {
     let ages = guest.ages.cpu(cpu);
     let age = pending_for(ages);
-    let age = Age { own: age.own.saturating_sub(guest.excused(ages)), ..age };
+    let age = Age { own: age.own.saturating_sub(guest.wait_credit(ages)), ..age };
     let class = if is_busy(ages, age) { Class::Livelock } else { Class::LostWakeup };
     if !guest.bounds.is_half_due(class, age.own) {
         return Vec::new();
     }
-    // Where no task could run, the one that should have done it is asleep.
+    // If no task is ready, the task that should have done the work is asleep.
     let asleep = if class == Class::LostWakeup && ages.ready.own().is_zero() {
         asleep_on(guest, cpu)
     } else {
         Vec::new()
     };
     let blamed = if asleep.is_empty() { vec![Node::Cpu(cpu)] } else { asleep };
-    let hang =
-        |node| Group::default().into_hang(guest, (class, age.own), &Root::One(node), vec![node]);
+    let hang = |node| {
+        WaiterGroup::default().into_hang(guest, (class, age.own), &Root::One(node), vec![node])
+    };
     blamed.into_iter().map(hang).collect()
 }
 
-/// True where a CPU with pending work is at it: it runs most of the time, or switches between tasks.
+/// Returns true if a CPU with pending work is busy: it runs most of the time, or switches between tasks.
 fn is_busy(ages: &CpuAges, age: Age) -> bool {
     age.ran >= age.own / 2 || ages.switches.own() < age.own / 2
 }
 
-/// The tasks of a CPU that have slept on a queue for as long as work may be pending.
+/// Returns the tasks of a CPU that have slept on a queue for at least half of the bound.
 fn asleep_on(guest: &KnownGuest<'_>, cpu: u32) -> Vec<Node> {
-    let sleeps = |(number, task): &(u32, &Task)| {
+    let sleeps = |(number, task): &(u32, &KernelTask)| {
         let long = guest.bounds.is_half_due(Class::LostWakeup, guest.ages.task(*number).own);
-        long && sleeps_on(task).is_some()
+        long && sleep_queue(task).is_some()
     };
     tasks_of(guest, cpu).filter(sleeps).map(|(number, _)| Node::Task(number)).collect()
 }
 
-/// The tasks of a CPU, by number.
-fn tasks_of<'a>(guest: &KnownGuest<'a>, cpu: u32) -> impl Iterator<Item = (u32, &'a Task)> {
+/// Returns the tasks of a CPU, with their numbers.
+fn tasks_of<'a>(guest: &KnownGuest<'a>, cpu: u32) -> impl Iterator<Item = (u32, &'a KernelTask)> {
     let tasks = (0..).zip(&guest.kernel.tasks);
     let tasks = tasks.filter_map(|(number, task)| Some((number, task.as_ref()?)));
     tasks.filter(move |(_, task)| task.cpu == cpu)

@@ -1,7 +1,8 @@
-//! What every class answers: when it is due, whether it still holds, whom it blames.
+//! Rules: the traits that decide when a class is due, whether a hang still holds, and which parties it
+//! blames.
 //!
-//! Owns the two traits, one for a known kernel and one for an unknown one. Implemented by the files
-//! of the classes, called through the tables in `class`.
+//! Owns the two traits, for known and for unknown kernels. Implemented by the files of the classes,
+//! called through the tables in `class`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,106 +12,112 @@ use nmiscope_report::Class;
 use crate::hang::ages::Age;
 use crate::hang::group::parties_at;
 use crate::hang::guest::{KnownGuest, UnknownGuest};
-use crate::hang::verdict::Hang;
+use crate::hang::verdict::DetectedHang;
 use crate::hang::wait_graph::{Edge, Node, Root};
 
-/// How those to blame go on while they hang in a class.
+/// Behaviour of the blamed parties while a hang of a class lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Conduct {
-    /// They may be somewhere else a moment later. The others wait for each other, or for nothing.
-    pub runs_on: bool,
-    /// They come back to their main loop.
-    pub returns: bool,
-    /// Their CPUs go on taking interrupts.
+pub struct Behaviour {
+    /// True if they keep executing and may be elsewhere a moment later; parties of the other classes wait
+    /// for each other, or stay halted.
+    pub keeps_running: bool,
+    /// True if they return to their main loop.
+    pub returns_to_main_loop: bool,
+    /// True if their CPUs still take interrupts.
     pub takes_interrupts: bool,
-    /// Their CPUs have work that is not done.
+    /// True if their CPUs have work that is not done.
     pub has_work: bool,
 }
 
-impl Conduct {
-    /// They stay where they are.
-    pub(super) const STAYS: Self =
-        Self { runs_on: false, returns: false, takes_interrupts: false, has_work: false };
-    /// They run on, and nothing but an NMI reaches them.
-    pub(super) const RUNS: Self = Self { runs_on: true, ..Self::STAYS };
+impl Behaviour {
+    /// Blamed parties that stay where they are.
+    pub(super) const STAYS: Self = Self {
+        keeps_running: false,
+        returns_to_main_loop: false,
+        takes_interrupts: false,
+        has_work: false,
+    };
+    /// Blamed parties that keep executing and that only an NMI reaches.
+    pub(super) const RUNS: Self = Self { keeps_running: true, ..Self::STAYS };
 }
 
-/// Ages of things that stand still.
-pub type AgesOf<'a> = Box<dyn Iterator<Item = Duration> + 'a>;
+/// Ages of everything that may become a hang of a class.
+pub type AgeIter<'a> = Box<dyn Iterator<Item = Duration> + 'a>;
 
-/// A class, in a guest whose kernel is known.
+/// Rule of a class for a guest whose kernel is known.
 pub trait Rule: Sync {
-    /// The class.
+    /// Returns the class of the rule.
     fn class(&self) -> Class;
 
-    /// The conduct of those to blame.
-    fn conduct(&self) -> Conduct;
+    /// Returns the behaviour of the parties that the class blames.
+    fn behaviour(&self) -> Behaviour;
 
-    /// True where the bound is the patient one unless told otherwise.
-    fn is_patient(&self) -> bool {
+    /// Returns true if the class has the long default bound.
+    fn has_long_bound(&self) -> bool {
         false
     }
 
-    /// True where a line of waits may end at a hang of the class: a wait counts once it has lasted for
-    /// half of the least bound of these.
-    fn ends_waits(&self) -> bool {
+    /// Returns true if a chain of waits may end at a hang of the class: a wait counts once it is half as
+    /// old as the smallest bound among such classes.
+    fn is_wait_root(&self) -> bool {
         false
     }
 
-    /// The ages of all that may make a hang of the class.
-    fn ages<'a>(&self, _: &KnownGuest<'a>) -> AgesOf<'a> {
+    /// Returns the ages of everything that may become a hang of the class.
+    fn ages<'a>(&self, _: &KnownGuest<'a>) -> AgeIter<'a> {
         Box::new(std::iter::empty())
     }
 
-    /// The age by which a CPU may come to hang so on its own; `None` where it may not.
+    /// Returns the age by which a CPU may become a hang of the class on its own; `None` if it may not.
     fn age_of_cpu(&self, _: &KnownGuest<'_>, _cpu: u32) -> Option<Age> {
         None
     }
 
-    /// The parties on whose standing still a hang rests.
-    fn rests_on<'h>(&self, hang: &'h Hang) -> &'h [Node] {
+    /// Returns the parties whose lack of progress makes the hang hold.
+    fn rests_on<'h>(&self, hang: &'h DetectedHang) -> &'h [Node] {
         &hang.blamed
     }
 
-    /// The time for which a party has not moved; `None` for a party that has no part in it.
-    fn still_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration>;
+    /// Returns the time for which a party has made no progress; `None` for a party that has no part in
+    /// the hang.
+    fn unchanged_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration>;
 
-    /// The parties to blame for a group of those whose `edges` lead to `root`.
+    /// Returns the parties to blame for a group whose `edges` lead to `root`.
     fn blames(&self, guest: &KnownGuest<'_>, root: &Root, edges: &BTreeSet<Edge>) -> Vec<Node> {
         parties_at(guest, root, edges)
     }
 
-    /// True while a hang that was reported goes on: one of its parties has not moved since.
-    fn holds(&self, guest: &KnownGuest<'_>, hang: &Hang) -> bool {
-        let still = self.rests_on(hang).iter().filter_map(|&node| self.still_for(guest, node));
+    /// Returns true while a reported hang lasts: at least one of its parties has made no progress since.
+    fn holds(&self, guest: &KnownGuest<'_>, hang: &DetectedHang) -> bool {
+        let still = self.rests_on(hang).iter().filter_map(|&node| self.unchanged_for(guest, node));
         still.into_iter().any(|age| guest.bounds.is_half_due(self.class(), age))
     }
 }
 
-/// A class that shows without a kernel too, in a guest whose kernel is unknown.
+/// Rule of a class that is also detected in a guest whose kernel is unknown.
 pub trait UnknownRule: Rule {
-    /// The age by which a vCPU may come to hang so.
+    /// Returns the age by which a vCPU may become a hang of the class.
     fn age_of_vcpu(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration;
 
-    /// The hang of the vCPUs that have hung so for as long as the bound.
-    fn found(&self, guest: &UnknownGuest<'_>) -> Option<Hang>;
+    /// Returns the hang of the vCPUs whose age has reached the bound.
+    fn found(&self, guest: &UnknownGuest<'_>) -> Option<DetectedHang>;
 
-    /// The time for which a vCPU that hangs so has not moved.
-    fn vcpu_still_for(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration;
+    /// Returns the time for which a blamed vCPU has made no progress.
+    fn vcpu_unchanged_for(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration;
 
-    /// True while a hang that was reported goes on.
-    fn holds_of_vcpus(&self, guest: &UnknownGuest<'_>, hang: &Hang) -> bool {
+    /// Returns true while a reported hang lasts.
+    fn holds_for_vcpus(&self, guest: &UnknownGuest<'_>, hang: &DetectedHang) -> bool {
         hang.blamed.iter().any(|node| match *node {
             Node::Cpu(cpu) => {
-                guest.bounds.is_half_due(self.class(), self.vcpu_still_for(guest, cpu))
+                guest.bounds.is_half_due(self.class(), self.vcpu_unchanged_for(guest, cpu))
             }
             Node::Task(_) | Node::Lock(_) | Node::Queue(_) => false,
         })
     }
 }
 
-/// A task to blame does not move as long as it waits for the same; for a CPU, `of_cpu` says.
-pub(super) fn task_or(
+/// Returns the age of a task's wait, or `of_cpu` for a CPU; `None` for a lock or queue.
+pub(super) fn task_or_cpu_age(
     guest: &KnownGuest<'_>,
     node: Node,
     of_cpu: impl FnOnce(u32) -> Duration,

@@ -1,18 +1,18 @@
 //! soft-lockup: a CPU takes interrupts, and schedules nothing.
 //!
-//! Due when its main loop has not moved for as long as the bound, but for the time in which it waited
-//! for somebody else. Holds while the main loop stands still. Blames the CPU.
+//! Due when the main loop has not advanced for the bound, not counting the time in which the CPU waited
+//! for another party. Holds until the main loop advances. Blames the CPU.
 
 use std::time::Duration;
 
 use nmiscope_report::Class;
 
-use super::rule::{AgesOf, Conduct, Rule, task_or};
+use super::rule::{AgeIter, Behaviour, Rule, task_or_cpu_age};
 use crate::hang::ages::Age;
 use crate::hang::guest::KnownGuest;
 use crate::hang::wait_graph::Node;
 
-/// See the module.
+/// Rule of the soft-lockup class.
 pub struct SoftLockup;
 
 impl Rule for SoftLockup {
@@ -20,15 +20,15 @@ impl Rule for SoftLockup {
         Class::SoftLockup
     }
 
-    fn conduct(&self) -> Conduct {
-        Conduct { takes_interrupts: true, ..Conduct::RUNS }
+    fn behaviour(&self) -> Behaviour {
+        Behaviour { takes_interrupts: true, ..Behaviour::RUNS }
     }
 
-    fn ends_waits(&self) -> bool {
+    fn is_wait_root(&self) -> bool {
         true
     }
 
-    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgesOf<'a> {
+    fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgeIter<'a> {
         Box::new(guest.ages.cpus.iter().map(|cpu| cpu.main_loop.own()))
     }
 
@@ -36,19 +36,19 @@ impl Rule for SoftLockup {
         Some(guest.ages.cpu(cpu).main_loop.age)
     }
 
-    fn still_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
-        task_or(guest, node, |cpu| guest.ages.cpu(cpu).main_loop.own())
+    fn unchanged_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
+        task_or_cpu_age(guest, node, |cpu| guest.ages.cpu(cpu).main_loop.own())
     }
 }
 
-/// The time for which a CPU has scheduled nothing by its own fault.
+/// Returns the time for which a CPU has scheduled nothing by its own fault.
 pub fn main_loop_age(guest: &KnownGuest<'_>, cpu: u32) -> Duration {
     let ages = guest.ages.cpu(cpu);
-    ages.main_loop.own().saturating_sub(guest.excused(ages))
+    ages.main_loop.own().saturating_sub(guest.wait_credit(ages))
 }
 
-/// The class of a CPU that schedules nothing, and its age; `None` if it does.
+/// Returns the class of a CPU that schedules nothing, and its age; `None` if it does.
 pub fn found(guest: &KnownGuest<'_>, cpu: u32) -> Option<(Class, Duration)> {
     let age = main_loop_age(guest, cpu);
-    (age >= guest.lasting).then_some((Class::SoftLockup, age))
+    (age >= guest.min_wait_age).then_some((Class::SoftLockup, age))
 }

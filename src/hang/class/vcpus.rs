@@ -1,35 +1,35 @@
-//! Hangs of vCPUs of which no more is known than what shows from outside.
+//! Hangs of vCPUs whose kernel is unknown or still boots, made from outside observation alone.
 //!
-//! Owns how such a hang is made. Called by the classes of an unknown kernel and of one that boots.
+//! Owns how such a hang is built. Called by the classes of an unknown kernel and of a booting one.
 
 use std::time::Duration;
 
 use nmiscope_report::Class;
 
 use crate::hang::guest::UnknownGuest;
-use crate::hang::verdict::{Certainty, Hang};
+use crate::hang::verdict::{DetectedHang, HangCertainty};
 use crate::hang::wait_graph::Node;
 
-/// The hang of these vCPUs.
-pub fn hang_of_vcpus(class: Class, age: Duration, cpus: Vec<u32>) -> Hang {
-    Hang {
+/// Makes a hang that blames these vCPUs, without locks or waits.
+pub fn hang_of_vcpus(class: Class, age: Duration, cpus: Vec<u32>) -> DetectedHang {
+    DetectedHang {
         class,
         age,
         blamed: cpus.into_iter().map(Node::Cpu).collect(),
         locks: Vec::new(),
         victims: Vec::new(),
         edges: Vec::new(),
-        certainty: Certainty::default(),
+        certainty: HangCertainty::default(),
     }
 }
 
-/// The hang of those vCPUs that run and are due, whose age is at least `least`.
+/// Makes the hang of all vCPUs that run, are due, and are at least `least` old.
 pub fn running_for(
     guest: &UnknownGuest<'_>,
     class: Class,
     least: Duration,
     age: impl Fn(&UnknownGuest<'_>, u32) -> Duration,
-) -> Option<Hang> {
+) -> Option<DetectedHang> {
     let running = guest.started().filter(|(_, sample)| !sample.halted).map(|(cpu, _)| cpu);
     let is_due = |age| guest.bounds.is_due(class, age) && age >= least;
     let due: Vec<u32> = running.filter(|&cpu| is_due(age(guest, cpu))).collect();

@@ -1,11 +1,11 @@
-//! Guests that are not ready yet, and those that have given up.
+//! Guests that are not ready yet, and guests that panic.
 
 use super::scene::*;
 use crate::hang::*;
 use crate::kernel::WaitFor;
 
 #[test]
-fn a_guest_that_is_not_ready_in_time_stalls_where_its_boot_cpu_waits() {
+fn a_boot_stall_blames_the_cpu_that_the_boot_cpu_waits_for() {
     let watch = |waits: bool| {
         let mut scene = Scene::new(2);
         if waits {
@@ -16,7 +16,7 @@ fn a_guest_that_is_not_ready_in_time_stalls_where_its_boot_cpu_waits() {
         let mut detector = Detector::new(bounds, POLL);
         detector.observe(scene.now.clone());
         let verdict = (1..=40).find_map(|poll| {
-            scene.pass(POLL, |_| NOTHING);
+            scene.pass(POLL, |_| NO_PROGRESS);
             Some((poll, detector.judge(scene.now.clone())?))
         });
         assert_eq!(verdict.as_ref().map(|(poll, _)| *poll), Some(20));
@@ -30,15 +30,15 @@ fn a_guest_that_is_not_ready_in_time_stalls_where_its_boot_cpu_waits() {
 }
 
 #[test]
-fn a_panic_that_says_nothing_more_is_a_panic_and_no_hang() {
+fn a_panic_with_a_silent_console_is_not_a_hang() {
     let mut scene = Scene::new(2);
     scene.kernel().panicking = Some(1);
-    let verdict = scene.watch(LONG, |_| NOTHING);
+    let verdict = scene.watch(LONG, |_| NO_PROGRESS);
     assert!(matches!(verdict, Some((10, Verdict::Panicked(1)))), "{verdict:?}");
 }
 
 #[test]
-fn a_panic_that_goes_on_printing_is_one_too() {
+fn a_panic_that_keeps_printing_is_reported_later() {
     let mut scene = Scene::new(2);
     scene.kernel().panicking = Some(1);
     let verdict = scene.watch_with(Bounds::new(Some(BOUND)), 20 * LONG, |scene, _| {
@@ -49,16 +49,16 @@ fn a_panic_that_goes_on_printing_is_one_too() {
 }
 
 #[test]
-fn a_panic_of_a_cpu_that_does_not_exist_is_none() {
+fn a_panic_of_a_cpu_that_does_not_exist_is_ignored() {
     let mut scene = Scene::new(2);
     scene.kernel().panicking = Some(2);
     assert_eq!(scene.watch(10 * LONG, |_| ALL_MOVES), None);
     scene.spins(0, false);
-    assert_eq!(only(scene.watch(LONG, still(&[0], NOTHING))).class, Class::HardLockup);
+    assert_eq!(only(scene.watch(LONG, stalled(&[0], NO_PROGRESS))).class, Class::HardLockup);
 }
 
 #[test]
-fn a_boot_whose_next_cpu_the_host_does_not_run_does_not_stall_but_starve() {
+fn a_boot_that_waits_for_a_starved_cpu_is_starved() {
     let mut scene = Scene::new(2);
     scene.cpu_waits(0, WaitFor::Online(1));
     scene.spins(1, true);
@@ -69,7 +69,7 @@ fn a_boot_whose_next_cpu_the_host_does_not_run_does_not_stall_but_starve() {
     let mut detector = Detector::new(bounds, POLL);
     detector.observe(scene.now.clone());
     let verdict = (1..=60).find_map(|poll| {
-        scene.pass(POLL, |_| NOTHING);
+        scene.pass(POLL, |_| NO_PROGRESS);
         Some((poll, detector.judge(scene.now.clone())?))
     });
     let Some((50, Verdict::Starved(starved))) = verdict else { panic!("{verdict:?}") };

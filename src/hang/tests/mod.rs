@@ -1,9 +1,9 @@
-//! The rules, each with a guest in miniature: a healthy one, and what is different about this one.
+//! Tests of the rules: each changes one thing in a healthy guest in miniature.
 
 mod boot_and_panic;
-mod looking;
 mod moment;
+mod polling;
+mod progress;
 mod scene;
-mod standing_still;
 mod unknown_kernel;
-mod waiting;
+mod waits;

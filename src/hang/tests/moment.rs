@@ -1,18 +1,22 @@
-//! What one moment tells: what is certain at once, what is suspected, and what is nothing.
+//! Hangs of one moment: certain, suspected and healthy states.
 
 use std::time::Duration;
 
 use super::scene::*;
 use crate::hang::*;
-use crate::kernel::{EndsBy, LockKind, Reading, TaskState, WaitFor};
+use crate::kernel::{EndsBy, LockKind, Reading, TaskRunState, WaitFor};
 
-/// The hangs of a scene that was seen once.
-fn seen_once(scene: &Scene) -> Vec<Hang> {
-    of_dump(&scene.now, &Bounds::new(Some(BOUND))).hangs
+/// Returns the hangs of a scene that was seen once.
+fn seen_once(scene: &Scene) -> Vec<DetectedHang> {
+    judge_snapshot(&scene.now, &Bounds::new(Some(BOUND))).hangs
 }
 
-/// The hangs of a scene that was watched for `polls`, and was asked then.
-fn asked_after(scene: &mut Scene, polls: u32, moving: impl Fn(usize) -> (bool, bool)) -> Vec<Hang> {
+/// Returns the hangs of a scene that was observed for `polls` and is judged then.
+fn asked_after(
+    scene: &mut Scene,
+    polls: u32,
+    moving: impl Fn(usize) -> (bool, bool),
+) -> Vec<DetectedHang> {
     let mut detector = Detector::new(Bounds::new(Some(BOUND * 10)), POLL);
     detector.set_ready();
     detector.observe(scene.now.clone());
@@ -20,10 +24,10 @@ fn asked_after(scene: &mut Scene, polls: u32, moving: impl Fn(usize) -> (bool, b
         scene.pass(POLL, &moving);
         detector.observe(scene.now.clone());
     }
-    detector.of_moment(scene.now.clone()).expect("a kernel that can be read").hangs
+    detector.hangs_now(scene.now.clone()).expect("a kernel that can be read").hangs
 }
 
-/// Two CPUs with their interrupts off that wait for each other's lock.
+/// Two CPUs with interrupts off that wait for each other's lock.
 fn crossed() -> Scene {
     let mut scene = Scene::new(2);
     for cpu in [0, 1] {
@@ -38,7 +42,7 @@ fn crossed() -> Scene {
 fn a_cycle_of_locks_is_certain_at_once() {
     let [hang] = &seen_once(&crossed())[..] else { panic!("one hang") };
     assert_eq!(hang.class, Class::Deadlock);
-    assert_eq!((&hang.blamed, &hang.certainty), (&cpus(&[0, 1]), &Certainty::Certain));
+    assert_eq!((&hang.blamed, &hang.certainty), (&cpus(&[0, 1]), &HangCertainty::Certain));
 }
 
 #[test]
@@ -46,12 +50,12 @@ fn a_cycle_with_a_wait_that_ends_by_itself_is_not_certain() {
     for ends_by in [EndsBy::Timeout, EndsBy::Signal, EndsBy::BackOff] {
         let mut scene = crossed();
         scene.cpu(1).wait.as_mut().expect("a wait").ends_by = Some(ends_by);
-        assert!(seen_once(&scene).iter().all(|hang| hang.certainty != Certainty::Certain));
+        assert!(seen_once(&scene).iter().all(|hang| hang.certainty != HangCertainty::Certain));
     }
 }
 
 #[test]
-fn a_lock_of_ones_own_may_just_have_been_got() {
+fn a_wait_for_ones_own_lock_may_just_be_over() {
     let mut scene = Scene::new(1);
     scene.lock(10, LockKind::Spin, Some(0));
     scene.cpu_waits(0, WaitFor::Lock(10));
@@ -61,11 +65,11 @@ fn a_lock_of_ones_own_may_just_have_been_got() {
     // The wait began after that: it waits for itself.
     scene.cpu(0).wait.as_mut().expect("a wait").since_ns = 6;
     let [hang] = &seen_once(&scene)[..] else { panic!("one hang") };
-    assert_eq!((hang.class, &hang.certainty), (Class::Deadlock, &Certainty::Certain));
+    assert_eq!((hang.class, &hang.certainty), (Class::Deadlock, &HangCertainty::Certain));
 }
 
-/// CPU 0 has a lock and waits for CPU 1's answer; CPU 1 waits for the lock. It may be inside its timer's
-/// handler, and answer after that.
+/// CPU 0 holds a lock and waits for CPU 1's answer; CPU 1 waits for the lock. CPU 1 may be inside its
+/// timer's handler, and answer afterwards.
 #[test]
 fn a_cycle_through_a_call_is_not_certain() {
     for interrupts_on in [false, true] {
@@ -74,30 +78,30 @@ fn a_cycle_through_a_call_is_not_certain() {
         scene.cpu_waits(0, WaitFor::Call(1));
         scene.cpu_waits(1, WaitFor::Lock(10));
         scene.spins(1, interrupts_on);
-        assert!(seen_once(&scene).iter().all(|hang| hang.certainty != Certainty::Certain));
+        assert!(seen_once(&scene).iter().all(|hang| hang.certainty != HangCertainty::Certain));
     }
 }
 
-/// The lock goes from hand to hand: nobody has it at this moment, and no wait is for somebody.
+/// The lock changes hands: at this moment it has no holder, and no wait is for a party.
 #[test]
-fn waits_for_a_lock_that_nobody_holds_are_never_certain() {
+fn waits_for_a_lock_without_a_holder_are_never_certain() {
     let mut scene = Scene::new(3);
     scene.lock(10, LockKind::Ticket, None);
     scene.cpu_waits(1, WaitFor::Lock(10));
     scene.cpu_waits(2, WaitFor::Lock(10));
-    let verdict = scene.watch(10 * LONG, still(&[1, 2], NO_LOOP));
-    assert!(hangs(verdict).iter().all(|hang| hang.certainty == Certainty::Likely));
-    assert!(seen_once(&scene).iter().all(|hang| hang.certainty != Certainty::Certain));
+    let verdict = scene.watch(10 * LONG, stalled(&[1, 2], NO_LOOP));
+    assert!(hangs(verdict).iter().all(|hang| hang.certainty == HangCertainty::Likely));
+    assert!(seen_once(&scene).iter().all(|hang| hang.certainty != HangCertainty::Certain));
 }
 
 #[test]
-fn a_halt_that_is_derived_from_code_is_no_more_than_suspected_at_once() {
+fn a_halt_derived_from_code_is_only_suspected_at_once() {
     let mut scene = Scene::new(2);
     scene.halts(1, false);
     scene.now.vcpus[1].sample.as_mut().expect("a sample").halt_is_derived = true;
     let [hang] = &seen_once(&scene)[..] else { panic!("one hang") };
     assert_eq!(hang.class, Class::DeadHalt);
-    assert!(matches!(hang.certainty, Certainty::Suspected { .. }), "{hang:?}");
+    assert!(matches!(hang.certainty, HangCertainty::Suspected { .. }), "{hang:?}");
 }
 
 /// The VM was stopped for an hour, and one of its CPUs has ticked since.
@@ -117,14 +121,14 @@ fn a_cpu_that_takes_interrupts_has_no_lockup_by_the_clock_alone() {
 #[test]
 fn a_cycle_of_mutexes_is_certain_while_all_cpus_idle() {
     let mut scene = Scene::new(2);
-    let [reader, writer] = [0, 1].map(|cpu| scene.task("task", cpu, TaskState::Blocked));
+    let [reader, writer] = [0, 1].map(|cpu| scene.task("task", cpu, TaskRunState::Blocked));
     scene.lock(10, LockKind::Mutex, Some(reader));
     scene.lock(11, LockKind::Mutex, Some(writer));
     scene.task_waits(reader, WaitFor::Lock(11));
     scene.task_waits(writer, WaitFor::Lock(10));
     let [hang] = &seen_once(&scene)[..] else { panic!("one hang") };
     assert_eq!(hang.blamed, [Node::Task(reader), Node::Task(writer)]);
-    assert_eq!(hang.certainty, Certainty::Certain);
+    assert_eq!(hang.certainty, HangCertainty::Certain);
 }
 
 #[test]
@@ -134,12 +138,12 @@ fn a_dead_halt_is_likely_at_once_and_has_its_victims() {
     scene.lock(10, LockKind::Spin, Some(1));
     scene.cpu_waits(0, WaitFor::Lock(10));
     let [hang] = &seen_once(&scene)[..] else { panic!("one hang") };
-    assert_eq!((hang.class, &hang.certainty), (Class::DeadHalt, &Certainty::Likely));
+    assert_eq!((hang.class, &hang.certainty), (Class::DeadHalt, &HangCertainty::Likely));
     assert_eq!((&hang.blamed, &hang.victims), (&cpus(&[1]), &cpus(&[0])));
 }
 
 #[test]
-fn cpus_that_are_offline_or_parked_by_a_panic_are_not_halted_for_good() {
+fn offline_or_parked_cpus_are_not_dead_halts() {
     let mut scene = Scene::new(2);
     scene.halts(1, false);
     scene.cpu(1).online = false;
@@ -150,7 +154,7 @@ fn cpus_that_are_offline_or_parked_by_a_panic_are_not_halted_for_good() {
 }
 
 #[test]
-fn a_dead_halt_of_an_unknown_kernel_is_suspected_until_it_has_lasted() {
+fn an_unknown_kernels_dead_halt_is_suspected_before_its_bound() {
     let mut scene = Scene::new(2);
     scene.halts(0, false);
     scene.halts(1, false);
@@ -160,35 +164,37 @@ fn a_dead_halt_of_an_unknown_kernel_is_suspected_until_it_has_lasted() {
     let mut certainties = Vec::new();
     for poll in 0..LONG {
         scene.now.at = POLL * poll;
-        let found = detector.of_moment(scene.now.clone()).expect("a guest that can be seen");
+        let found = detector.hangs_now(scene.now.clone()).expect("a guest that can be seen");
         certainties.extend(found.hangs.into_iter().map(|hang| (poll, hang.class, hang.certainty)));
     }
     assert!(certainties.len() > LONG as usize / 2, "{certainties:?}");
     for (poll, class, certainty) in certainties {
         assert_eq!(class, Class::DeadHalt);
         match POLL * poll >= BOUND {
-            true => assert_eq!(certainty, Certainty::Likely),
-            false => assert!(matches!(certainty, Certainty::Suspected { .. }), "{certainty:?}"),
+            true => assert_eq!(certainty, HangCertainty::Likely),
+            false => assert!(matches!(certainty, HangCertainty::Suspected { .. }), "{certainty:?}"),
         }
     }
 }
 
 #[test]
-fn what_only_time_can_tell_is_suspected_until_it_has_lasted() {
+fn a_lockup_is_suspected_until_it_has_lasted() {
     let mut scene = Scene::new(2);
     scene.spins(1, false);
-    let [hang] = &asked_after(&mut scene, 50, still(&[1], NOTHING))[..] else { panic!("one hang") };
+    let [hang] = &asked_after(&mut scene, 50, stalled(&[1], NO_PROGRESS))[..] else {
+        panic!("one hang")
+    };
     assert_eq!((hang.class, &hang.blamed), (Class::HardLockup, &cpus(&[1])));
     let (lasted, bound) = (POLL * 50, BOUND * 10);
-    assert_eq!(hang.certainty, Certainty::Suspected { lasted, bound });
-    // A tenth of the bound is the least: what has just begun may be anything.
+    assert_eq!(hang.certainty, HangCertainty::Suspected { lasted, bound });
+    // A tenth of the bound is the least: a younger stall may be anything.
     let mut scene = Scene::new(2);
     scene.spins(1, false);
-    assert_eq!(asked_after(&mut scene, 9, still(&[1], NOTHING)), []);
+    assert_eq!(asked_after(&mut scene, 9, stalled(&[1], NO_PROGRESS)), []);
 }
 
 #[test]
-fn a_guest_that_gets_on_has_no_hang_at_any_moment() {
+fn a_healthy_guest_has_no_hang_at_any_moment() {
     let mut scene = Scene::new(2);
     scene.lock(10, LockKind::Spin, Some(0));
     scene.cpu_waits(1, WaitFor::Lock(10));
@@ -196,11 +202,11 @@ fn a_guest_that_gets_on_has_no_hang_at_any_moment() {
     assert_eq!(seen_once(&Scene::new(4)), []);
 }
 
-/// The kernel's own clock is all the past that a dump has.
+/// The kernel's own clock is the only past that a dump has.
 #[test]
-fn a_dump_dates_what_stands_still_by_the_kernels_records() {
+fn a_dump_dates_a_lockup_by_the_kernels_records() {
     const SECOND: u64 = 1_000_000_000;
-    for (ago, wanted) in [(5 * SECOND, Some(Certainty::Likely)), (SECOND / 20, None)] {
+    for (ago, wanted) in [(5 * SECOND, Some(HangCertainty::Likely)), (SECOND / 20, None)] {
         let mut scene = Scene::new(2);
         scene.spins(1, false);
         let now = 100 * SECOND;
@@ -217,12 +223,12 @@ fn a_dump_dates_what_stands_still_by_the_kernels_records() {
 }
 
 #[test]
-fn a_wait_that_nobody_dates_is_told_with_its_doubt() {
+fn an_undated_wait_is_reported_with_its_doubt() {
     let mut scene = Scene::new(2);
     scene.lock(10, LockKind::Spin, Some(0));
     scene.cpu_waits(1, WaitFor::Lock(10));
     let [hang] = &seen_once(&scene)[..] else { panic!("one wait") };
     assert_eq!(hang.class, Class::LockWait);
-    assert_eq!(hang.certainty, Certainty::Unknown { why: Doubt::NoPast });
+    assert_eq!(hang.certainty, HangCertainty::Unknown { why: Doubt::NoPast });
     assert_eq!(hang.age, Duration::ZERO);
 }

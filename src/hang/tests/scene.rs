@@ -1,4 +1,4 @@
-//! A guest in miniature: its CPUs idle and its counters move, until a test says otherwise.
+//! Guest in miniature: its CPUs idle and its counters move, until a test changes something.
 
 use std::time::Duration;
 
@@ -6,18 +6,19 @@ use nmiscope_machine::HostTimes;
 
 use crate::hang::*;
 use crate::kernel::{
-    CpuActivity, KernelState, Lock, LockKind, Reading, Site, Task, TaskState, Wait, WaitFor,
+    CpuActivity, KernelState, KernelTask, Lock, LockKind, Reading, Site, TaskRunState, Wait,
+    WaitFor,
 };
 
 pub const POLL: Duration = Duration::from_millis(100);
 pub const BOUND: Duration = Duration::from_secs(1);
-/// The polls of twice the bound.
+/// Twice the bound, in polls.
 pub const LONG: u32 = 20;
 
-/// A guest whose CPUs idle and whose counters move, and its host.
+/// Guest whose CPUs idle and whose counters move, and its host.
 pub struct Scene {
     pub now: Observation,
-    /// By CPU number: whether the host runs it.
+    /// Flags by CPU number: true if the host runs the CPU.
     pub hosted: Vec<bool>,
 }
 
@@ -34,7 +35,11 @@ impl Scene {
             now: Observation {
                 at: Duration::ZERO,
                 vcpus: vec![
-                    Vcpu { times: Some(times), sample: Some(idle), ..Vcpu::default() };
+                    ObservedVcpu {
+                        times: Some(times),
+                        sample: Some(idle),
+                        ..ObservedVcpu::default()
+                    };
                     cpus
                 ],
                 console_bytes: 0,
@@ -55,8 +60,9 @@ impl Scene {
         self.kernel().cpus[cpu].as_mut().expect("a CPU that can be read")
     }
 
-    pub fn task(&mut self, name: &str, cpu: u32, state: TaskState) -> u32 {
-        let task = Task { name: name.into(), cpu, state, switches: 1, wait: None, registers: None };
+    pub fn task(&mut self, name: &str, cpu: u32, state: TaskRunState) -> u32 {
+        let task =
+            KernelTask { name: name.into(), cpu, state, switches: 1, wait: None, registers: None };
         self.kernel().tasks.push(Some(task));
         self.kernel().tasks.len() as u32 - 1
     }
@@ -74,10 +80,10 @@ impl Scene {
     pub fn task_waits(&mut self, task: u32, what: WaitFor) {
         let task = self.kernel().tasks[task as usize].as_mut().expect("a task");
         task.wait = Some(Wait { what, since_ns: 1, at: Site::default(), ends_by: None });
-        task.state = TaskState::Blocked;
+        task.state = TaskRunState::Blocked;
     }
 
-    /// It runs, and its vCPU never sleeps.
+    /// Makes a CPU run without ever sleeping.
     pub fn spins(&mut self, cpu: usize, interrupts_on: bool) {
         let vcpu = &mut self.now.vcpus[cpu];
         vcpu.sample = Some(VcpuSample {
@@ -95,7 +101,7 @@ impl Scene {
         self.now.vcpus[cpu].sample = Some(sample);
     }
 
-    /// Lets the counters of `moving` advance for an interval, and the host's of those that it runs.
+    /// Advances the counters of `moving` by an interval, and the host's of the CPUs that it runs.
     pub fn pass(&mut self, interval: Duration, moving: impl Fn(usize) -> (bool, bool)) {
         self.now.at += interval;
         for cpu in 0..self.hosted.len() {
@@ -112,7 +118,7 @@ impl Scene {
         }
     }
 
-    /// What a detector says that watches for `polls`, and when, if it says anything.
+    /// Observes for `polls`. Returns the verdict of a detector and its poll, if there is one.
     pub fn watch(
         &mut self,
         polls: u32,
@@ -140,20 +146,20 @@ impl Scene {
 pub const ALL_MOVES: (bool, bool) = (true, true);
 pub const NO_LOOP: (bool, bool) = (true, false);
 pub const NO_TICK: (bool, bool) = (false, true);
-pub const NOTHING: (bool, bool) = (false, false);
+pub const NO_PROGRESS: (bool, bool) = (false, false);
 
-pub fn still(which: &[usize], how: (bool, bool)) -> impl Fn(usize) -> (bool, bool) {
+pub fn stalled(which: &[usize], how: (bool, bool)) -> impl Fn(usize) -> (bool, bool) {
     move |cpu| if which.contains(&cpu) { how } else { ALL_MOVES }
 }
 
-pub fn hangs(verdict: Option<(u32, Verdict)>) -> Vec<Hang> {
+pub fn hangs(verdict: Option<(u32, Verdict)>) -> Vec<DetectedHang> {
     match verdict {
         Some((_, Verdict::Hangs(found))) => found.hangs,
-        other => panic!("no hang, but {other:?}"),
+        other => panic!("not a hang: {other:?}"),
     }
 }
 
-pub fn only(verdict: Option<(u32, Verdict)>) -> Hang {
+pub fn only(verdict: Option<(u32, Verdict)>) -> DetectedHang {
     let mut hangs = hangs(verdict);
     assert_eq!(hangs.len(), 1, "{hangs:#?}");
     hangs.remove(0)

@@ -1,4 +1,4 @@
-//! Guests of which nothing is known but what shows from outside.
+//! Guests whose kernel is unknown: outside observation alone.
 
 use nmiscope_machine::{HostCounts, HostTimes};
 
@@ -6,8 +6,8 @@ use super::scene::*;
 use crate::hang::*;
 use crate::kernel::{CpuActivity, KernelState, Reading};
 
-/// A guest with one vCPU whose kernel is not known, watched for three times the longest bound. What
-/// happens to it at each poll is `what`'s.
+/// Returns the class of a guest with one vCPU and an unknown kernel, observed for three times the longest
+/// bound. `what` changes each observation.
 fn class_of_unknown(
     sample: VcpuSample,
     mut what: impl FnMut(&mut Observation, u32),
@@ -29,7 +29,7 @@ fn class_of_unknown(
 }
 
 #[test]
-fn of_an_unknown_kernel_it_is_the_interrupt_flag_and_the_console_that_tell() {
+fn interrupt_flag_and_console_decide_the_class_of_an_unknown_kernel() {
     let row = |sample: VcpuSample, prints: bool| {
         class_of_unknown(sample, |now, poll| {
             now.console_bytes += u64::from(prints && poll % 5 == 0);
@@ -43,9 +43,9 @@ fn of_an_unknown_kernel_it_is_the_interrupt_flag_and_the_console_that_tell() {
     assert_eq!(row(sample(false, true), true), None);
 }
 
-/// Its kernel may take a while before it lets the first interrupt in.
+/// The kernel may take a while before it enables interrupts.
 #[test]
-fn of_an_unknown_kernel_the_interrupts_may_be_off_for_long_only_while_it_boots() {
+fn a_booting_unknown_kernel_may_have_interrupts_off_for_longer() {
     let mut scene = Scene::new(1);
     scene.spins(0, false);
     scene.now.kernel = Reading::Unknown;
@@ -62,10 +62,10 @@ fn of_an_unknown_kernel_the_interrupts_may_be_off_for_long_only_while_it_boots()
     assert_eq!(verdict.map(|(poll, _)| poll), Some(14));
 }
 
-/// By bad luck it is never seen with interrupts on, or never in HLT.
+/// Samples by chance never show interrupts on, or never HLT.
 #[test]
-fn of_an_unknown_kernel_what_the_host_counts_says_more_than_what_it_happens_to_see() {
-    /// At each poll: interrupts and HLTs more.
+fn the_hosts_counts_outweigh_samples_of_an_unknown_kernel() {
+    /// Interrupts and HLTs that each poll adds.
     type Counted = (Option<u64>, Option<u64>);
     let rows: [(Counted, VcpuSample, Option<Class>); 8] = [
         ((None, None), sample(false, false), Some(Class::HardLockup)),
@@ -87,8 +87,8 @@ fn of_an_unknown_kernel_what_the_host_counts_says_more_than_what_it_happens_to_s
 }
 
 #[test]
-fn a_vcpu_is_asked_only_where_its_state_does_not_follow_from_what_the_host_counts() {
-    let vcpu = |sample, interrupts, halts, asleep| Vcpu {
+fn a_state_follows_from_the_hosts_counts_where_possible() {
+    let vcpu = |sample, interrupts, halts, asleep| ObservedVcpu {
         times: Some(HostTimes { asleep, ..HostTimes::default() }),
         sample,
         counts: HostCounts { interrupts, halts },
@@ -100,27 +100,27 @@ fn a_vcpu_is_asked_only_where_its_state_does_not_follow_from_what_the_host_count
         // It has taken interrupts.
         (before(dead), vcpu(None, Some(8), Some(7), false), Some(sample(false, true))),
         (before(spins), vcpu(None, Some(8), Some(8), true), idle),
-        // It has slept all along.
+        // It has slept since.
         (before(dead), vcpu(None, Some(7), Some(7), true), dead),
         (before(idle), vcpu(None, Some(7), Some(7), true), idle),
         (before(new), vcpu(None, Some(7), Some(7), true), new),
-        // It has halted anew, woken up, or never halted.
+        // It has halted again, woken up, or never halted.
         (before(dead), vcpu(None, Some(7), Some(8), true), None),
         (before(idle), vcpu(None, Some(7), Some(7), false), None),
         (before(new), vcpu(None, Some(7), Some(8), true), None),
         (before(spins), vcpu(None, Some(7), Some(7), true), None),
-        // Nobody counts.
+        // The host does not count.
         (vcpu(idle, None, None, true), vcpu(None, None, None, true), None),
-        (before(idle), Vcpu::default(), None),
-        (Vcpu::default(), vcpu(None, Some(7), Some(7), true), None),
+        (before(idle), ObservedVcpu::default(), None),
+        (ObservedVcpu::default(), vcpu(None, Some(7), Some(7), true), None),
     ];
     for (before, now, sample) in rows {
-        assert_eq!(now.sample_without_asking(&before), sample, "{before:?}, then {now:?}");
+        assert_eq!(now.derived_sample(&before), sample, "{before:?}, then {now:?}");
     }
 }
 
 #[test]
-fn a_vcpu_of_an_unknown_kernel_that_halts_now_and_then_is_not_silent() {
+fn an_unknown_kernel_that_halts_now_and_then_is_not_silent() {
     let found = class_of_unknown(sample(false, true), |now, poll| {
         now.vcpus[0].sample = Some(sample(poll % 7 == 0, true));
     });

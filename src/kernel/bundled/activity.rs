@@ -1,12 +1,12 @@
-//! What the bundled guest says of what it is doing: counters, tasks, locks, and who waits for what.
+//! Activity of the bundled guest: counters, tasks, locks, and waits.
 //!
-//! Two depths, as `hang` has two steps. The counters are a few words for each CPU, read ten times a
-//! second while the guest runs. The rest (names, places in the source, registers of tasks that do not
-//! run) is read of a guest that stands still. Where all that lies is `layout`'s.
+//! Read at two depths, since `hang` has two steps. The counters are a few words for each CPU, read ten
+//! times a second while the guest runs. The rest (names, places in the source, registers of tasks that do
+//! not run) is read from a stopped guest. `layout` owns the addresses.
 
 mod layout;
 
-pub use layout::{Activity, Places};
+pub use layout::{ActivityLayout, ActivityPlaces};
 
 use std::collections::BTreeMap;
 
@@ -16,20 +16,20 @@ use nmiscope_machine::{
     VirtualAddress, VirtualMemory,
 };
 
-use self::layout::{CpuPlaces, StampWords, TaskWords, WaitWords};
+use self::layout::{CpuActivityPlaces, StampWords, TaskWords, WaitWords};
 use crate::kernel::adapter::Depth;
 use crate::kernel::state::{
-    CpuActivity, EndsBy, KernelState, Lock, LockKind, Site, Task, TaskState, Wait, WaitFor,
+    CpuActivity, EndsBy, KernelState, KernelTask, Lock, LockKind, Site, TaskRunState, Wait, WaitFor,
 };
 
-/// The longest name of a source file that is believed in.
+/// The longest name of a source file, in bytes; a longer one is garbage.
 const MAX_FILE_NAME: u64 = 1024;
 
-impl Places {
-    /// Reads them. What is found by a pointer is found through `tables`.
+impl ActivityPlaces {
+    /// Reads the kernel's state. Pointers are followed through `tables`.
     ///
     /// # Errors
-    /// There is no memory where something was.
+    /// Memory that a structure was in cannot be read.
     pub fn read(
         &self,
         memory: &dyn PhysicalMemory,
@@ -41,7 +41,7 @@ impl Places {
 }
 
 struct Reader<'a> {
-    places: &'a Places,
+    places: &'a ActivityPlaces,
     memory: &'a dyn PhysicalMemory,
     tables: PageTables,
     depth: Depth,
@@ -65,11 +65,11 @@ impl Reader<'_> {
             WaitFor::Lock(address) => Some(address),
             _ => None,
         });
-        // One that cannot be read is one that is not known.
+        // A lock that cannot be read is left out.
         let read = |address| Some((address, self.lock(VirtualAddress(address)).ok()?));
         state.locks = locks.filter_map(read).collect();
         state.now_ns = latest(&state);
-        // A panic waits for its locks for a while only, to get its message out.
+        // A panic waits for its locks for a limited time, to print its message.
         if let Some(cpu) = state.panicking.and_then(|cpu| state.cpus.get_mut(cpu as usize)) {
             let wait = cpu.as_mut().and_then(|cpu| cpu.wait.as_mut());
             wait.into_iter().for_each(|wait| wait.ends_by = Some(EndsBy::BackOff));
@@ -77,7 +77,7 @@ impl Reader<'_> {
         Ok(state)
     }
 
-    fn cpu(&self, (words, stamps): &CpuPlaces) -> Result<CpuActivity, ReadError> {
+    fn cpu(&self, (words, stamps): &CpuActivityPlaces) -> Result<CpuActivity, ReadError> {
         let stamp = |at: fn(&StampWords<PhysicalAddress>) -> PhysicalAddress| {
             stamps.as_ref().and_then(|stamps| self.memory.read_u64(at(stamps)).ok())
         };
@@ -96,25 +96,25 @@ impl Reader<'_> {
         })
     }
 
-    fn task(&self, words: &TaskWords<PhysicalAddress>) -> Result<Option<Task>, ReadError> {
+    fn task(&self, words: &TaskWords<PhysicalAddress>) -> Result<Option<KernelTask>, ReadError> {
         let state = match self.memory.read_u32(words.state)? {
             abi::TASK_UNUSED => return Ok(None),
-            abi::TASK_READY => TaskState::Ready,
-            abi::TASK_RUNNING => TaskState::Running,
-            abi::TASK_BLOCKED => TaskState::Blocked,
-            abi::TASK_ENDED => TaskState::Ended,
-            garbage => TaskState::Garbage(garbage),
+            abi::TASK_READY => TaskRunState::Ready,
+            abi::TASK_RUNNING => TaskRunState::Running,
+            abi::TASK_BLOCKED => TaskRunState::Blocked,
+            abi::TASK_ENDED => TaskRunState::Ended,
+            garbage => TaskRunState::Garbage(garbage),
         };
         let all = self.depth == Depth::All;
-        Ok(Some(Task {
+        Ok(Some(KernelTask {
             name: if all { self.name(words.name)? } else { String::new() },
             cpu: self.memory.read_u32(words.cpu)?,
             state,
             switches: self.memory.read_u64(words.switches)?,
             wait: self.wait(&words.wait)?,
             registers: match state {
-                // Those of one that is being switched to or from mean nothing.
-                TaskState::Ready | TaskState::Blocked if all => {
+                // The registers of a task that is being switched to or from mean nothing.
+                TaskRunState::Ready | TaskRunState::Blocked if all => {
                     self.registers(self.memory.read_u64(words.stack_pointer)?).ok()
                 }
                 _ => None,
@@ -135,12 +135,12 @@ impl Reader<'_> {
             Some(offset) => {
                 self.virtual_memory().read_u64(VirtualAddress(stack_pointer).wrapping_add(offset))
             }
-            // RSP: when the task goes on, the frame is off its stack.
+            // RSP: when the task continues, the frame has been popped from its stack.
             None => Ok(stack_pointer.wrapping_add(layout.size)),
         })
     }
 
-    /// The kind is written last when a wait begins.
+    /// Reads a wait. Its kind is written last when it begins.
     fn wait(&self, words: &WaitWords<PhysicalAddress>) -> Result<Option<Wait>, ReadError> {
         let what = match self.memory.read_u32(words.kind)? {
             abi::WAIT_LOCK => WaitFor::Lock(self.memory.read_u64(words.on)?),
@@ -177,7 +177,7 @@ impl Reader<'_> {
         Site { address, line }
     }
 
-    /// `None` where there is none, or none that is believed in.
+    /// Returns the file and line of a location; `None` if there is none, or it is garbage.
     fn line(&self, location: VirtualAddress) -> Option<(String, u32)> {
         let layout = &self.places.layouts.location;
         let file = self.virtual_memory().read_u64(location.wrapping_add(layout.file)).ok()?;
@@ -194,10 +194,10 @@ impl Reader<'_> {
     }
 }
 
-/// The latest uptime that is believed in, in nanoseconds: ten years.
+/// The latest uptime, in nanoseconds: ten years; a later one is garbage.
 const MAX_UPTIME_NS: u64 = 10 * 365 * 24 * 3600 * 1_000_000_000;
 
-/// The latest of all times that are recorded; `None` if it is garbage.
+/// Returns the latest of all recorded times; `None` if it is garbage.
 fn latest(state: &KernelState) -> Option<u64> {
     let cpus = state.cpus.iter().flatten();
     let stamps = cpus.clone().flat_map(|cpu| [cpu.tick_ns, cpu.main_loop_ns]).flatten();
@@ -208,7 +208,7 @@ fn latest(state: &KernelState) -> Option<u64> {
     stamps.chain(waits).chain(locks).max().filter(|&latest| latest <= MAX_UPTIME_NS)
 }
 
-/// The number of a CPU or a task, of which the guest writes one more, and 0 for none.
+/// Decodes the number of a CPU or a task, which the guest stores plus one, with 0 for none.
 fn number(plus_one: u32) -> Option<u32> {
     plus_one.checked_sub(1)
 }

@@ -1,21 +1,22 @@
-//! From a name to an address, and from there to guest-physical memory.
+//! Addresses: from a name in the image to a guest-virtual and a guest-physical address.
 //!
-//! Owns what all parts of the adapter look up in the same way, and the most CPUs that it believes in.
+//! Owns the lookups that all parts of the adapter share, and the bound on CPUs. Called by the whole
+//! adapter.
 
 use nmiscope_machine::{
     GuestVirtual, PhysicalAddress, PhysicalMemory, ReadError, VirtualAddress, WalkError,
 };
 use nmiscope_symbolizer::{Place, TypeError, Types};
 
-/// More CPUs than any kernel here has, and few enough to make a table of.
+/// The most CPUs that are read: more than any kernel here has, and few enough for a table.
 pub const MAX_CPUS: u64 = 4096;
 
-/// The address of a variable in the image.
+/// Returns the address of a variable in the image.
 pub fn address(types: &Types<'_>, name: &str) -> Result<VirtualAddress, TypeError> {
     types.variable(name).map(|place: Place<'_>| place.address())
 }
 
-/// The guest-physical address of a guest-virtual one.
+/// Translates a guest-virtual address to a guest-physical one.
 pub fn physical<M: PhysicalMemory + ?Sized>(
     memory: &GuestVirtual<'_, M>,
     address: VirtualAddress,

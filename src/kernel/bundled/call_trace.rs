@@ -1,7 +1,7 @@
-//! The text of the bundled guest's NMI handler: finds the call trace in it.
+//! Call traces in the text of the bundled guest's NMI handler.
 //!
-//! The text is the guest's, so it may be anything: whatever does not look like an entry is not one,
-//! and an address that is none is looked up in vain, later. Bounded by the text's length.
+//! The text is the guest's, and may be anything: a line that does not look like an entry is skipped, and
+//! an address that is none is looked up in vain, later. Bounded by the text's length.
 
 use nmiscope_machine::VirtualAddress;
 
@@ -10,13 +10,13 @@ use crate::kernel::vocabulary::TraceEntry;
 const HEADING: &str = "Call Trace:";
 const INTERRUPTED: &str = "--- interrupted ---";
 
-/// Whether a call trace begins somewhere in the text.
+/// Returns true if a call trace begins in the text.
 pub(super) fn has_trace(text: &str) -> bool {
     text.lines().any(|line| line.trim() == HEADING)
 }
 
-/// The entries of the last call trace in the text: if an earlier answer stands before it, that was
-/// of an NMI that nobody read.
+/// Returns the entries of the last call trace in the text: an earlier one answered an NMI whose buffer
+/// was not read.
 pub(super) fn entries(text: &str) -> impl Iterator<Item = TraceEntry> {
     let trace = text.rfind(HEADING).map_or("", |start| &text[start + HEADING.len()..]);
     let mut interrupted = false;
@@ -32,7 +32,7 @@ pub(super) fn entries(text: &str) -> impl Iterator<Item = TraceEntry> {
     })
 }
 
-/// ` [<ffffffff80001234>]`, or with ` ?` behind it.
+/// Parses an entry: ` [<ffffffff80001234>]`, followed by ` ?` if it is not reliable.
 fn parse_entry(line: &str) -> Option<(u64, bool)> {
     let (digits, rest) = line.trim().strip_prefix("[<")?.split_once(">]")?;
     let is_hex = digits.len() <= 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_has_its_interrupted_and_its_unreliable_entries_marked() {
+    fn interrupted_and_unreliable_entries_are_marked() {
         let text = "NMI backtrace for cpu 2\nRIP: 0008:[<ffffffff80201234>] RFLAGS: 00000046\n\
                     Call Trace:\n --- interrupted ---\n [<ffffffff80201234>]\n \
                     [<ffffffff80205678>] ?\n [<ffffffff80209abc>]\n --- interrupted ---\n \
@@ -77,14 +77,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_entry_is_passed_over() {
+    fn lines_that_are_no_entries_are_skipped() {
         let text = "Call Trace:\n [<xyz>]\n [<>]\n [<00000000000000001>]\n [<1>] !\nhello\n [<2>\n";
         assert_eq!(entries(text).count(), 0);
     }
 
     proptest! {
         #[test]
-        fn no_text_is_too_strange(text in "\\PC*") {
+        fn any_text_is_parsed_without_a_panic(text in "\\PC*") {
             let _ = entries(&format!("Call Trace:\n{text}")).count();
         }
     }

@@ -1,8 +1,7 @@
-//! The bundled guest in one guest's memory: where its structures lie, physically, and what is done
-//! with them.
+//! Structures of the bundled guest, located in one guest's memory, and the operations on them.
 //!
-//! Owns the guest-physical addresses; refuses to own how they are found (the parent module) and when
-//! they are read (`capture`, `session`).
+//! Owns the guest-physical addresses; refuses to own how they are found (the parent module) and when they
+//! are used (`capture`, `session`).
 
 use nmiscope_guest::abi::RESERVED_BY_HYPERVISOR;
 use nmiscope_guest::printk;
@@ -12,7 +11,7 @@ use nmiscope_machine::{
 };
 use nmiscope_symbolizer::TypeError;
 
-use super::activity::Places as ActivityPlaces;
+use super::activity::ActivityPlaces;
 use super::addresses::MAX_CPUS;
 use super::log::LogPlace;
 use crate::kernel::adapter::{Depth, Located};
@@ -21,25 +20,26 @@ use crate::kernel::nmi_buffers::{BufferOwner, Holder, NmiBuffers, NoBuffer, SeqB
 use crate::kernel::state::KernelState;
 use crate::targets::{NoSuchWord, Words};
 
-/// The largest buffer that is believed in.
+/// The largest NMI buffer, in bytes; a larger one is garbage.
 const MAX_BUFFER: u64 = 1 << 20;
 
-/// Where the structures lie.
+/// Located structures of the bundled guest.
 #[derive(Debug)]
-pub(super) struct Places {
-    /// The page tables by which they were found.
+pub(super) struct LocatedBundled {
+    /// The page tables through which they were found.
     pub(super) tables: PageTables,
     pub(super) reservation: ReservationPlace,
-    /// By CPU number; or why a CPU's variables are not to be found.
+    /// The places by CPU number, or the reason why a CPU's variables were not found.
     pub(super) cpus: Vec<Result<CpuPlaces, TypeError>>,
     pub(super) activity: ActivityPlaces,
     pub(super) log: LogPlace,
-    /// The kernel's data, and the template of its per-CPU data: address and length in bytes.
+    /// The kernel's data, and the template of its per-CPU data: guest-virtual address and length in
+    /// bytes.
     pub(super) data: Option<(VirtualAddress, u64)>,
     pub(super) template: Option<(VirtualAddress, u64)>,
 }
 
-/// Where `nmi_print_flag` lies, and what dates it.
+/// Addresses of `nmi_print_flag`, and of the clock that dates it.
 #[derive(Debug)]
 pub(super) struct ReservationPlace {
     pub(super) owner: PhysicalAddress,
@@ -49,17 +49,17 @@ pub(super) struct ReservationPlace {
     pub(super) clock_ns_per_tsc: PhysicalAddress,
 }
 
-/// One CPU's variables.
+/// Addresses of one CPU's variables.
 #[derive(Debug)]
 pub(super) struct CpuPlaces {
-    /// From the template to this CPU's copy.
+    /// The distance from the template to this CPU's copy, in bytes.
     pub(super) offset: u64,
     pub(super) online: PhysicalAddress,
     pub(super) nmi_count: PhysicalAddress,
     pub(super) seq_buf: SeqBufPlace,
 }
 
-/// Where a CPU's `nmi_print_seq` lies.
+/// Addresses of a CPU's `nmi_print_seq`.
 #[derive(Debug)]
 pub(super) struct SeqBufPlace {
     pub(super) owner: PhysicalAddress,
@@ -70,12 +70,12 @@ pub(super) struct SeqBufPlace {
     pub(super) buffer_size: u64,
 }
 
-impl Located for Places {
+impl Located for LocatedBundled {
     fn state(&self, memory: &dyn PhysicalMemory, depth: Depth) -> Result<KernelState, ReadError> {
         self.activity.read(memory, self.tables, depth)
     }
 
-    /// The kernel's own data, its log among them, and each CPU's.
+    /// Returns the kernel's own data, which includes its log, and each CPU's.
     fn own_memory(&self) -> Vec<(VirtualAddress, u64)> {
         let copies = self.template.into_iter().flat_map(|(start, length)| {
             let cpus = self.cpus.iter().flatten();
@@ -93,7 +93,7 @@ impl Located for Places {
     }
 }
 
-impl Places {
+impl LocatedBundled {
     fn cpu(&self, cpu: u32) -> Result<&CpuPlaces, NoBuffer> {
         match self.cpus.get(cpu as usize) {
             Some(Ok(places)) => Ok(places),
@@ -103,7 +103,7 @@ impl Places {
     }
 }
 
-impl NmiBuffers for Places {
+impl NmiBuffers for LocatedBundled {
     fn is_online(&self, memory: &dyn PhysicalMemory, cpu: u32) -> Option<bool> {
         Some(memory.read_u32(self.cpu(cpu).ok()?.online).ok()? != 0)
     }
@@ -112,7 +112,7 @@ impl NmiBuffers for Places {
         memory.read_u64(self.cpu(cpu).ok()?.nmi_count).ok()
     }
 
-    /// Through the page tables of the CPU's kernel.
+    /// Reads the text through the kernel's page tables, and the words by their physical addresses.
     fn read(&self, memory: &dyn PhysicalMemory, cpu: u32) -> Result<SeqBuf, NoBuffer> {
         let place = &self.cpu(cpu)?.seq_buf;
         let word = |address| memory.read_u32(address);

@@ -1,7 +1,7 @@
-//! The bundled guest's log: a ring of records (`guest/src/printk/log.rs`).
+//! Log of the bundled guest: a ring of records (`guest/src/printk/log.rs`).
 //!
-//! Owns its layout and the walk along it. The guest may have scribbled on it: no number in it is
-//! believed beyond the ring.
+//! Owns its layout and the walk along it. The guest may have overwritten it: no number in it is trusted
+//! beyond the ring.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use nmiscope_symbolizer::{Place, TypeError, Types};
 
 use crate::kernel::log::{Log, LogError, LogRecord};
 
-/// The largest ring that is believed in, in bytes.
+/// The largest ring, in bytes; a larger one is garbage.
 const MAX_RING: u64 = 1 << 20;
 
-/// The addresses of the log's words and of its ring, guest-virtual.
+/// Guest-virtual addresses of the log's words and of its ring.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LogPlace {
     head: VirtualAddress,
@@ -25,7 +25,7 @@ pub(super) struct LogPlace {
     header: HeaderLayout,
 }
 
-/// The layout of a `RecordHeader`: offsets in bytes.
+/// Offsets in a `RecordHeader`, in bytes.
 #[derive(Debug, Clone, Copy)]
 struct HeaderLayout {
     size: u64,
@@ -36,7 +36,7 @@ struct HeaderLayout {
 }
 
 impl LogPlace {
-    /// Finds the log in `PRINTK`.
+    /// Finds the log's addresses in `PRINTK`.
     pub(super) fn find(printk: &Place<'_>, types: &Types<'_>) -> Result<Self, TypeError> {
         let log = printk.field("log.data")?;
         let part = |name| log.field(name).map(|part| part.address());
@@ -62,7 +62,7 @@ impl LogPlace {
         })
     }
 
-    /// Reads all records that are still there.
+    /// Reads all records that have not been overwritten.
     pub(super) fn read(&self, memory: &dyn VirtualMemory) -> Result<Log, LogError> {
         if !self.ring_size.is_power_of_two() || self.ring_size > MAX_RING || self.header.size == 0 {
             return Err(LogError::Malformed("its ring has an impossible size"));
@@ -76,7 +76,7 @@ impl LogPlace {
         memory.read(self.ring, &mut bytes)?;
         let ring = Ring(&bytes);
         let mut log = Log { records: Vec::new(), lost: first };
-        // Each record is longer than its header, so that this ends with the ring.
+        // Each record is at least as long as its header, so that this ends with the ring.
         while head.wrapping_sub(tail) >= self.header.size {
             let length = u64::from(u16::from_le_bytes(ring.at(tail + self.header.text_len)));
             let text = tail.wrapping_add(self.header.size);
@@ -104,7 +104,7 @@ impl LogPlace {
     }
 }
 
-/// The ring's bytes, by how many were written before them; not empty, and a power of two of them.
+/// Bytes of the ring, indexed by the number of bytes written before; their number is a power of two.
 struct Ring<'a>(&'a [u8]);
 
 impl Ring<'_> {
@@ -125,7 +125,7 @@ mod tests {
 
     use super::*;
 
-    /// Bytes at guest-virtual addresses; all others are zero.
+    /// Memory with bytes at guest-virtual addresses; all others are zero.
     struct Memory(BTreeMap<u64, u8>);
 
     impl VirtualMemory for Memory {
@@ -154,7 +154,7 @@ mod tests {
         memory.0.extend((at..).zip(bytes.iter().copied()));
     }
 
-    /// A ring of 512 bytes with these lines in it, and how often it was overwritten before.
+    /// Makes a ring of 512 bytes with these lines in it, after `before` bytes.
     fn memory(lines: &[&str], before: u64) -> Memory {
         let mut memory = Memory(BTreeMap::new());
         let mut position = before;
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_contradict_each_other_are_refused() {
+    fn contradicting_numbers_are_refused() {
         // The head, a record's length, the number of records.
         for (at, value) in [(0, 0xff), (32 + 20, 0xff), (3 * 8, 0x55)] {
             let mut memory = memory(&["first", "second"], 0);

@@ -1,15 +1,16 @@
-//! The bundled guest: where its structures lie.
+//! Adapter of the bundled guest.
 //!
-//! Two steps, since two different things have to be known. [`Bundled::find`] asks the image, once,
-//! for virtual addresses. Its `locate` asks a stopped guest for its page tables and per-CPU offsets,
-//! and turns them into guest-physical addresses (`located`), which can then be read while it runs.
+//! Locates structures in two steps, from two sources. [`BundledKernel::find`] gets virtual addresses from
+//! the image, once. Its `locate` gets page tables and per-CPU offsets from a stopped guest, and
+//! translates the addresses to guest-physical ones (`located`), which can then be read while the guest
+//! runs.
 
 mod activity;
 mod addresses;
 mod call_trace;
 mod located;
 mod log;
-mod words;
+mod vocabulary;
 
 use nmiscope_machine::{
     GuestVirtual, PageTables, PhysicalMemory, Registers, VirtualAddress, VirtualMemory,
@@ -17,17 +18,17 @@ use nmiscope_machine::{
 use nmiscope_symbolizer::{Image, TypeError, Types};
 
 use self::addresses::{MAX_CPUS, address, physical};
-use self::located::{CpuPlaces, Places, ReservationPlace, SeqBufPlace};
+use self::located::{CpuPlaces, LocatedBundled, ReservationPlace, SeqBufPlace};
 use self::log::LogPlace;
-use super::adapter::{Kernel, LocateError, Located};
+use super::adapter::{KernelAdapter, LocateError, Located};
 use super::vocabulary::Vocabulary;
 use crate::targets::NoAnswer;
-pub(super) use words::Words;
-pub use words::{DOORBELLS, Doorbells};
+pub(super) use vocabulary::BundledVocabulary;
+pub use vocabulary::{DOORBELLS, Doorbells};
 
-/// Addresses in the image; of per-CPU variables, those in the template.
+/// Addresses in the image; for per-CPU variables, those in the template.
 #[derive(Debug)]
-pub struct Bundled {
+pub struct BundledKernel {
     nr_cpu_ids: VirtualAddress,
     per_cpu_offset: VirtualAddress,
     per_cpu_offset_stride: u64,
@@ -38,9 +39,10 @@ pub struct Bundled {
     clock_tsc_base: VirtualAddress,
     clock_ns_per_tsc: VirtualAddress,
     per_cpu: PerCpu,
-    activity: activity::Activity,
+    activity: activity::ActivityLayout,
     log: LogPlace,
-    /// The kernel's data, and the template of its per-CPU data: address and length in bytes.
+    /// The kernel's data, and the template of its per-CPU data: guest-virtual address and length in
+    /// bytes.
     data: Option<(VirtualAddress, u64)>,
     template: Option<(VirtualAddress, u64)>,
 }
@@ -57,14 +59,14 @@ struct PerCpu {
     seq_buffer_size: u64,
 }
 
-impl Bundled {
-    /// The symbol that tells it from other kernels.
+impl BundledKernel {
+    /// The symbol that distinguishes the bundled guest from other kernels.
     pub const MARK: &str = "nmi_print_seq";
 
     /// Finds the structures by name in the image's debug information.
     ///
     /// # Errors
-    /// The first one that is not there.
+    /// A structure is not in the image. The error is the first one's.
     pub fn find(image: &Image<'_>) -> Result<Self, TypeError> {
         let types = Types::new(image)?;
         let offsets = types.variable("__per_cpu_offset")?;
@@ -92,7 +94,7 @@ impl Bundled {
                 seq_buffer: buffer.address(),
                 seq_buffer_size: buffer.ty().size().unwrap_or(0),
             },
-            activity: activity::Activity::find(&types)?,
+            activity: activity::ActivityLayout::find(&types)?,
             log: LogPlace::find(&printk, &types)?,
             data: range(image, "_sdata", "_end"),
             template: range(image, "__per_cpu_start", "__per_cpu_end"),
@@ -103,7 +105,7 @@ impl Bundled {
         &self,
         memory: &dyn PhysicalMemory,
         tables: PageTables,
-    ) -> Result<Places, TypeError> {
+    ) -> Result<LocatedBundled, TypeError> {
         let memory = GuestVirtual::new(memory, tables);
         let reservation = ReservationPlace {
             owner: physical(&memory, self.reservation_owner)?,
@@ -119,7 +121,7 @@ impl Bundled {
         let offsets = cpus.iter().map(|cpu| Some(cpu.as_ref().ok()?.offset));
         let activity = self.activity.locate(&memory, offsets)?;
         let (log, data, template) = (self.log, self.data, self.template);
-        Ok(Places { tables, reservation, cpus, activity, log, data, template })
+        Ok(LocatedBundled { tables, reservation, cpus, activity, log, data, template })
     }
 
     fn locate_cpu<M: PhysicalMemory + ?Sized>(
@@ -147,16 +149,17 @@ impl Bundled {
     }
 }
 
-impl Kernel for Bundled {
+impl KernelAdapter for BundledKernel {
     fn unknown_because(&self) -> Option<&str> {
         None
     }
 
     fn vocabulary(&self) -> &dyn Vocabulary {
-        &Words
+        &BundledVocabulary
     }
 
-    /// A CPU whose per-CPU variables are not mapped says so in its own entry.
+    /// Locates the structures. A CPU whose per-CPU variables are not mapped has the reason in its own
+    /// entry.
     fn locate(
         &self,
         memory: &dyn PhysicalMemory,
@@ -176,8 +179,8 @@ impl Kernel for Bundled {
     }
 }
 
-/// What lies between two symbols of the linker script, and so possibly nonsense; no kernel has as
-/// much as the bound.
+/// Returns the range between two symbols of the linker script, bounded since they may be garbage; no
+/// kernel has as much as the bound.
 fn range(image: &Image<'_>, start: &str, end: &str) -> Option<(VirtualAddress, u64)> {
     const MOST: u64 = 16 << 20;
     let (start, end) = (image.symbol(start)?.address, image.symbol(end)?.address);

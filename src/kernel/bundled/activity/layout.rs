@@ -1,18 +1,18 @@
-//! Where the bundled guest has what it says of its activity: addresses and layouts, from the image's
-//! debug information at first, and then for one guest, by its page tables.
+//! Layout of the bundled guest's activity: addresses and offsets, first from the image's debug
+//! information, and then for one guest, by its page tables.
 
 use nmiscope_machine::{GuestVirtual, PhysicalAddress, PhysicalMemory, Register, VirtualAddress};
 use nmiscope_symbolizer::{Place, Type, TypeError, Types};
 
 use crate::kernel::bundled::addresses::{MAX_CPUS, address, physical};
 
-/// More tasks than the guest has room for, and few enough to read them all.
+/// The most tasks that are read: more than the guest has room for.
 const MAX_TASKS: u64 = 256;
 
-/// The longest name of a task that is believed in.
+/// The longest name of a task, in bytes; a longer one is garbage.
 const MAX_TASK_NAME: u64 = 64;
 
-/// Declares where a structure's words are. An address `A` is a virtual one of the image at first (of a
+/// Declares a structure of word addresses. An address `A` is first a virtual one in the image (for a
 /// per-CPU variable, that of the template), and a guest-physical one when the guest's page tables are
 /// known, so that it can be read while the guest runs.
 macro_rules! words {
@@ -47,7 +47,7 @@ words!(TaskWords { name, cpu, state, stack_pointer, switches; wait: WaitWords })
 
 words!(WaitWords { kind, cpu, on, at, since_ns });
 
-/// How structures are laid out that are found by pointers: offsets, in bytes.
+/// Offsets in bytes of structures that are found by pointers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layouts {
     pub(super) task_name_length: u64,
@@ -56,7 +56,7 @@ pub(super) struct Layouts {
     pub(super) switch_frame: SwitchFrameLayout,
 }
 
-/// Of a `LockRecord`.
+/// Offsets in a `LockRecord`, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LockLayout {
     pub(super) kind: u64,
@@ -65,7 +65,7 @@ pub(super) struct LockLayout {
     pub(super) taken_ns: u64,
 }
 
-/// Of Rust's `core::panic::Location`.
+/// Offsets in Rust's `core::panic::Location`, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LocationLayout {
     pub(super) file: u64,
@@ -73,36 +73,36 @@ pub(super) struct LocationLayout {
     pub(super) line: u64,
 }
 
-/// Of a `SwitchFrame`.
+/// Offsets in a `SwitchFrame`, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SwitchFrameLayout {
-    /// By DWARF number; `None` for a register that it does not hold.
+    /// Offsets by the register's DWARF number; `None` for a register that is not saved.
     offsets: [Option<u64>; Register::ALL.len()],
     pub(super) size: u64,
 }
 
-/// What the image says.
+/// Addresses and offsets that the image's debug information has.
 #[derive(Debug)]
-pub struct Activity {
+pub struct ActivityLayout {
     globals: Globals<VirtualAddress>,
     cpu: CpuWords<VirtualAddress>,
-    /// `None` in an older image, whose CPUs do not record these times.
+    /// Addresses of recorded times; `None` for an older image, whose CPUs do not record them.
     stamps: Option<StampWords<VirtualAddress>>,
     tasks: Vec<TaskWords<VirtualAddress>>,
     layouts: Layouts,
 }
 
-impl Activity {
+impl ActivityLayout {
     /// Finds the structures by name in the image's debug information.
     ///
     /// # Errors
-    /// The first one that is not there.
+    /// A structure is not in the image. The error is the first one's.
     pub fn find(types: &Types<'_>) -> Result<Self, TypeError> {
         let wait = types.variable("cpu_wait")?;
         let tasks = types.variable("TASKS")?;
         let count = tasks.ty().count()?.unwrap_or(0).min(MAX_TASKS);
         let name_length = tasks.index(0)?.field("name")?.ty().size().unwrap_or(0);
-        let all = (0..count).map(|task| TaskWords::of(&tasks.index(task)?));
+        let all = (0..count).map(|task| TaskWords::find(&tasks.index(task)?));
         Ok(Self {
             globals: Globals {
                 panic_cpu: address(types, "panic_cpu")?,
@@ -117,28 +117,29 @@ impl Activity {
                 work_queued: address(types, "work_queued")?,
                 work_done: address(types, "work_done")?,
                 task: address(types, "current_task")?,
-                wait: WaitWords::of(&wait)?,
+                wait: WaitWords::find(&wait)?,
             },
             stamps: StampWords::find(types).ok(),
             tasks: all.collect::<Result<_, TypeError>>()?,
             layouts: Layouts {
                 task_name_length: name_length.min(MAX_TASK_NAME),
-                lock: LockLayout::of(types.type_named("LockRecord")?)?,
-                location: LocationLayout::of(&wait)?,
-                switch_frame: SwitchFrameLayout::of(types.type_named("SwitchFrame")?)?,
+                lock: LockLayout::from_type(types.type_named("LockRecord")?)?,
+                location: LocationLayout::from_wait(&wait)?,
+                switch_frame: SwitchFrameLayout::from_type(types.type_named("SwitchFrame")?)?,
             },
         })
     }
 
-    /// Finds the physical addresses. `offsets` are those of the CPUs' variables from the template.
+    /// Translates the addresses to guest-physical ones. `offsets` are the CPUs' distances from the
+    /// per-CPU template.
     ///
     /// # Errors
-    /// Something of the image's own is not mapped.
+    /// A variable of the image is not mapped.
     pub fn locate<M: PhysicalMemory + ?Sized>(
         &self,
         memory: &GuestVirtual<'_, M>,
         offsets: impl Iterator<Item = Option<u64>>,
-    ) -> Result<Places, TypeError> {
+    ) -> Result<ActivityPlaces, TypeError> {
         let place = |address| physical(memory, address);
         let globals = self.globals.try_map(&place)?;
         let cpus = offsets.take(MAX_CPUS as usize).map(|offset| {
@@ -149,7 +150,7 @@ impl Activity {
             Some((words, stamps))
         });
         let tasks = self.tasks.iter().map(|task| task.try_map(&place));
-        Ok(Places {
+        Ok(ActivityPlaces {
             globals,
             cpus: cpus.collect(),
             tasks: tasks.collect::<Result<_, TypeError>>()?,
@@ -158,15 +159,16 @@ impl Activity {
     }
 }
 
-/// The places of a CPU's words, and of its times where it records them.
-pub(super) type CpuPlaces = (CpuWords<PhysicalAddress>, Option<StampWords<PhysicalAddress>>);
+/// Physical addresses of a CPU's words, and of its times if it records them.
+pub(super) type CpuActivityPlaces =
+    (CpuWords<PhysicalAddress>, Option<StampWords<PhysicalAddress>>);
 
-/// Where a guest has its structures.
+/// Physical addresses of a guest's structures.
 #[derive(Debug)]
-pub struct Places {
+pub struct ActivityPlaces {
     pub(super) globals: Globals<PhysicalAddress>,
-    /// By CPU number; `None` for one whose variables are not to be found.
-    pub(super) cpus: Vec<Option<CpuPlaces>>,
+    /// Addresses by CPU number; `None` for a CPU whose variables are not mapped.
+    pub(super) cpus: Vec<Option<CpuActivityPlaces>>,
     pub(super) tasks: Vec<TaskWords<PhysicalAddress>>,
     pub(super) layouts: Layouts,
 }
@@ -178,7 +180,7 @@ impl StampWords<VirtualAddress> {
 }
 
 impl WaitWords<VirtualAddress> {
-    fn of(wait: &Place<'_>) -> Result<Self, TypeError> {
+    fn find(wait: &Place<'_>) -> Result<Self, TypeError> {
         let part = |name| wait.field(name).map(|part| part.address());
         Ok(Self {
             kind: part("kind")?,
@@ -191,7 +193,7 @@ impl WaitWords<VirtualAddress> {
 }
 
 impl TaskWords<VirtualAddress> {
-    fn of(task: &Place<'_>) -> Result<Self, TypeError> {
+    fn find(task: &Place<'_>) -> Result<Self, TypeError> {
         let part = |name| task.field(name).map(|part| part.address());
         Ok(Self {
             name: part("name")?,
@@ -199,13 +201,13 @@ impl TaskWords<VirtualAddress> {
             state: part("state")?,
             stack_pointer: part("stack_pointer")?,
             switches: part("switches")?,
-            wait: WaitWords::of(&task.field("wait")?)?,
+            wait: WaitWords::find(&task.field("wait")?)?,
         })
     }
 }
 
 impl LockLayout {
-    fn of(ty: Type<'_>) -> Result<Self, TypeError> {
+    fn from_type(ty: Type<'_>) -> Result<Self, TypeError> {
         let record = at_zero(ty);
         Ok(Self {
             kind: offset(&record, "kind")?,
@@ -217,8 +219,8 @@ impl LockLayout {
 }
 
 impl LocationLayout {
-    /// Of what a `Wait` points at.
-    fn of(wait: &Place<'_>) -> Result<Self, TypeError> {
+    /// Finds the layout of the location that a `Wait` points to.
+    fn from_wait(wait: &Place<'_>) -> Result<Self, TypeError> {
         let pointer = wait.field("at")?.peel()?;
         let location = pointer.ty().pointee()?;
         let location = location.ok_or_else(|| TypeError::NotFound { name: "Location".into() })?;
@@ -232,7 +234,7 @@ impl LocationLayout {
 }
 
 impl SwitchFrameLayout {
-    fn of(ty: Type<'_>) -> Result<Self, TypeError> {
+    fn from_type(ty: Type<'_>) -> Result<Self, TypeError> {
         let size = ty.size().unwrap_or(0);
         let frame = at_zero(ty);
         let mut offsets = [None; Register::ALL.len()];
@@ -244,13 +246,13 @@ impl SwitchFrameLayout {
         Ok(Self { offsets, size })
     }
 
-    /// Where a register lies in the frame, in bytes from its start; `None` if it is not there.
+    /// Returns the offset of a register in the frame, in bytes; `None` if it is not saved there.
     pub(super) fn offset(&self, register: Register) -> Option<u64> {
         self.offsets[register as usize]
     }
 }
 
-/// The offset of a part of a place at address 0.
+/// Returns the offset of a part of a place at address 0.
 fn offset(of: &Place<'_>, path: &str) -> Result<u64, TypeError> {
     Ok(of.field(path)?.address().0)
 }

@@ -1,21 +1,21 @@
-//! Who stands still, and what makes the difference between one class and another.
+//! CPUs without progress: which class they are, and when.
 
 use std::time::Duration;
 
 use super::scene::*;
 use crate::hang::*;
-use crate::kernel::{Reading, TaskState, WaitFor};
+use crate::kernel::{Reading, TaskRunState, WaitFor};
 
 #[test]
-fn a_guest_that_gets_on_does_not_hang() {
+fn a_healthy_guest_does_not_hang() {
     assert_eq!(Scene::new(4).watch(10 * LONG, |_| ALL_MOVES), None);
 }
 
 #[test]
-fn a_cpu_that_spins_without_a_tick_is_a_hard_lockup_after_the_bound_and_not_before() {
+fn a_cpu_without_ticks_is_a_hard_lockup_after_the_bound() {
     let mut scene = Scene::new(3);
     scene.spins(1, false);
-    let verdict = scene.watch(LONG, still(&[1], NOTHING));
+    let verdict = scene.watch(LONG, stalled(&[1], NO_PROGRESS));
     assert_eq!(verdict.as_ref().map(|(poll, _)| *poll), Some(10));
     let hang = only(verdict);
     assert_eq!((hang.class, hang.blamed), (Class::HardLockup, cpus(&[1])));
@@ -23,39 +23,39 @@ fn a_cpu_that_spins_without_a_tick_is_a_hard_lockup_after_the_bound_and_not_befo
 }
 
 #[test]
-fn a_tick_that_moves_makes_it_a_soft_lockup() {
+fn a_spinning_cpu_with_ticks_is_a_soft_lockup() {
     let mut scene = Scene::new(2);
     scene.spins(0, true);
-    let hang = only(scene.watch(LONG, still(&[0], NO_LOOP)));
+    let hang = only(scene.watch(LONG, stalled(&[0], NO_LOOP)));
     assert_eq!((hang.class, hang.blamed), (Class::SoftLockup, cpus(&[0])));
 }
 
-/// It gets on, with its interrupts off nearly all the time: KVM may find no moment to inject one.
+/// The CPU has interrupts off nearly all the time: KVM may find no moment to inject a tick.
 #[test]
-fn a_cpu_that_gets_on_without_a_tick_does_not_hang() {
+fn a_cpu_with_a_main_loop_and_no_tick_does_not_hang() {
     let mut scene = Scene::new(2);
     scene.spins(0, false);
-    assert_eq!(scene.watch(10 * LONG, still(&[0], NO_TICK)), None);
+    assert_eq!(scene.watch(10 * LONG, stalled(&[0], NO_TICK)), None);
 }
 
 #[test]
-fn a_halt_with_interrupts_off_is_a_dead_halt_and_one_with_them_on_a_lost_tick() {
+fn a_halt_is_dead_only_with_interrupts_off() {
     for (interrupts_on, class) in [(false, Class::DeadHalt), (true, Class::HardLockup)] {
         let mut scene = Scene::new(2);
         scene.halts(1, interrupts_on);
-        let hang = only(scene.watch(LONG, still(&[1], NOTHING)));
+        let hang = only(scene.watch(LONG, stalled(&[1], NO_PROGRESS)));
         assert_eq!((hang.class, hang.blamed), (class, cpus(&[1])));
     }
 }
 
 #[test]
-fn progress_starts_the_count_anew() {
+fn progress_resets_the_age() {
     let mut scene = Scene::new(1);
     scene.spins(0, true);
     let bounds = Bounds::new(Some(BOUND));
     let verdict = scene.watch_with(bounds, 10 * LONG, |scene, poll| {
         // Every 0.9 s, just in time.
-        scene.pass(POLL, |_| if poll % 9 == 0 { ALL_MOVES } else { NOTHING });
+        scene.pass(POLL, |_| if poll % 9 == 0 { ALL_MOVES } else { NO_PROGRESS });
     });
     assert_eq!(verdict, None);
 }
@@ -65,7 +65,7 @@ fn a_cpu_that_the_host_does_not_run_does_not_hang() {
     let mut scene = Scene::new(2);
     scene.spins(1, false);
     scene.hosted[1] = false;
-    assert_eq!(scene.watch(10 * LONG, still(&[1], NOTHING)), None);
+    assert_eq!(scene.watch(10 * LONG, stalled(&[1], NO_PROGRESS)), None);
 }
 
 #[test]
@@ -76,16 +76,16 @@ fn a_cpu_that_the_host_has_not_run_for_long_is_starved() {
     let mut bounds = Bounds::new(Some(BOUND));
     bounds.starved = Some(BOUND * 3);
     let verdict = scene.watch_with(bounds, 10 * LONG, |scene, _| {
-        scene.pass(POLL, still(&[1], NOTHING));
+        scene.pass(POLL, stalled(&[1], NO_PROGRESS));
     });
     let Some((30, Verdict::Starved(starved))) = verdict else { panic!("{verdict:?}") };
     assert_eq!((starved.cpus, starved.ran), (vec![1], Duration::ZERO));
 }
 
-/// All vCPU threads are stopped: no pause gets an answer, and without registers no state is found.
+/// All vCPU threads are stopped: no pause is answered, and without registers no kernel state is found.
 #[test]
-fn a_guest_that_was_never_readable_is_starved_if_the_host_does_not_run_it() {
-    let unreadable = || Reading::Unreadable { unreadable: "nobody has registers".into() };
+fn an_unreadable_guest_is_starved_if_the_host_does_not_run_it() {
+    let unreadable = || Reading::Unreadable { unreadable: "no vCPU has registers".into() };
     for hosted in [false, true] {
         let mut scene = Scene::new(2);
         scene.spins(0, true);
@@ -109,7 +109,7 @@ fn a_guest_that_was_never_readable_is_starved_if_the_host_does_not_run_it() {
 }
 
 #[test]
-fn a_guest_whose_vcpus_do_not_answer_is_starved_all_the_same() {
+fn a_guest_whose_vcpus_do_not_answer_is_starved() {
     let mut scene = Scene::new(2);
     for cpu in 0..2 {
         scene.spins(cpu, false);
@@ -121,7 +121,7 @@ fn a_guest_whose_vcpus_do_not_answer_is_starved_all_the_same() {
     detector.set_ready();
     let unreadable = || Reading::Unreadable { unreadable: "no answer".into() };
     let verdict = (0..10 * LONG).find_map(|poll| {
-        scene.pass(POLL, |_| NOTHING);
+        scene.pass(POLL, |_| NO_PROGRESS);
         let suspicious = detector.observe(scene.now.clone()).suspicious;
         let stopped = Observation { kernel: unreadable(), ..scene.now.clone() };
         suspicious.then(|| (poll, detector.judge(stopped)))
@@ -131,26 +131,26 @@ fn a_guest_whose_vcpus_do_not_answer_is_starved_all_the_same() {
 }
 
 #[test]
-fn a_kernel_that_cannot_be_read_for_a_while_keeps_the_ages_of_what_stands_still() {
+fn ages_are_kept_while_a_kernel_cannot_be_read() {
     let mut scene = Scene::new(2);
     scene.spins(1, false);
     let mut detector = Detector::new(Bounds::new(Some(BOUND)), POLL);
     detector.set_ready();
     let verdict = (0..LONG).find_map(|poll| {
-        scene.pass(POLL, still(&[1], NOTHING));
+        scene.pass(POLL, stalled(&[1], NO_PROGRESS));
         let mut now = scene.now.clone();
         if (3..6).contains(&poll) {
             now.kernel = Reading::Unreadable { unreadable: "no answer".into() };
         }
         Some((poll, detector.judge(now)?))
     });
-    // Of the four polls between two states that were read, no more than two count.
+    // At most two of the four polls between two states that were read count.
     assert_eq!(verdict.as_ref().map(|(poll, _)| *poll), Some(12));
     assert_eq!(only(verdict).class, Class::HardLockup);
 }
 
 #[test]
-fn undone_work_is_a_lost_wakeup_where_the_cpu_idles_and_a_livelock_where_it_runs() {
+fn pending_work_is_a_livelock_if_busy_else_a_lost_wakeup() {
     for (runs, class) in [(false, Class::LostWakeup), (true, Class::Livelock)] {
         let mut scene = Scene::new(2);
         scene.cpu(1).work_queued = 3;
@@ -164,11 +164,11 @@ fn undone_work_is_a_lost_wakeup_where_the_cpu_idles_and_a_livelock_where_it_runs
 }
 
 #[test]
-fn undone_work_is_the_fault_of_the_task_that_sleeps_and_not_of_one_that_has_just_begun_to() {
+fn a_lost_wakeup_blames_the_task_that_has_slept_long() {
     let mut scene = Scene::new(2);
-    let worker = scene.task("worker", 1, TaskState::Blocked);
-    let napper = scene.task("napper", 1, TaskState::Blocked);
-    let elsewhere = scene.task("elsewhere", 0, TaskState::Blocked);
+    let worker = scene.task("worker", 1, TaskRunState::Blocked);
+    let napper = scene.task("napper", 1, TaskRunState::Blocked);
+    let elsewhere = scene.task("elsewhere", 0, TaskRunState::Blocked);
     for task in [worker, napper, elsewhere] {
         scene.task_waits(task, WaitFor::Queue(0xcc));
     }
@@ -182,7 +182,7 @@ fn undone_work_is_the_fault_of_the_task_that_sleeps_and_not_of_one_that_has_just
 }
 
 #[test]
-fn work_that_gets_done_is_no_hang_however_much_there_is() {
+fn work_that_gets_done_is_never_a_hang() {
     let mut scene = Scene::new(1);
     scene.cpu(0).work_queued = 1_000_000;
     let verdict = scene.watch_with(Bounds::new(Some(BOUND)), 10 * LONG, |scene, poll| {
@@ -193,13 +193,13 @@ fn work_that_gets_done_is_no_hang_however_much_there_is() {
 }
 
 #[test]
-fn a_class_that_is_not_looked_for_is_not_found() {
+fn a_disabled_class_is_not_reported() {
     let mut scene = Scene::new(2);
     scene.spins(0, true);
     let mut bounds = Bounds::new(Some(BOUND));
     bounds.set(Class::SoftLockup, None);
     let verdict = scene.watch_with(bounds, LONG, |scene, _| {
-        scene.pass(POLL, still(&[0], NO_LOOP));
+        scene.pass(POLL, stalled(&[0], NO_LOOP));
     });
     assert_eq!(verdict, None);
 }

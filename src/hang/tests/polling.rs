@@ -1,48 +1,49 @@
-//! When there is a look, and what one brings that is not the first.
+//! Polling: the times at which a guest is stopped to be judged, and the results that are new after the
+//! first.
 
 use super::scene::*;
 use crate::hang::*;
-use crate::kernel::{LockKind, Reading, TaskState, WaitFor};
+use crate::kernel::{LockKind, Reading, TaskRunState, WaitFor};
 
 #[test]
-fn the_time_in_which_a_guest_is_judged_does_not_count() {
+fn time_spent_judging_does_not_count() {
     let mut scene = Scene::new(1);
     let mut detector = Detector::new(Bounds::new(Some(BOUND)), POLL);
     detector.set_ready();
     detector.observe(scene.now.clone());
     for _ in 0..9 {
-        scene.pass(POLL, |_| NOTHING);
+        scene.pass(POLL, |_| NO_PROGRESS);
         assert_eq!(detector.judge(scene.now.clone()), None);
         scene.now.at += POLL;
         detector.resumed(scene.now.at);
     }
-    scene.pass(POLL, |_| NOTHING);
-    assert!(detector.judge(scene.now.clone()).is_some(), "and the time between does");
+    scene.pass(POLL, |_| NO_PROGRESS);
+    assert!(detector.judge(scene.now.clone()).is_some(), "the time between counts");
 }
 
 #[test]
-fn time_in_which_nobody_watched_does_not_count() {
+fn time_without_observations_does_not_count() {
     let mut scene = Scene::new(1);
     scene.spins(0, false);
     let bounds = Bounds::new(Some(BOUND));
     // Ten seconds of SIGSTOP in the middle of half a second without progress.
     let verdict = scene.watch_with(bounds, 6, |scene, poll| {
         let interval = if poll == 3 { BOUND * 10 } else { POLL };
-        scene.pass(interval, |_| NOTHING);
+        scene.pass(interval, |_| NO_PROGRESS);
     });
     assert_eq!(verdict, None);
 }
 
-/// A backtrace that somebody has asked for is no progress.
+/// A requested backtrace is not progress.
 #[test]
-fn being_stopped_on_purpose_changes_nothing() {
+fn a_stop_for_a_backtrace_resets_no_age() {
     let mut scene = Scene::new(1);
     scene.spins(0, false);
     let mut detector = Detector::new(Bounds::new(Some(BOUND)), POLL);
     detector.set_ready();
     detector.observe(scene.now.clone());
     let verdict = (1..=LONG).find_map(|poll| {
-        scene.pass(POLL, |_| NOTHING);
+        scene.pass(POLL, |_| NO_PROGRESS);
         if poll == 5 {
             detector.resumed(scene.now.at);
         }
@@ -52,9 +53,9 @@ fn being_stopped_on_purpose_changes_nothing() {
     assert_eq!(verdict.map(|(poll, _)| poll), Some(11));
 }
 
-/// Nobody but the judge sees a vCPU's state, and what it has seen holds while nothing moves.
+/// Samples reach the judge alone, and are valid until something moves.
 #[test]
-fn a_guest_is_not_stopped_again_for_what_a_look_has_shown_not_to_be_due() {
+fn a_guest_is_not_stopped_again_before_its_class_is_due() {
     let mut scene = Scene::new(1);
     scene.halts(0, false);
     let mut bounds = Bounds::new(Some(BOUND));
@@ -63,7 +64,7 @@ fn a_guest_is_not_stopped_again_for_what_a_look_has_shown_not_to_be_due() {
     detector.set_ready();
     let mut stops = Vec::new();
     let verdict = (0..=6 * LONG).find_map(|poll| {
-        scene.pass(POLL, |_| NOTHING);
+        scene.pass(POLL, |_| NO_PROGRESS);
         let mut running = scene.now.clone();
         running.vcpus[0].sample = None;
         if !detector.observe(running).suspicious {
@@ -77,15 +78,16 @@ fn a_guest_is_not_stopped_again_for_what_a_look_has_shown_not_to_be_due() {
     assert_eq!(found.hangs[0].class, Class::DeadHalt);
 }
 
-/// A guest that is let go on with its hangs: each is told of once, and its end too.
+/// A guest that continues with its hangs: each is reported once, and its end too.
 #[test]
-fn hangs_of_a_guest_that_goes_on_begin_and_end_one_by_one() {
+fn each_hang_of_a_continued_guest_begins_and_ends_once() {
     let mut scene = Scene::new(4);
     let mut detector = Detector::new(Bounds::new(Some(BOUND)), POLL);
     detector.set_ready();
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for poll in 0..80 {
-        // CPU 1 spins for 4 s, CPU 2 halts for good after 2, and CPU 3 after 3 wants what CPU 1 has.
+        // CPU 1 spins for 4 s, CPU 2 halts for good after 2 s, and after 3 s CPU 3 waits for CPU 1's
+        // lock.
         match poll {
             1 => {
                 scene.spins(1, false);
@@ -102,31 +104,31 @@ fn hangs_of_a_guest_that_goes_on_begin_and_end_one_by_one() {
         let stuck = [(1, 1..40), (2, 20..80), (3, 30..40)];
         let stuck = stuck.into_iter().filter(|(_, when)| when.contains(&poll));
         let stuck: Vec<usize> = stuck.map(|(cpu, _)| cpu).collect();
-        scene.pass(POLL, still(&stuck, NOTHING));
-        let noticed = detector.observe(scene.now.clone());
-        told.extend(noticed.over.into_iter().map(|number| (poll, format!("{number} is over"))));
-        if noticed.suspicious
+        scene.pass(POLL, stalled(&stuck, NO_PROGRESS));
+        let result = detector.observe(scene.now.clone());
+        reported.extend(result.ended.into_iter().map(|number| (poll, format!("{number} is over"))));
+        if result.suspicious
             && let Some(Verdict::Hangs(found)) = detector.judge(scene.now.clone())
         {
             let hangs = found.hangs.iter();
-            told.extend(hangs.map(|hang| (poll, format!("{} {:?}", hang.class, hang.blamed))));
+            reported.extend(hangs.map(|hang| (poll, format!("{} {:?}", hang.class, hang.blamed))));
         }
     }
     let expected = [(10, "hard-lockup [Cpu(1)]"), (29, "dead-halt [Cpu(2)]"), (40, "0 is over")];
-    assert_eq!(told, expected.map(|(poll, what)| (poll, what.to_owned())));
+    assert_eq!(reported, expected.map(|(poll, what)| (poll, what.to_owned())));
 }
 
-/// How much is known of a guest.
+/// Degree of knowledge of a guest.
 #[derive(Clone, Copy, PartialEq)]
-enum Is {
+enum Knowledge {
     Booting,
     Ready,
     Unknown,
 }
 
-/// In how many milliseconds a detector wants to look again that has seen a guest of two CPUs for 400.
+/// Returns in how many milliseconds the next value is due, for a guest of two CPUs observed for 400.
 fn due_in(
-    guest: Is,
+    guest: Knowledge,
     bounds: &Bounds,
     set_up: fn(&mut Scene),
     pass: fn(&mut Scene),
@@ -134,12 +136,12 @@ fn due_in(
     let mut scene = Scene::new(2);
     set_up(&mut scene);
     let mut detector = Detector::new(bounds.clone(), POLL);
-    if guest != Is::Booting {
+    if guest != Knowledge::Booting {
         detector.set_ready();
     }
     let seen = |scene: &Scene| {
         let kernel = match guest {
-            Is::Unknown => Reading::Unknown,
+            Knowledge::Unknown => Reading::Unknown,
             _ => scene.now.kernel.clone(),
         };
         Observation { kernel, ..scene.now.clone() }
@@ -154,8 +156,8 @@ fn due_in(
 }
 
 #[test]
-fn the_next_look_is_when_the_first_of_all_that_stands_still_is_due() {
-    let row = |set_up, pass| due_in(Is::Ready, &Bounds::new(Some(BOUND)), set_up, pass);
+fn the_next_look_is_when_the_first_stalled_value_is_due() {
+    let row = |set_up, pass| due_in(Knowledge::Ready, &Bounds::new(Some(BOUND)), set_up, pass);
     let nothing: fn(&mut Scene) = |_| {};
     let stops_loop: fn(&mut Scene) = |scene| scene.cpu(1).main_loop = 0;
     let stops_all: fn(&mut Scene) = |scene| {
@@ -170,7 +172,7 @@ fn the_next_look_is_when_the_first_of_all_that_stands_still_is_due() {
     assert_eq!(row(|scene| scene.cpu(1).ready_tasks = 1, nothing), Some(600));
     assert_eq!(row(|scene| scene.kernel().panicking = Some(1), nothing), Some(600));
     let task_waits: fn(&mut Scene) = |scene| {
-        let task = scene.task("waiter", 1, TaskState::Blocked);
+        let task = scene.task("waiter", 1, TaskRunState::Blocked);
         scene.task_waits(task, WaitFor::Lock(0xa0));
     };
     assert_eq!(row(task_waits, nothing), Some(600));
@@ -178,35 +180,37 @@ fn the_next_look_is_when_the_first_of_all_that_stands_still_is_due() {
     let mut bounds = Bounds::new(Some(BOUND));
     bounds.set(Class::SoftLockup, Some(BOUND / 2));
     let waits = |scene: &mut Scene| scene.cpu_waits(1, WaitFor::Lock(0xa0));
-    assert_eq!(due_in(Is::Ready, &bounds, waits, stops_loop), Some(100));
+    assert_eq!(due_in(Knowledge::Ready, &bounds, waits, stops_loop), Some(100));
     // Over its bound.
     bounds.set(Class::SoftLockup, Some(BOUND / 4));
-    assert_eq!(due_in(Is::Ready, &bounds, waits, stops_loop), Some(600));
+    assert_eq!(due_in(Knowledge::Ready, &bounds, waits, stops_loop), Some(600));
 
     let mut bounds = Bounds::new(Some(BOUND));
     bounds.set(Class::BootStall, Some(BOUND * 2));
-    assert_eq!(due_in(Is::Booting, &bounds, nothing, stops_all), Some(1600));
+    assert_eq!(due_in(Knowledge::Booting, &bounds, nothing, stops_all), Some(1600));
     bounds.set(Class::Silent, Some(BOUND * 3));
-    let stranger = |set_up, pass| due_in(Is::Unknown, &bounds, set_up, pass);
-    assert_eq!(stranger(|scene| scene.spins(1, false), nothing), Some(600));
-    assert_eq!(stranger(|scene| scene.halts(1, false), nothing), Some(600));
-    assert_eq!(stranger(|scene| scene.spins(1, true), nothing), Some(2600));
-    assert_eq!(stranger(|scene| scene.spins(1, true), |scene| scene.now.console_bytes += 1), None);
+    let unknown = |set_up, pass| due_in(Knowledge::Unknown, &bounds, set_up, pass);
+    assert_eq!(unknown(|scene| scene.spins(1, false), nothing), Some(600));
+    assert_eq!(unknown(|scene| scene.halts(1, false), nothing), Some(600));
+    assert_eq!(unknown(|scene| scene.spins(1, true), nothing), Some(2600));
+    assert_eq!(unknown(|scene| scene.spins(1, true), |scene| scene.now.console_bytes += 1), None);
 }
 
 #[test]
-fn what_stands_still_for_a_good_reason_makes_nobody_look_sooner() {
-    let row = |set_up: fn(&mut Scene)| due_in(Is::Ready, &Bounds::new(Some(BOUND)), set_up, |_| {});
+fn values_unchanged_for_a_good_reason_bring_no_look_forward() {
+    let row = |set_up: fn(&mut Scene)| {
+        due_in(Knowledge::Ready, &Bounds::new(Some(BOUND)), set_up, |_| {})
+    };
     assert_eq!(row(|_| {}), None);
     let sleeps = |scene: &mut Scene| {
-        let task = scene.task("sleeper", 0, TaskState::Blocked);
+        let task = scene.task("sleeper", 0, TaskRunState::Blocked);
         scene.task_waits(task, WaitFor::Queue(0xcc));
     };
     assert_eq!(row(sleeps), None);
     let has_waited = |scene: &mut Scene| {
-        let task = scene.task("runner", 0, TaskState::Blocked);
+        let task = scene.task("runner", 0, TaskRunState::Blocked);
         scene.task_waits(task, WaitFor::Lock(0xa0));
-        scene.kernel().tasks[task as usize].as_mut().expect("a task").state = TaskState::Ready;
+        scene.kernel().tasks[task as usize].as_mut().expect("a task").state = TaskRunState::Ready;
     };
     assert_eq!(row(has_waited), None);
     let done = |scene: &mut Scene| {

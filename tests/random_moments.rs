@@ -1,20 +1,20 @@
-//! The host's look at vCPUs that compute, at a thousand random moments on 2 and on 8 of them: each
-//! stack is whole, by call frame information alone, wherever it was stopped.
+//! Host stacks of computing vCPUs at a thousand random moments, on 2 and on 8 vCPUs: each stack is
+//! complete, by call frame information alone, wherever the vCPU was stopped.
 //!
-//! Needs `/dev/kvm`. The seed of the moments is printed; the moments themselves are the machine's.
+//! Needs `/dev/kvm`. The seed of the moments is printed; the moments themselves depend on the machine.
 
 use std::thread::sleep;
 use std::time::Duration;
 
 use crate::common::vm::ready_vm;
-use nmiscope::capture::host_stack::{self, HostStack};
+use nmiscope::capture::host_stack::{self, UnwoundStack};
 use nmiscope::targets::{Pausing, States};
 use nmiscope_symbolizer::{Image, Strategy, UnwoundFrame};
 
 const CAPTURES: u32 = 1000;
 
-/// The symbols of a stack's frames, innermost first.
-fn symbols(image: &Image<'_>, stack: &HostStack) -> Vec<String> {
+/// Returns the symbols of a stack's frames, innermost first.
+fn symbols(image: &Image<'_>, stack: &UnwoundStack) -> Vec<String> {
     let name = |frame: &UnwoundFrame| {
         let found = image.symbol_containing(frame.pc.lookup_address());
         found.map_or_else(|| "??".into(), |found| found.symbol.name.into_owned())
@@ -22,7 +22,7 @@ fn symbols(image: &Image<'_>, stack: &HostStack) -> Vec<String> {
     stack.frames.iter().map(name).collect()
 }
 
-fn every_stack_is_whole(cpus: u32) {
+fn check_every_stack(cpus: u32) {
     let image = Image::parse(nmiscope::bundled::image()).expect("the bundled image");
     let mut vm = ready_vm("busy", cpus);
     let mut seed: u64 = 0x9e37_79b9_7f4a_7c15 ^ u64::from(cpus);
@@ -33,16 +33,16 @@ fn every_stack_is_whole(cpus: u32) {
         seed ^= seed << 13;
         seed ^= seed >> 7;
         seed ^= seed << 17;
-        // A stop that follows at once may find the guest where it was.
+        // A stop that follows at once may find the guest in the same place.
         sleep(Duration::from_micros(seed % 3000));
         let states: States = Pausing::pause(&mut vm, Duration::from_secs(120));
-        let stack = |state| host_stack::of_vcpu(state, Some(&image), &vm);
+        let stack = |state| host_stack::unwind_vcpu(state, Some(&image), &vm);
         let stacks: Vec<_> = states.iter().map(stack).collect();
         vm.resume();
         assert_eq!(stacks.len(), cpus as usize);
         for (cpu, look) in stacks.iter().enumerate() {
             let place = || format!("cpu{cpu} in capture {capture}");
-            let look = look.as_ref().unwrap_or_else(|| panic!("{}: no look", place()));
+            let look = look.as_ref().unwrap_or_else(|| panic!("{}: no stack", place()));
             let names = symbols(&image, look);
             let all = || format!("{}: {names:#?}: {}", place(), look.ending);
             assert!(look.ending.is_complete(), "{}", all());
@@ -55,17 +55,17 @@ fn every_stack_is_whole(cpus: u32) {
             stops.insert(look.frames[0].pc.address().0);
         }
     }
-    // The guest went on in between.
+    // The guest ran in between.
     println!("{} different places", stops.len());
     assert!(stops.len() > 10, "{} different places", stops.len());
 }
 
 #[test]
-fn every_stack_is_whole_at_1000_random_moments_of_2_cpus() {
-    every_stack_is_whole(2);
+fn stacks_of_2_cpus_are_complete_at_1000_random_moments() {
+    check_every_stack(2);
 }
 
 #[test]
-fn every_stack_is_whole_at_1000_random_moments_of_8_cpus() {
-    every_stack_is_whole(8);
+fn stacks_of_8_cpus_are_complete_at_1000_random_moments() {
+    check_every_stack(8);
 }

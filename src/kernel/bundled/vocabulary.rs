@@ -1,34 +1,37 @@
-//! The bundled guest's words.
+//! Vocabulary of the bundled guest, and its I/O ports.
+//!
+//! Owns its codes, texts and function names; refuses to own their use. Called through
+//! `kernel::vocabulary`.
 
 use nmiscope_guest::abi;
 
 use super::call_trace;
 use crate::kernel::vocabulary::{TraceEntry, Vocabulary};
 
-/// The words of the bundled guest.
+/// Vocabulary of the bundled guest.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::kernel) struct Words;
+pub(in crate::kernel) struct BundledVocabulary;
 
-/// The ports by which the bundled guest speaks to its VMM: every VM has them.
+/// I/O ports by which the bundled guest signals its VMM: every VM has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Doorbells {
-    /// Ends the VM with an exit code.
+    /// The port that ends the VM with an exit code.
     pub debug_exit: u16,
-    /// Takes POST codes.
+    /// The port that takes POST codes.
     pub post: u16,
-    /// Says that an NMI handler is done.
+    /// The port that signals the end of an NMI handler.
     pub nmi_done: u16,
 }
 
-/// See [`Doorbells`].
+/// Port numbers of the bundled guest's [`Doorbells`].
 pub const DOORBELLS: Doorbells = Doorbells {
     debug_exit: abi::DEBUG_EXIT_PORT,
     post: abi::POST_PORT,
     nmi_done: abi::NMI_DONE_PORT,
 };
 
-/// Functions in which everybody ends up, by the start of their path: this kernel's, and those of
-/// Rust's core, which has methods of numbers too.
+/// Functions in which all hangs end, by the start of their path: this kernel's, and those of Rust's core,
+/// which has methods of numbers too.
 const PLUMBING: [&str; 24] = [
     "nmiscope_guest::sync::",
     "nmiscope_kernel::workload::Meeting::",
@@ -56,8 +59,8 @@ const PLUMBING: [&str; 24] = [
     "rust_panic",
 ];
 
-/// Functions by which a CPU or a task comes to its work, by their whole path: another way for the
-/// first CPU than for the others.
+/// Functions through which a CPU or a task comes to its work, by their whole path: the first CPU comes
+/// another way than the others.
 const START: [&str; 4] = [
     "nmiscope_kernel::arch::x86_64::smp::enter",
     "nmiscope_kernel::arch::x86_64::smp::boot_cpu_main",
@@ -65,7 +68,7 @@ const START: [&str; 4] = [
     "task_start",
 ];
 
-impl Vocabulary for Words {
+impl Vocabulary for BundledVocabulary {
     fn is_ready(&self, post_code: u8) -> bool {
         post_code == abi::POST_READY
     }

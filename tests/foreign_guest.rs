@@ -81,7 +81,7 @@ fn arguments_of_a_kernel_without_debug_information_are_not_to_be_had_and_that_is
         running.wait().expect_code(exit::CLEAN)
     };
     let again = |core: &Path| {
-        let finished = nmiscope(["report", "--args"]).arg(core).with_report().run();
+        let finished = nmiscope(["report", "--locals"]).arg(core).with_report().run();
         finished.expect_code(exit::CLEAN)
     };
     let said_once = |finished: &Finished| {
@@ -92,7 +92,7 @@ fn arguments_of_a_kernel_without_debug_information_are_not_to_be_had_and_that_is
         assert_eq!(finished.stderr, format!("warning: {warning}\n"), "{}", finished.all());
         report
     };
-    let live = run(&with, &["--args"]);
+    let live = run(&with, &["--locals"]);
     let report = said_once(&live);
     assert_eq!(report.backtraces.len(), 2);
     assert_eq!(Report { source: Source::Live, ..said_once(&again(&with)) }, report);

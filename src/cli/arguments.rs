@@ -43,7 +43,7 @@ Examples:
         what is this kernel doing after 5 seconds?
   nmiscope run --workload nmi-stuck --core hang.core; nmiscope report hang.core
         keep the moment, and look at it again, here or elsewhere, without KVM
-  nmiscope run --workload spin-irqs-off --args
+  nmiscope run --workload spin-irqs-off --locals
         the stacks with arguments and locals, as far as the compiler has kept them
   nmiscope run kernel.elf --hang-after 10s --hang-after soft-lockup=30s --hang-policy report,continue
         be more patient, and see whether it recovers

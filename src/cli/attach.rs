@@ -58,7 +58,7 @@ pub struct Attach {
     pub max_pause: Duration,
     /// Show arguments and locals
     #[arg(long)]
-    pub args: bool,
+    pub locals: bool,
     /// Where the report goes as JSON, `-` for standard output
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub json: Option<PathBuf>,
@@ -93,7 +93,7 @@ pub fn attach(arguments: &Attach) -> anyhow::Result<Code> {
         vm,
         image: arguments.image.clone(),
         debug_directory: arguments.debug_dir.clone(),
-        variables: arguments.args,
+        variables: arguments.locals,
         longest_pause: arguments.max_pause,
         core,
     };

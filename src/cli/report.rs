@@ -31,7 +31,7 @@ pub struct Report {
     pub image: Option<PathBuf>,
     /// Show arguments and locals; of a core that was written without, those whose memory is in it
     #[arg(long)]
-    pub args: bool,
+    pub locals: bool,
     /// Where the report goes as JSON, `-` for standard output
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub json: Option<PathBuf>,
@@ -52,7 +52,7 @@ pub fn report(arguments: &Report) -> anyhow::Result<Code> {
     let report = Stored::open(&arguments.core)
         .and_then(|core| {
             let image = arguments.image.as_deref();
-            offline::report(&core, image, &arguments.debug_dir, arguments.args)
+            offline::report(&core, image, &arguments.debug_dir, arguments.locals)
         })
         .map_err(BadRequest::from_error)?;
     for warning in &report.warnings {

@@ -85,7 +85,7 @@ pub struct Run {
     /// Show the arguments and locals of the frames that the host sees, where the image's DWARF says
     /// where they are: integers, enums, pointers, `&str`
     #[arg(long)]
-    pub args: bool,
+    pub locals: bool,
     /// How much of the guest's memory goes into the core
     #[arg(long, value_enum, default_value_t)]
     pub core_size: Size,
@@ -302,7 +302,7 @@ fn options(arguments: &Run, stdout_is_data: bool) -> Options {
         // A farm kills its VMs where it has to.
         second_signal_ends: arguments.die_with.is_none(),
         debug_directory: arguments.debug_dir.clone(),
-        variables: arguments.args,
+        variables: arguments.locals,
         core: None,
     }
 }

@@ -6,7 +6,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// They are the terminal's hang-up, Ctrl-C, and SIGTERM; without the first one where whoever has started
 /// this program has said that it is to go on without its terminal, as nohup(1) does.
-pub fn that_end() -> impl Iterator<Item = i32> {
+pub fn terminating() -> impl Iterator<Item = i32> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let hang_up = (!is_ignored(&status, SIGHUP)).then_some(SIGHUP);
     hang_up.into_iter().chain([SIGINT, SIGTERM])

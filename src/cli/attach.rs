@@ -101,7 +101,7 @@ pub fn attach(arguments: &Attach) -> anyhow::Result<Code> {
     let program = std::env::current_exe().context("failed to find this program's own file")?;
     let mut guardian = Command::new(program);
     guardian.arg(GUARDIAN);
-    let Visited { report, core } = attach::attach(&options, guardian).map_err(whose_fault)?;
+    let Visited { report, core } = attach::attach(&options, guardian).map_err(mark_user_errors)?;
     for warning in &report.warnings {
         output::warning(warning);
     }
@@ -112,11 +112,11 @@ pub fn attach(arguments: &Attach) -> anyhow::Result<Code> {
     if let Some(core) = core {
         output::note(&format!("wrote {}", core?.display()));
     }
-    Ok(exit_code::of_report(&report))
+    Ok(exit_code::for_report(&report))
 }
 
 /// Marks an error of what the user named. A VM that is there and may not or cannot be read is none.
-fn whose_fault(error: anyhow::Error) -> anyhow::Error {
+fn mark_user_errors(error: anyhow::Error) -> anyhow::Error {
     let is_users = match error.downcast_ref::<Error>() {
         Some(Error::Qmp(error)) => matches!(
             error,

@@ -38,7 +38,7 @@ impl From<Code> for ExitCode {
 }
 
 /// The code for a run with that report.
-pub fn of_report(report: &Report) -> Code {
+pub fn for_report(report: &Report) -> Code {
     let goes_on = |hang: &Hang| hang.certainty.is_verdict() && hang.resolved_after_ms.is_none();
     let hangs = report.hangs.iter().any(goes_on);
     match report.outcome {
@@ -58,7 +58,7 @@ pub fn of_report(report: &Report) -> Code {
 
 /// The code for a farm's run, of which so many VMs ended in each way: the worst that is true of its
 /// guests, or else whether all of them got a verdict.
-pub fn of_farm(counts: &BTreeMap<Status, u64>, unfinished: bool) -> Code {
+pub fn for_farm(counts: &BTreeMap<Status, u64>, unfinished: bool) -> Code {
     let has = |statuses: &[Status]| statuses.iter().any(|status| counts.contains_key(status));
     if has(&[Status::Crash]) {
         CRASH
@@ -74,7 +74,7 @@ pub fn of_farm(counts: &BTreeMap<Status, u64>, unfinished: bool) -> Code {
 }
 
 /// The code for a run that never was, or that broke off.
-pub fn of_error(error: &anyhow::Error) -> Code {
+pub fn for_error(error: &anyhow::Error) -> Code {
     let bad_request =
         |cause: &(dyn Error + 'static)| cause.is::<BadRequest>() || refuses_the_request(cause);
     if error.chain().any(bad_request) { USAGE } else { TOOL_FAILED }

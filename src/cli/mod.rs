@@ -62,7 +62,7 @@ pub fn main(started: Instant) -> ExitCode {
         Err(error) if output::is_broken_pipe(&error) => exit_code::CLEAN.into(),
         Err(error) => {
             output::error(&error);
-            exit_code::of_error(&error).into()
+            exit_code::for_error(&error).into()
         }
     }
 }

@@ -62,5 +62,5 @@ pub fn report(arguments: &Report) -> anyhow::Result<Code> {
     if let Some(destination) = destination {
         text.write(&report, destination)?;
     }
-    Ok(exit_code::of_report(&report))
+    Ok(exit_code::for_report(&report))
 }

@@ -221,7 +221,7 @@ pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
             }
         }
     })?;
-    if !told_already(&report.outcome) {
+    if !is_already_printed(&report.outcome) {
         text.print(&text::outcome(&report.outcome));
     }
     if let Some(destination) = destination.filter(|_| is_wanted(arguments, &report)) {
@@ -230,7 +230,7 @@ pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
     if let Some(core) = core {
         text.print(&format!("wrote {}\n", core?.display()));
     }
-    Ok(exit_code::of_report(&report))
+    Ok(exit_code::for_report(&report))
 }
 
 /// Whoever has started this process does not outlive it.
@@ -272,11 +272,11 @@ fn is_wanted(arguments: &Run, report: &Report) -> bool {
     arguments.json.is_some()
         || !report.backtraces.is_empty()
         || !report.hangs.is_empty()
-        || exit_code::of_report(report) != exit_code::CLEAN
+        || exit_code::for_report(report) != exit_code::CLEAN
 }
 
 /// Whether the session has told how it ended when it happened.
-fn told_already(outcome: &Outcome) -> bool {
+fn is_already_printed(outcome: &Outcome) -> bool {
     !matches!(outcome, Outcome::Exit { .. } | Outcome::Stopped { .. })
 }
 

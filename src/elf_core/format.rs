@@ -46,7 +46,7 @@ pub(super) struct Header {
 
 impl Header {
     /// The header of a core with that many program headers, which follow it.
-    pub(super) fn of_core(segments: usize) -> Self {
+    pub(super) fn for_core(segments: usize) -> Self {
         let extended = needs_section(segments);
         Self {
             class: CLASS_64,

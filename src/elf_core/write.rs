@@ -257,7 +257,7 @@ fn write_headers(file: &File, plan: &Plan, notes: &[u8]) -> io::Result<()> {
     file.set_len(0)?;
     file.set_len(plan.length)?;
     let count = plan.headers.len();
-    let mut bytes = Header::of_core(count).encode().to_vec();
+    let mut bytes = Header::for_core(count).encode().to_vec();
     for header in &plan.headers {
         bytes.extend_from_slice(&header.encode());
     }

@@ -58,7 +58,7 @@ struct State {
     /// The writer has taken something and not come back yet.
     writing: bool,
     /// Nobody takes anything any more: there is no sink, or writing to it failed.
-    deaf: bool,
+    has_no_sink: bool,
     /// The queue was full for too long; until there is room, nobody waits.
     stalled: bool,
     closed: bool,
@@ -92,7 +92,7 @@ impl Console {
             }
             Sink::None => None,
         };
-        let state = State { deaf: output.is_none(), ..State::default() };
+        let state = State { has_no_sink: output.is_none(), ..State::default() };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         if let Some(output) = output {
             let shared = shared.clone();
@@ -132,7 +132,7 @@ impl Console {
         let mut state = self.shared.lock();
         state.closed = true;
         self.shared.changed.notify_all();
-        while !state.deaf && (state.writing || !state.queue.is_empty()) {
+        while !state.has_no_sink && (state.writing || !state.queue.is_empty()) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -194,9 +194,9 @@ impl Shared {
             state.stalled = false;
             // A console that nobody listens to any more, a closed pipe for one, is no reason to
             // stop.
-            state.deaf |= result.is_err();
+            state.has_no_sink |= result.is_err();
             self.changed.notify_all();
-            if state.deaf {
+            if state.has_no_sink {
                 state.queue.clear();
                 return;
             }
@@ -212,10 +212,10 @@ impl Write for Writer {
         for &byte in bytes {
             state.remember(byte);
         }
-        if state.queue.len() + bytes.len() > QUEUE_BYTES && !state.deaf && !state.stalled {
+        if state.queue.len() + bytes.len() > QUEUE_BYTES && !state.has_no_sink && !state.stalled {
             state = self.0.wait(state, PATIENCE);
         }
-        if state.deaf {
+        if state.has_no_sink {
             return Ok(bytes.len());
         }
         if state.queue.len() + bytes.len() > QUEUE_BYTES {

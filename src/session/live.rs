@@ -18,7 +18,7 @@ use super::console::Console;
 use super::guest::Guest;
 use super::observe;
 use super::options::{Ended, Event, Options};
-use super::record::{Record, Weight};
+use super::record::{CorePriority, Record};
 use super::wake::{Inbox, Wake};
 use super::watch::{Observed, POLL, Watch};
 use crate::capture::{Bounds as CaptureBounds, Request, Sampling, Stopped};
@@ -128,19 +128,19 @@ impl Session<'_> {
     fn drive(&mut self) -> Outcome {
         let mut nmi_after = self.options.nmi_after;
         loop {
-            let wake = self.inbox.wait(self.until_something_is_due(nmi_after));
+            let wake = self.inbox.wait(self.time_until_due(nmi_after));
             match wake {
-                Ok(Wake::Vm(vmm::Event::Post { at, .. })) => self.ready(at),
+                Ok(Wake::Vm(vmm::Event::Post { at, .. })) => self.guest_ready(at),
                 Ok(Wake::Vm(vmm::Event::Ended(outcome))) => return self.guest_ended(&outcome),
                 Ok(Wake::Vm(_)) => {}
                 Ok(Wake::Signal(signal)) if signal.asks_for_backtrace() => {
-                    self.backtrace(Trigger::Signal { name: signal.name().into() });
+                    self.stop_and_capture(Trigger::Signal { name: signal.name().into() });
                     self.resume();
                 }
                 Ok(Wake::Signal(signal)) => {
                     let by = signal.name().to_owned();
-                    if signal.wants_a_last_look() {
-                        self.backtrace(Trigger::Signal { name: by.clone() });
+                    if signal.asks_for_last_backtrace() {
+                        self.stop_and_capture(Trigger::Signal { name: by.clone() });
                     }
                     return Outcome::Stopped { by };
                 }
@@ -152,11 +152,11 @@ impl Session<'_> {
             }
             if nmi_after.is_some_and(|after| self.started.elapsed() >= after) {
                 nmi_after = None;
-                self.backtrace(Trigger::Timer);
+                self.stop_and_capture(Trigger::Timer);
                 self.resume();
             }
             let elapsed = self.started.elapsed();
-            if let Some(outcome) = self.look_for_trouble(elapsed) {
+            if let Some(outcome) = self.observe_guest(elapsed) {
                 return outcome;
             }
             if self.options.stop_after.is_some_and(|after| elapsed >= after) {
@@ -167,8 +167,8 @@ impl Session<'_> {
                     limit_ms: milliseconds(limit),
                     ran_ms: Some(milliseconds(self.run_time())),
                 };
-                self.record.tell(Event::Outcome(&outcome));
-                self.backtrace(Trigger::TimeLimit);
+                self.record.emit(Event::Outcome(&outcome));
+                self.stop_and_capture(Trigger::TimeLimit);
                 return outcome;
             }
         }
@@ -180,7 +180,7 @@ impl Session<'_> {
     }
 
     /// The next look at the guest, or what was asked for a certain time.
-    fn until_something_is_due(&self, nmi_after: Option<Duration>) -> Duration {
+    fn time_until_due(&self, nmi_after: Option<Duration>) -> Duration {
         let elapsed = self.started.elapsed();
         let due = [nmi_after, self.options.stop_after, self.options.time_limit];
         let due = due.into_iter().flatten();
@@ -188,14 +188,14 @@ impl Session<'_> {
         due.map(|after| after.saturating_sub(elapsed)).fold(look, Duration::min)
     }
 
-    fn ready(&mut self, at: Instant) {
+    fn guest_ready(&mut self, at: Instant) {
         // Port 0x80 is a delay to many kernels, and what they write there means nothing.
         if self.ready_after.is_some() || !self.guest.is_known() {
             return;
         }
         let after = at.saturating_duration_since(self.started);
         self.ready_after = Some(after);
-        self.record.tell(Event::Ready { machine: &machine(self.options), after });
+        self.record.emit(Event::Ready { machine: &machine(self.options), after });
         if let Some(watch) = &mut self.watch {
             watch.set_ready();
         }
@@ -211,13 +211,13 @@ impl Session<'_> {
             VmOutcome::DebugExit { code, .. } => return Outcome::Exit { code },
             _ => Outcome::Crash { cpu, cause: crash_cause(ended), description: ended.to_string() },
         };
-        self.record.tell(Event::Outcome(&outcome));
-        self.backtrace(Trigger::GuestEnded);
+        self.record.emit(Event::Outcome(&outcome));
+        self.stop_and_capture(Trigger::GuestEnded);
         outcome
     }
 
     /// Looks at the guest, and closely if something may be wrong with it.
-    fn look_for_trouble(&mut self, elapsed: Duration) -> Option<Outcome> {
+    fn observe_guest(&mut self, elapsed: Duration) -> Option<Outcome> {
         let watch = self.watch.as_mut()?;
         let Observed { noticed, problem } = watch.observe(&self.vm, &mut self.guest, elapsed)?;
         if let Some(reason) = problem {
@@ -229,11 +229,11 @@ impl Session<'_> {
         for number in noticed.over {
             self.record.resolved(number, elapsed);
         }
-        if noticed.suspicious { self.look_closely(elapsed) } else { None }
+        if noticed.suspicious { self.stop_and_judge(elapsed) } else { None }
     }
 
     /// Stops the guest and judges it. It goes on if nothing is wrong, or as the policy says.
-    fn look_closely(&mut self, elapsed: Duration) -> Option<Outcome> {
+    fn stop_and_judge(&mut self, elapsed: Duration) -> Option<Outcome> {
         let stopped = self.stop();
         let verdict = self.watch.as_mut()?.judge(&self.vm, &stopped, elapsed);
         match verdict {
@@ -242,7 +242,7 @@ impl Session<'_> {
                 None
             }
             Some(Verdict::Hangs(found)) => {
-                self.backtrace_of(stopped, elapsed, Trigger::Hang, Some(*found));
+                self.capture_stopped(stopped, elapsed, Trigger::Hang, Some(*found));
                 if self.options.policy.kill {
                     return Some(Outcome::Hang);
                 }
@@ -255,14 +255,14 @@ impl Session<'_> {
                     wall_ms: milliseconds(starved.wall),
                     ran_ms: milliseconds(starved.ran),
                 };
-                self.record.tell(Event::Outcome(&outcome));
-                self.backtrace_of(stopped, elapsed, Trigger::Starved, None);
+                self.record.emit(Event::Outcome(&outcome));
+                self.capture_stopped(stopped, elapsed, Trigger::Starved, None);
                 Some(outcome)
             }
             Some(Verdict::Panicked(cpu)) => {
                 let outcome = Outcome::Panic { cpu, message: self.panic_message() };
-                self.record.tell(Event::Outcome(&outcome));
-                self.backtrace_of(stopped, elapsed, Trigger::GuestEnded, None);
+                self.record.emit(Event::Outcome(&outcome));
+                self.capture_stopped(stopped, elapsed, Trigger::GuestEnded, None);
                 Some(outcome)
             }
         }
@@ -280,28 +280,33 @@ impl Session<'_> {
     }
 
     /// Takes a backtrace; the guest is stopped afterwards.
-    fn backtrace(&mut self, trigger: Trigger) {
+    fn stop_and_capture(&mut self, trigger: Trigger) {
         let asked = self.started.elapsed();
         let stopped = self.stop();
-        let found = self.of_moment(&stopped, asked, &trigger);
-        self.backtrace_of(stopped, asked, trigger, found);
+        let found = self.find_hangs_now(&stopped, asked, &trigger);
+        self.capture_stopped(stopped, asked, trigger, found);
     }
 
     /// The hangs, due or not, of a guest that somebody wants to look at. One that has ended has none.
-    fn of_moment(&mut self, stopped: &Stopped, at: Duration, trigger: &Trigger) -> Option<Found> {
+    fn find_hangs_now(
+        &mut self,
+        stopped: &Stopped,
+        at: Duration,
+        trigger: &Trigger,
+    ) -> Option<Found> {
         match trigger {
             Trigger::Signal { .. } | Trigger::Timer | Trigger::TimeLimit => {}
             _ => return None,
         }
         match &mut self.watch {
-            Some(watch) => watch.of_moment(&self.vm, stopped, at),
-            None => Some(observe::of_moment_alone(&self.vm, stopped, at)),
+            Some(watch) => watch.find_hangs(&self.vm, stopped, at),
+            None => Some(observe::find_hangs_without_clocks(&self.vm, stopped, at)),
         }
     }
 
     /// Takes a backtrace of a guest that stands still, for something that was noticed `at` that time
     /// after the start, and reports the hangs that were `found`.
-    fn backtrace_of(
+    fn capture_stopped(
         &mut self,
         stopped: Stopped,
         at: Duration,
@@ -320,9 +325,9 @@ impl Session<'_> {
             Some(Ok(with_variables)) => Some(with_variables as &dyn Symbols),
             _ => symbols,
         };
-        let weight = Weight::of(&trigger);
+        let priority = CorePriority::from_trigger(&trigger);
         let mut still = watch.as_mut().map(|watch| {
-            |target: &mut dyn Target| watch.still_to_sample(target, kernel, *started, is_verdict)
+            |target: &mut dyn Target| watch.cpus_to_sample(target, kernel, *started, is_verdict)
         });
         let request = Request {
             // A guest that the host does not run would take forever to answer.
@@ -331,7 +336,10 @@ impl Session<'_> {
             at,
             found,
             symbols: unwound_by,
-            core: options.core.as_ref().filter(|_| place.is_some() && record.has_room_for(weight)),
+            core: options
+                .core
+                .as_ref()
+                .filter(|_| place.is_some() && record.has_room_for(priority)),
             sampling: still
                 .as_mut()
                 .map(|still| Sampling { at_most: sampling_time(is_verdict), still }),
@@ -341,7 +349,7 @@ impl Session<'_> {
         let resolver = resolver.with_words(kernel.vocabulary());
         let diagnosis = diagnosis::diagnose(&capture, place, &resolver);
         if let Some(core) = core {
-            record.keep(weight, core, capture);
+            record.keep(priority, core, capture);
         }
         record.add(diagnosis, is_verdict, place.is_some());
         // The next backtrace is of the same image.
@@ -360,7 +368,7 @@ impl Session<'_> {
 
     fn finish(mut self, outcome: Outcome) -> Ended {
         self.console.drain(CONSOLE);
-        self.record.tell(Event::Stopping { exits: self.vm.exit_counts() });
+        self.record.emit(Event::Stopping { exits: self.vm.exit_counts() });
         // The threads end with the process at the latest, and the report is what was wanted.
         if let Err(error) = self.vm.shutdown(SHUTDOWN) {
             self.record.warn(format!("failed to {}", crate::error_chain(&error)));

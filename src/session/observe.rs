@@ -14,14 +14,14 @@ use crate::kernel::Reading;
 use crate::targets::Target;
 
 /// The hangs of a guest that nobody has watched, by what its kernel has recorded.
-pub fn of_records(target: &dyn Target, stopped: &Stopped, at: Duration) -> Found {
+pub fn find_recorded_hangs(target: &dyn Target, stopped: &Stopped, at: Duration) -> Found {
     hang::of_dump(&observation(target, stopped, at), &Bounds::default())
 }
 
 /// The hangs that one moment shows of a guest for which nobody wanted to watch the time: neither the
 /// detector's nor the guest's own clock is asked.
 #[cfg(feature = "kvm")]
-pub fn of_moment_alone(target: &dyn Target, stopped: &Stopped, at: Duration) -> Found {
+pub fn find_hangs_without_clocks(target: &dyn Target, stopped: &Stopped, at: Duration) -> Found {
     let mut now = observation(target, stopped, at);
     if let Reading::Known(kernel) = &mut now.kernel {
         kernel.now_ns = None;

@@ -75,7 +75,7 @@ pub fn report(
     }
     let files = find_files(&core, &mut note.report, image, debug_directory)?;
     let image = files.as_ref().and_then(|files| files.parse().ok());
-    Ok(of_core(core, note, image.as_ref(), with_variables))
+    Ok(report_core(core, note, image.as_ref(), with_variables))
 }
 
 /// A report that a run has written: there is nothing left to make of it.
@@ -119,7 +119,12 @@ fn find_files(
     Ok(Some(files))
 }
 
-fn of_core(core: Core<'_>, mut note: Note, image: Option<&Image<'_>>, variables: bool) -> Report {
+fn report_core(
+    core: Core<'_>,
+    mut note: Note,
+    image: Option<&Image<'_>>,
+    variables: bool,
+) -> Report {
     let kernel = image.map(kernel::recognise);
     let version = core.version();
     let states: States = note.capture.cpus.iter().map(|cpu| cpu.state.clone()).collect();

@@ -19,11 +19,11 @@ const MOST_BACKTRACES: usize = 16;
 const MOST_HANGS: usize = 1_000;
 
 /// The most hangs of moments that somebody asked for.
-const MOST_BY_THE_WAY: usize = 100;
+const MOST_ON_REQUEST: usize = 100;
 
 /// How much a backtrace is worth a core: of those that are worth as much, the last one gets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Weight {
+pub enum CorePriority {
     /// Somebody asked for it.
     AskedFor,
     /// The guest hangs.
@@ -32,9 +32,9 @@ pub enum Weight {
     End,
 }
 
-impl Weight {
-    /// The weight of a backtrace, by what it was taken for.
-    pub fn of(trigger: &Trigger) -> Self {
+impl CorePriority {
+    /// The priority of a backtrace, by what it was taken for.
+    pub fn from_trigger(trigger: &Trigger) -> Self {
         match trigger {
             Trigger::Signal { .. } | Trigger::Timer | Trigger::Dump | Trigger::Attach => {
                 Self::AskedFor
@@ -46,8 +46,8 @@ impl Weight {
 }
 
 /// A core that is begun, and what it still lacks.
-struct Kept {
-    weight: Weight,
+struct KeptCore {
+    priority: CorePriority,
     /// The number of its backtrace.
     backtrace: usize,
     pending: anyhow::Result<(Pending, Capture)>,
@@ -58,11 +58,11 @@ pub struct Record<'a> {
     /// The hangs that the detector has reported, as it counts them.
     hangs: Vec<Hang>,
     /// The hangs that were found when somebody asked, or when the time was over.
-    found_by_the_way: Vec<Hang>,
+    found_on_request: Vec<Hang>,
     /// The number of hangs that were reported and are not among them.
     more_hangs: usize,
     backtraces: Vec<Backtrace>,
-    core: Option<Kept>,
+    core: Option<KeptCore>,
     warnings: Vec<String>,
     listener: &'a mut dyn FnMut(Event<'_>),
 }
@@ -70,13 +70,13 @@ pub struct Record<'a> {
 impl<'a> Record<'a> {
     /// A record of nothing yet.
     pub fn new(listener: &'a mut dyn FnMut(Event<'_>)) -> Self {
-        let (hangs, found_by_the_way, backtraces, warnings) = Default::default();
+        let (hangs, found_on_request, backtraces, warnings) = Default::default();
         let more_hangs = 0;
-        Self { hangs, found_by_the_way, more_hangs, backtraces, core: None, warnings, listener }
+        Self { hangs, found_on_request, more_hangs, backtraces, core: None, warnings, listener }
     }
 
     /// Tells the listener of an event.
-    pub fn tell(&mut self, event: Event<'_>) {
+    pub fn emit(&mut self, event: Event<'_>) {
         (self.listener)(event);
     }
 
@@ -113,16 +113,22 @@ impl<'a> Record<'a> {
         wanted.then_some(self.backtraces.len() as u32)
     }
 
-    /// True if a backtrace of that weight gets the core: one that is there already may be of something
+    /// True if a backtrace of that priority gets the core: one that is there already may be of something
     /// more important.
-    pub fn has_room_for(&self, weight: Weight) -> bool {
-        self.core.as_ref().is_none_or(|kept| kept.weight <= weight)
+    pub fn has_room_for(&self, priority: CorePriority) -> bool {
+        self.core.as_ref().is_none_or(|kept| kept.priority <= priority)
     }
 
     /// Keeps the core of the backtrace that is added next.
-    pub fn keep(&mut self, weight: Weight, core: anyhow::Result<Pending>, capture: Capture) {
+    pub fn keep(
+        &mut self,
+        priority: CorePriority,
+        core: anyhow::Result<Pending>,
+        capture: Capture,
+    ) {
         let backtrace = self.backtraces.len();
-        self.core = Some(Kept { weight, backtrace, pending: core.map(|core| (core, capture)) });
+        self.core =
+            Some(KeptCore { priority, backtrace, pending: core.map(|core| (core, capture)) });
     }
 
     /// Adds what a capture means: its hangs, which are the detector's if that `is_verdict`, and the
@@ -134,12 +140,12 @@ impl<'a> Record<'a> {
         }
         if is_verdict {
             // What was on its way to a verdict has become one.
-            self.found_by_the_way.retain(|early| !hangs.iter().any(|hang| is_same(hang, early)));
+            self.found_on_request.retain(|early| !hangs.iter().any(|hang| is_same(hang, early)));
         }
         // The detector counts its own, and so they have room of their own.
         let (list, most) = match is_verdict {
             true => (&mut self.hangs, MOST_HANGS),
-            false => (&mut self.found_by_the_way, MOST_BY_THE_WAY),
+            false => (&mut self.found_on_request, MOST_ON_REQUEST),
         };
         let room = most.saturating_sub(list.len());
         // Whoever asks again is told again, and the report has it once, as it was last.
@@ -159,8 +165,8 @@ impl<'a> Record<'a> {
         if self.more_hangs > 0 {
             self.warn(format!("{} more hangs are not in this report", self.more_hangs));
         }
-        let Self { mut hangs, found_by_the_way, backtraces, warnings, core, .. } = self;
-        hangs.extend(found_by_the_way);
+        let Self { mut hangs, found_on_request, backtraces, warnings, core, .. } = self;
+        hangs.extend(found_on_request);
         hangs.sort_by(|a, b| a.at_ms.total_cmp(&b.at_ms));
         let report = Report { hangs, backtraces, warnings, ..report };
         let core = core.map(|kept| -> anyhow::Result<PathBuf> {

@@ -34,7 +34,7 @@ pub struct Signal(i32);
 
 impl Signal {
     /// End the run, but say where the guest was: whoever sends this had no time to wait for its end.
-    pub fn wants_a_last_look(self) -> bool {
+    pub fn asks_for_last_backtrace(self) -> bool {
         self.0 == SIGTERM
     }
 
@@ -102,11 +102,11 @@ impl Inbox {
         let failed = "failed to install signal handlers";
         // The second time they mean it, whatever this program is stuck in.
         let meant = Arc::new(AtomicBool::new(false));
-        for signal in signals::that_end().filter(|_| twice_at_once) {
+        for signal in signals::terminating().filter(|_| twice_at_once) {
             flag::register_conditional_default(signal, meant.clone()).context(failed)?;
             flag::register(signal, meant.clone()).context(failed)?;
         }
-        let watched = signals::that_end().chain([SIGQUIT, SIGUSR1]);
+        let watched = signals::terminating().chain([SIGQUIT, SIGUSR1]);
         let mut signals = Signals::new(watched).context(failed)?;
         let handle = signals.handle();
         let sender = self.sender.clone();

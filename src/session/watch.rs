@@ -85,12 +85,17 @@ impl Watch {
         if at < self.next {
             return None;
         }
-        let observed = self.look(target, guest, at);
+        let observed = self.observe_now(target, guest, at);
         self.next = self.next_after(at);
         Some(observed)
     }
 
-    fn look(&mut self, target: &dyn Target, guest: &mut Guest<'_>, at: Duration) -> Observed {
+    fn observe_now(
+        &mut self,
+        target: &dyn Target,
+        guest: &mut Guest<'_>,
+        at: Duration,
+    ) -> Observed {
         let known = guest.is_known();
         let mut problem = None;
         if known && self.places.is_none() && self.is_time_to_locate(at) {
@@ -139,7 +144,7 @@ impl Watch {
     }
 
     /// Looks at one that stands still, and says what is wrong with it or may come to be.
-    pub fn of_moment(
+    pub fn find_hangs(
         &mut self,
         target: &dyn Target,
         stopped: &Stopped,
@@ -150,7 +155,7 @@ impl Watch {
 
     /// Stops a guest that has run on while it was sampled, and returns the CPUs whose hang went on:
     /// of verdicts, or of what was found on the way to one.
-    pub fn still_to_sample(
+    pub fn cpus_to_sample(
         &mut self,
         target: &mut dyn Target,
         kernel: &dyn Kernel,

@@ -129,8 +129,8 @@ impl Invocation {
         let shown = format!("{:?}", self.command);
         let mut child = self.command.spawn().unwrap_or_else(|error| panic!("{shown}: {error}"));
         Running {
-            stdout: child.stdout.take().map(Captured::of),
-            stderr: child.stderr.take().map(Captured::of),
+            stdout: child.stdout.take().map(Captured::new),
+            stderr: child.stderr.take().map(Captured::new),
             directory: self.directory,
             deadline: Instant::now() + self.deadline,
             shown,
@@ -251,7 +251,7 @@ struct Output {
 }
 
 impl Captured {
-    fn of(mut pipe: impl Read + Send + 'static) -> Self {
+    fn new(mut pipe: impl Read + Send + 'static) -> Self {
         let shared = Arc::<(Mutex<Output>, Condvar)>::default();
         let theirs = shared.clone();
         let reader = thread::spawn(move || {

@@ -18,7 +18,7 @@ use super::host_stack::HostStack;
 use super::note::Note;
 use super::stopped::Stopped;
 use crate::elf_core::{
-    Contents, CpuRegisters, Extents, NotePlace, check_path, prepare, write_all_but_note,
+    CoreContents, CpuRegisters, Extents, NotePlace, check_path, prepare, write_all_but_note,
 };
 use crate::kernel::Symbols;
 use crate::targets::Target;
@@ -82,7 +82,7 @@ impl Destination {
         };
         let cpus = moment.cpus();
         let vmcoreinfo = moment.vmcoreinfo();
-        let contents = Contents {
+        let contents = CoreContents {
             cpus: &cpus,
             note: &[],
             vmcoreinfo: vmcoreinfo.as_deref(),

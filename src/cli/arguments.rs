@@ -8,14 +8,14 @@ use std::path::PathBuf;
 use clap::ValueHint;
 use clap::{Parser, Subcommand};
 
-use super::attach::Attach;
+use super::attach::AttachArgs;
 #[cfg(feature = "kvm")]
 use super::farm::Farm;
 use super::output::Color;
-use super::report::Report;
+use super::report::ReportArgs;
 #[cfg(feature = "kvm")]
-use super::run::Run;
-use super::symbolize::Symbolize;
+use super::run::RunArgs;
+use super::symbolize::SymbolizeArgs;
 use super::triage::Triage;
 
 macro_rules! exit_codes {
@@ -104,13 +104,13 @@ pub struct Arguments {
 pub enum Command {
     /// Boot a guest, watch it, and report it if it hangs
     #[cfg(feature = "kvm")]
-    Run(Box<Run>),
+    Run(Box<RunArgs>),
     /// Report a guest in a QEMU that somebody else started; it is stopped for some milliseconds
-    Attach(Attach),
+    Attach(AttachArgs),
     /// Make a report from a core or from a dump that QEMU wrote, or print one that is JSON
-    Report(Report),
+    Report(ReportArgs),
     /// Print functions and lines behind a log's stack traces, or of addresses
-    Symbolize(Symbolize),
+    Symbolize(SymbolizeArgs),
     /// Run a suite of VMs, one process and one verdict each
     #[cfg(feature = "kvm")]
     Farm(Box<Farm>),

@@ -42,7 +42,7 @@ could not be read.";
 /// `nmiscope attach`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, group = ArgGroup::new("vm").required(true))]
-pub struct Attach {
+pub struct AttachArgs {
     /// The QMP socket of the VM
     #[arg(long, value_name = "SOCKET", group = "vm", value_hint = ValueHint::FilePath)]
     pub qmp: Option<PathBuf>,
@@ -78,7 +78,7 @@ pub struct Attach {
 }
 
 /// Visits the VM, and prints its report.
-pub fn attach(arguments: &Attach) -> anyhow::Result<Code> {
+pub fn attach(arguments: &AttachArgs) -> anyhow::Result<Code> {
     let destination = arguments.json.as_deref().map(Destination::open).transpose();
     let destination = destination.map_err(BadRequest::from_error)?;
     let core = arguments.core.as_deref();

@@ -19,7 +19,7 @@ panic in the guest.";
 /// `nmiscope report`.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
-pub struct Report {
+pub struct ReportArgs {
     /// The core; a dump of a guest as ELF, by `virsh dump --memory-only` or QEMU's dump-guest-memory; or a
     /// report as JSON, which is only printed
     #[arg(value_hint = ValueHint::FilePath)]
@@ -45,7 +45,7 @@ pub struct Report {
 }
 
 /// Makes the report.
-pub fn report(arguments: &Report) -> anyhow::Result<Code> {
+pub fn report(arguments: &ReportArgs) -> anyhow::Result<Code> {
     let destination = arguments.json.as_deref().map(Destination::open).transpose();
     let destination = destination.map_err(BadRequest::from_error)?;
     let text = Text::beside(destination.as_ref(), arguments.quiet);

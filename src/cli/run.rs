@@ -20,11 +20,11 @@ use crate::capture::store::{Destination as CoreDestination, Size};
 use crate::errors::BadRequest;
 use crate::hang::{Bounds, Class};
 use crate::images::{Access, DEBUG_DIRECTORY, Files};
-use crate::session::{self, Ended, Event, Options, Policy, Sink};
+use crate::session::{self, Ended, Policy, RunEvent, RunOptions, Sink};
 
 /// `nmiscope run`.
 #[derive(Debug, Args)]
-pub struct Run {
+pub struct RunArgs {
     /// The guest: an x86-64 ELF kernel with a PVH entry point [default: the bundled guest]
     #[arg(value_hint = ValueHint::FilePath)]
     pub image: Option<PathBuf>,
@@ -118,7 +118,7 @@ pub enum HangPolicy {
     Continue,
 }
 
-impl Run {
+impl RunArgs {
     /// The bounds of all classes of hangs.
     pub fn bounds(&self) -> Bounds {
         let general = self.hang_after.iter().rev().find(|after| after.whose.is_none());
@@ -190,7 +190,7 @@ fn parse_sink(text: &str) -> Result<Sink, NoSink> {
 const DEFAULT_JSON: &str = "postmortem.json";
 
 /// Runs a VM. `started` is when the program was.
-pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
+pub fn run(arguments: &RunArgs, started: Instant) -> anyhow::Result<Code> {
     if let Some(parent) = arguments.die_with {
         die_with(parent)?;
     }
@@ -206,15 +206,15 @@ pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
     let core = arguments.core_file();
     let core = core.map(|path| CoreDestination::open(path, arguments.core_size));
     let core = core.transpose().map_err(BadRequest::from_error)?;
-    let options = Options { core, ..options(arguments, stdout_is_data) };
+    let options = RunOptions { core, ..options(arguments, stdout_is_data) };
     let Ended { report, core } = session::run(files, &options, started, |event| match event {
-        Event::Ready { machine, after } => text.print(&text::ready(machine, after)),
-        Event::Warning(warning) => output::warning(warning),
-        Event::Hangs(hangs) => text.print(&text::hangs(hangs)),
-        Event::Resolved(hang) => text.print(&text::resolved(hang)),
-        Event::Outcome(outcome) => text.print(&text::outcome(outcome)),
-        Event::Backtrace(backtrace) => text.print(&text::backtrace(backtrace)),
-        Event::Stopping { exits } => {
+        RunEvent::Ready { machine, after } => text.print(&text::ready(machine, after)),
+        RunEvent::Warning(warning) => output::warning(warning),
+        RunEvent::Hangs(hangs) => text.print(&text::hangs(hangs)),
+        RunEvent::Resolved(hang) => text.print(&text::resolved(hang)),
+        RunEvent::Outcome(outcome) => text.print(&text::outcome(outcome)),
+        RunEvent::Backtrace(backtrace) => text.print(&text::backtrace(backtrace)),
+        RunEvent::Stopping { exits } => {
             tracing::info!(?exits, "stopping");
             if arguments.die_with.is_some() {
                 close_stdout();
@@ -252,7 +252,7 @@ fn close_stdout() {
 
 /// Opened before the VM starts. Without `--json` a report is written only if there is something in
 /// it, but then it must be possible too.
-fn destination(arguments: &Run) -> anyhow::Result<Option<Destination>> {
+fn destination(arguments: &RunArgs) -> anyhow::Result<Option<Destination>> {
     if arguments.no_json {
         return Ok(None);
     }
@@ -268,7 +268,7 @@ fn destination(arguments: &Run) -> anyhow::Result<Option<Destination>> {
 }
 
 /// A report that was asked for is always written; the other one when it says something.
-fn is_wanted(arguments: &Run, report: &Report) -> bool {
+fn is_wanted(arguments: &RunArgs, report: &Report) -> bool {
     arguments.json.is_some()
         || !report.backtraces.is_empty()
         || !report.hangs.is_empty()
@@ -280,12 +280,12 @@ fn is_already_printed(outcome: &Outcome) -> bool {
     !matches!(outcome, Outcome::Exit { .. } | Outcome::Stopped { .. })
 }
 
-fn options(arguments: &Run, stdout_is_data: bool) -> Options {
+fn options(arguments: &RunArgs, stdout_is_data: bool) -> RunOptions {
     let serial = match &arguments.serial {
         Sink::Stdout if stdout_is_data => Sink::Stderr,
         sink => sink.clone(),
     };
-    Options {
+    RunOptions {
         image: arguments.image.clone(),
         initrd: arguments.initrd.clone(),
         command_line: arguments.command_line(),

@@ -15,12 +15,12 @@ use super::output;
 use crate::errors::BadRequest;
 use crate::images::modules::Modules;
 use crate::images::{Access, DEBUG_DIRECTORY, Files, refused, source_roots};
-use crate::symbolize::grammar::{self, Reference, Target};
-use crate::symbolize::{Annotator, Answer, Format, Lookup, one_line, write_record};
+use crate::symbolize::grammar::{self, CodeLocation, Reference};
+use crate::symbolize::{Annotator, Format, Lookup, Resolution, one_line, write_record};
 
 /// `nmiscope symbolize`.
 #[derive(Debug, Args)]
-pub struct Symbolize {
+pub struct SymbolizeArgs {
     /// The image that the text is of: for Linux, the vmlinux with debug information
     #[cfg_attr(feature = "kvm", doc = "[default: the bundled guest]")]
     #[cfg_attr(not(feature = "kvm"), arg(required = true))]
@@ -84,7 +84,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const CHUNK: usize = 64 << 10;
 
 /// Prints frames.
-pub fn symbolize(arguments: &Symbolize) -> anyhow::Result<Code> {
+pub fn symbolize(arguments: &SymbolizeArgs) -> anyhow::Result<Code> {
     let path = arguments.image.as_deref();
     let mut files = Files::open(path, Access::Map).map_err(BadRequest::from_error)?;
     files.find_debug_file(path, &arguments.debug_dir);
@@ -107,7 +107,7 @@ pub fn symbolize(arguments: &Symbolize) -> anyhow::Result<Code> {
     }
 }
 
-fn parse<'a>(files: &'a Files, arguments: &Symbolize) -> anyhow::Result<Image<'a>> {
+fn parse<'a>(files: &'a Files, arguments: &SymbolizeArgs) -> anyhow::Result<Image<'a>> {
     let Some(path) = &arguments.image else {
         return files.parse().context("failed to read the bundled guest");
     };
@@ -118,7 +118,7 @@ fn parse<'a>(files: &'a Files, arguments: &Symbolize) -> anyhow::Result<Image<'a
 }
 
 /// Copies standard input as it comes, annotated.
-fn annotate_log(lookup: Lookup<'_>, arguments: &Symbolize) -> anyhow::Result<Code> {
+fn annotate_log(lookup: Lookup<'_>, arguments: &SymbolizeArgs) -> anyhow::Result<Code> {
     let format = if arguments.json { Format::Json } else { Format::Text };
     let output = io::BufWriter::new(io::stdout().lock());
     let mut annotator = Annotator::new(lookup, arguments.offset, format, output);
@@ -172,7 +172,7 @@ fn wait_for_input(input: &io::StdinLock<'_>, patience: Duration) -> Duration {
 }
 
 /// Prints what each argument names.
-fn look_up_arguments(mut lookup: Lookup<'_>, arguments: &Symbolize) -> anyhow::Result<Code> {
+fn look_up_arguments(mut lookup: Lookup<'_>, arguments: &SymbolizeArgs) -> anyhow::Result<Code> {
     let mut stdout = io::BufWriter::new(io::stdout().lock());
     let mut is_found = false;
     for text in &arguments.references {
@@ -180,8 +180,10 @@ fn look_up_arguments(mut lookup: Lookup<'_>, arguments: &Symbolize) -> anyhow::R
         reference.exact &= !arguments.return_addresses;
         let offset = arguments.offset.unwrap_or(0);
         let answer = match reference.target {
-            Target::Address(address) => lookup.place(address.wrapping_sub(offset), reference.exact),
-            Target::Symbol(_) => (*lookup.answer(&reference, offset)).clone(),
+            CodeLocation::Address(address) => {
+                lookup.place(address.wrapping_sub(offset), reference.exact)
+            }
+            CodeLocation::Symbol(_) => (*lookup.answer(&reference, offset)).clone(),
         };
         is_found |= answer.missing.is_none();
         if arguments.json {
@@ -197,12 +199,12 @@ fn look_up_arguments(mut lookup: Lookup<'_>, arguments: &Symbolize) -> anyhow::R
 /// An argument as it is printed: addresses with all their digits.
 fn shown(text: &str, reference: &Reference<'_>) -> String {
     match reference.target {
-        Target::Address(address) => format!("{address:016x}"),
-        Target::Symbol(_) => nmiscope_report::sanitize::line(text),
+        CodeLocation::Address(address) => format!("{address:016x}"),
+        CodeLocation::Symbol(_) => nmiscope_report::sanitize::line(text),
     }
 }
 
-fn result(answer: &Answer) -> String {
+fn result(answer: &Resolution) -> String {
     match &answer.missing {
         Some(missing) => nmiscope_report::sanitize::line(&missing.to_string()),
         None => one_line(answer),

@@ -9,7 +9,7 @@ use super::{FORMAT_VERSION, OLDEST_VERSION};
 pub enum CoreError {
     /// No ELF magic.
     #[error("no dump that nmiscope reads: {0}")]
-    NotElf(Kind),
+    NotElf(FileKind),
     /// An ELF file for another machine than a 64-bit x86.
     #[error("no dump that nmiscope reads: an ELF file, but not one for x86-64")]
     NotX86_64,
@@ -21,10 +21,10 @@ pub enum CoreError {
     Not64Bit,
     /// An ELF file, but no core: an image, perhaps.
     #[error("no dump that nmiscope reads: {0}")]
-    NotCore(Kind),
+    NotCore(FileKind),
     /// A core without our note.
     #[error("not a core of nmiscope: {0}")]
-    NotOurs(Kind),
+    NotOurs(FileKind),
     /// The file ends before the memory begins.
     #[error("truncated: {what} end at byte {end} of {length}")]
     Truncated {
@@ -51,7 +51,7 @@ pub enum CoreError {
 
 /// A file that is not one of ours, as far as it shows what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FileKind {
     /// Nothing in it.
     Empty,
     /// Unknown.
@@ -81,7 +81,7 @@ pub enum Kind {
 const DUMP_AS_ELF: &str =
     "dump the guest as ELF: `virsh dump --memory-only --format elf`, or QEMU's dump-guest-memory";
 
-impl fmt::Display for Kind {
+impl fmt::Display for FileKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("an empty file"),
@@ -108,7 +108,7 @@ impl fmt::Display for Kind {
 
 /// Something wrong with a core that is read all the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finding {
+pub enum Damage {
     /// The file ends before what its headers name.
     Truncated {
         /// The length of the file in bytes.
@@ -138,7 +138,7 @@ pub enum Finding {
     },
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Truncated { length, expected, segments } => write!(

@@ -7,7 +7,7 @@
 //!
 //! A core is hostile: it may come from anybody, and half of it may be missing. Reading allocates in
 //! proportion to the file's headers, never to a size that they claim, and what is damaged is a
-//! [`Finding`] where anything is left to work with.
+//! [`Damage`] where anything is left to work with.
 //!
 //! The modules, lowest first; each uses only those before it:
 //!
@@ -34,13 +34,13 @@ mod segments;
 mod write;
 
 pub use extents::{Extent, Extents};
-pub use fault::{CoreError, Finding, Kind};
-pub use notes::{CORE, CpuRegisters, NT_PRSTATUS, Note, QEMU, decode_prstatus};
+pub use fault::{CoreError, Damage, FileKind};
+pub use notes::{CORE, CpuRegisters, ElfNote, NT_PRSTATUS, QEMU, decode_prstatus};
 pub use own::Core;
 pub use read::ElfCore;
 pub use write::{
-    Contents, NotePlace, WriteError, Written, check_path, prepare, write, write_all_but_note,
-    write_path,
+    CoreContents, NotePlace, WriteError, WrittenCore, check_path, prepare, write,
+    write_all_but_note, write_path,
 };
 
 /// The version of the format that is written.

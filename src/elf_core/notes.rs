@@ -124,7 +124,7 @@ fn push(out: &mut Vec<u8>, name: &[u8], kind: u32, description: &[&[u8]]) -> Opt
 
 /// One note, as it lies in the file.
 #[derive(Debug, Clone, Copy)]
-pub struct Note<'data> {
+pub struct ElfNote<'data> {
     /// The name, without the NUL at its end.
     pub name: &'data [u8],
     /// The type.
@@ -133,7 +133,7 @@ pub struct Note<'data> {
     pub description: &'data [u8],
 }
 
-impl Note<'_> {
+impl ElfNote<'_> {
     /// True for a note of that name and type.
     pub fn is(&self, name: &[u8], kind: u32) -> bool {
         (self.name, self.kind) == (name, kind)
@@ -145,7 +145,7 @@ impl Note<'_> {
 }
 
 /// The notes of a PT_NOTE segment up to the first that is cut, and whether that was all.
-pub(super) fn parse(segment: &[u8]) -> (Vec<Note<'_>>, bool) {
+pub(super) fn parse(segment: &[u8]) -> (Vec<ElfNote<'_>>, bool) {
     let mut notes = Vec::new();
     let mut rest = segment;
     while !rest.is_empty() && notes.len() < MAX_NOTES {
@@ -160,7 +160,7 @@ pub(super) fn parse(segment: &[u8]) -> (Vec<Note<'_>>, bool) {
     (notes, rest.is_empty())
 }
 
-fn split_note(bytes: &[u8]) -> Option<(Note<'_>, &[u8])> {
+fn split_note(bytes: &[u8]) -> Option<(ElfNote<'_>, &[u8])> {
     let name_length = u32_at(bytes, 0)? as usize;
     let length = u32_at(bytes, 4)? as usize;
     let kind = u32_at(bytes, 8)?;
@@ -170,5 +170,5 @@ fn split_note(bytes: &[u8]) -> Option<(Note<'_>, &[u8])> {
     // The padding of the last one may be missing.
     let padding = length.next_multiple_of(4) - length;
     let rest = rest.get(padding..).unwrap_or_default();
-    Some((Note { name: name.strip_suffix(b"\0").unwrap_or(name), kind, description }, rest))
+    Some((ElfNote { name: name.strip_suffix(b"\0").unwrap_or(name), kind, description }, rest))
 }

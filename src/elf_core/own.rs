@@ -6,10 +6,10 @@
 use nmiscope_machine::{Mapping, PhysicalAddress, PhysicalMemory, ReadError};
 
 use super::extents::Extents;
-use super::fault::{CoreError, Finding};
+use super::fault::{CoreError, Damage};
 use super::format::u32_at;
 use super::notes::{
-    CORE, CpuRegisters, GNU, NT_GNU_BUILD_ID, NT_PRSTATUS, Note, OWN_HEADER, VMCOREINFO,
+    CORE, CpuRegisters, ElfNote, GNU, NT_GNU_BUILD_ID, NT_PRSTATUS, OWN_HEADER, VMCOREINFO,
 };
 use super::read::ElfCore;
 use super::{FORMAT_VERSION, OLDEST_VERSION};
@@ -21,7 +21,7 @@ pub struct Core<'data> {
     cpus: Vec<CpuRegisters>,
     version: u32,
     own: &'data [u8],
-    findings: Vec<Finding>,
+    findings: Vec<Damage>,
 }
 
 impl<'data> Core<'data> {
@@ -76,7 +76,7 @@ impl<'data> Core<'data> {
     }
 
     /// The damage to the file, each kind once.
-    pub fn findings(&self) -> &[Finding] {
+    pub fn findings(&self) -> &[Damage] {
         &self.findings
     }
 
@@ -110,7 +110,7 @@ fn contents_of_own(description: &[u8]) -> Result<(u32, &[u8]), CoreError> {
     }
 }
 
-fn cpus(all: &[Note<'_>], findings: &mut Vec<Finding>) -> Vec<CpuRegisters> {
+fn cpus(all: &[ElfNote<'_>], findings: &mut Vec<Damage>) -> Vec<CpuRegisters> {
     let mut cpus: Vec<CpuRegisters> = Vec::new();
     let mut seen = std::collections::HashSet::new();
     let mut damaged = 0;
@@ -121,7 +121,7 @@ fn cpus(all: &[Note<'_>], findings: &mut Vec<Finding>) -> Vec<CpuRegisters> {
         }
     }
     if damaged > 0 {
-        findings.push(Finding::DamagedRegisters { count: damaged });
+        findings.push(Damage::DamagedRegisters { count: damaged });
     }
     cpus
 }

@@ -3,17 +3,17 @@
 //! Owns headers, notes as bytes, and memory; refuses to own what is in the notes (`own` for ours, the
 //! readers of `targets` for others). A core is bytes: whoever opened the file has them, mapped or read.
 //! Nothing is copied but headers. What cannot be used at all is a [`CoreError`] that says what the
-//! file is instead; what is there in part is read, and each kind of damage is a [`Finding`].
+//! file is instead; what is there in part is read, and each kind of damage is a [`Damage`].
 
 use nmiscope_machine::{Mapping, PhysicalAddress, PhysicalMemory, ReadError};
 
 use super::extents::Extents;
-use super::fault::{CoreError, Finding, Kind};
+use super::fault::{CoreError, Damage, FileKind};
 use super::format::{
     EHDR_BYTES, EM_386, EM_X86_64, ET_CORE, Header, MAGIC, MAX_SEGMENTS, PHDR_BYTES, PN_XNUM,
     PT_NOTE, ProgramHeader, section_info,
 };
-use super::notes::{self, CORE, Note, QEMU, VMCOREINFO};
+use super::notes::{self, CORE, ElfNote, QEMU, VMCOREINFO};
 use super::segments::{BeyondFile, Segments, Stored};
 
 /// An ELF core, over the bytes of its file.
@@ -24,10 +24,10 @@ use super::segments::{BeyondFile, Segments, Stored};
 #[derive(Debug, Clone)]
 pub struct ElfCore<'data> {
     file: &'data [u8],
-    notes: Vec<Note<'data>>,
+    notes: Vec<ElfNote<'data>>,
     notes_fault: Option<CoreError>,
     memory: Segments,
-    findings: Vec<Finding>,
+    findings: Vec<Damage>,
 }
 
 impl<'data> ElfCore<'data> {
@@ -38,9 +38,9 @@ impl<'data> ElfCore<'data> {
     pub fn parse(file: &'data [u8]) -> Result<Self, CoreError> {
         let headers = program_headers(file)?;
         let (notes, notes_fault) = read_notes(file, &headers);
-        let mut findings = Vec::from_iter(notes_fault.as_ref().map(|_| Finding::DamagedNotes));
+        let mut findings = Vec::from_iter(notes_fault.as_ref().map(|_| Damage::DamagedNotes));
         let has = |name: &[u8]| notes.iter().any(|note| note.name == name);
-        let beyond_file = match has(QEMU) && !notes.iter().any(Note::is_own) {
+        let beyond_file = match has(QEMU) && !notes.iter().any(ElfNote::is_own) {
             true => BeyondFile::Unknown,
             false => BeyondFile::Zero,
         };
@@ -49,7 +49,7 @@ impl<'data> ElfCore<'data> {
     }
 
     /// The notes, in the order of the file.
-    pub fn notes(&self) -> &[Note<'data>] {
+    pub fn notes(&self) -> &[ElfNote<'data>] {
         &self.notes
     }
 
@@ -60,26 +60,26 @@ impl<'data> ElfCore<'data> {
 
     /// True for a core that this program wrote: it has our note.
     pub fn is_own(&self) -> bool {
-        self.notes.iter().any(Note::is_own)
+        self.notes.iter().any(ElfNote::is_own)
     }
 
     /// The maker of a core without our note, by the notes that others write.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> FileKind {
         const NT_PRPSINFO: u32 = 3;
         let has = |name: &[u8]| self.notes.iter().any(|note| note.name == name);
         if has(QEMU) {
-            Kind::Qemu
+            FileKind::Qemu
         } else if has(VMCOREINFO) {
-            Kind::LinuxKernel
+            FileKind::LinuxKernel
         } else if self.notes.iter().any(|note| note.is(CORE, NT_PRPSINFO)) {
-            Kind::Process
+            FileKind::Process
         } else {
-            Kind::Core
+            FileKind::Core
         }
     }
 
     /// The damage to the file, each kind once.
-    pub fn findings(&self) -> &[Finding] {
+    pub fn findings(&self) -> &[Damage] {
         &self.findings
     }
 
@@ -140,7 +140,7 @@ fn program_headers(file: &[u8]) -> Result<Vec<ProgramHeader>, CoreError> {
         return Err(CoreError::NotX86_64);
     }
     if header.kind != ET_CORE {
-        return Err(CoreError::NotCore(Kind::Elf(header.kind)));
+        return Err(CoreError::NotCore(FileKind::Elf(header.kind)));
     }
     if usize::from(header.phentsize) != PHDR_BYTES {
         return Err(CoreError::Malformed("program headers of another size than ELF64's"));
@@ -160,26 +160,26 @@ fn program_headers(file: &[u8]) -> Result<Vec<ProgramHeader>, CoreError> {
     Ok(table.chunks_exact(PHDR_BYTES).filter_map(ProgramHeader::decode).collect())
 }
 
-fn kind_of_no_elf(file: &[u8]) -> Kind {
-    const MAGICS: [(&[u8], Kind); 11] = [
-        (b"KDUMP   ", Kind::KdumpCompressed),
+fn kind_of_no_elf(file: &[u8]) -> FileKind {
+    const MAGICS: [(&[u8], FileKind); 11] = [
+        (b"KDUMP   ", FileKind::KdumpCompressed),
         // Flattened: as `virsh dump` and QEMU write it.
-        (b"makedumpfile", Kind::KdumpCompressed),
-        (b"QEVM", Kind::MigrationStream),
-        (b"LibvirtQemudSave", Kind::MigrationStream),
-        (b"PAGEDU64", Kind::Windows),
-        (b"\x1f\x8b", Kind::Compressed("gzip")),
-        (b"\x28\xb5\x2f\xfd", Kind::Compressed("zstd")),
-        (b"\xfd7zXZ\0", Kind::Compressed("xz")),
-        (b"BZh", Kind::Compressed("bzip2")),
-        (b"\x89LZO", Kind::Compressed("lzop")),
-        (b"\x04\x22\x4d\x18", Kind::Compressed("lz4")),
+        (b"makedumpfile", FileKind::KdumpCompressed),
+        (b"QEVM", FileKind::MigrationStream),
+        (b"LibvirtQemudSave", FileKind::MigrationStream),
+        (b"PAGEDU64", FileKind::Windows),
+        (b"\x1f\x8b", FileKind::Compressed("gzip")),
+        (b"\x28\xb5\x2f\xfd", FileKind::Compressed("zstd")),
+        (b"\xfd7zXZ\0", FileKind::Compressed("xz")),
+        (b"BZh", FileKind::Compressed("bzip2")),
+        (b"\x89LZO", FileKind::Compressed("lzop")),
+        (b"\x04\x22\x4d\x18", FileKind::Compressed("lz4")),
     ];
     let known = MAGICS.iter().find(|(magic, _)| file.starts_with(magic));
     match known {
         Some(&(_, kind)) => kind,
-        None if file.is_empty() => Kind::Empty,
-        None => Kind::NoElf,
+        None if file.is_empty() => FileKind::Empty,
+        None => FileKind::NoElf,
     }
 }
 
@@ -187,7 +187,7 @@ fn kind_of_no_elf(file: &[u8]) -> Kind {
 fn read_notes<'data>(
     file: &'data [u8],
     headers: &[ProgramHeader],
-) -> (Vec<Note<'data>>, Option<CoreError>) {
+) -> (Vec<ElfNote<'data>>, Option<CoreError>) {
     // Linux, QEMU, and we, make one such segment.
     let header = headers.iter().find(|header| header.kind == PT_NOTE);
     let (begin, length) = header.map_or((0, 0), |header| (header.offset, header.file_size));

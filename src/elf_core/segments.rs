@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use nmiscope_machine::{Mapping, PhysicalAddress, VirtualAddress};
 
-use super::fault::Finding;
+use super::fault::Damage;
 use super::format::{NO_VIRTUAL, PT_LOAD, ProgramHeader};
 
 /// The meaning of memory that a segment claims and has no bytes for in the file.
@@ -42,7 +42,7 @@ impl Segments {
         file_length: u64,
         headers: &[ProgramHeader],
         beyond_file: BeyondFile,
-        findings: &mut Vec<Finding>,
+        findings: &mut Vec<Damage>,
     ) -> Self {
         let mut stored = Vec::new();
         let mut zeros = Vec::new();
@@ -74,13 +74,13 @@ impl Segments {
         let (stored, contradictory) = without_overlaps(stored);
         let (zeros, _) = without_overlaps(zeros);
         if cut > 0 {
-            findings.push(Finding::Truncated { length: file_length, expected, segments: cut });
+            findings.push(Damage::Truncated { length: file_length, expected, segments: cut });
         }
         if impossible > 0 {
-            findings.push(Finding::ImpossibleSegments { count: impossible });
+            findings.push(Damage::ImpossibleSegments { count: impossible });
         }
         if contradictory > 0 {
-            findings.push(Finding::ContradictorySegments { count: contradictory });
+            findings.push(Damage::ContradictorySegments { count: contradictory });
         }
         Self { stored, zeros, views }
     }

@@ -27,7 +27,7 @@ const ATTEMPTS: usize = 3;
 
 /// All that a core holds, but for the memory itself.
 #[derive(Debug, Clone, Copy)]
-pub struct Contents<'a> {
+pub struct CoreContents<'a> {
     /// The vCPUs whose registers are known.
     pub cpus: &'a [CpuRegisters],
     /// The contents of our own note.
@@ -45,7 +45,7 @@ pub struct Contents<'a> {
 
 /// What was written, and what was not.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
+pub struct WrittenCore {
     /// The length of the file in bytes.
     pub bytes: u64,
     /// How many of them are memory that is not zero, by the page. The rest is headers, notes and
@@ -110,9 +110,9 @@ pub enum WriteError {
 /// See [`WriteError`].
 pub fn write_path(
     path: &Path,
-    contents: &Contents<'_>,
+    contents: &CoreContents<'_>,
     memory: &dyn PhysicalMemory,
-) -> Result<Written, WriteError> {
+) -> Result<WrittenCore, WriteError> {
     let failed = |action| move |source| WriteError::Io { action, path: path.into(), source };
     let (target, file) = prepare(path)?;
     let written = write(file.as_file(), contents, memory).map_err(|error| match error {
@@ -157,9 +157,9 @@ pub fn prepare(path: &Path) -> Result<(PathBuf, NamedTempFile), WriteError> {
 /// See [`WriteError`].
 pub fn write(
     file: &File,
-    contents: &Contents<'_>,
+    contents: &CoreContents<'_>,
     memory: &dyn PhysicalMemory,
-) -> Result<Written, WriteError> {
+) -> Result<WrittenCore, WriteError> {
     let own = notes::encode_own(contents.note).ok_or(WriteError::NoteTooLong)?;
     let (written, place) = write_all_but_note(file, contents, memory, own.len() as u64)?;
     place.write(file, contents.note)?;
@@ -207,10 +207,10 @@ impl NotePlace {
 /// See [`WriteError`]; those of I/O name no path.
 pub fn write_all_but_note(
     file: &File,
-    contents: &Contents<'_>,
+    contents: &CoreContents<'_>,
     memory: &dyn PhysicalMemory,
     room: u64,
-) -> Result<(Written, NotePlace), WriteError> {
+) -> Result<(WrittenCore, NotePlace), WriteError> {
     let notes = notes::encode(contents.cpus, contents.vmcoreinfo, contents.build_id)
         .ok_or(WriteError::NoteTooLong)?;
     let room = usize::try_from(room).map_err(|_| WriteError::NoteTooLong)?;
@@ -230,7 +230,7 @@ pub fn write_all_but_note(
             copy.extent(placed).map_err(WriteError::File)?;
         }
         let Some(error) = copy.error else {
-            let written = Written {
+            let written = WrittenCore {
                 bytes: plan.length,
                 memory_bytes: copy.written,
                 segments: plan.headers.len() - 1,

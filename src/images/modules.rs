@@ -68,7 +68,7 @@ struct Linked {
 
 /// A module that was read.
 #[derive(Debug)]
-pub struct Module<'a> {
+pub struct LoadedModule<'a> {
     /// The module as an image.
     pub image: Image<'a>,
     /// The kernel's release that the module was built for, as its `vermagic` says. `None` where the
@@ -85,7 +85,7 @@ impl Modules {
 
     /// The modules of that name: of each file that has its name the module, or the reason why it
     /// cannot be read. Those with debug information come first.
-    pub fn named(&self, name: &str) -> Vec<Result<Module<'_>, NoModule>> {
+    pub fn named(&self, name: &str) -> Vec<Result<LoadedModule<'_>, NoModule>> {
         let entries = self.by_name.get_or_init(|| self.search()).get(&canonical(name));
         let entries = entries.into_iter().flatten().take(MAX_FILES);
         let mut found: Vec<_> = entries.map(|entry| self.read(entry)).collect();
@@ -96,7 +96,7 @@ impl Modules {
         found
     }
 
-    fn read<'a>(&'a self, entry: &'a Entry) -> Result<Module<'a>, NoModule> {
+    fn read<'a>(&'a self, entry: &'a Entry) -> Result<LoadedModule<'a>, NoModule> {
         let read = || {
             if self.bytes.get() >= MAX_BYTES {
                 return Err(NoModule::TooMuch);
@@ -111,7 +111,7 @@ impl Modules {
         let image = Image::parse_with_debug(&linked.module, linked.debug.as_deref())
             .map_err(NoModule::Image)?;
         let release = release(&image);
-        Ok(Module { image, release })
+        Ok(LoadedModule { image, release })
     }
 
     fn search(&self) -> BTreeMap<String, Vec<Entry>> {

@@ -41,7 +41,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 const LINGER: Duration = Duration::from_millis(50);
 
 /// The session's hold on the console.
-pub struct Console {
+pub struct GuestConsole {
     shared: Arc<Shared>,
     file: Option<File>,
 }
@@ -67,8 +67,8 @@ struct State {
     line: Vec<u8>,
 }
 
-impl Console {
-    /// Opens the sink. A file keeps what is in it until [`Console::start`].
+impl GuestConsole {
+    /// Opens the sink. A file keeps what is in it until [`GuestConsole::start`].
     ///
     /// # Errors
     /// The file cannot be opened, or there can be no thread.
@@ -148,7 +148,7 @@ impl Console {
     }
 }
 
-impl Drop for Console {
+impl Drop for GuestConsole {
     fn drop(&mut self) {
         self.shared.lock().closed = true;
         self.shared.changed.notify_all();
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn the_tail_keeps_the_last_lines_and_bounds_each() {
-        let console = Console::open(&Sink::None).unwrap();
+        let console = GuestConsole::open(&Sink::None).unwrap();
         let mut writer = console.writer();
         for line in 0..100 {
             write!(writer, "line {line}\r\n").unwrap();
@@ -274,7 +274,7 @@ mod tests {
     fn a_file_gets_every_byte_as_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("console");
-        let console = Console::open(&Sink::File(path.clone())).unwrap();
+        let console = GuestConsole::open(&Sink::File(path.clone())).unwrap();
         console.writer().write_all(b"\x1b[1mraw\r\nend").unwrap();
         console.drain(Duration::from_secs(5));
         assert_eq!(std::fs::read(path).unwrap(), b"\x1b[1mraw\r\nend");
@@ -284,7 +284,7 @@ mod tests {
     fn a_reader_that_has_stopped_costs_bytes_and_not_the_guest() {
         let (_reader, writer) = io::pipe().unwrap();
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
-        let console = Console { shared: shared.clone(), file: None };
+        let console = GuestConsole { shared: shared.clone(), file: None };
         thread::spawn(move || shared.pass_on(Box::new(writer)));
         let started = Instant::now();
         let mut guest = console.writer();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nmiscope_report as report;
 
-use super::options::Options;
+use super::options::RunOptions;
 use super::visit::kernel_in_report;
 use crate::images::{Files, hex};
 use crate::kernel::{self, Kernel, LocateError, Located, Vocabulary};
@@ -21,11 +21,11 @@ const ANSWER: Duration = Duration::from_millis(500);
 pub struct Guest<'a> {
     files: Files,
     kernel: Option<Box<dyn Kernel>>,
-    options: &'a Options,
+    options: &'a RunOptions,
 }
 
 impl<'a> Guest<'a> {
-    pub fn new(files: Files, options: &'a Options) -> Self {
+    pub fn new(files: Files, options: &'a RunOptions) -> Self {
         Self { files, kernel: None, options }
     }
 

@@ -14,11 +14,11 @@ use nmiscope_symbolizer::SourceRoots;
 use nmiscope_vmm as vmm;
 use nmiscope_vmm::{Ports, Vm};
 
-use super::console::Console;
+use super::console::GuestConsole;
 use super::guest::Guest;
 use super::observe;
-use super::options::{Ended, Event, Options};
-use super::record::{CorePriority, Record};
+use super::options::{Ended, RunEvent, RunOptions};
+use super::record::{CorePriority, RunRecord};
 use super::wake::{Inbox, Wake};
 use super::watch::{Observed, POLL, Watch};
 use crate::capture::{Bounds as CaptureBounds, Request, Sampling, Stopped};
@@ -43,14 +43,14 @@ const SHUTDOWN: Duration = Duration::from_secs(2);
 /// the report.
 pub fn run(
     files: Files,
-    options: &Options,
+    options: &RunOptions,
     started: Instant,
-    mut listener: impl FnMut(Event<'_>),
+    mut listener: impl FnMut(RunEvent<'_>),
 ) -> anyhow::Result<Ended> {
     let inbox = Inbox::new();
     let initrd = options.initrd.as_deref().map(|path| images::open(path, Access::Read));
     let initrd = initrd.transpose().map_err(BadRequest::from_error)?;
-    let console = Console::open(&options.serial).map_err(BadRequest::from_error)?;
+    let console = GuestConsole::open(&options.serial).map_err(BadRequest::from_error)?;
     let vm = Vm::new(vmm::Config {
         cpus: options.vcpus,
         memory: options.memory_bytes,
@@ -82,7 +82,7 @@ pub fn run(
         started,
         ready_after: None,
         watch: options.bounds.any().then(|| Watch::new(options.bounds.clone())),
-        record: Record::new(&mut listener),
+        record: RunRecord::new(&mut listener),
         guest: Guest::new(files, options),
         options,
     };
@@ -96,14 +96,14 @@ pub fn run(
 struct Session<'a> {
     vm: Vm,
     inbox: Inbox,
-    console: Console,
+    console: GuestConsole,
     started: Instant,
     ready_after: Option<Duration>,
     /// `None` where nothing is looked for.
     watch: Option<Watch>,
-    record: Record<'a>,
+    record: RunRecord<'a>,
     guest: Guest<'a>,
-    options: &'a Options,
+    options: &'a RunOptions,
 }
 
 impl Session<'_> {
@@ -167,7 +167,7 @@ impl Session<'_> {
                     limit_ms: milliseconds(limit),
                     ran_ms: Some(milliseconds(self.run_time())),
                 };
-                self.record.emit(Event::Outcome(&outcome));
+                self.record.emit(RunEvent::Outcome(&outcome));
                 self.stop_and_capture(Trigger::TimeLimit);
                 return outcome;
             }
@@ -195,7 +195,7 @@ impl Session<'_> {
         }
         let after = at.saturating_duration_since(self.started);
         self.ready_after = Some(after);
-        self.record.emit(Event::Ready { machine: &machine(self.options), after });
+        self.record.emit(RunEvent::Ready { machine: &machine(self.options), after });
         if let Some(watch) = &mut self.watch {
             watch.set_ready();
         }
@@ -211,7 +211,7 @@ impl Session<'_> {
             VmOutcome::DebugExit { code, .. } => return Outcome::Exit { code },
             _ => Outcome::Crash { cpu, cause: crash_cause(ended), description: ended.to_string() },
         };
-        self.record.emit(Event::Outcome(&outcome));
+        self.record.emit(RunEvent::Outcome(&outcome));
         self.stop_and_capture(Trigger::GuestEnded);
         outcome
     }
@@ -255,13 +255,13 @@ impl Session<'_> {
                     wall_ms: milliseconds(starved.wall),
                     ran_ms: milliseconds(starved.ran),
                 };
-                self.record.emit(Event::Outcome(&outcome));
+                self.record.emit(RunEvent::Outcome(&outcome));
                 self.capture_stopped(stopped, elapsed, Trigger::Starved, None);
                 Some(outcome)
             }
             Some(Verdict::Panicked(cpu)) => {
                 let outcome = Outcome::Panic { cpu, message: self.panic_message() };
-                self.record.emit(Event::Outcome(&outcome));
+                self.record.emit(RunEvent::Outcome(&outcome));
                 self.capture_stopped(stopped, elapsed, Trigger::GuestEnded, None);
                 Some(outcome)
             }
@@ -368,7 +368,7 @@ impl Session<'_> {
 
     fn finish(mut self, outcome: Outcome) -> Ended {
         self.console.drain(CONSOLE);
-        self.record.emit(Event::Stopping { exits: self.vm.exit_counts() });
+        self.record.emit(RunEvent::Stopping { exits: self.vm.exit_counts() });
         // The threads end with the process at the latest, and the report is what was wanted.
         if let Err(error) = self.vm.shutdown(SHUTDOWN) {
             self.record.warn(format!("failed to {}", crate::error_chain(&error)));
@@ -405,7 +405,7 @@ fn sampling_time(is_verdict: bool) -> Duration {
     Duration::from_millis(if is_verdict { 250 } else { 100 })
 }
 
-fn machine(options: &Options) -> Machine {
+fn machine(options: &RunOptions) -> Machine {
     Machine { vcpus: options.vcpus, memory_bytes: options.memory_bytes }
 }
 

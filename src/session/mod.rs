@@ -2,7 +2,7 @@
 //!
 //! A live session starts a VM, watches it, takes backtraces when something asks for one, and ends with a
 //! report; an offline one makes the report from a file. What a session learns it tells through
-//! `Event`, to whoever prints; it prints nothing itself. Called by the CLI. A farm starts a process
+//! `RunEvent`, to whoever prints; it prints nothing itself. Called by the CLI. A farm starts a process
 //! for each VM. Without the feature `kvm` there are `offline`, `dump` and `attach`.
 //!
 //! | module | owns |
@@ -47,7 +47,7 @@ pub use console::Sink;
 #[cfg(feature = "kvm")]
 pub use live::run;
 #[cfg(feature = "kvm")]
-pub use options::{Ended, Event, Options, Policy};
+pub use options::{Ended, Policy, RunEvent, RunOptions};
 
 /// Of the small threads beside the session's own. Two megabytes, as is usual, can become a huge page
 /// at the first touch, which has to be cleared, and counts as used.

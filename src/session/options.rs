@@ -12,7 +12,7 @@ use crate::hang;
 
 /// What to run, and what to do about it.
 #[derive(Debug)]
-pub struct Options {
+pub struct RunOptions {
     /// The image; `None` for the bundled guest.
     pub image: Option<PathBuf>,
     /// The initial RAM disk.
@@ -69,7 +69,7 @@ pub struct Ended {
 
 /// What happens during a run, as it happens.
 #[derive(Debug)]
-pub enum Event<'a> {
+pub enum RunEvent<'a> {
     /// The guest says that its CPUs are up.
     Ready {
         /// The machine it runs on.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nmiscope_report::{Backtrace, Hang, Report, Trigger};
 
-use super::options::{Ended, Event, Policy};
+use super::options::{Ended, Policy, RunEvent};
 use crate::capture::Capture;
 use crate::capture::store::Pending;
 use crate::diagnosis::{Diagnosis, milliseconds};
@@ -54,7 +54,7 @@ struct KeptCore {
 }
 
 /// The hangs, backtraces and warnings of a run, and the core of one moment.
-pub struct Record<'a> {
+pub struct RunRecord<'a> {
     /// The hangs that the detector has reported, as it counts them.
     hangs: Vec<Hang>,
     /// The hangs that were found when somebody asked, or when the time was over.
@@ -64,25 +64,25 @@ pub struct Record<'a> {
     backtraces: Vec<Backtrace>,
     core: Option<KeptCore>,
     warnings: Vec<String>,
-    listener: &'a mut dyn FnMut(Event<'_>),
+    listener: &'a mut dyn FnMut(RunEvent<'_>),
 }
 
-impl<'a> Record<'a> {
+impl<'a> RunRecord<'a> {
     /// A record of nothing yet.
-    pub fn new(listener: &'a mut dyn FnMut(Event<'_>)) -> Self {
+    pub fn new(listener: &'a mut dyn FnMut(RunEvent<'_>)) -> Self {
         let (hangs, found_on_request, backtraces, warnings) = Default::default();
         let more_hangs = 0;
         Self { hangs, found_on_request, more_hangs, backtraces, core: None, warnings, listener }
     }
 
     /// Tells the listener of an event.
-    pub fn emit(&mut self, event: Event<'_>) {
+    pub fn emit(&mut self, event: RunEvent<'_>) {
         (self.listener)(event);
     }
 
     /// Adds a warning.
     pub fn warn(&mut self, warning: String) {
-        (self.listener)(Event::Warning(&warning));
+        (self.listener)(RunEvent::Warning(&warning));
         self.warnings.push(warning);
     }
 
@@ -97,7 +97,7 @@ impl<'a> Record<'a> {
     pub fn resolved(&mut self, number: usize, elapsed: Duration) {
         let Some(hang) = self.hangs.get_mut(number) else { return };
         hang.resolved_after_ms = Some(milliseconds(elapsed) - hang.at_ms);
-        (self.listener)(Event::Resolved(hang));
+        (self.listener)(RunEvent::Resolved(hang));
     }
 
     /// The place of the next backtrace in the report, if it gets one: of hangs there may be too many.
@@ -136,7 +136,7 @@ impl<'a> Record<'a> {
     pub fn add(&mut self, diagnosis: Diagnosis, is_verdict: bool, wanted: bool) {
         let Diagnosis { backtrace, hangs } = diagnosis;
         if !hangs.is_empty() {
-            (self.listener)(Event::Hangs(&hangs));
+            (self.listener)(RunEvent::Hangs(&hangs));
         }
         if is_verdict {
             // What was on its way to a verdict has become one.
@@ -155,7 +155,7 @@ impl<'a> Record<'a> {
         self.more_hangs += hangs.len().saturating_sub(room);
         list.extend(hangs.into_iter().take(room));
         if wanted {
-            (self.listener)(Event::Backtrace(&backtrace));
+            (self.listener)(RunEvent::Backtrace(&backtrace));
             self.backtraces.push(backtrace);
         }
     }

@@ -13,10 +13,10 @@
 use std::io::{self, Write};
 use std::mem;
 
-use super::grammar::{Grammar, Line, Notice, Reference, Target};
-use super::lookup::{Answer, Lookup};
+use super::grammar::{CodeLocation, Grammar, Line, Notice, Reference};
+use super::lookup::{Lookup, Resolution};
 use super::summary::release;
-use super::{Summary, one_line, write_record};
+use super::{LogSummary, one_line, write_record};
 
 /// Longer lines are read in pieces, so that memory is bounded; they are still written as one line.
 const MAX_PIECE: usize = 64 << 10;
@@ -64,7 +64,7 @@ pub struct Annotator<'a, W> {
     holds_no_more: bool,
     /// The image says of which kernel it is, so that the log need not be asked.
     has_banner: bool,
-    summary: Summary,
+    summary: LogSummary,
 }
 
 /// Lines that wait, and the state from which they are read again.
@@ -77,7 +77,7 @@ impl<'a, W: Write> Annotator<'a, W> {
     /// Annotates with what `lookup` knows. `offset` is how many bytes above its link addresses the
     /// kernel runs, if the user knows; otherwise the log may say so.
     pub fn new(mut lookup: Lookup<'a>, offset: Option<u64>, format: Format, output: W) -> Self {
-        let summary = Summary::new(lookup.image());
+        let summary = LogSummary::new(lookup.image());
         let has_banner = summary.image_banner.is_some();
         lookup.set_release(summary.image_banner.as_deref().and_then(release));
         Self {
@@ -140,7 +140,7 @@ impl<'a, W: Write> Annotator<'a, W> {
     ///
     /// # Errors
     /// The output cannot be written to.
-    pub fn finish(mut self) -> io::Result<Summary> {
+    pub fn finish(mut self) -> io::Result<LogSummary> {
         if !self.partial.is_empty() || self.is_continued {
             self.take_piece(true)?;
         }
@@ -228,7 +228,7 @@ impl<'a, W: Write> Annotator<'a, W> {
     /// True when a reference can only be looked up when the offset is known.
     fn must_wait(&mut self, reference: &Reference<'_>) -> bool {
         let is_known = self.given_offset.or(self.offset).is_some();
-        let Target::Address(address) = reference.target else { return false };
+        let CodeLocation::Address(address) = reference.target else { return false };
         !is_known
             && !self.holds_no_more
             && !self.lookup.is_user_space(address)
@@ -262,7 +262,7 @@ impl<'a, W: Write> Annotator<'a, W> {
             self.output.write_all(text)?;
         }
         for reference in references {
-            if let Target::Address(address) = reference.target
+            if let CodeLocation::Address(address) = reference.target
                 && self.lookup.is_user_space(address)
             {
                 continue;
@@ -279,7 +279,7 @@ impl<'a, W: Write> Annotator<'a, W> {
         Ok(())
     }
 
-    fn annotate(&mut self, answer: &Answer) {
+    fn annotate(&mut self, answer: &Resolution) {
         if answer.matches.is_empty() {
             return;
         }
@@ -309,7 +309,7 @@ impl<'a, W: Write> Annotator<'a, W> {
         &mut self,
         text: &[u8],
         reference: &Reference<'_>,
-        answer: &Answer,
+        answer: &Resolution,
     ) -> io::Result<()> {
         let text = String::from_utf8_lossy(&text[reference.span.clone()]);
         write_record(&mut self.output, Some(self.line_number), &text, reference, answer)
@@ -317,7 +317,7 @@ impl<'a, W: Write> Annotator<'a, W> {
 
     /// Takes the offset from an address that stands beside the symbol that it is.
     fn learn_offset(&mut self, reference: &Reference<'_>) {
-        let Target::Symbol(symbol) = &reference.target else { return };
+        let CodeLocation::Symbol(symbol) = &reference.target else { return };
         let Some(address) = symbol.address.filter(|_| self.offset.is_none()) else { return };
         let Some(linked) = self.lookup.linked_address(symbol) else { return };
         // A hashed pointer is no such distance from anything, but for one time in a million.

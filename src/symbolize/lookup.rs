@@ -12,7 +12,7 @@ use nmiscope_machine::VirtualAddress;
 use nmiscope_report::Frame;
 use nmiscope_symbolizer::{Image, NamedSymbol, ProgramCounter, SourceRoots};
 
-use super::grammar::{Module, Reference, SymbolReference, Target};
+use super::grammar::{CodeLocation, Module, Reference, SymbolReference};
 use crate::diagnosis::Resolver;
 use crate::images::hex;
 use crate::images::modules::{self, Modules, NoModule};
@@ -26,7 +26,7 @@ const MAX_MATCHES: usize = 8;
 
 /// The answer for a reference.
 #[derive(Clone, Debug, Default)]
-pub struct Answer {
+pub struct Resolution {
     /// The places that fit. More than one where nothing in the log tells them apart.
     pub matches: Vec<Match>,
     /// Number of places that fit and are not in `matches`.
@@ -36,7 +36,7 @@ pub struct Answer {
     /// The match is the only one of its name, and its size is not the one in the log.
     pub doubt: Option<OtherSize>,
     /// The reason why nothing is known, if so.
-    pub missing: Option<Missing>,
+    pub missing: Option<Unresolved>,
 }
 
 /// A place that fits a reference.
@@ -60,7 +60,7 @@ pub struct OtherSize {
 
 /// The reason why a reference has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
-pub enum Missing {
+pub enum Unresolved {
     /// No module of that name is below the directories that were given.
     #[error("module {0} was not found")]
     ModuleNotFound(String),
@@ -98,8 +98,8 @@ pub enum Missing {
     NoDebugInfo,
 }
 
-impl Answer {
-    fn missing(reason: Missing) -> Self {
+impl Resolution {
+    fn missing(reason: Unresolved) -> Self {
         Self { missing: Some(reason), ..Self::default() }
     }
 
@@ -131,13 +131,13 @@ pub struct Lookup<'a> {
     /// The kernel's release, by the image or by the log.
     release: Option<String>,
     loaded: HashMap<String, Rc<ModuleImages<'a>>>,
-    remembered: HashMap<Key, Rc<Answer>>,
+    remembered: HashMap<Key, Rc<Resolution>>,
     is_linux: OnceCell<bool>,
 }
 
 /// The modules of one name.
 struct ModuleImages<'a> {
-    modules: Vec<modules::Module<'a>>,
+    modules: Vec<modules::LoadedModule<'a>>,
     /// The fault of the first file that cannot be read.
     fault: Option<NoModule>,
 }
@@ -199,25 +199,27 @@ impl<'a> Lookup<'a> {
     }
 
     /// The answer for an address of the image, code or not.
-    pub fn place(&self, address: u64, exact: bool) -> Answer {
+    pub fn place(&self, address: u64, exact: bool) -> Resolution {
         let address = VirtualAddress(address);
         let frame = frame(self.image, &self.roots, address, exact);
         if frame.functions.is_empty() {
-            return Answer::missing(Missing::OutsideImage);
+            return Resolution::missing(Unresolved::OutsideImage);
         }
-        Answer { matches: vec![Match { address, frame }], exact, ..Answer::default() }
+        Resolution { matches: vec![Match { address, frame }], exact, ..Resolution::default() }
     }
 
     /// The answer for a reference, in a kernel that runs `offset` bytes above where its image was
     /// linked.
-    pub fn answer(&mut self, reference: &Reference<'_>, offset: u64) -> Rc<Answer> {
+    pub fn answer(&mut self, reference: &Reference<'_>, offset: u64) -> Rc<Resolution> {
         let key = Key::new(reference, offset);
         if let Some(answer) = self.remembered.get(&key) {
             return confirmed(answer, reference, offset);
         }
         let answer = Rc::new(match &reference.target {
-            Target::Address(address) => self.code_at(address.wrapping_sub(offset), reference.exact),
-            Target::Symbol(symbol) => self.symbol(symbol, reference.exact),
+            CodeLocation::Address(address) => {
+                self.code_at(address.wrapping_sub(offset), reference.exact)
+            }
+            CodeLocation::Symbol(symbol) => self.symbol(symbol, reference.exact),
         });
         if self.remembered.len() >= MAX_REMEMBERED {
             self.remembered.clear();
@@ -238,14 +240,14 @@ impl<'a> Lookup<'a> {
         }
     }
 
-    fn code_at(&self, address: u64, exact: bool) -> Answer {
+    fn code_at(&self, address: u64, exact: bool) -> Resolution {
         if !self.image.is_text(VirtualAddress(address)) {
-            return Answer::missing(Missing::OutsideImage);
+            return Resolution::missing(Unresolved::OutsideImage);
         }
         self.place(address, exact)
     }
 
-    fn symbol(&mut self, symbol: &SymbolReference<'_>, exact: bool) -> Answer {
+    fn symbol(&mut self, symbol: &SymbolReference<'_>, exact: bool) -> Resolution {
         match &symbol.module {
             None => in_image(self.image, &self.roots, symbol, exact),
             Some(module) => self.in_module(module, symbol, exact),
@@ -259,13 +261,13 @@ impl<'a> Lookup<'a> {
         module: &Module<'_>,
         symbol: &SymbolReference<'_>,
         exact: bool,
-    ) -> Answer {
+    ) -> Resolution {
         let images = self.module_images(module.name);
         if images.modules.is_empty() {
             let name = module.name.to_owned();
-            return Answer::missing(match &images.fault {
-                None => Missing::ModuleNotFound(name),
-                Some(reason) => Missing::ModuleUnreadable { name, reason: reason.to_string() },
+            return Resolution::missing(match &images.fault {
+                None => Unresolved::ModuleNotFound(name),
+                Some(reason) => Unresolved::ModuleUnreadable { name, reason: reason.to_string() },
             });
         }
         let mut answers = images
@@ -274,9 +276,9 @@ impl<'a> Lookup<'a> {
             .filter(|found| self.may_be(found, module))
             .map(|found| in_image(&found.image, &self.roots, symbol, exact));
         let Some(mut answer) = answers.next() else {
-            return Answer::missing(Missing::ModuleOfOtherKernel(module.name.to_owned()));
+            return Resolution::missing(Unresolved::ModuleOfOtherKernel(module.name.to_owned()));
         };
-        for other in answers.filter(Answer::is_sure) {
+        for other in answers.filter(Resolution::is_sure) {
             if !answer.is_sure() {
                 answer = other;
                 continue;
@@ -292,7 +294,7 @@ impl<'a> Lookup<'a> {
 
     /// True when a module's file may be the one that the log means: its build-id is that in the log, or
     /// its kernel is that of the image.
-    fn may_be(&self, found: &modules::Module<'_>, module: &Module<'_>) -> bool {
+    fn may_be(&self, found: &modules::LoadedModule<'_>, module: &Module<'_>) -> bool {
         match (module.build_id, found.image.build_id()) {
             (Some(printed), Some(id)) => hex(id).eq_ignore_ascii_case(printed),
             _ => match (&self.release, &found.release) {
@@ -328,10 +330,10 @@ impl Key {
     fn new(reference: &Reference<'_>, offset: u64) -> Self {
         let exact = reference.exact;
         match &reference.target {
-            Target::Address(address) => {
+            CodeLocation::Address(address) => {
                 Self::Address { address: address.wrapping_sub(offset), exact }
             }
-            Target::Symbol(symbol) => Self::Symbol {
+            CodeLocation::Symbol(symbol) => Self::Symbol {
                 name: symbol.name.to_owned(),
                 offset: symbol.offset,
                 size: symbol.size,
@@ -346,12 +348,12 @@ impl Key {
 }
 
 /// The answer without its doubt, if the address beside the symbol is the place that was found.
-fn confirmed(answer: &Rc<Answer>, reference: &Reference<'_>, offset: u64) -> Rc<Answer> {
-    if let (Some(_), Target::Symbol(symbol)) = (answer.doubt, &reference.target)
+fn confirmed(answer: &Rc<Resolution>, reference: &Reference<'_>, offset: u64) -> Rc<Resolution> {
+    if let (Some(_), CodeLocation::Symbol(symbol)) = (answer.doubt, &reference.target)
         && let (Some(address), [only]) = (symbol.address, answer.matches.as_slice())
         && address.wrapping_sub(offset) == only.address.0
     {
-        return Rc::new(Answer { doubt: None, ..(**answer).clone() });
+        return Rc::new(Resolution { doubt: None, ..(**answer).clone() });
     }
     Rc::clone(answer)
 }
@@ -367,17 +369,17 @@ struct Fit {
 fn fits(
     image: &Image<'_>,
     symbol: &SymbolReference<'_>,
-) -> Result<(Vec<Fit>, Option<OtherSize>), Missing> {
+) -> Result<(Vec<Fit>, Option<OtherSize>), Unresolved> {
     let named = image.symbols_named(symbol.name);
     if named.is_empty() {
         return match padding(image, symbol) {
             Some(fits) => Ok((fits, None)),
-            None => Err(Missing::NoSymbol(symbol.name.to_owned())),
+            None => Err(Unresolved::NoSymbol(symbol.name.to_owned())),
         };
     }
     let code: Vec<&NamedSymbol<'_>> =
         named.iter().filter(|named| image.is_text(named.symbol.address)).collect();
-    let Some(first) = code.first() else { return Err(Missing::Variable) };
+    let Some(first) = code.first() else { return Err(Unresolved::Variable) };
     let fit = |named: &&NamedSymbol<'_>| fit(image, named, symbol);
     let Some(printed) = symbol.size else { return Ok((code.iter().map(fit).collect(), None)) };
     // A kernel prints the distance to the next symbol. Not all that it knows is in the image, so the
@@ -394,7 +396,7 @@ fn fits(
     if code.len() == 1 && symbol.offset <= extent {
         return Ok((vec![fit(first)], Some(size)));
     }
-    Err(Missing::OtherSize { name: symbol.name.to_owned(), size })
+    Err(Unresolved::OtherSize { name: symbol.name.to_owned(), size })
 }
 
 /// True when the kernel would print that size for the symbol. Of a section's last symbol only its own
@@ -434,10 +436,10 @@ fn in_image(
     roots: &SourceRoots,
     symbol: &SymbolReference<'_>,
     exact: bool,
-) -> Answer {
+) -> Resolution {
     let (fits, doubt) = match fits(image, symbol) {
         Ok(found) => found,
-        Err(reason) => return Answer::missing(reason),
+        Err(reason) => return Resolution::missing(reason),
     };
     // No call returns to what is behind a function: it is a pointer to the next one that lay on the
     // stack.
@@ -454,10 +456,10 @@ fn in_image(
     let has_lines =
         |found: &Match| found.frame.functions.iter().any(|function| function.file.is_some());
     if !matches.iter().any(has_lines) {
-        return Answer::missing(Missing::NoDebugInfo);
+        return Resolution::missing(Unresolved::NoDebugInfo);
     }
     let omitted = fits.len() - matches.len();
-    Answer { matches, omitted, exact, doubt, missing: None }
+    Resolution { matches, omitted, exact, doubt, missing: None }
 }
 
 fn frame(image: &Image<'_>, roots: &SourceRoots, address: VirtualAddress, exact: bool) -> Frame {

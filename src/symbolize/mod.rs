@@ -18,9 +18,9 @@ mod record;
 mod summary;
 
 pub use annotator::{Annotator, Format};
-pub use lookup::{Answer, Lookup, Match, Missing, OtherSize};
+pub use lookup::{Lookup, Match, OtherSize, Resolution, Unresolved};
 pub use record::write_record;
-pub use summary::Summary;
+pub use summary::LogSummary;
 
 use nmiscope_report::sanitize::line;
 use nmiscope_report::{Frame, Function};
@@ -31,7 +31,7 @@ const MAX_SHOWN: usize = 4;
 
 /// An answer in one line: one place, or several that are said to be ambiguous. Empty where nothing is
 /// known.
-pub fn one_line(answer: &Answer) -> String {
+pub fn one_line(answer: &Resolution) -> String {
     let mut places: Vec<String> =
         answer.matches.iter().map(|found| frame_in_one_line(&found.frame)).collect();
     places.dedup();

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use nmiscope_report::sanitize;
 use nmiscope_symbolizer::Image;
 
-use super::grammar::{Reference, Target};
-use super::lookup::{Answer, Missing};
+use super::grammar::{CodeLocation, Reference};
+use super::lookup::{Resolution, Unresolved};
 
 /// The most reasons of one kind that are told apart.
 const MAX_KINDS: usize = 64;
@@ -17,7 +17,7 @@ const MAX_BANNER: usize = 1024;
 
 /// The counts of a log.
 #[derive(Clone, Debug, Default)]
-pub struct Summary {
+pub struct LogSummary {
     /// References to code.
     pub total: u64,
     /// References for which there is a place.
@@ -69,7 +69,7 @@ impl Reason {
     }
 }
 
-impl Summary {
+impl LogSummary {
     /// Nothing counted yet, of a log that is looked up in `image`.
     pub fn new(image: &Image<'_>) -> Self {
         Self {
@@ -81,7 +81,7 @@ impl Summary {
     }
 
     /// Counts a reference. `offset` is how far the kernel was moved, where that is known.
-    pub fn count(&mut self, reference: &Reference<'_>, answer: &Answer, offset: Option<u64>) {
+    pub fn count(&mut self, reference: &Reference<'_>, answer: &Resolution, offset: Option<u64>) {
         let Some(missing) = &answer.missing else {
             self.total += 1;
             if answer.doubt.is_some() {
@@ -92,20 +92,20 @@ impl Summary {
             self.ambiguous += u64::from(answer.is_ambiguous());
             return;
         };
-        let is_address = matches!(reference.target, Target::Address(_));
+        let is_address = matches!(reference.target, CodeLocation::Address(_));
         let reason = match missing {
             // A variable has no line, and nobody expects one.
-            Missing::Variable => return,
-            Missing::ModuleNotFound(name) => Reason::ModuleNotFound(name.clone()),
-            Missing::ModuleUnreadable { name, reason } => {
+            Unresolved::Variable => return,
+            Unresolved::ModuleNotFound(name) => Reason::ModuleNotFound(name.clone()),
+            Unresolved::ModuleUnreadable { name, reason } => {
                 Reason::ModuleUnreadable(name.clone(), reason.clone())
             }
-            Missing::ModuleOfOtherKernel(name) => Reason::ModuleOfOtherKernel(name.clone()),
-            Missing::NoSymbol(_) => Reason::NoSymbol,
-            Missing::OtherSize { .. } => Reason::OtherSize,
-            Missing::OutsideImage if is_address && offset.is_none() => Reason::Moved,
-            Missing::OutsideImage => Reason::OutsideImage,
-            Missing::NoDebugInfo => Reason::NoDebugInfo,
+            Unresolved::ModuleOfOtherKernel(name) => Reason::ModuleOfOtherKernel(name.clone()),
+            Unresolved::NoSymbol(_) => Reason::NoSymbol,
+            Unresolved::OtherSize { .. } => Reason::OtherSize,
+            Unresolved::OutsideImage if is_address && offset.is_none() => Reason::Moved,
+            Unresolved::OutsideImage => Reason::OutsideImage,
+            Unresolved::NoDebugInfo => Reason::NoDebugInfo,
         };
         let is_new = !self.missing.contains_key(&reason);
         let reason =

@@ -1,6 +1,6 @@
 //! Cores that are damaged or cut, and files that are none.
 
-use nmiscope::elf_core::{Core, CoreError, Extent, Finding, Kind};
+use nmiscope::elf_core::{Core, CoreError, Damage, Extent, FileKind};
 use object::LittleEndian as LE;
 use object::read::elf::ProgramHeader as _;
 
@@ -30,7 +30,7 @@ fn sizes_that_overflow_are_passed_over_and_said() {
     for (at, value) in [(P_MEMSZ, u64::MAX), (P_PADDR, u64::MAX - 1), (P_FILESZ, u64::MAX)] {
         let bytes = patched(sample().bytes(), field(FIRST + 1, at), value);
         let core = Core::parse(&bytes).expect("a core");
-        assert_eq!(core.findings(), [Finding::ImpossibleSegments { count: 1 }]);
+        assert_eq!(core.findings(), [Damage::ImpossibleSegments { count: 1 }]);
         assert_eq!(read(&core, 2 * PAGE, 8), Ok(2_u64.to_le_bytes().to_vec()));
         assert!(read(&core, 8 * PAGE, 8).is_err());
     }
@@ -60,7 +60,7 @@ fn zeros_do_not_hide_what_the_file_has() {
 fn segments_that_contradict_each_other_are_said() {
     let bytes = patched(sample().bytes(), field(FIRST, P_OFFSET), 0);
     let core = Core::parse(&bytes).expect("a core");
-    assert_eq!(core.findings(), [Finding::ContradictorySegments { count: 1 }]);
+    assert_eq!(core.findings(), [Damage::ContradictorySegments { count: 1 }]);
     // The one that begins first counts.
     assert_eq!(read(&core, 0, 4), Ok(b"\x7fELF".to_vec()));
 }
@@ -70,7 +70,7 @@ fn a_cut_core_keeps_what_is_left_of_its_memory() {
     let whole = sample().bytes();
     let length = whole.len() - 3 * PAGE as usize;
     let core = Core::parse(&whole[..length]).expect("a core");
-    let Finding::Truncated { length: at, expected, segments } = core.findings()[0] else {
+    let Damage::Truncated { length: at, expected, segments } = core.findings()[0] else {
         panic!("{:?}", core.findings());
     };
     assert_eq!((at, expected, segments), (length as u64, whole.len() as u64, 3));
@@ -90,7 +90,7 @@ fn a_core_cut_anywhere_is_an_error_or_says_so() {
         match Core::parse(&whole[..length]) {
             Ok(core) => {
                 assert_eq!((core.note(), core.cpus()), (&b"everything else"[..], &sample.cpus[..]));
-                assert!(matches!(core.findings(), [.., Finding::Truncated { .. }]), "{length}");
+                assert!(matches!(core.findings(), [.., Damage::Truncated { .. }]), "{length}");
                 for Extent { start, length } in core.extents().iter() {
                     let expected = read(&sample.memory, start.0, length);
                     assert_eq!(read(&core, start.0, length), expected);
@@ -118,7 +118,7 @@ fn damaged_registers_are_passed_over_and_said() {
         bytes[at..at + 4].copy_from_slice(&pid.to_le_bytes());
         let core = Core::parse(&bytes).expect("a core");
         assert_eq!(core.cpus(), [registers(0)]);
-        assert_eq!(core.findings(), [Finding::DamagedRegisters { count: 1 }]);
+        assert_eq!(core.findings(), [Damage::DamagedRegisters { count: 1 }]);
     }
 }
 
@@ -143,7 +143,7 @@ fn what_follows_the_last_note_is_passed_over() {
     let length = u64::from_le_bytes(bytes[96..104].try_into().expect("8 bytes"));
     bytes[96..104].copy_from_slice(&(length + 5).to_le_bytes());
     let core = Core::parse(&bytes).expect("a core");
-    assert_eq!(core.findings(), [Finding::DamagedNotes]);
+    assert_eq!(core.findings(), [Damage::DamagedNotes]);
     assert_eq!(core.note(), b"everything else");
     assert!(core.vmcoreinfo().is_some());
 }
@@ -179,11 +179,11 @@ fn foreign(name: &[u8], kind: u32) -> Vec<u8> {
 #[test]
 fn a_core_of_somebody_else_is_named() {
     for (name, kind, expected) in [
-        (&b"QEMU"[..], 0, Kind::Qemu),
-        (b"VMCOREINFO", 0, Kind::LinuxKernel),
-        (b"CORE", 3, Kind::Process),
-        (b"CORE", 1, Kind::Core),
-        (b"nmiscope", 1, Kind::Core),
+        (&b"QEMU"[..], 0, FileKind::Qemu),
+        (b"VMCOREINFO", 0, FileKind::LinuxKernel),
+        (b"CORE", 3, FileKind::Process),
+        (b"CORE", 1, FileKind::Core),
+        (b"nmiscope", 1, FileKind::Core),
     ] {
         assert_eq!(Core::parse(&foreign(name, kind)).err(), Some(CoreError::NotOurs(expected)));
     }

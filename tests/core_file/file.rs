@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
 use std::os::unix::net::UnixListener;
 
-use nmiscope::elf_core::{self, Contents, Core};
+use nmiscope::elf_core::{self, Core, CoreContents};
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
 
 use super::support::*;
@@ -30,7 +30,7 @@ fn zeros_take_no_room_on_the_disk() {
     let path = folder.path().join("core");
     let extents = extents(&[(0, 1 << 30)]);
     let sample = sample();
-    let contents = Contents { extents: &extents, views: &[], ..sample.contents() };
+    let contents = CoreContents { extents: &extents, views: &[], ..sample.contents() };
     let written = elf_core::write_path(&path, &contents, &Vast).expect("a core");
     assert_eq!(written.memory_bytes, PAGE);
     let metadata = path.metadata().expect("a file");

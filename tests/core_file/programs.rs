@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
-use nmiscope::elf_core::{self, Contents, CpuRegisters, write};
+use nmiscope::elf_core::{self, CoreContents, CpuRegisters, write};
 use nmiscope_machine::UserRegisters;
 use nmiscope_symbolizer::Image;
 use object::LittleEndian as LE;
@@ -102,7 +102,7 @@ fn gdb_lists_the_vcpus_and_reads_their_stacks() {
     }
     // Memory without a virtual address, which is not to hide any that has one.
     memory.set(64, b"unmapped");
-    let contents = Contents {
+    let contents = CoreContents {
         cpus: &cpus,
         note: b"",
         vmcoreinfo: None,

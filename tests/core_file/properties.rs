@@ -1,6 +1,6 @@
 //! Cores of any memory, and any bytes as a core.
 
-use nmiscope::elf_core::{Contents, Core, Extents};
+use nmiscope::elf_core::{Core, CoreContents, Extents};
 use nmiscope_machine::{Mapping, PhysicalAddress, PhysicalMemory as _};
 use proptest::prelude::*;
 
@@ -38,7 +38,7 @@ proptest! {
     fn a_core_is_the_memory_that_it_was_made_of(model in model()) {
         let sample = sample();
         let contents =
-            Contents { extents: &model.extents, views: &model.views, ..sample.contents() };
+            CoreContents { extents: &model.extents, views: &model.views, ..sample.contents() };
         let (written, bytes) = written(&contents, &model.memory);
         let core = Core::parse(&bytes).expect("a core");
         prop_assert_eq!(core.findings(), []);

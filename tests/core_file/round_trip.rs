@@ -1,6 +1,6 @@
 //! What goes in comes out.
 
-use nmiscope::elf_core::{Contents, Core, Extent, Extents};
+use nmiscope::elf_core::{Core, CoreContents, Extent, Extents};
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory as _, ReadError};
 use object::LittleEndian as LE;
 use object::elf::PT_LOAD;
@@ -40,7 +40,7 @@ fn memory_that_is_not_in_the_core_is_not_zero_but_missing() {
 
 #[test]
 fn a_core_needs_nothing_in_it() {
-    let contents = Contents {
+    let contents = CoreContents {
         cpus: &[],
         note: b"",
         vmcoreinfo: None,
@@ -90,7 +90,7 @@ fn of_views_that_disagree_the_first_counts() {
         view(0x1001, 0, PAGE),
     ];
     let (written, bytes) =
-        written(&Contents { views: &views, ..sample.contents() }, &sample.memory);
+        written(&CoreContents { views: &views, ..sample.contents() }, &sample.memory);
     let at = |page: u64| through_segments(&bytes, STACK + page * PAGE, 1).map(|bytes| bytes[0]);
     assert_eq!([at(0), at(1), at(2)], [Some(1), Some(4), Some(0)]);
     assert_eq!(through_segments(&bytes, 0u64.wrapping_sub(PAGE), 1), Some(&[8][..]));
@@ -124,7 +124,7 @@ fn more_segments_than_a_header_can_count_are_counted_elsewhere() {
         (0..140 * PAGE).step_by(16).map(|at| view(DIRECT_MAP + at, at, 8)).collect();
     let held = extents(&[(0, 140 * PAGE)]);
     let sample = sample();
-    let contents = Contents { extents: &held, views: &views, ..sample.contents() };
+    let contents = CoreContents { extents: &held, views: &views, ..sample.contents() };
     let (written, bytes) = written(&contents, &memory);
     assert_eq!(written.segments, 2 * views.len());
     // The gABI: e_phnum is PN_XNUM, and the number is in sh_info of the first section header.

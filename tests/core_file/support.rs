@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Seek as _, Write as _};
 
-use nmiscope::elf_core::{Contents, CpuRegisters, Extent, Extents, Written, write};
+use nmiscope::elf_core::{CoreContents, CpuRegisters, Extent, Extents, WrittenCore, write};
 use nmiscope_machine::{
     Mapping, PhysicalAddress, PhysicalMemory, ReadError, UserRegisters, VirtualAddress,
 };
@@ -117,8 +117,8 @@ pub fn sample() -> Sample {
 }
 
 impl Sample {
-    pub fn contents(&self) -> Contents<'_> {
-        Contents {
+    pub fn contents(&self) -> CoreContents<'_> {
+        CoreContents {
             cpus: &self.cpus,
             note: b"everything else",
             vmcoreinfo: Some(b"OSRELEASE=6.1\n"),
@@ -134,7 +134,7 @@ impl Sample {
 }
 
 /// Writes, and reads back the file's bytes.
-pub fn written(contents: &Contents<'_>, memory: &Pages) -> (Written, Vec<u8>) {
+pub fn written(contents: &CoreContents<'_>, memory: &Pages) -> (WrittenCore, Vec<u8>) {
     let mut file = tempfile::tempfile().expect("a temporary file");
     // What was in it is to be gone.
     file.write_all(&[0xcc; 100_000]).expect("room");

@@ -9,7 +9,7 @@ mod truth;
 use std::path::{Path, PathBuf};
 
 use nmiscope::images::modules::Modules;
-use nmiscope::symbolize::{Annotator, Format, Lookup, Summary};
+use nmiscope::symbolize::{Annotator, Format, LogSummary, Lookup};
 use nmiscope_report::reference::Record;
 use nmiscope_symbolizer::{Image, SourceRoots};
 
@@ -24,7 +24,7 @@ fn annotate_in(
     log: &[u8],
     chunk: usize,
     format: Format,
-) -> (Vec<u8>, Summary) {
+) -> (Vec<u8>, LogSummary) {
     let image = Image::parse(image).expect("an image");
     let modules = Modules::new(modules.to_vec(), "/nowhere".into());
     let lookup = Lookup::new(&image, &modules, SourceRoots::default());
@@ -37,7 +37,7 @@ fn annotate_in(
     (output, summary)
 }
 
-fn annotate(image: &[u8], log: &[u8]) -> (String, Summary) {
+fn annotate(image: &[u8], log: &[u8]) -> (String, LogSummary) {
     let (output, summary) = annotate_in(image, &[], log, log.len().max(1), Format::Text);
     (String::from_utf8(output).expect("UTF-8"), summary)
 }

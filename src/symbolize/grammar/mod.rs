@@ -45,14 +45,14 @@ pub struct Reference<'a> {
     /// The bytes of the line that are it.
     pub span: Range<usize>,
     /// The code that it names.
-    pub target: Target<'a>,
+    pub target: CodeLocation<'a>,
     /// The instruction itself is meant, not the call that returns to it.
     pub exact: bool,
 }
 
 /// The code that a reference names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target<'a> {
+pub enum CodeLocation<'a> {
     /// An address of the running kernel.
     Address(u64),
     /// A place in a function.
@@ -151,7 +151,7 @@ pub fn argument(text: &str) -> Option<Reference<'_>> {
     {
         return Some(Reference {
             span: 0..text.len(),
-            target: Target::Address(address),
+            target: CodeLocation::Address(address),
             exact: true,
         });
     }
@@ -195,6 +195,6 @@ fn kernel_offset(line: &[u8]) -> Option<u64> {
     rest[digits.len()..].starts_with(b"MB]").then(|| mebibytes.checked_mul(1 << 20))?
 }
 
-fn symbol_target(name: &str, offset: u64, size: Option<u64>) -> Target<'_> {
-    Target::Symbol(SymbolReference { name, offset, size, module: None, address: None })
+fn symbol_target(name: &str, offset: u64, size: Option<u64>) -> CodeLocation<'_> {
+    CodeLocation::Symbol(SymbolReference { name, offset, size, module: None, address: None })
 }

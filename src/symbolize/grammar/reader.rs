@@ -11,7 +11,7 @@ use super::labels::{
 };
 use super::symbol::{self, symbol_without_size, symbols_in};
 use super::words::{Word, address_in, hex, words};
-use super::{Grammar, Module, Reference, SymbolReference, Target, symbol_target};
+use super::{CodeLocation, Grammar, Module, Reference, SymbolReference, symbol_target};
 
 /// One line while it is read.
 pub(super) struct Reader<'a, 'grammar> {
@@ -147,7 +147,7 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
             && let Some(name) = symbol::name_in(word.bytes)
         {
             let target = SymbolReference { name, offset: 0, size: None, module, address: None };
-            self.push(word.span, Target::Symbol(target), true);
+            self.push(word.span, CodeLocation::Symbol(target), true);
         }
         self.next = self.words.len();
     }
@@ -256,14 +256,14 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
         self.note_selector(selector(before).0);
         let span = word.span.start + open..word.span.start + open + close + 4;
         if let Some(last) = self.beside
-            && self.references[last].target == Target::Address(address)
+            && self.references[last].target == CodeLocation::Address(address)
         {
             // `RIP: 0010:[<addr>]  [<addr>] func+0x14/0x90` says it twice.
             return true;
         }
         let is_counter = self.label == Some(Label::ProgramCounter) || self.is_first_frame;
         let exact = is_counter || self.take_interrupted();
-        self.push(span, Target::Address(address), exact);
+        self.push(span, CodeLocation::Address(address), exact);
         self.beside = self.references.len().checked_sub(1);
         true
     }
@@ -296,16 +296,19 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
             self.next += 1;
         }
         if let Some(last) = self.beside.take()
-            && let Some(Reference { span: beside, target: Target::Address(address), exact: marked }) =
-                self.references.get(last).cloned()
+            && let Some(Reference {
+                span: beside,
+                target: CodeLocation::Address(address),
+                exact: marked,
+            }) = self.references.get(last).cloned()
         {
             target.address = Some(address);
             self.references.truncate(last);
             let span = beside.start..span.end;
-            self.push(span, Target::Symbol(target), exact || marked);
+            self.push(span, CodeLocation::Symbol(target), exact || marked);
             return;
         }
-        self.push(span, Target::Symbol(target), exact);
+        self.push(span, CodeLocation::Symbol(target), exact);
     }
 
     /// ` [mod]` or ` [mod BUILDID]` behind a symbol.
@@ -356,10 +359,10 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
     }
 
     fn push_address(&mut self, span: Range<usize>, address: u64, exact: bool) {
-        self.push(span, Target::Address(address), exact);
+        self.push(span, CodeLocation::Address(address), exact);
     }
 
-    fn push(&mut self, span: Range<usize>, target: Target<'a>, exact: bool) {
+    fn push(&mut self, span: Range<usize>, target: CodeLocation<'a>, exact: bool) {
         if self.is_user_space {
             return;
         }

@@ -11,8 +11,8 @@ fn read(grammar: &mut Grammar, line: &[u8]) -> Vec<String> {
 fn shown(reference: &Reference<'_>) -> String {
     let mark = if reference.exact { "!" } else { "" };
     let place = match &reference.target {
-        Target::Address(address) => format!("{address:x}"),
-        Target::Symbol(symbol) => {
+        CodeLocation::Address(address) => format!("{address:x}"),
+        CodeLocation::Symbol(symbol) => {
             let size = symbol.size.map(|size| format!("/{size:#x}")).unwrap_or_default();
             let module = symbol.module.as_ref().map(|module| match module.build_id {
                 Some(id) => format!(" [{} {id}]", module.name),

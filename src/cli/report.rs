@@ -1,4 +1,4 @@
-//! `nmiscope report`: a core or a dump to text and JSON.
+//! `nmiscope report`: makes a report from a core or a dump, and prints it.
 
 use std::path::PathBuf;
 
@@ -13,38 +13,38 @@ use crate::images::DEBUG_DIRECTORY;
 use crate::session::offline::{self, Stored};
 
 const EXIT_CODES: &str = "\
-The exit code is the one that the run had. Of a dump: 0 no hang, or no more than a suspicion; 3 hang; 4
-panic in the guest.";
+Exit codes: for a core or a JSON report, that of its run; for a dump, 0 no hang
+or only a suspected one, 3 hang, 4 panic in the guest.";
 
-/// `nmiscope report`.
+/// Arguments of `nmiscope report`.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct ReportArgs {
-    /// The core; a dump of a guest as ELF, by `virsh dump --memory-only` or QEMU's dump-guest-memory; or a
-    /// report as JSON, which is only printed
+    /// File to report: a core, an ELF dump by `virsh dump --memory-only` or QEMU's dump-guest-memory, or a
+    /// JSON report, which is only printed
     #[arg(value_hint = ValueHint::FilePath)]
     pub core: PathBuf,
-    /// The image that ran [default: the one with the core's build-id:
+    /// Image that the guest ran [default: the one with the build-id in the file:
     #[cfg_attr(feature = "kvm", doc = "the bundled guest,")]
-    /// the file that ran, or one among the debug files; of a dump, one of these that ran]
+    /// the file that a core names, or one in --debug-dir]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub image: Option<PathBuf>,
-    /// Show arguments and locals; of a core that was written without, those whose memory is in it
+    /// Show the arguments and local variables of each frame whose memory is in the file
     #[arg(long)]
     pub locals: bool,
-    /// Where the report goes as JSON, `-` for standard output
+    /// Write the report as JSON to this file, `-` for standard output
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub json: Option<PathBuf>,
     /// Print nothing but errors and warnings
     #[arg(short, long)]
     pub quiet: bool,
-    /// Where debug files are, by build-id
+    /// Directory of separate debug files, by build-id
     #[arg(long, value_name = "DIRECTORY", default_value = DEBUG_DIRECTORY,
           value_hint = ValueHint::DirPath)]
     pub debug_dir: PathBuf,
 }
 
-/// Makes the report.
+/// Makes the report of a stored file, and prints and writes it.
 pub fn report(arguments: &ReportArgs) -> anyhow::Result<Code> {
     let destination = arguments.json.as_deref().map(Destination::open).transpose();
     let destination = destination.map_err(BadRequest::from_error)?;

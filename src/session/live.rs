@@ -1,7 +1,7 @@
-//! A VM of ours, from its start to its report: what wakes the session, and what it does about it.
+//! A live session: a VM from its start to its report.
 //!
-//! Owns the order of things and all their clocks. What a capture takes is `capture`'s, what is kept of
-//! it `record`'s.
+//! Owns the order of its steps and all their clocks. Refuses to own the contents of a capture
+//! (`capture`) and its place in the report (`record`). Called by the CLI.
 
 use std::time::{Duration, Instant};
 
@@ -29,18 +29,18 @@ use crate::images::{self, Access, Files, source_roots};
 use crate::kernel::{DOORBELLS, Symbols, WithVariables, bundled_words};
 use crate::targets::Target;
 
-/// How long the guest's last words have to reach whoever reads the console.
+/// Time for the console's sink to take the guest's last output.
 const CONSOLE: Duration = Duration::from_secs(1);
 
-/// How long the vCPU threads have to end.
+/// Time for the vCPU threads to end.
 const SHUTDOWN: Duration = Duration::from_secs(2);
 
-/// Runs a VM with the image in `files`, to the end of what `options` asks for. `started` is when
-/// the tool was.
+/// Runs a VM with the image in `files` until the guest ends, `options` ends it, or a signal does.
+/// `started` is the time at which the program started.
 ///
 /// # Errors
-/// The VM could not be made, or the host failed. What the guest does is never an error: it is in
-/// the report.
+/// The VM could not be made, or the host failed. A failure of the guest is never an error: it is in the
+/// report.
 pub fn run(
     files: Files,
     options: &RunOptions,
@@ -70,7 +70,7 @@ pub fn run(
         Some(path) => format!("failed to start a VM with {}", path.display()),
         None => "failed to start a VM with the bundled guest".into(),
     })?;
-    // After the VM: everything that can be refused has been.
+    // Only now: every request that can be refused has been checked, so a file may be emptied.
     console.start();
     drop(initrd);
     let signals = inbox.watch_signals(options.second_signal_ends)?;
@@ -99,7 +99,7 @@ struct Session<'a> {
     console: GuestConsole,
     started: Instant,
     ready_after: Option<Duration>,
-    /// `None` where nothing is looked for.
+    /// `None` if detection of every class is disabled.
     watch: Option<Watch>,
     record: RunRecord<'a>,
     guest: Guest<'a>,
@@ -112,7 +112,7 @@ impl Session<'_> {
         if self.guest.is_known() {
             return;
         }
-        // One that need not say that it is ready has to get on from the start.
+        // An unknown kernel does not report that it is ready, so it is watched from the start.
         if let Some(watch) = &mut self.watch {
             watch.set_ready();
             let warning = format!(
@@ -124,7 +124,7 @@ impl Session<'_> {
         }
     }
 
-    /// Until something ends the run.
+    /// Handles messages, timers and observations until the run ends, and returns its outcome.
     fn drive(&mut self) -> Outcome {
         let mut nmi_after = self.options.nmi_after;
         loop {
@@ -145,7 +145,7 @@ impl Session<'_> {
                     return Outcome::Stopped { by };
                 }
                 Ok(Wake::Input(bytes)) => {
-                    // A guest that does not read its console loses keys, as on real hardware.
+                    // Keys are lost when the guest does not read its console, as on real hardware.
                     let _ = self.vm.serial_input(&bytes);
                 }
                 Err(_) => {}
@@ -174,12 +174,12 @@ impl Session<'_> {
         }
     }
 
-    /// The CPU time that all vCPUs have had so far.
+    /// Returns the host CPU time of all vCPUs so far.
     fn run_time(&self) -> Duration {
         (0..self.options.vcpus).map(|cpu| self.vm.run_time(cpu)).sum()
     }
 
-    /// The next look at the guest, or what was asked for a certain time.
+    /// Returns the time until the next observation or timer, whichever is first.
     fn time_until_due(&self, nmi_after: Option<Duration>) -> Duration {
         let elapsed = self.started.elapsed();
         let due = [nmi_after, self.options.stop_after, self.options.time_limit];
@@ -188,8 +188,9 @@ impl Session<'_> {
         due.map(|after| after.saturating_sub(elapsed)).fold(look, Duration::min)
     }
 
+    /// Handles a POST code, written at time `at`, that reports a known kernel as ready.
     fn guest_ready(&mut self, at: Instant) {
-        // Port 0x80 is a delay to many kernels, and what they write there means nothing.
+        // Many kernels write to port 0x80 for a delay, so an unknown kernel's code means nothing.
         if self.ready_after.is_some() || !self.guest.is_known() {
             return;
         }
@@ -201,7 +202,8 @@ impl Session<'_> {
         }
     }
 
-    /// The VM has ended by itself. If it did not choose to, the other CPUs may know why.
+    /// Handles the end of the VM by itself. After a panic or a crash it takes a backtrace: the other CPUs
+    /// may show the reason.
     fn guest_ended(&mut self, ended: &VmOutcome) -> Outcome {
         let cpu = ended.cpu();
         let outcome = match *ended {
@@ -216,7 +218,8 @@ impl Session<'_> {
         outcome
     }
 
-    /// Looks at the guest, and closely if something may be wrong with it.
+    /// Observes the running guest if it is time to, and stops and judges it if the detector is suspicious.
+    /// Returns an outcome if the run ends.
     fn observe_guest(&mut self, elapsed: Duration) -> Option<Outcome> {
         let watch = self.watch.as_mut()?;
         let Observed { noticed, problem } = watch.observe(&self.vm, &mut self.guest, elapsed)?;
@@ -232,7 +235,8 @@ impl Session<'_> {
         if noticed.suspicious { self.stop_and_judge(elapsed) } else { None }
     }
 
-    /// Stops the guest and judges it. It goes on if nothing is wrong, or as the policy says.
+    /// Stops the guest and judges it. Resumes it if nothing is wrong, or if the policy says so; otherwise
+    /// returns the outcome that ends the run.
     fn stop_and_judge(&mut self, elapsed: Duration) -> Option<Outcome> {
         let stopped = self.stop();
         let verdict = self.watch.as_mut()?.judge(&self.vm, &stopped, elapsed);
@@ -279,7 +283,7 @@ impl Session<'_> {
         Stopped::stop(&mut self.vm, self.guest.examine().0, known, bounds)
     }
 
-    /// Takes a backtrace; the guest is stopped afterwards.
+    /// Stops the guest and takes its backtrace. The guest stays stopped.
     fn stop_and_capture(&mut self, trigger: Trigger) {
         let asked = self.started.elapsed();
         let stopped = self.stop();
@@ -287,7 +291,8 @@ impl Session<'_> {
         self.capture_stopped(stopped, asked, trigger, found);
     }
 
-    /// The hangs, due or not, of a guest that somebody wants to look at. One that has ended has none.
+    /// Finds the hangs of a stopped guest at a backtrace on request, including those whose bounds have not
+    /// passed. `None` for another trigger: a guest that has ended has no hangs.
     fn find_hangs_now(
         &mut self,
         stopped: &Stopped,
@@ -304,8 +309,8 @@ impl Session<'_> {
         }
     }
 
-    /// Takes a backtrace of a guest that stands still, for something that was noticed `at` that time
-    /// after the start, and reports the hangs that were `found`.
+    /// Takes the backtrace of a stopped guest, and reports it with the hangs that were `found`. `at` is
+    /// the time of the trigger since the start.
     fn capture_stopped(
         &mut self,
         stopped: Stopped,
@@ -330,7 +335,7 @@ impl Session<'_> {
             |target: &mut dyn Target| watch.cpus_to_sample(target, kernel, *started, is_verdict)
         });
         let request = Request {
-            // A guest that the host does not run would take forever to answer.
+            // A vCPU that the host does not run would not answer its NMI.
             nmis: place.is_some() && trigger != Trigger::Starved,
             trigger,
             at,
@@ -352,13 +357,13 @@ impl Session<'_> {
             record.keep(priority, core, capture);
         }
         record.add(diagnosis, is_verdict, place.is_some());
-        // The next backtrace is of the same image.
+        // All backtraces are of the same image, and have the same reason.
         if let Some(Err(reason)) = &with_variables {
             record.warn_once(reason.to_string());
         }
     }
 
-    /// Goes on with a guest that was stopped.
+    /// Resumes a stopped guest, and its hang detection.
     fn resume(&mut self) {
         self.vm.resume();
         if let Some(watch) = &mut self.watch {
@@ -369,7 +374,7 @@ impl Session<'_> {
     fn finish(mut self, outcome: Outcome) -> Ended {
         self.console.drain(CONSOLE);
         self.record.emit(RunEvent::Stopping { exits: self.vm.exit_counts() });
-        // The threads end with the process at the latest, and the report is what was wanted.
+        // A failure is a warning: the threads end with the process, and the report is complete.
         if let Err(error) = self.vm.shutdown(SHUTDOWN) {
             self.record.warn(format!("failed to {}", crate::error_chain(&error)));
         }
@@ -399,8 +404,8 @@ impl Session<'_> {
     }
 }
 
-/// The time that samples may take, on a host that has few cores for many vCPUs. Somebody waits for a
-/// backtrace that was asked for.
+/// Returns the longest time for sampling, which a host with few cores for many vCPUs may need. A backtrace
+/// on request gets less: its user is waiting.
 fn sampling_time(is_verdict: bool) -> Duration {
     Duration::from_millis(if is_verdict { 250 } else { 100 })
 }

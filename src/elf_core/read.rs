@@ -1,9 +1,9 @@
-//! Reads the ELF core of a machine, whoever wrote it.
+//! Reads the ELF core of a machine, of any program.
 //!
-//! Owns headers, notes as bytes, and memory; refuses to own what is in the notes (`own` for ours, the
-//! readers of `targets` for others). A core is bytes: whoever opened the file has them, mapped or read.
-//! Nothing is copied but headers. What cannot be used at all is a [`CoreError`] that says what the
-//! file is instead; what is there in part is read, and each kind of damage is a [`Damage`].
+//! Owns headers, notes as bytes, and memory. Refuses to interpret notes (`own` for nmiscope's, the readers
+//! of `targets` for others), and to open files: a core is the bytes that its caller mapped or read, and
+//! only headers are copied. A file that cannot be used is a [`CoreError`] that names its kind; a damaged
+//! one is read as far as possible, and each kind of damage is a [`Damage`].
 
 use nmiscope_machine::{Mapping, PhysicalAddress, PhysicalMemory, ReadError};
 
@@ -18,9 +18,9 @@ use super::segments::{BeyondFile, Segments, Stored};
 
 /// An ELF core, over the bytes of its file.
 ///
-/// As [`PhysicalMemory`] it is the memory that it holds. What a segment has no bytes for in the file
-/// but claims in memory is zero, as ELF has it, unless QEMU wrote the file; what was cut off, and all
-/// else, is [`ReadError::Unbacked`].
+/// As [`PhysicalMemory`] it is the memory in the file. Memory that a segment claims beyond its bytes in
+/// the file reads as zero, as ELF defines it, unless QEMU wrote the file. Memory that was cut off, and
+/// memory of no segment, is [`ReadError::Unbacked`].
 #[derive(Debug, Clone)]
 pub struct ElfCore<'data> {
     file: &'data [u8],
@@ -34,7 +34,7 @@ impl<'data> ElfCore<'data> {
     /// Reads the headers and notes of a file.
     ///
     /// # Errors
-    /// [`CoreError`] when it is no core for x86-64, or its headers are not whole.
+    /// The file is no core for x86-64, or its headers are incomplete.
     pub fn parse(file: &'data [u8]) -> Result<Self, CoreError> {
         let headers = program_headers(file)?;
         let (notes, notes_fault) = read_notes(file, &headers);
@@ -48,22 +48,22 @@ impl<'data> ElfCore<'data> {
         Ok(Self { file, notes, notes_fault, memory, findings })
     }
 
-    /// The notes, in the order of the file.
+    /// Returns the notes, in the order of the file.
     pub fn notes(&self) -> &[ElfNote<'data>] {
         &self.notes
     }
 
-    /// The reason why notes may be missing; `None` if all of them were read.
+    /// Returns the reason why notes may be missing; `None` if all of them were read.
     pub fn notes_fault(&self) -> Option<&CoreError> {
         self.notes_fault.as_ref()
     }
 
-    /// True for a core that this program wrote: it has our note.
+    /// Returns true for a core with nmiscope's own note.
     pub fn is_own(&self) -> bool {
         self.notes.iter().any(ElfNote::is_own)
     }
 
-    /// The maker of a core without our note, by the notes that others write.
+    /// Returns the kind of a core without nmiscope's own note, by the notes that other programs write.
     pub fn kind(&self) -> FileKind {
         const NT_PRPSINFO: u32 = 3;
         let has = |name: &[u8]| self.notes.iter().any(|note| note.name == name);
@@ -78,12 +78,12 @@ impl<'data> ElfCore<'data> {
         }
     }
 
-    /// The damage to the file, each kind once.
+    /// Returns the damage to the file, each kind once.
     pub fn findings(&self) -> &[Damage] {
         &self.findings
     }
 
-    /// The guest-physical memory that it has, zeros that are not in the file included.
+    /// Returns the guest-physical memory of all segments, including zeros that are not in the file.
     pub fn extents(&self) -> Extents {
         let mut extents = Extents::new();
         for Stored { physical, .. } in self.memory.stored.iter().chain(&self.memory.zeros) {
@@ -92,8 +92,8 @@ impl<'data> ElfCore<'data> {
         extents
     }
 
-    /// The virtual addresses of its segments, in the order of the file. They are what a debugger
-    /// sees; the guest's page tables are the better witness.
+    /// Returns the virtual addresses of the segments, in the order of the file. A debugger uses them; the
+    /// guest's page tables are more reliable.
     pub fn views(&self) -> &[Mapping] {
         &self.memory.views
     }
@@ -110,7 +110,7 @@ impl PhysicalMemory for ElfCore<'_> {
             let now = usize::try_from(known).unwrap_or(usize::MAX).min(rest.len());
             let (filled, later) = rest.split_at_mut(now);
             match source {
-                // It was checked to lie in the file.
+                // `Segments::read` has cut every stored range to the file's length.
                 Some(offset) => {
                     filled.copy_from_slice(&self.file[offset as usize..][..filled.len()])
                 }
@@ -125,7 +125,7 @@ impl PhysicalMemory for ElfCore<'_> {
     }
 }
 
-/// The program headers of a core for x86-64, whoever made it.
+/// Reads the program headers of a core for x86-64, of any program.
 fn program_headers(file: &[u8]) -> Result<Vec<ProgramHeader>, CoreError> {
     if !file.starts_with(MAGIC) {
         return Err(CoreError::NotElf(kind_of_no_elf(file)));
@@ -163,7 +163,7 @@ fn program_headers(file: &[u8]) -> Result<Vec<ProgramHeader>, CoreError> {
 fn kind_of_no_elf(file: &[u8]) -> FileKind {
     const MAGICS: [(&[u8], FileKind); 11] = [
         (b"KDUMP   ", FileKind::KdumpCompressed),
-        // Flattened: as `virsh dump` and QEMU write it.
+        // The flattened format, which `virsh dump` and QEMU write.
         (b"makedumpfile", FileKind::KdumpCompressed),
         (b"QEVM", FileKind::MigrationStream),
         (b"LibvirtQemudSave", FileKind::MigrationStream),
@@ -183,12 +183,12 @@ fn kind_of_no_elf(file: &[u8]) -> FileKind {
     }
 }
 
-/// The notes of a file up to the first that is cut, and what is wrong with them.
+/// Reads the notes of a file up to the first that is cut, and returns the damage to them.
 fn read_notes<'data>(
     file: &'data [u8],
     headers: &[ProgramHeader],
 ) -> (Vec<ElfNote<'data>>, Option<CoreError>) {
-    // Linux, QEMU, and we, make one such segment.
+    // Linux, QEMU and nmiscope write one such segment.
     let header = headers.iter().find(|header| header.kind == PT_NOTE);
     let (begin, length) = header.map_or((0, 0), |header| (header.offset, header.file_size));
     let end = begin.saturating_add(length);

@@ -1,6 +1,6 @@
-//! Answers as JSON: the record of each reference.
+//! Resolutions as JSON: one record for each reference.
 //!
-//! Owns what of an answer a record has. Called by the annotator and by `cli`.
+//! Owns the conversion of a resolution to a record. Called by the annotator and by `cli`.
 
 use std::io::{self, Write};
 
@@ -10,8 +10,8 @@ use nmiscope_report::sanitize;
 use super::grammar::{CodeLocation, Reference};
 use super::lookup::{Resolution, Unresolved};
 
-/// Writes the record of a reference as one line. `line` is the number of the log's line; an argument
-/// has none.
+/// Writes the record of a reference as one line. `line` is the number of the log's line, `None` for an
+/// argument of the command line.
 ///
 /// # Errors
 /// The output cannot be written to.

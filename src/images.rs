@@ -41,7 +41,7 @@ pub enum Access {
 /// The bytes of an image, and of its separate debug file.
 pub struct Files {
     access: Access,
-    /// Bytes of the image.
+    /// Bytes of the image's file.
     pub image: Bytes,
     /// Bytes of the separate debug file; `None` if the image needs none or none was found.
     pub debug: Option<Bytes>,

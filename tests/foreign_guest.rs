@@ -115,8 +115,8 @@ fn run_foreign(what: &str, arguments: &[&str]) -> Finished {
     let image = run.directory.path().join("foreign.elf");
     assemble_with("foreign.S", &[what], &image);
     let finished = run.arg(image).args(QUICKLY).args(arguments).with_report().run();
-    let warning = "warning: the guest's kernel is not known (the image has no symbol nmi_print_seq): \
-                   hangs are found only as far as they show from outside\n";
+    let warning = "warning: unknown kernel (the image has no symbol nmi_print_seq): only hangs that show \
+                   from outside the guest are reported\n";
     assert_eq!(finished.stderr, warning, "{}", finished.all());
     finished
 }

@@ -40,7 +40,7 @@ this program. Nothing is written into it. docs/attach.md has every step.
 Exit codes: 0 no hang or only a suspected one; 2 usage; 3 hang; 4 panic in the
 guest; 5 the VM could not be read.";
 
-/// Arguments of `nmiscope attach`.
+/// Command-line arguments of `nmiscope attach`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, group = ArgGroup::new("vm").required(true))]
 pub struct AttachArgs {
@@ -148,6 +148,6 @@ pub fn hold() -> anyhow::Result<Code> {
         flag::register(signal, Arc::clone(&ignored)).context("failed to ignore a signal")?;
     }
     let link = rustix::io::dup(std::io::stdin()).context("failed to use standard input")?;
-    hold::run(link, PATIENCE).context("failed to let the guest go on")?;
+    hold::run(link, PATIENCE).context("failed to resume the guest")?;
     Ok(exit_code::CLEAN)
 }

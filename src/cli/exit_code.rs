@@ -39,8 +39,8 @@ impl From<Code> for ExitCode {
 
 /// Returns the exit code of a run with this report.
 pub fn for_report(report: &Report) -> Code {
-    let goes_on = |hang: &Hang| hang.certainty.is_verdict() && hang.resolved_after_ms.is_none();
-    let hangs = report.hangs.iter().any(goes_on);
+    let persists = |hang: &Hang| hang.certainty.is_verdict() && hang.resolved_after_ms.is_none();
+    let hangs = report.hangs.iter().any(persists);
     match report.outcome {
         // The policy lets a hung guest run on, and it still hung when the run was stopped.
         Outcome::Stopped { .. } if hangs => HANG,

@@ -16,7 +16,7 @@ const EXIT_CODES: &str = "\
 Exit codes: for a core or a JSON report, that of its run; for a dump, 0 no hang
 or only a suspected one, 3 hang, 4 panic in the guest.";
 
-/// Arguments of `nmiscope report`.
+/// Command-line arguments of `nmiscope report`.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct ReportArgs {

@@ -22,7 +22,7 @@ use crate::hang::{Bounds, Class};
 use crate::images::{Access, DEBUG_DIRECTORY, Files};
 use crate::session::{self, Ended, Policy, RunEvent, RunOptions, Sink};
 
-/// Arguments of `nmiscope run`.
+/// Command-line arguments of `nmiscope run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Guest to boot: an x86-64 ELF kernel with a PVH entry point [default: the bundled guest]
@@ -38,7 +38,7 @@ pub struct RunArgs {
     /// Further kernel parameters, passed to the guest unchanged
     #[arg(long, value_name = "PARAMETERS", default_value = "", hide_default_value = true)]
     pub append: String,
-    /// Number of vCPUs
+    /// Number of the guest's vCPUs
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub cpus: u32,
     /// Guest memory in bytes, or in units of K, M or G

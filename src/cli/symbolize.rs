@@ -18,7 +18,7 @@ use crate::images::{Access, DEBUG_DIRECTORY, Files, refused, source_roots};
 use crate::symbolize::grammar::{self, CodeLocation, Reference};
 use crate::symbolize::{Annotator, Format, Lookup, Resolution, one_line, write_record};
 
-/// Arguments of `nmiscope symbolize`.
+/// Command-line arguments of `nmiscope symbolize`.
 #[derive(Debug, Args)]
 pub struct SymbolizeArgs {
     /// Image of the kernel that wrote the text: for Linux, its vmlinux with debug information

@@ -9,7 +9,7 @@ const PAGE: u64 = 4096;
 /// A range of guest-physical memory, not empty and not past 2^64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// First guest-physical address.
+    /// First guest-physical address of the range.
     pub start: PhysicalAddress,
     /// Length in bytes, not 0.
     pub length: u64,
@@ -18,12 +18,12 @@ pub struct Extent {
 /// A set of guest-physical bytes, as ranges that neither overlap nor touch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Extents {
-    /// Sorted; ends are exclusive.
+    /// Ranges in ascending order, with exclusive ends.
     ranges: Vec<Range<u64>>,
 }
 
 impl Extents {
-    /// Creates an empty set.
+    /// Creates a set without any bytes.
     pub fn new() -> Self {
         Self::default()
     }

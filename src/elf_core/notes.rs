@@ -42,7 +42,7 @@ const MAX_NOTES: usize = 64 << 10;
 pub struct CpuRegisters {
     /// Number of the vCPU, from 0 on. It becomes thread `cpu + 1`, since debuggers reject a thread 0.
     pub cpu: u32,
-    /// Values of the registers.
+    /// Values of the registers, in the order of NT_PRSTATUS.
     pub registers: UserRegisters,
 }
 

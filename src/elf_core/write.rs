@@ -37,7 +37,7 @@ pub struct CoreContents<'a> {
     pub vmcoreinfo: Option<&'a [u8]>,
     /// Build-id of the image, if it has one.
     pub build_id: Option<&'a [u8]>,
-    /// Guest-physical memory to write.
+    /// Guest-physical memory to write into the core.
     pub extents: &'a Extents,
     /// Virtual addresses of that memory. Parts outside the extents are left out; of views that map one
     /// virtual address differently, the first takes precedence.
@@ -51,7 +51,7 @@ pub struct WrittenCore {
     pub bytes: u64,
     /// Number of bytes of memory in the file, without pages of zeros. The rest is headers, notes and holes.
     pub memory_bytes: u64,
-    /// Number of PT_LOADs.
+    /// Number of PT_LOADs in the file.
     pub segments: usize,
     /// Memory that was requested and could not be read.
     pub unreadable: Extents,
@@ -66,7 +66,7 @@ pub enum WriteError {
     /// The path names something other than a file, such as a directory or a device, which is not replaced.
     #[error("failed to make {}: what is there is not a file", path.display())]
     NotAFile {
-        /// Path of the core.
+        /// Path that was given for the core.
         path: PathBuf,
     },
     /// An open file could not be written.
@@ -77,7 +77,7 @@ pub enum WriteError {
     Io {
         /// Verb for the step that failed, as in "write".
         action: &'static str,
-        /// Path of the core.
+        /// Path that could not be written.
         path: PathBuf,
         /// Error of the system call.
         #[source]
@@ -89,7 +89,7 @@ pub enum WriteError {
     /// The memory has more separate ranges than a reader accepts program headers.
     #[error("failed to lay out the core: {extents} ranges of memory, more than {MAX_SEGMENTS}")]
     TooManyExtents {
-        /// Number of separate ranges.
+        /// Number of separate ranges of memory.
         extents: usize,
     },
     /// The memory has more bytes than a file can have.

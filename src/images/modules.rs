@@ -68,7 +68,7 @@ struct Linked {
 /// A module file that was read, parsed as an image.
 #[derive(Debug)]
 pub struct LoadedModule<'a> {
-    /// Image of the module.
+    /// Image of the module, with symbols at their addresses in the laid-out file.
     pub image: Image<'a>,
     /// Release of the kernel that the module was built for, by its `vermagic`. `None` if the file has no
     /// `vermagic`, as a separate debug file.
@@ -130,7 +130,7 @@ impl Modules {
                 if budget == 0 {
                     tracing::warn!(
                         limit = MAX_ENTRIES,
-                        "too many files below --modules: the rest is not looked at"
+                        "too many files below --modules: the rest is skipped"
                     );
                     return found;
                 }

@@ -99,7 +99,7 @@ struct Session<'a> {
     console: GuestConsole,
     started: Instant,
     ready_after: Option<Duration>,
-    /// `None` if detection of every class is disabled.
+    /// Watch over the running guest; `None` if detection of every class is disabled.
     watch: Option<Watch>,
     record: RunRecord<'a>,
     guest: Guest<'a>,
@@ -116,8 +116,7 @@ impl Session<'_> {
         if let Some(watch) = &mut self.watch {
             watch.set_ready();
             let warning = format!(
-                "the guest's kernel is not known ({}): hangs are found only as far as they show from \
-                 outside",
+                "unknown kernel ({}): only hangs that show from outside the guest are reported",
                 self.guest.unknown_because()
             );
             self.record.warn(warning);
@@ -225,7 +224,7 @@ impl Session<'_> {
         let Observed { noticed, problem } = watch.observe(&self.vm, &mut self.guest, elapsed)?;
         if let Some(reason) = problem {
             self.record.warn(format!(
-                "hang detection is waiting, the guest's heartbeats are not to be found: {}",
+                "hang detection waits for the kernel's structures, which were not found: {}",
                 crate::error_chain(&reason)
             ));
         }

@@ -1,4 +1,4 @@
-//! One session with one VM, live or from a file: the order in which everything else is called.
+//! A session with one VM, live or from a file: the order in which everything else is called.
 //!
 //! A live session starts a VM, watches it, takes backtraces on request and of hangs, and ends with a
 //! report; an offline one makes the report from a file. Refuses to print: a live session reports its

@@ -103,13 +103,10 @@ fn find_files(
     let found = Files::find(core.build_id(), image, recorded, debug_directory)?;
     let Some((mut files, path)) = found else {
         report.warnings.push(match core.build_id() {
-            Some(id) => format!(
-                "the image with build-id {} is not to be found: name it with --image",
-                hex(id)
-            ),
-            None => {
-                "the image is not to be found, and has no build-id: name it with --image".into()
+            Some(id) => {
+                format!("no image with build-id {} was found: name it with --image", hex(id))
             }
+            None => "the image was not found, and has no build-id: name it with --image".into(),
         });
         return Ok(None);
     };
@@ -168,7 +165,7 @@ fn read_kernel(
     let is_there = version > 3 && stopped.states.iter().any(Result::is_ok);
     match (stopped.kernel, &capture.kernel) {
         (Reading::Unreadable { unreadable }, Reading::Known(_)) if is_there => Some(format!(
-            "the kernel's state is the one that the run read: the core's memory does not have it \
+            "the core's memory lacks the kernel's state: the one that the run read is reported \
              ({unreadable})"
         )),
         (state, _) if is_there => {

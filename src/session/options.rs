@@ -19,13 +19,13 @@ pub struct RunOptions {
     pub initrd: Option<PathBuf>,
     /// Kernel parameters of the guest, as one string.
     pub command_line: String,
-    /// Number of vCPUs.
+    /// Number of the guest's vCPUs.
     pub vcpus: u32,
     /// Size of the guest's memory in bytes.
     pub memory_bytes: u64,
     /// Bounds after which each class of hangs is reported.
     pub bounds: hang::Bounds,
-    /// Response to a hang.
+    /// Response to a hang of the guest.
     pub policy: Policy,
     /// Time of a backtrace on request, since the start; `None` for no such backtrace.
     pub nmi_after: Option<Duration>,
@@ -50,7 +50,7 @@ pub struct RunOptions {
     pub core: Option<Destination>,
 }
 
-/// Response to a hang.
+/// Response of a session to a hang.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     /// True to take a backtrace. Without it no NMI is sent.
@@ -59,10 +59,10 @@ pub struct Policy {
     pub kill: bool,
 }
 
-/// Results of a run.
+/// Results that a run leaves.
 #[derive(Debug)]
 pub struct Ended {
-    /// The finished report.
+    /// The finished report of the run.
     pub report: Report,
     /// Path of the core, or the reason why it could not be written; `None` if no core was asked for, or
     /// no backtrace was taken.

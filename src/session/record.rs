@@ -27,7 +27,7 @@ const MOST_ON_REQUEST: usize = 100;
 pub enum CorePriority {
     /// Backtrace on request: by a signal or a timer.
     AskedFor,
-    /// Backtrace of a hang.
+    /// Backtrace of a hang that the detector reported.
     Hang,
     /// Backtrace that ends the run.
     End,
@@ -107,8 +107,8 @@ impl<'a> RunRecord<'a> {
         let room = self.backtraces.len() < MOST_BACKTRACES;
         if is_verdict && policy.report && !room {
             self.warn_once(format!(
-                "the guest has hung often: of further hangs there are no backtraces (the most is \
-                 {MOST_BACKTRACES})"
+                "the guest has hung often: further hangs are reported without backtraces, of which \
+                 there are {MOST_BACKTRACES}"
             ));
         }
         let wanted = !is_verdict || policy.report && room;

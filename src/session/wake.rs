@@ -22,9 +22,9 @@ use crate::signals;
 /// A message that wakes the session.
 #[derive(Debug)]
 pub enum Wake {
-    /// Event of the VM.
+    /// Event of the VM that the session acts on.
     Vm(vmm::Event),
-    /// Signal to this process.
+    /// Signal that this process received.
     Signal(Signal),
     /// Keys that were typed for the guest.
     Input(Vec<u8>),
@@ -69,7 +69,7 @@ impl Drop for SignalWatch {
 }
 
 impl Inbox {
-    /// Creates an empty channel.
+    /// Creates a channel without messages.
     pub fn new() -> Self {
         let (sender, receiver) = mpsc::channel();
         Self { sender, receiver }

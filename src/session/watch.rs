@@ -182,7 +182,7 @@ impl Watch {
 
 /// Result of one observation of a guest.
 pub struct Observed {
-    /// Conclusions of the detector.
+    /// Conclusions of the hang detector.
     pub noticed: Noticed,
     /// Reason why the kernel's structures were not located, to be reported once; `None` otherwise.
     pub problem: Option<LocateError>,

@@ -28,12 +28,12 @@ const MAX_ANNOTATION: usize = 64 << 10;
 const OFFSET_GRANULE: u64 = 2 << 20;
 const MAX_OFFSET: u64 = 1 << 30;
 
-/// Format of the output.
+/// Format of the output that an annotator writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// The annotated log.
+    /// The log, with functions and source lines at the ends of lines.
     Text,
-    /// One line with a [`Record`](nmiscope_report::reference::Record) for each reference, without the log.
+    /// A line with a [`Record`](nmiscope_report::reference::Record) for each reference, without the log.
     Json,
 }
 

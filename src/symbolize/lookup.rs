@@ -67,7 +67,7 @@ pub enum Unresolved {
     /// The module has files, and none of them can be read.
     #[error("module {name} cannot be read: {reason}")]
     ModuleUnreadable {
-        /// Name of the module.
+        /// Name of the module in the log.
         name: String,
         /// Error of the first of its files.
         reason: String,
@@ -82,7 +82,7 @@ pub enum Unresolved {
     /// offset is beyond its end.
     #[error("{name} has another size: {size}")]
     OtherSize {
-        /// Name of the symbol.
+        /// Name of the symbol in the log.
         name: String,
         /// Size in the log, and that of the first symbol of this name in the image.
         size: OtherSize,
@@ -171,7 +171,7 @@ impl<'a> Lookup<'a> {
         }
     }
 
-    /// Returns the kernel's image.
+    /// Returns the image of the kernel.
     pub fn image(&self) -> &'a Image<'a> {
         self.image
     }

@@ -1,4 +1,4 @@
-//! Cores that are damaged or cut, and files that are none.
+//! Tests of cores that are damaged or cut, and of files that are no core.
 
 use nmiscope::elf_core::{Core, CoreError, Damage, Extent, FileKind};
 use object::LittleEndian as LE;
@@ -6,7 +6,7 @@ use object::read::elf::ProgramHeader as _;
 
 use super::support::*;
 
-/// The offset of `field` in program header `index` (gABI, "Program Header").
+/// Returns the file offset of `field` in program header `index` (gABI, "Program Header").
 fn field(index: usize, field: usize) -> usize {
     64 + 56 * index + field
 }
@@ -21,12 +21,12 @@ fn patched(mut bytes: Vec<u8>, at: usize, value: u64) -> Vec<u8> {
     bytes
 }
 
-/// The first PT_LOAD of the sample, which is the direct map's: physical 0, six pages. The next one
-/// is its other part, at page 8.
+/// Index of the sample's first PT_LOAD, which is the direct map's: physical 0, six pages. The next one is
+/// its other part, at page 8.
 const FIRST: usize = 1;
 
 #[test]
-fn sizes_that_overflow_are_passed_over_and_said() {
+fn segments_with_overflowing_sizes_are_left_out_and_reported() {
     for (at, value) in [(P_MEMSZ, u64::MAX), (P_PADDR, u64::MAX - 1), (P_FILESZ, u64::MAX)] {
         let bytes = patched(sample().bytes(), field(FIRST + 1, at), value);
         let core = Core::parse(&bytes).expect("a core");
@@ -37,8 +37,8 @@ fn sizes_that_overflow_are_passed_over_and_said() {
 }
 
 #[test]
-fn memory_beyond_what_the_file_has_of_a_segment_is_zero() {
-    // 32 pages on, where nothing else is.
+fn memory_beyond_a_segments_bytes_in_the_file_is_zero() {
+    // 32 pages on, where no other segment is.
     let last = program_headers(&sample().bytes()).len() - 1;
     let bytes = patched(sample().bytes(), field(last, P_MEMSZ), 1 << 60);
     let core = Core::parse(&bytes).expect("a core");
@@ -49,7 +49,7 @@ fn memory_beyond_what_the_file_has_of_a_segment_is_zero() {
 }
 
 #[test]
-fn zeros_do_not_hide_what_the_file_has() {
+fn zeros_of_one_segment_do_not_hide_bytes_of_another() {
     let bytes = patched(sample().bytes(), field(FIRST, P_MEMSZ), 1 << 60);
     let core = Core::parse(&bytes).expect("a core");
     let expected: Vec<u8> = [0; 8].into_iter().chain(8_u64.to_le_bytes()).collect();
@@ -57,16 +57,16 @@ fn zeros_do_not_hide_what_the_file_has() {
 }
 
 #[test]
-fn segments_that_contradict_each_other_are_said() {
+fn contradictory_segments_are_reported() {
     let bytes = patched(sample().bytes(), field(FIRST, P_OFFSET), 0);
     let core = Core::parse(&bytes).expect("a core");
     assert_eq!(core.findings(), [Damage::ContradictorySegments { count: 1 }]);
-    // The one that begins first counts.
+    // The segment that begins first takes precedence.
     assert_eq!(read(&core, 0, 4), Ok(b"\x7fELF".to_vec()));
 }
 
 #[test]
-fn a_cut_core_keeps_what_is_left_of_its_memory() {
+fn a_cut_core_keeps_the_rest_of_its_memory() {
     let whole = sample().bytes();
     let length = whole.len() - 3 * PAGE as usize;
     let core = Core::parse(&whole[..length]).expect("a core");
@@ -83,7 +83,7 @@ fn a_cut_core_keeps_what_is_left_of_its_memory() {
 }
 
 #[test]
-fn a_core_cut_anywhere_is_an_error_or_says_so() {
+fn a_core_cut_anywhere_is_refused_or_reported_as_truncated() {
     let sample = sample();
     let whole = sample.bytes();
     for length in (0..whole.len()).filter(|at| *at < 0x1800 || at % 61 == 0) {
@@ -107,11 +107,11 @@ fn a_core_cut_anywhere_is_an_error_or_says_so() {
 }
 
 #[test]
-fn damaged_registers_are_passed_over_and_said() {
+fn damaged_registers_are_left_out_and_reported() {
     let bytes = sample().bytes();
     let notes = program_headers(&bytes)[0].p_offset(LE) as usize;
     let note = 12 + 8 + 336;
-    // pr_pid of the second, at byte 32 of elf_prstatus.
+    // pr_pid of the second vCPU, at byte 32 of elf_prstatus.
     for pid in [0_u32, 1] {
         let mut bytes = bytes.clone();
         let at = notes + note + 20 + 32;
@@ -123,7 +123,7 @@ fn damaged_registers_are_passed_over_and_said() {
 }
 
 #[test]
-fn a_note_that_claims_more_than_there_is_ends_the_notes() {
+fn a_note_longer_than_its_segment_ends_the_notes() {
     let claims_more = |name: &[u8]| {
         let mut bytes = sample().bytes();
         let at = bytes.windows(name.len()).position(|at| at == name).expect("a note") - 12;
@@ -137,7 +137,7 @@ fn a_note_that_claims_more_than_there_is_ends_the_notes() {
 }
 
 #[test]
-fn what_follows_the_last_note_is_passed_over() {
+fn zeros_after_the_last_note_are_ignored() {
     let mut bytes = sample().bytes();
     // p_filesz of the first segment, which is followed by zeros.
     let length = u64::from_le_bytes(bytes[96..104].try_into().expect("8 bytes"));
@@ -149,7 +149,7 @@ fn what_follows_the_last_note_is_passed_over() {
 }
 
 #[test]
-fn a_core_of_another_version_is_refused_by_its_number() {
+fn a_core_of_another_version_is_refused_with_its_number() {
     let mut bytes = sample().bytes();
     let at = bytes.windows(8).position(|name| name == b"nmiscope").expect("a note");
     bytes[at + 12..at + 16].copy_from_slice(&7_u32.to_le_bytes());
@@ -161,7 +161,7 @@ fn a_core_of_another_version_is_refused_by_its_number() {
     );
 }
 
-/// A core with one note, of somebody else.
+/// Returns a core whose only note is one of another program.
 fn foreign(name: &[u8], kind: u32) -> Vec<u8> {
     let mut bytes = sample().bytes();
     let own = bytes.windows(8).position(|name| name == b"nmiscope").expect("a note") - 12;
@@ -177,7 +177,7 @@ fn foreign(name: &[u8], kind: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_core_of_somebody_else_is_named() {
+fn a_core_of_another_program_is_refused_with_its_kind() {
     for (name, kind, expected) in [
         (&b"QEMU"[..], 0, FileKind::Qemu),
         (b"VMCOREINFO", 0, FileKind::LinuxKernel),
@@ -192,7 +192,7 @@ fn a_core_of_somebody_else_is_named() {
 }
 
 #[test]
-fn what_is_no_core_is_named() {
+fn a_file_that_is_no_core_is_refused_with_its_kind() {
     let parse = |bytes: &[u8]| Core::parse(bytes).expect_err("no core").to_string();
     assert_eq!(parse(b""), "no dump that nmiscope reads: an empty file");
     assert_eq!(parse(b"hello"), "no dump that nmiscope reads: no ELF file");

@@ -137,7 +137,7 @@ fn a_pasted_log_gets_the_functions_and_lines_of_the_report() {
                 }
             }
         }
-        // Nothing of the log is lost.
+        // Every line of the log is still there.
         for (input, output) in word.text.lines().zip(finished.stdout.lines()) {
             assert!(output.starts_with(input), "{input:?} became {output:?}");
         }
@@ -382,7 +382,7 @@ fn five_hundred_addresses_are_what_llvm_says() {
     for ((address, line), expected) in addresses.iter().zip(finished.stdout.lines()).zip(&expected)
     {
         let found = parse_ours(line);
-        // Where there are no lines, as for assembly, it shows the unit's name as the file.
+        // For code without lines, such as assembly, llvm-symbolizer shows the unit's name as the file.
         if expected.iter().all(|(_, _, line)| line == "0") {
             assert_eq!(found[0].0, expected[0].0, "{address:#x}: {line}");
             continue;

@@ -244,7 +244,7 @@ pub fn run(arguments: &RunArgs, started: Instant) -> anyhow::Result<Code> {
 /// `parent` is not, or no longer, the parent of this process.
 fn die_with(parent: i32) -> anyhow::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("failed to watch the parent")?;
-    // It may have died before that.
+    // The parent may have died before the call.
     let is_alive = getppid().is_some_and(|pid| pid.as_raw_nonzero().get() == parent);
     ensure!(is_alive, "process {parent} has died, or has not started this one");
     Ok(())

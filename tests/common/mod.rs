@@ -226,7 +226,7 @@ impl Running {
         Pid::from_child(&self.child)
     }
 
-    /// Kills this process only.
+    /// Kills this process, and no other of its group.
     pub fn kill(&self) {
         let _ = kill_process(self.pid(), Signal::KILL);
     }

@@ -79,7 +79,7 @@ fn gdb_lists_the_vcpus_and_reads_their_stacks() {
     let (image, path) = (folder.path().join("guest.elf"), folder.path().join("hang.core"));
     std::fs::write(&image, nmiscope::bundled::image()).expect("an image");
     let (caller, caller_size) = function("run_on_stack");
-    // It ends in HLT, one byte, and a short JMP, two: the call returns to the HLT.
+    // The function ends in HLT, one byte, and a short JMP, two: the call returns to the HLT.
     let returns_to = caller + caller_size - 3;
     let functions = ["kernel_main", "ap_main"];
 

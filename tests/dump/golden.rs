@@ -91,7 +91,7 @@ fn an_image_with_another_build_id_than_the_dump_is_refused() {
         .run()
         .expect_code(exit::USAGE);
     assert!(finished.stderr.contains(&build_id), "{}", finished.all());
-    // And it is what to look for.
+    // Its build-id is in the warning, to find the image by.
     let report = report_of(bytes, None).expect("a report");
     assert!(report.warnings.iter().any(|warning| warning.contains("--image")), "{report:#?}");
 }

@@ -117,7 +117,7 @@ fn an_impossible_vcpu_number_is_damage() {
 }
 
 #[test]
-fn a_number_of_program_headers_beyond_e_phnum_is_in_section_header_0() {
+fn a_dump_with_more_segments_than_e_phnum_holds_is_read() {
     let mut bytes = dump("null-deref");
     let count = u16::from_le_bytes([bytes[56], bytes[57]]);
     // e_phnum is PN_XNUM, and sh_info of section header 0 the number (gABI, "ELF Header").

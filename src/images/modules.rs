@@ -47,7 +47,7 @@ struct Entry {
 /// Reason why a file gives no module. It is cached with the file, as a module is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoModule {
-    /// The modules read so far have reached [`MAX_BYTES`].
+    /// The modules read so far have reached the limit on their size.
     #[error("{} MiB of modules have been read", MAX_BYTES >> 20)]
     TooMuch,
     /// The file cannot be read, or is no module; the text has all causes.

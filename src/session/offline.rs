@@ -27,7 +27,7 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// Opens a file. Its contents are checked by [`report`].
+    /// Opens a file. Its contents are checked by [`report()`].
     ///
     /// # Errors
     /// The file cannot be read.

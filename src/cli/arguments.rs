@@ -111,9 +111,9 @@ pub enum Command {
     /// Boot a guest, watch it, and report it when it hangs
     #[cfg(feature = "kvm")]
     Run(Box<RunArgs>),
-    /// Report a guest in a QEMU that is already running; it is stopped for some milliseconds
+    /// Report a guest in a running QEMU; this stops the guest for some milliseconds
     Attach(AttachArgs),
-    /// Make a report from a core or from a dump that QEMU wrote, or print a report that is JSON
+    /// Make a report from a core or a dump that QEMU wrote, or print a report that is JSON
     Report(ReportArgs),
     /// Print the functions and source lines of a log's stack traces, or of addresses
     Symbolize(SymbolizeArgs),

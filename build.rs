@@ -1,9 +1,9 @@
-//! Builds the bundled guest kernel for bare metal and leaves its path to `src/`, which embeds it: with the
-//! feature `kvm`. Without it nothing is built.
+//! Builds the bundled guest kernel for bare metal, and passes its path to `src/bundled.rs`, which embeds it.
+//! Builds nothing without the feature `kvm`.
 //!
-//! The kernel is an ordinary package of this workspace, built by a second cargo with flags of its
-//! own into a directory of its own. It has no dependencies, so that this needs no network, and it
-//! is built again only when something under `guest/` has changed.
+//! The kernel is an ordinary package of this workspace, built by a second cargo with its own flags into its
+//! own directory. It has no dependencies, so the build needs no network, and is repeated only when
+//! something under `guest/` has changed.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -11,12 +11,12 @@ use std::process::Command;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Integer code only: a kernel that uses vector registers would have to save them. `soft-float`
-/// says that there are none, also to libcore.
+/// Target features of the kernel: no vector registers, which it would have to save. `soft-float` makes
+/// libcore do without them too.
 const FEATURES: &str = "-sse,-sse2,-sse3,-ssse3,-sse4.1,-sse4.2,-avx,-mmx,-x87,+soft-float";
 
-/// Where the repository lies as far as the kernel's debug information is concerned: the image
-/// comes out the same wherever it is built.
+/// Path of the repository in the kernel's debug information, so that the image does not depend on the
+/// directory that it is built in.
 const SOURCE_ROOT: &str = "/nmiscope";
 
 fn main() {
@@ -58,8 +58,7 @@ fn build_kernel(root: &Path, target_directory: &Path) -> PathBuf {
         .args(["--profile=kernel", "--locked", "--offline", "--target", TARGET, "--target-dir"])
         .arg(target_directory)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-    // What the outer cargo was told for the host, coverage or a wrapper for one, is not for a
-    // kernel.
+    // The outer cargo's settings for the host, such as coverage or a wrapper, do not apply to a kernel.
     for variable in ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_BUILD_TARGET"]
     {
         cargo.env_remove(variable);

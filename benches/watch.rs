@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use nmiscope::hang::Bounds;
 use nmiscope::images::{Access, DEBUG_DIRECTORY, Files};
-use nmiscope::session::{self, Options, Policy, Sink};
+use nmiscope::session::{self, Policy, RunOptions, Sink};
 use nmiscope_report::Outcome;
 use own_time::own_time;
 
@@ -65,7 +65,7 @@ struct Cost {
 
 /// Runs a guest and measures its cost.
 fn run(guest: &Guest, hang_after: Option<Duration>) -> Cost {
-    let options = Options {
+    let options = RunOptions {
         image: guest.image.clone(),
         initrd: None,
         command_line: format!("workload={}", guest.name),
@@ -95,7 +95,7 @@ fn run(guest: &Guest, hang_after: Option<Duration>) -> Cost {
     });
     let mut exits = 0;
     let ended = session::run(files, &options, started, |event| {
-        if let session::Event::Stopping { exits: counts } = event {
+        if let session::RunEvent::Stopping { exits: counts } = event {
             exits = counts.total();
         }
     });

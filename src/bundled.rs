@@ -1,5 +1,5 @@
-//! The guest kernel that is part of this binary: its image, and where its sources are. With the feature
-//! `kvm`; without it, only the latter, since cores of it can be read all the same.
+//! The bundled guest: the kernel image that is part of this binary with the feature `kvm`, and the source
+//! root that its debug information names, which reports of stored cores need without that feature too.
 
 /// The image's bytes, aligned so that its headers can be read in place.
 #[cfg(feature = "kvm")]
@@ -9,13 +9,13 @@ struct Aligned<T: ?Sized>(T);
 #[cfg(feature = "kvm")]
 static IMAGE: &Aligned<[u8]> = &Aligned(*include_bytes!(env!("NMISCOPE_GUEST_IMAGE")));
 
-/// The image, an ELF file with debug information, as `build.rs` made it.
+/// Returns the bundled image: an ELF file with debug information, built by `build.rs`.
 #[cfg(feature = "kvm")]
 pub fn image() -> &'static [u8] {
     &IMAGE.0
 }
 
-/// The image, if it is part of this binary.
+/// Returns the bundled image; `None` in a binary without the feature `kvm`.
 pub fn embedded() -> Option<&'static [u8]> {
     #[cfg(feature = "kvm")]
     return Some(image());
@@ -23,8 +23,8 @@ pub fn embedded() -> Option<&'static [u8]> {
     return None;
 }
 
-/// What its debug information calls the root of the repository.
+/// Path of the repository's root in the image's debug information.
 pub const SOURCE_ROOT: &str = env!("NMISCOPE_GUEST_SOURCE_ROOT");
 
-/// What it runs when nobody says what: something to see.
+/// Workload that the bundled guest runs by default: a demonstration of a deadlock.
 pub const DEFAULT_WORKLOAD: &str = "abba-deadlock";

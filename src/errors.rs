@@ -1,19 +1,19 @@
-//! What all errors of this crate have in common: how they are shown, and whose fault they are.
+//! Errors of all modules: their text with all causes, and the mark of those that the user can correct.
 
-/// Something that the user named cannot be used: a missing file, an impossible number. Nothing has
-/// run. Everything else that fails is the tool's or its host's failure.
+/// Error in the request: a file or number that the user gave cannot be used, and nothing has run. Every
+/// other error is a failure of the tool or its host.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct BadRequest(String);
 
 impl BadRequest {
-    /// The same error, with all its causes, marked as the request's.
+    /// Marks an error as one in the request. The text keeps all its causes.
     pub fn from_error(error: anyhow::Error) -> anyhow::Error {
         Self(format!("{error:#}")).into()
     }
 }
 
-/// An error and all that caused it, as one line.
+/// Returns an error and all its causes as one line.
 pub fn error_chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();

@@ -1,8 +1,8 @@
-//! Image files: opens one, and finds the debug information that belongs to it, in itself or in a
-//! separate file by build-id or debuglink, where distributions put those.
+//! Image files: opens an image, and finds its debug information, in the image or in a separate file by
+//! build-id or debuglink, at the paths that distributions use.
 //!
-//! Owns whether a file is copied into memory or mapped, and the one `unsafe` that mapping takes.
-//! Owns no parsing. Called by `cli`, `session`.
+//! Owns the choice between copying a file and mapping it, and the one `unsafe` that mapping takes.
+//! Refuses to parse (`nmiscope_symbolizer`). Called by `cli` and `session`.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -18,43 +18,42 @@ mod compression;
 pub mod modules;
 pub mod refused;
 
-/// More than any image that makes sense to read into memory.
+/// Largest file that is read into memory, in bytes.
 const MAX_BYTES: u64 = 4 << 30;
 
-/// Where separate debug files are looked for, unless told otherwise.
+/// Default directory of separate debug files.
 pub const DEBUG_DIRECTORY: &str = "/usr/lib/debug";
 
 const NO_GUEST: &str =
     "no guest is part of this program, which was built without KVM: name an image";
 
-/// How the bytes of a file are had.
+/// Access to the bytes of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Copied. Takes time and memory by the size of the file, and then nothing that happens to the
-    /// file matters any more: for what runs as long as a guest does, while its image may well be
-    /// built anew.
+    /// Copy into memory. Takes time and memory by the size of the file, and later changes to the file
+    /// have no effect: for a session as long as a guest runs, while its image may be rebuilt.
     Read,
-    /// Mapped, so that only what is looked at is read. A file that is cut short while it is mapped
-    /// ends the process by SIGBUS: for a command that answers and ends.
+    /// Memory mapping, which reads only the pages that are used. A file that is truncated while it is
+    /// mapped ends the process by SIGBUS: for a command that answers and exits.
     Map,
 }
 
-/// The bytes of an image, and of its debug file.
+/// The bytes of an image, and of its separate debug file.
 pub struct Files {
     access: Access,
-    /// The image.
+    /// Bytes of the image's file.
     pub image: Bytes,
-    /// Its separate debug file, if it has one and needs it.
+    /// Bytes of the separate debug file; `None` if the image needs none or none was found.
     pub debug: Option<Bytes>,
 }
 
-/// Bytes from a file, or those of the bundled guest.
+/// Bytes of a file or of the bundled guest.
 pub enum Bytes {
-    /// Part of this binary.
+    /// The bundled guest, which is part of this binary.
     Static(&'static [u8]),
-    /// A copy.
+    /// A copy of the file in memory.
     Owned(Vec<u8>),
-    /// The file itself.
+    /// A memory mapping of the file.
     Mapped(memmap2::Mmap),
 }
 
@@ -71,10 +70,10 @@ impl std::ops::Deref for Bytes {
 }
 
 impl Files {
-    /// The bundled guest, or an image file.
+    /// Opens an image file; without a path, the bundled guest.
     ///
     /// # Errors
-    /// The file cannot be read, or there is no bundled guest.
+    /// The file cannot be read, or this binary has no bundled guest.
     pub fn open(path: Option<&Path>, access: Access) -> anyhow::Result<Self> {
         let image = match path {
             None => Bytes::Static(crate::bundled::embedded().context(NO_GUEST)?),
@@ -83,8 +82,8 @@ impl Files {
         Ok(Self { access, image, debug: None })
     }
 
-    /// Looks for a separate debug file, if the image has no debug information of its own. One that
-    /// is there and cannot be used is passed over: the image's own symbols are better than nothing.
+    /// Looks for the separate debug file of an image without debug information. A file that cannot be
+    /// used is skipped: the image's own symbols remain.
     pub fn find_debug_file(&mut self, path: Option<&Path>, directory: &Path) {
         let Ok(image) = Image::parse(&self.image) else { return };
         if image.has_debug_info() {
@@ -100,12 +99,12 @@ impl Files {
         self.debug = found;
     }
 
-    /// The image with that build-id, and its path: the `given` one, the bundled guest, the file that
-    /// it was `recorded` as, or one below `directory`. Without a build-id the given one or the
-    /// recorded one is taken at its word.
+    /// Finds the image with this build-id, and its path: `given`, the bundled guest, the path that was
+    /// `recorded` for it, or a file below `directory`. Without a build-id the first image of `given` and
+    /// `recorded` is taken unchecked. The path is `None` for the bundled guest.
     ///
     /// # Errors
-    /// The given one cannot be read, or is another.
+    /// `given` cannot be read, or has another build-id.
     pub fn find(
         build_id: Option<&[u8]>,
         given: Option<&Path>,
@@ -145,16 +144,16 @@ impl Files {
         Ok({ found }.next())
     }
 
-    /// The image, parsed.
+    /// Parses the image, with its separate debug file if there is one.
     ///
     /// # Errors
-    /// It is not an ELF file that can hold a guest.
+    /// The image is not an ELF file that can hold a guest.
     pub fn parse(&self) -> Result<Image<'_>, nmiscope_symbolizer::ElfError> {
         Image::parse_with_debug(&self.image, self.debug.as_deref())
     }
 }
 
-/// What a candidate has to agree with.
+/// Property that a candidate for the debug file has to match.
 enum Check<'a> {
     BuildId(Vec<u8>),
     Checksum(DebugLink<'a>),
@@ -187,7 +186,7 @@ fn candidates<'a>(
         && let Some(folder) = path.parent()
     {
         let name = Path::new(OsStr::from_bytes(link.name));
-        // A name, not a path: the image is not to choose which files are read.
+        // Only the file's name, not a path: the image must not choose the files that are read.
         if let Some(name) = name.file_name() {
             let absolute = folder.strip_prefix("/").unwrap_or(folder);
             for folder in [folder.into(), folder.join(".debug"), directory.join(absolute)] {
@@ -198,7 +197,8 @@ fn candidates<'a>(
     found
 }
 
-/// Paths are shown relative to the bundled guest's repository, or to the working directory.
+/// Returns the directories that source paths are shown relative to: the working directory, and the bundled
+/// guest's repository.
 pub fn source_roots() -> Vec<String> {
     let working_directory = std::env::current_dir().ok();
     let roots: BTreeSet<String> = working_directory
@@ -209,24 +209,24 @@ pub fn source_roots() -> Vec<String> {
     roots.into_iter().collect()
 }
 
-/// The path below a directory of debug files at which the image with that build-id is, and with
-/// `.debug` behind it its debug file. `None` for an empty build-id.
+/// Returns the path of the image with this build-id, relative to a directory of debug files; with `.debug`
+/// appended it is the path of the debug file. `None` for an empty build-id.
 fn build_id_path(build_id: &[u8]) -> Option<String> {
     let (first, rest) = build_id.split_first()?;
     Some(format!(".build-id/{first:02x}/{}", hex(rest)))
 }
 
-/// Bytes as hexadecimal digits.
+/// Returns bytes as lowercase hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Opens a file.
+/// Opens a file for reading or mapping.
 ///
 /// # Errors
-/// It is not there, no regular file, or too large to be read.
+/// The file does not exist, is no regular file, or is too large to be read.
 pub fn open(path: &Path, access: Access) -> anyhow::Result<Bytes> {
-    // Before it is opened: to open a pipe is to wait for somebody.
+    // Checked before it is opened: opening a pipe would wait for its writer.
     let metadata = path.metadata().with_context(|| format!("failed to open {}", path.display()))?;
     if !metadata.is_file() {
         let what = if metadata.is_dir() { "a directory, not a file" } else { "no regular file" };
@@ -235,7 +235,7 @@ pub fn open(path: &Path, access: Access) -> anyhow::Result<Bytes> {
     let file = File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
     match access {
         Access::Read => read(path, &file).map(Bytes::Owned),
-        // Some file systems map nothing.
+        // Some file systems cannot map files.
         Access::Map => {
             map(&file).map(Bytes::Mapped).or_else(|_| read(path, &file).map(Bytes::Owned))
         }
@@ -244,7 +244,8 @@ pub fn open(path: &Path, access: Access) -> anyhow::Result<Bytes> {
 
 fn read(path: &Path, file: &File) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    // What grows is copied again and again. Where there is not so much memory, reading says so.
+    // Reserved at once, since a growing vector is copied repeatedly. If there is too little memory, the
+    // read itself fails with a reason.
     let size = file.metadata().map_or(0, |file| file.len().min(MAX_BYTES));
     let _ = bytes.try_reserve_exact(size as usize + 1);
     file.take(MAX_BYTES + 1)
@@ -257,12 +258,11 @@ fn read(path: &Path, file: &File) -> anyhow::Result<Vec<u8>> {
 }
 
 fn map(file: &File) -> io::Result<memmap2::Mmap> {
-    // SAFETY: the mapping is private and read-only. `symbolize` and `report` alone ask for it, and
-    // write to no file that is there: a report has another name until it is whole. What is left is
-    // somebody else who changes the file while it is looked at. If they write, bytes change between
-    // two looks: whoever reads an image or a core takes it for hostile and checks every offset at
-    // each use, never once for all, so the answer is wrong and no access is. If they cut the file
-    // short, the kernel sends SIGBUS, which ends a command that only reads and has nothing to clean
-    // up; who has more to lose asks for `Access::Read`.
+    // SAFETY: the mapping is private and read-only. Only `symbolize` and `report` use it, and they write
+    // to no existing file: a report has another name until it is whole. Another process may still change
+    // the file. If it writes, bytes change between two reads: every reader of an image or a core treats
+    // it as hostile and checks each offset at each use, so the answer may be wrong but no access is. If
+    // it truncates the file, the kernel sends SIGBUS, which ends a command that only reads and has
+    // nothing to clean up; a session with more to lose uses `Access::Read`.
     unsafe { memmap2::Mmap::map(file) }
 }

@@ -1,10 +1,10 @@
-//! nmiscope says why a VM hung, from outside.
+//! nmiscope reports why a VM hung, from outside the guest.
 //!
-//! A trigger (`hang`, a signal, a timer) makes `session` stop a VM; `capture` has every vCPU answer
-//! an NMI and takes what they say as plain data; `diagnosis` makes frames of it, with the image's
-//! debug information; `report` is the result, as structs that are the JSON and that the text is made
-//! from. Without the feature `kvm` there are only stored moments: no VM is started, and no guest is
-//! part of the program. ARCHITECTURE.md tells the story and maps the code.
+//! A trigger (`hang`, a signal, a timer) makes `session` stop a VM; `capture` sends every vCPU an NMI and
+//! stores the answers as plain data; `diagnosis` turns addresses into frames, with the image's debug
+//! information; the crate `nmiscope_report` has the result, as structs that are the JSON and that the text
+//! is made from. Without the feature `kvm` only stored guests are reported: no VM is started, and no guest
+//! is part of the program. ARCHITECTURE.md describes a run from start to end and maps the code.
 
 pub mod bundled;
 pub mod capture;

@@ -1,4 +1,4 @@
-//! The program. Everything is in the library.
+//! The program `nmiscope`; all of its code is in the library.
 
 use std::process::ExitCode;
 use std::time::Instant;

@@ -4,15 +4,15 @@ use std::fs;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-/// They are the terminal's hang-up, Ctrl-C, and SIGTERM; without the first one where whoever has started
-/// this program has said that it is to go on without its terminal, as nohup(1) does.
-pub fn that_end() -> impl Iterator<Item = i32> {
+/// Returns the signals that end a run: SIGHUP, SIGINT and SIGTERM. SIGHUP is left out if this process was
+/// started with it ignored, as by nohup(1).
+pub fn terminating() -> impl Iterator<Item = i32> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let hang_up = (!is_ignored(&status, SIGHUP)).then_some(SIGHUP);
     hang_up.into_iter().chain([SIGINT, SIGTERM])
 }
 
-/// Whether a signal is ignored, by `/proc/self/status` (proc(5)).
+/// Returns true if a signal is ignored, by the contents of `/proc/self/status` (proc(5)).
 fn is_ignored(status: &str, signal: i32) -> bool {
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signal_is_ignored_whose_bit_is_set() {
+    fn a_signal_with_its_bit_in_sigign_is_ignored() {
         let status = "SigBlk:\tffffffffffffffff\nSigIgn:\t0000000000000001\n";
         assert!(is_ignored(status, SIGHUP));
         assert!(!is_ignored(status, SIGINT));

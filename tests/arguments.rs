@@ -1,5 +1,5 @@
-//! `--args` on a real `/dev/kvm`: arguments read by the host are those that the guest's CPUs were given,
-//! a core has what reading them again needs, and they are shown only on request.
+//! `--locals`, on a real `/dev/kvm`: the arguments that the host reads are those that the guest's CPUs
+//! were given, a core has what it takes to read them again, and nobody gets them unasked.
 
 use crate::common::*;
 use nmiscope_report::{Availability, Cpu, Function, Report, Source, Variable, VariableKind};
@@ -33,7 +33,7 @@ fn has_variables(report: &Report) -> bool {
 #[test]
 fn the_cpu_parameter_of_each_vcpu_is_its_number() {
     for workload in ["abba-deadlock", "spin-irqs-off"] {
-        let finished = hang(workload).args(["--args"]).run().expect_code(exit::HANG);
+        let finished = hang(workload).args(["--locals"]).run().expect_code(exit::HANG);
         let report = finished.report();
         let mut known = 0;
         for cpu in &report.backtraces[0].cpus {
@@ -60,7 +60,7 @@ fn the_cpu_parameter_of_each_vcpu_is_its_number() {
 #[test]
 fn a_core_gives_the_same_variables_again() {
     let finished =
-        hang("abba-deadlock").args(["--args", "--core", "core"]).run().expect_code(exit::HANG);
+        hang("abba-deadlock").args(["--locals", "--core", "core"]).run().expect_code(exit::HANG);
     let live = finished.report();
     assert!(has_variables(&live), "{}", finished.all());
     let core = finished.directory.path().join("core");
@@ -68,7 +68,7 @@ fn a_core_gives_the_same_variables_again() {
         let again = nmiscope(["report"]).args([&core]).args(arguments).with_report();
         again.run().expect_code(exit::HANG).report()
     };
-    let again = report(&["--args"]);
+    let again = report(&["--locals"]);
     assert_eq!(Report { source: Source::Live, ..again }, live);
     assert!(!has_variables(&report(&[])), "variables were not requested");
 }
@@ -77,7 +77,7 @@ fn a_core_gives_the_same_variables_again() {
 fn a_core_made_without_variables_shows_those_in_its_memory() {
     let finished = hang("abba-deadlock").args(["--core", "core"]).run().expect_code(exit::HANG);
     let core = finished.directory.path().join("core");
-    let again = nmiscope(["report", "--args"]).args([&core]).with_report();
+    let again = nmiscope(["report", "--locals"]).args([&core]).with_report();
     let report = again.run().expect_code(exit::HANG).report();
     let numbers = || report.backtraces[0].cpus.iter().flat_map(numbers);
     assert!(numbers().any(|number| number.availability == Availability::Known), "{report:#?}");

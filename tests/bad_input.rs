@@ -1,6 +1,5 @@
-//! What the tool does with images, numbers and paths that cannot be used: it says so in one
-//! paragraph on standard error, leaves with the documented code, starts no guest, and leaves no file
-//! behind.
+//! Tests of images, numbers and paths that cannot be used: the tool explains each in one paragraph on
+//! standard error, exits with the documented code, starts no guest, and leaves no file behind.
 
 use std::process::Command;
 
@@ -12,10 +11,10 @@ use nmiscope_report::Reservation;
 use object::LittleEndian as LE;
 use object::read::elf::ProgramHeader as _;
 
-/// The name under which the tests' images are in the program's directory.
+/// File name of the tests' images in the program's directory.
 const IMAGE: &str = "guest.elf";
 
-/// Refused as an argument, with a usage hint after the line.
+/// Asserts that clap refuses the arguments, with `wanted` in its message.
 #[track_caller]
 fn refused_argument(arguments: &[&str], wanted: &str) {
     let finished = nmiscope(arguments).run().expect_code(exit::USAGE);
@@ -55,7 +54,7 @@ fn an_empty_image_is_called_empty() {
 }
 
 #[test]
-fn what_is_no_elf_file_is_called_that() {
+fn a_file_of_another_format_is_called_not_an_elf_file() {
     image_refused(b"#!/bin/sh\necho hello\n", "not an ELF file");
     image_refused(&[0; 4096], "not an ELF file");
 }
@@ -71,9 +70,9 @@ fn a_truncated_image_is_called_truncated_wherever_it_ends() {
     }
 }
 
-/// Everything that a guest needs is there; symbols and debug information are not.
+/// The image has all segments that a guest needs, but no symbols and no debug information.
 #[test]
-fn an_image_that_ends_before_its_symbols_runs_and_it_is_said_what_it_lacks() {
+fn an_image_cut_before_its_symbols_runs_and_is_reported_truncated() {
     require_kvm();
     let image = nmiscope::bundled::image();
     let headers = program_headers(image);
@@ -95,17 +94,17 @@ fn an_image_that_ends_before_its_symbols_runs_and_it_is_said_what_it_lacks() {
 }
 
 #[test]
-fn a_32_bit_image_is_called_that() {
+fn a_32_bit_image_is_called_32_bit() {
     image_refused(&bundled().at_offset(4, &[1]).0, "32-bit");
 }
 
 #[test]
-fn a_big_endian_image_is_called_that() {
+fn a_big_endian_image_is_called_big_endian() {
     image_refused(&bundled().at_offset(5, &[2]).0, "big-endian");
 }
 
 #[test]
-fn an_image_for_another_machine_is_called_that() {
+fn an_image_for_another_machine_is_refused_with_its_e_machine() {
     // EM_AARCH64 is 183 (ELF for the Arm 64-bit Architecture).
     image_refused(&bundled().at_offset(18, &183u16.to_le_bytes()).0, "183");
 }
@@ -115,7 +114,7 @@ fn an_image_without_a_pvh_note_is_refused_with_what_to_build() {
     // The PT_NOTE becomes a PT_NULL.
     let index = note_index(nmiscope::bundled::image());
     image_refused(&bundled().program_header(index, 0, 0).0, "PVH");
-    // The note stays, and is somebody else's.
+    // The note stays, with another owner's name.
     let image = nmiscope::bundled::image();
     let header = &program_headers(image)[index];
     let notes = header.p_offset(LE) as usize..(header.p_offset(LE) + header.p_filesz(LE)) as usize;
@@ -152,7 +151,7 @@ fn a_segment_outside_of_memory_is_refused_with_what_it_needs() {
 }
 
 #[test]
-fn segments_that_make_no_sense_are_refused() {
+fn segments_with_impossible_sizes_or_addresses_are_refused() {
     let wrong: [fn(Patched) -> Patched; 4] = [
         |image| image.program_header(1, P_PADDR, u64::MAX - 4095),
         |image| image.program_header(1, P_MEMSZ, u64::MAX),
@@ -171,12 +170,12 @@ fn an_entry_point_outside_of_the_image_is_refused() {
 }
 
 #[test]
-fn no_vcpus_are_too_few() {
+fn zero_vcpus_are_refused() {
     run_refused(&["--cpus", "0"], "0 vCPUs");
 }
 
 #[test]
-fn a_hundred_thousand_vcpus_are_too_many() {
+fn too_many_vcpus_are_refused() {
     run_refused(&["--cpus", "100000"], "100000 vCPUs");
     run_refused(&["--cpus", "513"], "513 vCPUs");
 }
@@ -196,7 +195,7 @@ fn too_little_memory_is_refused() {
 }
 
 #[test]
-fn memory_that_is_no_whole_pages_is_refused() {
+fn memory_of_partial_pages_is_refused() {
     run_refused(&["--memory", "67108865"], "page size");
 }
 
@@ -206,14 +205,14 @@ fn more_memory_than_a_cpu_can_address_is_refused() {
 }
 
 #[test]
-fn a_size_has_to_be_one() {
+fn a_malformed_size_is_refused() {
     for size in ["", "M", "-1", "64X", "99999999999G", "0x1000"] {
         refused_argument(&["run", &format!("--memory={size}")], "--memory");
     }
 }
 
 #[test]
-fn a_duration_has_to_be_one() {
+fn a_malformed_duration_is_refused() {
     for option in ["hang-after", "ready-within", "nmi-after", "stop-after", "nmi-timeout"] {
         for duration in ["", "soon", "-1s", "1", "99999999999999999999s"] {
             refused_argument(&["run", &format!("--{option}={duration}")], option);
@@ -222,7 +221,7 @@ fn a_duration_has_to_be_one() {
 }
 
 #[test]
-fn an_address_has_to_be_one() {
+fn a_malformed_address_is_refused() {
     for address in ["main", "0xfffffffffffffffff"] {
         refused_argument(&["symbolize", address], "ADDR");
     }
@@ -234,25 +233,25 @@ fn a_command_line_that_is_too_long_is_refused() {
 }
 
 #[test]
-fn a_report_that_cannot_be_written_is_noticed_before_the_guest_starts() {
+fn an_unwritable_report_is_refused_before_the_guest_starts() {
     run_refused(&["--json", "no/such/directory/report.json"], "no/such/directory/report.json");
     run_refused(&["--json", "."], "directory");
     run_refused(&["--json", "/"], "directory");
     run_refused(&["--json", ".."], "directory");
     refused_argument(&["run", "--json", ""], "--json");
-    // Nobody can make a file there.
+    // No process can create a file in /proc.
     run_refused(&["--json", "/proc/report.json"], "/proc/report.json");
 }
 
 #[test]
-fn the_default_report_has_to_be_possible_too() {
+fn an_unwritable_default_report_is_refused() {
     let mut invocation = nmiscope(["run"]);
     invocation.command.current_dir("/proc");
     refused(invocation, "--no-json");
 }
 
 #[test]
-fn a_console_file_that_cannot_be_written_is_noticed_before_the_guest_starts() {
+fn an_unwritable_console_file_is_refused_before_the_guest_starts() {
     run_refused(&["--serial", "no/such/directory/console"], "no/such/directory/console");
     run_refused(&["--serial", "."], "console");
 }
@@ -268,8 +267,7 @@ fn an_unknown_option_or_command_is_refused() {
     refused_argument(&["make-coffee"], "make-coffee");
 }
 
-/// The program where /dev/kvm is not what it should be: `prepare` runs before it, in a mount
-/// namespace of its own.
+/// Runs the program with an unusable /dev/kvm: `prepare` runs before it, in a mount namespace of its own.
 fn without_kvm(prepare: &str) -> Finished {
     let mut command = Command::new("unshare");
     if !rustix::process::geteuid().is_root() {
@@ -292,7 +290,7 @@ impl ArgPath for Invocation {
 
 #[test]
 #[ignore = "needs unshare, and leave to use it"]
-fn a_machine_without_kvm_is_told_what_to_load() {
+fn a_missing_dev_kvm_is_reported_with_the_modules_to_load() {
     let finished = without_kvm("mount -t tmpfs none /dev; exec").expect_code(exit::TOOL_FAILED);
     assert!(finished.stderr.contains("/dev/kvm: it does not exist"), "{}", finished.all());
     assert!(finished.stderr.contains("kvm_intel or kvm_amd"), "{}", finished.all());
@@ -300,7 +298,7 @@ fn a_machine_without_kvm_is_told_what_to_load() {
 
 #[test]
 #[ignore = "needs unshare and setpriv, and leave to use them"]
-fn a_user_without_permission_is_told_which_group_to_join() {
+fn a_lack_of_permission_is_reported_with_the_group_to_join() {
     let prepare = "umask 777; : > device; mount --bind device /dev/kvm; \
                    exec setpriv --bounding-set=-all --inh-caps=-all";
     let finished = without_kvm(prepare).expect_code(exit::TOOL_FAILED);

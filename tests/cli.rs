@@ -1,5 +1,5 @@
-//! The command line: help, completions, manual page, symbols for addresses and logs, and where
-//! text, reports and colors go.
+//! Tests of the command line: help, completions, manual page, symbols for addresses and logs, and the
+//! destinations of text, reports and colors.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -28,21 +28,21 @@ fn every_command_has_help() {
     for command in ["run", "report", "symbolize", "farm", "triage", "guest", "completions", "man"] {
         let finished = nmiscope([command, "--help"]).run().expect_code(exit::CLEAN);
         assert!(finished.stdout.contains("Usage: nmiscope"), "{}", finished.stdout);
-        // It begins with what the list of all commands says.
+        // The help begins with the command's line in the list of all commands.
         let about = finished.stdout.lines().next().expect("a line");
         assert!(all.contains(&format!("{command:<11}  {about}")), "{about} in {all}");
     }
 }
 
 #[test]
-fn without_a_command_the_usage_is_shown_as_an_error() {
+fn a_missing_command_is_a_usage_error() {
     let finished = nmiscope([""; 0]).run().expect_code(exit::USAGE);
     assert!(finished.stderr.contains("Usage: nmiscope"), "{}", finished.all());
     assert_eq!(finished.stdout, "");
 }
 
 #[test]
-fn the_version_is_the_packages() {
+fn the_printed_version_is_the_packages() {
     let finished = nmiscope(["--version"]).run().expect_code(exit::CLEAN);
     assert_eq!(finished.stdout, concat!("nmiscope ", env!("CARGO_PKG_VERSION"), "\n"));
 }
@@ -65,14 +65,14 @@ fn completions_for_bash_register_themselves() {
 }
 
 #[test]
-fn the_manual_page_is_one() {
+fn the_manual_page_has_a_title_a_name_and_the_commands() {
     let finished = nmiscope(["man"]).run().expect_code(exit::CLEAN);
     assert!(finished.stdout.contains(".TH nmiscope 1"), "{}", finished.stdout);
     assert!(finished.stdout.contains(".SH NAME"), "{}", finished.stdout);
     assert!(finished.stdout.contains("symbolize"), "{}", finished.stdout);
 }
 
-/// `kernel_main` of the guest, and the line that it begins on.
+/// The address of the guest's `kernel_main`, and its first source line.
 fn kernel_main() -> (u64, usize) {
     let source = include_str!("../guest/src/main.rs");
     let line = source.lines().position(|line| line.contains("fn kernel_main(")).expect("a line");
@@ -81,7 +81,7 @@ fn kernel_main() -> (u64, usize) {
 }
 
 #[test]
-fn an_address_is_given_its_function_and_line() {
+fn symbolize_prints_the_function_and_line_of_an_address() {
     let (address, line) = kernel_main();
     let expected = format!("{address:016x}  kernel_main at guest/src/main.rs:{line}\n");
     for argument in [format!("{address:x}"), format!("{address:#x}")] {
@@ -96,9 +96,9 @@ fn an_address_is_given_its_function_and_line() {
 }
 
 #[test]
-fn a_return_address_is_that_of_the_call_before_it() {
+fn a_return_address_is_resolved_to_the_call_before_it() {
     let (address, _) = kernel_main();
-    // Before it lies nothing that could have called.
+    // No call precedes the first instruction of the function.
     let finished = nmiscope(["symbolize", "--return-addresses", &format!("{address:x}")])
         .run()
         .expect_code(exit::GUEST_FAILED);
@@ -110,13 +110,13 @@ fn a_return_address_is_that_of_the_call_before_it() {
 }
 
 #[test]
-fn an_address_outside_of_the_image_says_so() {
+fn an_address_outside_of_the_image_is_reported_as_such() {
     let finished = nmiscope(["symbolize", "1000", "0"]).run().expect_code(exit::GUEST_FAILED);
     assert_eq!(finished.stdout.matches("outside the image").count(), 2, "{}", finished.stdout);
 }
 
 #[test]
-fn a_pasted_log_is_annotated_with_what_the_report_says() {
+fn a_pasted_log_gets_the_functions_and_lines_of_the_report() {
     let report = run_workload("abba-deadlock", 2)
         .args(["--hang-after", "300ms", "--serial", "none"])
         .run()
@@ -137,7 +137,7 @@ fn a_pasted_log_is_annotated_with_what_the_report_says() {
                 }
             }
         }
-        // Nothing of the log is lost.
+        // Every line of the log is still there.
         for (input, output) in word.text.lines().zip(finished.stdout.lines()) {
             assert!(output.starts_with(input), "{input:?} became {output:?}");
         }
@@ -146,7 +146,7 @@ fn a_pasted_log_is_annotated_with_what_the_report_says() {
 }
 
 #[test]
-fn a_report_for_standard_output_is_alone_there() {
+fn a_report_on_standard_output_has_no_text_around_it() {
     require_kvm();
     let arguments = ["run", "--workload", "spin-irqs-off", "--hang-after", "300ms", "--json", "-"];
     let finished = nmiscope(arguments).run().expect_code(exit::HANG);
@@ -157,7 +157,7 @@ fn a_report_for_standard_output_is_alone_there() {
 }
 
 #[test]
-fn quiet_is_quiet() {
+fn quiet_prints_nothing_and_writes_the_report() {
     let finished = run_workload("spin-irqs-off", 2)
         .args(["--hang-after", "300ms", "--serial", "none", "--quiet"])
         .run()
@@ -167,13 +167,13 @@ fn quiet_is_quiet() {
 }
 
 #[test]
-fn verbose_says_more_on_standard_error() {
+fn verbose_traces_to_standard_error() {
     let finished = run_workload("exit", 1).args(["-vv"]).run().expect_code(exit::CLEAN);
     assert!(finished.stderr.contains("nmiscope"), "{}", finished.all());
 }
 
 #[test]
-fn colors_are_for_those_who_ask_for_them() {
+fn text_has_colors_only_where_they_are_asked_for() {
     let colored = |invocation: Invocation| {
         let arguments = ["--hang-after", "300ms", "--serial", "none"];
         invocation.args(arguments).run().expect_code(exit::HANG).stdout.contains('\u{1b}')
@@ -187,7 +187,7 @@ fn colors_are_for_those_who_ask_for_them() {
 }
 
 #[test]
-fn errors_too_have_colors_for_those_who_ask_for_them_only() {
+fn errors_have_colors_only_where_they_are_asked_for() {
     let stderr = |arguments: &[&str]| {
         nmiscope(["run", "no-such-file"]).args(arguments).run().expect_code(exit::USAGE).stderr
     };
@@ -195,8 +195,7 @@ fn errors_too_have_colors_for_those_who_ask_for_them_only() {
     assert!(stderr(&["--color", "always"]).contains('\u{1b}'));
 }
 
-/// Runs a command with its standard output going to a reader that has seen enough, as `head -1`
-/// has after a line.
+/// Runs a command whose standard output is a closed pipe, as that of `head -1` after the first line.
 fn with_a_closed_pipe(mut invocation: Invocation) -> Finished {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
@@ -226,9 +225,9 @@ fn a_closed_pipe_does_not_hide_a_hang() {
     assert_eq!(finished.stderr, "", "{}", finished.all());
 }
 
-/// What a link names is written; the link stays. A terminal or `/dev/null` is not replaced by a file.
+/// Follows a link, which is kept, and does not replace a terminal or `/dev/null` by a file.
 #[test]
-fn a_report_goes_where_its_path_leads() {
+fn a_report_is_written_to_the_target_of_its_path() {
     require_kvm();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let target = folder.path().join("target.json");
@@ -248,7 +247,7 @@ fn a_report_goes_where_its_path_leads() {
 }
 
 #[test]
-fn what_is_printed_into_a_full_device_is_an_error_and_no_panic() {
+fn printing_into_a_full_device_is_an_error_and_no_panic() {
     for command in ["completions", "man"] {
         let arguments: &[&str] = if command == "man" { &["man"] } else { &["completions", "bash"] };
         let full = std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
@@ -263,7 +262,7 @@ fn what_is_printed_into_a_full_device_is_an_error_and_no_panic() {
 }
 
 #[test]
-fn a_hang_leaves_a_postmortem_and_a_clean_end_leaves_nothing() {
+fn a_hang_writes_postmortem_json_and_a_clean_end_writes_nothing() {
     require_kvm();
     let hang = nmiscope(["run", "--hang-after", "300ms"]).run().expect_code(exit::HANG);
     assert_eq!(hang.files(), ["postmortem.json"]);
@@ -280,7 +279,7 @@ fn a_hang_leaves_a_postmortem_and_a_clean_end_leaves_nothing() {
 }
 
 #[test]
-fn a_report_that_was_asked_for_is_written_also_when_all_is_well() {
+fn json_writes_the_report_of_a_clean_run_too() {
     let finished = run_workload("exit", 1).run().expect_code(exit::CLEAN);
     assert_eq!(finished.files(), ["report.json"]);
     assert!(finished.report().backtraces.is_empty());
@@ -309,8 +308,7 @@ fn ctrl_c_ends_the_run_cleanly_and_the_report_is_written() {
     }
 }
 
-/// Every instruction start that llvm-symbolizer and we may be asked about: `count` addresses spread
-/// evenly over the functions of the bundled image.
+/// Returns `count` addresses, spread evenly over the functions of the bundled image.
 fn text_addresses(count: usize) -> Vec<u64> {
     let file = object::File::parse(nmiscope::bundled::image()).expect("an ELF file");
     let functions = file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text);
@@ -384,7 +382,7 @@ fn five_hundred_addresses_are_what_llvm_says() {
     for ((address, line), expected) in addresses.iter().zip(finished.stdout.lines()).zip(&expected)
     {
         let found = parse_ours(line);
-        // Where there are no lines, as for assembly, it shows the unit's name as the file.
+        // For code without lines, such as assembly, llvm-symbolizer shows the unit's name as the file.
         if expected.iter().all(|(_, _, line)| line == "0") {
             assert_eq!(found[0].0, expected[0].0, "{address:#x}: {line}");
             continue;

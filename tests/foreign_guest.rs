@@ -81,7 +81,7 @@ fn missing_variables_of_a_kernel_are_warned_of_once() {
         running.wait().expect_code(exit::CLEAN)
     };
     let again = |core: &Path| {
-        let finished = nmiscope(["report", "--args"]).arg(core).with_report().run();
+        let finished = nmiscope(["report", "--locals"]).arg(core).with_report().run();
         finished.expect_code(exit::CLEAN)
     };
     let warned_once = |finished: &Finished| {
@@ -92,7 +92,7 @@ fn missing_variables_of_a_kernel_are_warned_of_once() {
         assert_eq!(finished.stderr, format!("warning: {warning}\n"), "{}", finished.all());
         report
     };
-    let live = run(&with, &["--args"]);
+    let live = run(&with, &["--locals"]);
     let report = warned_once(&live);
     assert_eq!(report.backtraces.len(), 2);
     assert_eq!(Report { source: Source::Live, ..warned_once(&again(&with)) }, report);
@@ -115,8 +115,8 @@ fn run_foreign(what: &str, arguments: &[&str]) -> Finished {
     let image = run.directory.path().join("foreign.elf");
     assemble_with("foreign.S", &[what], &image);
     let finished = run.arg(image).args(SHORT_BOUNDS).args(arguments).with_report().run();
-    let warning = "warning: the guest's kernel is not known (the image has no symbol nmi_print_seq): \
-                   hangs are found only as far as they show from outside\n";
+    let warning = "warning: unknown kernel (the image has no symbol nmi_print_seq): only hangs that show \
+                   from outside the guest are reported\n";
     assert_eq!(finished.stderr, warning, "{}", finished.all());
     finished
 }

@@ -1,6 +1,6 @@
-//! gdb's backtraces of the core that a workload leaves (`exit` leaves none), frame by frame, inlined
-//! ones too, against the report's host looks: functions, files and lines. Two unwinders and two
-//! readers of DWARF that share nothing.
+//! Comparison of gdb's backtraces of a workload's core with the host stacks in the report, frame by frame
+//! and with inlined ones: functions, files and lines. The two unwinders and readers of DWARF share no code.
+//! The workload `exit` leaves no core.
 //!
 //! Needs gdb with Python, and `/dev/kvm`.
 
@@ -11,8 +11,8 @@ use nmiscope_report::Cpu;
 use nmiscope_symbolizer::short_name;
 use serde::Deserialize;
 
-/// Prints a frame a line, as JSON; find_sal is the line of the call in all frames but the innermost.
-/// On an overwritten stack gdb finds frames without an end.
+/// A gdb script that prints each frame as a line of JSON. find_sal is the line of the call in all frames
+/// except the innermost. On an overwritten stack gdb finds an unlimited number of frames.
 const SCRIPT: &str = r#"
 import json
 for thread in sorted(gdb.selected_inferior().threads(), key=lambda thread: thread.ptid[1]):
@@ -33,7 +33,7 @@ for thread in sorted(gdb.selected_inferior().threads(), key=lambda thread: threa
         frame = frame.older()
 "#;
 
-/// A function in a backtrace, as both can say it.
+/// A function in a backtrace, in a form that both programs can give.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 struct Seen {
     pc: String,
@@ -50,7 +50,7 @@ struct Line {
     seen: Seen,
 }
 
-/// The last part of a path, without the types that it is of. gdb numbers closures, symbols do not.
+/// Returns the last part of a path, without generic arguments. gdb numbers closures, symbols do not.
 fn base_name(name: &str) -> String {
     let short = short_name(name);
     let bare = match short.find('<') {
@@ -64,7 +64,7 @@ fn base_name(name: &str) -> String {
     bare.to_owned()
 }
 
-/// The last part of a file's path.
+/// Returns the last part of a file's path.
 fn tail(file: &str) -> String {
     file.rsplit('/').next().unwrap_or(file).to_owned()
 }
@@ -73,7 +73,7 @@ fn comparable(seen: Seen) -> Seen {
     Seen { name: seen.name.as_deref().map(base_name), file: seen.file.as_deref().map(tail), ..seen }
 }
 
-/// What gdb sees of each vCPU.
+/// Returns gdb's backtrace of each vCPU.
 fn gdb_sees(live: &Finished, cpus: u32) -> Vec<Vec<Seen>> {
     let output = Command::new("gdb")
         .args(["-batch", "-nx", "-iex", "set debuginfod enabled off", "-ex", "source frames.py"])
@@ -92,7 +92,7 @@ fn gdb_sees(live: &Finished, cpus: u32) -> Vec<Vec<Seen>> {
     seen
 }
 
-/// What the report's look sees; where there are no functions, the symbol.
+/// Returns the report's host stack of a vCPU; a frame without functions gives its symbol.
 fn look_sees(cpu: &Cpu) -> Vec<Seen> {
     let look = cpu.look.as_ref().expect("a look");
     let mut seen = Vec::new();
@@ -113,12 +113,12 @@ fn look_sees(cpu: &Cpu) -> Vec<Seen> {
     seen.into_iter().map(comparable).collect()
 }
 
-/// Where the two may differ, and why.
+/// Returns true if two frames are equal, or differ in a way that is known and explained here.
 fn is_explained(ours: &Seen, gdb: &Seen) -> bool {
-    // The compiler gives instructions that belong to no line the line 0. We say that there is none;
-    // gdb leaves the file out too, or takes the line before.
+    // The compiler gives instructions of no line the line 0. The report has no line then; gdb leaves
+    // the file out too, or takes the line before.
     let no_line = ours.line.is_none() && ours.file.is_some();
-    // gdb names a function as its source does, we by its symbol. The two are one path except
+    // gdb names a function as its source does, the report by its symbol. The two are one path except
     // for the panic handler, whose symbol the language prescribes.
     let panic_handler =
         ours.name.as_deref() == Some("rust_begin_unwind") && gdb.name.as_deref() == Some("panic");
@@ -129,9 +129,9 @@ fn is_explained(ours: &Seen, gdb: &Seen) -> bool {
         && file_and_line(ours) == file_and_line(gdb)
 }
 
-/// What makes a workload that hangs or crashes take its backtrace.
+/// Arguments for the backtrace of a workload that hangs or crashes.
 const HANG: &[&str] = &["--hang-after", "500ms"];
-/// And one that does neither.
+/// Arguments for the backtrace of a workload that neither hangs nor crashes.
 const HEALTHY: &[&str] = &["--hang-after", "0", "--nmi-after", "500ms", "--stop-after", "600ms"];
 
 fn agrees(workload: &str, counts: &[u32], arguments: &[&str]) {
@@ -151,10 +151,10 @@ fn agrees(workload: &str, counts: &[u32], arguments: &[&str]) {
         let [backtrace] = &report.backtraces[..] else { panic!("{}", live.all()) };
         let gdb = gdb_sees(&live, cpus);
         for (cpu, gdb) in backtrace.cpus.iter().zip(&gdb) {
-            // A vCPU that KVM has reset stands nowhere.
+            // A vCPU that KVM has reset has no stack.
             let Some(look) = &cpu.look else { continue };
             let ours = look_sees(cpu);
-            // Where a stack is overwritten we stop at what is not code; gdb goes on.
+            // On an overwritten stack the report stops at an address that is not code; gdb continues.
             let gdb = if look.complete { gdb } else { &gdb[..ours.len().min(gdb.len())] };
             let pairs = ours.iter().zip(gdb);
             let differences: Vec<_> =

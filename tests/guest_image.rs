@@ -1,6 +1,6 @@
-//! What the bundled image is made of: integer instructions only, so that interrupted code has no
+//! Tests of the bundled image's contents: only integer instructions, so that interrupted code has no
 //! vector state to lose and every backend of KVM can run it; and the parts that the tool, gdb and
-//! PVH loaders look for.
+//! PVH loaders need.
 
 use crate::common::image::program_headers;
 use iced_x86::{
@@ -15,8 +15,8 @@ const PF_X: u32 = 1;
 const PF_W: u32 = 2;
 const PT_LOAD: u32 = 1;
 
-/// What an integer-only kernel may use, by the CPUID bit that each instruction belongs to. All
-/// else, SSE, AVX, x87, MMX, BMI, POPCNT, LZCNT, RDTSCP, XSAVE and CMPXCHG16B among it, it may not.
+/// Instructions that an integer-only kernel may use, by their CPUID feature. All others are forbidden, such
+/// as SSE, AVX, x87, MMX, BMI, POPCNT, LZCNT, RDTSCP, XSAVE and CMPXCHG16B.
 const INTEGER: &[CpuidFeature] = &[
     CpuidFeature::INTEL8086,
     CpuidFeature::INTEL186,
@@ -35,9 +35,9 @@ const INTEGER: &[CpuidFeature] = &[
     CpuidFeature::CET_IBT,
 ];
 
-/// A processor without BMI1 runs F3 0F BC as BSF, whose result is the same for every source but 0.
-/// Compilers for such processors emit it for that reason, where the source is known not to be 0. So
-/// it is BSF here; F3 0F BD, which is no BSR, gets no such leave.
+/// Decoder options: F3 0F BC is BSF. A processor without BMI1 runs it so, with the same result for every
+/// source but 0, and compilers emit it where the source is known not to be 0. F3 0F BD has another result
+/// than BSR, and is forbidden.
 const OPTIONS: u32 = DecoderOptions::NO_MPFX_0FBC;
 
 fn image() -> &'static [u8] {
@@ -48,15 +48,15 @@ fn file() -> object::File<'static> {
     object::File::parse(image()).expect("an ELF file")
 }
 
-/// A stretch of code with one operand size, and its address.
+/// A range of code with one operand size, and its address.
 struct Code {
     start: u64,
     bytes: &'static [u8],
     bits: u32,
 }
 
-/// The executable segments, cut at every symbol: what lies between two of them is decoded from its
-/// beginning, so that padding or data in one place cannot hide what follows in another.
+/// Returns the executable segments, cut at every symbol. Each part is decoded from its beginning, so that
+/// padding or data in one part cannot hide instructions in the next.
 fn code() -> Vec<Code> {
     let symbols = file();
     let mut starts: Vec<u64> = symbols.symbols().map(|symbol| symbol.address()).collect();
@@ -81,7 +81,7 @@ fn code() -> Vec<Code> {
     found
 }
 
-/// PVH enters in 32-bit mode; everything else in the executable segment is 64-bit code.
+/// Returns the operand size of the code at an address: 32 bits at the PVH entry, 64 bits elsewhere.
 fn bits_at(address: u64) -> u32 {
     let entry = file().symbol_by_name("pvh_start").expect("pvh_start").address();
     if address == entry { 32 } else { 64 }
@@ -98,7 +98,7 @@ fn is_integer(instruction: &Instruction) -> bool {
         && instruction.cpuid_features().iter().all(|feature| INTEGER.contains(feature))
 }
 
-/// Also no instruction of an allowed feature that names a vector, mask or x87 register.
+/// Returns true if an instruction names no vector, mask or x87 register.
 fn uses_general_registers_only(
     instruction: &Instruction,
     factory: &mut InstructionInfoFactory,
@@ -122,7 +122,7 @@ fn show(instruction: &Instruction) -> String {
 }
 
 #[test]
-fn every_instruction_of_the_kernel_is_of_the_integer_set() {
+fn every_instruction_of_the_kernel_is_an_integer_instruction() {
     let mut factory = InstructionInfoFactory::new();
     let mut offenders = Vec::new();
     let mut count = 0;
@@ -139,9 +139,9 @@ fn every_instruction_of_the_kernel_is_of_the_integer_set() {
     assert!(count > 5000, "only {count} instructions: the code was not found");
 }
 
-/// The same check on instructions that must not pass (encodings from the SDM, vol. 2).
+/// Applies the check to instructions that must not pass (encodings from the SDM, vol. 2).
 #[test]
-fn the_check_knows_what_is_not_of_the_integer_set() {
+fn the_check_rejects_instructions_outside_the_integer_set() {
     let mut factory = InstructionInfoFactory::new();
     let foreign: &[(&str, &[u8])] = &[
         ("xorps xmm0, xmm0", &[0x0f, 0x57, 0xc0]),
@@ -196,7 +196,7 @@ fn the_image_has_a_pvh_note_that_names_its_32_bit_entry() {
 }
 
 #[test]
-fn the_image_has_what_unwinders_and_symbolizers_read() {
+fn the_image_has_the_sections_that_unwinders_and_symbolizers_read() {
     let file = file();
     for name in [".eh_frame", ".debug_info", ".debug_line", ".debug_abbrev", ".symtab"] {
         let section = file.section_by_name(name).unwrap_or_else(|| panic!("no {name}"));
@@ -239,9 +239,9 @@ fn no_segment_is_both_writable_and_executable() {
     }
 }
 
-/// `build.rs` maps the directory it builds in to one that says nothing.
+/// `build.rs` maps the directory of the build to a fixed one.
 #[test]
-fn the_image_does_not_say_where_it_was_built() {
+fn the_image_does_not_contain_the_directory_of_its_build() {
     let root = env!("CARGO_MANIFEST_DIR").as_bytes();
     assert!(!image().windows(root.len()).any(|window| window == root));
 }

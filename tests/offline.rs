@@ -1,9 +1,9 @@
-//! Reports from stored cores, for which nobody needs KVM: each is held against the one that was
-//! looked at and committed. What is in `tests/offline` is made by `tests/offline/make.sh`, but for
-//! `version3/`, which holds cores of the version before; the expected reports alone are written anew by
-//! `NMISCOPE_UPDATE=1 cargo test --test end_to_end offline::`.
+//! Tests of reports from stored cores, which need no KVM: each is compared with the committed report, and
+//! the cores are reported again after they were cut, and with changed bytes.
 //!
-//! And the same cores damaged: cut, and with bytes changed.
+//! `tests/offline` is made by `tests/offline/make.sh`, except for `version3/`, which has cores of the version
+//! before. Only the expected reports are updated by
+//! `NMISCOPE_UPDATE=1 cargo test --test end_to_end offline::`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ fn core(name: &str) -> Vec<u8> {
     fs::read(directory().join(format!("cores/{name}.core"))).expect("a core of tests/offline")
 }
 
-/// The program, where the stored cores are.
+/// Runs `nmiscope report` on a core, in the directory of the stored cores.
 fn nmiscope_report(core: &str, arguments: &[&str]) -> Finished {
     nmiscope_report_in(&directory(), core, arguments)
 }
@@ -58,13 +58,13 @@ fn exit_code(outcome: &Outcome) -> i32 {
     }
 }
 
-/// Compares with the file, or writes it if that is asked for.
+/// Compares text with an expected file of the cores in `directory`, or updates the file.
 #[track_caller]
 fn expect(directory: &Path, file: &str, found: &str) {
     expect_in(&directory.join("cores"), file, found);
 }
 
-/// Compares with a file of that directory, or writes it.
+/// Compares text with a file of `directory`, or writes the file if `NMISCOPE_UPDATE` is set.
 #[track_caller]
 pub fn expect_in(directory: &Path, file: &str, found: &str) {
     let path = directory.join(file);
@@ -86,7 +86,7 @@ pub fn expect_in(directory: &Path, file: &str, found: &str) {
 }
 
 #[test]
-fn a_core_gives_the_report_that_is_expected_of_it() {
+fn a_core_gives_its_committed_report() {
     let version_3 = directory().join("version3");
     let of_version_3 = CORES_OF_VERSION_3.map(|name| (version_3.clone(), name));
     for (directory, name) in CORES.map(|name| (directory(), name)).into_iter().chain(of_version_3) {
@@ -102,7 +102,7 @@ fn a_core_gives_the_report_that_is_expected_of_it() {
     }
 }
 
-/// The build-id is the image's; a core of an image that nobody has gets another one.
+/// Returns a core with the build-id of no existing image, and that build-id.
 fn of_an_unknown_image(name: &str) -> (Vec<u8>, String) {
     let mut bytes = core(name);
     let image = fs::read(image()).expect("the image of tests/offline");
@@ -117,7 +117,7 @@ fn of_an_unknown_image(name: &str) -> (Vec<u8>, String) {
 }
 
 #[test]
-fn without_its_image_a_core_gives_addresses_and_says_what_is_missing() {
+fn a_core_without_its_image_gives_addresses_and_a_warning() {
     for name in CORES {
         let with = parse_report(&nmiscope_report(name, &["--quiet", "--json", "-"]).stdout);
         let (bytes, build_id) = of_an_unknown_image(name);
@@ -136,7 +136,7 @@ fn without_its_image_a_core_gives_addresses_and_says_what_is_missing() {
     }
 }
 
-/// What the guest said, before anything is made of it; of the host's look there is only the first
+/// Returns the addresses in the guest's own traces. Without symbols the host's stack has only its first
 /// frame.
 fn addresses(report: &Report) -> Vec<&str> {
     let cpus = report.backtraces.iter().flat_map(|backtrace| &backtrace.cpus);
@@ -150,7 +150,7 @@ fn all_functions(report: &Report) -> Vec<String> {
 }
 
 #[test]
-fn another_image_is_refused() {
+fn an_image_with_another_build_id_than_the_core_is_refused() {
     let (bytes, build_id) = of_an_unknown_image("null-deref");
     let image = image();
     let finished = nmiscope(["report", "some.core", "--image", &image.display().to_string()])
@@ -160,13 +160,13 @@ fn another_image_is_refused() {
     assert!(finished.stderr.contains(&build_id), "{}", finished.all());
 }
 
-/// The report of a core that is only bytes, as the library makes it.
+/// Makes the report of a core in memory, with the library.
 fn report_of(bytes: &[u8]) -> anyhow::Result<Report> {
     let stored = Stored::from_bytes(bytes.to_vec(), "some.core");
     report(&stored, Some(&image()), Path::new("/nonexistent"), false)
 }
 
-/// A report of a damaged core can be shown, and is one for every vCPU, or says what is damaged.
+/// Asserts that the report of a damaged core can be printed, and has every vCPU or names the damage.
 fn check(name: &str, whole: &Report, result: anyhow::Result<Report>) {
     match result {
         Ok(report) => {
@@ -190,7 +190,7 @@ fn check(name: &str, whole: &Report, result: anyhow::Result<Report>) {
 }
 
 #[test]
-fn a_core_cut_anywhere_is_refused_or_says_that_it_is_cut() {
+fn a_core_cut_anywhere_is_refused_or_reported_as_truncated() {
     for name in CORES {
         let bytes = core(name);
         let whole = report_of(&bytes).expect("a report");
@@ -213,9 +213,9 @@ fn a_core_cut_anywhere_is_refused_or_says_that_it_is_cut() {
 }
 
 #[test]
-fn memory_that_is_cut_off_leaves_the_guests_word() {
+fn a_core_cut_after_its_note_keeps_the_guests_traces() {
     let whole = report_of(&core("abba-deadlock")).expect("a report");
-    // Just behind the note, whose last bytes are the end of its JSON.
+    // Cut directly after the note, whose last bytes are the end of its JSON.
     let bytes = core("abba-deadlock");
     let note = bytes.windows(2).rposition(|window| window == b"}}").expect("JSON");
     let loads = (note + 2).next_multiple_of(4096);
@@ -232,9 +232,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
     #[test]
-    fn changed_bytes_end_in_a_report_or_an_error(
+    fn a_core_with_changed_bytes_is_reported_or_refused(
         which in 0..CORES.len(),
-        // Most of a core is zeros, and headers and notes are at its beginning.
+        // Most of a core is zeros; its headers and notes are at the beginning.
         edits in prop::collection::vec(
             (prop_oneof![3 => 0..0x1000_usize, 1 => any::<usize>()], any::<u8>()),
             1..16,

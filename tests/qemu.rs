@@ -1,5 +1,5 @@
-//! The bundled guest under another VMM: QEMU boots the same file by PVH, on both of its PC machines,
-//! with and without KVM, on the most and the least of its CPUs, and the guest's own backtraces work there.
+//! Tests of the bundled guest under another VMM: QEMU boots the same file by PVH, on both of its PC machines,
+//! with and without KVM, with its most and least capable CPU models, and the guest's own backtraces work.
 //!
 //! QEMU's isa-debug-exit device ends it with `(code << 1) | 1` (hw/misc/debugexit.c).
 
@@ -10,7 +10,7 @@ use crate::common::*;
 
 const IMAGE: &str = "guest.elf";
 
-/// QEMU with the guest on four CPUs, and its serial line on standard input and output.
+/// Starts QEMU with the guest on four CPUs, and its serial line on standard input and output.
 fn qemu(machine: &str, accelerator: &str, cpu: Option<&str>, parameters: &str) -> Running {
     let machine = match machine {
         // microvm has no ISA serial port or 8259 by default; the guest uses COM1 and its IRQ 4.
@@ -38,7 +38,7 @@ fn key(stdin: &mut ChildStdin, key: &[u8]) {
     stdin.flush().expect("QEMU reads its standard input");
 }
 
-/// Boots to the ready line, and presses the keys that the guest knows and one that it does not.
+/// Boots the guest to its ready line, and sends the keys that it knows and one that it does not.
 fn boots_and_answers_keys(machine: &str, accelerator: &str, cpu: Option<&str>) {
     let mut running = qemu(machine, accelerator, cpu, "workload=idle loglevel=8");
     let mut stdin = running.child.stdin.take().expect("a pipe");
@@ -52,7 +52,7 @@ fn boots_and_answers_keys(machine: &str, accelerator: &str, cpu: Option<&str>) {
         running.wait_for(&format!("cpu{cpu}: NMI backtrace for cpu {cpu}"), 1);
     }
     running.wait_for("Call Trace:", 4);
-    // Again, to see that the buffers were given back.
+    // A second time, which works only if the buffers were released.
     key(&mut stdin, b"l");
     running.wait_for("NMI backtrace for cpu", 8);
     running.wait_for("Call Trace:", 8);
@@ -63,7 +63,7 @@ fn boots_and_answers_keys(machine: &str, accelerator: &str, cpu: Option<&str>) {
     }
 }
 
-/// Leaves by the debug-exit port with the code that it was told.
+/// Asserts that the guest exits by the debug-exit port with the code in its kernel parameters.
 fn leaves_with_its_code(machine: &str, accelerator: &str, cpu: Option<&str>) {
     let finished = qemu(machine, accelerator, cpu, "workload=exit exit_code=3").wait();
     assert_eq!(finished.status.code(), Some(3 << 1 | 1), "{}", finished.all());
@@ -102,11 +102,11 @@ under! {
         the_guest_leaves_a_pc_with_kvm_with_its_code: "pc", "kvm", None;
 }
 
-/// SeaBIOS leaves the timer's line of the 8259 open. By QEMU's instruction counter, and at its slowest, a tick
-/// always comes between the last instruction of the firmware and the guest's own interrupt table.
+/// SeaBIOS leaves the timer's line of the 8259 unmasked. With QEMU's instruction counter at its slowest, a
+/// tick always comes between the firmware's last instruction and the guest's own interrupt table.
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_tick_that_firmware_has_left_pending_is_no_exception_of_the_guests() {
+fn a_pending_tick_of_the_firmware_is_no_guest_exception() {
     for cpu in ["qemu64", "max"] {
         let finished = program(Command::new("qemu-system-x86_64"), ["-M", "pc", "-accel", "tcg"])
             .args(["-cpu", cpu, "-smp", "2", "-m", "64M", "-icount", "shift=10,sleep=off"])

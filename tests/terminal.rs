@@ -1,5 +1,5 @@
-//! On a terminal: keys go to the guest one by one and unechoed, Ctrl-\ prints the backtraces,
-//! Ctrl-C ends the run, and the terminal is left as it was found.
+//! Tests on a terminal: keys go to the guest one by one and without an echo, Ctrl-\ prints the backtraces,
+//! Ctrl-C ends the run, and the terminal's modes are restored.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -11,7 +11,7 @@ use rustix::process::{ioctl_tiocsctty, setsid};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{LocalModes, Termios, tcgetattr};
 
-/// A terminal of the test's own: the side that a person sits at, and the program's.
+/// A pseudo-terminal: the side of the person who types, and the side of the program.
 struct Terminal {
     person: File,
     program: File,
@@ -35,7 +35,7 @@ impl Terminal {
         self.person.write_all(keys).expect("the terminal takes keys");
     }
 
-    /// Has a program run in the foreground of this terminal, with its standard input there.
+    /// Starts a program in the foreground of this terminal, with its standard input there.
     fn start(&self, mut invocation: Invocation) -> Running {
         invocation.command.stdin(self.program.try_clone().expect("a descriptor"));
         let attach = || {
@@ -51,7 +51,7 @@ impl Terminal {
 }
 
 #[test]
-fn keys_reach_the_guest_and_control_keys_the_tool_and_the_terminal_is_given_back() {
+fn keys_reach_the_guest_control_keys_the_tool_and_modes_are_restored() {
     let mut terminal = Terminal::open();
     let before = terminal.modes();
     assert!(before.local_modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG));
@@ -77,7 +77,7 @@ fn keys_reach_the_guest_and_control_keys_the_tool_and_the_terminal_is_given_back
 }
 
 #[test]
-fn the_terminal_is_given_back_after_a_hang_too() {
+fn the_terminals_modes_are_restored_after_a_hang() {
     let terminal = Terminal::open();
     let before = terminal.modes();
     let hang = run_workload("spin-irqs-off", 1).args(["--hang-after", "300ms"]);
@@ -86,7 +86,7 @@ fn the_terminal_is_given_back_after_a_hang_too() {
 }
 
 #[test]
-fn a_terminal_is_left_alone_where_the_console_goes_to_a_file() {
+fn a_console_in_a_file_leaves_the_terminals_modes_unchanged() {
     let mut terminal = Terminal::open();
     let before = terminal.modes();
     let running = terminal.start(run_workload("idle", 1).args(["--serial", "console"]));

@@ -64,7 +64,7 @@ pub struct Function {
     /// Inlined into the next.
     pub inlined: bool,
     /// Its arguments and locals in scope, in the order of their declaration; absent where there are
-    /// none, nobody asked for them (`--args`), or the guest has found the frame.
+    /// none, nobody asked for them (`--locals`), or the guest has found the frame.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub variables: Vec<Variable>,
     /// How many more it has: more than are looked at, or without a name that can be read; absent

@@ -18,7 +18,7 @@ use super::host_stack::UnwoundStack;
 use super::note::CaptureNote;
 use super::stopped::StoppedGuest;
 use crate::elf_core::{
-    Contents, CpuRegisters, Extents, NotePlace, check_path, prepare, write_all_but_note,
+    CoreContents, CpuRegisters, Extents, NotePlace, check_path, prepare, write_all_but_note,
 };
 use crate::kernel::KernelSymbols;
 use crate::targets::Target;
@@ -63,7 +63,7 @@ impl CoreDestination {
 
     /// Returns true for a core of all of the guest's memory.
     pub fn is_full(&self) -> bool {
-        self.size == Size::Full
+        self.size == CoreSize::Full
     }
 
     /// Writes the memory of a stopped guest.
@@ -87,7 +87,7 @@ impl CoreDestination {
         };
         let cpus = moment.cpus();
         let vmcoreinfo = moment.vmcoreinfo();
-        let contents = Contents {
+        let contents = CoreContents {
             cpus: &cpus,
             note: &[],
             vmcoreinfo: vmcoreinfo.as_deref(),

@@ -1,4 +1,4 @@
-//! The command line as a whole: the commands, and the options that all of them have. The options of
+//! The command line as a whole: the commands, and the options that all of them share. The options of
 //! a command stand beside its action, in the command's file.
 
 #[cfg(feature = "kvm")]
@@ -8,26 +8,26 @@ use std::path::PathBuf;
 use clap::ValueHint;
 use clap::{Parser, Subcommand};
 
-use super::attach::Attach;
+use super::attach::AttachArgs;
 #[cfg(feature = "kvm")]
 use super::farm::Farm;
 use super::output::Color;
-use super::report::Report;
+use super::report::ReportArgs;
 #[cfg(feature = "kvm")]
-use super::run::Run;
-use super::symbolize::Symbolize;
+use super::run::RunArgs;
+use super::symbolize::SymbolizeArgs;
 use super::triage::Triage;
 
 macro_rules! exit_codes {
     () => {
         "\
 Exit codes:
-  0  clean: the guest left with code 0, or the run was ended as asked
-  1  the guest left with another code, or not within --time-limit; symbolize: nothing was found
+  0  clean: the guest exited with code 0, or the run was stopped as requested
+  1  the guest exited with another code or not in time; symbolize: nothing found
   2  usage: the command line, or a file it names, cannot be used
   3  hang, certain or likely
   4  panic or crash in the guest
-  5  the tool or its host failed, or the host was too busy to run the guest (starved)"
+  5  the tool or its host failed, or the host did not run the guest (starved)"
     };
 }
 
@@ -36,28 +36,34 @@ const EXAMPLES: &str = concat!(
     "\
 Examples:
   nmiscope run
-        boot the bundled guest with its demo deadlock, report it, write postmortem.json
+        boot the bundled guest with its demo deadlock, report the hang, and
+        write postmortem.json
   nmiscope run --workload spin-irqs-off --cpus 8 --json report.json
         another hang, on more vCPUs
-  nmiscope run kernel.elf --append 'console=ttyS0' --nmi-after 5s --stop-after 6s
-        what is this kernel doing after 5 seconds?
-  nmiscope run --workload nmi-stuck --core hang.core; nmiscope report hang.core
-        keep the moment, and look at it again, here or elsewhere, without KVM
-  nmiscope run --workload spin-irqs-off --args
-        the stacks with arguments and locals, as far as the compiler has kept them
-  nmiscope run kernel.elf --hang-after 10s --hang-after soft-lockup=30s --hang-policy report,continue
-        be more patient, and see whether it recovers
-  nmiscope attach --qmp vm.sock; nmiscope report guest.dump --image kernel.elf
-        a guest in a QEMU that somebody else started, and a dump of one
+  nmiscope run kernel.elf --append quiet --nmi-after 5s --stop-after 6s
+        print what this kernel is doing after 5 seconds
+  nmiscope run --workload nmi-stuck --core hang.core
+  nmiscope report hang.core
+        store the hang in a core, and report it again elsewhere, without KVM
+  nmiscope run --workload spin-irqs-off --locals
+        show stacks with arguments and locals, where the compiler kept them
+  nmiscope run kernel.elf --hang-after 10s --hang-after soft-lockup=30s
+        wait longer before a hang is reported
+  nmiscope run kernel.elf --hang-policy report,continue
+        report a hang, and see whether the guest recovers
+  nmiscope attach --qmp vm.sock
+        report a guest in a QEMU that is already running
+  nmiscope report guest.dump --image kernel.elf
+        report a guest from a dump that QEMU or libvirt wrote
   nmiscope farm suite.toml -j 4 --out results
-        many VMs, with a verdict each
-  nmiscope symbolize --image vmlinux --modules /lib/modules/6.1.0 < console.log
-        the same log, with functions and source lines behind its stack traces
+        run many VMs, with one verdict each
+  nmiscope symbolize --image vmlinux --modules /lib/modules/6.1.0 < log
+        copy a console log, with functions and lines behind its stack traces
   nmiscope symbolize --image vmlinux 'vfs_write+0x14/0x90' ffffffff81234567
-        single places of a trace
+        look up single addresses of a stack trace
 
-While a VM runs, Ctrl-\\ or SIGUSR1 prints its backtraces and lets it go on; Ctrl-C ends it, and so does
-SIGTERM, which takes a last backtrace.
+While a VM runs, Ctrl-\\ or SIGUSR1 prints its backtraces and lets it run on.
+Ctrl-C ends the run; SIGTERM takes a last backtrace and then ends it.
 
 ",
     exit_codes!()
@@ -68,69 +74,69 @@ const EXAMPLES: &str = concat!(
     "\
 Examples:
   nmiscope attach --qmp vm.sock --image kernel.elf
-        the stacks and hangs of a guest in a QEMU that somebody else started
+        report a guest in a QEMU that is already running
   nmiscope report hang.core --image kernel.elf
-        look at a stored moment again
-  nmiscope symbolize --image vmlinux --modules /lib/modules/6.1.0 < console.log
-        the same log, with functions and source lines behind its stack traces
+        report the guest in a stored core again
+  nmiscope symbolize --image vmlinux --modules /lib/modules/6.1.0 < log
+        copy a console log, with functions and lines behind its stack traces
   nmiscope symbolize --image vmlinux 'vfs_write+0x14/0x90' ffffffff81234567
-        single places of a trace
+        look up single addresses of a stack trace
   nmiscope triage results
-        the hangs and crashes of a farm's VMs, grouped
+        group the hangs and crashes of a farm's VMs
 
-This program was built without KVM: it starts no VM, and has no guest in it.
+This program was built without KVM: it starts no VM and contains no guest.
 
 ",
     exit_codes!()
 );
 
-/// Says why a VM hung: which vCPU is stuck, and where, in source lines, from outside the guest.
+/// Reports why a VM hung: the vCPU that is stuck and its source lines, from outside the guest.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES, max_term_width = 100)]
 pub struct Arguments {
-    /// What to do.
+    /// Subcommand that was given, with its own arguments.
     #[command(subcommand)]
     pub command: Command,
-    /// When to use colors; NO_COLOR in the environment is heeded too
+    /// Use colors always, never, or on a terminal without NO_COLOR in the environment (auto)
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
     pub color: Color,
-    /// Say more, on standard error: once for what is done, twice for details
+    /// Trace to standard error: the steps that are taken (-v), or their details too (-vv)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }
 
-/// The subcommands.
+/// The program's subcommands, with their arguments.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Boot a guest, watch it, and report it if it hangs
+    /// Boot a guest, watch it, and report it when it hangs
     #[cfg(feature = "kvm")]
-    Run(Box<Run>),
-    /// Report a guest in a QEMU that somebody else started; it is stopped for some milliseconds
-    Attach(Attach),
-    /// Make a report from a core or from a dump that QEMU wrote, or print one that is JSON
-    Report(Report),
-    /// Print functions and lines behind a log's stack traces, or of addresses
-    Symbolize(Symbolize),
-    /// Run a suite of VMs, one process and one verdict each
+    Run(Box<RunArgs>),
+    /// Report a guest in a running QEMU; this stops the guest for some milliseconds
+    Attach(AttachArgs),
+    /// Make a report from a core or a dump that QEMU wrote, or print a report that is JSON
+    Report(ReportArgs),
+    /// Print the functions and source lines of a log's stack traces, or of addresses
+    Symbolize(SymbolizeArgs),
+    /// Run a suite of VMs, with one process and one verdict for each
     #[cfg(feature = "kvm")]
     Farm(Box<Farm>),
-    /// Group the hangs and crashes of many reports, and say which are new
+    /// Group the hangs and crashes of many reports, and mark those that are new
     Triage(Triage),
     /// Write the bundled guest kernel to a file, for gdb or another VMM
     #[cfg(feature = "kvm")]
     Guest {
-        /// The file
+        /// File to write the guest's ELF image to
         #[arg(value_hint = ValueHint::FilePath)]
         file: PathBuf,
     },
     /// Print a completion script for a shell
     Completions {
-        /// The shell
+        /// Shell to print the script for
         shell: clap_complete::Shell,
     },
-    /// Print the manual page
+    /// Print the manual page in roff
     Man,
-    /// Hold a stopped VM for `attach`
+    /// Guard a VM that `attach` has stopped, so that it always resumes
     #[command(name = super::attach::GUARDIAN, hide = true)]
     HoldVm,
 }
@@ -142,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_arguments_are_well_formed() {
+    fn claps_own_checks_of_the_command_line_pass() {
         Arguments::command().debug_assert();
     }
 }
@@ -157,7 +163,7 @@ mod tests_of_run {
     use crate::hang::{Bounds, Class};
 
     #[test]
-    fn bounds_are_for_all_classes_or_for_one() {
+    fn hang_after_sets_the_bound_of_all_classes_or_of_one() {
         let bounds = |arguments: &[&str]| {
             let all = ["nmiscope", "run"].iter().chain(arguments);
             match Arguments::try_parse_from(all).unwrap().command {
@@ -173,7 +179,7 @@ mod tests_of_run {
         assert_eq!(given.get(Class::HardLockup), seconds(9));
         assert_eq!(given.get(Class::Livelock), seconds(60));
         assert_eq!(given.get(Class::BootStall), seconds(30));
-        // One class alone leaves the others what they are.
+        // The bound of one class leaves the others at their defaults.
         let given = bounds(&["--hang-after", "soft-lockup=0", "--ready-within", "5s"]);
         assert_eq!(given.get(Class::SoftLockup), None);
         assert_eq!(given.get(Class::Deadlock), seconds(2));
@@ -182,7 +188,7 @@ mod tests_of_run {
     }
 
     #[test]
-    fn the_demo_is_for_the_bundled_guest_only() {
+    fn only_the_bundled_guest_gets_the_demo_workload() {
         let command_line = |arguments: &[&str]| {
             let all = ["nmiscope", "run"].iter().chain(arguments);
             match Arguments::try_parse_from(all).unwrap().command {

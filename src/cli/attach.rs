@@ -1,4 +1,4 @@
-//! `nmiscope attach`: a report of a VM that somebody else's QEMU runs.
+//! `nmiscope attach`: reports a VM in a QEMU that another program started.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -22,69 +22,69 @@ use crate::errors::BadRequest;
 use crate::images::DEBUG_DIRECTORY;
 use crate::session::attach::{self, Options, Visited, Vm};
 
-/// The name of the hidden command that is the guardian of a stopped VM.
+/// Name of the hidden command that guards a stopped VM.
 pub const GUARDIAN: &str = "hold-vm";
 
 const EXAMPLES: &str = "\
 Examples:
   nmiscope attach --qmp vm.sock
-        the stacks, waits and hangs of the guest in the QEMU that was started with
-        -qmp unix:vm.sock,server=on,wait=off
-  nmiscope attach --pid 4711 --image vmlinux --json hang.json --core hang.core
-        the same by its process, with a core to look at again
+        report the stacks, waits and hangs of the guest in the QEMU that was
+        started with -qmp unix:vm.sock,server=on,wait=off
+  nmiscope attach --pid 4711 --json hang.json --core hang.core
+        find the VM by its process, write the report as JSON, and store a core
+        for `nmiscope report`
 
-The guest is stopped for some milliseconds, and goes on whatever happens to this program. Nothing is
-written into it. docs/attach.md has every step.
+The guest is stopped for some milliseconds, and resumes whatever happens to
+this program. Nothing is written into it. docs/attach.md has every step.
 
-Exit codes: 0 no hang, or no more than a suspicion; 2 usage; 3 hang; 4 panic in the guest; 5 the VM
-could not be read.";
+Exit codes: 0 no hang or only a suspected one; 2 usage; 3 hang; 4 panic in the
+guest; 5 the VM could not be read.";
 
-/// `nmiscope attach`.
+/// Command-line arguments of `nmiscope attach`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, group = ArgGroup::new("vm").required(true))]
-pub struct Attach {
-    /// The QMP socket of the VM
+pub struct AttachArgs {
+    /// QMP socket of the QEMU that runs the VM
     #[arg(long, value_name = "SOCKET", group = "vm", value_hint = ValueHint::FilePath)]
     pub qmp: Option<PathBuf>,
-    /// The QEMU process; its QMP socket is found by its command line
+    /// QEMU process that runs the VM; its command line names the QMP socket
     #[arg(long, value_name = "PID", group = "vm")]
     pub pid: Option<i32>,
-    /// The image that runs in the VM [default: the one with the build-id that is in its memory, among
-    /// the debug files]
+    /// Image that the guest runs [default: the one in --debug-dir with the build-id in the guest's memory]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub image: Option<PathBuf>,
-    /// Let the guest go on after this long, and read the rest while it runs
+    /// Resume the guest after this long at most, and read the rest while it runs
     #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = parse_duration)]
     pub max_pause: Duration,
-    /// Show arguments and locals
+    /// Show the arguments and local variables of each frame
     #[arg(long)]
-    pub args: bool,
-    /// Where the report goes as JSON, `-` for standard output
+    pub locals: bool,
+    /// Write the report as JSON to this file, `-` for standard output
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub json: Option<PathBuf>,
-    /// Write a core of the moment; its memory is read while the guest is stopped
+    /// Write an ELF core of the guest; its memory is read while the guest is stopped
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub core: Option<PathBuf>,
-    /// How much of the guest's memory goes into the core
+    /// Amount of the guest's memory that goes into the core
     #[arg(long, value_enum, default_value_t, requires = "core")]
     pub core_size: CoreSize,
     /// Print nothing but errors and warnings
     #[arg(short, long)]
     pub quiet: bool,
-    /// Where debug files are, by build-id
+    /// Directory of separate debug files, by build-id
     #[arg(long, value_name = "DIRECTORY", default_value = DEBUG_DIRECTORY,
           value_hint = ValueHint::DirPath)]
     pub debug_dir: PathBuf,
 }
 
-/// Visits the VM, and prints its report.
-pub fn attach(arguments: &Attach) -> anyhow::Result<Code> {
+/// Stops the VM for a moment, and prints and writes its report.
+pub fn attach(arguments: &AttachArgs) -> anyhow::Result<Code> {
     let destination = arguments.json.as_deref().map(Destination::open).transpose();
     let destination = destination.map_err(BadRequest::from_error)?;
     let core = arguments.core.as_deref();
     let core = core.map(|path| CoreDestination::open(path, arguments.core_size)).transpose();
     let core = core.map_err(BadRequest::from_error)?;
-    // clap wants one of them.
+    // clap requires one of the two.
     let vm = match &arguments.qmp {
         Some(socket) => Vm::Socket(socket.clone()),
         None => Vm::Process(arguments.pid.unwrap_or_default()),
@@ -93,7 +93,7 @@ pub fn attach(arguments: &Attach) -> anyhow::Result<Code> {
         vm,
         image: arguments.image.clone(),
         debug_directory: arguments.debug_dir.clone(),
-        variables: arguments.args,
+        variables: arguments.locals,
         longest_pause: arguments.max_pause,
         core,
     };
@@ -101,7 +101,7 @@ pub fn attach(arguments: &Attach) -> anyhow::Result<Code> {
     let program = std::env::current_exe().context("failed to find this program's own file")?;
     let mut guardian = Command::new(program);
     guardian.arg(GUARDIAN);
-    let Visited { report, core } = attach::attach(&options, guardian).map_err(whose_fault)?;
+    let Visited { report, core } = attach::attach(&options, guardian).map_err(mark_user_errors)?;
     for warning in &report.warnings {
         output::warning(warning);
     }
@@ -112,11 +112,12 @@ pub fn attach(arguments: &Attach) -> anyhow::Result<Code> {
     if let Some(core) = core {
         output::note(&format!("wrote {}", core?.display()));
     }
-    Ok(exit_code::of_report(&report))
+    Ok(exit_code::for_report(&report))
 }
 
-/// Marks an error of what the user named. A VM that is there and may not or cannot be read is none.
-fn whose_fault(error: anyhow::Error) -> anyhow::Error {
+/// Marks as a [`BadRequest`] an error in the socket or process that the user named. A VM that exists but
+/// cannot be read is not one.
+fn mark_user_errors(error: anyhow::Error) -> anyhow::Error {
     let is_users = match error.downcast_ref::<Error>() {
         Some(Error::Qmp(error)) => matches!(
             error,
@@ -134,19 +135,19 @@ fn whose_fault(error: anyhow::Error) -> anyhow::Error {
     if is_users { BadRequest::from_error(error) } else { error }
 }
 
-/// Holds a stopped VM for a visitor, until it runs again.
+/// Guards a VM that `attach` has stopped: resumes it when `attach` asks for it or dies.
 ///
 /// # Errors
-/// The guest may be stopped still.
+/// The guest may still be stopped.
 pub fn hold() -> anyhow::Result<Code> {
-    /// QEMU may wait for storage that is away for hours.
+    /// Time to keep trying to resume the guest: QEMU may wait for unavailable storage for hours.
     const PATIENCE: Duration = Duration::from_secs(24 * 3600);
-    // Whoever ends a job ends all of its processes, and the guest would stay stopped.
+    // A signal to the whole job must not end the guardian: the guest would stay stopped.
     let ignored = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
         flag::register(signal, Arc::clone(&ignored)).context("failed to ignore a signal")?;
     }
     let link = rustix::io::dup(std::io::stdin()).context("failed to use standard input")?;
-    hold::run(link, PATIENCE).context("failed to let the guest go on")?;
+    hold::run(link, PATIENCE).context("failed to resume the guest")?;
     Ok(exit_code::CLEAN)
 }

@@ -1,4 +1,4 @@
-//! What the program says to the one that started it. Part of the interface, as much as the JSON.
+//! The program's exit codes, as documented in `--help`. They are part of the interface, as the JSON is.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -11,23 +11,23 @@ use nmiscope_vmm as vmm;
 
 use crate::errors::BadRequest;
 
-/// An exit code with a meaning.
+/// A documented exit code of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Code(pub u8);
 
-/// All went well: the guest left with code 0, or the run was ended as it was asked to be.
+/// Success: the guest exited with code 0, or the run was stopped as requested.
 pub const CLEAN: Code = Code(0);
-/// The guest ran, and left with a code other than 0, or not within its time limit.
+/// Guest failure: it exited with a code other than 0, or not within its time limit.
 pub const GUEST_FAILED: Code = Code(1);
-/// Nothing that was to be looked up is in the image: `symbolize` with the wrong image, most likely.
+/// Failed lookup: `symbolize` found none of its addresses in the image, which is most likely the wrong one.
 pub const NOTHING_FOUND: Code = Code(1);
-/// The command line, or what it names, cannot be used: nothing has run.
+/// Usage error: the command line, or a file it names, cannot be used, and no guest has run.
 pub const USAGE: Code = Code(2);
-/// The guest hangs.
+/// Hang: the guest has one that is certain or likely.
 pub const HANG: Code = Code(3);
-/// The guest's kernel panicked, or the guest crashed.
+/// Crash: the guest's kernel panicked, or a vCPU crashed.
 pub const CRASH: Code = Code(4);
-/// The tool or its host failed: no `/dev/kvm`, no permission, no memory, or no CPU time for the
+/// Failure of the tool or its host: no `/dev/kvm`, no permission, no memory, or no CPU time for the
 /// guest.
 pub const TOOL_FAILED: Code = Code(5);
 
@@ -37,12 +37,12 @@ impl From<Code> for ExitCode {
     }
 }
 
-/// The code for a run with that report.
-pub fn of_report(report: &Report) -> Code {
-    let goes_on = |hang: &Hang| hang.certainty.is_verdict() && hang.resolved_after_ms.is_none();
-    let hangs = report.hangs.iter().any(goes_on);
+/// Returns the exit code of a run with this report.
+pub fn for_report(report: &Report) -> Code {
+    let persists = |hang: &Hang| hang.certainty.is_verdict() && hang.resolved_after_ms.is_none();
+    let hangs = report.hangs.iter().any(persists);
     match report.outcome {
-        // It was let go on, and hung when the time was over.
+        // The policy lets a hung guest run on, and it still hung when the run was stopped.
         Outcome::Stopped { .. } if hangs => HANG,
         Outcome::Exit { code: 0 } | Outcome::Stopped { .. } => CLEAN,
         Outcome::Observed { panicking: Some(_), .. } => CRASH,
@@ -56,9 +56,9 @@ pub fn of_report(report: &Report) -> Code {
     }
 }
 
-/// The code for a farm's run, of which so many VMs ended in each way: the worst that is true of its
-/// guests, or else whether all of them got a verdict.
-pub fn of_farm(counts: &BTreeMap<Status, u64>, unfinished: bool) -> Code {
+/// Returns the exit code of a farm's run, by the number of VMs with each status: the worst status of a
+/// guest; without any, [`TOOL_FAILED`] if a VM got no verdict.
+pub fn for_farm(counts: &BTreeMap<Status, u64>, unfinished: bool) -> Code {
     let has = |statuses: &[Status]| statuses.iter().any(|status| counts.contains_key(status));
     if has(&[Status::Crash]) {
         CRASH
@@ -73,14 +73,14 @@ pub fn of_farm(counts: &BTreeMap<Status, u64>, unfinished: bool) -> Code {
     }
 }
 
-/// The code for a run that never was, or that broke off.
-pub fn of_error(error: &anyhow::Error) -> Code {
+/// Returns the exit code of a command that failed: [`USAGE`] for an error of the request.
+pub fn for_error(error: &anyhow::Error) -> Code {
     let bad_request =
         |cause: &(dyn Error + 'static)| cause.is::<BadRequest>() || refuses_the_request(cause);
     if error.chain().any(bad_request) { USAGE } else { TOOL_FAILED }
 }
 
-/// Whether the VMM could not do what it was asked, rather than the host not what the VMM asked.
+/// Returns true if the VMM refused its configuration, as opposed to a host that refused the VMM.
 #[cfg(feature = "kvm")]
 fn refuses_the_request(cause: &(dyn Error + 'static)) -> bool {
     use vmm::RamError::{NotPages, TooLittle, TooMuch};
@@ -97,7 +97,7 @@ fn refuses_the_request(cause: &(dyn Error + 'static)) -> bool {
     }
 }
 
-/// Nothing is refused by a VMM that is not there.
+/// Returns false: without KVM there is no VMM to refuse a request.
 #[cfg(not(feature = "kvm"))]
 fn refuses_the_request(_cause: &(dyn Error + 'static)) -> bool {
     false

@@ -232,7 +232,7 @@ fn run(arguments: &Farm, path: &Path) -> anyhow::Result<Code> {
     let runner = Runner::new(&vms, runs, &options, (results, &left), &url, &mut tell);
     pass_on_signals(runner.sender())?;
     let summary = runner.run(start)?;
-    Ok(audience.code(exit_code::of_farm(&summary.unknown, summary.unfinished)))
+    Ok(audience.code(exit_code::for_farm(&summary.unknown, summary.unfinished)))
 }
 
 /// The error of a results directory: the request's where another one is to be named, or else the host's.
@@ -266,7 +266,7 @@ fn merge(inputs: &[PathBuf], out: &Path, telling: &Telling) -> anyhow::Result<Co
         *counts.entry(status).or_insert(0) += 1;
     }
     let unfinished = !summary.missing.is_empty() || summary.finished.not_run > 0;
-    Ok(audience.code(exit_code::of_farm(&counts, unfinished)))
+    Ok(audience.code(exit_code::for_farm(&counts, unfinished)))
 }
 
 fn plan(arguments: &Farm, suite: &Suite, seed: Option<u64>) -> anyhow::Result<Plan> {
@@ -379,7 +379,7 @@ const ECHO: Duration = Duration::from_millis(200);
 /// Tells the runner of signals that ask to end, until the process does.
 fn pass_on_signals(to: Sender<Message>) -> anyhow::Result<()> {
     let failed = "failed to watch for signals";
-    let mut signals = Signals::new(signals::that_end()).context(failed)?;
+    let mut signals = Signals::new(signals::terminating()).context(failed)?;
     let watch = move || {
         let mut last: Option<Instant> = None;
         for signal in signals.forever() {

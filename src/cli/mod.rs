@@ -1,5 +1,7 @@
-//! The command line: arguments, what becomes of them, exit codes. Everything that prints for people
-//! is called from here.
+//! The command line: parses arguments, runs the command, prints for people, chooses the exit code.
+//!
+//! Owns all output but the guest's console. Refuses to own what a command does: a file below has its
+//! arguments and one call each. Called by `main`.
 
 mod arguments;
 mod attach;
@@ -29,13 +31,13 @@ use crate::bundled;
 use crate::errors::BadRequest;
 use arguments::{Arguments, Command};
 
-/// Runs the program. `started` is as early as `main` could tell.
+/// Runs the program with the process's arguments. `started` is the time at the start of `main`.
 #[cfg_attr(not(feature = "kvm"), expect(unused_variables, reason = "only a run has clocks"))]
 pub fn main(started: Instant) -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help and version are no errors, and go to standard output.
+            // clap returns --help and --version as errors too; they go to standard output.
             let _ = error.print();
             return if error.use_stderr() { exit_code::USAGE } else { exit_code::CLEAN }.into();
         }
@@ -62,7 +64,7 @@ pub fn main(started: Instant) -> ExitCode {
         Err(error) if output::is_broken_pipe(&error) => exit_code::CLEAN.into(),
         Err(error) => {
             output::error(&error);
-            exit_code::of_error(&error).into()
+            exit_code::for_error(&error).into()
         }
     }
 }
@@ -77,7 +79,7 @@ fn guest(file: &Path) -> anyhow::Result<exit_code::Code> {
     Ok(exit_code::CLEAN)
 }
 
-/// Into memory first: `generate` panics where it cannot write.
+/// Prints a completion script, made in memory first: `generate` panics when it cannot write.
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<exit_code::Code> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), NAME, &mut script);
@@ -85,7 +87,7 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<exit_code::Code> {
     Ok(exit_code::CLEAN)
 }
 
-/// One page, with a section for each subcommand's arguments.
+/// Prints one manual page, with a section for each subcommand's arguments.
 fn man() -> anyhow::Result<exit_code::Code> {
     let mut command = Arguments::command();
     command.build();
@@ -98,7 +100,7 @@ fn man() -> anyhow::Result<exit_code::Code> {
         let mut section = Vec::new();
         subpage.render_description_section(&mut section)?;
         subpage.render_options_section(&mut section)?;
-        // Sections of a section.
+        // The subcommand's sections become subsections.
         page.extend(String::from_utf8_lossy(&section).replace(".SH ", ".SS ").into_bytes());
     }
     io::stdout().write_all(&page)?;

@@ -1,5 +1,5 @@
-//! What the program prints, and where: standard output for results, standard error for errors and
-//! for what is told on the way when standard output is somebody's data.
+//! The program's output: results on standard output; errors, warnings and traces on standard error, and
+//! with them the text for people when standard output holds a report.
 
 use std::io::{self, Write};
 
@@ -12,29 +12,28 @@ use nmiscope_report::{Report, json, sanitize};
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 
-/// When to use colors.
+/// Use of colors in the output, as `--color` sets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Color {
-    /// On a terminal.
+    /// Colors on a terminal, unless NO_COLOR or CLICOLOR says otherwise.
     Auto,
-    /// Always.
+    /// Colors wherever the output goes.
     Always,
-    /// Never.
+    /// Plain text wherever the output goes.
     Never,
 }
 
-/// The readers that a message is written for.
+/// Format of a command's messages on standard output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum MessageFormat {
-    /// For people.
+    /// Text for people to read.
     #[default]
     Text,
-    /// For programs.
+    /// JSON records, one a line, for programs.
     Json,
 }
 
-/// Decides about colors, for everything printed from now on. `auto` is what the terminal, NO_COLOR
-/// and CLICOLOR say.
+/// Sets the use of colors for all later output. `auto` leaves it to the terminal, NO_COLOR and CLICOLOR.
 pub fn set_color(color: Color) {
     let choice = match color {
         Color::Auto => return,
@@ -44,7 +43,7 @@ pub fn set_color(color: Color) {
     choice.write_global();
 }
 
-/// Traces to standard error: nothing, what is done (1), details (2 and more).
+/// Starts tracing to standard error: nothing (0), steps (1), their details (2), everything (3 and more).
 pub fn start_tracing(verbosity: u8) {
     let level = match verbosity {
         0 => return,
@@ -56,36 +55,36 @@ pub fn start_tracing(verbosity: u8) {
     tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(ansi).init();
 }
 
-/// Prints an error and its causes.
+/// Prints an error and its causes on standard error.
 pub fn error(error: &anyhow::Error) {
     let text: Vec<String> = error.chain().map(|cause| sanitize::line(&cause.to_string())).collect();
     let _ = writeln!(anstream::stderr(), "{ERROR}error{ERROR:#}: {}", text.join(": "));
 }
 
-/// Prints a warning.
+/// Prints a warning on standard error.
 pub fn warning(text: &str) {
     let text = sanitize::line(text);
     let _ = writeln!(anstream::stderr(), "{WARNING}warning{WARNING:#}: {text}");
 }
 
-/// Prints what is worth knowing beside the output.
+/// Prints a remark about the output on standard error.
 pub fn note(text: &str) {
     let _ = writeln!(anstream::stderr(), "{}", sanitize::line(text));
 }
 
-/// Where the text for people goes.
+/// Destination of the text for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Text {
-    /// Standard output.
+    /// Standard output, the usual place.
     Stdout,
-    /// Standard error: standard output holds a report.
+    /// Standard error: standard output holds a report as JSON.
     Stderr,
-    /// Nowhere.
+    /// No destination: the text is dropped.
     Quiet,
 }
 
 impl Text {
-    /// Where it goes beside a report as JSON that goes to `destination`.
+    /// Returns the destination of text that accompanies a JSON report in `destination`.
     pub fn beside(destination: Option<&Destination>, quiet: bool) -> Self {
         match destination {
             _ if quiet => Self::Quiet,
@@ -94,7 +93,7 @@ impl Text {
         }
     }
 
-    /// Writes a report as JSON, and says where it is.
+    /// Writes a report as JSON, and prints the name of its file.
     pub fn write(self, report: &Report, destination: Destination) -> anyhow::Result<()> {
         destination.write(json::text(report)?.as_bytes())?;
         if let Some(path) = destination.path() {
@@ -103,7 +102,7 @@ impl Text {
         Ok(())
     }
 
-    /// Prints. Somebody who closes the pipe has seen enough, which is no reason to end the run.
+    /// Prints text. Errors are ignored: a reader who closes the pipe does not end the run.
     pub fn print(self, text: &str) {
         let _ = match self {
             Self::Stdout => anstream::stdout().write_all(text.as_bytes()),
@@ -114,7 +113,7 @@ impl Text {
     }
 }
 
-/// Whether an error is only that nobody reads our output any more.
+/// Returns true if the error was a write to a pipe that its reader has closed.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()

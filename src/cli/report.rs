@@ -1,4 +1,4 @@
-//! `nmiscope report`: a core or a dump to text and JSON.
+//! `nmiscope report`: makes a report from a core or a dump, and prints it.
 
 use std::path::PathBuf;
 
@@ -13,46 +13,46 @@ use crate::images::DEBUG_DIRECTORY;
 use crate::session::offline::{self, Stored};
 
 const EXIT_CODES: &str = "\
-The exit code is the one that the run had. Of a dump: 0 no hang, or no more than a suspicion; 3 hang; 4
-panic in the guest.";
+Exit codes: for a core or a JSON report, that of its run; for a dump, 0 no hang
+or only a suspected one, 3 hang, 4 panic in the guest.";
 
-/// `nmiscope report`.
+/// Command-line arguments of `nmiscope report`.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
-pub struct Report {
-    /// The core; a dump of a guest as ELF, by `virsh dump --memory-only` or QEMU's dump-guest-memory; or a
-    /// report as JSON, which is only printed
+pub struct ReportArgs {
+    /// File to report: a core, an ELF dump by `virsh dump --memory-only` or QEMU's dump-guest-memory, or a
+    /// JSON report, which is only printed
     #[arg(value_hint = ValueHint::FilePath)]
     pub core: PathBuf,
-    /// The image that ran [default: the one with the core's build-id:
+    /// Image that the guest ran [default: the one with the build-id in the file:
     #[cfg_attr(feature = "kvm", doc = "the bundled guest,")]
-    /// the file that ran, or one among the debug files; of a dump, one of these that ran]
+    /// the file that a core names, or one in --debug-dir]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub image: Option<PathBuf>,
-    /// Show arguments and locals; of a core that was written without, those whose memory is in it
+    /// Show the arguments and local variables of each frame whose memory is in the file
     #[arg(long)]
-    pub args: bool,
-    /// Where the report goes as JSON, `-` for standard output
+    pub locals: bool,
+    /// Write the report as JSON to this file, `-` for standard output
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub json: Option<PathBuf>,
     /// Print nothing but errors and warnings
     #[arg(short, long)]
     pub quiet: bool,
-    /// Where debug files are, by build-id
+    /// Directory of separate debug files, by build-id
     #[arg(long, value_name = "DIRECTORY", default_value = DEBUG_DIRECTORY,
           value_hint = ValueHint::DirPath)]
     pub debug_dir: PathBuf,
 }
 
-/// Makes the report.
-pub fn report(arguments: &Report) -> anyhow::Result<Code> {
+/// Makes the report of a stored file, and prints and writes it.
+pub fn report(arguments: &ReportArgs) -> anyhow::Result<Code> {
     let destination = arguments.json.as_deref().map(Destination::open).transpose();
     let destination = destination.map_err(BadRequest::from_error)?;
     let text = Text::beside(destination.as_ref(), arguments.quiet);
     let report = Stored::open(&arguments.core)
         .and_then(|core| {
             let image = arguments.image.as_deref();
-            offline::report(&core, image, &arguments.debug_dir, arguments.args)
+            offline::report(&core, image, &arguments.debug_dir, arguments.locals)
         })
         .map_err(BadRequest::from_error)?;
     for warning in &report.warnings {
@@ -62,5 +62,5 @@ pub fn report(arguments: &Report) -> anyhow::Result<Code> {
     if let Some(destination) = destination {
         text.write(&report, destination)?;
     }
-    Ok(exit_code::of_report(&report))
+    Ok(exit_code::for_report(&report))
 }

@@ -1,4 +1,4 @@
-//! `nmiscope run`: arguments to a session, its events to text, its report to a file.
+//! `nmiscope run`: turns arguments into a session, prints its events, and writes its report.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -20,111 +20,116 @@ use crate::capture::store::{CoreDestination, CoreSize};
 use crate::errors::BadRequest;
 use crate::hang::{Bounds, Class};
 use crate::images::{Access, DEBUG_DIRECTORY, Files};
-use crate::session::{self, Ended, Event, Options, Policy, Sink};
+use crate::session::{self, Ended, Policy, RunEvent, RunOptions, Sink};
 
-/// `nmiscope run`.
+/// Command-line arguments of `nmiscope run`.
 #[derive(Debug, Args)]
-pub struct Run {
-    /// The guest: an x86-64 ELF kernel with a PVH entry point [default: the bundled guest]
+pub struct RunArgs {
+    /// Guest to boot: an x86-64 ELF kernel with a PVH entry point [default: the bundled guest]
     #[arg(value_hint = ValueHint::FilePath)]
     pub image: Option<PathBuf>,
-    /// An initial RAM disk for the guest
+    /// Initial RAM disk for the guest
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub initrd: Option<PathBuf>,
-    /// What the guest runs, as its kernel parameter `workload=` [default, for the bundled guest:
-    /// abba-deadlock]
+    /// Workload for the guest to run, passed as its kernel parameter `workload=` [default for the bundled
+    /// guest: abba-deadlock]
     #[arg(long, value_name = "NAME")]
     pub workload: Option<String>,
-    /// Kernel parameters, as they are
+    /// Further kernel parameters, passed to the guest unchanged
     #[arg(long, value_name = "PARAMETERS", default_value = "", hide_default_value = true)]
     pub append: String,
-    /// Number of vCPUs
+    /// Number of the guest's vCPUs
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub cpus: u32,
-    /// Guest memory: bytes, or with K, M or G behind
+    /// Guest memory in bytes, or in units of K, M or G
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size)]
     pub memory: u64,
-    /// Call it a hang when a vCPU gets nowhere for so long, of the time in which the host lets it; 0
-    /// to not look. CLASS=DURATION is for one class of hangs, and can be given more than once:
-    /// deadlock, dead-halt, hard-lockup, soft-lockup, lock-wait, livelock, lost-wakeup; silent (no
-    /// output from a guest of which nothing is known) and starved (the host does not run it) have
-    /// 30s unless told otherwise, starved for each of the vCPUs that share a core
+    /// Report a hang after a vCPU makes no progress for this long, counting only time it was scheduled; 0
+    /// disables detection
+    ///
+    /// CLASS=DURATION sets the bound of one class of hangs, and may be repeated: deadlock, dead-halt,
+    /// hard-lockup, soft-lockup, lock-wait, livelock, lost-wakeup, silent (an unknown kernel prints
+    /// nothing; 30s by default), starved (the host does not run a vCPU; by default 30s times the number
+    /// of vCPUs that share a core).
     #[arg(long, value_name = "[CLASS=]DURATION", default_value = "2s")]
     pub hang_after: Vec<HangAfter>,
-    /// Call it a hang (boot-stall) when the guest is not ready by then; 0 to not look. A guest of which
-    /// nothing is known may have its interrupts off for as long before it takes the first one
+    /// Report a hang (boot-stall) when the guest is not ready after this long; 0 disables detection
+    ///
+    /// An unknown kernel may keep its interrupts off for as long before it takes its first one.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     pub ready_within: Duration,
-    /// What to do about a hang: report it with the stacks of all vCPUs (without it there are no NMIs
-    /// and no stacks); write a core of it too (nmiscope.core, or as --core says); kill, to end the run,
-    /// or continue, to let the guest go on and say if it recovers
+    /// Respond to a hang in these ways, separated by commas
+    ///
+    /// Without report or core no NMI is sent and no stack is taken. The core goes to nmiscope.core, or to
+    /// the file of --core.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "report,kill")]
     pub hang_policy: Vec<HangPolicy>,
-    /// Print the backtraces after this time, and go on
+    /// Print the backtraces of all vCPUs after this time, and let the guest run on
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub nmi_after: Option<Duration>,
-    /// End the run after this time
+    /// End the run after this time, which is not a failure
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub stop_after: Option<Duration>,
-    /// The guest has failed if it has not ended after this time: end the run, and say where it was
+    /// Fail the guest if it has not exited after this time: report its backtraces, and end the run
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub time_limit: Option<Duration>,
-    /// How long the vCPUs have to answer their NMIs [default: 1s, and 10ms for each vCPU]
+    /// Wait this long for the vCPUs to answer their NMIs [default: 1s, plus 10ms for each vCPU]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub nmi_timeout: Option<Duration>,
-    /// Where the report goes, `-` for standard output [default: postmortem.json, if there is
-    /// something to report]
+    /// Write the report as JSON to this file, `-` for standard output [default: postmortem.json, if there
+    /// is something to report]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub json: Option<PathBuf>,
-    /// Do not write a report
+    /// Write no report as JSON
     #[arg(long, conflicts_with = "json")]
     pub no_json: bool,
-    /// Write an ELF core of the last backtrace's moment, for `nmiscope report` and gdb
+    /// Write an ELF core for `nmiscope report` and gdb: of the guest's end, its last hang, or its last
+    /// backtrace, the first of these that there is
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub core: Option<PathBuf>,
-    /// Show the arguments and locals of the frames that the host sees, where the image's DWARF says
-    /// where they are: integers, enums, pointers, `&str`
+    /// Show the arguments and local variables of the frames that the host reads: integers, enums, pointers
+    /// and `&str` that the image's DWARF can locate
     #[arg(long)]
-    pub args: bool,
-    /// How much of the guest's memory goes into the core
+    pub locals: bool,
+    /// Amount of the guest's memory that goes into the core
     #[arg(long, value_enum, default_value_t)]
     pub core_size: CoreSize,
-    /// Where the guest's console goes: `stdout`, `none`, or a file
+    /// Send the guest's console to `stdout`, `none`, or a file
     #[arg(long, value_name = "WHERE", default_value = "stdout", value_parser = parse_sink)]
     pub serial: Sink,
     /// Print nothing but errors, warnings and the guest's console
     #[arg(short, long)]
     pub quiet: bool,
-    /// Where separate debug files are, by build-id
+    /// Directory of separate debug files, by build-id
     #[arg(long, value_name = "DIRECTORY", default_value = DEBUG_DIRECTORY,
           value_hint = ValueHint::DirPath)]
     pub debug_dir: PathBuf,
-    /// End at once when this process, a farm that has started this one, dies; and tell it by the end of
-    /// standard output when the guest is over
+    /// End at once when this process, the farm that started this one, dies; close standard output when the
+    /// guest has ended
     #[arg(long, value_name = "PID", hide = true)]
     pub die_with: Option<i32>,
 }
 
-/// What to do about a hang.
+/// Response to a hang, as `--hang-policy` lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum HangPolicy {
     /// Take a backtrace of all vCPUs.
     Report,
-    /// The same, and write a core of the moment.
+    /// Take a backtrace of all vCPUs, and write a core.
     Core,
-    /// End the run.
+    /// End the run after the report.
     Kill,
-    /// Let the guest go on.
+    /// Let the guest run on, and report whether it recovers.
     Continue,
 }
 
-impl Run {
-    /// The bounds of all classes of hangs.
+impl RunArgs {
+    /// Returns the bounds of all classes of hangs.
     pub fn bounds(&self) -> Bounds {
         let general = self.hang_after.iter().rev().find(|after| after.whose.is_none());
         let general = general.map_or(Some(Bounds::DEFAULT), |after| after.bound);
         let mut bounds = Bounds::new(general);
-        // vCPUs that share a core get their turn later.
+        // vCPUs that share a core wait for each other's turns.
         let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;
         bounds.starved = bounds.starved.map(|bound| bound * self.cpus.div_ceil(cores).max(1));
         let ready_within = Some(self.ready_within).filter(|within| !within.is_zero());
@@ -139,7 +144,7 @@ impl Run {
         bounds
     }
 
-    /// What to do about a hang.
+    /// Returns the session's response to a hang.
     pub fn policy(&self) -> Policy {
         let has = |policy| self.hang_policy.contains(&policy);
         Policy {
@@ -148,20 +153,20 @@ impl Run {
         }
     }
 
-    /// Where a core goes, if one is to be written.
+    /// Returns the path of the core; `None` if none was asked for.
     pub fn core_file(&self) -> Option<&Path> {
         const DEFAULT: &str = "nmiscope.core";
         let of_policy = self.hang_policy.contains(&HangPolicy::Core);
         self.core.as_deref().or_else(|| of_policy.then(|| Path::new(DEFAULT)))
     }
 
-    /// Whether it is asked for both, to end the run and to let the guest go on.
+    /// Returns true if the policy asks both to end the run and to let the guest run on.
     pub fn contradicts_itself(&self) -> bool {
         let has = |policy| self.hang_policy.contains(&policy);
         has(HangPolicy::Kill) && has(HangPolicy::Continue)
     }
 
-    /// The guest's kernel parameters.
+    /// Returns the guest's kernel parameters: the workload, then those of `--append`.
     pub fn command_line(&self) -> String {
         let default = self.image.is_none().then_some(bundled::DEFAULT_WORKLOAD);
         let workload = self.workload.as_deref().or(default);
@@ -186,11 +191,11 @@ fn parse_sink(text: &str) -> Result<Sink, NoSink> {
     })
 }
 
-/// Where the report goes when nobody says where.
+/// File of the report without `--json`, in the working directory.
 const DEFAULT_JSON: &str = "postmortem.json";
 
-/// Runs a VM. `started` is when the program was.
-pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
+/// Runs a VM to the end of its session. `started` is the time at which the program started.
+pub fn run(arguments: &RunArgs, started: Instant) -> anyhow::Result<Code> {
     if let Some(parent) = arguments.die_with {
         die_with(parent)?;
     }
@@ -206,22 +211,22 @@ pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
     let core = arguments.core_file();
     let core = core.map(|path| CoreDestination::open(path, arguments.core_size));
     let core = core.transpose().map_err(BadRequest::from_error)?;
-    let options = Options { core, ..options(arguments, stdout_is_data) };
+    let options = RunOptions { core, ..options(arguments, stdout_is_data) };
     let Ended { report, core } = session::run(files, &options, started, |event| match event {
-        Event::Ready { machine, after } => text.print(&text::ready(machine, after)),
-        Event::Warning(warning) => output::warning(warning),
-        Event::Hangs(hangs) => text.print(&text::hangs(hangs)),
-        Event::Resolved(hang) => text.print(&text::resolved(hang)),
-        Event::Outcome(outcome) => text.print(&text::outcome(outcome)),
-        Event::Backtrace(backtrace) => text.print(&text::backtrace(backtrace)),
-        Event::Stopping { exits } => {
+        RunEvent::Ready { machine, after } => text.print(&text::ready(machine, after)),
+        RunEvent::Warning(warning) => output::warning(warning),
+        RunEvent::Hangs(hangs) => text.print(&text::hangs(hangs)),
+        RunEvent::Resolved(hang) => text.print(&text::resolved(hang)),
+        RunEvent::Outcome(outcome) => text.print(&text::outcome(outcome)),
+        RunEvent::Backtrace(backtrace) => text.print(&text::backtrace(backtrace)),
+        RunEvent::Stopping { exits } => {
             tracing::info!(?exits, "stopping");
             if arguments.die_with.is_some() {
                 close_stdout();
             }
         }
     })?;
-    if !told_already(&report.outcome) {
+    if !is_already_printed(&report.outcome) {
         text.print(&text::outcome(&report.outcome));
     }
     if let Some(destination) = destination.filter(|_| is_wanted(arguments, &report)) {
@@ -230,19 +235,22 @@ pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
     if let Some(core) = core {
         text.print(&format!("wrote {}\n", core?.display()));
     }
-    Ok(exit_code::of_report(&report))
+    Ok(exit_code::for_report(&report))
 }
 
-/// Whoever has started this process does not outlive it.
+/// Has the kernel kill this process when `parent`, the farm that started it, dies.
+///
+/// # Errors
+/// `parent` is not, or no longer, the parent of this process.
 fn die_with(parent: i32) -> anyhow::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("failed to watch the parent")?;
-    // It may have died before that.
+    // The parent may have died before the call.
     let is_alive = getppid().is_some_and(|pid| pid.as_raw_nonzero().get() == parent);
     ensure!(is_alive, "process {parent} has died, or has not started this one");
     Ok(())
 }
 
-/// Tells a farm that the guest is over: it reads the other end.
+/// Closes standard output, by which the farm at the other end learns that the guest has ended.
 fn close_stdout() {
     // Not a bare `close`: the next file would be standard output.
     if let Ok(null) = File::options().write(true).open("/dev/null") {
@@ -250,9 +258,9 @@ fn close_stdout() {
     }
 }
 
-/// Opened before the VM starts. Without `--json` a report is written only if there is something in
-/// it, but then it must be possible too.
-fn destination(arguments: &Run) -> anyhow::Result<Option<Destination>> {
+/// Opens the report's file, before the VM starts. The default file is opened too, although it is only
+/// written when there is something to report: it must be possible then.
+fn destination(arguments: &RunArgs) -> anyhow::Result<Option<Destination>> {
     if arguments.no_json {
         return Ok(None);
     }
@@ -267,25 +275,26 @@ fn destination(arguments: &Run) -> anyhow::Result<Option<Destination>> {
     }
 }
 
-/// A report that was asked for is always written; the other one when it says something.
-fn is_wanted(arguments: &Run, report: &Report) -> bool {
+/// Returns true if the report is to be written: always with `--json`, otherwise if it has a backtrace, a
+/// hang or an exit code other than 0.
+fn is_wanted(arguments: &RunArgs, report: &Report) -> bool {
     arguments.json.is_some()
         || !report.backtraces.is_empty()
         || !report.hangs.is_empty()
-        || exit_code::of_report(report) != exit_code::CLEAN
+        || exit_code::for_report(report) != exit_code::CLEAN
 }
 
-/// Whether the session has told how it ended when it happened.
-fn told_already(outcome: &Outcome) -> bool {
+/// Returns true if the session has already reported this outcome as an event.
+fn is_already_printed(outcome: &Outcome) -> bool {
     !matches!(outcome, Outcome::Exit { .. } | Outcome::Stopped { .. })
 }
 
-fn options(arguments: &Run, stdout_is_data: bool) -> Options {
+fn options(arguments: &RunArgs, stdout_is_data: bool) -> RunOptions {
     let serial = match &arguments.serial {
         Sink::Stdout if stdout_is_data => Sink::Stderr,
         sink => sink.clone(),
     };
-    Options {
+    RunOptions {
         image: arguments.image.clone(),
         initrd: arguments.initrd.clone(),
         command_line: arguments.command_line(),
@@ -299,10 +308,10 @@ fn options(arguments: &Run, stdout_is_data: bool) -> Options {
         nmi_timeout: arguments.nmi_timeout,
         terminal_input: matches!(serial, Sink::Stdout | Sink::Stderr),
         serial,
-        // A farm kills its VMs where it has to.
+        // A farm sends further signals itself, and kills its VMs when they do not end.
         second_signal_ends: arguments.die_with.is_none(),
         debug_directory: arguments.debug_dir.clone(),
-        variables: arguments.args,
+        variables: arguments.locals,
         core: None,
     }
 }

@@ -1,4 +1,4 @@
-//! `nmiscope symbolize`: a log from standard input, or addresses from the command line.
+//! `nmiscope symbolize`: annotates a log from standard input, or looks up addresses of the command line.
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -15,13 +15,13 @@ use super::output;
 use crate::errors::BadRequest;
 use crate::images::modules::Modules;
 use crate::images::{Access, DEBUG_DIRECTORY, Files, refused, source_roots};
-use crate::symbolize::grammar::{self, Reference, Target};
-use crate::symbolize::{Annotator, Answer, Format, Lookup, one_line, write_record};
+use crate::symbolize::grammar::{self, CodeLocation, Reference};
+use crate::symbolize::{Annotator, Format, Lookup, Resolution, one_line, write_record};
 
-/// `nmiscope symbolize`.
+/// Command-line arguments of `nmiscope symbolize`.
 #[derive(Debug, Args)]
-pub struct Symbolize {
-    /// The image that the text is of: for Linux, the vmlinux with debug information
+pub struct SymbolizeArgs {
+    /// Image of the kernel that wrote the text: for Linux, its vmlinux with debug information
     #[cfg_attr(feature = "kvm", doc = "[default: the bundled guest]")]
     #[cfg_attr(not(feature = "kvm"), arg(required = true))]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -30,32 +30,31 @@ pub struct Symbolize {
     /// repeated
     #[arg(long, value_name = "DIRECTORY", value_hint = ValueHint::AnyPath)]
     pub modules: Vec<PathBuf>,
-    /// The kernel ran this far above the addresses of its image (KASLR), in hexadecimal. Wins over a
-    /// `Kernel Offset:` line in the text
+    /// Offset of the running kernel from the addresses of its image (KASLR), in hexadecimal; takes
+    /// precedence over a `Kernel Offset:` line in the text
     #[arg(long, value_name = "OFFSET", value_parser = parse_address)]
     pub offset: Option<u64>,
-    /// Look up the call before each argument: all are where calls return to. A place of a trace, such as
-    /// func+0x14/0x90, is taken so anyway
+    /// Treat each address as a return address, and look up the call before it; a symbol of a trace, such as
+    /// func+0x14/0x90, always is one
     #[arg(long)]
     pub return_addresses: bool,
-    /// Where separate debug files are, by build-id
+    /// Directory of separate debug files, by build-id
     #[arg(long, value_name = "DIRECTORY", default_value = DEBUG_DIRECTORY,
           value_hint = ValueHint::DirPath)]
     pub debug_dir: PathBuf,
-    /// Print a JSON record for each reference, one a line, and nothing of the text
-    /// (docs/symbolize.schema.json)
+    /// Print one line of JSON for each address, instead of the text (docs/symbolize.schema.json)
     #[arg(long)]
     pub json: bool,
     /// Print no summary on standard error
     #[arg(short, long)]
     pub quiet: bool,
-    /// Addresses in hexadecimal, or `func+0x14/0x90 [mod]` as a trace has it. With none, standard
-    /// input is copied, with functions and lines behind its stack traces
+    /// Addresses in hexadecimal, or symbols of a stack trace such as `func+0x14/0x90 [mod]`; without any,
+    /// standard input is copied, with functions and lines behind its stack traces
     #[arg(value_name = "ADDR", value_parser = parse_reference)]
     pub references: Vec<String>,
 }
 
-/// The reason why an argument names no code.
+/// Reason why an argument names no code.
 #[derive(Debug, thiserror::Error)]
 enum NoPlace {
     #[error(
@@ -67,7 +66,7 @@ enum NoPlace {
     NoAddress,
 }
 
-/// Checks that the text names code; it is read again where the image is known.
+/// Checks that the text names code. It is parsed again once the image is open.
 fn parse_reference(text: &str) -> Result<String, NoPlace> {
     grammar::argument(text).map(|_| text.to_owned()).ok_or(NoPlace::NoReference)
 }
@@ -77,14 +76,13 @@ fn parse_address(text: &str) -> Result<u64, NoPlace> {
     u64::from_str_radix(digits, 16).map_err(|_| NoPlace::NoAddress)
 }
 
-/// Lines that wait for the kernel's address offset are written when the log has been waited for so
-/// long since the first of them came.
+/// Longest time that lines are held back for the kernel's address offset, since the first of them came.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The most that is read at a time, in bytes.
+/// Largest number of bytes that is read at a time.
 const CHUNK: usize = 64 << 10;
 
-/// Prints frames.
-pub fn symbolize(arguments: &Symbolize) -> anyhow::Result<Code> {
+/// Annotates standard input, or prints the frames of the arguments.
+pub fn symbolize(arguments: &SymbolizeArgs) -> anyhow::Result<Code> {
     let path = arguments.image.as_deref();
     let mut files = Files::open(path, Access::Map).map_err(BadRequest::from_error)?;
     files.find_debug_file(path, &arguments.debug_dir);
@@ -107,7 +105,7 @@ pub fn symbolize(arguments: &Symbolize) -> anyhow::Result<Code> {
     }
 }
 
-fn parse<'a>(files: &'a Files, arguments: &Symbolize) -> anyhow::Result<Image<'a>> {
+fn parse<'a>(files: &'a Files, arguments: &SymbolizeArgs) -> anyhow::Result<Image<'a>> {
     let Some(path) = &arguments.image else {
         return files.parse().context("failed to read the bundled guest");
     };
@@ -117,8 +115,8 @@ fn parse<'a>(files: &'a Files, arguments: &Symbolize) -> anyhow::Result<Image<'a
     })
 }
 
-/// Copies standard input as it comes, annotated.
-fn annotate_log(lookup: Lookup<'_>, arguments: &Symbolize) -> anyhow::Result<Code> {
+/// Copies standard input to standard output as it comes, with annotations.
+fn annotate_log(lookup: Lookup<'_>, arguments: &SymbolizeArgs) -> anyhow::Result<Code> {
     let format = if arguments.json { Format::Json } else { Format::Text };
     let output = io::BufWriter::new(io::stdout().lock());
     let mut annotator = Annotator::new(lookup, arguments.offset, format, output);
@@ -159,8 +157,8 @@ fn annotate_log(lookup: Lookup<'_>, arguments: &Symbolize) -> anyhow::Result<Cod
     Ok(if found_nothing { exit_code::NOTHING_FOUND } else { exit_code::CLEAN })
 }
 
-/// Waits until there is something on standard input, for `patience` at most. Returns the time that it
-/// took, which is no less than `patience` where nothing came.
+/// Waits for standard input, for `patience` at most. Returns the time that it took, which is no less than
+/// `patience` if nothing came.
 fn wait_for_input(input: &io::StdinLock<'_>, patience: Duration) -> Duration {
     let started = Instant::now();
     let mut waiting = [PollFd::new(input, PollFlags::IN)];
@@ -171,8 +169,8 @@ fn wait_for_input(input: &io::StdinLock<'_>, patience: Duration) -> Duration {
     }
 }
 
-/// Prints what each argument names.
-fn look_up_arguments(mut lookup: Lookup<'_>, arguments: &Symbolize) -> anyhow::Result<Code> {
+/// Prints the functions and lines of each argument.
+fn look_up_arguments(mut lookup: Lookup<'_>, arguments: &SymbolizeArgs) -> anyhow::Result<Code> {
     let mut stdout = io::BufWriter::new(io::stdout().lock());
     let mut is_found = false;
     for text in &arguments.references {
@@ -180,8 +178,10 @@ fn look_up_arguments(mut lookup: Lookup<'_>, arguments: &Symbolize) -> anyhow::R
         reference.exact &= !arguments.return_addresses;
         let offset = arguments.offset.unwrap_or(0);
         let answer = match reference.target {
-            Target::Address(address) => lookup.place(address.wrapping_sub(offset), reference.exact),
-            Target::Symbol(_) => (*lookup.answer(&reference, offset)).clone(),
+            CodeLocation::Address(address) => {
+                lookup.place(address.wrapping_sub(offset), reference.exact)
+            }
+            CodeLocation::Symbol(_) => (*lookup.answer(&reference, offset)).clone(),
         };
         is_found |= answer.missing.is_none();
         if arguments.json {
@@ -194,15 +194,15 @@ fn look_up_arguments(mut lookup: Lookup<'_>, arguments: &Symbolize) -> anyhow::R
     Ok(if is_found { exit_code::CLEAN } else { exit_code::NOTHING_FOUND })
 }
 
-/// An argument as it is printed: addresses with all their digits.
+/// Returns an argument as it is printed: an address with all 16 digits.
 fn shown(text: &str, reference: &Reference<'_>) -> String {
     match reference.target {
-        Target::Address(address) => format!("{address:016x}"),
-        Target::Symbol(_) => nmiscope_report::sanitize::line(text),
+        CodeLocation::Address(address) => format!("{address:016x}"),
+        CodeLocation::Symbol(_) => nmiscope_report::sanitize::line(text),
     }
 }
 
-fn result(answer: &Answer) -> String {
+fn result(answer: &Resolution) -> String {
     match &answer.missing {
         Some(missing) => nmiscope_report::sanitize::line(&missing.to_string()),
         None => one_line(answer),

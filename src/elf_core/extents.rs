@@ -1,4 +1,4 @@
-//! Sets of guest-physical ranges: what a core is to hold.
+//! Sets of guest-physical ranges: the memory that a core holds or should hold.
 
 use std::ops::Range;
 
@@ -9,26 +9,26 @@ const PAGE: u64 = 4096;
 /// A range of guest-physical memory, not empty and not past 2^64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// First address.
+    /// First guest-physical address of the range.
     pub start: PhysicalAddress,
-    /// Length in bytes.
+    /// Length in bytes, not 0.
     pub length: u64,
 }
 
 /// A set of guest-physical bytes, as ranges that neither overlap nor touch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Extents {
-    /// Sorted; ends are exclusive.
+    /// Ranges in ascending order, with exclusive ends.
     ranges: Vec<Range<u64>>,
 }
 
 impl Extents {
-    /// The empty set.
+    /// Creates a set without any bytes.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds `length` bytes from `start` on; what would lie past 2^64 is left out.
+    /// Adds `length` bytes from `start` on, up to 2^64.
     pub fn insert(&mut self, start: PhysicalAddress, length: u64) {
         let mut new = start.0..start.0.saturating_add(length);
         if new.is_empty() {
@@ -44,7 +44,7 @@ impl Extents {
         self.ranges.splice(first..after, [new]);
     }
 
-    /// Adds every 4 KiB page that has one of these bytes.
+    /// Adds every 4 KiB page that contains one of `length` bytes from `start` on.
     pub fn insert_pages(&mut self, start: PhysicalAddress, length: u64) {
         let end = start.0.saturating_add(length);
         if start.0 < end {
@@ -54,7 +54,7 @@ impl Extents {
         }
     }
 
-    /// Takes `length` bytes from `start` on out of the set.
+    /// Removes `length` bytes from `start` on.
     pub fn remove(&mut self, start: PhysicalAddress, length: u64) {
         let hole = start.0..start.0.saturating_add(length);
         let first = self.ranges.partition_point(|range| range.end <= hole.start);
@@ -68,22 +68,22 @@ impl Extents {
         self.ranges.splice(first..after, kept);
     }
 
-    /// Whether nothing is in it.
+    /// Returns true for the empty set.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// How many ranges it takes.
+    /// Returns the number of ranges.
     pub fn len(&self) -> usize {
         self.ranges.len()
     }
 
-    /// How many bytes are in it.
+    /// Returns the number of bytes in all ranges.
     pub fn bytes(&self) -> u64 {
         self.ranges.iter().map(|range| range.end - range.start).sum()
     }
 
-    /// The ranges, in ascending order.
+    /// Iterates over the ranges, in ascending order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Extent> + '_ {
         self.ranges.iter().map(|range| Extent {
             start: PhysicalAddress(range.start),
@@ -91,7 +91,7 @@ impl Extents {
         })
     }
 
-    /// The parts of one range that are in the set, in ascending order.
+    /// Iterates over the parts of `range` that are in the set, in ascending order.
     pub(super) fn within(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
         let first = self.ranges.partition_point(|held| held.end <= range.start);
         self.ranges[first..]

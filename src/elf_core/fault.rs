@@ -1,87 +1,88 @@
-//! What can be wrong with a core, or with what is said to be one, and how that reads.
+//! Errors of reading a core, the kinds of files that are not one, and damage to one that can be read.
+//!
+//! Owns their texts. Called by the readers of this folder and of `targets`.
 
 use std::fmt;
 
 use super::{FORMAT_VERSION, OLDEST_VERSION};
 
-/// Why a file is no core that can be used.
+/// Reason why a file cannot be used as a core.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CoreError {
-    /// No ELF magic.
+    /// A file without the ELF magic.
     #[error("no dump that nmiscope reads: {0}")]
-    NotElf(Kind),
+    NotElf(FileKind),
     /// An ELF file for another machine than a 64-bit x86.
     #[error("no dump that nmiscope reads: an ELF file, but not one for x86-64")]
     NotX86_64,
-    /// The core of a 32-bit x86, which is what QEMU writes while the first vCPU is in no long mode.
+    /// The core of a 32-bit x86, which QEMU writes until the first vCPU is in long mode.
     #[error(
         "no dump that nmiscope reads: the core of a 32-bit x86, as QEMU writes it until the guest's \
          first vCPU is in long mode; dump the guest later"
     )]
     Not64Bit,
-    /// An ELF file, but no core: an image, perhaps.
+    /// An ELF file of another type than a core, such as an image.
     #[error("no dump that nmiscope reads: {0}")]
-    NotCore(Kind),
-    /// A core without our note.
+    NotCore(FileKind),
+    /// A core without nmiscope's own note.
     #[error("not a core of nmiscope: {0}")]
-    NotOurs(Kind),
+    NotOurs(FileKind),
     /// The file ends before the memory begins.
     #[error("truncated: {what} end at byte {end} of {length}")]
     Truncated {
-        /// What is not whole.
+        /// Name of the part that is cut, in the plural.
         what: &'static str,
-        /// Where it would end, in bytes from the start of the file.
+        /// End of that part, in bytes from the start of the file.
         end: u64,
-        /// The length of the file in bytes.
+        /// Length of the file in bytes.
         length: u64,
     },
-    /// A header contradicts itself.
+    /// A header or note contradicts itself.
     #[error("malformed core: {0}")]
     Malformed(&'static str),
-    /// The core is of another version, and so by another version of this program.
+    /// The core has another format version, by another version of this program.
     #[error(
         "core format version {found}, and this nmiscope reads versions {OLDEST_VERSION} to \
          {FORMAT_VERSION}: use the nmiscope that wrote it, or one as new"
     )]
     Version {
-        /// The core's.
+        /// Format version of the core.
         found: u32,
     },
 }
 
-/// A file that is not one of ours, as far as it shows what it is.
+/// Kind of a file that is not a core of nmiscope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Nothing in it.
+pub enum FileKind {
+    /// A file of 0 bytes.
     Empty,
-    /// Unknown.
+    /// A file without a known magic number.
     NoElf,
-    /// Compressed by a program that can undo it; its name.
+    /// A compressed file, with the name of the program that decompresses it.
     Compressed(&'static str),
-    /// The compressed format of makedumpfile, which QEMU writes too where it is asked for another format
-    /// than ELF.
+    /// The compressed format of makedumpfile, which QEMU writes too unless it is asked for ELF.
     KdumpCompressed,
-    /// QEMU's migration stream: the state of devices, and memory in an order of its own.
+    /// QEMU's migration stream: the state of devices, and memory in no order of addresses.
     MigrationStream,
-    /// A crash dump of Windows.
+    /// A crash dump in Windows's format.
     Windows,
-    /// An ELF file of another type than a core; e_type.
+    /// An ELF file of another type than a core, with its e_type.
     Elf(u16),
-    /// What QEMU's `dump-guest-memory` writes.
+    /// A guest's memory, by QEMU's `dump-guest-memory`.
     Qemu,
-    /// What a kernel leaves when it crashes: `/proc/vmcore`, or what `makedumpfile -E` writes.
+    /// A crash dump of a Linux kernel: `/proc/vmcore`, or a file by `makedumpfile -E`.
     LinuxKernel,
     /// The core of a process.
     Process,
-    /// An ELF core that says nothing of its maker.
+    /// An ELF core without a note of a known program.
     Core,
 }
 
-/// The way to a file that is read.
+/// Advice for a file in another format: the commands that make one that is read.
 const DUMP_AS_ELF: &str =
     "dump the guest as ELF: `virsh dump --memory-only --format elf`, or QEMU's dump-guest-memory";
 
-impl fmt::Display for Kind {
+impl fmt::Display for FileKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("an empty file"),
@@ -106,39 +107,39 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Something wrong with a core that is read all the same.
+/// Damage to a core that can still be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finding {
-    /// The file ends before what its headers name.
+pub enum Damage {
+    /// The file ends before the memory that its headers name.
     Truncated {
-        /// The length of the file in bytes.
+        /// Length of the file in bytes.
         length: u64,
-        /// What it should be at least.
+        /// Smallest length that its headers require, in bytes.
         expected: u64,
-        /// How many PT_LOADs are cut or beyond the end.
+        /// Number of PT_LOADs that are cut or beyond the end.
         segments: usize,
     },
-    /// PT_LOADs that are passed over: larger in the file than in memory, or past 2^64.
+    /// PT_LOADs that are left out: larger in the file than in memory, or past 2^64.
     ImpossibleSegments {
-        /// How many.
+        /// Number of PT_LOADs that are left out.
         count: usize,
     },
-    /// PT_LOADs that have other bytes for memory that another one has too. Which of them is right
-    /// cannot be known; the one that begins first counts.
+    /// PT_LOADs that have other bytes for the same memory than another one. The one that begins first
+    /// takes precedence, which may be the wrong one.
     ContradictorySegments {
-        /// How many, at least.
+        /// Smallest number of such PT_LOADs.
         count: usize,
     },
-    /// A note is cut, or there are too many; the rest is passed over.
+    /// A note is cut, or there are too many notes; the rest is left out.
     DamagedNotes,
-    /// Notes that are named as a vCPU's registers and are none, or of a vCPU that has some.
+    /// Notes of a vCPU's registers that cannot be decoded, or repeat those of another note.
     DamagedRegisters {
-        /// How many.
+        /// Number of notes that are left out.
         count: usize,
     },
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Truncated { length, expected, segments } => write!(

@@ -1,8 +1,9 @@
-//! ELF's numbers, and its structures to bytes and back: the gABI's chapters "ELF Header" and
-//! "Program Header", of 64-bit little-endian x86-64 files only. What they mean is for `plan`,
-//! `write` and `read` to say.
+//! ELF's numbers, and the encoding and decoding of its structures: the gABI's chapters "ELF Header" and
+//! "Program Header", for 64-bit little-endian x86-64 files only.
+//!
+//! Refuses to own the use of a field (`plan`, `write` and `read`, which call this).
 
-/// Pages of memory, and the alignment of what the file holds of it.
+/// Size of a page of memory in bytes, and the alignment of memory in the file.
 pub(super) const PAGE: u64 = 4096;
 
 pub(super) const EHDR_BYTES: usize = 64;
@@ -18,19 +19,19 @@ pub(super) const EM_386: u16 = 3;
 pub(super) const EM_X86_64: u16 = 62;
 pub(super) const PT_LOAD: u32 = 1;
 pub(super) const PT_NOTE: u32 = 4;
-/// Read, write and execute: which of them a page allowed is for its page tables to say.
+/// Flags of every segment: read, write and execute. The guest's page tables have the actual permissions.
 pub(super) const PF_RWX: u32 = 7;
-/// As e_phnum: the number is in section header 0, as sh_info.
+/// Value of e_phnum for a number of program headers that is in sh_info of section header 0.
 pub(super) const PN_XNUM: u16 = 0xffff;
 
-/// How many program headers a core may have; 56 MiB of them.
+/// Largest number of program headers of a core, which have 56 MiB.
 pub(super) const MAX_SEGMENTS: usize = 1 << 20;
 
-/// p_vaddr of memory that has no virtual address. All ones is what kexec-tools writes in kernel
-/// crash dumps; gdb was seen to find nothing at it, whatever the length.
+/// Value of p_vaddr for memory without a virtual address: all ones, as kexec-tools writes it in kernel
+/// crash dumps. gdb was observed to find nothing at it, for any length.
 pub(super) const NO_VIRTUAL: u64 = u64::MAX;
 
-/// A header of a file.
+/// The fields of an ELF header that are used.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Header {
     pub class: u8,
@@ -45,8 +46,8 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// The header of a core with that many program headers, which follow it.
-    pub(super) fn of_core(segments: usize) -> Self {
+    /// Creates the header of a core with this number of program headers, which follow it.
+    pub(super) fn for_core(segments: usize) -> Self {
         let extended = needs_section(segments);
         Self {
             class: CLASS_64,
@@ -78,7 +79,8 @@ impl Header {
         out
     }
 
-    /// The first bytes of a file, if they are an ELF header of any kind, 64-bit fields taken as such.
+    /// Decodes the ELF header of a file, of any class and machine, as if it were 64-bit. `None` if the
+    /// file has no ELF magic or is too short.
     pub(super) fn decode(file: &[u8]) -> Option<Self> {
         if !file.starts_with(MAGIC) || file.len() < EHDR_BYTES {
             return None;
@@ -101,24 +103,24 @@ impl Header {
     }
 }
 
-/// Whether that many program headers take a section header to count.
+/// Returns true if this number of program headers does not fit into e_phnum.
 pub(super) fn needs_section(segments: usize) -> bool {
     segments >= usize::from(PN_XNUM)
 }
 
-/// Section header 0 of a file with too many program headers for e_phnum.
+/// Encodes section header 0 of a file whose number of program headers does not fit into e_phnum.
 pub(super) fn counting_section(segments: usize) -> [u8; SHDR_BYTES] {
     let mut out = [0; SHDR_BYTES];
     put(&mut out, 44, &(segments as u32).to_le_bytes());
     out
 }
 
-/// sh_info of the section header at `offset`.
+/// Reads sh_info of the section header at file offset `offset`.
 pub(super) fn section_info(file: &[u8], offset: u64) -> Option<u32> {
     u32_at(file, usize::try_from(offset).ok()?.checked_add(44)?)
 }
 
-/// A program header.
+/// The fields of a program header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ProgramHeader {
     pub kind: u32,
@@ -132,7 +134,7 @@ pub(super) struct ProgramHeader {
 }
 
 impl ProgramHeader {
-    /// Where p_filesz lies in it.
+    /// Offset of p_filesz in an encoded program header, in bytes.
     pub(super) const FILE_SIZE: usize = 32;
 
     pub(super) fn encode(&self) -> [u8; PHDR_BYTES] {
@@ -167,7 +169,7 @@ impl ProgramHeader {
     }
 }
 
-/// `out` is a structure of fixed size, and `at` one of its fields.
+/// Writes a field at offset `at` of `out`, a structure of fixed size that contains the field.
 pub(super) fn put(out: &mut [u8], at: usize, bytes: &[u8]) {
     out[at..at + bytes.len()].copy_from_slice(bytes);
 }

@@ -1,30 +1,31 @@
-//! Notes: a name, a type and bytes (gABI, "Note Section"), and what is in those of a core.
+//! Notes of a core: a name, a type and bytes (gABI, "Note Section").
 //!
-//! Names decide here, and types after them: binutils looks at the type alone where it does not know
-//! the name, so that ours must not be one of those that Linux uses.
+//! Owns their encoding and decoding, and the registers in NT_PRSTATUS. A note is recognised by its name and
+//! then its type. binutils looks only at the type of a note with an unknown name, so nmiscope's own type
+//! differs from those that Linux uses. Called by `read`, `write` and `own`.
 
 use nmiscope_machine::UserRegisters;
 
 use super::FORMAT_VERSION;
 use super::format::{put, u32_at, u64_at};
 
-/// The name of NT_PRSTATUS and other notes that Linux writes in every core.
+/// Name of NT_PRSTATUS and other notes that Linux writes in every core.
 pub const CORE: &[u8] = b"CORE";
-/// The type of the note with the registers of one vCPU, or one process.
+/// Type of the note with the registers of one vCPU, or one process.
 pub const NT_PRSTATUS: u32 = 1;
 
-/// The name and type that Linux gives the description of its own structures.
+/// Name of the note in which Linux describes its own structures.
 pub(super) const VMCOREINFO: &[u8] = b"VMCOREINFO";
 const VMCOREINFO_TYPE: u32 = 0;
 
-/// A build-id, as an image has it. gdb looks for the image by this one.
+/// Name of the note with the image's build-id, as the image has it. gdb finds the image by this note.
 pub(super) const GNU: &[u8] = b"GNU";
 pub(super) const NT_GNU_BUILD_ID: u32 = 3;
 
-/// The name of the notes in which QEMU keeps the state of a vCPU, segments and control registers among it.
+/// Name of the notes with QEMU's state of a vCPU, including its segments and control registers.
 pub const QEMU: &[u8] = b"QEMU";
 
-/// Our own: the type's bytes are "nmis".
+/// Name of nmiscope's own note. The bytes of its type are "nmis".
 pub(super) const OWN: &[u8] = b"nmiscope";
 pub(super) const OWN_TYPE: u32 = u32::from_le_bytes(*b"nmis");
 
@@ -33,15 +34,15 @@ const PRSTATUS_BYTES: usize = 336;
 const PRSTATUS_PID: usize = 32;
 const PRSTATUS_REGISTERS: usize = 112;
 
-/// How many notes are looked at. A core has one for each vCPU and a few.
+/// Largest number of notes that are read. A core has one for each vCPU, and a few others.
 const MAX_NOTES: usize = 64 << 10;
 
-/// The registers of one vCPU.
+/// General registers of one vCPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuRegisters {
-    /// Its number, from 0 on. It becomes thread `cpu + 1`, since debuggers want no thread 0.
+    /// Number of the vCPU, from 0 on. It becomes thread `cpu + 1`, since debuggers reject a thread 0.
     pub cpu: u32,
-    /// Their values.
+    /// Values of the registers, in the order of NT_PRSTATUS.
     pub registers: UserRegisters,
 }
 
@@ -55,16 +56,15 @@ impl CpuRegisters {
         out
     }
 
-    /// Reads a description of a core of ours; `None` if it is none: of another size, or without a thread
-    /// number.
+    /// Decodes an NT_PRSTATUS that nmiscope wrote. `None` if it has another size or no thread number.
     pub(super) fn decode(description: &[u8]) -> Option<Self> {
         let (pid, registers) = decode_prstatus(description)?;
         Some(Self { cpu: pid.checked_sub(1)?, registers })
     }
 }
 
-/// Reads the description of an NT_PRSTATUS: `pr_pid`, which is what its writer makes of it, and the
-/// registers. `None` if it is of another size.
+/// Decodes an NT_PRSTATUS of any program: `pr_pid`, whose meaning depends on the program, and the
+/// registers. `None` if it has another size.
 pub fn decode_prstatus(description: &[u8]) -> Option<(u32, UserRegisters)> {
     if description.len() != PRSTATUS_BYTES {
         return None;
@@ -77,8 +77,8 @@ pub fn decode_prstatus(description: &[u8]) -> Option<(u32, UserRegisters)> {
     Some((pid, UserRegisters::from_words(words)))
 }
 
-/// The notes of a core but ours, which follows them in its PT_NOTE. `None` if one is longer than a
-/// note can be.
+/// Encodes the notes of a core except the own note, which follows them in the PT_NOTE. `None` if a note
+/// is too long for the format.
 pub(super) fn encode(
     cpus: &[CpuRegisters],
     vmcoreinfo: Option<&[u8]>,
@@ -97,14 +97,14 @@ pub(super) fn encode(
     Some(out)
 }
 
-/// Our note.
+/// Encodes nmiscope's own note. `None` if it is too long for the format.
 pub(super) fn encode_own(contents: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     push(&mut out, OWN, OWN_TYPE, &[&FORMAT_VERSION.to_le_bytes(), &[0; 4], contents])?;
     Some(out)
 }
 
-/// Of our note, where its contents begin: after the version and four bytes that are zero.
+/// Length of the own note's header in bytes: the version, and four bytes of zeros.
 pub(super) const OWN_HEADER: usize = 8;
 
 fn push(out: &mut Vec<u8>, name: &[u8], kind: u32, description: &[&[u8]]) -> Option<()> {
@@ -122,19 +122,19 @@ fn push(out: &mut Vec<u8>, name: &[u8], kind: u32, description: &[&[u8]]) -> Opt
     Some(())
 }
 
-/// One note, as it lies in the file.
+/// A note, over the bytes of its file.
 #[derive(Debug, Clone, Copy)]
-pub struct Note<'data> {
-    /// The name, without the NUL at its end.
+pub struct ElfNote<'data> {
+    /// Name of the note, without the NUL at its end.
     pub name: &'data [u8],
-    /// The type.
+    /// Type of the note, whose meaning depends on the name.
     pub kind: u32,
-    /// The contents.
+    /// Contents of the note, which the gABI calls its description.
     pub description: &'data [u8],
 }
 
-impl Note<'_> {
-    /// True for a note of that name and type.
+impl ElfNote<'_> {
+    /// Returns true for a note with this name and type.
     pub fn is(&self, name: &[u8], kind: u32) -> bool {
         (self.name, self.kind) == (name, kind)
     }
@@ -144,8 +144,9 @@ impl Note<'_> {
     }
 }
 
-/// The notes of a PT_NOTE segment up to the first that is cut, and whether that was all.
-pub(super) fn parse(segment: &[u8]) -> (Vec<Note<'_>>, bool) {
+/// Parses the notes of a PT_NOTE segment up to the first that is cut. Also returns true if that was all of
+/// the segment.
+pub(super) fn parse(segment: &[u8]) -> (Vec<ElfNote<'_>>, bool) {
     let mut notes = Vec::new();
     let mut rest = segment;
     while !rest.is_empty() && notes.len() < MAX_NOTES {
@@ -160,15 +161,15 @@ pub(super) fn parse(segment: &[u8]) -> (Vec<Note<'_>>, bool) {
     (notes, rest.is_empty())
 }
 
-fn split_note(bytes: &[u8]) -> Option<(Note<'_>, &[u8])> {
+fn split_note(bytes: &[u8]) -> Option<(ElfNote<'_>, &[u8])> {
     let name_length = u32_at(bytes, 0)? as usize;
     let length = u32_at(bytes, 4)? as usize;
     let kind = u32_at(bytes, 8)?;
     let (name, rest) = bytes.get(12..)?.split_at_checked(name_length)?;
     let rest = rest.get(name_length.next_multiple_of(4) - name_length..)?;
     let (description, rest) = rest.split_at_checked(length)?;
-    // The padding of the last one may be missing.
+    // The last note's padding may be missing.
     let padding = length.next_multiple_of(4) - length;
     let rest = rest.get(padding..).unwrap_or_default();
-    Some((Note { name: name.strip_suffix(b"\0").unwrap_or(name), kind, description }, rest))
+    Some((ElfNote { name: name.strip_suffix(b"\0").unwrap_or(name), kind, description }, rest))
 }

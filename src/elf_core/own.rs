@@ -1,34 +1,34 @@
-//! A core that `write` made: its registers, our note, and what else is in its notes.
+//! A core that `write` made: its registers, nmiscope's own note, and its other notes.
 //!
-//! Owns which notes are ours and what versions of them are read; refuses to own their contents
-//! (`capture`). Used by everything that works on a core as it would on a VM.
+//! Owns the recognition of the own note and the versions of it that are read. Refuses to own its contents
+//! (`capture`). Called by everything that works on a core as it would on a VM.
 
 use nmiscope_machine::{Mapping, PhysicalAddress, PhysicalMemory, ReadError};
 
 use super::extents::Extents;
-use super::fault::{CoreError, Finding};
+use super::fault::{CoreError, Damage};
 use super::format::u32_at;
 use super::notes::{
-    CORE, CpuRegisters, GNU, NT_GNU_BUILD_ID, NT_PRSTATUS, Note, OWN_HEADER, VMCOREINFO,
+    CORE, CpuRegisters, ElfNote, GNU, NT_GNU_BUILD_ID, NT_PRSTATUS, OWN_HEADER, VMCOREINFO,
 };
 use super::read::ElfCore;
 use super::{FORMAT_VERSION, OLDEST_VERSION};
 
-/// A core of ours, over the bytes of its file. As [`PhysicalMemory`] it is the memory that it holds.
+/// A core of nmiscope, over the bytes of its file. As [`PhysicalMemory`] it is the memory in the file.
 #[derive(Debug, Clone)]
 pub struct Core<'data> {
     elf: ElfCore<'data>,
     cpus: Vec<CpuRegisters>,
     version: u32,
     own: &'data [u8],
-    findings: Vec<Finding>,
+    findings: Vec<Damage>,
 }
 
 impl<'data> Core<'data> {
     /// Reads the headers and notes of a file.
     ///
     /// # Errors
-    /// [`CoreError`] when it is none of ours, or too little of it is left.
+    /// The file is no core of nmiscope, or is too damaged.
     pub fn parse(file: &'data [u8]) -> Result<Self, CoreError> {
         Self::new(ElfCore::parse(file)?)
     }
@@ -36,7 +36,7 @@ impl<'data> Core<'data> {
     /// Reads the notes of a core.
     ///
     /// # Errors
-    /// [`CoreError`] when it is none of ours, or too little of it is left.
+    /// The core has no note of nmiscope, or one that is damaged or of another version.
     pub fn new(elf: ElfCore<'data>) -> Result<Self, CoreError> {
         let Some(own) = elf.notes().iter().find(|note| note.is_own()) else {
             let fault = elf.notes_fault().cloned();
@@ -48,45 +48,45 @@ impl<'data> Core<'data> {
         Ok(Self { elf, cpus, version, own, findings })
     }
 
-    /// The vCPUs whose registers it has, in the order of the file.
+    /// Returns the registers of each vCPU that has them, in the order of the file.
     pub fn cpus(&self) -> &[CpuRegisters] {
         &self.cpus
     }
 
-    /// The version of the format that it is in.
+    /// Returns the version of the core's format.
     pub fn version(&self) -> u32 {
         self.version
     }
 
-    /// The contents of our own note.
+    /// Returns the contents of nmiscope's own note.
     pub fn note(&self) -> &'data [u8] {
         self.own
     }
 
-    /// The guest's VMCOREINFO.
+    /// Returns the guest's VMCOREINFO; `None` if the core has none.
     pub fn vmcoreinfo(&self) -> Option<&'data [u8]> {
         let found = self.elf.notes().iter().find(|note| note.name == VMCOREINFO);
         found.map(|note| note.description)
     }
 
-    /// The build-id of the image that the guest ran.
+    /// Returns the build-id of the image that the guest ran; `None` if the core has none.
     pub fn build_id(&self) -> Option<&'data [u8]> {
         let found = self.elf.notes().iter().find(|note| note.is(GNU, NT_GNU_BUILD_ID));
         found.map(|note| note.description)
     }
 
-    /// The damage to the file, each kind once.
-    pub fn findings(&self) -> &[Finding] {
+    /// Returns the damage to the file, each kind once.
+    pub fn findings(&self) -> &[Damage] {
         &self.findings
     }
 
-    /// The guest-physical memory that it has, zeros that are not in the file included.
+    /// Returns the guest-physical memory of all segments, including zeros that are not in the file.
     pub fn extents(&self) -> Extents {
         self.elf.extents()
     }
 
-    /// The virtual addresses of its segments, in the order of the file. They are what a debugger
-    /// sees; the guest's page tables are the better witness.
+    /// Returns the virtual addresses of the segments, in the order of the file. A debugger uses them; the
+    /// guest's page tables are more reliable.
     pub fn views(&self) -> &[Mapping] {
         self.elf.views()
     }
@@ -98,7 +98,7 @@ impl PhysicalMemory for Core<'_> {
     }
 }
 
-/// The version of our own note, and its contents.
+/// Splits the own note's description into its version and contents.
 fn contents_of_own(description: &[u8]) -> Result<(u32, &[u8]), CoreError> {
     let short = CoreError::Malformed("the note of nmiscope is too short for its version");
     match (u32_at(description, 0), description.get(OWN_HEADER..)) {
@@ -110,7 +110,7 @@ fn contents_of_own(description: &[u8]) -> Result<(u32, &[u8]), CoreError> {
     }
 }
 
-fn cpus(all: &[Note<'_>], findings: &mut Vec<Finding>) -> Vec<CpuRegisters> {
+fn cpus(all: &[ElfNote<'_>], findings: &mut Vec<Damage>) -> Vec<CpuRegisters> {
     let mut cpus: Vec<CpuRegisters> = Vec::new();
     let mut seen = std::collections::HashSet::new();
     let mut damaged = 0;
@@ -121,7 +121,7 @@ fn cpus(all: &[Note<'_>], findings: &mut Vec<Finding>) -> Vec<CpuRegisters> {
         }
     }
     if damaged > 0 {
-        findings.push(Finding::DamagedRegisters { count: damaged });
+        findings.push(Damage::DamagedRegisters { count: damaged });
     }
     cpus
 }

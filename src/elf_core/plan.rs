@@ -1,8 +1,8 @@
-//! Which program headers a core has, and where everything lies in it. Pure arithmetic.
+//! The layout of a core: its program headers, and the file offsets of its parts. Pure arithmetic.
 //!
 //! Each extent of guest-physical memory lies in the file once. Each virtual range that maps part of
-//! it becomes a program header with the offset of that part, so that several share their bytes; what
-//! no virtual range maps gets a program header without a virtual address.
+//! it becomes a program header with the offset of that part, so that several share their bytes. Memory
+//! that no virtual range maps gets a program header without a virtual address. Called by `write`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use super::format::{
     ProgramHeader, SHDR_BYTES, needs_section,
 };
 
-/// An extent and where its bytes are in the file.
+/// An extent of memory, and the file offset of its bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Placed {
     pub extent: Extent,
@@ -25,19 +25,19 @@ pub(super) struct Placed {
 /// The layout of a core.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// PT_NOTE, then PT_LOADs by virtual address, those without one last.
+    /// Program headers: PT_NOTE, then PT_LOADs by virtual address, those without one last.
     pub headers: Vec<ProgramHeader>,
-    /// In ascending order.
+    /// Extents with their file offsets, in ascending order.
     pub placed: Vec<Placed>,
-    /// Where the notes begin.
+    /// File offset of the notes.
     pub notes: u64,
-    /// The length of the file in bytes.
+    /// Length of the file in bytes.
     pub length: u64,
-    /// How many pieces of views have no program header.
+    /// Number of pieces of views without a program header.
     pub views_left_out: usize,
 }
 
-/// What has no layout.
+/// Reason why memory cannot be laid out in a core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
     TooManyExtents,
@@ -45,14 +45,17 @@ pub(super) enum Refused {
 }
 
 impl Plan {
-    /// Lays out a core of these extents and views, with that many bytes of notes.
+    /// Lays out a core with these extents and views, and `notes_length` bytes of notes.
+    ///
+    /// # Errors
+    /// The extents need too many program headers, or the file would be too large.
     pub(super) fn new(
         extents: &Extents,
         views: &[Mapping],
         notes_length: usize,
     ) -> Result<Self, Refused> {
-        // Each extent can need one header for what lies before the first of its views and one after
-        // each of them.
+        // An extent may need a header for the memory before its first view, and one for the memory
+        // after each of its views.
         let room = (MAX_SEGMENTS - 1).checked_sub(extents.len()).ok_or(Refused::TooManyExtents)?;
         let (pieces, views_left_out) = pieces(extents, views, room / 2);
         let unmapped = unmapped(extents, &pieces);
@@ -93,7 +96,7 @@ fn note_header(offset: u64, length: u64) -> ProgramHeader {
     }
 }
 
-/// Part of one extent, to get a program header.
+/// Part of one extent, which gets a program header.
 struct Piece {
     virtual_start: Option<u64>,
     physical: Range<u64>,
@@ -113,14 +116,14 @@ impl Piece {
             physical_address: start,
             file_size: length,
             memory_size: length,
-            // All ones and an offset cannot be congruent.
+            // NO_VIRTUAL is not congruent to a file offset, which an alignment would require.
             align: if self.virtual_start.is_some() { PAGE } else { 0 },
         }
     }
 }
 
-/// What the views show of the extents, by virtual address, and how many pieces are left out: those
-/// beyond `limit`, and views that are no ranges of pages.
+/// Cuts the extents into the pieces that views map, by virtual address. Also returns the number of pieces
+/// that are left out: those beyond `limit`, and views that are no ranges of pages.
 fn pieces(extents: &Extents, views: &[Mapping], limit: usize) -> (Vec<Piece>, usize) {
     let (visible, mut left_out) = visible(views);
     let mut pieces = Vec::new();
@@ -138,15 +141,15 @@ fn pieces(extents: &Extents, views: &[Mapping], limit: usize) -> (Vec<Piece>, us
     (pieces, left_out)
 }
 
-/// What lies at a virtual address that is known from elsewhere.
+/// Physical memory at a virtual address, which is the key of its map.
 #[derive(Clone, Copy)]
 struct Visible {
     physical: u64,
     length: u64,
 }
 
-/// The views without overlaps: a virtual address means what the first view of it says, since a core
-/// has one address space.
+/// Removes overlaps from views: the first view of a virtual address takes precedence, since a core has one
+/// address space. Also returns the number of views that are left out.
 fn visible(views: &[Mapping]) -> (BTreeMap<u64, Visible>, usize) {
     let mut visible = BTreeMap::new();
     let mut left_out = 0;
@@ -166,12 +169,12 @@ fn visible(views: &[Mapping]) -> (BTreeMap<u64, Visible>, usize) {
     (visible, left_out)
 }
 
-/// Exclusive, and so up to 2^64.
+/// Returns the exclusive end of a range, which may be 2^64.
 fn end(start: u64, length: u64) -> u128 {
     u128::from(start) + u128::from(length)
 }
 
-/// The parts of a virtual range at which nothing lies yet.
+/// Returns the parts of a virtual range at which no memory is visible yet.
 fn gaps(visible: &BTreeMap<u64, Visible>, start: u64, length: u64) -> Vec<Range<u128>> {
     let whole = u128::from(start)..end(start, length);
     let before = visible.range(..start).next_back();
@@ -187,7 +190,7 @@ fn gaps(visible: &BTreeMap<u64, Visible>, start: u64, length: u64) -> Vec<Range<
     gaps
 }
 
-/// What no piece shows of the extents.
+/// Returns the parts of the extents that no piece maps.
 fn unmapped(extents: &Extents, pieces: &[Piece]) -> Vec<Piece> {
     let mut shown: Vec<&Range<u64>> = pieces.iter().map(|piece| &piece.physical).collect();
     shown.sort_unstable_by_key(|range| range.start);

@@ -1,46 +1,46 @@
-//! Reads the ELF core of a machine, whoever wrote it.
+//! Reads the ELF core of a machine, of any program.
 //!
-//! Owns headers, notes as bytes, and memory; refuses to own what is in the notes (`own` for ours, the
-//! readers of `targets` for others). A core is bytes: whoever opened the file has them, mapped or read.
-//! Nothing is copied but headers. What cannot be used at all is a [`CoreError`] that says what the
-//! file is instead; what is there in part is read, and each kind of damage is a [`Finding`].
+//! Owns headers, notes as bytes, and memory. Refuses to interpret notes (`own` for nmiscope's, the readers
+//! of `targets` for others), and to open files: a core is the bytes that its caller mapped or read, and
+//! only headers are copied. A file that cannot be used is a [`CoreError`] that names its kind; a damaged
+//! one is read as far as possible, and each kind of damage is a [`Damage`].
 
 use nmiscope_machine::{Mapping, PhysicalAddress, PhysicalMemory, ReadError};
 
 use super::extents::Extents;
-use super::fault::{CoreError, Finding, Kind};
+use super::fault::{CoreError, Damage, FileKind};
 use super::format::{
     EHDR_BYTES, EM_386, EM_X86_64, ET_CORE, Header, MAGIC, MAX_SEGMENTS, PHDR_BYTES, PN_XNUM,
     PT_NOTE, ProgramHeader, section_info,
 };
-use super::notes::{self, CORE, Note, QEMU, VMCOREINFO};
+use super::notes::{self, CORE, ElfNote, QEMU, VMCOREINFO};
 use super::segments::{BeyondFile, Segments, Stored};
 
 /// An ELF core, over the bytes of its file.
 ///
-/// As [`PhysicalMemory`] it is the memory that it holds. What a segment has no bytes for in the file
-/// but claims in memory is zero, as ELF has it, unless QEMU wrote the file; what was cut off, and all
-/// else, is [`ReadError::Unbacked`].
+/// As [`PhysicalMemory`] it is the memory in the file. Memory that a segment claims beyond its bytes in
+/// the file reads as zero, as ELF defines it, unless QEMU wrote the file. Memory that was cut off, and
+/// memory of no segment, is [`ReadError::Unbacked`].
 #[derive(Debug, Clone)]
 pub struct ElfCore<'data> {
     file: &'data [u8],
-    notes: Vec<Note<'data>>,
+    notes: Vec<ElfNote<'data>>,
     notes_fault: Option<CoreError>,
     memory: Segments,
-    findings: Vec<Finding>,
+    findings: Vec<Damage>,
 }
 
 impl<'data> ElfCore<'data> {
     /// Reads the headers and notes of a file.
     ///
     /// # Errors
-    /// [`CoreError`] when it is no core for x86-64, or its headers are not whole.
+    /// The file is no core for x86-64, or its headers are incomplete.
     pub fn parse(file: &'data [u8]) -> Result<Self, CoreError> {
         let headers = program_headers(file)?;
         let (notes, notes_fault) = read_notes(file, &headers);
-        let mut findings = Vec::from_iter(notes_fault.as_ref().map(|_| Finding::DamagedNotes));
+        let mut findings = Vec::from_iter(notes_fault.as_ref().map(|_| Damage::DamagedNotes));
         let has = |name: &[u8]| notes.iter().any(|note| note.name == name);
-        let beyond_file = match has(QEMU) && !notes.iter().any(Note::is_own) {
+        let beyond_file = match has(QEMU) && !notes.iter().any(ElfNote::is_own) {
             true => BeyondFile::Unknown,
             false => BeyondFile::Zero,
         };
@@ -48,42 +48,42 @@ impl<'data> ElfCore<'data> {
         Ok(Self { file, notes, notes_fault, memory, findings })
     }
 
-    /// The notes, in the order of the file.
-    pub fn notes(&self) -> &[Note<'data>] {
+    /// Returns the notes, in the order of the file.
+    pub fn notes(&self) -> &[ElfNote<'data>] {
         &self.notes
     }
 
-    /// The reason why notes may be missing; `None` if all of them were read.
+    /// Returns the reason why notes may be missing; `None` if all of them were read.
     pub fn notes_fault(&self) -> Option<&CoreError> {
         self.notes_fault.as_ref()
     }
 
-    /// True for a core that this program wrote: it has our note.
+    /// Returns true for a core with nmiscope's own note.
     pub fn is_own(&self) -> bool {
-        self.notes.iter().any(Note::is_own)
+        self.notes.iter().any(ElfNote::is_own)
     }
 
-    /// The maker of a core without our note, by the notes that others write.
-    pub fn kind(&self) -> Kind {
+    /// Returns the kind of a core without nmiscope's own note, by the notes that other programs write.
+    pub fn kind(&self) -> FileKind {
         const NT_PRPSINFO: u32 = 3;
         let has = |name: &[u8]| self.notes.iter().any(|note| note.name == name);
         if has(QEMU) {
-            Kind::Qemu
+            FileKind::Qemu
         } else if has(VMCOREINFO) {
-            Kind::LinuxKernel
+            FileKind::LinuxKernel
         } else if self.notes.iter().any(|note| note.is(CORE, NT_PRPSINFO)) {
-            Kind::Process
+            FileKind::Process
         } else {
-            Kind::Core
+            FileKind::Core
         }
     }
 
-    /// The damage to the file, each kind once.
-    pub fn findings(&self) -> &[Finding] {
+    /// Returns the damage to the file, each kind once.
+    pub fn findings(&self) -> &[Damage] {
         &self.findings
     }
 
-    /// The guest-physical memory that it has, zeros that are not in the file included.
+    /// Returns the guest-physical memory of all segments, including zeros that are not in the file.
     pub fn extents(&self) -> Extents {
         let mut extents = Extents::new();
         for Stored { physical, .. } in self.memory.stored.iter().chain(&self.memory.zeros) {
@@ -92,8 +92,8 @@ impl<'data> ElfCore<'data> {
         extents
     }
 
-    /// The virtual addresses of its segments, in the order of the file. They are what a debugger
-    /// sees; the guest's page tables are the better witness.
+    /// Returns the virtual addresses of the segments, in the order of the file. A debugger uses them; the
+    /// guest's page tables are more reliable.
     pub fn views(&self) -> &[Mapping] {
         &self.memory.views
     }
@@ -110,7 +110,7 @@ impl PhysicalMemory for ElfCore<'_> {
             let now = usize::try_from(known).unwrap_or(usize::MAX).min(rest.len());
             let (filled, later) = rest.split_at_mut(now);
             match source {
-                // It was checked to lie in the file.
+                // `Segments::read` has cut every stored range to the file's length.
                 Some(offset) => {
                     filled.copy_from_slice(&self.file[offset as usize..][..filled.len()])
                 }
@@ -125,7 +125,7 @@ impl PhysicalMemory for ElfCore<'_> {
     }
 }
 
-/// The program headers of a core for x86-64, whoever made it.
+/// Reads the program headers of a core for x86-64, of any program.
 fn program_headers(file: &[u8]) -> Result<Vec<ProgramHeader>, CoreError> {
     if !file.starts_with(MAGIC) {
         return Err(CoreError::NotElf(kind_of_no_elf(file)));
@@ -140,7 +140,7 @@ fn program_headers(file: &[u8]) -> Result<Vec<ProgramHeader>, CoreError> {
         return Err(CoreError::NotX86_64);
     }
     if header.kind != ET_CORE {
-        return Err(CoreError::NotCore(Kind::Elf(header.kind)));
+        return Err(CoreError::NotCore(FileKind::Elf(header.kind)));
     }
     if usize::from(header.phentsize) != PHDR_BYTES {
         return Err(CoreError::Malformed("program headers of another size than ELF64's"));
@@ -160,35 +160,35 @@ fn program_headers(file: &[u8]) -> Result<Vec<ProgramHeader>, CoreError> {
     Ok(table.chunks_exact(PHDR_BYTES).filter_map(ProgramHeader::decode).collect())
 }
 
-fn kind_of_no_elf(file: &[u8]) -> Kind {
-    const MAGICS: [(&[u8], Kind); 11] = [
-        (b"KDUMP   ", Kind::KdumpCompressed),
-        // Flattened: as `virsh dump` and QEMU write it.
-        (b"makedumpfile", Kind::KdumpCompressed),
-        (b"QEVM", Kind::MigrationStream),
-        (b"LibvirtQemudSave", Kind::MigrationStream),
-        (b"PAGEDU64", Kind::Windows),
-        (b"\x1f\x8b", Kind::Compressed("gzip")),
-        (b"\x28\xb5\x2f\xfd", Kind::Compressed("zstd")),
-        (b"\xfd7zXZ\0", Kind::Compressed("xz")),
-        (b"BZh", Kind::Compressed("bzip2")),
-        (b"\x89LZO", Kind::Compressed("lzop")),
-        (b"\x04\x22\x4d\x18", Kind::Compressed("lz4")),
+fn kind_of_no_elf(file: &[u8]) -> FileKind {
+    const MAGICS: [(&[u8], FileKind); 11] = [
+        (b"KDUMP   ", FileKind::KdumpCompressed),
+        // The flattened format, which `virsh dump` and QEMU write.
+        (b"makedumpfile", FileKind::KdumpCompressed),
+        (b"QEVM", FileKind::MigrationStream),
+        (b"LibvirtQemudSave", FileKind::MigrationStream),
+        (b"PAGEDU64", FileKind::Windows),
+        (b"\x1f\x8b", FileKind::Compressed("gzip")),
+        (b"\x28\xb5\x2f\xfd", FileKind::Compressed("zstd")),
+        (b"\xfd7zXZ\0", FileKind::Compressed("xz")),
+        (b"BZh", FileKind::Compressed("bzip2")),
+        (b"\x89LZO", FileKind::Compressed("lzop")),
+        (b"\x04\x22\x4d\x18", FileKind::Compressed("lz4")),
     ];
     let known = MAGICS.iter().find(|(magic, _)| file.starts_with(magic));
     match known {
         Some(&(_, kind)) => kind,
-        None if file.is_empty() => Kind::Empty,
-        None => Kind::NoElf,
+        None if file.is_empty() => FileKind::Empty,
+        None => FileKind::NoElf,
     }
 }
 
-/// The notes of a file up to the first that is cut, and what is wrong with them.
+/// Reads the notes of a file up to the first that is cut, and returns the damage to them.
 fn read_notes<'data>(
     file: &'data [u8],
     headers: &[ProgramHeader],
-) -> (Vec<Note<'data>>, Option<CoreError>) {
-    // Linux, QEMU, and we, make one such segment.
+) -> (Vec<ElfNote<'data>>, Option<CoreError>) {
+    // Linux, QEMU and nmiscope write one such segment.
     let header = headers.iter().find(|header| header.kind == PT_NOTE);
     let (begin, length) = header.map_or((0, 0), |header| (header.offset, header.file_size));
     let end = begin.saturating_add(length);

@@ -1,15 +1,15 @@
-//! The memory that PT_LOADs name, and where in the file its bytes are.
+//! The memory that PT_LOADs name, and the file offsets of its bytes.
 //!
-//! Owns ranges, their overlaps and what is wrong with them; refuses to own bytes. Called by `read`.
+//! Owns ranges, their overlaps and the damage to them. Refuses to own bytes. Called by `read`.
 
 use std::ops::Range;
 
 use nmiscope_machine::{Mapping, PhysicalAddress, VirtualAddress};
 
-use super::fault::Finding;
+use super::fault::Damage;
 use super::format::{NO_VIRTUAL, PT_LOAD, ProgramHeader};
 
-/// The meaning of memory that a segment claims and has no bytes for in the file.
+/// Contents of memory that a segment claims beyond its bytes in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BeyondFile {
     /// Zeros: the gABI's rule, by which makedumpfile leaves out pages of zeros.
@@ -19,30 +19,30 @@ pub(super) enum BeyondFile {
     Unknown,
 }
 
-/// Guest-physical memory, and where in the file its first byte is.
+/// A range of guest-physical memory, and the file offset of its first byte.
 #[derive(Debug, Clone)]
 pub(super) struct Stored {
     pub(super) physical: Range<u64>,
     offset: u64,
 }
 
-/// The memory that PT_LOADs name. Both lists are sorted and without overlaps.
+/// The memory that PT_LOADs name. `stored` and `zeros` are sorted and have no overlaps.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Segments {
     pub(super) stored: Vec<Stored>,
-    /// Ranges of zeros, which are in no file. Their offset means nothing; where both lists have a
-    /// byte, the other list counts.
+    /// Ranges of zeros that are not in the file. Their offset means nothing. `stored` takes precedence
+    /// for a byte in both lists.
     pub(super) zeros: Vec<Stored>,
     pub(super) views: Vec<Mapping>,
 }
 
 impl Segments {
-    /// Collects the segments of a file of that length, and what is wrong with them.
+    /// Collects the segments of a file of this length, and adds their damage to `findings`.
     pub(super) fn read(
         file_length: u64,
         headers: &[ProgramHeader],
         beyond_file: BeyondFile,
-        findings: &mut Vec<Finding>,
+        findings: &mut Vec<Damage>,
     ) -> Self {
         let mut stored = Vec::new();
         let mut zeros = Vec::new();
@@ -74,19 +74,19 @@ impl Segments {
         let (stored, contradictory) = without_overlaps(stored);
         let (zeros, _) = without_overlaps(zeros);
         if cut > 0 {
-            findings.push(Finding::Truncated { length: file_length, expected, segments: cut });
+            findings.push(Damage::Truncated { length: file_length, expected, segments: cut });
         }
         if impossible > 0 {
-            findings.push(Finding::ImpossibleSegments { count: impossible });
+            findings.push(Damage::ImpossibleSegments { count: impossible });
         }
         if contradictory > 0 {
-            findings.push(Finding::ContradictorySegments { count: contradictory });
+            findings.push(Damage::ContradictorySegments { count: contradictory });
         }
         Self { stored, zeros, views }
     }
 
-    /// How many bytes from `at` on have one source, and which: an offset into the file, or none for
-    /// zeros.
+    /// Returns the number of bytes from `at` on that lie together, and their file offset, `None` for
+    /// zeros. Returns `None` if no segment has the byte at `at`.
     pub(super) fn at(&self, at: u64) -> Option<(u64, Option<u64>)> {
         let after = self.stored.partition_point(|stored| stored.physical.start <= at);
         if let Some(stored) = after.checked_sub(1).map(|before| &self.stored[before])
@@ -114,8 +114,8 @@ fn view(header: &ProgramHeader) -> Option<Mapping> {
     })
 }
 
-/// Sorts, and cuts off of each range what one before it has. Also how many differ from the one
-/// before about where their bytes are.
+/// Sorts ranges, and cuts each to the part that no earlier one has. Also returns the number of ranges that
+/// have other bytes than the one before for the same memory.
 fn without_overlaps(mut ranges: Vec<Stored>) -> (Vec<Stored>, usize) {
     ranges.retain(|range| !range.physical.is_empty());
     ranges.sort_by_key(|range| range.physical.start);

@@ -1,7 +1,8 @@
-//! Writes a core: headers and notes first, so that a file that is cut still says what it was, then
-//! the extents of memory. Pages of zeros are holes.
+//! Writes a core: headers and notes first, so that a truncated file is still recognised, then the extents
+//! of memory. Pages of zeros become holes.
 //!
-//! Memory goes through one buffer; guests are larger than hosts can copy.
+//! Owns the file and the copy of memory, which goes through one small buffer: a guest may be larger than
+//! the host's free memory. Refuses to own the layout (`plan`). Called by `capture`.
 
 use std::fs::File;
 use std::io;
@@ -19,54 +20,53 @@ use super::format::{
 use super::notes::{self, CpuRegisters};
 use super::plan::{Placed, Plan, Refused};
 
-/// How much memory is read at once.
+/// Number of bytes of memory that are read at once.
 const CHUNK: usize = 64 << 10;
 
-/// How many times a core is begun again without the memory that could not be read.
+/// Number of times that a core is written, each time without the memory found unreadable before.
 const ATTEMPTS: usize = 3;
 
-/// All that a core holds, but for the memory itself.
+/// Contents of a core, except for the memory itself.
 #[derive(Debug, Clone, Copy)]
-pub struct Contents<'a> {
-    /// The vCPUs whose registers are known.
+pub struct CoreContents<'a> {
+    /// Registers of the vCPUs that have them.
     pub cpus: &'a [CpuRegisters],
-    /// The contents of our own note.
+    /// Contents of nmiscope's own note.
     pub note: &'a [u8],
-    /// The guest's VMCOREINFO, if it has one.
+    /// VMCOREINFO of the guest, if it has one.
     pub vmcoreinfo: Option<&'a [u8]>,
-    /// The image's build-id, if it has one.
+    /// Build-id of the image, if it has one.
     pub build_id: Option<&'a [u8]>,
-    /// The guest-physical memory to take.
+    /// Guest-physical memory to write into the core.
     pub extents: &'a Extents,
-    /// Where it is mapped. Parts that lie outside the extents are passed over; of views that
-    /// disagree about a virtual address, the first one counts.
+    /// Virtual addresses of that memory. Parts outside the extents are left out; of views that map one
+    /// virtual address differently, the first takes precedence.
     pub views: &'a [Mapping],
 }
 
-/// What was written, and what was not.
+/// Sizes of a core that was written, and the parts that were left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
-    /// The length of the file in bytes.
+pub struct WrittenCore {
+    /// Length of the file in bytes.
     pub bytes: u64,
-    /// How many of them are memory that is not zero, by the page. The rest is headers, notes and
-    /// holes.
+    /// Number of bytes of memory in the file, without pages of zeros. The rest is headers, notes and holes.
     pub memory_bytes: u64,
-    /// How many PT_LOADs it has.
+    /// Number of PT_LOADs in the file.
     pub segments: usize,
-    /// Memory that was to be in it and could not be read.
+    /// Memory that was requested and could not be read.
     pub unreadable: Extents,
-    /// How many views, or pieces of them, have no program header: they are no ranges of pages, or
+    /// Number of views, or pieces of views, without a program header: they are no ranges of pages, or
     /// there are too many.
     pub views_left_out: usize,
 }
 
-/// Why there is no core.
+/// Reason why a core could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// What has that name is no file: a directory, a device. It is not to be replaced.
+    /// The path names something other than a file, such as a directory or a device, which is not replaced.
     #[error("failed to make {}: what is there is not a file", path.display())]
     NotAFile {
-        /// The name.
+        /// Path that was given for the core.
         path: PathBuf,
     },
     /// An open file could not be written.
@@ -75,44 +75,44 @@ pub enum WriteError {
     /// The file could not be made, written or renamed.
     #[error("failed to {action} {}", path.display())]
     Io {
-        /// What was tried.
+        /// Verb for the step that failed, as in "write".
         action: &'static str,
-        /// On which file.
+        /// Path that could not be written.
         path: PathBuf,
-        /// Why it failed.
+        /// Error of the system call.
         #[source]
         source: io::Error,
     },
-    /// A note of 4 GiB or more, or one for which there is not enough room.
+    /// A note has 4 GiB or more, or does not fit into its room.
     #[error("failed to lay out the core: a note in it is too long")]
     NoteTooLong,
-    /// More separate ranges of memory than a reader accepts program headers.
+    /// The memory has more separate ranges than a reader accepts program headers.
     #[error("failed to lay out the core: {extents} ranges of memory, more than {MAX_SEGMENTS}")]
     TooManyExtents {
-        /// How many.
+        /// Number of separate ranges of memory.
         extents: usize,
     },
-    /// More bytes of memory than a file can have.
+    /// The memory has more bytes than a file can have.
     #[error("failed to lay out the core: {bytes} bytes of memory do not fit into a file")]
     TooLarge {
-        /// How many.
+        /// Number of bytes of memory.
         bytes: u64,
     },
-    /// Memory that could be read a moment ago could not be read again.
+    /// More memory became unreadable at each attempt.
     #[error("failed to read the guest's memory: it goes away while it is read")]
     Unstable(#[source] ReadError),
 }
 
-/// Writes a core to `path`, which is there whole or not at all: it goes to another name in the same
-/// folder, to the disk, and only then to that name.
+/// Writes a core to `path`, which then has the whole core or is unchanged: the core is written to another
+/// name in the same folder, flushed to the disk, and then renamed.
 ///
 /// # Errors
 /// See [`WriteError`].
 pub fn write_path(
     path: &Path,
-    contents: &Contents<'_>,
+    contents: &CoreContents<'_>,
     memory: &dyn PhysicalMemory,
-) -> Result<Written, WriteError> {
+) -> Result<WrittenCore, WriteError> {
     let failed = |action| move |source| WriteError::Io { action, path: path.into(), source };
     let (target, file) = prepare(path)?;
     let written = write(file.as_file(), contents, memory).map_err(|error| match error {
@@ -123,8 +123,8 @@ pub fn write_path(
     Ok(written)
 }
 
-/// Makes sure that a core can be written to `path`, and leaves nothing there: for when there is no
-/// core to write yet, and somebody to be told.
+/// Checks that a core can be written to `path`, and leaves nothing there: an error is then reported before
+/// the guest starts.
 ///
 /// # Errors
 /// [`WriteError::NotAFile`] or [`WriteError::Io`].
@@ -132,7 +132,8 @@ pub fn check_path(path: &Path) -> Result<(), WriteError> {
     prepare(path).map(drop)
 }
 
-/// Where a path leads to, and a file that is to take its place. It is removed unless it does.
+/// Returns the path with links resolved, and a temporary file to take its place, which is removed when it
+/// is dropped.
 ///
 /// # Errors
 /// [`WriteError::NotAFile`] or [`WriteError::Io`].
@@ -145,48 +146,49 @@ pub fn prepare(path: &Path) -> Result<(PathBuf, NamedTempFile), WriteError> {
     let file = atomic_file::temporary(&target).map_err(|error| WriteError::Io {
         action: "make a file beside",
         path: path.into(),
-        // Without the temporary file's name, which is of no use to anybody.
+        // Without the temporary file's name, which means nothing to the user.
         source: error.kind().into(),
     })?;
     Ok((target, file))
 }
 
-/// Writes a core into an open file, from its beginning; whatever was in it is gone.
+/// Writes a core into an open file, and replaces the file's contents.
 ///
 /// # Errors
 /// See [`WriteError`].
 pub fn write(
     file: &File,
-    contents: &Contents<'_>,
+    contents: &CoreContents<'_>,
     memory: &dyn PhysicalMemory,
-) -> Result<Written, WriteError> {
+) -> Result<WrittenCore, WriteError> {
     let own = notes::encode_own(contents.note).ok_or(WriteError::NoteTooLong)?;
     let (written, place) = write_all_but_note(file, contents, memory, own.len() as u64)?;
     place.write(file, contents.note)?;
     Ok(written)
 }
 
-/// Where a core's own note belongs, which is not there yet.
+/// Room in a core's file for nmiscope's own note, which is written last.
 #[derive(Debug)]
 pub struct NotePlace {
-    /// Where the segment of notes begins.
+    /// File offset of the segment of notes.
     segment: u64,
-    /// Where the note does, and how many bytes there are for it.
+    /// File offset of the own note.
     start: u64,
+    /// Number of bytes that the own note may have.
     room: u64,
 }
 
 impl NotePlace {
-    /// The longest contents that fit.
+    /// Returns the largest number of bytes of contents that fit.
     pub fn room(&self) -> u64 {
         const NAME_AND_NUMBERS: u64 = 12 + 12 + notes::OWN_HEADER as u64;
         self.room.saturating_sub(NAME_AND_NUMBERS + 3)
     }
 
-    /// Writes the note, and with it the core is whole.
+    /// Writes the own note, which completes the core.
     ///
     /// # Errors
-    /// It does not fit, or could not be written.
+    /// The note does not fit, or could not be written.
     pub fn write(&self, file: &File, contents: &[u8]) -> Result<(), WriteError> {
         let note = notes::encode_own(contents).ok_or(WriteError::NoteTooLong)?;
         if note.len() as u64 > self.room {
@@ -194,23 +196,23 @@ impl NotePlace {
         }
         file.write_all_at(&note, self.start).map_err(WriteError::File)?;
         let length = self.start - self.segment + note.len() as u64;
-        // The segment of notes is the first.
+        // The segment of notes has the first program header.
         let at = (EHDR_BYTES + ProgramHeader::FILE_SIZE) as u64;
         file.write_all_at(&length.to_le_bytes(), at).map_err(WriteError::File)
     }
 }
 
-/// Writes all of a core but `contents.note`, for which it leaves that many bytes of room: a hole,
-/// as far as it is not filled. For a core whose note is known later than its memory.
+/// Writes a core without `contents.note`, for which it leaves `room` bytes, a hole where they are not
+/// filled. For a core whose note is known later than its memory.
 ///
 /// # Errors
 /// See [`WriteError`]; those of I/O name no path.
 pub fn write_all_but_note(
     file: &File,
-    contents: &Contents<'_>,
+    contents: &CoreContents<'_>,
     memory: &dyn PhysicalMemory,
     room: u64,
-) -> Result<(Written, NotePlace), WriteError> {
+) -> Result<(WrittenCore, NotePlace), WriteError> {
     let notes = notes::encode(contents.cpus, contents.vmcoreinfo, contents.build_id)
         .ok_or(WriteError::NoteTooLong)?;
     let room = usize::try_from(room).map_err(|_| WriteError::NoteTooLong)?;
@@ -230,7 +232,7 @@ pub fn write_all_but_note(
             copy.extent(placed).map_err(WriteError::File)?;
         }
         let Some(error) = copy.error else {
-            let written = Written {
+            let written = WrittenCore {
                 bytes: plan.length,
                 memory_bytes: copy.written,
                 segments: plan.headers.len() - 1,
@@ -244,7 +246,7 @@ pub fn write_all_but_note(
         if attempt == ATTEMPTS {
             return Err(WriteError::Unstable(error));
         }
-        // The headers claim what is not there. A core without it has other headers.
+        // The headers claim memory that is not there. Write again with headers that do not.
         for Extent { start, length } in copy.unreadable.iter() {
             unreadable.insert(start, length);
             extents.remove(start, length);
@@ -253,11 +255,11 @@ pub fn write_all_but_note(
 }
 
 fn write_headers(file: &File, plan: &Plan, notes: &[u8]) -> io::Result<()> {
-    // Also makes the holes: what is not written later reads as zeros.
+    // Makes the holes too: bytes that are not written later read as zeros.
     file.set_len(0)?;
     file.set_len(plan.length)?;
     let count = plan.headers.len();
-    let mut bytes = Header::of_core(count).encode().to_vec();
+    let mut bytes = Header::for_core(count).encode().to_vec();
     for header in &plan.headers {
         bytes.extend_from_slice(&header.encode());
     }
@@ -268,14 +270,14 @@ fn write_headers(file: &File, plan: &Plan, notes: &[u8]) -> io::Result<()> {
     file.write_all_at(notes, plan.notes)
 }
 
-/// Memory on its way into the file.
+/// A copy of memory into the file.
 struct Copy<'a> {
     file: &'a File,
     memory: &'a dyn PhysicalMemory,
     buffer: Vec<u8>,
     written: u64,
     unreadable: Extents,
-    /// The last one, if anything is unreadable.
+    /// Last error of reading memory; `None` if all of it was readable.
     error: Option<ReadError>,
 }
 
@@ -289,7 +291,7 @@ impl<'a> Copy<'a> {
         let mut done = 0;
         while done < placed.extent.length {
             let at = PhysicalAddress(placed.extent.start.0 + done);
-            // Up to a page boundary, so that a page of zeros is seen as one.
+            // A chunk ends at a page boundary, so that each page is checked for zeros as a whole.
             let most = CHUNK as u64 - at.0 % PAGE;
             let length = most.min(placed.extent.length - done);
             self.chunk(at, placed.offset + done, length as usize)?;
@@ -309,7 +311,7 @@ impl<'a> Copy<'a> {
         result
     }
 
-    /// For memory with holes in it: finds them.
+    /// Copies a chunk with unreadable memory, page by page, and records the pages that cannot be read.
     fn page_by_page(
         &mut self,
         at: PhysicalAddress,
@@ -330,7 +332,7 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    /// Writes what is not zero, neighbours at once.
+    /// Writes the pages that are not zero, adjacent ones together.
     fn pages(&mut self, at: PhysicalAddress, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut run = 0..0;
         for (start, page) in split_pages(at, bytes.len()) {
@@ -352,8 +354,8 @@ impl<'a> Copy<'a> {
     }
 }
 
-/// The pages of `length` bytes at `at`, the first and the last of which may be cut: where each
-/// begins, and its range.
+/// Splits `length` bytes at address `at` into pages, of which the first and the last may be partial.
+/// Returns each page's offset from `at`, and its range of offsets.
 fn split_pages(
     at: PhysicalAddress,
     length: usize,

@@ -1,36 +1,35 @@
-//! Compressed files, told by their first bytes and not by their names.
+//! Compressed files, recognised by their first bytes and not by their names.
 //!
-//! Owns which formats are known and the bounds on what they may decompress to. Called by `modules`,
-//! which decompresses, and by `refused`, which only names the format.
+//! Owns the list of known formats and the bounds on decompression. Called by `modules`, which decompresses,
+//! and by `refused`, which only names the format.
 
 use std::io::{self, Read};
 
-/// The most that a file may decompress to, in bytes. The largest module of a distribution, with its
+/// Largest size that a file may decompress to, in bytes. The largest module of a distribution, with its
 /// debug information, is a few hundred megabytes.
 const MAX_BYTES: u64 = 1 << 30;
-/// The most that a decoder may use for its window, in bytes. `xz -9` asks for 64 MiB, and modules are
-/// compressed with less.
+/// Largest window of a decoder, in bytes. `xz -9` needs 64 MiB, and modules are compressed with less.
 const MAX_WINDOW: u32 = 128 << 20;
 
 /// A format of compressed files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
-    /// RFC 1952.
+    /// The gzip file format, RFC 1952.
     Gzip,
     /// The .xz file format, version 1.
     Xz,
-    /// RFC 8878.
+    /// The Zstandard format, RFC 8878.
     Zstandard,
-    /// bzip2.
+    /// The format of the program bzip2.
     Bzip2,
     /// LZ4, as frames or as the kernel's legacy format.
     Lz4,
-    /// lzop.
+    /// The format of the program lzop.
     Lzop,
 }
 
 impl Compression {
-    /// The format of a file, by its magic number. `None` for one that is not compressed.
+    /// Detects the format of a file by its magic number. `None` for a file that is not compressed.
     pub fn detect(file: &[u8]) -> Option<Self> {
         const MAGICS: [(&[u8], Compression); 7] = [
             (b"\x1f\x8b", Compression::Gzip),
@@ -44,7 +43,7 @@ impl Compression {
         MAGICS.iter().find(|(magic, _)| file.starts_with(magic)).map(|&(_, format)| format)
     }
 
-    /// The program that decompresses it to standard output, with its arguments.
+    /// Returns the command that decompresses a file of this format to standard output.
     pub fn program(self) -> &'static str {
         match self {
             Self::Gzip => "gzip -dc",
@@ -56,10 +55,10 @@ impl Compression {
         }
     }
 
-    /// The contents of a file.
+    /// Decompresses a file into memory.
     ///
     /// # Errors
-    /// It is damaged, holds more than a gigabyte, or is of a format that no kernel module has.
+    /// The file is damaged, holds more than a gigabyte, or has a format that kernel modules do not use.
     pub fn decompress(self, file: &[u8]) -> io::Result<Vec<u8>> {
         match self {
             Self::Gzip => read(flate2::read::MultiGzDecoder::new(file)),
@@ -92,7 +91,7 @@ fn read(decoder: impl Read) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// "nmiscope\n", by `gzip`, `xz` and `zstd`, each through `xxd -p`.
+    /// The text "nmiscope\n", compressed by `gzip`, `xz` and `zstd`, each through `xxd -p`.
     const FILES: [&str; 3] = [GZIP, XZ, ZSTANDARD];
     const GZIP: &str = "1f8b0800000000000003cbcbcd2c4ece2f48e50200cf79a7bb09000000";
     const XZ: &str = "fd377a585a000004e6d6b4460200210116000000742fe5a30100086e6d6973636f70650a00000000248d9c450d4ab1a4000121096c18c5d51fb6f37d010000000004595a";
@@ -106,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_the_usual_programs_are_decompressed() {
+    fn files_by_gzip_xz_and_zstd_are_decompressed() {
         for hex in FILES {
             let file = bytes(hex);
             let format = Compression::detect(&file).expect("a format");
@@ -124,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_not_compressed() {
+    fn an_elf_file_is_not_taken_for_compressed() {
         assert_eq!(Compression::detect(b"\x7fELF"), None);
         assert_eq!(Compression::detect(b""), None);
     }

@@ -1,8 +1,8 @@
 //! Files of kernel modules: found by name below directories, decompressed, and laid out as images.
 //!
-//! Owns which files may hold a module (`nf_tables.ko`, `nf-tables.ko.xz`, `nf_tables.ko.debug`) and
-//! reads each at most once. Owns no lookup of symbols: a caller that knows more of a module than its
-//! name (its build-id, a symbol and its size) chooses among the files. Called by `symbolize`.
+//! Owns the names of module files (`nf_tables.ko`, `nf-tables.ko.xz`, `nf_tables.ko.debug`), and reads each
+//! file at most once. Refuses to look up symbols: several files of one name are left to the caller, who
+//! may know the build-id, or a symbol and its size. Called by `symbolize`.
 
 use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
@@ -15,77 +15,76 @@ use nmiscope_symbolizer::{ElfError, Image, link_module};
 use super::compression::Compression;
 use super::{Access, build_id_path, open};
 
-/// The most files and directories that are looked at. A distribution's kernel has some 5,000 modules.
+/// Largest number of files and directories that are listed. A distribution's kernel has some 5,000 modules.
 const MAX_ENTRIES: usize = 200_000;
-/// The deepest that directories are followed.
+/// Largest depth to which directories are followed.
 const MAX_DEPTH: usize = 32;
-/// The most files of one module that are read: those of as many kernels.
+/// Largest number of files of one module that are read: one for each of as many kernels.
 const MAX_FILES: usize = 64;
-/// The most that all modules together may hold, in bytes. A distribution's, with debug information,
-/// are 1.3 GB.
+/// Largest size of all modules together, in bytes. Those of a distribution, with debug information, have
+/// 1.3 GB.
 const MAX_BYTES: usize = 2 << 30;
 
-/// The modules that can be found below some directories. The directories are read when the first
-/// module is asked for.
+/// The kernel modules below some directories. The directories are listed at the first request for a module.
 #[derive(Debug)]
 pub struct Modules {
-    /// Directories of modules, or single files.
+    /// Directories of modules, or single module files.
     roots: Vec<PathBuf>,
-    /// A directory of separate debug files, by build-id.
+    /// Directory of separate debug files, by build-id.
     debug_directory: PathBuf,
     by_name: OnceCell<BTreeMap<String, Vec<Entry>>>,
-    /// Bytes of all modules that have been read.
+    /// Size of all modules that have been read, in bytes.
     bytes: Cell<usize>,
 }
 
-/// A file that has the name of a module's.
+/// A file whose name is that of a module file.
 #[derive(Debug)]
 struct Entry {
     path: PathBuf,
     read: OnceCell<Result<Linked, NoModule>>,
 }
 
-/// The reason why a file gives no module. The first reading of a file is remembered, and so is this.
+/// Reason why a file gives no module. It is cached with the file, as a module is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoModule {
-    /// The budget for modules is spent.
+    /// The modules read so far have reached the limit on their size.
     #[error("{} MiB of modules have been read", MAX_BYTES >> 20)]
     TooMuch,
     /// The file cannot be read, or is no module; the text has all causes.
     #[error("{0}")]
     Unreadable(String),
-    /// The module is no image.
+    /// The module, once laid out, cannot be parsed as an image.
     #[error("{}", crate::error_chain(.0))]
     Image(ElfError),
 }
 
-/// A module's file, laid out; and its separate debug file, if it needs one and has one.
+/// A module file, laid out as an image, and its separate debug file if it needs and has one.
 #[derive(Debug)]
 struct Linked {
     module: Vec<u8>,
     debug: Option<Vec<u8>>,
 }
 
-/// A module that was read.
+/// A module file that was read, parsed as an image.
 #[derive(Debug)]
-pub struct Module<'a> {
-    /// The module as an image.
+pub struct LoadedModule<'a> {
+    /// Image of the module, with symbols at their addresses in the laid-out file.
     pub image: Image<'a>,
-    /// The kernel's release that the module was built for, as its `vermagic` says. `None` where the
-    /// file says nothing: a separate debug file.
+    /// Release of the kernel that the module was built for, by its `vermagic`. `None` if the file has no
+    /// `vermagic`, as a separate debug file.
     pub release: Option<String>,
 }
 
 impl Modules {
-    /// The modules below `roots`, each a directory or a file. A module without debug information gets
-    /// that of the file with its build-id in `debug_directory`.
+    /// Prepares to find the modules below `roots`, each a directory or a file. A module without debug
+    /// information gets that of the file with its build-id in `debug_directory`.
     pub fn new(roots: Vec<PathBuf>, debug_directory: PathBuf) -> Self {
         Self { roots, debug_directory, by_name: OnceCell::new(), bytes: Cell::new(0) }
     }
 
-    /// The modules of that name: of each file that has its name the module, or the reason why it
-    /// cannot be read. Those with debug information come first.
-    pub fn named(&self, name: &str) -> Vec<Result<Module<'_>, NoModule>> {
+    /// Reads the files of the module `name`: each gives the module, or the reason why it cannot be read.
+    /// Modules with debug information come first.
+    pub fn named(&self, name: &str) -> Vec<Result<LoadedModule<'_>, NoModule>> {
         let entries = self.by_name.get_or_init(|| self.search()).get(&canonical(name));
         let entries = entries.into_iter().flatten().take(MAX_FILES);
         let mut found: Vec<_> = entries.map(|entry| self.read(entry)).collect();
@@ -96,7 +95,7 @@ impl Modules {
         found
     }
 
-    fn read<'a>(&'a self, entry: &'a Entry) -> Result<Module<'a>, NoModule> {
+    fn read<'a>(&'a self, entry: &'a Entry) -> Result<LoadedModule<'a>, NoModule> {
         let read = || {
             if self.bytes.get() >= MAX_BYTES {
                 return Err(NoModule::TooMuch);
@@ -111,7 +110,7 @@ impl Modules {
         let image = Image::parse_with_debug(&linked.module, linked.debug.as_deref())
             .map_err(NoModule::Image)?;
         let release = release(&image);
-        Ok(Module { image, release })
+        Ok(LoadedModule { image, release })
     }
 
     fn search(&self) -> BTreeMap<String, Vec<Entry>> {
@@ -131,12 +130,12 @@ impl Modules {
                 if budget == 0 {
                     tracing::warn!(
                         limit = MAX_ENTRIES,
-                        "too many files below --modules: the rest is not looked at"
+                        "too many files below --modules: the rest is skipped"
                     );
                     return found;
                 }
                 budget -= 1;
-                // Of links only those to files are followed: `build` leads to a whole source tree.
+                // Links to directories are not followed: `build` leads to a whole source tree.
                 match entry.file_type() {
                     Ok(kind) if kind.is_dir() && depth < MAX_DEPTH => {
                         folders.push((entry.path(), depth + 1));
@@ -153,7 +152,7 @@ impl Modules {
     }
 }
 
-/// The release in a module's `vermagic` (include/linux/vermagic.h): its first word.
+/// Returns the release in a module's `vermagic` (include/linux/vermagic.h), its first word.
 fn release(image: &Image<'_>) -> Option<String> {
     let mut fields = image.section(".modinfo")?.split(|&byte| byte == 0);
     let vermagic = fields.find_map(|field| field.strip_prefix(b"vermagic="))?;
@@ -161,7 +160,7 @@ fn release(image: &Image<'_>) -> Option<String> {
     std::str::from_utf8(release).ok().map(str::to_owned)
 }
 
-/// Files a path under the name of the module that it is, if it is one.
+/// Adds a path under the name of its module, if it is the path of a module file.
 fn add(found: &mut BTreeMap<String, Vec<Entry>>, path: PathBuf) {
     let name = path.file_name().and_then(|name| name.to_str()).and_then(module_name);
     if let Some(name) = name {
@@ -169,14 +168,14 @@ fn add(found: &mut BTreeMap<String, Vec<Entry>>, path: PathBuf) {
     }
 }
 
-/// The module that a file of that name holds.
+/// Returns the name of the module in a file of this name; `None` if it is no module file.
 fn module_name(file: &str) -> Option<String> {
     let (name, suffix) = file.split_once(".ko")?;
     let known = ["", ".debug", ".xz", ".zst", ".gz", ".debug.xz", ".debug.zst", ".debug.gz"];
     (known.contains(&suffix) && !name.is_empty()).then(|| canonical(name))
 }
 
-/// A module's name as the kernel has it: with underscores, whatever its file is called.
+/// Returns a module's name as the kernel prints it: with underscores for the dashes of a file's name.
 fn canonical(name: &str) -> String {
     name.replace('-', "_")
 }
@@ -210,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_modules_file_is_known_by_its_name() {
+    fn a_module_file_is_recognised_by_its_name() {
         for file in ["nf_tables.ko", "nf-tables.ko.xz", "nf_tables.ko.zst", "nf_tables.ko.debug"] {
             assert_eq!(module_name(file).as_deref(), Some("nf_tables"), "{file}");
         }

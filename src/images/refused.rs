@@ -1,20 +1,20 @@
-//! Files that people take for a kernel's image, and what to give instead.
+//! Files that are mistaken for a kernel's image, and the file to give instead.
 //!
-//! Owns the recognition of boot images, compressed files, modules and lists of symbols. A boot image has neither symbols nor
-//! debug information that could be read, and what it was made from is the `vmlinux`. Called where an
-//! image cannot be read.
+//! Owns the recognition of boot images, compressed files, modules and lists of symbols. A boot image has
+//! neither symbols nor debug information; the `vmlinux` that it was made from has both. Called when an
+//! image cannot be parsed.
 
 use nmiscope_symbolizer::is_relocatable;
 
 use super::compression::Compression;
 
-/// The reason why a file is no image that can be looked into, and what to give instead. `None` for a
-/// file that is none of the known kinds.
+/// Explains why a file cannot be used as an image, and names the file to give instead. `None` for a file
+/// of no known kind.
 pub fn explanation(file: &[u8]) -> Option<String> {
     if let Some(format) = Compression::detect(file) {
         let program = format.program();
         return Some(format!(
-            "it is compressed: decompress it first (`{program} FILE > vmlinux`); of a compressed \
+            "it is compressed: decompress it first (`{program} FILE > vmlinux`); for a compressed \
              boot image, give the vmlinux that it was made from"
         ));
     }
@@ -39,7 +39,8 @@ pub fn explanation(file: &[u8]) -> Option<String> {
     }
     if is_symbol_map(file) {
         return Some(
-            "it is a list of symbols (System.map), which has no lines: give the vmlinux that it is of"
+            "it is a list of symbols (System.map), which has no source lines: give the vmlinux that \
+             it was made from"
                 .into(),
         );
     }
@@ -52,13 +53,13 @@ pub fn explanation(file: &[u8]) -> Option<String> {
     None
 }
 
-/// `HdrS` at 0x202 (Documentation/arch/x86/boot.rst, "header").
+/// Returns true for a bzImage: `HdrS` at 0x202 (Documentation/arch/x86/boot.rst, "header").
 fn is_bzimage(file: &[u8]) -> bool {
     file.get(0x202..0x206) == Some(b"HdrS")
 }
 
-/// The release that a bzImage says it is of: `kernel_version` at 0x20e is the distance of the string
-/// from 0x200.
+/// Returns the release in a bzImage's header: `kernel_version` at 0x20e is the offset of the string from
+/// 0x200.
 fn bzimage_release(file: &[u8]) -> Option<String> {
     let offset = u16::from_le_bytes(file.get(0x20e..0x210)?.try_into().ok()?);
     let text = file.get(0x200 + usize::from(offset)..)?;
@@ -66,17 +67,17 @@ fn bzimage_release(file: &[u8]) -> Option<String> {
     String::from_utf8(release.collect()).ok().filter(|release| offset != 0 && !release.is_empty())
 }
 
-/// `ARM\x64` at 56 (Documentation/arch/arm64/booting.rst).
+/// Returns true for an arm64 boot image: `ARM\x64` at 56 (Documentation/arch/arm64/booting.rst).
 fn is_arm64_image(file: &[u8]) -> bool {
     file.get(56..60) == Some(b"ARM\x64")
 }
 
-/// `MZ` and `zimg` at 4 (drivers/firmware/efi/libstub/zboot-header.S).
+/// Returns true for an EFI zboot image: `MZ`, and `zimg` at 4 (drivers/firmware/efi/libstub/zboot-header.S).
 fn is_efi_zboot(file: &[u8]) -> bool {
     file.starts_with(b"MZ") && file.get(4..8) == Some(b"zimg")
 }
 
-/// `ffffffff81000000 T _text`: 16 hexadecimal digits, a letter, a name.
+/// Returns true for a list of symbols: `ffffffff81000000 T _text`, 16 hexadecimal digits, a letter, a name.
 fn is_symbol_map(file: &[u8]) -> bool {
     let Some((address, rest)) = file.split_at_checked(16) else { return false };
     address.iter().all(u8::is_ascii_hexdigit)
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bzimage_says_of_which_kernel_it_is() {
+    fn a_bzimage_is_named_with_its_release() {
         let mut file = vec![0; 0x400];
         file[0x202..0x206].copy_from_slice(b"HdrS");
         file[0x20e..0x210].copy_from_slice(&0x100_u16.to_le_bytes());
@@ -98,7 +99,7 @@ mod tests {
             why.contains("bzImage of Linux 6.1.0-56") && why.contains("vmlinux-6.1.0-56"),
             "{why}"
         );
-        // Without a version, or with one outside of the file.
+        // An offset of the version outside of the file.
         file[0x20e..0x210].copy_from_slice(&0xffff_u16.to_le_bytes());
         assert!(explanation(&file).is_some_and(|why| why.contains("bzImage, which")));
     }

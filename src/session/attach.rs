@@ -113,10 +113,10 @@ fn open(vm: &Vm, longest_pause: Duration) -> anyhow::Result<Qemu> {
 
 /// The source of the memory. A whole memory is not read through the monitor: it would take minutes a
 /// gigabyte.
-fn source(memory: &GuestMemory, core: Option<&Destination>) -> anyhow::Result<MemorySource> {
+fn source(memory: &GuestMemory, core: Option<&CoreDestination>) -> anyhow::Result<MemorySource> {
     match memory {
         GuestMemory::Process(_) => Ok(MemorySource::Process),
-        GuestMemory::Monitor(_) if core.is_some_and(Destination::is_full) => {
+        GuestMemory::Monitor(_) if core.is_some_and(CoreDestination::is_full) => {
             Err(BadRequest::from_error(anyhow!(
                 "the memory of QEMU's process may not be read, and its monitor is too slow for a core of \
                  --core-size full: run this as root, or let QEMU write a dump (dump-guest-memory, or \

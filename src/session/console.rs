@@ -1,9 +1,8 @@
-//! The guest's console: passed on to where the user wants it, and its last lines kept for the
-//! report.
+//! The guest's console: its output goes to the user's sink, and its last lines into the report.
 //!
-//! Whoever reads the console may be slow, or have stopped. So a thread of its own does the writing,
-//! and takes from a bounded queue what the guest has printed: a vCPU waits a little for room in it,
-//! and then what it prints is dropped and counted.
+//! The reader of a sink may be slow, or have stopped. So a thread of its own writes to the sink from a
+//! bounded queue: a vCPU that prints waits up to [`PATIENCE`] for room in the queue, then its bytes are
+//! dropped and counted. Called by `live`.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -18,48 +17,48 @@ use nmiscope_report::sanitize::Terminal;
 
 use super::STACK;
 
-/// Where the guest's console goes.
+/// Destination of the guest's console output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sink {
-    /// To standard output, made harmless.
+    /// Standard output, without control characters that a terminal obeys.
     Stdout,
-    /// To standard error, made harmless.
+    /// Standard error, without control characters that a terminal obeys.
     Stderr,
-    /// To a file, byte for byte.
+    /// A file, which gets the output byte for byte.
     File(PathBuf),
-    /// Nowhere.
+    /// No destination; the report still has the last lines.
     None,
 }
 
 const TAIL_LINES: usize = 64;
 const TAIL_LINE_BYTES: usize = 256;
-/// What the queue holds.
+/// Capacity of the queue to the writer thread.
 const QUEUE_BYTES: usize = 1 << 20;
-/// How long a vCPU waits for room in the queue.
+/// Longest time that a vCPU waits for room in the queue.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// How long an unfinished line waits for its end before it is passed on.
+/// Longest time that an unfinished line waits for its end before it is written.
 const LINGER: Duration = Duration::from_millis(50);
 
-/// The session's hold on the console.
-pub struct Console {
+/// The session's handle to the guest's console.
+pub struct GuestConsole {
     shared: Arc<Shared>,
     file: Option<File>,
 }
 
 struct Shared {
     state: Mutex<State>,
-    /// Something was put into the queue, or taken from it, or the console was closed.
+    /// Notified when the queue grows, when it is emptied, and when the console is closed.
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     queue: Vec<u8>,
-    /// The writer has taken something and not come back yet.
+    /// True while the writer thread writes bytes that it took from the queue.
     writing: bool,
-    /// Nobody takes anything any more: there is no sink, or writing to it failed.
-    deaf: bool,
-    /// The queue was full for too long; until there is room, nobody waits.
+    /// True if the queue has no writer: there is no sink, or writing to it failed.
+    has_no_sink: bool,
+    /// True once the queue has been full for [`PATIENCE`]; vCPUs do not wait until there is room again.
     stalled: bool,
     closed: bool,
     dropped: u64,
@@ -67,11 +66,11 @@ struct State {
     line: Vec<u8>,
 }
 
-impl Console {
-    /// Opens the sink. A file keeps what is in it until [`Console::start`].
+impl GuestConsole {
+    /// Opens the sink. A file keeps its old contents until [`GuestConsole::start`].
     ///
     /// # Errors
-    /// The file cannot be opened, or there can be no thread.
+    /// The file cannot be opened, or the writer thread cannot be started.
     pub fn open(sink: &Sink) -> anyhow::Result<Self> {
         let mut file = None;
         let output: Option<Box<dyn Write + Send>> = match sink {
@@ -92,7 +91,7 @@ impl Console {
             }
             Sink::None => None,
         };
-        let state = State { deaf: output.is_none(), ..State::default() };
+        let state = State { has_no_sink: output.is_none(), ..State::default() };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         if let Some(output) = output {
             let shared = shared.clone();
@@ -105,7 +104,7 @@ impl Console {
         Ok(Self { shared, file })
     }
 
-    /// A run begins: a file is emptied.
+    /// Begins the console of a run: empties the sink if it is a file.
     pub fn start(&self) {
         if let Some(file) = &self.file {
             // A pipe or a device has no length to set.
@@ -113,12 +112,12 @@ impl Console {
         }
     }
 
-    /// What the serial port writes to.
+    /// Returns the writer for the guest's serial port.
     pub fn writer(&self) -> Box<dyn Write + Send> {
         Box::new(Writer(self.shared.clone()))
     }
 
-    /// The last lines.
+    /// Returns the last lines of the console, the unfinished one included.
     pub fn tail(&self) -> Vec<String> {
         let state = self.shared.lock();
         let unfinished = Some(&state.line).filter(|line| !line.is_empty());
@@ -126,13 +125,13 @@ impl Console {
         lines.map(|line| String::from_utf8_lossy(line).into_owned()).collect()
     }
 
-    /// Waits, up to `deadline`, until everything so far is where it should be.
+    /// Waits, for `deadline` at most, until the sink has all output so far.
     pub fn drain(&self, deadline: Duration) {
         let until = Instant::now() + deadline;
         let mut state = self.shared.lock();
         state.closed = true;
         self.shared.changed.notify_all();
-        while !state.deaf && (state.writing || !state.queue.is_empty()) {
+        while !state.has_no_sink && (state.writing || !state.queue.is_empty()) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -142,13 +141,13 @@ impl Console {
         state.closed = false;
     }
 
-    /// Bytes that nobody took in time.
+    /// Returns the number of bytes that were dropped because the queue stayed full.
     pub fn dropped(&self) -> u64 {
         self.shared.lock().dropped
     }
 }
 
-impl Drop for Console {
+impl Drop for GuestConsole {
     fn drop(&mut self) {
         self.shared.lock().closed = true;
         self.shared.changed.notify_all();
@@ -156,7 +155,7 @@ impl Drop for Console {
 }
 
 impl Shared {
-    /// A thread that panicked with the console in hand left it whole enough.
+    /// Locks the state. A thread that panicked while it held the lock left the state usable.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -170,7 +169,7 @@ impl Shared {
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// The writer's thread: a whole line as soon as it is there, the beginning of one after a while.
+    /// Runs the writer thread: writes whole lines at once, an unfinished line after [`LINGER`].
     fn pass_on(&self, mut output: Box<dyn Write + Send>) {
         let mut state = self.lock();
         loop {
@@ -192,11 +191,10 @@ impl Shared {
             state = self.lock();
             state.writing = false;
             state.stalled = false;
-            // A console that nobody listens to any more, a closed pipe for one, is no reason to
-            // stop.
-            state.deaf |= result.is_err();
+            // A sink that fails, such as a closed pipe, does not end the run.
+            state.has_no_sink |= result.is_err();
             self.changed.notify_all();
-            if state.deaf {
+            if state.has_no_sink {
                 state.queue.clear();
                 return;
             }
@@ -212,10 +210,10 @@ impl Write for Writer {
         for &byte in bytes {
             state.remember(byte);
         }
-        if state.queue.len() + bytes.len() > QUEUE_BYTES && !state.deaf && !state.stalled {
+        if state.queue.len() + bytes.len() > QUEUE_BYTES && !state.has_no_sink && !state.stalled {
             state = self.0.wait(state, PATIENCE);
         }
-        if state.deaf {
+        if state.has_no_sink {
             return Ok(bytes.len());
         }
         if state.queue.len() + bytes.len() > QUEUE_BYTES {
@@ -257,8 +255,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tail_keeps_the_last_lines_and_bounds_each() {
-        let console = Console::open(&Sink::None).unwrap();
+    fn the_tail_keeps_64_lines_and_cuts_long_ones() {
+        let console = GuestConsole::open(&Sink::None).unwrap();
         let mut writer = console.writer();
         for line in 0..100 {
             write!(writer, "line {line}\r\n").unwrap();
@@ -271,20 +269,20 @@ mod tests {
     }
 
     #[test]
-    fn a_file_gets_every_byte_as_it_is() {
+    fn a_file_sink_gets_every_byte_unchanged() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("console");
-        let console = Console::open(&Sink::File(path.clone())).unwrap();
+        let console = GuestConsole::open(&Sink::File(path.clone())).unwrap();
         console.writer().write_all(b"\x1b[1mraw\r\nend").unwrap();
         console.drain(Duration::from_secs(5));
         assert_eq!(std::fs::read(path).unwrap(), b"\x1b[1mraw\r\nend");
     }
 
     #[test]
-    fn a_reader_that_has_stopped_costs_bytes_and_not_the_guest() {
+    fn a_stopped_reader_costs_bytes_and_does_not_stop_the_guest() {
         let (_reader, writer) = io::pipe().unwrap();
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
-        let console = Console { shared: shared.clone(), file: None };
+        let console = GuestConsole { shared: shared.clone(), file: None };
         thread::spawn(move || shared.pass_on(Box::new(writer)));
         let started = Instant::now();
         let mut guest = console.writer();

@@ -1,5 +1,5 @@
-//! A report from a dump that another program took: captured and diagnosed by the code that does it for
-//! a VM, with a file for the target.
+//! The report from a dump that another program wrote: the capture and diagnosis of a VM, with a file as
+//! its target.
 //!
 //! Owns the order of the steps. Refuses to own formats (`targets`). Called by `offline`.
 
@@ -11,7 +11,7 @@ use super::visit::Visitor;
 use super::which_image;
 use crate::targets::{Dump, Target};
 
-/// Makes the report of a dump. `name` is what messages call the file.
+/// Makes the report of a dump. `name` is the file's name in messages.
 ///
 /// # Errors
 /// `image` cannot be read, or is not the one in the dump's memory.

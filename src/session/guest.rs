@@ -1,35 +1,37 @@
-//! What runs, understood as far as it is needed: the image's files, and which kernel it is.
+//! The guest of a live session: its image's files, and the kernel recognised in them.
 //!
-//! Owns that nothing is read before somebody asks, which for a guest that behaves is after it has
-//! started, or never.
+//! Owns the moment at which the image is examined: on the first request, which for a bundled guest comes
+//! after it has started. Called by `live` and `watch`.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nmiscope_report as report;
 
-use super::options::Options;
+use super::options::RunOptions;
 use super::visit::kernel_in_report;
 use crate::images::{Files, hex};
 use crate::kernel::{self, KernelAdapter, LocateError, Located, Vocabulary};
 use crate::targets::{NoAnswer, Target};
 
-/// The time that all vCPUs have together to say what their registers are. It is short: the next look is
-/// another try, and a guest is not watched while it is waited for.
+/// Time that all vCPUs have together to return their registers. It is short: the next observation tries
+/// again, and the guest is not observed during the wait.
 const ANSWER: Duration = Duration::from_millis(500);
 
+/// The image of a live session's guest, read and examined on the first request.
 pub struct Guest<'a> {
     files: Files,
     kernel: Option<Box<dyn KernelAdapter>>,
-    options: &'a Options,
+    options: &'a RunOptions,
 }
 
 impl<'a> Guest<'a> {
-    pub fn new(files: Files, options: &'a Options) -> Self {
+    pub fn new(files: Files, options: &'a RunOptions) -> Self {
         Self { files, kernel: None, options }
     }
 
-    /// Its kernel and its files, with the separate debug file if there is one.
+    /// Returns the guest's kernel and its files, with the separate debug file if there is one. The first
+    /// call reads the image.
     pub fn examine(&mut self) -> (&dyn KernelAdapter, &Files) {
         let Self { files, kernel, options } = self;
         let kernel = kernel.get_or_insert_with(|| {
@@ -42,12 +44,12 @@ impl<'a> Guest<'a> {
         (&**kernel, files)
     }
 
-    /// Whether its structures are known: without a look for the bundled one.
+    /// Returns true if the kernel's structures are known. Does not read the bundled image.
     pub fn is_known(&mut self) -> bool {
         self.options.image.is_none() || self.examine().0.unknown_because().is_none()
     }
 
-    /// What its words mean: without a look for the bundled one.
+    /// Returns the vocabulary of the kernel's codes and messages. Does not read the bundled image.
     pub fn vocabulary(&mut self) -> &dyn Vocabulary {
         match self.options.image {
             None => kernel::bundled_vocabulary(),
@@ -55,12 +57,16 @@ impl<'a> Guest<'a> {
         }
     }
 
-    /// Why its structures are not known, if they are not.
+    /// Returns the reason why the kernel is unknown; empty for a known one.
     pub fn unknown_because(&mut self) -> &str {
         self.examine().0.unknown_because().unwrap_or_default()
     }
 
-    /// Finds its structures in a VM that runs: stops a vCPU for a moment.
+    /// Locates the kernel's structures in a running VM, by the registers of vCPUs, which are interrupted
+    /// for a moment.
+    ///
+    /// # Errors
+    /// No vCPU answers in time, or none of their registers leads to the structures.
     pub fn locate(&mut self, target: &dyn Target) -> Result<Box<dyn Located>, LocateError> {
         let started = Instant::now();
         let mut registers = (0..target.vcpus()).map(|cpu| {
@@ -71,7 +77,7 @@ impl<'a> Guest<'a> {
         self.examine().0.locate(target, &mut registers)
     }
 
-    /// What a report says of it.
+    /// Returns the report's description of the image.
     pub fn report(&self) -> report::Image {
         let build_id = self.files.parse().ok().and_then(|image| image.build_id().map(hex));
         report::Image {

@@ -1,7 +1,7 @@
-//! A VM of ours, from its start to its report: what wakes the session, and what it does about it.
+//! A live session: a VM from its start to its report.
 //!
-//! Owns the order of things and all their clocks. What a capture takes is `capture`'s, what is kept of
-//! it `record`'s.
+//! Owns the order of its steps and all their clocks. Refuses to own the contents of a capture
+//! (`capture`) and its place in the report (`record`). Called by the CLI.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,11 @@ use nmiscope_symbolizer::SourceRoots;
 use nmiscope_vmm as vmm;
 use nmiscope_vmm::{Ports, Vm};
 
-use super::console::Console;
+use super::console::GuestConsole;
 use super::guest::Guest;
 use super::observe;
-use super::options::{Ended, Event, Options};
-use super::record::{Record, Weight};
+use super::options::{Ended, RunEvent, RunOptions};
+use super::record::{CorePriority, RunRecord};
 use super::wake::{Inbox, Wake};
 use super::watch::{Observed, POLL, Watch};
 use crate::capture::{CaptureRequest, Sampling, StoppedGuest, Timeouts};
@@ -29,28 +29,28 @@ use crate::images::{self, Access, Files, source_roots};
 use crate::kernel::{DOORBELLS, KernelSymbols, WithVariables, bundled_vocabulary};
 use crate::targets::Target;
 
-/// How long the guest's last words have to reach whoever reads the console.
+/// Time for the console's sink to take the guest's last output.
 const CONSOLE: Duration = Duration::from_secs(1);
 
-/// How long the vCPU threads have to end.
+/// Time for the vCPU threads to end.
 const SHUTDOWN: Duration = Duration::from_secs(2);
 
-/// Runs a VM with the image in `files`, to the end of what `options` asks for. `started` is when
-/// the tool was.
+/// Runs a VM with the image in `files` until the guest ends, `options` ends it, or a signal does.
+/// `started` is the time at which the program started.
 ///
 /// # Errors
-/// The VM could not be made, or the host failed. What the guest does is never an error: it is in
-/// the report.
+/// The VM could not be made, or the host failed. A failure of the guest is never an error: it is in the
+/// report.
 pub fn run(
     files: Files,
-    options: &Options,
+    options: &RunOptions,
     started: Instant,
-    mut listener: impl FnMut(Event<'_>),
+    mut listener: impl FnMut(RunEvent<'_>),
 ) -> anyhow::Result<Ended> {
     let inbox = Inbox::new();
     let initrd = options.initrd.as_deref().map(|path| images::open(path, Access::Read));
     let initrd = initrd.transpose().map_err(BadRequest::from_error)?;
-    let console = Console::open(&options.serial).map_err(BadRequest::from_error)?;
+    let console = GuestConsole::open(&options.serial).map_err(BadRequest::from_error)?;
     let vm = Vm::new(vmm::Config {
         cpus: options.vcpus,
         memory: options.memory_bytes,
@@ -70,7 +70,7 @@ pub fn run(
         Some(path) => format!("failed to start a VM with {}", path.display()),
         None => "failed to start a VM with the bundled guest".into(),
     })?;
-    // After the VM: everything that can be refused has been.
+    // Only now: every request that can be refused has been checked, so a file may be emptied.
     console.start();
     drop(initrd);
     let signals = inbox.watch_signals(options.second_signal_ends)?;
@@ -82,7 +82,7 @@ pub fn run(
         started,
         ready_after: None,
         watch: options.bounds.any().then(|| Watch::new(options.bounds.clone())),
-        record: Record::new(&mut listener),
+        record: RunRecord::new(&mut listener),
         guest: Guest::new(files, options),
         options,
     };
@@ -96,14 +96,14 @@ pub fn run(
 struct Session<'a> {
     vm: Vm,
     inbox: Inbox,
-    console: Console,
+    console: GuestConsole,
     started: Instant,
     ready_after: Option<Duration>,
-    /// `None` where nothing is looked for.
+    /// Watch over the running guest; `None` if detection of every class is disabled.
     watch: Option<Watch>,
-    record: Record<'a>,
+    record: RunRecord<'a>,
     guest: Guest<'a>,
-    options: &'a Options,
+    options: &'a RunOptions,
 }
 
 impl Session<'_> {
@@ -112,51 +112,50 @@ impl Session<'_> {
         if self.guest.is_known() {
             return;
         }
-        // One that need not say that it is ready has to get on from the start.
+        // An unknown kernel does not report that it is ready, so it is watched from the start.
         if let Some(watch) = &mut self.watch {
             watch.set_ready();
             let warning = format!(
-                "the guest's kernel is not known ({}): hangs are found only as far as they show from \
-                 outside",
+                "unknown kernel ({}): only hangs that show from outside the guest are reported",
                 self.guest.unknown_because()
             );
             self.record.warn(warning);
         }
     }
 
-    /// Until something ends the run.
+    /// Handles messages, timers and observations until the run ends, and returns its outcome.
     fn drive(&mut self) -> Outcome {
         let mut nmi_after = self.options.nmi_after;
         loop {
-            let wake = self.inbox.wait(self.until_something_is_due(nmi_after));
+            let wake = self.inbox.wait(self.time_until_due(nmi_after));
             match wake {
-                Ok(Wake::Vm(vmm::VmEvent::Post { at, .. })) => self.ready(at),
+                Ok(Wake::Vm(vmm::VmEvent::Post { at, .. })) => self.guest_ready(at),
                 Ok(Wake::Vm(vmm::VmEvent::Ended(outcome))) => return self.guest_ended(&outcome),
                 Ok(Wake::Vm(_)) => {}
                 Ok(Wake::Signal(signal)) if signal.asks_for_backtrace() => {
-                    self.backtrace(Trigger::Signal { name: signal.name().into() });
+                    self.stop_and_capture(Trigger::Signal { name: signal.name().into() });
                     self.resume();
                 }
                 Ok(Wake::Signal(signal)) => {
                     let by = signal.name().to_owned();
-                    if signal.wants_a_last_look() {
-                        self.backtrace(Trigger::Signal { name: by.clone() });
+                    if signal.asks_for_last_backtrace() {
+                        self.stop_and_capture(Trigger::Signal { name: by.clone() });
                     }
                     return Outcome::Stopped { by };
                 }
                 Ok(Wake::Input(bytes)) => {
-                    // A guest that does not read its console loses keys, as on real hardware.
+                    // Keys are lost when the guest does not read its console, as on real hardware.
                     let _ = self.vm.serial_input(&bytes);
                 }
                 Err(_) => {}
             }
             if nmi_after.is_some_and(|after| self.started.elapsed() >= after) {
                 nmi_after = None;
-                self.backtrace(Trigger::Timer);
+                self.stop_and_capture(Trigger::Timer);
                 self.resume();
             }
             let elapsed = self.started.elapsed();
-            if let Some(outcome) = self.look_for_trouble(elapsed) {
+            if let Some(outcome) = self.observe_guest(elapsed) {
                 return outcome;
             }
             if self.options.stop_after.is_some_and(|after| elapsed >= after) {
@@ -167,20 +166,20 @@ impl Session<'_> {
                     limit_ms: milliseconds(limit),
                     ran_ms: Some(milliseconds(self.run_time())),
                 };
-                self.record.tell(Event::Outcome(&outcome));
-                self.backtrace(Trigger::TimeLimit);
+                self.record.emit(RunEvent::Outcome(&outcome));
+                self.stop_and_capture(Trigger::TimeLimit);
                 return outcome;
             }
         }
     }
 
-    /// The CPU time that all vCPUs have had so far.
+    /// Returns the host CPU time of all vCPUs so far.
     fn run_time(&self) -> Duration {
         (0..self.options.vcpus).map(|cpu| self.vm.run_time(cpu)).sum()
     }
 
-    /// The next look at the guest, or what was asked for a certain time.
-    fn until_something_is_due(&self, nmi_after: Option<Duration>) -> Duration {
+    /// Returns the time until the next observation or timer, whichever is first.
+    fn time_until_due(&self, nmi_after: Option<Duration>) -> Duration {
         let elapsed = self.started.elapsed();
         let due = [nmi_after, self.options.stop_after, self.options.time_limit];
         let due = due.into_iter().flatten();
@@ -188,20 +187,22 @@ impl Session<'_> {
         due.map(|after| after.saturating_sub(elapsed)).fold(look, Duration::min)
     }
 
-    fn ready(&mut self, at: Instant) {
-        // Port 0x80 is a delay to many kernels, and what they write there means nothing.
+    /// Handles a POST code, written at time `at`, that reports a known kernel as ready.
+    fn guest_ready(&mut self, at: Instant) {
+        // Many kernels write to port 0x80 for a delay, so an unknown kernel's code means nothing.
         if self.ready_after.is_some() || !self.guest.is_known() {
             return;
         }
         let after = at.saturating_duration_since(self.started);
         self.ready_after = Some(after);
-        self.record.tell(Event::Ready { machine: &machine(self.options), after });
+        self.record.emit(RunEvent::Ready { machine: &machine(self.options), after });
         if let Some(watch) = &mut self.watch {
             watch.set_ready();
         }
     }
 
-    /// The VM has ended by itself. If it did not choose to, the other CPUs may know why.
+    /// Handles the end of the VM by itself. After a panic or a crash it takes a backtrace: the other CPUs
+    /// may show the reason.
     fn guest_ended(&mut self, ended: &VmOutcome) -> Outcome {
         let cpu = ended.cpu();
         let outcome = match *ended {
@@ -211,29 +212,31 @@ impl Session<'_> {
             VmOutcome::DebugExit { code, .. } => return Outcome::Exit { code },
             _ => Outcome::Crash { cpu, cause: crash_cause(ended), description: ended.to_string() },
         };
-        self.record.tell(Event::Outcome(&outcome));
-        self.backtrace(Trigger::GuestEnded);
+        self.record.emit(RunEvent::Outcome(&outcome));
+        self.stop_and_capture(Trigger::GuestEnded);
         outcome
     }
 
-    /// Looks at the guest, and closely if something may be wrong with it.
-    fn look_for_trouble(&mut self, elapsed: Duration) -> Option<Outcome> {
+    /// Observes the running guest if it is time to, and stops and judges it if the detector is suspicious.
+    /// Returns an outcome if the run ends.
+    fn observe_guest(&mut self, elapsed: Duration) -> Option<Outcome> {
         let watch = self.watch.as_mut()?;
         let Observed { noticed, problem } = watch.observe(&self.vm, &mut self.guest, elapsed)?;
         if let Some(reason) = problem {
             self.record.warn(format!(
-                "hang detection is waiting, the guest's heartbeats are not to be found: {}",
+                "hang detection waits for the kernel's structures, which were not found: {}",
                 crate::error_chain(&reason)
             ));
         }
         for number in noticed.ended {
             self.record.resolved(number, elapsed);
         }
-        if noticed.suspicious { self.look_closely(elapsed) } else { None }
+        if noticed.suspicious { self.stop_and_judge(elapsed) } else { None }
     }
 
-    /// Stops the guest and judges it. It goes on if nothing is wrong, or as the policy says.
-    fn look_closely(&mut self, elapsed: Duration) -> Option<Outcome> {
+    /// Stops the guest and judges it. Resumes it if nothing is wrong, or if the policy says so; otherwise
+    /// returns the outcome that ends the run.
+    fn stop_and_judge(&mut self, elapsed: Duration) -> Option<Outcome> {
         let stopped = self.stop();
         let verdict = self.watch.as_mut()?.judge(&self.vm, &stopped, elapsed);
         match verdict {
@@ -242,7 +245,7 @@ impl Session<'_> {
                 None
             }
             Some(Verdict::Hangs(found)) => {
-                self.backtrace_of(stopped, elapsed, Trigger::Hang, Some(*found));
+                self.capture_stopped(stopped, elapsed, Trigger::Hang, Some(*found));
                 if self.options.policy.kill {
                     return Some(Outcome::Hang);
                 }
@@ -255,14 +258,14 @@ impl Session<'_> {
                     wall_ms: milliseconds(starved.wall),
                     ran_ms: milliseconds(starved.ran),
                 };
-                self.record.tell(Event::Outcome(&outcome));
-                self.backtrace_of(stopped, elapsed, Trigger::Starved, None);
+                self.record.emit(RunEvent::Outcome(&outcome));
+                self.capture_stopped(stopped, elapsed, Trigger::Starved, None);
                 Some(outcome)
             }
             Some(Verdict::Panicked(cpu)) => {
                 let outcome = Outcome::Panic { cpu, message: self.panic_message() };
-                self.record.tell(Event::Outcome(&outcome));
-                self.backtrace_of(stopped, elapsed, Trigger::GuestEnded, None);
+                self.record.emit(RunEvent::Outcome(&outcome));
+                self.capture_stopped(stopped, elapsed, Trigger::GuestEnded, None);
                 Some(outcome)
             }
         }
@@ -279,16 +282,17 @@ impl Session<'_> {
         StoppedGuest::stop(&mut self.vm, self.guest.examine().0, known, bounds)
     }
 
-    /// Takes a backtrace; the guest is stopped afterwards.
-    fn backtrace(&mut self, trigger: Trigger) {
+    /// Stops the guest and takes its backtrace. The guest stays stopped.
+    fn stop_and_capture(&mut self, trigger: Trigger) {
         let asked = self.started.elapsed();
         let stopped = self.stop();
-        let found = self.of_moment(&stopped, asked, &trigger);
-        self.backtrace_of(stopped, asked, trigger, found);
+        let found = self.find_hangs_now(&stopped, asked, &trigger);
+        self.capture_stopped(stopped, asked, trigger, found);
     }
 
-    /// The hangs, due or not, of a guest that somebody wants to look at. One that has ended has none.
-    fn of_moment(
+    /// Finds the hangs of a stopped guest at a backtrace on request, including those whose bounds have not
+    /// passed. `None` for another trigger: a guest that has ended has no hangs.
+    fn find_hangs_now(
         &mut self,
         stopped: &StoppedGuest,
         at: Duration,
@@ -299,14 +303,14 @@ impl Session<'_> {
             _ => return None,
         }
         match &mut self.watch {
-            Some(watch) => watch.of_moment(&self.vm, stopped, at),
-            None => Some(observe::of_moment_alone(&self.vm, stopped, at)),
+            Some(watch) => watch.find_hangs(&self.vm, stopped, at),
+            None => Some(observe::find_hangs_without_clocks(&self.vm, stopped, at)),
         }
     }
 
-    /// Takes a backtrace of a guest that stands still, for something that was noticed `at` that time
-    /// after the start, and reports the hangs that were `found`.
-    fn backtrace_of(
+    /// Takes the backtrace of a stopped guest, and reports it with the hangs that were `found`. `at` is
+    /// the time of the trigger since the start.
+    fn capture_stopped(
         &mut self,
         stopped: StoppedGuest,
         at: Duration,
@@ -325,19 +329,22 @@ impl Session<'_> {
             Some(Ok(with_variables)) => Some(with_variables as &dyn KernelSymbols),
             _ => symbols,
         };
-        let weight = Weight::of(&trigger);
-        let mut recheck = watch.as_mut().map(|watch| {
-            |target: &mut dyn Target| watch.still_to_sample(target, kernel, *started, is_verdict)
+        let priority = CorePriority::from_trigger(&trigger);
+        let mut still = watch.as_mut().map(|watch| {
+            |target: &mut dyn Target| watch.cpus_to_sample(target, kernel, *started, is_verdict)
         });
         let request = CaptureRequest {
-            // A guest that the host does not run would take forever to answer.
+            // A vCPU that the host does not run would not answer its NMI.
             nmis: place.is_some() && trigger != Trigger::Starved,
             trigger,
             at,
             found,
             symbols: unwound_by,
-            core: options.core.as_ref().filter(|_| place.is_some() && record.has_room_for(weight)),
-            sampling: recheck
+            core: options
+                .core
+                .as_ref()
+                .filter(|_| place.is_some() && record.has_room_for(priority)),
+            sampling: still
                 .as_mut()
                 .map(|recheck| Sampling { time_limit: sampling_time(is_verdict), recheck }),
         };
@@ -346,16 +353,16 @@ impl Session<'_> {
         let resolver = resolver.with_vocabulary(kernel.vocabulary());
         let diagnosis = diagnosis::diagnose(&capture, place, &resolver);
         if let Some(core) = core {
-            record.keep(weight, core, capture);
+            record.keep(priority, core, capture);
         }
         record.add(diagnosis, is_verdict, place.is_some());
-        // The next backtrace is of the same image.
+        // All backtraces are of the same image, and have the same reason.
         if let Some(Err(reason)) = &with_variables {
             record.warn_once(reason.to_string());
         }
     }
 
-    /// Goes on with a guest that was stopped.
+    /// Resumes a stopped guest, and its hang detection.
     fn resume(&mut self) {
         self.vm.resume();
         if let Some(watch) = &mut self.watch {
@@ -365,8 +372,8 @@ impl Session<'_> {
 
     fn finish(mut self, outcome: Outcome) -> Ended {
         self.console.drain(CONSOLE);
-        self.record.tell(Event::Stopping { exits: self.vm.exit_counts() });
-        // The threads end with the process at the latest, and the report is what was wanted.
+        self.record.emit(RunEvent::Stopping { exits: self.vm.exit_counts() });
+        // A failure is a warning: the threads end with the process, and the report is complete.
         if let Err(error) = self.vm.shutdown(SHUTDOWN) {
             self.record.warn(format!("failed to {}", crate::error_chain(&error)));
         }
@@ -396,13 +403,13 @@ impl Session<'_> {
     }
 }
 
-/// The time that samples may take, on a host that has few cores for many vCPUs. Somebody waits for a
-/// backtrace that was asked for.
+/// Returns the longest time for sampling, which a host with few cores for many vCPUs may need. A backtrace
+/// on request gets less: its user is waiting.
 fn sampling_time(is_verdict: bool) -> Duration {
     Duration::from_millis(if is_verdict { 250 } else { 100 })
 }
 
-fn machine(options: &Options) -> Machine {
+fn machine(options: &RunOptions) -> Machine {
     Machine { vcpus: options.vcpus, memory_bytes: options.memory_bytes }
 }
 

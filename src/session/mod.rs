@@ -1,23 +1,23 @@
-//! One run of one VM, live or from a file: the order in which everything else is called.
+//! A session with one VM, live or from a file: the order in which everything else is called.
 //!
-//! A live session starts a VM, watches it, takes backtraces when something asks for one, and ends with a
-//! report; an offline one makes the report from a file. What a session learns it tells through
-//! `Event`, to whoever prints; it prints nothing itself. Called by the CLI. A farm starts a process
-//! for each VM. Without the feature `kvm` there are `offline`, `dump` and `attach`.
+//! A live session starts a VM, watches it, takes backtraces on request and of hangs, and ends with a
+//! report; an offline one makes the report from a file. Refuses to print: a live session reports its
+//! progress as `RunEvent`s to its caller, the CLI. A farm starts one process for each VM. Without the
+//! feature `kvm` only `offline`, `dump` and `attach` exist.
 //!
 //! | module | owns |
 //! |---|---|
-//! | `options` | what is asked for, told and left |
-//! | `live` | a VM of ours, from its start to its report |
-//! | `watch` | observing it, and the detector |
-//! | `wake` | everything that a session waits for |
+//! | `options` | a run's options, events and results |
+//! | `live` | a VM that this process starts, from its start to its report |
+//! | `watch` | the times at which a running guest is observed, and the hang detector |
+//! | `wake` | the channel of VM events, signals and keys that a session waits on |
 //! | `guest` | the image's files and the kernel in them |
-//! | `console`, `terminal` | the guest's console, and the user's keys |
-//! | `record` | hangs, backtraces and the core, until the report has them |
-//! | `offline` | a report from a core of ours |
-//! | `dump` | a report from a dump of another program |
-//! | `attach` | a report of a VM that somebody else's QEMU runs |
-//! | `visit`, `which_image` | what a dump and such a VM have in common |
+//! | `console`, `terminal` | the guest's console, and the user's terminal |
+//! | `record` | hangs, backtraces and the core, until the report is made |
+//! | `offline` | the report from a core that this program wrote |
+//! | `dump` | the report from a dump that another program wrote |
+//! | `attach` | the report of a VM in a QEMU that another program started |
+//! | `visit`, `which_image` | the steps that a dump and an attached VM share |
 
 pub mod attach;
 #[cfg(feature = "kvm")]
@@ -47,9 +47,9 @@ pub use console::Sink;
 #[cfg(feature = "kvm")]
 pub use live::run;
 #[cfg(feature = "kvm")]
-pub use options::{Ended, Event, Options, Policy};
+pub use options::{Ended, Policy, RunEvent, RunOptions};
 
-/// Of the small threads beside the session's own. Two megabytes, as is usual, can become a huge page
-/// at the first touch, which has to be cleared, and counts as used.
+/// Stack size of a session's helper threads, in bytes. The usual two megabytes can become a huge page
+/// at the first touch, which the host has to clear and counts as used.
 #[cfg(feature = "kvm")]
 const STACK: usize = 256 << 10;

@@ -1,7 +1,7 @@
-//! A guest at one moment, as the hang detector sees it: plain numbers of any target.
+//! Observations for the hang detector: the state of any target at one moment, as plain numbers.
 //!
-//! Owns what a target's answers mean to `hang`. Called by `watch`, which looks again and again, and by
-//! `visit`, which looks once.
+//! Owns the conversion of a target's answers into the input of `hang`. Called by `watch`, which observes
+//! a guest repeatedly, and by `visit`, which does so once.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use crate::hang::{self, Bounds, Detection, Observation, ObservedVcpu, VcpuSample
 use crate::kernel::Reading;
 use crate::targets::Target;
 
-/// The hangs of a guest that nobody has watched, by what its kernel has recorded.
-pub fn of_records(target: &dyn Target, stopped: &StoppedGuest, at: Duration) -> Detection {
+/// Finds the hangs of a guest that was not watched, by the times that its kernel recorded.
+pub fn find_recorded_hangs(target: &dyn Target, stopped: &StoppedGuest, at: Duration) -> Detection {
     hang::judge_snapshot(&observation(target, stopped, at), &Bounds::default())
 }
 
-/// The hangs that one moment shows of a guest for which nobody wanted to watch the time: neither the
-/// detector's nor the guest's own clock is asked.
+/// Finds the hangs that one moment shows of a guest whose hang detection is disabled: neither the
+/// detector's clock nor the guest's own is used.
 #[cfg(feature = "kvm")]
-pub fn of_moment_alone(target: &dyn Target, stopped: &StoppedGuest, at: Duration) -> Detection {
+pub fn find_hangs_without_clocks(target: &dyn Target, stopped: &StoppedGuest, at: Duration) -> Detection {
     let mut now = observation(target, stopped, at);
     if let Reading::Known(kernel) = &mut now.kernel {
         kernel.now_ns = None;
@@ -29,7 +29,7 @@ pub fn of_moment_alone(target: &dyn Target, stopped: &StoppedGuest, at: Duration
     hang::judge_snapshot(&now, &Bounds::default())
 }
 
-/// An observation of a guest that stands still.
+/// Returns the observation of a stopped guest.
 pub fn observation(target: &dyn Target, stopped: &StoppedGuest, at: Duration) -> Observation {
     let samples: Vec<_> =
         stopped.states.iter().map(|state| state.as_ref().ok().map(sample)).collect();
@@ -41,7 +41,7 @@ pub fn observation(target: &dyn Target, stopped: &StoppedGuest, at: Duration) ->
     }
 }
 
-/// The vCPUs from outside, with the samples that there are of them.
+/// Returns the host's view of each vCPU, with its sample if there is one.
 pub fn vcpus(target: &dyn Target, samples: &[Option<VcpuSample>]) -> Vec<ObservedVcpu> {
     let host = target.host().ok();
     let vcpu = |cpu: u32| ObservedVcpu {
@@ -52,7 +52,7 @@ pub fn vcpus(target: &dyn Target, samples: &[Option<VcpuSample>]) -> Vec<Observe
     (0..target.vcpus()).map(vcpu).collect()
 }
 
-/// A vCPU's state, as far as it matters to a hang.
+/// Returns the part of a vCPU's state that the hang detector uses.
 pub fn sample(state: &VcpuState) -> VcpuSample {
     VcpuSample {
         halted: state.execution() == Execution::Halted,

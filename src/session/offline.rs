@@ -1,8 +1,8 @@
-//! A report from a file: from a core, by the same steps as a live one but for the taking; from a dump
-//! of another program (`dump`); or one that a run has written.
+//! The report from a file: from a core, by the steps of a live session except the capture; from a dump of
+//! another program (`dump`); or from a report that a run has written.
 //!
-//! Owns which of them a file is, and the order of a core's steps. Needs no KVM, no VM and no clock.
-//! Called by the CLI.
+//! Owns the recognition of the three kinds of files, and the order of a core's steps. Needs no KVM, no VM
+//! and no clock. Called by the CLI.
 
 use std::path::Path;
 
@@ -20,38 +20,36 @@ use crate::images::{self, Access, Bytes, Files, hex, source_roots};
 use crate::kernel::{self, KernelAdapter, KernelSymbols, Reading, Vocabulary, WithVariables};
 use crate::targets::{Dump, States, Target};
 
-/// A core, a dump or a report, opened.
+/// An open file: a core, a dump or a report as JSON.
 pub struct Stored {
     bytes: Bytes,
     path: String,
 }
 
 impl Stored {
-    /// Opens a file; what is in it shows later.
+    /// Opens a file. Its contents are checked by [`report()`].
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The file cannot be read.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let bytes = images::open(path, Access::Map)?;
         Ok(Self { bytes, path: path.display().to_string() })
     }
 
-    /// A core that is in memory, under the name that messages have for it.
+    /// Wraps a file's bytes; `name` is its name in messages.
     pub fn from_bytes(bytes: Vec<u8>, name: &str) -> Self {
         Self { bytes: Bytes::Owned(bytes), path: name.into() }
     }
 }
 
-/// Makes the report of the core's backtrace, and of all that the note says; or that of a dump of another
-/// program. The image is found by its build-id: `image`, the bundled guest, the file that ran then, or
-/// one below `debug_directory`. Without it addresses stay what they are, and a warning says what is missing.
-/// A report that is there already, as JSON, is what it is.
+/// Makes the report of a stored file. A report as JSON is returned unchanged.
 ///
-/// With `with_variables` the host stacks get theirs, as far as the core has the memory that they lie
-/// in.
+/// The image is the one with the file's build-id: `image`, the bundled guest, the file that a core names,
+/// or one below `debug_directory`. Without an image addresses stay addresses, and a warning names the
+/// missing image. `with_variables` adds the variables of host stacks whose memory is in the file.
 ///
 /// # Errors
-/// The file is no core or dump, or too damaged; or `image` is another one.
+/// The file is no core, dump or report, or is too damaged; or `image` has another build-id.
 pub fn report(
     stored: &Stored,
     image: Option<&Path>,
@@ -75,10 +73,10 @@ pub fn report(
     }
     let files = find_files(&core, &mut note.report, image, debug_directory)?;
     let image = files.as_ref().and_then(|files| files.parse().ok());
-    Ok(of_core(core, note, image.as_ref(), with_variables))
+    Ok(report_core(core, note, image.as_ref(), with_variables))
 }
 
-/// A report that a run has written: there is nothing left to make of it.
+/// Parses a report that a run has written as JSON.
 fn written(bytes: &[u8]) -> anyhow::Result<Report> {
     #[derive(Deserialize)]
     struct Version {
@@ -94,7 +92,7 @@ fn written(bytes: &[u8]) -> anyhow::Result<Report> {
     serde_json::from_slice(bytes).context("it is a damaged report")
 }
 
-/// The image of a core with its debug file, if it is to be found.
+/// Opens the image of a core with its debug file; `None`, with a warning in `report`, if it is not found.
 fn find_files(
     core: &Core<'_>,
     report: &mut Report,
@@ -105,13 +103,10 @@ fn find_files(
     let found = Files::find(core.build_id(), image, recorded, debug_directory)?;
     let Some((mut files, path)) = found else {
         report.warnings.push(match core.build_id() {
-            Some(id) => format!(
-                "the image with build-id {} is not to be found: name it with --image",
-                hex(id)
-            ),
-            None => {
-                "the image is not to be found, and has no build-id: name it with --image".into()
+            Some(id) => {
+                format!("no image with build-id {} was found: name it with --image", hex(id))
             }
+            None => "the image was not found, and has no build-id: name it with --image".into(),
         });
         return Ok(None);
     };
@@ -119,7 +114,7 @@ fn find_files(
     Ok(Some(files))
 }
 
-fn of_core(
+fn report_core(
     core: Core<'_>,
     mut note: CaptureNote,
     image: Option<&Image<'_>>,
@@ -139,7 +134,7 @@ fn of_core(
         Some(Ok(with_variables)) => Some(with_variables as &dyn KernelSymbols),
         Some(Err(reason)) => {
             let warning = reason.to_string();
-            // The run may have said the same.
+            // The run may have left the same warning.
             if !note.report.warnings.contains(&warning) {
                 note.report.warnings.push(warning);
             }
@@ -155,8 +150,8 @@ fn of_core(
     note.complete(backtrace, hangs)
 }
 
-/// Reads the kernel's state and log from the core, as from a VM. Returns a warning where the state that
-/// the run read has to stand for it.
+/// Reads the kernel's state and log from the core, as from a VM. Returns a warning if the core's memory
+/// lacks the state, and the one that the run read is kept.
 fn read_kernel(
     capture: &mut Capture,
     dump: &mut Dump<'_>,
@@ -166,11 +161,11 @@ fn read_kernel(
     let bounds = Timeouts::for_vcpus(dump.vcpus());
     let mut stopped = StoppedGuest::stop(dump, kernel, None, bounds);
     capture.log = stopped.read_log(dump);
-    // Without registers nothing leads to the kernel: the run knew its place from before.
+    // The kernel is located by registers. A run without them had located it earlier.
     let is_there = version > 3 && stopped.states.iter().any(Result::is_ok);
     match (stopped.kernel, &capture.kernel) {
         (Reading::Unreadable { unreadable }, Reading::Known(_)) if is_there => Some(format!(
-            "the kernel's state is the one that the run read: the core's memory does not have it \
+            "the core's memory lacks the kernel's state: the one that the run read is reported \
              ({unreadable})"
         )),
         (state, _) if is_there => {
@@ -181,7 +176,8 @@ fn read_kernel(
     }
 }
 
-/// The vocabulary of the kernel that was recognised in the image, or else of the one that the run knew.
+/// Returns the vocabulary of the kernel recognised in the image; without an image, that of the kernel in
+/// the run's report.
 fn vocabulary<'a>(
     recognised: Option<&'a dyn KernelAdapter>,
     reported: &report::Kernel,

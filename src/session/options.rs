@@ -1,4 +1,4 @@
-//! What a session is asked for, what it tells meanwhile, and what it leaves.
+//! The interface of a live session: its options, its events, and its results.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,86 +10,88 @@ use super::console::Sink;
 use crate::capture::store::CoreDestination;
 use crate::hang;
 
-/// What to run, and what to do about it.
+/// Options of a live session: the guest, its limits, and the response to a hang.
 #[derive(Debug)]
-pub struct Options {
-    /// The image; `None` for the bundled guest.
+pub struct RunOptions {
+    /// Path of the guest's image; `None` for the bundled guest.
     pub image: Option<PathBuf>,
-    /// The initial RAM disk.
+    /// Path of the initial RAM disk; `None` for a guest without one.
     pub initrd: Option<PathBuf>,
-    /// Kernel parameters.
+    /// Kernel parameters of the guest, as one string.
     pub command_line: String,
-    /// vCPUs.
+    /// Number of the guest's vCPUs.
     pub vcpus: u32,
-    /// Bytes of guest memory.
+    /// Size of the guest's memory in bytes.
     pub memory_bytes: u64,
-    /// How long what may last before it is a hang.
+    /// Bounds after which each class of hangs is reported.
     pub bounds: hang::Bounds,
-    /// What to do about a hang.
+    /// Response to a hang of the guest.
     pub policy: Policy,
-    /// Take a backtrace this long after the start.
+    /// Time of a backtrace on request, since the start; `None` for no such backtrace.
     pub nmi_after: Option<Duration>,
-    /// End the run this long after the start.
+    /// Time of the run's end, since the start; `None` for a run without one.
     pub stop_after: Option<Duration>,
-    /// The guest should have ended by itself this long after the start.
+    /// Time limit for the guest to exit by itself, since the start; `None` for no limit.
     pub time_limit: Option<Duration>,
-    /// How long the NMI handlers have, all together; `None` for what suits that many vCPUs.
+    /// Time that the NMI handlers have together; `None` for a default by the number of vCPUs.
     pub nmi_timeout: Option<Duration>,
-    /// Where the guest's console goes.
+    /// Destination of the guest's console output.
     pub serial: Sink,
-    /// Whether keys on a terminal go to the guest's console.
+    /// True to send keys on a terminal to the guest's console.
     pub terminal_input: bool,
-    /// Whether a second signal that asks to end does so at once.
+    /// True if a second terminating signal ends the process at once.
     pub second_signal_ends: bool,
-    /// Where separate debug files are.
+    /// Directory of separate debug files, by build-id.
     pub debug_directory: PathBuf,
-    /// Whether to read the arguments and locals of the frames that the host sees.
+    /// True to read the arguments and locals of the frames that the host finds.
     pub variables: bool,
-    /// Where a core goes: of how the guest ended, of its last hang, or of the last backtrace.
+    /// Destination of the core: of the guest's end, of its last hang, or of its last backtrace, the first
+    /// of these that there is; `None` for no core.
     pub core: Option<CoreDestination>,
 }
 
-/// What to do about a hang.
+/// Response of a session to a hang.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// Take a backtrace. Without it there are no NMIs.
+    /// True to take a backtrace. Without it no NMI is sent.
     pub report: bool,
-    /// End the run; otherwise the guest goes on, and it is said if the hang is over.
+    /// True to end the run. Otherwise the guest runs on, and an event reports when the hang is resolved.
     pub kill: bool,
 }
 
-/// What a run leaves.
+/// Results that a run leaves.
 #[derive(Debug)]
 pub struct Ended {
-    /// What is to be said of it.
+    /// The finished report of the run.
     pub report: Report,
-    /// The core, or why there is none; `None` if none was asked for, or nothing worth one happened.
+    /// Path of the core, or the reason why it could not be written; `None` if no core was asked for, or
+    /// no backtrace was taken.
     pub core: Option<anyhow::Result<PathBuf>>,
 }
 
-/// What happens during a run, as it happens.
+/// Event of a running session, passed to the caller as it happens.
 #[derive(Debug)]
-pub enum Event<'a> {
-    /// The guest says that its CPUs are up.
+pub enum RunEvent<'a> {
+    /// The guest has reported that its CPUs are up.
     Ready {
-        /// The machine it runs on.
+        /// Machine that the guest runs on.
         machine: &'a Machine,
-        /// How long it took, from the tool's start.
+        /// Time since the program's start.
         after: Duration,
     },
-    /// There is something to look out for.
+    /// A warning was added to the report.
     Warning(&'a str),
-    /// The guest hangs.
+    /// Hangs were found in the guest.
     Hangs(&'a [Hang]),
-    /// A hang that was told of is over.
+    /// A hang that an earlier event reported has resolved.
     Resolved(&'a Hang),
-    /// Something is wrong, or the guest is over.
+    /// The run ends with this outcome: a panic, a crash, starvation or the time limit.
     Outcome(&'a Outcome),
     /// A backtrace has been taken.
     Backtrace(&'a Backtrace),
-    /// The vCPUs are about to be ended.
+    /// The session is about to end the vCPU threads.
     Stopping {
-        /// How often they came out of the guest.
+        /// Number of VM exits, by their reason.
         exits: vmm::ExitCounts,
     },
 }

@@ -1,40 +1,41 @@
-//! Everything that a run has to say: told to the listener as it happens, and kept for the report.
+//! The results of a run: passed to the listener as they come, and kept for the report.
 //!
-//! Owns how many backtraces and hangs a report has, and which backtrace gets the core.
+//! Owns the limits on a report's backtraces and hangs, and the choice of the backtrace that gets the
+//! core. Refuses to own what a backtrace contains (`diagnosis`). Called by `live`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nmiscope_report::{Backtrace, Hang, Report, Trigger};
 
-use super::options::{Ended, Event, Policy};
+use super::options::{Ended, Policy, RunEvent};
 use crate::capture::Capture;
 use crate::capture::store::PendingCore;
 use crate::diagnosis::{Diagnosis, milliseconds};
 
-/// How many backtraces of hangs a report has: a guest that goes on may hang again and again.
+/// Largest number of backtraces of hangs in a report: a guest that is not killed may hang repeatedly.
 const MOST_BACKTRACES: usize = 16;
 
-/// How many hangs.
+/// Largest number of hangs in a report that the detector reported.
 const MOST_HANGS: usize = 1_000;
 
-/// The most hangs of moments that somebody asked for.
-const MOST_BY_THE_WAY: usize = 100;
+/// Largest number of hangs in a report that were found at backtraces on request.
+const MOST_ON_REQUEST: usize = 100;
 
-/// How much a backtrace is worth a core: of those that are worth as much, the last one gets it.
+/// Priority of a backtrace for the run's only core; among equals the last one gets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Weight {
-    /// Somebody asked for it.
+pub enum CorePriority {
+    /// Backtrace on request: by a signal or a timer.
     AskedFor,
-    /// The guest hangs.
+    /// Backtrace of a hang that the detector reported.
     Hang,
-    /// The run ends with it.
+    /// Backtrace that ends the run.
     End,
 }
 
-impl Weight {
-    /// The weight of a backtrace, by what it was taken for.
-    pub fn of(trigger: &Trigger) -> Self {
+impl CorePriority {
+    /// Returns the priority of a backtrace with this trigger.
+    pub fn from_trigger(trigger: &Trigger) -> Self {
         match trigger {
             Trigger::Signal { .. } | Trigger::Timer | Trigger::Dump | Trigger::Attach => {
                 Self::AskedFor
@@ -45,122 +46,128 @@ impl Weight {
     }
 }
 
-/// A core that is begun, and what it still lacks.
-struct Kept {
-    weight: Weight,
-    /// The number of its backtrace.
+/// An unfinished core: its memory is written, the note of the report is missing.
+struct KeptCore {
+    priority: CorePriority,
+    /// The backtrace's index in the report.
     backtrace: usize,
     pending: anyhow::Result<(PendingCore, Capture)>,
 }
 
 /// The hangs, backtraces and warnings of a run, and the core of one moment.
-pub struct Record<'a> {
-    /// The hangs that the detector has reported, as it counts them.
+pub struct RunRecord<'a> {
+    /// Hangs that the detector reported, by its number for them.
     hangs: Vec<Hang>,
-    /// The hangs that were found when somebody asked, or when the time was over.
-    found_by_the_way: Vec<Hang>,
-    /// The number of hangs that were reported and are not among them.
+    /// Hangs that were found at a backtrace on request, or at the time limit.
+    found_on_request: Vec<Hang>,
+    /// Number of hangs beyond the limits, which the report leaves out.
     more_hangs: usize,
     backtraces: Vec<Backtrace>,
-    core: Option<Kept>,
+    core: Option<KeptCore>,
     warnings: Vec<String>,
-    listener: &'a mut dyn FnMut(Event<'_>),
+    listener: &'a mut dyn FnMut(RunEvent<'_>),
 }
 
-impl<'a> Record<'a> {
-    /// A record of nothing yet.
-    pub fn new(listener: &'a mut dyn FnMut(Event<'_>)) -> Self {
-        let (hangs, found_by_the_way, backtraces, warnings) = Default::default();
+impl<'a> RunRecord<'a> {
+    /// Creates an empty record that passes its events to `listener`.
+    pub fn new(listener: &'a mut dyn FnMut(RunEvent<'_>)) -> Self {
+        let (hangs, found_on_request, backtraces, warnings) = Default::default();
         let more_hangs = 0;
-        Self { hangs, found_by_the_way, more_hangs, backtraces, core: None, warnings, listener }
+        Self { hangs, found_on_request, more_hangs, backtraces, core: None, warnings, listener }
     }
 
-    /// Tells the listener of an event.
-    pub fn tell(&mut self, event: Event<'_>) {
+    /// Passes an event to the listener.
+    pub fn emit(&mut self, event: RunEvent<'_>) {
         (self.listener)(event);
     }
 
-    /// Adds a warning.
+    /// Adds a warning to the report, and passes it to the listener.
     pub fn warn(&mut self, warning: String) {
-        (self.listener)(Event::Warning(&warning));
+        (self.listener)(RunEvent::Warning(&warning));
         self.warnings.push(warning);
     }
 
-    /// Adds a warning that may have been given before.
+    /// Adds a warning unless the report already has it.
     pub fn warn_once(&mut self, warning: String) {
         if !self.warnings.contains(&warning) {
             self.warn(warning);
         }
     }
 
-    /// Marks the hang with that number as over.
+    /// Marks the detector's hang `number` as resolved, `elapsed` after the start of the run.
     pub fn resolved(&mut self, number: usize, elapsed: Duration) {
         let Some(hang) = self.hangs.get_mut(number) else { return };
         hang.resolved_after_ms = Some(milliseconds(elapsed) - hang.at_ms);
-        (self.listener)(Event::Resolved(hang));
+        (self.listener)(RunEvent::Resolved(hang));
     }
 
-    /// The place of the next backtrace in the report, if it gets one: of hangs there may be too many.
+    /// Returns the next backtrace's index in the report; `None` if the report does not get it: the policy
+    /// wants no backtraces of hangs, or there are too many.
     pub fn place_for(&mut self, is_verdict: bool, policy: Policy) -> Option<u32> {
         let room = self.backtraces.len() < MOST_BACKTRACES;
         if is_verdict && policy.report && !room {
             self.warn_once(format!(
-                "the guest has hung often: of further hangs there are no backtraces (the most is \
-                 {MOST_BACKTRACES})"
+                "the guest has hung often: further hangs are reported without backtraces, of which \
+                 there are {MOST_BACKTRACES}"
             ));
         }
         let wanted = !is_verdict || policy.report && room;
         wanted.then_some(self.backtraces.len() as u32)
     }
 
-    /// True if a backtrace of that weight gets the core: one that is there already may be of something
-    /// more important.
-    pub fn has_room_for(&self, weight: Weight) -> bool {
-        self.core.as_ref().is_none_or(|kept| kept.weight <= weight)
+    /// Returns true if a backtrace of this priority gets the core: no kept one has a higher priority.
+    pub fn has_room_for(&self, priority: CorePriority) -> bool {
+        self.core.as_ref().is_none_or(|kept| kept.priority <= priority)
     }
 
-    /// Keeps the core of the backtrace that is added next.
-    pub fn keep(&mut self, weight: Weight, core: anyhow::Result<PendingCore>, capture: Capture) {
+    /// Keeps the core of the backtrace that is added next, in place of an earlier one.
+    pub fn keep(
+        &mut self,
+        priority: CorePriority,
+        core: anyhow::Result<PendingCore>,
+        capture: Capture,
+    ) {
         let backtrace = self.backtraces.len();
-        self.core = Some(Kept { weight, backtrace, pending: core.map(|core| (core, capture)) });
+        self.core =
+            Some(KeptCore { priority, backtrace, pending: core.map(|core| (core, capture)) });
     }
 
-    /// Adds what a capture means: its hangs, which are the detector's if that `is_verdict`, and the
-    /// backtrace if it is `wanted`.
+    /// Adds a diagnosis: its hangs, which the detector reported if `is_verdict` and which were found on
+    /// request otherwise; and its backtrace if it is `wanted`.
     pub fn add(&mut self, diagnosis: Diagnosis, is_verdict: bool, wanted: bool) {
         let Diagnosis { backtrace, hangs } = diagnosis;
         if !hangs.is_empty() {
-            (self.listener)(Event::Hangs(&hangs));
+            (self.listener)(RunEvent::Hangs(&hangs));
         }
         if is_verdict {
-            // What was on its way to a verdict has become one.
-            self.found_by_the_way.retain(|early| !hangs.iter().any(|hang| is_same(hang, early)));
+            // A hang that was found before its bound had passed is now a verdict.
+            self.found_on_request.retain(|early| !hangs.iter().any(|hang| is_same(hang, early)));
         }
-        // The detector counts its own, and so they have room of their own.
+        // The detector numbers its hangs, so they have a list and a limit of their own.
         let (list, most) = match is_verdict {
             true => (&mut self.hangs, MOST_HANGS),
-            false => (&mut self.found_by_the_way, MOST_BY_THE_WAY),
+            false => (&mut self.found_on_request, MOST_ON_REQUEST),
         };
         let room = most.saturating_sub(list.len());
-        // Whoever asks again is told again, and the report has it once, as it was last.
+        // Each request is answered; the report has a hang once, as it was last found.
         if !is_verdict {
             list.retain(|early| !hangs.iter().any(|hang| is_same(hang, early)));
         }
         self.more_hangs += hangs.len().saturating_sub(room);
         list.extend(hangs.into_iter().take(room));
         if wanted {
-            (self.listener)(Event::Backtrace(&backtrace));
+            (self.listener)(RunEvent::Backtrace(&backtrace));
             self.backtraces.push(backtrace);
         }
     }
 
-    /// Completes the report with all of it, and then the core with the report.
+    /// Completes the report with the recorded results, then the core with the report.
     pub fn finish(mut self, report: Report) -> Ended {
         if self.more_hangs > 0 {
             self.warn(format!("{} more hangs are not in this report", self.more_hangs));
         }
-        let Self { mut hangs, found_by_the_way, backtraces, warnings, core, .. } = self;
-        hangs.extend(found_by_the_way);
+        let Self { mut hangs, found_on_request, backtraces, warnings, core, .. } = self;
+        hangs.extend(found_on_request);
         hangs.sort_by(|a, b| a.at_ms.total_cmp(&b.at_ms));
         let report = Report { hangs, backtraces, warnings, ..report };
         let core = core.map(|kept| -> anyhow::Result<PathBuf> {
@@ -171,7 +178,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// True for the same hang, found twice.
+/// Returns true if both are the same hang: equal in class and blame.
 fn is_same(hang: &Hang, other: &Hang) -> bool {
     (hang.class, &hang.blamed) == (other.class, &other.blamed)
 }

@@ -1,23 +1,23 @@
-//! The user's terminal, lent to the guest: keys come at once and without an echo, but Ctrl-C and
-//! Ctrl-\ stay what they are. Ctrl-Z goes to the guest: a VM in the background with a terminal that it
-//! still reads would only be stopped. Given back when dropped.
+//! The user's terminal while the guest uses it: keys arrive one by one and without an echo; Ctrl-C and
+//! Ctrl-\ remain signals. Ctrl-Z goes to the guest: a background process that still reads its terminal
+//! would be stopped by the kernel.
 
 use rustix::process::getpgrp;
 use rustix::termios::{
     LocalModes, OptionalActions, SpecialCodeIndex, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr,
 };
 
-/// `_POSIX_VDISABLE`: no key has this function.
+/// `_POSIX_VDISABLE`: the value that disables a special key.
 const DISABLED: u8 = 0;
 
-/// A terminal in that mode.
+/// The terminal on standard input in raw mode; restored when dropped.
 pub struct RawTerminal {
     before: Termios,
 }
 
 impl RawTerminal {
-    /// Standard input, if it is a terminal and ours: a job in the background that touched its
-    /// terminal would be stopped.
+    /// Sets the terminal on standard input to raw mode. `None` if standard input is no terminal, or this
+    /// process is in the background, where changing the terminal would stop it.
     pub fn on_stdin() -> Option<Self> {
         let stdin = std::io::stdin();
         if !isatty(&stdin) || tcgetpgrp(&stdin).ok()? != getpgrp() {
@@ -34,7 +34,7 @@ impl RawTerminal {
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        // There is nobody to tell, and nothing else to try.
+        // An error cannot be handled here.
         let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.before);
     }
 }

@@ -73,7 +73,7 @@ impl<'i> Visitor<'i> {
             self.warnings
                 .push(format!("the kernel's tasks, locks and log are not known: {unreadable}"));
         }
-        let found = Some(observe::of_records(target, &stopped, Duration::ZERO));
+        let found = Some(observe::find_recorded_hangs(target, &stopped, Duration::ZERO));
         let unwound_by = match &self.with_variables {
             Some(with_variables) => Some(with_variables as &dyn KernelSymbols),
             None => self.symbols(),

@@ -1,4 +1,6 @@
-//! Everything that a session waits for, in one channel: the VM, signals, keys.
+//! The channel that a session waits on: the VM's events, signals, and keys.
+//!
+//! Owns the signal handlers and the threads that feed the channel. Called by `live`.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -17,45 +19,47 @@ use super::STACK;
 use super::terminal::RawTerminal;
 use crate::signals;
 
-/// A reason to wake up.
+/// A message that wakes the session.
 #[derive(Debug)]
 pub enum Wake {
-    /// The VM has something to say.
+    /// Event of the VM that the session acts on.
     Vm(vmm::VmEvent),
-    /// The user has.
+    /// Signal that this process received.
     Signal(Signal),
-    /// Keys for the guest.
+    /// Keys that were typed for the guest.
     Input(Vec<u8>),
 }
 
-/// A signal that was asked for.
+/// A signal to this process that the session handles, by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Signal(i32);
 
 impl Signal {
-    /// End the run, but say where the guest was: whoever sends this had no time to wait for its end.
-    pub fn wants_a_last_look(self) -> bool {
+    /// Returns true for SIGTERM, which takes a last backtrace before it ends the run: its sender could
+    /// not wait for the guest to end.
+    pub fn asks_for_last_backtrace(self) -> bool {
         self.0 == SIGTERM
     }
 
-    /// Print the backtraces and go on, as SIGQUIT does to a JVM; the others end the run.
+    /// Returns true for a signal that prints the backtraces and lets the guest run on, as SIGQUIT does to
+    /// a JVM. All others end the run.
     pub fn asks_for_backtrace(self) -> bool {
         matches!(self.0, SIGQUIT | SIGUSR1)
     }
 
-    /// Its name.
+    /// Returns the signal's name, as in `SIGINT`.
     pub fn name(self) -> &'static str {
         signal_hook::low_level::signal_name(self.0).unwrap_or("a signal")
     }
 }
 
-/// The channel.
+/// The channel of messages that wake the session.
 pub struct Inbox {
     sender: Sender<Wake>,
     receiver: Receiver<Wake>,
 }
 
-/// Stops listening for signals when dropped.
+/// Guard of the thread that listens for signals; stops it when dropped.
 pub struct SignalWatch(Handle);
 
 impl Drop for SignalWatch {
@@ -65,19 +69,22 @@ impl Drop for SignalWatch {
 }
 
 impl Inbox {
-    /// An empty one.
+    /// Creates a channel without messages.
     pub fn new() -> Self {
         let (sender, receiver) = mpsc::channel();
         Self { sender, receiver }
     }
 
-    /// The next reason, or none within that time.
+    /// Waits for the next message.
+    ///
+    /// # Errors
+    /// No message came within `for_at_most`.
     pub fn wait(&self, for_at_most: Duration) -> Result<Wake, RecvTimeoutError> {
         self.receiver.recv_timeout(for_at_most)
     }
 
-    /// Where the VM puts its events. A guest can make as many as it likes, so that only those get
-    /// through that a session acts on: the first POST code that `is_ready`, and the VM's end.
+    /// Returns the callback for the VM's events. A guest can cause any number of them, so it passes on only
+    /// those that a session acts on: the first POST code that `is_ready`, and the VM's end.
     pub fn vmm_events(&self, is_ready: fn(u8) -> bool) -> Box<dyn Fn(vmm::VmEvent) + Send + Sync> {
         let sender = self.sender.clone();
         let was_ready = AtomicBool::new(false);
@@ -90,25 +97,28 @@ impl Inbox {
                 _ => false,
             };
             if wanted {
-                // A session that has ended wants no more of them.
+                // Sending fails once the session has ended, which needs no event.
                 let _ = sender.send(Wake::Vm(event));
             }
         })
     }
 
-    /// Puts signals here from now on, instead of what they would do.
+    /// Handles signals from now on, and sends them to this channel.
     ///
-    /// `twice_at_once`: the second one that asks to end does so at once. Not where somebody else sees to
-    /// that, and may well send more than one to be sure.
+    /// With `twice_at_once` the second terminating signal ends the process at once. A farm does without:
+    /// it may send several, and kills a VM that does not end.
+    ///
+    /// # Errors
+    /// A handler cannot be installed, or the thread cannot be started.
     pub fn watch_signals(&self, twice_at_once: bool) -> anyhow::Result<SignalWatch> {
         let failed = "failed to install signal handlers";
-        // The second time they mean it, whatever this program is stuck in.
+        // The second signal ends the process in the handler, wherever this program is stuck.
         let meant = Arc::new(AtomicBool::new(false));
-        for signal in signals::that_end().filter(|_| twice_at_once) {
+        for signal in signals::terminating().filter(|_| twice_at_once) {
             flag::register_conditional_default(signal, meant.clone()).context(failed)?;
             flag::register(signal, meant.clone()).context(failed)?;
         }
-        let watched = signals::that_end().chain([SIGQUIT, SIGUSR1]);
+        let watched = signals::terminating().chain([SIGQUIT, SIGUSR1]);
         let mut signals = Signals::new(watched).context(failed)?;
         let handle = signals.handle();
         let sender = self.sender.clone();
@@ -126,8 +136,9 @@ impl Inbox {
         Ok(SignalWatch(handle))
     }
 
-    /// Puts keys here, one by one and unechoed, if standard input is a terminal; until the result is
-    /// dropped. The thread that reads them stays in its read, and ends with the process.
+    /// Sends keys to this channel, one by one and without an echo, until the returned guard is dropped.
+    /// `None` if standard input is not a terminal that this process may use. The thread that reads keys
+    /// stays in its read until the process ends.
     pub fn watch_terminal(&self) -> Option<RawTerminal> {
         let terminal = RawTerminal::on_stdin()?;
         let sender = self.sender.clone();

@@ -1,4 +1,7 @@
-//! Watching a guest: how it is observed, and when it is worth to stop it for a closer look.
+//! The watch over a running guest: observes it at intervals, and feeds the hang detector.
+//!
+//! Owns the times of observations and the located structures of the kernel. Refuses to judge (`hang`)
+//! and to respond (`live`, which calls this).
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -10,27 +13,28 @@ use crate::hang::{Bounds, Detection, Detector, Observation, ObservedVcpu, PollRe
 use crate::kernel::{Depth, KernelAdapter, LocateError, Located, Reading};
 use crate::targets::Target;
 
-/// How often a guest is observed.
+/// Longest interval between observations of a guest.
 pub const POLL: Duration = Duration::from_millis(100);
 
-/// How long the vCPUs of a guest of which nothing is known have to say how they are.
+/// Time that the vCPUs of an unknown kernel have to return their registers for a sample.
 const SAMPLE: Duration = Duration::from_millis(50);
 
-/// The detector, and what it is shown.
+/// The hang detector of a running guest, and the state that its observations need.
 pub struct Watch {
     detector: Detector,
     bounds: Bounds,
     places: Option<Box<dyn Located>>,
-    /// How many times they were not to be found.
+    /// Number of failed attempts to locate the structures.
     failures: u32,
     ready: bool,
-    /// When the next look is due, since the start.
+    /// Time of the next observation, since the start.
     next: Duration,
-    /// The vCPUs of a kernel that is not known, when they were last observed.
+    /// Last observed vCPUs of an unknown kernel; empty for a known one.
     last: Vec<ObservedVcpu>,
 }
 
 impl Watch {
+    /// Creates a watch whose first observation is due [`POLL`] after the start.
     pub fn new(bounds: Bounds) -> Self {
         let detector = Detector::new(bounds.clone(), POLL);
         Self {
@@ -44,38 +48,38 @@ impl Watch {
         }
     }
 
-    /// Where the kernel's structures are, once they have been found.
+    /// Returns the locations of the kernel's structures; `None` before they are found.
     pub fn places(&self) -> Option<&dyn Located> {
         self.places.as_deref()
     }
 
-    /// From now on the guest's CPUs have to get on.
+    /// Marks the guest as ready: from now on its CPUs have to make progress.
     pub fn set_ready(&mut self) {
         self.ready = true;
-        // One that was late has been looked for before all of it was there.
+        // If boot was slow, structures may have been located before they were complete: locate again.
         self.places = None;
         self.detector.set_ready();
     }
 
-    /// The guest goes on after it was stopped.
+    /// Restarts the intervals of a guest that was resumed `at` that time since the start.
     pub fn resumed(&mut self, at: Duration) {
         self.detector.resumed(at);
         self.next = self.next_after(at);
     }
 
-    /// In how long the next look is due, that long after the start.
+    /// Returns the time until the next observation, `elapsed` after the start.
     pub fn due_in(&self, elapsed: Duration) -> Duration {
         self.next.saturating_sub(elapsed)
     }
 
-    /// When the look after one at that time is worth its while.
+    /// Returns the time for the observation after one at `at`: when a verdict may be due, or after [`POLL`].
     fn next_after(&self, at: Duration) -> Duration {
-        // Not much sooner: what is due in its own time may take longer by the clock.
+        // A bound counts scheduled time, which may take longer by the clock: no tighter loop than this.
         const LEAST: Duration = Duration::from_millis(5);
         at + self.detector.due_in().map_or(POLL, |due| due.clamp(LEAST, POLL))
     }
 
-    /// Looks at a guest that runs; nothing if it is not yet time to.
+    /// Observes a running guest `at` that time since the start; `None` if the observation is not yet due.
     pub fn observe(
         &mut self,
         target: &dyn Target,
@@ -85,12 +89,17 @@ impl Watch {
         if at < self.next {
             return None;
         }
-        let observed = self.look(target, guest, at);
+        let observed = self.observe_now(target, guest, at);
         self.next = self.next_after(at);
         Some(observed)
     }
 
-    fn look(&mut self, target: &dyn Target, guest: &mut Guest<'_>, at: Duration) -> Observed {
+    fn observe_now(
+        &mut self,
+        target: &dyn Target,
+        guest: &mut Guest<'_>,
+        at: Duration,
+    ) -> Observed {
         let known = guest.is_known();
         let mut problem = None;
         if known && self.places.is_none() && self.is_time_to_locate(at) {
@@ -98,8 +107,8 @@ impl Watch {
                 Ok(places) => self.places = Some(places),
                 Err(reason) => {
                     self.failures += 1;
-                    // A guest that has just crashed cannot be looked at either, and the next event
-                    // says so.
+                    // The first failure is not reported: a guest that has just crashed fails too, and
+                    // the next event reports the crash.
                     problem = (self.ready && self.failures == 2).then_some(reason);
                 }
             }
@@ -121,14 +130,14 @@ impl Watch {
         Observed { noticed: self.detector.observe(observation), problem }
     }
 
-    /// The structures are there when the guest is ready. One that is late is stopped for a moment to
-    /// look for them, so that it can be said what it waits for.
+    /// Returns true if the kernel's structures are to be located: the guest is ready, or half of the
+    /// boot-stall bound has passed. The latter tries once, so that a report can name what the boot waits for.
     fn is_time_to_locate(&self, at: Duration) -> bool {
         let late = self.bounds.get(crate::hang::Class::BootStall).map(|bound| bound / 2);
         self.ready || late.is_some_and(|late| at >= late && self.failures == 0)
     }
 
-    /// Looks at one that stands still, and says what is wrong with it.
+    /// Judges a stopped guest; `None` if no verdict is due.
     pub fn judge(
         &mut self,
         target: &dyn Target,
@@ -138,8 +147,8 @@ impl Watch {
         self.detector.judge(observation(target, stopped, at))
     }
 
-    /// Looks at one that stands still, and says what is wrong with it or may come to be.
-    pub fn of_moment(
+    /// Finds the hangs of a stopped guest, including those whose bounds have not passed.
+    pub fn find_hangs(
         &mut self,
         target: &dyn Target,
         stopped: &StoppedGuest,
@@ -148,9 +157,9 @@ impl Watch {
         self.detector.hangs_now(observation(target, stopped, at))
     }
 
-    /// Stops a guest that has run on while it was sampled, and returns the CPUs whose hang went on:
-    /// of verdicts, or of what was found on the way to one.
-    pub fn still_to_sample(
+    /// Stops a guest that ran while it was sampled, and returns the CPUs to sample again: those whose
+    /// hang persists. With `is_verdict` these are the hangs of verdicts, otherwise all that are found.
+    pub fn cpus_to_sample(
         &mut self,
         target: &mut dyn Target,
         kernel: &dyn KernelAdapter,
@@ -159,7 +168,7 @@ impl Watch {
     ) -> BTreeSet<u32> {
         let bounds = Timeouts::for_vcpus(target.vcpus());
         let stopped = StoppedGuest::stop(target, kernel, self.places(), bounds);
-        // It was stopped most of the time: that does not make a hang older.
+        // The guest was stopped for most of the time, which does not age a hang.
         let at = started.elapsed();
         self.resumed(at);
         let now = observation(target, &stopped, at);
@@ -171,15 +180,15 @@ impl Watch {
     }
 }
 
-/// What came of looking at a guest.
+/// Result of one observation of a guest.
 pub struct Observed {
-    /// What the detector makes of it.
+    /// Conclusions of the hang detector.
     pub noticed: PollResult,
-    /// Why it could not be looked at as it should.
+    /// Reason why the kernel's structures were not located, to be reported once; `None` otherwise.
     pub problem: Option<LocateError>,
 }
 
-/// Asks the vCPUs how they are, those of which that does not follow from how they were in `last`.
+/// Samples the vCPUs' registers, except where the sample follows from the one in `last`.
 fn sample_running(target: &dyn Target, vcpus: &mut [ObservedVcpu], last: &[ObservedVcpu]) {
     for (vcpu, last) in vcpus.iter_mut().zip(last) {
         vcpu.sample = vcpu.derived_sample(last);

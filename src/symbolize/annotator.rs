@@ -1,83 +1,82 @@
-//! A log as a whole: bytes in, in pieces of any size; the same bytes out, with annotations at the
+//! The log as a whole: takes bytes in pieces of any size, and writes the same bytes with annotations at the
 //! ends of lines, or a JSON record for each reference.
 //!
-//! Owns where lines begin and end, and the address offset (KASLR) of each boot that the log is of.
-//! Every byte of the log is written as it came. Owns no I/O but writing to what it is given. Called
-//! by `cli`.
+//! Owns the splitting into lines, and the address offset (KASLR) of each boot in the log. Every byte of the
+//! log is written unchanged. Does no I/O except on the given output. Called by `cli`.
 //!
-//! A kernel prints its address offset at the end of a panic, behind the addresses that it concerns.
-//! So a line with a bare address is held back, and everything behind it, until the offset is
-//! known, the boot or the log ends, or the caller says that nothing more is coming for now
-//! ([`Annotator::flush`]). Modern traces have names instead of addresses, and are never held.
+//! A kernel prints its address offset at the end of a panic, after the addresses that need it. So a line
+//! with a bare address, and everything after it, is held back until the offset is known, the boot or the
+//! log ends, or the caller calls [`Annotator::flush`] because no more input comes for now. Modern traces
+//! have names instead of addresses, and are never held back.
 
 use std::io::{self, Write};
 use std::mem;
 
-use super::grammar::{Grammar, Line, Notice, Reference, Target};
-use super::lookup::{Answer, Lookup};
+use super::grammar::{CodeLocation, Grammar, Line, Notice, Reference};
+use super::lookup::{Lookup, Resolution};
 use super::summary::release;
-use super::{Summary, one_line, write_record};
+use super::{LogSummary, one_line, write_record};
 
-/// Longer lines are read in pieces, so that memory is bounded; they are still written as one line.
+/// Largest piece of a line that is parsed at once, in bytes. A longer line is still written as one line.
 const MAX_PIECE: usize = 64 << 10;
-/// The most that is held back, in bytes.
+/// Largest number of bytes that are held back.
 const MAX_HELD: usize = 256 << 20;
-/// The most that is written behind one line, in bytes.
+/// Size at which the annotation of one line takes no more matches, in bytes.
 const MAX_ANNOTATION: usize = 64 << 10;
 /// KASLR moves a kernel by multiples of CONFIG_PHYSICAL_ALIGN, which is at least 2 MiB, and by less
 /// than 1 GiB (`handle_relocations()` in arch/x86/boot/compressed/misc.c).
 const OFFSET_GRANULE: u64 = 2 << 20;
 const MAX_OFFSET: u64 = 1 << 30;
 
-/// The output.
+/// Format of the output that an annotator writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// The log, annotated.
+    /// The log, with functions and source lines at the ends of lines.
     Text,
-    /// A [`Record`](nmiscope_report::reference::Record) a line for each reference, and nothing of the log.
+    /// A line with a [`Record`](nmiscope_report::reference::Record) for each reference, without the log.
     Json,
 }
 
-/// Annotates a log.
+/// The state of annotating one log.
 pub struct Annotator<'a, W> {
     lookup: Lookup<'a>,
     output: W,
     format: Format,
     grammar: Grammar,
-    /// The part of a line that has come so far.
+    /// Unparsed part of the current line.
     partial: Vec<u8>,
-    /// `partial` is not the start of its line.
+    /// True if `partial` is not the start of its line.
     is_continued: bool,
-    /// The text that is to be written at the end of the line.
+    /// Annotation to write at the end of the current line.
     annotation: String,
-    /// Number of answers for which there was no room in it.
+    /// Number of resolutions that had no room in the annotation.
     unshown: u64,
-    /// The number of the line, from 1.
+    /// Number of the current line, from 1.
     line_number: u64,
-    /// The offset that the user has given.
+    /// KASLR offset that the user gave, in bytes.
     given_offset: Option<u64>,
-    /// The offset of the boot that the log is at.
+    /// KASLR offset of the current boot, in bytes; `None` before it is known.
     offset: Option<u64>,
-    /// Lines that wait for the offset.
+    /// Lines that are held back until the offset is known.
     held: Option<Held>,
-    /// The caller has said that nothing more came: lines of this boot wait no more.
+    /// True once lines of this boot were released without an offset: no more are held back.
     holds_no_more: bool,
-    /// The image says of which kernel it is, so that the log need not be asked.
+    /// True if the image has a `Linux version`, so that the log's is not needed for the release.
     has_banner: bool,
-    summary: Summary,
+    summary: LogSummary,
 }
 
-/// Lines that wait, and the state from which they are read again.
+/// Lines that are held back, and the grammar's state at their start.
 struct Held {
     bytes: Vec<u8>,
     grammar: Grammar,
 }
 
 impl<'a, W: Write> Annotator<'a, W> {
-    /// Annotates with what `lookup` knows. `offset` is how many bytes above its link addresses the
-    /// kernel runs, if the user knows; otherwise the log may say so.
+    /// Prepares to annotate a log from `lookup`. `offset` is the distance in bytes of the running kernel
+    /// from its link addresses, if the user gave it; otherwise the log may contain it.
     pub fn new(mut lookup: Lookup<'a>, offset: Option<u64>, format: Format, output: W) -> Self {
-        let summary = Summary::new(lookup.image());
+        let summary = LogSummary::new(lookup.image());
         let has_banner = summary.image_banner.is_some();
         lookup.set_release(summary.image_banner.as_deref().and_then(release));
         Self {
@@ -99,12 +98,12 @@ impl<'a, W: Write> Annotator<'a, W> {
         }
     }
 
-    /// True while lines wait for more of the log to come.
+    /// Returns true while lines are held back.
     pub fn is_holding(&self) -> bool {
         self.held.is_some()
     }
 
-    /// Takes the next bytes of the log, and writes what can be written.
+    /// Takes the next bytes of the log, and writes all lines that are not held back.
     ///
     /// # Errors
     /// The output cannot be written to.
@@ -127,7 +126,7 @@ impl<'a, W: Write> Annotator<'a, W> {
         self.output.flush()
     }
 
-    /// Writes what is held back, as far as it is known: nothing more comes for now.
+    /// Writes the lines that are held back, without an offset. Call it when no more input comes for now.
     ///
     /// # Errors
     /// The output cannot be written to.
@@ -136,11 +135,11 @@ impl<'a, W: Write> Annotator<'a, W> {
         self.output.flush()
     }
 
-    /// Writes all that is left, and gives the summary.
+    /// Writes the rest of the log, and returns the summary.
     ///
     /// # Errors
     /// The output cannot be written to.
-    pub fn finish(mut self) -> io::Result<Summary> {
+    pub fn finish(mut self) -> io::Result<LogSummary> {
         if !self.partial.is_empty() || self.is_continued {
             self.take_piece(true)?;
         }
@@ -152,7 +151,8 @@ impl<'a, W: Write> Annotator<'a, W> {
         Ok(self.summary)
     }
 
-    /// Reads `partial`, which is a line, its last piece, or a piece before that.
+    /// Parses `partial`, which is a whole line or the last piece of one if `is_last`, and otherwise an
+    /// earlier piece.
     fn take_piece(&mut self, is_last: bool) -> io::Result<()> {
         let mut piece = mem::take(&mut self.partial);
         let rest = if is_last { Vec::new() } else { piece.split_off(word_boundary(&piece)) };
@@ -174,10 +174,10 @@ impl<'a, W: Write> Annotator<'a, W> {
         Ok(())
     }
 
-    /// Makes ready for what follows a piece.
+    /// Prepares for the input after a piece. `rest` is the start of the next piece.
     fn next_piece(&mut self, mut piece: Vec<u8>, rest: Vec<u8>, is_last: bool) {
         self.is_continued = !is_last;
-        // The buffer is used again.
+        // Reuses the buffer.
         piece.clear();
         piece.extend_from_slice(&rest);
         self.partial = piece;
@@ -207,7 +207,7 @@ impl<'a, W: Write> Annotator<'a, W> {
         Ok(())
     }
 
-    /// A kernel boots: it is moved by another offset than the last one.
+    /// Begins the log of another boot, whose kernel has another offset.
     fn begin_boot(&mut self, banner: &[u8]) {
         self.offset = None;
         self.holds_no_more = false;
@@ -217,25 +217,25 @@ impl<'a, W: Write> Annotator<'a, W> {
         }
     }
 
-    /// The log says how far the kernel was moved. One that says it twice, and differently, is of two
-    /// boots, and lacks the line with which the second one begins.
+    /// Sets the KASLR offset that the log contains. A second, different offset is of another boot whose
+    /// first line is missing from the log, which the summary reports.
     fn set_offset(&mut self, offset: u64) {
         let is_other = self.offset.is_some_and(|known| known != offset);
         self.summary.several_offsets |= is_other && self.given_offset.is_none();
         self.offset = Some(offset);
     }
 
-    /// True when a reference can only be looked up when the offset is known.
+    /// Returns true if a reference must be held back because its lookup needs the offset.
     fn must_wait(&mut self, reference: &Reference<'_>) -> bool {
         let is_known = self.given_offset.or(self.offset).is_some();
-        let Target::Address(address) = reference.target else { return false };
+        let CodeLocation::Address(address) = reference.target else { return false };
         !is_known
             && !self.holds_no_more
             && !self.lookup.is_user_space(address)
             && self.lookup.may_be_moved(address)
     }
 
-    /// Reads again what was held back, and holds nothing more of this boot.
+    /// Parses the lines that were held back again, writes them, and holds back no more of this boot.
     fn release(&mut self) -> io::Result<()> {
         let Some(held) = self.held.take() else { return Ok(()) };
         self.grammar = held.grammar;
@@ -262,7 +262,7 @@ impl<'a, W: Write> Annotator<'a, W> {
             self.output.write_all(text)?;
         }
         for reference in references {
-            if let Target::Address(address) = reference.target
+            if let CodeLocation::Address(address) = reference.target
                 && self.lookup.is_user_space(address)
             {
                 continue;
@@ -279,7 +279,7 @@ impl<'a, W: Write> Annotator<'a, W> {
         Ok(())
     }
 
-    fn annotate(&mut self, answer: &Answer) {
+    fn annotate(&mut self, answer: &Resolution) {
         if answer.matches.is_empty() {
             return;
         }
@@ -309,18 +309,18 @@ impl<'a, W: Write> Annotator<'a, W> {
         &mut self,
         text: &[u8],
         reference: &Reference<'_>,
-        answer: &Answer,
+        answer: &Resolution,
     ) -> io::Result<()> {
         let text = String::from_utf8_lossy(&text[reference.span.clone()]);
         write_record(&mut self.output, Some(self.line_number), &text, reference, answer)
     }
 
-    /// Takes the offset from an address that stands beside the symbol that it is.
+    /// Derives the offset from an address that is printed beside its symbol.
     fn learn_offset(&mut self, reference: &Reference<'_>) {
-        let Target::Symbol(symbol) = &reference.target else { return };
+        let CodeLocation::Symbol(symbol) = &reference.target else { return };
         let Some(address) = symbol.address.filter(|_| self.offset.is_none()) else { return };
         let Some(linked) = self.lookup.linked_address(symbol) else { return };
-        // A hashed pointer is no such distance from anything, but for one time in a million.
+        // A hashed pointer passes this check about once in a million times.
         let offset = address.wrapping_sub(linked);
         if offset < MAX_OFFSET && offset % OFFSET_GRANULE == 0 {
             self.offset = Some(offset);
@@ -328,14 +328,15 @@ impl<'a, W: Write> Annotator<'a, W> {
     }
 }
 
-/// A line without its end.
+/// Returns a line without its line end.
 fn content(line: &[u8]) -> &[u8] {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let end = line.iter().rposition(|&byte| byte != b'\r').map_or(0, |last| last + 1);
     &line[..end]
 }
 
-/// The length of the longest part of a piece that cuts no word: up to its last blank, if it has one.
+/// Returns the length of the piece up to its last blank, so that no word is cut; the whole length without
+/// a blank.
 fn word_boundary(piece: &[u8]) -> usize {
     match piece.iter().rposition(|&byte| byte == b' ') {
         Some(blank) if blank > 0 => blank,

@@ -1,8 +1,8 @@
-//! References of a log to frames: which symbol of which image is meant, and what is there.
+//! The lookup of references: the image and symbol that each one means, and the frame there.
 //!
-//! Owns the choice among several symbols of one name, and among several files of one module. Owns no
-//! text: `grammar` reads the log, and `annotator` and `summary` say what was found. Bounded: what has
-//! been looked up is remembered, up to a limit, and an answer has a few matches at most.
+//! Owns the choice among several symbols of one name, and among several files of one module. Refuses to
+//! own text: `grammar` parses the log; `annotator` and `summary` write the results. Bounded: resolutions
+//! are cached up to a limit, and each has a few matches at most.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -12,79 +12,79 @@ use nmiscope_machine::VirtualAddress;
 use nmiscope_report::Frame;
 use nmiscope_symbolizer::{Image, NamedSymbol, ProgramCounter, SourceRoots};
 
-use super::grammar::{Module, Reference, SymbolReference, Target};
+use super::grammar::{CodeLocation, Module, Reference, SymbolReference};
 use crate::diagnosis::Resolver;
 use crate::images::hex;
 use crate::images::modules::{self, Modules, NoModule};
 
-/// Start of the upper half of the address space, which kernels have for themselves.
+/// Start of the upper half of the address space, where kernels are linked.
 const UPPER_HALF: u64 = 1 << 63;
-/// The most answers that are remembered.
+/// Largest number of resolutions that are cached.
 const MAX_REMEMBERED: usize = 1 << 16;
-/// The most matches that are looked up for one reference.
+/// Largest number of matches that are looked up for one reference.
 const MAX_MATCHES: usize = 8;
 
-/// The answer for a reference.
+/// Result of looking up one reference.
 #[derive(Clone, Debug, Default)]
-pub struct Answer {
-    /// The places that fit. More than one where nothing in the log tells them apart.
+pub struct Resolution {
+    /// Places in an image that match the reference; more than one if the log does not tell them apart.
     pub matches: Vec<Match>,
-    /// Number of places that fit and are not in `matches`.
+    /// Number of further matches, which are not in `matches`.
     pub omitted: usize,
-    /// The places themselves were looked up, and not the calls before them.
+    /// True if the places themselves were looked up, not the calls before them.
     pub exact: bool,
-    /// The match is the only one of its name, and its size is not the one in the log.
+    /// Sizes in the log and in the image, if they differ and the match is the only symbol of its name.
     pub doubt: Option<OtherSize>,
-    /// The reason why nothing is known, if so.
-    pub missing: Option<Missing>,
+    /// Reason why there is no match; `None` if there is one.
+    pub missing: Option<Unresolved>,
 }
 
-/// A place that fits a reference.
+/// A place in an image that matches a reference.
 #[derive(Clone, Debug)]
 pub struct Match {
-    /// The address as the image was linked, or as the module's file was laid out.
+    /// Address as linked in the image, or as laid out in the module's file.
     pub address: VirtualAddress,
-    /// The functions there, with lines.
+    /// Functions at the address, with source lines.
     pub frame: Frame,
 }
 
-/// A symbol's size in the log, and the one that it has in the image.
+/// A symbol's size in the log, and its different size in the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 #[error("{printed:#x} bytes in the log, {found:#x} in the image")]
 pub struct OtherSize {
-    /// In the log, in bytes.
+    /// Size in the log, in bytes.
     pub printed: u64,
-    /// In the image, in bytes.
+    /// Size in the image, in bytes.
     pub found: u64,
 }
 
-/// The reason why a reference has no answer.
+/// Reason why a reference has no match.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
-pub enum Missing {
-    /// No module of that name is below the directories that were given.
+pub enum Unresolved {
+    /// No file of the module is below the given directories.
     #[error("module {0} was not found")]
     ModuleNotFound(String),
-    /// There are files of that module, and none can be read.
+    /// The module has files, and none of them can be read.
     #[error("module {name} cannot be read: {reason}")]
     ModuleUnreadable {
-        /// The module.
+        /// Name of the module in the log.
         name: String,
-        /// The fault of the first of its files.
+        /// Error of the first of its files.
         reason: String,
     },
-    /// There are files of that module, and all are of other builds or other kernels.
+    /// The module has files, and all are of other builds or other kernels.
     #[error("module {0} was found for another kernel only")]
     ModuleOfOtherKernel(String),
-    /// The image has no symbol of that name.
+    /// The image has no symbol of this name.
     #[error("no symbol {0}")]
     NoSymbol(String),
-    /// The image has several symbols of that name, and none of that size; or one, and the offset is
-    /// behind its end.
+    /// The image has several symbols of this name, and none of the printed size; or it has one, and the
+    /// offset is beyond its end.
     #[error("{name} has another size: {size}")]
     OtherSize {
-        /// The symbol.
+        /// Name of the symbol in the log.
         name: String,
-        /// The size of the symbol, and that of the first one of that name in the image.
+        /// Size in the log, and that of the first symbol of this name in the image.
         size: OtherSize,
     },
     /// The address is not code of the image.
@@ -93,17 +93,17 @@ pub enum Missing {
     /// The symbol is a variable, not code.
     #[error("a variable")]
     Variable,
-    /// The place is known, and no debug information covers it.
+    /// The address is known, and no debug information covers it.
     #[error("no debug information")]
     NoDebugInfo,
 }
 
-impl Answer {
-    fn missing(reason: Missing) -> Self {
+impl Resolution {
+    fn missing(reason: Unresolved) -> Self {
         Self { missing: Some(reason), ..Self::default() }
     }
 
-    /// True when the matches are not all the same functions and lines.
+    /// Returns true if the matches are not all the same functions and lines.
     pub fn is_ambiguous(&self) -> bool {
         let (first, rest) = match self.matches.as_slice() {
             [first, rest @ ..] => (first, rest),
@@ -123,29 +123,29 @@ impl Match {
     }
 }
 
-/// Looks up references.
+/// The lookup of references in an image and its modules.
 pub struct Lookup<'a> {
     image: &'a Image<'a>,
     roots: SourceRoots,
     modules: &'a Modules,
-    /// The kernel's release, by the image or by the log.
+    /// Release of the kernel, by the image or by the log.
     release: Option<String>,
     loaded: HashMap<String, Rc<ModuleImages<'a>>>,
-    remembered: HashMap<Key, Rc<Answer>>,
+    remembered: HashMap<Key, Rc<Resolution>>,
     is_linux: OnceCell<bool>,
 }
 
-/// The modules of one name.
+/// The files of all modules of one name.
 struct ModuleImages<'a> {
-    modules: Vec<modules::Module<'a>>,
-    /// The fault of the first file that cannot be read.
+    modules: Vec<modules::LoadedModule<'a>>,
+    /// Error of the first file that cannot be read.
     fault: Option<NoModule>,
 }
 
-/// Everything that decides the answer for a reference.
+/// Key of the cache: the parts of a reference that determine its resolution.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Key {
-    /// An address, as the image was linked.
+    /// An address as linked in the image.
     Address { address: u64, exact: bool },
     /// A place in a function.
     Symbol {
@@ -158,7 +158,7 @@ enum Key {
 }
 
 impl<'a> Lookup<'a> {
-    /// For references into `image` and `modules`.
+    /// Creates a lookup in `image` and `modules`; source paths are shown relative to `roots`.
     pub fn new(image: &'a Image<'a>, modules: &'a Modules, roots: SourceRoots) -> Self {
         Self {
             image,
@@ -171,12 +171,12 @@ impl<'a> Lookup<'a> {
         }
     }
 
-    /// The image.
+    /// Returns the image of the kernel.
     pub fn image(&self) -> &'a Image<'a> {
         self.image
     }
 
-    /// Takes modules of this release only, of those that say which they are of.
+    /// Restricts modules with a known release to this one; `None` for no restriction.
     pub fn set_release(&mut self, release: Option<String>) {
         if self.release != release {
             self.release = release;
@@ -184,40 +184,41 @@ impl<'a> Lookup<'a> {
         }
     }
 
-    /// True when an address may be that of a kernel that KASLR has moved: Linux can be moved anywhere,
-    /// and other kernels lie where their image says, unless the address shows that they do not.
+    /// Returns true if KASLR may have moved an address: always for Linux; for another kernel, if the
+    /// address is not code of the image.
     pub fn may_be_moved(&self, address: u64) -> bool {
         *self.is_linux.get_or_init(|| self.image.symbol("linux_banner").is_some())
             || !self.image.is_text(VirtualAddress(address))
     }
 
-    /// True when an address is of user space, and the image of a kernel in the upper half of the
-    /// address space: then it concerns somebody else.
+    /// Returns true if an address is of user space: below the upper half, where the image's kernel is
+    /// linked. Such an address is not the kernel's.
     pub fn is_user_space(&self, address: u64) -> bool {
         let is_kernel = self.image.lowest_text().is_some_and(|lowest| lowest.0 >= UPPER_HALF);
         is_kernel && address < UPPER_HALF
     }
 
-    /// The answer for an address of the image, code or not.
-    pub fn place(&self, address: u64, exact: bool) -> Answer {
+    /// Looks up a link address of the image, without a check that it is code.
+    pub fn place(&self, address: u64, exact: bool) -> Resolution {
         let address = VirtualAddress(address);
         let frame = frame(self.image, &self.roots, address, exact);
         if frame.functions.is_empty() {
-            return Answer::missing(Missing::OutsideImage);
+            return Resolution::missing(Unresolved::OutsideImage);
         }
-        Answer { matches: vec![Match { address, frame }], exact, ..Answer::default() }
+        Resolution { matches: vec![Match { address, frame }], exact, ..Resolution::default() }
     }
 
-    /// The answer for a reference, in a kernel that runs `offset` bytes above where its image was
-    /// linked.
-    pub fn answer(&mut self, reference: &Reference<'_>, offset: u64) -> Rc<Answer> {
+    /// Looks up a reference of a kernel that runs `offset` bytes above its link addresses.
+    pub fn answer(&mut self, reference: &Reference<'_>, offset: u64) -> Rc<Resolution> {
         let key = Key::new(reference, offset);
         if let Some(answer) = self.remembered.get(&key) {
             return confirmed(answer, reference, offset);
         }
         let answer = Rc::new(match &reference.target {
-            Target::Address(address) => self.code_at(address.wrapping_sub(offset), reference.exact),
-            Target::Symbol(symbol) => self.symbol(symbol, reference.exact),
+            CodeLocation::Address(address) => {
+                self.code_at(address.wrapping_sub(offset), reference.exact)
+            }
+            CodeLocation::Symbol(symbol) => self.symbol(symbol, reference.exact),
         });
         if self.remembered.len() >= MAX_REMEMBERED {
             self.remembered.clear();
@@ -226,8 +227,8 @@ impl<'a> Lookup<'a> {
         confirmed(&answer, reference, offset)
     }
 
-    /// The link address of the one place in the image that a symbol of the log can be. `None` for a
-    /// symbol of a module, and where several places fit or none.
+    /// Returns the link address of a symbol of the log. `None` for a symbol of a module, and if no place
+    /// or several match.
     pub fn linked_address(&self, symbol: &SymbolReference<'_>) -> Option<u64> {
         if symbol.module.is_some() {
             return None;
@@ -238,34 +239,34 @@ impl<'a> Lookup<'a> {
         }
     }
 
-    fn code_at(&self, address: u64, exact: bool) -> Answer {
+    fn code_at(&self, address: u64, exact: bool) -> Resolution {
         if !self.image.is_text(VirtualAddress(address)) {
-            return Answer::missing(Missing::OutsideImage);
+            return Resolution::missing(Unresolved::OutsideImage);
         }
         self.place(address, exact)
     }
 
-    fn symbol(&mut self, symbol: &SymbolReference<'_>, exact: bool) -> Answer {
+    fn symbol(&mut self, symbol: &SymbolReference<'_>, exact: bool) -> Resolution {
         match &symbol.module {
             None => in_image(self.image, &self.roots, symbol, exact),
             Some(module) => self.in_module(module, symbol, exact),
         }
     }
 
-    /// The answers of all files of a module that may be meant: without a build-id in the log, two
-    /// builds of it can only be told apart by the sizes of their symbols.
+    /// Looks up a symbol in all files that may be the module, and merges the matches: without a build-id in
+    /// the log, two builds of a module differ only in the sizes of their symbols.
     fn in_module(
         &mut self,
         module: &Module<'_>,
         symbol: &SymbolReference<'_>,
         exact: bool,
-    ) -> Answer {
+    ) -> Resolution {
         let images = self.module_images(module.name);
         if images.modules.is_empty() {
             let name = module.name.to_owned();
-            return Answer::missing(match &images.fault {
-                None => Missing::ModuleNotFound(name),
-                Some(reason) => Missing::ModuleUnreadable { name, reason: reason.to_string() },
+            return Resolution::missing(match &images.fault {
+                None => Unresolved::ModuleNotFound(name),
+                Some(reason) => Unresolved::ModuleUnreadable { name, reason: reason.to_string() },
             });
         }
         let mut answers = images
@@ -274,9 +275,9 @@ impl<'a> Lookup<'a> {
             .filter(|found| self.may_be(found, module))
             .map(|found| in_image(&found.image, &self.roots, symbol, exact));
         let Some(mut answer) = answers.next() else {
-            return Answer::missing(Missing::ModuleOfOtherKernel(module.name.to_owned()));
+            return Resolution::missing(Unresolved::ModuleOfOtherKernel(module.name.to_owned()));
         };
-        for other in answers.filter(Answer::is_sure) {
+        for other in answers.filter(Resolution::is_sure) {
             if !answer.is_sure() {
                 answer = other;
                 continue;
@@ -290,9 +291,9 @@ impl<'a> Lookup<'a> {
         answer
     }
 
-    /// True when a module's file may be the one that the log means: its build-id is that in the log, or
-    /// its kernel is that of the image.
-    fn may_be(&self, found: &modules::Module<'_>, module: &Module<'_>) -> bool {
+    /// Returns true if a file may be the module of the log: by its build-id if both have one, otherwise by
+    /// the release of its kernel.
+    fn may_be(&self, found: &modules::LoadedModule<'_>, module: &Module<'_>) -> bool {
         match (module.build_id, found.image.build_id()) {
             (Some(printed), Some(id)) => hex(id).eq_ignore_ascii_case(printed),
             _ => match (&self.release, &found.release) {
@@ -328,10 +329,10 @@ impl Key {
     fn new(reference: &Reference<'_>, offset: u64) -> Self {
         let exact = reference.exact;
         match &reference.target {
-            Target::Address(address) => {
+            CodeLocation::Address(address) => {
                 Self::Address { address: address.wrapping_sub(offset), exact }
             }
-            Target::Symbol(symbol) => Self::Symbol {
+            CodeLocation::Symbol(symbol) => Self::Symbol {
                 name: symbol.name.to_owned(),
                 offset: symbol.offset,
                 size: symbol.size,
@@ -345,43 +346,44 @@ impl Key {
     }
 }
 
-/// The answer without its doubt, if the address beside the symbol is the place that was found.
-fn confirmed(answer: &Rc<Answer>, reference: &Reference<'_>, offset: u64) -> Rc<Answer> {
-    if let (Some(_), Target::Symbol(symbol)) = (answer.doubt, &reference.target)
+/// Returns the resolution without its doubt if the log prints the match's address beside the symbol.
+fn confirmed(answer: &Rc<Resolution>, reference: &Reference<'_>, offset: u64) -> Rc<Resolution> {
+    if let (Some(_), CodeLocation::Symbol(symbol)) = (answer.doubt, &reference.target)
         && let (Some(address), [only]) = (symbol.address, answer.matches.as_slice())
         && address.wrapping_sub(offset) == only.address.0
     {
-        return Rc::new(Answer { doubt: None, ..(**answer).clone() });
+        return Rc::new(Resolution { doubt: None, ..(**answer).clone() });
     }
     Rc::clone(answer)
 }
 
-/// A place that a symbol, an offset and a size may mean.
+/// A place in an image that matches a symbol, an offset and a size.
 struct Fit {
     address: u64,
-    /// The place is behind the last instruction of the function, where no call returns to.
+    /// True if the place is beyond the function's last instruction, where no call returns to.
     is_behind: bool,
 }
 
-/// The places in `image` that fit; or the only one of that name, with what does not fit.
+/// Finds the places in `image` that match a symbol; or the only place of its name, with the sizes that
+/// differ.
 fn fits(
     image: &Image<'_>,
     symbol: &SymbolReference<'_>,
-) -> Result<(Vec<Fit>, Option<OtherSize>), Missing> {
+) -> Result<(Vec<Fit>, Option<OtherSize>), Unresolved> {
     let named = image.symbols_named(symbol.name);
     if named.is_empty() {
         return match padding(image, symbol) {
             Some(fits) => Ok((fits, None)),
-            None => Err(Missing::NoSymbol(symbol.name.to_owned())),
+            None => Err(Unresolved::NoSymbol(symbol.name.to_owned())),
         };
     }
     let code: Vec<&NamedSymbol<'_>> =
         named.iter().filter(|named| image.is_text(named.symbol.address)).collect();
-    let Some(first) = code.first() else { return Err(Missing::Variable) };
+    let Some(first) = code.first() else { return Err(Unresolved::Variable) };
     let fit = |named: &&NamedSymbol<'_>| fit(image, named, symbol);
     let Some(printed) = symbol.size else { return Ok((code.iter().map(fit).collect(), None)) };
-    // A kernel prints the distance to the next symbol. Not all that it knows is in the image, so the
-    // symbol's own size is a second choice.
+    // A kernel prints the distance to the next symbol. The image may lack that symbol, so the symbol's
+    // own size is tried second.
     for size_of in [printed_size, own_size] {
         let fitting = code.iter().filter(|named| size_of(named, printed));
         let found: Vec<Fit> = fitting.map(fit).collect();
@@ -394,11 +396,11 @@ fn fits(
     if code.len() == 1 && symbol.offset <= extent {
         return Ok((vec![fit(first)], Some(size)));
     }
-    Err(Missing::OtherSize { name: symbol.name.to_owned(), size })
+    Err(Unresolved::OtherSize { name: symbol.name.to_owned(), size })
 }
 
-/// True when the kernel would print that size for the symbol. Of a section's last symbol only its own
-/// size is known, and the kernel's number is not less.
+/// Returns true if the kernel would print this size for the symbol. For the last symbol of a section only
+/// its own size is known, and the kernel prints at least that.
 fn printed_size(named: &NamedSymbol<'_>, size: u64) -> bool {
     match named.extent {
         Some(extent) => extent == size,
@@ -416,8 +418,8 @@ fn fit(image: &Image<'_>, named: &NamedSymbol<'_>, symbol: &SymbolReference<'_>)
     Fit { address, is_behind: is_end && !image.is_returned_to(&named.symbol, symbol.offset) }
 }
 
-/// `__pfx_func+0x10/0x10`, of the padding before a function, in an image without such symbols
-/// (objtool makes them, from Linux 6.3 on): the start of the function.
+/// Finds the start of a function by the end of the padding before it, `__pfx_func+0x10/0x10`, in an image
+/// without such symbols, which objtool makes from Linux 6.3 on.
 fn padding(image: &Image<'_>, symbol: &SymbolReference<'_>) -> Option<Vec<Fit>> {
     let name = symbol.name.strip_prefix("__pfx_").filter(|_| Some(symbol.offset) == symbol.size)?;
     let functions = image.symbols_named(name);
@@ -434,13 +436,12 @@ fn in_image(
     roots: &SourceRoots,
     symbol: &SymbolReference<'_>,
     exact: bool,
-) -> Answer {
+) -> Resolution {
     let (fits, doubt) = match fits(image, symbol) {
         Ok(found) => found,
-        Err(reason) => return Answer::missing(reason),
+        Err(reason) => return Resolution::missing(reason),
     };
-    // No call returns to what is behind a function: it is a pointer to the next one that lay on the
-    // stack.
+    // No call returns to the end of a function: the value is a pointer on the stack to the next function.
     let exact = exact || fits.iter().all(|fit| fit.is_behind);
     let matches: Vec<Match> = fits
         .iter()
@@ -454,10 +455,10 @@ fn in_image(
     let has_lines =
         |found: &Match| found.frame.functions.iter().any(|function| function.file.is_some());
     if !matches.iter().any(has_lines) {
-        return Answer::missing(Missing::NoDebugInfo);
+        return Resolution::missing(Unresolved::NoDebugInfo);
     }
     let omitted = fits.len() - matches.len();
-    Answer { matches, omitted, exact, doubt, missing: None }
+    Resolution { matches, omitted, exact, doubt, missing: None }
 }
 
 fn frame(image: &Image<'_>, roots: &SourceRoots, address: VirtualAddress, exact: bool) -> Frame {

@@ -1,15 +1,14 @@
-//! Symbols for text: a log goes in, and comes out with functions and source lines behind each line of
-//! a stack trace.
+//! Symbols for text: copies a log, and adds functions and source lines behind each line of a stack trace.
 //!
 //! | module | owns |
 //! |---|---|
-//! | `grammar` | which words of a line name code |
-//! | `lookup` | which symbol of which image is meant |
-//! | `annotator` | the log as a whole: lines, boots, the address offset of each, what is written |
-//! | `record` | an answer as JSON |
-//! | `summary` | how many addresses were found, and why the others were not |
+//! | `grammar` | the words of a line that name code |
+//! | `lookup` | the symbol and the image of a reference, and its frame |
+//! | `annotator` | the log as a whole: lines, boots, the address offset of each, the output |
+//! | `record` | a resolution as JSON |
+//! | `summary` | the number of addresses that were found, and the reasons why the others were not |
 //!
-//! Owns no I/O: `cli` reads the log and opens images, `images` finds modules.
+//! Refuses to read: `cli` reads the log and opens images, `images` finds modules. Called by `cli`.
 
 mod annotator;
 pub mod grammar;
@@ -18,20 +17,20 @@ mod record;
 mod summary;
 
 pub use annotator::{Annotator, Format};
-pub use lookup::{Answer, Lookup, Match, Missing, OtherSize};
+pub use lookup::{Lookup, Match, OtherSize, Resolution, Unresolved};
 pub use record::write_record;
-pub use summary::Summary;
+pub use summary::LogSummary;
 
 use nmiscope_report::sanitize::line;
 use nmiscope_report::{Frame, Function};
 use nmiscope_symbolizer::short_name;
 
-/// Matches that a line shows; JSON has more.
+/// Largest number of matches that a line shows; JSON has more.
 const MAX_SHOWN: usize = 4;
 
-/// An answer in one line: one place, or several that are said to be ambiguous. Empty where nothing is
-/// known.
-pub fn one_line(answer: &Answer) -> String {
+/// Returns a resolution as one line: one match, or several that are marked as ambiguous. Empty without a
+/// match.
+pub fn one_line(answer: &Resolution) -> String {
     let mut places: Vec<String> =
         answer.matches.iter().map(|found| frame_in_one_line(&found.frame)).collect();
     places.dedup();
@@ -48,7 +47,7 @@ pub fn one_line(answer: &Answer) -> String {
     }
 }
 
-/// A frame in one line: `spin_until_free at spinlock.rs:58 < lock at spinlock.rs:41`.
+/// Returns a frame as one line: `spin_until_free at spinlock.rs:58 < lock at spinlock.rs:41`.
 fn frame_in_one_line(frame: &Frame) -> String {
     if frame.functions.is_empty() {
         return line(frame.missing.as_deref().unwrap_or("unknown"));

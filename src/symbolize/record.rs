@@ -1,17 +1,17 @@
-//! Answers as JSON: the record of each reference.
+//! Resolutions as JSON: one record for each reference.
 //!
-//! Owns what of an answer a record has. Called by the annotator and by `cli`.
+//! Owns the conversion of a resolution to a record. Called by the annotator and by `cli`.
 
 use std::io::{self, Write};
 
 use nmiscope_report::reference::{Candidate, Record};
 use nmiscope_report::sanitize;
 
-use super::grammar::{Reference, Target};
-use super::lookup::{Answer, Missing};
+use super::grammar::{CodeLocation, Reference};
+use super::lookup::{Resolution, Unresolved};
 
-/// Writes the record of a reference as one line. `line` is the number of the log's line; an argument
-/// has none.
+/// Writes the record of a reference as one line. `line` is the number of the log's line, `None` for an
+/// argument of the command line.
 ///
 /// # Errors
 /// The output cannot be written to.
@@ -20,17 +20,17 @@ pub fn write_record(
     line: Option<u64>,
     text: &str,
     reference: &Reference<'_>,
-    answer: &Answer,
+    answer: &Resolution,
 ) -> io::Result<()> {
     let record = record(line, text, reference, answer);
     let text = serde_json::to_string(&record).map_err(io::Error::other)?;
     writeln!(output, "{}", sanitize::json(&text))
 }
 
-fn record(line: Option<u64>, text: &str, reference: &Reference<'_>, answer: &Answer) -> Record {
+fn record(line: Option<u64>, text: &str, reference: &Reference<'_>, answer: &Resolution) -> Record {
     let module = match &reference.target {
-        Target::Symbol(symbol) => symbol.module.as_ref(),
-        Target::Address(_) => None,
+        CodeLocation::Symbol(symbol) => symbol.module.as_ref(),
+        CodeLocation::Address(_) => None,
     };
     Record {
         line,
@@ -48,6 +48,6 @@ fn record(line: Option<u64>, text: &str, reference: &Reference<'_>, answer: &Ans
             .collect(),
         candidates_omitted: answer.omitted as u64,
         doubt: answer.doubt.map(|doubt| doubt.to_string()),
-        missing: answer.missing.as_ref().map(Missing::to_string),
+        missing: answer.missing.as_ref().map(Unresolved::to_string),
     }
 }

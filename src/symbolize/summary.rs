@@ -1,44 +1,45 @@
-//! The line on standard error: how many references of a log were found, and why the others were not.
+//! The summary on standard error: the number of a log's references that were found, and the reasons why the
+//! others were not.
 //!
-//! Owns the counts and the words. Called by the annotator, which counts, and by `cli`, which prints.
+//! Owns the counts and their text. Called by the annotator, which counts, and by `cli`, which prints.
 
 use std::collections::BTreeMap;
 
 use nmiscope_report::sanitize;
 use nmiscope_symbolizer::Image;
 
-use super::grammar::{Reference, Target};
-use super::lookup::{Answer, Missing};
+use super::grammar::{CodeLocation, Reference};
+use super::lookup::{Resolution, Unresolved};
 
-/// The most reasons of one kind that are told apart.
+/// Largest number of different reasons that are counted separately.
 const MAX_KINDS: usize = 64;
-/// The longest `Linux version` line that is compared, in bytes.
+/// Largest part of a `Linux version` line that is compared, in bytes.
 const MAX_BANNER: usize = 1024;
 
-/// The counts of a log.
+/// Counts of a log's references, and the facts that explain them.
 #[derive(Clone, Debug, Default)]
-pub struct Summary {
-    /// References to code.
+pub struct LogSummary {
+    /// Number of references to code.
     pub total: u64,
-    /// References for which there is a place.
+    /// Number of references with a match.
     pub found: u64,
-    /// References for which there are several.
+    /// Number of references with several different matches. They are in `found` too.
     pub ambiguous: u64,
-    /// References for which there is one whose size is not that in the log. They are not in `found`.
+    /// Number of references whose symbol has another size in the image. They are not in `found`.
     pub doubtful: u64,
-    /// References without a place, by the reason.
+    /// Number of references without a match, by the reason.
     missing: BTreeMap<Reason, u64>,
-    /// The log has several `Kernel Offset:` lines that differ, and no boot between them.
+    /// True if the log has several `Kernel Offset:` lines that differ, and no boot between them.
     pub(super) several_offsets: bool,
-    /// The `Linux version` of the image.
+    /// `Linux version` of the image; `None` if it has none.
     pub(super) image_banner: Option<String>,
-    /// The first `Linux version` of the log that is not the image's.
+    /// First `Linux version` in the log that differs from the image's.
     other_banner: Option<String>,
     image_has_debug_info: bool,
     image_has_symbols: bool,
 }
 
-/// A reason, without what differs from one reference to the next.
+/// Reason why a reference was not found, without the details of one reference.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Reason {
     ModuleNotFound(String),
@@ -48,7 +49,7 @@ enum Reason {
     NoSymbol,
     OtherSize,
     OutsideImage,
-    /// Outside the image, and nothing says how far the kernel was moved.
+    /// An address outside the image, in a log without the KASLR offset.
     Moved,
     NoDebugInfo,
 }
@@ -58,7 +59,7 @@ impl Reason {
         matches!(self, Self::ModuleNotFound(_))
     }
 
-    /// The module that a reason is about.
+    /// Returns the name of the module that a reason is about.
     fn module(&self) -> Option<&str> {
         match self {
             Self::ModuleNotFound(name)
@@ -69,8 +70,8 @@ impl Reason {
     }
 }
 
-impl Summary {
-    /// Nothing counted yet, of a log that is looked up in `image`.
+impl LogSummary {
+    /// Creates an empty summary of a log that is looked up in `image`.
     pub fn new(image: &Image<'_>) -> Self {
         Self {
             image_banner: banner(image),
@@ -80,8 +81,8 @@ impl Summary {
         }
     }
 
-    /// Counts a reference. `offset` is how far the kernel was moved, where that is known.
-    pub fn count(&mut self, reference: &Reference<'_>, answer: &Answer, offset: Option<u64>) {
+    /// Counts a reference. `offset` is the KASLR offset in bytes, if it is known.
+    pub fn count(&mut self, reference: &Reference<'_>, answer: &Resolution, offset: Option<u64>) {
         let Some(missing) = &answer.missing else {
             self.total += 1;
             if answer.doubt.is_some() {
@@ -92,20 +93,20 @@ impl Summary {
             self.ambiguous += u64::from(answer.is_ambiguous());
             return;
         };
-        let is_address = matches!(reference.target, Target::Address(_));
+        let is_address = matches!(reference.target, CodeLocation::Address(_));
         let reason = match missing {
-            // A variable has no line, and nobody expects one.
-            Missing::Variable => return,
-            Missing::ModuleNotFound(name) => Reason::ModuleNotFound(name.clone()),
-            Missing::ModuleUnreadable { name, reason } => {
+            // A variable is not code, and is not counted.
+            Unresolved::Variable => return,
+            Unresolved::ModuleNotFound(name) => Reason::ModuleNotFound(name.clone()),
+            Unresolved::ModuleUnreadable { name, reason } => {
                 Reason::ModuleUnreadable(name.clone(), reason.clone())
             }
-            Missing::ModuleOfOtherKernel(name) => Reason::ModuleOfOtherKernel(name.clone()),
-            Missing::NoSymbol(_) => Reason::NoSymbol,
-            Missing::OtherSize { .. } => Reason::OtherSize,
-            Missing::OutsideImage if is_address && offset.is_none() => Reason::Moved,
-            Missing::OutsideImage => Reason::OutsideImage,
-            Missing::NoDebugInfo => Reason::NoDebugInfo,
+            Unresolved::ModuleOfOtherKernel(name) => Reason::ModuleOfOtherKernel(name.clone()),
+            Unresolved::NoSymbol(_) => Reason::NoSymbol,
+            Unresolved::OtherSize { .. } => Reason::OtherSize,
+            Unresolved::OutsideImage if is_address && offset.is_none() => Reason::Moved,
+            Unresolved::OutsideImage => Reason::OutsideImage,
+            Unresolved::NoDebugInfo => Reason::NoDebugInfo,
         };
         let is_new = !self.missing.contains_key(&reason);
         let reason =
@@ -114,7 +115,7 @@ impl Summary {
         *self.missing.entry(reason).or_default() += 1;
     }
 
-    /// Compares a kernel's `Linux version` with the image's.
+    /// Compares the log's `Linux version` with the image's, and keeps the first that differs.
     pub fn compare_banner(&mut self, banner: &[u8]) {
         let banner = text(banner);
         if let Some(image) = &self.image_banner
@@ -126,7 +127,8 @@ impl Summary {
         }
     }
 
-    /// A warning that the log is of another kernel than the image, if both say which they are of.
+    /// Returns a warning if the log is of another kernel than the image. `None` if they agree, or one of
+    /// them has no `Linux version`.
     pub fn other_kernel(&self) -> Option<String> {
         let (log, image) = (self.other_banner.as_ref()?, self.image_banner.as_ref()?);
         let (of_log, of_image) =
@@ -144,7 +146,7 @@ impl Summary {
         })
     }
 
-    /// The line for people.
+    /// Returns the summary as one line of text.
     pub fn text(&self) -> String {
         if self.total == 0 {
             return "no addresses: nothing in the text is a line of a stack trace".into();
@@ -176,7 +178,7 @@ impl Summary {
         parts.join("; ")
     }
 
-    /// The modules that were not found, a few of them by name.
+    /// Returns the text about modules that were not found, the first few by name.
     fn modules_not_found(&self) -> Option<String> {
         const SHOWN: usize = 3;
         let not_found = || self.missing.iter().filter(|(reason, _)| reason.is_module_not_found());
@@ -229,7 +231,7 @@ impl Summary {
         sanitize::line(&format!("{count} {text}"))
     }
 
-    /// The likeliest reason why nothing at all was found.
+    /// Returns the text with the likeliest reason why no reference was found.
     fn likely_reason(&self) -> String {
         if self.other_banner.is_some() {
             return "nothing matches: the image is of another kernel".into();
@@ -258,7 +260,7 @@ impl Summary {
     }
 }
 
-/// The `Linux version` line that an image of Linux has in it, where the file has its bytes.
+/// Returns the `Linux version` line of an image of Linux; `None` if the file lacks its bytes.
 fn banner(image: &Image<'_>) -> Option<String> {
     let address = image.symbol("linux_banner")?.address;
     let bytes = image.loaded_bytes(address)?;
@@ -267,7 +269,7 @@ fn banner(image: &Image<'_>) -> Option<String> {
     bytes.starts_with(b"Linux version ").then(|| text(&bytes[..end]))
 }
 
-/// A banner as text that can be compared and shown.
+/// Converts a banner to text that can be compared and printed.
 fn text(banner: &[u8]) -> String {
     let banner = &banner[..banner.len().min(MAX_BANNER)];
     let printable = |byte: &u8| *byte >= b' ' && *byte != 0x7f;
@@ -275,7 +277,7 @@ fn text(banner: &[u8]) -> String {
     sanitize::line(String::from_utf8_lossy(&banner[..end]).trim_end())
 }
 
-/// The release in a `Linux version` line.
+/// Returns the release in a `Linux version` line, its third word.
 pub(super) fn release(banner: &str) -> Option<String> {
     banner.split_ascii_whitespace().nth(2).map(str::to_owned)
 }

@@ -1,11 +1,11 @@
-//! The reports of runs, held against the labels of the corpus.
+//! Comparison of a run's report with the labels of the corpus.
 
 use std::collections::BTreeSet;
 
 pub use nmiscope_farm::corpus::*;
 use nmiscope_report::{CrashCause, Hang, Outcome, Report};
 
-/// What is wrong with a report of a run with that many CPUs; nothing if it says what it has to.
+/// Returns the differences between a report of a run with `cpus` vCPUs and the row's labels.
 pub fn faults(row: &Row, report: &Report, cpus: u32) -> Vec<String> {
     let mut faults = Vec::new();
     let expected = row.expected();
@@ -27,7 +27,7 @@ pub fn faults(row: &Row, report: &Report, cpus: u32) -> Vec<String> {
     faults
 }
 
-/// An end has a CPU too.
+/// Returns the difference between the CPU of a panic or crash and the row's label.
 fn fault_of_end(row: &Row, report: &Report, cpus: u32) -> Option<String> {
     let (Outcome::Panic { cpu, .. } | Outcome::Crash { cpu, .. }) = report.outcome else {
         return None;
@@ -50,7 +50,7 @@ fn faults_of_hang(row: &Row, hang: &Hang, cpus: u32) -> Vec<String> {
     wrong.collect()
 }
 
-/// What a report says of a run; `None` for what no row has.
+/// Returns a report's outcome as a label of the corpus; `None` for an outcome that no row has.
 pub fn found(report: &Report) -> Option<Expected> {
     Some(match &report.outcome {
         Outcome::Hang => Expected::Hang(report.hangs.first()?.class),

@@ -1,4 +1,4 @@
-//! Threads of a process that stand still, as a debugger or a host with better things to do has them.
+//! Threads of a process that are stopped, as by a debugger or a busy host.
 
 use std::fs;
 use std::sync::mpsc;
@@ -6,10 +6,10 @@ use std::thread;
 
 use rustix::process::Pid;
 
-/// Stops every thread of a process whose name begins so, until the process ends. Returns once all of them
-/// stand still.
+/// Stops every thread of `process` whose name begins with `name`, until the process ends. Returns once all
+/// of them are stopped.
 ///
-/// Who stops a thread is its parent too, so that one thread does all of it, and takes their ends.
+/// A tracer has to wait for the ends of its threads itself, so one thread here does all of it.
 pub fn freeze_threads(process: Pid, name: &str) {
     let numbers = threads(process, name);
     assert!(!numbers.is_empty(), "no thread is called {name}");
@@ -21,13 +21,13 @@ pub fn freeze_threads(process: Pid, name: &str) {
             assert!(libc::WIFSTOPPED(status), "thread {number} has ended: {status:#x}");
         }
         sender.send(()).expect("the test waits");
-        // Nobody else can take the process's end before that.
+        // No other thread can wait for the process's end before that.
         numbers.into_iter().for_each(|number| while libc::WIFSTOPPED(wait(number)) {});
     });
     frozen.recv().expect("threads that can be stopped");
 }
 
-/// The threads of a process whose names begin so.
+/// Returns the numbers of the threads of `process` whose names begin with `name`.
 fn threads(process: Pid, name: &str) -> Vec<libc::pid_t> {
     let all =
         fs::read_dir(format!("/proc/{}/task", process.as_raw_nonzero())).expect("its threads");

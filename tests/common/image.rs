@@ -1,15 +1,14 @@
-//! The bundled image with some of its bytes changed, to make guests and files that are wrong in
-//! one way.
+//! The bundled image with some of its bytes changed, to make guests and files with one defect each.
 
 use nmiscope_symbolizer::{Image, Types};
 use object::elf::{FileHeader64, ProgramHeader64};
 use object::endian::LittleEndian as LE;
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
 
-/// Bytes of the bundled image, to be changed.
+/// Bytes of the bundled image, with changes.
 pub struct Patched(pub Vec<u8>);
 
-/// Size and places of the ELF-64 header's and program header's fields (System V gABI, chapter 4).
+/// Sizes of ELF-64 headers, and offsets of a program header's fields, in bytes (System V gABI, chapter 4).
 pub const PROGRAM_HEADERS: usize = 64;
 pub const PROGRAM_HEADER: usize = 56;
 pub const P_OFFSET: usize = 8;
@@ -17,31 +16,31 @@ pub const P_PADDR: usize = 24;
 pub const P_FILESZ: usize = 32;
 pub const P_MEMSZ: usize = 40;
 
-/// The bundled image.
+/// Returns the bundled image without changes.
 pub fn bundled() -> Patched {
     Patched(nmiscope::bundled::image().to_vec())
 }
 
-/// Its program headers.
+/// Returns the program headers of an image.
 pub fn program_headers(bytes: &[u8]) -> Vec<ProgramHeader64<LE>> {
     let header = FileHeader64::<LE>::parse(bytes).expect("an ELF file");
     header.program_headers(LE, bytes).expect("program headers").to_vec()
 }
 
 impl Patched {
-    /// Puts bytes at a file offset.
+    /// Writes bytes at a file offset.
     pub fn at_offset(mut self, offset: usize, bytes: &[u8]) -> Self {
         self.0[offset..offset + bytes.len()].copy_from_slice(bytes);
         self
     }
 
-    /// Puts a value in a field of a program header.
+    /// Writes a value to a field of a program header.
     pub fn program_header(self, index: usize, field: usize, value: u64) -> Self {
         let offset = PROGRAM_HEADERS + index * PROGRAM_HEADER + field;
         self.at_offset(offset, &value.to_le_bytes())
     }
 
-    /// Puts bytes at a guest-virtual address.
+    /// Writes bytes at a guest-virtual address.
     pub fn at_address(self, address: u64, bytes: &[u8]) -> Self {
         let holds = |header: &&ProgramHeader64<LE>| {
             let start = header.p_vaddr(LE);
@@ -53,13 +52,13 @@ impl Patched {
         self.at_offset(offset as usize, bytes)
     }
 
-    /// Puts bytes in a member of a variable; of a per-CPU one, in what each CPU's copy starts as.
+    /// Writes bytes to a member of a variable; for a per-CPU variable, to the initial value of all copies.
     pub fn variable(self, name: &str, member: &str, bytes: &[u8]) -> Self {
         let address = address_of(name, member);
         self.at_address(address, bytes)
     }
 
-    /// Puts machine code in a function's place.
+    /// Replaces the start of a function's machine code.
     pub fn function(self, part_of_name: &str, code: &[u8]) -> Self {
         let (address, size) = function(part_of_name);
         assert!(code.len() as u64 <= size, "{part_of_name} has {size} bytes only");
@@ -68,14 +67,14 @@ impl Patched {
 }
 
 thread_local! {
-    /// The bundled image. Read once by each thread: that takes longer than to look something up.
+    /// The parsed bundled image, one for each thread: parsing takes longer than a lookup.
     static IMAGE: &'static Image<'static> =
         Box::leak(Box::new(Image::parse(nmiscope::bundled::image()).expect("an image")));
     static TYPES: &'static Types<'static> =
         Box::leak(Box::new(Types::new(IMAGE.with(|image| *image)).expect("debug information")));
 }
 
-/// The address of a variable of the bundled guest, or of a member of it.
+/// Returns the address of a variable of the bundled guest, or of a member of it.
 pub fn address_of(name: &str, member: &str) -> u64 {
     let types = TYPES.with(|types| *types);
     let variable = types.variable(name).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -83,7 +82,7 @@ pub fn address_of(name: &str, member: &str) -> u64 {
     place.unwrap_or_else(|error| panic!("{name}.{member}: {error}")).address().0
 }
 
-/// The address of a member of an element of an array of the bundled guest.
+/// Returns the address of a member of an array's element in the bundled guest.
 pub fn address_in(array: &str, index: u64, member: &str) -> u64 {
     let types = TYPES.with(|types| *types);
     let element = types.variable(array).and_then(|array| array.index(index));
@@ -91,7 +90,7 @@ pub fn address_in(array: &str, index: u64, member: &str) -> u64 {
     member.unwrap_or_else(|error| panic!("{array}[{index}]: {error}")).address().0
 }
 
-/// Address and size of the only function whose symbol has this in its name.
+/// Returns the address and size of the only function whose symbol contains `part_of_name`.
 pub fn function(part_of_name: &str) -> (u64, u64) {
     use object::{Object as _, ObjectSymbol as _};
     let file = object::File::parse(nmiscope::bundled::image()).expect("an ELF file");
@@ -104,7 +103,7 @@ pub fn function(part_of_name: &str) -> (u64, u64) {
     (symbol.address(), symbol.size())
 }
 
-/// File offset and size of a section of the bundled guest.
+/// Returns the file offset and size of a section of the bundled guest.
 pub fn section(name: &str) -> (usize, usize) {
     use object::{Object as _, ObjectSection as _};
     let file = object::File::parse(nmiscope::bundled::image()).expect("an ELF file");

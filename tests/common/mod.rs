@@ -1,8 +1,8 @@
-//! What the end-to-end tests have in common: the program run in a directory of its own and under a
-//! deadline, and its report, which is held against the committed schema whenever it is read.
+//! Helpers of the end-to-end tests: they run the program in a directory of its own and under a deadline, and
+//! check its report against the committed schema whenever it is read.
 //!
-//! Depends on nothing that stands in the source tree, so that the tests' binaries run on another
-//! machine too: `NMISCOPE_TEST_BIN` says where the program is there.
+//! Refuses to read the source tree, so that the tests' binaries run on another machine too, where
+//! `NMISCOPE_TEST_BIN` is the program's path.
 
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
@@ -25,7 +25,7 @@ pub mod image;
 pub mod promises;
 pub mod vm;
 
-/// Exit codes, as the help and src/cli/exit_code.rs document them.
+/// Documented exit codes, as in the help and in src/cli/exit_code.rs.
 pub mod exit {
     pub const CLEAN: i32 = 0;
     pub const GUEST_FAILED: i32 = 1;
@@ -35,20 +35,20 @@ pub mod exit {
     pub const TOOL_FAILED: i32 = 5;
 }
 
-/// Longer than anything here takes on a loaded machine: what is still running then has hung.
+/// Deadline of a run, longer than any takes on a loaded machine: a later one has hung.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// The report that [`Invocation::with_report`] asks for.
+/// File name of the report that [`Invocation::with_report`] asks for.
 pub const REPORT: &str = "report.json";
 
-/// Fails where there is no KVM: a live test that did not run has not passed.
+/// Fails without KVM: a live test that did not run must not pass.
 pub fn require_kvm() {
     if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
         panic!("this test runs a virtual machine, and /dev/kvm cannot be opened: {error}");
     }
 }
 
-/// The program's path.
+/// Returns the path of the program under test.
 pub fn binary() -> PathBuf {
     std::env::var_os("NMISCOPE_TEST_BIN")
         .map_or_else(|| env!("CARGO_BIN_EXE_nmiscope").into(), PathBuf::from)
@@ -61,18 +61,18 @@ pub struct Invocation {
     deadline: Duration,
 }
 
-/// The program, in an empty directory of its own, with nothing on its standard input.
+/// Prepares a run of nmiscope in an empty directory of its own, with empty standard input.
 pub fn nmiscope<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>) -> Invocation {
     program(Command::new(binary()), arguments)
 }
 
-/// `nmiscope run` with a workload and a number of vCPUs, and its report written to a file.
+/// Prepares `nmiscope run` with a workload and a number of vCPUs, and with its report in a file.
 pub fn run_workload(workload: &str, cpus: u32) -> Invocation {
     require_kvm();
     nmiscope(["run", "--workload", workload, "--cpus", &cpus.to_string()]).with_report()
 }
 
-/// Any program, under the same conditions.
+/// Prepares a run of any program under the same conditions.
 pub fn program<I: AsRef<OsStr>>(
     mut command: Command,
     arguments: impl IntoIterator<Item = I>,
@@ -91,19 +91,19 @@ pub fn program<I: AsRef<OsStr>>(
 }
 
 impl Invocation {
-    /// More arguments.
+    /// Adds arguments to the command line.
     pub fn args<I: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = I>) -> Self {
         self.command.args(arguments);
         self
     }
 
-    /// One more.
+    /// Adds one argument to the command line.
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.command.arg(argument);
         self
     }
 
-    /// Has the report written to where [`Finished::report`] looks for it.
+    /// Has the report written to [`REPORT`], where [`Finished::report`] reads it.
     pub fn with_report(self) -> Self {
         self.args(["--json", REPORT])
     }
@@ -118,19 +118,19 @@ impl Invocation {
         self
     }
 
-    /// Puts a file into the program's directory.
+    /// Writes a file into the program's directory.
     pub fn with_file(self, name: &str, bytes: &[u8]) -> Self {
         std::fs::write(self.directory.path().join(name), bytes).expect("a file");
         self
     }
 
-    /// Starts it.
+    /// Starts the program, and captures its output.
     pub fn start(mut self) -> Running {
         let shown = format!("{:?}", self.command);
         let mut child = self.command.spawn().unwrap_or_else(|error| panic!("{shown}: {error}"));
         Running {
-            stdout: child.stdout.take().map(Captured::of),
-            stderr: child.stderr.take().map(Captured::of),
+            stdout: child.stdout.take().map(Captured::new),
+            stderr: child.stderr.take().map(Captured::new),
             directory: self.directory,
             deadline: Instant::now() + self.deadline,
             shown,
@@ -138,19 +138,19 @@ impl Invocation {
         }
     }
 
-    /// Runs it to its end.
+    /// Runs the program to its end.
     pub fn run(self) -> Finished {
         self.start().wait()
     }
 
-    /// Runs it to its end with `input` on its standard input.
+    /// Runs the program to its end, with `input` on its standard input.
     pub fn run_with_input(mut self, input: &[u8]) -> Finished {
         self.command.stdin(Stdio::piped());
         let mut running = self.start();
         let mut stdin = running.child.stdin.take().expect("a pipe");
         let input = input.to_vec();
         let writer = thread::spawn(move || {
-            // A program that does not read it all is the test's business, not the helper's.
+            // An error is ignored: a program need not read all of its input.
             let _ = stdin.write_all(&input);
         });
         let finished = running.wait();
@@ -159,7 +159,7 @@ impl Invocation {
     }
 }
 
-/// The program, running.
+/// A running program and its captured output.
 pub struct Running {
     pub child: Child,
     pub directory: TempDir,
@@ -179,8 +179,8 @@ impl Running {
         }
     }
 
-    /// Once the guest is ready, however long that takes on this host: lets it run for this long, takes a
-    /// backtrace, lets it go on for as long again, and stops it. One that ends before has its own ending.
+    /// Waits for the guest to be ready, lets it run for `time`, takes a backtrace, lets it run for `time`
+    /// again, and stops it. A guest that exits earlier is waited for.
     pub fn look_amid(self, time: Duration) -> Finished {
         let stdout = self.stdout.as_ref().expect("a pipe");
         if stdout.wait_for("guest ready", 1, self.deadline) {
@@ -194,12 +194,12 @@ impl Running {
         self.wait()
     }
 
-    /// Sends a signal to this one process.
+    /// Sends a signal to this process only.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("the process runs");
     }
 
-    /// Waits for its end. One that does not come by the deadline is a failure.
+    /// Waits for the program's end. Fails after the deadline.
     pub fn wait(self) -> Finished {
         let Self { mut child, directory, stdout, stderr, deadline, shown } = self;
         let pid = Pid::from_child(&child);
@@ -207,7 +207,7 @@ impl Running {
         let waiter = thread::spawn(move || sender.send(child.wait()));
         let status = ended.recv_timeout(deadline.saturating_duration_since(Instant::now()));
         if status.is_err() {
-            // The waiter has not reaped it, so the number is still its own.
+            // The waiter has not reaped the process, so the number is still valid.
             let _ = kill_process(pid, Signal::KILL);
         }
         let _ = waiter.join();
@@ -226,7 +226,7 @@ impl Running {
         Pid::from_child(&self.child)
     }
 
-    /// Ends this one process.
+    /// Kills this process, and no other of its group.
     pub fn kill(&self) {
         let _ = kill_process(self.pid(), Signal::KILL);
     }
@@ -238,7 +238,7 @@ impl Running {
     }
 }
 
-/// Output of a process, as far as it has come.
+/// Output of a process so far.
 struct Captured {
     shared: Arc<(Mutex<Output>, Condvar)>,
     reader: thread::JoinHandle<()>,
@@ -251,7 +251,7 @@ struct Output {
 }
 
 impl Captured {
-    fn of(mut pipe: impl Read + Send + 'static) -> Self {
+    fn new(mut pipe: impl Read + Send + 'static) -> Self {
         let shared = Arc::<(Mutex<Output>, Condvar)>::default();
         let theirs = shared.clone();
         let reader = thread::spawn(move || {
@@ -297,7 +297,7 @@ impl Captured {
     }
 }
 
-/// The program, run.
+/// A program that has ended, and its output.
 pub struct Finished {
     pub status: ExitStatus,
     pub stdout: String,
@@ -307,33 +307,33 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// Its exit code, which is one of [`exit`]: never a signal, never a panic's.
+    /// Returns the exit code. Fails if the program panicked or a signal ended it.
     pub fn code(&self) -> i32 {
         assert!(!self.stderr.contains("panicked at"), "a panic: {}", self.all());
         assert_eq!(self.status.signal(), None, "killed: {}", self.all());
         self.status.code().expect("an exit code")
     }
 
-    /// Asserts the exit code, and shows everything if it is another.
+    /// Asserts the exit code, and prints the output if it differs.
     #[track_caller]
     pub fn expect_code(self, code: i32) -> Self {
         assert_eq!(self.code(), code, "{}", self.all());
         self
     }
 
-    /// The report, which is what the schema says.
+    /// Returns the report in [`REPORT`], checked against the schema.
     #[track_caller]
     pub fn report(&self) -> Report {
         self.report_in(REPORT)
     }
 
-    /// The report in a file of its directory.
+    /// Returns the report in a file of the program's directory, checked against the schema.
     #[track_caller]
     pub fn report_in(&self, file: &str) -> Report {
         parse_report(&self.text_of(file))
     }
 
-    /// What a file of its directory says.
+    /// Returns the text of a file in the program's directory.
     #[track_caller]
     pub fn text_of(&self, file: &str) -> String {
         let path = self.directory.path().join(file);
@@ -341,19 +341,19 @@ impl Finished {
             .unwrap_or_else(|error| panic!("no text in {file} ({error}): {}", self.all()))
     }
 
-    /// The names in its directory.
+    /// Returns the names of files in the program's directory, sorted.
     pub fn files(&self) -> Vec<String> {
         files(self.directory.path())
     }
 
-    /// What was run, and all that it said.
+    /// Returns the command, its exit status and its output, for messages.
     pub fn all(&self) -> String {
         let Self { shown, status, stdout, stderr, .. } = self;
         format!("{shown}: {status}\nstdout:\n{stdout}\nstderr:\n{stderr}")
     }
 }
 
-/// The names in a directory, sorted.
+/// Returns the names of files in a directory, sorted.
 pub fn files(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).expect("a directory");
     let name = |entry: std::io::Result<std::fs::DirEntry>| {
@@ -364,7 +364,7 @@ pub fn files(directory: &Path) -> Vec<String> {
     names
 }
 
-/// A report from its text, held against the schema, and against itself.
+/// Parses a report, and checks it against the schema and for consistency.
 #[track_caller]
 pub fn parse_report(text: &str) -> Report {
     let value: serde_json::Value = serde_json::from_str(text).expect("the report is JSON");
@@ -387,7 +387,7 @@ fn schema() -> &'static jsonschema::Validator {
     })
 }
 
-/// No vCPU is missing, and the sums are those of the parts.
+/// Asserts that a backtrace has every vCPU once, and that its counts are correct.
 #[track_caller]
 fn check_account(report: &Report, backtrace: &Backtrace) {
     let numbers: Vec<u32> = backtrace.cpus.iter().map(|cpu| cpu.cpu).collect();
@@ -406,7 +406,7 @@ fn check_account(report: &Report, backtrace: &Backtrace) {
     }
 }
 
-/// What is said of one vCPU does not contradict itself.
+/// Asserts that the parts of one vCPU's report are consistent.
 #[track_caller]
 fn check_cpu(cpu: &Cpu, alone: bool) {
     let nmi = &cpu.nmi;
@@ -416,7 +416,7 @@ fn check_cpu(cpu: &Cpu, alone: bool) {
     }
     if nmi.handler_finished {
         assert_eq!(nmi.delivered, Some(true), "cpu{}: {nmi:?}", cpu.cpu);
-        // Where a client inside the guest is at work too, another one may be on its way.
+        // Another NMI may be pending if a client inside the guest sends some too.
         assert!(!alone || !nmi.pending_after, "cpu{}: {nmi:?}", cpu.cpu);
     }
     if let Answer::NoAnswer { reason } = &nmi.answer {
@@ -429,7 +429,7 @@ fn check_cpu(cpu: &Cpu, alone: bool) {
     }
 }
 
-/// Refused: exit code 2, one line that says `wanted`, no guest, and no file but what was there.
+/// Asserts a refusal: exit code 2, one line that contains `wanted`, no guest, and no new file.
 #[track_caller]
 pub fn refused(invocation: Invocation, wanted: &str) {
     let before = files(invocation.directory.path());
@@ -442,12 +442,12 @@ pub fn refused(invocation: Invocation, wanted: &str) {
     assert_eq!(finished.files(), before, "{all}");
 }
 
-/// Whether it has answered this NMI.
+/// Returns true if the vCPU has answered this NMI.
 pub fn answered(cpu: &Cpu) -> bool {
     cpu.nmi.answer == Answer::Answered
 }
 
-/// Why it has not.
+/// Returns the reason why the vCPU has not answered its NMI.
 #[track_caller]
 pub fn no_answer(cpu: &Cpu) -> &str {
     match &cpu.nmi.answer {
@@ -456,39 +456,39 @@ pub fn no_answer(cpu: &Cpu) -> &str {
     }
 }
 
-/// The functions in what it said, innermost first, inlined ones too, by their short names. Only
-/// those that the guest vouches for.
+/// Returns the short names of the functions in the guest's own trace, innermost first, with inlined ones,
+/// without frames that the guest marks as unreliable.
 pub fn functions(cpu: &Cpu) -> Vec<String> {
     let frames = cpu.word.iter().flat_map(|word| &word.frames).filter(|frame| frame.reliable);
     frames.flat_map(frame_functions).collect()
 }
 
-/// The same of what the host saw.
+/// Returns the short names of the functions in the host's stack, innermost first, with inlined ones.
 pub fn seen_functions(cpu: &Cpu) -> Vec<String> {
     cpu.look.iter().flat_map(|look| &look.frames).flat_map(frame_functions).collect()
 }
 
-/// The short names of a frame's functions.
+/// Returns the short names of a frame's functions.
 pub fn frame_functions(frame: &Frame) -> Vec<String> {
     let names = frame.functions.iter().filter_map(|function| function.name.as_deref());
     names.map(|name| short_name(name).to_owned()).collect()
 }
 
-/// Whether `wanted` stands in `found` in that order, with or without others in between. Of names
-/// with `|` between them, one.
+/// Returns true if `found` has the names `wanted` in this order, with any others in between. `a|b` stands
+/// for either name.
 pub fn is_subsequence(wanted: &[&str], found: &[String]) -> bool {
     let mut found = found.iter();
     wanted.iter().all(|wanted| found.any(|name| wanted.split('|').any(|wanted| name == wanted)))
 }
 
-/// The hang of a run that has one.
+/// Returns the only hang of a report.
 #[track_caller]
 pub fn only_hang(report: &Report) -> &Hang {
     assert_eq!(report.hangs.len(), 1, "{:#?}", report.hangs);
     &report.hangs[0]
 }
 
-/// What a guest has a hand in reaches the terminal with no control character but line feed and tab.
+/// Asserts that the output has no control character except line feed and tab, whatever the guest printed.
 #[track_caller]
 pub fn harmless(finished: &Finished) {
     let dangerous = |c: char| c.is_control() && c != '\n' && c != '\t';

@@ -1,4 +1,4 @@
-//! Stacks in a report, held against those that the head of a workload's file promises.
+//! Comparison of the stacks in a report with those that the head of a workload's file promises.
 
 use nmiscope::hang::Class;
 use nmiscope_farm::corpus::{Expected, Row, promises};
@@ -6,15 +6,15 @@ use nmiscope_report::{Backtrace, CpuState, Finding, Report};
 
 use super::{answered, frame_functions, functions, is_subsequence, seen_functions};
 
-/// Stacks that are not what the head of the row's file says.
+/// Returns the stacks that differ from those in the head of the row's file.
 pub fn broken_promises(row: &Row, report: &Report) -> Vec<String> {
     let stacks = report.backtraces.iter().flat_map(|backtrace| promised_stacks(row, backtrace));
     let broken = stacks.filter(|(_, wanted, found)| !is_subsequence(wanted, found));
     broken.map(|(whose, wanted, found)| format!("{whose}: {found:?}, not {wanted:?}")).collect()
 }
 
-/// Whether a CPU goes through its main loop, or does so when a tick wakes it.
-fn gets_on(row: &Row, cpu: u32, cpus: u32) -> bool {
+/// Returns true if a CPU still runs its main loop, at least when a tick wakes it.
+fn makes_progress(row: &Row, cpu: u32, cpus: u32) -> bool {
     match row.expected() {
         Expected::Hang(Class::Livelock | Class::LostWakeup) => true,
         _ => {
@@ -24,7 +24,7 @@ fn gets_on(row: &Row, cpu: u32, cpus: u32) -> bool {
     }
 }
 
-/// Each stack that the head speaks of: whose, what is to be there, and what is.
+/// Returns each stack that the head promises: its owner, the promised functions, and those found.
 fn promised_stacks(
     row: &Row,
     backtrace: &Backtrace,
@@ -33,13 +33,13 @@ fn promised_stacks(
     let count = backtrace.cpus.len() as u32;
     for promise in promises(row.source, count) {
         let cpus = promise.cpus.iter().map(|&cpu| &backtrace.cpus[cpu as usize]);
-        // AMD's KVM resets a vCPU after a triple fault: there is nothing left to see.
+        // AMD's KVM resets a vCPU after a triple fault, and no stack is left.
         for cpu in cpus.filter(|cpu| cpu.state != CpuState::Reset) {
             let look = ("look", seen_functions(cpu));
-            // Who takes no NMI is `live`'s business; and where a CPU gets on, the NMI may come while
-            // a function has no frame for the guest to see, which is said.
+            // `live` tests which CPUs take no NMI. On a CPU that makes progress, the NMI may interrupt
+            // a function before its frame is set up, which is a finding of the report.
             let lacks = |finding: &Finding| matches!(finding, Finding::WordIncomplete { .. });
-            let excused = gets_on(row, cpu.cpu, count) && cpu.findings.iter().any(lacks);
+            let excused = makes_progress(row, cpu.cpu, count) && cpu.findings.iter().any(lacks);
             let speaks = answered(cpu) && row.expected() != Expected::Healthy && !excused;
             let word = speaks.then(|| ("word", functions(cpu)));
             for (witness, found) in word.into_iter().chain([look]) {

@@ -1,4 +1,4 @@
-//! The bundled guest in a VM of this process, for tests that look at it step by step.
+//! The bundled guest in a VM of the test's process, for tests that examine it step by step.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use nmiscope_guest::abi;
 use nmiscope_vmm::{Config, Ports, Vm, VmEvent};
 
-/// A VM that runs a workload, up and ready. What it says after that goes nowhere.
+/// Starts a VM with a workload, and waits until the guest is ready. Its console output is dropped.
 pub fn ready_vm(workload: &str, cpus: u32) -> Vm {
     super::require_kvm();
     let (sender, events) = mpsc::channel();
@@ -24,7 +24,7 @@ pub fn ready_vm(workload: &str, cpus: u32) -> Vm {
         },
         pit: false,
         events: Box::new(move |event| {
-            // Nobody listens once the guest is ready.
+            // Sending fails once the guest is ready, when the receiver is gone.
             let _ = sender.send(event);
         }),
     })

@@ -1,12 +1,12 @@
-//! Cores that are damaged or cut, and files that are none.
+//! Tests of cores that are damaged or cut, and of files that are no core.
 
-use nmiscope::elf_core::{Core, CoreError, Extent, Finding, Kind};
+use nmiscope::elf_core::{Core, CoreError, Damage, Extent, FileKind};
 use object::LittleEndian as LE;
 use object::read::elf::ProgramHeader as _;
 
 use super::support::*;
 
-/// The offset of `field` in program header `index` (gABI, "Program Header").
+/// Returns the file offset of `field` in program header `index` (gABI, "Program Header").
 fn field(index: usize, field: usize) -> usize {
     64 + 56 * index + field
 }
@@ -21,24 +21,24 @@ fn patched(mut bytes: Vec<u8>, at: usize, value: u64) -> Vec<u8> {
     bytes
 }
 
-/// The first PT_LOAD of the sample, which is the direct map's: physical 0, six pages. The next one
-/// is its other part, at page 8.
+/// Index of the sample's first PT_LOAD, which is the direct map's: physical 0, six pages. The next one is
+/// its other part, at page 8.
 const FIRST: usize = 1;
 
 #[test]
-fn sizes_that_overflow_are_passed_over_and_said() {
+fn segments_with_overflowing_sizes_are_left_out_and_reported() {
     for (at, value) in [(P_MEMSZ, u64::MAX), (P_PADDR, u64::MAX - 1), (P_FILESZ, u64::MAX)] {
         let bytes = patched(sample().bytes(), field(FIRST + 1, at), value);
         let core = Core::parse(&bytes).expect("a core");
-        assert_eq!(core.findings(), [Finding::ImpossibleSegments { count: 1 }]);
+        assert_eq!(core.findings(), [Damage::ImpossibleSegments { count: 1 }]);
         assert_eq!(read(&core, 2 * PAGE, 8), Ok(2_u64.to_le_bytes().to_vec()));
         assert!(read(&core, 8 * PAGE, 8).is_err());
     }
 }
 
 #[test]
-fn memory_beyond_what_the_file_has_of_a_segment_is_zero() {
-    // 32 pages on, where nothing else is.
+fn memory_beyond_a_segments_bytes_in_the_file_is_zero() {
+    // 32 pages on, where no other segment is.
     let last = program_headers(&sample().bytes()).len() - 1;
     let bytes = patched(sample().bytes(), field(last, P_MEMSZ), 1 << 60);
     let core = Core::parse(&bytes).expect("a core");
@@ -49,7 +49,7 @@ fn memory_beyond_what_the_file_has_of_a_segment_is_zero() {
 }
 
 #[test]
-fn zeros_do_not_hide_what_the_file_has() {
+fn zeros_of_one_segment_do_not_hide_bytes_of_another() {
     let bytes = patched(sample().bytes(), field(FIRST, P_MEMSZ), 1 << 60);
     let core = Core::parse(&bytes).expect("a core");
     let expected: Vec<u8> = [0; 8].into_iter().chain(8_u64.to_le_bytes()).collect();
@@ -57,20 +57,20 @@ fn zeros_do_not_hide_what_the_file_has() {
 }
 
 #[test]
-fn segments_that_contradict_each_other_are_said() {
+fn contradictory_segments_are_reported() {
     let bytes = patched(sample().bytes(), field(FIRST, P_OFFSET), 0);
     let core = Core::parse(&bytes).expect("a core");
-    assert_eq!(core.findings(), [Finding::ContradictorySegments { count: 1 }]);
-    // The one that begins first counts.
+    assert_eq!(core.findings(), [Damage::ContradictorySegments { count: 1 }]);
+    // The segment that begins first takes precedence.
     assert_eq!(read(&core, 0, 4), Ok(b"\x7fELF".to_vec()));
 }
 
 #[test]
-fn a_cut_core_keeps_what_is_left_of_its_memory() {
+fn a_cut_core_keeps_the_rest_of_its_memory() {
     let whole = sample().bytes();
     let length = whole.len() - 3 * PAGE as usize;
     let core = Core::parse(&whole[..length]).expect("a core");
-    let Finding::Truncated { length: at, expected, segments } = core.findings()[0] else {
+    let Damage::Truncated { length: at, expected, segments } = core.findings()[0] else {
         panic!("{:?}", core.findings());
     };
     assert_eq!((at, expected, segments), (length as u64, whole.len() as u64, 3));
@@ -83,14 +83,14 @@ fn a_cut_core_keeps_what_is_left_of_its_memory() {
 }
 
 #[test]
-fn a_core_cut_anywhere_is_an_error_or_says_so() {
+fn a_core_cut_anywhere_is_refused_or_reported_as_truncated() {
     let sample = sample();
     let whole = sample.bytes();
     for length in (0..whole.len()).filter(|at| *at < 0x1800 || at % 61 == 0) {
         match Core::parse(&whole[..length]) {
             Ok(core) => {
                 assert_eq!((core.note(), core.cpus()), (&b"everything else"[..], &sample.cpus[..]));
-                assert!(matches!(core.findings(), [.., Finding::Truncated { .. }]), "{length}");
+                assert!(matches!(core.findings(), [.., Damage::Truncated { .. }]), "{length}");
                 for Extent { start, length } in core.extents().iter() {
                     let expected = read(&sample.memory, start.0, length);
                     assert_eq!(read(&core, start.0, length), expected);
@@ -107,23 +107,23 @@ fn a_core_cut_anywhere_is_an_error_or_says_so() {
 }
 
 #[test]
-fn damaged_registers_are_passed_over_and_said() {
+fn damaged_registers_are_left_out_and_reported() {
     let bytes = sample().bytes();
     let notes = program_headers(&bytes)[0].p_offset(LE) as usize;
     let note = 12 + 8 + 336;
-    // pr_pid of the second, at byte 32 of elf_prstatus.
+    // pr_pid of the second vCPU, at byte 32 of elf_prstatus.
     for pid in [0_u32, 1] {
         let mut bytes = bytes.clone();
         let at = notes + note + 20 + 32;
         bytes[at..at + 4].copy_from_slice(&pid.to_le_bytes());
         let core = Core::parse(&bytes).expect("a core");
         assert_eq!(core.cpus(), [registers(0)]);
-        assert_eq!(core.findings(), [Finding::DamagedRegisters { count: 1 }]);
+        assert_eq!(core.findings(), [Damage::DamagedRegisters { count: 1 }]);
     }
 }
 
 #[test]
-fn a_note_that_claims_more_than_there_is_ends_the_notes() {
+fn a_note_longer_than_its_segment_ends_the_notes() {
     let claims_more = |name: &[u8]| {
         let mut bytes = sample().bytes();
         let at = bytes.windows(name.len()).position(|at| at == name).expect("a note") - 12;
@@ -137,19 +137,19 @@ fn a_note_that_claims_more_than_there_is_ends_the_notes() {
 }
 
 #[test]
-fn what_follows_the_last_note_is_passed_over() {
+fn zeros_after_the_last_note_are_ignored() {
     let mut bytes = sample().bytes();
     // p_filesz of the first segment, which is followed by zeros.
     let length = u64::from_le_bytes(bytes[96..104].try_into().expect("8 bytes"));
     bytes[96..104].copy_from_slice(&(length + 5).to_le_bytes());
     let core = Core::parse(&bytes).expect("a core");
-    assert_eq!(core.findings(), [Finding::DamagedNotes]);
+    assert_eq!(core.findings(), [Damage::DamagedNotes]);
     assert_eq!(core.note(), b"everything else");
     assert!(core.vmcoreinfo().is_some());
 }
 
 #[test]
-fn a_core_of_another_version_is_refused_by_its_number() {
+fn a_core_of_another_version_is_refused_with_its_number() {
     let mut bytes = sample().bytes();
     let at = bytes.windows(8).position(|name| name == b"nmiscope").expect("a note");
     bytes[at + 12..at + 16].copy_from_slice(&7_u32.to_le_bytes());
@@ -161,7 +161,7 @@ fn a_core_of_another_version_is_refused_by_its_number() {
     );
 }
 
-/// A core with one note, of somebody else.
+/// Returns a core whose only note is one of another program.
 fn foreign(name: &[u8], kind: u32) -> Vec<u8> {
     let mut bytes = sample().bytes();
     let own = bytes.windows(8).position(|name| name == b"nmiscope").expect("a note") - 12;
@@ -177,13 +177,13 @@ fn foreign(name: &[u8], kind: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_core_of_somebody_else_is_named() {
+fn a_core_of_another_program_is_refused_with_its_kind() {
     for (name, kind, expected) in [
-        (&b"QEMU"[..], 0, Kind::Qemu),
-        (b"VMCOREINFO", 0, Kind::LinuxKernel),
-        (b"CORE", 3, Kind::Process),
-        (b"CORE", 1, Kind::Core),
-        (b"nmiscope", 1, Kind::Core),
+        (&b"QEMU"[..], 0, FileKind::Qemu),
+        (b"VMCOREINFO", 0, FileKind::LinuxKernel),
+        (b"CORE", 3, FileKind::Process),
+        (b"CORE", 1, FileKind::Core),
+        (b"nmiscope", 1, FileKind::Core),
     ] {
         assert_eq!(Core::parse(&foreign(name, kind)).err(), Some(CoreError::NotOurs(expected)));
     }
@@ -192,7 +192,7 @@ fn a_core_of_somebody_else_is_named() {
 }
 
 #[test]
-fn what_is_no_core_is_named() {
+fn a_file_that_is_no_core_is_refused_with_its_kind() {
     let parse = |bytes: &[u8]| Core::parse(bytes).expect_err("no core").to_string();
     assert_eq!(parse(b""), "no dump that nmiscope reads: an empty file");
     assert_eq!(parse(b"hello"), "no dump that nmiscope reads: no ELF file");

@@ -1,15 +1,15 @@
-//! The file that a core is written to.
+//! Tests of the file that a core is written to.
 
 use std::cell::Cell;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
 use std::os::unix::net::UnixListener;
 
-use nmiscope::elf_core::{self, Contents, Core};
+use nmiscope::elf_core::{self, Core, CoreContents};
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
 
 use super::support::*;
 
-/// Memory without end in which one page is not zero.
+/// Memory of unlimited size in which one page is not zero.
 struct Vast;
 
 impl PhysicalMemory for Vast {
@@ -25,12 +25,12 @@ impl PhysicalMemory for Vast {
 }
 
 #[test]
-fn zeros_take_no_room_on_the_disk() {
+fn pages_of_zeros_take_no_space_on_the_disk() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let path = folder.path().join("core");
     let extents = extents(&[(0, 1 << 30)]);
     let sample = sample();
-    let contents = Contents { extents: &extents, views: &[], ..sample.contents() };
+    let contents = CoreContents { extents: &extents, views: &[], ..sample.contents() };
     let written = elf_core::write_path(&path, &contents, &Vast).expect("a core");
     assert_eq!(written.memory_bytes, PAGE);
     let metadata = path.metadata().expect("a file");
@@ -40,7 +40,7 @@ fn zeros_take_no_room_on_the_disk() {
 }
 
 #[test]
-fn a_core_takes_the_place_of_its_name_at_once_or_not_at_all() {
+fn a_failed_core_leaves_the_older_file_and_no_other() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let names = || -> Vec<_> {
         let entries = folder.path().read_dir().expect("a directory");
@@ -68,7 +68,7 @@ fn a_core_takes_the_place_of_its_name_at_once_or_not_at_all() {
 }
 
 #[test]
-fn a_core_takes_the_place_of_nothing_but_a_file() {
+fn a_core_replaces_only_regular_files() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let socket = folder.path().join("socket");
     let _listener = UnixListener::bind(&socket).expect("a socket");
@@ -95,7 +95,7 @@ fn a_core_takes_the_place_of_nothing_but_a_file() {
     assert!(Core::parse(&std::fs::read(&path).expect("the file")).is_ok());
 }
 
-/// Memory of which another page goes away each time that page 32 is read.
+/// Memory in which another page becomes unreadable each time that page 32 is read.
 struct Flaky(Cell<u64>);
 
 impl PhysicalMemory for Flaky {

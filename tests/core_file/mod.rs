@@ -1,5 +1,5 @@
-//! Core files: what goes in comes out, other programs read the same, and nothing that can be in a
-//! file makes reading it fail in any other way than with an error.
+//! Tests of core files: a core is read as it was written, other programs read the same, and no contents of
+//! a file make reading it fail except with an error.
 
 mod damage;
 mod file;

@@ -1,10 +1,10 @@
-//! What other programs read.
+//! Tests of cores with other programs: an ELF parser, readelf and gdb.
 
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
-use nmiscope::elf_core::{self, Contents, CpuRegisters, write};
+use nmiscope::elf_core::{self, CoreContents, CpuRegisters, write};
 use nmiscope_machine::UserRegisters;
 use nmiscope_symbolizer::Image;
 use object::LittleEndian as LE;
@@ -37,7 +37,7 @@ fn another_parser_sees_the_same_notes() {
     assert_eq!(seen, expected);
 }
 
-/// What `readelf` prints, or nothing where it is not installed.
+/// Returns the output of `readelf`; `None` if it is not installed.
 fn readelf(arguments: &[&str], path: &Path) -> Option<String> {
     let output = Command::new("readelf").args(arguments).arg(path).output().ok()?;
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
@@ -45,7 +45,7 @@ fn readelf(arguments: &[&str], path: &Path) -> Option<String> {
 }
 
 #[test]
-fn readelf_finds_nothing_to_warn_of() {
+fn readelf_prints_the_core_without_a_warning() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let path = folder.path().join("core");
     let sample = sample();
@@ -63,7 +63,7 @@ fn readelf_finds_nothing_to_warn_of() {
     }
 }
 
-/// The address and size of a function of the bundled guest.
+/// Returns the address and size of a function of the bundled guest.
 fn function(name: &str) -> (u64, u64) {
     let image = Image::parse(nmiscope::bundled::image()).expect("the bundled image");
     let symbol = image.symbol(name).expect("a function of the bundled guest");
@@ -79,7 +79,7 @@ fn gdb_lists_the_vcpus_and_reads_their_stacks() {
     let (image, path) = (folder.path().join("guest.elf"), folder.path().join("hang.core"));
     std::fs::write(&image, nmiscope::bundled::image()).expect("an image");
     let (caller, caller_size) = function("run_on_stack");
-    // It ends in HLT, one byte, and a short JMP, two: the call returns to the HLT.
+    // The function ends in HLT, one byte, and a short JMP, two: the call returns to the HLT.
     let returns_to = caller + caller_size - 3;
     let functions = ["kernel_main", "ap_main"];
 
@@ -100,9 +100,9 @@ fn gdb_lists_the_vcpus_and_reads_their_stacks() {
         };
         cpus.push(CpuRegisters { cpu, registers });
     }
-    // Memory without a virtual address, which is not to hide any that has one.
+    // Memory without a virtual address must not hide any that has one.
     memory.set(64, b"unmapped");
-    let contents = Contents {
+    let contents = CoreContents {
         cpus: &cpus,
         note: b"",
         vmcoreinfo: None,

@@ -1,12 +1,12 @@
-//! Cores of any memory, and any bytes as a core.
+//! Property tests: cores of arbitrary memory, and arbitrary bytes as a core.
 
-use nmiscope::elf_core::{Contents, Core, Extents};
+use nmiscope::elf_core::{Core, CoreContents, Extents};
 use nmiscope_machine::{Mapping, PhysicalAddress, PhysicalMemory as _};
 use proptest::prelude::*;
 
 use super::support::*;
 
-/// Ranges of pages, by number, that are to go into a core, and where they are mapped.
+/// Ranges of pages, by number, for a core, and their virtual addresses.
 #[derive(Debug, Clone)]
 struct Model {
     memory: Pages,
@@ -33,12 +33,12 @@ fn model() -> impl Strategy<Value = Model> {
 }
 
 proptest! {
-    /// Against the plainest model: byte by byte.
+    /// Compares a core with the simplest model of memory, byte by byte.
     #[test]
-    fn a_core_is_the_memory_that_it_was_made_of(model in model()) {
+    fn a_core_has_the_memory_that_it_was_made_of(model in model()) {
         let sample = sample();
         let contents =
-            Contents { extents: &model.extents, views: &model.views, ..sample.contents() };
+            CoreContents { extents: &model.extents, views: &model.views, ..sample.contents() };
         let (written, bytes) = written(&contents, &model.memory);
         let core = Core::parse(&bytes).expect("a core");
         prop_assert_eq!(core.findings(), []);
@@ -80,9 +80,9 @@ proptest! {
         prop_assert!(Core::parse(&bytes).is_err());
     }
 
-    /// Bytes of a core changed at random, headers and notes for the most part.
+    /// Changes bytes of a core at random, most of them in its headers and notes.
     #[test]
-    fn a_core_with_any_bytes_changed_is_an_answer(
+    fn a_core_with_changed_bytes_is_read_or_refused(
         changes in prop::collection::vec((0..0x700_usize, any::<u8>()), 1..8),
         words in prop::collection::vec((0..0xe0_usize, any::<u64>()), 0..3),
         length in any::<prop::sample::Index>(),
@@ -109,7 +109,7 @@ proptest! {
     }
 
     #[test]
-    fn extents_are_sets_of_bytes(
+    fn extents_behave_as_sets_of_bytes(
         steps in prop::collection::vec((any::<bool>(), 0..60_u64, 0..20_u64), 0..30),
     ) {
         let mut set = Extents::new();

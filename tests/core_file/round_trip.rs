@@ -1,6 +1,6 @@
-//! What goes in comes out.
+//! Tests that a core is read as it was written.
 
-use nmiscope::elf_core::{Contents, Core, Extent, Extents};
+use nmiscope::elf_core::{Core, CoreContents, Extent, Extents};
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory as _, ReadError};
 use object::LittleEndian as LE;
 use object::elf::PT_LOAD;
@@ -9,7 +9,7 @@ use object::read::elf::ProgramHeader as _;
 use super::support::*;
 
 #[test]
-fn what_is_written_is_read() {
+fn a_core_is_read_as_it_was_written() {
     let sample = sample();
     let bytes = sample.bytes();
     let core = Core::parse(&bytes).expect("a core");
@@ -25,7 +25,7 @@ fn what_is_written_is_read() {
 }
 
 #[test]
-fn memory_that_is_not_in_the_core_is_not_zero_but_missing() {
+fn memory_that_is_not_in_the_core_cannot_be_read() {
     let sample = sample();
     let bytes = sample.bytes();
     let core = Core::parse(&bytes).expect("a core");
@@ -39,8 +39,8 @@ fn memory_that_is_not_in_the_core_is_not_zero_but_missing() {
 }
 
 #[test]
-fn a_core_needs_nothing_in_it() {
-    let contents = Contents {
+fn an_empty_core_can_be_written_and_read() {
+    let contents = CoreContents {
         cpus: &[],
         note: b"",
         vmcoreinfo: None,
@@ -68,7 +68,7 @@ fn views_of_the_same_memory_share_its_bytes() {
 }
 
 #[test]
-fn what_is_not_mapped_has_a_physical_address_only() {
+fn memory_without_a_view_has_only_a_physical_address() {
     let bytes = sample().bytes();
     let without: Vec<_> = program_headers(&bytes)
         .iter()
@@ -79,7 +79,7 @@ fn what_is_not_mapped_has_a_physical_address_only() {
 }
 
 #[test]
-fn of_views_that_disagree_the_first_counts() {
+fn the_first_of_contradictory_views_takes_precedence() {
     let sample = sample();
     let views = [
         view(STACK + PAGE, 4 * PAGE, PAGE),
@@ -90,7 +90,7 @@ fn of_views_that_disagree_the_first_counts() {
         view(0x1001, 0, PAGE),
     ];
     let (written, bytes) =
-        written(&Contents { views: &views, ..sample.contents() }, &sample.memory);
+        written(&CoreContents { views: &views, ..sample.contents() }, &sample.memory);
     let at = |page: u64| through_segments(&bytes, STACK + page * PAGE, 1).map(|bytes| bytes[0]);
     assert_eq!([at(0), at(1), at(2)], [Some(1), Some(4), Some(0)]);
     assert_eq!(through_segments(&bytes, 0u64.wrapping_sub(PAGE), 1), Some(&[8][..]));
@@ -98,7 +98,7 @@ fn of_views_that_disagree_the_first_counts() {
 }
 
 #[test]
-fn memory_that_cannot_be_read_is_left_out_and_said() {
+fn unreadable_memory_is_left_out_and_reported() {
     let mut sample = sample();
     for page in [2, 3, 33] {
         sample.memory.0.remove(&page);
@@ -114,7 +114,7 @@ fn memory_that_cannot_be_read_is_left_out_and_said() {
 }
 
 #[test]
-fn more_segments_than_a_header_can_count_are_counted_elsewhere() {
+fn more_segments_than_e_phnum_holds_are_counted_in_a_section_header() {
     let mut memory = Pages::default();
     for page in 0..140 {
         memory.set(page, &[page as u8 + 1; PAGE as usize]);
@@ -124,7 +124,7 @@ fn more_segments_than_a_header_can_count_are_counted_elsewhere() {
         (0..140 * PAGE).step_by(16).map(|at| view(DIRECT_MAP + at, at, 8)).collect();
     let held = extents(&[(0, 140 * PAGE)]);
     let sample = sample();
-    let contents = Contents { extents: &held, views: &views, ..sample.contents() };
+    let contents = CoreContents { extents: &held, views: &views, ..sample.contents() };
     let (written, bytes) = written(&contents, &memory);
     assert_eq!(written.segments, 2 * views.len());
     // The gABI: e_phnum is PN_XNUM, and the number is in sh_info of the first section header.

@@ -1,9 +1,9 @@
-//! Memory and registers to make cores of, and what a core has in it.
+//! Memory and registers to make cores of, and access to a core's parts.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Seek as _, Write as _};
 
-use nmiscope::elf_core::{Contents, CpuRegisters, Extent, Extents, Written, write};
+use nmiscope::elf_core::{CoreContents, CpuRegisters, Extent, Extents, WrittenCore, write};
 use nmiscope_machine::{
     Mapping, PhysicalAddress, PhysicalMemory, ReadError, UserRegisters, VirtualAddress,
 };
@@ -13,7 +13,7 @@ use object::read::elf::{FileHeader as _, ProgramHeader as _};
 
 pub const PAGE: u64 = 4096;
 
-/// Memory as 4 KiB pages, those that are there at all.
+/// Memory as 4 KiB pages by number; other pages cannot be read.
 #[derive(Debug, Clone, Default)]
 pub struct Pages(pub BTreeMap<u64, Vec<u8>>);
 
@@ -49,7 +49,7 @@ pub fn view(virtual_start: u64, physical_start: u64, length: u64) -> Mapping {
     }
 }
 
-/// Registers that are all different, so that none can be taken for another.
+/// Returns registers that all have different values, so that a mix-up shows.
 pub fn registers(cpu: u32) -> CpuRegisters {
     let n = u64::from(cpu) << 32;
     let registers = UserRegisters {
@@ -84,8 +84,8 @@ pub fn registers(cpu: u32) -> CpuRegisters {
     CpuRegisters { cpu, registers }
 }
 
-/// A core with some of everything: three extents, of which one is mapped twice, one once in part,
-/// and one not at all; zero pages at both ends and in the middle.
+/// A core with each kind of contents: three extents, of which one is mapped twice, one once in part, and
+/// one not at all; pages of zeros at both ends and in the middle.
 pub struct Sample {
     pub memory: Pages,
     pub extents: Extents,
@@ -117,8 +117,8 @@ pub fn sample() -> Sample {
 }
 
 impl Sample {
-    pub fn contents(&self) -> Contents<'_> {
-        Contents {
+    pub fn contents(&self) -> CoreContents<'_> {
+        CoreContents {
             cpus: &self.cpus,
             note: b"everything else",
             vmcoreinfo: Some(b"OSRELEASE=6.1\n"),
@@ -133,10 +133,10 @@ impl Sample {
     }
 }
 
-/// Writes, and reads back the file's bytes.
-pub fn written(contents: &Contents<'_>, memory: &Pages) -> (Written, Vec<u8>) {
+/// Writes a core, and returns the file's bytes.
+pub fn written(contents: &CoreContents<'_>, memory: &Pages) -> (WrittenCore, Vec<u8>) {
     let mut file = tempfile::tempfile().expect("a temporary file");
-    // What was in it is to be gone.
+    // The file's old contents must be gone.
     file.write_all(&[0xcc; 100_000]).expect("room");
     let written = write(&file, contents, memory).expect("a core");
     file.rewind().expect("a file");
@@ -151,7 +151,7 @@ pub fn read(memory: &impl PhysicalMemory, start: u64, length: u64) -> Result<Vec
     memory.read(PhysicalAddress(start), &mut bytes).map(|()| bytes)
 }
 
-/// What a debugger reads at a virtual address: the first segment that has it.
+/// Returns the bytes that a debugger reads at a virtual address: those of the first segment that has it.
 pub fn through_segments(file: &[u8], address: u64, length: u64) -> Option<&[u8]> {
     let segments = program_headers(file).into_iter().filter(|header| header.p_type(LE) == PT_LOAD);
     for header in segments {

@@ -1,4 +1,4 @@
-//! GitHub's workflow: what the schema says of it, and its steps, run in order as a runner would, on one
+//! Tests of GitHub's workflow: against the schema, and with its steps run in order as by a runner, on one
 //! machine.
 
 use std::os::unix::fs::symlink;
@@ -23,13 +23,13 @@ fn wrong(workflow: &str) -> Vec<String> {
     }
 }
 
-/// The steps of a job.
+/// Returns the steps of a job.
 fn steps(job: &str) -> Vec<Value> {
     let workflow = yaml(&workflow()).expect("YAML").remove(0);
     workflow["jobs"][job]["steps"].as_array().expect("steps").clone()
 }
 
-/// The shell commands of a job, each with its step's name.
+/// Returns the shell commands of a job, each with its step's name.
 fn commands(job: &str) -> Vec<(String, String)> {
     let of = |step: &Value| {
         let name = step["name"].as_str().unwrap_or_default();
@@ -45,13 +45,13 @@ fn command(job: &str, name: &str) -> String {
 }
 
 #[test]
-fn the_workflow_is_what_the_schema_of_github_says() {
+fn the_workflow_matches_githubs_schema() {
     let wrong = wrong(&workflow());
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
-fn a_workflow_with_a_mistake_is_not() {
+fn a_workflow_with_a_mistake_does_not_match_githubs_schema() {
     let right = workflow();
     let rows = [
         ("runs-on:", "run-on:"),
@@ -73,7 +73,7 @@ fn a_workflow_with_a_mistake_is_not() {
 
 /// A tag can be moved to other code, a commit cannot.
 #[test]
-fn the_workflow_names_the_actions_of_others_by_commit() {
+fn the_workflow_names_third_party_actions_by_commit() {
     for job in ["build", "farm", "merge"] {
         for step in steps(job) {
             let Some(action) = step["uses"].as_str() else { continue };
@@ -84,11 +84,11 @@ fn the_workflow_names_the_actions_of_others_by_commit() {
     }
 }
 
-/// An expression in a command is replaced before a shell reads it, by whatever somebody has written
-/// into a branch's name.
+/// GitHub replaces an expression in a command before the shell parses it, possibly by an attacker's branch
+/// name.
 #[test]
 #[ignore = "needs shellcheck"]
-fn the_shell_in_the_workflow_is_right() {
+fn the_shell_in_the_workflow_passes_shellcheck() {
     for (name, command) in ["build", "farm", "merge"].into_iter().flat_map(commands) {
         assert!(!command.contains("${{"), "{name}: {command}");
         let complaints = shellcheck(&command, "bash");
@@ -107,17 +107,17 @@ fn run_step(directory: &Path, command: &str, environment: &[(&str, &str)]) -> i3
 }
 
 #[test]
-fn what_the_workflow_s_steps_merge_is_what_one_machine_has() {
+fn the_workflows_merged_results_equal_those_of_one_machine() {
     require_kvm();
     let alone = farm_alone();
 
-    // Each job's machine is a directory, and artifacts are what is moved from one to the next.
+    // Each job's machine is a directory here, and artifacts are moved from one to the next.
     let machines = tempfile::tempdir().expect("a directory");
     let machine = |name: &str| {
         let path = machines.path().join(name);
         std::fs::create_dir_all(path.join("bin")).expect("a directory");
         std::fs::create_dir(path.join("packed")).expect("a directory");
-        // Not a copy: a process that another test has just forked may have it open for writing.
+        // Not copied: a process that another test has just forked may have the copy open for writing.
         symlink(binary(), path.join("bin/nmiscope")).expect("a link to the program");
         path
     };

@@ -1,5 +1,5 @@
-//! The Kubernetes manifests: what the schema says of them, what the API server would say that the schema
-//! cannot, and what their commands are once a shell has read them.
+//! Tests of the Kubernetes manifests: against the schema, against rules of the API server that the schema
+//! lacks, and with their commands as a shell expands them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,7 +17,7 @@ fn manifest(file: &str) -> String {
     text(&format!("kubernetes/{file}"))
 }
 
-/// What is wrong with the documents of a manifest, by the schema of the kind that each says it is.
+/// Returns the errors in the documents of a manifest, by the schema of each document's kind.
 fn wrong(manifest: &str) -> Vec<String> {
     let schemas = include_str!("../fixtures/kubernetes/v1.37.0-strict.json");
     let schemas: Value = serde_json::from_str(schemas).expect("JSON");
@@ -40,7 +40,7 @@ fn wrong(manifest: &str) -> Vec<String> {
     }
 }
 
-/// The document of a kind.
+/// Returns the document of this kind in a manifest.
 #[track_caller]
 fn document(file: &str, kind: &str) -> Value {
     let documents = yaml(&manifest(file)).expect("YAML");
@@ -56,14 +56,14 @@ fn container(job: &Value) -> &Value {
     &pod(job)["containers"][0]
 }
 
-/// The value of an environment variable that stands in a manifest.
+/// Returns the value of an environment variable in a manifest.
 fn variable<'a>(job: &'a Value, name: &str) -> &'a str {
     let variables = container(job)["env"].as_array().expect("variables");
     let of_name = variables.iter().find(|variable| variable["name"] == name);
     of_name.and_then(|variable| variable["value"].as_str()).expect("a value")
 }
 
-/// What a Job's container gives to its shell.
+/// Returns the script that a Job's container runs in its shell.
 fn script(job: &Value) -> &str {
     let command = &container(job)["command"];
     assert_eq!((&command[0], &command[1]), (&json!("/bin/sh"), &json!("-euc")));
@@ -71,7 +71,7 @@ fn script(job: &Value) -> &str {
 }
 
 #[test]
-fn the_manifests_are_what_the_schema_of_kubernetes_says() {
+fn the_manifests_match_the_schema_of_kubernetes() {
     for file in FILES {
         let wrong = wrong(&manifest(file));
         assert!(wrong.is_empty(), "{file}: {wrong:#?}");
@@ -79,7 +79,7 @@ fn the_manifests_are_what_the_schema_of_kubernetes_says() {
 }
 
 #[test]
-fn a_manifest_with_a_mistake_is_not() {
+fn a_manifest_with_a_mistake_does_not_match_the_schema() {
     let farm = manifest("farm.yaml");
     let rows = [
         ("backoffLimitPerIndex", "backoffLimitPerIndexes"),
@@ -101,10 +101,10 @@ fn a_manifest_with_a_mistake_is_not() {
     }
 }
 
-/// What the API server demands of an Indexed Job beyond the schema (Job's reference: fields
+/// Rules of the API server for an Indexed Job beyond the schema (Job's reference: fields
 /// `backoffLimitPerIndex` and `podFailurePolicy`).
 #[test]
-fn the_parts_of_the_farm_fail_one_by_one() {
+fn each_part_of_the_farm_can_fail_alone() {
     let farm = document("farm.yaml", "Job");
     assert_eq!(farm["spec"]["completionMode"], "Indexed");
     assert!(farm["spec"]["backoffLimitPerIndex"].is_u64());
@@ -116,14 +116,14 @@ fn the_parts_of_the_farm_fail_one_by_one() {
 }
 
 #[test]
-fn there_are_as_many_parts_wherever_their_number_stands() {
+fn the_number_of_parts_is_the_same_in_all_manifests() {
     let (farm, merge) = (document("farm.yaml", "Job"), document("merge.yaml", "Job"));
     let parts = farm["spec"]["completions"].as_u64().expect("a number").to_string();
     assert_eq!(farm["spec"]["parallelism"], farm["spec"]["completions"]);
     assert_eq!((variable(&farm, "PARTS"), variable(&merge, "PARTS")), (&*parts, &*parts));
 }
 
-/// Whole CPUs, and requests that are the limits: what the kubelet's static CPU manager wants.
+/// The kubelet's static CPU manager requires whole CPUs, and requests equal to the limits.
 #[test]
 fn a_part_has_cpus_of_its_own_and_no_privileges() {
     let farm = document("farm.yaml", "Job");
@@ -151,7 +151,7 @@ fn suite() -> String {
 }
 
 #[test]
-fn the_suite_of_the_manifest_is_one() {
+fn the_suite_in_the_manifest_can_be_loaded() {
     let nowhere = Path::new("/");
     let suite = Suite::parse(suite(), nowhere, nowhere).expect("a suite");
     assert!(!suite.vms.is_empty());
@@ -173,7 +173,7 @@ fn each_vm_of_the_suite_is_in_the_pod_of_one_index() {
         let finished = invocation.run().expect_code(0);
         finished.stdout.lines().map(str::to_owned).collect::<Vec<_>>()
     };
-    // Names instead of VMs, and the volumes are where the test is.
+    // The commands list names instead of running VMs, with the volumes in the test's directory.
     let command = script(&farm).replace("exec nmiscope farm", r#"exec "$NMISCOPE" farm --list"#);
     let command = command.replace("/suite/", "").replace("/results/", "");
     let mut all = BTreeSet::new();
@@ -186,9 +186,9 @@ fn each_vm_of_the_suite_is_in_the_pod_of_one_index() {
     assert_eq!(all, whole.into_iter().collect());
 }
 
-/// With what the directories are called that the farm's Job makes.
+/// The merge is run on directories with the names that the farm's Job makes.
 #[test]
-fn the_merge_takes_the_parts_that_the_farm_makes() {
+fn the_merge_reads_the_parts_that_the_farm_makes() {
     let (farm, merge) = (document("farm.yaml", "Job"), document("merge.yaml", "Job"));
     assert!(script(&farm).contains(r#"--out "/results/part-$part-of-$PARTS""#));
     let command = script(&merge).replace("exec nmiscope", "echo").replace("/results/", "");
@@ -200,7 +200,7 @@ fn the_merge_takes_the_parts_that_the_farm_makes() {
         .run()
         .expect_code(0);
     assert!(finished.stdout.ends_with(" part-1-of-8 part-8-of-8\n"), "{}", finished.stdout);
-    // And its options are options.
+    // The program accepts the options of the command.
     nmiscope(["farm", "merge", "--help"]).run().expect_code(0);
     for option in ["--out", "--junit", "--summary"] {
         assert!(finished.stdout.contains(option), "{option}: {}", finished.stdout);
@@ -209,7 +209,7 @@ fn the_merge_takes_the_parts_that_the_farm_makes() {
 
 #[test]
 #[ignore = "needs shellcheck"]
-fn the_shell_in_the_manifests_is_right() {
+fn the_shell_in_the_manifests_passes_shellcheck() {
     for file in ["farm.yaml", "merge.yaml"] {
         let complaints = shellcheck(script(&document(file, "Job")), "sh");
         assert!(complaints.is_empty(), "{file}: {complaints}");

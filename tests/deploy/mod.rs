@@ -1,5 +1,5 @@
-//! The job files in `deploy/` work: Slurm's under a Slurm of the test's own, GitHub's step by step as a
-//! runner takes them, and all that is YAML is what its schema says.
+//! Tests of the job files in `deploy/`: Slurm's run under a Slurm of the test's own, GitHub's are run step by
+//! step as by a runner, and all YAML is checked against its schema.
 
 mod github;
 mod kubernetes;

@@ -1,6 +1,5 @@
-//! The Slurm job files, under a Slurm of two nodes that is all the test's: its own munged, slurmctld and
-//! two slurmd on this one host, with every file in a temporary directory. The system's own services are
-//! not touched.
+//! Tests of the Slurm job files under a Slurm of the test's own: munged, slurmctld and two slurmd on this
+//! host, as two nodes, with every file in a temporary directory. The system's own services are not used.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
@@ -19,19 +18,19 @@ use tempfile::TempDir;
 use super::support::{DEADLINE, SUITE, ends, events, farm_alone, path};
 use crate::common::{Invocation, binary, exit, program, require_kvm};
 
-/// How long a daemon may take to end that has been asked to.
+/// Time for a daemon to end after SIGTERM.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
 const NODES: [&str; 2] = ["node1", "node2"];
 
-/// A Slurm, which ends with this.
+/// A running Slurm, which is stopped when dropped.
 struct Cluster {
     directory: TempDir,
-    /// Those that were started last come first.
+    /// Daemons of the cluster, the last started first.
     daemons: Vec<(String, Child)>,
 }
 
-/// The job numbers that submit.sh has printed.
+/// Job numbers that submit.sh printed.
 struct Jobs {
     farm: String,
     merge: String,
@@ -40,7 +39,7 @@ struct Jobs {
 impl Cluster {
     fn start() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        // munged wants its socket where everybody could reach it.
+        // munged requires its socket in a directory that everybody can enter.
         let everybody = Permissions::from_mode(0o755);
         fs::set_permissions(&directory, everybody).expect("permissions");
         fs::create_dir(directory.path().join("state")).expect("a directory");
@@ -73,13 +72,13 @@ impl Cluster {
         cluster
     }
 
-    /// Two nodes with four CPUs each, whatever the host has: a task of farm.sbatch fills one.
+    /// Configures two nodes with four CPUs each, whatever the host has. A task of farm.sbatch fills one.
     fn configure(&self) {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let host = host.split('.').next().expect("a name");
         let user = program(Command::new("id"), ["--user", "--name"]).run().stdout;
         let user = user.trim();
-        // Held together, so that they differ.
+        // All are bound at the same time, so that they differ.
         let ports = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
         let [controller, ports @ ..] =
             ports.map(|port| port.local_addr().expect("an address").port());
@@ -123,7 +122,7 @@ impl Cluster {
         self.directory.path().join(name).to_str().expect("a path").to_owned()
     }
 
-    /// Starts a daemon in the foreground, which does not outlive this thread.
+    /// Starts a daemon in the foreground, which ends with this thread.
     fn daemon(&mut self, name: &str, program: &str, arguments: &[String]) {
         let log = File::create(self.file(&format!("{name}.log"))).expect("a log");
         let child = Command::new("setpriv")
@@ -138,18 +137,18 @@ impl Cluster {
         self.daemons.insert(0, (name.to_owned(), child));
     }
 
-    /// One of Slurm's commands.
+    /// Prepares one of Slurm's commands for this cluster.
     fn client(&self, command: &str, arguments: &[&str]) -> Invocation {
         program(Command::new(command), arguments).env("SLURM_CONF", &self.file("slurm.conf"))
     }
 
-    /// `submit.sh` for a suite in the cluster's directory.
+    /// Runs `submit.sh` for a suite in the cluster's directory.
     fn submit(&self, suite: &str, parts: &str) -> Jobs {
         let submit = path("slurm/submit.sh");
         let mut submit = self
             .client(submit.to_str().expect("a path"), &[suite, "results", parts])
             .env("NMISCOPE", binary().to_str().expect("a path"));
-        // As a user would: the jobs run where they are submitted.
+        // The jobs run in the directory where they are submitted, as a user's would.
         submit.command.current_dir(&self.directory);
         let finished = submit.run().expect_code(0);
         // array job 1, and then job 2 for ...
@@ -162,14 +161,14 @@ impl Cluster {
         Jobs { farm: number(), merge: number() }
     }
 
-    /// Waits until no job is left.
+    /// Waits until the queue has no job.
     fn wait(&self) {
         wait_for("the jobs' end", DEADLINE, || {
             self.client("squeue", &["--noheader"]).run().expect_code(0).stdout.is_empty()
         });
     }
 
-    /// What Slurm says of a job's tasks: a table each.
+    /// Returns Slurm's description of each task of a job, as a table.
     fn show(&self, job: &str) -> Vec<BTreeMap<String, String>> {
         let shown = self.client("scontrol", &["--oneliner", "show", "job", job]).run();
         let fields = |line: &str| {
@@ -181,7 +180,7 @@ impl Cluster {
 }
 
 impl Drop for Cluster {
-    /// Ends the jobs, then the daemons, and then whatever of all this is still there.
+    /// Ends the jobs, then the daemons, then any process that is left.
     fn drop(&mut self) {
         if thread::panicking() {
             self.show_logs();
@@ -227,10 +226,10 @@ impl Cluster {
     }
 }
 
-/// Ends a daemon, within a bound.
+/// Ends a daemon, by SIGKILL after [`LAST_WORDS`].
 fn end(daemon: &mut Child) {
     let signal = |daemon: &Child, signal| {
-        // Nobody has waited for it, so its number is its own.
+        // The daemon has not been reaped, so its number is still valid.
         let _ = rustix::process::kill_process(Pid::from_child(daemon), signal);
     };
     signal(daemon, Signal::TERM);
@@ -245,8 +244,8 @@ fn end(daemon: &mut Child) {
     let _ = daemon.wait();
 }
 
-/// Processes with this configuration, which is in a directory of ours, in their environment: those that
-/// the daemons have started, and that have outlived them.
+/// Returns the processes that have this configuration file in their environment: those that the daemons
+/// started and that outlived them.
 fn ours(configuration: &str) -> Vec<rustix::fd::OwnedFd> {
     let wanted = format!("SLURM_CONF={configuration}");
     let is_ours = |pid: Pid| {
@@ -258,7 +257,7 @@ fn ours(configuration: &str) -> Vec<rustix::fd::OwnedFd> {
     let pids = processes.filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
         let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        // After it is held, so that the number is still that process's.
+        // Read after the descriptor is open, so that the number is still that process's.
         is_ours(pid).then_some(process)
     });
     pids.collect()
@@ -284,7 +283,7 @@ fn wait_for(what: &str, bound: Duration, mut is_there: impl FnMut() -> bool) {
 
 #[test]
 #[ignore = "needs slurmctld, slurmd and munge"]
-fn an_array_over_two_nodes_has_the_results_of_one_machine() {
+fn an_array_over_two_nodes_gives_the_results_of_one_machine() {
     require_kvm();
     let alone = farm_alone().expect_code(exit::CRASH);
     let cluster = Cluster::start();
@@ -295,7 +294,7 @@ fn an_array_over_two_nodes_has_the_results_of_one_machine() {
     let tasks = cluster.show(&jobs.farm);
     let nodes: BTreeSet<&str> = tasks.iter().map(|task| &*task["NodeList"]).collect();
     assert_eq!((tasks.len(), nodes), (4, NODES.into()), "{tasks:#?}");
-    // What a farm says by its exit code, Slurm has too.
+    // Slurm has the exit code of the farm.
     let codes: BTreeSet<&str> = tasks.iter().map(|task| &*task["ExitCode"]).collect();
     assert!(codes.contains("4:0") && !codes.contains("5:0"), "{codes:?}");
     let merge = cluster.show(&jobs.merge).remove(0);
@@ -316,7 +315,7 @@ fn an_array_over_two_nodes_has_the_results_of_one_machine() {
     let all: usize = (1..=4).map(started).sum();
     assert_eq!(all, merged.len());
 
-    // Once more: all is over, so nothing runs, and what there is is merged again.
+    // A second submission runs no VM, since all have ended, and merges the same results.
     cluster.submit("suite.toml", "4");
     cluster.wait();
     assert_eq!((1..=4).map(started).sum::<usize>(), all);
@@ -342,8 +341,8 @@ name = "last"
 workload = "exit"
 "#;
 
-/// Submits a suite with a VM that takes a while, and waits until that runs. Returns the job numbers, and
-/// the name of the array's one task.
+/// Submits a suite with a long VM, and waits until it runs. Returns the job numbers, and the name of the
+/// array's only task.
 fn submit_long(cluster: &Cluster) -> (Jobs, String) {
     fs::write(cluster.file("suite.toml"), LONG_SUITE).expect("a suite");
     let jobs = cluster.submit("suite.toml", "1");
@@ -355,9 +354,9 @@ fn submit_long(cluster: &Cluster) -> (Jobs, String) {
     (jobs, task)
 }
 
-/// What the long suite's only part has, where it was interrupted once by SIGTERM and went on.
+/// Asserts that the long suite's only part was interrupted once by SIGTERM, and was resumed to its end.
 #[track_caller]
-fn assert_went_on(cluster: &Cluster) {
+fn assert_resumed(cluster: &Cluster) {
     let mut ended = Vec::new();
     let mut by = Vec::new();
     for event in events(Path::new(&cluster.file("results/part-1-of-1"))) {
@@ -379,7 +378,7 @@ fn assert_went_on(cluster: &Cluster) {
 
 #[test]
 #[ignore = "needs slurmctld, slurmd and munge"]
-fn a_task_that_is_requeued_goes_on_where_it_was() {
+fn a_requeued_task_resumes_where_it_was() {
     require_kvm();
     let cluster = Cluster::start();
     let (jobs, task) = submit_long(&cluster);
@@ -387,14 +386,14 @@ fn a_task_that_is_requeued_goes_on_where_it_was() {
     cluster.wait();
     let task = cluster.show(&jobs.farm).remove(0);
     assert_eq!((&*task["Restarts"], &*task["ExitCode"]), ("1", "0:0"), "{task:#?}");
-    assert_went_on(&cluster);
+    assert_resumed(&cluster);
     assert_eq!(cluster.show(&jobs.merge)[0]["ExitCode"], "0:0");
 }
 
-/// As `--signal=B:TERM@60` does a minute before the time is over: to the batch shell alone.
+/// The signal goes to the batch shell alone, as by `--signal=B:TERM@60` a minute before the time limit.
 #[test]
 #[ignore = "needs slurmctld, slurmd and munge"]
-fn a_task_that_slurm_tells_to_end_goes_on_when_it_is_submitted_again() {
+fn a_task_that_slurm_terminates_resumes_when_submitted_again() {
     require_kvm();
     let cluster = Cluster::start();
     let (jobs, task) = submit_long(&cluster);
@@ -404,17 +403,17 @@ fn a_task_that_slurm_tells_to_end_goes_on_when_it_is_submitted_again() {
         assert_eq!(cluster.show(&job)[0]["ExitCode"], "5:0", "not all has run");
     }
     let part = cluster.file("results/part-1-of-1/vms/long/1.1/report.json");
-    assert!(fs::exists(&part).expect("a directory"), "a VM that is ended says where it is");
+    assert!(fs::exists(&part).expect("a directory"), "a VM that is ended leaves a report");
     let jobs = cluster.submit("suite.toml", "1");
     cluster.wait();
     for job in [jobs.farm, jobs.merge] {
         assert_eq!(cluster.show(&job)[0]["ExitCode"], "0:0");
     }
-    assert_went_on(&cluster);
+    assert_resumed(&cluster);
 }
 
 #[test]
-fn the_job_files_say_how_they_are_used() {
+fn job_files_without_arguments_print_their_usage() {
     for file in ["farm.sbatch", "merge.sbatch", "submit.sh"] {
         let finished = program(Command::new("bash"), [path(&format!("slurm/{file}"))]).run();
         let finished = finished.expect_code(exit::USAGE);

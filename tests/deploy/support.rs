@@ -1,4 +1,4 @@
-//! Files of `deploy/`, how they are checked, and what a results directory says.
+//! The files of `deploy/`, checks of them, and the contents of a results directory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::common::{Finished, nmiscope, program};
 
-/// A suite of VMs that end in each way that a farm knows of: some as expected, some not. Twelve, so that
-/// each part of four gets some.
+/// A suite of VMs that end with each status, some as expected and some not. It has twelve, so that each of
+/// four parts gets some.
 pub const SUITE: &str = r#"
 [defaults]
 cpus = 1
@@ -43,10 +43,10 @@ name = "panic"
 workload = "panic"
 "#;
 
-/// What has not happened by then does not, however busy the machine is.
+/// Longest wait for an event, on a machine however busy.
 pub const DEADLINE: Duration = Duration::from_secs(240);
 
-/// A farm of the suite on this one machine, with its results in `alone`.
+/// Runs a farm of the suite on this one machine, with its results in `alone`.
 pub fn farm_alone() -> Finished {
     nmiscope(["farm", "suite.toml", "--out", "alone"])
         .with_file("suite.toml", SUITE.as_bytes())
@@ -54,31 +54,31 @@ pub fn farm_alone() -> Finished {
         .run()
 }
 
-/// A file of `deploy/`.
+/// Returns the path of a file in `deploy/`.
 pub fn path(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file)
 }
 
-/// Its text.
+/// Returns the text of a file in `deploy/`.
 #[track_caller]
 pub fn text(file: &str) -> String {
     let path = path(file);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The documents of a YAML file.
+/// Parses the documents of a YAML file.
 pub fn yaml(text: &str) -> Result<Vec<Value>, String> {
     serde_saphyr::from_multiple(text).map_err(|error| error.to_string())
 }
 
-/// What a schema says is wrong.
+/// Returns the errors of a document by a schema.
 pub fn faults(schema: &Value, document: &Value) -> Vec<String> {
     let validator = jsonschema::validator_for(schema).expect("a schema");
     let faults = validator.iter_errors(document);
     faults.map(|error| format!("{}: {error}", error.instance_path())).collect()
 }
 
-/// What shellcheck says of a script; nothing if it is right.
+/// Returns shellcheck's output for a script; empty if it finds no fault.
 pub fn shellcheck(script: &str, shell: &str) -> String {
     let file = "script.sh";
     let arguments = ["--shell", shell, "--norc", file];
@@ -87,7 +87,7 @@ pub fn shellcheck(script: &str, shell: &str) -> String {
     finished.stdout + &finished.stderr
 }
 
-/// What is to be the same of a VM's run, wherever it was.
+/// The parts of a VM's result that do not depend on the machine.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ended {
     status: Status,
@@ -96,7 +96,7 @@ pub struct Ended {
     blamed: BTreeSet<String>,
 }
 
-/// How each run of each VM ended, by name, run and try.
+/// Returns the result of each run of each VM, by name, run and try.
 #[track_caller]
 pub fn ends(results: &Path) -> BTreeMap<(String, u32, u32), Ended> {
     let mut ends = BTreeMap::new();
@@ -116,7 +116,7 @@ pub fn ends(results: &Path) -> BTreeMap<(String, u32, u32), Ended> {
     ends
 }
 
-/// The events of a results directory.
+/// Returns the events of a results directory.
 #[track_caller]
 pub fn events(results: &Path) -> Vec<Event> {
     let path = results.join("events.jsonl");

@@ -1,10 +1,10 @@
-//! Dumps that are cut, and dumps with bytes changed.
+//! Tests of dumps that are cut, and of dumps with changed bytes.
 
 use super::support::*;
 use nmiscope_report::{Report, text};
 use proptest::prelude::*;
 
-/// A report of a damaged dump can be shown; an error is one line.
+/// Asserts that the report of a damaged dump can be printed, and that an error is one line.
 fn check(name: &str, result: anyhow::Result<Report>) {
     match result {
         Ok(report) => {
@@ -19,7 +19,7 @@ fn check(name: &str, result: anyhow::Result<Report>) {
 }
 
 #[test]
-fn a_dump_cut_anywhere_is_refused_or_says_that_it_is_cut() {
+fn a_dump_cut_anywhere_is_refused_or_reported_as_truncated() {
     for name in DUMPS {
         let bytes = dump(name);
         let header = (0..0x900).step_by(0x53);
@@ -38,9 +38,9 @@ fn a_dump_cut_anywhere_is_refused_or_says_that_it_is_cut() {
 }
 
 #[test]
-fn memory_that_is_cut_off_leaves_the_registers() {
+fn a_dump_cut_after_its_notes_keeps_the_registers() {
     let bytes = dump("abba-deadlock");
-    // Behind the notes, and 4 KiB of memory.
+    // Cut after the notes and 4 KiB of memory.
     let report = report_of(bytes[..0x2000].to_vec(), Some(&image())).expect("a report");
     assert_eq!(report.backtraces[0].cpus.len(), 3);
     let registers = |cpu: &nmiscope_report::Cpu| cpu.registers.is_some();
@@ -53,9 +53,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
-    fn changed_bytes_of_a_dump_end_in_a_report_or_an_error(
+    fn a_dump_with_changed_bytes_is_reported_or_refused(
         which in 0..DUMPS.len(),
-        // Headers and notes; page tables and data, which lie at 6 MiB; and anything.
+        // Offsets in headers and notes; in page tables and data, which lie at 6 MiB; anywhere.
         edits in prop::collection::vec(
             (
                 prop_oneof![

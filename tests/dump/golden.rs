@@ -1,4 +1,4 @@
-//! Reports of dumps as they are expected; written anew by
+//! Tests of dumps against their committed reports, which are updated by
 //! `NMISCOPE_UPDATE=1 cargo test --test end_to_end dump::`.
 
 use std::fs;
@@ -8,7 +8,7 @@ use crate::common::*;
 use crate::offline::{directory, expect_in};
 use nmiscope_report::{CpuState, Outcome, Report, Source, Trigger};
 
-/// The program, where the stored dumps are.
+/// Runs `nmiscope report` on a dump, in the directory of the stored dumps.
 fn nmiscope_report(name: &str, arguments: &[&str]) -> Finished {
     let file = format!("{name}.elf");
     let mut invocation = nmiscope(["report", &file, "--image", "guest.elf"]).args(arguments);
@@ -17,7 +17,7 @@ fn nmiscope_report(name: &str, arguments: &[&str]) -> Finished {
     invocation.run().expect_code(code_of(name))
 }
 
-/// The exit code of a dump of that workload: deadlocks are certain, and a panic is recorded.
+/// Returns the exit code of a dump of this workload: deadlocks are certain, and a panic is recorded.
 fn code_of(name: &str) -> i32 {
     match name {
         "null-deref" => exit::CRASH,
@@ -26,7 +26,7 @@ fn code_of(name: &str) -> i32 {
 }
 
 #[test]
-fn a_dump_gives_the_report_that_is_expected_of_it() {
+fn a_dump_gives_its_committed_report() {
     for name in DUMPS {
         let finished = nmiscope_report(name, &["--quiet", "--json", "-"]);
         let report = parse_report(&finished.stdout);
@@ -48,14 +48,14 @@ fn position(report: &Report) -> Vec<(&CpuState, &str)> {
 }
 
 #[test]
-fn without_its_image_a_dump_gives_registers_and_says_what_is_missing() {
+fn a_dump_without_its_image_gives_registers_and_a_warning() {
     for name in DUMPS {
         let with = report_of(dump(name), Some(&image())).expect("a report");
         let finished = nmiscope(["report", "some.dump"])
             .with_report()
             .with_file("some.dump", &dump(name))
             .run();
-        // The bundled guest is another one by now, or it is this one.
+        // This binary's bundled guest may be the dump's image or a newer one.
         let without = finished.report();
         let is_known = without.image.build_id.is_some();
         let finished = finished.expect_code(if is_known { code_of(name) } else { exit::CLEAN });
@@ -67,7 +67,7 @@ fn without_its_image_a_dump_gives_registers_and_says_what_is_missing() {
     }
 }
 
-/// A dump of a guest whose build-id is another one.
+/// Returns a dump with the build-id of no existing image, and that build-id.
 fn of_an_unknown_image(name: &str) -> (Vec<u8>, String) {
     let mut bytes = dump(name);
     let files = fs::read(image()).expect("the image");
@@ -83,7 +83,7 @@ fn of_an_unknown_image(name: &str) -> (Vec<u8>, String) {
 }
 
 #[test]
-fn another_image_than_the_dumps_is_refused() {
+fn an_image_with_another_build_id_than_the_dump_is_refused() {
     let (bytes, build_id) = of_an_unknown_image("mutex-deadlock");
     let image = image().display().to_string();
     let finished = nmiscope(["report", "some.dump", "--image", &image])
@@ -91,13 +91,13 @@ fn another_image_than_the_dumps_is_refused() {
         .run()
         .expect_code(exit::USAGE);
     assert!(finished.stderr.contains(&build_id), "{}", finished.all());
-    // And it is what to look for.
+    // Its build-id is in the warning, to find the image by.
     let report = report_of(bytes, None).expect("a report");
     assert!(report.warnings.iter().any(|warning| warning.contains("--image")), "{report:#?}");
 }
 
 #[test]
-fn an_image_of_which_memory_has_nothing_is_refused() {
+fn an_image_that_is_not_in_the_dumps_memory_is_refused() {
     let mut bytes = dump("mutex-deadlock");
     // The name of the note, which is as it is in memory once.
     let image = fs::read(image()).expect("the image");

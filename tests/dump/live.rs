@@ -1,5 +1,6 @@
-//! The bundled guest in QEMU and in a VM of ours, with the same workload: one report, but for times,
-//! the guest's word, and what a dump cannot know. Needs QEMU, which runs without KVM, and `/dev/kvm`.
+//! Tests of the bundled guest with one workload in QEMU and in a VM of nmiscope: the reports are equal except
+//! for times, the guest's own traces, and facts that a dump lacks. Needs QEMU, which runs without KVM, and
+//! `/dev/kvm`.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 const IMAGE: &str = "guest.elf";
 const MONITOR: &str = "monitor";
 
-/// QEMU's monitor.
+/// A connection to QEMU's QMP monitor.
 struct Monitor {
     stream: UnixStream,
     lines: BufReader<UnixStream>,
@@ -50,9 +51,9 @@ impl Monitor {
 
     fn command(&mut self, name: &str, arguments: Value) {
         let command = format!("{}\n", json!({"execute": name, "arguments": arguments}));
-        // In one piece: QEMU does not wait for the end of the line, and may be gone by then.
+        // Sent in one piece: QEMU does not wait for the end of the line, and may exit before it.
         self.stream.write_all(command.as_bytes()).expect("QEMU reads");
-        // Events come in between.
+        // Events may come before the reply.
         loop {
             let answer = self.line();
             assert!(answer.get("error").is_none(), "{name}: {answer}");
@@ -63,7 +64,7 @@ impl Monitor {
     }
 }
 
-/// A dump of the bundled guest, once it is as `wanted`.
+/// Returns a dump of the bundled guest, taken once its state is as `wanted`.
 fn dump_of_qemu(
     workload: &str,
     cpus: u32,
@@ -100,7 +101,7 @@ fn dump_of_qemu(
     bytes
 }
 
-/// A VM of ours and QEMU's guest, with that workload.
+/// Asserts that a VM of nmiscope and a guest of QEMU with this workload give equal reports.
 fn are_the_same(workload: &str, cpus: u32, paging: bool) {
     let live = run_workload(workload, cpus)
         .args(["--memory", "16M", "--hang-after", "500ms", "--core", "hang.core"])

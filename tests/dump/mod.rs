@@ -1,14 +1,14 @@
-//! Dumps that QEMU wrote: of the bundled guest, in tests/offline/dumps, made by
-//! tests/offline/make-dumps.sh. None of these takes QEMU or KVM, but for those in `live`.
+//! Tests of dumps that QEMU wrote: of the bundled guest, in tests/offline/dumps, made by
+//! tests/offline/make-dumps.sh. Only those in `live` need QEMU or KVM.
 //!
-//! | module | holds the report of a dump against |
+//! | module | compares the report of a dump with |
 //! |---|---|
-//! | `golden` | what was looked at and committed |
-//! | `registers` | what QEMU's monitor said, and gdb says |
-//! | `same` | a core of the same workload and image |
-//! | `notes` | notes made by hand: fewer, damaged, in another order |
-//! | `damage` | what is left of the file |
-//! | `live` | a VM of ours, and QEMU's, at this moment |
+//! | `golden` | the committed report |
+//! | `registers` | the registers that QEMU's monitor printed, and those that gdb reads |
+//! | `same` | the report of a core of the same workload and image |
+//! | `notes` | the notes of a dump that was changed by hand: fewer, damaged, in another order |
+//! | `damage` | the rest of a file that was cut or changed |
+//! | `live` | the report of a VM that nmiscope runs now |
 
 mod damage;
 mod golden;

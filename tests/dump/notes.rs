@@ -1,4 +1,4 @@
-//! Dumps whose headers and notes were changed by hand.
+//! Tests of dumps whose headers and notes were changed by hand.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use nmiscope::targets::{Dump, Target};
 use nmiscope_machine::{MpState, PagingError, PhysicalAddress, PhysicalMemory};
 use nmiscope_report::CpuState;
 
-/// The places of the notes of that name: where the name begins.
+/// Returns the file offset of the name of each note with this name.
 fn names(bytes: &[u8], name: &[u8]) -> Vec<usize> {
     let name = [name, b"\0"].concat();
     let headers = &bytes[..0x1000];
@@ -16,17 +16,17 @@ fn names(bytes: &[u8], name: &[u8]) -> Vec<usize> {
     places.filter(|(_, window)| *window == name).map(|(at, _)| at).collect()
 }
 
-/// From a note's name to its description: names here have 5 bytes, padded to 8.
+/// Offset of a note's description from its name, in bytes: names here have 5 bytes, padded to 8.
 const DESCRIPTION: usize = 8;
 
-/// pr_pid in NT_PRSTATUS (include/linux/elfcore.h).
+/// Offset of pr_pid in NT_PRSTATUS (include/linux/elfcore.h), from the note's name.
 const PID: usize = DESCRIPTION + 32;
 
 fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
 }
 
-/// A dump as a program makes it that knows nothing of QEMU's notes.
+/// Returns a dump without QEMU's notes, as another program writes it.
 fn without_notes_of_qemu(name: &str) -> Vec<u8> {
     let mut bytes = dump(name);
     for at in names(&bytes, b"QEMU") {
@@ -36,7 +36,7 @@ fn without_notes_of_qemu(name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn general_registers_alone_give_a_report_that_says_what_is_missing() {
+fn a_dump_with_general_registers_only_gives_a_report_and_warnings() {
     let bytes = without_notes_of_qemu("abba-deadlock");
     let (with, without) = (states(&dump("abba-deadlock")), states(&bytes));
     for (with, without) in with.iter().zip(&without) {
@@ -62,7 +62,7 @@ fn general_registers_alone_give_a_report_that_says_what_is_missing() {
 }
 
 #[test]
-fn a_vcpu_whose_note_is_of_another_version_keeps_its_general_registers() {
+fn a_vcpu_with_a_note_of_another_version_keeps_general_registers() {
     let mut bytes = dump("mutex-deadlock");
     let second = names(&bytes, b"QEMU")[1];
     put(&mut bytes, second + DESCRIPTION, &2_u32.to_le_bytes());
@@ -71,12 +71,12 @@ fn a_vcpu_whose_note_is_of_another_version_keeps_its_general_registers() {
     assert!(states[1].registers.control_unrecorded);
     let report = report_of(bytes, Some(&image())).expect("a report");
     assert!(report.warnings[0].contains("registers of 1 vCPUs"), "{:?}", report.warnings);
-    // The other's page tables lead to the kernel.
+    // The page tables of the other vCPU lead to the kernel.
     assert_eq!(report.backtraces[0].tasks.len(), 2);
 }
 
 #[test]
-fn vcpus_are_numbered_as_the_notes_say() {
+fn vcpus_have_the_numbers_in_their_notes() {
     let mut bytes = dump("mutex-deadlock");
     let whole = states(&bytes);
     let notes = names(&bytes, b"CORE");
@@ -92,10 +92,10 @@ fn vcpus_are_numbered_as_the_notes_say() {
     }
 }
 
-/// vmm/src/cpu.rs of cloud-hypervisor: the number itself, and CR8 for the control register that does not
-/// exist. Otherwise its notes are QEMU's.
+/// Notes as in vmm/src/cpu.rs of cloud-hypervisor: vCPUs are numbered from 0, and CR8 is in the place of CR1.
+/// Otherwise they are as QEMU's.
 #[test]
-fn cloud_hypervisor_counts_vcpus_from_0() {
+fn vcpus_of_cloud_hypervisor_are_numbered_from_0() {
     let mut bytes = dump("abba-deadlock");
     let whole = states(&bytes);
     for (at, cpu) in names(&bytes, b"CORE").into_iter().zip(0_u32..) {
@@ -105,7 +105,7 @@ fn cloud_hypervisor_counts_vcpus_from_0() {
 }
 
 #[test]
-fn a_number_that_no_vcpu_can_have_is_damage() {
+fn an_impossible_vcpu_number_is_damage() {
     for pid in [2_u32, 5000, u32::MAX] {
         let mut bytes = dump("mutex-deadlock");
         let first = names(&bytes, b"CORE")[0];
@@ -117,7 +117,7 @@ fn a_number_that_no_vcpu_can_have_is_damage() {
 }
 
 #[test]
-fn program_headers_are_counted_by_the_section_header_where_there_are_too_many() {
+fn a_dump_with_more_segments_than_e_phnum_holds_is_read() {
     let mut bytes = dump("null-deref");
     let count = u16::from_le_bytes([bytes[56], bytes[57]]);
     // e_phnum is PN_XNUM, and sh_info of section header 0 the number (gABI, "ELF Header").
@@ -128,7 +128,7 @@ fn program_headers_are_counted_by_the_section_header_where_there_are_too_many() 
 }
 
 #[test]
-fn memory_that_a_segment_claims_beyond_the_file_is_unknown() {
+fn memory_beyond_a_segments_bytes_in_a_dump_cannot_be_read() {
     let mut bytes = dump("mutex-deadlock");
     // The first PT_LOAD is the second program header, behind two section headers.
     let memory_size = 64 + 2 * 64 + 56 + 40;
@@ -138,19 +138,19 @@ fn memory_that_a_segment_claims_beyond_the_file_is_unknown() {
     let mut byte = [0];
     assert!(core.read(PhysicalAddress((16 << 20) - 1), &mut byte).is_ok());
     assert!(core.read(PhysicalAddress(16 << 20), &mut byte).is_err());
-    // The firmware is behind a hole.
+    // The firmware lies after a hole.
     assert!(core.read(PhysicalAddress(0xffff_fff0), &mut byte).is_ok());
     assert_eq!(core.extents().len(), 2);
 }
 
-/// Members of QEMU's note: rip and cr0.
+/// Offsets of rip and cr0 in QEMU's note, from the note's name.
 const RIP: usize = DESCRIPTION + 8 + 16 * 8;
 const CR0: usize = DESCRIPTION + 392;
 
-/// SeaBIOS leaves the processors that it has started in a loop of HLT, before any paging. Behind an MWAIT
-/// a guest's only vCPU may sleep or not.
+/// SeaBIOS leaves the processors that it has started in a loop of HLT, without paging. After an MWAIT it is
+/// unknown whether a guest's only vCPU sleeps.
 #[test]
-fn a_vcpu_without_paging_is_halted_by_the_code_before_it_too() {
+fn a_vcpu_without_paging_and_after_a_hlt_is_halted() {
     let code = [
         (&[0x90, 0x90, 0xf4][..], MpState::BehindHlt),
         (&[0x0f, 0x01, 0xc9], MpState::Unrecorded),

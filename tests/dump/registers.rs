@@ -1,5 +1,5 @@
-//! Registers of a dump against what QEMU's monitor said of them at that moment (`info registers -a`,
-//! kept beside the dump), and against what gdb reads in it.
+//! Tests of a dump's registers against those that QEMU's monitor printed at that moment (`info registers
+//! -a`, stored beside the dump), and those that gdb reads in the dump.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use super::support::*;
 use crate::offline::directory;
 use nmiscope_machine::{Execution, MpState, Registers, Segment, VcpuState};
 
-/// A vCPU as the monitor has it: each number by its name, and a segment's selector and base.
+/// A vCPU as the monitor printed it: each number by its name, and each segment's selector and base.
 #[derive(Debug, Default)]
 struct Said {
     numbers: BTreeMap<String, u64>,
@@ -87,7 +87,7 @@ fn segments(registers: &Registers) -> [(&'static str, (u64, u64)); 6] {
 }
 
 #[test]
-fn a_dumps_registers_are_those_of_qemus_monitor() {
+fn registers_of_a_dump_equal_those_of_qemus_monitor() {
     for name in DUMPS {
         let (said, states) = (said(name), states(&dump(name)));
         assert_eq!(states.len(), said.len(), "{name}");
@@ -105,7 +105,7 @@ fn a_dumps_registers_are_those_of_qemus_monitor() {
 }
 
 #[test]
-fn what_the_notes_do_not_have_is_derived_as_qemu_has_it() {
+fn registers_that_notes_lack_are_derived_as_qemu_has_them() {
     for name in DUMPS {
         for (state, said) in states(&dump(name)).iter().zip(said(name)) {
             let what = format!("{name}, cpu{}", state.cpu);
@@ -120,7 +120,7 @@ fn what_the_notes_do_not_have_is_derived_as_qemu_has_it() {
     }
 }
 
-/// The general registers of each thread, as gdb prints them.
+/// Returns the general registers of each thread, as gdb prints them.
 fn gdb_reads(name: &str) -> Vec<Vec<u64>> {
     const NAMES: &str = "$rax,$rbx,$rcx,$rdx,$rsi,$rdi,$rbp,$rsp,$r8,$r9,$r10,$r11,$r12,$r13,$r14,\
                          $r15,$rip,$eflags";
@@ -141,7 +141,7 @@ fn gdb_reads(name: &str) -> Vec<Vec<u64>> {
 
 #[test]
 #[ignore = "needs gdb"]
-fn a_dumps_registers_are_those_that_gdb_reads() {
+fn registers_of_a_dump_equal_those_that_gdb_reads() {
     for name in DUMPS {
         let general = |state: &VcpuState| -> Vec<u64> {
             numbers(&state.registers)[..18].iter().map(|(_, value)| *value).collect()

@@ -1,4 +1,4 @@
-//! A core and a dump of the same workload and the same image: one guest under two VMMs.
+//! Comparison of a core with a dump of the same workload and image: one guest under two VMMs.
 
 use std::fs;
 
@@ -13,7 +13,7 @@ fn core(name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_dump_has_the_stacks_and_the_log_of_a_core() {
+fn a_dump_and_a_core_have_the_same_stacks_and_log() {
     for name in DUMPS {
         let of_core = report_of(core(name), Some(&image())).expect("a report");
         let of_dump = report_of(dump(name), Some(&image())).expect("a report");
@@ -29,7 +29,7 @@ fn a_dump_has_the_stacks_and_the_log_of_a_core() {
 }
 
 #[test]
-fn a_dump_has_the_tasks_waits_and_locks_of_a_core() {
+fn a_dump_and_a_core_have_the_same_tasks_waits_and_locks() {
     for name in DUMPS {
         let (core, dump) = (core(name), dump(name));
         let core = Core::parse(&core).expect("a core");

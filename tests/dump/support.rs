@@ -1,4 +1,4 @@
-//! The stored dumps, and what is compared of a stopped guest.
+//! The stored dumps, and the comparable parts of a stopped guest.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,7 +25,7 @@ pub fn image() -> PathBuf {
     directory().join("guest.elf")
 }
 
-/// A stored dump, uncompressed.
+/// Returns the bytes of a stored dump, uncompressed.
 pub fn dump(name: &str) -> Vec<u8> {
     let file = fs::File::open(directory().join(format!("dumps/{name}.elf.gz"))).expect("a dump");
     let mut bytes = Vec::new();
@@ -33,19 +33,19 @@ pub fn dump(name: &str) -> Vec<u8> {
     bytes
 }
 
-/// The report of a dump that is only bytes, as the library makes it.
+/// Makes the report of a dump in memory, with the library.
 pub fn report_of(bytes: Vec<u8>, image: Option<&Path>) -> anyhow::Result<Report> {
     report(&Stored::from_bytes(bytes, "some.dump"), image, Path::new("/nonexistent"), false)
 }
 
-/// The states of a dump's vCPUs.
+/// Returns the states of a dump's vCPUs, by number.
 pub fn states(bytes: &[u8]) -> Vec<VcpuState> {
     let dump = Dump::from_elf(ElfCore::parse(bytes).expect("a core")).expect("a dump");
     let states = dump.states(&Vec::from_iter(0..dump.vcpus()), Duration::ZERO);
     states.into_iter().map(|state| state.expect("a state")).collect()
 }
 
-/// A kernel's state without times and counters, of which no two runs have the same.
+/// A kernel's state without times and counters, which differ between any two runs.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Doing {
     panicking: Option<u32>,
@@ -55,11 +55,11 @@ pub struct Doing {
 }
 
 type Waits = (WaitFor, Site);
-/// Online, the task that runs there, and the wait in which the CPU spins.
+/// State of a CPU: online, the task that runs there, and the wait in which the CPU spins.
 type Cpu = (bool, Option<u32>, Option<Waits>);
-/// Name, CPU, state, and the wait in which the task sleeps.
+/// State of a task: name, CPU, state, and the wait in which the task sleeps.
 type Task = (String, u32, TaskRunState, Option<Waits>);
-/// Kind, holder, and the place where it was taken.
+/// State of a lock: kind, holder, and the place where it was taken.
 type Lock = (LockKind, Option<u32>, Site);
 
 impl From<&KernelState> for Doing {
@@ -86,12 +86,12 @@ impl From<&KernelState> for Doing {
     }
 }
 
-/// The state of a stopped guest's kernel.
+/// Returns the state of a stopped guest's kernel.
 pub fn doing(dump: Dump<'_>, image: &Path) -> Doing {
     try_doing(dump, image).expect("a state of the kernel")
 }
 
-/// The state of a guest's kernel that may still be booting; `None` before it can be read.
+/// Returns the state of a kernel that may still be booting; `None` before it can be read.
 pub fn try_doing(mut dump: Dump<'_>, image: &Path) -> Option<Doing> {
     let files = Files::open(Some(image), Access::Read).expect("the image");
     let kernel = kernel::recognise(&files.parse().expect("an image"));
@@ -100,8 +100,8 @@ pub fn try_doing(mut dump: Dump<'_>, image: &Path) -> Option<Doing> {
     stopped.kernel.known().map(Doing::from)
 }
 
-/// The functions of all stacks, of vCPUs and then of tasks. Of a frame the one that others are inlined
-/// into: in which of those a loop is stopped differs.
+/// Returns the functions of all stacks, of vCPUs and then of tasks. Each frame gives only its outermost
+/// function: the inlined one in which a loop is stopped differs between runs.
 pub fn stacks(backtrace: &Backtrace) -> Vec<Vec<String>> {
     let outermost = |frame: &Frame| match frame_functions(frame).pop() {
         Some(name) => name,
@@ -115,8 +115,8 @@ pub fn stacks(backtrace: &Backtrace) -> Vec<Vec<String>> {
     cpus.chain(backtrace.tasks.iter().map(|task| functions(task.look.as_ref()))).collect()
 }
 
-/// A stack without the interrupt that was handled at that moment: a timer's may come at any. An exception
-/// stays, whose handler panics.
+/// Returns a stack without the interrupt that was being handled, such as a timer's, which may come at any
+/// moment. An exception stays: its handler panics.
 fn without_interrupt(stack: Vec<String>) -> Vec<String> {
     let entry = stack.iter().position(|name| name == "trap_common");
     let is_interrupt = |at: &usize| !stack[..*at].iter().any(|name| name.contains("panic"));
@@ -126,7 +126,7 @@ fn without_interrupt(stack: Vec<String>) -> Vec<String> {
     }
 }
 
-/// The texts of the kernel's log, but for values of registers, which come from clocks.
+/// Returns the texts of the kernel's log without values of registers, which come from clocks.
 pub fn log(backtrace: &Backtrace) -> Vec<&str> {
     let log = backtrace.log.as_ref().expect("a log");
     let texts = log.lines.iter().map(|line| line.text.as_str());

@@ -1,4 +1,4 @@
-//! Answers about a whole log, about arguments, and about images that are none.
+//! Tests of results for a whole log, for arguments, and for files that are no image.
 
 use super::{fixtures, kernel_main, records, small_kernel};
 use crate::common::{exit, nmiscope};
@@ -6,7 +6,7 @@ use nmiscope_report::reference::schema;
 use serde_json::Value;
 
 #[test]
-fn a_stripped_image_is_said_to_have_no_symbols() {
+fn a_stripped_image_is_reported_to_have_no_symbol_table() {
     // The bundled guest, without the section headers by which symbols are found.
     let mut image = nmiscope::bundled::image().to_vec();
     image[40..48].fill(0);
@@ -19,7 +19,7 @@ fn a_stripped_image_is_said_to_have_no_symbols() {
 }
 
 #[test]
-fn a_summary_says_what_was_not_found_and_why() {
+fn the_summary_counts_addresses_that_were_not_found_by_reason() {
     let (address, size) = kernel_main();
     let log = format!(
         " kernel_main+0x10/{size:#x}\n nft_do_chain+0x1/0x20 [nf_tables]\n nft_x+0x1/0x20 [nf_tables]\n \
@@ -43,7 +43,7 @@ fn a_summary_says_what_was_not_found_and_why() {
 }
 
 #[test]
-fn an_image_that_matches_nothing_is_exit_code_1_with_the_likely_reason() {
+fn an_image_that_matches_nothing_gives_exit_code_1_and_a_reason() {
     for (log, reason) in [
         (" vfs_write+0x10/0x20\n", "another kernel"),
         (" [<ffffffff9a205c14>]\n", "KASLR"),
@@ -57,7 +57,7 @@ fn an_image_that_matches_nothing_is_exit_code_1_with_the_likely_reason() {
 }
 
 #[test]
-fn a_place_can_be_an_argument() {
+fn an_argument_can_be_a_symbol_of_a_trace() {
     let (address, size) = kernel_main();
     let place = format!("kernel_main+0x10/{size:#x}");
     let by_name = nmiscope(["symbolize", &place]).run().expect_code(exit::CLEAN).stdout;
@@ -67,7 +67,7 @@ fn a_place_can_be_an_argument() {
         .stdout;
     let answer = |text: &str| text.split_once("  ").expect("an answer").1.to_owned();
     assert!(by_name.starts_with(&format!("{place}  ")), "{by_name}");
-    // As in a trace: where a call returns to, unless the text says something else.
+    // As in a trace it is a return address, unless the text marks it as exact.
     let call =
         nmiscope(["symbolize", "--return-addresses", &format!("{:x}", address + 0x10)]).run();
     assert_eq!(answer(&by_name), answer(&call.stdout));
@@ -80,7 +80,7 @@ fn a_place_can_be_an_argument() {
 }
 
 #[test]
-fn records_are_what_the_schema_says() {
+fn json_records_match_the_schema() {
     let schema: Value = serde_json::from_str(&schema()).expect("JSON");
     let validator = jsonschema::validator_for(&schema).expect("a schema");
     let (_, size) = kernel_main();
@@ -104,7 +104,7 @@ fn records_are_what_the_schema_says() {
 }
 
 #[test]
-fn an_image_that_is_no_vmlinux_is_refused_with_what_to_give_instead() {
+fn a_file_mistaken_for_a_vmlinux_is_refused_with_advice() {
     let mut boot_image = vec![0; 0x400];
     boot_image[0x202..0x206].copy_from_slice(b"HdrS");
     for (file, wanted) in [
@@ -126,7 +126,7 @@ fn an_image_that_is_no_vmlinux_is_refused_with_what_to_give_instead() {
 
 #[test]
 #[ignore = "needs gcc"]
-fn a_log_of_another_kernel_is_a_warning() {
+fn a_log_of_another_kernel_than_the_image_gives_a_warning() {
     let directory = tempfile::tempdir().expect("a directory");
     let kernel = small_kernel(directory.path());
     let run = |log: &str| {
@@ -145,7 +145,7 @@ fn a_log_of_another_kernel_is_a_warning() {
 
 #[test]
 #[ignore = "needs gcc"]
-fn a_variable_is_no_address_of_code() {
+fn a_variable_is_not_resolved_as_code() {
     let directory = tempfile::tempdir().expect("a directory");
     let kernel = small_kernel(directory.path());
     let log = " #0: (rcv_lock+0x0/0x4){+.+.}, at: work+0x4/0x999\n";

@@ -1,4 +1,4 @@
-//! The log itself: every byte comes out as it came, and as soon as it can.
+//! Tests of the copied log: every byte is written unchanged, and as early as possible.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -8,7 +8,7 @@ use crate::common::{exit, nmiscope};
 use nmiscope::symbolize::Format;
 
 #[test]
-fn bytes_that_are_no_text_come_out_as_they_are() {
+fn bytes_that_are_no_text_are_copied_unchanged() {
     let log = b"\x1b[31mred\x07 \xff\xfe\r\r\n\n\0\ttab\rover\nlast line without an end";
     let (output, summary) = annotate_in(nmiscope::bundled::image(), &[], log, 3, Format::Text);
     assert_eq!(output, log);
@@ -31,7 +31,7 @@ fn a_line_of_any_length_stays_one_line() {
 }
 
 #[test]
-fn a_line_is_answered_when_it_is_there() {
+fn a_line_is_annotated_before_the_next_one_comes() {
     let (_, size) = kernel_main();
     let mut invocation = nmiscope(["symbolize"]);
     invocation.command.stdin(Stdio::piped());
@@ -46,7 +46,7 @@ fn a_line_is_answered_when_it_is_there() {
 }
 
 #[test]
-fn a_line_that_waits_for_an_offset_is_written_when_nothing_more_comes() {
+fn a_held_line_is_written_when_no_more_input_comes() {
     let mut invocation = nmiscope(["symbolize"]);
     invocation.command.stdin(Stdio::piped());
     let mut running = invocation.start();
@@ -59,7 +59,7 @@ fn a_line_that_waits_for_an_offset_is_written_when_nothing_more_comes() {
 }
 
 #[test]
-fn addresses_of_user_space_are_not_waited_for() {
+fn a_line_with_an_address_of_user_space_is_not_held() {
     let mut invocation = nmiscope(["symbolize"]);
     invocation.command.stdin(Stdio::piped());
     let mut running = invocation.start();

@@ -1,4 +1,4 @@
-//! `nmiscope symbolize`, and what it does to a log that it does not understand.
+//! Tests of `nmiscope symbolize`: its answers, and its copy of any log.
 
 mod answers;
 mod copy;
@@ -9,7 +9,7 @@ mod truth;
 use std::path::{Path, PathBuf};
 
 use nmiscope::images::modules::Modules;
-use nmiscope::symbolize::{Annotator, Format, Lookup, Summary};
+use nmiscope::symbolize::{Annotator, Format, LogSummary, Lookup};
 use nmiscope_report::reference::Record;
 use nmiscope_symbolizer::{Image, SourceRoots};
 
@@ -17,14 +17,14 @@ fn fixtures(kernel: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/linux_logs/fixtures").join(kernel)
 }
 
-/// What becomes of a log that comes in pieces of `chunk` bytes.
+/// Annotates a log that comes in pieces of `chunk` bytes.
 fn annotate_in(
     image: &[u8],
     modules: &[PathBuf],
     log: &[u8],
     chunk: usize,
     format: Format,
-) -> (Vec<u8>, Summary) {
+) -> (Vec<u8>, LogSummary) {
     let image = Image::parse(image).expect("an image");
     let modules = Modules::new(modules.to_vec(), "/nowhere".into());
     let lookup = Lookup::new(&image, &modules, SourceRoots::default());
@@ -37,7 +37,7 @@ fn annotate_in(
     (output, summary)
 }
 
-fn annotate(image: &[u8], log: &[u8]) -> (String, Summary) {
+fn annotate(image: &[u8], log: &[u8]) -> (String, LogSummary) {
     let (output, summary) = annotate_in(image, &[], log, log.len().max(1), Format::Text);
     (String::from_utf8(output).expect("UTF-8"), summary)
 }
@@ -47,7 +47,7 @@ fn records(output: &[u8]) -> Vec<Record> {
     text.lines().map(|line| serde_json::from_str(line).expect("a record")).collect()
 }
 
-/// The text that is left when annotations are taken away, which stand at the ends of lines.
+/// Asserts that the output is the input, with annotations only at the ends of lines.
 fn expect_only_additions(input: &[u8], output: &[u8], context: &str) {
     let lines = |bytes: &[u8]| -> Vec<Vec<u8>> {
         bytes.split(|&byte| byte == b'\n').map(<[u8]>::to_vec).collect()
@@ -63,14 +63,14 @@ fn expect_only_additions(input: &[u8], output: &[u8], context: &str) {
     }
 }
 
-/// The address of a function of the bundled guest, as it was linked, and its symbol.
+/// Returns the link address and the size of a function of the bundled guest.
 fn kernel_main() -> (u64, u64) {
     let image = Image::parse(nmiscope::bundled::image()).expect("an image");
     let symbol = image.symbol("kernel_main").expect("a symbol");
     (symbol.address.0, symbol.size)
 }
 
-/// A kernel of a few functions, linked where Linux is.
+/// Builds a kernel of two functions, linked at Linux's address.
 fn small_kernel(directory: &Path) -> PathBuf {
     let source = "const char linux_banner[] = \"Linux version 6.1.0-1 (me) #1 SMP\\n\";\n\
                   int rcv_lock = 1;\n\

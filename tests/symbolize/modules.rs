@@ -1,4 +1,4 @@
-//! Modules: where they are found, and which of several is meant.
+//! Tests of modules: how their files are found, and the choice among several.
 
 use std::io::Write;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{fixtures, run, small_kernel};
 use crate::common::{Invocation, exit, nmiscope};
 
-/// `symbolize` of a kernel's fixtures, on its log of an oops.
+/// Prepares `symbolize` with a kernel's fixtures and the modules in `folder`. Returns its log of an oops too.
 fn with_modules(folder: &Path) -> (Invocation, Vec<u8>) {
     let image = fixtures("61").join("vmlinux.elf");
     let log = std::fs::read(fixtures("61").join("oops.log")).expect("a log");
@@ -14,7 +14,7 @@ fn with_modules(folder: &Path) -> (Invocation, Vec<u8>) {
     (invocation.arg("--modules").arg(folder), log)
 }
 
-/// What is expected of [`with_modules`], whatever its modules are packed in.
+/// Asserts that the modules in `folder`, compressed or not, give the output of the uncompressed fixtures.
 fn expect_modules(folder: &Path) {
     let (plain, log) = with_modules(&fixtures("61").join("modules"));
     let expected = plain.run_with_input(&log).expect_code(exit::CLEAN);
@@ -25,7 +25,7 @@ fn expect_modules(folder: &Path) {
 }
 
 #[test]
-fn a_module_is_found_anywhere_below_and_unpacked() {
+fn a_compressed_module_is_found_at_any_depth() {
     let directory = tempfile::tempdir().expect("a directory");
     let folder = directory.path().join("lib/modules/6.1.0/extra");
     std::fs::create_dir_all(&folder).expect("a directory");
@@ -34,7 +34,7 @@ fn a_module_is_found_anywhere_below_and_unpacked() {
     let mut encoder = flate2::write::GzEncoder::new(file, flate2::Compression::default());
     encoder.write_all(&module).expect("a file");
     encoder.finish().expect("a file");
-    // Not a module, and one that is another's.
+    // A file that is no module, and one of another module.
     std::fs::write(folder.join("logmod.ko.txt"), "text").expect("a file");
     std::fs::write(folder.join("other.ko"), "text").expect("a file");
     expect_modules(directory.path());
@@ -43,7 +43,7 @@ fn a_module_is_found_anywhere_below_and_unpacked() {
 
 #[test]
 #[ignore = "needs xz and zstd"]
-fn modules_that_distributions_pack_are_unpacked() {
+fn modules_compressed_by_xz_and_zstd_are_read() {
     for (program, suffix) in [("xz", "xz"), ("zstd", "zst")] {
         let directory = tempfile::tempdir().expect("a directory");
         let module = fixtures("61").join("modules/logmod.ko");
@@ -60,7 +60,7 @@ fn modules_that_distributions_pack_are_unpacked() {
 }
 
 #[test]
-fn a_module_that_cannot_be_read_is_named_with_the_reason() {
+fn an_unreadable_module_is_reported_with_the_reason() {
     let directory = tempfile::tempdir().expect("a directory");
     std::fs::write(directory.path().join("logmod.ko"), "text").expect("a file");
     let (invocation, log) = with_modules(directory.path());
@@ -72,7 +72,7 @@ fn a_module_that_cannot_be_read_is_named_with_the_reason() {
     assert!(finished.stderr.contains("no/such/directory"), "{}", finished.stderr);
 }
 
-/// A module of one function, `outer`, into which another is inlined, and its build-id.
+/// Builds a module of one function, `outer`, into which another is inlined. Returns its build-id.
 fn small_module(directory: &Path) -> String {
     let source = "int counter;\n\
                   static inline void inner(void) { counter++; }\n\
@@ -104,14 +104,14 @@ fn a_stripped_module_gets_its_debug_file_by_build_id() {
     run("objcopy", &["--only-keep-debug", "small.ko", &debug], path);
     run("objcopy", &["--strip-debug", "small.ko"], path);
     assert_eq!(symbolize(), expected);
-    // The debug file beside the module does as well.
+    // A debug file beside the module is found too.
     std::fs::rename(path.join(debug), path.join("small.ko.debug")).expect("a file");
     assert_eq!(symbolize(), expected);
 }
 
 #[test]
 #[ignore = "needs gcc"]
-fn a_module_with_another_build_id_is_not_taken() {
+fn a_module_with_another_build_id_is_not_used() {
     let directory = tempfile::tempdir().expect("a directory");
     let id = small_module(directory.path());
     let other = format!("{}00", &id[2..]);
@@ -124,7 +124,7 @@ fn a_module_with_another_build_id_is_not_taken() {
     assert!(finished.stderr.contains("for another kernel only"), "{}", finished.stderr);
 }
 
-/// A module of one function whose line says which kernel it was built for.
+/// Builds a module for the kernel `release`, with one function at `line`.
 fn module_of(directory: &Path, release: &str, line: usize) {
     let folder = directory.join(release);
     std::fs::create_dir_all(&folder).expect("a directory");
@@ -139,7 +139,7 @@ fn module_of(directory: &Path, release: &str, line: usize) {
 
 #[test]
 #[ignore = "needs gcc"]
-fn of_a_module_for_several_kernels_that_of_the_image_is_taken() {
+fn the_module_built_for_the_images_kernel_is_chosen() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path();
     let kernel = small_kernel(path);
@@ -156,7 +156,7 @@ fn of_a_module_for_several_kernels_that_of_the_image_is_taken() {
     assert!(found.contains("small.c:20") && !found.contains("ambiguous"), "{found}");
     let other = symbolize(&path.join("5.10.0-1"), Some(&kernel)).expect_code(exit::GUEST_FAILED);
     assert!(other.stderr.contains("for another kernel only"), "{}", other.stderr);
-    // An image that does not say of which kernel it is: both fit, and that is said.
+    // An image without a release: both modules match, which is reported as ambiguous.
     let both = symbolize(path, None).expect_code(exit::CLEAN).stdout;
     for wanted in ["ambiguous", "small.c:10", "small.c:20"] {
         assert!(both.contains(wanted), "{wanted}: {both}");

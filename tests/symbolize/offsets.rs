@@ -1,11 +1,11 @@
-//! Kernels that KASLR has moved.
+//! Tests of kernels that KASLR has moved.
 
 use super::{annotate, annotate_in, expect_only_additions, kernel_main, records};
 use crate::common::{exit, nmiscope};
 use nmiscope::symbolize::Format;
 
 #[test]
-fn an_offset_holds_for_addresses_before_and_after_it() {
+fn an_offset_applies_to_addresses_before_and_after_it() {
     let (address, _) = kernel_main();
     let moved = address + 0x1a00_0010;
     let log = format!(
@@ -30,7 +30,7 @@ fn each_boot_has_its_own_offset() {
             "Linux version 1 (x)\n [<{moved:016x}>]\nKernel Offset: {offset:#x} from 0x1\n"
         );
     }
-    // And one that does not say.
+    // A boot without an offset in the log.
     log += &format!("Linux version 1 (x)\n [<{:016x}>]\n", address + 0x1a00_0010);
     let (output, summary) = annotate(nmiscope::bundled::image(), log.as_bytes());
     assert_eq!(output.matches("kernel_main at").count(), 2, "{output}");
@@ -39,20 +39,20 @@ fn each_boot_has_its_own_offset() {
 }
 
 #[test]
-fn an_address_beside_its_symbol_says_how_far_the_kernel_was_moved() {
+fn the_offset_is_derived_from_an_address_beside_its_symbol() {
     let (address, size) = kernel_main();
     let moved = address + 0x1a00_0010;
     let log = format!(" [<{moved:016x}>] kernel_main+0x10/{size:#x}\n [<{moved:016x}>]\n");
     let (output, _) = annotate(nmiscope::bundled::image(), log.as_bytes());
     assert_eq!(output.matches("kernel_main at").count(), 2, "{output}");
-    // A hashed pointer says nothing, and the symbol beside it is taken.
+    // A hashed pointer gives no offset, and the symbol beside it is used.
     let log = format!(" [<00000000e4d3f1b2>] kernel_main+0x10/{size:#x}\n [<{moved:016x}>]\n");
     let (output, _) = annotate(nmiscope::bundled::image(), log.as_bytes());
     assert_eq!(output.matches("kernel_main at").count(), 1, "{output}");
 }
 
 #[test]
-fn an_offset_that_is_given_wins() {
+fn a_given_offset_takes_precedence_over_the_log() {
     let (address, _) = kernel_main();
     let log = format!("RIP: 0010:{:#x}\nKernel Offset: 0x200000 from 0x1\n", address + 0x1a00_0000);
     let finished = nmiscope(["symbolize", "--offset", "0x1a000000"])

@@ -1,4 +1,4 @@
-//! Real logs of Linux against what nm and llvm-symbolizer say of them.
+//! Comparison of real logs of Linux with the output of nm and llvm-symbolizer.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 const KERNELS: [&str; 2] = ["61", "612"];
 
-/// The logs of a kernel, each with what is expected of it.
+/// Returns the logs of a kernel, each with its expected records.
 fn logs(kernel: &str) -> Vec<(PathBuf, Vec<u8>, String)> {
     let mut logs: Vec<PathBuf> = std::fs::read_dir(fixtures(kernel))
         .expect("the fixtures")
@@ -26,7 +26,7 @@ fn logs(kernel: &str) -> Vec<(PathBuf, Vec<u8>, String)> {
     logs.into_iter().map(read).collect()
 }
 
-/// A frame as the expected files have it.
+/// Parses a frame of an expected record.
 fn frame(frame: &Value) -> (Option<String>, Option<String>, Option<u64>, bool) {
     let text = |key: &str| frame[key].as_str().map(str::to_owned);
     (text("name"), text("file"), frame["line"].as_u64(), frame["inlined"] == true)
@@ -41,7 +41,7 @@ fn expect_the_truth(record: &Record, expected: &str, context: &str) {
         expected["module"].as_str(),
     );
     assert_eq!(said, wanted, "{context}");
-    // Absent for a pointer to a function, of which neither is said.
+    // Absent for a pointer to a function, which may be either.
     if let Some(exact) = expected["exact"].as_bool() {
         assert_eq!(record.exact, exact, "{context}");
     }
@@ -61,13 +61,13 @@ fn expect_the_truth(record: &Record, expected: &str, context: &str) {
         .iter()
         .map(|place| place["frames"].as_array().expect("frames").iter().map(frame).collect())
         .collect();
-    // Nothing is said of a place that has no line.
+    // A place without a line is no candidate in the record.
     let has_line = wanted.iter().flatten().any(|(_, file, _, _)| file.is_some());
     assert_eq!(found, if has_line { wanted } else { Vec::new() }, "{context}");
 }
 
 #[test]
-fn places_in_real_logs_are_what_nm_and_llvm_symbolizer_say() {
+fn symbols_in_real_logs_match_nm_and_llvm_symbolizer() {
     for kernel in KERNELS {
         let image = std::fs::read(fixtures(kernel).join("vmlinux.elf")).expect("an image");
         let modules = [fixtures(kernel).join("modules")];
@@ -76,7 +76,7 @@ fn places_in_real_logs_are_what_nm_and_llvm_symbolizer_say() {
             let found = records(&output);
             assert_eq!(found.len(), expected.lines().count(), "{}", path.display());
             for (record, expected) in found.iter().zip(expected.lines()) {
-                // The fixtures have no code, and this one place is told apart by it: see `lookup`.
+                // The fixtures have no code, which the lookup of this one place needs: see `lookup`.
                 if !expected.contains("\"needs_code\": true") {
                     let context = format!("{}:{:?}", path.display(), record.line);
                     expect_the_truth(record, expected, &context);

@@ -1,6 +1,6 @@
-//! Words around an address that say what it is: labels, segment selectors, modules, marks.
+//! Words around an address that classify it: labels, segment selectors, modules, marks.
 //!
-//! Owns the lists of such words. Each function looks at one word. Called by the reader of a line.
+//! Owns the lists of such words. Each function parses one word. Called by the reader of a line.
 
 use super::Module;
 use super::words::hex;
@@ -10,14 +10,14 @@ use super::words::hex;
 pub(super) enum Label {
     /// A program counter, whose value is exact.
     ProgramCounter,
-    /// A link register, whose value a call returns to.
+    /// A link register, whose value is a return address.
     Link,
-    /// Something else.
+    /// A label of a value that is not code.
     Other,
 }
 
-/// The label that a word is or begins with, and the rest of the word: `RIP:`, `rip=0xff..`, `pc`.
-/// `None` for a word that labels nothing.
+/// Returns the label that a word is or begins with, and the rest of the word: `RIP:`, `rip=0xff..`, `pc`.
+/// `None` for a word without a label.
 pub(super) fn label_in(word: &[u8]) -> Option<(Label, &[u8])> {
     let end = word.iter().position(|byte| matches!(byte, b':' | b'=')).unwrap_or(word.len());
     let (key, rest) = (&word[..end], word.get(end + 1..).unwrap_or_default());
@@ -27,7 +27,7 @@ pub(super) fn label_in(word: &[u8]) -> Option<(Label, &[u8])> {
         b"rip" | b"eip" | b"ip" | b"pc" | b"epc" | b"nip" | b"sepc" => Label::ProgramCounter,
         b"idling" => Label::ProgramCounter,
         b"lr" | b"ra" => Label::Link,
-        // A selector is part of what is labelled.
+        // A segment selector belongs to the address, not to the label.
         _ if end == word.len() || selector(word).0.is_some() => return None,
         _ if key.is_empty() => return None,
         _ => Label::Other,
@@ -35,7 +35,7 @@ pub(super) fn label_in(word: &[u8]) -> Option<(Label, &[u8])> {
     Some((label, rest))
 }
 
-/// `0010:` before an address, and what is behind it.
+/// Splits a segment selector, as in `0010:`, from the rest of a word.
 pub(super) fn selector(word: &[u8]) -> (Option<u64>, &[u8]) {
     let Some(colon) = word.iter().take(5).position(|&byte| byte == b':') else {
         return (None, word);
@@ -46,19 +46,19 @@ pub(super) fn selector(word: &[u8]) -> (Option<u64>, &[u8]) {
     }
 }
 
-/// Words that stand between a label and what it labels.
+/// Returns true for a word between a label and the labelled address.
 pub(super) fn is_transparent(word: &[u8]) -> bool {
     matches!(word, b":" | b"=" | b"is" | b"at" | b"?" | b"(" | b"==")
 }
 
-/// The marks that arm64 puts behind a frame to say where it was found (`dump_backtrace_entry()`):
-/// of a graph tracer, a kretprobe, the program counter, the link register.
+/// Returns true for the marks that arm64 puts behind a frame for its source (`dump_backtrace_entry()`):
+/// a graph tracer, a kretprobe, the program counter, the link register.
 pub(super) fn is_source_mark(word: &[u8]) -> bool {
     let marks = word.strip_prefix(b"(").and_then(|word| word.strip_suffix(b")"));
     marks.is_some_and(|marks| !marks.is_empty() && marks.iter().all(|mark| b"FKPL".contains(mark)))
 }
 
-/// The number of a frame, `#12`.
+/// Parses the number of a frame, `#12`.
 pub(super) fn frame_number(word: &[u8]) -> Option<u64> {
     let digits = word.strip_prefix(b"#")?;
     if digits.is_empty() || digits.len() > 6 || !digits.iter().all(u8::is_ascii_digit) {
@@ -67,14 +67,14 @@ pub(super) fn frame_number(word: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// `[mod]`, with whatever follows in the same word: `[mod])`, `[mod],`.
+/// Parses `[mod]`, and ignores the rest of the word: `[mod])`, `[mod],`.
 pub(super) fn module_in(word: &[u8]) -> Option<Module<'_>> {
     let inner = word.strip_prefix(b"[")?;
     let end = inner.iter().position(|&byte| byte == b']')?;
     Some(Module { name: module_name(&inner[..end])?, build_id: None })
 }
 
-/// `BUILDID]` behind a module's name, likewise.
+/// Parses `BUILDID]` behind a module's name, and ignores the rest of the word.
 pub(super) fn build_id_in(word: &[u8]) -> Option<&str> {
     let end = word.iter().position(|&byte| byte == b']')?;
     let is_build_id = (8..=64).contains(&end) && word[..end].iter().all(u8::is_ascii_hexdigit);
@@ -85,17 +85,17 @@ pub(super) fn module_name(bytes: &[u8]) -> Option<&str> {
     // `MODULE_NAME_LEN` of the kernel is 56 on 64-bit machines.
     let is_name = (1..56).contains(&bytes.len())
         && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(byte));
-    // What syzkaller writes behind a call that was inlined.
+    // syzkaller's mark behind a call that was inlined.
     let is_mark = bytes == b"inline" || bytes == b"inlined";
     std::str::from_utf8(bytes).ok().filter(|_| is_name && !is_mark)
 }
 
-/// The inside of `[..]`.
+/// Returns the text within `[..]`, if the word is bracketed.
 pub(super) fn bracketed(word: &[u8]) -> Option<&[u8]> {
     word.strip_prefix(b"[")?.strip_suffix(b"]")
 }
 
-/// The place of the first `wanted` in some bytes.
+/// Returns the position of the first `wanted` in some bytes.
 pub(super) fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     memchr::memmem::find(bytes, wanted)
 }

@@ -1,12 +1,11 @@
-//! The grammar of stack traces as kernels and debuggers print them: a line of a log in, what it says
-//! about code out.
+//! The grammar of stack traces as kernels and debuggers print them: parses a line of a log, and returns its
+//! references to code.
 //!
-//! Owns which words of a line name an address, and whether the address is exact (the instruction
-//! that was about to run) or one that a call returns to. Owns no image and looks nothing up; reads
-//! bytes, since a log need not be UTF-8, and changes none. Called by the
-//! [`Annotator`](super::Annotator).
+//! Owns the recognition of words that name an address, and of addresses that are exact (the instruction
+//! that was about to run) as opposed to return addresses. Refuses to look anything up in an image. Parses
+//! bytes, since a log need not be UTF-8. Called by the [`Annotator`](super::Annotator).
 //!
-//! | form | who prints it |
+//! | form | printed by |
 //! |---|---|
 //! | `func+0x14/0x90`, `? func+0x14/0x90 [mod]`, `[mod BUILDID]` | Linux, `%pB` in `printk_stack_address()` |
 //! | `RIP: 0010:func+0x14/0x90`, `pc : func+..`, `PC is at func+..`, `EIP: ..`, `NIP [..]`, `epc : ..` | Linux, registers |
@@ -14,13 +13,13 @@
 //! | `skipped: idling at func+..`, `WARNING: .. at file:line func+..` | Linux, `%pS` of an exact address |
 //! | `Workqueue: events func [mod]` | Linux, `print_worker_info()` |
 //! | `Kernel Offset: 0x1a000000 from ..` | Linux, `dump_kernel_offset()`, at the end of a panic |
-//! | `#1  0xffffffff81234567 in func ()` | gdb; `#0` and what follows `<signal handler called>` are exact |
+//! | `#1  0xffffffff81234567 in func ()` | gdb; `#0` and a frame after `<signal handler called>` are exact |
 //! | `#1 [ffffc90000013e50] func at ffffffff81234567`, `[exception RIP: func+95]` | crash |
 //! | `ffffffff81234567` at the start of a line | lists of addresses; with a `:`, disassembly |
 //!
-//! Everything else is no address: values of data registers, stack words, lock addresses.
+//! No other words are references: values of data registers, stack words, lock addresses.
 //!
-//! The work is linear in the length of a line: each word is looked at once.
+//! The work is linear in the length of a line: each word is parsed once.
 
 mod labels;
 mod prefix;
@@ -36,86 +35,86 @@ use reader::Reader;
 use symbol::symbol_without_size;
 use words::{address_in, hex};
 
-/// The longest prefix that a logger puts before a line, in bytes.
+/// Longest prefix that a logger puts before a line, in bytes.
 const MAX_PREFIX: usize = 256;
 
 /// A part of a line that names code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference<'a> {
-    /// The bytes of the line that are it.
+    /// Range of the line's bytes that are the reference.
     pub span: Range<usize>,
-    /// The code that it names.
-    pub target: Target<'a>,
-    /// The instruction itself is meant, not the call that returns to it.
+    /// Code that the reference names.
+    pub target: CodeLocation<'a>,
+    /// True if the instruction itself is meant, not the call that returns to it.
     pub exact: bool,
 }
 
 /// The code that a reference names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target<'a> {
-    /// An address of the running kernel.
+pub enum CodeLocation<'a> {
+    /// A virtual address of the running kernel.
     Address(u64),
-    /// A place in a function.
+    /// A symbol, and an offset from it.
     Symbol(SymbolReference<'a>),
 }
 
 /// A place in a function, as in `func+0x14/0x90 [mod]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SymbolReference<'a> {
-    /// The symbol, as the kernel prints it.
+    /// Name of the symbol, as the kernel prints it.
     pub name: &'a str,
-    /// Bytes from the start of the symbol.
+    /// Offset from the start of the symbol, in bytes.
     pub offset: u64,
-    /// The size of the symbol in bytes, where it is printed.
+    /// Size of the symbol in bytes; `None` if it is not printed.
     pub size: Option<u64>,
-    /// The module that the symbol is in.
+    /// Module of the symbol; `None` for one of the kernel's image.
     pub module: Option<Module<'a>>,
-    /// The address that stands beside the symbol, in `[<..>]`. It may be a hashed pointer.
+    /// Address that is printed beside the symbol, in `[<..>]`. It may be a hashed pointer.
     pub address: Option<u64>,
 }
 
-/// A module, as in `[mod]` or `[mod BUILDID]`.
+/// A module in a log, as in `[mod]` or `[mod BUILDID]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Module<'a> {
-    /// The name that the kernel has for it.
+    /// Name of the module, as the kernel prints it.
     pub name: &'a str,
-    /// The build-id that the log prints, in hexadecimal digits.
+    /// Build-id of the module in hexadecimal digits; `None` if it is not printed.
     pub build_id: Option<&'a str>,
 }
 
-/// Something that a line says about all addresses around it.
+/// Information in a line that concerns the addresses of other lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice<'a> {
-    /// A kernel boots; the text from `Linux version` on.
+    /// A kernel boots; the line from `Linux version` on.
     Boot(&'a [u8]),
-    /// The difference between the addresses of the running kernel and of its image.
+    /// KASLR offset of the running kernel from its image's link addresses, in bytes.
     Offset(u64),
 }
 
-/// Everything that a line says.
+/// The parsed contents of a line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Line<'a> {
-    /// Parts that name code, in the order of the line.
+    /// References to code, in the order of the line.
     pub references: Vec<Reference<'a>>,
-    /// News that concerns other lines.
+    /// Information that concerns other lines, if the line has any.
     pub notice: Option<Notice<'a>>,
 }
 
-/// Reads a log line by line. It remembers what a line says of the next one.
+/// The parser of a log, line by line, with the state that one line leaves for the next.
 #[derive(Clone, Debug, Default)]
 pub struct Grammar {
-    /// The next frame was interrupted, and is exact.
+    /// True if the next frame was interrupted, and so is exact.
     interrupted: bool,
-    /// The program counter of crash's exception frame: a frame at this address was interrupted.
+    /// Program counter of crash's exception frame: a frame at this address was interrupted.
     exception: Option<u64>,
-    /// The program counter that Arm and RISC-V print; their traces begin with it once more.
+    /// Program counter that Arm and RISC-V print, by symbol and offset; their traces begin with it again.
     program_counter: Option<(String, u64)>,
-    /// A trace begins, and none of its frames has been seen.
+    /// True after the first line of a trace, before its first frame.
     at_trace_start: bool,
 }
 
 impl Grammar {
-    /// Reads a line, or the first piece of one: without its line feed.
+    /// Parses a line, or the first piece of one, without its line feed.
     pub fn line<'a>(&mut self, line: &'a [u8]) -> Line<'a> {
         let content = prefix::length(line);
         if let Some(notice) = notice(line) {
@@ -124,12 +123,12 @@ impl Grammar {
         self.read_piece(line, content)
     }
 
-    /// Reads a further piece of a line.
+    /// Parses a further piece of a line.
     pub fn continuation<'a>(&mut self, piece: &'a [u8]) -> Line<'a> {
         self.read_piece(piece, piece.len())
     }
 
-    /// The notice of a line, without reading the rest of it.
+    /// Parses only the notice of a line, which leaves the grammar's state unchanged.
     pub fn notice(line: &[u8]) -> Option<Notice<'_>> {
         notice(line)
     }
@@ -140,9 +139,8 @@ impl Grammar {
     }
 }
 
-/// A single reference, as people paste it into a command line: an address in hexadecimal or
-/// `func+20`, of which the instruction itself is meant, or a part of a trace's line, which is read as in
-/// a trace.
+/// Parses a single reference, as pasted into a command line: an address in hexadecimal or `func+20`, which
+/// are exact, or a part of a trace's line, which is parsed as in a trace. `None` for any other text.
 pub fn argument(text: &str) -> Option<Reference<'_>> {
     let bytes = text.as_bytes();
     let digits = bytes.strip_prefix(b"0x").unwrap_or(bytes);
@@ -151,7 +149,7 @@ pub fn argument(text: &str) -> Option<Reference<'_>> {
     {
         return Some(Reference {
             span: 0..text.len(),
-            target: Target::Address(address),
+            target: CodeLocation::Address(address),
             exact: true,
         });
     }
@@ -164,7 +162,7 @@ pub fn argument(text: &str) -> Option<Reference<'_>> {
     Some(Reference { span: 0..text.len(), target, exact: true })
 }
 
-/// `Linux version ..` or `Kernel Offset: ..`, behind whatever prefix.
+/// Parses `Linux version ..` or `Kernel Offset: ..`, behind any prefix.
 fn notice(line: &[u8]) -> Option<Notice<'_>> {
     const BANNER: &[u8] = b"Linux version ";
     if let Some(offset) = kernel_offset(line) {
@@ -172,13 +170,14 @@ fn notice(line: &[u8]) -> Option<Notice<'_>> {
     }
     let at = labels::find(&line[..line.len().min(MAX_PREFIX)], BANNER)?;
     let banner = &line[at..];
-    // `Linux version 6.1.0 (user@host) ..`, and not what a program says of itself.
+    // `Linux version 6.1.0 (user@host) ..`, not a program's message that begins alike.
     let is_banner = banner.get(BANNER.len())?.is_ascii_digit() && banner.contains(&b'(');
     is_banner.then_some(Notice::Boot(banner))
 }
 
-/// `Kernel Offset: 0x1a000000 from 0xffffffff81000000 (relocation range: ..)`, `Kernel Offset: disabled`;
-/// and crash's `WARNING: kernel relocated [416MB]: patching 97254 gdb minimal_symbol values`.
+/// Parses a KASLR offset in bytes: `Kernel Offset: 0x1a000000 from 0xffffffff81000000 (relocation range:
+/// ..)`, `Kernel Offset: disabled`, or crash's `WARNING: kernel relocated [416MB]: patching 97254 gdb
+/// minimal_symbol values`.
 fn kernel_offset(line: &[u8]) -> Option<u64> {
     const OFFSET: &[u8] = b"Kernel Offset: ";
     const RELOCATED: &[u8] = b"kernel relocated [";
@@ -195,6 +194,6 @@ fn kernel_offset(line: &[u8]) -> Option<u64> {
     rest[digits.len()..].starts_with(b"MB]").then(|| mebibytes.checked_mul(1 << 20))?
 }
 
-fn symbol_target(name: &str, offset: u64, size: Option<u64>) -> Target<'_> {
-    Target::Symbol(SymbolReference { name, offset, size, module: None, address: None })
+fn symbol_target(name: &str, offset: u64, size: Option<u64>) -> CodeLocation<'_> {
+    CodeLocation::Symbol(SymbolReference { name, offset, size, module: None, address: None })
 }

@@ -1,13 +1,12 @@
 //! Prefixes that loggers put before a line of a kernel's log: levels, time stamps, hosts, callers.
 //!
-//! Owns how long that is. Only what has to stand at the start of a line depends on it (a frame's
-//! number, a bare address, `Kernel Offset:`); addresses of other forms are found anywhere. Called by
-//! the grammar.
+//! Owns the length of a line's prefix. Only forms at the start of a line depend on it (a frame's number, a
+//! bare address); addresses of other forms are found anywhere. Called by the grammar.
 
 use super::MAX_PREFIX;
 use super::words::blank;
 
-/// The length of a line's prefix in bytes, white space and colours behind it included.
+/// Returns the length of a line's prefix in bytes, including white space and colours behind it.
 pub(super) fn length(line: &[u8]) -> usize {
     let mut at = blank(line);
     while at < MAX_PREFIX {
@@ -23,13 +22,13 @@ pub(super) fn length(line: &[u8]) -> usize {
     at
 }
 
-/// `<4>`, a level of syslog(2).
+/// Matches `<4>`, a level of syslog(2).
 fn level(text: &[u8]) -> Option<usize> {
     let digits = text.strip_prefix(b"<")?.iter().take(4).take_while(|b| b.is_ascii_digit()).count();
     ((1..=3).contains(&digits) && text.get(digits + 1) == Some(&b'>')).then_some(digits + 2)
 }
 
-/// `kern  :crit  : `, of `dmesg --decode`.
+/// Matches `kern  :crit  : `, by `dmesg --decode`.
 fn facility(text: &[u8]) -> Option<usize> {
     let text = &text[..text.len().min(20)];
     let first = text.iter().position(|&byte| byte == b':')?;
@@ -42,7 +41,7 @@ fn facility(text: &[u8]) -> Option<usize> {
     (is_word(facility) && is_word(level) && facility.trim_ascii().len() < 9).then_some(second + 1)
 }
 
-/// `6,1234,5678,-;`, a record of /dev/kmsg.
+/// Matches `6,1234,5678,-;`, a record of /dev/kmsg.
 fn kmsg(text: &[u8]) -> Option<usize> {
     let end = text.iter().take(60).position(|&byte| byte == b';')?;
     let is_record = text[..end].iter().filter(|&&byte| byte == b',').count() >= 2
@@ -51,13 +50,13 @@ fn kmsg(text: &[u8]) -> Option<usize> {
     is_record.then_some(end + 1)
 }
 
-/// `[   12.345678]`, `[    T123]`, `[C1]` (CONFIG_PRINTK_CALLER), or dmesg's `[Sat Nov 28 12:00:00
+/// Matches `[   12.345678]`, `[    T123]`, `[C1]` (CONFIG_PRINTK_CALLER), or dmesg's `[Sat Nov 28 12:00:00
 /// 2026]`.
 fn bracketed(text: &[u8]) -> Option<usize> {
     let inner = text.strip_prefix(b"[")?;
     let end = inner.iter().take(40).position(|&byte| byte == b']')?;
     let inner = inner[..end].trim_ascii();
-    // `[  +0.000003]` is `dmesg --show-delta`'s, `[Nov28 12:00]` that of `--reltime`.
+    // `dmesg --show-delta` prints `[  +0.000003]`, `dmesg --reltime` prints `[Nov28 12:00]`.
     let is_number = |bytes: &[u8]| bytes.iter().all(|b| b.is_ascii_digit() || *b == b'.');
     let inner = inner.strip_prefix(b"+").unwrap_or(inner);
     let is_stamp = match inner.split_first() {
@@ -70,18 +69,18 @@ fn bracketed(text: &[u8]) -> Option<usize> {
     is_stamp.then_some(end + 2)
 }
 
-/// True for a date with a time: digits around colons, and nothing but what dates consist of.
+/// Returns true for a date with a time: `HH:MM:SS`, and otherwise only characters that dates have.
 fn is_date(text: &[u8]) -> bool {
     clock_at(text).is_some()
         && text.iter().all(|b| b.is_ascii_alphanumeric() || b" :.,+-".contains(b))
 }
 
-/// `Nov28 12:00`.
+/// Returns true for a date such as `Nov28 12:00`.
 fn is_minute(text: &[u8]) -> bool {
     text.len() == 11 && text[..3].iter().all(u8::is_ascii_alphabetic) && text[8] == b':'
 }
 
-/// The place of `HH:MM:SS`.
+/// Returns the position of the first `HH:MM:SS`.
 fn clock_at(text: &[u8]) -> Option<usize> {
     text.windows(8).take(40).position(|window| {
         window.iter().enumerate().all(|(index, byte)| match index {
@@ -91,12 +90,12 @@ fn clock_at(text: &[u8]) -> Option<usize> {
     })
 }
 
-/// `2026-11-28T12:00:00.000Z`, `2026-11-28 12:00:00,123`, `Nov 28 12:00:00`, `12:00:00`.
+/// Matches `2026-11-28T12:00:00.000Z`, `2026-11-28 12:00:00,123`, `Nov 28 12:00:00`, `12:00:00`.
 fn date(text: &[u8]) -> Option<usize> {
     let clock = clock_at(text)?;
-    // Before the time: a date, or nothing.
+    // A date, or nothing, comes before the time.
     let before = &text[..clock];
-    // `2026-11-28T`, perhaps with the day of the week before it.
+    // `2026-11-28T`; the day of the week may come before it.
     let day = if before.len() == 15 { &before[4..] } else { before };
     let is_iso = day.len() == 11 && day[..4].iter().all(u8::is_ascii_digit) && day[4] == b'-';
     let is_syslog = (4..=11).contains(&clock) && before.iter().take(3).all(u8::is_ascii_alphabetic);
@@ -107,7 +106,7 @@ fn date(text: &[u8]) -> Option<usize> {
     Some(clock + 8 + zone)
 }
 
-/// `kernel:`, `host kernel:`, `UTC host kernel[0]:`, `1795860000.123456 host kernel:`.
+/// Matches `kernel:`, `host kernel:`, `UTC host kernel[0]:`, `1795860000.123456 host kernel:`.
 fn tag(text: &[u8]) -> Option<usize> {
     let mut end = 0;
     for word in text[..text.len().min(MAX_PREFIX)].split(|&byte| byte == b' ').take(4) {
@@ -120,7 +119,7 @@ fn tag(text: &[u8]) -> Option<usize> {
     None
 }
 
-/// LAVA's log as YAML: `- {"dt": "..", "lvl": "target", "msg": "` before the text.
+/// Matches LAVA's log as YAML: `- {"dt": "..", "lvl": "target", "msg": "` before the text.
 fn lava(text: &[u8]) -> Option<usize> {
     const MESSAGE: &[u8] = b"\"msg\": \"";
     text.starts_with(b"- {").then_some(())?;

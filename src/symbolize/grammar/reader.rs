@@ -1,7 +1,7 @@
-//! One line of a trace, word by word.
+//! The reader of one line of a trace, word by word.
 //!
-//! Owns the order in which forms are tried, and what a word makes of the ones behind it. Called by
-//! the [`Grammar`].
+//! Owns the order in which forms are tried, and the effect of a word on those after it. Called by the
+//! [`Grammar`].
 
 use std::ops::Range;
 
@@ -11,30 +11,30 @@ use super::labels::{
 };
 use super::symbol::{self, symbol_without_size, symbols_in};
 use super::words::{Word, address_in, hex, words};
-use super::{Grammar, Module, Reference, SymbolReference, Target, symbol_target};
+use super::{CodeLocation, Grammar, Module, Reference, SymbolReference, symbol_target};
 
-/// One line while it is read.
+/// The state of parsing one line.
 pub(super) struct Reader<'a, 'grammar> {
     line: &'a [u8],
     words: Vec<Word<'a>>,
     next: usize,
     label: Option<Label>,
-    /// The line begins with `WARNING:`, so the first symbol in it is where the warning is.
+    /// True if the line begins with `WARNING:`, so that its first symbol is exact.
     is_warning: bool,
-    /// The line begins with `#0`: what is in brackets is where the vCPU was stopped.
+    /// True if the line begins with `#0`: the address in brackets is exact.
     is_first_frame: bool,
-    /// The last word ended in a comma.
+    /// True if the last word ended in a comma.
     after_comma: bool,
-    /// The line is about user space, which no kernel image has anything of.
+    /// True if the line is about user space, which has no references to a kernel.
     is_user_space: bool,
     references: Vec<Reference<'a>>,
-    /// The last reference is an address in brackets that a symbol may follow.
+    /// Index of the last reference, if it is an address in brackets that a symbol may follow.
     beside: Option<usize>,
     grammar: &'grammar mut Grammar,
 }
 
 impl<'a, 'grammar> Reader<'a, 'grammar> {
-    /// A line, or a piece of one.
+    /// Prepares to parse a line, or a piece of one.
     pub(super) fn new(line: &'a [u8], grammar: &'grammar mut Grammar) -> Self {
         Self {
             line,
@@ -51,8 +51,8 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
         }
     }
 
-    /// The references of the line. Its prefix ends at `content`; where that is the end of the line,
-    /// nothing is taken for the start of one.
+    /// Returns the references of the line, whose prefix ends at `content`. If that is the end of the line,
+    /// the forms of a line's start are not tried.
     pub(super) fn read(mut self, content: usize) -> Vec<Reference<'a>> {
         if content < self.line.len() {
             self.next = self.words.partition_point(|word| word.span.end <= content);
@@ -65,12 +65,12 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
         self.references
     }
 
-    /// The word `distance` places ahead.
+    /// Returns the word `distance` places ahead, 0 for the next one.
     fn peek(&self, distance: usize) -> Option<Word<'a>> {
         self.words.get(self.next + distance).cloned()
     }
 
-    /// Takes the part of the next word away that belongs to the prefix.
+    /// Removes the part of the next word that belongs to the prefix.
     fn cut_prefix(&mut self, content: usize) {
         if let Some(word) = self.words.get_mut(self.next)
             && word.span.start < content
@@ -80,7 +80,7 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
         }
     }
 
-    /// The forms that only stand at the start of a line.
+    /// Parses the forms that are recognised only at the start of a line.
     fn read_start(&mut self) {
         let Some(word) = self.peek(0) else { return };
         if word.bytes == b"[exception" {
@@ -108,10 +108,10 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
         let Some(address) = address_in(digits) else { return };
         let following = self.peek(arrow + 1).map(|word| word.bytes);
         self.next += arrow + 1;
-        // Several in a row are words of a stack.
+        // Several addresses in a row are words of a stack.
         if following.is_none_or(|following| address_in(following).is_none()) {
             let span = word.span.start..word.span.start + digits.len();
-            // gdb says where it stopped: `0xffffffff81234567 in func ()`, `.. is in func (x.c:1)`.
+            // gdb's stops are exact: `0xffffffff81234567 in func ()`, `.. is in func (x.c:1)`.
             let is_stop = matches!(following, Some(b"in" | b"is"));
             self.push_address(span, address, is_listing || is_stop);
         } else {
@@ -119,7 +119,7 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
         }
     }
 
-    /// `[exception RIP: func+95]`, crash's: the offset is decimal.
+    /// Parses crash's `[exception RIP: func+95]`, whose offset is decimal.
     fn read_exception_frame(&mut self) {
         if self.peek(1).is_none_or(|word| word.bytes != b"RIP:") {
             return;
@@ -134,7 +134,7 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
         }
     }
 
-    /// `Workqueue: events func [mod]`, perhaps with a description in parentheses behind it.
+    /// Parses `Workqueue: events func [mod]`; a description in parentheses may follow.
     fn read_workqueue(&mut self) {
         let words = &self.words[self.next..];
         let description = words.iter().skip(2).position(|word| word.bytes.starts_with(b"("));
@@ -147,12 +147,12 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
             && let Some(name) = symbol::name_in(word.bytes)
         {
             let target = SymbolReference { name, offset: 0, size: None, module, address: None };
-            self.push(word.span, Target::Symbol(target), true);
+            self.push(word.span, CodeLocation::Symbol(target), true);
         }
         self.next = self.words.len();
     }
 
-    /// `#1 ..`, of gdb, crash, or a sanitizer.
+    /// Parses a numbered frame, `#1 ..`, of gdb, crash, or a sanitizer.
     fn read_numbered_frame(&mut self, number: u64) {
         let Some(second) = self.peek(1) else { return };
         if second.bytes == b"<signal" {
@@ -178,12 +178,12 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
             self.next = self.words.len();
             return;
         }
-        // A report of our own: `#0  func  [<ffffffff81234567>]`.
+        // A frame of nmiscope's own report: `#0  func  [<ffffffff81234567>]`.
         self.is_first_frame = number == 0;
         self.next += 1;
     }
 
-    /// One word anywhere in a line.
+    /// Parses one word anywhere in a line.
     fn read_word(&mut self) {
         let Some(word) = self.peek(0) else { return };
         self.next += 1;
@@ -220,7 +220,8 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
         }
     }
 
-    /// An address, or a segment selector and an address, behind a label.
+    /// Parses an address behind a label, with a segment selector or without. Returns true if the word was
+    /// used.
     fn read_labelled(&mut self, word: Word<'a>) -> bool {
         let (selector, rest) = selector(word.bytes);
         self.note_selector(selector);
@@ -236,14 +237,15 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
         }
         let end = word.span.end;
         self.push_address(end - rest.len()..end, address, exact);
-        // `NIP [c000000000123456] func+0x14/0x90` says it twice.
+        // `NIP [c000000000123456] func+0x14/0x90` is one place in two forms.
         if rest.starts_with(b"[") {
             self.beside = self.references.len().checked_sub(1);
         }
         true
     }
 
-    /// `[<ffffffff81234567>]`, perhaps with a selector or a label before it.
+    /// Parses `[<ffffffff81234567>]`; a selector or a label may come before it. Returns true if the word
+    /// was used.
     fn read_bracketed_address(&mut self, word: &Word<'a>) -> bool {
         let Some(open) = find(word.bytes, b"[<") else { return false };
         let digits = &word.bytes[open + 2..];
@@ -256,19 +258,19 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
         self.note_selector(selector(before).0);
         let span = word.span.start + open..word.span.start + open + close + 4;
         if let Some(last) = self.beside
-            && self.references[last].target == Target::Address(address)
+            && self.references[last].target == CodeLocation::Address(address)
         {
-            // `RIP: 0010:[<addr>]  [<addr>] func+0x14/0x90` says it twice.
+            // `RIP: 0010:[<addr>]  [<addr>] func+0x14/0x90` has the same address twice.
             return true;
         }
         let is_counter = self.label == Some(Label::ProgramCounter) || self.is_first_frame;
         let exact = is_counter || self.take_interrupted();
-        self.push(span, Target::Address(address), exact);
+        self.push(span, CodeLocation::Address(address), exact);
         self.beside = self.references.len().checked_sub(1);
         true
     }
 
-    /// `func+0x14/0x90`, as often as the word has it.
+    /// Parses each `func+0x14/0x90` in the word. Returns true if it has one.
     fn read_symbols(&mut self, word: &Word<'a>) -> bool {
         let mut found = false;
         for (name, offset, size, span) in symbols_in(word.bytes) {
@@ -296,19 +298,22 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
             self.next += 1;
         }
         if let Some(last) = self.beside.take()
-            && let Some(Reference { span: beside, target: Target::Address(address), exact: marked }) =
-                self.references.get(last).cloned()
+            && let Some(Reference {
+                span: beside,
+                target: CodeLocation::Address(address),
+                exact: marked,
+            }) = self.references.get(last).cloned()
         {
             target.address = Some(address);
             self.references.truncate(last);
             let span = beside.start..span.end;
-            self.push(span, Target::Symbol(target), exact || marked);
+            self.push(span, CodeLocation::Symbol(target), exact || marked);
             return;
         }
-        self.push(span, Target::Symbol(target), exact);
+        self.push(span, CodeLocation::Symbol(target), exact);
     }
 
-    /// ` [mod]` or ` [mod BUILDID]` behind a symbol.
+    /// Parses ` [mod]` or ` [mod BUILDID]` behind a symbol.
     fn read_module(&mut self) -> Option<Module<'a>> {
         let word = self.peek(0)?;
         if let Some(module) = module_in(word.bytes) {
@@ -321,11 +326,11 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
         Some(Module { name, build_id: Some(build_id) })
     }
 
-    /// True when a symbol and offset are of the instruction itself.
+    /// Returns true if a symbol and offset name the instruction itself, not a return address.
     fn is_exact(&mut self, target: &SymbolReference<'a>) -> bool {
-        // `%pB`, which prints return addresses, looks one byte before them, so that it never prints
-        // the start of a function: that is a function pointer. So is the end of the padding before
-        // a function, which `__pfx_` names.
+        // `%pB` prints return addresses by the symbol one byte before them, so it never prints the
+        // start of a function: such a reference is a function pointer. So is the end of the padding
+        // before a function, which `__pfx_` names.
         let is_entry = target.offset == 0
             || (target.name.starts_with("__pfx_") && Some(target.offset) == target.size);
         let is_warning = std::mem::take(&mut self.is_warning);
@@ -345,8 +350,8 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
         }
     }
 
-    /// A segment selector stands before an address. Requested privilege level 3 is user space (Intel
-    /// SDM, volume 3, 3.4.2).
+    /// Marks the line as one about user space if the segment selector before an address has requested
+    /// privilege level 3 (Intel SDM, volume 3, 3.4.2).
     fn note_selector(&mut self, selector: Option<u64>) {
         self.is_user_space |= selector.is_some_and(|selector| selector & 3 == 3);
     }
@@ -356,10 +361,10 @@ impl<'a, 'grammar> Reader<'a, 'grammar> {
     }
 
     fn push_address(&mut self, span: Range<usize>, address: u64, exact: bool) {
-        self.push(span, Target::Address(address), exact);
+        self.push(span, CodeLocation::Address(address), exact);
     }
 
-    fn push(&mut self, span: Range<usize>, target: Target<'a>, exact: bool) {
+    fn push(&mut self, span: Range<usize>, target: CodeLocation<'a>, exact: bool) {
         if self.is_user_space {
             return;
         }

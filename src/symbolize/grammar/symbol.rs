@@ -1,17 +1,17 @@
-//! `func+0x14/0x90` within a word.
+//! Symbols within a word, such as `func+0x14/0x90`.
 //!
-//! Owns which characters make a symbol's name. Called by the grammar.
+//! Owns the characters of a symbol's name. Called by the grammar.
 
 use std::ops::Range;
 
 use super::words::hex;
 
-/// The longest name that is taken for one: `KSYM_NAME_LEN` of the kernel is 512.
+/// Longest name of a symbol: `KSYM_NAME_LEN` of the kernel is 512.
 const MAX_NAME: usize = 512;
 
-/// Each `func+0x14/0x90` in a word: name, offset, size, and where it stands in the word.
+/// Iterates over each `func+0x14/0x90` in a word: name, offset, size, and its range in the word.
 pub(super) fn symbols_in(word: &[u8]) -> impl Iterator<Item = (&str, u64, u64, Range<usize>)> {
-    // Where the last one ended: no byte is looked at twice for a name.
+    // End of the last symbol: no byte is parsed twice for a name.
     let mut from = 0;
     std::iter::from_fn(move || {
         loop {
@@ -20,7 +20,7 @@ pub(super) fn symbols_in(word: &[u8]) -> impl Iterator<Item = (&str, u64, u64, R
             from = after;
             let Some((offset, size, length)) = offset_and_size(&word[after..]) else { continue };
             let Some(name) = name_before(&word[begin..plus]) else { continue };
-            // A kernel looks the symbol up by the address, so that this is not one's words.
+            // A kernel finds a symbol by the address, so it never prints an offset beyond the size.
             if offset > size {
                 continue;
             }
@@ -30,14 +30,14 @@ pub(super) fn symbols_in(word: &[u8]) -> impl Iterator<Item = (&str, u64, u64, R
     })
 }
 
-/// `14/0x90`, and how long it is.
+/// Parses `14/0x90`: offset, size, and the length of this text in bytes.
 fn offset_and_size(bytes: &[u8]) -> Option<(u64, u64, usize)> {
     let digits = hex_digits(bytes);
     let offset = hex(&bytes[..digits]).filter(|_| digits > 0)?;
     let rest = bytes[digits..].strip_prefix(b"/0x")?;
     let more = hex_digits(rest);
     let size = hex(&rest[..more]).filter(|_| more > 0)?;
-    // `0x90_`: the word goes on, so this is no number.
+    // In `0x90_` the word continues, so it is no number.
     let ends = rest.get(more).is_none_or(|&byte| !is_name_byte(byte) || byte == b'.');
     ends.then_some((offset, size, digits + 3 + more))
 }
@@ -46,7 +46,7 @@ fn hex_digits(bytes: &[u8]) -> usize {
     bytes.iter().take(17).take_while(|byte| byte.is_ascii_hexdigit()).count()
 }
 
-/// The name that ends at the end of `bytes`. A single colon separates (`0010:func`), two are part
+/// Returns the name that ends at the end of `bytes`. A single colon separates (`0010:func`), two are part
 /// of a path.
 fn name_before(bytes: &[u8]) -> Option<&str> {
     let mut start = bytes.len();
@@ -64,7 +64,7 @@ fn name_before(bytes: &[u8]) -> Option<&str> {
     is_name(name).then_some(name)
 }
 
-/// `func+95`, with a decimal offset, as crash and gdb print it; or `func+0x5f`.
+/// Parses `func+95`, with a decimal offset as crash and gdb print it, or `func+0x5f`.
 pub(super) fn symbol_without_size(word: &[u8]) -> Option<(&str, u64)> {
     let plus = word.iter().position(|&byte| byte == b'+')?;
     let name = name_in(&word[..plus])?;
@@ -76,7 +76,7 @@ pub(super) fn symbol_without_size(word: &[u8]) -> Option<(&str, u64)> {
     Some((name, offset?))
 }
 
-/// A word that is nothing but a name.
+/// Returns the name if the whole word is one.
 pub(super) fn name_in(word: &[u8]) -> Option<&str> {
     name_before(word).filter(|name| name.len() == word.len())
 }

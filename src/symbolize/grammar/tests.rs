@@ -1,8 +1,8 @@
-//! The grammar, form by form. The lines are those of kernels and debuggers; numbers are made up.
+//! Tests of the grammar, form by form. The lines are by kernels and debuggers; numbers are made up.
 
 use super::*;
 
-/// What a line names, as text: `!` for an exact place.
+/// Returns the references of a line as text, with `!` before an exact one.
 fn read(grammar: &mut Grammar, line: &[u8]) -> Vec<String> {
     let read = grammar.line(line);
     read.references.iter().map(shown).collect()
@@ -11,8 +11,8 @@ fn read(grammar: &mut Grammar, line: &[u8]) -> Vec<String> {
 fn shown(reference: &Reference<'_>) -> String {
     let mark = if reference.exact { "!" } else { "" };
     let place = match &reference.target {
-        Target::Address(address) => format!("{address:x}"),
-        Target::Symbol(symbol) => {
+        CodeLocation::Address(address) => format!("{address:x}"),
+        CodeLocation::Symbol(symbol) => {
             let size = symbol.size.map(|size| format!("/{size:#x}")).unwrap_or_default();
             let module = symbol.module.as_ref().map(|module| match module.build_id {
                 Some(id) => format!(" [{} {id}]", module.name),
@@ -32,7 +32,7 @@ fn expect(line: &str, expected: &[&str]) {
 }
 
 #[test]
-fn frames_of_linux_are_where_calls_return_to() {
+fn frames_of_linux_are_return_addresses() {
     expect(" vfs_write+0x235/0x3f0", &["vfs_write+0x235/0x3f0"]);
     expect("[    7.9]  ? vfs_write+0x235/0x3f0", &["vfs_write+0x235/0x3f0"]);
     expect("  nf_hook+0x1/0x20 [nf_tables]", &["nf_hook+0x1/0x20 [nf_tables]"]);
@@ -42,11 +42,11 @@ fn frames_of_linux_are_where_calls_return_to() {
     expect(" f.llvm.123456+0x1/0x2", &["f.llvm.123456+0x1/0x2"]);
     expect(" a::b::f+0x1/0x2", &["a::b::f+0x1/0x2"]);
     expect("Call Trace: a+0x1/0x2 b+0x3/0x4", &["a+0x1/0x2", "b+0x3/0x4"]);
-    // Whatever stands behind the module.
+    // Other characters may follow the module.
     expect(" (f+0x1/0x2 [mod])", &["f+0x1/0x2 [mod]"]);
     expect("f+0x1/0x2 [mod], S:01", &["f+0x1/0x2 [mod]"]);
     expect(&format!(" f+0x1/0x2 [mod {id}])"), &[&format!("f+0x1/0x2 [mod {id}]")]);
-    // What syzkaller has added is no module.
+    // syzkaller's addition is no module.
     expect(" f+0x1/0x2 mm/slab.c:12 [inline]", &["f+0x1/0x2"]);
     expect(" f+0x1/0x2 [inline]", &["f+0x1/0x2"]);
 }
@@ -81,7 +81,7 @@ fn program_counters_are_exact() {
 }
 
 #[test]
-fn an_address_beside_a_symbol_is_the_same_reference() {
+fn an_address_and_the_symbol_beside_it_are_one_reference() {
     let address = "ffffffff81234567";
     let both = format!("f+0x14/0x90 ={address}");
     expect(&format!(" [<{address}>] f+0x14/0x90"), &[&both]);
@@ -97,7 +97,7 @@ fn an_address_beside_a_symbol_is_the_same_reference() {
 }
 
 #[test]
-fn pointers_to_functions_are_exact() {
+fn function_pointers_are_exact() {
     expect("initcall f+0x0/0x30 [mod] returned 0", &["!f+0x0/0x30 [mod]"]);
     expect(" ? __pfx_kthread+0x10/0x10", &["!__pfx_kthread+0x10/0x10"]);
     expect("Workqueue: events f [mod]", &["!f+0x0 [mod]"]);
@@ -123,13 +123,13 @@ fn messages_that_print_a_program_counter_are_exact() {
 }
 
 #[test]
-fn user_space_has_no_symbols_of_a_kernel() {
+fn addresses_of_user_space_are_no_references() {
     expect("RIP: 0033:0x47b7a0", &[]);
     expect("RIP: 0033:[<00007f1234567890>]  [<00007f1234567890>] 0x7f1234567890", &[]);
 }
 
 #[test]
-fn values_of_other_registers_are_no_calls() {
+fn values_of_data_registers_are_no_references() {
     expect("RAX: ffffffff81234567 RBX: 0000000000000000 RCX: ffffffff81234560", &[]);
     expect("RSP: 0018:ffffc90000013e50 EFLAGS: 00000246 ORIG_RAX: ffffffffffffff13", &[]);
     expect("CR2: ffffffff81234567", &[]);
@@ -140,7 +140,7 @@ fn values_of_other_registers_are_no_calls() {
 }
 
 #[test]
-fn frames_of_gdb_are_exact_where_they_were_interrupted() {
+fn interrupted_frames_of_gdb_are_exact() {
     let mut gdb = Grammar::default();
     let lines: [(&str, &[&str]); 6] = [
         ("#0  0xffffffff81234567 in f (a=0x1) at kernel/x.c:12", &["!ffffffff81234567"]),
@@ -153,7 +153,7 @@ fn frames_of_gdb_are_exact_where_they_were_interrupted() {
     expect("0xffffffff81234567 in f ()", &["!ffffffff81234567"]);
     expect("0xffffffff81234567 is in f (x.c:1).", &["!ffffffff81234567"]);
     expect("Breakpoint 1, 0xffffffff81234567 in f ()", &["!ffffffff81234567"]);
-    // drgn's.
+    // Frames as drgn prints them.
     expect("#0  f+0x14/0x90 (x.c:1:2)", &["!f+0x14/0x90"]);
     expect("#1  f+0x14/0x90 (x.c:1:2)", &["f+0x14/0x90"]);
     for (line, expected) in lines {
@@ -162,7 +162,7 @@ fn frames_of_gdb_are_exact_where_they_were_interrupted() {
 }
 
 #[test]
-fn frames_of_crash_are_exact_where_an_exception_came() {
+fn frames_of_crash_at_an_exception_are_exact() {
     let mut crash = Grammar::default();
     let lines: [(&str, &[&str]); 7] = [
         (" #0 [fffffe0000009e50] crash_nmi_callback at ffffffff81053fe3", &["ffffffff81053fe3"]),
@@ -183,7 +183,7 @@ fn frames_of_crash_are_exact_where_an_exception_came() {
 }
 
 #[test]
-fn the_bundled_guest_says_what_it_interrupted() {
+fn the_frame_after_the_bundled_guests_interruption_is_exact() {
     let mut guest = Grammar::default();
     assert!(read(&mut guest, b" --- interrupted ---").is_empty());
     assert_eq!(read(&mut guest, b" [<ffffffff80201234>]"), ["!ffffffff80201234"]);
@@ -193,7 +193,7 @@ fn the_bundled_guest_says_what_it_interrupted() {
 }
 
 #[test]
-fn a_trace_of_arm_begins_with_the_program_counter_once_more() {
+fn a_trace_of_arm_repeats_the_exact_program_counter() {
     let mut arm = Grammar::default();
     assert_eq!(read(&mut arm, b"pc : f+0x14/0x90"), ["!f+0x14/0x90"]);
     assert_eq!(read(&mut arm, b"lr : g+0x14/0x90"), ["g+0x14/0x90"]);
@@ -205,7 +205,7 @@ fn a_trace_of_arm_begins_with_the_program_counter_once_more() {
 }
 
 #[test]
-fn addresses_that_begin_a_line_are_taken() {
+fn an_address_at_the_start_of_a_line_is_a_reference() {
     for line in ["ffffffff81234567", "0xffffffff81234567", "0Xffffffff81234567", "FFFFFFFF81234567"]
     {
         expect(line, &["ffffffff81234567"]);
@@ -215,12 +215,12 @@ fn addresses_that_begin_a_line_are_taken() {
     expect("ffffffff81234567: 48 89 e5   mov", &["!ffffffff81234567"]);
     expect("=> 0xffffffff81234567 <f+20>:\tmov", &["!ffffffff81234567"]);
     expect("at ffffffff81234567", &[]);
-    // Words of a stack.
+    // Several in a row are words of a stack.
     expect(" ffffffff81234567 ffffffff81234568 0000000000000000", &[]);
 }
 
 #[test]
-fn prefixes_of_loggers_are_no_part_of_a_line() {
+fn the_prefix_of_a_logger_is_skipped() {
     let frame = "#1  0xffffffff81234567 in f ()";
     for prefix in [
         "",
@@ -260,13 +260,13 @@ fn colours_and_control_characters_separate_words() {
 }
 
 #[test]
-fn a_line_need_not_be_text() {
+fn a_line_that_is_not_utf_8_is_parsed() {
     let line = b"\xff\xfe f+0x14/0x90 [\xffmod] \x80+0x1/0x2 +0x3/0x4 9+0x5/0x6";
     assert_eq!(read(&mut Grammar::default(), line), ["f+0x14/0x90"]);
 }
 
 #[test]
-fn numbers_that_are_none_are_not_taken() {
+fn malformed_numbers_are_no_references() {
     for text in [
         "f+0x91/0x90",
         "f+0x/0x90",
@@ -282,7 +282,7 @@ fn numbers_that_are_none_are_not_taken() {
 }
 
 #[test]
-fn boots_and_offsets_are_noticed() {
+fn boots_and_kaslr_offsets_are_notices() {
     let notice = |line: &'static str| Grammar::notice(line.as_bytes());
     let offset = "Kernel Offset: 0x1a000000 from 0xffffffff81000000 (relocation range: 0x1-0x2)";
     assert_eq!(notice(offset), Some(Notice::Offset(0x1a00_0000)));
@@ -304,14 +304,14 @@ fn boots_and_offsets_are_noticed() {
 }
 
 #[test]
-fn spans_are_those_of_the_text() {
+fn the_span_of_a_reference_covers_its_address_and_symbol() {
     let line = b"RIP: 0010:[<ffffffff81234567>]  [<ffffffff81234567>] f+0x14/0x90 [mod]";
     let reference = &Grammar::default().line(line).references[0];
     assert_eq!(&line[reference.span.clone()], &line[10..64]);
 }
 
 #[test]
-fn arguments_are_addresses_or_places() {
+fn arguments_are_addresses_or_symbols() {
     let shown = |text| argument(text).map(|reference| shown(&reference));
     assert_eq!(shown("ffffffff81234567").as_deref(), Some("!ffffffff81234567"));
     assert_eq!(shown("0x401000").as_deref(), Some("!401000"));
@@ -325,10 +325,10 @@ fn arguments_are_addresses_or_places() {
     }
 }
 
-/// Each is a way to make a reader look at the same bytes again and again: in a megabyte of any of them
-/// that would take hours.
+/// Repeats of each part would make a quadratic parser read the same bytes again and again, for hours in a
+/// megabyte.
 #[test]
-fn long_lines_are_read_once() {
+fn a_long_line_is_parsed_in_linear_time() {
     for part in
         ["+0x", "f+0x1/0x2,", "[<", "[<ffffffff81234567>]", ":", "f::", "\x1b[", "#0 ", "pc ", "a"]
     {

@@ -1,6 +1,6 @@
-//! A line as words: what white space, control characters and terminal escapes leave.
+//! The words of a line: the parts between white space, control characters and terminal escapes.
 //!
-//! Owns where a word begins and ends, and how numbers are written. Called by the grammar.
+//! Owns the ends of words, and the forms of numbers. Called by the grammar.
 
 use std::ops::Range;
 
@@ -8,11 +8,11 @@ use std::ops::Range;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Word<'a> {
     pub(super) bytes: &'a [u8],
-    /// The bytes of the line that it is.
+    /// Range of the word's bytes in the line.
     pub(super) span: Range<usize>,
 }
 
-/// The words of a line. Colours and NUL bytes separate words as blanks do.
+/// Iterates over the words of a line. Colours and NUL bytes separate words as blanks do.
 pub(super) fn words(line: &[u8]) -> impl Iterator<Item = Word<'_>> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -25,7 +25,7 @@ pub(super) fn words(line: &[u8]) -> impl Iterator<Item = Word<'_>> {
     })
 }
 
-/// The length of white space, control characters and escape sequences at the start of `bytes`.
+/// Returns the length of white space, control characters and escape sequences at the start of `bytes`.
 pub(super) fn blank(bytes: &[u8]) -> usize {
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
@@ -42,8 +42,8 @@ fn is_blank(byte: u8) -> bool {
     byte <= b' ' || byte == 0x7f
 }
 
-/// The length of the control sequence (ECMA-48, 5.4) at the start of `bytes`, such as a colour's; of
-/// an escape character that begins none, 1.
+/// Returns the length of the control sequence (ECMA-48, 5.4) at the start of `bytes`, such as a colour; 1
+/// for an escape character that begins no sequence.
 fn escape(bytes: &[u8]) -> usize {
     if bytes.get(1) != Some(&b'[') {
         return 1;
@@ -55,8 +55,7 @@ fn escape(bytes: &[u8]) -> usize {
     }
 }
 
-/// An address: 16 hexadecimal digits, or up to as many behind `0x`; also in two halves, as WinDbg
-/// writes it.
+/// Parses an address: 16 hexadecimal digits, up to 16 behind `0x`, or two halves as WinDbg prints them.
 pub(super) fn address_in(word: &[u8]) -> Option<u64> {
     if let Some(digits) = word.strip_prefix(b"0x").or_else(|| word.strip_prefix(b"0X")) {
         return hex(digits);
@@ -67,7 +66,7 @@ pub(super) fn address_in(word: &[u8]) -> Option<u64> {
     if word.len() == 16 { hex(word) } else { None }
 }
 
-/// Up to 16 hexadecimal digits.
+/// Parses up to 16 hexadecimal digits.
 pub(super) fn hex(digits: &[u8]) -> Option<u64> {
     if digits.len() > 16 || !digits.iter().all(u8::is_ascii_hexdigit) {
         return None;

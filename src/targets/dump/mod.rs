@@ -18,7 +18,7 @@ use std::time::Duration;
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
 
 use super::{NoAnswer, States, Target};
-use crate::elf_core::{CoreError, ElfCore, Extents, Kind};
+use crate::elf_core::{CoreError, ElfCore, Extents, FileKind};
 
 /// Guest-physical memory in a file.
 trait StoredMemory: PhysicalMemory + fmt::Debug {
@@ -42,7 +42,7 @@ pub enum DumpError {
     Core(#[from] CoreError),
     /// The file is the core of a process, not of a machine.
     #[error("no dump of a guest: {0}; dump the guest, not the process that runs it")]
-    Process(Kind),
+    Process(FileKind),
     /// The file has no registers, and no memory either.
     #[error("no dump of a guest: it has neither registers nor memory")]
     Empty,

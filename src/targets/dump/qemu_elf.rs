@@ -16,7 +16,8 @@ use nmiscope_machine::{
 
 use super::{Dump, DumpError, StoredMemory};
 use crate::elf_core::{
-    CORE, CoreError, ElfCore, Extents, Finding, Kind, NT_PRSTATUS, Note, QEMU, decode_prstatus,
+    CORE, CoreError, Damage, ElfCore, ElfNote, Extents, FileKind, NT_PRSTATUS, QEMU,
+    decode_prstatus,
 };
 use crate::targets::{NoAnswer, States};
 
@@ -34,13 +35,13 @@ pub(super) fn read(core: ElfCore<'_>) -> Result<Dump<'_>, DumpError> {
     match (core.kind(), core.notes_fault()) {
         // Memory lies behind the notes: none of it is there.
         (_, Some(cut @ CoreError::Truncated { .. })) => return Err(cut.clone().into()),
-        (kind @ Kind::Process, _) => return Err(DumpError::Process(kind)),
+        (kind @ FileKind::Process, _) => return Err(DumpError::Process(kind)),
         _ => {}
     }
     let mut findings: Vec<String> = core.findings().iter().map(ToString::to_string).collect();
     let (states, damaged) = states(&core);
     if damaged > 0 {
-        findings.push(Finding::DamagedRegisters { count: damaged }.to_string());
+        findings.push(Damage::DamagedRegisters { count: damaged }.to_string());
     }
     if states.is_empty() && core.extents().is_empty() {
         return Err(DumpError::Empty);
@@ -51,7 +52,7 @@ pub(super) fn read(core: ElfCore<'_>) -> Result<Dump<'_>, DumpError> {
 /// The states of all vCPUs by number, and how many have damaged notes.
 fn states(core: &ElfCore<'_>) -> (States, usize) {
     let described = |name: &'static [u8], kind: u32| {
-        let notes = core.notes().iter().filter(move |note: &&Note<'_>| note.is(name, kind));
+        let notes = core.notes().iter().filter(move |note: &&ElfNote<'_>| note.is(name, kind));
         notes.map(|note| note.description)
     };
     let general: Vec<_> = described(CORE, NT_PRSTATUS).map(decode_prstatus).collect();

@@ -11,7 +11,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nmiscope_farm::event::{
-    EVENT_VERSION, Event, FarmStarted, HangSummary, Id, Status, VmFinished, VmStarted, What,
+    EVENT_SCHEMA_VERSION, Event, EventKind, FarmStarted, HangSummary, Id, Status, VmFinished,
+    VmStarted,
 };
 use nmiscope_farm::journal::Journal;
 use nmiscope_report::Report;
@@ -46,7 +47,7 @@ impl Reports {
         let hang = report.hangs.first();
         let mut journal = self.farm.then(|| {
             let mut journal = Journal::open(root).expect("a journal");
-            tell(&mut journal, 0, What::FarmStarted(started()));
+            tell(&mut journal, 0, EventKind::FarmStarted(started()));
             journal
         });
         for number in 0..REPORTS {
@@ -65,7 +66,7 @@ impl Reports {
                 directory: directory.clone(),
                 definition: "0".repeat(64),
             };
-            tell(journal, number, What::VmStarted(begin));
+            tell(journal, number, EventKind::VmStarted(begin));
             let hang = hang.map(|hang| HangSummary {
                 class: hang.class,
                 signature,
@@ -85,14 +86,14 @@ impl Reports {
                 elapsed_ms: 1.0,
                 files: BTreeMap::from([("report".into(), "report.json".into())]),
             };
-            tell(journal, number, What::VmFinished(Box::new(end)));
+            tell(journal, number, EventKind::VmFinished(Box::new(end)));
         }
     }
 }
 
 fn started() -> FarmStarted {
     FarmStarted {
-        version: EVENT_VERSION,
+        version: EVENT_SCHEMA_VERSION,
         tool: "0".into(),
         suite: "suite.toml".into(),
         host: "host".into(),
@@ -107,8 +108,8 @@ fn started() -> FarmStarted {
     }
 }
 
-fn tell(journal: &mut Journal, number: usize, what: What) {
-    journal.append(&Event { at_ms: number as u64, what }).expect("an event");
+fn tell(journal: &mut Journal, number: usize, kind: EventKind) {
+    journal.append(&Event { at_ms: number as u64, kind }).expect("an event");
 }
 
 /// Runs triage; returns how long it took, and the most memory that it had, in KiB: as the kernel says

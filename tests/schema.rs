@@ -126,7 +126,7 @@ fn an_editor_takes_and_refuses_the_suites_that_the_farm_does() {
 #[test]
 fn every_event_is_one_by_its_schema() {
     use event::{
-        Event, FarmFinished, FarmStarted, HangSummary, Id, Status, VmFinished, VmStarted, What,
+        Event, EventKind, FarmFinished, FarmStarted, HangSummary, Id, Status, VmFinished, VmStarted,
     };
     let id = Id { name: "a/b".into(), run: 1, attempt: 2 };
     let counts = [(Status::Pass, 3), (Status::Hang, 1)].into();
@@ -138,8 +138,8 @@ fn every_event_is_one_by_its_schema() {
         function: None,
     };
     let events = [
-        What::FarmStarted(FarmStarted {
-            version: event::EVENT_VERSION,
+        EventKind::FarmStarted(FarmStarted {
+            version: event::EVENT_SCHEMA_VERSION,
             tool: "0.1.0".into(),
             suite: "suite.toml".into(),
             host: "here".into(),
@@ -152,12 +152,12 @@ fn every_event_is_one_by_its_schema() {
             cpus: 2,
             memory_bytes: 1 << 30,
         }),
-        What::VmStarted(VmStarted {
+        EventKind::VmStarted(VmStarted {
             id: id.clone(),
             directory: "vms/a".into(),
             definition: "0".repeat(64),
         }),
-        What::VmFinished(Box::new(VmFinished {
+        EventKind::VmFinished(Box::new(VmFinished {
             id,
             directory: "vms/a".into(),
             status: Status::Hang,
@@ -169,8 +169,8 @@ fn every_event_is_one_by_its_schema() {
             elapsed_ms: 1.5,
             files: [("report".to_owned(), "report.json".into())].into(),
         })),
-        What::FarmInterrupted { by: "SIGINT".into() },
-        What::FarmFinished(FarmFinished {
+        EventKind::FarmInterrupted { by: "SIGINT".into() },
+        EventKind::FarmFinished(FarmFinished {
             counts,
             flaky: 0,
             known: 0,
@@ -180,8 +180,8 @@ fn every_event_is_one_by_its_schema() {
         }),
     ];
     let validator = validator(&event::schema());
-    for what in events {
-        let event = serde_json::to_value(Event { at_ms: 7, what }).expect("JSON");
+    for kind in events {
+        let event = serde_json::to_value(Event { at_ms: 7, kind }).expect("JSON");
         let faults: Vec<String> =
             validator.iter_errors(&event).map(|error| error.to_string()).collect();
         assert!(faults.is_empty(), "{event}: {faults:?}");

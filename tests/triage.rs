@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::common::*;
 use nmiscope_farm::event::{
-    EVENT_VERSION, Event, FarmFinished, FarmStarted, HangSummary, Id, Status, VmFinished,
-    VmStarted, What,
+    EVENT_SCHEMA_VERSION, Event, EventKind, FarmFinished, FarmStarted, HangSummary, Id, Status,
+    VmFinished, VmStarted,
 };
 use nmiscope_farm::journal::Journal;
 use nmiscope_farm::merge::merge;
@@ -44,8 +44,8 @@ impl Farm {
         fs::create_dir_all(&root).expect("a directory");
         let journal = Journal::open(&root).expect("a journal");
         let mut farm = Self { root, journal, at_ms: 1_700_000_000_000 };
-        farm.tell(What::FarmStarted(FarmStarted {
-            version: EVENT_VERSION,
+        farm.tell(EventKind::FarmStarted(FarmStarted {
+            version: EVENT_SCHEMA_VERSION,
             tool: "0.1.0".into(),
             suite: "suite.toml".into(),
             host: "host".into(),
@@ -61,9 +61,9 @@ impl Farm {
         farm
     }
 
-    fn tell(&mut self, what: What) {
+    fn tell(&mut self, kind: EventKind) {
         self.at_ms += 60_000;
-        self.journal.append(&Event { at_ms: self.at_ms, what }).expect("it can be written");
+        self.journal.append(&Event { at_ms: self.at_ms, kind }).expect("it can be written");
     }
 
     /// A VM with one run of so many tries.
@@ -78,7 +78,7 @@ impl Farm {
             let path = self.root.join(&directory);
             fs::create_dir_all(&path).expect("a directory");
             let id = Id { name: name.into(), run, attempt };
-            self.tell(What::VmStarted(VmStarted {
+            self.tell(EventKind::VmStarted(VmStarted {
                 id: id.clone(),
                 directory: directory.clone(),
                 definition: String::new(),
@@ -95,7 +95,7 @@ impl Farm {
                 locks: hang.locks,
                 function: None,
             });
-            self.tell(What::VmFinished(Box::new(VmFinished {
+            self.tell(EventKind::VmFinished(Box::new(VmFinished {
                 id,
                 directory,
                 status,
@@ -120,7 +120,7 @@ impl Farm {
             not_run: 0,
             elapsed_ms: 0.0,
         };
-        self.tell(What::FarmFinished(finished));
+        self.tell(EventKind::FarmFinished(finished));
     }
 }
 
@@ -396,10 +396,9 @@ fn is_plumbing(function: &str) -> bool {
     nmiscope::kernel::any_words().is_plumbing(function)
 }
 
-fn groups(root: &Path) -> Vec<nmiscope_farm::triage::Group> {
-    let gathered =
-        nmiscope_farm::triage::gather(&[root.into()], is_plumbing).expect("it can be read");
-    let mut groups = gathered.triage.groups;
+fn groups(root: &Path) -> Vec<nmiscope_farm::triage::FailureGroup> {
+    let scanned = nmiscope_farm::triage::scan(&[root.into()], is_plumbing).expect("it can be read");
+    let mut groups = scanned.triage.groups;
     for group in &mut groups {
         let exemplar = PathBuf::from(group.exemplar.take().expect("a report"));
         let relative = exemplar.strip_prefix(root).expect("it is below");
@@ -443,8 +442,9 @@ fn the_parts_of_a_suite_merged_are_the_suite() {
     // Between their starts and ends, which are about machines, the journals are the same.
     let between = |root: &Path| -> Vec<Event> {
         let events = nmiscope_farm::journal::read(root).expect("a journal").events;
-        let is_of_vm =
-            |event: &Event| matches!(event.what, What::VmStarted(_) | What::VmFinished(_));
+        let is_of_vm = |event: &Event| {
+            matches!(event.kind, EventKind::VmStarted(_) | EventKind::VmFinished(_))
+        };
         events.into_iter().filter(is_of_vm).collect()
     };
     assert_eq!(between(&merged), between(&root.join("whole")));
@@ -452,8 +452,8 @@ fn the_parts_of_a_suite_merged_are_the_suite() {
     assert_eq!(groups(&merged).len(), 3);
     // The parts are in it already.
     let count = |paths: &[PathBuf]| {
-        let gathered = nmiscope_farm::triage::gather(paths, is_plumbing).expect("it can be read");
-        gathered.triage.groups.iter().map(|group| group.count).sum::<u64>()
+        let scanned = nmiscope_farm::triage::scan(paths, is_plumbing).expect("it can be read");
+        scanned.triage.groups.iter().map(|group| group.count).sum::<u64>()
     };
     let all = [&inputs[..], std::slice::from_ref(&merged)].concat();
     assert_eq!(count(&all), count(&inputs));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// CPUs and memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
+pub struct Resources {
     /// CPUs.
     pub cpus: u32,
     /// Bytes of memory.
@@ -16,16 +16,16 @@ pub struct Budget {
 /// What a VM takes besides its guest's memory: its process, and the image with its symbols.
 const OVERHEAD: u64 = 32 << 20;
 
-impl Budget {
+impl Resources {
     /// What this process may use of the machine: the CPUs that it may run on, by affinity and quota,
     /// and three quarters of the memory that is available. The rest is for the host.
-    pub fn of_machine() -> Self {
+    pub fn available() -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u32;
         Self { cpus, memory: available_memory().unwrap_or(u64::MAX) / 4 * 3 }
     }
 
     /// What a VM takes of it. One that is larger than all there is takes all, and runs alone.
-    pub fn share_of(&self, vcpus: u32, memory: u64) -> Self {
+    pub fn share(&self, vcpus: u32, memory: u64) -> Self {
         Self {
             cpus: vcpus.clamp(1, self.cpus.max(1)),
             memory: memory.saturating_add(OVERHEAD).min(self.memory),
@@ -110,23 +110,23 @@ fn group_limits(line: &str) -> Option<Vec<Group>> {
 mod tests {
     use super::*;
 
-    const ALL: Budget = Budget { cpus: 4, memory: 1 << 30 };
+    const ALL: Resources = Resources { cpus: 4, memory: 1 << 30 };
 
     #[test]
     fn what_is_given_away_is_never_more_than_there_is() {
-        let two = ALL.share_of(2, 64 << 20);
+        let two = ALL.share(2, 64 << 20);
         let left = ALL.without(two).and_then(|left| left.without(two)).unwrap();
         assert_eq!((left.cpus, left.memory), (0, (1 << 30) - 2 * (96 << 20)));
-        assert_eq!(left.without(ALL.share_of(1, 0)), None, "no CPU is left");
+        assert_eq!(left.without(ALL.share(1, 0)), None, "no CPU is left");
         assert_eq!(left.with(two).with(two), ALL);
     }
 
     #[test]
     fn a_vm_that_is_too_large_runs_alone() {
         for (vcpus, memory) in [(64, 1 << 20), (1, u64::MAX)] {
-            let share = ALL.share_of(vcpus, memory);
+            let share = ALL.share(vcpus, memory);
             let left = ALL.without(share).expect("it may run");
-            assert_eq!(left.without(ALL.share_of(1, 64 << 20)), None, "and nobody else");
+            assert_eq!(left.without(ALL.share(1, 64 << 20)), None, "and nobody else");
         }
     }
 

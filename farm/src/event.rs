@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The version of what an event looks like as JSON: raised when an old reader would be wrong.
-pub const EVENT_VERSION: u32 = 1;
+pub const EVENT_SCHEMA_VERSION: u32 = 1;
 
 /// Something that has happened, and when.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -19,13 +19,13 @@ pub struct Event {
     pub at_ms: u64,
     /// What.
     #[serde(flatten)]
-    pub what: What,
+    pub kind: EventKind,
 }
 
 /// What has happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
-pub enum What {
+pub enum EventKind {
     /// The farm starts, or goes on with a run that was interrupted.
     FarmStarted(FarmStarted),
     /// A VM starts.
@@ -44,7 +44,7 @@ pub enum What {
 /// What a run is about to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FarmStarted {
-    /// [`EVENT_VERSION`].
+    /// [`EVENT_SCHEMA_VERSION`].
     pub version: u32,
     /// The tool's version.
     pub tool: String,

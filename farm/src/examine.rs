@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use nmiscope_report::Report;
 
 use super::event::HangSummary;
-use super::judge::{self, End, Judgement, NoReport};
+use super::judge::{self, Judgement, NoReport, ProcessEnd};
 use super::process;
 use super::suite::Vm;
-use super::tail;
+use super::tail::read_tail;
 
 /// A judgement on a try, and what it rests on.
 #[derive(Debug)]
@@ -40,15 +40,15 @@ const MAX_CONSOLE: u64 = 64 << 20;
 const MAX_REPORT: u64 = 256 << 20;
 
 /// Reads what a try of `vm` left in `directory`, and judges it.
-pub fn examine(vm: &Vm, directory: &Path, end: End) -> Examined {
-    let report = tail::read(&directory.join(process::REPORT), MAX_REPORT);
+pub fn examine(vm: &Vm, directory: &Path, end: ProcessEnd) -> Examined {
+    let report = read_tail(&directory.join(process::REPORT), MAX_REPORT);
     let report: Result<Report, NoReport> = match report {
         Ok(tail) => serde_json::from_slice(&tail.bytes)
             .map_err(|error| NoReport::Unreadable(error.to_string())),
         Err(_) => Err(NoReport::Missing),
     };
     let text = |file: &str| -> String {
-        let tail = tail::read(&directory.join(file), MAX_CONSOLE);
+        let tail = read_tail(&directory.join(file), MAX_CONSOLE);
         tail.map_or_else(
             |_| String::new(),
             |tail| String::from_utf8_lossy(&tail.bytes).into_owned(),
@@ -57,15 +57,15 @@ pub fn examine(vm: &Vm, directory: &Path, end: End) -> Examined {
     // Nobody asks for what a guest has printed unless there are rules for it.
     let has_rules = !vm.console.must.is_empty() || !vm.console.must_not.is_empty();
     let console = if has_rules { text(process::CONSOLE) } else { String::new() };
-    let complaints = text(process::STDERR);
-    let complaint = complaints.lines().rev().find(|line| line.starts_with("error: "));
-    let left = judge::Left {
+    let stderr = text(process::STDERR);
+    let error = stderr.lines().rev().find(|line| line.starts_with("error: "));
+    let output = judge::ProcessOutput {
         end,
         report: report.as_ref().map_err(Clone::clone),
         console: &console,
-        complaint: complaint.map(|line| line.trim_start_matches("error: ")),
+        error: error.map(|line| line.trim_start_matches("error: ")),
     };
-    let judgement = judge::judge(vm, &left);
+    let judgement = judge::judge(vm, &output);
     let names = [
         ("report", process::REPORT),
         ("core", process::CORE),

@@ -5,7 +5,7 @@ use regex::Regex;
 /// The reason why a text is no regular expression, in a line and without the expression.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no regular expression: {reason}")]
-pub(super) struct NoExpression {
+pub(super) struct InvalidExpression {
     reason: String,
 }
 
@@ -13,10 +13,10 @@ pub(super) struct NoExpression {
 ///
 /// # Errors
 /// It is none, or compiles to more than the crate's limit.
-pub(super) fn read(text: &str) -> Result<Regex, NoExpression> {
+pub(super) fn read(text: &str) -> Result<Regex, InvalidExpression> {
     Regex::new(text).map_err(|error| {
         let said = error.to_string();
         let last = said.lines().last().unwrap_or_default();
-        NoExpression { reason: last.trim_start_matches("error: ").into() }
+        InvalidExpression { reason: last.trim_start_matches("error: ").into() }
     })
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use super::event::{EVENT_VERSION, Event, What};
+use super::event::{EVENT_SCHEMA_VERSION, Event, EventKind};
 
 /// The journal's file in a results directory.
 pub const FILE: &str = "events.jsonl";
@@ -66,22 +66,24 @@ impl Journal {
 
 /// What there is in a journal.
 #[derive(Debug, Default)]
-pub struct Contents {
+pub struct JournalContents {
     /// The events, in order.
     pub events: Vec<Event>,
     /// Lines that are none, by number from 1 on: a farm died while it wrote one.
     pub damaged: Vec<u64>,
 }
 
-impl Contents {
+impl JournalContents {
     /// Why it cannot be read by this program, if a later one has written it.
     pub fn is_later(&self) -> Option<String> {
-        let version = self.events.iter().find_map(|event| match &event.what {
-            What::FarmStarted(started) => Some(started.version).filter(|&is| is > EVENT_VERSION),
+        let version = self.events.iter().find_map(|event| match &event.kind {
+            EventKind::FarmStarted(started) => {
+                Some(started.version).filter(|&is| is > EVENT_SCHEMA_VERSION)
+            }
             _ => None,
         })?;
         Some(format!(
-            "its events are of format {version}, and this program reads format {EVENT_VERSION}"
+            "its events are of format {version}, and this program reads format {EVENT_SCHEMA_VERSION}"
         ))
     }
 }
@@ -90,11 +92,11 @@ impl Contents {
 ///
 /// # Errors
 /// There is none, or it cannot be read.
-pub fn read(results: &Path) -> anyhow::Result<Contents> {
+pub fn read(results: &Path) -> anyhow::Result<JournalContents> {
     let path = results.join(FILE);
     let failed = || format!("failed to read {}", path.display());
     let mut reader = BufReader::new(File::open(&path).with_context(failed)?);
-    let mut contents = Contents::default();
+    let mut contents = JournalContents::default();
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
@@ -116,7 +118,7 @@ mod tests {
     use super::*;
 
     fn interrupted(by: &str) -> Event {
-        Event { at_ms: 7, what: What::FarmInterrupted { by: by.into() } }
+        Event { at_ms: 7, kind: EventKind::FarmInterrupted { by: by.into() } }
     }
 
     #[test]

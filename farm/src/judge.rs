@@ -6,19 +6,19 @@ use nmiscope_report::{Class, Hang, Outcome, Report, function_of};
 use regex::Regex;
 
 use super::event::{HangSummary, Status};
-use super::suite::{Console, Expectation, Vm};
+use super::suite::{ConsoleRules, Expectation, Vm};
 
 /// What a VM's process has left.
 #[derive(Debug)]
-pub struct Left<'a> {
+pub struct ProcessOutput<'a> {
     /// How it ended.
-    pub end: End,
+    pub end: ProcessEnd,
     /// Its report, or why there is none.
     pub report: Result<&'a Report, NoReport>,
     /// What the guest printed.
     pub console: &'a str,
     /// The last thing that it said itself.
-    pub complaint: Option<&'a str>,
+    pub error: Option<&'a str>,
 }
 
 /// The reason why a VM's process left no report.
@@ -34,7 +34,7 @@ pub enum NoReport {
 
 /// How a VM's process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum ProcessEnd {
     /// With this exit code.
     Code(i32),
     /// By a signal that the farm did not send.
@@ -69,35 +69,35 @@ impl Judgement {
 const BY_SUITE: &str = "--stop-after";
 
 /// Judges a VM by what its process has left.
-pub fn judge(vm: &Vm, left: &Left<'_>) -> Judgement {
-    let complaint = || left.complaint.map_or_else(String::new, |said| format!(": {said}"));
-    match left.end {
-        End::Interrupted => {
+pub fn judge(vm: &Vm, output: &ProcessOutput<'_>) -> Judgement {
+    let error = || output.error.map_or_else(String::new, |said| format!(": {said}"));
+    match output.end {
+        ProcessEnd::Interrupted => {
             return Judgement::because(Status::Interrupted, "the farm was ended");
         }
-        End::Overdue => {
+        ProcessEnd::Overdue => {
             let reason = "its process had not ended long after the time limit, and was killed";
             return Judgement::because(Status::Broken, reason);
         }
-        End::Signal(signal) => {
+        ProcessEnd::Signal(signal) => {
             let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
-            let reason = format!("its process was killed by {name}{}", complaint());
+            let reason = format!("its process was killed by {name}{}", error());
             return Judgement::because(Status::Broken, reason);
         }
-        End::Code(_) => {}
+        ProcessEnd::Code(_) => {}
     }
-    let report = match &left.report {
+    let report = match &output.report {
         Ok(report) => *report,
         Err(reason) => {
-            let End::Code(code) = left.end else {
+            let ProcessEnd::Code(code) = output.end else {
                 return Judgement::because(Status::Broken, reason.to_string());
             };
-            let reason = format!("its process ended with code {code} and {reason}{}", complaint());
+            let reason = format!("its process ended with code {code} and {reason}{}", error());
             return Judgement::because(Status::Broken, reason);
         }
     };
     match by_outcome(vm, report) {
-        Judgement { status: Status::Pass, .. } => by_console(&vm.console, left.console),
+        Judgement { status: Status::Pass, .. } => by_console(&vm.console, output.console),
         other => other,
     }
 }
@@ -200,7 +200,7 @@ fn hang_fits(hang: &Hang, class: Option<Class>, blamed: Option<&BTreeSet<String>
         && blamed.is_none_or(|wanted| *wanted == hang.blamed.iter().cloned().collect())
 }
 
-fn by_console(rules: &Console, printed: &str) -> Judgement {
+fn by_console(rules: &ConsoleRules, printed: &str) -> Judgement {
     // A suite is loaded only if its patterns are regular expressions.
     let has = |pattern: &String| {
         let pattern = Regex::new(pattern).ok()?;
@@ -260,7 +260,7 @@ mod tests {
             retries: 0,
             tags: BTreeSet::new(),
             expect,
-            console: Console::default(),
+            console: ConsoleRules::default(),
         }
     }
 
@@ -275,8 +275,13 @@ mod tests {
     }
 
     fn status(expect: Expectation, report: &Report) -> Status {
-        let left = Left { end: End::Code(0), report: Ok(report), console: "", complaint: None };
-        judge(&vm(expect), &left).status
+        let output = ProcessOutput {
+            end: ProcessEnd::Code(0),
+            report: Ok(report),
+            console: "",
+            error: None,
+        };
+        judge(&vm(expect), &output).status
     }
 
     fn hang(class: Option<Class>, blamed: Option<&[&str]>) -> Expectation {
@@ -343,25 +348,25 @@ mod tests {
 
     #[test]
     fn a_process_that_leaves_no_word_is_no_verdict_on_its_guest() {
-        let of = |end, report: Result<&Report, NoReport>, complaint| {
-            let left = Left { end, report, console: "", complaint };
-            judge(&vm(Expectation::Pass), &left)
+        let of = |end, report: Result<&Report, NoReport>, error| {
+            let output = ProcessOutput { end, report, console: "", error };
+            judge(&vm(Expectation::Pass), &output)
         };
         let good = ended(Outcome::Exit { code: 0 });
         let rows = [
-            (End::Signal(9), Ok(&good), None, Status::Broken, "killed by SIGKILL"),
-            (End::Overdue, Ok(&good), None, Status::Broken, "was killed"),
-            (End::Interrupted, Ok(&good), None, Status::Interrupted, "the farm was ended"),
+            (ProcessEnd::Signal(9), Ok(&good), None, Status::Broken, "killed by SIGKILL"),
+            (ProcessEnd::Overdue, Ok(&good), None, Status::Broken, "was killed"),
+            (ProcessEnd::Interrupted, Ok(&good), None, Status::Interrupted, "the farm was ended"),
             (
-                End::Code(2),
+                ProcessEnd::Code(2),
                 Err(NoReport::Missing),
                 Some("no /dev/kvm"),
                 Status::Broken,
                 "code 2 and without a report: no /dev/kvm",
             ),
         ];
-        for (end, report, complaint, status, reason) in rows {
-            let judgement = of(end, report, complaint);
+        for (end, report, error, status, reason) in rows {
+            let judgement = of(end, report, error);
             assert_eq!(judgement.status, status, "{end:?}");
             let said = judgement.reason.unwrap_or_default();
             assert!(said.contains(reason), "{said}");
@@ -380,11 +385,16 @@ mod tests {
         ];
         for (must, must_not, reason) in rows {
             let owned = |patterns: &[&str]| patterns.iter().map(|&p| p.to_owned()).collect();
-            let rules = Console { must: owned(must), must_not: owned(must_not) };
+            let rules = ConsoleRules { must: owned(must), must_not: owned(must_not) };
             let vm = Vm { console: rules, ..vm(Expectation::Pass) };
             let report = ended(Outcome::Exit { code: 0 });
-            let left = Left { end: End::Code(0), report: Ok(&report), console, complaint: None };
-            let judgement = judge(&vm, &left);
+            let output = ProcessOutput {
+                end: ProcessEnd::Code(0),
+                report: Ok(&report),
+                console,
+                error: None,
+            };
+            let judgement = judge(&vm, &output);
             let wanted = if reason.is_some() { Status::Fail } else { Status::Pass };
             assert_eq!(judgement.status, wanted, "{must:?} {must_not:?}");
             let said = judgement.reason.unwrap_or_default();

@@ -18,13 +18,14 @@ use anyhow::{Context, bail};
 use nmiscope_report::atomic_file;
 
 use super::event::{
-    EVENT_VERSION, Event, FarmFinished, FarmStarted, Id, Status, VmFinished, VmStarted, What,
+    EVENT_SCHEMA_VERSION, Event, EventKind, FarmFinished, FarmStarted, Id, Status, VmFinished,
+    VmStarted,
 };
-use super::{inside, journal, results};
+use super::{journal, relative_path, results};
 
 /// What was merged.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Summary {
+pub struct MergeSummary {
     /// The start that the merged journal has.
     pub started: FarmStarted,
     /// The end that it has.
@@ -42,7 +43,7 @@ pub struct Summary {
 /// # Errors
 /// An input cannot be read, two of them have different results of the same try, or `output` is there
 /// already, or cannot be written.
-pub fn merge(inputs: &[PathBuf], output: &Path) -> anyhow::Result<Summary> {
+pub fn merge(inputs: &[PathBuf], output: &Path) -> anyhow::Result<MergeSummary> {
     let failed = || format!("failed to make {}", output.display());
     match fs::read_dir(output).map(|mut entries| entries.next().is_some()) {
         Ok(true) => bail!("{}: it is not empty", failed()),
@@ -87,16 +88,18 @@ impl Try {
     }
 
     /// What the journal says of it, but for where it is from.
-    fn said(&self) -> impl PartialEq + '_ {
+    fn entries(&self) -> impl PartialEq + '_ {
         (&self.started, &self.finished)
     }
 
     fn events(self) -> impl Iterator<Item = Event> {
-        let started =
-            self.started.map(|(at_ms, started)| Event { at_ms, what: What::VmStarted(started) });
-        let finished = self
-            .finished
-            .map(|(at_ms, finished)| Event { at_ms, what: What::VmFinished(Box::new(finished)) });
+        let started = self
+            .started
+            .map(|(at_ms, started)| Event { at_ms, kind: EventKind::VmStarted(started) });
+        let finished = self.finished.map(|(at_ms, finished)| Event {
+            at_ms,
+            kind: EventKind::VmFinished(Box::new(finished)),
+        });
         started.into_iter().chain(finished)
     }
 }
@@ -133,26 +136,26 @@ impl Merged {
             self.first_at_ms = Some(self.first_at_ms.map_or(at_ms, |first| first.min(at_ms)));
             self.last_at_ms = self.last_at_ms.max(at_ms);
             let new = || Try { root: root.into(), started: None, finished: None };
-            match event.what {
-                What::FarmStarted(started) => {
+            match event.kind {
+                EventKind::FarmStarted(started) => {
                     tries.retain(|id, _| !started.stale.contains(&id.name));
                     start = Some((at_ms, started));
                     // It goes on with what was interrupted.
                     (is_over, interruption) = (false, None);
                 }
-                What::VmStarted(started) => {
+                EventKind::VmStarted(started) => {
                     let id = started.id.clone();
                     id.forget_later(&mut tries);
                     tries.insert(id, Try { started: Some((at_ms, started)), ..new() });
                 }
-                What::VmFinished(finished) => {
+                EventKind::VmFinished(finished) => {
                     let of = tries.entry(finished.id.clone()).or_insert_with(new);
                     of.finished = Some((at_ms, *finished));
                 }
-                What::FarmInterrupted { by } => {
-                    interruption = Some(Event { at_ms, what: What::FarmInterrupted { by } });
+                EventKind::FarmInterrupted { by } => {
+                    interruption = Some(Event { at_ms, kind: EventKind::FarmInterrupted { by } });
                 }
-                What::FarmFinished(_) => is_over = true,
+                EventKind::FarmFinished(_) => is_over = true,
             }
         }
         let Some(start) = start else { bail!("failed to read {shown}: its journal has no start") };
@@ -178,8 +181,10 @@ impl Merged {
             format!("{shown} is in {} and in {}", old.root.display(), new.root.display())
         };
         if old.finished.is_some() && new.finished.is_some() {
-            let root = |of: &Try| of.directory().and_then(|path| inside(&of.root, path).ok());
-            let same = old.said() == new.said()
+            let root = |of: &Try| {
+                of.directory().and_then(|path| relative_path::resolve(&of.root, path).ok())
+            };
+            let same = old.entries() == new.entries()
                 && copy::are_equal(root(old).as_deref(), root(&new).as_deref())
                     .with_context(|| format!("failed to compare: {}", both()))?;
             if !same {
@@ -200,7 +205,7 @@ impl Merged {
     }
 
     /// Writes all of it into an empty directory.
-    fn write(mut self, output: &Path) -> anyhow::Result<Summary> {
+    fn write(mut self, output: &Path) -> anyhow::Result<MergeSummary> {
         self.copy(output)?;
         let missing = self.check_parts();
         let finished = self.finished();
@@ -209,14 +214,15 @@ impl Merged {
         let tries = self.tries.len() as u64;
         let first = Event {
             at_ms: self.first_at_ms.unwrap_or(0),
-            what: What::FarmStarted(started.clone()),
+            kind: EventKind::FarmStarted(started.clone()),
         };
-        let last = Event { at_ms: self.last_at_ms, what: What::FarmFinished(finished.clone()) };
+        let last =
+            Event { at_ms: self.last_at_ms, kind: EventKind::FarmFinished(finished.clone()) };
         let mut between: Vec<Event> =
             self.tries.into_values().flat_map(Try::events).chain(self.interruptions).collect();
         between.sort_by_key(|event| event.at_ms);
         write_journal(output, [first].iter().chain(&between).chain([&last]))?;
-        Ok(Summary { started, finished, tries, missing, warnings: self.warnings })
+        Ok(MergeSummary { started, finished, tries, missing, warnings: self.warnings })
     }
 
     /// Brings the files of all tries over. One whose directory is somewhere else stays without.
@@ -226,11 +232,11 @@ impl Merged {
         for (id, of) in &mut self.tries {
             let Some(relative) = of.directory().map(Path::to_owned) else { continue };
             let shown = || format!("{}: the files of {}", of.root.display(), id.name);
-            let from = match inside(&of.root, &relative) {
+            let from = match relative_path::resolve(&of.root, &relative) {
                 Ok(from) => from,
                 Err(refused) => {
                     warnings.push(format!("{} are not taken over: {refused}", shown()));
-                    forget_files(of);
+                    clear_paths(of);
                     continue;
                 }
             };
@@ -266,8 +272,8 @@ impl Merged {
     /// The parts that are missing. Says what is odd about those that are there.
     fn check_parts(&mut self) -> Vec<String> {
         let parts = self.starts().map(|start| start.partition.as_deref());
-        let (missing, odd) = parts::missing(parts);
-        self.warnings.extend(odd);
+        let (missing, oddities) = parts::missing(parts);
+        self.warnings.extend(oddities);
         missing
     }
 
@@ -283,7 +289,7 @@ impl Merged {
         let lost: BTreeSet<&String> = self.starts().flat_map(|start| &start.lost).collect();
         let sum = |of: fn(&FarmStarted) -> u64| self.starts().map(of).fold(0, u64::saturating_add);
         FarmStarted {
-            version: EVENT_VERSION,
+            version: EVENT_SCHEMA_VERSION,
             tool: each(|start| &start.tool),
             suite: each(|start| &start.suite),
             host: each(|start| &start.host),
@@ -345,7 +351,7 @@ impl Merged {
             let is_one =
                 signature.len() == 16 && signature.bytes().all(|is| is.is_ascii_hexdigit());
             if is_one {
-                results::link(output, signature, &end.directory)?;
+                results::link_signature(output, signature, &end.directory)?;
             }
         }
         Ok(())
@@ -353,7 +359,7 @@ impl Merged {
 }
 
 /// Nobody is to look for them where they are said to be.
-fn forget_files(of: &mut Try) {
+fn clear_paths(of: &mut Try) {
     if let Some((_, started)) = &mut of.started {
         started.directory = PathBuf::new();
     }

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Partition {
     /// How they are divided.
-    pub by: By,
+    pub by: PartitionBy,
     /// Which, from 0 on.
     pub part: u64,
     /// Of how many.
@@ -23,7 +23,7 @@ pub struct Partition {
 
 /// By what a VM comes to be in its part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum By {
+pub enum PartitionBy {
     /// Its name.
     Hash,
     /// Its place in the suite.
@@ -32,10 +32,10 @@ pub enum By {
 
 impl Partition {
     /// Whether a VM is in it: the `position`th of those that are left by the filter, from 0 on.
-    pub fn takes(&self, position: usize, name: &str) -> bool {
+    pub fn contains(&self, position: usize, name: &str) -> bool {
         let number = match self.by {
-            By::Hash => hash(name),
-            By::Count => position as u64,
+            PartitionBy::Hash => hash(name),
+            PartitionBy::Count => position as u64,
         };
         number % self.parts == self.part
     }
@@ -52,10 +52,10 @@ fn hash(name: &str) -> u64 {
 pub enum PartitionError {
     /// The text has another form.
     #[error("a part is wanted, as in hash:1/4 or count:1/4")]
-    NoPart,
+    InvalidForm,
     /// There is no such way to divide a suite.
     #[error("no `{by}`; {}", nearest::hint(by, &["hash", "count"]))]
-    NoKind {
+    UnknownMethod {
         /// The word that stands for it.
         by: String,
     },
@@ -73,12 +73,12 @@ impl FromStr for Partition {
     type Err = PartitionError;
 
     fn from_str(text: &str) -> Result<Self, PartitionError> {
-        let wrong = || PartitionError::NoPart;
+        let wrong = || PartitionError::InvalidForm;
         let (by, numbers) = text.split_once(':').ok_or_else(wrong)?;
         let by = match by {
-            "hash" => By::Hash,
-            "count" => By::Count,
-            by => return Err(PartitionError::NoKind { by: by.into() }),
+            "hash" => PartitionBy::Hash,
+            "count" => PartitionBy::Count,
+            by => return Err(PartitionError::UnknownMethod { by: by.into() }),
         };
         let (part, parts) = numbers.split_once('/').ok_or_else(wrong)?;
         let number = |text: &str| text.parse::<u64>().map_err(|_| wrong());
@@ -93,8 +93,8 @@ impl FromStr for Partition {
 impl fmt::Display for Partition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let by = match self.by {
-            By::Hash => "hash",
-            By::Count => "count",
+            PartitionBy::Hash => "hash",
+            PartitionBy::Count => "count",
         };
         write!(f, "{by}:{}/{}", self.part + 1, self.parts)
     }
@@ -144,7 +144,7 @@ mod tests {
         ];
         for (name, hashed, part) in rows {
             assert_eq!(hash(name), hashed, "{name}");
-            assert!(partition(&format!("hash:{part}/8")).takes(0, name), "{name}");
+            assert!(partition(&format!("hash:{part}/8")).contains(0, name), "{name}");
         }
     }
 
@@ -153,7 +153,7 @@ mod tests {
         for parts in 1..=8u64 {
             let size = |part| {
                 let partition = partition(&format!("count:{part}/{parts}"));
-                (0..29).filter(|&position| partition.takes(position, "")).count()
+                (0..29).filter(|&position| partition.contains(position, "")).count()
             };
             let sizes: Vec<usize> = (1..=parts).map(size).collect();
             let spread = sizes.iter().max().unwrap() - sizes.iter().min().unwrap();
@@ -171,7 +171,7 @@ mod tests {
             let all: Vec<Partition> =
                 (1..=parts).map(|part| partition(&format!("{by}:{part}/{parts}"))).collect();
             for (position, name) in names.iter().enumerate() {
-                let of = all.iter().filter(|partition| partition.takes(position, name)).count();
+                let of = all.iter().filter(|partition| partition.contains(position, name)).count();
                 prop_assert_eq!(of, 1, "{}", name);
             }
         }
@@ -184,7 +184,7 @@ mod tests {
         ) {
             let first = partition(&format!("hash:1/{parts}"));
             for (position, name) in names.iter().enumerate() {
-                prop_assert_eq!(first.takes(position, name), first.takes(position + more, name));
+                prop_assert_eq!(first.contains(position, name), first.contains(position + more, name));
             }
         }
     }

@@ -10,7 +10,7 @@ use super::suite::Vm;
 
 /// What is asked for.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct PlanOptions {
     /// Which VMs.
     pub filter: Filter,
     /// Which part of these; `None` for all.
@@ -21,7 +21,7 @@ pub struct Options {
     pub seed: Option<u64>,
 }
 
-impl Default for Options {
+impl Default for PlanOptions {
     fn default() -> Self {
         Self { filter: Filter::All, partition: None, repeat: NonZeroU32::MIN, seed: None }
     }
@@ -38,26 +38,26 @@ pub struct Plan {
 
 /// More runs than anybody waits for, or has the memory for: each has an entry in the plan.
 #[derive(Debug, thiserror::Error)]
-#[error("these are {0} runs: {MOST_RUNS} at most, with a smaller --repeat")]
+#[error("these are {0} runs: {MAX_RUNS} at most, with a smaller --repeat")]
 pub struct TooManyRuns(u64);
 
-const MOST_RUNS: u64 = 1_000_000;
+const MAX_RUNS: u64 = 1_000_000;
 
 impl Plan {
     /// Makes a plan for the VMs of a suite.
     ///
     /// # Errors
     /// It has too many runs.
-    pub fn new(vms: &[Vm], options: &Options) -> Result<Self, TooManyRuns> {
+    pub fn new(vms: &[Vm], options: &PlanOptions) -> Result<Self, TooManyRuns> {
         let filtered: Vec<usize> =
-            (0..vms.len()).filter(|&vm| options.filter.takes(&vms[vm])).collect();
+            (0..vms.len()).filter(|&vm| options.filter.matches(&vms[vm])).collect();
         let is_here = |(position, vm): &(usize, &usize)| {
-            options.partition.is_none_or(|part| part.takes(*position, &vms[**vm].name))
+            options.partition.is_none_or(|part| part.contains(*position, &vms[**vm].name))
         };
         let here: Vec<usize> =
             filtered.iter().enumerate().filter(is_here).map(|(_, &vm)| vm).collect();
         let count = here.len() as u64 * u64::from(options.repeat.get());
-        if count > MOST_RUNS {
+        if count > MAX_RUNS {
             return Err(TooManyRuns(count));
         }
         let rounds = 1..=options.repeat.get();
@@ -116,18 +116,18 @@ mod tests {
              [[vm]]\nname = 'three'\nimage = 'x'\ntags = ['smoke']\n")
     }
 
-    fn options(filter: &str, partition: &str, repeat: u32, seed: Option<u64>) -> Options {
+    fn options(filter: &str, partition: &str, repeat: u32, seed: Option<u64>) -> PlanOptions {
         let partition = (!partition.is_empty()).then(|| partition.parse().unwrap());
         let repeat = NonZeroU32::new(repeat).unwrap();
-        Options { filter: filter.parse().unwrap(), partition, repeat, seed }
+        PlanOptions { filter: filter.parse().unwrap(), partition, repeat, seed }
     }
 
     #[test]
     fn filter_then_partition_then_repetition_then_order() {
         /// What is asked for, the runs, and how many are elsewhere.
-        type Row = (Options, &'static [(usize, u32)], usize);
+        type Row = (PlanOptions, &'static [(usize, u32)], usize);
         let rows: [Row; 6] = [
-            (Options::default(), &[(0, 1), (1, 1), (2, 1), (3, 1), (4, 1)], 0),
+            (PlanOptions::default(), &[(0, 1), (1, 1), (2, 1), (3, 1), (4, 1)], 0),
             (options("tag(smoke)", "", 1, None), &[(0, 1), (4, 1)], 0),
             // The parts are dealt out of what the filter leaves, and not before.
             (options("tag(smoke)", "count:2/2", 1, None), &[(4, 1)], 1),

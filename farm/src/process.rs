@@ -24,18 +24,18 @@ pub const CORE: &str = "hang.core";
 pub const STDERR: &str = "stderr.log";
 
 /// How long after its time limit a VM's process may take to say how it went.
-const GRACE: Duration = Duration::from_secs(15);
+const EXIT_GRACE: Duration = Duration::from_secs(15);
 
 /// A VM's process, as far as it is in the farm's hands. Whoever has the [`Child`] waits for it: first
 /// for its standard output to end, which says that the guest is over, then for the process.
 #[derive(Debug)]
-pub struct Process {
+pub struct VmProcess {
     pidfd: OwnedFd,
     started: Instant,
     overdue_at: Instant,
 }
 
-impl Process {
+impl VmProcess {
     /// Starts a VM: `program` is this one, and its files go to `directory`.
     ///
     /// # Errors
@@ -47,7 +47,7 @@ impl Process {
         stderr: File,
     ) -> anyhow::Result<(Self, Child)> {
         let mut command = Command::new(program);
-        command.args(arguments(vm)).current_dir(directory);
+        command.args(run_arguments(vm)).current_dir(directory);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
         // Ctrl-C is for the farm, which ends its VMs in its own way.
         command.process_group(0);
@@ -62,11 +62,11 @@ impl Process {
                 return Err(error).context("failed to watch a VM's process");
             }
         };
-        Ok((Self { pidfd, started, overdue_at: started + vm.time_limit + GRACE }, child))
+        Ok((Self { pidfd, started, overdue_at: started + vm.time_limit + EXIT_GRACE }, child))
     }
 
     /// Asks it to say where its guest is, and to end.
-    pub fn end(&self) {
+    pub fn terminate(&self) {
         self.signal(Signal::TERM);
     }
 
@@ -112,20 +112,20 @@ pub fn wait_for_guest(child: &mut Child) {
 }
 
 /// How a process ended: by a signal, or with a code.
-pub fn end_of(status: io::Result<ExitStatus>) -> super::judge::End {
-    use super::judge::End;
+pub fn process_end(status: io::Result<ExitStatus>) -> super::judge::ProcessEnd {
+    use super::judge::ProcessEnd;
     match status {
         Ok(status) => match (status.signal(), status.code()) {
-            (Some(signal), _) => End::Signal(signal),
-            (None, code) => End::Code(code.unwrap_or(-1)),
+            (Some(signal), _) => ProcessEnd::Signal(signal),
+            (None, code) => ProcessEnd::Code(code.unwrap_or(-1)),
         },
         // Nobody else waits for it: this does not happen.
-        Err(_) => End::Code(-1),
+        Err(_) => ProcessEnd::Code(-1),
     }
 }
 
 /// What `nmiscope` is told.
-fn arguments(vm: &Vm) -> Vec<String> {
+fn run_arguments(vm: &Vm) -> Vec<String> {
     let mut arguments: Vec<String> = vec!["run".into()];
     if let Some(image) = &vm.image {
         arguments.push(image.display().to_string());

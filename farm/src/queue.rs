@@ -5,15 +5,15 @@
 
 use std::collections::VecDeque;
 
-use super::budget::Budget;
+use super::budget::Resources;
 use super::event::Id;
 
 /// The number of runs that may overtake one that does not fit, before all others wait for it.
-const PATIENCE: u32 = 32;
+const MAX_OVERTAKEN: u32 = 32;
 
 /// A run that waits for its turn.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct WaitingRun {
     /// The run, and which try of it.
     pub id: Id,
     /// The index of its VM.
@@ -25,27 +25,27 @@ pub struct Waiting {
 /// The runs that wait, the next one first.
 #[derive(Debug, Default)]
 pub struct Queue {
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<WaitingRun>,
 }
 
 impl Queue {
     /// Adds a run behind all others.
     pub fn add(&mut self, id: Id, vm: usize) {
-        self.waiting.push_back(Waiting { id, vm, overtaken: 0 });
+        self.waiting.push_back(WaitingRun { id, vm, overtaken: 0 });
     }
 
     /// Adds a run before all others.
     pub fn add_first(&mut self, id: Id, vm: usize) {
-        self.waiting.push_front(Waiting { id, vm, overtaken: 0 });
+        self.waiting.push_front(WaitingRun { id, vm, overtaken: 0 });
     }
 
     /// Takes out the first run whose `share` fits into what is `free`. One that has been overtaken
     /// often enough lets nobody past.
     pub fn take_first_that_fits(
         &mut self,
-        free: Budget,
-        share: impl Fn(usize) -> Budget,
-    ) -> Option<(Waiting, Budget)> {
+        free: Resources,
+        share: impl Fn(usize) -> Resources,
+    ) -> Option<(WaitingRun, Resources)> {
         for at in 0..self.waiting.len() {
             let run = &self.waiting[at];
             let share = share(run.vm);
@@ -53,7 +53,7 @@ impl Queue {
                 self.waiting.iter_mut().take(at).for_each(|run| run.overtaken += 1);
                 return Some((self.waiting.remove(at)?, share));
             }
-            if run.overtaken >= PATIENCE {
+            if run.overtaken >= MAX_OVERTAKEN {
                 return None;
             }
         }
@@ -90,7 +90,7 @@ mod tests {
     }
 
     fn take(queue: &mut Queue, free: u32) -> Option<usize> {
-        let room = |cpus| Budget { cpus, memory: 0 };
+        let room = |cpus| Resources { cpus, memory: 0 };
         let taken = queue.take_first_that_fits(room(free), |vm| room(vm as u32));
         taken.map(|(run, _)| run.vm)
     }
@@ -106,9 +106,9 @@ mod tests {
 
     #[test]
     fn a_run_that_was_overtaken_often_enough_lets_nobody_past() {
-        let small = PATIENCE as usize + 1;
+        let small = MAX_OVERTAKEN as usize + 1;
         let mut queue = queue([2].into_iter().chain(std::iter::repeat_n(1, small)));
-        for _ in 0..PATIENCE {
+        for _ in 0..MAX_OVERTAKEN {
             assert_eq!(take(&mut queue, 1), Some(1));
         }
         assert_eq!(take(&mut queue, 1), None);

@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
 
-use super::event::{Event, Id, Status, VmFinished, What};
+use super::event::{Event, EventKind, Id, Status, VmFinished};
 use super::journal::{self, Journal};
 use super::suite::Vm;
 
@@ -65,9 +65,9 @@ pub struct Results {
 
 /// What an earlier run has left.
 #[derive(Debug, Default)]
-pub struct Left {
+pub struct PreviousRun {
     /// Runs that are over, with a verdict: name, and which run, and how it ended.
-    pub done: BTreeMap<(String, u32), Done>,
+    pub done: BTreeMap<(String, u32), FinishedRun>,
     /// Of the other runs that were begun, the try to go on with: earlier ones have failed.
     pub next: BTreeMap<(String, u32), u32>,
     /// Tries that were going on when the farm died.
@@ -84,7 +84,7 @@ pub struct Left {
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Done {
+pub struct FinishedRun {
     /// By its last try.
     pub status: Status,
     /// It took more than one.
@@ -95,9 +95,9 @@ pub struct Done {
     pub signature: Option<String>,
 }
 
-impl Done {
+impl FinishedRun {
     /// What the end of a run's last try says of the run.
-    pub fn of(end: &VmFinished) -> Self {
+    pub fn from_last_try(end: &VmFinished) -> Self {
         let hang = end.hang.as_ref().filter(|_| end.status != Status::Pass);
         Self {
             status: end.status,
@@ -119,9 +119,9 @@ impl Results {
         vms: &[Vm],
         bundled: &BundledGuest,
         resume: bool,
-    ) -> Result<(Self, Left), OpenError> {
+    ) -> Result<(Self, PreviousRun), OpenError> {
         let lock = lock(root).map_err(OpenError::Refused)?;
-        let mut left = Left::default();
+        let mut previous = PreviousRun::default();
         if root.join(journal::FILE).exists() {
             if !resume {
                 let message = format!(
@@ -136,10 +136,10 @@ impl Results {
                 let error = anyhow::anyhow!("failed to go on in {}: {reason}", root.display());
                 return Err(OpenError::Refused(error));
             }
-            left = Left::read(journal, vms, bundled);
+            previous = PreviousRun::read(journal, vms, bundled);
         }
         let journal = Journal::open(root).map_err(OpenError::Failed)?;
-        Ok((Self { root: root.into(), journal, _lock: lock }, left))
+        Ok((Self { root: root.into(), journal, _lock: lock }, previous))
     }
 
     /// Where it is.
@@ -160,14 +160,14 @@ impl Results {
     ///
     /// # Errors
     /// It cannot be made.
-    pub fn begin(&self, id: &Id) -> anyhow::Result<PathBuf> {
-        let relative = directory(id);
+    pub fn create_try_directory(&self, id: &Id) -> anyhow::Result<PathBuf> {
+        let relative = try_directory(id);
         let path = self.root.join(&relative);
         let failed = || format!("failed to make {}", path.display());
         // Of a try that was lost, or of a VM that was another one: its files are of no use, nor are
         // those of the tries that came after it.
         for attempt in id.attempt..=u32::MAX {
-            if !self.discard(&directory(&Id { attempt, ..id.clone() })).with_context(failed)? {
+            if !self.discard(&try_directory(&Id { attempt, ..id.clone() })).with_context(failed)? {
                 break;
             }
         }
@@ -195,8 +195,8 @@ impl Results {
 ///
 /// # Errors
 /// The link cannot be made.
-pub fn link(root: &Path, signature: &str, directory: &Path) -> anyhow::Result<()> {
-    let link = root.join(short(signature));
+pub fn link_signature(root: &Path, signature: &str, directory: &Path) -> anyhow::Result<()> {
+    let link = root.join(short_signature(signature));
     match symlink(directory, &link) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(error).with_context(|| format!("failed to make {}", link.display()))
@@ -206,13 +206,13 @@ pub fn link(root: &Path, signature: &str, directory: &Path) -> anyhow::Result<()
 }
 
 /// The start of a signature: enough for people, and for a name.
-pub fn short(signature: &str) -> &str {
+pub fn short_signature(signature: &str) -> &str {
     signature.get(..8).unwrap_or(signature)
 }
 
 /// The directory of a try, relative to that of the results.
-pub fn directory(id: &Id) -> PathBuf {
-    Path::new("vms").join(file_name(&id.name)).join(format!("{}.{}", id.run, id.attempt))
+pub fn try_directory(id: &Id) -> PathBuf {
+    Path::new("vms").join(encode_name(&id.name)).join(format!("{}.{}", id.run, id.attempt))
 }
 
 /// The longest name that is taken as it is; file systems take 255 bytes.
@@ -220,7 +220,7 @@ const MAX_NAME: usize = 160;
 
 /// A file's name for a VM's: the same for the same, another for another, and never a way out of the
 /// directory that it is in.
-pub fn file_name(name: &str) -> String {
+pub fn encode_name(name: &str) -> String {
     let mut encoded = String::new();
     for (at, byte) in name.bytes().enumerate() {
         match byte {
@@ -243,7 +243,7 @@ pub fn file_name(name: &str) -> String {
 
 /// A hash of all that makes a VM what it is: what its suite says of it, and its files, as far as their
 /// size and the time of their last change tell.
-pub fn definition(vm: &Vm, bundled: &BundledGuest) -> String {
+pub fn hash_definition(vm: &Vm, bundled: &BundledGuest) -> String {
     let mut sha = Sha256::new();
     sha.update(serde_json::to_vec(vm).expect("a VM is plain JSON"));
     for file in [&vm.image, &vm.initrd] {
@@ -293,65 +293,67 @@ fn lock(root: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-impl Left {
-    fn read(journal: journal::Contents, vms: &[Vm], bundled: &BundledGuest) -> Self {
+impl PreviousRun {
+    fn read(journal: journal::JournalContents, vms: &[Vm], bundled: &BundledGuest) -> Self {
         let planned: BTreeMap<&str, String> =
-            vms.iter().map(|vm| (vm.name.as_str(), definition(vm, bundled))).collect();
-        let mut left = Self { damaged: journal.damaged.len(), ..Self::default() };
+            vms.iter().map(|vm| (vm.name.as_str(), hash_definition(vm, bundled))).collect();
+        let mut previous = Self { damaged: journal.damaged.len(), ..Self::default() };
         // What each run was when it last started.
         let mut definitions = BTreeMap::new();
         for event in &journal.events {
-            match &event.what {
-                What::VmStarted(started) => {
+            match &event.kind {
+                EventKind::VmStarted(started) => {
                     let run = (started.id.name.clone(), started.id.run);
-                    left.done.remove(&run);
-                    left.next.insert(run.clone(), started.id.attempt);
+                    previous.done.remove(&run);
+                    previous.next.insert(run.clone(), started.id.attempt);
                     definitions.insert(run, &started.definition);
-                    left.lost.insert(started.id.clone());
+                    previous.lost.insert(started.id.clone());
                 }
-                What::VmFinished(finished) => {
-                    left.lost.remove(&finished.id);
+                EventKind::VmFinished(finished) => {
+                    previous.lost.remove(&finished.id);
                     let run = (finished.id.name.clone(), finished.id.run);
                     if finished.again {
-                        left.next.insert(run, finished.id.attempt.saturating_add(1));
+                        previous.next.insert(run, finished.id.attempt.saturating_add(1));
                         continue;
                     }
                     if !finished.status.is_verdict() {
                         continue;
                     }
-                    left.next.remove(&run);
-                    left.done.insert(run, Done::of(finished));
+                    previous.next.remove(&run);
+                    previous.done.insert(run, FinishedRun::from_last_try(finished));
                 }
-                What::FarmStarted(_) => {
+                EventKind::FarmStarted(_) => {
                     // Those that an earlier one has lost have been told of.
-                    left.lost.clear();
+                    previous.lost.clear();
                 }
-                What::FarmInterrupted { .. } | What::FarmFinished(_) => {}
+                EventKind::FarmInterrupted { .. } | EventKind::FarmFinished(_) => {}
             }
         }
         let mut stale = BTreeSet::new();
         for (run, definition) in definitions {
             match planned.get(run.0.as_str()) {
                 Some(now) if now == definition => continue,
-                Some(_) => left.changed.insert(run.0.clone()),
-                None => left.gone.insert(run.0.clone()),
+                Some(_) => previous.changed.insert(run.0.clone()),
+                None => previous.gone.insert(run.0.clone()),
             };
-            left.done.remove(&run);
-            left.next.remove(&run);
+            previous.done.remove(&run);
+            previous.next.remove(&run);
             stale.insert(run);
         }
         let counts = |event: &Event| {
-            let id = match &event.what {
-                What::VmStarted(started) => &started.id,
-                What::VmFinished(finished) => &finished.id,
-                What::FarmStarted(_) | What::FarmInterrupted { .. } | What::FarmFinished(_) => {
+            let id = match &event.kind {
+                EventKind::VmStarted(started) => &started.id,
+                EventKind::VmFinished(finished) => &finished.id,
+                EventKind::FarmStarted(_)
+                | EventKind::FarmInterrupted { .. }
+                | EventKind::FarmFinished(_) => {
                     return true;
                 }
             };
             !stale.contains(&(id.name.clone(), id.run))
         };
-        left.events = journal.events.into_iter().filter(counts).collect();
-        left
+        previous.events = journal.events.into_iter().filter(counts).collect();
+        previous
     }
 }
 
@@ -380,13 +382,13 @@ mod tests {
             "con.txt",
             ".hidden",
         ];
-        let files: BTreeSet<String> = names.iter().map(|name| file_name(name)).collect();
+        let files: BTreeSet<String> = names.iter().map(|name| encode_name(name)).collect();
         assert_eq!(files.len(), names.len(), "{files:?}");
         for file in &files {
             assert!(!file.contains('/') && !file.starts_with('.') && !file.is_empty(), "{file}");
             assert!(file.len() <= 255 && file.is_ascii(), "{file}");
         }
-        assert_eq!(file_name("boot/cpus=8"), "boot%2Fcpus=8");
+        assert_eq!(encode_name("boot/cpus=8"), "boot%2Fcpus=8");
     }
 
     #[test]

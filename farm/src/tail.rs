@@ -17,7 +17,7 @@ pub struct Tail {
 ///
 /// # Errors
 /// It cannot be read.
-pub fn read(path: &Path, most: u64) -> io::Result<Tail> {
+pub fn read_tail(path: &Path, most: u64) -> io::Result<Tail> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
@@ -35,9 +35,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("console.log");
         std::fs::write(&path, "first\nlast\n").unwrap();
-        assert_eq!(read(&path, 5).unwrap(), Tail { bytes: b"last\n".to_vec(), is_all: false });
+        assert_eq!(read_tail(&path, 5).unwrap(), Tail { bytes: b"last\n".to_vec(), is_all: false });
         assert_eq!(
-            read(&path, 11).unwrap(),
+            read_tail(&path, 11).unwrap(),
             Tail { bytes: b"first\nlast\n".to_vec(), is_all: true }
         );
     }

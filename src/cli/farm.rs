@@ -13,16 +13,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand, ValueHint};
-use nmiscope_farm::budget::Budget;
-use nmiscope_farm::event::{EVENT_VERSION, Event, FarmStarted, Status, What};
+use nmiscope_farm::budget::Resources;
+use nmiscope_farm::event::{EVENT_SCHEMA_VERSION, Event, EventKind, FarmStarted, Status};
 use nmiscope_farm::filter::Filter;
 use nmiscope_farm::partition::Partition;
 use nmiscope_farm::plan::{self, Plan};
-use nmiscope_farm::reporters::{JsonLines, Junit, Lines, Markdown, Reporter, Terminal};
-use nmiscope_farm::results::{self, BundledGuest, Left, OpenError, Results};
-use nmiscope_farm::runner::{Message, Options, Runner};
+use nmiscope_farm::reporters::{JsonLines, Junit, Markdown, Plain, Reporter, Terminal};
+use nmiscope_farm::results::{self, BundledGuest, OpenError, PreviousRun, Results};
+use nmiscope_farm::runner::{Runner, RunnerMessage, RunnerOptions};
 use nmiscope_farm::suite::{Suite, Vm};
-use nmiscope_farm::triage::Known;
+use nmiscope_farm::triage::KnownFailures;
 use nmiscope_farm::{journal, merge};
 use nmiscope_report::destination::Destination;
 use nmiscope_report::units::parse_size;
@@ -92,12 +92,12 @@ pub struct Farm {
     pub known: Option<PathBuf>,
     /// Where it is told
     #[command(flatten)]
-    pub telling: Telling,
+    pub output_args: OutputArgs,
 }
 
 /// Where a farm's results are told, besides in its results directory.
 #[derive(Debug, Args)]
-pub struct Telling {
+pub struct OutputArgs {
     /// Write the results as JUnit XML
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub junit: Option<PathBuf>,
@@ -123,7 +123,7 @@ pub enum FarmCommand {
         out: PathBuf,
         /// Where it is told
         #[command(flatten)]
-        telling: Telling,
+        output_args: OutputArgs,
     },
 }
 
@@ -157,12 +157,14 @@ Exit codes, the first that is true:
 const DEFAULT_OUT: &str = "nmiscope-results";
 
 /// So many names are told of a list of them.
-const NAMED: usize = 10;
+const MAX_NAMED: usize = 10;
 
 /// Runs a farm, or merges what farms have left.
 pub fn farm(arguments: &Farm) -> anyhow::Result<Code> {
     match (&arguments.command, &arguments.suite) {
-        (Some(FarmCommand::Merge { inputs, out, telling }), _) => merge(inputs, out, telling),
+        (Some(FarmCommand::Merge { inputs, out, output_args }), _) => {
+            merge(inputs, out, output_args)
+        }
         (None, Some(suite)) => run(arguments, suite),
         (None, None) => unreachable!("the suite is required without a subcommand"),
     }
@@ -173,34 +175,34 @@ fn run(arguments: &Farm, path: &Path) -> anyhow::Result<Code> {
     let seed = arguments.shuffle.map(|seed| seed.unwrap_or_else(random));
     let plan = plan(arguments, &suite, seed)?;
     if arguments.list {
-        list(&suite, &plan, arguments.telling.message_format)?;
+        list(&suite, &plan, arguments.output_args.message_format)?;
         return Ok(exit_code::CLEAN);
     }
-    say_left_out(&suite);
+    log_left_out(&suite);
     let planned: BTreeSet<usize> = plan.runs.iter().map(|&(vm, _)| vm).collect();
     let vms: Vec<Vm> = planned.iter().map(|&vm| suite.vms[vm].clone()).collect();
     check_files(&vms)?;
     vmm::check_kvm()?;
-    let known = arguments.known.as_deref().map(Known::load).transpose();
+    let known = arguments.known.as_deref().map(KnownFailures::load).transpose();
     let known = known.map_err(BadRequest::from_error)?.unwrap_or_default();
     let root = arguments.out.clone().unwrap_or_else(default_out);
     // A file may be asked for in there. What is found to be wrong with it leaves no journal behind.
     results::make_root(&root).map_err(BadRequest::from_error)?;
-    let mut audience = Audience::new(&arguments.telling, &root)?;
+    let mut reporters = Reporters::new(&arguments.output_args, &root)?;
     let bundled = BundledGuest::new(bundled::image());
     let opened = Results::open(&root, &vms, &bundled, arguments.resume);
-    let (results, left) = opened.map_err(not_opened)?;
-    say_changes(&left);
-    left.events.iter().for_each(|event| audience.recall(event));
+    let (results, previous) = opened.map_err(not_opened)?;
+    warn_of_changes(&previous);
+    previous.events.iter().for_each(|event| reporters.note_earlier(event));
 
     raise_file_limit();
-    let budget = Budget::of_machine();
-    let budget = Budget {
+    let budget = Resources::available();
+    let budget = Resources {
         cpus: arguments.jobs.map_or(budget.cpus, u32::from),
         memory: arguments.memory.unwrap_or(budget.memory),
     };
     tracing::info!(budget.cpus, budget.memory, "what VMs are given at a time");
-    let options = Options {
+    let options = RunnerOptions {
         program: std::env::current_exe().context("failed to find this program's file")?,
         bundled,
         budget,
@@ -212,27 +214,27 @@ fn run(arguments: &Farm, path: &Path) -> anyhow::Result<Code> {
         planned.iter().enumerate().map(|(place, &vm)| (vm, place)).collect();
     let runs = plan.runs.iter().map(|&(vm, run)| (places[&vm], run));
     let is_done =
-        |&(vm, run): &(usize, u32)| left.done.contains_key(&(suite.vms[vm].name.clone(), run));
+        |&(vm, run): &(usize, u32)| previous.done.contains_key(&(suite.vms[vm].name.clone(), run));
     let start = FarmStarted {
-        version: EVENT_VERSION,
+        version: EVENT_SCHEMA_VERSION,
         tool: env!("CARGO_PKG_VERSION").into(),
         suite: path.display().to_string(),
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         planned: plan.runs.len() as u64,
         done: plan.runs.iter().filter(|run| is_done(run)).count() as u64,
-        lost: left.lost.iter().map(|id| id.name.clone()).collect(),
-        stale: left.changed.union(&left.gone).cloned().collect(),
+        lost: previous.lost.iter().map(|id| id.name.clone()).collect(),
+        stale: previous.changed.union(&previous.gone).cloned().collect(),
         seed,
         partition: arguments.partition.map(|partition| partition.to_string()),
         cpus: budget.cpus,
         memory_bytes: budget.memory,
     };
     let url = |signature: &str| known.find(signature).map(|entry| entry.url.clone());
-    let mut tell = |event: &Event| audience.tell(event);
-    let runner = Runner::new(&vms, runs, &options, (results, &left), &url, &mut tell);
-    pass_on_signals(runner.sender())?;
+    let mut tell = |event: &Event| reporters.report(event);
+    let runner = Runner::new(&vms, runs, &options, (results, &previous), &url, &mut tell);
+    forward_signals(runner.sender())?;
     let summary = runner.run(start)?;
-    Ok(audience.code(exit_code::of_farm(&summary.unknown, summary.unfinished)))
+    Ok(reporters.code(exit_code::of_farm(&summary.unknown, summary.unfinished)))
 }
 
 /// The error of a results directory: the request's where another one is to be named, or else the host's.
@@ -243,9 +245,9 @@ fn not_opened(error: OpenError) -> anyhow::Error {
     }
 }
 
-fn merge(inputs: &[PathBuf], out: &Path, telling: &Telling) -> anyhow::Result<Code> {
+fn merge(inputs: &[PathBuf], out: &Path, output_args: &OutputArgs) -> anyhow::Result<Code> {
     let summary = merge::merge(inputs, out).map_err(BadRequest::from_error)?;
-    let mut audience = Audience::new(telling, out)?;
+    let mut reporters = Reporters::new(output_args, out)?;
     summary.warnings.iter().for_each(|warning| output::warning(warning));
     if !summary.missing.is_empty() {
         let missing = summary.missing.join(", ");
@@ -253,8 +255,8 @@ fn merge(inputs: &[PathBuf], out: &Path, telling: &Telling) -> anyhow::Result<Co
     }
     let mut last: BTreeMap<(String, u32), Option<Status>> = BTreeMap::new();
     for event in journal::read(out)?.events {
-        audience.tell(&event);
-        if let What::VmFinished(finished) = event.what
+        reporters.report(&event);
+        if let EventKind::VmFinished(finished) = event.kind
             && !finished.again
         {
             let counts = finished.known.is_none().then_some(finished.status);
@@ -266,11 +268,11 @@ fn merge(inputs: &[PathBuf], out: &Path, telling: &Telling) -> anyhow::Result<Co
         *counts.entry(status).or_insert(0) += 1;
     }
     let unfinished = !summary.missing.is_empty() || summary.finished.not_run > 0;
-    Ok(audience.code(exit_code::of_farm(&counts, unfinished)))
+    Ok(reporters.code(exit_code::of_farm(&counts, unfinished)))
 }
 
 fn plan(arguments: &Farm, suite: &Suite, seed: Option<u64>) -> anyhow::Result<Plan> {
-    let options = plan::Options {
+    let options = plan::PlanOptions {
         filter: Filter::any_of(arguments.filter.clone()),
         partition: arguments.partition,
         repeat: arguments.repeat,
@@ -306,7 +308,7 @@ fn list(suite: &Suite, plan: &Plan, format: MessageFormat) -> anyhow::Result<()>
 }
 
 /// What of a corpus cannot run with so few vCPUs, or so many.
-fn say_left_out(suite: &Suite) {
+fn log_left_out(suite: &Suite) {
     for left_out in &suite.left_out {
         tracing::info!(name = left_out.name, reason = left_out.reason, "left out");
     }
@@ -323,32 +325,32 @@ fn check_files(vms: &[Vm]) -> anyhow::Result<()> {
     if wrong.is_empty() {
         return Ok(());
     }
-    let more = match wrong.len().saturating_sub(NAMED) {
+    let more = match wrong.len().saturating_sub(MAX_NAMED) {
         0 => String::new(),
         more => format!("; and {more} more"),
     };
-    let wrong = wrong[..wrong.len().min(NAMED)].join("; ");
+    let wrong = wrong[..wrong.len().min(MAX_NAMED)].join("; ");
     Err(BadRequest::from_error(anyhow!("the suite's files cannot be read: {wrong}{more}")))
 }
 
 /// What is not as an earlier run has left it.
-fn say_changes(left: &Left) {
+fn warn_of_changes(previous: &PreviousRun) {
     let names = |names: &BTreeSet<String>| {
-        let some: Vec<&str> = names.iter().take(NAMED).map(String::as_str).collect();
+        let some: Vec<&str> = names.iter().take(MAX_NAMED).map(String::as_str).collect();
         let more = names.len() - some.len();
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         format!("{}{more}", some.join(", "))
     };
-    if !left.changed.is_empty() {
-        let names = names(&left.changed);
+    if !previous.changed.is_empty() {
+        let names = names(&previous.changed);
         output::warning(&format!("these are not what they were, and run again: {names}"));
     }
-    if !left.gone.is_empty() {
-        let names = names(&left.gone);
+    if !previous.gone.is_empty() {
+        let names = names(&previous.gone);
         output::warning(&format!("these are not planned any more, and do not count: {names}"));
     }
-    if left.damaged > 0 {
-        let lines = left.damaged;
+    if previous.damaged > 0 {
+        let lines = previous.damaged;
         output::warning(&format!("skipped lines of the journal that are damaged: {lines}"));
     }
 }
@@ -374,22 +376,22 @@ fn raise_file_limit() {
 
 /// One that comes so soon after another is the same: whoever ends a farm may send one to it, and one to
 /// its control group or its terminal.
-const ECHO: Duration = Duration::from_millis(200);
+const REPEAT_WINDOW: Duration = Duration::from_millis(200);
 
 /// Tells the runner of signals that ask to end, until the process does.
-fn pass_on_signals(to: Sender<Message>) -> anyhow::Result<()> {
+fn forward_signals(to: Sender<RunnerMessage>) -> anyhow::Result<()> {
     let failed = "failed to watch for signals";
     let mut signals = Signals::new(signals::that_end()).context(failed)?;
     let watch = move || {
         let mut last: Option<Instant> = None;
         for signal in signals.forever() {
-            let is_echo = last.is_some_and(|last| last.elapsed() < ECHO);
+            let is_repeat = last.is_some_and(|last| last.elapsed() < REPEAT_WINDOW);
             last = Some(Instant::now());
-            if is_echo {
+            if is_repeat {
                 continue;
             }
             let name = signal_name(signal).unwrap_or("a signal");
-            if to.send(Message::Signal(name)).is_err() {
+            if to.send(RunnerMessage::Signal(name)).is_err() {
                 break;
             }
         }
@@ -399,18 +401,18 @@ fn pass_on_signals(to: Sender<Message>) -> anyhow::Result<()> {
 }
 
 /// Those who are told. One that fails is told no more, and the run goes on: the journal has it all.
-struct Audience {
+struct Reporters {
     reporters: Vec<Box<dyn Reporter>>,
     /// One of them has failed, other than because nobody reads it any more.
     failed: bool,
 }
 
-impl Audience {
-    fn new(telling: &Telling, root: &Path) -> anyhow::Result<Self> {
+impl Reporters {
+    fn new(output_args: &OutputArgs, root: &Path) -> anyhow::Result<Self> {
         let mut reporters: Vec<Box<dyn Reporter>> = Vec::new();
         let root = || root.to_owned();
         let has_terminal = io::stderr().is_terminal();
-        match telling.message_format {
+        match output_args.message_format {
             MessageFormat::Json => {
                 reporters.push(Box::new(JsonLines::new(Box::new(io::stdout()))));
                 if has_terminal && !io::stdout().is_terminal() {
@@ -421,21 +423,21 @@ impl Audience {
                 reporters.push(Box::new(Terminal::new(root())));
             }
             MessageFormat::Text => {
-                reporters.push(Box::new(Lines::new(Box::new(anstream::stdout()), root())));
+                reporters.push(Box::new(Plain::new(Box::new(anstream::stdout()), root())));
             }
         }
-        if let Some(file) = &telling.junit {
-            reporters.push(Box::new(Junit::new(destination(file)?, root())));
+        if let Some(file) = &output_args.junit {
+            reporters.push(Box::new(Junit::new(open_destination(file)?, root())));
         }
-        if let Some(file) = &telling.summary {
-            reporters.push(Box::new(Markdown::new(destination(file)?, root())));
+        if let Some(file) = &output_args.summary {
+            reporters.push(Box::new(Markdown::new(open_destination(file)?, root())));
         }
         Ok(Self { reporters, failed: false })
     }
 
-    fn tell(&mut self, event: &Event) {
+    fn report(&mut self, event: &Event) {
         let failed = &mut self.failed;
-        self.reporters.retain_mut(|reporter| match reporter.tell(event) {
+        self.reporters.retain_mut(|reporter| match reporter.report(event) {
             Ok(()) => true,
             Err(error) => {
                 if !output::is_broken_pipe(&error) {
@@ -448,9 +450,9 @@ impl Audience {
     }
 
     /// Of what an earlier run on the same directory has told.
-    fn recall(&mut self, event: &Event) {
+    fn note_earlier(&mut self, event: &Event) {
         for reporter in &mut self.reporters {
-            reporter.recall(event);
+            reporter.note_earlier(event);
         }
     }
 
@@ -461,7 +463,7 @@ impl Audience {
 }
 
 /// That a file can be written is found out before the VMs run.
-fn destination(file: &Path) -> anyhow::Result<Destination> {
+fn open_destination(file: &Path) -> anyhow::Result<Destination> {
     let destination = Destination::open(file).map_err(BadRequest::from_error)?;
     if destination.is_stdout() {
         let error = anyhow!("standard output is for events: name a file instead of -");

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Args, ValueHint};
 use nmiscope_farm::triage::{
-    self, Content, Diff, Document, Group, Kind, Known, TRIAGE_VERSION, text,
+    self, Content, Diff, Document, FailureGroup, FailureKind, KnownFailures, TRIAGE_SCHEMA_VERSION,
+    text,
 };
 
 use super::exit_code::{self, Code};
@@ -46,21 +47,21 @@ Exit codes:
   4  panic or crash";
 
 /// So many of the files that were skipped are named unless somebody wants to know more.
-const NAMED: usize = 10;
+const MAX_NAMED: usize = 10;
 
 /// Does the triage.
 pub fn triage(arguments: &Triage, verbose: bool) -> anyhow::Result<Code> {
     // Before the work: it may be wrong.
-    let known = arguments.known.as_deref().map(Known::load).transpose();
+    let known = arguments.known.as_deref().map(KnownFailures::load).transpose();
     let known = known.map_err(BadRequest::from_error)?.unwrap_or_default();
-    let gather = |paths: &[_]| {
-        let gathered = triage::gather(paths, is_plumbing).map_err(BadRequest::from_error)?;
-        say_skipped(&gathered.triage, verbose);
-        Ok::<_, anyhow::Error>(gathered)
+    let scan = |paths: &[_]| {
+        let scanned = triage::scan(paths, is_plumbing).map_err(BadRequest::from_error)?;
+        warn_of_skipped(&scanned.triage, verbose);
+        Ok::<_, anyhow::Error>(scanned)
     };
     if let Some([old, new]) = arguments.diff.as_deref() {
-        let old = gather(std::slice::from_ref(old))?;
-        let new = gather(std::slice::from_ref(new))?;
+        let old = scan(std::slice::from_ref(old))?;
+        let new = scan(std::slice::from_ref(new))?;
         let mut diff = Diff::between(&old, &new);
         diff.mark(&known);
         print(arguments.message_format, Content::Diff(&diff))?;
@@ -68,7 +69,7 @@ pub fn triage(arguments: &Triage, verbose: bool) -> anyhow::Result<Code> {
         let is_new = diff.new.iter().any(|group| group.known.is_none());
         return Ok(if is_new { exit_code::HANG } else { exit_code::CLEAN });
     }
-    let mut found = gather(&arguments.paths)?.triage;
+    let mut found = scan(&arguments.paths)?.triage;
     found.mark(&known);
     print(arguments.message_format, Content::Groups(&found))?;
     Ok(code(&found.groups))
@@ -86,7 +87,7 @@ fn print(format: MessageFormat, content: Content<'_>) -> anyhow::Result<()> {
             Content::Diff(diff) => text::diff(diff),
         }),
         MessageFormat::Json => {
-            let document = Document { version: TRIAGE_VERSION, content };
+            let document = Document { version: TRIAGE_SCHEMA_VERSION, content };
             let json = document.json().context("failed to encode the groups")?;
             io::stdout().lock().write_all(json.as_bytes())?;
         }
@@ -94,8 +95,8 @@ fn print(format: MessageFormat, content: Content<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn say_skipped(found: &triage::Triage, verbose: bool) {
-    let named = if verbose { found.skipped.len() } else { NAMED };
+fn warn_of_skipped(found: &triage::Triage, verbose: bool) {
+    let named = if verbose { found.skipped.len() } else { MAX_NAMED };
     for skipped in found.skipped.iter().take(named) {
         output::warning(&format!("skipped {}: {}", skipped.path, skipped.reason));
     }
@@ -111,14 +112,14 @@ fn say_skipped(found: &triage::Triage, verbose: bool) {
 }
 
 /// The worst of what is not known: a crash, a hang, a time limit.
-fn code(groups: &[Group]) -> Code {
+fn code(groups: &[FailureGroup]) -> Code {
     let unknown = || groups.iter().filter(|group| group.known.is_none());
-    let has = |kinds: &[Kind]| unknown().any(|group| kinds.contains(&group.kind));
-    if has(&[Kind::Panic, Kind::Crash]) {
+    let has = |kinds: &[FailureKind]| unknown().any(|group| kinds.contains(&group.kind));
+    if has(&[FailureKind::Panic, FailureKind::Crash]) {
         exit_code::CRASH
-    } else if has(&[Kind::Hang]) {
+    } else if has(&[FailureKind::Hang]) {
         exit_code::HANG
-    } else if has(&[Kind::Timeout]) {
+    } else if has(&[FailureKind::Timeout]) {
         exit_code::GUEST_FAILED
     } else {
         exit_code::CLEAN

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use nmiscope_farm::event::{Event, Status, What};
+use nmiscope_farm::event::{Event, EventKind, Status};
 use serde_json::Value;
 
 use crate::common::{Finished, nmiscope, program};
@@ -101,7 +101,7 @@ pub struct Ended {
 pub fn ends(results: &Path) -> BTreeMap<(String, u32, u32), Ended> {
     let mut ends = BTreeMap::new();
     for event in events(results) {
-        let What::VmFinished(finished) = event.what else { continue };
+        let EventKind::VmFinished(finished) = event.kind else { continue };
         let id = finished.id;
         let (signature, blamed) = finished.hang.map(|hang| (hang.signature, hang.blamed)).unzip();
         let ended = Ended {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::site::*;
 use crate::common::*;
-use nmiscope_farm::event::{Status, What};
+use nmiscope_farm::event::{EventKind, Status};
 
 #[test]
 fn two_hundred_vms_that_hang_at_once_are_two_hundred_verdicts() {
@@ -15,13 +15,13 @@ fn two_hundred_vms_that_hang_at_once_are_two_hundred_verdicts() {
     );
     let all = ["--repeat", "200", "-j", "200", "--memory", "1000G"];
     let farm = site.farm(all).deadline(Duration::from_secs(300)).run().expect_code(exit::HANG);
-    let run = Run::of(&farm);
+    let run = Run::from_output(&farm);
     assert_eq!(run.end().counts, [(Status::Hang, 200)].into());
     assert_eq!(run.end().distinct_hangs, 1);
     let running = run.events.iter().scan(0_i32, |running, event| {
-        *running += match event.what {
-            What::VmStarted(_) => 1,
-            What::VmFinished(_) => -1,
+        *running += match event.kind {
+            EventKind::VmStarted(_) => 1,
+            EventKind::VmFinished(_) => -1,
             _ => 0,
         };
         Some(*running)

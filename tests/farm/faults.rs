@@ -50,7 +50,7 @@ fn a_vms_process_that_is_killed_takes_nothing_with_it() {
     site.wait_until_ready(3);
     site.kill_one("long%2Fa");
     site.kill_one("long%2Fb");
-    let run = Run::of(&farm.wait().expect_code(exit::TOOL_FAILED));
+    let run = Run::from_output(&farm.wait().expect_code(exit::TOOL_FAILED));
     let long = run.finished("long/a");
     assert_eq!(long.status, Status::Broken);
     assert_eq!(long.reason.as_deref(), Some("its process was killed by SIGKILL"));
@@ -82,7 +82,7 @@ fn a_farm_that_is_killed_loses_what_ran_and_the_next_one_says_so() {
     let resumed = resumed.expect_code(exit::CLEAN);
     assert!(resumed.stderr.contains("not planned any more"), "{}", resumed.all());
     assert!(resumed.stderr.contains("damaged: 1"), "{}", resumed.all());
-    let run = Run::of(&resumed);
+    let run = Run::from_output(&resumed);
     assert_eq!(run.start().lost, ["long/a", "long/b"]);
     assert_eq!((run.start().planned, run.start().done), (2, 1));
     assert_eq!(run.last_tries().keys().collect::<Vec<_>>(), ["another"]);
@@ -98,7 +98,7 @@ fn tries_that_failed_before_a_farm_was_killed_are_kept() {
     farm.kill();
     let _ = farm.wait();
     let resumed = site.farm(["--resume"]).run().expect_code(exit::HANG);
-    let run = Run::of(&resumed);
+    let run = Run::from_output(&resumed);
     assert_eq!(run.start().lost, ["hangs"]);
     let tries: Vec<u32> = run.all_finished().map(|vm| vm.id.attempt).collect();
     assert_eq!(tries, [2]);
@@ -110,7 +110,7 @@ fn tries_that_failed_before_a_farm_was_killed_are_kept() {
     // What it was is of no use once it is something else.
     site.write("suite.toml", &suite.replace("halt-irqs-off", "exit"));
     let changed = site.farm(["--resume"]).run().expect_code(exit::CLEAN);
-    assert_eq!(Run::of(&changed).last_tries()["hangs"], Status::Pass);
+    assert_eq!(Run::from_output(&changed).last_tries()["hangs"], Status::Pass);
     assert!(fs::symlink_metadata(&first).is_err(), "what it links to is gone");
     assert_eq!(files(&site.results().join("vms/hangs")), ["1.1"]);
     let triage = nmiscope(["triage", &site.path("results")]).run().expect_code(exit::CLEAN);
@@ -133,7 +133,7 @@ fn a_vm_that_has_changed_runs_again() {
         "{}",
         resumed.all()
     );
-    let run = Run::of(&resumed);
+    let run = Run::from_output(&resumed);
     assert_eq!(run.last_tries().keys().collect::<Vec<_>>(), ["long/a"]);
     assert_eq!(run.end().counts[&Status::Pass], 4);
 }
@@ -223,7 +223,7 @@ fn a_directory_that_cannot_be_written_any_more_ends_the_run_with_what_there_is()
 
     site.write("suite.toml", &short(SUITE));
     let resumed = site.farm(["--resume", "--filter", "not long/a"]).run().expect_code(exit::CLEAN);
-    assert_eq!(Run::of(&resumed).end().counts[&Status::Pass], 3);
+    assert_eq!(Run::from_output(&resumed).end().counts[&Status::Pass], 3);
 }
 
 /// A file system of a few hundred kilobytes is full after a few VMs; then there is room again.
@@ -258,7 +258,7 @@ fn a_disk_that_is_full_ends_the_run_with_what_there_is() {
         .args(["--out", &kept, "--resume", "--repeat", "12"])
         .run()
         .expect_code(exit::CLEAN);
-    let run = Run::of(&resumed);
+    let run = Run::from_output(&resumed);
     assert!((1..12).contains(&run.start().done), "{}", resumed.all());
     assert_eq!(run.end().counts, [(Status::Pass, 12)].into(), "{}", resumed.all());
 }
@@ -282,7 +282,7 @@ fn a_signal_that_comes_between_vms_is_not_lost() {
     let farm = site.farm(["--repeat", "10000", "-j", "2"]).start();
     farm.wait_for("\"vm-finished\"", 5);
     farm.signal(Signal::TERM);
-    let run = Run::of(&farm.wait().expect_code(exit::TOOL_FAILED));
+    let run = Run::from_output(&farm.wait().expect_code(exit::TOOL_FAILED));
     assert!(run.end().not_run > 0);
     assert_eq!(run.end().counts.values().sum::<u64>() + run.end().not_run, 10_000);
 }

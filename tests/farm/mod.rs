@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::common::*;
-use nmiscope_farm::event::{Status, What};
+use nmiscope_farm::event::{EventKind, Status};
 use rustix::process::{Signal, kill_process};
 use site::*;
 
@@ -76,7 +76,7 @@ fn each_vm_of_a_suite_gets_its_verdict() {
     let site = Site::new(SUITE);
     let farm = site.farm(["--junit", "junit.xml", "--summary", "summary.md"]).run();
     let farm = farm.expect_code(exit::CRASH);
-    let run = Run::of(&farm);
+    let run = Run::from_output(&farm);
     let statuses: Vec<(String, Status)> = run.last_tries().into_iter().collect();
     let statuses: Vec<(&str, Status)> =
         statuses.iter().map(|(name, status)| (name.as_str(), *status)).collect();
@@ -166,7 +166,7 @@ fn what_is_known_does_not_count() {
     let site = Site::new(SUITE);
     let first = site.farm(["--filter", "abba"]).run().expect_code(exit::HANG);
     let signature =
-        Run::of(&first).finished("storage/abba").hang.clone().expect("a hang").signature;
+        Run::from_output(&first).finished("storage/abba").hang.clone().expect("a hang").signature;
     let known = format!(
         "[[known]]\nsignature = \"{}\"\nurl = \"https://bugs.example/7\"\n",
         &signature[..8]
@@ -175,7 +175,7 @@ fn what_is_known_does_not_count() {
     second.write("known.toml", &known);
     let known = second.path("known.toml");
     let run = second.farm(["--filter", "abba or boot", "--known", &known]).run();
-    let run = Run::of(&run.expect_code(exit::CLEAN));
+    let run = Run::from_output(&run.expect_code(exit::CLEAN));
     let abba = run.finished("storage/abba");
     assert_eq!(
         (abba.status, abba.known.as_deref()),
@@ -200,7 +200,7 @@ fn a_hang_that_is_on_its_way_at_the_time_limit_is_known_by_its_signature() {
     let known = "[[known]]\nsignature = \"0a2e58fd\"\nurl = \"https://bugs.example/7\"\n";
     site.write("known.toml", known);
     let known = site.path("known.toml");
-    let run = Run::of(&site.farm(["--known", &known]).run().expect_code(exit::CLEAN));
+    let run = Run::from_output(&site.farm(["--known", &known]).run().expect_code(exit::CLEAN));
     let abba = run.finished("abba");
     assert_eq!(
         (abba.status, abba.known.as_deref()),
@@ -212,7 +212,7 @@ fn a_hang_that_is_on_its_way_at_the_time_limit_is_known_by_its_signature() {
 fn a_run_ends_early_if_asked_and_goes_on_later() {
     let site = Site::new(SUITE);
     let hunted = site.farm(["--filter", "abba", "--repeat", "50", "--until-hang", "-j", "2"]).run();
-    let run = Run::of(&hunted.expect_code(exit::HANG));
+    let run = Run::from_output(&hunted.expect_code(exit::HANG));
     assert_eq!(run.all_finished().count(), 1);
     assert_eq!(run.end().not_run, 49);
 
@@ -220,20 +220,22 @@ fn a_run_ends_early_if_asked_and_goes_on_later() {
     let site = Site::new(SUITE);
     let hunt =
         ["--filter", "abba or code", "--repeat", "9", "--until-hang", "--retries", "3", "-j", "2"];
-    let run = Run::of(&site.farm(hunt).run().expect_code(exit::HANG));
+    let run = Run::from_output(&site.farm(hunt).run().expect_code(exit::HANG));
     let abba = run.finished("storage/abba");
     assert_eq!((abba.status, abba.again, abba.id.attempt), (Status::Hang, false, 1));
-    let after =
-        run.events.iter().skip_while(|event| !matches!(event.what, What::FarmInterrupted { .. }));
-    let started = after.filter(|event| matches!(event.what, What::VmStarted(_)));
+    let after = run
+        .events
+        .iter()
+        .skip_while(|event| !matches!(event.kind, EventKind::FarmInterrupted { .. }));
+    let started = after.filter(|event| matches!(event.kind, EventKind::VmStarted(_)));
     assert_eq!(started.count(), 0, "{:?}", run.events);
 
     let site = Site::new(SUITE);
     let stopped = site.farm(["--fail-fast", "-j", "2"]).run().expect_code(exit::GUEST_FAILED);
-    let run = Run::of(&stopped);
+    let run = Run::from_output(&stopped);
     assert!(run.last_tries().len() < 11, "{:?}", run.last_tries());
     let resumed = site.farm(["--resume"]).run().expect_code(exit::CRASH);
-    let again = Run::of(&resumed);
+    let again = Run::from_output(&resumed);
     let start = again.start();
     assert_eq!((start.planned, start.done), (11, run.last_tries().len() as u64));
     let mut all = run.last_tries();
@@ -243,7 +245,7 @@ fn a_run_ends_early_if_asked_and_goes_on_later() {
     assert_eq!(all.len(), 11);
     assert_eq!(again.end().counts.values().sum::<u64>(), 11, "the end counts all of it");
     let nothing = site.farm(["--resume", "--filter", "not other"]).run().expect_code(exit::CRASH);
-    let nothing = Run::of(&nothing);
+    let nothing = Run::from_output(&nothing);
     assert_eq!(nothing.all_finished().count(), 0);
     assert_eq!(nothing.end().distinct_hangs, 1, "one that was expected is not among them");
 }
@@ -269,7 +271,7 @@ fn a_vm_that_fails_is_tried_again_and_marked_if_it_then_passes() {
     let farm = site.farm(["--filter", "comes-right"]).start();
     farm.wait_for("\"again\":true", 2);
     site.put("guest.elf", nmiscope::bundled::image());
-    let run = Run::of(&farm.wait().expect_code(exit::CLEAN));
+    let run = Run::from_output(&farm.wait().expect_code(exit::CLEAN));
     let tries: Vec<_> = run.all_finished().collect();
     let (last, failed) = tries.split_last().expect("a try");
     assert!(failed.len() >= 2);
@@ -284,7 +286,7 @@ fn a_vm_that_fails_is_tried_again_and_marked_if_it_then_passes() {
 
     let site = Site::new(&site.suite());
     let farm = site.farm(["--filter", "stays-wrong"]).run().expect_code(exit::GUEST_FAILED);
-    let run = Run::of(&farm);
+    let run = Run::from_output(&farm);
     let tries: Vec<_> = run.all_finished().map(|vm| (vm.id.attempt, vm.status, vm.again)).collect();
     let fails = |attempt, again| (attempt, Status::Fail, again);
     assert_eq!(tries, [fails(1, true), fails(2, true), fails(3, false)]);
@@ -304,11 +306,11 @@ fn no_more_run_at_a_time_than_there_is_room_for() {
     // With --fail-fast a VM has all of its share until its verdict; otherwise its CPUs only until its
     // guest is over, of which there is no event.
     let run = site.farm(["-j", "4", "--memory", "700M", "--shuffle=3", "--fail-fast"]).run();
-    let run = Run::of(&run.expect_code(exit::CLEAN));
+    let run = Run::from_output(&run.expect_code(exit::CLEAN));
     check_room(&run, true);
     let site = Site::new(&suite.concat());
     let run = site.farm(["-j", "4", "--memory", "700M", "--shuffle=3"]).run();
-    check_room(&Run::of(&run.expect_code(exit::CLEAN)), false);
+    check_room(&Run::from_output(&run.expect_code(exit::CLEAN)), false);
 }
 
 /// That there was room for all that ran, by what they have until their verdict: their memory, and their
@@ -318,14 +320,14 @@ fn check_room(run: &Run, cpus_too: bool) {
     let mut running = BTreeMap::new();
     let (mut most, mut was_full) = (0, false);
     for event in &run.events {
-        match &event.what {
-            What::VmStarted(vm) => {
+        match &event.kind {
+            EventKind::VmStarted(vm) => {
                 let mut parts = vm.id.name.split(['-', '/']).skip(1);
                 let cpus: u32 = parts.next().expect("vCPUs").parse().expect("a number");
                 let large = parts.next() == Some("512M");
                 running.insert(vm.id.clone(), (cpus, large));
             }
-            What::VmFinished(vm) => drop(running.remove(&vm.id)),
+            EventKind::VmFinished(vm) => drop(running.remove(&vm.id)),
             _ => {}
         }
         let cpus: u32 = running.values().map(|&(cpus, _)| cpus).sum();
@@ -340,7 +342,8 @@ fn check_room(run: &Run, cpus_too: bool) {
 #[test]
 fn parts_of_a_suite_run_apart_and_merged_are_the_suite() {
     let site = Site::new(SUITE);
-    let whole = Run::of(&site.farm(["--filter", "not endless"]).run().expect_code(exit::CRASH));
+    let whole =
+        Run::from_output(&site.farm(["--filter", "not endless"]).run().expect_code(exit::CRASH));
     for part in ["1", "2"] {
         let out = site.path(&format!("part-{part}"));
         let partition = format!("hash:{part}/2");
@@ -349,7 +352,7 @@ fn parts_of_a_suite_run_apart_and_merged_are_the_suite() {
     let (one, two, all) = (site.path("part-1"), site.path("part-2"), site.path("all"));
     let merged = nmiscope(["farm", "merge", "--out", &all, &one, &two, "--message-format", "json"]);
     let merged = merged.run().expect_code(exit::CRASH);
-    let merged = Run::of(&merged);
+    let merged = Run::from_output(&merged);
     assert_eq!(merged.last_tries(), whole.last_tries());
     assert_eq!(merged.end().counts, whole.end().counts);
     let abba = merged.finished("storage/abba");
@@ -370,7 +373,7 @@ fn signals_to_all_processes_of_a_farm_leave_the_last_words() {
         kill_process(process, Signal::TERM).expect("it runs");
     }
     farm.signal(Signal::TERM);
-    let run = Run::of(&farm.wait().expect_code(exit::TOOL_FAILED));
+    let run = Run::from_output(&farm.wait().expect_code(exit::TOOL_FAILED));
     let vm = run.finished("idle");
     assert_eq!(vm.status, Status::Interrupted, "{vm:?}");
     let report = site.report(&vm.directory);
@@ -386,7 +389,7 @@ fn a_vm_that_somebody_else_stops_has_not_passed() {
     farm.wait_for("\"vm-started\"", 1);
     site.wait_until_ready(1);
     kill_process(site.process_of("idle"), Signal::TERM).expect("it runs");
-    let run = Run::of(&farm.wait().expect_code(exit::TOOL_FAILED));
+    let run = Run::from_output(&farm.wait().expect_code(exit::TOOL_FAILED));
     let vm = run.finished("idle");
     assert_eq!(vm.status, Status::Broken, "{vm:?}");
     assert_eq!(vm.reason.as_deref(), Some("it was stopped by SIGTERM"));
@@ -416,7 +419,7 @@ fn an_image_that_has_changed_is_run_again() {
     let image = site.path("mine.elf");
     nmiscope(["guest", &image]).run().expect_code(exit::CLEAN);
     let finished = |arguments: &[&str]| {
-        let run = Run::of(&site.farm(arguments).run().expect_code(exit::CLEAN));
+        let run = Run::from_output(&site.farm(arguments).run().expect_code(exit::CLEAN));
         run.all_finished().count()
     };
     assert_eq!(finished(&[]), 1);
@@ -436,7 +439,7 @@ fn a_signal_ends_a_farm_gently_and_two_do_it_at_once() {
     farm.wait_for("\"vm-started\"", 2);
     site.wait_until_ready(2);
     farm.signal(Signal::INT);
-    let run = Run::of(&farm.wait().expect_code(exit::TOOL_FAILED));
+    let run = Run::from_output(&farm.wait().expect_code(exit::TOOL_FAILED));
     for vm in run.all_finished() {
         assert_eq!(vm.status, Status::Interrupted, "{vm:?}");
         let report = site.report(&vm.directory);
@@ -444,11 +447,9 @@ fn a_signal_ends_a_farm_gently_and_two_do_it_at_once() {
     }
     assert_eq!(run.all_finished().count(), 2);
     assert_eq!(run.end().not_run, 2);
-    assert!(
-        run.events
-            .iter()
-            .any(|event| { matches!(&event.what, What::FarmInterrupted { by } if by == "SIGINT") })
-    );
+    assert!(run.events.iter().any(|event| {
+        matches!(&event.kind, EventKind::FarmInterrupted { by } if by == "SIGINT")
+    }));
 
     let site = Site::new(suite);
     let farm = site.farm(["-j", "3", "--filter", "idle"]).start();
@@ -464,12 +465,12 @@ fn a_signal_ends_a_farm_gently_and_two_do_it_at_once() {
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(site.processes().len(), 2);
     farm.signal(Signal::TERM);
-    let run = Run::of(&farm.wait().expect_code(exit::TOOL_FAILED));
-    let at = |is: fn(&What) -> bool| {
-        run.events.iter().rev().find(|event| is(&event.what)).expect("an event").at_ms
+    let run = Run::from_output(&farm.wait().expect_code(exit::TOOL_FAILED));
+    let at = |is: fn(&EventKind) -> bool| {
+        run.events.iter().rev().find(|event| is(&event.kind)).expect("an event").at_ms
     };
-    let interrupted = at(|what| matches!(what, What::FarmInterrupted { .. }));
-    let finished = at(|what| matches!(what, What::VmFinished(_)));
+    let interrupted = at(|kind| matches!(kind, EventKind::FarmInterrupted { .. }));
+    let finished = at(|kind| matches!(kind, EventKind::VmFinished(_)));
     assert!(finished - interrupted < 10_000, "{interrupted} to {finished}");
     assert!(run.all_finished().all(|vm| vm.status == Status::Interrupted));
     assert!(site.processes().is_empty());

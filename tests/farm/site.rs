@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nmiscope_farm::event::{Event, FarmFinished, FarmStarted, Status, VmFinished, What};
+use nmiscope_farm::event::{Event, EventKind, FarmFinished, FarmStarted, Status, VmFinished};
 use nmiscope_farm::journal;
 use nmiscope_report::Report;
 use rustix::process::{Pid, Signal, kill_process};
@@ -128,7 +128,7 @@ pub struct Run {
 
 impl Run {
     #[track_caller]
-    pub fn of(farm: &Finished) -> Self {
+    pub fn from_output(farm: &Finished) -> Self {
         Self::parse(&farm.stdout)
     }
 
@@ -140,8 +140,8 @@ impl Run {
     }
 
     pub fn all_finished(&self) -> impl Iterator<Item = &VmFinished> {
-        self.events.iter().filter_map(|event| match &event.what {
-            What::VmFinished(vm) => Some(&**vm),
+        self.events.iter().filter_map(|event| match &event.kind {
+            EventKind::VmFinished(vm) => Some(&**vm),
             _ => None,
         })
     }
@@ -159,16 +159,16 @@ impl Run {
 
     #[track_caller]
     pub fn start(&self) -> &FarmStarted {
-        match &self.events.first().expect("an event").what {
-            What::FarmStarted(start) => start,
+        match &self.events.first().expect("an event").kind {
+            EventKind::FarmStarted(start) => start,
             other => panic!("{other:?} is no start"),
         }
     }
 
     #[track_caller]
     pub fn end(&self) -> &FarmFinished {
-        match &self.events.last().expect("an event").what {
-            What::FarmFinished(end) => end,
+        match &self.events.last().expect("an event").kind {
+            EventKind::FarmFinished(end) => end,
             other => panic!("{other:?} is no end"),
         }
     }

@@ -82,20 +82,20 @@ impl Filter {
     }
 
     /// Whether it is of a VM.
-    pub fn takes(&self, vm: &Vm) -> bool {
-        self.is_of(&vm.name, &vm.tags)
+    pub fn matches(&self, vm: &Vm) -> bool {
+        self.matches_vm(&vm.name, &vm.tags)
     }
 
-    fn is_of(&self, name: &str, tags: &BTreeSet<String>) -> bool {
+    fn matches_vm(&self, name: &str, tags: &BTreeSet<String>) -> bool {
         match self {
             Self::All => true,
             Self::Word(word) => name.contains(word.as_str()),
             Self::Exact(exact) => name == exact,
             Self::Matches(Pattern(regex)) => regex.is_match(name),
             Self::Tag(tag) => tags.contains(tag),
-            Self::Not(filter) => !filter.is_of(name, tags),
-            Self::And(filters) => filters.iter().all(|filter| filter.is_of(name, tags)),
-            Self::Or(filters) => filters.iter().any(|filter| filter.is_of(name, tags)),
+            Self::Not(filter) => !filter.matches_vm(name, tags),
+            Self::And(filters) => filters.iter().all(|filter| filter.matches_vm(name, tags)),
+            Self::Or(filters) => filters.iter().any(|filter| filter.matches_vm(name, tags)),
         }
     }
 }
@@ -128,26 +128,26 @@ impl fmt::Display for Filter {
             Self::Tag(tag) => write!(f, "tag({tag})"),
             Self::Not(filter) => {
                 f.write_str("not ")?;
-                part(f, filter)
+                write_part(f, filter)
             }
-            Self::And(filters) => joined(f, filters, " and "),
-            Self::Or(filters) => joined(f, filters, " or "),
+            Self::And(filters) => write_joined(f, filters, " and "),
+            Self::Or(filters) => write_joined(f, filters, " or "),
         }
     }
 }
 
-fn joined(f: &mut fmt::Formatter<'_>, filters: &[Filter], between: &str) -> fmt::Result {
+fn write_joined(f: &mut fmt::Formatter<'_>, filters: &[Filter], between: &str) -> fmt::Result {
     for (index, filter) in filters.iter().enumerate() {
         if index > 0 {
             f.write_str(between)?;
         }
-        part(f, filter)?;
+        write_part(f, filter)?;
     }
     Ok(())
 }
 
 /// A part of a larger expression: in parentheses where it has parts too.
-fn part(f: &mut fmt::Formatter<'_>, filter: &Filter) -> fmt::Result {
+fn write_part(f: &mut fmt::Formatter<'_>, filter: &Filter) -> fmt::Result {
     match filter {
         Filter::And(_) | Filter::Or(_) => write!(f, "({filter})"),
         _ => write!(f, "{filter}"),

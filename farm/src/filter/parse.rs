@@ -9,7 +9,7 @@ use super::{Filter, FilterError, Pattern};
 use crate::expression;
 
 /// What is inside of more parentheses than this was not written by anybody.
-const DEEPEST: usize = 64;
+const MAX_DEPTH: usize = 64;
 
 const FUNCTIONS: [&str; 3] = ["all", "name", "tag"];
 
@@ -59,7 +59,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Takes an operator, if one of these comes next: a word or a sign.
-    fn takes(&mut self, word: &str, sign: char) -> bool {
+    fn take_operator(&mut self, word: &str, sign: char) -> bool {
         self.skip_space();
         let length = if self.word() == word {
             word.len()
@@ -74,7 +74,7 @@ impl<'a> Parser<'a> {
 
     fn alternatives(&mut self) -> Result<Filter, FilterError> {
         let mut filters = vec![self.conjunction()?];
-        while self.takes("or", '|') {
+        while self.take_operator("or", '|') {
             filters.push(self.conjunction()?);
         }
         Ok(if filters.len() == 1 { filters.remove(0) } else { Filter::Or(filters) })
@@ -82,14 +82,14 @@ impl<'a> Parser<'a> {
 
     fn conjunction(&mut self) -> Result<Filter, FilterError> {
         let mut filters = vec![self.negation()?];
-        while self.takes("and", '&') {
+        while self.take_operator("and", '&') {
             filters.push(self.negation()?);
         }
         Ok(if filters.len() == 1 { filters.remove(0) } else { Filter::And(filters) })
     }
 
     fn negation(&mut self) -> Result<Filter, FilterError> {
-        if !self.takes("not", '!') {
+        if !self.take_operator("not", '!') {
             return self.primary();
         }
         self.deeper(|parser| Ok(Filter::Not(Box::new(parser.negation()?))))
@@ -99,8 +99,8 @@ impl<'a> Parser<'a> {
         &mut self,
         inside: impl FnOnce(&mut Self) -> Result<Filter, FilterError>,
     ) -> Result<Filter, FilterError> {
-        if self.depth == DEEPEST {
-            return Err(self.error(self.at, format!("nested more than {DEEPEST} deep")));
+        if self.depth == MAX_DEPTH {
+            return Err(self.error(self.at, format!("nested more than {MAX_DEPTH} deep")));
         }
         self.depth += 1;
         let filter = inside(self);

@@ -44,10 +44,10 @@ fn filters_take_the_vms_that_they_say() {
     ];
     for (text, wanted) in rows {
         let filter = parsed(text);
-        let takes = |(name, tags): &(&str, &[&str])| {
-            filter.is_of(name, &tags.iter().map(|&tag| tag.to_owned()).collect())
+        let matches = |(name, tags): &(&str, &[&str])| {
+            filter.matches_vm(name, &tags.iter().map(|&tag| tag.to_owned()).collect())
         };
-        let found: Vec<usize> = (0..VMS.len()).filter(|&vm| takes(&VMS[vm])).collect();
+        let found: Vec<usize> = (0..VMS.len()).filter(|&vm| matches(&VMS[vm])).collect();
         assert_eq!(found, wanted, "{text}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::partition::{By, Partition};
+use crate::partition::{Partition, PartitionBy};
 
 /// So many parts that are missing are named.
 const NAMED: usize = 10;
@@ -22,7 +22,8 @@ pub fn missing<'a>(parts: impl Iterator<Item = Option<&'a str>>) -> (Vec<String>
     else {
         return (Vec::new(), vec![format!("not all of these are parts: {}", all.join(", "))]);
     };
-    let divisions: BTreeSet<(By, u64)> = read.iter().map(|part| (part.by, part.parts)).collect();
+    let divisions: BTreeSet<(PartitionBy, u64)> =
+        read.iter().map(|part| (part.by, part.parts)).collect();
     let (Some(&(by, parts)), 1) = (divisions.first(), divisions.len()) else {
         let odd = (!all.is_empty())
             .then(|| format!("these are not parts of one division: {}", all.join(", ")));

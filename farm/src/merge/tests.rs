@@ -15,7 +15,7 @@ struct Results {
 
 fn started(partition: Option<&str>, host: &str, planned: u64) -> FarmStarted {
     FarmStarted {
-        version: EVENT_VERSION,
+        version: EVENT_SCHEMA_VERSION,
         tool: "0.1.0".into(),
         suite: "suite.toml".into(),
         host: host.into(),
@@ -56,24 +56,24 @@ impl Results {
     fn new(folder: &Path, name: &str, start: FarmStarted) -> Self {
         let root = folder.join(name);
         fs::create_dir_all(&root).unwrap();
-        Self { root, events: vec![Event { at_ms: 1000, what: What::FarmStarted(start) }] }
+        Self { root, events: vec![Event { at_ms: 1000, kind: EventKind::FarmStarted(start) }] }
     }
 
     fn start(mut self, at_ms: u64, of: &VmFinished) -> Self {
         let (id, directory) = (of.id.clone(), of.directory.clone());
         let started = VmStarted { id, directory, definition: String::new() };
-        self.events.push(Event { at_ms, what: What::VmStarted(started) });
+        self.events.push(Event { at_ms, kind: EventKind::VmStarted(started) });
         self
     }
 
     /// A VM that started, and ended a second later, with a console that says `said`.
     fn vm(self, at_ms: u64, of: VmFinished, said: &str) -> Self {
         let mut this = self.start(at_ms, &of);
-        if let Ok(directory) = inside(&this.root, &of.directory) {
+        if let Ok(directory) = relative_path::resolve(&this.root, &of.directory) {
             fs::create_dir_all(&directory).unwrap();
             fs::write(directory.join("console.log"), said).unwrap();
         }
-        this.events.push(Event { at_ms: at_ms + 1000, what: What::VmFinished(Box::new(of)) });
+        this.events.push(Event { at_ms: at_ms + 1000, kind: EventKind::VmFinished(Box::new(of)) });
         this
     }
 
@@ -87,7 +87,7 @@ impl Results {
             not_run: 0,
             elapsed_ms: 0.0,
         };
-        this.events.push(Event { at_ms, what: What::FarmFinished(finished) });
+        this.events.push(Event { at_ms, kind: EventKind::FarmFinished(finished) });
         this.leave()
     }
 
@@ -115,7 +115,7 @@ fn files(root: &Path) -> Vec<String> {
     files
 }
 
-fn merge_in(folder: &Path, inputs: &[PathBuf]) -> anyhow::Result<Summary> {
+fn merge_in(folder: &Path, inputs: &[PathBuf]) -> anyhow::Result<MergeSummary> {
     merge(inputs, &folder.join("merged"))
 }
 
@@ -128,7 +128,7 @@ fn what_a_resumed_farm_has_called_stale_does_not_count() {
         .vm(3000, end("kept", Status::Pass), "kept");
     let mut resumed = before;
     let stale = FarmStarted { stale: vec!["gone".into()], ..started(None, "alpha", 1) };
-    resumed.events.push(Event { at_ms: 6000, what: What::FarmStarted(stale) });
+    resumed.events.push(Event { at_ms: 6000, kind: EventKind::FarmStarted(stale) });
     let summary = merge_in(folder, &[resumed.finish(7000)]).unwrap();
     assert_eq!(summary.finished.counts, BTreeMap::from([(Status::Pass, 1)]));
     assert_eq!((summary.tries, summary.finished.not_run), (1, 0));
@@ -170,12 +170,12 @@ fn two_parts_are_what_one_farm_would_have_left() {
     assert!(events.is_sorted_by_key(|event| event.at_ms), "{events:?}");
     let names: Vec<&str> = events
         .iter()
-        .map(|event| match &event.what {
-            What::FarmStarted(_) => "farm",
-            What::VmStarted(started) => &started.id.name,
-            What::VmFinished(finished) => &finished.id.name,
-            What::FarmFinished(_) => "end",
-            What::FarmInterrupted { .. } => "interrupted",
+        .map(|event| match &event.kind {
+            EventKind::FarmStarted(_) => "farm",
+            EventKind::VmStarted(started) => &started.id.name,
+            EventKind::VmFinished(finished) => &finished.id.name,
+            EventKind::FarmFinished(_) => "end",
+            EventKind::FarmInterrupted { .. } => "interrupted",
         })
         .collect();
     assert_eq!(names, ["farm", "a", "b", "a", "b", "c", "c", "end"]);
@@ -258,10 +258,10 @@ fn what_was_interrupted_and_resumed_counts_once() {
         end("a", Status::Interrupted),
         "A",
     );
-    let by = What::FarmInterrupted { by: "SIGINT".into() };
-    one.events.push(Event { at_ms: 2000, what: by });
-    let resumed = What::FarmStarted(started(None, "alpha", 1));
-    one.events.push(Event { at_ms: 3000, what: resumed });
+    let by = EventKind::FarmInterrupted { by: "SIGINT".into() };
+    one.events.push(Event { at_ms: 2000, kind: by });
+    let resumed = EventKind::FarmStarted(started(None, "alpha", 1));
+    one.events.push(Event { at_ms: 3000, kind: resumed });
     let one = one.vm(3000, end("a", Status::Pass), "A").finish(5000);
     let summary = merge_in(folder, &[one]).unwrap();
     assert_eq!(summary.finished.counts, BTreeMap::from([(Status::Pass, 1)]));
@@ -282,8 +282,8 @@ fn a_run_that_began_anew_has_none_of_its_earlier_tries() {
         .vm(1000, attempt(1, Status::Hang), "A")
         .vm(2000, attempt(2, Status::Hang), "A")
         .vm(3000, attempt(3, Status::Hang), "A");
-    let resumed = What::FarmStarted(started(None, "alpha", 1));
-    one.events.push(Event { at_ms: 5000, what: resumed });
+    let resumed = EventKind::FarmStarted(started(None, "alpha", 1));
+    one.events.push(Event { at_ms: 5000, kind: resumed });
     let passed = VmFinished { again: false, ..attempt(1, Status::Pass) };
     let one = one.vm(5000, passed, "B").finish(7000);
     let summary = merge_in(folder, &[one]).unwrap();

@@ -23,7 +23,7 @@ impl JsonLines {
 }
 
 impl Reporter for JsonLines {
-    fn tell(&mut self, event: &Event) -> anyhow::Result<()> {
+    fn report(&mut self, event: &Event) -> anyhow::Result<()> {
         let failed = "failed to write an event";
         let mut line = sanitize::json(&serde_json::to_string(event).context(failed)?);
         line.push('\n');
@@ -31,5 +31,5 @@ impl Reporter for JsonLines {
     }
 
     /// Who reads them has had it.
-    fn recall(&mut self, _: &Event) {}
+    fn note_earlier(&mut self, _: &Event) {}
 }

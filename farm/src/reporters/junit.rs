@@ -13,16 +13,16 @@ use quick_junit::{
 };
 
 use super::Reporter;
+use super::phrases::{self, finding_text, status_verb};
 use super::runs::{Runs, Try};
-use super::words::{self, finding, verb};
-use crate::event::{Event, FarmFinished, FarmStarted, Status, VmFinished, What};
-use crate::inside;
-use crate::tail::{self, Tail};
+use crate::event::{Event, EventKind, FarmFinished, FarmStarted, Status, VmFinished};
+use crate::relative_path;
+use crate::tail::{Tail, read_tail};
 
 /// So much of the end of a console is taken over.
-const CONSOLE: u64 = 64 << 10;
+const MAX_CONSOLE: u64 = 64 << 10;
 /// So much of all consoles together: a thousand hangs do not make a file that nothing reads.
-const CONSOLES: usize = 16 << 20;
+const MAX_CONSOLES: usize = 16 << 20;
 
 /// Writes a file when the run is over.
 pub struct Junit {
@@ -35,16 +35,16 @@ pub struct Junit {
 impl Junit {
     /// Writes `file`. `root` is the results directory.
     pub fn new(file: Destination, root: PathBuf) -> Self {
-        Self { file, root, started: None, runs: Runs::all() }
+        Self { file, root, started: None, runs: Runs::keep_all() }
     }
 
     fn write(&self, finished: &FarmFinished) -> anyhow::Result<()> {
         let mut text = Vec::new();
-        self.report(finished).serialize(&mut text).context("failed to encode JUnit XML")?;
+        self.build(finished).serialize(&mut text).context("failed to encode JUnit XML")?;
         self.file.write(&text)
     }
 
-    fn report(&self, finished: &FarmFinished) -> Report {
+    fn build(&self, finished: &FarmFinished) -> Report {
         let started = self.started.as_ref().map(|(_, started)| started);
         let name = started.map_or_else(|| "nmiscope farm".into(), |started| text(&started.suite));
         let mut suite = TestSuite::new(name.clone());
@@ -61,7 +61,7 @@ impl Junit {
             }
         }
         suite.add_property(("not-run", &*finished.not_run.to_string()));
-        let mut consoles = CONSOLES;
+        let mut consoles = MAX_CONSOLES;
         suite.add_test_cases(self.runs.iter().filter_map(|tries| self.case(tries, &mut consoles)));
         let mut report = Report::new(name);
         report.timestamp = suite.timestamp;
@@ -83,7 +83,7 @@ impl Junit {
             rerun.system_out = Some(XmlString::new(self.output(&one.end, consoles)));
             status.add_rerun(rerun);
         }
-        let mut case = TestCase::new(text(&whole_name(end)), status);
+        let mut case = TestCase::new(text(&full_name(end)), status);
         // Some readers show only what has one. The name has all of it; a `.` in it would make folders.
         case.set_classname("farm");
         case.timestamp = time(started_at(last)).parse().ok();
@@ -109,11 +109,13 @@ impl Junit {
         let mut output = String::new();
         for (kind, file) in &end.files {
             let path = self.root.join(&end.directory).join(file);
-            output.push_str(&format!("{}: {}\n", text(kind).as_str(), words::path(&path)));
+            output.push_str(&format!("{}: {}\n", text(kind).as_str(), phrases::path_text(&path)));
         }
         let console = end.files.get("console").map(|file| end.directory.join(file));
-        let console = console.and_then(|console| inside(&self.root, &console).ok());
-        let Some(console) = console.and_then(|console| tail(&console).ok()) else { return output };
+        let console = console.and_then(|console| relative_path::resolve(&self.root, &console).ok());
+        let Some(console) = console.and_then(|console| read_console_tail(&console).ok()) else {
+            return output;
+        };
         if console.len() > *left {
             output.push_str("its console is left out here: there are too many\n");
             return output;
@@ -126,18 +128,18 @@ impl Junit {
 }
 
 impl Reporter for Junit {
-    fn tell(&mut self, event: &Event) -> anyhow::Result<()> {
-        self.runs.note(event);
-        match &event.what {
-            What::FarmStarted(started) => self.started = Some((event.at_ms, started.clone())),
-            What::FarmFinished(finished) => self.write(finished)?,
+    fn report(&mut self, event: &Event) -> anyhow::Result<()> {
+        self.runs.record(event);
+        match &event.kind {
+            EventKind::FarmStarted(started) => self.started = Some((event.at_ms, started.clone())),
+            EventKind::FarmFinished(finished) => self.write(finished)?,
             _ => {}
         }
         Ok(())
     }
 
-    fn recall(&mut self, event: &Event) {
-        self.runs.note(event);
+    fn note_earlier(&mut self, event: &Event) {
+        self.runs.record(event);
     }
 }
 
@@ -172,11 +174,13 @@ fn status(end: &VmFinished) -> TestCaseStatus {
 
 fn message(end: &VmFinished) -> XmlString {
     XmlString::new(
-        finding(end).unwrap_or_else(|| verb(end.status).into()).replace(NONCHARACTERS, "\u{fffd}"),
+        finding_text(end)
+            .unwrap_or_else(|| status_verb(end.status).into())
+            .replace(NONCHARACTERS, "\u{fffd}"),
     )
 }
 
-fn whole_name(end: &VmFinished) -> String {
+fn full_name(end: &VmFinished) -> String {
     // Whole: two names that differ only at their ends are two test cases.
     if end.id.run > 1 { format!("{} #{}", end.id.name, end.id.run) } else { end.id.name.clone() }
 }
@@ -191,8 +195,8 @@ fn text(text: &str) -> XmlString {
 }
 
 /// The end of a console, from the start of a line on if it is not all of it.
-fn tail(path: &Path) -> io::Result<String> {
-    let Tail { mut bytes, is_all } = tail::read(path, CONSOLE)?;
+fn read_console_tail(path: &Path) -> io::Result<String> {
+    let Tail { mut bytes, is_all } = read_tail(path, MAX_CONSOLE)?;
     if !is_all && let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
         bytes.drain(..=end);
     }
@@ -225,7 +229,10 @@ mod tests {
 
     fn written(root: &Path, events: &[Event]) -> String {
         let file = root.join("junit.xml");
-        fixture::tell(&mut Junit::new(Destination::open(&file).unwrap(), root.into()), events);
+        fixture::report_all(
+            &mut Junit::new(Destination::open(&file).unwrap(), root.into()),
+            events,
+        );
         fs::read_to_string(file).unwrap()
     }
 
@@ -245,7 +252,7 @@ mod tests {
     #[test]
     fn names_that_differ_stay_different_whatever_is_in_them() {
         let names = ["a\x1b[1m", "a", "a\u{fffe}", "a\x01", "a\n", "a<b>&\"'", "a]]>"];
-        let mut farm = fixture::Farm::new(names.len() as u64);
+        let mut farm = fixture::ScriptedFarm::new(names.len() as u64);
         for name in names {
             farm.end_with(name, Status::Fail, |end| end.reason = Some(name.into()));
         }
@@ -266,7 +273,7 @@ mod tests {
     fn of_a_console_the_end_is_taken_and_never_a_file_elsewhere() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("results");
-        let mut farm = fixture::Farm::new(2);
+        let mut farm = fixture::ScriptedFarm::new(2);
         farm.end("long", Status::Fail);
         farm.end_with("out", Status::Fail, |end| {
             end.files.insert("console".into(), "../../../secret".into());
@@ -274,7 +281,7 @@ mod tests {
         farm.finish();
         fs::write(directory.path().join("secret"), "SECRET").unwrap();
         for event in &farm.events {
-            if let What::VmFinished(end) = &event.what {
+            if let EventKind::VmFinished(end) = &event.kind {
                 fs::create_dir_all(root.join(&end.directory)).unwrap();
                 let console = format!("FIRST\n{}\n\x1b[2Jlast \u{ffff}\n", "x\n".repeat(64 << 10));
                 fs::write(root.join(&end.directory).join("console.log"), console).unwrap();
@@ -285,7 +292,7 @@ mod tests {
         let output =
             |at: usize| report.test_suites[0].test_cases[at].system_out.as_deref().unwrap();
         let id = crate::event::Id { name: "long".into(), run: 1, attempt: 1 };
-        let console = root.join(results::directory(&id)).join("console.log");
+        let console = root.join(results::try_directory(&id)).join("console.log");
         assert!(output(0).starts_with(&format!("console: {}\n", console.display())));
         // Who reads it drops the last line feed.
         let end = "x\n\n\\u{1b}[2Jlast \u{fffd}";
@@ -298,9 +305,9 @@ mod tests {
     #[test]
     fn consoles_beyond_what_a_file_should_hold_are_left_out_and_that_is_said() {
         let directory = tempfile::tempdir().unwrap();
-        let mut farm = fixture::Farm::new(1);
+        let mut farm = fixture::ScriptedFarm::new(1);
         farm.end("vm", Status::Fail);
-        let What::VmFinished(end) = &farm.events[1].what else { panic!("{:?}", farm.events) };
+        let EventKind::VmFinished(end) = &farm.events[1].kind else { panic!("{:?}", farm.events) };
         fs::create_dir_all(directory.path().join(&end.directory)).unwrap();
         fs::write(directory.path().join(&end.directory).join("console.log"), "12345678").unwrap();
         let junit = Junit::new(Destination::Stdout, directory.path().into());

@@ -9,22 +9,22 @@
 
 mod json_lines;
 mod junit;
-mod lines;
 mod markdown;
+mod phrases;
+mod plain;
+mod progress;
 mod runs;
-mod story;
 mod summary;
 mod terminal;
 #[cfg(test)]
 mod tests;
-mod words;
 
 use super::event::Event;
 
 pub use json_lines::JsonLines;
 pub use junit::Junit;
-pub use lines::Lines;
 pub use markdown::Markdown;
+pub use plain::Plain;
 pub use terminal::Terminal;
 
 /// One who tells of a run.
@@ -33,9 +33,9 @@ pub trait Reporter {
     ///
     /// # Errors
     /// It could not be written. That is no reason to end a run: the journal has it.
-    fn tell(&mut self, event: &Event) -> anyhow::Result<()>;
+    fn report(&mut self, event: &Event) -> anyhow::Result<()>;
 
     /// Takes note of an event of an earlier farm, that this one resumes, so that what is said at the
     /// end is of all of it. Says nothing now.
-    fn recall(&mut self, event: &Event);
+    fn note_earlier(&mut self, event: &Event);
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::event::{Event, HangSummary, Status, VmFinished, What};
+use crate::event::{Event, EventKind, HangSummary, Status, VmFinished};
 
 /// A try that is over.
 #[derive(Debug, Clone)]
@@ -24,7 +24,7 @@ pub struct Runs {
 
 /// Runs that hung in one way.
 #[derive(Debug)]
-pub struct Group<'a> {
+pub struct HangGroup<'a> {
     /// In which.
     pub hang: &'a HangSummary,
     /// Where that is tracked.
@@ -39,22 +39,22 @@ pub struct Group<'a> {
 
 impl Runs {
     /// Keeps all of them.
-    pub fn all() -> Self {
+    pub fn keep_all() -> Self {
         Self { tries: BTreeMap::new(), all: true }
     }
 
     /// Keeps those of which a try failed: what that takes is bounded by how many do, not by how many
     /// there are.
-    pub fn of_failures() -> Self {
+    pub fn failures_only() -> Self {
         Self { tries: BTreeMap::new(), all: false }
     }
 
     /// Takes note of an event. A try that is run again, because the farm was interrupted or died,
     /// takes the place of what was known of it and of all that followed.
-    pub fn note(&mut self, event: &Event) {
-        let (id, end) = match &event.what {
-            What::VmStarted(started) => (&started.id, None),
-            What::VmFinished(end) => (&end.id, Some(end)),
+    pub fn record(&mut self, event: &Event) {
+        let (id, end) = match &event.kind {
+            EventKind::VmStarted(started) => (&started.id, None),
+            EventKind::VmFinished(end) => (&end.id, Some(end)),
             _ => return,
         };
         let run = (id.name.clone(), id.run);
@@ -86,15 +86,15 @@ impl Runs {
     }
 
     /// The hangs by signature: the unknown ones before the known ones, then the most frequent first.
-    pub fn groups(&self) -> Vec<Group<'_>> {
-        let mut groups: BTreeMap<&str, Group<'_>> = BTreeMap::new();
+    pub fn hang_groups(&self) -> Vec<HangGroup<'_>> {
+        let mut groups: BTreeMap<&str, HangGroup<'_>> = BTreeMap::new();
         for tries in self.iter() {
             let flaky = tries.last().is_some_and(|last| last.end.status == Status::Pass);
             let mut counted = BTreeSet::new();
             for one in tries.iter().filter(|one| one.end.status == Status::Hang) {
                 let Some(hang) = &one.end.hang else { continue };
                 let known = one.end.known.as_deref();
-                let new = Group { hang, known, first: one, count: 0, flaky: 0 };
+                let new = HangGroup { hang, known, first: one, count: 0, flaky: 0 };
                 let group = groups.entry(&hang.signature).or_insert(new);
                 group.known = group.known.or(known);
                 if one.at_ms < group.first.at_ms {
@@ -105,7 +105,7 @@ impl Runs {
                 }
             }
         }
-        let mut groups: Vec<Group<'_>> = groups.into_values().collect();
+        let mut groups: Vec<HangGroup<'_>> = groups.into_values().collect();
         groups.sort_by_key(|group| {
             let often = (group.count, group.flaky);
             (group.known.is_some(), std::cmp::Reverse(often), group.first.at_ms)

@@ -11,21 +11,21 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::Reporter;
-use super::story::Story;
-use super::words::{self, verb};
-use crate::event::{Event, Id, Status, VmFinished, What};
+use super::phrases::{self, status_verb};
+use super::progress::Progress;
+use crate::event::{Event, EventKind, Id, Status, VmFinished};
 
 /// So many running VMs are shown.
-const SHOWN: usize = 8;
+const MAX_SHOWN: usize = 8;
 /// How often the times of running VMs are drawn anew.
-const TICK: Duration = Duration::from_millis(250);
+const REDRAW_INTERVAL: Duration = Duration::from_millis(250);
 /// What a terminal's width is taken to be that does not say it.
-const WIDTH: usize = 80;
+const DEFAULT_WIDTH: usize = 80;
 
 /// Draws on standard error.
 pub struct Terminal {
     bar: ProgressBar,
-    story: Story,
+    progress: Progress,
     running: Arc<Running>,
     counts: BTreeMap<Status, u64>,
     flaky: u64,
@@ -43,26 +43,29 @@ impl Terminal {
         let colors = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
         let width = || {
             let size = rustix::termios::tcgetwinsize(io::stderr());
-            size.ok().map(|size| size.ws_col.into()).filter(|width| *width > 0).unwrap_or(WIDTH)
+            size.ok()
+                .map(|size| size.ws_col.into())
+                .filter(|width| *width > 0)
+                .unwrap_or(DEFAULT_WIDTH)
         };
         Self::on(ProgressDrawTarget::stderr(), root, colors, width)
     }
 
     fn on(target: ProgressDrawTarget, root: PathBuf, colors: bool, width: fn() -> usize) -> Self {
         let running = Arc::new(Running::default());
-        let of_bar = Arc::clone(&running);
+        let shown = Arc::clone(&running);
         let bar = ProgressBar::with_draw_target(Some(0), target);
         // Without the template it would be another bar, and still a bar.
         if let Ok(style) =
             ProgressStyle::with_template(" {bar:20} {pos}/{len}  {wide_msg}\n{running}")
         {
             let show = move |_: &ProgressState, text: &mut dyn std::fmt::Write| {
-                let _ = text.write_str(&of_bar.show(width()));
+                let _ = text.write_str(&shown.show(width()));
             };
             bar.set_style(style.progress_chars("━╸ ").with_key("running", show));
         }
-        let story = Story::new(root);
-        Self { bar, story, running, counts: BTreeMap::new(), flaky: 0, colors }
+        let progress = Progress::new(root);
+        Self { bar, progress, running, counts: BTreeMap::new(), flaky: 0, colors }
     }
 
     fn finished(&mut self, end: &VmFinished) {
@@ -72,7 +75,8 @@ impl Terminal {
         }
         *self.counts.entry(end.status).or_insert(0) += 1;
         self.flaky += u64::from(end.flaky);
-        let counts = self.counts.iter().map(|(status, count)| format!("{count} {}", verb(*status)));
+        let counts =
+            self.counts.iter().map(|(status, count)| format!("{count} {}", status_verb(*status)));
         let flaky = (self.flaky > 0).then(|| format!("{} flaky", self.flaky));
         self.bar.set_message(counts.chain(flaky).collect::<Vec<_>>().join(", "));
         self.bar.inc(1);
@@ -94,32 +98,32 @@ impl Terminal {
 }
 
 impl Reporter for Terminal {
-    fn tell(&mut self, event: &Event) -> anyhow::Result<()> {
-        let text = self.story.tell(event);
-        match &event.what {
-            What::FarmStarted(started) => {
+    fn report(&mut self, event: &Event) -> anyhow::Result<()> {
+        let text = self.progress.report(event);
+        match &event.kind {
+            EventKind::FarmStarted(started) => {
                 if self.bar.is_finished() {
                     self.bar.reset();
                 }
                 self.bar.set_length(started.planned);
                 self.bar.set_position(started.done);
-                self.bar.enable_steady_tick(TICK);
+                self.bar.enable_steady_tick(REDRAW_INTERVAL);
             }
-            What::VmStarted(started) => {
+            EventKind::VmStarted(started) => {
                 self.running.lock().push((started.id.clone(), Instant::now()));
             }
-            What::VmFinished(end) => self.finished(end),
-            What::FarmInterrupted { .. } | What::FarmFinished(_) => {}
+            EventKind::VmFinished(end) => self.finished(end),
+            EventKind::FarmInterrupted { .. } | EventKind::FarmFinished(_) => {}
         }
         self.print(&text)?;
-        if matches!(event.what, What::FarmFinished(_)) {
+        if matches!(event.kind, EventKind::FarmFinished(_)) {
             self.bar.finish_and_clear();
         }
         Ok(())
     }
 
-    fn recall(&mut self, event: &Event) {
-        self.story.recall(event);
+    fn note_earlier(&mut self, event: &Event) {
+        self.progress.note_earlier(event);
     }
 }
 
@@ -139,12 +143,12 @@ impl Running {
     fn show(&self, width: usize) -> String {
         let running = self.lock();
         let mut lines: Vec<String> = Vec::new();
-        for (id, since) in running.iter().take(SHOWN) {
+        for (id, since) in running.iter().take(MAX_SHOWN) {
             let elapsed = format!("{} s", since.elapsed().as_secs());
-            let line = format!(" {elapsed:>7}  {}", words::name(id));
-            lines.push(words::line(&line, width.saturating_sub(1).max(1)));
+            let line = format!(" {elapsed:>7}  {}", phrases::run_name(id));
+            lines.push(phrases::one_line(&line, width.saturating_sub(1).max(1)));
         }
-        if let more @ 1.. = running.len().saturating_sub(SHOWN) {
+        if let more @ 1.. = running.len().saturating_sub(MAX_SHOWN) {
             let mut line = String::new();
             let _ = write!(line, "          and {more} more");
             lines.push(line);
@@ -180,11 +184,11 @@ mod tests {
                 '\r' => self.column = 0,
                 '\n' => (self.row, self.column) = (self.row + 1, 0),
                 _ => {
-                    if self.column == WIDTH {
+                    if self.column == DEFAULT_WIDTH {
                         (self.row, self.column) = (self.row + 1, 0);
                     }
                     let rows = self.rows.len().max(self.row + 1);
-                    self.rows.resize(rows, vec![' '; WIDTH]);
+                    self.rows.resize(rows, vec![' '; DEFAULT_WIDTH]);
                     self.rows[self.row][self.column] = character;
                     self.column += 1;
                 }
@@ -217,7 +221,7 @@ mod tests {
 
     impl TermLike for Screen {
         fn width(&self) -> u16 {
-            WIDTH as u16
+            DEFAULT_WIDTH as u16
         }
 
         fn move_cursor_up(&self, n: usize) -> io::Result<()> {
@@ -276,14 +280,14 @@ mod tests {
     fn terminal(colors: bool) -> (Terminal, Screen) {
         let screen = Screen::default();
         let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
-        (Terminal::on(target, "results".into(), colors, || WIDTH), screen)
+        (Terminal::on(target, "results".into(), colors, || DEFAULT_WIDTH), screen)
     }
 
     #[test]
     fn what_stays_on_the_screen_is_what_lines_has() {
         for colors in [false, true] {
             let (mut terminal, screen) = terminal(colors);
-            fixture::tell(&mut terminal, &fixture::events());
+            fixture::report_all(&mut terminal, &fixture::events());
             drop(terminal);
             assert_eq!(screen.text(), wrapped(&fixture::lines(&fixture::events())));
         }
@@ -292,21 +296,21 @@ mod tests {
     #[test]
     fn the_bar_shows_what_runs_and_is_gone_when_the_run_is_given_up() {
         let (mut terminal, screen) = terminal(false);
-        let mut farm = fixture::Farm::new(12);
+        let mut farm = fixture::ScriptedFarm::new(12);
         let long = "x".repeat(200);
         for name in ["a", "b", "c\x1b[2J", &long, "e", "f", "g", "h", "i", "j"] {
             farm.start(name);
         }
         farm.end("a", Status::Pass);
-        fixture::tell(&mut terminal, &farm.events);
+        fixture::report_all(&mut terminal, &farm.events);
         terminal.bar.tick();
         let text = screen.text();
         let bar = text.lines().position(|line| line.contains("1/12  1 passed")).unwrap();
         let below: Vec<&str> = text.lines().skip(bar + 1).collect();
-        assert_eq!(below.len(), SHOWN + 1, "{text}");
+        assert_eq!(below.len(), MAX_SHOWN + 1, "{text}");
         assert!(below[0].ends_with(" s  b"), "{text}");
         assert!(below[1].ends_with(" s  c\\u{1b}[2J"), "{text}");
-        assert_eq!(below[2].chars().count(), WIDTH - 1);
+        assert_eq!(below[2].chars().count(), DEFAULT_WIDTH - 1);
         assert_eq!(below[8], "          and 1 more");
         drop(terminal);
         assert_eq!(screen.text(), " PASS  [  0.41s] a\n");

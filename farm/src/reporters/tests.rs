@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 use nmiscope_report::destination::Destination;
 use nmiscope_report::{Class, sanitize};
 
-use super::{JsonLines, Junit, Lines, Markdown, Reporter};
+use super::{JsonLines, Junit, Markdown, Plain, Reporter};
 use crate::event::{
-    EVENT_VERSION, Event, FarmFinished, FarmStarted, HangSummary, Id, Status, VmFinished,
-    VmStarted, What,
+    EVENT_SCHEMA_VERSION, Event, EventKind, FarmFinished, FarmStarted, HangSummary, Id, Status,
+    VmFinished, VmStarted,
 };
 use crate::results;
 
@@ -18,19 +18,19 @@ use crate::results;
 const START: u64 = 1_767_323_045_000;
 
 /// A run that is made up as it goes.
-pub struct Farm {
+pub struct ScriptedFarm {
     pub events: Vec<Event>,
     planned: u64,
 }
 
-impl Farm {
+impl ScriptedFarm {
     pub fn new(planned: u64) -> Self {
         Self::starting(planned, |_| {})
     }
 
     pub fn starting(planned: u64, change: impl FnOnce(&mut FarmStarted)) -> Self {
         let mut start = FarmStarted {
-            version: EVENT_VERSION,
+            version: EVENT_SCHEMA_VERSION,
             tool: "0.1.0".into(),
             suite: "suite.toml".into(),
             host: "builder".into(),
@@ -45,19 +45,19 @@ impl Farm {
         };
         change(&mut start);
         let mut farm = Self { events: vec![], planned };
-        farm.add(What::FarmStarted(start));
+        farm.add(EventKind::FarmStarted(start));
         farm
     }
 
-    pub fn add(&mut self, what: What) {
+    pub fn add(&mut self, kind: EventKind) {
         let at_ms = START + 100 * self.events.len() as u64;
-        self.events.push(Event { at_ms, what });
+        self.events.push(Event { at_ms, kind });
     }
 
     pub fn start(&mut self, name: &str) {
         let id = Id { name: name.into(), run: 1, attempt: 1 };
-        let directory = results::directory(&id);
-        self.add(What::VmStarted(VmStarted { id, directory, definition: String::new() }));
+        let directory = results::try_directory(&id);
+        self.add(EventKind::VmStarted(VmStarted { id, directory, definition: String::new() }));
     }
 
     pub fn end(&mut self, name: &str, status: Status) {
@@ -78,18 +78,20 @@ impl Farm {
             files: [("console".to_owned(), "console.log".into())].into(),
         };
         change(&mut end);
-        end.directory = results::directory(&end.id);
+        end.directory = results::try_directory(&end.id);
         if end.hang.is_some() {
             end.files.insert("core".into(), "hang.core".into());
             end.files.insert("report".into(), "report.json".into());
         }
-        self.add(What::VmFinished(Box::new(end)));
+        self.add(EventKind::VmFinished(Box::new(end)));
     }
 
     /// Ends it, and counts.
     pub fn finish(&mut self) {
-        let ends = self.events.iter().filter_map(|event| match &event.what {
-            What::VmFinished(end) if !end.again && end.status != Status::Interrupted => Some(end),
+        let ends = self.events.iter().filter_map(|event| match &event.kind {
+            EventKind::VmFinished(end) if !end.again && end.status != Status::Interrupted => {
+                Some(end)
+            }
             _ => None,
         });
         let ends: Vec<_> = ends.collect();
@@ -107,7 +109,7 @@ impl Farm {
             not_run: self.planned.saturating_sub(ends.len() as u64),
             elapsed_ms: 18_300.0,
         };
-        self.add(What::FarmFinished(finished));
+        self.add(EventKind::FarmFinished(finished));
     }
 }
 
@@ -129,7 +131,7 @@ fn abba() -> HangSummary {
 
 /// A run with all in it that there can be.
 pub fn events() -> Vec<Event> {
-    let mut farm = Farm::starting(19, |start| {
+    let mut farm = ScriptedFarm::starting(19, |start| {
         start.lost = vec!["boot/cpus=1".into(), "\x1b]0;title\x07".into()];
         (start.seed, start.partition) = (Some(7), Some("hash:1/4".into()));
     });
@@ -171,15 +173,15 @@ pub fn events() -> Vec<Event> {
         (end.hang, end.reason) = (Some(hang), Some("it should have crashed".into()));
     });
     farm.end(&"long".repeat(60), Status::Fail);
-    farm.add(What::FarmInterrupted { by: "SIGINT".into() });
+    farm.add(EventKind::FarmInterrupted { by: "SIGINT".into() });
     farm.finish();
     farm.events
 }
 
 /// Tells all of them.
-pub fn tell(reporter: &mut dyn Reporter, events: &[Event]) {
+pub fn report_all(reporter: &mut dyn Reporter, events: &[Event]) {
     for event in events {
-        reporter.tell(event).unwrap();
+        reporter.report(event).unwrap();
     }
 }
 
@@ -205,7 +207,7 @@ impl Write for Shared {
 /// What `Lines` writes, with colors.
 fn colored(events: &[Event]) -> String {
     let out = Shared::default();
-    tell(&mut Lines::new(Box::new(out.clone()), "results".into()), events);
+    report_all(&mut Plain::new(Box::new(out.clone()), "results".into()), events);
     out.text()
 }
 
@@ -231,12 +233,12 @@ pub fn is_golden(file: &str, text: &str) {
 
 #[test]
 fn lines_tell_a_run_with_everything_in_it() {
-    is_golden("lines.txt", &lines(&events()));
+    is_golden("plain.txt", &lines(&events()));
 }
 
 #[test]
 fn a_run_in_which_all_is_well_takes_few_words() {
-    let mut farm = Farm::new(2);
+    let mut farm = ScriptedFarm::new(2);
     farm.end("boot/cpus=1", Status::Pass);
     farm.end("boot/cpus=8", Status::Pass);
     farm.finish();
@@ -251,7 +253,7 @@ fn a_run_in_which_all_is_well_takes_few_words() {
 
 #[test]
 fn a_hang_looks_as_it_does_in_the_manual() {
-    let mut farm = Farm::new(1);
+    let mut farm = ScriptedFarm::new(1);
     farm.end_with("storage/abba", Status::Hang, |end| {
         (end.hang, end.elapsed_ms) = (Some(abba()), 3200.0);
     });
@@ -267,7 +269,7 @@ fn a_hang_looks_as_it_does_in_the_manual() {
 
 #[test]
 fn a_resumed_run_says_so() {
-    let mut farm = Farm::starting(40, |start| {
+    let mut farm = ScriptedFarm::starting(40, |start| {
         (start.done, start.lost) = (7, (0..25).map(|number| format!("vm{number}")).collect());
     });
     farm.finish();
@@ -280,11 +282,11 @@ fn a_resumed_run_says_so() {
 
 #[test]
 fn what_an_earlier_farm_has_seen_is_in_the_end_and_not_told_again() {
-    let mut earlier = Farm::new(3);
+    let mut earlier = ScriptedFarm::new(3);
     earlier.end_with("vm", Status::Hang, |end| end.hang = Some(abba()));
     earlier.end_with("again", Status::Crash, |end| end.again = true);
     earlier.end_with("cut", Status::Interrupted, |end| end.reason = Some("ended".into()));
-    let mut farm = Farm::starting(3, |start| start.done = 1);
+    let mut farm = ScriptedFarm::starting(3, |start| start.done = 1);
     farm.end("again", Status::Pass);
     farm.end("cut", Status::Pass);
     farm.finish();
@@ -292,14 +294,14 @@ fn what_an_earlier_farm_has_seen_is_in_the_end_and_not_told_again() {
     let root = directory.path();
     let out = Shared::default();
     let reporters: [Box<dyn Reporter>; 4] = [
-        Box::new(Lines::new(Box::new(out.clone()), "results".into())),
+        Box::new(Plain::new(Box::new(out.clone()), "results".into())),
         Box::new(JsonLines::new(Box::new(std::io::sink()))),
         Box::new(Junit::new(Destination::open(&root.join("junit.xml")).unwrap(), root.into())),
         Box::new(Markdown::new(Destination::open(&root.join("summary.md")).unwrap(), root.into())),
     ];
     for mut reporter in reporters {
-        earlier.events.iter().for_each(|event| reporter.recall(event));
-        tell(&mut *reporter, &farm.events);
+        earlier.events.iter().for_each(|event| reporter.note_earlier(event));
+        report_all(&mut *reporter, &farm.events);
     }
     let text = anstream::adapter::strip_str(&out.text()).to_string();
     assert!(text.starts_with(" resumed: 1 of 3 are done\n PASS  [  0.41s] again\n"), "{text}");
@@ -317,7 +319,7 @@ fn what_an_earlier_farm_has_seen_is_in_the_end_and_not_told_again() {
 
 #[test]
 fn a_thousand_failures_end_in_a_short_summary() {
-    let mut farm = Farm::new(2000);
+    let mut farm = ScriptedFarm::new(2000);
     for number in 0..1000 {
         farm.end(&format!("fail{number:03}"), Status::Fail);
         farm.end_with(&format!("hang{number:03}"), Status::Hang, |end| {
@@ -334,7 +336,7 @@ fn a_thousand_failures_end_in_a_short_summary() {
 
 #[test]
 fn a_run_that_was_cut_off_counts_by_what_the_next_farm_makes_of_it() {
-    let mut farm = Farm::new(1);
+    let mut farm = ScriptedFarm::new(1);
     farm.end_with("vm", Status::Hang, |end| (end.again, end.hang) = (true, Some(abba())));
     farm.end("vm", Status::Pass);
     farm.finish();
@@ -355,7 +357,7 @@ fn no_character_that_a_terminal_acts_on_gets_through_but_our_own_colors() {
 
 fn json_lines(events: &[Event]) -> String {
     let out = Shared::default();
-    tell(&mut JsonLines::new(Box::new(out.clone())), events);
+    report_all(&mut JsonLines::new(Box::new(out.clone())), events);
     out.text()
 }
 
@@ -379,6 +381,6 @@ fn a_pipe_that_nobody_reads_ends_lines_and_not_the_farm() {
             Ok(())
         }
     }
-    tell(&mut Lines::new(Box::new(Closed), "results".into()), &events());
-    assert!(JsonLines::new(Box::new(Closed)).tell(&events()[0]).is_err());
+    report_all(&mut Plain::new(Box::new(Closed), "results".into()), &events());
+    assert!(JsonLines::new(Box::new(Closed)).report(&events()[0]).is_err());
 }

@@ -10,19 +10,19 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue, ValueDeserializer};
 
-use super::problem::Problem;
-use super::written::{Settings, VmWritten, Written};
-use crate::expression::{self, NoExpression};
+use super::diagnostic::Problem;
+use super::file::{Settings, SuiteFile, VmTable};
+use crate::expression::{self, InvalidExpression};
 
 /// Reads a suite.
-pub(super) fn read(text: &str) -> Result<Written, Vec<Problem>> {
+pub(super) fn read(text: &str) -> Result<SuiteFile, Vec<Problem>> {
     let (root, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         // What follows from the first one is of no use to anybody.
-        return Err(errors.iter().take(1).map(|error| Problem::of(error, &[])).collect());
+        return Err(errors.iter().take(1).map(|error| Problem::from_toml(error, &[])).collect());
     }
     let mut problems = Vec::new();
-    let mut written = Written::default();
+    let mut written = SuiteFile::default();
     let mut has_vms = false;
     for (key, value) in root.into_inner() {
         match key.get_ref().as_ref() {
@@ -45,8 +45,8 @@ pub(super) fn read(text: &str) -> Result<Written, Vec<Problem>> {
 }
 
 /// Each regular expression once, however often it is there; where it is wrong, each time.
-fn check_expressions(written: &Written, problems: &mut Vec<Problem>) {
-    let mut known: HashMap<&str, Option<NoExpression>> = HashMap::new();
+fn check_expressions(written: &SuiteFile, problems: &mut Vec<Problem>) {
+    let mut known: HashMap<&str, Option<InvalidExpression>> = HashMap::new();
     let vms = written.vm.iter().map(|vm| &vm.settings);
     for text in vms.chain([&written.defaults]).flat_map(Settings::expressions) {
         let wrong =
@@ -55,7 +55,7 @@ fn check_expressions(written: &Written, problems: &mut Vec<Problem>) {
     }
 }
 
-fn read_vms<'i>(value: Spanned<DeValue<'i>>, problems: &mut Vec<Problem>) -> Vec<VmWritten> {
+fn read_vms<'i>(value: Spanned<DeValue<'i>>, problems: &mut Vec<Problem>) -> Vec<VmTable> {
     let span = value.span();
     match value.into_inner() {
         DeValue::Array(vms) if !vms.is_empty() => {
@@ -69,7 +69,7 @@ fn read_vms<'i>(value: Spanned<DeValue<'i>>, problems: &mut Vec<Problem>) -> Vec
 }
 
 /// A VM is its name, its matrix, and what `defaults` may say too.
-fn read_vm<'i>(value: Spanned<DeValue<'i>>, problems: &mut Vec<Problem>) -> Option<VmWritten> {
+fn read_vm<'i>(value: Spanned<DeValue<'i>>, problems: &mut Vec<Problem>) -> Option<VmTable> {
     let span = value.span();
     let DeValue::Table(mut table) = value.into_inner() else {
         problems.push(Problem::new(span, "a VM is a table: [[vm]]"));
@@ -88,9 +88,9 @@ fn read_vm<'i>(value: Spanned<DeValue<'i>>, problems: &mut Vec<Problem>) -> Opti
         return None;
     };
     match Spanned::deserialize(ValueDeserializer::from(name)) {
-        Ok(name) => Some(VmWritten { name, matrix, settings }),
+        Ok(name) => Some(VmTable { name, matrix, settings }),
         Err(error) => {
-            problems.push(Problem::of(&error, &[]));
+            problems.push(Problem::from_toml(&error, &[]));
             None
         }
     }
@@ -110,7 +110,7 @@ fn read_table<'i, T: Deserialize<'i> + Default>(
             Ok(read) => return read,
             Err(error) => error,
         };
-        problems.push(Problem::of(&error, also));
+        problems.push(Problem::from_toml(&error, also));
         let at = error.span().map_or(usize::MAX, |span| span.start);
         let DeValue::Table(table) = &mut value else { return T::default() };
         let Some(wrong) = part_at(table, at) else { return T::default() };

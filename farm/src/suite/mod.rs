@@ -4,18 +4,18 @@
 //! it, `matrix` makes the VMs of it, and both tell all that is wrong at once, by line and column
 //! (`problem`). Touches no file but the suite's own: whether images are there is for who runs them.
 
+mod diagnostic;
+pub mod file;
 mod load;
 mod matrix;
-mod problem;
 #[cfg(test)]
 mod tests;
 mod vm;
-pub mod written;
 
 use std::path::{Path, PathBuf};
 
-pub use problem::{SuiteError, Wrong};
-pub use vm::{Console, Expectation, MAX_VCPUS, Vm};
+pub use diagnostic::{Diagnostic, SuiteError};
+pub use vm::{ConsoleRules, Expectation, MAX_VCPUS, Vm};
 
 /// A suite.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,14 +45,14 @@ impl Suite {
     pub fn load(path: &Path) -> Result<Self, SuiteError> {
         let failed = |source| SuiteError::Unreadable { path: path.into(), source };
         let bytes = std::fs::read(path).map_err(failed)?;
-        let beside: PathBuf = std::path::absolute(path).map_err(failed)?;
-        let beside = beside.parent().unwrap_or(Path::new("/"));
+        let base: PathBuf = std::path::absolute(path).map_err(failed)?;
+        let base = base.parent().unwrap_or(Path::new("/"));
         match String::from_utf8(bytes) {
-            Ok(text) => Self::parse(text, path, beside),
+            Ok(text) => Self::parse(text, path, base),
             Err(error) => {
                 let at = error.utf8_error().valid_up_to();
                 let text = String::from_utf8_lossy(error.as_bytes());
-                let problem = problem::Problem::new(at..at, "this is not UTF-8");
+                let problem = diagnostic::Problem::new(at..at, "this is not UTF-8");
                 Err(SuiteError::wrong(path, &text, vec![problem]))
             }
         }
@@ -63,8 +63,8 @@ impl Suite {
     ///
     /// # Errors
     /// It is no suite: everything that is wrong with it.
-    pub fn parse(text: String, path: &Path, beside: &Path) -> Result<Self, SuiteError> {
-        let made = load::read(&text).and_then(|written| matrix::expand(&written, beside));
+    pub fn parse(text: String, path: &Path, base: &Path) -> Result<Self, SuiteError> {
+        let made = load::read(&text).and_then(|written| matrix::expand(&written, base));
         match made {
             Ok((vms, left_out)) => Ok(Self { vms, left_out, text }),
             Err(problems) => Err(SuiteError::wrong(path, &text, problems)),
@@ -74,5 +74,5 @@ impl Suite {
 
 /// The JSON schema of a suite, as docs/suite.schema.json holds it.
 pub fn schema() -> String {
-    nmiscope_report::json::schema_of::<written::Written>()
+    nmiscope_report::json::schema_of::<file::SuiteFile>()
 }

@@ -22,9 +22,9 @@ fn mistakes(text: &str) -> Vec<String> {
     match Suite::parse(text.into(), Path::new("suite.toml"), Path::new("/suites")) {
         Ok(suite) => panic!("{} VMs of\n{text}", suite.vms.len()),
         Err(SuiteError::Unreadable { .. }) => unreachable!("nothing is read"),
-        Err(SuiteError::Wrong { wrong, .. }) => {
+        Err(SuiteError::Diagnostic { wrong, .. }) => {
             let told =
-                |wrong: &Wrong| format!("{}:{}: {}", wrong.line, wrong.column, wrong.message);
+                |wrong: &Diagnostic| format!("{}:{}: {}", wrong.line, wrong.column, wrong.message);
             wrong.iter().map(told).collect()
         }
     }
@@ -52,7 +52,7 @@ fn a_vm_that_says_little_is_what_run_makes_of_as_little() {
         retries: 0,
         tags: BTreeSet::new(),
         expect: Expectation::Pass,
-        console: Console::default(),
+        console: ConsoleRules::default(),
     };
     assert_eq!(suite.vms, [wanted]);
     assert_eq!(suite.left_out, []);
@@ -108,11 +108,11 @@ fn every_key_is_understood_and_comes_before_its_default() {
     let blamed = Some(BTreeSet::from(["cpu511".into(), "worker".into()]));
     assert_eq!(one.expect, Expectation::Hang { class: Some(Class::LostWakeup), blamed });
     let must_not = words(&["BUG", r"WARN(ING)?\b"]);
-    assert_eq!(one.console, Console { must: vec![], must_not });
+    assert_eq!(one.console, ConsoleRules { must: vec![], must_not });
     assert_eq!((two.append.as_str(), two.cpus, two.memory), ("quiet", 2, 128 << 20));
     assert_eq!((two.retries, &two.tags), (1, &BTreeSet::from(["all".into()])));
     assert_eq!(two.hang_after, ["3s", "livelock=10s"]);
-    assert_eq!(two.console, Console { must: words(&["ready"]), must_not: vec![] });
+    assert_eq!(two.console, ConsoleRules { must: words(&["ready"]), must_not: vec![] });
 }
 
 #[test]
@@ -392,7 +392,7 @@ fn a_suite_is_read_from_its_file_and_names_files_beside_it() {
 #[test]
 fn a_table_of_bounds_knows_every_class() {
     let keys = serde_json::from_str::<serde_json::Value>(&schema()).unwrap();
-    let keys = keys["$defs"]["ByClass"]["properties"].as_object().unwrap().keys();
+    let keys = keys["$defs"]["BoundsByClass"]["properties"].as_object().unwrap().keys();
     for key in keys.filter(|key| *key != "general") {
         assert!(format!("{key}=3s").parse::<HangAfter>().is_ok(), "{key}");
         let text = format!("[[vm]]\nname = 'x'\nimage = 'x'\nhang-after = {{ {key} = '3s' }}\n");

@@ -43,7 +43,7 @@ pub struct Vm {
     /// How it is to end.
     pub expect: Expectation,
     /// What it is to print.
-    pub console: Console,
+    pub console: ConsoleRules,
 }
 
 /// How a VM is to end.
@@ -76,7 +76,7 @@ pub enum Expectation {
 
 /// What a VM is to print on its console: regular expressions, each for one line.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Console {
+pub struct ConsoleRules {
     /// Some line matches each of these.
     pub must: Vec<String>,
     /// No line matches any of these.

@@ -5,10 +5,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::finding::{Finding, Kind};
-use super::glance;
+use super::failure::{Failure, FailureKind};
+use super::report_summary;
 use super::stacks::{self, IsPlumbing, Stack};
-use super::{Group, work};
+use super::{FailureGroup, parallel};
 
 /// A run of a VM, or a report that belongs to none.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,7 +24,7 @@ pub struct Run {
 /// Groups that may get larger.
 #[derive(Debug, Default)]
 pub struct Groups {
-    by_signature: HashMap<(Kind, String), Members>,
+    by_signature: HashMap<(FailureKind, String), Members>,
 }
 
 #[derive(Debug)]
@@ -33,18 +33,18 @@ struct Members {
     runs: BTreeSet<Run>,
     first_at_ms: u64,
     last_at_ms: u64,
-    newest: Seen,
+    newest: Sighting,
 }
 
 /// When something was seen, and the report that it is in, if there is one.
 #[derive(Debug)]
-struct Seen {
+struct Sighting {
     at_ms: u64,
     report: Option<PathBuf>,
-    finding: Finding,
+    failure: Failure,
 }
 
-impl Seen {
+impl Sighting {
     /// Whether it is the better one to show. One with a report always is.
     fn is_better_than(&self, other: &Self) -> bool {
         let rank = |seen: &Self| (seen.report.is_some(), seen.at_ms, seen.report.clone());
@@ -54,9 +54,9 @@ impl Seen {
 
 impl Groups {
     /// Adds a finding.
-    pub fn add(&mut self, run: &Run, at_ms: u64, report: Option<PathBuf>, finding: Finding) {
-        let key = (finding.kind, finding.signature.clone());
-        let seen = Seen { at_ms, report, finding };
+    pub fn add(&mut self, run: &Run, at_ms: u64, report: Option<PathBuf>, failure: Failure) {
+        let key = (failure.kind, failure.signature.clone());
+        let seen = Sighting { at_ms, report, failure };
         let Some(members) = self.by_signature.get_mut(&key) else {
             let members = Members {
                 count: 1,
@@ -78,12 +78,12 @@ impl Groups {
     }
 
     /// All groups, those first that were seen last, with their stacks from their exemplars.
-    pub fn finish(self, is_plumbing: IsPlumbing) -> Vec<Group> {
+    pub fn finish(self, is_plumbing: IsPlumbing) -> Vec<FailureGroup> {
         let all: Vec<Members> = self.by_signature.into_values().collect();
         let mut groups = Vec::with_capacity(all.len());
         let stacks = |members: &Members| stacks(members, is_plumbing);
-        work::spread(&all, stacks, |members, stacks| groups.push(group(members, stacks)));
-        groups.sort_by(|a: &Group, b: &Group| {
+        parallel::for_each(&all, stacks, |members, stacks| groups.push(group(members, stacks)));
+        groups.sort_by(|a: &FailureGroup, b: &FailureGroup| {
             b.last_at_ms.cmp(&a.last_at_ms).then_with(|| a.signature.cmp(&b.signature))
         });
         groups
@@ -91,30 +91,31 @@ impl Groups {
 }
 
 fn stacks(members: &Members, is_plumbing: IsPlumbing) -> Vec<Stack> {
-    let report = members.newest.report.as_ref().and_then(|path| glance::whole(path).ok());
+    let report =
+        members.newest.report.as_ref().and_then(|path| report_summary::read_report(path).ok());
     report.map_or_else(Vec::new, |report| {
-        stacks::of_blamed(&report, &members.newest.finding, is_plumbing)
+        stacks::blamed_stacks(&report, &members.newest.failure, is_plumbing)
     })
 }
 
-fn group(members: &Members, stacks: Vec<Stack>) -> Group {
-    let Seen { report, finding, .. } = &members.newest;
+fn group(members: &Members, stacks: Vec<Stack>) -> FailureGroup {
+    let Sighting { report, failure, .. } = &members.newest;
     let mut vms: Vec<String> = members.runs.iter().map(|run| run.name.to_string()).collect();
     vms.dedup();
-    Group {
-        signature: finding.signature.clone(),
-        kind: finding.kind,
-        class: finding.class,
-        message: finding.message.clone(),
+    FailureGroup {
+        signature: failure.signature.clone(),
+        kind: failure.kind,
+        class: failure.class,
+        message: failure.message.clone(),
         count: members.count,
         runs: members.runs.len() as u64,
         vms,
         first_at_ms: members.first_at_ms,
         last_at_ms: members.last_at_ms,
-        blamed: finding.blamed.clone(),
-        locks: finding.locks.clone(),
+        blamed: failure.blamed.clone(),
+        locks: failure.locks.clone(),
         // Of a task, an event and a glance know no place.
-        function: finding.function.clone().or_else(|| innermost(&stacks)),
+        function: failure.function.clone().or_else(|| innermost(&stacks)),
         stacks,
         exemplar: report.as_ref().map(|path| path.display().to_string()),
         known: None,
@@ -130,9 +131,9 @@ fn innermost(stacks: &[Stack]) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn finding(signature: &str, message: &str) -> Finding {
-        Finding {
-            kind: Kind::Panic,
+    fn failure(signature: &str, message: &str) -> Failure {
+        Failure {
+            kind: FailureKind::Panic,
             signature: signature.into(),
             class: None,
             message: Some(message.into()),
@@ -155,10 +156,10 @@ mod tests {
             for at in 0..seen.len() {
                 let (name, number, at_ms, path) = seen[(at + shift) % seen.len()];
                 let said = format!("at {at_ms}");
-                groups.add(&run(name, number), at_ms, path.map(Into::into), finding("1", &said));
+                groups.add(&run(name, number), at_ms, path.map(Into::into), failure("1", &said));
             }
-            groups.add(&run("c", 1), 31, None, finding("2", ""));
-            let [newest, group]: [Group; 2] = groups.finish(|_| false).try_into().unwrap();
+            groups.add(&run("c", 1), 31, None, failure("2", ""));
+            let [newest, group]: [FailureGroup; 2] = groups.finish(|_| false).try_into().unwrap();
             assert_eq!((newest.signature.as_str(), newest.exemplar), ("2", None));
             assert_eq!((group.count, group.runs, group.vms), (4, 3, vec!["a".into(), "b".into()]));
             assert_eq!((group.first_at_ms, group.last_at_ms), (5, 30));

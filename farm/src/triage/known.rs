@@ -21,14 +21,14 @@ use toml::Spanned;
 
 /// All that is known, on some day.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Known {
-    entries: HashMap<String, Entry>,
+pub struct KnownFailures {
+    entries: HashMap<String, KnownEntry>,
     today: Option<Date>,
 }
 
 /// Something that is known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Entry {
+pub struct KnownEntry {
     /// The signature, or the start of it: 16 or 8 hexadecimal digits.
     pub signature: String,
     /// Where it is tracked.
@@ -55,16 +55,16 @@ impl Date {
 /// The reason why a text is no day.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no day as in 2026-12-31")]
-pub struct NoDate(String);
+pub struct InvalidDate(String);
 
 impl FromStr for Date {
-    type Err = NoDate;
+    type Err = InvalidDate;
 
-    fn from_str(text: &str) -> Result<Self, NoDate> {
+    fn from_str(text: &str) -> Result<Self, InvalidDate> {
         // Of one form, so that the order of texts is that of days.
         let is_date =
             text.len() == 10 && humantime::parse_rfc3339(&format!("{text}T00:00:00Z")).is_ok();
-        if is_date { Ok(Self(text.into())) } else { Err(NoDate(text.into())) }
+        if is_date { Ok(Self(text.into())) } else { Err(InvalidDate(text.into())) }
     }
 }
 
@@ -77,7 +77,7 @@ impl fmt::Display for Date {
 /// Why a file does not say what is known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}:{line}:{column}: {message}", path.display())]
-pub struct Wrong {
+pub struct KnownFileError {
     /// The file.
     pub path: PathBuf,
     /// The line, from 1 on.
@@ -90,21 +90,21 @@ pub struct Wrong {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct KnownFile {
     #[serde(default)]
-    known: Vec<EntryWritten>,
+    known: Vec<EntryTable>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct EntryWritten {
+struct EntryTable {
     signature: Spanned<String>,
     url: String,
     note: Option<String>,
     until: Option<Spanned<String>>,
 }
 
-impl Known {
+impl KnownFailures {
     /// Reads a file, for what is known today.
     ///
     /// # Errors
@@ -119,18 +119,18 @@ impl Known {
     ///
     /// # Errors
     /// The first thing that is wrong in it.
-    pub fn parse(text: &str, path: &Path, today: Date) -> Result<Self, Wrong> {
+    pub fn parse(text: &str, path: &Path, today: Date) -> Result<Self, KnownFileError> {
         let wrong = |at: usize, message: String| {
             let before = &text[..text.floor_char_boundary(at)];
             let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-            Wrong {
+            KnownFileError {
                 path: path.into(),
                 line: before.matches('\n').count() + 1,
                 column: before[line_start..].chars().count() + 1,
                 message,
             }
         };
-        let written: Written = toml::from_str(text).map_err(|error| {
+        let written: KnownFile = toml::from_str(text).map_err(|error| {
             wrong(error.span().map_or(0, |span| span.start), error.message().to_owned())
         })?;
         let mut entries = HashMap::new();
@@ -147,9 +147,9 @@ impl Known {
                 until
                     .get_ref()
                     .parse()
-                    .map_err(|no_date: NoDate| wrong(until.span().start, no_date.to_string()))
+                    .map_err(|no_date: InvalidDate| wrong(until.span().start, no_date.to_string()))
             });
-            let entry = Entry {
+            let entry = KnownEntry {
                 signature: signature.clone(),
                 url: written.url,
                 note: written.note,
@@ -163,21 +163,21 @@ impl Known {
     }
 
     /// What is known of a signature today. An entry for all of it goes before one for its start.
-    pub fn find(&self, signature: &str) -> Option<&Entry> {
-        self.of(signature).find(|entry| !self.is_over(entry))
+    pub fn find(&self, signature: &str) -> Option<&KnownEntry> {
+        self.entries_for(signature).find(|entry| !self.is_expired(entry))
     }
 
     /// What was known of a signature, until a day that is over.
-    pub fn expired(&self, signature: &str) -> Option<&Entry> {
-        self.of(signature).find(|entry| self.is_over(entry))
+    pub fn expired(&self, signature: &str) -> Option<&KnownEntry> {
+        self.entries_for(signature).find(|entry| self.is_expired(entry))
     }
 
-    fn of(&self, signature: &str) -> impl Iterator<Item = &Entry> {
+    fn entries_for(&self, signature: &str) -> impl Iterator<Item = &KnownEntry> {
         let starts = [signature.get(..16), signature.get(..8)];
         starts.into_iter().flatten().filter_map(|start| self.entries.get(start))
     }
 
-    fn is_over(&self, entry: &Entry) -> bool {
+    fn is_expired(&self, entry: &KnownEntry) -> bool {
         entry.until.as_ref().is_some_and(|until| self.today.as_ref() > Some(until))
     }
 }
@@ -186,8 +186,8 @@ impl Known {
 mod tests {
     use super::*;
 
-    fn parse(text: &str, today: &str) -> Result<Known, Wrong> {
-        Known::parse(text, Path::new("known.toml"), today.parse().unwrap())
+    fn parse(text: &str, today: &str) -> Result<KnownFailures, KnownFileError> {
+        KnownFailures::parse(text, Path::new("known.toml"), today.parse().unwrap())
     }
 
     const TWO: &str = r#"

@@ -9,14 +9,14 @@
 //! Of a report by itself, everything counts.
 
 pub mod diff;
-mod finding;
-mod gather;
-mod glance;
+mod failure;
 mod groups;
 pub mod known;
+mod parallel;
+mod report_summary;
+mod scan;
 mod stacks;
 pub mod text;
-mod work;
 
 use std::collections::BTreeMap;
 
@@ -26,19 +26,19 @@ use serde::Serialize;
 
 use crate::event::Status;
 pub use diff::Diff;
-pub use finding::Kind;
-pub use gather::{Gathered, gather};
-pub use known::Known;
+pub use failure::FailureKind;
+pub use known::KnownFailures;
+pub use scan::{ScanResult, scan};
 pub use stacks::{IsPlumbing, Stack};
 
 /// Raised when a field changes its meaning or goes away; not when one is added.
-pub const TRIAGE_VERSION: u32 = 1;
+pub const TRIAGE_SCHEMA_VERSION: u32 = 1;
 
 /// What `nmiscope triage --message-format json` prints.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(title = "nmiscope triage")]
 pub struct Document<'a> {
-    /// [`TRIAGE_VERSION`].
+    /// [`TRIAGE_SCHEMA_VERSION`].
     pub version: u32,
     /// What there is.
     #[serde(flatten)]
@@ -59,7 +59,7 @@ pub enum Content<'a> {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Triage {
     /// The groups, those first that were seen last.
-    pub groups: Vec<Group>,
+    pub groups: Vec<FailureGroup>,
     /// What it was found in.
     pub totals: Totals,
     /// Files that could not be made use of, and why: the first thousand.
@@ -86,11 +86,11 @@ pub struct Totals {
 
 /// Of one kind and signature, all that there is.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-pub struct Group {
+pub struct FailureGroup {
     /// The signature: 16 hexadecimal digits.
     pub signature: String,
     /// What it is.
-    pub kind: Kind,
+    pub kind: FailureKind,
     /// In which way it hangs; null for what is no hang, and for a hang that no report tells of.
     pub class: Option<Class>,
     /// What was said of it, the last time: the panic's message, or the crash's description; null if
@@ -118,10 +118,10 @@ pub struct Group {
     /// The newest report of it that can be read; null if there is none.
     pub exemplar: Option<String>,
     /// Where it is tracked; null for what is not known today.
-    pub known: Option<known::Entry>,
+    pub known: Option<known::KnownEntry>,
     /// Where it was tracked until a day that is over; null where there is no such day, and for what is
     /// known.
-    pub was_known: Option<known::Entry>,
+    pub was_known: Option<known::KnownEntry>,
 }
 
 /// A file that could not be made use of.
@@ -135,15 +135,15 @@ pub struct Skipped {
 
 impl Triage {
     /// Marks the groups that are known.
-    pub fn mark(&mut self, known: &Known) {
+    pub fn mark(&mut self, known: &KnownFailures) {
         for group in &mut self.groups {
             group.mark(known);
         }
     }
 }
 
-impl Group {
-    fn mark(&mut self, known: &Known) {
+impl FailureGroup {
+    fn mark(&mut self, known: &KnownFailures) {
         self.known = known.find(&self.signature).cloned();
         let over = if self.known.is_none() { known.expired(&self.signature) } else { None };
         self.was_known = over.cloned();

@@ -6,7 +6,7 @@ use nmiscope_report::{
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::finding::{Finding, Kind};
+use super::failure::{Failure, FailureKind};
 
 /// Tells whether a function, by its full name, is one in which everybody ends up: one to wait or to
 /// panic in, in any kernel. The caller knows kernels.
@@ -27,7 +27,7 @@ const MAX_STACKS: usize = 8;
 const MAX_FUNCTIONS: usize = 16;
 
 /// The stacks of those who are to blame for a finding of this report.
-pub fn of_blamed(report: &Report, finding: &Finding, is_plumbing: IsPlumbing) -> Vec<Stack> {
+pub fn blamed_stacks(report: &Report, failure: &Failure, is_plumbing: IsPlumbing) -> Vec<Stack> {
     let mut stacks: Vec<Stack> = Vec::new();
     let mut add = |of: &str, frames: &[Frame]| {
         let functions = functions(frames, is_plumbing);
@@ -40,22 +40,22 @@ pub fn of_blamed(report: &Report, finding: &Finding, is_plumbing: IsPlumbing) ->
             None => stacks.push(Stack { of: vec![of.into()], functions }),
         }
     };
-    if finding.kind == Kind::Hang {
-        let hang = report.hangs.iter().find(|hang| hang.signature == finding.signature);
+    if failure.kind == FailureKind::Hang {
+        let hang = report.hangs.iter().find(|hang| hang.signature == failure.signature);
         if let Some(hang) = hang {
             for party in &hang.blamed {
-                add(party, frames_of_party(report, hang, party));
+                add(party, party_frames(report, hang, party));
             }
         }
     } else {
         for cpu in cpus_at_end(report) {
-            add(&format!("cpu{}", cpu.cpu), frames_of(cpu));
+            add(&format!("cpu{}", cpu.cpu), cpu_frames(cpu));
         }
     }
     stacks
 }
 
-fn frames_of_party<'a>(report: &'a Report, hang: &Hang, party: &str) -> &'a [Frame] {
+fn party_frames<'a>(report: &'a Report, hang: &Hang, party: &str) -> &'a [Frame] {
     let backtrace = hang.backtrace.and_then(|index| report.backtraces.get(index as usize));
     let node = hang.nodes.iter().find(|node| node.id == party);
     let (Some(backtrace), Some(node)) = (backtrace, node) else { return &[] };
@@ -67,7 +67,7 @@ fn frames_of_party<'a>(report: &'a Report, hang: &Hang, party: &str) -> &'a [Fra
         }
         NodeKind::Lock { .. } | NodeKind::Queue { .. } => return &[],
     };
-    backtrace.cpus.iter().find(|of| of.cpu == *cpu).map_or(&[], frames_of)
+    backtrace.cpus.iter().find(|of| of.cpu == *cpu).map_or(&[], cpu_frames)
 }
 
 fn functions(frames: &[Frame], is_plumbing: IsPlumbing) -> Vec<String> {
@@ -130,12 +130,12 @@ fn names(frames: &[Frame]) -> impl Iterator<Item = &str> {
 }
 
 /// Where a stack is.
-pub fn place(frames: &[Frame], is_plumbing: IsPlumbing) -> Option<&str> {
+pub fn innermost_telling(frames: &[Frame], is_plumbing: IsPlumbing) -> Option<&str> {
     names(frames).find(|name| is_telling(name, is_plumbing))
 }
 
 /// What is known of a CPU's stack: as the host saw it, or else as the guest printed it.
-pub fn frames_of(cpu: &Cpu) -> &[Frame] {
+pub fn cpu_frames(cpu: &Cpu) -> &[Frame] {
     let look = cpu.look.as_ref().map(|look| look.frames.as_slice());
     let word = cpu.word.as_ref().map(|word| word.frames.as_slice());
     look.filter(|frames| !frames.is_empty()).or(word).unwrap_or_default()
@@ -159,15 +159,16 @@ pub(super) fn stored_plumbing(function: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::triage::glance;
+    use crate::triage::report_summary;
 
     const DEADLOCK: &str = include_str!("../../../tests/offline/cores/abba-deadlock.json");
     const TASKS: &str = include_str!("../../../tests/offline/cores/mutex-deadlock.json");
     const PANIC: &str = include_str!("../../../tests/offline/cores/null-deref.json");
 
     fn stacks_of(text: &str) -> Vec<Stack> {
-        let finding = glance::of_text(text.as_bytes(), stored_plumbing).unwrap().findings.remove(0);
-        of_blamed(&serde_json::from_str(text).unwrap(), &finding, stored_plumbing)
+        let failure =
+            report_summary::summarize(text.as_bytes(), stored_plumbing).unwrap().failures.remove(0);
+        blamed_stacks(&serde_json::from_str(text).unwrap(), &failure, stored_plumbing)
     }
 
     #[test]

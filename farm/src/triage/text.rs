@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 
-use super::known::Entry;
-use super::{Diff, Group, Kind, Totals, Triage};
+use super::known::KnownEntry;
+use super::{Diff, FailureGroup, FailureKind, Totals, Triage};
 use nmiscope_report::sanitize::line;
 use nmiscope_report::short_name;
 use nmiscope_report::units::{plural, unix_time};
@@ -41,7 +41,7 @@ pub fn triage(triage: &Triage) -> String {
 /// What has changed.
 pub fn diff(diff: &Diff) -> String {
     let mut text = String::new();
-    let mut show = |heading: String, groups: &[&Group]| {
+    let mut show = |heading: String, groups: &[&FailureGroup]| {
         if !groups.is_empty() {
             let _ = writeln!(text, "{heading}: {}", groups.len());
             show_all(&mut text, groups);
@@ -96,7 +96,7 @@ fn totals(totals: &Totals) -> String {
     text
 }
 
-fn show_all(text: &mut String, groups: &[&Group]) {
+fn show_all(text: &mut String, groups: &[&FailureGroup]) {
     let titles: Vec<String> = groups.iter().map(|group| title(group)).collect();
     let longest = titles.iter().map(|title| title.chars().count()).max().unwrap_or(0);
     let counts: Vec<String> = groups.iter().map(|group| format!("×{}", group.count)).collect();
@@ -116,7 +116,7 @@ fn show_all(text: &mut String, groups: &[&Group]) {
 }
 
 /// What it is, and where.
-fn title(group: &Group) -> String {
+fn title(group: &FailureGroup) -> String {
     let what = group.class.map_or(group.kind.name(), |class| class.name());
     match &group.function {
         Some(function) => format!("{what} in {}", line(short_name(function))),
@@ -125,7 +125,7 @@ fn title(group: &Group) -> String {
 }
 
 /// In how many runs, and when.
-fn seen(group: &Group) -> String {
+fn seen(group: &FailureGroup) -> String {
     let place =
         format!("{} of {}", plural(group.runs, "run"), plural(group.vms.len() as u64, "VM"));
     let (first, last) = (time(group.first_at_ms), time(group.last_at_ms));
@@ -136,7 +136,7 @@ fn seen(group: &Group) -> String {
     }
 }
 
-fn show_details(text: &mut String, group: &Group) {
+fn show_details(text: &mut String, group: &FailureGroup) {
     let mut details: Vec<(String, String)> = Vec::new();
     let mut add = |label: &str, what: String| details.push((line(label), what));
     if let Some(known) = &group.known {
@@ -155,7 +155,7 @@ fn show_details(text: &mut String, group: &Group) {
     for stack in &group.stacks {
         add(&stack.of.join(", "), functions(&stack.functions));
     }
-    if group.stacks.is_empty() && !group.blamed.is_empty() && group.kind == Kind::Hang {
+    if group.stacks.is_empty() && !group.blamed.is_empty() && group.kind == FailureKind::Hang {
         add("blamed", list(&group.blamed));
     }
     add("in", list(&group.vms));
@@ -169,7 +169,7 @@ fn show_details(text: &mut String, group: &Group) {
     }
 }
 
-fn entry(entry: &Entry) -> String {
+fn entry(entry: &KnownEntry) -> String {
     let note = entry.note.as_ref().map_or_else(String::new, |note| format!(" ({})", line(note)));
     format!("{}{note}", line(&entry.url))
 }
@@ -201,10 +201,10 @@ mod tests {
     use crate::triage::Stack;
     use nmiscope_report::Class;
 
-    fn group() -> Group {
-        Group {
+    fn group() -> FailureGroup {
+        FailureGroup {
             signature: "7f3a91c2deadbeef".into(),
-            kind: Kind::Hang,
+            kind: FailureKind::Hang,
             class: Some(Class::Deadlock),
             message: None,
             count: 12,

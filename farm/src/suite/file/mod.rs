@@ -11,10 +11,11 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
-pub use bounds::{ByClass, HangAfterWritten};
-pub use expect::{Expect, HangClass, Word};
+pub use bounds::{BoundsByClass, HangBounds};
+pub use expect::{Expect, ExpectWord, HangClass};
 pub use values::{
-    Bound, BoundOfSome, Cpus, Expression, Name, Parameters, Size, Tag, Time, TimeLimit, Workload,
+    ClassBound, Cpus, Delay, Expression, HangBound, KernelParameters, MemorySize, Tag, TimeLimit,
+    VmName, WorkloadName,
 };
 
 /// The image of a VM that runs the guest that is part of nmiscope.
@@ -26,23 +27,23 @@ pub const ALL_WORKLOADS: &str = "*";
 /// A suite: VMs to run, and what to expect of each.
 #[derive(Debug, Default, JsonSchema)]
 #[schemars(title = "nmiscope suite", deny_unknown_fields)]
-pub struct Written {
+pub struct SuiteFile {
     /// What holds for each VM that does not say otherwise.
     #[schemars(default)]
     pub defaults: Settings,
     /// The VMs.
     #[schemars(length(min = 1))]
-    pub vm: Vec<VmWritten>,
+    pub vm: Vec<VmTable>,
 }
 
 /// A VM, or several by its `matrix`.
 #[derive(Debug, JsonSchema)]
 #[schemars(deny_unknown_fields)]
-pub struct VmWritten {
+pub struct VmTable {
     /// Its name, which no other VM has: parts with slashes between them. A `matrix` adds what makes
     /// its VMs different: `/cpus=8`, `/memory=64M`, `/append=quiet`, in this order.
-    #[schemars(with = "Name")]
-    pub name: Spanned<Name>,
+    #[schemars(with = "VmName")]
+    pub name: Spanned<VmName>,
     /// Makes a VM for each combination of these.
     #[schemars(with = "Option<Matrix>")]
     pub matrix: Option<Spanned<Matrix>>,
@@ -64,28 +65,28 @@ pub struct Settings {
     /// What the guest runs, as its kernel parameter `workload=`. Of the bundled guest, `*` makes a VM
     /// for each workload, which is expected to do what it is there for; those that need more vCPUs are
     /// left out.
-    #[schemars(with = "Option<Workload>")]
-    pub workload: Option<Spanned<Workload>>,
+    #[schemars(with = "Option<WorkloadName>")]
+    pub workload: Option<Spanned<WorkloadName>>,
     /// Other kernel parameters, as they are.
-    #[schemars(with = "Option<Parameters>")]
-    pub append: Option<Spanned<Parameters>>,
+    #[schemars(with = "Option<KernelParameters>")]
+    pub append: Option<Spanned<KernelParameters>>,
     /// Number of vCPUs [default: 4]
     #[schemars(with = "Option<Cpus>")]
     pub cpus: Option<Spanned<Cpus>>,
     /// Guest memory: bytes, or with K, M or G behind [default: 64M]
-    #[schemars(with = "Option<Size>")]
-    pub memory: Option<Spanned<Size>>,
+    #[schemars(with = "Option<MemorySize>")]
+    pub memory: Option<Spanned<MemorySize>>,
     /// The guest has failed if it has not ended by then [default: 60s]
     pub time_limit: Option<TimeLimit>,
     /// Ends the run as a success, for a guest that does not end by itself; 0 to not [default: 0, and
     /// for what is healthy of `workload = "*"` 4s]
-    pub stop_after: Option<Time>,
+    pub stop_after: Option<Delay>,
     /// Call it a hang (boot-stall) when the guest is not ready by then; 0 to not look [default: 30s, and
     /// for what does not boot of `workload = "*"` 5s]
-    pub ready_within: Option<Time>,
+    pub ready_within: Option<Delay>,
     /// Call it a hang when a vCPU gets nowhere for so long; 0 to not look. A bound for all classes of
     /// hangs, or as a list or a table bounds for some [default: 2s]
-    pub hang_after: Option<HangAfterWritten>,
+    pub hang_after: Option<HangBounds>,
     /// How often it is tried again if it does not do what is expected [default: 0]
     pub retries: Option<u32>,
     /// Tags, for filters.
@@ -94,7 +95,7 @@ pub struct Settings {
     #[schemars(with = "Option<Expect>")]
     pub expect: Option<Spanned<Expect>>,
     /// What it is to print on its console.
-    pub console: Option<ConsoleWritten>,
+    pub console: Option<ConsoleTable>,
 }
 
 impl Settings {
@@ -118,17 +119,17 @@ pub struct Matrix {
     #[schemars(with = "Option<Vec<Cpus>>", length(min = 1))]
     pub cpus: Option<Spanned<Vec<Spanned<Cpus>>>>,
     /// Sizes of guest memory.
-    #[schemars(with = "Option<Vec<Size>>", length(min = 1))]
-    pub memory: Option<Spanned<Vec<Spanned<Size>>>>,
+    #[schemars(with = "Option<Vec<MemorySize>>", length(min = 1))]
+    pub memory: Option<Spanned<Vec<Spanned<MemorySize>>>>,
     /// Kernel parameters.
-    #[schemars(with = "Option<Vec<Parameters>>", length(min = 1))]
-    pub append: Option<Spanned<Vec<Spanned<Parameters>>>>,
+    #[schemars(with = "Option<Vec<KernelParameters>>", length(min = 1))]
+    pub append: Option<Spanned<Vec<Spanned<KernelParameters>>>>,
 }
 
 /// What a VM is to print on its console: regular expressions, each for one line.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct ConsoleWritten {
+pub struct ConsoleTable {
     /// Some line matches each of these.
     #[serde(default)]
     #[schemars(with = "Vec<Expression>")]

@@ -3,19 +3,19 @@
 use std::path::Path;
 
 use crate::event::{HangSummary, Id, Status, VmFinished};
-use crate::results::short;
+use crate::results;
 use nmiscope_report::sanitize;
 use nmiscope_report::short_name;
 
 /// The longest name that is shown whole, in characters.
-pub const NAME: usize = 160;
+pub const MAX_NAME: usize = 160;
 /// The longest sentence.
-pub const SENTENCE: usize = 400;
+pub const MAX_SENTENCE: usize = 400;
 /// So many parties or locks of a hang are named.
-const PARTIES: usize = 4;
+const MAX_PARTIES: usize = 4;
 
 /// One harmless line of at most so many characters.
-pub fn line(text: &str, most: usize) -> String {
+pub fn one_line(text: &str, most: usize) -> String {
     // An escape has up to ten characters. What is far beyond the end is not looked at.
     let Some((end, _)) = text.char_indices().nth(most) else {
         return cut(sanitize::line(text), most);
@@ -33,13 +33,13 @@ fn cut(mut text: String, most: usize) -> String {
 }
 
 /// A VM's name, and which run of it if that is not the first.
-pub fn name(id: &Id) -> String {
-    let name = line(&id.name, NAME);
+pub fn run_name(id: &Id) -> String {
+    let name = one_line(&id.name, MAX_NAME);
     if id.run > 1 { format!("{name} #{}", id.run) } else { name }
 }
 
 /// What happened to so many VMs.
-pub fn verb(status: Status) -> &'static str {
+pub fn status_verb(status: Status) -> &'static str {
     match status {
         Status::Pass => "passed",
         Status::Fail => "failed",
@@ -53,16 +53,16 @@ pub fn verb(status: Status) -> &'static str {
 }
 
 /// Why a try did not pass, or what there is to say of it if it did; `None` for nothing.
-pub fn finding(end: &VmFinished) -> Option<String> {
+pub fn finding_text(end: &VmFinished) -> Option<String> {
     let mut parts = Vec::new();
     if let Some(hang) = end.hang.as_ref().filter(|_| end.status == Status::Hang) {
-        parts.push(self::hang(hang));
+        parts.push(hang_line(hang));
     }
     if let Some(url) = &end.known {
-        parts.push(format!("known: {}", line(url, SENTENCE)));
+        parts.push(format!("known: {}", one_line(url, MAX_SENTENCE)));
     }
     if let Some(reason) = &end.reason {
-        parts.push(line(reason, SENTENCE));
+        parts.push(one_line(reason, MAX_SENTENCE));
     }
     if end.flaky {
         parts.push(format!("passed in try {}", end.id.attempt));
@@ -71,23 +71,24 @@ pub fn finding(end: &VmFinished) -> Option<String> {
 }
 
 /// A hang in a line: its class, between whom, its signature.
-pub fn hang(hang: &HangSummary) -> String {
+pub fn hang_line(hang: &HangSummary) -> String {
     let mut text = hang.class.name().to_owned();
-    if let Some(between) = between(hang) {
+    if let Some(between) = parties(hang) {
         text = format!("{text}  {between}");
     }
-    format!("{text}   sig {}", signature(hang))
+    format!("{text}   sig {}", short_signature(hang))
 }
 
 /// The locks that a hang is about, or else who is to blame.
-pub fn between(hang: &HangSummary) -> Option<String> {
+pub fn parties(hang: &HangSummary) -> Option<String> {
     let parties = if hang.locks.is_empty() { &hang.blamed } else { &hang.locks };
     // Who waits for whom comes back to where it began.
     let is_cycle = hang.class.is_cycle() && !hang.locks.is_empty();
     let separator = if is_cycle { " <-> " } else { ", " };
-    let shown: Vec<String> = parties.iter().take(PARTIES).map(|party| line(party, NAME)).collect();
+    let shown: Vec<String> =
+        parties.iter().take(MAX_PARTIES).map(|party| one_line(party, MAX_NAME)).collect();
     let shown = shown.join(separator);
-    match parties.len().saturating_sub(PARTIES) {
+    match parties.len().saturating_sub(MAX_PARTIES) {
         _ if parties.is_empty() => None,
         0 => Some(shown),
         more => Some(format!("{shown} and {more} more")),
@@ -95,30 +96,30 @@ pub fn between(hang: &HangSummary) -> Option<String> {
 }
 
 /// A hang's class and where it is.
-pub fn title(hang: &HangSummary) -> String {
+pub fn hang_title(hang: &HangSummary) -> String {
     match &hang.function {
-        Some(function) => format!("{} in {}", hang.class, line(short_name(function), NAME)),
+        Some(function) => format!("{} in {}", hang.class, one_line(short_name(function), MAX_NAME)),
         None => hang.class.name().into(),
     }
 }
 
 /// The start of a hang's signature.
-pub fn signature(hang: &HangSummary) -> String {
-    line(short(&hang.signature), 16)
+pub fn short_signature(hang: &HangSummary) -> String {
+    one_line(results::short_signature(&hang.signature), 16)
 }
 
 /// A path.
-pub fn path(path: &Path) -> String {
-    line(&path.to_string_lossy(), 4096)
+pub fn path_text(path: &Path) -> String {
+    one_line(&path.to_string_lossy(), 4096)
 }
 
 /// Seconds as they stand in a column.
-pub fn seconds(elapsed_ms: f64) -> String {
+pub fn format_seconds(elapsed_ms: f64) -> String {
     format!("{:.2}s", elapsed_ms / 1000.0)
 }
 
 /// How long all of it took.
-pub fn duration(elapsed_ms: f64) -> String {
+pub fn format_duration(elapsed_ms: f64) -> String {
     let seconds = elapsed_ms / 1000.0;
     if seconds < 120.0 {
         return format!("{seconds:.1} s");
@@ -138,13 +139,13 @@ mod tests {
 
     #[test]
     fn a_line_has_no_more_characters_than_it_may_whatever_is_in_it() {
-        assert_eq!(line("abcd", 4), "abcd");
-        assert_eq!(line("abcde", 4), "abc…");
-        assert_eq!(line("äöüßé", 4), "äöü…");
-        assert_eq!(line("a\x1b[2J", 8), "a\\u{1b}…");
+        assert_eq!(one_line("abcd", 4), "abcd");
+        assert_eq!(one_line("abcde", 4), "abc…");
+        assert_eq!(one_line("äöüßé", 4), "äöü…");
+        assert_eq!(one_line("a\x1b[2J", 8), "a\\u{1b}…");
         for text in ["\x1b".repeat(1000), "\u{202e}x".repeat(1000), "x".repeat(1000)] {
             for most in [1, 2, 5, 100] {
-                let line = line(&text, most);
+                let line = one_line(&text, most);
                 assert_eq!(line.chars().count(), most, "{line}");
                 assert!(!line.chars().any(char::is_control));
             }
@@ -153,9 +154,9 @@ mod tests {
 
     #[test]
     fn long_durations_have_minutes_and_hours() {
-        assert_eq!(duration(18_300.0), "18.3 s");
-        assert_eq!(duration(119_900.0), "119.9 s");
-        assert_eq!(duration(123_000.0), "2 min 3 s");
-        assert_eq!(duration(3_723_000.0), "1 h 2 min 3 s");
+        assert_eq!(format_duration(18_300.0), "18.3 s");
+        assert_eq!(format_duration(119_900.0), "119.9 s");
+        assert_eq!(format_duration(123_000.0), "2 min 3 s");
+        assert_eq!(format_duration(3_723_000.0), "1 h 2 min 3 s");
     }
 }

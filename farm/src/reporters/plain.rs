@@ -4,27 +4,27 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use super::Reporter;
-use super::story::Story;
+use super::progress::Progress;
 use crate::event::Event;
 
 /// Writes lines.
-pub struct Lines {
+pub struct Plain {
     /// `None` once nobody reads it any more.
     out: Option<Box<dyn Write>>,
-    story: Story,
+    progress: Progress,
 }
 
-impl Lines {
+impl Plain {
     /// Writes to `out`, which has to remove colors if there are to be none, as `anstream`'s do. `root`
     /// is the results directory.
     pub fn new(out: Box<dyn Write>, root: PathBuf) -> Self {
-        Self { out: Some(out), story: Story::new(root) }
+        Self { out: Some(out), progress: Progress::new(root) }
     }
 }
 
-impl Reporter for Lines {
-    fn tell(&mut self, event: &Event) -> anyhow::Result<()> {
-        let text = self.story.tell(event);
+impl Reporter for Plain {
+    fn report(&mut self, event: &Event) -> anyhow::Result<()> {
+        let text = self.progress.report(event);
         let Some(out) = &mut self.out else { return Ok(()) };
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             // Somebody who closes the pipe has seen enough.
@@ -34,7 +34,7 @@ impl Reporter for Lines {
         Ok(())
     }
 
-    fn recall(&mut self, event: &Event) {
-        self.story.recall(event);
+    fn note_earlier(&mut self, event: &Event) {
+        self.progress.note_earlier(event);
     }
 }

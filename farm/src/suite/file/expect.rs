@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use super::Expression;
-use super::values::{ValueError, from_text};
+use super::values::{SettingError, from_text};
 use crate::suite::Expectation;
 
 /// How a VM is to end.
@@ -21,7 +21,7 @@ use crate::suite::Expectation;
 #[schemars(untagged, deny_unknown_fields)]
 pub enum Expect {
     /// In one of the ways that need no more words.
-    Word(Word),
+    ExpectWord(ExpectWord),
     /// The guest leaves with this code.
     Exit {
         /// The code.
@@ -50,7 +50,7 @@ pub enum Expect {
 /// A way for a VM to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Word {
+pub enum ExpectWord {
     /// The guest leaves with code 0, or is stopped after its time.
     Pass,
     /// The guest hangs, in whatever way.
@@ -85,13 +85,13 @@ fn class_names() -> Vec<&'static str> {
     classes.map(|class| class.name()).chain(["any"]).collect()
 }
 
-fn read_class(text: &str) -> Result<HangClass, ValueError> {
+fn read_class(text: &str) -> Result<HangClass, SettingError> {
     if text == "any" {
         return Ok(HangClass(None));
     }
     let class = Class::from_str(text, false);
     let unknown =
-        |_| ValueError::NoClass { name: text.into(), hint: nearest::hint(text, &class_names()) };
+        |_| SettingError::NoClass { name: text.into(), hint: nearest::hint(text, &class_names()) };
     class.map(|class| HangClass(Some(class))).map_err(unknown)
 }
 
@@ -105,10 +105,10 @@ impl Expect {
     /// The same, as a VM has it.
     pub fn expectation(&self) -> Expectation {
         match self {
-            Self::Word(Word::Pass) => Expectation::Pass,
-            Self::Word(Word::Hang) => Expectation::Hang { class: None, blamed: None },
-            Self::Word(Word::Panic) => Expectation::Panic { message: None },
-            Self::Word(Word::Crash) | Self::Crash { .. } => Expectation::Crash,
+            Self::ExpectWord(ExpectWord::Pass) => Expectation::Pass,
+            Self::ExpectWord(ExpectWord::Hang) => Expectation::Hang { class: None, blamed: None },
+            Self::ExpectWord(ExpectWord::Panic) => Expectation::Panic { message: None },
+            Self::ExpectWord(ExpectWord::Crash) | Self::Crash { .. } => Expectation::Crash,
             Self::Exit { exit } => Expectation::Exit { code: *exit },
             Self::Hang { hang: HangClass(class), blamed } => {
                 let blamed = blamed.as_ref().map(|blamed| blamed.iter().cloned().collect());
@@ -167,7 +167,7 @@ impl<'de> Visitor<'de> for ExpectVisitor {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Expect, E> {
-        Word::deserialize(StrDeserializer::new(text)).map(Expect::Word)
+        ExpectWord::deserialize(StrDeserializer::new(text)).map(Expect::ExpectWord)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Expect, A::Error> {

@@ -14,12 +14,12 @@ use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, bail};
 
-use super::glance::{self, Glance, NoReport};
 use super::groups::{Groups, Run};
+use super::report_summary::{self, ReportError, ReportSummary};
 use super::stacks::IsPlumbing;
-use super::{Skipped, Totals, Triage, work};
-use crate::event::{Event, Id, Status, VmFinished, What};
-use crate::{inside, journal};
+use super::{Skipped, Totals, Triage, parallel};
+use crate::event::{Event, EventKind, Id, Status, VmFinished};
+use crate::{journal, relative_path};
 
 /// How far below a directory its reports may be.
 const MAX_DEPTH: usize = 16;
@@ -35,7 +35,7 @@ const REPORT: &str = "report";
 
 /// What was gathered: the groups, and how each VM went.
 #[derive(Debug, Default)]
-pub struct Gathered {
+pub struct ScanResult {
     /// The groups.
     pub triage: Triage,
     /// By the VM's name.
@@ -51,7 +51,7 @@ struct Verdicts {
     flaky: bool,
 }
 
-impl Gathered {
+impl ScanResult {
     /// Whether there is a verdict on a VM of that name.
     pub fn has_run(&self, name: &str) -> bool {
         self.vms.get(name).is_some_and(|verdicts| verdicts.passed || verdicts.failed)
@@ -70,22 +70,22 @@ impl Gathered {
 ///
 /// # Errors
 /// A path is not there, or cannot be looked at.
-pub fn gather(paths: &[PathBuf], is_plumbing: IsPlumbing) -> anyhow::Result<Gathered> {
-    let mut gatherer = Gatherer::new(is_plumbing);
+pub fn scan(paths: &[PathBuf], is_plumbing: IsPlumbing) -> anyhow::Result<ScanResult> {
+    let mut scanner = Scanner::new(is_plumbing);
     for path in paths {
         let failed = || format!("failed to look at {}", path.display());
         let metadata = fs::metadata(path).with_context(failed)?;
         if metadata.is_dir() {
             fs::read_dir(path).with_context(failed)?;
-            gatherer.directory(path);
+            scanner.add_directory(path);
         } else if !metadata.is_file() {
             bail!("{}: it is neither a directory nor a file", failed());
         } else {
-            let report = gatherer.report(path, path, &metadata);
-            gatherer.look_at(report.as_slice());
+            let report = scanner.lone_report(path, path, &metadata);
+            scanner.read_reports(report.as_slice());
         }
     }
-    Ok(gatherer.finish())
+    Ok(scanner.finish())
 }
 
 /// One try of a VM, or one report.
@@ -95,10 +95,10 @@ struct Try<'a> {
     /// Its report, if there is one.
     report: Option<PathBuf>,
     /// What the journal says of it.
-    said: Option<&'a VmFinished>,
+    end: Option<&'a VmFinished>,
 }
 
-struct Gatherer {
+struct Scanner {
     is_plumbing: IsPlumbing,
     groups: Groups,
     totals: Totals,
@@ -112,7 +112,7 @@ struct Gatherer {
     sources: u64,
 }
 
-impl Gatherer {
+impl Scanner {
     fn new(is_plumbing: IsPlumbing) -> Self {
         Self {
             is_plumbing,
@@ -127,7 +127,7 @@ impl Gatherer {
     }
 
     /// Everything below a directory. What cannot be read is skipped.
-    fn directory(&mut self, root: &Path) {
+    fn add_directory(&mut self, root: &Path) {
         let mut reports = Vec::new();
         let mut pending = vec![(root.to_owned(), 0)];
         let mut left = MAX_ENTRIES;
@@ -137,7 +137,7 @@ impl Gatherer {
                 && metadata.is_file()
             {
                 if self.is_new(&metadata) {
-                    self.results(&directory);
+                    self.add_results(&directory);
                 }
                 continue;
             }
@@ -168,18 +168,23 @@ impl Gatherer {
                         if kind.is_file() && path.extension().is_some_and(|is| is == "json") =>
                     {
                         if let Ok(metadata) = entry.metadata() {
-                            reports.extend(self.report(&path, root, &metadata));
+                            reports.extend(self.lone_report(&path, root, &metadata));
                         }
                     }
                     _ => {}
                 }
             }
         }
-        self.look_at(&reports);
+        self.read_reports(&reports);
     }
 
     /// A report that belongs to no farm, named relative to what was given. `None` if it has been read.
-    fn report(&mut self, path: &Path, root: &Path, metadata: &Metadata) -> Option<Try<'static>> {
+    fn lone_report(
+        &mut self,
+        path: &Path,
+        root: &Path,
+        metadata: &Metadata,
+    ) -> Option<Try<'static>> {
         if !self.is_new(metadata) {
             return None;
         }
@@ -190,12 +195,12 @@ impl Gatherer {
             run: Run { name: name.into(), source: self.new_source(), run: 1 },
             at_ms: modified.map_or(0, |since| since.as_millis() as u64),
             report: Some(path.into()),
-            said: None,
+            end: None,
         })
     }
 
     /// A farm's results.
-    fn results(&mut self, root: &Path) {
+    fn add_results(&mut self, root: &Path) {
         let journal = root.join(journal::FILE);
         let contents = match journal::read(root) {
             Ok(contents) => contents,
@@ -213,7 +218,7 @@ impl Gatherer {
         }
         self.totals.results += 1;
         let source = self.new_source();
-        let all = last_of_each(&contents.events);
+        let all = last_end_of_each_try(&contents.events);
         let mut last: Vec<(&Id, u64, &VmFinished)> = all
             .iter()
             .filter_map(|(id, end)| end.map(|(at_ms, finished)| (id, at_ms, finished)))
@@ -226,7 +231,7 @@ impl Gatherer {
             let is_last_try = !last.get(at + 1).is_some_and(|(next, ..)| same_run(next));
             if is_last_try {
                 self.totals.runs += 1;
-                self.count(&id.name.as_str().into(), finished.status);
+                self.count_verdict(&id.name.as_str().into(), finished.status);
             }
             match finished.status {
                 Status::Pass => {
@@ -236,18 +241,18 @@ impl Gatherer {
                 Status::Hang | Status::Crash | Status::Timeout => {
                     let run = Run { name: id.name.as_str().into(), source, run: id.run };
                     let report = self.report_of(root, finished);
-                    tries.push(Try { run, at_ms, report, said: Some(finished) });
+                    tries.push(Try { run, at_ms, report, end: Some(finished) });
                 }
-                other => self.ungrouped(other),
+                other => self.count_ungrouped(other),
             }
         }
-        self.look_at(&tries);
+        self.read_reports(&tries);
     }
 
     /// Where the report of a try is; `None` if there is none, or it is not where it should be.
     fn report_of(&mut self, root: &Path, finished: &VmFinished) -> Option<PathBuf> {
         let relative = finished.directory.join(finished.files.get(REPORT)?);
-        match inside(root, &relative) {
+        match relative_path::resolve(root, &relative) {
             Ok(path) => Some(path),
             Err(refused) => {
                 self.skip(&root.join(journal::FILE), refused.to_string());
@@ -256,21 +261,22 @@ impl Gatherer {
         }
     }
 
-    fn look_at(&mut self, tries: &[Try<'_>]) {
+    fn read_reports(&mut self, tries: &[Try<'_>]) {
         let is_plumbing = self.is_plumbing;
-        let read =
-            |one: &Try<'_>| one.report.as_deref().map(|path| glance::read(path, is_plumbing));
-        work::spread(tries, read, |one, result| self.take(one, result));
+        let read = |one: &Try<'_>| {
+            one.report.as_deref().map(|path| report_summary::read(path, is_plumbing))
+        };
+        parallel::for_each(tries, read, |one, result| self.add_try(one, result));
     }
 
     /// What has come of a try.
-    fn take(&mut self, one: &Try<'_>, read: Option<Result<Glance, NoReport>>) {
-        let (mut findings, mut status) = (Vec::new(), None);
+    fn add_try(&mut self, one: &Try<'_>, read: Option<Result<ReportSummary, ReportError>>) {
+        let (mut failures, mut status) = (Vec::new(), None);
         let mut report = None;
         match read {
-            Some(Ok(glance)) => {
+            Some(Ok(summary)) => {
                 self.totals.reports += 1;
-                (findings, status) = (glance.findings, Some(glance.status));
+                (failures, status) = (summary.failures, Some(summary.status));
                 report = one.report.as_ref();
             }
             Some(Err(error)) => {
@@ -280,25 +286,25 @@ impl Gatherer {
             }
             None => {}
         }
-        if let Some(said) = one.said {
-            status = Some(said.status);
-            if findings.is_empty() {
-                findings.extend(glance::of_event(said));
+        if let Some(end) = one.end {
+            status = Some(end.status);
+            if failures.is_empty() {
+                failures.extend(report_summary::failure_from_event(end));
             }
         } else if let Some(status) = status {
             self.totals.runs += 1;
-            let failed = if findings.is_empty() { status } else { Status::Hang };
-            self.count(&one.run.name, failed);
+            let failed = if failures.is_empty() { status } else { Status::Hang };
+            self.count_verdict(&one.run.name, failed);
         }
-        if findings.is_empty() {
-            status.into_iter().for_each(|status| self.ungrouped(status));
+        if failures.is_empty() {
+            status.into_iter().for_each(|status| self.count_ungrouped(status));
         }
-        for finding in findings {
-            self.groups.add(&one.run, one.at_ms, report.cloned(), finding);
+        for failure in failures {
+            self.groups.add(&one.run, one.at_ms, report.cloned(), failure);
         }
     }
 
-    fn count(&mut self, name: &Arc<str>, status: Status) {
+    fn count_verdict(&mut self, name: &Arc<str>, status: Status) {
         let verdicts = self.vms.entry(name.clone()).or_default();
         match status {
             Status::Pass => verdicts.passed = true,
@@ -307,7 +313,7 @@ impl Gatherer {
         }
     }
 
-    fn ungrouped(&mut self, status: Status) {
+    fn count_ungrouped(&mut self, status: Status) {
         if status != Status::Pass {
             *self.totals.ungrouped.entry(status).or_default() += 1;
         }
@@ -329,23 +335,23 @@ impl Gatherer {
         self.sources
     }
 
-    fn finish(self) -> Gathered {
+    fn finish(self) -> ScanResult {
         let Self { is_plumbing, groups, totals, mut skipped, vms, .. } = self;
         skipped.sort_by(|a, b| a.path.cmp(&b.path));
-        Gathered { triage: Triage { groups: groups.finish(is_plumbing), totals, skipped }, vms }
+        ScanResult { triage: Triage { groups: groups.finish(is_plumbing), totals, skipped }, vms }
     }
 }
 
 /// All tries, in order, with the last end of each: one that was interrupted may have been done again.
-fn last_of_each(events: &[Event]) -> BTreeMap<Id, Option<(u64, &VmFinished)>> {
+fn last_end_of_each_try(events: &[Event]) -> BTreeMap<Id, Option<(u64, &VmFinished)>> {
     let mut last = BTreeMap::new();
     for event in events {
-        match &event.what {
-            What::VmStarted(started) => {
+        match &event.kind {
+            EventKind::VmStarted(started) => {
                 started.id.forget_later(&mut last);
                 last.insert(started.id.clone(), None);
             }
-            What::VmFinished(finished) => {
+            EventKind::VmFinished(finished) => {
                 last.insert(finished.id.clone(), Some((event.at_ms, &**finished)));
             }
             _ => {}

@@ -14,9 +14,9 @@ use sha2::{Digest, Sha256};
 
 /// Something that is to be grouped.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
+pub struct Failure {
     /// What.
-    pub kind: Kind,
+    pub kind: FailureKind,
     /// Equal for equal ones: 16 hexadecimal digits.
     pub signature: String,
     /// In which way it hangs; `None` for all else, and for a hang of which no more is known.
@@ -36,7 +36,7 @@ pub struct Finding {
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum FailureKind {
     /// A hang.
     Hang,
     /// A panic of the guest's kernel.
@@ -47,7 +47,7 @@ pub enum Kind {
     Timeout,
 }
 
-impl Kind {
+impl FailureKind {
     /// Its name, as JSON has it.
     pub fn name(self) -> &'static str {
         match self {
@@ -60,7 +60,7 @@ impl Kind {
 }
 
 /// The signature of what has none of its own, from what was said of it and from where it was.
-pub fn signature(kind: Kind, message: &str, functions: &[&str]) -> String {
+pub fn signature(kind: FailureKind, message: &str, functions: &[&str]) -> String {
     let mut hash = Sha256::new();
     hash.update(kind.name());
     hash.update([0]);

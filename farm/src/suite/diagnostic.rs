@@ -21,18 +21,18 @@ pub enum SuiteError {
         source: io::Error,
     },
     /// The file is no suite.
-    #[error("{}", told(path, wrong))]
-    Wrong {
+    #[error("{}", show_all(path, wrong))]
+    Diagnostic {
         /// The file.
         path: PathBuf,
         /// All that is wrong with it, from top to bottom; one at least.
-        wrong: Vec<Wrong>,
+        wrong: Vec<Diagnostic>,
     },
 }
 
 /// Something that is wrong with a suite.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wrong {
+pub struct Diagnostic {
     /// The line, from 1 on.
     pub line: usize,
     /// The column, in characters, from 1 on.
@@ -43,19 +43,19 @@ pub struct Wrong {
     excerpt: String,
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: {}\n{}", self.line, self.column, self.message, self.excerpt)
     }
 }
 
 /// So many are shown: a file with more was not meant to be a suite.
-const SHOWN: usize = 20;
+const MAX_SHOWN: usize = 20;
 
-fn told(path: &Path, wrong: &[Wrong]) -> String {
+fn show_all(path: &Path, wrong: &[Diagnostic]) -> String {
     let path = sanitize::line(&path.display().to_string());
-    let shown = wrong.iter().take(SHOWN).map(|wrong| format!("{path}:{wrong}"));
-    let more = wrong.len().saturating_sub(SHOWN);
+    let shown = wrong.iter().take(MAX_SHOWN).map(|wrong| format!("{path}:{wrong}"));
+    let more = wrong.len().saturating_sub(MAX_SHOWN);
     let more = (more > 0).then(|| format!("and {more} more"));
     shown.chain(more).collect::<Vec<_>>().join("\n")
 }
@@ -75,7 +75,7 @@ impl Problem {
     }
 
     /// Something that is there already.
-    pub(super) fn again(span: Range<usize>, message: impl Into<String>, first: usize) -> Self {
+    pub(super) fn duplicate(span: Range<usize>, message: impl Into<String>, first: usize) -> Self {
         Self { other: Some(("the first one is in line", first)), ..Self::new(span, message) }
     }
 
@@ -86,9 +86,9 @@ impl Problem {
 
     /// An error of the TOML parser, or of a type of [`super::written`]. `also` are keys that the table
     /// may have and the type does not.
-    pub(super) fn of(error: &toml::de::Error, also: &[&str]) -> Self {
+    pub(super) fn from_toml(error: &toml::de::Error, also: &[&str]) -> Self {
         let message = error.message();
-        let message = in_our_words(message, also).unwrap_or_else(|| message.to_owned());
+        let message = rewrite_serde_message(message, also).unwrap_or_else(|| message.to_owned());
         Self::new(error.span().unwrap_or(0..0), message)
     }
 
@@ -99,7 +99,7 @@ impl Problem {
 
 /// What serde says of a name that there is not, with the one that is meant. serde has the names only
 /// inside its message; one of another form is left as it is.
-fn in_our_words(message: &str, also: &[&str]) -> Option<String> {
+fn rewrite_serde_message(message: &str, also: &[&str]) -> Option<String> {
     let (what, rest) = match message.strip_prefix("unknown field `") {
         Some(rest) => ("key", rest),
         None => ("word", message.strip_prefix("unknown variant `")?),
@@ -114,11 +114,11 @@ impl SuiteError {
     pub(super) fn wrong(path: &Path, text: &str, mut problems: Vec<Problem>) -> Self {
         problems.sort_by_key(Problem::at);
         let wrong = problems.into_iter().map(|problem| locate(text, problem)).collect();
-        Self::Wrong { path: path.into(), wrong }
+        Self::Diagnostic { path: path.into(), wrong }
     }
 }
 
-fn locate(text: &str, problem: Problem) -> Wrong {
+fn locate(text: &str, problem: Problem) -> Diagnostic {
     let Problem { span, message, other } = problem;
     let start = text.floor_char_boundary(span.start);
     let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
@@ -134,7 +134,7 @@ fn locate(text: &str, problem: Problem) -> Wrong {
         None => message,
     };
     let excerpt = excerpt(number, line, column, width);
-    Wrong { line: number, column: column + 1, message: sanitize::line(&message), excerpt }
+    Diagnostic { line: number, column: column + 1, message: sanitize::line(&message), excerpt }
 }
 
 fn line_of(text: &str, at: usize) -> usize {
@@ -209,7 +209,7 @@ mod tests {
             ("missing field `x`", None),
         ];
         for (message, ours) in rows {
-            assert_eq!(in_our_words(message, &["name"]).as_deref(), ours);
+            assert_eq!(rewrite_serde_message(message, &["name"]).as_deref(), ours);
         }
     }
 

@@ -12,7 +12,7 @@ const WAITING: usize = 64;
 
 /// Does `work` for each item, on several threads, and gives what comes of it to `take`, on this one, as
 /// it comes: in any order.
-pub fn spread<T: Sync, R: Send>(
+pub fn for_each<T: Sync, R: Send>(
     items: &[T],
     work: impl Fn(&T) -> R + Sync,
     mut take: impl FnMut(&T, R),
@@ -47,7 +47,7 @@ mod tests {
         for count in [0, 1, 1000] {
             let items: Vec<u32> = (0..count).collect();
             let mut done = Vec::new();
-            spread(&items, |item| item * 2, |item, result| done.push((*item, result)));
+            for_each(&items, |item| item * 2, |item, result| done.push((*item, result)));
             done.sort_unstable();
             assert_eq!(done, items.iter().map(|&item| (item, item * 2)).collect::<Vec<_>>());
         }

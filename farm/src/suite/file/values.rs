@@ -14,7 +14,7 @@ use crate::suite::MAX_VCPUS;
 
 /// The reason why a text does not say what it should. The place in the file is added by whoever reads it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub(super) enum ValueError {
+pub(super) enum SettingError {
     #[error("a name is not empty, and has no space at its ends")]
     NoName,
     #[error("a control character in {0}")]
@@ -36,16 +36,16 @@ pub(super) enum ValueError {
     #[error(transparent)]
     Unit(#[from] UnitError),
     #[error(transparent)]
-    Bound(#[from] HangAfterError),
+    HangBound(#[from] HangAfterError),
 }
 
 /// Reads a string, and what it says.
 pub(super) fn from_text<'de, D: Deserializer<'de>, T>(
     deserializer: D,
     expecting: &'static str,
-    read: fn(&str) -> Result<T, ValueError>,
+    read: fn(&str) -> Result<T, SettingError>,
 ) -> Result<T, D::Error> {
-    struct Text<T>(&'static str, fn(&str) -> Result<T, ValueError>);
+    struct Text<T>(&'static str, fn(&str) -> Result<T, SettingError>);
     impl<T> Visitor<'_> for Text<T> {
         type Value = T;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,69 +70,69 @@ macro_rules! read_from_text {
 }
 
 read_from_text! {
-    Name: "a name", read_name;
+    VmName: "a name", read_name;
     Tag: "a tag", read_tag;
-    Workload: "the name of a workload", |text| match text {
-        "" => Err(ValueError::EmptyName),
-        text if text.contains(is_space) => Err(ValueError::SeveralWords),
-        text => Ok(Workload(text.into())),
+    WorkloadName: "the name of a workload", |text| match text {
+        "" => Err(SettingError::EmptyName),
+        text if text.contains(is_space) => Err(SettingError::SeveralWords),
+        text => Ok(WorkloadName(text.into())),
     };
-    Parameters: "kernel parameters", |text| match text.contains(char::is_control) {
-        true => Err(ValueError::ControlCharacter("kernel parameters")),
-        false => Ok(Parameters(text.trim().into())),
+    KernelParameters: "kernel parameters", |text| match text.contains(char::is_control) {
+        true => Err(SettingError::ControlCharacter("kernel parameters")),
+        false => Ok(KernelParameters(text.trim().into())),
     };
-    Size: "a size in quotes, as in \"64M\"", |text| {
+    MemorySize: "a size in quotes, as in \"64M\"", |text| {
         let bytes = units::parse_size(text)?;
-        if bytes == 0 { Err(ValueError::NoMemory) } else { Ok(Size { text: text.trim().into(), bytes }) }
+        if bytes == 0 { Err(SettingError::NoMemory) } else { Ok(MemorySize { text: text.trim().into(), bytes }) }
     };
-    Time: "a duration in quotes, as in \"2s\"", |text| Ok(Time(units::parse_duration(text)?));
+    Delay: "a duration in quotes, as in \"2s\"", |text| Ok(Delay(units::parse_duration(text)?));
     TimeLimit: "a duration in quotes, as in \"30s\"", |text| {
         let limit = units::parse_duration(text)?;
-        if limit.is_zero() { Err(ValueError::NoTime) } else { Ok(TimeLimit(limit)) }
+        if limit.is_zero() { Err(SettingError::NoTime) } else { Ok(TimeLimit(limit)) }
     };
-    Bound: "a duration in quotes, as in \"2s\"", |text| match HangAfter::from_str(text)?.whose {
-        None => Ok(Bound(text.into())),
-        Some(_) => Err(ValueError::NoDuration),
+    HangBound: "a duration in quotes, as in \"2s\"", |text| match HangAfter::from_str(text)?.whose {
+        None => Ok(HangBound(text.into())),
+        Some(_) => Err(SettingError::NoDuration),
     };
-    BoundOfSome: "a bound in quotes, as in \"2s\" or \"livelock=10s\"", |text| {
+    ClassBound: "a bound in quotes, as in \"2s\" or \"livelock=10s\"", |text| {
         HangAfter::from_str(text)?;
-        Ok(BoundOfSome(text.into()))
+        Ok(ClassBound(text.into()))
     };
     Expression: "a regular expression", |text| Ok(Expression(text.into()));
 }
 
 /// The name of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
-pub struct Name(#[schemars(length(min = 1))] pub String);
+pub struct VmName(#[schemars(length(min = 1))] pub String);
 
-fn read_name(text: &str) -> Result<Name, ValueError> {
+fn read_name(text: &str) -> Result<VmName, SettingError> {
     if text.is_empty() || text.trim() != text {
-        return Err(ValueError::NoName);
+        return Err(SettingError::NoName);
     }
     if text.contains(char::is_control) {
-        return Err(ValueError::ControlCharacter("a name"));
+        return Err(SettingError::ControlCharacter("a name"));
     }
-    Ok(Name(text.into()))
+    Ok(VmName(text.into()))
 }
 
 /// A tag.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 pub struct Tag(#[schemars(regex(pattern = r"^[^\s()]+$"))] pub String);
 
-fn read_tag(text: &str) -> Result<Tag, ValueError> {
+fn read_tag(text: &str) -> Result<Tag, SettingError> {
     if text.is_empty() || text.contains(is_space) || text.contains(['(', ')']) {
-        return Err(ValueError::NoTag);
+        return Err(SettingError::NoTag);
     }
     Ok(Tag(text.into()))
 }
 
 /// A workload's name.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
-pub struct Workload(pub String);
+pub struct WorkloadName(pub String);
 
 /// Kernel parameters.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
-pub struct Parameters(pub String);
+pub struct KernelParameters(pub String);
 
 fn is_space(character: char) -> bool {
     character.is_whitespace() || character.is_control()
@@ -169,7 +169,7 @@ impl Visitor<'_> for CpusVisitor {
 /// A size of guest memory: bytes, or with K, M or G behind.
 #[derive(Debug, Clone, JsonSchema)]
 #[schemars(with = "String")]
-pub struct Size {
+pub struct MemorySize {
     /// As it is written.
     pub text: String,
     /// In bytes.
@@ -177,7 +177,7 @@ pub struct Size {
 }
 
 /// However it is written.
-impl PartialEq for Size {
+impl PartialEq for MemorySize {
     fn eq(&self, other: &Self) -> bool {
         self.bytes == other.bytes
     }
@@ -186,7 +186,7 @@ impl PartialEq for Size {
 /// A duration with its unit, as `2s` or `500ms`; or `0`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
 #[schemars(with = "String")]
-pub struct Time(pub Duration);
+pub struct Delay(pub Duration);
 
 /// A duration with its unit, as `2s` or `500ms`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
@@ -195,11 +195,11 @@ pub struct TimeLimit(pub Duration);
 
 /// How long before it is a hang: a duration with its unit, as `2s`; or `0` to not look.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
-pub struct Bound(pub String);
+pub struct HangBound(pub String);
 
 /// The same, or that of one class of hangs: `livelock=10s`.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
-pub struct BoundOfSome(pub String);
+pub struct ClassBound(pub String);
 
 /// A regular expression, in the syntax of the Rust crate `regex`. Whether it is one is asked later: a
 /// suite has the same ones again and again, and to compile one takes longer than to read a VM.

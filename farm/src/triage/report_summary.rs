@@ -8,8 +8,8 @@ use std::path::Path;
 use nmiscope_report::{Certainty, Class, Evidence, Outcome, Report, SCHEMA_VERSION, function_of};
 use serde::Deserialize;
 
-use super::finding::{Finding, Kind, signature};
-use super::stacks::{IsPlumbing, cpus_at_end, frames_of, place};
+use super::failure::{Failure, FailureKind, signature};
+use super::stacks::{IsPlumbing, cpu_frames, cpus_at_end, innermost_telling};
 use crate::event::{HangSummary, Status, VmFinished};
 
 /// The most that is read of a report. One of 300 vCPUs is a few megabytes.
@@ -17,16 +17,16 @@ const MAX_REPORT: u64 = 256 << 20;
 
 /// What a report says, as far as triage is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Glance {
+pub struct ReportSummary {
     /// How the VM went, if nothing special was expected of it.
     pub status: Status,
     /// What is to be grouped: each hang, or how else it ended.
-    pub findings: Vec<Finding>,
+    pub failures: Vec<Failure>,
 }
 
 /// Why a file is no report that can be read.
 #[derive(Debug, thiserror::Error)]
-pub enum NoReport {
+pub enum ReportError {
     /// It could not be read.
     #[error("it cannot be read")]
     Unreadable(#[from] io::Error),
@@ -46,7 +46,7 @@ pub enum NoReport {
 
 /// Those parts of a [`Report`] that a glance needs.
 #[derive(Deserialize)]
-struct Parts {
+struct ReportParts {
     schema_version: u32,
     outcome: Outcome,
     hangs: Vec<HangParts>,
@@ -67,24 +67,24 @@ struct HangParts {
 ///
 /// # Errors
 /// There is none.
-pub fn read(path: &Path, is_plumbing: IsPlumbing) -> Result<Glance, NoReport> {
-    of_text(&bytes(path)?, is_plumbing)
+pub fn read(path: &Path, is_plumbing: IsPlumbing) -> Result<ReportSummary, ReportError> {
+    summarize(&bytes(path)?, is_plumbing)
 }
 
 /// The whole of a report.
 ///
 /// # Errors
 /// There is none.
-pub fn whole(path: &Path) -> Result<Report, NoReport> {
+pub fn read_report(path: &Path) -> Result<Report, ReportError> {
     let bytes = bytes(path)?;
-    serde_json::from_slice(&bytes).map_err(|error| no_report(&bytes, &error))
+    serde_json::from_slice(&bytes).map_err(|error| explain_error(&bytes, &error))
 }
 
-fn bytes(path: &Path) -> Result<Vec<u8>, NoReport> {
+fn bytes(path: &Path) -> Result<Vec<u8>, ReportError> {
     let file = File::open(path)?;
     let length = file.metadata()?.len();
     if length > MAX_REPORT {
-        return Err(NoReport::TooLong);
+        return Err(ReportError::TooLong);
     }
     let mut bytes = Vec::with_capacity(length as usize + 1);
     // It may grow meanwhile.
@@ -92,51 +92,56 @@ fn bytes(path: &Path) -> Result<Vec<u8>, NoReport> {
     Ok(bytes)
 }
 
-pub(super) fn of_text(bytes: &[u8], is_plumbing: IsPlumbing) -> Result<Glance, NoReport> {
-    let parts: Parts = serde_json::from_slice(bytes).map_err(|error| no_report(bytes, &error))?;
+pub(super) fn summarize(
+    bytes: &[u8],
+    is_plumbing: IsPlumbing,
+) -> Result<ReportSummary, ReportError> {
+    let parts: ReportParts =
+        serde_json::from_slice(bytes).map_err(|error| explain_error(bytes, &error))?;
     if parts.schema_version != SCHEMA_VERSION {
-        return Err(NoReport::Version(parts.schema_version.into()));
+        return Err(ReportError::Version(parts.schema_version.into()));
     }
     let mut status = status(&parts.outcome);
     let counts = |hang: &HangParts| parts.outcome.is_about(&hang.certainty);
     let hangs = parts.hangs.into_iter().filter(counts);
-    let findings: Option<Vec<Finding>> = hangs.map(finding_of_hang).collect();
-    let mut findings = findings.ok_or_else(|| NoReport::Foreign("a signature is wrong".into()))?;
+    let failures: Option<Vec<Failure>> = hangs.map(failure_from_hang).collect();
+    let mut failures =
+        failures.ok_or_else(|| ReportError::Foreign("a signature is wrong".into()))?;
     // Somebody else's run, at one moment.
     if status == Status::Pass
         && matches!(parts.outcome, Outcome::Observed { .. })
-        && !findings.is_empty()
+        && !failures.is_empty()
     {
         status = Status::Hang;
     }
     // The stacks are most of a report, and of the hangs nobody needs them here.
     let by_stacks = match status {
         Status::Crash => true,
-        Status::Timeout => findings.is_empty(),
+        Status::Timeout => failures.is_empty(),
         _ => false,
     };
     if by_stacks {
         let report: Report =
-            serde_json::from_slice(bytes).map_err(|error| no_report(bytes, &error))?;
-        findings.extend(finding_of_end(&report, is_plumbing));
+            serde_json::from_slice(bytes).map_err(|error| explain_error(bytes, &error))?;
+        failures.extend(failure_from_end(&report, is_plumbing));
     }
-    Ok(Glance { status, findings })
+    Ok(ReportSummary { status, failures })
 }
 
 /// Why a text is no report.
-fn no_report(bytes: &[u8], error: &serde_json::Error) -> NoReport {
+fn explain_error(bytes: &[u8], error: &serde_json::Error) -> ReportError {
     #[derive(Deserialize)]
     struct Version {
         schema_version: u64,
     }
     if error.is_eof() {
-        return NoReport::CutOff;
+        return ReportError::CutOff;
     }
     match serde_json::from_slice(bytes) {
         Ok(Version { schema_version }) if schema_version != u64::from(SCHEMA_VERSION) => {
-            NoReport::Version(schema_version)
+            ReportError::Version(schema_version)
         }
-        _ => NoReport::Foreign(error.to_string()),
+        _ => ReportError::Foreign(error.to_string()),
     }
 }
 
@@ -154,18 +159,18 @@ fn status(outcome: &Outcome) -> Status {
 }
 
 /// `None` if its signature is none.
-fn finding_of_hang(hang: HangParts) -> Option<Finding> {
+fn failure_from_hang(hang: HangParts) -> Option<Failure> {
     let HangParts { class, signature, blamed, locks, evidence, .. } = hang;
     let function = function_of(&blamed, &evidence).map(str::to_owned);
-    of_summary(&HangSummary { class, signature, blamed, locks, function })
+    failure_from_summary(&HangSummary { class, signature, blamed, locks, function })
 }
 
 /// A hang, from an event; `None` if its signature is none.
-fn of_summary(hang: &HangSummary) -> Option<Finding> {
+fn failure_from_summary(hang: &HangSummary) -> Option<Failure> {
     let HangSummary { class, signature, blamed, locks, function } = hang.clone();
     let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    (signature.len() == 16 && signature.bytes().all(digit)).then_some(Finding {
-        kind: Kind::Hang,
+    (signature.len() == 16 && signature.bytes().all(digit)).then_some(Failure {
+        kind: FailureKind::Hang,
         signature,
         class: Some(class),
         message: None,
@@ -177,19 +182,19 @@ fn of_summary(hang: &HangSummary) -> Option<Finding> {
 
 /// What the event of a VM's end says by itself, for want of a report; `None` if that is nothing to
 /// be grouped.
-pub fn of_event(finished: &VmFinished) -> Option<Finding> {
-    if let Some(finding) = finished.hang.as_ref().and_then(of_summary) {
-        return Some(finding);
+pub fn failure_from_event(finished: &VmFinished) -> Option<Failure> {
+    if let Some(failure) = finished.hang.as_ref().and_then(failure_from_summary) {
+        return Some(failure);
     }
     let kind = match finished.status {
-        Status::Hang => Kind::Hang,
-        Status::Crash => Kind::Crash,
-        Status::Timeout => Kind::Timeout,
+        Status::Hang => FailureKind::Hang,
+        Status::Crash => FailureKind::Crash,
+        Status::Timeout => FailureKind::Timeout,
         _ => return None,
     };
     let message = finished.reason.clone();
     let said = message.as_deref().unwrap_or_default();
-    Some(Finding {
+    Some(Failure {
         kind,
         signature: signature(kind, said, &[]),
         class: None,
@@ -201,20 +206,20 @@ pub fn of_event(finished: &VmFinished) -> Option<Finding> {
 }
 
 /// How a VM ended, if not by a hang.
-fn finding_of_end(report: &Report, is_plumbing: IsPlumbing) -> Option<Finding> {
+fn failure_from_end(report: &Report, is_plumbing: IsPlumbing) -> Option<Failure> {
     let (kind, message) = match &report.outcome {
-        Outcome::Panic { message, .. } => (Kind::Panic, message.clone()),
-        Outcome::Crash { description, .. } => (Kind::Crash, Some(description.clone())),
-        Outcome::TimedOut { .. } => (Kind::Timeout, None),
-        Outcome::Observed { panicking: Some(_), message } => (Kind::Panic, message.clone()),
+        Outcome::Panic { message, .. } => (FailureKind::Panic, message.clone()),
+        Outcome::Crash { description, .. } => (FailureKind::Crash, Some(description.clone())),
+        Outcome::TimedOut { .. } => (FailureKind::Timeout, None),
+        Outcome::Observed { panicking: Some(_), message } => (FailureKind::Panic, message.clone()),
         _ => return None,
     };
     let cpus = cpus_at_end(report);
     let mut places: Vec<&str> =
-        cpus.iter().filter_map(|cpu| place(frames_of(cpu), is_plumbing)).collect();
+        cpus.iter().filter_map(|cpu| innermost_telling(cpu_frames(cpu), is_plumbing)).collect();
     places.sort_unstable();
     places.dedup();
-    Some(Finding {
+    Some(Failure {
         kind,
         signature: signature(kind, message.as_deref().unwrap_or_default(), &places),
         class: None,
@@ -234,36 +239,39 @@ mod tests {
     const DEADLOCK: &str = include_str!("../../../tests/offline/cores/abba-deadlock.json");
     const PANIC: &str = include_str!("../../../tests/offline/cores/null-deref.json");
 
-    fn glance(text: &str) -> Glance {
-        of_text(text.as_bytes(), stored_plumbing).unwrap()
+    fn summary(text: &str) -> ReportSummary {
+        summarize(text.as_bytes(), stored_plumbing).unwrap()
     }
 
     #[test]
     fn a_glance_at_a_hang_says_what_its_report_says() {
-        let whole: Report = serde_json::from_str(DEADLOCK).unwrap();
-        let glance = glance(DEADLOCK);
-        assert_eq!((glance.status, glance.findings.len()), (Status::Hang, whole.hangs.len()));
-        let (finding, hang) = (&glance.findings[0], &whole.hangs[0]);
-        assert_eq!((finding.kind, finding.class), (Kind::Hang, Some(Class::Deadlock)));
-        assert_eq!(finding.signature, hang.signature);
-        assert_eq!((&finding.blamed, &finding.locks), (&hang.blamed, &hang.locks));
-        assert!(finding.function.as_ref().unwrap().contains("abba_deadlock::"), "{finding:?}");
+        let read_report: Report = serde_json::from_str(DEADLOCK).unwrap();
+        let summary = summary(DEADLOCK);
+        assert_eq!(
+            (summary.status, summary.failures.len()),
+            (Status::Hang, read_report.hangs.len())
+        );
+        let (failure, hang) = (&summary.failures[0], &read_report.hangs[0]);
+        assert_eq!((failure.kind, failure.class), (FailureKind::Hang, Some(Class::Deadlock)));
+        assert_eq!(failure.signature, hang.signature);
+        assert_eq!((&failure.blamed, &failure.locks), (&hang.blamed, &hang.locks));
+        assert!(failure.function.as_ref().unwrap().contains("abba_deadlock::"), "{failure:?}");
     }
 
     #[test]
     fn a_panic_is_where_it_came_from_whatever_the_addresses_are() {
-        let finding = glance(PANIC).findings.remove(0);
-        assert_eq!(finding.kind, Kind::Panic);
-        assert!(finding.function.as_ref().unwrap().ends_with("null_deref::follow"), "{finding:?}");
+        let failure = summary(PANIC).failures.remove(0);
+        assert_eq!(failure.kind, FailureKind::Panic);
+        assert!(failure.function.as_ref().unwrap().ends_with("null_deref::follow"), "{failure:?}");
         let mut other: Report = serde_json::from_str(PANIC).unwrap();
         let Outcome::Panic { message, .. } = &mut other.outcome else { panic!("it is one") };
         *message =
             Some(message.take().unwrap().replace("page fault at ffff", "page fault at 9ab2"));
-        let same = glance(&serde_json::to_string(&other).unwrap()).findings.remove(0);
-        assert_eq!(same.signature, finding.signature);
+        let same = summary(&serde_json::to_string(&other).unwrap()).failures.remove(0);
+        assert_eq!(same.signature, failure.signature);
         other.outcome = Outcome::Panic { cpu: 1, message: Some("out of memory".into()) };
-        let changed = glance(&serde_json::to_string(&other).unwrap()).findings.remove(0);
-        assert_ne!(changed.signature, finding.signature);
+        let changed = summary(&serde_json::to_string(&other).unwrap()).failures.remove(0);
+        assert_ne!(changed.signature, failure.signature);
     }
 
     #[test]
@@ -271,13 +279,13 @@ mod tests {
         let mut report: Report = serde_json::from_str(DEADLOCK).unwrap();
         report.outcome = Outcome::TimedOut { limit_ms: 5.0, ran_ms: None };
         let text = |report: &Report| serde_json::to_string(report).unwrap();
-        let findings = glance(&text(&report)).findings;
-        assert_eq!(findings.iter().map(|of| of.kind).collect::<Vec<_>>(), [Kind::Hang]);
+        let failures = summary(&text(&report)).failures;
+        assert_eq!(failures.iter().map(|of| of.kind).collect::<Vec<_>>(), [FailureKind::Hang]);
         report.hangs.clear();
         report.backtraces[0].trigger = Trigger::TimeLimit;
-        let finding = glance(&text(&report)).findings.remove(0);
-        assert_eq!((finding.kind, finding.message), (Kind::Timeout, None));
-        assert!(finding.function.unwrap().contains("abba_deadlock::"));
+        let failure = summary(&text(&report)).failures.remove(0);
+        assert_eq!((failure.kind, failure.message), (FailureKind::Timeout, None));
+        assert!(failure.function.unwrap().contains("abba_deadlock::"));
     }
 
     #[test]
@@ -302,7 +310,7 @@ mod tests {
             (&signed, "a signature is wrong"),
         ];
         for (text, wanted) in rows {
-            let error = of_text(text.as_bytes(), stored_plumbing).unwrap_err().to_string();
+            let error = summarize(text.as_bytes(), stored_plumbing).unwrap_err().to_string();
             assert!(error.contains(wanted), "{error}, of {:.40}", text);
         }
     }

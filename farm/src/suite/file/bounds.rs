@@ -7,58 +7,58 @@ use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{Bound, BoundOfSome};
+use super::{ClassBound, HangBound};
 
 /// Bounds of hangs.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 #[schemars(untagged)]
-pub enum HangAfterWritten {
+pub enum HangBounds {
     /// One for all classes, or for one class.
-    One(BoundOfSome),
+    One(ClassBound),
     /// Several, each for all classes or for one.
-    Several(Vec<BoundOfSome>),
+    Several(Vec<ClassBound>),
     /// One for each class that is named.
-    ByClass(Box<ByClass>),
+    BoundsByClass(Box<BoundsByClass>),
 }
 
 /// Bounds of hangs by class.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct ByClass {
+pub struct BoundsByClass {
     /// Of all classes that are not named.
-    pub general: Option<Bound>,
+    pub general: Option<HangBound>,
     /// A cycle of CPUs and tasks that wait for each other.
-    pub deadlock: Option<Bound>,
+    pub deadlock: Option<HangBound>,
     /// A CPU halted with interrupts off.
-    pub dead_halt: Option<Bound>,
+    pub dead_halt: Option<HangBound>,
     /// A CPU that takes no timer interrupts and schedules nothing.
-    pub hard_lockup: Option<Bound>,
+    pub hard_lockup: Option<HangBound>,
     /// A CPU that takes interrupts, and schedules nothing.
-    pub soft_lockup: Option<Bound>,
+    pub soft_lockup: Option<HangBound>,
     /// A wait for a lock that nobody is going to release.
-    pub lock_wait: Option<Bound>,
+    pub lock_wait: Option<HangBound>,
     /// Work that its CPU does not do, although it makes progress.
-    pub livelock: Option<Bound>,
+    pub livelock: Option<HangBound>,
     /// Work whose CPU idles.
-    pub lost_wakeup: Option<Bound>,
+    pub lost_wakeup: Option<HangBound>,
     /// A guest of which nothing is known, and which prints nothing.
-    pub silent: Option<Bound>,
+    pub silent: Option<HangBound>,
     /// A vCPU that the host does not run.
-    pub starved: Option<Bound>,
+    pub starved: Option<HangBound>,
 }
 
-impl HangAfterWritten {
+impl HangBounds {
     /// As `run --hang-after` has them.
     pub fn to_arguments(&self) -> Vec<String> {
         match self {
             Self::One(one) => vec![one.0.clone()],
             Self::Several(several) => several.iter().map(|bound| bound.0.clone()).collect(),
-            Self::ByClass(by_class) => by_class.to_arguments(),
+            Self::BoundsByClass(by_class) => by_class.to_arguments(),
         }
     }
 }
 
-impl ByClass {
+impl BoundsByClass {
     fn to_arguments(&self) -> Vec<String> {
         let general = self.general.iter().map(|bound| bound.0.clone());
         let rows = [
@@ -77,7 +77,7 @@ impl ByClass {
     }
 }
 
-impl<'de> Deserialize<'de> for HangAfterWritten {
+impl<'de> Deserialize<'de> for HangBounds {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(HangAfterVisitor)
     }
@@ -86,15 +86,15 @@ impl<'de> Deserialize<'de> for HangAfterWritten {
 struct HangAfterVisitor;
 
 impl<'de> Visitor<'de> for HangAfterVisitor {
-    type Value = HangAfterWritten;
+    type Value = HangBounds;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a duration in quotes, as in \"2s\", or a list or a table of them")
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-        let bound = BoundOfSome::deserialize(StrDeserializer::new(text))?;
-        Ok(HangAfterWritten::One(bound))
+        let bound = ClassBound::deserialize(StrDeserializer::new(text))?;
+        Ok(HangBounds::One(bound))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
@@ -102,11 +102,11 @@ impl<'de> Visitor<'de> for HangAfterVisitor {
         while let Some(bound) = seq.next_element()? {
             several.push(bound);
         }
-        Ok(HangAfterWritten::Several(several))
+        Ok(HangBounds::Several(several))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        ByClass::deserialize(MapAccessDeserializer::new(map))
-            .map(|by_class| HangAfterWritten::ByClass(Box::new(by_class)))
+        BoundsByClass::deserialize(MapAccessDeserializer::new(map))
+            .map(|by_class| HangBounds::BoundsByClass(Box::new(by_class)))
     }
 }

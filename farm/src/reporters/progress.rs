@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use anstyle::{AnsiColor, Style};
 use nmiscope_report::units::plural;
 
+use super::phrases::{self, MAX_NAME, finding_text, format_seconds};
 use super::runs::Runs;
-use super::summary::summary;
-use super::words::{self, NAME, finding, seconds};
-use crate::event::{Event, FarmStarted, Status, VmFinished, What};
+use super::summary;
+use crate::event::{Event, EventKind, FarmStarted, Status, VmFinished};
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -17,56 +17,60 @@ const ODD: Style = AnsiColor::Yellow.on_default().bold();
 const DIM: Style = Style::new().dimmed();
 
 /// So many VMs that were lost are named.
-const LOST: usize = 20;
+const MAX_LOST: usize = 20;
 /// The columns of labels and names; who is longer takes more.
-const LABEL: usize = 5;
-const NAMES: usize = 18;
+const LABEL_WIDTH: usize = 5;
+const NAME_WIDTH: usize = 18;
 
 /// The story so far.
 #[derive(Debug)]
-pub struct Story {
+pub struct Progress {
     /// The results directory.
     root: PathBuf,
     runs: Runs,
 }
 
-impl Story {
+impl Progress {
     /// One of which nothing has been told. `root` is the results directory.
     pub fn new(root: PathBuf) -> Self {
-        Self { root, runs: Runs::of_failures() }
+        Self { root, runs: Runs::failures_only() }
     }
 
     /// Takes note of an event that has been told before.
-    pub fn recall(&mut self, event: &Event) {
-        self.runs.note(event);
+    pub fn note_earlier(&mut self, event: &Event) {
+        self.runs.record(event);
     }
 
     /// What is to be said of an event: whole lines, with colors; none if it is nothing to people.
-    pub fn tell(&mut self, event: &Event) -> String {
-        self.runs.note(event);
-        match &event.what {
-            What::FarmStarted(started) => self::started(started),
-            What::VmStarted(_) => String::new(),
-            What::VmFinished(end) => finished(end),
-            What::FarmInterrupted { by } => {
-                let by = words::line(by, NAME);
+    pub fn report(&mut self, event: &Event) -> String {
+        self.runs.record(event);
+        match &event.kind {
+            EventKind::FarmStarted(started) => start_lines(started),
+            EventKind::VmStarted(_) => String::new(),
+            EventKind::VmFinished(end) => finish_line(end),
+            EventKind::FarmInterrupted { by } => {
+                let by = phrases::one_line(by, MAX_NAME);
                 format!(" {ODD}ended by {by}{ODD:#}: nothing more is started\n")
             }
-            What::FarmFinished(finished) => summary(finished, &self.runs, &self.root),
+            EventKind::FarmFinished(finished) => summary::render(finished, &self.runs, &self.root),
         }
     }
 }
 
 /// What is not as in every run.
-fn started(started: &FarmStarted) -> String {
+fn start_lines(started: &FarmStarted) -> String {
     let mut text = String::new();
     if started.done > 0 {
         let _ = writeln!(text, " resumed: {} of {} are done", started.done, started.planned);
     }
     if !started.lost.is_empty() {
-        let names: Vec<String> =
-            started.lost.iter().take(LOST).map(|name| words::line(name, NAME)).collect();
-        let more = match started.lost.len().saturating_sub(LOST) {
+        let names: Vec<String> = started
+            .lost
+            .iter()
+            .take(MAX_LOST)
+            .map(|name| phrases::one_line(name, MAX_NAME))
+            .collect();
+        let more = match started.lost.len().saturating_sub(MAX_LOST) {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
@@ -78,7 +82,7 @@ fn started(started: &FarmStarted) -> String {
         );
     }
     if let Some(partition) = &started.partition {
-        let _ = writeln!(text, " part {} of the suite", words::line(partition, NAME));
+        let _ = writeln!(text, " part {} of the suite", phrases::one_line(partition, MAX_NAME));
     }
     if let Some(seed) = started.seed {
         let _ = writeln!(text, " seed {seed}");
@@ -86,13 +90,15 @@ fn started(started: &FarmStarted) -> String {
     text
 }
 
-fn finished(end: &VmFinished) -> String {
+fn finish_line(end: &VmFinished) -> String {
     let (style, label) = label(end);
-    let name = words::name(&end.id);
-    let mut text =
-        format!(" {style}{label:<LABEL$}{style:#} [{:>7}] {name}", seconds(end.elapsed_ms));
-    if let Some(finding) = finding(end) {
-        let pad = " ".repeat(NAMES.saturating_sub(name.chars().count()));
+    let name = phrases::run_name(&end.id);
+    let mut text = format!(
+        " {style}{label:<LABEL_WIDTH$}{style:#} [{:>7}] {name}",
+        format_seconds(end.elapsed_ms)
+    );
+    if let Some(finding) = finding_text(end) {
+        let pad = " ".repeat(NAME_WIDTH.saturating_sub(name.chars().count()));
         let _ = write!(text, "{pad}  {finding}");
     }
     if let Some(status) = end.again.then_some("   is tried again") {

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 /// Why a path is not followed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum RejectedPath {
     /// It is absolute, empty, or has `.` or `..` in it.
     #[error("{} does not lie in the results directory", .0.display())]
     Outside(PathBuf),
@@ -18,18 +18,18 @@ pub enum Refused {
 ///
 /// # Errors
 /// The path leads out of the directory, or may do so.
-pub fn inside(root: &Path, relative: &Path) -> Result<PathBuf, Refused> {
+pub fn resolve(root: &Path, relative: &Path) -> Result<PathBuf, RejectedPath> {
     let mut path = root.to_owned();
     for component in relative.components() {
         let Component::Normal(name) = component else {
-            return Err(Refused::Outside(relative.into()));
+            return Err(RejectedPath::Outside(relative.into()));
         };
         path.push(name);
         if path.is_symlink() {
-            return Err(Refused::Link(path));
+            return Err(RejectedPath::Link(path));
         }
     }
-    if path == root { Err(Refused::Outside(relative.into())) } else { Ok(path) }
+    if path == root { Err(RejectedPath::Outside(relative.into())) } else { Ok(path) }
 }
 
 #[cfg(test)]
@@ -42,14 +42,18 @@ mod tests {
         let root = root.path();
         std::os::unix::fs::symlink("/", root.join("link")).unwrap();
         for path in ["", "/etc", "..", "a/../..", "a/..", "./.."] {
-            assert_eq!(inside(root, Path::new(path)), Err(Refused::Outside(path.into())), "{path}");
+            assert_eq!(
+                resolve(root, Path::new(path)),
+                Err(RejectedPath::Outside(path.into())),
+                "{path}"
+            );
         }
         for path in ["link", "link/etc"] {
-            let refused = Err(Refused::Link(root.join("link")));
-            assert_eq!(inside(root, Path::new(path)), refused, "{path}");
+            let refused = Err(RejectedPath::Link(root.join("link")));
+            assert_eq!(resolve(root, Path::new(path)), refused, "{path}");
         }
         for path in ["a", "vms/..a/1.1", "vms/a%2Fb/1.1/report.json"] {
-            assert_eq!(inside(root, Path::new(path)), Ok(root.join(path)), "{path}");
+            assert_eq!(resolve(root, Path::new(path)), Ok(root.join(path)), "{path}");
         }
     }
 }

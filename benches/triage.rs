@@ -15,6 +15,7 @@ use nmiscope_farm::event::{
     VmStarted,
 };
 use nmiscope_farm::journal::Journal;
+use nmiscope_farm::timestamp::Timestamp;
 use nmiscope_report::Report;
 
 const REPORTS: usize = 10_000;
@@ -93,7 +94,7 @@ impl Reports {
 
 fn started() -> FarmStarted {
     FarmStarted {
-        version: EVENT_SCHEMA_VERSION,
+        schema_version: EVENT_SCHEMA_VERSION,
         tool: "0".into(),
         suite: "suite.toml".into(),
         host: "host".into(),
@@ -109,7 +110,9 @@ fn started() -> FarmStarted {
 }
 
 fn tell(journal: &mut Journal, number: usize, kind: EventKind) {
-    journal.append(&Event { at_ms: number as u64, kind }).expect("an event");
+    journal
+        .append(&Event { time: Timestamp::from_unix_ms(number as u64), kind })
+        .expect("an event");
 }
 
 /// Runs triage; returns how long it took, and the most memory that it had, in KiB: as the kernel says

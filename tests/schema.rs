@@ -1,6 +1,7 @@
 //! The committed schemas are those that the types make. To update them after a change of those:
 //! `NMISCOPE_UPDATE=1 cargo test --test end_to_end schema::`.
 
+use nmiscope_farm::timestamp::Timestamp;
 use nmiscope_farm::triage;
 use nmiscope_farm::{event, suite};
 use nmiscope_report as report;
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 /// A schema: its file in docs/, what is in it, and what it has to be.
 type Row = (&'static str, &'static str, fn() -> String);
 
-const SCHEMAS: [Row; 5] = [
+const SCHEMAS: [Row; 6] = [
     ("report.schema.json", include_str!("../docs/report.schema.json"), report::json::schema),
     ("suite.schema.json", include_str!("../docs/suite.schema.json"), suite::schema),
     ("triage.schema.json", include_str!("../docs/triage.schema.json"), triage::schema),
@@ -19,6 +20,7 @@ const SCHEMAS: [Row; 5] = [
         report::reference::schema,
     ),
     ("farm-events.schema.json", include_str!("../docs/farm-events.schema.json"), event::schema),
+    ("farm-list.schema.json", include_str!("../docs/farm-list.schema.json"), suite::list_schema),
 ];
 
 fn validator(schema: &str) -> jsonschema::Validator {
@@ -139,7 +141,7 @@ fn every_event_is_one_by_its_schema() {
     };
     let events = [
         EventKind::FarmStarted(FarmStarted {
-            version: event::EVENT_SCHEMA_VERSION,
+            schema_version: event::EVENT_SCHEMA_VERSION,
             tool: "0.1.0".into(),
             suite: "suite.toml".into(),
             host: "here".into(),
@@ -181,7 +183,8 @@ fn every_event_is_one_by_its_schema() {
     ];
     let validator = validator(&event::schema());
     for kind in events {
-        let event = serde_json::to_value(Event { at_ms: 7, kind }).expect("JSON");
+        let event =
+            serde_json::to_value(Event { time: Timestamp::from_unix_ms(7), kind }).expect("JSON");
         let faults: Vec<String> =
             validator.iter_errors(&event).map(|error| error.to_string()).collect();
         assert!(faults.is_empty(), "{event}: {faults:?}");

@@ -12,6 +12,7 @@ use nmiscope_farm::event::{
 };
 use nmiscope_farm::journal::Journal;
 use nmiscope_farm::merge::merge;
+use nmiscope_farm::timestamp::Timestamp;
 use nmiscope_report::Report;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -33,7 +34,7 @@ const B: &str = "bbbbbbbb00000000";
 struct Farm {
     root: PathBuf,
     journal: Journal,
-    at_ms: u64,
+    unix_ms: u64,
 }
 
 /// How a VM goes: its status, and its report.
@@ -43,9 +44,9 @@ impl Farm {
     fn new(root: PathBuf, partition: Option<&str>, planned: u64) -> Self {
         fs::create_dir_all(&root).expect("a directory");
         let journal = Journal::open(&root).expect("a journal");
-        let mut farm = Self { root, journal, at_ms: 1_700_000_000_000 };
+        let mut farm = Self { root, journal, unix_ms: 1_700_000_000_000 };
         farm.tell(EventKind::FarmStarted(FarmStarted {
-            version: EVENT_SCHEMA_VERSION,
+            schema_version: EVENT_SCHEMA_VERSION,
             tool: "0.1.0".into(),
             suite: "suite.toml".into(),
             host: "host".into(),
@@ -62,8 +63,10 @@ impl Farm {
     }
 
     fn tell(&mut self, kind: EventKind) {
-        self.at_ms += 60_000;
-        self.journal.append(&Event { at_ms: self.at_ms, kind }).expect("it can be written");
+        self.unix_ms += 60_000;
+        self.journal
+            .append(&Event { time: Timestamp::from_unix_ms(self.unix_ms), kind })
+            .expect("it can be written");
     }
 
     /// A VM with one run of so many tries.
@@ -426,8 +429,8 @@ fn the_parts_of_a_suite_merged_are_the_suite() {
         whole.vm(name, tries);
         // What one machine does, the other one waits for: so that all is at the same time.
         parts[number % 2].vm(name, tries);
-        let at_ms = whole.at_ms;
-        parts.iter_mut().for_each(|part| part.at_ms = at_ms);
+        let unix_ms = whole.unix_ms;
+        parts.iter_mut().for_each(|part| part.unix_ms = unix_ms);
     }
     whole.finish();
     parts.iter_mut().for_each(Farm::finish);

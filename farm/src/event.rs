@@ -8,15 +8,19 @@ use nmiscope_report::Class;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::timestamp::Timestamp;
+
 /// The version of what an event looks like as JSON: raised when an old reader would be wrong.
-pub const EVENT_SCHEMA_VERSION: u32 = 1;
+pub const EVENT_SCHEMA_VERSION: u32 = 2;
 
 /// Something that has happened, and when.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(title = "nmiscope farm event")]
 pub struct Event {
-    /// Milliseconds since the Unix epoch.
-    pub at_ms: u64,
+    /// Time of the event by the host's clock, in UTC, as RFC 3339 has it: `2026-01-02T03:04:05.678Z`.
+    // Version 1 had milliseconds since the Unix epoch here, as `at_ms`.
+    #[serde(alias = "at_ms")]
+    pub time: Timestamp,
     /// What.
     #[serde(flatten)]
     pub kind: EventKind,
@@ -45,7 +49,8 @@ pub enum EventKind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FarmStarted {
     /// [`EVENT_SCHEMA_VERSION`].
-    pub version: u32,
+    #[serde(alias = "version")]
+    pub schema_version: u32,
     /// The tool's version.
     pub tool: String,
     /// The suite's file.

@@ -78,7 +78,7 @@ impl JournalContents {
     pub fn is_later(&self) -> Option<String> {
         let version = self.events.iter().find_map(|event| match &event.kind {
             EventKind::FarmStarted(started) => {
-                Some(started.version).filter(|&is| is > EVENT_SCHEMA_VERSION)
+                Some(started.schema_version).filter(|&is| is > EVENT_SCHEMA_VERSION)
             }
             _ => None,
         })?;
@@ -116,9 +116,13 @@ pub fn read(results: &Path) -> anyhow::Result<JournalContents> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::timestamp::Timestamp;
 
     fn interrupted(by: &str) -> Event {
-        Event { at_ms: 7, kind: EventKind::FarmInterrupted { by: by.into() } }
+        Event {
+            time: Timestamp::from_unix_ms(7),
+            kind: EventKind::FarmInterrupted { by: by.into() },
+        }
     }
 
     #[test]
@@ -126,13 +130,42 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut journal = Journal::open(directory.path()).unwrap();
         journal.append(&interrupted("a")).unwrap();
-        journal.file.write_all(b"{\"at_ms\": 3, \"ev").unwrap();
+        journal.file.write_all(b"{\"time\": \"2026-").unwrap();
         drop(journal);
         let mut journal = Journal::open(directory.path()).unwrap();
         journal.append(&interrupted("b")).unwrap();
         let contents = read(directory.path()).unwrap();
         assert_eq!(contents.events, [interrupted("a"), interrupted("b")]);
         assert_eq!(contents.damaged, [2]);
+    }
+
+    /// tests/former holds the journal of a run by the farm that wrote version 1.
+    #[test]
+    fn a_journal_of_version_1_is_read_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let former = include_str!("../tests/former/events.jsonl");
+        std::fs::write(directory.path().join(FILE), former).unwrap();
+        let contents = read(directory.path()).unwrap();
+        assert_eq!((contents.events.len(), &contents.damaged[..]), (10, &[][..]));
+        assert_eq!(contents.is_later(), None);
+        let EventKind::FarmStarted(started) = &contents.events[0].kind else {
+            panic!("{contents:?}")
+        };
+        assert_eq!((started.schema_version, started.planned), (1, 3));
+        // `date --date=@1795849609.903 --utc`.
+        assert_eq!(contents.events[0].time.to_string(), "2026-11-28T07:06:49.903Z");
+        let EventKind::VmFinished(end) = &contents.events[8].kind else { panic!("{contents:?}") };
+        assert_eq!(end.hang.as_ref().unwrap().signature, "0a2e58fd7c78e78d");
+    }
+
+    #[test]
+    fn a_journal_of_a_later_version_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let former = include_str!("../tests/former/events.jsonl");
+        let later = former.replace("\"version\":1", "\"schema_version\":3");
+        std::fs::write(directory.path().join(FILE), later).unwrap();
+        let reason = read(directory.path()).unwrap().is_later();
+        assert!(reason.is_some_and(|reason| reason.contains("format 3")));
     }
 
     #[test]

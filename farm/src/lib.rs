@@ -32,6 +32,7 @@ pub mod results;
 pub mod runner;
 pub mod suite;
 mod tail;
+pub mod timestamp;
 pub mod triage;
 
 pub use relative_path::RejectedPath;

@@ -21,6 +21,7 @@ use super::event::{
     EVENT_SCHEMA_VERSION, Event, EventKind, FarmFinished, FarmStarted, Id, Status, VmFinished,
     VmStarted,
 };
+use super::timestamp::Timestamp;
 use super::{journal, relative_path, results};
 
 /// What was merged.
@@ -75,9 +76,9 @@ struct Try {
     /// The results directory.
     root: PathBuf,
     /// When it started, and what was said of that.
-    started: Option<(u64, VmStarted)>,
+    started: Option<(Timestamp, VmStarted)>,
     /// The same for its end; `None` if it has none.
-    finished: Option<(u64, VmFinished)>,
+    finished: Option<(Timestamp, VmFinished)>,
 }
 
 impl Try {
@@ -93,11 +94,10 @@ impl Try {
     }
 
     fn events(self) -> impl Iterator<Item = Event> {
-        let started = self
-            .started
-            .map(|(at_ms, started)| Event { at_ms, kind: EventKind::VmStarted(started) });
-        let finished = self.finished.map(|(at_ms, finished)| Event {
-            at_ms,
+        let started =
+            self.started.map(|(time, started)| Event { time, kind: EventKind::VmStarted(started) });
+        let finished = self.finished.map(|(time, finished)| Event {
+            time,
             kind: EventKind::VmFinished(Box::new(finished)),
         });
         started.into_iter().chain(finished)
@@ -108,11 +108,11 @@ impl Try {
 struct Merged {
     tries: BTreeMap<Id, Try>,
     /// The last start of each farm, and when it was.
-    starts: Vec<(u64, FarmStarted)>,
+    starts: Vec<(Timestamp, FarmStarted)>,
     interruptions: Vec<Event>,
     /// Of all that has happened.
-    first_at_ms: Option<u64>,
-    last_at_ms: u64,
+    first_time: Option<Timestamp>,
+    last_time: Timestamp,
     warnings: Vec<String>,
 }
 
@@ -132,28 +132,28 @@ impl Merged {
         let mut tries: BTreeMap<Id, Try> = BTreeMap::new();
         let mut interruption = None;
         for event in contents.events {
-            let at_ms = event.at_ms;
-            self.first_at_ms = Some(self.first_at_ms.map_or(at_ms, |first| first.min(at_ms)));
-            self.last_at_ms = self.last_at_ms.max(at_ms);
+            let time = event.time;
+            self.first_time = Some(self.first_time.map_or(time, |first| first.min(time)));
+            self.last_time = self.last_time.max(time);
             let new = || Try { root: root.into(), started: None, finished: None };
             match event.kind {
                 EventKind::FarmStarted(started) => {
                     tries.retain(|id, _| !started.stale.contains(&id.name));
-                    start = Some((at_ms, started));
+                    start = Some((time, started));
                     // It goes on with what was interrupted.
                     (is_over, interruption) = (false, None);
                 }
                 EventKind::VmStarted(started) => {
                     let id = started.id.clone();
                     id.forget_later(&mut tries);
-                    tries.insert(id, Try { started: Some((at_ms, started)), ..new() });
+                    tries.insert(id, Try { started: Some((time, started)), ..new() });
                 }
                 EventKind::VmFinished(finished) => {
                     let of = tries.entry(finished.id.clone()).or_insert_with(new);
-                    of.finished = Some((at_ms, *finished));
+                    of.finished = Some((time, *finished));
                 }
                 EventKind::FarmInterrupted { by } => {
-                    interruption = Some(Event { at_ms, kind: EventKind::FarmInterrupted { by } });
+                    interruption = Some(Event { time, kind: EventKind::FarmInterrupted { by } });
                 }
                 EventKind::FarmFinished(_) => is_over = true,
             }
@@ -213,14 +213,13 @@ impl Merged {
         self.link(output)?;
         let tries = self.tries.len() as u64;
         let first = Event {
-            at_ms: self.first_at_ms.unwrap_or(0),
+            time: self.first_time.unwrap_or_default(),
             kind: EventKind::FarmStarted(started.clone()),
         };
-        let last =
-            Event { at_ms: self.last_at_ms, kind: EventKind::FarmFinished(finished.clone()) };
+        let last = Event { time: self.last_time, kind: EventKind::FarmFinished(finished.clone()) };
         let mut between: Vec<Event> =
             self.tries.into_values().flat_map(Try::events).chain(self.interruptions).collect();
-        between.sort_by_key(|event| event.at_ms);
+        between.sort_by_key(|event| event.time);
         write_journal(output, [first].iter().chain(&between).chain([&last]))?;
         Ok(MergeSummary { started, finished, tries, missing, warnings: self.warnings })
     }
@@ -289,7 +288,7 @@ impl Merged {
         let lost: BTreeSet<&String> = self.starts().flat_map(|start| &start.lost).collect();
         let sum = |of: fn(&FarmStarted) -> u64| self.starts().map(of).fold(0, u64::saturating_add);
         FarmStarted {
-            version: EVENT_SCHEMA_VERSION,
+            schema_version: EVENT_SCHEMA_VERSION,
             tool: each(|start| &start.tool),
             suite: each(|start| &start.suite),
             host: each(|start| &start.host),
@@ -324,7 +323,7 @@ impl Merged {
         let signatures: BTreeSet<&str> =
             failed().filter_map(|end| Some(end.hang.as_ref()?.signature.as_str())).collect();
         let planned = self.starts().map(|start| start.planned).fold(0, u64::saturating_add);
-        let elapsed = self.last_at_ms.saturating_sub(self.first_at_ms.unwrap_or(self.last_at_ms));
+        let elapsed = self.last_time.ms_since(self.first_time.unwrap_or(self.last_time));
         FarmFinished {
             counts,
             flaky: runs.values().filter(|end| end.flaky).count() as u64,
@@ -337,14 +336,14 @@ impl Merged {
 
     /// Gives the first try of each signature its name, as a farm does.
     fn link(&self, output: &Path) -> anyhow::Result<()> {
-        let mut hangs: Vec<(u64, &VmFinished)> = self
+        let mut hangs: Vec<(Timestamp, &VmFinished)> = self
             .tries
             .values()
             .filter_map(|of| of.finished.as_ref())
             .filter(|(_, end)| end.status == Status::Hang && !end.directory.as_os_str().is_empty())
-            .map(|(at_ms, end)| (*at_ms, end))
+            .map(|(time, end)| (*time, end))
             .collect();
-        hangs.sort_by_key(|(at_ms, _)| *at_ms);
+        hangs.sort_by_key(|(time, _)| *time);
         for (_, end) in hangs {
             let signature = end.hang.as_ref().map_or("", |hang| &hang.signature);
             // A journal that somebody has sent may have anything in it.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
@@ -21,6 +21,7 @@ use super::process::{self, VmProcess};
 use super::queue::{Queue, WaitingRun};
 use super::results::{self, BundledGuest, FinishedRun, PreviousRun, Results, hash_definition};
 use super::suite::Vm;
+use super::timestamp::Timestamp;
 
 /// How to run a plan.
 #[derive(Debug)]
@@ -206,8 +207,7 @@ impl<'a> Runner<'a> {
 
     /// Writes an event down, and then tells it.
     fn emit(&mut self, kind: EventKind) -> anyhow::Result<()> {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let event = Event { at_ms: since.as_millis() as u64, kind };
+        let event = Event { time: Timestamp::now(), kind };
         self.results.append(&event)?;
         (self.report)(&event);
         Ok(())

@@ -21,7 +21,7 @@ use nmiscope_farm::plan::{self, Plan};
 use nmiscope_farm::reporters::{JsonLines, Junit, Markdown, Plain, Reporter, Terminal};
 use nmiscope_farm::results::{self, BundledGuest, OpenError, PreviousRun, Results};
 use nmiscope_farm::runner::{Runner, RunnerMessage, RunnerOptions};
-use nmiscope_farm::suite::{Suite, Vm};
+use nmiscope_farm::suite::{ListedVm, Suite, Vm};
 use nmiscope_farm::triage::KnownFailures;
 use nmiscope_farm::{journal, merge};
 use nmiscope_report::destination::Destination;
@@ -216,7 +216,7 @@ fn run(arguments: &Farm, path: &Path) -> anyhow::Result<Code> {
     let is_done =
         |&(vm, run): &(usize, u32)| previous.done.contains_key(&(suite.vms[vm].name.clone(), run));
     let start = FarmStarted {
-        version: EVENT_SCHEMA_VERSION,
+        schema_version: EVENT_SCHEMA_VERSION,
         tool: env!("CARGO_PKG_VERSION").into(),
         suite: path.display().to_string(),
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
@@ -299,7 +299,7 @@ fn list(suite: &Suite, plan: &Plan, format: MessageFormat) -> anyhow::Result<()>
         match format {
             MessageFormat::Text => writeln!(out, "{}", vm.name.escape_debug())?,
             MessageFormat::Json => {
-                serde_json::to_writer(&mut out, vm)?;
+                serde_json::to_writer(&mut out, &ListedVm::from(vm))?;
                 writeln!(out)?;
             }
         }

@@ -87,7 +87,7 @@ fn print(format: MessageFormat, content: Content<'_>) -> anyhow::Result<()> {
             Content::Diff(diff) => text::diff(diff),
         }),
         MessageFormat::Json => {
-            let document = Document { version: TRIAGE_SCHEMA_VERSION, content };
+            let document = Document { schema_version: TRIAGE_SCHEMA_VERSION, content };
             let json = document.json().context("failed to encode the groups")?;
             io::stdout().lock().write_all(json.as_bytes())?;
         }

@@ -73,7 +73,7 @@ fn a_farm_that_is_killed_loses_what_ran_and_the_next_one_says_so() {
     // What it was writing.
     let path = site.results().join("events.jsonl");
     let mut journal = fs::read(&path).expect("a journal");
-    journal.extend(b"{\"at_ms\":17");
+    journal.extend(b"{\"time\":\"2026-");
     fs::write(&path, journal).expect("a journal");
 
     refused(site.farm(["-j", "2"]), "go on with --resume");

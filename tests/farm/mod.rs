@@ -146,6 +146,13 @@ fn a_list_names_what_would_run_and_runs_nothing() {
         listed.stdout.lines().map(str::to_owned).collect()
     };
     assert_eq!(names(&["--filter", "tag(smoke)"]), ["boot/cpus=1", "boot/cpus=2"]);
+    let schema = include_str!("../../docs/farm-list.schema.json");
+    let schema = serde_json::from_str(schema).expect("JSON");
+    let schema = jsonschema::validator_for(&schema).expect("a schema");
+    for line in names(&["--message-format", "json"]) {
+        let vm = serde_json::from_str(&line).expect("JSON");
+        assert!(schema.is_valid(&vm), "{line}");
+    }
     assert_eq!(names(&[]).len(), 11);
     let parts: Vec<String> =
         (1..=3).flat_map(|part| names(&["--partition", &format!("hash:{part}/3")])).collect();
@@ -467,11 +474,11 @@ fn a_signal_ends_a_farm_gently_and_two_do_it_at_once() {
     farm.signal(Signal::TERM);
     let run = Run::from_output(&farm.wait().expect_code(exit::TOOL_FAILED));
     let at = |is: fn(&EventKind) -> bool| {
-        run.events.iter().rev().find(|event| is(&event.kind)).expect("an event").at_ms
+        run.events.iter().rev().find(|event| is(&event.kind)).expect("an event").time
     };
     let interrupted = at(|kind| matches!(kind, EventKind::FarmInterrupted { .. }));
     let finished = at(|kind| matches!(kind, EventKind::VmFinished(_)));
-    assert!(finished - interrupted < 10_000, "{interrupted} to {finished}");
+    assert!(finished.ms_since(interrupted) < 10_000, "{interrupted} to {finished}");
     assert!(run.all_finished().all(|vm| vm.status == Status::Interrupted));
     assert!(site.processes().is_empty());
 }

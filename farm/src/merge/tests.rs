@@ -15,7 +15,7 @@ struct Results {
 
 fn started(partition: Option<&str>, host: &str, planned: u64) -> FarmStarted {
     FarmStarted {
-        version: EVENT_SCHEMA_VERSION,
+        schema_version: EVENT_SCHEMA_VERSION,
         tool: "0.1.0".into(),
         suite: "suite.toml".into(),
         host: host.into(),
@@ -56,28 +56,40 @@ impl Results {
     fn new(folder: &Path, name: &str, start: FarmStarted) -> Self {
         let root = folder.join(name);
         fs::create_dir_all(&root).unwrap();
-        Self { root, events: vec![Event { at_ms: 1000, kind: EventKind::FarmStarted(start) }] }
+        Self {
+            root,
+            events: vec![Event {
+                time: Timestamp::from_unix_ms(1000),
+                kind: EventKind::FarmStarted(start),
+            }],
+        }
     }
 
-    fn start(mut self, at_ms: u64, of: &VmFinished) -> Self {
+    fn start(mut self, unix_ms: u64, of: &VmFinished) -> Self {
         let (id, directory) = (of.id.clone(), of.directory.clone());
         let started = VmStarted { id, directory, definition: String::new() };
-        self.events.push(Event { at_ms, kind: EventKind::VmStarted(started) });
+        self.events.push(Event {
+            time: Timestamp::from_unix_ms(unix_ms),
+            kind: EventKind::VmStarted(started),
+        });
         self
     }
 
     /// A VM that started, and ended a second later, with a console that says `said`.
-    fn vm(self, at_ms: u64, of: VmFinished, said: &str) -> Self {
-        let mut this = self.start(at_ms, &of);
+    fn vm(self, unix_ms: u64, of: VmFinished, said: &str) -> Self {
+        let mut this = self.start(unix_ms, &of);
         if let Ok(directory) = relative_path::resolve(&this.root, &of.directory) {
             fs::create_dir_all(&directory).unwrap();
             fs::write(directory.join("console.log"), said).unwrap();
         }
-        this.events.push(Event { at_ms: at_ms + 1000, kind: EventKind::VmFinished(Box::new(of)) });
+        this.events.push(Event {
+            time: Timestamp::from_unix_ms(unix_ms + 1000),
+            kind: EventKind::VmFinished(Box::new(of)),
+        });
         this
     }
 
-    fn finish(self, at_ms: u64) -> PathBuf {
+    fn finish(self, unix_ms: u64) -> PathBuf {
         let mut this = self;
         let finished = FarmFinished {
             counts: BTreeMap::new(),
@@ -87,7 +99,10 @@ impl Results {
             not_run: 0,
             elapsed_ms: 0.0,
         };
-        this.events.push(Event { at_ms, kind: EventKind::FarmFinished(finished) });
+        this.events.push(Event {
+            time: Timestamp::from_unix_ms(unix_ms),
+            kind: EventKind::FarmFinished(finished),
+        });
         this.leave()
     }
 
@@ -119,6 +134,23 @@ fn merge_in(folder: &Path, inputs: &[PathBuf]) -> anyhow::Result<MergeSummary> {
     merge(inputs, &folder.join("merged"))
 }
 
+/// tests/former holds the journal of a run by the farm that wrote version 1.
+#[test]
+fn a_run_of_version_1_merges_into_a_journal_of_the_current_version() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = folder.path().join("one");
+    fs::create_dir_all(one.join("vms/abba/1.2")).unwrap();
+    fs::write(one.join(journal::FILE), include_str!("../../tests/former/events.jsonl")).unwrap();
+    let output = folder.path().join("all");
+    let summary = merge(&[one], &output).unwrap();
+    assert_eq!(summary.started.schema_version, EVENT_SCHEMA_VERSION);
+    assert_eq!((summary.tries, summary.finished.distinct_hangs), (4, 1));
+    assert!(output.join("0a2e58fd").is_symlink());
+    let text = fs::read_to_string(output.join(journal::FILE)).unwrap();
+    let first = r#"{"time":"2026-11-28T07:06:49.903Z","event":"farm-started","schema_version":2,"#;
+    assert!(text.starts_with(first) && !text.contains("at_ms"), "{text}");
+}
+
 #[test]
 fn what_a_resumed_farm_has_called_stale_does_not_count() {
     let folder = tempfile::tempdir().unwrap();
@@ -128,7 +160,9 @@ fn what_a_resumed_farm_has_called_stale_does_not_count() {
         .vm(3000, end("kept", Status::Pass), "kept");
     let mut resumed = before;
     let stale = FarmStarted { stale: vec!["gone".into()], ..started(None, "alpha", 1) };
-    resumed.events.push(Event { at_ms: 6000, kind: EventKind::FarmStarted(stale) });
+    resumed
+        .events
+        .push(Event { time: Timestamp::from_unix_ms(6000), kind: EventKind::FarmStarted(stale) });
     let summary = merge_in(folder, &[resumed.finish(7000)]).unwrap();
     assert_eq!(summary.finished.counts, BTreeMap::from([(Status::Pass, 1)]));
     assert_eq!((summary.tries, summary.finished.not_run), (1, 0));
@@ -167,7 +201,7 @@ fn two_parts_are_what_one_farm_would_have_left() {
     );
     let merged = folder.join("merged");
     let events = journal::read(&merged).unwrap().events;
-    assert!(events.is_sorted_by_key(|event| event.at_ms), "{events:?}");
+    assert!(events.is_sorted_by_key(|event| event.time), "{events:?}");
     let names: Vec<&str> = events
         .iter()
         .map(|event| match &event.kind {
@@ -210,12 +244,12 @@ fn a_try_may_be_there_twice_only_if_it_is_the_same() {
         (passed(), 1001, "A", None),
         (passed(), 1000, "B", None),
     ];
-    for (second, at_ms, said, stays) in rows {
+    for (second, unix_ms, said, stays) in rows {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let make = |name| Results::new(folder, name, started(None, "alpha", 1));
         let one = make("one").vm(1000, passed(), "A").finish(5000);
-        let two = make("two").vm(at_ms, second, said).finish(5000);
+        let two = make("two").vm(unix_ms, second, said).finish(5000);
         let result = merge_in(folder, &[one, two]);
         let Some(stays) = stays else {
             let error = format!("{:#}", result.unwrap_err());
@@ -259,9 +293,9 @@ fn what_was_interrupted_and_resumed_counts_once() {
         "A",
     );
     let by = EventKind::FarmInterrupted { by: "SIGINT".into() };
-    one.events.push(Event { at_ms: 2000, kind: by });
+    one.events.push(Event { time: Timestamp::from_unix_ms(2000), kind: by });
     let resumed = EventKind::FarmStarted(started(None, "alpha", 1));
-    one.events.push(Event { at_ms: 3000, kind: resumed });
+    one.events.push(Event { time: Timestamp::from_unix_ms(3000), kind: resumed });
     let one = one.vm(3000, end("a", Status::Pass), "A").finish(5000);
     let summary = merge_in(folder, &[one]).unwrap();
     assert_eq!(summary.finished.counts, BTreeMap::from([(Status::Pass, 1)]));
@@ -283,7 +317,7 @@ fn a_run_that_began_anew_has_none_of_its_earlier_tries() {
         .vm(2000, attempt(2, Status::Hang), "A")
         .vm(3000, attempt(3, Status::Hang), "A");
     let resumed = EventKind::FarmStarted(started(None, "alpha", 1));
-    one.events.push(Event { at_ms: 5000, kind: resumed });
+    one.events.push(Event { time: Timestamp::from_unix_ms(5000), kind: resumed });
     let passed = VmFinished { again: false, ..attempt(1, Status::Pass) };
     let one = one.vm(5000, passed, "B").finish(7000);
     let summary = merge_in(folder, &[one]).unwrap();

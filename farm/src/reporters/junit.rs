@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::Context;
 use nmiscope_report::destination::Destination;
 use nmiscope_report::sanitize;
-use nmiscope_report::units::unix_time;
 use quick_junit::{
     NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestRerun, TestSuite, XmlString,
 };
@@ -18,6 +17,7 @@ use super::runs::{Runs, Try};
 use crate::event::{Event, EventKind, FarmFinished, FarmStarted, Status, VmFinished};
 use crate::relative_path;
 use crate::tail::{Tail, read_tail};
+use crate::timestamp::Timestamp;
 
 /// So much of the end of a console is taken over.
 const MAX_CONSOLE: u64 = 64 << 10;
@@ -28,7 +28,7 @@ const MAX_CONSOLES: usize = 16 << 20;
 pub struct Junit {
     file: Destination,
     root: PathBuf,
-    started: Option<(u64, FarmStarted)>,
+    started: Option<(Timestamp, FarmStarted)>,
     runs: Runs,
 }
 
@@ -49,7 +49,7 @@ impl Junit {
         let name = started.map_or_else(|| "nmiscope farm".into(), |started| text(&started.suite));
         let mut suite = TestSuite::new(name.clone());
         suite.set_time(duration(finished.elapsed_ms));
-        suite.timestamp = self.started.as_ref().and_then(|(at_ms, _)| time(*at_ms).parse().ok());
+        suite.timestamp = self.started.as_ref().and_then(|(time, _)| time.to_string().parse().ok());
         if let Some(started) = started {
             suite.extra.insert("hostname".into(), text(&started.host));
             suite.add_property(("tool", &*format!("nmiscope {}", text(&started.tool).as_str())));
@@ -77,7 +77,7 @@ impl Junit {
         let mut status = status(end);
         for one in earlier {
             let mut rerun = TestRerun::new(kind(one.end.status));
-            rerun.timestamp = time(started_at(one)).parse().ok();
+            rerun.timestamp = started_at(one).to_string().parse().ok();
             rerun.set_time(duration(one.end.elapsed_ms));
             rerun.set_message(message(&one.end)).set_type(one.end.status.name());
             rerun.system_out = Some(XmlString::new(self.output(&one.end, consoles)));
@@ -86,7 +86,7 @@ impl Junit {
         let mut case = TestCase::new(text(&full_name(end)), status);
         // Some readers show only what has one. The name has all of it; a `.` in it would make folders.
         case.set_classname("farm");
-        case.timestamp = time(started_at(last)).parse().ok();
+        case.timestamp = started_at(last).to_string().parse().ok();
         case.set_time(duration(end.elapsed_ms));
         if let Some(hang) = end.hang.as_ref().filter(|_| end.status != Status::Pass) {
             case.add_property(("class", hang.class.name()));
@@ -131,7 +131,7 @@ impl Reporter for Junit {
     fn report(&mut self, event: &Event) -> anyhow::Result<()> {
         self.runs.record(event);
         match &event.kind {
-            EventKind::FarmStarted(started) => self.started = Some((event.at_ms, started.clone())),
+            EventKind::FarmStarted(started) => self.started = Some((event.time, started.clone())),
             EventKind::FarmFinished(finished) => self.write(finished)?,
             _ => {}
         }
@@ -205,14 +205,9 @@ fn read_console_tail(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&safe).replace(NONCHARACTERS, "\u{fffd}"))
 }
 
-/// When a try started: milliseconds since the Unix epoch.
-fn started_at(one: &Try) -> u64 {
-    one.at_ms.saturating_sub(one.end.elapsed_ms as u64)
-}
-
-/// RFC 3339.
-fn time(at_ms: u64) -> String {
-    humantime::format_rfc3339_millis(unix_time(at_ms)).to_string()
+/// Time at which a try started, by its end and how long it took.
+fn started_at(one: &Try) -> Timestamp {
+    one.time.minus_ms(one.end.elapsed_ms as u64)
 }
 
 fn duration(ms: f64) -> Duration {

@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::event::{Event, EventKind, HangSummary, Status, VmFinished};
+use crate::timestamp::Timestamp;
 
 /// A try that is over.
 #[derive(Debug, Clone)]
 pub struct Try {
     /// When that was: milliseconds since the Unix epoch.
-    pub at_ms: u64,
+    pub time: Timestamp,
     /// What was said of it.
     pub end: VmFinished,
 }
@@ -66,7 +67,7 @@ impl Runs {
             self.tries.remove(&run);
             return;
         }
-        self.tries.entry(run).or_default().push(Try { at_ms: event.at_ms, end: (**end).clone() });
+        self.tries.entry(run).or_default().push(Try { time: event.time, end: (**end).clone() });
     }
 
     /// The tries of each run, in order of names.
@@ -97,7 +98,7 @@ impl Runs {
                 let new = HangGroup { hang, known, first: one, count: 0, flaky: 0 };
                 let group = groups.entry(&hang.signature).or_insert(new);
                 group.known = group.known.or(known);
-                if one.at_ms < group.first.at_ms {
+                if one.time < group.first.time {
                     (group.first, group.hang) = (one, hang);
                 }
                 if counted.insert(&hang.signature) {
@@ -108,7 +109,7 @@ impl Runs {
         let mut groups: Vec<HangGroup<'_>> = groups.into_values().collect();
         groups.sort_by_key(|group| {
             let often = (group.count, group.flaky);
-            (group.known.is_some(), std::cmp::Reverse(often), group.first.at_ms)
+            (group.known.is_some(), std::cmp::Reverse(often), group.first.time)
         });
         groups
     }

@@ -13,6 +13,7 @@ use crate::event::{
     VmFinished, VmStarted,
 };
 use crate::results;
+use crate::timestamp::Timestamp;
 
 /// 2026-01-02T03:04:05Z.
 const START: u64 = 1_767_323_045_000;
@@ -30,7 +31,7 @@ impl ScriptedFarm {
 
     pub fn starting(planned: u64, change: impl FnOnce(&mut FarmStarted)) -> Self {
         let mut start = FarmStarted {
-            version: EVENT_SCHEMA_VERSION,
+            schema_version: EVENT_SCHEMA_VERSION,
             tool: "0.1.0".into(),
             suite: "suite.toml".into(),
             host: "builder".into(),
@@ -50,8 +51,8 @@ impl ScriptedFarm {
     }
 
     pub fn add(&mut self, kind: EventKind) {
-        let at_ms = START + 100 * self.events.len() as u64;
-        self.events.push(Event { at_ms, kind });
+        let time = Timestamp::from_unix_ms(START + 100 * self.events.len() as u64);
+        self.events.push(Event { time, kind });
     }
 
     pub fn start(&mut self, name: &str) {

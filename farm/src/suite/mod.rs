@@ -6,6 +6,7 @@
 
 mod diagnostic;
 pub mod file;
+mod listed;
 mod load;
 mod matrix;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod vm;
 use std::path::{Path, PathBuf};
 
 pub use diagnostic::{Diagnostic, SuiteError};
+pub use listed::{LIST_SCHEMA_VERSION, ListedVm, schema as list_schema};
 pub use vm::{ConsoleRules, Expectation, MAX_VCPUS, Vm};
 
 /// A suite.

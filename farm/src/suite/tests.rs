@@ -139,6 +139,32 @@ fn there_are_several_ways_to_end() {
     }
 }
 
+/// The line is what version 1 of the events hashed: a farm that resumes such a run recognises its VMs.
+#[test]
+fn a_vm_is_hashed_in_the_form_that_earlier_farms_hashed() {
+    let suite = suite(ABBA);
+    let former = include_str!("../../tests/former/vm.json");
+    assert_eq!(serde_json::to_string(&suite.vms[0]).unwrap(), former.trim_end());
+}
+
+#[test]
+fn a_listed_vm_has_durations_in_milliseconds_and_memory_in_bytes() {
+    let suite = suite(ABBA);
+    let listed = serde_json::to_value(ListedVm::from(&suite.vms[0])).unwrap();
+    let expected = serde_json::json!({
+        "schema_version": 1, "name": "abba", "image": null, "initrd": null,
+        "workload": "abba-deadlock", "append": "", "cpus": 2, "memory_bytes": 16 << 20,
+        "time_limit_ms": 20_000.0, "stop_after_ms": null, "ready_within_ms": 30_000.0,
+        "hang_after": ["500ms"], "retries": 1, "tags": [], "expect": {"kind": "pass"},
+        "console": {"must": [], "must_not": []},
+    });
+    assert_eq!(listed, expected);
+}
+
+/// The VM in tests/former.
+const ABBA: &str = "[[vm]]\nname = 'abba'\nworkload = 'abba-deadlock'\nretries = 1\ncpus = 2\n\
+                    memory = '16M'\ntime-limit = '20s'\nhang-after = '500ms'\n";
+
 #[test]
 fn a_matrix_multiplies_and_names_what_it_makes() {
     let vm = "[[vm]]\nname = 'a/b'\nimage = 'x'\n";

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nmiscope_report::Class;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The most vCPUs that a VM can have: as many as the VMM has room for, which a suite is checked
@@ -47,7 +48,7 @@ pub struct Vm {
 }
 
 /// How a VM is to end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Expectation {
     /// The guest leaves with code 0, or is stopped after its time.
@@ -75,7 +76,7 @@ pub enum Expectation {
 }
 
 /// What a VM is to print on its console: regular expressions, each for one line.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConsoleRules {
     /// Some line matches each of these.
     pub must: Vec<String>,

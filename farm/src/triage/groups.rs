@@ -9,6 +9,7 @@ use super::failure::{Failure, FailureKind};
 use super::report_summary;
 use super::stacks::{self, IsPlumbing, Stack};
 use super::{FailureGroup, parallel};
+use crate::timestamp::Timestamp;
 
 /// A run of a VM, or a report that belongs to none.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,15 +32,15 @@ pub struct Groups {
 struct Members {
     count: u64,
     runs: BTreeSet<Run>,
-    first_at_ms: u64,
-    last_at_ms: u64,
+    first_seen: Timestamp,
+    last_seen: Timestamp,
     newest: Sighting,
 }
 
 /// When something was seen, and the report that it is in, if there is one.
 #[derive(Debug)]
 struct Sighting {
-    at_ms: u64,
+    time: Timestamp,
     report: Option<PathBuf>,
     failure: Failure,
 }
@@ -47,22 +48,22 @@ struct Sighting {
 impl Sighting {
     /// Whether it is the better one to show. One with a report always is.
     fn is_better_than(&self, other: &Self) -> bool {
-        let rank = |seen: &Self| (seen.report.is_some(), seen.at_ms, seen.report.clone());
+        let rank = |seen: &Self| (seen.report.is_some(), seen.time, seen.report.clone());
         rank(self) > rank(other)
     }
 }
 
 impl Groups {
     /// Adds a finding.
-    pub fn add(&mut self, run: &Run, at_ms: u64, report: Option<PathBuf>, failure: Failure) {
+    pub fn add(&mut self, run: &Run, time: Timestamp, report: Option<PathBuf>, failure: Failure) {
         let key = (failure.kind, failure.signature.clone());
-        let seen = Sighting { at_ms, report, failure };
+        let seen = Sighting { time, report, failure };
         let Some(members) = self.by_signature.get_mut(&key) else {
             let members = Members {
                 count: 1,
                 runs: BTreeSet::from([run.clone()]),
-                first_at_ms: at_ms,
-                last_at_ms: at_ms,
+                first_seen: time,
+                last_seen: time,
                 newest: seen,
             };
             self.by_signature.insert(key, members);
@@ -70,8 +71,8 @@ impl Groups {
         };
         members.count += 1;
         members.runs.insert(run.clone());
-        members.first_at_ms = members.first_at_ms.min(at_ms);
-        members.last_at_ms = members.last_at_ms.max(at_ms);
+        members.first_seen = members.first_seen.min(time);
+        members.last_seen = members.last_seen.max(time);
         if seen.is_better_than(&members.newest) {
             members.newest = seen;
         }
@@ -84,7 +85,7 @@ impl Groups {
         let stacks = |members: &Members| stacks(members, is_plumbing);
         parallel::for_each(&all, stacks, |members, stacks| groups.push(group(members, stacks)));
         groups.sort_by(|a: &FailureGroup, b: &FailureGroup| {
-            b.last_at_ms.cmp(&a.last_at_ms).then_with(|| a.signature.cmp(&b.signature))
+            b.last_seen.cmp(&a.last_seen).then_with(|| a.signature.cmp(&b.signature))
         });
         groups
     }
@@ -110,8 +111,8 @@ fn group(members: &Members, stacks: Vec<Stack>) -> FailureGroup {
         count: members.count,
         runs: members.runs.len() as u64,
         vms,
-        first_at_ms: members.first_at_ms,
-        last_at_ms: members.last_at_ms,
+        first_seen: members.first_seen,
+        last_seen: members.last_seen,
         blamed: failure.blamed.clone(),
         locks: failure.locks.clone(),
         // Of a task, an event and a glance know no place.
@@ -154,15 +155,19 @@ mod tests {
         for shift in 0..seen.len() {
             let mut groups = Groups::default();
             for at in 0..seen.len() {
-                let (name, number, at_ms, path) = seen[(at + shift) % seen.len()];
-                let said = format!("at {at_ms}");
-                groups.add(&run(name, number), at_ms, path.map(Into::into), failure("1", &said));
+                let (name, number, unix_ms, path) = seen[(at + shift) % seen.len()];
+                let said = format!("at {unix_ms}");
+                let time = Timestamp::from_unix_ms(unix_ms);
+                groups.add(&run(name, number), time, path.map(Into::into), failure("1", &said));
             }
-            groups.add(&run("c", 1), 31, None, failure("2", ""));
+            groups.add(&run("c", 1), Timestamp::from_unix_ms(31), None, failure("2", ""));
             let [newest, group]: [FailureGroup; 2] = groups.finish(|_| false).try_into().unwrap();
             assert_eq!((newest.signature.as_str(), newest.exemplar), ("2", None));
             assert_eq!((group.count, group.runs, group.vms), (4, 3, vec!["a".into(), "b".into()]));
-            assert_eq!((group.first_at_ms, group.last_at_ms), (5, 30));
+            assert_eq!(
+                (group.first_seen, group.last_seen),
+                (Timestamp::from_unix_ms(5), Timestamp::from_unix_ms(30))
+            );
             // The newest has no report: the newest of those that have one is shown.
             assert_eq!(group.exemplar.as_deref(), Some("y"));
             assert_eq!(group.message.as_deref(), Some("at 20"));

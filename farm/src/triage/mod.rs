@@ -25,6 +25,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::event::Status;
+use crate::timestamp::Timestamp;
 pub use diff::Diff;
 pub use failure::FailureKind;
 pub use known::KnownFailures;
@@ -32,14 +33,14 @@ pub use scan::{ScanResult, scan};
 pub use stacks::{IsPlumbing, Stack};
 
 /// Raised when a field changes its meaning or goes away; not when one is added.
-pub const TRIAGE_SCHEMA_VERSION: u32 = 1;
+pub const TRIAGE_SCHEMA_VERSION: u32 = 2;
 
 /// What `nmiscope triage --message-format json` prints.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(title = "nmiscope triage")]
 pub struct Document<'a> {
     /// [`TRIAGE_SCHEMA_VERSION`].
-    pub version: u32,
+    pub schema_version: u32,
     /// What there is.
     #[serde(flatten)]
     pub content: Content<'a>,
@@ -103,9 +104,9 @@ pub struct FailureGroup {
     /// In which VMs, by name. A report that belongs to none has the name of its file.
     pub vms: Vec<String>,
     /// When it was seen first, in milliseconds since the Unix epoch.
-    pub first_at_ms: u64,
+    pub first_seen: Timestamp,
     /// When it was seen last.
-    pub last_at_ms: u64,
+    pub last_seen: Timestamp,
     /// Who was to blame, in the exemplar.
     pub blamed: Vec<String>,
     /// The locks that had to do with it, in the exemplar.

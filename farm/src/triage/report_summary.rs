@@ -15,6 +15,9 @@ use crate::event::{HangSummary, Status, VmFinished};
 /// The most that is read of a report. One of 300 vCPUs is a few megabytes.
 const MAX_REPORT: u64 = 256 << 20;
 
+/// Oldest format of reports that triage reads: the one before the current one.
+const OLDEST_VERSION: u32 = SCHEMA_VERSION - 1;
+
 /// What a report says, as far as triage is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReportSummary {
@@ -39,8 +42,11 @@ pub enum ReportError {
     /// It is something else.
     #[error("it is no report of this program's ({0})")]
     Foreign(String),
-    /// It is of another version.
-    #[error("it is a report of format {0}, and this program reads format {SCHEMA_VERSION}")]
+    /// Format version that this program does not read.
+    #[error(
+        "it is a report of format {0}, and this program reads formats {OLDEST_VERSION} and \
+         {SCHEMA_VERSION}"
+    )]
     Version(u64),
 }
 
@@ -98,7 +104,7 @@ pub(super) fn summarize(
 ) -> Result<ReportSummary, ReportError> {
     let parts: ReportParts =
         serde_json::from_slice(bytes).map_err(|error| explain_error(bytes, &error))?;
-    if parts.schema_version != SCHEMA_VERSION {
+    if !(OLDEST_VERSION..=SCHEMA_VERSION).contains(&parts.schema_version) {
         return Err(ReportError::Version(parts.schema_version.into()));
     }
     let mut status = status(&parts.outcome);
@@ -286,6 +292,17 @@ mod tests {
         let failure = summary(&text(&report)).failures.remove(0);
         assert_eq!((failure.kind, failure.message), (FailureKind::Timeout, None));
         assert!(failure.function.unwrap().contains("abba_deadlock::"));
+    }
+
+    #[test]
+    fn a_report_of_the_former_version_is_read_like_a_current_one() {
+        let version = |number: u32| format!("\"schema_version\": {number},");
+        assert!(DEADLOCK.contains(&version(SCHEMA_VERSION)));
+        let former = DEADLOCK.replacen(&version(SCHEMA_VERSION), &version(OLDEST_VERSION), 1);
+        assert_eq!(summary(&former), summary(DEADLOCK));
+        let older = DEADLOCK.replacen(&version(SCHEMA_VERSION), &version(OLDEST_VERSION - 1), 1);
+        let error = summarize(older.as_bytes(), stored_plumbing).unwrap_err();
+        assert!(matches!(error, ReportError::Version(_)), "{error}");
     }
 
     #[test]

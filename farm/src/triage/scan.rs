@@ -10,7 +10,6 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, bail};
 
@@ -19,6 +18,7 @@ use super::report_summary::{self, ReportError, ReportSummary};
 use super::stacks::IsPlumbing;
 use super::{Skipped, Totals, Triage, parallel};
 use crate::event::{Event, EventKind, Id, Status, VmFinished};
+use crate::timestamp::Timestamp;
 use crate::{journal, relative_path};
 
 /// How far below a directory its reports may be.
@@ -91,7 +91,7 @@ pub fn scan(paths: &[PathBuf], is_plumbing: IsPlumbing) -> anyhow::Result<ScanRe
 /// One try of a VM, or one report.
 struct Try<'a> {
     run: Run,
-    at_ms: u64,
+    time: Timestamp,
     /// Its report, if there is one.
     report: Option<PathBuf>,
     /// What the journal says of it.
@@ -108,7 +108,7 @@ struct Scanner {
     seen: HashSet<(u64, u64)>,
     /// Tries of which a journal has told, by what they are and when they ended: those of parts are in
     /// what they were merged into as well.
-    tries: HashSet<(Id, u64)>,
+    tries: HashSet<(Id, Timestamp)>,
     sources: u64,
 }
 
@@ -190,10 +190,10 @@ impl Scanner {
         }
         let below = path.strip_prefix(root).ok().filter(|below| !below.as_os_str().is_empty());
         let name = below.unwrap_or(path).to_string_lossy();
-        let modified = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let modified = metadata.modified().ok();
         Some(Try {
             run: Run { name: name.into(), source: self.new_source(), run: 1 },
-            at_ms: modified.map_or(0, |since| since.as_millis() as u64),
+            time: modified.map_or_else(Timestamp::default, Into::into),
             report: Some(path.into()),
             end: None,
         })
@@ -219,14 +219,14 @@ impl Scanner {
         self.totals.results += 1;
         let source = self.new_source();
         let all = last_end_of_each_try(&contents.events);
-        let mut last: Vec<(&Id, u64, &VmFinished)> = all
+        let mut last: Vec<(&Id, Timestamp, &VmFinished)> = all
             .iter()
-            .filter_map(|(id, end)| end.map(|(at_ms, finished)| (id, at_ms, finished)))
+            .filter_map(|(id, end)| end.map(|(time, finished)| (id, time, finished)))
             .collect();
         self.totals.unfinished += (all.len() - last.len()) as u64;
-        last.retain(|&(id, at_ms, _)| self.tries.insert((id.clone(), at_ms)));
+        last.retain(|&(id, time, _)| self.tries.insert((id.clone(), time)));
         let mut tries = Vec::new();
-        for (at, &(id, at_ms, finished)) in last.iter().enumerate() {
+        for (at, &(id, time, finished)) in last.iter().enumerate() {
             let same_run = |next: &Id| (&next.name, next.run) == (&id.name, id.run);
             let is_last_try = !last.get(at + 1).is_some_and(|(next, ..)| same_run(next));
             if is_last_try {
@@ -241,7 +241,7 @@ impl Scanner {
                 Status::Hang | Status::Crash | Status::Timeout => {
                     let run = Run { name: id.name.as_str().into(), source, run: id.run };
                     let report = self.report_of(root, finished);
-                    tries.push(Try { run, at_ms, report, end: Some(finished) });
+                    tries.push(Try { run, time, report, end: Some(finished) });
                 }
                 other => self.count_ungrouped(other),
             }
@@ -300,7 +300,7 @@ impl Scanner {
             status.into_iter().for_each(|status| self.count_ungrouped(status));
         }
         for failure in failures {
-            self.groups.add(&one.run, one.at_ms, report.cloned(), failure);
+            self.groups.add(&one.run, one.time, report.cloned(), failure);
         }
     }
 
@@ -343,7 +343,7 @@ impl Scanner {
 }
 
 /// All tries, in order, with the last end of each: one that was interrupted may have been done again.
-fn last_end_of_each_try(events: &[Event]) -> BTreeMap<Id, Option<(u64, &VmFinished)>> {
+fn last_end_of_each_try(events: &[Event]) -> BTreeMap<Id, Option<(Timestamp, &VmFinished)>> {
     let mut last = BTreeMap::new();
     for event in events {
         match &event.kind {
@@ -352,7 +352,7 @@ fn last_end_of_each_try(events: &[Event]) -> BTreeMap<Id, Option<(u64, &VmFinish
                 last.insert(started.id.clone(), None);
             }
             EventKind::VmFinished(finished) => {
-                last.insert(finished.id.clone(), Some((event.at_ms, &**finished)));
+                last.insert(finished.id.clone(), Some((event.time, &**finished)));
             }
             _ => {}
         }

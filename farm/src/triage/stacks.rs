@@ -16,7 +16,7 @@ pub type IsPlumbing = fn(&str) -> bool;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Stack {
     /// Whose it is: CPUs and tasks, of which each has this stack.
-    pub of: Vec<String>,
+    pub parties: Vec<String>,
     /// Its functions, by their full names, innermost first, without those that tell nothing: ways to
     /// wait and to panic. At most 16.
     pub functions: Vec<String>,
@@ -29,15 +29,15 @@ const MAX_FUNCTIONS: usize = 16;
 /// The stacks of those who are to blame for a finding of this report.
 pub fn blamed_stacks(report: &Report, failure: &Failure, is_plumbing: IsPlumbing) -> Vec<Stack> {
     let mut stacks: Vec<Stack> = Vec::new();
-    let mut add = |of: &str, frames: &[Frame]| {
+    let mut add = |party: &str, frames: &[Frame]| {
         let functions = functions(frames, is_plumbing);
         if functions.is_empty() {
             return;
         }
         match stacks.iter().position(|stack| stack.functions == functions) {
-            Some(same) => stacks[same].of.push(of.into()),
+            Some(same) => stacks[same].parties.push(party.into()),
             None if stacks.len() == MAX_STACKS => {}
-            None => stacks.push(Stack { of: vec![of.into()], functions }),
+            None => stacks.push(Stack { parties: vec![party.into()], functions }),
         }
     };
     if failure.kind == FailureKind::Hang {
@@ -180,7 +180,7 @@ mod tests {
         ];
         for (text, blamed, part) in rows {
             let stacks = stacks_of(text);
-            let of: Vec<&String> = stacks.iter().flat_map(|stack| &stack.of).collect();
+            let of: Vec<&String> = stacks.iter().flat_map(|stack| &stack.parties).collect();
             assert_eq!(of, blamed);
             for stack in stacks {
                 assert!(stack.functions[..2].iter().any(|name| name.contains(part)), "{stack:?}");

@@ -7,9 +7,10 @@ use anstyle::{AnsiColor, Style};
 
 use super::known::KnownEntry;
 use super::{Diff, FailureGroup, FailureKind, Totals, Triage};
+use crate::timestamp::Timestamp;
 use nmiscope_report::sanitize::line;
 use nmiscope_report::short_name;
-use nmiscope_report::units::{plural, unix_time};
+use nmiscope_report::units::plural;
 
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -128,7 +129,7 @@ fn title(group: &FailureGroup) -> String {
 fn seen(group: &FailureGroup) -> String {
     let place =
         format!("{} of {}", plural(group.runs, "run"), plural(group.vms.len() as u64, "VM"));
-    let (first, last) = (time(group.first_at_ms), time(group.last_at_ms));
+    let (first, last) = (time(group.first_seen), time(group.last_seen));
     if first == last {
         format!("{place}, {DIM}{last}{DIM:#}")
     } else {
@@ -153,7 +154,7 @@ fn show_details(text: &mut String, group: &FailureGroup) {
         add("locks", list(&group.locks));
     }
     for stack in &group.stacks {
-        add(&stack.of.join(", "), functions(&stack.functions));
+        add(&stack.parties.join(", "), functions(&stack.functions));
     }
     if group.stacks.is_empty() && !group.blamed.is_empty() && group.kind == FailureKind::Hang {
         add("blamed", list(&group.blamed));
@@ -191,8 +192,8 @@ fn list(names: &[String]) -> String {
 }
 
 /// In UTC, to the second.
-fn time(at_ms: u64) -> String {
-    humantime::format_rfc3339_seconds(unix_time(at_ms)).to_string()
+fn time(time: Timestamp) -> String {
+    humantime::format_rfc3339_seconds(time.system_time()).to_string()
 }
 
 #[cfg(test)]
@@ -210,13 +211,13 @@ mod tests {
             count: 12,
             runs: 10,
             vms: ["a", "b", "c", "d\x1b[2J"].map(Into::into).into(),
-            first_at_ms: 0,
-            last_at_ms: u64::MAX,
+            first_seen: Timestamp::from_unix_ms(0),
+            last_seen: Timestamp::from_unix_ms(u64::MAX),
             blamed: vec!["cpu0".into()],
             locks: vec!["LOCK\n".into()],
             function: Some("a::take\x07".into()),
             stacks: vec![Stack {
-                of: vec!["cpu0".into(), "cpu1".into()],
+                parties: vec!["cpu0".into(), "cpu1".into()],
                 functions: ["a::take", "b::main"].map(Into::into).into(),
             }],
             exemplar: Some("r/report.json".into()),

@@ -14,8 +14,8 @@ use toml::Spanned;
 pub use bounds::{BoundsByClass, HangBounds};
 pub use expect::{Expect, ExpectWord, HangClass};
 pub use values::{
-    ClassBound, Cpus, Delay, Expression, HangBound, KernelParameters, MemorySize, Tag, TimeLimit,
-    VmName, WorkloadName,
+    ClassBound, Cpus, DurationSetting, Expression, HangBound, KernelParameters, MemorySize, Tag,
+    TimeLimit, VmName, WorkloadName,
 };
 
 /// The image of a VM that runs the guest that is part of nmiscope.
@@ -80,10 +80,10 @@ pub struct Settings {
     pub time_limit: Option<TimeLimit>,
     /// Ends the run as a success, for a guest that does not end by itself; 0 to not [default: 0, and
     /// for what is healthy of `workload = "*"` 4s]
-    pub stop_after: Option<Delay>,
+    pub stop_after: Option<DurationSetting>,
     /// Call it a hang (boot-stall) when the guest is not ready by then; 0 to not look [default: 30s, and
     /// for what does not boot of `workload = "*"` 5s]
-    pub ready_within: Option<Delay>,
+    pub ready_within: Option<DurationSetting>,
     /// Call it a hang when a vCPU gets nowhere for so long; 0 to not look. A bound for all classes of
     /// hangs, or as a list or a table bounds for some [default: 2s]
     pub hang_after: Option<HangBounds>,

@@ -85,7 +85,7 @@ read_from_text! {
         let bytes = units::parse_size(text)?;
         if bytes == 0 { Err(SettingError::NoMemory) } else { Ok(MemorySize { text: text.trim().into(), bytes }) }
     };
-    Delay: "a duration in quotes, as in \"2s\"", |text| Ok(Delay(units::parse_duration(text)?));
+    DurationSetting: "a duration in quotes, as in \"2s\"", |text| Ok(DurationSetting(units::parse_duration(text)?));
     TimeLimit: "a duration in quotes, as in \"30s\"", |text| {
         let limit = units::parse_duration(text)?;
         if limit.is_zero() { Err(SettingError::NoTime) } else { Ok(TimeLimit(limit)) }
@@ -186,7 +186,7 @@ impl PartialEq for MemorySize {
 /// A duration with its unit, as `2s` or `500ms`; or `0`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
 #[schemars(with = "String")]
-pub struct Delay(pub Duration);
+pub struct DurationSetting(pub Duration);
 
 /// A duration with its unit, as `2s` or `500ms`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]

@@ -1,5 +1,6 @@
-//! The journal of a results directory: its events, a line of JSON each, in the order in which they
-//! happened. What is in it has happened, whatever became of the farm that wrote it.
+//! The journal of a results directory: the farm's events in order, one line of JSON each.
+//!
+//! An event is appended before it is reported, so the journal is true even if the farm that wrote it died.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -9,31 +10,31 @@ use anyhow::Context;
 
 use super::event::{EVENT_SCHEMA_VERSION, Event, EventKind};
 
-/// The journal's file in a results directory.
+/// Name of the journal's file in a results directory.
 pub const FILE: &str = "events.jsonl";
 
-/// The longest line that is read: an event is a few hundred bytes.
+/// Maximum number of bytes read of a line; an event takes a few hundred.
 const MAX_LINE: u64 = 1 << 20;
 
-/// A journal that is being written.
+/// A journal open for appending.
 #[derive(Debug)]
 pub struct Journal {
     file: File,
-    /// Of its whole lines, in bytes.
+    /// Length of the journal's complete lines in bytes.
     length: u64,
 }
 
 impl Journal {
-    /// Opens the journal of a results directory, or begins one.
+    /// Opens the journal of a results directory, and creates it if there is none.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// Fails if the file cannot be read or written.
     pub fn open(results: &Path) -> anyhow::Result<Self> {
         let path = results.join(FILE);
         let failed = || format!("failed to open {}", path.display());
         let options = OpenOptions::new().create(true).append(true).read(true).open(&path);
         let mut file = options.with_context(failed)?;
-        // Whoever wrote the last line may have died in the middle of it.
+        // A farm that died may have left half a line.
         let mut length = file.seek(SeekFrom::End(0)).with_context(failed)?;
         if length > 0 {
             file.seek(SeekFrom::End(-1)).with_context(failed)?;
@@ -47,11 +48,11 @@ impl Journal {
         Ok(Self { file, length })
     }
 
-    /// Adds an event: it is there, or it is not. Of one for which there is no room, nothing remains that
-    /// the next one would be appended to.
+    /// Appends an event as a whole line, or nothing: of an event for which the disk has no room, the bytes
+    /// already written are cut off again.
     ///
     /// # Errors
-    /// It could not be written: the disk is full, for one.
+    /// Fails if the line could not be written, for example because the disk is full.
     pub fn append(&mut self, event: &Event) -> io::Result<()> {
         let mut line = serde_json::to_vec(event)?;
         line.push(b'\n');
@@ -64,17 +65,17 @@ impl Journal {
     }
 }
 
-/// What there is in a journal.
+/// Contents of a journal.
 #[derive(Debug, Default)]
 pub struct JournalContents {
-    /// The events, in order.
+    /// Events in the order in which they happened.
     pub events: Vec<Event>,
-    /// Lines that are none, by number from 1 on: a farm died while it wrote one.
+    /// Numbers, from 1, of lines that are not events: a farm died while writing them.
     pub damaged: Vec<u64>,
 }
 
 impl JournalContents {
-    /// Why it cannot be read by this program, if a later one has written it.
+    /// Returns why this program cannot read the journal if a later version wrote it; `None` if it can.
     pub fn is_later(&self) -> Option<String> {
         let version = self.events.iter().find_map(|event| match &event.kind {
             EventKind::FarmStarted(started) => {
@@ -91,7 +92,7 @@ impl JournalContents {
 /// Reads the journal of a results directory.
 ///
 /// # Errors
-/// There is none, or it cannot be read.
+/// Fails if the journal does not exist or cannot be read.
 pub fn read(results: &Path) -> anyhow::Result<JournalContents> {
     let path = results.join(FILE);
     let failed = || format!("failed to read {}", path.display());
@@ -139,7 +140,7 @@ mod tests {
         assert_eq!(contents.damaged, [2]);
     }
 
-    /// tests/former holds the journal of a run by the farm that wrote version 1.
+    /// Journal in tests/former: written by a farm whose events were of version 1.
     #[test]
     fn a_journal_of_version_1_is_read_whole() {
         let directory = tempfile::tempdir().unwrap();

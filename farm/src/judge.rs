@@ -1,4 +1,6 @@
-//! Whether a VM has done what was expected of it, from what its process has left. Pure.
+//! Judgement of a try: compares what a VM's process left behind with what the suite expects.
+//!
+//! Pure functions: the caller (`examine`) reads the files.
 
 use std::collections::BTreeSet;
 
@@ -8,49 +10,49 @@ use regex::Regex;
 use super::event::{HangSummary, Status};
 use super::suite::{ConsoleRules, Expectation, Vm};
 
-/// What a VM's process has left.
+/// Everything that a VM's process left behind.
 #[derive(Debug)]
 pub struct ProcessOutput<'a> {
-    /// How it ended.
+    /// End of the process.
     pub end: ProcessEnd,
-    /// Its report, or why there is none.
+    /// Report, or the reason why it is missing.
     pub report: Result<&'a Report, NoReport>,
-    /// What the guest printed.
+    /// Console output of the guest.
     pub console: &'a str,
-    /// The last thing that it said itself.
+    /// Last error message of the process itself.
     pub error: Option<&'a str>,
 }
 
-/// The reason why a VM's process left no report.
+/// Reason why a VM's process left no report.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoReport {
-    /// There is no file.
+    /// The report's file does not exist.
     #[error("without a report")]
     Missing,
-    /// The file is no report.
+    /// The report's file holds no report, for this reason.
     #[error("left a report that cannot be read ({0})")]
     Unreadable(String),
 }
 
-/// How a VM's process ended.
+/// End of a VM's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProcessEnd {
-    /// With this exit code.
+    /// Exit with this code.
     Code(i32),
-    /// By a signal that the farm did not send.
+    /// Death by this signal, which the farm did not send.
     Signal(i32),
-    /// The farm has ended it: it had not ended itself long after its time limit.
+    /// Kill by the farm, long after the time limit.
     Overdue,
-    /// The farm has ended it together with itself.
+    /// End by the farm when it was itself asked to end.
     Interrupted,
 }
 
-/// What is to be said of a VM.
+/// Verdict on a try, with the reason for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
-    /// How it went.
+    /// Status of the try.
     pub status: Status,
-    /// Why, in a sentence; `None` if there is nothing to explain.
+    /// Reason in one sentence; `None` if the status needs none.
     pub reason: Option<String>,
 }
 
@@ -59,16 +61,16 @@ impl Judgement {
         Self { status: Status::Pass, reason: None }
     }
 
-    /// Not as expected, and why.
+    /// Judgement of any status, with its reason.
     pub fn because(status: Status, reason: impl Into<String>) -> Self {
         Self { status, reason: Some(reason.into()) }
     }
 }
 
-/// Who stops a VM because its suite says so.
+/// Stopper that a report names if the suite's `stop-after` ended the guest.
 const BY_SUITE: &str = "--stop-after";
 
-/// Judges a VM by what its process has left.
+/// Judges a try by what the VM's process left behind.
 pub fn judge(vm: &Vm, output: &ProcessOutput<'_>) -> Judgement {
     let error = || output.error.map_or_else(String::new, |said| format!(": {said}"));
     match output.end {
@@ -137,7 +139,7 @@ fn by_outcome(vm: &Vm, report: &Report) -> Judgement {
         (Outcome::Crash { description, .. }, _) => {
             Judgement::because(Status::Crash, but(&format!("it crashed: {description}")))
         }
-        // Nobody whom the suite knows of.
+        // Stopped by something that the suite knows nothing about.
         (Outcome::Stopped { by }, _) if by != BY_SUITE => {
             Judgement::because(Status::Broken, format!("it was stopped by {by}"))
         }
@@ -172,7 +174,7 @@ fn by_outcome(vm: &Vm, report: &Report) -> Judgement {
     }
 }
 
-/// What a VM should have done.
+/// Describes the expected end, to follow "should have".
 fn expectation(expected: &Expectation) -> String {
     match expected {
         Expectation::Pass => "left with code 0".into(),
@@ -201,7 +203,7 @@ fn hang_fits(hang: &Hang, class: Option<Class>, blamed: Option<&BTreeSet<String>
 }
 
 fn by_console(rules: &ConsoleRules, printed: &str) -> Judgement {
-    // A suite is loaded only if its patterns are regular expressions.
+    // Loading the suite has checked that its patterns are regular expressions.
     let has = |pattern: &String| {
         let pattern = Regex::new(pattern).ok()?;
         printed.lines().find(|line| pattern.is_match(line))
@@ -220,12 +222,12 @@ fn by_console(rules: &ConsoleRules, printed: &str) -> Judgement {
     }
 }
 
-/// The hangs that a run is about, in the order in which they were found.
+/// Returns the hangs that the report's outcome is about, in the order of their detection.
 pub fn hangs(report: &Report) -> impl Iterator<Item = &Hang> {
     report.hangs.iter().filter(|hang| report.outcome.is_about(&hang.certainty))
 }
 
-/// The first of these hangs, in short.
+/// Summarizes the first of these hangs.
 pub fn summary(report: &Report) -> Option<HangSummary> {
     let hang = hangs(report).next()?;
     Some(HangSummary {
@@ -264,7 +266,7 @@ mod tests {
         }
     }
 
-    /// A deadlock of cpu0 and cpu1.
+    /// Loads a stored report: a deadlock of cpu0 and cpu1.
     fn report() -> Report {
         let stored = include_str!("../../tests/offline/cores/abba-deadlock.json");
         serde_json::from_str(stored).expect("a stored report")

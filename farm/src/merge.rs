@@ -1,9 +1,9 @@
-//! Many results directories into one: those of the parts of a suite that several machines have run.
+//! Merges the results directories of a suite's parts, run on several hosts, into one.
 //!
-//! What comes of it is what one farm would have left that had run it all: one journal in the order of
-//! time, with one start and one end, and the files of each try. It is made beside its place and put
-//! there in one step. Paths in a journal are not trusted: nothing is read from outside of an input, or
-//! written outside of the output.
+//! The result is what one farm would have left that had run the whole suite: a journal in the order of
+//! time, with one start and one end, and the files of each try. The directory is made beside its final
+//! place and renamed in one step. Paths in a journal are not trusted: nothing outside an input is read,
+//! nothing outside the output written.
 
 mod copy;
 mod parts;
@@ -24,26 +24,26 @@ use super::event::{
 use super::timestamp::Timestamp;
 use super::{journal, relative_path, results};
 
-/// What was merged.
+/// Summary of a merge.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MergeSummary {
-    /// The start that the merged journal has.
+    /// Start event of the merged journal.
     pub started: FarmStarted,
-    /// The end that it has.
+    /// End event of the merged journal.
     pub finished: FarmFinished,
-    /// Tries in it.
+    /// Number of tries in the merged journal.
     pub tries: u64,
-    /// Parts of the suite that none of the inputs is of, as `hash:2/8`; the first ten.
+    /// Parts of the suite that no input covers, as in `hash:2/8`; at most ten.
     pub missing: Vec<String>,
-    /// What else is not as it should be.
+    /// Further problems with the inputs, one sentence each.
     pub warnings: Vec<String>,
 }
 
-/// Merges results directories into one, `output`, which is made.
+/// Merges results directories into a new one, `output`.
 ///
 /// # Errors
-/// An input cannot be read, two of them have different results of the same try, or `output` is there
-/// already, or cannot be written.
+/// Fails if an input cannot be read, two inputs have different results of the same try, or `output` is not
+/// empty or cannot be written.
 pub fn merge(inputs: &[PathBuf], output: &Path) -> anyhow::Result<MergeSummary> {
     let failed = || format!("failed to make {}", output.display());
     match fs::read_dir(output).map(|mut entries| entries.next().is_some()) {
@@ -65,19 +65,19 @@ pub fn merge(inputs: &[PathBuf], output: &Path) -> anyhow::Result<MergeSummary> 
     let pending = pending.with_context(failed)?;
     let summary = merged.write(pending.path())?;
     fs::rename(pending.path(), output).with_context(failed)?;
-    // There is nothing left to be removed.
+    // The directory has been renamed: the guard has nothing to remove.
     let _ = pending.keep();
     Ok(summary)
 }
 
-/// A try, and where it is from.
+/// A try with the directory it comes from.
 #[derive(Debug)]
 struct Try {
-    /// The results directory.
+    /// Results directory of the try.
     root: PathBuf,
-    /// When it started, and what was said of that.
+    /// Time and contents of its start event; `None` if the journal has none.
     started: Option<(Timestamp, VmStarted)>,
-    /// The same for its end; `None` if it has none.
+    /// Time and contents of its end event; `None` if the journal has none.
     finished: Option<(Timestamp, VmFinished)>,
 }
 
@@ -88,7 +88,7 @@ impl Try {
         finished.or(started).map(PathBuf::as_path)
     }
 
-    /// What the journal says of it, but for where it is from.
+    /// Returns the try's journal entries, without the directory they come from.
     fn entries(&self) -> impl PartialEq + '_ {
         (&self.started, &self.finished)
     }
@@ -107,10 +107,10 @@ impl Try {
 #[derive(Default)]
 struct Merged {
     tries: BTreeMap<Id, Try>,
-    /// The last start of each farm, and when it was.
+    /// Last start of each farm, with its time.
     starts: Vec<(Timestamp, FarmStarted)>,
     interruptions: Vec<Event>,
-    /// Of all that has happened.
+    /// Time of the first event in all inputs.
     first_time: Option<Timestamp>,
     last_time: Timestamp,
     warnings: Vec<String>,
@@ -140,7 +140,7 @@ impl Merged {
                 EventKind::FarmStarted(started) => {
                     tries.retain(|id, _| !started.stale.contains(&id.name));
                     start = Some((time, started));
-                    // It goes on with what was interrupted.
+                    // This start resumes whatever was interrupted.
                     (is_over, interruption) = (false, None);
                 }
                 EventKind::VmStarted(started) => {
@@ -162,7 +162,7 @@ impl Merged {
         if !is_over {
             self.warn(format!("{shown}: its farm has not come to its end"));
         }
-        // The same results twice are no second part.
+        // Results that are given twice count as one part.
         if !self.starts.contains(&start) {
             self.starts.push(start);
             self.interruptions.extend(interruption);
@@ -170,7 +170,7 @@ impl Merged {
         tries.into_iter().try_for_each(|(id, new)| self.add_try(id, new))
     }
 
-    /// Adds a try. One that is there already has to be the same, unless one of the two has no end.
+    /// Adds a try. A second copy of a try must equal the first, unless one of the two has no end.
     fn add_try(&mut self, id: Id, new: Try) -> anyhow::Result<()> {
         let Some(old) = self.tries.get(&id) else {
             self.tries.insert(id, new);
@@ -204,7 +204,7 @@ impl Merged {
         self.warnings.push(warning);
     }
 
-    /// Writes all of it into an empty directory.
+    /// Writes the merged results into an empty directory.
     fn write(mut self, output: &Path) -> anyhow::Result<MergeSummary> {
         self.copy(output)?;
         let missing = self.check_parts();
@@ -224,7 +224,7 @@ impl Merged {
         Ok(MergeSummary { started, finished, tries, missing, warnings: self.warnings })
     }
 
-    /// Brings the files of all tries over. One whose directory is somewhere else stays without.
+    /// Copies the files of all tries. A try whose directory lies outside its results keeps no files.
     fn copy(&mut self, output: &Path) -> anyhow::Result<()> {
         let mut taken: BTreeMap<PathBuf, Id> = BTreeMap::new();
         let mut warnings = Vec::new();
@@ -239,7 +239,7 @@ impl Merged {
                     continue;
                 }
             };
-            // One within another would be as bad.
+            // A directory within another's would be overwritten just the same.
             let other = relative.ancestors().find_map(|path| taken.get(path));
             if let Some(other) = other {
                 bail!("{} and of {} are in one place: {}", shown(), other.name, relative.display());
@@ -268,7 +268,7 @@ impl Merged {
         self.starts.iter().map(|(_, start)| start)
     }
 
-    /// The parts that are missing. Says what is odd about those that are there.
+    /// Returns the missing parts, and adds warnings about the present ones.
     fn check_parts(&mut self) -> Vec<String> {
         let parts = self.starts().map(|start| start.partition.as_deref());
         let (missing, oddities) = parts::missing(parts);
@@ -276,7 +276,7 @@ impl Merged {
         missing
     }
 
-    /// One start of all.
+    /// Combines the start events into one.
     fn started(&self, missing: &[String]) -> FarmStarted {
         let each = |of: fn(&FarmStarted) -> &str| {
             let all: BTreeSet<&str> = self.starts().map(of).collect();
@@ -304,16 +304,16 @@ impl Merged {
         }
     }
 
-    /// One end of all.
+    /// Combines the end events into one.
     fn finished(&self) -> FarmFinished {
         let mut runs: BTreeMap<(&str, u32), &VmFinished> = BTreeMap::new();
-        // In order: of each run, the last try with an end remains.
+        // Tries are in order, so the last try with an end remains for each run.
         for (id, of) in &self.tries {
             if let Some((_, finished)) = &of.finished {
                 runs.insert((&id.name, id.run), finished);
             }
         }
-        // What was to be tried again, or was interrupted, is not done.
+        // Runs that were to be tried again, or were interrupted, are not finished.
         runs.retain(|_, end| !end.again && end.status != Status::Interrupted);
         let mut counts = BTreeMap::new();
         for end in runs.values() {
@@ -334,7 +334,7 @@ impl Merged {
         }
     }
 
-    /// Gives the first try of each signature its name, as a farm does.
+    /// Links each signature to its first try, as a farm does.
     fn link(&self, output: &Path) -> anyhow::Result<()> {
         let mut hangs: Vec<(Timestamp, &VmFinished)> = self
             .tries
@@ -346,7 +346,7 @@ impl Merged {
         hangs.sort_by_key(|(time, _)| *time);
         for (_, end) in hangs {
             let signature = end.hang.as_ref().map_or("", |hang| &hang.signature);
-            // A journal that somebody has sent may have anything in it.
+            // A journal from elsewhere may hold anything here.
             let is_one =
                 signature.len() == 16 && signature.bytes().all(|is| is.is_ascii_hexdigit());
             if is_one {
@@ -357,7 +357,7 @@ impl Merged {
     }
 }
 
-/// Nobody is to look for them where they are said to be.
+/// Clears the paths, so that no reader looks for files outside the results.
 fn clear_paths(of: &mut Try) {
     if let Some((_, started)) = &mut of.started {
         started.directory = PathBuf::new();

@@ -1,8 +1,8 @@
-//! `--partition`: which part of a suite is run here, where several machines run it together.
+//! `--partition`: the part of a suite that runs on this host, where several hosts share the suite.
 //!
-//! `hash:2/8` takes a VM by its name alone, so that a VM stays where it is when others come or go.
-//! `count:2/8` deals them out in order, so that no part has more than one VM more than another.
-//! Parts are numbered from 1 on, and of each kind all parts together are the suite, each VM once.
+//! `hash:2/8` selects a VM by its name alone, so that a VM keeps its part when others are added or
+//! removed. `count:2/8` deals the VMs out in order, so that the sizes of parts differ by at most one.
+//! Parts are numbered from 1; together, all parts of one method hold each VM of the suite once.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,25 +13,25 @@ use sha2::{Digest, Sha256};
 /// A part of a suite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Partition {
-    /// How they are divided.
+    /// Method by which the suite is divided.
     pub by: PartitionBy,
-    /// Which, from 0 on.
+    /// Index of the part, from 0.
     pub part: u64,
-    /// Of how many.
+    /// Number of parts.
     pub parts: u64,
 }
 
-/// By what a VM comes to be in its part.
+/// Methods of assigning VMs to parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PartitionBy {
-    /// Its name.
+    /// Hash of the VM's name.
     Hash,
-    /// Its place in the suite.
+    /// Position of the VM in the suite.
     Count,
 }
 
 impl Partition {
-    /// Whether a VM is in it: the `position`th of those that are left by the filter, from 0 on.
+    /// True if the part holds the VM at `position`, counted from 0 among those that the filter selects.
     pub fn contains(&self, position: usize, name: &str) -> bool {
         let number = match self.by {
             PartitionBy::Hash => hash(name),
@@ -41,30 +41,31 @@ impl Partition {
     }
 }
 
-/// The first eight bytes, big end first, of the name's SHA-256: the same in every version, everywhere.
+/// Returns the first eight bytes of the name's SHA-256 as a big-endian number, equal in every version and
+/// on every host.
 fn hash(name: &str) -> u64 {
     let digest = Sha256::digest(name.as_bytes());
     digest.iter().take(8).fold(0, |hash, &byte| hash << 8 | u64::from(byte))
 }
 
-/// The reason why a text names no part.
+/// Reason why a text names no part of a suite.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PartitionError {
-    /// The text has another form.
+    /// The text has another form than `METHOD:PART/PARTS`.
     #[error("a part is wanted, as in hash:1/4 or count:1/4")]
     InvalidForm,
-    /// There is no such way to divide a suite.
+    /// The text names a method that does not exist.
     #[error("no `{by}`; {}", nearest::hint(by, &["hash", "count"]))]
     UnknownMethod {
-        /// The word that stands for it.
+        /// Method as the text names it.
         by: String,
     },
-    /// The part is none of so many.
+    /// The part's number is 0 or above the number of parts.
     #[error("there is no part {part} of {parts}")]
     NoSuchPart {
-        /// The part, from 1 on.
+        /// Number of the part, from 1.
         part: u64,
-        /// The number of parts.
+        /// Number of parts in all.
         parts: u64,
     },
 }
@@ -133,7 +134,8 @@ mod tests {
         }
     }
 
-    /// `printf %s NAME | sha256sum`, the first 16 digits; the part is that modulo 8, plus 1.
+    /// Expected values: the first 16 digits of `printf %s NAME | sha256sum`; the part is that modulo 8,
+    /// plus 1.
     #[test]
     fn hashes_never_change() {
         let rows = [

@@ -1,6 +1,7 @@
-//! What of a suite is run here, and in which order: filter, then partition, then repetition, then order.
+//! The plan of a farm: selects runs of a suite by filter, then partition, then repetition, and orders
+//! them.
 //!
-//! The same suite and the same options make the same plan, everywhere and in every version.
+//! The same suite and options give the same plan on every host and in every version.
 
 use std::num::NonZeroU32;
 
@@ -8,16 +9,16 @@ use super::filter::Filter;
 use super::partition::Partition;
 use super::suite::Vm;
 
-/// What is asked for.
+/// Options that select and order runs.
 #[derive(Debug, Clone)]
 pub struct PlanOptions {
-    /// Which VMs.
+    /// Filter that selects VMs.
     pub filter: Filter,
-    /// Which part of these; `None` for all.
+    /// Part of the filtered VMs that runs here; `None` for all of them.
     pub partition: Option<Partition>,
-    /// How often each is run.
+    /// Number of runs of each VM.
     pub repeat: NonZeroU32,
-    /// In an order that this seed makes; `None` for that of the suite, all VMs once before any twice.
+    /// Seed of a random order; `None` for the suite's order, with all VMs once before any runs twice.
     pub seed: Option<u64>,
 }
 
@@ -27,16 +28,16 @@ impl Default for PlanOptions {
     }
 }
 
-/// What is run, and in which order.
+/// The runs of a farm in the order in which they start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The runs: which VM of the suite, from 0 on, and which run of it, from 1 on.
+    /// Each run as the index of its VM in the suite, from 0, and the number of the run, from 1.
     pub runs: Vec<(usize, u32)>,
-    /// VMs that the filter takes and that are of another part.
+    /// Number of VMs that the filter selects and that belong to other parts.
     pub elsewhere: usize,
 }
 
-/// More runs than anybody waits for, or has the memory for: each has an entry in the plan.
+/// Error for a plan with more runs than memory should be spent on: each has an entry in the plan.
 #[derive(Debug, thiserror::Error)]
 #[error("these are {0} runs: {MAX_RUNS} at most, with a smaller --repeat")]
 pub struct TooManyRuns(u64);
@@ -44,10 +45,10 @@ pub struct TooManyRuns(u64);
 const MAX_RUNS: u64 = 1_000_000;
 
 impl Plan {
-    /// Makes a plan for the VMs of a suite.
+    /// Plans runs for the VMs of a suite.
     ///
     /// # Errors
-    /// It has too many runs.
+    /// Fails if the plan has more than `MAX_RUNS` runs.
     pub fn new(vms: &[Vm], options: &PlanOptions) -> Result<Self, TooManyRuns> {
         let filtered: Vec<usize> =
             (0..vms.len()).filter(|&vm| options.filter.matches(&vms[vm])).collect();
@@ -70,7 +71,8 @@ impl Plan {
     }
 }
 
-/// Fisher and Yates: from the last to the second, each changes places with one that is not behind it.
+/// Shuffles by Fisher and Yates: from the last to the second, each item swaps with one that is not behind
+/// it.
 fn shuffle<T>(items: &mut [T], seed: u64) {
     let mut random = SplitMix64(seed);
     for last in (1..items.len()).rev() {
@@ -78,8 +80,8 @@ fn shuffle<T>(items: &mut [T], seed: u64) {
     }
 }
 
-/// SplitMix64, by Steele, Lea and Flood (OOPSLA 2014), with the constants of Vigna's splitmix64.c: an
-/// order needs no better one, and it is never going to be another one.
+/// SplitMix64 by Steele, Lea and Flood (OOPSLA 2014), with the constants of Vigna's splitmix64.c: good
+/// enough for an order, and fixed for all versions.
 struct SplitMix64(u64);
 
 impl SplitMix64 {
@@ -90,7 +92,7 @@ impl SplitMix64 {
         mixed ^ mixed >> 31
     }
 
-    /// A number below `end`. Some come more often than others, by `end` in 2^64.
+    /// Returns a number below `end`, with a bias of at most `end` in 2^64.
     fn below(&mut self, end: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
     }
@@ -124,12 +126,12 @@ mod tests {
 
     #[test]
     fn filter_then_partition_then_repetition_then_order() {
-        /// What is asked for, the runs, and how many are elsewhere.
+        /// Row of options, the planned runs, and the number of VMs in other parts.
         type Row = (PlanOptions, &'static [(usize, u32)], usize);
         let rows: [Row; 6] = [
             (PlanOptions::default(), &[(0, 1), (1, 1), (2, 1), (3, 1), (4, 1)], 0),
             (options("tag(smoke)", "", 1, None), &[(0, 1), (4, 1)], 0),
-            // The parts are dealt out of what the filter leaves, and not before.
+            // Parts divide what the filter selects.
             (options("tag(smoke)", "count:2/2", 1, None), &[(4, 1)], 1),
             (options("one or three", "", 2, None), &[(0, 1), (4, 1), (0, 2), (4, 2)], 0),
             (options("one or three", "count:1/2", 3, Some(7)), &[(0, 3), (0, 1), (0, 2)], 1),
@@ -148,7 +150,7 @@ mod tests {
         assert!(error.to_string().contains("5000000000 runs"), "{error}");
     }
 
-    /// From an implementation in another language, after splitmix64.c.
+    /// Expected values: from an implementation in another language, after splitmix64.c.
     #[test]
     fn a_seed_always_makes_the_same_order() {
         let mut random = SplitMix64(1_234_567);

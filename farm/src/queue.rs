@@ -1,6 +1,6 @@
 //! Runs that wait for their turn.
 //!
-//! Owns their order, and for how long one that does not fit is overtaken; refuses to own how much room
+//! Owns their order, and how often a run that does not fit may be overtaken; refuses to own how much room
 //! there is (`budget`). Called by the runner.
 
 use std::collections::VecDeque;
@@ -8,21 +8,21 @@ use std::collections::VecDeque;
 use super::budget::Resources;
 use super::event::Id;
 
-/// The number of runs that may overtake one that does not fit, before all others wait for it.
+/// Number of runs that may overtake one that does not fit, before all others wait for it.
 const MAX_OVERTAKEN: u32 = 32;
 
 /// A run that waits for its turn.
 #[derive(Debug)]
 pub struct WaitingRun {
-    /// The run, and which try of it.
+    /// Identity of the try that is next for this run.
     pub id: Id,
-    /// The index of its VM.
+    /// Index of the run's VM.
     pub vm: usize,
-    /// The number of runs that have overtaken it.
+    /// Number of runs that have overtaken this one.
     overtaken: u32,
 }
 
-/// The runs that wait, the next one first.
+/// Waiting runs in the order of their turn.
 #[derive(Debug, Default)]
 pub struct Queue {
     waiting: VecDeque<WaitingRun>,
@@ -34,13 +34,13 @@ impl Queue {
         self.waiting.push_back(WaitingRun { id, vm, overtaken: 0 });
     }
 
-    /// Adds a run before all others.
+    /// Adds a run ahead of all others.
     pub fn add_first(&mut self, id: Id, vm: usize) {
         self.waiting.push_front(WaitingRun { id, vm, overtaken: 0 });
     }
 
-    /// Takes out the first run whose `share` fits into what is `free`. One that has been overtaken
-    /// often enough lets nobody past.
+    /// Removes and returns the first run whose `share` fits into `free`. A run that has been overtaken
+    /// `MAX_OVERTAKEN` times lets no other pass.
     pub fn take_first_that_fits(
         &mut self,
         free: Resources,
@@ -60,17 +60,17 @@ impl Queue {
         None
     }
 
-    /// The number of runs that wait.
+    /// Returns the number of waiting runs.
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// True when none waits.
+    /// True if no run is waiting.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Removes all; returns how many there were.
+    /// Removes all runs and returns their number.
     pub fn clear(&mut self) -> usize {
         std::mem::take(&mut self.waiting).len()
     }
@@ -80,7 +80,7 @@ impl Queue {
 mod tests {
     use super::*;
 
-    /// A queue of VMs that take as many CPUs as their index.
+    /// Builds a queue of VMs that need as many CPUs as their index says.
     fn queue(vms: impl IntoIterator<Item = usize>) -> Queue {
         let mut queue = Queue::default();
         for vm in vms {

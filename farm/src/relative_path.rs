@@ -1,23 +1,23 @@
-//! Paths that stand in results, which may have been written by anybody: they name what lies in the
-//! results directory, or nothing.
+//! Relative paths in results. A journal may come from anywhere, so a path in it is followed only if it
+//! stays inside the results directory.
 
 use std::path::{Component, Path, PathBuf};
 
-/// Why a path is not followed.
+/// Reason why a path is not followed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RejectedPath {
-    /// It is absolute, empty, or has `.` or `..` in it.
+    /// Path that is absolute, is empty, or contains `.` or `..`.
     #[error("{} does not lie in the results directory", .0.display())]
     Outside(PathBuf),
-    /// A part of it is a symbolic link, which may lead anywhere.
+    /// Path with a symbolic link in it, which may lead anywhere.
     #[error("{} is a symbolic link", .0.display())]
     Link(PathBuf),
 }
 
-/// The path of something in a directory, from its path relative to that. It need not be there.
+/// Joins `root` and a path relative to it, which need not exist.
 ///
 /// # Errors
-/// The path leads out of the directory, or may do so.
+/// Fails if the path leads out of `root`, or could do so through a symbolic link.
 pub fn resolve(root: &Path, relative: &Path) -> Result<PathBuf, RejectedPath> {
     let mut path = root.to_owned();
     for component in relative.components() {

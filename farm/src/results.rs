@@ -1,7 +1,7 @@
-//! The results directory: who may write to it, what is where, and what an earlier run has left.
+//! The results directory: its layout, its lock, and the results of an earlier run in it.
 //!
 //! ```text
-//! farm.lock           held by the farm that runs; the process's number is in it
+//! farm.lock           held by the running farm; contains its process number
 //! events.jsonl        the journal
 //! vms/NAME/RUN.TRY/   the files of one try: console.log report.json hang.core stderr.log
 //! SIGNATURE           a link to the first try that hung in this way
@@ -21,8 +21,8 @@ use super::event::{Event, EventKind, Id, Status, VmFinished};
 use super::journal::{self, Journal};
 use super::suite::Vm;
 
-/// The guest that a VM without an image runs, which is part of the program: its image, and what tells
-/// it from another program's.
+/// The guest bundled with the program, run by VMs without an image; its hash recognises another program's
+/// guest.
 #[derive(Debug)]
 pub struct BundledGuest {
     image: &'static [u8],
@@ -30,73 +30,73 @@ pub struct BundledGuest {
 }
 
 impl BundledGuest {
-    /// The guest with that image.
+    /// Wraps the guest's image.
     pub fn new(image: &'static [u8]) -> Self {
         Self { image, digest: OnceLock::new() }
     }
 
-    /// The SHA-256 of the image, computed when it is first asked for: it takes a while.
+    /// Returns the SHA-256 of the image, computed on first use because it takes a while.
     fn digest(&self) -> &[u8; 32] {
         self.digest.get_or_init(|| Sha256::digest(self.image).into())
     }
 }
 
-/// The reason why a results directory was not opened.
+/// Reason why a results directory was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The directory is not one that this run may write to: another one is to be named.
+    /// The directory is not for this run: the user has to name another one.
     #[error("{0:#}")]
     Refused(anyhow::Error),
-    /// The journal in it could not be read or written.
+    /// The journal in the directory could not be read or written.
     #[error("{0:#}")]
     Failed(anyhow::Error),
 }
 
 const LOCK: &str = "farm.lock";
 
-/// A results directory that this process alone writes to.
+/// A results directory that only this process writes to.
 #[derive(Debug)]
 pub struct Results {
     root: PathBuf,
     journal: Journal,
-    /// Released when it is closed, which the death of the process does too.
+    /// Lock file; closing it, as the death of the process does, releases the lock.
     _lock: File,
 }
 
-/// What an earlier run has left.
+/// Results of an earlier run in the same directory.
 #[derive(Debug, Default)]
 pub struct PreviousRun {
-    /// Runs that are over, with a verdict: name, and which run, and how it ended.
+    /// Runs with a verdict, by the VM's name and the number of the run.
     pub done: BTreeMap<(String, u32), FinishedRun>,
-    /// Of the other runs that were begun, the try to go on with: earlier ones have failed.
+    /// Next try of each run that was started and has no verdict yet; earlier tries have failed.
     pub next: BTreeMap<(String, u32), u32>,
-    /// Tries that were going on when the farm died.
+    /// Tries that were running when the farm died.
     pub lost: BTreeSet<Id>,
-    /// VMs that are not what they were, by name: their results are not of what would run now.
+    /// Names of VMs that the suite has changed since, so that their results no longer count.
     pub changed: BTreeSet<String>,
-    /// VMs that are not planned any more.
+    /// Names of VMs that are no longer planned.
     pub gone: BTreeSet<String>,
-    /// What happened, in order, but for the runs of both.
+    /// Events in order, without those of VMs that changed or are no longer planned.
     pub events: Vec<Event>,
-    /// Lines of the journal that cannot be read.
+    /// Number of lines in the journal that are not events.
     pub damaged: usize,
 }
 
-/// How a run ended.
+/// Result of a run that has a verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FinishedRun {
-    /// By its last try.
+    /// Status of the last try.
     pub status: Status,
-    /// It took more than one.
+    /// True if the run passed after a failed try.
     pub flaky: bool,
-    /// It is a failure that is known.
+    /// True if the failure is known.
     pub known: bool,
-    /// The signature of its hang, if that is why it failed.
+    /// Signature of the hang by which the run failed; `None` otherwise.
     pub signature: Option<String>,
 }
 
 impl FinishedRun {
-    /// What the end of a run's last try says of the run.
+    /// Takes the result of a run from the end of its last try.
     pub fn from_last_try(end: &VmFinished) -> Self {
         let hang = end.hang.as_ref().filter(|_| end.status != Status::Pass);
         Self {
@@ -109,11 +109,12 @@ impl FinishedRun {
 }
 
 impl Results {
-    /// Opens a results directory for a run of these VMs, makes it if it is not there, and keeps
-    /// every other farm out of it. With `resume`, says what an earlier run has left.
+    /// Opens a results directory for a run of these VMs, creates it if it does not exist, and locks it
+    /// against other farms. With `resume`, also returns the results of an earlier run.
     ///
     /// # Errors
-    /// It cannot be written, another farm is at it, or it holds results that nobody wants to resume.
+    /// Fails if the directory cannot be written, another farm holds its lock, or it has results and
+    /// `resume` is false.
     pub fn open(
         root: &Path,
         vms: &[Vm],
@@ -142,30 +143,29 @@ impl Results {
         Ok((Self { root: root.into(), journal, _lock: lock }, previous))
     }
 
-    /// Where it is.
+    /// Returns the path of the results directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Adds an event to the journal.
+    /// Appends an event to the journal.
     ///
     /// # Errors
-    /// It could not be written.
+    /// Fails if the journal cannot be written.
     pub fn append(&mut self, event: &Event) -> anyhow::Result<()> {
         let failed = || format!("failed to write {}", self.root.join(journal::FILE).display());
         self.journal.append(event).with_context(failed)
     }
 
-    /// Makes the directory of a try, empty, and returns where it is, relative to this one.
+    /// Creates an empty directory for a try, and returns its path relative to the results directory.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// Fails if the directory cannot be created.
     pub fn create_try_directory(&self, id: &Id) -> anyhow::Result<PathBuf> {
         let relative = try_directory(id);
         let path = self.root.join(&relative);
         let failed = || format!("failed to make {}", path.display());
-        // Of a try that was lost, or of a VM that was another one: its files are of no use, nor are
-        // those of the tries that came after it.
+        // Remove files of a lost try, or of a VM that has changed since, and those of all later tries.
         for attempt in id.attempt..=u32::MAX {
             if !self.discard(&try_directory(&Id { attempt, ..id.clone() })).with_context(failed)? {
                 break;
@@ -175,7 +175,7 @@ impl Results {
         Ok(relative)
     }
 
-    /// Removes the directory of a try, and the links to it, and says whether it was there.
+    /// Removes the directory of a try and the links to it; returns false if there was none.
     fn discard(&self, relative: &Path) -> io::Result<bool> {
         match fs::remove_dir_all(self.root.join(relative)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -191,10 +191,10 @@ impl Results {
     }
 }
 
-/// Gives the first try that hung in some way a name by its signature, in a results directory.
+/// Links a hang's signature to the directory of a try, unless an earlier try already has the link.
 ///
 /// # Errors
-/// The link cannot be made.
+/// Fails if the link cannot be created.
 pub fn link_signature(root: &Path, signature: &str, directory: &Path) -> anyhow::Result<()> {
     let link = root.join(short_signature(signature));
     match symlink(directory, &link) {
@@ -205,21 +205,20 @@ pub fn link_signature(root: &Path, signature: &str, directory: &Path) -> anyhow:
     }
 }
 
-/// The start of a signature: enough for people, and for a name.
+/// Returns the first eight digits of a signature, which suffice for people and for a link's name.
 pub fn short_signature(signature: &str) -> &str {
     signature.get(..8).unwrap_or(signature)
 }
 
-/// The directory of a try, relative to that of the results.
+/// Returns the directory of a try, relative to the results directory.
 pub fn try_directory(id: &Id) -> PathBuf {
     Path::new("vms").join(encode_name(&id.name)).join(format!("{}.{}", id.run, id.attempt))
 }
 
-/// The longest name that is taken as it is; file systems take 255 bytes.
+/// Maximum length of a name that is used unchanged; file systems allow 255 bytes.
 const MAX_NAME: usize = 160;
 
-/// A file's name for a VM's: the same for the same, another for another, and never a way out of the
-/// directory that it is in.
+/// Encodes a VM's name as a file name: injective, and never a path that leads out of its directory.
 pub fn encode_name(name: &str) -> String {
     let mut encoded = String::new();
     for (at, byte) in name.bytes().enumerate() {
@@ -235,14 +234,14 @@ pub fn encode_name(name: &str) -> String {
         let digest = Sha256::digest(name);
         let digest: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
         encoded.truncate(MAX_NAME - digest.len() - 2);
-        // No other name has two of these in a row.
+        // No encoded name has two percent signs in a row.
         encoded = format!("{encoded}%%{digest}");
     }
     encoded
 }
 
-/// A hash of all that makes a VM what it is: what its suite says of it, and its files, as far as their
-/// size and the time of their last change tell.
+/// Hashes everything that determines a VM's run: its entry in the suite, and the sizes and modification
+/// times of its files.
 pub fn hash_definition(vm: &Vm, bundled: &BundledGuest) -> String {
     let mut sha = Sha256::new();
     sha.update(serde_json::to_vec(vm).expect("a VM is plain JSON"));
@@ -257,15 +256,15 @@ pub fn hash_definition(vm: &Vm, bundled: &BundledGuest) -> String {
     sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Makes a results directory, if it is not there.
+/// Creates a results directory if it does not exist.
 ///
 /// # Errors
-/// It cannot be made.
+/// Fails if the directory cannot be created.
 pub fn make_root(root: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(root).with_context(|| format!("failed to make {}", root.display()))
 }
 
-/// Takes the lock, which lasts as long as the file is open.
+/// Takes the lock, which is held as long as the file is open.
 fn lock(root: &Path) -> anyhow::Result<File> {
     make_root(root)?;
     let path = root.join(LOCK);
@@ -298,7 +297,7 @@ impl PreviousRun {
         let planned: BTreeMap<&str, String> =
             vms.iter().map(|vm| (vm.name.as_str(), hash_definition(vm, bundled))).collect();
         let mut previous = Self { damaged: journal.damaged.len(), ..Self::default() };
-        // What each run was when it last started.
+        // The definition of each run's VM at its last start.
         let mut definitions = BTreeMap::new();
         for event in &journal.events {
             match &event.kind {
@@ -323,7 +322,7 @@ impl PreviousRun {
                     previous.done.insert(run, FinishedRun::from_last_try(finished));
                 }
                 EventKind::FarmStarted(_) => {
-                    // Those that an earlier one has lost have been told of.
+                    // Losses of earlier farms have been reported already.
                     previous.lost.clear();
                 }
                 EventKind::FarmInterrupted { .. } | EventKind::FarmFinished(_) => {}

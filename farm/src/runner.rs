@@ -1,7 +1,8 @@
-//! The runner: starts VMs as the machine has room for them, and tells what becomes of each.
+//! The runner: starts VMs as the host has room for them, and emits an event for everything that happens to
+//! them.
 //!
-//! One thread decides, and never waits but for its inbox: a VM's process has ended, a signal has
-//! come, something is due.
+//! One thread makes all decisions. It only ever waits for its inbox: a VM's process has ended, a signal
+//! has arrived, or a deadline has passed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -23,68 +24,69 @@ use super::results::{self, BundledGuest, FinishedRun, PreviousRun, Results, hash
 use super::suite::Vm;
 use super::timestamp::Timestamp;
 
-/// How to run a plan.
+/// Options that control how a plan is run.
 #[derive(Debug)]
 pub struct RunnerOptions {
-    /// The program that runs a VM.
+    /// Path of the program that runs a VM.
     pub program: PathBuf,
-    /// The guest in it.
+    /// Guest bundled with that program.
     pub bundled: BundledGuest,
-    /// What may be given to VMs at a time.
+    /// Resources that running VMs may use at a time.
     pub budget: Resources,
-    /// How often a VM is tried again that fails; `None` for what the suite says.
+    /// Number of further tries after a failure; `None` for the number in the suite.
     pub retries: Option<u32>,
-    /// Start nothing more once a VM has failed.
+    /// Start no more VMs after a failure.
     pub fail_fast: bool,
-    /// Start nothing more once a VM has hung.
+    /// Start no more VMs after a hang.
     pub until_hang: bool,
 }
 
-/// Where a failure with a signature is tracked, if it is known.
+/// Function that returns the URL at which a failure with this signature is tracked; `None` for an unknown
+/// one.
 pub type TrackerLookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
-/// What the runner is told from outside.
+/// Messages to the runner's thread.
 #[derive(Debug)]
 pub enum RunnerMessage {
-    /// A VM's guest is over, and its process has only to clean up: the number of its try.
+    /// The VM's guest has ended and its process only cleans up; with the runner's number of the try.
     GuestEnded(u64),
-    /// A VM's process has ended: the number of its try.
+    /// The VM's process has ended; with the runner's number of the try.
     ProcessEnded(u64, ProcessEnd),
-    /// A signal that asks to end, by its name.
+    /// A signal with this name asked the farm to end.
     Signal(&'static str),
 }
 
-/// What comes of a run.
+/// Summary of a run, for the exit code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunSummary {
-    /// How many runs ended in which way, without those that are known failures.
+    /// Number of runs by status, without known failures.
     pub unknown: BTreeMap<Status, u64>,
-    /// Not all that was planned has been run.
+    /// True if some planned runs have not been completed.
     pub unfinished: bool,
 }
 
-/// How long VMs may take to say where they are when the farm is ended.
+/// Time that VMs get to report their state when the farm is ended.
 const REPORT_TIME: Duration = Duration::from_secs(10);
 
-/// So many processes whose guests are over may be around before nothing more is started: they take
-/// little, but they do take something.
+/// Number of processes still cleaning up above which nothing more is started: each takes little, but not
+/// nothing.
 const MAX_CLEANING_UP: usize = 8;
 
-/// A try that is going on.
+/// A try whose process is running.
 struct Running {
     id: Id,
     vm: usize,
     directory: PathBuf,
-    /// What it has been given: no CPUs any more once its guest is over.
+    /// Resources held by the try; without CPUs once its guest has ended.
     share: Resources,
-    /// Its guest is over, and what remains is to clean up.
+    /// True once the guest has ended and the process only cleans up.
     guest_ended: bool,
     process: VmProcess,
-    /// The farm has sent it a signal that it will not survive.
+    /// Cause of the signal that the farm has sent to end the process; `None` if it sent none.
     killed_as: Option<ProcessEnd>,
 }
 
-/// The runner, while it runs.
+/// The state of the runner.
 pub struct Runner<'a> {
     vms: &'a [Vm],
     options: &'a RunnerOptions,
@@ -98,18 +100,18 @@ pub struct Runner<'a> {
     free: Resources,
     next: u64,
     done: BTreeMap<(String, u32), FinishedRun>,
-    /// Runs that were not started, or not finished, because the farm was ended.
+    /// Number of runs that did not start or were interrupted because the farm was ended.
     not_run: u64,
     started: Instant,
-    /// What the run was for has happened: nothing is started any more, nor tried again.
+    /// True once `--fail-fast` or `--until-hang` has been fulfilled: no run starts, none is tried again.
     goal_reached: bool,
-    /// When the farm was asked to end; what then still runs is killed in a while.
+    /// Time at which the farm was asked to end; processes that outlive it by `REPORT_TIME` are killed.
     interrupted_at: Option<Instant>,
 }
 
 impl<'a> Runner<'a> {
-    /// A runner of `runs`: VMs by index, and which run of each. Events are told to `tell`, after they
-    /// have been written to the journal.
+    /// Prepares `runs`: pairs of a VM's index and the number of its run. Each event is passed to `report`
+    /// after it has been written to the journal.
     pub fn new(
         vms: &'a [Vm],
         runs: impl IntoIterator<Item = (usize, u32)>,
@@ -149,18 +151,18 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Whom signals are to be sent to.
+    /// Returns the sender for messages to the runner.
     pub fn sender(&self) -> Sender<RunnerMessage> {
         self.sender.clone()
     }
 
-    /// Runs all of it, or as much as it is let.
+    /// Runs the whole plan, or as much of it as is not interrupted.
     ///
     /// # Errors
-    /// The results directory cannot be written to. The VMs that ran then have been ended.
+    /// Fails if the results directory cannot be written; running VMs have been ended by then.
     pub fn run(mut self, start: FarmStarted) -> anyhow::Result<RunSummary> {
         let result = self.run_all(start);
-        // Whatever has gone wrong, nobody is left behind, and whose guest is over is not lost.
+        // On an error too, no process is left behind, and a guest that has ended gets its verdict.
         for running in self.running.values().filter(|running| !running.guest_ended) {
             running.process.kill();
         }
@@ -168,7 +170,7 @@ impl<'a> Runner<'a> {
         while !self.running.is_empty() {
             match self.inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(RunnerMessage::ProcessEnded(number, end)) if self.has_guest_ended(number) => {
-                    // It is the first error that counts.
+                    // The first error is the one to return.
                     let _ = self.process_ended(number, end);
                 }
                 Ok(RunnerMessage::ProcessEnded(number, _)) => drop(self.running.remove(&number)),
@@ -205,7 +207,7 @@ impl<'a> Runner<'a> {
         Ok(summary)
     }
 
-    /// Writes an event down, and then tells it.
+    /// Writes an event to the journal, then reports it.
     fn emit(&mut self, kind: EventKind) -> anyhow::Result<()> {
         let event = Event { time: Timestamp::now(), kind };
         self.results.append(&event)?;
@@ -223,15 +225,15 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// The kernel takes its time to end a VM, most of it idle: the next one need not wait for that,
-    /// unless it depends on how this one went.
+    /// Frees the CPUs of a VM whose guest has ended. Its process needs a while to exit, mostly idle, and
+    /// the next run need not wait for that unless it depends on this verdict.
     fn guest_ended(&mut self, number: u64) {
         if self.options.fail_fast || self.options.until_hang {
             return;
         }
         let Some(running) = self.running.get_mut(&number) else { return };
         running.guest_ended = true;
-        // Its memory goes with the process.
+        // Its memory is held until the process has exited.
         let cpus = Resources { memory: 0, ..running.share };
         running.share.cpus = 0;
         self.free = self.free.with(cpus);
@@ -241,7 +243,7 @@ impl<'a> Runner<'a> {
         self.running.get(&number).is_some_and(|running| running.guest_ended)
     }
 
-    /// The next run that there is room for, and its share of the budget.
+    /// Takes the next run that there is room for, and returns it with its share of the resources.
     fn next_that_fits(&mut self) -> Option<(WaitingRun, Resources)> {
         let cleaning_up = self.running.values().filter(|running| running.guest_ended).count();
         if self.free.cpus == 0 || cleaning_up >= MAX_CLEANING_UP {
@@ -264,7 +266,8 @@ impl<'a> Runner<'a> {
         let started = VmProcess::start(&self.options.program, &self.vms[vm], &path, stderr);
         let (process, mut child) = match started {
             Ok(started) => started,
-            // The machine has no room for it, or the program has gone: the next one may have more luck.
+            // The host has no room for the process, or the program has been removed: a later try may
+            // succeed.
             Err(error) => {
                 let judgement = Judgement::because(Status::Broken, format!("{error:#}"));
                 let examined = Examined::without_files(judgement);
@@ -276,7 +279,7 @@ impl<'a> Runner<'a> {
         let sender = self.sender.clone();
         let wait = move || {
             process::wait_for_guest(&mut child);
-            // A runner that has given up wants to know no more.
+            // Sending fails only if the runner has given up.
             let _ = sender.send(RunnerMessage::GuestEnded(number));
             let end = process::process_end(child.wait());
             let _ = sender.send(RunnerMessage::ProcessEnded(number, end));
@@ -330,7 +333,7 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// Starts nothing more.
+    /// Marks the run as interrupted, so that no further VM starts.
     fn stop_starting(&mut self, by: &str) -> anyhow::Result<()> {
         self.interrupted_at = Some(Instant::now());
         self.emit(EventKind::FarmInterrupted { by: by.into() })
@@ -343,7 +346,7 @@ impl<'a> Runner<'a> {
         let path = self.results.root().join(&running.directory);
         let end = match (running.killed_as, end) {
             (Some(killed_as), _) => killed_as,
-            // Only to clean up was left to it, and for that there was no time.
+            // The process had only to clean up, and did not get the time for it.
             (None, ProcessEnd::Signal(_))
                 if running.guest_ended && self.interrupted_at.is_some() =>
             {
@@ -355,7 +358,7 @@ impl<'a> Runner<'a> {
         self.record_verdict(running.id, running.vm, running.directory, examined, elapsed)
     }
 
-    /// What becomes of a try that is over, and what comes of it for the others.
+    /// Emits the verdict on a try, and starts over, stops or goes on accordingly.
     fn record_verdict(
         &mut self,
         id: Id,
@@ -367,8 +370,8 @@ impl<'a> Runner<'a> {
         let Examined { judgement, signatures, hang, files } = examined;
         let status = judgement.status;
         let failed = !matches!(status, Status::Pass | Status::Interrupted);
-        // One that is not known is not made better by others that are.
-        // A run whose time was over is about the hang that was on its way.
+        // A hang that is not known makes the whole try unknown. A run that exceeded its time limit counts
+        // by the hang that was developing.
         let is_of_hang = matches!(status, Status::Hang | Status::Timeout);
         let of_hangs = signatures.iter().filter(|_| is_of_hang);
         let known: Option<Vec<String>> =
@@ -413,7 +416,7 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// What runs may end by itself, and is judged; nothing more is started.
+    /// Drops all waiting runs. Running VMs may end by themselves and are judged.
     fn stop_after_failure(&mut self, status: Status, by: &str) -> anyhow::Result<()> {
         self.goal_reached = true;
         tracing::info!(status = status.name(), by, "starting nothing more");

@@ -1,22 +1,22 @@
-//! The end of a file that a guest may have made as long as it liked.
+//! Ends of files that a guest can make arbitrarily long.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// The end of a file.
+/// End of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Tail {
-    /// What is there.
+    /// Last bytes of the file.
     pub bytes: Vec<u8>,
-    /// There was nothing before it.
+    /// True if the bytes are the whole file.
     pub is_all: bool,
 }
 
 /// Reads the last `most` bytes of a file.
 ///
 /// # Errors
-/// It cannot be read.
+/// Fails if the file cannot be read.
 pub fn read_tail(path: &Path, most: u64) -> io::Result<Tail> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();

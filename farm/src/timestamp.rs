@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The current time of this host.
+    /// Returns the current time of this host.
     pub fn now() -> Self {
         SystemTime::now().into()
     }
@@ -30,12 +30,12 @@ impl Timestamp {
         unix_time(self.0)
     }
 
-    /// Milliseconds from `earlier` to this time; 0 if `earlier` is the later one.
+    /// Returns the milliseconds from `earlier` to this time; 0 if `earlier` is the later one.
     pub fn ms_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// The time that many milliseconds before this one, and never one before the Unix epoch.
+    /// Returns the time that many milliseconds before this one; the Unix epoch if there is none.
     pub fn minus_ms(self, milliseconds: u64) -> Self {
         Self(self.0.saturating_sub(milliseconds))
     }
@@ -49,7 +49,7 @@ impl From<SystemTime> for Timestamp {
     }
 }
 
-/// RFC 3339 in UTC, always with milliseconds: `2026-01-02T03:04:05.678Z`.
+/// Writes RFC 3339 in UTC, always with milliseconds: `2026-01-02T03:04:05.678Z`.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         humantime::format_rfc3339_millis(self.system_time()).fmt(f)
@@ -105,7 +105,7 @@ impl JsonSchema for Timestamp {
 mod tests {
     use super::*;
 
-    /// The expected values are from `date --date=@SECONDS --utc`.
+    /// Expected values: from `date --date=@SECONDS --utc`.
     #[test]
     fn json_timestamps_are_rfc_3339_and_survive_a_round_trip() {
         let rows = [

@@ -1,19 +1,19 @@
-//! The text of a filter to the filter: a recursive descent, one function for each level of binding.
+//! Parser of filter expressions: recursive descent, one function per level of binding.
 //!
-//! By hand: the grammar has four levels and one odd token, the regular expression with parentheses of its
-//! own, and the errors are sentences with a column.
+//! Written by hand: the grammar has four levels and an unusual token, the regular expression with
+//! parentheses of its own, and the errors are sentences with a column.
 
 use nmiscope_report::nearest;
 
 use super::{Filter, FilterError, Pattern};
 use crate::expression;
 
-/// What is inside of more parentheses than this was not written by anybody.
+/// Maximum depth of nested parentheses and negations, far beyond any handwritten expression.
 const MAX_DEPTH: usize = 64;
 
 const FUNCTIONS: [&str; 3] = ["all", "name", "tag"];
 
-/// Reads a filter.
+/// Parses a filter expression.
 pub(super) fn parse(text: &str) -> Result<Filter, FilterError> {
     let mut parser = Parser { text, at: 0, depth: 0 };
     let filter = parser.alternatives()?;
@@ -27,9 +27,9 @@ pub(super) fn parse(text: &str) -> Result<Filter, FilterError> {
 
 struct Parser<'a> {
     text: &'a str,
-    /// The byte that comes next.
+    /// Offset of the next byte to be parsed.
     at: usize,
-    /// Parentheses and negations around it.
+    /// Number of parentheses and negations around this place.
     depth: usize,
 }
 
@@ -51,14 +51,14 @@ impl<'a> Parser<'a> {
         self.at = self.text.len() - self.rest().trim_start().len();
     }
 
-    /// The word that comes next; empty if none does.
+    /// Returns the next word; empty if something else is next.
     fn word(&self) -> &'a str {
         let ends = |c: char| c.is_whitespace() || matches!(c, '(' | ')' | '!' | '&' | '|');
         let rest = self.rest();
         &rest[..rest.find(ends).unwrap_or(rest.len())]
     }
 
-    /// Takes an operator, if one of these comes next: a word or a sign.
+    /// Consumes an operator given as a word or as a sign; returns false if another token is next.
     fn take_operator(&mut self, word: &str, sign: char) -> bool {
         self.skip_space();
         let length = if self.word() == word {
@@ -169,7 +169,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// What is in the parentheses that come next, up to the one that closes them.
+    /// Consumes the parentheses that are next, up to the one that closes them, and returns the text
+    /// between them.
     fn argument(&mut self) -> Result<&'a str, FilterError> {
         let start = self.at;
         let mut open = 0;
@@ -195,7 +196,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// Without the backslashes that keep what is behind them from meaning something.
+/// Removes backslashes that escape the character behind them.
 fn unescaped(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut characters = text.chars();

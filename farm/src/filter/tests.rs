@@ -37,7 +37,7 @@ fn filters_take_the_vms_that_they_say() {
         ("not not network", &[4]),
         ("tag(smoke) and tag(large)", &[1]),
         ("tag(smoke)|network", &[0, 1, 4]),
-        // `and` binds closer than `or`, and `not` closer than `and`.
+        // Binding: `and` binds tighter than `or`, and `not` tighter than `and`.
         ("network or boot and tag(large)", &[1, 2, 4]),
         ("(network or boot) and not tag(large)", &[0, 4]),
         ("not (boot or network) or name(=network)", &[3, 4]),
@@ -95,7 +95,7 @@ fn several_filters_are_one() {
     assert_eq!(all(&["a & b", "c"]), parsed("(a & b) | c"));
 }
 
-/// An expression as long as a command line can be is no deeper than a short one.
+/// Length alone makes no depth: an expression may be as long as a command line.
 #[test]
 fn a_long_expression_is_no_deep_one() {
     let long = vec!["a"; 50_000].join(" | ");

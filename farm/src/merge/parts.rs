@@ -1,14 +1,14 @@
-//! Which parts of a suite there are, and which are missing.
+//! Missing parts of a divided suite.
 
 use std::collections::BTreeSet;
 
 use crate::partition::{Partition, PartitionBy};
 
-/// So many parts that are missing are named.
+/// Maximum number of missing parts that are named.
 const NAMED: usize = 10;
 
-/// The parts that are missing of those that these are of; and what is odd about them. `None` is the
-/// whole suite.
+/// Returns the parts missing from the division that `parts` belong to, and warnings about parts that do
+/// not fit together. `None` in `parts` stands for a whole suite.
 pub fn missing<'a>(parts: impl Iterator<Item = Option<&'a str>>) -> (Vec<String>, Vec<String>) {
     let parts: Vec<Option<&str>> = parts.collect();
     let all: Option<Vec<&str>> = parts.iter().copied().collect();
@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     fn parts_that_are_missing_are_named_and_odd_ones_told_of() {
-        /// The parts that there are, those that are missing, and what is said.
+        /// Row of present parts, missing parts, and a word of the warning.
         type Row = (&'static [Option<&'static str>], &'static [&'static str], &'static str);
         let rows: &[Row] = &[
             (&[], &[], ""),

@@ -1,7 +1,7 @@
-//! A VM as `nmiscope farm --list --message-format json` prints it, one line of JSON each.
+//! The form in which `nmiscope farm --list --message-format json` prints a VM: one line of JSON.
 //!
-//! Owns that format (docs/farm-list.schema.json), apart from [`Vm`], whose own serialization only feeds
-//! the hash by which a resumed farm recognises a VM: that one must not change.
+//! Owns that form (docs/farm-list.schema.json), apart from [`Vm`], whose own serialization only feeds the
+//! hash by which a resumed farm recognises a VM and must not change.
 
 use std::collections::BTreeSet;
 use std::path::Path;

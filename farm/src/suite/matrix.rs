@@ -1,5 +1,4 @@
-//! A suite as it is written to the VMs that it is: defaults filled in, matrices multiplied, the corpus
-//! spelled out.
+//! Expands a suite as written to its VMs: fills in defaults, multiplies matrices, and lists the corpus.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -16,30 +15,30 @@ use super::file::{
 use super::{ConsoleRules, Expectation, LeftOut, Vm};
 use crate::corpus::{self, Expected, Row};
 
-/// What holds for a VM where neither it nor `defaults` says anything. For the rest that is what `run`
-/// has.
+/// Values for keys that neither a VM nor `defaults` has; all other keys default to what `run` does.
 mod default {
     use std::time::Duration;
 
     pub const CPUS: u32 = 4;
     pub const MEMORY: u64 = 64 << 20;
-    /// Behind the bounds of half a minute that some hangs have, so that they are told of as hangs.
+    /// Longer than the half minute that some hangs need, so that they are reported as hangs.
     pub const TIME_LIMIT: Duration = Duration::from_secs(60);
     pub const READY_WITHIN: Duration = Duration::from_secs(30);
     pub const HANG_AFTER: &str = "2s";
-    /// For what is healthy of the corpus: long enough for a false alarm.
+    /// Runtime of healthy workloads of the corpus: long enough for a false alarm to show.
     pub const HEALTHY: Duration = Duration::from_secs(4);
-    /// For what does not boot of the corpus: the bundled guest boots in milliseconds.
+    /// Time for workloads that never boot: the bundled guest boots in milliseconds.
     pub const CORPUS_READY_WITHIN: Duration = Duration::from_secs(5);
 }
 
-/// More VMs than this are a mistake in a matrix.
+/// Maximum number of VMs in a suite; more are a mistake in a matrix.
 const MAX_VMS: usize = 100_000;
 
-/// So many values of a matrix are compared with each other. What is beyond is found by its name.
+/// Number of values per matrix key that are compared with each other; duplicates beyond show by equal VM
+/// names.
 const MAX_COMPARED_VALUES: usize = 1000;
 
-/// Makes the VMs of a suite. Relative paths are relative to `beside`.
+/// Expands a suite to its VMs. Relative paths are relative to `base`.
 pub(super) fn expand(
     written: &SuiteFile,
     base: &Path,
@@ -59,25 +58,25 @@ pub(super) fn expand(
 struct Expansion {
     vms: Vec<Vm>,
     left_out: Vec<LeftOut>,
-    /// Names, and where they come from.
+    /// Name of each VM, with the offset of the entry that made it.
     names: HashMap<String, usize>,
 }
 
-/// A VM as it is written, and what holds where it says nothing.
+/// A VM's entry with the suite's defaults and the directory for relative paths.
 struct VmContext<'a> {
     written: &'a VmTable,
     defaults: &'a Settings,
     base: &'a Path,
 }
 
-/// The value of a key: the VM's own, or that of `defaults`.
+/// Returns the value of a key: the VM's own, or else that of `defaults`.
 macro_rules! value {
     ($context:ident.$key:ident) => {
         $context.written.settings.$key.as_ref().or($context.defaults.$key.as_ref())
     };
 }
 
-/// One combination of a matrix: what it adds to the name, and what it says.
+/// One combination of a matrix: a suffix of the VM's name, and the values of the keys.
 #[derive(Clone, Default)]
 struct Combination<'a> {
     suffix: String,
@@ -101,7 +100,7 @@ impl<'a> VmContext<'a> {
         Ok(())
     }
 
-    /// One VM.
+    /// Adds the VM of one combination and one workload.
     fn make(
         &self,
         row: Option<&'static Row>,
@@ -139,18 +138,18 @@ impl<'a> VmContext<'a> {
         Problem::new(self.name_span(), format!("the suite has more than {MAX_VMS} VMs with these"))
     }
 
-    /// The image; `None` for the bundled guest.
+    /// Path of the image; `None` for the bundled guest.
     fn image(&self) -> Option<&'a str> {
         value!(self.image).map(String::as_str).filter(|image| *image != BUNDLED)
     }
 
-    /// The workloads that are meant by `*`; otherwise `None`, once.
+    /// Returns the workloads that `*` stands for; otherwise `None`, once.
     fn rows(&self) -> Result<Vec<Option<&'static Row>>, Problem> {
         let Some(workload) = value!(self.workload) else {
             if self.image().is_some() {
                 return Ok(vec![None]);
             }
-            // Whoever names the bundled guest means all that it is there for.
+            // An entry that names the bundled guest and no workload means all workloads.
             if value!(self.image).is_some() {
                 return self.whole_corpus();
             }
@@ -218,7 +217,7 @@ impl<'a> VmContext<'a> {
         }))
     }
 
-    /// A VM, as far as it does not depend on what is known of its workload.
+    /// Builds the VM without the expectations that come with its workload's label.
     fn vm(&self, name: String, combination: &Combination<'a>) -> Vm {
         let cpus = value!(self.cpus).map(|cpus| cpus.get_ref().0);
         let memory = value!(self.memory).map(|memory| memory.get_ref().bytes);
@@ -245,10 +244,10 @@ impl<'a> VmContext<'a> {
         }
     }
 
-    /// The same with a workload of the corpus, which is expected to do what its label says.
+    /// Completes a VM with its workload's label, which says how it is expected to end.
     fn with_label(&self, row: &'static Row, vm: Vm) -> Vm {
         let expected = row.expected();
-        // What hangs or ends is not to be stopped before it does.
+        // Only a healthy workload is stopped: others end or hang by themselves.
         let stop_after = (expected == Expected::Healthy)
             .then(|| vm.stop_after.unwrap_or(default::HEALTHY.min(vm.time_limit / 2)));
         let said = value!(self.ready_within).is_some();
@@ -262,7 +261,7 @@ impl<'a> VmContext<'a> {
         Vm { workload: Some(row.name.into()), stop_after, ready_within, expect, ..vm }
     }
 
-    /// What only all of its keys together can be wrong about.
+    /// Checks combinations of keys, which no single key can violate.
     fn checked(&self, vm: Vm) -> Result<Vm, Problem> {
         if let Some(stop_after) = vm.stop_after.filter(|stop| *stop >= vm.time_limit) {
             let message = format!(
@@ -288,7 +287,7 @@ impl<'a> VmContext<'a> {
     }
 }
 
-/// Somebody to blame who is not there.
+/// Returns an expected culprit that the VM does not have.
 fn missing_culprit(vm: &Vm) -> Option<&str> {
     let Expectation::Hang { blamed: Some(blamed), .. } = &vm.expect else { return None };
     let number = |name: &str| name.strip_prefix("cpu")?.parse::<u32>().ok();
@@ -300,7 +299,7 @@ fn too_few_cpus(row: &Row, cpus: u32) -> String {
     format!("{} needs {} vCPUs, not {cpus}", row.name, row.min_cpus())
 }
 
-/// What a label says, as a VM with that many vCPUs has it.
+/// Converts a workload's label to the expected end of a VM with that many vCPUs.
 fn expectation(row: &Row, cpus: u32) -> Expectation {
     match row.expected() {
         Expected::Hang(class) => {
@@ -320,7 +319,8 @@ fn console(written: &ConsoleTable) -> ConsoleRules {
     ConsoleRules { must: texts(&written.must), must_not: texts(&written.must_not) }
 }
 
-/// How many values a matrix has for a key: one at least, none twice, and no other one beside it.
+/// Returns the number of values that a matrix has for a key, after checking that there is one, that none
+/// is there twice, and that the VM does not set the key itself.
 fn check_dimension<T: PartialEq>(
     key: &str,
     values: Option<&Spanned<Vec<Spanned<T>>>>,
@@ -347,7 +347,7 @@ fn check_dimension<T: PartialEq>(
     Ok(Some(values.len()))
 }
 
-/// All combinations of those that there are with these values; those that there are, without any.
+/// Multiplies the combinations by a key's values; without values, returns them unchanged.
 fn multiply<'a, T>(
     combinations: Vec<Combination<'a>>,
     values: Option<&'a Spanned<Vec<Spanned<T>>>>,

@@ -1,4 +1,4 @@
-//! Suites as they are written, and the VMs, or the mistakes, that they are.
+//! Tests of suites: texts, and the VMs or mistakes that they stand for.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -22,10 +22,10 @@ fn mistakes(text: &str) -> Vec<String> {
     match Suite::parse(text.into(), Path::new("suite.toml"), Path::new("/suites")) {
         Ok(suite) => panic!("{} VMs of\n{text}", suite.vms.len()),
         Err(SuiteError::Unreadable { .. }) => unreachable!("nothing is read"),
-        Err(SuiteError::Diagnostic { wrong, .. }) => {
+        Err(SuiteError::Invalid { diagnostics, .. }) => {
             let told =
                 |wrong: &Diagnostic| format!("{}:{}: {}", wrong.line, wrong.column, wrong.message);
-            wrong.iter().map(told).collect()
+            diagnostics.iter().map(told).collect()
         }
     }
 }
@@ -139,7 +139,8 @@ fn there_are_several_ways_to_end() {
     }
 }
 
-/// The line is what version 1 of the events hashed: a farm that resumes such a run recognises its VMs.
+/// Line in tests/former: written by the former version, which hashed VMs in this form, so that a farm that
+/// resumes its run recognises them.
 #[test]
 fn a_vm_is_hashed_in_the_form_that_earlier_farms_hashed() {
     let suite = suite(ABBA);
@@ -161,7 +162,7 @@ fn a_listed_vm_has_durations_in_milliseconds_and_memory_in_bytes() {
     assert_eq!(listed, expected);
 }
 
-/// The VM in tests/former.
+/// Suite of the VM in tests/former.
 const ABBA: &str = "[[vm]]\nname = 'abba'\nworkload = 'abba-deadlock'\nretries = 1\ncpus = 2\n\
                     memory = '16M'\ntime-limit = '20s'\nhang-after = '500ms'\n";
 
@@ -260,10 +261,10 @@ fn mistakes_are_told_where_they_are() {
     let vm = "[[vm]]\nname = 'x'\nimage = 'x'\n";
     let bundled = "[[vm]]\nname = 'x'\n";
     let rows: &[(&str, &str, &str)] = &[
-        // Of TOML.
+        // Syntax of TOML.
         (vm, "cpus = \n", "4:8: string values must be quoted"),
         (vm, "cpus = 1\ncpus = 2\n", "5:1: duplicate key"),
-        // Keys.
+        // Unknown keys.
         (vm, "cpu = 3\n", "4:1: unknown key `cpu`; did you mean `cpus`?"),
         (vm, "nam = 'x'\n", "4:1: unknown key `nam`; did you mean `name`?"),
         (vm, "time_limit = '3s'\n", "4:1: unknown key `time_limit`; did you mean `time-limit`?"),
@@ -272,7 +273,7 @@ fn mistakes_are_told_where_they_are() {
         (vm, "[vm.console]\nmusst = []\n", "5:1: unknown key `musst`; did you mean `must`?"),
         (vm, "[default]\n", "4:2: unknown key `default`; did you mean `defaults`?"),
         (vm, "[defaults]\nname = 'y'\n", "5:1: unknown key `name`; there are image, "),
-        // Types and values.
+        // Wrong types and values.
         (vm, "cpus = '3'\n", "4:8: invalid type: string \"3\", expected a number of vCPUs"),
         (vm, "cpus = 0\n", "4:8: 0 vCPUs: 1 to 512 are possible"),
         (vm, "cpus = 513\n", "4:8: 513 vCPUs: 1 to 512 are possible"),
@@ -298,14 +299,14 @@ fn mistakes_are_told_where_they_are() {
         ("vm = [3]\n", "", "1:7: a VM is a table"),
         ("defaults = 3\nvm = [{name = 'x', image = 'x'}]\n", "", "1:12: invalid type: integer `3`"),
         ("", "", "1:1: no [[vm]]"),
-        // Bounds.
+        // Hang bounds.
         (vm, "hang-after = '1ms'\n", "4:14: too short to look twice"),
         (vm, "hang-after = 'livelok=3s'\n", "4:14: no class `livelok`; did you mean `livelock`?"),
         (vm, "hang-after = ['3s', 'x=3s']\n", "4:21: no class `x`; there are deadlock, "),
         (vm, "hang-after = { livelok = '3s' }\n", "4:16: unknown key `livelok`; did you mean `liv"),
         (vm, "hang-after = { silent = 'starved=3s' }\n", "4:25: a duration is wanted"),
         (vm, "hang-after = 3\n", "4:14: invalid type: integer `3`, expected a duration in quotes"),
-        // Ends.
+        // Expected ends.
         (vm, "expect = 'pas'\n", "4:10: unknown word `pas`; did you mean `pass`?"),
         (vm, "expect = 3\n", "4:10: invalid type: integer `3`, expected \"pass\", or a table"),
         (vm, "expect = {}\n", "4:10: one way to end is wanted"),
@@ -432,7 +433,7 @@ fn a_table_of_bounds_knows_every_class() {
     }
 }
 
-/// A suite of all sorts.
+/// Suite with many kinds of values, for mutation.
 const LIVELY: &str = r#"
 [defaults]
 hang-after = { general = "2s", livelock = '3s' }
@@ -451,7 +452,7 @@ memory = ['64M']
 "#;
 
 proptest! {
-    /// A piece of a suite in place of another one: this makes most kinds of mistakes.
+    /// Mutation: replacing one piece of the suite by another makes most kinds of mistakes.
     #[test]
     fn a_damaged_suite_is_read_or_has_mistakes_that_can_be_shown(
         from in 0..LIVELY.len(),

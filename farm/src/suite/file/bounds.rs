@@ -1,4 +1,4 @@
-//! Bounds of hangs: one, a list, or a table by class.
+//! Hang bounds in a suite: a single one, a list, or a table by class.
 
 use std::fmt;
 
@@ -9,51 +9,51 @@ use serde::{Deserialize, Deserializer};
 
 use super::{ClassBound, HangBound};
 
-/// Bounds of hangs.
+/// Times without progress after which a hang is reported.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 #[schemars(untagged)]
 pub enum HangBounds {
-    /// One for all classes, or for one class.
+    /// Bound for all classes, or for one class.
     One(ClassBound),
-    /// Several, each for all classes or for one.
+    /// Several bounds, each for all classes or for one.
     Several(Vec<ClassBound>),
-    /// One for each class that is named.
-    BoundsByClass(Box<BoundsByClass>),
+    /// Table of bounds by class.
+    ByClass(Box<BoundsByClass>),
 }
 
-/// Bounds of hangs by class.
+/// Table of hang bounds by class.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct BoundsByClass {
-    /// Of all classes that are not named.
+    /// Bound for all classes that the table does not name.
     pub general: Option<HangBound>,
-    /// A cycle of CPUs and tasks that wait for each other.
+    /// Bound for a cycle of CPUs and tasks that wait for each other.
     pub deadlock: Option<HangBound>,
-    /// A CPU halted with interrupts off.
+    /// Bound for a CPU halted with interrupts off.
     pub dead_halt: Option<HangBound>,
-    /// A CPU that takes no timer interrupts and schedules nothing.
+    /// Bound for a CPU that takes no timer interrupts and schedules nothing.
     pub hard_lockup: Option<HangBound>,
-    /// A CPU that takes interrupts, and schedules nothing.
+    /// Bound for a CPU that takes interrupts and schedules nothing.
     pub soft_lockup: Option<HangBound>,
-    /// A wait for a lock that nobody is going to release.
+    /// Bound for a wait for a lock that nobody is going to release.
     pub lock_wait: Option<HangBound>,
-    /// Work that its CPU does not do, although it makes progress.
+    /// Bound for pending work that a CPU neglects while making progress.
     pub livelock: Option<HangBound>,
-    /// Work whose CPU idles.
+    /// Bound for pending work whose CPU is idle.
     pub lost_wakeup: Option<HangBound>,
-    /// A guest of which nothing is known, and which prints nothing.
+    /// Bound for an unknown kernel that prints nothing.
     pub silent: Option<HangBound>,
-    /// A vCPU that the host does not run.
+    /// Bound for a vCPU that the host does not schedule.
     pub starved: Option<HangBound>,
 }
 
 impl HangBounds {
-    /// As `run --hang-after` has them.
+    /// Converts the bounds to values of `run --hang-after`.
     pub fn to_arguments(&self) -> Vec<String> {
         match self {
             Self::One(one) => vec![one.0.clone()],
             Self::Several(several) => several.iter().map(|bound| bound.0.clone()).collect(),
-            Self::BoundsByClass(by_class) => by_class.to_arguments(),
+            Self::ByClass(by_class) => by_class.to_arguments(),
         }
     }
 }
@@ -107,6 +107,6 @@ impl<'de> Visitor<'de> for HangAfterVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
         BoundsByClass::deserialize(MapAccessDeserializer::new(map))
-            .map(|by_class| HangBounds::BoundsByClass(Box::new(by_class)))
+            .map(|by_class| HangBounds::ByClass(Box::new(by_class)))
     }
 }

@@ -1,7 +1,8 @@
-//! A suite as its file has it: what docs/suite.schema.json is made from, and what TOML is read into.
+//! A suite as its file spells it: the types that TOML is parsed into, and the source of
+//! docs/suite.schema.json.
 //!
-//! A value that says something impossible is refused where it is read, so that the error has its place.
-//! What depends on more than one of them is `matrix`'s business.
+//! An impossible value is refused where it is parsed, so that the error has a place. Checks that involve
+//! several values belong to `matrix`.
 
 mod bounds;
 mod expect;
@@ -18,88 +19,89 @@ pub use values::{
     TimeLimit, VmName, WorkloadName,
 };
 
-/// The image of a VM that runs the guest that is part of nmiscope.
+/// Name that stands for the bundled guest in place of an image's path.
 pub const BUNDLED: &str = "bundled";
 
-/// The workload that stands for all of the bundled guest's.
+/// Name that stands for all workloads of the bundled guest.
 pub const ALL_WORKLOADS: &str = "*";
 
-/// A suite: VMs to run, and what to expect of each.
+/// A suite: VMs to run, with the expected end of each.
 #[derive(Debug, Default, JsonSchema)]
 #[schemars(title = "nmiscope suite", deny_unknown_fields)]
 pub struct SuiteFile {
-    /// What holds for each VM that does not say otherwise.
+    /// Settings of all VMs that do not have their own.
     #[schemars(default)]
     pub defaults: Settings,
-    /// The VMs.
+    /// VMs of the suite, in the order in which they start.
     #[schemars(length(min = 1))]
     pub vm: Vec<VmTable>,
 }
 
-/// A VM, or several by its `matrix`.
+/// A VM, or several VMs made by its `matrix`.
 #[derive(Debug, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct VmTable {
-    /// Its name, which no other VM has: parts with slashes between them. A `matrix` adds what makes
-    /// its VMs different: `/cpus=8`, `/memory=64M`, `/append=quiet`, in this order.
+    /// Name of the VM, unique in the suite: parts with slashes between them. A `matrix` appends the values
+    /// that distinguish its VMs: `/cpus=8`, `/memory=64M`, `/append=quiet`, in this order.
     #[schemars(with = "VmName")]
     pub name: Spanned<VmName>,
-    /// Makes a VM for each combination of these.
+    /// Values of keys; every combination of them makes a VM.
     #[schemars(with = "Option<Matrix>")]
     pub matrix: Option<Spanned<Matrix>>,
-    /// The rest.
+    /// Settings of this VM.
     #[schemars(flatten)]
     pub settings: Settings,
 }
 
-/// What can be said of one VM, and of all that do not say otherwise. A key of a VM takes the place of
-/// the one in `defaults`, as a whole.
+/// Settings of one VM, or of all VMs that do not have their own. A key of a VM replaces the one in
+/// `defaults` as a whole.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Settings {
-    /// The guest: `bundled`, or an x86-64 ELF kernel with a PVH entry point, relative to the suite's
-    /// file [default: bundled]
+    /// Guest to run: `bundled`, or the path of an x86-64 ELF kernel with a PVH entry point, relative to
+    /// the suite's file [default: bundled]
     pub image: Option<String>,
-    /// An initial RAM disk for the guest, relative to the suite's file.
+    /// Path of an initial RAM disk for the guest, relative to the suite's file.
     pub initrd: Option<String>,
-    /// What the guest runs, as its kernel parameter `workload=`. Of the bundled guest, `*` makes a VM
-    /// for each workload, which is expected to do what it is there for; those that need more vCPUs are
-    /// left out.
+    /// Value of the kernel parameter `workload=`. With the bundled guest, `*` makes a VM for each
+    /// workload, expected to end as the workload's label says; workloads that need more vCPUs are left
+    /// out.
     #[schemars(with = "Option<WorkloadName>")]
     pub workload: Option<Spanned<WorkloadName>>,
-    /// Other kernel parameters, as they are.
+    /// Further kernel parameters, passed on unchanged.
     #[schemars(with = "Option<KernelParameters>")]
     pub append: Option<Spanned<KernelParameters>>,
     /// Number of vCPUs [default: 4]
     #[schemars(with = "Option<Cpus>")]
     pub cpus: Option<Spanned<Cpus>>,
-    /// Guest memory: bytes, or with K, M or G behind [default: 64M]
+    /// Size of guest memory in bytes, or with a suffix K, M or G [default: 64M]
     #[schemars(with = "Option<MemorySize>")]
     pub memory: Option<Spanned<MemorySize>>,
-    /// The guest has failed if it has not ended by then [default: 60s]
+    /// Time after which a guest that has not ended fails [default: 60s]
     pub time_limit: Option<TimeLimit>,
-    /// Ends the run as a success, for a guest that does not end by itself; 0 to not [default: 0, and
-    /// for what is healthy of `workload = "*"` 4s]
+    /// Time after which the guest is stopped and counts as passed, for guests that do not end by
+    /// themselves; 0 disables this [default: 0, and 4s for healthy workloads of `workload = "*"`]
     pub stop_after: Option<DurationSetting>,
-    /// Call it a hang (boot-stall) when the guest is not ready by then; 0 to not look [default: 30s, and
-    /// for what does not boot of `workload = "*"` 5s]
+    /// Time within which the guest must report that it is ready, or it hangs (boot-stall); 0 disables the
+    /// check [default: 30s, and 5s for workloads of `workload = "*"` that never boot]
     pub ready_within: Option<DurationSetting>,
-    /// Call it a hang when a vCPU gets nowhere for so long; 0 to not look. A bound for all classes of
-    /// hangs, or as a list or a table bounds for some [default: 2s]
+    /// Time without progress of a vCPU, counting only time it was scheduled, after which a hang is
+    /// reported; 0 disables detection. A list or a table sets bounds for single classes of hangs [default:
+    /// 2s]
     pub hang_after: Option<HangBounds>,
-    /// How often it is tried again if it does not do what is expected [default: 0]
+    /// Number of further tries after one that did not end as expected [default: 0]
     pub retries: Option<u32>,
-    /// Tags, for filters.
+    /// Tags that `--filter` can select the VM by.
     pub tags: Option<Vec<Tag>>,
-    /// How it is to end [default: pass]
+    /// Expected end of the guest [default: pass]
     #[schemars(with = "Option<Expect>")]
     pub expect: Option<Spanned<Expect>>,
-    /// What it is to print on its console.
+    /// Rules for the guest's console output.
     pub console: Option<ConsoleTable>,
 }
 
 impl Settings {
-    /// All that is a regular expression.
+    /// Returns all regular expressions in the settings.
     pub fn expressions(&self) -> impl Iterator<Item = &Spanned<Expression>> {
         let console = self.console.iter();
         let console = console.flat_map(|console| console.must.iter().chain(&console.must_not));
@@ -111,30 +113,31 @@ impl Settings {
     }
 }
 
-/// Makes a VM for each combination of its values. Each takes the place of the key of the same name.
+/// Values of keys; every combination of them makes a VM. A value takes the place of the setting of the
+/// same name.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Matrix {
-    /// Numbers of vCPUs.
+    /// Numbers of vCPUs to combine.
     #[schemars(with = "Option<Vec<Cpus>>", length(min = 1))]
     pub cpus: Option<Spanned<Vec<Spanned<Cpus>>>>,
-    /// Sizes of guest memory.
+    /// Sizes of guest memory to combine.
     #[schemars(with = "Option<Vec<MemorySize>>", length(min = 1))]
     pub memory: Option<Spanned<Vec<Spanned<MemorySize>>>>,
-    /// Kernel parameters.
+    /// Kernel parameters to combine, each value as a whole.
     #[schemars(with = "Option<Vec<KernelParameters>>", length(min = 1))]
     pub append: Option<Spanned<Vec<Spanned<KernelParameters>>>>,
 }
 
-/// What a VM is to print on its console: regular expressions, each for one line.
+/// Rules for a guest's console output: regular expressions, each matched against single lines.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ConsoleTable {
-    /// Some line matches each of these.
+    /// Expressions that must each match some line.
     #[serde(default)]
     #[schemars(with = "Vec<Expression>")]
     pub must: Vec<Spanned<Expression>>,
-    /// No line matches any of these.
+    /// Expressions that must match no line.
     #[serde(default)]
     #[schemars(with = "Vec<Expression>")]
     pub must_not: Vec<Spanned<Expression>>,

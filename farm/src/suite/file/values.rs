@@ -1,4 +1,5 @@
-//! Values that are a string or a number in TOML and say more: each is read as what it says, or refused.
+//! Values with a meaning of their own, such as sizes and durations: each is parsed from a TOML string or
+//! number, or refused.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::suite::MAX_VCPUS;
 
-/// The reason why a text does not say what it should. The place in the file is added by whoever reads it.
+/// Reason why a text is no value of its type; the caller adds the place in the file.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub(super) enum SettingError {
     #[error("a name is not empty, and has no space at its ends")]
@@ -39,7 +40,7 @@ pub(super) enum SettingError {
     HangBound(#[from] HangAfterError),
 }
 
-/// Reads a string, and what it says.
+/// Deserializes a string and parses it by `read`.
 pub(super) fn from_text<'de, D: Deserializer<'de>, T>(
     deserializer: D,
     expecting: &'static str,
@@ -58,7 +59,7 @@ pub(super) fn from_text<'de, D: Deserializer<'de>, T>(
     deserializer.deserialize_str(Text(expecting, read))
 }
 
-/// Types that are a string which says something: how the error calls it, and how it is read.
+/// Implements deserialization for types that are strings in TOML: `expecting` names the value in errors.
 macro_rules! read_from_text {
     ($($type:ty: $expecting:literal, $read:expr;)*) => {$(
         impl<'de> Deserialize<'de> for $type {
@@ -101,7 +102,7 @@ read_from_text! {
     Expression: "a regular expression", |text| Ok(Expression(text.into()));
 }
 
-/// The name of a VM.
+/// Name of a VM: not empty, no control characters, no space at its ends.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 pub struct VmName(#[schemars(length(min = 1))] pub String);
 
@@ -115,7 +116,7 @@ fn read_name(text: &str) -> Result<VmName, SettingError> {
     Ok(VmName(text.into()))
 }
 
-/// A tag.
+/// Tag of a VM: one word without parentheses.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 pub struct Tag(#[schemars(regex(pattern = r"^[^\s()]+$"))] pub String);
 
@@ -126,11 +127,11 @@ fn read_tag(text: &str) -> Result<Tag, SettingError> {
     Ok(Tag(text.into()))
 }
 
-/// A workload's name.
+/// Name of a workload: a single word.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 pub struct WorkloadName(pub String);
 
-/// Kernel parameters.
+/// Kernel parameters as one string, without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 pub struct KernelParameters(pub String);
 
@@ -138,7 +139,7 @@ fn is_space(character: char) -> bool {
     character.is_whitespace() || character.is_control()
 }
 
-/// A number of vCPUs.
+/// Number of vCPUs, from 1 to 512.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
 pub struct Cpus(#[schemars(range(min = 1, max = 512))] pub u32);
 
@@ -148,7 +149,7 @@ impl<'de> Deserialize<'de> for Cpus {
     }
 }
 
-/// Refuses what it is given itself: an error that is made later has lost its place.
+/// Checks the range itself, since an error that is made after the visit has lost its place in the file.
 struct CpusVisitor;
 
 impl Visitor<'_> for CpusVisitor {
@@ -166,43 +167,44 @@ impl Visitor<'_> for CpusVisitor {
     }
 }
 
-/// A size of guest memory: bytes, or with K, M or G behind.
+/// Size of guest memory in bytes, or with a suffix K, M or G.
 #[derive(Debug, Clone, JsonSchema)]
 #[schemars(with = "String")]
 pub struct MemorySize {
-    /// As it is written.
+    /// Text of the size as the suite spells it.
     pub text: String,
-    /// In bytes.
+    /// Size in bytes.
     pub bytes: u64,
 }
 
-/// However it is written.
+/// Compares sizes by their bytes: `1M` equals `1024K`.
 impl PartialEq for MemorySize {
     fn eq(&self, other: &Self) -> bool {
         self.bytes == other.bytes
     }
 }
 
-/// A duration with its unit, as `2s` or `500ms`; or `0`.
+/// Duration with a unit, such as `2s` or `500ms`; or `0`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
 #[schemars(with = "String")]
 pub struct DurationSetting(pub Duration);
 
-/// A duration with its unit, as `2s` or `500ms`.
+/// Duration with a unit, such as `2s` or `500ms`; never zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
 #[schemars(with = "String")]
 pub struct TimeLimit(pub Duration);
 
-/// How long before it is a hang: a duration with its unit, as `2s`; or `0` to not look.
+/// Time without progress after which a hang is reported: a duration with a unit, such as `2s`; `0`
+/// disables detection.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 pub struct HangBound(pub String);
 
-/// The same, or that of one class of hangs: `livelock=10s`.
+/// Hang bound for all classes, such as `2s`, or for one class, such as `livelock=10s`.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 pub struct ClassBound(pub String);
 
-/// A regular expression, in the syntax of the Rust crate `regex`. Whether it is one is asked later: a
-/// suite has the same ones again and again, and to compile one takes longer than to read a VM.
+/// A regular expression, in the syntax of the Rust crate `regex`. Its validity is checked later, once per
+/// distinct text: a suite repeats the same ones, and compiling one takes longer than parsing a VM.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 #[schemars(description = "A regular expression, in the syntax of the Rust crate `regex`.")]
 pub struct Expression(pub String);

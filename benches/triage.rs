@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nmiscope_farm::event::{
-    EVENT_SCHEMA_VERSION, Event, EventKind, FarmStarted, HangSummary, Id, Status, VmFinished,
+    EVENT_SCHEMA_VERSION, EventKind, FarmEvent, FarmStarted, HangSummary, Id, Status, VmFinished,
     VmStarted,
 };
 use nmiscope_farm::journal::Journal;
@@ -111,7 +111,7 @@ fn started() -> FarmStarted {
 
 fn tell(journal: &mut Journal, number: usize, kind: EventKind) {
     journal
-        .append(&Event { time: Timestamp::from_unix_ms(number as u64), kind })
+        .append(&FarmEvent { time: Timestamp::from_unix_ms(number as u64), kind })
         .expect("an event");
 }
 

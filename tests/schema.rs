@@ -29,7 +29,7 @@ fn validator(schema: &str) -> jsonschema::Validator {
 }
 
 #[test]
-fn the_committed_schemas_are_those_of_the_types() {
+fn committed_schemas_equal_those_of_the_types() {
     for (file, committed, schema) in SCHEMAS {
         if std::env::var_os("NMISCOPE_UPDATE").is_some() {
             let path = format!("{}/docs/{file}", env!("CARGO_MANIFEST_DIR"));
@@ -44,7 +44,7 @@ fn the_committed_schemas_are_those_of_the_types() {
 }
 
 #[test]
-fn the_schemas_are_schemas() {
+fn schemas_are_valid_json_schemas() {
     for (file, _, schema) in SCHEMAS {
         let schema: Value = serde_json::from_str(&schema()).expect("JSON");
         assert!(jsonschema::meta::is_valid(&schema), "{file}");
@@ -52,7 +52,7 @@ fn the_schemas_are_schemas() {
 }
 
 #[test]
-fn the_schemas_refuse_what_they_are_not_of() {
+fn schemas_refuse_foreign_documents() {
     for (file, committed, _) in SCHEMAS {
         let validator = validator(committed);
         for wrong in [json!({}), json!([]), json!({"outcome": 7})] {
@@ -73,7 +73,7 @@ fn is_read(suite: &str) -> bool {
 }
 
 #[test]
-fn an_editor_takes_and_refuses_the_suites_that_the_farm_does() {
+fn suite_schema_accepts_exactly_what_the_farm_accepts() {
     let validator = validator(&suite::schema());
     let right = [
         "cpus = 512\nmemory = '64M'\ntime-limit = '3s'\ntags = ['a', 'b-c']",
@@ -126,9 +126,10 @@ fn an_editor_takes_and_refuses_the_suites_that_the_farm_does() {
 }
 
 #[test]
-fn every_event_is_one_by_its_schema() {
+fn every_kind_of_event_is_valid_by_the_schema() {
     use event::{
-        Event, EventKind, FarmFinished, FarmStarted, HangSummary, Id, Status, VmFinished, VmStarted,
+        EventKind, FarmEvent, FarmFinished, FarmStarted, HangSummary, Id, Status, VmFinished,
+        VmStarted,
     };
     let id = Id { name: "a/b".into(), run: 1, attempt: 2 };
     let counts = [(Status::Pass, 3), (Status::Hang, 1)].into();
@@ -183,8 +184,8 @@ fn every_event_is_one_by_its_schema() {
     ];
     let validator = validator(&event::schema());
     for kind in events {
-        let event =
-            serde_json::to_value(Event { time: Timestamp::from_unix_ms(7), kind }).expect("JSON");
+        let event = serde_json::to_value(FarmEvent { time: Timestamp::from_unix_ms(7), kind })
+            .expect("JSON");
         let faults: Vec<String> =
             validator.iter_errors(&event).map(|error| error.to_string()).collect();
         assert!(faults.is_empty(), "{event}: {faults:?}");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::common::*;
 use nmiscope_farm::event::{
-    EVENT_SCHEMA_VERSION, Event, EventKind, FarmFinished, FarmStarted, HangSummary, Id, Status,
+    EVENT_SCHEMA_VERSION, EventKind, FarmEvent, FarmFinished, FarmStarted, HangSummary, Id, Status,
     VmFinished, VmStarted,
 };
 use nmiscope_farm::journal::Journal;
@@ -65,7 +65,7 @@ impl Farm {
     fn tell(&mut self, kind: EventKind) {
         self.unix_ms += 60_000;
         self.journal
-            .append(&Event { time: Timestamp::from_unix_ms(self.unix_ms), kind })
+            .append(&FarmEvent { time: Timestamp::from_unix_ms(self.unix_ms), kind })
             .expect("it can be written");
     }
 
@@ -159,7 +159,7 @@ fn signatures(groups: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn hangs_are_grouped_newest_first() {
+fn hangs_are_grouped_by_signature_newest_first() {
     let finished = triage(&["results"], hung).expect_code(exit::HANG);
     let text = &finished.stdout;
     assert_eq!(finished.stderr, "");
@@ -177,7 +177,7 @@ fn hangs_are_grouped_newest_first() {
 }
 
 #[test]
-fn as_json_it_is_what_the_schema_says() {
+fn json_output_is_valid_by_the_schema() {
     let arguments = ["--message-format", "json", "results"];
     let finished = triage(&arguments, hung).expect_code(exit::HANG);
     let document = document(&finished);
@@ -191,7 +191,7 @@ fn as_json_it_is_what_the_schema_says() {
 }
 
 #[test]
-fn reports_of_single_runs_are_found_below_a_directory() {
+fn single_reports_below_a_directory_are_found() {
     let finished = triage(&["--message-format=json", "runs", "one.json"], |root| {
         for run in ["runs/1", "runs/2/deeper"] {
             fs::create_dir_all(root.join(run)).expect("a directory");
@@ -217,7 +217,7 @@ fn reports_of_single_runs_are_found_below_a_directory() {
 }
 
 #[test]
-fn a_report_that_is_cut_off_is_skipped_and_its_hang_counts_nevertheless() {
+fn truncated_report_is_skipped_and_its_hang_still_counts() {
     let whole = hang(A);
     let finished = triage(&["--message-format=json", "results"], |root| {
         Farm::new(root.join("results"), None, 2)
@@ -240,7 +240,7 @@ fn a_report_that_is_cut_off_is_skipped_and_its_hang_counts_nevertheless() {
 }
 
 #[test]
-fn many_files_that_are_skipped_are_named_when_asked() {
+fn all_skipped_files_are_named_only_with_verbose() {
     let make = |root: &Path| {
         fs::create_dir(root.join("dir")).expect("a directory");
         for number in 0..25 {
@@ -256,7 +256,7 @@ fn many_files_that_are_skipped_are_named_when_asked() {
 }
 
 #[test]
-fn what_is_expected_is_no_finding_and_what_is_no_hang_is_counted() {
+fn expected_hangs_are_not_grouped_and_other_failures_are_counted() {
     let finished = triage(&["results"], |root| {
         Farm::new(root.join("results"), None, 4)
             .vm("expected", &[(Status::Pass, Some(&hang(A)))])
@@ -270,7 +270,7 @@ fn what_is_expected_is_no_finding_and_what_is_no_hang_is_counted() {
 }
 
 #[test]
-fn known_hangs_pass_and_others_do_not() {
+fn only_unknown_hangs_fail_the_triage() {
     let entry = |signature: &str, more: &str| {
         let url = format!("https://bugs.example/{signature}");
         format!("[[known]]\nsignature = \"{signature}\"\nurl = \"{url}\"\n{more}\n")
@@ -320,7 +320,7 @@ fn old_and_new(root: &Path) {
 }
 
 #[test]
-fn a_diff_says_what_is_new_what_is_gone_and_what_became_flaky() {
+fn diff_lists_new_gone_and_newly_flaky() {
     let arguments = ["--message-format=json", "--diff", "old", "new"];
     let finished = triage(&arguments, old_and_new).expect_code(exit::HANG);
     let document = document(&finished);
@@ -347,7 +347,7 @@ fn a_diff_says_what_is_new_what_is_gone_and_what_became_flaky() {
 }
 
 #[test]
-fn paths_in_a_journal_lead_nowhere_else() {
+fn journal_paths_outside_the_results_are_not_followed() {
     let finished = triage(&["results"], |root| {
         fs::write(root.join("secret.json"), hang(B)).expect("a file");
         let mut farm = Farm::new(root.join("results"), None, 1);
@@ -368,7 +368,7 @@ fn paths_in_a_journal_lead_nowhere_else() {
 }
 
 #[test]
-fn what_a_guest_says_does_nothing_to_a_terminal() {
+fn text_from_a_guest_is_made_harmless() {
     let mut report: Report = serde_json::from_str(PANIC).expect("a report");
     report.outcome =
         nmiscope_report::Outcome::Panic { cpu: 1, message: Some("\x1b[2Jgone\u{202e}".into()) };
@@ -385,7 +385,7 @@ fn what_a_guest_says_does_nothing_to_a_terminal() {
 }
 
 #[test]
-fn what_cannot_be_used_is_refused_and_nothing_is_no_error() {
+fn unusable_paths_are_refused_and_empty_ones_pass() {
     for arguments in [&["no-such"][..], &["--known=no-such", "."], &["--diff", "."], &[]] {
         triage(arguments, |_| ()).expect_code(exit::USAGE);
     }
@@ -411,7 +411,7 @@ fn groups(root: &Path) -> Vec<nmiscope_farm::triage::FailureGroup> {
 }
 
 #[test]
-fn the_parts_of_a_suite_merged_are_the_suite() {
+fn triage_of_merged_parts_equals_triage_of_the_whole() {
     let directory: TempDir = tempfile::tempdir().expect("a directory");
     let root = directory.path();
     let (a, b) = (hang(A), hang(B));
@@ -443,9 +443,9 @@ fn the_parts_of_a_suite_merged_are_the_suite() {
     assert_eq!((summary.finished.flaky, summary.finished.not_run), (1, 0));
 
     // Between their starts and ends, which are about machines, the journals are the same.
-    let between = |root: &Path| -> Vec<Event> {
+    let between = |root: &Path| -> Vec<FarmEvent> {
         let events = nmiscope_farm::journal::read(root).expect("a journal").events;
-        let is_of_vm = |event: &Event| {
+        let is_of_vm = |event: &FarmEvent| {
             matches!(event.kind, EventKind::VmStarted(_) | EventKind::VmFinished(_))
         };
         events.into_iter().filter(is_of_vm).collect()

@@ -114,7 +114,7 @@ mod tests {
     const ALL: Resources = Resources { cpus: 4, memory: 1 << 30 };
 
     #[test]
-    fn what_is_given_away_is_never_more_than_there_is() {
+    fn shares_of_vms_never_exceed_the_hosts_resources() {
         let two = ALL.share(2, 64 << 20);
         let left = ALL.without(two).and_then(|left| left.without(two)).unwrap();
         assert_eq!((left.cpus, left.memory), (0, (1 << 30) - 2 * (96 << 20)));
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vm_that_is_too_large_runs_alone() {
+    fn a_vm_larger_than_the_host_runs_alone() {
         for (vcpus, memory) in [(64, 1 << 20), (1, u64::MAX)] {
             let share = ALL.share(vcpus, memory);
             let left = ALL.without(share).expect("it may run");
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_what_the_machine_and_every_control_group_leave() {
+    fn available_memory_is_the_least_of_host_and_control_groups() {
         let meminfo = "MemTotal:  100 kB\nMemAvailable:    60 kB\n";
         assert_eq!(mem_available(meminfo), Some(60 << 10));
         assert_eq!(mem_available("MemTotal: 1 kB\n"), None);

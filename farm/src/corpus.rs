@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_workload_is_here_with_its_number_of_cpus() {
+    fn corpus_lists_every_workload_with_its_number_of_cpus() {
         let guest = include_str!("../../guest/src/workload/mod.rs");
         assert_eq!(ROWS.len(), guest.matches("::WORKLOAD,").count());
         assert!(ROWS.is_sorted_by_key(|row| row.name));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn every_label_can_be_read_for_every_number_of_cpus() {
+    fn labels_parse_for_every_number_of_cpus() {
         for row in ROWS {
             for cpus in row.min_cpus()..=9 {
                 let hangs = matches!(row.expected(), Expected::Hang(_));
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_heads_speak_of_the_stack_of_each_cpu() {
+    fn workload_heads_promise_a_stack_for_each_cpu() {
         for Row { name, source } in ROWS {
             let mut promised: Vec<u32> =
                 promises(source, 8).into_iter().flat_map(|promise| promise.cpus).collect();
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn culprits_have_the_names_that_reports_have_for_them() {
+    fn blamed_parties_are_named_as_in_reports() {
         let rows: [(&str, u32, &[&str]); 7] = [
             ("abba-deadlock", 2, &["cpu0", "cpu1"]),
             ("spin-irqs-off", 1, &["cpu0"]),

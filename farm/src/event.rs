@@ -17,7 +17,7 @@ pub const EVENT_SCHEMA_VERSION: u32 = 2;
 /// An event of a farm's run, and the time at which it happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(title = "nmiscope farm event")]
-pub struct Event {
+pub struct FarmEvent {
     /// Time of the event by the host's clock, in UTC, as RFC 3339 has it: `2026-01-02T03:04:05.678Z`.
     // Version 1 had milliseconds since the Unix epoch here, as `at_ms`.
     #[serde(alias = "at_ms")]
@@ -219,7 +219,7 @@ pub struct FarmFinished {
     pub elapsed_ms: f64,
 }
 
-/// Returns the JSON schema of [`Event`], as docs/farm-events.schema.json holds it.
+/// Returns the JSON schema of [`FarmEvent`], as docs/farm-events.schema.json holds it.
 pub fn schema() -> String {
-    nmiscope_report::json::schema_of::<Event>()
+    nmiscope_report::json::schema_of::<FarmEvent>()
 }

@@ -11,7 +11,7 @@ use nmiscope_report::Report;
 use super::event::HangSummary;
 use super::judge::{self, Judgement, NoReport, ProcessEnd};
 use super::process;
-use super::suite::Vm;
+use super::suite::SuiteVm;
 use super::tail::read_tail;
 
 /// Judgement of a try, with the findings it rests on.
@@ -40,7 +40,7 @@ const MAX_CONSOLE: u64 = 64 << 20;
 const MAX_REPORT: u64 = 256 << 20;
 
 /// Reads what a try of `vm` left in `directory`, and judges it.
-pub fn examine(vm: &Vm, directory: &Path, end: ProcessEnd) -> Examined {
+pub fn examine(vm: &SuiteVm, directory: &Path, end: ProcessEnd) -> Examined {
     let report = read_tail(&directory.join(process::REPORT), MAX_REPORT);
     let report: Result<Report, NoReport> = match report {
         Ok(tail) => serde_json::from_slice(&tail.bytes)

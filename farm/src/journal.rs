@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use super::event::{EVENT_SCHEMA_VERSION, Event, EventKind};
+use super::event::{EVENT_SCHEMA_VERSION, EventKind, FarmEvent};
 
 /// Name of the journal's file in a results directory.
 pub const FILE: &str = "events.jsonl";
@@ -53,7 +53,7 @@ impl Journal {
     ///
     /// # Errors
     /// Fails if the line could not be written, for example because the disk is full.
-    pub fn append(&mut self, event: &Event) -> io::Result<()> {
+    pub fn append(&mut self, event: &FarmEvent) -> io::Result<()> {
         let mut line = serde_json::to_vec(event)?;
         line.push(b'\n');
         let written = self.file.write_all(&line);
@@ -69,7 +69,7 @@ impl Journal {
 #[derive(Debug, Default)]
 pub struct JournalContents {
     /// Events in the order in which they happened.
-    pub events: Vec<Event>,
+    pub events: Vec<FarmEvent>,
     /// Numbers, from 1, of lines that are not events: a farm died while writing them.
     pub damaged: Vec<u64>,
 }
@@ -119,15 +119,15 @@ mod tests {
     use super::*;
     use crate::timestamp::Timestamp;
 
-    fn interrupted(by: &str) -> Event {
-        Event {
+    fn interrupted(by: &str) -> FarmEvent {
+        FarmEvent {
             time: Timestamp::from_unix_ms(7),
             kind: EventKind::FarmInterrupted { by: by.into() },
         }
     }
 
     #[test]
-    fn a_line_that_was_cut_off_costs_no_other_one() {
+    fn half_a_journal_line_does_not_damage_the_next_line() {
         let directory = tempfile::tempdir().unwrap();
         let mut journal = Journal::open(directory.path()).unwrap();
         journal.append(&interrupted("a")).unwrap();
@@ -142,7 +142,7 @@ mod tests {
 
     /// Journal in tests/former: written by a farm whose events were of version 1.
     #[test]
-    fn a_journal_of_version_1_is_read_whole() {
+    fn journal_of_version_1_is_read_completely() {
         let directory = tempfile::tempdir().unwrap();
         let former = include_str!("../tests/former/events.jsonl");
         std::fs::write(directory.path().join(FILE), former).unwrap();
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_of_a_later_version_is_not_read() {
+    fn journal_of_a_later_version_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let former = include_str!("../tests/former/events.jsonl");
         let later = former.replace("\"version\":1", "\"schema_version\":3");
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_without_a_journal_is_an_error_that_names_it() {
+    fn missing_journal_is_an_error_that_names_the_file() {
         let directory = tempfile::tempdir().unwrap();
         let error = format!("{:#}", read(directory.path()).unwrap_err());
         assert!(error.contains(FILE), "{error}");

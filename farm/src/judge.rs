@@ -8,7 +8,7 @@ use nmiscope_report::{Class, Hang, Outcome, Report, function_of};
 use regex::Regex;
 
 use super::event::{HangSummary, Status};
-use super::suite::{ConsoleRules, Expectation, Vm};
+use super::suite::{ConsoleRules, Expectation, SuiteVm};
 
 /// Everything that a VM's process left behind.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Judgement {
 const BY_SUITE: &str = "--stop-after";
 
 /// Judges a try by what the VM's process left behind.
-pub fn judge(vm: &Vm, output: &ProcessOutput<'_>) -> Judgement {
+pub fn judge(vm: &SuiteVm, output: &ProcessOutput<'_>) -> Judgement {
     let error = || output.error.map_or_else(String::new, |said| format!(": {said}"));
     match output.end {
         ProcessEnd::Interrupted => {
@@ -104,7 +104,7 @@ pub fn judge(vm: &Vm, output: &ProcessOutput<'_>) -> Judgement {
     }
 }
 
-fn by_outcome(vm: &Vm, report: &Report) -> Judgement {
+fn by_outcome(vm: &SuiteVm, report: &Report) -> Judgement {
     let expected = expectation(&vm.expect);
     let but = |what: &str| match vm.expect {
         Expectation::Pass => what.to_owned(),
@@ -246,8 +246,8 @@ mod tests {
     use super::*;
     use nmiscope_report::CrashCause;
 
-    fn vm(expect: Expectation) -> Vm {
-        Vm {
+    fn vm(expect: Expectation) -> SuiteVm {
+        SuiteVm {
             name: "vm".into(),
             image: None,
             initrd: None,
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hang_is_right_if_it_is_the_one_that_was_expected() {
+    fn hangs_pass_only_with_the_expected_class_and_blame() {
         let report = report();
         let rows = [
             (hang(None, None), Status::Pass),
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_guest_does_is_weighed_against_what_was_expected() {
+    fn outcomes_get_a_status_by_the_expectation() {
         let panicked =
             |message: &str| ended(Outcome::Panic { cpu: 0, message: Some(message.into()) });
         let wanted = |message: &str| Expectation::Panic { message: Some(message.into()) };
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_leaves_no_word_is_no_verdict_on_its_guest() {
+    fn process_without_a_report_gives_no_verdict_on_its_guest() {
         let of = |end, report: Result<&Report, NoReport>, error| {
             let output = ProcessOutput { end, report, console: "", error };
             judge(&vm(Expectation::Pass), &output)
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_guest_prints_counts_where_all_else_is_well() {
+    fn console_rules_apply_to_guests_that_otherwise_pass() {
         let console = "booting\r\nwarning: slow\nready\n";
         let rows: [(&[&str], &[&str], Option<&str>); 5] = [
             (&["^ready$"], &["panic"], None),
@@ -388,7 +388,7 @@ mod tests {
         for (must, must_not, reason) in rows {
             let owned = |patterns: &[&str]| patterns.iter().map(|&p| p.to_owned()).collect();
             let rules = ConsoleRules { must: owned(must), must_not: owned(must_not) };
-            let vm = Vm { console: rules, ..vm(Expectation::Pass) };
+            let vm = SuiteVm { console: rules, ..vm(Expectation::Pass) };
             let report = ended(Outcome::Exit { code: 0 });
             let output = ProcessOutput {
                 end: ProcessEnd::Code(0),

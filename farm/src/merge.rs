@@ -18,7 +18,7 @@ use anyhow::{Context, bail};
 use nmiscope_report::atomic_file;
 
 use super::event::{
-    EVENT_SCHEMA_VERSION, Event, EventKind, FarmFinished, FarmStarted, Id, Status, VmFinished,
+    EVENT_SCHEMA_VERSION, EventKind, FarmEvent, FarmFinished, FarmStarted, Id, Status, VmFinished,
     VmStarted,
 };
 use super::timestamp::Timestamp;
@@ -93,10 +93,11 @@ impl Try {
         (&self.started, &self.finished)
     }
 
-    fn events(self) -> impl Iterator<Item = Event> {
-        let started =
-            self.started.map(|(time, started)| Event { time, kind: EventKind::VmStarted(started) });
-        let finished = self.finished.map(|(time, finished)| Event {
+    fn events(self) -> impl Iterator<Item = FarmEvent> {
+        let started = self
+            .started
+            .map(|(time, started)| FarmEvent { time, kind: EventKind::VmStarted(started) });
+        let finished = self.finished.map(|(time, finished)| FarmEvent {
             time,
             kind: EventKind::VmFinished(Box::new(finished)),
         });
@@ -109,7 +110,7 @@ struct Merged {
     tries: BTreeMap<Id, Try>,
     /// Last start of each farm, with its time.
     starts: Vec<(Timestamp, FarmStarted)>,
-    interruptions: Vec<Event>,
+    interruptions: Vec<FarmEvent>,
     /// Time of the first event in all inputs.
     first_time: Option<Timestamp>,
     last_time: Timestamp,
@@ -153,7 +154,8 @@ impl Merged {
                     of.finished = Some((time, *finished));
                 }
                 EventKind::FarmInterrupted { by } => {
-                    interruption = Some(Event { time, kind: EventKind::FarmInterrupted { by } });
+                    interruption =
+                        Some(FarmEvent { time, kind: EventKind::FarmInterrupted { by } });
                 }
                 EventKind::FarmFinished(_) => is_over = true,
             }
@@ -212,12 +214,13 @@ impl Merged {
         let started = self.started(&missing);
         self.link(output)?;
         let tries = self.tries.len() as u64;
-        let first = Event {
+        let first = FarmEvent {
             time: self.first_time.unwrap_or_default(),
             kind: EventKind::FarmStarted(started.clone()),
         };
-        let last = Event { time: self.last_time, kind: EventKind::FarmFinished(finished.clone()) };
-        let mut between: Vec<Event> =
+        let last =
+            FarmEvent { time: self.last_time, kind: EventKind::FarmFinished(finished.clone()) };
+        let mut between: Vec<FarmEvent> =
             self.tries.into_values().flat_map(Try::events).chain(self.interruptions).collect();
         between.sort_by_key(|event| event.time);
         write_journal(output, [first].iter().chain(&between).chain([&last]))?;
@@ -368,7 +371,10 @@ fn clear_paths(of: &mut Try) {
     }
 }
 
-fn write_journal<'a>(output: &Path, events: impl Iterator<Item = &'a Event>) -> anyhow::Result<()> {
+fn write_journal<'a>(
+    output: &Path,
+    events: impl Iterator<Item = &'a FarmEvent>,
+) -> anyhow::Result<()> {
     let path = output.join(journal::FILE);
     let failed = || format!("failed to write {}", path.display());
     let mut file = BufWriter::new(fs::File::create_new(&path).with_context(failed)?);

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_part_is_refused() {
+    fn invalid_partitions_are_refused_with_a_reason() {
         let rows = [
             ("", "a part is wanted"),
             ("1/2", "a part is wanted"),
@@ -137,7 +137,7 @@ mod tests {
     /// Expected values: the first 16 digits of `printf %s NAME | sha256sum`; the part is that modulo 8,
     /// plus 1.
     #[test]
-    fn hashes_never_change() {
+    fn name_hashes_equal_those_of_sha256sum() {
         let rows = [
             ("boot/cpus=1", 0x49c4_1ddb_6bc4_b91e, 7),
             ("boot/cpus=8", 0x8c2e_9a81_4831_f480, 1),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn counted_parts_differ_by_one_at_most() {
+    fn sizes_of_counted_parts_differ_by_at_most_one() {
         for parts in 1..=8u64 {
             let size = |part| {
                 let partition = partition(&format!("count:{part}/{parts}"));
@@ -165,7 +165,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_vm_is_in_one_part(
+        fn every_vm_is_in_exactly_one_part(
             names in vec(".{0,12}", 0..40),
             parts in 1..12u64,
             by in prop_oneof![Just("hash"), Just("count")],
@@ -179,7 +179,7 @@ mod tests {
         }
 
         #[test]
-        fn a_vm_stays_in_its_hashed_part_when_others_come(
+        fn vm_keeps_its_hashed_part_when_others_are_added(
             names in btree_set("[a-z/]{1,8}", 1..20),
             more in 1..20usize,
             parts in 1..12u64,

@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 
 use super::filter::Filter;
 use super::partition::Partition;
-use super::suite::Vm;
+use super::suite::SuiteVm;
 
 /// Options that select and order runs.
 #[derive(Debug, Clone)]
@@ -49,7 +49,7 @@ impl Plan {
     ///
     /// # Errors
     /// Fails if the plan has more than `MAX_RUNS` runs.
-    pub fn new(vms: &[Vm], options: &PlanOptions) -> Result<Self, TooManyRuns> {
+    pub fn new(vms: &[SuiteVm], options: &PlanOptions) -> Result<Self, TooManyRuns> {
         let filtered: Vec<usize> =
             (0..vms.len()).filter(|&vm| options.filter.matches(&vms[vm])).collect();
         let is_here = |(position, vm): &(usize, &usize)| {
@@ -107,12 +107,12 @@ mod tests {
     use super::*;
     use crate::suite::Suite;
 
-    fn vms(text: &str) -> Vec<Vm> {
+    fn vms(text: &str) -> Vec<SuiteVm> {
         let suite = Suite::parse(text.into(), Path::new("suite.toml"), Path::new("/"));
         suite.unwrap_or_else(|error| panic!("{error}")).vms
     }
 
-    fn some() -> Vec<Vm> {
+    fn some() -> Vec<SuiteVm> {
         vms("[[vm]]\nname = 'one'\nimage = 'x'\ntags = ['smoke']\n\
              [[vm]]\nname = 'two'\nimage = 'x'\nmatrix.cpus = [1, 2, 4]\n\
              [[vm]]\nname = 'three'\nimage = 'x'\ntags = ['smoke']\n")
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn filter_then_partition_then_repetition_then_order() {
+    fn plans_filter_then_partition_then_repeat_then_shuffle() {
         /// Row of options, the planned runs, and the number of VMs in other parts.
         type Row = (PlanOptions, &'static [(usize, u32)], usize);
         let rows: [Row; 6] = [
@@ -145,14 +145,14 @@ mod tests {
     }
 
     #[test]
-    fn more_runs_than_anybody_waits_for_are_refused() {
+    fn plans_with_too_many_runs_are_refused() {
         let error = Plan::new(&some(), &options("all()", "", 1_000_000_000, None)).unwrap_err();
         assert!(error.to_string().contains("5000000000 runs"), "{error}");
     }
 
     /// Expected values: from an implementation in another language, after splitmix64.c.
     #[test]
-    fn a_seed_always_makes_the_same_order() {
+    fn equal_seeds_make_equal_orders() {
         let mut random = SplitMix64(1_234_567);
         let first: Vec<u64> = (0..3).map(|_| random.next()).collect();
         let wanted =
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_thousand_vms_are_planned() {
+    fn ten_thousand_vms_are_divided_without_loss() {
         let text: String = (0..10_000)
             .map(|vm| format!("[[vm]]\nname = 'group{}/{vm}'\nimage = 'x'\n", vm % 10))
             .collect();
@@ -181,7 +181,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_order_loses_nothing(length in 0..200usize, seed in any::<u64>()) {
+        fn shuffling_keeps_every_item(length in 0..200usize, seed in any::<u64>()) {
             let mut items: Vec<usize> = (0..length).collect();
             shuffle(&mut items, seed);
             items.sort_unstable();

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::suite::Vm;
+use super::suite::SuiteVm;
 
 /// File of the guest's console output.
 pub const CONSOLE: &str = "console.log";
@@ -46,7 +46,7 @@ impl VmProcess {
     /// Fails if the process cannot be created.
     pub fn start(
         program: &Path,
-        vm: &Vm,
+        vm: &SuiteVm,
         directory: &Path,
         stderr: File,
     ) -> anyhow::Result<(Self, Child)> {
@@ -129,7 +129,7 @@ pub fn process_end(status: io::Result<ExitStatus>) -> super::judge::ProcessEnd {
 }
 
 /// Builds the arguments of `nmiscope run` for a VM.
-fn run_arguments(vm: &Vm) -> Vec<String> {
+fn run_arguments(vm: &SuiteVm) -> Vec<String> {
     let mut arguments: Vec<String> = vec!["run".into()];
     if let Some(image) = &vm.image {
         arguments.push(image.display().to_string());

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_run_that_fits_is_next() {
+    fn first_run_that_fits_is_taken() {
         let mut queue = queue([3, 1, 2]);
         assert_eq!(take(&mut queue, 2), Some(1));
         assert_eq!(take(&mut queue, 3), Some(3));
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_was_overtaken_often_enough_lets_nobody_past() {
+    fn run_overtaken_too_often_blocks_all_others() {
         let small = MAX_OVERTAKEN as usize + 1;
         let mut queue = queue([2].into_iter().chain(std::iter::repeat_n(1, small)));
         for _ in 0..MAX_OVERTAKEN {

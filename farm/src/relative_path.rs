@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_leads_out_of_a_directory() {
+    fn paths_that_leave_the_directory_are_rejected() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
         std::os::unix::fs::symlink("/", root.join("link")).unwrap();

@@ -17,9 +17,9 @@ use std::sync::OnceLock;
 use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
 
-use super::event::{Event, EventKind, Id, Status, VmFinished};
+use super::event::{EventKind, FarmEvent, Id, Status, VmFinished};
 use super::journal::{self, Journal};
-use super::suite::Vm;
+use super::suite::SuiteVm;
 
 /// The guest bundled with the program, run by VMs without an image; its hash recognises another program's
 /// guest.
@@ -77,7 +77,7 @@ pub struct PreviousRun {
     /// Names of VMs that are no longer planned.
     pub gone: BTreeSet<String>,
     /// Events in order, without those of VMs that changed or are no longer planned.
-    pub events: Vec<Event>,
+    pub events: Vec<FarmEvent>,
     /// Number of lines in the journal that are not events.
     pub damaged: usize,
 }
@@ -117,7 +117,7 @@ impl Results {
     /// `resume` is false.
     pub fn open(
         root: &Path,
-        vms: &[Vm],
+        vms: &[SuiteVm],
         bundled: &BundledGuest,
         resume: bool,
     ) -> Result<(Self, PreviousRun), OpenError> {
@@ -152,7 +152,7 @@ impl Results {
     ///
     /// # Errors
     /// Fails if the journal cannot be written.
-    pub fn append(&mut self, event: &Event) -> anyhow::Result<()> {
+    pub fn append(&mut self, event: &FarmEvent) -> anyhow::Result<()> {
         let failed = || format!("failed to write {}", self.root.join(journal::FILE).display());
         self.journal.append(event).with_context(failed)
     }
@@ -242,7 +242,7 @@ pub fn encode_name(name: &str) -> String {
 
 /// Hashes everything that determines a VM's run: its entry in the suite, and the sizes and modification
 /// times of its files.
-pub fn hash_definition(vm: &Vm, bundled: &BundledGuest) -> String {
+pub fn hash_definition(vm: &SuiteVm, bundled: &BundledGuest) -> String {
     let mut sha = Sha256::new();
     sha.update(serde_json::to_vec(vm).expect("a VM is plain JSON"));
     for file in [&vm.image, &vm.initrd] {
@@ -293,7 +293,7 @@ fn lock(root: &Path) -> anyhow::Result<File> {
 }
 
 impl PreviousRun {
-    fn read(journal: journal::JournalContents, vms: &[Vm], bundled: &BundledGuest) -> Self {
+    fn read(journal: journal::JournalContents, vms: &[SuiteVm], bundled: &BundledGuest) -> Self {
         let planned: BTreeMap<&str, String> =
             vms.iter().map(|vm| (vm.name.as_str(), hash_definition(vm, bundled))).collect();
         let mut previous = Self { damaged: journal.damaged.len(), ..Self::default() };
@@ -339,7 +339,7 @@ impl PreviousRun {
             previous.next.remove(&run);
             stale.insert(run);
         }
-        let counts = |event: &Event| {
+        let counts = |event: &FarmEvent| {
             let id = match &event.kind {
                 EventKind::VmStarted(started) => &started.id,
                 EventKind::VmFinished(finished) => &finished.id,
@@ -361,7 +361,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_becomes_one_file_inside_the_directory_and_no_two_the_same() {
+    fn names_become_distinct_safe_file_names() {
         let long = "x".repeat(5000);
         let names = [
             "boot/cpus=8",
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_farm_is_kept_out_and_a_dead_one_is_not_in_the_way() {
+    fn lock_excludes_a_second_farm_until_the_first_ends() {
         let directory = tempfile::tempdir().unwrap();
         let bundled = BundledGuest::new(b"an image");
         let (first, _) = Results::open(directory.path(), &[], &bundled, false).unwrap();

@@ -14,14 +14,14 @@ use anyhow::Context;
 
 use super::budget::Resources;
 use super::event::{
-    Event, EventKind, FarmFinished, FarmStarted, Id, Status, VmFinished, VmStarted,
+    EventKind, FarmEvent, FarmFinished, FarmStarted, Id, Status, VmFinished, VmStarted,
 };
 use super::examine::{Examined, examine};
 use super::judge::{Judgement, ProcessEnd};
 use super::process::{self, VmProcess};
 use super::queue::{Queue, WaitingRun};
 use super::results::{self, BundledGuest, FinishedRun, PreviousRun, Results, hash_definition};
-use super::suite::Vm;
+use super::suite::SuiteVm;
 use super::timestamp::Timestamp;
 
 /// Options that control how a plan is run.
@@ -88,11 +88,11 @@ struct Running {
 
 /// The state of the runner.
 pub struct Runner<'a> {
-    vms: &'a [Vm],
+    vms: &'a [SuiteVm],
     options: &'a RunnerOptions,
     results: Results,
     known: &'a TrackerLookup<'a>,
-    report: &'a mut dyn FnMut(&Event),
+    report: &'a mut dyn FnMut(&FarmEvent),
     sender: Sender<RunnerMessage>,
     inbox: Receiver<RunnerMessage>,
     waiting: Queue,
@@ -113,12 +113,12 @@ impl<'a> Runner<'a> {
     /// Prepares `runs`: pairs of a VM's index and the number of its run. Each event is passed to `report`
     /// after it has been written to the journal.
     pub fn new(
-        vms: &'a [Vm],
+        vms: &'a [SuiteVm],
         runs: impl IntoIterator<Item = (usize, u32)>,
         options: &'a RunnerOptions,
         (results, previous): (Results, &PreviousRun),
         known: &'a TrackerLookup<'a>,
-        report: &'a mut dyn FnMut(&Event),
+        report: &'a mut dyn FnMut(&FarmEvent),
     ) -> Self {
         let (sender, inbox) = mpsc::channel();
         let (mut waiting, mut done) = (Queue::default(), BTreeMap::new());
@@ -209,7 +209,7 @@ impl<'a> Runner<'a> {
 
     /// Writes an event to the journal, then reports it.
     fn emit(&mut self, kind: EventKind) -> anyhow::Result<()> {
-        let event = Event { time: Timestamp::now(), kind };
+        let event = FarmEvent { time: Timestamp::now(), kind };
         self.results.append(&event)?;
         (self.report)(&event);
         Ok(())

@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_the_end_that_is_read() {
+    fn read_tail_returns_the_last_bytes() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("console.log");
         std::fs::write(&path, "first\nlast\n").unwrap();

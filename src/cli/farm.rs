@@ -14,14 +14,14 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand, ValueHint};
 use nmiscope_farm::budget::Resources;
-use nmiscope_farm::event::{EVENT_SCHEMA_VERSION, Event, EventKind, FarmStarted, Status};
+use nmiscope_farm::event::{EVENT_SCHEMA_VERSION, EventKind, FarmEvent, FarmStarted, Status};
 use nmiscope_farm::filter::Filter;
 use nmiscope_farm::partition::Partition;
 use nmiscope_farm::plan::{self, Plan};
 use nmiscope_farm::reporters::{JsonLines, Junit, Markdown, Plain, Reporter, Terminal};
 use nmiscope_farm::results::{self, BundledGuest, OpenError, PreviousRun, Results};
 use nmiscope_farm::runner::{Runner, RunnerMessage, RunnerOptions};
-use nmiscope_farm::suite::{ListedVm, Suite, Vm};
+use nmiscope_farm::suite::{ListedVm, Suite, SuiteVm};
 use nmiscope_farm::triage::KnownFailures;
 use nmiscope_farm::{journal, merge};
 use nmiscope_report::destination::Destination;
@@ -180,7 +180,7 @@ fn run(arguments: &Farm, path: &Path) -> anyhow::Result<Code> {
     }
     log_left_out(&suite);
     let planned: BTreeSet<usize> = plan.runs.iter().map(|&(vm, _)| vm).collect();
-    let vms: Vec<Vm> = planned.iter().map(|&vm| suite.vms[vm].clone()).collect();
+    let vms: Vec<SuiteVm> = planned.iter().map(|&vm| suite.vms[vm].clone()).collect();
     check_files(&vms)?;
     vmm::check_kvm()?;
     let known = arguments.known.as_deref().map(KnownFailures::load).transpose();
@@ -230,7 +230,7 @@ fn run(arguments: &Farm, path: &Path) -> anyhow::Result<Code> {
         memory_bytes: budget.memory,
     };
     let url = |signature: &str| known.find(signature).map(|entry| entry.url.clone());
-    let mut tell = |event: &Event| reporters.report(event);
+    let mut tell = |event: &FarmEvent| reporters.report(event);
     let runner = Runner::new(&vms, runs, &options, (results, &previous), &url, &mut tell);
     forward_signals(runner.sender())?;
     let summary = runner.run(start)?;
@@ -315,7 +315,7 @@ fn log_left_out(suite: &Suite) {
 }
 
 /// Images and RAM disks that are not there are told of before anything runs, all at once.
-fn check_files(vms: &[Vm]) -> anyhow::Result<()> {
+fn check_files(vms: &[SuiteVm]) -> anyhow::Result<()> {
     let files = vms.iter().flat_map(|vm| [&vm.image, &vm.initrd]).flatten();
     let files: BTreeSet<&PathBuf> = files.collect();
     let wrong: Vec<String> = files
@@ -435,7 +435,7 @@ impl Reporters {
         Ok(Self { reporters, failed: false })
     }
 
-    fn report(&mut self, event: &Event) {
+    fn report(&mut self, event: &FarmEvent) {
         let failed = &mut self.failed;
         self.reporters.retain_mut(|reporter| match reporter.report(event) {
             Ok(()) => true,
@@ -450,7 +450,7 @@ impl Reporters {
     }
 
     /// Of what an earlier run on the same directory has told.
-    fn note_earlier(&mut self, event: &Event) {
+    fn note_earlier(&mut self, event: &FarmEvent) {
         for reporter in &mut self.reporters {
             reporter.note_earlier(event);
         }
@@ -475,7 +475,7 @@ fn open_destination(file: &Path) -> anyhow::Result<Destination> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn a_suite_may_ask_for_as_many_vcpus_as_the_vmm_has_room_for() {
+    fn suites_allow_as_many_vcpus_as_the_vmm() {
         assert_eq!(nmiscope_farm::suite::MAX_VCPUS, nmiscope_vmm::MAX_VCPUS);
     }
 }

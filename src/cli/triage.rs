@@ -83,8 +83,8 @@ fn is_plumbing(function: &str) -> bool {
 fn print(format: MessageFormat, content: Content<'_>) -> anyhow::Result<()> {
     match format {
         MessageFormat::Text => Text::Stdout.print(&match content {
-            Content::Groups(found) => text::triage(found),
-            Content::Diff(diff) => text::diff(diff),
+            Content::Groups(found) => text::render_triage(found),
+            Content::Diff(diff) => text::render_diff(diff),
         }),
         MessageFormat::Json => {
             let document = Document { schema_version: TRIAGE_SCHEMA_VERSION, content };
@@ -95,7 +95,7 @@ fn print(format: MessageFormat, content: Content<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn warn_of_skipped(found: &triage::Triage, verbose: bool) {
+fn warn_of_skipped(found: &triage::TriageResult, verbose: bool) {
     let named = if verbose { found.skipped.len() } else { MAX_NAMED };
     for skipped in found.skipped.iter().take(named) {
         output::warning(&format!("skipped {}: {}", skipped.path, skipped.reason));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use nmiscope_farm::event::{Event, EventKind, Status};
+use nmiscope_farm::event::{EventKind, FarmEvent, Status};
 use serde_json::Value;
 
 use crate::common::{Finished, nmiscope, program};
@@ -118,7 +118,7 @@ pub fn ends(results: &Path) -> BTreeMap<(String, u32, u32), Ended> {
 
 /// The events of a results directory.
 #[track_caller]
-pub fn events(results: &Path) -> Vec<Event> {
+pub fn events(results: &Path) -> Vec<FarmEvent> {
     let path = results.join("events.jsonl");
     let text = std::fs::read_to_string(&path);
     let text = text.unwrap_or_else(|error| panic!("{}: {error}", path.display()));

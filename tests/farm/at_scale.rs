@@ -8,7 +8,7 @@ use crate::common::*;
 use nmiscope_farm::event::{EventKind, Status};
 
 #[test]
-fn two_hundred_vms_that_hang_at_once_are_two_hundred_verdicts() {
+fn two_hundred_simultaneous_hangs_get_two_hundred_verdicts() {
     let site = Site::new(
         "[[vm]]\nname = 'hang'\nworkload = 'halt-irqs-off'\ncpus = 1\nmemory = '16M'\n\
          hang-after = { general = '1s', starved = '600s' }\nready-within = '600s'\ntime-limit = '900s'\n",

@@ -44,7 +44,7 @@ fn short(suite: &str) -> String {
 }
 
 #[test]
-fn a_vms_process_that_is_killed_takes_nothing_with_it() {
+fn killed_vm_process_does_not_affect_other_vms() {
     let site = Site::new(SUITE);
     let farm = site.farm(["-j", "2"]).start();
     site.wait_until_ready(3);
@@ -59,7 +59,7 @@ fn a_vms_process_that_is_killed_takes_nothing_with_it() {
 }
 
 #[test]
-fn a_farm_that_is_killed_loses_what_ran_and_the_next_one_says_so() {
+fn vms_lost_with_a_killed_farm_run_again() {
     let site = Site::new(SUITE);
     let farm = site.farm(["-j", "2"]).start();
     farm.wait_for("\"vm-started\"", 3);
@@ -89,7 +89,7 @@ fn a_farm_that_is_killed_loses_what_ran_and_the_next_one_says_so() {
 }
 
 #[test]
-fn tries_that_failed_before_a_farm_was_killed_are_kept() {
+fn failed_tries_survive_a_killed_farm() {
     let suite = "[[vm]]\nname = 'hangs'\nworkload = 'halt-irqs-off'\ncpus = 1\nretries = 1\n";
     let site = Site::new(suite);
     let farm = site.farm(["-j", "1"]).start();
@@ -118,7 +118,7 @@ fn tries_that_failed_before_a_farm_was_killed_are_kept() {
 }
 
 #[test]
-fn a_vm_that_has_changed_runs_again() {
+fn changed_vm_runs_again_on_resume() {
     let site = Site::new(&short(SUITE));
     site.farm(["-j", "2"]).run().expect_code(exit::CLEAN);
     site.write(
@@ -139,7 +139,7 @@ fn a_vm_that_has_changed_runs_again() {
 }
 
 #[test]
-fn two_farms_do_not_share_a_directory() {
+fn second_farm_in_a_directory_is_refused() {
     let site = Site::new(SUITE);
     let first = site.farm(["-j", "2"]).start();
     first.wait_for("\"vm-started\"", 3);
@@ -153,7 +153,7 @@ fn two_farms_do_not_share_a_directory() {
 }
 
 #[test]
-fn names_lead_nowhere_else() {
+fn vm_names_never_lead_outside_the_results() {
     // No name has control characters: a suite with such a one is refused.
     let names = [
         "../../outside",
@@ -196,7 +196,7 @@ fn by_way_of<I: AsRef<OsStr>>(
 }
 
 #[test]
-fn a_directory_that_cannot_be_written_any_more_ends_the_run_with_what_there_is() {
+fn unwritable_directory_ends_the_run_with_its_results_kept() {
     let site = Site::new(SUITE);
     // Root may write everywhere, unless it gives that up.
     let farm = if geteuid().is_root() {
@@ -228,7 +228,7 @@ fn a_directory_that_cannot_be_written_any_more_ends_the_run_with_what_there_is()
 
 /// A file system of a few hundred kilobytes is full after a few VMs; then there is room again.
 #[test]
-fn a_disk_that_is_full_ends_the_run_with_what_there_is() {
+fn full_disk_ends_the_run_with_its_results_kept() {
     let site = Site::new(
         "[[vm]]\nname = 'hang'\nworkload = 'halt-irqs-off'\ncpus = 1\nhang-after = '200ms'\n\
          expect = { hang = 'dead-halt' }\n",
@@ -264,7 +264,7 @@ fn a_disk_that_is_full_ends_the_run_with_what_there_is() {
 }
 
 #[test]
-fn nobody_reads_and_the_run_goes_on() {
+fn run_continues_after_its_pipe_is_closed() {
     let site = Site::new(&short(SUITE));
     let farm = site.farm(["-j", "2"]);
     let mut command = farm.command;
@@ -277,7 +277,7 @@ fn nobody_reads_and_the_run_goes_on() {
 }
 
 #[test]
-fn a_signal_that_comes_between_vms_is_not_lost() {
+fn signal_between_two_vms_is_handled() {
     let site = Site::new("[[vm]]\nname = 'quick'\nworkload = 'exit'\ncpus = 1\n");
     let farm = site.farm(["--repeat", "10000", "-j", "2"]).start();
     farm.wait_for("\"vm-finished\"", 5);

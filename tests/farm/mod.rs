@@ -72,7 +72,7 @@ stop-after = "300ms"
 "#;
 
 #[test]
-fn each_vm_of_a_suite_gets_its_verdict() {
+fn every_vm_of_a_suite_gets_its_verdict() {
     let site = Site::new(SUITE);
     let farm = site.farm(["--junit", "junit.xml", "--summary", "summary.md"]).run();
     let farm = farm.expect_code(exit::CRASH);
@@ -126,7 +126,7 @@ fn each_vm_of_a_suite_gets_its_verdict() {
 }
 
 #[test]
-fn what_was_found_is_a_line_for_people_and_a_short_list_at_the_end() {
+fn text_output_has_a_line_per_try_and_a_summary() {
     let site = Site::new(SUITE);
     let farm = site.text(["--filter", "name(^boot|abba)", "--repeat", "2"]).run();
     let farm = farm.expect_code(exit::HANG);
@@ -139,7 +139,7 @@ fn what_was_found_is_a_line_for_people_and_a_short_list_at_the_end() {
 }
 
 #[test]
-fn a_list_names_what_would_run_and_runs_nothing() {
+fn list_names_the_planned_vms_and_runs_none() {
     let site = Site::new(SUITE);
     let names = |arguments: &[&str]| -> Vec<String> {
         let listed = site.text(["--list"]).args(arguments).run().expect_code(exit::CLEAN);
@@ -169,7 +169,7 @@ fn a_list_names_what_would_run_and_runs_nothing() {
 }
 
 #[test]
-fn what_is_known_does_not_count() {
+fn known_hang_does_not_fail_the_run() {
     let site = Site::new(SUITE);
     let first = site.farm(["--filter", "abba"]).run().expect_code(exit::HANG);
     let signature =
@@ -192,7 +192,7 @@ fn what_is_known_does_not_count() {
 
 /// The host may be too busy for a hang to become due before the time is over.
 #[test]
-fn a_hang_that_is_on_its_way_at_the_time_limit_is_known_by_its_signature() {
+fn hang_developing_at_the_time_limit_is_known_by_its_signature() {
     let suite = r#"
         [defaults]
         hang-after = "60s"
@@ -216,7 +216,7 @@ fn a_hang_that_is_on_its_way_at_the_time_limit_is_known_by_its_signature() {
 }
 
 #[test]
-fn a_run_ends_early_if_asked_and_goes_on_later() {
+fn run_ends_early_on_request_and_can_be_resumed() {
     let site = Site::new(SUITE);
     let hunted = site.farm(["--filter", "abba", "--repeat", "50", "--until-hang", "-j", "2"]).run();
     let run = Run::from_output(&hunted.expect_code(exit::HANG));
@@ -258,7 +258,7 @@ fn a_run_ends_early_if_asked_and_goes_on_later() {
 }
 
 #[test]
-fn a_vm_that_fails_is_tried_again_and_marked_if_it_then_passes() {
+fn vm_that_passes_after_a_retry_is_flaky() {
     let site = Site::new(
         r#"
         [[vm]]
@@ -300,7 +300,7 @@ fn a_vm_that_fails_is_tried_again_and_marked_if_it_then_passes() {
 }
 
 #[test]
-fn no_more_run_at_a_time_than_there_is_room_for() {
+fn running_vms_never_exceed_the_budget() {
     let suite = |cpus: u32, memory: &str, count: u32| {
         format!(
             "[[vm]]\nname = 'vm-{cpus}-{memory}'\nworkload = 'idle'\nstop-after = '200ms'\nmemory = '{memory}'\n\
@@ -347,7 +347,7 @@ fn check_room(run: &Run, cpus_too: bool) {
 }
 
 #[test]
-fn parts_of_a_suite_run_apart_and_merged_are_the_suite() {
+fn merged_parts_of_a_suite_equal_the_whole() {
     let site = Site::new(SUITE);
     let whole =
         Run::from_output(&site.farm(["--filter", "not endless"]).run().expect_code(exit::CRASH));
@@ -369,7 +369,7 @@ fn parts_of_a_suite_run_apart_and_merged_are_the_suite() {
 
 /// As a control group's end does, a VM is sent what its farm is sent, and then what the farm sends it.
 #[test]
-fn signals_to_all_processes_of_a_farm_leave_the_last_words() {
+fn vms_signalled_with_their_farm_still_write_reports() {
     let suite =
         "[[vm]]\nname = 'idle'\nworkload = 'idle'\nappend = 'loglevel=8'\ntime-limit = '50s'\n";
     let site = Site::new(suite);
@@ -388,7 +388,7 @@ fn signals_to_all_processes_of_a_farm_leave_the_last_words() {
 }
 
 #[test]
-fn a_vm_that_somebody_else_stops_has_not_passed() {
+fn vm_stopped_by_a_foreign_signal_does_not_pass() {
     let suite =
         "[[vm]]\nname = 'idle'\nworkload = 'idle'\nappend = 'loglevel=8'\ntime-limit = '50s'\n";
     let site = Site::new(suite);
@@ -403,7 +403,7 @@ fn a_vm_that_somebody_else_stops_has_not_passed() {
 }
 
 #[test]
-fn what_it_tells_goes_where_it_is_told_to() {
+fn reports_are_written_to_the_named_files() {
     let site = Site::new(SUITE);
     // Into the results, which are not there yet, and to a device, which stays one.
     let junit = site.path("results") + "/junit.xml";
@@ -421,7 +421,7 @@ fn what_it_tells_goes_where_it_is_told_to() {
 
 /// A kernel that was built anew is another one, whatever its file is called.
 #[test]
-fn an_image_that_has_changed_is_run_again() {
+fn vm_with_a_changed_image_runs_again() {
     let site = Site::new("[[vm]]\nname = 'mine'\nimage = 'mine.elf'\nappend = 'workload=exit'\n");
     let image = site.path("mine.elf");
     nmiscope(["guest", &image]).run().expect_code(exit::CLEAN);
@@ -438,7 +438,7 @@ fn an_image_that_has_changed_is_run_again() {
 }
 
 #[test]
-fn a_signal_ends_a_farm_gently_and_two_do_it_at_once() {
+fn one_signal_ends_a_farm_gently_and_two_end_it_at_once() {
     let suite = "[[vm]]\nname = 'idle'\nworkload = 'idle'\nappend = 'loglevel=8'\nmatrix = { cpus = [1, 2] }\n\
                  time-limit = '50s'\n[[vm]]\nname = 'later'\nworkload = 'exit'\n";
     let site = Site::new(suite);

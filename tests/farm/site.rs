@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nmiscope_farm::event::{Event, EventKind, FarmFinished, FarmStarted, Status, VmFinished};
+use nmiscope_farm::event::{EventKind, FarmEvent, FarmFinished, FarmStarted, Status, VmFinished};
 use nmiscope_farm::journal;
 use nmiscope_report::Report;
 use rustix::process::{Pid, Signal, kill_process};
@@ -62,7 +62,7 @@ impl Site {
         nmiscope(["farm", &self.path("suite.toml"), "--out", &self.path("results")]).args(arguments)
     }
 
-    pub fn journal(&self) -> Vec<Event> {
+    pub fn journal(&self) -> Vec<FarmEvent> {
         journal::read(&self.results()).expect("a journal").events
     }
 
@@ -123,7 +123,7 @@ pub fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
 
 /// What a farm has told.
 pub struct Run {
-    pub events: Vec<Event>,
+    pub events: Vec<FarmEvent>,
 }
 
 impl Run {

@@ -24,7 +24,7 @@ use std::str::FromStr;
 
 use regex::Regex;
 
-use super::suite::Vm;
+use super::suite::SuiteVm;
 
 /// Filter expression, which selects VMs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl Filter {
     }
 
     /// True if the filter selects the VM.
-    pub fn matches(&self, vm: &Vm) -> bool {
+    pub fn matches(&self, vm: &SuiteVm) -> bool {
         self.matches_vm(&vm.name, &vm.tags)
     }
 

@@ -16,7 +16,7 @@ const VMS: [(&str, &[&str]); 5] = [
 ];
 
 #[test]
-fn filters_take_the_vms_that_they_say() {
+fn filters_select_vms_by_name_and_tag() {
     let rows: [(&str, &[usize]); 22] = [
         ("all()", &[0, 1, 2, 3, 4]),
         ("boot", &[0, 1, 2]),
@@ -53,7 +53,7 @@ fn filters_take_the_vms_that_they_say() {
 }
 
 #[test]
-fn mistakes_have_a_column() {
+fn filter_mistakes_are_reported_with_their_column() {
     let deep = format!("{}x{}", "(".repeat(65), ")".repeat(65));
     let rows = [
         ("", 1, "an expression is wanted"),
@@ -88,7 +88,7 @@ fn mistakes_have_a_column() {
 }
 
 #[test]
-fn several_filters_are_one() {
+fn several_filters_combine_by_or() {
     let all = |texts: &[&str]| Filter::any_of(texts.iter().map(|text| parsed(text)).collect());
     assert_eq!(all(&[]), Filter::All);
     assert_eq!(all(&["a & b"]), parsed("a & b"));
@@ -97,7 +97,7 @@ fn several_filters_are_one() {
 
 /// Length alone makes no depth: an expression may be as long as a command line.
 #[test]
-fn a_long_expression_is_no_deep_one() {
+fn long_expressions_do_not_exceed_the_depth_limit() {
     let long = vec!["a"; 50_000].join(" | ");
     assert!(matches!(parsed(&long), Filter::Or(filters) if filters.len() == 50_000));
     let not = "!".repeat(50_000) + "a";
@@ -127,14 +127,14 @@ fn filter() -> impl Strategy<Value = Filter> {
 
 proptest! {
     #[test]
-    fn what_is_printed_is_read_as_the_same(filter in filter()) {
+    fn printed_filters_parse_to_the_same_filter(filter in filter()) {
         let text = filter.to_string();
         let read = text.parse::<Filter>();
         prop_assert_eq!(read.as_ref(), Ok(&filter), "{}", text);
     }
 
     #[test]
-    fn whatever_is_written_has_a_meaning_or_an_error_in_its_place(
+    fn any_text_parses_or_fails_at_a_column_inside_it(
         text in "(name|tag|all|and|or|not|[ ()!&|=\\\\a\u{e4}]){0,24}",
     ) {
         match text.parse::<Filter>() {

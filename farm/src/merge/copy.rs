@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tree_is_equal_to_its_copy_until_something_changes() {
+    fn copied_tree_equals_the_original_until_one_changes() {
         let root = tempfile::tempdir().unwrap();
         let (from, to) = (root.path().join("from"), root.path().join("to"));
         fs::create_dir_all(from.join("a/b")).unwrap();

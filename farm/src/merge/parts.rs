@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::partition::{Partition, PartitionBy};
 
 /// Maximum number of missing parts that are named.
-const NAMED: usize = 10;
+const MAX_NAMED: usize = 10;
 
 /// Returns the parts missing from the division that `parts` belong to, and warnings about parts that do
 /// not fit together. `None` in `parts` stands for a whole suite.
@@ -14,9 +14,9 @@ pub fn missing<'a>(parts: impl Iterator<Item = Option<&'a str>>) -> (Vec<String>
     let all: Option<Vec<&str>> = parts.iter().copied().collect();
     let Some(all) = all else {
         let is_mixed = parts.len() > 1;
-        let odd = is_mixed
+        let warnings = is_mixed
             .then(|| "some of the results are of a whole suite, and not of a part of one".into());
-        return (Vec::new(), odd.into_iter().collect());
+        return (Vec::new(), warnings.into_iter().collect());
     };
     let Ok(read) = all.iter().map(|part| part.parse()).collect::<Result<Vec<Partition>, _>>()
     else {
@@ -25,13 +25,13 @@ pub fn missing<'a>(parts: impl Iterator<Item = Option<&'a str>>) -> (Vec<String>
     let divisions: BTreeSet<(PartitionBy, u64)> =
         read.iter().map(|part| (part.by, part.parts)).collect();
     let (Some(&(by, parts)), 1) = (divisions.first(), divisions.len()) else {
-        let odd = (!all.is_empty())
+        let warnings = (!all.is_empty())
             .then(|| format!("these are not parts of one division: {}", all.join(", ")));
-        return (Vec::new(), odd.into_iter().collect());
+        return (Vec::new(), warnings.into_iter().collect());
     };
     let there: BTreeSet<u64> = read.iter().map(|part| part.part).collect();
     let missing = (0..parts).filter(|part| !there.contains(part));
-    let missing = missing.take(NAMED).map(|part| Partition { by, part, parts }.to_string());
+    let missing = missing.take(MAX_NAMED).map(|part| Partition { by, part, parts }.to_string());
     (missing.collect(), Vec::new())
 }
 
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_that_are_missing_are_named_and_odd_ones_told_of() {
+    fn missing_parts_are_named_and_mismatched_parts_warned_about() {
         /// Row of present parts, missing parts, and a word of the warning.
         type Row = (&'static [Option<&'static str>], &'static [&'static str], &'static str);
         let rows: &[Row] = &[
@@ -55,13 +55,13 @@ mod tests {
             (&[Some("hash:3/2")], &[], "not all of these"),
             (&[Some("some")], &[], "not all of these"),
         ];
-        for (parts, wanted, odd) in rows {
+        for (parts, wanted, warnings) in rows {
             let (missing, told) = missing(parts.iter().copied());
             assert_eq!(missing, *wanted, "{parts:?}");
-            assert_eq!(told.is_empty(), odd.is_empty(), "{parts:?}: {told:?}");
-            assert!(told.iter().all(|told| told.contains(odd)), "{parts:?}: {told:?}");
+            assert_eq!(told.is_empty(), warnings.is_empty(), "{parts:?}: {told:?}");
+            assert!(told.iter().all(|told| told.contains(warnings)), "{parts:?}: {told:?}");
         }
         let (missing, _) = missing([Some("hash:1/18446744073709551615")].into_iter());
-        assert_eq!(missing.len(), NAMED);
+        assert_eq!(missing.len(), MAX_NAMED);
     }
 }

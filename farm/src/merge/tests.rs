@@ -1,4 +1,4 @@
-//! What merging does to results, as tables of small ones.
+//! Merges of small results directories.
 
 use std::os::unix::fs::symlink;
 
@@ -7,10 +7,10 @@ use nmiscope_report::Class;
 use super::*;
 use crate::event::HangSummary;
 
-/// A results directory that is being made.
+/// Results directory under construction.
 struct Results {
     root: PathBuf,
-    events: Vec<Event>,
+    events: Vec<FarmEvent>,
 }
 
 fn started(partition: Option<&str>, host: &str, planned: u64) -> FarmStarted {
@@ -58,7 +58,7 @@ impl Results {
         fs::create_dir_all(&root).unwrap();
         Self {
             root,
-            events: vec![Event {
+            events: vec![FarmEvent {
                 time: Timestamp::from_unix_ms(1000),
                 kind: EventKind::FarmStarted(start),
             }],
@@ -68,21 +68,21 @@ impl Results {
     fn start(mut self, unix_ms: u64, of: &VmFinished) -> Self {
         let (id, directory) = (of.id.clone(), of.directory.clone());
         let started = VmStarted { id, directory, definition: String::new() };
-        self.events.push(Event {
+        self.events.push(FarmEvent {
             time: Timestamp::from_unix_ms(unix_ms),
             kind: EventKind::VmStarted(started),
         });
         self
     }
 
-    /// A VM that started, and ended a second later, with a console that says `said`.
+    /// Adds a VM that ended a second after its start, with `said` on its console.
     fn vm(self, unix_ms: u64, of: VmFinished, said: &str) -> Self {
         let mut this = self.start(unix_ms, &of);
         if let Ok(directory) = relative_path::resolve(&this.root, &of.directory) {
             fs::create_dir_all(&directory).unwrap();
             fs::write(directory.join("console.log"), said).unwrap();
         }
-        this.events.push(Event {
+        this.events.push(FarmEvent {
             time: Timestamp::from_unix_ms(unix_ms + 1000),
             kind: EventKind::VmFinished(Box::new(of)),
         });
@@ -99,7 +99,7 @@ impl Results {
             not_run: 0,
             elapsed_ms: 0.0,
         };
-        this.events.push(Event {
+        this.events.push(FarmEvent {
             time: Timestamp::from_unix_ms(unix_ms),
             kind: EventKind::FarmFinished(finished),
         });
@@ -112,7 +112,7 @@ impl Results {
     }
 }
 
-/// The names of all files in a directory and below it.
+/// Returns the paths of all files below a directory.
 fn files(root: &Path) -> Vec<String> {
     let mut files = Vec::new();
     let mut pending = vec![root.to_owned()];
@@ -134,9 +134,9 @@ fn merge_in(folder: &Path, inputs: &[PathBuf]) -> anyhow::Result<MergeSummary> {
     merge(inputs, &folder.join("merged"))
 }
 
-/// tests/former holds the journal of a run by the farm that wrote version 1.
+/// Journal in tests/former: written by a farm whose events were of version 1.
 #[test]
-fn a_run_of_version_1_merges_into_a_journal_of_the_current_version() {
+fn journal_of_version_1_is_merged_into_the_current_version() {
     let folder = tempfile::tempdir().unwrap();
     let one = folder.path().join("one");
     fs::create_dir_all(one.join("vms/abba/1.2")).unwrap();
@@ -152,7 +152,7 @@ fn a_run_of_version_1_merges_into_a_journal_of_the_current_version() {
 }
 
 #[test]
-fn what_a_resumed_farm_has_called_stale_does_not_count() {
+fn results_that_a_resumed_farm_marked_stale_are_not_merged() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let before = Results::new(folder, "one", started(None, "alpha", 2))
@@ -160,9 +160,10 @@ fn what_a_resumed_farm_has_called_stale_does_not_count() {
         .vm(3000, end("kept", Status::Pass), "kept");
     let mut resumed = before;
     let stale = FarmStarted { stale: vec!["gone".into()], ..started(None, "alpha", 1) };
-    resumed
-        .events
-        .push(Event { time: Timestamp::from_unix_ms(6000), kind: EventKind::FarmStarted(stale) });
+    resumed.events.push(FarmEvent {
+        time: Timestamp::from_unix_ms(6000),
+        kind: EventKind::FarmStarted(stale),
+    });
     let summary = merge_in(folder, &[resumed.finish(7000)]).unwrap();
     assert_eq!(summary.finished.counts, BTreeMap::from([(Status::Pass, 1)]));
     assert_eq!((summary.tries, summary.finished.not_run), (1, 0));
@@ -171,7 +172,7 @@ fn what_a_resumed_farm_has_called_stale_does_not_count() {
 }
 
 #[test]
-fn two_parts_are_what_one_farm_would_have_left() {
+fn two_merged_parts_equal_the_results_of_one_farm() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let flaky = VmFinished { flaky: true, ..end("c", Status::Pass) };
@@ -222,7 +223,7 @@ fn two_parts_are_what_one_farm_would_have_left() {
 }
 
 #[test]
-fn a_part_that_is_missing_and_a_farm_without_an_end_are_told_of() {
+fn missing_part_and_unfinished_farm_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let one = Results::new(folder, "one", started(Some("count:2/3"), "alpha", 1)).leave();
@@ -234,10 +235,11 @@ fn a_part_that_is_missing_and_a_farm_without_an_end_are_told_of() {
 }
 
 #[test]
-fn a_try_may_be_there_twice_only_if_it_is_the_same() {
+fn duplicate_tries_merge_only_if_they_are_equal() {
     let passed = || end("a", Status::Pass);
     let failed = || end("a", Status::Fail);
-    // What the second one says; whether that is all right, and what of it stays.
+    // Row of the second copy's result, its time, its console, and the number of tries kept if the merge
+    // succeeds.
     let rows = [
         (passed(), 1000, "A", Some("A")),
         (failed(), 1000, "A", None),
@@ -265,7 +267,7 @@ fn a_try_may_be_there_twice_only_if_it_is_the_same() {
 }
 
 #[test]
-fn a_try_that_was_lost_yields_to_the_one_that_was_not() {
+fn finished_try_replaces_its_lost_duplicate() {
     for lost_first in [true, false] {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
@@ -284,7 +286,7 @@ fn a_try_that_was_lost_yields_to_the_one_that_was_not() {
 }
 
 #[test]
-fn what_was_interrupted_and_resumed_counts_once() {
+fn interrupted_and_resumed_run_counts_once() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let mut one = Results::new(folder, "one", started(None, "alpha", 1)).vm(
@@ -293,9 +295,9 @@ fn what_was_interrupted_and_resumed_counts_once() {
         "A",
     );
     let by = EventKind::FarmInterrupted { by: "SIGINT".into() };
-    one.events.push(Event { time: Timestamp::from_unix_ms(2000), kind: by });
+    one.events.push(FarmEvent { time: Timestamp::from_unix_ms(2000), kind: by });
     let resumed = EventKind::FarmStarted(started(None, "alpha", 1));
-    one.events.push(Event { time: Timestamp::from_unix_ms(3000), kind: resumed });
+    one.events.push(FarmEvent { time: Timestamp::from_unix_ms(3000), kind: resumed });
     let one = one.vm(3000, end("a", Status::Pass), "A").finish(5000);
     let summary = merge_in(folder, &[one]).unwrap();
     assert_eq!(summary.finished.counts, BTreeMap::from([(Status::Pass, 1)]));
@@ -304,7 +306,7 @@ fn what_was_interrupted_and_resumed_counts_once() {
 }
 
 #[test]
-fn a_run_that_began_anew_has_none_of_its_earlier_tries() {
+fn restarted_run_loses_its_earlier_tries() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let attempt = |attempt, status| {
@@ -317,7 +319,7 @@ fn a_run_that_began_anew_has_none_of_its_earlier_tries() {
         .vm(2000, attempt(2, Status::Hang), "A")
         .vm(3000, attempt(3, Status::Hang), "A");
     let resumed = EventKind::FarmStarted(started(None, "alpha", 1));
-    one.events.push(Event { time: Timestamp::from_unix_ms(5000), kind: resumed });
+    one.events.push(FarmEvent { time: Timestamp::from_unix_ms(5000), kind: resumed });
     let passed = VmFinished { again: false, ..attempt(1, Status::Pass) };
     let one = one.vm(5000, passed, "B").finish(7000);
     let summary = merge_in(folder, &[one]).unwrap();
@@ -326,7 +328,7 @@ fn a_run_that_began_anew_has_none_of_its_earlier_tries() {
 }
 
 #[test]
-fn directories_that_lie_elsewhere_are_neither_read_nor_written() {
+fn directories_outside_the_results_are_neither_read_nor_written() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     fs::create_dir(folder.join("secret")).unwrap();
@@ -341,7 +343,7 @@ fn directories_that_lie_elsewhere_are_neither_read_nor_written() {
         let output = folder.join(format!("out{number}"));
         let summary = merge(&[input], &output).unwrap();
         assert!(summary.warnings[0].contains("not taken over"), "{directory}: {summary:?}");
-        // The verdict stays.
+        // The verdict is kept.
         assert_eq!(summary.finished.counts[&Status::Hang], 1);
         assert_eq!(files(&output), ["events.jsonl", "vms/b/1.1/console.log"], "{directory}");
     }
@@ -349,7 +351,7 @@ fn directories_that_lie_elsewhere_are_neither_read_nor_written() {
 }
 
 #[test]
-fn links_within_a_try_are_left_out() {
+fn symbolic_links_within_a_try_are_not_copied() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let results = Results::new(folder, "in", started(None, "alpha", 1));
@@ -362,7 +364,7 @@ fn links_within_a_try_are_left_out() {
 }
 
 #[test]
-fn two_tries_do_not_share_a_directory() {
+fn two_tries_with_one_directory_are_refused() {
     for directory in ["vms/a/1.1", "vms/a/1.1/below"] {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
@@ -377,7 +379,7 @@ fn two_tries_do_not_share_a_directory() {
 }
 
 #[test]
-fn an_output_with_something_in_it_stays_what_it_is() {
+fn merge_into_a_nonempty_directory_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let input = Results::new(folder, "in", started(None, "alpha", 0)).finish(5000);

@@ -1,4 +1,4 @@
-//! JUnit XML, which CI systems read: one test suite, and a test case for each run of a VM.
+//! JUnit XML for CI systems: one test suite, with a test case for each run of a VM.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -14,17 +14,18 @@ use quick_junit::{
 use super::Reporter;
 use super::phrases::{self, finding_text, status_verb};
 use super::runs::{Runs, Try};
-use crate::event::{Event, EventKind, FarmFinished, FarmStarted, Status, VmFinished};
+use crate::event::{EventKind, FarmEvent, FarmFinished, FarmStarted, Status, VmFinished};
 use crate::relative_path;
 use crate::tail::{Tail, read_tail};
 use crate::timestamp::Timestamp;
 
-/// So much of the end of a console is taken over.
+/// Maximum number of bytes taken from the end of a console.
 const MAX_CONSOLE: u64 = 64 << 10;
-/// So much of all consoles together: a thousand hangs do not make a file that nothing reads.
+/// Maximum number of bytes of all consoles, so that a thousand hangs make a file that CI systems still
+/// read.
 const MAX_CONSOLES: usize = 16 << 20;
 
-/// Writes a file when the run is over.
+/// Reporter that writes JUnit XML when the run ends.
 pub struct Junit {
     file: Destination,
     root: PathBuf,
@@ -33,7 +34,7 @@ pub struct Junit {
 }
 
 impl Junit {
-    /// Writes `file`. `root` is the results directory.
+    /// Writes to `file`; `root` is the results directory.
     pub fn new(file: Destination, root: PathBuf) -> Self {
         Self { file, root, started: None, runs: Runs::keep_all() }
     }
@@ -70,7 +71,7 @@ impl Junit {
         report
     }
 
-    /// A run as a test case: its last try, with those before it as reruns.
+    /// Builds the test case of a run: its last try, with earlier ones as reruns.
     fn case(&self, tries: &[Try], consoles: &mut usize) -> Option<TestCase> {
         let (last, earlier) = tries.split_last()?;
         let end = &last.end;
@@ -84,7 +85,8 @@ impl Junit {
             status.add_rerun(rerun);
         }
         let mut case = TestCase::new(text(&full_name(end)), status);
-        // Some readers show only what has one. The name has all of it; a `.` in it would make folders.
+        // Some readers show only cases with a class. The name is complete as it is, and a `.` in it would
+        // make folders.
         case.set_classname("farm");
         case.timestamp = started_at(last).to_string().parse().ok();
         case.set_time(duration(end.elapsed_ms));
@@ -104,7 +106,8 @@ impl Junit {
         Some(case)
     }
 
-    /// Where the files of a try are, and the end of its console.
+    /// Lists the files of a try and appends the end of its console; `left` is the number of bytes left for
+    /// consoles.
     fn output(&self, end: &VmFinished, left: &mut usize) -> String {
         let mut output = String::new();
         for (kind, file) in &end.files {
@@ -128,7 +131,7 @@ impl Junit {
 }
 
 impl Reporter for Junit {
-    fn report(&mut self, event: &Event) -> anyhow::Result<()> {
+    fn report(&mut self, event: &FarmEvent) -> anyhow::Result<()> {
         self.runs.record(event);
         match &event.kind {
             EventKind::FarmStarted(started) => self.started = Some((event.time, started.clone())),
@@ -138,12 +141,12 @@ impl Reporter for Junit {
         Ok(())
     }
 
-    fn note_earlier(&mut self, event: &Event) {
+    fn note_earlier(&mut self, event: &FarmEvent) {
         self.runs.record(event);
     }
 }
 
-/// A failure is a guest's that has done what it should not; an error says that there is no verdict.
+/// Maps a status to a failure, of a guest that misbehaved, or to an error, where there is no verdict.
 fn kind(status: Status) -> NonSuccessKind {
     match status {
         Status::Pass | Status::Fail | Status::Hang | Status::Crash | Status::Timeout => {
@@ -158,8 +161,8 @@ fn status(end: &VmFinished) -> TestCaseStatus {
         return TestCaseStatus::success();
     }
     let mut status = if end.known.is_some() {
-        // As a failure it would break the build, which a known one is not to do; as a success it
-        // would be forgotten. The message is where it is tracked.
+        // A known failure must not break the build, and as a success it would be forgotten. The message is
+        // the URL at which it is tracked.
         TestCaseStatus::skipped()
     } else {
         TestCaseStatus::non_success(kind(end.status))
@@ -181,20 +184,20 @@ fn message(end: &VmFinished) -> XmlString {
 }
 
 fn full_name(end: &VmFinished) -> String {
-    // Whole: two names that differ only at their ends are two test cases.
+    // Names are not cut: two that differ only at their ends are two test cases.
     if end.id.run > 1 { format!("{} #{}", end.id.name, end.id.run) } else { end.id.name.clone() }
 }
 
-/// What XML has no way to write, and `XmlString` does not look for.
+/// Characters that XML cannot represent and `XmlString` does not replace.
 const NONCHARACTERS: [char; 2] = ['\u{fffe}', '\u{ffff}'];
 
-/// Text on one line. Control characters are escaped, where `XmlString` alone would drop them and make
-/// one name of two.
+/// Puts text on one line with control characters escaped; `XmlString` alone would drop them and make two
+/// names equal.
 fn text(text: &str) -> XmlString {
     XmlString::new(sanitize::line(text).replace(NONCHARACTERS, "\u{fffd}"))
 }
 
-/// The end of a console, from the start of a line on if it is not all of it.
+/// Reads the end of a console, from the start of a line if the beginning is cut off.
 fn read_console_tail(path: &Path) -> io::Result<String> {
     let Tail { mut bytes, is_all } = read_tail(path, MAX_CONSOLE)?;
     if !is_all && let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
@@ -205,7 +208,7 @@ fn read_console_tail(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&safe).replace(NONCHARACTERS, "\u{fffd}"))
 }
 
-/// Time at which a try started, by its end and how long it took.
+/// Returns the time at which a try started, from its end and duration.
 fn started_at(one: &Try) -> Timestamp {
     one.time.minus_ms(one.end.elapsed_ms as u64)
 }
@@ -222,7 +225,7 @@ mod tests {
     use super::*;
     use crate::results;
 
-    fn written(root: &Path, events: &[Event]) -> String {
+    fn written(root: &Path, events: &[FarmEvent]) -> String {
         let file = root.join("junit.xml");
         fixture::report_all(
             &mut Junit::new(Destination::open(&file).unwrap(), root.into()),
@@ -232,20 +235,20 @@ mod tests {
     }
 
     #[test]
-    fn a_run_with_everything_in_it_is_told() {
+    fn xml_of_a_full_run_matches_the_golden_file() {
         let directory = tempfile::tempdir().unwrap();
         let xml = written(directory.path(), &fixture::events());
         let shown = xml.replace(directory.path().to_str().unwrap(), "results");
         fixture::is_golden("junit.xml", &shown);
         let report = Report::deserialize_from_str(&xml).unwrap();
-        // Counted by hand in the list of events.
+        // Expected numbers: counted by hand in the list of events.
         assert_eq!((report.tests, report.failures, report.errors), (16, 7, 3));
         assert_eq!(report.skipped, 1);
         assert_eq!(report.test_suites[0].test_cases.len(), 16);
     }
 
     #[test]
-    fn names_that_differ_stay_different_whatever_is_in_them() {
+    fn different_names_stay_different_in_xml() {
         let names = ["a\x1b[1m", "a", "a\u{fffe}", "a\x01", "a\n", "a<b>&\"'", "a]]>"];
         let mut farm = fixture::ScriptedFarm::new(names.len() as u64);
         for name in names {
@@ -265,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_console_the_end_is_taken_and_never_a_file_elsewhere() {
+    fn output_has_the_consoles_end_and_no_file_elsewhere() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("results");
         let mut farm = fixture::ScriptedFarm::new(2);
@@ -289,7 +292,7 @@ mod tests {
         let id = crate::event::Id { name: "long".into(), run: 1, attempt: 1 };
         let console = root.join(results::try_directory(&id)).join("console.log");
         assert!(output(0).starts_with(&format!("console: {}\n", console.display())));
-        // Who reads it drops the last line feed.
+        // The XML reader drops the last line feed.
         let end = "x\n\n\\u{1b}[2Jlast \u{fffd}";
         assert!(output(0).ends_with(end), "{:?}", output(0).lines().last());
         assert!(!output(0).contains("FIRST"));
@@ -298,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn consoles_beyond_what_a_file_should_hold_are_left_out_and_that_is_said() {
+    fn consoles_beyond_the_size_limit_are_replaced_by_a_note() {
         let directory = tempfile::tempdir().unwrap();
         let mut farm = fixture::ScriptedFarm::new(1);
         farm.end("vm", Status::Fail);

@@ -1,4 +1,4 @@
-//! A summary as GitHub's Markdown, for the page of a CI job.
+//! Summary in GitHub's Markdown, for the page of a CI job.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -7,21 +7,21 @@ use super::Reporter;
 use super::phrases::{self, MAX_NAME, MAX_SENTENCE, format_duration, format_seconds, status_verb};
 use super::runs::{HangGroup, Runs, Try};
 use super::summary::{known_count, occurrences, status_counts};
-use crate::event::{Event, EventKind, FarmFinished, FarmStarted};
+use crate::event::{EventKind, FarmEvent, FarmFinished, FarmStarted};
 use nmiscope_report::destination::Destination;
 use nmiscope_report::short_name;
 use nmiscope_report::units::plural;
 
-/// The most bytes of rows in each section. GitHub takes 1 MiB for all of it.
+/// Maximum number of bytes of rows in each section; GitHub accepts 1 MiB in all.
 const MAX_HANG_BYTES: usize = 256 << 10;
 const MAX_FAILURE_BYTES: usize = 384 << 10;
 const MAX_FLAKY_BYTES: usize = 128 << 10;
-/// So many lost VMs are named.
+/// Maximum number of lost VMs that are named.
 const MAX_LOST: usize = 20;
-/// The longest URL that becomes a link.
+/// Maximum length of a URL that becomes a link.
 const MAX_URL: usize = 2048;
 
-/// Writes a file when the run is over.
+/// Reporter that writes a Markdown summary when the run ends.
 pub struct Markdown {
     file: Destination,
     root: PathBuf,
@@ -31,7 +31,7 @@ pub struct Markdown {
 }
 
 impl Markdown {
-    /// Writes `file`. `root` is the results directory.
+    /// Writes to `file`; `root` is the results directory.
     pub fn new(file: Destination, root: PathBuf) -> Self {
         Self { file, root, started: None, interrupted: None, runs: Runs::failures_only() }
     }
@@ -75,7 +75,7 @@ impl Markdown {
         text
     }
 
-    /// What is to be said of the run itself.
+    /// Describes the run itself: its duration, host and options, and what was interrupted or lost.
     fn show_run(&self, text: &mut String, finished: &FarmFinished) {
         let _ = write!(text, "It took {}", format_duration(finished.elapsed_ms));
         if let Some(started) = &self.started {
@@ -118,7 +118,7 @@ impl Markdown {
 }
 
 impl Reporter for Markdown {
-    fn report(&mut self, event: &Event) -> anyhow::Result<()> {
+    fn report(&mut self, event: &FarmEvent) -> anyhow::Result<()> {
         self.runs.record(event);
         match &event.kind {
             EventKind::FarmStarted(started) => {
@@ -132,12 +132,12 @@ impl Reporter for Markdown {
         Ok(())
     }
 
-    fn note_earlier(&mut self, event: &Event) {
+    fn note_earlier(&mut self, event: &FarmEvent) {
         self.runs.record(event);
     }
 }
 
-/// A table of at most so many bytes of rows, with a note of what was left out; nothing without rows.
+/// Builds a table of at most `limit` bytes of rows, with a note about rows left out; empty without rows.
 fn table(title: &str, head: &str, rows: impl Iterator<Item = String>, limit: usize) -> String {
     let mut shown = String::new();
     let mut cut = 0u64;
@@ -222,7 +222,7 @@ fn run_name(one: &Try) -> String {
     code(&phrases::run_name(&one.end.id), MAX_NAME)
 }
 
-/// Where something is tracked. What is no plain URL is only shown.
+/// Links to the page at which a failure is tracked. Text that is no plain URL is shown without a link.
 fn link(url: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/?#@!$&*+,;=%".contains(&byte);
     let is_web = url.starts_with("https://") || url.starts_with("http://");
@@ -233,14 +233,13 @@ fn link(url: &str) -> String {
     }
 }
 
-/// Text from elsewhere, cut to so many characters, as it is. An element, and not backticks: it can hold
-/// those, and in a table a `|` as well.
+/// Formats foreign text, cut to `limit` characters, as a code element. Unlike backquotes, an element can
+/// contain backquotes, and `|` in a table.
 fn code(text: &str, limit: usize) -> String {
     format!("<code>{}</code>", escape(&phrases::one_line(text, limit)))
 }
 
-/// Every character that may mean something to Markdown or HTML, as a reference, which to both is only
-/// text.
+/// Replaces every character with a meaning in Markdown or HTML by a character reference.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -262,7 +261,7 @@ mod tests {
     use super::*;
     use crate::event::{Status, VmFinished};
 
-    fn text(events: &[Event]) -> String {
+    fn text(events: &[FarmEvent]) -> String {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("summary.md");
         fixture::report_all(
@@ -273,12 +272,12 @@ mod tests {
     }
 
     #[test]
-    fn a_run_with_everything_in_it_is_told() {
+    fn markdown_of_a_full_run_matches_the_golden_file() {
         fixture::is_golden("summary.md", &text(&fixture::events()));
     }
 
     #[test]
-    fn nothing_from_a_guest_is_markdown_or_html() {
+    fn text_from_a_guest_never_becomes_markdown_or_html() {
         let hostile = "a|b`c`<img src=x>\n## @all *x* [y](z) \\| www.example.org \u{202e}\x1b[2J";
         let expected = "a&#124;b&#96;c&#96;&#60;img src=x&#62;&#92;n&#35;&#35; &#64;all &#42;x&#42; \
                         &#91;y&#93;&#40;z&#41; &#92;&#124; www&#46;example&#46;org \
@@ -304,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_web_address_is_a_link() {
+    fn only_plain_web_addresses_become_links() {
         let address = "https://bugs.example/1?a=b&c";
         assert!(
             link(address).starts_with("<a href=\"https&#58;//bugs&#46;example/1&#63;a=b&#38;c\">")
@@ -316,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn however_much_fails_it_is_less_than_github_takes_and_says_what_is_missing() {
+    fn summary_of_many_failures_stays_below_githubs_limit() {
         let mut farm = fixture::ScriptedFarm::new(6000);
         for number in 0..2000 {
             let name = format!("{number}/{}", "<".repeat(300));

@@ -1,4 +1,4 @@
-//! The words that several reporters have for the same thing.
+//! Phrases that several reporters share.
 
 use std::path::Path;
 
@@ -7,16 +7,16 @@ use crate::results;
 use nmiscope_report::sanitize;
 use nmiscope_report::short_name;
 
-/// The longest name that is shown whole, in characters.
+/// Maximum length of a name in characters.
 pub const MAX_NAME: usize = 160;
-/// The longest sentence.
+/// Maximum length of a sentence in characters.
 pub const MAX_SENTENCE: usize = 400;
-/// So many parties or locks of a hang are named.
+/// Maximum number of parties or locks of a hang that are named.
 const MAX_PARTIES: usize = 4;
 
-/// One harmless line of at most so many characters.
+/// Makes text safe for a terminal and cuts it to one line of at most `most` characters.
 pub fn one_line(text: &str, most: usize) -> String {
-    // An escape has up to ten characters. What is far beyond the end is not looked at.
+    // An escape has up to ten characters. Text far beyond the cut is not examined.
     let Some((end, _)) = text.char_indices().nth(most) else {
         return cut(sanitize::line(text), most);
     };
@@ -32,13 +32,13 @@ fn cut(mut text: String, most: usize) -> String {
     text
 }
 
-/// A VM's name, and which run of it if that is not the first.
+/// Formats a VM's name, with the number of the run unless it is the first.
 pub fn run_name(id: &Id) -> String {
     let name = one_line(&id.name, MAX_NAME);
     if id.run > 1 { format!("{name} #{}", id.run) } else { name }
 }
 
-/// What happened to so many VMs.
+/// Returns the verb for VMs with this status, as in "3 passed".
 pub fn status_verb(status: Status) -> &'static str {
     match status {
         Status::Pass => "passed",
@@ -52,7 +52,8 @@ pub fn status_verb(status: Status) -> &'static str {
     }
 }
 
-/// Why a try did not pass, or what there is to say of it if it did; `None` for nothing.
+/// Explains a try's status: its hang, the page that tracks it, the reason; `None` if there is nothing to
+/// explain.
 pub fn finding_text(end: &VmFinished) -> Option<String> {
     let mut parts = Vec::new();
     if let Some(hang) = end.hang.as_ref().filter(|_| end.status == Status::Hang) {
@@ -70,7 +71,7 @@ pub fn finding_text(end: &VmFinished) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("   "))
 }
 
-/// A hang in a line: its class, between whom, its signature.
+/// Describes a hang on one line: its class, its parties, its signature.
 pub fn hang_line(hang: &HangSummary) -> String {
     let mut text = hang.class.name().to_owned();
     if let Some(between) = parties(hang) {
@@ -79,10 +80,10 @@ pub fn hang_line(hang: &HangSummary) -> String {
     format!("{text}   sig {}", short_signature(hang))
 }
 
-/// The locks that a hang is about, or else who is to blame.
+/// Lists the locks of a hang, or else the parties to blame; `None` if there are none.
 pub fn parties(hang: &HangSummary) -> Option<String> {
     let parties = if hang.locks.is_empty() { &hang.blamed } else { &hang.locks };
-    // Who waits for whom comes back to where it began.
+    // A cycle of waits ends where it began.
     let is_cycle = hang.class.is_cycle() && !hang.locks.is_empty();
     let separator = if is_cycle { " <-> " } else { ", " };
     let shown: Vec<String> =
@@ -95,7 +96,7 @@ pub fn parties(hang: &HangSummary) -> Option<String> {
     }
 }
 
-/// A hang's class and where it is.
+/// Describes a hang by its class and function.
 pub fn hang_title(hang: &HangSummary) -> String {
     match &hang.function {
         Some(function) => format!("{} in {}", hang.class, one_line(short_name(function), MAX_NAME)),
@@ -103,22 +104,22 @@ pub fn hang_title(hang: &HangSummary) -> String {
     }
 }
 
-/// The start of a hang's signature.
+/// Returns the first eight digits of a hang's signature.
 pub fn short_signature(hang: &HangSummary) -> String {
     one_line(results::short_signature(&hang.signature), 16)
 }
 
-/// A path.
+/// Makes a path safe for a terminal.
 pub fn path_text(path: &Path) -> String {
     one_line(&path.to_string_lossy(), 4096)
 }
 
-/// Seconds as they stand in a column.
+/// Formats a duration in seconds, for a column.
 pub fn format_seconds(elapsed_ms: f64) -> String {
     format!("{:.2}s", elapsed_ms / 1000.0)
 }
 
-/// How long all of it took.
+/// Formats the duration of a whole run, with minutes and hours where it is long.
 pub fn format_duration(elapsed_ms: f64) -> String {
     let seconds = elapsed_ms / 1000.0;
     if seconds < 120.0 {
@@ -138,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_has_no_more_characters_than_it_may_whatever_is_in_it() {
+    fn lines_are_cut_to_their_limit_after_escaping() {
         assert_eq!(one_line("abcd", 4), "abcd");
         assert_eq!(one_line("abcde", 4), "abc…");
         assert_eq!(one_line("äöüßé", 4), "äöü…");
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn long_durations_have_minutes_and_hours() {
+    fn long_durations_show_minutes_and_hours() {
         assert_eq!(format_duration(18_300.0), "18.3 s");
         assert_eq!(format_duration(119_900.0), "119.9 s");
         assert_eq!(format_duration(123_000.0), "2 min 3 s");

@@ -1,4 +1,5 @@
-//! A run told to people, event by event: what `lines` writes and `terminal` puts above its bar.
+//! Progress of a run as text, event by event: the lines that `plain` writes and `terminal` prints above
+//! its bar.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -9,40 +10,40 @@ use nmiscope_report::units::plural;
 use super::phrases::{self, MAX_NAME, finding_text, format_seconds};
 use super::runs::Runs;
 use super::summary;
-use crate::event::{Event, EventKind, FarmStarted, Status, VmFinished};
+use crate::event::{EventKind, FarmEvent, FarmStarted, Status, VmFinished};
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 const ODD: Style = AnsiColor::Yellow.on_default().bold();
 const DIM: Style = Style::new().dimmed();
 
-/// So many VMs that were lost are named.
+/// Maximum number of lost VMs that are named.
 const MAX_LOST: usize = 20;
-/// The columns of labels and names; who is longer takes more.
+/// Minimum widths of the columns of labels and names.
 const LABEL_WIDTH: usize = 5;
 const NAME_WIDTH: usize = 18;
 
-/// The story so far.
+/// Text of the progress, with the failures recorded so far.
 #[derive(Debug)]
 pub struct Progress {
-    /// The results directory.
+    /// Path of the results directory.
     root: PathBuf,
     runs: Runs,
 }
 
 impl Progress {
-    /// One of which nothing has been told. `root` is the results directory.
+    /// Starts without any events; `root` is the results directory.
     pub fn new(root: PathBuf) -> Self {
         Self { root, runs: Runs::failures_only() }
     }
 
-    /// Takes note of an event that has been told before.
-    pub fn note_earlier(&mut self, event: &Event) {
+    /// Records an event that an earlier farm has reported.
+    pub fn note_earlier(&mut self, event: &FarmEvent) {
         self.runs.record(event);
     }
 
-    /// What is to be said of an event: whole lines, with colors; none if it is nothing to people.
-    pub fn report(&mut self, event: &Event) -> String {
+    /// Returns whole lines with colors for an event; empty if people need not know of it.
+    pub fn report(&mut self, event: &FarmEvent) -> String {
         self.runs.record(event);
         match &event.kind {
             EventKind::FarmStarted(started) => start_lines(started),
@@ -57,7 +58,7 @@ impl Progress {
     }
 }
 
-/// What is not as in every run.
+/// Describes how this start differs from a plain one: resumed, lost VMs, partition, seed.
 fn start_lines(started: &FarmStarted) -> String {
     let mut text = String::new();
     if started.done > 0 {

@@ -1,58 +1,56 @@
-//! What reporters remember of a run until its end: its tries, by run, and the hangs among them, by
-//! signature.
+//! Tries that reporters remember until the end of a run, with their hangs grouped by signature.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::event::{Event, EventKind, HangSummary, Status, VmFinished};
+use crate::event::{EventKind, FarmEvent, HangSummary, Status, VmFinished};
 use crate::timestamp::Timestamp;
 
-/// A try that is over.
+/// A try that has ended.
 #[derive(Debug, Clone)]
 pub struct Try {
-    /// When that was: milliseconds since the Unix epoch.
+    /// Time at which the try ended.
     pub time: Timestamp,
-    /// What was said of it.
+    /// End event of the try.
     pub end: VmFinished,
 }
 
-/// Tries by run: the VM's name, and which run of it.
+/// Tries by the VM's name and the number of the run.
 #[derive(Debug)]
 pub struct Runs {
     tries: BTreeMap<(String, u32), Vec<Try>>,
-    /// Runs that passed at once are kept too.
+    /// True if runs that passed at the first try are kept too.
     all: bool,
 }
 
-/// Runs that hung in one way.
+/// Runs that hung with the same signature.
 #[derive(Debug)]
 pub struct HangGroup<'a> {
-    /// In which.
+    /// Summary of the earliest of these hangs.
     pub hang: &'a HangSummary,
-    /// Where that is tracked.
+    /// URL at which the hang is tracked; `None` if it is not known.
     pub known: Option<&'a str>,
-    /// The earliest try that did.
+    /// Earliest try that hung in this way.
     pub first: &'a Try,
-    /// So many runs did, and did not pass afterwards.
+    /// Number of runs that hung in this way and did not pass later.
     pub count: u64,
-    /// So many did, and passed afterwards.
+    /// Number of runs that hung in this way and passed in a later try.
     pub flaky: u64,
 }
 
 impl Runs {
-    /// Keeps all of them.
+    /// Keeps every run.
     pub fn keep_all() -> Self {
         Self { tries: BTreeMap::new(), all: true }
     }
 
-    /// Keeps those of which a try failed: what that takes is bounded by how many do, not by how many
-    /// there are.
+    /// Keeps only runs with a failed try, so that memory is bounded by the number of failures.
     pub fn failures_only() -> Self {
         Self { tries: BTreeMap::new(), all: false }
     }
 
-    /// Takes note of an event. A try that is run again, because the farm was interrupted or died,
-    /// takes the place of what was known of it and of all that followed.
-    pub fn record(&mut self, event: &Event) {
+    /// Records an event. A try that is run again, because the farm was interrupted or died, replaces its
+    /// former result and those of all later tries.
+    pub fn record(&mut self, event: &FarmEvent) {
         let (id, end) = match &event.kind {
             EventKind::VmStarted(started) => (&started.id, None),
             EventKind::VmFinished(end) => (&end.id, Some(end)),
@@ -70,23 +68,23 @@ impl Runs {
         self.tries.entry(run).or_default().push(Try { time: event.time, end: (**end).clone() });
     }
 
-    /// The tries of each run, in order of names.
+    /// Returns the tries of each run, in the order of names.
     pub fn iter(&self) -> impl Iterator<Item = &[Try]> {
         self.tries.values().map(Vec::as_slice)
     }
 
-    /// The last tries of those that failed in the end, without those that the farm itself has ended.
+    /// Returns the last tries of runs that failed, without tries that the farm itself interrupted.
     pub fn failed(&self) -> impl Iterator<Item = &Try> {
         let last = self.iter().filter_map(<[Try]>::last);
         last.filter(|last| !matches!(last.end.status, Status::Pass | Status::Interrupted))
     }
 
-    /// Those that failed and then passed, all tries of each.
+    /// Returns all tries of the runs that failed first and then passed.
     pub fn flaky(&self) -> impl Iterator<Item = &[Try]> {
         self.iter().filter(|tries| tries.last().is_some_and(|last| last.end.flaky))
     }
 
-    /// The hangs by signature: the unknown ones before the known ones, then the most frequent first.
+    /// Groups hangs by signature: unknown ones before known ones, then by frequency, most frequent first.
     pub fn hang_groups(&self) -> Vec<HangGroup<'_>> {
         let mut groups: BTreeMap<&str, HangGroup<'_>> = BTreeMap::new();
         for tries in self.iter() {

@@ -1,5 +1,5 @@
-//! What stands at the end of a run, for people: how many ended how, each distinct hang with where to
-//! look, and each other failure.
+//! Summary at the end of a run, for people: totals, each distinct hang with its files, and each other
+//! failure.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -19,17 +19,17 @@ const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 const DIM: Style = Style::new().dimmed();
 
-/// So many distinct hangs are shown.
+/// Maximum number of distinct hangs shown.
 const MAX_HANGS: usize = 50;
-/// So many failures that are no hangs.
+/// Maximum number of other failures shown.
 const MAX_FAILURES: usize = 20;
-/// Titles are padded to at most so many characters.
+/// Maximum width to which titles are padded.
 const MAX_TITLE: usize = 48;
 
-/// The files of a try that help to go on, in the order in which one opens them.
+/// Files of a try that help to debug it, in the order of use.
 const FILES: [&str; 3] = ["report", "core", "console"];
 
-/// All of it. `root` is where the results are.
+/// Renders the summary; `root` is the results directory.
 pub fn render(finished: &FarmFinished, runs: &Runs, root: &Path) -> String {
     let mut text = format!(" {DIM}────────────{DIM:#}\n {}\n", headline(finished));
     let groups = runs.hang_groups();
@@ -52,7 +52,7 @@ pub fn render(finished: &FarmFinished, runs: &Runs, root: &Path) -> String {
     text
 }
 
-/// How many ended how.
+/// Renders the totals by status.
 fn headline(finished: &FarmFinished) -> String {
     let all = finished.counts.values().sum::<u64>() + finished.not_run;
     let counts = status_counts(finished).into_iter().map(|(status, words)| {
@@ -64,7 +64,7 @@ fn headline(finished: &FarmFinished) -> String {
     format!("{} in {duration}: {counts}{}", plural(all, "VM"), known_count(finished))
 }
 
-/// How many of the failures are known, to be said after all counts.
+/// Phrase for the number of known failures, to follow the totals.
 pub fn known_count(finished: &FarmFinished) -> String {
     match finished.known {
         0 => String::new(),
@@ -73,7 +73,7 @@ pub fn known_count(finished: &FarmFinished) -> String {
     }
 }
 
-/// Each status that occurs, in words; `None` for what was not run.
+/// Phrases for each status that occurs; `None` stands for runs that did not start.
 pub fn status_counts(finished: &FarmFinished) -> Vec<(Option<Status>, String)> {
     let words = |(status, count): (&Status, &u64)| {
         let words = format!("{count} {}", status_verb(*status));
@@ -111,7 +111,7 @@ fn show_group(text: &mut String, group: &HangGroup<'_>, title: &str, width: usiz
     text.push('\n');
 }
 
-/// How often a hang was seen.
+/// Phrase for the number of occurrences of a hang.
 pub fn occurrences(group: &HangGroup<'_>) -> String {
     match (group.count, group.flaky) {
         (count, 0) => format!("×{count}"),
@@ -120,7 +120,7 @@ pub fn occurrences(group: &HangGroup<'_>) -> String {
     }
 }
 
-/// Those that did not hang, or of whose hang nothing is known.
+/// Appends the failures that are no hangs, or are hangs without a summary.
 fn show_failures(text: &mut String, runs: &Runs, root: &Path) {
     let is_in_group = |one: &Try| one.end.status == Status::Hang && one.end.hang.is_some();
     let mut count = 0usize;

@@ -1,5 +1,5 @@
-//! Live progress on a terminal: a bar with how many are done and which VMs run, and above it the lines
-//! that `lines` writes.
+//! Live progress on a terminal: a bar with totals and the running VMs, and above it the lines that `plain`
+//! writes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,16 +13,16 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use super::Reporter;
 use super::phrases::{self, status_verb};
 use super::progress::Progress;
-use crate::event::{Event, EventKind, Id, Status, VmFinished};
+use crate::event::{EventKind, FarmEvent, Id, Status, VmFinished};
 
-/// So many running VMs are shown.
+/// Maximum number of running VMs shown.
 const MAX_SHOWN: usize = 8;
-/// How often the times of running VMs are drawn anew.
+/// Interval at which the times of running VMs are redrawn.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(250);
-/// What a terminal's width is taken to be that does not say it.
+/// Width assumed for a terminal that does not report it.
 const DEFAULT_WIDTH: usize = 80;
 
-/// Draws on standard error.
+/// Reporter that draws on standard error.
 pub struct Terminal {
     bar: ProgressBar,
     progress: Progress,
@@ -32,13 +32,13 @@ pub struct Terminal {
     colors: bool,
 }
 
-/// The tries that are going on, since when, in order of their starts. The bar's own thread reads it.
+/// Running tries with their starts, oldest first; also read by the bar's own thread.
 #[derive(Default)]
 struct Running(Mutex<Vec<(Id, Instant)>>);
 
 impl Terminal {
-    /// Draws on standard error, which should be a terminal: if it is none there is no bar, only lines.
-    /// `root` is the results directory.
+    /// Draws on standard error. Without a terminal there are only lines and no bar. `root` is the results
+    /// directory.
     pub fn new(root: PathBuf) -> Self {
         let colors = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
         let width = || {
@@ -55,7 +55,7 @@ impl Terminal {
         let running = Arc::new(Running::default());
         let shown = Arc::clone(&running);
         let bar = ProgressBar::with_draw_target(Some(0), target);
-        // Without the template it would be another bar, and still a bar.
+        // Without the template the bar merely looks different.
         if let Ok(style) =
             ProgressStyle::with_template(" {bar:20} {pos}/{len}  {wide_msg}\n{running}")
         {
@@ -98,7 +98,7 @@ impl Terminal {
 }
 
 impl Reporter for Terminal {
-    fn report(&mut self, event: &Event) -> anyhow::Result<()> {
+    fn report(&mut self, event: &FarmEvent) -> anyhow::Result<()> {
         let text = self.progress.report(event);
         match &event.kind {
             EventKind::FarmStarted(started) => {
@@ -122,13 +122,13 @@ impl Reporter for Terminal {
         Ok(())
     }
 
-    fn note_earlier(&mut self, event: &Event) {
+    fn note_earlier(&mut self, event: &FarmEvent) {
         self.progress.note_earlier(event);
     }
 }
 
 impl Drop for Terminal {
-    /// A run may end before its end is told: the bar does not stay.
+    /// Removes the bar, since a run can fail before its end is reported.
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
@@ -139,7 +139,7 @@ impl Running {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A line each, not wider than the terminal: the oldest, which are the likeliest to be stuck.
+    /// Lists the oldest tries, the likeliest to be stuck, one line each and no wider than the terminal.
     fn show(&self, width: usize) -> String {
         let running = self.lock();
         let mut lines: Vec<String> = Vec::new();
@@ -166,8 +166,7 @@ mod tests {
     use super::super::tests as fixture;
     use super::*;
 
-    /// A screen without an end, on which what is longer than a line goes on in the next one. Colors are
-    /// left out.
+    /// Terminal of unlimited height that wraps long lines and ignores colors.
     #[derive(Clone, Default)]
     struct Screen(Arc<Mutex<Grid>>);
 
@@ -245,7 +244,7 @@ mod tests {
         }
 
         fn write_str(&self, text: &str) -> io::Result<()> {
-            // What strips colors drops carriage returns too.
+            // Stripping colors drops carriage returns too.
             let parts = text.split_inclusive('\r').map(|part| {
                 let plain = anstream::adapter::strip_str(part).to_string();
                 let end = if part.ends_with('\r') { "\r" } else { "" };
@@ -270,7 +269,7 @@ mod tests {
         }
     }
 
-    /// Lines as they are on a screen.
+    /// Wraps lines as a terminal does.
     fn wrapped(text: &str) -> String {
         let mut screen = Grid::default();
         text.chars().for_each(|character| screen.put(character));
@@ -284,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_on_the_screen_is_what_lines_has() {
+    fn text_left_on_the_screen_equals_the_plain_lines() {
         for colors in [false, true] {
             let (mut terminal, screen) = terminal(colors);
             fixture::report_all(&mut terminal, &fixture::events());
@@ -294,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bar_shows_what_runs_and_is_gone_when_the_run_is_given_up() {
+    fn bar_shows_running_vms_and_disappears_with_the_reporter() {
         let (mut terminal, screen) = terminal(false);
         let mut farm = fixture::ScriptedFarm::new(12);
         let long = "x".repeat(200);

@@ -1,4 +1,4 @@
-//! Runs for the tests of all reporters, as lists of events, and what the text of them should be.
+//! Runs as lists of events for the tests of all reporters, and the expected text.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -9,18 +9,18 @@ use nmiscope_report::{Class, sanitize};
 
 use super::{JsonLines, Junit, Markdown, Plain, Reporter};
 use crate::event::{
-    EVENT_SCHEMA_VERSION, Event, EventKind, FarmFinished, FarmStarted, HangSummary, Id, Status,
+    EVENT_SCHEMA_VERSION, EventKind, FarmEvent, FarmFinished, FarmStarted, HangSummary, Id, Status,
     VmFinished, VmStarted,
 };
 use crate::results;
 use crate::timestamp::Timestamp;
 
-/// 2026-01-02T03:04:05Z.
+/// Start of the runs: 2026-01-02T03:04:05Z.
 const START: u64 = 1_767_323_045_000;
 
-/// A run that is made up as it goes.
+/// Run that is made up event by event.
 pub struct ScriptedFarm {
-    pub events: Vec<Event>,
+    pub events: Vec<FarmEvent>,
     planned: u64,
 }
 
@@ -52,7 +52,7 @@ impl ScriptedFarm {
 
     pub fn add(&mut self, kind: EventKind) {
         let time = Timestamp::from_unix_ms(START + 100 * self.events.len() as u64);
-        self.events.push(Event { time, kind });
+        self.events.push(FarmEvent { time, kind });
     }
 
     pub fn start(&mut self, name: &str) {
@@ -87,7 +87,7 @@ impl ScriptedFarm {
         self.add(EventKind::VmFinished(Box::new(end)));
     }
 
-    /// Ends it, and counts.
+    /// Adds the end event, with totals of the events so far.
     pub fn finish(&mut self) {
         let ends = self.events.iter().filter_map(|event| match &event.kind {
             EventKind::VmFinished(end) if !end.again && end.status != Status::Interrupted => {
@@ -114,7 +114,7 @@ impl ScriptedFarm {
     }
 }
 
-/// A hang, a deadlock if there are locks.
+/// Makes a hang, a deadlock if it has locks.
 pub fn hang(signature: &str, locks: &[&str], function: Option<&str>) -> HangSummary {
     HangSummary {
         class: if locks.is_empty() { Class::HardLockup } else { Class::Deadlock },
@@ -125,13 +125,13 @@ pub fn hang(signature: &str, locks: &[&str], function: Option<&str>) -> HangSumm
     }
 }
 
-/// The deadlock of the examples.
+/// Makes the deadlock that the examples have.
 fn abba() -> HangSummary {
     hang("7f3a91c2deadbeef", &["INODE_LOCK", "JOURNAL_LOCK"], Some("locks::take_second"))
 }
 
-/// A run with all in it that there can be.
-pub fn events() -> Vec<Event> {
+/// Makes a run with events of every kind.
+pub fn events() -> Vec<FarmEvent> {
     let mut farm = ScriptedFarm::starting(19, |start| {
         start.lost = vec!["boot/cpus=1".into(), "\x1b]0;title\x07".into()];
         (start.seed, start.partition) = (Some(7), Some("hash:1/4".into()));
@@ -179,8 +179,8 @@ pub fn events() -> Vec<Event> {
     farm.events
 }
 
-/// Tells all of them.
-pub fn report_all(reporter: &mut dyn Reporter, events: &[Event]) {
+/// Reports all events.
+pub fn report_all(reporter: &mut dyn Reporter, events: &[FarmEvent]) {
     for event in events {
         reporter.report(event).unwrap();
     }
@@ -205,20 +205,20 @@ impl Write for Shared {
     }
 }
 
-/// What `Lines` writes, with colors.
-fn colored(events: &[Event]) -> String {
+/// Returns the output of `Plain`, with colors.
+fn colored(events: &[FarmEvent]) -> String {
     let out = Shared::default();
     report_all(&mut Plain::new(Box::new(out.clone()), "results".into()), events);
     out.text()
 }
 
-/// What `Lines` writes, without colors.
-pub fn lines(events: &[Event]) -> String {
+/// Returns the output of `Plain`, without colors.
+pub fn lines(events: &[FarmEvent]) -> String {
     anstream::adapter::strip_str(&colored(events)).to_string()
 }
 
-/// Compares with a file in golden/, or writes that anew:
-/// `NMISCOPE_UPDATE=1 cargo test -p nmiscope-farm reporters`.
+/// Compares text with a file in golden/, or updates the file: `NMISCOPE_UPDATE=1 cargo test -p
+/// nmiscope-farm reporters`.
 #[track_caller]
 pub fn is_golden(file: &str, text: &str) {
     let root = env!("CARGO_MANIFEST_DIR");
@@ -233,12 +233,12 @@ pub fn is_golden(file: &str, text: &str) {
 }
 
 #[test]
-fn lines_tell_a_run_with_everything_in_it() {
+fn plain_lines_of_a_full_run_match_the_golden_file() {
     is_golden("plain.txt", &lines(&events()));
 }
 
 #[test]
-fn a_run_in_which_all_is_well_takes_few_words() {
+fn run_without_failures_has_a_short_summary() {
     let mut farm = ScriptedFarm::new(2);
     farm.end("boot/cpus=1", Status::Pass);
     farm.end("boot/cpus=8", Status::Pass);
@@ -253,7 +253,7 @@ fn a_run_in_which_all_is_well_takes_few_words() {
 }
 
 #[test]
-fn a_hang_looks_as_it_does_in_the_manual() {
+fn hang_is_shown_as_in_the_readme() {
     let mut farm = ScriptedFarm::new(1);
     farm.end_with("storage/abba", Status::Hang, |end| {
         (end.hang, end.elapsed_ms) = (Some(abba()), 3200.0);
@@ -269,7 +269,7 @@ fn a_hang_looks_as_it_does_in_the_manual() {
 }
 
 #[test]
-fn a_resumed_run_says_so() {
+fn resumed_run_shows_completed_and_lost_vms() {
     let mut farm = ScriptedFarm::starting(40, |start| {
         (start.done, start.lost) = (7, (0..25).map(|number| format!("vm{number}")).collect());
     });
@@ -282,7 +282,7 @@ fn a_resumed_run_says_so() {
 }
 
 #[test]
-fn what_an_earlier_farm_has_seen_is_in_the_end_and_not_told_again() {
+fn earlier_farms_failures_are_only_in_the_final_summary() {
     let mut earlier = ScriptedFarm::new(3);
     earlier.end_with("vm", Status::Hang, |end| end.hang = Some(abba()));
     earlier.end_with("again", Status::Crash, |end| end.again = true);
@@ -319,7 +319,7 @@ fn what_an_earlier_farm_has_seen_is_in_the_end_and_not_told_again() {
 }
 
 #[test]
-fn a_thousand_failures_end_in_a_short_summary() {
+fn summary_of_a_thousand_failures_is_short() {
     let mut farm = ScriptedFarm::new(2000);
     for number in 0..1000 {
         farm.end(&format!("fail{number:03}"), Status::Fail);
@@ -336,7 +336,7 @@ fn a_thousand_failures_end_in_a_short_summary() {
 }
 
 #[test]
-fn a_run_that_was_cut_off_counts_by_what_the_next_farm_makes_of_it() {
+fn interrupted_run_counts_by_its_repetition_in_the_next_farm() {
     let mut farm = ScriptedFarm::new(1);
     farm.end_with("vm", Status::Hang, |end| (end.again, end.hang) = (true, Some(abba())));
     farm.end("vm", Status::Pass);
@@ -345,33 +345,34 @@ fn a_run_that_was_cut_off_counts_by_what_the_next_farm_makes_of_it() {
 }
 
 #[test]
-fn no_character_that_a_terminal_acts_on_gets_through_but_our_own_colors() {
+fn control_characters_are_escaped_except_in_the_reporters_own_colors() {
     for text in [lines(&events()), json_lines(&events())] {
         for line in text.lines() {
             assert_eq!(line, sanitize::line(line));
         }
     }
-    // Nor is anything of it hidden among those.
+    // The guest's escape sequences are not hidden among the program's own colors.
     let colored = colored(&events());
     assert!(colored.contains("\x1b[1m") && !colored.contains("\x1b[2J"));
 }
 
-fn json_lines(events: &[Event]) -> String {
+fn json_lines(events: &[FarmEvent]) -> String {
     let out = Shared::default();
     report_all(&mut JsonLines::new(Box::new(out.clone())), events);
     out.text()
 }
 
 #[test]
-fn json_lines_are_the_events() {
+fn json_lines_parse_to_the_same_events() {
     let events = events();
     let text = json_lines(&events);
-    let read: Vec<Event> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let read: Vec<FarmEvent> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(read, events);
 }
 
 #[test]
-fn a_pipe_that_nobody_reads_ends_lines_and_not_the_farm() {
+fn closed_pipe_silences_plain_lines_without_an_error() {
     struct Closed;
     impl Write for Closed {
         fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {

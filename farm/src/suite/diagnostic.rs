@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_below_what_it_marks() {
+    fn mark_stands_below_the_marked_characters() {
         let long = format!("{}x = 1", "y".repeat(300));
         let rows = [
             ("a = 1\nbcd = 2\n", 6..9, "2:1", "  2 | bcd = 2\n    | ^^^"),
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_serde_does_not_know_is_said_with_what_is_meant() {
+    fn unknown_names_get_a_suggestion() {
         let rows = [
             (
                 "unknown field `cpu`, expected one of `cpus`, `memory`",
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_an_end_to_errors() {
+    fn long_lists_of_mistakes_are_cut() {
         let problems = (0..30).map(|at| Problem::new(at..at, "no")).collect();
         let error = SuiteError::wrong(Path::new("s.toml"), &"x".repeat(30), problems).to_string();
         assert!(error.starts_with("s.toml:1:1: no\n"), "{error}");

@@ -1,6 +1,6 @@
 //! The form in which `nmiscope farm --list --message-format json` prints a VM: one line of JSON.
 //!
-//! Owns that form (docs/farm-list.schema.json), apart from [`Vm`], whose own serialization only feeds the
+//! Owns that form (docs/farm-list.schema.json), apart from [`SuiteVm`], whose own serialization only feeds the
 //! hash by which a resumed farm recognises a VM and must not change.
 
 use std::collections::BTreeSet;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::vm::{ConsoleRules, Expectation, Vm};
+use super::vm::{ConsoleRules, Expectation, SuiteVm};
 
 /// Version of [`ListedVm`] as JSON: raised when a field changes its meaning or goes away, not when one is
 /// added.
@@ -57,8 +57,8 @@ pub struct ListedVm<'a> {
     pub console: &'a ConsoleRules,
 }
 
-impl<'a> From<&'a Vm> for ListedVm<'a> {
-    fn from(vm: &'a Vm) -> Self {
+impl<'a> From<&'a SuiteVm> for ListedVm<'a> {
+    fn from(vm: &'a SuiteVm) -> Self {
         let milliseconds = |duration: Duration| duration.as_micros() as f64 / 1000.0;
         Self {
             schema_version: LIST_SCHEMA_VERSION,

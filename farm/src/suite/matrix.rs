@@ -12,7 +12,7 @@ use super::file::{
     ALL_WORKLOADS, BUNDLED, ConsoleTable, Cpus, Expression, HangBounds, KernelParameters, Matrix,
     Settings, SuiteFile, VmTable,
 };
-use super::{ConsoleRules, Expectation, LeftOut, Vm};
+use super::{ConsoleRules, Expectation, LeftOut, SuiteVm};
 use crate::corpus::{self, Expected, Row};
 
 /// Values for keys that neither a VM nor `defaults` has; all other keys default to what `run` does.
@@ -42,7 +42,7 @@ const MAX_COMPARED_VALUES: usize = 1000;
 pub(super) fn expand(
     written: &SuiteFile,
     base: &Path,
-) -> Result<(Vec<Vm>, Vec<LeftOut>), Vec<Problem>> {
+) -> Result<(Vec<SuiteVm>, Vec<LeftOut>), Vec<Problem>> {
     let mut expansion = Expansion::default();
     let mut problems = Vec::new();
     for vm in &written.vm {
@@ -56,7 +56,7 @@ pub(super) fn expand(
 
 #[derive(Default)]
 struct Expansion {
-    vms: Vec<Vm>,
+    vms: Vec<SuiteVm>,
     left_out: Vec<LeftOut>,
     /// Name of each VM, with the offset of the entry that made it.
     names: HashMap<String, usize>,
@@ -218,14 +218,14 @@ impl<'a> VmContext<'a> {
     }
 
     /// Builds the VM without the expectations that come with its workload's label.
-    fn vm(&self, name: String, combination: &Combination<'a>) -> Vm {
+    fn vm(&self, name: String, combination: &Combination<'a>) -> SuiteVm {
         let cpus = value!(self.cpus).map(|cpus| cpus.get_ref().0);
         let memory = value!(self.memory).map(|memory| memory.get_ref().bytes);
         let append = value!(self.append).map(|append| append.get_ref().0.as_str());
         let hang_after = value!(self.hang_after).map(HangBounds::to_arguments);
         let expect = value!(self.expect).map(|expect| expect.get_ref().expectation());
         let tags = value!(self.tags).into_iter().flatten().map(|tag| tag.0.clone());
-        Vm {
+        SuiteVm {
             name,
             image: self.image().map(|path| self.base.join(path)),
             initrd: value!(self.initrd).map(|path| self.base.join(path)),
@@ -245,7 +245,7 @@ impl<'a> VmContext<'a> {
     }
 
     /// Completes a VM with its workload's label, which says how it is expected to end.
-    fn with_label(&self, row: &'static Row, vm: Vm) -> Vm {
+    fn with_label(&self, row: &'static Row, vm: SuiteVm) -> SuiteVm {
         let expected = row.expected();
         // Only a healthy workload is stopped: others end or hang by themselves.
         let stop_after = (expected == Expected::Healthy)
@@ -258,11 +258,11 @@ impl<'a> VmContext<'a> {
             _ => vm.ready_within,
         };
         let expect = expectation(row, vm.cpus);
-        Vm { workload: Some(row.name.into()), stop_after, ready_within, expect, ..vm }
+        SuiteVm { workload: Some(row.name.into()), stop_after, ready_within, expect, ..vm }
     }
 
     /// Checks combinations of keys, which no single key can violate.
-    fn checked(&self, vm: Vm) -> Result<Vm, Problem> {
+    fn checked(&self, vm: SuiteVm) -> Result<SuiteVm, Problem> {
         if let Some(stop_after) = vm.stop_after.filter(|stop| *stop >= vm.time_limit) {
             let message = format!(
                 "`stop-after` ({stop_after:?}) is not before `time-limit` ({:?}): it never succeeds",
@@ -288,7 +288,7 @@ impl<'a> VmContext<'a> {
 }
 
 /// Returns an expected culprit that the VM does not have.
-fn missing_culprit(vm: &Vm) -> Option<&str> {
+fn missing_culprit(vm: &SuiteVm) -> Option<&str> {
     let Expectation::Hang { blamed: Some(blamed), .. } = &vm.expect else { return None };
     let number = |name: &str| name.strip_prefix("cpu")?.parse::<u32>().ok();
     let mut blamed = blamed.iter().map(String::as_str);

@@ -17,13 +17,13 @@ use std::path::{Path, PathBuf};
 
 pub use diagnostic::{Diagnostic, SuiteError};
 pub use listed::{LIST_SCHEMA_VERSION, ListedVm, schema as list_schema};
-pub use vm::{ConsoleRules, Expectation, MAX_VCPUS, Vm};
+pub use vm::{ConsoleRules, Expectation, MAX_VCPUS, SuiteVm};
 
 /// A suite of VMs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suite {
     /// VMs of the suite in the order of the file, each with a name of its own.
-    pub vms: Vec<Vm>,
+    pub vms: Vec<SuiteVm>,
     /// Workloads of `workload = "*"` that were left out.
     pub left_out: Vec<LeftOut>,
     /// Text of the suite's file.

@@ -35,9 +35,9 @@ fn names(suite: &Suite) -> Vec<&str> {
 }
 
 #[test]
-fn a_vm_that_says_little_is_what_run_makes_of_as_little() {
+fn vm_without_settings_has_the_defaults_of_run() {
     let suite = suite("[[vm]]\nname = 'boot'\nworkload = 'exit'\n");
-    let wanted = Vm {
+    let wanted = SuiteVm {
         name: "boot".into(),
         image: None,
         initrd: None,
@@ -59,7 +59,7 @@ fn a_vm_that_says_little_is_what_run_makes_of_as_little() {
 }
 
 #[test]
-fn every_key_is_understood_and_comes_before_its_default() {
+fn every_key_of_a_vm_overrides_its_default() {
     let suite = suite(
         r#"
         [defaults]
@@ -116,7 +116,7 @@ fn every_key_is_understood_and_comes_before_its_default() {
 }
 
 #[test]
-fn there_are_several_ways_to_end() {
+fn expectations_parse_from_words_and_tables() {
     let hang = |class, blamed: Option<&[&str]>| Expectation::Hang {
         class,
         blamed: blamed.map(|names| names.iter().map(|&name| name.to_owned()).collect()),
@@ -142,14 +142,14 @@ fn there_are_several_ways_to_end() {
 /// Line in tests/former: written by the former version, which hashed VMs in this form, so that a farm that
 /// resumes its run recognises them.
 #[test]
-fn a_vm_is_hashed_in_the_form_that_earlier_farms_hashed() {
+fn vm_serializes_for_the_hash_as_in_version_1() {
     let suite = suite(ABBA);
     let former = include_str!("../../tests/former/vm.json");
     assert_eq!(serde_json::to_string(&suite.vms[0]).unwrap(), former.trim_end());
 }
 
 #[test]
-fn a_listed_vm_has_durations_in_milliseconds_and_memory_in_bytes() {
+fn listed_vm_has_durations_in_milliseconds_and_memory_in_bytes() {
     let suite = suite(ABBA);
     let listed = serde_json::to_value(ListedVm::from(&suite.vms[0])).unwrap();
     let expected = serde_json::json!({
@@ -167,7 +167,7 @@ const ABBA: &str = "[[vm]]\nname = 'abba'\nworkload = 'abba-deadlock'\nretries =
                     memory = '16M'\ntime-limit = '20s'\nhang-after = '500ms'\n";
 
 #[test]
-fn a_matrix_multiplies_and_names_what_it_makes() {
+fn matrix_makes_and_names_every_combination() {
     let vm = "[[vm]]\nname = 'a/b'\nimage = 'x'\n";
     let rows: [(&str, &[&str]); 4] = [
         ("cpus = [8, 1]", &["a/b/cpus=8", "a/b/cpus=1"]),
@@ -194,7 +194,7 @@ fn a_matrix_multiplies_and_names_what_it_makes() {
 }
 
 #[test]
-fn the_corpus_is_expected_to_do_what_its_labels_say() {
+fn corpus_vms_expect_what_their_labels_say() {
     let text = "[[vm]]\nname = 'corpus'\nworkload = '*'\nstop-after = '7s'\n\
                 matrix = { cpus = [1, 2, 8] }\n";
     let suite = suite(text);
@@ -230,7 +230,7 @@ fn the_corpus_is_expected_to_do_what_its_labels_say() {
 }
 
 #[test]
-fn the_corpus_ends_by_itself_whatever_else_is_said() {
+fn corpus_vms_end_by_themselves_under_any_settings() {
     let rows = [
         ("", 4, 5),
         ("time-limit = '4s'\n", 2, 5),
@@ -247,7 +247,7 @@ fn the_corpus_ends_by_itself_whatever_else_is_said() {
 }
 
 #[test]
-fn the_bundled_guest_by_its_name_alone_is_all_of_the_corpus() {
+fn bundled_image_without_a_workload_means_the_whole_corpus() {
     let names =
         |text: &str| -> Vec<String> { suite(text).vms.into_iter().map(|vm| vm.name).collect() };
     let all = names("[[vm]]\nname = 'corpus'\nworkload = '*'\n");
@@ -257,7 +257,7 @@ fn the_bundled_guest_by_its_name_alone_is_all_of_the_corpus() {
 }
 
 #[test]
-fn mistakes_are_told_where_they_are() {
+fn mistakes_are_located_by_line_and_column() {
     let vm = "[[vm]]\nname = 'x'\nimage = 'x'\n";
     let bundled = "[[vm]]\nname = 'x'\n";
     let rows: &[(&str, &str, &str)] = &[
@@ -366,7 +366,7 @@ fn mistakes_are_told_where_they_are() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_and_in_order() {
+fn all_mistakes_are_reported_at_once_in_order() {
     let told = mistakes(
         "defalts = 1\n\
          [defaults]\ncpus = 0\nmemory = 'x'\n\
@@ -383,7 +383,7 @@ fn all_mistakes_are_told_at_once_and_in_order() {
 }
 
 #[test]
-fn a_mistake_is_shown() {
+fn mistake_is_shown_with_its_line_and_a_mark() {
     let text = "[[vm]]\nname = \"boot\"\ncpu = 3\n";
     let error = Suite::parse(text.into(), Path::new("a/suite.toml"), Path::new("/")).unwrap_err();
     let shown =
@@ -392,7 +392,7 @@ fn a_mistake_is_shown() {
 }
 
 #[test]
-fn a_matrix_without_end_is_refused_before_it_is_made() {
+fn oversized_matrix_is_refused_before_it_is_expanded() {
     let values: Vec<String> = (0..400).map(|value| format!("'{value}'")).collect();
     let (values, cpus) = (values.join(", "), (1..=400).map(|cpus| cpus.to_string()));
     let cpus = cpus.collect::<Vec<_>>().join(", ");
@@ -403,7 +403,7 @@ fn a_matrix_without_end_is_refused_before_it_is_made() {
 }
 
 #[test]
-fn a_suite_is_read_from_its_file_and_names_files_beside_it() {
+fn relative_images_are_resolved_beside_the_suites_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("suite.toml");
     let missing = Suite::load(&path).unwrap_err();
@@ -417,7 +417,7 @@ fn a_suite_is_read_from_its_file_and_names_files_beside_it() {
 }
 
 #[test]
-fn a_table_of_bounds_knows_every_class() {
+fn table_of_bounds_has_a_key_for_every_class() {
     let keys = serde_json::from_str::<serde_json::Value>(&schema()).unwrap();
     let keys = keys["$defs"]["BoundsByClass"]["properties"].as_object().unwrap().keys();
     for key in keys.filter(|key| *key != "general") {
@@ -454,7 +454,7 @@ memory = ['64M']
 proptest! {
     /// Mutation: replacing one piece of the suite by another makes most kinds of mistakes.
     #[test]
-    fn a_damaged_suite_is_read_or_has_mistakes_that_can_be_shown(
+    fn mutated_suite_parses_or_has_printable_mistakes(
         from in 0..LIVELY.len(),
         length in 0..12usize,
         to in 0..LIVELY.len(),

@@ -18,7 +18,7 @@ pub const MAX_VCPUS: u32 = 512;
 
 /// A VM to run, with its expected end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Vm {
+pub struct SuiteVm {
     /// Name of the VM, unique in its suite: parts with slashes between them.
     pub name: String,
     /// Path of the kernel image; `None` for the bundled guest.

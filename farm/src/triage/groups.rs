@@ -1,5 +1,5 @@
-//! Findings by signature, while they come in, in any order. Keeps of each group what is counted and
-//! the newest one of it.
+//! Groups failures by signature as they arrive, in any order. Of each group it keeps the counts and the
+//! newest failure.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -11,18 +11,18 @@ use super::stacks::{self, IsPlumbing, Stack};
 use super::{FailureGroup, parallel};
 use crate::timestamp::Timestamp;
 
-/// A run of a VM, or a report that belongs to none.
+/// A run of a VM, or a report that belongs to no farm.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Run {
-    /// The VM's name, or the file's.
+pub struct RunKey {
+    /// Name of the VM, or of the report's file.
     pub name: Arc<str>,
-    /// Which results directory, or which file, of all that are looked at.
+    /// Number of the results directory or report among all sources of the scan.
     pub source: u64,
-    /// Which run of it.
+    /// Number of the run of this VM.
     pub run: u32,
 }
 
-/// Groups that may get larger.
+/// Groups under construction, by kind and signature.
 #[derive(Debug, Default)]
 pub struct Groups {
     by_signature: HashMap<(FailureKind, String), Members>,
@@ -31,13 +31,13 @@ pub struct Groups {
 #[derive(Debug)]
 struct Members {
     count: u64,
-    runs: BTreeSet<Run>,
+    runs: BTreeSet<RunKey>,
     first_seen: Timestamp,
     last_seen: Timestamp,
     newest: Sighting,
 }
 
-/// When something was seen, and the report that it is in, if there is one.
+/// A failure with its time and report; the report is `None` if it cannot be read.
 #[derive(Debug)]
 struct Sighting {
     time: Timestamp,
@@ -46,7 +46,7 @@ struct Sighting {
 }
 
 impl Sighting {
-    /// Whether it is the better one to show. One with a report always is.
+    /// True if this failure is the better exemplar: one with a report, or else the newer one.
     fn is_better_than(&self, other: &Self) -> bool {
         let rank = |seen: &Self| (seen.report.is_some(), seen.time, seen.report.clone());
         rank(self) > rank(other)
@@ -54,8 +54,14 @@ impl Sighting {
 }
 
 impl Groups {
-    /// Adds a finding.
-    pub fn add(&mut self, run: &Run, time: Timestamp, report: Option<PathBuf>, failure: Failure) {
+    /// Adds a failure to its group.
+    pub fn add(
+        &mut self,
+        run: &RunKey,
+        time: Timestamp,
+        report: Option<PathBuf>,
+        failure: Failure,
+    ) {
         let key = (failure.kind, failure.signature.clone());
         let seen = Sighting { time, report, failure };
         let Some(members) = self.by_signature.get_mut(&key) else {
@@ -78,7 +84,7 @@ impl Groups {
         }
     }
 
-    /// All groups, those first that were seen last, with their stacks from their exemplars.
+    /// Returns all groups, the most recently seen first, with the stacks of their exemplars.
     pub fn finish(self, is_plumbing: IsPlumbing) -> Vec<FailureGroup> {
         let all: Vec<Members> = self.by_signature.into_values().collect();
         let mut groups = Vec::with_capacity(all.len());
@@ -115,7 +121,7 @@ fn group(members: &Members, stacks: Vec<Stack>) -> FailureGroup {
         last_seen: members.last_seen,
         blamed: failure.blamed.clone(),
         locks: failure.locks.clone(),
-        // Of a task, an event and a glance know no place.
+        // Events and summaries have no function for a blamed task: take it from the stack.
         function: failure.function.clone().or_else(|| innermost(&stacks)),
         stacks,
         exemplar: report.as_ref().map(|path| path.display().to_string()),
@@ -144,12 +150,12 @@ mod tests {
         }
     }
 
-    fn run(name: &str, run: u32) -> Run {
-        Run { name: name.into(), source: 0, run }
+    fn run(name: &str, run: u32) -> RunKey {
+        RunKey { name: name.into(), source: 0, run }
     }
 
     #[test]
-    fn a_group_is_what_its_members_are_whatever_their_order() {
+    fn group_does_not_depend_on_the_order_of_its_failures() {
         let seen = [("a", 1, 30, None), ("a", 1, 10, Some("x")), ("a", 2, 20, Some("y"))];
         let seen = [&seen[..], &[("b", 1, 5, Some("z"))]].concat();
         for shift in 0..seen.len() {
@@ -168,7 +174,7 @@ mod tests {
                 (group.first_seen, group.last_seen),
                 (Timestamp::from_unix_ms(5), Timestamp::from_unix_ms(30))
             );
-            // The newest has no report: the newest of those that have one is shown.
+            // The newest failure has no report, so the newest one with a report is the exemplar.
             assert_eq!(group.exemplar.as_deref(), Some("y"));
             assert_eq!(group.message.as_deref(), Some("at 20"));
         }

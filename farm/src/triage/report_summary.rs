@@ -1,5 +1,5 @@
-//! A glance at a report: whether there is one, and what in it is to be grouped. Reads no more than it
-//! needs, since there may be ten thousand of them.
+//! Summary of a report: checks that a file holds one, and extracts the failures to group. Parses no more
+//! than it needs, since there may be ten thousand reports.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -8,41 +8,41 @@ use std::path::Path;
 use nmiscope_report::{Certainty, Class, Evidence, Outcome, Report, SCHEMA_VERSION, function_of};
 use serde::Deserialize;
 
-use super::failure::{Failure, FailureKind, signature};
-use super::stacks::{IsPlumbing, cpu_frames, cpus_at_end, innermost_telling};
+use super::failure::{Failure, FailureKind, compute_signature};
+use super::stacks::{IsPlumbing, cpu_frames, cpus_at_end, innermost_significant};
 use crate::event::{HangSummary, Status, VmFinished};
 
-/// The most that is read of a report. One of 300 vCPUs is a few megabytes.
+/// Maximum number of bytes read of a report; one with 300 vCPUs has a few megabytes.
 const MAX_REPORT: u64 = 256 << 20;
 
 /// Oldest format of reports that triage reads: the one before the current one.
 const OLDEST_VERSION: u32 = SCHEMA_VERSION - 1;
 
-/// What a report says, as far as triage is concerned.
+/// The parts of a report that triage needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReportSummary {
-    /// How the VM went, if nothing special was expected of it.
+    /// Status of the VM, if its suite expects a pass.
     pub status: Status,
-    /// What is to be grouped: each hang, or how else it ended.
+    /// Failures to group: each hang, or the other end of the guest.
     pub failures: Vec<Failure>,
 }
 
-/// Why a file is no report that can be read.
+/// Reason why a file cannot be read as a report.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    /// It could not be read.
+    /// The file could not be read.
     #[error("it cannot be read")]
     Unreadable(#[from] io::Error),
-    /// It has no end.
+    /// The file ends in the middle of the report.
     #[error("it is cut off")]
     CutOff,
-    /// It is too long to be one.
+    /// The file is too long for a report.
     #[error("it is longer than any report")]
     TooLong,
-    /// It is something else.
+    /// The file holds something else, by this error.
     #[error("it is no report of this program's ({0})")]
     Foreign(String),
-    /// Format version that this program does not read.
+    /// The report has a format that this program does not read.
     #[error(
         "it is a report of format {0}, and this program reads formats {OLDEST_VERSION} and \
          {SCHEMA_VERSION}"
@@ -50,7 +50,7 @@ pub enum ReportError {
     Version(u64),
 }
 
-/// Those parts of a [`Report`] that a glance needs.
+/// Parts of a [`Report`] that a summary is made of.
 #[derive(Deserialize)]
 struct ReportParts {
     schema_version: u32,
@@ -69,18 +69,18 @@ struct HangParts {
     certainty: Certainty,
 }
 
-/// Looks at a report.
+/// Reads the summary of a report.
 ///
 /// # Errors
-/// There is none.
+/// Fails if the file holds no readable report.
 pub fn read(path: &Path, is_plumbing: IsPlumbing) -> Result<ReportSummary, ReportError> {
     summarize(&bytes(path)?, is_plumbing)
 }
 
-/// The whole of a report.
+/// Reads a whole report.
 ///
 /// # Errors
-/// There is none.
+/// Fails if the file holds no readable report.
 pub fn read_report(path: &Path) -> Result<Report, ReportError> {
     let bytes = bytes(path)?;
     serde_json::from_slice(&bytes).map_err(|error| explain_error(&bytes, &error))
@@ -93,7 +93,7 @@ fn bytes(path: &Path) -> Result<Vec<u8>, ReportError> {
         return Err(ReportError::TooLong);
     }
     let mut bytes = Vec::with_capacity(length as usize + 1);
-    // It may grow meanwhile.
+    // The file may grow meanwhile.
     file.take(MAX_REPORT).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
@@ -107,20 +107,20 @@ pub(super) fn summarize(
     if !(OLDEST_VERSION..=SCHEMA_VERSION).contains(&parts.schema_version) {
         return Err(ReportError::Version(parts.schema_version.into()));
     }
-    let mut status = status(&parts.outcome);
+    let mut status = default_status(&parts.outcome);
     let counts = |hang: &HangParts| parts.outcome.is_about(&hang.certainty);
     let hangs = parts.hangs.into_iter().filter(counts);
     let failures: Option<Vec<Failure>> = hangs.map(failure_from_hang).collect();
     let mut failures =
         failures.ok_or_else(|| ReportError::Foreign("a signature is wrong".into()))?;
-    // Somebody else's run, at one moment.
+    // A report of a foreign guest or a dump, observed at one moment.
     if status == Status::Pass
         && matches!(parts.outcome, Outcome::Observed { .. })
         && !failures.is_empty()
     {
         status = Status::Hang;
     }
-    // The stacks are most of a report, and of the hangs nobody needs them here.
+    // Stacks are most of a report, and hangs do not need them here.
     let by_stacks = match status {
         Status::Crash => true,
         Status::Timeout => failures.is_empty(),
@@ -134,7 +134,7 @@ pub(super) fn summarize(
     Ok(ReportSummary { status, failures })
 }
 
-/// Why a text is no report.
+/// Explains why a text does not parse as a report.
 fn explain_error(bytes: &[u8], error: &serde_json::Error) -> ReportError {
     #[derive(Deserialize)]
     struct Version {
@@ -151,7 +151,7 @@ fn explain_error(bytes: &[u8], error: &serde_json::Error) -> ReportError {
     }
 }
 
-fn status(outcome: &Outcome) -> Status {
+fn default_status(outcome: &Outcome) -> Status {
     match outcome {
         Outcome::Exit { code: 0 } | Outcome::Stopped { .. } => Status::Pass,
         Outcome::Observed { panicking: Some(_), .. } => Status::Crash,
@@ -164,14 +164,14 @@ fn status(outcome: &Outcome) -> Status {
     }
 }
 
-/// `None` if its signature is none.
+/// Converts a hang of a report; `None` if its signature is malformed.
 fn failure_from_hang(hang: HangParts) -> Option<Failure> {
     let HangParts { class, signature, blamed, locks, evidence, .. } = hang;
     let function = function_of(&blamed, &evidence).map(str::to_owned);
     failure_from_summary(&HangSummary { class, signature, blamed, locks, function })
 }
 
-/// A hang, from an event; `None` if its signature is none.
+/// Converts a hang of an event; `None` if its signature is malformed.
 fn failure_from_summary(hang: &HangSummary) -> Option<Failure> {
     let HangSummary { class, signature, blamed, locks, function } = hang.clone();
     let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
@@ -186,8 +186,7 @@ fn failure_from_summary(hang: &HangSummary) -> Option<Failure> {
     })
 }
 
-/// What the event of a VM's end says by itself, for want of a report; `None` if that is nothing to
-/// be grouped.
+/// Converts the end event of a VM that left no readable report; `None` if there is no failure to group.
 pub fn failure_from_event(finished: &VmFinished) -> Option<Failure> {
     if let Some(failure) = finished.hang.as_ref().and_then(failure_from_summary) {
         return Some(failure);
@@ -202,7 +201,7 @@ pub fn failure_from_event(finished: &VmFinished) -> Option<Failure> {
     let said = message.as_deref().unwrap_or_default();
     Some(Failure {
         kind,
-        signature: signature(kind, said, &[]),
+        signature: compute_signature(kind, said, &[]),
         class: None,
         message,
         blamed: Vec::new(),
@@ -211,7 +210,7 @@ pub fn failure_from_event(finished: &VmFinished) -> Option<Failure> {
     })
 }
 
-/// How a VM ended, if not by a hang.
+/// Converts the end of a guest that did not hang; `None` if there is no failure to group.
 fn failure_from_end(report: &Report, is_plumbing: IsPlumbing) -> Option<Failure> {
     let (kind, message) = match &report.outcome {
         Outcome::Panic { message, .. } => (FailureKind::Panic, message.clone()),
@@ -222,12 +221,12 @@ fn failure_from_end(report: &Report, is_plumbing: IsPlumbing) -> Option<Failure>
     };
     let cpus = cpus_at_end(report);
     let mut places: Vec<&str> =
-        cpus.iter().filter_map(|cpu| innermost_telling(cpu_frames(cpu), is_plumbing)).collect();
+        cpus.iter().filter_map(|cpu| innermost_significant(cpu_frames(cpu), is_plumbing)).collect();
     places.sort_unstable();
     places.dedup();
     Some(Failure {
         kind,
-        signature: signature(kind, message.as_deref().unwrap_or_default(), &places),
+        signature: compute_signature(kind, message.as_deref().unwrap_or_default(), &places),
         class: None,
         message,
         blamed: cpus.iter().map(|cpu| format!("cpu{}", cpu.cpu)).collect(),
@@ -250,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_glance_at_a_hang_says_what_its_report_says() {
+    fn summary_of_a_hang_equals_its_report() {
         let read_report: Report = serde_json::from_str(DEADLOCK).unwrap();
         let summary = summary(DEADLOCK);
         assert_eq!(
@@ -265,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_where_it_came_from_whatever_the_addresses_are() {
+    fn panic_signature_depends_on_its_function_and_not_on_addresses() {
         let failure = summary(PANIC).failures.remove(0);
         assert_eq!(failure.kind, FailureKind::Panic);
         assert!(failure.function.as_ref().unwrap().ends_with("null_deref::follow"), "{failure:?}");
@@ -281,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_is_told_by_what_ran_unless_its_hangs_say_it() {
+    fn timeout_is_grouped_by_running_functions_unless_it_has_hangs() {
         let mut report: Report = serde_json::from_str(DEADLOCK).unwrap();
         report.outcome = Outcome::TimedOut { limit_ms: 5.0, ran_ms: None };
         let text = |report: &Report| serde_json::to_string(report).unwrap();
@@ -295,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_of_the_former_version_is_read_like_a_current_one() {
+    fn report_of_the_former_version_is_summarized_like_a_current_one() {
         let version = |number: u32| format!("\"schema_version\": {number},");
         assert!(DEADLOCK.contains(&version(SCHEMA_VERSION)));
         let former = DEADLOCK.replacen(&version(SCHEMA_VERSION), &version(OLDEST_VERSION), 1);
@@ -306,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_report_says_what_it_is_instead() {
+    fn unreadable_reports_are_refused_with_a_reason() {
         let future = DEADLOCK.replacen("\"schema_version\": ", "\"schema_version\": 9", 1);
         let signed = {
             let mut report: Report = serde_json::from_str(DEADLOCK).unwrap();

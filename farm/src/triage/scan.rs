@@ -1,9 +1,8 @@
-//! From paths to groups: finds results directories and reports below what was given, and reads each
-//! once.
+//! Scans paths for failures: finds results directories and reports below them, and reads each once.
 //!
-//! Of a results directory the journal says which tries went wrong, and their reports how. Where such
-//! a report cannot be read, the journal says enough to count the hang. In a directory without a
-//! journal every JSON file may be a report. Symbolic links are followed only where they were given.
+//! In a results directory, the journal names the failed tries, and their reports describe the failures.
+//! Where such a report cannot be read, the journal has enough to count the hang. In a directory without a
+//! journal, every JSON file may be a report. Symbolic links are followed only if they were given as paths.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, Metadata};
@@ -13,63 +12,63 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 
-use super::groups::{Groups, Run};
+use super::groups::{Groups, RunKey};
 use super::report_summary::{self, ReportError, ReportSummary};
 use super::stacks::IsPlumbing;
-use super::{Skipped, Totals, Triage, parallel};
-use crate::event::{Event, EventKind, Id, Status, VmFinished};
+use super::{Skipped, Totals, TriageResult, parallel};
+use crate::event::{EventKind, FarmEvent, Id, Status, VmFinished};
 use crate::timestamp::Timestamp;
 use crate::{journal, relative_path};
 
-/// How far below a directory its reports may be.
+/// Maximum depth of a report below a given directory.
 const MAX_DEPTH: usize = 16;
 
-/// How many files and directories below one that was given are looked at.
+/// Maximum number of files and directories visited below a given directory.
 const MAX_ENTRIES: usize = 1_000_000;
 
-/// How many of the files that were skipped are named.
+/// Maximum number of skipped files that are named.
 const MAX_SKIPPED: usize = 1000;
 
-/// The name of a VM's report among its files, as events have it.
+/// Key of the report among a try's files, as events spell it.
 const REPORT: &str = "report";
 
-/// What was gathered: the groups, and how each VM went.
+/// Groups of failures, and the verdicts on each VM.
 #[derive(Debug, Default)]
 pub struct ScanResult {
-    /// The groups.
-    pub triage: Triage,
-    /// By the VM's name.
+    /// Groups and totals of the scan.
+    pub triage: TriageResult,
+    /// Verdicts by the VM's name.
     vms: BTreeMap<Arc<str>, Verdicts>,
 }
 
-/// How a VM went, in all its runs.
+/// Verdicts on a VM in all its runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Verdicts {
     passed: bool,
     failed: bool,
-    /// It passed at a second try.
+    /// True if the VM passed after a failed try.
     flaky: bool,
 }
 
 impl ScanResult {
-    /// Whether there is a verdict on a VM of that name.
+    /// True if there is a verdict on a VM of that name.
     pub fn has_run(&self, name: &str) -> bool {
         self.vms.get(name).is_some_and(|verdicts| verdicts.passed || verdicts.failed)
     }
 
-    /// VMs that passed after a retry, or in some of their runs only.
+    /// Returns the VMs that passed after a retry, or in some of their runs only.
     pub fn flaky(&self) -> BTreeSet<&str> {
         let flaky = |verdicts: &Verdicts| verdicts.flaky || (verdicts.passed && verdicts.failed);
         self.vms.iter().filter(|(_, verdicts)| flaky(verdicts)).map(|(name, _)| &**name).collect()
     }
 }
 
-/// Gathers all that is below these paths: results directories, directories with reports in them, and
-/// reports. What is there twice counts once. `is_plumbing` is for stacks: what all have in common tells
-/// none from another.
+/// Scans everything below these paths: results directories, directories of reports, and reports. A try or
+/// report found twice counts once. `is_plumbing` is true for functions that distinguish no stack from
+/// another.
 ///
 /// # Errors
-/// A path is not there, or cannot be looked at.
+/// Fails if a path does not exist or cannot be read.
 pub fn scan(paths: &[PathBuf], is_plumbing: IsPlumbing) -> anyhow::Result<ScanResult> {
     let mut scanner = Scanner::new(is_plumbing);
     for path in paths {
@@ -88,13 +87,13 @@ pub fn scan(paths: &[PathBuf], is_plumbing: IsPlumbing) -> anyhow::Result<ScanRe
     Ok(scanner.finish())
 }
 
-/// One try of a VM, or one report.
+/// A try of a VM, or a report that belongs to no farm.
 struct Try<'a> {
-    run: Run,
+    run: RunKey,
     time: Timestamp,
-    /// Its report, if there is one.
+    /// Path of its report; `None` if there is none.
     report: Option<PathBuf>,
-    /// What the journal says of it.
+    /// End event in the journal; `None` for a report that belongs to no farm.
     end: Option<&'a VmFinished>,
 }
 
@@ -104,10 +103,10 @@ struct Scanner {
     totals: Totals,
     skipped: Vec<Skipped>,
     vms: BTreeMap<Arc<str>, Verdicts>,
-    /// Journals and reports that have been read, by device and inode.
+    /// Device and inode numbers of the journals and reports that have been read.
     seen: HashSet<(u64, u64)>,
-    /// Tries of which a journal has told, by what they are and when they ended: those of parts are in
-    /// what they were merged into as well.
+    /// Tries found in journals, with the times of their ends: a merged journal repeats the tries of its
+    /// parts.
     tries: HashSet<(Id, Timestamp)>,
     sources: u64,
 }
@@ -126,7 +125,7 @@ impl Scanner {
         }
     }
 
-    /// Everything below a directory. What cannot be read is skipped.
+    /// Scans everything below a directory, and skips what cannot be read.
     fn add_directory(&mut self, root: &Path) {
         let mut reports = Vec::new();
         let mut pending = vec![(root.to_owned(), 0)];
@@ -178,7 +177,8 @@ impl Scanner {
         self.read_reports(&reports);
     }
 
-    /// A report that belongs to no farm, named relative to what was given. `None` if it has been read.
+    /// Describes a report that belongs to no farm, named relative to `root`; `None` if it has been read
+    /// before.
     fn lone_report(
         &mut self,
         path: &Path,
@@ -192,14 +192,14 @@ impl Scanner {
         let name = below.unwrap_or(path).to_string_lossy();
         let modified = metadata.modified().ok();
         Some(Try {
-            run: Run { name: name.into(), source: self.new_source(), run: 1 },
+            run: RunKey { name: name.into(), source: self.new_source(), run: 1 },
             time: modified.map_or_else(Timestamp::default, Into::into),
             report: Some(path.into()),
             end: None,
         })
     }
 
-    /// A farm's results.
+    /// Adds the tries of a farm's results.
     fn add_results(&mut self, root: &Path) {
         let journal = root.join(journal::FILE);
         let contents = match journal::read(root) {
@@ -239,7 +239,7 @@ impl Scanner {
                     verdicts.flaky |= finished.flaky;
                 }
                 Status::Hang | Status::Crash | Status::Timeout => {
-                    let run = Run { name: id.name.as_str().into(), source, run: id.run };
+                    let run = RunKey { name: id.name.as_str().into(), source, run: id.run };
                     let report = self.report_of(root, finished);
                     tries.push(Try { run, time, report, end: Some(finished) });
                 }
@@ -249,7 +249,8 @@ impl Scanner {
         self.read_reports(&tries);
     }
 
-    /// Where the report of a try is; `None` if there is none, or it is not where it should be.
+    /// Returns the path of a try's report; `None` if there is none, or the path leads outside of the
+    /// results.
     fn report_of(&mut self, root: &Path, finished: &VmFinished) -> Option<PathBuf> {
         let relative = finished.directory.join(finished.files.get(REPORT)?);
         match relative_path::resolve(root, &relative) {
@@ -269,7 +270,7 @@ impl Scanner {
         parallel::for_each(tries, read, |one, result| self.add_try(one, result));
     }
 
-    /// What has come of a try.
+    /// Adds a try with the failures in its report, or else those in its end event.
     fn add_try(&mut self, one: &Try<'_>, read: Option<Result<ReportSummary, ReportError>>) {
         let (mut failures, mut status) = (Vec::new(), None);
         let mut report = None;
@@ -338,12 +339,15 @@ impl Scanner {
     fn finish(self) -> ScanResult {
         let Self { is_plumbing, groups, totals, mut skipped, vms, .. } = self;
         skipped.sort_by(|a, b| a.path.cmp(&b.path));
-        ScanResult { triage: Triage { groups: groups.finish(is_plumbing), totals, skipped }, vms }
+        ScanResult {
+            triage: TriageResult { groups: groups.finish(is_plumbing), totals, skipped },
+            vms,
+        }
     }
 }
 
-/// All tries, in order, with the last end of each: one that was interrupted may have been done again.
-fn last_end_of_each_try(events: &[Event]) -> BTreeMap<Id, Option<(Timestamp, &VmFinished)>> {
+/// Returns all tries in order, each with its last end: an interrupted try may have been repeated.
+fn last_end_of_each_try(events: &[FarmEvent]) -> BTreeMap<Id, Option<(Timestamp, &VmFinished)>> {
     let mut last = BTreeMap::new();
     for event in events {
         match &event.kind {

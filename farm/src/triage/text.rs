@@ -1,12 +1,12 @@
-//! Groups for people: a line each that says what, how often and when, and below it what helps to go
-//! on. Everything that comes from a guest or a file goes through `sanitize`.
+//! Text of groups for people: a heading with the failure, its count and times, and below it details for
+//! debugging. All strings from guests and files pass through `sanitize`.
 
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 
 use super::known::KnownEntry;
-use super::{Diff, FailureGroup, FailureKind, Totals, Triage};
+use super::{Diff, FailureGroup, FailureKind, Totals, TriageResult};
 use crate::timestamp::Timestamp;
 use nmiscope_report::sanitize::line;
 use nmiscope_report::short_name;
@@ -17,17 +17,17 @@ const BAD: Style = AnsiColor::Red.on_default().bold();
 const HEADING: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
 
-/// So many VMs are named.
-const VMS: usize = 3;
+/// Maximum number of VMs, locks or parties that are named.
+const MAX_NAMES: usize = 3;
 
-/// So many functions of a stack are shown.
-const FUNCTIONS: usize = 6;
+/// Maximum number of functions shown of a stack.
+const MAX_FUNCTIONS: usize = 6;
 
-/// Titles are padded to at most so many characters.
+/// Maximum width to which titles are padded.
 const MAX_TITLE: usize = 48;
 
-/// All that was found.
-pub fn triage(triage: &Triage) -> String {
+/// Renders groups of failures.
+pub fn render_triage(triage: &TriageResult) -> String {
     let mut text = String::new();
     show_all(&mut text, &triage.groups.iter().collect::<Vec<_>>());
     let known = triage.groups.iter().filter(|group| group.known.is_some()).count();
@@ -35,12 +35,12 @@ pub fn triage(triage: &Triage) -> String {
     if known > 0 {
         let _ = write!(text, ", {known} known");
     }
-    text.push_str(&totals(&triage.totals));
+    text.push_str(&render_totals(&triage.totals));
     text
 }
 
-/// What has changed.
-pub fn diff(diff: &Diff) -> String {
+/// Renders the changes between two scans.
+pub fn render_diff(diff: &Diff) -> String {
     let mut text = String::new();
     let mut show = |heading: String, groups: &[&FailureGroup]| {
         if !groups.is_empty() {
@@ -73,7 +73,7 @@ pub fn diff(diff: &Diff) -> String {
     text
 }
 
-fn totals(totals: &Totals) -> String {
+fn render_totals(totals: &Totals) -> String {
     let mut text = format!(" in {}", plural(totals.runs, "run"));
     let _ = write!(text, " ({} read", plural(totals.reports, "report"));
     if totals.results > 0 {
@@ -116,7 +116,7 @@ fn show_all(text: &mut String, groups: &[&FailureGroup]) {
     }
 }
 
-/// What it is, and where.
+/// Describes a failure by its class or kind, and its function.
 fn title(group: &FailureGroup) -> String {
     let what = group.class.map_or(group.kind.name(), |class| class.name());
     match &group.function {
@@ -125,7 +125,7 @@ fn title(group: &FailureGroup) -> String {
     }
 }
 
-/// In how many runs, and when.
+/// Describes the number of runs and the times of a group.
 fn seen(group: &FailureGroup) -> String {
     let place =
         format!("{} of {}", plural(group.runs, "run"), plural(group.vms.len() as u64, "VM"));
@@ -175,23 +175,23 @@ fn entry(entry: &KnownEntry) -> String {
     format!("{}{note}", line(&entry.url))
 }
 
-/// Innermost first.
+/// Lists functions, innermost first.
 fn functions(names: &[String]) -> String {
-    let shown = names.iter().take(FUNCTIONS).map(|name| line(short_name(name)));
-    let more = (names.len() > FUNCTIONS).then(|| "…".to_owned());
+    let shown = names.iter().take(MAX_FUNCTIONS).map(|name| line(short_name(name)));
+    let more = (names.len() > MAX_FUNCTIONS).then(|| "…".to_owned());
     shown.chain(more).collect::<Vec<_>>().join(" < ")
 }
 
-/// The first few, and how many more there are.
+/// Lists the first few names, and the number of further ones.
 fn list(names: &[String]) -> String {
-    let shown = names.iter().take(VMS).map(|name| line(name)).collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(VMS) {
+    let shown = names.iter().take(MAX_NAMES).map(|name| line(name)).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(MAX_NAMES) {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }
 }
 
-/// In UTC, to the second.
+/// Formats a time in UTC, to the second.
 fn time(time: Timestamp) -> String {
     humantime::format_rfc3339_seconds(time.system_time()).to_string()
 }
@@ -231,9 +231,9 @@ mod tests {
     }
 
     #[test]
-    fn a_group_says_what_how_often_when_and_where() {
-        let triage = Triage { groups: vec![group()], ..Triage::default() };
-        let text = plain(&super::triage(&triage));
+    fn group_shows_failure_count_times_and_details() {
+        let triage = TriageResult { groups: vec![group()], ..TriageResult::default() };
+        let text = plain(&super::render_triage(&triage));
         let expected = "\
 7f3a91c2  deadlock in take\\u{7}  ×12  10 runs of 4 VMs, 1970-01-01T00:00:00Z to 9999-12-31T23:59:59Z
   locks       LOCK\\n
@@ -247,12 +247,12 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_below_each_other() {
+    fn counts_of_groups_are_aligned() {
         let mut other = group();
         other.function = None;
         other.count = 3;
-        let triage = Triage { groups: vec![group(), other], ..Triage::default() };
-        let text = plain(&super::triage(&triage));
+        let triage = TriageResult { groups: vec![group(), other], ..TriageResult::default() };
+        let text = plain(&super::render_triage(&triage));
         let column = |line: &str| line.chars().position(|character| character == '×');
         let columns: Vec<usize> = text.lines().filter_map(column).collect();
         assert_eq!(columns.len(), 2);

@@ -169,7 +169,7 @@ fn hangs_are_grouped_by_signature_newest_first() {
         "×2  1 run of 1 VM, 2023-11-14T22:",
         "open ",
         "results/vms/b/1.2/report.json",
-        "2 groups in 3 runs (3 reports read, 1 result of farms)",
+        "2 groups in 3 runs (3 reports read, 1 farm)",
     ] {
         at(wanted);
     }
@@ -213,7 +213,7 @@ fn single_reports_below_a_directory_are_found() {
     let panic = groups.iter().find(|group| group["kind"] == "panic").expect("a panic");
     assert!(panic["function"].as_str().expect("a text").contains("null_deref"), "{panic}");
     assert_eq!(document["totals"]["skipped"], 1);
-    assert!(finished.stderr.contains("package.json: it is no report"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("package.json: it is not a report"), "{}", finished.stderr);
 }
 
 #[test]
@@ -390,7 +390,7 @@ fn unusable_paths_are_refused_and_empty_ones_pass() {
         triage(arguments, |_| ()).expect_code(exit::USAGE);
     }
     let finished = triage(&["."], |_| ()).expect_code(exit::CLEAN);
-    assert!(finished.stderr.contains("there is no report"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("no report and no journal"), "{}", finished.stderr);
 }
 
 /// The groups of a results directory, but for where their exemplars are.

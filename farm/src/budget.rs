@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 /// An amount of CPUs and memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resources {
-    /// Number of CPUs.
+    /// Number of CPUs of the host.
     pub cpus: u32,
-    /// Bytes of memory.
+    /// Bytes of the host's memory.
     pub memory: u64,
 }
 

@@ -45,7 +45,7 @@ pub struct Promise {
 pub enum Expected {
     /// The guest hangs in this way.
     Hang(Class),
-    /// The guest's kernel panics.
+    /// The guest's kernel panics with any message.
     Panic,
     /// A triple fault resets the guest.
     TripleFault,

@@ -17,7 +17,7 @@ use super::tail::read_tail;
 /// Judgement of a try, with the findings it rests on.
 #[derive(Debug)]
 pub struct Examined {
-    /// Verdict and its reason.
+    /// Verdict on the try, and its reason.
     pub judgement: Judgement,
     /// Signatures of all hangs in the report.
     pub signatures: Vec<String>,

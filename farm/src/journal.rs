@@ -65,7 +65,7 @@ impl Journal {
     }
 }
 
-/// Contents of a journal.
+/// Contents of a journal, as far as they could be parsed.
 #[derive(Debug, Default)]
 pub struct JournalContents {
     /// Events in the order in which they happened.

@@ -10,10 +10,10 @@ use regex::Regex;
 use super::event::{HangSummary, Status};
 use super::suite::{ConsoleRules, Expectation, SuiteVm};
 
-/// Everything that a VM's process left behind.
+/// The files and the exit that a VM's process left behind.
 #[derive(Debug)]
 pub struct ProcessOutput<'a> {
-    /// End of the process.
+    /// Exit code or signal that ended the process.
     pub end: ProcessEnd,
     /// Report, or the reason why it is missing.
     pub report: Result<&'a Report, NoReport>,
@@ -37,20 +37,20 @@ pub enum NoReport {
 /// End of a VM's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProcessEnd {
-    /// Exit with this code.
+    /// The process exited with this code.
     Code(i32),
-    /// Death by this signal, which the farm did not send.
+    /// The process was killed by this signal, which the farm did not send.
     Signal(i32),
-    /// Kill by the farm, long after the time limit.
+    /// The farm killed the process, long after the time limit.
     Overdue,
-    /// End by the farm when it was itself asked to end.
+    /// The farm ended the process when it was itself asked to end.
     Interrupted,
 }
 
 /// Verdict on a try, with the reason for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
-    /// Status of the try.
+    /// Status of the try, as events have it.
     pub status: Status,
     /// Reason in one sentence; `None` if the status needs none.
     pub reason: Option<String>,
@@ -132,7 +132,7 @@ fn by_outcome(vm: &SuiteVm, report: &Report) -> Judgement {
             Judgement::because(Status::Crash, but(&format!("it panicked: {message}")))
         }
         (Outcome::Panic { message, .. }, _) => {
-            let message = message.as_deref().unwrap_or("it did not say why");
+            let message = message.as_deref().unwrap_or("no message");
             Judgement::because(Status::Crash, but(&format!("it panicked: {message}")))
         }
         (Outcome::Crash { .. }, Expectation::Crash) => Judgement::pass(),
@@ -164,7 +164,7 @@ fn by_outcome(vm: &SuiteVm, report: &Report) -> Judgement {
         }
         (Outcome::Starved { wall_ms, ran_ms, .. }, _) => {
             let reason = format!(
-                "it got nowhere for {:.1} s, and had {:.1} s of the host's time meanwhile: run fewer at \
+                "it made no progress for {:.1} s, of which the host ran it for {:.1} s: run fewer VMs at \
                  a time",
                 wall_ms / 1000.0,
                 ran_ms / 1000.0

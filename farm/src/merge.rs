@@ -24,7 +24,7 @@ use super::event::{
 use super::timestamp::Timestamp;
 use super::{journal, relative_path, results};
 
-/// Summary of a merge.
+/// Summary of a merge, for people and for the exit code.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MergeSummary {
     /// Start event of the merged journal.
@@ -126,7 +126,7 @@ impl Merged {
         }
         if !contents.damaged.is_empty() {
             let count = contents.damaged.len();
-            self.warn(format!("{shown}: lines of its journal that are no events: {count}"));
+            self.warn(format!("{shown}: damaged lines in its journal: {count}"));
         }
         let mut start = None;
         let mut is_over = false;
@@ -162,7 +162,7 @@ impl Merged {
         }
         let Some(start) = start else { bail!("failed to read {shown}: its journal has no start") };
         if !is_over {
-            self.warn(format!("{shown}: its farm has not come to its end"));
+            self.warn(format!("{shown}: its farm has not finished"));
         }
         // Results that are given twice count as one part.
         if !self.starts.contains(&start) {
@@ -194,7 +194,7 @@ impl Merged {
             }
             return Ok(());
         }
-        let warning = format!("{}, and has an end in one of them at most", both());
+        let warning = format!("{}, and has ended in at most one of them", both());
         self.warn(warning);
         if new.finished.is_some() {
             self.tries.insert(id, new);
@@ -237,7 +237,7 @@ impl Merged {
             let from = match relative_path::resolve(&of.root, &relative) {
                 Ok(from) => from,
                 Err(refused) => {
-                    warnings.push(format!("{} are not taken over: {refused}", shown()));
+                    warnings.push(format!("{} are not copied: {refused}", shown()));
                     clear_paths(of);
                     continue;
                 }
@@ -245,19 +245,24 @@ impl Merged {
             // A directory within another's would be overwritten just the same.
             let other = relative.ancestors().find_map(|path| taken.get(path));
             if let Some(other) = other {
-                bail!("{} and of {} are in one place: {}", shown(), other.name, relative.display());
+                bail!(
+                    "{} and of {} share a directory: {}",
+                    shown(),
+                    other.name,
+                    relative.display()
+                );
             }
             let to = output.join(&relative);
             let failed = || format!("failed to copy {} to {}", from.display(), output.display());
             match copy::tree(&from, &to) {
                 Ok(left) => warnings.extend(left.into_iter().map(|path| {
                     format!(
-                        "{} is not taken over: it is neither a file nor a directory",
+                        "{} is not copied: it is neither a file nor a directory",
                         path.display()
                     )
                 })),
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !from.exists() => {
-                    warnings.push(format!("{} are not there", shown()));
+                    warnings.push(format!("{} do not exist", shown()));
                 }
                 Err(error) => return Err(error).with_context(failed),
             }

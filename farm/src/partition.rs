@@ -17,7 +17,7 @@ pub struct Partition {
     pub by: PartitionBy,
     /// Index of the part, from 0.
     pub part: u64,
-    /// Number of parts.
+    /// Number of parts of the suite.
     pub parts: u64,
 }
 

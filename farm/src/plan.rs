@@ -12,7 +12,7 @@ use super::suite::SuiteVm;
 /// Options that select and order runs.
 #[derive(Debug, Clone)]
 pub struct PlanOptions {
-    /// Filter that selects VMs.
+    /// Filter that selects VMs of the suite.
     pub filter: Filter,
     /// Part of the filtered VMs that runs here; `None` for all of them.
     pub partition: Option<Partition>,

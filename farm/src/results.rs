@@ -30,7 +30,7 @@ pub struct BundledGuest {
 }
 
 impl BundledGuest {
-    /// Wraps the guest's image.
+    /// Wraps the image of the bundled guest.
     pub fn new(image: &'static [u8]) -> Self {
         Self { image, digest: OnceLock::new() }
     }
@@ -126,15 +126,15 @@ impl Results {
         if root.join(journal::FILE).exists() {
             if !resume {
                 let message = format!(
-                    "{} holds the results of an earlier run: name another directory with --out, or go \
-                     on with --resume",
+                    "{} holds the results of an earlier run: name another directory with --out, or \
+                     resume it with --resume",
                     root.display()
                 );
                 return Err(OpenError::Refused(anyhow::anyhow!(message)));
             }
             let journal = journal::read(root).map_err(OpenError::Failed)?;
             if let Some(reason) = journal.is_later() {
-                let error = anyhow::anyhow!("failed to go on in {}: {reason}", root.display());
+                let error = anyhow::anyhow!("failed to resume in {}: {reason}", root.display());
                 return Err(OpenError::Refused(error));
             }
             previous = PreviousRun::read(journal, vms, bundled);
@@ -278,7 +278,7 @@ fn lock(root: &Path) -> anyhow::Result<File> {
             let mut holder = String::new();
             let _ = Read::by_ref(&mut file).take(64).read_to_string(&mut holder);
             bail!(
-                "another farm is at work in {} (process {}): wait for it, or name another directory \
+                "another farm is running in {} (process {}): wait for it, or name another directory \
                  with --out",
                 root.display(),
                 holder.trim()

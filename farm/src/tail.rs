@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// End of a file.
+/// The last bytes of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Tail {
-    /// Last bytes of the file.
+    /// Bytes up to the end of the file.
     pub bytes: Vec<u8>,
     /// True if the bytes are the whole file.
     pub is_all: bool,

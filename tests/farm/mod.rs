@@ -165,7 +165,7 @@ fn list_names_the_planned_vms_and_runs_none() {
     all.sort();
     assert_eq!(shuffled, all);
     assert!(!site.results().exists());
-    refused(site.text(["--filter", "tag(no-such)"]), "--filter is of none of the suite's 11 VMs");
+    refused(site.text(["--filter", "tag(no-such)"]), "--filter selects none of the suite's 11 VMs");
 }
 
 #[test]

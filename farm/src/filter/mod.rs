@@ -65,7 +65,7 @@ impl Eq for Pattern {}
 pub struct FilterError {
     /// Column of the mistake, in characters from 1.
     pub column: usize,
-    /// Description of the mistake.
+    /// Description of the mistake, for people.
     pub message: String,
     /// Text of the expression, to be shown with the mistake marked.
     text: String,

@@ -13,14 +13,14 @@ const MAX_DEPTH: usize = 64;
 
 const FUNCTIONS: [&str; 3] = ["all", "name", "tag"];
 
-/// Parses a filter expression.
+/// Parses the text of a filter expression.
 pub(super) fn parse(text: &str) -> Result<Filter, FilterError> {
     let mut parser = Parser { text, at: 0, depth: 0 };
     let filter = parser.alternatives()?;
     parser.skip_space();
     match parser.peek() {
         None => Ok(filter),
-        Some(')') => Err(parser.error(parser.at, "nothing is open that this could close")),
+        Some(')') => Err(parser.error(parser.at, "this closes nothing")),
         Some(_) => Err(parser.error(parser.at, "`and` or `or` is wanted between two expressions")),
     }
 }
@@ -156,7 +156,7 @@ impl<'a> Parser<'a> {
         match function {
             "all" if is_nothing => Ok(Filter::All),
             "all" => Err(self.error(inside, "all() has nothing inside")),
-            _ if is_nothing => Err(self.error(inside, format!("{function}() of what?"))),
+            _ if is_nothing => Err(self.error(inside, format!("{function}() needs an argument"))),
             "tag" => Ok(Filter::Tag(argument.trim().into())),
             _ => match argument.trim_start().strip_prefix('=') {
                 Some(name) => Ok(Filter::Exact(unescaped(name.trim()))),

@@ -14,9 +14,9 @@ pub fn missing<'a>(parts: impl Iterator<Item = Option<&'a str>>) -> (Vec<String>
     let all: Option<Vec<&str>> = parts.iter().copied().collect();
     let Some(all) = all else {
         let is_mixed = parts.len() > 1;
-        let warnings = is_mixed
-            .then(|| "some of the results are of a whole suite, and not of a part of one".into());
-        return (Vec::new(), warnings.into_iter().collect());
+        let warning = is_mixed
+            .then(|| "some of the results are for a whole suite, others for a part of one".into());
+        return (Vec::new(), warning.into_iter().collect());
     };
     let Ok(read) = all.iter().map(|part| part.parse()).collect::<Result<Vec<Partition>, _>>()
     else {
@@ -25,9 +25,9 @@ pub fn missing<'a>(parts: impl Iterator<Item = Option<&'a str>>) -> (Vec<String>
     let divisions: BTreeSet<(PartitionBy, u64)> =
         read.iter().map(|part| (part.by, part.parts)).collect();
     let (Some(&(by, parts)), 1) = (divisions.first(), divisions.len()) else {
-        let warnings = (!all.is_empty())
+        let warning = (!all.is_empty())
             .then(|| format!("these are not parts of one division: {}", all.join(", ")));
-        return (Vec::new(), warnings.into_iter().collect());
+        return (Vec::new(), warning.into_iter().collect());
     };
     let there: BTreeSet<u64> = read.iter().map(|part| part.part).collect();
     let missing = (0..parts).filter(|part| !there.contains(part));
@@ -55,11 +55,11 @@ mod tests {
             (&[Some("hash:3/2")], &[], "not all of these"),
             (&[Some("some")], &[], "not all of these"),
         ];
-        for (parts, wanted, warnings) in rows {
+        for (parts, wanted, warning) in rows {
             let (missing, told) = missing(parts.iter().copied());
             assert_eq!(missing, *wanted, "{parts:?}");
-            assert_eq!(told.is_empty(), warnings.is_empty(), "{parts:?}: {told:?}");
-            assert!(told.iter().all(|told| told.contains(warnings)), "{parts:?}: {told:?}");
+            assert_eq!(told.is_empty(), warning.is_empty(), "{parts:?}: {told:?}");
+            assert!(told.iter().all(|told| told.contains(warning)), "{parts:?}: {told:?}");
         }
         let (missing, _) = missing([Some("hash:1/18446744073709551615")].into_iter());
         assert_eq!(missing.len(), MAX_NAMED);

@@ -7,7 +7,7 @@ use nmiscope_report::Class;
 use super::*;
 use crate::event::HangSummary;
 
-/// Results directory under construction.
+/// Results directory that a test builds event by event.
 struct Results {
     root: PathBuf,
     events: Vec<FarmEvent>,
@@ -231,7 +231,7 @@ fn missing_part_and_unfinished_farm_are_reported() {
     assert_eq!(summary.missing, ["count:1/3", "count:3/3"]);
     assert_eq!(summary.started.partition.as_deref(), Some("count:2/3"));
     assert_eq!(summary.finished.not_run, 1);
-    assert!(summary.warnings[0].contains("not come to its end"), "{:?}", summary.warnings);
+    assert!(summary.warnings[0].contains("has not finished"), "{:?}", summary.warnings);
 }
 
 #[test]
@@ -342,7 +342,7 @@ fn directories_outside_the_results_are_neither_read_nor_written() {
         let input = results.vm(1000, bad, "").vm(1000, good, "B").finish(5000);
         let output = folder.join(format!("out{number}"));
         let summary = merge(&[input], &output).unwrap();
-        assert!(summary.warnings[0].contains("not taken over"), "{directory}: {summary:?}");
+        assert!(summary.warnings[0].contains("not copied"), "{directory}: {summary:?}");
         // The verdict is kept.
         assert_eq!(summary.finished.counts[&Status::Hang], 1);
         assert_eq!(files(&output), ["events.jsonl", "vms/b/1.1/console.log"], "{directory}");
@@ -374,7 +374,7 @@ fn two_tries_with_one_directory_are_refused() {
             .vm(1000, other, "B")
             .finish(5000);
         let error = format!("{:#}", merge_in(folder, &[input]).unwrap_err());
-        assert!(error.contains("in one place"), "{error}");
+        assert!(error.contains("share a directory"), "{error}");
     }
 }
 

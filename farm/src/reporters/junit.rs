@@ -120,7 +120,7 @@ impl Junit {
             return output;
         };
         if console.len() > *left {
-            output.push_str("its console is left out here: there are too many\n");
+            output.push_str("console left out: all consoles together exceed the size limit\n");
             return output;
         }
         *left -= console.len();
@@ -313,6 +313,6 @@ mod tests {
         assert!(junit.output(end, &mut left).ends_with("12345678"));
         assert_eq!(left, 2);
         let output = junit.output(end, &mut left);
-        assert!(output.ends_with("left out here: there are too many\n"), "{output}");
+        assert!(output.ends_with("all consoles together exceed the size limit\n"), "{output}");
     }
 }

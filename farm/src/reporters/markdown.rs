@@ -96,8 +96,7 @@ impl Markdown {
         if let Some(by) = &self.interrupted {
             let by = code(by, MAX_NAME);
             let left = plural(finished.not_run, "VM");
-            let _ =
-                write!(text, "**Ended by {by}**: {left} left, which `--resume` goes on with.\n\n");
+            let _ = write!(text, "**Ended by {by}**: {left} left, which `--resume` runs.\n\n");
         }
         let lost = self.started.as_ref().map(|started| started.lost.as_slice()).unwrap_or_default();
         if !lost.is_empty() {

@@ -51,7 +51,7 @@ impl Progress {
             EventKind::VmFinished(end) => finish_line(end),
             EventKind::FarmInterrupted { by } => {
                 let by = phrases::one_line(by, MAX_NAME);
-                format!(" {ODD}ended by {by}{ODD:#}: nothing more is started\n")
+                format!(" {ODD}ended by {by}{ODD:#}: no more VMs start\n")
             }
             EventKind::FarmFinished(finished) => summary::render(finished, &self.runs, &self.root),
         }

@@ -38,7 +38,7 @@ pub struct HangGroup<'a> {
 }
 
 impl Runs {
-    /// Keeps every run.
+    /// Keeps every run, also those that passed at once.
     pub fn keep_all() -> Self {
         Self { tries: BTreeMap::new(), all: true }
     }

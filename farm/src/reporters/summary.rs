@@ -47,7 +47,7 @@ pub fn render(finished: &FarmFinished, runs: &Runs, root: &Path) -> String {
     if finished.not_run > 0 {
         let is_are = if finished.not_run == 1 { "is" } else { "are" };
         let left = format!("{} {is_are} left", plural(finished.not_run, "VM"));
-        let _ = writeln!(text, " {BAD}{left}{BAD:#}: --resume goes on with what was not run");
+        let _ = writeln!(text, " {BAD}{left}{BAD:#}: --resume runs them");
     }
     text
 }

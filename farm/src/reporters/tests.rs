@@ -160,7 +160,7 @@ pub fn events() -> Vec<FarmEvent> {
         ("exit", Status::Fail, "it left with code 3"),
         ("panic", Status::Crash, "it panicked: no\x1b[2J room\nleft"),
         ("slow", Status::Timeout, "it had not ended after 30.0 s"),
-        ("starved", Status::Starved, "it got nowhere for 30.0 s: run fewer at a time"),
+        ("starved", Status::Starved, "it made no progress for 30.0 s: run fewer VMs at a time"),
         ("killed", Status::Broken, "its process was killed by SIGKILL"),
         ("cut", Status::Interrupted, "the farm was ended"),
     ];
@@ -179,7 +179,7 @@ pub fn events() -> Vec<FarmEvent> {
     farm.events
 }
 
-/// Reports all events.
+/// Passes all events to a reporter.
 pub fn report_all(reporter: &mut dyn Reporter, events: &[FarmEvent]) {
     for event in events {
         reporter.report(event).unwrap();
@@ -253,7 +253,7 @@ fn run_without_failures_has_a_short_summary() {
 }
 
 #[test]
-fn hang_is_shown_as_in_the_readme() {
+fn hang_is_shown_with_locks_signature_and_files() {
     let mut farm = ScriptedFarm::new(1);
     farm.end_with("storage/abba", Status::Hang, |end| {
         (end.hang, end.elapsed_ms) = (Some(abba()), 3200.0);
@@ -278,7 +278,7 @@ fn resumed_run_shows_completed_and_lost_vms() {
     assert!(text.starts_with(" resumed: 7 of 40 are done\n 25 VMs lost when"), "{text}");
     assert!(text.contains("vm19 and 5 more\n"), "{text}");
     assert!(text.contains(" 40 VMs in 18.3 s: 40 not run\n"), "{text}");
-    assert!(text.ends_with(" 40 VMs are left: --resume goes on with what was not run\n"), "{text}");
+    assert!(text.ends_with(" 40 VMs are left: --resume runs them\n"), "{text}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ pub enum SuiteError {
     /// The file cannot be read.
     #[error("failed to read the suite {}", path.display())]
     Unreadable {
-        /// Path of the file.
+        /// Path of the suite's file.
         path: PathBuf,
         /// Error of the operating system.
         source: io::Error,
@@ -23,7 +23,7 @@ pub enum SuiteError {
     /// The file is no valid suite.
     #[error("{}", show_all(path, diagnostics))]
     Invalid {
-        /// Path of the file.
+        /// Path of the suite's file.
         path: PathBuf,
         /// Mistakes in the file from top to bottom, at least one.
         diagnostics: Vec<Diagnostic>,
@@ -33,11 +33,11 @@ pub enum SuiteError {
 /// A mistake in a suite, located by line and column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Line number, from 1.
+    /// Line of the mistake, from 1.
     pub line: usize,
     /// Column in characters, from 1.
     pub column: usize,
-    /// Description of the mistake.
+    /// Description of the mistake, for people.
     pub message: String,
     /// Line of the mistake, with a mark below it.
     excerpt: String,

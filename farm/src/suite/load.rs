@@ -14,7 +14,7 @@ use super::diagnostic::Problem;
 use super::file::{Settings, SuiteFile, VmTable};
 use crate::expression::{self, InvalidExpression};
 
-/// Parses a suite's text.
+/// Parses the text of a suite's file.
 pub(super) fn read(text: &str) -> Result<SuiteFile, Vec<Problem>> {
     let (root, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {

@@ -76,7 +76,7 @@ macro_rules! value {
     };
 }
 
-/// One combination of a matrix: a suffix of the VM's name, and the values of the keys.
+/// A combination of a matrix's values: a suffix of the VM's name, and the values of the keys.
 #[derive(Clone, Default)]
 struct Combination<'a> {
     suffix: String,
@@ -160,7 +160,7 @@ impl<'a> VmContext<'a> {
         let (name, span) = (workload.get_ref().0.as_str(), workload.span());
         if self.image().is_some() {
             if name == ALL_WORKLOADS {
-                let message = "only of the bundled guest it is known which workloads there are";
+                let message = "`*` needs the bundled guest, whose workloads are known";
                 return Err(Problem::new(span, message));
             }
             return Ok(vec![None]);
@@ -180,7 +180,7 @@ impl<'a> VmContext<'a> {
         match &self.written.settings.expect {
             None => Ok(corpus::ROWS.iter().map(Some).collect()),
             Some(expect) => {
-                let message = "of all workloads, each is expected to do what it is there for";
+                let message = "with all workloads, each is expected to end as its label says: leave out `expect`";
                 Err(Problem::new(expect.span(), message))
             }
         }
@@ -265,7 +265,7 @@ impl<'a> VmContext<'a> {
     fn checked(&self, vm: SuiteVm) -> Result<SuiteVm, Problem> {
         if let Some(stop_after) = vm.stop_after.filter(|stop| *stop >= vm.time_limit) {
             let message = format!(
-                "`stop-after` ({stop_after:?}) is not before `time-limit` ({:?}): it never succeeds",
+                "`stop-after` ({stop_after:?}) is not before `time-limit` ({:?}): the VM can never pass",
                 vm.time_limit
             );
             return Err(Problem::new(self.name_span(), message));

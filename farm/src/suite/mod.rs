@@ -19,7 +19,7 @@ pub use diagnostic::{Diagnostic, SuiteError};
 pub use listed::{LIST_SCHEMA_VERSION, ListedVm, schema as list_schema};
 pub use vm::{ConsoleRules, Expectation, MAX_VCPUS, SuiteVm};
 
-/// A suite of VMs.
+/// A suite of VMs, expanded from its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suite {
     /// VMs of the suite in the order of the file, each with a name of its own.

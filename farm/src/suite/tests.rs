@@ -320,7 +320,7 @@ fn mistakes_are_located_by_line_and_column() {
             "4:19: no class of hangs `dedlock`; did you mean `de",
         ),
         (vm, "expect = { blamed = ['cpu0'] }\n", "4:10: `blamed` is for hangs"),
-        (vm, "expect = { hang = 'any', blamed = [] }\n", "4:10: nobody is to be blamed"),
+        (vm, "expect = { hang = 'any', blamed = [] }\n", "4:10: `blamed` is empty"),
         (vm, "expect = { hang = 'any', blamed = ['cpu4'] }\n", "4:10: `cpu4` cannot be to blame"),
         (vm, "expect = { panic = '(' }\n", "4:20: no regular expression: unclosed group"),
         (vm, "console = { must = ['a', '[z-a]'] }\n", "4:26: no regular expression: invalid char"),
@@ -355,8 +355,12 @@ fn mistakes_are_located_by_line_and_column() {
             "3:12: no workload `livelok`; did you mean `livelock`?",
         ),
         (bundled, "workload = 'livelock'\ncpus = 1\n", "3:12: `x`: livelock needs 2 vCPUs, not 1"),
-        (bundled, "workload = '*'\nexpect = 'pass'\n", "4:10: of all workloads, each is expected"),
-        (vm, "workload = '*'\n", "4:12: only of the bundled guest"),
+        (
+            bundled,
+            "workload = '*'\nexpect = 'pass'\n",
+            "4:10: with all workloads, each is expected",
+        ),
+        (vm, "workload = '*'\n", "4:12: `*` needs the bundled guest"),
     ];
     for (before, after, wanted) in rows {
         let text = format!("{before}{after}");

@@ -29,9 +29,9 @@ pub struct SuiteVm {
     pub workload: Option<String>,
     /// Further kernel parameters, separated by spaces.
     pub append: String,
-    /// Number of vCPUs.
+    /// Number of vCPUs, from 1 to `MAX_VCPUS`.
     pub cpus: u32,
-    /// Bytes of guest memory.
+    /// Size of the guest's memory in bytes.
     pub memory: u64,
     /// Wall-clock time after which a guest that has not ended fails.
     pub time_limit: Duration,

@@ -1,4 +1,4 @@
-//! Changes between two scans.
+//! Changes between two scans: groups that are new or gone, and VMs that became flaky.
 
 use std::collections::BTreeSet;
 

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 /// A failure of a guest, with its signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// Kind of the failure.
+    /// Kind of the failure, such as a hang or a panic.
     pub kind: FailureKind,
     /// Signature, as 16 hexadecimal digits: equal for equal failures.
     pub signature: String,
@@ -37,9 +37,9 @@ pub struct Failure {
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum FailureKind {
-    /// The guest hung.
+    /// The guest hung, whatever its outcome.
     Hang,
-    /// The guest's kernel panicked.
+    /// The guest's kernel panicked, with or without a message.
     Panic,
     /// The guest crashed without a panic.
     Crash,

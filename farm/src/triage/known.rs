@@ -78,13 +78,13 @@ impl fmt::Display for Date {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}:{line}:{column}: {message}", path.display())]
 pub struct KnownFileError {
-    /// Path of the file.
+    /// Path of the file of known failures.
     pub path: PathBuf,
-    /// Line number, from 1.
+    /// Line of the mistake, from 1.
     pub line: usize,
     /// Column in characters, from 1.
     pub column: usize,
-    /// Description of the mistake.
+    /// Description of the mistake, for people.
     pub message: String,
 }
 

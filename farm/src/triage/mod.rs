@@ -90,7 +90,7 @@ pub struct Totals {
 pub struct FailureGroup {
     /// Signature of the failures, as 16 hexadecimal digits.
     pub signature: String,
-    /// Kind of the failures.
+    /// Kind of all failures in the group.
     pub kind: FailureKind,
     /// Class of the hangs; null for other kinds, and for hangs without a readable report.
     pub class: Option<Class>,
@@ -130,7 +130,7 @@ pub struct FailureGroup {
 /// A file that could not be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Skipped {
-    /// Path of the file.
+    /// Path of the file that was skipped.
     pub path: String,
     /// Reason for skipping the file.
     pub reason: String,

@@ -40,7 +40,7 @@ pub enum ReportError {
     #[error("it is longer than any report")]
     TooLong,
     /// The file holds something else, by this error.
-    #[error("it is no report of this program's ({0})")]
+    #[error("it is not a report of this program ({0})")]
     Foreign(String),
     /// The report has a format that this program does not read.
     #[error(
@@ -318,9 +318,9 @@ mod tests {
             (&DEADLOCK[..DEADLOCK.len() / 2], "cut off"),
             (&DEADLOCK[..DEADLOCK.trim_end().len() - 1], "cut off"),
             ("", "cut off"),
-            ("[]", "no report"),
-            ("{\"name\": \"left-pad\"}", "no report"),
-            ("\0\0\0\0", "no report"),
+            ("[]", "not a report"),
+            ("{\"name\": \"left-pad\"}", "not a report"),
+            ("\0\0\0\0", "not a report"),
             (&future, "of format 9"),
             (&changed, &format!("of format {newer}")),
             (&signed, "a signature is wrong"),

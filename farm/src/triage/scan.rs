@@ -72,7 +72,7 @@ impl ScanResult {
 pub fn scan(paths: &[PathBuf], is_plumbing: IsPlumbing) -> anyhow::Result<ScanResult> {
     let mut scanner = Scanner::new(is_plumbing);
     for path in paths {
-        let failed = || format!("failed to look at {}", path.display());
+        let failed = || format!("failed to read {}", path.display());
         let metadata = fs::metadata(path).with_context(failed)?;
         if metadata.is_dir() {
             fs::read_dir(path).with_context(failed)?;
@@ -149,9 +149,8 @@ impl Scanner {
             };
             for entry in entries.flatten() {
                 if left == 0 {
-                    let reason = format!(
-                        "there are more than {MAX_ENTRIES} files in it: not all were looked at"
-                    );
+                    let reason =
+                        format!("it holds more than {MAX_ENTRIES} files: not all were scanned");
                     self.skip(root, reason);
                     pending.clear();
                     break;
@@ -162,7 +161,7 @@ impl Scanner {
                     Ok(kind) if kind.is_dir() && depth < MAX_DEPTH => {
                         pending.push((path, depth + 1))
                     }
-                    Ok(kind) if kind.is_dir() => self.skip(&path, "it is too far below".into()),
+                    Ok(kind) if kind.is_dir() => self.skip(&path, "it is nested too deeply".into()),
                     Ok(kind)
                         if kind.is_file() && path.extension().is_some_and(|is| is == "json") =>
                     {
@@ -211,10 +210,7 @@ impl Scanner {
         }
         if let Some(line) = contents.damaged.first() {
             let count = contents.damaged.len();
-            self.skip(
-                &journal,
-                format!("lines that are no events: {count}, the first is line {line}"),
-            );
+            self.skip(&journal, format!("damaged lines: {count}, the first is line {line}"));
         }
         self.totals.results += 1;
         let source = self.new_source();

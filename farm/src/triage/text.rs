@@ -26,7 +26,7 @@ const MAX_FUNCTIONS: usize = 6;
 /// Maximum width to which titles are padded.
 const MAX_TITLE: usize = 48;
 
-/// Renders groups of failures.
+/// Renders groups of failures, followed by totals.
 pub fn render_triage(triage: &TriageResult) -> String {
     let mut text = String::new();
     show_all(&mut text, &triage.groups.iter().collect::<Vec<_>>());
@@ -54,7 +54,7 @@ pub fn render_diff(diff: &Diff) -> String {
     };
     show(format!("{BAD}new{BAD:#}"), &diff.new.iter().collect::<Vec<_>>());
     show(format!("{GOOD}gone{GOOD:#}"), &gone(true));
-    show(format!("{DIM}not to be seen, as their VMs were not run{DIM:#}"), &gone(false));
+    show(format!("{DIM}absent, but their VMs were not run{DIM:#}"), &gone(false));
     if !diff.flaky.is_empty() {
         let _ = writeln!(text, "{BAD}became flaky{BAD:#}: {}", diff.flaky.len());
         for name in &diff.flaky {
@@ -77,7 +77,7 @@ fn render_totals(totals: &Totals) -> String {
     let mut text = format!(" in {}", plural(totals.runs, "run"));
     let _ = write!(text, " ({} read", plural(totals.reports, "report"));
     if totals.results > 0 {
-        let _ = write!(text, ", {} of farms", plural(totals.results, "result"));
+        let _ = write!(text, ", {}", plural(totals.results, "farm"));
     }
     text.push_str(")\n");
     let mut others: Vec<String> = totals
@@ -148,7 +148,7 @@ fn show_details(text: &mut String, group: &FailureGroup) {
         add("was known", format!("until {until}, {}", entry(known)));
     }
     if let Some(message) = &group.message {
-        add("said", line(message));
+        add("message", line(message));
     }
     if !group.locks.is_empty() {
         add("locks", list(&group.locks));
@@ -175,7 +175,7 @@ fn entry(entry: &KnownEntry) -> String {
     format!("{}{note}", line(&entry.url))
 }
 
-/// Lists functions, innermost first.
+/// Lists the innermost functions of a stack, innermost first.
 fn functions(names: &[String]) -> String {
     let shown = names.iter().take(MAX_FUNCTIONS).map(|name| line(short_name(name)));
     let more = (names.len() > MAX_FUNCTIONS).then(|| "…".to_owned());

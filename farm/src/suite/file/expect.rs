@@ -139,14 +139,14 @@ impl ExpectTable {
             return Err("`blamed` is for hangs: { hang = \"any\", blamed = [...] }");
         }
         if self.blamed.as_ref().is_some_and(Vec::is_empty) {
-            return Err("nobody is to be blamed: leave out `blamed` for whoever it is");
+            return Err("`blamed` is empty: leave it out to accept any parties");
         }
         match (self.exit, self.hang, self.panic, self.crash) {
             (Some(exit), None, None, None) => Ok(Expect::Exit { exit }),
             (None, Some(hang), None, None) => Ok(Expect::Hang { hang, blamed: self.blamed }),
             (None, None, Some(panic), None) => Ok(Expect::Panic { panic }),
             (None, None, None, Some(true)) => Ok(Expect::Crash { crash: true }),
-            (None, None, None, Some(false)) => Err("to expect no crash, leave it out"),
+            (None, None, None, Some(false)) => Err("to expect no crash, leave out `crash`"),
             _ => Err("one way to end is wanted: exit, hang, panic or crash"),
         }
     }

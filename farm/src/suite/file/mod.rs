@@ -48,7 +48,7 @@ pub struct VmTable {
     /// Values of keys; every combination of them makes a VM.
     #[schemars(with = "Option<Matrix>")]
     pub matrix: Option<Spanned<Matrix>>,
-    /// Settings of this VM.
+    /// Settings of this VM, which replace those in `defaults`.
     #[schemars(flatten)]
     pub settings: Settings,
 }

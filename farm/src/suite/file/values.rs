@@ -173,7 +173,7 @@ impl Visitor<'_> for CpusVisitor {
 pub struct MemorySize {
     /// Text of the size as the suite spells it.
     pub text: String,
-    /// Size in bytes.
+    /// Size of the memory in bytes.
     pub bytes: u64,
 }
 

@@ -1,5 +1,4 @@
-//! What it takes to plan a suite of 10,000 VMs that are all written out: to read it, and to filter,
-//! partition and order it.
+//! Time to load a suite of 10,000 VMs that are all written out, and to filter, partition and order it.
 
 use std::path::Path;
 

@@ -1,8 +1,8 @@
-//! How long triage takes of many reports, and how much memory: as a farm leaves them, and as single
-//! runs do. Each row is a process of its own, so that its memory is nobody else's.
+//! Time and memory that triage takes for many reports, as a farm leaves them and as single runs do. Each
+//! row is measured in a process of its own.
 //!
-//! `cargo bench --bench triage`; the reports are made in a temporary directory, a few hundred
-//! megabytes. They are read once before the clock runs, so that it is not the disk that is measured.
+//! `cargo bench --bench triage` makes the reports in a temporary directory of a few hundred megabytes, and
+//! reads them once before the measurement, so that the page cache is warm.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,28 +23,28 @@ const REPORTS: usize = 10_000;
 const HANG: &str = include_str!("../tests/offline/cores/abba-deadlock.json");
 const PANIC: &str = include_str!("../tests/offline/cores/null-deref.json");
 
-/// What the reports are of.
+/// A set of reports to be triaged.
 #[derive(Clone, Copy)]
 struct Reports {
     name: &'static str,
-    /// The text of one.
-    of: &'static str,
-    /// Different signatures among them.
+    /// Text of one report, repeated with other signatures.
+    text: &'static str,
+    /// Number of different signatures among them.
     distinct: usize,
-    /// With a journal.
+    /// True if the reports belong to a farm with a journal.
     farm: bool,
 }
 
 const ROWS: [Reports; 4] = [
-    Reports { name: "hangs of a farm, 20 signatures", of: HANG, distinct: 20, farm: true },
-    Reports { name: "hangs of a farm, each its own", of: HANG, distinct: REPORTS, farm: true },
-    Reports { name: "hangs of single runs, 20 signatures", of: HANG, distinct: 20, farm: false },
-    Reports { name: "panics of single runs, all the same", of: PANIC, distinct: 1, farm: false },
+    Reports { name: "hangs of a farm, 20 signatures", text: HANG, distinct: 20, farm: true },
+    Reports { name: "hangs of a farm, each its own", text: HANG, distinct: REPORTS, farm: true },
+    Reports { name: "hangs of single runs, 20 signatures", text: HANG, distinct: 20, farm: false },
+    Reports { name: "panics of single runs, all the same", text: PANIC, distinct: 1, farm: false },
 ];
 
 impl Reports {
     fn make(self, root: &Path) {
-        let report: Report = serde_json::from_str(self.of).expect("a report");
+        let report: Report = serde_json::from_str(self.text).expect("a report");
         let hang = report.hangs.first();
         let mut journal = self.farm.then(|| {
             let mut journal = Journal::open(root).expect("a journal");
@@ -56,8 +56,8 @@ impl Reports {
             fs::create_dir_all(root.join(&directory)).expect("a directory");
             let signature = format!("{:016x}", number % self.distinct);
             let text = match hang {
-                Some(hang) => self.of.replace(&hang.signature, &signature),
-                None => self.of.to_owned(),
+                Some(hang) => self.text.replace(&hang.signature, &signature),
+                None => self.text.to_owned(),
             };
             fs::write(root.join(&directory).join("report.json"), text).expect("a report");
             let Some(journal) = &mut journal else { continue };
@@ -115,8 +115,8 @@ fn tell(journal: &mut Journal, number: usize, kind: EventKind) {
         .expect("an event");
 }
 
-/// Runs triage; returns how long it took, and the most memory that it had, in KiB: as the kernel says
-/// it, asked for every two milliseconds as long as there is somebody to ask about.
+/// Runs triage; returns its duration, and the peak of its resident memory in KiB, which the kernel is
+/// asked for every two milliseconds.
 fn run(root: &Path) -> (Duration, u64) {
     let output = root.with_extension("json");
     let started = Instant::now();
@@ -154,7 +154,7 @@ fn main() {
         println!(
             "| {} | {} MiB | {:.2} s | {} MiB |",
             row.name,
-            (row.of.len() * REPORTS) >> 20,
+            (row.text.len() * REPORTS) >> 20,
             elapsed.as_secs_f64(),
             peak >> 10
         );

@@ -1,4 +1,4 @@
-//! The committed schemas are those that the types make. To update them after a change of those:
+//! The schemas in docs/ equal those that the types make. To update them after a change of the types:
 //! `NMISCOPE_UPDATE=1 cargo test --test end_to_end schema::`.
 
 use nmiscope_farm::timestamp::Timestamp;
@@ -7,7 +7,7 @@ use nmiscope_farm::{event, suite};
 use nmiscope_report as report;
 use serde_json::{Value, json};
 
-/// A schema: its file in docs/, what is in it, and what it has to be.
+/// Row of a schema's file in docs/, its committed text, and the function that makes it.
 type Row = (&'static str, &'static str, fn() -> String);
 
 const SCHEMAS: [Row; 6] = [
@@ -61,7 +61,7 @@ fn schemas_refuse_foreign_documents() {
     }
 }
 
-/// A suite is TOML, and editors hold it against the schema as if it were JSON.
+/// Converts a suite to JSON, as editors do that check TOML against a JSON schema.
 fn as_json(suite: &str) -> Value {
     let value: toml::Value = toml::from_str(suite).expect("TOML");
     serde_json::to_value(value).expect("JSON")
@@ -112,7 +112,7 @@ fn suite_schema_accepts_exactly_what_the_farm_accepts() {
     for (row, right) in rows {
         let vm = format!("[[vm]]\nname = 'x'\nimage = 'x'\n{row}\n");
         assert_eq!((validator.is_valid(&as_json(&vm)), is_read(&vm)), (right, right), "{row}");
-        // All but a matrix may be a default too.
+        // All keys but the matrix are allowed in `defaults` too.
         let defaults = format!("[defaults]\n{row}\n[[vm]]\nname = 'x'\nimage = 'x'\n");
         let right = right && !row.starts_with("matrix");
         let found = (validator.is_valid(&as_json(&defaults)), is_read(&defaults));

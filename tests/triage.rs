@@ -1,5 +1,5 @@
-//! Triage of results that are made here: what is grouped, what is skipped and said, what is known,
-//! what has changed, and that the parts of a suite, merged, are the suite.
+//! Triage of made-up results: groups, skipped files, known failures, changes between scans, and merged
+//! parts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 const HANG: &str = include_str!("offline/cores/abba-deadlock.json");
 const PANIC: &str = include_str!("offline/cores/null-deref.json");
 
-/// A report of a hang with this signature.
+/// Makes the report of a hang with this signature.
 fn hang(signature: &str) -> String {
     let mut report: Report = serde_json::from_str(HANG).expect("a report");
     report.hangs[0].signature = signature.into();
@@ -30,14 +30,14 @@ fn hang(signature: &str) -> String {
 const A: &str = "aaaaaaaa00000000";
 const B: &str = "bbbbbbbb00000000";
 
-/// A results directory that is being made, with a minute between events.
+/// Results directory under construction, with a minute between events.
 struct Farm {
     root: PathBuf,
     journal: Journal,
     unix_ms: u64,
 }
 
-/// How a VM goes: its status, and its report.
+/// Result of a try: its status and its report.
 type Went<'a> = (Status, Option<&'a str>);
 
 impl Farm {
@@ -69,7 +69,7 @@ impl Farm {
             .expect("it can be written");
     }
 
-    /// A VM with one run of so many tries.
+    /// Adds a VM with one run that has these tries.
     fn vm(&mut self, name: &str, tries: &[Went<'_>]) -> &mut Self {
         self.run_of(name, 1, tries)
     }
@@ -127,7 +127,7 @@ impl Farm {
     }
 }
 
-/// `nmiscope triage` in a directory with these files in it.
+/// Runs `nmiscope triage` in a directory that `make` fills.
 fn triage(arguments: &[&str], make: impl FnOnce(&Path)) -> Finished {
     let invocation = nmiscope(["triage"]).args(arguments);
     make(invocation.directory.path());
@@ -142,7 +142,7 @@ fn hung(root: &Path) {
         .finish();
 }
 
-/// What it prints as JSON, which is what the schema says.
+/// Parses the JSON output, after checking it against the schema.
 fn document(finished: &Finished) -> Value {
     let schema: Value =
         serde_json::from_str(include_str!("../docs/triage.schema.json")).expect("JSON");
@@ -200,7 +200,7 @@ fn single_reports_below_a_directory_are_found() {
         fs::write(root.join("runs/package.json"), "{\"name\": \"left-pad\"}").expect("a file");
         fs::write(root.join("runs/2/notes.txt"), "nothing").expect("a file");
         fs::write(root.join("one.json"), PANIC).expect("a file");
-        // It leads to where everything is found again.
+        // The link leads to the directory above, where everything would be found again.
         std::os::unix::fs::symlink(root, root.join("runs/loop")).expect("a link");
     });
     let finished = finished.expect_code(exit::CRASH);
@@ -336,7 +336,7 @@ fn diff_lists_new_gone_and_newly_flaky() {
     let end = "1 new, 2 gone, 0 stayed; 2 VMs became flaky\n";
     assert!(finished.stdout.ends_with(end), "{}", finished.stdout);
 
-    // Nothing is new: to itself, and if it is known.
+    // Nothing is new compared with itself, nor if the new group is known.
     triage(&["--diff", "new", "new"], old_and_new).expect_code(exit::CLEAN);
     let finished = triage(&["--known=known.toml", "--diff", "old", "new"], |root| {
         old_and_new(root);
@@ -393,12 +393,12 @@ fn unusable_paths_are_refused_and_empty_ones_pass() {
     assert!(finished.stderr.contains("no report and no journal"), "{}", finished.stderr);
 }
 
-/// The groups of a results directory, but for where their exemplars are.
-/// The same that the program gives to triage.
+/// Test for functions that distinguish no hang, as the program passes it to triage.
 fn is_plumbing(function: &str) -> bool {
     nmiscope::kernel::any_words().is_plumbing(function)
 }
 
+/// Returns the groups of a results directory, with exemplars relative to it.
 fn groups(root: &Path) -> Vec<nmiscope_farm::triage::FailureGroup> {
     let scanned = nmiscope_farm::triage::scan(&[root.into()], is_plumbing).expect("it can be read");
     let mut groups = scanned.triage.groups;
@@ -427,7 +427,7 @@ fn triage_of_merged_parts_equals_triage_of_the_whole() {
     });
     for (number, (name, tries)) in vms.into_iter().enumerate() {
         whole.vm(name, tries);
-        // What one machine does, the other one waits for: so that all is at the same time.
+        // The other part waits meanwhile, so that its events have the times they have in the whole.
         parts[number % 2].vm(name, tries);
         let unix_ms = whole.unix_ms;
         parts.iter_mut().for_each(|part| part.unix_ms = unix_ms);
@@ -442,7 +442,7 @@ fn triage_of_merged_parts_equals_triage_of_the_whole() {
     assert_eq!(summary.started.planned, 4);
     assert_eq!((summary.finished.flaky, summary.finished.not_run), (1, 0));
 
-    // Between their starts and ends, which are about machines, the journals are the same.
+    // Starts and ends of farms differ between hosts; the journals in between are equal.
     let between = |root: &Path| -> Vec<FarmEvent> {
         let events = nmiscope_farm::journal::read(root).expect("a journal").events;
         let is_of_vm = |event: &FarmEvent| {
@@ -453,7 +453,7 @@ fn triage_of_merged_parts_equals_triage_of_the_whole() {
     assert_eq!(between(&merged), between(&root.join("whole")));
     assert_eq!(groups(&merged), groups(&root.join("whole")));
     assert_eq!(groups(&merged).len(), 3);
-    // The parts are in it already.
+    // The merged results hold the tries of the parts already.
     let count = |paths: &[PathBuf]| {
         let scanned = nmiscope_farm::triage::scan(paths, is_plumbing).expect("it can be read");
         scanned.triage.groups.iter().map(|group| group.count).sum::<u64>()

@@ -1,5 +1,5 @@
-//! A farm with more VMs at a time than the machine has any business to run. What runs beside it has to
-//! bear that: no test may depend on how soon its host runs it.
+//! A farm with far more VMs at a time than the host has CPUs. Tests beside it must not depend on how soon
+//! the host runs them.
 
 use std::time::Duration;
 
@@ -26,6 +26,6 @@ fn two_hundred_simultaneous_hangs_get_two_hundred_verdicts() {
         };
         Some(*running)
     });
-    // All of them, unless the first ones are quicker than the last ones start.
+    // All 200 overlap, unless the first end before the last start.
     assert!(running.max().is_some_and(|most| most >= 100));
 }

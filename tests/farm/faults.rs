@@ -1,4 +1,4 @@
-//! What goes wrong around a farm.
+//! Faults around a farm: killed processes, changed suites, full disks, closed pipes.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,7 +12,7 @@ use rustix::process::{Signal, geteuid};
 use super::site::*;
 use crate::common::*;
 
-/// Two that go on until they are ended, and two that end.
+/// Suite of two VMs that run until they are stopped, and two that end by themselves.
 const SUITE: &str = r#"
 [defaults]
 cpus = 1
@@ -38,7 +38,7 @@ name = "last"
 workload = "exit"
 "#;
 
-/// The same, with nothing that takes long.
+/// Shortens the long VMs of a suite.
 fn short(suite: &str) -> String {
     suite.replace("40s", "100ms")
 }
@@ -68,9 +68,9 @@ fn vms_lost_with_a_killed_farm_run_again() {
     farm.kill();
     let killed = farm.wait();
     assert_eq!(killed.status.code(), None);
-    // Its VMs do not outlive it.
+    // The killed farm's VMs die with it.
     wait_for("processes left", || site.processes().is_empty());
-    // What it was writing.
+    // The journal ends in half a line, as if the farm had died while writing it.
     let path = site.results().join("events.jsonl");
     let mut journal = fs::read(&path).expect("a journal");
     journal.extend(b"{\"time\":\"2026-");
@@ -107,7 +107,7 @@ fn failed_tries_survive_a_killed_farm() {
     assert_eq!(fs::read_link(&first).expect("a link"), Path::new("vms/hangs/1.1"));
     assert!(first.join("report.json").exists());
 
-    // What it was is of no use once it is something else.
+    // Results of the VM as it was are discarded once its definition changes.
     site.write("suite.toml", &suite.replace("halt-irqs-off", "exit"));
     let changed = site.farm(["--resume"]).run().expect_code(exit::CLEAN);
     assert_eq!(Run::from_output(&changed).last_tries()["hangs"], Status::Pass);
@@ -125,7 +125,7 @@ fn changed_vm_runs_again_on_resume() {
         "suite.toml",
         &short(SUITE).replacen("workload = \"idle\"", "workload = \"busy\"", 1),
     );
-    // Whatever ran in between: what counts is what ran, not what was last planned.
+    // The last run decides, whatever a resumed farm planned in between.
     site.farm(["--resume", "--filter", "first"]).run().expect_code(exit::CLEAN);
     let resumed = site.farm(["--resume"]).run().expect_code(exit::CLEAN);
     assert!(
@@ -147,14 +147,14 @@ fn second_farm_in_a_directory_is_refused() {
     refused(site.farm(["--resume"]), &holder);
     first.kill();
     let _ = first.wait();
-    // A process that is dead locks nothing.
+    // A dead process holds no lock.
     site.write("suite.toml", &short(SUITE));
     site.farm(["--resume"]).run().expect_code(exit::CLEAN);
 }
 
 #[test]
 fn vm_names_never_lead_outside_the_results() {
-    // No name has control characters: a suite with such a one is refused.
+    // Control characters are missing here: a suite with such a name is refused.
     let names = [
         "../../outside",
         "/absolute",
@@ -183,7 +183,7 @@ fn vm_names_never_lead_outside_the_results() {
     refused(site.farm(["--resume"]), "suite.toml:2:8: a control character in a name");
 }
 
-/// The farm of a site, started by way of another program.
+/// Builds the command line of the site's farm behind a launcher program.
 fn by_way_of<I: AsRef<OsStr>>(
     launcher: &str,
     arguments: impl IntoIterator<Item = I>,
@@ -198,7 +198,7 @@ fn by_way_of<I: AsRef<OsStr>>(
 #[test]
 fn unwritable_directory_ends_the_run_with_its_results_kept() {
     let site = Site::new(SUITE);
-    // Root may write everywhere, unless it gives that up.
+    // Root may write everywhere, unless it drops that capability.
     let farm = if geteuid().is_root() {
         let given_up = ["--bounding-set=-dac_override", "--inh-caps=-dac_override"];
         by_way_of("setpriv", given_up, &site)
@@ -210,7 +210,7 @@ fn unwritable_directory_ends_the_run_with_its_results_kept() {
     site.wait_until_ready(3);
     let vms = site.results().join("vms");
     fs::set_permissions(&vms, fs::Permissions::from_mode(0o555)).expect("it is ours");
-    // Makes room for the next one.
+    // Frees CPUs for the next VM.
     site.kill_one("long%2Fa");
     let ended = farm.wait();
     fs::set_permissions(&vms, fs::Permissions::from_mode(0o755)).expect("it is ours");
@@ -226,7 +226,7 @@ fn unwritable_directory_ends_the_run_with_its_results_kept() {
     assert_eq!(Run::from_output(&resumed).end().counts[&Status::Pass], 3);
 }
 
-/// A file system of a few hundred kilobytes is full after a few VMs; then there is room again.
+/// The tmpfs of a few hundred kilobytes is full after a few VMs; the run is then resumed with room.
 #[test]
 fn full_disk_ends_the_run_with_its_results_kept() {
     let site = Site::new(
@@ -248,12 +248,12 @@ fn full_disk_ends_the_run_with_its_results_kept() {
     unshare.extend(["sh", "-c", &script, "sh"]);
     let farm = by_way_of("unshare", unshare, &site).run();
     let farm = farm.expect_code(exit::TOOL_FAILED);
-    // Either the journal's line or a VM's file did not go in; both say so.
+    // Either the journal or a VM's file could not be written, and both messages say so.
     let said = farm.all();
     assert!(said.contains("No space left on device"), "{said}");
     let run = Run::parse(&farm.stdout);
     assert!(run.all_finished().next().is_some_and(|vm| vm.status == Status::Pass), "{said}");
-    // With room it goes on, and knows what is over.
+    // With room, the run resumes and keeps the verdicts it has.
     let resumed = nmiscope(["farm", &site.path("suite.toml"), "--message-format", "json"])
         .args(["--out", &kept, "--resume", "--repeat", "12"])
         .run()

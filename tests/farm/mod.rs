@@ -1,5 +1,5 @@
-//! `nmiscope farm` end to end: a verdict for each VM, and nothing lost, whatever happens to the farm,
-//! to a VM's process, to the disk.
+//! `nmiscope farm` end to end: every VM gets a verdict, and nothing is lost, whatever happens to the farm,
+//! to a VM's process, or to the disk.
 
 mod at_scale;
 mod faults;
@@ -13,7 +13,7 @@ use nmiscope_farm::event::{EventKind, Status};
 use rustix::process::{Signal, kill_process};
 use site::*;
 
-/// One of each kind.
+/// Suite with a VM of each kind of end.
 const SUITE: &str = r#"
 [defaults]
 cpus = 2
@@ -106,13 +106,13 @@ fn every_vm_of_a_suite_gets_its_verdict() {
     );
     assert_eq!(hang.locks, ["INODE_LOCK", "JOURNAL_LOCK"]);
     assert!(hang.function.as_deref().is_some_and(|name| name.ends_with("take_second")), "{hang:?}");
-    // The name by which it is found, and what is behind it.
+    // The link by which the hang is found, and the files behind it.
     let exemplar = site.results().join(&hang.signature[..8]);
     assert_eq!(files(&exemplar), ["console.log", "hang.core", "report.json", "stderr.log"]);
     let report = std::fs::read_to_string(exemplar.join("report.json")).expect("a report");
     assert_eq!(parse_report(&report).hangs[0].signature, hang.signature);
 
-    // A VM that outlives its limit is looked at first.
+    // A VM that exceeds its time limit is captured before it ends.
     let endless = site.report(&run.finished("endless").directory);
     assert_eq!(endless.backtraces.len(), 1, "{endless:?}");
     assert!(endless.backtraces[0].cpus.iter().all(answered));
@@ -190,7 +190,7 @@ fn known_hang_does_not_fail_the_run() {
     );
 }
 
-/// The host may be too busy for a hang to become due before the time is over.
+/// The bound of 60 s stands for a host too busy for the hang to become due within the time limit.
 #[test]
 fn hang_developing_at_the_time_limit_is_known_by_its_signature() {
     let suite = r#"
@@ -223,7 +223,7 @@ fn run_ends_early_on_request_and_can_be_resumed() {
     assert_eq!(run.all_finished().count(), 1);
     assert_eq!(run.end().not_run, 49);
 
-    // What was hunted is not thrown away by another try, nor is what ran beside it tried again.
+    // --until-hang does not retry the hang that it was looking for, nor the runs beside it.
     let site = Site::new(SUITE);
     let hunt =
         ["--filter", "abba or code", "--repeat", "9", "--until-hang", "--retries", "3", "-j", "2"];
@@ -310,8 +310,8 @@ fn running_vms_never_exceed_the_budget() {
     };
     let suite = [suite(1, "64M", 6), suite(3, "64M", 3), suite(1, "512M", 3), suite(9, "64M", 1)];
     let site = Site::new(&suite.concat());
-    // With --fail-fast a VM has all of its share until its verdict; otherwise its CPUs only until its
-    // guest is over, of which there is no event.
+    // With --fail-fast a VM holds its share until its verdict; otherwise it holds CPUs only until its
+    // guest has ended, for which there is no event.
     let run = site.farm(["-j", "4", "--memory", "700M", "--shuffle=3", "--fail-fast"]).run();
     let run = Run::from_output(&run.expect_code(exit::CLEAN));
     check_room(&run, true);
@@ -320,8 +320,8 @@ fn running_vms_never_exceed_the_budget() {
     check_room(&Run::from_output(&run.expect_code(exit::CLEAN)), false);
 }
 
-/// That there was room for all that ran, by what they have until their verdict: their memory, and their
-/// CPUs if `cpus`.
+/// Checks that all running VMs fitted at any time, by the memory that they hold until their verdicts, and
+/// with `cpus_too` by their CPUs.
 fn check_room(run: &Run, cpus_too: bool) {
     assert_eq!(run.last_tries().len(), 13);
     let mut running = BTreeMap::new();
@@ -367,7 +367,7 @@ fn merged_parts_of_a_suite_equal_the_whole() {
     parse_report(&std::fs::read_to_string(report).expect("it has been copied"));
 }
 
-/// As a control group's end does, a VM is sent what its farm is sent, and then what the farm sends it.
+/// The end of a control group signals a VM like its farm, and the farm then signals the VM again.
 #[test]
 fn vms_signalled_with_their_farm_still_write_reports() {
     let suite =
@@ -405,7 +405,8 @@ fn vm_stopped_by_a_foreign_signal_does_not_pass() {
 #[test]
 fn reports_are_written_to_the_named_files() {
     let site = Site::new(SUITE);
-    // Into the results, which are not there yet, and to a device, which stays one.
+    // One file lies in the results directory, which does not exist yet; the other is a device, which
+    // remains one.
     let junit = site.path("results") + "/junit.xml";
     let farm = site.farm(["--filter", "boot", "--junit", &junit, "--summary", "/dev/null"]);
     farm.run().expect_code(exit::CLEAN);
@@ -419,7 +420,7 @@ fn reports_are_written_to_the_named_files() {
     assert_eq!(std::fs::read_to_string(&junit).expect("a file").matches("<testcase").count(), 2);
 }
 
-/// A kernel that was built anew is another one, whatever its file is called.
+/// A rebuilt kernel counts as another one, although its path is the same.
 #[test]
 fn vm_with_a_changed_image_runs_again() {
     let site = Site::new("[[vm]]\nname = 'mine'\nimage = 'mine.elf'\nappend = 'workload=exit'\n");
@@ -462,12 +463,12 @@ fn one_signal_ends_a_farm_gently_and_two_end_it_at_once() {
     let farm = site.farm(["-j", "3", "--filter", "idle"]).start();
     farm.wait_for("\"vm-started\"", 2);
     site.wait_until_ready(2);
-    // They have no last words, for which they would be given ten seconds.
+    // Stopped processes cannot write a report, for which they would get ten seconds.
     for process in site.processes() {
         kill_process(process, Signal::STOP).expect("it runs");
     }
     farm.signal(Signal::INT);
-    // Whoever sends two at once has meant one.
+    // Two signals in quick succession count as one.
     farm.signal(Signal::TERM);
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(site.processes().len(), 2);

@@ -1,11 +1,11 @@
-//! What the farm costs, beside a shell loop over QEMU microvm with the same image, in turn:
+//! Cost of the farm compared with a shell loop over QEMU microvm with the same image, measured in turn:
 //!
-//! `cargo bench --bench farm -- speed VMS BAR IMAGE...`: how long so many VMs take, two at a time, each
-//! of which ends by itself; VMs per minute, which are to be BAR times the loop's; and the CPU time of
-//! the farm's process and of the loop's, without their VMs.
+//! `cargo bench --bench farm -- speed VMS BAR IMAGE...` measures the time of VMS VMs that end by
+//! themselves, two at a time; their number per minute, which should be BAR times the loop's; and the CPU
+//! time of the farm's process and of the loop's, without their VMs.
 //!
-//! `cargo bench --bench farm -- memory IMAGE`: what an idle VM's process has of memory, beside its
-//! guest's. The image is the bundled guest's.
+//! `cargo bench --bench farm -- memory IMAGE` measures the memory of an idle VM's process besides its
+//! guest's. IMAGE is the bundled guest's.
 //!
 //! Needs `/dev/kvm`, qemu-system-x86_64 and xargs.
 
@@ -22,23 +22,23 @@ const ROUNDS: usize = 3;
 const JOBS: u32 = 2;
 
 const IDLE_VMS: u32 = 8;
-/// Until a guest that idles has done all that it does before.
+/// Time until an idle guest has finished its boot.
 const SETTLED: Duration = Duration::from_secs(6);
 const GUEST_MIB: u64 = 64;
 
-/// The tool, which is elsewhere in the machine of tests/nested.
+/// Returns the path of the tool, which differs in the machine of tests/nested.
 fn nmiscope() -> PathBuf {
     std::env::var_os("NMISCOPE_TEST_BIN")
         .map_or_else(|| env!("CARGO_BIN_EXE_nmiscope").into(), PathBuf::from)
 }
 
-/// One of the two that are compared.
+/// The two programs that are compared.
 enum Side<'a> {
     Farm { directory: &'a Path },
     Loop,
 }
 
-/// The VMs that are to be run.
+/// A set of VMs to run.
 struct Vms<'a> {
     image: &'a Path,
     parameters: &'a str,
@@ -54,13 +54,13 @@ impl Vms<'_> {
         }
     }
 
-    /// As it is used: with a report, a console and a verdict of each.
+    /// Starts a farm as users do: with a report, a console and a verdict for each VM.
     fn start_farm(&self, directory: &Path) -> Child {
-        // A new one each time: what is deleted makes the next files dear for some file systems.
+        // A new directory for each round: deleting files slows down new ones on some file systems.
         let directory = tempfile::tempdir_in(directory).expect("a directory").keep();
         let suite = directory.join("suite.toml");
         let image = self.image.canonicalize().expect("the image is there");
-        // The bundled guest is in the tool; QEMU has a copy of it.
+        // The bundled guest is built into the tool; QEMU has a copy of it.
         let is_bundled = fs::read(&image).expect("an image") == nmiscope::bundled::image();
         let guest = match self.parameters.strip_prefix("workload=").filter(|_| is_bundled) {
             Some(workload) => format!("image = 'bundled'\nworkload = '{workload}'"),
@@ -79,13 +79,13 @@ impl Vms<'_> {
             .arg(directory.join("results"))
             .stdin(Stdio::null())
             .stdout(File::create(directory.join("events")).expect("a file"))
-            // A terminal would get a progress bar, which costs time.
+            // On a terminal the farm would draw a progress bar, which costs time.
             .stderr(File::create(directory.join("errors")).expect("a file"))
             .spawn()
             .expect("the farm starts")
     }
 
-    /// At its leanest: it keeps nothing of what the VMs print, and does not ask how they ended.
+    /// Starts the leanest loop: it keeps no console and ignores exit codes.
     fn start_loop(&self) -> Child {
         let mut child = Command::new("xargs")
             .args(["-P", &self.jobs.to_string(), "-I", "%"])
@@ -113,7 +113,7 @@ impl Vms<'_> {
         words
     }
 
-    /// That QEMU runs the image, and ends as the image wants it to.
+    /// Checks that QEMU runs the image, and exits with the code that the image requests.
     fn check_qemu(&self) {
         let words = self.qemu();
         let output = Command::new(&words[0]).args(&words[1..]).output().expect("QEMU starts");
@@ -123,11 +123,11 @@ impl Vms<'_> {
     }
 }
 
-/// What a run of many VMs took.
+/// Time and CPU time of a run of many VMs.
 #[derive(Clone, Copy)]
 struct Took {
     wall: Duration,
-    /// CPU time of the process that ran them, without theirs.
+    /// CPU time of the process that ran the VMs, without theirs.
     own: Duration,
 }
 
@@ -136,31 +136,31 @@ impl Took {
         let started = Instant::now();
         let mut child = vms.start(side);
         let pid = Pid::from_child(&child);
-        // It has ended, and /proc still knows it.
+        // The process has ended and has not been reaped, so /proc still lists it.
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         waitid(WaitId::Pid(pid), options).expect("a child");
         let wall = started.elapsed();
         let own = own_time(pid);
         let status = child.wait().expect("a child");
-        // 123 is xargs' word for a command that did not end with 0, as no QEMU here does.
+        // xargs exits with 123 if a command fails, and every QEMU here exits with another code than 0.
         let expected = if matches!(side, Side::Loop) { 123 } else { 0 };
         assert_eq!(status.code(), Some(expected), "{} VMs", vms.number);
         Self { wall, own }
     }
 }
 
-/// CPU time of a process and of all the threads that it has had: utime and stime of proc(5), in
-/// ticks of a hundredth of a second, which so many VMs divide.
+/// Returns the CPU time of a process and all its threads, ended ones included: utime and stime of proc(5),
+/// in ticks of a hundredth of a second, fine enough when divided by that many VMs.
 fn own_time(pid: Pid) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).expect("/proc");
-    // The name may have spaces in it, and ends with a parenthesis; the state is next.
+    // The name may contain spaces and ends with a parenthesis; the state follows it.
     let (_, fields) = stat.rsplit_once(") ").expect("a name");
     let fields: Vec<&str> = fields.split(' ').collect();
     let ticks = |at: usize| fields[at].parse::<u64>().expect("a number");
     Duration::from_millis((ticks(11) + ticks(12)) * 1000 / rustix::param::clock_ticks_per_second())
 }
 
-/// The row of an image: how long VMs take that end by themselves.
+/// Prints the row of an image whose VMs end by themselves.
 fn speed(image: &Path, number: u32, directory: &Path) {
     let vms = Vms { image, parameters: "workload=exit", number, jobs: JOBS };
     vms.check_qemu();
@@ -168,7 +168,7 @@ fn speed(image: &Path, number: u32, directory: &Path) {
     let warm_up = Vms { number: 4, ..vms };
     Took::of(&warm_up, &farm);
     Took::of(&warm_up, &Side::Loop);
-    // In turn, so that what else the machine does falls on both.
+    // The sides run in turn, so that other load on the machine affects both.
     let (farm, theirs): (Vec<_>, Vec<_>) =
         (0..ROUNDS).map(|_| (Took::of(&vms, &farm), Took::of(&vms, &Side::Loop))).unzip();
     let each = |took: &[Took], time: fn(&Took) -> Duration| {
@@ -197,12 +197,12 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// What a process has of memory, in KiB.
+/// Memory of a process in KiB.
 #[derive(Clone, Copy, Default)]
 struct Memory {
-    /// Its own, and its part of what it shares.
+    /// Proportional set size: private pages, and a part of each shared one.
     pss: u64,
-    /// Its own.
+    /// Unique set size: private pages only.
     uss: u64,
 }
 
@@ -216,7 +216,7 @@ impl Memory {
     }
 }
 
-/// What a VM's process has of memory: of its guest's, and of all else.
+/// Reads the memory of a VM's process: of the guest's mapping, and of everything else.
 fn memory_of(pid: u32) -> (Memory, Memory) {
     let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("/proc");
     let (mut guest, mut rest) = (Memory::default(), Memory::default());
@@ -227,7 +227,7 @@ fn memory_of(pid: u32) -> (Memory, Memory) {
         if let Some((from, to)) = words[0].split_once('-') {
             let address = |text| u64::from_str_radix(text, 16).expect("an address");
             let bytes = address(to) - address(from);
-            // Mappings that touch are one; nothing else of that size can be written to.
+            // Adjacent mappings are merged into one; no other writable mapping is that large.
             is_guest = words[1].starts_with("rw") && bytes >= GUEST_MIB << 20;
             guests += usize::from(is_guest);
         } else if let [name, kib, "kB"] = words[..] {
@@ -250,7 +250,7 @@ fn children(of: u32) -> Vec<u32> {
         .collect()
 }
 
-/// The row of one side: so many VMs that idle, all at once.
+/// Prints the row of one side, with all idle VMs running at once.
 fn memory(name: &str, image: &Path, side: &Side<'_>) {
     let vms = Vms { image, parameters: "workload=idle", number: IDLE_VMS, jobs: IDLE_VMS };
     let mut parent = vms.start(side);
@@ -258,7 +258,7 @@ fn memory(name: &str, image: &Path, side: &Side<'_>) {
     let children = children(parent.id());
     assert_eq!(children.len() as u32, IDLE_VMS, "{name}: so many VMs run");
     let memories: Vec<(Memory, Memory)> = children.iter().map(|&pid| memory_of(pid)).collect();
-    // xargs passes no signal on, and does not start what is killed again: there is no more input.
+    // xargs forwards no signals, and starts no replacement for a killed VM because its input has ended.
     for pid in if matches!(side, Side::Loop) { children } else { vec![parent.id()] } {
         let pid = Pid::from_raw(pid as i32).expect("a process");
         kill_process(pid, Signal::TERM).expect("it runs");

@@ -45,7 +45,7 @@ impl Farm {
         fs::create_dir_all(&root).expect("a directory");
         let journal = Journal::open(&root).expect("a journal");
         let mut farm = Self { root, journal, unix_ms: 1_700_000_000_000 };
-        farm.tell(EventKind::FarmStarted(FarmStarted {
+        farm.append(EventKind::FarmStarted(FarmStarted {
             schema_version: EVENT_SCHEMA_VERSION,
             tool: "0.1.0".into(),
             suite: "suite.toml".into(),
@@ -62,7 +62,7 @@ impl Farm {
         farm
     }
 
-    fn tell(&mut self, kind: EventKind) {
+    fn append(&mut self, kind: EventKind) {
         self.unix_ms += 60_000;
         self.journal
             .append(&FarmEvent { time: Timestamp::from_unix_ms(self.unix_ms), kind })
@@ -81,7 +81,7 @@ impl Farm {
             let path = self.root.join(&directory);
             fs::create_dir_all(&path).expect("a directory");
             let id = Id { name: name.into(), run, attempt };
-            self.tell(EventKind::VmStarted(VmStarted {
+            self.append(EventKind::VmStarted(VmStarted {
                 id: id.clone(),
                 directory: directory.clone(),
                 definition: String::new(),
@@ -98,7 +98,7 @@ impl Farm {
                 locks: hang.locks,
                 function: None,
             });
-            self.tell(EventKind::VmFinished(Box::new(VmFinished {
+            self.append(EventKind::VmFinished(Box::new(VmFinished {
                 id,
                 directory,
                 status,
@@ -123,7 +123,7 @@ impl Farm {
             not_run: 0,
             elapsed_ms: 0.0,
         };
-        self.tell(EventKind::FarmFinished(finished));
+        self.append(EventKind::FarmFinished(finished));
     }
 }
 

@@ -127,7 +127,7 @@ mod tests {
         for (vcpus, memory) in [(64, 1 << 20), (1, u64::MAX)] {
             let share = ALL.share(vcpus, memory);
             let left = ALL.without(share).expect("it may run");
-            assert_eq!(left.without(ALL.share(1, 64 << 20)), None, "and nobody else");
+            assert_eq!(left.without(ALL.share(1, 64 << 20)), None, "and no other VM");
         }
     }
 

@@ -140,7 +140,7 @@ pub fn promises(source: &'static str, cpus: u32) -> Vec<Promise> {
                 (Some(cpu), _) => vec![cpu],
                 (None, Some(_)) => Vec::new(),
                 (None, None) if who == "others" => others(),
-                (None, None) => panic!("{who:?} is nobody"),
+                (None, None) => panic!("{who:?} names no party"),
             };
             let functions = functions.split(", ").map(str::trim).filter(|&name| name != "none");
             Promise { cpus, task, functions: functions.collect() }
@@ -252,7 +252,7 @@ mod tests {
             for cpus in row.min_cpus()..=9 {
                 let hangs = matches!(row.expected(), Expected::Hang(_));
                 let blamed = row.blamed(cpus);
-                assert!(!hangs || !blamed.is_empty(), "{}: nobody is to blame", row.name);
+                assert!(!hangs || !blamed.is_empty(), "{}: a hang without blame", row.name);
                 assert!(blamed.is_disjoint(&row.victims(cpus)), "{}", row.name);
                 assert!(row.locks().iter().all(|lock| !lock.is_empty()), "{}", row.name);
             }

@@ -146,7 +146,7 @@ pub struct VmFinished {
 pub struct HangSummary {
     /// Class of the hang, such as `deadlock`.
     pub class: Class,
-    /// Signature of the hang, as 16 hexadecimal digits: equal for hangs of equal cause.
+    /// Signature of the hang, as 16 hexadecimal digits: equal for equal hangs.
     pub signature: String,
     /// Names of the CPUs and tasks to blame.
     pub blamed: Vec<String>,

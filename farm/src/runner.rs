@@ -358,7 +358,7 @@ impl<'a> Runner<'a> {
         self.record_verdict(running.id, running.vm, running.directory, examined, elapsed)
     }
 
-    /// Emits the verdict on a try, and starts over, stops or goes on accordingly.
+    /// Emits the verdict on a try, and queues another try or stops the run accordingly.
     fn record_verdict(
         &mut self,
         id: Id,

@@ -156,7 +156,7 @@ Exit codes, the first that applies:
   2  usage: the command line, the suite, or a file it names is invalid
   0  all VMs ended as expected, or by failures that are known (--known)";
 
-/// Parent of the results directories that nobody named.
+/// Parent of results directories without `--out`.
 const DEFAULT_OUT: &str = "nmiscope-results";
 
 /// Maximum number of names shown of a list.
@@ -232,8 +232,8 @@ fn run(arguments: &Farm, path: &Path) -> anyhow::Result<Code> {
         memory_bytes: budget.memory,
     };
     let url = |signature: &str| known.find(signature).map(|entry| entry.url.clone());
-    let mut tell = |event: &FarmEvent| reporters.report(event);
-    let runner = Runner::new(&vms, runs, &options, (results, &previous), &url, &mut tell);
+    let mut report = |event: &FarmEvent| reporters.report(event);
+    let runner = Runner::new(&vms, runs, &options, (results, &previous), &url, &mut report);
     forward_signals(runner.sender())?;
     let summary = runner.run(start)?;
     Ok(reporters.code(exit_code::of_farm(&summary.unknown, summary.unfinished)))
@@ -403,7 +403,7 @@ fn forward_signals(to: Sender<RunnerMessage>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reporters of a run. One that fails is dropped, and the run goes on, since the journal has all events.
+/// Reporters of a run. One that fails is dropped, and the run continues, since the journal has all events.
 struct Reporters {
     reporters: Vec<Box<dyn Reporter>>,
     /// True if a reporter failed for another reason than a closed pipe.

@@ -96,7 +96,7 @@ fn every_vm_of_a_suite_gets_its_verdict() {
             ("storage/abba", Status::Hang),
         ]
     );
-    assert_eq!(site.journal(), run.events, "what is told is what is written down");
+    assert_eq!(site.journal(), run.events, "the journal has what was printed");
 
     let abba = run.finished("storage/abba");
     let hang = abba.hang.as_ref().expect("a hang");

@@ -56,10 +56,10 @@ mod tests {
             (&[Some("some")], &[], "not all of these"),
         ];
         for (parts, wanted, warning) in rows {
-            let (missing, told) = missing(parts.iter().copied());
+            let (missing, warnings) = missing(parts.iter().copied());
             assert_eq!(missing, *wanted, "{parts:?}");
-            assert_eq!(told.is_empty(), warning.is_empty(), "{parts:?}: {told:?}");
-            assert!(told.iter().all(|told| told.contains(warning)), "{parts:?}: {told:?}");
+            assert_eq!(warnings.is_empty(), warning.is_empty(), "{parts:?}: {warnings:?}");
+            assert!(warnings.iter().all(|text| text.contains(warning)), "{parts:?}: {warnings:?}");
         }
         let (missing, _) = missing([Some("hash:1/18446744073709551615")].into_iter());
         assert_eq!(missing.len(), MAX_NAMED);

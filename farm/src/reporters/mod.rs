@@ -30,7 +30,7 @@ pub trait Reporter {
     /// Renders an event.
     ///
     /// # Errors
-    /// Fails if the output cannot be written. The run goes on, since the journal has the event.
+    /// Fails if the output cannot be written. The run continues, since the journal has the event.
     fn report(&mut self, event: &FarmEvent) -> anyhow::Result<()>;
 
     /// Records an event of the earlier run that this farm resumes, so that the final summary covers both.

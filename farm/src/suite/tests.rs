@@ -23,9 +23,9 @@ fn mistakes(text: &str) -> Vec<String> {
         Ok(suite) => panic!("{} VMs of\n{text}", suite.vms.len()),
         Err(SuiteError::Unreadable { .. }) => unreachable!("nothing is read"),
         Err(SuiteError::Invalid { diagnostics, .. }) => {
-            let told =
+            let found =
                 |wrong: &Diagnostic| format!("{}:{}: {}", wrong.line, wrong.column, wrong.message);
-            diagnostics.iter().map(told).collect()
+            diagnostics.iter().map(found).collect()
         }
     }
 }
@@ -364,26 +364,26 @@ fn mistakes_are_located_by_line_and_column() {
     ];
     for (before, after, wanted) in rows {
         let text = format!("{before}{after}");
-        let told = mistakes(&text);
-        assert!(told[0].starts_with(wanted) && told.len() == 1, "{wanted}\n{told:#?}\n{text}");
+        let found = mistakes(&text);
+        assert!(found[0].starts_with(wanted) && found.len() == 1, "{wanted}\n{found:#?}\n{text}");
     }
 }
 
 #[test]
 fn all_mistakes_are_reported_at_once_in_order() {
-    let told = mistakes(
+    let found = mistakes(
         "defalts = 1\n\
          [defaults]\ncpus = 0\nmemory = 'x'\n\
          [[vm]]\nnaem = 'a'\ncpus = 'x'\nexpect = { hang = 'no' }\n\
          [vm.matrix]\nmemory = ['1M', 'x', 'y']\n\
          [[vm]]\nname = 'b'\ntime-limit = '0'\nretry = 3\nconsole.must = ['(', 'a', '(']\n",
     );
-    let places: Vec<&str> = told.iter().map(|told| told.split(": ").next().unwrap()).collect();
+    let places: Vec<&str> = found.iter().map(|found| found.split(": ").next().unwrap()).collect();
     let wanted = [
         "1:1", "3:8", "4:10", "5:1", "6:1", "7:8", "8:19", "10:17", "13:14", "14:1", "15:17",
         "15:27",
     ];
-    assert_eq!(places, wanted, "{told:#?}");
+    assert_eq!(places, wanted, "{found:#?}");
 }
 
 #[test]

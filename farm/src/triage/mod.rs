@@ -85,7 +85,8 @@ pub struct Totals {
     pub skipped: u64,
 }
 
-/// Failures of one kind with one signature.
+/// Failures of one kind with one signature. The exemplar of the group is its newest failure with a readable
+/// report, or else its newest failure.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct FailureGroup {
     /// Signature of the failures, as 16 hexadecimal digits.
@@ -118,7 +119,7 @@ pub struct FailureGroup {
     pub function: Option<String>,
     /// Stacks of the parties to blame in the exemplar.
     pub stacks: Vec<Stack>,
-    /// Path of the group's newest readable report, its exemplar; null if there is none.
+    /// Path of the exemplar's report; null if no failure of the group has a readable report.
     pub exemplar: Option<String>,
     /// Entry that makes the failures known today; null if there is none.
     pub known: Option<known::KnownEntry>,

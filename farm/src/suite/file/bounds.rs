@@ -35,7 +35,7 @@ pub struct BoundsByClass {
     pub hard_lockup: Option<HangBound>,
     /// Bound for a CPU that takes interrupts and schedules nothing.
     pub soft_lockup: Option<HangBound>,
-    /// Bound for a wait for a lock that nobody is going to release.
+    /// Bound for a wait for a lock that is never released.
     pub lock_wait: Option<HangBound>,
     /// Bound for pending work that a CPU neglects while making progress.
     pub livelock: Option<HangBound>,

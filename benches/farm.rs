@@ -153,7 +153,7 @@ impl Took {
 /// hundredth of a second, which are shared among many VMs.
 fn own_time(pid: Pid) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).expect("/proc");
-    // The name may have spaces in it, and ends with a parenthesis; the state is next.
+    // The name may contain spaces and ends with a parenthesis; the state follows it.
     let (_, fields) = stat.rsplit_once(") ").expect("a name");
     let fields: Vec<&str> = fields.split(' ').collect();
     let ticks = |at: usize| fields[at].parse::<u64>().expect("a number");

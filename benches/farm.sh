@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Prints docs/benchmarks-farm.md: what the farm costs beside a shell loop over QEMU microvm, on this
-# machine's /dev/kvm and on a standard KVM, and how planning and triage scale.
+# Prints docs/benchmarks-farm.md: the cost of the farm compared with a shell loop over QEMU microvm, on this
+# machine's /dev/kvm and on a standard KVM, and the time of planning and triage for 10,000 VMs.
 #
 #   benches/farm.sh > docs/benchmarks-farm.md
 #
-# Needs /dev/kvm, qemu-system-x86_64, xargs, cc, and what tests/nested/run.sh needs. Takes some ten
-# minutes, on a machine that has nothing else to do.
+# Needs /dev/kvm, qemu-system-x86_64, xargs, cc, and the programs that tests/nested/run.sh needs. Takes ten
+# minutes on an idle machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,12 +13,12 @@ for program in qemu-system-x86_64 xargs cc; do
     command -v "$program" >/dev/null || { echo "$0: $program is missing: install it" >&2; exit 1; }
 done
 
-# In the nested machine they have the same paths, and /tmp is another one there.
+# The nested machine sees these files at the same paths, except below /tmp, which is its own.
 work=$(mkdir -p "${CARGO_TARGET_DIR:-target}/bench-farm" && cd "${CARGO_TARGET_DIR:-target}/bench-farm" && pwd)
 ends_at_once=$work/ends-at-once.elf
 bundled=$work/bundled.elf
 qemu=$(command -v qemu-system-x86_64)
-# Where QEMU looks for its firmware first.
+# The directory in which QEMU looks for its firmware first.
 firmware=$(cd "$(dirname "$qemu")/../share/qemu" && pwd)
 
 cargo build --quiet --release --locked
@@ -33,8 +33,7 @@ bench() { # NAME ARGUMENT...: its table
 cat <<EOF
 # Benchmarks of the farm
 
-Made by \`just bench-farm\` (\`benches/farm.sh\`). Absolute times are this machine's; the ratios are the
-point.
+Made by \`just bench-farm\` (\`benches/farm.sh\`). Absolute times depend on the machine; compare the ratios.
 
 - date: $(date -u +%F)
 - revision: $(git describe --always --dirty --exclude '*')
@@ -43,22 +42,23 @@ point.
 - QEMU: $(qemu-system-x86_64 --version | head -n 1)
 - load at the start, over one, five and fifteen minutes: $(cut -d ' ' -f 1-3 /proc/loadavg)
 
-## VMs that end by themselves, beside a shell loop over QEMU
+## VMs that end by themselves, compared with a shell loop over QEMU
 
-The same image file, one vCPU, 64 MiB, two VMs at a time: \`nmiscope farm -j 2\`, which keeps each VM's
-console, report and verdict, and \`xargs -P 2 qemu-system-x86_64 -M microvm -accel kvm\`, which keeps
-nothing. The farm starts the next VM when a guest is over, while the kernel still cleans up after it; the
-loop waits for the process. 200 VMs each, in turn, medians of three rounds. The guest's own run is three instructions in
-*ends-at-once*, so that all of its time is what a VM costs beyond that; in *bundled*
-(\`workload=exit\`), which the farm has in itself and the loop as a file, the boot of the guest kernel is
-part of the time on both sides. Own CPU is user and
-system time of the one process that runs the VMs, without theirs.
+Both sides boot the same image with one vCPU and 64 MiB, two VMs at a time. The farm is \`nmiscope farm -j 2\`,
+which keeps each VM's console, report and verdict; the loop is
+\`xargs -P 2 qemu-system-x86_64 -M microvm -accel kvm\`, which keeps nothing. The farm starts the next VM when a
+guest has ended, while the kernel still cleans up its process; the loop waits for the process. The sides run 200
+VMs each, in turn, and the table has medians of three rounds.
+
+*ends-at-once* is a guest of three instructions, so its time is the cost of a VM alone. *bundled* is the bundled
+guest with \`workload=exit\`, built into the farm and a file for the loop; its time includes the guest kernel's boot
+on both sides. *Own CPU* is the user and system time of the process that starts the VMs, without theirs.
 
 EOF
 bench farm speed 200 1.5 "$ends_at_once" "$bundled"
 cat <<EOF
 
-The same on a standard KVM, nested in an emulated machine of one CPU (tests/nested), with 20 VMs each:
+On a standard KVM, nested in an emulated machine with one CPU (tests/nested), with 20 VMs each:
 
 EOF
 NESTED_WITH="$qemu $firmware/pvh.bin $firmware/bios-microvm.bin $ends_at_once $bundled" \
@@ -66,15 +66,16 @@ NESTED_WITH="$qemu $firmware/pvh.bin $firmware/bios-microvm.bin $ends_at_once $b
     tr -d '\r' | grep '^|'
 cat <<EOF
 
-There everything takes some thirty to fifty times as long, and the own CPU time with it: 5 ms are not met.
-What a VM costs is most of *ends-at-once*; in *bundled* the guest's own boot is in both times, which brings
-them closer to each other, and takes that row over the bars, which are about what a VM costs beyond it.
+In the nested machine everything takes thirty to fifty times as long, own CPU time included, so the bar of 5 ms
+is missed. The bars are about the cost of a VM alone, which dominates *ends-at-once*. In *bundled* both times
+include the guest's boot, which brings them closer together, so that row misses the bar for the ratio of times.
 
-## Memory of VMs that idle
+## Memory of idle VMs
 
-Of 8 processes at once, each with an idle guest of 64 MiB and one vCPU, by the kernel's account
-(\`/proc/PID/smaps\`): medians of what they have of the mapping that is the guest's memory, and of all
-else. PSS counts what processes share in parts. What the kernel itself has for them is not in it.
+The table has medians over 8 processes at a time, each with an idle guest of 64 MiB and one vCPU, from
+\`/proc/PID/smaps\`: resident memory of the mapping that holds the guest's memory, and of everything else. PSS
+divides shared pages among the processes that share them. Memory of the kernel for these processes is not
+included.
 
 EOF
 bench farm memory "$bundled"
@@ -82,7 +83,7 @@ cat <<EOF
 
 ## A suite of 10,000 VMs
 
-All written out: to read it, and to filter, partition and order it.
+The suite lists all VMs without a matrix. *load* parses it; *plan* filters, partitions and orders its VMs.
 
 | what | time | bar |
 |---|---|---|
@@ -95,7 +96,7 @@ cat <<EOF
 
 ## Triage of 10,000 reports
 
-Each row is a process of its own, the best of three. The bar: under 2 s, memory bounded.
+Each row is the best of three runs in processes of their own. The bar is under 2 s, with bounded memory.
 
 EOF
 bench triage

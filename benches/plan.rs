@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use nmiscope_farm::plan::{Options, Plan};
+use nmiscope_farm::plan::{Plan, PlanOptions};
 use nmiscope_farm::suite::Suite;
 
 const VMS: usize = 10_000;
@@ -31,11 +31,11 @@ fn plan(criterion: &mut Criterion) {
     };
     criterion.bench_function("load 10,000 VMs", |bencher| bencher.iter(load));
     let suite = load();
-    let options = Options {
+    let options = PlanOptions {
         filter: "tag(smoke) and not name(^group[57]/)".parse().expect("a filter"),
         partition: Some("hash:1/2".parse().expect("a partition")),
         seed: Some(1),
-        ..Options::default()
+        ..PlanOptions::default()
     };
     criterion.bench_function("plan 10,000 VMs", |bencher| {
         bencher.iter(|| Plan::new(&suite.vms, &options).expect("a plan"));

@@ -11,9 +11,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nmiscope_farm::event::{
-    EVENT_VERSION, Event, FarmStarted, HangSummary, Id, Status, VmFinished, VmStarted, What,
+    EVENT_SCHEMA_VERSION, EventKind, FarmEvent, FarmStarted, HangSummary, Id, Status, VmFinished,
+    VmStarted,
 };
 use nmiscope_farm::journal::Journal;
+use nmiscope_farm::timestamp::Timestamp;
 use nmiscope_report::Report;
 
 const REPORTS: usize = 10_000;
@@ -46,7 +48,7 @@ impl Reports {
         let hang = report.hangs.first();
         let mut journal = self.farm.then(|| {
             let mut journal = Journal::open(root).expect("a journal");
-            tell(&mut journal, 0, What::FarmStarted(started()));
+            tell(&mut journal, 0, EventKind::FarmStarted(started()));
             journal
         });
         for number in 0..REPORTS {
@@ -65,7 +67,7 @@ impl Reports {
                 directory: directory.clone(),
                 definition: "0".repeat(64),
             };
-            tell(journal, number, What::VmStarted(begin));
+            tell(journal, number, EventKind::VmStarted(begin));
             let hang = hang.map(|hang| HangSummary {
                 class: hang.class,
                 signature,
@@ -85,14 +87,14 @@ impl Reports {
                 elapsed_ms: 1.0,
                 files: BTreeMap::from([("report".into(), "report.json".into())]),
             };
-            tell(journal, number, What::VmFinished(Box::new(end)));
+            tell(journal, number, EventKind::VmFinished(Box::new(end)));
         }
     }
 }
 
 fn started() -> FarmStarted {
     FarmStarted {
-        version: EVENT_VERSION,
+        schema_version: EVENT_SCHEMA_VERSION,
         tool: "0".into(),
         suite: "suite.toml".into(),
         host: "host".into(),
@@ -107,8 +109,10 @@ fn started() -> FarmStarted {
     }
 }
 
-fn tell(journal: &mut Journal, number: usize, what: What) {
-    journal.append(&Event { at_ms: number as u64, what }).expect("an event");
+fn tell(journal: &mut Journal, number: usize, kind: EventKind) {
+    journal
+        .append(&FarmEvent { time: Timestamp::from_unix_ms(number as u64), kind })
+        .expect("an event");
 }
 
 /// Runs triage. Returns the time it took and its peak memory in KiB, which the kernel is asked for every

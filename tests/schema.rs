@@ -1,15 +1,16 @@
-//! The committed schemas are those that the types make. To update them after a change of those:
+//! The schemas in docs/ equal those that the types make. To update them after a change of the types:
 //! `NMISCOPE_UPDATE=1 cargo test --test end_to_end schema::`.
 
+use nmiscope_farm::timestamp::Timestamp;
 use nmiscope_farm::triage;
 use nmiscope_farm::{event, suite};
 use nmiscope_report as report;
 use serde_json::{Value, json};
 
-/// A schema: its file in docs/, what is in it, and what it has to be.
+/// Row of a schema's file in docs/, its committed text, and the function that makes it.
 type Row = (&'static str, &'static str, fn() -> String);
 
-const SCHEMAS: [Row; 5] = [
+const SCHEMAS: [Row; 6] = [
     ("report.schema.json", include_str!("../docs/report.schema.json"), report::json::schema),
     ("suite.schema.json", include_str!("../docs/suite.schema.json"), suite::schema),
     ("triage.schema.json", include_str!("../docs/triage.schema.json"), triage::schema),
@@ -19,6 +20,7 @@ const SCHEMAS: [Row; 5] = [
         report::reference::schema,
     ),
     ("farm-events.schema.json", include_str!("../docs/farm-events.schema.json"), event::schema),
+    ("farm-list.schema.json", include_str!("../docs/farm-list.schema.json"), suite::list_schema),
 ];
 
 fn validator(schema: &str) -> jsonschema::Validator {
@@ -27,7 +29,7 @@ fn validator(schema: &str) -> jsonschema::Validator {
 }
 
 #[test]
-fn the_committed_schemas_are_those_of_the_types() {
+fn committed_schemas_equal_those_of_the_types() {
     for (file, committed, schema) in SCHEMAS {
         if std::env::var_os("NMISCOPE_UPDATE").is_some() {
             let path = format!("{}/docs/{file}", env!("CARGO_MANIFEST_DIR"));
@@ -42,7 +44,7 @@ fn the_committed_schemas_are_those_of_the_types() {
 }
 
 #[test]
-fn the_schemas_are_schemas() {
+fn schemas_are_valid_json_schemas() {
     for (file, _, schema) in SCHEMAS {
         let schema: Value = serde_json::from_str(&schema()).expect("JSON");
         assert!(jsonschema::meta::is_valid(&schema), "{file}");
@@ -50,7 +52,7 @@ fn the_schemas_are_schemas() {
 }
 
 #[test]
-fn the_schemas_refuse_what_they_are_not_of() {
+fn schemas_refuse_foreign_documents() {
     for (file, committed, _) in SCHEMAS {
         let validator = validator(committed);
         for wrong in [json!({}), json!([]), json!({"outcome": 7})] {
@@ -59,7 +61,7 @@ fn the_schemas_refuse_what_they_are_not_of() {
     }
 }
 
-/// A suite is TOML, and editors hold it against the schema as if it were JSON.
+/// Converts a suite to JSON, as editors do that check TOML against a JSON schema.
 fn as_json(suite: &str) -> Value {
     let value: toml::Value = toml::from_str(suite).expect("TOML");
     serde_json::to_value(value).expect("JSON")
@@ -71,7 +73,7 @@ fn is_read(suite: &str) -> bool {
 }
 
 #[test]
-fn an_editor_takes_and_refuses_the_suites_that_the_farm_does() {
+fn suite_schema_accepts_exactly_what_the_farm_accepts() {
     let validator = validator(&suite::schema());
     let right = [
         "cpus = 512\nmemory = '64M'\ntime-limit = '3s'\ntags = ['a', 'b-c']",
@@ -110,7 +112,7 @@ fn an_editor_takes_and_refuses_the_suites_that_the_farm_does() {
     for (row, right) in rows {
         let vm = format!("[[vm]]\nname = 'x'\nimage = 'x'\n{row}\n");
         assert_eq!((validator.is_valid(&as_json(&vm)), is_read(&vm)), (right, right), "{row}");
-        // All but a matrix may be a default too.
+        // All keys but the matrix are allowed in `defaults` too.
         let defaults = format!("[defaults]\n{row}\n[[vm]]\nname = 'x'\nimage = 'x'\n");
         let right = right && !row.starts_with("matrix");
         let found = (validator.is_valid(&as_json(&defaults)), is_read(&defaults));
@@ -124,9 +126,10 @@ fn an_editor_takes_and_refuses_the_suites_that_the_farm_does() {
 }
 
 #[test]
-fn every_event_is_one_by_its_schema() {
+fn every_kind_of_event_is_valid_by_the_schema() {
     use event::{
-        Event, FarmFinished, FarmStarted, HangSummary, Id, Status, VmFinished, VmStarted, What,
+        EventKind, FarmEvent, FarmFinished, FarmStarted, HangSummary, Id, Status, VmFinished,
+        VmStarted,
     };
     let id = Id { name: "a/b".into(), run: 1, attempt: 2 };
     let counts = [(Status::Pass, 3), (Status::Hang, 1)].into();
@@ -138,8 +141,8 @@ fn every_event_is_one_by_its_schema() {
         function: None,
     };
     let events = [
-        What::FarmStarted(FarmStarted {
-            version: event::EVENT_VERSION,
+        EventKind::FarmStarted(FarmStarted {
+            schema_version: event::EVENT_SCHEMA_VERSION,
             tool: "0.1.0".into(),
             suite: "suite.toml".into(),
             host: "here".into(),
@@ -152,12 +155,12 @@ fn every_event_is_one_by_its_schema() {
             cpus: 2,
             memory_bytes: 1 << 30,
         }),
-        What::VmStarted(VmStarted {
+        EventKind::VmStarted(VmStarted {
             id: id.clone(),
             directory: "vms/a".into(),
             definition: "0".repeat(64),
         }),
-        What::VmFinished(Box::new(VmFinished {
+        EventKind::VmFinished(Box::new(VmFinished {
             id,
             directory: "vms/a".into(),
             status: Status::Hang,
@@ -169,8 +172,8 @@ fn every_event_is_one_by_its_schema() {
             elapsed_ms: 1.5,
             files: [("report".to_owned(), "report.json".into())].into(),
         })),
-        What::FarmInterrupted { by: "SIGINT".into() },
-        What::FarmFinished(FarmFinished {
+        EventKind::FarmInterrupted { by: "SIGINT".into() },
+        EventKind::FarmFinished(FarmFinished {
             counts,
             flaky: 0,
             known: 0,
@@ -180,8 +183,9 @@ fn every_event_is_one_by_its_schema() {
         }),
     ];
     let validator = validator(&event::schema());
-    for what in events {
-        let event = serde_json::to_value(Event { at_ms: 7, what }).expect("JSON");
+    for kind in events {
+        let event = serde_json::to_value(FarmEvent { time: Timestamp::from_unix_ms(7), kind })
+            .expect("JSON");
         let faults: Vec<String> =
             validator.iter_errors(&event).map(|error| error.to_string()).collect();
         assert!(faults.is_empty(), "{event}: {faults:?}");

@@ -1,5 +1,5 @@
-//! Triage of results that are made here: what is grouped, what is skipped and said, what is known,
-//! what has changed, and that the parts of a suite, merged, are the suite.
+//! Triage of made-up results: groups, skipped files, known failures, changes between scans, and merged
+//! parts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use crate::common::*;
 use nmiscope_farm::event::{
-    EVENT_VERSION, Event, FarmFinished, FarmStarted, HangSummary, Id, Status, VmFinished,
-    VmStarted, What,
+    EVENT_SCHEMA_VERSION, EventKind, FarmEvent, FarmFinished, FarmStarted, HangSummary, Id, Status,
+    VmFinished, VmStarted,
 };
 use nmiscope_farm::journal::Journal;
 use nmiscope_farm::merge::merge;
+use nmiscope_farm::timestamp::Timestamp;
 use nmiscope_report::Report;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -19,7 +20,7 @@ use tempfile::TempDir;
 const HANG: &str = include_str!("offline/cores/abba-deadlock.json");
 const PANIC: &str = include_str!("offline/cores/null-deref.json");
 
-/// A report of a hang with this signature.
+/// Makes the report of a hang with this signature.
 fn hang(signature: &str) -> String {
     let mut report: Report = serde_json::from_str(HANG).expect("a report");
     report.hangs[0].signature = signature.into();
@@ -29,23 +30,23 @@ fn hang(signature: &str) -> String {
 const A: &str = "aaaaaaaa00000000";
 const B: &str = "bbbbbbbb00000000";
 
-/// A results directory that is being made, with a minute between events.
+/// Results directory under construction, with a minute between events.
 struct Farm {
     root: PathBuf,
     journal: Journal,
-    at_ms: u64,
+    unix_ms: u64,
 }
 
-/// How a VM goes: its status, and its report.
+/// Result of a try: its status and its report.
 type Went<'a> = (Status, Option<&'a str>);
 
 impl Farm {
     fn new(root: PathBuf, partition: Option<&str>, planned: u64) -> Self {
         fs::create_dir_all(&root).expect("a directory");
         let journal = Journal::open(&root).expect("a journal");
-        let mut farm = Self { root, journal, at_ms: 1_700_000_000_000 };
-        farm.tell(What::FarmStarted(FarmStarted {
-            version: EVENT_VERSION,
+        let mut farm = Self { root, journal, unix_ms: 1_700_000_000_000 };
+        farm.append(EventKind::FarmStarted(FarmStarted {
+            schema_version: EVENT_SCHEMA_VERSION,
             tool: "0.1.0".into(),
             suite: "suite.toml".into(),
             host: "host".into(),
@@ -61,12 +62,14 @@ impl Farm {
         farm
     }
 
-    fn tell(&mut self, what: What) {
-        self.at_ms += 60_000;
-        self.journal.append(&Event { at_ms: self.at_ms, what }).expect("it can be written");
+    fn append(&mut self, kind: EventKind) {
+        self.unix_ms += 60_000;
+        self.journal
+            .append(&FarmEvent { time: Timestamp::from_unix_ms(self.unix_ms), kind })
+            .expect("it can be written");
     }
 
-    /// A VM with one run of so many tries.
+    /// Adds a VM with one run that has these tries.
     fn vm(&mut self, name: &str, tries: &[Went<'_>]) -> &mut Self {
         self.run_of(name, 1, tries)
     }
@@ -78,7 +81,7 @@ impl Farm {
             let path = self.root.join(&directory);
             fs::create_dir_all(&path).expect("a directory");
             let id = Id { name: name.into(), run, attempt };
-            self.tell(What::VmStarted(VmStarted {
+            self.append(EventKind::VmStarted(VmStarted {
                 id: id.clone(),
                 directory: directory.clone(),
                 definition: String::new(),
@@ -95,7 +98,7 @@ impl Farm {
                 locks: hang.locks,
                 function: None,
             });
-            self.tell(What::VmFinished(Box::new(VmFinished {
+            self.append(EventKind::VmFinished(Box::new(VmFinished {
                 id,
                 directory,
                 status,
@@ -120,11 +123,11 @@ impl Farm {
             not_run: 0,
             elapsed_ms: 0.0,
         };
-        self.tell(What::FarmFinished(finished));
+        self.append(EventKind::FarmFinished(finished));
     }
 }
 
-/// `nmiscope triage` in a directory with these files in it.
+/// Runs `nmiscope triage` in a directory that `make` fills.
 fn triage(arguments: &[&str], make: impl FnOnce(&Path)) -> Finished {
     let invocation = nmiscope(["triage"]).args(arguments);
     make(invocation.directory.path());
@@ -139,7 +142,7 @@ fn hung(root: &Path) {
         .finish();
 }
 
-/// What it prints as JSON, which is what the schema says.
+/// Parses the JSON output, after checking it against the schema.
 fn document(finished: &Finished) -> Value {
     let schema: Value =
         serde_json::from_str(include_str!("../docs/triage.schema.json")).expect("JSON");
@@ -156,7 +159,7 @@ fn signatures(groups: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn hangs_are_grouped_newest_first() {
+fn hangs_are_grouped_by_signature_newest_first() {
     let finished = triage(&["results"], hung).expect_code(exit::HANG);
     let text = &finished.stdout;
     assert_eq!(finished.stderr, "");
@@ -166,7 +169,7 @@ fn hangs_are_grouped_newest_first() {
         "×2  1 run of 1 VM, 2023-11-14T22:",
         "open ",
         "results/vms/b/1.2/report.json",
-        "2 groups in 3 runs (3 reports read, 1 result of farms)",
+        "2 groups in 3 runs (3 reports read, 1 farm)",
     ] {
         at(wanted);
     }
@@ -174,7 +177,7 @@ fn hangs_are_grouped_newest_first() {
 }
 
 #[test]
-fn as_json_it_is_what_the_schema_says() {
+fn json_output_is_valid_by_the_schema() {
     let arguments = ["--message-format", "json", "results"];
     let finished = triage(&arguments, hung).expect_code(exit::HANG);
     let document = document(&finished);
@@ -188,7 +191,7 @@ fn as_json_it_is_what_the_schema_says() {
 }
 
 #[test]
-fn reports_of_single_runs_are_found_below_a_directory() {
+fn single_reports_below_a_directory_are_found() {
     let finished = triage(&["--message-format=json", "runs", "one.json"], |root| {
         for run in ["runs/1", "runs/2/deeper"] {
             fs::create_dir_all(root.join(run)).expect("a directory");
@@ -197,7 +200,7 @@ fn reports_of_single_runs_are_found_below_a_directory() {
         fs::write(root.join("runs/package.json"), "{\"name\": \"left-pad\"}").expect("a file");
         fs::write(root.join("runs/2/notes.txt"), "nothing").expect("a file");
         fs::write(root.join("one.json"), PANIC).expect("a file");
-        // It leads to where everything is found again.
+        // The link leads to the directory above, where everything would be found again.
         std::os::unix::fs::symlink(root, root.join("runs/loop")).expect("a link");
     });
     let finished = finished.expect_code(exit::CRASH);
@@ -210,11 +213,11 @@ fn reports_of_single_runs_are_found_below_a_directory() {
     let panic = groups.iter().find(|group| group["kind"] == "panic").expect("a panic");
     assert!(panic["function"].as_str().expect("a text").contains("null_deref"), "{panic}");
     assert_eq!(document["totals"]["skipped"], 1);
-    assert!(finished.stderr.contains("package.json: it is no report"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("package.json: it is not a report"), "{}", finished.stderr);
 }
 
 #[test]
-fn a_report_that_is_cut_off_is_skipped_and_its_hang_counts_nevertheless() {
+fn truncated_report_is_skipped_and_its_hang_still_counts() {
     let whole = hang(A);
     let finished = triage(&["--message-format=json", "results"], |root| {
         Farm::new(root.join("results"), None, 2)
@@ -237,7 +240,7 @@ fn a_report_that_is_cut_off_is_skipped_and_its_hang_counts_nevertheless() {
 }
 
 #[test]
-fn many_files_that_are_skipped_are_named_when_asked() {
+fn all_skipped_files_are_named_only_with_verbose() {
     let make = |root: &Path| {
         fs::create_dir(root.join("dir")).expect("a directory");
         for number in 0..25 {
@@ -253,7 +256,7 @@ fn many_files_that_are_skipped_are_named_when_asked() {
 }
 
 #[test]
-fn what_is_expected_is_no_finding_and_what_is_no_hang_is_counted() {
+fn expected_hangs_are_not_grouped_and_other_failures_are_counted() {
     let finished = triage(&["results"], |root| {
         Farm::new(root.join("results"), None, 4)
             .vm("expected", &[(Status::Pass, Some(&hang(A)))])
@@ -267,7 +270,7 @@ fn what_is_expected_is_no_finding_and_what_is_no_hang_is_counted() {
 }
 
 #[test]
-fn known_hangs_pass_and_others_do_not() {
+fn only_unknown_hangs_fail_the_triage() {
     let entry = |signature: &str, more: &str| {
         let url = format!("https://bugs.example/{signature}");
         format!("[[known]]\nsignature = \"{signature}\"\nurl = \"{url}\"\n{more}\n")
@@ -317,7 +320,7 @@ fn old_and_new(root: &Path) {
 }
 
 #[test]
-fn a_diff_says_what_is_new_what_is_gone_and_what_became_flaky() {
+fn diff_lists_new_gone_and_newly_flaky() {
     let arguments = ["--message-format=json", "--diff", "old", "new"];
     let finished = triage(&arguments, old_and_new).expect_code(exit::HANG);
     let document = document(&finished);
@@ -333,7 +336,7 @@ fn a_diff_says_what_is_new_what_is_gone_and_what_became_flaky() {
     let end = "1 new, 2 gone, 0 stayed; 2 VMs became flaky\n";
     assert!(finished.stdout.ends_with(end), "{}", finished.stdout);
 
-    // Nothing is new: to itself, and if it is known.
+    // Nothing is new compared with itself, nor if the new group is known.
     triage(&["--diff", "new", "new"], old_and_new).expect_code(exit::CLEAN);
     let finished = triage(&["--known=known.toml", "--diff", "old", "new"], |root| {
         old_and_new(root);
@@ -344,7 +347,7 @@ fn a_diff_says_what_is_new_what_is_gone_and_what_became_flaky() {
 }
 
 #[test]
-fn paths_in_a_journal_lead_nowhere_else() {
+fn journal_paths_outside_the_results_are_not_followed() {
     let finished = triage(&["results"], |root| {
         fs::write(root.join("secret.json"), hang(B)).expect("a file");
         let mut farm = Farm::new(root.join("results"), None, 1);
@@ -365,7 +368,7 @@ fn paths_in_a_journal_lead_nowhere_else() {
 }
 
 #[test]
-fn what_a_guest_says_does_nothing_to_a_terminal() {
+fn text_from_a_guest_is_made_harmless() {
     let mut report: Report = serde_json::from_str(PANIC).expect("a report");
     report.outcome =
         nmiscope_report::Outcome::Panic { cpu: 1, message: Some("\x1b[2Jgone\u{202e}".into()) };
@@ -382,24 +385,23 @@ fn what_a_guest_says_does_nothing_to_a_terminal() {
 }
 
 #[test]
-fn what_cannot_be_used_is_refused_and_nothing_is_no_error() {
+fn unusable_paths_are_refused_and_empty_ones_pass() {
     for arguments in [&["no-such"][..], &["--known=no-such", "."], &["--diff", "."], &[]] {
         triage(arguments, |_| ()).expect_code(exit::USAGE);
     }
     let finished = triage(&["."], |_| ()).expect_code(exit::CLEAN);
-    assert!(finished.stderr.contains("there is no report"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("no report and no journal"), "{}", finished.stderr);
 }
 
-/// The groups of a results directory, but for where their exemplars are.
-/// The same that the program gives to triage.
+/// Test for functions that distinguish no hang, as the program passes it to triage.
 fn is_plumbing(function: &str) -> bool {
     nmiscope::kernel::any_vocabulary().is_plumbing(function)
 }
 
-fn groups(root: &Path) -> Vec<nmiscope_farm::triage::Group> {
-    let gathered =
-        nmiscope_farm::triage::gather(&[root.into()], is_plumbing).expect("it can be read");
-    let mut groups = gathered.triage.groups;
+/// Returns the groups of a results directory, with exemplars relative to it.
+fn groups(root: &Path) -> Vec<nmiscope_farm::triage::FailureGroup> {
+    let scanned = nmiscope_farm::triage::scan(&[root.into()], is_plumbing).expect("it can be read");
+    let mut groups = scanned.triage.groups;
     for group in &mut groups {
         let exemplar = PathBuf::from(group.exemplar.take().expect("a report"));
         let relative = exemplar.strip_prefix(root).expect("it is below");
@@ -409,7 +411,7 @@ fn groups(root: &Path) -> Vec<nmiscope_farm::triage::Group> {
 }
 
 #[test]
-fn the_parts_of_a_suite_merged_are_the_suite() {
+fn triage_of_merged_parts_equals_triage_of_the_whole() {
     let directory: TempDir = tempfile::tempdir().expect("a directory");
     let root = directory.path();
     let (a, b) = (hang(A), hang(B));
@@ -425,10 +427,10 @@ fn the_parts_of_a_suite_merged_are_the_suite() {
     });
     for (number, (name, tries)) in vms.into_iter().enumerate() {
         whole.vm(name, tries);
-        // What one machine does, the other one waits for: so that all is at the same time.
+        // The other part waits meanwhile, so that its events have the times they have in the whole.
         parts[number % 2].vm(name, tries);
-        let at_ms = whole.at_ms;
-        parts.iter_mut().for_each(|part| part.at_ms = at_ms);
+        let unix_ms = whole.unix_ms;
+        parts.iter_mut().for_each(|part| part.unix_ms = unix_ms);
     }
     whole.finish();
     parts.iter_mut().for_each(Farm::finish);
@@ -440,20 +442,21 @@ fn the_parts_of_a_suite_merged_are_the_suite() {
     assert_eq!(summary.started.planned, 4);
     assert_eq!((summary.finished.flaky, summary.finished.not_run), (1, 0));
 
-    // Between their starts and ends, which are about machines, the journals are the same.
-    let between = |root: &Path| -> Vec<Event> {
+    // Starts and ends of farms differ between hosts; the journals in between are equal.
+    let between = |root: &Path| -> Vec<FarmEvent> {
         let events = nmiscope_farm::journal::read(root).expect("a journal").events;
-        let is_of_vm =
-            |event: &Event| matches!(event.what, What::VmStarted(_) | What::VmFinished(_));
+        let is_of_vm = |event: &FarmEvent| {
+            matches!(event.kind, EventKind::VmStarted(_) | EventKind::VmFinished(_))
+        };
         events.into_iter().filter(is_of_vm).collect()
     };
     assert_eq!(between(&merged), between(&root.join("whole")));
     assert_eq!(groups(&merged), groups(&root.join("whole")));
     assert_eq!(groups(&merged).len(), 3);
-    // The parts are in it already.
+    // The merged results hold the tries of the parts already.
     let count = |paths: &[PathBuf]| {
-        let gathered = nmiscope_farm::triage::gather(paths, is_plumbing).expect("it can be read");
-        gathered.triage.groups.iter().map(|group| group.count).sum::<u64>()
+        let scanned = nmiscope_farm::triage::scan(paths, is_plumbing).expect("it can be read");
+        scanned.triage.groups.iter().map(|group| group.count).sum::<u64>()
     };
     let all = [&inputs[..], std::slice::from_ref(&merged)].concat();
     assert_eq!(count(&all), count(&inputs));

@@ -1,38 +1,39 @@
-//! What the machine has for VMs, and who gets it. A farm that gives away more than there is finds
-//! hangs that are its own.
+//! CPUs and memory of the host, and the share of each VM. A farm that gives away more than the host has
+//! finds hangs that it caused itself.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// CPUs and memory.
+/// An amount of CPUs and memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
-    /// CPUs.
+pub struct Resources {
+    /// Number of CPUs of the host.
     pub cpus: u32,
-    /// Bytes of memory.
+    /// Bytes of the host's memory.
     pub memory: u64,
 }
 
-/// What a VM takes besides its guest's memory: its process, and the image with its symbols.
+/// Bytes that a VM needs besides its guest's memory: for its process, and for the image with its symbols.
 const OVERHEAD: u64 = 32 << 20;
 
-impl Budget {
-    /// What this process may use of the machine: the CPUs that it may run on, by affinity and quota,
-    /// and three quarters of the memory that is available. The rest is for the host.
-    pub fn of_machine() -> Self {
+impl Resources {
+    /// Measures what this process may use of the host: the CPUs allowed by affinity and quota, and three
+    /// quarters of the available memory. The rest is left to the host.
+    pub fn available() -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u32;
         Self { cpus, memory: available_memory().unwrap_or(u64::MAX) / 4 * 3 }
     }
 
-    /// What a VM takes of it. One that is larger than all there is takes all, and runs alone.
-    pub fn share_of(&self, vcpus: u32, memory: u64) -> Self {
+    /// Returns the share of a VM with that many vCPUs and bytes of memory. A VM larger than the whole gets
+    /// the whole and runs alone.
+    pub fn share(&self, vcpus: u32, memory: u64) -> Self {
         Self {
             cpus: vcpus.clamp(1, self.cpus.max(1)),
             memory: memory.saturating_add(OVERHEAD).min(self.memory),
         }
     }
 
-    /// What is left without `share`; nothing if there is not as much.
+    /// Returns the rest without `share`; `None` if there is less than that.
     pub fn without(&self, share: Self) -> Option<Self> {
         Some(Self {
             cpus: self.cpus.checked_sub(share.cpus)?,
@@ -40,14 +41,14 @@ impl Budget {
         })
     }
 
-    /// What there is with `share` given back.
+    /// Returns the sum with `share` given back.
     pub fn with(&self, share: Self) -> Self {
         Self { cpus: self.cpus + share.cpus, memory: self.memory.saturating_add(share.memory) }
     }
 }
 
-/// Bytes of memory that can be had without swapping, by the machine and by each control group that
-/// this process is in.
+/// Returns the bytes of memory available without swapping, on the host and in each control group of this
+/// process.
 fn available_memory() -> Option<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(mem_available);
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -57,9 +58,9 @@ fn available_memory() -> Option<u64> {
         };
         let statistics =
             fs::read_to_string(group.directory.join("memory.stat")).unwrap_or_default();
-        // Files that nobody has looked at lately make room when it is wanted.
+        // Inactive page cache is reclaimed when memory is needed.
         let used = read(group.used).unwrap_or(0).saturating_sub(inactive_file(&statistics));
-        // `max` is no number, and no limit.
+        // The value `max` is no number and stands for no limit.
         Some(read(group.limit)?.saturating_sub(used))
     });
     groups.chain(meminfo).min()
@@ -71,8 +72,8 @@ fn mem_available(meminfo: &str) -> Option<u64> {
     kibibytes.checked_mul(1024)
 }
 
-/// Bytes of the page cache that are not in use, of a control group's `memory.stat`: with those of the
-/// groups in it, as its use is.
+/// Returns the bytes of inactive page cache in a control group's `memory.stat`, nested groups included, as
+/// they are in the group's usage.
 fn inactive_file(statistics: &str) -> u64 {
     let value = |name: &str| -> Option<u64> {
         let line = statistics.lines().find_map(|line| line.strip_prefix(name))?;
@@ -81,7 +82,7 @@ fn inactive_file(statistics: &str) -> u64 {
     value("total_inactive_file ").or_else(|| value("inactive_file ")).unwrap_or(0)
 }
 
-/// A control group, and the files of its memory limit.
+/// A control group with the names of its memory limit's files.
 #[derive(Debug, PartialEq, Eq)]
 struct Group {
     directory: PathBuf,
@@ -89,8 +90,8 @@ struct Group {
     used: &'static str,
 }
 
-/// The group of a line of `/proc/self/cgroup` and those that it is in, if they limit memory:
-/// `0::/PATH` in version 2 of control groups, `N:memory:/PATH` in version 1.
+/// Parses a line of `/proc/self/cgroup` into that group and its ancestors; `None` if they do not limit
+/// memory. Lines are `0::/PATH` in version 2 of control groups, `N:memory:/PATH` in version 1.
 fn group_limits(line: &str) -> Option<Vec<Group>> {
     let mut parts = line.splitn(3, ':');
     let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
@@ -110,28 +111,28 @@ fn group_limits(line: &str) -> Option<Vec<Group>> {
 mod tests {
     use super::*;
 
-    const ALL: Budget = Budget { cpus: 4, memory: 1 << 30 };
+    const ALL: Resources = Resources { cpus: 4, memory: 1 << 30 };
 
     #[test]
-    fn what_is_given_away_is_never_more_than_there_is() {
-        let two = ALL.share_of(2, 64 << 20);
+    fn shares_of_vms_never_exceed_the_hosts_resources() {
+        let two = ALL.share(2, 64 << 20);
         let left = ALL.without(two).and_then(|left| left.without(two)).unwrap();
         assert_eq!((left.cpus, left.memory), (0, (1 << 30) - 2 * (96 << 20)));
-        assert_eq!(left.without(ALL.share_of(1, 0)), None, "no CPU is left");
+        assert_eq!(left.without(ALL.share(1, 0)), None, "no CPU is left");
         assert_eq!(left.with(two).with(two), ALL);
     }
 
     #[test]
-    fn a_vm_that_is_too_large_runs_alone() {
+    fn a_vm_larger_than_the_host_runs_alone() {
         for (vcpus, memory) in [(64, 1 << 20), (1, u64::MAX)] {
-            let share = ALL.share_of(vcpus, memory);
+            let share = ALL.share(vcpus, memory);
             let left = ALL.without(share).expect("it may run");
-            assert_eq!(left.without(ALL.share_of(1, 64 << 20)), None, "and nobody else");
+            assert_eq!(left.without(ALL.share(1, 64 << 20)), None, "and no other VM");
         }
     }
 
     #[test]
-    fn memory_is_what_the_machine_and_every_control_group_leave() {
+    fn available_memory_is_the_least_of_host_and_control_groups() {
         let meminfo = "MemTotal:  100 kB\nMemAvailable:    60 kB\n";
         assert_eq!(mem_available(meminfo), Some(60 << 10));
         assert_eq!(mem_available("MemTotal: 1 kB\n"), None);

@@ -1,18 +1,18 @@
-//! The labelled corpus: the bundled guest's workloads, and what has to be said of each. The labels are
-//! in the heads of their files, which are compiled in:
+//! The labelled corpus: the bundled guest's workloads, and the verdict expected of each. The labels stand
+//! in the heads of the workloads' source files, which are compiled in:
 //!
 //! * `Expect: CLASS`: a class of hangs, `panic`, `triple-fault`, `exit N`, or `healthy`;
-//! * `Blamed: WHO, ...`: who is to blame; `Victims: WHO, ...`: who suffers from it;
-//! * `Locks: NAME, ...`: which locks have to do with it;
-//! * `Cpus: N..`: how many CPUs it takes; from 1 where it does not say;
-//! * `Frames: WHO: FUNCTION, FUNCTION, ...`: what is on a stack, innermost first, with or without
-//!   others in between; of two or more functions with `|` between them, one; `none` where nothing runs.
+//! * `Blamed: WHO, ...`: the parties to blame; `Victims: WHO, ...`: the parties that suffer from them;
+//! * `Locks: NAME, ...`: the locks that are part of the hang;
+//! * `Cpus: N..`: the least number of CPUs; 1 if the label is missing;
+//! * `Frames: WHO: FUNCTION, FUNCTION, ...`: functions on a stack, innermost first, possibly with others
+//!   in between; `|` separates alternatives, and `none` stands for a stack on which nothing runs.
 //!
-//! WHO is a CPU's number, `n/2` (half the number of CPUs, rounded down), `last`, `others` (all CPUs
-//! that are not to blame; of frames, those that no other line speaks of), or `task NAME`.
+//! WHO is a CPU's number, `n/2` (half the number of CPUs, rounded down), `last`, `others` (all CPUs that
+//! are not to blame; for frames, those that no other line names), or `task NAME`.
 //!
-//! Reads the labels, and holds no report against them: the tests do that for this program, and a farm
-//! for its suite. A label that cannot be read is a mistake in this program, hence a panic; a test here
+//! This module reads the labels and compares no report with them: the tests do that for this program, and
+//! a farm for its suite. An unreadable label is a mistake in this program, hence a panic; a test here
 //! reads them all.
 
 use std::collections::BTreeSet;
@@ -20,44 +20,44 @@ use std::collections::BTreeSet;
 use clap::ValueEnum;
 use nmiscope_report::Class;
 
-/// A workload, and its file.
+/// A workload of the bundled guest, with its source file.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
-    /// As `workload=` names it.
+    /// Name of the workload, as the kernel parameter `workload=` takes it.
     pub name: &'static str,
-    /// The file's text.
+    /// Text of the workload's source file.
     pub source: &'static str,
 }
 
-/// A promise of a workload's head: on these CPUs, or in this task, these functions, innermost first.
+/// Functions that a workload's head promises on the stacks of some CPUs, or of one task.
 #[derive(Debug)]
 pub struct Promise {
-    /// The CPUs' numbers.
+    /// Numbers of the CPUs; empty if the promise is about a task.
     pub cpus: Vec<u32>,
-    /// The task's name, where it is about one.
+    /// Name of the task; `None` if the promise is about CPUs.
     pub task: Option<&'static str>,
-    /// The functions; of two or more with `|` between them, one.
+    /// Functions, innermost first; `|` separates alternatives.
     pub functions: Vec<&'static str>,
 }
 
-/// What is to be said of a run.
+/// Expected end of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Expected {
-    /// It hangs, in this way.
+    /// The guest hangs in this way.
     Hang(Class),
-    /// Its kernel panics.
+    /// The guest's kernel panics with any message.
     Panic,
-    /// A triple fault resets the machine.
+    /// A triple fault resets the guest.
     TripleFault,
-    /// It leaves with this code.
+    /// The guest leaves with this code.
     Exit(u32),
-    /// It goes on until somebody ends it.
+    /// The guest runs until it is stopped.
     Healthy,
 }
 
 macro_rules! rows {
     ($($name:literal: $file:literal,)*) => {
-        /// All of them, by name.
+        /// All workloads, sorted by name.
         pub const ROWS: &[Row] = &[$(Row {
             name: $name,
             source: include_str!(concat!("../../guest/src/workload/", $file)),
@@ -115,12 +115,12 @@ rows! {
     "triple-fault": "triple_fault.rs",
 }
 
-/// The workload with that name.
+/// Returns the workload of that name.
 pub fn find(name: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.name == name)
 }
 
-/// The promises of a workload's file for that number of CPUs.
+/// Parses the promises in a workload's source file for that number of CPUs.
 pub fn promises(source: &'static str, cpus: u32) -> Vec<Promise> {
     let lines = source.lines().filter_map(|line| line.strip_prefix("//! Frames: "));
     let parts: Vec<(&str, &str)> =
@@ -140,7 +140,7 @@ pub fn promises(source: &'static str, cpus: u32) -> Vec<Promise> {
                 (Some(cpu), _) => vec![cpu],
                 (None, Some(_)) => Vec::new(),
                 (None, None) if who == "others" => others(),
-                (None, None) => panic!("{who:?} is nobody"),
+                (None, None) => panic!("{who:?} names no party"),
             };
             let functions = functions.split(", ").map(str::trim).filter(|&name| name != "none");
             Promise { cpus, task, functions: functions.collect() }
@@ -149,14 +149,14 @@ pub fn promises(source: &'static str, cpus: u32) -> Vec<Promise> {
 }
 
 impl Row {
-    /// A line of the head.
+    /// Returns the value of a label in the head of the file.
     fn label(&self, label: &str) -> Option<&'static str> {
         let lines = self.source.lines().map_while(|line| line.strip_prefix("//!"));
         let mut labelled = lines.filter_map(|line| line.trim().split_once(": "));
         labelled.find(|(name, _)| *name == label).map(|(_, value)| value.trim())
     }
 
-    /// What is to be said of it.
+    /// Returns the expected end of a run.
     pub fn expected(&self) -> Expected {
         let label = self.label("Expect").unwrap_or_else(|| panic!("{}: no label", self.name));
         match label {
@@ -170,23 +170,23 @@ impl Row {
         }
     }
 
-    /// How many CPUs it takes.
+    /// Returns the least number of CPUs that the workload needs.
     pub fn min_cpus(&self) -> u32 {
         let cpus = self.label("Cpus").map(|cpus| cpus.trim_end_matches(".."));
         cpus.map_or(1, |cpus| cpus.parse().expect("a number of CPUs"))
     }
 
-    /// Who is to blame, as reports name them, with that many CPUs.
+    /// Returns the names of the parties to blame with that many CPUs, as reports spell them.
     pub fn blamed(&self, cpus: u32) -> BTreeSet<String> {
         self.parties("Blamed", cpus)
     }
 
-    /// Who suffers from it, likewise.
+    /// Returns the names of the victims with that many CPUs, as reports spell them.
     pub fn victims(&self, cpus: u32) -> BTreeSet<String> {
         self.parties("Victims", cpus)
     }
 
-    /// The locks that have to do with it.
+    /// Returns the names of the locks that are part of the hang.
     pub fn locks(&self) -> BTreeSet<String> {
         let locks = self.label("Locks").unwrap_or("").split(',').map(str::trim);
         locks.filter(|lock| !lock.is_empty()).map(str::to_owned).collect()
@@ -217,7 +217,7 @@ impl Row {
 }
 
 impl Expected {
-    /// Its name, as the label has it.
+    /// Returns the expectation as the label spells it.
     pub fn name(self) -> String {
         match self {
             Self::Hang(class) => class.name().into(),
@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_workload_is_here_with_its_number_of_cpus() {
+    fn corpus_lists_every_workload_with_its_number_of_cpus() {
         let guest = include_str!("../../guest/src/workload/mod.rs");
         assert_eq!(ROWS.len(), guest.matches("::WORKLOAD,").count());
         assert!(ROWS.is_sorted_by_key(|row| row.name));
@@ -247,12 +247,12 @@ mod tests {
     }
 
     #[test]
-    fn every_label_can_be_read_for_every_number_of_cpus() {
+    fn labels_parse_for_every_number_of_cpus() {
         for row in ROWS {
             for cpus in row.min_cpus()..=9 {
                 let hangs = matches!(row.expected(), Expected::Hang(_));
                 let blamed = row.blamed(cpus);
-                assert!(!hangs || !blamed.is_empty(), "{}: nobody is to blame", row.name);
+                assert!(!hangs || !blamed.is_empty(), "{}: a hang without blame", row.name);
                 assert!(blamed.is_disjoint(&row.victims(cpus)), "{}", row.name);
                 assert!(row.locks().iter().all(|lock| !lock.is_empty()), "{}", row.name);
             }
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_heads_speak_of_the_stack_of_each_cpu() {
+    fn workload_heads_promise_a_stack_for_each_cpu() {
         for Row { name, source } in ROWS {
             let mut promised: Vec<u32> =
                 promises(source, 8).into_iter().flat_map(|promise| promise.cpus).collect();
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn culprits_have_the_names_that_reports_have_for_them() {
+    fn blamed_parties_are_named_as_in_reports() {
         let rows: [(&str, u32, &[&str]); 7] = [
             ("abba-deadlock", 2, &["cpu0", "cpu1"]),
             ("spin-irqs-off", 1, &["cpu0"]),

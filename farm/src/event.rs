@@ -1,5 +1,5 @@
-//! What happens during a farm's run, as it happens: the one interface between the runner and those
-//! who tell of it, and, a line each, the journal in the results directory.
+//! Events of a farm's run, in the order in which they happen: the only interface between the runner and
+//! the reporters, and, one line each, the journal in the results directory.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,86 +8,91 @@ use nmiscope_report::Class;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The version of what an event looks like as JSON: raised when an old reader would be wrong.
-pub const EVENT_VERSION: u32 = 1;
+use crate::timestamp::Timestamp;
 
-/// Something that has happened, and when.
+/// Version of the events' JSON: raised when a field changes its meaning or goes away, not when one is
+/// added. A reader of one version also reads the version before it.
+pub const EVENT_SCHEMA_VERSION: u32 = 2;
+
+/// An event of a farm's run, and the time at which it happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(title = "nmiscope farm event")]
-pub struct Event {
-    /// Milliseconds since the Unix epoch.
-    pub at_ms: u64,
-    /// What.
+pub struct FarmEvent {
+    /// Time of the event by the host's clock, in UTC, as RFC 3339 has it: `2026-01-02T03:04:05.678Z`.
+    // Version 1 had milliseconds since the Unix epoch here, as `at_ms`.
+    #[serde(alias = "at_ms")]
+    pub time: Timestamp,
+    /// Kind of the event, with the data of that kind.
     #[serde(flatten)]
-    pub what: What,
+    pub kind: EventKind,
 }
 
-/// What has happened.
+/// Kinds of events, each with its data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
-pub enum What {
-    /// The farm starts, or goes on with a run that was interrupted.
+pub enum EventKind {
+    /// The farm starts, or resumes an interrupted run.
     FarmStarted(FarmStarted),
-    /// A VM starts.
+    /// A try of a VM starts.
     VmStarted(VmStarted),
-    /// A VM is over, and this is what is to be said of it.
+    /// A try of a VM has ended, with its verdict.
     VmFinished(Box<VmFinished>),
-    /// The farm has been asked to end: nothing new is started.
+    /// The farm was asked to end: no further VM starts.
     FarmInterrupted {
-        /// A signal's name, `--fail-fast` or `--until-hang`.
+        /// Cause of the interruption: a signal's name, `--fail-fast` or `--until-hang`.
         by: String,
     },
-    /// All is over.
+    /// The run is complete or was ended early.
     FarmFinished(FarmFinished),
 }
 
-/// What a run is about to do.
+/// Plan of a run, as it stands when the run starts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FarmStarted {
-    /// [`EVENT_VERSION`].
-    pub version: u32,
-    /// The tool's version.
+    /// Version of this format, at present 2: raised when a field changes its meaning or goes away.
+    #[serde(alias = "version")]
+    pub schema_version: u32,
+    /// Version of the nmiscope that runs the farm.
     pub tool: String,
-    /// The suite's file.
+    /// Path of the suite's file, as it was given.
     pub suite: String,
-    /// The host's name.
+    /// Name of the host that runs the farm.
     pub host: String,
-    /// How many runs of VMs there are to be: VMs, times how often each is repeated.
+    /// Number of planned runs: VMs, times the number of repetitions.
     pub planned: u64,
-    /// Of which so many are already done, by the run that this one resumes.
+    /// Number of planned runs that the resumed farm has already completed; 0 for a new run.
     pub done: u64,
-    /// Runs that were going on when an earlier farm on this directory died: by name.
+    /// Names of VMs that were running when an earlier farm in this directory died; they run again.
     pub lost: Vec<String>,
-    /// VMs whose results until here do not count any more: they are planned no more, or are not what
-    /// they were.
+    /// Names of VMs whose earlier results no longer count, because the suite dropped or changed them.
     #[serde(default)]
     pub stale: Vec<String>,
-    /// The seed of the order; null for the suite's order.
+    /// Seed of the random order; null for the suite's order.
     pub seed: Option<u64>,
-    /// The part of the suite that is run here, as `hash:1/4`; null for all of it.
+    /// Part of the suite that runs here, as in `hash:1/4`; null for the whole suite.
     pub partition: Option<String>,
-    /// CPUs that may be given to VMs at a time.
+    /// Number of CPUs that running VMs may use at a time.
     pub cpus: u32,
-    /// Bytes of memory that may be given to VMs at a time.
+    /// Bytes of memory that running VMs may use at a time.
     pub memory_bytes: u64,
 }
 
-/// Which try of which run of which VM.
+/// Identity of a try: the VM, the run of that VM, and the try of that run.
 #[derive(
     Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 pub struct Id {
-    /// The VM's name.
+    /// Name of the VM in its suite.
     pub name: String,
-    /// Which run of it, from 1 on: more than one with `--repeat`.
+    /// Number of the run of this VM, from 1; above 1 only with `--repeat`.
     pub run: u32,
-    /// Which try of that run, from 1 on: more than one after a failure.
+    /// Number of the try of this run, from 1; above 1 only after a failure.
     pub attempt: u32,
 }
 
 impl Id {
-    /// Takes away the tries of the same run that come after this one: when this one starts, they are of
-    /// an earlier farm, which ran the VM when it was another one.
+    /// Removes later tries of the same run from `tries`. When this try starts and later ones exist, an
+    /// earlier farm made them, before the VM was changed.
     pub fn forget_later<T>(&self, tries: &mut BTreeMap<Self, T>) {
         for attempt in self.attempt.saturating_add(1)..=u32::MAX {
             if tries.remove(&Self { attempt, ..self.clone() }).is_none() {
@@ -97,93 +102,92 @@ impl Id {
     }
 }
 
-/// A VM starts.
+/// Start of a try of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VmStarted {
-    /// Which.
+    /// Identity of the try that starts.
     #[serde(flatten)]
     pub id: Id,
-    /// Where its files are, relative to the results directory.
+    /// Directory of the try's files, relative to the results directory.
     pub directory: PathBuf,
-    /// A hash of all that the suite says of the VM: SHA-256, as 64 hexadecimal digits.
+    /// SHA-256 of everything the suite says about the VM, as 64 hexadecimal digits.
     pub definition: String,
 }
 
-/// A VM is over.
+/// End of a try of a VM, with its verdict.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct VmFinished {
-    /// Which.
+    /// Identity of the try that ended.
     #[serde(flatten)]
     pub id: Id,
-    /// Where its files are, relative to the results directory.
+    /// Directory of the try's files, relative to the results directory.
     pub directory: PathBuf,
-    /// How it went.
+    /// Verdict on the try, or the reason why there is none.
     pub status: Status,
-    /// Whether it is going to be tried again.
+    /// True if the same run is going to be tried again.
     pub again: bool,
-    /// Whether an earlier try of the same run failed that this one makes good: it is flaky.
+    /// True if this try passed after an earlier try of the same run failed.
     pub flaky: bool,
-    /// A failure that is known: where it is tracked; null for one that is not known, and for none.
+    /// URL at which this failure is tracked; null for a failure that is not known, and for a pass.
     pub known: Option<String>,
-    /// Why, in one sentence; null if there is nothing to explain.
+    /// Reason for the status in one sentence; null if the status needs none.
     pub reason: Option<String>,
-    /// How the guest hung; null if it did not.
+    /// First hang in the try's report; null if the guest did not hang.
     pub hang: Option<HangSummary>,
-    /// How long it took, in milliseconds, from the start of its process to its end.
+    /// Milliseconds from the start of the VM's process to its end.
     pub elapsed_ms: f64,
-    /// Its files: `report`, `core`, `console`, `stderr`; by name, those that there are, relative to
-    /// `directory`.
+    /// Paths of the try's files relative to `directory`, by `report`, `core`, `console` or `stderr`; files
+    /// that are missing or empty are left out.
     pub files: BTreeMap<String, PathBuf>,
 }
 
-/// The first hang of a report, in short.
+/// Summary of the first hang in a report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HangSummary {
-    /// In which way.
+    /// Class of the hang, such as `deadlock`.
     pub class: Class,
-    /// The hang's signature: 16 hexadecimal digits.
+    /// Signature of the hang, as 16 hexadecimal digits: equal for equal hangs.
     pub signature: String,
-    /// Who is to blame.
+    /// Names of the CPUs and tasks to blame.
     pub blamed: Vec<String>,
-    /// The locks that have to do with it.
+    /// Names of the locks that are part of the hang.
     pub locks: Vec<String>,
-    /// The innermost function of the blamed stack that tells more than that it waits; null if there
-    /// is none.
+    /// Innermost function of the blamed stack that is not merely one to wait in; null if there is none.
     pub function: Option<String>,
 }
 
-/// How a VM went.
+/// Verdicts on a try, and reasons for having none.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
-    /// As expected.
+    /// The guest ended as the suite expects.
     Pass,
-    /// Another exit code or another console than expected.
+    /// The guest left with another exit code or printed something else than expected.
     Fail,
-    /// It hung, and that was not expected; or in another way than was.
+    /// The guest hung unexpectedly, or hung in another way than expected.
     Hang,
-    /// Its kernel panicked, or it crashed, and that was not expected.
+    /// The guest's kernel panicked or crashed unexpectedly.
     Crash,
-    /// It had not ended within its time limit.
+    /// The guest had not ended within its time limit.
     Timeout,
-    /// The host did not run it: no verdict.
+    /// The host did not schedule the guest's vCPUs: no verdict.
     Starved,
-    /// The tool failed, or its process died: no verdict.
+    /// The tool failed, or its process was killed: no verdict.
     Broken,
-    /// It was ended with the farm: no verdict.
+    /// The try was stopped together with the farm: no verdict.
     Interrupted,
 }
 
 impl Status {
-    /// Whether it says something about the guest. What has no verdict is run again by a farm that
-    /// resumes.
+    /// True if the status says something about the guest. A farm that resumes runs tries without a verdict
+    /// again.
     pub fn is_verdict(self) -> bool {
         !matches!(self, Self::Starved | Self::Broken | Self::Interrupted)
     }
 
-    /// Its name, as events have it.
+    /// Returns the status as events spell it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pass => "pass",
@@ -198,24 +202,24 @@ impl Status {
     }
 }
 
-/// All is over.
+/// Totals of a run at its end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FarmFinished {
-    /// How many runs ended in which way, by their last try; a run that was resumed counts all of it.
+    /// Number of runs by the status of their last try, those of a resumed farm included.
     pub counts: BTreeMap<Status, u64>,
-    /// Of the passes, so many needed more than one try.
+    /// Number of passed runs that needed more than one try.
     pub flaky: u64,
-    /// Of the others, so many are known.
+    /// Number of failed runs whose failure is known.
     pub known: u64,
-    /// Different signatures among the hangs.
+    /// Number of different signatures among the hangs.
     pub distinct_hangs: u64,
-    /// Runs that were planned and not started.
+    /// Number of planned runs that did not start, or were interrupted.
     pub not_run: u64,
-    /// How long it took, in milliseconds.
+    /// Milliseconds from the start of this farm to its end.
     pub elapsed_ms: f64,
 }
 
-/// The JSON schema of an [`Event`], as docs/farm-events.schema.json holds it.
+/// Returns the JSON schema of [`FarmEvent`], as docs/farm-events.schema.json holds it.
 pub fn schema() -> String {
-    nmiscope_report::json::schema_of::<Event>()
+    nmiscope_report::json::schema_of::<FarmEvent>()
 }

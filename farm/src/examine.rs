@@ -1,7 +1,7 @@
-//! The files that a VM's process has left, read and judged.
+//! Reads the files that a VM's process left, and has them judged.
 //!
-//! Owns which files those are and how much of each is read; refuses to own the judgement (`judge`).
-//! Called by the runner, once for each try.
+//! Owns the list of files and how much of each is read; refuses to own the judgement (`judge`). Called by
+//! the runner, once for each try.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,63 +9,63 @@ use std::path::{Path, PathBuf};
 use nmiscope_report::Report;
 
 use super::event::HangSummary;
-use super::judge::{self, End, Judgement, NoReport};
+use super::judge::{self, Judgement, NoReport, ProcessEnd};
 use super::process;
-use super::suite::Vm;
-use super::tail;
+use super::suite::SuiteVm;
+use super::tail::read_tail;
 
-/// A judgement on a try, and what it rests on.
+/// Judgement of a try, with the findings it rests on.
 #[derive(Debug)]
 pub struct Examined {
-    /// The judgement.
+    /// Verdict on the try, and its reason.
     pub judgement: Judgement,
-    /// The signatures of all its hangs.
+    /// Signatures of all hangs in the report.
     pub signatures: Vec<String>,
-    /// The first of its hangs.
+    /// Summary of the report's first hang; `None` without one.
     pub hang: Option<HangSummary>,
-    /// The files that are there and not empty, by what they are.
+    /// Files that exist and are not empty, by what they hold.
     pub files: BTreeMap<String, PathBuf>,
 }
 
 impl Examined {
-    /// A judgement on a try that left nothing.
+    /// Wraps a judgement of a try that left no files.
     pub fn without_files(judgement: Judgement) -> Self {
         Self { judgement, signatures: Vec::new(), hang: None, files: BTreeMap::new() }
     }
 }
 
-/// The most that is read of a console, from its end.
+/// Maximum number of bytes read from the end of a console.
 const MAX_CONSOLE: u64 = 64 << 20;
-/// The most that is read of a report.
+/// Maximum number of bytes read of a report.
 const MAX_REPORT: u64 = 256 << 20;
 
 /// Reads what a try of `vm` left in `directory`, and judges it.
-pub fn examine(vm: &Vm, directory: &Path, end: End) -> Examined {
-    let report = tail::read(&directory.join(process::REPORT), MAX_REPORT);
+pub fn examine(vm: &SuiteVm, directory: &Path, end: ProcessEnd) -> Examined {
+    let report = read_tail(&directory.join(process::REPORT), MAX_REPORT);
     let report: Result<Report, NoReport> = match report {
         Ok(tail) => serde_json::from_slice(&tail.bytes)
             .map_err(|error| NoReport::Unreadable(error.to_string())),
         Err(_) => Err(NoReport::Missing),
     };
     let text = |file: &str| -> String {
-        let tail = tail::read(&directory.join(file), MAX_CONSOLE);
+        let tail = read_tail(&directory.join(file), MAX_CONSOLE);
         tail.map_or_else(
             |_| String::new(),
             |tail| String::from_utf8_lossy(&tail.bytes).into_owned(),
         )
     };
-    // Nobody asks for what a guest has printed unless there are rules for it.
+    // The console is read only if the suite has rules for it.
     let has_rules = !vm.console.must.is_empty() || !vm.console.must_not.is_empty();
     let console = if has_rules { text(process::CONSOLE) } else { String::new() };
-    let complaints = text(process::STDERR);
-    let complaint = complaints.lines().rev().find(|line| line.starts_with("error: "));
-    let left = judge::Left {
+    let stderr = text(process::STDERR);
+    let error = stderr.lines().rev().find(|line| line.starts_with("error: "));
+    let output = judge::ProcessOutput {
         end,
         report: report.as_ref().map_err(Clone::clone),
         console: &console,
-        complaint: complaint.map(|line| line.trim_start_matches("error: ")),
+        error: error.map(|line| line.trim_start_matches("error: ")),
     };
-    let judgement = judge::judge(vm, &left);
+    let judgement = judge::judge(vm, &output);
     let names = [
         ("report", process::REPORT),
         ("core", process::CORE),

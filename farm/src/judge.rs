@@ -1,4 +1,6 @@
-//! Whether a VM has done what was expected of it, from what its process has left. Pure.
+//! Judgement of a try: compares what a VM's process left behind with what the suite expects.
+//!
+//! Pure functions: the caller (`examine`) reads the files.
 
 use std::collections::BTreeSet;
 
@@ -6,51 +8,51 @@ use nmiscope_report::{Class, Hang, Outcome, Report, function_of};
 use regex::Regex;
 
 use super::event::{HangSummary, Status};
-use super::suite::{Console, Expectation, Vm};
+use super::suite::{ConsoleRules, Expectation, SuiteVm};
 
-/// What a VM's process has left.
+/// The files and the exit that a VM's process left behind.
 #[derive(Debug)]
-pub struct Left<'a> {
-    /// How it ended.
-    pub end: End,
-    /// Its report, or why there is none.
+pub struct ProcessOutput<'a> {
+    /// Exit code or signal that ended the process.
+    pub end: ProcessEnd,
+    /// Report, or the reason why it is missing.
     pub report: Result<&'a Report, NoReport>,
-    /// What the guest printed.
+    /// Console output of the guest.
     pub console: &'a str,
-    /// The last thing that it said itself.
-    pub complaint: Option<&'a str>,
+    /// Last error message of the process itself.
+    pub error: Option<&'a str>,
 }
 
-/// The reason why a VM's process left no report.
+/// Reason why a VM's process left no report.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoReport {
-    /// There is no file.
+    /// The report's file does not exist.
     #[error("without a report")]
     Missing,
-    /// The file is no report.
+    /// The report's file holds no report, for this reason.
     #[error("left a report that cannot be read ({0})")]
     Unreadable(String),
 }
 
-/// How a VM's process ended.
+/// End of a VM's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// With this exit code.
+pub enum ProcessEnd {
+    /// The process exited with this code.
     Code(i32),
-    /// By a signal that the farm did not send.
+    /// The process was killed by this signal, which the farm did not send.
     Signal(i32),
-    /// The farm has ended it: it had not ended itself long after its time limit.
+    /// The farm killed the process, long after the time limit.
     Overdue,
-    /// The farm has ended it together with itself.
+    /// The farm ended the process when it was itself asked to end.
     Interrupted,
 }
 
-/// What is to be said of a VM.
+/// Verdict on a try, with the reason for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
-    /// How it went.
+    /// Status of the try, as events have it.
     pub status: Status,
-    /// Why, in a sentence; `None` if there is nothing to explain.
+    /// Reason in one sentence; `None` if the status needs none.
     pub reason: Option<String>,
 }
 
@@ -59,50 +61,50 @@ impl Judgement {
         Self { status: Status::Pass, reason: None }
     }
 
-    /// Not as expected, and why.
+    /// Judgement of any status, with its reason.
     pub fn because(status: Status, reason: impl Into<String>) -> Self {
         Self { status, reason: Some(reason.into()) }
     }
 }
 
-/// Who stops a VM because its suite says so.
+/// Stopper that a report names if the suite's `stop-after` ended the guest.
 const BY_SUITE: &str = "--stop-after";
 
-/// Judges a VM by what its process has left.
-pub fn judge(vm: &Vm, left: &Left<'_>) -> Judgement {
-    let complaint = || left.complaint.map_or_else(String::new, |said| format!(": {said}"));
-    match left.end {
-        End::Interrupted => {
+/// Judges a try by what the VM's process left behind.
+pub fn judge(vm: &SuiteVm, output: &ProcessOutput<'_>) -> Judgement {
+    let error = || output.error.map_or_else(String::new, |said| format!(": {said}"));
+    match output.end {
+        ProcessEnd::Interrupted => {
             return Judgement::because(Status::Interrupted, "the farm was ended");
         }
-        End::Overdue => {
+        ProcessEnd::Overdue => {
             let reason = "its process had not ended long after the time limit, and was killed";
             return Judgement::because(Status::Broken, reason);
         }
-        End::Signal(signal) => {
+        ProcessEnd::Signal(signal) => {
             let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
-            let reason = format!("its process was killed by {name}{}", complaint());
+            let reason = format!("its process was killed by {name}{}", error());
             return Judgement::because(Status::Broken, reason);
         }
-        End::Code(_) => {}
+        ProcessEnd::Code(_) => {}
     }
-    let report = match &left.report {
+    let report = match &output.report {
         Ok(report) => *report,
         Err(reason) => {
-            let End::Code(code) = left.end else {
+            let ProcessEnd::Code(code) = output.end else {
                 return Judgement::because(Status::Broken, reason.to_string());
             };
-            let reason = format!("its process ended with code {code} and {reason}{}", complaint());
+            let reason = format!("its process ended with code {code} and {reason}{}", error());
             return Judgement::because(Status::Broken, reason);
         }
     };
     match by_outcome(vm, report) {
-        Judgement { status: Status::Pass, .. } => by_console(&vm.console, left.console),
+        Judgement { status: Status::Pass, .. } => by_console(&vm.console, output.console),
         other => other,
     }
 }
 
-fn by_outcome(vm: &Vm, report: &Report) -> Judgement {
+fn by_outcome(vm: &SuiteVm, report: &Report) -> Judgement {
     let expected = expectation(&vm.expect);
     let but = |what: &str| match vm.expect {
         Expectation::Pass => what.to_owned(),
@@ -130,14 +132,14 @@ fn by_outcome(vm: &Vm, report: &Report) -> Judgement {
             Judgement::because(Status::Crash, but(&format!("it panicked: {message}")))
         }
         (Outcome::Panic { message, .. }, _) => {
-            let message = message.as_deref().unwrap_or("it did not say why");
+            let message = message.as_deref().unwrap_or("no message");
             Judgement::because(Status::Crash, but(&format!("it panicked: {message}")))
         }
         (Outcome::Crash { .. }, Expectation::Crash) => Judgement::pass(),
         (Outcome::Crash { description, .. }, _) => {
             Judgement::because(Status::Crash, but(&format!("it crashed: {description}")))
         }
-        // Nobody whom the suite knows of.
+        // Stopped by something that the suite knows nothing about.
         (Outcome::Stopped { by }, _) if by != BY_SUITE => {
             Judgement::because(Status::Broken, format!("it was stopped by {by}"))
         }
@@ -162,7 +164,7 @@ fn by_outcome(vm: &Vm, report: &Report) -> Judgement {
         }
         (Outcome::Starved { wall_ms, ran_ms, .. }, _) => {
             let reason = format!(
-                "it got nowhere for {:.1} s, and had {:.1} s of the host's time meanwhile: run fewer at \
+                "it made no progress for {:.1} s, of which the host ran it for {:.1} s: run fewer VMs at \
                  a time",
                 wall_ms / 1000.0,
                 ran_ms / 1000.0
@@ -172,7 +174,7 @@ fn by_outcome(vm: &Vm, report: &Report) -> Judgement {
     }
 }
 
-/// What a VM should have done.
+/// Describes the expected end, to follow "should have".
 fn expectation(expected: &Expectation) -> String {
     match expected {
         Expectation::Pass => "left with code 0".into(),
@@ -200,8 +202,8 @@ fn hang_fits(hang: &Hang, class: Option<Class>, blamed: Option<&BTreeSet<String>
         && blamed.is_none_or(|wanted| *wanted == hang.blamed.iter().cloned().collect())
 }
 
-fn by_console(rules: &Console, printed: &str) -> Judgement {
-    // A suite is loaded only if its patterns are regular expressions.
+fn by_console(rules: &ConsoleRules, printed: &str) -> Judgement {
+    // Loading the suite has checked that its patterns are regular expressions.
     let has = |pattern: &String| {
         let pattern = Regex::new(pattern).ok()?;
         printed.lines().find(|line| pattern.is_match(line))
@@ -220,12 +222,12 @@ fn by_console(rules: &Console, printed: &str) -> Judgement {
     }
 }
 
-/// The hangs that a run is about, in the order in which they were found.
+/// Returns the hangs that the report's outcome is about, in the order of their detection.
 pub fn hangs(report: &Report) -> impl Iterator<Item = &Hang> {
     report.hangs.iter().filter(|hang| report.outcome.is_about(&hang.certainty))
 }
 
-/// The first of these hangs, in short.
+/// Summarizes the first of these hangs.
 pub fn summary(report: &Report) -> Option<HangSummary> {
     let hang = hangs(report).next()?;
     Some(HangSummary {
@@ -244,8 +246,8 @@ mod tests {
     use super::*;
     use nmiscope_report::CrashCause;
 
-    fn vm(expect: Expectation) -> Vm {
-        Vm {
+    fn vm(expect: Expectation) -> SuiteVm {
+        SuiteVm {
             name: "vm".into(),
             image: None,
             initrd: None,
@@ -260,11 +262,11 @@ mod tests {
             retries: 0,
             tags: BTreeSet::new(),
             expect,
-            console: Console::default(),
+            console: ConsoleRules::default(),
         }
     }
 
-    /// A deadlock of cpu0 and cpu1.
+    /// Loads a stored report: a deadlock of cpu0 and cpu1.
     fn report() -> Report {
         let stored = include_str!("../../tests/offline/cores/abba-deadlock.json");
         serde_json::from_str(stored).expect("a stored report")
@@ -275,8 +277,13 @@ mod tests {
     }
 
     fn status(expect: Expectation, report: &Report) -> Status {
-        let left = Left { end: End::Code(0), report: Ok(report), console: "", complaint: None };
-        judge(&vm(expect), &left).status
+        let output = ProcessOutput {
+            end: ProcessEnd::Code(0),
+            report: Ok(report),
+            console: "",
+            error: None,
+        };
+        judge(&vm(expect), &output).status
     }
 
     fn hang(class: Option<Class>, blamed: Option<&[&str]>) -> Expectation {
@@ -285,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hang_is_right_if_it_is_the_one_that_was_expected() {
+    fn hangs_pass_only_with_the_expected_class_and_blame() {
         let report = report();
         let rows = [
             (hang(None, None), Status::Pass),
@@ -303,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_guest_does_is_weighed_against_what_was_expected() {
+    fn outcomes_get_a_status_by_the_expectation() {
         let panicked =
             |message: &str| ended(Outcome::Panic { cpu: 0, message: Some(message.into()) });
         let wanted = |message: &str| Expectation::Panic { message: Some(message.into()) };
@@ -342,26 +349,26 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_leaves_no_word_is_no_verdict_on_its_guest() {
-        let of = |end, report: Result<&Report, NoReport>, complaint| {
-            let left = Left { end, report, console: "", complaint };
-            judge(&vm(Expectation::Pass), &left)
+    fn process_without_a_report_gives_no_verdict_on_its_guest() {
+        let of = |end, report: Result<&Report, NoReport>, error| {
+            let output = ProcessOutput { end, report, console: "", error };
+            judge(&vm(Expectation::Pass), &output)
         };
         let good = ended(Outcome::Exit { code: 0 });
         let rows = [
-            (End::Signal(9), Ok(&good), None, Status::Broken, "killed by SIGKILL"),
-            (End::Overdue, Ok(&good), None, Status::Broken, "was killed"),
-            (End::Interrupted, Ok(&good), None, Status::Interrupted, "the farm was ended"),
+            (ProcessEnd::Signal(9), Ok(&good), None, Status::Broken, "killed by SIGKILL"),
+            (ProcessEnd::Overdue, Ok(&good), None, Status::Broken, "was killed"),
+            (ProcessEnd::Interrupted, Ok(&good), None, Status::Interrupted, "the farm was ended"),
             (
-                End::Code(2),
+                ProcessEnd::Code(2),
                 Err(NoReport::Missing),
                 Some("no /dev/kvm"),
                 Status::Broken,
                 "code 2 and without a report: no /dev/kvm",
             ),
         ];
-        for (end, report, complaint, status, reason) in rows {
-            let judgement = of(end, report, complaint);
+        for (end, report, error, status, reason) in rows {
+            let judgement = of(end, report, error);
             assert_eq!(judgement.status, status, "{end:?}");
             let said = judgement.reason.unwrap_or_default();
             assert!(said.contains(reason), "{said}");
@@ -369,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_guest_prints_counts_where_all_else_is_well() {
+    fn console_rules_apply_to_guests_that_otherwise_pass() {
         let console = "booting\r\nwarning: slow\nready\n";
         let rows: [(&[&str], &[&str], Option<&str>); 5] = [
             (&["^ready$"], &["panic"], None),
@@ -380,11 +387,16 @@ mod tests {
         ];
         for (must, must_not, reason) in rows {
             let owned = |patterns: &[&str]| patterns.iter().map(|&p| p.to_owned()).collect();
-            let rules = Console { must: owned(must), must_not: owned(must_not) };
-            let vm = Vm { console: rules, ..vm(Expectation::Pass) };
+            let rules = ConsoleRules { must: owned(must), must_not: owned(must_not) };
+            let vm = SuiteVm { console: rules, ..vm(Expectation::Pass) };
             let report = ended(Outcome::Exit { code: 0 });
-            let left = Left { end: End::Code(0), report: Ok(&report), console, complaint: None };
-            let judgement = judge(&vm, &left);
+            let output = ProcessOutput {
+                end: ProcessEnd::Code(0),
+                report: Ok(&report),
+                console,
+                error: None,
+            };
+            let judgement = judge(&vm, &output);
             let wanted = if reason.is_some() { Status::Fail } else { Status::Pass };
             assert_eq!(judgement.status, wanted, "{must:?} {must_not:?}");
             let said = judgement.reason.unwrap_or_default();

@@ -1,15 +1,15 @@
-//! A farm: many VMs, each in a process of its own, one verdict each, and nothing lost.
+//! A farm runs many VMs, each in a process of its own, and records one verdict for each of them.
 //!
-//! A suite ([`suite`]) says what to run and what to expect; a plan ([`plan`]) is what of it is run here,
-//! and in which order. The runner ([`runner`]) starts as many at a time as the machine has room for
-//! (`queue`, [`budget`]), each as `nmiscope run` ([`process`]), says of each whether it went as expected
-//! (`examine`, [`judge`]), and tells everything as events ([`event`]). Whoever prints ([`reporters`]), and
-//! the journal in the results directory ([`results`]), know nothing but these. [`triage`] groups the
+//! A suite ([`suite`]) lists VMs and how each is expected to end; a plan ([`plan`]) selects and orders
+//! those that run on this host. The runner ([`runner`]) starts as many at a time as the host has room for
+//! (`queue`, [`budget`]), each as `nmiscope run` ([`process`]), judges each by the files it leaves
+//! (`examine`, [`judge`]), and emits everything as events ([`event`]). The reporters ([`reporters`]) and
+//! the journal in the results directory ([`results`]) read nothing but these events. [`triage`] groups the
 //! reports of any number of farms.
 //!
-//! Knows reports, and refuses to know what makes them: no KVM, no DWARF, no kernel. What it needs of
-//! those comes from its caller, the command line: the program to start, the bundled guest's image, to
-//! tell one from another, and which functions of a kernel tell no hang from another.
+//! The crate reads reports and refuses to know how they are made: no KVM, no DWARF, no kernel. Its caller,
+//! the command line, supplies the rest: the program to start, the bundled guest's image (to recognise a
+//! changed one), and a test for functions that occur in most hangs and so distinguish none.
 
 #![forbid(unsafe_code)]
 
@@ -19,7 +19,6 @@ pub mod event;
 mod examine;
 mod expression;
 pub mod filter;
-mod inside;
 pub mod journal;
 pub mod judge;
 pub mod merge;
@@ -27,11 +26,13 @@ pub mod partition;
 pub mod plan;
 pub mod process;
 mod queue;
+mod relative_path;
 pub mod reporters;
 pub mod results;
 pub mod runner;
 pub mod suite;
 mod tail;
+pub mod timestamp;
 pub mod triage;
 
-pub use inside::{Refused, inside};
+pub use relative_path::RejectedPath;

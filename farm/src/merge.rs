@@ -1,9 +1,9 @@
-//! Many results directories into one: those of the parts of a suite that several machines have run.
+//! Merges the results directories of a suite's parts, run on several hosts, into one.
 //!
-//! What comes of it is what one farm would have left that had run it all: one journal in the order of
-//! time, with one start and one end, and the files of each try. It is made beside its place and put
-//! there in one step. Paths in a journal are not trusted: nothing is read from outside of an input, or
-//! written outside of the output.
+//! The result is what one farm would have left that had run the whole suite: a journal in the order of
+//! time, with one start and one end, and the files of each try. The directory is made beside its final
+//! place and renamed in one step. Paths in a journal are not trusted: nothing outside an input is read,
+//! nothing outside the output written.
 
 mod copy;
 mod parts;
@@ -18,31 +18,33 @@ use anyhow::{Context, bail};
 use nmiscope_report::atomic_file;
 
 use super::event::{
-    EVENT_VERSION, Event, FarmFinished, FarmStarted, Id, Status, VmFinished, VmStarted, What,
+    EVENT_SCHEMA_VERSION, EventKind, FarmEvent, FarmFinished, FarmStarted, Id, Status, VmFinished,
+    VmStarted,
 };
-use super::{inside, journal, results};
+use super::timestamp::Timestamp;
+use super::{journal, relative_path, results};
 
-/// What was merged.
+/// Summary of a merge, for people and for the exit code.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Summary {
-    /// The start that the merged journal has.
+pub struct MergeSummary {
+    /// Start event of the merged journal.
     pub started: FarmStarted,
-    /// The end that it has.
+    /// End event of the merged journal.
     pub finished: FarmFinished,
-    /// Tries in it.
+    /// Number of tries in the merged journal.
     pub tries: u64,
-    /// Parts of the suite that none of the inputs is of, as `hash:2/8`; the first ten.
+    /// Parts of the suite that no input covers, as in `hash:2/8`; at most ten.
     pub missing: Vec<String>,
-    /// What else is not as it should be.
+    /// Further problems with the inputs, one sentence each.
     pub warnings: Vec<String>,
 }
 
-/// Merges results directories into one, `output`, which is made.
+/// Merges results directories into a new one, `output`.
 ///
 /// # Errors
-/// An input cannot be read, two of them have different results of the same try, or `output` is there
-/// already, or cannot be written.
-pub fn merge(inputs: &[PathBuf], output: &Path) -> anyhow::Result<Summary> {
+/// Fails if an input cannot be read, two inputs have different results of the same try, or `output` is not
+/// empty or cannot be written.
+pub fn merge(inputs: &[PathBuf], output: &Path) -> anyhow::Result<MergeSummary> {
     let failed = || format!("failed to make {}", output.display());
     match fs::read_dir(output).map(|mut entries| entries.next().is_some()) {
         Ok(true) => bail!("{}: it is not empty", failed()),
@@ -63,20 +65,20 @@ pub fn merge(inputs: &[PathBuf], output: &Path) -> anyhow::Result<Summary> {
     let pending = pending.with_context(failed)?;
     let summary = merged.write(pending.path())?;
     fs::rename(pending.path(), output).with_context(failed)?;
-    // There is nothing left to be removed.
+    // The directory has been renamed: the guard has nothing to remove.
     let _ = pending.keep();
     Ok(summary)
 }
 
-/// A try, and where it is from.
+/// A try with the directory it comes from.
 #[derive(Debug)]
 struct Try {
-    /// The results directory.
+    /// Results directory of the try.
     root: PathBuf,
-    /// When it started, and what was said of that.
-    started: Option<(u64, VmStarted)>,
-    /// The same for its end; `None` if it has none.
-    finished: Option<(u64, VmFinished)>,
+    /// Time and contents of its start event; `None` if the journal has none.
+    started: Option<(Timestamp, VmStarted)>,
+    /// Time and contents of its end event; `None` if the journal has none.
+    finished: Option<(Timestamp, VmFinished)>,
 }
 
 impl Try {
@@ -86,17 +88,19 @@ impl Try {
         finished.or(started).map(PathBuf::as_path)
     }
 
-    /// What the journal says of it, but for where it is from.
-    fn said(&self) -> impl PartialEq + '_ {
+    /// Returns the try's journal entries, without the directory they come from.
+    fn entries(&self) -> impl PartialEq + '_ {
         (&self.started, &self.finished)
     }
 
-    fn events(self) -> impl Iterator<Item = Event> {
-        let started =
-            self.started.map(|(at_ms, started)| Event { at_ms, what: What::VmStarted(started) });
-        let finished = self
-            .finished
-            .map(|(at_ms, finished)| Event { at_ms, what: What::VmFinished(Box::new(finished)) });
+    fn events(self) -> impl Iterator<Item = FarmEvent> {
+        let started = self
+            .started
+            .map(|(time, started)| FarmEvent { time, kind: EventKind::VmStarted(started) });
+        let finished = self.finished.map(|(time, finished)| FarmEvent {
+            time,
+            kind: EventKind::VmFinished(Box::new(finished)),
+        });
         started.into_iter().chain(finished)
     }
 }
@@ -104,12 +108,12 @@ impl Try {
 #[derive(Default)]
 struct Merged {
     tries: BTreeMap<Id, Try>,
-    /// The last start of each farm, and when it was.
-    starts: Vec<(u64, FarmStarted)>,
-    interruptions: Vec<Event>,
-    /// Of all that has happened.
-    first_at_ms: Option<u64>,
-    last_at_ms: u64,
+    /// Last start of each farm, with its time.
+    starts: Vec<(Timestamp, FarmStarted)>,
+    interruptions: Vec<FarmEvent>,
+    /// Time of the first event in all inputs.
+    first_time: Option<Timestamp>,
+    last_time: Timestamp,
     warnings: Vec<String>,
 }
 
@@ -122,44 +126,45 @@ impl Merged {
         }
         if !contents.damaged.is_empty() {
             let count = contents.damaged.len();
-            self.warn(format!("{shown}: lines of its journal that are no events: {count}"));
+            self.warn(format!("{shown}: damaged lines in its journal: {count}"));
         }
         let mut start = None;
         let mut is_over = false;
         let mut tries: BTreeMap<Id, Try> = BTreeMap::new();
         let mut interruption = None;
         for event in contents.events {
-            let at_ms = event.at_ms;
-            self.first_at_ms = Some(self.first_at_ms.map_or(at_ms, |first| first.min(at_ms)));
-            self.last_at_ms = self.last_at_ms.max(at_ms);
+            let time = event.time;
+            self.first_time = Some(self.first_time.map_or(time, |first| first.min(time)));
+            self.last_time = self.last_time.max(time);
             let new = || Try { root: root.into(), started: None, finished: None };
-            match event.what {
-                What::FarmStarted(started) => {
+            match event.kind {
+                EventKind::FarmStarted(started) => {
                     tries.retain(|id, _| !started.stale.contains(&id.name));
-                    start = Some((at_ms, started));
-                    // It goes on with what was interrupted.
+                    start = Some((time, started));
+                    // This start resumes whatever was interrupted.
                     (is_over, interruption) = (false, None);
                 }
-                What::VmStarted(started) => {
+                EventKind::VmStarted(started) => {
                     let id = started.id.clone();
                     id.forget_later(&mut tries);
-                    tries.insert(id, Try { started: Some((at_ms, started)), ..new() });
+                    tries.insert(id, Try { started: Some((time, started)), ..new() });
                 }
-                What::VmFinished(finished) => {
+                EventKind::VmFinished(finished) => {
                     let of = tries.entry(finished.id.clone()).or_insert_with(new);
-                    of.finished = Some((at_ms, *finished));
+                    of.finished = Some((time, *finished));
                 }
-                What::FarmInterrupted { by } => {
-                    interruption = Some(Event { at_ms, what: What::FarmInterrupted { by } });
+                EventKind::FarmInterrupted { by } => {
+                    interruption =
+                        Some(FarmEvent { time, kind: EventKind::FarmInterrupted { by } });
                 }
-                What::FarmFinished(_) => is_over = true,
+                EventKind::FarmFinished(_) => is_over = true,
             }
         }
         let Some(start) = start else { bail!("failed to read {shown}: its journal has no start") };
         if !is_over {
-            self.warn(format!("{shown}: its farm has not come to its end"));
+            self.warn(format!("{shown}: its farm has not finished"));
         }
-        // The same results twice are no second part.
+        // Results that are given twice count as one part.
         if !self.starts.contains(&start) {
             self.starts.push(start);
             self.interruptions.extend(interruption);
@@ -167,7 +172,7 @@ impl Merged {
         tries.into_iter().try_for_each(|(id, new)| self.add_try(id, new))
     }
 
-    /// Adds a try. One that is there already has to be the same, unless one of the two has no end.
+    /// Adds a try. A second copy of a try must equal the first, unless one of the two has no end.
     fn add_try(&mut self, id: Id, new: Try) -> anyhow::Result<()> {
         let Some(old) = self.tries.get(&id) else {
             self.tries.insert(id, new);
@@ -178,8 +183,10 @@ impl Merged {
             format!("{shown} is in {} and in {}", old.root.display(), new.root.display())
         };
         if old.finished.is_some() && new.finished.is_some() {
-            let root = |of: &Try| of.directory().and_then(|path| inside(&of.root, path).ok());
-            let same = old.said() == new.said()
+            let root = |of: &Try| {
+                of.directory().and_then(|path| relative_path::resolve(&of.root, path).ok())
+            };
+            let same = old.entries() == new.entries()
                 && copy::are_equal(root(old).as_deref(), root(&new).as_deref())
                     .with_context(|| format!("failed to compare: {}", both()))?;
             if !same {
@@ -187,7 +194,7 @@ impl Merged {
             }
             return Ok(());
         }
-        let warning = format!("{}, and has an end in one of them at most", both());
+        let warning = format!("{}, and has ended in at most one of them", both());
         self.warn(warning);
         if new.finished.is_some() {
             self.tries.insert(id, new);
@@ -199,57 +206,63 @@ impl Merged {
         self.warnings.push(warning);
     }
 
-    /// Writes all of it into an empty directory.
-    fn write(mut self, output: &Path) -> anyhow::Result<Summary> {
+    /// Writes the merged results into an empty directory.
+    fn write(mut self, output: &Path) -> anyhow::Result<MergeSummary> {
         self.copy(output)?;
         let missing = self.check_parts();
         let finished = self.finished();
         let started = self.started(&missing);
         self.link(output)?;
         let tries = self.tries.len() as u64;
-        let first = Event {
-            at_ms: self.first_at_ms.unwrap_or(0),
-            what: What::FarmStarted(started.clone()),
+        let first = FarmEvent {
+            time: self.first_time.unwrap_or_default(),
+            kind: EventKind::FarmStarted(started.clone()),
         };
-        let last = Event { at_ms: self.last_at_ms, what: What::FarmFinished(finished.clone()) };
-        let mut between: Vec<Event> =
+        let last =
+            FarmEvent { time: self.last_time, kind: EventKind::FarmFinished(finished.clone()) };
+        let mut between: Vec<FarmEvent> =
             self.tries.into_values().flat_map(Try::events).chain(self.interruptions).collect();
-        between.sort_by_key(|event| event.at_ms);
+        between.sort_by_key(|event| event.time);
         write_journal(output, [first].iter().chain(&between).chain([&last]))?;
-        Ok(Summary { started, finished, tries, missing, warnings: self.warnings })
+        Ok(MergeSummary { started, finished, tries, missing, warnings: self.warnings })
     }
 
-    /// Brings the files of all tries over. One whose directory is somewhere else stays without.
+    /// Copies the files of all tries. A try whose directory lies outside its results keeps no files.
     fn copy(&mut self, output: &Path) -> anyhow::Result<()> {
         let mut taken: BTreeMap<PathBuf, Id> = BTreeMap::new();
         let mut warnings = Vec::new();
         for (id, of) in &mut self.tries {
             let Some(relative) = of.directory().map(Path::to_owned) else { continue };
             let shown = || format!("{}: the files of {}", of.root.display(), id.name);
-            let from = match inside(&of.root, &relative) {
+            let from = match relative_path::resolve(&of.root, &relative) {
                 Ok(from) => from,
                 Err(refused) => {
-                    warnings.push(format!("{} are not taken over: {refused}", shown()));
-                    forget_files(of);
+                    warnings.push(format!("{} are not copied: {refused}", shown()));
+                    clear_paths(of);
                     continue;
                 }
             };
-            // One within another would be as bad.
+            // A directory within another's would be overwritten just the same.
             let other = relative.ancestors().find_map(|path| taken.get(path));
             if let Some(other) = other {
-                bail!("{} and of {} are in one place: {}", shown(), other.name, relative.display());
+                bail!(
+                    "{} and of {} share a directory: {}",
+                    shown(),
+                    other.name,
+                    relative.display()
+                );
             }
             let to = output.join(&relative);
             let failed = || format!("failed to copy {} to {}", from.display(), output.display());
             match copy::tree(&from, &to) {
                 Ok(left) => warnings.extend(left.into_iter().map(|path| {
                     format!(
-                        "{} is not taken over: it is neither a file nor a directory",
+                        "{} is not copied: it is neither a file nor a directory",
                         path.display()
                     )
                 })),
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !from.exists() => {
-                    warnings.push(format!("{} are not there", shown()));
+                    warnings.push(format!("{} do not exist", shown()));
                 }
                 Err(error) => return Err(error).with_context(failed),
             }
@@ -263,15 +276,15 @@ impl Merged {
         self.starts.iter().map(|(_, start)| start)
     }
 
-    /// The parts that are missing. Says what is odd about those that are there.
+    /// Returns the missing parts, and adds warnings about the present ones.
     fn check_parts(&mut self) -> Vec<String> {
         let parts = self.starts().map(|start| start.partition.as_deref());
-        let (missing, odd) = parts::missing(parts);
-        self.warnings.extend(odd);
+        let (missing, oddities) = parts::missing(parts);
+        self.warnings.extend(oddities);
         missing
     }
 
-    /// One start of all.
+    /// Combines the start events into one.
     fn started(&self, missing: &[String]) -> FarmStarted {
         let each = |of: fn(&FarmStarted) -> &str| {
             let all: BTreeSet<&str> = self.starts().map(of).collect();
@@ -283,7 +296,7 @@ impl Merged {
         let lost: BTreeSet<&String> = self.starts().flat_map(|start| &start.lost).collect();
         let sum = |of: fn(&FarmStarted) -> u64| self.starts().map(of).fold(0, u64::saturating_add);
         FarmStarted {
-            version: EVENT_VERSION,
+            schema_version: EVENT_SCHEMA_VERSION,
             tool: each(|start| &start.tool),
             suite: each(|start| &start.suite),
             host: each(|start| &start.host),
@@ -299,16 +312,16 @@ impl Merged {
         }
     }
 
-    /// One end of all.
+    /// Combines the end events into one.
     fn finished(&self) -> FarmFinished {
         let mut runs: BTreeMap<(&str, u32), &VmFinished> = BTreeMap::new();
-        // In order: of each run, the last try with an end remains.
+        // Tries are in order, so the last try with an end remains for each run.
         for (id, of) in &self.tries {
             if let Some((_, finished)) = &of.finished {
                 runs.insert((&id.name, id.run), finished);
             }
         }
-        // What was to be tried again, or was interrupted, is not done.
+        // Runs that were to be tried again, or were interrupted, are not finished.
         runs.retain(|_, end| !end.again && end.status != Status::Interrupted);
         let mut counts = BTreeMap::new();
         for end in runs.values() {
@@ -318,7 +331,7 @@ impl Merged {
         let signatures: BTreeSet<&str> =
             failed().filter_map(|end| Some(end.hang.as_ref()?.signature.as_str())).collect();
         let planned = self.starts().map(|start| start.planned).fold(0, u64::saturating_add);
-        let elapsed = self.last_at_ms.saturating_sub(self.first_at_ms.unwrap_or(self.last_at_ms));
+        let elapsed = self.last_time.ms_since(self.first_time.unwrap_or(self.last_time));
         FarmFinished {
             counts,
             flaky: runs.values().filter(|end| end.flaky).count() as u64,
@@ -329,31 +342,31 @@ impl Merged {
         }
     }
 
-    /// Gives the first try of each signature its name, as a farm does.
+    /// Links each signature to its first try, as a farm does.
     fn link(&self, output: &Path) -> anyhow::Result<()> {
-        let mut hangs: Vec<(u64, &VmFinished)> = self
+        let mut hangs: Vec<(Timestamp, &VmFinished)> = self
             .tries
             .values()
             .filter_map(|of| of.finished.as_ref())
             .filter(|(_, end)| end.status == Status::Hang && !end.directory.as_os_str().is_empty())
-            .map(|(at_ms, end)| (*at_ms, end))
+            .map(|(time, end)| (*time, end))
             .collect();
-        hangs.sort_by_key(|(at_ms, _)| *at_ms);
+        hangs.sort_by_key(|(time, _)| *time);
         for (_, end) in hangs {
             let signature = end.hang.as_ref().map_or("", |hang| &hang.signature);
-            // A journal that somebody has sent may have anything in it.
+            // A journal from elsewhere may hold anything here.
             let is_one =
                 signature.len() == 16 && signature.bytes().all(|is| is.is_ascii_hexdigit());
             if is_one {
-                results::link(output, signature, &end.directory)?;
+                results::link_signature(output, signature, &end.directory)?;
             }
         }
         Ok(())
     }
 }
 
-/// Nobody is to look for them where they are said to be.
-fn forget_files(of: &mut Try) {
+/// Clears the paths, so that no reader looks for files outside the results.
+fn clear_paths(of: &mut Try) {
     if let Some((_, started)) = &mut of.started {
         started.directory = PathBuf::new();
     }
@@ -363,7 +376,10 @@ fn forget_files(of: &mut Try) {
     }
 }
 
-fn write_journal<'a>(output: &Path, events: impl Iterator<Item = &'a Event>) -> anyhow::Result<()> {
+fn write_journal<'a>(
+    output: &Path,
+    events: impl Iterator<Item = &'a FarmEvent>,
+) -> anyhow::Result<()> {
     let path = output.join(journal::FILE);
     let failed = || format!("failed to write {}", path.display());
     let mut file = BufWriter::new(fs::File::create_new(&path).with_context(failed)?);

@@ -1,8 +1,8 @@
-//! `--partition`: which part of a suite is run here, where several machines run it together.
+//! `--partition`: the part of a suite that runs on this host, where several hosts share the suite.
 //!
-//! `hash:2/8` takes a VM by its name alone, so that a VM stays where it is when others come or go.
-//! `count:2/8` deals them out in order, so that no part has more than one VM more than another.
-//! Parts are numbered from 1 on, and of each kind all parts together are the suite, each VM once.
+//! `hash:2/8` selects a VM by its name alone, so that a VM keeps its part when others are added or
+//! removed. `count:2/8` deals the VMs out in order, so that the sizes of parts differ by at most one.
+//! Parts are numbered from 1; together, all parts of one method hold each VM of the suite once.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,58 +13,59 @@ use sha2::{Digest, Sha256};
 /// A part of a suite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Partition {
-    /// How they are divided.
-    pub by: By,
-    /// Which, from 0 on.
+    /// Method by which the suite is divided.
+    pub by: PartitionBy,
+    /// Index of the part, from 0.
     pub part: u64,
-    /// Of how many.
+    /// Number of parts of the suite.
     pub parts: u64,
 }
 
-/// By what a VM comes to be in its part.
+/// Methods of assigning VMs to parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum By {
-    /// Its name.
+pub enum PartitionBy {
+    /// Hash of the VM's name.
     Hash,
-    /// Its place in the suite.
+    /// Position of the VM in the suite.
     Count,
 }
 
 impl Partition {
-    /// Whether a VM is in it: the `position`th of those that are left by the filter, from 0 on.
-    pub fn takes(&self, position: usize, name: &str) -> bool {
+    /// True if the part holds the VM at `position`, counted from 0 among those that the filter selects.
+    pub fn contains(&self, position: usize, name: &str) -> bool {
         let number = match self.by {
-            By::Hash => hash(name),
-            By::Count => position as u64,
+            PartitionBy::Hash => hash(name),
+            PartitionBy::Count => position as u64,
         };
         number % self.parts == self.part
     }
 }
 
-/// The first eight bytes, big end first, of the name's SHA-256: the same in every version, everywhere.
+/// Returns the first eight bytes of the name's SHA-256 as a big-endian number, equal in every version and
+/// on every host.
 fn hash(name: &str) -> u64 {
     let digest = Sha256::digest(name.as_bytes());
     digest.iter().take(8).fold(0, |hash, &byte| hash << 8 | u64::from(byte))
 }
 
-/// The reason why a text names no part.
+/// Reason why a text names no part of a suite.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PartitionError {
-    /// The text has another form.
+    /// The text has another form than `METHOD:PART/PARTS`.
     #[error("a part is wanted, as in hash:1/4 or count:1/4")]
-    NoPart,
-    /// There is no such way to divide a suite.
+    InvalidForm,
+    /// The text names a method that does not exist.
     #[error("no `{by}`; {}", nearest::hint(by, &["hash", "count"]))]
-    NoKind {
-        /// The word that stands for it.
+    UnknownMethod {
+        /// Method as the text names it.
         by: String,
     },
-    /// The part is none of so many.
+    /// The part's number is 0 or above the number of parts.
     #[error("there is no part {part} of {parts}")]
     NoSuchPart {
-        /// The part, from 1 on.
+        /// Number of the part, from 1.
         part: u64,
-        /// The number of parts.
+        /// Number of parts in all.
         parts: u64,
     },
 }
@@ -73,12 +74,12 @@ impl FromStr for Partition {
     type Err = PartitionError;
 
     fn from_str(text: &str) -> Result<Self, PartitionError> {
-        let wrong = || PartitionError::NoPart;
+        let wrong = || PartitionError::InvalidForm;
         let (by, numbers) = text.split_once(':').ok_or_else(wrong)?;
         let by = match by {
-            "hash" => By::Hash,
-            "count" => By::Count,
-            by => return Err(PartitionError::NoKind { by: by.into() }),
+            "hash" => PartitionBy::Hash,
+            "count" => PartitionBy::Count,
+            by => return Err(PartitionError::UnknownMethod { by: by.into() }),
         };
         let (part, parts) = numbers.split_once('/').ok_or_else(wrong)?;
         let number = |text: &str| text.parse::<u64>().map_err(|_| wrong());
@@ -93,8 +94,8 @@ impl FromStr for Partition {
 impl fmt::Display for Partition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let by = match self.by {
-            By::Hash => "hash",
-            By::Count => "count",
+            PartitionBy::Hash => "hash",
+            PartitionBy::Count => "count",
         };
         write!(f, "{by}:{}/{}", self.part + 1, self.parts)
     }
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_part_is_refused() {
+    fn invalid_partitions_are_refused_with_a_reason() {
         let rows = [
             ("", "a part is wanted"),
             ("1/2", "a part is wanted"),
@@ -133,9 +134,10 @@ mod tests {
         }
     }
 
-    /// `printf %s NAME | sha256sum`, the first 16 digits; the part is that modulo 8, plus 1.
+    /// Expected values: the first 16 digits of `printf %s NAME | sha256sum`; the part is that modulo 8,
+    /// plus 1.
     #[test]
-    fn hashes_never_change() {
+    fn name_hashes_equal_those_of_sha256sum() {
         let rows = [
             ("boot/cpus=1", 0x49c4_1ddb_6bc4_b91e, 7),
             ("boot/cpus=8", 0x8c2e_9a81_4831_f480, 1),
@@ -144,16 +146,16 @@ mod tests {
         ];
         for (name, hashed, part) in rows {
             assert_eq!(hash(name), hashed, "{name}");
-            assert!(partition(&format!("hash:{part}/8")).takes(0, name), "{name}");
+            assert!(partition(&format!("hash:{part}/8")).contains(0, name), "{name}");
         }
     }
 
     #[test]
-    fn counted_parts_differ_by_one_at_most() {
+    fn sizes_of_counted_parts_differ_by_at_most_one() {
         for parts in 1..=8u64 {
             let size = |part| {
                 let partition = partition(&format!("count:{part}/{parts}"));
-                (0..29).filter(|&position| partition.takes(position, "")).count()
+                (0..29).filter(|&position| partition.contains(position, "")).count()
             };
             let sizes: Vec<usize> = (1..=parts).map(size).collect();
             let spread = sizes.iter().max().unwrap() - sizes.iter().min().unwrap();
@@ -163,7 +165,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_vm_is_in_one_part(
+        fn every_vm_is_in_exactly_one_part(
             names in vec(".{0,12}", 0..40),
             parts in 1..12u64,
             by in prop_oneof![Just("hash"), Just("count")],
@@ -171,20 +173,20 @@ mod tests {
             let all: Vec<Partition> =
                 (1..=parts).map(|part| partition(&format!("{by}:{part}/{parts}"))).collect();
             for (position, name) in names.iter().enumerate() {
-                let of = all.iter().filter(|partition| partition.takes(position, name)).count();
+                let of = all.iter().filter(|partition| partition.contains(position, name)).count();
                 prop_assert_eq!(of, 1, "{}", name);
             }
         }
 
         #[test]
-        fn a_vm_stays_in_its_hashed_part_when_others_come(
+        fn vm_keeps_its_hashed_part_when_others_are_added(
             names in btree_set("[a-z/]{1,8}", 1..20),
             more in 1..20usize,
             parts in 1..12u64,
         ) {
             let first = partition(&format!("hash:1/{parts}"));
             for (position, name) in names.iter().enumerate() {
-                prop_assert_eq!(first.takes(position, name), first.takes(position + more, name));
+                prop_assert_eq!(first.contains(position, name), first.contains(position + more, name));
             }
         }
     }

@@ -1,63 +1,64 @@
-//! What of a suite is run here, and in which order: filter, then partition, then repetition, then order.
+//! The plan of a farm: selects runs of a suite by filter, then partition, then repetition, and orders
+//! them.
 //!
-//! The same suite and the same options make the same plan, everywhere and in every version.
+//! The same suite and options give the same plan on every host and in every version.
 
 use std::num::NonZeroU32;
 
 use super::filter::Filter;
 use super::partition::Partition;
-use super::suite::Vm;
+use super::suite::SuiteVm;
 
-/// What is asked for.
+/// Options that select and order runs.
 #[derive(Debug, Clone)]
-pub struct Options {
-    /// Which VMs.
+pub struct PlanOptions {
+    /// Filter that selects VMs of the suite.
     pub filter: Filter,
-    /// Which part of these; `None` for all.
+    /// Part of the filtered VMs that runs here; `None` for all of them.
     pub partition: Option<Partition>,
-    /// How often each is run.
+    /// Number of runs of each VM.
     pub repeat: NonZeroU32,
-    /// In an order that this seed makes; `None` for that of the suite, all VMs once before any twice.
+    /// Seed of a random order; `None` for the suite's order, with all VMs once before any runs twice.
     pub seed: Option<u64>,
 }
 
-impl Default for Options {
+impl Default for PlanOptions {
     fn default() -> Self {
         Self { filter: Filter::All, partition: None, repeat: NonZeroU32::MIN, seed: None }
     }
 }
 
-/// What is run, and in which order.
+/// The runs of a farm in the order in which they start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The runs: which VM of the suite, from 0 on, and which run of it, from 1 on.
+    /// Each run as the index of its VM in the suite, from 0, and the number of the run, from 1.
     pub runs: Vec<(usize, u32)>,
-    /// VMs that the filter takes and that are of another part.
+    /// Number of VMs that the filter selects and that belong to other parts.
     pub elsewhere: usize,
 }
 
-/// More runs than anybody waits for, or has the memory for: each has an entry in the plan.
+/// Error for a plan with more runs than memory should be spent on: each has an entry in the plan.
 #[derive(Debug, thiserror::Error)]
-#[error("these are {0} runs: {MOST_RUNS} at most, with a smaller --repeat")]
+#[error("these are {0} runs: {MAX_RUNS} at most, with a smaller --repeat")]
 pub struct TooManyRuns(u64);
 
-const MOST_RUNS: u64 = 1_000_000;
+const MAX_RUNS: u64 = 1_000_000;
 
 impl Plan {
-    /// Makes a plan for the VMs of a suite.
+    /// Plans runs for the VMs of a suite.
     ///
     /// # Errors
-    /// It has too many runs.
-    pub fn new(vms: &[Vm], options: &Options) -> Result<Self, TooManyRuns> {
+    /// Fails if the plan has more than `MAX_RUNS` runs.
+    pub fn new(vms: &[SuiteVm], options: &PlanOptions) -> Result<Self, TooManyRuns> {
         let filtered: Vec<usize> =
-            (0..vms.len()).filter(|&vm| options.filter.takes(&vms[vm])).collect();
+            (0..vms.len()).filter(|&vm| options.filter.matches(&vms[vm])).collect();
         let is_here = |(position, vm): &(usize, &usize)| {
-            options.partition.is_none_or(|part| part.takes(*position, &vms[**vm].name))
+            options.partition.is_none_or(|part| part.contains(*position, &vms[**vm].name))
         };
         let here: Vec<usize> =
             filtered.iter().enumerate().filter(is_here).map(|(_, &vm)| vm).collect();
         let count = here.len() as u64 * u64::from(options.repeat.get());
-        if count > MOST_RUNS {
+        if count > MAX_RUNS {
             return Err(TooManyRuns(count));
         }
         let rounds = 1..=options.repeat.get();
@@ -70,7 +71,8 @@ impl Plan {
     }
 }
 
-/// Fisher and Yates: from the last to the second, each changes places with one that is not behind it.
+/// Shuffles by Fisher and Yates: from the last to the second, each item swaps with one that is not behind
+/// it.
 fn shuffle<T>(items: &mut [T], seed: u64) {
     let mut random = SplitMix64(seed);
     for last in (1..items.len()).rev() {
@@ -78,8 +80,8 @@ fn shuffle<T>(items: &mut [T], seed: u64) {
     }
 }
 
-/// SplitMix64, by Steele, Lea and Flood (OOPSLA 2014), with the constants of Vigna's splitmix64.c: an
-/// order needs no better one, and it is never going to be another one.
+/// SplitMix64 by Steele, Lea and Flood (OOPSLA 2014), with the constants of Vigna's splitmix64.c: good
+/// enough for an order, and fixed for all versions.
 struct SplitMix64(u64);
 
 impl SplitMix64 {
@@ -90,7 +92,7 @@ impl SplitMix64 {
         mixed ^ mixed >> 31
     }
 
-    /// A number below `end`. Some come more often than others, by `end` in 2^64.
+    /// Returns a number below `end`, with a bias of at most `end` in 2^64.
     fn below(&mut self, end: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
     }
@@ -105,31 +107,31 @@ mod tests {
     use super::*;
     use crate::suite::Suite;
 
-    fn vms(text: &str) -> Vec<Vm> {
+    fn vms(text: &str) -> Vec<SuiteVm> {
         let suite = Suite::parse(text.into(), Path::new("suite.toml"), Path::new("/"));
         suite.unwrap_or_else(|error| panic!("{error}")).vms
     }
 
-    fn some() -> Vec<Vm> {
+    fn some() -> Vec<SuiteVm> {
         vms("[[vm]]\nname = 'one'\nimage = 'x'\ntags = ['smoke']\n\
              [[vm]]\nname = 'two'\nimage = 'x'\nmatrix.cpus = [1, 2, 4]\n\
              [[vm]]\nname = 'three'\nimage = 'x'\ntags = ['smoke']\n")
     }
 
-    fn options(filter: &str, partition: &str, repeat: u32, seed: Option<u64>) -> Options {
+    fn options(filter: &str, partition: &str, repeat: u32, seed: Option<u64>) -> PlanOptions {
         let partition = (!partition.is_empty()).then(|| partition.parse().unwrap());
         let repeat = NonZeroU32::new(repeat).unwrap();
-        Options { filter: filter.parse().unwrap(), partition, repeat, seed }
+        PlanOptions { filter: filter.parse().unwrap(), partition, repeat, seed }
     }
 
     #[test]
-    fn filter_then_partition_then_repetition_then_order() {
-        /// What is asked for, the runs, and how many are elsewhere.
-        type Row = (Options, &'static [(usize, u32)], usize);
+    fn plans_filter_then_partition_then_repeat_then_shuffle() {
+        /// Row of options, the planned runs, and the number of VMs in other parts.
+        type Row = (PlanOptions, &'static [(usize, u32)], usize);
         let rows: [Row; 6] = [
-            (Options::default(), &[(0, 1), (1, 1), (2, 1), (3, 1), (4, 1)], 0),
+            (PlanOptions::default(), &[(0, 1), (1, 1), (2, 1), (3, 1), (4, 1)], 0),
             (options("tag(smoke)", "", 1, None), &[(0, 1), (4, 1)], 0),
-            // The parts are dealt out of what the filter leaves, and not before.
+            // Parts divide what the filter selects.
             (options("tag(smoke)", "count:2/2", 1, None), &[(4, 1)], 1),
             (options("one or three", "", 2, None), &[(0, 1), (4, 1), (0, 2), (4, 2)], 0),
             (options("one or three", "count:1/2", 3, Some(7)), &[(0, 3), (0, 1), (0, 2)], 1),
@@ -143,14 +145,14 @@ mod tests {
     }
 
     #[test]
-    fn more_runs_than_anybody_waits_for_are_refused() {
+    fn plans_with_too_many_runs_are_refused() {
         let error = Plan::new(&some(), &options("all()", "", 1_000_000_000, None)).unwrap_err();
         assert!(error.to_string().contains("5000000000 runs"), "{error}");
     }
 
-    /// From an implementation in another language, after splitmix64.c.
+    /// Expected values: from an implementation in another language, after splitmix64.c.
     #[test]
-    fn a_seed_always_makes_the_same_order() {
+    fn equal_seeds_make_equal_orders() {
         let mut random = SplitMix64(1_234_567);
         let first: Vec<u64> = (0..3).map(|_| random.next()).collect();
         let wanted =
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_thousand_vms_are_planned() {
+    fn ten_thousand_vms_are_divided_without_loss() {
         let text: String = (0..10_000)
             .map(|vm| format!("[[vm]]\nname = 'group{}/{vm}'\nimage = 'x'\n", vm % 10))
             .collect();
@@ -179,7 +181,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_order_loses_nothing(length in 0..200usize, seed in any::<u64>()) {
+        fn shuffling_keeps_every_item(length in 0..200usize, seed in any::<u64>()) {
             let mut items: Vec<usize> = (0..length).collect();
             shuffle(&mut items, seed);
             items.sort_unstable();

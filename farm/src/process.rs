@@ -1,5 +1,8 @@
-//! One VM: `nmiscope run` as a process of its own, so that nothing that happens to it can touch
-//! another one, or the farm.
+//! The process of one VM: `nmiscope run`, started apart so that no failure of it can reach another VM or
+//! the farm.
+//!
+//! Owns the command line and the names of the files that the process leaves; refuses to own their
+//! judgement (`examine`). Called by the runner.
 
 use std::fs::File;
 use std::io;
@@ -12,44 +15,45 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::suite::Vm;
+use super::suite::SuiteVm;
 
-/// The console, as the guest prints it.
+/// File of the guest's console output.
 pub const CONSOLE: &str = "console.log";
-/// The report.
+/// File of the JSON report.
 pub const REPORT: &str = "report.json";
-/// The core of a hang, or of a crash.
+/// File of the core, written on a hang or a crash.
 pub const CORE: &str = "hang.core";
-/// What the process itself has to say.
+/// File of the process's own messages.
 pub const STDERR: &str = "stderr.log";
 
-/// How long after its time limit a VM's process may take to say how it went.
-const GRACE: Duration = Duration::from_secs(15);
+/// Time that a VM's process gets after its time limit to write its report.
+const EXIT_GRACE: Duration = Duration::from_secs(15);
 
-/// A VM's process, as far as it is in the farm's hands. Whoever has the [`Child`] waits for it: first
-/// for its standard output to end, which says that the guest is over, then for the process.
+/// The farm's handle on a VM's process. The owner of the [`Child`] waits for it: first for its standard
+/// output to close, which means that the guest has ended, then for the process.
 #[derive(Debug)]
-pub struct Process {
+pub struct VmProcess {
     pidfd: OwnedFd,
     started: Instant,
     overdue_at: Instant,
 }
 
-impl Process {
-    /// Starts a VM: `program` is this one, and its files go to `directory`.
+impl VmProcess {
+    /// Starts a VM with `program`, which is this program's own file, in `directory`, which receives its
+    /// files.
     ///
     /// # Errors
-    /// The process could not be made.
+    /// Fails if the process cannot be created.
     pub fn start(
         program: &Path,
-        vm: &Vm,
+        vm: &SuiteVm,
         directory: &Path,
         stderr: File,
     ) -> anyhow::Result<(Self, Child)> {
         let mut command = Command::new(program);
-        command.args(arguments(vm)).current_dir(directory);
+        command.args(run_arguments(vm)).current_dir(directory);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
-        // Ctrl-C is for the farm, which ends its VMs in its own way.
+        // Ctrl-C is for the farm, which ends its VMs with signals of its own.
         command.process_group(0);
         let started = Instant::now();
         let mut child =
@@ -62,40 +66,40 @@ impl Process {
                 return Err(error).context("failed to watch a VM's process");
             }
         };
-        Ok((Self { pidfd, started, overdue_at: started + vm.time_limit + GRACE }, child))
+        Ok((Self { pidfd, started, overdue_at: started + vm.time_limit + EXIT_GRACE }, child))
     }
 
-    /// Asks it to say where its guest is, and to end.
-    pub fn end(&self) {
+    /// Asks the process to report its guest's state and to end.
+    pub fn terminate(&self) {
         self.signal(Signal::TERM);
     }
 
-    /// Ends it at once.
+    /// Kills the process at once.
     pub fn kill(&self) {
         self.signal(Signal::KILL);
     }
 
     fn signal(&self, signal: Signal) {
-        // One that has ended needs none.
+        // Sending fails only if the process has already ended.
         let _ = pidfd_send_signal(&self.pidfd, signal);
     }
 
-    /// When it started.
+    /// Returns the time at which the process started.
     pub fn started(&self) -> Instant {
         self.started
     }
 
-    /// When it should have ended by itself, whatever its guest does.
+    /// Returns the time by which the process should have ended, even if its guest hangs.
     pub fn overdue_at(&self) -> Instant {
         self.overdue_at
     }
 }
 
-/// Makes the files of a VM that are there before it is, so that a disk that is full is noticed by then.
-/// Returns the one for its standard error.
+/// Creates the files that must exist before the VM starts, so that a full disk is noticed in time. Returns
+/// the file for its standard error.
 ///
 /// # Errors
-/// One could not be made.
+/// Fails if a file cannot be created.
 pub fn make_files(directory: &Path) -> anyhow::Result<File> {
     let failed = |file: &str| format!("failed to make {}", directory.join(file).display());
     let create = |file: &str| File::create(directory.join(file)).with_context(|| failed(file));
@@ -103,29 +107,29 @@ pub fn make_files(directory: &Path) -> anyhow::Result<File> {
     create(STDERR)
 }
 
-/// Waits until a VM's guest is over, and its process has only to clean up and to write down how it went.
+/// Waits until the VM's guest has ended and its process only has to clean up and write the report.
 pub fn wait_for_guest(child: &mut Child) {
     if let Some(mut stdout) = child.stdout.take() {
-        // There is nothing on it. However it ends, it has ended.
+        // The pipe carries no data: only its end counts, whether or not the read fails.
         let _ = io::copy(&mut stdout, &mut io::sink());
     }
 }
 
-/// How a process ended: by a signal, or with a code.
-pub fn end_of(status: io::Result<ExitStatus>) -> super::judge::End {
-    use super::judge::End;
+/// Converts an exit status to a signal or an exit code.
+pub fn process_end(status: io::Result<ExitStatus>) -> super::judge::ProcessEnd {
+    use super::judge::ProcessEnd;
     match status {
         Ok(status) => match (status.signal(), status.code()) {
-            (Some(signal), _) => End::Signal(signal),
-            (None, code) => End::Code(code.unwrap_or(-1)),
+            (Some(signal), _) => ProcessEnd::Signal(signal),
+            (None, code) => ProcessEnd::Code(code.unwrap_or(-1)),
         },
-        // Nobody else waits for it: this does not happen.
-        Err(_) => End::Code(-1),
+        // Only another waiter for the same process could cause this, and there is none.
+        Err(_) => ProcessEnd::Code(-1),
     }
 }
 
-/// What `nmiscope` is told.
-fn arguments(vm: &Vm) -> Vec<String> {
+/// Builds the arguments of `nmiscope run` for a VM.
+fn run_arguments(vm: &SuiteVm) -> Vec<String> {
     let mut arguments: Vec<String> = vec!["run".into()];
     if let Some(image) = &vm.image {
         arguments.push(image.display().to_string());

@@ -1,51 +1,51 @@
 //! Runs that wait for their turn.
 //!
-//! Owns their order, and for how long one that does not fit is overtaken; refuses to own how much room
+//! Owns their order, and how often a run that does not fit may be overtaken; refuses to own how much room
 //! there is (`budget`). Called by the runner.
 
 use std::collections::VecDeque;
 
-use super::budget::Budget;
+use super::budget::Resources;
 use super::event::Id;
 
-/// The number of runs that may overtake one that does not fit, before all others wait for it.
-const PATIENCE: u32 = 32;
+/// Number of runs that may overtake one that does not fit, before all others wait for it.
+const MAX_OVERTAKEN: u32 = 32;
 
 /// A run that waits for its turn.
 #[derive(Debug)]
-pub struct Waiting {
-    /// The run, and which try of it.
+pub struct WaitingRun {
+    /// Identity of the try that is next for this run.
     pub id: Id,
-    /// The index of its VM.
+    /// Index of the run's VM.
     pub vm: usize,
-    /// The number of runs that have overtaken it.
+    /// Number of runs that have overtaken this one.
     overtaken: u32,
 }
 
-/// The runs that wait, the next one first.
+/// Waiting runs in the order of their turn.
 #[derive(Debug, Default)]
 pub struct Queue {
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<WaitingRun>,
 }
 
 impl Queue {
     /// Adds a run behind all others.
     pub fn add(&mut self, id: Id, vm: usize) {
-        self.waiting.push_back(Waiting { id, vm, overtaken: 0 });
+        self.waiting.push_back(WaitingRun { id, vm, overtaken: 0 });
     }
 
-    /// Adds a run before all others.
+    /// Adds a run ahead of all others.
     pub fn add_first(&mut self, id: Id, vm: usize) {
-        self.waiting.push_front(Waiting { id, vm, overtaken: 0 });
+        self.waiting.push_front(WaitingRun { id, vm, overtaken: 0 });
     }
 
-    /// Takes out the first run whose `share` fits into what is `free`. One that has been overtaken
-    /// often enough lets nobody past.
+    /// Removes and returns the first run whose `share` fits into `free`. A run that has been overtaken
+    /// `MAX_OVERTAKEN` times lets no other pass.
     pub fn take_first_that_fits(
         &mut self,
-        free: Budget,
-        share: impl Fn(usize) -> Budget,
-    ) -> Option<(Waiting, Budget)> {
+        free: Resources,
+        share: impl Fn(usize) -> Resources,
+    ) -> Option<(WaitingRun, Resources)> {
         for at in 0..self.waiting.len() {
             let run = &self.waiting[at];
             let share = share(run.vm);
@@ -53,24 +53,24 @@ impl Queue {
                 self.waiting.iter_mut().take(at).for_each(|run| run.overtaken += 1);
                 return Some((self.waiting.remove(at)?, share));
             }
-            if run.overtaken >= PATIENCE {
+            if run.overtaken >= MAX_OVERTAKEN {
                 return None;
             }
         }
         None
     }
 
-    /// The number of runs that wait.
+    /// Returns the number of waiting runs.
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// True when none waits.
+    /// True if no run is waiting.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Removes all; returns how many there were.
+    /// Removes all runs and returns their number.
     pub fn clear(&mut self) -> usize {
         std::mem::take(&mut self.waiting).len()
     }
@@ -80,7 +80,7 @@ impl Queue {
 mod tests {
     use super::*;
 
-    /// A queue of VMs that take as many CPUs as their index.
+    /// Builds a queue of VMs that need as many CPUs as their index says.
     fn queue(vms: impl IntoIterator<Item = usize>) -> Queue {
         let mut queue = Queue::default();
         for vm in vms {
@@ -90,13 +90,13 @@ mod tests {
     }
 
     fn take(queue: &mut Queue, free: u32) -> Option<usize> {
-        let room = |cpus| Budget { cpus, memory: 0 };
+        let room = |cpus| Resources { cpus, memory: 0 };
         let taken = queue.take_first_that_fits(room(free), |vm| room(vm as u32));
         taken.map(|(run, _)| run.vm)
     }
 
     #[test]
-    fn the_first_run_that_fits_is_next() {
+    fn first_run_that_fits_is_taken() {
         let mut queue = queue([3, 1, 2]);
         assert_eq!(take(&mut queue, 2), Some(1));
         assert_eq!(take(&mut queue, 3), Some(3));
@@ -105,10 +105,10 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_was_overtaken_often_enough_lets_nobody_past() {
-        let small = PATIENCE as usize + 1;
+    fn run_overtaken_too_often_blocks_all_others() {
+        let small = MAX_OVERTAKEN as usize + 1;
         let mut queue = queue([2].into_iter().chain(std::iter::repeat_n(1, small)));
-        for _ in 0..PATIENCE {
+        for _ in 0..MAX_OVERTAKEN {
             assert_eq!(take(&mut queue, 1), Some(1));
         }
         assert_eq!(take(&mut queue, 1), None);

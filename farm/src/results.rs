@@ -1,7 +1,7 @@
-//! The results directory: who may write to it, what is where, and what an earlier run has left.
+//! The results directory: its layout, its lock, and the results of an earlier run in it.
 //!
 //! ```text
-//! farm.lock           held by the farm that runs; the process's number is in it
+//! farm.lock           held by the running farm; contains its process number
 //! events.jsonl        the journal
 //! vms/NAME/RUN.TRY/   the files of one try: console.log report.json hang.core stderr.log
 //! SIGNATURE           a link to the first try that hung in this way
@@ -17,12 +17,12 @@ use std::sync::OnceLock;
 use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
 
-use super::event::{Event, Id, Status, VmFinished, What};
+use super::event::{EventKind, FarmEvent, Id, Status, VmFinished};
 use super::journal::{self, Journal};
-use super::suite::Vm;
+use super::suite::SuiteVm;
 
-/// The guest that a VM without an image runs, which is part of the program: its image, and what tells
-/// it from another program's.
+/// The guest bundled with the program, run by VMs without an image; its hash recognises another program's
+/// guest.
 #[derive(Debug)]
 pub struct BundledGuest {
     image: &'static [u8],
@@ -30,74 +30,74 @@ pub struct BundledGuest {
 }
 
 impl BundledGuest {
-    /// The guest with that image.
+    /// Wraps the image of the bundled guest.
     pub fn new(image: &'static [u8]) -> Self {
         Self { image, digest: OnceLock::new() }
     }
 
-    /// The SHA-256 of the image, computed when it is first asked for: it takes a while.
+    /// Returns the SHA-256 of the image, computed on first use because it takes a while.
     fn digest(&self) -> &[u8; 32] {
         self.digest.get_or_init(|| Sha256::digest(self.image).into())
     }
 }
 
-/// The reason why a results directory was not opened.
+/// Reason why a results directory was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The directory is not one that this run may write to: another one is to be named.
+    /// The directory is not for this run: the user has to name another one.
     #[error("{0:#}")]
     Refused(anyhow::Error),
-    /// The journal in it could not be read or written.
+    /// The journal in the directory could not be read or written.
     #[error("{0:#}")]
     Failed(anyhow::Error),
 }
 
 const LOCK: &str = "farm.lock";
 
-/// A results directory that this process alone writes to.
+/// A results directory that only this process writes to.
 #[derive(Debug)]
 pub struct Results {
     root: PathBuf,
     journal: Journal,
-    /// Released when it is closed, which the death of the process does too.
+    /// Lock file; closing it, as the death of the process does, releases the lock.
     _lock: File,
 }
 
-/// What an earlier run has left.
+/// Results of an earlier run in the same directory.
 #[derive(Debug, Default)]
-pub struct Left {
-    /// Runs that are over, with a verdict: name, and which run, and how it ended.
-    pub done: BTreeMap<(String, u32), Done>,
-    /// Of the other runs that were begun, the try to go on with: earlier ones have failed.
+pub struct PreviousRun {
+    /// Runs with a verdict, by the VM's name and the number of the run.
+    pub done: BTreeMap<(String, u32), FinishedRun>,
+    /// Next try of each run that was started and has no verdict yet; earlier tries have failed.
     pub next: BTreeMap<(String, u32), u32>,
-    /// Tries that were going on when the farm died.
+    /// Tries that were running when the farm died.
     pub lost: BTreeSet<Id>,
-    /// VMs that are not what they were, by name: their results are not of what would run now.
+    /// Names of VMs that the suite has changed since, so that their results no longer count.
     pub changed: BTreeSet<String>,
-    /// VMs that are not planned any more.
+    /// Names of VMs that are no longer planned.
     pub gone: BTreeSet<String>,
-    /// What happened, in order, but for the runs of both.
-    pub events: Vec<Event>,
-    /// Lines of the journal that cannot be read.
+    /// Events in order, without those of VMs that changed or are no longer planned.
+    pub events: Vec<FarmEvent>,
+    /// Number of lines in the journal that are not events.
     pub damaged: usize,
 }
 
-/// How a run ended.
+/// Result of a run that has a verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Done {
-    /// By its last try.
+pub struct FinishedRun {
+    /// Status of the last try.
     pub status: Status,
-    /// It took more than one.
+    /// True if the run passed after a failed try.
     pub flaky: bool,
-    /// It is a failure that is known.
+    /// True if the failure is known.
     pub known: bool,
-    /// The signature of its hang, if that is why it failed.
+    /// Signature of the hang by which the run failed; `None` otherwise.
     pub signature: Option<String>,
 }
 
-impl Done {
-    /// What the end of a run's last try says of the run.
-    pub fn of(end: &VmFinished) -> Self {
+impl FinishedRun {
+    /// Takes the result of a run from the end of its last try.
+    pub fn from_last_try(end: &VmFinished) -> Self {
         let hang = end.hang.as_ref().filter(|_| end.status != Status::Pass);
         Self {
             status: end.status,
@@ -109,65 +109,65 @@ impl Done {
 }
 
 impl Results {
-    /// Opens a results directory for a run of these VMs, makes it if it is not there, and keeps
-    /// every other farm out of it. With `resume`, says what an earlier run has left.
+    /// Opens a results directory for a run of these VMs, creates it if it does not exist, and locks it
+    /// against other farms. With `resume`, also returns the results of an earlier run.
     ///
     /// # Errors
-    /// It cannot be written, another farm is at it, or it holds results that nobody wants to resume.
+    /// Fails if the directory cannot be written, another farm holds its lock, or it has results and
+    /// `resume` is false.
     pub fn open(
         root: &Path,
-        vms: &[Vm],
+        vms: &[SuiteVm],
         bundled: &BundledGuest,
         resume: bool,
-    ) -> Result<(Self, Left), OpenError> {
+    ) -> Result<(Self, PreviousRun), OpenError> {
         let lock = lock(root).map_err(OpenError::Refused)?;
-        let mut left = Left::default();
+        let mut previous = PreviousRun::default();
         if root.join(journal::FILE).exists() {
             if !resume {
                 let message = format!(
-                    "{} holds the results of an earlier run: name another directory with --out, or go \
-                     on with --resume",
+                    "{} holds the results of an earlier run: name another directory with --out, or \
+                     resume it with --resume",
                     root.display()
                 );
                 return Err(OpenError::Refused(anyhow::anyhow!(message)));
             }
             let journal = journal::read(root).map_err(OpenError::Failed)?;
             if let Some(reason) = journal.is_later() {
-                let error = anyhow::anyhow!("failed to go on in {}: {reason}", root.display());
+                let error = anyhow::anyhow!("failed to resume in {}: {reason}", root.display());
                 return Err(OpenError::Refused(error));
             }
-            left = Left::read(journal, vms, bundled);
+            previous = PreviousRun::read(journal, vms, bundled);
         }
         let journal = Journal::open(root).map_err(OpenError::Failed)?;
-        Ok((Self { root: root.into(), journal, _lock: lock }, left))
+        Ok((Self { root: root.into(), journal, _lock: lock }, previous))
     }
 
-    /// Where it is.
+    /// Returns the path of the results directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Adds an event to the journal.
+    /// Appends an event to the journal.
     ///
     /// # Errors
-    /// It could not be written.
-    pub fn append(&mut self, event: &Event) -> anyhow::Result<()> {
+    /// Fails if the journal cannot be written.
+    pub fn append(&mut self, event: &FarmEvent) -> anyhow::Result<()> {
         let failed = || format!("failed to write {}", self.root.join(journal::FILE).display());
         self.journal.append(event).with_context(failed)
     }
 
-    /// Makes the directory of a try, empty, and returns where it is, relative to this one.
+    /// Creates an empty directory for a try, and returns its path relative to the results directory.
     ///
     /// # Errors
-    /// It cannot be made.
-    pub fn begin(&self, id: &Id) -> anyhow::Result<PathBuf> {
-        let relative = directory(id);
+    /// Fails if the directory cannot be created.
+    pub fn create_try_directory(&self, id: &Id) -> anyhow::Result<PathBuf> {
+        let relative = try_directory(id);
         let path = self.root.join(&relative);
         let failed = || format!("failed to make {}", path.display());
-        // Of a try that was lost, or of a VM that was another one: its files are of no use, nor are
-        // those of the tries that came after it.
+        // Remove files of a lost try, or of a VM that has changed since, and those of all later tries.
         for attempt in id.attempt..=u32::MAX {
-            if !self.discard(&directory(&Id { attempt, ..id.clone() })).with_context(failed)? {
+            if !self.discard(&try_directory(&Id { attempt, ..id.clone() })).with_context(failed)? {
                 break;
             }
         }
@@ -175,7 +175,7 @@ impl Results {
         Ok(relative)
     }
 
-    /// Removes the directory of a try, and the links to it, and says whether it was there.
+    /// Removes the directory of a try and the links to it; returns false if there was none.
     fn discard(&self, relative: &Path) -> io::Result<bool> {
         match fs::remove_dir_all(self.root.join(relative)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -191,12 +191,12 @@ impl Results {
     }
 }
 
-/// Gives the first try that hung in some way a name by its signature, in a results directory.
+/// Links a hang's signature to the directory of a try, unless an earlier try already has the link.
 ///
 /// # Errors
-/// The link cannot be made.
-pub fn link(root: &Path, signature: &str, directory: &Path) -> anyhow::Result<()> {
-    let link = root.join(short(signature));
+/// Fails if the link cannot be created.
+pub fn link_signature(root: &Path, signature: &str, directory: &Path) -> anyhow::Result<()> {
+    let link = root.join(short_signature(signature));
     match symlink(directory, &link) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(error).with_context(|| format!("failed to make {}", link.display()))
@@ -205,22 +205,21 @@ pub fn link(root: &Path, signature: &str, directory: &Path) -> anyhow::Result<()
     }
 }
 
-/// The start of a signature: enough for people, and for a name.
-pub fn short(signature: &str) -> &str {
+/// Returns the first eight digits of a signature, which suffice for people and for a link's name.
+pub fn short_signature(signature: &str) -> &str {
     signature.get(..8).unwrap_or(signature)
 }
 
-/// The directory of a try, relative to that of the results.
-pub fn directory(id: &Id) -> PathBuf {
-    Path::new("vms").join(file_name(&id.name)).join(format!("{}.{}", id.run, id.attempt))
+/// Returns the directory of a try, relative to the results directory.
+pub fn try_directory(id: &Id) -> PathBuf {
+    Path::new("vms").join(encode_name(&id.name)).join(format!("{}.{}", id.run, id.attempt))
 }
 
-/// The longest name that is taken as it is; file systems take 255 bytes.
+/// Maximum length of a name that is used unchanged; file systems allow 255 bytes.
 const MAX_NAME: usize = 160;
 
-/// A file's name for a VM's: the same for the same, another for another, and never a way out of the
-/// directory that it is in.
-pub fn file_name(name: &str) -> String {
+/// Encodes a VM's name as a file name: injective, and never a path that leads out of its directory.
+pub fn encode_name(name: &str) -> String {
     let mut encoded = String::new();
     for (at, byte) in name.bytes().enumerate() {
         match byte {
@@ -235,15 +234,15 @@ pub fn file_name(name: &str) -> String {
         let digest = Sha256::digest(name);
         let digest: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
         encoded.truncate(MAX_NAME - digest.len() - 2);
-        // No other name has two of these in a row.
+        // No encoded name has two percent signs in a row.
         encoded = format!("{encoded}%%{digest}");
     }
     encoded
 }
 
-/// A hash of all that makes a VM what it is: what its suite says of it, and its files, as far as their
-/// size and the time of their last change tell.
-pub fn definition(vm: &Vm, bundled: &BundledGuest) -> String {
+/// Hashes everything that determines a VM's run: its entry in the suite, and the sizes and modification
+/// times of its files.
+pub fn hash_definition(vm: &SuiteVm, bundled: &BundledGuest) -> String {
     let mut sha = Sha256::new();
     sha.update(serde_json::to_vec(vm).expect("a VM is plain JSON"));
     for file in [&vm.image, &vm.initrd] {
@@ -257,15 +256,15 @@ pub fn definition(vm: &Vm, bundled: &BundledGuest) -> String {
     sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Makes a results directory, if it is not there.
+/// Creates a results directory if it does not exist.
 ///
 /// # Errors
-/// It cannot be made.
+/// Fails if the directory cannot be created.
 pub fn make_root(root: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(root).with_context(|| format!("failed to make {}", root.display()))
 }
 
-/// Takes the lock, which lasts as long as the file is open.
+/// Takes the lock, which is held as long as the file is open.
 fn lock(root: &Path) -> anyhow::Result<File> {
     make_root(root)?;
     let path = root.join(LOCK);
@@ -279,7 +278,7 @@ fn lock(root: &Path) -> anyhow::Result<File> {
             let mut holder = String::new();
             let _ = Read::by_ref(&mut file).take(64).read_to_string(&mut holder);
             bail!(
-                "another farm is at work in {} (process {}): wait for it, or name another directory \
+                "another farm is running in {} (process {}): wait for it, or name another directory \
                  with --out",
                 root.display(),
                 holder.trim()
@@ -293,65 +292,67 @@ fn lock(root: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-impl Left {
-    fn read(journal: journal::Contents, vms: &[Vm], bundled: &BundledGuest) -> Self {
+impl PreviousRun {
+    fn read(journal: journal::JournalContents, vms: &[SuiteVm], bundled: &BundledGuest) -> Self {
         let planned: BTreeMap<&str, String> =
-            vms.iter().map(|vm| (vm.name.as_str(), definition(vm, bundled))).collect();
-        let mut left = Self { damaged: journal.damaged.len(), ..Self::default() };
-        // What each run was when it last started.
+            vms.iter().map(|vm| (vm.name.as_str(), hash_definition(vm, bundled))).collect();
+        let mut previous = Self { damaged: journal.damaged.len(), ..Self::default() };
+        // The definition of each run's VM at its last start.
         let mut definitions = BTreeMap::new();
         for event in &journal.events {
-            match &event.what {
-                What::VmStarted(started) => {
+            match &event.kind {
+                EventKind::VmStarted(started) => {
                     let run = (started.id.name.clone(), started.id.run);
-                    left.done.remove(&run);
-                    left.next.insert(run.clone(), started.id.attempt);
+                    previous.done.remove(&run);
+                    previous.next.insert(run.clone(), started.id.attempt);
                     definitions.insert(run, &started.definition);
-                    left.lost.insert(started.id.clone());
+                    previous.lost.insert(started.id.clone());
                 }
-                What::VmFinished(finished) => {
-                    left.lost.remove(&finished.id);
+                EventKind::VmFinished(finished) => {
+                    previous.lost.remove(&finished.id);
                     let run = (finished.id.name.clone(), finished.id.run);
                     if finished.again {
-                        left.next.insert(run, finished.id.attempt.saturating_add(1));
+                        previous.next.insert(run, finished.id.attempt.saturating_add(1));
                         continue;
                     }
                     if !finished.status.is_verdict() {
                         continue;
                     }
-                    left.next.remove(&run);
-                    left.done.insert(run, Done::of(finished));
+                    previous.next.remove(&run);
+                    previous.done.insert(run, FinishedRun::from_last_try(finished));
                 }
-                What::FarmStarted(_) => {
-                    // Those that an earlier one has lost have been told of.
-                    left.lost.clear();
+                EventKind::FarmStarted(_) => {
+                    // Losses of earlier farms have been reported already.
+                    previous.lost.clear();
                 }
-                What::FarmInterrupted { .. } | What::FarmFinished(_) => {}
+                EventKind::FarmInterrupted { .. } | EventKind::FarmFinished(_) => {}
             }
         }
         let mut stale = BTreeSet::new();
         for (run, definition) in definitions {
             match planned.get(run.0.as_str()) {
                 Some(now) if now == definition => continue,
-                Some(_) => left.changed.insert(run.0.clone()),
-                None => left.gone.insert(run.0.clone()),
+                Some(_) => previous.changed.insert(run.0.clone()),
+                None => previous.gone.insert(run.0.clone()),
             };
-            left.done.remove(&run);
-            left.next.remove(&run);
+            previous.done.remove(&run);
+            previous.next.remove(&run);
             stale.insert(run);
         }
-        let counts = |event: &Event| {
-            let id = match &event.what {
-                What::VmStarted(started) => &started.id,
-                What::VmFinished(finished) => &finished.id,
-                What::FarmStarted(_) | What::FarmInterrupted { .. } | What::FarmFinished(_) => {
+        let counts = |event: &FarmEvent| {
+            let id = match &event.kind {
+                EventKind::VmStarted(started) => &started.id,
+                EventKind::VmFinished(finished) => &finished.id,
+                EventKind::FarmStarted(_)
+                | EventKind::FarmInterrupted { .. }
+                | EventKind::FarmFinished(_) => {
                     return true;
                 }
             };
             !stale.contains(&(id.name.clone(), id.run))
         };
-        left.events = journal.events.into_iter().filter(counts).collect();
-        left
+        previous.events = journal.events.into_iter().filter(counts).collect();
+        previous
     }
 }
 
@@ -360,7 +361,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_becomes_one_file_inside_the_directory_and_no_two_the_same() {
+    fn names_become_distinct_safe_file_names() {
         let long = "x".repeat(5000);
         let names = [
             "boot/cpus=8",
@@ -380,17 +381,17 @@ mod tests {
             "con.txt",
             ".hidden",
         ];
-        let files: BTreeSet<String> = names.iter().map(|name| file_name(name)).collect();
+        let files: BTreeSet<String> = names.iter().map(|name| encode_name(name)).collect();
         assert_eq!(files.len(), names.len(), "{files:?}");
         for file in &files {
             assert!(!file.contains('/') && !file.starts_with('.') && !file.is_empty(), "{file}");
             assert!(file.len() <= 255 && file.is_ascii(), "{file}");
         }
-        assert_eq!(file_name("boot/cpus=8"), "boot%2Fcpus=8");
+        assert_eq!(encode_name("boot/cpus=8"), "boot%2Fcpus=8");
     }
 
     #[test]
-    fn a_second_farm_is_kept_out_and_a_dead_one_is_not_in_the_way() {
+    fn lock_excludes_a_second_farm_until_the_first_ends() {
         let directory = tempfile::tempdir().unwrap();
         let bundled = BundledGuest::new(b"an image");
         let (first, _) = Results::open(directory.path(), &[], &bundled, false).unwrap();

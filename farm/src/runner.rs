@@ -1,129 +1,134 @@
-//! The runner: starts VMs as the machine has room for them, and tells what becomes of each.
+//! The runner: starts VMs as the host has room for them, and emits an event for everything that happens to
+//! them.
 //!
-//! One thread decides, and never waits but for its inbox: a VM's process has ended, a signal has
-//! come, something is due.
+//! One thread makes all decisions. It only ever waits for its inbox: a VM's process has ended, a signal
+//! has arrived, or a deadline has passed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::budget::Budget;
-use super::event::{Event, FarmFinished, FarmStarted, Id, Status, VmFinished, VmStarted, What};
+use super::budget::Resources;
+use super::event::{
+    EventKind, FarmEvent, FarmFinished, FarmStarted, Id, Status, VmFinished, VmStarted,
+};
 use super::examine::{Examined, examine};
-use super::judge::{End, Judgement};
-use super::process::{self, Process};
-use super::queue::{Queue, Waiting};
-use super::results::{self, BundledGuest, Done, Left, Results, definition};
-use super::suite::Vm;
+use super::judge::{Judgement, ProcessEnd};
+use super::process::{self, VmProcess};
+use super::queue::{Queue, WaitingRun};
+use super::results::{self, BundledGuest, FinishedRun, PreviousRun, Results, hash_definition};
+use super::suite::SuiteVm;
+use super::timestamp::Timestamp;
 
-/// How to run a plan.
+/// Options that control how a plan is run.
 #[derive(Debug)]
-pub struct Options {
-    /// The program that runs a VM.
+pub struct RunnerOptions {
+    /// Path of the program that runs a VM.
     pub program: PathBuf,
-    /// The guest in it.
+    /// Guest bundled with that program.
     pub bundled: BundledGuest,
-    /// What may be given to VMs at a time.
-    pub budget: Budget,
-    /// How often a VM is tried again that fails; `None` for what the suite says.
+    /// Resources that running VMs may use at a time.
+    pub budget: Resources,
+    /// Number of further tries after a failure; `None` for the number in the suite.
     pub retries: Option<u32>,
-    /// Start nothing more once a VM has failed.
+    /// Start no more VMs after a failure.
     pub fail_fast: bool,
-    /// Start nothing more once a VM has hung.
+    /// Start no more VMs after a hang.
     pub until_hang: bool,
 }
 
-/// Where a failure with a signature is tracked, if it is known.
-pub type Known<'a> = dyn Fn(&str) -> Option<String> + 'a;
+/// Function that returns the URL at which a failure with this signature is tracked; `None` for an unknown
+/// one.
+pub type TrackerLookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
-/// What the runner is told from outside.
+/// Messages to the runner's thread.
 #[derive(Debug)]
-pub enum Message {
-    /// A VM's guest is over, and its process has only to clean up: the number of its try.
-    Over(u64),
-    /// A VM's process has ended: the number of its try.
-    Ended(u64, End),
-    /// A signal that asks to end, by its name.
+pub enum RunnerMessage {
+    /// The VM's guest has ended and its process only cleans up; with the runner's number of the try.
+    GuestEnded(u64),
+    /// The VM's process has ended; with the runner's number of the try.
+    ProcessEnded(u64, ProcessEnd),
+    /// A signal with this name asked the farm to end.
     Signal(&'static str),
 }
 
-/// What comes of a run.
+/// Summary of a run, for the exit code.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Summary {
-    /// How many runs ended in which way, without those that are known failures.
+pub struct RunSummary {
+    /// Number of runs by status, without known failures.
     pub unknown: BTreeMap<Status, u64>,
-    /// Not all that was planned has been run.
+    /// True if some planned runs have not been completed.
     pub unfinished: bool,
 }
 
-/// How long VMs may take to say where they are when the farm is ended.
-const LAST_WORDS: Duration = Duration::from_secs(10);
+/// Time that VMs get to report their state when the farm is ended.
+const REPORT_TIME: Duration = Duration::from_secs(10);
 
-/// So many processes whose guests are over may be around before nothing more is started: they take
-/// little, but they do take something.
-const MOST_CLEANING_UP: usize = 8;
+/// Number of processes still cleaning up above which nothing more is started: each takes little, but not
+/// nothing.
+const MAX_CLEANING_UP: usize = 8;
 
-/// A try that is going on.
+/// A try whose process is running.
 struct Running {
     id: Id,
     vm: usize,
     directory: PathBuf,
-    /// What it has been given: no CPUs any more once its guest is over.
-    share: Budget,
-    /// Its guest is over, and what remains is to clean up.
-    over: bool,
-    process: Process,
-    /// The farm has sent it a signal that it will not survive.
-    ended_by_us: Option<End>,
+    /// Resources held by the try; without CPUs once its guest has ended.
+    share: Resources,
+    /// True once the guest has ended and the process only cleans up.
+    guest_ended: bool,
+    process: VmProcess,
+    /// Cause of the signal that the farm has sent to end the process; `None` if it sent none.
+    killed_as: Option<ProcessEnd>,
 }
 
-/// The runner, while it runs.
+/// The state of the runner.
 pub struct Runner<'a> {
-    vms: &'a [Vm],
-    options: &'a Options,
+    vms: &'a [SuiteVm],
+    options: &'a RunnerOptions,
     results: Results,
-    known: &'a Known<'a>,
-    tell: &'a mut dyn FnMut(&Event),
-    sender: Sender<Message>,
-    inbox: Receiver<Message>,
+    known: &'a TrackerLookup<'a>,
+    report: &'a mut dyn FnMut(&FarmEvent),
+    sender: Sender<RunnerMessage>,
+    inbox: Receiver<RunnerMessage>,
     waiting: Queue,
     running: BTreeMap<u64, Running>,
-    free: Budget,
+    free: Resources,
     next: u64,
-    done: BTreeMap<(String, u32), Done>,
-    /// Runs that were not started, or not finished, because the farm was ended.
+    done: BTreeMap<(String, u32), FinishedRun>,
+    /// Number of runs that did not start or were interrupted because the farm was ended.
     not_run: u64,
     started: Instant,
-    /// What the run was for has happened: nothing is started any more, nor tried again.
-    enough: bool,
-    /// When the farm was asked to end; what then still runs is killed in a while.
-    ending: Option<Instant>,
+    /// True once `--fail-fast` or `--until-hang` has been fulfilled: no run starts, none is tried again.
+    goal_reached: bool,
+    /// Time at which the farm was asked to end; processes that outlive it by `REPORT_TIME` are killed.
+    interrupted_at: Option<Instant>,
 }
 
 impl<'a> Runner<'a> {
-    /// A runner of `runs`: VMs by index, and which run of each. Events are told to `tell`, after they
-    /// have been written to the journal.
+    /// Prepares `runs`: pairs of a VM's index and the number of its run. Each event is passed to `report`
+    /// after it has been written to the journal.
     pub fn new(
-        vms: &'a [Vm],
+        vms: &'a [SuiteVm],
         runs: impl IntoIterator<Item = (usize, u32)>,
-        options: &'a Options,
-        (results, left): (Results, &Left),
-        known: &'a Known<'a>,
-        tell: &'a mut dyn FnMut(&Event),
+        options: &'a RunnerOptions,
+        (results, previous): (Results, &PreviousRun),
+        known: &'a TrackerLookup<'a>,
+        report: &'a mut dyn FnMut(&FarmEvent),
     ) -> Self {
         let (sender, inbox) = mpsc::channel();
         let (mut waiting, mut done) = (Queue::default(), BTreeMap::new());
         for (vm, run) in runs {
             let key = (vms[vm].name.clone(), run);
-            if let Some(over) = left.done.get(&key) {
+            if let Some(over) = previous.done.get(&key) {
                 done.insert(key, over.clone());
                 continue;
             }
-            let attempt = left.next.get(&key).copied().unwrap_or(1);
+            let attempt = previous.next.get(&key).copied().unwrap_or(1);
             waiting.add(Id { name: key.0, run, attempt }, vm);
         }
         Self {
@@ -131,7 +136,7 @@ impl<'a> Runner<'a> {
             options,
             results,
             known,
-            tell,
+            report,
             sender,
             inbox,
             waiting,
@@ -141,76 +146,78 @@ impl<'a> Runner<'a> {
             done,
             not_run: 0,
             started: Instant::now(),
-            enough: false,
-            ending: None,
+            goal_reached: false,
+            interrupted_at: None,
         }
     }
 
-    /// Whom signals are to be sent to.
-    pub fn sender(&self) -> Sender<Message> {
+    /// Returns the sender for messages to the runner.
+    pub fn sender(&self) -> Sender<RunnerMessage> {
         self.sender.clone()
     }
 
-    /// Runs all of it, or as much as it is let.
+    /// Runs the whole plan, or as much of it as is not interrupted.
     ///
     /// # Errors
-    /// The results directory cannot be written to. The VMs that ran then have been ended.
-    pub fn run(mut self, start: FarmStarted) -> anyhow::Result<Summary> {
+    /// Fails if the results directory cannot be written; running VMs have been ended by then.
+    pub fn run(mut self, start: FarmStarted) -> anyhow::Result<RunSummary> {
         let result = self.run_all(start);
-        // Whatever has gone wrong, nobody is left behind, and whose guest is over is not lost.
-        for running in self.running.values().filter(|running| !running.over) {
+        // On an error too, no process is left behind, and a guest that has ended gets its verdict.
+        for running in self.running.values().filter(|running| !running.guest_ended) {
             running.process.kill();
         }
-        let deadline = Instant::now() + LAST_WORDS;
+        let deadline = Instant::now() + REPORT_TIME;
         while !self.running.is_empty() {
             match self.inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Message::Ended(number, end)) if self.is_over(number) => {
-                    // It is the first error that counts.
-                    let _ = self.ended(number, end);
+                Ok(RunnerMessage::ProcessEnded(number, end)) if self.has_guest_ended(number) => {
+                    // The first error is the one to return.
+                    let _ = self.process_ended(number, end);
                 }
-                Ok(Message::Ended(number, _)) => drop(self.running.remove(&number)),
-                Ok(Message::Over(_) | Message::Signal(_)) => {}
+                Ok(RunnerMessage::ProcessEnded(number, _)) => drop(self.running.remove(&number)),
+                Ok(RunnerMessage::GuestEnded(_) | RunnerMessage::Signal(_)) => {}
                 Err(_) => break,
             }
         }
         result
     }
 
-    fn run_all(&mut self, start: FarmStarted) -> anyhow::Result<Summary> {
-        self.tell(What::FarmStarted(start))?;
+    fn run_all(&mut self, start: FarmStarted) -> anyhow::Result<RunSummary> {
+        self.emit(EventKind::FarmStarted(start))?;
         loop {
-            self.start_what_fits()?;
-            if self.running.is_empty() && (self.waiting.is_empty() || self.ending.is_some()) {
+            self.start_fitting_runs()?;
+            if self.running.is_empty() && (self.waiting.is_empty() || self.interrupted_at.is_some())
+            {
                 break;
             }
-            match self.inbox.recv_timeout(self.until_something_is_due()) {
-                Ok(Message::Over(number)) => self.over(number),
-                Ok(Message::Ended(number, end)) => self.ended(number, end)?,
-                Ok(Message::Signal(name)) => self.signalled(name)?,
+            match self.inbox.recv_timeout(self.time_until_deadline()) {
+                Ok(RunnerMessage::GuestEnded(number)) => self.guest_ended(number),
+                Ok(RunnerMessage::ProcessEnded(number, end)) => self.process_ended(number, end)?,
+                Ok(RunnerMessage::Signal(name)) => self.handle_signal(name)?,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => unreachable!("there is a sender in here"),
             }
-            self.kill_what_is_overdue();
+            self.kill_overdue();
         }
         let finished = self.finished();
-        let summary =
-            Summary { unknown: self.count(|done| !done.known), unfinished: finished.not_run > 0 };
-        self.tell(What::FarmFinished(finished))?;
+        let summary = RunSummary {
+            unknown: self.count(|done| !done.known),
+            unfinished: finished.not_run > 0,
+        };
+        self.emit(EventKind::FarmFinished(finished))?;
         Ok(summary)
     }
 
-    /// Writes an event down, and then tells it.
-    fn tell(&mut self, what: What) -> anyhow::Result<()> {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let event = Event { at_ms: since.as_millis() as u64, what };
+    /// Writes an event to the journal, then reports it.
+    fn emit(&mut self, kind: EventKind) -> anyhow::Result<()> {
+        let event = FarmEvent { time: Timestamp::now(), kind };
         self.results.append(&event)?;
-        (self.tell)(&event);
+        (self.report)(&event);
         Ok(())
     }
 
-    fn start_what_fits(&mut self) -> anyhow::Result<()> {
-        while self.ending.is_none() {
-            let Some((Waiting { id, vm, .. }, share)) = self.next_that_fits() else {
+    fn start_fitting_runs(&mut self) -> anyhow::Result<()> {
+        while self.interrupted_at.is_none() {
+            let Some((WaitingRun { id, vm, .. }, share)) = self.next_that_fits() else {
                 return Ok(());
             };
             self.start(id, vm, share)?;
@@ -218,52 +225,53 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// The kernel takes its time to end a VM, most of it idle: the next one need not wait for that,
-    /// unless it depends on how this one went.
-    fn over(&mut self, number: u64) {
+    /// Frees the CPUs of a VM whose guest has ended. Its process needs a while to exit, mostly idle, and
+    /// the next run need not wait for that unless it depends on this verdict.
+    fn guest_ended(&mut self, number: u64) {
         if self.options.fail_fast || self.options.until_hang {
             return;
         }
         let Some(running) = self.running.get_mut(&number) else { return };
-        running.over = true;
-        // Its memory goes with the process.
-        let cpus = Budget { memory: 0, ..running.share };
+        running.guest_ended = true;
+        // Its memory is held until the process has exited.
+        let cpus = Resources { memory: 0, ..running.share };
         running.share.cpus = 0;
         self.free = self.free.with(cpus);
     }
 
-    fn is_over(&self, number: u64) -> bool {
-        self.running.get(&number).is_some_and(|running| running.over)
+    fn has_guest_ended(&self, number: u64) -> bool {
+        self.running.get(&number).is_some_and(|running| running.guest_ended)
     }
 
-    /// The next run that there is room for, and its share of the budget.
-    fn next_that_fits(&mut self) -> Option<(Waiting, Budget)> {
-        let cleaning_up = self.running.values().filter(|running| running.over).count();
-        if self.free.cpus == 0 || cleaning_up >= MOST_CLEANING_UP {
+    /// Takes the next run that there is room for, and returns it with its share of the resources.
+    fn next_that_fits(&mut self) -> Option<(WaitingRun, Resources)> {
+        let cleaning_up = self.running.values().filter(|running| running.guest_ended).count();
+        if self.free.cpus == 0 || cleaning_up >= MAX_CLEANING_UP {
             return None;
         }
         let share = |vm: usize| {
             let vm = &self.vms[vm];
-            self.options.budget.share_of(vm.cpus, vm.memory)
+            self.options.budget.share(vm.cpus, vm.memory)
         };
         self.waiting.take_first_that_fits(self.free, share)
     }
 
-    fn start(&mut self, id: Id, vm: usize, share: Budget) -> anyhow::Result<()> {
-        let directory = self.results.begin(&id)?;
-        let definition = definition(&self.vms[vm], &self.options.bundled);
+    fn start(&mut self, id: Id, vm: usize, share: Resources) -> anyhow::Result<()> {
+        let directory = self.results.create_try_directory(&id)?;
+        let definition = hash_definition(&self.vms[vm], &self.options.bundled);
         let started = VmStarted { id: id.clone(), directory: directory.clone(), definition };
-        self.tell(What::VmStarted(started))?;
+        self.emit(EventKind::VmStarted(started))?;
         let path = self.results.root().join(&directory);
         let stderr = process::make_files(&path)?;
-        let started = Process::start(&self.options.program, &self.vms[vm], &path, stderr);
+        let started = VmProcess::start(&self.options.program, &self.vms[vm], &path, stderr);
         let (process, mut child) = match started {
             Ok(started) => started,
-            // The machine has no room for it, or the program has gone: the next one may have more luck.
+            // The host has no room for the process, or the program has been removed: a later try may
+            // succeed.
             Err(error) => {
                 let judgement = Judgement::because(Status::Broken, format!("{error:#}"));
                 let examined = Examined::without_files(judgement);
-                return self.judged(id, vm, directory, examined, Duration::ZERO);
+                return self.record_verdict(id, vm, directory, examined, Duration::ZERO);
             }
         };
         let number = self.next;
@@ -271,82 +279,87 @@ impl<'a> Runner<'a> {
         let sender = self.sender.clone();
         let wait = move || {
             process::wait_for_guest(&mut child);
-            // A runner that has given up wants to know no more.
-            let _ = sender.send(Message::Over(number));
-            let end = process::end_of(child.wait());
-            let _ = sender.send(Message::Ended(number, end));
+            // Sending fails only if the runner has given up.
+            let _ = sender.send(RunnerMessage::GuestEnded(number));
+            let end = process::process_end(child.wait());
+            let _ = sender.send(RunnerMessage::ProcessEnded(number, end));
         };
         self.free = self.free.without(share).unwrap_or(self.free);
-        let running = Running { id, vm, directory, share, over: false, process, ended_by_us: None };
+        let running =
+            Running { id, vm, directory, share, guest_ended: false, process, killed_as: None };
         self.running.insert(number, running);
         let thread = thread::Builder::new().name("wait".into()).stack_size(64 << 10);
         thread.spawn(wait).context("failed to start a thread")?;
         Ok(())
     }
 
-    fn until_something_is_due(&self) -> Duration {
+    fn time_until_deadline(&self) -> Duration {
         const LONG: Duration = Duration::from_secs(3600);
         let waits =
-            self.running.values().filter(|running| running.ended_by_us != Some(End::Overdue));
+            self.running.values().filter(|running| running.killed_as != Some(ProcessEnd::Overdue));
         let overdue = waits.map(|running| running.process.overdue_at());
-        let last_words = self.ending.map(|since| since + LAST_WORDS);
-        let due = overdue.chain(last_words).min();
+        let report_deadline = self.interrupted_at.map(|since| since + REPORT_TIME);
+        let due = overdue.chain(report_deadline).min();
         due.map_or(LONG, |due| {
             due.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
         })
     }
 
-    fn kill_what_is_overdue(&mut self) {
+    fn kill_overdue(&mut self) {
         let now = Instant::now();
-        let is_late = self.ending.is_some_and(|since| now >= since + LAST_WORDS);
+        let is_late = self.interrupted_at.is_some_and(|since| now >= since + REPORT_TIME);
         for running in self.running.values_mut() {
             if is_late {
                 running.process.kill();
-            } else if running.ended_by_us.is_none() && now >= running.process.overdue_at() {
-                running.ended_by_us = Some(End::Overdue);
+            } else if running.killed_as.is_none() && now >= running.process.overdue_at() {
+                running.killed_as = Some(ProcessEnd::Overdue);
                 running.process.kill();
             }
         }
     }
 
-    fn signalled(&mut self, name: &'static str) -> anyhow::Result<()> {
-        if self.ending.is_some() {
+    fn handle_signal(&mut self, name: &'static str) -> anyhow::Result<()> {
+        if self.interrupted_at.is_some() {
             for running in self.running.values() {
                 running.process.kill();
             }
             return Ok(());
         }
-        self.end(name)?;
-        for running in self.running.values_mut().filter(|running| !running.over) {
-            running.ended_by_us = Some(End::Interrupted);
-            running.process.end();
+        self.stop_starting(name)?;
+        for running in self.running.values_mut().filter(|running| !running.guest_ended) {
+            running.killed_as = Some(ProcessEnd::Interrupted);
+            running.process.terminate();
         }
         Ok(())
     }
 
-    /// Starts nothing more.
-    fn end(&mut self, by: &str) -> anyhow::Result<()> {
-        self.ending = Some(Instant::now());
-        self.tell(What::FarmInterrupted { by: by.into() })
+    /// Marks the run as interrupted, so that no further VM starts.
+    fn stop_starting(&mut self, by: &str) -> anyhow::Result<()> {
+        self.interrupted_at = Some(Instant::now());
+        self.emit(EventKind::FarmInterrupted { by: by.into() })
     }
 
-    fn ended(&mut self, number: u64, end: End) -> anyhow::Result<()> {
+    fn process_ended(&mut self, number: u64, end: ProcessEnd) -> anyhow::Result<()> {
         let Some(running) = self.running.remove(&number) else { return Ok(()) };
         self.free = self.free.with(running.share);
         let elapsed = running.process.started().elapsed();
         let path = self.results.root().join(&running.directory);
-        let end = match (running.ended_by_us, end) {
-            (Some(by_us), _) => by_us,
-            // Only to clean up was left to it, and for that there was no time.
-            (None, End::Signal(_)) if running.over && self.ending.is_some() => End::Interrupted,
+        let end = match (running.killed_as, end) {
+            (Some(killed_as), _) => killed_as,
+            // The process had only to clean up, and did not get the time for it.
+            (None, ProcessEnd::Signal(_))
+                if running.guest_ended && self.interrupted_at.is_some() =>
+            {
+                ProcessEnd::Interrupted
+            }
             (None, end) => end,
         };
         let examined = examine(&self.vms[running.vm], &path, end);
-        self.judged(running.id, running.vm, running.directory, examined, elapsed)
+        self.record_verdict(running.id, running.vm, running.directory, examined, elapsed)
     }
 
-    /// What becomes of a try that is over, and what comes of it for the others.
-    fn judged(
+    /// Emits the verdict on a try, and queues another try or stops the run accordingly.
+    fn record_verdict(
         &mut self,
         id: Id,
         vm: usize,
@@ -357,8 +370,8 @@ impl<'a> Runner<'a> {
         let Examined { judgement, signatures, hang, files } = examined;
         let status = judgement.status;
         let failed = !matches!(status, Status::Pass | Status::Interrupted);
-        // One that is not known is not made better by others that are.
-        // A run whose time was over is about the hang that was on its way.
+        // A hang that is not known makes the whole try unknown. A run that exceeded its time limit counts
+        // by the hang that was developing.
         let is_of_hang = matches!(status, Status::Hang | Status::Timeout);
         let of_hangs = signatures.iter().filter(|_| is_of_hang);
         let known: Option<Vec<String>> =
@@ -367,13 +380,13 @@ impl<'a> Runner<'a> {
         let is_known = known.is_some();
         let wanted = self.options.until_hang && status == Status::Hang && !is_known;
         let tries = self.options.retries.unwrap_or(self.vms[vm].retries).saturating_add(1);
-        let may_be_again = self.ending.is_none() && !self.enough && !wanted;
+        let may_be_again = self.interrupted_at.is_none() && !self.goal_reached && !wanted;
         let again = failed && id.attempt < tries && may_be_again;
         let flaky = status == Status::Pass && id.attempt > 1;
         if status == Status::Hang
             && let Some(hang) = &hang
         {
-            results::link(self.results.root(), &hang.signature, &directory)?;
+            results::link_signature(self.results.root(), &hang.signature, &directory)?;
         }
         let finished = VmFinished {
             id,
@@ -393,28 +406,28 @@ impl<'a> Runner<'a> {
         } else if status == Status::Interrupted {
             self.not_run += 1;
         } else {
-            self.done.insert((name, run), Done::of(&finished));
+            self.done.insert((name, run), FinishedRun::from_last_try(&finished));
         }
-        self.tell(What::VmFinished(Box::new(finished)))?;
-        let enough = wanted || (self.options.fail_fast && failed && !again && !is_known);
-        if enough && self.ending.is_none() && !self.enough {
+        self.emit(EventKind::VmFinished(Box::new(finished)))?;
+        let goal_reached = wanted || (self.options.fail_fast && failed && !again && !is_known);
+        if goal_reached && self.interrupted_at.is_none() && !self.goal_reached {
             self.stop_after_failure(status, if wanted { "--until-hang" } else { "--fail-fast" })?;
         }
         Ok(())
     }
 
-    /// What runs may end by itself, and is judged; nothing more is started.
+    /// Drops all waiting runs. Running VMs may end by themselves and are judged.
     fn stop_after_failure(&mut self, status: Status, by: &str) -> anyhow::Result<()> {
-        self.enough = true;
+        self.goal_reached = true;
         tracing::info!(status = status.name(), by, "starting nothing more");
         if self.waiting.is_empty() {
             return Ok(());
         }
         self.not_run += self.waiting.clear() as u64;
-        self.tell(What::FarmInterrupted { by: by.into() })
+        self.emit(EventKind::FarmInterrupted { by: by.into() })
     }
 
-    fn count(&self, wanted: impl Fn(&Done) -> bool) -> BTreeMap<Status, u64> {
+    fn count(&self, wanted: impl Fn(&FinishedRun) -> bool) -> BTreeMap<Status, u64> {
         let mut counts = BTreeMap::new();
         for done in self.done.values().filter(|done| wanted(done)) {
             *counts.entry(done.status).or_insert(0) += 1;
@@ -423,7 +436,8 @@ impl<'a> Runner<'a> {
     }
 
     fn finished(&self) -> FarmFinished {
-        let count = |wanted: fn(&&Done) -> bool| self.done.values().filter(wanted).count() as u64;
+        let count =
+            |wanted: fn(&&FinishedRun) -> bool| self.done.values().filter(wanted).count() as u64;
         let signatures: BTreeSet<&String> =
             self.done.values().filter_map(|done| done.signature.as_ref()).collect();
         FarmFinished {

@@ -1,23 +1,23 @@
-//! The end of a file that a guest may have made as long as it liked.
+//! Ends of files that a guest can make arbitrarily long.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// The end of a file.
+/// The last bytes of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Tail {
-    /// What is there.
+    /// Bytes up to the end of the file.
     pub bytes: Vec<u8>,
-    /// There was nothing before it.
+    /// True if the bytes are the whole file.
     pub is_all: bool,
 }
 
 /// Reads the last `most` bytes of a file.
 ///
 /// # Errors
-/// It cannot be read.
-pub fn read(path: &Path, most: u64) -> io::Result<Tail> {
+/// Fails if the file cannot be read.
+pub fn read_tail(path: &Path, most: u64) -> io::Result<Tail> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
@@ -31,13 +31,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_the_end_that_is_read() {
+    fn read_tail_returns_the_last_bytes() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("console.log");
         std::fs::write(&path, "first\nlast\n").unwrap();
-        assert_eq!(read(&path, 5).unwrap(), Tail { bytes: b"last\n".to_vec(), is_all: false });
+        assert_eq!(read_tail(&path, 5).unwrap(), Tail { bytes: b"last\n".to_vec(), is_all: false });
         assert_eq!(
-            read(&path, 11).unwrap(),
+            read_tail(&path, 11).unwrap(),
             Tail { bytes: b"first\nlast\n".to_vec(), is_all: true }
         );
     }

@@ -1,5 +1,4 @@
-//! `nmiscope farm`: a suite to a plan, a plan to a run, its events to whoever wants them, and an exit
-//! code.
+//! `nmiscope farm`: plans and runs a suite, passes its events to reporters, and returns an exit code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -13,16 +12,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand, ValueHint};
-use nmiscope_farm::budget::Budget;
-use nmiscope_farm::event::{EVENT_VERSION, Event, FarmStarted, Status, What};
+use nmiscope_farm::budget::Resources;
+use nmiscope_farm::event::{EVENT_SCHEMA_VERSION, EventKind, FarmEvent, FarmStarted, Status};
 use nmiscope_farm::filter::Filter;
 use nmiscope_farm::partition::Partition;
 use nmiscope_farm::plan::{self, Plan};
-use nmiscope_farm::reporters::{JsonLines, Junit, Lines, Markdown, Reporter, Terminal};
-use nmiscope_farm::results::{self, BundledGuest, Left, OpenError, Results};
-use nmiscope_farm::runner::{Message, Options, Runner};
-use nmiscope_farm::suite::{Suite, Vm};
-use nmiscope_farm::triage::Known;
+use nmiscope_farm::reporters::{JsonLines, Junit, Markdown, Plain, Reporter, Terminal};
+use nmiscope_farm::results::{self, BundledGuest, OpenError, PreviousRun, Results};
+use nmiscope_farm::runner::{Runner, RunnerMessage, RunnerOptions};
+use nmiscope_farm::suite::{ListedVm, Suite, SuiteVm};
+use nmiscope_farm::triage::KnownFailures;
 use nmiscope_farm::{journal, merge};
 use nmiscope_report::destination::Destination;
 use nmiscope_report::units::parse_size;
@@ -37,132 +36,136 @@ use crate::bundled;
 use crate::errors::BadRequest;
 use crate::signals;
 
-/// `nmiscope farm`.
+/// Arguments of `nmiscope farm`.
 #[derive(Debug, Args)]
 #[command(after_help = FARM_HELP, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Farm {
-    /// What else there is to do
+    /// Subcommand; `None` to run a suite
     #[command(subcommand)]
     pub command: Option<FarmCommand>,
-    /// The suite: VMs in TOML, as docs/suite.schema.json says
+    /// Suite of VMs to run, in TOML (docs/suite.schema.json is its schema)
     #[arg(required = true, value_hint = ValueHint::FilePath)]
     pub suite: Option<PathBuf>,
-    /// So many CPUs are given to VMs at a time; one with more vCPUs runs alone [default: those that
-    /// this process may use]
+    /// Give running VMs at most this many CPUs at a time; a VM with more vCPUs runs alone [default: the
+    /// CPUs that this process may use]
     #[arg(short, long, value_name = "CPUS")]
     pub jobs: Option<NonZeroU32>,
-    /// So much memory is given to VMs at a time [default: three quarters of what is available]
+    /// Give running VMs at most this much memory at a time [default: three quarters of the available
+    /// memory]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub memory: Option<u64>,
-    /// The results directory, new or empty [default: one under nmiscope-results, named by the time]
+    /// Write results to this directory, which is new or empty [default: one under nmiscope-results, named
+    /// by the time]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub out: Option<PathBuf>,
-    /// Go on with the run whose results are in --out, if there is one: what is over is not run again
+    /// Resume the run in --out, if there is one: VMs with a verdict do not run again
     #[arg(long, requires = "out")]
     pub resume: bool,
-    /// Only VMs that this expression is of, by name and tag: `boot`, `name(=boot/cpus=8)`,
-    /// `name(cpus=(8|16)$)`, `tag(smoke)`, with `and`, `or`, `not` and parentheses; given more than
-    /// once, those that any of them is of
+    /// Run only VMs whose name or tags match this expression: `boot`, `name(=boot/cpus=8)`,
+    /// `name(cpus=(8|16)$)`, `tag(smoke)`, with `and`, `or`, `not` and parentheses. If given more than
+    /// once, one match is enough
     #[arg(long, value_name = "EXPRESSION")]
     pub filter: Vec<Filter>,
-    /// Only this part of them: hash:2/8 is by name, and stays the same when others come or go; count:2/8
-    /// deals them out evenly
+    /// Run only this part of the VMs: hash:2/8 selects by name, so that a VM keeps its part when others
+    /// are added; count:2/8 makes parts of equal size
     #[arg(long, value_name = "PART")]
     pub partition: Option<Partition>,
-    /// Name the VMs that would run, and run none
+    /// List the VMs that would run, and run none
     #[arg(long)]
     pub list: bool,
-    /// Try a VM that does not do what is expected so many times more [default: as the suite says]
+    /// Retry a VM that does not end as expected up to this many times [default: as the suite says]
     #[arg(long, value_name = "N")]
     pub retries: Option<u32>,
-    /// Run each VM so many times
+    /// Run each VM this many times
     #[arg(long, value_name = "N", default_value = "1")]
     pub repeat: NonZeroU32,
-    /// Start nothing more once one hangs that should not: with --repeat, to hunt for a rare hang
+    /// Start no more VMs after an unexpected hang; with --repeat, hunts for a rare hang
     #[arg(long)]
     pub until_hang: bool,
-    /// Start nothing more once one does not do what is expected
+    /// Start no more VMs after one that does not end as expected
     #[arg(long)]
     pub fail_fast: bool,
-    /// In a random order, which this number makes again [default: one of its own, which is printed]
+    /// Run VMs in a random order; the same SEED gives the same order [default: a random seed, which is
+    /// printed]
     #[arg(long, value_name = "SEED", num_args = 0..=1, require_equals = true)]
     pub shuffle: Option<Option<u64>>,
-    /// Hangs that are known, and do not count: [[known]] tables as for `nmiscope triage`
+    /// Do not count the hangs listed in this file as failures: [[known]] tables, as for `nmiscope triage`
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub known: Option<PathBuf>,
-    /// Where it is told
+    /// Output of the run
     #[command(flatten)]
-    pub telling: Telling,
+    pub output: OutputArgs,
 }
 
-/// Where a farm's results are told, besides in its results directory.
+/// Arguments that select a farm's output, in addition to its results directory.
 #[derive(Debug, Args)]
-pub struct Telling {
-    /// Write the results as JUnit XML
+pub struct OutputArgs {
+    /// Write results to this file as JUnit XML
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub junit: Option<PathBuf>,
-    /// Write a summary in Markdown, as for GITHUB_STEP_SUMMARY
+    /// Write a summary to this file in Markdown, as for GITHUB_STEP_SUMMARY
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub summary: Option<PathBuf>,
-    /// What to print: text for people, or for programs a line of JSON for each event, as
-    /// docs/farm-events.schema.json says
+    /// Print text for people, or JSON for programs: one line for each event
+    /// (docs/farm-events.schema.json), or with --list for each VM (docs/farm-list.schema.json)
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub message_format: MessageFormat,
 }
 
-/// The subcommands of `nmiscope farm`.
+/// Subcommands of `nmiscope farm`.
 #[derive(Debug, Subcommand)]
 pub enum FarmCommand {
-    /// Make one results directory of those that several machines have made of parts of one suite
+    /// Merge the results of a suite's parts, run on several hosts, into one results directory
     Merge {
-        /// The results directories
+        /// Results directories to merge
         #[arg(required = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
         inputs: Vec<PathBuf>,
-        /// The one that is made
+        /// Write the merged results to this directory, which is new or empty
         #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         out: PathBuf,
-        /// Where it is told
+        /// Output of the merge
         #[command(flatten)]
-        telling: Telling,
+        output: OutputArgs,
     },
 }
 
 const FARM_HELP: &str = "\
 Examples:
-  nmiscope farm suite.toml -j 4 --out results --junit results.xml
-        run all of it, and write what CI systems read
-  nmiscope farm suite.toml --out results --resume
-        go on where a run was interrupted
-  nmiscope farm suite.toml --filter 'tag(storage) and not name(cpus=1$)' --list
-        which VMs are these?
-  nmiscope farm suite.toml --filter abba --repeat 1000 --until-hang
-        run it again and again, until it hangs
-  nmiscope farm suite.toml --partition hash:2/8 --out part-2; nmiscope farm merge part-* --out all
-        a part of it on each of several machines, and one result
-  nmiscope triage nmiscope-results
-        what has hung lately, and how often?
+  Run a suite, and write a JUnit file for CI:
+    nmiscope farm suite.toml -j 4 --out results --junit results.xml
+  Resume an interrupted run:
+    nmiscope farm suite.toml --out results --resume
+  List the VMs that a filter selects:
+    nmiscope farm suite.toml --list --filter 'tag(storage) and not tag(slow)'
+  Run a VM again and again until it hangs:
+    nmiscope farm suite.toml --filter abba --repeat 1000 --until-hang
+  Run one of eight parts on this host, and merge all parts on one host:
+    nmiscope farm suite.toml --partition hash:2/8 --out part-2
+    nmiscope farm merge part-* --out all
+  Group the hangs of earlier runs:
+    nmiscope triage nmiscope-results
 
-Ctrl-C, or SIGTERM, starts no more VMs, and has those that run say where they are; the second time
-it ends them at once.
+After Ctrl-C or SIGTERM no more VMs start, and running VMs write their reports
+and end. A second signal ends them at once.
 
-Exit codes, the first that is true:
-  4  a VM panicked or crashed, and was not expected to
-  3  a VM hung, and was not expected to
-  1  a VM did something else than was expected, or not within its time limit
-  5  the tool or its host failed: a VM got no verdict, or not all of them have run
-  2  usage: the command line, the suite, or a file it names, cannot be used
-  0  all did what was expected, or what is known (--known)";
+Exit codes, the first that applies:
+  4  a VM panicked or crashed unexpectedly
+  3  a VM hung unexpectedly
+  1  a VM ended in another unexpected way, or exceeded its time limit
+  5  the tool or its host failed: a VM got no verdict, or did not run
+  2  usage: the command line, the suite, or a file it names is invalid
+  0  all VMs ended as expected, or by failures that are known (--known)";
 
-/// Where results go when nobody says where.
+/// Parent of results directories without `--out`.
 const DEFAULT_OUT: &str = "nmiscope-results";
 
-/// So many names are told of a list of them.
-const NAMED: usize = 10;
+/// Maximum number of names shown of a list.
+const MAX_NAMED: usize = 10;
 
-/// Runs a farm, or merges what farms have left.
+/// Runs a suite, or merges the results of earlier runs.
 pub fn farm(arguments: &Farm) -> anyhow::Result<Code> {
     match (&arguments.command, &arguments.suite) {
-        (Some(FarmCommand::Merge { inputs, out, telling }), _) => merge(inputs, out, telling),
+        (Some(FarmCommand::Merge { inputs, out, output }), _) => merge(inputs, out, output),
         (None, Some(suite)) => run(arguments, suite),
         (None, None) => unreachable!("the suite is required without a subcommand"),
     }
@@ -173,34 +176,35 @@ fn run(arguments: &Farm, path: &Path) -> anyhow::Result<Code> {
     let seed = arguments.shuffle.map(|seed| seed.unwrap_or_else(random));
     let plan = plan(arguments, &suite, seed)?;
     if arguments.list {
-        list(&suite, &plan, arguments.telling.message_format)?;
+        list(&suite, &plan, arguments.output.message_format)?;
         return Ok(exit_code::CLEAN);
     }
-    say_left_out(&suite);
+    log_left_out(&suite);
     let planned: BTreeSet<usize> = plan.runs.iter().map(|&(vm, _)| vm).collect();
-    let vms: Vec<Vm> = planned.iter().map(|&vm| suite.vms[vm].clone()).collect();
+    let vms: Vec<SuiteVm> = planned.iter().map(|&vm| suite.vms[vm].clone()).collect();
     check_files(&vms)?;
     vmm::check_kvm()?;
-    let known = arguments.known.as_deref().map(Known::load).transpose();
+    let known = arguments.known.as_deref().map(KnownFailures::load).transpose();
     let known = known.map_err(BadRequest::from_error)?.unwrap_or_default();
     let root = arguments.out.clone().unwrap_or_else(default_out);
-    // A file may be asked for in there. What is found to be wrong with it leaves no journal behind.
+    // Output files may lie in this directory. It exists before they are checked, but has no journal if
+    // they are faulty.
     results::make_root(&root).map_err(BadRequest::from_error)?;
-    let mut audience = Audience::new(&arguments.telling, &root)?;
+    let mut reporters = Reporters::new(&arguments.output, &root)?;
     let bundled = BundledGuest::new(bundled::image());
     let opened = Results::open(&root, &vms, &bundled, arguments.resume);
-    let (results, left) = opened.map_err(not_opened)?;
-    say_changes(&left);
-    left.events.iter().for_each(|event| audience.recall(event));
+    let (results, previous) = opened.map_err(not_opened)?;
+    warn_of_changes(&previous);
+    previous.events.iter().for_each(|event| reporters.note_earlier(event));
 
     raise_file_limit();
-    let budget = Budget::of_machine();
-    let budget = Budget {
+    let budget = Resources::available();
+    let budget = Resources {
         cpus: arguments.jobs.map_or(budget.cpus, u32::from),
         memory: arguments.memory.unwrap_or(budget.memory),
     };
-    tracing::info!(budget.cpus, budget.memory, "what VMs are given at a time");
-    let options = Options {
+    tracing::info!(budget.cpus, budget.memory, "resources for running VMs");
+    let options = RunnerOptions {
         program: std::env::current_exe().context("failed to find this program's file")?,
         bundled,
         budget,
@@ -212,30 +216,31 @@ fn run(arguments: &Farm, path: &Path) -> anyhow::Result<Code> {
         planned.iter().enumerate().map(|(place, &vm)| (vm, place)).collect();
     let runs = plan.runs.iter().map(|&(vm, run)| (places[&vm], run));
     let is_done =
-        |&(vm, run): &(usize, u32)| left.done.contains_key(&(suite.vms[vm].name.clone(), run));
+        |&(vm, run): &(usize, u32)| previous.done.contains_key(&(suite.vms[vm].name.clone(), run));
     let start = FarmStarted {
-        version: EVENT_VERSION,
+        schema_version: EVENT_SCHEMA_VERSION,
         tool: env!("CARGO_PKG_VERSION").into(),
         suite: path.display().to_string(),
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         planned: plan.runs.len() as u64,
         done: plan.runs.iter().filter(|run| is_done(run)).count() as u64,
-        lost: left.lost.iter().map(|id| id.name.clone()).collect(),
-        stale: left.changed.union(&left.gone).cloned().collect(),
+        lost: previous.lost.iter().map(|id| id.name.clone()).collect(),
+        stale: previous.changed.union(&previous.gone).cloned().collect(),
         seed,
         partition: arguments.partition.map(|partition| partition.to_string()),
         cpus: budget.cpus,
         memory_bytes: budget.memory,
     };
     let url = |signature: &str| known.find(signature).map(|entry| entry.url.clone());
-    let mut tell = |event: &Event| audience.tell(event);
-    let runner = Runner::new(&vms, runs, &options, (results, &left), &url, &mut tell);
-    pass_on_signals(runner.sender())?;
+    let mut report = |event: &FarmEvent| reporters.report(event);
+    let runner = Runner::new(&vms, runs, &options, (results, &previous), &url, &mut report);
+    forward_signals(runner.sender())?;
     let summary = runner.run(start)?;
-    Ok(audience.code(exit_code::for_farm(&summary.unknown, summary.unfinished)))
+    Ok(reporters.code(exit_code::for_farm(&summary.unknown, summary.unfinished)))
 }
 
-/// The error of a results directory: the request's where another one is to be named, or else the host's.
+/// Attributes the error of a results directory to the request, if another directory is to be named, or to
+/// the host.
 fn not_opened(error: OpenError) -> anyhow::Error {
     match error {
         OpenError::Refused(error) => BadRequest::from_error(error),
@@ -243,18 +248,18 @@ fn not_opened(error: OpenError) -> anyhow::Error {
     }
 }
 
-fn merge(inputs: &[PathBuf], out: &Path, telling: &Telling) -> anyhow::Result<Code> {
+fn merge(inputs: &[PathBuf], out: &Path, output: &OutputArgs) -> anyhow::Result<Code> {
     let summary = merge::merge(inputs, out).map_err(BadRequest::from_error)?;
-    let mut audience = Audience::new(telling, out)?;
+    let mut reporters = Reporters::new(output, out)?;
     summary.warnings.iter().for_each(|warning| output::warning(warning));
     if !summary.missing.is_empty() {
         let missing = summary.missing.join(", ");
-        output::warning(&format!("there are no results of these parts: {missing}"));
+        output::warning(&format!("no results were given for these parts: {missing}"));
     }
     let mut last: BTreeMap<(String, u32), Option<Status>> = BTreeMap::new();
     for event in journal::read(out)?.events {
-        audience.tell(&event);
-        if let What::VmFinished(finished) = event.what
+        reporters.report(&event);
+        if let EventKind::VmFinished(finished) = event.kind
             && !finished.again
         {
             let counts = finished.known.is_none().then_some(finished.status);
@@ -266,11 +271,11 @@ fn merge(inputs: &[PathBuf], out: &Path, telling: &Telling) -> anyhow::Result<Co
         *counts.entry(status).or_insert(0) += 1;
     }
     let unfinished = !summary.missing.is_empty() || summary.finished.not_run > 0;
-    Ok(audience.code(exit_code::for_farm(&counts, unfinished)))
+    Ok(reporters.code(exit_code::for_farm(&counts, unfinished)))
 }
 
 fn plan(arguments: &Farm, suite: &Suite, seed: Option<u64>) -> anyhow::Result<Plan> {
-    let options = plan::Options {
+    let options = plan::PlanOptions {
         filter: Filter::any_of(arguments.filter.clone()),
         partition: arguments.partition,
         repeat: arguments.repeat,
@@ -278,18 +283,18 @@ fn plan(arguments: &Farm, suite: &Suite, seed: Option<u64>) -> anyhow::Result<Pl
     };
     let plan = Plan::new(&suite.vms, &options);
     let plan = plan.map_err(|error| BadRequest::from_error(error.into()))?;
-    // A part may well be empty; a suite, or what a filter leaves of it, is a mistake.
+    // A part may be empty, but an empty suite or a filter that selects nothing is a mistake.
     if plan.runs.is_empty() && plan.elsewhere == 0 {
         let message = match suite.vms.len() {
             0 => "the suite has no VM that can run".to_owned(),
-            all => format!("--filter is of none of the suite's {all} VMs: --list names them"),
+            all => format!("--filter selects none of the suite's {all} VMs: --list names them"),
         };
         return Err(BadRequest::from_error(anyhow!(message)));
     }
     Ok(plan)
 }
 
-/// Names what would run, once each, in the order in which it would start.
+/// Prints the VMs that would run, once each, in the order in which they would start.
 fn list(suite: &Suite, plan: &Plan, format: MessageFormat) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     for &(vm, _) in plan.runs.iter().filter(|&&(_, run)| run == 1) {
@@ -297,7 +302,7 @@ fn list(suite: &Suite, plan: &Plan, format: MessageFormat) -> anyhow::Result<()>
         match format {
             MessageFormat::Text => writeln!(out, "{}", vm.name.escape_debug())?,
             MessageFormat::Json => {
-                serde_json::to_writer(&mut out, vm)?;
+                serde_json::to_writer(&mut out, &ListedVm::from(vm))?;
                 writeln!(out)?;
             }
         }
@@ -305,15 +310,15 @@ fn list(suite: &Suite, plan: &Plan, format: MessageFormat) -> anyhow::Result<()>
     Ok(())
 }
 
-/// What of a corpus cannot run with so few vCPUs, or so many.
-fn say_left_out(suite: &Suite) {
+/// Logs the workloads of the corpus that cannot run with the suite's number of vCPUs.
+fn log_left_out(suite: &Suite) {
     for left_out in &suite.left_out {
         tracing::info!(name = left_out.name, reason = left_out.reason, "left out");
     }
 }
 
-/// Images and RAM disks that are not there are told of before anything runs, all at once.
-fn check_files(vms: &[Vm]) -> anyhow::Result<()> {
+/// Checks images and RAM disks before anything runs, and reports all that cannot be read at once.
+fn check_files(vms: &[SuiteVm]) -> anyhow::Result<()> {
     let files = vms.iter().flat_map(|vm| [&vm.image, &vm.initrd]).flatten();
     let files: BTreeSet<&PathBuf> = files.collect();
     let wrong: Vec<String> = files
@@ -323,73 +328,73 @@ fn check_files(vms: &[Vm]) -> anyhow::Result<()> {
     if wrong.is_empty() {
         return Ok(());
     }
-    let more = match wrong.len().saturating_sub(NAMED) {
+    let more = match wrong.len().saturating_sub(MAX_NAMED) {
         0 => String::new(),
         more => format!("; and {more} more"),
     };
-    let wrong = wrong[..wrong.len().min(NAMED)].join("; ");
+    let wrong = wrong[..wrong.len().min(MAX_NAMED)].join("; ");
     Err(BadRequest::from_error(anyhow!("the suite's files cannot be read: {wrong}{more}")))
 }
 
-/// What is not as an earlier run has left it.
-fn say_changes(left: &Left) {
+/// Warns about differences from the run that is resumed.
+fn warn_of_changes(previous: &PreviousRun) {
     let names = |names: &BTreeSet<String>| {
-        let some: Vec<&str> = names.iter().take(NAMED).map(String::as_str).collect();
+        let some: Vec<&str> = names.iter().take(MAX_NAMED).map(String::as_str).collect();
         let more = names.len() - some.len();
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         format!("{}{more}", some.join(", "))
     };
-    if !left.changed.is_empty() {
-        let names = names(&left.changed);
-        output::warning(&format!("these are not what they were, and run again: {names}"));
+    if !previous.changed.is_empty() {
+        let names = names(&previous.changed);
+        output::warning(&format!("these VMs have changed and run again: {names}"));
     }
-    if !left.gone.is_empty() {
-        let names = names(&left.gone);
-        output::warning(&format!("these are not planned any more, and do not count: {names}"));
+    if !previous.gone.is_empty() {
+        let names = names(&previous.gone);
+        output::warning(&format!("these VMs are no longer planned and do not count: {names}"));
     }
-    if left.damaged > 0 {
-        let lines = left.damaged;
-        output::warning(&format!("skipped lines of the journal that are damaged: {lines}"));
+    if previous.damaged > 0 {
+        let lines = previous.damaged;
+        output::warning(&format!("skipped damaged lines of the journal: {lines}"));
     }
 }
 
-/// A directory of its own for each run, in the order of time.
+/// Returns a directory for this run alone, which sorts by time.
 fn default_out() -> PathBuf {
     let now = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-    // Colons are for Windows shares and for `PATH`s what slashes are for files.
+    // Colons are special in Windows shares and in `PATH`.
     Path::new(DEFAULT_OUT).join(now.replace(':', "-"))
 }
 
-/// A number that nobody can foresee, and that need not be a secret.
+/// Returns an unpredictable number, which need not be secret.
 fn random() -> u64 {
     RandomState::new().hash_one(())
 }
 
-/// A VM takes a few files, and often a program may have a thousand unless it asks for more.
+/// Raises the limit of open files: a VM needs a few, and the usual limit is a thousand.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
-    // What is refused is not needed yet; the VM for which it is says so.
+    // A refusal matters only to the VM that then lacks a file, and that VM reports it.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-/// One that comes so soon after another is the same: whoever ends a farm may send one to it, and one to
-/// its control group or its terminal.
-const ECHO: Duration = Duration::from_millis(200);
+/// Interval within which signals count as one: a supervisor may signal a farm directly and once more
+/// through its control group or terminal.
+const REPEAT_WINDOW: Duration = Duration::from_millis(200);
 
-/// Tells the runner of signals that ask to end, until the process does.
-fn pass_on_signals(to: Sender<Message>) -> anyhow::Result<()> {
+/// Forwards signals that ask the process to end to the runner.
+fn forward_signals(to: Sender<RunnerMessage>) -> anyhow::Result<()> {
     let failed = "failed to watch for signals";
     let mut signals = Signals::new(signals::terminating()).context(failed)?;
     let watch = move || {
         let mut last: Option<Instant> = None;
         for signal in signals.forever() {
-            let is_echo = last.is_some_and(|last| last.elapsed() < ECHO);
+            let is_repeat = last.is_some_and(|last| last.elapsed() < REPEAT_WINDOW);
             last = Some(Instant::now());
-            if is_echo {
+            if is_repeat {
                 continue;
             }
             let name = signal_name(signal).unwrap_or("a signal");
-            if to.send(Message::Signal(name)).is_err() {
+            if to.send(RunnerMessage::Signal(name)).is_err() {
                 break;
             }
         }
@@ -398,19 +403,19 @@ fn pass_on_signals(to: Sender<Message>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Those who are told. One that fails is told no more, and the run goes on: the journal has it all.
-struct Audience {
+/// Reporters of a run. One that fails is dropped, and the run continues, since the journal has all events.
+struct Reporters {
     reporters: Vec<Box<dyn Reporter>>,
-    /// One of them has failed, other than because nobody reads it any more.
+    /// True if a reporter failed for another reason than a closed pipe.
     failed: bool,
 }
 
-impl Audience {
-    fn new(telling: &Telling, root: &Path) -> anyhow::Result<Self> {
+impl Reporters {
+    fn new(output: &OutputArgs, root: &Path) -> anyhow::Result<Self> {
         let mut reporters: Vec<Box<dyn Reporter>> = Vec::new();
         let root = || root.to_owned();
         let has_terminal = io::stderr().is_terminal();
-        match telling.message_format {
+        match output.message_format {
             MessageFormat::Json => {
                 reporters.push(Box::new(JsonLines::new(Box::new(io::stdout()))));
                 if has_terminal && !io::stdout().is_terminal() {
@@ -421,21 +426,21 @@ impl Audience {
                 reporters.push(Box::new(Terminal::new(root())));
             }
             MessageFormat::Text => {
-                reporters.push(Box::new(Lines::new(Box::new(anstream::stdout()), root())));
+                reporters.push(Box::new(Plain::new(Box::new(anstream::stdout()), root())));
             }
         }
-        if let Some(file) = &telling.junit {
-            reporters.push(Box::new(Junit::new(destination(file)?, root())));
+        if let Some(file) = &output.junit {
+            reporters.push(Box::new(Junit::new(open_destination(file)?, root())));
         }
-        if let Some(file) = &telling.summary {
-            reporters.push(Box::new(Markdown::new(destination(file)?, root())));
+        if let Some(file) = &output.summary {
+            reporters.push(Box::new(Markdown::new(open_destination(file)?, root())));
         }
         Ok(Self { reporters, failed: false })
     }
 
-    fn tell(&mut self, event: &Event) {
+    fn report(&mut self, event: &FarmEvent) {
         let failed = &mut self.failed;
-        self.reporters.retain_mut(|reporter| match reporter.tell(event) {
+        self.reporters.retain_mut(|reporter| match reporter.report(event) {
             Ok(()) => true,
             Err(error) => {
                 if !output::is_broken_pipe(&error) {
@@ -447,21 +452,21 @@ impl Audience {
         });
     }
 
-    /// Of what an earlier run on the same directory has told.
-    fn recall(&mut self, event: &Event) {
+    /// Records an event of the earlier run that is resumed.
+    fn note_earlier(&mut self, event: &FarmEvent) {
         for reporter in &mut self.reporters {
-            reporter.recall(event);
+            reporter.note_earlier(event);
         }
     }
 
-    /// The code of a run that has one, and of which all had to be told.
+    /// Returns the exit code of the run, or of a failed reporter if the run has no failure.
     fn code(&self, code: Code) -> Code {
         if self.failed && code == exit_code::CLEAN { exit_code::TOOL_FAILED } else { code }
     }
 }
 
-/// That a file can be written is found out before the VMs run.
-fn destination(file: &Path) -> anyhow::Result<Destination> {
+/// Opens an output file before any VM runs, so that a faulty one is noticed in time.
+fn open_destination(file: &Path) -> anyhow::Result<Destination> {
     let destination = Destination::open(file).map_err(BadRequest::from_error)?;
     if destination.is_stdout() {
         let error = anyhow!("standard output is for events: name a file instead of -");
@@ -473,7 +478,7 @@ fn destination(file: &Path) -> anyhow::Result<Destination> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn a_suite_may_ask_for_as_many_vcpus_as_the_vmm_has_room_for() {
+    fn suites_allow_as_many_vcpus_as_the_vmm() {
         assert_eq!(nmiscope_farm::suite::MAX_VCPUS, nmiscope_vmm::MAX_VCPUS);
     }
 }

@@ -1,4 +1,5 @@
-//! `nmiscope triage`: reports to groups, as text or JSON, and an exit code.
+//! `nmiscope triage`: groups the failures in reports, prints them as text or JSON, and returns an exit
+//! code.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -6,7 +7,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Args, ValueHint};
 use nmiscope_farm::triage::{
-    self, Content, Diff, Document, Group, Kind, Known, TRIAGE_VERSION, text,
+    self, Content, Diff, Document, FailureGroup, FailureKind, KnownFailures, TRIAGE_SCHEMA_VERSION,
+    text,
 };
 
 use super::exit_code::{self, Code};
@@ -14,67 +16,74 @@ use super::output::{self, MessageFormat, Text};
 use crate::errors::BadRequest;
 use crate::kernel::any_vocabulary;
 
-/// `nmiscope triage`.
+/// Arguments of `nmiscope triage`.
 #[derive(Debug, Args)]
 #[command(after_help = TRIAGE_HELP)]
 pub struct Triage {
-    /// Results directories of farms, directories with reports in them, and reports
+    /// Results directories of farms, directories of reports, and single reports
     #[arg(required_unless_present = "diff", value_name = "DIR", value_hint = ValueHint::AnyPath)]
     pub paths: Vec<PathBuf>,
-    /// What is known: [[known]] tables with a `signature` (its first 8 digits, or all 16), a `url`, and
-    /// maybe a `note` and the last day of it, `until`
+    /// Mark the failures listed in this file as known: [[known]] tables with a `signature` (16 hexadecimal
+    /// digits, or the first 8), a `url`, and optionally a `note` and the last day of validity, `until`
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub known: Option<PathBuf>,
-    /// Say what NEW has that OLD had not, what is gone, and which VMs became flaky
+    /// Compare two scans: list new and gone failures, and VMs that became flaky
     #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], conflicts_with = "paths",
           value_hint = ValueHint::AnyPath)]
     pub diff: Option<Vec<PathBuf>>,
-    /// How to say it
+    /// Print text for people, or JSON for programs (docs/triage.schema.json)
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub message_format: MessageFormat,
 }
 
 const TRIAGE_HELP: &str = "\
-Of a farm's VMs, those count that did not do what their suite expects. Each kind has a signature
-by which the same ones are told: a hang by its class and stacks, a panic or a crash by its message
-and function, a time limit that was exceeded by what ran then.
+Examples:
+  Group the failures of all earlier runs, and mark known ones:
+    nmiscope triage nmiscope-results --known known.toml
+  List what a new kernel has changed:
+    nmiscope triage --diff results-old results-new
+
+A VM of a farm counts if it did not end as its suite expects; in a report on
+its own, every failure counts. Failures are grouped by signature: of a hang, its
+class and stacks; of a panic or crash, its message and function; of an exceeded
+time limit, the functions that were running.
 
 Exit codes:
-  0  there is nothing, or all of it is known; with --diff, nothing is new
+  0  no failures, or known ones only; with --diff, none that is new
   1  a time limit was exceeded
-  3  hang; with --diff, something is new
-  4  panic or crash";
+  3  a hang; with --diff, a new failure of any kind
+  4  a panic or a crash";
 
-/// So many of the files that were skipped are named unless somebody wants to know more.
-const NAMED: usize = 10;
+/// Maximum number of skipped files that are named without `--verbose`.
+const MAX_NAMED: usize = 10;
 
-/// Does the triage.
+/// Scans, prints the groups or the changes, and returns the exit code.
 pub fn triage(arguments: &Triage, verbose: bool) -> anyhow::Result<Code> {
-    // Before the work: it may be wrong.
-    let known = arguments.known.as_deref().map(Known::load).transpose();
+    // A mistake in this file should show before the scan.
+    let known = arguments.known.as_deref().map(KnownFailures::load).transpose();
     let known = known.map_err(BadRequest::from_error)?.unwrap_or_default();
-    let gather = |paths: &[_]| {
-        let gathered = triage::gather(paths, is_plumbing).map_err(BadRequest::from_error)?;
-        say_skipped(&gathered.triage, verbose);
-        Ok::<_, anyhow::Error>(gathered)
+    let scan = |paths: &[_]| {
+        let scanned = triage::scan(paths, is_plumbing).map_err(BadRequest::from_error)?;
+        warn_of_skipped(&scanned.triage, verbose);
+        Ok::<_, anyhow::Error>(scanned)
     };
     if let Some([old, new]) = arguments.diff.as_deref() {
-        let old = gather(std::slice::from_ref(old))?;
-        let new = gather(std::slice::from_ref(new))?;
+        let old = scan(std::slice::from_ref(old))?;
+        let new = scan(std::slice::from_ref(new))?;
         let mut diff = Diff::between(&old, &new);
         diff.mark(&known);
         print(arguments.message_format, Content::Diff(&diff))?;
-        // Whatever it is: what is asked is whether there is something new.
+        // Any new unknown failure counts, whatever its kind.
         let is_new = diff.new.iter().any(|group| group.known.is_none());
         return Ok(if is_new { exit_code::HANG } else { exit_code::CLEAN });
     }
-    let mut found = gather(&arguments.paths)?.triage;
+    let mut found = scan(&arguments.paths)?.triage;
     found.mark(&known);
     print(arguments.message_format, Content::Groups(&found))?;
     Ok(code(&found.groups))
 }
 
-/// True of a function that tells no hang from another, in whichever kernel the reports are of.
+/// True for functions that distinguish no hang from another, in any kernel that reports may be about.
 fn is_plumbing(function: &str) -> bool {
     any_vocabulary().is_plumbing(function)
 }
@@ -82,11 +91,11 @@ fn is_plumbing(function: &str) -> bool {
 fn print(format: MessageFormat, content: Content<'_>) -> anyhow::Result<()> {
     match format {
         MessageFormat::Text => Text::Stdout.print(&match content {
-            Content::Groups(found) => text::triage(found),
-            Content::Diff(diff) => text::diff(diff),
+            Content::Groups(found) => text::render_triage(found),
+            Content::Diff(diff) => text::render_diff(diff),
         }),
         MessageFormat::Json => {
-            let document = Document { version: TRIAGE_VERSION, content };
+            let document = Document { schema_version: TRIAGE_SCHEMA_VERSION, content };
             let json = document.json().context("failed to encode the groups")?;
             io::stdout().lock().write_all(json.as_bytes())?;
         }
@@ -94,8 +103,8 @@ fn print(format: MessageFormat, content: Content<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn say_skipped(found: &triage::Triage, verbose: bool) {
-    let named = if verbose { found.skipped.len() } else { NAMED };
+fn warn_of_skipped(found: &triage::TriageResult, verbose: bool) {
+    let named = if verbose { found.skipped.len() } else { MAX_NAMED };
     for skipped in found.skipped.iter().take(named) {
         output::warning(&format!("skipped {}: {}", skipped.path, skipped.reason));
     }
@@ -106,19 +115,19 @@ fn say_skipped(found: &triage::Triage, verbose: bool) {
     }
     let totals = &found.totals;
     if totals.results == 0 && totals.reports == 0 && totals.skipped == 0 {
-        output::warning("there is no report and no journal of a farm");
+        output::warning("no report and no journal of a farm was found");
     }
 }
 
-/// The worst of what is not known: a crash, a hang, a time limit.
-fn code(groups: &[Group]) -> Code {
+/// Returns the code of the worst unknown failure: a crash, a hang, or an exceeded time limit.
+fn code(groups: &[FailureGroup]) -> Code {
     let unknown = || groups.iter().filter(|group| group.known.is_none());
-    let has = |kinds: &[Kind]| unknown().any(|group| kinds.contains(&group.kind));
-    if has(&[Kind::Panic, Kind::Crash]) {
+    let has = |kinds: &[FailureKind]| unknown().any(|group| kinds.contains(&group.kind));
+    if has(&[FailureKind::Panic, FailureKind::Crash]) {
         exit_code::CRASH
-    } else if has(&[Kind::Hang]) {
+    } else if has(&[FailureKind::Hang]) {
         exit_code::HANG
-    } else if has(&[Kind::Timeout]) {
+    } else if has(&[FailureKind::Timeout]) {
         exit_code::GUEST_FAILED
     } else {
         exit_code::CLEAN

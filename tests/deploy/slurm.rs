@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nmiscope_farm::event::{Status, What};
+use nmiscope_farm::event::{EventKind, Status};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tempfile::TempDir;
 
@@ -310,7 +310,7 @@ fn an_array_over_two_nodes_gives_the_results_of_one_machine() {
     }
     let started = |part: u32| {
         let events = events(&results.join(format!("part-{part}-of-4")));
-        events.iter().filter(|event| matches!(event.what, What::VmStarted(_))).count()
+        events.iter().filter(|event| matches!(event.kind, EventKind::VmStarted(_))).count()
     };
     let all: usize = (1..=4).map(started).sum();
     assert_eq!(all, merged.len());
@@ -360,9 +360,9 @@ fn assert_resumed(cluster: &Cluster) {
     let mut ended = Vec::new();
     let mut by = Vec::new();
     for event in events(Path::new(&cluster.file("results/part-1-of-1"))) {
-        match event.what {
-            What::VmFinished(finished) => ended.push((finished.id.name, finished.status)),
-            What::FarmInterrupted { by: signal } => by.push(signal),
+        match event.kind {
+            EventKind::VmFinished(finished) => ended.push((finished.id.name, finished.status)),
+            EventKind::FarmInterrupted { by: signal } => by.push(signal),
             _ => {}
         }
     }

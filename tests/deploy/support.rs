@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use nmiscope_farm::event::{Event, Status, What};
+use nmiscope_farm::event::{EventKind, FarmEvent, Status};
 use serde_json::Value;
 
 use crate::common::{Finished, nmiscope, program};
@@ -101,7 +101,7 @@ pub struct Ended {
 pub fn ends(results: &Path) -> BTreeMap<(String, u32, u32), Ended> {
     let mut ends = BTreeMap::new();
     for event in events(results) {
-        let What::VmFinished(finished) = event.what else { continue };
+        let EventKind::VmFinished(finished) = event.kind else { continue };
         let id = finished.id;
         let (signature, blamed) = finished.hang.map(|hang| (hang.signature, hang.blamed)).unzip();
         let ended = Ended {
@@ -118,7 +118,7 @@ pub fn ends(results: &Path) -> BTreeMap<(String, u32, u32), Ended> {
 
 /// Returns the events of a results directory.
 #[track_caller]
-pub fn events(results: &Path) -> Vec<Event> {
+pub fn events(results: &Path) -> Vec<FarmEvent> {
     let path = results.join("events.jsonl");
     let text = std::fs::read_to_string(&path);
     let text = text.unwrap_or_else(|error| panic!("{}: {error}", path.display()));

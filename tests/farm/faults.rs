@@ -1,4 +1,4 @@
-//! What goes wrong around a farm.
+//! Faults around a farm: killed processes, changed suites, full disks, closed pipes.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,7 +12,7 @@ use rustix::process::{Signal, geteuid};
 use super::site::*;
 use crate::common::*;
 
-/// Two that go on until they are ended, and two that end.
+/// Suite of two VMs that run until they are stopped, and two that end by themselves.
 const SUITE: &str = r#"
 [defaults]
 cpus = 1
@@ -38,19 +38,19 @@ name = "last"
 workload = "exit"
 "#;
 
-/// The same, with nothing that takes long.
+/// Shortens the long VMs of a suite.
 fn short(suite: &str) -> String {
     suite.replace("40s", "100ms")
 }
 
 #[test]
-fn a_vms_process_that_is_killed_takes_nothing_with_it() {
+fn killed_vm_process_does_not_affect_other_vms() {
     let site = Site::new(SUITE);
     let farm = site.farm(["-j", "2"]).start();
     site.wait_until_ready(3);
     site.kill_one("long%2Fa");
     site.kill_one("long%2Fb");
-    let run = Run::of(&farm.wait().expect_code(exit::TOOL_FAILED));
+    let run = Run::from_output(&farm.wait().expect_code(exit::TOOL_FAILED));
     let long = run.finished("long/a");
     assert_eq!(long.status, Status::Broken);
     assert_eq!(long.reason.as_deref(), Some("its process was killed by SIGKILL"));
@@ -59,7 +59,7 @@ fn a_vms_process_that_is_killed_takes_nothing_with_it() {
 }
 
 #[test]
-fn a_farm_that_is_killed_loses_what_ran_and_the_next_one_says_so() {
+fn vms_lost_with_a_killed_farm_run_again() {
     let site = Site::new(SUITE);
     let farm = site.farm(["-j", "2"]).start();
     farm.wait_for("\"vm-started\"", 3);
@@ -68,28 +68,28 @@ fn a_farm_that_is_killed_loses_what_ran_and_the_next_one_says_so() {
     farm.kill();
     let killed = farm.wait();
     assert_eq!(killed.status.code(), None);
-    // Its VMs do not outlive it.
+    // The killed farm's VMs die with it.
     wait_for("processes left", || site.processes().is_empty());
-    // What it was writing.
+    // The journal ends in half a line, as if the farm had died while writing it.
     let path = site.results().join("events.jsonl");
     let mut journal = fs::read(&path).expect("a journal");
-    journal.extend(b"{\"at_ms\":17");
+    journal.extend(b"{\"time\":\"2026-");
     fs::write(&path, journal).expect("a journal");
 
-    refused(site.farm(["-j", "2"]), "go on with --resume");
+    refused(site.farm(["-j", "2"]), "resume it with --resume");
     site.write("suite.toml", &SUITE.replace("name = \"last\"", "name = \"another\""));
     let resumed = site.farm(["-j", "2", "--resume", "--filter", "not long"]).run();
     let resumed = resumed.expect_code(exit::CLEAN);
-    assert!(resumed.stderr.contains("not planned any more"), "{}", resumed.all());
-    assert!(resumed.stderr.contains("damaged: 1"), "{}", resumed.all());
-    let run = Run::of(&resumed);
+    assert!(resumed.stderr.contains("no longer planned"), "{}", resumed.all());
+    assert!(resumed.stderr.contains("journal: 1"), "{}", resumed.all());
+    let run = Run::from_output(&resumed);
     assert_eq!(run.start().lost, ["long/a", "long/b"]);
     assert_eq!((run.start().planned, run.start().done), (2, 1));
     assert_eq!(run.last_tries().keys().collect::<Vec<_>>(), ["another"]);
 }
 
 #[test]
-fn tries_that_failed_before_a_farm_was_killed_are_kept() {
+fn failed_tries_survive_a_killed_farm() {
     let suite = "[[vm]]\nname = 'hangs'\nworkload = 'halt-irqs-off'\ncpus = 1\nretries = 1\n";
     let site = Site::new(suite);
     let farm = site.farm(["-j", "1"]).start();
@@ -98,7 +98,7 @@ fn tries_that_failed_before_a_farm_was_killed_are_kept() {
     farm.kill();
     let _ = farm.wait();
     let resumed = site.farm(["--resume"]).run().expect_code(exit::HANG);
-    let run = Run::of(&resumed);
+    let run = Run::from_output(&resumed);
     assert_eq!(run.start().lost, ["hangs"]);
     let tries: Vec<u32> = run.all_finished().map(|vm| vm.id.attempt).collect();
     assert_eq!(tries, [2]);
@@ -107,10 +107,10 @@ fn tries_that_failed_before_a_farm_was_killed_are_kept() {
     assert_eq!(fs::read_link(&first).expect("a link"), Path::new("vms/hangs/1.1"));
     assert!(first.join("report.json").exists());
 
-    // What it was is of no use once it is something else.
+    // Results of the VM as it was are discarded once its definition changes.
     site.write("suite.toml", &suite.replace("halt-irqs-off", "exit"));
     let changed = site.farm(["--resume"]).run().expect_code(exit::CLEAN);
-    assert_eq!(Run::of(&changed).last_tries()["hangs"], Status::Pass);
+    assert_eq!(Run::from_output(&changed).last_tries()["hangs"], Status::Pass);
     assert!(fs::symlink_metadata(&first).is_err(), "what it links to is gone");
     assert_eq!(files(&site.results().join("vms/hangs")), ["1.1"]);
     let triage = nmiscope(["triage", &site.path("results")]).run().expect_code(exit::CLEAN);
@@ -118,28 +118,28 @@ fn tries_that_failed_before_a_farm_was_killed_are_kept() {
 }
 
 #[test]
-fn a_vm_that_has_changed_runs_again() {
+fn changed_vm_runs_again_on_resume() {
     let site = Site::new(&short(SUITE));
     site.farm(["-j", "2"]).run().expect_code(exit::CLEAN);
     site.write(
         "suite.toml",
         &short(SUITE).replacen("workload = \"idle\"", "workload = \"busy\"", 1),
     );
-    // Whatever ran in between: what counts is what ran, not what was last planned.
+    // The last run decides, whatever a resumed farm planned in between.
     site.farm(["--resume", "--filter", "first"]).run().expect_code(exit::CLEAN);
     let resumed = site.farm(["--resume"]).run().expect_code(exit::CLEAN);
     assert!(
-        resumed.stderr.contains("these are not what they were, and run again: long/a"),
+        resumed.stderr.contains("these VMs have changed and run again: long/a"),
         "{}",
         resumed.all()
     );
-    let run = Run::of(&resumed);
+    let run = Run::from_output(&resumed);
     assert_eq!(run.last_tries().keys().collect::<Vec<_>>(), ["long/a"]);
     assert_eq!(run.end().counts[&Status::Pass], 4);
 }
 
 #[test]
-fn two_farms_do_not_share_a_directory() {
+fn second_farm_in_a_directory_is_refused() {
     let site = Site::new(SUITE);
     let first = site.farm(["-j", "2"]).start();
     first.wait_for("\"vm-started\"", 3);
@@ -147,14 +147,14 @@ fn two_farms_do_not_share_a_directory() {
     refused(site.farm(["--resume"]), &holder);
     first.kill();
     let _ = first.wait();
-    // A process that is dead locks nothing.
+    // A dead process holds no lock.
     site.write("suite.toml", &short(SUITE));
     site.farm(["--resume"]).run().expect_code(exit::CLEAN);
 }
 
 #[test]
-fn names_lead_nowhere_else() {
-    // No name has control characters: a suite with such a one is refused.
+fn vm_names_never_lead_outside_the_results() {
+    // Control characters are missing here: a suite with such a name is refused.
     let names = [
         "../../outside",
         "/absolute",
@@ -183,7 +183,7 @@ fn names_lead_nowhere_else() {
     refused(site.farm(["--resume"]), "suite.toml:2:8: a control character in a name");
 }
 
-/// The farm of a site, started by way of another program.
+/// Builds the command line of the site's farm behind a launcher program.
 fn by_way_of<I: AsRef<OsStr>>(
     launcher: &str,
     arguments: impl IntoIterator<Item = I>,
@@ -196,9 +196,9 @@ fn by_way_of<I: AsRef<OsStr>>(
 }
 
 #[test]
-fn a_directory_that_cannot_be_written_any_more_ends_the_run_with_what_there_is() {
+fn unwritable_directory_ends_the_run_with_its_results_kept() {
     let site = Site::new(SUITE);
-    // Root may write everywhere, unless it gives that up.
+    // Root may write everywhere, unless it drops that capability.
     let farm = if geteuid().is_root() {
         let given_up = ["--bounding-set=-dac_override", "--inh-caps=-dac_override"];
         by_way_of("setpriv", given_up, &site)
@@ -210,7 +210,7 @@ fn a_directory_that_cannot_be_written_any_more_ends_the_run_with_what_there_is()
     site.wait_until_ready(3);
     let vms = site.results().join("vms");
     fs::set_permissions(&vms, fs::Permissions::from_mode(0o555)).expect("it is ours");
-    // Makes room for the next one.
+    // Frees CPUs for the next VM.
     site.kill_one("long%2Fa");
     let ended = farm.wait();
     fs::set_permissions(&vms, fs::Permissions::from_mode(0o755)).expect("it is ours");
@@ -223,12 +223,12 @@ fn a_directory_that_cannot_be_written_any_more_ends_the_run_with_what_there_is()
 
     site.write("suite.toml", &short(SUITE));
     let resumed = site.farm(["--resume", "--filter", "not long/a"]).run().expect_code(exit::CLEAN);
-    assert_eq!(Run::of(&resumed).end().counts[&Status::Pass], 3);
+    assert_eq!(Run::from_output(&resumed).end().counts[&Status::Pass], 3);
 }
 
-/// A file system of a few hundred kilobytes is full after a few VMs; then there is room again.
+/// The tmpfs of a few hundred kilobytes is full after a few VMs; the run is then resumed with room.
 #[test]
-fn a_disk_that_is_full_ends_the_run_with_what_there_is() {
+fn full_disk_ends_the_run_with_its_results_kept() {
     let site = Site::new(
         "[[vm]]\nname = 'hang'\nworkload = 'halt-irqs-off'\ncpus = 1\nhang-after = '200ms'\n\
          expect = { hang = 'dead-halt' }\n",
@@ -248,23 +248,23 @@ fn a_disk_that_is_full_ends_the_run_with_what_there_is() {
     unshare.extend(["sh", "-c", &script, "sh"]);
     let farm = by_way_of("unshare", unshare, &site).run();
     let farm = farm.expect_code(exit::TOOL_FAILED);
-    // Either the journal's line or a VM's file did not go in; both say so.
+    // Either the journal or a VM's file could not be written, and both messages say so.
     let said = farm.all();
     assert!(said.contains("No space left on device"), "{said}");
     let run = Run::parse(&farm.stdout);
     assert!(run.all_finished().next().is_some_and(|vm| vm.status == Status::Pass), "{said}");
-    // With room it goes on, and knows what is over.
+    // With room, the run resumes and keeps the verdicts it has.
     let resumed = nmiscope(["farm", &site.path("suite.toml"), "--message-format", "json"])
         .args(["--out", &kept, "--resume", "--repeat", "12"])
         .run()
         .expect_code(exit::CLEAN);
-    let run = Run::of(&resumed);
+    let run = Run::from_output(&resumed);
     assert!((1..12).contains(&run.start().done), "{}", resumed.all());
     assert_eq!(run.end().counts, [(Status::Pass, 12)].into(), "{}", resumed.all());
 }
 
 #[test]
-fn nobody_reads_and_the_run_goes_on() {
+fn run_continues_after_its_pipe_is_closed() {
     let site = Site::new(&short(SUITE));
     let farm = site.farm(["-j", "2"]);
     let mut command = farm.command;
@@ -277,12 +277,12 @@ fn nobody_reads_and_the_run_goes_on() {
 }
 
 #[test]
-fn a_signal_that_comes_between_vms_is_not_lost() {
+fn signal_between_two_vms_is_handled() {
     let site = Site::new("[[vm]]\nname = 'quick'\nworkload = 'exit'\ncpus = 1\n");
     let farm = site.farm(["--repeat", "10000", "-j", "2"]).start();
     farm.wait_for("\"vm-finished\"", 5);
     farm.signal(Signal::TERM);
-    let run = Run::of(&farm.wait().expect_code(exit::TOOL_FAILED));
+    let run = Run::from_output(&farm.wait().expect_code(exit::TOOL_FAILED));
     assert!(run.end().not_run > 0);
     assert_eq!(run.end().counts.values().sum::<u64>() + run.end().not_run, 10_000);
 }

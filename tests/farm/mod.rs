@@ -1,5 +1,5 @@
-//! `nmiscope farm` end to end: a verdict for each VM, and nothing lost, whatever happens to the farm,
-//! to a VM's process, to the disk.
+//! `nmiscope farm` end to end: every VM gets a verdict, and nothing is lost, whatever happens to the farm,
+//! to a VM's process, or to the disk.
 
 mod at_scale;
 mod faults;
@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::common::*;
-use nmiscope_farm::event::{Status, What};
+use nmiscope_farm::event::{EventKind, Status};
 use rustix::process::{Signal, kill_process};
 use site::*;
 
-/// One of each kind.
+/// Suite with a VM of each kind of end.
 const SUITE: &str = r#"
 [defaults]
 cpus = 2
@@ -72,11 +72,11 @@ stop-after = "300ms"
 "#;
 
 #[test]
-fn each_vm_of_a_suite_gets_its_verdict() {
+fn every_vm_of_a_suite_gets_its_verdict() {
     let site = Site::new(SUITE);
     let farm = site.farm(["--junit", "junit.xml", "--summary", "summary.md"]).run();
     let farm = farm.expect_code(exit::CRASH);
-    let run = Run::of(&farm);
+    let run = Run::from_output(&farm);
     let statuses: Vec<(String, Status)> = run.last_tries().into_iter().collect();
     let statuses: Vec<(&str, Status)> =
         statuses.iter().map(|(name, status)| (name.as_str(), *status)).collect();
@@ -96,7 +96,7 @@ fn each_vm_of_a_suite_gets_its_verdict() {
             ("storage/abba", Status::Hang),
         ]
     );
-    assert_eq!(site.journal(), run.events, "what is told is what is written down");
+    assert_eq!(site.journal(), run.events, "the journal has what was printed");
 
     let abba = run.finished("storage/abba");
     let hang = abba.hang.as_ref().expect("a hang");
@@ -106,13 +106,13 @@ fn each_vm_of_a_suite_gets_its_verdict() {
     );
     assert_eq!(hang.locks, ["INODE_LOCK", "JOURNAL_LOCK"]);
     assert!(hang.function.as_deref().is_some_and(|name| name.ends_with("take_second")), "{hang:?}");
-    // The name by which it is found, and what is behind it.
+    // The link by which the hang is found, and the files behind it.
     let exemplar = site.results().join(&hang.signature[..8]);
     assert_eq!(files(&exemplar), ["console.log", "hang.core", "report.json", "stderr.log"]);
     let report = std::fs::read_to_string(exemplar.join("report.json")).expect("a report");
     assert_eq!(parse_report(&report).hangs[0].signature, hang.signature);
 
-    // A VM that outlives its limit is looked at first.
+    // A VM that exceeds its time limit is captured before it ends.
     let endless = site.report(&run.finished("endless").directory);
     assert_eq!(endless.backtraces.len(), 1, "{endless:?}");
     assert!(endless.backtraces[0].cpus.iter().all(answered));
@@ -126,7 +126,7 @@ fn each_vm_of_a_suite_gets_its_verdict() {
 }
 
 #[test]
-fn what_was_found_is_a_line_for_people_and_a_short_list_at_the_end() {
+fn text_output_has_a_line_per_try_and_a_summary() {
     let site = Site::new(SUITE);
     let farm = site.text(["--filter", "name(^boot|abba)", "--repeat", "2"]).run();
     let farm = farm.expect_code(exit::HANG);
@@ -139,13 +139,20 @@ fn what_was_found_is_a_line_for_people_and_a_short_list_at_the_end() {
 }
 
 #[test]
-fn a_list_names_what_would_run_and_runs_nothing() {
+fn list_names_the_planned_vms_and_runs_none() {
     let site = Site::new(SUITE);
     let names = |arguments: &[&str]| -> Vec<String> {
         let listed = site.text(["--list"]).args(arguments).run().expect_code(exit::CLEAN);
         listed.stdout.lines().map(str::to_owned).collect()
     };
     assert_eq!(names(&["--filter", "tag(smoke)"]), ["boot/cpus=1", "boot/cpus=2"]);
+    let schema = include_str!("../../docs/farm-list.schema.json");
+    let schema = serde_json::from_str(schema).expect("JSON");
+    let schema = jsonschema::validator_for(&schema).expect("a schema");
+    for line in names(&["--message-format", "json"]) {
+        let vm = serde_json::from_str(&line).expect("JSON");
+        assert!(schema.is_valid(&vm), "{line}");
+    }
     assert_eq!(names(&[]).len(), 11);
     let parts: Vec<String> =
         (1..=3).flat_map(|part| names(&["--partition", &format!("hash:{part}/3")])).collect();
@@ -158,15 +165,15 @@ fn a_list_names_what_would_run_and_runs_nothing() {
     all.sort();
     assert_eq!(shuffled, all);
     assert!(!site.results().exists());
-    refused(site.text(["--filter", "tag(no-such)"]), "--filter is of none of the suite's 11 VMs");
+    refused(site.text(["--filter", "tag(no-such)"]), "--filter selects none of the suite's 11 VMs");
 }
 
 #[test]
-fn what_is_known_does_not_count() {
+fn known_hang_does_not_fail_the_run() {
     let site = Site::new(SUITE);
     let first = site.farm(["--filter", "abba"]).run().expect_code(exit::HANG);
     let signature =
-        Run::of(&first).finished("storage/abba").hang.clone().expect("a hang").signature;
+        Run::from_output(&first).finished("storage/abba").hang.clone().expect("a hang").signature;
     let known = format!(
         "[[known]]\nsignature = \"{}\"\nurl = \"https://bugs.example/7\"\n",
         &signature[..8]
@@ -175,7 +182,7 @@ fn what_is_known_does_not_count() {
     second.write("known.toml", &known);
     let known = second.path("known.toml");
     let run = second.farm(["--filter", "abba or boot", "--known", &known]).run();
-    let run = Run::of(&run.expect_code(exit::CLEAN));
+    let run = Run::from_output(&run.expect_code(exit::CLEAN));
     let abba = run.finished("storage/abba");
     assert_eq!(
         (abba.status, abba.known.as_deref()),
@@ -183,9 +190,9 @@ fn what_is_known_does_not_count() {
     );
 }
 
-/// The host may be too busy for a hang to become due before the time is over.
+/// The bound of 60 s stands for a host too busy for the hang to become due within the time limit.
 #[test]
-fn a_hang_that_is_on_its_way_at_the_time_limit_is_known_by_its_signature() {
+fn hang_developing_at_the_time_limit_is_known_by_its_signature() {
     let suite = r#"
         [defaults]
         hang-after = "60s"
@@ -200,7 +207,7 @@ fn a_hang_that_is_on_its_way_at_the_time_limit_is_known_by_its_signature() {
     let known = "[[known]]\nsignature = \"0a2e58fd\"\nurl = \"https://bugs.example/7\"\n";
     site.write("known.toml", known);
     let known = site.path("known.toml");
-    let run = Run::of(&site.farm(["--known", &known]).run().expect_code(exit::CLEAN));
+    let run = Run::from_output(&site.farm(["--known", &known]).run().expect_code(exit::CLEAN));
     let abba = run.finished("abba");
     assert_eq!(
         (abba.status, abba.known.as_deref()),
@@ -209,31 +216,33 @@ fn a_hang_that_is_on_its_way_at_the_time_limit_is_known_by_its_signature() {
 }
 
 #[test]
-fn a_run_ends_early_if_asked_and_goes_on_later() {
+fn run_ends_early_on_request_and_can_be_resumed() {
     let site = Site::new(SUITE);
     let hunted = site.farm(["--filter", "abba", "--repeat", "50", "--until-hang", "-j", "2"]).run();
-    let run = Run::of(&hunted.expect_code(exit::HANG));
+    let run = Run::from_output(&hunted.expect_code(exit::HANG));
     assert_eq!(run.all_finished().count(), 1);
     assert_eq!(run.end().not_run, 49);
 
-    // What was hunted is not thrown away by another try, nor is what ran beside it tried again.
+    // --until-hang does not retry the hang that it was looking for, nor the runs beside it.
     let site = Site::new(SUITE);
     let hunt =
         ["--filter", "abba or code", "--repeat", "9", "--until-hang", "--retries", "3", "-j", "2"];
-    let run = Run::of(&site.farm(hunt).run().expect_code(exit::HANG));
+    let run = Run::from_output(&site.farm(hunt).run().expect_code(exit::HANG));
     let abba = run.finished("storage/abba");
     assert_eq!((abba.status, abba.again, abba.id.attempt), (Status::Hang, false, 1));
-    let after =
-        run.events.iter().skip_while(|event| !matches!(event.what, What::FarmInterrupted { .. }));
-    let started = after.filter(|event| matches!(event.what, What::VmStarted(_)));
+    let after = run
+        .events
+        .iter()
+        .skip_while(|event| !matches!(event.kind, EventKind::FarmInterrupted { .. }));
+    let started = after.filter(|event| matches!(event.kind, EventKind::VmStarted(_)));
     assert_eq!(started.count(), 0, "{:?}", run.events);
 
     let site = Site::new(SUITE);
     let stopped = site.farm(["--fail-fast", "-j", "2"]).run().expect_code(exit::GUEST_FAILED);
-    let run = Run::of(&stopped);
+    let run = Run::from_output(&stopped);
     assert!(run.last_tries().len() < 11, "{:?}", run.last_tries());
     let resumed = site.farm(["--resume"]).run().expect_code(exit::CRASH);
-    let again = Run::of(&resumed);
+    let again = Run::from_output(&resumed);
     let start = again.start();
     assert_eq!((start.planned, start.done), (11, run.last_tries().len() as u64));
     let mut all = run.last_tries();
@@ -243,13 +252,13 @@ fn a_run_ends_early_if_asked_and_goes_on_later() {
     assert_eq!(all.len(), 11);
     assert_eq!(again.end().counts.values().sum::<u64>(), 11, "the end counts all of it");
     let nothing = site.farm(["--resume", "--filter", "not other"]).run().expect_code(exit::CRASH);
-    let nothing = Run::of(&nothing);
+    let nothing = Run::from_output(&nothing);
     assert_eq!(nothing.all_finished().count(), 0);
     assert_eq!(nothing.end().distinct_hangs, 1, "one that was expected is not among them");
 }
 
 #[test]
-fn a_vm_that_fails_is_tried_again_and_marked_if_it_then_passes() {
+fn vm_that_passes_after_a_retry_is_flaky() {
     let site = Site::new(
         r#"
         [[vm]]
@@ -269,7 +278,7 @@ fn a_vm_that_fails_is_tried_again_and_marked_if_it_then_passes() {
     let farm = site.farm(["--filter", "comes-right"]).start();
     farm.wait_for("\"again\":true", 2);
     site.put("guest.elf", nmiscope::bundled::image());
-    let run = Run::of(&farm.wait().expect_code(exit::CLEAN));
+    let run = Run::from_output(&farm.wait().expect_code(exit::CLEAN));
     let tries: Vec<_> = run.all_finished().collect();
     let (last, failed) = tries.split_last().expect("a try");
     assert!(failed.len() >= 2);
@@ -284,14 +293,14 @@ fn a_vm_that_fails_is_tried_again_and_marked_if_it_then_passes() {
 
     let site = Site::new(&site.suite());
     let farm = site.farm(["--filter", "stays-wrong"]).run().expect_code(exit::GUEST_FAILED);
-    let run = Run::of(&farm);
+    let run = Run::from_output(&farm);
     let tries: Vec<_> = run.all_finished().map(|vm| (vm.id.attempt, vm.status, vm.again)).collect();
     let fails = |attempt, again| (attempt, Status::Fail, again);
     assert_eq!(tries, [fails(1, true), fails(2, true), fails(3, false)]);
 }
 
 #[test]
-fn no_more_run_at_a_time_than_there_is_room_for() {
+fn running_vms_never_exceed_the_budget() {
     let suite = |cpus: u32, memory: &str, count: u32| {
         format!(
             "[[vm]]\nname = 'vm-{cpus}-{memory}'\nworkload = 'idle'\nstop-after = '200ms'\nmemory = '{memory}'\n\
@@ -301,31 +310,31 @@ fn no_more_run_at_a_time_than_there_is_room_for() {
     };
     let suite = [suite(1, "64M", 6), suite(3, "64M", 3), suite(1, "512M", 3), suite(9, "64M", 1)];
     let site = Site::new(&suite.concat());
-    // With --fail-fast a VM has all of its share until its verdict; otherwise its CPUs only until its
-    // guest is over, of which there is no event.
+    // With --fail-fast a VM holds its share until its verdict; otherwise it holds CPUs only until its
+    // guest has ended, for which there is no event.
     let run = site.farm(["-j", "4", "--memory", "700M", "--shuffle=3", "--fail-fast"]).run();
-    let run = Run::of(&run.expect_code(exit::CLEAN));
+    let run = Run::from_output(&run.expect_code(exit::CLEAN));
     check_room(&run, true);
     let site = Site::new(&suite.concat());
     let run = site.farm(["-j", "4", "--memory", "700M", "--shuffle=3"]).run();
-    check_room(&Run::of(&run.expect_code(exit::CLEAN)), false);
+    check_room(&Run::from_output(&run.expect_code(exit::CLEAN)), false);
 }
 
-/// That there was room for all that ran, by what they have until their verdict: their memory, and their
-/// CPUs if `cpus`.
+/// Checks that all running VMs fitted at any time, by the memory that they hold until their verdicts, and
+/// with `cpus_too` by their CPUs.
 fn check_room(run: &Run, cpus_too: bool) {
     assert_eq!(run.last_tries().len(), 13);
     let mut running = BTreeMap::new();
     let (mut most, mut was_full) = (0, false);
     for event in &run.events {
-        match &event.what {
-            What::VmStarted(vm) => {
+        match &event.kind {
+            EventKind::VmStarted(vm) => {
                 let mut parts = vm.id.name.split(['-', '/']).skip(1);
                 let cpus: u32 = parts.next().expect("vCPUs").parse().expect("a number");
                 let large = parts.next() == Some("512M");
                 running.insert(vm.id.clone(), (cpus, large));
             }
-            What::VmFinished(vm) => drop(running.remove(&vm.id)),
+            EventKind::VmFinished(vm) => drop(running.remove(&vm.id)),
             _ => {}
         }
         let cpus: u32 = running.values().map(|&(cpus, _)| cpus).sum();
@@ -338,9 +347,10 @@ fn check_room(run: &Run, cpus_too: bool) {
 }
 
 #[test]
-fn parts_of_a_suite_run_apart_and_merged_are_the_suite() {
+fn merged_parts_of_a_suite_equal_the_whole() {
     let site = Site::new(SUITE);
-    let whole = Run::of(&site.farm(["--filter", "not endless"]).run().expect_code(exit::CRASH));
+    let whole =
+        Run::from_output(&site.farm(["--filter", "not endless"]).run().expect_code(exit::CRASH));
     for part in ["1", "2"] {
         let out = site.path(&format!("part-{part}"));
         let partition = format!("hash:{part}/2");
@@ -349,7 +359,7 @@ fn parts_of_a_suite_run_apart_and_merged_are_the_suite() {
     let (one, two, all) = (site.path("part-1"), site.path("part-2"), site.path("all"));
     let merged = nmiscope(["farm", "merge", "--out", &all, &one, &two, "--message-format", "json"]);
     let merged = merged.run().expect_code(exit::CRASH);
-    let merged = Run::of(&merged);
+    let merged = Run::from_output(&merged);
     assert_eq!(merged.last_tries(), whole.last_tries());
     assert_eq!(merged.end().counts, whole.end().counts);
     let abba = merged.finished("storage/abba");
@@ -357,9 +367,9 @@ fn parts_of_a_suite_run_apart_and_merged_are_the_suite() {
     parse_report(&std::fs::read_to_string(report).expect("it has been copied"));
 }
 
-/// As a control group's end does, a VM is sent what its farm is sent, and then what the farm sends it.
+/// The end of a control group signals a VM like its farm, and the farm then signals the VM again.
 #[test]
-fn signals_to_all_processes_of_a_farm_leave_the_last_words() {
+fn vms_signalled_with_their_farm_still_write_reports() {
     let suite =
         "[[vm]]\nname = 'idle'\nworkload = 'idle'\nappend = 'loglevel=8'\ntime-limit = '50s'\n";
     let site = Site::new(suite);
@@ -370,7 +380,7 @@ fn signals_to_all_processes_of_a_farm_leave_the_last_words() {
         kill_process(process, Signal::TERM).expect("it runs");
     }
     farm.signal(Signal::TERM);
-    let run = Run::of(&farm.wait().expect_code(exit::TOOL_FAILED));
+    let run = Run::from_output(&farm.wait().expect_code(exit::TOOL_FAILED));
     let vm = run.finished("idle");
     assert_eq!(vm.status, Status::Interrupted, "{vm:?}");
     let report = site.report(&vm.directory);
@@ -378,7 +388,7 @@ fn signals_to_all_processes_of_a_farm_leave_the_last_words() {
 }
 
 #[test]
-fn a_vm_that_somebody_else_stops_has_not_passed() {
+fn vm_stopped_by_a_foreign_signal_does_not_pass() {
     let suite =
         "[[vm]]\nname = 'idle'\nworkload = 'idle'\nappend = 'loglevel=8'\ntime-limit = '50s'\n";
     let site = Site::new(suite);
@@ -386,16 +396,17 @@ fn a_vm_that_somebody_else_stops_has_not_passed() {
     farm.wait_for("\"vm-started\"", 1);
     site.wait_until_ready(1);
     kill_process(site.process_of("idle"), Signal::TERM).expect("it runs");
-    let run = Run::of(&farm.wait().expect_code(exit::TOOL_FAILED));
+    let run = Run::from_output(&farm.wait().expect_code(exit::TOOL_FAILED));
     let vm = run.finished("idle");
     assert_eq!(vm.status, Status::Broken, "{vm:?}");
     assert_eq!(vm.reason.as_deref(), Some("it was stopped by SIGTERM"));
 }
 
 #[test]
-fn what_it_tells_goes_where_it_is_told_to() {
+fn reports_are_written_to_the_named_files() {
     let site = Site::new(SUITE);
-    // Into the results, which are not there yet, and to a device, which stays one.
+    // One file lies in the results directory, which does not exist yet; the other is a device, which
+    // remains one.
     let junit = site.path("results") + "/junit.xml";
     let farm = site.farm(["--filter", "boot", "--junit", &junit, "--summary", "/dev/null"]);
     farm.run().expect_code(exit::CLEAN);
@@ -409,14 +420,14 @@ fn what_it_tells_goes_where_it_is_told_to() {
     assert_eq!(std::fs::read_to_string(&junit).expect("a file").matches("<testcase").count(), 2);
 }
 
-/// A kernel that was built anew is another one, whatever its file is called.
+/// A rebuilt kernel counts as another one, although its path is the same.
 #[test]
-fn an_image_that_has_changed_is_run_again() {
+fn vm_with_a_changed_image_runs_again() {
     let site = Site::new("[[vm]]\nname = 'mine'\nimage = 'mine.elf'\nappend = 'workload=exit'\n");
     let image = site.path("mine.elf");
     nmiscope(["guest", &image]).run().expect_code(exit::CLEAN);
     let finished = |arguments: &[&str]| {
-        let run = Run::of(&site.farm(arguments).run().expect_code(exit::CLEAN));
+        let run = Run::from_output(&site.farm(arguments).run().expect_code(exit::CLEAN));
         run.all_finished().count()
     };
     assert_eq!(finished(&[]), 1);
@@ -428,7 +439,7 @@ fn an_image_that_has_changed_is_run_again() {
 }
 
 #[test]
-fn a_signal_ends_a_farm_gently_and_two_do_it_at_once() {
+fn one_signal_ends_a_farm_gently_and_two_end_it_at_once() {
     let suite = "[[vm]]\nname = 'idle'\nworkload = 'idle'\nappend = 'loglevel=8'\nmatrix = { cpus = [1, 2] }\n\
                  time-limit = '50s'\n[[vm]]\nname = 'later'\nworkload = 'exit'\n";
     let site = Site::new(suite);
@@ -436,7 +447,7 @@ fn a_signal_ends_a_farm_gently_and_two_do_it_at_once() {
     farm.wait_for("\"vm-started\"", 2);
     site.wait_until_ready(2);
     farm.signal(Signal::INT);
-    let run = Run::of(&farm.wait().expect_code(exit::TOOL_FAILED));
+    let run = Run::from_output(&farm.wait().expect_code(exit::TOOL_FAILED));
     for vm in run.all_finished() {
         assert_eq!(vm.status, Status::Interrupted, "{vm:?}");
         let report = site.report(&vm.directory);
@@ -444,33 +455,31 @@ fn a_signal_ends_a_farm_gently_and_two_do_it_at_once() {
     }
     assert_eq!(run.all_finished().count(), 2);
     assert_eq!(run.end().not_run, 2);
-    assert!(
-        run.events
-            .iter()
-            .any(|event| { matches!(&event.what, What::FarmInterrupted { by } if by == "SIGINT") })
-    );
+    assert!(run.events.iter().any(|event| {
+        matches!(&event.kind, EventKind::FarmInterrupted { by } if by == "SIGINT")
+    }));
 
     let site = Site::new(suite);
     let farm = site.farm(["-j", "3", "--filter", "idle"]).start();
     farm.wait_for("\"vm-started\"", 2);
     site.wait_until_ready(2);
-    // They have no last words, for which they would be given ten seconds.
+    // Stopped processes cannot write a report, for which they would get ten seconds.
     for process in site.processes() {
         kill_process(process, Signal::STOP).expect("it runs");
     }
     farm.signal(Signal::INT);
-    // Whoever sends two at once has meant one.
+    // Two signals in quick succession count as one.
     farm.signal(Signal::TERM);
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(site.processes().len(), 2);
     farm.signal(Signal::TERM);
-    let run = Run::of(&farm.wait().expect_code(exit::TOOL_FAILED));
-    let at = |is: fn(&What) -> bool| {
-        run.events.iter().rev().find(|event| is(&event.what)).expect("an event").at_ms
+    let run = Run::from_output(&farm.wait().expect_code(exit::TOOL_FAILED));
+    let at = |is: fn(&EventKind) -> bool| {
+        run.events.iter().rev().find(|event| is(&event.kind)).expect("an event").time
     };
-    let interrupted = at(|what| matches!(what, What::FarmInterrupted { .. }));
-    let finished = at(|what| matches!(what, What::VmFinished(_)));
-    assert!(finished - interrupted < 10_000, "{interrupted} to {finished}");
+    let interrupted = at(|kind| matches!(kind, EventKind::FarmInterrupted { .. }));
+    let finished = at(|kind| matches!(kind, EventKind::VmFinished(_)));
+    assert!(finished.ms_since(interrupted) < 10_000, "{interrupted} to {finished}");
     assert!(run.all_finished().all(|vm| vm.status == Status::Interrupted));
     assert!(site.processes().is_empty());
 }

@@ -1,4 +1,4 @@
-//! A place with a suite and its results, and what a farm has told.
+//! A directory with a suite and its results, and the parsed events of a farm.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nmiscope_farm::event::{Event, FarmFinished, FarmStarted, Status, VmFinished, What};
+use nmiscope_farm::event::{EventKind, FarmEvent, FarmFinished, FarmStarted, Status, VmFinished};
 use nmiscope_farm::journal;
 use nmiscope_report::Report;
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::common::*;
 
-/// A directory with `suite.toml`, and `results`, which is not there before a farm has made it.
+/// A directory with `suite.toml`, and a `results` directory once a farm has run.
 pub struct Site(TempDir);
 
 impl Site {
@@ -33,7 +33,7 @@ impl Site {
         self.put(name, text.as_bytes());
     }
 
-    /// In one step: whoever reads it has all of it, or what was there before.
+    /// Replaces a file in one step, so that a reader sees the old contents or the new.
     pub fn put(&self, name: &str, bytes: &[u8]) {
         let temporary = self.path(".new");
         fs::write(&temporary, bytes).expect("a file");
@@ -48,7 +48,7 @@ impl Site {
         self.path("results").into()
     }
 
-    /// A farm that tells events.
+    /// Invokes a farm that prints events as JSON.
     pub fn farm<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Invocation {
         self.farm_to(&self.path("results")).args(arguments)
     }
@@ -57,23 +57,23 @@ impl Site {
         nmiscope(["farm", &self.path("suite.toml"), "--message-format", "json", "--out", out])
     }
 
-    /// A farm that tells people.
+    /// Invokes a farm that prints text for people.
     pub fn text<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Invocation {
         nmiscope(["farm", &self.path("suite.toml"), "--out", &self.path("results")]).args(arguments)
     }
 
-    pub fn journal(&self) -> Vec<Event> {
+    pub fn journal(&self) -> Vec<FarmEvent> {
         journal::read(&self.results()).expect("a journal").events
     }
 
-    /// The report of a try.
+    /// Reads the report of a try, by the try's directory.
     pub fn report(&self, directory: &Path) -> Report {
         let path = self.results().join(directory).join("report.json");
         let text = fs::read_to_string(&path);
         parse_report(&text.unwrap_or_else(|error| panic!("{}: {error}", path.display())))
     }
 
-    /// The VMs' processes: those whose working directory is one of a try.
+    /// Returns the VMs' processes: those whose working directory is one of a try.
     pub fn processes(&self) -> Vec<Pid> {
         let all = fs::read_dir("/proc").expect("proc");
         let here = |entry: fs::DirEntry| {
@@ -84,7 +84,7 @@ impl Site {
         all.filter_map(|entry| here(entry.ok()?)).collect()
     }
 
-    /// The process of a VM that runs, by a part of its directory's name.
+    /// Finds the process of a running VM by a part of its directory's name.
     pub fn process_of(&self, name: &str) -> Pid {
         let is_it = |pid: &Pid| {
             let path = format!("/proc/{}/cwd", pid.as_raw_nonzero());
@@ -93,7 +93,7 @@ impl Site {
         self.processes().into_iter().find(is_it).expect("it runs")
     }
 
-    /// Waits until so many guests have said that they are up.
+    /// Waits until that many guests have printed that they are up.
     pub fn wait_until_ready(&self, count: usize) {
         let vms = self.results().join("vms");
         wait_for("guests that are up", || {
@@ -111,7 +111,7 @@ impl Site {
     }
 }
 
-/// Waits for something that comes by itself.
+/// Waits for a condition that becomes true by itself.
 #[track_caller]
 pub fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(300);
@@ -121,14 +121,14 @@ pub fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
     }
 }
 
-/// What a farm has told.
+/// The events that a farm printed.
 pub struct Run {
-    pub events: Vec<Event>,
+    pub events: Vec<FarmEvent>,
 }
 
 impl Run {
     #[track_caller]
-    pub fn of(farm: &Finished) -> Self {
+    pub fn from_output(farm: &Finished) -> Self {
         Self::parse(&farm.stdout)
     }
 
@@ -140,35 +140,35 @@ impl Run {
     }
 
     pub fn all_finished(&self) -> impl Iterator<Item = &VmFinished> {
-        self.events.iter().filter_map(|event| match &event.what {
-            What::VmFinished(vm) => Some(&**vm),
+        self.events.iter().filter_map(|event| match &event.kind {
+            EventKind::VmFinished(vm) => Some(&**vm),
             _ => None,
         })
     }
 
-    /// The last try of a VM.
+    /// Returns the end of a VM's last try.
     #[track_caller]
     pub fn finished(&self, name: &str) -> &VmFinished {
         self.all_finished().filter(|vm| vm.id.name == name).last().expect("it has run")
     }
 
-    /// How each ended, by its last try.
+    /// Returns each VM's status by its last try.
     pub fn last_tries(&self) -> BTreeMap<String, Status> {
         self.all_finished().map(|vm| (vm.id.name.clone(), vm.status)).collect()
     }
 
     #[track_caller]
     pub fn start(&self) -> &FarmStarted {
-        match &self.events.first().expect("an event").what {
-            What::FarmStarted(start) => start,
+        match &self.events.first().expect("an event").kind {
+            EventKind::FarmStarted(start) => start,
             other => panic!("{other:?} is no start"),
         }
     }
 
     #[track_caller]
     pub fn end(&self) -> &FarmFinished {
-        match &self.events.last().expect("an event").what {
-            What::FarmFinished(end) => end,
+        match &self.events.last().expect("an event").kind {
+            EventKind::FarmFinished(end) => end,
             other => panic!("{other:?} is no end"),
         }
     }

@@ -1,20 +1,20 @@
-//! `--filter`: expressions over the name and the tags of a VM.
+//! `--filter`: expressions that select VMs by name and tags.
 //!
-//! | expression | a VM |
+//! | expression | selects a VM |
 //! |---|---|
-//! | `boot` | with `boot` somewhere in its name |
-//! | `name(=boot/cpus=8)` | of exactly this name |
+//! | `boot` | with `boot` anywhere in its name |
+//! | `name(=boot/cpus=8)` | with exactly this name |
 //! | `name(cpus=(8\|16)$)` | with a match of this regular expression in its name |
 //! | `tag(smoke)` | with this tag |
-//! | `all()` | whichever |
-//! | `not A`, `!A` | that A is not of |
-//! | `A and B`, `A & B` | that both are of |
-//! | `A or B`, `A \| B` | that one of them is of |
-//! | `(A)` | as A |
+//! | `all()` | always |
+//! | `not A`, `!A` | unless A selects it |
+//! | `A and B`, `A & B` | if both select it |
+//! | `A or B`, `A \| B` | if one of them selects it |
+//! | `(A)` | if A selects it |
 //!
-//! `not` binds closer than `and`, and `and` closer than `or`. Inside `name(...)` parentheses come in
-//! pairs; one that does not has a backslash before it. A word has no spaces, no parentheses and none of
-//! `! & |`.
+//! `not` binds tighter than `and`, and `and` tighter than `or`. Inside `name(...)` parentheses come in
+//! pairs; a single one is escaped by a backslash. A word contains no spaces, no parentheses and none of `!
+//! & |`.
 
 mod parse;
 
@@ -24,30 +24,30 @@ use std::str::FromStr;
 
 use regex::Regex;
 
-use super::suite::Vm;
+use super::suite::SuiteVm;
 
-/// Which VMs.
+/// Filter expression, which selects VMs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Filter {
-    /// All.
+    /// Expression that selects every VM.
     All,
-    /// Those with this in their names. A word that could not be mistaken for anything else.
+    /// Word that the VM's name contains.
     Word(String),
-    /// The one of this name.
+    /// Exact name of the VM.
     Exact(String),
-    /// Those whose names match.
+    /// Pattern that the VM's name matches.
     Matches(Pattern),
-    /// Those with this tag.
+    /// Tag that the VM has.
     Tag(String),
-    /// Those that it is not of.
+    /// Filter that does not select the VM.
     Not(Box<Filter>),
-    /// Those that all of these are of; two at least.
+    /// Two or more filters that all select the VM.
     And(Vec<Filter>),
-    /// Those that one of these is of; two at least.
+    /// Two or more filters, one of which selects the VM.
     Or(Vec<Filter>),
 }
 
-/// A regular expression, equal to one that is written in the same way.
+/// Regular expression that compares by its text.
 #[derive(Debug, Clone)]
 pub struct Pattern(Regex);
 
@@ -59,20 +59,20 @@ impl PartialEq for Pattern {
 
 impl Eq for Pattern {}
 
-/// Why there is no filter.
+/// Reason why a text is no filter expression.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("column {column}: {message}\n  {text}\n  {}^", " ".repeat(.column - 1))]
 pub struct FilterError {
-    /// Where, in characters, from 1 on.
+    /// Column of the mistake, in characters from 1.
     pub column: usize,
-    /// What is wrong there.
+    /// Description of the mistake, for people.
     pub message: String,
-    /// The expression.
+    /// Text of the expression, to be shown with the mistake marked.
     text: String,
 }
 
 impl Filter {
-    /// Those that one of several filters is of; all for none.
+    /// Combines filters by `or`; without any, selects every VM.
     pub fn any_of(mut filters: Vec<Filter>) -> Self {
         match filters.len() {
             0 => Self::All,
@@ -81,21 +81,21 @@ impl Filter {
         }
     }
 
-    /// Whether it is of a VM.
-    pub fn takes(&self, vm: &Vm) -> bool {
-        self.is_of(&vm.name, &vm.tags)
+    /// True if the filter selects the VM.
+    pub fn matches(&self, vm: &SuiteVm) -> bool {
+        self.matches_vm(&vm.name, &vm.tags)
     }
 
-    fn is_of(&self, name: &str, tags: &BTreeSet<String>) -> bool {
+    fn matches_vm(&self, name: &str, tags: &BTreeSet<String>) -> bool {
         match self {
             Self::All => true,
             Self::Word(word) => name.contains(word.as_str()),
             Self::Exact(exact) => name == exact,
             Self::Matches(Pattern(regex)) => regex.is_match(name),
             Self::Tag(tag) => tags.contains(tag),
-            Self::Not(filter) => !filter.is_of(name, tags),
-            Self::And(filters) => filters.iter().all(|filter| filter.is_of(name, tags)),
-            Self::Or(filters) => filters.iter().any(|filter| filter.is_of(name, tags)),
+            Self::Not(filter) => !filter.matches_vm(name, tags),
+            Self::And(filters) => filters.iter().all(|filter| filter.matches_vm(name, tags)),
+            Self::Or(filters) => filters.iter().any(|filter| filter.matches_vm(name, tags)),
         }
     }
 }
@@ -108,7 +108,7 @@ impl FromStr for Filter {
     }
 }
 
-/// As it can be read again.
+/// Writes the expression in a form that parses to the same filter.
 impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -128,26 +128,26 @@ impl fmt::Display for Filter {
             Self::Tag(tag) => write!(f, "tag({tag})"),
             Self::Not(filter) => {
                 f.write_str("not ")?;
-                part(f, filter)
+                write_part(f, filter)
             }
-            Self::And(filters) => joined(f, filters, " and "),
-            Self::Or(filters) => joined(f, filters, " or "),
+            Self::And(filters) => write_joined(f, filters, " and "),
+            Self::Or(filters) => write_joined(f, filters, " or "),
         }
     }
 }
 
-fn joined(f: &mut fmt::Formatter<'_>, filters: &[Filter], between: &str) -> fmt::Result {
+fn write_joined(f: &mut fmt::Formatter<'_>, filters: &[Filter], between: &str) -> fmt::Result {
     for (index, filter) in filters.iter().enumerate() {
         if index > 0 {
             f.write_str(between)?;
         }
-        part(f, filter)?;
+        write_part(f, filter)?;
     }
     Ok(())
 }
 
-/// A part of a larger expression: in parentheses where it has parts too.
-fn part(f: &mut fmt::Formatter<'_>, filter: &Filter) -> fmt::Result {
+/// Writes a part of a larger expression, in parentheses if it has parts itself.
+fn write_part(f: &mut fmt::Formatter<'_>, filter: &Filter) -> fmt::Result {
     match filter {
         Filter::And(_) | Filter::Or(_) => write!(f, "({filter})"),
         _ => write!(f, "{filter}"),

@@ -1,35 +1,35 @@
-//! The text of a filter to the filter: a recursive descent, one function for each level of binding.
+//! Parser of filter expressions: recursive descent, one function per level of binding.
 //!
-//! By hand: the grammar has four levels and one odd token, the regular expression with parentheses of its
-//! own, and the errors are sentences with a column.
+//! Written by hand: the grammar has four levels and an unusual token, the regular expression with
+//! parentheses of its own, and the errors are sentences with a column.
 
 use nmiscope_report::nearest;
 
 use super::{Filter, FilterError, Pattern};
 use crate::expression;
 
-/// What is inside of more parentheses than this was not written by anybody.
-const DEEPEST: usize = 64;
+/// Maximum depth of nested parentheses and negations, far beyond any handwritten expression.
+const MAX_DEPTH: usize = 64;
 
 const FUNCTIONS: [&str; 3] = ["all", "name", "tag"];
 
-/// Reads a filter.
+/// Parses the text of a filter expression.
 pub(super) fn parse(text: &str) -> Result<Filter, FilterError> {
     let mut parser = Parser { text, at: 0, depth: 0 };
     let filter = parser.alternatives()?;
     parser.skip_space();
     match parser.peek() {
         None => Ok(filter),
-        Some(')') => Err(parser.error(parser.at, "nothing is open that this could close")),
+        Some(')') => Err(parser.error(parser.at, "this closes nothing")),
         Some(_) => Err(parser.error(parser.at, "`and` or `or` is wanted between two expressions")),
     }
 }
 
 struct Parser<'a> {
     text: &'a str,
-    /// The byte that comes next.
+    /// Offset of the next byte to be parsed.
     at: usize,
-    /// Parentheses and negations around it.
+    /// Number of parentheses and negations around this place.
     depth: usize,
 }
 
@@ -51,15 +51,15 @@ impl<'a> Parser<'a> {
         self.at = self.text.len() - self.rest().trim_start().len();
     }
 
-    /// The word that comes next; empty if none does.
+    /// Returns the next word; empty if something else is next.
     fn word(&self) -> &'a str {
         let ends = |c: char| c.is_whitespace() || matches!(c, '(' | ')' | '!' | '&' | '|');
         let rest = self.rest();
         &rest[..rest.find(ends).unwrap_or(rest.len())]
     }
 
-    /// Takes an operator, if one of these comes next: a word or a sign.
-    fn takes(&mut self, word: &str, sign: char) -> bool {
+    /// Consumes an operator given as a word or as a sign; returns false if another token is next.
+    fn take_operator(&mut self, word: &str, sign: char) -> bool {
         self.skip_space();
         let length = if self.word() == word {
             word.len()
@@ -74,7 +74,7 @@ impl<'a> Parser<'a> {
 
     fn alternatives(&mut self) -> Result<Filter, FilterError> {
         let mut filters = vec![self.conjunction()?];
-        while self.takes("or", '|') {
+        while self.take_operator("or", '|') {
             filters.push(self.conjunction()?);
         }
         Ok(if filters.len() == 1 { filters.remove(0) } else { Filter::Or(filters) })
@@ -82,14 +82,14 @@ impl<'a> Parser<'a> {
 
     fn conjunction(&mut self) -> Result<Filter, FilterError> {
         let mut filters = vec![self.negation()?];
-        while self.takes("and", '&') {
+        while self.take_operator("and", '&') {
             filters.push(self.negation()?);
         }
         Ok(if filters.len() == 1 { filters.remove(0) } else { Filter::And(filters) })
     }
 
     fn negation(&mut self) -> Result<Filter, FilterError> {
-        if !self.takes("not", '!') {
+        if !self.take_operator("not", '!') {
             return self.primary();
         }
         self.deeper(|parser| Ok(Filter::Not(Box::new(parser.negation()?))))
@@ -99,8 +99,8 @@ impl<'a> Parser<'a> {
         &mut self,
         inside: impl FnOnce(&mut Self) -> Result<Filter, FilterError>,
     ) -> Result<Filter, FilterError> {
-        if self.depth == DEEPEST {
-            return Err(self.error(self.at, format!("nested more than {DEEPEST} deep")));
+        if self.depth == MAX_DEPTH {
+            return Err(self.error(self.at, format!("nested more than {MAX_DEPTH} deep")));
         }
         self.depth += 1;
         let filter = inside(self);
@@ -156,7 +156,7 @@ impl<'a> Parser<'a> {
         match function {
             "all" if is_nothing => Ok(Filter::All),
             "all" => Err(self.error(inside, "all() has nothing inside")),
-            _ if is_nothing => Err(self.error(inside, format!("{function}() of what?"))),
+            _ if is_nothing => Err(self.error(inside, format!("{function}() needs an argument"))),
             "tag" => Ok(Filter::Tag(argument.trim().into())),
             _ => match argument.trim_start().strip_prefix('=') {
                 Some(name) => Ok(Filter::Exact(unescaped(name.trim()))),
@@ -169,7 +169,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// What is in the parentheses that come next, up to the one that closes them.
+    /// Consumes the parentheses that are next, up to the one that closes them, and returns the text
+    /// between them.
     fn argument(&mut self) -> Result<&'a str, FilterError> {
         let start = self.at;
         let mut open = 0;
@@ -195,7 +196,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// Without the backslashes that keep what is behind them from meaning something.
+/// Removes backslashes that escape the character behind them.
 fn unescaped(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut characters = text.chars();

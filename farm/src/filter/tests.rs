@@ -16,7 +16,7 @@ const VMS: [(&str, &[&str]); 5] = [
 ];
 
 #[test]
-fn filters_take_the_vms_that_they_say() {
+fn filters_select_vms_by_name_and_tag() {
     let rows: [(&str, &[usize]); 22] = [
         ("all()", &[0, 1, 2, 3, 4]),
         ("boot", &[0, 1, 2]),
@@ -37,23 +37,23 @@ fn filters_take_the_vms_that_they_say() {
         ("not not network", &[4]),
         ("tag(smoke) and tag(large)", &[1]),
         ("tag(smoke)|network", &[0, 1, 4]),
-        // `and` binds closer than `or`, and `not` closer than `and`.
+        // Binding: `and` binds tighter than `or`, and `not` tighter than `and`.
         ("network or boot and tag(large)", &[1, 2, 4]),
         ("(network or boot) and not tag(large)", &[0, 4]),
         ("not (boot or network) or name(=network)", &[3, 4]),
     ];
     for (text, wanted) in rows {
         let filter = parsed(text);
-        let takes = |(name, tags): &(&str, &[&str])| {
-            filter.is_of(name, &tags.iter().map(|&tag| tag.to_owned()).collect())
+        let matches = |(name, tags): &(&str, &[&str])| {
+            filter.matches_vm(name, &tags.iter().map(|&tag| tag.to_owned()).collect())
         };
-        let found: Vec<usize> = (0..VMS.len()).filter(|&vm| takes(&VMS[vm])).collect();
+        let found: Vec<usize> = (0..VMS.len()).filter(|&vm| matches(&VMS[vm])).collect();
         assert_eq!(found, wanted, "{text}");
     }
 }
 
 #[test]
-fn mistakes_have_a_column() {
+fn filter_mistakes_are_reported_with_their_column() {
     let deep = format!("{}x{}", "(".repeat(65), ")".repeat(65));
     let rows = [
         ("", 1, "an expression is wanted"),
@@ -67,12 +67,12 @@ fn mistakes_have_a_column() {
         ("| a", 1, "an expression is wanted: a word"),
         ("not", 4, "an expression is wanted"),
         ("a and (b or c", 7, "this is never closed"),
-        ("a)", 2, "nothing is open"),
+        ("a)", 2, "this closes nothing"),
         ("()", 2, "an expression is wanted"),
         ("\u{e4} & nam(x)", 5, "no `nam(...)`; did you mean `name`?"),
         ("xyzzy(x)", 1, "no `xyzzy(...)`; there are all, name, tag"),
-        ("name()", 6, "name() of what?"),
-        ("a & tag( )", 9, "tag() of what?"),
+        ("name()", 6, "name() needs an argument"),
+        ("a & tag( )", 9, "tag() needs an argument"),
         ("all(x)", 5, "all() has nothing inside"),
         ("a & name(x(y)", 9, "this is never closed; a parenthesis"),
         ("a & name([z-a])", 10, "no regular expression: invalid character class range"),
@@ -88,16 +88,16 @@ fn mistakes_have_a_column() {
 }
 
 #[test]
-fn several_filters_are_one() {
+fn several_filters_combine_by_or() {
     let all = |texts: &[&str]| Filter::any_of(texts.iter().map(|text| parsed(text)).collect());
     assert_eq!(all(&[]), Filter::All);
     assert_eq!(all(&["a & b"]), parsed("a & b"));
     assert_eq!(all(&["a & b", "c"]), parsed("(a & b) | c"));
 }
 
-/// An expression as long as a command line can be is no deeper than a short one.
+/// Length alone makes no depth: an expression may be as long as a command line.
 #[test]
-fn a_long_expression_is_no_deep_one() {
+fn long_expressions_do_not_exceed_the_depth_limit() {
     let long = vec!["a"; 50_000].join(" | ");
     assert!(matches!(parsed(&long), Filter::Or(filters) if filters.len() == 50_000));
     let not = "!".repeat(50_000) + "a";
@@ -127,14 +127,14 @@ fn filter() -> impl Strategy<Value = Filter> {
 
 proptest! {
     #[test]
-    fn what_is_printed_is_read_as_the_same(filter in filter()) {
+    fn printed_filters_parse_to_the_same_filter(filter in filter()) {
         let text = filter.to_string();
         let read = text.parse::<Filter>();
         prop_assert_eq!(read.as_ref(), Ok(&filter), "{}", text);
     }
 
     #[test]
-    fn whatever_is_written_has_a_meaning_or_an_error_in_its_place(
+    fn any_text_parses_or_fails_at_a_column_inside_it(
         text in "(name|tag|all|and|or|not|[ ()!&|=\\\\a\u{e4}]){0,24}",
     ) {
         match text.parse::<Filter>() {

@@ -1,4 +1,4 @@
-//! Directories of files: one like another, and whether two are alike.
+//! Copies and comparisons of directory trees.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -6,9 +6,9 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-/// Makes `to` as `from` is, with the same files wherever a file system can have one file in two places,
-/// and with copies elsewhere. Returns what is left out: symbolic links, which may lead anywhere, and
-/// what is neither file nor directory.
+/// Copies the tree `from` to `to`, by hard links where the file system allows, else by copying bytes.
+/// Returns what it left out: symbolic links, which may lead anywhere, and whatever is neither a file nor a
+/// directory.
 pub fn tree(from: &Path, to: &Path) -> io::Result<Vec<PathBuf>> {
     let mut left_out = Vec::new();
     let mut pending = vec![(from.to_owned(), to.to_owned())];
@@ -33,7 +33,7 @@ pub fn tree(from: &Path, to: &Path) -> io::Result<Vec<PathBuf>> {
 
 fn file(from: &Path, to: &Path) -> io::Result<()> {
     match fs::hard_link(from, to) {
-        // It is on another file system, or one that knows no links: or it is not allowed.
+        // Another file system, one without hard links, or a lack of permission.
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             fs::copy(from, to).map(|_| ())
         }
@@ -41,8 +41,8 @@ fn file(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether two directories have the same files with the same bytes in them. One that is not there has
-/// none.
+/// True if two directories hold the same files with the same bytes. A directory that does not exist counts
+/// as empty.
 pub fn are_equal(a: Option<&Path>, b: Option<&Path>) -> io::Result<bool> {
     let mut pending = vec![(a.map(Path::to_owned), b.map(Path::to_owned))];
     while let Some((a, b)) = pending.pop() {
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tree_is_equal_to_its_copy_until_something_changes() {
+    fn copied_tree_equals_the_original_until_one_changes() {
         let root = tempfile::tempdir().unwrap();
         let (from, to) = (root.path().join("from"), root.path().join("to"));
         fs::create_dir_all(from.join("a/b")).unwrap();
@@ -114,7 +114,7 @@ mod tests {
         assert!(!equal(), "the link is in one of them");
         fs::remove_file(from.join("link")).unwrap();
         assert!(equal());
-        // One file in two places is equal to itself: make it another.
+        // A hard link always equals its target: replace it by another file.
         fs::remove_file(to.join("a/b/file")).unwrap();
         assert!(!equal());
         let mut bytes = vec![7; 20_000];

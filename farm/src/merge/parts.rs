@@ -1,36 +1,37 @@
-//! Which parts of a suite there are, and which are missing.
+//! Missing parts of a divided suite.
 
 use std::collections::BTreeSet;
 
-use crate::partition::{By, Partition};
+use crate::partition::{Partition, PartitionBy};
 
-/// So many parts that are missing are named.
-const NAMED: usize = 10;
+/// Maximum number of missing parts that are named.
+const MAX_NAMED: usize = 10;
 
-/// The parts that are missing of those that these are of; and what is odd about them. `None` is the
-/// whole suite.
+/// Returns the parts missing from the division that `parts` belong to, and warnings about parts that do
+/// not fit together. `None` in `parts` stands for a whole suite.
 pub fn missing<'a>(parts: impl Iterator<Item = Option<&'a str>>) -> (Vec<String>, Vec<String>) {
     let parts: Vec<Option<&str>> = parts.collect();
     let all: Option<Vec<&str>> = parts.iter().copied().collect();
     let Some(all) = all else {
         let is_mixed = parts.len() > 1;
-        let odd = is_mixed
-            .then(|| "some of the results are of a whole suite, and not of a part of one".into());
-        return (Vec::new(), odd.into_iter().collect());
+        let warning = is_mixed
+            .then(|| "some of the results are for a whole suite, others for a part of one".into());
+        return (Vec::new(), warning.into_iter().collect());
     };
     let Ok(read) = all.iter().map(|part| part.parse()).collect::<Result<Vec<Partition>, _>>()
     else {
         return (Vec::new(), vec![format!("not all of these are parts: {}", all.join(", "))]);
     };
-    let divisions: BTreeSet<(By, u64)> = read.iter().map(|part| (part.by, part.parts)).collect();
+    let divisions: BTreeSet<(PartitionBy, u64)> =
+        read.iter().map(|part| (part.by, part.parts)).collect();
     let (Some(&(by, parts)), 1) = (divisions.first(), divisions.len()) else {
-        let odd = (!all.is_empty())
+        let warning = (!all.is_empty())
             .then(|| format!("these are not parts of one division: {}", all.join(", ")));
-        return (Vec::new(), odd.into_iter().collect());
+        return (Vec::new(), warning.into_iter().collect());
     };
     let there: BTreeSet<u64> = read.iter().map(|part| part.part).collect();
     let missing = (0..parts).filter(|part| !there.contains(part));
-    let missing = missing.take(NAMED).map(|part| Partition { by, part, parts }.to_string());
+    let missing = missing.take(MAX_NAMED).map(|part| Partition { by, part, parts }.to_string());
     (missing.collect(), Vec::new())
 }
 
@@ -39,8 +40,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_that_are_missing_are_named_and_odd_ones_told_of() {
-        /// The parts that there are, those that are missing, and what is said.
+    fn missing_parts_are_named_and_mismatched_parts_warned_about() {
+        /// Row of present parts, missing parts, and a word of the warning.
         type Row = (&'static [Option<&'static str>], &'static [&'static str], &'static str);
         let rows: &[Row] = &[
             (&[], &[], ""),
@@ -54,13 +55,13 @@ mod tests {
             (&[Some("hash:3/2")], &[], "not all of these"),
             (&[Some("some")], &[], "not all of these"),
         ];
-        for (parts, wanted, odd) in rows {
-            let (missing, told) = missing(parts.iter().copied());
+        for (parts, wanted, warning) in rows {
+            let (missing, warnings) = missing(parts.iter().copied());
             assert_eq!(missing, *wanted, "{parts:?}");
-            assert_eq!(told.is_empty(), odd.is_empty(), "{parts:?}: {told:?}");
-            assert!(told.iter().all(|told| told.contains(odd)), "{parts:?}: {told:?}");
+            assert_eq!(warnings.is_empty(), warning.is_empty(), "{parts:?}: {warnings:?}");
+            assert!(warnings.iter().all(|text| text.contains(warning)), "{parts:?}: {warnings:?}");
         }
         let (missing, _) = missing([Some("hash:1/18446744073709551615")].into_iter());
-        assert_eq!(missing.len(), NAMED);
+        assert_eq!(missing.len(), MAX_NAMED);
     }
 }

@@ -1,4 +1,4 @@
-//! What merging does to results, as tables of small ones.
+//! Merges of small results directories.
 
 use std::os::unix::fs::symlink;
 
@@ -7,15 +7,15 @@ use nmiscope_report::Class;
 use super::*;
 use crate::event::HangSummary;
 
-/// A results directory that is being made.
+/// Results directory that a test builds event by event.
 struct Results {
     root: PathBuf,
-    events: Vec<Event>,
+    events: Vec<FarmEvent>,
 }
 
 fn started(partition: Option<&str>, host: &str, planned: u64) -> FarmStarted {
     FarmStarted {
-        version: EVENT_VERSION,
+        schema_version: EVENT_SCHEMA_VERSION,
         tool: "0.1.0".into(),
         suite: "suite.toml".into(),
         host: host.into(),
@@ -56,28 +56,40 @@ impl Results {
     fn new(folder: &Path, name: &str, start: FarmStarted) -> Self {
         let root = folder.join(name);
         fs::create_dir_all(&root).unwrap();
-        Self { root, events: vec![Event { at_ms: 1000, what: What::FarmStarted(start) }] }
+        Self {
+            root,
+            events: vec![FarmEvent {
+                time: Timestamp::from_unix_ms(1000),
+                kind: EventKind::FarmStarted(start),
+            }],
+        }
     }
 
-    fn start(mut self, at_ms: u64, of: &VmFinished) -> Self {
+    fn start(mut self, unix_ms: u64, of: &VmFinished) -> Self {
         let (id, directory) = (of.id.clone(), of.directory.clone());
         let started = VmStarted { id, directory, definition: String::new() };
-        self.events.push(Event { at_ms, what: What::VmStarted(started) });
+        self.events.push(FarmEvent {
+            time: Timestamp::from_unix_ms(unix_ms),
+            kind: EventKind::VmStarted(started),
+        });
         self
     }
 
-    /// A VM that started, and ended a second later, with a console that says `said`.
-    fn vm(self, at_ms: u64, of: VmFinished, said: &str) -> Self {
-        let mut this = self.start(at_ms, &of);
-        if let Ok(directory) = inside(&this.root, &of.directory) {
+    /// Adds a VM that ended a second after its start, with `said` on its console.
+    fn vm(self, unix_ms: u64, of: VmFinished, said: &str) -> Self {
+        let mut this = self.start(unix_ms, &of);
+        if let Ok(directory) = relative_path::resolve(&this.root, &of.directory) {
             fs::create_dir_all(&directory).unwrap();
             fs::write(directory.join("console.log"), said).unwrap();
         }
-        this.events.push(Event { at_ms: at_ms + 1000, what: What::VmFinished(Box::new(of)) });
+        this.events.push(FarmEvent {
+            time: Timestamp::from_unix_ms(unix_ms + 1000),
+            kind: EventKind::VmFinished(Box::new(of)),
+        });
         this
     }
 
-    fn finish(self, at_ms: u64) -> PathBuf {
+    fn finish(self, unix_ms: u64) -> PathBuf {
         let mut this = self;
         let finished = FarmFinished {
             counts: BTreeMap::new(),
@@ -87,7 +99,10 @@ impl Results {
             not_run: 0,
             elapsed_ms: 0.0,
         };
-        this.events.push(Event { at_ms, what: What::FarmFinished(finished) });
+        this.events.push(FarmEvent {
+            time: Timestamp::from_unix_ms(unix_ms),
+            kind: EventKind::FarmFinished(finished),
+        });
         this.leave()
     }
 
@@ -97,7 +112,7 @@ impl Results {
     }
 }
 
-/// The names of all files in a directory and below it.
+/// Returns the paths of all files below a directory.
 fn files(root: &Path) -> Vec<String> {
     let mut files = Vec::new();
     let mut pending = vec![root.to_owned()];
@@ -115,12 +130,29 @@ fn files(root: &Path) -> Vec<String> {
     files
 }
 
-fn merge_in(folder: &Path, inputs: &[PathBuf]) -> anyhow::Result<Summary> {
+fn merge_in(folder: &Path, inputs: &[PathBuf]) -> anyhow::Result<MergeSummary> {
     merge(inputs, &folder.join("merged"))
 }
 
+/// Journal in tests/former: written by a farm whose events were of version 1.
 #[test]
-fn what_a_resumed_farm_has_called_stale_does_not_count() {
+fn journal_of_version_1_is_merged_into_the_current_version() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = folder.path().join("one");
+    fs::create_dir_all(one.join("vms/abba/1.2")).unwrap();
+    fs::write(one.join(journal::FILE), include_str!("../../tests/former/events.jsonl")).unwrap();
+    let output = folder.path().join("all");
+    let summary = merge(&[one], &output).unwrap();
+    assert_eq!(summary.started.schema_version, EVENT_SCHEMA_VERSION);
+    assert_eq!((summary.tries, summary.finished.distinct_hangs), (4, 1));
+    assert!(output.join("0a2e58fd").is_symlink());
+    let text = fs::read_to_string(output.join(journal::FILE)).unwrap();
+    let first = r#"{"time":"2026-11-28T07:06:49.903Z","event":"farm-started","schema_version":2,"#;
+    assert!(text.starts_with(first) && !text.contains("at_ms"), "{text}");
+}
+
+#[test]
+fn results_that_a_resumed_farm_marked_stale_are_not_merged() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let before = Results::new(folder, "one", started(None, "alpha", 2))
@@ -128,7 +160,10 @@ fn what_a_resumed_farm_has_called_stale_does_not_count() {
         .vm(3000, end("kept", Status::Pass), "kept");
     let mut resumed = before;
     let stale = FarmStarted { stale: vec!["gone".into()], ..started(None, "alpha", 1) };
-    resumed.events.push(Event { at_ms: 6000, what: What::FarmStarted(stale) });
+    resumed.events.push(FarmEvent {
+        time: Timestamp::from_unix_ms(6000),
+        kind: EventKind::FarmStarted(stale),
+    });
     let summary = merge_in(folder, &[resumed.finish(7000)]).unwrap();
     assert_eq!(summary.finished.counts, BTreeMap::from([(Status::Pass, 1)]));
     assert_eq!((summary.tries, summary.finished.not_run), (1, 0));
@@ -137,7 +172,7 @@ fn what_a_resumed_farm_has_called_stale_does_not_count() {
 }
 
 #[test]
-fn two_parts_are_what_one_farm_would_have_left() {
+fn two_merged_parts_equal_the_results_of_one_farm() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let flaky = VmFinished { flaky: true, ..end("c", Status::Pass) };
@@ -167,15 +202,15 @@ fn two_parts_are_what_one_farm_would_have_left() {
     );
     let merged = folder.join("merged");
     let events = journal::read(&merged).unwrap().events;
-    assert!(events.is_sorted_by_key(|event| event.at_ms), "{events:?}");
+    assert!(events.is_sorted_by_key(|event| event.time), "{events:?}");
     let names: Vec<&str> = events
         .iter()
-        .map(|event| match &event.what {
-            What::FarmStarted(_) => "farm",
-            What::VmStarted(started) => &started.id.name,
-            What::VmFinished(finished) => &finished.id.name,
-            What::FarmFinished(_) => "end",
-            What::FarmInterrupted { .. } => "interrupted",
+        .map(|event| match &event.kind {
+            EventKind::FarmStarted(_) => "farm",
+            EventKind::VmStarted(started) => &started.id.name,
+            EventKind::VmFinished(finished) => &finished.id.name,
+            EventKind::FarmFinished(_) => "end",
+            EventKind::FarmInterrupted { .. } => "interrupted",
         })
         .collect();
     assert_eq!(names, ["farm", "a", "b", "a", "b", "c", "c", "end"]);
@@ -188,7 +223,7 @@ fn two_parts_are_what_one_farm_would_have_left() {
 }
 
 #[test]
-fn a_part_that_is_missing_and_a_farm_without_an_end_are_told_of() {
+fn missing_part_and_unfinished_farm_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let one = Results::new(folder, "one", started(Some("count:2/3"), "alpha", 1)).leave();
@@ -196,26 +231,27 @@ fn a_part_that_is_missing_and_a_farm_without_an_end_are_told_of() {
     assert_eq!(summary.missing, ["count:1/3", "count:3/3"]);
     assert_eq!(summary.started.partition.as_deref(), Some("count:2/3"));
     assert_eq!(summary.finished.not_run, 1);
-    assert!(summary.warnings[0].contains("not come to its end"), "{:?}", summary.warnings);
+    assert!(summary.warnings[0].contains("has not finished"), "{:?}", summary.warnings);
 }
 
 #[test]
-fn a_try_may_be_there_twice_only_if_it_is_the_same() {
+fn duplicate_tries_merge_only_if_they_are_equal() {
     let passed = || end("a", Status::Pass);
     let failed = || end("a", Status::Fail);
-    // What the second one says; whether that is all right, and what of it stays.
+    // Row of the second copy's result, its time, its console, and the number of tries kept if the merge
+    // succeeds.
     let rows = [
         (passed(), 1000, "A", Some("A")),
         (failed(), 1000, "A", None),
         (passed(), 1001, "A", None),
         (passed(), 1000, "B", None),
     ];
-    for (second, at_ms, said, stays) in rows {
+    for (second, unix_ms, said, stays) in rows {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let make = |name| Results::new(folder, name, started(None, "alpha", 1));
         let one = make("one").vm(1000, passed(), "A").finish(5000);
-        let two = make("two").vm(at_ms, second, said).finish(5000);
+        let two = make("two").vm(unix_ms, second, said).finish(5000);
         let result = merge_in(folder, &[one, two]);
         let Some(stays) = stays else {
             let error = format!("{:#}", result.unwrap_err());
@@ -231,7 +267,7 @@ fn a_try_may_be_there_twice_only_if_it_is_the_same() {
 }
 
 #[test]
-fn a_try_that_was_lost_yields_to_the_one_that_was_not() {
+fn finished_try_replaces_its_lost_duplicate() {
     for lost_first in [true, false] {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
@@ -250,7 +286,7 @@ fn a_try_that_was_lost_yields_to_the_one_that_was_not() {
 }
 
 #[test]
-fn what_was_interrupted_and_resumed_counts_once() {
+fn interrupted_and_resumed_run_counts_once() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let mut one = Results::new(folder, "one", started(None, "alpha", 1)).vm(
@@ -258,10 +294,10 @@ fn what_was_interrupted_and_resumed_counts_once() {
         end("a", Status::Interrupted),
         "A",
     );
-    let by = What::FarmInterrupted { by: "SIGINT".into() };
-    one.events.push(Event { at_ms: 2000, what: by });
-    let resumed = What::FarmStarted(started(None, "alpha", 1));
-    one.events.push(Event { at_ms: 3000, what: resumed });
+    let by = EventKind::FarmInterrupted { by: "SIGINT".into() };
+    one.events.push(FarmEvent { time: Timestamp::from_unix_ms(2000), kind: by });
+    let resumed = EventKind::FarmStarted(started(None, "alpha", 1));
+    one.events.push(FarmEvent { time: Timestamp::from_unix_ms(3000), kind: resumed });
     let one = one.vm(3000, end("a", Status::Pass), "A").finish(5000);
     let summary = merge_in(folder, &[one]).unwrap();
     assert_eq!(summary.finished.counts, BTreeMap::from([(Status::Pass, 1)]));
@@ -270,7 +306,7 @@ fn what_was_interrupted_and_resumed_counts_once() {
 }
 
 #[test]
-fn a_run_that_began_anew_has_none_of_its_earlier_tries() {
+fn restarted_run_loses_its_earlier_tries() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let attempt = |attempt, status| {
@@ -282,8 +318,8 @@ fn a_run_that_began_anew_has_none_of_its_earlier_tries() {
         .vm(1000, attempt(1, Status::Hang), "A")
         .vm(2000, attempt(2, Status::Hang), "A")
         .vm(3000, attempt(3, Status::Hang), "A");
-    let resumed = What::FarmStarted(started(None, "alpha", 1));
-    one.events.push(Event { at_ms: 5000, what: resumed });
+    let resumed = EventKind::FarmStarted(started(None, "alpha", 1));
+    one.events.push(FarmEvent { time: Timestamp::from_unix_ms(5000), kind: resumed });
     let passed = VmFinished { again: false, ..attempt(1, Status::Pass) };
     let one = one.vm(5000, passed, "B").finish(7000);
     let summary = merge_in(folder, &[one]).unwrap();
@@ -292,7 +328,7 @@ fn a_run_that_began_anew_has_none_of_its_earlier_tries() {
 }
 
 #[test]
-fn directories_that_lie_elsewhere_are_neither_read_nor_written() {
+fn directories_outside_the_results_are_neither_read_nor_written() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     fs::create_dir(folder.join("secret")).unwrap();
@@ -306,8 +342,8 @@ fn directories_that_lie_elsewhere_are_neither_read_nor_written() {
         let input = results.vm(1000, bad, "").vm(1000, good, "B").finish(5000);
         let output = folder.join(format!("out{number}"));
         let summary = merge(&[input], &output).unwrap();
-        assert!(summary.warnings[0].contains("not taken over"), "{directory}: {summary:?}");
-        // The verdict stays.
+        assert!(summary.warnings[0].contains("not copied"), "{directory}: {summary:?}");
+        // The verdict is kept.
         assert_eq!(summary.finished.counts[&Status::Hang], 1);
         assert_eq!(files(&output), ["events.jsonl", "vms/b/1.1/console.log"], "{directory}");
     }
@@ -315,7 +351,7 @@ fn directories_that_lie_elsewhere_are_neither_read_nor_written() {
 }
 
 #[test]
-fn links_within_a_try_are_left_out() {
+fn symbolic_links_within_a_try_are_not_copied() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let results = Results::new(folder, "in", started(None, "alpha", 1));
@@ -328,7 +364,7 @@ fn links_within_a_try_are_left_out() {
 }
 
 #[test]
-fn two_tries_do_not_share_a_directory() {
+fn two_tries_with_one_directory_are_refused() {
     for directory in ["vms/a/1.1", "vms/a/1.1/below"] {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
@@ -338,12 +374,12 @@ fn two_tries_do_not_share_a_directory() {
             .vm(1000, other, "B")
             .finish(5000);
         let error = format!("{:#}", merge_in(folder, &[input]).unwrap_err());
-        assert!(error.contains("in one place"), "{error}");
+        assert!(error.contains("share a directory"), "{error}");
     }
 }
 
 #[test]
-fn an_output_with_something_in_it_stays_what_it_is() {
+fn merge_into_a_nonempty_directory_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let input = Results::new(folder, "in", started(None, "alpha", 0)).finish(5000);

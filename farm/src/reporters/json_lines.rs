@@ -1,6 +1,6 @@
-//! Each event as a line of JSON, for machines: what the journal has, as it is written.
-//! docs/farm-events.schema.json is its schema. Where a terminal might act on a character, its escape
-//! stands instead, which is the same to who reads JSON.
+//! Events for machines, one line of JSON each, as in the journal (docs/farm-events.schema.json).
+//!
+//! Characters that a terminal might act on are escaped, which makes no difference to a JSON parser.
 
 use std::io::Write;
 
@@ -8,28 +8,28 @@ use anyhow::Context;
 use nmiscope_report::sanitize;
 
 use super::Reporter;
-use crate::event::Event;
+use crate::event::FarmEvent;
 
-/// Writes JSON.
+/// Reporter that writes events as JSON.
 pub struct JsonLines {
     out: Box<dyn Write>,
 }
 
 impl JsonLines {
-    /// Writes to `out`, by one write for each event.
+    /// Writes to `out`, with one write per event.
     pub fn new(out: Box<dyn Write>) -> Self {
         Self { out }
     }
 }
 
 impl Reporter for JsonLines {
-    fn tell(&mut self, event: &Event) -> anyhow::Result<()> {
+    fn report(&mut self, event: &FarmEvent) -> anyhow::Result<()> {
         let failed = "failed to write an event";
         let mut line = sanitize::json(&serde_json::to_string(event).context(failed)?);
         line.push('\n');
         self.out.write_all(line.as_bytes()).and_then(|()| self.out.flush()).context(failed)
     }
 
-    /// Who reads them has had it.
-    fn recall(&mut self, _: &Event) {}
+    /// Does nothing: the earlier farm has written these events.
+    fn note_earlier(&mut self, _: &FarmEvent) {}
 }

@@ -1,4 +1,4 @@
-//! JUnit XML, which CI systems read: one test suite, and a test case for each run of a VM.
+//! JUnit XML for CI systems: one test suite, with a test case for each run of a VM.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -7,49 +7,50 @@ use std::time::Duration;
 use anyhow::Context;
 use nmiscope_report::destination::Destination;
 use nmiscope_report::sanitize;
-use nmiscope_report::units::unix_time;
 use quick_junit::{
     NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestRerun, TestSuite, XmlString,
 };
 
 use super::Reporter;
+use super::phrases::{self, finding_text, status_verb};
 use super::runs::{Runs, Try};
-use super::words::{self, finding, verb};
-use crate::event::{Event, FarmFinished, FarmStarted, Status, VmFinished, What};
-use crate::inside;
-use crate::tail::{self, Tail};
+use crate::event::{EventKind, FarmEvent, FarmFinished, FarmStarted, Status, VmFinished};
+use crate::relative_path;
+use crate::tail::{Tail, read_tail};
+use crate::timestamp::Timestamp;
 
-/// So much of the end of a console is taken over.
-const CONSOLE: u64 = 64 << 10;
-/// So much of all consoles together: a thousand hangs do not make a file that nothing reads.
-const CONSOLES: usize = 16 << 20;
+/// Maximum number of bytes taken from the end of a console.
+const MAX_CONSOLE: u64 = 64 << 10;
+/// Maximum number of bytes of all consoles, so that a thousand hangs make a file that CI systems still
+/// read.
+const MAX_CONSOLES: usize = 16 << 20;
 
-/// Writes a file when the run is over.
+/// Reporter that writes JUnit XML when the run ends.
 pub struct Junit {
     file: Destination,
     root: PathBuf,
-    started: Option<(u64, FarmStarted)>,
+    started: Option<(Timestamp, FarmStarted)>,
     runs: Runs,
 }
 
 impl Junit {
-    /// Writes `file`. `root` is the results directory.
+    /// Writes to `file`; `root` is the results directory.
     pub fn new(file: Destination, root: PathBuf) -> Self {
-        Self { file, root, started: None, runs: Runs::all() }
+        Self { file, root, started: None, runs: Runs::keep_all() }
     }
 
     fn write(&self, finished: &FarmFinished) -> anyhow::Result<()> {
         let mut text = Vec::new();
-        self.report(finished).serialize(&mut text).context("failed to encode JUnit XML")?;
+        self.build(finished).serialize(&mut text).context("failed to encode JUnit XML")?;
         self.file.write(&text)
     }
 
-    fn report(&self, finished: &FarmFinished) -> Report {
+    fn build(&self, finished: &FarmFinished) -> Report {
         let started = self.started.as_ref().map(|(_, started)| started);
         let name = started.map_or_else(|| "nmiscope farm".into(), |started| text(&started.suite));
         let mut suite = TestSuite::new(name.clone());
         suite.set_time(duration(finished.elapsed_ms));
-        suite.timestamp = self.started.as_ref().and_then(|(at_ms, _)| time(*at_ms).parse().ok());
+        suite.timestamp = self.started.as_ref().and_then(|(time, _)| time.to_string().parse().ok());
         if let Some(started) = started {
             suite.extra.insert("hostname".into(), text(&started.host));
             suite.add_property(("tool", &*format!("nmiscope {}", text(&started.tool).as_str())));
@@ -61,7 +62,7 @@ impl Junit {
             }
         }
         suite.add_property(("not-run", &*finished.not_run.to_string()));
-        let mut consoles = CONSOLES;
+        let mut consoles = MAX_CONSOLES;
         suite.add_test_cases(self.runs.iter().filter_map(|tries| self.case(tries, &mut consoles)));
         let mut report = Report::new(name);
         report.timestamp = suite.timestamp;
@@ -70,23 +71,24 @@ impl Junit {
         report
     }
 
-    /// A run as a test case: its last try, with those before it as reruns.
+    /// Builds the test case of a run: its last try, with earlier ones as reruns.
     fn case(&self, tries: &[Try], consoles: &mut usize) -> Option<TestCase> {
         let (last, earlier) = tries.split_last()?;
         let end = &last.end;
         let mut status = status(end);
         for one in earlier {
             let mut rerun = TestRerun::new(kind(one.end.status));
-            rerun.timestamp = time(started_at(one)).parse().ok();
+            rerun.timestamp = started_at(one).to_string().parse().ok();
             rerun.set_time(duration(one.end.elapsed_ms));
             rerun.set_message(message(&one.end)).set_type(one.end.status.name());
             rerun.system_out = Some(XmlString::new(self.output(&one.end, consoles)));
             status.add_rerun(rerun);
         }
-        let mut case = TestCase::new(text(&whole_name(end)), status);
-        // Some readers show only what has one. The name has all of it; a `.` in it would make folders.
+        let mut case = TestCase::new(text(&full_name(end)), status);
+        // Some readers show only cases with a class. The name is complete as it is, and a `.` in it would
+        // make folders.
         case.set_classname("farm");
-        case.timestamp = time(started_at(last)).parse().ok();
+        case.timestamp = started_at(last).to_string().parse().ok();
         case.set_time(duration(end.elapsed_ms));
         if let Some(hang) = end.hang.as_ref().filter(|_| end.status != Status::Pass) {
             case.add_property(("class", hang.class.name()));
@@ -104,18 +106,21 @@ impl Junit {
         Some(case)
     }
 
-    /// Where the files of a try are, and the end of its console.
+    /// Lists the files of a try and appends the end of its console; `left` is the number of bytes left for
+    /// consoles.
     fn output(&self, end: &VmFinished, left: &mut usize) -> String {
         let mut output = String::new();
         for (kind, file) in &end.files {
             let path = self.root.join(&end.directory).join(file);
-            output.push_str(&format!("{}: {}\n", text(kind).as_str(), words::path(&path)));
+            output.push_str(&format!("{}: {}\n", text(kind).as_str(), phrases::path_text(&path)));
         }
         let console = end.files.get("console").map(|file| end.directory.join(file));
-        let console = console.and_then(|console| inside(&self.root, &console).ok());
-        let Some(console) = console.and_then(|console| tail(&console).ok()) else { return output };
+        let console = console.and_then(|console| relative_path::resolve(&self.root, &console).ok());
+        let Some(console) = console.and_then(|console| read_console_tail(&console).ok()) else {
+            return output;
+        };
         if console.len() > *left {
-            output.push_str("its console is left out here: there are too many\n");
+            output.push_str("console left out: all consoles together exceed the size limit\n");
             return output;
         }
         *left -= console.len();
@@ -126,22 +131,22 @@ impl Junit {
 }
 
 impl Reporter for Junit {
-    fn tell(&mut self, event: &Event) -> anyhow::Result<()> {
-        self.runs.note(event);
-        match &event.what {
-            What::FarmStarted(started) => self.started = Some((event.at_ms, started.clone())),
-            What::FarmFinished(finished) => self.write(finished)?,
+    fn report(&mut self, event: &FarmEvent) -> anyhow::Result<()> {
+        self.runs.record(event);
+        match &event.kind {
+            EventKind::FarmStarted(started) => self.started = Some((event.time, started.clone())),
+            EventKind::FarmFinished(finished) => self.write(finished)?,
             _ => {}
         }
         Ok(())
     }
 
-    fn recall(&mut self, event: &Event) {
-        self.runs.note(event);
+    fn note_earlier(&mut self, event: &FarmEvent) {
+        self.runs.record(event);
     }
 }
 
-/// A failure is a guest's that has done what it should not; an error says that there is no verdict.
+/// Maps a status to a failure, of a guest that misbehaved, or to an error, where there is no verdict.
 fn kind(status: Status) -> NonSuccessKind {
     match status {
         Status::Pass | Status::Fail | Status::Hang | Status::Crash | Status::Timeout => {
@@ -156,8 +161,8 @@ fn status(end: &VmFinished) -> TestCaseStatus {
         return TestCaseStatus::success();
     }
     let mut status = if end.known.is_some() {
-        // As a failure it would break the build, which a known one is not to do; as a success it
-        // would be forgotten. The message is where it is tracked.
+        // A known failure must not break the build, and as a success it would be forgotten. The message is
+        // the URL at which it is tracked.
         TestCaseStatus::skipped()
     } else {
         TestCaseStatus::non_success(kind(end.status))
@@ -172,27 +177,29 @@ fn status(end: &VmFinished) -> TestCaseStatus {
 
 fn message(end: &VmFinished) -> XmlString {
     XmlString::new(
-        finding(end).unwrap_or_else(|| verb(end.status).into()).replace(NONCHARACTERS, "\u{fffd}"),
+        finding_text(end)
+            .unwrap_or_else(|| status_verb(end.status).into())
+            .replace(NONCHARACTERS, "\u{fffd}"),
     )
 }
 
-fn whole_name(end: &VmFinished) -> String {
-    // Whole: two names that differ only at their ends are two test cases.
+fn full_name(end: &VmFinished) -> String {
+    // Names are not cut: two that differ only at their ends are two test cases.
     if end.id.run > 1 { format!("{} #{}", end.id.name, end.id.run) } else { end.id.name.clone() }
 }
 
-/// What XML has no way to write, and `XmlString` does not look for.
+/// Characters that XML cannot represent and `XmlString` does not replace.
 const NONCHARACTERS: [char; 2] = ['\u{fffe}', '\u{ffff}'];
 
-/// Text on one line. Control characters are escaped, where `XmlString` alone would drop them and make
-/// one name of two.
+/// Puts text on one line with control characters escaped; `XmlString` alone would drop them and make two
+/// names equal.
 fn text(text: &str) -> XmlString {
     XmlString::new(sanitize::line(text).replace(NONCHARACTERS, "\u{fffd}"))
 }
 
-/// The end of a console, from the start of a line on if it is not all of it.
-fn tail(path: &Path) -> io::Result<String> {
-    let Tail { mut bytes, is_all } = tail::read(path, CONSOLE)?;
+/// Reads the end of a console, from the start of a line if the beginning is cut off.
+fn read_console_tail(path: &Path) -> io::Result<String> {
+    let Tail { mut bytes, is_all } = read_tail(path, MAX_CONSOLE)?;
     if !is_all && let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
         bytes.drain(..=end);
     }
@@ -201,14 +208,9 @@ fn tail(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&safe).replace(NONCHARACTERS, "\u{fffd}"))
 }
 
-/// When a try started: milliseconds since the Unix epoch.
-fn started_at(one: &Try) -> u64 {
-    one.at_ms.saturating_sub(one.end.elapsed_ms as u64)
-}
-
-/// RFC 3339.
-fn time(at_ms: u64) -> String {
-    humantime::format_rfc3339_millis(unix_time(at_ms)).to_string()
+/// Returns the time at which a try started, from its end and duration.
+fn started_at(one: &Try) -> Timestamp {
+    one.time.minus_ms(one.end.elapsed_ms as u64)
 }
 
 fn duration(ms: f64) -> Duration {
@@ -223,29 +225,32 @@ mod tests {
     use super::*;
     use crate::results;
 
-    fn written(root: &Path, events: &[Event]) -> String {
+    fn written(root: &Path, events: &[FarmEvent]) -> String {
         let file = root.join("junit.xml");
-        fixture::tell(&mut Junit::new(Destination::open(&file).unwrap(), root.into()), events);
+        fixture::report_all(
+            &mut Junit::new(Destination::open(&file).unwrap(), root.into()),
+            events,
+        );
         fs::read_to_string(file).unwrap()
     }
 
     #[test]
-    fn a_run_with_everything_in_it_is_told() {
+    fn xml_of_a_full_run_matches_the_golden_file() {
         let directory = tempfile::tempdir().unwrap();
         let xml = written(directory.path(), &fixture::events());
         let shown = xml.replace(directory.path().to_str().unwrap(), "results");
         fixture::is_golden("junit.xml", &shown);
         let report = Report::deserialize_from_str(&xml).unwrap();
-        // Counted by hand in the list of events.
+        // Expected numbers: counted by hand in the list of events.
         assert_eq!((report.tests, report.failures, report.errors), (16, 7, 3));
         assert_eq!(report.skipped, 1);
         assert_eq!(report.test_suites[0].test_cases.len(), 16);
     }
 
     #[test]
-    fn names_that_differ_stay_different_whatever_is_in_them() {
+    fn different_names_stay_different_in_xml() {
         let names = ["a\x1b[1m", "a", "a\u{fffe}", "a\x01", "a\n", "a<b>&\"'", "a]]>"];
-        let mut farm = fixture::Farm::new(names.len() as u64);
+        let mut farm = fixture::ScriptedFarm::new(names.len() as u64);
         for name in names {
             farm.end_with(name, Status::Fail, |end| end.reason = Some(name.into()));
         }
@@ -263,10 +268,10 @@ mod tests {
     }
 
     #[test]
-    fn of_a_console_the_end_is_taken_and_never_a_file_elsewhere() {
+    fn output_has_the_consoles_end_and_no_file_elsewhere() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("results");
-        let mut farm = fixture::Farm::new(2);
+        let mut farm = fixture::ScriptedFarm::new(2);
         farm.end("long", Status::Fail);
         farm.end_with("out", Status::Fail, |end| {
             end.files.insert("console".into(), "../../../secret".into());
@@ -274,7 +279,7 @@ mod tests {
         farm.finish();
         fs::write(directory.path().join("secret"), "SECRET").unwrap();
         for event in &farm.events {
-            if let What::VmFinished(end) = &event.what {
+            if let EventKind::VmFinished(end) = &event.kind {
                 fs::create_dir_all(root.join(&end.directory)).unwrap();
                 let console = format!("FIRST\n{}\n\x1b[2Jlast \u{ffff}\n", "x\n".repeat(64 << 10));
                 fs::write(root.join(&end.directory).join("console.log"), console).unwrap();
@@ -285,9 +290,9 @@ mod tests {
         let output =
             |at: usize| report.test_suites[0].test_cases[at].system_out.as_deref().unwrap();
         let id = crate::event::Id { name: "long".into(), run: 1, attempt: 1 };
-        let console = root.join(results::directory(&id)).join("console.log");
+        let console = root.join(results::try_directory(&id)).join("console.log");
         assert!(output(0).starts_with(&format!("console: {}\n", console.display())));
-        // Who reads it drops the last line feed.
+        // The XML reader drops the last line feed.
         let end = "x\n\n\\u{1b}[2Jlast \u{fffd}";
         assert!(output(0).ends_with(end), "{:?}", output(0).lines().last());
         assert!(!output(0).contains("FIRST"));
@@ -296,11 +301,11 @@ mod tests {
     }
 
     #[test]
-    fn consoles_beyond_what_a_file_should_hold_are_left_out_and_that_is_said() {
+    fn consoles_beyond_the_size_limit_are_replaced_by_a_note() {
         let directory = tempfile::tempdir().unwrap();
-        let mut farm = fixture::Farm::new(1);
+        let mut farm = fixture::ScriptedFarm::new(1);
         farm.end("vm", Status::Fail);
-        let What::VmFinished(end) = &farm.events[1].what else { panic!("{:?}", farm.events) };
+        let EventKind::VmFinished(end) = &farm.events[1].kind else { panic!("{:?}", farm.events) };
         fs::create_dir_all(directory.path().join(&end.directory)).unwrap();
         fs::write(directory.path().join(&end.directory).join("console.log"), "12345678").unwrap();
         let junit = Junit::new(Destination::Stdout, directory.path().into());
@@ -308,6 +313,6 @@ mod tests {
         assert!(junit.output(end, &mut left).ends_with("12345678"));
         assert_eq!(left, 2);
         let output = junit.output(end, &mut left);
-        assert!(output.ends_with("left out here: there are too many\n"), "{output}");
+        assert!(output.ends_with("all consoles together exceed the size limit\n"), "{output}");
     }
 }

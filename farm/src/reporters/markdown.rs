@@ -1,27 +1,27 @@
-//! A summary as GitHub's Markdown, for the page of a CI job.
+//! Summary in GitHub's Markdown, for the page of a CI job.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use super::Reporter;
-use super::runs::{Group, Runs, Try};
-use super::summary::{counts, known, times};
-use super::words::{self, NAME, SENTENCE, duration, seconds, verb};
-use crate::event::{Event, FarmFinished, FarmStarted, What};
+use super::phrases::{self, MAX_NAME, MAX_SENTENCE, format_duration, format_seconds, status_verb};
+use super::runs::{HangGroup, Runs, Try};
+use super::summary::{known_count, occurrences, status_counts};
+use crate::event::{EventKind, FarmEvent, FarmFinished, FarmStarted};
 use nmiscope_report::destination::Destination;
 use nmiscope_report::short_name;
 use nmiscope_report::units::plural;
 
-/// The most bytes of rows in each section. GitHub takes 1 MiB for all of it.
-const HANGS: usize = 256 << 10;
-const FAILURES: usize = 384 << 10;
-const FLAKY: usize = 128 << 10;
-/// So many lost VMs are named.
-const LOST: usize = 20;
-/// The longest URL that becomes a link.
-const URL: usize = 2048;
+/// Maximum number of bytes of rows in each section; GitHub accepts 1 MiB in all.
+const MAX_HANG_BYTES: usize = 256 << 10;
+const MAX_FAILURE_BYTES: usize = 384 << 10;
+const MAX_FLAKY_BYTES: usize = 128 << 10;
+/// Maximum number of lost VMs that are named.
+const MAX_LOST: usize = 20;
+/// Maximum length of a URL that becomes a link.
+const MAX_URL: usize = 2048;
 
-/// Writes a file when the run is over.
+/// Reporter that writes a Markdown summary when the run ends.
 pub struct Markdown {
     file: Destination,
     root: PathBuf,
@@ -31,9 +31,9 @@ pub struct Markdown {
 }
 
 impl Markdown {
-    /// Writes `file`. `root` is the results directory.
+    /// Writes to `file`; `root` is the results directory.
     pub fn new(file: Destination, root: PathBuf) -> Self {
-        Self { file, root, started: None, interrupted: None, runs: Runs::of_failures() }
+        Self { file, root, started: None, interrupted: None, runs: Runs::failures_only() }
     }
 
     fn write(&self, finished: &FarmFinished) -> anyhow::Result<()> {
@@ -42,26 +42,31 @@ impl Markdown {
 
     fn text(&self, finished: &FarmFinished) -> String {
         let all = finished.counts.values().sum::<u64>() + finished.not_run;
-        let counts: Vec<String> = counts(finished).into_iter().map(|(_, words)| words).collect();
+        let counts: Vec<String> =
+            status_counts(finished).into_iter().map(|(_, words)| words).collect();
         let counts = counts.join(", ");
-        let mut text = format!("## {}: {counts}{}\n\n", plural(all, "VM"), known(finished));
+        let mut text = format!("## {}: {counts}{}\n\n", plural(all, "VM"), known_count(finished));
         self.show_run(&mut text, finished);
-        let groups = self.runs.groups();
+        let groups = self.runs.hang_groups();
         let (known, new): (Vec<_>, Vec<_>) = groups.iter().partition(|group| group.known.is_some());
-        let hangs = |title, groups: &[&Group<'_>]| {
+        let hangs = |title, groups: &[&HangGroup<'_>]| {
             let head = "signature | hang | between | seen | first in | tracked";
-            table(title, head, groups.iter().map(|group| hang_row(group)), HANGS / 2)
+            table(title, head, groups.iter().map(|group| hang_row(group)), MAX_HANG_BYTES / 2)
         };
         text.push_str(&hangs("Distinct hangs", &new));
         let failed = self.runs.failed().filter(|one| one.end.known.is_none());
         let head = "VM | status | finding | time";
-        text.push_str(&table("Failures", head, failed.map(failure_row), FAILURES));
+        text.push_str(&table("Failures", head, failed.map(failure_row), MAX_FAILURE_BYTES));
         text.push_str(&hangs("Known hangs", &known));
         let known = self.runs.failed().filter(|one| one.end.known.is_some());
         let head = "VM | status | tracked | time";
-        text.push_str(&table("Known failures", head, known.map(known_row), FLAKY));
-        let flaky =
-            table("", "VM | passed in | before", self.runs.flaky().filter_map(flaky_row), FLAKY);
+        text.push_str(&table("Known failures", head, known.map(known_row), MAX_FLAKY_BYTES));
+        let flaky = table(
+            "",
+            "VM | passed in | before",
+            self.runs.flaky().filter_map(flaky_row),
+            MAX_FLAKY_BYTES,
+        );
         if !flaky.is_empty() {
             let count = self.runs.flaky().count();
             let _ =
@@ -70,14 +75,14 @@ impl Markdown {
         text
     }
 
-    /// What is to be said of the run itself.
+    /// Describes the run itself: its duration, host and options, and what was interrupted or lost.
     fn show_run(&self, text: &mut String, finished: &FarmFinished) {
-        let _ = write!(text, "It took {}", duration(finished.elapsed_ms));
+        let _ = write!(text, "It took {}", format_duration(finished.elapsed_ms));
         if let Some(started) = &self.started {
-            let _ = write!(text, " on {}", code(&started.host, NAME));
-            let _ = write!(text, ", suite {}", code(&started.suite, SENTENCE));
+            let _ = write!(text, " on {}", code(&started.host, MAX_NAME));
+            let _ = write!(text, ", suite {}", code(&started.suite, MAX_SENTENCE));
             if let Some(partition) = &started.partition {
-                let _ = write!(text, ", part {}", code(partition, NAME));
+                let _ = write!(text, ", part {}", code(partition, MAX_NAME));
             }
             if let Some(seed) = started.seed {
                 let _ = write!(text, ", seed {seed}");
@@ -86,18 +91,18 @@ impl Markdown {
         let _ = write!(
             text,
             ". The results are in {}.\n\n",
-            code(&self.root.to_string_lossy(), SENTENCE)
+            code(&self.root.to_string_lossy(), MAX_SENTENCE)
         );
         if let Some(by) = &self.interrupted {
-            let by = code(by, NAME);
+            let by = code(by, MAX_NAME);
             let left = plural(finished.not_run, "VM");
-            let _ =
-                write!(text, "**Ended by {by}**: {left} left, which `--resume` goes on with.\n\n");
+            let _ = write!(text, "**Ended by {by}**: {left} left, which `--resume` runs.\n\n");
         }
         let lost = self.started.as_ref().map(|started| started.lost.as_slice()).unwrap_or_default();
         if !lost.is_empty() {
-            let shown: Vec<String> = lost.iter().take(LOST).map(|name| code(name, NAME)).collect();
-            let more = match lost.len().saturating_sub(LOST) {
+            let shown: Vec<String> =
+                lost.iter().take(MAX_LOST).map(|name| code(name, MAX_NAME)).collect();
+            let more = match lost.len().saturating_sub(MAX_LOST) {
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };
@@ -112,31 +117,31 @@ impl Markdown {
 }
 
 impl Reporter for Markdown {
-    fn tell(&mut self, event: &Event) -> anyhow::Result<()> {
-        self.runs.note(event);
-        match &event.what {
-            What::FarmStarted(started) => {
+    fn report(&mut self, event: &FarmEvent) -> anyhow::Result<()> {
+        self.runs.record(event);
+        match &event.kind {
+            EventKind::FarmStarted(started) => {
                 self.started = Some(started.clone());
                 self.interrupted = None;
             }
-            What::FarmInterrupted { by } => self.interrupted = Some(by.clone()),
-            What::FarmFinished(finished) => self.write(finished)?,
+            EventKind::FarmInterrupted { by } => self.interrupted = Some(by.clone()),
+            EventKind::FarmFinished(finished) => self.write(finished)?,
             _ => {}
         }
         Ok(())
     }
 
-    fn recall(&mut self, event: &Event) {
-        self.runs.note(event);
+    fn note_earlier(&mut self, event: &FarmEvent) {
+        self.runs.record(event);
     }
 }
 
-/// A table of at most so many bytes of rows, with a note of what was left out; nothing without rows.
-fn table(title: &str, head: &str, rows: impl Iterator<Item = String>, most: usize) -> String {
+/// Builds a table of at most `limit` bytes of rows, with a note about rows left out; empty without rows.
+fn table(title: &str, head: &str, rows: impl Iterator<Item = String>, limit: usize) -> String {
     let mut shown = String::new();
     let mut cut = 0u64;
     for row in rows {
-        if shown.len() + row.len() > most {
+        if shown.len() + row.len() > limit {
             cut += 1;
         } else {
             shown.push_str(&row);
@@ -161,69 +166,79 @@ fn row<const N: usize>(cells: [String; N]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-fn hang_row(group: &Group<'_>) -> String {
+fn hang_row(group: &HangGroup<'_>) -> String {
     let hang = group.hang;
     let title = match &hang.function {
-        Some(function) => format!("{} in {}", hang.class, code(short_name(function), NAME)),
+        Some(function) => format!("{} in {}", hang.class, code(short_name(function), MAX_NAME)),
         None => hang.class.name().into(),
     };
-    let between = words::between(hang).map_or_else(String::new, |between| code(&between, SENTENCE));
+    let between =
+        phrases::parties(hang).map_or_else(String::new, |between| code(&between, MAX_SENTENCE));
     row([
-        code(&words::signature(hang), NAME),
+        code(&phrases::short_signature(hang), MAX_NAME),
         title,
         between,
-        times(group),
-        name(group.first),
+        occurrences(group),
+        run_name(group.first),
         group.known.map_or_else(String::new, link),
     ])
 }
 
 fn failure_row(one: &Try) -> String {
-    let finding = words::finding(&one.end);
-    let finding = finding.map_or_else(String::new, |finding| code(&finding, 2 * SENTENCE));
-    row([name(one), verb(one.end.status).into(), finding, seconds(one.end.elapsed_ms)])
+    let finding = phrases::finding_text(&one.end);
+    let finding = finding.map_or_else(String::new, |finding| code(&finding, 2 * MAX_SENTENCE));
+    row([
+        run_name(one),
+        status_verb(one.end.status).into(),
+        finding,
+        format_seconds(one.end.elapsed_ms),
+    ])
 }
 
 fn known_row(one: &Try) -> String {
     let tracked = one.end.known.as_deref().map_or_else(String::new, link);
-    row([name(one), verb(one.end.status).into(), tracked, seconds(one.end.elapsed_ms)])
+    row([
+        run_name(one),
+        status_verb(one.end.status).into(),
+        tracked,
+        format_seconds(one.end.elapsed_ms),
+    ])
 }
 
 fn flaky_row(tries: &[Try]) -> Option<String> {
     let (last, earlier) = tries.split_last()?;
     let before = earlier.iter().take(3).map(|one| {
-        let finding = words::finding(&one.end);
-        let finding =
-            finding.map_or_else(String::new, |finding| format!(" {}", code(&finding, SENTENCE)));
-        format!("{}{finding}", verb(one.end.status))
+        let finding = phrases::finding_text(&one.end);
+        let finding = finding
+            .map_or_else(String::new, |finding| format!(" {}", code(&finding, MAX_SENTENCE)));
+        format!("{}{finding}", status_verb(one.end.status))
     });
     let before: Vec<String> = before.collect();
-    Some(row([name(last), format!("try {}", last.end.id.attempt), before.join("<br>")]))
+    Some(row([run_name(last), format!("try {}", last.end.id.attempt), before.join("<br>")]))
 }
 
-fn name(one: &Try) -> String {
-    code(&words::name(&one.end.id), NAME)
+fn run_name(one: &Try) -> String {
+    code(&phrases::run_name(&one.end.id), MAX_NAME)
 }
 
-/// Where something is tracked. What is no plain URL is only shown.
+/// Links to the page at which a failure is tracked. Text that is no plain URL is shown without a link.
 fn link(url: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/?#@!$&*+,;=%".contains(&byte);
     let is_web = url.starts_with("https://") || url.starts_with("http://");
-    if is_web && url.len() <= URL && url.bytes().all(is_plain) {
-        format!("<a href=\"{}\">{}</a>", escape(url), escape(&words::line(url, NAME)))
+    if is_web && url.len() <= MAX_URL && url.bytes().all(is_plain) {
+        format!("<a href=\"{}\">{}</a>", escape(url), escape(&phrases::one_line(url, MAX_NAME)))
     } else {
-        code(url, NAME)
+        code(url, MAX_NAME)
     }
 }
 
-/// Text from elsewhere, cut to so many characters, as it is. An element, and not backticks: it can hold
-/// those, and in a table a `|` as well.
-fn code(text: &str, most: usize) -> String {
-    format!("<code>{}</code>", escape(&words::line(text, most)))
+/// Formats foreign text, cut to `limit` characters, as a code element. Unlike backquotes, an element can
+/// contain backquotes, and `|` in a table.
+fn code(text: &str, limit: usize) -> String {
+    format!("<code>{}</code>", escape(&phrases::one_line(text, limit)))
 }
 
-/// Every character that may mean something to Markdown or HTML, as a reference, which to both is only
-/// text.
+/// Replaces every character with a meaning in Markdown or HTML by a character reference.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -245,10 +260,10 @@ mod tests {
     use super::*;
     use crate::event::{Status, VmFinished};
 
-    fn text(events: &[Event]) -> String {
+    fn text(events: &[FarmEvent]) -> String {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("summary.md");
-        fixture::tell(
+        fixture::report_all(
             &mut Markdown::new(Destination::open(&file).unwrap(), "results".into()),
             events,
         );
@@ -256,18 +271,18 @@ mod tests {
     }
 
     #[test]
-    fn a_run_with_everything_in_it_is_told() {
+    fn markdown_of_a_full_run_matches_the_golden_file() {
         fixture::is_golden("summary.md", &text(&fixture::events()));
     }
 
     #[test]
-    fn nothing_from_a_guest_is_markdown_or_html() {
+    fn text_from_a_guest_never_becomes_markdown_or_html() {
         let hostile = "a|b`c`<img src=x>\n## @all *x* [y](z) \\| www.example.org \u{202e}\x1b[2J";
         let expected = "a&#124;b&#96;c&#96;&#60;img src=x&#62;&#92;n&#35;&#35; &#64;all &#42;x&#42; \
                         &#91;y&#93;&#40;z&#41; &#92;&#124; www&#46;example&#46;org \
                         &#92;u&#123;202e&#125;&#92;u&#123;1b&#125;&#91;2J";
-        assert_eq!(escape(&words::line(hostile, NAME)), expected);
-        let mut farm = fixture::Farm::new(1);
+        assert_eq!(escape(&phrases::one_line(hostile, MAX_NAME)), expected);
+        let mut farm = fixture::ScriptedFarm::new(1);
         farm.end_with(hostile, Status::Hang, |end| {
             let hang = fixture::hang("<b>", &[hostile], Some(hostile));
             (end.hang, end.reason, end.known) = (Some(hang), Some(hostile.into()), None);
@@ -287,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_web_address_is_a_link() {
+    fn only_plain_web_addresses_become_links() {
         let address = "https://bugs.example/1?a=b&c";
         assert!(
             link(address).starts_with("<a href=\"https&#58;//bugs&#46;example/1&#63;a=b&#38;c\">")
@@ -299,8 +314,8 @@ mod tests {
     }
 
     #[test]
-    fn however_much_fails_it_is_less_than_github_takes_and_says_what_is_missing() {
-        let mut farm = fixture::Farm::new(6000);
+    fn summary_of_many_failures_stays_below_githubs_limit() {
+        let mut farm = fixture::ScriptedFarm::new(6000);
         for number in 0..2000 {
             let name = format!("{number}/{}", "<".repeat(300));
             let lock = "|".repeat(300);

@@ -1,41 +1,39 @@
-//! Those who tell of a farm's run: people on a terminal or in the log of a CI job, and machines. Each
-//! is fed with events, in their order, and knows nothing else: the journal of a run that is over does
-//! as well as one that goes on.
+//! Reporters: render a farm's events for people on a terminal, for the log of a CI job, and for machines.
 //!
-//! Names come from a suite, and names of locks and functions from a guest's memory. What is shown of
-//! them goes through `report::sanitize` first, and is cut where it is too long.
-//!
-//! None keeps more than what failed, but for `junit`, whose format has a line for every VM.
+//! A reporter sees events in order and nothing else, so it can also render the journal of a run that has
+//! ended. Names come from a suite, and names of locks and functions from a guest's memory: all of them
+//! pass through `report::sanitize` and are cut where they are too long. Only failures are kept in memory,
+//! except by `junit`, whose format has an entry for every VM.
 
 mod json_lines;
 mod junit;
-mod lines;
 mod markdown;
+mod phrases;
+mod plain;
+mod progress;
 mod runs;
-mod story;
 mod summary;
 mod terminal;
 #[cfg(test)]
 mod tests;
-mod words;
 
-use super::event::Event;
+use super::event::FarmEvent;
 
 pub use json_lines::JsonLines;
 pub use junit::Junit;
-pub use lines::Lines;
 pub use markdown::Markdown;
+pub use plain::Plain;
 pub use terminal::Terminal;
 
-/// One who tells of a run.
+/// Renderer of a run's events.
 pub trait Reporter {
-    /// Tells of an event.
+    /// Renders an event.
     ///
     /// # Errors
-    /// It could not be written. That is no reason to end a run: the journal has it.
-    fn tell(&mut self, event: &Event) -> anyhow::Result<()>;
+    /// Fails if the output cannot be written. The run continues, since the journal has the event.
+    fn report(&mut self, event: &FarmEvent) -> anyhow::Result<()>;
 
-    /// Takes note of an event of an earlier farm, that this one resumes, so that what is said at the
-    /// end is of all of it. Says nothing now.
-    fn recall(&mut self, event: &Event);
+    /// Records an event of the earlier run that this farm resumes, so that the final summary covers both.
+    /// Writes nothing.
+    fn note_earlier(&mut self, event: &FarmEvent);
 }

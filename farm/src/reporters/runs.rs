@@ -1,60 +1,59 @@
-//! What reporters remember of a run until its end: its tries, by run, and the hangs among them, by
-//! signature.
+//! Tries that reporters remember until the end of a run, with their hangs grouped by signature.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::event::{Event, HangSummary, Status, VmFinished, What};
+use crate::event::{EventKind, FarmEvent, HangSummary, Status, VmFinished};
+use crate::timestamp::Timestamp;
 
-/// A try that is over.
+/// A try that has ended.
 #[derive(Debug, Clone)]
 pub struct Try {
-    /// When that was: milliseconds since the Unix epoch.
-    pub at_ms: u64,
-    /// What was said of it.
+    /// Time at which the try ended.
+    pub time: Timestamp,
+    /// End event of the try.
     pub end: VmFinished,
 }
 
-/// Tries by run: the VM's name, and which run of it.
+/// Tries by the VM's name and the number of the run.
 #[derive(Debug)]
 pub struct Runs {
     tries: BTreeMap<(String, u32), Vec<Try>>,
-    /// Runs that passed at once are kept too.
+    /// True if runs that passed at the first try are kept too.
     all: bool,
 }
 
-/// Runs that hung in one way.
+/// Runs that hung with the same signature.
 #[derive(Debug)]
-pub struct Group<'a> {
-    /// In which.
+pub struct HangGroup<'a> {
+    /// Summary of the earliest of these hangs.
     pub hang: &'a HangSummary,
-    /// Where that is tracked.
+    /// URL at which the hang is tracked; `None` if it is not known.
     pub known: Option<&'a str>,
-    /// The earliest try that did.
+    /// Earliest try that hung in this way.
     pub first: &'a Try,
-    /// So many runs did, and did not pass afterwards.
+    /// Number of runs that hung in this way and did not pass later.
     pub count: u64,
-    /// So many did, and passed afterwards.
+    /// Number of runs that hung in this way and passed in a later try.
     pub flaky: u64,
 }
 
 impl Runs {
-    /// Keeps all of them.
-    pub fn all() -> Self {
+    /// Keeps every run, also those that passed at once.
+    pub fn keep_all() -> Self {
         Self { tries: BTreeMap::new(), all: true }
     }
 
-    /// Keeps those of which a try failed: what that takes is bounded by how many do, not by how many
-    /// there are.
-    pub fn of_failures() -> Self {
+    /// Keeps only runs with a failed try, so that memory is bounded by the number of failures.
+    pub fn failures_only() -> Self {
         Self { tries: BTreeMap::new(), all: false }
     }
 
-    /// Takes note of an event. A try that is run again, because the farm was interrupted or died,
-    /// takes the place of what was known of it and of all that followed.
-    pub fn note(&mut self, event: &Event) {
-        let (id, end) = match &event.what {
-            What::VmStarted(started) => (&started.id, None),
-            What::VmFinished(end) => (&end.id, Some(end)),
+    /// Records an event. A try that is run again, because the farm was interrupted or died, replaces its
+    /// former result and those of all later tries.
+    pub fn record(&mut self, event: &FarmEvent) {
+        let (id, end) = match &event.kind {
+            EventKind::VmStarted(started) => (&started.id, None),
+            EventKind::VmFinished(end) => (&end.id, Some(end)),
             _ => return,
         };
         let run = (id.name.clone(), id.run);
@@ -66,38 +65,38 @@ impl Runs {
             self.tries.remove(&run);
             return;
         }
-        self.tries.entry(run).or_default().push(Try { at_ms: event.at_ms, end: (**end).clone() });
+        self.tries.entry(run).or_default().push(Try { time: event.time, end: (**end).clone() });
     }
 
-    /// The tries of each run, in order of names.
+    /// Returns the tries of each run, in the order of names.
     pub fn iter(&self) -> impl Iterator<Item = &[Try]> {
         self.tries.values().map(Vec::as_slice)
     }
 
-    /// The last tries of those that failed in the end, without those that the farm itself has ended.
+    /// Returns the last tries of runs that failed, without tries that the farm itself interrupted.
     pub fn failed(&self) -> impl Iterator<Item = &Try> {
         let last = self.iter().filter_map(<[Try]>::last);
         last.filter(|last| !matches!(last.end.status, Status::Pass | Status::Interrupted))
     }
 
-    /// Those that failed and then passed, all tries of each.
+    /// Returns all tries of the runs that failed first and then passed.
     pub fn flaky(&self) -> impl Iterator<Item = &[Try]> {
         self.iter().filter(|tries| tries.last().is_some_and(|last| last.end.flaky))
     }
 
-    /// The hangs by signature: the unknown ones before the known ones, then the most frequent first.
-    pub fn groups(&self) -> Vec<Group<'_>> {
-        let mut groups: BTreeMap<&str, Group<'_>> = BTreeMap::new();
+    /// Groups hangs by signature: unknown ones before known ones, then by frequency, most frequent first.
+    pub fn hang_groups(&self) -> Vec<HangGroup<'_>> {
+        let mut groups: BTreeMap<&str, HangGroup<'_>> = BTreeMap::new();
         for tries in self.iter() {
             let flaky = tries.last().is_some_and(|last| last.end.status == Status::Pass);
             let mut counted = BTreeSet::new();
             for one in tries.iter().filter(|one| one.end.status == Status::Hang) {
                 let Some(hang) = &one.end.hang else { continue };
                 let known = one.end.known.as_deref();
-                let new = Group { hang, known, first: one, count: 0, flaky: 0 };
+                let new = HangGroup { hang, known, first: one, count: 0, flaky: 0 };
                 let group = groups.entry(&hang.signature).or_insert(new);
                 group.known = group.known.or(known);
-                if one.at_ms < group.first.at_ms {
+                if one.time < group.first.time {
                     (group.first, group.hang) = (one, hang);
                 }
                 if counted.insert(&hang.signature) {
@@ -105,10 +104,10 @@ impl Runs {
                 }
             }
         }
-        let mut groups: Vec<Group<'_>> = groups.into_values().collect();
+        let mut groups: Vec<HangGroup<'_>> = groups.into_values().collect();
         groups.sort_by_key(|group| {
             let often = (group.count, group.flaky);
-            (group.known.is_some(), std::cmp::Reverse(often), group.first.at_ms)
+            (group.known.is_some(), std::cmp::Reverse(often), group.first.time)
         });
         groups
     }

@@ -1,5 +1,5 @@
-//! What stands at the end of a run, for people: how many ended how, each distinct hang with where to
-//! look, and each other failure.
+//! Summary at the end of a run, for people: totals, each distinct hang with its files, and each other
+//! failure.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -7,8 +7,11 @@ use std::path::Path;
 use anstyle::{AnsiColor, Style};
 use nmiscope_report::units::plural;
 
-use super::runs::{Group, Runs, Try};
-use super::words::{duration, finding, line, name, path, signature, title, verb};
+use super::phrases::{
+    finding_text, format_duration, hang_title, one_line, path_text, run_name, short_signature,
+    status_verb,
+};
+use super::runs::{HangGroup, Runs, Try};
 use crate::event::{FarmFinished, Status};
 use crate::{journal, results};
 
@@ -16,51 +19,53 @@ const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 const DIM: Style = Style::new().dimmed();
 
-/// So many distinct hangs are shown.
-const HANGS: usize = 50;
-/// So many failures that are no hangs.
-const FAILURES: usize = 20;
-/// Titles are padded to at most so many characters.
+/// Maximum number of distinct hangs shown.
+const MAX_HANGS: usize = 50;
+/// Maximum number of other failures shown.
+const MAX_FAILURES: usize = 20;
+/// Maximum width to which titles are padded.
 const MAX_TITLE: usize = 48;
 
-/// The files of a try that help to go on, in the order in which one opens them.
+/// Files of a try that help to debug it, in the order of use.
 const FILES: [&str; 3] = ["report", "core", "console"];
 
-/// All of it. `root` is where the results are.
-pub fn summary(finished: &FarmFinished, runs: &Runs, root: &Path) -> String {
+/// Renders the summary; `root` is the results directory.
+pub fn render(finished: &FarmFinished, runs: &Runs, root: &Path) -> String {
     let mut text = format!(" {DIM}────────────{DIM:#}\n {}\n", headline(finished));
-    let groups = runs.groups();
-    let titles: Vec<String> = groups.iter().take(HANGS).map(|group| title(group.hang)).collect();
+    let groups = runs.hang_groups();
+    let titles: Vec<String> =
+        groups.iter().take(MAX_HANGS).map(|group| hang_title(group.hang)).collect();
     let longest = titles.iter().map(|title| title.chars().count()).max().unwrap_or(0);
     for (group, title) in groups.iter().zip(titles) {
         show_group(&mut text, group, &title, longest.min(MAX_TITLE), root);
     }
-    if let more @ 1.. = groups.len().saturating_sub(HANGS) {
-        let _ = writeln!(text, " and {more} more; `nmiscope triage {}` shows them", path(root));
+    if let more @ 1.. = groups.len().saturating_sub(MAX_HANGS) {
+        let _ =
+            writeln!(text, " and {more} more; `nmiscope triage {}` shows them", path_text(root));
     }
     show_failures(&mut text, runs, root);
     if finished.not_run > 0 {
         let is_are = if finished.not_run == 1 { "is" } else { "are" };
         let left = format!("{} {is_are} left", plural(finished.not_run, "VM"));
-        let _ = writeln!(text, " {BAD}{left}{BAD:#}: --resume goes on with what was not run");
+        let _ = writeln!(text, " {BAD}{left}{BAD:#}: --resume runs them");
     }
     text
 }
 
-/// How many ended how.
+/// Renders the totals by status.
 fn headline(finished: &FarmFinished) -> String {
     let all = finished.counts.values().sum::<u64>() + finished.not_run;
-    let counts = counts(finished).into_iter().map(|(status, words)| {
+    let counts = status_counts(finished).into_iter().map(|(status, words)| {
         let style = if status == Some(Status::Pass) { GOOD } else { BAD };
         format!("{style}{words}{style:#}")
     });
     let counts = counts.collect::<Vec<_>>().join(", ");
-    let duration = duration(finished.elapsed_ms);
-    format!("{} in {duration}: {counts}{}", plural(all, "VM"), known(finished))
+    let duration = format_duration(finished.elapsed_ms);
+    format!("{} in {duration}: {counts}{}", plural(all, "VM"), known_count(finished))
 }
 
-/// How many of the failures are known, to be said after all counts.
-pub fn known(finished: &FarmFinished) -> String {
+/// Phrase for the number of known failures, to follow the totals.
+pub fn known_count(finished: &FarmFinished) -> String {
     match finished.known {
         0 => String::new(),
         1 => "; 1 failure is known".into(),
@@ -68,10 +73,10 @@ pub fn known(finished: &FarmFinished) -> String {
     }
 }
 
-/// Each status that occurs, in words; `None` for what was not run.
-pub fn counts(finished: &FarmFinished) -> Vec<(Option<Status>, String)> {
+/// Phrases for each status that occurs; `None` stands for runs that did not start.
+pub fn status_counts(finished: &FarmFinished) -> Vec<(Option<Status>, String)> {
     let words = |(status, count): (&Status, &u64)| {
-        let words = format!("{count} {}", verb(*status));
+        let words = format!("{count} {}", status_verb(*status));
         let words = match status {
             Status::Pass if finished.flaky > 0 => format!("{words} ({} flaky)", finished.flaky),
             Status::Hang => format!("{words} ({} distinct)", finished.distinct_hangs),
@@ -85,29 +90,29 @@ pub fn counts(finished: &FarmFinished) -> Vec<(Option<Status>, String)> {
     if counts.is_empty() { vec![(None, "nothing to run".into())] } else { counts }
 }
 
-fn show_group(text: &mut String, group: &Group<'_>, title: &str, width: usize, root: &Path) {
-    let directory = root.join(results::short(&group.hang.signature));
+fn show_group(text: &mut String, group: &HangGroup<'_>, title: &str, width: usize, root: &Path) {
+    let directory = root.join(results::short_signature(&group.hang.signature));
     let directory = if group.first.end.directory.as_os_str().is_empty() {
-        signature(group.hang)
+        short_signature(group.hang)
     } else {
-        format!("{}/", path(&directory))
+        format!("{}/", path_text(&directory))
     };
     let style = if group.known.is_some() { DIM } else { BAD };
     let pad = " ".repeat(width.saturating_sub(title.chars().count()));
-    let _ = write!(text, " {directory}  {style}{title}{style:#}{pad}  {}", times(group));
+    let _ = write!(text, " {directory}  {style}{title}{style:#}{pad}  {}", occurrences(group));
     let files = FILES.iter().filter_map(|kind| group.first.end.files.get(*kind));
-    let files: String = files.map(|file| format!("  {}", path(file))).collect();
+    let files: String = files.map(|file| format!("  {}", path_text(file))).collect();
     if !files.is_empty() {
         let _ = write!(text, " {files}");
     }
     if let Some(url) = group.known {
-        let _ = write!(text, "   known: {}", line(url, super::words::SENTENCE));
+        let _ = write!(text, "   known: {}", one_line(url, super::phrases::MAX_SENTENCE));
     }
     text.push('\n');
 }
 
-/// How often a hang was seen.
-pub fn times(group: &Group<'_>) -> String {
+/// Phrase for the number of occurrences of a hang.
+pub fn occurrences(group: &HangGroup<'_>) -> String {
     match (group.count, group.flaky) {
         (count, 0) => format!("×{count}"),
         (0, flaky) => format!("×{flaky} flaky"),
@@ -115,20 +120,20 @@ pub fn times(group: &Group<'_>) -> String {
     }
 }
 
-/// Those that did not hang, or of whose hang nothing is known.
+/// Appends the failures that are no hangs, or are hangs without a summary.
 fn show_failures(text: &mut String, runs: &Runs, root: &Path) {
     let is_in_group = |one: &Try| one.end.status == Status::Hang && one.end.hang.is_some();
     let mut count = 0usize;
     for one in runs.failed().filter(|one| !is_in_group(one)) {
         count += 1;
-        if count <= FAILURES {
-            let status = verb(one.end.status);
-            let why = finding(&one.end).map_or_else(String::new, |why| format!(": {why}"));
-            let _ = writeln!(text, " {BAD}{status}{BAD:#}  {}{why}", name(&one.end.id));
+        if count <= MAX_FAILURES {
+            let status = status_verb(one.end.status);
+            let why = finding_text(&one.end).map_or_else(String::new, |why| format!(": {why}"));
+            let _ = writeln!(text, " {BAD}{status}{BAD:#}  {}{why}", run_name(&one.end.id));
         }
     }
-    if let more @ 1.. = count.saturating_sub(FAILURES) {
-        let journal = path(&root.join(journal::FILE));
+    if let more @ 1.. = count.saturating_sub(MAX_FAILURES) {
+        let journal = path_text(&root.join(journal::FILE));
         let _ = writeln!(text, " and {more} more; they are in {journal}");
     }
 }

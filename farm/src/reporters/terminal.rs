@@ -1,5 +1,5 @@
-//! Live progress on a terminal: a bar with how many are done and which VMs run, and above it the lines
-//! that `lines` writes.
+//! Live progress on a terminal: a bar with totals and the running VMs, and above it the lines that `plain`
+//! writes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,58 +11,61 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::Reporter;
-use super::story::Story;
-use super::words::{self, verb};
-use crate::event::{Event, Id, Status, VmFinished, What};
+use super::phrases::{self, status_verb};
+use super::progress::Progress;
+use crate::event::{EventKind, FarmEvent, Id, Status, VmFinished};
 
-/// So many running VMs are shown.
-const SHOWN: usize = 8;
-/// How often the times of running VMs are drawn anew.
-const TICK: Duration = Duration::from_millis(250);
-/// What a terminal's width is taken to be that does not say it.
-const WIDTH: usize = 80;
+/// Maximum number of running VMs shown.
+const MAX_SHOWN: usize = 8;
+/// Interval at which the times of running VMs are redrawn.
+const REDRAW_INTERVAL: Duration = Duration::from_millis(250);
+/// Width assumed for a terminal that does not report it.
+const DEFAULT_WIDTH: usize = 80;
 
-/// Draws on standard error.
+/// Reporter that draws on standard error.
 pub struct Terminal {
     bar: ProgressBar,
-    story: Story,
+    progress: Progress,
     running: Arc<Running>,
     counts: BTreeMap<Status, u64>,
     flaky: u64,
     colors: bool,
 }
 
-/// The tries that are going on, since when, in order of their starts. The bar's own thread reads it.
+/// Running tries with their starts, oldest first; also read by the bar's own thread.
 #[derive(Default)]
 struct Running(Mutex<Vec<(Id, Instant)>>);
 
 impl Terminal {
-    /// Draws on standard error, which should be a terminal: if it is none there is no bar, only lines.
-    /// `root` is the results directory.
+    /// Draws on standard error. Without a terminal there are only lines and no bar. `root` is the results
+    /// directory.
     pub fn new(root: PathBuf) -> Self {
         let colors = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
         let width = || {
             let size = rustix::termios::tcgetwinsize(io::stderr());
-            size.ok().map(|size| size.ws_col.into()).filter(|width| *width > 0).unwrap_or(WIDTH)
+            size.ok()
+                .map(|size| size.ws_col.into())
+                .filter(|width| *width > 0)
+                .unwrap_or(DEFAULT_WIDTH)
         };
         Self::on(ProgressDrawTarget::stderr(), root, colors, width)
     }
 
     fn on(target: ProgressDrawTarget, root: PathBuf, colors: bool, width: fn() -> usize) -> Self {
         let running = Arc::new(Running::default());
-        let of_bar = Arc::clone(&running);
+        let shown = Arc::clone(&running);
         let bar = ProgressBar::with_draw_target(Some(0), target);
-        // Without the template it would be another bar, and still a bar.
+        // Without the template the bar merely looks different.
         if let Ok(style) =
             ProgressStyle::with_template(" {bar:20} {pos}/{len}  {wide_msg}\n{running}")
         {
             let show = move |_: &ProgressState, text: &mut dyn std::fmt::Write| {
-                let _ = text.write_str(&of_bar.show(width()));
+                let _ = text.write_str(&shown.show(width()));
             };
             bar.set_style(style.progress_chars("━╸ ").with_key("running", show));
         }
-        let story = Story::new(root);
-        Self { bar, story, running, counts: BTreeMap::new(), flaky: 0, colors }
+        let progress = Progress::new(root);
+        Self { bar, progress, running, counts: BTreeMap::new(), flaky: 0, colors }
     }
 
     fn finished(&mut self, end: &VmFinished) {
@@ -72,7 +75,8 @@ impl Terminal {
         }
         *self.counts.entry(end.status).or_insert(0) += 1;
         self.flaky += u64::from(end.flaky);
-        let counts = self.counts.iter().map(|(status, count)| format!("{count} {}", verb(*status)));
+        let counts =
+            self.counts.iter().map(|(status, count)| format!("{count} {}", status_verb(*status)));
         let flaky = (self.flaky > 0).then(|| format!("{} flaky", self.flaky));
         self.bar.set_message(counts.chain(flaky).collect::<Vec<_>>().join(", "));
         self.bar.inc(1);
@@ -94,37 +98,37 @@ impl Terminal {
 }
 
 impl Reporter for Terminal {
-    fn tell(&mut self, event: &Event) -> anyhow::Result<()> {
-        let text = self.story.tell(event);
-        match &event.what {
-            What::FarmStarted(started) => {
+    fn report(&mut self, event: &FarmEvent) -> anyhow::Result<()> {
+        let text = self.progress.report(event);
+        match &event.kind {
+            EventKind::FarmStarted(started) => {
                 if self.bar.is_finished() {
                     self.bar.reset();
                 }
                 self.bar.set_length(started.planned);
                 self.bar.set_position(started.done);
-                self.bar.enable_steady_tick(TICK);
+                self.bar.enable_steady_tick(REDRAW_INTERVAL);
             }
-            What::VmStarted(started) => {
+            EventKind::VmStarted(started) => {
                 self.running.lock().push((started.id.clone(), Instant::now()));
             }
-            What::VmFinished(end) => self.finished(end),
-            What::FarmInterrupted { .. } | What::FarmFinished(_) => {}
+            EventKind::VmFinished(end) => self.finished(end),
+            EventKind::FarmInterrupted { .. } | EventKind::FarmFinished(_) => {}
         }
         self.print(&text)?;
-        if matches!(event.what, What::FarmFinished(_)) {
+        if matches!(event.kind, EventKind::FarmFinished(_)) {
             self.bar.finish_and_clear();
         }
         Ok(())
     }
 
-    fn recall(&mut self, event: &Event) {
-        self.story.recall(event);
+    fn note_earlier(&mut self, event: &FarmEvent) {
+        self.progress.note_earlier(event);
     }
 }
 
 impl Drop for Terminal {
-    /// A run may end before its end is told: the bar does not stay.
+    /// Removes the bar, since a run can fail before its end is reported.
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
@@ -135,16 +139,16 @@ impl Running {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A line each, not wider than the terminal: the oldest, which are the likeliest to be stuck.
+    /// Lists the oldest tries, the likeliest to be stuck, one line each and no wider than the terminal.
     fn show(&self, width: usize) -> String {
         let running = self.lock();
         let mut lines: Vec<String> = Vec::new();
-        for (id, since) in running.iter().take(SHOWN) {
+        for (id, since) in running.iter().take(MAX_SHOWN) {
             let elapsed = format!("{} s", since.elapsed().as_secs());
-            let line = format!(" {elapsed:>7}  {}", words::name(id));
-            lines.push(words::line(&line, width.saturating_sub(1).max(1)));
+            let line = format!(" {elapsed:>7}  {}", phrases::run_name(id));
+            lines.push(phrases::one_line(&line, width.saturating_sub(1).max(1)));
         }
-        if let more @ 1.. = running.len().saturating_sub(SHOWN) {
+        if let more @ 1.. = running.len().saturating_sub(MAX_SHOWN) {
             let mut line = String::new();
             let _ = write!(line, "          and {more} more");
             lines.push(line);
@@ -162,8 +166,7 @@ mod tests {
     use super::super::tests as fixture;
     use super::*;
 
-    /// A screen without an end, on which what is longer than a line goes on in the next one. Colors are
-    /// left out.
+    /// Terminal of unlimited height that wraps long lines and ignores colors.
     #[derive(Clone, Default)]
     struct Screen(Arc<Mutex<Grid>>);
 
@@ -180,11 +183,11 @@ mod tests {
                 '\r' => self.column = 0,
                 '\n' => (self.row, self.column) = (self.row + 1, 0),
                 _ => {
-                    if self.column == WIDTH {
+                    if self.column == DEFAULT_WIDTH {
                         (self.row, self.column) = (self.row + 1, 0);
                     }
                     let rows = self.rows.len().max(self.row + 1);
-                    self.rows.resize(rows, vec![' '; WIDTH]);
+                    self.rows.resize(rows, vec![' '; DEFAULT_WIDTH]);
                     self.rows[self.row][self.column] = character;
                     self.column += 1;
                 }
@@ -217,7 +220,7 @@ mod tests {
 
     impl TermLike for Screen {
         fn width(&self) -> u16 {
-            WIDTH as u16
+            DEFAULT_WIDTH as u16
         }
 
         fn move_cursor_up(&self, n: usize) -> io::Result<()> {
@@ -241,7 +244,7 @@ mod tests {
         }
 
         fn write_str(&self, text: &str) -> io::Result<()> {
-            // What strips colors drops carriage returns too.
+            // Stripping colors drops carriage returns too.
             let parts = text.split_inclusive('\r').map(|part| {
                 let plain = anstream::adapter::strip_str(part).to_string();
                 let end = if part.ends_with('\r') { "\r" } else { "" };
@@ -266,7 +269,7 @@ mod tests {
         }
     }
 
-    /// Lines as they are on a screen.
+    /// Wraps lines as a terminal does.
     fn wrapped(text: &str) -> String {
         let mut screen = Grid::default();
         text.chars().for_each(|character| screen.put(character));
@@ -276,37 +279,37 @@ mod tests {
     fn terminal(colors: bool) -> (Terminal, Screen) {
         let screen = Screen::default();
         let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
-        (Terminal::on(target, "results".into(), colors, || WIDTH), screen)
+        (Terminal::on(target, "results".into(), colors, || DEFAULT_WIDTH), screen)
     }
 
     #[test]
-    fn what_stays_on_the_screen_is_what_lines_has() {
+    fn text_left_on_the_screen_equals_the_plain_lines() {
         for colors in [false, true] {
             let (mut terminal, screen) = terminal(colors);
-            fixture::tell(&mut terminal, &fixture::events());
+            fixture::report_all(&mut terminal, &fixture::events());
             drop(terminal);
             assert_eq!(screen.text(), wrapped(&fixture::lines(&fixture::events())));
         }
     }
 
     #[test]
-    fn the_bar_shows_what_runs_and_is_gone_when_the_run_is_given_up() {
+    fn bar_shows_running_vms_and_disappears_with_the_reporter() {
         let (mut terminal, screen) = terminal(false);
-        let mut farm = fixture::Farm::new(12);
+        let mut farm = fixture::ScriptedFarm::new(12);
         let long = "x".repeat(200);
         for name in ["a", "b", "c\x1b[2J", &long, "e", "f", "g", "h", "i", "j"] {
             farm.start(name);
         }
         farm.end("a", Status::Pass);
-        fixture::tell(&mut terminal, &farm.events);
+        fixture::report_all(&mut terminal, &farm.events);
         terminal.bar.tick();
         let text = screen.text();
         let bar = text.lines().position(|line| line.contains("1/12  1 passed")).unwrap();
         let below: Vec<&str> = text.lines().skip(bar + 1).collect();
-        assert_eq!(below.len(), SHOWN + 1, "{text}");
+        assert_eq!(below.len(), MAX_SHOWN + 1, "{text}");
         assert!(below[0].ends_with(" s  b"), "{text}");
         assert!(below[1].ends_with(" s  c\\u{1b}[2J"), "{text}");
-        assert_eq!(below[2].chars().count(), WIDTH - 1);
+        assert_eq!(below[2].chars().count(), DEFAULT_WIDTH - 1);
         assert_eq!(below[8], "          and 1 more");
         drop(terminal);
         assert_eq!(screen.text(), " PASS  [  0.41s] a\n");

@@ -1,4 +1,4 @@
-//! Runs for the tests of all reporters, as lists of events, and what the text of them should be.
+//! Runs as lists of events for the tests of all reporters, and the expected text.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -7,30 +7,31 @@ use std::sync::{Arc, Mutex};
 use nmiscope_report::destination::Destination;
 use nmiscope_report::{Class, sanitize};
 
-use super::{JsonLines, Junit, Lines, Markdown, Reporter};
+use super::{JsonLines, Junit, Markdown, Plain, Reporter};
 use crate::event::{
-    EVENT_VERSION, Event, FarmFinished, FarmStarted, HangSummary, Id, Status, VmFinished,
-    VmStarted, What,
+    EVENT_SCHEMA_VERSION, EventKind, FarmEvent, FarmFinished, FarmStarted, HangSummary, Id, Status,
+    VmFinished, VmStarted,
 };
 use crate::results;
+use crate::timestamp::Timestamp;
 
-/// 2026-01-02T03:04:05Z.
+/// Start of the runs: 2026-01-02T03:04:05Z.
 const START: u64 = 1_767_323_045_000;
 
-/// A run that is made up as it goes.
-pub struct Farm {
-    pub events: Vec<Event>,
+/// Run that is made up event by event.
+pub struct ScriptedFarm {
+    pub events: Vec<FarmEvent>,
     planned: u64,
 }
 
-impl Farm {
+impl ScriptedFarm {
     pub fn new(planned: u64) -> Self {
         Self::starting(planned, |_| {})
     }
 
     pub fn starting(planned: u64, change: impl FnOnce(&mut FarmStarted)) -> Self {
         let mut start = FarmStarted {
-            version: EVENT_VERSION,
+            schema_version: EVENT_SCHEMA_VERSION,
             tool: "0.1.0".into(),
             suite: "suite.toml".into(),
             host: "builder".into(),
@@ -45,19 +46,19 @@ impl Farm {
         };
         change(&mut start);
         let mut farm = Self { events: vec![], planned };
-        farm.add(What::FarmStarted(start));
+        farm.add(EventKind::FarmStarted(start));
         farm
     }
 
-    pub fn add(&mut self, what: What) {
-        let at_ms = START + 100 * self.events.len() as u64;
-        self.events.push(Event { at_ms, what });
+    pub fn add(&mut self, kind: EventKind) {
+        let time = Timestamp::from_unix_ms(START + 100 * self.events.len() as u64);
+        self.events.push(FarmEvent { time, kind });
     }
 
     pub fn start(&mut self, name: &str) {
         let id = Id { name: name.into(), run: 1, attempt: 1 };
-        let directory = results::directory(&id);
-        self.add(What::VmStarted(VmStarted { id, directory, definition: String::new() }));
+        let directory = results::try_directory(&id);
+        self.add(EventKind::VmStarted(VmStarted { id, directory, definition: String::new() }));
     }
 
     pub fn end(&mut self, name: &str, status: Status) {
@@ -78,18 +79,20 @@ impl Farm {
             files: [("console".to_owned(), "console.log".into())].into(),
         };
         change(&mut end);
-        end.directory = results::directory(&end.id);
+        end.directory = results::try_directory(&end.id);
         if end.hang.is_some() {
             end.files.insert("core".into(), "hang.core".into());
             end.files.insert("report".into(), "report.json".into());
         }
-        self.add(What::VmFinished(Box::new(end)));
+        self.add(EventKind::VmFinished(Box::new(end)));
     }
 
-    /// Ends it, and counts.
+    /// Adds the end event, with totals of the events so far.
     pub fn finish(&mut self) {
-        let ends = self.events.iter().filter_map(|event| match &event.what {
-            What::VmFinished(end) if !end.again && end.status != Status::Interrupted => Some(end),
+        let ends = self.events.iter().filter_map(|event| match &event.kind {
+            EventKind::VmFinished(end) if !end.again && end.status != Status::Interrupted => {
+                Some(end)
+            }
             _ => None,
         });
         let ends: Vec<_> = ends.collect();
@@ -107,11 +110,11 @@ impl Farm {
             not_run: self.planned.saturating_sub(ends.len() as u64),
             elapsed_ms: 18_300.0,
         };
-        self.add(What::FarmFinished(finished));
+        self.add(EventKind::FarmFinished(finished));
     }
 }
 
-/// A hang, a deadlock if there are locks.
+/// Makes a hang, a deadlock if it has locks.
 pub fn hang(signature: &str, locks: &[&str], function: Option<&str>) -> HangSummary {
     HangSummary {
         class: if locks.is_empty() { Class::HardLockup } else { Class::Deadlock },
@@ -122,14 +125,14 @@ pub fn hang(signature: &str, locks: &[&str], function: Option<&str>) -> HangSumm
     }
 }
 
-/// The deadlock of the examples.
+/// Makes the deadlock that the examples have.
 fn abba() -> HangSummary {
     hang("7f3a91c2deadbeef", &["INODE_LOCK", "JOURNAL_LOCK"], Some("locks::take_second"))
 }
 
-/// A run with all in it that there can be.
-pub fn events() -> Vec<Event> {
-    let mut farm = Farm::starting(19, |start| {
+/// Makes a run with events of every kind.
+pub fn events() -> Vec<FarmEvent> {
+    let mut farm = ScriptedFarm::starting(19, |start| {
         start.lost = vec!["boot/cpus=1".into(), "\x1b]0;title\x07".into()];
         (start.seed, start.partition) = (Some(7), Some("hash:1/4".into()));
     });
@@ -157,7 +160,7 @@ pub fn events() -> Vec<Event> {
         ("exit", Status::Fail, "it left with code 3"),
         ("panic", Status::Crash, "it panicked: no\x1b[2J room\nleft"),
         ("slow", Status::Timeout, "it had not ended after 30.0 s"),
-        ("starved", Status::Starved, "it got nowhere for 30.0 s: run fewer at a time"),
+        ("starved", Status::Starved, "it made no progress for 30.0 s: run fewer VMs at a time"),
         ("killed", Status::Broken, "its process was killed by SIGKILL"),
         ("cut", Status::Interrupted, "the farm was ended"),
     ];
@@ -171,15 +174,15 @@ pub fn events() -> Vec<Event> {
         (end.hang, end.reason) = (Some(hang), Some("it should have crashed".into()));
     });
     farm.end(&"long".repeat(60), Status::Fail);
-    farm.add(What::FarmInterrupted { by: "SIGINT".into() });
+    farm.add(EventKind::FarmInterrupted { by: "SIGINT".into() });
     farm.finish();
     farm.events
 }
 
-/// Tells all of them.
-pub fn tell(reporter: &mut dyn Reporter, events: &[Event]) {
+/// Passes all events to a reporter.
+pub fn report_all(reporter: &mut dyn Reporter, events: &[FarmEvent]) {
     for event in events {
-        reporter.tell(event).unwrap();
+        reporter.report(event).unwrap();
     }
 }
 
@@ -202,20 +205,20 @@ impl Write for Shared {
     }
 }
 
-/// What `Lines` writes, with colors.
-fn colored(events: &[Event]) -> String {
+/// Returns the output of `Plain`, with colors.
+fn colored(events: &[FarmEvent]) -> String {
     let out = Shared::default();
-    tell(&mut Lines::new(Box::new(out.clone()), "results".into()), events);
+    report_all(&mut Plain::new(Box::new(out.clone()), "results".into()), events);
     out.text()
 }
 
-/// What `Lines` writes, without colors.
-pub fn lines(events: &[Event]) -> String {
+/// Returns the output of `Plain`, without colors.
+pub fn lines(events: &[FarmEvent]) -> String {
     anstream::adapter::strip_str(&colored(events)).to_string()
 }
 
-/// Compares with a file in golden/, or writes that anew:
-/// `NMISCOPE_UPDATE=1 cargo test -p nmiscope-farm reporters`.
+/// Compares text with a file in golden/, or updates the file: `NMISCOPE_UPDATE=1 cargo test -p
+/// nmiscope-farm reporters`.
 #[track_caller]
 pub fn is_golden(file: &str, text: &str) {
     let root = env!("CARGO_MANIFEST_DIR");
@@ -230,13 +233,13 @@ pub fn is_golden(file: &str, text: &str) {
 }
 
 #[test]
-fn lines_tell_a_run_with_everything_in_it() {
-    is_golden("lines.txt", &lines(&events()));
+fn plain_lines_of_a_full_run_match_the_golden_file() {
+    is_golden("plain.txt", &lines(&events()));
 }
 
 #[test]
-fn a_run_in_which_all_is_well_takes_few_words() {
-    let mut farm = Farm::new(2);
+fn run_without_failures_has_a_short_summary() {
+    let mut farm = ScriptedFarm::new(2);
     farm.end("boot/cpus=1", Status::Pass);
     farm.end("boot/cpus=8", Status::Pass);
     farm.finish();
@@ -250,8 +253,8 @@ fn a_run_in_which_all_is_well_takes_few_words() {
 }
 
 #[test]
-fn a_hang_looks_as_it_does_in_the_manual() {
-    let mut farm = Farm::new(1);
+fn hang_is_shown_with_locks_signature_and_files() {
+    let mut farm = ScriptedFarm::new(1);
     farm.end_with("storage/abba", Status::Hang, |end| {
         (end.hang, end.elapsed_ms) = (Some(abba()), 3200.0);
     });
@@ -266,8 +269,8 @@ fn a_hang_looks_as_it_does_in_the_manual() {
 }
 
 #[test]
-fn a_resumed_run_says_so() {
-    let mut farm = Farm::starting(40, |start| {
+fn resumed_run_shows_completed_and_lost_vms() {
+    let mut farm = ScriptedFarm::starting(40, |start| {
         (start.done, start.lost) = (7, (0..25).map(|number| format!("vm{number}")).collect());
     });
     farm.finish();
@@ -275,16 +278,16 @@ fn a_resumed_run_says_so() {
     assert!(text.starts_with(" resumed: 7 of 40 are done\n 25 VMs lost when"), "{text}");
     assert!(text.contains("vm19 and 5 more\n"), "{text}");
     assert!(text.contains(" 40 VMs in 18.3 s: 40 not run\n"), "{text}");
-    assert!(text.ends_with(" 40 VMs are left: --resume goes on with what was not run\n"), "{text}");
+    assert!(text.ends_with(" 40 VMs are left: --resume runs them\n"), "{text}");
 }
 
 #[test]
-fn what_an_earlier_farm_has_seen_is_in_the_end_and_not_told_again() {
-    let mut earlier = Farm::new(3);
+fn earlier_farms_failures_are_only_in_the_final_summary() {
+    let mut earlier = ScriptedFarm::new(3);
     earlier.end_with("vm", Status::Hang, |end| end.hang = Some(abba()));
     earlier.end_with("again", Status::Crash, |end| end.again = true);
     earlier.end_with("cut", Status::Interrupted, |end| end.reason = Some("ended".into()));
-    let mut farm = Farm::starting(3, |start| start.done = 1);
+    let mut farm = ScriptedFarm::starting(3, |start| start.done = 1);
     farm.end("again", Status::Pass);
     farm.end("cut", Status::Pass);
     farm.finish();
@@ -292,14 +295,14 @@ fn what_an_earlier_farm_has_seen_is_in_the_end_and_not_told_again() {
     let root = directory.path();
     let out = Shared::default();
     let reporters: [Box<dyn Reporter>; 4] = [
-        Box::new(Lines::new(Box::new(out.clone()), "results".into())),
+        Box::new(Plain::new(Box::new(out.clone()), "results".into())),
         Box::new(JsonLines::new(Box::new(std::io::sink()))),
         Box::new(Junit::new(Destination::open(&root.join("junit.xml")).unwrap(), root.into())),
         Box::new(Markdown::new(Destination::open(&root.join("summary.md")).unwrap(), root.into())),
     ];
     for mut reporter in reporters {
-        earlier.events.iter().for_each(|event| reporter.recall(event));
-        tell(&mut *reporter, &farm.events);
+        earlier.events.iter().for_each(|event| reporter.note_earlier(event));
+        report_all(&mut *reporter, &farm.events);
     }
     let text = anstream::adapter::strip_str(&out.text()).to_string();
     assert!(text.starts_with(" resumed: 1 of 3 are done\n PASS  [  0.41s] again\n"), "{text}");
@@ -316,8 +319,8 @@ fn what_an_earlier_farm_has_seen_is_in_the_end_and_not_told_again() {
 }
 
 #[test]
-fn a_thousand_failures_end_in_a_short_summary() {
-    let mut farm = Farm::new(2000);
+fn summary_of_a_thousand_failures_is_short() {
+    let mut farm = ScriptedFarm::new(2000);
     for number in 0..1000 {
         farm.end(&format!("fail{number:03}"), Status::Fail);
         farm.end_with(&format!("hang{number:03}"), Status::Hang, |end| {
@@ -333,8 +336,8 @@ fn a_thousand_failures_end_in_a_short_summary() {
 }
 
 #[test]
-fn a_run_that_was_cut_off_counts_by_what_the_next_farm_makes_of_it() {
-    let mut farm = Farm::new(1);
+fn interrupted_run_counts_by_its_repetition_in_the_next_farm() {
+    let mut farm = ScriptedFarm::new(1);
     farm.end_with("vm", Status::Hang, |end| (end.again, end.hang) = (true, Some(abba())));
     farm.end("vm", Status::Pass);
     farm.finish();
@@ -342,33 +345,34 @@ fn a_run_that_was_cut_off_counts_by_what_the_next_farm_makes_of_it() {
 }
 
 #[test]
-fn no_character_that_a_terminal_acts_on_gets_through_but_our_own_colors() {
+fn control_characters_are_escaped_except_in_the_reporters_own_colors() {
     for text in [lines(&events()), json_lines(&events())] {
         for line in text.lines() {
             assert_eq!(line, sanitize::line(line));
         }
     }
-    // Nor is anything of it hidden among those.
+    // The guest's escape sequences are not hidden among the program's own colors.
     let colored = colored(&events());
     assert!(colored.contains("\x1b[1m") && !colored.contains("\x1b[2J"));
 }
 
-fn json_lines(events: &[Event]) -> String {
+fn json_lines(events: &[FarmEvent]) -> String {
     let out = Shared::default();
-    tell(&mut JsonLines::new(Box::new(out.clone())), events);
+    report_all(&mut JsonLines::new(Box::new(out.clone())), events);
     out.text()
 }
 
 #[test]
-fn json_lines_are_the_events() {
+fn json_lines_parse_to_the_same_events() {
     let events = events();
     let text = json_lines(&events);
-    let read: Vec<Event> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let read: Vec<FarmEvent> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(read, events);
 }
 
 #[test]
-fn a_pipe_that_nobody_reads_ends_lines_and_not_the_farm() {
+fn closed_pipe_silences_plain_lines_without_an_error() {
     struct Closed;
     impl Write for Closed {
         fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
@@ -379,6 +383,6 @@ fn a_pipe_that_nobody_reads_ends_lines_and_not_the_farm() {
             Ok(())
         }
     }
-    tell(&mut Lines::new(Box::new(Closed), "results".into()), &events());
-    assert!(JsonLines::new(Box::new(Closed)).tell(&events()[0]).is_err());
+    report_all(&mut Plain::new(Box::new(Closed), "results".into()), &events());
+    assert!(JsonLines::new(Box::new(Closed)).report(&events()[0]).is_err());
 }

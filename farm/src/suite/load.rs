@@ -1,8 +1,8 @@
-//! TOML to [`super::written`], with every mistake at its place.
+//! Parses TOML into the types of [`super::file`], and locates every mistake.
 //!
-//! The document is parsed once, into a tree that knows where its parts stand. Each table is then read
-//! by the type that it has to be. Where it is not, the part that is wrong is told of, taken out, and
-//! the rest is read again: so that all mistakes of a file are told at once.
+//! The document is parsed once, into a tree that knows the position of its parts. Each table is then
+//! deserialized. Where that fails, the faulty part is reported and removed, and the rest deserialized
+//! again, so that all mistakes of a file are reported at once.
 
 use std::collections::HashMap;
 
@@ -10,19 +10,19 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue, ValueDeserializer};
 
-use super::problem::Problem;
-use super::written::{Settings, VmWritten, Written};
-use crate::expression::{self, NoExpression};
+use super::diagnostic::Problem;
+use super::file::{Settings, SuiteFile, VmTable};
+use crate::expression::{self, InvalidExpression};
 
-/// Reads a suite.
-pub(super) fn read(text: &str) -> Result<Written, Vec<Problem>> {
+/// Parses the text of a suite's file.
+pub(super) fn read(text: &str) -> Result<SuiteFile, Vec<Problem>> {
     let (root, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
-        // What follows from the first one is of no use to anybody.
-        return Err(errors.iter().take(1).map(|error| Problem::of(error, &[])).collect());
+        // Further syntax errors only follow from the first.
+        return Err(errors.iter().take(1).map(|error| Problem::from_toml(error, &[])).collect());
     }
     let mut problems = Vec::new();
-    let mut written = Written::default();
+    let mut written = SuiteFile::default();
     let mut has_vms = false;
     for (key, value) in root.into_inner() {
         match key.get_ref().as_ref() {
@@ -44,9 +44,9 @@ pub(super) fn read(text: &str) -> Result<Written, Vec<Problem>> {
     if problems.is_empty() { Ok(written) } else { Err(problems) }
 }
 
-/// Each regular expression once, however often it is there; where it is wrong, each time.
-fn check_expressions(written: &Written, problems: &mut Vec<Problem>) {
-    let mut known: HashMap<&str, Option<NoExpression>> = HashMap::new();
+/// Checks each distinct regular expression once, and reports an invalid one at every place.
+fn check_expressions(written: &SuiteFile, problems: &mut Vec<Problem>) {
+    let mut known: HashMap<&str, Option<InvalidExpression>> = HashMap::new();
     let vms = written.vm.iter().map(|vm| &vm.settings);
     for text in vms.chain([&written.defaults]).flat_map(Settings::expressions) {
         let wrong =
@@ -55,7 +55,7 @@ fn check_expressions(written: &Written, problems: &mut Vec<Problem>) {
     }
 }
 
-fn read_vms<'i>(value: Spanned<DeValue<'i>>, problems: &mut Vec<Problem>) -> Vec<VmWritten> {
+fn read_vms<'i>(value: Spanned<DeValue<'i>>, problems: &mut Vec<Problem>) -> Vec<VmTable> {
     let span = value.span();
     match value.into_inner() {
         DeValue::Array(vms) if !vms.is_empty() => {
@@ -68,8 +68,8 @@ fn read_vms<'i>(value: Spanned<DeValue<'i>>, problems: &mut Vec<Problem>) -> Vec
     }
 }
 
-/// A VM is its name, its matrix, and what `defaults` may say too.
-fn read_vm<'i>(value: Spanned<DeValue<'i>>, problems: &mut Vec<Problem>) -> Option<VmWritten> {
+/// Deserializes a VM: its name, its matrix, and the keys that `defaults` may have too.
+fn read_vm<'i>(value: Spanned<DeValue<'i>>, problems: &mut Vec<Problem>) -> Option<VmTable> {
     let span = value.span();
     let DeValue::Table(mut table) = value.into_inner() else {
         problems.push(Problem::new(span, "a VM is a table: [[vm]]"));
@@ -88,15 +88,15 @@ fn read_vm<'i>(value: Spanned<DeValue<'i>>, problems: &mut Vec<Problem>) -> Opti
         return None;
     };
     match Spanned::deserialize(ValueDeserializer::from(name)) {
-        Ok(name) => Some(VmWritten { name, matrix, settings }),
+        Ok(name) => Some(VmTable { name, matrix, settings }),
         Err(error) => {
-            problems.push(Problem::of(&error, &[]));
+            problems.push(Problem::from_toml(&error, &[]));
             None
         }
     }
 }
 
-/// A table, without those of its parts that are wrong. `also` are keys that are known elsewhere.
+/// Deserializes a table without its faulty parts. `also` lists keys that the caller handles.
 fn read_table<'i, T: Deserialize<'i> + Default>(
     value: Spanned<DeValue<'i>>,
     also: &[&str],
@@ -110,7 +110,7 @@ fn read_table<'i, T: Deserialize<'i> + Default>(
             Ok(read) => return read,
             Err(error) => error,
         };
-        problems.push(Problem::of(&error, also));
+        problems.push(Problem::from_toml(&error, also));
         let at = error.span().map_or(usize::MAX, |span| span.start);
         let DeValue::Table(table) = &mut value else { return T::default() };
         let Some(wrong) = part_at(table, at) else { return T::default() };
@@ -118,14 +118,15 @@ fn read_table<'i, T: Deserialize<'i> + Default>(
     }
 }
 
-/// The key of the part of a table that stands there.
+/// Returns the key of the table's part at this offset.
 fn part_at<'i>(table: &DeTable<'i>, at: usize) -> Option<DeString<'i>> {
     let mut parts = table.iter();
     let part = parts.find(|(key, value)| key.span().contains(&at) || stands_at(value, at));
     part.map(|(key, _)| key.get_ref().clone())
 }
 
-/// The parts of a table that has a header of its own need not stand where the table does.
+/// True if the value covers this offset; parts of a table with a header of its own may stand apart from
+/// it.
 fn stands_at(value: &Spanned<DeValue<'_>>, at: usize) -> bool {
     value.span().contains(&at)
         || match value.get_ref() {

@@ -1,5 +1,4 @@
-//! A suite as it is written to the VMs that it is: defaults filled in, matrices multiplied, the corpus
-//! spelled out.
+//! Expands a suite as written to its VMs: fills in defaults, multiplies matrices, and lists the corpus.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -8,76 +7,76 @@ use std::path::Path;
 use nmiscope_report::nearest;
 use toml::Spanned;
 
-use super::problem::Problem;
-use super::written::{
-    ALL_WORKLOADS, BUNDLED, ConsoleWritten, Cpus, Expression, HangAfterWritten, Matrix, Parameters,
-    Settings, VmWritten, Written,
+use super::diagnostic::Problem;
+use super::file::{
+    ALL_WORKLOADS, BUNDLED, ConsoleTable, Cpus, Expression, HangBounds, KernelParameters, Matrix,
+    Settings, SuiteFile, VmTable,
 };
-use super::{Console, Expectation, LeftOut, Vm};
+use super::{ConsoleRules, Expectation, LeftOut, SuiteVm};
 use crate::corpus::{self, Expected, Row};
 
-/// What holds for a VM where neither it nor `defaults` says anything. For the rest that is what `run`
-/// has.
+/// Values for keys that neither a VM nor `defaults` has; all other keys default to what `run` does.
 mod default {
     use std::time::Duration;
 
     pub const CPUS: u32 = 4;
     pub const MEMORY: u64 = 64 << 20;
-    /// Behind the bounds of half a minute that some hangs have, so that they are told of as hangs.
+    /// Longer than the half minute that some hangs need, so that they are reported as hangs.
     pub const TIME_LIMIT: Duration = Duration::from_secs(60);
     pub const READY_WITHIN: Duration = Duration::from_secs(30);
     pub const HANG_AFTER: &str = "2s";
-    /// For what is healthy of the corpus: long enough for a false alarm.
+    /// Runtime of healthy workloads of the corpus: long enough for a false alarm to show.
     pub const HEALTHY: Duration = Duration::from_secs(4);
-    /// For what does not boot of the corpus: the bundled guest boots in milliseconds.
+    /// Time for workloads that never boot: the bundled guest boots in milliseconds.
     pub const CORPUS_READY_WITHIN: Duration = Duration::from_secs(5);
 }
 
-/// More VMs than this are a mistake in a matrix.
-const MOST_VMS: usize = 100_000;
+/// Maximum number of VMs in a suite; more are a mistake in a matrix.
+const MAX_VMS: usize = 100_000;
 
-/// So many values of a matrix are compared with each other. What is beyond is found by its name.
-const MOST_VALUES: usize = 1000;
+/// Number of values per matrix key that are compared with each other; duplicates beyond show by equal VM
+/// names.
+const MAX_COMPARED_VALUES: usize = 1000;
 
-/// Makes the VMs of a suite. Relative paths are relative to `beside`.
+/// Expands a suite to its VMs. Relative paths are relative to `base`.
 pub(super) fn expand(
-    written: &Written,
-    beside: &Path,
-) -> Result<(Vec<Vm>, Vec<LeftOut>), Vec<Problem>> {
-    let mut made = Made::default();
+    written: &SuiteFile,
+    base: &Path,
+) -> Result<(Vec<SuiteVm>, Vec<LeftOut>), Vec<Problem>> {
+    let mut expansion = Expansion::default();
     let mut problems = Vec::new();
     for vm in &written.vm {
-        let vm = Described { written: vm, defaults: &written.defaults, beside };
-        if let Err(problem) = vm.expand(&mut made) {
+        let vm = VmContext { written: vm, defaults: &written.defaults, base };
+        if let Err(problem) = vm.expand(&mut expansion) {
             problems.push(problem);
         }
     }
-    if problems.is_empty() { Ok((made.vms, made.left_out)) } else { Err(problems) }
+    if problems.is_empty() { Ok((expansion.vms, expansion.left_out)) } else { Err(problems) }
 }
 
 #[derive(Default)]
-struct Made {
-    vms: Vec<Vm>,
+struct Expansion {
+    vms: Vec<SuiteVm>,
     left_out: Vec<LeftOut>,
-    /// Names, and where they come from.
+    /// Name of each VM, with the offset of the entry that made it.
     names: HashMap<String, usize>,
 }
 
-/// A VM as it is written, and what holds where it says nothing.
-struct Described<'a> {
-    written: &'a VmWritten,
+/// A VM's entry with the suite's defaults and the directory for relative paths.
+struct VmContext<'a> {
+    written: &'a VmTable,
     defaults: &'a Settings,
-    beside: &'a Path,
+    base: &'a Path,
 }
 
-/// The value of a key: the VM's own, or that of `defaults`.
+/// Returns the value of a key: the VM's own, or else that of `defaults`.
 macro_rules! value {
-    ($described:ident.$key:ident) => {
-        $described.written.settings.$key.as_ref().or($described.defaults.$key.as_ref())
+    ($context:ident.$key:ident) => {
+        $context.written.settings.$key.as_ref().or($context.defaults.$key.as_ref())
     };
 }
 
-/// One combination of a matrix: what it adds to the name, and what it says.
+/// A combination of a matrix's values: a suffix of the VM's name, and the values of the keys.
 #[derive(Clone, Default)]
 struct Combination<'a> {
     suffix: String,
@@ -86,27 +85,27 @@ struct Combination<'a> {
     append: Option<&'a str>,
 }
 
-impl<'a> Described<'a> {
-    fn expand(&self, made: &mut Made) -> Result<(), Problem> {
+impl<'a> VmContext<'a> {
+    fn expand(&self, expansion: &mut Expansion) -> Result<(), Problem> {
         let combinations = self.combinations()?;
         let rows = self.rows()?;
-        if made.vms.len() + combinations.len() * rows.len() > MOST_VMS {
+        if expansion.vms.len() + combinations.len() * rows.len() > MAX_VMS {
             return Err(self.too_many());
         }
         for row in rows {
             for combination in &combinations {
-                self.make(row, combination, made)?;
+                self.make(row, combination, expansion)?;
             }
         }
         Ok(())
     }
 
-    /// One VM.
+    /// Adds the VM of one combination and one workload.
     fn make(
         &self,
         row: Option<&'static Row>,
         combination: &Combination<'a>,
-        made: &mut Made,
+        expansion: &mut Expansion,
     ) -> Result<(), Problem> {
         let mut name = self.written.name.get_ref().0.clone();
         if let Some(row) = row {
@@ -114,19 +113,19 @@ impl<'a> Described<'a> {
         }
         name.push_str(&combination.suffix);
         let here = self.name_span().start;
-        if let Some(first) = made.names.insert(name.clone(), here) {
+        if let Some(first) = expansion.names.insert(name.clone(), here) {
             let message = format!("two VMs are called `{name}`");
-            return Err(Problem::again(self.name_span(), message, first));
+            return Err(Problem::duplicate(self.name_span(), message, first));
         }
         let vm = self.vm(name, combination);
         match row {
             Some(row) if vm.cpus < row.min_cpus() => {
-                let reason = needs_more(row, vm.cpus);
-                made.left_out.push(LeftOut { name: vm.name, reason });
+                let reason = too_few_cpus(row, vm.cpus);
+                expansion.left_out.push(LeftOut { name: vm.name, reason });
                 return Ok(());
             }
-            Some(row) => made.vms.push(self.checked(self.of_corpus(row, vm))?),
-            None => made.vms.push(self.checked(vm)?),
+            Some(row) => expansion.vms.push(self.checked(self.with_label(row, vm))?),
+            None => expansion.vms.push(self.checked(vm)?),
         }
         Ok(())
     }
@@ -136,21 +135,21 @@ impl<'a> Described<'a> {
     }
 
     fn too_many(&self) -> Problem {
-        Problem::new(self.name_span(), format!("the suite has more than {MOST_VMS} VMs with these"))
+        Problem::new(self.name_span(), format!("the suite has more than {MAX_VMS} VMs with these"))
     }
 
-    /// The image; `None` for the bundled guest.
+    /// Path of the image; `None` for the bundled guest.
     fn image(&self) -> Option<&'a str> {
         value!(self.image).map(String::as_str).filter(|image| *image != BUNDLED)
     }
 
-    /// The workloads that are meant by `*`; otherwise `None`, once.
+    /// Returns the workloads that `*` stands for; otherwise `None`, once.
     fn rows(&self) -> Result<Vec<Option<&'static Row>>, Problem> {
         let Some(workload) = value!(self.workload) else {
             if self.image().is_some() {
                 return Ok(vec![None]);
             }
-            // Whoever names the bundled guest means all that it is there for.
+            // An entry that names the bundled guest and no workload means all workloads.
             if value!(self.image).is_some() {
                 return self.whole_corpus();
             }
@@ -161,7 +160,7 @@ impl<'a> Described<'a> {
         let (name, span) = (workload.get_ref().0.as_str(), workload.span());
         if self.image().is_some() {
             if name == ALL_WORKLOADS {
-                let message = "only of the bundled guest it is known which workloads there are";
+                let message = "`*` needs the bundled guest, whose workloads are known";
                 return Err(Problem::new(span, message));
             }
             return Ok(vec![None]);
@@ -181,7 +180,7 @@ impl<'a> Described<'a> {
         match &self.written.settings.expect {
             None => Ok(corpus::ROWS.iter().map(Some).collect()),
             Some(expect) => {
-                let message = "of all workloads, each is expected to do what it is there for";
+                let message = "with all workloads, each is expected to end as its label says: leave out `expect`";
                 Err(Problem::new(expect.span(), message))
             }
         }
@@ -201,35 +200,35 @@ impl<'a> Described<'a> {
             let message = "an empty matrix: cpus, memory or append is wanted";
             return Err(Problem::new(matrix.span(), message));
         }
-        if lengths.into_iter().flatten().fold(1, usize::saturating_mul) > MOST_VMS {
+        if lengths.into_iter().flatten().fold(1, usize::saturating_mul) > MAX_VMS {
             return Err(self.too_many());
         }
-        let combinations = times(one, cpus.as_ref(), |combination, Cpus(cpus)| {
+        let combinations = multiply(one, cpus.as_ref(), |combination, Cpus(cpus)| {
             combination.suffix.push_str(&format!("/cpus={cpus}"));
             combination.cpus = Some(*cpus);
         });
-        let combinations = times(combinations, memory.as_ref(), |combination, size| {
+        let combinations = multiply(combinations, memory.as_ref(), |combination, size| {
             combination.suffix.push_str(&format!("/memory={}", size.text));
             combination.memory = Some(size.bytes);
         });
-        Ok(times(combinations, append.as_ref(), |combination, Parameters(append)| {
+        Ok(multiply(combinations, append.as_ref(), |combination, KernelParameters(append)| {
             combination.suffix.push_str(&format!("/append={append}"));
             combination.append = Some(append);
         }))
     }
 
-    /// A VM, as far as it does not depend on what is known of its workload.
-    fn vm(&self, name: String, combination: &Combination<'a>) -> Vm {
+    /// Builds the VM without the expectations that come with its workload's label.
+    fn vm(&self, name: String, combination: &Combination<'a>) -> SuiteVm {
         let cpus = value!(self.cpus).map(|cpus| cpus.get_ref().0);
         let memory = value!(self.memory).map(|memory| memory.get_ref().bytes);
         let append = value!(self.append).map(|append| append.get_ref().0.as_str());
-        let hang_after = value!(self.hang_after).map(HangAfterWritten::to_arguments);
+        let hang_after = value!(self.hang_after).map(HangBounds::to_arguments);
         let expect = value!(self.expect).map(|expect| expect.get_ref().expectation());
         let tags = value!(self.tags).into_iter().flatten().map(|tag| tag.0.clone());
-        Vm {
+        SuiteVm {
             name,
-            image: self.image().map(|path| self.beside.join(path)),
-            initrd: value!(self.initrd).map(|path| self.beside.join(path)),
+            image: self.image().map(|path| self.base.join(path)),
+            initrd: value!(self.initrd).map(|path| self.base.join(path)),
             workload: value!(self.workload).map(|workload| workload.get_ref().0.clone()),
             append: combination.append.or(append).unwrap_or_default().to_owned(),
             cpus: combination.cpus.or(cpus).unwrap_or(default::CPUS),
@@ -241,14 +240,14 @@ impl<'a> Described<'a> {
             retries: value!(self.retries).copied().unwrap_or(0),
             tags: tags.collect(),
             expect: expect.unwrap_or(Expectation::Pass),
-            console: value!(self.console).map_or_else(Console::default, console),
+            console: value!(self.console).map_or_else(ConsoleRules::default, console),
         }
     }
 
-    /// The same with a workload of the corpus, which is expected to do what its label says.
-    fn of_corpus(&self, row: &'static Row, vm: Vm) -> Vm {
+    /// Completes a VM with its workload's label, which says how it is expected to end.
+    fn with_label(&self, row: &'static Row, vm: SuiteVm) -> SuiteVm {
         let expected = row.expected();
-        // What hangs or ends is not to be stopped before it does.
+        // Only a healthy workload is stopped: others end or hang by themselves.
         let stop_after = (expected == Expected::Healthy)
             .then(|| vm.stop_after.unwrap_or(default::HEALTHY.min(vm.time_limit / 2)));
         let said = value!(self.ready_within).is_some();
@@ -259,14 +258,14 @@ impl<'a> Described<'a> {
             _ => vm.ready_within,
         };
         let expect = expectation(row, vm.cpus);
-        Vm { workload: Some(row.name.into()), stop_after, ready_within, expect, ..vm }
+        SuiteVm { workload: Some(row.name.into()), stop_after, ready_within, expect, ..vm }
     }
 
-    /// What only all of its keys together can be wrong about.
-    fn checked(&self, vm: Vm) -> Result<Vm, Problem> {
+    /// Checks combinations of keys, which no single key can violate.
+    fn checked(&self, vm: SuiteVm) -> Result<SuiteVm, Problem> {
         if let Some(stop_after) = vm.stop_after.filter(|stop| *stop >= vm.time_limit) {
             let message = format!(
-                "`stop-after` ({stop_after:?}) is not before `time-limit` ({:?}): it never succeeds",
+                "`stop-after` ({stop_after:?}) is not before `time-limit` ({:?}): the VM can never pass",
                 vm.time_limit
             );
             return Err(Problem::new(self.name_span(), message));
@@ -274,11 +273,11 @@ impl<'a> Described<'a> {
         if let (None, Some(workload)) = (&vm.image, value!(self.workload)) {
             let row = corpus::find(&workload.get_ref().0);
             if let Some(row) = row.filter(|row| vm.cpus < row.min_cpus()) {
-                let message = format!("`{}`: {}", vm.name, needs_more(row, vm.cpus));
+                let message = format!("`{}`: {}", vm.name, too_few_cpus(row, vm.cpus));
                 return Err(Problem::new(workload.span(), message));
             }
         }
-        if let Some(culprit) = blamed_in_vain(&vm) {
+        if let Some(culprit) = missing_culprit(&vm) {
             let span = value!(self.expect).map_or_else(|| self.name_span(), Spanned::span);
             let message =
                 format!("`{culprit}` cannot be to blame: `{}` has {} vCPUs", vm.name, vm.cpus);
@@ -288,19 +287,19 @@ impl<'a> Described<'a> {
     }
 }
 
-/// Somebody to blame who is not there.
-fn blamed_in_vain(vm: &Vm) -> Option<&str> {
+/// Returns an expected culprit that the VM does not have.
+fn missing_culprit(vm: &SuiteVm) -> Option<&str> {
     let Expectation::Hang { blamed: Some(blamed), .. } = &vm.expect else { return None };
     let number = |name: &str| name.strip_prefix("cpu")?.parse::<u32>().ok();
     let mut blamed = blamed.iter().map(String::as_str);
     blamed.find(|name| number(name).is_some_and(|cpu| cpu >= vm.cpus))
 }
 
-fn needs_more(row: &Row, cpus: u32) -> String {
+fn too_few_cpus(row: &Row, cpus: u32) -> String {
     format!("{} needs {} vCPUs, not {cpus}", row.name, row.min_cpus())
 }
 
-/// What a label says, as a VM with that many vCPUs has it.
+/// Converts a workload's label to the expected end of a VM with that many vCPUs.
 fn expectation(row: &Row, cpus: u32) -> Expectation {
     match row.expected() {
         Expected::Hang(class) => {
@@ -313,14 +312,15 @@ fn expectation(row: &Row, cpus: u32) -> Expectation {
     }
 }
 
-fn console(written: &ConsoleWritten) -> Console {
+fn console(written: &ConsoleTable) -> ConsoleRules {
     let texts = |expressions: &[Spanned<Expression>]| {
         expressions.iter().map(|expression| expression.get_ref().0.clone()).collect()
     };
-    Console { must: texts(&written.must), must_not: texts(&written.must_not) }
+    ConsoleRules { must: texts(&written.must), must_not: texts(&written.must_not) }
 }
 
-/// How many values a matrix has for a key: one at least, none twice, and no other one beside it.
+/// Returns the number of values that a matrix has for a key, after checking that there is one, that none
+/// is there twice, and that the VM does not set the key itself.
 fn check_dimension<T: PartialEq>(
     key: &str,
     values: Option<&Spanned<Vec<Spanned<T>>>>,
@@ -334,17 +334,21 @@ fn check_dimension<T: PartialEq>(
     if let Some(own) = own {
         return Err(Problem::new(own.span(), format!("`{key}` is in the matrix too")));
     }
-    for (index, value) in values.iter().enumerate().take(MOST_VALUES) {
+    for (index, value) in values.iter().enumerate().take(MAX_COMPARED_VALUES) {
         if let Some(first) = values[..index].iter().find(|other| other.get_ref() == value.get_ref())
         {
-            return Err(Problem::again(value.span(), "the same value twice", first.span().start));
+            return Err(Problem::duplicate(
+                value.span(),
+                "the same value twice",
+                first.span().start,
+            ));
         }
     }
     Ok(Some(values.len()))
 }
 
-/// All combinations of those that there are with these values; those that there are, without any.
-fn times<'a, T>(
+/// Multiplies the combinations by a key's values; without values, returns them unchanged.
+fn multiply<'a, T>(
     combinations: Vec<Combination<'a>>,
     values: Option<&'a Spanned<Vec<Spanned<T>>>>,
     add: impl Fn(&mut Combination<'a>, &'a T),

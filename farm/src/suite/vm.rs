@@ -1,84 +1,89 @@
-//! One VM of a suite, with nothing left to default.
+//! A VM of a suite with all defaults filled in.
+//!
+//! The serialization of these types is not printed: it feeds the hash by which a resumed farm recognises a
+//! VM (`results::hash_definition`), so any change to it makes that farm run the VM again. `listed` has the
+//! printed form.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nmiscope_report::Class;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The most vCPUs that a VM can have: as many as the VMM has room for, which a suite is checked
-/// against before there is one. A test of the command line holds the two equal.
+/// Maximum number of vCPUs, equal to the VMM's limit, against which a suite is checked before there is a
+/// VMM. A test of the command line keeps the two equal.
 pub const MAX_VCPUS: u32 = 512;
 
-/// A VM to be run, and what is expected of it.
+/// A VM to run, with its expected end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Vm {
-    /// Its name, which no other VM of the suite has: parts with slashes between them.
+pub struct SuiteVm {
+    /// Name of the VM, unique in its suite: parts with slashes between them.
     pub name: String,
-    /// The image; `None` for the bundled guest.
+    /// Path of the kernel image; `None` for the bundled guest.
     pub image: Option<PathBuf>,
-    /// The initial RAM disk.
+    /// Path of the initial RAM disk; `None` for none.
     pub initrd: Option<PathBuf>,
-    /// What the guest runs, as its kernel parameter `workload=`.
+    /// Value of the kernel parameter `workload=`; `None` for none.
     pub workload: Option<String>,
-    /// Other kernel parameters.
+    /// Further kernel parameters, separated by spaces.
     pub append: String,
-    /// vCPUs.
+    /// Number of vCPUs, from 1 to `MAX_VCPUS`.
     pub cpus: u32,
-    /// Bytes of guest memory.
+    /// Size of the guest's memory in bytes.
     pub memory: u64,
-    /// The guest should have ended by then, or been ended by `stop_after`.
+    /// Wall-clock time after which a guest that has not ended fails.
     pub time_limit: Duration,
-    /// Ends the run as a success, for a guest that does not end by itself.
+    /// Wall-clock time after which the guest is stopped and counts as passed; `None` for never.
     pub stop_after: Option<Duration>,
-    /// How long the guest may take to get ready.
+    /// Time within which the guest must report that it is ready; zero disables the check.
     pub ready_within: Duration,
-    /// Bounds of hangs, as `run --hang-after` has them: `2s`, `livelock=30s`.
+    /// Hang bounds, as `run --hang-after` takes them: `2s`, `livelock=30s`.
     pub hang_after: Vec<String>,
-    /// How often it is tried again if it does not do what is expected.
+    /// Number of further tries after one that did not end as expected.
     pub retries: u32,
-    /// Tags, for filters.
+    /// Tags that `--filter` can select the VM by.
     pub tags: BTreeSet<String>,
-    /// How it is to end.
+    /// Expected end of the guest.
     pub expect: Expectation,
-    /// What it is to print.
-    pub console: Console,
+    /// Rules for the guest's console output.
+    pub console: ConsoleRules,
 }
 
-/// How a VM is to end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Expected end of a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Expectation {
-    /// The guest leaves with code 0, or is stopped after its time.
+    /// The guest leaves with code 0, or is stopped by `stop-after`.
     Pass,
     /// The guest leaves with this code.
     Exit {
-        /// The code.
+        /// Exit code of the guest.
         code: u32,
     },
-    /// The guest hangs.
+    /// The guest hangs, with this class and blame.
     Hang {
-        /// In this way; `None` for in any.
+        /// Class of the hang; null for any class.
         class: Option<Class>,
-        /// With these to blame, by the names that a report has for them, in any order; `None` for
-        /// whoever it is.
+        /// Names of exactly the parties to blame, as reports spell them, in any order; null for any
+        /// parties.
         blamed: Option<BTreeSet<String>>,
     },
-    /// The guest's kernel panics, with a message that matches this regular expression.
+    /// The guest's kernel panics, with this message.
     Panic {
-        /// The expression; `None` for whatever it says.
+        /// Regular expression that the message matches; null for any message.
         message: Option<String>,
     },
-    /// The guest crashes other than by a panic: a triple fault, a reset, an error of KVM's.
+    /// The guest crashes without a panic: a triple fault, a reset, or an error of KVM.
     Crash,
 }
 
-/// What a VM is to print on its console: regular expressions, each for one line.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Console {
-    /// Some line matches each of these.
+/// Rules for a guest's console output: regular expressions, each matched against single lines.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ConsoleRules {
+    /// Expressions that must each match some line.
     pub must: Vec<String>,
-    /// No line matches any of these.
+    /// Expressions that must match no line.
     pub must_not: Vec<String>,
 }

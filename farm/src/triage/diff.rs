@@ -1,48 +1,52 @@
-//! What has changed from one time to another.
+//! Changes between two scans: groups that are new or gone, and VMs that became flaky.
 
 use std::collections::BTreeSet;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Gathered, Group, Kind, Known};
+use super::{FailureGroup, FailureKind, KnownFailures, ScanResult};
 
-/// What has changed.
+/// Changes from an old scan to a new one.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Diff {
-    /// Groups that were not there, as they are now.
-    pub new: Vec<Group>,
-    /// Groups that are not there any more, as they were.
-    pub gone: Vec<Gone>,
-    /// VMs that have become flaky: now they passed at a second try, or in some of their runs only, and
-    /// before they did not.
+    /// Groups that only the new scan has.
+    pub new: Vec<FailureGroup>,
+    /// Groups that only the old scan has.
+    pub gone: Vec<GoneGroup>,
+    /// Names of VMs that passed after a retry, or in some of their runs only, and did not do so in the old
+    /// scan.
     pub flaky: Vec<String>,
-    /// How many groups were there, and still are.
+    /// Number of groups that both scans have.
     pub stayed: u64,
 }
 
-/// A group that is not there any more.
+/// A group that only the old scan has.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-pub struct Gone {
-    /// As it was.
+pub struct GoneGroup {
+    /// Group as the old scan has it.
     #[serde(flatten)]
-    pub group: Group,
-    /// Whether there is a new verdict on any of its VMs. If not, that it is gone says nothing.
+    pub group: FailureGroup,
+    /// True if the new scan has a verdict on one of the group's VMs. Without one, the absence says
+    /// nothing.
     pub was_run: bool,
 }
 
 impl Diff {
-    /// What has changed from `old` to `new`.
-    pub fn between(old: &Gathered, new: &Gathered) -> Self {
+    /// Compares an old scan with a new one.
+    pub fn between(old: &ScanResult, new: &ScanResult) -> Self {
         let (before, now) = (signatures(old), signatures(new));
-        let has = |all: &BTreeSet<_>, group: &Group| all.contains(&(group.kind, &*group.signature));
+        let has = |all: &BTreeSet<_>, group: &FailureGroup| {
+            all.contains(&(group.kind, &*group.signature))
+        };
         let groups = &new.triage.groups;
-        let (stayed, appeared): (Vec<&Group>, Vec<&Group>) =
+        let (stayed, appeared): (Vec<&FailureGroup>, Vec<&FailureGroup>) =
             groups.iter().partition(|group| has(&before, group));
-        let gone = old.triage.groups.iter().filter(|group| !has(&now, group)).map(|group| Gone {
-            was_run: group.vms.iter().any(|name| new.has_run(name)),
-            group: group.clone(),
-        });
+        let gone =
+            old.triage.groups.iter().filter(|group| !has(&now, group)).map(|group| GoneGroup {
+                was_run: group.vms.iter().any(|name| new.has_run(name)),
+                group: group.clone(),
+            });
         Self {
             new: appeared.into_iter().cloned().collect(),
             gone: gone.collect(),
@@ -52,7 +56,7 @@ impl Diff {
     }
 
     /// Marks the groups that are known.
-    pub fn mark(&mut self, known: &Known) {
+    pub fn mark(&mut self, known: &KnownFailures) {
         let gone = self.gone.iter_mut().map(|gone| &mut gone.group);
         for group in self.new.iter_mut().chain(gone) {
             group.mark(known);
@@ -60,6 +64,6 @@ impl Diff {
     }
 }
 
-fn signatures(of: &Gathered) -> BTreeSet<(Kind, &str)> {
+fn signatures(of: &ScanResult) -> BTreeSet<(FailureKind, &str)> {
     of.triage.groups.iter().map(|group| (group.kind, &*group.signature)).collect()
 }

@@ -1,4 +1,4 @@
-//! Hangs that are known: which signature is tracked where, as somebody has written it down in TOML.
+//! Known failures: signatures with the pages that track them, from a TOML file.
 //!
 //! ```toml
 //! [[known]]
@@ -19,52 +19,52 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-/// All that is known, on some day.
+/// Known failures on a given day.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Known {
-    entries: HashMap<String, Entry>,
+pub struct KnownFailures {
+    entries: HashMap<String, KnownEntry>,
     today: Option<Date>,
 }
 
-/// Something that is known.
+/// A known failure, as the file of known failures lists it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Entry {
-    /// The signature, or the start of it: 16 or 8 hexadecimal digits.
+pub struct KnownEntry {
+    /// Signature of the failure, or its first eight digits: 16 or 8 hexadecimal digits.
     pub signature: String,
-    /// Where it is tracked.
+    /// URL of the page that tracks the failure.
     pub url: String,
-    /// What there is to say; null if that is nothing.
+    /// Remark for readers of the groups; null if there is none.
     pub note: Option<String>,
-    /// The last day on which it counts as known; null if that is every day.
+    /// Last day on which the failure counts as known; null if it never expires.
     pub until: Option<Date>,
 }
 
-/// A day: the year, the month, and the day of the month, as in `2026-12-31`, in UTC.
+/// Day in UTC, as in `2026-12-31`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Date(String);
 
 impl Date {
-    /// The current one.
+    /// Returns the current day in UTC.
     pub fn today() -> Self {
         let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         Self(now.chars().take_while(|&character| character != 'T').collect())
     }
 }
 
-/// The reason why a text is no day.
+/// Error for a text that is no day.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no day as in 2026-12-31")]
-pub struct NoDate(String);
+pub struct InvalidDate(String);
 
 impl FromStr for Date {
-    type Err = NoDate;
+    type Err = InvalidDate;
 
-    fn from_str(text: &str) -> Result<Self, NoDate> {
-        // Of one form, so that the order of texts is that of days.
+    fn from_str(text: &str) -> Result<Self, InvalidDate> {
+        // Days have one form only, so that they compare as texts.
         let is_date =
             text.len() == 10 && humantime::parse_rfc3339(&format!("{text}T00:00:00Z")).is_ok();
-        if is_date { Ok(Self(text.into())) } else { Err(NoDate(text.into())) }
+        if is_date { Ok(Self(text.into())) } else { Err(InvalidDate(text.into())) }
     }
 }
 
@@ -74,63 +74,63 @@ impl fmt::Display for Date {
     }
 }
 
-/// Why a file does not say what is known.
+/// Mistake in a file of known failures, located by line and column.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}:{line}:{column}: {message}", path.display())]
-pub struct Wrong {
-    /// The file.
+pub struct KnownFileError {
+    /// Path of the file of known failures.
     pub path: PathBuf,
-    /// The line, from 1 on.
+    /// Line of the mistake, from 1.
     pub line: usize,
-    /// The column, in characters, from 1 on.
+    /// Column in characters, from 1.
     pub column: usize,
-    /// What is wrong there.
+    /// Description of the mistake, for people.
     pub message: String,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct KnownFile {
     #[serde(default)]
-    known: Vec<EntryWritten>,
+    known: Vec<EntryTable>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct EntryWritten {
+struct EntryTable {
     signature: Spanned<String>,
     url: String,
     note: Option<String>,
     until: Option<Spanned<String>>,
 }
 
-impl Known {
-    /// Reads a file, for what is known today.
+impl KnownFailures {
+    /// Reads a file of known failures, as of today.
     ///
     /// # Errors
-    /// It cannot be read, or something in it is wrong ([`Wrong`]).
+    /// Fails if the file cannot be read or has a mistake ([`KnownFileError`]).
     pub fn load(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("failed to read {}", path.display()))?;
         Ok(Self::parse(&text, path, Date::today())?)
     }
 
-    /// What a file says, for what is known on a day.
+    /// Parses a file of known failures, as of `today`.
     ///
     /// # Errors
-    /// The first thing that is wrong in it.
-    pub fn parse(text: &str, path: &Path, today: Date) -> Result<Self, Wrong> {
+    /// Fails with the first mistake in the text.
+    pub fn parse(text: &str, path: &Path, today: Date) -> Result<Self, KnownFileError> {
         let wrong = |at: usize, message: String| {
             let before = &text[..text.floor_char_boundary(at)];
             let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-            Wrong {
+            KnownFileError {
                 path: path.into(),
                 line: before.matches('\n').count() + 1,
                 column: before[line_start..].chars().count() + 1,
                 message,
             }
         };
-        let written: Written = toml::from_str(text).map_err(|error| {
+        let written: KnownFile = toml::from_str(text).map_err(|error| {
             wrong(error.span().map_or(0, |span| span.start), error.message().to_owned())
         })?;
         let mut entries = HashMap::new();
@@ -147,9 +147,9 @@ impl Known {
                 until
                     .get_ref()
                     .parse()
-                    .map_err(|no_date: NoDate| wrong(until.span().start, no_date.to_string()))
+                    .map_err(|no_date: InvalidDate| wrong(until.span().start, no_date.to_string()))
             });
-            let entry = Entry {
+            let entry = KnownEntry {
                 signature: signature.clone(),
                 url: written.url,
                 note: written.note,
@@ -162,22 +162,23 @@ impl Known {
         Ok(Self { entries, today: Some(today) })
     }
 
-    /// What is known of a signature today. An entry for all of it goes before one for its start.
-    pub fn find(&self, signature: &str) -> Option<&Entry> {
-        self.of(signature).find(|entry| !self.is_over(entry))
+    /// Finds the entry that makes a signature known today; one for the whole signature precedes one for
+    /// its start.
+    pub fn find(&self, signature: &str) -> Option<&KnownEntry> {
+        self.entries_for(signature).find(|entry| !self.is_expired(entry))
     }
 
-    /// What was known of a signature, until a day that is over.
-    pub fn expired(&self, signature: &str) -> Option<&Entry> {
-        self.of(signature).find(|entry| self.is_over(entry))
+    /// Finds the entry that made a signature known until it expired.
+    pub fn expired(&self, signature: &str) -> Option<&KnownEntry> {
+        self.entries_for(signature).find(|entry| self.is_expired(entry))
     }
 
-    fn of(&self, signature: &str) -> impl Iterator<Item = &Entry> {
+    fn entries_for(&self, signature: &str) -> impl Iterator<Item = &KnownEntry> {
         let starts = [signature.get(..16), signature.get(..8)];
         starts.into_iter().flatten().filter_map(|start| self.entries.get(start))
     }
 
-    fn is_over(&self, entry: &Entry) -> bool {
+    fn is_expired(&self, entry: &KnownEntry) -> bool {
         entry.until.as_ref().is_some_and(|until| self.today.as_ref() > Some(until))
     }
 }
@@ -186,8 +187,8 @@ impl Known {
 mod tests {
     use super::*;
 
-    fn parse(text: &str, today: &str) -> Result<Known, Wrong> {
-        Known::parse(text, Path::new("known.toml"), today.parse().unwrap())
+    fn parse(text: &str, today: &str) -> Result<KnownFailures, KnownFileError> {
+        KnownFailures::parse(text, Path::new("known.toml"), today.parse().unwrap())
     }
 
     const TWO: &str = r#"
@@ -202,7 +203,7 @@ mod tests {
     "#;
 
     #[test]
-    fn an_entry_is_found_by_the_start_of_a_signature_until_its_day_is_over() {
+    fn known_entry_matches_a_signatures_start_until_it_expires() {
         let rows = [
             ("7f3a91c2deadbeef", "2026-12-31", Some("https://bugs.example/2")),
             ("7f3a91c2deadbeef", "2027-01-01", Some("https://bugs.example/1")),
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_has_a_line_and_a_column() {
+    fn mistakes_in_a_known_file_have_line_and_column() {
         let rows = [
             ("[[known]]\nsignature = \"7f3\"\nurl = \"\"", (2, 13), "hexadecimal"),
             ("[[known]]\nsignature = \"7f3a91cg\"\nurl = \"\"", (2, 13), "hexadecimal"),
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn days_are_days() {
+    fn only_calendar_days_parse_as_dates() {
         for day in ["2026-12-31", "2024-02-29"] {
             assert_eq!(day.parse::<Date>().unwrap().to_string(), day);
         }

@@ -1,22 +1,22 @@
-//! Triage: of any number of reports, what there is to look into. Groups what went wrong by signature,
-//! says which groups are known, and what has changed since an earlier time.
+//! Triage: groups the failures in any number of reports by signature, marks known ones, and compares two
+//! scans.
 //!
-//! Reads results directories of farms and reports of single runs (`gather`, `glance`, `stacks`), and writes
-//! nothing. The structs here are the JSON (docs/triage.schema.json), and the text (`text`) is made from
-//! them alone. Strings from a guest may hold control characters, which the text makes harmless.
+//! Reads results directories of farms and reports of single runs (`scan`, `report_summary`, `stacks`), and
+//! writes nothing. The types here are the JSON (docs/triage.schema.json); the text (`text`) is rendered
+//! from them alone, with control characters of guests made harmless.
 //!
-//! What a suite expects is no finding: of a farm's VMs, those count that did not do what they should.
-//! Of a report by itself, everything counts.
+//! A VM of a farm counts if it did not end as its suite expects. In a report on its own, every failure
+//! counts.
 
 pub mod diff;
-mod finding;
-mod gather;
-mod glance;
+mod failure;
 mod groups;
 pub mod known;
+mod parallel;
+mod report_summary;
+mod scan;
 mod stacks;
 pub mod text;
-mod work;
 
 use std::collections::BTreeMap;
 
@@ -25,125 +25,129 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::event::Status;
+use crate::timestamp::Timestamp;
 pub use diff::Diff;
-pub use finding::Kind;
-pub use gather::{Gathered, gather};
-pub use known::Known;
+pub use failure::FailureKind;
+pub use known::KnownFailures;
+pub use scan::{ScanResult, scan};
 pub use stacks::{IsPlumbing, Stack};
 
-/// Raised when a field changes its meaning or goes away; not when one is added.
-pub const TRIAGE_VERSION: u32 = 1;
+/// Version of triage's JSON: raised when a field changes its meaning or goes away, not when one is added.
+pub const TRIAGE_SCHEMA_VERSION: u32 = 2;
 
-/// What `nmiscope triage --message-format json` prints.
+/// Output of `nmiscope triage --message-format json`.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(title = "nmiscope triage")]
 pub struct Document<'a> {
-    /// [`TRIAGE_VERSION`].
-    pub version: u32,
-    /// What there is.
+    /// Version of this format, at present 2: raised when a field changes its meaning or goes away.
+    pub schema_version: u32,
+    /// Result of the triage, of the kind that `kind` names.
     #[serde(flatten)]
     pub content: Content<'a>,
 }
 
-/// What there is.
+/// Result of a triage: groups of failures, or with `--diff` the changes between two scans.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Content<'a> {
-    /// The groups.
-    Groups(&'a Triage),
-    /// What `--diff` has found.
+    /// Groups of failures in everything that was scanned.
+    Groups(&'a TriageResult),
+    /// Changes between two scans, by `--diff`.
     Diff(&'a Diff),
 }
 
-/// What has been found in all that was given.
+/// Failures in everything that was scanned.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
-pub struct Triage {
-    /// The groups, those first that were seen last.
-    pub groups: Vec<Group>,
-    /// What it was found in.
+pub struct TriageResult {
+    /// Groups of failures, the most recently seen first.
+    pub groups: Vec<FailureGroup>,
+    /// Numbers of results, reports and runs that were scanned.
     pub totals: Totals,
-    /// Files that could not be made use of, and why: the first thousand.
+    /// Files that could not be used, with reasons; at most a thousand.
     pub skipped: Vec<Skipped>,
 }
 
-/// What has been looked at.
+/// Numbers of results, reports and runs that were scanned.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Totals {
-    /// Results directories.
+    /// Number of results directories of farms.
     pub results: u64,
-    /// Reports that were read.
+    /// Number of reports that were read.
     pub reports: u64,
-    /// Runs of VMs, and reports that belong to none.
+    /// Number of runs of VMs, including reports that belong to no farm.
     pub runs: u64,
-    /// Tries that began, and of whose end there is nothing: their farm died, or is still at work.
+    /// Number of tries that started and have no end: their farm died, or is still running.
     pub unfinished: u64,
-    /// Tries that are in no group, and did not do as they should: the guest failed, or there is no
-    /// verdict. By how they went.
+    /// Number of tries outside all groups, by status: the guest failed without a hang or crash, or there
+    /// is no verdict.
     pub ungrouped: BTreeMap<Status, u64>,
-    /// Files that could not be made use of.
+    /// Number of files that could not be used.
     pub skipped: u64,
 }
 
-/// Of one kind and signature, all that there is.
+/// Failures of one kind with one signature. The exemplar of the group is its newest failure with a readable
+/// report, or else its newest failure.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-pub struct Group {
-    /// The signature: 16 hexadecimal digits.
+pub struct FailureGroup {
+    /// Signature of the failures, as 16 hexadecimal digits.
     pub signature: String,
-    /// What it is.
-    pub kind: Kind,
-    /// In which way it hangs; null for what is no hang, and for a hang that no report tells of.
+    /// Kind of all failures in the group.
+    pub kind: FailureKind,
+    /// Class of the hangs; null for other kinds, and for hangs without a readable report.
     pub class: Option<Class>,
-    /// What was said of it, the last time: the panic's message, or the crash's description; null if
-    /// that is nothing.
+    /// Message of the exemplar: of the panic, or the description of the crash; null if it has none.
     pub message: Option<String>,
-    /// How often it was found.
+    /// Number of failures in the group.
     pub count: u64,
-    /// In how many runs.
+    /// Number of runs in which the failures occurred.
     pub runs: u64,
-    /// In which VMs, by name. A report that belongs to none has the name of its file.
+    /// Names of the VMs in which the failures occurred; for a report that belongs to no farm, the name of
+    /// its file.
     pub vms: Vec<String>,
-    /// When it was seen first, in milliseconds since the Unix epoch.
-    pub first_at_ms: u64,
-    /// When it was seen last.
-    pub last_at_ms: u64,
-    /// Who was to blame, in the exemplar.
+    /// Time of the first failure, in UTC as RFC 3339 has it; for a report that belongs to no farm, when
+    /// its file changed.
+    pub first_seen: Timestamp,
+    /// Time of the last failure, in UTC as RFC 3339 has it; for a report that belongs to no farm, when its
+    /// file changed.
+    pub last_seen: Timestamp,
+    /// Names of the CPUs and tasks to blame in the exemplar.
     pub blamed: Vec<String>,
-    /// The locks that had to do with it, in the exemplar.
+    /// Names of the locks that are part of the hang in the exemplar.
     pub locks: Vec<String>,
-    /// The innermost function of the blamed that tells more than that it waits, in the exemplar; null
-    /// where there is none.
+    /// Innermost blamed function in the exemplar that is not merely one to wait or panic in; null if there
+    /// is none.
     pub function: Option<String>,
-    /// The stacks of the blamed, in the exemplar.
+    /// Stacks of the parties to blame in the exemplar.
     pub stacks: Vec<Stack>,
-    /// The newest report of it that can be read; null if there is none.
+    /// Path of the exemplar's report; null if no failure of the group has a readable report.
     pub exemplar: Option<String>,
-    /// Where it is tracked; null for what is not known today.
-    pub known: Option<known::Entry>,
-    /// Where it was tracked until a day that is over; null where there is no such day, and for what is
-    /// known.
-    pub was_known: Option<known::Entry>,
+    /// Entry that makes the failures known today; null if there is none.
+    pub known: Option<known::KnownEntry>,
+    /// Entry that made the failures known until it expired; null if there is none, and for failures known
+    /// today.
+    pub was_known: Option<known::KnownEntry>,
 }
 
-/// A file that could not be made use of.
+/// A file that could not be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Skipped {
-    /// The file.
+    /// Path of the file that was skipped.
     pub path: String,
-    /// Why.
+    /// Reason for skipping the file.
     pub reason: String,
 }
 
-impl Triage {
+impl TriageResult {
     /// Marks the groups that are known.
-    pub fn mark(&mut self, known: &Known) {
+    pub fn mark(&mut self, known: &KnownFailures) {
         for group in &mut self.groups {
             group.mark(known);
         }
     }
 }
 
-impl Group {
-    fn mark(&mut self, known: &Known) {
+impl FailureGroup {
+    fn mark(&mut self, known: &KnownFailures) {
         self.known = known.find(&self.signature).cloned();
         let over = if self.known.is_none() { known.expired(&self.signature) } else { None };
         self.was_known = over.cloned();
@@ -151,16 +155,16 @@ impl Group {
 }
 
 impl Document<'_> {
-    /// As JSON that does no harm to a terminal.
+    /// Encodes the document as JSON without characters that a terminal acts on.
     ///
     /// # Errors
-    /// It cannot be encoded.
+    /// Fails if the document cannot be encoded.
     pub fn json(&self) -> serde_json::Result<String> {
         Ok(sanitize::json(&serde_json::to_string_pretty(self)?) + "\n")
     }
 }
 
-/// The JSON schema of [`Document`], as docs/triage.schema.json holds it.
+/// Returns the JSON schema of [`Document`], as docs/triage.schema.json holds it.
 pub fn schema() -> String {
     let schema = schemars::schema_for!(Document<'_>);
     let mut text = serde_json::to_string_pretty(&schema).expect("a schema is plain JSON");

@@ -1,4 +1,4 @@
-//! The stacks of those who are to blame, and what in them tells where they are.
+//! Stacks of the parties to blame, and the functions in them that distinguish one failure from another.
 
 use nmiscope_report::{
     Backtrace, Cpu, CpuState, Frame, Hang, NodeKind, Outcome, Report, TaskState, Trigger,
@@ -6,56 +6,55 @@ use nmiscope_report::{
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::finding::{Finding, Kind};
+use super::failure::{Failure, FailureKind};
 
-/// Tells whether a function, by its full name, is one in which everybody ends up: one to wait or to
-/// panic in, in any kernel. The caller knows kernels.
+/// Test for functions, by their full names, that occur in most failures of any kernel because they wait or
+/// panic. The caller knows the kernels.
 pub type IsPlumbing = fn(&str) -> bool;
 
-/// The stack of somebody who is to blame.
+/// A stack that one or several blamed parties have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Stack {
-    /// Whose it is: CPUs and tasks, of which each has this stack.
-    pub of: Vec<String>,
-    /// Its functions, by their full names, innermost first, without those that tell nothing: ways to
-    /// wait and to panic. At most 16.
+    /// Names of the CPUs and tasks that have this stack.
+    pub parties: Vec<String>,
+    /// Full names of the stack's functions, innermost first, without those that wait or panic; at most 16.
     pub functions: Vec<String>,
 }
 
-/// So many stacks of so many functions are kept.
+/// Maximum numbers of stacks, and of functions in each.
 const MAX_STACKS: usize = 8;
 const MAX_FUNCTIONS: usize = 16;
 
-/// The stacks of those who are to blame for a finding of this report.
-pub fn of_blamed(report: &Report, finding: &Finding, is_plumbing: IsPlumbing) -> Vec<Stack> {
+/// Returns the stacks of the parties to blame for a failure in this report.
+pub fn blamed_stacks(report: &Report, failure: &Failure, is_plumbing: IsPlumbing) -> Vec<Stack> {
     let mut stacks: Vec<Stack> = Vec::new();
-    let mut add = |of: &str, frames: &[Frame]| {
+    let mut add = |party: &str, frames: &[Frame]| {
         let functions = functions(frames, is_plumbing);
         if functions.is_empty() {
             return;
         }
         match stacks.iter().position(|stack| stack.functions == functions) {
-            Some(same) => stacks[same].of.push(of.into()),
+            Some(same) => stacks[same].parties.push(party.into()),
             None if stacks.len() == MAX_STACKS => {}
-            None => stacks.push(Stack { of: vec![of.into()], functions }),
+            None => stacks.push(Stack { parties: vec![party.into()], functions }),
         }
     };
-    if finding.kind == Kind::Hang {
-        let hang = report.hangs.iter().find(|hang| hang.signature == finding.signature);
+    if failure.kind == FailureKind::Hang {
+        let hang = report.hangs.iter().find(|hang| hang.signature == failure.signature);
         if let Some(hang) = hang {
             for party in &hang.blamed {
-                add(party, frames_of_party(report, hang, party));
+                add(party, party_frames(report, hang, party));
             }
         }
     } else {
         for cpu in cpus_at_end(report) {
-            add(&format!("cpu{}", cpu.cpu), frames_of(cpu));
+            add(&format!("cpu{}", cpu.cpu), cpu_frames(cpu));
         }
     }
     stacks
 }
 
-fn frames_of_party<'a>(report: &'a Report, hang: &Hang, party: &str) -> &'a [Frame] {
+fn party_frames<'a>(report: &'a Report, hang: &Hang, party: &str) -> &'a [Frame] {
     let backtrace = hang.backtrace.and_then(|index| report.backtraces.get(index as usize));
     let node = hang.nodes.iter().find(|node| node.id == party);
     let (Some(backtrace), Some(node)) = (backtrace, node) else { return &[] };
@@ -67,22 +66,23 @@ fn frames_of_party<'a>(report: &'a Report, hang: &Hang, party: &str) -> &'a [Fra
         }
         NodeKind::Lock { .. } | NodeKind::Queue { .. } => return &[],
     };
-    backtrace.cpus.iter().find(|of| of.cpu == *cpu).map_or(&[], frames_of)
+    backtrace.cpus.iter().find(|of| of.cpu == *cpu).map_or(&[], cpu_frames)
 }
 
 fn functions(frames: &[Frame], is_plumbing: IsPlumbing) -> Vec<String> {
-    let telling = names(frames).filter(|name| is_telling(name, is_plumbing)).take(MAX_FUNCTIONS);
-    let telling: Vec<String> = telling.map(Into::into).collect();
-    // All of it says nothing: then that is what there is.
-    if telling.is_empty() {
+    let significant =
+        names(frames).filter(|name| is_significant(name, is_plumbing)).take(MAX_FUNCTIONS);
+    let significant: Vec<String> = significant.map(Into::into).collect();
+    // If every function waits or panics, they are all there is to show.
+    if significant.is_empty() {
         names(frames).take(MAX_FUNCTIONS).map(Into::into).collect()
     } else {
-        telling
+        significant
     }
 }
 
-/// The CPUs that it is about how a VM ended: the one that panicked, or all that ran when the time was
-/// over.
+/// Returns the CPUs that a guest's end is about: the one that panicked, or all that ran when the time
+/// limit was exceeded.
 pub fn cpus_at_end(report: &Report) -> Vec<&Cpu> {
     let taken_for = |wanted: fn(&Trigger) -> bool| {
         let last = report.backtraces.iter().rev().find(|taken| wanted(&taken.trigger));
@@ -105,8 +105,7 @@ pub fn cpus_at_end(report: &Report) -> Vec<&Cpu> {
     }
 }
 
-/// How a kernel panics, beyond what no stack is told from another by: by the start of a function's
-/// path.
+/// Starts of functions that panic, in addition to the caller's.
 const PANICKING: [&str; 10] = [
     "__rustc::",
     "trap_entry",
@@ -120,7 +119,7 @@ const PANICKING: [&str; 10] = [
     "dump_stack",
 ];
 
-fn is_telling(function: &str, is_plumbing: IsPlumbing) -> bool {
+fn is_significant(function: &str, is_plumbing: IsPlumbing) -> bool {
     !is_plumbing(function) && !PANICKING.iter().any(|start| function.starts_with(start))
 }
 
@@ -129,19 +128,19 @@ fn names(frames: &[Frame]) -> impl Iterator<Item = &str> {
     functions.filter_map(|function| function.name.as_deref())
 }
 
-/// Where a stack is.
-pub fn place(frames: &[Frame], is_plumbing: IsPlumbing) -> Option<&str> {
-    names(frames).find(|name| is_telling(name, is_plumbing))
+/// Returns the innermost function that neither waits nor panics.
+pub fn innermost_significant(frames: &[Frame], is_plumbing: IsPlumbing) -> Option<&str> {
+    names(frames).find(|name| is_significant(name, is_plumbing))
 }
 
-/// What is known of a CPU's stack: as the host saw it, or else as the guest printed it.
-pub fn frames_of(cpu: &Cpu) -> &[Frame] {
+/// Returns a CPU's stack as the host unwound it, or else as the guest printed it.
+pub fn cpu_frames(cpu: &Cpu) -> &[Frame] {
     let look = cpu.look.as_ref().map(|look| look.frames.as_slice());
     let word = cpu.word.as_ref().map(|word| word.frames.as_slice());
     look.filter(|frames| !frames.is_empty()).or(word).unwrap_or_default()
 }
 
-/// The plumbing in the stored reports that tests here read.
+/// Functions that wait or panic in the stored reports of these tests.
 #[cfg(test)]
 pub(super) fn stored_plumbing(function: &str) -> bool {
     const STARTS: [&str; 7] = [
@@ -159,19 +158,20 @@ pub(super) fn stored_plumbing(function: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::triage::glance;
+    use crate::triage::report_summary;
 
     const DEADLOCK: &str = include_str!("../../../tests/offline/cores/abba-deadlock.json");
     const TASKS: &str = include_str!("../../../tests/offline/cores/mutex-deadlock.json");
     const PANIC: &str = include_str!("../../../tests/offline/cores/null-deref.json");
 
     fn stacks_of(text: &str) -> Vec<Stack> {
-        let finding = glance::of_text(text.as_bytes(), stored_plumbing).unwrap().findings.remove(0);
-        of_blamed(&serde_json::from_str(text).unwrap(), &finding, stored_plumbing)
+        let failure =
+            report_summary::summarize(text.as_bytes(), stored_plumbing).unwrap().failures.remove(0);
+        blamed_stacks(&serde_json::from_str(text).unwrap(), &failure, stored_plumbing)
     }
 
     #[test]
-    fn the_blamed_have_their_stacks_be_they_cpus_or_tasks() {
+    fn blamed_cpus_and_tasks_have_their_stacks() {
         let rows: [(&str, &[&str], &str); 3] = [
             (DEADLOCK, &["cpu0", "cpu1"], "abba_deadlock::"),
             (TASKS, &["reader", "writer"], "mutex_deadlock::"),
@@ -179,7 +179,7 @@ mod tests {
         ];
         for (text, blamed, part) in rows {
             let stacks = stacks_of(text);
-            let of: Vec<&String> = stacks.iter().flat_map(|stack| &stack.of).collect();
+            let of: Vec<&String> = stacks.iter().flat_map(|stack| &stack.parties).collect();
             assert_eq!(of, blamed);
             for stack in stacks {
                 assert!(stack.functions[..2].iter().any(|name| name.contains(part)), "{stack:?}");

@@ -1,32 +1,33 @@
-//! Groups for people: a line each that says what, how often and when, and below it what helps to go
-//! on. Everything that comes from a guest or a file goes through `sanitize`.
+//! Text of groups for people: a heading with the failure, its count and times, and below it details for
+//! debugging. All strings from guests and files pass through `sanitize`.
 
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 
-use super::known::Entry;
-use super::{Diff, Group, Kind, Totals, Triage};
+use super::known::KnownEntry;
+use super::{Diff, FailureGroup, FailureKind, Totals, TriageResult};
+use crate::timestamp::Timestamp;
 use nmiscope_report::sanitize::line;
 use nmiscope_report::short_name;
-use nmiscope_report::units::{plural, unix_time};
+use nmiscope_report::units::plural;
 
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 const HEADING: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
 
-/// So many VMs are named.
-const VMS: usize = 3;
+/// Maximum number of VMs, locks or parties that are named.
+const MAX_NAMES: usize = 3;
 
-/// So many functions of a stack are shown.
-const FUNCTIONS: usize = 6;
+/// Maximum number of functions shown of a stack.
+const MAX_FUNCTIONS: usize = 6;
 
-/// Titles are padded to at most so many characters.
+/// Maximum width to which titles are padded.
 const MAX_TITLE: usize = 48;
 
-/// All that was found.
-pub fn triage(triage: &Triage) -> String {
+/// Renders groups of failures, followed by totals.
+pub fn render_triage(triage: &TriageResult) -> String {
     let mut text = String::new();
     show_all(&mut text, &triage.groups.iter().collect::<Vec<_>>());
     let known = triage.groups.iter().filter(|group| group.known.is_some()).count();
@@ -34,14 +35,14 @@ pub fn triage(triage: &Triage) -> String {
     if known > 0 {
         let _ = write!(text, ", {known} known");
     }
-    text.push_str(&totals(&triage.totals));
+    text.push_str(&render_totals(&triage.totals));
     text
 }
 
-/// What has changed.
-pub fn diff(diff: &Diff) -> String {
+/// Renders the changes between two scans.
+pub fn render_diff(diff: &Diff) -> String {
     let mut text = String::new();
-    let mut show = |heading: String, groups: &[&Group]| {
+    let mut show = |heading: String, groups: &[&FailureGroup]| {
         if !groups.is_empty() {
             let _ = writeln!(text, "{heading}: {}", groups.len());
             show_all(&mut text, groups);
@@ -53,7 +54,7 @@ pub fn diff(diff: &Diff) -> String {
     };
     show(format!("{BAD}new{BAD:#}"), &diff.new.iter().collect::<Vec<_>>());
     show(format!("{GOOD}gone{GOOD:#}"), &gone(true));
-    show(format!("{DIM}not to be seen, as their VMs were not run{DIM:#}"), &gone(false));
+    show(format!("{DIM}absent, but their VMs were not run{DIM:#}"), &gone(false));
     if !diff.flaky.is_empty() {
         let _ = writeln!(text, "{BAD}became flaky{BAD:#}: {}", diff.flaky.len());
         for name in &diff.flaky {
@@ -72,11 +73,11 @@ pub fn diff(diff: &Diff) -> String {
     text
 }
 
-fn totals(totals: &Totals) -> String {
+fn render_totals(totals: &Totals) -> String {
     let mut text = format!(" in {}", plural(totals.runs, "run"));
     let _ = write!(text, " ({} read", plural(totals.reports, "report"));
     if totals.results > 0 {
-        let _ = write!(text, ", {} of farms", plural(totals.results, "result"));
+        let _ = write!(text, ", {}", plural(totals.results, "farm"));
     }
     text.push_str(")\n");
     let mut others: Vec<String> = totals
@@ -96,7 +97,7 @@ fn totals(totals: &Totals) -> String {
     text
 }
 
-fn show_all(text: &mut String, groups: &[&Group]) {
+fn show_all(text: &mut String, groups: &[&FailureGroup]) {
     let titles: Vec<String> = groups.iter().map(|group| title(group)).collect();
     let longest = titles.iter().map(|title| title.chars().count()).max().unwrap_or(0);
     let counts: Vec<String> = groups.iter().map(|group| format!("×{}", group.count)).collect();
@@ -115,8 +116,8 @@ fn show_all(text: &mut String, groups: &[&Group]) {
     }
 }
 
-/// What it is, and where.
-fn title(group: &Group) -> String {
+/// Describes a failure by its class or kind, and its function.
+fn title(group: &FailureGroup) -> String {
     let what = group.class.map_or(group.kind.name(), |class| class.name());
     match &group.function {
         Some(function) => format!("{what} in {}", line(short_name(function))),
@@ -124,11 +125,11 @@ fn title(group: &Group) -> String {
     }
 }
 
-/// In how many runs, and when.
-fn seen(group: &Group) -> String {
+/// Describes the number of runs and the times of a group.
+fn seen(group: &FailureGroup) -> String {
     let place =
         format!("{} of {}", plural(group.runs, "run"), plural(group.vms.len() as u64, "VM"));
-    let (first, last) = (time(group.first_at_ms), time(group.last_at_ms));
+    let (first, last) = (time(group.first_seen), time(group.last_seen));
     if first == last {
         format!("{place}, {DIM}{last}{DIM:#}")
     } else {
@@ -136,7 +137,7 @@ fn seen(group: &Group) -> String {
     }
 }
 
-fn show_details(text: &mut String, group: &Group) {
+fn show_details(text: &mut String, group: &FailureGroup) {
     let mut details: Vec<(String, String)> = Vec::new();
     let mut add = |label: &str, what: String| details.push((line(label), what));
     if let Some(known) = &group.known {
@@ -147,15 +148,15 @@ fn show_details(text: &mut String, group: &Group) {
         add("was known", format!("until {until}, {}", entry(known)));
     }
     if let Some(message) = &group.message {
-        add("said", line(message));
+        add("message", line(message));
     }
     if !group.locks.is_empty() {
         add("locks", list(&group.locks));
     }
     for stack in &group.stacks {
-        add(&stack.of.join(", "), functions(&stack.functions));
+        add(&stack.parties.join(", "), functions(&stack.functions));
     }
-    if group.stacks.is_empty() && !group.blamed.is_empty() && group.kind == Kind::Hang {
+    if group.stacks.is_empty() && !group.blamed.is_empty() && group.kind == FailureKind::Hang {
         add("blamed", list(&group.blamed));
     }
     add("in", list(&group.vms));
@@ -169,30 +170,30 @@ fn show_details(text: &mut String, group: &Group) {
     }
 }
 
-fn entry(entry: &Entry) -> String {
+fn entry(entry: &KnownEntry) -> String {
     let note = entry.note.as_ref().map_or_else(String::new, |note| format!(" ({})", line(note)));
     format!("{}{note}", line(&entry.url))
 }
 
-/// Innermost first.
+/// Lists the innermost functions of a stack, innermost first.
 fn functions(names: &[String]) -> String {
-    let shown = names.iter().take(FUNCTIONS).map(|name| line(short_name(name)));
-    let more = (names.len() > FUNCTIONS).then(|| "…".to_owned());
+    let shown = names.iter().take(MAX_FUNCTIONS).map(|name| line(short_name(name)));
+    let more = (names.len() > MAX_FUNCTIONS).then(|| "…".to_owned());
     shown.chain(more).collect::<Vec<_>>().join(" < ")
 }
 
-/// The first few, and how many more there are.
+/// Lists the first few names, and the number of further ones.
 fn list(names: &[String]) -> String {
-    let shown = names.iter().take(VMS).map(|name| line(name)).collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(VMS) {
+    let shown = names.iter().take(MAX_NAMES).map(|name| line(name)).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(MAX_NAMES) {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }
 }
 
-/// In UTC, to the second.
-fn time(at_ms: u64) -> String {
-    humantime::format_rfc3339_seconds(unix_time(at_ms)).to_string()
+/// Formats a time in UTC, to the second.
+fn time(time: Timestamp) -> String {
+    humantime::format_rfc3339_seconds(time.system_time()).to_string()
 }
 
 #[cfg(test)]
@@ -201,22 +202,22 @@ mod tests {
     use crate::triage::Stack;
     use nmiscope_report::Class;
 
-    fn group() -> Group {
-        Group {
+    fn group() -> FailureGroup {
+        FailureGroup {
             signature: "7f3a91c2deadbeef".into(),
-            kind: Kind::Hang,
+            kind: FailureKind::Hang,
             class: Some(Class::Deadlock),
             message: None,
             count: 12,
             runs: 10,
             vms: ["a", "b", "c", "d\x1b[2J"].map(Into::into).into(),
-            first_at_ms: 0,
-            last_at_ms: u64::MAX,
+            first_seen: Timestamp::from_unix_ms(0),
+            last_seen: Timestamp::from_unix_ms(u64::MAX),
             blamed: vec!["cpu0".into()],
             locks: vec!["LOCK\n".into()],
             function: Some("a::take\x07".into()),
             stacks: vec![Stack {
-                of: vec!["cpu0".into(), "cpu1".into()],
+                parties: vec!["cpu0".into(), "cpu1".into()],
                 functions: ["a::take", "b::main"].map(Into::into).into(),
             }],
             exemplar: Some("r/report.json".into()),
@@ -230,9 +231,9 @@ mod tests {
     }
 
     #[test]
-    fn a_group_says_what_how_often_when_and_where() {
-        let triage = Triage { groups: vec![group()], ..Triage::default() };
-        let text = plain(&super::triage(&triage));
+    fn group_shows_failure_count_times_and_details() {
+        let triage = TriageResult { groups: vec![group()], ..TriageResult::default() };
+        let text = plain(&super::render_triage(&triage));
         let expected = "\
 7f3a91c2  deadlock in take\\u{7}  ×12  10 runs of 4 VMs, 1970-01-01T00:00:00Z to 9999-12-31T23:59:59Z
   locks       LOCK\\n
@@ -246,12 +247,12 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_below_each_other() {
+    fn counts_of_groups_are_aligned() {
         let mut other = group();
         other.function = None;
         other.count = 3;
-        let triage = Triage { groups: vec![group(), other], ..Triage::default() };
-        let text = plain(&super::triage(&triage));
+        let triage = TriageResult { groups: vec![group(), other], ..TriageResult::default() };
+        let text = plain(&super::render_triage(&triage));
         let column = |line: &str| line.chars().position(|character| character == '×');
         let columns: Vec<usize> = text.lines().filter_map(column).collect();
         assert_eq!(columns.len(), 2);

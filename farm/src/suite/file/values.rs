@@ -1,4 +1,5 @@
-//! Values that are a string or a number in TOML and say more: each is read as what it says, or refused.
+//! Values with a meaning of their own, such as sizes and durations: each is parsed from a TOML string or
+//! number, or refused.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,9 +13,9 @@ use serde::{Deserialize, Deserializer};
 
 use crate::suite::MAX_VCPUS;
 
-/// The reason why a text does not say what it should. The place in the file is added by whoever reads it.
+/// Reason why a text is no value of its type; the caller adds the place in the file.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub(super) enum ValueError {
+pub(super) enum SettingError {
     #[error("a name is not empty, and has no space at its ends")]
     NoName,
     #[error("a control character in {0}")]
@@ -36,16 +37,16 @@ pub(super) enum ValueError {
     #[error(transparent)]
     Unit(#[from] UnitError),
     #[error(transparent)]
-    Bound(#[from] HangAfterError),
+    HangBound(#[from] HangAfterError),
 }
 
-/// Reads a string, and what it says.
+/// Deserializes a string and parses it by `read`.
 pub(super) fn from_text<'de, D: Deserializer<'de>, T>(
     deserializer: D,
     expecting: &'static str,
-    read: fn(&str) -> Result<T, ValueError>,
+    read: fn(&str) -> Result<T, SettingError>,
 ) -> Result<T, D::Error> {
-    struct Text<T>(&'static str, fn(&str) -> Result<T, ValueError>);
+    struct Text<T>(&'static str, fn(&str) -> Result<T, SettingError>);
     impl<T> Visitor<'_> for Text<T> {
         type Value = T;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -58,7 +59,7 @@ pub(super) fn from_text<'de, D: Deserializer<'de>, T>(
     deserializer.deserialize_str(Text(expecting, read))
 }
 
-/// Types that are a string which says something: how the error calls it, and how it is read.
+/// Implements deserialization for types that are strings in TOML: `expecting` names the value in errors.
 macro_rules! read_from_text {
     ($($type:ty: $expecting:literal, $read:expr;)*) => {$(
         impl<'de> Deserialize<'de> for $type {
@@ -70,75 +71,75 @@ macro_rules! read_from_text {
 }
 
 read_from_text! {
-    Name: "a name", read_name;
+    VmName: "a name", read_name;
     Tag: "a tag", read_tag;
-    Workload: "the name of a workload", |text| match text {
-        "" => Err(ValueError::EmptyName),
-        text if text.contains(is_space) => Err(ValueError::SeveralWords),
-        text => Ok(Workload(text.into())),
+    WorkloadName: "the name of a workload", |text| match text {
+        "" => Err(SettingError::EmptyName),
+        text if text.contains(is_space) => Err(SettingError::SeveralWords),
+        text => Ok(WorkloadName(text.into())),
     };
-    Parameters: "kernel parameters", |text| match text.contains(char::is_control) {
-        true => Err(ValueError::ControlCharacter("kernel parameters")),
-        false => Ok(Parameters(text.trim().into())),
+    KernelParameters: "kernel parameters", |text| match text.contains(char::is_control) {
+        true => Err(SettingError::ControlCharacter("kernel parameters")),
+        false => Ok(KernelParameters(text.trim().into())),
     };
-    Size: "a size in quotes, as in \"64M\"", |text| {
+    MemorySize: "a size in quotes, as in \"64M\"", |text| {
         let bytes = units::parse_size(text)?;
-        if bytes == 0 { Err(ValueError::NoMemory) } else { Ok(Size { text: text.trim().into(), bytes }) }
+        if bytes == 0 { Err(SettingError::NoMemory) } else { Ok(MemorySize { text: text.trim().into(), bytes }) }
     };
-    Time: "a duration in quotes, as in \"2s\"", |text| Ok(Time(units::parse_duration(text)?));
+    DurationSetting: "a duration in quotes, as in \"2s\"", |text| Ok(DurationSetting(units::parse_duration(text)?));
     TimeLimit: "a duration in quotes, as in \"30s\"", |text| {
         let limit = units::parse_duration(text)?;
-        if limit.is_zero() { Err(ValueError::NoTime) } else { Ok(TimeLimit(limit)) }
+        if limit.is_zero() { Err(SettingError::NoTime) } else { Ok(TimeLimit(limit)) }
     };
-    Bound: "a duration in quotes, as in \"2s\"", |text| match HangAfter::from_str(text)?.whose {
-        None => Ok(Bound(text.into())),
-        Some(_) => Err(ValueError::NoDuration),
+    HangBound: "a duration in quotes, as in \"2s\"", |text| match HangAfter::from_str(text)?.whose {
+        None => Ok(HangBound(text.into())),
+        Some(_) => Err(SettingError::NoDuration),
     };
-    BoundOfSome: "a bound in quotes, as in \"2s\" or \"livelock=10s\"", |text| {
+    ClassBound: "a bound in quotes, as in \"2s\" or \"livelock=10s\"", |text| {
         HangAfter::from_str(text)?;
-        Ok(BoundOfSome(text.into()))
+        Ok(ClassBound(text.into()))
     };
     Expression: "a regular expression", |text| Ok(Expression(text.into()));
 }
 
-/// The name of a VM.
+/// Name of a VM: not empty, no control characters, no space at its ends.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
-pub struct Name(#[schemars(length(min = 1))] pub String);
+pub struct VmName(#[schemars(length(min = 1))] pub String);
 
-fn read_name(text: &str) -> Result<Name, ValueError> {
+fn read_name(text: &str) -> Result<VmName, SettingError> {
     if text.is_empty() || text.trim() != text {
-        return Err(ValueError::NoName);
+        return Err(SettingError::NoName);
     }
     if text.contains(char::is_control) {
-        return Err(ValueError::ControlCharacter("a name"));
+        return Err(SettingError::ControlCharacter("a name"));
     }
-    Ok(Name(text.into()))
+    Ok(VmName(text.into()))
 }
 
-/// A tag.
+/// Tag of a VM: one word without parentheses.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 pub struct Tag(#[schemars(regex(pattern = r"^[^\s()]+$"))] pub String);
 
-fn read_tag(text: &str) -> Result<Tag, ValueError> {
+fn read_tag(text: &str) -> Result<Tag, SettingError> {
     if text.is_empty() || text.contains(is_space) || text.contains(['(', ')']) {
-        return Err(ValueError::NoTag);
+        return Err(SettingError::NoTag);
     }
     Ok(Tag(text.into()))
 }
 
-/// A workload's name.
+/// Name of a workload: a single word.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
-pub struct Workload(pub String);
+pub struct WorkloadName(pub String);
 
-/// Kernel parameters.
+/// Kernel parameters as one string, without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
-pub struct Parameters(pub String);
+pub struct KernelParameters(pub String);
 
 fn is_space(character: char) -> bool {
     character.is_whitespace() || character.is_control()
 }
 
-/// A number of vCPUs.
+/// Number of vCPUs, from 1 to 512.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
 pub struct Cpus(#[schemars(range(min = 1, max = 512))] pub u32);
 
@@ -148,7 +149,7 @@ impl<'de> Deserialize<'de> for Cpus {
     }
 }
 
-/// Refuses what it is given itself: an error that is made later has lost its place.
+/// Checks the range itself, since an error that is made after the visit has lost its place in the file.
 struct CpusVisitor;
 
 impl Visitor<'_> for CpusVisitor {
@@ -166,43 +167,44 @@ impl Visitor<'_> for CpusVisitor {
     }
 }
 
-/// A size of guest memory: bytes, or with K, M or G behind.
+/// Size of guest memory in bytes, or with a suffix K, M or G.
 #[derive(Debug, Clone, JsonSchema)]
 #[schemars(with = "String")]
-pub struct Size {
-    /// As it is written.
+pub struct MemorySize {
+    /// Text of the size as the suite spells it.
     pub text: String,
-    /// In bytes.
+    /// Size of the memory in bytes.
     pub bytes: u64,
 }
 
-/// However it is written.
-impl PartialEq for Size {
+/// Compares sizes by their bytes: `1M` equals `1024K`.
+impl PartialEq for MemorySize {
     fn eq(&self, other: &Self) -> bool {
         self.bytes == other.bytes
     }
 }
 
-/// A duration with its unit, as `2s` or `500ms`; or `0`.
+/// Duration with a unit, such as `2s` or `500ms`; or `0`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
 #[schemars(with = "String")]
-pub struct Time(pub Duration);
+pub struct DurationSetting(pub Duration);
 
-/// A duration with its unit, as `2s` or `500ms`.
+/// Duration with a unit, such as `2s` or `500ms`; never zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
 #[schemars(with = "String")]
 pub struct TimeLimit(pub Duration);
 
-/// How long before it is a hang: a duration with its unit, as `2s`; or `0` to not look.
+/// Time without progress after which a hang is reported: a duration with a unit, such as `2s`; `0`
+/// disables detection.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
-pub struct Bound(pub String);
+pub struct HangBound(pub String);
 
-/// The same, or that of one class of hangs: `livelock=10s`.
+/// Hang bound for all classes, such as `2s`, or for one class, such as `livelock=10s`.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
-pub struct BoundOfSome(pub String);
+pub struct ClassBound(pub String);
 
-/// A regular expression, in the syntax of the Rust crate `regex`. Whether it is one is asked later: a
-/// suite has the same ones again and again, and to compile one takes longer than to read a VM.
+/// A regular expression, in the syntax of the Rust crate `regex`. Its validity is checked later, once per
+/// distinct text: a suite repeats the same ones, and compiling one takes longer than parsing a VM.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 #[schemars(description = "A regular expression, in the syntax of the Rust crate `regex`.")]
 pub struct Expression(pub String);

@@ -1,4 +1,4 @@
-//! Bounds of hangs: one, a list, or a table by class.
+//! Hang bounds in a suite: a single one, a list, or a table by class.
 
 use std::fmt;
 
@@ -7,48 +7,48 @@ use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{Bound, BoundOfSome};
+use super::{ClassBound, HangBound};
 
-/// Bounds of hangs.
+/// Times without progress after which a hang is reported.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 #[schemars(untagged)]
-pub enum HangAfterWritten {
-    /// One for all classes, or for one class.
-    One(BoundOfSome),
-    /// Several, each for all classes or for one.
-    Several(Vec<BoundOfSome>),
-    /// One for each class that is named.
-    ByClass(Box<ByClass>),
+pub enum HangBounds {
+    /// Bound for all classes, or for one class.
+    One(ClassBound),
+    /// Several bounds, each for all classes or for one.
+    Several(Vec<ClassBound>),
+    /// Table of bounds by class.
+    ByClass(Box<BoundsByClass>),
 }
 
-/// Bounds of hangs by class.
+/// Table of hang bounds by class.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct ByClass {
-    /// Of all classes that are not named.
-    pub general: Option<Bound>,
-    /// A cycle of CPUs and tasks that wait for each other.
-    pub deadlock: Option<Bound>,
-    /// A CPU halted with interrupts off.
-    pub dead_halt: Option<Bound>,
-    /// A CPU that takes no timer interrupts and schedules nothing.
-    pub hard_lockup: Option<Bound>,
-    /// A CPU that takes interrupts, and schedules nothing.
-    pub soft_lockup: Option<Bound>,
-    /// A wait for a lock that nobody is going to release.
-    pub lock_wait: Option<Bound>,
-    /// Work that its CPU does not do, although it makes progress.
-    pub livelock: Option<Bound>,
-    /// Work whose CPU idles.
-    pub lost_wakeup: Option<Bound>,
-    /// A guest of which nothing is known, and which prints nothing.
-    pub silent: Option<Bound>,
-    /// A vCPU that the host does not run.
-    pub starved: Option<Bound>,
+pub struct BoundsByClass {
+    /// Bound for all classes that the table does not name.
+    pub general: Option<HangBound>,
+    /// Bound for a cycle of CPUs and tasks that wait for each other.
+    pub deadlock: Option<HangBound>,
+    /// Bound for a CPU halted with interrupts off.
+    pub dead_halt: Option<HangBound>,
+    /// Bound for a CPU that takes no timer interrupts and schedules nothing.
+    pub hard_lockup: Option<HangBound>,
+    /// Bound for a CPU that takes interrupts and schedules nothing.
+    pub soft_lockup: Option<HangBound>,
+    /// Bound for a wait for a lock that is never released.
+    pub lock_wait: Option<HangBound>,
+    /// Bound for pending work that a CPU neglects while making progress.
+    pub livelock: Option<HangBound>,
+    /// Bound for pending work whose CPU is idle.
+    pub lost_wakeup: Option<HangBound>,
+    /// Bound for an unknown kernel that prints nothing.
+    pub silent: Option<HangBound>,
+    /// Bound for a vCPU that the host does not schedule.
+    pub starved: Option<HangBound>,
 }
 
-impl HangAfterWritten {
-    /// As `run --hang-after` has them.
+impl HangBounds {
+    /// Converts the bounds to values of `run --hang-after`.
     pub fn to_arguments(&self) -> Vec<String> {
         match self {
             Self::One(one) => vec![one.0.clone()],
@@ -58,7 +58,7 @@ impl HangAfterWritten {
     }
 }
 
-impl ByClass {
+impl BoundsByClass {
     fn to_arguments(&self) -> Vec<String> {
         let general = self.general.iter().map(|bound| bound.0.clone());
         let rows = [
@@ -77,7 +77,7 @@ impl ByClass {
     }
 }
 
-impl<'de> Deserialize<'de> for HangAfterWritten {
+impl<'de> Deserialize<'de> for HangBounds {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(HangAfterVisitor)
     }
@@ -86,15 +86,15 @@ impl<'de> Deserialize<'de> for HangAfterWritten {
 struct HangAfterVisitor;
 
 impl<'de> Visitor<'de> for HangAfterVisitor {
-    type Value = HangAfterWritten;
+    type Value = HangBounds;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a duration in quotes, as in \"2s\", or a list or a table of them")
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-        let bound = BoundOfSome::deserialize(StrDeserializer::new(text))?;
-        Ok(HangAfterWritten::One(bound))
+        let bound = ClassBound::deserialize(StrDeserializer::new(text))?;
+        Ok(HangBounds::One(bound))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
@@ -102,11 +102,11 @@ impl<'de> Visitor<'de> for HangAfterVisitor {
         while let Some(bound) = seq.next_element()? {
             several.push(bound);
         }
-        Ok(HangAfterWritten::Several(several))
+        Ok(HangBounds::Several(several))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        ByClass::deserialize(MapAccessDeserializer::new(map))
-            .map(|by_class| HangAfterWritten::ByClass(Box::new(by_class)))
+        BoundsByClass::deserialize(MapAccessDeserializer::new(map))
+            .map(|by_class| HangBounds::ByClass(Box::new(by_class)))
     }
 }

@@ -1,18 +1,18 @@
-//! Many small pieces of work of one kind, on all CPUs.
+//! Parallel processing of many small items.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::thread;
 
-/// Files are read as fast as a few CPUs can.
+/// Maximum number of threads: a few suffice to read files at full speed.
 const MAX_THREADS: usize = 8;
 
-/// Results that wait to be taken.
+/// Maximum number of results that wait for the caller.
 const WAITING: usize = 64;
 
-/// Does `work` for each item, on several threads, and gives what comes of it to `take`, on this one, as
-/// it comes: in any order.
-pub fn spread<T: Sync, R: Send>(
+/// Calls `work` for each item on several threads, and `take` with each result on this one, in the order of
+/// completion.
+pub fn for_each<T: Sync, R: Send>(
     items: &[T],
     work: impl Fn(&T) -> R + Sync,
     mut take: impl FnMut(&T, R),
@@ -43,11 +43,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_item_is_done_once() {
+    fn each_item_is_processed_once() {
         for count in [0, 1, 1000] {
             let items: Vec<u32> = (0..count).collect();
             let mut done = Vec::new();
-            spread(&items, |item| item * 2, |item, result| done.push((*item, result)));
+            for_each(&items, |item| item * 2, |item, result| done.push((*item, result)));
             done.sort_unstable();
             assert_eq!(done, items.iter().map(|&item| (item, item * 2)).collect::<Vec<_>>());
         }

@@ -1,4 +1,4 @@
-//! How a VM is to end: a word, or a table.
+//! Expected end of a VM in a suite: a word, or a table.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,59 +13,60 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use super::Expression;
-use super::values::{ValueError, from_text};
+use super::values::{SettingError, from_text};
 use crate::suite::Expectation;
 
-/// How a VM is to end.
+/// Expected end of a guest.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 #[schemars(untagged, deny_unknown_fields)]
 pub enum Expect {
-    /// In one of the ways that need no more words.
-    Word(Word),
-    /// The guest leaves with this code.
+    /// Expected end as a single word.
+    Word(ExpectWord),
+    /// Guest that leaves with this code.
     Exit {
-        /// The code.
+        /// Exit code of the guest.
         exit: u32,
     },
-    /// The guest hangs.
+    /// Guest that hangs, with this class and blame.
     Hang {
-        /// In this way.
+        /// Class of the hang, or `any`.
         hang: HangClass,
-        /// With exactly these to blame, by the names that a report has for them: `cpu0`, or a task's.
+        /// Names of exactly the parties to blame, as reports spell them: `cpu0`, or a task's name. Any
+        /// parties if missing.
         blamed: Option<Vec<String>>,
     },
-    /// The guest's kernel panics.
+    /// Guest whose kernel panics, with this message.
     Panic {
-        /// With a message that matches this.
+        /// Regular expression that the panic's message matches.
         #[schemars(with = "Expression")]
         panic: Spanned<Expression>,
     },
-    /// The guest crashes other than by a panic.
+    /// Guest that crashes without a panic.
     Crash {
-        /// `true`.
+        /// Always `true`, the only value accepted here.
         crash: bool,
     },
 }
 
-/// A way for a VM to end.
+/// Expected end of a guest as a single word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Word {
-    /// The guest leaves with code 0, or is stopped after its time.
+pub enum ExpectWord {
+    /// The guest leaves with code 0, or is stopped by `stop-after`.
     Pass,
-    /// The guest hangs, in whatever way.
+    /// The guest hangs in any way.
     Hang,
-    /// The guest's kernel panics, whatever it says.
+    /// The guest's kernel panics with any message.
     Panic,
-    /// The guest crashes other than by a panic: a triple fault, a reset, an error of KVM's.
+    /// The guest crashes without a panic: a triple fault, a reset, or an error of KVM.
     Crash,
 }
 
-/// A class of hangs, or `any`.
+/// Class of hangs; `None` stands for `any`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HangClass(pub Option<Class>);
 
-/// In the schema, `any` is one more class.
+/// Schema that lists `any` as one more class.
 impl JsonSchema for HangClass {
     fn inline_schema() -> bool {
         true
@@ -85,13 +86,13 @@ fn class_names() -> Vec<&'static str> {
     classes.map(|class| class.name()).chain(["any"]).collect()
 }
 
-fn read_class(text: &str) -> Result<HangClass, ValueError> {
+fn read_class(text: &str) -> Result<HangClass, SettingError> {
     if text == "any" {
         return Ok(HangClass(None));
     }
     let class = Class::from_str(text, false);
     let unknown =
-        |_| ValueError::NoClass { name: text.into(), hint: nearest::hint(text, &class_names()) };
+        |_| SettingError::NoClass { name: text.into(), hint: nearest::hint(text, &class_names()) };
     class.map(|class| HangClass(Some(class))).map_err(unknown)
 }
 
@@ -102,13 +103,13 @@ impl<'de> Deserialize<'de> for HangClass {
 }
 
 impl Expect {
-    /// The same, as a VM has it.
+    /// Converts the expected end to the form in which a VM has it.
     pub fn expectation(&self) -> Expectation {
         match self {
-            Self::Word(Word::Pass) => Expectation::Pass,
-            Self::Word(Word::Hang) => Expectation::Hang { class: None, blamed: None },
-            Self::Word(Word::Panic) => Expectation::Panic { message: None },
-            Self::Word(Word::Crash) | Self::Crash { .. } => Expectation::Crash,
+            Self::Word(ExpectWord::Pass) => Expectation::Pass,
+            Self::Word(ExpectWord::Hang) => Expectation::Hang { class: None, blamed: None },
+            Self::Word(ExpectWord::Panic) => Expectation::Panic { message: None },
+            Self::Word(ExpectWord::Crash) | Self::Crash { .. } => Expectation::Crash,
             Self::Exit { exit } => Expectation::Exit { code: *exit },
             Self::Hang { hang: HangClass(class), blamed } => {
                 let blamed = blamed.as_ref().map(|blamed| blamed.iter().cloned().collect());
@@ -121,7 +122,7 @@ impl Expect {
     }
 }
 
-/// All keys that an expectation may have; which of them go together is said by [`Expect`].
+/// All keys of an expectation's table; [`Expect`] says which of them go together.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ExpectTable {
@@ -138,14 +139,14 @@ impl ExpectTable {
             return Err("`blamed` is for hangs: { hang = \"any\", blamed = [...] }");
         }
         if self.blamed.as_ref().is_some_and(Vec::is_empty) {
-            return Err("nobody is to be blamed: leave out `blamed` for whoever it is");
+            return Err("`blamed` is empty: leave it out to accept any parties");
         }
         match (self.exit, self.hang, self.panic, self.crash) {
             (Some(exit), None, None, None) => Ok(Expect::Exit { exit }),
             (None, Some(hang), None, None) => Ok(Expect::Hang { hang, blamed: self.blamed }),
             (None, None, Some(panic), None) => Ok(Expect::Panic { panic }),
             (None, None, None, Some(true)) => Ok(Expect::Crash { crash: true }),
-            (None, None, None, Some(false)) => Err("to expect no crash, leave it out"),
+            (None, None, None, Some(false)) => Err("to expect no crash, leave out `crash`"),
             _ => Err("one way to end is wanted: exit, hang, panic or crash"),
         }
     }
@@ -167,7 +168,7 @@ impl<'de> Visitor<'de> for ExpectVisitor {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Expect, E> {
-        Word::deserialize(StrDeserializer::new(text)).map(Expect::Word)
+        ExpectWord::deserialize(StrDeserializer::new(text)).map(Expect::Word)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Expect, A::Error> {

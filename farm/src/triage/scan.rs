@@ -1,118 +1,117 @@
-//! From paths to groups: finds results directories and reports below what was given, and reads each
-//! once.
+//! Scans paths for failures: finds results directories and reports below them, and reads each once.
 //!
-//! Of a results directory the journal says which tries went wrong, and their reports how. Where such
-//! a report cannot be read, the journal says enough to count the hang. In a directory without a
-//! journal every JSON file may be a report. Symbolic links are followed only where they were given.
+//! In a results directory, the journal names the failed tries, and their reports describe the failures.
+//! Where such a report cannot be read, the journal has enough to count the hang. In a directory without a
+//! journal, every JSON file may be a report. Symbolic links are followed only if they were given as paths.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, bail};
 
-use super::glance::{self, Glance, NoReport};
-use super::groups::{Groups, Run};
+use super::groups::{Groups, RunKey};
+use super::report_summary::{self, ReportError, ReportSummary};
 use super::stacks::IsPlumbing;
-use super::{Skipped, Totals, Triage, work};
-use crate::event::{Event, Id, Status, VmFinished, What};
-use crate::{inside, journal};
+use super::{Skipped, Totals, TriageResult, parallel};
+use crate::event::{EventKind, FarmEvent, Id, Status, VmFinished};
+use crate::timestamp::Timestamp;
+use crate::{journal, relative_path};
 
-/// How far below a directory its reports may be.
+/// Maximum depth of a report below a given directory.
 const MAX_DEPTH: usize = 16;
 
-/// How many files and directories below one that was given are looked at.
+/// Maximum number of files and directories visited below a given directory.
 const MAX_ENTRIES: usize = 1_000_000;
 
-/// How many of the files that were skipped are named.
+/// Maximum number of skipped files that are named.
 const MAX_SKIPPED: usize = 1000;
 
-/// The name of a VM's report among its files, as events have it.
+/// Key of the report among a try's files, as events spell it.
 const REPORT: &str = "report";
 
-/// What was gathered: the groups, and how each VM went.
+/// Groups of failures, and the verdicts on each VM.
 #[derive(Debug, Default)]
-pub struct Gathered {
-    /// The groups.
-    pub triage: Triage,
-    /// By the VM's name.
+pub struct ScanResult {
+    /// Groups and totals of the scan.
+    pub triage: TriageResult,
+    /// Verdicts by the VM's name.
     vms: BTreeMap<Arc<str>, Verdicts>,
 }
 
-/// How a VM went, in all its runs.
+/// Verdicts on a VM in all its runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Verdicts {
     passed: bool,
     failed: bool,
-    /// It passed at a second try.
+    /// True if the VM passed after a failed try.
     flaky: bool,
 }
 
-impl Gathered {
-    /// Whether there is a verdict on a VM of that name.
+impl ScanResult {
+    /// True if there is a verdict on a VM of that name.
     pub fn has_run(&self, name: &str) -> bool {
         self.vms.get(name).is_some_and(|verdicts| verdicts.passed || verdicts.failed)
     }
 
-    /// VMs that passed after a retry, or in some of their runs only.
+    /// Returns the VMs that passed after a retry, or in some of their runs only.
     pub fn flaky(&self) -> BTreeSet<&str> {
         let flaky = |verdicts: &Verdicts| verdicts.flaky || (verdicts.passed && verdicts.failed);
         self.vms.iter().filter(|(_, verdicts)| flaky(verdicts)).map(|(name, _)| &**name).collect()
     }
 }
 
-/// Gathers all that is below these paths: results directories, directories with reports in them, and
-/// reports. What is there twice counts once. `is_plumbing` is for stacks: what all have in common tells
-/// none from another.
+/// Scans everything below these paths: results directories, directories of reports, and reports. A try or
+/// report found twice counts once. `is_plumbing` is true for functions that distinguish no stack from
+/// another.
 ///
 /// # Errors
-/// A path is not there, or cannot be looked at.
-pub fn gather(paths: &[PathBuf], is_plumbing: IsPlumbing) -> anyhow::Result<Gathered> {
-    let mut gatherer = Gatherer::new(is_plumbing);
+/// Fails if a path does not exist or cannot be read.
+pub fn scan(paths: &[PathBuf], is_plumbing: IsPlumbing) -> anyhow::Result<ScanResult> {
+    let mut scanner = Scanner::new(is_plumbing);
     for path in paths {
-        let failed = || format!("failed to look at {}", path.display());
+        let failed = || format!("failed to read {}", path.display());
         let metadata = fs::metadata(path).with_context(failed)?;
         if metadata.is_dir() {
             fs::read_dir(path).with_context(failed)?;
-            gatherer.directory(path);
+            scanner.add_directory(path);
         } else if !metadata.is_file() {
             bail!("{}: it is neither a directory nor a file", failed());
         } else {
-            let report = gatherer.report(path, path, &metadata);
-            gatherer.look_at(report.as_slice());
+            let report = scanner.lone_report(path, path, &metadata);
+            scanner.read_reports(report.as_slice());
         }
     }
-    Ok(gatherer.finish())
+    Ok(scanner.finish())
 }
 
-/// One try of a VM, or one report.
+/// A try of a VM, or a report that belongs to no farm.
 struct Try<'a> {
-    run: Run,
-    at_ms: u64,
-    /// Its report, if there is one.
+    run: RunKey,
+    time: Timestamp,
+    /// Path of its report; `None` if there is none.
     report: Option<PathBuf>,
-    /// What the journal says of it.
-    said: Option<&'a VmFinished>,
+    /// End event in the journal; `None` for a report that belongs to no farm.
+    end: Option<&'a VmFinished>,
 }
 
-struct Gatherer {
+struct Scanner {
     is_plumbing: IsPlumbing,
     groups: Groups,
     totals: Totals,
     skipped: Vec<Skipped>,
     vms: BTreeMap<Arc<str>, Verdicts>,
-    /// Journals and reports that have been read, by device and inode.
+    /// Device and inode numbers of the journals and reports that have been read.
     seen: HashSet<(u64, u64)>,
-    /// Tries of which a journal has told, by what they are and when they ended: those of parts are in
-    /// what they were merged into as well.
-    tries: HashSet<(Id, u64)>,
+    /// Tries found in journals, with the times of their ends: a merged journal repeats the tries of its
+    /// parts.
+    tries: HashSet<(Id, Timestamp)>,
     sources: u64,
 }
 
-impl Gatherer {
+impl Scanner {
     fn new(is_plumbing: IsPlumbing) -> Self {
         Self {
             is_plumbing,
@@ -126,8 +125,8 @@ impl Gatherer {
         }
     }
 
-    /// Everything below a directory. What cannot be read is skipped.
-    fn directory(&mut self, root: &Path) {
+    /// Scans everything below a directory, and skips what cannot be read.
+    fn add_directory(&mut self, root: &Path) {
         let mut reports = Vec::new();
         let mut pending = vec![(root.to_owned(), 0)];
         let mut left = MAX_ENTRIES;
@@ -137,7 +136,7 @@ impl Gatherer {
                 && metadata.is_file()
             {
                 if self.is_new(&metadata) {
-                    self.results(&directory);
+                    self.add_results(&directory);
                 }
                 continue;
             }
@@ -150,9 +149,8 @@ impl Gatherer {
             };
             for entry in entries.flatten() {
                 if left == 0 {
-                    let reason = format!(
-                        "there are more than {MAX_ENTRIES} files in it: not all were looked at"
-                    );
+                    let reason =
+                        format!("it holds more than {MAX_ENTRIES} files: not all were scanned");
                     self.skip(root, reason);
                     pending.clear();
                     break;
@@ -163,39 +161,45 @@ impl Gatherer {
                     Ok(kind) if kind.is_dir() && depth < MAX_DEPTH => {
                         pending.push((path, depth + 1))
                     }
-                    Ok(kind) if kind.is_dir() => self.skip(&path, "it is too far below".into()),
+                    Ok(kind) if kind.is_dir() => self.skip(&path, "it is nested too deeply".into()),
                     Ok(kind)
                         if kind.is_file() && path.extension().is_some_and(|is| is == "json") =>
                     {
                         if let Ok(metadata) = entry.metadata() {
-                            reports.extend(self.report(&path, root, &metadata));
+                            reports.extend(self.lone_report(&path, root, &metadata));
                         }
                     }
                     _ => {}
                 }
             }
         }
-        self.look_at(&reports);
+        self.read_reports(&reports);
     }
 
-    /// A report that belongs to no farm, named relative to what was given. `None` if it has been read.
-    fn report(&mut self, path: &Path, root: &Path, metadata: &Metadata) -> Option<Try<'static>> {
+    /// Describes a report that belongs to no farm, named relative to `root`; `None` if it has been read
+    /// before.
+    fn lone_report(
+        &mut self,
+        path: &Path,
+        root: &Path,
+        metadata: &Metadata,
+    ) -> Option<Try<'static>> {
         if !self.is_new(metadata) {
             return None;
         }
         let below = path.strip_prefix(root).ok().filter(|below| !below.as_os_str().is_empty());
         let name = below.unwrap_or(path).to_string_lossy();
-        let modified = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let modified = metadata.modified().ok();
         Some(Try {
-            run: Run { name: name.into(), source: self.new_source(), run: 1 },
-            at_ms: modified.map_or(0, |since| since.as_millis() as u64),
+            run: RunKey { name: name.into(), source: self.new_source(), run: 1 },
+            time: modified.map_or_else(Timestamp::default, Into::into),
             report: Some(path.into()),
-            said: None,
+            end: None,
         })
     }
 
-    /// A farm's results.
-    fn results(&mut self, root: &Path) {
+    /// Adds the tries of a farm's results.
+    fn add_results(&mut self, root: &Path) {
         let journal = root.join(journal::FILE);
         let contents = match journal::read(root) {
             Ok(contents) => contents,
@@ -206,27 +210,24 @@ impl Gatherer {
         }
         if let Some(line) = contents.damaged.first() {
             let count = contents.damaged.len();
-            self.skip(
-                &journal,
-                format!("lines that are no events: {count}, the first is line {line}"),
-            );
+            self.skip(&journal, format!("damaged lines: {count}, the first is line {line}"));
         }
         self.totals.results += 1;
         let source = self.new_source();
-        let all = last_of_each(&contents.events);
-        let mut last: Vec<(&Id, u64, &VmFinished)> = all
+        let all = last_end_of_each_try(&contents.events);
+        let mut last: Vec<(&Id, Timestamp, &VmFinished)> = all
             .iter()
-            .filter_map(|(id, end)| end.map(|(at_ms, finished)| (id, at_ms, finished)))
+            .filter_map(|(id, end)| end.map(|(time, finished)| (id, time, finished)))
             .collect();
         self.totals.unfinished += (all.len() - last.len()) as u64;
-        last.retain(|&(id, at_ms, _)| self.tries.insert((id.clone(), at_ms)));
+        last.retain(|&(id, time, _)| self.tries.insert((id.clone(), time)));
         let mut tries = Vec::new();
-        for (at, &(id, at_ms, finished)) in last.iter().enumerate() {
+        for (at, &(id, time, finished)) in last.iter().enumerate() {
             let same_run = |next: &Id| (&next.name, next.run) == (&id.name, id.run);
             let is_last_try = !last.get(at + 1).is_some_and(|(next, ..)| same_run(next));
             if is_last_try {
                 self.totals.runs += 1;
-                self.count(&id.name.as_str().into(), finished.status);
+                self.count_verdict(&id.name.as_str().into(), finished.status);
             }
             match finished.status {
                 Status::Pass => {
@@ -234,20 +235,21 @@ impl Gatherer {
                     verdicts.flaky |= finished.flaky;
                 }
                 Status::Hang | Status::Crash | Status::Timeout => {
-                    let run = Run { name: id.name.as_str().into(), source, run: id.run };
+                    let run = RunKey { name: id.name.as_str().into(), source, run: id.run };
                     let report = self.report_of(root, finished);
-                    tries.push(Try { run, at_ms, report, said: Some(finished) });
+                    tries.push(Try { run, time, report, end: Some(finished) });
                 }
-                other => self.ungrouped(other),
+                other => self.count_ungrouped(other),
             }
         }
-        self.look_at(&tries);
+        self.read_reports(&tries);
     }
 
-    /// Where the report of a try is; `None` if there is none, or it is not where it should be.
+    /// Returns the path of a try's report; `None` if there is none, or the path leads outside of the
+    /// results.
     fn report_of(&mut self, root: &Path, finished: &VmFinished) -> Option<PathBuf> {
         let relative = finished.directory.join(finished.files.get(REPORT)?);
-        match inside(root, &relative) {
+        match relative_path::resolve(root, &relative) {
             Ok(path) => Some(path),
             Err(refused) => {
                 self.skip(&root.join(journal::FILE), refused.to_string());
@@ -256,21 +258,22 @@ impl Gatherer {
         }
     }
 
-    fn look_at(&mut self, tries: &[Try<'_>]) {
+    fn read_reports(&mut self, tries: &[Try<'_>]) {
         let is_plumbing = self.is_plumbing;
-        let read =
-            |one: &Try<'_>| one.report.as_deref().map(|path| glance::read(path, is_plumbing));
-        work::spread(tries, read, |one, result| self.take(one, result));
+        let read = |one: &Try<'_>| {
+            one.report.as_deref().map(|path| report_summary::read(path, is_plumbing))
+        };
+        parallel::for_each(tries, read, |one, result| self.add_try(one, result));
     }
 
-    /// What has come of a try.
-    fn take(&mut self, one: &Try<'_>, read: Option<Result<Glance, NoReport>>) {
-        let (mut findings, mut status) = (Vec::new(), None);
+    /// Adds a try with the failures in its report, or else those in its end event.
+    fn add_try(&mut self, one: &Try<'_>, read: Option<Result<ReportSummary, ReportError>>) {
+        let (mut failures, mut status) = (Vec::new(), None);
         let mut report = None;
         match read {
-            Some(Ok(glance)) => {
+            Some(Ok(summary)) => {
                 self.totals.reports += 1;
-                (findings, status) = (glance.findings, Some(glance.status));
+                (failures, status) = (summary.failures, Some(summary.status));
                 report = one.report.as_ref();
             }
             Some(Err(error)) => {
@@ -280,25 +283,25 @@ impl Gatherer {
             }
             None => {}
         }
-        if let Some(said) = one.said {
-            status = Some(said.status);
-            if findings.is_empty() {
-                findings.extend(glance::of_event(said));
+        if let Some(end) = one.end {
+            status = Some(end.status);
+            if failures.is_empty() {
+                failures.extend(report_summary::failure_from_event(end));
             }
         } else if let Some(status) = status {
             self.totals.runs += 1;
-            let failed = if findings.is_empty() { status } else { Status::Hang };
-            self.count(&one.run.name, failed);
+            let failed = if failures.is_empty() { status } else { Status::Hang };
+            self.count_verdict(&one.run.name, failed);
         }
-        if findings.is_empty() {
-            status.into_iter().for_each(|status| self.ungrouped(status));
+        if failures.is_empty() {
+            status.into_iter().for_each(|status| self.count_ungrouped(status));
         }
-        for finding in findings {
-            self.groups.add(&one.run, one.at_ms, report.cloned(), finding);
+        for failure in failures {
+            self.groups.add(&one.run, one.time, report.cloned(), failure);
         }
     }
 
-    fn count(&mut self, name: &Arc<str>, status: Status) {
+    fn count_verdict(&mut self, name: &Arc<str>, status: Status) {
         let verdicts = self.vms.entry(name.clone()).or_default();
         match status {
             Status::Pass => verdicts.passed = true,
@@ -307,7 +310,7 @@ impl Gatherer {
         }
     }
 
-    fn ungrouped(&mut self, status: Status) {
+    fn count_ungrouped(&mut self, status: Status) {
         if status != Status::Pass {
             *self.totals.ungrouped.entry(status).or_default() += 1;
         }
@@ -329,24 +332,27 @@ impl Gatherer {
         self.sources
     }
 
-    fn finish(self) -> Gathered {
+    fn finish(self) -> ScanResult {
         let Self { is_plumbing, groups, totals, mut skipped, vms, .. } = self;
         skipped.sort_by(|a, b| a.path.cmp(&b.path));
-        Gathered { triage: Triage { groups: groups.finish(is_plumbing), totals, skipped }, vms }
+        ScanResult {
+            triage: TriageResult { groups: groups.finish(is_plumbing), totals, skipped },
+            vms,
+        }
     }
 }
 
-/// All tries, in order, with the last end of each: one that was interrupted may have been done again.
-fn last_of_each(events: &[Event]) -> BTreeMap<Id, Option<(u64, &VmFinished)>> {
+/// Returns all tries in order, each with its last end: an interrupted try may have been repeated.
+fn last_end_of_each_try(events: &[FarmEvent]) -> BTreeMap<Id, Option<(Timestamp, &VmFinished)>> {
     let mut last = BTreeMap::new();
     for event in events {
-        match &event.what {
-            What::VmStarted(started) => {
+        match &event.kind {
+            EventKind::VmStarted(started) => {
                 started.id.forget_later(&mut last);
                 last.insert(started.id.clone(), None);
             }
-            What::VmFinished(finished) => {
-                last.insert(finished.id.clone(), Some((event.at_ms, &**finished)));
+            EventKind::VmFinished(finished) => {
+                last.insert(finished.id.clone(), Some((event.time, &**finished)));
             }
             _ => {}
         }

@@ -1,5 +1,5 @@
-//! What is wrong with a suite, and where: every message with its line and column, the line itself, and
-//! a mark below.
+//! Mistakes in a suite: each message with its line and column, the line itself, and a mark below the
+//! mistake.
 
 use std::fmt;
 use std::io;
@@ -9,63 +9,63 @@ use std::path::{Path, PathBuf};
 use nmiscope_report::nearest;
 use nmiscope_report::sanitize;
 
-/// Why there is no suite.
+/// Reason why a file is no suite.
 #[derive(Debug, thiserror::Error)]
 pub enum SuiteError {
     /// The file cannot be read.
     #[error("failed to read the suite {}", path.display())]
     Unreadable {
-        /// The file.
+        /// Path of the suite's file.
         path: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// The file is no suite.
-    #[error("{}", told(path, wrong))]
-    Wrong {
-        /// The file.
+    /// The file is no valid suite.
+    #[error("{}", show_all(path, diagnostics))]
+    Invalid {
+        /// Path of the suite's file.
         path: PathBuf,
-        /// All that is wrong with it, from top to bottom; one at least.
-        wrong: Vec<Wrong>,
+        /// Mistakes in the file from top to bottom, at least one.
+        diagnostics: Vec<Diagnostic>,
     },
 }
 
-/// Something that is wrong with a suite.
+/// A mistake in a suite, located by line and column.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wrong {
-    /// The line, from 1 on.
+pub struct Diagnostic {
+    /// Line of the mistake, from 1.
     pub line: usize,
-    /// The column, in characters, from 1 on.
+    /// Column in characters, from 1.
     pub column: usize,
-    /// What is wrong.
+    /// Description of the mistake, for people.
     pub message: String,
-    /// The line and a mark below what is wrong in it.
+    /// Line of the mistake, with a mark below it.
     excerpt: String,
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: {}\n{}", self.line, self.column, self.message, self.excerpt)
     }
 }
 
-/// So many are shown: a file with more was not meant to be a suite.
-const SHOWN: usize = 20;
+/// Maximum number of mistakes shown; a file with more was hardly meant to be a suite.
+const MAX_SHOWN: usize = 20;
 
-fn told(path: &Path, wrong: &[Wrong]) -> String {
+fn show_all(path: &Path, wrong: &[Diagnostic]) -> String {
     let path = sanitize::line(&path.display().to_string());
-    let shown = wrong.iter().take(SHOWN).map(|wrong| format!("{path}:{wrong}"));
-    let more = wrong.len().saturating_sub(SHOWN);
+    let shown = wrong.iter().take(MAX_SHOWN).map(|wrong| format!("{path}:{wrong}"));
+    let more = wrong.len().saturating_sub(MAX_SHOWN);
     let more = (more > 0).then(|| format!("and {more} more"));
     shown.chain(more).collect::<Vec<_>>().join("\n")
 }
 
-/// The same, as those say it who find it: by bytes of the text.
+/// A mistake in a suite, located by bytes of the text: the form in which it is found.
 #[derive(Debug, Clone)]
 pub(super) struct Problem {
     span: Range<usize>,
     message: String,
-    /// Something else that has to do with it: what, and where.
+    /// Second place that belongs to the mistake, as a phrase and a byte offset.
     other: Option<(&'static str, usize)>,
 }
 
@@ -74,21 +74,21 @@ impl Problem {
         Self { span, message: message.into(), other: None }
     }
 
-    /// Something that is there already.
-    pub(super) fn again(span: Range<usize>, message: impl Into<String>, first: usize) -> Self {
+    /// Mistake of repeating something that stands at `first` already.
+    pub(super) fn duplicate(span: Range<usize>, message: impl Into<String>, first: usize) -> Self {
         Self { other: Some(("the first one is in line", first)), ..Self::new(span, message) }
     }
 
-    /// A key that there is not.
+    /// Mistake of using a key that does not exist.
     pub(super) fn unknown_key(span: Range<usize>, key: &str, keys: &[&str]) -> Self {
         Self::new(span, format!("unknown key `{key}`; {}", nearest::hint(key, keys)))
     }
 
-    /// An error of the TOML parser, or of a type of [`super::written`]. `also` are keys that the table
-    /// may have and the type does not.
-    pub(super) fn of(error: &toml::de::Error, also: &[&str]) -> Self {
+    /// Converts an error of the TOML parser or of a type of [`super::file`]. `also` lists keys that the
+    /// table may have in addition to the type's.
+    pub(super) fn from_toml(error: &toml::de::Error, also: &[&str]) -> Self {
         let message = error.message();
-        let message = in_our_words(message, also).unwrap_or_else(|| message.to_owned());
+        let message = rewrite_serde_message(message, also).unwrap_or_else(|| message.to_owned());
         Self::new(error.span().unwrap_or(0..0), message)
     }
 
@@ -97,9 +97,9 @@ impl Problem {
     }
 }
 
-/// What serde says of a name that there is not, with the one that is meant. serde has the names only
-/// inside its message; one of another form is left as it is.
-fn in_our_words(message: &str, also: &[&str]) -> Option<String> {
+/// Rewrites serde's message about an unknown name to suggest the name that is meant. serde has the known
+/// names only inside its message; a message of another form yields `None`.
+fn rewrite_serde_message(message: &str, also: &[&str]) -> Option<String> {
     let (what, rest) = match message.strip_prefix("unknown field `") {
         Some(rest) => ("key", rest),
         None => ("word", message.strip_prefix("unknown variant `")?),
@@ -113,12 +113,12 @@ fn in_our_words(message: &str, also: &[&str]) -> Option<String> {
 impl SuiteError {
     pub(super) fn wrong(path: &Path, text: &str, mut problems: Vec<Problem>) -> Self {
         problems.sort_by_key(Problem::at);
-        let wrong = problems.into_iter().map(|problem| locate(text, problem)).collect();
-        Self::Wrong { path: path.into(), wrong }
+        let diagnostics = problems.into_iter().map(|problem| locate(text, problem)).collect();
+        Self::Invalid { path: path.into(), diagnostics }
     }
 }
 
-fn locate(text: &str, problem: Problem) -> Wrong {
+fn locate(text: &str, problem: Problem) -> Diagnostic {
     let Problem { span, message, other } = problem;
     let start = text.floor_char_boundary(span.start);
     let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
@@ -134,19 +134,19 @@ fn locate(text: &str, problem: Problem) -> Wrong {
         None => message,
     };
     let excerpt = excerpt(number, line, column, width);
-    Wrong { line: number, column: column + 1, message: sanitize::line(&message), excerpt }
+    Diagnostic { line: number, column: column + 1, message: sanitize::line(&message), excerpt }
 }
 
 fn line_of(text: &str, at: usize) -> usize {
     text[..text.floor_char_boundary(at)].matches('\n').count() + 1
 }
 
-/// A line, no longer than a terminal is wide, and a mark below some of its characters.
+/// Formats a line, cut to the width of a terminal, with a mark below some of its characters.
 fn excerpt(number: usize, line: &str, column: usize, width: usize) -> String {
     const WIDEST: usize = 100;
     let harmless = |character: char| {
         let dangerous = sanitize::line(character.encode_utf8(&mut [0; 4])).chars().count() != 1;
-        // One for one, so that the mark stays below.
+        // Replace characters one for one, so that the mark stays in place.
         if dangerous { if character == '\t' { ' ' } else { '\u{fffd}' } } else { character }
     };
     let cut = column.saturating_sub(WIDEST / 2);
@@ -164,13 +164,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_below_what_it_marks() {
+    fn mark_stands_below_the_marked_characters() {
         let long = format!("{}x = 1", "y".repeat(300));
         let rows = [
             ("a = 1\nbcd = 2\n", 6..9, "2:1", "  2 | bcd = 2\n    | ^^^"),
             ("\u{e4}\u{f6} = 1", 7..8, "1:6", "  1 | \u{e4}\u{f6} = 1\n    |      ^"),
             ("a\t= \u{7}", 4..5, "1:5", "  1 | a = \u{fffd}\n    |     ^"),
-            // To the end of the line and no further; at the end, there is something to see too.
+            // A mark ends with its line; at the line's end, it still marks one column.
             ("a = [\n1]", 4..8, "1:5", "  1 | a = [\n    |     ^"),
             ("a = 1", 5..5, "1:6", "  1 | a = 1\n    |      ^"),
             ("a = 1", 99..200, "1:6", "  1 | a = 1\n    |      ^"),
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_serde_does_not_know_is_said_with_what_is_meant() {
+    fn unknown_names_get_a_suggestion() {
         let rows = [
             (
                 "unknown field `cpu`, expected one of `cpus`, `memory`",
@@ -209,12 +209,12 @@ mod tests {
             ("missing field `x`", None),
         ];
         for (message, ours) in rows {
-            assert_eq!(in_our_words(message, &["name"]).as_deref(), ours);
+            assert_eq!(rewrite_serde_message(message, &["name"]).as_deref(), ours);
         }
     }
 
     #[test]
-    fn there_is_an_end_to_errors() {
+    fn long_lists_of_mistakes_are_cut() {
         let problems = (0..30).map(|at| Problem::new(at..at, "no")).collect();
         let error = SuiteError::wrong(Path::new("s.toml"), &"x".repeat(30), problems).to_string();
         assert!(error.starts_with("s.toml:1:1: no\n"), "{error}");

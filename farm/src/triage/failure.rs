@@ -1,54 +1,54 @@
-//! What triage groups. A hang comes with its signature; the others get one here, made of what is the
-//! same each time:
+//! Failures that triage groups. A hang comes with its signature; other failures get one here, made of what
+//! is equal at each occurrence:
 //!
-//! - a panic or a crash: its message without numbers and addresses, and the innermost function of its
-//!   CPU that is neither a way to panic nor one to wait;
-//! - a time limit that was exceeded: those functions of all CPUs that ran then. What a CPU happens to
-//!   do at some moment says less than where one hangs, so one cause may well be several groups. A guest
-//!   that hung until its time was over is in the groups of its hangs alone.
+//! - a panic or a crash: its message without numbers and addresses, and the innermost function of its CPU
+//!   that is neither one to panic nor one to wait in;
+//! - an exceeded time limit: such functions of all CPUs that were running. A CPU's function at an
+//!   arbitrary moment says less than one in which it hangs, so one cause may make several groups. A guest
+//!   that hung until its time limit is only in the groups of its hangs.
 
 use nmiscope_report::Class;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// Something that is to be grouped.
+/// A failure of a guest, with its signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// What.
-    pub kind: Kind,
-    /// Equal for equal ones: 16 hexadecimal digits.
+pub struct Failure {
+    /// Kind of the failure, such as a hang or a panic.
+    pub kind: FailureKind,
+    /// Signature, as 16 hexadecimal digits: equal for equal failures.
     pub signature: String,
-    /// In which way it hangs; `None` for all else, and for a hang of which no more is known.
+    /// Class of the hang; `None` for other kinds, and for a hang without a readable report.
     pub class: Option<Class>,
-    /// What was said of it; `None` for a hang.
+    /// Message of the panic or crash; `None` for a hang.
     pub message: Option<String>,
-    /// Who is to blame.
+    /// Names of the parties to blame.
     pub blamed: Vec<String>,
-    /// The locks that have to do with it.
+    /// Names of the locks that are part of the hang.
     pub locks: Vec<String>,
-    /// Where: the innermost function that tells more than that it waits.
+    /// Innermost function that is not merely one to wait in; `None` if there is none.
     pub function: Option<String>,
 }
 
-/// What can be grouped.
+/// Kinds of failures that triage groups.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// A hang.
+pub enum FailureKind {
+    /// The guest hung, whatever its outcome.
     Hang,
-    /// A panic of the guest's kernel.
+    /// The guest's kernel panicked, with or without a message.
     Panic,
-    /// Another end of the guest than by leaving.
+    /// The guest crashed without a panic.
     Crash,
-    /// A time limit that was exceeded.
+    /// The guest exceeded its time limit without a hang.
     Timeout,
 }
 
-impl Kind {
-    /// Its name, as JSON has it.
+impl FailureKind {
+    /// Returns the kind as JSON spells it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Hang => "hang",
@@ -59,8 +59,8 @@ impl Kind {
     }
 }
 
-/// The signature of what has none of its own, from what was said of it and from where it was.
-pub fn signature(kind: Kind, message: &str, functions: &[&str]) -> String {
+/// Computes the signature of a failure other than a hang, from its message and functions.
+pub fn compute_signature(kind: FailureKind, message: &str, functions: &[&str]) -> String {
     let mut hash = Sha256::new();
     hash.update(kind.name());
     hash.update([0]);
@@ -72,7 +72,7 @@ pub fn signature(kind: Kind, message: &str, functions: &[&str]) -> String {
     hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A message with a `#` for each number and for each address.
+/// Replaces each number and each address in a message by `#`.
 fn without_numbers(message: &str) -> String {
     let mut text = String::new();
     let is_word = |character: char| character.is_ascii_alphanumeric();
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_lose_their_numbers_and_addresses() {
+    fn numbers_and_addresses_in_messages_are_replaced() {
         for (message, wanted) in [
             ("page fault at ffffffff80208964 (a.rs:225)", "page fault at # (a.rs:#)"),
             ("cpu12: 0xdeadBEEF is bad", "cpu#: # is bad"),

@@ -1,0 +1,40 @@
+//! Plain lines for pipes and the logs of CI jobs: one for each try that has ended, and a summary.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use super::Reporter;
+use super::progress::Progress;
+use crate::event::FarmEvent;
+
+/// Reporter that writes plain lines.
+pub struct Plain {
+    /// Output; `None` once its reader has closed the pipe.
+    out: Option<Box<dyn Write>>,
+    progress: Progress,
+}
+
+impl Plain {
+    /// Writes to `out`, which must strip colors itself if there are to be none, as `anstream`'s streams
+    /// do. `root` is the results directory.
+    pub fn new(out: Box<dyn Write>, root: PathBuf) -> Self {
+        Self { out: Some(out), progress: Progress::new(root) }
+    }
+}
+
+impl Reporter for Plain {
+    fn report(&mut self, event: &FarmEvent) -> anyhow::Result<()> {
+        let text = self.progress.report(event);
+        let Some(out) = &mut self.out else { return Ok(()) };
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            // A reader that closes the pipe has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.out = None,
+            result => result?,
+        }
+        Ok(())
+    }
+
+    fn note_earlier(&mut self, event: &FarmEvent) {
+        self.progress.note_earlier(event);
+    }
+}

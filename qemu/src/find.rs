@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::net::sockopt::socket_peercred;
 
 use crate::command_line::{Monitor, monitors};
-use crate::process::{Process, ProcessError};
+use crate::process::{ProcessError, ProcessHandle};
 use crate::qmp::Address;
 
 /// Why the monitor of a process cannot be found.
@@ -64,7 +64,7 @@ pub enum FindError {
 ///
 /// # Errors
 /// [`FindError`]; it says what to add where there is none.
-pub fn addresses(process: &Process) -> Result<Vec<Address>, FindError> {
+pub fn addresses(process: &ProcessHandle) -> Result<Vec<Address>, FindError> {
     let pid = process.pid();
     let line = process.read_file("cmdline")?;
     let arguments: Vec<Vec<u8>> = line.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect();
@@ -88,7 +88,7 @@ pub fn addresses(process: &Process) -> Result<Vec<Address>, FindError> {
 
 /// True when the program or the first argument has a name that QEMU goes by. A name proves nothing,
 /// and only chooses between two messages.
-fn is_named_qemu(process: &Process, arguments: &[Vec<u8>]) -> bool {
+fn is_named_qemu(process: &ProcessHandle, arguments: &[Vec<u8>]) -> bool {
     let program = process.read_link("exe").ok().map(|path| path.into_os_string().into_vec());
     let mut names = program.iter().chain(arguments.first());
     names.any(|path| {
@@ -99,7 +99,7 @@ fn is_named_qemu(process: &Process, arguments: &[Vec<u8>]) -> bool {
 
 /// The path of a socket as it is seen from here. Paths are QEMU's own: relative to its working
 /// directory and below its root.
-fn locate(process: &Process, path: Vec<u8>) -> Result<PathBuf, ProcessError> {
+fn locate(process: &ProcessHandle, path: Vec<u8>) -> Result<PathBuf, ProcessError> {
     let path = PathBuf::from(std::ffi::OsString::from_vec(path));
     let path = if path.is_absolute() { path } else { process.read_link("cwd")?.join(path) };
     // Who may not see its namespace may still reach the socket.

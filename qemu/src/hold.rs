@@ -66,7 +66,7 @@ const END: Duration = Duration::from_secs(1);
 
 /// The outcome of a guardian's life.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum GuardianOutcome {
     /// The tool ended and had let the guest go on itself.
     NotNeeded,
     /// The guest was stopped, and runs again.
@@ -80,7 +80,7 @@ pub enum Outcome {
 /// Why there is no guardian, or why it could not let the guest go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum HoldError {
+pub enum GuardianError {
     /// The program did not start.
     #[error("start the process that lets the guest go on: {program}")]
     Start {
@@ -122,14 +122,14 @@ pub struct Guardian {
 /// input; its output goes nowhere, and it keeps the working directory.
 ///
 /// # Errors
-/// [`HoldError`]: nothing may be stopped then.
+/// [`GuardianError`]: nothing may be stopped then.
 pub fn start(
     mut command: Command,
     socket: BorrowedFd<'_>,
     within: Duration,
-) -> Result<Guardian, HoldError> {
+) -> Result<Guardian, GuardianError> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let failed = |source| HoldError::Start { program, source };
+    let failed = |source| GuardianError::Start { program, source };
     let (link, theirs) = match UnixStream::pair() {
         Ok(pair) => pair,
         Err(error) => return Err(failed(error)),
@@ -156,16 +156,16 @@ impl Guardian {
         self.child.id()
     }
 
-    fn pass(&self, socket: BorrowedFd<'_>, within: Duration) -> Result<(), HoldError> {
+    fn pass(&self, socket: BorrowedFd<'_>, within: Duration) -> Result<(), GuardianError> {
         descriptor::send(self.link.as_fd(), &[SOCKET, 0, 0, 0, 0], socket)
-            .map_err(|_| HoldError::Ended)?;
+            .map_err(|_| GuardianError::Ended)?;
         let mut byte = [0];
         match wait_for(self.link.as_fd(), PollFlags::IN, Deadline::after(within)) {
             Ok(true) => match recv(&self.link, byte.as_mut_slice(), RecvFlags::empty()) {
                 Ok((1, _)) if byte == [READY] => Ok(()),
-                _ => Err(HoldError::Ended),
+                _ => Err(GuardianError::Ended),
             },
-            _ => Err(HoldError::NotReady(within)),
+            _ => Err(GuardianError::NotReady(within)),
         }
     }
 
@@ -173,8 +173,8 @@ impl Guardian {
     /// before `stop` is sent.
     ///
     /// # Errors
-    /// [`HoldError::Ended`].
-    pub fn arm(&mut self, pause: Duration) -> Result<(), HoldError> {
+    /// [`GuardianError::Ended`].
+    pub fn arm(&mut self, pause: Duration) -> Result<(), GuardianError> {
         self.tell(ARMED, pause.as_millis().try_into().unwrap_or(u32::MAX))
     }
 
@@ -195,13 +195,13 @@ impl Guardian {
         }
     }
 
-    fn tell(&self, kind: u8, number: u32) -> Result<(), HoldError> {
+    fn tell(&self, kind: u8, number: u32) -> Result<(), GuardianError> {
         let [a, b, c, d] = number.to_le_bytes();
         loop {
             match send(&self.link, &[kind, a, b, c, d], SendFlags::NOSIGNAL) {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
-                Err(_) => return Err(HoldError::Ended),
+                Err(_) => return Err(GuardianError::Ended),
             }
         }
     }
@@ -211,20 +211,24 @@ impl Guardian {
 /// [`start`] gave to the process; `patience` is the longest time to wait for QEMU after that.
 ///
 /// # Errors
-/// [`HoldError`]: the guest may be stopped still.
-pub fn run(link: impl Into<OwnedFd>, patience: Duration) -> Result<Outcome, HoldError> {
+/// [`GuardianError`]: the guest may be stopped still.
+pub fn run(link: impl Into<OwnedFd>, patience: Duration) -> Result<GuardianOutcome, GuardianError> {
     let link = link.into();
     let socket = receive_socket(link.as_fd())?;
     // Fails for the leader of a process group, which has been put apart already.
     let _ = rustix::process::setsid();
-    send(&link, &[READY], SendFlags::NOSIGNAL).map_err(|_| HoldError::Ended)?;
+    send(&link, &[READY], SendFlags::NOSIGNAL).map_err(|_| GuardianError::Ended)?;
     let mut qmp = Qmp::adopt(socket);
-    if watch(link.as_fd(), &mut qmp)? { let_go(&mut qmp, patience) } else { Ok(Outcome::NotNeeded) }
+    if watch(link.as_fd(), &mut qmp)? {
+        let_go(&mut qmp, patience)
+    } else {
+        Ok(GuardianOutcome::NotNeeded)
+    }
 }
 
 /// Waits until the tool has ended or dropped its end, whose life bounds this. True when the guest may
 /// be stopped then.
-fn watch(link: BorrowedFd<'_>, qmp: &mut Qmp) -> Result<bool, HoldError> {
+fn watch(link: BorrowedFd<'_>, qmp: &mut Qmp) -> Result<bool, GuardianError> {
     let mut pause = None;
     loop {
         let deadline = Deadline::after(pause.unwrap_or(Duration::MAX));
@@ -245,7 +249,7 @@ fn watch(link: BorrowedFd<'_>, qmp: &mut Qmp) -> Result<bool, HoldError> {
     }
 }
 
-fn receive_socket(link: BorrowedFd<'_>) -> Result<OwnedFd, HoldError> {
+fn receive_socket(link: BorrowedFd<'_>) -> Result<OwnedFd, GuardianError> {
     let mut bytes = [0; MESSAGE];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -256,7 +260,7 @@ fn receive_socket(link: BorrowedFd<'_>) -> Result<OwnedFd, HoldError> {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
     });
-    descriptor.filter(|_| is_socket).ok_or(HoldError::NoLink)
+    descriptor.filter(|_| is_socket).ok_or(GuardianError::NoLink)
 }
 
 /// Receives a message; `None` when the other end is closed. Messages are written whole, and so come
@@ -276,35 +280,39 @@ fn receive(link: BorrowedFd<'_>) -> Option<(u8, u32)> {
 }
 
 /// Lets a paused VM go on, over a connection of which nobody knows where it was left.
-fn let_go(qmp: &mut Qmp, patience: Duration) -> Result<Outcome, HoldError> {
+fn let_go(qmp: &mut Qmp, patience: Duration) -> Result<GuardianOutcome, GuardianError> {
     qmp.forget();
     match resume(qmp, patience, Deadline::after(patience)) {
-        Err(HoldError::Qmp(QmpError::Closed { .. })) => Ok(Outcome::QemuEnded),
+        Err(GuardianError::Qmp(QmpError::Closed { .. })) => Ok(GuardianOutcome::QemuEnded),
         result => result,
     }
 }
 
-fn resume(qmp: &mut Qmp, patience: Duration, deadline: Deadline) -> Result<Outcome, HoldError> {
+fn resume(
+    qmp: &mut Qmp,
+    patience: Duration,
+    deadline: Deadline,
+) -> Result<GuardianOutcome, GuardianError> {
     loop {
         match run_state(qmp, deadline.left()) {
             Ok(RunState::Paused) => match qmp.execute("cont", deadline.left()) {
-                Ok(_) => return Ok(Outcome::Resumed),
+                Ok(_) => return Ok(GuardianOutcome::Resumed),
                 Err(QmpError::Command { .. }) => {}
                 Err(error) => return Err(error.into()),
             },
             // A dump that somebody else began; it leaves the state that it found.
             Ok(RunState::SaveVm) | Err(QmpError::Command { .. }) => {}
-            Ok(state) => return Ok(Outcome::NotStopped(state)),
+            Ok(state) => return Ok(GuardianOutcome::NotStopped(state)),
             Err(error) => return Err(error.into()),
         }
         if deadline.has_passed() {
-            return Err(HoldError::Impatient(patience));
+            return Err(GuardianError::Impatient(patience));
         }
         sleep(RETRY.min(deadline.left()));
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for GuardianOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotNeeded => write!(f, "the guest had been let go on"),

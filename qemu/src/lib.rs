@@ -11,7 +11,7 @@
 //!    socket of a process.
 //! 2. [`Qemu::readiness`] refuses a VM in migration, with a snapshot or a dump under way, or with
 //!    encrypted memory. [`Qemu::states`] and [`Qemu::memory`] need no stop.
-//! 3. [`Qemu::stop`] starts a guardian ([`hold`]) and only then stops the VM. [`Stopped`] lets it go
+//! 3. [`Qemu::stop`] starts a guardian ([`hold`]) and only then stops the VM. [`StoppedVm`] lets it go
 //!    on when it is dropped; the guardian does when this process is killed. A VM that was stopped
 //!    before stays stopped.
 //!
@@ -56,9 +56,9 @@ mod wait;
 pub use find::FindError;
 pub use memory::GuestMemory;
 pub use monitor_memory::MonitorMemory;
-pub use process::{Denial, Process, ProcessError};
-pub use process_memory::{MemoryError, ProcessMemory};
-pub use qemu::{Error, Qemu, Released, Stopped};
-pub use qmp::{Address, Deadlines, Event, Qmp, QmpError, Version};
-pub use registers::Cpu;
-pub use status::{Accelerator, Activity, Readiness, RunState, StatusError};
+pub use process::{Denial, ProcessError, ProcessHandle};
+pub use process_memory::{ProcessMemory, ProcessMemoryError};
+pub use qemu::{Qemu, QemuError, ReleaseOutcome, StoppedVm};
+pub use qmp::{Address, Deadlines, Qmp, QmpError, QmpEvent, Version};
+pub use registers::VcpuRegisters;
+pub use status::{Accelerator, Operation, Readiness, RunState, StatusError};

@@ -77,12 +77,12 @@ pub enum Denial {
 
 /// A process, held by a descriptor that names it and no later one of the same number.
 #[derive(Debug)]
-pub struct Process {
+pub struct ProcessHandle {
     pid: i32,
     descriptor: OwnedFd,
 }
 
-impl Process {
+impl ProcessHandle {
     /// Takes hold of the process of that number.
     ///
     /// # Errors
@@ -205,10 +205,10 @@ mod tests {
     #[test]
     fn a_number_without_a_process_is_no_process() {
         for pid in [0, -1, i32::MAX] {
-            let error = Process::open(pid).expect_err("no process");
+            let error = ProcessHandle::open(pid).expect_err("no process");
             assert!(matches!(error, ProcessError::NoSuchProcess(_)), "{error}");
         }
         let own = i32::try_from(std::process::id()).expect("a number");
-        assert!(Process::open(own).expect("this process").is_alive());
+        assert!(ProcessHandle::open(own).expect("this process").is_alive());
     }
 }

@@ -27,7 +27,7 @@ use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
 
 use crate::mappings::{self, FileId, Mapping};
 use crate::memory_map::MappedRange;
-use crate::process::{Process, ProcessError};
+use crate::process::{ProcessError, ProcessHandle};
 use crate::qmp::excerpt;
 
 /// Bytes that an entry of the page map is about: the host is x86-64.
@@ -44,7 +44,7 @@ const MAX_DESCRIPTORS: usize = 1 << 16;
 /// Why the memory of a QEMU cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum MemoryError {
+pub enum ProcessMemoryError {
     /// The process may not be looked at.
     #[error(transparent)]
     Process(#[from] ProcessError),
@@ -104,15 +104,18 @@ impl ProcessMemory {
     /// The memory of `process` by a map of its guest.
     ///
     /// # Errors
-    /// [`MemoryError`], by which a map of another QEMU shows too.
-    pub fn open(process: &Process, ranges: Vec<MappedRange>) -> Result<Self, MemoryError> {
+    /// [`ProcessMemoryError`], by which a map of another QEMU shows too.
+    pub fn open(
+        process: &ProcessHandle,
+        ranges: Vec<MappedRange>,
+    ) -> Result<Self, ProcessMemoryError> {
         let pid = process.pid();
         let mappings = read_mappings(process)?;
         let mut files = Files { process, opened: Vec::new(), known: BTreeMap::new() };
         let mut pieces = Vec::new();
         for range in &ranges {
             split(range, &mappings, &mut files, &mut pieces)
-                .map_err(|host| MemoryError::Elsewhere { pid, host })?;
+                .map_err(|host| ProcessMemoryError::Elsewhere { pid, host })?;
         }
         let (memory, page_map) = (process.open_file("mem")?, process.open_file("pagemap")?);
         Ok(Self { files: files.opened, ranges, pieces, memory, page_map })
@@ -222,7 +225,7 @@ impl PhysicalMemory for ProcessMemory {
 /// Reads the mappings of a process. Since Linux 6.17 the file is read without the lock on them
 /// (fs/proc/task_mmu.c), and where the process maps memory meanwhile, two lines can overlap: then all are read
 /// again. On 6.18, 12 of 3000 files of a process that did nothing else had such lines.
-fn read_mappings(process: &Process) -> Result<Vec<Mapping>, MemoryError> {
+fn read_mappings(process: &ProcessHandle) -> Result<Vec<Mapping>, ProcessMemoryError> {
     let pid = process.pid();
     let mut tries = 0;
     loop {
@@ -231,7 +234,7 @@ fn read_mappings(process: &Process) -> Result<Vec<Mapping>, MemoryError> {
         match mappings::parse(&text) {
             Ok(mappings) => return Ok(mappings),
             Err(_) if tries < TRIES => {}
-            Err(line) => return Err(MemoryError::Mappings { pid, line: excerpt(line) }),
+            Err(line) => return Err(ProcessMemoryError::Mappings { pid, line: excerpt(line) }),
         }
     }
 }
@@ -267,7 +270,7 @@ fn split(
 
 /// The files behind mappings, each opened once.
 struct Files<'a> {
-    process: &'a Process,
+    process: &'a ProcessHandle,
     opened: Vec<Option<File>>,
     known: BTreeMap<FileId, usize>,
 }

@@ -10,21 +10,21 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::find::{self, FindError};
-use crate::hold::{self, Guardian, HoldError};
+use crate::hold::{self, Guardian, GuardianError};
 use crate::memory::GuestMemory;
 use crate::memory_map::{self, MapError};
 use crate::monitor::Monitor;
 use crate::monitor_memory::MonitorMemory;
-use crate::process::{Process, ProcessError};
-use crate::process_memory::{MemoryError, ProcessMemory};
+use crate::process::{ProcessError, ProcessHandle};
+use crate::process_memory::{ProcessMemory, ProcessMemoryError};
 use crate::qmp::{Address, Deadlines, Qmp, QmpError};
-use crate::registers::{self, Cpu, RegistersError};
+use crate::registers::{self, RegistersError, VcpuRegisters};
 use crate::status::{self, Accelerator, Readiness, RunState, StatusError};
 
 /// Why something could not be had of a QEMU. Messages fit after "failed to".
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum QemuError {
     /// The QMP connection or a command on it failed.
     #[error(transparent)]
     Qmp(#[from] QmpError),
@@ -45,10 +45,10 @@ pub enum Error {
     Map(#[from] MapError),
     /// The guest's memory may not be read.
     #[error(transparent)]
-    Memory(#[from] MemoryError),
+    Memory(#[from] ProcessMemoryError),
     /// There is no guardian, and nothing was stopped.
     #[error(transparent)]
-    Hold(#[from] HoldError),
+    Guardian(#[from] GuardianError),
     /// The sockets of a process are other processes' by now.
     #[error(
         "find the monitor of process {pid}: process {peer} listens on {address}: was the socket \
@@ -81,7 +81,7 @@ pub enum Error {
 pub struct Qemu {
     monitor: Rc<Monitor>,
     /// `None` for a process of another PID namespace.
-    process: Option<Process>,
+    process: Option<ProcessHandle>,
     deadlines: Deadlines,
 }
 
@@ -90,17 +90,17 @@ impl Qemu {
     /// seen from here.
     ///
     /// # Errors
-    /// [`Error::Qmp`] or [`Error::Process`].
-    pub fn open(address: &Address, deadlines: Deadlines) -> Result<Self, Error> {
+    /// [`QemuError::Qmp`] or [`QemuError::Process`].
+    pub fn open(address: &Address, deadlines: Deadlines) -> Result<Self, QemuError> {
         let qmp = Qmp::connect(address, &deadlines)?;
         let process = match find::peer(qmp.socket()) {
-            Ok(pid) => Some(Process::open(pid)?),
+            Ok(pid) => Some(ProcessHandle::open(pid)?),
             Err(_) => None,
         };
         Ok(Self::new(qmp, process, deadlines))
     }
 
-    fn new(qmp: Qmp, process: Option<Process>, deadlines: Deadlines) -> Self {
+    fn new(qmp: Qmp, process: Option<ProcessHandle>, deadlines: Deadlines) -> Self {
         Self { monitor: Monitor::new(qmp), process, deadlines }
     }
 
@@ -109,24 +109,24 @@ impl Qemu {
     /// [`memory`](Self::memory).
     ///
     /// # Errors
-    /// [`Error::Qmp`] or [`Error::Process`].
-    pub fn open_both(address: &Address, pid: i32, deadlines: Deadlines) -> Result<Self, Error> {
-        let process = Process::open(pid)?;
+    /// [`QemuError::Qmp`] or [`QemuError::Process`].
+    pub fn open_both(address: &Address, pid: i32, deadlines: Deadlines) -> Result<Self, QemuError> {
+        let process = ProcessHandle::open(pid)?;
         Ok(Self::new(Qmp::connect(address, &deadlines)?, Some(process), deadlines))
     }
 
     /// The QEMU that is the process of that number, by the first of its monitors that is free.
     ///
     /// # Errors
-    /// As [`open`](Self::open), of the last monitor that was tried; [`Error::AnotherPeer`].
-    pub fn open_pid(pid: i32, deadlines: Deadlines) -> Result<Self, Error> {
-        let process = Process::open(pid)?;
-        let mut last = Error::Find(FindError::NoMonitor(pid));
+    /// As [`open`](Self::open), of the last monitor that was tried; [`QemuError::AnotherPeer`].
+    pub fn open_pid(pid: i32, deadlines: Deadlines) -> Result<Self, QemuError> {
+        let process = ProcessHandle::open(pid)?;
+        let mut last = QemuError::Find(FindError::NoMonitor(pid));
         for address in find::addresses(&process)? {
             match Qmp::connect(&address, &deadlines) {
                 Ok(qmp) => match find::peer(qmp.socket())? {
                     peer if peer == pid => return Ok(Self::new(qmp, Some(process), deadlines)),
-                    peer => last = Error::AnotherPeer { pid, peer, address },
+                    peer => last = QemuError::AnotherPeer { pid, peer, address },
                 },
                 Err(error) => last = error.into(),
             }
@@ -135,7 +135,7 @@ impl Qemu {
     }
 
     /// The process; `None` where it is in another PID namespace.
-    pub fn process(&self) -> Option<&Process> {
+    pub fn process(&self) -> Option<&ProcessHandle> {
         self.process.as_ref()
     }
 
@@ -148,8 +148,8 @@ impl Qemu {
     /// The run state of the VM.
     ///
     /// # Errors
-    /// [`Error::Qmp`].
-    pub fn run_state(&mut self) -> Result<RunState, Error> {
+    /// [`QemuError::Qmp`].
+    pub fn run_state(&mut self) -> Result<RunState, QemuError> {
         Ok(status::run_state(&mut self.monitor.qmp(), self.deadlines.command)?)
     }
 
@@ -157,8 +157,8 @@ impl Qemu {
     /// refused.
     ///
     /// # Errors
-    /// [`Error::Status`].
-    pub fn readiness(&mut self) -> Result<Readiness, Error> {
+    /// [`QemuError::Status`].
+    pub fn readiness(&mut self) -> Result<Readiness, QemuError> {
         let within = self.deadlines.command;
         let mut qmp = self.monitor.qmp();
         let readiness = status::readiness(&mut qmp, within)?;
@@ -169,16 +169,16 @@ impl Qemu {
     /// The accelerator, for people; nothing depends on it.
     ///
     /// # Errors
-    /// [`Error::Qmp`].
-    pub fn accelerator(&mut self) -> Result<Accelerator, Error> {
+    /// [`QemuError::Qmp`].
+    pub fn accelerator(&mut self) -> Result<Accelerator, QemuError> {
         Ok(status::accelerator(&mut self.monitor.qmp(), self.deadlines.command)?)
     }
 
     /// The number of vCPUs. Where a CPU was unplugged, numbers of later ones are not below it.
     ///
     /// # Errors
-    /// [`Error::Qmp`].
-    pub fn vcpus(&mut self) -> Result<u32, Error> {
+    /// [`QemuError::Qmp`].
+    pub fn vcpus(&mut self) -> Result<u32, QemuError> {
         Ok(status::vcpus(&mut self.monitor.qmp(), self.deadlines.command)?)
     }
 
@@ -186,8 +186,8 @@ impl Qemu {
     /// microseconds apart; each vCPU stops for as long as its own are read.
     ///
     /// # Errors
-    /// [`Error::Qmp`] or [`Error::Registers`].
-    pub fn states(&mut self) -> Result<Vec<Cpu>, Error> {
+    /// [`QemuError::Qmp`] or [`QemuError::Registers`].
+    pub fn states(&mut self) -> Result<Vec<VcpuRegisters>, QemuError> {
         let text = self.monitor.qmp().human("info registers -a", self.deadlines.command)?;
         Ok(registers::parse(&text)?)
     }
@@ -197,13 +197,13 @@ impl Qemu {
     /// plugged or, below 1 MiB, until firmware is done.
     ///
     /// # Errors
-    /// [`Error::Map`] or [`Error::Memory`].
-    pub fn memory(&mut self) -> Result<GuestMemory, Error> {
+    /// [`QemuError::Map`] or [`QemuError::Memory`].
+    pub fn memory(&mut self) -> Result<GuestMemory, QemuError> {
         let Some(process) = &self.process else { return self.monitor_memory() };
         let ranges = memory_map::ask(&mut self.monitor.qmp(), self.deadlines.command)?;
         match ProcessMemory::open(process, ranges) {
             Ok(memory) => Ok(GuestMemory::Process(memory)),
-            Err(MemoryError::Process(denied @ ProcessError::NotPermitted { .. })) => {
+            Err(ProcessMemoryError::Process(denied @ ProcessError::NotPermitted { .. })) => {
                 tracing::debug!(%denied, "memory is read through the monitor");
                 self.monitor_memory()
             }
@@ -214,8 +214,8 @@ impl Qemu {
     /// The guest's memory by way of the monitor. See [`memory`](Self::memory), which prefers the process.
     ///
     /// # Errors
-    /// [`Error::Map`] or [`Error::Qmp`].
-    pub fn monitor_memory(&mut self) -> Result<GuestMemory, Error> {
+    /// [`QemuError::Map`] or [`QemuError::Qmp`].
+    pub fn monitor_memory(&mut self) -> Result<GuestMemory, QemuError> {
         let within = self.deadlines.command;
         let mut qmp = self.monitor.qmp();
         let ranges = memory_map::ask(&mut qmp, within)?;
@@ -233,13 +233,13 @@ impl Qemu {
     /// left as it is. A client that stops it in that moment cannot be told from this one.
     ///
     /// # Errors
-    /// [`Error::Status`] or [`Error::Hold`]: nothing was stopped. [`Error::StopUnanswered`]: the connection was
-    /// left to the guardian, and every later command on it fails. [`Error::Qmp`]: `stop` was refused, or
+    /// [`QemuError::Status`] or [`QemuError::Guardian`]: nothing was stopped. [`QemuError::StopUnanswered`]: the connection was
+    /// left to the guardian, and every later command on it fails. [`QemuError::Qmp`]: `stop` was refused, or
     /// QEMU has ended.
-    pub fn stop(&mut self, guardian: Command) -> Result<Stopped<'_>, Error> {
+    pub fn stop(&mut self, guardian: Command) -> Result<StoppedVm<'_>, QemuError> {
         if let Readiness::Stopped(state) = self.readiness()? {
             self.monitor.set_vm_is_stopped(true);
-            return Ok(Stopped { qemu: self, guardian: None, state, since: Instant::now() });
+            return Ok(StoppedVm { qemu: self, guardian: None, state, since: Instant::now() });
         }
         let within = self.deadlines.guardian;
         let mut guardian = hold::start(guardian, self.monitor.qmp().socket(), within)?;
@@ -249,12 +249,15 @@ impl Qemu {
         let stopped = self.stop_and_look();
         self.monitor.set_vm_is_stopped(stopped.is_ok());
         match stopped {
-            Ok(RunState::Paused) => {
-                Ok(Stopped { qemu: self, guardian: Some(guardian), state: RunState::Paused, since })
-            }
+            Ok(RunState::Paused) => Ok(StoppedVm {
+                qemu: self,
+                guardian: Some(guardian),
+                state: RunState::Paused,
+                since,
+            }),
             Ok(state) => {
                 guardian.dismiss();
-                Ok(Stopped { qemu: self, guardian: None, state, since })
+                Ok(StoppedVm { qemu: self, guardian: None, state, since })
             }
             Err(error) => Err(self.give_up(guardian, error)),
         }
@@ -267,7 +270,7 @@ impl Qemu {
 
     /// The error of a `stop` that failed. Unless QEMU said itself that nothing was stopped, the
     /// guardian sees to it.
-    fn give_up(&mut self, guardian: Guardian, error: QmpError) -> Error {
+    fn give_up(&mut self, guardian: Guardian, error: QmpError) -> QemuError {
         if let QmpError::Command { .. } = error {
             guardian.dismiss();
             return error.into();
@@ -276,7 +279,9 @@ impl Qemu {
         self.monitor.qmp().hand_over();
         drop(guardian);
         match error {
-            QmpError::NoAnswer { waited, .. } => Error::StopUnanswered { waited, guardian: pid },
+            QmpError::NoAnswer { waited, .. } => {
+                QemuError::StopUnanswered { waited, guardian: pid }
+            }
             error => error.into(),
         }
     }
@@ -284,7 +289,7 @@ impl Qemu {
 
 /// A VM that stands still. Dropped, it goes on if it was running before.
 #[derive(Debug)]
-pub struct Stopped<'a> {
+pub struct StoppedVm<'a> {
     qemu: &'a mut Qemu,
     /// There is one exactly while the VM has to be let go on.
     guardian: Option<Guardian>,
@@ -294,7 +299,7 @@ pub struct Stopped<'a> {
 
 /// The outcome of letting a VM go on.
 #[derive(Debug)]
-pub enum Released {
+pub enum ReleaseOutcome {
     /// It runs again.
     Resumed {
         /// The time from before `stop` was sent until `cont` was answered.
@@ -315,7 +320,7 @@ pub enum Released {
     },
 }
 
-impl Stopped<'_> {
+impl StoppedVm<'_> {
     /// The run state: [`RunState::Paused`] for a VM that this stopped.
     pub fn run_state(&self) -> &RunState {
         &self.state
@@ -337,13 +342,13 @@ impl Stopped<'_> {
     }
 
     /// Lets the VM go on if it was running before, and says how that went.
-    pub fn release(mut self) -> Released {
+    pub fn release(mut self) -> ReleaseOutcome {
         self.let_go()
     }
 
-    fn let_go(&mut self) -> Released {
+    fn let_go(&mut self) -> ReleaseOutcome {
         self.qemu.monitor.set_vm_is_stopped(false);
-        let Some(guardian) = self.guardian.take() else { return Released::LeftStopped };
+        let Some(guardian) = self.guardian.take() else { return ReleaseOutcome::LeftStopped };
         let within = self.qemu.deadlines.command;
         let answer = self.qemu.monitor.qmp().execute("cont", within);
         match answer {
@@ -351,21 +356,21 @@ impl Stopped<'_> {
                 let pause = self.since.elapsed();
                 let expired = self.qemu.monitor.qmp().take_guardian_spoke();
                 guardian.dismiss();
-                Released::Resumed { pause, expired }
+                ReleaseOutcome::Resumed { pause, expired }
             }
             Err(error) => {
                 let pid = guardian.pid();
                 self.qemu.monitor.qmp().hand_over();
                 drop(guardian);
-                Released::HandedOver { guardian: pid, error }
+                ReleaseOutcome::HandedOver { guardian: pid, error }
             }
         }
     }
 }
 
-impl Drop for Stopped<'_> {
+impl Drop for StoppedVm<'_> {
     fn drop(&mut self) {
-        if let Released::HandedOver { guardian, error } = self.let_go() {
+        if let ReleaseOutcome::HandedOver { guardian, error } = self.let_go() {
             tracing::warn!(guardian, %error, "the guest is let go on by its guardian");
         }
     }

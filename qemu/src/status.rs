@@ -87,13 +87,13 @@ impl RunState {
     }
 
     /// The activity that a capture would disturb; `None` for a state that allows one.
-    fn activity(&self) -> Option<Activity> {
+    fn operation(&self) -> Option<Operation> {
         match self {
-            Self::InMigrate | Self::FinishMigrate => Some(Activity::Migration),
-            Self::SaveVm => Some(Activity::SnapshotOrDump),
-            Self::RestoreVm => Some(Activity::Restore),
-            Self::Colo => Some(Activity::Colo),
-            Self::Other(name) => Some(Activity::UnknownState(name.clone())),
+            Self::InMigrate | Self::FinishMigrate => Some(Operation::Migration),
+            Self::SaveVm => Some(Operation::SnapshotOrDump),
+            Self::RestoreVm => Some(Operation::Restore),
+            Self::Colo => Some(Operation::Colo),
+            Self::Other(name) => Some(Operation::UnknownState(name.clone())),
             _ => None,
         }
     }
@@ -101,7 +101,7 @@ impl RunState {
 
 /// An activity that a VM is in the middle of and that a capture must not disturb.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Activity {
+pub enum Operation {
     /// A migration in either direction.
     #[error("it is being migrated")]
     Migration,
@@ -143,7 +143,7 @@ pub enum Accelerator {
 pub enum StatusError {
     /// Something is under way.
     #[error("capture the VM: {0}: try again when that is over")]
-    Busy(Activity),
+    Busy(Operation),
     /// The memory is encrypted with a key that the host does not have.
     #[error("read the VM's memory: it is encrypted ({by}), and only the guest can read it")]
     Encrypted {
@@ -179,16 +179,16 @@ pub(crate) fn run_state(qmp: &mut Qmp, within: Duration) -> Result<RunState, Qmp
 /// Asks whatever may forbid a capture.
 pub(crate) fn readiness(qmp: &mut Qmp, within: Duration) -> Result<Readiness, StatusError> {
     let state = run_state(qmp, within)?;
-    if let Some(activity) = state.activity() {
-        return Err(StatusError::Busy(activity));
+    if let Some(operation) = state.operation() {
+        return Err(StatusError::Busy(operation));
     }
     let migration: Option<OptionalStatus> = if_known(query(qmp, "query-migrate", within))?;
     if migration.and_then(|migration| migration.status).is_some_and(|status| migrates(&status)) {
-        return Err(StatusError::Busy(Activity::Migration));
+        return Err(StatusError::Busy(Operation::Migration));
     }
     let dump: Option<Status> = if_known(query(qmp, "query-dump", within))?;
     if dump.is_some_and(|dump| dump.status == "active") {
-        return Err(StatusError::Busy(Activity::SnapshotOrDump));
+        return Err(StatusError::Busy(Operation::SnapshotOrDump));
     }
     Ok(if state == RunState::Running { Readiness::Running } else { Readiness::Stopped(state) })
 }
@@ -283,10 +283,10 @@ mod tests {
     #[test]
     fn a_state_that_something_else_works_on_is_refused() {
         for name in ["inmigrate", "finish-migrate", "save-vm", "restore-vm", "colo", "asleep"] {
-            assert!(RunState::from_name(name).activity().is_some(), "{name}");
+            assert!(RunState::from_name(name).operation().is_some(), "{name}");
         }
         for name in ["running", "prelaunch", "paused", "postmigrate", "guest-panicked"] {
-            assert!(RunState::from_name(name).activity().is_none(), "{name}");
+            assert!(RunState::from_name(name).operation().is_none(), "{name}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::*;
 use nmiscope_qemu::{
-    Address, Deadlines, Error, Qemu, Qmp, QmpError, Readiness, RunState, StatusError,
+    Address, Deadlines, Qemu, QemuError, Qmp, QmpError, Readiness, RunState, StatusError,
 };
 use serde_json::json;
 
@@ -219,7 +219,7 @@ fn vm(answers: impl Fn(&str) -> serde_json::Value + Send + 'static) -> (Fake<()>
 
 fn readiness(
     answers: impl Fn(&str) -> serde_json::Value + Send + 'static,
-) -> Result<Readiness, Error> {
+) -> Result<Readiness, QemuError> {
     let (fake, mut qemu) = vm(answers);
     let readiness = qemu.readiness();
     drop(qemu);
@@ -229,7 +229,7 @@ fn readiness(
 
 #[test]
 fn a_vm_that_something_else_works_on_is_refused() {
-    let busy = |answer| matches!(answer, Err(Error::Status(StatusError::Busy(_))));
+    let busy = |answer| matches!(answer, Err(QemuError::Status(StatusError::Busy(_))));
     assert!(busy(readiness(|_| status("save-vm"))));
     assert!(busy(readiness(|_| status("inmigrate"))));
     assert!(busy(readiness(|name| match name {
@@ -247,7 +247,7 @@ fn a_vm_that_something_else_works_on_is_refused() {
 #[test]
 fn a_vm_with_encrypted_memory_is_refused() {
     let by = |answer| match answer {
-        Err(Error::Status(StatusError::Encrypted { by })) => by,
+        Err(QemuError::Status(StatusError::Encrypted { by })) => by,
         other => panic!("{other:?}"),
     };
     let sev = readiness(|name| match name {
@@ -282,7 +282,10 @@ fn an_old_qemu_without_the_queries_is_ready() {
 #[test]
 fn an_answer_of_another_shape_is_unexpected() {
     let error = readiness(|_| json!({ "state": 1 })).expect_err("no status");
-    assert!(matches!(error, Error::Qmp(QmpError::Unexpected { .. }) | Error::Status(_)), "{error}");
+    assert!(
+        matches!(error, QemuError::Qmp(QmpError::Unexpected { .. }) | QemuError::Status(_)),
+        "{error}"
+    );
     assert!(error.to_string().contains("query-status"), "{error}");
 }
 

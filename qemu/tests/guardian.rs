@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::*;
-use nmiscope_qemu::{Deadlines, Error, Qemu, Released, RunState, hold};
+use nmiscope_qemu::{Deadlines, Qemu, QemuError, ReleaseOutcome, RunState, hold};
 use serde_json::json;
 
 #[test]
@@ -44,7 +44,7 @@ fn a_released_vm_needs_no_guardian() {
     });
     let stopped = qemu.stop(guardian()).expect("a stopped VM");
     assert!(stopped.is_ours());
-    assert!(matches!(stopped.release(), Released::Resumed { expired: false, .. }));
+    assert!(matches!(stopped.release(), ReleaseOutcome::Resumed { expired: false, .. }));
     drop(qemu);
     // The guardian has not said a word.
     assert!(fake.end().is_null());
@@ -61,7 +61,7 @@ fn a_vm_that_was_stopped_before_is_not_touched() {
     let nobody = Command::new("/nonexistent/guardian");
     let stopped = qemu.stop(nobody).expect("a stopped VM");
     assert_eq!((stopped.is_ours(), stopped.run_state()), (false, &RunState::PreLaunch));
-    assert!(matches!(stopped.release(), Released::LeftStopped));
+    assert!(matches!(stopped.release(), ReleaseOutcome::LeftStopped));
     drop(qemu);
     assert!(fake.end().is_null());
 }
@@ -91,7 +91,7 @@ fn nothing_is_stopped_without_a_guardian() {
             peer.answer_queries()
         });
         let error = qemu.stop(Command::new(program)).expect_err("no guardian");
-        assert!(matches!(error, Error::Hold(_)), "{error}");
+        assert!(matches!(error, QemuError::Guardian(_)), "{error}");
         drop(qemu);
         assert!(fake.end().is_null());
     }
@@ -113,8 +113,8 @@ fn a_stop_without_an_answer_is_undone_by_the_guardian() {
         cont["execute"].clone()
     });
     let error = qemu.stop(guardian()).expect_err("no answer");
-    assert!(matches!(error, Error::StopUnanswered { .. }), "{error}");
-    assert!(matches!(qemu.states(), Err(Error::Qmp(_))), "the connection is the guardian's");
+    assert!(matches!(error, QemuError::StopUnanswered { .. }), "{error}");
+    assert!(matches!(qemu.states(), Err(QemuError::Qmp(_))), "the connection is the guardian's");
     drop(qemu);
     assert_eq!(fake.end(), "cont");
 }
@@ -136,7 +136,7 @@ fn a_cont_that_is_refused_is_tried_again() {
         command["execute"].clone()
     });
     let stopped = qemu.stop(guardian()).expect("a stopped VM");
-    assert!(matches!(stopped.release(), Released::HandedOver { .. }));
+    assert!(matches!(stopped.release(), ReleaseOutcome::HandedOver { .. }));
     assert_eq!(fake.end(), "cont");
 }
 
@@ -163,7 +163,7 @@ fn a_pause_that_is_too_long_is_ended_over_the_tools_head() {
     let mut qemu = Qemu::open(&fake.address, deadlines).expect("a monitor");
     let stopped = qemu.stop(guardian()).expect("a stopped VM");
     has_paused.recv_timeout(PATIENCE).expect("the guardian's cont");
-    assert!(matches!(stopped.release(), Released::Resumed { expired: true, .. }));
+    assert!(matches!(stopped.release(), ReleaseOutcome::Resumed { expired: true, .. }));
     drop(qemu);
     assert_eq!(fake.end(), (json!("cont"), json!("cont")));
 }
@@ -190,7 +190,7 @@ fn half_an_answer_that_the_tool_left_is_passed_over() {
 fn a_person_cannot_be_a_guardian() {
     let (link, other) = UnixStream::pair().expect("a pair");
     drop(other);
-    assert!(matches!(hold::run(OwnedFd::from(link), PATIENCE), Err(hold::HoldError::NoLink)));
+    assert!(matches!(hold::run(OwnedFd::from(link), PATIENCE), Err(hold::GuardianError::NoLink)));
     let null = std::fs::File::open("/dev/null").expect("a file");
-    assert!(matches!(hold::run(OwnedFd::from(null), PATIENCE), Err(hold::HoldError::NoLink)));
+    assert!(matches!(hold::run(OwnedFd::from(null), PATIENCE), Err(hold::GuardianError::NoLink)));
 }

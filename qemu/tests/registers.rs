@@ -1,7 +1,7 @@
 //! Registers of QEMU 7.2, as its monitor printed them, and as nobody should.
 
 use nmiscope_machine::{Execution, MpState};
-use nmiscope_qemu::Cpu;
+use nmiscope_qemu::VcpuRegisters;
 use nmiscope_qemu::registers::{RegistersError, parse};
 use proptest::prelude::*;
 
@@ -54,7 +54,7 @@ fn executions(text: &str) -> Vec<Execution> {
     cpus(text).iter().map(|cpu| cpu.state.execution()).collect()
 }
 
-fn cpus(text: &str) -> Vec<Cpu> {
+fn cpus(text: &str) -> Vec<VcpuRegisters> {
     parse(text).expect("registers of QEMU")
 }
 

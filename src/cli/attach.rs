@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{ArgGroup, Args, ValueHint};
-use nmiscope_qemu::{Error, FindError, ProcessError, QmpError, hold};
+use nmiscope_qemu::{FindError, ProcessError, QemuError, QmpError, hold};
 use nmiscope_report::destination::Destination;
 use nmiscope_report::text;
 use nmiscope_report::units::parse_duration;
@@ -117,18 +117,18 @@ pub fn attach(arguments: &Attach) -> anyhow::Result<Code> {
 
 /// Marks an error of what the user named. A VM that is there and may not or cannot be read is none.
 fn whose_fault(error: anyhow::Error) -> anyhow::Error {
-    let is_users = match error.downcast_ref::<Error>() {
-        Some(Error::Qmp(error)) => matches!(
+    let is_users = match error.downcast_ref::<QemuError>() {
+        Some(QemuError::Qmp(error)) => matches!(
             error,
             QmpError::NoSocket(_)
                 | QmpError::Refused(_)
                 | QmpError::BadAddress(_)
                 | QmpError::NotQmp { .. }
         ),
-        Some(Error::Process(error) | Error::Find(FindError::Process(error))) => {
+        Some(QemuError::Process(error) | QemuError::Find(FindError::Process(error))) => {
             matches!(error, ProcessError::NoSuchProcess(_))
         }
-        Some(Error::Find(_)) => true,
+        Some(QemuError::Find(_)) => true,
         _ => false,
     };
     if is_users { BadRequest::from_error(error) } else { error }

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use nmiscope_qemu::{
-    Address, Cpu, Deadlines, Error, GuestMemory, Process, Qemu, Readiness, Released,
+    Address, Deadlines, GuestMemory, ProcessHandle, Qemu, QemuError, Readiness, ReleaseOutcome,
+    VcpuRegisters,
 };
 use nmiscope_report::{MemorySource, Report, Source, Trigger, Visit};
 
@@ -86,7 +87,7 @@ pub fn attach(options: &Options, guardian: Command) -> anyhow::Result<Visited> {
     }
     // The capture that counts gives them again, where they are still true.
     visitor.warnings = warnings;
-    let process = qemu.process().map(Process::pid);
+    let process = qemu.process().map(ProcessHandle::pid);
     let Left { memory, .. } = running.leave();
     let memory_bytes = extents(&memory).bytes();
     let place = Place { options, states, process, source, was: run_state(&readiness) };
@@ -127,7 +128,7 @@ fn source(memory: &GuestMemory, core: Option<&Destination>) -> anyhow::Result<Me
     }
 }
 
-fn states(cpus: Vec<Cpu>) -> States {
+fn states(cpus: Vec<VcpuRegisters>) -> States {
     cpus.into_iter().map(|cpu| Ok(cpu.state)).collect()
 }
 
@@ -173,7 +174,7 @@ impl Place<'_> {
                 Attached::stopped(memory, states, stopped, longest_pause)
             }
             // Something began to work on the VM in between.
-            Err(error @ Error::Status(_)) => return Err(error).context(ATTACH),
+            Err(error @ QemuError::Status(_)) => return Err(error).context(ATTACH),
             Err(error) => {
                 visitor.warnings.push(not_stopped(&error));
                 Attached::as_it_is(memory, self.states, true)
@@ -183,17 +184,17 @@ impl Place<'_> {
         let left = target.leave();
         let (released, mut torn) = (left.released, torn || left.torn);
         let stopped_ms = match &released {
-            Some(Released::Resumed { pause, .. }) => Some(milliseconds(*pause)),
+            Some(ReleaseOutcome::Resumed { pause, .. }) => Some(milliseconds(*pause)),
             _ => None,
         };
         match released {
-            Some(Released::Resumed { expired, .. }) => torn |= expired,
-            Some(Released::HandedOver { guardian, error }) => visitor.warnings.push(format!(
+            Some(ReleaseOutcome::Resumed { expired, .. }) => torn |= expired,
+            Some(ReleaseOutcome::HandedOver { guardian, error }) => visitor.warnings.push(format!(
                 "the guest may be stopped still: {}; process {guardian} lets it go on as soon as QEMU \
                  answers",
                 crate::error_chain(&error)
             )),
-            Some(Released::LeftStopped) | None => {}
+            Some(ReleaseOutcome::LeftStopped) | None => {}
         }
         let visit =
             Visit { process: self.process, memory: self.source, was: self.was, stopped_ms, torn };
@@ -201,7 +202,7 @@ impl Place<'_> {
     }
 }
 
-fn not_stopped(error: &Error) -> String {
+fn not_stopped(error: &QemuError) -> String {
     let reason = crate::error_chain(error);
     format!(
         "the guest was captured as it ran, with registers from a moment before: failed to {reason}"

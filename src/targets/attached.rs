@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
-use nmiscope_qemu::{GuestMemory, Released, Stopped};
+use nmiscope_qemu::{GuestMemory, ReleaseOutcome, StoppedVm};
 
 use super::{NoAnswer, States, Target};
 use crate::elf_core::Extents;
@@ -19,9 +19,9 @@ pub struct Attached<'q> {
     memory: GuestMemory,
     states: States,
     /// There is one while the VM is stopped for this visit.
-    stopped: RefCell<Option<Stopped<'q>>>,
+    stopped: RefCell<Option<StoppedVm<'q>>>,
     longest_pause: Duration,
-    released: RefCell<Option<Released>>,
+    released: RefCell<Option<ReleaseOutcome>>,
     torn: Cell<bool>,
 }
 
@@ -31,7 +31,7 @@ pub struct Left {
     /// The memory, for another visit.
     pub memory: GuestMemory,
     /// How the VM was let go on; `None` for one that was not stopped for this visit.
-    pub released: Option<Released>,
+    pub released: Option<ReleaseOutcome>,
     /// True where some memory was read while the VM ran.
     pub torn: bool,
 }
@@ -46,7 +46,7 @@ impl<'q> Attached<'q> {
     pub fn stopped(
         memory: GuestMemory,
         states: States,
-        stopped: Stopped<'q>,
+        stopped: StoppedVm<'q>,
         longest_pause: Duration,
     ) -> Self {
         Self::new(memory, states, Some(stopped), longest_pause, false)
@@ -55,7 +55,7 @@ impl<'q> Attached<'q> {
     fn new(
         memory: GuestMemory,
         states: States,
-        stopped: Option<Stopped<'q>>,
+        stopped: Option<StoppedVm<'q>>,
         longest_pause: Duration,
         torn: bool,
     ) -> Self {
@@ -78,7 +78,7 @@ impl<'q> Attached<'q> {
 
     fn let_go_if_it_is_time(&self) {
         let mut stopped = self.stopped.borrow_mut();
-        let is_late = |stopped: &mut Stopped<'_>| {
+        let is_late = |stopped: &mut StoppedVm<'_>| {
             stopped.is_ours() && stopped.elapsed() >= self.longest_pause
         };
         if let Some(late) = stopped.take_if(is_late) {

@@ -25,7 +25,7 @@ pub struct Version {
 
 /// An event that QEMU reported by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+pub struct QmpEvent {
     /// The name, such as `STOP` or `RESUME`.
     pub name: String,
     /// The data of the event; null where it has none.
@@ -36,7 +36,7 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Message {
     Greeting(Version),
-    Event(Event),
+    Event(QmpEvent),
     Answer { id: Option<String>, result: Result<Value, Refusal> },
 }
 
@@ -72,7 +72,7 @@ impl Message {
         }
         if let Some(name) = object.get("event") {
             let name = name.as_str()?.to_owned();
-            return Some(Self::Event(Event {
+            return Some(Self::Event(QmpEvent {
                 name,
                 data: object.remove("data").unwrap_or_default(),
             }));
@@ -104,7 +104,7 @@ mod tests {
         let package = "Debian 1:7.2".to_owned();
         let version = Version { major: 7, minor: 2, micro: 22, package };
         assert_eq!(Message::parse(GREETING), Some(Message::Greeting(version)));
-        let event = Event { name: "STOP".into(), data: Value::Null };
+        let event = QmpEvent { name: "STOP".into(), data: Value::Null };
         assert_eq!(Message::parse(EVENT), Some(Message::Event(event)));
         // An error in QEMU's parser has no id.
         let answer = Message::Answer { id: None, result: Ok(Value::Null) };

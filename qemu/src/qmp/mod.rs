@@ -30,7 +30,7 @@ use message::Message;
 pub use address::Address;
 pub use error::QmpError;
 pub(crate) use message::excerpt;
-pub use message::{Event, Version};
+pub use message::{QmpEvent, Version};
 
 /// Events that are kept; of more, the oldest are dropped.
 const KEPT_EVENTS: usize = 256;
@@ -82,7 +82,7 @@ pub struct Qmp {
     client: &'static str,
     commands: u64,
     version: Option<Version>,
-    events: VecDeque<Event>,
+    events: VecDeque<QmpEvent>,
     /// True for a connection that was taken over: lines that are no message are passed over.
     tolerant: bool,
     /// True when a command was written in part: QEMU's parser has to forget it first.
@@ -368,7 +368,7 @@ impl Qmp {
         }
     }
 
-    fn keep(&mut self, event: Event) {
+    fn keep(&mut self, event: QmpEvent) {
         tracing::debug!(name = event.name, "event");
         if self.events.len() == KEPT_EVENTS {
             self.events.pop_front();
@@ -378,7 +378,7 @@ impl Qmp {
 
     /// Events that came since the last call, oldest first, at most 256. Only what was read while a
     /// command waited is among them.
-    pub fn take_events(&mut self) -> Vec<Event> {
+    pub fn take_events(&mut self) -> Vec<QmpEvent> {
         self.events.drain(..).collect()
     }
 }

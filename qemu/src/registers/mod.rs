@@ -11,7 +11,7 @@
 //!   that was stopped in the kernel, [`Registers::gs`] is the kernel's already;
 //! - **NMI state**: whether an NMI is pending or masked is not printed;
 //! - **upper halves**: outside 64-bit code QEMU prints 32 bits of each register and no R8 to R15; see
-//!   [`Cpu::narrow`];
+//!   [`VcpuRegisters::narrow`];
 //! - **the multiprocessing state**, of which there is only `HLT=`; see [`mp_state`].
 
 mod fields;
@@ -26,7 +26,7 @@ const MAX_CPUS: usize = 4096;
 
 /// One vCPU, as the monitor prints it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cpu {
+pub struct VcpuRegisters {
     /// The state in the form of every target.
     pub state: VcpuState,
     /// True when the vCPU is not in 64-bit code: general registers and segment bases have their
@@ -79,9 +79,9 @@ pub enum RegistersError {
 ///
 /// # Errors
 /// [`RegistersError`] for the first line that is not understood.
-pub fn parse(text: &str) -> Result<Vec<Cpu>, RegistersError> {
+pub fn parse(text: &str) -> Result<Vec<VcpuRegisters>, RegistersError> {
     let mut lines = Lines { lines: text.lines().enumerate().peekable() };
-    let mut cpus: Vec<Cpu> = Vec::new();
+    let mut cpus: Vec<VcpuRegisters> = Vec::new();
     loop {
         while lines.peek().is_some_and(str::is_empty) {
             lines.lines.next();
@@ -151,7 +151,7 @@ struct Flags {
     halted: bool,
 }
 
-fn parse_cpu(lines: &mut Lines<'_>) -> Result<Cpu, RegistersError> {
+fn parse_cpu(lines: &mut Lines<'_>) -> Result<VcpuRegisters, RegistersError> {
     let number = lines.next("CPU#NUMBER", |fields| {
         fields.expect("CPU#")?;
         let number = fields.text(fields.0.len())?;
@@ -191,7 +191,7 @@ fn parse_cpu(lines: &mut Lines<'_>) -> Result<Cpu, RegistersError> {
         mp_state: mp_state(number, &registers, flags.halted),
         smm: flags.smm,
     };
-    Ok(Cpu { state, narrow, ldt, tr, gdt_base, gdt_limit, debug, a20: flags.a20 })
+    Ok(VcpuRegisters { state, narrow, ldt, tr, gdt_base, gdt_limit, debug, a20: flags.a20 })
 }
 
 fn parse_narrow(lines: &mut Lines<'_>, to: &mut Registers) -> Result<(), RegistersError> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory as _};
 use nmiscope_qemu::{
-    Accelerator, Deadlines, Error, FindError, MemoryError, Process, Qemu, QmpError, Readiness,
-    Released, RunState,
+    Accelerator, Deadlines, FindError, ProcessHandle, ProcessMemoryError, Qemu, QemuError,
+    QmpError, Readiness, ReleaseOutcome, RunState,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -29,7 +29,7 @@ fn hasty() -> Deadlines {
 #[ignore = "needs qemu-system-x86_64"]
 fn a_qemu_is_found_by_its_socket_and_by_its_number() {
     let vm = Vm::start(&["-M", "pc", "-m", "64M", "-S"]);
-    assert_eq!(vm.open().process().map(Process::pid), Some(vm.pid()));
+    assert_eq!(vm.open().process().map(ProcessHandle::pid), Some(vm.pid()));
     let mut qemu = Qemu::open_pid(vm.pid(), patient()).expect("a monitor");
     assert_eq!(qemu.readiness().expect("ready"), Readiness::Stopped(RunState::PreLaunch));
     assert_eq!(qemu.accelerator().expect("an accelerator"), Accelerator::Other);
@@ -44,7 +44,7 @@ fn a_monitor_and_a_process_that_do_not_belong_together_are_found_out() {
     let [one, other] = [(); 2].map(|()| Vm::start(&["-M", "pc", "-m", "64M", "-S"]));
     let mut qemu = Qemu::open_both(&one.address(), other.pid(), patient()).expect("a monitor");
     let error = qemu.memory().expect_err("another's memory");
-    assert!(matches!(error, Error::Memory(MemoryError::Elsewhere { .. })), "{error}");
+    assert!(matches!(error, QemuError::Memory(ProcessMemoryError::Elsewhere { .. })), "{error}");
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn a_monitor_in_another_mount_namespace_is_found() {
 fn a_process_without_a_monitor_says_what_to_add() {
     let mut child = Command::new("sleep").arg("60").spawn().expect("a process");
     let error = Qemu::open_pid(child.id() as i32, hasty()).expect_err("no QEMU");
-    assert!(matches!(error, Error::Find(FindError::NotQemu { .. })), "{error}");
+    assert!(matches!(error, QemuError::Find(FindError::NotQemu { .. })), "{error}");
     child.kill().and_then(|()| child.wait()).expect("the process ends");
     let mut qemu = Command::new("qemu-system-x86_64");
     let mut child = qemu.args(["-display", "none", "-S"]).spawn().expect("QEMU starts");
@@ -100,12 +100,12 @@ fn a_second_client_learns_that_the_monitor_is_held() {
     // The backlog takes two more; the next are not even accepted.
     for _ in 0..4 {
         let error = Qemu::open(&vm.address(), hasty()).expect_err("held");
-        assert!(matches!(error, Error::Qmp(QmpError::NoGreeting { .. })), "{error}");
+        assert!(matches!(error, QemuError::Qmp(QmpError::NoGreeting { .. })), "{error}");
     }
     // By its number the second monitor does.
     let second = Qemu::open_pid(vm.pid(), hasty()).expect("a free monitor");
     let error = Qemu::open_pid(vm.pid(), hasty()).expect_err("both are held");
-    assert!(matches!(error, Error::Qmp(QmpError::NoGreeting { .. })), "{error}");
+    assert!(matches!(error, QemuError::Qmp(QmpError::NoGreeting { .. })), "{error}");
     drop((first, second));
     vm.open();
 }
@@ -121,9 +121,12 @@ fn a_qemu_that_is_itself_stopped_is_left_running_when_it_goes_on() {
     // Its memory can be read all the same.
     memory.read(PhysicalAddress(1 << 20), &mut [0; 4096]).expect("memory");
     let error = qemu.run_state().expect_err("no answer");
-    assert!(matches!(&error, Error::Qmp(error) if is_no_answer(error)), "{error}");
+    assert!(matches!(&error, QemuError::Qmp(error) if is_no_answer(error)), "{error}");
     let error = qemu.stop(guardian()).expect_err("no answer");
-    assert!(matches!(error, Error::Status(_) | Error::Qmp(_)), "nothing was stopped: {error}");
+    assert!(
+        matches!(error, QemuError::Status(_) | QemuError::Qmp(_)),
+        "nothing was stopped: {error}"
+    );
     kill_process(pid, Signal::CONT).expect("a signal");
     let mut second = vm.second();
     assert_eq!(run_state(&mut second), RunState::Running);
@@ -131,7 +134,7 @@ fn a_qemu_that_is_itself_stopped_is_left_running_when_it_goes_on() {
     wait_until("QEMU answers again", || qemu.run_state().is_ok());
     let stopped = qemu.stop(guardian()).expect("a stopped VM");
     assert_eq!(run_state(&mut second), RunState::Paused);
-    assert!(matches!(stopped.release(), Released::Resumed { .. }));
+    assert!(matches!(stopped.release(), ReleaseOutcome::Resumed { .. }));
     assert_eq!(run_state(&mut second), RunState::Running);
 }
 
@@ -144,7 +147,7 @@ fn a_guest_that_was_stopped_before_stays_stopped() {
     let mut qemu = vm.open();
     let stopped = qemu.stop(guardian()).expect("a stopped VM");
     assert!(!stopped.is_ours());
-    assert!(matches!(stopped.release(), Released::LeftStopped));
+    assert!(matches!(stopped.release(), ReleaseOutcome::LeftStopped));
     drop(qemu);
     assert_eq!(run_state(&mut second), RunState::Paused);
 }
@@ -164,7 +167,7 @@ fn a_stop_that_waits_for_a_hung_disk_is_undone() {
         error = qemu.stop(guardian()).err();
         error.is_some()
     });
-    assert!(matches!(error, Some(Error::StopUnanswered { .. })), "{error:?}");
+    assert!(matches!(error, Some(QemuError::StopUnanswered { .. })), "{error:?}");
     drop(qemu);
     second.take_events();
     // QEMU answers nobody until the request is done.

@@ -1,12 +1,12 @@
 //! Registers by the monitor's text beside the notes of a dump of the same stopped VM.
 
-use nmiscope_qemu::Cpu;
+use nmiscope_qemu::VcpuRegisters;
 
 use crate::common::guardian;
 use crate::dump::{Note, notes};
 use crate::vm::{Vm, has_kvm};
 
-fn compare(cpu: &Cpu, note: &Note) {
+fn compare(cpu: &VcpuRegisters, note: &Note) {
     let of = &cpu.state.registers;
     let general = [
         of.rax, of.rbx, of.rcx, of.rdx, of.rsi, of.rdi, of.rsp, of.rbp, of.r8, of.r9, of.r10,

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory as _};
-use nmiscope_qemu::{GuestMemory, Qemu, Released};
+use nmiscope_qemu::{GuestMemory, Qemu, ReleaseOutcome};
 
 use crate::common::{PATIENCE, guardian};
 use crate::vm::Vm;
@@ -30,7 +30,7 @@ fn visit(qemu: &mut Qemu) -> (Duration, Duration) {
     let mut stopped = qemu.stop(guardian()).expect("a stopped VM");
     let before = begin.elapsed() - stopped.elapsed();
     stopped.qemu().states().expect("registers");
-    let Released::Resumed { pause, .. } = stopped.release() else { panic!("not resumed") };
+    let ReleaseOutcome::Resumed { pause, .. } = stopped.release() else { panic!("not resumed") };
     (pause, before)
 }
 

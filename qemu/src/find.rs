@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::net::sockopt::socket_peercred;
 
-use crate::command_line::{Monitor, monitors};
+use crate::command_line::{MonitorOption, parse_monitors};
 use crate::process::{ProcessError, ProcessHandle};
 use crate::qmp::Address;
 
@@ -64,11 +64,11 @@ pub enum FindError {
 ///
 /// # Errors
 /// [`FindError`]; it says what to add where there is none.
-pub fn addresses(process: &ProcessHandle) -> Result<Vec<Address>, FindError> {
+pub fn find_addresses(process: &ProcessHandle) -> Result<Vec<Address>, FindError> {
     let pid = process.pid();
     let line = process.read_file("cmdline")?;
     let arguments: Vec<Vec<u8>> = line.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect();
-    let monitors = monitors(&arguments);
+    let monitors = parse_monitors(&arguments);
     if monitors.is_empty() && !is_named_qemu(process, &arguments) {
         let name = arguments.first().map(|name| String::from_utf8_lossy(name).into_owned());
         return Err(FindError::NotQemu { pid, name: name.unwrap_or_default() });
@@ -77,10 +77,12 @@ pub fn addresses(process: &ProcessHandle) -> Result<Vec<Address>, FindError> {
     let mut unreachable = FindError::NoMonitor(pid);
     for monitor in monitors {
         match monitor {
-            Monitor::Path(path) => found.push(Address::Path(locate(process, path)?)),
-            Monitor::Abstract(name) => found.push(Address::Abstract(name)),
-            Monitor::Descriptor => unreachable = FindError::Libvirt(pid),
-            Monitor::Elsewhere(monitor) => unreachable = FindError::Elsewhere { pid, monitor },
+            MonitorOption::Path(path) => found.push(Address::Path(locate(process, path)?)),
+            MonitorOption::Abstract(name) => found.push(Address::Abstract(name)),
+            MonitorOption::Descriptor => unreachable = FindError::Libvirt(pid),
+            MonitorOption::Elsewhere(monitor) => {
+                unreachable = FindError::Elsewhere { pid, monitor }
+            }
         }
     }
     if found.is_empty() { Err(unreachable) } else { Ok(found) }
@@ -119,7 +121,7 @@ fn locate(process: &ProcessHandle, path: Vec<u8>) -> Result<PathBuf, ProcessErro
 ///
 /// # Errors
 /// [`FindError::NoPeer`].
-pub(crate) fn peer(socket: BorrowedFd<'_>) -> Result<i32, FindError> {
+pub(crate) fn peer_pid(socket: BorrowedFd<'_>) -> Result<i32, FindError> {
     let credentials = socket_peercred(socket).map_err(|_| FindError::NoPeer)?;
     // The kernel has 0 for a process of another namespace, which rustix' type denies.
     let pid = std::hint::black_box(credentials.pid.as_raw_nonzero().get());

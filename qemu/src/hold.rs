@@ -58,11 +58,11 @@ const DISARMED: u8 = b'c';
 /// The length of a message to the guardian: a kind and a little-endian number of 32 bits.
 const MESSAGE: usize = 5;
 /// Time until `cont` is tried again after QEMU refused it, as it does while a dump is written.
-const RETRY: Duration = Duration::from_millis(200);
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// Shortest pause after which `cont` is sent over the tool's head.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 /// Longest time for a guardian that is not needed any more to end.
-const END: Duration = Duration::from_secs(1);
+const DISMISSAL_TIME: Duration = Duration::from_secs(1);
 
 /// The outcome of a guardian's life.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +105,7 @@ pub enum GuardianError {
     NoLink,
     /// QEMU did not answer for as long as the guardian waits.
     #[error("let the guest go on within {0:?}")]
-    Impatient(Duration),
+    TimedOut(Duration),
     /// The QMP connection or a command on it failed.
     #[error(transparent)]
     Qmp(#[from] QmpError),
@@ -139,7 +139,7 @@ pub fn start(
     // The command keeps the guardian's end open, and with it this end would never see it close.
     drop(command);
     let mut guardian = Guardian { child, link };
-    match guardian.pass(socket, within) {
+    match guardian.pass_socket(socket, within) {
         Ok(()) => Ok(guardian),
         Err(error) => {
             // It is not a guardian, and was told of nothing.
@@ -156,7 +156,7 @@ impl Guardian {
         self.child.id()
     }
 
-    fn pass(&self, socket: BorrowedFd<'_>, within: Duration) -> Result<(), GuardianError> {
+    fn pass_socket(&self, socket: BorrowedFd<'_>, within: Duration) -> Result<(), GuardianError> {
         descriptor::send(self.link.as_fd(), &[SOCKET, 0, 0, 0, 0], socket)
             .map_err(|_| GuardianError::Ended)?;
         let mut byte = [0];
@@ -175,15 +175,15 @@ impl Guardian {
     /// # Errors
     /// [`GuardianError::Ended`].
     pub fn arm(&mut self, pause: Duration) -> Result<(), GuardianError> {
-        self.tell(ARMED, pause.as_millis().try_into().unwrap_or(u32::MAX))
+        self.send_message(ARMED, pause.as_millis().try_into().unwrap_or(u32::MAX))
     }
 
     /// Has it do nothing, since the guest runs again, and waits for its end.
     pub fn dismiss(mut self) {
         // One that has ended needs no word.
-        let _ = self.tell(DISARMED, 0);
+        let _ = self.send_message(DISARMED, 0);
         let _ = self.link.shutdown(Shutdown::Write);
-        let deadline = Deadline::after(END);
+        let deadline = Deadline::after(DISMISSAL_TIME);
         // Its end of the pair closes when it exits.
         let _ = wait_for(self.link.as_fd(), PollFlags::IN, deadline);
         while let Ok(None) = self.child.try_wait() {
@@ -195,7 +195,7 @@ impl Guardian {
         }
     }
 
-    fn tell(&self, kind: u8, number: u32) -> Result<(), GuardianError> {
+    fn send_message(&self, kind: u8, number: u32) -> Result<(), GuardianError> {
         let [a, b, c, d] = number.to_le_bytes();
         loop {
             match send(&self.link, &[kind, a, b, c, d], SendFlags::NOSIGNAL) {
@@ -220,7 +220,7 @@ pub fn run(link: impl Into<OwnedFd>, patience: Duration) -> Result<GuardianOutco
     send(&link, &[READY], SendFlags::NOSIGNAL).map_err(|_| GuardianError::Ended)?;
     let mut qmp = Qmp::adopt(socket);
     if watch(link.as_fd(), &mut qmp)? {
-        let_go(&mut qmp, patience)
+        resume_guest(&mut qmp, patience)
     } else {
         Ok(GuardianOutcome::NotNeeded)
     }
@@ -233,7 +233,7 @@ fn watch(link: BorrowedFd<'_>, qmp: &mut Qmp) -> Result<bool, GuardianError> {
     loop {
         let deadline = Deadline::after(pause.unwrap_or(Duration::MAX));
         match wait_for(link, PollFlags::IN, deadline) {
-            Ok(true) => match receive(link) {
+            Ok(true) => match receive_message(link) {
                 Some((ARMED, longest)) => {
                     pause = Some(Duration::from_millis(longest.into()).max(SHORTEST_PAUSE));
                 }
@@ -265,7 +265,7 @@ fn receive_socket(link: BorrowedFd<'_>) -> Result<OwnedFd, GuardianError> {
 
 /// Receives a message; `None` when the other end is closed. Messages are written whole, and so come
 /// whole.
-fn receive(link: BorrowedFd<'_>) -> Option<(u8, u32)> {
+fn receive_message(link: BorrowedFd<'_>) -> Option<(u8, u32)> {
     let mut bytes = [0; MESSAGE];
     loop {
         match recv(link, bytes.as_mut_slice(), RecvFlags::WAITALL) {
@@ -280,15 +280,15 @@ fn receive(link: BorrowedFd<'_>) -> Option<(u8, u32)> {
 }
 
 /// Lets a paused VM go on, over a connection of which nobody knows where it was left.
-fn let_go(qmp: &mut Qmp, patience: Duration) -> Result<GuardianOutcome, GuardianError> {
-    qmp.forget();
-    match resume(qmp, patience, Deadline::after(patience)) {
+fn resume_guest(qmp: &mut Qmp, patience: Duration) -> Result<GuardianOutcome, GuardianError> {
+    qmp.reset_parser();
+    match resume_until(qmp, patience, Deadline::after(patience)) {
         Err(GuardianError::Qmp(QmpError::Closed { .. })) => Ok(GuardianOutcome::QemuEnded),
         result => result,
     }
 }
 
-fn resume(
+fn resume_until(
     qmp: &mut Qmp,
     patience: Duration,
     deadline: Deadline,
@@ -306,9 +306,9 @@ fn resume(
             Err(error) => return Err(error.into()),
         }
         if deadline.has_passed() {
-            return Err(GuardianError::Impatient(patience));
+            return Err(GuardianError::TimedOut(patience));
         }
-        sleep(RETRY.min(deadline.left()));
+        sleep(RETRY_INTERVAL.min(deadline.left()));
     }
 }
 

@@ -80,7 +80,7 @@ mod tests {
         7f0987fff000-7f09c7fff000 rw-s 00001000 fe:01 251                        /memfd:\xff (deleted)\n";
 
     #[test]
-    fn mappings_are_read_with_names_in_any_encoding() {
+    fn mapping_with_a_name_in_any_encoding_is_parsed() {
         let mappings = parse(TEXT).expect("mappings");
         assert_eq!(mappings.len(), 3);
         assert_eq!((mappings[0].start, mappings[0].file), (0x560c_9a62_5000, None));
@@ -97,7 +97,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn mutated_mappings_are_read_or_refused(
+        fn mutated_mappings_are_parsed_or_refused(
             edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         ) {
             let mut text = TEXT.to_vec();
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_mapping_is_refused() {
+    fn malformed_mapping_is_refused() {
         for line in ["x", "2000-1000 rw-p 0 00:00 0", "1000-2000 rw-x 0 00:00 0", "1-2 rw-p"] {
             assert_eq!(parse(line.as_bytes()), Err(line.as_bytes()));
         }

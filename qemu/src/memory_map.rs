@@ -83,27 +83,27 @@ struct Backend {
 /// Asks QEMU for the map of the guest's RAM and firmware, in ascending order. The memory of devices,
 /// a screen's for one, is left out. Firmware that turns its ROM into RAM between two of the commands
 /// makes their answers contradict each other: then all is asked again.
-pub(crate) fn ask(qmp: &mut Qmp, within: Duration) -> Result<Vec<MappedRange>, MapError> {
+pub(crate) fn query_map(qmp: &mut Qmp, within: Duration) -> Result<Vec<MappedRange>, MapError> {
     let backends: Vec<Backend> = query(qmp, "query-memdev", within)?;
     let backends: Vec<String> = backends.into_iter().filter_map(|backend| backend.id).collect();
     for _ in 1..TRIES {
-        match ask_once(qmp, &backends, within) {
+        match query_once(qmp, &backends, within) {
             Err(MapError::Translation { .. }) => {}
             result => return result,
         }
     }
-    ask_once(qmp, &backends, within)
+    query_once(qmp, &backends, within)
 }
 
-fn ask_once(
+fn query_once(
     qmp: &mut Qmp,
     backends: &[String],
     within: Duration,
 ) -> Result<Vec<MappedRange>, MapError> {
-    let ranges = parse_view(&qmp.human("info mtree -f", within)?, backends)?;
+    let ranges = parse_view(&qmp.execute_hmp("info mtree -f", within)?, backends)?;
     let mut mapped = Vec::with_capacity(ranges.len());
     for range in &ranges {
-        let answer = qmp.human(&format!("gpa2hva {:#x}", range.start.0), within)?;
+        let answer = qmp.execute_hmp(&format!("gpa2hva {:#x}", range.start.0), within)?;
         let host = parse_translation(&answer, range)?;
         mapped.push(MappedRange { start: range.start, length: range.length, host });
     }

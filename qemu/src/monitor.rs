@@ -10,12 +10,12 @@ use crate::qmp::Qmp;
 
 /// A QMP connection with two users.
 #[derive(Debug)]
-pub(crate) struct Monitor {
+pub(crate) struct SharedMonitor {
     qmp: RefCell<Qmp>,
     vm_is_stopped: Cell<bool>,
 }
 
-impl Monitor {
+impl SharedMonitor {
     /// Shares a connection to a VM that this visit has not stopped.
     pub(crate) fn new(qmp: Qmp) -> Rc<Self> {
         Rc::new(Self { qmp: RefCell::new(qmp), vm_is_stopped: Cell::new(false) })

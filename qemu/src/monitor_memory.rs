@@ -32,7 +32,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 use serde_json::json;
 
 use crate::memory_map::MappedRange;
-use crate::monitor::Monitor;
+use crate::monitor::SharedMonitor;
 use crate::qmp::{QmpError, excerpt};
 
 /// Bytes that one `xp` reads: QEMU's main loop is busy for a millisecond with them.
@@ -62,7 +62,7 @@ enum BlockError {
 /// Guest-physical memory of a QEMU whose process may not be read.
 #[derive(Debug)]
 pub struct MonitorMemory {
-    monitor: Rc<Monitor>,
+    monitor: Rc<SharedMonitor>,
     ranges: Vec<MappedRange>,
     /// True where a dump disturbs no other client of QEMU's.
     dumps: bool,
@@ -73,7 +73,7 @@ pub struct MonitorMemory {
 
 impl MonitorMemory {
     pub(crate) fn new(
-        monitor: Rc<Monitor>,
+        monitor: Rc<SharedMonitor>,
         ranges: Vec<MappedRange>,
         dumps: bool,
         within: Duration,
@@ -134,7 +134,7 @@ impl MonitorMemory {
         let width = if length.is_multiple_of(8) { 8 } else { 1 };
         let unit = if width == 8 { 'g' } else { 'b' };
         let command = format!("xp /{}{unit}x {start:#x}", length / width as u64);
-        let text = self.monitor.qmp().human(&command, self.within)?;
+        let text = self.monitor.qmp().execute_hmp(&command, self.within)?;
         parse_text(&text, start, length as usize, width).map_err(BlockError::Text)
     }
 
@@ -252,7 +252,7 @@ mod tests {
                              0000000000001010: 0x8000000000000001\n";
 
     #[test]
-    fn text_of_xp_is_memory_in_its_order_of_bytes() {
+    fn text_of_xp_becomes_little_endian_bytes() {
         let bytes = parse_text(TWO_LINES, 0x1000, 24, 8).expect("memory");
         assert_eq!(bytes[..8], [0xef, 0xcd, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01]);
         assert_eq!(bytes[8..], [0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0x80]);
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_short_long_or_elsewhere_is_refused() {
+    fn text_of_another_length_or_address_is_refused() {
         for (start, length, width) in
             [(0x1000, 16, 8), (0x1000, 32, 8), (0x1008, 24, 8), (0x1000, 24, 1)]
         {

@@ -28,12 +28,12 @@ pub enum ProcessError {
     #[error("look at process {0}: there is no such process")]
     NoSuchProcess(i32),
     /// The process may not be traced, and so its memory may not be read.
-    #[error("read process {pid}: not permitted: {why}")]
+    #[error("read process {pid}: not permitted: {denial}")]
     NotPermitted {
         /// The number of the process.
         pid: i32,
         /// The reason, as far as it can be seen.
-        why: Denial,
+        denial: Denial,
     },
     /// The host failed.
     #[error("read {path} of process {pid}")]
@@ -150,7 +150,7 @@ impl ProcessHandle {
             return ProcessError::NoSuchProcess(self.pid);
         }
         if error.kind() == ErrorKind::PermissionDenied {
-            return ProcessError::NotPermitted { pid: self.pid, why: self.denial() };
+            return ProcessError::NotPermitted { pid: self.pid, denial: self.denial() };
         }
         host(self.pid, name, error)
     }
@@ -160,13 +160,13 @@ impl ProcessHandle {
         let own = rustix::process::geteuid().as_raw();
         let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
         let scope = scope.ok().and_then(|scope| scope.trim().parse().ok()).unwrap_or(0);
-        Denial::of(owner.unwrap_or(own), own, scope)
+        Denial::new(owner.unwrap_or(own), own, scope)
     }
 }
 
 impl Denial {
     /// The reason, by the users and yama's scope (Documentation/admin-guide/LSM/Yama.rst).
-    fn of(owner: u32, own: u32, scope: u32) -> Self {
+    fn new(owner: u32, own: u32, scope: u32) -> Self {
         if own != 0 && owner != own {
             Self::AnotherUser { owner, own }
         } else if scope >= 3 || (scope > 0 && own != 0) {
@@ -192,18 +192,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_denial_names_what_stands_in_the_way() {
+    fn denial_names_the_user_or_the_yama_scope() {
         let other = Denial::AnotherUser { owner: 107, own: 1000 };
-        assert_eq!(Denial::of(107, 1000, 1), other);
-        assert_eq!(Denial::of(1000, 1000, 1), Denial::Yama { scope: 1 });
-        assert_eq!(Denial::of(1000, 1000, 0), Denial::Privileged);
-        assert_eq!(Denial::of(107, 0, 2), Denial::Privileged);
-        assert_eq!(Denial::of(107, 0, 3), Denial::Yama { scope: 3 });
+        assert_eq!(Denial::new(107, 1000, 1), other);
+        assert_eq!(Denial::new(1000, 1000, 1), Denial::Yama { scope: 1 });
+        assert_eq!(Denial::new(1000, 1000, 0), Denial::Privileged);
+        assert_eq!(Denial::new(107, 0, 2), Denial::Privileged);
+        assert_eq!(Denial::new(107, 0, 3), Denial::Yama { scope: 3 });
         assert!(Denial::Yama { scope: 3 }.to_string().contains("even root"));
     }
 
     #[test]
-    fn a_number_without_a_process_is_no_process() {
+    fn pid_without_a_process_is_refused() {
         for pid in [0, -1, i32::MAX] {
             let error = ProcessHandle::open(pid).expect_err("no process");
             assert!(matches!(error, ProcessError::NoSuchProcess(_)), "{error}");

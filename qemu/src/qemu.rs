@@ -13,7 +13,7 @@ use crate::find::{self, FindError};
 use crate::hold::{self, Guardian, GuardianError};
 use crate::memory::GuestMemory;
 use crate::memory_map::{self, MapError};
-use crate::monitor::Monitor;
+use crate::monitor::SharedMonitor;
 use crate::monitor_memory::MonitorMemory;
 use crate::process::{ProcessError, ProcessHandle};
 use crate::process_memory::{ProcessMemory, ProcessMemoryError};
@@ -79,7 +79,7 @@ pub enum QemuError {
 /// A running QEMU, by its monitor and its process. Nothing is stopped by having one.
 #[derive(Debug)]
 pub struct Qemu {
-    monitor: Rc<Monitor>,
+    monitor: Rc<SharedMonitor>,
     /// `None` for a process of another PID namespace.
     process: Option<ProcessHandle>,
     deadlines: Deadlines,
@@ -93,7 +93,7 @@ impl Qemu {
     /// [`QemuError::Qmp`] or [`QemuError::Process`].
     pub fn open(address: &Address, deadlines: Deadlines) -> Result<Self, QemuError> {
         let qmp = Qmp::connect(address, &deadlines)?;
-        let process = match find::peer(qmp.socket()) {
+        let process = match find::peer_pid(qmp.socket()) {
             Ok(pid) => Some(ProcessHandle::open(pid)?),
             Err(_) => None,
         };
@@ -101,7 +101,7 @@ impl Qemu {
     }
 
     fn new(qmp: Qmp, process: Option<ProcessHandle>, deadlines: Deadlines) -> Self {
-        Self { monitor: Monitor::new(qmp), process, deadlines }
+        Self { monitor: SharedMonitor::new(qmp), process, deadlines }
     }
 
     /// The QEMU that is the process `pid` and has its monitor at `address`, for a socket on which another
@@ -110,7 +110,11 @@ impl Qemu {
     ///
     /// # Errors
     /// [`QemuError::Qmp`] or [`QemuError::Process`].
-    pub fn open_both(address: &Address, pid: i32, deadlines: Deadlines) -> Result<Self, QemuError> {
+    pub fn open_with_pid(
+        address: &Address,
+        pid: i32,
+        deadlines: Deadlines,
+    ) -> Result<Self, QemuError> {
         let process = ProcessHandle::open(pid)?;
         Ok(Self::new(Qmp::connect(address, &deadlines)?, Some(process), deadlines))
     }
@@ -122,9 +126,9 @@ impl Qemu {
     pub fn open_pid(pid: i32, deadlines: Deadlines) -> Result<Self, QemuError> {
         let process = ProcessHandle::open(pid)?;
         let mut last = QemuError::Find(FindError::NoMonitor(pid));
-        for address in find::addresses(&process)? {
+        for address in find::find_addresses(&process)? {
             match Qmp::connect(&address, &deadlines) {
-                Ok(qmp) => match find::peer(qmp.socket())? {
+                Ok(qmp) => match find::peer_pid(qmp.socket())? {
                     peer if peer == pid => return Ok(Self::new(qmp, Some(process), deadlines)),
                     peer => last = QemuError::AnotherPeer { pid, peer, address },
                 },
@@ -188,7 +192,7 @@ impl Qemu {
     /// # Errors
     /// [`QemuError::Qmp`] or [`QemuError::Registers`].
     pub fn states(&mut self) -> Result<Vec<VcpuRegisters>, QemuError> {
-        let text = self.monitor.qmp().human("info registers -a", self.deadlines.command)?;
+        let text = self.monitor.qmp().execute_hmp("info registers -a", self.deadlines.command)?;
         Ok(registers::parse(&text)?)
     }
 
@@ -200,7 +204,7 @@ impl Qemu {
     /// [`QemuError::Map`] or [`QemuError::Memory`].
     pub fn memory(&mut self) -> Result<GuestMemory, QemuError> {
         let Some(process) = &self.process else { return self.monitor_memory() };
-        let ranges = memory_map::ask(&mut self.monitor.qmp(), self.deadlines.command)?;
+        let ranges = memory_map::query_map(&mut self.monitor.qmp(), self.deadlines.command)?;
         match ProcessMemory::open(process, ranges) {
             Ok(memory) => Ok(GuestMemory::Process(memory)),
             Err(ProcessMemoryError::Process(denied @ ProcessError::NotPermitted { .. })) => {
@@ -218,7 +222,7 @@ impl Qemu {
     pub fn monitor_memory(&mut self) -> Result<GuestMemory, QemuError> {
         let within = self.deadlines.command;
         let mut qmp = self.monitor.qmp();
-        let ranges = memory_map::ask(&mut qmp, within)?;
+        let ranges = memory_map::query_map(&mut qmp, within)?;
         let dumps = !status::has_libvirt(&mut qmp, within)?;
         drop(qmp);
         let monitor = Rc::clone(&self.monitor);
@@ -244,9 +248,9 @@ impl Qemu {
         let within = self.deadlines.guardian;
         let mut guardian = hold::start(guardian, self.monitor.qmp().socket(), within)?;
         guardian.arm(self.deadlines.pause)?;
-        self.monitor.qmp().take_guardian_spoke();
+        self.monitor.qmp().take_guardian_answered();
         let since = Instant::now();
-        let stopped = self.stop_and_look();
+        let stopped = self.send_stop();
         self.monitor.set_vm_is_stopped(stopped.is_ok());
         match stopped {
             Ok(RunState::Paused) => Ok(StoppedVm {
@@ -259,18 +263,18 @@ impl Qemu {
                 guardian.dismiss();
                 Ok(StoppedVm { qemu: self, guardian: None, state, since })
             }
-            Err(error) => Err(self.give_up(guardian, error)),
+            Err(error) => Err(self.hand_to_guardian(guardian, error)),
         }
     }
 
-    fn stop_and_look(&mut self) -> Result<RunState, QmpError> {
+    fn send_stop(&mut self) -> Result<RunState, QmpError> {
         self.monitor.qmp().execute("stop", self.deadlines.stop)?;
         status::run_state(&mut self.monitor.qmp(), self.deadlines.stop)
     }
 
     /// The error of a `stop` that failed. Unless QEMU said itself that nothing was stopped, the
     /// guardian sees to it.
-    fn give_up(&mut self, guardian: Guardian, error: QmpError) -> QemuError {
+    fn hand_to_guardian(&mut self, guardian: Guardian, error: QmpError) -> QemuError {
         if let QmpError::Command { .. } = error {
             guardian.dismiss();
             return error.into();
@@ -327,7 +331,7 @@ impl StoppedVm<'_> {
     }
 
     /// True when this stopped the VM and has to let it go on.
-    pub fn is_ours(&self) -> bool {
+    pub fn must_resume(&self) -> bool {
         self.guardian.is_some()
     }
 
@@ -343,10 +347,10 @@ impl StoppedVm<'_> {
 
     /// Lets the VM go on if it was running before, and says how that went.
     pub fn release(mut self) -> ReleaseOutcome {
-        self.let_go()
+        self.resume()
     }
 
-    fn let_go(&mut self) -> ReleaseOutcome {
+    fn resume(&mut self) -> ReleaseOutcome {
         self.qemu.monitor.set_vm_is_stopped(false);
         let Some(guardian) = self.guardian.take() else { return ReleaseOutcome::LeftStopped };
         let within = self.qemu.deadlines.command;
@@ -354,7 +358,7 @@ impl StoppedVm<'_> {
         match answer {
             Ok(_) => {
                 let pause = self.since.elapsed();
-                let expired = self.qemu.monitor.qmp().take_guardian_spoke();
+                let expired = self.qemu.monitor.qmp().take_guardian_answered();
                 guardian.dismiss();
                 ReleaseOutcome::Resumed { pause, expired }
             }
@@ -370,7 +374,7 @@ impl StoppedVm<'_> {
 
 impl Drop for StoppedVm<'_> {
     fn drop(&mut self) {
-        if let ReleaseOutcome::HandedOver { guardian, error } = self.let_go() {
+        if let ReleaseOutcome::HandedOver { guardian, error } = self.resume() {
             tracing::warn!(guardian, %error, "the guest is let go on by its guardian");
         }
     }

@@ -183,7 +183,8 @@ pub(crate) fn readiness(qmp: &mut Qmp, within: Duration) -> Result<Readiness, St
         return Err(StatusError::Busy(operation));
     }
     let migration: Option<OptionalStatus> = if_known(query(qmp, "query-migrate", within))?;
-    if migration.and_then(|migration| migration.status).is_some_and(|status| migrates(&status)) {
+    if migration.and_then(|migration| migration.status).is_some_and(|status| is_under_way(&status))
+    {
         return Err(StatusError::Busy(Operation::Migration));
     }
     let dump: Option<Status> = if_known(query(qmp, "query-dump", within))?;
@@ -195,7 +196,7 @@ pub(crate) fn readiness(qmp: &mut Qmp, within: Duration) -> Result<Readiness, St
 
 /// True for every status of a migration that is neither over nor was never begun (qapi/migration.json,
 /// `MigrationStatus`), those of later versions included.
-fn migrates(status: &str) -> bool {
+fn is_under_way(status: &str) -> bool {
     !matches!(status, "none" | "cancelled" | "completed" | "failed")
 }
 
@@ -267,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_run_state_of_qemu_has_its_name() {
+    fn every_run_state_has_the_name_that_qemu_uses() {
         // qapi/run-state.json of QEMU 7.2.
         let names = "debug inmigrate internal-error io-error paused postmigrate prelaunch \
                      finish-migrate restore-vm running save-vm shutdown suspended watchdog \
@@ -281,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_something_else_works_on_is_refused() {
+    fn state_with_an_operation_under_way_is_refused() {
         for name in ["inmigrate", "finish-migrate", "save-vm", "restore-vm", "colo", "asleep"] {
             assert!(RunState::from_name(name).operation().is_some(), "{name}");
         }
@@ -291,8 +292,8 @@ mod tests {
     }
 
     #[test]
-    fn a_migration_status_of_a_later_version_counts_as_under_way() {
-        assert!(!migrates("completed"));
-        assert!(migrates("postcopy-recover-setup"));
+    fn unknown_migration_status_counts_as_under_way() {
+        assert!(!is_under_way("completed"));
+        assert!(is_under_way("postcopy-recover-setup"));
     }
 }

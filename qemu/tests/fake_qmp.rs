@@ -30,7 +30,7 @@ fn negotiated<T: Send + 'static>(
 }
 
 #[test]
-fn an_address_without_a_listener_is_told_apart() {
+fn address_without_a_listener_is_distinguished() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("qmp");
     let address = Address::Path(path.clone());
@@ -44,7 +44,7 @@ fn an_address_without_a_listener_is_told_apart() {
 }
 
 #[test]
-fn a_path_longer_than_a_socket_address_is_reached() {
+fn path_longer_than_a_socket_address_is_reached() {
     let directory = tempfile::tempdir().expect("a directory");
     let deep = directory.path().join("d".repeat(120));
     std::fs::create_dir(&deep).expect("a directory");
@@ -56,7 +56,7 @@ fn a_path_longer_than_a_socket_address_is_reached() {
 }
 
 #[test]
-fn a_monitor_that_another_client_holds_gives_no_greeting() {
+fn monitor_held_by_another_client_gives_no_greeting() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("qmp");
     let _listener = UnixListener::bind(&path).expect("a socket");
@@ -66,7 +66,7 @@ fn a_monitor_that_another_client_holds_gives_no_greeting() {
 }
 
 #[test]
-fn another_programs_socket_is_not_qmp() {
+fn socket_of_another_program_is_not_qmp() {
     for text in
         ["HTTP/1.1 400 Bad Request\r\n", "{\"hello\": 1}\r\n", "QEMU 7.2 monitor\r\n(qemu) "]
     {
@@ -89,7 +89,7 @@ fn another_programs_socket_is_not_qmp() {
 }
 
 #[test]
-fn events_before_an_answer_are_kept_aside() {
+fn events_before_an_answer_are_queued() {
     let (fake, mut qmp) = negotiated(|mut peer| {
         let command = peer.command();
         peer.line(r#"{"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 2}}"#);
@@ -104,7 +104,7 @@ fn events_before_an_answer_are_kept_aside() {
 }
 
 #[test]
-fn a_late_answer_is_not_taken_for_the_next_ones() {
+fn late_answer_is_not_matched_to_the_next_command() {
     let (fake, mut qmp) = negotiated(|mut peer| {
         let first = peer.command();
         let second = peer.command();
@@ -118,7 +118,7 @@ fn a_late_answer_is_not_taken_for_the_next_ones() {
 }
 
 #[test]
-fn an_error_of_qemu_has_its_class_and_sentence() {
+fn error_from_qemu_keeps_its_class_and_description() {
     let (fake, mut qmp) = negotiated(|mut peer| {
         let id = peer.command()["id"].clone();
         let error =
@@ -132,7 +132,7 @@ fn an_error_of_qemu_has_its_class_and_sentence() {
 }
 
 #[test]
-fn a_connection_that_closes_in_the_middle_of_an_answer_is_closed() {
+fn connection_closed_within_an_answer_is_reported_as_closed() {
     let (fake, mut qmp) = negotiated(|mut peer| {
         peer.command();
         peer.say(r#"{"return": {"sta"#);
@@ -142,7 +142,7 @@ fn a_connection_that_closes_in_the_middle_of_an_answer_is_closed() {
 }
 
 #[test]
-fn an_answer_that_is_no_json_is_quoted() {
+fn answer_that_is_no_json_is_quoted() {
     let (fake, mut qmp) = negotiated(|mut peer| {
         peer.command();
         peer.line("\u{1b}[2Jhello");
@@ -153,7 +153,7 @@ fn an_answer_that_is_no_json_is_quoted() {
 }
 
 #[test]
-fn a_line_without_an_end_is_given_up() {
+fn line_without_an_end_is_refused() {
     let (fake, mut qmp) = negotiated(|mut peer| {
         peer.command();
         let piece = "a".repeat(1 << 20);
@@ -168,7 +168,7 @@ fn a_line_without_an_end_is_given_up() {
 }
 
 #[test]
-fn a_line_of_many_megabytes_within_the_budget_is_read() {
+fn line_of_15_mib_is_read() {
     let (fake, mut qmp) = negotiated(|mut peer| {
         let command = peer.command();
         peer.answer(&command, json!("b".repeat(15 << 20)));
@@ -179,7 +179,7 @@ fn a_line_of_many_megabytes_within_the_budget_is_read() {
 }
 
 #[test]
-fn endless_events_do_not_outlast_the_deadline() {
+fn endless_events_do_not_extend_the_deadline() {
     let (fake, mut qmp) = negotiated(|mut peer| {
         peer.command();
         let events = "{\"event\": \"RTC_CHANGE\", \"data\": {\"offset\": 1}}\r\n".repeat(1000);
@@ -228,7 +228,7 @@ fn readiness(
 }
 
 #[test]
-fn a_vm_that_something_else_works_on_is_refused() {
+fn vm_with_an_operation_under_way_is_refused() {
     let busy = |answer| matches!(answer, Err(QemuError::Status(StatusError::Busy(_))));
     assert!(busy(readiness(|_| status("save-vm"))));
     assert!(busy(readiness(|_| status("inmigrate"))));
@@ -245,7 +245,7 @@ fn a_vm_that_something_else_works_on_is_refused() {
 }
 
 #[test]
-fn a_vm_with_encrypted_memory_is_refused() {
+fn vm_with_encrypted_memory_is_refused() {
     let by = |answer| match answer {
         Err(QemuError::Status(StatusError::Encrypted { by })) => by,
         other => panic!("{other:?}"),
@@ -265,7 +265,7 @@ fn a_vm_with_encrypted_memory_is_refused() {
 }
 
 #[test]
-fn an_old_qemu_without_the_queries_is_ready() {
+fn old_qemu_without_the_queries_is_ready() {
     let only_status = |name: &str| match name {
         "query-status" => status("running"),
         _ => json!(null),
@@ -280,7 +280,7 @@ fn an_old_qemu_without_the_queries_is_ready() {
 }
 
 #[test]
-fn an_answer_of_another_shape_is_unexpected() {
+fn answer_of_another_shape_is_unexpected() {
     let error = readiness(|_| json!({ "state": 1 })).expect_err("no status");
     assert!(
         matches!(error, QemuError::Qmp(QmpError::Unexpected { .. }) | QemuError::Status(_)),
@@ -290,6 +290,6 @@ fn an_answer_of_another_shape_is_unexpected() {
 }
 
 #[test]
-fn default_deadlines_are_those_of_the_documentation() {
+fn default_stop_deadline_is_the_documented_one() {
     assert_eq!(Deadlines::default().stop, Duration::from_secs(2));
 }

@@ -34,7 +34,7 @@ fn stops(peer: &mut Peer) {
 }
 
 #[test]
-fn a_released_vm_needs_no_guardian() {
+fn resumed_vm_needs_no_guardian() {
     let (fake, mut qemu) = open(|mut peer| {
         stops(&mut peer);
         let command = peer.command();
@@ -43,7 +43,7 @@ fn a_released_vm_needs_no_guardian() {
         peer.command()
     });
     let stopped = qemu.stop(guardian()).expect("a stopped VM");
-    assert!(stopped.is_ours());
+    assert!(stopped.must_resume());
     assert!(matches!(stopped.release(), ReleaseOutcome::Resumed { expired: false, .. }));
     drop(qemu);
     // The guardian has not said a word.
@@ -51,7 +51,7 @@ fn a_released_vm_needs_no_guardian() {
 }
 
 #[test]
-fn a_vm_that_was_stopped_before_is_not_touched() {
+fn vm_stopped_before_is_left_stopped() {
     let (fake, mut qemu) = open(|mut peer| {
         peer.negotiate();
         let command = peer.command();
@@ -60,14 +60,14 @@ fn a_vm_that_was_stopped_before_is_not_touched() {
     });
     let nobody = Command::new("/nonexistent/guardian");
     let stopped = qemu.stop(nobody).expect("a stopped VM");
-    assert_eq!((stopped.is_ours(), stopped.run_state()), (false, &RunState::PreLaunch));
+    assert_eq!((stopped.must_resume(), stopped.run_state()), (false, &RunState::PreLaunch));
     assert!(matches!(stopped.release(), ReleaseOutcome::LeftStopped));
     drop(qemu);
     assert!(fake.end().is_null());
 }
 
 #[test]
-fn a_guest_that_panics_before_the_stop_stays_as_it_is() {
+fn guest_that_panics_before_the_stop_is_not_resumed() {
     let (fake, mut qemu) = open(|mut peer| {
         peer.negotiate();
         let command = peer.answer_queries();
@@ -77,7 +77,7 @@ fn a_guest_that_panics_before_the_stop_stays_as_it_is() {
         peer.command()
     });
     let stopped = qemu.stop(guardian()).expect("a stopped VM");
-    assert_eq!((stopped.is_ours(), stopped.run_state()), (false, &RunState::GuestPanicked));
+    assert_eq!((stopped.must_resume(), stopped.run_state()), (false, &RunState::GuestPanicked));
     drop(stopped);
     drop(qemu);
     assert!(fake.end().is_null());
@@ -98,7 +98,7 @@ fn nothing_is_stopped_without_a_guardian() {
 }
 
 #[test]
-fn a_stop_without_an_answer_is_undone_by_the_guardian() {
+fn stop_without_an_answer_is_undone_by_the_guardian() {
     let (fake, mut qemu) = open(|mut peer| {
         peer.negotiate();
         let stop = peer.answer_queries();
@@ -120,7 +120,7 @@ fn a_stop_without_an_answer_is_undone_by_the_guardian() {
 }
 
 #[test]
-fn a_cont_that_is_refused_is_tried_again() {
+fn refused_cont_is_retried() {
     let (fake, mut qemu) = open(|mut peer| {
         stops(&mut peer);
         let refused = json!({ "class": "GenericError", "desc": "There is a dump in process" });
@@ -141,7 +141,7 @@ fn a_cont_that_is_refused_is_tried_again() {
 }
 
 #[test]
-fn a_pause_that_is_too_long_is_ended_over_the_tools_head() {
+fn expired_pause_is_ended_by_the_guardian() {
     let (paused, has_paused) = std::sync::mpsc::channel();
     let fake = Fake::start(move |mut peer| {
         stops(&mut peer);
@@ -169,7 +169,7 @@ fn a_pause_that_is_too_long_is_ended_over_the_tools_head() {
 }
 
 #[test]
-fn half_an_answer_that_the_tool_left_is_passed_over() {
+fn partial_answer_left_by_the_tool_is_skipped() {
     let (tool, qemu) = UnixStream::pair().expect("a pair");
     let mut peer = Peer::new(qemu);
     let mut held = hold::start(guardian(), std::os::fd::AsFd::as_fd(&tool), PATIENCE).expect("one");
@@ -187,7 +187,7 @@ fn half_an_answer_that_the_tool_left_is_passed_over() {
 }
 
 #[test]
-fn a_person_cannot_be_a_guardian() {
+fn guardian_without_a_link_is_refused() {
     let (link, other) = UnixStream::pair().expect("a pair");
     drop(other);
     assert!(matches!(hold::run(OwnedFd::from(link), PATIENCE), Err(hold::GuardianError::NoLink)));

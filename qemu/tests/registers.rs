@@ -59,7 +59,7 @@ fn cpus(text: &str) -> Vec<VcpuRegisters> {
 }
 
 #[test]
-fn a_kernel_in_long_mode_has_all_of_its_registers() {
+fn long_mode_kernel_has_all_registers() {
     let cpus = cpus(PC_1_LONG);
     let [cpu] = cpus[..] else { panic!("{} vCPUs", cpus.len()) };
     // Read off the fixture.
@@ -81,7 +81,7 @@ fn a_kernel_in_long_mode_has_all_of_its_registers() {
 }
 
 #[test]
-fn vector_registers_are_passed_over() {
+fn vector_registers_are_skipped() {
     assert!(LINUX.contains("YMM15="));
     let cpus = cpus(LINUX);
     assert_eq!(cpus.len(), 2);
@@ -115,7 +115,7 @@ fn vcpus_keep_their_numbers() {
 }
 
 #[test]
-fn a_cpu_that_nobody_started_is_not_halted() {
+fn cpu_that_was_never_started_is_not_halted() {
     use Execution::{NotStarted, Offline};
     assert_eq!(executions(PC_1_PRELAUNCH), [Offline]);
     assert_eq!(executions(Q35_4_PRELAUNCH), [Offline, NotStarted, NotStarted, NotStarted]);
@@ -137,7 +137,7 @@ fn firmware_parks_cpus_in_a_halt_with_interrupts_off() {
 }
 
 #[test]
-fn a_32_bit_program_under_a_64_bit_kernel_has_narrow_registers() {
+fn compatibility_mode_program_has_narrow_registers() {
     let cpus = cpus(COMPATIBILITY);
     let (cpu, registers) = (&cpus[0], &cpus[0].state.registers);
     assert!(cpu.narrow && cpu.state.nmi.is_none());
@@ -147,7 +147,7 @@ fn a_32_bit_program_under_a_64_bit_kernel_has_narrow_registers() {
 }
 
 #[test]
-fn a_line_that_is_not_understood_is_quoted_with_its_number() {
+fn malformed_line_is_quoted_with_its_number() {
     let line = |text: String| match parse(&text) {
         Err(RegistersError::Line { number, line, .. }) => (number, line),
         other => panic!("{other:?}"),
@@ -165,7 +165,7 @@ fn a_line_that_is_not_understood_is_quoted_with_its_number() {
 }
 
 #[test]
-fn a_text_without_all_of_a_vcpu_is_refused() {
+fn text_with_an_incomplete_vcpu_is_refused() {
     assert_eq!(parse("\r\n"), Err(RegistersError::Empty));
     let cut = PC_1_LONG.split("EFER").next().expect("a beginning");
     assert!(matches!(parse(cut), Err(RegistersError::Truncated { expected: "EFER" })));

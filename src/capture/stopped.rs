@@ -9,7 +9,7 @@ use nmiscope_machine::PhysicalMemory;
 
 use super::host_stack::{self, HostStack};
 use crate::kernel::{Depth, Kernel, LocateError, Located, Log, LogError, Reading, Symbols};
-use crate::targets::{Pages, States, Target, Touched};
+use crate::targets::{PageSet, ReadRecorder, States, Target};
 
 /// How long each step of a capture may take.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +45,7 @@ pub struct Stopped {
     /// The kernel's state.
     pub kernel: Reading,
     /// The memory that all this was read from.
-    pub(super) pages: Pages,
+    pub(super) pages: PageSet,
     pub(super) bounds: Bounds,
 }
 
@@ -67,9 +67,9 @@ impl Stopped {
             Err(reason) => Err(reason.clone()),
         });
         let memory: &dyn PhysicalMemory = target;
-        let touched = Touched::new(memory);
-        let located = kernel.locate(&touched, &mut registers);
-        let pages = touched.into_pages();
+        let recorder = ReadRecorder::new(memory);
+        let located = kernel.locate(&recorder, &mut registers);
+        let pages = recorder.into_pages();
         let mut stopped = Self { states, located, kernel: Reading::Unknown, pages, bounds };
         stopped.read_kernel(target, known);
         step.done("found the kernel's structures");
@@ -78,14 +78,14 @@ impl Stopped {
 
     /// Reads the kernel's state at the places that were found, or else at those that are `known`.
     fn read_kernel(&mut self, memory: &dyn PhysicalMemory, known: Option<&dyn Located>) {
-        let touched = Touched::new(memory);
+        let recorder = ReadRecorder::new(memory);
         self.kernel = match (&self.located, known) {
-            (Ok(located), _) => Reading::of(located.state(&touched, Depth::All)),
+            (Ok(located), _) => Reading::of(located.state(&recorder, Depth::All)),
             (Err(LocateError::UnknownKernel(_)), _) => Reading::Unknown,
-            (Err(_), Some(known)) => Reading::of(known.state(&touched, Depth::All)),
+            (Err(_), Some(known)) => Reading::of(known.state(&recorder, Depth::All)),
             (Err(reason), None) => Reading::of(Err(reason.clone())),
         };
-        self.pages.extend(touched.into_pages());
+        self.pages.extend(recorder.into_pages());
     }
 
     /// Stops a guest again that has run on. The places of its kernel are still the same.
@@ -96,9 +96,9 @@ impl Stopped {
 
     /// The kernel's log; `None` for a kernel that has none in memory, or was not found.
     pub fn read_log(&mut self, memory: &dyn PhysicalMemory) -> Option<Result<Log, LogError>> {
-        let touched = Touched::new(memory);
-        let log = self.located.as_ref().ok()?.log(&touched);
-        self.pages.extend(touched.into_pages());
+        let recorder = ReadRecorder::new(memory);
+        let log = self.located.as_ref().ok()?.log(&recorder);
+        self.pages.extend(recorder.into_pages());
         log
     }
 
@@ -108,11 +108,11 @@ impl Stopped {
         memory: &dyn PhysicalMemory,
         symbols: Option<&dyn Symbols>,
     ) -> (Vec<Option<HostStack>>, Vec<Option<HostStack>>) {
-        let touched = Touched::new(memory);
+        let recorder = ReadRecorder::new(memory);
         let states = self.states.iter();
-        let cpus = states.map(|state| host_stack::of_vcpu(state, symbols, &touched)).collect();
-        let tasks = host_stack::of_tasks(self.kernel.known(), &self.states, symbols, &touched);
-        self.pages.extend(touched.into_pages());
+        let cpus = states.map(|state| host_stack::of_vcpu(state, symbols, &recorder)).collect();
+        let tasks = host_stack::of_tasks(self.kernel.known(), &self.states, symbols, &recorder);
+        self.pages.extend(recorder.into_pages());
         (cpus, tasks)
     }
 }

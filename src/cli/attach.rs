@@ -20,7 +20,7 @@ use super::output::{self, Text};
 use crate::capture::store::{Destination as CoreDestination, Size};
 use crate::errors::BadRequest;
 use crate::images::DEBUG_DIRECTORY;
-use crate::session::attach::{self, Options, Visited, Vm};
+use crate::session::attach::{self, AttachOptions, AttachResult, VmSelector};
 
 /// The name of the hidden command that is the guardian of a stopped VM.
 pub const GUARDIAN: &str = "hold-vm";
@@ -86,10 +86,10 @@ pub fn attach(arguments: &Attach) -> anyhow::Result<Code> {
     let core = core.map_err(BadRequest::from_error)?;
     // clap wants one of them.
     let vm = match &arguments.qmp {
-        Some(socket) => Vm::Socket(socket.clone()),
-        None => Vm::Process(arguments.pid.unwrap_or_default()),
+        Some(socket) => VmSelector::Socket(socket.clone()),
+        None => VmSelector::Process(arguments.pid.unwrap_or_default()),
     };
-    let options = Options {
+    let options = AttachOptions {
         vm,
         image: arguments.image.clone(),
         debug_directory: arguments.debug_dir.clone(),
@@ -101,7 +101,7 @@ pub fn attach(arguments: &Attach) -> anyhow::Result<Code> {
     let program = std::env::current_exe().context("failed to find this program's own file")?;
     let mut guardian = Command::new(program);
     guardian.arg(GUARDIAN);
-    let Visited { report, core } = attach::attach(&options, guardian).map_err(whose_fault)?;
+    let AttachResult { report, core } = attach::attach(&options, guardian).map_err(whose_fault)?;
     for warning in &report.warnings {
         output::warning(warning);
     }

@@ -16,18 +16,18 @@ use nmiscope_qemu::{
 };
 use nmiscope_report::{MemorySource, Report, Source, Trigger, Visit};
 
-use super::visit::{Taken, Visitor};
-use super::which_image;
+use super::guest_image;
+use super::visit::{CaptureWithCore, Visitor};
 use crate::capture::store::Destination;
 use crate::diagnosis::milliseconds;
 use crate::errors::BadRequest;
-use crate::targets::{Attached, Left, States, extents};
+use crate::targets::{Attached, FinishedVisit, States, extents};
 
 /// The VM to visit, and what is wanted of it.
 #[derive(Debug)]
-pub struct Options {
+pub struct AttachOptions {
     /// The way to the VM.
-    pub vm: Vm,
+    pub vm: VmSelector,
     /// The image that runs in it; `None` for the one that is found.
     pub image: Option<PathBuf>,
     /// The directory of separate debug files.
@@ -42,7 +42,7 @@ pub struct Options {
 
 /// The way to a VM.
 #[derive(Debug)]
-pub enum Vm {
+pub enum VmSelector {
     /// The path of its QMP socket.
     Socket(PathBuf),
     /// The number of its process.
@@ -51,7 +51,7 @@ pub enum Vm {
 
 /// The results of a visit.
 #[derive(Debug)]
-pub struct Visited {
+pub struct AttachResult {
     /// The report.
     pub report: Report,
     /// The core, or why there is none; `None` if none was asked for.
@@ -66,17 +66,17 @@ const REHEARSALS: usize = 2;
 /// # Errors
 /// The VM could not be reached, may not be captured, or its registers or memory cannot be read; or
 /// the image is another one. The guest is not stopped then.
-pub fn attach(options: &Options, guardian: Command) -> anyhow::Result<Visited> {
+pub fn attach(options: &AttachOptions, guardian: Command) -> anyhow::Result<AttachResult> {
     let mut qemu = open(&options.vm, options.longest_pause)?;
     let readiness = qemu.readiness().context(ATTACH)?;
-    let states = states(qemu.states().context(ATTACH)?);
+    let states = vcpu_states(qemu.states().context(ATTACH)?);
     let memory = qemu.memory().context(ATTACH)?;
-    let source = source(&memory, options.core.as_ref())?;
+    let source = memory_source(&memory, options.core.as_ref())?;
     let runs = readiness == Readiness::Running;
-    let mut running = Attached::as_it_is(memory, states.clone(), runs);
+    let mut running = Attached::without_stop(memory, states.clone(), runs);
     let mut warnings = Vec::new();
     let image = options.image.as_deref();
-    let found = which_image::open(&running, image, &options.debug_directory, &mut warnings)
+    let found = guest_image::open(&running, image, &options.debug_directory, &mut warnings)
         .map_err(BadRequest::from_error)?;
     let (files, path) = found.unzip();
     let image = files.as_ref().and_then(|files| files.parse().ok());
@@ -88,33 +88,34 @@ pub fn attach(options: &Options, guardian: Command) -> anyhow::Result<Visited> {
     // The capture that counts gives them again, where they are still true.
     visitor.warnings = warnings;
     let process = qemu.process().map(ProcessHandle::pid);
-    let Left { memory, .. } = running.leave();
+    let FinishedVisit { memory, .. } = running.finish();
     let memory_bytes = extents(&memory).bytes();
-    let place = Place { options, states, process, source, was: run_state(&readiness) };
-    let ((capture, core), visit) = place.visit(&mut qemu, memory, guardian, &mut visitor)?;
+    let prepared =
+        PreparedVisit { options, states, process, source, was: run_state_name(&readiness) };
+    let ((capture, core), visit) = prepared.visit(&mut qemu, memory, guardian, &mut visitor)?;
     let mut report = visitor.report(&capture, Source::Attached, memory_bytes, path.flatten());
     report.visit = Some(visit);
     let core = core.map(|core| core?.finish(&report, 0, capture));
-    Ok(Visited { report, core })
+    Ok(AttachResult { report, core })
 }
 
 /// Every error here is of the attempt.
 const ATTACH: &str = "failed to attach to the VM";
 
-fn open(vm: &Vm, longest_pause: Duration) -> anyhow::Result<Qemu> {
+fn open(vm: &VmSelector, longest_pause: Duration) -> anyhow::Result<Qemu> {
     // The guardian steps in only where this process does not: stopped itself, for one.
     let pause = longest_pause * 2 + Duration::from_secs(1);
     let deadlines = Deadlines { pause, ..Deadlines::default() };
     match vm {
-        Vm::Socket(path) => Qemu::open(&Address::from(path.as_path()), deadlines),
-        Vm::Process(pid) => Qemu::open_pid(*pid, deadlines),
+        VmSelector::Socket(path) => Qemu::open(&Address::from(path.as_path()), deadlines),
+        VmSelector::Process(pid) => Qemu::open_pid(*pid, deadlines),
     }
     .context(ATTACH)
 }
 
 /// The source of the memory. A whole memory is not read through the monitor: it would take minutes a
 /// gigabyte.
-fn source(memory: &GuestMemory, core: Option<&Destination>) -> anyhow::Result<MemorySource> {
+fn memory_source(memory: &GuestMemory, core: Option<&Destination>) -> anyhow::Result<MemorySource> {
     match memory {
         GuestMemory::Process(_) => Ok(MemorySource::Process),
         GuestMemory::Monitor(_) if core.is_some_and(Destination::is_full) => {
@@ -128,11 +129,11 @@ fn source(memory: &GuestMemory, core: Option<&Destination>) -> anyhow::Result<Me
     }
 }
 
-fn states(cpus: Vec<VcpuRegisters>) -> States {
+fn vcpu_states(cpus: Vec<VcpuRegisters>) -> States {
     cpus.into_iter().map(|cpu| Ok(cpu.state)).collect()
 }
 
-fn run_state(readiness: &Readiness) -> String {
+fn run_state_name(readiness: &Readiness) -> String {
     match readiness {
         Readiness::Running => "running".into(),
         Readiness::Stopped(state) => state.name().into(),
@@ -140,8 +141,8 @@ fn run_state(readiness: &Readiness) -> String {
 }
 
 /// A VM just before its stop.
-struct Place<'a> {
-    options: &'a Options,
+struct PreparedVisit<'a> {
+    options: &'a AttachOptions,
     /// The states that were read without a stop.
     states: States,
     process: Option<i32>,
@@ -150,7 +151,7 @@ struct Place<'a> {
     was: String,
 }
 
-impl Place<'_> {
+impl PreparedVisit<'_> {
     /// Stops the VM, takes the moment, and lets it go on.
     fn visit(
         self,
@@ -158,12 +159,12 @@ impl Place<'_> {
         memory: GuestMemory,
         guardian: Command,
         visitor: &mut Visitor<'_>,
-    ) -> anyhow::Result<(Taken, Visit)> {
+    ) -> anyhow::Result<(CaptureWithCore, Visit)> {
         let longest_pause = self.options.longest_pause;
         let mut torn = false;
         let mut target = match qemu.stop(guardian) {
             Ok(mut stopped) => {
-                let states = stopped.qemu().states().map(states).unwrap_or_else(|error| {
+                let states = stopped.qemu().states().map(vcpu_states).unwrap_or_else(|error| {
                     let reason = crate::error_chain(&error);
                     visitor.warnings.push(format!(
                         "the registers are those from before the stop: failed to {reason}"
@@ -176,13 +177,13 @@ impl Place<'_> {
             // Something began to work on the VM in between.
             Err(error @ QemuError::Status(_)) => return Err(error).context(ATTACH),
             Err(error) => {
-                visitor.warnings.push(not_stopped(&error));
-                Attached::as_it_is(memory, self.states, true)
+                visitor.warnings.push(not_stopped_warning(&error));
+                Attached::without_stop(memory, self.states, true)
             }
         };
         let taken = visitor.capture(&mut target, Trigger::Attach, self.options.core.as_ref());
-        let left = target.leave();
-        let (released, mut torn) = (left.released, torn || left.torn);
+        let finished = target.finish();
+        let (released, mut torn) = (finished.released, torn || finished.torn);
         let stopped_ms = match &released {
             Some(ReleaseOutcome::Resumed { pause, .. }) => Some(milliseconds(*pause)),
             _ => None,
@@ -202,7 +203,7 @@ impl Place<'_> {
     }
 }
 
-fn not_stopped(error: &QemuError) -> String {
+fn not_stopped_warning(error: &QemuError) -> String {
     let reason = crate::error_chain(error);
     format!(
         "the guest was captured as it ran, with registers from a moment before: failed to {reason}"

@@ -17,7 +17,7 @@
 //! | `offline` | a report from a core of ours |
 //! | `dump` | a report from a dump of another program |
 //! | `attach` | a report of a VM that somebody else's QEMU runs |
-//! | `visit`, `which_image` | what a dump and such a VM have in common |
+//! | `visit`, `guest_image` | what a dump and such a VM have in common |
 
 pub mod attach;
 #[cfg(feature = "kvm")]
@@ -25,6 +25,7 @@ mod console;
 mod dump;
 #[cfg(feature = "kvm")]
 mod guest;
+mod guest_image;
 #[cfg(feature = "kvm")]
 mod live;
 mod observe;
@@ -40,7 +41,6 @@ pub mod visit;
 mod wake;
 #[cfg(feature = "kvm")]
 mod watch;
-mod which_image;
 
 #[cfg(feature = "kvm")]
 pub use console::Sink;

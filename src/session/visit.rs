@@ -2,7 +2,7 @@
 //!
 //! Owns what a dump and a running VM have in common: the capture by the code of every other target, the
 //! hangs of that one moment, and the report around them. Refuses to own how the target was opened and
-//! whether it goes on (`dump`, `attach`), and which image it runs (`which_image`).
+//! whether it goes on (`dump`, `attach`), and which image it runs (`guest_image`).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub struct Visitor<'i> {
 }
 
 /// A capture of one moment; and the core of it, if one was wanted.
-pub type Taken = (Capture, Option<anyhow::Result<Pending>>);
+pub type CaptureWithCore = (Capture, Option<anyhow::Result<Pending>>);
 
 impl<'i> Visitor<'i> {
     /// Recognises the kernel in the image, if there is one. `warnings` are those that there are already.
@@ -39,11 +39,11 @@ impl<'i> Visitor<'i> {
             Some(image) => kernel::recognise(image),
             None => kernel::unknown("there is no image to recognise it by".into()),
         };
-        Self { image, warnings, ..Self::of_kernel(kernel) }.with_variables(variables)
+        Self { image, warnings, ..Self::from_kernel(kernel) }.with_variables(variables)
     }
 
     /// A visitor who knows the kernel, which needs no image.
-    pub fn of_kernel(kernel: Box<dyn Kernel>) -> Self {
+    pub fn from_kernel(kernel: Box<dyn Kernel>) -> Self {
         Self { image: None, kernel, with_variables: None, warnings: Vec::new() }
     }
 
@@ -66,7 +66,7 @@ impl<'i> Visitor<'i> {
         target: &mut dyn Target,
         trigger: Trigger,
         core: Option<&Destination>,
-    ) -> Taken {
+    ) -> CaptureWithCore {
         let bounds = Bounds::for_vcpus(target.vcpus());
         let stopped = Stopped::stop(target, &*self.kernel, None, bounds);
         if let Reading::Unreadable { unreadable } = &stopped.kernel {

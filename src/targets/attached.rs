@@ -27,7 +27,7 @@ pub struct Attached<'q> {
 
 /// The remains of a visit.
 #[derive(Debug)]
-pub struct Left {
+pub struct FinishedVisit {
     /// The memory, for another visit.
     pub memory: GuestMemory,
     /// How the VM was let go on; `None` for one that was not stopped for this visit.
@@ -38,7 +38,7 @@ pub struct Left {
 
 impl<'q> Attached<'q> {
     /// A VM that runs, or that somebody else has stopped.
-    pub fn as_it_is(memory: GuestMemory, states: States, runs: bool) -> Self {
+    pub fn without_stop(memory: GuestMemory, states: States, runs: bool) -> Self {
         Self::new(memory, states, None, Duration::MAX, runs)
     }
 
@@ -67,22 +67,22 @@ impl<'q> Attached<'q> {
     }
 
     /// Ends the visit: lets the VM go on, if that has not been done.
-    pub fn leave(self) -> Left {
+    pub fn finish(self) -> FinishedVisit {
         let Self { memory, stopped, released, torn, .. } = self;
         let released = match stopped.into_inner() {
             Some(stopped) => Some(stopped.release()),
             None => released.into_inner(),
         };
-        Left { memory, released, torn: torn.get() }
+        FinishedVisit { memory, released, torn: torn.get() }
     }
 
-    fn let_go_if_it_is_time(&self) {
+    fn resume_if_expired(&self) {
         let mut stopped = self.stopped.borrow_mut();
-        let is_late = |stopped: &mut StoppedVm<'_>| {
-            stopped.is_ours() && stopped.elapsed() >= self.longest_pause
+        let has_expired = |stopped: &mut StoppedVm<'_>| {
+            stopped.must_resume() && stopped.elapsed() >= self.longest_pause
         };
-        if let Some(late) = stopped.take_if(is_late) {
-            *self.released.borrow_mut() = Some(late.release());
+        if let Some(expired) = stopped.take_if(has_expired) {
+            *self.released.borrow_mut() = Some(expired.release());
             self.torn.set(true);
         }
     }
@@ -90,7 +90,7 @@ impl<'q> Attached<'q> {
 
 impl PhysicalMemory for Attached<'_> {
     fn read(&self, address: PhysicalAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
-        self.let_go_if_it_is_time();
+        self.resume_if_expired();
         self.memory.read(address, buffer)
     }
 }

@@ -11,15 +11,15 @@
 //! | `attached` | a VM that somebody else's QEMU runs, while it is visited |
 //! | `dump` | a file: a core that this program wrote, or a dump of another one |
 //!
-//! `touched` is memory of any target that remembers what was read of it; `reasons` are those why a
+//! `read_recorder` is memory of any target that remembers what was read of it; `reasons` are those why a
 //! target does not answer.
 
 mod attached;
 mod dump;
 #[cfg(feature = "kvm")]
 mod own_vm;
+mod read_recorder;
 mod reasons;
-mod touched;
 
 use std::time::Duration;
 
@@ -27,10 +27,10 @@ use nmiscope_machine::{HostCounts, HostTimes, NmiRun, PhysicalAddress, PhysicalM
 
 use crate::elf_core::Extents;
 
-pub use attached::{Attached, Left, extents};
+pub use attached::{Attached, FinishedVisit, extents};
 pub use dump::{Dump, DumpError};
+pub use read_recorder::{PageSet, ReadRecorder};
 pub use reasons::{MissingPower, NoAnswer};
-pub use touched::{Pages, Touched};
 
 /// The states of several vCPUs, each with the reason where there is none.
 pub type States = Vec<Result<VcpuState, NoAnswer>>;

@@ -2,16 +2,16 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `same` | the reports of one workload against each other: live, core, QEMU's dump, attach |
+//! | `same_report` | the reports of one workload against each other: live, core, QEMU's dump, attach |
 //! | `core` | the core of an attach against its report |
-//! | `lets_go` | that no guest stays stopped, whatever happens to the tool, and that one that was does |
+//! | `resume` | that no guest stays stopped, whatever happens to the tool, and that one that was does |
 //! | `refused` | what cannot be attached to, by message and exit code |
 //! | `unprivileged` | memory through the monitor, where the process may not be read |
 //! | `vm` | the QEMU of a test, and a second client of it |
 
 mod core;
-mod lets_go;
 mod refused;
-mod same;
+mod resume;
+mod same_report;
 mod unprivileged;
 mod vm;

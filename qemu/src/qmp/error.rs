@@ -106,10 +106,10 @@ pub enum QmpError {
         command: String,
     },
     /// The host failed.
-    #[error("{what}")]
+    #[error("{step}")]
     Host {
         /// The step that was tried.
-        what: &'static str,
+        step: &'static str,
         /// The error of the host.
         #[source]
         source: io::Error,
@@ -122,7 +122,7 @@ impl QmpError {
         matches!(self, Self::NoAnswer { .. })
     }
 
-    pub(crate) fn host(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> Self {
-        move |error| Self::Host { what, source: error.into() }
+    pub(crate) fn host(step: &'static str) -> impl FnOnce(rustix::io::Errno) -> Self {
+        move |error| Self::Host { step, source: error.into() }
     }
 }

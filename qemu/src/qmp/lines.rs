@@ -59,7 +59,7 @@ impl Lines {
         socket: BorrowedFd<'_>,
         deadline: Deadline,
     ) -> Result<Vec<u8>, NoLine> {
-        let mut looked = false;
+        let mut polled = false;
         loop {
             if let Some(line) = self.take() {
                 return Ok(line);
@@ -67,10 +67,10 @@ impl Lines {
             if self.bytes.len() > self.limit {
                 return Err(NoLine::TooLong);
             }
-            if looked && deadline.has_passed() {
+            if polled && deadline.has_passed() {
                 return Err(NoLine::Late);
             }
-            looked = true;
+            polled = true;
             if !wait_for(socket, PollFlags::IN, deadline).map_err(NoLine::Host)? {
                 return Err(NoLine::Late);
             }

@@ -100,7 +100,7 @@ mod tests {
     const EVENT: &[u8] = br#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "STOP"}"#;
 
     #[test]
-    fn each_kind_of_message_is_told_apart() {
+    fn every_kind_of_message_is_distinguished() {
         let package = "Debian 1:7.2".to_owned();
         let version = Version { major: 7, minor: 2, micro: 22, package };
         assert_eq!(Message::parse(GREETING), Some(Message::Greeting(version)));
@@ -120,7 +120,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_mutated_line_is_a_message_or_none(
+        fn mutated_line_does_not_panic(
             edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
             greets in any::<bool>(),
         ) {

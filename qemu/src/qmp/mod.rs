@@ -33,13 +33,13 @@ pub(crate) use message::excerpt;
 pub use message::{QmpEvent, Version};
 
 /// Events that are kept; of more, the oldest are dropped.
-const KEPT_EVENTS: usize = 256;
+const MAX_EVENTS: usize = 256;
 
 /// First part of the ids of a guardian's commands.
-const GUARDIAN: &str = "hold-";
+const GUARDIAN_ID: &str = "hold-";
 /// Bytes by which QEMU's parser forgets half a command (QEMU, docs/interop/qmp-spec, "Forcing the JSON
 /// parser into known-good state"); it answers with an error that has no id.
-const FORGET: &[u8] = b"\xff\n";
+const PARSER_RESET: &[u8] = b"\xff\n";
 
 /// Times that the steps of a connection may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +89,7 @@ pub struct Qmp {
     cut: bool,
     handed_over: bool,
     /// True once an answer to the guardian was read.
-    guardian_spoke: bool,
+    guardian_answered: bool,
 }
 
 impl Qmp {
@@ -98,7 +98,7 @@ impl Qmp {
     /// # Errors
     /// Any [`QmpError`]; [`QmpError::NoGreeting`] when another client holds the monitor.
     pub fn connect(address: &Address, deadlines: &Deadlines) -> Result<Self, QmpError> {
-        let mut qmp = Self::over(address.connect(deadlines.connect)?, "nmiscope-");
+        let mut qmp = Self::from_socket(address.connect(deadlines.connect)?, "nmiscope-");
         qmp.greet(address, deadlines.greeting)?;
         qmp.execute("qmp_capabilities", deadlines.command)?;
         Ok(qmp)
@@ -106,15 +106,15 @@ impl Qmp {
 
     /// A connection that another process began and left in the middle of a line, in either direction.
     pub(crate) fn adopt(socket: OwnedFd) -> Self {
-        Self { tolerant: true, cut: true, ..Self::over(socket, GUARDIAN) }
+        Self { tolerant: true, cut: true, ..Self::from_socket(socket, GUARDIAN_ID) }
     }
 
     /// Has QEMU's parser forget half a command of another process before the next one is sent.
-    pub(crate) fn forget(&mut self) {
+    pub(crate) fn reset_parser(&mut self) {
         self.cut = true;
     }
 
-    fn over(socket: OwnedFd, client: &'static str) -> Self {
+    fn from_socket(socket: OwnedFd, client: &'static str) -> Self {
         Self {
             socket,
             lines: Lines::new(LONGEST_LINE),
@@ -125,7 +125,7 @@ impl Qmp {
             tolerant: false,
             cut: false,
             handed_over: false,
-            guardian_spoke: false,
+            guardian_answered: false,
         }
     }
 
@@ -162,8 +162,8 @@ impl Qmp {
     }
 
     /// True when an answer to the guardian has come in since the last call.
-    pub(crate) fn take_guardian_spoke(&mut self) -> bool {
-        std::mem::take(&mut self.guardian_spoke)
+    pub(crate) fn take_guardian_answered(&mut self) -> bool {
+        std::mem::take(&mut self.guardian_answered)
     }
 
     /// Sends a command and leaves its answer to whoever reads the connection. False when the peer did
@@ -196,10 +196,10 @@ impl Qmp {
         arguments: &Value,
         within: Duration,
     ) -> Result<Value, QmpError> {
-        self.run(command, arguments, None, within)
+        self.execute_passing(command, arguments, None, within)
     }
 
-    fn run(
+    fn execute_passing(
         &mut self,
         command: &str,
         arguments: &Value,
@@ -215,7 +215,7 @@ impl Qmp {
         if !self.send(command, &message, descriptor, deadline)? {
             return Err(late());
         }
-        match self.answer(command, &id, deadline)? {
+        match self.read_answer(command, &id, deadline)? {
             Some(value) => Ok(value),
             None => Err(late()),
         }
@@ -232,7 +232,7 @@ impl Qmp {
         within: Duration,
     ) -> Result<(), QmpError> {
         let arguments = json!({ "fdname": name });
-        self.run("getfd", &arguments, Some(descriptor), within).map(|_| ())
+        self.execute_passing("getfd", &arguments, Some(descriptor), within).map(|_| ())
     }
 
     /// A command's id and its line.
@@ -251,7 +251,7 @@ impl Qmp {
     ///
     /// # Errors
     /// Any [`QmpError`] about the command.
-    pub fn human(&mut self, line: &str, within: Duration) -> Result<String, QmpError> {
+    pub fn execute_hmp(&mut self, line: &str, within: Duration) -> Result<String, QmpError> {
         const COMMAND: &str = "human-monitor-command";
         let arguments = json!({ "command-line": line });
         match self.execute_with(COMMAND, &arguments, within)? {
@@ -268,7 +268,7 @@ impl Qmp {
         descriptor: Option<BorrowedFd<'_>>,
         deadline: Deadline,
     ) -> Result<bool, QmpError> {
-        if self.cut && !self.write(command, FORGET, None, deadline)? {
+        if self.cut && !self.write(command, PARSER_RESET, None, deadline)? {
             return Ok(false);
         }
         self.cut = true;
@@ -311,16 +311,16 @@ impl Qmp {
 
     /// The answer with this id, or `None` when the deadline passes first. Answers to other commands
     /// are late ones and are dropped.
-    fn answer(
+    fn read_answer(
         &mut self,
         command: &str,
         id: &str,
         deadline: Deadline,
     ) -> Result<Option<Value>, QmpError> {
         loop {
-            match self.message(command, deadline)? {
+            match self.read_message(command, deadline)? {
                 None => return Ok(None),
-                Some(Message::Answer { id: Some(of), result }) if of == id => {
+                Some(Message::Answer { id: Some(found), result }) if found == id => {
                     return result.map(Some).map_err(|refusal| QmpError::Command {
                         command: command.to_owned(),
                         class: refusal.class,
@@ -328,11 +328,11 @@ impl Qmp {
                     });
                 }
                 Some(Message::Answer { id, .. }) => {
-                    let of_guardian = id.as_ref().is_some_and(|id| id.starts_with(GUARDIAN));
-                    self.guardian_spoke |= of_guardian;
+                    let is_guardians = id.as_ref().is_some_and(|id| id.starts_with(GUARDIAN_ID));
+                    self.guardian_answered |= is_guardians;
                     tracing::debug!(?id, command, "an answer to another command");
                 }
-                Some(Message::Event(event)) => self.keep(event),
+                Some(Message::Event(event)) => self.keep_event(event),
                 Some(Message::Greeting(_)) => {}
             }
             // A peer that never stops talking is as late as one that says nothing.
@@ -342,7 +342,11 @@ impl Qmp {
         }
     }
 
-    fn message(&mut self, command: &str, deadline: Deadline) -> Result<Option<Message>, QmpError> {
+    fn read_message(
+        &mut self,
+        command: &str,
+        deadline: Deadline,
+    ) -> Result<Option<Message>, QmpError> {
         loop {
             let line = match self.lines.next(self.socket.as_fd(), deadline) {
                 Ok(line) => line,
@@ -368,9 +372,9 @@ impl Qmp {
         }
     }
 
-    fn keep(&mut self, event: QmpEvent) {
+    fn keep_event(&mut self, event: QmpEvent) {
         tracing::debug!(name = event.name, "event");
-        if self.events.len() == KEPT_EVENTS {
+        if self.events.len() == MAX_EVENTS {
             self.events.pop_front();
         }
         self.events.push_back(event);

@@ -290,13 +290,13 @@ fn parse_segment(fields: &mut Fields<'_>, name: &str, digits: usize) -> Option<S
         fields.exactly::<u8>(1).filter(|&dpl| dpl <= 3)?;
         fields.expect(" ")?;
         let words = fields.text(fields.0.len())?;
-        is_word_of_flags(words).then_some(())?;
+        is_flags_text(words).then_some(())?;
     }
     Some(Segment { selector, base })
 }
 
 /// True for what `cpu_x86_dump_seg_cache` says of flags: `CS64 [-RA]`, `DS   [-WA]`, `TSS64-busy`.
-fn is_word_of_flags(words: &str) -> bool {
+fn is_flags_text(words: &str) -> bool {
     let (kind, rights) = words.split_once('[').unwrap_or((words, "---]"));
     let letters = |c: char| c.is_ascii_alphanumeric() || c == '-';
     kind.trim_end().chars().all(letters)

@@ -40,7 +40,7 @@ fn tool(vm: &Vm) -> Child {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_tool_that_is_itself_stopped_leaves_the_guest_running() {
+fn stopped_tool_leaves_the_guest_running() {
     let vm = Vm::guest("idle", &["-M", "pc", "-m", "64M", "-cpu", "max"]);
     let mut second = vm.second();
     let mut tool = tool(&vm);
@@ -68,7 +68,7 @@ fn a_tool_that_is_itself_stopped_leaves_the_guest_running() {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_tool_that_is_killed_at_any_moment_leaves_the_guest_running() {
+fn tool_killed_at_any_moment_leaves_the_guest_running() {
     let vm = Vm::guest("idle", &["-M", "pc", "-m", "64M", "-cpu", "max"]);
     let mut second = vm.second();
     let mut stopped = 0;

@@ -39,7 +39,7 @@ fn addresses(memory: &GuestMemory, length: usize) -> Vec<u64> {
 }
 
 /// Compares memory by the process and memory by way of the monitor with QEMU's own.
-fn equals_pmemsave(vm: &Vm) {
+fn assert_equals_pmemsave(vm: &Vm) {
     let mut qemu = vm.open();
     let sources = [qemu.memory(), qemu.monitor_memory()].map(|memory| memory.expect("memory"));
     let mut stopped = qemu.stop(guardian()).expect("a stopped VM");
@@ -80,7 +80,7 @@ fn monitor_reads_a_running_guest_without_stopping_it() {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn monitor_reads_no_dump_where_libvirt_would_see_it() {
+fn monitor_uses_no_dump_beside_libvirt() {
     let monitor = ["-chardev", "null,id=charmonitor"];
     let machine = ["-M", "pc", "-m", "64M", "-cpu", "max"];
     let vm = Vm::guest("idle", &[&machine[..], &monitor].concat());
@@ -119,7 +119,7 @@ fn monitor_memory_is_kept_until_it_is_refreshed() {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn memory_of_every_layout_is_that_of_pmemsave() {
+fn memory_of_every_layout_equals_pmemsave() {
     let accelerator = ["-accel", "tcg", "-cpu", "max", "-smp", "2"];
     let layouts: [&[&str]; 5] = [
         &["-M", "pc", "-m", "64M"],
@@ -149,26 +149,26 @@ fn memory_of_every_layout_is_that_of_pmemsave() {
         ],
     ];
     for layout in layouts {
-        equals_pmemsave(&Vm::guest("abba-deadlock", &[&accelerator, layout].concat()));
+        assert_equals_pmemsave(&Vm::guest("abba-deadlock", &[&accelerator, layout].concat()));
     }
 }
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn memory_of_a_file_is_that_of_pmemsave() {
+fn memory_of_a_file_equals_pmemsave() {
     let directory = tempfile::tempdir().expect("a directory");
     for share in ["on", "off"] {
         let path = directory.path().join(share).display().to_string();
         let object = format!("memory-backend-file,id=m,size=256M,mem-path={path},share={share}");
         let arguments =
             ["-M", "q35,memory-backend=m", "-m", "256M", "-cpu", "max", "-object", &object];
-        equals_pmemsave(&Vm::guest("idle", &arguments));
+        assert_equals_pmemsave(&Vm::guest("idle", &arguments));
     }
 }
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_file_that_backs_memory_privately_is_read_where_the_guest_has_not_written() {
+fn private_backing_file_is_read_where_the_guest_has_not_written() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("memory");
     let pattern: Vec<u8> = (0..64 << 20).map(|index: u32| (index / 4096) as u8).collect();
@@ -211,7 +211,7 @@ fn read_widely(memory: &GuestMemory) {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn reading_memory_that_the_guest_never_touched_allocates_none() {
+fn reading_untouched_memory_allocates_none() {
     let backends = [
         "memory-backend-memfd,id=m,size=8G,share=on",
         "memory-backend-memfd,id=m,size=8G,share=off",
@@ -232,7 +232,7 @@ fn reading_memory_that_the_guest_never_touched_allocates_none() {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_hole_is_no_memory() {
+fn hole_in_guest_memory_is_unbacked() {
     let vm = Vm::start(&["-M", "q35", "-m", "64M", "-S"]);
     let memory = vm.open().memory().expect("memory");
     let mut bytes = [0; 16];
@@ -245,7 +245,7 @@ fn a_hole_is_no_memory() {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn the_memory_of_a_qemu_that_has_ended_is_an_error() {
+fn memory_of_an_ended_qemu_is_an_error() {
     let vm = Vm::start(&["-M", "q35", "-m", "64M", "-cpu", "max"]);
     let qemu_memory = vm.open().memory().expect("memory");
     let firmware = qemu_memory.ranges().last().expect("a range").start;

@@ -27,7 +27,7 @@ fn hasty() -> Deadlines {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_qemu_is_found_by_its_socket_and_by_its_number() {
+fn qemu_is_found_by_socket_and_by_pid() {
     let vm = Vm::start(&["-M", "pc", "-m", "64M", "-S"]);
     assert_eq!(vm.open().process().map(ProcessHandle::pid), Some(vm.pid()));
     let mut qemu = Qemu::open_pid(vm.pid(), patient()).expect("a monitor");
@@ -35,21 +35,21 @@ fn a_qemu_is_found_by_its_socket_and_by_its_number() {
     assert_eq!(qemu.accelerator().expect("an accelerator"), Accelerator::Other);
     assert_eq!(qemu.vcpus().expect("a number"), 1);
     drop(qemu);
-    Qemu::open_both(&vm.address(), vm.pid(), patient()).expect("a monitor");
+    Qemu::open_with_pid(&vm.address(), vm.pid(), patient()).expect("a monitor");
 }
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_monitor_and_a_process_that_do_not_belong_together_are_found_out() {
+fn monitor_and_process_of_different_vms_are_refused() {
     let [one, other] = [(); 2].map(|()| Vm::start(&["-M", "pc", "-m", "64M", "-S"]));
-    let mut qemu = Qemu::open_both(&one.address(), other.pid(), patient()).expect("a monitor");
+    let mut qemu = Qemu::open_with_pid(&one.address(), other.pid(), patient()).expect("a monitor");
     let error = qemu.memory().expect_err("another's memory");
     assert!(matches!(error, QemuError::Memory(ProcessMemoryError::Elsewhere { .. })), "{error}");
 }
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_monitor_at_a_relative_path_or_an_abstract_name_is_found() {
+fn monitor_at_a_relative_path_or_abstract_name_is_found() {
     let directory = tempfile::tempdir().expect("a directory");
     let name = format!("nmiscope-test-{}", std::process::id());
     for monitor in [
@@ -68,7 +68,7 @@ fn a_monitor_at_a_relative_path_or_an_abstract_name_is_found() {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64 and root"]
-fn a_monitor_in_another_mount_namespace_is_found() {
+fn monitor_in_another_mount_namespace_is_found() {
     let script = "mount -t tmpfs none /mnt && exec qemu-system-x86_64 -display none -nodefaults -S \
                   -qmp unix:/mnt/nmiscope.qmp,server=on,wait=off";
     let mut unshare = Command::new("unshare");
@@ -80,7 +80,7 @@ fn a_monitor_in_another_mount_namespace_is_found() {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_process_without_a_monitor_says_what_to_add() {
+fn process_without_a_monitor_is_refused_with_the_option_to_add() {
     let mut child = Command::new("sleep").arg("60").spawn().expect("a process");
     let error = Qemu::open_pid(child.id() as i32, hasty()).expect_err("no QEMU");
     assert!(matches!(error, QemuError::Find(FindError::NotQemu { .. })), "{error}");
@@ -94,7 +94,7 @@ fn a_process_without_a_monitor_says_what_to_add() {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_second_client_learns_that_the_monitor_is_held() {
+fn second_client_of_a_held_monitor_gets_no_greeting() {
     let vm = Vm::start(&["-M", "pc", "-m", "64M", "-S"]);
     let first = vm.open();
     // The backlog takes two more; the next are not even accepted.
@@ -112,7 +112,7 @@ fn a_second_client_learns_that_the_monitor_is_held() {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_qemu_that_is_itself_stopped_is_left_running_when_it_goes_on() {
+fn stopped_qemu_process_is_left_running_after_sigcont() {
     let vm = Vm::guest("idle", &["-M", "pc", "-m", "64M", "-cpu", "max"]);
     let mut qemu = Qemu::open(&vm.address(), hasty()).expect("a monitor");
     let memory = qemu.memory().expect("memory");
@@ -140,13 +140,13 @@ fn a_qemu_that_is_itself_stopped_is_left_running_when_it_goes_on() {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_guest_that_was_stopped_before_stays_stopped() {
+fn guest_stopped_before_stays_stopped() {
     let vm = Vm::guest("idle", &["-M", "pc", "-m", "64M", "-cpu", "max"]);
     let mut second = vm.second();
     second.execute("stop", crate::common::PATIENCE).expect("a stop");
     let mut qemu = vm.open();
     let stopped = qemu.stop(guardian()).expect("a stopped VM");
-    assert!(!stopped.is_ours());
+    assert!(!stopped.must_resume());
     assert!(matches!(stopped.release(), ReleaseOutcome::LeftStopped));
     drop(qemu);
     assert_eq!(run_state(&mut second), RunState::Paused);
@@ -154,7 +154,7 @@ fn a_guest_that_was_stopped_before_stays_stopped() {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_stop_that_waits_for_a_hung_disk_is_undone() {
+fn stop_that_waits_for_a_hung_disk_is_undone() {
     // A disk that takes 5 s for each request, and firmware that reads its first sector.
     let disk = "driver=null-co,node-name=slow,latency-ns=5000000000,read-zeroes=on";
     let device = ["-blockdev", disk, "-device", "virtio-blk,drive=slow"];

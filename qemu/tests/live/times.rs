@@ -19,7 +19,7 @@ fn bare_pause(qemu: &mut Qemu) -> Duration {
     let mut qmp = qemu.qmp();
     let begin = Instant::now();
     qmp.execute("stop", PATIENCE).expect("stop");
-    qmp.human("info registers -a", PATIENCE).expect("registers");
+    qmp.execute_hmp("info registers -a", PATIENCE).expect("registers");
     qmp.execute("cont", PATIENCE).expect("cont");
     begin.elapsed()
 }
@@ -54,7 +54,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64 and /dev/kvm; prints times"]
-fn times_of_a_visit() {
+fn print_times_of_a_visit() {
     for (accelerator, size) in [("tcg", "64M"), ("tcg", "8G"), ("kvm", "64M"), ("kvm", "8G")] {
         let machine = ["-M", "q35", "-m", size, "-smp", "2", "-cpu", "max", "-accel", accelerator];
         let vm = Vm::guest("idle", &machine);

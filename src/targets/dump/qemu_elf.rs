@@ -38,7 +38,7 @@ pub(super) fn read(core: ElfCore<'_>) -> Result<Dump<'_>, DumpError> {
         _ => {}
     }
     let mut findings: Vec<String> = core.findings().iter().map(ToString::to_string).collect();
-    let (states, damaged) = states(&core);
+    let (states, damaged) = vcpu_states(&core);
     if damaged > 0 {
         findings.push(Finding::DamagedRegisters { count: damaged }.to_string());
     }
@@ -49,7 +49,7 @@ pub(super) fn read(core: ElfCore<'_>) -> Result<Dump<'_>, DumpError> {
 }
 
 /// The states of all vCPUs by number, and how many have damaged notes.
-fn states(core: &ElfCore<'_>) -> (States, usize) {
+fn vcpu_states(core: &ElfCore<'_>) -> (States, usize) {
     let described = |name: &'static [u8], kind: u32| {
         let notes = core.notes().iter().filter(move |note: &&Note<'_>| note.is(name, kind));
         notes.map(|note| note.description)
@@ -62,9 +62,9 @@ fn states(core: &ElfCore<'_>) -> (States, usize) {
     let mut damaged = 0;
     for index in 0..general.len().max(all.len()) {
         let general = general.get(index).copied().flatten();
-        let of_qemu = all.get(index).copied().flatten();
-        damaged += usize::from(of_qemu.is_none() && !all.is_empty());
-        let registers = match (of_qemu, general) {
+        let of_note = all.get(index).copied().flatten();
+        damaged += usize::from(of_note.is_none() && !all.is_empty());
+        let registers = match (of_note, general) {
             (Some(cpu), _) => cpu.registers(),
             (None, Some((_, general))) => Registers::from(&general),
             (None, None) => continue,
@@ -86,11 +86,11 @@ fn states(core: &ElfCore<'_>) -> (States, usize) {
     if all.is_empty() {
         damaged += general.iter().filter(|note| note.is_none()).count();
     }
-    let state = |(cpu, registers)| state(core, cpu, registers);
+    let state = |(cpu, registers)| vcpu_state(core, cpu, registers);
     ((0..).zip(numbered).map(state).collect(), damaged)
 }
 
-fn state(
+fn vcpu_state(
     core: &ElfCore<'_>,
     cpu: u32,
     registers: Option<Registers>,
@@ -160,7 +160,7 @@ const KERNEL_GS_BASE: usize = 432;
 const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 /// IA32_EFER: long mode enabled and active, no-execute (SDM volume 3, 2.2.1).
-const EFER_OF_LONG_MODE: u64 = 1 << 8 | 1 << 10 | 1 << 11;
+const LONG_MODE_EFER: u64 = 1 << 8 | 1 << 10 | 1 << 11;
 
 /// A segment register of `QEMUCPUState`.
 #[derive(Debug, Clone, Copy)]
@@ -221,9 +221,9 @@ impl QemuCpu {
             })
         };
         Some(Self {
-            general: array(|index| word(8 + 8 * index))?,
-            segments: array(segment)?,
-            control: array(|index| word(CONTROL + 8 * index))?,
+            general: try_array(|index| word(8 + 8 * index))?,
+            segments: try_array(segment)?,
+            control: try_array(|index| word(CONTROL + 8 * index))?,
             kernel_gs_base: word(KERNEL_GS_BASE).filter(|_| length > KERNEL_GS_BASE),
         })
     }
@@ -290,7 +290,7 @@ impl QemuCpu {
             cr2,
             cr3,
             cr4,
-            efer: if self.is_long_mode() { EFER_OF_LONG_MODE } else { 0 },
+            efer: if self.is_long_mode() { LONG_MODE_EFER } else { 0 },
             cs: cs.into(),
             ss: ss.into(),
             ds: ds.into(),
@@ -307,7 +307,7 @@ impl QemuCpu {
 }
 
 /// An array of what `element` has for each index; `None` if it lacks one.
-fn array<T: Copy, const N: usize>(element: impl Fn(usize) -> Option<T>) -> Option<[T; N]> {
+fn try_array<T: Copy, const N: usize>(element: impl Fn(usize) -> Option<T>) -> Option<[T; N]> {
     let elements: Option<Vec<T>> = (0..N).map(element).collect();
     elements?.try_into().ok()
 }

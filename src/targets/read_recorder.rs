@@ -7,9 +7,9 @@ use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
 
 /// A set of guest-physical pages of 4 KiB.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Pages(BTreeSet<u64>);
+pub struct PageSet(BTreeSet<u64>);
 
-impl Pages {
+impl PageSet {
     /// The addresses of the pages, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = PhysicalAddress> {
         self.0.iter().map(|&page| PhysicalAddress(page))
@@ -22,24 +22,24 @@ impl Pages {
 }
 
 /// Memory that remembers which of its pages were read.
-pub struct Touched<M> {
+pub struct ReadRecorder<M> {
     memory: M,
-    pages: RefCell<Pages>,
+    pages: RefCell<PageSet>,
 }
 
-impl<M: PhysicalMemory> Touched<M> {
+impl<M: PhysicalMemory> ReadRecorder<M> {
     /// Memory of which nothing has been read yet.
     pub fn new(memory: M) -> Self {
         Self { memory, pages: RefCell::default() }
     }
 
     /// The pages that were read.
-    pub fn into_pages(self) -> Pages {
+    pub fn into_pages(self) -> PageSet {
         self.pages.into_inner()
     }
 }
 
-impl<M: PhysicalMemory> PhysicalMemory for Touched<M> {
+impl<M: PhysicalMemory> PhysicalMemory for ReadRecorder<M> {
     fn read(&self, address: PhysicalAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
         self.memory.read(address, buffer)?;
         if let Some(last) = buffer.len().checked_sub(1) {

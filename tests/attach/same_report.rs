@@ -35,16 +35,16 @@ enum SeenOnce {
 use SeenOnce::{All, NoHang};
 
 /// A workload that a dump and an attach know as much of as a run.
-const fn known(class: Class, workload: &'static str, cpus: u32) -> Row {
+const fn row(class: Class, workload: &'static str, cpus: u32) -> Row {
     Row { class, workload, cpus, seen_once: All }
 }
 
 /// One or two workloads of each class.
 const ROWS: [Row; 11] = [
-    known(Class::Deadlock, "abba-deadlock", 3),
-    known(Class::Deadlock, "mutex-deadlock", 2),
-    known(Class::DeadHalt, "holder-halts", 3),
-    known(Class::HardLockup, "holder-spins", 3),
+    row(Class::Deadlock, "abba-deadlock", 3),
+    row(Class::Deadlock, "mutex-deadlock", 2),
+    row(Class::DeadHalt, "holder-halts", 3),
+    row(Class::HardLockup, "holder-spins", 3),
     Row {
         class: Class::HardLockup,
         workload: "spin-irqs-off",
@@ -54,9 +54,9 @@ const ROWS: [Row; 11] = [
              one may have been a moment ago",
         ),
     },
-    known(Class::SoftLockup, "spin-irqs-on", 3),
-    known(Class::LockWait, "forgotten-unlock", 3),
-    known(Class::LockWait, "sleeping-holder", 2),
+    row(Class::SoftLockup, "spin-irqs-on", 3),
+    row(Class::LockWait, "forgotten-unlock", 3),
+    row(Class::LockWait, "sleeping-holder", 2),
     Row {
         class: Class::Livelock,
         workload: "livelock",
@@ -91,14 +91,14 @@ const WITHOUT_WORKLOAD: Class = Class::Silent;
 
 /// What a report says of a guest, without times and counters.
 #[derive(Debug, Clone, PartialEq)]
-struct Said {
-    hangs: Vec<SaidOfHang>,
+struct Summary {
+    hangs: Vec<HangSummary>,
     stacks: Vec<Vec<String>>,
     tasks: Vec<(String, u32, TaskState, Option<String>)>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-struct SaidOfHang {
+struct HangSummary {
     class: Class,
     signature: String,
     /// Blamed, locks and victims.
@@ -108,23 +108,23 @@ struct SaidOfHang {
     certain: bool,
 }
 
-impl Said {
-    fn of(report: &Report) -> Self {
+impl Summary {
+    fn from_report(report: &Report) -> Self {
         let backtrace = report.backtraces.last().expect("a backtrace");
         let tasks = backtrace.tasks.iter();
         let task = |task: &nmiscope_report::Task| {
             (task.name.clone(), task.cpu, task.state, task.waits_for.clone())
         };
         Self {
-            hangs: report.hangs.iter().filter_map(SaidOfHang::of).collect(),
-            stacks: stacks(backtrace).into_iter().map(named).collect(),
+            hangs: report.hangs.iter().filter_map(HangSummary::from_verdict).collect(),
+            stacks: stacks(backtrace).into_iter().map(named_frames).collect(),
             tasks: tasks.map(task).collect(),
         }
     }
 
     /// Only the outer part of stacks, which a CPU does not leave that comes back to its main loop: what
     /// it has just called is of one moment.
-    fn of_moving(self) -> Self {
+    fn without_moving_frames(self) -> Self {
         let outer = |stack: Vec<String>| {
             let step = stack.iter().rposition(|name| name == "cpu_main").unwrap_or(0);
             stack[step..].to_vec()
@@ -133,9 +133,9 @@ impl Said {
     }
 }
 
-impl SaidOfHang {
+impl HangSummary {
     /// Nothing for a suspicion, which has not lasted for as long as a run waits.
-    fn of(hang: &Hang) -> Option<Self> {
+    fn from_verdict(hang: &Hang) -> Option<Self> {
         let edge =
             |edge: &nmiscope_report::WaitEdge| format!("{} {:?} {}", edge.from, edge.kind, edge.to);
         hang.certainty.is_verdict().then(|| Self {
@@ -150,35 +150,35 @@ impl SaidOfHang {
 
 /// A stack without frames of no name: a CPU that was never started stands at the reset vector in a VM of
 /// ours, and in SeaBIOS, which has started and parked it, in QEMU.
-fn named(stack: Vec<String>) -> Vec<String> {
+fn named_frames(stack: Vec<String>) -> Vec<String> {
     stack.into_iter().filter(|name| !name.is_empty()).collect()
 }
 
 /// Looks until the report says what is wanted: a look may come while an interrupt is handled, or before
 /// the hang is as old as a run waits for.
 #[track_caller]
-fn comes_to_say(
+fn wait_for_report(
     what: &str,
     moves: bool,
-    wanted: &Said,
-    mut look: impl FnMut() -> Report,
+    wanted: &Summary,
+    mut observe: impl FnMut() -> Report,
 ) -> Report {
     let end = Instant::now() + PATIENCE;
     loop {
-        let report = look();
-        let said = Said::of(&report);
-        let said = if moves { said.of_moving() } else { said };
-        if said == *wanted {
+        let report = observe();
+        let summary = Summary::from_report(&report);
+        let summary = if moves { summary.without_moving_frames() } else { summary };
+        if summary == *wanted {
             return report;
         }
         if Instant::now() > end {
-            assert_eq!(said, *wanted, "{what}");
+            assert_eq!(summary, *wanted, "{what}");
         }
         sleep(Duration::from_millis(100));
     }
 }
 
-fn gives_one_report(workload: &str) {
+fn assert_one_report(workload: &str) {
     let row = ROWS.iter().find(|row| row.workload == workload).expect("a workload of the table");
     let cpus = row.cpus;
     // It hangs while the other does.
@@ -187,24 +187,24 @@ fn gives_one_report(workload: &str) {
         .args(["--memory", "64M", "--core", "hang.core", "--ready-within", "3s"])
         .run()
         .expect_code(exit::HANG);
-    let of_run = Said::of(&live.report());
+    let of_run = Summary::from_report(&live.report());
     let classes: Vec<Class> = of_run.hangs.iter().map(|hang| hang.class).collect();
     assert_eq!(classes, [row.class], "{workload}");
     let core = live.directory.path().join("hang.core").display().to_string();
     let of_core = nmiscope(["report", &core]).with_report().run().expect_code(exit::HANG).report();
-    assert_eq!(Said::of(&of_core), of_run, "the core of {workload}");
+    assert_eq!(Summary::from_report(&of_core), of_run, "the core of {workload}");
 
     let (wanted, code, because) = match row.seen_once {
         All => (of_run, exit::HANG, "what the kernel records is enough"),
-        NoHang(reason) => (Said { hangs: Vec::new(), ..of_run }, exit::CLEAN, reason),
+        NoHang(reason) => (Summary { hangs: Vec::new(), ..of_run }, exit::CLEAN, reason),
     };
     let moves = conduct(row.class).returns;
-    let wanted = if moves { wanted.of_moving() } else { wanted };
-    let attached = comes_to_say(&format!("attach to {workload}"), moves, &wanted, || {
+    let wanted = if moves { wanted.without_moving_frames() } else { wanted };
+    let attached = wait_for_report(&format!("attach to {workload}"), moves, &wanted, || {
         vm.attach().with_report().run().report()
     });
     assert_eq!(vm.attach().run().status.code(), Some(code), "{workload}: {because}");
-    let dumped = comes_to_say(&format!("dump of {workload}"), moves, &wanted, || {
+    let dumped = wait_for_report(&format!("dump of {workload}"), moves, &wanted, || {
         report_of(vm.dump(), None).expect("a report")
     });
     for report in [&attached, &dumped] {
@@ -216,7 +216,7 @@ fn gives_one_report(workload: &str) {
 }
 
 #[test]
-fn every_class_has_a_workload_in_the_table_and_workloads_are_labelled_so() {
+fn every_class_has_a_workload_with_its_label() {
     for &class in Class::value_variants() {
         let has_row = ROWS.iter().any(|row| row.class == class);
         assert_eq!(has_row, class != WITHOUT_WORKLOAD, "{class}");
@@ -233,7 +233,7 @@ macro_rules! workloads {
             #[test]
             #[ignore = "needs QEMU"]
             fn $test() {
-                gives_one_report($name);
+                assert_one_report($name);
             }
         )*
         /// The workloads that have a test.
@@ -242,20 +242,20 @@ macro_rules! workloads {
 }
 
 workloads! {
-    four_ways_to_see_abba_deadlock_give_one_report: "abba-deadlock";
-    four_ways_to_see_mutex_deadlock_give_one_report: "mutex-deadlock";
-    four_ways_to_see_holder_halts_give_one_report: "holder-halts";
-    four_ways_to_see_holder_spins_give_one_report: "holder-spins";
-    four_ways_to_see_spin_irqs_off_give_one_report: "spin-irqs-off";
-    four_ways_to_see_spin_irqs_on_give_one_report: "spin-irqs-on";
-    four_ways_to_see_forgotten_unlock_give_one_report: "forgotten-unlock";
-    four_ways_to_see_sleeping_holder_give_one_report: "sleeping-holder";
-    four_ways_to_see_livelock_give_one_report: "livelock";
-    four_ways_to_see_lost_wakeup_give_one_report: "lost-wakeup";
-    four_ways_to_see_boot_stall_give_one_report: "boot-stall";
+    four_observations_of_abba_deadlock_give_one_report: "abba-deadlock";
+    four_observations_of_mutex_deadlock_give_one_report: "mutex-deadlock";
+    four_observations_of_holder_halts_give_one_report: "holder-halts";
+    four_observations_of_holder_spins_give_one_report: "holder-spins";
+    four_observations_of_spin_irqs_off_give_one_report: "spin-irqs-off";
+    four_observations_of_spin_irqs_on_give_one_report: "spin-irqs-on";
+    four_observations_of_forgotten_unlock_give_one_report: "forgotten-unlock";
+    four_observations_of_sleeping_holder_give_one_report: "sleeping-holder";
+    four_observations_of_livelock_give_one_report: "livelock";
+    four_observations_of_lost_wakeup_give_one_report: "lost-wakeup";
+    four_observations_of_boot_stall_give_one_report: "boot-stall";
 }
 
 #[test]
-fn every_workload_of_the_table_is_tested() {
+fn every_workload_in_the_table_has_a_test() {
     assert_eq!(Vec::from_iter(ROWS.iter().map(|row| row.workload)), TESTED);
 }

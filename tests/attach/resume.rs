@@ -13,7 +13,7 @@ use crate::common::*;
 const MOMENTS: u64 = 17;
 
 /// Waits until the tool has stopped the guest. False where it was not seen to, or has ended.
-fn met_within_the_pause(vm: &mut Vm, tool: &mut Running) -> bool {
+fn wait_for_the_pause(vm: &mut Vm, tool: &mut Running) -> bool {
     loop {
         if vm.run_state() == "paused" {
             return true;
@@ -31,21 +31,21 @@ fn wait_for_the_guardians_end(vm: &Vm) {
 }
 
 /// The time that an attach takes here, for the moments to be spread over.
-fn time_of_an_attach(vm: &Vm) -> Duration {
+fn measure_attach(vm: &Vm) -> Duration {
     let start = Instant::now();
     vm.attach().run().expect_code(exit::CLEAN);
     start.elapsed()
 }
 
-fn a_killed_attach_leaves_the_guest_running(signal: Signal) {
+fn assert_signal_leaves_the_guest_running(signal: Signal) {
     let mut vm = Vm::start("idle", 2);
-    let whole = time_of_an_attach(&vm);
-    let mut met = 0;
+    let whole = measure_attach(&vm);
+    let mut paused = 0;
     for moment in 0..MOMENTS {
         let mut tool = vm.attach().start();
         // Half of the moments are within the pause, and half are anywhere.
         if moment % 2 == 0 {
-            met += u64::from(met_within_the_pause(&mut vm, &mut tool));
+            paused += u64::from(wait_for_the_pause(&mut vm, &mut tool));
             sleep(Duration::from_micros(moment * 300));
         } else {
             sleep(whole * moment as u32 / MOMENTS as u32);
@@ -58,32 +58,32 @@ fn a_killed_attach_leaves_the_guest_running(signal: Signal) {
         wait_for_the_guardians_end(&vm);
         assert_eq!(vm.run_state(), "running", "{signal:?}, moment {moment}");
     }
-    assert!(met > 0, "no signal came within a pause");
+    assert!(paused > 0, "no signal came within a pause");
 }
 
 #[test]
 #[ignore = "needs QEMU"]
-fn an_attach_that_is_interrupted_at_any_moment_leaves_the_guest_running() {
-    a_killed_attach_leaves_the_guest_running(Signal::INT);
+fn attach_interrupted_at_any_moment_leaves_the_guest_running() {
+    assert_signal_leaves_the_guest_running(Signal::INT);
 }
 
 #[test]
 #[ignore = "needs QEMU"]
-fn an_attach_that_is_terminated_at_any_moment_leaves_the_guest_running() {
-    a_killed_attach_leaves_the_guest_running(Signal::TERM);
+fn attach_terminated_at_any_moment_leaves_the_guest_running() {
+    assert_signal_leaves_the_guest_running(Signal::TERM);
 }
 
 #[test]
 #[ignore = "needs QEMU"]
-fn an_attach_that_is_killed_at_any_moment_leaves_the_guest_running() {
-    a_killed_attach_leaves_the_guest_running(Signal::KILL);
+fn attach_killed_at_any_moment_leaves_the_guest_running() {
+    assert_signal_leaves_the_guest_running(Signal::KILL);
 }
 
 #[test]
 #[ignore = "needs QEMU"]
-fn a_guest_that_was_stopped_before_stays_stopped_and_the_report_says_so() {
+fn guest_stopped_before_stays_stopped_and_is_reported_so() {
     let mut vm = Vm::start("idle", 2);
-    time_of_an_attach(&vm);
+    measure_attach(&vm);
     vm.execute("stop", &serde_json::Value::Null);
     let attached = vm.attach().with_report().run().expect_code(exit::CLEAN);
     assert!(attached.stdout.contains("paused before, and left so"), "{}", attached.all());
@@ -102,7 +102,7 @@ fn a_guest_that_was_stopped_before_stays_stopped_and_the_report_says_so() {
 
 #[test]
 #[ignore = "needs QEMU"]
-fn without_time_for_a_pause_the_guest_runs_and_the_report_is_torn() {
+fn report_without_time_for_a_pause_is_torn() {
     let mut vm = Vm::hung("abba-deadlock", 2);
     let attached = vm.attach().with_report().args(["--max-pause", "0ms"]).run();
     let visit = attached.expect_code(exit::HANG).report().visit.expect("a visit");

@@ -14,7 +14,7 @@ use crate::images::{Access, Files, hex};
 use crate::targets::Target;
 
 /// The image of a guest and, but for the bundled guest's, its path.
-pub type Found = (Files, Option<PathBuf>);
+pub type FoundImage = (Files, Option<PathBuf>);
 
 /// The image that the user names, or else the one that is found, with its debug file.
 ///
@@ -25,10 +25,10 @@ pub fn open(
     image: Option<&Path>,
     debug_directory: &Path,
     warnings: &mut Vec<String>,
-) -> anyhow::Result<Option<Found>> {
+) -> anyhow::Result<Option<FoundImage>> {
     let found = match image {
-        Some(path) => Some(given(path, target, warnings)?),
-        None => find(target, debug_directory, warnings)?,
+        Some(path) => Some(open_named(path, target, warnings)?),
+        None => search(target, debug_directory, warnings)?,
     };
     Ok(found.map(|(mut files, path)| {
         files.find_debug_file(path.as_deref(), debug_directory);
@@ -37,20 +37,24 @@ pub fn open(
 }
 
 /// The image that the user names, if it is not another one than the guest's.
-fn given(path: &Path, target: &dyn Target, warnings: &mut Vec<String>) -> anyhow::Result<Found> {
+fn open_named(
+    path: &Path,
+    target: &dyn Target,
+    warnings: &mut Vec<String>,
+) -> anyhow::Result<FoundImage> {
     let files = Files::open(Some(path), Access::Map)?;
     let shown = path.display();
     match files.parse().map(|image| build_id_in_memory(&image, target)) {
-        Ok(InMemory::Same) => {}
-        Ok(InMemory::Other(id)) => {
+        Ok(BuildIdCheck::Same) => {}
+        Ok(BuildIdCheck::Other(id)) => {
             bail!("{shown} is another image: the one with build-id {} is wanted", hex(&id))
         }
-        Ok(InMemory::NoNote) => bail!(
+        Ok(BuildIdCheck::NoNote) => bail!(
             "{shown} is another image, or its kernel was moved (KASLR), which is not undone \
              yet: the guest's memory has no build-id where the image has its own; without --image the report \
              has registers and addresses"
         ),
-        Ok(InMemory::Unchecked(reason)) => {
+        Ok(BuildIdCheck::Unchecked(reason)) => {
             warnings.push(format!("{shown} may be another image than the one that ran: {reason}"));
         }
         Err(error) => bail!("{shown} cannot be used: {}", crate::error_chain(&error)),
@@ -60,25 +64,25 @@ fn given(path: &Path, target: &dyn Target, warnings: &mut Vec<String>) -> anyhow
 
 /// The bundled guest's image if its build-id is in memory at its place, or the one that is there among
 /// the debug files.
-fn find(
+fn search(
     target: &dyn Target,
     debug_directory: &Path,
     warnings: &mut Vec<String>,
-) -> anyhow::Result<Option<Found>> {
+) -> anyhow::Result<Option<FoundImage>> {
     // A build without KVM has no bundled guest.
     let bundled = Files::open(None, Access::Map).ok();
     let image = bundled.as_ref().and_then(|bundled| bundled.parse().ok());
     let seen = image.map(|image| build_id_in_memory(&image, target));
-    if let (Some(InMemory::Same), Some(bundled)) = (&seen, bundled) {
+    if let (Some(BuildIdCheck::Same), Some(bundled)) = (&seen, bundled) {
         return Ok(Some((bundled, None)));
     }
-    if let Some(InMemory::Unchecked(reason)) = &seen {
+    if let Some(BuildIdCheck::Unchecked(reason)) = &seen {
         warnings.push(format!(
             "which image the guest runs is not known: {reason}; name it with --image"
         ));
         return Ok(None);
     }
-    if let Some(InMemory::Other(id)) = seen {
+    if let Some(BuildIdCheck::Other(id)) = seen {
         let found = Files::find(Some(&id), None, None, debug_directory)?;
         if found.is_none() {
             let id = hex(&id);
@@ -97,7 +101,7 @@ fn find(
 }
 
 /// A guest's memory at the place where an image has its build-id.
-enum InMemory {
+enum BuildIdCheck {
     /// The image's own build-id.
     Same,
     /// Another image's build-id.
@@ -120,21 +124,21 @@ enum Unchecked {
 }
 
 /// Looks for the image's build-id in the address space of each vCPU.
-fn build_id_in_memory(image: &Image<'_>, target: &dyn Target) -> InMemory {
+fn build_id_in_memory(image: &Image<'_>, target: &dyn Target) -> BuildIdCheck {
     /// namesz, descsz, type and the name "GNU" before it (gABI, "Note Section").
     const HEADER: usize = 16;
     const NT_GNU_BUILD_ID: u32 = 3;
     let address = image.build_id_address().and_then(|at| at.checked_sub(HEADER as u64));
     let (Some(id), Some(address)) = (image.build_id(), address) else {
-        return InMemory::Unchecked(Unchecked::NoBuildId);
+        return BuildIdCheck::Unchecked(Unchecked::NoBuildId);
     };
     let states = target.states(&Vec::from_iter(0..target.vcpus()), Duration::ZERO);
-    let mut best = InMemory::Unchecked(Unchecked::NoPageTables);
+    let mut best = BuildIdCheck::Unchecked(Unchecked::NoPageTables);
     for tables in states.iter().flatten().filter_map(|state| state.registers.page_tables().ok()) {
         let mut note = vec![0; HEADER + id.len()];
         if GuestVirtual::new(target, tables).read(address, &mut note).is_err() {
-            if matches!(best, InMemory::Unchecked(_)) {
-                best = InMemory::Unchecked(Unchecked::NotMapped);
+            if matches!(best, BuildIdCheck::Unchecked(_)) {
+                best = BuildIdCheck::Unchecked(Unchecked::NotMapped);
             }
             continue;
         }
@@ -142,11 +146,11 @@ fn build_id_in_memory(image: &Image<'_>, target: &dyn Target) -> InMemory {
         let expected = header.iter().flat_map(|word| word.to_le_bytes());
         let (header, found) = note.split_at(HEADER);
         if !expected.eq(header.iter().copied()) {
-            best = InMemory::NoNote;
+            best = BuildIdCheck::NoNote;
         } else if found == id {
-            return InMemory::Same;
+            return BuildIdCheck::Same;
         } else {
-            return InMemory::Other(found.to_vec());
+            return BuildIdCheck::Other(found.to_vec());
         }
     }
     best

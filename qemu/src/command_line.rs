@@ -1,24 +1,26 @@
-//! Monitors on a QEMU's command line.
+//! QMP monitors on QEMU's command line.
 //!
-//! Owns the parse of the options that make a QMP monitor. Refuses to own processes and paths' meaning
-//! (`find`). Options of configuration files (`-readconfig`) cannot be seen here.
+//! Owns the parser of the options that define a QMP monitor. Refuses to own processes and the
+//! resolution of paths (`find`, the caller). Options in configuration files (`-readconfig`) are not on the
+//! command line, so monitors defined there are not found.
 
 use std::collections::BTreeMap;
 
-/// A QMP monitor that a command line asks for.
+/// A QMP monitor that a command line defines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum MonitorOption {
-    /// Listens at a path, which may be relative to QEMU's working directory.
+    /// A unix socket at a path, which may be relative to QEMU's working directory.
     Path(Vec<u8>),
-    /// Listens at an abstract name.
+    /// A unix socket at a name of the abstract namespace.
     Abstract(Vec<u8>),
-    /// Listens on a descriptor that whoever started QEMU passed to it, as libvirt does.
+    /// A listening descriptor that the program that started QEMU passed to it, as libvirt does.
     Descriptor,
-    /// Something that nobody can connect to from here: TCP, a pipe, a client's end.
+    /// A transport that this crate cannot connect to, as on the command line: TCP, a pipe, a client socket.
     Elsewhere(String),
 }
 
-/// The monitors of a command line, in its order.
+/// Returns the monitors of a command line: sockets given to `-qmp` directly, then monitors on a character
+/// device.
 pub(crate) fn parse_monitors(arguments: &[Vec<u8>]) -> Vec<MonitorOption> {
     let mut devices: BTreeMap<Vec<u8>, MonitorOption> = BTreeMap::new();
     let mut controls: Vec<Vec<u8>> = Vec::new();
@@ -54,13 +56,13 @@ pub(crate) fn parse_monitors(arguments: &[Vec<u8>]) -> Vec<MonitorOption> {
     found
 }
 
-/// The name of an option; QEMU takes one dash or two.
+/// Strips the dashes of an option; QEMU accepts one or two.
 fn option_name(option: &[u8]) -> Option<&[u8]> {
     let name = option.strip_prefix(b"-")?;
     Some(name.strip_prefix(b"-").unwrap_or(name))
 }
 
-/// `unix:PATH,server=on,wait=off`
+/// Parses a value of `-qmp`, such as `unix:PATH,server=on,wait=off`.
 fn parse_qmp(value: &[u8]) -> MonitorOption {
     let elsewhere = || MonitorOption::Elsewhere(String::from_utf8_lossy(value).into_owned());
     let Some(rest) = value.strip_prefix(b"unix:") else { return elsewhere() };
@@ -71,7 +73,7 @@ fn parse_qmp(value: &[u8]) -> MonitorOption {
     }
 }
 
-/// `socket,id=ID,path=PATH,server=on,wait=off`
+/// Parses a value of `-chardev`, such as `socket,id=ID,path=PATH,server=on,wait=off`.
 fn parse_chardev(options: &Options) -> MonitorOption {
     let is_socket = options.bare.first().is_some_and(|kind| kind == b"socket");
     match (options.get(b"path"), options.get(b"fd")) {
@@ -89,7 +91,7 @@ fn listener_at(path: &[u8], options: &Options) -> MonitorOption {
     }
 }
 
-/// Options as QEMU writes them: `bare,name=value`, with `,,` for a comma.
+/// A comma-separated option value of QEMU: `bare,name=value`, with `,,` for a literal comma.
 struct Options {
     text: Vec<u8>,
     bare: Vec<Vec<u8>>,
@@ -101,7 +103,7 @@ impl Options {
         let mut options = Self { text: text.to_vec(), bare: Vec::new(), named: BTreeMap::new() };
         for part in split_commas(text) {
             match part.iter().position(|&byte| byte == b'=') {
-                // A path may have an equals sign, and stands first.
+                // The first part may be a path, which may contain an equals sign.
                 Some(at) if !options.bare.is_empty() || !part[..at].contains(&b'/') => {
                     options.named.insert(part[..at].to_vec(), part[at + 1..].to_vec());
                 }
@@ -115,7 +117,7 @@ impl Options {
         self.named.get(name).map(Vec::as_slice)
     }
 
-    /// True for `name`, `name=on` and the like.
+    /// True if `name` is given alone, or as `on`, `yes` or `true`.
     fn is_on(&self, name: &[u8]) -> bool {
         let bare = self.bare.iter().any(|bare| bare == name);
         bare || matches!(self.get(name), Some(b"on" | b"yes" | b"true"))

@@ -1,9 +1,10 @@
-//! A visit to a VM that runs in a QEMU of somebody else's.
+//! `nmiscope attach`: a visit to a VM in another program's QEMU.
 //!
-//! Owns the order of the steps, which is that of least harm: everything that needs no stop comes before
-//! it, a rehearsal of the capture too, so that symbols are looked up and memory is mapped when the guest
-//! stands still. Then one stop, one capture, and the guest goes on; the report is made afterwards. What
-//! cannot be stopped is captured as it runs, and the report says so. Called by the CLI.
+//! Owns the order of the steps, which keeps the pause short: all work that needs no stop comes first,
+//! including a rehearsal of the capture, which looks up symbols and maps memory. Then the guest is stopped
+//! once, captured and resumed, and the report is made afterwards. A guest that cannot be stopped is captured
+//! while it runs, and the report says so. Refuses to own the capture and the report (`visit`) and the search
+//! for the image (`guest_image`). Called by the CLI.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -23,49 +24,50 @@ use crate::diagnosis::milliseconds;
 use crate::errors::BadRequest;
 use crate::targets::{Attached, FinishedVisit, States, extents};
 
-/// The VM to visit, and what is wanted of it.
+/// Options of an attach: the VM and the wanted results.
 #[derive(Debug)]
 pub struct AttachOptions {
-    /// The way to the VM.
+    /// The VM to attach to.
     pub vm: VmSelector,
-    /// The image that runs in it; `None` for the one that is found.
+    /// Image that the guest runs; `None` to search for it by build-id.
     pub image: Option<PathBuf>,
-    /// The directory of separate debug files.
+    /// Directory that is searched for separate debug files.
     pub debug_directory: PathBuf,
-    /// True to read arguments and locals.
+    /// True to read arguments and local variables of frames.
     pub variables: bool,
-    /// The longest time that the guest stands still.
+    /// Longest time for which the guest is stopped.
     pub longest_pause: Duration,
-    /// The core to write.
+    /// Core file to write; `None` for none.
     pub core: Option<Destination>,
 }
 
-/// The way to a VM.
+/// Selects a VM by the socket or the process of its QEMU.
 #[derive(Debug)]
 pub enum VmSelector {
-    /// The path of its QMP socket.
+    /// Path of the QMP socket.
     Socket(PathBuf),
-    /// The number of its process.
+    /// PID of the QEMU process.
     Process(i32),
 }
 
-/// The results of a visit.
+/// Report and core of an attach.
 #[derive(Debug)]
 pub struct AttachResult {
-    /// The report.
+    /// Report of the captured moment.
     pub report: Report,
-    /// The core, or why there is none; `None` if none was asked for.
+    /// Path of the core, or the error of writing it; `None` if no core was requested.
     pub core: Option<anyhow::Result<PathBuf>>,
 }
 
-/// The number of times that the capture is rehearsed.
+/// Number of rehearsals before the capture.
 const REHEARSALS: usize = 2;
 
-/// Visits a VM. `guardian` is a command that leads to [`nmiscope_qemu::hold::run`].
+/// Captures a VM and makes its report. `guardian` is a command that ends up in
+/// [`nmiscope_qemu::hold::run`].
 ///
 /// # Errors
-/// The VM could not be reached, may not be captured, or its registers or memory cannot be read; or
-/// the image is another one. The guest is not stopped then.
+/// The VM cannot be reached or may not be captured, its registers or memory cannot be read, or it runs
+/// another image. The guest is not stopped in these cases.
 pub fn attach(options: &AttachOptions, guardian: Command) -> anyhow::Result<AttachResult> {
     let mut qemu = open(&options.vm, options.longest_pause)?;
     let readiness = qemu.readiness().context(ATTACH)?;
@@ -85,7 +87,7 @@ pub fn attach(options: &AttachOptions, guardian: Command) -> anyhow::Result<Atta
     for _ in 0..REHEARSALS {
         visitor.capture(&mut running, Trigger::Attach, None);
     }
-    // The capture that counts gives them again, where they are still true.
+    // The real capture repeats the warnings that still apply.
     visitor.warnings = warnings;
     let process = qemu.process().map(ProcessHandle::pid);
     let FinishedVisit { memory, .. } = running.finish();
@@ -99,11 +101,11 @@ pub fn attach(options: &AttachOptions, guardian: Command) -> anyhow::Result<Atta
     Ok(AttachResult { report, core })
 }
 
-/// Every error here is of the attempt.
+/// Context of every error of an attach.
 const ATTACH: &str = "failed to attach to the VM";
 
 fn open(vm: &VmSelector, longest_pause: Duration) -> anyhow::Result<Qemu> {
-    // The guardian steps in only where this process does not: stopped itself, for one.
+    // The guardian resumes the guest only if this process does not, for example because it is stopped.
     let pause = longest_pause * 2 + Duration::from_secs(1);
     let deadlines = Deadlines { pause, ..Deadlines::default() };
     match vm {
@@ -113,7 +115,7 @@ fn open(vm: &VmSelector, longest_pause: Duration) -> anyhow::Result<Qemu> {
     .context(ATTACH)
 }
 
-/// The source of the memory. A whole memory is not read through the monitor: it would take minutes a
+/// Returns the source of the memory. A full core is refused through the monitor, which takes minutes per
 /// gigabyte.
 fn memory_source(memory: &GuestMemory, core: Option<&Destination>) -> anyhow::Result<MemorySource> {
     match memory {
@@ -122,7 +124,7 @@ fn memory_source(memory: &GuestMemory, core: Option<&Destination>) -> anyhow::Re
             Err(BadRequest::from_error(anyhow!(
                 "the memory of QEMU's process may not be read, and its monitor is too slow for a core of \
                  --core-size full: run this as root, or let QEMU write a dump (dump-guest-memory, or \
-                 virsh dump --memory-only) and look at it by nmiscope report",
+                 virsh dump --memory-only) and open it with nmiscope report",
             )))
         }
         GuestMemory::Monitor(_) => Ok(MemorySource::Monitor),
@@ -140,19 +142,19 @@ fn run_state_name(readiness: &Readiness) -> String {
     }
 }
 
-/// A VM just before its stop.
+/// Everything that is known of a VM just before its stop.
 struct PreparedVisit<'a> {
     options: &'a AttachOptions,
-    /// The states that were read without a stop.
+    /// States of the vCPUs, read before the stop.
     states: States,
     process: Option<i32>,
     source: MemorySource,
-    /// The run state before the visit.
+    /// QEMU's name of the run state before the visit.
     was: String,
 }
 
 impl PreparedVisit<'_> {
-    /// Stops the VM, takes the moment, and lets it go on.
+    /// Stops the VM, captures it, and resumes it.
     fn visit(
         self,
         qemu: &mut Qemu,
@@ -174,7 +176,7 @@ impl PreparedVisit<'_> {
                 });
                 Attached::stopped(memory, states, stopped, longest_pause)
             }
-            // Something began to work on the VM in between.
+            // A migration, snapshot or dump has begun since the first query.
             Err(error @ QemuError::Status(_)) => return Err(error).context(ATTACH),
             Err(error) => {
                 visitor.warnings.push(not_stopped_warning(&error));
@@ -191,7 +193,7 @@ impl PreparedVisit<'_> {
         match released {
             Some(ReleaseOutcome::Resumed { expired, .. }) => torn |= expired,
             Some(ReleaseOutcome::HandedOver { guardian, error }) => visitor.warnings.push(format!(
-                "the guest may be stopped still: {}; process {guardian} lets it go on as soon as QEMU \
+                "the guest may still be stopped: {}; process {guardian} resumes it as soon as QEMU \
                  answers",
                 crate::error_chain(&error)
             )),
@@ -206,6 +208,6 @@ impl PreparedVisit<'_> {
 fn not_stopped_warning(error: &QemuError) -> String {
     let reason = crate::error_chain(error);
     format!(
-        "the guest was captured as it ran, with registers from a moment before: failed to {reason}"
+        "the guest was captured while it ran, with registers from a moment before: failed to {reason}"
     )
 }

@@ -1,7 +1,7 @@
-//! Which image a guest runs that somebody else started: the one whose build-id is in its memory.
+//! The image of a guest that this program did not start, recognised by the build-id in guest memory.
 //!
-//! Owns the comparison, by the address at which an image has its build-id. Called for dumps and for
-//! running VMs alike.
+//! Owns the comparison of build-ids, at the address where the image has its own. Refuses to own opening
+//! files (`images`). Called for dumps and running VMs (`dump`, `attach`).
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,13 +13,14 @@ use nmiscope_symbolizer::Image;
 use crate::images::{Access, Files, hex};
 use crate::targets::Target;
 
-/// The image of a guest and, but for the bundled guest's, its path.
+/// Files of a guest's image, and its path; `None` for the bundled guest's image, which has no file.
 pub type FoundImage = (Files, Option<PathBuf>);
 
-/// The image that the user names, or else the one that is found, with its debug file.
+/// Opens the image named by the user, or else searches for it, with its debug file. Returns `None`, and
+/// adds a warning, if no image is found.
 ///
 /// # Errors
-/// `image` cannot be read, or is not the one in memory.
+/// `image` cannot be read, or the guest runs another one.
 pub fn open(
     target: &dyn Target,
     image: Option<&Path>,
@@ -36,7 +37,7 @@ pub fn open(
     }))
 }
 
-/// The image that the user names, if it is not another one than the guest's.
+/// Opens the image named by the user, and checks that the guest does not run another one.
 fn open_named(
     path: &Path,
     target: &dyn Target,
@@ -47,10 +48,10 @@ fn open_named(
     match files.parse().map(|image| build_id_in_memory(&image, target)) {
         Ok(BuildIdCheck::Same) => {}
         Ok(BuildIdCheck::Other(id)) => {
-            bail!("{shown} is another image: the one with build-id {} is wanted", hex(&id))
+            bail!("{shown} is another image: the guest runs the one with build-id {}", hex(&id))
         }
         Ok(BuildIdCheck::NoNote) => bail!(
-            "{shown} is another image, or its kernel was moved (KASLR), which is not undone \
+            "{shown} is another image, or KASLR moved its kernel, which is not supported \
              yet: the guest's memory has no build-id where the image has its own; without --image the report \
              has registers and addresses"
         ),
@@ -62,8 +63,8 @@ fn open_named(
     Ok((files, Some(path.to_owned())))
 }
 
-/// The bundled guest's image if its build-id is in memory at its place, or the one that is there among
-/// the debug files.
+/// Searches for the guest's image: the bundled guest's if memory has its build-id, else the debug file with
+/// the build-id found in its place. Returns `None`, and adds a warning, if neither is found.
 fn search(
     target: &dyn Target,
     debug_directory: &Path,
@@ -77,55 +78,52 @@ fn search(
         return Ok(Some((bundled, None)));
     }
     if let Some(BuildIdCheck::Unchecked(reason)) = &seen {
-        warnings.push(format!(
-            "which image the guest runs is not known: {reason}; name it with --image"
-        ));
+        warnings.push(format!("the guest's image is unknown: {reason}; name it with --image"));
         return Ok(None);
     }
     if let Some(BuildIdCheck::Other(id)) = seen {
         let found = Files::find(Some(&id), None, None, debug_directory)?;
         if found.is_none() {
             let id = hex(&id);
-            warnings.push(format!(
-                "the image with build-id {id} is not to be found: name it with --image"
-            ));
+            warnings
+                .push(format!("the image with build-id {id} was not found: name it with --image"));
         }
         return Ok(found);
     }
     warnings.push(
-        "which image the guest runs is not known: name it with --image for functions, stacks and the \
+        "the guest's image is unknown: name it with --image for functions, stacks and the \
          kernel's state"
             .into(),
     );
     Ok(None)
 }
 
-/// A guest's memory at the place where an image has its build-id.
+/// Content of guest memory at the address where an image has its build-id.
 enum BuildIdCheck {
     /// The image's own build-id.
     Same,
-    /// Another image's build-id.
+    /// The build-id of another image.
     Other(Vec<u8>),
-    /// Mapped memory without a note of a build-id.
+    /// Mapped memory without a build-id note.
     NoNote,
-    /// No memory to look at.
+    /// No readable memory, for this reason.
     Unchecked(Unchecked),
 }
 
-/// The reason why it is not known which image a guest ran.
+/// Reason why the guest's image could not be checked.
 #[derive(Debug, thiserror::Error)]
 enum Unchecked {
     #[error("the image has no build-id that is loaded")]
     NoBuildId,
-    #[error("no vCPU has page tables to look for its build-id by")]
+    #[error("no vCPU has page tables, which are needed to find its build-id")]
     NoPageTables,
     #[error("its build-id is not in the guest's memory")]
     NotMapped,
 }
 
-/// Looks for the image's build-id in the address space of each vCPU.
+/// Compares the image's build-id with guest memory, in the address space of each vCPU.
 fn build_id_in_memory(image: &Image<'_>, target: &dyn Target) -> BuildIdCheck {
-    /// namesz, descsz, type and the name "GNU" before it (gABI, "Note Section").
+    /// Size of the note's header in bytes: namesz, descsz, type and the name "GNU" (gABI, "Note Section").
     const HEADER: usize = 16;
     const NT_GNU_BUILD_ID: u32 = 3;
     let address = image.build_id_address().and_then(|at| at.checked_sub(HEADER as u64));

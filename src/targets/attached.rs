@@ -1,8 +1,8 @@
-//! A VM that somebody else's QEMU runs, while it is visited.
+//! A target for a VM in another program's QEMU, during a visit.
 //!
-//! Owns that the pause is bounded: memory that is asked for after the longest pause lets the guest go on
-//! first, and counts as torn. Refuses to own the connection (`nmiscope_qemu`) and the order of a visit
-//! (`session`). It has no powers: whoever visits stops the VM before, and writes nothing into it.
+//! Owns the bound on the pause: the first read after the longest pause resumes the guest, and marks the
+//! memory as torn. Refuses to own the connection (`nmiscope_qemu`) and the order of a visit (`session`, the
+//! caller). The target has no powers: the caller stops the VM beforehand, and nothing is written into it.
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -13,36 +13,36 @@ use nmiscope_qemu::{GuestMemory, ReleaseOutcome, StoppedVm};
 use super::{NoAnswer, States, Target};
 use crate::elf_core::Extents;
 
-/// A visited VM as a target.
+/// A VM in another program's QEMU, as a target.
 #[derive(Debug)]
 pub struct Attached<'q> {
     memory: GuestMemory,
     states: States,
-    /// There is one while the VM is stopped for this visit.
+    /// The stop of this visit; `None` if the VM was not stopped for it, or runs again.
     stopped: RefCell<Option<StoppedVm<'q>>>,
     longest_pause: Duration,
     released: RefCell<Option<ReleaseOutcome>>,
     torn: Cell<bool>,
 }
 
-/// The remains of a visit.
+/// Results of a finished visit.
 #[derive(Debug)]
 pub struct FinishedVisit {
-    /// The memory, for another visit.
+    /// The guest's memory, for use by another visit.
     pub memory: GuestMemory,
-    /// How the VM was let go on; `None` for one that was not stopped for this visit.
+    /// Outcome of resuming the VM; `None` if the VM was not stopped for this visit.
     pub released: Option<ReleaseOutcome>,
-    /// True where some memory was read while the VM ran.
+    /// True if some memory was read while the VM ran.
     pub torn: bool,
 }
 
 impl<'q> Attached<'q> {
-    /// A VM that runs, or that somebody else has stopped.
+    /// Creates a target without stopping the VM, which runs (`runs`) or was stopped before.
     pub fn without_stop(memory: GuestMemory, states: States, runs: bool) -> Self {
         Self::new(memory, states, None, Duration::MAX, runs)
     }
 
-    /// A VM that was stopped for this visit, and goes on after the longest pause at the latest.
+    /// Creates a target from a VM stopped for this visit; the first read after `longest_pause` resumes it.
     pub fn stopped(
         memory: GuestMemory,
         states: States,
@@ -59,14 +59,14 @@ impl<'q> Attached<'q> {
         longest_pause: Duration,
         torn: bool,
     ) -> Self {
-        // What an earlier look has read is of another moment.
+        // Cached data of an earlier visit is outdated.
         memory.refresh();
         let (stopped, released, torn) =
             (RefCell::new(stopped), RefCell::default(), Cell::new(torn));
         Self { memory, states, stopped, longest_pause, released, torn }
     }
 
-    /// Ends the visit: lets the VM go on, if that has not been done.
+    /// Ends the visit: resumes the VM, unless it was resumed before.
     pub fn finish(self) -> FinishedVisit {
         let Self { memory, stopped, released, torn, .. } = self;
         let released = match stopped.into_inner() {
@@ -113,7 +113,7 @@ impl Target for Attached<'_> {
     }
 }
 
-/// The guest-physical memory of a VM.
+/// Returns the ranges of a VM's guest-physical memory.
 pub fn extents(memory: &GuestMemory) -> Extents {
     let mut extents = Extents::new();
     for range in memory.ranges() {

@@ -75,7 +75,7 @@ fn socket_without_qmp_is_refused() {
     refused(nmiscope(["attach", "--qmp", &shown]), "is not QMP");
     greeter.join().expect("a greeter");
     // The listener has gone, and its file is there still.
-    refused(nmiscope(["attach", "--qmp", &shown]), "nobody listens there");
+    refused(nmiscope(["attach", "--qmp", &shown]), "no process listens there");
     std::fs::remove_file(&path).expect("a socket");
     refused(nmiscope(["attach", "--qmp", &shown]), "there is no such socket");
 }

@@ -1,12 +1,11 @@
 //! A QMP connection over a unix socket.
 //!
-//! Owns the connection's order: the greeting, the negotiation, a command and its answer, matched by
-//! an id, so that an answer that comes too late is never taken for another's. Events are kept aside.
-//! Refuses to own what any command means (`status`, `memory_map`, the handle `Qemu`).
+//! Owns the protocol: the greeting, the negotiation, commands, and answers, which are matched by id so
+//! that a late answer is never taken for the answer to a later command. Events are queued. Refuses to own
+//! the meaning of commands (`status`, `memory_map`, the handle `Qemu`).
 //!
-//! Nothing here waits without a deadline, and no line of the peer is longer than 16 MiB. A command
-//! whose deadline passed is *not* withdrawn: QEMU carries it out whenever it comes to it. The
-//! connection stays usable.
+//! Every wait has a deadline, and a line of the peer is at most 16 MiB long. A command whose deadline
+//! passed is *not* withdrawn: QEMU still carries it out later. The connection stays usable.
 
 mod address;
 mod error;
@@ -32,30 +31,30 @@ pub use error::QmpError;
 pub(crate) use message::excerpt;
 pub use message::{QmpEvent, Version};
 
-/// Events that are kept; of more, the oldest are dropped.
+/// Maximum number of queued events; beyond it, the oldest are dropped.
 const MAX_EVENTS: usize = 256;
 
-/// First part of the ids of a guardian's commands.
+/// Prefix of the ids of a guardian's commands.
 const GUARDIAN_ID: &str = "hold-";
-/// Bytes by which QEMU's parser forgets half a command (QEMU, docs/interop/qmp-spec, "Forcing the JSON
-/// parser into known-good state"); it answers with an error that has no id.
+/// Bytes that make QEMU's parser discard a partial command (QEMU, docs/interop/qmp-spec, "Forcing the JSON
+/// parser into known-good state"). QEMU answers them with an error that has no id.
 const PARSER_RESET: &[u8] = b"\xff\n";
 
-/// Times that the steps of a connection may take.
+/// Longest times for the steps of a visit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
-    /// The longest time until the socket has accepted.
+    /// Longest time until the connection is established.
     pub connect: Duration,
-    /// The longest time from then until the greeting is there.
+    /// Longest time from then until the greeting has arrived.
     pub greeting: Duration,
-    /// The longest time for any command but `stop`.
+    /// Longest time for the answer to any command but `stop`.
     pub command: Duration,
-    /// The longest time for `stop`, which waits for the VM's disks.
+    /// Longest time for the answer to `stop`, which waits for the VM's disks.
     pub stop: Duration,
-    /// The longest time until the guardian's process is ready, which needs nothing of QEMU.
+    /// Longest time until the guardian process is ready, for which QEMU is not needed.
     pub guardian: Duration,
-    /// The longest pause: after it the guardian lets the VM go on while the tool still has it, as one
-    /// that somebody stopped with Ctrl-Z does.
+    /// Longest pause of the VM. When it expires, the guardian resumes the VM although the tool still lives,
+    /// for example because Ctrl-Z stopped the tool.
     pub pause: Duration,
 }
 
@@ -73,22 +72,22 @@ impl Default for Deadlines {
     }
 }
 
-/// A QMP connection that commands can be sent on.
+/// A QMP connection, ready for commands.
 #[derive(Debug)]
 pub struct Qmp {
     socket: OwnedFd,
     lines: Lines,
-    /// First part of every id, one a client.
+    /// Prefix of every command id, different for the tool and its guardian.
     client: &'static str,
     commands: u64,
     version: Option<Version>,
     events: VecDeque<QmpEvent>,
-    /// True for a connection that was taken over: lines that are no message are passed over.
+    /// True for a connection that was taken over: lines that are not messages are skipped.
     tolerant: bool,
-    /// True when a command was written in part: QEMU's parser has to forget it first.
+    /// True if a command was written in part: QEMU's parser must be reset first.
     cut: bool,
     handed_over: bool,
-    /// True once an answer to the guardian was read.
+    /// True once an answer to a guardian's command was read.
     guardian_answered: bool,
 }
 
@@ -104,12 +103,12 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// A connection that another process began and left in the middle of a line, in either direction.
+    /// Takes over a connection that another process may have left within a line, in either direction.
     pub(crate) fn adopt(socket: OwnedFd) -> Self {
         Self { tolerant: true, cut: true, ..Self::from_socket(socket, GUARDIAN_ID) }
     }
 
-    /// Has QEMU's parser forget half a command of another process before the next one is sent.
+    /// Makes QEMU's parser discard another process's partial command before the next command is sent.
     pub(crate) fn reset_parser(&mut self) {
         self.cut = true;
     }
@@ -136,7 +135,7 @@ impl Qmp {
             Err(NoLine::Late) if self.lines.is_empty() => {
                 return Err(QmpError::NoGreeting { address: address(), waited: within });
             }
-            // A prompt for people has no line's end.
+            // The prompt of a human monitor has no end of line.
             Err(NoLine::Late | NoLine::TooLong) => {
                 let line = excerpt(self.lines.pending());
                 return Err(QmpError::NotQmp { address: address(), line });
@@ -151,29 +150,29 @@ impl Qmp {
         Ok(())
     }
 
-    /// The version of the QEMU, as its greeting has it; `None` on a connection that was taken over.
+    /// QEMU's version, from its greeting; `None` on a connection that was taken over.
     pub fn version(&self) -> Option<&Version> {
         self.version.as_ref()
     }
 
-    /// The socket, for its peer's credentials and for a guardian.
+    /// Borrows the socket, to read its peer's credentials or to pass it to a guardian.
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
-    /// True when an answer to the guardian has come in since the last call.
+    /// Returns true if an answer to the guardian has been read since the last call.
     pub(crate) fn take_guardian_answered(&mut self) -> bool {
         std::mem::take(&mut self.guardian_answered)
     }
 
-    /// Sends a command and leaves its answer to whoever reads the connection. False when the peer did
-    /// not take it at once.
+    /// Sends a command and leaves its answer to the process that reads the connection. Returns false if
+    /// the socket did not take it at once.
     pub(crate) fn send_only(&mut self, command: &str) -> Result<bool, QmpError> {
         let (_, message) = self.compose(command, &Value::Null);
         self.send(command, &message, None, Deadline::after(Duration::ZERO))
     }
 
-    /// Gives the connection up: no command is sent on it any more.
+    /// Gives up the connection: every later command fails with [`QmpError::HandedOver`].
     pub(crate) fn hand_over(&mut self) {
         self.handed_over = true;
     }
@@ -221,7 +220,7 @@ impl Qmp {
         }
     }
 
-    /// Gives QEMU a descriptor by that name (`getfd`), for one later command to use as `fd:NAME`.
+    /// Passes a descriptor to QEMU under `name` (`getfd`), for one later command to use as `fd:NAME`.
     ///
     /// # Errors
     /// Any [`QmpError`] about `getfd`.
@@ -235,7 +234,7 @@ impl Qmp {
         self.execute_passing("getfd", &arguments, Some(descriptor), within).map(|_| ())
     }
 
-    /// A command's id and its line.
+    /// Returns the id of a new command and its line.
     fn compose(&mut self, command: &str, arguments: &Value) -> (String, String) {
         self.commands += 1;
         let id = format!("{}{}", self.client, self.commands);
@@ -246,8 +245,8 @@ impl Qmp {
         (id, format!("{message}\n"))
     }
 
-    /// Runs a command of the monitor for people (HMP) and returns its text. HMP has no errors: a
-    /// command that failed says so in the text.
+    /// Executes a command of the human monitor (HMP) and returns its text. HMP has no error codes: the text
+    /// of a failed command contains the error message.
     ///
     /// # Errors
     /// Any [`QmpError`] about the command.
@@ -260,7 +259,7 @@ impl Qmp {
         }
     }
 
-    /// Writes a command, all of it unless the deadline passes: then false.
+    /// Writes a whole command. Returns false if the deadline passes first.
     fn send(
         &mut self,
         command: &str,
@@ -309,8 +308,8 @@ impl Qmp {
         Ok(true)
     }
 
-    /// The answer with this id, or `None` when the deadline passes first. Answers to other commands
-    /// are late ones and are dropped.
+    /// Waits for the answer with this id; `None` if the deadline passes first. Answers to other commands
+    /// are late ones, or the guardian's, and are dropped.
     fn read_answer(
         &mut self,
         command: &str,
@@ -335,7 +334,7 @@ impl Qmp {
                 Some(Message::Event(event)) => self.keep_event(event),
                 Some(Message::Greeting(_)) => {}
             }
-            // A peer that never stops talking is as late as one that says nothing.
+            // An endless stream of other messages does not extend the deadline.
             if deadline.has_passed() {
                 return Ok(None);
             }
@@ -380,8 +379,8 @@ impl Qmp {
         self.events.push_back(event);
     }
 
-    /// Events that came since the last call, oldest first, at most 256. Only what was read while a
-    /// command waited is among them.
+    /// Takes the events queued since the last call, oldest first, at most 256. Events are read only while a
+    /// command waits for its answer.
     pub fn take_events(&mut self) -> Vec<QmpEvent> {
         self.events.drain(..).collect()
     }
@@ -391,7 +390,7 @@ fn closed(command: &str) -> QmpError {
     QmpError::Closed { command: command.to_owned() }
 }
 
-/// The error of an answer that does not look like the command's.
+/// Returns the error of an answer that does not match its command.
 pub(crate) fn unexpected(command: &str, answer: &Value) -> QmpError {
     let answer = excerpt(answer.to_string().as_bytes());
     QmpError::Unexpected { command: command.to_owned(), answer }

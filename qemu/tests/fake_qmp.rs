@@ -1,4 +1,4 @@
-//! Monitors that do what no monitor should.
+//! Tests of the client against fake monitors that misbehave or refuse.
 
 mod common;
 
@@ -17,7 +17,7 @@ fn connect(address: &Address) -> Result<Qmp, QmpError> {
     Qmp::connect(address, &deadlines())
 }
 
-/// A connection to a script that begins after the negotiation.
+/// Connects to a fake monitor whose script begins after the negotiation.
 fn negotiated<T: Send + 'static>(
     script: impl FnOnce(Peer) -> T + Send + 'static,
 ) -> (Fake<T>, Qmp) {
@@ -79,7 +79,7 @@ fn socket_of_another_program_is_not_qmp() {
         assert!(text.starts_with(line.as_str()), "{line}");
         fake.end();
     }
-    // A prompt without a line's end.
+    // A prompt without an end of line.
     let fake = Fake::start(|mut peer| {
         peer.say("(qemu) ");
         peer.command()
@@ -184,7 +184,7 @@ fn endless_events_do_not_extend_the_deadline() {
         peer.command();
         let events = "{\"event\": \"RTC_CHANGE\", \"data\": {\"offset\": 1}}\r\n".repeat(1000);
         for _ in 0..1_000_000 {
-            // It ends when the client has gone.
+            // Ends once the client has disconnected.
             if peer.try_say(&events).is_err() {
                 break;
             }
@@ -197,7 +197,7 @@ fn endless_events_do_not_extend_the_deadline() {
     fake.end();
 }
 
-/// What a script says of a VM, by command.
+/// Opens a fake VM that answers each command with `answers`; null is a refusal.
 fn vm(answers: impl Fn(&str) -> serde_json::Value + Send + 'static) -> (Fake<()>, Qemu) {
     let fake = Fake::start(move |mut peer| {
         peer.negotiate();

@@ -1,4 +1,5 @@
-//! The guest goes on when the tool cannot see to it: a scripted QEMU, and real guardians.
+//! Tests of the guardian: the guest is resumed when the tool cannot resume it. QEMU is scripted, and the
+//! guardians are real processes.
 
 mod common;
 
@@ -22,7 +23,7 @@ fn open<T: Send + 'static>(script: impl FnOnce(Peer) -> T + Send + 'static) -> (
     (fake, qemu)
 }
 
-/// Plays QEMU up to an answered `stop`.
+/// Plays QEMU up to and including the answer to `stop`.
 fn stops(peer: &mut Peer) {
     peer.negotiate();
     let command = peer.answer_queries();
@@ -46,7 +47,7 @@ fn resumed_vm_needs_no_guardian() {
     assert!(stopped.must_resume());
     assert!(matches!(stopped.release(), ReleaseOutcome::Resumed { expired: false, .. }));
     drop(qemu);
-    // The guardian has not said a word.
+    // The guardian has not sent a command.
     assert!(fake.end().is_null());
 }
 
@@ -58,8 +59,8 @@ fn vm_stopped_before_is_left_stopped() {
         peer.answer(&command, status("prelaunch"));
         peer.answer_queries()
     });
-    let nobody = Command::new("/nonexistent/guardian");
-    let stopped = qemu.stop(nobody).expect("a stopped VM");
+    let missing = Command::new("/nonexistent/guardian");
+    let stopped = qemu.stop(missing).expect("a stopped VM");
     assert_eq!((stopped.must_resume(), stopped.run_state()), (false, &RunState::PreLaunch));
     assert!(matches!(stopped.release(), ReleaseOutcome::LeftStopped));
     drop(qemu);
@@ -103,7 +104,7 @@ fn stop_without_an_answer_is_undone_by_the_guardian() {
         peer.negotiate();
         let stop = peer.answer_queries();
         assert_eq!(stop["execute"], "stop");
-        // The disks hang for longer than the tool waits; then all is answered in order.
+        // The disks hang for longer than the tool waits; then QEMU answers in order.
         let query = peer.command();
         peer.answer(&stop, json!({}));
         assert_eq!(query["execute"], "query-status");
@@ -145,7 +146,7 @@ fn expired_pause_is_ended_by_the_guardian() {
     let (paused, has_paused) = std::sync::mpsc::channel();
     let fake = Fake::start(move |mut peer| {
         stops(&mut peer);
-        // Of the guardian, while the tool does nothing; then of the tool.
+        // First the guardian's `cont`, while the tool does nothing; then the tool's.
         let early = peer.command();
         peer.answer(&early, json!({}));
         paused.send(()).expect("a tool");

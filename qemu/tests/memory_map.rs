@@ -1,4 +1,4 @@
-//! Memory layouts of QEMU 7.2, as its monitor printed them, and as nobody should.
+//! Tests of the memory map parsers with the monitor's text of QEMU 7.2, unchanged and damaged.
 
 use nmiscope_machine::PhysicalAddress;
 use nmiscope_qemu::memory_map::{FlatRange, MapError, parse_translation, parse_view};
@@ -15,7 +15,7 @@ fn view(text: &str, backends: &[&str]) -> Result<Vec<FlatRange>, MapError> {
     parse_view(text, &backends)
 }
 
-/// First address, length, block and offset.
+/// First address, length, block and offset of each range.
 fn rows<'a>(ranges: &'a [FlatRange]) -> Vec<(u64, u64, &'a str, u64)> {
     let row =
         |range: &'a FlatRange| (range.start.0, range.length, range.block.as_str(), range.offset);

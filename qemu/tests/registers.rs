@@ -1,4 +1,4 @@
-//! Registers of QEMU 7.2, as its monitor printed them, and as nobody should.
+//! Tests of the register parser with the monitor's text of QEMU 7.2, unchanged and damaged.
 
 use nmiscope_machine::{Execution, MpState};
 use nmiscope_qemu::VcpuRegisters;
@@ -12,7 +12,7 @@ const Q35_4_PRELAUNCH: &str = include_str!("fixtures/registers-q35-4-prelaunch.t
 const Q35_4_LONG: &str = include_str!("fixtures/registers-q35-4-long.txt");
 const KVM_PRELAUNCH: &str = include_str!("fixtures/registers-pc-2-kvm-prelaunch.txt");
 const KVM_LONG: &str = include_str!("fixtures/registers-pc-2-kvm-long.txt");
-/// Debian's 6.1 with AVX and five levels of page tables, in a panic.
+/// Debian's Linux 6.1 with AVX and five levels of page tables, in a panic.
 const LINUX: &str = include_str!("fixtures/registers-q35-2-linux.txt");
 const ALL: [&str; 8] = [
     LINUX,
@@ -25,7 +25,8 @@ const ALL: [&str; 8] = [
     KVM_LONG,
 ];
 
-/// A 32-bit program under a 64-bit kernel, by hand from `x86_cpu_dump_state`: HF_LMA without HF_CS64.
+/// A 32-bit program under a 64-bit kernel (HF_LMA without HF_CS64), written by hand from the source of
+/// `x86_cpu_dump_state`.
 const COMPATIBILITY: &str = "\r
 CPU#3\r
 EAX=00000001 EBX=f7fb0ff4 ECX=00000000 EDX=00000004\r
@@ -93,7 +94,7 @@ fn vector_registers_are_skipped() {
 
 #[test]
 fn extended_registers_of_apx_are_read_and_dropped() {
-    // By hand from QEMU's source: four rows before RIP.
+    // Four rows before RIP, written by hand from QEMU's source.
     let row = |first: u32| {
         let fields = (first..first + 4).map(|number| format!("R{number}=0000000000000000"));
         fields.collect::<Vec<_>>().join(" ") + "\r\n"
@@ -127,7 +128,7 @@ fn cpu_that_was_never_started_is_not_halted() {
 fn firmware_parks_cpus_in_a_halt_with_interrupts_off() {
     let cpus = cpus(PC_4_FIRMWARE);
     assert!(cpus.iter().all(|cpu| cpu.narrow && cpu.state.mp_state == MpState::Halted));
-    // The first waits for its timer in real mode, the others were told to stay.
+    // The first waits for its timer in real mode; the others are parked.
     assert!(!cpus[0].state.registers.is_protected());
     assert_eq!(cpus[0].state.registers.cs.base, 0xf_0000);
     for cpu in &cpus[1..] {

@@ -142,7 +142,7 @@ fn run_state_name(readiness: &Readiness) -> String {
     }
 }
 
-/// Everything that is known of a VM just before its stop.
+/// A VM just before its stop, with the results of the preceding steps.
 struct PreparedVisit<'a> {
     options: &'a AttachOptions,
     /// States of the vCPUs, read before the stop.

@@ -100,7 +100,7 @@ fn search(
 
 /// Content of guest memory at the address where an image has its build-id.
 enum BuildIdCheck {
-    /// The image's own build-id.
+    /// The build-id of the image itself.
     Same,
     /// The build-id of another image.
     Other(Vec<u8>),

@@ -1,4 +1,4 @@
-//! The core of an attach: its report is the one that was made of the VM.
+//! Tests of the core of an attach: its report equals the report of the VM.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use crate::common::*;
 
 const CORE: &str = "vm.core";
 
-/// An attach that writes a core of that size, and the core's own report.
+/// Attaches with a core of this size, and returns the attach and the report of the core.
 fn attach_with_core(vm: &Vm, size: &str) -> (Finished, Report) {
     let attached = vm.attach().with_report().args(["--core", CORE, "--core-size", size]).run();
     let attached = attached.expect_code(exit::HANG);
@@ -38,7 +38,7 @@ fn the_core_of_an_attach_gives_the_report_of_the_attach() {
 
 #[test]
 #[ignore = "needs QEMU"]
-fn full_core_of_an_attach_has_all_memory_and_a_minimal_one_little() {
+fn full_core_has_all_memory_and_minimal_core_little() {
     let vm = Vm::hung("abba-deadlock", 2);
     let memory = |size: &str| {
         let (attached, _) = attach_with_core(&vm, size);

@@ -1,5 +1,5 @@
-//! What cannot be attached to: code 2 for what the user named wrong, code 5 for a VM that does not let
-//! itself be read; one line that says what to do; and a guest that runs.
+//! Tests of VMs that cannot be attached to: exit code 2 for a wrong name, code 5 for a VM that cannot be
+//! read, one line that names the remedy, and a guest that still runs.
 
 use std::io::Write as _;
 use std::os::unix::net::UnixListener;
@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use super::vm::Vm;
 use crate::common::*;
 
-/// Fails with code 5 and one line that says `wanted`.
+/// Asserts that an attach fails with code 5 and one line that contains `wanted`.
 #[track_caller]
 fn assert_not_attachable(invocation: Invocation, wanted: &str) {
     let finished = invocation.run().expect_code(exit::TOOL_FAILED);
@@ -28,7 +28,7 @@ fn stopped_qemu_process_is_reported_as_stuck() {
     vm.running().signal(Signal::STOP);
     assert_not_attachable(vm.attach(), "its QEMU is stuck");
     vm.running().signal(Signal::CONT);
-    // What the tool had sent by then is carried out by now.
+    // QEMU has now carried out the commands that the tool sent before.
     vm.attach().run().expect_code(exit::CLEAN);
     assert_eq!(vm.run_state(), "running");
 }
@@ -69,12 +69,12 @@ fn socket_without_qmp_is_refused() {
     let listener = UnixListener::bind(&path).expect("a socket");
     let greeter = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a client");
-        // The client may have seen enough.
+        // The client may have disconnected already.
         let _ = stream.write_all(b"QEMU 7.2.22 monitor - type 'help' for more information\r\n");
     });
     refused(nmiscope(["attach", "--qmp", &shown]), "is not QMP");
     greeter.join().expect("a greeter");
-    // The listener has gone, and its file is there still.
+    // The listener has ended, but its socket file still exists.
     refused(nmiscope(["attach", "--qmp", &shown]), "no process listens there");
     std::fs::remove_file(&path).expect("a socket");
     refused(nmiscope(["attach", "--qmp", &shown]), "there is no such socket");
@@ -83,7 +83,7 @@ fn socket_without_qmp_is_refused() {
 #[test]
 fn missing_process_or_one_that_is_no_qemu_is_refused() {
     refused(nmiscope(["attach", "--pid", "0"]), "there is no such process");
-    // Linux gives no number as high as that (PID_MAX_LIMIT is 4 Mi).
+    // Linux assigns no PID this high (PID_MAX_LIMIT is 4 Mi).
     refused(nmiscope(["attach", "--pid", "2147483647"]), "there is no such process");
     let own = std::process::id().to_string();
     refused(nmiscope(["attach", "--pid", &own]), "not a QEMU");

@@ -1,4 +1,5 @@
-//! The guest runs when the tool has gone, however it went; and a guest that was stopped stays so.
+//! Tests that the guest runs after the tool has ended in any way, and that a guest that was stopped before
+//! stays stopped.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -9,10 +10,10 @@ use rustix::process::{Signal, kill_process};
 use super::vm::{PATIENCE, Vm};
 use crate::common::*;
 
-/// The moments at which each of three signals comes: 51 in all.
+/// Number of moments at which each of the three signals is sent: 51 in all.
 const MOMENTS: u64 = 17;
 
-/// Waits until the tool has stopped the guest. False where it was not seen to, or has ended.
+/// Waits until the tool has stopped the guest. Returns false if the tool ends first.
 fn wait_for_the_pause(vm: &mut Vm, tool: &mut Running) -> bool {
     loop {
         if vm.run_state() == "paused" {
@@ -24,13 +25,13 @@ fn wait_for_the_pause(vm: &mut Vm, tool: &mut Running) -> bool {
     }
 }
 
-/// Waits until nobody holds the tool's monitor: neither the tool nor its guardian.
+/// Waits until neither the tool nor its guardian holds the tool's monitor.
 fn wait_for_the_guardians_end(vm: &Vm) {
     let deadlines = Deadlines { connect: PATIENCE, greeting: PATIENCE, ..Deadlines::default() };
     Qmp::connect(&Address::Path(vm.path("qmp")), &deadlines).expect("a free monitor");
 }
 
-/// The time that an attach takes here, for the moments to be spread over.
+/// Measures the time of an attach on this machine, over which the moments are spread.
 fn measure_attach(vm: &Vm) -> Duration {
     let start = Instant::now();
     vm.attach().run().expect_code(exit::CLEAN);
@@ -50,7 +51,7 @@ fn assert_signal_leaves_the_guest_running(signal: Signal) {
         } else {
             sleep(whole * moment as u32 / MOMENTS as u32);
         }
-        // It may have ended; one that was seen to has no number any more.
+        // The tool may have ended; if so, it was reaped and its PID must not be used.
         if tool.child.try_wait().expect("a child").is_none() {
             kill_process(tool.pid(), signal).expect("a signal");
         }
@@ -91,7 +92,7 @@ fn guest_stopped_before_stays_stopped_and_is_reported_so() {
     assert_eq!((visit.was.as_str(), visit.stopped_ms, visit.torn), ("paused", None, false));
     wait_for_the_guardians_end(&vm);
     assert_eq!(vm.run_state(), "paused");
-    // Where it is stopped, killing the tool changes nothing either.
+    // Killing the tool while the guest is stopped changes nothing either.
     let tool = vm.attach().start();
     sleep(Duration::from_millis(50));
     tool.kill();

@@ -1,8 +1,8 @@
-//! One workload, seen in four ways: live in a VM of ours, by the core of that run, by a dump of QEMU's,
-//! and by attaching to that QEMU.
+//! Tests of one workload observed in four ways: live in a VM of this program, from the core of that run,
+//! from a dump of QEMU, and by attaching to that QEMU.
 //!
-//! All four give one report, apart from source, times and counters. Where a target cannot know something,
-//! [`ROWS`] says what and why, and the report has to lack exactly that.
+//! All four reports are equal, apart from source, times and counters. [`ROWS`] lists the hangs that a single
+//! observation cannot detect, with the reason; the report must lack exactly these.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use super::vm::{PATIENCE, Vm};
 use crate::common::*;
 use crate::dump::support::{report_of, stacks};
 
-/// A workload with a hang, and what there is of the hang in the report of a dump or an attach.
+/// A workload with a hang, and the part of it that a dump or an attach reports.
 struct Row {
     class: Class,
     workload: &'static str,
@@ -24,22 +24,22 @@ struct Row {
     seen_once: SeenOnce,
 }
 
-/// The knowledge of a target that sees a guest once.
+/// Part of a hang that a single observation reports.
 enum SeenOnce {
-    /// All that a run knows.
+    /// The same as a live run.
     All,
-    /// No hang, for this reason; stacks and tasks are those of the run.
+    /// No hang, for this reason; stacks and tasks as in the live run.
     NoHang(&'static str),
 }
 
 use SeenOnce::{All, NoHang};
 
-/// A workload that a dump and an attach know as much of as a run.
+/// Returns a row whose hang a single observation reports like a live run.
 const fn row(class: Class, workload: &'static str, cpus: u32) -> Row {
     Row { class, workload, cpus, seen_once: All }
 }
 
-/// One or two workloads of each class.
+/// Workloads of each class, one or two per class.
 const ROWS: [Row; 11] = [
     row(Class::Deadlock, "abba-deadlock", 3),
     row(Class::Deadlock, "mutex-deadlock", 2),
@@ -50,8 +50,8 @@ const ROWS: [Row; 11] = [
         workload: "spin-irqs-off",
         cpus: 1,
         seen_once: NoHang(
-            "time is told by the kernel's latest record, and no CPU is left that takes a tick: the last \
-             one may have been a moment ago",
+            "the time is taken from the kernel's latest record, and no CPU takes ticks any more: the last \
+             tick may have been a moment ago",
         ),
     },
     row(Class::SoftLockup, "spin-irqs-on", 3),
@@ -62,8 +62,8 @@ const ROWS: [Row; 11] = [
         workload: "livelock",
         cpus: 2,
         seen_once: NoHang(
-            "the guest counts finished work and does not date it: that the count stands still shows \
-             in two looks, and a dump and an attach have one",
+            "the guest counts finished work without times: two observations are needed to see that the \
+             count does not advance",
         ),
     },
     Row {
@@ -71,8 +71,8 @@ const ROWS: [Row; 11] = [
         workload: "lost-wakeup",
         cpus: 2,
         seen_once: NoHang(
-            "the guest does not date pending work: a task that sleeps while there is some may be \
-             woken at the next instruction",
+            "the guest records no time of pending work: a task that sleeps beside it may be woken at the \
+             next instruction",
         ),
     },
     Row {
@@ -80,16 +80,16 @@ const ROWS: [Row; 11] = [
         workload: "boot-stall",
         cpus: 2,
         seen_once: NoHang(
-            "the guest writes to a port of its VMM that it is ready, and keeps no record of it: QEMU \
-             has no such port, and memory does not tell a guest that boots from one that has booted",
+            "the guest reports that it is ready through a port of its VMM and keeps no record: QEMU has no \
+             such port, and memory does not distinguish a booting guest from a booted one",
         ),
     },
 ];
 
-/// The class that no workload has: it takes a kernel of which nothing is known.
+/// The class without a workload: it occurs only with an unknown kernel.
 const WITHOUT_WORKLOAD: Class = Class::Silent;
 
-/// What a report says of a guest, without times and counters.
+/// Content of a report that must be equal, without times and counters.
 #[derive(Debug, Clone, PartialEq)]
 struct Summary {
     hangs: Vec<HangSummary>,
@@ -101,10 +101,10 @@ struct Summary {
 struct HangSummary {
     class: Class,
     signature: String,
-    /// Blamed, locks and victims.
+    /// Names of the blamed, the locks and the victims.
     parties: [Vec<String>; 3],
     edges: Vec<String>,
-    /// True for certain, false for likely; nothing else is a verdict.
+    /// True for a certain hang, false for a likely one; no other certainty is a verdict.
     certain: bool,
 }
 
@@ -122,8 +122,8 @@ impl Summary {
         }
     }
 
-    /// Only the outer part of stacks, which a CPU does not leave that comes back to its main loop: what
-    /// it has just called is of one moment.
+    /// Keeps only the outer frames of each stack, up to the CPU's main loop: the frames inside change from
+    /// moment to moment in a CPU that returns to its main loop.
     fn without_moving_frames(self) -> Self {
         let outer = |stack: Vec<String>| {
             let step = stack.iter().rposition(|name| name == "cpu_main").unwrap_or(0);
@@ -134,7 +134,7 @@ impl Summary {
 }
 
 impl HangSummary {
-    /// Nothing for a suspicion, which has not lasted for as long as a run waits.
+    /// Summarises a hang; `None` for a suspected one, which is not old enough for a verdict.
     fn from_verdict(hang: &Hang) -> Option<Self> {
         let edge =
             |edge: &nmiscope_report::WaitEdge| format!("{} {:?} {}", edge.from, edge.kind, edge.to);
@@ -148,14 +148,14 @@ impl HangSummary {
     }
 }
 
-/// A stack without frames of no name: a CPU that was never started stands at the reset vector in a VM of
-/// ours, and in SeaBIOS, which has started and parked it, in QEMU.
+/// Removes frames without a name: a CPU that the guest never started is at the reset vector in a VM of this
+/// program, but in QEMU is parked in SeaBIOS, which started it.
 fn named_frames(stack: Vec<String>) -> Vec<String> {
     stack.into_iter().filter(|name| !name.is_empty()).collect()
 }
 
-/// Looks until the report says what is wanted: a look may come while an interrupt is handled, or before
-/// the hang is as old as a run waits for.
+/// Observes the guest until its report equals `wanted`: an observation may fall into an interrupt handler, or
+/// come before the hang is old enough for a verdict.
 #[track_caller]
 fn wait_for_report(
     what: &str,
@@ -181,7 +181,7 @@ fn wait_for_report(
 fn assert_one_report(workload: &str) {
     let row = ROWS.iter().find(|row| row.workload == workload).expect("a workload of the table");
     let cpus = row.cpus;
-    // It hangs while the other does.
+    // Both VMs run at the same time.
     let mut vm = Vm::start(workload, cpus);
     let live = run_workload(workload, cpus)
         .args(["--memory", "64M", "--core", "hang.core", "--ready-within", "3s"])
@@ -236,7 +236,7 @@ macro_rules! workloads {
                 assert_one_report($name);
             }
         )*
-        /// The workloads that have a test.
+        /// Names of the workloads that have a test.
         const TESTED: &[&str] = &[$($name),*];
     };
 }

@@ -1,4 +1,4 @@
-//! Guest memory by the process beside QEMU's own `pmemsave`, and memory that nobody touched.
+//! Tests of guest memory: compared with QEMU's own `pmemsave`, and without allocating untouched pages.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -14,7 +14,7 @@ use crate::vm::{Vm, patient, pmemsave, wait_until};
 
 const CHUNK: usize = 64 << 10;
 
-/// Numbers that are the same in every run (Marsaglia's xorshift64).
+/// Pseudo-random numbers, the same in every run (Marsaglia's xorshift64).
 struct Numbers(u64);
 
 impl Numbers {
@@ -26,7 +26,7 @@ impl Numbers {
     }
 }
 
-/// Addresses within ranges, with both ends of each among them.
+/// Returns addresses within the ranges, including both ends of each.
 fn addresses(memory: &GuestMemory, length: usize) -> Vec<u64> {
     let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
     let mut addresses = Vec::new();
@@ -38,7 +38,7 @@ fn addresses(memory: &GuestMemory, length: usize) -> Vec<u64> {
     addresses
 }
 
-/// Compares memory by the process and memory by way of the monitor with QEMU's own.
+/// Compares memory from the process and memory through the monitor with `pmemsave`.
 fn assert_equals_pmemsave(vm: &Vm) {
     let mut qemu = vm.open();
     let sources = [qemu.memory(), qemu.monitor_memory()].map(|memory| memory.expect("memory"));
@@ -101,7 +101,7 @@ fn monitor_memory_is_kept_until_it_is_refreshed() {
     let mut qemu = vm.open();
     let process = qemu.memory().expect("memory");
     let memory = qemu.monitor_memory().expect("memory");
-    // The guest counts its timer ticks, wherever that is.
+    // The guest counts its timer ticks in some page.
     let all = || read(&process, 1 << 20, 32 << 20);
     let before = all();
     let mut page = None;
@@ -182,7 +182,7 @@ fn private_backing_file_is_read_where_the_guest_has_not_written() {
     assert!(bytes == pattern[32 << 20..33 << 20]);
 }
 
-/// Memory of QEMU's memfd in KiB: pages that were allocated without being mapped are in no RSS.
+/// Size of QEMU's memfds in KiB: RSS does not count allocated pages that are not mapped.
 fn memfd_kib(vm: &Vm) -> u64 {
     let mut kib = 0;
     for entry in fs::read_dir(format!("/proc/{}/fd", vm.pid())).expect("a directory").flatten() {
@@ -195,7 +195,7 @@ fn memfd_kib(vm: &Vm) -> u64 {
     kib
 }
 
-/// Reads 1 MiB of each 64 MiB, and every first byte of a page in the last 64 MiB.
+/// Reads 1 MiB of each 64 MiB, and the first byte of every page in the last 64 MiB.
 fn read_widely(memory: &GuestMemory) {
     let mut bytes = vec![0; 1 << 20];
     let range = memory.ranges().last().expect("a range");
@@ -255,12 +255,12 @@ fn memory_of_an_ended_qemu_is_an_error() {
 }
 
 const READER: &str = "NMISCOPE_TEST_READER";
-/// The address of the last 256 KiB below 4 GiB, where the machine `pc` has its firmware.
+/// Address of the firmware in the machine `pc`: the last 256 KiB below 4 GiB.
 const FIRMWARE: u64 = (4 << 30) - (256 << 10);
-/// A user that owns nothing.
+/// User ID that owns no files.
 const NOBODY: u32 = 65534;
 
-/// The program of another user that looks at a VM, whose directory is in the environment.
+/// The process of another user: it reads the VM whose QMP socket is in the environment.
 #[test]
 fn reader_process() {
     let Some(path) = std::env::var_os(READER) else { return };

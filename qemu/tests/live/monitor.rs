@@ -1,4 +1,4 @@
-//! Finding monitors, and monitors that are taken or stuck.
+//! Tests of the search for monitors, and of monitors that are held or stuck.
 
 use std::process::Command;
 use std::time::Duration;
@@ -97,12 +97,12 @@ fn process_without_a_monitor_is_refused_with_the_option_to_add() {
 fn second_client_of_a_held_monitor_gets_no_greeting() {
     let vm = Vm::start(&["-M", "pc", "-m", "64M", "-S"]);
     let first = vm.open();
-    // The backlog takes two more; the next are not even accepted.
+    // The backlog takes two more clients; later ones are not even accepted.
     for _ in 0..4 {
         let error = Qemu::open(&vm.address(), hasty()).expect_err("held");
         assert!(matches!(error, QemuError::Qmp(QmpError::NoGreeting { .. })), "{error}");
     }
-    // By its number the second monitor does.
+    // The search by PID finds the second monitor.
     let second = Qemu::open_pid(vm.pid(), hasty()).expect("a free monitor");
     let error = Qemu::open_pid(vm.pid(), hasty()).expect_err("both are held");
     assert!(matches!(error, QemuError::Qmp(QmpError::NoGreeting { .. })), "{error}");
@@ -118,7 +118,7 @@ fn stopped_qemu_process_is_left_running_after_sigcont() {
     let memory = qemu.memory().expect("memory");
     let pid = Pid::from_raw(vm.pid()).expect("a number");
     kill_process(pid, Signal::STOP).expect("a signal");
-    // Its memory can be read all the same.
+    // Memory can still be read from the process.
     memory.read(PhysicalAddress(1 << 20), &mut [0; 4096]).expect("memory");
     let error = qemu.run_state().expect_err("no answer");
     assert!(matches!(&error, QemuError::Qmp(error) if is_no_answer(error)), "{error}");
@@ -130,7 +130,7 @@ fn stopped_qemu_process_is_left_running_after_sigcont() {
     kill_process(pid, Signal::CONT).expect("a signal");
     let mut second = vm.second();
     assert_eq!(run_state(&mut second), RunState::Running);
-    // The late answers do no harm.
+    // The late answers are dropped.
     wait_until("QEMU answers again", || qemu.run_state().is_ok());
     let stopped = qemu.stop(guardian()).expect("a stopped VM");
     assert_eq!(run_state(&mut second), RunState::Paused);
@@ -155,7 +155,7 @@ fn guest_stopped_before_stays_stopped() {
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
 fn stop_that_waits_for_a_hung_disk_is_undone() {
-    // A disk that takes 5 s for each request, and firmware that reads its first sector.
+    // A disk that takes 5 s per request, and firmware that reads its first sector.
     let disk = "driver=null-co,node-name=slow,latency-ns=5000000000,read-zeroes=on";
     let device = ["-blockdev", disk, "-device", "virtio-blk,drive=slow"];
     let vm = Vm::start(&[&["-M", "pc", "-m", "64M", "-cpu", "max"][..], &device].concat());
@@ -170,9 +170,9 @@ fn stop_that_waits_for_a_hung_disk_is_undone() {
     assert!(matches!(error, Some(QemuError::StopUnanswered { .. })), "{error:?}");
     drop(qemu);
     second.take_events();
-    // QEMU answers nobody until the request is done.
+    // QEMU answers no client until the request is done.
     let mut events = Vec::new();
-    wait_until("the guest was let go on", || {
+    wait_until("the guest is resumed", || {
         let runs = run_state(&mut second) == RunState::Running;
         events.extend(second.take_events());
         runs && events.last().is_some_and(|event| event.name == "RESUME")

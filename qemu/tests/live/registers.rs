@@ -1,4 +1,4 @@
-//! Registers by the monitor's text beside the notes of a dump of the same stopped VM.
+//! Tests that registers from the monitor equal the notes of a dump of the same stopped VM.
 
 use nmiscope_qemu::VcpuRegisters;
 
@@ -44,7 +44,7 @@ fn assert_registers_equal_dump_on_all(accelerator: &str) {
         for workload in ["idle", "abba-deadlock"] {
             assert_registers_equal_dump(&Vm::guest(workload, &options));
         }
-        // Before and within firmware: real and protected mode.
+        // Before and during firmware: real and protected mode.
         assert_registers_equal_dump(&Vm::start(&[&options[..], &["-S"]].concat()));
         assert_registers_equal_dump(&Vm::start(&options));
     }

@@ -1,5 +1,5 @@
-//! Times of a visit, printed: the pause beside a bare stop, and reads of memory. Nothing is held against
-//! a clock.
+//! Measurements of a visit, printed only: the pause compared with a bare stop, and reads of memory. No
+//! time is asserted.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use crate::vm::Vm;
 
 const VISITS: usize = 21;
 const READS: u64 = 1000;
-/// An address at which the bundled guest has its heap.
+/// Guest-physical address in the heap of the bundled guest.
 const TOUCHED: u64 = 2 << 20;
 
-/// The pause of `stop`, `info registers -a` and `cont` with nothing around them.
+/// Measures the pause of only `stop`, `info registers -a` and `cont`.
 fn bare_pause(qemu: &mut Qemu) -> Duration {
     let mut qmp = qemu.qmp();
     let begin = Instant::now();
@@ -24,7 +24,7 @@ fn bare_pause(qemu: &mut Qemu) -> Duration {
     begin.elapsed()
 }
 
-/// The pause of a visit, and the time that the guardian and the queries before it take.
+/// Measures the pause of a visit, and the time of the guardian and the queries before it.
 fn visit(qemu: &mut Qemu) -> (Duration, Duration) {
     let begin = Instant::now();
     let mut stopped = qemu.stop(guardian()).expect("a stopped VM");
@@ -34,7 +34,7 @@ fn visit(qemu: &mut Qemu) -> (Duration, Duration) {
     (pause, before)
 }
 
-/// The time to read 1 MiB, and a word.
+/// Measures the time to read 1 MiB, and a word.
 fn read(memory: &GuestMemory) -> (Duration, Duration) {
     let mut bytes = vec![0; 1 << 20];
     let begin = Instant::now();

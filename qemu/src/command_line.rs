@@ -1,39 +1,41 @@
-//! Monitors on a QEMU's command line.
+//! QMP monitors on QEMU's command line.
 //!
-//! Owns the parse of the options that make a QMP monitor. Refuses to own processes and paths' meaning
-//! (`find`). Options of configuration files (`-readconfig`) cannot be seen here.
+//! Owns the parser of the options that define a QMP monitor. Refuses to own processes and the
+//! resolution of paths (`find`, the caller). Options in configuration files (`-readconfig`) are not on the
+//! command line, so monitors defined there are not found.
 
 use std::collections::BTreeMap;
 
-/// A QMP monitor that a command line asks for.
+/// A QMP monitor that a command line defines.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Monitor {
-    /// Listens at a path, which may be relative to QEMU's working directory.
+pub(crate) enum MonitorOption {
+    /// A unix socket at a path, which may be relative to QEMU's working directory.
     Path(Vec<u8>),
-    /// Listens at an abstract name.
+    /// A unix socket at a name of the abstract namespace.
     Abstract(Vec<u8>),
-    /// Listens on a descriptor that whoever started QEMU passed to it, as libvirt does.
+    /// A listening descriptor that the program that started QEMU passed to it, as libvirt does.
     Descriptor,
-    /// Something that nobody can connect to from here: TCP, a pipe, a client's end.
+    /// A transport that this crate cannot connect to, as on the command line: TCP, a pipe, a client socket.
     Elsewhere(String),
 }
 
-/// The monitors of a command line, in its order.
-pub(crate) fn monitors(arguments: &[Vec<u8>]) -> Vec<Monitor> {
-    let mut devices: BTreeMap<Vec<u8>, Monitor> = BTreeMap::new();
+/// Returns the monitors of a command line: sockets given to `-qmp` directly, then monitors on a character
+/// device.
+pub(crate) fn parse_monitors(arguments: &[Vec<u8>]) -> Vec<MonitorOption> {
+    let mut devices: BTreeMap<Vec<u8>, MonitorOption> = BTreeMap::new();
     let mut controls: Vec<Vec<u8>> = Vec::new();
     let mut found = Vec::new();
     for pair in arguments.windows(2) {
         let [option, value] = pair else { continue };
-        match name(option) {
+        match option_name(option) {
             Some(b"qmp" | b"qmp-pretty") => match value.strip_prefix(b"chardev:") {
                 Some(id) => controls.push(id.to_vec()),
-                None => found.push(of_qmp(value)),
+                None => found.push(parse_qmp(value)),
             },
             Some(b"chardev") => {
                 let options = Options::parse(value);
                 if let Some(id) = options.get(b"id") {
-                    devices.insert(id.to_vec(), of_chardev(&options));
+                    devices.insert(id.to_vec(), parse_chardev(&options));
                 }
             }
             Some(b"mon") => {
@@ -46,50 +48,50 @@ pub(crate) fn monitors(arguments: &[Vec<u8>]) -> Vec<Monitor> {
             _ => {}
         }
     }
-    let of_control = |id: Vec<u8>| {
+    let find_device = |id: Vec<u8>| {
         let name = String::from_utf8_lossy(&id).into_owned();
-        devices.get(&id).cloned().unwrap_or(Monitor::Elsewhere(name))
+        devices.get(&id).cloned().unwrap_or(MonitorOption::Elsewhere(name))
     };
-    found.extend(controls.into_iter().map(of_control));
+    found.extend(controls.into_iter().map(find_device));
     found
 }
 
-/// The name of an option; QEMU takes one dash or two.
-fn name(option: &[u8]) -> Option<&[u8]> {
+/// Strips the dashes of an option; QEMU accepts one or two.
+fn option_name(option: &[u8]) -> Option<&[u8]> {
     let name = option.strip_prefix(b"-")?;
     Some(name.strip_prefix(b"-").unwrap_or(name))
 }
 
-/// `unix:PATH,server=on,wait=off`
-fn of_qmp(value: &[u8]) -> Monitor {
-    let elsewhere = || Monitor::Elsewhere(String::from_utf8_lossy(value).into_owned());
+/// Parses a value of `-qmp`, such as `unix:PATH,server=on,wait=off`.
+fn parse_qmp(value: &[u8]) -> MonitorOption {
+    let elsewhere = || MonitorOption::Elsewhere(String::from_utf8_lossy(value).into_owned());
     let Some(rest) = value.strip_prefix(b"unix:") else { return elsewhere() };
     let options = Options::parse(rest);
     match options.bare.first() {
-        Some(path) if options.is_on(b"server") => of_path(path, &options),
+        Some(path) if options.is_on(b"server") => listener_at(path, &options),
         _ => elsewhere(),
     }
 }
 
-/// `socket,id=ID,path=PATH,server=on,wait=off`
-fn of_chardev(options: &Options) -> Monitor {
+/// Parses a value of `-chardev`, such as `socket,id=ID,path=PATH,server=on,wait=off`.
+fn parse_chardev(options: &Options) -> MonitorOption {
     let is_socket = options.bare.first().is_some_and(|kind| kind == b"socket");
     match (options.get(b"path"), options.get(b"fd")) {
-        (Some(path), _) if is_socket && options.is_on(b"server") => of_path(path, options),
-        (None, Some(_)) if is_socket => Monitor::Descriptor,
-        _ => Monitor::Elsewhere(String::from_utf8_lossy(&options.text).into_owned()),
+        (Some(path), _) if is_socket && options.is_on(b"server") => listener_at(path, options),
+        (None, Some(_)) if is_socket => MonitorOption::Descriptor,
+        _ => MonitorOption::Elsewhere(String::from_utf8_lossy(&options.text).into_owned()),
     }
 }
 
-fn of_path(path: &[u8], options: &Options) -> Monitor {
+fn listener_at(path: &[u8], options: &Options) -> MonitorOption {
     if options.is_on(b"abstract") {
-        Monitor::Abstract(path.to_vec())
+        MonitorOption::Abstract(path.to_vec())
     } else {
-        Monitor::Path(path.to_vec())
+        MonitorOption::Path(path.to_vec())
     }
 }
 
-/// Options as QEMU writes them: `bare,name=value`, with `,,` for a comma.
+/// A comma-separated option value of QEMU: `bare,name=value`, with `,,` for a literal comma.
 struct Options {
     text: Vec<u8>,
     bare: Vec<Vec<u8>>,
@@ -101,7 +103,7 @@ impl Options {
         let mut options = Self { text: text.to_vec(), bare: Vec::new(), named: BTreeMap::new() };
         for part in split_commas(text) {
             match part.iter().position(|&byte| byte == b'=') {
-                // A path may have an equals sign, and stands first.
+                // The first part may be a path, which may contain an equals sign.
                 Some(at) if !options.bare.is_empty() || !part[..at].contains(&b'/') => {
                     options.named.insert(part[..at].to_vec(), part[at + 1..].to_vec());
                 }
@@ -115,7 +117,7 @@ impl Options {
         self.named.get(name).map(Vec::as_slice)
     }
 
-    /// True for `name`, `name=on` and the like.
+    /// True if `name` is given alone, or as `on`, `yes` or `true`.
     fn is_on(&self, name: &[u8]) -> bool {
         let bare = self.bare.iter().any(|bare| bare == name);
         bare || matches!(self.get(name), Some(b"on" | b"yes" | b"true"))
@@ -141,17 +143,17 @@ mod tests {
 
     use super::*;
 
-    fn of(line: &str) -> Vec<Monitor> {
+    fn parse(line: &str) -> Vec<MonitorOption> {
         let words = line.split_whitespace().map(|word| word.as_bytes().to_vec());
-        monitors(&words.collect::<Vec<_>>())
+        parse_monitors(&words.collect::<Vec<_>>())
     }
 
-    fn path(path: &str) -> Monitor {
-        Monitor::Path(path.into())
+    fn path(path: &str) -> MonitorOption {
+        MonitorOption::Path(path.into())
     }
 
     #[test]
-    fn each_way_to_ask_for_a_monitor_is_found() {
+    fn every_option_form_of_a_monitor_is_found() {
         for line in [
             "qemu -m 1G -qmp unix:/run/q.sock,server=on,wait=off",
             "qemu --qmp unix:/run/q.sock,server,nowait -m 1G",
@@ -160,35 +162,35 @@ mod tests {
             "qemu -mon m,mode=control -chardev socket,path=/run/q.sock,server=yes,id=m",
             "qemu -chardev socket,id=m,path=/run/q.sock,server=on -qmp chardev:m",
         ] {
-            assert_eq!(of(line), [path("/run/q.sock")], "{line}");
+            assert_eq!(parse(line), [path("/run/q.sock")], "{line}");
         }
     }
 
     #[test]
     fn commas_and_equals_signs_in_paths_are_kept() {
-        assert_eq!(of("q -qmp unix:/run/a,,b=c,server=on"), [path("/run/a,b=c")]);
+        assert_eq!(parse("q -qmp unix:/run/a,,b=c,server=on"), [path("/run/a,b=c")]);
     }
 
     #[test]
-    fn monitors_that_cannot_be_reached_are_told_apart() {
+    fn unreachable_monitors_are_distinguished() {
         let libvirt = "qemu -chardev socket,id=charmonitor,fd=24,server=on,wait=off \
                        -mon chardev=charmonitor,id=monitor,mode=control";
-        assert_eq!(of(libvirt), [Monitor::Descriptor]);
-        let name = Monitor::Abstract("vm".into());
-        assert_eq!(of("qemu -qmp unix:vm,server=on,abstract=on"), [name]);
+        assert_eq!(parse(libvirt), [MonitorOption::Descriptor]);
+        let name = MonitorOption::Abstract("vm".into());
+        assert_eq!(parse("qemu -qmp unix:vm,server=on,abstract=on"), [name]);
         for line in [
             "qemu -qmp tcp:localhost:4444,server=on",
             "qemu -qmp stdio",
             "qemu -qmp unix:/run/client",
             "qemu -mon chardev=gone,mode=control",
         ] {
-            assert!(matches!(of(line)[..], [Monitor::Elsewhere(_)]), "{line}");
+            assert!(matches!(parse(line)[..], [MonitorOption::Elsewhere(_)]), "{line}");
         }
     }
 
     proptest! {
         #[test]
-        fn any_command_line_is_parsed(words in prop::collection::vec(
+        fn arbitrary_command_line_does_not_panic(words in prop::collection::vec(
             prop_oneof![
                 Just("-qmp".to_owned()),
                 Just("-mon".to_owned()),
@@ -198,14 +200,14 @@ mod tests {
             0..8,
         )) {
             let words: Vec<Vec<u8>> = words.into_iter().map(String::into_bytes).collect();
-            monitors(&words);
+            parse_monitors(&words);
         }
     }
 
     #[test]
-    fn a_monitor_for_people_is_none() {
-        assert_eq!(of("qemu -monitor unix:/run/q.sock,server=on,wait=off"), []);
-        assert_eq!(of("q -chardev socket,id=m,path=/q,server=on -mon chardev=m"), []);
-        assert_eq!(of("qemu -qmp"), []);
+    fn human_monitor_is_no_qmp_monitor() {
+        assert_eq!(parse("qemu -monitor unix:/run/q.sock,server=on,wait=off"), []);
+        assert_eq!(parse("q -chardev socket,id=m,path=/q,server=on -mon chardev=m"), []);
+        assert_eq!(parse("qemu -qmp"), []);
     }
 }

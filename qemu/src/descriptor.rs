@@ -1,7 +1,7 @@
-//! Descriptors that are passed over a unix socket.
+//! Transfer of a file descriptor over a unix socket.
 //!
-//! Owns the one call to sendmsg(2) that carries a descriptor (unix(7), `SCM_RIGHTS`). Refuses to own what
-//! the bytes beside it say: `qmp` passes files to QEMU, and `hold` passes the monitor to the guardian.
+//! Owns the one call to sendmsg(2) that carries a descriptor (unix(7), `SCM_RIGHTS`). Refuses to own the
+//! bytes beside it: `qmp` passes files to QEMU, and `hold` passes the monitor connection to the guardian.
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -10,8 +10,8 @@ use std::os::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-/// Sends bytes with a descriptor, and returns how many bytes were taken. The descriptor travels with the
-/// first of them, so that it has been sent unless the result is an error.
+/// Sends bytes with a descriptor, and returns the number of bytes sent. The descriptor travels with the
+/// first byte, so it has been sent unless the result is an error.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
@@ -20,7 +20,7 @@ pub(crate) fn send(
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let descriptors = [descriptor];
-    // The buffer has room: `cmsg_space` is the size of one descriptor.
+    // The buffer has room: `cmsg_space` reserves the size of one descriptor.
     ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
     sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
 }

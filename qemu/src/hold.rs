@@ -1,30 +1,29 @@
-//! The guardian: a small process that lets the guest go on when the tool cannot.
+//! The guardian: a small process that resumes the guest when the tool cannot.
 //!
-//! Owns both halves: [`start`], by which the tool has one before it stops anything, and [`run`],
-//! which that process does. Refuses to own when to stop (`qemu`), and the command line by which the
-//! tool's program becomes a guardian (the caller's).
+//! Owns both halves: [`start`], with which the tool starts a guardian before it stops the VM, and
+//! [`run`], the body of the guardian process. Refuses to own when to stop (`qemu`), and the command line
+//! that turns the tool's program into a guardian (the caller's).
 //!
-//! A client of QMP that goes away leaves its VM stopped. So another process holds the same connection:
+//! A QMP client that disconnects leaves its VM stopped. Therefore a second process holds the same
+//! connection:
 //!
-//! 1. The tool starts its own program again in a way that leads to [`run`], with one end of a
-//!    socket pair as standard input, and passes the QMP socket over it. It goes on when the guardian
-//!    has answered.
-//! 2. *Before* it sends `stop`, the tool writes a message: armed. After `cont` was answered it writes
-//!    another: disarmed. A message is in the guardian's buffer as soon as it is written, so there is no
-//!    moment at which the guest is stopped and the guardian would not know.
-//! 3. While the tool lives, it alone reads the QMP socket; the guardian waits for the pair. Only when the
-//!    guest was not let go on within the longest pause, because somebody stopped the tool itself with
-//!    Ctrl-Z for one, the guardian sends `cont`, whose answer the tool drops by its id, and sends it again
-//!    after each such time.
-//! 4. The pair closes when the tool ends, however it ends, or when it drops its end. A guardian that
-//!    is disarmed ends too. One that is armed owns the QMP socket now: it makes QEMU's parser forget
-//!    a half command, passes over half an answer, and asks for the run state. QEMU answers in order, so
-//!    that a `stop` on its way is over by then. If the VM is paused it sends `cont`, until that is
-//!    answered, QEMU ends, or its patience does.
+//! 1. The tool starts its own program with arguments that lead to [`run`] and one end of a socket pair as
+//!    standard input, passes the QMP socket over the pair, and waits for the guardian's answer.
+//! 2. The tool writes an *armed* message before it sends `stop`, and a *disarmed* message after `cont` is
+//!    answered. A written message is in the guardian's buffer at once, so the guardian is armed at every
+//!    moment at which the guest is stopped.
+//! 3. While the tool lives, only the tool reads the QMP socket; the guardian waits on the pair. If the
+//!    guest is still stopped after the longest pause, for example because Ctrl-Z stopped the tool, the
+//!    guardian sends `cont`, and again after every further such pause. The tool recognises the answers by
+//!    their ids and drops them.
+//! 4. The pair closes when the tool ends, however it ends, or drops its end. A disarmed guardian then ends
+//!    too. An armed one takes over the QMP socket: it resets QEMU's parser after a partial command, skips
+//!    a partial answer, and queries the run state. QEMU answers in order, so a pending `stop` has been
+//!    carried out by then. While the VM is paused, the guardian sends `cont` until it is answered, QEMU
+//!    ends, or its patience expires.
 //!
-//! The guardian is the leader of a session of its own, so that neither Ctrl-C nor a terminal that
-//! closes ends it. Whoever calls [`run`] may ignore SIGTERM too, which a service manager sends to all
-//! of a group.
+//! The guardian leads a session of its own, so that neither Ctrl-C nor a closed terminal ends it. The
+//! caller of [`run`] may also ignore SIGTERM, which a service manager sends to a whole group.
 
 use std::fmt;
 use std::io::{self, IoSliceMut};
@@ -47,71 +46,73 @@ use crate::qmp::{Qmp, QmpError};
 use crate::status::{RunState, run_state};
 use crate::wait::{Deadline, wait_for};
 
-/// The first message to the guardian, which brings the QMP socket.
+/// Kind of the first message to the guardian, which carries the QMP socket.
 const SOCKET: u8 = b'q';
-/// The one byte that the guardian answers.
+/// The guardian's answer to that message.
 const READY: u8 = b'r';
-/// The guest may be stopped from now on; the longest pause follows, in ms.
+/// Message kind: the guest may be stopped from now on. The number is the longest pause, in ms.
 const ARMED: u8 = b's';
-/// The guest runs again.
+/// Message kind: the guest runs again. The number is 0.
 const DISARMED: u8 = b'c';
-/// The length of a message to the guardian: a kind and a little-endian number of 32 bits.
+/// Length of a message to the guardian, in bytes: a kind and a little-endian 32-bit number.
 const MESSAGE: usize = 5;
-/// Time until `cont` is tried again after QEMU refused it, as it does while a dump is written.
-const RETRY: Duration = Duration::from_millis(200);
-/// Shortest pause after which `cont` is sent over the tool's head.
+/// Time until `cont` is retried after QEMU refused it, as it does while a dump is written.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+/// Shortest pause after which the guardian sends `cont` while the tool still lives.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
-/// Longest time for a guardian that is not needed any more to end.
-const END: Duration = Duration::from_secs(1);
+/// Longest time to wait for a dismissed guardian to end.
+const DISMISSAL_TIME: Duration = Duration::from_secs(1);
 
-/// The outcome of a guardian's life.
+/// Result of a guardian that has finished its task.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// The tool ended and had let the guest go on itself.
+pub enum GuardianOutcome {
+    /// The tool ended after it had resumed the guest itself.
     NotNeeded,
-    /// The guest was stopped, and runs again.
+    /// The guest was still stopped, and the guardian resumed it.
     Resumed,
-    /// The guest was not in the state that `stop` leaves, and nothing was sent.
+    /// The guest was not paused, so the guardian did not send `cont`.
     NotStopped(RunState),
-    /// The QEMU process ended, and its guest with it.
+    /// The QEMU process ended, and the guest with it.
     QemuEnded,
 }
 
-/// Why there is no guardian, or why it could not let the guest go on.
+/// Error of starting a guardian, or of a guardian that could not resume the guest.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum HoldError {
-    /// The program did not start.
-    #[error("start the process that lets the guest go on: {program}")]
+pub enum GuardianError {
+    /// The guardian's program did not start.
+    #[error("start the guardian process, which resumes the guest: {program}")]
     Start {
-        /// The program.
+        /// The program that was started.
         program: String,
-        /// The error of the host.
+        /// Error returned by the host.
         #[source]
         source: io::Error,
     },
-    /// The program started and did not become a guardian.
+    /// The program started but did not answer as a guardian in time.
     #[error(
-        "have the process that lets the guest go on ready within {0:?}: without it nothing is stopped"
+        "wait {0:?} for the guardian process, which resumes the guest: without it nothing is stopped"
     )]
     NotReady(Duration),
-    /// The guardian has ended.
-    #[error("reach the process that lets the guest go on: it has ended: nothing is stopped")]
-    Ended,
-    /// The standard input of the guardian is not the link to a tool.
+    /// The guardian has already ended.
     #[error(
-        "serve as guardian: standard input is not the tool's socket: this is no command for people"
+        "reach the guardian process, which resumes the guest: it has ended: nothing is stopped"
+    )]
+    Ended,
+    /// The guardian's standard input is not the socket of a tool.
+    #[error(
+        "serve as guardian: standard input is not the tool's socket: do not start a guardian by hand"
     )]
     NoLink,
-    /// QEMU did not answer for as long as the guardian waits.
-    #[error("let the guest go on within {0:?}")]
-    Impatient(Duration),
+    /// The guest was not resumed within the guardian's patience.
+    #[error("resume the guest within {0:?}")]
+    TimedOut(Duration),
     /// The QMP connection or a command on it failed.
     #[error(transparent)]
     Qmp(#[from] QmpError),
 }
 
-/// A guardian, as the tool sees it. Dropped while it is armed it takes over at once.
+/// The tool's handle to its guardian. If it is dropped while armed, the guardian takes over at once.
 #[derive(Debug)]
 pub struct Guardian {
     child: Child,
@@ -119,30 +120,30 @@ pub struct Guardian {
 }
 
 /// Starts a guardian for a QMP socket. `command` is a program that calls [`run`] with its standard
-/// input; its output goes nowhere, and it keeps the working directory.
+/// input; its output is discarded, and it keeps the working directory.
 ///
 /// # Errors
-/// [`HoldError`]: nothing may be stopped then.
+/// [`GuardianError`]: the VM must not be stopped then.
 pub fn start(
     mut command: Command,
     socket: BorrowedFd<'_>,
     within: Duration,
-) -> Result<Guardian, HoldError> {
+) -> Result<Guardian, GuardianError> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let failed = |source| HoldError::Start { program, source };
+    let failed = |source| GuardianError::Start { program, source };
     let (link, theirs) = match UnixStream::pair() {
         Ok(pair) => pair,
         Err(error) => return Err(failed(error)),
     };
     command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
     let child = command.spawn().map_err(failed)?;
-    // The command keeps the guardian's end open, and with it this end would never see it close.
+    // The command keeps a copy of the guardian's end, with which this end would never read EOF.
     drop(command);
     let mut guardian = Guardian { child, link };
-    match guardian.pass(socket, within) {
+    match guardian.pass_socket(socket, within) {
         Ok(()) => Ok(guardian),
         Err(error) => {
-            // It is not a guardian, and was told of nothing.
+            // It was never armed.
             let _ = guardian.child.kill();
             let _ = guardian.child.wait();
             Err(error)
@@ -151,85 +152,89 @@ pub fn start(
 }
 
 impl Guardian {
-    /// The number of its process.
+    /// PID of the guardian process.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    fn pass(&self, socket: BorrowedFd<'_>, within: Duration) -> Result<(), HoldError> {
+    fn pass_socket(&self, socket: BorrowedFd<'_>, within: Duration) -> Result<(), GuardianError> {
         descriptor::send(self.link.as_fd(), &[SOCKET, 0, 0, 0, 0], socket)
-            .map_err(|_| HoldError::Ended)?;
+            .map_err(|_| GuardianError::Ended)?;
         let mut byte = [0];
         match wait_for(self.link.as_fd(), PollFlags::IN, Deadline::after(within)) {
             Ok(true) => match recv(&self.link, byte.as_mut_slice(), RecvFlags::empty()) {
                 Ok((1, _)) if byte == [READY] => Ok(()),
-                _ => Err(HoldError::Ended),
+                _ => Err(GuardianError::Ended),
             },
-            _ => Err(HoldError::NotReady(within)),
+            _ => Err(GuardianError::NotReady(within)),
         }
     }
 
-    /// Has it let the guest go on from now on, when the tool ends or the longest pause is over. Call it
-    /// before `stop` is sent.
+    /// Arms the guardian: from now on it resumes the guest when the tool ends or `pause` expires. Call this
+    /// before sending `stop`.
     ///
     /// # Errors
-    /// [`HoldError::Ended`].
-    pub fn arm(&mut self, pause: Duration) -> Result<(), HoldError> {
-        self.tell(ARMED, pause.as_millis().try_into().unwrap_or(u32::MAX))
+    /// [`GuardianError::Ended`].
+    pub fn arm(&mut self, pause: Duration) -> Result<(), GuardianError> {
+        self.send_message(ARMED, pause.as_millis().try_into().unwrap_or(u32::MAX))
     }
 
-    /// Has it do nothing, since the guest runs again, and waits for its end.
+    /// Disarms the guardian, since the guest runs again, and waits for it to end.
     pub fn dismiss(mut self) {
-        // One that has ended needs no word.
-        let _ = self.tell(DISARMED, 0);
+        // A guardian that has already ended needs no message.
+        let _ = self.send_message(DISARMED, 0);
         let _ = self.link.shutdown(Shutdown::Write);
-        let deadline = Deadline::after(END);
-        // Its end of the pair closes when it exits.
+        let deadline = Deadline::after(DISMISSAL_TIME);
+        // The guardian's end of the pair closes when it exits.
         let _ = wait_for(self.link.as_fd(), PollFlags::IN, deadline);
         while let Ok(None) = self.child.try_wait() {
             if deadline.has_passed() {
-                tracing::warn!(pid = self.pid(), "a guardian that is not needed has not ended");
+                tracing::warn!(pid = self.pid(), "a dismissed guardian has not ended");
                 return;
             }
             sleep(Duration::from_millis(1));
         }
     }
 
-    fn tell(&self, kind: u8, number: u32) -> Result<(), HoldError> {
+    fn send_message(&self, kind: u8, number: u32) -> Result<(), GuardianError> {
         let [a, b, c, d] = number.to_le_bytes();
         loop {
             match send(&self.link, &[kind, a, b, c, d], SendFlags::NOSIGNAL) {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
-                Err(_) => return Err(HoldError::Ended),
+                Err(_) => return Err(GuardianError::Ended),
             }
         }
     }
 }
 
 /// Serves as guardian until the tool has ended and the guest runs. `link` is the standard input that
-/// [`start`] gave to the process; `patience` is the longest time to wait for QEMU after that.
+/// [`start`] gave to the process; `patience` is the longest time to wait for QEMU after the tool's end.
 ///
 /// # Errors
-/// [`HoldError`]: the guest may be stopped still.
-pub fn run(link: impl Into<OwnedFd>, patience: Duration) -> Result<Outcome, HoldError> {
+/// [`GuardianError`]: the guest may still be stopped.
+pub fn run(link: impl Into<OwnedFd>, patience: Duration) -> Result<GuardianOutcome, GuardianError> {
     let link = link.into();
     let socket = receive_socket(link.as_fd())?;
-    // Fails for the leader of a process group, which has been put apart already.
+    // Fails only for the leader of a process group, which is already separate from the tool's group.
     let _ = rustix::process::setsid();
-    send(&link, &[READY], SendFlags::NOSIGNAL).map_err(|_| HoldError::Ended)?;
+    send(&link, &[READY], SendFlags::NOSIGNAL).map_err(|_| GuardianError::Ended)?;
     let mut qmp = Qmp::adopt(socket);
-    if watch(link.as_fd(), &mut qmp)? { let_go(&mut qmp, patience) } else { Ok(Outcome::NotNeeded) }
+    if watch(link.as_fd(), &mut qmp)? {
+        resume_guest(&mut qmp, patience)
+    } else {
+        Ok(GuardianOutcome::NotNeeded)
+    }
 }
 
-/// Waits until the tool has ended or dropped its end, whose life bounds this. True when the guest may
-/// be stopped then.
-fn watch(link: BorrowedFd<'_>, qmp: &mut Qmp) -> Result<bool, HoldError> {
+/// Waits until the tool has ended or dropped its end of the link; only the tool's life bounds this wait.
+/// Returns true if the guest may still be stopped.
+fn watch(link: BorrowedFd<'_>, qmp: &mut Qmp) -> Result<bool, GuardianError> {
     let mut pause = None;
     loop {
         let deadline = Deadline::after(pause.unwrap_or(Duration::MAX));
         match wait_for(link, PollFlags::IN, deadline) {
-            Ok(true) => match receive(link) {
+            Ok(true) => match receive_message(link) {
                 Some((ARMED, longest)) => {
                     pause = Some(Duration::from_millis(longest.into()).max(SHORTEST_PAUSE));
                 }
@@ -237,7 +242,7 @@ fn watch(link: BorrowedFd<'_>, qmp: &mut Qmp) -> Result<bool, HoldError> {
                 None => return Ok(pause.is_some()),
             },
             Ok(false) => {
-                // One that is not taken at once is tried again after the next pause.
+                // A `cont` that the socket does not take at once is retried after the next pause.
                 qmp.send_only("cont")?;
             }
             Err(error) => return Err(QmpError::host("wait for the tool")(error).into()),
@@ -245,7 +250,7 @@ fn watch(link: BorrowedFd<'_>, qmp: &mut Qmp) -> Result<bool, HoldError> {
     }
 }
 
-fn receive_socket(link: BorrowedFd<'_>) -> Result<OwnedFd, HoldError> {
+fn receive_socket(link: BorrowedFd<'_>) -> Result<OwnedFd, GuardianError> {
     let mut bytes = [0; MESSAGE];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -256,12 +261,12 @@ fn receive_socket(link: BorrowedFd<'_>) -> Result<OwnedFd, HoldError> {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
     });
-    descriptor.filter(|_| is_socket).ok_or(HoldError::NoLink)
+    descriptor.filter(|_| is_socket).ok_or(GuardianError::NoLink)
 }
 
-/// Receives a message; `None` when the other end is closed. Messages are written whole, and so come
-/// whole.
-fn receive(link: BorrowedFd<'_>) -> Option<(u8, u32)> {
+/// Receives a message; `None` once the other end is closed. Each message is written at once, and so
+/// arrives whole.
+fn receive_message(link: BorrowedFd<'_>) -> Option<(u8, u32)> {
     let mut bytes = [0; MESSAGE];
     loop {
         match recv(link, bytes.as_mut_slice(), RecvFlags::WAITALL) {
@@ -275,40 +280,44 @@ fn receive(link: BorrowedFd<'_>) -> Option<(u8, u32)> {
     }
 }
 
-/// Lets a paused VM go on, over a connection of which nobody knows where it was left.
-fn let_go(qmp: &mut Qmp, patience: Duration) -> Result<Outcome, HoldError> {
-    qmp.forget();
-    match resume(qmp, patience, Deadline::after(patience)) {
-        Err(HoldError::Qmp(QmpError::Closed { .. })) => Ok(Outcome::QemuEnded),
+/// Resumes a paused VM, over a connection that the tool may have left within a command or an answer.
+fn resume_guest(qmp: &mut Qmp, patience: Duration) -> Result<GuardianOutcome, GuardianError> {
+    qmp.reset_parser();
+    match resume_until(qmp, patience, Deadline::after(patience)) {
+        Err(GuardianError::Qmp(QmpError::Closed { .. })) => Ok(GuardianOutcome::QemuEnded),
         result => result,
     }
 }
 
-fn resume(qmp: &mut Qmp, patience: Duration, deadline: Deadline) -> Result<Outcome, HoldError> {
+fn resume_until(
+    qmp: &mut Qmp,
+    patience: Duration,
+    deadline: Deadline,
+) -> Result<GuardianOutcome, GuardianError> {
     loop {
         match run_state(qmp, deadline.left()) {
             Ok(RunState::Paused) => match qmp.execute("cont", deadline.left()) {
-                Ok(_) => return Ok(Outcome::Resumed),
+                Ok(_) => return Ok(GuardianOutcome::Resumed),
                 Err(QmpError::Command { .. }) => {}
                 Err(error) => return Err(error.into()),
             },
-            // A dump that somebody else began; it leaves the state that it found.
+            // Another client's dump is under way; afterwards it restores the previous run state.
             Ok(RunState::SaveVm) | Err(QmpError::Command { .. }) => {}
-            Ok(state) => return Ok(Outcome::NotStopped(state)),
+            Ok(state) => return Ok(GuardianOutcome::NotStopped(state)),
             Err(error) => return Err(error.into()),
         }
         if deadline.has_passed() {
-            return Err(HoldError::Impatient(patience));
+            return Err(GuardianError::TimedOut(patience));
         }
-        sleep(RETRY.min(deadline.left()));
+        sleep(RETRY_INTERVAL.min(deadline.left()));
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for GuardianOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotNeeded => write!(f, "the guest had been let go on"),
-            Self::Resumed => write!(f, "the guest was let go on"),
+            Self::NotNeeded => write!(f, "the tool had resumed the guest"),
+            Self::Resumed => write!(f, "the guest was resumed"),
             Self::NotStopped(state) => write!(f, "the guest was left {}", state.name()),
             Self::QemuEnded => write!(f, "QEMU has ended"),
         }

@@ -1,36 +1,36 @@
-//! A running QEMU from outside: its state, its vCPUs' registers, its guest's memory, and a stop that
-//! is always undone.
+//! Access to a running QEMU from outside: its run state, vCPU registers and guest memory, and a stop
+//! that is always undone.
 //!
-//! This is the sibling of `nmiscope-vmm` for a VM that somebody else runs. It asks no more of that VM
-//! than a QMP socket (`-qmp unix:PATH,server=on,wait=off`). It knows nothing of symbols, reports or any
-//! particular guest: registers and memory are in the types of `nmiscope-machine`.
+//! This is the sibling of `nmiscope-vmm` for a VM that another program runs. It needs only a QMP socket
+//! (`-qmp unix:PATH,server=on,wait=off`). It knows nothing of symbols, reports or any particular guest:
+//! registers and memory have the types of `nmiscope-machine`.
 //!
-//! [`Qemu`] is the way in:
+//! [`Qemu`] is the entry point:
 //!
 //! 1. [`Qemu::open`] connects and finds the process behind the socket; [`Qemu::open_pid`] finds the
 //!    socket of a process.
-//! 2. [`Qemu::readiness`] refuses a VM in migration, with a snapshot or a dump under way, or with
-//!    encrypted memory. [`Qemu::states`] and [`Qemu::memory`] need no stop.
-//! 3. [`Qemu::stop`] starts a guardian ([`hold`]) and only then stops the VM. [`Stopped`] lets it go
-//!    on when it is dropped; the guardian does when this process is killed. A VM that was stopped
-//!    before stays stopped.
+//! 2. [`Qemu::readiness`] refuses a VM during a migration, a snapshot or a dump, and one with encrypted
+//!    memory. [`Qemu::states`] and [`Qemu::memory`] need no stop.
+//! 3. [`Qemu::stop`] starts a guardian ([`hold`]) and only then stops the VM. Dropping [`StoppedVm`]
+//!    resumes it; if this process is killed, the guardian resumes it. A VM that was already stopped
+//!    stays stopped.
 //!
-//! Nothing is written to the guest or to QEMU's memory, and memory that the guest never touched is not
-//! allocated by reading it. Every command has a deadline ([`Deadlines`]), and every answer a budget:
-//! QEMU and its guest are not trusted.
+//! Nothing is written to the guest or to QEMU's memory. Memory that the guest never touched is not
+//! allocated by reading it, except through the monitor ([`MonitorMemory`]). QEMU and its guest are not
+//! trusted: every command has a deadline ([`Deadlines`]), and every answer a maximum size.
 //!
 //! | module | owns |
 //! |---|---|
 //! | `wait` | deadlines and poll(2) |
-//! | `qmp` | the connection |
-//! | `status` | run states, and what forbids a capture |
-//! | [`registers`] | registers, from the monitor's text |
-//! | [`memory_map`] | guest-physical to QEMU's addresses |
-//! | `process`, `mappings`, `process_memory` | the process, and its memory |
-//! | `monitor`, `monitor_memory`, `descriptor` | memory by way of the monitor, where the process may not be read |
-//! | `find`, `command_line` | the monitor of a process |
+//! | `qmp` | the QMP connection |
+//! | `status` | run states, and the conditions that forbid a capture |
+//! | [`registers`] | registers, parsed from the monitor's text |
+//! | [`memory_map`] | the map from guest-physical addresses to addresses in QEMU's process |
+//! | `process`, `mappings`, `process_memory` | the process and its memory |
+//! | `monitor`, `monitor_memory`, `descriptor` | memory through the monitor, without access to the process |
+//! | `find`, `command_line` | the search for the monitor of a process |
 //! | [`hold`] | the guardian |
-//! | `qemu` | the order of all that |
+//! | `qemu` | the order in which a visit uses these parts |
 //!
 //! x86-64 Linux hosts and x86 guests only.
 
@@ -56,9 +56,9 @@ mod wait;
 pub use find::FindError;
 pub use memory::GuestMemory;
 pub use monitor_memory::MonitorMemory;
-pub use process::{Denial, Process, ProcessError};
-pub use process_memory::{MemoryError, ProcessMemory};
-pub use qemu::{Error, Qemu, Released, Stopped};
-pub use qmp::{Address, Deadlines, Event, Qmp, QmpError, Version};
-pub use registers::Cpu;
-pub use status::{Accelerator, Activity, Readiness, RunState, StatusError};
+pub use process::{Denial, ProcessError, ProcessHandle};
+pub use process_memory::{ProcessMemory, ProcessMemoryError};
+pub use qemu::{Qemu, QemuError, ReleaseOutcome, StoppedVm};
+pub use qmp::{Address, Deadlines, Qmp, QmpError, QmpEvent, Version};
+pub use registers::VcpuRegisters;
+pub use status::{Accelerator, Operation, Readiness, RunState, StatusError};

@@ -1,27 +1,27 @@
-//! Mappings of a process, as `/proc/PID/maps` has them (proc_pid_maps(5)).
+//! Memory mappings of a process, from `/proc/PID/maps` (proc_pid_maps(5)).
 //!
-//! Owns the parser. Refuses to own the file's opening and what is read through a mapping
-//! (`process_memory`).
+//! Owns the parser. Refuses to own opening the file and reading through a mapping (`process_memory`, the
+//! caller).
 
-/// The most mappings that are read: Linux's own default limit is 65,530 a process.
+/// Maximum number of mappings: Linux's default limit is 65,530 per process.
 const MAX_MAPPINGS: usize = 1 << 20;
 
-/// A mapping of the process's memory, as a line of /proc/PID/maps has it.
+/// A memory mapping of a process: one line of `/proc/PID/maps`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mapping {
-    /// First address.
+    /// First virtual address in the process.
     pub(crate) start: u64,
-    /// The address behind the last one.
+    /// Virtual address after the last byte.
     pub(crate) end: u64,
-    /// True when writes go to the file, false when they stay in the process.
+    /// True if writes go to the file, false if they stay private to the process.
     pub(crate) shared: bool,
-    /// The offset of the first byte in the file.
+    /// Offset of the mapping's first byte in the file.
     pub(crate) offset: u64,
-    /// The file; `None` for anonymous memory.
+    /// The mapped file; `None` for anonymous memory.
     pub(crate) file: Option<FileId>,
 }
 
-/// A file as the kernel names it.
+/// Identity of a file: its device and inode numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct FileId {
     pub(crate) major: u32,
@@ -29,8 +29,8 @@ pub(crate) struct FileId {
     pub(crate) inode: u64,
 }
 
-/// Parses the text into mappings in ascending order. The error is the first line that is not a mapping or
-/// does not lie above the one before it, or that is one too many.
+/// Parses the text into mappings in ascending order. The error is the first line that is malformed, does
+/// not lie above the previous mapping, or exceeds the maximum number.
 pub(crate) fn parse(text: &[u8]) -> Result<Vec<Mapping>, &[u8]> {
     let mut mappings: Vec<Mapping> = Vec::new();
     for line in text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
@@ -44,8 +44,9 @@ pub(crate) fn parse(text: &[u8]) -> Result<Vec<Mapping>, &[u8]> {
     Ok(mappings)
 }
 
-/// `7f2b2ffff000-7f2cafe00000 rw-s 00000000 00:01 251    /memfd:ram (deleted)`. The name may be in
-/// any encoding and is not needed.
+/// Parses a line such as
+/// `7f2b2ffff000-7f2cafe00000 rw-s 00000000 00:01 251    /memfd:ram (deleted)`. The name may have any
+/// encoding and is not needed.
 fn parse_line(line: &[u8]) -> Option<Mapping> {
     let mut fields =
         line.splitn(6, |&byte| byte == b' ').map(|field| std::str::from_utf8(field).ok());
@@ -74,13 +75,13 @@ mod tests {
 
     use super::*;
 
-    /// Lines of a QEMU 7.2 with a memfd, and one with a name that is no UTF-8.
+    /// Mappings of a QEMU 7.2 with a memfd; the last name is edited not to be UTF-8.
     const TEXT: &[u8] = b"560c9a625000-560c9a658000 rw-p 00000000 00:00 0 \n\
         560cc7be8000-560cc8d45000 rw-p 00000000 00:00 0                          [heap]\n\
         7f0987fff000-7f09c7fff000 rw-s 00001000 fe:01 251                        /memfd:\xff (deleted)\n";
 
     #[test]
-    fn mappings_are_read_with_names_in_any_encoding() {
+    fn mapping_with_a_name_in_any_encoding_is_parsed() {
         let mappings = parse(TEXT).expect("mappings");
         assert_eq!(mappings.len(), 3);
         assert_eq!((mappings[0].start, mappings[0].file), (0x560c_9a62_5000, None));
@@ -97,7 +98,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn mutated_mappings_are_read_or_refused(
+        fn mutated_mappings_are_parsed_or_refused(
             edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         ) {
             let mut text = TEXT.to_vec();
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_mapping_is_refused() {
+    fn malformed_mapping_is_refused() {
         for line in ["x", "2000-1000 rw-p 0 00:00 0", "1000-2000 rw-x 0 00:00 0", "1-2 rw-p"] {
             assert_eq!(parse(line.as_bytes()), Err(line.as_bytes()));
         }

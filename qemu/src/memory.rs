@@ -1,4 +1,7 @@
-//! Guest-physical memory of a QEMU, from whichever source may be read.
+//! Guest-physical memory of a QEMU, from the source that may be read.
+//!
+//! Owns the dispatch to the two sources. Refuses to own the reads (`process_memory`, `monitor_memory`) and
+//! the choice of a source (`qemu`).
 
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
 
@@ -6,17 +9,17 @@ use crate::memory_map::MappedRange;
 use crate::monitor_memory::MonitorMemory;
 use crate::process_memory::ProcessMemory;
 
-/// Guest-physical memory of a QEMU.
+/// Guest-physical memory of a QEMU, from one of two sources.
 #[derive(Debug)]
 pub enum GuestMemory {
-    /// Memory of QEMU's process, read without QEMU's help.
+    /// Memory read from QEMU's process, without QEMU's help.
     Process(ProcessMemory),
-    /// Memory that QEMU reads on behalf of this process, which may not read QEMU's.
+    /// Memory that QEMU reads for this process, which may not read QEMU's memory itself.
     Monitor(MonitorMemory),
 }
 
 impl GuestMemory {
-    /// The guest's RAM and firmware in ascending order, without the memory of devices.
+    /// The guest's RAM and firmware, in ascending order; device memory is omitted.
     pub fn ranges(&self) -> &[MappedRange] {
         match self {
             Self::Process(memory) => memory.ranges(),
@@ -24,8 +27,8 @@ impl GuestMemory {
         }
     }
 
-    /// Drops what was kept of earlier reads: the next reads see the memory as it is then. Memory of the
-    /// process is never kept.
+    /// Drops cached data, so that later reads return the memory's content at that time. Reads from the
+    /// process are never cached.
     pub fn refresh(&self) {
         match self {
             Self::Process(_) => {}

@@ -1,27 +1,27 @@
 //! The monitor that a [`Qemu`](crate::Qemu) and the memory behind it share.
 //!
-//! Owns the one QMP connection and the fact that decides how memory may be read through it: whether this
-//! visit has the VM stopped. Refuses to own commands (`qmp`, `status`, `monitor_memory`).
+//! Owns the one QMP connection and a flag that decides how memory may be read through it: this visit has
+//! the VM stopped. Refuses to own commands (`qmp`, `status`, `monitor_memory`).
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
 
 use crate::qmp::Qmp;
 
-/// A QMP connection with two users.
+/// A QMP connection shared by the handle and the memory reader of one QEMU.
 #[derive(Debug)]
-pub(crate) struct Monitor {
+pub(crate) struct SharedMonitor {
     qmp: RefCell<Qmp>,
     vm_is_stopped: Cell<bool>,
 }
 
-impl Monitor {
-    /// Shares a connection to a VM that this visit has not stopped.
+impl SharedMonitor {
+    /// Wraps the connection to a VM that this visit has not stopped.
     pub(crate) fn new(qmp: Qmp) -> Rc<Self> {
         Rc::new(Self { qmp: RefCell::new(qmp), vm_is_stopped: Cell::new(false) })
     }
 
-    /// The connection, for one command after another: no user keeps it while it calls the other.
+    /// Borrows the connection for a sequence of commands; the borrow must end before the other user needs it.
     pub(crate) fn qmp(&self) -> RefMut<'_, Qmp> {
         self.qmp.borrow_mut()
     }
@@ -31,7 +31,7 @@ impl Monitor {
         self.vm_is_stopped.get()
     }
 
-    /// Records a stop or its end.
+    /// Records that this visit has stopped the VM, or that the stop is about to end.
     pub(crate) fn set_vm_is_stopped(&self, is_stopped: bool) {
         self.vm_is_stopped.set(is_stopped);
     }

@@ -1,20 +1,19 @@
-//! Guest-physical memory, read by QEMU itself and handed over through its monitor.
+//! Guest-physical memory that QEMU itself reads and returns through its monitor.
 //!
-//! Owns the two commands that do this, the choice between them, and the pages that were read. Refuses to
-//! own when to use it: memory of the process (`process_memory`) is faster and asks nothing of QEMU, but
+//! Owns the two commands that read memory, the choice between them, and a cache. Refuses to own when to
+//! use it (`qemu`): memory of the process (`process_memory`) is faster and needs no help from QEMU, but
 //! yama, another user or another PID namespace may forbid it.
 //!
 //! | the VM | command | 64 KiB take about |
 //! |---|---|---|
-//! | runs | HMP `xp`: a page as text. QEMU reads the page without stopping a vCPU | 15 ms |
-//! | is stopped for this visit | `dump-guest-memory` of a range into a descriptor that was passed by `getfd`. No path is named, so that QEMU may live in another mount namespace or sandbox | 1 to 3 ms |
-//! | is stopped, and libvirt has a monitor of it | `xp`: libvirt 9.0.0 crashes by the event `DUMP_COMPLETED` of a dump that it did not ask for | 15 ms |
+//! | runs | HMP `xp`, which returns a page as text and stops no vCPU | 15 ms |
+//! | is stopped for this visit | `dump-guest-memory` of a range into a descriptor passed with `getfd`. No path is named, so QEMU may run in another mount namespace or a sandbox | 1 to 3 ms |
+//! | is stopped, and libvirt has a monitor of it | `xp`: the event `DUMP_COMPLETED` of a dump that it did not start crashes libvirt 9.0.0 | 15 ms |
 //!
-//! A dump stops and resumes a VM that runs, which this module must not do. That is why it uses `xp` then.
+//! A dump would stop and resume a running VM, which this module must not do; it uses `xp` there.
 //!
-//! Every page is read once and kept until [`MonitorMemory::refresh`]: unwinding reads 8 bytes at a time.
-//! A page that the guest never touched is allocated by the read where guest memory is shared (memfd); only
-//! pages that a capture asks for are read.
+//! Every page is read once and cached until [`MonitorMemory::refresh`], since unwinding reads 8 bytes at a
+//! time. Where guest memory is shared (memfd), the read allocates a page that the guest never touched.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -32,48 +31,48 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 use serde_json::json;
 
 use crate::memory_map::MappedRange;
-use crate::monitor::Monitor;
+use crate::monitor::SharedMonitor;
 use crate::qmp::{QmpError, excerpt};
 
-/// Bytes that one `xp` reads: QEMU's main loop is busy for a millisecond with them.
+/// Bytes that one `xp` reads, which occupies QEMU's main loop for about a millisecond.
 const TEXT_BLOCK: u64 = 4 << 10;
-/// Bytes that one dump reads.
+/// Bytes of guest memory in one dump.
 const DUMP_BLOCK: u64 = 64 << 10;
-/// Bytes of a dump beside its memory: headers, and notes of some 1 KiB a vCPU.
+/// Bytes reserved for a dump's headers and its notes of some 1 KiB per vCPU.
 const DUMP_OVERHEAD: u64 = 1 << 20;
-/// Bytes that are kept. A capture reads less than a tenth of it.
-const KEPT: usize = 64 << 20;
-/// The name by which QEMU knows a passed descriptor.
+/// Size limit of the cache, in bytes. A capture reads less than a tenth of it.
+const MAX_CACHED_BYTES: usize = 64 << 20;
+/// Name under which QEMU keeps the passed descriptor.
 const DESCRIPTOR: &str = "nmiscope";
 
-/// Why QEMU did not read a block. Each fits after "failed to".
+/// Error of reading a block through QEMU. Messages fit after "failed to".
 #[derive(Debug, thiserror::Error)]
 enum BlockError {
     #[error(transparent)]
     Qmp(#[from] QmpError),
     #[error("make a file in memory for a dump")]
     File(#[from] std::io::Error),
-    #[error("read memory by \"xp\": the line {0:?} is not understood")]
+    #[error("read memory with \"xp\": the line {0:?} is not understood")]
     Text(String),
-    #[error("read memory by a dump: {0}")]
+    #[error("read memory with a dump: {0}")]
     Dump(&'static str),
 }
 
-/// Guest-physical memory of a QEMU whose process may not be read.
+/// Guest-physical memory, read through the monitor of a QEMU whose process may not be read.
 #[derive(Debug)]
 pub struct MonitorMemory {
-    monitor: Rc<Monitor>,
+    monitor: Rc<SharedMonitor>,
     ranges: Vec<MappedRange>,
-    /// True where a dump disturbs no other client of QEMU's.
+    /// True if dumps may be used, since no other client is disturbed by their events.
     dumps: bool,
     within: Duration,
-    /// Blocks by guest-physical address of the first byte. No two overlap.
+    /// Cached blocks by the guest-physical address of their first byte. No two overlap.
     blocks: RefCell<BTreeMap<u64, Vec<u8>>>,
 }
 
 impl MonitorMemory {
     pub(crate) fn new(
-        monitor: Rc<Monitor>,
+        monitor: Rc<SharedMonitor>,
         ranges: Vec<MappedRange>,
         dumps: bool,
         within: Duration,
@@ -81,18 +80,18 @@ impl MonitorMemory {
         Self { monitor, ranges, dumps, within, blocks: RefCell::default() }
     }
 
-    /// The guest's RAM and firmware in ascending order, without the memory of devices.
+    /// The guest's RAM and firmware, in ascending order; device memory is omitted.
     pub fn ranges(&self) -> &[MappedRange] {
         &self.ranges
     }
 
-    /// Drops the pages that were read: the next reads see the memory as it is then.
+    /// Drops the cache, so that later reads return the memory's content at that time.
     pub fn refresh(&self) {
         self.blocks.borrow_mut().clear();
     }
 
-    /// Copies what a kept block has of the bytes at `address`, and returns their number; 0 without one.
-    fn copy_kept(&self, address: u64, buffer: &mut [u8]) -> usize {
+    /// Copies bytes at `address` from a cached block and returns their number; 0 if none is cached.
+    fn copy_cached(&self, address: u64, buffer: &mut [u8]) -> usize {
         let blocks = self.blocks.borrow();
         let Some((start, block)) = blocks.range(..=address).next_back() else { return 0 };
         let kept = usize::try_from(address - start).ok().and_then(|skipped| block.get(skipped..));
@@ -102,7 +101,7 @@ impl MonitorMemory {
         length
     }
 
-    /// Reads the block at an address that lies in `range` and in no kept block.
+    /// Reads and caches the block around an address that lies in `range` and in no cached block.
     fn fetch(&self, address: u64, range: MappedRange) -> Result<(), BlockError> {
         let by_dump = self.dumps && self.monitor.vm_is_stopped();
         let size = if by_dump { DUMP_BLOCK } else { TEXT_BLOCK };
@@ -110,21 +109,22 @@ impl MonitorMemory {
         let bytes =
             if by_dump { self.dump(start, end - start) } else { self.text(start, end - start) }?;
         let mut blocks = self.blocks.borrow_mut();
-        if (blocks.len() + 1) * DUMP_BLOCK as usize > KEPT {
+        if (blocks.len() + 1) * DUMP_BLOCK as usize > MAX_CACHED_BYTES {
             blocks.clear();
         }
         blocks.insert(start, bytes);
         Ok(())
     }
 
-    /// The aligned block around an address, cut to its range and to the gap between kept blocks.
+    /// Returns first address and end of the aligned block around `address`, clipped to `range` and to the
+    /// gap between cached blocks.
     fn gap(&self, address: u64, size: u64, range: MappedRange) -> (u64, u64) {
         let blocks = self.blocks.borrow();
         let before = blocks.range(..=address).next_back();
         let before = before.map_or(0, |(start, block)| start + block.len() as u64);
         let after = blocks.range(address..).next().map_or(u64::MAX, |(start, _)| *start);
         let aligned = address & !(size - 1);
-        // Ranges are within the address space, by `memory_map`.
+        // `memory_map` has checked that ranges lie within the address space.
         let range_end = range.start.0 + range.length;
         let end = aligned.saturating_add(size).min(range_end).min(after);
         (aligned.max(range.start.0).max(before), end)
@@ -134,14 +134,14 @@ impl MonitorMemory {
         let width = if length.is_multiple_of(8) { 8 } else { 1 };
         let unit = if width == 8 { 'g' } else { 'b' };
         let command = format!("xp /{}{unit}x {start:#x}", length / width as u64);
-        let text = self.monitor.qmp().human(&command, self.within)?;
+        let text = self.monitor.qmp().execute_hmp(&command, self.within)?;
         parse_text(&text, start, length as usize, width).map_err(BlockError::Text)
     }
 
     fn dump(&self, start: u64, length: u64) -> Result<Vec<u8>, BlockError> {
         let descriptor = memfd_create("nmiscope", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
             .map_err(std::io::Error::from)?;
-        // A QEMU that writes more than it was asked for gets an error, and this host keeps its memory.
+        // The seals make larger writes by QEMU fail, so that it cannot fill the host's memory.
         ftruncate(&descriptor, length + DUMP_OVERHEAD).map_err(std::io::Error::from)?;
         fcntl_add_seals(&descriptor, SealFlags::GROW | SealFlags::SHRINK)
             .map_err(std::io::Error::from)?;
@@ -165,7 +165,7 @@ impl PhysicalMemory for MonitorMemory {
             let Some((at, range)) = range else {
                 return Err(ReadError::Unbacked { address, length });
             };
-            let copied = self.copy_kept(at, &mut buffer[done..]);
+            let copied = self.copy_cached(at, &mut buffer[done..]);
             if copied == 0 {
                 self.fetch(at, range).map_err(|error| {
                     let reason = match std::error::Error::source(&error) {
@@ -187,9 +187,9 @@ fn range_at(ranges: &[MappedRange], address: u64) -> Option<MappedRange> {
     (address - range.start.0 < range.length).then_some(range)
 }
 
-/// Parses the text of `xp` into `length` bytes. A line is
-/// `0000000000100000: 0x0000000000000000 0x0000000000000000`; values are of `width` bytes. The error is the
-/// first line that is not as expected.
+/// Parses the text of `xp` into `length` bytes. A line looks like
+/// `0000000000100000: 0x0000000000000000 0x0000000000000000`; each value has `width` bytes. The error is
+/// the first unexpected line.
 fn parse_text(text: &str, start: u64, length: usize, width: usize) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::with_capacity(length);
     for line in text.lines() {
@@ -199,7 +199,7 @@ fn parse_text(text: &str, start: u64, length: usize, width: usize) -> Result<Vec
     if bytes.len() == length { Ok(bytes) } else { Err("(end of the text)".to_owned()) }
 }
 
-/// Appends the bytes of a line that continues `bytes`.
+/// Appends the bytes of a line to `bytes`; `None` if it does not continue them or is malformed.
 fn parse_line(
     line: &str,
     start: u64,
@@ -212,7 +212,7 @@ fn parse_line(
     (u64::from_str_radix(address, 16).ok()? == expected).then_some(())?;
     for value in values.trim_end().split(' ') {
         let digits = value.strip_prefix("0x").filter(|digits| digits.len() == 2 * width)?;
-        // A sign would pass for a number.
+        // `from_str_radix` would accept a sign.
         digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(())?;
         let value = u64::from_str_radix(digits, 16).ok()?.to_le_bytes();
         (bytes.len() + width <= length).then_some(())?;
@@ -221,12 +221,12 @@ fn parse_line(
     Some(())
 }
 
-/// Reads one range of memory from an ELF core of QEMU's. The error says what the core lacks.
+/// Reads one range of guest-physical memory from an ELF core of QEMU. The error names the defect.
 fn read_dump(file: &File, start: u64, length: u64) -> Result<Vec<u8>, &'static str> {
     let cache = ReadCache::new(file);
     let header =
-        FileHeader64::<Endianness>::parse(&cache).map_err(|_| "it is no 64-bit ELF file")?;
-    let endian = header.endian().map_err(|_| "its byte order is not known")?;
+        FileHeader64::<Endianness>::parse(&cache).map_err(|_| "it is not a 64-bit ELF file")?;
+    let endian = header.endian().map_err(|_| "its byte order is unknown")?;
     let segments =
         header.program_headers(endian, &cache).map_err(|_| "its program headers are cut off")?;
     let memory = segments.iter().filter(|segment| segment.p_type(endian) == PT_LOAD);
@@ -252,7 +252,7 @@ mod tests {
                              0000000000001010: 0x8000000000000001\n";
 
     #[test]
-    fn text_of_xp_is_memory_in_its_order_of_bytes() {
+    fn text_of_xp_becomes_little_endian_bytes() {
         let bytes = parse_text(TWO_LINES, 0x1000, 24, 8).expect("memory");
         assert_eq!(bytes[..8], [0xef, 0xcd, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01]);
         assert_eq!(bytes[8..], [0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0x80]);
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_short_long_or_elsewhere_is_refused() {
+    fn text_of_another_length_or_address_is_refused() {
         for (start, length, width) in
             [(0x1000, 16, 8), (0x1000, 32, 8), (0x1008, 24, 8), (0x1000, 24, 1)]
         {

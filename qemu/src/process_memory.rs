@@ -1,21 +1,20 @@
 //! Guest-physical memory, read from QEMU's process.
 //!
-//! Owns the reading and the rule that memory which the guest never touched is left alone. Refuses to
-//! own where the guest's memory lies (`memory_map`) and who may look (`process`). Nothing is written,
-//! and nothing is asked of QEMU: this works while its main loop is stuck.
+//! Owns the reads and the rule that they allocate no memory. Refuses to own the memory's layout
+//! (`memory_map`) and the permission to read it (`process`). Nothing is written, and QEMU takes no part, so
+//! this works while its main loop is stuck.
 //!
-//! A page that nobody touched has no memory on the host, and a read through the process would give it
-//! some: 4 KiB of a file in shared memory, or a huge page. By the kind of the mapping:
+//! A page that was never touched has no memory on the host. A read through the process would allocate
+//! some: 4 KiB of a file in shared memory, or a huge page. The source depends on the kind of mapping:
 //!
 //! | mapping | read from |
 //! |---|---|
-//! | anonymous (`-m`) | the process, where `/proc/PID/pagemap` has the page present or swapped; a page that is neither was never written and is zeros |
-//! | shared file (memfd, `share=on`, hugetlbfs) | the file itself: read(2) of a hole is zeros and allocates nothing. The page tables would not do: a page that another process wrote, or that was swapped out, is in the file and not in them |
-//! | private file (hugetlbfs, `share=off`) | the process, where the page is present or swapped; else the file, of which the page is still a copy |
+//! | anonymous (`-m`) | the process, if `/proc/PID/pagemap` has the page present or swapped; otherwise the page was never written and is zeros |
+//! | shared file (memfd, `share=on`, hugetlbfs) | the file itself: read(2) of a hole gives zeros and allocates nothing. Page tables are insufficient: a page that another process wrote, or that was swapped out, is in the file but not in QEMU's page tables |
+//! | private file (hugetlbfs, `share=off`) | the process, if the page is present or swapped; otherwise the file, since the page was never written |
 //!
-//! The file is opened anew through `/proc/PID`. Where that is not possible, pages that QEMU has in its
-//! page tables are read through the process, and the others are an error, since nothing tells what
-//! they hold.
+//! The file is reopened through `/proc/PID`. If that fails, pages in QEMU's page tables are read through
+//! the process, and others are an error, since their content is unknown.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -27,60 +26,61 @@ use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
 
 use crate::mappings::{self, FileId, Mapping};
 use crate::memory_map::MappedRange;
-use crate::process::{Process, ProcessError};
+use crate::process::{ProcessError, ProcessHandle};
 use crate::qmp::excerpt;
 
-/// Bytes that an entry of the page map is about: the host is x86-64.
+/// Bytes per page-map entry: the page size of an x86-64 host.
 const PAGE: u64 = 4096;
-/// Page-map entries that are read at once.
+/// Number of page-map entries that are read at once.
 const BATCH: usize = 1024;
 /// Bits 63 and 62 of an entry: present, swapped (Documentation/admin-guide/mm/pagemap.rst).
 const TOUCHED: u64 = 3 << 62;
-/// Times that the mappings are read while the process changes them.
+/// Number of attempts to read the mappings while the process changes them.
 const TRIES: u32 = 10;
-/// Descriptors of a process that are looked through for a file.
+/// Maximum number of a process's descriptors that are searched for a file.
 const MAX_DESCRIPTORS: usize = 1 << 16;
 
-/// Why the memory of a QEMU cannot be read.
+/// Error of opening the memory of a QEMU process.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum MemoryError {
-    /// The process may not be looked at.
+pub enum ProcessMemoryError {
+    /// The process has ended, or this program may not inspect it.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// The process does not have the memory that the monitor speaks of.
+    /// The process has no mapping at an address that the monitor reported.
     #[error(
         "find guest memory in process {pid}: it has nothing at {host:#x}: is this monitor another \
          QEMU's?"
     )]
     Elsewhere {
-        /// The number of the process.
+        /// PID of the QEMU process.
         pid: i32,
-        /// The address in the process.
+        /// Virtual address in the process.
         host: u64,
     },
-    /// `/proc/PID/maps` is not understood.
+    /// A line of `/proc/PID/maps` could not be parsed.
     #[error("find guest memory in process {pid}: its /proc/{pid}/maps has the line {line:?}")]
     Mappings {
-        /// The number of the process.
+        /// PID of the QEMU process.
         pid: i32,
-        /// The beginning of the line.
+        /// The beginning of that line.
         line: String,
     },
 }
 
-/// Guest-physical memory of a QEMU. Keeps its descriptors, and so never reads another process.
+/// Guest-physical memory, read from QEMU's process. It keeps its descriptors open, and so never reads a
+/// later process with the same PID.
 #[derive(Debug)]
 pub struct ProcessMemory {
     ranges: Vec<MappedRange>,
-    /// Ascending by guest-physical address.
+    /// Pieces of the ranges, in ascending order of their guest-physical addresses.
     pieces: Vec<Piece>,
     memory: File,
     page_map: File,
     files: Vec<Option<File>>,
 }
 
-/// A part of a range that lies in one mapping.
+/// The part of a range that lies in one mapping of the process.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
     start: u64,
@@ -92,7 +92,7 @@ struct Piece {
 #[derive(Debug, Clone, Copy)]
 enum Backing {
     Anonymous,
-    /// `file` is an index of [`ProcessMemory::files`], `offset` that of the piece's first byte.
+    /// A mapped file: an index into [`ProcessMemory::files`], and the file offset of the piece's first byte.
     File {
         file: usize,
         offset: u64,
@@ -101,24 +101,27 @@ enum Backing {
 }
 
 impl ProcessMemory {
-    /// The memory of `process` by a map of its guest.
+    /// Opens the guest memory of `process`, with the memory map of its guest.
     ///
     /// # Errors
-    /// [`MemoryError`], by which a map of another QEMU shows too.
-    pub fn open(process: &Process, ranges: Vec<MappedRange>) -> Result<Self, MemoryError> {
+    /// [`ProcessMemoryError`], also for the map of another QEMU.
+    pub fn open(
+        process: &ProcessHandle,
+        ranges: Vec<MappedRange>,
+    ) -> Result<Self, ProcessMemoryError> {
         let pid = process.pid();
         let mappings = read_mappings(process)?;
         let mut files = Files { process, opened: Vec::new(), known: BTreeMap::new() };
         let mut pieces = Vec::new();
         for range in &ranges {
             split(range, &mappings, &mut files, &mut pieces)
-                .map_err(|host| MemoryError::Elsewhere { pid, host })?;
+                .map_err(|host| ProcessMemoryError::Elsewhere { pid, host })?;
         }
         let (memory, page_map) = (process.open_file("mem")?, process.open_file("pagemap")?);
         Ok(Self { files: files.opened, ranges, pieces, memory, page_map })
     }
 
-    /// The guest's memory in ascending order: RAM and firmware, without that of devices.
+    /// The guest's RAM and firmware, in ascending order; device memory is omitted.
     pub fn ranges(&self) -> &[MappedRange] {
         &self.ranges
     }
@@ -150,7 +153,7 @@ impl ProcessMemory {
         Ok(())
     }
 
-    /// Reads the pages that `entries` are of, each run of touched or untouched ones at once.
+    /// Reads the pages that `entries` describe, each run of touched or untouched pages at once.
     fn read_pages(
         &self,
         piece: &Piece,
@@ -186,7 +189,7 @@ impl ProcessMemory {
             Backing::File { file, offset, .. } => match self.files.get(file) {
                 Some(Some(file)) => file.read_exact_at(buffer, offset + skipped),
                 _ => Err(io::Error::other(
-                    "QEMU has not touched the page, and its file cannot be opened: run as root",
+                    "QEMU has not touched the page, and its file cannot be opened: run this as root",
                 )),
             },
         }
@@ -207,7 +210,7 @@ impl PhysicalMemory for ProcessMemory {
             let part = &mut buffer[done..][..now];
             self.read_piece(piece, skipped, part).map_err(|error| {
                 let reason = match error.kind() {
-                    // The memory of a process that has ended is empty.
+                    // After the process has ended, its memory file reads as empty.
                     ErrorKind::UnexpectedEof => "QEMU's memory ends there: has it ended?".into(),
                     _ => error.to_string(),
                 };
@@ -219,10 +222,11 @@ impl PhysicalMemory for ProcessMemory {
     }
 }
 
-/// Reads the mappings of a process. Since Linux 6.17 the file is read without the lock on them
-/// (fs/proc/task_mmu.c), and where the process maps memory meanwhile, two lines can overlap: then all are read
-/// again. On 6.18, 12 of 3000 files of a process that did nothing else had such lines.
-fn read_mappings(process: &Process) -> Result<Vec<Mapping>, MemoryError> {
+/// Reads the mappings of a process. Since Linux 6.17 the kernel generates the file without holding the lock
+/// on the mappings (fs/proc/task_mmu.c), so two lines can overlap if the process maps memory meanwhile: then
+/// the file is read again. On 6.18 it happened to 12 of 3000 reads of a process
+/// that did nothing but map memory.
+fn read_mappings(process: &ProcessHandle) -> Result<Vec<Mapping>, ProcessMemoryError> {
     let pid = process.pid();
     let mut tries = 0;
     loop {
@@ -231,12 +235,12 @@ fn read_mappings(process: &Process) -> Result<Vec<Mapping>, MemoryError> {
         match mappings::parse(&text) {
             Ok(mappings) => return Ok(mappings),
             Err(_) if tries < TRIES => {}
-            Err(line) => return Err(MemoryError::Mappings { pid, line: excerpt(line) }),
+            Err(line) => return Err(ProcessMemoryError::Mappings { pid, line: excerpt(line) }),
         }
     }
 }
 
-/// Splits a range where mappings do. The error is the first address without a mapping.
+/// Splits a range at the boundaries of mappings. The error is the first address without a mapping.
 fn split(
     range: &MappedRange,
     mappings: &[Mapping],
@@ -267,7 +271,7 @@ fn split(
 
 /// The files behind mappings, each opened once.
 struct Files<'a> {
-    process: &'a Process,
+    process: &'a ProcessHandle,
     opened: Vec<Option<File>>,
     known: BTreeMap<FileId, usize>,
 }
@@ -282,8 +286,8 @@ impl Files<'_> {
         index
     }
 
-    /// Opens the file by its mapping, which an administrator may do and which works for shared
-    /// anonymous memory too, or by a descriptor that QEMU has of it.
+    /// Opens the file through its mapping, which needs root and works for shared anonymous memory too, or
+    /// else through a descriptor that QEMU has of it.
     fn open(&self, mapping: &Mapping, id: FileId) -> Option<File> {
         let name = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
         let by_mapping = open_regular(&self.process.path(&name), |_| true);
@@ -299,7 +303,7 @@ impl Files<'_> {
     }
 }
 
-/// Opens a regular file that passes the test. A device's memory is not read through the device.
+/// Opens a regular file that passes the test. Devices are not opened: reading one may have side effects.
 fn open_regular(path: &Path, test: impl Fn(&fs::Metadata) -> bool) -> Option<File> {
     let metadata = fs::metadata(path).ok()?;
     (metadata.is_file() && test(&metadata)).then(|| File::open(path).ok())?

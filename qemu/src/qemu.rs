@@ -1,8 +1,9 @@
-//! A running QEMU.
+//! A handle to a running QEMU.
 //!
-//! Owns the order of a visit: find the monitor and the process, ask whether the VM may be captured, stop
-//! it, and let it go on whatever happens. Refuses to own what its parts do (`qmp`, `status`,
-//! `registers`, `memory_map`, `process_memory`, `find`, `hold`) and what a capture is.
+//! Owns the order of a visit: find the monitor and the process, check that the VM may be captured, stop
+//! it, and resume it whatever happens. Refuses to own the work of its parts (`qmp`, `status`,
+//! `registers`, `memory_map`, `process_memory`, `find`, `hold`) and the capture. Called by the program
+//! that attaches to the VM.
 
 use std::cell::RefMut;
 use std::process::Command;
@@ -10,123 +11,128 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::find::{self, FindError};
-use crate::hold::{self, Guardian, HoldError};
+use crate::hold::{self, Guardian, GuardianError};
 use crate::memory::GuestMemory;
 use crate::memory_map::{self, MapError};
-use crate::monitor::Monitor;
+use crate::monitor::SharedMonitor;
 use crate::monitor_memory::MonitorMemory;
-use crate::process::{Process, ProcessError};
-use crate::process_memory::{MemoryError, ProcessMemory};
+use crate::process::{ProcessError, ProcessHandle};
+use crate::process_memory::{ProcessMemory, ProcessMemoryError};
 use crate::qmp::{Address, Deadlines, Qmp, QmpError};
-use crate::registers::{self, Cpu, RegistersError};
+use crate::registers::{self, RegistersError, VcpuRegisters};
 use crate::status::{self, Accelerator, Readiness, RunState, StatusError};
 
-/// Why something could not be had of a QEMU. Messages fit after "failed to".
+/// Error of an operation on a running QEMU. Messages fit after "failed to".
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum QemuError {
     /// The QMP connection or a command on it failed.
     #[error(transparent)]
     Qmp(#[from] QmpError),
-    /// No monitor was found, or no process.
+    /// The monitor of a process was not found, or the process behind a socket was not.
     #[error(transparent)]
     Find(#[from] FindError),
-    /// The process may not be looked at.
+    /// The process has ended, or this program may not inspect it.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// The VM may not be captured.
+    /// The VM may not be captured in its current state.
     #[error(transparent)]
     Status(#[from] StatusError),
-    /// The registers are not understood.
+    /// The monitor's register text could not be parsed.
     #[error(transparent)]
     Registers(#[from] RegistersError),
-    /// The guest's memory is not found.
+    /// The layout of guest memory could not be determined.
     #[error(transparent)]
     Map(#[from] MapError),
-    /// The guest's memory may not be read.
+    /// The guest's memory was not found in QEMU's process, or may not be read there.
     #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// There is no guardian, and nothing was stopped.
+    Memory(#[from] ProcessMemoryError),
+    /// The guardian could not be started, so nothing was stopped.
     #[error(transparent)]
-    Hold(#[from] HoldError),
-    /// The sockets of a process are other processes' by now.
+    Guardian(#[from] GuardianError),
+    /// Another process listens on the socket that the command line of the requested process names.
     #[error(
         "find the monitor of process {pid}: process {peer} listens on {address}: was the socket \
          taken over by a later QEMU?"
     )]
     AnotherPeer {
-        /// The process that was asked for.
+        /// PID of the requested process.
         pid: i32,
-        /// The process that listens.
+        /// PID of the process that listens on the socket.
         peer: i32,
-        /// The address of the socket.
+        /// Address of the socket on which it listens.
         address: Address,
     },
-    /// `stop` was not answered in time. It is carried out when QEMU comes to it, and the guardian lets
-    /// the guest go on right after.
+    /// `stop` was not answered in time. QEMU still carries it out later; the guardian then resumes the
+    /// guest.
     #[error(
         "stop the VM within {waited:?}: QEMU waits for its disks, or is stuck; process {guardian} \
-         lets the guest go on as soon as QEMU answers"
+         resumes the guest as soon as QEMU answers"
     )]
     StopUnanswered {
-        /// The time that `stop` had.
+        /// Time allowed for the answer to `stop`.
         waited: Duration,
-        /// The number of the guardian's process.
+        /// PID of the guardian, which keeps the connection.
         guardian: u32,
     },
 }
 
-/// A running QEMU, by its monitor and its process. Nothing is stopped by having one.
+/// A running QEMU: its monitor connection and its process. Creating one does not stop the VM.
 #[derive(Debug)]
 pub struct Qemu {
-    monitor: Rc<Monitor>,
-    /// `None` for a process of another PID namespace.
-    process: Option<Process>,
+    monitor: Rc<SharedMonitor>,
+    /// The QEMU process; `None` if it is in another PID namespace.
+    process: Option<ProcessHandle>,
     deadlines: Deadlines,
 }
 
 impl Qemu {
-    /// The QEMU whose monitor is at `address`. Its process is the one that listens there, if it can be
-    /// seen from here.
+    /// Opens the QEMU whose monitor is at `address`. Its process is the one that listens there, unless
+    /// that one is in another PID namespace.
     ///
     /// # Errors
-    /// [`Error::Qmp`] or [`Error::Process`].
-    pub fn open(address: &Address, deadlines: Deadlines) -> Result<Self, Error> {
+    /// [`QemuError::Qmp`] or [`QemuError::Process`].
+    pub fn open(address: &Address, deadlines: Deadlines) -> Result<Self, QemuError> {
         let qmp = Qmp::connect(address, &deadlines)?;
-        let process = match find::peer(qmp.socket()) {
-            Ok(pid) => Some(Process::open(pid)?),
+        let process = match find::peer_pid(qmp.socket()) {
+            Ok(pid) => Some(ProcessHandle::open(pid)?),
             Err(_) => None,
         };
         Ok(Self::new(qmp, process, deadlines))
     }
 
-    fn new(qmp: Qmp, process: Option<Process>, deadlines: Deadlines) -> Self {
-        Self { monitor: Monitor::new(qmp), process, deadlines }
+    fn new(qmp: Qmp, process: Option<ProcessHandle>, deadlines: Deadlines) -> Self {
+        Self { monitor: SharedMonitor::new(qmp), process, deadlines }
     }
 
-    /// The QEMU that is the process `pid` and has its monitor at `address`, for a socket on which another
-    /// process listened before it was QEMU's, as libvirt does. That both belong together shows in
+    /// Opens the QEMU process `pid` with its monitor at `address`. Use this when another process, such as
+    /// libvirtd, created the listening socket. A mismatch of the two is an error of
     /// [`memory`](Self::memory).
     ///
     /// # Errors
-    /// [`Error::Qmp`] or [`Error::Process`].
-    pub fn open_both(address: &Address, pid: i32, deadlines: Deadlines) -> Result<Self, Error> {
-        let process = Process::open(pid)?;
+    /// [`QemuError::Qmp`] or [`QemuError::Process`].
+    pub fn open_with_pid(
+        address: &Address,
+        pid: i32,
+        deadlines: Deadlines,
+    ) -> Result<Self, QemuError> {
+        let process = ProcessHandle::open(pid)?;
         Ok(Self::new(Qmp::connect(address, &deadlines)?, Some(process), deadlines))
     }
 
-    /// The QEMU that is the process of that number, by the first of its monitors that is free.
+    /// Opens the QEMU process `pid` through the first of its monitors that no other client holds.
     ///
     /// # Errors
-    /// As [`open`](Self::open), of the last monitor that was tried; [`Error::AnotherPeer`].
-    pub fn open_pid(pid: i32, deadlines: Deadlines) -> Result<Self, Error> {
-        let process = Process::open(pid)?;
-        let mut last = Error::Find(FindError::NoMonitor(pid));
-        for address in find::addresses(&process)? {
+    /// The error of the last monitor that was tried, as for [`open`](Self::open);
+    /// [`QemuError::AnotherPeer`]; [`QemuError::Find`] for a process without a monitor.
+    pub fn open_pid(pid: i32, deadlines: Deadlines) -> Result<Self, QemuError> {
+        let process = ProcessHandle::open(pid)?;
+        let mut last = QemuError::Find(FindError::NoMonitor(pid));
+        for address in find::find_addresses(&process)? {
             match Qmp::connect(&address, &deadlines) {
-                Ok(qmp) => match find::peer(qmp.socket())? {
+                Ok(qmp) => match find::peer_pid(qmp.socket())? {
                     peer if peer == pid => return Ok(Self::new(qmp, Some(process), deadlines)),
-                    peer => last = Error::AnotherPeer { pid, peer, address },
+                    peer => last = QemuError::AnotherPeer { pid, peer, address },
                 },
                 Err(error) => last = error.into(),
             }
@@ -134,31 +140,31 @@ impl Qemu {
         Err(last)
     }
 
-    /// The process; `None` where it is in another PID namespace.
-    pub fn process(&self) -> Option<&Process> {
+    /// The QEMU process; `None` if it is in another PID namespace.
+    pub fn process(&self) -> Option<&ProcessHandle> {
         self.process.as_ref()
     }
 
-    /// The connection, for commands that this crate has no method for. Memory of this QEMU may be read
-    /// through the same connection: drop the guard before that.
+    /// Borrows the connection, for commands that this crate has no method for. Reading guest memory may
+    /// use the same connection: drop the guard first.
     pub fn qmp(&mut self) -> RefMut<'_, Qmp> {
         self.monitor.qmp()
     }
 
-    /// The run state of the VM.
+    /// Queries the run state of the VM.
     ///
     /// # Errors
-    /// [`Error::Qmp`].
-    pub fn run_state(&mut self) -> Result<RunState, Error> {
+    /// [`QemuError::Qmp`].
+    pub fn run_state(&mut self) -> Result<RunState, QemuError> {
         Ok(status::run_state(&mut self.monitor.qmp(), self.deadlines.command)?)
     }
 
-    /// Readiness for a capture. A VM that something else works on, or whose memory is encrypted, is
-    /// refused.
+    /// Checks that the VM may be captured: no migration, snapshot or dump is under way, and its memory is
+    /// not encrypted.
     ///
     /// # Errors
-    /// [`Error::Status`].
-    pub fn readiness(&mut self) -> Result<Readiness, Error> {
+    /// [`QemuError::Status`].
+    pub fn readiness(&mut self) -> Result<Readiness, QemuError> {
         let within = self.deadlines.command;
         let mut qmp = self.monitor.qmp();
         let readiness = status::readiness(&mut qmp, within)?;
@@ -166,44 +172,44 @@ impl Qemu {
         Ok(readiness)
     }
 
-    /// The accelerator, for people; nothing depends on it.
+    /// Queries the accelerator. It is informational: nothing in this crate depends on it.
     ///
     /// # Errors
-    /// [`Error::Qmp`].
-    pub fn accelerator(&mut self) -> Result<Accelerator, Error> {
+    /// [`QemuError::Qmp`].
+    pub fn accelerator(&mut self) -> Result<Accelerator, QemuError> {
         Ok(status::accelerator(&mut self.monitor.qmp(), self.deadlines.command)?)
     }
 
-    /// The number of vCPUs. Where a CPU was unplugged, numbers of later ones are not below it.
+    /// Queries the number of vCPUs. After a CPU was unplugged, numbers of the others may exceed it.
     ///
     /// # Errors
-    /// [`Error::Qmp`].
-    pub fn vcpus(&mut self) -> Result<u32, Error> {
+    /// [`QemuError::Qmp`].
+    pub fn vcpus(&mut self) -> Result<u32, QemuError> {
         Ok(status::vcpus(&mut self.monitor.qmp(), self.deadlines.command)?)
     }
 
-    /// The registers of every vCPU. Of a running VM they are of one moment each, at most some
-    /// microseconds apart; each vCPU stops for as long as its own are read.
+    /// Reads the registers of every vCPU. While the VM runs, each vCPU stops for the microseconds that
+    /// reading its registers takes, so that different vCPUs are read at slightly different times.
     ///
     /// # Errors
-    /// [`Error::Qmp`] or [`Error::Registers`].
-    pub fn states(&mut self) -> Result<Vec<Cpu>, Error> {
-        let text = self.monitor.qmp().human("info registers -a", self.deadlines.command)?;
+    /// [`QemuError::Qmp`] or [`QemuError::Registers`].
+    pub fn states(&mut self) -> Result<Vec<VcpuRegisters>, QemuError> {
+        let text = self.monitor.qmp().execute_hmp("info registers -a", self.deadlines.command)?;
         Ok(registers::parse(&text)?)
     }
 
-    /// The guest's memory as it lies in the process now, or by way of the monitor where that process may
-    /// not be read. Make it before a stop: it takes a dozen commands, and it stays right until memory is
-    /// plugged or, below 1 MiB, until firmware is done.
+    /// Opens the guest's memory: from QEMU's process, or through the monitor where the process may not be
+    /// read. Call this before a stop, since it sends a dozen commands. The result stays valid until memory
+    /// is hot-plugged or, below 1 MiB, while firmware still changes the layout.
     ///
     /// # Errors
-    /// [`Error::Map`] or [`Error::Memory`].
-    pub fn memory(&mut self) -> Result<GuestMemory, Error> {
+    /// [`QemuError::Map`] or [`QemuError::Memory`].
+    pub fn memory(&mut self) -> Result<GuestMemory, QemuError> {
         let Some(process) = &self.process else { return self.monitor_memory() };
-        let ranges = memory_map::ask(&mut self.monitor.qmp(), self.deadlines.command)?;
+        let ranges = memory_map::query_map(&mut self.monitor.qmp(), self.deadlines.command)?;
         match ProcessMemory::open(process, ranges) {
             Ok(memory) => Ok(GuestMemory::Process(memory)),
-            Err(MemoryError::Process(denied @ ProcessError::NotPermitted { .. })) => {
+            Err(ProcessMemoryError::Process(denied @ ProcessError::NotPermitted { .. })) => {
                 tracing::debug!(%denied, "memory is read through the monitor");
                 self.monitor_memory()
             }
@@ -211,63 +217,67 @@ impl Qemu {
         }
     }
 
-    /// The guest's memory by way of the monitor. See [`memory`](Self::memory), which prefers the process.
+    /// Opens the guest's memory through the monitor. Prefer [`memory`](Self::memory), which uses QEMU's
+    /// process where it may.
     ///
     /// # Errors
-    /// [`Error::Map`] or [`Error::Qmp`].
-    pub fn monitor_memory(&mut self) -> Result<GuestMemory, Error> {
+    /// [`QemuError::Map`] or [`QemuError::Qmp`].
+    pub fn monitor_memory(&mut self) -> Result<GuestMemory, QemuError> {
         let within = self.deadlines.command;
         let mut qmp = self.monitor.qmp();
-        let ranges = memory_map::ask(&mut qmp, within)?;
+        let ranges = memory_map::query_map(&mut qmp, within)?;
         let dumps = !status::has_libvirt(&mut qmp, within)?;
         drop(qmp);
         let monitor = Rc::clone(&self.monitor);
         Ok(GuestMemory::Monitor(MonitorMemory::new(monitor, ranges, dumps, within)))
     }
 
-    /// Stops the VM, unless it is stopped already. `guardian` is a command that leads to
-    /// [`hold::run`]; it is not started for a VM that is stopped already. Have [`states`](Self::states) and
-    /// [`memory`](Self::memory) first: they need no stop, and can still be had when this fails.
+    /// Stops the VM, unless it is already stopped. `guardian` is a command that ends up in
+    /// [`hold::run`]; it is not started for a VM that is already stopped. Call [`states`](Self::states) and
+    /// [`memory`](Self::memory) first: they need no stop, and their results remain usable if this fails.
     ///
-    /// A VM that stops by itself between the query and `stop`, because its guest panics for one, is
-    /// left as it is. A client that stops it in that moment cannot be told from this one.
+    /// A VM that stops by itself between the query and `stop`, for example because its guest panics, is
+    /// left stopped. A `stop` by another client at that moment cannot be distinguished from this one.
     ///
     /// # Errors
-    /// [`Error::Status`] or [`Error::Hold`]: nothing was stopped. [`Error::StopUnanswered`]: the connection was
-    /// left to the guardian, and every later command on it fails. [`Error::Qmp`]: `stop` was refused, or
-    /// QEMU has ended.
-    pub fn stop(&mut self, guardian: Command) -> Result<Stopped<'_>, Error> {
+    /// [`QemuError::Status`] or [`QemuError::Guardian`]: nothing was stopped.
+    /// [`QemuError::StopUnanswered`]: the guardian took over the connection, and every later command on it
+    /// fails. [`QemuError::Qmp`]: `stop` was refused, or QEMU has ended.
+    pub fn stop(&mut self, guardian: Command) -> Result<StoppedVm<'_>, QemuError> {
         if let Readiness::Stopped(state) = self.readiness()? {
             self.monitor.set_vm_is_stopped(true);
-            return Ok(Stopped { qemu: self, guardian: None, state, since: Instant::now() });
+            return Ok(StoppedVm { qemu: self, guardian: None, state, since: Instant::now() });
         }
         let within = self.deadlines.guardian;
         let mut guardian = hold::start(guardian, self.monitor.qmp().socket(), within)?;
         guardian.arm(self.deadlines.pause)?;
-        self.monitor.qmp().take_guardian_spoke();
+        self.monitor.qmp().take_guardian_answered();
         let since = Instant::now();
-        let stopped = self.stop_and_look();
+        let stopped = self.send_stop();
         self.monitor.set_vm_is_stopped(stopped.is_ok());
         match stopped {
-            Ok(RunState::Paused) => {
-                Ok(Stopped { qemu: self, guardian: Some(guardian), state: RunState::Paused, since })
-            }
+            Ok(RunState::Paused) => Ok(StoppedVm {
+                qemu: self,
+                guardian: Some(guardian),
+                state: RunState::Paused,
+                since,
+            }),
             Ok(state) => {
                 guardian.dismiss();
-                Ok(Stopped { qemu: self, guardian: None, state, since })
+                Ok(StoppedVm { qemu: self, guardian: None, state, since })
             }
-            Err(error) => Err(self.give_up(guardian, error)),
+            Err(error) => Err(self.hand_to_guardian(guardian, error)),
         }
     }
 
-    fn stop_and_look(&mut self) -> Result<RunState, QmpError> {
+    fn send_stop(&mut self) -> Result<RunState, QmpError> {
         self.monitor.qmp().execute("stop", self.deadlines.stop)?;
         status::run_state(&mut self.monitor.qmp(), self.deadlines.stop)
     }
 
-    /// The error of a `stop` that failed. Unless QEMU said itself that nothing was stopped, the
-    /// guardian sees to it.
-    fn give_up(&mut self, guardian: Guardian, error: QmpError) -> Error {
+    /// Returns the error of a failed `stop`. The guardian takes over the connection, unless QEMU refused
+    /// the command and so stopped nothing.
+    fn hand_to_guardian(&mut self, guardian: Guardian, error: QmpError) -> QemuError {
         if let QmpError::Command { .. } = error {
             guardian.dismiss();
             return error.into();
@@ -276,97 +286,99 @@ impl Qemu {
         self.monitor.qmp().hand_over();
         drop(guardian);
         match error {
-            QmpError::NoAnswer { waited, .. } => Error::StopUnanswered { waited, guardian: pid },
+            QmpError::NoAnswer { waited, .. } => {
+                QemuError::StopUnanswered { waited, guardian: pid }
+            }
             error => error.into(),
         }
     }
 }
 
-/// A VM that stands still. Dropped, it goes on if it was running before.
+/// A stopped VM. Dropping it resumes the VM if this visit stopped it.
 #[derive(Debug)]
-pub struct Stopped<'a> {
+pub struct StoppedVm<'a> {
     qemu: &'a mut Qemu,
-    /// There is one exactly while the VM has to be let go on.
+    /// The guardian process; present exactly while this visit has to resume the VM.
     guardian: Option<Guardian>,
     state: RunState,
     since: Instant,
 }
 
-/// The outcome of letting a VM go on.
+/// Outcome of the release of a stopped VM.
 #[derive(Debug)]
-pub enum Released {
-    /// It runs again.
+pub enum ReleaseOutcome {
+    /// The VM was stopped by this visit, and runs again.
     Resumed {
-        /// The time from before `stop` was sent until `cont` was answered.
+        /// Time from just before `stop` was sent until `cont` was answered.
         pause: Duration,
-        /// True when the guardian let it go on before, since the pause was longer than
-        /// [`Deadlines::pause`]: what was read late was read of a running VM.
+        /// True if the pause exceeded [`Deadlines::pause`] and the guardian resumed the VM first: late
+        /// reads then saw a running VM.
         expired: bool,
     },
-    /// It had been stopped before, or stopped by itself, and was left so.
+    /// The VM was already stopped, or stopped by itself, and was left stopped.
     LeftStopped,
-    /// `cont` failed or was not answered; the guardian goes on with it. Every later command on the
+    /// `cont` failed or was not answered, and the guardian keeps trying. Every later command on the
     /// connection fails.
     HandedOver {
-        /// The number of the guardian's process.
+        /// PID of the guardian, which keeps the connection.
         guardian: u32,
-        /// The error of `cont`.
+        /// Error of the `cont` that this process sent.
         error: QmpError,
     },
 }
 
-impl Stopped<'_> {
-    /// The run state: [`RunState::Paused`] for a VM that this stopped.
+impl StoppedVm<'_> {
+    /// The run state: [`RunState::Paused`] if this visit stopped the VM.
     pub fn run_state(&self) -> &RunState {
         &self.state
     }
 
-    /// True when this stopped the VM and has to let it go on.
-    pub fn is_ours(&self) -> bool {
+    /// True if this visit stopped the VM and has to resume it.
+    pub fn must_resume(&self) -> bool {
         self.guardian.is_some()
     }
 
-    /// The time since before `stop` was sent.
+    /// Time since just before `stop` was sent; for a VM that was already stopped, since that was found.
     pub fn elapsed(&self) -> Duration {
         self.since.elapsed()
     }
 
-    /// The QEMU, for its registers. Do not send `cont` by it.
+    /// Borrows the QEMU, for example to read registers. Do not send `cont` through it.
     pub fn qemu(&mut self) -> &mut Qemu {
         self.qemu
     }
 
-    /// Lets the VM go on if it was running before, and says how that went.
-    pub fn release(mut self) -> Released {
-        self.let_go()
+    /// Resumes the VM if this visit stopped it, and returns the outcome.
+    pub fn release(mut self) -> ReleaseOutcome {
+        self.resume()
     }
 
-    fn let_go(&mut self) -> Released {
+    fn resume(&mut self) -> ReleaseOutcome {
         self.qemu.monitor.set_vm_is_stopped(false);
-        let Some(guardian) = self.guardian.take() else { return Released::LeftStopped };
+        let Some(guardian) = self.guardian.take() else { return ReleaseOutcome::LeftStopped };
         let within = self.qemu.deadlines.command;
         let answer = self.qemu.monitor.qmp().execute("cont", within);
         match answer {
             Ok(_) => {
                 let pause = self.since.elapsed();
-                let expired = self.qemu.monitor.qmp().take_guardian_spoke();
+                let expired = self.qemu.monitor.qmp().take_guardian_answered();
                 guardian.dismiss();
-                Released::Resumed { pause, expired }
+                ReleaseOutcome::Resumed { pause, expired }
             }
             Err(error) => {
                 let pid = guardian.pid();
                 self.qemu.monitor.qmp().hand_over();
                 drop(guardian);
-                Released::HandedOver { guardian: pid, error }
+                ReleaseOutcome::HandedOver { guardian: pid, error }
             }
         }
     }
 }
 
-impl Drop for Stopped<'_> {
+impl Drop for StoppedVm<'_> {
     fn drop(&mut self) {
-        if let Released::HandedOver { guardian, error } = self.let_go() {
-            tracing::warn!(guardian, %error, "the guest is let go on by its guardian");
+        if let ReleaseOutcome::HandedOver { guardian, error } = self.resume() {
+            tracing::warn!(guardian, %error, "the guardian resumes the guest");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The state of a VM, as QEMU tells.
+//! The state of a VM, as QEMU reports it.
 //!
-//! Owns the run states, which of them allow a capture, and what else forbids one: a migration, a dump,
-//! encrypted memory. Refuses to own stopping (`qemu`). Everything here is a query: the guest is not
-//! touched, and QEMU's main loop is busy for some 0.1 ms with each.
+//! Owns the run states, which of them allow a capture, and the other conditions that forbid one: a
+//! migration, a dump, encrypted memory. Refuses to own stopping (`qemu`). All functions here are
+//! queries: they do not affect the guest, and each occupies QEMU's main loop for some 0.1 ms.
 
 use std::time::Duration;
 
@@ -15,43 +15,43 @@ use crate::qmp::{Qmp, QmpError, unexpected};
 /// The run state of a VM (QEMU, qapi/run-state.json, `RunState`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RunState {
-    /// A debugger of QEMU's gdb stub stopped it.
+    /// A debugger stopped the VM through QEMU's gdb stub.
     Debug,
-    /// It waits for an incoming migration.
+    /// The VM waits for an incoming migration.
     InMigrate,
-    /// An emulation error stopped it.
+    /// An emulation error stopped the VM.
     InternalError,
-    /// An error of a disk stopped it.
+    /// A disk error stopped the VM.
     IoError,
-    /// A command stopped it.
+    /// A monitor command, such as `stop`, stopped the VM.
     Paused,
-    /// It was migrated to elsewhere.
+    /// The VM was migrated to another QEMU.
     PostMigrate,
-    /// It has not been started (`-S`).
+    /// The VM has not been started yet (`-S`).
     PreLaunch,
     /// The last part of a migration is under way.
     FinishMigrate,
     /// A snapshot is being loaded.
     RestoreVm,
-    /// It runs.
+    /// The VM executes its guest.
     Running,
     /// A snapshot or a dump is being written.
     SaveVm,
-    /// The guest shut down or reset, and QEMU was told to stay.
+    /// The guest shut down or reset, and QEMU is configured not to exit.
     Shutdown,
     /// The guest suspended itself to RAM.
     Suspended,
-    /// The watchdog device stopped it.
+    /// The emulated watchdog device stopped the VM.
     Watchdog,
-    /// The guest reported a panic.
+    /// The guest reported a panic to QEMU.
     GuestPanicked,
     /// A COLO failover is under way.
     Colo,
-    /// A state that is not known here, by QEMU's name.
+    /// A run state unknown to this crate, by QEMU's name.
     Other(String),
 }
 
-/// The run states by QEMU's names.
+/// Names that QEMU gives to the run states.
 const NAMES: [(&str, RunState); 16] = [
     ("debug", RunState::Debug),
     ("inmigrate", RunState::InMigrate),
@@ -72,13 +72,13 @@ const NAMES: [(&str, RunState); 16] = [
 ];
 
 impl RunState {
-    /// The state of that name.
+    /// Returns the state that QEMU calls `name`.
     pub fn from_name(name: &str) -> Self {
         let known = NAMES.iter().find(|(known, _)| *known == name);
         known.map_or_else(|| Self::Other(name.to_owned()), |(_, state)| state.clone())
     }
 
-    /// QEMU's name of the state.
+    /// The name that QEMU gives to the state.
     pub fn name(&self) -> &str {
         if let Self::Other(name) = self {
             return name;
@@ -86,22 +86,22 @@ impl RunState {
         NAMES.iter().find(|(_, state)| state == self).map_or("", |(name, _)| name)
     }
 
-    /// The activity that a capture would disturb; `None` for a state that allows one.
-    fn activity(&self) -> Option<Activity> {
+    /// The operation that forbids a capture in this state; `None` for a state that allows one.
+    fn operation(&self) -> Option<Operation> {
         match self {
-            Self::InMigrate | Self::FinishMigrate => Some(Activity::Migration),
-            Self::SaveVm => Some(Activity::SnapshotOrDump),
-            Self::RestoreVm => Some(Activity::Restore),
-            Self::Colo => Some(Activity::Colo),
-            Self::Other(name) => Some(Activity::UnknownState(name.clone())),
+            Self::InMigrate | Self::FinishMigrate => Some(Operation::Migration),
+            Self::SaveVm => Some(Operation::SnapshotOrDump),
+            Self::RestoreVm => Some(Operation::Restore),
+            Self::Colo => Some(Operation::Colo),
+            Self::Other(name) => Some(Operation::UnknownState(name.clone())),
             _ => None,
         }
     }
 }
 
-/// An activity that a VM is in the middle of and that a capture must not disturb.
+/// An operation on the VM that a capture must not disturb.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Activity {
+pub enum Operation {
     /// A migration in either direction.
     #[error("it is being migrated")]
     Migration,
@@ -111,43 +111,43 @@ pub enum Activity {
     /// A snapshot is being loaded.
     #[error("a snapshot of it is being loaded")]
     Restore,
-    /// A COLO failover.
+    /// A COLO failover is under way.
     #[error("a COLO failover is under way")]
     Colo,
-    /// A run state that is not known here.
+    /// The run state is unknown to this crate, by QEMU's name.
     #[error("its run state {0:?} is not a known one")]
     UnknownState(String),
 }
 
-/// A VM that may be captured.
+/// State of a VM that may be captured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
-    /// It runs: a capture has to stop it.
+    /// The VM runs: a capture has to stop it.
     Running,
-    /// It is stopped already, and stays so.
+    /// The VM is already stopped, in this run state, and stays so.
     Stopped(RunState),
 }
 
-/// The way in which a VM executes its guest.
+/// The mechanism by which QEMU executes the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accelerator {
-    /// KVM.
+    /// Hardware virtualization through Linux's KVM.
     Kvm,
-    /// Another one; TCG by far the most often. Nothing here depends on which.
+    /// Another accelerator, usually TCG. Nothing in this crate depends on which.
     Other,
 }
 
-/// Why a VM may not be captured.
+/// Error of a VM that may not be captured.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StatusError {
-    /// Something is under way.
-    #[error("capture the VM: {0}: try again when that is over")]
-    Busy(Activity),
-    /// The memory is encrypted with a key that the host does not have.
+    /// An operation on the VM is under way.
+    #[error("capture the VM: {0}: try again afterwards")]
+    Busy(Operation),
+    /// Guest memory is encrypted with a key that the host does not have.
     #[error("read the VM's memory: it is encrypted ({by}), and only the guest can read it")]
     Encrypted {
-        /// The technique, such as `sev-guest`.
+        /// The technique, such as `AMD SEV` or `tdx-guest`.
         by: String,
     },
     /// The QMP connection or a command on it failed.
@@ -170,42 +170,43 @@ struct Enabled {
     enabled: bool,
 }
 
-/// Asks for the run state.
+/// Queries the run state of the VM.
 pub(crate) fn run_state(qmp: &mut Qmp, within: Duration) -> Result<RunState, QmpError> {
     let answer: Status = query(qmp, "query-status", within)?;
     Ok(RunState::from_name(&answer.status))
 }
 
-/// Asks whatever may forbid a capture.
+/// Queries the conditions that may forbid a capture, memory encryption excepted.
 pub(crate) fn readiness(qmp: &mut Qmp, within: Duration) -> Result<Readiness, StatusError> {
     let state = run_state(qmp, within)?;
-    if let Some(activity) = state.activity() {
-        return Err(StatusError::Busy(activity));
+    if let Some(operation) = state.operation() {
+        return Err(StatusError::Busy(operation));
     }
     let migration: Option<OptionalStatus> = if_known(query(qmp, "query-migrate", within))?;
-    if migration.and_then(|migration| migration.status).is_some_and(|status| migrates(&status)) {
-        return Err(StatusError::Busy(Activity::Migration));
+    if migration.and_then(|migration| migration.status).is_some_and(|status| is_under_way(&status))
+    {
+        return Err(StatusError::Busy(Operation::Migration));
     }
     let dump: Option<Status> = if_known(query(qmp, "query-dump", within))?;
     if dump.is_some_and(|dump| dump.status == "active") {
-        return Err(StatusError::Busy(Activity::SnapshotOrDump));
+        return Err(StatusError::Busy(Operation::SnapshotOrDump));
     }
     Ok(if state == RunState::Running { Readiness::Running } else { Readiness::Stopped(state) })
 }
 
-/// True for every status of a migration that is neither over nor was never begun (qapi/migration.json,
-/// `MigrationStatus`), those of later versions included.
-fn migrates(status: &str) -> bool {
+/// True for every status of a migration that has begun and not ended (qapi/migration.json,
+/// `MigrationStatus`). An unknown status, of a later QEMU version, counts as under way.
+fn is_under_way(status: &str) -> bool {
     !matches!(status, "none" | "cancelled" | "completed" | "failed")
 }
 
-/// Refuses a VM whose memory the host cannot read.
+/// Refuses a VM whose memory is encrypted.
 pub(crate) fn refuse_encrypted(qmp: &mut Qmp, within: Duration) -> Result<(), StatusError> {
     let sev: Option<Enabled> = if_known(query(qmp, "query-sev", within))?;
     if sev.is_some_and(|sev| sev.enabled) {
         return Err(StatusError::Encrypted { by: "AMD SEV".into() });
     }
-    // TDX and what may follow: since QEMU 6.0 a link, empty where there is none.
+    // TDX and later techniques: since QEMU 6.0 a link in the object tree, empty where none is used.
     let property = |path: &str, property: &str| json!({ "path": path, "property": property });
     let arguments = property("/machine", "confidential-guest-support");
     let link = if_known(qmp.execute_with("qom-get", &arguments, within))?;
@@ -217,8 +218,8 @@ pub(crate) fn refuse_encrypted(qmp: &mut Qmp, within: Duration) -> Result<(), St
     Err(StatusError::Encrypted { by })
 }
 
-/// True where libvirt has a monitor of this QEMU, by the name that it gives to that character device
-/// (libvirt, src/qemu/qemu_alias.c, `charmonitor`).
+/// True if libvirt has a monitor of this QEMU, recognised by the name of the character device (libvirt,
+/// src/qemu/qemu_alias.c, `charmonitor`).
 pub(crate) fn has_libvirt(qmp: &mut Qmp, within: Duration) -> Result<bool, QmpError> {
     #[derive(Deserialize)]
     struct CharacterDevice {
@@ -228,14 +229,14 @@ pub(crate) fn has_libvirt(qmp: &mut Qmp, within: Duration) -> Result<bool, QmpEr
     Ok(devices.iter().any(|device| device.label == "charmonitor"))
 }
 
-/// Asks for the accelerator.
+/// Queries the accelerator of the VM.
 pub(crate) fn accelerator(qmp: &mut Qmp, within: Duration) -> Result<Accelerator, QmpError> {
     let kvm: Option<Enabled> = if_known(query(qmp, "query-kvm", within))?;
     let is_kvm = kvm.is_some_and(|kvm| kvm.enabled);
     Ok(if is_kvm { Accelerator::Kvm } else { Accelerator::Other })
 }
 
-/// Asks for the number of vCPUs.
+/// Queries the number of vCPUs.
 pub(crate) fn vcpus(qmp: &mut Qmp, within: Duration) -> Result<u32, QmpError> {
     const COMMAND: &str = "query-cpus-fast";
     let answer = qmp.execute(COMMAND, within)?;
@@ -243,7 +244,7 @@ pub(crate) fn vcpus(qmp: &mut Qmp, within: Duration) -> Result<u32, QmpError> {
     count.ok_or_else(|| unexpected(COMMAND, &answer))
 }
 
-/// The answer to a query in its type.
+/// Executes a command without arguments and deserializes its answer.
 pub(crate) fn query<T: DeserializeOwned>(
     qmp: &mut Qmp,
     command: &str,
@@ -253,7 +254,7 @@ pub(crate) fn query<T: DeserializeOwned>(
     T::deserialize(&answer).map_err(|_| unexpected(command, &answer))
 }
 
-/// `None` for a command that this QEMU does not have, or refuses because the VM has no such thing.
+/// Maps a refusal to `None`: this QEMU lacks the command, or its VM lacks the feature.
 fn if_known<T>(answer: Result<T, QmpError>) -> Result<Option<T>, QmpError> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
@@ -267,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_run_state_of_qemu_has_its_name() {
+    fn every_run_state_has_the_name_that_qemu_uses() {
         // qapi/run-state.json of QEMU 7.2.
         let names = "debug inmigrate internal-error io-error paused postmigrate prelaunch \
                      finish-migrate restore-vm running save-vm shutdown suspended watchdog \
@@ -281,18 +282,18 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_something_else_works_on_is_refused() {
+    fn state_with_an_operation_under_way_is_refused() {
         for name in ["inmigrate", "finish-migrate", "save-vm", "restore-vm", "colo", "asleep"] {
-            assert!(RunState::from_name(name).activity().is_some(), "{name}");
+            assert!(RunState::from_name(name).operation().is_some(), "{name}");
         }
         for name in ["running", "prelaunch", "paused", "postmigrate", "guest-panicked"] {
-            assert!(RunState::from_name(name).activity().is_none(), "{name}");
+            assert!(RunState::from_name(name).operation().is_none(), "{name}");
         }
     }
 
     #[test]
-    fn a_migration_status_of_a_later_version_counts_as_under_way() {
-        assert!(!migrates("completed"));
-        assert!(migrates("postcopy-recover-setup"));
+    fn unknown_migration_status_counts_as_under_way() {
+        assert!(!is_under_way("completed"));
+        assert!(is_under_way("postcopy-recover-setup"));
     }
 }

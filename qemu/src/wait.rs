@@ -1,7 +1,7 @@
-//! Deadlines, and waits on descriptors that end by them.
+//! Deadlines, and waits on file descriptors that they bound.
 //!
-//! Owns the one call to poll(2). Refuses to own what follows from a wait that was too long: every
-//! caller (`qmp`, `hold`, `process`) has an error of its own for that.
+//! Owns the one call to poll(2). Refuses to own the error of a deadline that passed: each caller (`qmp`,
+//! `hold`, `process`) has its own.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// A point in time at which a wait ends.
+/// A point in time at which a wait ends; `None` for no end.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline(Option<Instant>);
 
 impl Deadline {
-    /// The point that is `time` from now; a time too long for the clock never comes.
+    /// Returns the deadline `time` from now. A time that the clock cannot represent never passes.
     pub(crate) fn after(time: Duration) -> Self {
         Self(Instant::now().checked_add(time))
     }
 
-    /// The time left, 0 once the deadline has passed.
+    /// Time left until the deadline; 0 once it has passed.
     pub(crate) fn left(self) -> Duration {
         match self.0 {
             Some(end) => end.saturating_duration_since(Instant::now()),
@@ -33,8 +33,8 @@ impl Deadline {
     }
 }
 
-/// Waits until one of `flags`, a hang-up or an error is pending on `fd`. False when the deadline
-/// passed first. A deadline that has passed already still looks once.
+/// Waits until one of `flags`, a hang-up or an error is pending on `fd`. Returns false if the deadline
+/// passes first. With a deadline that has already passed, `fd` is still polled once.
 pub(crate) fn wait_for(
     fd: BorrowedFd<'_>,
     flags: PollFlags,

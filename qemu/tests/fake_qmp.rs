@@ -1,4 +1,4 @@
-//! Monitors that do what no monitor should.
+//! Tests of the client against fake monitors that misbehave or refuse.
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::*;
 use nmiscope_qemu::{
-    Address, Deadlines, Error, Qemu, Qmp, QmpError, Readiness, RunState, StatusError,
+    Address, Deadlines, Qemu, QemuError, Qmp, QmpError, Readiness, RunState, StatusError,
 };
 use serde_json::json;
 
@@ -17,7 +17,7 @@ fn connect(address: &Address) -> Result<Qmp, QmpError> {
     Qmp::connect(address, &deadlines())
 }
 
-/// A connection to a script that begins after the negotiation.
+/// Connects to a fake monitor whose script begins after the negotiation.
 fn negotiated<T: Send + 'static>(
     script: impl FnOnce(Peer) -> T + Send + 'static,
 ) -> (Fake<T>, Qmp) {
@@ -30,7 +30,7 @@ fn negotiated<T: Send + 'static>(
 }
 
 #[test]
-fn an_address_without_a_listener_is_told_apart() {
+fn address_without_a_listener_is_distinguished() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("qmp");
     let address = Address::Path(path.clone());
@@ -44,7 +44,7 @@ fn an_address_without_a_listener_is_told_apart() {
 }
 
 #[test]
-fn a_path_longer_than_a_socket_address_is_reached() {
+fn path_longer_than_a_socket_address_is_reached() {
     let directory = tempfile::tempdir().expect("a directory");
     let deep = directory.path().join("d".repeat(120));
     std::fs::create_dir(&deep).expect("a directory");
@@ -56,7 +56,7 @@ fn a_path_longer_than_a_socket_address_is_reached() {
 }
 
 #[test]
-fn a_monitor_that_another_client_holds_gives_no_greeting() {
+fn monitor_held_by_another_client_gives_no_greeting() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("qmp");
     let _listener = UnixListener::bind(&path).expect("a socket");
@@ -66,7 +66,7 @@ fn a_monitor_that_another_client_holds_gives_no_greeting() {
 }
 
 #[test]
-fn another_programs_socket_is_not_qmp() {
+fn socket_of_another_program_is_not_qmp() {
     for text in
         ["HTTP/1.1 400 Bad Request\r\n", "{\"hello\": 1}\r\n", "QEMU 7.2 monitor\r\n(qemu) "]
     {
@@ -79,7 +79,7 @@ fn another_programs_socket_is_not_qmp() {
         assert!(text.starts_with(line.as_str()), "{line}");
         fake.end();
     }
-    // A prompt without a line's end.
+    // A prompt without an end of line.
     let fake = Fake::start(|mut peer| {
         peer.say("(qemu) ");
         peer.command()
@@ -89,7 +89,7 @@ fn another_programs_socket_is_not_qmp() {
 }
 
 #[test]
-fn events_before_an_answer_are_kept_aside() {
+fn events_before_an_answer_are_queued() {
     let (fake, mut qmp) = negotiated(|mut peer| {
         let command = peer.command();
         peer.line(r#"{"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 2}}"#);
@@ -104,7 +104,7 @@ fn events_before_an_answer_are_kept_aside() {
 }
 
 #[test]
-fn a_late_answer_is_not_taken_for_the_next_ones() {
+fn late_answer_is_not_matched_to_the_next_command() {
     let (fake, mut qmp) = negotiated(|mut peer| {
         let first = peer.command();
         let second = peer.command();
@@ -118,7 +118,7 @@ fn a_late_answer_is_not_taken_for_the_next_ones() {
 }
 
 #[test]
-fn an_error_of_qemu_has_its_class_and_sentence() {
+fn error_from_qemu_keeps_its_class_and_description() {
     let (fake, mut qmp) = negotiated(|mut peer| {
         let id = peer.command()["id"].clone();
         let error =
@@ -132,7 +132,7 @@ fn an_error_of_qemu_has_its_class_and_sentence() {
 }
 
 #[test]
-fn a_connection_that_closes_in_the_middle_of_an_answer_is_closed() {
+fn connection_closed_within_an_answer_is_reported_as_closed() {
     let (fake, mut qmp) = negotiated(|mut peer| {
         peer.command();
         peer.say(r#"{"return": {"sta"#);
@@ -142,7 +142,7 @@ fn a_connection_that_closes_in_the_middle_of_an_answer_is_closed() {
 }
 
 #[test]
-fn an_answer_that_is_no_json_is_quoted() {
+fn answer_that_is_no_json_is_quoted() {
     let (fake, mut qmp) = negotiated(|mut peer| {
         peer.command();
         peer.line("\u{1b}[2Jhello");
@@ -153,7 +153,7 @@ fn an_answer_that_is_no_json_is_quoted() {
 }
 
 #[test]
-fn a_line_without_an_end_is_given_up() {
+fn line_without_an_end_is_refused() {
     let (fake, mut qmp) = negotiated(|mut peer| {
         peer.command();
         let piece = "a".repeat(1 << 20);
@@ -168,7 +168,7 @@ fn a_line_without_an_end_is_given_up() {
 }
 
 #[test]
-fn a_line_of_many_megabytes_within_the_budget_is_read() {
+fn line_of_15_mib_is_read() {
     let (fake, mut qmp) = negotiated(|mut peer| {
         let command = peer.command();
         peer.answer(&command, json!("b".repeat(15 << 20)));
@@ -179,12 +179,12 @@ fn a_line_of_many_megabytes_within_the_budget_is_read() {
 }
 
 #[test]
-fn endless_events_do_not_outlast_the_deadline() {
+fn endless_events_do_not_extend_the_deadline() {
     let (fake, mut qmp) = negotiated(|mut peer| {
         peer.command();
         let events = "{\"event\": \"RTC_CHANGE\", \"data\": {\"offset\": 1}}\r\n".repeat(1000);
         for _ in 0..1_000_000 {
-            // It ends when the client has gone.
+            // Ends once the client has disconnected.
             if peer.try_say(&events).is_err() {
                 break;
             }
@@ -197,7 +197,7 @@ fn endless_events_do_not_outlast_the_deadline() {
     fake.end();
 }
 
-/// What a script says of a VM, by command.
+/// Opens a fake VM that answers each command with `answers`; null is a refusal.
 fn vm(answers: impl Fn(&str) -> serde_json::Value + Send + 'static) -> (Fake<()>, Qemu) {
     let fake = Fake::start(move |mut peer| {
         peer.negotiate();
@@ -219,7 +219,7 @@ fn vm(answers: impl Fn(&str) -> serde_json::Value + Send + 'static) -> (Fake<()>
 
 fn readiness(
     answers: impl Fn(&str) -> serde_json::Value + Send + 'static,
-) -> Result<Readiness, Error> {
+) -> Result<Readiness, QemuError> {
     let (fake, mut qemu) = vm(answers);
     let readiness = qemu.readiness();
     drop(qemu);
@@ -228,8 +228,8 @@ fn readiness(
 }
 
 #[test]
-fn a_vm_that_something_else_works_on_is_refused() {
-    let busy = |answer| matches!(answer, Err(Error::Status(StatusError::Busy(_))));
+fn vm_with_an_operation_under_way_is_refused() {
+    let busy = |answer| matches!(answer, Err(QemuError::Status(StatusError::Busy(_))));
     assert!(busy(readiness(|_| status("save-vm"))));
     assert!(busy(readiness(|_| status("inmigrate"))));
     assert!(busy(readiness(|name| match name {
@@ -245,9 +245,9 @@ fn a_vm_that_something_else_works_on_is_refused() {
 }
 
 #[test]
-fn a_vm_with_encrypted_memory_is_refused() {
+fn vm_with_encrypted_memory_is_refused() {
     let by = |answer| match answer {
-        Err(Error::Status(StatusError::Encrypted { by })) => by,
+        Err(QemuError::Status(StatusError::Encrypted { by })) => by,
         other => panic!("{other:?}"),
     };
     let sev = readiness(|name| match name {
@@ -265,7 +265,7 @@ fn a_vm_with_encrypted_memory_is_refused() {
 }
 
 #[test]
-fn an_old_qemu_without_the_queries_is_ready() {
+fn old_qemu_without_the_queries_is_ready() {
     let only_status = |name: &str| match name {
         "query-status" => status("running"),
         _ => json!(null),
@@ -280,13 +280,16 @@ fn an_old_qemu_without_the_queries_is_ready() {
 }
 
 #[test]
-fn an_answer_of_another_shape_is_unexpected() {
+fn answer_of_another_shape_is_unexpected() {
     let error = readiness(|_| json!({ "state": 1 })).expect_err("no status");
-    assert!(matches!(error, Error::Qmp(QmpError::Unexpected { .. }) | Error::Status(_)), "{error}");
+    assert!(
+        matches!(error, QemuError::Qmp(QmpError::Unexpected { .. }) | QemuError::Status(_)),
+        "{error}"
+    );
     assert!(error.to_string().contains("query-status"), "{error}");
 }
 
 #[test]
-fn default_deadlines_are_those_of_the_documentation() {
+fn default_stop_deadline_is_the_documented_one() {
     assert_eq!(Deadlines::default().stop, Duration::from_secs(2));
 }

@@ -1,4 +1,5 @@
-//! The guest goes on when the tool cannot see to it: a scripted QEMU, and real guardians.
+//! Tests of the guardian: the guest is resumed when the tool cannot resume it. QEMU is scripted, and the
+//! guardians are real processes.
 
 mod common;
 
@@ -8,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::*;
-use nmiscope_qemu::{Deadlines, Error, Qemu, Released, RunState, hold};
+use nmiscope_qemu::{Deadlines, Qemu, QemuError, ReleaseOutcome, RunState, hold};
 use serde_json::json;
 
 #[test]
@@ -22,7 +23,7 @@ fn open<T: Send + 'static>(script: impl FnOnce(Peer) -> T + Send + 'static) -> (
     (fake, qemu)
 }
 
-/// Plays QEMU up to an answered `stop`.
+/// Plays QEMU up to and including the answer to `stop`.
 fn stops(peer: &mut Peer) {
     peer.negotiate();
     let command = peer.answer_queries();
@@ -34,7 +35,7 @@ fn stops(peer: &mut Peer) {
 }
 
 #[test]
-fn a_released_vm_needs_no_guardian() {
+fn resumed_vm_needs_no_guardian() {
     let (fake, mut qemu) = open(|mut peer| {
         stops(&mut peer);
         let command = peer.command();
@@ -43,31 +44,31 @@ fn a_released_vm_needs_no_guardian() {
         peer.command()
     });
     let stopped = qemu.stop(guardian()).expect("a stopped VM");
-    assert!(stopped.is_ours());
-    assert!(matches!(stopped.release(), Released::Resumed { expired: false, .. }));
+    assert!(stopped.must_resume());
+    assert!(matches!(stopped.release(), ReleaseOutcome::Resumed { expired: false, .. }));
     drop(qemu);
-    // The guardian has not said a word.
+    // The guardian has not sent a command.
     assert!(fake.end().is_null());
 }
 
 #[test]
-fn a_vm_that_was_stopped_before_is_not_touched() {
+fn vm_stopped_before_is_left_stopped() {
     let (fake, mut qemu) = open(|mut peer| {
         peer.negotiate();
         let command = peer.command();
         peer.answer(&command, status("prelaunch"));
         peer.answer_queries()
     });
-    let nobody = Command::new("/nonexistent/guardian");
-    let stopped = qemu.stop(nobody).expect("a stopped VM");
-    assert_eq!((stopped.is_ours(), stopped.run_state()), (false, &RunState::PreLaunch));
-    assert!(matches!(stopped.release(), Released::LeftStopped));
+    let missing = Command::new("/nonexistent/guardian");
+    let stopped = qemu.stop(missing).expect("a stopped VM");
+    assert_eq!((stopped.must_resume(), stopped.run_state()), (false, &RunState::PreLaunch));
+    assert!(matches!(stopped.release(), ReleaseOutcome::LeftStopped));
     drop(qemu);
     assert!(fake.end().is_null());
 }
 
 #[test]
-fn a_guest_that_panics_before_the_stop_stays_as_it_is() {
+fn guest_that_panics_before_the_stop_is_not_resumed() {
     let (fake, mut qemu) = open(|mut peer| {
         peer.negotiate();
         let command = peer.answer_queries();
@@ -77,7 +78,7 @@ fn a_guest_that_panics_before_the_stop_stays_as_it_is() {
         peer.command()
     });
     let stopped = qemu.stop(guardian()).expect("a stopped VM");
-    assert_eq!((stopped.is_ours(), stopped.run_state()), (false, &RunState::GuestPanicked));
+    assert_eq!((stopped.must_resume(), stopped.run_state()), (false, &RunState::GuestPanicked));
     drop(stopped);
     drop(qemu);
     assert!(fake.end().is_null());
@@ -91,19 +92,19 @@ fn nothing_is_stopped_without_a_guardian() {
             peer.answer_queries()
         });
         let error = qemu.stop(Command::new(program)).expect_err("no guardian");
-        assert!(matches!(error, Error::Hold(_)), "{error}");
+        assert!(matches!(error, QemuError::Guardian(_)), "{error}");
         drop(qemu);
         assert!(fake.end().is_null());
     }
 }
 
 #[test]
-fn a_stop_without_an_answer_is_undone_by_the_guardian() {
+fn stop_without_an_answer_is_undone_by_the_guardian() {
     let (fake, mut qemu) = open(|mut peer| {
         peer.negotiate();
         let stop = peer.answer_queries();
         assert_eq!(stop["execute"], "stop");
-        // The disks hang for longer than the tool waits; then all is answered in order.
+        // The disks hang for longer than the tool waits; then QEMU answers in order.
         let query = peer.command();
         peer.answer(&stop, json!({}));
         assert_eq!(query["execute"], "query-status");
@@ -113,14 +114,14 @@ fn a_stop_without_an_answer_is_undone_by_the_guardian() {
         cont["execute"].clone()
     });
     let error = qemu.stop(guardian()).expect_err("no answer");
-    assert!(matches!(error, Error::StopUnanswered { .. }), "{error}");
-    assert!(matches!(qemu.states(), Err(Error::Qmp(_))), "the connection is the guardian's");
+    assert!(matches!(error, QemuError::StopUnanswered { .. }), "{error}");
+    assert!(matches!(qemu.states(), Err(QemuError::Qmp(_))), "the connection is the guardian's");
     drop(qemu);
     assert_eq!(fake.end(), "cont");
 }
 
 #[test]
-fn a_cont_that_is_refused_is_tried_again() {
+fn refused_cont_is_retried() {
     let (fake, mut qemu) = open(|mut peer| {
         stops(&mut peer);
         let refused = json!({ "class": "GenericError", "desc": "There is a dump in process" });
@@ -136,16 +137,16 @@ fn a_cont_that_is_refused_is_tried_again() {
         command["execute"].clone()
     });
     let stopped = qemu.stop(guardian()).expect("a stopped VM");
-    assert!(matches!(stopped.release(), Released::HandedOver { .. }));
+    assert!(matches!(stopped.release(), ReleaseOutcome::HandedOver { .. }));
     assert_eq!(fake.end(), "cont");
 }
 
 #[test]
-fn a_pause_that_is_too_long_is_ended_over_the_tools_head() {
+fn expired_pause_is_ended_by_the_guardian() {
     let (paused, has_paused) = std::sync::mpsc::channel();
     let fake = Fake::start(move |mut peer| {
         stops(&mut peer);
-        // Of the guardian, while the tool does nothing; then of the tool.
+        // First the guardian's `cont`, while the tool does nothing; then the tool's.
         let early = peer.command();
         peer.answer(&early, json!({}));
         paused.send(()).expect("a tool");
@@ -163,13 +164,13 @@ fn a_pause_that_is_too_long_is_ended_over_the_tools_head() {
     let mut qemu = Qemu::open(&fake.address, deadlines).expect("a monitor");
     let stopped = qemu.stop(guardian()).expect("a stopped VM");
     has_paused.recv_timeout(PATIENCE).expect("the guardian's cont");
-    assert!(matches!(stopped.release(), Released::Resumed { expired: true, .. }));
+    assert!(matches!(stopped.release(), ReleaseOutcome::Resumed { expired: true, .. }));
     drop(qemu);
     assert_eq!(fake.end(), (json!("cont"), json!("cont")));
 }
 
 #[test]
-fn half_an_answer_that_the_tool_left_is_passed_over() {
+fn partial_answer_left_by_the_tool_is_skipped() {
     let (tool, qemu) = UnixStream::pair().expect("a pair");
     let mut peer = Peer::new(qemu);
     let mut held = hold::start(guardian(), std::os::fd::AsFd::as_fd(&tool), PATIENCE).expect("one");
@@ -187,10 +188,10 @@ fn half_an_answer_that_the_tool_left_is_passed_over() {
 }
 
 #[test]
-fn a_person_cannot_be_a_guardian() {
+fn guardian_without_a_link_is_refused() {
     let (link, other) = UnixStream::pair().expect("a pair");
     drop(other);
-    assert!(matches!(hold::run(OwnedFd::from(link), PATIENCE), Err(hold::HoldError::NoLink)));
+    assert!(matches!(hold::run(OwnedFd::from(link), PATIENCE), Err(hold::GuardianError::NoLink)));
     let null = std::fs::File::open("/dev/null").expect("a file");
-    assert!(matches!(hold::run(OwnedFd::from(null), PATIENCE), Err(hold::HoldError::NoLink)));
+    assert!(matches!(hold::run(OwnedFd::from(null), PATIENCE), Err(hold::GuardianError::NoLink)));
 }

@@ -1,4 +1,4 @@
-//! Memory layouts of QEMU 7.2, as its monitor printed them, and as nobody should.
+//! Tests of the memory map parsers with the monitor's text of QEMU 7.2, unchanged and damaged.
 
 use nmiscope_machine::PhysicalAddress;
 use nmiscope_qemu::memory_map::{FlatRange, MapError, parse_translation, parse_view};
@@ -15,7 +15,7 @@ fn view(text: &str, backends: &[&str]) -> Result<Vec<FlatRange>, MapError> {
     parse_view(text, &backends)
 }
 
-/// First address, length, block and offset.
+/// First address, length, block and offset of each range.
 fn rows<'a>(ranges: &'a [FlatRange]) -> Vec<(u64, u64, &'a str, u64)> {
     let row =
         |range: &'a FlatRange| (range.start.0, range.length, range.block.as_str(), range.offset);
@@ -37,7 +37,7 @@ fn memory_around_the_hole_below_4_gib_is_one_block() {
 }
 
 #[test]
-fn memory_of_numa_nodes_is_a_block_a_node() {
+fn memory_of_numa_nodes_is_one_block_per_node() {
     let ranges = view(Q35_NUMA, &["a", "b"]).expect("a view");
     let above: Vec<_> = rows(&ranges).into_iter().filter(|row| row.0 >= 0x10_0000).collect();
     let expected = [
@@ -50,7 +50,7 @@ fn memory_of_numa_nodes_is_a_block_a_node() {
 }
 
 #[test]
-fn memory_of_a_screen_is_left_out() {
+fn video_memory_is_omitted() {
     let ranges = view(PC_VGA, &["pc.ram"]).expect("a view");
     assert!(PC_VGA.contains("ram): vga.vram"));
     assert!(ranges.iter().all(|range| range.block.starts_with("pc.")));
@@ -59,14 +59,14 @@ fn memory_of_a_screen_is_left_out() {
 }
 
 #[test]
-fn a_block_is_the_guests_only_by_its_backend() {
+fn block_without_a_backend_is_omitted() {
     assert_eq!(view(Q35_6G_MEMFD, &["m"]).expect("a view").len(), 7);
     let firmware = view(Q35_6G_MEMFD, &[]).expect("a view");
     assert_eq!(rows(&firmware), [(0xfffc_0000, 0x4_0000, "pc.bios", 0)]);
 }
 
 #[test]
-fn nonvolatile_memory_is_memory_and_flash_is_none() {
+fn nonvolatile_memory_is_included_and_flash_omitted() {
     let nonvolatile = Q35_KVM.replace("(prio 0, ram)", "(prio 0, nv-ram)");
     assert_eq!(view(&nonvolatile, &["pc.ram"]).expect("a view").len(), 2);
     let flash = Q35_KVM.replace("(prio 0, rom)", "(prio 0, romd)");
@@ -74,14 +74,14 @@ fn nonvolatile_memory_is_memory_and_flash_is_none() {
 }
 
 #[test]
-fn the_accelerators_name_belongs_to_no_block() {
+fn accelerator_name_is_not_part_of_the_block_name() {
     let ranges = view(Q35_KVM, &["pc.ram"]).expect("a view");
     let expected = [(0, 0x800_0000, "pc.ram", 0), (0xfffc_0000, 0x4_0000, "pc.bios", 0)];
     assert_eq!(rows(&ranges), expected);
 }
 
 #[test]
-fn a_view_that_cannot_be_is_refused() {
+fn impossible_view_is_refused() {
     let refused = |from: &str, to: &str| {
         view(&Q35_KVM.replacen(from, to, 1), &["pc.ram"]).expect_err("an impossible view")
     };
@@ -108,7 +108,7 @@ fn range() -> FlatRange {
 }
 
 #[test]
-fn a_translation_is_taken_of_the_right_address_and_block_only() {
+fn translation_of_another_address_or_block_is_refused() {
     let answer = "Host virtual address for 0x100000 (pc.ram) is 0x7f3d3bf00000\r\n";
     assert_eq!(parse_translation(answer, &range()).expect("an address"), 0x7f3d_3bf0_0000);
     for wrong in [
@@ -126,7 +126,7 @@ fn a_translation_is_taken_of_the_right_address_and_block_only() {
 
 proptest! {
     #[test]
-    fn a_mutated_view_is_parsed_or_refused(
+    fn mutated_view_is_parsed_or_refused(
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..3u8), 1..20),
     ) {
         let mut bytes = Q35_NUMA.as_bytes().to_vec();
@@ -146,7 +146,7 @@ proptest! {
     }
 
     #[test]
-    fn any_translation_is_parsed_or_refused(answer in "Host virtual address for 0x100000 \\(pc.ram\\) is .*") {
+    fn arbitrary_translation_is_parsed_or_refused(answer in "Host virtual address for 0x100000 \\(pc.ram\\) is .*") {
         let _ = parse_translation(&answer, &range());
     }
 }

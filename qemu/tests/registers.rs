@@ -1,7 +1,7 @@
-//! Registers of QEMU 7.2, as its monitor printed them, and as nobody should.
+//! Tests of the register parser with the monitor's text of QEMU 7.2, unchanged and damaged.
 
 use nmiscope_machine::{Execution, MpState};
-use nmiscope_qemu::Cpu;
+use nmiscope_qemu::VcpuRegisters;
 use nmiscope_qemu::registers::{RegistersError, parse};
 use proptest::prelude::*;
 
@@ -12,7 +12,7 @@ const Q35_4_PRELAUNCH: &str = include_str!("fixtures/registers-q35-4-prelaunch.t
 const Q35_4_LONG: &str = include_str!("fixtures/registers-q35-4-long.txt");
 const KVM_PRELAUNCH: &str = include_str!("fixtures/registers-pc-2-kvm-prelaunch.txt");
 const KVM_LONG: &str = include_str!("fixtures/registers-pc-2-kvm-long.txt");
-/// Debian's 6.1 with AVX and five levels of page tables, in a panic.
+/// Debian's Linux 6.1 with AVX and five levels of page tables, in a panic.
 const LINUX: &str = include_str!("fixtures/registers-q35-2-linux.txt");
 const ALL: [&str; 8] = [
     LINUX,
@@ -25,7 +25,8 @@ const ALL: [&str; 8] = [
     KVM_LONG,
 ];
 
-/// A 32-bit program under a 64-bit kernel, by hand from `x86_cpu_dump_state`: HF_LMA without HF_CS64.
+/// A 32-bit program under a 64-bit kernel (HF_LMA without HF_CS64), written by hand from the source of
+/// `x86_cpu_dump_state`.
 const COMPATIBILITY: &str = "\r
 CPU#3\r
 EAX=00000001 EBX=f7fb0ff4 ECX=00000000 EDX=00000004\r
@@ -54,12 +55,12 @@ fn executions(text: &str) -> Vec<Execution> {
     cpus(text).iter().map(|cpu| cpu.state.execution()).collect()
 }
 
-fn cpus(text: &str) -> Vec<Cpu> {
+fn cpus(text: &str) -> Vec<VcpuRegisters> {
     parse(text).expect("registers of QEMU")
 }
 
 #[test]
-fn a_kernel_in_long_mode_has_all_of_its_registers() {
+fn long_mode_kernel_has_all_registers() {
     let cpus = cpus(PC_1_LONG);
     let [cpu] = cpus[..] else { panic!("{} vCPUs", cpus.len()) };
     // Read off the fixture.
@@ -81,7 +82,7 @@ fn a_kernel_in_long_mode_has_all_of_its_registers() {
 }
 
 #[test]
-fn vector_registers_are_passed_over() {
+fn vector_registers_are_skipped() {
     assert!(LINUX.contains("YMM15="));
     let cpus = cpus(LINUX);
     assert_eq!(cpus.len(), 2);
@@ -93,7 +94,7 @@ fn vector_registers_are_passed_over() {
 
 #[test]
 fn extended_registers_of_apx_are_read_and_dropped() {
-    // By hand from QEMU's source: four rows before RIP.
+    // Four rows before RIP, written by hand from QEMU's source.
     let row = |first: u32| {
         let fields = (first..first + 4).map(|number| format!("R{number}=0000000000000000"));
         fields.collect::<Vec<_>>().join(" ") + "\r\n"
@@ -115,7 +116,7 @@ fn vcpus_keep_their_numbers() {
 }
 
 #[test]
-fn a_cpu_that_nobody_started_is_not_halted() {
+fn cpu_that_was_never_started_is_not_halted() {
     use Execution::{NotStarted, Offline};
     assert_eq!(executions(PC_1_PRELAUNCH), [Offline]);
     assert_eq!(executions(Q35_4_PRELAUNCH), [Offline, NotStarted, NotStarted, NotStarted]);
@@ -127,7 +128,7 @@ fn a_cpu_that_nobody_started_is_not_halted() {
 fn firmware_parks_cpus_in_a_halt_with_interrupts_off() {
     let cpus = cpus(PC_4_FIRMWARE);
     assert!(cpus.iter().all(|cpu| cpu.narrow && cpu.state.mp_state == MpState::Halted));
-    // The first waits for its timer in real mode, the others were told to stay.
+    // The first waits for its timer in real mode; the others are parked.
     assert!(!cpus[0].state.registers.is_protected());
     assert_eq!(cpus[0].state.registers.cs.base, 0xf_0000);
     for cpu in &cpus[1..] {
@@ -137,7 +138,7 @@ fn firmware_parks_cpus_in_a_halt_with_interrupts_off() {
 }
 
 #[test]
-fn a_32_bit_program_under_a_64_bit_kernel_has_narrow_registers() {
+fn compatibility_mode_program_has_narrow_registers() {
     let cpus = cpus(COMPATIBILITY);
     let (cpu, registers) = (&cpus[0], &cpus[0].state.registers);
     assert!(cpu.narrow && cpu.state.nmi.is_none());
@@ -147,7 +148,7 @@ fn a_32_bit_program_under_a_64_bit_kernel_has_narrow_registers() {
 }
 
 #[test]
-fn a_line_that_is_not_understood_is_quoted_with_its_number() {
+fn malformed_line_is_quoted_with_its_number() {
     let line = |text: String| match parse(&text) {
         Err(RegistersError::Line { number, line, .. }) => (number, line),
         other => panic!("{other:?}"),
@@ -165,7 +166,7 @@ fn a_line_that_is_not_understood_is_quoted_with_its_number() {
 }
 
 #[test]
-fn a_text_without_all_of_a_vcpu_is_refused() {
+fn text_with_an_incomplete_vcpu_is_refused() {
     assert_eq!(parse("\r\n"), Err(RegistersError::Empty));
     let cut = PC_1_LONG.split("EFER").next().expect("a beginning");
     assert!(matches!(parse(cut), Err(RegistersError::Truncated { expected: "EFER" })));

@@ -11,7 +11,7 @@ use super::host_stack::{self, Stacks};
 use crate::kernel::{
     Depth, KernelAdapter, KernelSymbols, LocateError, Located, Log, LogError, Reading,
 };
-use crate::targets::{Pages, States, Target, Touched};
+use crate::targets::{PageSet, States, Target, ReadRecorder};
 
 /// Timeouts of a capture's steps.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +47,7 @@ pub struct StoppedGuest {
     /// The kernel's state, as far as it can be read.
     pub kernel: Reading,
     /// The pages that all this was read from.
-    pub(super) pages: Pages,
+    pub(super) pages: PageSet,
     pub(super) bounds: Timeouts,
 }
 
@@ -69,9 +69,9 @@ impl StoppedGuest {
             Err(reason) => Err(reason.clone()),
         });
         let memory: &dyn PhysicalMemory = target;
-        let touched = Touched::new(memory);
-        let located = kernel.locate(&touched, &mut registers);
-        let pages = touched.into_pages();
+        let recorder = ReadRecorder::new(memory);
+        let located = kernel.locate(&recorder, &mut registers);
+        let pages = recorder.into_pages();
         let mut stopped = Self { states, located, kernel: Reading::Unknown, pages, bounds };
         stopped.read_kernel(target, known);
         step.done("found the kernel's structures");
@@ -80,14 +80,14 @@ impl StoppedGuest {
 
     /// Reads the kernel's state at the places that were found, or else at the `known` ones.
     fn read_kernel(&mut self, memory: &dyn PhysicalMemory, known: Option<&dyn Located>) {
-        let touched = Touched::new(memory);
+        let recorder = ReadRecorder::new(memory);
         self.kernel = match (&self.located, known) {
-            (Ok(located), _) => Reading::from_result(located.state(&touched, Depth::All)),
+            (Ok(located), _) => Reading::from_result(located.state(&recorder, Depth::All)),
             (Err(LocateError::UnknownKernel(_)), _) => Reading::Unknown,
-            (Err(_), Some(known)) => Reading::from_result(known.state(&touched, Depth::All)),
+            (Err(_), Some(known)) => Reading::from_result(known.state(&recorder, Depth::All)),
             (Err(reason), None) => Reading::from_result(Err(reason.clone())),
         };
-        self.pages.extend(touched.into_pages());
+        self.pages.extend(recorder.into_pages());
     }
 
     /// Stops a guest that was resumed. The places of its kernel are unchanged.
@@ -98,9 +98,9 @@ impl StoppedGuest {
 
     /// Reads the kernel's log; `None` for a kernel that has none in memory, or was not found.
     pub fn read_log(&mut self, memory: &dyn PhysicalMemory) -> Option<Result<Log, LogError>> {
-        let touched = Touched::new(memory);
-        let log = self.located.as_ref().ok()?.log(&touched);
-        self.pages.extend(touched.into_pages());
+        let recorder = ReadRecorder::new(memory);
+        let log = self.located.as_ref().ok()?.log(&recorder);
+        self.pages.extend(recorder.into_pages());
         log
     }
 
@@ -110,9 +110,9 @@ impl StoppedGuest {
         memory: &dyn PhysicalMemory,
         symbols: Option<&dyn KernelSymbols>,
     ) -> Stacks {
-        let touched = Touched::new(memory);
-        let stacks = host_stack::unwind_all(self.kernel.known(), &self.states, symbols, &touched);
-        self.pages.extend(touched.into_pages());
+        let recorder = ReadRecorder::new(memory);
+        let stacks = host_stack::unwind_all(self.kernel.known(), &self.states, symbols, &recorder);
+        self.pages.extend(recorder.into_pages());
         stacks
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{ArgGroup, Args, ValueHint};
-use nmiscope_qemu::{Error, FindError, ProcessError, QmpError, hold};
+use nmiscope_qemu::{FindError, ProcessError, QemuError, QmpError, hold};
 use nmiscope_report::destination::Destination;
 use nmiscope_report::text;
 use nmiscope_report::units::parse_duration;
@@ -20,7 +20,7 @@ use super::output::{self, Text};
 use crate::capture::store::{CoreDestination, CoreSize};
 use crate::errors::BadRequest;
 use crate::images::DEBUG_DIRECTORY;
-use crate::session::attach::{self, Options, Visited, Vm};
+use crate::session::attach::{self, AttachOptions, AttachResult, VmSelector};
 
 /// Name of the hidden command that guards a stopped VM.
 pub const GUARDIAN: &str = "hold-vm";
@@ -86,10 +86,10 @@ pub fn attach(arguments: &AttachArgs) -> anyhow::Result<Code> {
     let core = core.map_err(BadRequest::from_error)?;
     // clap requires one of the two.
     let vm = match &arguments.qmp {
-        Some(socket) => Vm::Socket(socket.clone()),
-        None => Vm::Process(arguments.pid.unwrap_or_default()),
+        Some(socket) => VmSelector::Socket(socket.clone()),
+        None => VmSelector::Process(arguments.pid.unwrap_or_default()),
     };
-    let options = Options {
+    let options = AttachOptions {
         vm,
         image: arguments.image.clone(),
         debug_directory: arguments.debug_dir.clone(),
@@ -101,7 +101,7 @@ pub fn attach(arguments: &AttachArgs) -> anyhow::Result<Code> {
     let program = std::env::current_exe().context("failed to find this program's own file")?;
     let mut guardian = Command::new(program);
     guardian.arg(GUARDIAN);
-    let Visited { report, core } = attach::attach(&options, guardian).map_err(mark_user_errors)?;
+    let AttachResult { report, core } = attach::attach(&options, guardian).map_err(mark_user_errors)?;
     for warning in &report.warnings {
         output::warning(warning);
     }
@@ -115,21 +115,20 @@ pub fn attach(arguments: &AttachArgs) -> anyhow::Result<Code> {
     Ok(exit_code::for_report(&report))
 }
 
-/// Marks as a [`BadRequest`] an error in the socket or process that the user named. A VM that exists but
-/// cannot be read is not one.
+/// Marks an error of what the user named. A VM that is there and may not or cannot be read is none.
 fn mark_user_errors(error: anyhow::Error) -> anyhow::Error {
-    let is_users = match error.downcast_ref::<Error>() {
-        Some(Error::Qmp(error)) => matches!(
+    let is_users = match error.downcast_ref::<QemuError>() {
+        Some(QemuError::Qmp(error)) => matches!(
             error,
             QmpError::NoSocket(_)
                 | QmpError::Refused(_)
                 | QmpError::BadAddress(_)
                 | QmpError::NotQmp { .. }
         ),
-        Some(Error::Process(error) | Error::Find(FindError::Process(error))) => {
+        Some(QemuError::Process(error) | QemuError::Find(FindError::Process(error))) => {
             matches!(error, ProcessError::NoSuchProcess(_))
         }
-        Some(Error::Find(_)) => true,
+        Some(QemuError::Find(_)) => true,
         _ => false,
     };
     if is_users { BadRequest::from_error(error) } else { error }

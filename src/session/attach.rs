@@ -1,9 +1,10 @@
-//! A visit to a VM that runs in a QEMU of somebody else's.
+//! `nmiscope attach`: a visit to a VM in another program's QEMU.
 //!
-//! Owns the order of the steps, which is that of least harm: everything that needs no stop comes before
-//! it, a rehearsal of the capture too, so that symbols are looked up and memory is mapped when the guest
-//! stands still. Then one stop, one capture, and the guest goes on; the report is made afterwards. What
-//! cannot be stopped is captured as it runs, and the report says so. Called by the CLI.
+//! Owns the order of the steps, which keeps the pause short: all work that needs no stop comes first,
+//! including a rehearsal of the capture, which looks up symbols and maps memory. Then the guest is stopped
+//! once, captured and resumed, and the report is made afterwards. A guest that cannot be stopped is captured
+//! while it runs, and the report says so. Refuses to own the capture and the report (`visit`) and the search
+//! for the image (`guest_image`). Called by the CLI.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,71 +12,73 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use nmiscope_qemu::{
-    Address, Cpu, Deadlines, Error, GuestMemory, Process, Qemu, Readiness, Released,
+    Address, Deadlines, GuestMemory, ProcessHandle, Qemu, QemuError, Readiness, ReleaseOutcome,
+    VcpuRegisters,
 };
 use nmiscope_report::{MemorySource, Report, Source, Trigger, Visit};
 
-use super::visit::{Taken, Visitor};
-use super::which_image;
+use super::guest_image;
+use super::visit::{CaptureWithCore, Visitor};
 use crate::capture::store::CoreDestination;
 use crate::diagnosis::milliseconds;
 use crate::errors::BadRequest;
-use crate::targets::{Attached, Left, States, extents};
+use crate::targets::{Attached, FinishedVisit, States, extents};
 
-/// The VM to visit, and what is wanted of it.
+/// Options of an attach: the VM and the wanted results.
 #[derive(Debug)]
-pub struct Options {
-    /// The way to the VM.
-    pub vm: Vm,
-    /// The image that runs in it; `None` for the one that is found.
+pub struct AttachOptions {
+    /// The VM to attach to.
+    pub vm: VmSelector,
+    /// Image that the guest runs; `None` to search for it by build-id.
     pub image: Option<PathBuf>,
-    /// The directory of separate debug files.
+    /// Directory that is searched for separate debug files.
     pub debug_directory: PathBuf,
-    /// True to read arguments and locals.
+    /// True to read arguments and local variables of frames.
     pub variables: bool,
-    /// The longest time that the guest stands still.
+    /// Longest time for which the guest is stopped.
     pub longest_pause: Duration,
-    /// The core to write.
+    /// Core file to write; `None` for none.
     pub core: Option<CoreDestination>,
 }
 
-/// The way to a VM.
+/// Selects a VM by the socket or the process of its QEMU.
 #[derive(Debug)]
-pub enum Vm {
-    /// The path of its QMP socket.
+pub enum VmSelector {
+    /// Path of the QMP socket.
     Socket(PathBuf),
-    /// The number of its process.
+    /// PID of the QEMU process.
     Process(i32),
 }
 
-/// The results of a visit.
+/// Report and core of an attach.
 #[derive(Debug)]
-pub struct Visited {
-    /// The report.
+pub struct AttachResult {
+    /// Report of the captured moment.
     pub report: Report,
-    /// The core, or why there is none; `None` if none was asked for.
+    /// Path of the core, or the error of writing it; `None` if no core was requested.
     pub core: Option<anyhow::Result<PathBuf>>,
 }
 
-/// The number of times that the capture is rehearsed.
+/// Number of rehearsals before the capture.
 const REHEARSALS: usize = 2;
 
-/// Visits a VM. `guardian` is a command that leads to [`nmiscope_qemu::hold::run`].
+/// Captures a VM and makes its report. `guardian` is a command that ends up in
+/// [`nmiscope_qemu::hold::run`].
 ///
 /// # Errors
-/// The VM could not be reached, may not be captured, or its registers or memory cannot be read; or
-/// the image is another one. The guest is not stopped then.
-pub fn attach(options: &Options, guardian: Command) -> anyhow::Result<Visited> {
+/// The VM cannot be reached or may not be captured, its registers or memory cannot be read, or it runs
+/// another image. The guest is not stopped in these cases.
+pub fn attach(options: &AttachOptions, guardian: Command) -> anyhow::Result<AttachResult> {
     let mut qemu = open(&options.vm, options.longest_pause)?;
     let readiness = qemu.readiness().context(ATTACH)?;
-    let states = states(qemu.states().context(ATTACH)?);
+    let states = vcpu_states(qemu.states().context(ATTACH)?);
     let memory = qemu.memory().context(ATTACH)?;
-    let source = source(&memory, options.core.as_ref())?;
+    let source = memory_source(&memory, options.core.as_ref())?;
     let runs = readiness == Readiness::Running;
-    let mut running = Attached::as_it_is(memory, states.clone(), runs);
+    let mut running = Attached::without_stop(memory, states.clone(), runs);
     let mut warnings = Vec::new();
     let image = options.image.as_deref();
-    let found = which_image::open(&running, image, &options.debug_directory, &mut warnings)
+    let found = guest_image::open(&running, image, &options.debug_directory, &mut warnings)
         .map_err(BadRequest::from_error)?;
     let (files, path) = found.unzip();
     let image = files.as_ref().and_then(|files| files.parse().ok());
@@ -84,85 +87,86 @@ pub fn attach(options: &Options, guardian: Command) -> anyhow::Result<Visited> {
     for _ in 0..REHEARSALS {
         visitor.capture(&mut running, Trigger::Attach, None);
     }
-    // The capture that counts gives them again, where they are still true.
+    // The real capture repeats the warnings that still apply.
     visitor.warnings = warnings;
-    let process = qemu.process().map(Process::pid);
-    let Left { memory, .. } = running.leave();
+    let process = qemu.process().map(ProcessHandle::pid);
+    let FinishedVisit { memory, .. } = running.finish();
     let memory_bytes = extents(&memory).bytes();
-    let place = Place { options, states, process, source, was: run_state(&readiness) };
-    let ((capture, core), visit) = place.visit(&mut qemu, memory, guardian, &mut visitor)?;
+    let prepared =
+        PreparedVisit { options, states, process, source, was: run_state_name(&readiness) };
+    let ((capture, core), visit) = prepared.visit(&mut qemu, memory, guardian, &mut visitor)?;
     let mut report = visitor.report(&capture, Source::Attached, memory_bytes, path.flatten());
     report.visit = Some(visit);
     let core = core.map(|core| core?.finish(&report, 0, capture));
-    Ok(Visited { report, core })
+    Ok(AttachResult { report, core })
 }
 
-/// Every error here is of the attempt.
+/// Context of every error of an attach.
 const ATTACH: &str = "failed to attach to the VM";
 
-fn open(vm: &Vm, longest_pause: Duration) -> anyhow::Result<Qemu> {
-    // The guardian steps in only where this process does not: stopped itself, for one.
+fn open(vm: &VmSelector, longest_pause: Duration) -> anyhow::Result<Qemu> {
+    // The guardian resumes the guest only if this process does not, for example because it is stopped.
     let pause = longest_pause * 2 + Duration::from_secs(1);
     let deadlines = Deadlines { pause, ..Deadlines::default() };
     match vm {
-        Vm::Socket(path) => Qemu::open(&Address::from(path.as_path()), deadlines),
-        Vm::Process(pid) => Qemu::open_pid(*pid, deadlines),
+        VmSelector::Socket(path) => Qemu::open(&Address::from(path.as_path()), deadlines),
+        VmSelector::Process(pid) => Qemu::open_pid(*pid, deadlines),
     }
     .context(ATTACH)
 }
 
-/// The source of the memory. A whole memory is not read through the monitor: it would take minutes a
+/// Returns the source of the memory. A full core is refused through the monitor, which takes minutes per
 /// gigabyte.
-fn source(memory: &GuestMemory, core: Option<&CoreDestination>) -> anyhow::Result<MemorySource> {
+fn memory_source(memory: &GuestMemory, core: Option<&CoreDestination>) -> anyhow::Result<MemorySource> {
     match memory {
         GuestMemory::Process(_) => Ok(MemorySource::Process),
         GuestMemory::Monitor(_) if core.is_some_and(CoreDestination::is_full) => {
             Err(BadRequest::from_error(anyhow!(
                 "the memory of QEMU's process may not be read, and its monitor is too slow for a core of \
                  --core-size full: run this as root, or let QEMU write a dump (dump-guest-memory, or \
-                 virsh dump --memory-only) and look at it by nmiscope report",
+                 virsh dump --memory-only) and open it with nmiscope report",
             )))
         }
         GuestMemory::Monitor(_) => Ok(MemorySource::Monitor),
     }
 }
 
-fn states(cpus: Vec<Cpu>) -> States {
+fn vcpu_states(cpus: Vec<VcpuRegisters>) -> States {
     cpus.into_iter().map(|cpu| Ok(cpu.state)).collect()
 }
 
-fn run_state(readiness: &Readiness) -> String {
+fn run_state_name(readiness: &Readiness) -> String {
     match readiness {
         Readiness::Running => "running".into(),
         Readiness::Stopped(state) => state.name().into(),
     }
 }
 
-/// A VM just before its stop.
-struct Place<'a> {
-    options: &'a Options,
-    /// The states that were read without a stop.
+/// A VM just before its stop, with the results of the preceding steps.
+struct PreparedVisit<'a> {
+    options: &'a AttachOptions,
+    /// States of the vCPUs, read before the stop.
     states: States,
     process: Option<i32>,
     source: MemorySource,
-    /// The run state before the visit.
+    /// QEMU's name of the run state before the visit.
     was: String,
 }
 
-impl Place<'_> {
-    /// Stops the VM, takes the moment, and lets it go on.
+impl PreparedVisit<'_> {
+    /// Stops the VM, captures it, and resumes it.
     fn visit(
         self,
         qemu: &mut Qemu,
         memory: GuestMemory,
         guardian: Command,
         visitor: &mut Visitor<'_>,
-    ) -> anyhow::Result<(Taken, Visit)> {
+    ) -> anyhow::Result<(CaptureWithCore, Visit)> {
         let longest_pause = self.options.longest_pause;
         let mut torn = false;
         let mut target = match qemu.stop(guardian) {
             Ok(mut stopped) => {
-                let states = stopped.qemu().states().map(states).unwrap_or_else(|error| {
+                let states = stopped.qemu().states().map(vcpu_states).unwrap_or_else(|error| {
                     let reason = crate::error_chain(&error);
                     visitor.warnings.push(format!(
                         "the registers are those from before the stop: failed to {reason}"
@@ -172,28 +176,28 @@ impl Place<'_> {
                 });
                 Attached::stopped(memory, states, stopped, longest_pause)
             }
-            // Something began to work on the VM in between.
-            Err(error @ Error::Status(_)) => return Err(error).context(ATTACH),
+            // A migration, snapshot or dump has begun since the first query.
+            Err(error @ QemuError::Status(_)) => return Err(error).context(ATTACH),
             Err(error) => {
-                visitor.warnings.push(not_stopped(&error));
-                Attached::as_it_is(memory, self.states, true)
+                visitor.warnings.push(not_stopped_warning(&error));
+                Attached::without_stop(memory, self.states, true)
             }
         };
         let taken = visitor.capture(&mut target, Trigger::Attach, self.options.core.as_ref());
-        let left = target.leave();
-        let (released, mut torn) = (left.released, torn || left.torn);
+        let finished = target.finish();
+        let (released, mut torn) = (finished.released, torn || finished.torn);
         let stopped_ms = match &released {
-            Some(Released::Resumed { pause, .. }) => Some(milliseconds(*pause)),
+            Some(ReleaseOutcome::Resumed { pause, .. }) => Some(milliseconds(*pause)),
             _ => None,
         };
         match released {
-            Some(Released::Resumed { expired, .. }) => torn |= expired,
-            Some(Released::HandedOver { guardian, error }) => visitor.warnings.push(format!(
-                "the guest may be stopped still: {}; process {guardian} lets it go on as soon as QEMU \
+            Some(ReleaseOutcome::Resumed { expired, .. }) => torn |= expired,
+            Some(ReleaseOutcome::HandedOver { guardian, error }) => visitor.warnings.push(format!(
+                "the guest may still be stopped: {}; process {guardian} resumes it as soon as QEMU \
                  answers",
                 crate::error_chain(&error)
             )),
-            Some(Released::LeftStopped) | None => {}
+            Some(ReleaseOutcome::LeftStopped) | None => {}
         }
         let visit =
             Visit { process: self.process, memory: self.source, was: self.was, stopped_ms, torn };
@@ -201,9 +205,9 @@ impl Place<'_> {
     }
 }
 
-fn not_stopped(error: &Error) -> String {
+fn not_stopped_warning(error: &QemuError) -> String {
     let reason = crate::error_chain(error);
     format!(
-        "the guest was captured as it ran, with registers from a moment before: failed to {reason}"
+        "the guest was captured while it ran, with registers from a moment before: failed to {reason}"
     )
 }

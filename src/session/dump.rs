@@ -7,8 +7,8 @@ use std::path::Path;
 
 use nmiscope_report::{Report, Source, Trigger};
 
+use super::guest_image;
 use super::visit::Visitor;
-use super::which_image;
 use crate::targets::{Dump, Target};
 
 /// Makes the report of a dump. `name` is the file's name in messages.
@@ -24,7 +24,7 @@ pub(super) fn report(
 ) -> anyhow::Result<Report> {
     let mut warnings: Vec<String> =
         dump.findings().iter().map(|finding| format!("{name}: {finding}")).collect();
-    let found = which_image::open(&dump, image, debug_directory, &mut warnings)?;
+    let found = guest_image::open(&dump, image, debug_directory, &mut warnings)?;
     let (files, path) = found.unzip();
     let image = files.as_ref().and_then(|files| files.parse().ok());
     let mut visitor = Visitor::new(image.as_ref(), with_variables, warnings);

@@ -12,12 +12,12 @@
 //! | `watch` | the times at which a running guest is observed, and the hang detector |
 //! | `wake` | the channel of VM events, signals and keys that a session waits on |
 //! | `guest` | the image's files and the kernel in them |
-//! | `console`, `terminal` | the guest's console, and the user's terminal |
-//! | `record` | hangs, backtraces and the core, until the report is made |
-//! | `offline` | the report from a core that this program wrote |
-//! | `dump` | the report from a dump that another program wrote |
-//! | `attach` | the report of a VM in a QEMU that another program started |
-//! | `visit`, `which_image` | the steps that a dump and an attached VM share |
+//! | `console`, `terminal` | the guest's console, and the user's keys |
+//! | `record` | hangs, backtraces and the core, until the report has them |
+//! | `offline` | a report from a core of ours |
+//! | `dump` | a report from a dump of another program |
+//! | `attach` | a report of a VM that somebody else's QEMU runs |
+//! | `visit`, `guest_image` | what a dump and such a VM have in common |
 
 pub mod attach;
 #[cfg(feature = "kvm")]
@@ -25,6 +25,7 @@ mod console;
 mod dump;
 #[cfg(feature = "kvm")]
 mod guest;
+mod guest_image;
 #[cfg(feature = "kvm")]
 mod live;
 mod observe;
@@ -40,7 +41,6 @@ pub mod visit;
 mod wake;
 #[cfg(feature = "kvm")]
 mod watch;
-mod which_image;
 
 #[cfg(feature = "kvm")]
 pub use console::Sink;

@@ -1,8 +1,8 @@
-//! A visit to a guest that somebody else started: one capture, and the report of it.
+//! A visit to a guest that this program did not start: one capture and its report.
 //!
-//! Owns what a dump and a running VM have in common: the capture by the code of every other target, the
-//! hangs of that one moment, and the report around them. Refuses to own how the target was opened and
-//! whether it goes on (`dump`, `attach`), and which image it runs (`which_image`).
+//! Owns the common part of dumps and running VMs: the capture, by the same code as for every other target,
+//! the hangs of that one moment, and the report. Refuses to own opening and resuming the target (`dump`,
+//! `attach`, the callers) and the search for its image (`guest_image`).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,30 +20,31 @@ use crate::images::{hex, source_roots};
 use crate::kernel::{self, KernelAdapter, KernelSymbols, Reading, WithVariables};
 use crate::targets::Target;
 
-/// The knowledge of a guest before it is looked at. It takes a while to make, and no guest waits for it.
+/// The image and kernel of a guest, prepared before the capture. Preparation is slow, so it is done while the
+/// guest still runs.
 pub struct Visitor<'i> {
     image: Option<&'i Image<'i>>,
     kernel: Box<dyn KernelAdapter>,
     with_variables: Option<WithVariables<'i>>,
-    /// Warnings for the report.
+    /// Warnings that go into the report.
     pub warnings: Vec<String>,
 }
 
-/// A capture of one moment; and the core of it, if one was wanted.
-pub type Taken = (Capture, Option<anyhow::Result<PendingCore>>);
+/// A capture of one moment and its core; `None` if no core was requested.
+pub type CaptureWithCore = (Capture, Option<anyhow::Result<PendingCore>>);
 
 impl<'i> Visitor<'i> {
-    /// Recognises the kernel in the image, if there is one. `warnings` are those that there are already.
+    /// Recognises the kernel in the image, if there is one. `warnings` are the warnings so far.
     pub fn new(image: Option<&'i Image<'i>>, variables: bool, warnings: Vec<String>) -> Self {
         let kernel = match image {
             Some(image) => kernel::recognise(image),
             None => kernel::unknown("there is no image to recognise it by".into()),
         };
-        Self { image, warnings, ..Self::of_kernel(kernel) }.with_variables(variables)
+        Self { image, warnings, ..Self::from_kernel(kernel) }.with_variables(variables)
     }
 
-    /// A visitor who knows the kernel, which needs no image.
-    pub fn of_kernel(kernel: Box<dyn KernelAdapter>) -> Self {
+    /// Creates a visitor for a known kernel, without an image.
+    pub fn from_kernel(kernel: Box<dyn KernelAdapter>) -> Self {
         Self { image: None, kernel, with_variables: None, warnings: Vec::new() }
     }
 
@@ -60,18 +61,18 @@ impl<'i> Visitor<'i> {
         self.kernel.symbols(self.image.map(|image| image as &dyn KernelSymbols))
     }
 
-    /// Takes the moment of a target that stands still.
+    /// Captures the present moment of a target, which should be stopped.
     pub fn capture(
         &mut self,
         target: &mut dyn Target,
         trigger: Trigger,
         core: Option<&CoreDestination>,
-    ) -> Taken {
+    ) -> CaptureWithCore {
         let bounds = Timeouts::for_vcpus(target.vcpus());
         let stopped = StoppedGuest::stop(target, &*self.kernel, None, bounds);
         if let Reading::Unreadable { unreadable } = &stopped.kernel {
             self.warnings
-                .push(format!("the kernel's tasks, locks and log are not known: {unreadable}"));
+                .push(format!("the kernel's tasks, locks and log are unknown: {unreadable}"));
         }
         let found = Some(observe::find_recorded_hangs(target, &stopped, Duration::ZERO));
         let unwound_by = match &self.with_variables {
@@ -88,7 +89,7 @@ impl<'i> Visitor<'i> {
             sampling: None,
         };
         let (capture, core) = stopped.capture(target, request);
-        // The time is not the tool's, and one moment is to give one report.
+        // The duration would differ between two visits of one moment, whose reports must be equal.
         (Capture { elapsed: Duration::ZERO, ..capture }, core)
     }
 
@@ -98,7 +99,7 @@ impl<'i> Visitor<'i> {
         self.kernel.vocabulary().panic_message(&lines)
     }
 
-    /// The report of a capture.
+    /// Diagnoses a capture and makes its report.
     pub fn report(
         self,
         capture: &Capture,
@@ -138,7 +139,7 @@ impl<'i> Visitor<'i> {
     }
 }
 
-/// The kernel as a report has it; `None` where nobody has looked.
+/// Describes a kernel for the report; `None` is a kernel that was not examined.
 pub fn kernel_in_report(kernel: Option<&dyn KernelAdapter>) -> report::Kernel {
     let Some(kernel) = kernel else { return report::Kernel::NotExamined };
     match (kernel.unknown_because(), kernel.name()) {

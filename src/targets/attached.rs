@@ -1,52 +1,52 @@
-//! A VM that somebody else's QEMU runs, while it is visited.
+//! A target for a VM in another program's QEMU, during a visit.
 //!
-//! Owns that the pause is bounded: memory that is asked for after the longest pause lets the guest go on
-//! first, and counts as torn. Refuses to own the connection (`nmiscope_qemu`) and the order of a visit
-//! (`session`). It has no powers: whoever visits stops the VM before, and writes nothing into it.
+//! Owns the bound on the pause: the first read after the longest pause resumes the guest, and marks the
+//! memory as torn. Refuses to own the connection (`nmiscope_qemu`) and the order of a visit (`session`, the
+//! caller). The target has no powers: the caller stops the VM beforehand, and nothing is written into it.
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
-use nmiscope_qemu::{GuestMemory, Released, Stopped};
+use nmiscope_qemu::{GuestMemory, ReleaseOutcome, StoppedVm};
 
 use super::{NoAnswer, States, Target};
 use crate::elf_core::Extents;
 
-/// A visited VM as a target.
+/// A VM in another program's QEMU, as a target.
 #[derive(Debug)]
 pub struct Attached<'q> {
     memory: GuestMemory,
     states: States,
-    /// There is one while the VM is stopped for this visit.
-    stopped: RefCell<Option<Stopped<'q>>>,
+    /// The stop of this visit; `None` if the VM was not stopped for it, or runs again.
+    stopped: RefCell<Option<StoppedVm<'q>>>,
     longest_pause: Duration,
-    released: RefCell<Option<Released>>,
+    released: RefCell<Option<ReleaseOutcome>>,
     torn: Cell<bool>,
 }
 
-/// The remains of a visit.
+/// Results of a finished visit.
 #[derive(Debug)]
-pub struct Left {
-    /// The memory, for another visit.
+pub struct FinishedVisit {
+    /// The guest's memory, for use by another visit.
     pub memory: GuestMemory,
-    /// How the VM was let go on; `None` for one that was not stopped for this visit.
-    pub released: Option<Released>,
-    /// True where some memory was read while the VM ran.
+    /// Outcome of resuming the VM; `None` if the VM was not stopped for this visit.
+    pub released: Option<ReleaseOutcome>,
+    /// True if some memory was read while the VM ran.
     pub torn: bool,
 }
 
 impl<'q> Attached<'q> {
-    /// A VM that runs, or that somebody else has stopped.
-    pub fn as_it_is(memory: GuestMemory, states: States, runs: bool) -> Self {
+    /// Creates a target without stopping the VM, which runs (`runs`) or was stopped before.
+    pub fn without_stop(memory: GuestMemory, states: States, runs: bool) -> Self {
         Self::new(memory, states, None, Duration::MAX, runs)
     }
 
-    /// A VM that was stopped for this visit, and goes on after the longest pause at the latest.
+    /// Creates a target from a VM stopped for this visit; the first read after `longest_pause` resumes it.
     pub fn stopped(
         memory: GuestMemory,
         states: States,
-        stopped: Stopped<'q>,
+        stopped: StoppedVm<'q>,
         longest_pause: Duration,
     ) -> Self {
         Self::new(memory, states, Some(stopped), longest_pause, false)
@@ -55,34 +55,34 @@ impl<'q> Attached<'q> {
     fn new(
         memory: GuestMemory,
         states: States,
-        stopped: Option<Stopped<'q>>,
+        stopped: Option<StoppedVm<'q>>,
         longest_pause: Duration,
         torn: bool,
     ) -> Self {
-        // What an earlier look has read is of another moment.
+        // Cached data of an earlier visit is outdated.
         memory.refresh();
         let (stopped, released, torn) =
             (RefCell::new(stopped), RefCell::default(), Cell::new(torn));
         Self { memory, states, stopped, longest_pause, released, torn }
     }
 
-    /// Ends the visit: lets the VM go on, if that has not been done.
-    pub fn leave(self) -> Left {
+    /// Ends the visit: resumes the VM, unless it was resumed before.
+    pub fn finish(self) -> FinishedVisit {
         let Self { memory, stopped, released, torn, .. } = self;
         let released = match stopped.into_inner() {
             Some(stopped) => Some(stopped.release()),
             None => released.into_inner(),
         };
-        Left { memory, released, torn: torn.get() }
+        FinishedVisit { memory, released, torn: torn.get() }
     }
 
-    fn let_go_if_it_is_time(&self) {
+    fn resume_if_expired(&self) {
         let mut stopped = self.stopped.borrow_mut();
-        let is_late = |stopped: &mut Stopped<'_>| {
-            stopped.is_ours() && stopped.elapsed() >= self.longest_pause
+        let has_expired = |stopped: &mut StoppedVm<'_>| {
+            stopped.must_resume() && stopped.elapsed() >= self.longest_pause
         };
-        if let Some(late) = stopped.take_if(is_late) {
-            *self.released.borrow_mut() = Some(late.release());
+        if let Some(expired) = stopped.take_if(has_expired) {
+            *self.released.borrow_mut() = Some(expired.release());
             self.torn.set(true);
         }
     }
@@ -90,7 +90,7 @@ impl<'q> Attached<'q> {
 
 impl PhysicalMemory for Attached<'_> {
     fn read(&self, address: PhysicalAddress, buffer: &mut [u8]) -> Result<(), ReadError> {
-        self.let_go_if_it_is_time();
+        self.resume_if_expired();
         self.memory.read(address, buffer)
     }
 }
@@ -113,7 +113,7 @@ impl Target for Attached<'_> {
     }
 }
 
-/// The guest-physical memory of a VM.
+/// Returns the ranges of a VM's guest-physical memory.
 pub fn extents(memory: &GuestMemory) -> Extents {
     let mut extents = Extents::new();
     for range in memory.ranges() {

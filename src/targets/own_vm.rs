@@ -1,8 +1,7 @@
-//! A VM of this process: it has every power.
+//! A VM of this process as a target, with every power.
 //!
-//! Owns the translation from the VMM's answers to a target's; refuses to own the VM's life
-//! (`session`). Every address comes from the guest in the end, so every access is checked and can
-//! fail.
+//! Owns the translation of the VMM's results into those of a target. Refuses to own the life of the VM
+//! (`session`). All addresses ultimately come from the guest, so every access is checked and can fail.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;

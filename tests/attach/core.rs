@@ -1,4 +1,4 @@
-//! The core of an attach: its report is the one that was made of the VM.
+//! Tests of the core of an attach: its report equals the report of the VM.
 
 use std::process::Command;
 
@@ -10,8 +10,8 @@ use crate::common::*;
 
 const CORE: &str = "vm.core";
 
-/// An attach that writes a core of that size, and the core's own report.
-fn with_core(vm: &Vm, size: &str) -> (Finished, Report) {
+/// Attaches with a core of this size, and returns the attach and the report of the core.
+fn attach_with_core(vm: &Vm, size: &str) -> (Finished, Report) {
     let attached = vm.attach().with_report().args(["--core", CORE, "--core-size", size]).run();
     let attached = attached.expect_code(exit::HANG);
     let path = attached.directory.path().join(CORE).display().to_string();
@@ -27,7 +27,7 @@ fn the_core_of_an_attach_gives_the_report_of_the_attach() {
     for (workload, cpus) in [("abba-deadlock", 3), ("sleeping-holder", 2)] {
         let vm = Vm::hung(workload, cpus);
         for size in ["minimal", "full"] {
-            let (attached, of_core) = with_core(&vm, size);
+            let (attached, of_core) = attach_with_core(&vm, size);
             let of_vm = attached.report();
             assert_eq!((of_vm.source, of_core.source), (Source::Attached, Source::Core));
             let of_core = Report { source: of_vm.source, ..of_core };
@@ -38,10 +38,10 @@ fn the_core_of_an_attach_gives_the_report_of_the_attach() {
 
 #[test]
 #[ignore = "needs QEMU"]
-fn a_full_core_of_an_attach_has_the_memory_of_the_machine_and_a_minimal_one_little_of_it() {
+fn full_core_has_all_memory_and_minimal_core_little() {
     let vm = Vm::hung("abba-deadlock", 2);
     let memory = |size: &str| {
-        let (attached, _) = with_core(&vm, size);
+        let (attached, _) = attach_with_core(&vm, size);
         let bytes = std::fs::read(attached.directory.path().join(CORE)).expect("a core");
         Core::parse(&bytes).expect("a core").extents().bytes()
     };
@@ -51,10 +51,10 @@ fn a_full_core_of_an_attach_has_the_memory_of_the_machine_and_a_minimal_one_litt
 
 #[test]
 #[ignore = "needs QEMU and gdb"]
-fn gdb_reads_the_core_of_an_attach_with_a_thread_for_each_vcpu() {
+fn gdb_reads_an_attach_core_with_a_thread_for_each_vcpu() {
     let vm = Vm::hung("abba-deadlock", 3);
     for size in ["minimal", "full"] {
-        let (attached, _) = with_core(&vm, size);
+        let (attached, _) = attach_with_core(&vm, size);
         let core = attached.directory.path().join(CORE).display().to_string();
         let finished = program(Command::new("gdb"), ["-nx", "-batch", "-ex"])
             .args(["thread apply all backtrace", "guest.elf", &core])

@@ -1,17 +1,17 @@
-//! `nmiscope attach` and real QEMUs under TCG, with the bundled guest in them.
+//! Tests of `nmiscope attach` with real QEMUs under TCG, which run the bundled guest.
 //!
 //! | module | holds |
 //! |---|---|
-//! | `same` | the reports of one workload against each other: live, core, QEMU's dump, attach |
-//! | `core` | the core of an attach against its report |
-//! | `lets_go` | that no guest stays stopped, whatever happens to the tool, and that one that was does |
-//! | `refused` | what cannot be attached to, by message and exit code |
-//! | `unprivileged` | memory through the monitor, where the process may not be read |
-//! | `vm` | the QEMU of a test, and a second client of it |
+//! | `same_report` | equal reports of one workload: live, core, QEMU's dump, attach |
+//! | `core` | the core of an attach, compared with its report |
+//! | `resume` | the guest runs after the tool has ended in any way; a guest stopped before stays stopped |
+//! | `refused` | VMs that cannot be attached to, with message and exit code |
+//! | `unprivileged` | memory through the monitor, without access to the process |
+//! | `vm` | the QEMU of a test, with a monitor for the test |
 
 mod core;
-mod lets_go;
 mod refused;
-mod same;
+mod resume;
+mod same_report;
 mod unprivileged;
 mod vm;

@@ -1,5 +1,5 @@
-//! What cannot be attached to: code 2 for what the user named wrong, code 5 for a VM that does not let
-//! itself be read; one line that says what to do; and a guest that runs.
+//! Tests of VMs that cannot be attached to: exit code 2 for a wrong name, code 5 for a VM that cannot be
+//! read, one line that names the remedy, and a guest that still runs.
 
 use std::io::Write as _;
 use std::os::unix::net::UnixListener;
@@ -10,9 +10,9 @@ use rustix::process::Signal;
 use super::vm::Vm;
 use crate::common::*;
 
-/// Fails with code 5 and one line that says `wanted`.
+/// Asserts that an attach fails with code 5 and one line that contains `wanted`.
 #[track_caller]
-fn cannot_be_read(invocation: Invocation, wanted: &str) {
+fn assert_not_attachable(invocation: Invocation, wanted: &str) {
     let finished = invocation.run().expect_code(exit::TOOL_FAILED);
     let all = finished.all();
     assert!(finished.stderr.starts_with("error: failed to attach to the VM: "), "{all}");
@@ -23,26 +23,26 @@ fn cannot_be_read(invocation: Invocation, wanted: &str) {
 
 #[test]
 #[ignore = "needs QEMU"]
-fn a_qemu_that_is_itself_stopped_is_said_to_be_stuck_and_is_left_alone() {
+fn stopped_qemu_process_is_reported_as_stuck() {
     let mut vm = Vm::start("idle", 1);
     vm.running().signal(Signal::STOP);
-    cannot_be_read(vm.attach(), "its QEMU is stuck");
+    assert_not_attachable(vm.attach(), "its QEMU is stuck");
     vm.running().signal(Signal::CONT);
-    // What the tool had sent by then is carried out by now.
+    // QEMU has now carried out the commands that the tool sent before.
     vm.attach().run().expect_code(exit::CLEAN);
     assert_eq!(vm.run_state(), "running");
 }
 
 #[test]
 #[ignore = "needs QEMU"]
-fn a_monitor_that_another_client_holds_is_said_to_be_held() {
+fn monitor_held_by_another_client_is_reported_as_held() {
     let mut vm = Vm::start("idle", 1);
     let address = Address::Path(vm.path("qmp"));
     let other = Qmp::connect(&address, &Deadlines::default()).expect("a monitor");
-    cannot_be_read(vm.attach(), "another client holds this monitor");
+    assert_not_attachable(vm.attach(), "another client holds this monitor");
     // The other monitor of the process is the test's own.
     let pid = vm.running().pid().to_string();
-    cannot_be_read(nmiscope(["attach", "--pid", &pid]), "another client holds this monitor");
+    assert_not_attachable(nmiscope(["attach", "--pid", &pid]), "another client holds this monitor");
     drop(other);
     nmiscope(["attach", "--pid", &pid]).run().expect_code(exit::CLEAN);
     assert_eq!(vm.run_state(), "running");
@@ -50,7 +50,7 @@ fn a_monitor_that_another_client_holds_is_said_to_be_held() {
 
 #[test]
 #[ignore = "needs QEMU"]
-fn another_image_than_the_guests_is_refused() {
+fn image_other_than_the_guests_is_refused() {
     let vm = Vm::hung("abba-deadlock", 2);
     let mut other = nmiscope::bundled::image().to_vec();
     let id = nmiscope_symbolizer::Image::parse(&other).expect("an image").build_id();
@@ -62,28 +62,28 @@ fn another_image_than_the_guests_is_refused() {
 }
 
 #[test]
-fn a_socket_that_is_none_of_qmps_is_refused() {
+fn socket_without_qmp_is_refused() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("socket");
     let shown = path.display().to_string();
     let listener = UnixListener::bind(&path).expect("a socket");
     let greeter = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a client");
-        // The client may have seen enough.
+        // The client may have disconnected already.
         let _ = stream.write_all(b"QEMU 7.2.22 monitor - type 'help' for more information\r\n");
     });
     refused(nmiscope(["attach", "--qmp", &shown]), "is not QMP");
     greeter.join().expect("a greeter");
-    // The listener has gone, and its file is there still.
-    refused(nmiscope(["attach", "--qmp", &shown]), "nobody listens there");
+    // The listener has ended, but its socket file still exists.
+    refused(nmiscope(["attach", "--qmp", &shown]), "no process listens there");
     std::fs::remove_file(&path).expect("a socket");
     refused(nmiscope(["attach", "--qmp", &shown]), "there is no such socket");
 }
 
 #[test]
-fn a_process_that_is_not_there_or_is_no_qemu_is_refused() {
+fn missing_process_or_one_that_is_no_qemu_is_refused() {
     refused(nmiscope(["attach", "--pid", "0"]), "there is no such process");
-    // Linux gives no number as high as that (PID_MAX_LIMIT is 4 Mi).
+    // Linux assigns no PID this high (PID_MAX_LIMIT is 4 Mi).
     refused(nmiscope(["attach", "--pid", "2147483647"]), "there is no such process");
     let own = std::process::id().to_string();
     refused(nmiscope(["attach", "--pid", &own]), "not a QEMU");

@@ -1,4 +1,5 @@
-//! An attach that may not read QEMU's process: memory comes through the monitor, and the report is the same.
+//! Tests of an attach that may not read QEMU's process: memory comes through the monitor, and the report is
+//! the same.
 
 use std::process::Command;
 
@@ -8,9 +9,9 @@ use super::vm::Vm;
 use crate::common::*;
 use crate::dump::support::stacks;
 
-/// An attach by root without the capability to trace processes that have more capabilities than itself
-/// (capabilities(7), `CAP_SYS_PTRACE`).
-fn unprivileged(vm: &Vm) -> Invocation {
+/// Returns an attach as root without `CAP_SYS_PTRACE`, the capability to trace processes with more
+/// capabilities than its own (capabilities(7)).
+fn attach_unprivileged(vm: &Vm) -> Invocation {
     let capabilities = ["--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"];
     program(Command::new("setpriv"), capabilities).arg(binary()).args([
         "attach",
@@ -25,13 +26,13 @@ fn stacks_of(report: &Report) -> Vec<Vec<String>> {
 
 #[test]
 #[ignore = "needs QEMU and root"]
-fn memory_through_the_monitor_gives_the_report_of_memory_of_the_process() {
+fn memory_through_the_monitor_gives_the_same_report() {
     let mut vm = Vm::hung("abba-deadlock", 3);
     let by_process = vm.attach().with_report().run().expect_code(exit::HANG).report();
-    // A slow machine is to read all of it within the pause.
+    // Long enough for a slow machine to read all memory within the pause.
     let patient = ["--max-pause", "30s"];
     let core = ["--core", "vm.core"];
-    let attach = unprivileged(&vm).args(patient).args(core).with_report();
+    let attach = attach_unprivileged(&vm).args(patient).args(core).with_report();
     let finished = attach.run().expect_code(exit::HANG);
     let by_monitor = finished.report();
     assert!(finished.stdout.contains("memory read through the monitor"), "{}", finished.all());
@@ -50,9 +51,9 @@ fn memory_through_the_monitor_gives_the_report_of_memory_of_the_process() {
 
 #[test]
 #[ignore = "needs QEMU and root"]
-fn full_core_through_the_monitor_is_refused_before_the_guest_is_stopped() {
+fn full_core_through_the_monitor_is_refused_before_the_stop() {
     let mut vm = Vm::start("idle", 1);
-    let attach = unprivileged(&vm).args(["--core", "vm.core", "--core-size", "full"]);
+    let attach = attach_unprivileged(&vm).args(["--core", "vm.core", "--core-size", "full"]);
     refused(attach, "too slow for a core of --core-size full");
     assert_eq!(vm.run_state(), "running");
 }

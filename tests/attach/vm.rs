@@ -1,4 +1,4 @@
-//! The QEMU of a test: the bundled guest, a monitor for the tool, and one for the test.
+//! A QEMU for one test, with the bundled guest, a monitor for the tool, and one for the test.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,19 +10,19 @@ use serde_json::{Value, json};
 
 use crate::common::*;
 
-/// The longest that anything of QEMU's is waited for.
+/// Longest time that a test waits for QEMU.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 const IMAGE: &str = "guest.elf";
 
-/// A QEMU under TCG, and the test's client of it. It ends with the value.
+/// A QEMU under TCG, and the test's monitor connection. Dropping it kills QEMU.
 pub struct Vm {
     running: Option<Running>,
     qmp: Qmp,
 }
 
 impl Vm {
-    /// Starts the bundled guest with that workload.
+    /// Starts the bundled guest with this workload.
     pub fn start(workload: &str, cpus: u32) -> Self {
         let parameters = format!("workload={workload}");
         let mut invocation = program(Command::new("qemu-system-x86_64"), ["-accel", "tcg"])
@@ -44,7 +44,7 @@ impl Vm {
             command: PATIENCE,
             ..Deadlines::default()
         };
-        // The socket is there a moment before QEMU listens on it.
+        // The socket exists a moment before QEMU listens on it.
         let mut qmp = None;
         wait_until("QEMU answers", || {
             qmp = Qmp::connect(&Address::Path(second.clone()), &deadlines).ok();
@@ -54,40 +54,41 @@ impl Vm {
         Self { running: Some(running), qmp }
     }
 
-    /// One whose guest is in its hang, and so gives the same report at any moment.
+    /// Starts the bundled guest and waits until its workload hangs: the report is then the same at any
+    /// moment.
     pub fn hung(workload: &str, cpus: u32) -> Self {
         let vm = Self::start(workload, cpus);
         wait_until("the guest hangs", || vm.attach().run().status.code() == Some(exit::HANG));
         vm
     }
 
-    /// A path in QEMU's directory.
+    /// Returns a path in QEMU's directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.running().directory.path().join(name)
     }
 
-    /// The process.
+    /// Handle of the running QEMU process.
     pub fn running(&self) -> &Running {
         self.running.as_ref().expect("QEMU runs until it is dropped")
     }
 
-    /// `nmiscope attach` to it by its socket.
+    /// Returns an `nmiscope attach` to this VM's socket.
     pub fn attach(&self) -> Invocation {
         nmiscope(["attach", "--qmp", &self.path("qmp").display().to_string()])
     }
 
-    /// Carries out a command of QEMU's.
+    /// Executes a QMP command and returns its answer.
     pub fn execute(&mut self, command: &str, arguments: &Value) -> Value {
         self.qmp.execute_with(command, arguments, PATIENCE).expect(command)
     }
 
-    /// The run state by QEMU's name.
+    /// Queries the run state, by QEMU's name.
     pub fn run_state(&mut self) -> String {
         let answer = self.execute("query-status", &Value::Null);
         answer["status"].as_str().expect("a status").to_owned()
     }
 
-    /// A dump of the guest, which runs again afterwards.
+    /// Has QEMU dump the guest, which runs again afterwards.
     pub fn dump(&mut self) -> Vec<u8> {
         let file = self.path("dump");
         let protocol = format!("file:{}", file.display());
@@ -108,7 +109,7 @@ impl Drop for Vm {
     }
 }
 
-/// Polls until it is so.
+/// Polls until `is_so` returns true; panics after [`PATIENCE`].
 #[track_caller]
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;

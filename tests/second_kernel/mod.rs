@@ -161,7 +161,7 @@ fn a_visit_makes_a_whole_report_of_a_second_kernel() {
         SecondKernel::recognise(&machine, &machine.states[0].registers).expect("it is there");
     // The ages of its CPUs begin with the first observation.
     observe(&mut machine, &kernel, 1);
-    let mut visitor = Visitor::of_kernel(Box::new(kernel));
+    let mut visitor = Visitor::from_kernel(Box::new(kernel));
     let (capture, _) = visitor.capture(&mut machine, Trigger::Dump, None);
     let report = visitor.report(&capture, Source::Dump, 1 << 30, None);
     let name = "second kernel 1.0".into();

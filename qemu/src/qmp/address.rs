@@ -1,7 +1,7 @@
 //! Addresses of QMP sockets.
 //!
-//! Owns the two kinds of address of a unix socket and the connect that does not block. Refuses to
-//! own what is spoken there (`qmp`) and where addresses come from (`find`).
+//! Owns the two kinds of unix socket address and the non-blocking connect. Refuses to own the protocol
+//! (`qmp`) and the search for addresses (`find`).
 
 use std::fmt;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -16,15 +16,15 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use super::QmpError;
 use crate::wait::Deadline;
 
-/// Time between two tries while the socket's backlog is full, which no poll reports.
+/// Time between two attempts while the socket's backlog is full, which poll(2) does not report.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
 
-/// The address of a unix socket.
+/// Address of a unix socket on which QMP is served.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {
-    /// A path of the file system, of any length.
+    /// A file system path, of any length.
     Path(PathBuf),
-    /// A name of the abstract namespace, without its leading zero byte.
+    /// A name in the abstract namespace, without its leading zero byte.
     Abstract(Vec<u8>),
 }
 
@@ -44,7 +44,7 @@ impl From<&Path> for Address {
 }
 
 impl Address {
-    /// Connects without blocking: a full backlog is tried again until the deadline.
+    /// Connects without blocking; while the backlog is full, retries until the deadline.
     pub(super) fn connect(&self, within: Duration) -> Result<OwnedFd, QmpError> {
         let deadline = Deadline::after(within);
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -80,8 +80,8 @@ impl Address {
     }
 }
 
-/// Connects to a path. One that is too long for an address (unix(7): 108 bytes) is reached through a
-/// descriptor of its directory.
+/// Connects to a path. A path that is too long for a socket address (unix(7): 108 bytes) is reached
+/// through a descriptor of its directory.
 fn connect_path(socket: &OwnedFd, path: &Path) -> Result<(), Errno> {
     match SocketAddrUnix::new(path) {
         Ok(address) => connect(socket, &address),

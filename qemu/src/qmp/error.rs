@@ -7,122 +7,122 @@ use std::time::Duration;
 
 use super::Address;
 
-/// Why a QMP connection or a command on it failed.
+/// Error of a QMP connection or of a command on it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum QmpError {
-    /// Nothing lies at the address.
+    /// No socket exists at the address.
     #[error(
         "connect to {0}: there is no such socket: was QEMU started with \
          -qmp unix:PATH,server=on,wait=off and this path?"
     )]
     NoSocket(Address),
-    /// A socket lies there, and nobody listens on it.
-    #[error("connect to {0}: nobody listens there: has its QEMU ended?")]
+    /// The socket exists, but no process listens on it.
+    #[error("connect to {0}: no process listens there: has its QEMU ended?")]
     Refused(Address),
-    /// The socket's permissions do not let this user in.
+    /// The socket's permissions exclude this user.
     #[error("connect to {0}: permission denied: run this as the user of that QEMU, or as root")]
     NotPermitted(Address),
-    /// The path cannot be the address of a socket.
-    #[error("connect to {0}: no socket has such an address")]
+    /// The address is not valid for a socket, or belongs to a socket of another type.
+    #[error("connect to {0}: this cannot be the address of a QMP socket")]
     BadAddress(Address),
-    /// The connection was accepted, and no greeting came: QMP serves one client at a time.
+    /// No greeting arrived: a QMP monitor serves one client at a time.
     #[error(
         "read the greeting of {address} within {waited:?}: another client holds this monitor, or \
          its QEMU is stuck: end that client, or start QEMU with a second -qmp"
     )]
     NoGreeting {
-        /// The address of the monitor.
+        /// Address of the silent monitor.
         address: Address,
-        /// The time that a greeting had.
+        /// Time allowed for the greeting.
         waited: Duration,
     },
-    /// Something answers that does not speak QMP.
+    /// The peer does not speak QMP.
     #[error(
-        "read the greeting of {address}: {line:?} is not QMP: is it a monitor for people \
+        "read the greeting of {address}: {line:?} is not QMP: is it a human monitor \
          (-monitor), or another program's socket?"
     )]
     NotQmp {
-        /// The address that answered.
+        /// Address of the peer that answered.
         address: Address,
-        /// The beginning of its line.
+        /// The beginning of the peer's line.
         line: String,
     },
-    /// A line of the peer is no QMP message.
+    /// A line of the peer is not a QMP message.
     #[error("read the answer to {command}: {line:?} is not QMP: is another program reading too?")]
     Malformed {
-        /// The command that waited for its answer.
+        /// Name of the command whose answer was awaited.
         command: String,
-        /// The beginning of the line.
+        /// The beginning of that line.
         line: String,
     },
-    /// A line of the peer is longer than any answer can be.
+    /// A line of the peer exceeds the maximum length.
     #[error("read the answer to {command}: its line is longer than {limit} bytes")]
     TooLong {
-        /// The command that waited for its answer.
+        /// Name of the command whose answer was awaited.
         command: String,
-        /// The longest line that is read, in bytes.
+        /// Maximum length of a line, in bytes.
         limit: usize,
     },
-    /// No answer came in time. It may still come: the command is carried out or waits in QEMU.
+    /// No answer came in time. It may still come, since the command is not withdrawn.
     #[error(
-        "have {command} answered within {waited:?}: QEMU is stuck, stopped, or busy with its \
-         disks: see if its process runs"
+        "wait {waited:?} for the answer to {command}: QEMU is stuck, stopped, or busy with its \
+         disks: check that its process runs"
     )]
     NoAnswer {
-        /// The command.
+        /// Name of the failed command.
         command: String,
-        /// The time that the answer had.
+        /// Time allowed for the answer.
         waited: Duration,
     },
-    /// QEMU refused the command.
+    /// QEMU answered the command with an error.
     #[error("carry out {command}: QEMU answered {class}: {desc}")]
     Command {
-        /// The command.
+        /// Name of the failed command.
         command: String,
-        /// The class of the error, such as `CommandNotFound`.
+        /// Class of QEMU's error, such as `CommandNotFound`.
         class: String,
-        /// QEMU's sentence.
+        /// Description of the error, as QEMU sent it.
         desc: String,
     },
-    /// The answer is well-formed QMP and not what the command's answer looks like.
-    #[error("understand the answer to {command}: {answer}: this QEMU is not one that is known")]
+    /// The answer is well-formed QMP but does not match the command.
+    #[error("understand the answer to {command}: {answer}: this version of QEMU is not supported")]
     Unexpected {
-        /// The command.
+        /// Name of the failed command.
         command: String,
-        /// The beginning of the answer.
+        /// The beginning of QEMU's answer.
         answer: String,
     },
-    /// The peer closed the connection.
-    #[error("have {command} answered: the connection was closed: QEMU has ended")]
+    /// The peer closed the connection before it answered.
+    #[error("read the answer to {command}: the connection was closed: QEMU has ended")]
     Closed {
-        /// The command that waited for its answer.
+        /// Name of the command whose answer was awaited.
         command: String,
     },
-    /// The connection was left to the guardian, which alone may use it now.
-    #[error("send {command}: the connection was left to the process that lets the guest go on")]
+    /// The guardian has taken over the connection, and only it may use the connection now.
+    #[error("send {command}: the guardian process has taken over the connection")]
     HandedOver {
-        /// The command that was not sent.
+        /// Name of the command that was not sent.
         command: String,
     },
-    /// The host failed.
-    #[error("{what}")]
+    /// A system call on the host failed.
+    #[error("{step}")]
     Host {
-        /// The step that was tried.
-        what: &'static str,
-        /// The error of the host.
+        /// The step that failed, as a fragment after "failed to".
+        step: &'static str,
+        /// Error returned by the host.
         #[source]
         source: io::Error,
     },
 }
 
 impl QmpError {
-    /// True when the command is still on its way and its answer may come late.
+    /// True if the command was not withdrawn and its answer may still come.
     pub fn is_unanswered(&self) -> bool {
         matches!(self, Self::NoAnswer { .. })
     }
 
-    pub(crate) fn host(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> Self {
-        move |error| Self::Host { what, source: error.into() }
+    pub(crate) fn host(step: &'static str) -> impl FnOnce(rustix::io::Errno) -> Self {
+        move |error| Self::Host { step, source: error.into() }
     }
 }

@@ -1,6 +1,7 @@
-//! Lines from a socket that does not block.
+//! Line reader for a non-blocking socket.
 //!
-//! Owns the buffer and the budget of a line. Refuses to own what a line says (`message`).
+//! Owns the buffer and the maximum length of a line. Refuses to own the content of lines (`message`).
+//! Called by `qmp`.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -9,31 +10,31 @@ use rustix::io::{Errno, read};
 
 use crate::wait::{Deadline, wait_for};
 
-/// Longest line that is read, in bytes. `info mtree -f` of a VM with a thousand devices takes 1 MiB.
+/// Maximum length of a line, in bytes. `info mtree -f` of a VM with a thousand devices takes 1 MiB.
 pub(super) const LONGEST_LINE: usize = 16 << 20;
-/// Bytes that one read(2) may bring.
+/// Maximum number of bytes per read(2).
 const CHUNK: usize = 64 << 10;
 
-/// The end of a wait for a line, where none came.
+/// Reason why no line was read.
 #[derive(Debug)]
 pub(super) enum NoLine {
-    /// The deadline passed.
+    /// The deadline passed before the line was complete.
     Late,
-    /// The peer closed the connection; what it had begun is thrown away.
+    /// The peer closed the connection; a partial line is discarded.
     Closed,
-    /// The line is over its budget.
+    /// The line exceeds the maximum length.
     TooLong,
-    /// The host failed.
+    /// A system call on the host failed.
     Host(Errno),
 }
 
-/// Bytes that were read, and not yet handed out.
+/// Buffer of received bytes from which lines are taken.
 #[derive(Debug)]
 pub(super) struct Lines {
     bytes: Vec<u8>,
-    /// Bytes that were handed out.
+    /// Number of leading bytes that were already returned as lines.
     taken: usize,
-    /// Bytes that are known to hold no line's end.
+    /// Number of leading bytes without another end of line.
     searched: usize,
     limit: usize,
 }
@@ -43,23 +44,23 @@ impl Lines {
         Self { bytes: Vec::new(), taken: 0, searched: 0, limit }
     }
 
-    /// Bytes of a line that is not whole yet.
+    /// Received bytes that have not been returned yet.
     pub(super) fn pending(&self) -> &[u8] {
         &self.bytes[self.taken..]
     }
 
-    /// True when no byte waits.
+    /// True if no received byte is left.
     pub(super) fn is_empty(&self) -> bool {
         self.pending().is_empty()
     }
 
-    /// The next line without its end, as soon as it is there whole.
+    /// Waits for the next complete line and returns it without its end.
     pub(super) fn next(
         &mut self,
         socket: BorrowedFd<'_>,
         deadline: Deadline,
     ) -> Result<Vec<u8>, NoLine> {
-        let mut looked = false;
+        let mut polled = false;
         loop {
             if let Some(line) = self.take() {
                 return Ok(line);
@@ -67,10 +68,10 @@ impl Lines {
             if self.bytes.len() > self.limit {
                 return Err(NoLine::TooLong);
             }
-            if looked && deadline.has_passed() {
+            if polled && deadline.has_passed() {
                 return Err(NoLine::Late);
             }
-            looked = true;
+            polled = true;
             if !wait_for(socket, PollFlags::IN, deadline).map_err(NoLine::Host)? {
                 return Err(NoLine::Late);
             }

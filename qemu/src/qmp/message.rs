@@ -1,46 +1,46 @@
-//! Messages of QMP, as lines have them.
+//! QMP messages, each parsed from one line.
 //!
-//! Owns the parse of one line (QEMU, docs/interop/qmp-spec). Refuses to own the order of messages
-//! (`qmp`).
+//! Owns the parser of a line (QEMU, docs/interop/qmp-spec). Refuses to own the order of messages (`qmp`,
+//! the caller).
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The longest piece of somebody's text that goes into an error, in characters.
+/// Maximum length of foreign text quoted in an error, in characters.
 const EXCERPT: usize = 120;
 
-/// The version of a QEMU.
+/// Version of a QEMU, from its greeting.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Version {
-    /// The first number.
+    /// First number: the major version.
     pub major: u32,
-    /// The second number.
+    /// Second number: the minor version.
     pub minor: u32,
-    /// The third number.
+    /// Third number: the micro version.
     pub micro: u32,
-    /// The distribution's name for it, which may be empty.
+    /// The distribution's package version, which may be empty.
     #[serde(skip)]
     pub package: String,
 }
 
-/// An event that QEMU reported by itself.
+/// An asynchronous event that QEMU reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    /// The name, such as `STOP` or `RESUME`.
+pub struct QmpEvent {
+    /// Name of the event, such as `STOP` or `RESUME`.
     pub name: String,
-    /// The data of the event; null where it has none.
+    /// Data of the event; null if it has none.
     pub data: Value,
 }
 
-/// One line of the peer.
+/// A message from the peer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Message {
     Greeting(Version),
-    Event(Event),
+    Event(QmpEvent),
     Answer { id: Option<String>, result: Result<Value, Refusal> },
 }
 
-/// An error that QEMU answered.
+/// Error that QEMU returned for a command.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct Refusal {
     pub(super) class: String,
@@ -59,7 +59,7 @@ struct Versions {
 }
 
 impl Message {
-    /// The message that a line is; `None` for a line that is no message.
+    /// Parses a line; `None` if it is not a QMP message.
     pub(super) fn parse(line: &[u8]) -> Option<Self> {
         let Value::Object(mut object) = serde_json::from_slice(line).ok()? else { return None };
         let id = object.get("id").and_then(Value::as_str).map(String::from);
@@ -72,7 +72,7 @@ impl Message {
         }
         if let Some(name) = object.get("event") {
             let name = name.as_str()?.to_owned();
-            return Some(Self::Event(Event {
+            return Some(Self::Event(QmpEvent {
                 name,
                 data: object.remove("data").unwrap_or_default(),
             }));
@@ -83,7 +83,7 @@ impl Message {
     }
 }
 
-/// The beginning of a text, short enough for an error.
+/// Returns the beginning of a text, short enough for an error message.
 pub(crate) fn excerpt(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(&text[..text.len().min(4 * EXCERPT)]);
     text.chars().take(EXCERPT).collect()
@@ -95,18 +95,18 @@ mod tests {
 
     use super::*;
 
-    /// As QEMU 7.2 sends them.
+    /// Greeting of a QEMU 7.2.
     const GREETING: &[u8] = br#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian 1:7.2"}, "capabilities": ["oob"]}}"#;
     const EVENT: &[u8] = br#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "STOP"}"#;
 
     #[test]
-    fn each_kind_of_message_is_told_apart() {
+    fn every_kind_of_message_is_distinguished() {
         let package = "Debian 1:7.2".to_owned();
         let version = Version { major: 7, minor: 2, micro: 22, package };
         assert_eq!(Message::parse(GREETING), Some(Message::Greeting(version)));
-        let event = Event { name: "STOP".into(), data: Value::Null };
+        let event = QmpEvent { name: "STOP".into(), data: Value::Null };
         assert_eq!(Message::parse(EVENT), Some(Message::Event(event)));
-        // An error in QEMU's parser has no id.
+        // QEMU answers a line that it cannot parse without an id.
         let answer = Message::Answer { id: None, result: Ok(Value::Null) };
         assert_eq!(Message::parse(br#"{"return": null}"#), Some(answer));
         for line in
@@ -120,7 +120,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_mutated_line_is_a_message_or_none(
+        fn mutated_line_does_not_panic(
             edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
             greets in any::<bool>(),
         ) {

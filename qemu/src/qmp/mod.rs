@@ -1,12 +1,11 @@
 //! A QMP connection over a unix socket.
 //!
-//! Owns the connection's order: the greeting, the negotiation, a command and its answer, matched by
-//! an id, so that an answer that comes too late is never taken for another's. Events are kept aside.
-//! Refuses to own what any command means (`status`, `memory_map`, the handle `Qemu`).
+//! Owns the protocol: the greeting, the negotiation, commands, and answers, which are matched by id so
+//! that a late answer is never taken for the answer to a later command. Events are queued. Refuses to own
+//! the meaning of commands (`status`, `memory_map`, the handle `Qemu`).
 //!
-//! Nothing here waits without a deadline, and no line of the peer is longer than 16 MiB. A command
-//! whose deadline passed is *not* withdrawn: QEMU carries it out whenever it comes to it. The
-//! connection stays usable.
+//! Every wait has a deadline, and a line of the peer is at most 16 MiB long. A command whose deadline
+//! passed is *not* withdrawn: QEMU still carries it out later. The connection stays usable.
 
 mod address;
 mod error;
@@ -30,32 +29,32 @@ use message::Message;
 pub use address::Address;
 pub use error::QmpError;
 pub(crate) use message::excerpt;
-pub use message::{Event, Version};
+pub use message::{QmpEvent, Version};
 
-/// Events that are kept; of more, the oldest are dropped.
-const KEPT_EVENTS: usize = 256;
+/// Maximum number of queued events; beyond it, the oldest are dropped.
+const MAX_EVENTS: usize = 256;
 
-/// First part of the ids of a guardian's commands.
-const GUARDIAN: &str = "hold-";
-/// Bytes by which QEMU's parser forgets half a command (QEMU, docs/interop/qmp-spec, "Forcing the JSON
-/// parser into known-good state"); it answers with an error that has no id.
-const FORGET: &[u8] = b"\xff\n";
+/// Prefix of the ids of a guardian's commands.
+const GUARDIAN_ID: &str = "hold-";
+/// Bytes that make QEMU's parser discard a partial command (QEMU, docs/interop/qmp-spec, "Forcing the JSON
+/// parser into known-good state"). QEMU answers them with an error that has no id.
+const PARSER_RESET: &[u8] = b"\xff\n";
 
-/// Times that the steps of a connection may take.
+/// Longest times for the steps of a visit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
-    /// The longest time until the socket has accepted.
+    /// Longest time until the connection is established.
     pub connect: Duration,
-    /// The longest time from then until the greeting is there.
+    /// Longest time from then until the greeting has arrived.
     pub greeting: Duration,
-    /// The longest time for any command but `stop`.
+    /// Longest time for the answer to any command but `stop`.
     pub command: Duration,
-    /// The longest time for `stop`, which waits for the VM's disks.
+    /// Longest time for the answer to `stop`, which waits for the VM's disks.
     pub stop: Duration,
-    /// The longest time until the guardian's process is ready, which needs nothing of QEMU.
+    /// Longest time until the guardian process is ready, for which QEMU is not needed.
     pub guardian: Duration,
-    /// The longest pause: after it the guardian lets the VM go on while the tool still has it, as one
-    /// that somebody stopped with Ctrl-Z does.
+    /// Longest pause of the VM. When it expires, the guardian resumes the VM although the tool still lives,
+    /// for example because Ctrl-Z stopped the tool.
     pub pause: Duration,
 }
 
@@ -73,23 +72,23 @@ impl Default for Deadlines {
     }
 }
 
-/// A QMP connection that commands can be sent on.
+/// A QMP connection, ready for commands.
 #[derive(Debug)]
 pub struct Qmp {
     socket: OwnedFd,
     lines: Lines,
-    /// First part of every id, one a client.
+    /// Prefix of every command id, different for the tool and its guardian.
     client: &'static str,
     commands: u64,
     version: Option<Version>,
-    events: VecDeque<Event>,
-    /// True for a connection that was taken over: lines that are no message are passed over.
+    events: VecDeque<QmpEvent>,
+    /// True for a connection that was taken over: lines that are not messages are skipped.
     tolerant: bool,
-    /// True when a command was written in part: QEMU's parser has to forget it first.
+    /// True if a command was written in part: QEMU's parser must be reset first.
     cut: bool,
     handed_over: bool,
-    /// True once an answer to the guardian was read.
-    guardian_spoke: bool,
+    /// True once an answer to a guardian's command was read.
+    guardian_answered: bool,
 }
 
 impl Qmp {
@@ -98,23 +97,23 @@ impl Qmp {
     /// # Errors
     /// Any [`QmpError`]; [`QmpError::NoGreeting`] when another client holds the monitor.
     pub fn connect(address: &Address, deadlines: &Deadlines) -> Result<Self, QmpError> {
-        let mut qmp = Self::over(address.connect(deadlines.connect)?, "nmiscope-");
+        let mut qmp = Self::from_socket(address.connect(deadlines.connect)?, "nmiscope-");
         qmp.greet(address, deadlines.greeting)?;
         qmp.execute("qmp_capabilities", deadlines.command)?;
         Ok(qmp)
     }
 
-    /// A connection that another process began and left in the middle of a line, in either direction.
+    /// Takes over a connection that another process may have left within a line, in either direction.
     pub(crate) fn adopt(socket: OwnedFd) -> Self {
-        Self { tolerant: true, cut: true, ..Self::over(socket, GUARDIAN) }
+        Self { tolerant: true, cut: true, ..Self::from_socket(socket, GUARDIAN_ID) }
     }
 
-    /// Has QEMU's parser forget half a command of another process before the next one is sent.
-    pub(crate) fn forget(&mut self) {
+    /// Makes QEMU's parser discard another process's partial command before the next command is sent.
+    pub(crate) fn reset_parser(&mut self) {
         self.cut = true;
     }
 
-    fn over(socket: OwnedFd, client: &'static str) -> Self {
+    fn from_socket(socket: OwnedFd, client: &'static str) -> Self {
         Self {
             socket,
             lines: Lines::new(LONGEST_LINE),
@@ -125,7 +124,7 @@ impl Qmp {
             tolerant: false,
             cut: false,
             handed_over: false,
-            guardian_spoke: false,
+            guardian_answered: false,
         }
     }
 
@@ -136,7 +135,7 @@ impl Qmp {
             Err(NoLine::Late) if self.lines.is_empty() => {
                 return Err(QmpError::NoGreeting { address: address(), waited: within });
             }
-            // A prompt for people has no line's end.
+            // The prompt of a human monitor has no end of line.
             Err(NoLine::Late | NoLine::TooLong) => {
                 let line = excerpt(self.lines.pending());
                 return Err(QmpError::NotQmp { address: address(), line });
@@ -151,29 +150,29 @@ impl Qmp {
         Ok(())
     }
 
-    /// The version of the QEMU, as its greeting has it; `None` on a connection that was taken over.
+    /// QEMU's version, from its greeting; `None` on a connection that was taken over.
     pub fn version(&self) -> Option<&Version> {
         self.version.as_ref()
     }
 
-    /// The socket, for its peer's credentials and for a guardian.
+    /// Borrows the socket, to read its peer's credentials or to pass it to a guardian.
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
-    /// True when an answer to the guardian has come in since the last call.
-    pub(crate) fn take_guardian_spoke(&mut self) -> bool {
-        std::mem::take(&mut self.guardian_spoke)
+    /// Returns true if an answer to the guardian has been read since the last call.
+    pub(crate) fn take_guardian_answered(&mut self) -> bool {
+        std::mem::take(&mut self.guardian_answered)
     }
 
-    /// Sends a command and leaves its answer to whoever reads the connection. False when the peer did
-    /// not take it at once.
+    /// Sends a command and leaves its answer to the process that reads the connection. Returns false if
+    /// the socket did not take it at once.
     pub(crate) fn send_only(&mut self, command: &str) -> Result<bool, QmpError> {
         let (_, message) = self.compose(command, &Value::Null);
         self.send(command, &message, None, Deadline::after(Duration::ZERO))
     }
 
-    /// Gives the connection up: no command is sent on it any more.
+    /// Gives up the connection: every later command fails with [`QmpError::HandedOver`].
     pub(crate) fn hand_over(&mut self) {
         self.handed_over = true;
     }
@@ -196,10 +195,10 @@ impl Qmp {
         arguments: &Value,
         within: Duration,
     ) -> Result<Value, QmpError> {
-        self.run(command, arguments, None, within)
+        self.execute_passing(command, arguments, None, within)
     }
 
-    fn run(
+    fn execute_passing(
         &mut self,
         command: &str,
         arguments: &Value,
@@ -215,13 +214,13 @@ impl Qmp {
         if !self.send(command, &message, descriptor, deadline)? {
             return Err(late());
         }
-        match self.answer(command, &id, deadline)? {
+        match self.read_answer(command, &id, deadline)? {
             Some(value) => Ok(value),
             None => Err(late()),
         }
     }
 
-    /// Gives QEMU a descriptor by that name (`getfd`), for one later command to use as `fd:NAME`.
+    /// Passes a descriptor to QEMU under `name` (`getfd`), for one later command to use as `fd:NAME`.
     ///
     /// # Errors
     /// Any [`QmpError`] about `getfd`.
@@ -232,10 +231,10 @@ impl Qmp {
         within: Duration,
     ) -> Result<(), QmpError> {
         let arguments = json!({ "fdname": name });
-        self.run("getfd", &arguments, Some(descriptor), within).map(|_| ())
+        self.execute_passing("getfd", &arguments, Some(descriptor), within).map(|_| ())
     }
 
-    /// A command's id and its line.
+    /// Returns the id of a new command and its line.
     fn compose(&mut self, command: &str, arguments: &Value) -> (String, String) {
         self.commands += 1;
         let id = format!("{}{}", self.client, self.commands);
@@ -246,12 +245,12 @@ impl Qmp {
         (id, format!("{message}\n"))
     }
 
-    /// Runs a command of the monitor for people (HMP) and returns its text. HMP has no errors: a
-    /// command that failed says so in the text.
+    /// Executes a command of the human monitor (HMP) and returns its text. HMP has no error codes: the text
+    /// of a failed command contains the error message.
     ///
     /// # Errors
     /// Any [`QmpError`] about the command.
-    pub fn human(&mut self, line: &str, within: Duration) -> Result<String, QmpError> {
+    pub fn execute_hmp(&mut self, line: &str, within: Duration) -> Result<String, QmpError> {
         const COMMAND: &str = "human-monitor-command";
         let arguments = json!({ "command-line": line });
         match self.execute_with(COMMAND, &arguments, within)? {
@@ -260,7 +259,7 @@ impl Qmp {
         }
     }
 
-    /// Writes a command, all of it unless the deadline passes: then false.
+    /// Writes a whole command. Returns false if the deadline passes first.
     fn send(
         &mut self,
         command: &str,
@@ -268,7 +267,7 @@ impl Qmp {
         descriptor: Option<BorrowedFd<'_>>,
         deadline: Deadline,
     ) -> Result<bool, QmpError> {
-        if self.cut && !self.write(command, FORGET, None, deadline)? {
+        if self.cut && !self.write(command, PARSER_RESET, None, deadline)? {
             return Ok(false);
         }
         self.cut = true;
@@ -309,18 +308,18 @@ impl Qmp {
         Ok(true)
     }
 
-    /// The answer with this id, or `None` when the deadline passes first. Answers to other commands
-    /// are late ones and are dropped.
-    fn answer(
+    /// Waits for the answer with this id; `None` if the deadline passes first. Answers to other commands
+    /// are late ones, or the guardian's, and are dropped.
+    fn read_answer(
         &mut self,
         command: &str,
         id: &str,
         deadline: Deadline,
     ) -> Result<Option<Value>, QmpError> {
         loop {
-            match self.message(command, deadline)? {
+            match self.read_message(command, deadline)? {
                 None => return Ok(None),
-                Some(Message::Answer { id: Some(of), result }) if of == id => {
+                Some(Message::Answer { id: Some(found), result }) if found == id => {
                     return result.map(Some).map_err(|refusal| QmpError::Command {
                         command: command.to_owned(),
                         class: refusal.class,
@@ -328,21 +327,25 @@ impl Qmp {
                     });
                 }
                 Some(Message::Answer { id, .. }) => {
-                    let of_guardian = id.as_ref().is_some_and(|id| id.starts_with(GUARDIAN));
-                    self.guardian_spoke |= of_guardian;
+                    let is_guardians = id.as_ref().is_some_and(|id| id.starts_with(GUARDIAN_ID));
+                    self.guardian_answered |= is_guardians;
                     tracing::debug!(?id, command, "an answer to another command");
                 }
-                Some(Message::Event(event)) => self.keep(event),
+                Some(Message::Event(event)) => self.keep_event(event),
                 Some(Message::Greeting(_)) => {}
             }
-            // A peer that never stops talking is as late as one that says nothing.
+            // An endless stream of other messages does not extend the deadline.
             if deadline.has_passed() {
                 return Ok(None);
             }
         }
     }
 
-    fn message(&mut self, command: &str, deadline: Deadline) -> Result<Option<Message>, QmpError> {
+    fn read_message(
+        &mut self,
+        command: &str,
+        deadline: Deadline,
+    ) -> Result<Option<Message>, QmpError> {
         loop {
             let line = match self.lines.next(self.socket.as_fd(), deadline) {
                 Ok(line) => line,
@@ -368,17 +371,17 @@ impl Qmp {
         }
     }
 
-    fn keep(&mut self, event: Event) {
+    fn keep_event(&mut self, event: QmpEvent) {
         tracing::debug!(name = event.name, "event");
-        if self.events.len() == KEPT_EVENTS {
+        if self.events.len() == MAX_EVENTS {
             self.events.pop_front();
         }
         self.events.push_back(event);
     }
 
-    /// Events that came since the last call, oldest first, at most 256. Only what was read while a
-    /// command waited is among them.
-    pub fn take_events(&mut self) -> Vec<Event> {
+    /// Takes the events queued since the last call, oldest first, at most 256. Events are read only while a
+    /// command waits for its answer.
+    pub fn take_events(&mut self) -> Vec<QmpEvent> {
         self.events.drain(..).collect()
     }
 }
@@ -387,7 +390,7 @@ fn closed(command: &str) -> QmpError {
     QmpError::Closed { command: command.to_owned() }
 }
 
-/// The error of an answer that does not look like the command's.
+/// Returns the error of an answer that does not match its command.
 pub(crate) fn unexpected(command: &str, answer: &Value) -> QmpError {
     let answer = excerpt(answer.to_string().as_bytes());
     QmpError::Unexpected { command: command.to_owned(), answer }

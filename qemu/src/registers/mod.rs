@@ -1,18 +1,17 @@
-//! Registers, from the text of QEMU's monitor.
+//! Registers, parsed from the text of QEMU's monitor.
 //!
-//! Owns a strict parser of what the HMP command `info registers -a` prints for x86 (QEMU,
-//! target/i386/cpu-dump.c, `x86_cpu_dump_state`): QEMU 7.2's text, and that of QEMU's source up to the
-//! extended registers R16 to R31, which are read and dropped. Refuses to own who asks (`qemu`). The command
-//! needs no stop, works while the guest is stopped, and is safe under libvirt, where a dump is not.
+//! Owns a strict parser of the text that the HMP command `info registers -a` prints for x86 (QEMU,
+//! target/i386/cpu-dump.c, `x86_cpu_dump_state`): the text of QEMU 7.2, and that of later sources with the
+//! extended registers R16 to R31, which are parsed and dropped. Refuses to own the query (`qemu`). The command
+//! needs no stop, works while the guest is stopped, and is safe beside libvirt, where a dump is not.
 //!
-//! Every line is either understood or an error that quotes it: there is no guess. Four things cannot
-//! be had from the text:
-//! - **the kernel's GS base** (MSR C0000102), which [`Registers`] has no place for either; in a vCPU
-//!   that was stopped in the kernel, [`Registers::gs`] is the kernel's already;
-//! - **NMI state**: whether an NMI is pending or masked is not printed;
+//! A line that cannot be parsed is an error that quotes it; nothing is guessed. The text lacks:
+//! - **the kernel's GS base** (MSR C0000102): [`Registers::kernel_gs_base`] is `None`. In a vCPU that was
+//!   stopped in the kernel, [`Registers::gs`] already has it;
+//! - **NMI state**: a pending or masked NMI is not shown;
 //! - **upper halves**: outside 64-bit code QEMU prints 32 bits of each register and no R8 to R15; see
-//!   [`Cpu::narrow`];
-//! - **the multiprocessing state**, of which there is only `HLT=`; see [`mp_state`].
+//!   [`VcpuRegisters::narrow`];
+//! - **the multiprocessing state**, except for `HLT=`; see [`mp_state`].
 
 mod fields;
 
@@ -21,67 +20,67 @@ use nmiscope_machine::{MpState, Registers, Segment, VcpuState};
 use crate::qmp::excerpt;
 use fields::Fields;
 
-/// The most vCPUs that a text may have; QEMU's own limit is 4096.
+/// Maximum number of vCPUs in a text; QEMU's own limit is 4096.
 const MAX_CPUS: usize = 4096;
 
-/// One vCPU, as the monitor prints it.
+/// Registers of one vCPU, as the monitor prints them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cpu {
-    /// The state in the form of every target.
+pub struct VcpuRegisters {
+    /// Registers and execution state, in the form common to all targets.
     pub state: VcpuState,
-    /// True when the vCPU is not in 64-bit code: general registers and segment bases have their
-    /// lower 32 bits only, and R8 to R15 are 0. In a 32-bit program under a 64-bit kernel they are
-    /// unknown; in a CPU outside long mode there is no more to them.
+    /// True if the vCPU is not in 64-bit code: general registers and segment bases have only their lower
+    /// 32 bits, and R8 to R15 are 0. The rest is unknown for a 32-bit program under a 64-bit kernel, and
+    /// does not exist outside long mode.
     pub narrow: bool,
-    /// The local descriptor table's segment.
+    /// Segment of the local descriptor table.
     pub ldt: Segment,
-    /// The task register.
+    /// Task register: segment of the TSS.
     pub tr: Segment,
-    /// Address of the global descriptor table, guest-virtual.
+    /// Guest-virtual address of the global descriptor table.
     pub gdt_base: u64,
-    /// Offset of the table's last byte.
+    /// Offset of the last byte of the global descriptor table.
     pub gdt_limit: u16,
     /// The debug registers DR0 to DR3, DR6 and DR7.
     pub debug: [u64; 6],
-    /// False when the gate of address line 20 masks it.
+    /// State of the A20 gate: false if address bit 20 is masked.
     pub a20: bool,
 }
 
-/// Why a text is not one of `info registers -a`.
+/// Error of parsing the text of `info registers -a`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegistersError {
-    /// A line is not the expected one.
+    /// A line differs from the expected one.
     #[error("understand line {number} of QEMU's registers, {line:?}: expected {expected}")]
     Line {
-        /// The number of the line, from 1.
+        /// Number of the line, counted from 1.
         number: usize,
-        /// The beginning of the line.
+        /// The beginning of that line.
         line: String,
         /// The line that was expected.
         expected: &'static str,
     },
-    /// The text ends too early.
+    /// The text ends within a vCPU.
     #[error("understand QEMU's registers: the text ends where {expected} was expected")]
     Truncated {
         /// The line that was expected.
         expected: &'static str,
     },
-    /// The text has no vCPU in it.
+    /// The text contains no vCPU.
     #[error("understand QEMU's registers: there is no vCPU in the text")]
     Empty,
-    /// The vCPUs' numbers do not ascend, or there are more than QEMU can have.
-    #[error("understand QEMU's registers: CPU#{0} is not a possible next one")]
+    /// The number of a vCPU does not ascend, or is one too many.
+    #[error("understand QEMU's registers: CPU#{0} is out of order, or one too many")]
     Number(u64),
 }
 
-/// Parses the text of `info registers -a` into vCPUs in ascending order of their numbers, which may
-/// have gaps after a CPU was unplugged.
+/// Parses the text of `info registers -a` into vCPUs, in ascending order of their numbers. The numbers have
+/// gaps after a CPU was unplugged.
 ///
 /// # Errors
-/// [`RegistersError`] for the first line that is not understood.
-pub fn parse(text: &str) -> Result<Vec<Cpu>, RegistersError> {
+/// [`RegistersError`] for the first line that cannot be parsed.
+pub fn parse(text: &str) -> Result<Vec<VcpuRegisters>, RegistersError> {
     let mut lines = Lines { lines: text.lines().enumerate().peekable() };
-    let mut cpus: Vec<Cpu> = Vec::new();
+    let mut cpus: Vec<VcpuRegisters> = Vec::new();
     loop {
         while lines.peek().is_some_and(str::is_empty) {
             lines.lines.next();
@@ -100,13 +99,13 @@ pub fn parse(text: &str) -> Result<Vec<Cpu>, RegistersError> {
     if cpus.is_empty() { Err(RegistersError::Empty) } else { Ok(cpus) }
 }
 
-/// The multiprocessing state, as far as HLT and the registers show it.
+/// Derives the multiprocessing state from `HLT=` and the registers.
 ///
-/// A CPU that waits for its start-up IPI stands at the reset vector, where no CPU that was ever
-/// started comes back to but by a reset. TCG shows it with `HLT=1`, KVM with `HLT=0`, so that under
-/// KVM a CPU 0 that is about to run its first instruction looks the same: by its number it counts
-/// as running. INIT received and never started cannot be told apart. A PC's firmware starts every
-/// CPU and parks it in a HLT of its ROM with interrupts off: that is [`MpState::Halted`].
+/// A CPU that waits for its start-up IPI is at the reset vector, to which a started CPU returns only by a
+/// reset. TCG reports it with `HLT=1` and KVM with `HLT=0`. Under KVM, CPU 0 before its first instruction
+/// looks the same; because of its number it counts as running. A CPU that received INIT cannot be
+/// distinguished from one that was never started. A PC's firmware starts every CPU and parks it in a HLT
+/// of its ROM with interrupts off: that is [`MpState::Halted`].
 pub fn mp_state(cpu: u32, registers: &Registers, halted: bool) -> MpState {
     match (registers.are_reset(), halted) {
         (true, true) => MpState::Uninitialized,
@@ -125,7 +124,7 @@ impl<'a> Lines<'a> {
         self.lines.peek().map(|&(_, line)| line)
     }
 
-    /// Parses the next line by `parse`, which has to use all of it.
+    /// Parses the next line with `parse`, which must consume all of it.
     fn next<T>(
         &mut self,
         expected: &'static str,
@@ -144,14 +143,14 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// The flags beside RIP.
+/// The one-bit flags in the line of RIP.
 struct Flags {
     a20: bool,
     smm: bool,
     halted: bool,
 }
 
-fn parse_cpu(lines: &mut Lines<'_>) -> Result<Cpu, RegistersError> {
+fn parse_cpu(lines: &mut Lines<'_>) -> Result<VcpuRegisters, RegistersError> {
     let number = lines.next("CPU#NUMBER", |fields| {
         fields.expect("CPU#")?;
         let number = fields.text(fields.0.len())?;
@@ -191,7 +190,7 @@ fn parse_cpu(lines: &mut Lines<'_>) -> Result<Cpu, RegistersError> {
         mp_state: mp_state(number, &registers, flags.halted),
         smm: flags.smm,
     };
-    Ok(Cpu { state, narrow, ldt, tr, gdt_base, gdt_limit, debug, a20: flags.a20 })
+    Ok(VcpuRegisters { state, narrow, ldt, tr, gdt_base, gdt_limit, debug, a20: flags.a20 })
 }
 
 fn parse_narrow(lines: &mut Lines<'_>, to: &mut Registers) -> Result<(), RegistersError> {
@@ -202,7 +201,7 @@ fn parse_narrow(lines: &mut Lines<'_>, to: &mut Registers) -> Result<(), Registe
     Ok(())
 }
 
-/// The rows of the registers that APX adds.
+/// Rows of the registers that APX adds.
 const EXTENDED: [[&str; 4]; 4] = [
     ["R16", "R17", "R18", "R19"],
     ["R20", "R21", "R22", "R23"],
@@ -219,7 +218,7 @@ fn parse_wide(lines: &mut Lines<'_>, to: &mut Registers) -> Result<(), Registers
         lines.next("R8 to R11", |fields| row(fields, ["R8", "R9", "R10", "R11"], 16))?;
     [to.r12, to.r13, to.r14, to.r15] =
         lines.next("R12 to R15", |fields| row(fields, ["R12", "R13", "R14", "R15"], 16))?;
-    // A CPU with APX has four more rows. `Registers` has no place for them: no kernel uses them.
+    // A CPU with APX has four more rows. `Registers` omits them: no kernel uses them.
     if lines.peek().is_some_and(|line| line.starts_with("R16=")) {
         for names in EXTENDED {
             lines.next("R16 to R31", |fields| row(fields, names, 16))?;
@@ -243,7 +242,7 @@ fn row<const N: usize>(
     Some(values)
 }
 
-/// The letters of the flags by their bits (`x86_cpu_dump_state`).
+/// Letters and bit numbers of the flags in RFLAGS (`x86_cpu_dump_state`).
 const FLAG_LETTERS: [(u8, u32); 7] =
     [(b'D', 10), (b'O', 11), (b'S', 7), (b'Z', 6), (b'A', 4), (b'P', 2), (b'C', 0)];
 
@@ -264,7 +263,7 @@ fn parse_flags(
         }
         fields.expect("] CPL=")?;
         to.cpl = fields.exactly(1).filter(|&cpl| cpl <= 3)?;
-        // The interrupt shadow, which is of use only beside the rest of the NMI state.
+        // The interrupt shadow, which is useless without the rest of the NMI state.
         fields.flag(" II=")?;
         Some(Flags {
             a20: fields.flag(" A20=")?,
@@ -274,7 +273,7 @@ fn parse_flags(
     })
 }
 
-/// A segment: selector, base, limit and flags, and in protected mode QEMU's words for the flags.
+/// Parses a segment: selector, base, limit and flags, and in protected mode the decoded flags.
 fn parse_segment(fields: &mut Fields<'_>, name: &str, digits: usize) -> Option<Segment> {
     fields.expect(name)?;
     fields.0 = fields.0.trim_start_matches(' ');
@@ -290,13 +289,14 @@ fn parse_segment(fields: &mut Fields<'_>, name: &str, digits: usize) -> Option<S
         fields.exactly::<u8>(1).filter(|&dpl| dpl <= 3)?;
         fields.expect(" ")?;
         let words = fields.text(fields.0.len())?;
-        is_word_of_flags(words).then_some(())?;
+        is_flags_text(words).then_some(())?;
     }
     Some(Segment { selector, base })
 }
 
-/// True for what `cpu_x86_dump_seg_cache` says of flags: `CS64 [-RA]`, `DS   [-WA]`, `TSS64-busy`.
-fn is_word_of_flags(words: &str) -> bool {
+/// True for decoded flags of `cpu_x86_dump_seg_cache`, such as `CS64 [-RA]`, `DS   [-WA]` or
+/// `TSS64-busy`.
+fn is_flags_text(words: &str) -> bool {
     let (kind, rights) = words.split_once('[').unwrap_or((words, "---]"));
     let letters = |c: char| c.is_ascii_alphanumeric() || c == '-';
     kind.trim_end().chars().all(letters)
@@ -313,7 +313,7 @@ fn parse_table(fields: &mut Fields<'_>, name: &str) -> Option<(u64, u16)> {
     Some((base, u16::try_from(limit).ok()?))
 }
 
-/// Control and debug registers and EFER.
+/// Parses control registers, debug registers and EFER; returns the debug registers.
 fn parse_system(lines: &mut Lines<'_>, to: &mut Registers) -> Result<[u64; 6], RegistersError> {
     [to.cr0, to.cr2, to.cr3, to.cr4] =
         lines.next("CR0 to CR4", |fields| row(fields, ["CR0", "CR2", "CR3", "CR4"], 8))?;
@@ -324,10 +324,10 @@ fn parse_system(lines: &mut Lines<'_>, to: &mut Registers) -> Result<[u64; 6], R
     Ok([dr0, dr1, dr2, dr3, dr6, dr7])
 }
 
-/// Beginnings of the lines about floating point and vectors, which are not read.
+/// Prefixes of the lines with floating-point and vector registers, which are skipped.
 const VECTORS: [&str; 6] = ["FCW=", "FPR", "Opmask", "XMM", "YMM", "ZMM"];
 
-/// Passes over floating point and vectors, up to an empty line, the next vCPU or the end.
+/// Skips floating-point and vector registers, up to an empty line, the next vCPU or the end.
 fn skip_vectors(lines: &mut Lines<'_>) -> Result<(), RegistersError> {
     while lines.peek().is_some_and(|line| !line.is_empty() && !line.starts_with("CPU#")) {
         lines.next("a floating-point or vector register", |fields| {

@@ -1,6 +1,6 @@
-//! A monitor that follows a script, and this program as a guardian.
+//! A scripted fake monitor, and this test program as a guardian.
 //!
-//! Owns the fake peer. Refuses to own what is expected of the client (the tests).
+//! Owns the fake peer. Refuses to own the expectations of the client (the tests).
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
@@ -17,17 +17,17 @@ use tempfile::TempDir;
 
 pub const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian"}, "capabilities": ["oob"]}}"#;
 
-/// The longest that any test waits for anything.
+/// Longest time that a test waits for any event.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Deadlines that a stuck peer makes no test long with, and a slow machine does not miss.
+/// Deadlines short enough for tests with a stuck peer, and long enough for a slow machine.
 pub fn deadlines() -> Deadlines {
     let short = Duration::from_millis(300);
     let (command, pause) = (PATIENCE, PATIENCE);
     Deadlines { connect: short, greeting: short, command, stop: short, guardian: PATIENCE, pause }
 }
 
-/// A monitor at a socket, and the thread that plays it.
+/// A fake monitor at a socket, and the thread that plays it.
 pub struct Fake<T> {
     pub address: Address,
     thread: JoinHandle<T>,
@@ -47,7 +47,7 @@ impl<T: Send + 'static> Fake<T> {
         Self { address: Address::Path(path), thread, _directory: directory }
     }
 
-    /// What the script returned.
+    /// Waits for the script to end and returns its result.
     pub fn end(self) -> T {
         self.thread.join().expect("a script without a panic")
     }
@@ -60,29 +60,29 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// The peer of a client that has connected already.
+    /// Wraps the monitor's end of an established connection.
     pub fn new(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let lines = BufReader::new(stream.try_clone().expect("a descriptor"));
         Self { stream, lines }
     }
 
-    /// Sends bytes; a client that is gone is none of the script's errors.
+    /// Sends bytes; a client that has disconnected is not an error.
     pub fn say(&mut self, text: &str) {
         let _ = self.try_say(text);
     }
 
-    /// Sends bytes while there is a client.
+    /// Sends bytes; fails once the client has disconnected.
     pub fn try_say(&mut self, text: &str) -> std::io::Result<()> {
         self.stream.write_all(text.as_bytes())
     }
 
-    /// Sends a line.
+    /// Sends a text with a line end.
     pub fn line(&mut self, text: impl ToString) {
         self.say(&format!("{}\r\n", text.to_string()));
     }
 
-    /// The next command, without what makes a parser forget; null once the client has gone.
+    /// Reads the next command and skips parser resets; null once the client has disconnected.
     pub fn command(&mut self) -> Value {
         loop {
             let mut line = Vec::new();
@@ -98,12 +98,12 @@ impl Peer {
         }
     }
 
-    /// Answers a command.
+    /// Answers a command with a result.
     pub fn answer(&mut self, command: &Value, result: Value) {
         self.line(json!({ "return": result, "id": command["id"] }));
     }
 
-    /// Greets and answers the negotiation.
+    /// Sends the greeting and answers the negotiation.
     pub fn negotiate(&mut self) {
         self.line(GREETING);
         let command = self.command();
@@ -111,7 +111,7 @@ impl Peer {
         self.answer(&command, json!({}));
     }
 
-    /// Answers the queries of a running VM until another command comes, which it returns.
+    /// Answers queries as a running VM does, until another command arrives, and returns that command.
     pub fn answer_queries(&mut self) -> Value {
         loop {
             let command = self.command();
@@ -127,26 +127,26 @@ impl Peer {
     }
 }
 
-/// The answer to `query-status`.
+/// Returns the answer to `query-status` for a run state.
 pub fn status(name: &str) -> Value {
     json!({ "status": name, "running": name == "running", "singlestep": false })
 }
 
 const GUARDIAN: &str = "NMISCOPE_TEST_GUARDIAN";
 
-/// The command that makes this test program a guardian, by a test of its own: `guardian_process` at
-/// its root.
+/// Returns the command that runs this test program as a guardian, through its test
+/// `guardian_process`.
 pub fn guardian() -> Command {
     let mut command = Command::new(std::env::current_exe().expect("a test program"));
     command.args(["--exact", "guardian_process"]).env(GUARDIAN, "1");
     command
 }
 
-/// The body of that test, which serves as guardian where it is asked to.
+/// Body of the test `guardian_process`: serves as guardian if the environment asks for one.
 pub fn serve_as_guardian() {
     if std::env::var_os(GUARDIAN).is_none() {
         return;
     }
     let link = std::io::stdin().as_fd().try_clone_to_owned().expect("standard input");
-    hold::run(link, PATIENCE).expect("the guest goes on");
+    hold::run(link, PATIENCE).expect("the guest runs");
 }

@@ -1,5 +1,5 @@
-//! The notes of QEMU's `dump-guest-memory`, read as include/elf.h and QEMU's
-//! target/i386/arch_dump.c have them.
+//! Reader of the notes in a dump of QEMU's `dump-guest-memory`, by include/elf.h and QEMU's
+//! target/i386/arch_dump.c.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::vm::execute;
 
-/// Registers of a vCPU in a dump: those that both notes have are held against each other.
+/// Registers of a vCPU in a dump. Registers that are in both notes have been compared.
 pub struct Note {
     /// rax rbx rcx rdx rsi rdi rsp rbp r8 to r15 rip rflags.
     pub general: [u64; 18],
@@ -17,13 +17,13 @@ pub struct Note {
     pub segments: [Segment; 10],
     pub gdt_limit: u32,
     pub idt_limit: u32,
-    /// cr0 to cr4.
+    /// Control registers: cr0, an unused slot, cr2 to cr4.
     pub control: [u64; 5],
 }
 
-/// The notes of a stopped VM, by vCPU.
+/// Dumps a stopped VM and returns its notes by vCPU.
 pub fn notes(qmp: &mut Qmp, path: &Path) -> Vec<Note> {
-    // A page is enough: notes are of every vCPU.
+    // One page is enough: the notes cover every vCPU.
     let protocol = format!("file:{}", path.display());
     let arguments = json!({ "paging": false, "protocol": protocol, "begin": 0, "length": 4096 });
     execute(qmp, "dump-guest-memory", &arguments);
@@ -46,7 +46,7 @@ pub fn notes(qmp: &mut Qmp, path: &Path) -> Vec<Note> {
         rest = &rest[descriptor + length.next_multiple_of(4)..];
     }
     assert_eq!(statuses.len(), states.len());
-    // A guest outside long mode has shorter ones, of 32 bits.
+    // Outside long mode the NT_PRSTATUS notes are shorter, with 32-bit registers.
     let long = statuses.into_iter().zip(&states).filter(|(status, _)| status.len() == 336);
     for (status, state) in long {
         // NT_PRSTATUS has user_regs_struct at 112.

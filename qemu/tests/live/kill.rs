@@ -1,4 +1,4 @@
-//! The tool killed at any moment leaves no guest stopped.
+//! Tests that a killed or stopped tool leaves no guest stopped.
 
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -14,7 +14,7 @@ use crate::vm::{Vm, patient, run_state, wait_until};
 const TOOL: &str = "NMISCOPE_TEST_TOOL";
 const MOMENTS: u64 = 50;
 
-/// The tool that is killed: it stops and releases a VM for ever.
+/// The tool process to kill: it stops and releases a VM in an endless loop.
 #[test]
 fn tool_process() {
     let Some(path) = std::env::var_os(TOOL) else { return };
@@ -26,7 +26,7 @@ fn tool_process() {
         command.env_remove(TOOL);
         let mut stopped = qemu.stop(command).expect("a stopped VM");
         stopped.qemu().states().expect("registers");
-        // As a capture would: without it few kills fall into the pause.
+        // The time of a capture: without it few kills would fall into the pause.
         sleep(Duration::from_millis(4));
         stopped.release();
     }
@@ -40,12 +40,12 @@ fn tool(vm: &Vm) -> Child {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_tool_that_is_itself_stopped_leaves_the_guest_running() {
+fn stopped_tool_leaves_the_guest_running() {
     let vm = Vm::guest("idle", &["-M", "pc", "-m", "64M", "-cpu", "max"]);
     let mut second = vm.second();
     let mut tool = tool(&vm);
     let pid = Pid::from_child(&tool);
-    // Until it is met within a pause.
+    // Repeats until the tool is stopped within a pause.
     wait_until("the tool is stopped within a pause", || {
         kill_process(pid, Signal::STOP).expect("a signal");
         let is_within = run_state(&mut second) == RunState::Paused;
@@ -55,7 +55,7 @@ fn a_tool_that_is_itself_stopped_leaves_the_guest_running() {
         is_within
     });
     wait_until("the guest runs", || run_state(&mut second) == RunState::Running);
-    // The tool finds its way back.
+    // The tool continues its loop.
     second.take_events();
     kill_process(pid, Signal::CONT).expect("a signal");
     wait_until("the tool stops the VM again", || {
@@ -68,7 +68,7 @@ fn a_tool_that_is_itself_stopped_leaves_the_guest_running() {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_tool_that_is_killed_at_any_moment_leaves_the_guest_running() {
+fn tool_killed_at_any_moment_leaves_the_guest_running() {
     let vm = Vm::guest("idle", &["-M", "pc", "-m", "64M", "-cpu", "max"]);
     let mut second = vm.second();
     let mut stopped = 0;
@@ -85,7 +85,7 @@ fn a_tool_that_is_killed_at_any_moment_leaves_the_guest_running() {
         tool.wait().expect("the tool ends");
         stopped += u64::from(run_state(&mut second) == RunState::Paused);
         wait_until("the guest runs", || run_state(&mut second) == RunState::Running);
-        // The guardian of the last visit leaves the monitor to the next.
+        // The guardian of this visit must release the monitor for the next.
         wait_until("the monitor is free", || Qemu::open(&vm.address(), patient()).is_ok());
     }
     println!("{stopped} of {MOMENTS} kills found the guest stopped");

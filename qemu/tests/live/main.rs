@@ -1,7 +1,7 @@
-//! Real QEMUs: what this crate says of them beside what QEMU writes into dumps itself.
+//! Tests with real QEMUs: results of this crate are compared with QEMU's own dumps.
 //!
-//! `vm` starts them; `dump` reads QEMU's own word. The guest is the bundled one, as the stored cores of
-//! `tests/offline` have it, or firmware.
+//! `vm` starts QEMU, and `dump` reads its dumps. The guest is the bundled one, from the image beside the
+//! stored cores in `tests/offline`, or only firmware.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,4 +1,4 @@
-//! Guest memory by the process beside QEMU's own `pmemsave`, and memory that nobody touched.
+//! Tests of guest memory: compared with QEMU's own `pmemsave`, and without allocating untouched pages.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -14,7 +14,7 @@ use crate::vm::{Vm, patient, pmemsave, wait_until};
 
 const CHUNK: usize = 64 << 10;
 
-/// Numbers that are the same in every run (Marsaglia's xorshift64).
+/// Pseudo-random numbers, the same in every run (Marsaglia's xorshift64).
 struct Numbers(u64);
 
 impl Numbers {
@@ -26,7 +26,7 @@ impl Numbers {
     }
 }
 
-/// Addresses within ranges, with both ends of each among them.
+/// Returns addresses within the ranges, including both ends of each.
 fn addresses(memory: &GuestMemory, length: usize) -> Vec<u64> {
     let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
     let mut addresses = Vec::new();
@@ -38,8 +38,8 @@ fn addresses(memory: &GuestMemory, length: usize) -> Vec<u64> {
     addresses
 }
 
-/// Compares memory by the process and memory by way of the monitor with QEMU's own.
-fn equals_pmemsave(vm: &Vm) {
+/// Compares memory from the process and memory through the monitor with `pmemsave`.
+fn assert_equals_pmemsave(vm: &Vm) {
     let mut qemu = vm.open();
     let sources = [qemu.memory(), qemu.monitor_memory()].map(|memory| memory.expect("memory"));
     let mut stopped = qemu.stop(guardian()).expect("a stopped VM");
@@ -80,7 +80,7 @@ fn monitor_reads_a_running_guest_without_stopping_it() {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn monitor_reads_no_dump_where_libvirt_would_see_it() {
+fn monitor_uses_no_dump_beside_libvirt() {
     let monitor = ["-chardev", "null,id=charmonitor"];
     let machine = ["-M", "pc", "-m", "64M", "-cpu", "max"];
     let vm = Vm::guest("idle", &[&machine[..], &monitor].concat());
@@ -101,7 +101,7 @@ fn monitor_memory_is_kept_until_it_is_refreshed() {
     let mut qemu = vm.open();
     let process = qemu.memory().expect("memory");
     let memory = qemu.monitor_memory().expect("memory");
-    // The guest counts its timer ticks, wherever that is.
+    // The guest counts its timer ticks in some page.
     let all = || read(&process, 1 << 20, 32 << 20);
     let before = all();
     let mut page = None;
@@ -119,7 +119,7 @@ fn monitor_memory_is_kept_until_it_is_refreshed() {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn memory_of_every_layout_is_that_of_pmemsave() {
+fn memory_of_every_layout_equals_pmemsave() {
     let accelerator = ["-accel", "tcg", "-cpu", "max", "-smp", "2"];
     let layouts: [&[&str]; 5] = [
         &["-M", "pc", "-m", "64M"],
@@ -149,26 +149,26 @@ fn memory_of_every_layout_is_that_of_pmemsave() {
         ],
     ];
     for layout in layouts {
-        equals_pmemsave(&Vm::guest("abba-deadlock", &[&accelerator, layout].concat()));
+        assert_equals_pmemsave(&Vm::guest("abba-deadlock", &[&accelerator, layout].concat()));
     }
 }
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn memory_of_a_file_is_that_of_pmemsave() {
+fn memory_of_a_file_equals_pmemsave() {
     let directory = tempfile::tempdir().expect("a directory");
     for share in ["on", "off"] {
         let path = directory.path().join(share).display().to_string();
         let object = format!("memory-backend-file,id=m,size=256M,mem-path={path},share={share}");
         let arguments =
             ["-M", "q35,memory-backend=m", "-m", "256M", "-cpu", "max", "-object", &object];
-        equals_pmemsave(&Vm::guest("idle", &arguments));
+        assert_equals_pmemsave(&Vm::guest("idle", &arguments));
     }
 }
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_file_that_backs_memory_privately_is_read_where_the_guest_has_not_written() {
+fn private_backing_file_is_read_where_the_guest_has_not_written() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("memory");
     let pattern: Vec<u8> = (0..64 << 20).map(|index: u32| (index / 4096) as u8).collect();
@@ -182,7 +182,7 @@ fn a_file_that_backs_memory_privately_is_read_where_the_guest_has_not_written() 
     assert!(bytes == pattern[32 << 20..33 << 20]);
 }
 
-/// Memory of QEMU's memfd in KiB: pages that were allocated without being mapped are in no RSS.
+/// Size of QEMU's memfds in KiB: RSS does not count allocated pages that are not mapped.
 fn memfd_kib(vm: &Vm) -> u64 {
     let mut kib = 0;
     for entry in fs::read_dir(format!("/proc/{}/fd", vm.pid())).expect("a directory").flatten() {
@@ -195,7 +195,7 @@ fn memfd_kib(vm: &Vm) -> u64 {
     kib
 }
 
-/// Reads 1 MiB of each 64 MiB, and every first byte of a page in the last 64 MiB.
+/// Reads 1 MiB of each 64 MiB, and the first byte of every page in the last 64 MiB.
 fn read_widely(memory: &GuestMemory) {
     let mut bytes = vec![0; 1 << 20];
     let range = memory.ranges().last().expect("a range");
@@ -211,7 +211,7 @@ fn read_widely(memory: &GuestMemory) {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn reading_memory_that_the_guest_never_touched_allocates_none() {
+fn reading_untouched_memory_allocates_none() {
     let backends = [
         "memory-backend-memfd,id=m,size=8G,share=on",
         "memory-backend-memfd,id=m,size=8G,share=off",
@@ -232,7 +232,7 @@ fn reading_memory_that_the_guest_never_touched_allocates_none() {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_hole_is_no_memory() {
+fn hole_in_guest_memory_is_unbacked() {
     let vm = Vm::start(&["-M", "q35", "-m", "64M", "-S"]);
     let memory = vm.open().memory().expect("memory");
     let mut bytes = [0; 16];
@@ -245,7 +245,7 @@ fn a_hole_is_no_memory() {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn the_memory_of_a_qemu_that_has_ended_is_an_error() {
+fn memory_of_an_ended_qemu_is_an_error() {
     let vm = Vm::start(&["-M", "q35", "-m", "64M", "-cpu", "max"]);
     let qemu_memory = vm.open().memory().expect("memory");
     let firmware = qemu_memory.ranges().last().expect("a range").start;
@@ -255,12 +255,12 @@ fn the_memory_of_a_qemu_that_has_ended_is_an_error() {
 }
 
 const READER: &str = "NMISCOPE_TEST_READER";
-/// The address of the last 256 KiB below 4 GiB, where the machine `pc` has its firmware.
+/// Address of the firmware in the machine `pc`: the last 256 KiB below 4 GiB.
 const FIRMWARE: u64 = (4 << 30) - (256 << 10);
-/// A user that owns nothing.
+/// User ID that owns no files.
 const NOBODY: u32 = 65534;
 
-/// The program of another user that looks at a VM, whose directory is in the environment.
+/// The process of another user: it reads the VM whose QMP socket is in the environment.
 #[test]
 fn reader_process() {
     let Some(path) = std::env::var_os(READER) else { return };

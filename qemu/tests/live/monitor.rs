@@ -1,12 +1,12 @@
-//! Finding monitors, and monitors that are taken or stuck.
+//! Tests of the search for monitors, and of monitors that are held or stuck.
 
 use std::process::Command;
 use std::time::Duration;
 
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory as _};
 use nmiscope_qemu::{
-    Accelerator, Deadlines, Error, FindError, MemoryError, Process, Qemu, QmpError, Readiness,
-    Released, RunState,
+    Accelerator, Deadlines, FindError, ProcessHandle, ProcessMemoryError, Qemu, QemuError,
+    QmpError, Readiness, ReleaseOutcome, RunState,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -27,29 +27,29 @@ fn hasty() -> Deadlines {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_qemu_is_found_by_its_socket_and_by_its_number() {
+fn qemu_is_found_by_socket_and_by_pid() {
     let vm = Vm::start(&["-M", "pc", "-m", "64M", "-S"]);
-    assert_eq!(vm.open().process().map(Process::pid), Some(vm.pid()));
+    assert_eq!(vm.open().process().map(ProcessHandle::pid), Some(vm.pid()));
     let mut qemu = Qemu::open_pid(vm.pid(), patient()).expect("a monitor");
     assert_eq!(qemu.readiness().expect("ready"), Readiness::Stopped(RunState::PreLaunch));
     assert_eq!(qemu.accelerator().expect("an accelerator"), Accelerator::Other);
     assert_eq!(qemu.vcpus().expect("a number"), 1);
     drop(qemu);
-    Qemu::open_both(&vm.address(), vm.pid(), patient()).expect("a monitor");
+    Qemu::open_with_pid(&vm.address(), vm.pid(), patient()).expect("a monitor");
 }
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_monitor_and_a_process_that_do_not_belong_together_are_found_out() {
+fn monitor_and_process_of_different_vms_are_refused() {
     let [one, other] = [(); 2].map(|()| Vm::start(&["-M", "pc", "-m", "64M", "-S"]));
-    let mut qemu = Qemu::open_both(&one.address(), other.pid(), patient()).expect("a monitor");
+    let mut qemu = Qemu::open_with_pid(&one.address(), other.pid(), patient()).expect("a monitor");
     let error = qemu.memory().expect_err("another's memory");
-    assert!(matches!(error, Error::Memory(MemoryError::Elsewhere { .. })), "{error}");
+    assert!(matches!(error, QemuError::Memory(ProcessMemoryError::Elsewhere { .. })), "{error}");
 }
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_monitor_at_a_relative_path_or_an_abstract_name_is_found() {
+fn monitor_at_a_relative_path_or_abstract_name_is_found() {
     let directory = tempfile::tempdir().expect("a directory");
     let name = format!("nmiscope-test-{}", std::process::id());
     for monitor in [
@@ -68,7 +68,7 @@ fn a_monitor_at_a_relative_path_or_an_abstract_name_is_found() {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64 and root"]
-fn a_monitor_in_another_mount_namespace_is_found() {
+fn monitor_in_another_mount_namespace_is_found() {
     let script = "mount -t tmpfs none /mnt && exec qemu-system-x86_64 -display none -nodefaults -S \
                   -qmp unix:/mnt/nmiscope.qmp,server=on,wait=off";
     let mut unshare = Command::new("unshare");
@@ -80,10 +80,10 @@ fn a_monitor_in_another_mount_namespace_is_found() {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_process_without_a_monitor_says_what_to_add() {
+fn process_without_a_monitor_is_refused_with_the_option_to_add() {
     let mut child = Command::new("sleep").arg("60").spawn().expect("a process");
     let error = Qemu::open_pid(child.id() as i32, hasty()).expect_err("no QEMU");
-    assert!(matches!(error, Error::Find(FindError::NotQemu { .. })), "{error}");
+    assert!(matches!(error, QemuError::Find(FindError::NotQemu { .. })), "{error}");
     child.kill().and_then(|()| child.wait()).expect("the process ends");
     let mut qemu = Command::new("qemu-system-x86_64");
     let mut child = qemu.args(["-display", "none", "-S"]).spawn().expect("QEMU starts");
@@ -94,65 +94,68 @@ fn a_process_without_a_monitor_says_what_to_add() {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_second_client_learns_that_the_monitor_is_held() {
+fn second_client_of_a_held_monitor_gets_no_greeting() {
     let vm = Vm::start(&["-M", "pc", "-m", "64M", "-S"]);
     let first = vm.open();
-    // The backlog takes two more; the next are not even accepted.
+    // The backlog takes two more clients; later ones are not even accepted.
     for _ in 0..4 {
         let error = Qemu::open(&vm.address(), hasty()).expect_err("held");
-        assert!(matches!(error, Error::Qmp(QmpError::NoGreeting { .. })), "{error}");
+        assert!(matches!(error, QemuError::Qmp(QmpError::NoGreeting { .. })), "{error}");
     }
-    // By its number the second monitor does.
+    // The search by PID finds the second monitor.
     let second = Qemu::open_pid(vm.pid(), hasty()).expect("a free monitor");
     let error = Qemu::open_pid(vm.pid(), hasty()).expect_err("both are held");
-    assert!(matches!(error, Error::Qmp(QmpError::NoGreeting { .. })), "{error}");
+    assert!(matches!(error, QemuError::Qmp(QmpError::NoGreeting { .. })), "{error}");
     drop((first, second));
     vm.open();
 }
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_qemu_that_is_itself_stopped_is_left_running_when_it_goes_on() {
+fn stopped_qemu_process_is_left_running_after_sigcont() {
     let vm = Vm::guest("idle", &["-M", "pc", "-m", "64M", "-cpu", "max"]);
     let mut qemu = Qemu::open(&vm.address(), hasty()).expect("a monitor");
     let memory = qemu.memory().expect("memory");
     let pid = Pid::from_raw(vm.pid()).expect("a number");
     kill_process(pid, Signal::STOP).expect("a signal");
-    // Its memory can be read all the same.
+    // Memory can still be read from the process.
     memory.read(PhysicalAddress(1 << 20), &mut [0; 4096]).expect("memory");
     let error = qemu.run_state().expect_err("no answer");
-    assert!(matches!(&error, Error::Qmp(error) if is_no_answer(error)), "{error}");
+    assert!(matches!(&error, QemuError::Qmp(error) if is_no_answer(error)), "{error}");
     let error = qemu.stop(guardian()).expect_err("no answer");
-    assert!(matches!(error, Error::Status(_) | Error::Qmp(_)), "nothing was stopped: {error}");
+    assert!(
+        matches!(error, QemuError::Status(_) | QemuError::Qmp(_)),
+        "nothing was stopped: {error}"
+    );
     kill_process(pid, Signal::CONT).expect("a signal");
     let mut second = vm.second();
     assert_eq!(run_state(&mut second), RunState::Running);
-    // The late answers do no harm.
+    // The late answers are dropped.
     wait_until("QEMU answers again", || qemu.run_state().is_ok());
     let stopped = qemu.stop(guardian()).expect("a stopped VM");
     assert_eq!(run_state(&mut second), RunState::Paused);
-    assert!(matches!(stopped.release(), Released::Resumed { .. }));
+    assert!(matches!(stopped.release(), ReleaseOutcome::Resumed { .. }));
     assert_eq!(run_state(&mut second), RunState::Running);
 }
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_guest_that_was_stopped_before_stays_stopped() {
+fn guest_stopped_before_stays_stopped() {
     let vm = Vm::guest("idle", &["-M", "pc", "-m", "64M", "-cpu", "max"]);
     let mut second = vm.second();
     second.execute("stop", crate::common::PATIENCE).expect("a stop");
     let mut qemu = vm.open();
     let stopped = qemu.stop(guardian()).expect("a stopped VM");
-    assert!(!stopped.is_ours());
-    assert!(matches!(stopped.release(), Released::LeftStopped));
+    assert!(!stopped.must_resume());
+    assert!(matches!(stopped.release(), ReleaseOutcome::LeftStopped));
     drop(qemu);
     assert_eq!(run_state(&mut second), RunState::Paused);
 }
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn a_stop_that_waits_for_a_hung_disk_is_undone() {
-    // A disk that takes 5 s for each request, and firmware that reads its first sector.
+fn stop_that_waits_for_a_hung_disk_is_undone() {
+    // A disk that takes 5 s per request, and firmware that reads its first sector.
     let disk = "driver=null-co,node-name=slow,latency-ns=5000000000,read-zeroes=on";
     let device = ["-blockdev", disk, "-device", "virtio-blk,drive=slow"];
     let vm = Vm::start(&[&["-M", "pc", "-m", "64M", "-cpu", "max"][..], &device].concat());
@@ -164,12 +167,12 @@ fn a_stop_that_waits_for_a_hung_disk_is_undone() {
         error = qemu.stop(guardian()).err();
         error.is_some()
     });
-    assert!(matches!(error, Some(Error::StopUnanswered { .. })), "{error:?}");
+    assert!(matches!(error, Some(QemuError::StopUnanswered { .. })), "{error:?}");
     drop(qemu);
     second.take_events();
-    // QEMU answers nobody until the request is done.
+    // QEMU answers no client until the request is done.
     let mut events = Vec::new();
-    wait_until("the guest was let go on", || {
+    wait_until("the guest is resumed", || {
         let runs = run_state(&mut second) == RunState::Running;
         events.extend(second.take_events());
         runs && events.last().is_some_and(|event| event.name == "RESUME")

@@ -1,12 +1,12 @@
-//! Registers by the monitor's text beside the notes of a dump of the same stopped VM.
+//! Tests that registers from the monitor equal the notes of a dump of the same stopped VM.
 
-use nmiscope_qemu::Cpu;
+use nmiscope_qemu::VcpuRegisters;
 
 use crate::common::guardian;
 use crate::dump::{Note, notes};
 use crate::vm::{Vm, has_kvm};
 
-fn compare(cpu: &Cpu, note: &Note) {
+fn compare(cpu: &VcpuRegisters, note: &Note) {
     let of = &cpu.state.registers;
     let general = [
         of.rax, of.rbx, of.rcx, of.rdx, of.rsi, of.rdi, of.rsp, of.rbp, of.r8, of.r9, of.r10,
@@ -24,7 +24,7 @@ fn compare(cpu: &Cpu, note: &Note) {
     assert_eq!(control, note.control, "CR0 to CR4");
 }
 
-fn agrees(vm: &Vm) {
+fn assert_registers_equal_dump(vm: &Vm) {
     let mut qemu = vm.open();
     let vcpus = qemu.vcpus().expect("a number") as usize;
     let mut stopped = qemu.stop(guardian()).expect("a stopped VM");
@@ -37,28 +37,28 @@ fn agrees(vm: &Vm) {
     drop(stopped);
 }
 
-fn agrees_on_all(accelerator: &str) {
+fn assert_registers_equal_dump_on_all(accelerator: &str) {
     for (machine, cpus) in [("pc", "1"), ("q35", "4")] {
         let options =
             ["-accel", accelerator, "-cpu", "max", "-m", "64M", "-M", machine, "-smp", cpus];
         for workload in ["idle", "abba-deadlock"] {
-            agrees(&Vm::guest(workload, &options));
+            assert_registers_equal_dump(&Vm::guest(workload, &options));
         }
-        // Before and within firmware: real and protected mode.
-        agrees(&Vm::start(&[&options[..], &["-S"]].concat()));
-        agrees(&Vm::start(&options));
+        // Before and during firmware: real and protected mode.
+        assert_registers_equal_dump(&Vm::start(&[&options[..], &["-S"]].concat()));
+        assert_registers_equal_dump(&Vm::start(&options));
     }
 }
 
 #[test]
 #[ignore = "needs qemu-system-x86_64"]
-fn registers_under_tcg_are_those_of_a_dump() {
-    agrees_on_all("tcg");
+fn registers_under_tcg_equal_those_of_a_dump() {
+    assert_registers_equal_dump_on_all("tcg");
 }
 
 #[test]
 #[ignore = "needs qemu-system-x86_64 and /dev/kvm"]
-fn registers_under_kvm_are_those_of_a_dump() {
+fn registers_under_kvm_equal_those_of_a_dump() {
     assert!(has_kvm(), "this test needs /dev/kvm");
-    agrees_on_all("kvm");
+    assert_registers_equal_dump_on_all("kvm");
 }

@@ -1,40 +1,40 @@
-//! Times of a visit, printed: the pause beside a bare stop, and reads of memory. Nothing is held against
-//! a clock.
+//! Measurements of a visit, printed only: the pause compared with a bare stop, and reads of memory. No
+//! time is asserted.
 
 use std::time::{Duration, Instant};
 
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory as _};
-use nmiscope_qemu::{GuestMemory, Qemu, Released};
+use nmiscope_qemu::{GuestMemory, Qemu, ReleaseOutcome};
 
 use crate::common::{PATIENCE, guardian};
 use crate::vm::Vm;
 
 const VISITS: usize = 21;
 const READS: u64 = 1000;
-/// An address at which the bundled guest has its heap.
+/// Guest-physical address in the heap of the bundled guest.
 const TOUCHED: u64 = 2 << 20;
 
-/// The pause of `stop`, `info registers -a` and `cont` with nothing around them.
+/// Measures the pause of only `stop`, `info registers -a` and `cont`.
 fn bare_pause(qemu: &mut Qemu) -> Duration {
     let mut qmp = qemu.qmp();
     let begin = Instant::now();
     qmp.execute("stop", PATIENCE).expect("stop");
-    qmp.human("info registers -a", PATIENCE).expect("registers");
+    qmp.execute_hmp("info registers -a", PATIENCE).expect("registers");
     qmp.execute("cont", PATIENCE).expect("cont");
     begin.elapsed()
 }
 
-/// The pause of a visit, and the time that the guardian and the queries before it take.
+/// Measures the pause of a visit, and the time of the guardian and the queries before it.
 fn visit(qemu: &mut Qemu) -> (Duration, Duration) {
     let begin = Instant::now();
     let mut stopped = qemu.stop(guardian()).expect("a stopped VM");
     let before = begin.elapsed() - stopped.elapsed();
     stopped.qemu().states().expect("registers");
-    let Released::Resumed { pause, .. } = stopped.release() else { panic!("not resumed") };
+    let ReleaseOutcome::Resumed { pause, .. } = stopped.release() else { panic!("not resumed") };
     (pause, before)
 }
 
-/// The time to read 1 MiB, and a word.
+/// Measures the time to read 1 MiB, and a word.
 fn read(memory: &GuestMemory) -> (Duration, Duration) {
     let mut bytes = vec![0; 1 << 20];
     let begin = Instant::now();
@@ -54,7 +54,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 #[test]
 #[ignore = "needs qemu-system-x86_64 and /dev/kvm; prints times"]
-fn times_of_a_visit() {
+fn print_times_of_a_visit() {
     for (accelerator, size) in [("tcg", "64M"), ("tcg", "8G"), ("kvm", "64M"), ("kvm", "8G")] {
         let machine = ["-M", "q35", "-m", size, "-smp", "2", "-cpu", "max", "-accel", accelerator];
         let vm = Vm::guest("idle", &machine);

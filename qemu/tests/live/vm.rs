@@ -1,4 +1,4 @@
-//! A QEMU of the test's own, which ends with it.
+//! A QEMU for one test, which ends with the test.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::common::PATIENCE;
 
-/// The bundled guest's image.
+/// Path of the bundled guest's image.
 pub const GUEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/offline/guest.elf");
 
 pub struct Vm {
@@ -21,7 +21,7 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Starts a QEMU with two monitors, and waits for the first.
+    /// Starts a QEMU with two monitors, and waits until both sockets exist.
     pub fn start(arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let mut command = Command::new("qemu-system-x86_64");
@@ -36,7 +36,7 @@ impl Vm {
         vm
     }
 
-    /// A guest with the bundled kernel and this workload, once it is in long mode.
+    /// Starts the bundled guest with this workload, and waits until it is in long mode.
     pub fn guest(workload: &str, arguments: &[&str]) -> Self {
         let parameters = format!("workload={workload}");
         let kernel = ["-kernel", GUEST, "-append", &parameters];
@@ -65,12 +65,12 @@ impl Vm {
         Qemu::open(&self.address(), patient()).expect("a monitor")
     }
 
-    /// A client of the second monitor.
+    /// Connects to the second monitor.
     pub fn second(&self) -> Qmp {
         Qmp::connect(&Address::Path(self.path("qmp2")), &patient()).expect("a monitor")
     }
 
-    /// A line of `/proc/PID/status`, in KiB.
+    /// Reads a field of `/proc/PID/status`, in KiB.
     pub fn kib(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a status");
         let line = status.lines().find(|line| line.starts_with(name)).expect("the line");
@@ -85,7 +85,7 @@ impl Drop for Vm {
     }
 }
 
-/// Deadlines that a slow machine does not miss.
+/// Deadlines long enough for a slow machine.
 pub fn patient() -> Deadlines {
     Deadlines {
         connect: PATIENCE,
@@ -114,14 +114,14 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Writes guest-physical memory to a file, by QEMU.
+/// Has QEMU write guest-physical memory to a file, and reads the file.
 pub fn pmemsave(qmp: &mut Qmp, address: u64, size: usize, path: &Path) -> Vec<u8> {
     let arguments = json!({ "val": address, "size": size, "filename": path });
     execute(qmp, "pmemsave", &arguments);
     fs::read(path).expect("QEMU's file")
 }
 
-/// True for a machine with KVM that this user may use.
+/// True if this user may use KVM on this machine.
 pub fn has_kvm() -> bool {
     fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
 }

@@ -1,13 +1,13 @@
-//! A stored machine: vCPUs and memory as they were, and no powers.
+//! A stored machine as a target: the vCPUs and memory in a file, without powers.
 //!
-//! Owns what all formats have in common, and which reader a file gets; refuses to own how a format lays
-//! things out, and what lies in the memory. Called by `session`. A reader of a format is one file here: it
-//! makes a [`Dump`] of the file's bytes, with the states of the vCPUs, the memory, and what is damaged.
+//! Owns the common part of all formats. Refuses to own the layout of a format and the content of memory.
+//! Called by `session`. Each format has a reader in one file here, which turns the file's bytes into a
+//! [`Dump`]: the states of the vCPUs, the memory, and the damage that was found.
 //!
 //! | file | format |
 //! |---|---|
 //! | `own` | a core that this program wrote |
-//! | `qemu_elf` | the ELF core of QEMU's `dump-guest-memory`, `virsh dump --memory-only` and cloud-hypervisor; and those that have NT_PRSTATUS alone |
+//! | `qemu_elf` | an ELF core of QEMU's `dump-guest-memory`, `virsh dump --memory-only` or cloud-hypervisor, or one with only NT_PRSTATUS notes |
 
 mod own;
 mod qemu_elf;
@@ -20,9 +20,9 @@ use nmiscope_machine::{PhysicalAddress, PhysicalMemory, ReadError};
 use super::{NoAnswer, States, Target};
 use crate::elf_core::{CoreError, ElfCore, Extents, FileKind};
 
-/// Guest-physical memory in a file.
+/// Guest-physical memory stored in a file.
 trait StoredMemory: PhysicalMemory + fmt::Debug {
-    /// The guest-physical memory that there is.
+    /// Ranges of guest-physical memory that the file contains.
     fn extents(&self) -> Extents;
 }
 
@@ -34,17 +34,17 @@ pub struct Dump<'data> {
     findings: Vec<String>,
 }
 
-/// The reason why a file is no dump that can be used.
+/// Error of a file that cannot be used as a dump of a guest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DumpError {
     /// The file cannot be read as a core.
     #[error(transparent)]
     Core(#[from] CoreError),
-    /// The file is the core of a process, not of a machine.
-    #[error("no dump of a guest: {0}; dump the guest, not the process that runs it")]
+    /// The file is the core of a process instead of a machine.
+    #[error("not a dump of a guest: {0}; dump the guest, not the process that runs it")]
     Process(FileKind),
-    /// The file has no registers, and no memory either.
-    #[error("no dump of a guest: it has neither registers nor memory")]
+    /// The file contains neither registers nor memory.
+    #[error("not a dump of a guest: it has neither registers nor memory")]
     Empty,
 }
 
@@ -52,12 +52,12 @@ impl<'data> Dump<'data> {
     /// Reads a dump that another program wrote.
     ///
     /// # Errors
-    /// [`DumpError`] when the file is none, or too little of it is left.
+    /// [`DumpError`] if the file is not a dump of a guest, or too much of it is missing.
     pub fn from_elf(core: ElfCore<'data>) -> Result<Self, DumpError> {
         qemu_elf::read(core)
     }
 
-    /// The damage to the file, each kind once, as sentences for the report.
+    /// Damage found in the file, each kind once, as sentences for the report.
     pub fn findings(&self) -> &[String] {
         &self.findings
     }

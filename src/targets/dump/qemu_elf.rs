@@ -1,13 +1,12 @@
-//! The ELF core of a guest as QEMU writes it, and whoever does as QEMU does.
+//! Reader of a guest's ELF core in the format of QEMU, which other programs write too.
 //!
 //! Owns the notes: one NT_PRSTATUS for each vCPU, then, in the same order, one named "QEMU" for each
 //! (QEMU, target/i386/arch_dump.c, `QEMUCPUState`). Refuses to own the container (`elf_core`). A core
-//! without notes of QEMU's is read too, with what NT_PRSTATUS has: general registers, and so no page
-//! tables.
+//! without "QEMU" notes is read too, from NT_PRSTATUS alone: general registers, without page tables.
 //!
-//! The notes have no EFER, no flag of a halted vCPU, and nothing of NMIs. EFER.LMA is derived
-//! ([`QemuCpu::is_long_mode`]), a halt is guessed and marked as such ([`mp_state`]), and NMIs are not
-//! known.
+//! The notes lack EFER, a flag for halted vCPUs, and the NMI state. EFER.LMA is derived
+//! ([`QemuCpu::is_long_mode`]), a halt is inferred from the code and marked as such ([`mp_state`]), and the
+//! NMI state stays unknown.
 
 use nmiscope_machine::{
     Execution, GuestVirtual, MpState, PagingError, PhysicalAddress, PhysicalMemory, Registers,
@@ -27,19 +26,19 @@ impl StoredMemory for ElfCore<'_> {
     }
 }
 
-/// The most vCPUs that are believed in: a number above is damage. QEMU's PC has at most 4,096.
+/// Maximum number of vCPUs; a higher number counts as damage. QEMU's PC has at most 4,096.
 const MAX_CPUS: usize = 4096;
 
-/// Reads the states of the vCPUs.
+/// Reads the vCPU states from the notes and makes a target of the core.
 pub(super) fn read(core: ElfCore<'_>) -> Result<Dump<'_>, DumpError> {
     match (core.kind(), core.notes_fault()) {
-        // Memory lies behind the notes: none of it is there.
+        // Memory follows the notes, so a cut within them leaves none of it.
         (_, Some(cut @ CoreError::Truncated { .. })) => return Err(cut.clone().into()),
         (kind @ FileKind::Process, _) => return Err(DumpError::Process(kind)),
         _ => {}
     }
     let mut findings: Vec<String> = core.findings().iter().map(ToString::to_string).collect();
-    let (states, damaged) = states(&core);
+    let (states, damaged) = vcpu_states(&core);
     if damaged > 0 {
         findings.push(Damage::DamagedRegisters { count: damaged }.to_string());
     }
@@ -49,8 +48,8 @@ pub(super) fn read(core: ElfCore<'_>) -> Result<Dump<'_>, DumpError> {
     Ok(Dump { memory: Box::new(core), states, findings })
 }
 
-/// The states of all vCPUs by number, and how many have damaged notes.
-fn states(core: &ElfCore<'_>) -> (States, usize) {
+/// Returns the states of all vCPUs by number, and the number of vCPUs with damaged notes.
+fn vcpu_states(core: &ElfCore<'_>) -> (States, usize) {
     let described = |name: &'static [u8], kind: u32| {
         let notes = core.notes().iter().filter(move |note: &&ElfNote<'_>| note.is(name, kind));
         notes.map(|note| note.description)
@@ -63,14 +62,14 @@ fn states(core: &ElfCore<'_>) -> (States, usize) {
     let mut damaged = 0;
     for index in 0..general.len().max(all.len()) {
         let general = general.get(index).copied().flatten();
-        let of_qemu = all.get(index).copied().flatten();
-        damaged += usize::from(of_qemu.is_none() && !all.is_empty());
-        let registers = match (of_qemu, general) {
+        let of_note = all.get(index).copied().flatten();
+        damaged += usize::from(of_note.is_none() && !all.is_empty());
+        let registers = match (of_note, general) {
             (Some(cpu), _) => cpu.registers(),
             (None, Some((_, general))) => Registers::from(&general),
             (None, None) => continue,
         };
-        // Of a core without QEMU's notes it is the number of a process.
+        // In a core without "QEMU" notes, the field is a process ID.
         let number = match general {
             Some((pid, _)) if !all.is_empty() => (pid - first) as usize,
             _ => index,
@@ -87,11 +86,11 @@ fn states(core: &ElfCore<'_>) -> (States, usize) {
     if all.is_empty() {
         damaged += general.iter().filter(|note| note.is_none()).count();
     }
-    let state = |(cpu, registers)| state(core, cpu, registers);
+    let state = |(cpu, registers)| vcpu_state(core, cpu, registers);
     ((0..).zip(numbered).map(state).collect(), damaged)
 }
 
-fn state(
+fn vcpu_state(
     core: &ElfCore<'_>,
     cpu: u32,
     registers: Option<Registers>,
@@ -101,9 +100,9 @@ fn state(
     Ok(VcpuState { cpu, registers, nmi: None, mp_state, smm: false })
 }
 
-/// The multiprocessing state as far as the code says it. A halted vCPU stands behind its HLT, of one
-/// byte (SDM volume 2, "HLT"): KVM and QEMU both advance RIP before it sleeps. Behind an MWAIT QEMU lets
-/// a guest's only vCPU sleep too. Anywhere else it runs, and a program can do neither.
+/// Infers the multiprocessing state from the code before RIP. RIP of a halted vCPU is just after its
+/// one-byte HLT (SDM volume 2, "HLT"): KVM and QEMU both advance RIP before the vCPU sleeps. QEMU also lets
+/// a guest's only vCPU sleep after MWAIT. Anywhere else the vCPU runs; user code can execute neither.
 fn mp_state(memory: &dyn PhysicalMemory, registers: &Registers) -> MpState {
     const HLT: u8 = 0xf4;
     const MWAIT: [u8; 3] = [0x0f, 0x01, 0xc9];
@@ -112,7 +111,7 @@ fn mp_state(memory: &dyn PhysicalMemory, registers: &Registers) -> MpState {
         execution if !execution.has_position() => return MpState::Unrecorded,
         _ => {}
     }
-    // The function may begin at a page whose neighbour is not mapped.
+    // Reads one byte first: three bytes may begin in the previous page, which need not be mapped.
     match code_before::<1>(memory, registers) {
         None => return MpState::Unrecorded,
         Some([HLT]) => return MpState::BehindHlt,
@@ -124,7 +123,7 @@ fn mp_state(memory: &dyn PhysicalMemory, registers: &Registers) -> MpState {
     }
 }
 
-/// The bytes before RIP; `None` where they are not in memory, or not to be found by the registers.
+/// Reads the bytes before RIP; `None` if they are not in memory, or the registers lack page tables.
 fn code_before<const N: usize>(
     memory: &dyn PhysicalMemory,
     registers: &Registers,
@@ -144,42 +143,42 @@ fn code_before<const N: usize>(
     Some(code)
 }
 
-/// The type of QEMU's note.
+/// Type of the "QEMU" note (NT).
 const QEMU_TYPE: u32 = 0;
 
-/// The version of the structure that is known; there has been no other.
+/// Supported version of `QEMUCPUState`; no other version exists.
 const VERSION: u32 = 1;
 
-/// `QEMUCPUState` without its last member, which QEMU has had since 2.12.
+/// Size of `QEMUCPUState` without its last member, which QEMU 2.12 added.
 const BYTES_WITHOUT_KERNEL_GS_BASE: usize = 432;
 
-/// Offsets of the members that are not in order.
+/// Offsets in `QEMUCPUState` of the segments, control registers and last member.
 const SEGMENTS: usize = 152;
 const CONTROL: usize = 392;
 const KERNEL_GS_BASE: usize = 432;
 
 const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
-/// IA32_EFER: long mode enabled and active, no-execute (SDM volume 3, 2.2.1).
-const EFER_OF_LONG_MODE: u64 = 1 << 8 | 1 << 10 | 1 << 11;
+/// IA32_EFER in long mode: LME, LMA and NXE (SDM volume 3, 2.2.1).
+const LONG_MODE_EFER: u64 = 1 << 8 | 1 << 10 | 1 << 11;
 
 /// A segment register of `QEMUCPUState`.
 #[derive(Debug, Clone, Copy)]
 struct QemuSegment {
     selector: u32,
     limit: u32,
-    /// The descriptor's second word (SDM volume 3, figure 3-8), without the base's and limit's bits.
+    /// The descriptor's second word (SDM volume 3, figure 3-8), without the bits of base and limit.
     flags: u32,
     base: u64,
 }
 
 impl QemuSegment {
-    /// True for 64-bit code: the descriptor's L bit.
+    /// True for 64-bit code: the L bit of the descriptor.
     fn is_64_bit(self) -> bool {
         self.flags & 1 << 21 != 0
     }
 
-    /// The descriptor's privilege level.
+    /// Privilege level (DPL) of the descriptor.
     fn privilege(self) -> u8 {
         (self.flags >> 13 & 3) as u8
     }
@@ -191,20 +190,20 @@ impl From<QemuSegment> for Segment {
     }
 }
 
-/// One vCPU as QEMU's note has it.
+/// State of one vCPU, decoded from its "QEMU" note.
 #[derive(Debug, Clone, Copy)]
 struct QemuCpu {
     /// rax rbx rcx rdx rsi rdi rsp rbp r8 to r15 rip rflags.
     general: [u64; 18],
     /// cs ds es fs gs ss ldt tr gdt idt.
     segments: [QemuSegment; 10],
-    /// cr0, one that means nothing, cr2 to cr4.
+    /// cr0, an unused slot, cr2 to cr4.
     control: [u64; 5],
     kernel_gs_base: Option<u64>,
 }
 
 impl QemuCpu {
-    /// Reads a description; `None` if it is of another version, or too short.
+    /// Decodes the description of a note; `None` if its version is unknown, or it is too short.
     fn decode(description: &[u8]) -> Option<Self> {
         let word = |at: usize| Some(u64::from_le_bytes(*description.get(at..)?.first_chunk()?));
         let half = |at: usize| Some(u32::from_le_bytes(*description.get(at..)?.first_chunk()?));
@@ -222,18 +221,18 @@ impl QemuCpu {
             })
         };
         Some(Self {
-            general: array(|index| word(8 + 8 * index))?,
-            segments: array(segment)?,
-            control: array(|index| word(CONTROL + 8 * index))?,
+            general: try_array(|index| word(8 + 8 * index))?,
+            segments: try_array(segment)?,
+            control: try_array(|index| word(CONTROL + 8 * index))?,
             kernel_gs_base: word(KERNEL_GS_BASE).filter(|_| length > KERNEL_GS_BASE),
         })
     }
 
-    /// True in long mode, which EFER.LMA says and the note does not have. Long mode takes paging
-    /// with PAE, and so does a 32-bit kernel with PAE. 64-bit code exists in long mode alone: the
-    /// L bit is reserved elsewhere (SDM volume 3, 3.4.5). A vCPU that runs a 32-bit program under a 64-bit
-    /// kernel is told by the bases of its descriptor tables: they have 32 bits outside long mode (SDM volume 3,
-    /// 2.4), and a 64-bit kernel has them in its upper half.
+    /// True in long mode, derived since the note lacks EFER.LMA. Long mode needs paging with PAE, which a
+    /// 32-bit kernel may use too. 64-bit code exists only in long mode: the L bit is reserved elsewhere (SDM
+    /// volume 3, 3.4.5). A 32-bit program under a 64-bit kernel is recognised by the bases of the descriptor
+    /// tables: they have 32 bits outside long mode (SDM volume 3, 2.4), and a 64-bit kernel has them in its
+    /// upper half.
     fn is_long_mode(&self) -> bool {
         let [cs, .., gdt, idt] = self.segments;
         let high = |segment: QemuSegment| segment.base >> 32 != 0;
@@ -242,8 +241,8 @@ impl QemuCpu {
         paging && (cs.is_64_bit() || high(gdt) || high(idt))
     }
 
-    /// The registers, with what can be derived of EFER: NXE too, since a kernel that leaves it clear
-    /// sets no such bit in its page tables.
+    /// Returns the registers, with EFER derived. In long mode NXE is set too: a kernel that leaves it clear
+    /// sets no NX bit in its page tables.
     fn registers(&self) -> Registers {
         let [
             rax,
@@ -266,7 +265,7 @@ impl QemuCpu {
             rflags,
         ] = self.general;
         let [cs, ds, es, fs, gs, ss, _ldt, _tr, _gdt, idt] = self.segments;
-        // The second is 0 in QEMU, and CR8 in cloud-hypervisor.
+        // The second slot is 0 in QEMU, and CR8 in cloud-hypervisor.
         let [cr0, _, cr2, cr3, cr4] = self.control;
         Registers {
             rax,
@@ -291,7 +290,7 @@ impl QemuCpu {
             cr2,
             cr3,
             cr4,
-            efer: if self.is_long_mode() { EFER_OF_LONG_MODE } else { 0 },
+            efer: if self.is_long_mode() { LONG_MODE_EFER } else { 0 },
             cs: cs.into(),
             ss: ss.into(),
             ds: ds.into(),
@@ -307,8 +306,8 @@ impl QemuCpu {
     }
 }
 
-/// An array of what `element` has for each index; `None` if it lacks one.
-fn array<T: Copy, const N: usize>(element: impl Fn(usize) -> Option<T>) -> Option<[T; N]> {
+/// Builds an array from `element` of each index; `None` if any is `None`.
+fn try_array<T: Copy, const N: usize>(element: impl Fn(usize) -> Option<T>) -> Option<[T; N]> {
     let elements: Option<Vec<T>> = (0..N).map(element).collect();
     elements?.try_into().ok()
 }

@@ -8,7 +8,7 @@ use crate::common::image::{
     P_FILESZ, P_MEMSZ, P_OFFSET, P_PADDR, Patched, bundled, program_headers,
 };
 use crate::common::*;
-use nmiscope_report::Reservation;
+use nmiscope_report::BufferReservation;
 use object::LittleEndian as LE;
 use object::read::elf::ProgramHeader as _;
 
@@ -86,7 +86,7 @@ fn an_image_that_ends_before_its_symbols_runs_and_it_is_said_what_it_lacks() {
         .expect_code(exit::CLEAN);
     let report = finished.report();
     let [backtrace] = &report.backtraces[..] else { panic!("{}", finished.all()) };
-    let Reservation::Unavailable { reason } = &backtrace.reservation else {
+    let BufferReservation::Unavailable { reason } = &backtrace.reservation else {
         panic!("{}", finished.all())
     };
     assert!(reason.contains("truncated"), "{reason}");

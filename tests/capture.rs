@@ -3,7 +3,9 @@
 //! started, and it works on machines with many CPUs.
 
 use crate::common::*;
-use nmiscope_report::{Backtrace, CpuState, Finding, Kernel, Outcome, Reservation, Trigger};
+use nmiscope_report::{
+    Backtrace, BufferReservation, CpuFinding, CpuState, GuestKernel, Outcome, Trigger,
+};
 use rustix::process::Signal;
 
 #[track_caller]
@@ -87,7 +89,7 @@ fn printing_straight_from_nmi_deadlocks_where_diverted_printing_does_not() {
         assert!(reason.contains("did not finish"), "{reason}");
         assert_eq!(cpu.nmi.delivered, Some(true), "{:?}", cpu.nmi);
         assert!(!cpu.nmi.handler_finished && cpu.nmi.masked_after, "{:?}", cpu.nmi);
-        assert_eq!(cpu.findings, [Finding::HandlerUnfinished]);
+        assert_eq!(cpu.findings, [CpuFinding::HandlerUnfinished]);
 
         let diverted =
             run_workload("printk-lock-held", cpus).args(arguments).run().expect_code(exit::HANG);
@@ -104,8 +106,10 @@ fn nmis_that_are_given_no_time_are_not_delivered_and_the_host_sees_the_stacks() 
     let report = finished.report();
     let backtrace = &report.backtraces[0];
     for cpu in &backtrace.cpus {
-        assert_eq!(cpu.findings, [Finding::NmiNotDelivered], "cpu{}", cpu.cpu);
-        assert!(cpu.word.is_none() && cpu.look.as_ref().is_some_and(|look| look.complete));
+        assert_eq!(cpu.findings, [CpuFinding::NmiNotDelivered], "cpu{}", cpu.cpu);
+        assert!(
+            cpu.guest_trace.is_none() && cpu.host_stack.as_ref().is_some_and(|look| look.complete)
+        );
     }
     let culprit = seen_functions(&backtrace.cpus[0]);
     assert!(is_subsequence(&["lock", "take_second", "take_both", "cpu_main"], &culprit));
@@ -141,15 +145,15 @@ fn the_host_and_a_client_inside_the_guest_never_tear_each_others_text() {
 #[track_caller]
 fn check_race(backtrace: &Backtrace) {
     let held = match &backtrace.reservation {
-        Reservation::Held { .. } => true,
-        Reservation::Refused { holder, .. } => {
+        BufferReservation::Held { .. } => true,
+        BufferReservation::Refused { holder, .. } => {
             assert_eq!(*holder, Some(0), "cpu0 is the only client inside");
             false
         }
         other => panic!("{other:?}"),
     };
     for cpu in &backtrace.cpus {
-        let Some(word) = &cpu.word else {
+        let Some(word) = &cpu.guest_trace else {
             assert!(!held, "cpu{} said nothing: {:?}", cpu.cpu, cpu.nmi);
             continue;
         };
@@ -185,7 +189,7 @@ fn cpus_that_the_guest_never_started_are_in_the_report_as_such() {
         assert_eq!(cpu.state, CpuState::NotStarted, "cpu{}", cpu.cpu);
         let reason = no_answer(cpu);
         assert!(reason.contains("not started"), "{reason}");
-        assert!(!cpu.nmi.sent && cpu.word.is_none() && cpu.look.is_none());
+        assert!(!cpu.nmi.sent && cpu.guest_trace.is_none() && cpu.host_stack.is_none());
     }
     assert!(backtrace.cpus[..2].iter().all(answered));
     assert_eq!((backtrace.nmi_sent, backtrace.nmi_answered), (2, 2));
@@ -233,7 +237,7 @@ fn the_report_says_what_ran() {
     assert_eq!(report.image.path, None);
     assert_eq!(report.image.command_line, "workload=exit");
     // Whether it was worth a look depends on how long the guest took to leave.
-    assert!(matches!(report.image.kernel, Kernel::NotExamined | Kernel::Bundled));
+    assert!(matches!(report.image.kernel, GuestKernel::NotExamined | GuestKernel::Bundled));
     assert_eq!(report.tool.name, "nmiscope");
     assert!(report.backtraces.is_empty());
 
@@ -254,7 +258,7 @@ fn an_image_file_is_run_like_the_bundled_one() {
         .expect_code(exit::HANG);
     let report = finished.report();
     assert_eq!(report.image.path.as_deref(), Some("guest.elf"));
-    assert_eq!(report.image.kernel, Kernel::Bundled);
+    assert_eq!(report.image.kernel, GuestKernel::Bundled);
     everyone_answers(&report.backtraces[0]);
 }
 
@@ -305,7 +309,7 @@ fn a_backtrace_while_the_guest_boots_does_it_no_harm() {
     assert_eq!(report.outcome, Outcome::Exit { code: 0 });
     let backtrace = &report.backtraces[0];
     assert!(Some(backtrace.at_ms) < report.ready_after_ms, "it was taken too late");
-    assert!(backtrace.cpus[0].look.is_some());
+    assert!(backtrace.cpus[0].host_stack.is_some());
     for cpu in backtrace.cpus.iter().filter(|cpu| !cpu.nmi.sent) {
         let reason = no_answer(cpu);
         let known = ["no NMI handler", "not started"];
@@ -340,7 +344,7 @@ fn three_hundred_vcpus_all_answer() {
     let backtrace = &report.backtraces[0];
     everyone_answers(backtrace);
     for cpu in &backtrace.cpus {
-        let text = &cpu.word.as_ref().expect("a word").text;
+        let text = &cpu.guest_trace.as_ref().expect("a word").text;
         let first = format!("NMI backtrace for cpu {}\n", cpu.cpu);
         assert!(text.starts_with(&first), "cpu{}: {text}", cpu.cpu);
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::common::*;
 use nmiscope::session::offline::{Stored, report};
-use nmiscope_report::{Answer, Outcome, Report, Source};
+use nmiscope_report::{NmiAnswer, Outcome, Report, Source};
 use nmiscope_symbolizer::Image;
 use proptest::prelude::*;
 
@@ -140,7 +140,7 @@ fn without_its_image_a_core_gives_addresses_and_says_what_is_missing() {
 /// frame.
 fn addresses(report: &Report) -> Vec<&str> {
     let cpus = report.backtraces.iter().flat_map(|backtrace| &backtrace.cpus);
-    let words = cpus.flat_map(|cpu| &cpu.word).flat_map(|word| &word.frames);
+    let words = cpus.flat_map(|cpu| &cpu.guest_trace).flat_map(|word| &word.frames);
     words.map(|frame| frame.address.as_str()).collect()
 }
 
@@ -221,7 +221,7 @@ fn memory_that_is_cut_off_leaves_the_guests_word() {
     let loads = (note + 2).next_multiple_of(4096);
     let cut = report_of(&bytes[..loads]).expect("a report");
     assert_eq!(addresses(&cut), addresses(&whole));
-    let answers = |report: &Report| -> Vec<Answer> {
+    let answers = |report: &Report| -> Vec<NmiAnswer> {
         report.backtraces[0].cpus.iter().map(|cpu| cpu.nmi.answer.clone()).collect()
     };
     assert_eq!(answers(&cut), answers(&whole));

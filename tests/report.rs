@@ -133,7 +133,7 @@ fn without_its_image_a_core_shows_addresses_and_says_which_image_is_missing() {
     assert!(after.warnings.iter().any(|warning| warning.contains(&id)), "{}", finished.all());
     for (before, after) in before.backtraces[0].cpus.iter().zip(&after.backtraces[0].cpus) {
         assert_eq!(before.registers, after.registers);
-        let (before, after) = (before.look.as_ref(), after.look.as_ref());
+        let (before, after) = (before.host_stack.as_ref(), after.host_stack.as_ref());
         let (before, after) = (before.expect("a look"), after.expect("a look"));
         assert_eq!(before.frames[0].address, after.frames[0].address);
         assert!(!after.complete, "{after:?}");

@@ -187,7 +187,7 @@ fn a_loop_that_calls_functions_has_one_signature_wherever_it_was_stopped() {
             let report = finished.expect_code(exit::HANG).report();
             let hang = only_hang(&report);
             let places = hang.evidence.iter().filter_map(|evidence| match &evidence.fact {
-                Fact::Stood { function, .. } if hang.blamed.contains(&evidence.of) => {
+                Fact::StoppedAt { function, .. } if hang.blamed.contains(&evidence.party) => {
                     function.as_deref()
                 }
                 _ => None,
@@ -433,7 +433,7 @@ fn a_guest_whose_vcpus_are_all_frozen_is_starved() {
     assert_eq!(starved.trigger, Trigger::Starved);
     for cpu in &starved.cpus {
         assert!(!cpu.nmi.sent, "{:?}", cpu.nmi);
-        assert!(cpu.look.is_none() && cpu.registers.is_none());
+        assert!(cpu.host_stack.is_none() && cpu.registers.is_none());
     }
     let core = finished.directory.path().join("starved.core");
     let again = nmiscope(["report"]).arg(core).with_report().run().expect_code(exit::TOOL_FAILED);

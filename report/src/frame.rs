@@ -19,7 +19,7 @@ pub struct Frame {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cfi_fault: Option<String>,
     /// The symbol that the address lies in.
-    pub symbol: Option<Symbol>,
+    pub symbol: Option<SymbolOffset>,
     /// Inlined calls, innermost first, and last the function whose code it is. Empty where nothing
     /// is known.
     pub functions: Vec<Function>,
@@ -43,7 +43,7 @@ pub enum FoundBy {
 
 /// A symbol of the image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Symbol {
+pub struct SymbolOffset {
     /// Its name, demangled.
     pub name: String,
     /// How far the address is behind its start.

@@ -13,14 +13,14 @@ use crate::units::{UnitError, parse_duration};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HangAfter {
     /// Whose; `None` for all.
-    pub whose: Option<Bounded>,
+    pub scope: Option<BoundScope>,
     /// How long; `None` to not look.
     pub bound: Option<Duration>,
 }
 
 /// What can have a bound of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bounded {
+pub enum BoundScope {
     /// A class of hangs.
     Class(Class),
     /// A vCPU that the host does not run.
@@ -51,14 +51,14 @@ impl FromStr for HangAfter {
     type Err = HangAfterError;
 
     fn from_str(text: &str) -> Result<Self, HangAfterError> {
-        let (whose, bound) = match text.split_once('=') {
+        let (scope, bound) = match text.split_once('=') {
             None => (None, text),
-            Some(("starved", bound)) => (Some(Bounded::Starved), bound),
+            Some(("starved", bound)) => (Some(BoundScope::Starved), bound),
             Some(("boot-stall", _)) => return Err(HangAfterError::BootStall),
             Some((name, bound)) => {
                 let class = Class::from_str(name, false)
                     .map_err(|_| HangAfterError::NoClass { name: name.into() })?;
-                (Some(Bounded::Class(class)), bound)
+                (Some(BoundScope::Class(class)), bound)
             }
         };
         const LEAST: Duration = Duration::from_millis(200);
@@ -66,7 +66,7 @@ impl FromStr for HangAfter {
         if bound.is_some_and(|bound| bound < LEAST) {
             return Err(HangAfterError::TooShort);
         }
-        Ok(Self { whose, bound })
+        Ok(Self { scope, bound })
     }
 }
 

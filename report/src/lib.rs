@@ -40,14 +40,14 @@ pub mod text;
 pub mod units;
 
 pub use class::Class;
-pub use cpu::{Answer, Cpu, CpuState, Finding, Look, Nmi, Registers, Word};
-pub use frame::{Availability, FoundBy, Frame, Function, Symbol, Variable, VariableKind};
+pub use cpu::{Cpu, CpuFinding, CpuState, GuestTrace, HostStack, Nmi, NmiAnswer, Registers};
+pub use frame::{Availability, FoundBy, Frame, Function, SymbolOffset, Variable, VariableKind};
 pub use hang::{
-    Activity, Certainty, Evidence, Fact, Hang, LockKind, NodeKind, SourceLine, Task, TaskState,
-    WaitEdge, WaitGraph, WaitKind, WaitNode, function_of,
+    Certainty, CpuActivity, Evidence, Fact, Hang, LockKind, NodeKind, SourceLine, Task, TaskState,
+    WaitEdge, WaitGraph, WaitKind, WaitNode, blamed_function,
 };
 pub use nmiscope_names::short_name;
 pub use report::{
-    Backtrace, CrashCause, Image, Kernel, KernelLog, LogLine, Machine, Outcome, Report,
-    Reservation, SCHEMA_VERSION, Source, Tool, Trigger, Visit,
+    Backtrace, BufferReservation, CrashCause, GuestImage, GuestKernel, KernelLog, LogLine, Machine,
+    Outcome, Report, SCHEMA_VERSION, Source, Tool, Trigger, Visit,
 };

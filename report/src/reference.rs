@@ -7,7 +7,7 @@ use super::frame::Function;
 
 /// A part of a log that names code, and what was found there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Record {
+pub struct ResolvedReference {
     /// Number of the line in the log, from 1; null for an argument of the command.
     pub line: Option<u64>,
     /// The text that names the code, as the log has it.
@@ -51,7 +51,7 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// The JSON schema of [`Record`], as docs/symbolize.schema.json holds it.
+/// The JSON schema of [`ResolvedReference`], as docs/symbolize.schema.json holds it.
 pub fn schema() -> String {
-    super::json::schema_of::<Record>()
+    super::json::schema_of::<ResolvedReference>()
 }

@@ -23,7 +23,7 @@ pub struct Report {
     /// What wrote the report; of one from a core, what wrote that.
     pub tool: Tool,
     /// What ran.
-    pub image: Image,
+    pub image: GuestImage,
     /// What it ran on.
     pub machine: Machine,
     /// Milliseconds from the tool's start until the guest said that it was ready; null if it never
@@ -63,10 +63,13 @@ pub enum Source {
 /// A visit to a VM that somebody else runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Visit {
-    /// The number of the VM's process.
-    pub process: i32,
-    /// The run state of the VM before, as QEMU names it: `running`, `paused`, `guest-panicked` and so on.
-    pub was: String,
+    /// Process ID of the VM.
+    #[serde(alias = "process")]
+    pub pid: i32,
+    /// Run state of the VM before the visit, as QEMU names it: `running`, `paused`, `guest-panicked` and so
+    /// on.
+    #[serde(alias = "was")]
+    pub run_state: String,
     /// The time for which the guest was stopped, in milliseconds; null where it was not stopped for the
     /// visit.
     pub stopped_ms: Option<f64>,
@@ -85,7 +88,7 @@ pub struct Tool {
 
 /// A guest image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Image {
+pub struct GuestImage {
     /// Its file; null for the bundled guest.
     pub path: Option<String>,
     /// Its GNU build-id, in hexadecimal; null if it has none.
@@ -97,13 +100,13 @@ pub struct Image {
     /// them.
     pub command_line: String,
     /// Which kernel's structures were found in it.
-    pub kernel: Kernel,
+    pub kernel: GuestKernel,
 }
 
 /// The kernels whose structures are known.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Kernel {
+pub enum GuestKernel {
     /// nmiscope's own guest.
     Bundled,
     /// Another kernel whose structures are known.
@@ -221,7 +224,7 @@ pub struct Backtrace {
     /// When, in milliseconds since the tool's start.
     pub at_ms: f64,
     /// Whether the buffers were the hypervisor's alone meanwhile.
-    pub reservation: Reservation,
+    pub reservation: BufferReservation,
     /// How many vCPUs an NMI was sent to.
     pub nmi_sent: u32,
     /// How many of them answered.
@@ -297,7 +300,7 @@ pub enum Trigger {
 /// The hypervisor's hold on the guest's NMI buffers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Reservation {
+pub enum BufferReservation {
     /// It had them.
     Held {
         /// After waiting that many milliseconds for a client inside the guest.

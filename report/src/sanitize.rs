@@ -41,12 +41,12 @@ pub fn json(text: &str) -> String {
 /// Passes a guest's console on to a terminal. Keeps line feeds and tabs, drops the carriage returns
 /// that go with line feeds, escapes all else that is dangerous. Works byte by byte and keeps what
 /// might be the beginning of a character until the rest is there.
-pub struct Terminal<W> {
+pub struct TerminalFilter<W> {
     inner: W,
     partial: Vec<u8>,
 }
 
-impl<W: Write> Terminal<W> {
+impl<W: Write> TerminalFilter<W> {
     /// Writes to `inner`.
     pub fn new(inner: W) -> Self {
         Self { inner, partial: Vec::new() }
@@ -65,7 +65,7 @@ impl<W: Write> Terminal<W> {
     }
 }
 
-impl<W: Write> Write for Terminal<W> {
+impl<W: Write> Write for TerminalFilter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.partial.extend_from_slice(bytes);
         let pending = std::mem::take(&mut self.partial);
@@ -105,7 +105,7 @@ mod tests {
 
     fn through_terminal(chunks: &[&[u8]]) -> String {
         let mut output = Vec::new();
-        let mut terminal = Terminal::new(&mut output);
+        let mut terminal = TerminalFilter::new(&mut output);
         for chunk in chunks {
             terminal.write_all(chunk).unwrap();
         }

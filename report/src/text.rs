@@ -15,8 +15,9 @@ use nmiscope_names::short_name;
 
 use super::sanitize::line;
 use super::{
-    Answer, Backtrace, Cpu, CpuState, Finding, Frame, Function, KernelLog, Look, Machine, Outcome,
-    Report, Reservation, Source, Task, TaskState, Trigger, Visit, Word,
+    Backtrace, BufferReservation, Cpu, CpuFinding, CpuState, Frame, Function, GuestTrace,
+    HostStack, KernelLog, Machine, NmiAnswer, Outcome, Report, Source, Task, TaskState, Trigger,
+    Visit,
 };
 use crate::units::plural;
 pub use hang::{hangs, resolved};
@@ -131,14 +132,14 @@ fn show_log(text: &mut String, log: &KernelLog) {
 
 /// A line on a visit to a VM that somebody else runs.
 fn visit(visit: &Visit) -> String {
-    let Visit { process, was, stopped_ms, torn } = visit;
+    let Visit { pid, run_state, stopped_ms, torn } = visit;
     let stopped = match stopped_ms {
         Some(ms) => format!("stopped for {ms:.1} ms"),
-        None if was == "running" => "not stopped".into(),
-        None => format!("{} before, and left so", line(was)),
+        None if run_state == "running" => "not stopped".into(),
+        None => format!("{} before, and left so", line(run_state)),
     };
     let torn = if *torn { ", read in part while it ran" } else { "" };
-    format!("QEMU process {process}: {stopped}{torn}\n")
+    format!("QEMU process {pid}: {stopped}{torn}\n")
 }
 
 fn is_of_the_end(backtrace: &Backtrace) -> bool {
@@ -217,19 +218,19 @@ fn show_task(text: &mut String, task: &Task) {
         let _ = write!(text, ", waits for {}", line(what));
     }
     text.push('\n');
-    if let Some(look) = &task.look {
+    if let Some(look) = &task.host_stack {
         show_look(text, look);
     }
 }
 
-fn reservation(reservation: &Reservation) -> String {
+fn reservation(reservation: &BufferReservation) -> String {
     match reservation {
-        Reservation::Held { waited_ms } if *waited_ms < 1.0 => String::new(),
-        Reservation::Held { waited_ms } => format!(
+        BufferReservation::Held { waited_ms } if *waited_ms < 1.0 => String::new(),
+        BufferReservation::Held { waited_ms } => format!(
             "NMI buffers: waited {} ms for a backtrace inside the guest to end\n",
             round_up(*waited_ms)
         ),
-        Reservation::Refused { holder, held_ms, waited_ms } => {
+        BufferReservation::Refused { holder, held_ms, waited_ms } => {
             let holder = holder.map_or("no CPU of the guest".into(), |cpu| format!("cpu{cpu}"));
             let held = held_ms.map_or("an unknown time".into(), seconds);
             format!(
@@ -238,10 +239,10 @@ fn reservation(reservation: &Reservation) -> String {
                 round_up(*waited_ms)
             )
         }
-        Reservation::Unavailable { reason } => {
+        BufferReservation::Unavailable { reason } => {
             format!("NMI buffers: {BAD}not reserved{BAD:#}: {}\n", line(reason))
         }
-        Reservation::NotAsked => "NMI buffers: not used, no NMIs were asked for\n".into(),
+        BufferReservation::NotAsked => "NMI buffers: not used, no NMIs were asked for\n".into(),
     }
 }
 
@@ -257,7 +258,7 @@ fn show_cpu(text: &mut String, names: &str, cpu: &Cpu, asked: bool) {
         text.push_str(", in an NMI");
     }
     text.push('\n');
-    if let Answer::NoAnswer { reason } = &cpu.nmi.answer
+    if let NmiAnswer::NoAnswer { reason } = &cpu.nmi.answer
         && cpu.state != CpuState::NotStarted
         && asked
     {
@@ -266,22 +267,25 @@ fn show_cpu(text: &mut String, names: &str, cpu: &Cpu, asked: bool) {
     for finding in cpu.findings.iter().filter(|finding| !is_told(finding)) {
         let _ = writeln!(text, "  {BAD}!{BAD:#} {}", line(&finding_text(finding)));
     }
-    let agreed = cpu.word.as_ref().filter(|word| word.current && shows_all(cpu));
-    let look = cpu.look.as_ref();
+    let agreed = cpu.guest_trace.as_ref().filter(|word| word.current && shows_all(cpu));
+    let look = cpu.host_stack.as_ref();
     if look.is_some_and(variables::has_some) {
         variables::say_whose(text, cpu, names);
     }
     // The same frames, and more of them.
     if let (Some(word), Some(look)) = (agreed, look.filter(|look| variables::has_some(look)))
-        && !cpu.findings.iter().any(|finding| matches!(finding, Finding::InterruptedBefore { .. }))
+        && !cpu
+            .findings
+            .iter()
+            .any(|finding| matches!(finding, CpuFinding::InterruptedBefore { .. }))
     {
         show_faults(text, word);
         show_look(text, look);
         return;
     }
     let agreed = agreed.filter(|_| !look.is_some_and(variables::has_some));
-    if let Some(word) = &cpu.word {
-        if agreed.is_none() && cpu.look.is_some() {
+    if let Some(word) = &cpu.guest_trace {
+        if agreed.is_none() && cpu.host_stack.is_some() {
             let of = if word.current { "this NMI" } else { "an earlier NMI" };
             let _ = writeln!(text, "  guest's word, of {of}:");
         }
@@ -293,7 +297,7 @@ fn show_cpu(text: &mut String, names: &str, cpu: &Cpu, asked: bool) {
     }
 }
 
-fn show_look(text: &mut String, look: &Look) {
+fn show_look(text: &mut String, look: &HostStack) {
     show_frames(text, &look.frames.iter().collect::<Vec<_>>());
     // Why the last one has no caller is the reason for the end. One is enough: what is wrong is
     // mostly wrong for the whole image.
@@ -310,56 +314,58 @@ fn show_look(text: &mut String, look: &Look) {
 
 /// Whether the guest's word has all that the host saw, so that one of them is enough.
 fn shows_all(cpu: &Cpu) -> bool {
-    let differs = |finding: &Finding| {
+    let differs = |finding: &CpuFinding| {
         matches!(
             finding,
-            Finding::WordIncomplete { .. }
-                | Finding::InterruptShadow { .. }
-                | Finding::WitnessesDiffer { .. }
-                | Finding::StackBroken { .. }
-                | Finding::StackUnreadable { .. }
+            CpuFinding::TraceIncomplete { .. }
+                | CpuFinding::InterruptShadow { .. }
+                | CpuFinding::StacksDiffer { .. }
+                | CpuFinding::StackBroken { .. }
+                | CpuFinding::StackUnreadable { .. }
         )
     };
-    cpu.nmi.answer == Answer::Answered && !cpu.findings.iter().any(differs)
+    cpu.nmi.answer == NmiAnswer::Answered && !cpu.findings.iter().any(differs)
 }
 
 /// Whether the text says it in another place: why there is no answer, and what is wrong with a
 /// buffer.
-fn is_told(finding: &Finding) -> bool {
+fn is_told(finding: &CpuFinding) -> bool {
     matches!(
         finding,
-        Finding::NmiNotDelivered
-            | Finding::NmiMasked
-            | Finding::HandlerUnfinished
-            | Finding::BufferOverflowed { .. }
-            | Finding::WordGarbled
-            | Finding::WordTruncated
+        CpuFinding::NmiNotDelivered
+            | CpuFinding::NmiMasked
+            | CpuFinding::HandlerUnfinished
+            | CpuFinding::BufferOverflowed { .. }
+            | CpuFinding::TraceGarbled
+            | CpuFinding::TraceTruncated
     )
 }
 
-fn finding_text(finding: &Finding) -> String {
+fn finding_text(finding: &CpuFinding) -> String {
     match finding {
-        Finding::NmiNotDelivered => "the NMI was not delivered".into(),
-        Finding::NmiMasked => "the NMI waits: the vCPU is inside an earlier one".into(),
-        Finding::HandlerUnfinished => "the NMI handler did not finish".into(),
-        Finding::BufferOverflowed { messages } => format!("buffer full: {messages} messages lost"),
-        Finding::WordGarbled => "the guest's word is garbled".into(),
-        Finding::WordTruncated => "the guest's word ends within a line".into(),
-        Finding::WordIncomplete { frames } => {
+        CpuFinding::NmiNotDelivered => "the NMI was not delivered".into(),
+        CpuFinding::NmiMasked => "the NMI waits: the vCPU is inside an earlier one".into(),
+        CpuFinding::HandlerUnfinished => "the NMI handler did not finish".into(),
+        CpuFinding::BufferOverflowed { messages } => {
+            format!("buffer full: {messages} messages lost")
+        }
+        CpuFinding::TraceGarbled => "the guest's word is garbled".into(),
+        CpuFinding::TraceTruncated => "the guest's word ends within a line".into(),
+        CpuFinding::TraceIncomplete { frames } => {
             format!("the guest's word lacks {frames} of the frames that the host sees")
         }
-        Finding::InterruptedBefore { frames } => {
+        CpuFinding::InterruptedBefore { frames } => {
             format!("it took an interrupt before the NMI: {frames} frames on top")
         }
-        Finding::InterruptShadow { frame } => format!(
+        CpuFinding::InterruptShadow { frame } => format!(
             "stopped in the shadow of an STI or MOV SS, it ran on before the NMI: the guest's word is of a \
              later moment than the host's look, and differs at #{frame}"
         ),
-        Finding::WitnessesDiffer { frame } => {
+        CpuFinding::StacksDiffer { frame } => {
             format!("the guest's word and the host's look differ at #{frame}")
         }
-        Finding::StackUnreadable { reason } => format!("its stack cannot be read: {reason}"),
-        Finding::StackBroken { reason } => format!("its stack is broken: {reason}"),
+        CpuFinding::StackUnreadable { reason } => format!("its stack cannot be read: {reason}"),
+        CpuFinding::StackBroken { reason } => format!("its stack is broken: {reason}"),
     }
 }
 
@@ -375,13 +381,13 @@ fn state(state: CpuState) -> &'static str {
     }
 }
 
-fn show_faults(text: &mut String, word: &Word) {
+fn show_faults(text: &mut String, word: &GuestTrace) {
     for finding in &word.findings {
         let _ = writeln!(text, "  {BAD}!{BAD:#} {}", line(finding));
     }
 }
 
-fn show_word(text: &mut String, word: &Word) {
+fn show_word(text: &mut String, word: &GuestTrace) {
     show_faults(text, word);
     // The interrupted instruction is always reliable. If nothing behind it is, the rest is better
     // than nothing.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, ensure};
 use clap::{Args, ValueEnum, ValueHint};
 use nmiscope_report::destination::Destination;
-use nmiscope_report::hang_after::{Bounded, HangAfter};
+use nmiscope_report::hang_after::{BoundScope, HangAfter};
 use nmiscope_report::units::{parse_duration, parse_size};
 use nmiscope_report::{Outcome, Report, text};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
@@ -121,7 +121,7 @@ pub enum HangPolicy {
 impl Run {
     /// The bounds of all classes of hangs.
     pub fn bounds(&self) -> Bounds {
-        let general = self.hang_after.iter().rev().find(|after| after.whose.is_none());
+        let general = self.hang_after.iter().rev().find(|after| after.scope.is_none());
         let general = general.map_or(Some(Bounds::DEFAULT), |after| after.bound);
         let mut bounds = Bounds::new(general);
         // vCPUs that share a core get their turn later.
@@ -130,9 +130,9 @@ impl Run {
         let ready_within = Some(self.ready_within).filter(|within| !within.is_zero());
         bounds.set(Class::BootStall, general.and(ready_within));
         for after in &self.hang_after {
-            match after.whose {
-                Some(Bounded::Class(class)) => bounds.set(class, after.bound),
-                Some(Bounded::Starved) => bounds.starved = after.bound,
+            match after.scope {
+                Some(BoundScope::Class(class)) => bounds.set(class, after.bound),
+                Some(BoundScope::Starved) => bounds.starved = after.bound,
                 None => {}
             }
         }

@@ -82,7 +82,7 @@ impl Teller<'_> {
 
     /// The host's look, and of a CPU that runs on the samples from after it.
     fn stack_of_cpu(&self, cpu: u32) -> Option<Moments<'_>> {
-        let look = &self.cpu(cpu)?.look.as_ref()?.frames[..];
+        let look = &self.cpu(cpu)?.host_stack.as_ref()?.frames[..];
         let samples =
             self.grounds.samples.of(cpu).filter(|_| hang::conduct(self.hang.class).runs_on);
         Some([look].into_iter().chain(samples).collect())
@@ -90,7 +90,7 @@ impl Teller<'_> {
 
     fn stack_of_task(&self, number: u32) -> Option<Moments<'_>> {
         match self.grounds.tasks.iter().find(|task| task.task == number) {
-            Some(task) => Some(vec![&task.look.as_ref()?.frames]),
+            Some(task) => Some(vec![&task.host_stack.as_ref()?.frames]),
             // One that runs has its CPU's stack.
             None => self.stack_of_cpu(self.grounds.kernel?.task(number)?.cpu),
         }
@@ -123,8 +123,8 @@ impl Teller<'_> {
                 Node::Task(task) => self.facts_of_task(task),
                 Node::Lock(_) | Node::Queue(_) => Vec::new(),
             };
-            let of = self.parties.names.id(party);
-            evidence.extend(facts.into_iter().map(|fact| Evidence { of: of.clone(), fact }));
+            let party = self.parties.names.id(party);
+            evidence.extend(facts.into_iter().map(|fact| Evidence { party: party.clone(), fact }));
         }
         evidence
     }
@@ -155,7 +155,7 @@ impl Teller<'_> {
             let waited = old(ages.wait.own()).map(|ms| Fact::Waited { ms });
             let items = activity.work_queued.saturating_sub(activity.work_done);
             let ran_ms = milliseconds(ages.work.age.ran);
-            let undone = old(ages.work.own()).map(|ms| Fact::WorkUndone { ms, items, ran_ms });
+            let undone = old(ages.work.own()).map(|ms| Fact::PendingWork { ms, items, ran_ms });
             let tasks = activity.ready_tasks;
             let not_run = old(ages.ready.own()).map(|ms| Fact::TasksNotRun { ms, tasks });
             facts.extend([no_tick, no_schedule, waited, undone, not_run].into_iter().flatten());
@@ -184,7 +184,7 @@ impl Teller<'_> {
     /// Where a CPU was stopped.
     fn stood(&self, number: u32) -> Option<Fact> {
         let cpu = self.cpu(number)?;
-        let frames = &cpu.look.as_ref()?.frames;
+        let frames = &cpu.host_stack.as_ref()?.frames;
         let frame = frames.first()?;
         let functions = || frames.iter().flat_map(|frame| &frame.functions);
         let name = self.stable_place(number);
@@ -201,11 +201,11 @@ impl Teller<'_> {
             Some(SourceLine { file: function.file.clone()?, line: function.line? })
         });
         let name = name.or_else(|| function?.name.as_deref());
-        Some(Fact::Stood {
+        Some(Fact::StoppedAt {
             halted: matches!(cpu.state, CpuState::Halted | CpuState::ProbablyHalted),
             interrupts_enabled: cpu.interrupts_enabled?,
             nmi_masked: cpu.in_nmi == Some(true),
-            at: frame.address.clone(),
+            address: frame.address.clone(),
             function: name.map(str::to_owned),
             line,
         })
@@ -226,6 +226,6 @@ fn certainty(certainty: &hang::Certainty) -> Certainty {
             lasted_ms: milliseconds(*lasted),
             bound_ms: milliseconds(*bound),
         },
-        hang::Certainty::Unknown { why } => Certainty::Unknown { why: why.to_string() },
+        hang::Certainty::Unknown { why } => Certainty::Unknown { reason: why.to_string() },
     }
 }

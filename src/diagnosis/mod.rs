@@ -14,7 +14,9 @@ mod waits;
 mod witnesses;
 
 use nmiscope_machine::{Execution, MpState, Registers, VcpuState};
-use nmiscope_report::{self as report, Answer, Backtrace, Cpu, CpuState, FoundBy, Look, Nmi, Word};
+use nmiscope_report::{
+    self as report, Backtrace, Cpu, CpuState, FoundBy, GuestTrace, Nmi, NmiAnswer,
+};
 use nmiscope_symbolizer::{ProgramCounter, Strategy};
 
 use crate::capture::host_stack::HostStack;
@@ -113,21 +115,21 @@ pub fn milliseconds(duration: std::time::Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
-fn reservation(reservation: &Reservation) -> report::Reservation {
+fn reservation(reservation: &Reservation) -> report::BufferReservation {
     match reservation {
         Reservation::Held { waited } => {
-            report::Reservation::Held { waited_ms: milliseconds(*waited) }
+            report::BufferReservation::Held { waited_ms: milliseconds(*waited) }
         }
-        Reservation::Refused { holder, held, waited } => report::Reservation::Refused {
+        Reservation::Refused { holder, held, waited } => report::BufferReservation::Refused {
             holder: *holder,
             held_ms: held.map(milliseconds),
             waited_ms: milliseconds(*waited),
         },
         Reservation::Unavailable { reason: NoReservation::NotAsked } => {
-            report::Reservation::NotAsked
+            report::BufferReservation::NotAsked
         }
         Reservation::Unavailable { reason } => {
-            report::Reservation::Unavailable { reason: crate::error_chain(reason) }
+            report::BufferReservation::Unavailable { reason: crate::error_chain(reason) }
         }
     }
 }
@@ -136,17 +138,17 @@ fn diagnose_cpu(number: u32, capture: &CpuCapture, resolver: &Resolver<'_>) -> C
     let state = capture.state.as_ref().ok();
     let somewhere = state.filter(|state| state.execution().has_position());
     let nmi = account::account(capture);
-    let word = word(capture, &nmi, resolver);
+    let guest_trace = guest_trace(capture, &nmi, resolver);
     Cpu {
         cpu: number,
         state: cpu_state(state),
         interrupts_enabled: somewhere.map(|state| state.registers.interrupts_enabled()),
         registers: state.map(|state| show_registers(&state.registers)),
         in_nmi: somewhere.and_then(|state| Some(state.nmi?.masked)),
-        findings: witnesses::findings(capture, &nmi, word.as_ref()),
-        look: capture.stack.as_ref().map(|stack| show_stack(stack, resolver)),
+        findings: witnesses::findings(capture, &nmi, guest_trace.as_ref()),
+        host_stack: capture.stack.as_ref().map(|stack| show_stack(stack, resolver)),
         nmi,
-        word,
+        guest_trace,
     }
 }
 
@@ -167,7 +169,7 @@ fn cpu_state(state: Option<&VcpuState>) -> CpuState {
     }
 }
 
-fn show_stack(stack: &HostStack, resolver: &Resolver<'_>) -> Look {
+fn show_stack(stack: &HostStack, resolver: &Resolver<'_>) -> report::HostStack {
     let frames = stack.frames.iter().map(|frame| report::Frame {
         found_by: Some(found_by(frame.strategy)),
         cfi_fault: frame.cfi_fault.as_ref().map(|fault| crate::error_chain(fault)),
@@ -177,7 +179,11 @@ fn show_stack(stack: &HostStack, resolver: &Resolver<'_>) -> Look {
     for (frame, variables) in frames.iter_mut().zip(&stack.variables) {
         variables::add(frame, variables);
     }
-    Look { frames, complete: stack.ending.is_complete(), end: stack.ending.to_string() }
+    report::HostStack {
+        frames,
+        complete: stack.ending.is_complete(),
+        end: stack.ending.to_string(),
+    }
 }
 
 fn found_by(strategy: Strategy) -> FoundBy {
@@ -222,7 +228,7 @@ fn show_registers(registers: &Registers) -> report::Registers {
     }
 }
 
-fn word(capture: &CpuCapture, nmi: &Nmi, resolver: &Resolver<'_>) -> Option<Word> {
+fn guest_trace(capture: &CpuCapture, nmi: &Nmi, resolver: &Resolver<'_>) -> Option<GuestTrace> {
     let buffer = capture.buffer.as_ref().ok().filter(|buffer| !buffer.text.is_empty())?;
     let text = String::from_utf8_lossy(&buffer.text).into_owned();
     let trace = resolver.words().call_trace(&text);
@@ -235,7 +241,7 @@ fn word(capture: &CpuCapture, nmi: &Nmi, resolver: &Resolver<'_>) -> Option<Word
         };
         resolver.frame(counter, entry.reliable)
     });
-    Some(Word {
+    Some(GuestTrace {
         current: nmi.delivered == Some(true),
         findings: faults(buffer, nmi, &text, has_trace),
         frames: frames.collect(),
@@ -290,8 +296,8 @@ fn found<const N: usize>(checks: [(bool, String); N]) -> impl Iterator<Item = St
     checks.into_iter().filter(|(found, _)| *found).map(|(_, text)| text)
 }
 
-/// vCPUs that show the same stack in the same state: by the guest's word, and where there is none,
-/// by the host's look.
+/// vCPUs that show the same stack in the same state: by the guest's trace, and where there is none,
+/// by the host's stack.
 fn group(cpus: &[Cpu]) -> Vec<Vec<u32>> {
     let mut groups: Vec<(&Cpu, Vec<u32>)> = Vec::new();
     for cpu in cpus {
@@ -316,10 +322,10 @@ fn same_stack(a: &Cpu, b: &Cpu) -> bool {
 
 /// Addresses, and whether they were interrupted.
 fn stack(cpu: &Cpu) -> Vec<(&str, bool)> {
-    let word = cpu.word.as_ref().filter(|_| answered(cpu));
-    let frames = match (word, &cpu.look) {
-        (Some(word), _) => &word.frames[..],
-        (None, Some(look)) => &look.frames[..],
+    let trace = cpu.guest_trace.as_ref().filter(|_| answered(cpu));
+    let frames = match (trace, &cpu.host_stack) {
+        (Some(trace), _) => &trace.frames[..],
+        (None, Some(stack)) => &stack.frames[..],
         (None, None) => &[],
     };
     let reliable = frames.iter().filter(|frame| frame.reliable);
@@ -327,9 +333,9 @@ fn stack(cpu: &Cpu) -> Vec<(&str, bool)> {
 }
 
 fn faults_of(cpu: &Cpu) -> &[String] {
-    cpu.word.as_ref().map_or(&[], |word| &word.findings)
+    cpu.guest_trace.as_ref().map_or(&[], |trace| &trace.findings)
 }
 
 fn answered(cpu: &Cpu) -> bool {
-    cpu.nmi.answer == Answer::Answered
+    cpu.nmi.answer == NmiAnswer::Answered
 }

@@ -175,7 +175,7 @@ impl Place<'_> {
             )),
             Some(Released::LeftStopped) | None => {}
         }
-        let visit = Visit { process: self.process, was: self.was, stopped_ms, torn };
+        let visit = Visit { pid: self.process, run_state: self.was, stopped_ms, torn };
         Ok((taken, visit))
     }
 }

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use nmiscope_report::sanitize::Terminal;
+use nmiscope_report::sanitize::TerminalFilter;
 
 use super::STACK;
 
@@ -75,8 +75,8 @@ impl Console {
     pub fn open(sink: &Sink) -> anyhow::Result<Self> {
         let mut file = None;
         let output: Option<Box<dyn Write + Send>> = match sink {
-            Sink::Stdout => Some(Box::new(Terminal::new(io::stdout()))),
-            Sink::Stderr => Some(Box::new(Terminal::new(io::stderr()))),
+            Sink::Stdout => Some(Box::new(TerminalFilter::new(io::stdout()))),
+            Sink::Stderr => Some(Box::new(TerminalFilter::new(io::stderr()))),
             Sink::File(path) => {
                 let failed =
                     || format!("failed to open {} for the guest's console", path.display());

@@ -72,9 +72,9 @@ impl<'a> Guest<'a> {
     }
 
     /// What a report says of it.
-    pub fn report(&self) -> report::Image {
+    pub fn report(&self) -> report::GuestImage {
         let build_id = self.files.parse().ok().and_then(|image| image.build_id().map(hex));
-        report::Image {
+        report::GuestImage {
             path: self.options.image.as_deref().map(show_path),
             build_id,
             initrd: self.options.initrd.as_deref().map(show_path),

@@ -179,13 +179,15 @@ fn read_kernel(
 /// The vocabulary of the kernel that was recognised in the image, or else of the one that the run knew.
 fn vocabulary<'a>(
     recognised: Option<&'a dyn Kernel>,
-    reported: &report::Kernel,
+    reported: &report::GuestKernel,
 ) -> &'a dyn Vocabulary {
     match (recognised, reported) {
         (Some(kernel), _) => kernel.vocabulary(),
-        (None, report::Kernel::Unknown { .. } | report::Kernel::Known { .. }) => {
+        (None, report::GuestKernel::Unknown { .. } | report::GuestKernel::Known { .. }) => {
             kernel::any_words()
         }
-        (None, report::Kernel::Bundled | report::Kernel::NotExamined) => kernel::bundled_words(),
+        (None, report::GuestKernel::Bundled | report::GuestKernel::NotExamined) => {
+            kernel::bundled_words()
+        }
     }
 }

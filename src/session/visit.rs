@@ -119,7 +119,7 @@ impl<'i> Visitor<'i> {
                 name: env!("CARGO_PKG_NAME").into(),
                 version: env!("CARGO_PKG_VERSION").into(),
             },
-            image: report::Image {
+            image: report::GuestImage {
                 path: path.map(|path| path.to_string_lossy().into_owned()),
                 build_id: self.image.and_then(Image::build_id).map(hex),
                 initrd: None,
@@ -139,11 +139,11 @@ impl<'i> Visitor<'i> {
 }
 
 /// The kernel as a report has it; `None` where nobody has looked.
-pub fn kernel_in_report(kernel: Option<&dyn Kernel>) -> report::Kernel {
-    let Some(kernel) = kernel else { return report::Kernel::NotExamined };
+pub fn kernel_in_report(kernel: Option<&dyn Kernel>) -> report::GuestKernel {
+    let Some(kernel) = kernel else { return report::GuestKernel::NotExamined };
     match (kernel.unknown_because(), kernel.name()) {
-        (Some(reason), _) => report::Kernel::Unknown { reason: reason.into() },
-        (None, Some(name)) => report::Kernel::Known { name },
-        (None, None) => report::Kernel::Bundled,
+        (Some(reason), _) => report::GuestKernel::Unknown { reason: reason.into() },
+        (None, Some(name)) => report::GuestKernel::Known { name },
+        (None, None) => report::GuestKernel::Bundled,
     }
 }

@@ -34,7 +34,7 @@ const MAX_OFFSET: u64 = 1 << 30;
 pub enum Format {
     /// The log, annotated.
     Text,
-    /// A [`Record`](nmiscope_report::reference::Record) a line for each reference, and nothing of the log.
+    /// A [`ResolvedReference`](nmiscope_report::reference::ResolvedReference) a line for each reference, and nothing of the log.
     Json,
 }
 

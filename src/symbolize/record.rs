@@ -4,7 +4,7 @@
 
 use std::io::{self, Write};
 
-use nmiscope_report::reference::{Candidate, Record};
+use nmiscope_report::reference::{Candidate, ResolvedReference};
 use nmiscope_report::sanitize;
 
 use super::grammar::{Reference, Target};
@@ -27,12 +27,17 @@ pub fn write_record(
     writeln!(output, "{}", sanitize::json(&text))
 }
 
-fn record(line: Option<u64>, text: &str, reference: &Reference<'_>, answer: &Answer) -> Record {
+fn record(
+    line: Option<u64>,
+    text: &str,
+    reference: &Reference<'_>,
+    answer: &Answer,
+) -> ResolvedReference {
     let module = match &reference.target {
         Target::Symbol(symbol) => symbol.module.as_ref(),
         Target::Address(_) => None,
     };
-    Record {
+    ResolvedReference {
         line,
         text: text.to_owned(),
         module: module.map(|module| module.name.to_owned()),

@@ -62,7 +62,7 @@ fn without_its_image_a_dump_gives_registers_and_says_what_is_missing() {
         assert_eq!(position(&without), position(&with), "{name}");
         if !is_known {
             assert!(finished.stderr.contains("--image"), "{}", finished.all());
-            assert!(without.backtraces[0].cpus[0].look.is_some(), "{name}");
+            assert!(without.backtraces[0].cpus[0].host_stack.is_some(), "{name}");
         }
     }
 }

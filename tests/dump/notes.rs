@@ -54,7 +54,7 @@ fn general_registers_alone_give_a_report_that_says_what_is_missing() {
     for cpu in &report.backtraces[0].cpus {
         assert_eq!(cpu.state, CpuState::NotRecorded);
         assert_eq!(cpu.registers.as_ref().expect("registers").cr3, "not recorded");
-        let look = cpu.look.as_ref().expect("a look");
+        let look = cpu.host_stack.as_ref().expect("a look");
         assert_eq!(look.frames.len(), 1);
         assert!(!look.frames[0].functions.is_empty(), "its place is known");
         assert!(look.end.contains("not recorded"), "{}", look.end);

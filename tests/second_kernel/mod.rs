@@ -113,15 +113,15 @@ fn its_stacks_go_through_a_module_and_by_its_own_unwind_rows() {
     let (backtrace, _) = whole_report();
     let [idle, worker] = &backtrace.cpus[..] else { panic!("two CPUs") };
     assert_eq!(idle.state, CpuState::Halted);
-    assert_eq!(functions(&idle.look.as_ref().expect("a look").frames), ["idle_loop"]);
-    let look = worker.look.as_ref().expect("a look");
+    assert_eq!(functions(&idle.host_stack.as_ref().expect("a look").frames), ["idle_loop"]);
+    let look = worker.host_stack.as_ref().expect("a look");
     assert_eq!(functions(&look.frames), ["driver_poll [driver]", "worker_loop"]);
     assert_eq!(look.frames[1].found_by, Some(FoundBy::Cfi));
     assert!(look.complete, "{}", look.end);
     let stacks: Vec<_> = backtrace
         .tasks
         .iter()
-        .map(|task| functions(&task.look.as_ref().expect("a look").frames))
+        .map(|task| functions(&task.host_stack.as_ref().expect("a look").frames))
         .collect();
     assert_eq!(
         stacks,
@@ -162,7 +162,7 @@ fn a_visit_makes_a_whole_report_of_it() {
     let (capture, _) = visitor.capture(&mut machine, Trigger::Dump, None);
     let report = visitor.report(&capture, Source::Dump, 1 << 30, None);
     let name = "second kernel 1.0".into();
-    assert_eq!(report.image.kernel, report::Kernel::Known { name });
+    assert_eq!(report.image.kernel, report::GuestKernel::Known { name });
     assert_eq!(report.warnings, [""; 0]);
     let [hang] = &report.hangs[..] else { panic!("one hang: {report:#?}") };
     assert_eq!((hang.class, &hang.certainty), (Class::Deadlock, &Certainty::Certain));

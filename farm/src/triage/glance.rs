@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use nmiscope_report::{Certainty, Class, Evidence, Outcome, Report, SCHEMA_VERSION, function_of};
+use nmiscope_report::{
+    Certainty, Class, Evidence, Outcome, Report, SCHEMA_VERSION, blamed_function,
+};
 use serde::Deserialize;
 
 use super::finding::{Finding, Kind, signature};
@@ -156,7 +158,7 @@ fn status(outcome: &Outcome) -> Status {
 /// `None` if its signature is none.
 fn finding_of_hang(hang: HangParts) -> Option<Finding> {
     let HangParts { class, signature, blamed, locks, evidence, .. } = hang;
-    let function = function_of(&blamed, &evidence).map(str::to_owned);
+    let function = blamed_function(&blamed, &evidence).map(str::to_owned);
     of_summary(&HangSummary { class, signature, blamed, locks, function })
 }
 

@@ -63,7 +63,7 @@ fn frames_of_party<'a>(report: &'a Report, hang: &Hang, party: &str) -> &'a [Fra
         NodeKind::Cpu { cpu, .. } | NodeKind::Task { cpu, state: TaskState::Running, .. } => cpu,
         NodeKind::Task { task, .. } => {
             let task = backtrace.tasks.iter().find(|of| of.task == *task);
-            return task.and_then(|task| task.look.as_ref()).map_or(&[], |look| &look.frames);
+            return task.and_then(|task| task.host_stack.as_ref()).map_or(&[], |look| &look.frames);
         }
         NodeKind::Lock { .. } | NodeKind::Queue { .. } => return &[],
     };
@@ -136,8 +136,8 @@ pub fn place(frames: &[Frame], is_plumbing: IsPlumbing) -> Option<&str> {
 
 /// What is known of a CPU's stack: as the host saw it, or else as the guest printed it.
 pub fn frames_of(cpu: &Cpu) -> &[Frame] {
-    let look = cpu.look.as_ref().map(|look| look.frames.as_slice());
-    let word = cpu.word.as_ref().map(|word| word.frames.as_slice());
+    let look = cpu.host_stack.as_ref().map(|look| look.frames.as_slice());
+    let word = cpu.guest_trace.as_ref().map(|word| word.frames.as_slice());
     look.filter(|frames| !frames.is_empty()).or(word).unwrap_or_default()
 }
 

@@ -8,8 +8,8 @@ use nmiscope_names::short_name;
 
 use super::super::sanitize::line;
 use super::super::{
-    Activity, Certainty, Fact, Hang, LockKind, NodeKind, SourceLine, TaskState, WaitEdge, WaitKind,
-    WaitNode,
+    Certainty, CpuActivity, Fact, Hang, LockKind, NodeKind, SourceLine, TaskState, WaitEdge,
+    WaitKind, WaitNode,
 };
 use super::{BAD, DIM, GOOD, ranges, seconds};
 use crate::units::plural;
@@ -42,8 +42,8 @@ fn one(hang: &Hang) -> String {
             "{BAD}suspected{BAD:#}: {class}, {blamed} ({since} {lasted}; a hang after {})\n",
             seconds(bound_ms)
         ),
-        Certainty::Unknown { why } => {
-            format!("{BAD}unknown{BAD:#}: {class}, {blamed} ({})\n", line(why))
+        Certainty::Unknown { reason } => {
+            format!("{BAD}unknown{BAD:#}: {class}, {blamed} ({})\n", line(reason))
         }
     };
     for party in &hang.blamed {
@@ -78,11 +78,11 @@ fn one(hang: &Hang) -> String {
 fn since(hang: &Hang) -> &'static str {
     let interrupts_on = hang.evidence.iter().any(|evidence| {
         let on = match evidence.fact {
-            Fact::Stood { interrupts_enabled, .. } => interrupts_enabled,
+            Fact::StoppedAt { interrupts_enabled, .. } => interrupts_enabled,
             Fact::NoSchedule { interrupts, .. } => interrupts > 0,
             _ => false,
         };
-        on && hang.blamed.contains(&evidence.of)
+        on && hang.blamed.contains(&evidence.party)
     });
     let asleep = hang.edges.iter().any(|edge| edge.kind == WaitKind::SleepsOn);
     hang.class.symptom(interrupts_on, asleep)
@@ -123,7 +123,7 @@ fn is_absent(hang: &Hang, id: &str) -> bool {
     matches!(
         node(hang, id).map(|node| &node.kind),
         Some(
-            NodeKind::Cpu { activity: Activity::Absent, .. }
+            NodeKind::Cpu { activity: CpuActivity::Absent, .. }
                 | NodeKind::Task { state: TaskState::Absent, .. }
         )
     )
@@ -192,7 +192,7 @@ fn source(place: &SourceLine) -> String {
 /// Of a CPU to blame that runs nothing.
 fn offline(hang: &Hang, party: &str) -> Option<String> {
     let kind = &node(hang, party)?.kind;
-    let offline = matches!(kind, NodeKind::Cpu { activity: Activity::Offline, .. });
+    let offline = matches!(kind, NodeKind::Cpu { activity: CpuActivity::Offline, .. });
     offline.then(|| format!("{} has not started, or was reset", line(party)))
 }
 
@@ -201,10 +201,10 @@ fn place(hang: &Hang, party: &str) -> Option<String> {
     if hang.class.is_cycle() {
         return None;
     }
-    let facts = || hang.evidence.iter().filter(|evidence| evidence.of == party);
+    let facts = || hang.evidence.iter().filter(|evidence| evidence.party == party);
     let stood = facts().find_map(|evidence| match &evidence.fact {
-        Fact::Stood { function, line, at, nmi_masked, .. } => {
-            Some((function, line, at, *nmi_masked))
+        Fact::StoppedAt { function, line, address, nmi_masked, .. } => {
+            Some((function, line, address, *nmi_masked))
         }
         _ => None,
     });
@@ -229,7 +229,7 @@ fn place(hang: &Hang, party: &str) -> Option<String> {
 
 fn undone(fact: &Fact) -> Option<String> {
     match *fact {
-        Fact::WorkUndone { items, .. } => Some(format!("{} undone", plural(items, "work item"))),
+        Fact::PendingWork { items, .. } => Some(format!("{} undone", plural(items, "work item"))),
         Fact::TasksNotRun { tasks, .. } => {
             Some(format!("{} not run", plural(tasks.into(), "task")))
         }
@@ -240,9 +240,9 @@ fn undone(fact: &Fact) -> Option<String> {
 /// What CPUs have to do that are neither to blame for it nor suffer from it.
 fn undone_by_others(hang: &Hang) -> impl Iterator<Item = String> {
     let is_party = |id: &String| hang.blamed.contains(id) || hang.victims.contains(id);
-    let others = hang.evidence.iter().filter(move |evidence| !is_party(&evidence.of));
+    let others = hang.evidence.iter().filter(move |evidence| !is_party(&evidence.party));
     others.filter_map(|evidence| {
-        Some(format!("{} has {}", line(&evidence.of), undone(&evidence.fact)?))
+        Some(format!("{} has {}", line(&evidence.party), undone(&evidence.fact)?))
     })
 }
 
@@ -276,12 +276,12 @@ fn others(hang: &Hang) -> Option<String> {
     for node in hang.nodes.iter().filter(|node| !involved(&node.id)) {
         let NodeKind::Cpu { cpu, activity, .. } = node.kind else { continue };
         let activity = match activity {
-            Activity::Running => "running",
-            Activity::Idle => "idle",
-            Activity::Dead => "halted with interrupts off",
-            Activity::Offline => "offline",
-            Activity::Absent => "absent",
-            Activity::Unknown => "unknown",
+            CpuActivity::Running => "running",
+            CpuActivity::Idle => "idle",
+            CpuActivity::Dead => "halted with interrupts off",
+            CpuActivity::Offline => "offline",
+            CpuActivity::Absent => "absent",
+            CpuActivity::Unknown => "unknown",
         };
         match by_activity.iter_mut().find(|(other, _)| *other == activity) {
             Some((_, cpus)) => cpus.push(cpu),

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use super::DIM;
 use crate::sanitize::line;
-use crate::{Cpu, Function, Look, Variable, VariableKind};
+use crate::{Cpu, Function, HostStack, Variable, VariableKind};
 
 /// Deeper than the names of functions.
 const INDENT: &str = "        ";
@@ -50,7 +50,7 @@ fn entry(variable: &Variable) -> String {
 }
 
 /// Whether any frame has variables: then the look says more than a word that agrees with it.
-pub(super) fn has_some(look: &Look) -> bool {
+pub(super) fn has_some(look: &HostStack) -> bool {
     let mut functions = look.frames.iter().flat_map(|frame| &frame.functions);
     functions.any(|function| !function.variables.is_empty() || function.variables_omitted > 0)
 }

@@ -14,7 +14,7 @@ pub fn show(text: &mut String, graph: &WaitGraph) {
         let holder = graph.edges.iter().find(is_held);
         let holder =
             holder.map_or_else(String::new, |held| format!(", held by {}", line(&held.to)));
-        let lasted = edge.for_ms.map_or_else(String::new, |ms| format!(" ({})", seconds(ms)));
+        let lasted = edge.lasted_ms.map_or_else(String::new, |ms| format!(" ({})", seconds(ms)));
         let _ = writeln!(text, "{} {}{holder}{lasted}", line(&edge.from), waits(edge));
     }
 }

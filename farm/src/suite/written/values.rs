@@ -90,7 +90,7 @@ read_from_text! {
         let limit = units::parse_duration(text)?;
         if limit.is_zero() { Err(ValueError::NoTime) } else { Ok(TimeLimit(limit)) }
     };
-    Bound: "a duration in quotes, as in \"2s\"", |text| match HangAfter::from_str(text)?.whose {
+    Bound: "a duration in quotes, as in \"2s\"", |text| match HangAfter::from_str(text)?.scope {
         None => Ok(Bound(text.into())),
         Some(_) => Err(ValueError::NoDuration),
     };

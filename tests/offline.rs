@@ -13,6 +13,7 @@ use nmiscope::session::offline::{Stored, report};
 use nmiscope_report::{NmiAnswer, Outcome, Report, Source};
 use nmiscope_symbolizer::Image;
 use proptest::prelude::*;
+use serde_json::json;
 
 pub const CORES: [&str; 8] = [
     "abba-deadlock",
@@ -85,6 +86,28 @@ pub fn expect_in(directory: &Path, file: &str, found: &str) {
     );
 }
 
+/// Compares a report's verdict with the one that the capture had when it was stored. The values are in
+/// `verdicts.json`, which no test writes: a change of wording, of names or of the format changes none of them.
+#[track_caller]
+pub fn expect_verdict(capture: &Path, report: &Report) {
+    let stored: serde_json::Value =
+        serde_json::from_str(include_str!("offline/verdicts.json")).expect("JSON");
+    let name = capture.strip_prefix(directory()).expect("a path in tests/offline");
+    let name = name.to_str().expect("UTF-8");
+    let report = serde_json::to_value(report).expect("JSON");
+    let hangs = report["hangs"].as_array().expect("hangs").iter().map(|hang| {
+        let [class, signature, blamed, victims, locks] =
+            ["class", "signature", "blamed", "victims", "locks"].map(|field| &hang[field]);
+        json!({
+            "class": class, "signature": signature, "blamed": blamed, "victims": victims,
+            "locks": locks, "certainty": hang["certainty"]["kind"],
+        })
+    });
+    let hangs: Vec<serde_json::Value> = hangs.collect();
+    let found = json!({"outcome": report["outcome"]["kind"], "hangs": hangs});
+    assert_eq!(found, stored[name], "{name}");
+}
+
 #[test]
 fn a_core_gives_the_report_that_is_expected_of_it() {
     let version_3 = directory().join("version3");
@@ -93,6 +116,7 @@ fn a_core_gives_the_report_that_is_expected_of_it() {
         let finished = nmiscope_report_in(&directory, name, &["--quiet", "--json", "-"]);
         let report = parse_report(&finished.stdout);
         assert_eq!(report.source, Source::Core, "{name}");
+        expect_verdict(&directory.join("cores").join(name), &report);
         assert_eq!(finished.stderr, "", "{name}");
         expect(&directory, &format!("{name}.json"), &finished.stdout);
         let code = exit_code(&report.outcome);

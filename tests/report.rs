@@ -4,9 +4,11 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use crate::common::*;
 use nmiscope::images::hex;
+use nmiscope_report::units::rfc3339;
 use nmiscope_report::{Report, SCHEMA_VERSION, Source};
 use nmiscope_symbolizer::Image;
 
@@ -146,8 +148,48 @@ fn a_report_of_another_version_is_refused_with_both_versions_named() {
     let future = br#"{"schema_version": 9000, "shape": "of another time"}"#;
     let finished = nmiscope(["report", "future.json"]).with_file("future.json", future);
     let finished = finished.run().expect_code(exit::USAGE);
-    let wanted = format!("version 9000, and this nmiscope reads version {SCHEMA_VERSION}");
+    let former = SCHEMA_VERSION - 1;
+    let wanted =
+        format!("version 9000, and this nmiscope reads versions {former} and {SCHEMA_VERSION}");
     assert!(finished.stderr.contains(&wanted), "{}", finished.all());
+}
+
+#[test]
+fn a_report_of_the_former_version_is_read_as_one_of_this_version() {
+    let former = include_bytes!("../report/tests/former/abba-deadlock.json");
+    let finished = nmiscope(["report", "former.json"])
+        .with_report()
+        .with_file("former.json", former)
+        .run()
+        .expect_code(exit::HANG);
+    let report = finished.report();
+    assert_eq!(report.schema_version, SCHEMA_VERSION);
+    let cpus = &report.backtraces[0].cpus;
+    assert!(cpus.iter().all(|cpu| cpu.guest_trace.is_some() && cpu.host_stack.is_some()));
+    assert_eq!((report.captured_at, report.host.as_str()), (None, "unknown"));
+    assert!(finished.stdout.contains("hang: deadlock, cpu0 and cpu1"), "{}", finished.all());
+}
+
+#[test]
+fn a_core_keeps_the_wall_clock_and_the_host_of_its_run() {
+    require_kvm();
+    let before = SystemTime::now();
+    let live = nmiscope(["run", "--workload", "spin-irqs-off", "--cpus", "2"])
+        .args(["--hang-after", "300ms", "--core", CORE])
+        .with_report()
+        .run()
+        .expect_code(exit::HANG);
+    let report = live.report();
+    let captured_at = report.captured_at.clone().expect("a time");
+    // The form sorts as its times do.
+    assert!(rfc3339(before) <= captured_at && captured_at <= rfc3339(SystemTime::now()));
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    assert_eq!(report.host, host);
+    let core = path(&live, CORE).display().to_string();
+    let again = nmiscope(["report", &core]).with_report().run().expect_code(exit::HANG).report();
+    assert_eq!((again.captured_at, again.host), (Some(captured_at), host));
+    assert_eq!(again.summary, report.summary);
+    assert!(report.summary.starts_with("hang: hard-lockup:"), "{}", report.summary);
 }
 
 /// The panic is printed on the console and into memory: two accounts of the same lines.

@@ -20,6 +20,10 @@ pub struct Hang {
     /// Hash that is equal for equal hangs, 16 hexadecimal digits. It is made from the class and the
     /// functions of the blamed stacks, and does not depend on addresses, lines or the number of CPUs.
     pub signature: String,
+    /// Name for equal hangs that a person can say: class, blamed functions and locks, as in
+    /// `deadlock:take_second:INODE_LOCK<->JOURNAL_LOCK`. Null in reports of version 2.
+    #[serde(default)]
+    pub bucket: Option<String>,
     /// Time of detection, in milliseconds since the tool's start.
     pub at_ms: f64,
     /// Age of the hang at detection, in milliseconds, counting only time in which the CPU was scheduled

@@ -19,7 +19,8 @@ use super::{
     HostStack, KernelLog, Machine, NmiAnswer, Outcome, Report, Source, Task, TaskState, Trigger,
     Visit,
 };
-use crate::units::plural;
+use crate::summary::{ending, separator};
+use crate::units::{plural, ranges, seconds};
 pub use hang::{hangs, resolved};
 
 const GOOD: Style = AnsiColor::Green.on_default();
@@ -40,37 +41,16 @@ pub fn ready(machine: &Machine, after: Duration) -> String {
     )
 }
 
-/// How the run ended; nothing for an end that needs no words.
+/// Returns how the run ended, as a line; nothing for an exit with code 0, or an end that its hangs tell.
 pub fn outcome(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Exit { code: 0 } => String::new(),
-        Outcome::Exit { code } => format!("{BAD}guest failed{BAD:#}: exit code {code}\n"),
-        // Its hangs say all that there is to say.
-        Outcome::Hang => String::new(),
-        Outcome::Starved { cpus, wall_ms, ran_ms } => format!(
-            "{BAD}starved{BAD:#}: {} got nowhere for {}, and had {} of the host's time meanwhile: \
-             no verdict on the guest, run fewer VMs at a time\n",
-            cpu_list(cpus),
-            seconds(wall_ms),
-            seconds(ran_ms)
-        ),
-        Outcome::Panic { cpu, message } => {
-            let message = message.as_deref().unwrap_or("it did not say why");
-            format!("{BAD}panic{BAD:#}: cpu{cpu}: {}\n", line(message))
-        }
-        Outcome::Crash { description, .. } => format!("{BAD}crash{BAD:#}: {}\n", line(description)),
-        Outcome::TimedOut { limit_ms, ran_ms } => {
-            let ran = ran_ms.map(seconds);
-            let ran = ran.map_or_else(String::new, |ran| format!(", and had {ran} of CPU time"));
-            format!("{BAD}timed out{BAD:#}: not ended after {}{ran}\n", seconds(limit_ms))
-        }
-        Outcome::Stopped { by } => format!("stopped by {by}\n"),
-        Outcome::Observed { panicking: Some(cpu), message } => {
-            let message = message.as_deref().unwrap_or("its message is not in the log");
-            format!("{BAD}panic{BAD:#}: cpu{cpu}: {}\n", line(message))
-        }
-        Outcome::Observed { panicking: None, .. } => String::new(),
-    }
+    let style = match outcome {
+        Outcome::Exit { code: 0 } => return String::new(),
+        Outcome::Stopped { .. } => Style::new(),
+        _ => BAD,
+    };
+    ending(outcome).map_or_else(String::new, |(label, words)| {
+        format!("{style}{label}{style:#}{}{words}\n", separator(label))
+    })
 }
 
 /// A whole report, in the order in which a run tells it.
@@ -447,28 +427,6 @@ fn cpu_list(cpus: &[u32]) -> String {
     ranges(cpus).join(", ")
 }
 
-/// The names of CPUs, in ascending order.
-fn ranges(cpus: &[u32]) -> Vec<String> {
-    // Three or more in a row are a range.
-    let mut parts: Vec<(u32, u32)> = Vec::new();
-    for &cpu in cpus {
-        match parts.last_mut() {
-            Some((_, last)) if last.checked_add(1) == Some(cpu) => *last = cpu,
-            _ => parts.push((cpu, cpu)),
-        }
-    }
-    let names = |(first, last): (u32, u32)| match last - first {
-        0 => vec![format!("cpu{first}")],
-        1 => vec![format!("cpu{first}"), format!("cpu{last}")],
-        _ => vec![format!("cpu{first} to cpu{last}")],
-    };
-    parts.into_iter().flat_map(names).collect()
-}
-
-fn seconds(milliseconds: impl std::borrow::Borrow<f64>) -> String {
-    format!("{:.1} s", milliseconds.borrow() / 1000.0)
-}
-
 fn round_up(milliseconds: f64) -> u64 {
     milliseconds.ceil() as u64
 }
@@ -485,12 +443,6 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cpus_in_a_row_are_a_range() {
-        assert_eq!(cpu_list(&[0, 1]), "cpu0, cpu1");
-        assert_eq!(cpu_list(&[0, 2, 3, 4, 9]), "cpu0, cpu2 to cpu4, cpu9");
-    }
 
     #[test]
     fn sizes_are_said_in_units_that_are_exact() {

@@ -54,6 +54,36 @@ pub fn unix_time(at_ms: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(at_ms.min(LAST))
 }
 
+/// Returns a time as RFC 3339 has it, in UTC with milliseconds: `2026-03-01T12:00:00.000Z`. A time that has no
+/// form there is moved to the nearest one that has.
+pub fn rfc3339(time: SystemTime) -> String {
+    let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let at_ms = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
+    humantime::format_rfc3339_millis(unix_time(at_ms)).to_string()
+}
+
+/// Returns the names of CPUs, in ascending order: three or more in a row are a range, `cpu2-cpu4`.
+pub fn ranges(cpus: &[u32]) -> Vec<String> {
+    let mut parts: Vec<(u32, u32)> = Vec::new();
+    for &cpu in cpus {
+        match parts.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(cpu) => *last = cpu,
+            _ => parts.push((cpu, cpu)),
+        }
+    }
+    let names = |(first, last): (u32, u32)| match last - first {
+        0 => vec![format!("cpu{first}")],
+        1 => vec![format!("cpu{first}"), format!("cpu{last}")],
+        _ => vec![format!("cpu{first}-cpu{last}")],
+    };
+    parts.into_iter().flat_map(names).collect()
+}
+
+/// Returns a duration in seconds, with one decimal: `0.5 s`.
+pub(crate) fn seconds(milliseconds: f64) -> String {
+    format!("{:.1} s", milliseconds / 1000.0)
+}
+
 /// So many of something.
 pub fn plural(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
@@ -72,6 +102,22 @@ mod tests {
         assert!(parse_size("M").is_err());
         assert!(parse_size("-1").is_err());
         assert!(parse_size("99999999999G").is_err());
+    }
+
+    #[test]
+    fn times_have_the_form_of_rfc_3339_whatever_the_clock_says() {
+        let at = |ms| rfc3339(UNIX_EPOCH + Duration::from_millis(ms));
+        // `date -u -d @1772366400.123`.
+        assert_eq!(at(1_772_366_400_123), "2026-03-01T12:00:00.123Z");
+        assert_eq!(at(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_secs(1)), at(0));
+        assert_eq!(at(300_000_000_000_000), "9999-12-31T23:59:59.000Z");
+    }
+
+    #[test]
+    fn three_cpus_in_a_row_are_a_range() {
+        assert_eq!(ranges(&[0, 1]), ["cpu0", "cpu1"]);
+        assert_eq!(ranges(&[0, 2, 3, 4, 9]), ["cpu0", "cpu2-cpu4", "cpu9"]);
     }
 
     #[test]

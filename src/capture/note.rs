@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use nmiscope_report::{Backtrace, Hang, Report, Trigger};
+use nmiscope_report::{Backtrace, Hang, Report, Trigger, former, summary};
 use serde::{Deserialize, Serialize};
 
 use super::{Capture, CpuCapture, Reservation};
@@ -53,10 +53,17 @@ impl Note {
     /// # Errors
     /// It is damaged.
     pub fn read(core: &Core<'_>) -> Result<Self, serde_json::Error> {
-        match core.version() {
-            3 => serde_json::from_slice(core.note()).map(Version3::into_note),
-            _ => serde_json::from_slice(core.note()),
+        let note = match core.version() {
+            3 => serde_json::from_slice(core.note()).map(Version3::into_note)?,
+            _ => serde_json::from_slice::<Self>(core.note())?,
+        };
+        let version = note.report.schema_version;
+        if former::is_read(version.into()) {
+            return Ok(note);
         }
+        Err(serde::de::Error::custom(format_args!(
+            "its report has schema version {version}, which this nmiscope does not read"
+        )))
     }
 
     /// The index that the backtrace has in the report: earlier ones may have been left out.
@@ -74,6 +81,8 @@ impl Note {
         let first = first_hang.min(report.hangs.len());
         report.hangs.splice(first..first, hangs);
         report.backtraces.insert(index, backtrace);
+        former::upgrade(&mut report);
+        report.summary = summary::of_report(&report);
         report
     }
 }

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use nmiscope_report::{Certainty, Cpu, CpuState, Evidence, Fact, Hang, SourceLine, Task, WaitNode};
+use nmiscope_report::{
+    Certainty, Cpu, CpuState, Evidence, Fact, Hang, SourceLine, Task, WaitNode, bucket,
+};
 
 use super::signature::{self, Moments};
 use super::stable::Samples;
@@ -52,14 +54,22 @@ struct Teller<'a> {
 impl Teller<'_> {
     fn tell(&self) -> Hang {
         let hang = self.hang;
-        let ids = |nodes: &[Node]| nodes.iter().map(|&node| self.parties.names.id(node)).collect();
+        let ids = |nodes: &[Node]| -> Vec<String> {
+            nodes.iter().map(|&node| self.parties.names.id(node)).collect()
+        };
+        let (stacks, words) = (self.blamed_stacks(), self.resolver.words());
+        let functions =
+            stacks.iter().filter_map(|stack| signature::first_function(hang.class, stack, words));
+        let locks: Vec<Node> = hang.locks.iter().copied().map(Node::Lock).collect();
+        let locks = ids(&locks);
         Hang {
             class: hang.class,
-            signature: signature::of(hang.class, &self.blamed_stacks(), self.resolver.words()),
+            signature: signature::of(hang.class, &stacks, words),
+            bucket: Some(bucket(hang.class, functions, &locks)),
             at_ms: self.grounds.at_ms,
             lasted_ms: milliseconds(hang.age),
             blamed: ids(&hang.blamed),
-            locks: hang.locks.iter().map(|&lock| self.parties.names.id(Node::Lock(lock))).collect(),
+            locks,
             victims: ids(&hang.victims),
             nodes: self.nodes(),
             edges: hang.edges.iter().map(|edge| self.parties.edge(edge)).collect(),

@@ -7,12 +7,13 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use nmiscope_qemu::{Address, Cpu, Deadlines, Error, ProcessMemory, Qemu, Readiness, Released};
 use nmiscope_report::{Report, Source, Trigger, Visit};
 
+use super::origin::Origin;
 use super::visit::{Taken, Visitor};
 use super::which_image;
 use crate::capture::store::Destination;
@@ -87,8 +88,10 @@ pub fn attach(options: &Options, guardian: Command) -> anyhow::Result<Visited> {
     let Left { memory, .. } = running.leave();
     let memory_bytes = extents(&memory).bytes();
     let place = Place { options, states, process, was: run_state(&readiness) };
+    let origin = Origin::here(SystemTime::now());
     let ((capture, core), visit) = place.visit(&mut qemu, memory, guardian, &mut visitor)?;
-    let mut report = visitor.report(&capture, Source::Attached, memory_bytes, path.flatten());
+    let mut report =
+        visitor.report(&capture, Source::Attached, origin, memory_bytes, path.flatten());
     report.visit = Some(visit);
     let core = core.map(|core| core?.finish(&report, 0, capture));
     Ok(Visited { report, core })

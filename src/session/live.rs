@@ -3,7 +3,7 @@
 //! Owns the order of things and all their clocks. What a capture takes is `capture`'s, what is kept of
 //! it `record`'s.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use nmiscope_machine::Outcome as VmOutcome;
@@ -18,6 +18,7 @@ use super::console::Console;
 use super::guest::Guest;
 use super::observe;
 use super::options::{Ended, Event, Options};
+use super::origin::Origin;
 use super::record::{Record, Weight};
 use super::wake::{Inbox, Wake};
 use super::watch::{Observed, POLL, Watch};
@@ -81,6 +82,7 @@ pub fn run(
         console,
         started,
         ready_after: None,
+        captured_at: None,
         watch: options.bounds.any().then(|| Watch::new(options.bounds.clone())),
         record: Record::new(&mut listener),
         guest: Guest::new(files, options),
@@ -99,6 +101,8 @@ struct Session<'a> {
     console: Console,
     started: Instant,
     ready_after: Option<Duration>,
+    /// Wall clock at the last backtrace.
+    captured_at: Option<SystemTime>,
     /// `None` where nothing is looked for.
     watch: Option<Watch>,
     record: Record<'a>,
@@ -308,9 +312,12 @@ impl Session<'_> {
         trigger: Trigger,
         found: Option<Found>,
     ) {
-        let Self { vm, guest, watch, record, options, started, .. } = self;
+        let Self { vm, guest, watch, record, options, started, captured_at, .. } = self;
         let is_verdict = trigger == Trigger::Hang;
         let place = record.place_for(is_verdict, options.policy);
+        if place.is_some() {
+            *captured_at = Some(SystemTime::now());
+        }
         let (kernel, files) = guest.examine();
         let image = files.parse().ok();
         let symbols = kernel.symbols(image.as_ref().map(|image| image as &dyn Symbols));
@@ -370,9 +377,13 @@ impl Session<'_> {
             self.record
                 .warn(format!("{dropped} bytes of the guest's console were not read in time"));
         }
+        let origin = Origin::here(self.captured_at.unwrap_or_else(SystemTime::now));
         let report = Report {
             schema_version: SCHEMA_VERSION,
+            summary: String::new(),
             source: Source::Live,
+            captured_at: origin.captured_at,
+            host: origin.host,
             tool: Tool {
                 name: env!("CARGO_PKG_NAME").into(),
                 version: env!("CARGO_PKG_VERSION").into(),

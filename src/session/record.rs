@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nmiscope_report::{Backtrace, Hang, Report, Trigger};
+use nmiscope_report::{Backtrace, Hang, Report, Trigger, summary};
 
 use super::options::{Ended, Event, Policy};
 use crate::capture::Capture;
@@ -162,7 +162,8 @@ impl<'a> Record<'a> {
         let Self { mut hangs, found_by_the_way, backtraces, warnings, core, .. } = self;
         hangs.extend(found_by_the_way);
         hangs.sort_by(|a, b| a.at_ms.total_cmp(&b.at_ms));
-        let report = Report { hangs, backtraces, warnings, ..report };
+        let mut report = Report { hangs, backtraces, warnings, ..report };
+        report.summary = summary::of_report(&report);
         let core = core.map(|kept| -> anyhow::Result<PathBuf> {
             let (core, capture) = kept.pending?;
             core.finish(&report, kept.backtrace, capture)

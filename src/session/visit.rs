@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nmiscope_report::{
-    self as report, Machine, Outcome, Report, SCHEMA_VERSION, Source, Tool, Trigger,
+    self as report, Machine, Outcome, Report, SCHEMA_VERSION, Source, Tool, Trigger, summary,
 };
 use nmiscope_symbolizer::{Image, SourceRoots};
 
 use super::observe;
+use super::origin::Origin;
 use crate::capture::store::{Destination, Pending};
 use crate::capture::{Bounds, Capture, Request, Stopped};
 use crate::diagnosis::{self, Diagnosis, Resolver};
@@ -98,11 +99,12 @@ impl<'i> Visitor<'i> {
         self.kernel.vocabulary().panic_message(&lines)
     }
 
-    /// The report of a capture.
+    /// Returns the report of a capture.
     pub fn report(
         self,
         capture: &Capture,
         source: Source,
+        origin: Origin,
         memory_bytes: u64,
         path: Option<PathBuf>,
     ) -> Report {
@@ -112,9 +114,12 @@ impl<'i> Visitor<'i> {
         let Diagnosis { backtrace, hangs } = diagnosis::diagnose(capture, Some(0), &resolver);
         let panicking = capture.kernel.known().and_then(|kernel| kernel.panicking);
         let message = panicking.and_then(|_| self.panic_message(capture));
-        Report {
+        let mut report = Report {
             schema_version: SCHEMA_VERSION,
+            summary: String::new(),
             source,
+            captured_at: origin.captured_at,
+            host: origin.host,
             tool: Tool {
                 name: env!("CARGO_PKG_NAME").into(),
                 version: env!("CARGO_PKG_VERSION").into(),
@@ -134,7 +139,9 @@ impl<'i> Visitor<'i> {
             warnings: self.warnings,
             console_tail: Vec::new(),
             visit: None,
-        }
+        };
+        report.summary = summary::of_report(&report);
+        report
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 
 use super::support::*;
 use crate::common::*;
-use crate::offline::{directory, expect_in};
+use crate::offline::{directory, expect_in, expect_verdict};
 use nmiscope_report::{CpuState, Outcome, Report, Source, Trigger};
 
 /// The program, where the stored dumps are.
@@ -36,6 +36,7 @@ fn a_dump_gives_the_report_that_is_expected_of_it() {
         assert!(matches!(report.outcome, Outcome::Observed { .. }), "{name}");
         assert_eq!(backtrace.trigger, Trigger::Dump, "{name}");
         let expected = directory().join("dumps");
+        expect_verdict(&expected.join(name), &report);
         expect_in(&expected, &format!("{name}.json"), &finished.stdout);
         let text = nmiscope_report(name, &[]).stdout;
         expect_in(&expected, &format!("{name}.txt"), &text);

@@ -16,6 +16,7 @@ use nmiscope::capture::{
 use nmiscope::diagnosis::{self, Diagnosis, Resolver};
 use nmiscope::hang::{Bounds, Class, Detector, Observation, Vcpu, VcpuSample, Verdict};
 use nmiscope::kernel::{Depth, Kernel, Located, Reading};
+use nmiscope::session::origin::Origin;
 use nmiscope::session::visit::Visitor;
 use nmiscope_machine::{HostTimes, MpState, VcpuState};
 use nmiscope_report::{
@@ -160,7 +161,7 @@ fn a_visit_makes_a_whole_report_of_it() {
     observe(&mut machine, &kernel, 1);
     let mut visitor = Visitor::of_kernel(Box::new(kernel));
     let (capture, _) = visitor.capture(&mut machine, Trigger::Dump, None);
-    let report = visitor.report(&capture, Source::Dump, 1 << 30, None);
+    let report = visitor.report(&capture, Source::Dump, Origin::unknown(), 1 << 30, None);
     let name = "second kernel 1.0".into();
     assert_eq!(report.image.kernel, report::GuestKernel::Known { name });
     assert_eq!(report.warnings, [""; 0]);

@@ -5,9 +5,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use nmiscope_report::{
-    Certainty, Class, Evidence, Outcome, Report, SCHEMA_VERSION, blamed_function,
-};
+use nmiscope_report::json::ReadError;
+use nmiscope_report::{Certainty, Class, Evidence, Outcome, Report, blamed_function, former, json};
 use serde::Deserialize;
 
 use super::finding::{Finding, Kind, signature};
@@ -42,8 +41,26 @@ pub enum NoReport {
     #[error("it is no report of this program's ({0})")]
     Foreign(String),
     /// It is of another version.
-    #[error("it is a report of format {0}, and this program reads format {SCHEMA_VERSION}")]
+    #[error(
+        "it is a report of format {0}, and this program reads formats {oldest} and {newest}",
+        oldest = former::OLDEST_READ_VERSION,
+        newest = nmiscope_report::SCHEMA_VERSION
+    )]
     Version(u64),
+}
+
+impl From<ReadError> for NoReport {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Version { found } => Self::Version(found),
+            ReadError::NoReport(error) | ReadError::Damaged(error) if error.is_eof() => {
+                Self::CutOff
+            }
+            ReadError::NoReport(error) | ReadError::Damaged(error) => {
+                Self::Foreign(error.to_string())
+            }
+        }
+    }
 }
 
 /// Those parts of a [`Report`] that a glance needs.
@@ -79,7 +96,7 @@ pub fn read(path: &Path, is_plumbing: IsPlumbing) -> Result<Glance, NoReport> {
 /// There is none.
 pub fn whole(path: &Path) -> Result<Report, NoReport> {
     let bytes = bytes(path)?;
-    serde_json::from_slice(&bytes).map_err(|error| no_report(&bytes, &error))
+    json::read(&bytes).map_err(NoReport::from)
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>, NoReport> {
@@ -96,7 +113,7 @@ fn bytes(path: &Path) -> Result<Vec<u8>, NoReport> {
 
 pub(super) fn of_text(bytes: &[u8], is_plumbing: IsPlumbing) -> Result<Glance, NoReport> {
     let parts: Parts = serde_json::from_slice(bytes).map_err(|error| no_report(bytes, &error))?;
-    if parts.schema_version != SCHEMA_VERSION {
+    if !former::is_read(parts.schema_version.into()) {
         return Err(NoReport::Version(parts.schema_version.into()));
     }
     let mut status = status(&parts.outcome);
@@ -118,8 +135,7 @@ pub(super) fn of_text(bytes: &[u8], is_plumbing: IsPlumbing) -> Result<Glance, N
         _ => false,
     };
     if by_stacks {
-        let report: Report =
-            serde_json::from_slice(bytes).map_err(|error| no_report(bytes, &error))?;
+        let report = json::read(bytes)?;
         findings.extend(finding_of_end(&report, is_plumbing));
     }
     Ok(Glance { status, findings })
@@ -135,7 +151,7 @@ fn no_report(bytes: &[u8], error: &serde_json::Error) -> NoReport {
         return NoReport::CutOff;
     }
     match serde_json::from_slice(bytes) {
-        Ok(Version { schema_version }) if schema_version != u64::from(SCHEMA_VERSION) => {
+        Ok(Version { schema_version }) if !former::is_read(schema_version) => {
             NoReport::Version(schema_version)
         }
         _ => NoReport::Foreign(error.to_string()),
@@ -231,7 +247,7 @@ fn finding_of_end(report: &Report, is_plumbing: IsPlumbing) -> Option<Finding> {
 mod tests {
     use super::*;
     use crate::triage::stacks::stored_plumbing;
-    use nmiscope_report::Trigger;
+    use nmiscope_report::{SCHEMA_VERSION, Trigger};
 
     const DEADLOCK: &str = include_str!("../../../tests/offline/cores/abba-deadlock.json");
     const PANIC: &str = include_str!("../../../tests/offline/cores/null-deref.json");

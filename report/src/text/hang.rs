@@ -11,8 +11,8 @@ use super::super::{
     Certainty, CpuActivity, Fact, Hang, LockKind, NodeKind, SourceLine, TaskState, WaitEdge,
     WaitKind, WaitNode,
 };
-use super::{BAD, DIM, GOOD, ranges, seconds};
-use crate::units::plural;
+use super::{BAD, DIM, GOOD};
+use crate::units::{plural, ranges, seconds};
 
 /// Hangs that were found at one moment.
 pub fn hangs(hangs: &[Hang]) -> String {
@@ -40,7 +40,7 @@ fn one(hang: &Hang) -> String {
         }
         Certainty::Suspected { bound_ms, .. } => format!(
             "{BAD}suspected{BAD:#}: {class}, {blamed} ({since} {lasted}; a hang after {})\n",
-            seconds(bound_ms)
+            seconds(*bound_ms)
         ),
         Certainty::Unknown { reason } => {
             format!("{BAD}unknown{BAD:#}: {class}, {blamed} ({})\n", line(reason))
@@ -71,6 +71,9 @@ fn one(hang: &Hang) -> String {
         Certainty::Suspected { .. } | Certainty::Unknown { .. } => "",
     };
     let _ = writeln!(text, "  {DIM}signature {}{certainty}{DIM:#}", hang.signature);
+    if let Some(bucket) = &hang.bucket {
+        let _ = writeln!(text, "  {DIM}bucket {}{DIM:#}", line(bucket));
+    }
     text
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::super::sanitize::line;
 use super::super::{WaitEdge, WaitGraph, WaitKind};
 use super::hang::waits;
-use super::seconds;
+use crate::units::seconds;
 
 /// A line for each wait: who waits for what, who has it, and for how long.
 pub fn show(text: &mut String, graph: &WaitGraph) {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::common::*;
 use nmiscope::session::offline::{Stored, report};
+use nmiscope_report::text::Detail;
 use nmiscope_report::{NmiAnswer, Outcome, Report, Source};
 use nmiscope_symbolizer::Image;
 use proptest::prelude::*;
@@ -202,7 +203,7 @@ fn check(name: &str, whole: &Report, result: anyhow::Result<Report>) {
                 assert!(report.backtraces.iter().all(same), "{name}: {text}");
             }
             for backtrace in &report.backtraces {
-                let _ = nmiscope_report::text::backtrace(backtrace);
+                let _ = nmiscope_report::text::backtrace(backtrace, &report.hangs, Detail::Folded);
             }
             let _ = nmiscope_report::text::outcome(&report.outcome);
         }

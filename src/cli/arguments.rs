@@ -94,7 +94,7 @@ pub struct Arguments {
     /// When to use colors; NO_COLOR in the environment is heeded too
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
     pub color: Color,
-    /// Say more, on standard error: once for what is done, twice for details
+    /// Show all frames of stacks, and print progress on standard error (twice: in detail)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }

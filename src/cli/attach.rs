@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::{ArgGroup, Args, ValueHint};
 use nmiscope_qemu::{Error, FindError, ProcessError, QmpError, hold};
 use nmiscope_report::destination::Destination;
-use nmiscope_report::text;
+use nmiscope_report::text::{self, Detail};
 use nmiscope_report::units::parse_duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -78,7 +78,7 @@ pub struct Attach {
 }
 
 /// Visits the VM, and prints its report.
-pub fn attach(arguments: &Attach) -> anyhow::Result<Code> {
+pub fn attach(arguments: &Attach, detail: Detail) -> anyhow::Result<Code> {
     let destination = arguments.json.as_deref().map(Destination::open).transpose();
     let destination = destination.map_err(BadRequest::from_error)?;
     let core = arguments.core.as_deref();
@@ -105,7 +105,7 @@ pub fn attach(arguments: &Attach) -> anyhow::Result<Code> {
     for warning in &report.warnings {
         output::warning(warning);
     }
-    text.print(&text::report(&report));
+    text.print(&text::report(&report, detail));
     if let Some(destination) = destination {
         text.write(&report, destination)?;
     }

@@ -8,6 +8,7 @@ use anyhow::{Context, anyhow, ensure};
 use clap::{Args, ValueEnum, ValueHint};
 use nmiscope_report::destination::Destination;
 use nmiscope_report::hang_after::{BoundScope, HangAfter};
+use nmiscope_report::text::Detail;
 use nmiscope_report::units::{parse_duration, parse_size};
 use nmiscope_report::{Outcome, Report, text};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
@@ -190,7 +191,7 @@ fn parse_sink(text: &str) -> Result<Sink, NoSink> {
 const DEFAULT_JSON: &str = "postmortem.json";
 
 /// Runs a VM. `started` is when the program was.
-pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
+pub fn run(arguments: &Run, detail: Detail, started: Instant) -> anyhow::Result<Code> {
     if let Some(parent) = arguments.die_with {
         die_with(parent)?;
     }
@@ -213,7 +214,9 @@ pub fn run(arguments: &Run, started: Instant) -> anyhow::Result<Code> {
         Event::Hangs(hangs) => text.print(&text::hangs(hangs)),
         Event::Resolved(hang) => text.print(&text::resolved(hang)),
         Event::Outcome(outcome) => text.print(&text::outcome(outcome)),
-        Event::Backtrace(backtrace) => text.print(&text::backtrace(backtrace)),
+        Event::Backtrace { backtrace, hangs } => {
+            text.print(&text::backtrace(backtrace, hangs, detail));
+        }
         Event::Stopping { exits } => {
             tracing::info!(?exits, "stopping");
             if arguments.die_with.is_some() {

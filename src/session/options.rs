@@ -86,7 +86,12 @@ pub enum Event<'a> {
     /// Something is wrong, or the guest is over.
     Outcome(&'a Outcome),
     /// A backtrace has been taken.
-    Backtrace(&'a Backtrace),
+    Backtrace {
+        /// The backtrace.
+        backtrace: &'a Backtrace,
+        /// The hangs that were found at that moment.
+        hangs: &'a [Hang],
+    },
     /// The vCPUs are about to be ended.
     Stopping {
         /// How often they came out of the guest.

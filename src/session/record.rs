@@ -132,6 +132,9 @@ impl<'a> Record<'a> {
         if !hangs.is_empty() {
             (self.listener)(Event::Hangs(&hangs));
         }
+        if wanted {
+            (self.listener)(Event::Backtrace { backtrace: &backtrace, hangs: &hangs });
+        }
         if is_verdict {
             // What was on its way to a verdict has become one.
             self.found_by_the_way.retain(|early| !hangs.iter().any(|hang| is_same(hang, early)));
@@ -149,7 +152,6 @@ impl<'a> Record<'a> {
         self.more_hangs += hangs.len().saturating_sub(room);
         list.extend(hangs.into_iter().take(room));
         if wanted {
-            (self.listener)(Event::Backtrace(&backtrace));
             self.backtraces.push(backtrace);
         }
     }

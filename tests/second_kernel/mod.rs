@@ -21,6 +21,7 @@ use nmiscope::session::visit::Visitor;
 use nmiscope_machine::{HostTimes, MpState, VcpuState};
 use nmiscope_report::{
     self as report, Backtrace, Certainty, CpuState, FoundBy, Hang, Report, Source, Trigger, text,
+    text::Detail,
 };
 use nmiscope_symbolizer::SourceRoots;
 
@@ -144,7 +145,7 @@ fn its_log_is_in_the_backtrace() {
 #[test]
 fn its_report_is_written_as_any_other() {
     let (backtrace, hangs) = whole_report();
-    let written = text::backtrace(&backtrace) + &text::hangs(&hangs);
+    let written = text::backtrace(&backtrace, &hangs, Detail::Folded) + &text::hangs(&hangs);
     for wanted in ["driver_poll [driver]", "reader", "writer", "read_table", "deadlock"] {
         assert!(written.contains(wanted), "{wanted} is not in:\n{written}");
     }
@@ -168,7 +169,7 @@ fn a_visit_makes_a_whole_report_of_it() {
     let [hang] = &report.hangs[..] else { panic!("one hang: {report:#?}") };
     assert_eq!((hang.class, &hang.certainty), (Class::Deadlock, &Certainty::Certain));
     assert_eq!(hang.blamed, ["reader", "writer"]);
-    let written = text::report(&report);
+    let written = text::report(&report, Detail::Folded);
     for wanted in ["deadlock, task reader", "driver_poll [driver]", "read_table", "writer sleeps"] {
         assert!(written.contains(wanted), "{wanted} is not in:\n{written}");
     }

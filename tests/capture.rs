@@ -4,7 +4,7 @@
 
 use crate::common::*;
 use nmiscope_report::{
-    Backtrace, BufferReservation, CpuFinding, CpuState, GuestKernel, Outcome, Trigger,
+    Backtrace, BufferReservation, Cpu, CpuFinding, CpuState, GuestKernel, Outcome, Trigger,
 };
 use rustix::process::Signal;
 
@@ -119,7 +119,7 @@ fn nmis_that_are_given_no_time_are_not_delivered_and_the_host_sees_the_stacks() 
     let [.., a, b] = &backtrace.cpus[..] else { panic!("4 vCPUs") };
     let together = (a.state, b.state) == (CpuState::Halted, CpuState::Halted);
     assert_eq!(backtrace.groups.contains(&vec![2, 3]), together, "{:?}", backtrace.groups);
-    assert!(finished.stdout.contains("host's look"), "{}", finished.stdout);
+    assert!(finished.stdout.contains("host's stack"), "{}", finished.stdout);
 }
 
 #[test]
@@ -209,9 +209,25 @@ fn nmis_reach_cpus_whose_apic_is_used_through_memory() {
 }
 
 #[test]
-fn equal_stacks_are_one_group_and_are_printed_once() {
+fn a_text_has_the_blamed_cpu_first_and_one_line_for_idle_ones() {
     let finished = run_workload("spin-irqs-off", 8)
         .args(["--hang-after", "300ms", "--serial", "none"])
+        .run()
+        .expect_code(exit::HANG);
+    let backtrace = &finished.report().backtraces[0];
+    let is_idle =
+        |cpu: &&Cpu| cpu.state == CpuState::Halted && cpu.interrupts_enabled == Some(true);
+    assert!(backtrace.cpus.iter().filter(is_idle).count() > 1, "{}", finished.all());
+    let place = |wanted: &str| finished.stdout.find(wanted).expect(wanted);
+    assert!(place("\ncpu4  running, interrupts off") < place("  idle (halted, interrupts on)"));
+    assert_eq!(finished.stdout.matches("idle (halted").count(), 1, "{}", finished.stdout);
+    assert_eq!(finished.stdout.matches("wait_for_interrupt").count(), 0, "{}", finished.stdout);
+}
+
+#[test]
+fn equal_stacks_are_one_group_and_are_printed_once() {
+    let finished = run_workload("spin-irqs-off", 8)
+        .args(["--hang-after", "300ms", "--serial", "none", "--verbose"])
         .run()
         .expect_code(exit::HANG);
     let backtrace = &finished.report().backtraces[0];

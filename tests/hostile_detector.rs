@@ -8,7 +8,7 @@ use nmiscope::hang::Class;
 use nmiscope_guest::abi::{
     LOCK_MUTEX, LOCK_SPIN, TASK_BLOCKED, TASK_READY, WAIT_CPU_CALL, WAIT_CPU_ONLINE, WAIT_LOCK,
 };
-use nmiscope_report::{CpuActivity, Fact, Hang, LockKind, NodeKind, Report, TaskState};
+use nmiscope_report::{ActivityState, Fact, Hang, LockKind, NodeKind, Report, TaskState};
 
 const IMAGE: &str = "guest.elf";
 
@@ -180,7 +180,7 @@ fn a_lock_whose_holder_does_not_exist_is_not_the_fault_of_nobody() {
         let (finished, report) = hangs(&waits_for_lock(scratch()), &lock(kind, plus_one, 0));
         let hang = both(&report, Class::LockWait);
         let absent = match node(hang, holder) {
-            NodeKind::Cpu { activity, .. } => *activity == CpuActivity::Absent,
+            NodeKind::Cpu { activity, .. } => *activity == ActivityState::Absent,
             NodeKind::Task { state, .. } => *state == TaskState::Absent,
             NodeKind::Lock { .. } | NodeKind::Queue { .. } => false,
         };

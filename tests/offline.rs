@@ -1,7 +1,7 @@
-//! Reports from stored cores, for which nobody needs KVM: each is held against the one that was
-//! looked at and committed. What is in `tests/offline` is made by `tests/offline/make.sh`, but for
-//! `version3/`, which holds cores of the version before; the expected reports alone are written anew by
-//! `NMISCOPE_UPDATE=1 cargo test --test end_to_end offline::`.
+//! Reports from stored cores, without KVM: each is compared with the committed one. What is in
+//! `tests/offline` is made by `tests/offline/make.sh`, but for `version3/`, which holds cores of the
+//! version before; the expected reports alone are written anew by `NMISCOPE_UPDATE=1 cargo test --test
+//! end_to_end offline::`.
 //!
 //! And the same cores damaged: cut, and with bytes changed.
 
@@ -88,7 +88,8 @@ pub fn expect_in(directory: &Path, file: &str, found: &str) {
 }
 
 /// Compares a report's verdict with the one that the capture had when it was stored. The values are in
-/// `verdicts.json`, which no test writes: a change of wording, of names or of the format changes none of them.
+/// `verdicts.json`, which no test writes: a change of wording, of names or of the format changes none of
+/// them.
 #[track_caller]
 pub fn expect_verdict(capture: &Path, report: &Report) {
     let stored: serde_json::Value =
@@ -161,12 +162,11 @@ fn without_its_image_a_core_gives_addresses_and_says_what_is_missing() {
     }
 }
 
-/// What the guest said, before anything is made of it; of the host's look there is only the first
-/// frame.
+/// Returns the addresses that the guest printed; the host's stack has only its first frame there.
 fn addresses(report: &Report) -> Vec<&str> {
     let cpus = report.backtraces.iter().flat_map(|backtrace| &backtrace.cpus);
-    let words = cpus.flat_map(|cpu| &cpu.guest_trace).flat_map(|word| &word.frames);
-    words.map(|frame| frame.address.as_str()).collect()
+    let frames = cpus.flat_map(|cpu| &cpu.guest_trace).flat_map(|trace| &trace.frames);
+    frames.map(|frame| frame.address.as_str()).collect()
 }
 
 fn all_functions(report: &Report) -> Vec<String> {
@@ -238,7 +238,7 @@ fn a_core_cut_anywhere_is_refused_or_says_that_it_is_cut() {
 }
 
 #[test]
-fn memory_that_is_cut_off_leaves_the_guests_word() {
+fn a_core_without_its_memory_has_the_guests_trace() {
     let whole = report_of(&core("abba-deadlock")).expect("a report");
     // Just behind the note, whose last bytes are the end of its JSON.
     let bytes = core("abba-deadlock");

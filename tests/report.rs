@@ -1,6 +1,6 @@
-//! `nmiscope report` on files that are no core, or not all of one, and on cores whose image is
-//! another or gone; and `run --core` where no core can be written. Most of it needs `/dev/kvm` once,
-//! for a core.
+//! `nmiscope report` on files that are not a core, on truncated cores, on cores whose image is missing or
+//! another one, and on reports of other versions; and `run --core` where no core can be written. Most tests
+//! need `/dev/kvm` once, for a core.
 
 use std::fs;
 use std::path::PathBuf;
@@ -74,7 +74,7 @@ fn a_core_that_cannot_be_written_is_noticed_before_the_guest_starts() {
 }
 
 #[test]
-fn a_core_cut_in_its_notes_is_refused_and_one_cut_later_says_what_is_missing() {
+fn a_core_cut_in_its_notes_is_refused_and_a_later_cut_warns() {
     let (live, _) = hang_of_another_image();
     let core = fs::read(path(&live, CORE)).expect("a core");
     refused(nmiscope(["report", CORE]).with_file(CORE, &core[..100]), "truncated");
@@ -99,7 +99,7 @@ fn another_image_is_refused_and_the_right_one_named() {
     refused(wrong, &id);
 }
 
-/// Under either name that it may have there.
+/// Debug directories have two names for one build-id.
 #[test]
 fn the_image_is_found_in_a_debug_directory_by_its_build_id() {
     let (live, id) = hang_of_another_image();
@@ -123,9 +123,9 @@ fn the_image_is_found_in_a_debug_directory_by_its_build_id() {
     }
 }
 
-/// The addresses and the guest's word are in the core; their names were in the image.
+/// The core has the addresses and the guest's trace; their names were in the image.
 #[test]
-fn without_its_image_a_core_shows_addresses_and_says_which_image_is_missing() {
+fn a_core_without_its_image_shows_addresses_and_names_the_missing_image() {
     let (live, id) = hang_of_another_image();
     fs::remove_file(path(&live, IMAGE)).expect("the image");
     let finished =
@@ -136,7 +136,7 @@ fn without_its_image_a_core_shows_addresses_and_says_which_image_is_missing() {
     for (before, after) in before.backtraces[0].cpus.iter().zip(&after.backtraces[0].cpus) {
         assert_eq!(before.registers, after.registers);
         let (before, after) = (before.host_stack.as_ref(), after.host_stack.as_ref());
-        let (before, after) = (before.expect("a look"), after.expect("a look"));
+        let (before, after) = (before.expect("a stack"), after.expect("a stack"));
         assert_eq!(before.frames[0].address, after.frames[0].address);
         assert!(!after.complete, "{after:?}");
         assert!(finished.stdout.contains(&after.frames[0].address), "{}", finished.all());
@@ -155,7 +155,7 @@ fn a_report_of_another_version_is_refused_with_both_versions_named() {
 }
 
 #[test]
-fn a_report_of_the_former_version_is_read_as_one_of_this_version() {
+fn a_report_of_the_former_version_is_read() {
     let former = include_bytes!("../report/tests/former/abba-deadlock.json");
     let finished = nmiscope(["report", "former.json"])
         .with_report()

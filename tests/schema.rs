@@ -1,5 +1,5 @@
-//! The committed schemas are those that the types make. To update them after a change of those:
-//! `NMISCOPE_UPDATE=1 cargo test --test end_to_end schema::`.
+//! The committed schemas are those of the types, and they take and refuse what the program does. To update
+//! them after a change of those: `NMISCOPE_UPDATE=1 cargo test --test end_to_end schema::`.
 
 use nmiscope_farm::triage;
 use nmiscope_farm::{event, suite};

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
 
-use nmiscope_report::json::ReadError;
+use nmiscope_report::json::ReportError;
 use nmiscope_report::{Report, json};
 
 use super::event::HangSummary;
@@ -42,7 +42,7 @@ const MAX_CONSOLE: u64 = 64 << 20;
 const MAX_REPORT: u64 = 256 << 20;
 
 /// Returns a read error with the reason below it.
-fn with_cause(error: &ReadError) -> String {
+fn with_cause(error: &ReportError) -> String {
     match error.source() {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),

@@ -1,8 +1,8 @@
 //! Names of hangs that a person can say, beside the signature's hash:
 //! `deadlock:take_second:INODE_LOCK<->JOURNAL_LOCK`.
 //!
-//! Owns their form; refuses to own which functions of a stack count, which is the signature's business. Called
-//! by the tool's diagnosis.
+//! Owns their form; refuses to own which functions of a stack count, which is the signature's business.
+//! Called by the tool's diagnosis.
 
 use std::collections::BTreeSet;
 
@@ -19,8 +19,8 @@ const UNNAMED: &str = "?";
 /// Returns the bucket of a hang: its class, then the blamed functions, then the locks if there are any.
 ///
 /// `functions` are the innermost functions of the blamed stacks that count in the signature. Neither their
-/// order nor that of `locks` matters, so that equal hangs have equal buckets whichever CPU came first. A lock
-/// without a symbol, whose address differs from run to run, is `?`.
+/// order nor that of `locks` matters, so that equal hangs have equal buckets whichever CPU came first. A
+/// lock without a symbol, whose address differs from run to run, is `?`.
 pub fn bucket<'a>(
     class: Class,
     functions: impl IntoIterator<Item = &'a str>,

@@ -1,5 +1,5 @@
-//! One vCPU in a report: its state, the account of its NMI, and its two stacks, one printed by the guest and one
-//! read by the host.
+//! vCPUs in a report: its state, the account of its NMI, and its two stacks, one printed by the guest
+//! and one read by the host.
 //!
 //! Owns these types and their JSON names; refuses to own how two stacks are compared (the tool's diagnosis).
 //! Filled by the diagnosis, rendered by `text`.
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::frame::Frame;
 
-/// One vCPU in a backtrace.
+/// A vCPU at the moment of a backtrace.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Cpu {
     /// Number of the vCPU, from 0.
@@ -110,7 +110,7 @@ pub enum CpuFinding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CpuState {
-    /// The vCPU executes instructions.
+    /// The vCPU was executing instructions.
     Running,
     /// The vCPU is in HLT.
     Halted,

@@ -1,7 +1,7 @@
 //! Reports of the former version of the format, read as those of this one.
 //!
-//! Version 2 had other names for some fields and variants. Each type reads them as aliases, next to the present
-//! names:
+//! Version 2 had other names for some fields and variants. Each type reads them as aliases, next to the
+//! present names:
 //!
 //! | version 2 | version 3 |
 //! |---|---|

@@ -1,8 +1,8 @@
-//! One hang in a report: its class, the blamed parties, the graph of waits, and the facts that the verdict
+//! Hangs in a report: the class, the blamed parties, the graph of waits, and the facts that the verdict
 //! rests on.
 //!
-//! Owns these types and their JSON names; refuses to own when a guest hangs (the tool's detector). Filled by the
-//! tool's diagnosis, read by farms and `text`.
+//! Owns these types and their JSON names; refuses to own when a guest hangs (the tool's detector). Filled
+//! by the tool's diagnosis, read by farms and `text`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use super::cpu::HostStack;
 /// The tool's detector has a type of the same name, in numbers; this is its form in a report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Hang {
-    /// Kind of hang.
+    /// Kind of hang, as a class name.
     pub class: Class,
     /// Hash that is equal for equal hangs, 16 hexadecimal digits. It is made from the class and the
     /// functions of the blamed stacks, and does not depend on addresses, lines or the number of CPUs.
@@ -57,7 +57,7 @@ pub struct Hang {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Certainty {
-    /// Nothing that the kernel does by itself can end the hang.
+    /// The hang is permanent: the kernel can do nothing by itself that ends it.
     Certain,
     /// The hang has lasted for its bound, or is something that a kernel does not recover from.
     #[default]
@@ -114,7 +114,7 @@ pub enum NodeKind {
         /// Number of the CPU, from 0.
         cpu: u32,
         /// Activity of the CPU when it was stopped.
-        activity: CpuActivity,
+        activity: ActivityState,
         /// Name of the task that it ran; null for its own main loop.
         task: Option<String>,
     },
@@ -135,7 +135,7 @@ pub enum NodeKind {
         symbol: Option<String>,
         /// Guest-virtual address of the lock, 16 hexadecimal digits.
         address: String,
-        /// Kind of the lock.
+        /// Kind of lock, as its waiters behave.
         lock: LockKind,
         /// Party that holds the lock; null where it is free, or the holder is not known.
         held_by: Option<String>,
@@ -154,8 +154,8 @@ pub enum NodeKind {
 /// The activity of a CPU when it was stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum CpuActivity {
-    /// The CPU executed instructions.
+pub enum ActivityState {
+    /// The CPU was executing instructions.
     Running,
     /// The CPU was in HLT with interrupts on: an interrupt would have woken it.
     Idle,
@@ -163,7 +163,7 @@ pub enum CpuActivity {
     Dead,
     /// The CPU does not run the kernel.
     Offline,
-    /// There is no such CPU, although the guest's records name it.
+    /// The CPU does not exist, although the guest's records name it.
     Absent,
     /// The activity is not known.
     Unknown,
@@ -181,9 +181,9 @@ pub enum TaskState {
     Running,
     /// The task slept until another party wakes it.
     Blocked,
-    /// The task had ended.
+    /// The task had ended before that moment.
     Ended,
-    /// There is no such task, although the guest's records name it.
+    /// The task does not exist, although the guest's records name it.
     Absent,
     /// The guest's memory holds no valid state.
     Unknown,
@@ -221,7 +221,7 @@ pub struct WaitEdge {
     pub from: String,
     /// Party that is waited for; of `held-by`, the holder.
     pub to: String,
-    /// Kind of wait.
+    /// Kind of wait, or `held-by`.
     pub kind: WaitKind,
     /// Source line of the call that waits; null where that is not known.
     #[serde(alias = "at")]
@@ -297,7 +297,7 @@ pub enum Fact {
     PendingWork {
         /// Duration, in milliseconds of the CPU's own time.
         ms: f64,
-        /// Number of pending items.
+        /// Number of items that are pending.
         items: u64,
         /// Time in which the CPU executed instructions meanwhile, in milliseconds.
         ran_ms: f64,
@@ -306,7 +306,7 @@ pub enum Fact {
     TasksNotRun {
         /// Duration, in milliseconds of the CPU's own time.
         ms: f64,
-        /// Number of ready tasks.
+        /// Number of tasks that are ready.
         tasks: u32,
     },
     /// The guest had not reported that it is ready.

@@ -12,7 +12,7 @@ use super::sanitize;
 
 /// The reason why a text is not a report that can be read.
 #[derive(Debug, thiserror::Error)]
-pub enum ReadError {
+pub enum ReportError {
     /// The text is not JSON, or has no `schema_version`.
     #[error("it is no report of nmiscope")]
     NoReport(#[source] serde_json::Error),
@@ -23,7 +23,7 @@ pub enum ReadError {
         former::OLDEST_READ_VERSION
     )]
     Version {
-        /// Version of the report.
+        /// Version that the report has.
         found: u64,
     },
     /// The report lacks a field, or has one of another type.
@@ -43,17 +43,17 @@ pub fn text(report: &Report) -> anyhow::Result<String> {
 /// Decodes a report from JSON. A report of the former version is returned as one of this version.
 ///
 /// # Errors
-/// [`ReadError`] for a text that is not a report, or one of a version that is not read.
-pub fn read(text: &[u8]) -> Result<Report, ReadError> {
+/// [`ReportError`] for a text that is not a report, or one of a version that is not read.
+pub fn read(text: &[u8]) -> Result<Report, ReportError> {
     #[derive(Deserialize)]
     struct Version {
         schema_version: u64,
     }
-    let Version { schema_version } = serde_json::from_slice(text).map_err(ReadError::NoReport)?;
+    let Version { schema_version } = serde_json::from_slice(text).map_err(ReportError::NoReport)?;
     if !former::is_read(schema_version) {
-        return Err(ReadError::Version { found: schema_version });
+        return Err(ReportError::Version { found: schema_version });
     }
-    let mut report: Report = serde_json::from_slice(text).map_err(ReadError::Damaged)?;
+    let mut report: Report = serde_json::from_slice(text).map_err(ReportError::Damaged)?;
     former::upgrade(&mut report);
     Ok(report)
 }

@@ -1,10 +1,11 @@
 //! Reports of hung VMs: the types, their JSON with its schema (docs/report.schema.json), and their text.
 //!
-//! Filled by the tool's diagnosis and sessions, read by farms; knows neither KVM nor DWARF, and of the project's
-//! crates only the one that shortens names. The text is made from these types and from nothing else ([`text`]).
-//! An unknown value is a `null` or a reason, never a guess. Addresses are guest-virtual, as strings of 16
-//! hexadecimal digits: kernels print them so, and JSON numbers cannot hold them. Strings that come from the
-//! guest or its image may hold control characters, JSON-escaped; the renderers make them harmless.
+//! Filled by the tool's diagnosis and sessions, read by farms; knows neither KVM nor DWARF, and of the
+//! project's crates only the one that shortens names. The text is made from these types and from nothing
+//! else ([`text`]). An unknown value is a `null` or a reason, never a guess. Addresses are guest-virtual,
+//! as strings of 16 hexadecimal digits: kernels print them so, and JSON numbers cannot hold them. Strings
+//! that come from the guest or its image may hold control characters, JSON-escaped; the renderers make them
+//! harmless.
 //!
 //! Owns also how values are written and read by people, on the command line, in a suite and in text
 //! ([`units`], [`hang_after`], [`nearest`]), and where output is written ([`destination`]).
@@ -19,7 +20,7 @@
 //! }
 //! # assert_eq!(report.hangs[0].class.to_string(), "deadlock");
 //! # assert_eq!(report.hangs[0].blamed, ["reader", "writer"]);
-//! # Ok::<(), nmiscope_report::json::ReadError>(())
+//! # Ok::<(), nmiscope_report::json::ReportError>(())
 //! ```
 //!
 //! The modules, lowest first; each uses only those before it:
@@ -59,10 +60,10 @@ pub mod units;
 pub use bucket::bucket;
 pub use class::Class;
 pub use cpu::{Cpu, CpuFinding, CpuState, GuestTrace, HostStack, Nmi, NmiAnswer, Registers};
-pub use frame::{Availability, FoundBy, Frame, Function, SymbolOffset, Variable, VariableKind};
+pub use frame::{Availability, FoundBy, Frame, FrameSymbol, Function, Variable, VariableKind};
 pub use hang::{
-    Certainty, CpuActivity, Evidence, Fact, Hang, LockKind, NodeKind, SourceLine, Task, TaskState,
-    WaitEdge, WaitGraph, WaitKind, WaitNode, blamed_function,
+    ActivityState, Certainty, Evidence, Fact, Hang, LockKind, NodeKind, SourceLine, Task,
+    TaskState, WaitEdge, WaitGraph, WaitKind, WaitNode, blamed_function,
 };
 pub use nmiscope_names::short_name;
 pub use report::{

@@ -1,7 +1,7 @@
 //! A report as a whole: the guest that ran, how its run ended, its hangs and its backtraces.
 //!
-//! Owns the version of the format; refuses to own vCPUs, frames and hangs (`cpu`, `frame`, `hang`). Filled by the
-//! tool's sessions and its diagnosis, read by everything else.
+//! Owns the version of the format; refuses to own vCPUs, frames and hangs (`cpu`, `frame`, `hang`). Filled
+//! by the tool's sessions and its diagnosis, read by everything else.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -26,8 +26,8 @@ pub const UNKNOWN_HOST: &str = "unknown";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(title = "nmiscope report")]
 pub struct Report {
-    /// Version of the report format: 3. Within a version, fields are only added; ignore those that you do not
-    /// know.
+    /// Version of the report format: 3. Within a version, fields are only added; ignore those that you do
+    /// not know.
     pub schema_version: u32,
     /// Result of the run in one line, for people: the hang's bucket and the blamed parties, or how the run
     /// ended. Do not parse it.
@@ -39,8 +39,8 @@ pub struct Report {
     /// of another program, which does not record it, and in reports of version 2.
     #[serde(default)]
     pub captured_at: Option<String>,
-    /// Name of the host that the VM ran on; `unknown` for a dump of another program, and in reports of version
-    /// 2.
+    /// Name of the host that the VM ran on; `unknown` for a dump of another program, and in reports of
+    /// version 2.
     #[serde(default = "unknown_host")]
     pub host: String,
     /// Program that captured the guest; for a core, the one that wrote it.
@@ -52,7 +52,7 @@ pub struct Report {
     /// Time from the tool's start until the guest reported that it is ready, in milliseconds; null if it
     /// never did.
     pub ready_after_ms: Option<f64>,
-    /// End of the run.
+    /// Way in which the run ended.
     pub outcome: Outcome,
     /// Detected hangs in order of time, up to a thousand. Those of one moment are in the order of their
     /// classes: the one that explains most comes first.
@@ -107,7 +107,7 @@ pub struct Visit {
 pub struct Tool {
     /// Name of the program: nmiscope.
     pub name: String,
-    /// Version of the program.
+    /// Version of that program, as `--version` prints it.
     pub version: String,
 }
 
@@ -148,10 +148,10 @@ pub enum GuestKernel {
     NotExamined,
 }
 
-/// A virtual machine.
+/// The virtual machine of a guest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Machine {
-    /// Number of vCPUs.
+    /// Number of vCPUs of the machine.
     pub vcpus: u32,
     /// Size of the guest's memory in bytes; for a dump, of the memory that the file holds.
     pub memory_bytes: u64,
@@ -179,7 +179,7 @@ pub enum Outcome {
         /// Longest time for which the host scheduled one of these vCPUs meanwhile, in milliseconds.
         ran_ms: f64,
     },
-    /// The guest's kernel panicked.
+    /// The kernel of the guest panicked.
     Panic {
         /// Number of the vCPU that panicked.
         cpu: u32,
@@ -190,7 +190,7 @@ pub enum Outcome {
     Crash {
         /// Number of the vCPU that ended the guest.
         cpu: u32,
-        /// Kind of crash.
+        /// Kind of crash, as its cause.
         cause: CrashCause,
         /// Description of the crash, as a sentence.
         description: String,
@@ -231,7 +231,7 @@ impl Outcome {
     }
 }
 
-/// The kinds of crashes.
+/// The causes of a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CrashCause {
@@ -286,7 +286,7 @@ pub struct KernelLog {
     pub missing: Option<String>,
 }
 
-/// One line of a kernel's log.
+/// A line of a kernel's log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LogLine {
     /// Time of the line, in milliseconds of the guest's clock since the guest started.

@@ -1,7 +1,7 @@
 //! The result of a run in one line, without styles or control characters.
 //!
-//! Owns the sentences on how a run ended; refuses to own what they look like on a terminal (`text`, which prints
-//! them in color). Called where a report is completed.
+//! Owns the sentences on how a run ended; refuses to own what they look like on a terminal (`text`, which
+//! prints them in color). Called where a report is completed.
 
 use crate::hang::Hang;
 use crate::report::{Outcome, Report};

@@ -1,8 +1,9 @@
-//! Reports as text for people: a run's events in their order, its hangs, its backtraces, and the end of its log.
+//! Reports as text for people: a run's events in their order, its hangs, its backtraces, and the end of its
+//! log.
 //!
-//! Owns what is left out so that the cause shows: registers, columns, unreliable frames where there are reliable
-//! ones, and with [`Detail::Folded`] the inside of locks and the stacks of idle vCPUs. JSON has all of it. Refuses
-//! to own facts: everything here is in the types. Called by the command line.
+//! Owns what is left out so that the cause shows: registers, columns, unreliable frames where there are
+//! reliable ones, and with [`Detail::Folded`] the inside of locks and the stacks of idle vCPUs. JSON has
+//! all of it. Refuses to own facts: everything here is in the types. Called by the command line.
 //!
 //! Strings that come from the guest or its image go through [`sanitize`](crate::sanitize).
 
@@ -36,8 +37,8 @@ const DIM: Style = Style::new().dimmed();
 /// The amount of detail in a text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Detail {
-    /// Stacks begin with the blamed function, the core library's functions are left out, and idle vCPUs share a
-    /// line.
+    /// Stacks begin with the blamed function, the core library's functions are left out, and idle vCPUs
+    /// share a line.
     #[default]
     Folded,
     /// All functions of all stacks.
@@ -143,7 +144,8 @@ fn visit(visit: &Visit) -> String {
     format!("QEMU process {pid}: {stopped}{torn}\n")
 }
 
-/// Returns true for a backtrace that was taken because the run ended, or because it is all that was seen of it.
+/// Returns true for a backtrace that was taken because the run ended, or because it is all that was seen of
+/// it.
 fn is_of_the_end(backtrace: &Backtrace) -> bool {
     match backtrace.trigger {
         Trigger::GuestEnded | Trigger::Starved | Trigger::TimeLimit => true,

@@ -1,6 +1,6 @@
 //! Addresses to frames, as reports have them.
 
-use nmiscope_report::{Frame, Function, SymbolOffset};
+use nmiscope_report::{Frame, FrameSymbol, Function};
 use nmiscope_symbolizer::{ProgramCounter, Resolved, SourceRoots, demangle};
 
 use crate::kernel::{Symbols, Vocabulary, any_words};
@@ -61,7 +61,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn show(&self, found: Resolved<'_>) -> (Vec<Function>, Option<SymbolOffset>) {
+    fn show(&self, found: Resolved<'_>) -> (Vec<Function>, Option<FrameSymbol>) {
         let functions = found.frames.into_iter().map(|frame| {
             let location = frame.location.as_ref();
             Function {
@@ -76,7 +76,7 @@ impl<'a> Resolver<'a> {
         });
         let symbol = found
             .symbol
-            .map(|found| SymbolOffset { name: demangle(&found.symbol.name), offset: found.offset });
+            .map(|found| FrameSymbol { name: demangle(&found.symbol.name), offset: found.offset });
         (functions.collect(), symbol)
     }
 }

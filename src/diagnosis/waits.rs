@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nmiscope_machine::VirtualAddress;
 use nmiscope_report::{
-    self as report, Cpu, CpuActivity, CpuState, LockKind, NodeKind, SourceLine, WaitEdge,
+    self as report, ActivityState, Cpu, CpuState, LockKind, NodeKind, SourceLine, WaitEdge,
     WaitGraph, WaitKind, WaitNode,
 };
 use nmiscope_symbolizer::{demangle, short_name};
@@ -175,16 +175,16 @@ impl Parties<'_> {
         }
     }
 
-    fn activity(&self, cpu: u32) -> CpuActivity {
+    fn activity(&self, cpu: u32) -> ActivityState {
         let online = self.kernel.and_then(|kernel| kernel.cpu(cpu));
-        let Some(seen) = self.cpus.get(cpu as usize) else { return CpuActivity::Absent };
+        let Some(seen) = self.cpus.get(cpu as usize) else { return ActivityState::Absent };
         match (seen.state, seen.interrupts_enabled) {
-            (CpuState::NotStarted | CpuState::Reset, _) => CpuActivity::Offline,
-            _ if online.is_some_and(|cpu| !cpu.online) => CpuActivity::Offline,
-            (CpuState::Running, _) => CpuActivity::Running,
-            (CpuState::Halted | CpuState::ProbablyHalted, Some(true)) => CpuActivity::Idle,
-            (CpuState::Halted | CpuState::ProbablyHalted, Some(false)) => CpuActivity::Dead,
-            _ => CpuActivity::Unknown,
+            (CpuState::NotStarted | CpuState::Reset, _) => ActivityState::Offline,
+            _ if online.is_some_and(|cpu| !cpu.online) => ActivityState::Offline,
+            (CpuState::Running, _) => ActivityState::Running,
+            (CpuState::Halted | CpuState::ProbablyHalted, Some(true)) => ActivityState::Idle,
+            (CpuState::Halted | CpuState::ProbablyHalted, Some(false)) => ActivityState::Dead,
+            _ => ActivityState::Unknown,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The time and the host of a capture, which no memory of the guest tells.
 //!
-//! Owns where both are read: the only wall clock of a session. Called by every session that completes a report.
+//! Owns where both are read: the only wall clock of a session. Called by every session that completes a
+//! report.
 
 use std::time::SystemTime;
 
@@ -23,8 +24,8 @@ impl Origin {
         Self { captured_at: Some(rfc3339(at)), host }
     }
 
-    /// Returns the origin of a dump that another program wrote: its formats record neither time nor host, and
-    /// the time of the file is that of its last copy.
+    /// Returns the origin of a dump that another program wrote: its formats record neither time nor host,
+    /// and the time of the file is that of its last copy.
     pub fn unknown() -> Self {
         Self { captured_at: None, host: UNKNOWN_HOST.into() }
     }

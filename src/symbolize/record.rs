@@ -4,7 +4,7 @@
 
 use std::io::{self, Write};
 
-use nmiscope_report::reference::{Candidate, ResolvedReference};
+use nmiscope_report::reference::{Candidate, ResolvedReference, SCHEMA_VERSION};
 use nmiscope_report::sanitize;
 
 use super::grammar::{Reference, Target};
@@ -38,6 +38,7 @@ fn record(
         Target::Address(_) => None,
     };
     ResolvedReference {
+        schema_version: SCHEMA_VERSION,
         line,
         text: text.to_owned(),
         module: module.map(|module| module.name.to_owned()),

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use nmiscope_report::json::ReadError;
+use nmiscope_report::json::ReportError;
 use nmiscope_report::{Certainty, Class, Evidence, Outcome, Report, blamed_function, former, json};
 use serde::Deserialize;
 
@@ -49,14 +49,14 @@ pub enum NoReport {
     Version(u64),
 }
 
-impl From<ReadError> for NoReport {
-    fn from(error: ReadError) -> Self {
+impl From<ReportError> for NoReport {
+    fn from(error: ReportError) -> Self {
         match error {
-            ReadError::Version { found } => Self::Version(found),
-            ReadError::NoReport(error) | ReadError::Damaged(error) if error.is_eof() => {
+            ReportError::Version { found } => Self::Version(found),
+            ReportError::NoReport(error) | ReportError::Damaged(error) if error.is_eof() => {
                 Self::CutOff
             }
-            ReadError::NoReport(error) | ReadError::Damaged(error) => {
+            ReportError::NoReport(error) | ReportError::Damaged(error) => {
                 Self::Foreign(error.to_string())
             }
         }

@@ -15,8 +15,8 @@ use crate::{
     Trigger,
 };
 
-/// Returns the text of a backtrace and of the vCPUs and tasks in it. `hangs` are those that it was taken for:
-/// their blamed parties come first, and in a stack the blamed function.
+/// Returns the text of a backtrace and of the vCPUs and tasks in it. `hangs` are those that it was taken
+/// for: their blamed parties come first, and in a stack the blamed function.
 ///
 /// With [`Detail::Folded`], vCPUs that idle share one line without a stack.
 pub fn backtrace<'a>(
@@ -56,7 +56,7 @@ pub fn backtrace<'a>(
 
 /// A vCPU or a task, with its place in the text.
 enum Party<'a> {
-    /// vCPUs with equal stacks.
+    /// Numbers of vCPUs with equal stacks, and the first of them.
     Cpus {
         members: &'a [u32],
         first: &'a Cpu,
@@ -267,8 +267,8 @@ fn shows_all(cpu: &Cpu) -> bool {
     cpu.nmi.answer == NmiAnswer::Answered && !cpu.findings.iter().any(differs)
 }
 
-/// Returns true for a finding that the text has in another place: as the reason for no answer, or as a fault of
-/// the guest's trace.
+/// Returns true for a finding that the text has in another place: as the reason for no answer, or as a
+/// fault of the guest's trace.
 fn is_shown_elsewhere(finding: &CpuFinding) -> bool {
     matches!(
         finding,

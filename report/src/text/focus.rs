@@ -1,8 +1,8 @@
-//! The parts of a backtrace that its hangs are about: which vCPUs and tasks come first, and which function of
-//! their stacks.
+//! The parts of a backtrace that its hangs are about: which vCPUs and tasks come first, and which function
+//! of their stacks.
 //!
-//! Owns that choice, from facts in the report alone; refuses to own what a frame looks like (`stack`). Called by
-//! `backtrace`.
+//! Owns that choice, from facts in the report alone; refuses to own what a frame looks like (`stack`).
+//! Called by `backtrace`.
 
 use crate::{
     Backtrace, Cpu, Fact, Function, Hang, NodeKind, SourceLine, Task, TaskState, WaitEdge,
@@ -12,11 +12,11 @@ use crate::{
 /// The place of a vCPU or task in a text: blamed ones come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
-    /// Blamed for a hang.
+    /// A party that is blamed for a hang.
     Blamed,
-    /// Waiting for a blamed party.
+    /// A party that waits for a blamed one.
     Victim,
-    /// Neither, and not idle.
+    /// A party that takes no part in a hang.
     Bystander,
 }
 
@@ -115,7 +115,10 @@ impl<'a> Focus<'a> {
     }
 
     fn ids_of_task(&self, task: &Task) -> Vec<String> {
-        let is_node = |node: &&WaitNode| matches!(node.kind, NodeKind::Task { task: number, .. } if number == task.task);
+        let is_node = |node: &&WaitNode| match node.kind {
+            NodeKind::Task { task: number, .. } => number == task.task,
+            _ => false,
+        };
         self.nodes().filter(is_node).map(|node| node.id.clone()).collect()
     }
 

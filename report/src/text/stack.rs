@@ -1,8 +1,9 @@
 //! Stacks as text: a line for each function, innermost first.
 //!
-//! Owns the layout of frames, and which functions are folded: those inside the function that the hang blames,
-//! which are named in one line, and those of the language's core library. Refuses to own which function that is
-//! (`focus`). Called by `backtrace`. JSON has all frames, and so has the text with [`Detail::All`].
+//! Owns the layout of frames, and which functions are folded: those inside the function that the hang
+//! blames, which are named in one line, and those of the language's core library. Refuses to own which
+//! function that is (`focus`). Called by `backtrace`. JSON has all frames, and so has the text with
+//! [`Detail::All`].
 
 use std::fmt::Write as _;
 
@@ -19,8 +20,8 @@ const NAME_WIDTH: std::ops::RangeInclusive<usize> = 22..=48;
 /// The most characters of a line that names folded functions.
 const CALLS_WIDTH: usize = 80;
 
-/// Appends a stack that the host unwound: its frames, the first fault of call frame information, and the reason
-/// why it ends early.
+/// Appends a stack that the host unwound: its frames, the first fault of call frame information, and the
+/// reason why it ends early.
 pub(super) fn host_stack(
     text: &mut String,
     stack: &HostStack,
@@ -28,7 +29,8 @@ pub(super) fn host_stack(
     detail: Detail,
 ) {
     frames(text, &stack.frames.iter().collect::<Vec<_>>(), places, detail);
-    // The last frame's fault is the reason for the end. One fault is enough: it mostly affects the whole image.
+    // The last frame's fault is the reason for the end. One fault is enough: it mostly affects the whole
+    // image.
     let callees = stack.frames.split_last().map_or(&[][..], |(_, callees)| callees);
     let fault = callees.iter().zip(0..).find_map(|(frame, n)| Some((n, frame.cfi_fault.as_ref()?)));
     if let Some((number, fault)) = fault {
@@ -48,7 +50,8 @@ pub(super) fn guest_trace(
     detail: Detail,
 ) {
     trace_faults(text, trace);
-    // The interrupted instruction is always reliable. Where no other entry is, the unreliable ones are shown.
+    // The interrupted instruction is always reliable. Where no other entry is, the unreliable ones are
+    // shown.
     let trusted = trace.frames.iter().filter(|frame| frame.reliable).count() > 1;
     let shown = trace.frames.iter().filter(|frame| frame.reliable || !trusted);
     frames(text, &shown.collect::<Vec<_>>(), places, detail);
@@ -61,10 +64,10 @@ pub(super) fn trace_faults(text: &mut String, trace: &GuestTrace) {
     }
 }
 
-/// One line of a stack: a function, or the address of a frame without any.
+/// A line of a stack: a function, or the address of a frame without functions.
 #[derive(Clone, Copy)]
 struct Entry<'a> {
-    /// Number of the frame.
+    /// Number of the frame in its stack.
     number: usize,
     frame: &'a Frame,
     function: Option<&'a Function>,
@@ -130,8 +133,8 @@ fn entries<'a>(frames: &[&'a Frame]) -> Vec<Entry<'a>> {
     frames.iter().enumerate().flat_map(of_frame).collect()
 }
 
-/// Returns the index of the entry that a stack begins with: the blamed function where it is there, or else the
-/// first that is not of the core library.
+/// Returns the index of the entry that a stack begins with: the blamed function where it is there, or else
+/// the first that is not of the core library.
 fn first_shown(entries: &[Entry<'_>], places: &[Place<'_>], detail: Detail) -> usize {
     if detail == Detail::All {
         return 0;

@@ -104,7 +104,7 @@ fn taken(cpus: Vec<Cpu>) -> Backtrace {
 }
 
 fn cpu_node(number: u32, task: Option<&str>) -> WaitNode {
-    let activity = CpuActivity::Running;
+    let activity = ActivityState::Running;
     let task = task.map(str::to_owned);
     WaitNode { id: format!("cpu{number}"), kind: NodeKind::Cpu { cpu: number, activity, task } }
 }

@@ -1,4 +1,6 @@
-//! All waits of a moment, a line each.
+//! All waits of a moment as text, a line each.
+//!
+//! Owns the order of a line; the words for a wait are those of `hang`. Called by `backtrace`.
 
 use std::fmt::Write as _;
 
@@ -7,7 +9,7 @@ use super::super::{WaitEdge, WaitGraph, WaitKind};
 use super::hang::waits;
 use crate::units::seconds;
 
-/// A line for each wait: who waits for what, who has it, and for how long.
+/// Appends a line for each wait: the waiting party, what it waits for, its holder, and the duration.
 pub fn show(text: &mut String, graph: &WaitGraph) {
     for edge in graph.edges.iter().filter(|edge| edge.kind != WaitKind::HeldBy) {
         let is_held = |held: &&WaitEdge| held.kind == WaitKind::HeldBy && held.from == edge.to;

@@ -128,8 +128,9 @@ fn the_image_is_found_in_a_debug_directory_by_its_build_id() {
 fn a_core_without_its_image_shows_addresses_and_names_the_missing_image() {
     let (live, id) = hang_of_another_image();
     fs::remove_file(path(&live, IMAGE)).expect("the image");
-    let finished =
-        nmiscope(["report"]).arg(path(&live, CORE)).with_report().run().expect_code(exit::HANG);
+    // The text of an idle vCPU has its stack only with --verbose.
+    let finished = nmiscope(["report", "--verbose"]).arg(path(&live, CORE)).with_report();
+    let finished = finished.run().expect_code(exit::HANG);
     assert!(finished.stderr.contains(&id), "{}", finished.all());
     let (before, after) = (live.report(), finished.report());
     assert!(after.warnings.iter().any(|warning| warning.contains(&id)), "{}", finished.all());

@@ -13,7 +13,7 @@ fn hang(workload: &str) -> Invocation {
 }
 
 fn seen(cpu: &Cpu) -> impl Iterator<Item = &Function> {
-    cpu.look.iter().flat_map(|look| &look.frames).flat_map(|frame| &frame.functions)
+    cpu.host_stack.iter().flat_map(|look| &look.frames).flat_map(|frame| &frame.functions)
 }
 
 /// Returns the `cpu` parameters of the functions that give every CPU its number.

@@ -7,7 +7,7 @@ use crate::common::image::{
     P_FILESZ, P_MEMSZ, P_OFFSET, P_PADDR, Patched, bundled, program_headers,
 };
 use crate::common::*;
-use nmiscope_report::Reservation;
+use nmiscope_report::BufferReservation;
 use object::LittleEndian as LE;
 use object::read::elf::ProgramHeader as _;
 
@@ -85,7 +85,7 @@ fn an_image_cut_before_its_symbols_runs_and_is_reported_truncated() {
         .expect_code(exit::CLEAN);
     let report = finished.report();
     let [backtrace] = &report.backtraces[..] else { panic!("{}", finished.all()) };
-    let Reservation::Unavailable { reason } = &backtrace.reservation else {
+    let BufferReservation::Unavailable { reason } = &backtrace.reservation else {
         panic!("{}", finished.all())
     };
     assert!(reason.contains("truncated"), "{reason}");

@@ -3,7 +3,9 @@
 //! work on machines with many CPUs.
 
 use crate::common::*;
-use nmiscope_report::{Backtrace, CpuState, Finding, Kernel, Outcome, Reservation, Trigger};
+use nmiscope_report::{
+    Backtrace, BufferReservation, Cpu, CpuFinding, CpuState, GuestKernel, Outcome, Trigger,
+};
 use rustix::process::Signal;
 
 #[track_caller]
@@ -87,7 +89,7 @@ fn direct_printing_from_nmi_deadlocks_where_diverted_printing_does_not() {
         assert!(reason.contains("did not finish"), "{reason}");
         assert_eq!(cpu.nmi.delivered, Some(true), "{:?}", cpu.nmi);
         assert!(!cpu.nmi.handler_finished && cpu.nmi.masked_after, "{:?}", cpu.nmi);
-        assert_eq!(cpu.findings, [Finding::HandlerUnfinished]);
+        assert_eq!(cpu.findings, [CpuFinding::HandlerUnfinished]);
 
         let diverted =
             run_workload("printk-lock-held", cpus).args(arguments).run().expect_code(exit::HANG);
@@ -104,8 +106,10 @@ fn nmis_without_time_are_undelivered_and_host_stacks_remain() {
     let report = finished.report();
     let backtrace = &report.backtraces[0];
     for cpu in &backtrace.cpus {
-        assert_eq!(cpu.findings, [Finding::NmiNotDelivered], "cpu{}", cpu.cpu);
-        assert!(cpu.word.is_none() && cpu.look.as_ref().is_some_and(|look| look.complete));
+        assert_eq!(cpu.findings, [CpuFinding::NmiNotDelivered], "cpu{}", cpu.cpu);
+        assert!(
+            cpu.guest_trace.is_none() && cpu.host_stack.as_ref().is_some_and(|look| look.complete)
+        );
     }
     let culprit = seen_functions(&backtrace.cpus[0]);
     assert!(is_subsequence(&["lock", "take_second", "take_both", "cpu_main"], &culprit));
@@ -115,7 +119,7 @@ fn nmis_without_time_are_undelivered_and_host_stacks_remain() {
     let [.., a, b] = &backtrace.cpus[..] else { panic!("4 vCPUs") };
     let together = (a.state, b.state) == (CpuState::Halted, CpuState::Halted);
     assert_eq!(backtrace.groups.contains(&vec![2, 3]), together, "{:?}", backtrace.groups);
-    assert!(finished.stdout.contains("host's look"), "{}", finished.stdout);
+    assert!(finished.stdout.contains("host's stack"), "{}", finished.stdout);
 }
 
 #[test]
@@ -141,15 +145,15 @@ fn host_and_guest_clients_never_tear_each_others_text() {
 #[track_caller]
 fn check_race(backtrace: &Backtrace) {
     let held = match &backtrace.reservation {
-        Reservation::Held { .. } => true,
-        Reservation::Refused { holder, .. } => {
+        BufferReservation::Held { .. } => true,
+        BufferReservation::Refused { holder, .. } => {
             assert_eq!(*holder, Some(0), "cpu0 is the only client inside");
             false
         }
         other => panic!("{other:?}"),
     };
     for cpu in &backtrace.cpus {
-        let Some(word) = &cpu.word else {
+        let Some(word) = &cpu.guest_trace else {
             assert!(!held, "cpu{} has no answer: {:?}", cpu.cpu, cpu.nmi);
             continue;
         };
@@ -185,7 +189,7 @@ fn cpus_that_were_never_started_are_reported_as_such() {
         assert_eq!(cpu.state, CpuState::NotStarted, "cpu{}", cpu.cpu);
         let reason = no_answer(cpu);
         assert!(reason.contains("not started"), "{reason}");
-        assert!(!cpu.nmi.sent && cpu.word.is_none() && cpu.look.is_none());
+        assert!(!cpu.nmi.sent && cpu.guest_trace.is_none() && cpu.host_stack.is_none());
     }
     assert!(backtrace.cpus[..2].iter().all(answered));
     assert_eq!((backtrace.nmi_sent, backtrace.nmi_answered), (2, 2));
@@ -205,9 +209,25 @@ fn nmis_reach_cpus_whose_apic_is_used_through_memory() {
 }
 
 #[test]
-fn equal_stacks_are_one_group_and_are_printed_once() {
+fn a_text_has_the_blamed_cpu_first_and_one_line_for_idle_ones() {
     let finished = run_workload("spin-irqs-off", 8)
         .args(["--hang-after", "300ms", "--serial", "none"])
+        .run()
+        .expect_code(exit::HANG);
+    let backtrace = &finished.report().backtraces[0];
+    let is_idle =
+        |cpu: &&Cpu| cpu.state == CpuState::Halted && cpu.interrupts_enabled == Some(true);
+    assert!(backtrace.cpus.iter().filter(is_idle).count() > 1, "{}", finished.all());
+    let place = |wanted: &str| finished.stdout.find(wanted).expect(wanted);
+    assert!(place("\ncpu4  running, interrupts off") < place("  idle (halted, interrupts on)"));
+    assert_eq!(finished.stdout.matches("idle (halted").count(), 1, "{}", finished.stdout);
+    assert_eq!(finished.stdout.matches("wait_for_interrupt").count(), 0, "{}", finished.stdout);
+}
+
+#[test]
+fn equal_stacks_are_one_group_and_are_printed_once() {
+    let finished = run_workload("spin-irqs-off", 8)
+        .args(["--hang-after", "300ms", "--serial", "none", "--verbose"])
         .run()
         .expect_code(exit::HANG);
     let backtrace = &finished.report().backtraces[0];
@@ -233,7 +253,7 @@ fn the_report_describes_the_machine_and_the_image() {
     assert_eq!(report.image.path, None);
     assert_eq!(report.image.command_line, "workload=exit");
     // The kernel is examined only if the guest takes long enough to exit.
-    assert!(matches!(report.image.kernel, Kernel::NotExamined | Kernel::Bundled));
+    assert!(matches!(report.image.kernel, GuestKernel::NotExamined | GuestKernel::Bundled));
     assert_eq!(report.tool.name, "nmiscope");
     assert!(report.backtraces.is_empty());
 
@@ -254,7 +274,7 @@ fn an_image_file_is_run_like_the_bundled_one() {
         .expect_code(exit::HANG);
     let report = finished.report();
     assert_eq!(report.image.path.as_deref(), Some("guest.elf"));
-    assert_eq!(report.image.kernel, Kernel::Bundled);
+    assert_eq!(report.image.kernel, GuestKernel::Bundled);
     everyone_answers(&report.backtraces[0]);
 }
 
@@ -305,7 +325,7 @@ fn a_backtrace_does_not_harm_a_booting_guest() {
     assert_eq!(report.outcome, Outcome::Exit { code: 0 });
     let backtrace = &report.backtraces[0];
     assert!(Some(backtrace.at_ms) < report.ready_after_ms, "it was taken too late");
-    assert!(backtrace.cpus[0].look.is_some());
+    assert!(backtrace.cpus[0].host_stack.is_some());
     for cpu in backtrace.cpus.iter().filter(|cpu| !cpu.nmi.sent) {
         let reason = no_answer(cpu);
         let known = ["no NMI handler", "not started"];
@@ -340,7 +360,7 @@ fn three_hundred_vcpus_all_answer() {
     let backtrace = &report.backtraces[0];
     everyone_answers(backtrace);
     for cpu in &backtrace.cpus {
-        let text = &cpu.word.as_ref().expect("a word").text;
+        let text = &cpu.guest_trace.as_ref().expect("a word").text;
         let first = format!("NMI backtrace for cpu {}\n", cpu.cpu);
         assert!(text.starts_with(&first), "cpu{}: {text}", cpu.cpu);
     }

@@ -123,7 +123,7 @@ fn a_pasted_log_gets_the_functions_and_lines_of_the_report() {
         .expect_code(exit::HANG)
         .report();
     for cpu in &report.backtraces[0].cpus {
-        let word = cpu.word.as_ref().expect("a word");
+        let word = cpu.guest_trace.as_ref().expect("a word");
         let finished =
             nmiscope(["symbolize"]).run_with_input(word.text.as_bytes()).expect_code(exit::CLEAN);
         let trace = finished.stdout.split_once("Call Trace:").expect("the trace").1;

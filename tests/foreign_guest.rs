@@ -7,7 +7,7 @@ use crate::common::*;
 use nmiscope::elf_core::Core;
 use nmiscope::hang::Class;
 use nmiscope_report::{
-    CpuState, CrashCause, Fact, Finding, FoundBy, Hang, Outcome, Report, Source, Trigger,
+    CpuFinding, CpuState, CrashCause, Fact, FoundBy, Hang, Outcome, Report, Source, Trigger,
 };
 use rustix::process::Signal;
 
@@ -51,10 +51,13 @@ fn a_core_has_the_vmcoreinfo_of_its_kernel() {
 
     // No call frame information and no frame pointer: one frame, and a reason.
     let cpu = &report.backtraces[0].cpus[0];
-    let look = cpu.look.as_ref().expect("a look");
+    let look = cpu.host_stack.as_ref().expect("a look");
     assert_eq!(look.frames[0].found_by, Some(FoundBy::Registers));
     assert_eq!(frame_functions(&look.frames[0]), ["long_mode"]);
-    assert!(look.complete || matches!(cpu.findings[..], [Finding::StackBroken { .. }]), "{cpu:#?}");
+    assert!(
+        look.complete || matches!(cpu.findings[..], [CpuFinding::StackBroken { .. }]),
+        "{cpu:#?}"
+    );
 }
 
 /// Warns once, and makes the report all the same, live and from the core.
@@ -156,7 +159,8 @@ fn hangs_in(function: &str, finished: Finished) -> Hang {
 
 #[track_caller]
 fn has_fact(hang: &Hang, fact: impl Fn(&Fact) -> bool) {
-    let said = hang.evidence.iter().any(|evidence| evidence.of == "cpu0" && fact(&evidence.fact));
+    let said =
+        hang.evidence.iter().any(|evidence| evidence.party == "cpu0" && fact(&evidence.fact));
     assert!(said, "{:#?}", hang.evidence);
 }
 
@@ -178,8 +182,9 @@ fn an_unknown_kernel_that_spins_with_interrupts_off_is_locked_up() {
     let hang = hangs_in("spin_irqs_off", run_foreign("SPINS_WITH_INTERRUPTS_OFF", &arguments));
     assert_eq!(hang.class, Class::HardLockup);
     has_fact(&hang, |fact| matches!(fact, Fact::SeenWithInterruptsOff { ms } if *ms >= 2000.0));
-    let stood =
-        |fact: &Fact| matches!(fact, Fact::Stood { halted: false, interrupts_enabled: false, .. });
+    let stood = |fact: &Fact| {
+        matches!(fact, Fact::StoppedAt { halted: false, interrupts_enabled: false, .. })
+    };
     has_fact(&hang, stood);
 }
 
@@ -188,8 +193,9 @@ fn an_unknown_kernel_that_spins_with_interrupts_off_is_locked_up() {
 fn an_unknown_kernel_that_halts_with_interrupts_off_is_dead() {
     let hang = hangs_in("halt_irqs_off", run_foreign("HALTS_WITH_INTERRUPTS_OFF", &[]));
     assert_eq!(hang.class, Class::DeadHalt);
-    let stood =
-        |fact: &Fact| matches!(fact, Fact::Stood { halted: true, interrupts_enabled: false, .. });
+    let stood = |fact: &Fact| {
+        matches!(fact, Fact::StoppedAt { halted: true, interrupts_enabled: false, .. })
+    };
     has_fact(&hang, stood);
 }
 
@@ -257,7 +263,7 @@ fn a_crash_of_an_unknown_kernel_is_located() {
         assert_eq!(*cause, wanted);
         assert!(finished.stdout.contains(text), "{}", finished.stdout);
         assert!(report.hangs.is_empty());
-        let look = report.backtraces[0].cpus[0].look.as_ref().expect("a look");
+        let look = report.backtraces[0].cpus[0].host_stack.as_ref().expect("a look");
         assert_eq!(frame_functions(&look.frames[0]), ["_start"]);
     }
 }

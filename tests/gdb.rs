@@ -94,7 +94,7 @@ fn gdb_sees(live: &Finished, cpus: u32) -> Vec<Vec<Seen>> {
 
 /// Returns the report's host stack of a vCPU; a frame without functions gives its symbol.
 fn look_sees(cpu: &Cpu) -> Vec<Seen> {
-    let look = cpu.look.as_ref().expect("a look");
+    let look = cpu.host_stack.as_ref().expect("a look");
     let mut seen = Vec::new();
     for frame in &look.frames {
         let pc = frame.address.clone();
@@ -152,7 +152,7 @@ fn agrees(workload: &str, counts: &[u32], arguments: &[&str]) {
         let gdb = gdb_sees(&live, cpus);
         for (cpu, gdb) in backtrace.cpus.iter().zip(&gdb) {
             // A vCPU that KVM has reset has no stack.
-            let Some(look) = &cpu.look else { continue };
+            let Some(look) = &cpu.host_stack else { continue };
             let ours = look_sees(cpu);
             // On an overwritten stack the report stops at an address that is not code; gdb continues.
             let gdb = if look.complete { gdb } else { &gdb[..ours.len().min(gdb.len())] };

@@ -8,7 +8,7 @@ use nmiscope::hang::Class;
 use nmiscope_guest::abi::{
     LOCK_MUTEX, LOCK_SPIN, TASK_BLOCKED, TASK_READY, WAIT_CPU_CALL, WAIT_CPU_ONLINE, WAIT_LOCK,
 };
-use nmiscope_report::{Activity, Fact, Hang, LockKind, NodeKind, Report, TaskState};
+use nmiscope_report::{ActivityState, Fact, Hang, LockKind, NodeKind, Report, TaskState};
 
 const IMAGE: &str = "guest.elf";
 
@@ -181,7 +181,7 @@ fn waiters_for_a_lock_whose_holder_does_not_exist_are_blamed() {
         let (finished, report) = hangs(&waits_for_lock(scratch()), &lock(kind, plus_one, 0));
         let hang = both(&report, Class::LockWait);
         let absent = match node(hang, holder) {
-            NodeKind::Cpu { activity, .. } => *activity == Activity::Absent,
+            NodeKind::Cpu { activity, .. } => *activity == ActivityState::Absent,
             NodeKind::Task { state, .. } => *state == TaskState::Absent,
             NodeKind::Lock { .. } | NodeKind::Queue { .. } => false,
         };
@@ -265,7 +265,7 @@ fn a_place_in_the_source_is_reported_if_it_is_plausible() {
         let (finished, report) = hangs(&writes, &bytes);
         let hang = only_hang(&report);
         let edge = hang.edges.iter().find(|edge| edge.from == "cpu0").expect("a wait");
-        let file = edge.at.as_ref().map(|place| place.file.as_str());
+        let file = edge.call_site.as_ref().map(|place| place.file.as_str());
         assert_eq!(file, wanted, "{what}");
         let said = finished.stdout.contains("taken at evil.rs");
         assert_eq!(said, wanted.is_some(), "{what}: {}", finished.stdout);
@@ -277,7 +277,7 @@ fn places_without_memory_are_not_reported() {
     let mut writes = waits_for_lock(scratch());
     writes.extend(long(Own, address_of("cpu_wait", "at"), 0x1234_5678_9abc_def0));
     let (finished, report) = hangs(&writes, &lock(LOCK_SPIN, 2, u64::MAX - 2));
-    assert!(only_hang(&report).edges.iter().all(|edge| edge.at.is_none()));
+    assert!(only_hang(&report).edges.iter().all(|edge| edge.call_site.is_none()));
     assert!(!finished.stdout.contains("taken at"), "{}", finished.stdout);
 }
 
@@ -301,7 +301,7 @@ fn counters_that_go_backwards_count_as_zero() {
     let hang = both(&report, Class::SoftLockup);
     for evidence in &hang.evidence {
         match evidence.fact {
-            Fact::WorkUndone { items, .. } => panic!("{items} items"),
+            Fact::PendingWork { items, .. } => panic!("{items} items"),
             Fact::NoSchedule { interrupts, .. } => assert!(interrupts < 1000, "{interrupts}"),
             _ => {}
         }

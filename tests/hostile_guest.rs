@@ -6,7 +6,9 @@ use std::time::Duration;
 use crate::common::image::{Patched, address_of, bundled, function, section};
 use crate::common::*;
 use nmiscope::hang::Class;
-use nmiscope_report::{Backtrace, Finding, FoundBy, Frame, Outcome, Report, Reservation, Trigger};
+use nmiscope_report::{
+    Backtrace, BufferReservation, CpuFinding, FoundBy, Frame, Outcome, Report, Trigger,
+};
 
 const IMAGE: &str = "guest.elf";
 
@@ -73,7 +75,7 @@ fn everyone_answers(backtrace: &Backtrace) {
 fn a_guest_that_writes_nothing_answers() {
     let (_, report) = run_and_capture(&[]);
     everyone_answers(&report.backtraces[0]);
-    assert!(matches!(report.backtraces[0].reservation, Reservation::Held { .. }));
+    assert!(matches!(report.backtraces[0].reservation, BufferReservation::Held { .. }));
 }
 
 #[test]
@@ -84,7 +86,7 @@ fn a_stale_length_beyond_the_buffer_is_discarded_and_reported() {
     everyone_answers(backtrace);
     for cpu in &backtrace.cpus {
         assert!(cpu.nmi.stale_bytes > 0, "{:?}", cpu.nmi);
-        let text = &cpu.word.as_ref().expect("a word").text;
+        let text = &cpu.guest_trace.as_ref().expect("a word").text;
         assert!(text.starts_with(&format!("NMI backtrace for cpu {}\n", cpu.cpu)), "{text}");
     }
 }
@@ -99,7 +101,7 @@ fn messages_lost_by_an_earlier_handler_are_not_counted() {
         for cpu in &report.backtraces[0].cpus {
             assert!(answered(cpu), "{member}: {:?}", cpu.nmi);
             assert_eq!(cpu.nmi.messages_lost, Some(0), "{member}: {:?}", cpu.nmi);
-            let word = cpu.word.as_ref().expect("a word");
+            let word = cpu.guest_trace.as_ref().expect("a word");
             assert!(word.findings.is_empty(), "{member}: {:?}", word.findings);
         }
     }
@@ -127,13 +129,13 @@ fn a_buffer_full_of_garbage_is_marked() {
         .variable("nmi_print_seq", "seq.buffer", text);
     let (finished, report) = hang(&guest);
     for cpu in &report.backtraces[0].cpus {
-        let word = cpu.word.as_ref().expect("what is in the buffer");
+        let word = cpu.guest_trace.as_ref().expect("what is in the buffer");
         assert_eq!(word.text.chars().filter(|&c| c == '\u{1b}').count(), 3, "JSON has all of it");
         let findings = word.findings.join("; ");
         for wanted in ["length is garbage", "owner is garbage", "garbled"] {
             assert!(findings.contains(wanted), "{wanted}: {findings}");
         }
-        assert!(cpu.findings.contains(&Finding::WordGarbled), "{:?}", cpu.findings);
+        assert!(cpu.findings.contains(&CpuFinding::TraceGarbled), "{:?}", cpu.findings);
     }
     assert!(finished.stdout.contains("length is garbage"), "{}", finished.stdout);
 }
@@ -184,7 +186,7 @@ fn buffers_that_are_never_released_are_refused_with_their_holder() {
     let owner = address_of("PRINTK", "nmi_print_flag.owner");
     let (_, report) = run_and_capture(&[(owner, 2)]);
     let reservation = &report.backtraces[0].reservation;
-    let Reservation::Refused { holder, waited_ms, .. } = reservation else {
+    let BufferReservation::Refused { holder, waited_ms, .. } = reservation else {
         panic!("{reservation:?}");
     };
     assert_eq!(*holder, Some(1), "a guest CPU stores its number plus one");
@@ -200,7 +202,7 @@ fn a_garbage_holder_of_the_buffers_has_no_name() {
     let (finished, report) =
         run_and_capture(&[(owner, 0xdead_beef), (since, u32::MAX), (since + 4, u32::MAX)]);
     let reservation = &report.backtraces[0].reservation;
-    let Reservation::Refused { holder: None, held_ms: None, .. } = reservation else {
+    let BufferReservation::Refused { holder: None, held_ms: None, .. } = reservation else {
         panic!("{reservation:?}");
     };
     assert!(finished.stdout.contains("no CPU of the guest"), "{}", finished.stdout);
@@ -211,7 +213,7 @@ fn a_garbage_clock_does_not_fail_the_backtrace() {
     let owner = address_of("PRINTK", "nmi_print_flag.owner");
     let scale = address_of("sched_clock", "ns_per_tsc_shifted");
     let (_, report) = run_and_capture(&[(owner, 1), (scale, u32::MAX), (scale + 4, u32::MAX)]);
-    assert!(matches!(report.backtraces[0].reservation, Reservation::Refused { .. }));
+    assert!(matches!(report.backtraces[0].reservation, BufferReservation::Refused { .. }));
 }
 
 #[test]
@@ -225,7 +227,7 @@ fn a_guest_that_never_becomes_ready_is_a_boot_stall() {
     assert!((500.0..2500.0).contains(&hang.lasted_ms), "{}", hang.lasted_ms);
     assert_eq!(report.ready_after_ms, None);
     assert_eq!(report.backtraces[0].trigger, Trigger::Hang);
-    let look = report.backtraces[0].cpus[0].look.as_ref().expect("a look");
+    let look = report.backtraces[0].cpus[0].host_stack.as_ref().expect("a look");
     assert_eq!(frame_functions(&look.frames[0]), ["kernel_main"]);
 }
 
@@ -239,8 +241,8 @@ fn an_unmapped_stack_pointer_leaves_one_frame_and_the_address() {
     let finished = run(&guest, &["--ready-within", "500ms"]).expect_code(exit::HANG);
     let report = finished.report();
     let cpu = &report.backtraces[0].cpus[0];
-    assert_eq!(cpu.look.as_ref().expect("a look").frames.len(), 1, "{cpu:#?}");
-    let [Finding::StackUnreadable { reason }] = &cpu.findings[..] else {
+    assert_eq!(cpu.host_stack.as_ref().expect("a look").frames.len(), 1, "{cpu:#?}");
+    let [CpuFinding::StackUnreadable { reason }] = &cpu.findings[..] else {
         panic!("{:?}", cpu.findings)
     };
     assert!(reason.contains("ffffffff8012345") && reason.contains("not present"), "{reason}");
@@ -252,7 +254,7 @@ fn garbage_call_frame_information_falls_back_to_frame_pointers() {
     let guest = bundled().at_offset(offset, &vec![0xff; length]);
     let (_, report) = hang(&guest);
     for cpu in &report.backtraces[0].cpus {
-        let look = cpu.look.as_ref().expect("a look");
+        let look = cpu.host_stack.as_ref().expect("a look");
         let [first, callers @ ..] = &look.frames[..] else { panic!("{look:#?}") };
         let fault = first.cfi_fault.as_ref().expect("a fault");
         assert!(fault.contains(".eh_frame"), "{fault}");

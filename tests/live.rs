@@ -13,7 +13,9 @@ use std::time::Duration;
 use crate::common::corpus::{faults, find, promises};
 use crate::common::promises::broken_promises;
 use crate::common::*;
-use nmiscope_report::{Backtrace, CpuState, Fact, Finding, FoundBy, Outcome, Report, Reservation};
+use nmiscope_report::{
+    Backtrace, BufferReservation, CpuFinding, CpuState, Fact, FoundBy, Outcome, Report,
+};
 
 /// Name of the core that each run here writes.
 const CORE: &str = "hang.core";
@@ -73,7 +75,7 @@ fn check_promises(source: &'static str, backtrace: &Backtrace, crashed: Option<u
 #[track_caller]
 fn check_looks(workload: &str, backtrace: &Backtrace) {
     for cpu in &backtrace.cpus {
-        let Some(look) = &cpu.look else { continue };
+        let Some(look) = &cpu.host_stack else { continue };
         let broken = workload == "corrupt-stack" && cpu.cpu == backtrace.cpus.len() as u32 / 2;
         assert_eq!(look.complete, !broken, "{cpu:#?}");
         let by = |frame: &nmiscope_report::Frame| frame.found_by;
@@ -81,7 +83,7 @@ fn check_looks(workload: &str, backtrace: &Backtrace) {
             look.frames.iter().all(|frame| by(frame) != Some(FoundBy::FramePointer)),
             "{cpu:#?}"
         );
-        let differ = |finding: &Finding| matches!(finding, Finding::WitnessesDiffer { .. });
+        let differ = |finding: &CpuFinding| matches!(finding, CpuFinding::StacksDiffer { .. });
         assert!(!cpu.findings.iter().any(differ), "{cpu:#?}");
     }
 }
@@ -136,7 +138,7 @@ fn check(workload: &str, ending: Ending, cpus: u32) -> Report {
     for backtrace in &report.backtraces {
         check_looks(workload, backtrace);
         // A guest that takes backtraces of its own without pause need not release the buffers.
-        if matches!(backtrace.reservation, Reservation::Held { .. }) {
+        if matches!(backtrace.reservation, BufferReservation::Held { .. }) {
             check_promises(row.source, backtrace, crashed);
         } else {
             // On an AMD host KVM resets a CPU that has crashed; if it was the only one, no page tables
@@ -266,20 +268,20 @@ fn the_others_answer(report: &Report) {
 fn the_crash_is_placed_or_lost(report: &Report) {
     the_others_answer(report);
     let cpu = culprit(report);
-    match &cpu.look {
+    match &cpu.host_stack {
         Some(_) => assert!(seen_functions(cpu).contains(&"cause_triple_fault".to_owned())),
         None => assert_eq!(cpu.state, CpuState::Reset),
     }
 }
 
 fn only_the_interrupted_frame_is_reliable(report: &Report) {
-    let word = culprit(report).word.as_ref().expect("a word");
+    let word = culprit(report).guest_trace.as_ref().expect("a word");
     assert!(word.frames[0].interrupted && word.frames[0].reliable, "{word:?}");
     assert!(word.frames[1..].iter().all(|frame| !frame.reliable), "{word:?}");
     all_answer(report);
-    let look = culprit(report).look.as_ref().expect("a look");
+    let look = culprit(report).host_stack.as_ref().expect("a look");
     assert_eq!(look.frames.len(), 1, "{look:#?}");
-    let [Finding::StackBroken { reason }] = &culprit(report).findings[..] else {
+    let [CpuFinding::StackBroken { reason }] = &culprit(report).findings[..] else {
         panic!("{:?}", culprit(report).findings)
     };
     assert!(reason.contains("is not code"), "{reason}");
@@ -289,7 +291,7 @@ fn only_the_interrupted_frame_is_reliable(report: &Report) {
 fn the_loss_is_counted(report: &Report) {
     all_answer(report);
     let cpu = culprit(report);
-    let word = cpu.word.as_ref().expect("a word");
+    let word = cpu.guest_trace.as_ref().expect("a word");
     let lost = cpu.nmi.messages_lost.expect("a number");
     assert!(lost > 0);
     assert!(word.text.len() <= 4096 && word.text.len() > 4096 - 64, "{}", word.text.len());
@@ -300,11 +302,13 @@ fn the_loss_is_counted(report: &Report) {
     assert!(kept + lost >= 250, "{kept} kept and {lost} lost");
     let findings = word.findings.join("; ");
     assert!(findings.contains(&lost.to_string()), "{lost} lost, but: {findings}");
-    let seen = cpu.look.as_ref().expect("a look").frames.len();
+    let seen = cpu.host_stack.as_ref().expect("a look").frames.len();
     assert!(seen > 250, "{seen} frames");
     let lacking = (seen - word.frames.len()) as u32;
-    let wanted =
-        [Finding::BufferOverflowed { messages: lost }, Finding::WordIncomplete { frames: lacking }];
+    let wanted = [
+        CpuFinding::BufferOverflowed { messages: lost },
+        CpuFinding::TraceIncomplete { frames: lacking },
+    ];
     assert_eq!(cpu.findings, wanted);
 }
 
@@ -332,14 +336,14 @@ fn the_nmi_is_masked(report: &Report) {
     assert_eq!(cpu.nmi.delivered, Some(false));
     assert!(!cpu.nmi.handler_finished);
     // The text in its buffer answers another NMI, and is not reported as current.
-    assert!(cpu.word.as_ref().is_some_and(|word| !word.current), "{:?}", cpu.word);
-    assert_eq!(cpu.findings, [Finding::NmiMasked]);
+    assert!(cpu.guest_trace.as_ref().is_some_and(|word| !word.current), "{:?}", cpu.guest_trace);
+    assert_eq!(cpu.findings, [CpuFinding::NmiMasked]);
     assert_eq!((cpu.in_nmi, cpu.interrupts_enabled), (Some(true), Some(false)));
     // Through the NMI's stack to the stack that it interrupted.
     let wanted = ["spin_forever", "trap_entry", "trap_common", "get_stuck", "step", "cpu_main"];
-    assert!(is_subsequence(&wanted, &seen_functions(cpu)), "{:#?}", cpu.look);
+    assert!(is_subsequence(&wanted, &seen_functions(cpu)), "{:#?}", cpu.host_stack);
     let interrupted =
-        cpu.look.iter().flat_map(|look| &look.frames).filter(|frame| frame.interrupted);
+        cpu.host_stack.iter().flat_map(|look| &look.frames).filter(|frame| frame.interrupted);
     let names: Vec<String> = interrupted.flat_map(frame_functions).collect();
     assert!(is_subsequence(&["spin_forever", "get_stuck"], &names), "{names:?}");
     assert!(!names.contains(&"step".to_owned()), "{names:?}");
@@ -358,10 +362,10 @@ fn the_message_is_on_the_console(report: &Report) {
 
 fn the_partial_line_is_marked(report: &Report) {
     all_answer(report);
-    let word = culprit(report).word.as_ref().expect("a word");
+    let word = culprit(report).guest_trace.as_ref().expect("a word");
     assert!(word.text.ends_with("a line without an end"), "{}", word.text);
     assert!(word.findings.iter().any(|finding| finding.contains("no end")), "{word:?}");
-    assert_eq!(culprit(report).findings, [Finding::WordTruncated]);
+    assert_eq!(culprit(report).findings, [CpuFinding::TraceTruncated]);
 }
 
 fn interrupts_are_off(report: &Report) {
@@ -378,7 +382,7 @@ fn the_tick_goes_on(report: &Report) {
     all_answer(report);
     // A tick may have just come, whose handler runs with interrupts off.
     let cpu = culprit(report);
-    let look = cpu.look.as_ref().expect("a look");
+    let look = cpu.host_stack.as_ref().expect("a look");
     let inside_tick = look.frames.iter().skip(1).any(|frame| frame.interrupted);
     assert_eq!(cpu.interrupts_enabled, Some(!inside_tick), "{look:#?}");
     let facts = facts_of_culprit(report);
@@ -391,7 +395,7 @@ fn the_tick_goes_on(report: &Report) {
 fn facts_of_culprit(report: &Report) -> Vec<&Fact> {
     let culprit = format!("cpu{}", report.machine.vcpus / 2);
     let evidence = only_hang(report).evidence.iter();
-    evidence.filter(|evidence| evidence.of == culprit).map(|evidence| &evidence.fact).collect()
+    evidence.filter(|evidence| evidence.party == culprit).map(|evidence| &evidence.fact).collect()
 }
 
 #[test]

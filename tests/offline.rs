@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 
 use crate::common::*;
 use nmiscope::session::offline::{Stored, report};
-use nmiscope_report::{Answer, Outcome, Report, Source};
+use nmiscope_report::text::Detail;
+use nmiscope_report::{NmiAnswer, Outcome, Report, Source};
 use nmiscope_symbolizer::Image;
 use proptest::prelude::*;
+use serde_json::json;
 
 pub const CORES: [&str; 8] = [
     "abba-deadlock",
@@ -85,6 +87,29 @@ pub fn expect_in(directory: &Path, file: &str, found: &str) {
     );
 }
 
+/// Compares a report's verdict with the one that the capture had when it was stored. The values are in
+/// `verdicts.json`, which no test writes: a change of wording, of names or of the format changes none of
+/// them.
+#[track_caller]
+pub fn expect_verdict(capture: &Path, report: &Report) {
+    let stored: serde_json::Value =
+        serde_json::from_str(include_str!("offline/verdicts.json")).expect("JSON");
+    let name = capture.strip_prefix(directory()).expect("a path in tests/offline");
+    let name = name.to_str().expect("UTF-8");
+    let report = serde_json::to_value(report).expect("JSON");
+    let hangs = report["hangs"].as_array().expect("hangs").iter().map(|hang| {
+        let [class, signature, blamed, victims, locks] =
+            ["class", "signature", "blamed", "victims", "locks"].map(|field| &hang[field]);
+        json!({
+            "class": class, "signature": signature, "blamed": blamed, "victims": victims,
+            "locks": locks, "certainty": hang["certainty"]["kind"],
+        })
+    });
+    let hangs: Vec<serde_json::Value> = hangs.collect();
+    let found = json!({"outcome": report["outcome"]["kind"], "hangs": hangs});
+    assert_eq!(found, stored[name], "{name}");
+}
+
 #[test]
 fn a_core_gives_its_committed_report() {
     let version_3 = directory().join("version3");
@@ -93,6 +118,7 @@ fn a_core_gives_its_committed_report() {
         let finished = nmiscope_report_in(&directory, name, &["--quiet", "--json", "-"]);
         let report = parse_report(&finished.stdout);
         assert_eq!(report.source, Source::Core, "{name}");
+        expect_verdict(&directory.join("cores").join(name), &report);
         assert_eq!(finished.stderr, "", "{name}");
         expect(&directory, &format!("{name}.json"), &finished.stdout);
         let code = exit_code(&report.outcome);
@@ -140,8 +166,8 @@ fn a_core_without_its_image_gives_addresses_and_a_warning() {
 /// frame.
 fn addresses(report: &Report) -> Vec<&str> {
     let cpus = report.backtraces.iter().flat_map(|backtrace| &backtrace.cpus);
-    let words = cpus.flat_map(|cpu| &cpu.word).flat_map(|word| &word.frames);
-    words.map(|frame| frame.address.as_str()).collect()
+    let frames = cpus.flat_map(|cpu| &cpu.guest_trace).flat_map(|trace| &trace.frames);
+    frames.map(|frame| frame.address.as_str()).collect()
 }
 
 fn all_functions(report: &Report) -> Vec<String> {
@@ -178,7 +204,7 @@ fn check(name: &str, whole: &Report, result: anyhow::Result<Report>) {
                 assert!(report.backtraces.iter().all(same), "{name}: {text}");
             }
             for backtrace in &report.backtraces {
-                let _ = nmiscope_report::text::backtrace(backtrace);
+                let _ = nmiscope_report::text::backtrace(backtrace, &report.hangs, Detail::Folded);
             }
             let _ = nmiscope_report::text::outcome(&report.outcome);
         }
@@ -221,7 +247,7 @@ fn a_core_cut_after_its_note_keeps_the_guests_traces() {
     let loads = (note + 2).next_multiple_of(4096);
     let cut = report_of(&bytes[..loads]).expect("a report");
     assert_eq!(addresses(&cut), addresses(&whole));
-    let answers = |report: &Report| -> Vec<Answer> {
+    let answers = |report: &Report| -> Vec<NmiAnswer> {
         report.backtraces[0].cpus.iter().map(|cpu| cpu.nmi.answer.clone()).collect()
     };
     assert_eq!(answers(&cut), answers(&whole));

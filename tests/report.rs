@@ -1,12 +1,14 @@
-//! `nmiscope report` on files that are no core, or not all of one, and on cores whose image is
-//! another or gone; and `run --core` where no core can be written. Most of it needs `/dev/kvm` once,
-//! for a core.
+//! `nmiscope report` on files that are not a core, on truncated cores, on cores whose image is missing or
+//! another one, and on reports of other versions; and `run --core` where no core can be written. Most tests
+//! need `/dev/kvm` once, for a core.
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use crate::common::*;
 use nmiscope::images::hex;
+use nmiscope_report::units::rfc3339;
 use nmiscope_report::{Report, SCHEMA_VERSION, Source};
 use nmiscope_symbolizer::Image;
 
@@ -72,7 +74,7 @@ fn a_core_that_cannot_be_written_is_noticed_before_the_guest_starts() {
 }
 
 #[test]
-fn a_core_cut_in_its_notes_is_refused_and_one_cut_later_says_what_is_missing() {
+fn a_core_cut_in_its_notes_is_refused_and_a_later_cut_warns() {
     let (live, _) = hang_of_another_image();
     let core = fs::read(path(&live, CORE)).expect("a core");
     refused(nmiscope(["report", CORE]).with_file(CORE, &core[..100]), "truncated");
@@ -97,7 +99,7 @@ fn another_image_is_refused_and_the_right_one_named() {
     refused(wrong, &id);
 }
 
-/// Under either name that it may have there.
+/// Debug directories have two names for one build-id.
 #[test]
 fn the_image_is_found_in_a_debug_directory_by_its_build_id() {
     let (live, id) = hang_of_another_image();
@@ -121,20 +123,21 @@ fn the_image_is_found_in_a_debug_directory_by_its_build_id() {
     }
 }
 
-/// The addresses and the guest's word are in the core; their names were in the image.
+/// The core has the addresses and the guest's trace; their names were in the image.
 #[test]
-fn without_its_image_a_core_shows_addresses_and_says_which_image_is_missing() {
+fn a_core_without_its_image_shows_addresses_and_names_the_missing_image() {
     let (live, id) = hang_of_another_image();
     fs::remove_file(path(&live, IMAGE)).expect("the image");
-    let finished =
-        nmiscope(["report"]).arg(path(&live, CORE)).with_report().run().expect_code(exit::HANG);
+    // The text of an idle vCPU has its stack only with --verbose.
+    let finished = nmiscope(["report", "--verbose"]).arg(path(&live, CORE)).with_report();
+    let finished = finished.run().expect_code(exit::HANG);
     assert!(finished.stderr.contains(&id), "{}", finished.all());
     let (before, after) = (live.report(), finished.report());
     assert!(after.warnings.iter().any(|warning| warning.contains(&id)), "{}", finished.all());
     for (before, after) in before.backtraces[0].cpus.iter().zip(&after.backtraces[0].cpus) {
         assert_eq!(before.registers, after.registers);
-        let (before, after) = (before.look.as_ref(), after.look.as_ref());
-        let (before, after) = (before.expect("a look"), after.expect("a look"));
+        let (before, after) = (before.host_stack.as_ref(), after.host_stack.as_ref());
+        let (before, after) = (before.expect("a stack"), after.expect("a stack"));
         assert_eq!(before.frames[0].address, after.frames[0].address);
         assert!(!after.complete, "{after:?}");
         assert!(finished.stdout.contains(&after.frames[0].address), "{}", finished.all());
@@ -146,8 +149,48 @@ fn a_report_of_another_version_is_refused_with_both_versions_named() {
     let future = br#"{"schema_version": 9000, "shape": "of another time"}"#;
     let finished = nmiscope(["report", "future.json"]).with_file("future.json", future);
     let finished = finished.run().expect_code(exit::USAGE);
-    let wanted = format!("version 9000, and this nmiscope reads version {SCHEMA_VERSION}");
+    let former = SCHEMA_VERSION - 1;
+    let wanted =
+        format!("version 9000, and this nmiscope reads versions {former} and {SCHEMA_VERSION}");
     assert!(finished.stderr.contains(&wanted), "{}", finished.all());
+}
+
+#[test]
+fn a_report_of_the_former_version_is_read() {
+    let former = include_bytes!("../report/tests/former/abba-deadlock.json");
+    let finished = nmiscope(["report", "former.json"])
+        .with_report()
+        .with_file("former.json", former)
+        .run()
+        .expect_code(exit::HANG);
+    let report = finished.report();
+    assert_eq!(report.schema_version, SCHEMA_VERSION);
+    let cpus = &report.backtraces[0].cpus;
+    assert!(cpus.iter().all(|cpu| cpu.guest_trace.is_some() && cpu.host_stack.is_some()));
+    assert_eq!((report.captured_at, report.host.as_str()), (None, "unknown"));
+    assert!(finished.stdout.contains("hang: deadlock, cpu0 and cpu1"), "{}", finished.all());
+}
+
+#[test]
+fn a_core_keeps_the_wall_clock_and_the_host_of_its_run() {
+    require_kvm();
+    let before = SystemTime::now();
+    let live = nmiscope(["run", "--workload", "spin-irqs-off", "--cpus", "2"])
+        .args(["--hang-after", "300ms", "--core", CORE])
+        .with_report()
+        .run()
+        .expect_code(exit::HANG);
+    let report = live.report();
+    let captured_at = report.captured_at.clone().expect("a time");
+    // The form sorts as its times do.
+    assert!(rfc3339(before) <= captured_at && captured_at <= rfc3339(SystemTime::now()));
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    assert_eq!(report.host, host);
+    let core = path(&live, CORE).display().to_string();
+    let again = nmiscope(["report", &core]).with_report().run().expect_code(exit::HANG).report();
+    assert_eq!((again.captured_at, again.host), (Some(captured_at), host));
+    assert_eq!(again.summary, report.summary);
+    assert!(report.summary.starts_with("hang: hard-lockup:"), "{}", report.summary);
 }
 
 /// The panic is printed on the console and into memory: two accounts of the same lines.

@@ -1,5 +1,5 @@
-//! What becomes of a verdict: what the policy says, what a host that is too busy does to it, and that
-//! its JSON says all that was printed. Which verdict a workload gets is `live`'s and `accuracy`'s.
+//! Verdicts and what follows from them: the policy, a host that is too busy, and JSON that has all that was
+//! printed. The verdict of each workload is tested in `live` and `accuracy`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,9 +16,9 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 const QUICKLY: [&str; 2] = ["--hang-after", "300ms"];
 
-/// The report says what the run has said, without the VM, and ends as it did.
+/// Compares the text of a run with that of its report, which needs no VM, and both exit codes.
 #[track_caller]
-fn told_again_from_json(live: &Finished) {
+fn expect_same_text_from_json(live: &Finished) {
     let again = nmiscope(["report"]).arg(live.directory.path().join(REPORT)).run();
     assert_eq!(again.code(), live.code());
     let told = live.stdout.lines().filter(|line| !line.starts_with("wrote "));
@@ -26,7 +26,7 @@ fn told_again_from_json(live: &Finished) {
 }
 
 #[test]
-fn a_report_is_printed_again_from_its_json_as_it_was_told() {
+fn a_report_is_printed_from_its_json_as_the_run_printed_it() {
     let rows: [(&str, &[&str]); 8] = [
         ("abba-deadlock", &[]),
         ("spin-irqs-on", &[]),
@@ -39,7 +39,7 @@ fn a_report_is_printed_again_from_its_json_as_it_was_told() {
     ];
     for (workload, arguments) in rows {
         let run = run_workload(workload, 2).args(QUICKLY).args(["--serial", "none"]);
-        told_again_from_json(&run.args(arguments).run());
+        expect_same_text_from_json(&run.args(arguments).run());
     }
 }
 
@@ -51,7 +51,7 @@ fn json_that_is_no_report_is_refused() {
 }
 
 #[test]
-fn a_hang_that_nobody_is_to_be_shown_is_told_without_nmis_and_stacks() {
+fn the_policy_kill_reports_a_hang_without_nmis_and_stacks() {
     let finished =
         run_workload("spin-irqs-off", 2).args(QUICKLY).args(["--hang-policy", "kill"]).run();
     let report = finished.expect_code(exit::HANG).report();
@@ -99,13 +99,13 @@ fn a_policy_that_contradicts_itself_is_refused() {
 }
 
 #[test]
-fn a_guest_that_is_let_go_on_and_does_not_recover_is_told_of_once() {
+fn a_resumed_guest_that_does_not_recover_is_reported_once() {
     let running = run_workload("spin-irqs-off", 2)
         .args(QUICKLY)
         .args(["--hang-policy", "report,continue"])
         .start();
     running.wait_for("NMI: sent", 1);
-    // It is looked at ten times more.
+    // The detector samples it ten times more.
     thread::sleep(Duration::from_secs(1));
     running.signal(Signal::INT);
     let finished = running.wait().expect_code(exit::HANG);
@@ -117,7 +117,7 @@ fn a_guest_that_is_let_go_on_and_does_not_recover_is_told_of_once() {
 
 /// Interrupts off for 0.85 s at a time, and a bound that makes a hang of it.
 #[test]
-fn a_guest_that_is_let_go_on_and_recovers_is_told_of_as_such() {
+fn a_resumed_guest_that_recovers_is_reported_as_recovered() {
     let running = run_workload("long-irqs-off", 1)
         .args(["--hang-after", "200ms", "--hang-policy", "report,continue", "--serial", "none"])
         .start();
@@ -132,7 +132,7 @@ fn a_guest_that_is_let_go_on_and_recovers_is_told_of_as_such() {
     let next = report.hangs.get(1);
     assert!(next.is_none_or(|next| first.at_ms + after <= next.at_ms), "{:#?}", report.hangs);
     assert!(finished.stdout.contains("recovered: hard-lockup, cpu0"), "{}", finished.stdout);
-    // Each of them is told of once, with a backtrace of its own.
+    // Each hang is reported once, with a backtrace of its own.
     assert_eq!(report.backtraces.len(), report.hangs.len());
     // The last one may go on when the time is over.
     let over = report.hangs.iter().all(|hang| hang.resolved_after_ms.is_some());
@@ -140,7 +140,7 @@ fn a_guest_that_is_let_go_on_and_recovers_is_told_of_as_such() {
 }
 
 #[test]
-fn of_a_guest_that_hangs_again_and_again_there_are_not_ever_more_backtraces() {
+fn the_backtraces_of_a_guest_that_hangs_again_and_again_are_limited() {
     let running = run_workload("long-irqs-off", 1)
         .args(["--append", "section_ms=300", "--hang-after", "200ms", "--serial", "none"])
         .args(["--hang-policy", "report,continue", "--nmi-timeout", "0"])
@@ -171,7 +171,7 @@ fn equal_hangs_have_equal_signatures_and_others_have_others() {
     assert!(!others.contains(&halts) && others[0] != others[1], "{others:?}");
 }
 
-/// What the innermost function is differs from run to run, and its caller is not always the same.
+/// The innermost function differs from run to run, and so may its caller.
 #[test]
 fn a_loop_that_calls_functions_has_one_signature_wherever_it_was_stopped() {
     // (workload, numbers of CPUs, the function that is blamed)
@@ -187,7 +187,7 @@ fn a_loop_that_calls_functions_has_one_signature_wherever_it_was_stopped() {
             let report = finished.expect_code(exit::HANG).report();
             let hang = only_hang(&report);
             let places = hang.evidence.iter().filter_map(|evidence| match &evidence.fact {
-                Fact::Stood { function, .. } if hang.blamed.contains(&evidence.of) => {
+                Fact::StoppedAt { function, .. } if hang.blamed.contains(&evidence.party) => {
                     function.as_deref()
                 }
                 _ => None,
@@ -203,9 +203,9 @@ fn a_loop_that_calls_functions_has_one_signature_wherever_it_was_stopped() {
     }
 }
 
-/// The looks after the verdict's are in the core, and are taken where nobody is to be shown a stack.
+/// Samples after the verdict are in the core, and are taken for the signature even without a backtrace.
 #[test]
-fn what_a_loop_is_in_is_told_again_from_a_core_and_known_without_a_report() {
+fn samples_of_a_loop_are_in_the_core_and_taken_without_a_backtrace() {
     let run = |policy| {
         let run = run_workload("spin-in-calls", 2).args(QUICKLY).args(["--serial", "none"]);
         run.args(["--hang-policy", policy]).run().expect_code(exit::HANG)
@@ -299,9 +299,9 @@ impl Drop for Busy {
     }
 }
 
-/// A vCPU's thread that may run only when nobody else wants to, and others want to all the time.
+/// The vCPU's thread may run only on an idle core, and other threads keep that core busy.
 #[test]
-fn a_guest_that_the_host_does_not_run_is_starved_and_does_not_hang() {
+fn a_guest_that_the_host_does_not_schedule_is_starved() {
     let running = run_workload("spin-irqs-off", 1)
         .args(["--hang-after", "2s", "--hang-after", "starved=3s", "--serial", "none"])
         .start();
@@ -318,7 +318,7 @@ fn a_guest_that_the_host_does_not_run_is_starved_and_does_not_hang() {
     let finished = running.wait();
     drop(busy);
     let finished = finished.expect_code(exit::TOOL_FAILED);
-    told_again_from_json(&finished);
+    expect_same_text_from_json(&finished);
     let report = finished.report();
     let Outcome::Starved { cpus, wall_ms, ran_ms } = &report.outcome else {
         panic!("{:?}", report.outcome)
@@ -331,7 +331,7 @@ fn a_guest_that_the_host_does_not_run_is_starved_and_does_not_hang() {
 
 /// The vCPUs may be frozen before the kernel has been found, or just after.
 #[test]
-fn a_guest_that_is_frozen_as_soon_as_it_is_ready_is_starved() {
+fn a_guest_frozen_as_soon_as_it_is_ready_is_starved() {
     let running = run_workload("idle", 2)
         .args(["--hang-after", "300ms", "--hang-after", "starved=1s", "--serial", "none"])
         .start();
@@ -343,7 +343,7 @@ fn a_guest_that_is_frozen_as_soon_as_it_is_ready_is_starved() {
     assert!(report.hangs.is_empty(), "{}", finished.all());
 }
 
-/// At a key, a timer and a time limit a person asks, and has not waited for the bound.
+/// A key, a timer and a time limit request a backtrace before the bound is over.
 #[test]
 fn a_moment_shows_the_hang_that_detection_would_find_with_its_signature() {
     for (workload, certainty, code) in [
@@ -376,7 +376,7 @@ fn a_moment_shows_the_hang_that_detection_would_find_with_its_signature() {
 }
 
 #[test]
-fn a_guest_that_is_asked_how_it_is_says_who_waits_for_whom() {
+fn a_requested_backtrace_shows_who_waits_for_whom() {
     let finished = run_workload("abba-deadlock", 2)
         .args(["--hang-after", "60s", "--nmi-after", "1s", "--stop-after", "2s"])
         .args(["--serial", "none", "--core", "asked.core"])
@@ -399,7 +399,7 @@ fn a_guest_that_is_asked_how_it_is_says_who_waits_for_whom() {
 }
 
 #[test]
-fn a_healthy_guest_that_is_asked_how_it_is_has_no_hang() {
+fn a_requested_backtrace_of_a_healthy_guest_has_no_hang() {
     for workload in ["idle", "busy", "lock-contention", "mutex-contention"] {
         let finished = run_workload(workload, 2)
             .args(["--nmi-after", "1s", "--stop-after", "1500ms", "--serial", "none"])
@@ -409,8 +409,8 @@ fn a_healthy_guest_that_is_asked_how_it_is_has_no_hang() {
     }
 }
 
-/// As under a debugger: nobody can be asked how it is, and what is known of the guest stays known. Its
-/// memory says that a CPU stands still, and the host that it was not run.
+/// A VM under a debugger looks so: no vCPU can be stopped, and the guest's former state stays known. By its
+/// memory a CPU makes no progress, and by the host it was not scheduled.
 #[test]
 fn a_guest_whose_vcpus_are_all_frozen_is_starved() {
     // Both of its CPUs sleep, so that it is not starved before, whatever else the host runs.
@@ -418,7 +418,7 @@ fn a_guest_whose_vcpus_are_all_frozen_is_starved() {
         .args(["--hang-after", "300ms", "--hang-after", "starved=3s", "--serial", "none"])
         .args(["--hang-policy", "report,continue", "--core", "starved.core"])
         .start();
-    // A hang that was told of: the detector has found what it watches.
+    // After a reported hang, the detector has located what it watches.
     running.wait_for("NMI: sent", 1);
     freeze_threads(running.pid(), "vcpu");
     let finished = running.wait().expect_code(exit::TOOL_FAILED);
@@ -433,19 +433,19 @@ fn a_guest_whose_vcpus_are_all_frozen_is_starved() {
     assert_eq!(starved.trigger, Trigger::Starved);
     for cpu in &starved.cpus {
         assert!(!cpu.nmi.sent, "{:?}", cpu.nmi);
-        assert!(cpu.look.is_none() && cpu.registers.is_none());
+        assert!(cpu.host_stack.is_none() && cpu.registers.is_none());
     }
     let core = finished.directory.path().join("starved.core");
     let again = nmiscope(["report"]).arg(core).with_report().run().expect_code(exit::TOOL_FAILED);
     assert_eq!(Report { source: Source::Live, ..again.report() }, report);
 }
 
-/// What it was doing is said, whatever it was.
+/// A healthy guest has a backtrace and no hang.
 #[test]
-fn a_guest_that_outlives_its_limit_has_failed_and_is_looked_at() {
+fn a_guest_past_its_time_limit_fails_with_a_backtrace() {
     let finished = run_workload("busy", 2).args(["--time-limit", "2s", "--serial", "none"]).run();
     let finished = finished.expect_code(exit::GUEST_FAILED);
-    told_again_from_json(&finished);
+    expect_same_text_from_json(&finished);
     assert!(
         finished.stdout.contains("timed out: not ended after 2.0 s, and had "),
         "{}",
@@ -462,7 +462,7 @@ fn a_guest_that_outlives_its_limit_has_failed_and_is_looked_at() {
 }
 
 #[test]
-fn sigterm_is_for_a_last_look_and_the_end() {
+fn sigterm_takes_a_last_backtrace_and_ends_the_run() {
     let running = run_workload("busy", 2).args(["--serial", "none"]).start();
     running.wait_for("guest ready", 1);
     running.signal(Signal::TERM);

@@ -4,9 +4,11 @@
 //! the runner, once for each try.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 
-use nmiscope_report::Report;
+use nmiscope_report::json::ReportError;
+use nmiscope_report::{Report, json};
 
 use super::event::HangSummary;
 use super::judge::{self, Judgement, NoReport, ProcessEnd};
@@ -39,12 +41,21 @@ const MAX_CONSOLE: u64 = 64 << 20;
 /// Maximum number of bytes read of a report.
 const MAX_REPORT: u64 = 256 << 20;
 
+/// Returns a read error with the reason below it.
+fn with_cause(error: &ReportError) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
 /// Reads what a try of `vm` left in `directory`, and judges it.
 pub fn examine(vm: &SuiteVm, directory: &Path, end: ProcessEnd) -> Examined {
     let report = read_tail(&directory.join(process::REPORT), MAX_REPORT);
     let report: Result<Report, NoReport> = match report {
-        Ok(tail) => serde_json::from_slice(&tail.bytes)
-            .map_err(|error| NoReport::Unreadable(error.to_string())),
+        Ok(tail) => {
+            json::read(&tail.bytes).map_err(|error| NoReport::Unreadable(with_cause(&error)))
+        }
         Err(_) => Err(NoReport::Missing),
     };
     let text = |file: &str| -> String {

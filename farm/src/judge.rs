@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use nmiscope_report::{Class, Hang, Outcome, Report, function_of};
+use nmiscope_report::{Class, Hang, Outcome, Report, blamed_function};
 use regex::Regex;
 
 use super::event::{HangSummary, Status};
@@ -235,7 +235,7 @@ pub fn summary(report: &Report) -> Option<HangSummary> {
         signature: hang.signature.clone(),
         blamed: hang.blamed.clone(),
         locks: hang.locks.clone(),
-        function: function_of(&hang.blamed, &hang.evidence).map(str::to_owned),
+        function: blamed_function(&hang.blamed, &hang.evidence).map(str::to_owned),
     })
 }
 

@@ -30,7 +30,7 @@ fuzz_target!(|data: &[u8]| {
     for report in with.into_iter().chain(report(&stored, None, Path::new("/nonexistent"), false)) {
         let _ = text::outcome(&report.outcome);
         for backtrace in &report.backtraces {
-            let _ = text::backtrace(backtrace);
+            let _ = text::backtrace(backtrace, &report.hangs, text::Detail::Folded);
         }
     }
 });

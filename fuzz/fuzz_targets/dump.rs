@@ -31,6 +31,6 @@ fuzz_target!(|data: &[u8]| {
     let stored = Stored::from_bytes(data.to_vec(), "dump");
     let with = report(&stored, Some(Path::new(IMAGE)), Path::new("/nonexistent"), true);
     for report in with.into_iter().chain(report(&stored, None, Path::new("/nonexistent"), false)) {
-        assert!(!text::report(&report).is_empty());
+        assert!(!text::report(&report, text::Detail::Folded).is_empty());
     }
 });

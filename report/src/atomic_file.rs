@@ -1,4 +1,7 @@
-//! Files that are there whole or not at all: written under another name, then renamed.
+//! Files that are complete or absent: written under another name, then renamed.
+//!
+//! Owns the order of writing, syncing and renaming; refuses to own what is written. Called by `destination`
+//! and by farms.
 
 use std::fs::{File, Permissions};
 use std::io;
@@ -7,7 +10,7 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
-/// The folder that a path names a file in.
+/// Returns the folder of the file that a path names.
 pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -15,20 +18,26 @@ pub fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// A file beside `target`, with the permissions that a new file there would have. It is removed
-/// unless it takes the target's place.
+/// Creates a file beside `target`, with the permissions of a new file there. It is removed when dropped,
+/// unless [`persist`] gives it the target's name.
+///
+/// # Errors
+/// The folder does not exist, or no file can be created in it.
 pub fn temporary(target: &Path) -> io::Result<NamedTempFile> {
     let permissions = Permissions::from_mode(0o666);
     tempfile::Builder::new().permissions(permissions).tempfile_in(folder_of(target))
 }
 
-/// Gives a file that [`temporary`] made the name `target`, once what is in it is on the disk.
-/// Whatever had that name is gone.
+/// Renames a file that [`temporary`] made to `target`, after its contents are on the disk. A file that had
+/// that name is replaced.
+///
+/// # Errors
+/// The contents cannot be written, or the file cannot be renamed.
 pub fn persist(file: NamedTempFile, target: &Path) -> io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(target)?;
-    // The name is the folder's. Not all file systems can be asked to write one, and the file is
-    // there by now.
+    // The folder holds the name. Not all file systems can sync a folder, and the file itself is complete by
+    // now.
     let _ = File::open(folder_of(target)).and_then(|folder| folder.sync_all());
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! The classes of hangs: their names, their order and the words that a text has for them.
+//! The classes of hangs: their names, their order, and their wording in texts.
 //!
-//! Owns what a reader sees of a class; refuses to own when a guest hangs in it (`hang::class`). Used
-//! by everything that makes, reads or counts hangs.
+//! Owns what a reader sees of a class; refuses to own when a guest hangs in it (the tool's detector).
+//! Called by everything that makes, reads or counts hangs.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The ways to hang.
+/// The kinds of hangs, the one that explains most first.
 #[derive(
     Debug,
     Clone,
@@ -28,29 +28,29 @@ use serde::{Deserialize, Serialize};
 pub enum Class {
     /// A cycle of CPUs and tasks that wait for each other.
     Deadlock,
-    /// A CPU halted with interrupts off: nothing but an NMI wakes it.
+    /// A CPU is halted with interrupts off: only an NMI wakes it.
     DeadHalt,
     /// A CPU takes no timer interrupts and schedules nothing.
     HardLockup,
-    /// A CPU takes interrupts, and schedules nothing.
+    /// A CPU takes interrupts and schedules nothing.
     SoftLockup,
-    /// Waits for a lock that nobody is going to release, although its holder is not stuck.
+    /// CPUs or tasks wait for a lock that is not going to be released, although its holder is not stuck.
     LockWait,
-    /// Work is there, its CPU makes progress with everything else, and does not do it.
+    /// Work is pending, and its CPU runs but finishes none of it.
     Livelock,
-    /// Work is there, and its CPU idles.
+    /// Work is pending, and its CPU idles.
     LostWakeup,
-    /// The guest does not become ready.
+    /// The guest does not report within its bound that it is ready.
     BootStall,
-    /// A guest of which nothing is known prints nothing, and does not idle.
+    /// An unknown kernel prints nothing and does not idle.
     Silent,
 }
 
 impl Class {
-    /// The number of classes.
+    /// The number of classes of hangs.
     pub const COUNT: usize = Self::Silent as usize + 1;
 
-    /// Its name, as reports and the command line have it.
+    /// Returns the name of the class in reports and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Deadlock => "deadlock",
@@ -65,8 +65,8 @@ impl Class {
         }
     }
 
-    /// The words before the time that a hang has lasted. `interrupts_on`: one to blame still takes
-    /// interrupts; `asleep`: one to blame is a task that sleeps.
+    /// Returns the words before the age of a hang. `interrupts_on`: a blamed CPU still takes interrupts;
+    /// `asleep`: a blamed party is a sleeping task.
     pub fn symptom(self, interrupts_on: bool, asleep: bool) -> &'static str {
         match self {
             Self::Deadlock | Self::LockWait => "since",
@@ -82,12 +82,12 @@ impl Class {
         }
     }
 
-    /// True where those to blame wait for each other, in a cycle.
+    /// Returns true for a class whose blamed parties wait for each other in a cycle.
     pub fn is_cycle(self) -> bool {
         self == Self::Deadlock
     }
 
-    /// True where the guest hangs before it is ready.
+    /// Returns true for a class of hangs before the guest is ready.
     pub fn is_before_ready(self) -> bool {
         self == Self::BootStall
     }

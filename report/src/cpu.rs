@@ -1,113 +1,125 @@
-//! What a report says of one vCPU: what it was doing, what became of its NMI, and the two witnesses.
+//! vCPUs in a report: its state, the account of its NMI, and its two stacks, one printed by the guest
+//! and one read by the host.
+//!
+//! Owns these types and their JSON names; refuses to own how two stacks are compared (the tool's diagnosis).
+//! Filled by the diagnosis, rendered by `text`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::frame::Frame;
 
-/// One vCPU in a backtrace.
+/// A vCPU at the moment of a backtrace.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Cpu {
-    /// Its number.
+    /// Number of the vCPU, from 0.
     pub cpu: u32,
-    /// What it was doing.
+    /// Execution state when the vCPU was stopped.
     pub state: CpuState,
-    /// RFLAGS.IF: whether it would have taken interrupts; null where there are no registers.
+    /// RFLAGS.IF, true where the vCPU takes interrupts; null where its registers could not be read.
     pub interrupts_enabled: Option<bool>,
-    /// Its registers when it was stopped; null where they could not be read.
+    /// Registers when the vCPU was stopped; null where they could not be read.
     pub registers: Option<Registers>,
-    /// Inside an NMI handler, where it takes no other NMI; null where that is not known.
+    /// True inside an NMI handler, where the vCPU takes no other NMI; null where that is not known.
     pub in_nmi: Option<bool>,
-    /// What became of its NMI.
+    /// Account of the NMI that was sent for this backtrace.
     pub nmi: Nmi,
-    /// The guest's word: what its handler printed; null if there is nothing of it.
-    pub word: Option<Word>,
-    /// The host's look: its stack when it was stopped, before its NMI; null where there are no
-    /// registers that say where it was.
-    pub look: Option<Look>,
-    /// What is wrong, with the one witness, the other, or both together.
-    pub findings: Vec<Finding>,
+    /// Backtrace that the guest's NMI handler printed; null where it printed nothing.
+    #[serde(alias = "word")]
+    pub guest_trace: Option<GuestTrace>,
+    /// Stack that the host unwound from outside, as it was before the NMI; null where no registers say
+    /// where the vCPU was.
+    #[serde(alias = "look")]
+    pub host_stack: Option<HostStack>,
+    /// Faults of the guest's trace, of the host's stack, and differences between the two.
+    pub findings: Vec<CpuFinding>,
 }
 
-/// The host's look at a vCPU: its stack, read and unwound from outside.
+/// A stack that the host read and unwound from outside.
+///
+/// The tool's capture has a type of the same name, with raw addresses; this is its form in a report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Look {
-    /// Innermost first; the first one is where the vCPU stood.
+pub struct HostStack {
+    /// Frames, innermost first; the first one is the position of the vCPU or task.
     pub frames: Vec<Frame>,
-    /// Whether that is the whole stack.
+    /// True where the stack was unwound to its outermost frame.
     pub complete: bool,
-    /// Why it ends where it does.
+    /// Reason why unwinding ended after the last frame.
     pub end: String,
 }
 
-/// What is wrong with what is known of a vCPU.
+/// A fault of a vCPU's guest trace or host stack, or a difference between them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Finding {
-    /// An NMI was sent, and it never came to the handler.
+pub enum CpuFinding {
+    /// An NMI was sent, and the handler was never entered.
     NmiNotDelivered,
-    /// An NMI was sent, and waits: the vCPU is inside an earlier NMI.
+    /// An NMI was sent and is pending: the vCPU is still inside an earlier one.
     NmiMasked,
-    /// The NMI handler was entered and did not come to its end.
+    /// The NMI handler was entered and did not return.
     HandlerUnfinished,
-    /// The handler printed more than its buffer holds.
+    /// The NMI handler printed more than its buffer holds.
     BufferOverflowed {
-        /// How many messages are lost.
+        /// Number of messages that were lost.
         messages: u64,
     },
-    /// What lies in the buffer is not what a handler prints.
-    WordGarbled,
-    /// The guest's text ends within a line.
-    WordTruncated,
-    /// The guest's trace lacks frames that the host sees: the guest follows frame pointers, and
-    /// prints into a buffer that has an end.
-    WordIncomplete {
-        /// How many.
+    /// The buffer holds bytes that no NMI handler prints.
+    #[serde(alias = "word-garbled")]
+    TraceGarbled,
+    /// The guest's trace ends within a line.
+    #[serde(alias = "word-truncated")]
+    TraceTruncated,
+    /// The guest's trace lacks frames that the host's stack has: the guest follows frame pointers, and
+    /// prints into a buffer of limited size.
+    #[serde(alias = "word-incomplete")]
+    TraceIncomplete {
+        /// Number of frames that are missing.
         frames: u32,
     },
-    /// The guest's trace has frames on top of all that the host saw: the vCPU took an interrupt or
-    /// an exception when it was let run, before its NMI.
+    /// The guest's trace has frames on top of the host's stack: the vCPU took an interrupt or an
+    /// exception after it was resumed and before its NMI.
     InterruptedBefore {
-        /// How many.
+        /// Number of frames on top.
         frames: u32,
     },
-    /// The vCPU was stopped in the shadow of an STI or MOV SS, in which it takes no NMI: it has run on
-    /// before it took this one. The guest's trace is of a later moment than the host's.
+    /// The vCPU was stopped in the shadow of an STI or MOV SS, in which it takes no NMI, and ran on
+    /// before it took this one. The guest's trace is from a later moment than the host's stack.
     InterruptShadow {
-        /// The first frame at which they differ.
+        /// Number of the first frame that differs.
         frame: u32,
     },
-    /// The guest's trace and the host's contradict each other.
-    WitnessesDiffer {
-        /// The first frame at which they do.
+    /// The guest's trace and the host's stack contradict each other.
+    #[serde(alias = "witnesses-differ")]
+    StacksDiffer {
+        /// Number of the first frame that differs.
         frame: u32,
     },
-    /// Part of the stack cannot be read.
+    /// Part of the stack could not be read.
     StackUnreadable {
-        /// Which address, and why.
+        /// Address that could not be read, and the reason.
         reason: String,
     },
-    /// The stack does not lead to where every stack begins.
+    /// The stack does not lead to a function that stacks begin with.
     StackBroken {
-        /// Where it goes wrong, and how.
+        /// Place where unwinding failed, and the fault there.
         reason: String,
     },
 }
 
-/// What a vCPU was doing.
+/// The execution state of a vCPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CpuState {
-    /// Executing instructions.
+    /// The vCPU was executing instructions.
     Running,
-    /// In HLT.
+    /// The vCPU is in HLT.
     Halted,
-    /// Never started: waits for INIT or a start-up IPI.
+    /// The vCPU was never started: it waits for INIT or a start-up IPI.
     NotStarted,
-    /// As after power-on. On AMD hosts KVM resets a vCPU whose guest has shut it down by a triple
-    /// fault, and with that what it was doing is lost.
+    /// The vCPU is as after power-on. KVM on AMD hosts resets a vCPU whose guest shut it down by a triple
+    /// fault, so its last position is lost.
     Reset,
-    /// It could not be asked.
+    /// The state could not be read.
     Unknown,
     /// Running or halted: a dump does not record which.
     NotRecorded,
@@ -115,7 +127,8 @@ pub enum CpuState {
     ProbablyHalted,
 }
 
-/// The general registers of a vCPU, and what tells its mode.
+/// The general registers of a vCPU, its control registers and privilege level. Values are strings of 16
+/// hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "registers by their names")]
 pub struct Registers {
@@ -143,59 +156,60 @@ pub struct Registers {
     pub cr2: String,
     pub cr3: String,
     pub cr4: String,
-    /// Current privilege level.
+    /// Current privilege level: 0 in the kernel, 3 in user mode.
     pub cpl: u8,
 }
 
-/// The account of one NMI.
+/// The account of one NMI, from sending it to reading its buffer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Nmi {
-    /// Whether it was sent.
+    /// True where an NMI was sent.
     pub sent: bool,
-    /// Whether the vCPU took it; null if that cannot be told.
+    /// True where the vCPU took the NMI; null where that is not known.
     pub delivered: Option<bool>,
-    /// The vCPU was inside an earlier NMI when this one was sent.
+    /// True where the vCPU was inside an earlier NMI when this one was sent.
     pub masked_before: bool,
-    /// The vCPU was inside an NMI when it was stopped again.
+    /// True where the vCPU was inside an NMI when it was stopped again.
     pub masked_after: bool,
-    /// It had not been taken when the vCPU was stopped again.
+    /// True where the NMI was still pending when the vCPU was stopped again.
     pub pending_after: bool,
-    /// The handler ran to its end.
+    /// True where the handler ran to its end.
     pub handler_finished: bool,
-    /// How long the vCPU was let run for it, in milliseconds.
+    /// Time for which the vCPU was resumed for the NMI, in milliseconds; null where it was not.
     pub ran_ms: Option<f64>,
-    /// What there is to say about the answer.
-    pub answer: Answer,
-    /// Bytes in the buffer.
+    /// Result of the NMI: an answer, or the reason why there is none.
+    pub answer: NmiAnswer,
+    /// Number of bytes in the buffer; null where it could not be read.
     pub bytes: Option<u32>,
-    /// Messages that the handler printed and that were not kept.
+    /// Number of messages that the handler printed and the buffer did not keep; null where it could not
+    /// be read.
     pub messages_lost: Option<u64>,
-    /// Bytes of an earlier NMI that nobody had read, and that were thrown away.
+    /// Number of bytes from an earlier NMI that nobody had read, and that were discarded.
     pub stale_bytes: u32,
 }
 
-/// Whether there is an answer, or why not.
+/// The result of an NMI: an answer, or the reason why there is none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Answer {
-    /// There is.
+pub enum NmiAnswer {
+    /// The guest's NMI handler printed a trace.
     Answered,
-    /// There is none.
+    /// The guest's NMI handler printed nothing that could be read.
     NoAnswer {
-        /// Because.
+        /// Reason why there is no answer.
         reason: String,
     },
 }
 
-/// The guest's word: what an NMI handler printed.
+/// The backtrace that a guest's NMI handler printed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Word {
-    /// As it stood in the buffer. Bytes that are no UTF-8 have become U+FFFD.
+pub struct GuestTrace {
+    /// Contents of the buffer. Bytes that are not UTF-8 are replaced by U+FFFD.
     pub text: String,
-    /// Of this NMI; false if it is of an earlier one, whose handler has not returned.
+    /// True where this NMI's handler printed it; false where an earlier one's did and has not returned.
     pub current: bool,
-    /// The call trace in it, innermost first.
+    /// Frames of the printed call trace, innermost first.
     pub frames: Vec<Frame>,
-    /// What is wrong with it.
+    /// Faults of the buffer and its text, as sentences.
     pub findings: Vec<String>,
 }

@@ -1,5 +1,8 @@
-//! Where a whole file's worth of output goes, such as a report: to a file, all or nothing, to a device, or
-//! to standard output.
+//! Destinations of a whole output such as a report: a file, which is complete or absent, a device, or
+//! standard output.
+//!
+//! Owns the check before the work starts that a destination can be written; refuses to own what is written.
+//! Called by the command line and by farms.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Write};
@@ -9,29 +12,34 @@ use anyhow::Context;
 
 use crate::atomic_file;
 
-/// Where something goes. Made before the work starts, so that a place that cannot be written to is
-/// known by then.
+/// The destination of an output. It is opened before the work starts, so that one that cannot be written is
+/// reported by then.
+///
+/// The tool has a destination of cores too: those are written in parts, and renamed when they are complete.
 pub enum Destination {
-    /// Standard output.
+    /// Standard output of the program.
     Stdout,
-    /// A file, which is there whole or not at all.
+    /// A file, which is complete or absent.
     File {
-        /// Its path, as it was given.
+        /// Path as it was given, for messages.
         path: PathBuf,
-        /// The same with symbolic links followed.
+        /// Path with symbolic links followed, which is written to.
         target: PathBuf,
     },
-    /// Something that is there and is no file: a pipe, a terminal, `/dev/null`.
+    /// An existing path that is not a regular file: a pipe, a terminal, `/dev/null`.
     Device {
-        /// Its path.
+        /// Path as it was given, for messages.
         path: PathBuf,
-        /// Opened for writing.
+        /// Device that is open for writing.
         device: File,
     },
 }
 
 impl Destination {
-    /// Standard output for `-`; otherwise that file, after making sure that it can be written.
+    /// Opens a destination: standard output for `-`, otherwise the file of that path.
+    ///
+    /// # Errors
+    /// The path is a directory or names no file, or no file can be created there.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         if path == Path::new("-") {
             return Ok(Self::Stdout);
@@ -50,19 +58,19 @@ impl Destination {
             return Ok(Self::Device { path: path.into(), device });
         }
         atomic_file::folder_of(&target).metadata().with_context(failed)?;
-        // The error names a temporary file, which is of no use to anybody.
+        // The error names the temporary file, which the user does not know.
         atomic_file::temporary(&target)
             .map_err(|error| io::Error::from(error.kind()))
             .with_context(failed)?;
         Ok(Self::File { path: path.into(), target })
     }
 
-    /// Whether standard output is to hold nothing else.
+    /// Returns true for standard output, which then holds nothing else.
     pub fn is_stdout(&self) -> bool {
         matches!(self, Self::Stdout)
     }
 
-    /// What was written to, if it has a name.
+    /// Returns the path of a file or device; `None` for standard output.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Stdout => None,
@@ -70,10 +78,10 @@ impl Destination {
         }
     }
 
-    /// Writes all of it. A file of that name is replaced, in one step.
+    /// Writes the whole output. A file of that name is replaced in one step.
     ///
     /// # Errors
-    /// It cannot be written. Somebody who reads no more is no error.
+    /// The output cannot be written. A closed pipe is not an error: its reader has seen enough.
     pub fn write(&self, bytes: &[u8]) -> anyhow::Result<()> {
         let failed = |path: &Path| format!("failed to write {}", path.display());
         match self {

@@ -1,74 +1,81 @@
-//! A frame of a stack: whoever has found it, and where it is in the source.
+//! Frames of stacks: the method that found each, its functions and source lines, and their variables.
+//!
+//! Owns these types and their JSON names; refuses to own unwinding and symbols (`symbolizer`). Filled by the
+//! tool's diagnosis, rendered by `text`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A frame of a stack.
+///
+/// The `symbolizer` crate has types named `Frame`, `Variable` and `VariableKind` too; these are their forms
+/// in a report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Frame {
-    /// Its address.
+    /// Guest-virtual address of the frame, 16 hexadecimal digits.
     pub address: String,
-    /// The address is that of an instruction that was interrupted; otherwise a call returns to it.
+    /// True where the address is that of an interrupted instruction; false where a call returns to it.
     pub interrupted: bool,
-    /// Whoever found it vouches for it. Otherwise it is a word on the stack that points into code.
+    /// True for a frame that the guest or the host vouches for; false for a value on the stack that merely
+    /// points into code.
     pub reliable: bool,
-    /// By what the host found it; null for one that the guest printed.
+    /// Method by which the host found the frame; null for one that the guest printed.
     pub found_by: Option<FoundBy>,
-    /// What is wrong with its call frame information, so that its caller, if there is one, was found
-    /// by other means; absent where nothing is.
+    /// Fault of the frame's call frame information, because of which its caller was found by other means or
+    /// not at all; absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cfi_fault: Option<String>,
-    /// The symbol that the address lies in.
-    pub symbol: Option<Symbol>,
-    /// Inlined calls, innermost first, and last the function whose code it is. Empty where nothing
-    /// is known.
+    /// Symbol that contains the address; null where there is none.
+    pub symbol: Option<FrameSymbol>,
+    /// Functions at the address: inlined calls, innermost first, then the function that contains their code.
+    /// Empty where nothing is known.
     pub functions: Vec<Function>,
-    /// Why there is less than functions and lines, or variables if asked for, if so.
+    /// Reason why functions, lines or requested variables are missing; null where none is.
     pub missing: Option<String>,
 }
 
-/// How the host found a frame.
+/// The methods by which the host finds frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FoundBy {
-    /// By the vCPU's registers: the first one.
+    /// The registers of the vCPU: the first frame.
     Registers,
-    /// By the callee's call frame information.
+    /// The call frame information of its callee.
     Cfi,
-    /// By the return address at the stack pointer, its callee being no code.
+    /// The return address at the stack pointer, after a call to an address that is not code.
     BadCall,
-    /// By the chain of saved frame pointers, for want of anything better.
+    /// The chain of saved frame pointers, where there is nothing better.
     FramePointer,
 }
 
-/// A symbol of the image.
+/// A symbol of the image, and an offset into it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Symbol {
-    /// Its name, demangled.
+pub struct FrameSymbol {
+    /// Name of the symbol, demangled.
     pub name: String,
-    /// How far the address is behind its start.
+    /// Distance of the address from the symbol's start, in bytes.
     pub offset: u64,
 }
 
 /// A function at an address.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Function {
-    /// Its full name, demangled; null where there is none.
+    /// Full name of the function, demangled; null where it has none.
     pub name: Option<String>,
-    /// Its source file, relative to the source root where there is one.
+    /// Path of the source file, relative to the source root where there is one; null where it is not known.
     pub file: Option<String>,
-    /// The line: of the innermost function the instruction's, of the others the call's.
+    /// Number of the line, from 1: in the innermost function the line of the instruction, in the others
+    /// that of the call. Null where it is not known.
     pub line: Option<u32>,
-    /// The column.
+    /// Number of the column in that line, from 1; null where it is not known.
     pub column: Option<u32>,
-    /// Inlined into the next.
+    /// True where the function is inlined into the next one.
     pub inlined: bool,
-    /// Its arguments and locals in scope, in the order of their declaration; absent where there are
-    /// none, nobody asked for them (`--locals`), or the guest has found the frame.
+    /// Arguments and locals in scope, in the order of their declaration; absent where there are none, where
+    /// they were not requested, and in frames that the guest printed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub variables: Vec<Variable>,
-    /// How many more it has: more than are looked at, or without a name that can be read; absent
-    /// for none.
+    /// Number of variables that are left out: beyond the limit, or without a readable name. Absent for none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub variables_omitted: u64,
 }
@@ -81,39 +88,39 @@ fn is_zero(count: &u64) -> bool {
 /// An argument or a local variable of a function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Variable {
-    /// Its name. Of several with the same one, the last is what the source means.
+    /// Name of the variable. Of several with the same name, the last is the one that the source refers to.
     pub name: String,
-    /// Parameter or local.
+    /// Kind of variable: a parameter or a local.
     pub kind: VariableKind,
-    /// The name of its type; null where the image has none.
+    /// Name of its type; null where the image has none.
     #[serde(rename = "type")]
     pub type_name: Option<String>,
-    /// Its value as the source would have it: numbers in decimal, pointers as `symbol+0x10` or in
-    /// hexadecimal, enumerators by name, strings quoted, and `{Type}` for what has parts. Where it
-    /// is not known, why, in angle brackets.
+    /// Value in the notation of the source: numbers in decimal, pointers as `symbol+0x10` or in hexadecimal,
+    /// enumerators by name, strings quoted, and `{Type}` for a value with parts. Where it is not known, the
+    /// reason in angle brackets.
     pub value: String,
-    /// Whether it is known.
+    /// Availability of the value at this address.
     pub availability: Availability,
 }
 
-/// What a variable is to its function.
+/// The kinds of variables of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum VariableKind {
-    /// A parameter.
+    /// A parameter of the function.
     Parameter,
-    /// A local variable.
+    /// A local variable of the function.
     Local,
 }
 
-/// Whether the value of a variable is known.
+/// The availability of a variable's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Availability {
-    /// It is.
+    /// The value was read, and is known.
     Known,
-    /// There is none at this address: the compiler did not keep it.
+    /// The compiler did not keep the value at this address.
     OptimizedOut,
-    /// There is one, in a register or in memory that could not be had.
+    /// The value is in a register or in memory that could not be read.
     Unavailable,
 }

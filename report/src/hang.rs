@@ -1,218 +1,237 @@
-//! The part of a report that says how the guest hung: the class, the blame, who waits for whom, and
-//! what all that rests on.
+//! Hangs in a report: the class, the blamed parties, the graph of waits, and the facts that the verdict
+//! rests on.
+//!
+//! Owns these types and their JSON names; refuses to own when a guest hangs (the tool's detector). Filled
+//! by the tool's diagnosis, read by farms and `text`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::class::Class;
-use super::cpu::Look;
+use super::cpu::HostStack;
 
 /// A hang. Its parties (CPUs, tasks, locks and queues) are named by the `id` of their nodes.
+///
+/// The tool's detector has a type of the same name, in numbers; this is its form in a report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Hang {
-    /// In which way.
+    /// Kind of hang, as a class name.
     pub class: Class,
-    /// Equal for equal hangs: made from the class and the functions of the blamed stacks, whatever
-    /// the addresses, the lines, and the number of CPUs. 16 hexadecimal digits.
+    /// Hash that is equal for equal hangs, 16 hexadecimal digits. It is made from the class and the
+    /// functions of the blamed stacks, and does not depend on addresses, lines or the number of CPUs.
     pub signature: String,
-    /// When it was found, in milliseconds since the tool's start.
+    /// Name for equal hangs that a person can say: class, blamed functions and locks, as in
+    /// `deadlock:take_second:INODE_LOCK<->JOURNAL_LOCK`. Null in reports of version 2.
+    #[serde(default)]
+    pub bucket: Option<String>,
+    /// Time of detection, in milliseconds since the tool's start.
     pub at_ms: f64,
-    /// For how long it had lasted then, in milliseconds of the time in which the host ran the CPU, or
-    /// the CPU had nothing to run for.
+    /// Age of the hang at detection, in milliseconds, counting only time in which the CPU was scheduled
+    /// by the host or idle.
     pub lasted_ms: f64,
-    /// Whose fault it is: CPUs and tasks.
+    /// CPUs and tasks that cause the hang.
     pub blamed: Vec<String>,
-    /// The locks that have to do with it.
+    /// Locks that take part in the hang.
     pub locks: Vec<String>,
-    /// CPUs and tasks that wait for those who are to blame.
+    /// CPUs and tasks that wait for the blamed ones.
     pub victims: Vec<String>,
-    /// All CPUs, and the tasks, locks and queues that have to do with it.
+    /// Parties: all CPUs, and the tasks, locks and queues that take part in the hang.
     pub nodes: Vec<WaitNode>,
-    /// Who waits for whom.
+    /// Waits between the parties, and the holders of locks.
     pub edges: Vec<WaitEdge>,
-    /// What it rests on.
+    /// Facts that the verdict rests on.
     pub evidence: Vec<Evidence>,
-    /// The certainty with which it is a hang. Reports written before there was one have verdicts alone.
+    /// Certainty of the verdict; absent, and then `likely`, in reports of the first builds.
     #[serde(default)]
     pub certainty: Certainty,
-    /// Which of the report's backtraces is of this moment; null if there is none.
+    /// Index of the report's backtrace that was taken for this hang; null where there is none.
     pub backtrace: Option<u32>,
-    /// How long after it was found it was over, in milliseconds; null if it was not, or nobody
-    /// waited for it.
+    /// Time from detection to recovery, in milliseconds; null where the hang did not end, or the run ended
+    /// first.
     pub resolved_after_ms: Option<f64>,
 }
 
 /// The certainty of a hang.
+///
+/// The tool's detector has a type of the same name, with durations; this is its form in a report.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Certainty {
-    /// Nothing that the kernel knows of can end it.
+    /// The hang is permanent: the kernel can do nothing by itself that ends it.
     Certain,
-    /// The hang has lasted for its bound, or is something that a kernel does not come back from.
+    /// The hang has lasted for its bound, or is something that a kernel does not recover from.
     #[default]
     Likely,
-    /// The hang may yet end by itself.
+    /// The hang may still end by itself.
     Suspected {
-        /// The time that it has lasted, in milliseconds.
+        /// Age of the suspected hang, in milliseconds.
         lasted_ms: f64,
-        /// The time, in milliseconds, after which it would be called a hang.
+        /// Age, in milliseconds, from which it counts as a hang.
         bound_ms: f64,
     },
-    /// Nobody can tell whether it is a hang.
+    /// The facts do not show whether this is a hang.
     Unknown {
-        /// The reason.
-        why: String,
+        /// Reason why that is not known.
+        #[serde(alias = "why")]
+        reason: String,
     },
 }
 
 impl Certainty {
-    /// True for what is a hang, and not merely something that may become one.
+    /// Returns true for a verdict, false for a suspicion.
     pub fn is_verdict(&self) -> bool {
         matches!(self, Self::Certain | Self::Likely)
     }
 }
 
-/// The graph of waits at one moment.
+/// The graph of all waits at one moment.
+///
+/// The tool's detector has a type of the same name, in numbers; this is its form in a report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WaitGraph {
-    /// The CPUs, tasks, locks and queues that have to do with a wait.
+    /// CPUs, tasks, locks and queues that take part in a wait.
     pub nodes: Vec<WaitNode>,
-    /// The waits, and the holders of locks.
+    /// Waits, and the holders of locks.
     pub edges: Vec<WaitEdge>,
 }
 
-/// A party to a hang.
+/// A party to a wait: a CPU, a task, a lock or a queue.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WaitNode {
-    /// Its name in this hang: `cpu0`, the name of a task, of a lock or of a queue.
+    /// Name of the party, unique in its graph: `cpu0`, or the name of a task, a lock or a queue.
     pub id: String,
-    /// What it is.
+    /// Kind of party, and its state at the moment.
     #[serde(flatten)]
     pub kind: NodeKind,
 }
 
-/// What a party to a hang is.
+/// The kind of a party to a wait, and its state at the moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum NodeKind {
-    /// A CPU.
+    /// A CPU of the guest.
     Cpu {
-        /// Its number.
+        /// Number of the CPU, from 0.
         cpu: u32,
-        /// What it did.
-        activity: Activity,
-        /// The name of the task that it ran; null for its own main loop.
+        /// Activity of the CPU when it was stopped.
+        activity: ActivityState,
+        /// Name of the task that it ran; null for its own main loop.
         task: Option<String>,
     },
-    /// A task.
+    /// A task of the guest's scheduler.
     Task {
-        /// Its number.
+        /// Number of the task in the kernel's table.
         task: u32,
-        /// Its name.
+        /// Name that the kernel has for the task.
         name: String,
-        /// The CPU that it runs on.
+        /// Number of the CPU that it runs on.
         cpu: u32,
-        /// What it did.
+        /// Scheduling state of the task.
         state: TaskState,
     },
-    /// A lock.
+    /// A lock in the guest's memory.
     Lock {
-        /// Its symbol, demangled; null where it has none.
+        /// Symbol of the lock, demangled; null where it has none.
         symbol: Option<String>,
-        /// Its address.
+        /// Guest-virtual address of the lock, 16 hexadecimal digits.
         address: String,
-        /// What kind of lock.
+        /// Kind of lock, as its waiters behave.
         lock: LockKind,
-        /// Who has it; null if nobody does, or that is not known.
+        /// Party that holds the lock; null where it is free, or the holder is not known.
         held_by: Option<String>,
-        /// Where it was last taken; null where that is not known.
+        /// Source line of the last acquisition; null where that is not known.
         taken_at: Option<SourceLine>,
     },
     /// A queue that tasks sleep on.
     Queue {
-        /// Its symbol, demangled; null where it has none.
+        /// Symbol of the queue, demangled; null where it has none.
         symbol: Option<String>,
-        /// Its address.
+        /// Guest-virtual address of the queue, 16 hexadecimal digits.
         address: String,
     },
 }
 
-/// What a CPU did.
+/// The activity of a CPU when it was stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Activity {
-    /// It executed instructions.
+pub enum ActivityState {
+    /// The CPU was executing instructions.
     Running,
-    /// It was in HLT, and an interrupt would have woken it.
+    /// The CPU was in HLT with interrupts on: an interrupt would have woken it.
     Idle,
-    /// It was in HLT with interrupts off.
+    /// The CPU was in HLT with interrupts off: only an NMI would have woken it.
     Dead,
-    /// It does not run the kernel.
+    /// The CPU does not run the kernel.
     Offline,
-    /// There is no such CPU, whatever the guest has written down.
+    /// The CPU does not exist, although the guest's records name it.
     Absent,
-    /// That is not known.
+    /// The activity is not known.
     Unknown,
 }
 
-/// What a task did.
+/// The scheduling state of a task.
+///
+/// The tool's kernel adapters have a type of the same name; this is its form in a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TaskState {
-    /// It could run, and waited for its CPU.
+    /// The task could run, and waited for its CPU.
     Ready,
-    /// It ran.
+    /// The task was running on its CPU.
     Running,
-    /// It slept until somebody wakes it.
+    /// The task slept until another party wakes it.
     Blocked,
-    /// It had ended.
+    /// The task had ended before that moment.
     Ended,
-    /// There is no such task, whatever the guest has written down.
+    /// The task does not exist, although the guest's records name it.
     Absent,
-    /// The guest has something there that means nothing.
+    /// The guest's memory holds no valid state.
     Unknown,
 }
 
 /// The kinds of locks.
+///
+/// The tool's kernel adapters have a type of the same name; this is its form in a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LockKind {
-    /// CPUs spin for it.
+    /// A spinlock: waiting CPUs spin, in no order.
     Spin,
-    /// CPUs spin for it, first come, first served.
+    /// A ticket lock: waiting CPUs spin, first come, first served.
     Ticket,
-    /// Tasks sleep for it.
+    /// A mutex: waiting tasks sleep.
     Mutex,
-    /// The guest has something there that means nothing.
+    /// The guest's memory holds no valid lock.
     Unknown,
 }
 
 /// A line of the guest's source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SourceLine {
-    /// The file, relative to the source root where there is one.
+    /// Path of the file, relative to the source root where there is one.
     pub file: String,
-    /// The line.
+    /// Number of the line, from 1.
     pub line: u32,
 }
 
-/// One that cannot go on before another one does.
+/// A wait of one party for another, or the holding of a lock.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WaitEdge {
-    /// The one that cannot.
+    /// Party that waits; of `held-by`, the lock.
     pub from: String,
-    /// The other one.
+    /// Party that is waited for; of `held-by`, the holder.
     pub to: String,
-    /// Why not.
+    /// Kind of wait, or `held-by`.
     pub kind: WaitKind,
-    /// The call that waits; null where that is not known.
-    pub at: Option<SourceLine>,
-    /// For how long it has been so, in milliseconds of the waiter's, or the holder's, own time; null
-    /// where that is not counted.
-    pub for_ms: Option<f64>,
+    /// Source line of the call that waits; null where that is not known.
+    #[serde(alias = "at")]
+    pub call_site: Option<SourceLine>,
+    /// Duration of the wait or hold, in milliseconds of the party's own time; null where it is not counted.
+    #[serde(alias = "for_ms")]
+    pub lasted_ms: Option<f64>,
 }
 
-/// Why one cannot go on before another one does.
+/// The kinds of waits between parties.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum WaitKind {
@@ -224,117 +243,125 @@ pub enum WaitKind {
     CallsFunction,
     /// A CPU waits for another one to come online.
     BringsUp,
-    /// A task runs on a CPU, or would like to.
+    /// A task runs on a CPU, or is ready to.
     RunsOn,
-    /// A task sleeps on a queue until somebody wakes it.
+    /// A task sleeps on a queue until another party wakes it.
     SleepsOn,
 }
 
-/// Something that was observed.
+/// A fact that was observed of one party.
+///
+/// The tool's detector has a type of the same name that draws conclusions; this one only states a fact.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Evidence {
-    /// Of which CPU or task.
-    pub of: String,
-    /// What.
+    /// CPU or task that the fact was observed of.
+    #[serde(alias = "of")]
+    pub party: String,
+    /// Observed fact, with its duration or place.
     #[serde(flatten)]
     pub fact: Fact,
 }
 
-/// The function in which the first of those to blame stood, of a hang's evidence.
-pub fn function_of<'a>(blamed: &[String], evidence: &'a [Evidence]) -> Option<&'a str> {
+/// Returns the function in which the first blamed party was stopped; `None` where no evidence has one.
+pub fn blamed_function<'a>(blamed: &[String], evidence: &'a [Evidence]) -> Option<&'a str> {
     evidence.iter().find_map(|evidence| match &evidence.fact {
-        Fact::Stood { function, .. } if blamed.contains(&evidence.of) => function.as_deref(),
+        Fact::StoppedAt { function, .. } if blamed.contains(&evidence.party) => function.as_deref(),
         _ => None,
     })
 }
 
-/// What can be observed. Durations are in milliseconds of the CPU's own time: in which the host ran
-/// it, or it had nothing to run for.
+/// The facts that can be observed. Durations are in milliseconds of the CPU's own time: time in which the
+/// host scheduled it, or in which it was idle.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "fact", rename_all = "kebab-case")]
 pub enum Fact {
-    /// Its timer tick stood still.
+    /// The timer tick of the CPU did not advance.
     NoTick {
-        /// For so long.
+        /// Duration, in milliseconds of the CPU's own time.
         ms: f64,
     },
-    /// Its main loop stood still: it scheduled nothing.
+    /// The main loop of the CPU did not advance: nothing was scheduled.
     NoSchedule {
-        /// For so long.
+        /// Duration, in milliseconds of the CPU's own time.
         ms: f64,
-        /// And took so many interrupts meanwhile.
+        /// Number of interrupts that the CPU took in that time.
         interrupts: u64,
     },
-    /// It waited for the same thing.
+    /// The party waited for the same thing.
     Waited {
-        /// For so long.
+        /// Duration, in milliseconds of the party's own time.
         ms: f64,
     },
-    /// It had work and finished none of it.
-    WorkUndone {
-        /// For so long.
+    /// Queued work items were pending, and none was finished.
+    #[serde(alias = "work-undone")]
+    PendingWork {
+        /// Duration, in milliseconds of the CPU's own time.
         ms: f64,
-        /// So many items.
+        /// Number of items that are pending.
         items: u64,
-        /// And ran for so long meanwhile.
+        /// Time in which the CPU executed instructions meanwhile, in milliseconds.
         ran_ms: f64,
     },
-    /// Tasks could have run there, and none was switched to.
+    /// Tasks were ready on the CPU, and none was switched to.
     TasksNotRun {
-        /// For so long.
+        /// Duration, in milliseconds of the CPU's own time.
         ms: f64,
-        /// So many.
+        /// Number of tasks that are ready.
         tasks: u32,
     },
-    /// It was not ready.
+    /// The guest had not reported that it is ready.
     NotReady {
-        /// For so long.
+        /// Duration, in milliseconds of the CPU's own time.
         ms: f64,
     },
-    /// The console was silent.
+    /// The guest printed nothing on its console.
     NoOutput {
-        /// For so long.
+        /// Duration, in milliseconds of the CPU's own time.
         ms: f64,
     },
-    /// It was seen with interrupts off each time that it was looked at.
+    /// Interrupts were off each time that the CPU was sampled.
     SeenWithInterruptsOff {
-        /// For so long.
+        /// Duration, in milliseconds of the CPU's own time.
         ms: f64,
     },
-    /// When it was stopped, it was there.
-    Stood {
-        /// In HLT.
+    /// Position of the CPU when it was stopped.
+    #[serde(alias = "stood")]
+    StoppedAt {
+        /// True where the CPU was in HLT.
         halted: bool,
-        /// RFLAGS.IF.
+        /// RFLAGS.IF, true where the CPU took interrupts.
         interrupts_enabled: bool,
-        /// Inside an NMI handler that has not returned, so that it takes no other.
+        /// True inside an NMI handler that has not returned, where the CPU takes no other NMI.
         #[serde(default)]
         nmi_masked: bool,
-        /// The address.
-        at: String,
-        /// The innermost function of its stack that is more than a way to wait, and of one to blame
-        /// that runs on, more than what a loop happens to call; null where that is not known.
+        /// Guest-virtual address of the next instruction, 16 hexadecimal digits.
+        #[serde(alias = "at")]
+        address: String,
+        /// Innermost function of the stack that is not generic waiting code; of a blamed CPU that keeps
+        /// running, one that stays on the stack. Null where it is not known.
         function: Option<String>,
-        /// The line in it; null where that is not known, or it was not in that function just then.
+        /// Source line in that function; null where it is not known, or the CPU was not in the function at
+        /// that moment.
         line: Option<SourceLine>,
     },
 }
 
-/// A task that does not run.
+/// A task that was not running when the guest was stopped.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Task {
-    /// Its number.
+    /// Number of the task in the kernel's table.
     pub task: u32,
-    /// Its name.
+    /// Name that the kernel has for the task.
     pub name: String,
-    /// The CPU that it runs on.
+    /// Number of the CPU that it runs on.
     pub cpu: u32,
-    /// What it does.
+    /// Scheduling state of the task.
     pub state: TaskState,
-    /// What it waits for: a lock by its symbol or address; null if that is nothing that is known.
+    /// Symbol or address of the lock that it waits for; null where it waits for no known lock.
     pub waits_for: Option<String>,
-    /// How often it has been switched to.
+    /// Number of times that the scheduler switched to the task.
     pub switches: u64,
-    /// Its stack; null where that cannot be seen.
-    pub look: Option<Look>,
+    /// Stack of the task; null where it could not be read.
+    #[serde(alias = "look")]
+    pub host_stack: Option<HostStack>,
 }

@@ -1,4 +1,7 @@
-//! A bound as people write it, on the command line and in a farm's suite: `2s` for all classes that have none of their own, `livelock=30s` for one.
+//! Bounds of hangs as people write them, on the command line and in a farm's suite: `2s` for all classes
+//! without a bound of their own, `livelock=30s` for one.
+//!
+//! Owns their syntax; refuses to own the defaults. Called by the command line and by suites.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -9,40 +12,40 @@ use crate::class::Class;
 use crate::nearest;
 use crate::units::{UnitError, parse_duration};
 
-/// A bound: of one class, or of all that have none of their own.
+/// A bound of one class, or of all classes without one of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HangAfter {
-    /// Whose; `None` for all.
-    pub whose: Option<Bounded>,
-    /// How long; `None` to not look.
+    /// Scope of the bound; `None` for all classes without one of their own.
+    pub scope: Option<BoundScope>,
+    /// Age from which a hang is reported; `None` disables detection.
     pub bound: Option<Duration>,
 }
 
-/// What can have a bound of its own.
+/// The scopes that can have a bound of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bounded {
-    /// A class of hangs.
+pub enum BoundScope {
+    /// A single class of hangs.
     Class(Class),
-    /// A vCPU that the host does not run.
+    /// vCPUs that the host does not schedule.
     Starved,
 }
 
-/// The reason why a text is no bound.
+/// The reason why a text is not a bound.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum HangAfterError {
-    /// The bound of that class has an option of its own.
+    /// The bound of boot stalls has an option of its own.
     #[error("for boot-stall, use --ready-within")]
     BootStall,
-    /// There is no class of that name.
+    /// No class has that name.
     #[error("no class `{name}`; {}", nearest::hint(name, &names_of_classes()))]
     NoClass {
-        /// The name.
+        /// Name that the user wrote.
         name: String,
     },
-    /// The bound is too short for two looks at the guest.
+    /// The bound is too short for two samples of the guest.
     #[error("too short to look twice: 200ms at least, or 0 to not look")]
     TooShort,
-    /// The bound is no duration.
+    /// The bound is not a duration.
     #[error(transparent)]
     Unit(#[from] UnitError),
 }
@@ -51,14 +54,14 @@ impl FromStr for HangAfter {
     type Err = HangAfterError;
 
     fn from_str(text: &str) -> Result<Self, HangAfterError> {
-        let (whose, bound) = match text.split_once('=') {
+        let (scope, bound) = match text.split_once('=') {
             None => (None, text),
-            Some(("starved", bound)) => (Some(Bounded::Starved), bound),
+            Some(("starved", bound)) => (Some(BoundScope::Starved), bound),
             Some(("boot-stall", _)) => return Err(HangAfterError::BootStall),
             Some((name, bound)) => {
                 let class = Class::from_str(name, false)
                     .map_err(|_| HangAfterError::NoClass { name: name.into() })?;
-                (Some(Bounded::Class(class)), bound)
+                (Some(BoundScope::Class(class)), bound)
             }
         };
         const LEAST: Duration = Duration::from_millis(200);
@@ -66,7 +69,7 @@ impl FromStr for HangAfter {
         if bound.is_some_and(|bound| bound < LEAST) {
             return Err(HangAfterError::TooShort);
         }
-        Ok(Self { whose, bound })
+        Ok(Self { scope, bound })
     }
 }
 

@@ -1,33 +1,50 @@
-//! What nmiscope says, as data. These structs are the JSON schema (docs/report.schema.json), and the
-//! text is made from them and from nothing else ([`text`]).
+//! Reports of hung VMs: the types, their JSON with its schema (docs/report.schema.json), and their text.
 //!
-//! Filled by the tool's diagnosis and sessions, read by farms; knows neither KVM nor DWARF, nor any
-//! other crate of ours but the one that shortens names. An unknown is a `null` or a
-//! reason, never a guess. Addresses are guest-virtual, as strings of 16 hexadecimal digits, which is
-//! how kernels print them and what JSON numbers cannot hold. Strings that come from the guest or its
-//! image may hold control characters, JSON-escaped; the renderers make them harmless.
+//! Filled by the tool's diagnosis and sessions, read by farms; knows neither KVM nor DWARF, and of the
+//! project's crates only the one that shortens names. The text is made from these types and from nothing
+//! else ([`text`]). An unknown value is a `null` or a reason, never a guess. Addresses are guest-virtual,
+//! as strings of 16 hexadecimal digits: kernels print them so, and JSON numbers cannot hold them. Strings
+//! that come from the guest or its image may hold control characters, JSON-escaped; the renderers make them
+//! harmless.
 //!
-//! Owns also how a value is written and read wherever people do that, on the command line, in a suite
-//! or in a text ([`units`], [`hang_after`], [`nearest`]), and where output goes ([`destination`]).
+//! Owns also how values are written and read by people, on the command line, in a suite and in text
+//! ([`units`], [`hang_after`], [`nearest`]), and where output is written ([`destination`]).
+//!
+//! A program that reads a report:
+//!
+//! ```
+//! # let text = include_bytes!("../tests/former/mutex-deadlock.json");
+//! let report = nmiscope_report::json::read(text)?;
+//! for hang in &report.hangs {
+//!     println!("{}: {}", hang.class, hang.blamed.join(", "));
+//! }
+//! # assert_eq!(report.hangs[0].class.to_string(), "deadlock");
+//! # assert_eq!(report.hangs[0].blamed, ["reader", "writer"]);
+//! # Ok::<(), nmiscope_report::json::ReportError>(())
+//! ```
 //!
 //! The modules, lowest first; each uses only those before it:
 //!
 //! | module | owns |
 //! |---|---|
-//! | `sanitize`, `nearest`, `units` | harmless text; the word that was meant; sizes, durations and counts |
-//! | `atomic_file`, `destination` | files that are there whole or not at all; where output goes |
-//! | `class`, `frame`, `cpu`, `hang` | the parts of a report |
+//! | `sanitize`, `nearest`, `units` | harmless text; suggestions for misspelled names; sizes, durations, times and counts |
+//! | `atomic_file`, `destination` | files that are complete or absent; where output is written |
+//! | `class`, `bucket` | kinds of hangs, and the names of hangs |
+//! | `frame`, `cpu`, `hang` | the parts of a report |
 //! | `hang_after` | the bound of a class |
-//! | `reference` | the answer about one place of a log |
-//! | `report` | the report, and the backtraces in it |
-//! | `json`, `text` | its forms |
+//! | `reference` | `symbolize`'s record of one reference in a log |
+//! | `report`, `summary` | the report with its backtraces, and its result in one line |
+//! | `former` | reports of the former version |
+//! | `json`, `text` | the two forms of a report |
 
 #![forbid(unsafe_code)]
 
 pub mod atomic_file;
+mod bucket;
 mod class;
 mod cpu;
 pub mod destination;
+pub mod former;
 mod frame;
 mod hang;
 pub mod hang_after;
@@ -36,18 +53,20 @@ pub mod nearest;
 pub mod reference;
 mod report;
 pub mod sanitize;
+pub mod summary;
 pub mod text;
 pub mod units;
 
+pub use bucket::bucket;
 pub use class::Class;
-pub use cpu::{Answer, Cpu, CpuState, Finding, Look, Nmi, Registers, Word};
-pub use frame::{Availability, FoundBy, Frame, Function, Symbol, Variable, VariableKind};
+pub use cpu::{Cpu, CpuFinding, CpuState, GuestTrace, HostStack, Nmi, NmiAnswer, Registers};
+pub use frame::{Availability, FoundBy, Frame, FrameSymbol, Function, Variable, VariableKind};
 pub use hang::{
-    Activity, Certainty, Evidence, Fact, Hang, LockKind, NodeKind, SourceLine, Task, TaskState,
-    WaitEdge, WaitGraph, WaitKind, WaitNode, function_of,
+    ActivityState, Certainty, Evidence, Fact, Hang, LockKind, NodeKind, SourceLine, Task,
+    TaskState, WaitEdge, WaitGraph, WaitKind, WaitNode, blamed_function,
 };
 pub use nmiscope_names::short_name;
 pub use report::{
-    Backtrace, CrashCause, Image, Kernel, KernelLog, LogLine, Machine, MemorySource, Outcome,
-    Report, Reservation, SCHEMA_VERSION, Source, Tool, Trigger, Visit,
+    Backtrace, BufferReservation, CrashCause, GuestImage, GuestKernel, KernelLog, LogLine, Machine,
+    MemorySource, Outcome, Report, SCHEMA_VERSION, Source, Tool, Trigger, UNKNOWN_HOST, Visit,
 };

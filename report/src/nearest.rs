@@ -1,15 +1,17 @@
-//! What somebody who wrote a word that does not exist may have meant.
+//! Suggestions for misspelled names.
+//!
+//! Owns the measure of likeness; refuses to own the lists of names. Called wherever a user writes a name.
 
-/// The name that is most like `word`, if there is one that is like it.
+/// Returns the name that is most like `word`; `None` where no name is like it.
 pub fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    /// Below it, words have little more in common than the alphabet; clap draws the line here too.
+    /// Jaro similarity above which two words are alike, as in clap.
     const LIKE: f64 = 0.7;
     let likeness = |name| (strsim::jaro(word, name), name);
     let alike = names.into_iter().map(likeness).filter(|(likeness, _)| *likeness > LIKE);
     alike.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, name)| name)
 }
 
-/// What is to be said of a word that does not exist: the name that may be meant, or all there are.
+/// Returns a hint for an unknown word: the name that may be meant, or all names.
 pub fn hint(word: &str, names: &[&str]) -> String {
     match nearest(word, names.iter().copied()) {
         Some(name) => format!("did you mean `{name}`?"),

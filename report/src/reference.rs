@@ -1,13 +1,22 @@
 //! Records of `symbolize --json`: one for each reference of a log, each on a line of its own.
+//!
+//! Owns these types and their JSON names; refuses to own how references are found and looked up. Filled by
+//! the tool's `symbolize`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::frame::Function;
 
-/// A part of a log that names code, and what was found there.
+/// The version of the format of these records, which is additive: within a version, fields are only added.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// A part of a log that names code, and the places in the image that it refers to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Record {
+pub struct ResolvedReference {
+    /// Version of the format of this record: 1. Absent in records of the first builds.
+    #[serde(default)]
+    pub schema_version: u32,
     /// Number of the line in the log, from 1; null for an argument of the command.
     pub line: Option<u64>,
     /// The text that names the code, as the log has it.
@@ -21,8 +30,8 @@ pub struct Record {
     /// True where the text names the instruction itself; false where a call returns to it, so that the
     /// call before it is looked up.
     pub exact: bool,
-    /// Places that fit the text, by address. More than one where nothing tells them apart; none where
-    /// nothing is known.
+    /// Places that fit the text, by address. More than one where the text is ambiguous; none where nothing
+    /// is known.
     pub candidates: Vec<Candidate>,
     /// Number of places that fit and are not in `candidates`; absent for none.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -36,7 +45,7 @@ pub struct Record {
     pub missing: Option<String>,
 }
 
-/// A place in an image that fits.
+/// A place in an image that fits the text of a reference.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Candidate {
     /// Address as the image was linked, without KASLR's offset; for a module, as its file was laid
@@ -51,7 +60,7 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// The JSON schema of [`Record`], as docs/symbolize.schema.json holds it.
+/// The JSON schema of [`ResolvedReference`], as docs/symbolize.schema.json holds it.
 pub fn schema() -> String {
-    super::json::schema_of::<Record>()
+    super::json::schema_of::<ResolvedReference>()
 }

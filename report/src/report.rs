@@ -1,7 +1,7 @@
-//! A report as a whole: what ran, on what, how it ended, and the backtraces that were taken.
+//! A report as a whole: the guest that ran, how its run ended, its hangs and its backtraces.
 //!
-//! Owns the version of the format, and nothing of vCPUs, frames and hangs, which have files of their own.
-//! Filled by sessions and by diagnosis.
+//! Owns the version of the format; refuses to own vCPUs, frames and hangs (`cpu`, `frame`, `hang`). Filled
+//! by the tool's sessions and its diagnosis, read by everything else.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,203 +9,233 @@ use serde::{Deserialize, Serialize};
 use super::cpu::Cpu;
 use super::hang::{Certainty, Hang, Task, WaitGraph};
 
-/// Raised when a field changes its meaning or goes away; not when one is added.
-pub const SCHEMA_VERSION: u32 = 2;
+/// The version of the report format.
+///
+/// Within a version the format is additive: fields and kinds are added, and none changes its name or its
+/// meaning or goes away; a reader ignores fields that it does not know. A change that is not additive raises
+/// the version, and a reader of version N reads version N - 1 too ([`former`](crate::former)).
+pub const SCHEMA_VERSION: u32 = 3;
 
-/// The report of one run of one VM.
+/// The value of [`Report::host`] where the host is not known.
+pub const UNKNOWN_HOST: &str = "unknown";
+
+/// The report of one run of one VM, or of one look at a VM that somebody else runs.
+///
+/// Times named `*_ms` are milliseconds: of a moment, since the tool's start; otherwise a duration. The only
+/// wall clock is `captured_at`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(title = "nmiscope report")]
 pub struct Report {
-    /// The version of this format.
+    /// Version of the report format: 3. Within a version, fields are only added; ignore those that you do
+    /// not know.
     pub schema_version: u32,
-    /// What the report was made from. All else is the same for both.
+    /// Result of the run in one line, for people: the hang's bucket and the blamed parties, or how the run
+    /// ended. Do not parse it.
+    #[serde(default)]
+    pub summary: String,
+    /// Source of the report: a VM while it ran, or a file. The rest of the report does not depend on it.
     pub source: Source,
-    /// What wrote the report; of one from a core, what wrote that.
+    /// Wall clock at the last backtrace, or at the end of a run without any: RFC 3339, UTC. Null for a dump
+    /// of another program, which does not record it, and in reports of version 2.
+    #[serde(default)]
+    pub captured_at: Option<String>,
+    /// Name of the host that the VM ran on; `unknown` for a dump of another program, and in reports of
+    /// version 2.
+    #[serde(default = "unknown_host")]
+    pub host: String,
+    /// Program that captured the guest; for a core, the one that wrote it.
     pub tool: Tool,
-    /// What ran.
-    pub image: Image,
-    /// What it ran on.
+    /// Guest image, and the kernel that was recognised in it.
+    pub image: GuestImage,
+    /// Virtual machine that the guest ran on.
     pub machine: Machine,
-    /// Milliseconds from the tool's start until the guest said that it was ready; null if it never
-    /// did.
+    /// Time from the tool's start until the guest reported that it is ready, in milliseconds; null if it
+    /// never did.
     pub ready_after_ms: Option<f64>,
-    /// How it ended.
+    /// Way in which the run ended.
     pub outcome: Outcome,
-    /// Every hang that was found, in order, up to a thousand. Those of one moment come one after the
-    /// other, in the order of their classes, which is that of what explains most.
+    /// Detected hangs in order of time, up to a thousand. Those of one moment are in the order of their
+    /// classes: the one that explains most comes first.
     pub hangs: Vec<Hang>,
-    /// Every backtrace that was taken, in order. Of a guest that goes on after its hangs, there are none
-    /// of later ones.
+    /// Backtraces in order of time. A guest that keeps running after its hangs gets none for later ones.
     pub backtraces: Vec<Backtrace>,
-    /// What the tool could not do.
+    /// Limits of this report: things that the tool could not do.
     pub warnings: Vec<String>,
-    /// The last lines that the guest printed on its console.
+    /// Last lines that the guest printed on its console.
     pub console_tail: Vec<String>,
-    /// The visit that the report is of; absent for a run, a core and a dump.
+    /// Account of an attach to a running VM; absent for a run, a core and a dump.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub visit: Option<Visit>,
 }
 
-/// What a report was made from.
+fn unknown_host() -> String {
+    UNKNOWN_HOST.into()
+}
+
+/// The sources of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
-    /// The VM, while it ran.
+    /// A VM of the tool's own, while it ran.
     Live,
-    /// A core file.
+    /// A core file that the tool wrote.
     Core,
     /// A dump of the guest's memory that another program wrote.
     Dump,
-    /// A running VM that somebody else started.
+    /// A running VM that another program started.
     Attached,
 }
 
-/// A visit to a VM that somebody else runs.
+/// An attach to a running VM that another program started.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Visit {
-    /// The number of the VM's process; null where it is in another PID namespace.
-    pub process: Option<i32>,
-    /// The source of the guest's memory.
+    /// Process ID of the VM; null where the process is in another PID namespace.
+    #[serde(alias = "process")]
+    pub pid: Option<i32>,
+    /// Source of the guest's memory.
     #[serde(default)]
     pub memory: MemorySource,
-    /// The run state of the VM before, as QEMU names it: `running`, `paused`, `guest-panicked` and so on.
-    pub was: String,
-    /// The time for which the guest was stopped, in milliseconds; null where it was not stopped for the
-    /// visit.
+    /// Run state of the VM before the attach, as QEMU names it: `running`, `paused`, `guest-panicked` and so
+    /// on.
+    #[serde(alias = "was")]
+    pub run_state: String,
+    /// Time for which the guest was stopped, in milliseconds; null where it was not stopped for the attach.
     pub stopped_ms: Option<f64>,
-    /// True where some memory was read while the guest ran: it may not be of one moment.
+    /// True where some memory was read while the guest ran, so that the report may mix two moments.
     pub torn: bool,
 }
 
-/// The source of the memory of a VM that somebody else runs.
+/// The sources of the memory of a running VM that another program started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum MemorySource {
-    /// Memory of the VM's process, as a debugger reads it.
+    /// The memory of the VM's process, read as a debugger does.
     #[default]
     Process,
-    /// Memory that QEMU reads and hands over through its monitor, since the process may not be read.
+    /// QEMU, which reads the memory itself and returns it through its monitor where the process may not be read.
     Monitor,
 }
 
-/// The program that wrote a report.
+/// The program that captured a guest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Tool {
-    /// Its name.
+    /// Name of the program: nmiscope.
     pub name: String,
-    /// Its version.
+    /// Version of that program, as `--version` prints it.
     pub version: String,
 }
 
-/// A guest image.
+/// The image that a guest ran.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Image {
-    /// Its file; null for the bundled guest.
+pub struct GuestImage {
+    /// Path of the image file; null for the bundled guest.
     pub path: Option<String>,
-    /// Its GNU build-id, in hexadecimal; null if it has none.
+    /// GNU build-id of the image, in hexadecimal; null if it has none.
     pub build_id: Option<String>,
-    /// The initial RAM disk's file; null if there was none.
+    /// Path of the initial RAM disk; null if there was none.
     #[serde(default)]
     pub initrd: Option<String>,
-    /// The kernel parameters it was started with; empty in a report from a dump, which does not have
-    /// them.
+    /// Kernel parameters that the guest was started with; empty in a report from a dump, which does not
+    /// record them.
     pub command_line: String,
-    /// Which kernel's structures were found in it.
-    pub kernel: Kernel,
+    /// Kernel that was recognised in the image.
+    pub kernel: GuestKernel,
 }
 
-/// The kernels whose structures are known.
+/// The kernel that was recognised in an image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Kernel {
-    /// nmiscope's own guest.
+pub enum GuestKernel {
+    /// The bundled guest of nmiscope.
     Bundled,
-    /// Another kernel whose structures are known.
+    /// Another kernel whose data structures the tool knows.
     Known {
-        /// The name and version of the kernel.
+        /// Name and version of the kernel.
         name: String,
     },
-    /// None of the known ones: NMIs are sent, but where the answers are is not known.
+    /// An unknown kernel: NMIs are sent, but the place of their answers is not known.
     Unknown {
-        /// What was looked for and not found.
+        /// Data structures that were looked for and not found.
         reason: String,
     },
-    /// The VM ended before it was necessary to know.
+    /// The VM ended before its kernel was examined.
     NotExamined,
 }
 
-/// A virtual machine.
+/// The virtual machine of a guest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Machine {
-    /// How many vCPUs it had.
+    /// Number of vCPUs of the machine.
     pub vcpus: u32,
-    /// Its memory, in bytes; of a dump, the memory that is in it.
+    /// Size of the guest's memory in bytes; for a dump, of the memory that the file holds.
     pub memory_bytes: u64,
 }
 
-/// How a run ended.
+/// The ways in which a run ends.
+///
+/// The `machine` crate has a type of the same name for the end of a VM; this one is about a whole run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Outcome {
-    /// The guest left by itself.
+    /// The guest exited by itself.
     Exit {
-        /// With this code; 0 is success.
+        /// Exit code of the guest; 0 is success.
         code: u32,
     },
-    /// The guest hung, and the run was ended for it; `hangs` says how.
+    /// The guest hung, and the run ended with that.
     Hang,
-    /// The host did not run the guest: nothing is known of it.
+    /// The host did not schedule the vCPUs, so that there is no verdict on the guest.
     Starved {
-        /// These vCPUs made no progress.
+        /// Numbers of the vCPUs that made no progress.
         cpus: Vec<u32>,
-        /// For so long, by the clock, in milliseconds.
+        /// Wall-clock duration without progress, in milliseconds.
         wall_ms: f64,
-        /// Of which the one that ran most ran so long, in milliseconds.
+        /// Longest time for which the host scheduled one of these vCPUs meanwhile, in milliseconds.
         ran_ms: f64,
     },
-    /// The guest's kernel panicked.
+    /// The kernel of the guest panicked.
     Panic {
-        /// On this vCPU.
+        /// Number of the vCPU that panicked.
         cpu: u32,
-        /// What it said on its console; null if that is not to be found there.
+        /// Message of the panic on the guest's console; null if it is not found there.
         message: Option<String>,
     },
-    /// The guest ended other than by leaving.
+    /// The guest ended without exiting.
     Crash {
-        /// On this vCPU.
+        /// Number of the vCPU that ended the guest.
         cpu: u32,
-        /// In which way.
+        /// Kind of crash, as its cause.
         cause: CrashCause,
-        /// What happened.
+        /// Description of the crash, as a sentence.
         description: String,
     },
     /// The guest had not ended within `--time-limit`.
     TimedOut {
-        /// The limit, in milliseconds.
+        /// Time limit of the run, in milliseconds.
         limit_ms: f64,
-        /// The CPU time that all its vCPUs had, in milliseconds; absent where nobody counted.
+        /// CPU time of all vCPUs together, in milliseconds; absent where it was not counted.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ran_ms: Option<f64>,
     },
-    /// The run was ended from outside: a signal, or `--stop-after`.
+    /// The run was ended from outside: by a signal, or by `--stop-after`.
     Stopped {
-        /// By what.
+        /// Name of the signal or option.
         by: String,
     },
-    /// The guest was looked at from outside, at one moment: its run is somebody else's.
+    /// The guest was observed at one moment: its run belongs to another program.
     Observed {
-        /// The number of the CPU that panics; absent where none does.
+        /// Number of the CPU that is panicking; absent where none is.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         panicking: Option<u32>,
-        /// The message of that panic; absent where there is none, or it is not in the log.
+        /// Message of that panic; absent where no CPU panics, or the log does not have it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<String>,
     },
 }
 
 impl Outcome {
-    /// True for a hang that a run which ended so is about: every hang; and at a time limit what was on its
-    /// way to be one, if it had come a quarter of that way. A shorter wait may be of no account.
+    /// Returns true for a hang that a run with this outcome counts: every verdict; and at a time limit also
+    /// a suspicion that has lasted for a quarter of its bound. Shorter waits may be normal.
     pub fn is_about(&self, certainty: &Certainty) -> bool {
         let is_on_its_way = match certainty {
             Certainty::Suspected { lasted_ms, bound_ms } => *lasted_ms >= bound_ms / 4.0,
@@ -215,45 +245,45 @@ impl Outcome {
     }
 }
 
-/// The ways to end other than by leaving.
+/// The causes of a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CrashCause {
-    /// A fault in the handling of a fault in the handling of a fault.
+    /// A triple fault: an exception in the delivery of a double fault.
     TripleFault,
-    /// The guest asked for a reset, or to be switched off.
+    /// The guest requested a reset or a power-off.
     Reset,
-    /// KVM cannot go on with it.
+    /// KVM cannot run the guest any further.
     KvmError,
 }
 
 /// The stacks of all vCPUs at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Backtrace {
-    /// What it was taken for.
+    /// Event that the backtrace was taken for.
     pub trigger: Trigger,
-    /// When, in milliseconds since the tool's start.
+    /// Time of the event, in milliseconds since the tool's start; 0 for a dump and an attach.
     pub at_ms: f64,
-    /// Whether the buffers were the hypervisor's alone meanwhile.
-    pub reservation: Reservation,
-    /// How many vCPUs an NMI was sent to.
+    /// Reservation of the guest's NMI buffers while the backtrace was taken.
+    pub reservation: BufferReservation,
+    /// Number of vCPUs that an NMI was sent to.
     pub nmi_sent: u32,
-    /// How many of them answered.
+    /// Number of vCPUs that answered their NMI.
     pub nmi_answered: u32,
-    /// How long that took, first NMI to last buffer read, in milliseconds.
+    /// Duration from the first NMI to the last buffer that was read, in milliseconds.
     pub elapsed_ms: f64,
-    /// All vCPUs, in order. One that did not answer says why.
+    /// All vCPUs by number. One that did not answer has the reason.
     pub cpus: Vec<Cpu>,
-    /// vCPUs with equal stacks, together; each vCPU is in one of them.
+    /// Groups of vCPUs with equal stacks; each vCPU is in exactly one.
     pub groups: Vec<Vec<u32>>,
-    /// The kernel's tasks that do not run at the moment and have not ended; none where the kernel has
-    /// none, or they are not known.
+    /// Tasks that were not running and have not ended; absent where the kernel has none, or they are not
+    /// known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<Task>,
-    /// All waits of that moment, hang or not; absent where nobody waits, or the kernel is not known.
+    /// All waits of the moment, of hangs or not; absent where no party waits, or the kernel is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<WaitGraph>,
-    /// The kernel's log, as it was in memory; absent for a kernel whose log is not known.
+    /// Kernel log in the guest's memory; absent for a kernel whose log format is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<KernelLog>,
 }
@@ -261,77 +291,77 @@ pub struct Backtrace {
 /// The last lines of a kernel's log.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct KernelLog {
-    /// The lines, oldest first.
+    /// Lines of the log, oldest first.
     pub lines: Vec<LogLine>,
-    /// The number of lines before these: overwritten by the guest, or left out here.
+    /// Number of lines before these: overwritten by the guest, or left out here.
     pub omitted: u64,
-    /// The reason why the log could not be read; absent where it could.
+    /// Reason why the log could not be read; absent where it could.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
 }
 
-/// One line of a kernel's log.
+/// A line of a kernel's log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LogLine {
-    /// The time at which it was printed, in milliseconds of the guest's clock since the guest started.
+    /// Time of the line, in milliseconds of the guest's clock since the guest started.
     pub uptime_ms: f64,
-    /// The number of the CPU that printed it; null where the kernel does not record it.
+    /// Number of the CPU that printed it; null where the kernel does not record it.
     pub cpu: Option<u32>,
-    /// The severity as in syslog: 0, emergency, to 7, debug.
+    /// Severity as in syslog: 0, emergency, to 7, debug.
     pub level: u8,
-    /// The text of the line.
+    /// Text of the line, without time and severity.
     pub text: String,
 }
 
-/// What asks for a backtrace.
+/// The events that a backtrace is taken for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Trigger {
-    /// The detector.
+    /// The detector reported a hang.
     Hang,
-    /// The host does not run the guest.
+    /// The host did not schedule the guest's vCPUs.
     Starved,
-    /// `--nmi-after`.
+    /// The time of `--nmi-after` was over.
     Timer,
-    /// A signal to the tool.
+    /// The tool received a signal.
     Signal {
-        /// Its name.
+        /// Name of the signal, such as SIGQUIT.
         name: String,
     },
     /// The guest panicked or crashed.
     GuestEnded,
     /// The guest had not ended within `--time-limit`.
     TimeLimit,
-    /// A dump that another program took.
+    /// A dump was read that another program wrote.
     Dump,
-    /// Somebody attached to a running VM.
+    /// The tool attached to a running VM.
     Attach,
 }
 
-/// The hypervisor's hold on the guest's NMI buffers.
+/// The hypervisor's reservation of the guest's NMI buffers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Reservation {
-    /// It had them.
+pub enum BufferReservation {
+    /// The hypervisor held the buffers alone.
     Held {
-        /// After waiting that many milliseconds for a client inside the guest.
+        /// Time for which it waited for a client inside the guest, in milliseconds.
         waited_ms: f64,
     },
-    /// A client inside the guest would not let go; the backtrace was taken without.
+    /// A client inside the guest did not release the buffers; the backtrace was taken without.
     Refused {
-        /// The client: a CPU of the guest, or null for a value that is none.
+        /// Number of the guest's CPU that holds them; null for a value that is no CPU.
         holder: Option<u32>,
-        /// How long the guest says that it has held them, in milliseconds; null if that makes no
-        /// sense.
+        /// Time for which it has held them by the guest's records, in milliseconds; null for a value that is
+        /// impossible.
         held_ms: Option<f64>,
-        /// How long the hypervisor waited, in milliseconds.
+        /// Time for which the hypervisor waited, in milliseconds.
         waited_ms: f64,
     },
-    /// The buffers could not be taken: they were not found, or the target's memory cannot be written.
+    /// The buffers could not be reserved: they were not found, or the target's memory cannot be written.
     Unavailable {
-        /// The reason.
+        /// Reason why they could not be reserved.
         reason: String,
     },
-    /// No NMIs were asked for, and so no buffers.
+    /// No NMI was to be sent, and so no buffer was needed.
     NotAsked,
 }

@@ -1,17 +1,19 @@
-//! Makes text that comes from a guest harmless to a terminal: no control character gets through but
-//! line feed and tab.
+//! Text from a guest made harmless to a terminal: of control characters only line feed and tab get through.
+//!
+//! Owns which characters are dangerous, and their escapes. Called for every string that comes from a guest
+//! or its image before a person sees it.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-/// Whether a terminal might act on the character, or show something else than is there: control
-/// characters, and those that change the direction of writing.
+/// Returns true for a character on which a terminal may act, or that changes how others are shown: control
+/// characters, and marks of the writing direction.
 fn is_dangerous(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// One line of guest text: every dangerous character, line feeds and tabs too, becomes its escape.
+/// Returns guest text as one line: every dangerous character is escaped, line feeds and tabs too.
 pub fn line(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
@@ -24,8 +26,8 @@ pub fn line(text: &str) -> String {
     safe
 }
 
-/// JSON, with every dangerous character in its strings escaped. Line feeds are the layout's: those in
-/// strings have been escaped already, like all below U+0020.
+/// Returns JSON with every dangerous character in its strings escaped. Line feeds belong to the layout:
+/// those in strings are escaped already, like all characters below U+0020.
 pub fn json(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
@@ -38,16 +40,17 @@ pub fn json(text: &str) -> String {
     safe
 }
 
-/// Passes a guest's console on to a terminal. Keeps line feeds and tabs, drops the carriage returns
-/// that go with line feeds, escapes all else that is dangerous. Works byte by byte and keeps what
-/// might be the beginning of a character until the rest is there.
-pub struct Terminal<W> {
+/// A writer that makes a guest's console harmless before a terminal gets it.
+///
+/// Line feeds and tabs are kept, carriage returns are dropped, other dangerous characters are escaped. The
+/// bytes of an incomplete character are kept until the rest arrives.
+pub struct TerminalFilter<W> {
     inner: W,
     partial: Vec<u8>,
 }
 
-impl<W: Write> Terminal<W> {
-    /// Writes to `inner`.
+impl<W: Write> TerminalFilter<W> {
+    /// Creates a filter that writes to `inner`.
     pub fn new(inner: W) -> Self {
         Self { inner, partial: Vec::new() }
     }
@@ -65,7 +68,7 @@ impl<W: Write> Terminal<W> {
     }
 }
 
-impl<W: Write> Write for Terminal<W> {
+impl<W: Write> Write for TerminalFilter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.partial.extend_from_slice(bytes);
         let pending = std::mem::take(&mut self.partial);
@@ -105,7 +108,7 @@ mod tests {
 
     fn through_terminal(chunks: &[&[u8]]) -> String {
         let mut output = Vec::new();
-        let mut terminal = Terminal::new(&mut output);
+        let mut terminal = TerminalFilter::new(&mut output);
         for chunk in chunks {
             terminal.write_all(chunk).unwrap();
         }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use nmiscope_report::{Backtrace, Hang, Report, Trigger};
+use nmiscope_report::{Backtrace, Hang, Report, Trigger, former, summary};
 use serde::{Deserialize, Serialize};
 
 use super::{BufferReservation, Capture, CpuCapture};
@@ -54,10 +54,17 @@ impl CaptureNote {
     /// # Errors
     /// The note is damaged.
     pub fn read(core: &Core<'_>) -> Result<Self, serde_json::Error> {
-        match core.version() {
-            3 => serde_json::from_slice(core.note()).map(Version3::into_note),
-            _ => serde_json::from_slice(core.note()),
+        let note = match core.version() {
+            3 => serde_json::from_slice(core.note()).map(Version3::into_note)?,
+            _ => serde_json::from_slice::<Self>(core.note())?,
+        };
+        let version = note.report.schema_version;
+        if former::is_read(version.into()) {
+            return Ok(note);
         }
+        Err(serde::de::Error::custom(format_args!(
+            "its report has schema version {version}, which this nmiscope does not read"
+        )))
     }
 
     /// Returns the index of the backtrace in the report, from which earlier ones may have been removed.
@@ -75,6 +82,8 @@ impl CaptureNote {
         let first = first_hang.min(report.hangs.len());
         report.hangs.splice(first..first, hangs);
         report.backtraces.insert(index, backtrace);
+        former::upgrade(&mut report);
+        report.summary = summary::of_report(&report);
         report
     }
 }

@@ -11,7 +11,7 @@ use super::host_stack::{self, Stacks};
 use crate::kernel::{
     Depth, KernelAdapter, KernelSymbols, LocateError, Located, Log, LogError, Reading,
 };
-use crate::targets::{PageSet, States, Target, ReadRecorder};
+use crate::targets::{PageSet, ReadRecorder, States, Target};
 
 /// Timeouts of a capture's steps.
 #[derive(Debug, Clone, Copy)]

@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::{ArgGroup, Args, ValueHint};
 use nmiscope_qemu::{FindError, ProcessError, QemuError, QmpError, hold};
 use nmiscope_report::destination::Destination;
-use nmiscope_report::text;
+use nmiscope_report::text::{self, Detail};
 use nmiscope_report::units::parse_duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -78,7 +78,7 @@ pub struct AttachArgs {
 }
 
 /// Stops the VM for a moment, and prints and writes its report.
-pub fn attach(arguments: &AttachArgs) -> anyhow::Result<Code> {
+pub fn attach(arguments: &AttachArgs, detail: Detail) -> anyhow::Result<Code> {
     let destination = arguments.json.as_deref().map(Destination::open).transpose();
     let destination = destination.map_err(BadRequest::from_error)?;
     let core = arguments.core.as_deref();
@@ -101,11 +101,12 @@ pub fn attach(arguments: &AttachArgs) -> anyhow::Result<Code> {
     let program = std::env::current_exe().context("failed to find this program's own file")?;
     let mut guardian = Command::new(program);
     guardian.arg(GUARDIAN);
-    let AttachResult { report, core } = attach::attach(&options, guardian).map_err(mark_user_errors)?;
+    let AttachResult { report, core } =
+        attach::attach(&options, guardian).map_err(mark_user_errors)?;
     for warning in &report.warnings {
         output::warning(warning);
     }
-    text.print(&text::report(&report));
+    text.print(&text::report(&report, detail));
     if let Some(destination) = destination {
         text.write(&report, destination)?;
     }

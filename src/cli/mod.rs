@@ -24,6 +24,7 @@ use std::time::Instant;
 #[cfg(feature = "kvm")]
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
+use nmiscope_report::text::Detail;
 
 #[cfg(feature = "kvm")]
 use crate::bundled;
@@ -44,12 +45,13 @@ pub fn main(started: Instant) -> ExitCode {
     };
     output::set_color(arguments.color);
     output::start_tracing(arguments.verbose);
+    let detail = Detail::from_verbose(arguments.verbose > 0);
     let result = match arguments.command {
         #[cfg(feature = "kvm")]
-        Command::Run(arguments) => run::run(&arguments, started),
-        Command::Attach(arguments) => attach::attach(&arguments),
+        Command::Run(arguments) => run::run(&arguments, detail, started),
+        Command::Attach(arguments) => attach::attach(&arguments, detail),
         Command::HoldVm => attach::hold(),
-        Command::Report(arguments) => report::report(&arguments),
+        Command::Report(arguments) => report::report(&arguments, detail),
         Command::Symbolize(arguments) => symbolize::symbolize(&arguments),
         #[cfg(feature = "kvm")]
         Command::Farm(of) => farm::farm(&of),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 use nmiscope_report::destination::Destination;
-use nmiscope_report::text;
+use nmiscope_report::text::{self, Detail};
 
 use super::exit_code::{self, Code};
 use super::output::{self, Text};
@@ -45,7 +45,7 @@ pub struct ReportArgs {
 }
 
 /// Makes the report of a stored file, and prints and writes it.
-pub fn report(arguments: &ReportArgs) -> anyhow::Result<Code> {
+pub fn report(arguments: &ReportArgs, detail: Detail) -> anyhow::Result<Code> {
     let destination = arguments.json.as_deref().map(Destination::open).transpose();
     let destination = destination.map_err(BadRequest::from_error)?;
     let text = Text::beside(destination.as_ref(), arguments.quiet);
@@ -58,7 +58,7 @@ pub fn report(arguments: &ReportArgs) -> anyhow::Result<Code> {
     for warning in &report.warnings {
         output::warning(warning);
     }
-    text.print(&text::report(&report));
+    text.print(&text::report(&report, detail));
     if let Some(destination) = destination {
         text.write(&report, destination)?;
     }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, ensure};
 use clap::{Args, ValueEnum, ValueHint};
 use nmiscope_report::destination::Destination;
-use nmiscope_report::hang_after::{Bounded, HangAfter};
+use nmiscope_report::hang_after::{BoundScope, HangAfter};
+use nmiscope_report::text::Detail;
 use nmiscope_report::units::{parse_duration, parse_size};
 use nmiscope_report::{Outcome, Report, text};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
@@ -126,7 +127,7 @@ pub enum HangPolicy {
 impl RunArgs {
     /// Returns the bounds of all classes of hangs.
     pub fn bounds(&self) -> Bounds {
-        let general = self.hang_after.iter().rev().find(|after| after.whose.is_none());
+        let general = self.hang_after.iter().rev().find(|after| after.scope.is_none());
         let general = general.map_or(Some(Bounds::DEFAULT), |after| after.bound);
         let mut bounds = Bounds::new(general);
         // vCPUs that share a core wait for each other's turns.
@@ -135,9 +136,9 @@ impl RunArgs {
         let ready_within = Some(self.ready_within).filter(|within| !within.is_zero());
         bounds.set(Class::BootStall, general.and(ready_within));
         for after in &self.hang_after {
-            match after.whose {
-                Some(Bounded::Class(class)) => bounds.set(class, after.bound),
-                Some(Bounded::Starved) => bounds.starved = after.bound,
+            match after.scope {
+                Some(BoundScope::Class(class)) => bounds.set(class, after.bound),
+                Some(BoundScope::Starved) => bounds.starved = after.bound,
                 None => {}
             }
         }
@@ -195,7 +196,7 @@ fn parse_sink(text: &str) -> Result<Sink, NoSink> {
 const DEFAULT_JSON: &str = "postmortem.json";
 
 /// Runs a VM to the end of its session. `started` is the time at which the program started.
-pub fn run(arguments: &RunArgs, started: Instant) -> anyhow::Result<Code> {
+pub fn run(arguments: &RunArgs, detail: Detail, started: Instant) -> anyhow::Result<Code> {
     if let Some(parent) = arguments.die_with {
         die_with(parent)?;
     }
@@ -218,7 +219,9 @@ pub fn run(arguments: &RunArgs, started: Instant) -> anyhow::Result<Code> {
         RunEvent::Hangs(hangs) => text.print(&text::hangs(hangs)),
         RunEvent::Resolved(hang) => text.print(&text::resolved(hang)),
         RunEvent::Outcome(outcome) => text.print(&text::outcome(outcome)),
-        RunEvent::Backtrace(backtrace) => text.print(&text::backtrace(backtrace)),
+        RunEvent::Backtrace { backtrace, hangs } => {
+            text.print(&text::backtrace(backtrace, hangs, detail));
+        }
         RunEvent::Stopping { exits } => {
             tracing::info!(?exits, "stopping");
             if arguments.die_with.is_some() {

@@ -3,7 +3,7 @@
 //! Pure: a vCPU's capture in, the report's part out. Called for each vCPU of a backtrace.
 
 use nmiscope_machine::{NmiResult, NmiRun, VcpuState};
-use nmiscope_report::{Answer, Nmi};
+use nmiscope_report::{Nmi, NmiAnswer};
 
 use super::milliseconds;
 use crate::capture::{CpuCapture, NmiCapture};
@@ -35,8 +35,8 @@ pub fn account(capture: &CpuCapture) -> Nmi {
         handler_finished: finished,
         ran_ms: run.filter(|_| sent).map(|run| milliseconds(run.run_time)),
         answer: match no_answer(capture, delivered) {
-            None => Answer::Answered,
-            Some(reason) => Answer::NoAnswer { reason },
+            None => NmiAnswer::Answered,
+            Some(reason) => NmiAnswer::NoAnswer { reason },
         },
         bytes: buffer.map(|buffer| buffer.text.len() as u32),
         messages_lost: buffer.map(|buffer| u64::from(buffer.lost) + u64::from(buffer.missed)),

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use nmiscope_report::{Certainty, Cpu, CpuState, Evidence, Fact, Hang, SourceLine, Task, WaitNode};
+use nmiscope_report::{
+    Certainty, Cpu, CpuState, Evidence, Fact, Hang, SourceLine, Task, WaitNode, bucket,
+};
 
 use super::signature::{self, Moments};
 use super::stable::Samples;
@@ -57,18 +59,23 @@ struct HangDescriber<'a> {
 impl HangDescriber<'_> {
     fn describe(&self) -> Hang {
         let hang = self.hang;
-        let ids = |nodes: &[Node]| nodes.iter().map(|&node| self.parties.names.id(node)).collect();
+        let ids = |nodes: &[Node]| -> Vec<String> {
+            nodes.iter().map(|&node| self.parties.names.id(node)).collect()
+        };
+        let (stacks, vocabulary) = (self.blamed_stacks(), self.resolver.vocabulary());
+        let functions = stacks
+            .iter()
+            .filter_map(|stack| signature::first_function(hang.class, stack, vocabulary));
+        let locks: Vec<Node> = hang.locks.iter().copied().map(Node::Lock).collect();
+        let locks = ids(&locks);
         Hang {
             class: hang.class,
-            signature: signature::compute(
-                hang.class,
-                &self.blamed_stacks(),
-                self.resolver.vocabulary(),
-            ),
+            signature: signature::compute(hang.class, &stacks, vocabulary),
+            bucket: Some(bucket(hang.class, functions, &locks)),
             at_ms: self.context.at_ms,
             lasted_ms: milliseconds(hang.age),
             blamed: ids(&hang.blamed),
-            locks: hang.locks.iter().map(|&lock| self.parties.names.id(Node::Lock(lock))).collect(),
+            locks,
             victims: ids(&hang.victims),
             nodes: self.nodes(),
             edges: hang.edges.iter().map(|edge| self.parties.edge(edge)).collect(),
@@ -91,7 +98,7 @@ impl HangDescriber<'_> {
 
     /// Returns the host stack of the moment, and the samples of a CPU that kept executing.
     fn stack_of_cpu(&self, cpu: u32) -> Option<Moments<'_>> {
-        let look = &self.cpu(cpu)?.look.as_ref()?.frames[..];
+        let look = &self.cpu(cpu)?.host_stack.as_ref()?.frames[..];
         let samples = self
             .context
             .samples
@@ -102,7 +109,7 @@ impl HangDescriber<'_> {
 
     fn stack_of_task(&self, number: u32) -> Option<Moments<'_>> {
         match self.context.tasks.iter().find(|task| task.task == number) {
-            Some(task) => Some(vec![&task.look.as_ref()?.frames]),
+            Some(task) => Some(vec![&task.host_stack.as_ref()?.frames]),
             // A running task has its CPU's stack.
             None => self.stack_of_cpu(self.context.kernel?.task(number)?.cpu),
         }
@@ -135,8 +142,8 @@ impl HangDescriber<'_> {
                 Node::Task(task) => self.facts_of_task(task),
                 Node::Lock(_) | Node::Queue(_) => Vec::new(),
             };
-            let of = self.parties.names.id(party);
-            evidence.extend(facts.into_iter().map(|fact| Evidence { of: of.clone(), fact }));
+            let party = self.parties.names.id(party);
+            evidence.extend(facts.into_iter().map(|fact| Evidence { party: party.clone(), fact }));
         }
         evidence
     }
@@ -168,7 +175,7 @@ impl HangDescriber<'_> {
             let items = activity.work_queued.saturating_sub(activity.work_done);
             let ran_ms = milliseconds(ages.work.age.ran);
             let pending_work =
-                old(ages.work.own()).map(|ms| Fact::WorkUndone { ms, items, ran_ms });
+                old(ages.work.own()).map(|ms| Fact::PendingWork { ms, items, ran_ms });
             let tasks = activity.ready_tasks;
             let not_run = old(ages.ready.own()).map(|ms| Fact::TasksNotRun { ms, tasks });
             facts.extend(
@@ -199,7 +206,7 @@ impl HangDescriber<'_> {
     /// Returns the place where a CPU was stopped.
     fn stop_position(&self, number: u32) -> Option<Fact> {
         let cpu = self.cpu(number)?;
-        let frames = &cpu.look.as_ref()?.frames;
+        let frames = &cpu.host_stack.as_ref()?.frames;
         let frame = frames.first()?;
         let functions = || frames.iter().flat_map(|frame| &frame.functions);
         let name = self.stable_place(number);
@@ -216,11 +223,11 @@ impl HangDescriber<'_> {
             Some(SourceLine { file: function.file.clone()?, line: function.line? })
         });
         let name = name.or_else(|| function?.name.as_deref());
-        Some(Fact::Stood {
+        Some(Fact::StoppedAt {
             halted: matches!(cpu.state, CpuState::Halted | CpuState::ProbablyHalted),
             interrupts_enabled: cpu.interrupts_enabled?,
             nmi_masked: cpu.in_nmi == Some(true),
-            at: frame.address.clone(),
+            address: frame.address.clone(),
             function: name.map(str::to_owned),
             line,
         })
@@ -241,6 +248,6 @@ fn certainty(certainty: &hang::HangCertainty) -> Certainty {
             lasted_ms: milliseconds(*lasted),
             bound_ms: milliseconds(*bound),
         },
-        hang::HangCertainty::Unknown { why } => Certainty::Unknown { why: why.to_string() },
+        hang::HangCertainty::Unknown { why } => Certainty::Unknown { reason: why.to_string() },
     }
 }

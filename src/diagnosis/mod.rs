@@ -14,7 +14,9 @@ mod waits;
 mod witnesses;
 
 use nmiscope_machine::{Execution, MpState, Registers, VcpuState};
-use nmiscope_report::{self as report, Answer, Backtrace, Cpu, CpuState, FoundBy, Look, Nmi, Word};
+use nmiscope_report::{
+    self as report, Backtrace, Cpu, CpuState, FoundBy, GuestTrace, Nmi, NmiAnswer,
+};
 use nmiscope_symbolizer::{ProgramCounter, Strategy};
 
 use crate::capture::host_stack::UnwoundStack;
@@ -112,21 +114,21 @@ pub fn milliseconds(duration: std::time::Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
-fn reservation(reservation: &BufferReservation) -> report::Reservation {
+fn reservation(reservation: &BufferReservation) -> report::BufferReservation {
     match reservation {
         BufferReservation::Held { waited } => {
-            report::Reservation::Held { waited_ms: milliseconds(*waited) }
+            report::BufferReservation::Held { waited_ms: milliseconds(*waited) }
         }
-        BufferReservation::Refused { holder, held, waited } => report::Reservation::Refused {
+        BufferReservation::Refused { holder, held, waited } => report::BufferReservation::Refused {
             holder: *holder,
             held_ms: held.map(milliseconds),
             waited_ms: milliseconds(*waited),
         },
         BufferReservation::Unavailable { reason: NoReservation::NotAsked } => {
-            report::Reservation::NotAsked
+            report::BufferReservation::NotAsked
         }
         BufferReservation::Unavailable { reason } => {
-            report::Reservation::Unavailable { reason: crate::error_chain(reason) }
+            report::BufferReservation::Unavailable { reason: crate::error_chain(reason) }
         }
     }
 }
@@ -135,17 +137,17 @@ fn diagnose_cpu(number: u32, capture: &CpuCapture, resolver: &Resolver<'_>) -> C
     let state = capture.state.as_ref().ok();
     let somewhere = state.filter(|state| state.execution().has_position());
     let nmi = account::account(capture);
-    let word = word(capture, &nmi, resolver);
+    let guest_trace = guest_trace(capture, &nmi, resolver);
     Cpu {
         cpu: number,
         state: cpu_state(state),
         interrupts_enabled: somewhere.map(|state| state.registers.interrupts_enabled()),
         registers: state.map(|state| show_registers(&state.registers)),
         in_nmi: somewhere.and_then(|state| Some(state.nmi?.masked)),
-        findings: witnesses::findings(capture, &nmi, word.as_ref()),
-        look: capture.stack.as_ref().map(|stack| show_stack(stack, resolver)),
+        findings: witnesses::findings(capture, &nmi, guest_trace.as_ref()),
+        host_stack: capture.stack.as_ref().map(|stack| show_stack(stack, resolver)),
         nmi,
-        word,
+        guest_trace,
     }
 }
 
@@ -166,7 +168,7 @@ fn cpu_state(state: Option<&VcpuState>) -> CpuState {
     }
 }
 
-fn show_stack(stack: &UnwoundStack, resolver: &Resolver<'_>) -> Look {
+fn show_stack(stack: &UnwoundStack, resolver: &Resolver<'_>) -> report::HostStack {
     let frames = stack.frames.iter().map(|frame| report::Frame {
         found_by: Some(found_by(frame.strategy)),
         cfi_fault: frame.cfi_fault.as_ref().map(|fault| crate::error_chain(fault)),
@@ -176,7 +178,11 @@ fn show_stack(stack: &UnwoundStack, resolver: &Resolver<'_>) -> Look {
     for (frame, variables) in frames.iter_mut().zip(&stack.variables) {
         variables::add(frame, variables);
     }
-    Look { frames, complete: stack.ending.is_complete(), end: stack.ending.to_string() }
+    report::HostStack {
+        frames,
+        complete: stack.ending.is_complete(),
+        end: stack.ending.to_string(),
+    }
 }
 
 fn found_by(strategy: Strategy) -> FoundBy {
@@ -221,7 +227,7 @@ fn show_registers(registers: &Registers) -> report::Registers {
     }
 }
 
-fn word(capture: &CpuCapture, nmi: &Nmi, resolver: &Resolver<'_>) -> Option<Word> {
+fn guest_trace(capture: &CpuCapture, nmi: &Nmi, resolver: &Resolver<'_>) -> Option<GuestTrace> {
     let buffer = capture.buffer.as_ref().ok().filter(|buffer| !buffer.text.is_empty())?;
     let text = String::from_utf8_lossy(&buffer.text).into_owned();
     let trace = resolver.vocabulary().call_trace(&text);
@@ -234,7 +240,7 @@ fn word(capture: &CpuCapture, nmi: &Nmi, resolver: &Resolver<'_>) -> Option<Word
         };
         resolver.frame(counter, entry.reliable)
     });
-    Some(Word {
+    Some(GuestTrace {
         current: nmi.delivered == Some(true),
         findings: faults(buffer, nmi, &text, has_trace),
         frames: frames.collect(),
@@ -314,10 +320,10 @@ fn same_stack(a: &Cpu, b: &Cpu) -> bool {
 
 /// Returns the addresses of a vCPU's reliable frames, each with its interrupted flag.
 fn stack(cpu: &Cpu) -> Vec<(&str, bool)> {
-    let word = cpu.word.as_ref().filter(|_| answered(cpu));
-    let frames = match (word, &cpu.look) {
-        (Some(word), _) => &word.frames[..],
-        (None, Some(look)) => &look.frames[..],
+    let trace = cpu.guest_trace.as_ref().filter(|_| answered(cpu));
+    let frames = match (trace, &cpu.host_stack) {
+        (Some(trace), _) => &trace.frames[..],
+        (None, Some(stack)) => &stack.frames[..],
         (None, None) => &[],
     };
     let reliable = frames.iter().filter(|frame| frame.reliable);
@@ -325,9 +331,9 @@ fn stack(cpu: &Cpu) -> Vec<(&str, bool)> {
 }
 
 fn faults_of(cpu: &Cpu) -> &[String] {
-    cpu.word.as_ref().map_or(&[], |word| &word.findings)
+    cpu.guest_trace.as_ref().map_or(&[], |trace| &trace.findings)
 }
 
 fn answered(cpu: &Cpu) -> bool {
-    cpu.nmi.answer == Answer::Answered
+    cpu.nmi.answer == NmiAnswer::Answered
 }

@@ -2,7 +2,7 @@
 //!
 //! Owns the form of frames and paths; refuses to own symbols (`kernel`). Called by all of `diagnosis`.
 
-use nmiscope_report::{Frame, Function, Symbol};
+use nmiscope_report::{Frame, FrameSymbol, Function};
 use nmiscope_symbolizer::{ProgramCounter, Resolved, SourceRoots, demangle};
 
 use crate::kernel::{KernelSymbols, Vocabulary, any_vocabulary};
@@ -63,7 +63,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn show(&self, found: Resolved<'_>) -> (Vec<Function>, Option<Symbol>) {
+    fn show(&self, found: Resolved<'_>) -> (Vec<Function>, Option<FrameSymbol>) {
         let functions = found.frames.into_iter().map(|frame| {
             let location = frame.location.as_ref();
             Function {
@@ -78,7 +78,7 @@ impl<'a> Resolver<'a> {
         });
         let symbol = found
             .symbol
-            .map(|found| Symbol { name: demangle(&found.symbol.name), offset: found.offset });
+            .map(|found| FrameSymbol { name: demangle(&found.symbol.name), offset: found.offset });
         (functions.collect(), symbol)
     }
 }

@@ -65,6 +65,28 @@ fn significant<'a>(
     if own.is_empty() { names.into_iter().take(DEPTH).collect() } else { own }
 }
 
+/// Returns the innermost function of a stack that counts in the signature; `None` for a stack without names.
+pub(super) fn first_function<'a>(
+    class: Class,
+    moments: &Moments<'a>,
+    vocabulary: &dyn Vocabulary,
+) -> Option<&'a str> {
+    let names = |stack: &'a [Frame]| {
+        let functions = stack.iter().flat_map(|frame| &frame.functions);
+        functions.filter_map(|function| function.name.as_deref())
+    };
+    if !moments.iter().any(|stack| names(stack).next().is_some()) {
+        return None;
+    }
+    let significant = significant(class, moments, vocabulary);
+    // A recursion counts once, at its outermost call.
+    let innermost = match moments[..] {
+        [stack] => names(own_part(class, stack)).find(|name| significant.contains(name)),
+        _ => None,
+    };
+    innermost.or_else(|| significant.first().copied())
+}
+
 /// Returns the innermost function that stays on a stack and is more than a way to wait.
 pub(super) fn stable_place<'a>(
     class: Class,
@@ -219,6 +241,22 @@ mod tests {
     fn a_stack_of_generic_functions_still_counts() {
         let idle = vec![frame(&["core::hint::spin_loop"], true)];
         assert_ne!(sign_once(Class::SoftLockup, &[&idle]), sign_once(Class::SoftLockup, &[]));
+    }
+
+    #[test]
+    fn the_innermost_function_that_counts_is_the_blamed_one() {
+        let first = |class, stacks: &[&[Frame]]| {
+            let moments = stacks.to_vec();
+            first_function(class, &moments, any_vocabulary()).map(str::to_owned)
+        };
+        let waits = stack(&["core::hint::spin_loop", "nmiscope_guest::sync::lock", "take", "main"]);
+        assert_eq!(first(Class::Deadlock, &[&waits]).as_deref(), Some("take"));
+        let recursion = stack(&["spin", "handler", "spin", "main"]);
+        assert_eq!(first(Class::HardLockup, &[&recursion]).as_deref(), Some("spin"));
+        let (tries, between) = (stack(&["retry", "step", "main"]), stack(&["main"]));
+        let moments = [&between[..], &tries[..], &tries[..]];
+        assert_eq!(first(Class::Livelock, &moments).as_deref(), Some("retry"));
+        assert_eq!(first(Class::HardLockup, &[&unnamed(&["ffffffff80001000"])]), None);
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub fn show(
             state: task.state.into(),
             waits_for,
             switches: task.switches,
-            look: stack.as_ref().map(|stack| show_stack(stack, resolver)),
+            host_stack: stack.as_ref().map(|stack| show_stack(stack, resolver)),
         })
     };
     (0..).zip(tasks.iter().zip(stacks)).filter_map(show).collect()

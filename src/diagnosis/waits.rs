@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nmiscope_machine::VirtualAddress;
 use nmiscope_report::{
-    self as report, Activity, Cpu, CpuState, LockKind, NodeKind, SourceLine, WaitEdge, WaitGraph,
-    WaitKind, WaitNode,
+    self as report, ActivityState, Cpu, CpuState, LockKind, NodeKind, SourceLine, WaitEdge,
+    WaitGraph, WaitKind, WaitNode,
 };
 use nmiscope_symbolizer::{demangle, short_name};
 
@@ -175,16 +175,16 @@ impl Parties<'_> {
         }
     }
 
-    fn activity(&self, cpu: u32) -> Activity {
+    fn activity(&self, cpu: u32) -> ActivityState {
         let online = self.kernel.and_then(|kernel| kernel.cpu(cpu));
-        let Some(seen) = self.cpus.get(cpu as usize) else { return Activity::Absent };
+        let Some(seen) = self.cpus.get(cpu as usize) else { return ActivityState::Absent };
         match (seen.state, seen.interrupts_enabled) {
-            (CpuState::NotStarted | CpuState::Reset, _) => Activity::Offline,
-            _ if online.is_some_and(|cpu| !cpu.online) => Activity::Offline,
-            (CpuState::Running, _) => Activity::Running,
-            (CpuState::Halted | CpuState::ProbablyHalted, Some(true)) => Activity::Idle,
-            (CpuState::Halted | CpuState::ProbablyHalted, Some(false)) => Activity::Dead,
-            _ => Activity::Unknown,
+            (CpuState::NotStarted | CpuState::Reset, _) => ActivityState::Offline,
+            _ if online.is_some_and(|cpu| !cpu.online) => ActivityState::Offline,
+            (CpuState::Running, _) => ActivityState::Running,
+            (CpuState::Halted | CpuState::ProbablyHalted, Some(true)) => ActivityState::Idle,
+            (CpuState::Halted | CpuState::ProbablyHalted, Some(false)) => ActivityState::Dead,
+            _ => ActivityState::Unknown,
         }
     }
 
@@ -217,8 +217,8 @@ impl Parties<'_> {
                 EdgeKind::RunsOn => WaitKind::RunsOn,
                 EdgeKind::SleepsOn => WaitKind::SleepsOn,
             },
-            at: wait.and_then(|wait| self.line(&wait.at)),
-            for_ms: age.map(milliseconds),
+            call_site: wait.and_then(|wait| self.line(&wait.at)),
+            lasted_ms: age.map(milliseconds),
         }
     }
 

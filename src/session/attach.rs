@@ -8,7 +8,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow};
 use nmiscope_qemu::{
@@ -18,6 +18,7 @@ use nmiscope_qemu::{
 use nmiscope_report::{MemorySource, Report, Source, Trigger, Visit};
 
 use super::guest_image;
+use super::origin::Origin;
 use super::visit::{CaptureWithCore, Visitor};
 use crate::capture::store::CoreDestination;
 use crate::diagnosis::milliseconds;
@@ -94,8 +95,10 @@ pub fn attach(options: &AttachOptions, guardian: Command) -> anyhow::Result<Atta
     let memory_bytes = extents(&memory).bytes();
     let prepared =
         PreparedVisit { options, states, process, source, was: run_state_name(&readiness) };
+    let origin = Origin::here(SystemTime::now());
     let ((capture, core), visit) = prepared.visit(&mut qemu, memory, guardian, &mut visitor)?;
-    let mut report = visitor.report(&capture, Source::Attached, memory_bytes, path.flatten());
+    let mut report =
+        visitor.report(&capture, Source::Attached, origin, memory_bytes, path.flatten());
     report.visit = Some(visit);
     let core = core.map(|core| core?.finish(&report, 0, capture));
     Ok(AttachResult { report, core })
@@ -117,7 +120,10 @@ fn open(vm: &VmSelector, longest_pause: Duration) -> anyhow::Result<Qemu> {
 
 /// Returns the source of the memory. A full core is refused through the monitor, which takes minutes per
 /// gigabyte.
-fn memory_source(memory: &GuestMemory, core: Option<&CoreDestination>) -> anyhow::Result<MemorySource> {
+fn memory_source(
+    memory: &GuestMemory,
+    core: Option<&CoreDestination>,
+) -> anyhow::Result<MemorySource> {
     match memory {
         GuestMemory::Process(_) => Ok(MemorySource::Process),
         GuestMemory::Monitor(_) if core.is_some_and(CoreDestination::is_full) => {
@@ -200,7 +206,7 @@ impl PreparedVisit<'_> {
             Some(ReleaseOutcome::LeftStopped) | None => {}
         }
         let visit =
-            Visit { process: self.process, memory: self.source, was: self.was, stopped_ms, torn };
+            Visit { pid: self.process, memory: self.source, run_state: self.was, stopped_ms, torn };
         Ok((taken, visit))
     }
 }

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use nmiscope_report::sanitize::Terminal;
+use nmiscope_report::sanitize::TerminalFilter;
 
 use super::STACK;
 
@@ -74,8 +74,8 @@ impl GuestConsole {
     pub fn open(sink: &Sink) -> anyhow::Result<Self> {
         let mut file = None;
         let output: Option<Box<dyn Write + Send>> = match sink {
-            Sink::Stdout => Some(Box::new(Terminal::new(io::stdout()))),
-            Sink::Stderr => Some(Box::new(Terminal::new(io::stderr()))),
+            Sink::Stdout => Some(Box::new(TerminalFilter::new(io::stdout()))),
+            Sink::Stderr => Some(Box::new(TerminalFilter::new(io::stderr()))),
             Sink::File(path) => {
                 let failed =
                     || format!("failed to open {} for the guest's console", path.display());

@@ -8,6 +8,7 @@ use std::path::Path;
 use nmiscope_report::{Report, Source, Trigger};
 
 use super::guest_image;
+use super::origin::Origin;
 use super::visit::Visitor;
 use crate::targets::{Dump, Target};
 
@@ -29,5 +30,11 @@ pub(super) fn report(
     let image = files.as_ref().and_then(|files| files.parse().ok());
     let mut visitor = Visitor::new(image.as_ref(), with_variables, warnings);
     let (capture, _) = visitor.capture(&mut dump, Trigger::Dump, None);
-    Ok(visitor.report(&capture, Source::Dump, dump.extents().bytes(), path.flatten()))
+    Ok(visitor.report(
+        &capture,
+        Source::Dump,
+        Origin::unknown(),
+        dump.extents().bytes(),
+        path.flatten(),
+    ))
 }

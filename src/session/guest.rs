@@ -78,9 +78,9 @@ impl<'a> Guest<'a> {
     }
 
     /// Returns the report's description of the image.
-    pub fn report(&self) -> report::Image {
+    pub fn report(&self) -> report::GuestImage {
         let build_id = self.files.parse().ok().and_then(|image| image.build_id().map(hex));
-        report::Image {
+        report::GuestImage {
             path: self.options.image.as_deref().map(show_path),
             build_id,
             initrd: self.options.initrd.as_deref().map(show_path),

@@ -3,7 +3,7 @@
 //! Owns the order of its steps and all their clocks. Refuses to own the contents of a capture
 //! (`capture`) and its place in the report (`record`). Called by the CLI.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use nmiscope_machine::Outcome as VmOutcome;
@@ -18,6 +18,7 @@ use super::console::GuestConsole;
 use super::guest::Guest;
 use super::observe;
 use super::options::{Ended, RunEvent, RunOptions};
+use super::origin::Origin;
 use super::record::{CorePriority, RunRecord};
 use super::wake::{Inbox, Wake};
 use super::watch::{Observed, POLL, Watch};
@@ -81,6 +82,7 @@ pub fn run(
         console,
         started,
         ready_after: None,
+        captured_at: None,
         watch: options.bounds.any().then(|| Watch::new(options.bounds.clone())),
         record: RunRecord::new(&mut listener),
         guest: Guest::new(files, options),
@@ -99,6 +101,8 @@ struct Session<'a> {
     console: GuestConsole,
     started: Instant,
     ready_after: Option<Duration>,
+    /// Wall clock at the last backtrace; `None` before the first.
+    captured_at: Option<SystemTime>,
     /// Watch over the running guest; `None` if detection of every class is disabled.
     watch: Option<Watch>,
     record: RunRecord<'a>,
@@ -317,9 +321,12 @@ impl Session<'_> {
         trigger: Trigger,
         found: Option<Detection>,
     ) {
-        let Self { vm, guest, watch, record, options, started, .. } = self;
+        let Self { vm, guest, watch, record, options, started, captured_at, .. } = self;
         let is_verdict = trigger == Trigger::Hang;
         let place = record.place_for(is_verdict, options.policy);
+        if place.is_some() {
+            *captured_at = Some(SystemTime::now());
+        }
         let (kernel, files) = guest.examine();
         let image = files.parse().ok();
         let symbols = kernel.symbols(image.as_ref().map(|image| image as &dyn KernelSymbols));
@@ -382,9 +389,13 @@ impl Session<'_> {
             self.record
                 .warn(format!("{dropped} bytes of the guest's console were not read in time"));
         }
+        let origin = Origin::here(self.captured_at.unwrap_or_else(SystemTime::now));
         let report = Report {
             schema_version: SCHEMA_VERSION,
+            summary: String::new(),
             source: Source::Live,
+            captured_at: origin.captured_at,
+            host: origin.host,
             tool: Tool {
                 name: env!("CARGO_PKG_NAME").into(),
                 version: env!("CARGO_PKG_VERSION").into(),

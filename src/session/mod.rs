@@ -17,6 +17,7 @@
 //! | `offline` | a report from a core of ours |
 //! | `dump` | a report from a dump of another program |
 //! | `attach` | a report of a VM that somebody else's QEMU runs |
+//! | `origin` | the time and the host of a capture |
 //! | `visit`, `guest_image` | what a dump and such a VM have in common |
 
 pub mod attach;
@@ -32,6 +33,7 @@ mod observe;
 pub mod offline;
 #[cfg(feature = "kvm")]
 mod options;
+pub mod origin;
 #[cfg(feature = "kvm")]
 mod record;
 #[cfg(feature = "kvm")]

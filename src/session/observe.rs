@@ -21,7 +21,11 @@ pub fn find_recorded_hangs(target: &dyn Target, stopped: &StoppedGuest, at: Dura
 /// Finds the hangs that one moment shows of a guest whose hang detection is disabled: neither the
 /// detector's clock nor the guest's own is used.
 #[cfg(feature = "kvm")]
-pub fn find_hangs_without_clocks(target: &dyn Target, stopped: &StoppedGuest, at: Duration) -> Detection {
+pub fn find_hangs_without_clocks(
+    target: &dyn Target,
+    stopped: &StoppedGuest,
+    at: Duration,
+) -> Detection {
     let mut now = observation(target, stopped, at);
     if let Reading::Known(kernel) = &mut now.kernel {
         kernel.now_ns = None;

@@ -7,9 +7,8 @@
 use std::path::Path;
 
 use anyhow::Context;
-use nmiscope_report::{self as report, Report, SCHEMA_VERSION, Source};
+use nmiscope_report::{self as report, Report, Source, json};
 use nmiscope_symbolizer::{Image, SourceRoots};
-use serde::Deserialize;
 
 use super::dump;
 use crate::capture::note::CaptureNote;
@@ -58,7 +57,7 @@ pub fn report(
 ) -> anyhow::Result<Report> {
     let failed = || format!("failed to read {}", stored.path);
     if stored.bytes.starts_with(b"{") {
-        return written(&stored.bytes).with_context(failed);
+        return json::read(&stored.bytes).with_context(failed);
     }
     let core = ElfCore::parse(&stored.bytes).with_context(failed)?;
     if !core.is_own() {
@@ -74,22 +73,6 @@ pub fn report(
     let files = find_files(&core, &mut note.report, image, debug_directory)?;
     let image = files.as_ref().and_then(|files| files.parse().ok());
     Ok(report_core(core, note, image.as_ref(), with_variables))
-}
-
-/// Parses a report that a run has written as JSON.
-fn written(bytes: &[u8]) -> anyhow::Result<Report> {
-    #[derive(Deserialize)]
-    struct Version {
-        schema_version: u32,
-    }
-    let Version { schema_version } =
-        serde_json::from_slice(bytes).context("it is no report of nmiscope")?;
-    anyhow::ensure!(
-        schema_version == SCHEMA_VERSION,
-        "it is a report of schema version {schema_version}, and this nmiscope reads version \
-         {SCHEMA_VERSION}: use the nmiscope that wrote it, or one as new"
-    );
-    serde_json::from_slice(bytes).context("it is a damaged report")
 }
 
 /// Opens the image of a core with its debug file; `None`, with a warning in `report`, if it is not found.
@@ -180,14 +163,14 @@ fn read_kernel(
 /// the run's report.
 fn vocabulary<'a>(
     recognised: Option<&'a dyn KernelAdapter>,
-    reported: &report::Kernel,
+    reported: &report::GuestKernel,
 ) -> &'a dyn Vocabulary {
     match (recognised, reported) {
         (Some(kernel), _) => kernel.vocabulary(),
-        (None, report::Kernel::Unknown { .. } | report::Kernel::Known { .. }) => {
+        (None, report::GuestKernel::Unknown { .. } | report::GuestKernel::Known { .. }) => {
             kernel::any_vocabulary()
         }
-        (None, report::Kernel::Bundled | report::Kernel::NotExamined) => {
+        (None, report::GuestKernel::Bundled | report::GuestKernel::NotExamined) => {
             kernel::bundled_vocabulary()
         }
     }

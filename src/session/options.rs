@@ -88,7 +88,12 @@ pub enum RunEvent<'a> {
     /// The run ends with this outcome: a panic, a crash, starvation or the time limit.
     Outcome(&'a Outcome),
     /// A backtrace has been taken.
-    Backtrace(&'a Backtrace),
+    Backtrace {
+        /// The backtrace.
+        backtrace: &'a Backtrace,
+        /// The hangs that were found at that moment.
+        hangs: &'a [Hang],
+    },
     /// The session is about to end the vCPU threads.
     Stopping {
         /// Number of VM exits, by their reason.

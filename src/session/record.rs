@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nmiscope_report::{Backtrace, Hang, Report, Trigger};
+use nmiscope_report::{Backtrace, Hang, Report, Trigger, summary};
 
 use super::options::{Ended, Policy, RunEvent};
 use crate::capture::Capture;
@@ -139,6 +139,9 @@ impl<'a> RunRecord<'a> {
         if !hangs.is_empty() {
             (self.listener)(RunEvent::Hangs(&hangs));
         }
+        if wanted {
+            (self.listener)(RunEvent::Backtrace { backtrace: &backtrace, hangs: &hangs });
+        }
         if is_verdict {
             // A hang that was found before its bound had passed is now a verdict.
             self.found_on_request.retain(|early| !hangs.iter().any(|hang| is_same(hang, early)));
@@ -156,7 +159,6 @@ impl<'a> RunRecord<'a> {
         self.more_hangs += hangs.len().saturating_sub(room);
         list.extend(hangs.into_iter().take(room));
         if wanted {
-            (self.listener)(RunEvent::Backtrace(&backtrace));
             self.backtraces.push(backtrace);
         }
     }
@@ -169,7 +171,8 @@ impl<'a> RunRecord<'a> {
         let Self { mut hangs, found_on_request, backtraces, warnings, core, .. } = self;
         hangs.extend(found_on_request);
         hangs.sort_by(|a, b| a.at_ms.total_cmp(&b.at_ms));
-        let report = Report { hangs, backtraces, warnings, ..report };
+        let mut report = Report { hangs, backtraces, warnings, ..report };
+        report.summary = summary::of_report(&report);
         let core = core.map(|kept| -> anyhow::Result<PathBuf> {
             let (core, capture) = kept.pending?;
             core.finish(&report, kept.backtrace, capture)

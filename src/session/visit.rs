@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nmiscope_report::{
-    self as report, Machine, Outcome, Report, SCHEMA_VERSION, Source, Tool, Trigger,
+    self as report, Machine, Outcome, Report, SCHEMA_VERSION, Source, Tool, Trigger, summary,
 };
 use nmiscope_symbolizer::{Image, SourceRoots};
 
 use super::observe;
+use super::origin::Origin;
 use crate::capture::store::{CoreDestination, PendingCore};
 use crate::capture::{Capture, CaptureRequest, StoppedGuest, Timeouts};
 use crate::diagnosis::{self, Diagnosis, Resolver};
@@ -104,6 +105,7 @@ impl<'i> Visitor<'i> {
         self,
         capture: &Capture,
         source: Source,
+        origin: Origin,
         memory_bytes: u64,
         path: Option<PathBuf>,
     ) -> Report {
@@ -113,14 +115,17 @@ impl<'i> Visitor<'i> {
         let Diagnosis { backtrace, hangs } = diagnosis::diagnose(capture, Some(0), &resolver);
         let panicking = capture.kernel.known().and_then(|kernel| kernel.panicking);
         let message = panicking.and_then(|_| self.panic_message(capture));
-        Report {
+        let mut report = Report {
             schema_version: SCHEMA_VERSION,
+            summary: String::new(),
             source,
+            captured_at: origin.captured_at,
+            host: origin.host,
             tool: Tool {
                 name: env!("CARGO_PKG_NAME").into(),
                 version: env!("CARGO_PKG_VERSION").into(),
             },
-            image: report::Image {
+            image: report::GuestImage {
                 path: path.map(|path| path.to_string_lossy().into_owned()),
                 build_id: self.image.and_then(Image::build_id).map(hex),
                 initrd: None,
@@ -135,16 +140,18 @@ impl<'i> Visitor<'i> {
             warnings: self.warnings,
             console_tail: Vec::new(),
             visit: None,
-        }
+        };
+        report.summary = summary::of_report(&report);
+        report
     }
 }
 
 /// Describes a kernel for the report; `None` is a kernel that was not examined.
-pub fn kernel_in_report(kernel: Option<&dyn KernelAdapter>) -> report::Kernel {
-    let Some(kernel) = kernel else { return report::Kernel::NotExamined };
+pub fn kernel_in_report(kernel: Option<&dyn KernelAdapter>) -> report::GuestKernel {
+    let Some(kernel) = kernel else { return report::GuestKernel::NotExamined };
     match (kernel.unknown_because(), kernel.name()) {
-        (Some(reason), _) => report::Kernel::Unknown { reason: reason.into() },
-        (None, Some(name)) => report::Kernel::Known { name },
-        (None, None) => report::Kernel::Bundled,
+        (Some(reason), _) => report::GuestKernel::Unknown { reason: reason.into() },
+        (None, Some(name)) => report::GuestKernel::Known { name },
+        (None, None) => report::GuestKernel::Bundled,
     }
 }

@@ -33,7 +33,7 @@ const MAX_OFFSET: u64 = 1 << 30;
 pub enum Format {
     /// The log, with functions and source lines at the ends of lines.
     Text,
-    /// A line with a [`Record`](nmiscope_report::reference::Record) for each reference, without the log.
+    /// A line with a [`Record`](nmiscope_report::reference::ResolvedReference) for each reference, without the log.
     Json,
 }
 

@@ -4,7 +4,7 @@
 
 use std::io::{self, Write};
 
-use nmiscope_report::reference::{Candidate, Record};
+use nmiscope_report::reference::{Candidate, ResolvedReference, SCHEMA_VERSION};
 use nmiscope_report::sanitize;
 
 use super::grammar::{CodeLocation, Reference};
@@ -27,12 +27,18 @@ pub fn write_record(
     writeln!(output, "{}", sanitize::json(&text))
 }
 
-fn record(line: Option<u64>, text: &str, reference: &Reference<'_>, answer: &Resolution) -> Record {
+fn record(
+    line: Option<u64>,
+    text: &str,
+    reference: &Reference<'_>,
+    answer: &Resolution,
+) -> ResolvedReference {
     let module = match &reference.target {
         CodeLocation::Symbol(symbol) => symbol.module.as_ref(),
         CodeLocation::Address(_) => None,
     };
-    Record {
+    ResolvedReference {
+        schema_version: SCHEMA_VERSION,
         line,
         text: text.to_owned(),
         module: module.map(|module| module.name.to_owned()),

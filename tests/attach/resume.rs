@@ -89,7 +89,7 @@ fn guest_stopped_before_stays_stopped_and_is_reported_so() {
     let attached = vm.attach().with_report().run().expect_code(exit::CLEAN);
     assert!(attached.stdout.contains("paused before, and left so"), "{}", attached.all());
     let visit = attached.report().visit.expect("a visit");
-    assert_eq!((visit.was.as_str(), visit.stopped_ms, visit.torn), ("paused", None, false));
+    assert_eq!((visit.run_state.as_str(), visit.stopped_ms, visit.torn), ("paused", None, false));
     wait_for_the_guardians_end(&vm);
     assert_eq!(vm.run_state(), "paused");
     // Killing the tool while the guest is stopped changes nothing either.
@@ -112,5 +112,5 @@ fn report_without_time_for_a_pause_is_torn() {
     let patient = vm.attach().with_report().args(["--max-pause", "30s"]).run();
     let visit = patient.expect_code(exit::HANG).report().visit.expect("a visit");
     assert!(!visit.torn && visit.stopped_ms.is_some(), "{visit:?}");
-    assert_eq!((visit.was.as_str(), vm.run_state().as_str()), ("running", "running"));
+    assert_eq!((visit.run_state.as_str(), vm.run_state().as_str()), ("running", "running"));
 }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nmiscope_report::{Answer, Backtrace, Cpu, Frame, Hang, Report, Reservation};
+use nmiscope_report::{Backtrace, BufferReservation, Cpu, Frame, Hang, NmiAnswer, Report};
 use nmiscope_symbolizer::short_name;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -400,7 +400,7 @@ fn check_account(report: &Report, backtrace: &Backtrace) {
     let mut grouped: Vec<u32> = backtrace.groups.iter().flatten().copied().collect();
     grouped.sort_unstable();
     assert_eq!(grouped, all, "each vCPU is in one group");
-    let alone = matches!(backtrace.reservation, Reservation::Held { .. });
+    let alone = matches!(backtrace.reservation, BufferReservation::Held { .. });
     for cpu in &backtrace.cpus {
         check_cpu(cpu, alone);
     }
@@ -412,17 +412,21 @@ fn check_cpu(cpu: &Cpu, alone: bool) {
     let nmi = &cpu.nmi;
     if answered(cpu) {
         assert!(nmi.sent && nmi.delivered == Some(true), "cpu{}: {nmi:?}", cpu.cpu);
-        assert!(cpu.word.as_ref().is_some_and(|word| word.current), "cpu{}: {nmi:?}", cpu.cpu);
+        assert!(
+            cpu.guest_trace.as_ref().is_some_and(|word| word.current),
+            "cpu{}: {nmi:?}",
+            cpu.cpu
+        );
     }
     if nmi.handler_finished {
         assert_eq!(nmi.delivered, Some(true), "cpu{}: {nmi:?}", cpu.cpu);
         // Another NMI may be pending if a client inside the guest sends some too.
         assert!(!alone || !nmi.pending_after, "cpu{}: {nmi:?}", cpu.cpu);
     }
-    if let Answer::NoAnswer { reason } = &nmi.answer {
+    if let NmiAnswer::NoAnswer { reason } = &nmi.answer {
         assert!(!reason.is_empty(), "cpu{}: no answer needs a reason", cpu.cpu);
     }
-    if let (Some(look), Some(registers)) = (&cpu.look, &cpu.registers) {
+    if let (Some(look), Some(registers)) = (&cpu.host_stack, &cpu.registers) {
         let first = look.frames.first().expect("the first frame is where it stands");
         assert_eq!((&first.address, first.interrupted), (&registers.rip, true));
         assert!(!look.end.is_empty());
@@ -444,28 +448,29 @@ pub fn refused(invocation: Invocation, wanted: &str) {
 
 /// Returns true if the vCPU has answered this NMI.
 pub fn answered(cpu: &Cpu) -> bool {
-    cpu.nmi.answer == Answer::Answered
+    cpu.nmi.answer == NmiAnswer::Answered
 }
 
 /// Returns the reason why the vCPU has not answered its NMI.
 #[track_caller]
 pub fn no_answer(cpu: &Cpu) -> &str {
     match &cpu.nmi.answer {
-        Answer::NoAnswer { reason } => reason,
-        Answer::Answered => panic!("cpu{} has answered: {:?}", cpu.cpu, cpu.nmi),
+        NmiAnswer::NoAnswer { reason } => reason,
+        NmiAnswer::Answered => panic!("cpu{} has answered: {:?}", cpu.cpu, cpu.nmi),
     }
 }
 
 /// Returns the short names of the functions in the guest's own trace, innermost first, with inlined ones,
 /// without frames that the guest marks as unreliable.
 pub fn functions(cpu: &Cpu) -> Vec<String> {
-    let frames = cpu.word.iter().flat_map(|word| &word.frames).filter(|frame| frame.reliable);
+    let frames =
+        cpu.guest_trace.iter().flat_map(|word| &word.frames).filter(|frame| frame.reliable);
     frames.flat_map(frame_functions).collect()
 }
 
 /// Returns the short names of the functions in the host's stack, innermost first, with inlined ones.
 pub fn seen_functions(cpu: &Cpu) -> Vec<String> {
-    cpu.look.iter().flat_map(|look| &look.frames).flat_map(frame_functions).collect()
+    cpu.host_stack.iter().flat_map(|look| &look.frames).flat_map(frame_functions).collect()
 }
 
 /// Returns the short names of a frame's functions.

@@ -2,7 +2,7 @@
 
 use nmiscope::hang::Class;
 use nmiscope_farm::corpus::{Expected, Row, promises};
-use nmiscope_report::{Backtrace, CpuState, Finding, Report};
+use nmiscope_report::{Backtrace, CpuFinding, CpuState, Report};
 
 use super::{answered, frame_functions, functions, is_subsequence, seen_functions};
 
@@ -38,7 +38,8 @@ fn promised_stacks(
             let look = ("look", seen_functions(cpu));
             // `live` tests which CPUs take no NMI. On a CPU that makes progress, the NMI may interrupt
             // a function before its frame is set up, which is a finding of the report.
-            let lacks = |finding: &Finding| matches!(finding, Finding::WordIncomplete { .. });
+            let lacks =
+                |finding: &CpuFinding| matches!(finding, CpuFinding::TraceIncomplete { .. });
             let excused = makes_progress(row, cpu.cpu, count) && cpu.findings.iter().any(lacks);
             let speaks = answered(cpu) && row.expected() != Expected::Healthy && !excused;
             let word = speaks.then(|| ("word", functions(cpu)));
@@ -49,7 +50,7 @@ fn promised_stacks(
         }
         if let Some(name) = promise.task {
             let task = backtrace.tasks.iter().find(|task| task.name == name);
-            let frames = task.and_then(|task| task.look.as_ref()).map(|look| &look.frames);
+            let frames = task.and_then(|task| task.host_stack.as_ref()).map(|look| &look.frames);
             let found = frames.into_iter().flatten().flat_map(frame_functions).collect();
             stacks.push((format!("task {name}"), promise.functions, found));
         }

@@ -9,7 +9,7 @@ fn check(name: &str, result: anyhow::Result<Report>) {
     match result {
         Ok(report) => {
             serde_json::to_string(&report).expect("JSON");
-            assert!(!text::report(&report).is_empty(), "{name}");
+            assert!(!text::report(&report, text::Detail::All).is_empty(), "{name}");
         }
         Err(error) => {
             let message = format!("{error:#}");

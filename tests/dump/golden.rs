@@ -5,7 +5,7 @@ use std::fs;
 
 use super::support::*;
 use crate::common::*;
-use crate::offline::{directory, expect_in};
+use crate::offline::{directory, expect_in, expect_verdict};
 use nmiscope_report::{CpuState, Outcome, Report, Source, Trigger};
 
 /// Runs `nmiscope report` on a dump, in the directory of the stored dumps.
@@ -36,6 +36,7 @@ fn a_dump_gives_its_committed_report() {
         assert!(matches!(report.outcome, Outcome::Observed { .. }), "{name}");
         assert_eq!(backtrace.trigger, Trigger::Dump, "{name}");
         let expected = directory().join("dumps");
+        expect_verdict(&expected.join(name), &report);
         expect_in(&expected, &format!("{name}.json"), &finished.stdout);
         let text = nmiscope_report(name, &[]).stdout;
         expect_in(&expected, &format!("{name}.txt"), &text);
@@ -62,7 +63,7 @@ fn a_dump_without_its_image_gives_registers_and_a_warning() {
         assert_eq!(position(&without), position(&with), "{name}");
         if !is_known {
             assert!(finished.stderr.contains("--image"), "{}", finished.all());
-            assert!(without.backtraces[0].cpus[0].look.is_some(), "{name}");
+            assert!(without.backtraces[0].cpus[0].host_stack.is_some(), "{name}");
         }
     }
 }

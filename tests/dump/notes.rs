@@ -54,7 +54,7 @@ fn a_dump_with_general_registers_only_gives_a_report_and_warnings() {
     for cpu in &report.backtraces[0].cpus {
         assert_eq!(cpu.state, CpuState::NotRecorded);
         assert_eq!(cpu.registers.as_ref().expect("registers").cr3, "not recorded");
-        let look = cpu.look.as_ref().expect("a look");
+        let look = cpu.host_stack.as_ref().expect("a look");
         assert_eq!(look.frames.len(), 1);
         assert!(!look.frames[0].functions.is_empty(), "its place is known");
         assert!(look.end.contains("not recorded"), "{}", look.end);

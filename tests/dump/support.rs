@@ -14,7 +14,7 @@ use nmiscope::kernel::{self, KernelState, LockKind, Site, TaskRunState, Wait, Wa
 use nmiscope::session::offline::{Stored, report};
 use nmiscope::targets::{Dump, Target};
 use nmiscope_machine::VcpuState;
-use nmiscope_report::{Backtrace, Frame, Look, Report};
+use nmiscope_report::{Backtrace, Frame, HostStack, Report};
 
 use crate::common::frame_functions;
 use crate::offline::directory;
@@ -107,12 +107,12 @@ pub fn stacks(backtrace: &Backtrace) -> Vec<Vec<String>> {
         Some(name) => name,
         None => frame.symbol.as_ref().map_or_else(String::new, |symbol| symbol.name.clone()),
     };
-    let functions = |look: Option<&Look>| {
+    let functions = |look: Option<&HostStack>| {
         let stack = look.map_or_else(Vec::new, |look| look.frames.iter().map(outermost).collect());
         without_interrupt(stack)
     };
-    let cpus = backtrace.cpus.iter().map(|cpu| functions(cpu.look.as_ref()));
-    cpus.chain(backtrace.tasks.iter().map(|task| functions(task.look.as_ref()))).collect()
+    let cpus = backtrace.cpus.iter().map(|cpu| functions(cpu.host_stack.as_ref()));
+    cpus.chain(backtrace.tasks.iter().map(|task| functions(task.host_stack.as_ref()))).collect()
 }
 
 /// Returns a stack without the interrupt that was being handled, such as a timer's, which may come at any

@@ -17,10 +17,12 @@ use nmiscope::capture::{
 use nmiscope::diagnosis::{self, Diagnosis, Resolver};
 use nmiscope::hang::{Bounds, Class, Detector, Observation, ObservedVcpu, VcpuSample, Verdict};
 use nmiscope::kernel::{Depth, KernelAdapter, Located, Reading};
+use nmiscope::session::origin::Origin;
 use nmiscope::session::visit::Visitor;
 use nmiscope_machine::{HostTimes, MpState, VcpuState};
 use nmiscope_report::{
     self as report, Backtrace, Certainty, CpuState, FoundBy, Hang, Report, Source, Trigger, text,
+    text::Detail,
 };
 use nmiscope_symbolizer::SourceRoots;
 
@@ -115,15 +117,15 @@ fn stacks_of_a_second_kernel_unwind_by_its_own_rows() {
     let (backtrace, _) = whole_report();
     let [idle, worker] = &backtrace.cpus[..] else { panic!("two CPUs") };
     assert_eq!(idle.state, CpuState::Halted);
-    assert_eq!(functions(&idle.look.as_ref().expect("a look").frames), ["idle_loop"]);
-    let look = worker.look.as_ref().expect("a look");
+    assert_eq!(functions(&idle.host_stack.as_ref().expect("a look").frames), ["idle_loop"]);
+    let look = worker.host_stack.as_ref().expect("a look");
     assert_eq!(functions(&look.frames), ["driver_poll [driver]", "worker_loop"]);
     assert_eq!(look.frames[1].found_by, Some(FoundBy::Cfi));
     assert!(look.complete, "{}", look.end);
     let stacks: Vec<_> = backtrace
         .tasks
         .iter()
-        .map(|task| functions(&task.look.as_ref().expect("a look").frames))
+        .map(|task| functions(&task.host_stack.as_ref().expect("a look").frames))
         .collect();
     assert_eq!(
         stacks,
@@ -145,7 +147,7 @@ fn the_log_of_a_second_kernel_is_in_the_backtrace() {
 #[test]
 fn the_report_of_a_second_kernel_is_written_as_text() {
     let (backtrace, hangs) = whole_report();
-    let written = text::backtrace(&backtrace) + &text::hangs(&hangs);
+    let written = text::backtrace(&backtrace, &hangs, Detail::Folded) + &text::hangs(&hangs);
     for wanted in ["driver_poll [driver]", "reader", "writer", "read_table", "deadlock"] {
         assert!(written.contains(wanted), "{wanted} is not in:\n{written}");
     }
@@ -163,14 +165,14 @@ fn a_visit_makes_a_whole_report_of_a_second_kernel() {
     observe(&mut machine, &kernel, 1);
     let mut visitor = Visitor::from_kernel(Box::new(kernel));
     let (capture, _) = visitor.capture(&mut machine, Trigger::Dump, None);
-    let report = visitor.report(&capture, Source::Dump, 1 << 30, None);
+    let report = visitor.report(&capture, Source::Dump, Origin::unknown(), 1 << 30, None);
     let name = "second kernel 1.0".into();
-    assert_eq!(report.image.kernel, report::Kernel::Known { name });
+    assert_eq!(report.image.kernel, report::GuestKernel::Known { name });
     assert_eq!(report.warnings, [""; 0]);
     let [hang] = &report.hangs[..] else { panic!("one hang: {report:#?}") };
     assert_eq!((hang.class, &hang.certainty), (Class::Deadlock, &Certainty::Certain));
     assert_eq!(hang.blamed, ["reader", "writer"]);
-    let written = text::report(&report);
+    let written = text::report(&report, Detail::Folded);
     for wanted in ["deadlock, task reader", "driver_poll [driver]", "read_table", "writer sleeps"] {
         assert!(written.contains(wanted), "{wanted} is not in:\n{written}");
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nmiscope::images::modules::Modules;
 use nmiscope::symbolize::{Annotator, Format, LogSummary, Lookup};
-use nmiscope_report::reference::Record;
+use nmiscope_report::reference::ResolvedReference;
 use nmiscope_symbolizer::{Image, SourceRoots};
 
 fn fixtures(kernel: &str) -> PathBuf {
@@ -42,7 +42,7 @@ fn annotate(image: &[u8], log: &[u8]) -> (String, LogSummary) {
     (String::from_utf8(output).expect("UTF-8"), summary)
 }
 
-fn records(output: &[u8]) -> Vec<Record> {
+fn records(output: &[u8]) -> Vec<ResolvedReference> {
     let text = std::str::from_utf8(output).expect("UTF-8");
     text.lines().map(|line| serde_json::from_str(line).expect("a record")).collect()
 }

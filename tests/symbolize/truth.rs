@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{annotate_in, expect_only_additions, fixtures, records};
 use nmiscope::symbolize::Format;
-use nmiscope_report::reference::Record;
+use nmiscope_report::reference::ResolvedReference;
 use serde_json::Value;
 
 const KERNELS: [&str; 2] = ["61", "612"];
@@ -32,7 +32,7 @@ fn frame(frame: &Value) -> (Option<String>, Option<String>, Option<u64>, bool) {
     (text("name"), text("file"), frame["line"].as_u64(), frame["inlined"] == true)
 }
 
-fn expect_the_truth(record: &Record, expected: &str, context: &str) {
+fn expect_the_truth(record: &ResolvedReference, expected: &str, context: &str) {
     let expected: Value = serde_json::from_str(expected).expect("JSON");
     let said = (record.line, record.text.as_str(), record.module.as_deref());
     let wanted = (

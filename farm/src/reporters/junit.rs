@@ -204,7 +204,7 @@ fn read_console_tail(path: &Path) -> io::Result<String> {
         bytes.drain(..=end);
     }
     let mut safe = Vec::new();
-    sanitize::Terminal::new(&mut safe).write_all(&bytes)?;
+    sanitize::TerminalFilter::new(&mut safe).write_all(&bytes)?;
     Ok(String::from_utf8_lossy(&safe).replace(NONCHARACTERS, "\u{fffd}"))
 }
 

@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use nmiscope_report::{Certainty, Class, Evidence, Outcome, Report, SCHEMA_VERSION, function_of};
+use nmiscope_report::{
+    Certainty, Class, Evidence, Outcome, Report, SCHEMA_VERSION, blamed_function, former, json,
+};
 use serde::Deserialize;
 
 use super::failure::{Failure, FailureKind, compute_signature};
@@ -14,9 +16,6 @@ use crate::event::{HangSummary, Status, VmFinished};
 
 /// Maximum number of bytes read of a report; one with 300 vCPUs has a few megabytes.
 const MAX_REPORT: u64 = 256 << 20;
-
-/// Oldest format of reports that triage reads: the one before the current one.
-const OLDEST_VERSION: u32 = SCHEMA_VERSION - 1;
 
 /// The parts of a report that triage needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,10 +43,27 @@ pub enum ReportError {
     Foreign(String),
     /// The report has a format that this program does not read.
     #[error(
-        "it is a report of format {0}, and this program reads formats {OLDEST_VERSION} and \
-         {SCHEMA_VERSION}"
+        "it is a report of format {0}, and this program reads formats {oldest} and {newest}",
+        oldest = former::OLDEST_READ_VERSION,
+        newest = SCHEMA_VERSION
     )]
     Version(u64),
+}
+
+impl From<json::ReportError> for ReportError {
+    fn from(error: json::ReportError) -> Self {
+        match error {
+            json::ReportError::Version { found } => Self::Version(found),
+            json::ReportError::NoReport(error) | json::ReportError::Damaged(error)
+                if error.is_eof() =>
+            {
+                Self::CutOff
+            }
+            json::ReportError::NoReport(error) | json::ReportError::Damaged(error) => {
+                Self::Foreign(error.to_string())
+            }
+        }
+    }
 }
 
 /// Parts of a [`Report`] that a summary is made of.
@@ -82,8 +98,7 @@ pub fn read(path: &Path, is_plumbing: IsPlumbing) -> Result<ReportSummary, Repor
 /// # Errors
 /// Fails if the file holds no readable report.
 pub fn read_report(path: &Path) -> Result<Report, ReportError> {
-    let bytes = bytes(path)?;
-    serde_json::from_slice(&bytes).map_err(|error| explain_error(&bytes, &error))
+    json::read(&bytes(path)?).map_err(ReportError::from)
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>, ReportError> {
@@ -104,7 +119,7 @@ pub(super) fn summarize(
 ) -> Result<ReportSummary, ReportError> {
     let parts: ReportParts =
         serde_json::from_slice(bytes).map_err(|error| explain_error(bytes, &error))?;
-    if !(OLDEST_VERSION..=SCHEMA_VERSION).contains(&parts.schema_version) {
+    if !former::is_read(parts.schema_version.into()) {
         return Err(ReportError::Version(parts.schema_version.into()));
     }
     let mut status = default_status(&parts.outcome);
@@ -127,8 +142,7 @@ pub(super) fn summarize(
         _ => false,
     };
     if by_stacks {
-        let report: Report =
-            serde_json::from_slice(bytes).map_err(|error| explain_error(bytes, &error))?;
+        let report = json::read(bytes)?;
         failures.extend(failure_from_end(&report, is_plumbing));
     }
     Ok(ReportSummary { status, failures })
@@ -144,7 +158,7 @@ fn explain_error(bytes: &[u8], error: &serde_json::Error) -> ReportError {
         return ReportError::CutOff;
     }
     match serde_json::from_slice(bytes) {
-        Ok(Version { schema_version }) if schema_version != u64::from(SCHEMA_VERSION) => {
+        Ok(Version { schema_version }) if !former::is_read(schema_version) => {
             ReportError::Version(schema_version)
         }
         _ => ReportError::Foreign(error.to_string()),
@@ -167,7 +181,7 @@ fn default_status(outcome: &Outcome) -> Status {
 /// Converts a hang of a report; `None` if its signature is malformed.
 fn failure_from_hang(hang: HangParts) -> Option<Failure> {
     let HangParts { class, signature, blamed, locks, evidence, .. } = hang;
-    let function = function_of(&blamed, &evidence).map(str::to_owned);
+    let function = blamed_function(&blamed, &evidence).map(str::to_owned);
     failure_from_summary(&HangSummary { class, signature, blamed, locks, function })
 }
 
@@ -297,9 +311,14 @@ mod tests {
     fn report_of_the_former_version_is_summarized_like_a_current_one() {
         let version = |number: u32| format!("\"schema_version\": {number},");
         assert!(DEADLOCK.contains(&version(SCHEMA_VERSION)));
-        let former = DEADLOCK.replacen(&version(SCHEMA_VERSION), &version(OLDEST_VERSION), 1);
+        let former =
+            DEADLOCK.replacen(&version(SCHEMA_VERSION), &version(former::OLDEST_READ_VERSION), 1);
         assert_eq!(summary(&former), summary(DEADLOCK));
-        let older = DEADLOCK.replacen(&version(SCHEMA_VERSION), &version(OLDEST_VERSION - 1), 1);
+        let older = DEADLOCK.replacen(
+            &version(SCHEMA_VERSION),
+            &version(former::OLDEST_READ_VERSION - 1),
+            1,
+        );
         let error = summarize(older.as_bytes(), stored_plumbing).unwrap_err();
         assert!(matches!(error, ReportError::Version(_)), "{error}");
     }

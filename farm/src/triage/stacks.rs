@@ -62,7 +62,7 @@ fn party_frames<'a>(report: &'a Report, hang: &Hang, party: &str) -> &'a [Frame]
         NodeKind::Cpu { cpu, .. } | NodeKind::Task { cpu, state: TaskState::Running, .. } => cpu,
         NodeKind::Task { task, .. } => {
             let task = backtrace.tasks.iter().find(|of| of.task == *task);
-            return task.and_then(|task| task.look.as_ref()).map_or(&[], |look| &look.frames);
+            return task.and_then(|task| task.host_stack.as_ref()).map_or(&[], |look| &look.frames);
         }
         NodeKind::Lock { .. } | NodeKind::Queue { .. } => return &[],
     };
@@ -135,8 +135,8 @@ pub fn innermost_significant(frames: &[Frame], is_plumbing: IsPlumbing) -> Optio
 
 /// Returns a CPU's stack as the host unwound it, or else as the guest printed it.
 pub fn cpu_frames(cpu: &Cpu) -> &[Frame] {
-    let look = cpu.look.as_ref().map(|look| look.frames.as_slice());
-    let word = cpu.word.as_ref().map(|word| word.frames.as_slice());
+    let look = cpu.host_stack.as_ref().map(|look| look.frames.as_slice());
+    let word = cpu.guest_trace.as_ref().map(|word| word.frames.as_slice());
     look.filter(|frames| !frames.is_empty()).or(word).unwrap_or_default()
 }
 

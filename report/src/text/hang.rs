@@ -1,5 +1,7 @@
-//! A hang in words: class and blame in one line, then who holds what and waits for whom, then those
-//! who suffer from it, then the rest.
+//! Hangs as text: class and blamed parties in one line, then holds and waits, victims, other CPUs, and the
+//! signature.
+//!
+//! Owns these lines; refuses to own stacks (`backtrace`). Called by `text`, whose interface has it.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -8,18 +10,18 @@ use nmiscope_names::short_name;
 
 use super::super::sanitize::line;
 use super::super::{
-    Activity, Certainty, Fact, Hang, LockKind, NodeKind, SourceLine, TaskState, WaitEdge, WaitKind,
-    WaitNode,
+    ActivityState, Certainty, Fact, Hang, LockKind, NodeKind, SourceLine, TaskState, WaitEdge,
+    WaitKind, WaitNode,
 };
-use super::{BAD, DIM, GOOD, ranges, seconds};
-use crate::units::plural;
+use super::{BAD, DIM, GOOD};
+use crate::units::{plural, ranges, seconds};
 
-/// Hangs that were found at one moment.
+/// Returns the lines of hangs that were found at one moment.
 pub fn hangs(hangs: &[Hang]) -> String {
     hangs.iter().map(one).collect()
 }
 
-/// A hang that is over; nothing of one that is not.
+/// Returns a line about a hang that has ended; nothing for one that has not.
 pub fn resolved(hang: &Hang) -> String {
     let blamed = names(hang, &hang.blamed);
     hang.resolved_after_ms.map_or_else(String::new, |after| {
@@ -31,7 +33,7 @@ fn one(hang: &Hang) -> String {
     let (class, blamed, since) = (hang.class, names(hang, &hang.blamed), since(hang));
     let lasted = seconds(hang.lasted_ms);
     let mut text = match &hang.certainty {
-        // Where all CPUs stand still, no record of the kernel's is later than that.
+        // Where no CPU makes progress, the kernel has no later record.
         Certainty::Certain | Certainty::Likely if hang.lasted_ms < 1.0 => {
             format!("{BAD}hang{BAD:#}: {class}, {blamed} (for how long is not known)\n")
         }
@@ -40,10 +42,10 @@ fn one(hang: &Hang) -> String {
         }
         Certainty::Suspected { bound_ms, .. } => format!(
             "{BAD}suspected{BAD:#}: {class}, {blamed} ({since} {lasted}; a hang after {})\n",
-            seconds(bound_ms)
+            seconds(*bound_ms)
         ),
-        Certainty::Unknown { why } => {
-            format!("{BAD}unknown{BAD:#}: {class}, {blamed} ({})\n", line(why))
+        Certainty::Unknown { reason } => {
+            format!("{BAD}unknown{BAD:#}: {class}, {blamed} ({})\n", line(reason))
         }
     };
     for party in &hang.blamed {
@@ -56,10 +58,10 @@ fn one(hang: &Hang) -> String {
     for said in absent.collect::<BTreeSet<_>>() {
         let _ = writeln!(text, "  {said}");
     }
-    for undone in undone_by_others(hang) {
-        let _ = writeln!(text, "  {undone}");
+    for pending in pending_work_of_others(hang) {
+        let _ = writeln!(text, "  {pending}");
     }
-    for victims in together(hang, &hang.victims) {
+    for victims in groups_of_victims(hang, &hang.victims) {
         let _ = writeln!(text, "  victims: {victims}");
     }
     if let Some(others) = others(hang) {
@@ -71,24 +73,27 @@ fn one(hang: &Hang) -> String {
         Certainty::Suspected { .. } | Certainty::Unknown { .. } => "",
     };
     let _ = writeln!(text, "  {DIM}signature {}{certainty}{DIM:#}", hang.signature);
+    if let Some(bucket) = &hang.bucket {
+        let _ = writeln!(text, "  {DIM}bucket {}{DIM:#}", line(bucket));
+    }
     text
 }
 
-/// What has been so for how long.
+/// Returns the words before the age of a hang.
 fn since(hang: &Hang) -> &'static str {
     let interrupts_on = hang.evidence.iter().any(|evidence| {
         let on = match evidence.fact {
-            Fact::Stood { interrupts_enabled, .. } => interrupts_enabled,
+            Fact::StoppedAt { interrupts_enabled, .. } => interrupts_enabled,
             Fact::NoSchedule { interrupts, .. } => interrupts > 0,
             _ => false,
         };
-        on && hang.blamed.contains(&evidence.of)
+        on && hang.blamed.contains(&evidence.party)
     });
     let asleep = hang.edges.iter().any(|edge| edge.kind == WaitKind::SleepsOn);
     hang.class.symptom(interrupts_on, asleep)
 }
 
-/// Parties: CPUs in a row as a range, tasks with the CPU that they run on.
+/// Returns the names of parties: CPUs in a row as a range, tasks with their CPU.
 fn names(hang: &Hang, ids: &[String]) -> String {
     let mut cpus = Vec::new();
     let mut names = Vec::new();
@@ -108,7 +113,7 @@ fn names(hang: &Hang, ids: &[String]) -> String {
     let mut parts = ranges(&cpus);
     parts.extend(names);
     match parts.split_last() {
-        None => "nobody".into(),
+        None => "no party".into(),
         Some((last, [])) => last.clone(),
         Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
     }
@@ -118,18 +123,18 @@ fn node<'a>(hang: &'a Hang, id: &str) -> Option<&'a WaitNode> {
     hang.nodes.iter().find(|node| node.id == id)
 }
 
-/// Whether a party exists in what the guest has written down only.
+/// Returns true for a party that the guest's records name and that does not exist.
 fn is_absent(hang: &Hang, id: &str) -> bool {
     matches!(
         node(hang, id).map(|node| &node.kind),
         Some(
-            NodeKind::Cpu { activity: Activity::Absent, .. }
+            NodeKind::Cpu { activity: ActivityState::Absent, .. }
                 | NodeKind::Task { state: TaskState::Absent, .. }
         )
     )
 }
 
-/// One that is waited for, and cannot be.
+/// Returns a sentence about a wait for a party that does not exist.
 fn absent(edge: &WaitEdge) -> String {
     let (from, to) = (line(&edge.from), line(&edge.to));
     match edge.kind {
@@ -138,7 +143,7 @@ fn absent(edge: &WaitEdge) -> String {
     }
 }
 
-/// What somebody holds and waits for; nothing of one that does neither.
+/// Returns the locks that a party holds and the parties that it waits for; `None` if there are none.
 fn account(hang: &Hang, party: &str) -> Option<String> {
     let holds = hang.edges.iter().filter(|edge| edge.kind == WaitKind::HeldBy && edge.to == party);
     let holds = holds.map(|edge| format!("holds {}", held(hang, &edge.from)));
@@ -150,14 +155,14 @@ fn account(hang: &Hang, party: &str) -> Option<String> {
     (!all.is_empty()).then(|| format!("{} {}", names(hang, &[party.to_owned()]), all.join(", ")))
 }
 
-/// What is odd about the lock that somebody waits for: it has no holder, or not the same for long.
+/// Returns a remark on a lock that is waited for: it is none, is free, or changes its holder all the time.
 fn wanted(hang: &Hang, edge: &WaitEdge) -> &'static str {
     let stays = |held: &WaitEdge| held.kind == WaitKind::HeldBy && held.from == edge.to;
     match node(hang, &edge.to).map(|node| &node.kind) {
         Some(NodeKind::Lock { lock: LockKind::Unknown, .. }) => ", where there is no lock",
         Some(NodeKind::Lock { held_by: None, .. }) => ", which nobody holds",
         Some(NodeKind::Lock { .. }) if !hang.edges.iter().any(stays) => {
-            ", which goes from hand to hand"
+            ", whose holder keeps changing"
         }
         _ => "",
     }
@@ -189,22 +194,22 @@ fn source(place: &SourceLine) -> String {
     line(&format!("{}:{}", place.file, place.line))
 }
 
-/// Of a CPU to blame that runs nothing.
+/// Returns a sentence about a blamed CPU that is offline; `None` for any other party.
 fn offline(hang: &Hang, party: &str) -> Option<String> {
     let kind = &node(hang, party)?.kind;
-    let offline = matches!(kind, NodeKind::Cpu { activity: Activity::Offline, .. });
+    let offline = matches!(kind, NodeKind::Cpu { activity: ActivityState::Offline, .. });
     offline.then(|| format!("{} has not started, or was reset", line(party)))
 }
 
-/// Where somebody stood who is to blame for more than waiting.
+/// Returns the position of a blamed party, with what it has left undone; `None` in a cycle, where all wait.
 fn place(hang: &Hang, party: &str) -> Option<String> {
     if hang.class.is_cycle() {
         return None;
     }
-    let facts = || hang.evidence.iter().filter(|evidence| evidence.of == party);
+    let facts = || hang.evidence.iter().filter(|evidence| evidence.party == party);
     let stood = facts().find_map(|evidence| match &evidence.fact {
-        Fact::Stood { function, line, at, nmi_masked, .. } => {
-            Some((function, line, at, *nmi_masked))
+        Fact::StoppedAt { function, line, address, nmi_masked, .. } => {
+            Some((function, line, address, *nmi_masked))
         }
         _ => None,
     });
@@ -220,16 +225,16 @@ fn place(hang: &Hang, party: &str) -> Option<String> {
         }
         _ => None,
     });
-    let undone = facts().find_map(|evidence| undone(&evidence.fact));
-    let undone = undone.map(|undone| format!(", {undone}"));
+    let pending = facts().find_map(|evidence| pending_work(&evidence.fact));
+    let pending = pending.map(|pending| format!(", {pending}"));
     let masked = nmi_masked.then(|| ", with NMIs masked".to_owned());
-    let more = [masked, took, undone].into_iter().flatten().collect::<String>();
+    let more = [masked, took, pending].into_iter().flatten().collect::<String>();
     Some(format!("{} in {function}{more}{place}", line(party)))
 }
 
-fn undone(fact: &Fact) -> Option<String> {
+fn pending_work(fact: &Fact) -> Option<String> {
     match *fact {
-        Fact::WorkUndone { items, .. } => Some(format!("{} undone", plural(items, "work item"))),
+        Fact::PendingWork { items, .. } => Some(format!("{} pending", plural(items, "work item"))),
         Fact::TasksNotRun { tasks, .. } => {
             Some(format!("{} not run", plural(tasks.into(), "task")))
         }
@@ -237,22 +242,22 @@ fn undone(fact: &Fact) -> Option<String> {
     }
 }
 
-/// What CPUs have to do that are neither to blame for it nor suffer from it.
-fn undone_by_others(hang: &Hang) -> impl Iterator<Item = String> {
+/// Returns the pending work of CPUs that are neither blamed nor victims.
+fn pending_work_of_others(hang: &Hang) -> impl Iterator<Item = String> {
     let is_party = |id: &String| hang.blamed.contains(id) || hang.victims.contains(id);
-    let others = hang.evidence.iter().filter(move |evidence| !is_party(&evidence.of));
+    let others = hang.evidence.iter().filter(move |evidence| !is_party(&evidence.party));
     others.filter_map(|evidence| {
-        Some(format!("{} has {}", line(&evidence.of), undone(&evidence.fact)?))
+        Some(format!("{} has {}", line(&evidence.party), pending_work(&evidence.fact)?))
     })
 }
 
-/// Parties that suffer from the same thing, in one line.
-fn together(hang: &Hang, parties: &[String]) -> Vec<String> {
+/// Returns a line for each group of victims that wait for the same thing.
+fn groups_of_victims(hang: &Hang, parties: &[String]) -> Vec<String> {
     let mut groups: Vec<(String, Vec<String>)> = Vec::new();
     for party in parties {
         let edges = hang.edges.iter().filter(|edge| edge.from == *party);
         let why: Vec<String> = edges.map(waits).collect();
-        let why = if why.is_empty() { "gets nowhere".into() } else { why.join(", ") };
+        let why = if why.is_empty() { "makes no progress".into() } else { why.join(", ") };
         match groups.iter_mut().find(|(other, _)| *other == why) {
             Some((_, members)) => members.push(party.clone()),
             None => groups.push((why, vec![party.clone()])),
@@ -265,7 +270,7 @@ fn together(hang: &Hang, parties: &[String]) -> Vec<String> {
     groups.into_iter().map(line).collect()
 }
 
-/// CPUs that have nothing to do with it.
+/// Returns the CPUs that take no part in a hang, by what they do; `None` if there are none.
 fn others(hang: &Hang) -> Option<String> {
     let involved = |id: &String| {
         hang.blamed.contains(id)
@@ -276,12 +281,12 @@ fn others(hang: &Hang) -> Option<String> {
     for node in hang.nodes.iter().filter(|node| !involved(&node.id)) {
         let NodeKind::Cpu { cpu, activity, .. } = node.kind else { continue };
         let activity = match activity {
-            Activity::Running => "running",
-            Activity::Idle => "idle",
-            Activity::Dead => "halted with interrupts off",
-            Activity::Offline => "offline",
-            Activity::Absent => "absent",
-            Activity::Unknown => "unknown",
+            ActivityState::Running => "running",
+            ActivityState::Idle => "idle",
+            ActivityState::Dead => "halted with interrupts off",
+            ActivityState::Offline => "offline",
+            ActivityState::Absent => "absent",
+            ActivityState::Unknown => "unknown",
         };
         match by_activity.iter_mut().find(|(other, _)| *other == activity) {
             Some((_, cpus)) => cpus.push(cpu),

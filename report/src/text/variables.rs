@@ -1,20 +1,20 @@
-//! A function's arguments and locals as lines of their own, below the frame's.
+//! Arguments and locals of a function, as lines below the one of its frame.
 //!
-//! Owns their layout. Called by `text`, which owns the frames'.
+//! Owns their layout; refuses to own that of frames (`stack`, which calls it).
 
 use std::fmt::Write as _;
 
 use super::DIM;
 use crate::sanitize::line;
-use crate::{Cpu, Function, Look, Variable, VariableKind};
+use crate::{Cpu, Function, HostStack, Variable, VariableKind};
 
-/// Deeper than the names of functions.
+/// Indentation, deeper than that of function names.
 const INDENT: &str = "        ";
-/// Characters of a line, the indentation included. One variable may take a whole line, and what is
-/// longer than that is cut.
+/// The most characters of a line, the indentation included. One variable may take a whole line; a longer
+/// one is cut.
 const WIDTH: usize = 100;
 
-/// Appends the parameters, then the locals, in lines that are not too long.
+/// Appends the parameters of a function, then its locals, in lines of at most [`WIDTH`] characters.
 pub(super) fn show(text: &mut String, function: &Function) {
     let of_kind = |kind| function.variables.iter().filter(move |variable| variable.kind == kind);
     let all = of_kind(VariableKind::Parameter).chain(of_kind(VariableKind::Local)).map(entry);
@@ -49,13 +49,13 @@ fn entry(variable: &Variable) -> String {
     entry.chars().take(room - 1).chain(['…']).collect()
 }
 
-/// Whether any frame has variables: then the look says more than a word that agrees with it.
-pub(super) fn has_some(look: &Look) -> bool {
+/// Returns true where any frame has variables: the host's stack then says more than an equal guest trace.
+pub(super) fn has_some(look: &HostStack) -> bool {
     let mut functions = look.frames.iter().flat_map(|frame| &frame.functions);
     functions.any(|function| !function.variables.is_empty() || function.variables_omitted > 0)
 }
 
-/// Says whose they are, where others have the same stack and may have other values.
+/// Appends whose variables are shown, where other vCPUs have the same stack and may have other values.
 pub(super) fn say_whose(text: &mut String, cpu: &Cpu, names: &str) {
     if names != format!("cpu{}", cpu.cpu) {
         let _ = writeln!(text, "  {DIM}arguments and locals are those of cpu{}{DIM:#}", cpu.cpu);

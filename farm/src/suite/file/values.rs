@@ -91,7 +91,7 @@ read_from_text! {
         let limit = units::parse_duration(text)?;
         if limit.is_zero() { Err(SettingError::NoTime) } else { Ok(TimeLimit(limit)) }
     };
-    HangBound: "a duration in quotes, as in \"2s\"", |text| match HangAfter::from_str(text)?.whose {
+    HangBound: "a duration in quotes, as in \"2s\"", |text| match HangAfter::from_str(text)?.scope {
         None => Ok(HangBound(text.into())),
         Some(_) => Err(SettingError::NoDuration),
     };

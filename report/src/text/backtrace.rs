@@ -1,0 +1,326 @@
+//! A backtrace as text: how it was taken, then its vCPUs and tasks.
+//!
+//! Owns the order of vCPUs and tasks, the line that each begins with, and which of its two stacks is shown;
+//! refuses to own frames (`stack`). Called by `text`, whose interface has it.
+
+use std::fmt::Write as _;
+
+use super::focus::{Focus, Rank};
+use super::stack;
+use super::{BAD, DIM, Detail, HEADING, round_up, variables, waits};
+use crate::sanitize::line;
+use crate::units::{plural, ranges, seconds};
+use crate::{
+    Backtrace, BufferReservation, Cpu, CpuFinding, CpuState, Hang, NmiAnswer, Task, TaskState,
+    Trigger,
+};
+
+/// Returns the text of a backtrace and of the vCPUs and tasks in it. `hangs` are those that it was taken
+/// for: their blamed parties come first, and in a stack the blamed function.
+///
+/// With [`Detail::Folded`], vCPUs that idle share one line without a stack.
+pub fn backtrace<'a>(
+    backtrace: &'a Backtrace,
+    hangs: impl IntoIterator<Item = &'a Hang>,
+    detail: Detail,
+) -> String {
+    let mut text = String::new();
+    match &backtrace.trigger {
+        Trigger::Signal { name } => {
+            let _ = writeln!(text, "backtrace asked for by {name}");
+        }
+        Trigger::Timer => text.push_str("backtrace asked for by --nmi-after\n"),
+        Trigger::Hang
+        | Trigger::Starved
+        | Trigger::GuestEnded
+        | Trigger::TimeLimit
+        | Trigger::Dump
+        | Trigger::Attach => {}
+    }
+    let is_asked = !matches!(backtrace.trigger, Trigger::Dump | Trigger::Attach);
+    if is_asked {
+        nmis(&mut text, backtrace);
+    } else {
+        let vcpus = plural(backtrace.cpus.len() as u64, "vCPU");
+        let _ = writeln!(text, "{vcpus}, seen from outside");
+    }
+    // A verdict has named its waits.
+    if let Some(graph) = backtrace.waits.as_ref().filter(|_| backtrace.trigger != Trigger::Hang) {
+        waits::show(&mut text, graph);
+    }
+    let writer = Writer { focus: Focus::new(backtrace, hangs), is_asked, detail };
+    writer.parties(&mut text, backtrace);
+    text.push('\n');
+    text
+}
+
+/// A vCPU or a task, with its place in the text.
+enum Party<'a> {
+    /// Numbers of vCPUs with equal stacks, and the first of them.
+    Cpus {
+        members: &'a [u32],
+        first: &'a Cpu,
+    },
+    Task(&'a Task),
+}
+
+struct Writer<'a> {
+    focus: Focus<'a>,
+    /// True where NMIs were asked for, so that a missing answer needs a reason.
+    is_asked: bool,
+    detail: Detail,
+}
+
+impl Writer<'_> {
+    fn parties(&self, text: &mut String, backtrace: &Backtrace) {
+        let mut idle = Vec::new();
+        let mut parties = Vec::new();
+        for members in &backtrace.groups {
+            let of_group = || members.iter().filter_map(|&cpu| backtrace.cpus.get(cpu as usize));
+            let Some(first) = of_group().next() else { continue };
+            let rank = of_group().map(|cpu| self.focus.rank_of_cpu(cpu)).min();
+            let rank = rank.unwrap_or(Rank::Bystander);
+            if rank == Rank::Bystander && self.is_one_line(first) {
+                idle.push((first, members));
+            } else {
+                parties.push((rank, Party::Cpus { members, first }));
+            }
+        }
+        for task in &backtrace.tasks {
+            parties.push((self.focus.rank_of_task(task), Party::Task(task)));
+        }
+        parties.sort_by_key(|(rank, _)| *rank);
+        for (_, party) in parties {
+            text.push('\n');
+            match party {
+                Party::Cpus { members, first } => self.cpu(text, &cpu_list(members), first),
+                Party::Task(task) => self.task(text, task),
+            }
+        }
+        idle_cpus(text, &idle);
+    }
+
+    /// Returns true for a vCPU whose stack says nothing: idle, and nothing is wrong with it.
+    fn is_one_line(&self, cpu: &Cpu) -> bool {
+        let is_idle = matches!(cpu.state, CpuState::Halted | CpuState::ProbablyHalted)
+            && cpu.interrupts_enabled == Some(true)
+            && cpu.in_nmi != Some(true);
+        let is_silent = self.is_asked && cpu.nmi.answer != NmiAnswer::Answered;
+        let is_faulty = !cpu.findings.is_empty()
+            || cpu.guest_trace.as_ref().is_some_and(|trace| !trace.findings.is_empty());
+        self.detail == Detail::Folded && is_idle && !is_silent && !is_faulty
+    }
+
+    /// Appends one vCPU, with the reason where it has not answered.
+    fn cpu(&self, text: &mut String, names: &str, cpu: &Cpu) {
+        let _ = writeln!(text, "{HEADING}{names}{HEADING:#}  {}", self.condition(cpu));
+        if let NmiAnswer::NoAnswer { reason } = &cpu.nmi.answer
+            && cpu.state != CpuState::NotStarted
+            && self.is_asked
+        {
+            let _ = writeln!(text, "  {BAD}no answer{BAD:#}: {}", line(reason));
+        }
+        for finding in cpu.findings.iter().filter(|finding| !is_shown_elsewhere(finding)) {
+            let _ = writeln!(text, "  {BAD}!{BAD:#} {}", line(&finding_text(finding)));
+        }
+        let places = self.focus.places_of_cpu(cpu);
+        let agreed = cpu.guest_trace.as_ref().filter(|trace| trace.current && shows_all(cpu));
+        let host = cpu.host_stack.as_ref();
+        if host.is_some_and(variables::has_some) {
+            variables::say_whose(text, cpu, names);
+        }
+        // Equal frames, and the host's have variables.
+        if let (Some(trace), Some(stack)) =
+            (agreed, host.filter(|stack| variables::has_some(stack)))
+            && !cpu
+                .findings
+                .iter()
+                .any(|finding| matches!(finding, CpuFinding::InterruptedBefore { .. }))
+        {
+            stack::trace_faults(text, trace);
+            stack::host_stack(text, stack, &places, self.detail);
+            return;
+        }
+        let agreed = agreed.filter(|_| !host.is_some_and(variables::has_some));
+        if let Some(trace) = &cpu.guest_trace {
+            if agreed.is_none() && cpu.host_stack.is_some() {
+                let of = if trace.current { "this NMI" } else { "an earlier NMI" };
+                let _ = writeln!(text, "  guest's trace, of {of}:");
+            }
+            stack::guest_trace(text, trace, &places, self.detail);
+        }
+        if let Some(stack) = host.filter(|_| agreed.is_none()) {
+            text.push_str("  host's stack:\n");
+            stack::host_stack(text, stack, &places, self.detail);
+        }
+    }
+
+    /// Returns the state of a vCPU, and all that is special about it.
+    fn condition(&self, cpu: &Cpu) -> String {
+        let mut text = state(cpu.state).to_owned();
+        match cpu.interrupts_enabled {
+            Some(true) => text.push_str(", interrupts on"),
+            Some(false) => text.push_str(", interrupts off"),
+            None => {}
+        }
+        if cpu.in_nmi == Some(true) {
+            text.push_str(", in an NMI");
+        }
+        let frames = cpu.host_stack.as_ref().map_or(&[][..], |stack| &stack.frames);
+        if frames.iter().skip(1).any(|frame| frame.interrupted) && cpu.in_nmi != Some(true) {
+            text.push_str(", in an interrupt or exception handler");
+        }
+        if let Some(task) = self.focus.ended_task(cpu) {
+            let _ = write!(text, ", its task {} has ended", line(task));
+        }
+        text
+    }
+
+    fn task(&self, text: &mut String, task: &Task) {
+        let name = line(&task.name);
+        let _ = write!(text, "{HEADING}task {name}{HEADING:#}  on cpu{}", task.cpu);
+        text.push_str(match task.state {
+            TaskState::Ready => ", ready to run",
+            TaskState::Running => ", running",
+            TaskState::Blocked => ", blocked",
+            TaskState::Ended => ", ended",
+            TaskState::Absent => ", which does not exist",
+            TaskState::Unknown => ", in an unknown state",
+        });
+        if let Some(lock) = &task.waits_for {
+            let _ = write!(text, ", waits for {}", line(lock));
+        }
+        text.push('\n');
+        if let Some(stack) = &task.host_stack {
+            stack::host_stack(text, stack, &self.focus.places_of_task(task), self.detail);
+        }
+    }
+}
+
+/// Appends the vCPUs that idle: a line for each way to be halted.
+fn idle_cpus(text: &mut String, idle: &[(&Cpu, &Vec<u32>)]) {
+    let rows = [
+        (CpuState::Halted, "idle", "halted"),
+        (CpuState::ProbablyHalted, "likely idle", "behind a HLT"),
+    ];
+    for (state, label, position) in rows {
+        let of_state = idle.iter().filter(|(cpu, _)| cpu.state == state);
+        let mut cpus: Vec<u32> = of_state.flat_map(|(_, members)| *members).copied().collect();
+        if cpus.is_empty() {
+            continue;
+        }
+        cpus.sort_unstable();
+        let names = cpu_list(&cpus);
+        let _ = writeln!(
+            text,
+            "\n{HEADING}{names}{HEADING:#}  {label} {DIM}({position}, interrupts on){DIM:#}"
+        );
+    }
+}
+
+fn nmis(text: &mut String, backtrace: &Backtrace) {
+    let _ = writeln!(
+        text,
+        "NMI: sent to {}, {} answered in {} ms",
+        plural(backtrace.nmi_sent.into(), "vCPU"),
+        backtrace.nmi_answered,
+        round_up(backtrace.elapsed_ms)
+    );
+    text.push_str(&reservation(&backtrace.reservation));
+}
+
+fn reservation(reservation: &BufferReservation) -> String {
+    match reservation {
+        BufferReservation::Held { waited_ms } if *waited_ms < 1.0 => String::new(),
+        BufferReservation::Held { waited_ms } => format!(
+            "NMI buffers: waited {} ms for a backtrace inside the guest to end\n",
+            round_up(*waited_ms)
+        ),
+        BufferReservation::Refused { holder, held_ms, waited_ms } => {
+            let holder = holder.map_or("no CPU of the guest".into(), |cpu| format!("cpu{cpu}"));
+            let held = held_ms.map_or("an unknown time".into(), seconds);
+            format!(
+                "NMI buffers: {BAD}not reserved{BAD:#}, {holder} has held them for {held} (waited {} ms); \
+                 their text may be of an earlier NMI\n",
+                round_up(*waited_ms)
+            )
+        }
+        BufferReservation::Unavailable { reason } => {
+            format!("NMI buffers: {BAD}not reserved{BAD:#}: {}\n", line(reason))
+        }
+        BufferReservation::NotAsked => "NMI buffers: not used, no NMIs were asked for\n".into(),
+    }
+}
+
+/// Returns true where the guest's trace has all frames of the host's stack, so that one of them is enough.
+fn shows_all(cpu: &Cpu) -> bool {
+    let differs = |finding: &CpuFinding| {
+        matches!(
+            finding,
+            CpuFinding::TraceIncomplete { .. }
+                | CpuFinding::InterruptShadow { .. }
+                | CpuFinding::StacksDiffer { .. }
+                | CpuFinding::StackBroken { .. }
+                | CpuFinding::StackUnreadable { .. }
+        )
+    };
+    cpu.nmi.answer == NmiAnswer::Answered && !cpu.findings.iter().any(differs)
+}
+
+/// Returns true for a finding that the text has in another place: as the reason for no answer, or as a
+/// fault of the guest's trace.
+fn is_shown_elsewhere(finding: &CpuFinding) -> bool {
+    matches!(
+        finding,
+        CpuFinding::NmiNotDelivered
+            | CpuFinding::NmiMasked
+            | CpuFinding::HandlerUnfinished
+            | CpuFinding::BufferOverflowed { .. }
+            | CpuFinding::TraceGarbled
+            | CpuFinding::TraceTruncated
+    )
+}
+
+fn finding_text(finding: &CpuFinding) -> String {
+    match finding {
+        CpuFinding::NmiNotDelivered => "the NMI was not delivered".into(),
+        CpuFinding::NmiMasked => "the NMI is pending: the vCPU is inside an earlier one".into(),
+        CpuFinding::HandlerUnfinished => "the NMI handler did not finish".into(),
+        CpuFinding::BufferOverflowed { messages } => {
+            format!("buffer full: {messages} messages lost")
+        }
+        CpuFinding::TraceGarbled => "the guest's trace is garbled".into(),
+        CpuFinding::TraceTruncated => "the guest's trace ends within a line".into(),
+        CpuFinding::TraceIncomplete { frames } => {
+            format!("the guest's trace lacks {frames} of the frames that the host sees")
+        }
+        CpuFinding::InterruptedBefore { frames } => {
+            format!("it took an interrupt before the NMI: {frames} frames on top")
+        }
+        CpuFinding::InterruptShadow { frame } => format!(
+            "stopped in the shadow of an STI or MOV SS, it ran on before the NMI: the guest's trace is from a \
+             later moment than the host's stack, and differs at #{frame}"
+        ),
+        CpuFinding::StacksDiffer { frame } => {
+            format!("the guest's trace and the host's stack differ at #{frame}")
+        }
+        CpuFinding::StackUnreadable { reason } => format!("its stack cannot be read: {reason}"),
+        CpuFinding::StackBroken { reason } => format!("its stack is broken: {reason}"),
+    }
+}
+
+fn state(state: CpuState) -> &'static str {
+    match state {
+        CpuState::Running => "running",
+        CpuState::Halted => "halted",
+        CpuState::NotStarted => "offline: not started",
+        CpuState::Reset => "offline: reset, and KVM has lost its position",
+        CpuState::Unknown => "state unknown",
+        CpuState::NotRecorded => "running or halted (not recorded)",
+        CpuState::ProbablyHalted => "likely halted (behind a HLT)",
+    }
+}
+
+fn cpu_list(cpus: &[u32]) -> String {
+    ranges(cpus).join(", ")
+}

@@ -1,0 +1,213 @@
+//! Stacks as text: a line for each function, innermost first.
+//!
+//! Owns the layout of frames, and which functions are folded: those inside the function that the hang
+//! blames, which are named in one line, and those of the language's core library. Refuses to own which
+//! function that is (`focus`). Called by `backtrace`. JSON has all frames, and so has the text with
+//! [`Detail::All`].
+
+use std::fmt::Write as _;
+
+use nmiscope_names::short_name;
+
+use super::focus::Place;
+use super::{BAD, DIM, Detail, variables};
+use crate::sanitize::line;
+use crate::{Frame, Function, GuestTrace, HostStack};
+
+/// Names are padded to at least, and at most, this many characters.
+const NAME_WIDTH: std::ops::RangeInclusive<usize> = 22..=48;
+
+/// The most characters of a line that names folded functions.
+const CALLS_WIDTH: usize = 80;
+
+/// Appends a stack that the host unwound: its frames, the first fault of call frame information, and the
+/// reason why it ends early.
+pub(super) fn host_stack(
+    text: &mut String,
+    stack: &HostStack,
+    places: &[Place<'_>],
+    detail: Detail,
+) {
+    frames(text, &stack.frames.iter().collect::<Vec<_>>(), places, detail);
+    // The last frame's fault is the reason for the end. One fault is enough: it mostly affects the whole
+    // image.
+    let callees = stack.frames.split_last().map_or(&[][..], |(_, callees)| callees);
+    let fault = callees.iter().zip(0..).find_map(|(frame, n)| Some((n, frame.cfi_fault.as_ref()?)));
+    if let Some((number, fault)) = fault {
+        let fault = format!("#{number}'s caller was found by other means: failed to {fault}");
+        let _ = writeln!(text, "  {BAD}!{BAD:#} {}", line(&fault));
+    }
+    if !stack.complete {
+        let _ = writeln!(text, "  {DIM}ends: {}{DIM:#}", line(&stack.end));
+    }
+}
+
+/// Appends a trace that the guest printed, after its faults.
+pub(super) fn guest_trace(
+    text: &mut String,
+    trace: &GuestTrace,
+    places: &[Place<'_>],
+    detail: Detail,
+) {
+    trace_faults(text, trace);
+    // The interrupted instruction is always reliable. Where no other entry is, the unreliable ones are
+    // shown.
+    let trusted = trace.frames.iter().filter(|frame| frame.reliable).count() > 1;
+    let shown = trace.frames.iter().filter(|frame| frame.reliable || !trusted);
+    frames(text, &shown.collect::<Vec<_>>(), places, detail);
+}
+
+/// Appends the faults of a trace.
+pub(super) fn trace_faults(text: &mut String, trace: &GuestTrace) {
+    for finding in &trace.findings {
+        let _ = writeln!(text, "  {BAD}!{BAD:#} {}", line(finding));
+    }
+}
+
+/// A line of a stack: a function, or the address of a frame without functions.
+#[derive(Clone, Copy)]
+struct Entry<'a> {
+    /// Number of the frame in its stack.
+    number: usize,
+    frame: &'a Frame,
+    function: Option<&'a Function>,
+}
+
+impl Entry<'_> {
+    fn name(&self) -> String {
+        match self.function {
+            Some(function) => function_name(function),
+            None => format!("[<{}>]", self.frame.address),
+        }
+    }
+
+    /// True for the function that was interrupted by the frames before it.
+    fn is_interrupted(&self) -> bool {
+        let is_outermost = self.function.is_none_or(|function| !function.inlined);
+        self.number > 0 && self.frame.interrupted && is_outermost
+    }
+
+    fn is_of_core_library(&self) -> bool {
+        const ROOTS: [&str; 3] = ["core::", "alloc::", "std::"];
+        let name = self.function.and_then(|function| function.name.as_deref());
+        name.is_some_and(|name| {
+            let path = name.trim_start_matches(['<', '&', '*', '[', '(']);
+            ROOTS.iter().any(|root| path.starts_with(root))
+        })
+    }
+}
+
+fn frames(text: &mut String, frames: &[&Frame], places: &[Place<'_>], detail: Detail) {
+    let entries = entries(frames);
+    let (folded, rest) = entries.split_at(first_shown(&entries, places, detail));
+    let is_shown = |entry: &&Entry<'_>| {
+        detail == Detail::All || !entry.is_of_core_library() || entry.is_interrupted()
+    };
+    let mut shown: Vec<Entry<'_>> = rest.iter().filter(is_shown).copied().collect();
+    if shown.is_empty() {
+        shown = rest.to_vec();
+    }
+    let width = name_width(&shown);
+    let mut last = None;
+    for (index, entry) in shown.iter().enumerate() {
+        let label =
+            if last == Some(entry.number) { "in".into() } else { format!("#{}", entry.number) };
+        last = Some(entry.number);
+        show(text, &label, entry, width);
+        if index == 0 && !folded.is_empty() {
+            let _ = writeln!(text, "      {DIM}{}{DIM:#}", calls(folded, entry));
+        }
+    }
+}
+
+fn entries<'a>(frames: &[&'a Frame]) -> Vec<Entry<'a>> {
+    let of_frame = |(number, frame): (usize, &&'a Frame)| {
+        let frame: &'a Frame = frame;
+        let functions = frame.functions.iter().map(Some);
+        let none = frame.functions.is_empty().then_some(None);
+        functions
+            .chain(none)
+            .map(move |function| Entry { number, frame, function })
+            .collect::<Vec<_>>()
+    };
+    frames.iter().enumerate().flat_map(of_frame).collect()
+}
+
+/// Returns the index of the entry that a stack begins with: the blamed function where it is there, or else
+/// the first that is not of the core library.
+fn first_shown(entries: &[Entry<'_>], places: &[Place<'_>], detail: Detail) -> usize {
+    if detail == Detail::All {
+        return 0;
+    }
+    let at = |place: &Place<'_>| {
+        entries
+            .iter()
+            .position(|entry| entry.function.is_some_and(|function| place.is_at(function)))
+    };
+    let first = places.iter().find_map(at);
+    let first = first.or_else(|| entries.iter().position(|entry| !entry.is_of_core_library()));
+    first.unwrap_or(0)
+}
+
+/// Returns what the first function of a stack calls, outermost first, in one line.
+fn calls(folded: &[Entry<'_>], first: &Entry<'_>) -> String {
+    let room = CALLS_WIDTH - "      calls ".len();
+    let mut names: Vec<String> = Vec::new();
+    let mut caller = first;
+    for entry in folded.iter().rev() {
+        let is_handler = entry.number < caller.number && caller.frame.interrupted;
+        let mark = if is_handler { "(interrupted) " } else { "" };
+        names.push(format!("{mark}{}", entry.name()));
+        caller = entry;
+    }
+    let is_too_long = |names: &[String]| names.join(" > ").chars().count() > room;
+    if is_too_long(&names) {
+        // The outermost says most: it is what the first function has called.
+        while names.len() > 1 && is_too_long(&names) {
+            names.pop();
+        }
+        while names.len() > 1 && names.join(" > ").chars().count() + " > …".len() > room {
+            names.pop();
+        }
+        names.push("…".into());
+    }
+    format!("calls {}", names.join(" > "))
+}
+
+fn name_width(entries: &[Entry<'_>]) -> usize {
+    let functions = entries.iter().filter_map(|entry| entry.function);
+    let longest = functions.map(|function| function_name(function).chars().count()).max();
+    longest.unwrap_or(0).clamp(*NAME_WIDTH.start(), *NAME_WIDTH.end())
+}
+
+fn show(text: &mut String, label: &str, entry: &Entry<'_>, width: usize) {
+    let Entry { frame, function, .. } = entry;
+    let interrupted = if entry.is_interrupted() { "  (interrupted)" } else { "" };
+    let mark = if frame.reliable { "" } else { "  ?" };
+    let Some(function) = function else {
+        let reason = frame.missing.as_deref().unwrap_or("unknown");
+        let _ = writeln!(
+            text,
+            "  {label:<3} [<{}>]  {DIM}{}{DIM:#}{mark}{interrupted}",
+            frame.address,
+            line(reason)
+        );
+        return;
+    };
+    let place = match (&function.file, function.line) {
+        (Some(file), Some(number)) => line(&format!("{file}:{number}")),
+        (Some(file), None) => line(file),
+        (None, _) => format!("[<{}>]", frame.address),
+    };
+    let mark = if function.inlined { "" } else { mark };
+    let _ = writeln!(
+        text,
+        "  {label:<3} {:<width$}  {DIM}{place}{DIM:#}{mark}{interrupted}",
+        function_name(function)
+    );
+    variables::show(text, function);
+}
+
+fn function_name(function: &Function) -> String {
+    function.name.as_deref().map_or_else(|| "??".into(), |name| line(short_name(name)))
+}

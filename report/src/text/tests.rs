@@ -1,0 +1,314 @@
+//! Texts of backtraces, with expected lines that were worked out by hand.
+
+use super::{Detail, backtrace, size};
+use crate::*;
+
+const LOCK_CALL: u32 = 48;
+
+fn function(name: &str, file: &str, line: u32, inlined: bool) -> Function {
+    Function {
+        name: Some(name.into()),
+        file: Some(file.into()),
+        line: Some(line),
+        column: None,
+        inlined,
+        variables: Vec::new(),
+        variables_omitted: 0,
+    }
+}
+
+fn frame(interrupted: bool, functions: Vec<Function>) -> Frame {
+    Frame {
+        address: "ffffffff80200000".into(),
+        interrupted,
+        reliable: true,
+        found_by: None,
+        cfi_fault: None,
+        symbol: None,
+        functions,
+        missing: None,
+    }
+}
+
+fn stack(frames: Vec<Frame>) -> HostStack {
+    HostStack { frames, complete: true, end: "the outermost frame".into() }
+}
+
+/// A lock that spins, in the frame of the function that asks for it.
+fn waiting(caller: &str) -> Vec<Frame> {
+    vec![
+        frame(
+            true,
+            vec![
+                function("core::hint::spin_loop", "core/src/hint.rs", 287, true),
+                function("kernel::spinlock::wait", "src/spinlock.rs", 61, true),
+                function("kernel::lock::lock", "src/lock.rs", 105, true),
+                function("kernel::abba::take_second", "src/abba.rs", LOCK_CALL, false),
+            ],
+        ),
+        frame(
+            false,
+            vec![
+                function("core::ops::function::call_once", "core/src/ops.rs", 250, true),
+                function(caller, "src/abba.rs", 43, false),
+            ],
+        ),
+    ]
+}
+
+fn idling() -> Vec<Frame> {
+    vec![frame(true, vec![function("kernel::idle", "src/idle.rs", 9, false)])]
+}
+
+fn cpu(number: u32, state: CpuState, interrupts: Option<bool>, frames: Vec<Frame>) -> Cpu {
+    Cpu {
+        cpu: number,
+        state,
+        interrupts_enabled: interrupts,
+        registers: None,
+        in_nmi: Some(false),
+        nmi: Nmi {
+            sent: false,
+            delivered: None,
+            masked_before: false,
+            masked_after: false,
+            pending_after: false,
+            handler_finished: false,
+            ran_ms: None,
+            answer: NmiAnswer::NoAnswer { reason: "not asked".into() },
+            bytes: None,
+            messages_lost: None,
+            stale_bytes: 0,
+        },
+        guest_trace: None,
+        host_stack: (!frames.is_empty()).then(|| stack(frames)),
+        findings: Vec::new(),
+    }
+}
+
+/// A backtrace of vCPUs that all have stacks of their own, from a dump.
+fn taken(cpus: Vec<Cpu>) -> Backtrace {
+    Backtrace {
+        trigger: Trigger::Dump,
+        at_ms: 0.0,
+        reservation: BufferReservation::NotAsked,
+        nmi_sent: 0,
+        nmi_answered: 0,
+        elapsed_ms: 0.0,
+        groups: cpus.iter().map(|cpu| vec![cpu.cpu]).collect(),
+        cpus,
+        tasks: Vec::new(),
+        waits: None,
+        log: None,
+    }
+}
+
+fn cpu_node(number: u32, task: Option<&str>) -> WaitNode {
+    let activity = ActivityState::Running;
+    let task = task.map(str::to_owned);
+    WaitNode { id: format!("cpu{number}"), kind: NodeKind::Cpu { cpu: number, activity, task } }
+}
+
+fn task_node(number: u32, name: &str, state: TaskState) -> WaitNode {
+    let kind = NodeKind::Task { task: number, name: name.into(), cpu: 0, state };
+    WaitNode { id: name.into(), kind }
+}
+
+fn hang(blamed: &[&str], nodes: Vec<WaitNode>) -> Hang {
+    let wait = |party: &&str| WaitEdge {
+        from: (*party).into(),
+        to: "INODE_LOCK".into(),
+        kind: WaitKind::WaitsFor,
+        call_site: Some(SourceLine { file: "src/abba.rs".into(), line: LOCK_CALL }),
+        lasted_ms: None,
+    };
+    Hang {
+        class: Class::Deadlock,
+        signature: "0123456789abcdef".into(),
+        bucket: Some("deadlock:take_second:INODE_LOCK<->JOURNAL_LOCK".into()),
+        at_ms: 0.0,
+        lasted_ms: 2000.0,
+        blamed: blamed.iter().map(|&party| party.into()).collect(),
+        locks: vec!["INODE_LOCK".into()],
+        victims: Vec::new(),
+        edges: blamed.iter().map(wait).collect(),
+        nodes,
+        evidence: Vec::new(),
+        certainty: Certainty::Certain,
+        backtrace: Some(0),
+        resolved_after_ms: None,
+    }
+}
+
+fn shown(taken: &Backtrace, hangs: &[Hang], detail: Detail) -> String {
+    anstream::adapter::strip_str(&backtrace(taken, hangs, detail)).to_string()
+}
+
+#[test]
+fn the_function_that_waits_comes_first_and_its_lock_is_folded() {
+    let (running, off) = (CpuState::Running, Some(false));
+    let taken = taken(vec![cpu(0, running, off, waiting("kernel::abba::take_both"))]);
+    let hangs = [hang(&["cpu0"], vec![cpu_node(0, None)])];
+    let expected = "\
+1 vCPU, seen from outside
+
+cpu0  running, interrupts off
+  host's stack:
+  #0  take_second             src/abba.rs:48
+      calls lock > wait > spin_loop
+  #1  take_both               src/abba.rs:43
+
+";
+    assert_eq!(shown(&taken, &hangs, Detail::Folded), expected);
+}
+
+#[test]
+fn a_verbose_text_has_every_function_of_a_stack() {
+    let (running, off) = (CpuState::Running, Some(false));
+    let taken = taken(vec![cpu(0, running, off, waiting("kernel::abba::take_both"))]);
+    let hangs = [hang(&["cpu0"], vec![cpu_node(0, None)])];
+    let expected = "\
+1 vCPU, seen from outside
+
+cpu0  running, interrupts off
+  host's stack:
+  #0  spin_loop               core/src/hint.rs:287
+  in  wait                    src/spinlock.rs:61
+  in  lock                    src/lock.rs:105
+  in  take_second             src/abba.rs:48
+  #1  call_once               core/src/ops.rs:250
+  in  take_both               src/abba.rs:43
+
+";
+    assert_eq!(shown(&taken, &hangs, Detail::All), expected);
+}
+
+#[test]
+fn blamed_parties_come_before_idle_cpus_which_share_a_line() {
+    let mut cpus = vec![cpu(0, CpuState::Halted, Some(true), idling())];
+    cpus.push(cpu(1, CpuState::Halted, Some(false), idling()));
+    cpus.push(cpu(2, CpuState::Running, Some(true), waiting("kernel::abba::take_both")));
+    cpus.extend((3..64).map(|number| cpu(number, CpuState::Halted, Some(true), idling())));
+    let mut taken = taken(cpus);
+    taken.tasks = vec![Task {
+        task: 7,
+        name: "writer".into(),
+        cpu: 0,
+        state: TaskState::Blocked,
+        waits_for: Some("INODE_LOCK".into()),
+        switches: 3,
+        host_stack: Some(stack(waiting("kernel::abba::write"))),
+    }];
+    let nodes = vec![cpu_node(2, None), task_node(7, "writer", TaskState::Blocked)];
+    let hangs = [hang(&["cpu2", "writer"], nodes)];
+    let expected = "\
+64 vCPUs, seen from outside
+
+cpu2  running, interrupts on
+  host's stack:
+  #0  take_second             src/abba.rs:48
+      calls lock > wait > spin_loop
+  #1  take_both               src/abba.rs:43
+
+task writer  on cpu0, blocked, waits for INODE_LOCK
+  #0  take_second             src/abba.rs:48
+      calls lock > wait > spin_loop
+  #1  write                   src/abba.rs:43
+
+cpu1  halted, interrupts off
+  host's stack:
+  #0  idle                    src/idle.rs:9
+
+cpu0, cpu3-cpu63  idle (halted, interrupts on)
+
+";
+    assert_eq!(shown(&taken, &hangs, Detail::Folded), expected);
+}
+
+#[test]
+fn an_idle_cpu_that_is_blamed_keeps_its_stack() {
+    let taken = taken(vec![cpu(0, CpuState::Halted, Some(true), idling())]);
+    let hangs = [hang(&["cpu0"], vec![cpu_node(0, None)])];
+    let text = shown(&taken, &hangs, Detail::Folded);
+    assert!(text.contains("cpu0  halted, interrupts on\n"), "{text}");
+    assert!(text.contains("#0  idle "), "{text}");
+}
+
+#[test]
+fn special_conditions_of_cpus_are_named() {
+    let mut handler = vec![frame(true, vec![function("kernel::tick", "src/tick.rs", 5, false)])];
+    handler.push(frame(true, vec![function("kernel::poll", "src/poll.rs", 12, false)]));
+    let cpus = vec![
+        cpu(0, CpuState::Running, Some(false), handler),
+        cpu(1, CpuState::NotStarted, None, Vec::new()),
+        cpu(2, CpuState::Running, Some(true), idling()),
+        cpu(3, CpuState::ProbablyHalted, Some(true), idling()),
+    ];
+    let nodes = vec![cpu_node(2, Some("reader")), task_node(1, "reader", TaskState::Ended)];
+    let expected = "\
+4 vCPUs, seen from outside
+
+cpu0  running, interrupts off, in an interrupt or exception handler
+  host's stack:
+  #0  tick                    src/tick.rs:5
+  #1  poll                    src/poll.rs:12  (interrupted)
+
+cpu1  offline: not started
+
+cpu2  running, interrupts on, its task reader has ended
+  host's stack:
+  #0  idle                    src/idle.rs:9
+
+cpu3  likely idle (behind a HLT, interrupts on)
+
+";
+    assert_eq!(shown(&taken(cpus), &[hang(&[], nodes)], Detail::Folded), expected);
+}
+
+#[test]
+fn an_interrupt_above_the_blamed_function_is_folded_and_marked() {
+    let mut frames = vec![
+        frame(true, vec![function("kernel::tick", "src/tick.rs", 5, false)]),
+        frame(false, vec![function("trap_entry", "src/trap.rs", 36, false)]),
+    ];
+    frames.extend(waiting("kernel::abba::take_both"));
+    let taken = taken(vec![cpu(0, CpuState::Running, Some(false), frames)]);
+    let hangs = [hang(&["cpu0"], vec![cpu_node(0, None)])];
+    let text = shown(&taken, &hangs, Detail::Folded);
+    let lines: Vec<&str> = text.lines().skip(2).take(4).collect();
+    let expected = [
+        "cpu0  running, interrupts off, in an interrupt or exception handler",
+        "  host's stack:",
+        "  #2  take_second             src/abba.rs:48  (interrupted)",
+        "      calls lock > wait > spin_loop > (interrupted) trap_entry > tick",
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn the_line_of_folded_functions_fits_in_80_columns() {
+    let name = |n: u32| format!("kernel::a_function_with_a_long_name_{n}");
+    let folded = (0..9).map(|n| function(&name(n), "src/a.rs", n + 1, true));
+    let last = function("kernel::abba::take_second", "src/abba.rs", LOCK_CALL, false);
+    let frames = vec![frame(true, folded.chain([last]).collect())];
+    let taken = taken(vec![cpu(0, CpuState::Running, Some(false), frames)]);
+    let text = shown(&taken, &[hang(&["cpu0"], vec![cpu_node(0, None)])], Detail::Folded);
+    let calls = text.lines().find(|line| line.contains("calls")).unwrap();
+    let expected = "      calls a_function_with_a_long_name_8 > a_function_with_a_long_name_7 > …";
+    assert_eq!(calls, expected);
+    assert!(calls.chars().count() <= 80);
+}
+
+#[test]
+fn a_hang_has_its_bucket_below_its_signature() {
+    let text = super::hangs(&[hang(&["cpu0"], vec![cpu_node(0, None)])]);
+    let text = anstream::adapter::strip_str(&text).to_string();
+    let expected = "  signature 0123456789abcdef, certain\n  bucket deadlock:take_second:INODE_LOCK<->JOURNAL_LOCK\n";
+    assert!(text.ends_with(expected), "{text}");
+}
+
+#[test]
+fn sizes_have_the_largest_unit_that_is_exact() {
+    assert_eq!(size(64 << 20), "64 MiB");
+    assert_eq!(size((64 << 20) + 4096), "65540 KiB");
+}

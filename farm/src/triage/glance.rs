@@ -269,6 +269,12 @@ mod tests {
     }
 
     #[test]
+    fn a_report_of_the_former_version_has_the_same_finding() {
+        let former = include_str!("../../../report/tests/former/abba-deadlock.json");
+        assert_eq!(glance(former), glance(DEADLOCK));
+    }
+
+    #[test]
     fn a_panic_is_where_it_came_from_whatever_the_addresses_are() {
         let finding = glance(PANIC).findings.remove(0);
         assert_eq!(finding.kind, Kind::Panic);

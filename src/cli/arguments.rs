@@ -100,7 +100,7 @@ pub struct Arguments {
     /// Use colors always, never, or on a terminal without NO_COLOR in the environment (auto)
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
     pub color: Color,
-    /// Trace to standard error: the steps that are taken (-v), or their details too (-vv)
+    /// Show all frames of stacks, and trace the steps that are taken on standard error (-vv: in detail)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }

@@ -20,6 +20,7 @@ mod farm;
 mod foreign_guest;
 mod gdb;
 mod guest_image;
+mod guide;
 mod hostile_detector;
 mod hostile_guest;
 mod live;

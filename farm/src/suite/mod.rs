@@ -1,6 +1,6 @@
 //! Suites: reads TOML and returns a list of VMs with all defaults filled in.
 //!
-//! [`file`] holds a suite as its file spells it, the source of docs/suite.schema.json. `load` parses it,
+//! [`mod@file`] holds a suite as its file spells it, the source of docs/suite.schema.json. `load` parses it,
 //! `matrix` expands it to VMs, and both report all mistakes at once, by line and column (`diagnostic`).
 //! The suite's own file is the only one opened here: images are checked by the caller that runs them.
 

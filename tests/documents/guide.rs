@@ -1,13 +1,13 @@
 //! Checks of docs/guide.md against the program: the farm lists its suite, stored cores and reports print what
 //! it shows, its kernel boots, and its options, keys, values and links exist. To update its sessions:
-//! `NMISCOPE_UPDATE=1 cargo test --test end_to_end -- --include-ignored guide::`.
+//! `NMISCOPE_UPDATE=1 cargo test --test end_to_end -- --include-ignored documents::guide::`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Mutex;
 
+use super::{block_with, blocks, commands, shell};
 use crate::common::*;
 use crate::offline;
 use nmiscope_guest::abi;
@@ -23,62 +23,6 @@ fn docs() -> PathBuf {
 
 fn guide() -> String {
     fs::read_to_string(docs().join("guide.md")).expect("docs/guide.md")
-}
-
-/// A fenced block of code.
-struct Block<'a> {
-    /// Language behind the opening fence.
-    language: &'a str,
-    text: &'a str,
-}
-
-/// Returns the fenced blocks in order, and the text between them.
-fn blocks(guide: &str) -> (Vec<Block<'_>>, Vec<&str>) {
-    let (mut blocks, mut prose) = (Vec::new(), Vec::new());
-    for (number, part) in guide.split("```").enumerate() {
-        if number % 2 == 0 {
-            prose.push(part);
-        } else {
-            let (language, text) = part.split_once('\n').expect("a language");
-            blocks.push(Block { language, text });
-        }
-    }
-    assert!(guide.matches("```").count().is_multiple_of(2), "an open block of code");
-    (blocks, prose)
-}
-
-#[track_caller]
-fn block_with<'a>(guide: &'a str, language: &str, part: &str) -> &'a str {
-    let (blocks, _) = blocks(guide);
-    let mut found =
-        blocks.iter().filter(|block| block.language == language && block.text.contains(part));
-    found.next().unwrap_or_else(|| panic!("no block in {language} has {part:?}")).text
-}
-
-/// A command of a session, and the lines that it prints.
-fn commands(session: &str) -> Vec<(&str, String)> {
-    let mut commands: Vec<(&str, String)> = Vec::new();
-    for line in session.lines() {
-        match line.strip_prefix("$ ") {
-            Some(command) => commands.push((command, String::new())),
-            None => {
-                let (_, printed) = commands.last_mut().expect("a session begins with a command");
-                printed.push_str(line);
-                printed.push('\n');
-            }
-        }
-    }
-    commands
-}
-
-/// Runs a command by the shell, with the program in its path.
-fn shell(command: &str, directory: &Path) -> Finished {
-    let program_directory = binary().parent().expect("a directory").display().to_string();
-    let path = std::env::var("PATH").expect("a path");
-    let mut invocation = program(Command::new("sh"), ["-c", command])
-        .env("PATH", &format!("{program_directory}:{path}"));
-    invocation.command.current_dir(directory);
-    invocation.run()
 }
 
 /// Runs the sessions that begin with `program` in `directory`, and compares their output with the guide's, or

@@ -209,7 +209,7 @@ fn nmis_reach_cpus_whose_apic_is_used_through_memory() {
 }
 
 #[test]
-fn a_text_has_the_blamed_cpu_first_and_one_line_for_idle_ones() {
+fn text_has_the_blamed_cpu_first_and_idle_ones_in_a_line() {
     let finished = run_workload("spin-irqs-off", 8)
         .args(["--hang-after", "300ms", "--serial", "none"])
         .run()

@@ -74,7 +74,7 @@ fn a_core_that_cannot_be_written_is_noticed_before_the_guest_starts() {
 }
 
 #[test]
-fn a_core_cut_in_its_notes_is_refused_and_a_later_cut_warns() {
+fn core_cut_in_its_notes_is_refused_a_later_cut_warns() {
     let (live, _) = hang_of_another_image();
     let core = fs::read(path(&live, CORE)).expect("a core");
     refused(nmiscope(["report", CORE]).with_file(CORE, &core[..100]), "truncated");

@@ -205,7 +205,7 @@ fn a_loop_that_calls_functions_has_one_signature_wherever_it_was_stopped() {
 
 /// Samples after the verdict are in the core, and are taken for the signature even without a backtrace.
 #[test]
-fn samples_of_a_loop_are_in_the_core_and_taken_without_a_backtrace() {
+fn samples_of_a_loop_are_stored_and_taken_without_a_backtrace() {
     let run = |policy| {
         let run = run_workload("spin-in-calls", 2).args(QUICKLY).args(["--serial", "none"]);
         run.args(["--hang-policy", policy]).run().expect_code(exit::HANG)

@@ -129,6 +129,8 @@ pub enum CpuState {
 
 /// The general registers of a vCPU, its control registers and privilege level. Values are strings of 16
 /// hexadecimal digits.
+///
+/// The `machine` crate has a type of the same name, with numbers; this is its form in a report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "registers by their names")]
 pub struct Registers {

@@ -339,6 +339,8 @@ pub enum Trigger {
 }
 
 /// The hypervisor's reservation of the guest's NMI buffers.
+///
+/// The tool's captures have a type of the same name, which cores store; this is its form in a report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum BufferReservation {

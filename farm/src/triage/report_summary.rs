@@ -28,7 +28,7 @@ pub struct ReportSummary {
 
 /// Reason why a file cannot be read as a report.
 #[derive(Debug, thiserror::Error)]
-pub enum ReportError {
+pub enum UnreadableReport {
     /// The file could not be read.
     #[error("it cannot be read")]
     Unreadable(#[from] io::Error),
@@ -50,7 +50,7 @@ pub enum ReportError {
     Version(u64),
 }
 
-impl From<json::ReportError> for ReportError {
+impl From<json::ReportError> for UnreadableReport {
     fn from(error: json::ReportError) -> Self {
         match error {
             json::ReportError::Version { found } => Self::Version(found),
@@ -89,7 +89,7 @@ struct HangParts {
 ///
 /// # Errors
 /// Fails if the file holds no readable report.
-pub fn read(path: &Path, is_plumbing: IsPlumbing) -> Result<ReportSummary, ReportError> {
+pub fn read(path: &Path, is_plumbing: IsPlumbing) -> Result<ReportSummary, UnreadableReport> {
     summarize(&bytes(path)?, is_plumbing)
 }
 
@@ -97,15 +97,15 @@ pub fn read(path: &Path, is_plumbing: IsPlumbing) -> Result<ReportSummary, Repor
 ///
 /// # Errors
 /// Fails if the file holds no readable report.
-pub fn read_report(path: &Path) -> Result<Report, ReportError> {
-    json::read(&bytes(path)?).map_err(ReportError::from)
+pub fn read_report(path: &Path) -> Result<Report, UnreadableReport> {
+    json::read(&bytes(path)?).map_err(UnreadableReport::from)
 }
 
-fn bytes(path: &Path) -> Result<Vec<u8>, ReportError> {
+fn bytes(path: &Path) -> Result<Vec<u8>, UnreadableReport> {
     let file = File::open(path)?;
     let length = file.metadata()?.len();
     if length > MAX_REPORT {
-        return Err(ReportError::TooLong);
+        return Err(UnreadableReport::TooLong);
     }
     let mut bytes = Vec::with_capacity(length as usize + 1);
     // The file may grow meanwhile.
@@ -116,18 +116,18 @@ fn bytes(path: &Path) -> Result<Vec<u8>, ReportError> {
 pub(super) fn summarize(
     bytes: &[u8],
     is_plumbing: IsPlumbing,
-) -> Result<ReportSummary, ReportError> {
+) -> Result<ReportSummary, UnreadableReport> {
     let parts: ReportParts =
         serde_json::from_slice(bytes).map_err(|error| explain_error(bytes, &error))?;
     if !former::is_read(parts.schema_version.into()) {
-        return Err(ReportError::Version(parts.schema_version.into()));
+        return Err(UnreadableReport::Version(parts.schema_version.into()));
     }
     let mut status = default_status(&parts.outcome);
     let counts = |hang: &HangParts| parts.outcome.is_about(&hang.certainty);
     let hangs = parts.hangs.into_iter().filter(counts);
     let failures: Option<Vec<Failure>> = hangs.map(failure_from_hang).collect();
     let mut failures =
-        failures.ok_or_else(|| ReportError::Foreign("a signature is wrong".into()))?;
+        failures.ok_or_else(|| UnreadableReport::Foreign("a signature is wrong".into()))?;
     // A report of a foreign guest or a dump, observed at one moment.
     if status == Status::Pass
         && matches!(parts.outcome, Outcome::Observed { .. })
@@ -149,19 +149,19 @@ pub(super) fn summarize(
 }
 
 /// Explains why a text does not parse as a report.
-fn explain_error(bytes: &[u8], error: &serde_json::Error) -> ReportError {
+fn explain_error(bytes: &[u8], error: &serde_json::Error) -> UnreadableReport {
     #[derive(Deserialize)]
     struct Version {
         schema_version: u64,
     }
     if error.is_eof() {
-        return ReportError::CutOff;
+        return UnreadableReport::CutOff;
     }
     match serde_json::from_slice(bytes) {
         Ok(Version { schema_version }) if !former::is_read(schema_version) => {
-            ReportError::Version(schema_version)
+            UnreadableReport::Version(schema_version)
         }
-        _ => ReportError::Foreign(error.to_string()),
+        _ => UnreadableReport::Foreign(error.to_string()),
     }
 }
 
@@ -315,7 +315,7 @@ mod tests {
         let older = version(former::OLDEST_READ_VERSION - 1);
         let older = DEADLOCK.replacen(&version(SCHEMA_VERSION), &older, 1);
         let error = summarize(older.as_bytes(), stored_plumbing).unwrap_err();
-        assert!(matches!(error, ReportError::Version(_)), "{error}");
+        assert!(matches!(error, UnreadableReport::Version(_)), "{error}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 
 use super::groups::{Groups, RunKey};
-use super::report_summary::{self, ReportError, ReportSummary};
+use super::report_summary::{self, ReportSummary, UnreadableReport};
 use super::stacks::IsPlumbing;
 use super::{Skipped, Totals, TriageResult, parallel};
 use crate::event::{EventKind, FarmEvent, Id, Status, VmFinished};
@@ -267,7 +267,7 @@ impl Scanner {
     }
 
     /// Adds a try with the failures in its report, or else those in its end event.
-    fn add_try(&mut self, one: &Try<'_>, read: Option<Result<ReportSummary, ReportError>>) {
+    fn add_try(&mut self, one: &Try<'_>, read: Option<Result<ReportSummary, UnreadableReport>>) {
         let (mut failures, mut status) = (Vec::new(), None);
         let mut report = None;
         match read {

@@ -72,6 +72,10 @@ fmt:
 shellcheck:
     shellcheck .ci/run tests/*.sh tests/nested/*.sh tests/nested/job tests/nested/machine-init tests/offline/*.sh tests/linux_logs/make.sh tests/linux_logs/init fuzz/*.sh benches/*.sh deploy/slurm/*
 
+# counts of passages that a stranger has to read twice
+plain-english *ARGS:
+    .ci/plain_english {{ARGS}}
+
 # the API documentation, broken links denied
 doc:
     RUSTDOCFLAGS="--deny warnings" cargo doc --locked --workspace --no-deps

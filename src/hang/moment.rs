@@ -160,8 +160,13 @@ impl Moment<'_> {
     }
 
     fn unknown_hangs(&self, guest: &UnknownGuest<'_>) -> Vec<DetectedHang> {
+        let due = UnknownGuest { bounds: self.bounds, ..*guest };
         // Suspected at first: a vCPU that was taken offline is in HLT with interrupts off too.
-        unknown::hang(guest).into_iter().map(|hang| self.by_age(hang)).collect()
+        let by_age = |hang: DetectedHang| {
+            let bound = unknown::bound(&due, hang.class);
+            by_bound(hang, bound)
+        };
+        unknown::hang(guest).into_iter().map(by_age).collect()
     }
 
     /// Returns the cycles of waits that are certain, however young.
@@ -239,17 +244,26 @@ impl Moment<'_> {
         self.now.vcpus.get(cpu as usize)?.sample
     }
 
-    /// Sets a hang's certainty by its age.
+    /// Sets a hang's certainty by its age and the bound of its class.
     fn by_age(&self, hang: DetectedHang) -> DetectedHang {
-        let is_due = self.bounds.is_due(hang.class, hang.age);
-        let certainty = if is_due { HangCertainty::Likely } else { self.suspicion(&hang) };
-        DetectedHang { certainty, ..hang }
+        let bound = self.bounds.get(hang.class);
+        by_bound(hang, bound)
     }
 
     fn suspicion(&self, hang: &DetectedHang) -> HangCertainty {
-        let bound = self.bounds.get(hang.class).unwrap_or(Bounds::DEFAULT);
-        HangCertainty::Suspected { lasted: hang.age, bound }
+        suspicion(hang, self.bounds.get(hang.class))
     }
+}
+
+/// Sets a hang's certainty: likely from the age `bound`, and suspected before.
+fn by_bound(hang: DetectedHang, bound: Option<Duration>) -> DetectedHang {
+    let is_due = bound.is_some_and(|bound| hang.age >= bound);
+    let certainty = if is_due { HangCertainty::Likely } else { suspicion(&hang, bound) };
+    DetectedHang { certainty, ..hang }
+}
+
+fn suspicion(hang: &DetectedHang, bound: Option<Duration>) -> HangCertainty {
+    HangCertainty::Suspected { lasted: hang.age, bound: bound.unwrap_or(Bounds::DEFAULT) }
 }
 
 /// Returns true for a wait for a lock that only the lock's holder can end.

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use nmiscope_report::Class;
+
 use super::class;
 use super::guest::UnknownGuest;
 use super::verdict::DetectedHang;
@@ -12,6 +14,12 @@ use super::verdict::DetectedHang;
 /// Returns the hang that is due, of the first class that has one.
 pub fn hang(guest: &UnknownGuest<'_>) -> Option<DetectedHang> {
     class::UNKNOWN.into_iter().find_map(|rule| rule.found(guest))
+}
+
+/// Returns the age from which a hang of a class is due; `None` if the class is disabled, or needs a known
+/// kernel.
+pub fn bound(guest: &UnknownGuest<'_>, class: Class) -> Option<Duration> {
+    class::unknown_rule(class)?.bound(guest)
 }
 
 /// Returns true while a reported hang lasts; false for a class that needs a known kernel.

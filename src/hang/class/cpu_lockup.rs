@@ -94,16 +94,24 @@ impl UnknownRule for CpuLockup {
         off_and_silent(guest, cpu)
     }
 
-    fn found(&self, guest: &UnknownGuest<'_>) -> Option<DetectedHang> {
+    fn bound(&self, guest: &UnknownGuest<'_>) -> Option<Duration> {
+        let bound = guest.bounds.get(self.class())?;
         match self {
-            Self::DeadHalt => all_halted(guest),
+            Self::DeadHalt => Some(bound),
             Self::HardLockup => {
                 // A booting kernel has its interrupts off for an unknown time: it gets as long as a
                 // known one to become ready.
                 let patience =
                     boot_stall::bound(guest.bounds).filter(|_| !guest.ages.took_interrupts);
-                running_for(guest, HARD_LOCKUP, patience.unwrap_or_default(), off_and_silent)
+                Some(bound.max(patience.unwrap_or_default()))
             }
+        }
+    }
+
+    fn found(&self, guest: &UnknownGuest<'_>) -> Option<DetectedHang> {
+        match self {
+            Self::DeadHalt => all_halted(guest),
+            Self::HardLockup => running_for(guest, HARD_LOCKUP, self.bound(guest)?, off_and_silent),
         }
     }
 

@@ -99,6 +99,11 @@ pub trait UnknownRule: Rule {
     /// Returns the age by which a vCPU may become a hang of the class.
     fn age_of_vcpu(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration;
 
+    /// Returns the age from which a hang of the class is due; `None` if the class is disabled.
+    fn bound(&self, guest: &UnknownGuest<'_>) -> Option<Duration> {
+        guest.bounds.get(self.class())
+    }
+
     /// Returns the hang of the vCPUs whose age has reached the bound.
     fn found(&self, guest: &UnknownGuest<'_>) -> Option<DetectedHang>;
 

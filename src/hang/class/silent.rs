@@ -43,7 +43,7 @@ impl UnknownRule for Silent {
 
     fn found(&self, guest: &UnknownGuest<'_>) -> Option<DetectedHang> {
         let age = |guest: &UnknownGuest<'_>, cpu| self.age_of_vcpu(guest, cpu);
-        running_for(guest, Class::Silent, Duration::ZERO, age)
+        running_for(guest, Class::Silent, self.bound(guest)?, age)
     }
 
     fn vcpu_unchanged_for(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration {

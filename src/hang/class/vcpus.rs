@@ -23,16 +23,15 @@ pub fn hang_of_vcpus(class: Class, age: Duration, cpus: Vec<u32>) -> DetectedHan
     }
 }
 
-/// Makes the hang of all vCPUs that run, are due, and are at least `least` old.
+/// Makes the hang of all vCPUs that run and whose age has reached `bound`; `None` if there are none.
 pub fn running_for(
     guest: &UnknownGuest<'_>,
     class: Class,
-    least: Duration,
+    bound: Duration,
     age: impl Fn(&UnknownGuest<'_>, u32) -> Duration,
 ) -> Option<DetectedHang> {
     let running = guest.started().filter(|(_, sample)| !sample.halted).map(|(cpu, _)| cpu);
-    let is_due = |age| guest.bounds.is_due(class, age) && age >= least;
-    let due: Vec<u32> = running.filter(|&cpu| is_due(age(guest, cpu))).collect();
+    let due: Vec<u32> = running.filter(|&cpu| age(guest, cpu) >= bound).collect();
     let oldest = due.iter().map(|&cpu| age(guest, cpu)).max()?;
     Some(hang_of_vcpus(class, oldest, due))
 }

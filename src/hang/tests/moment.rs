@@ -177,6 +177,38 @@ fn an_unknown_kernels_dead_halt_is_suspected_before_its_bound() {
     }
 }
 
+/// A kernel that has taken no interrupt may be booting: it has as long as a known one to become ready.
+#[test]
+fn a_booting_unknown_kernels_lockup_is_suspected_until_ready_within() {
+    let mut scene = Scene::new(1);
+    scene.spins(0, false);
+    scene.now.kernel = Reading::Unknown;
+    let ready_within = BOUND * 30;
+    let mut bounds = Bounds::new(Some(BOUND));
+    bounds.set(Class::BootStall, Some(ready_within));
+    let mut detector = Detector::new(bounds, POLL);
+    detector.set_ready();
+    let mut certainties = Vec::new();
+    for poll in 0..20 * LONG {
+        let found = detector.hangs_now(scene.now.clone()).expect("a guest that can be seen");
+        certainties.extend(found.hangs.into_iter().map(|hang| (poll, hang.class, hang.certainty)));
+        scene.now.at += POLL;
+        scene.now.vcpus[0].times.as_mut().expect("times").run += POLL;
+    }
+    let (first, ..) = certainties.first().expect("a hang");
+    assert_eq!(POLL * *first, ready_within / 10);
+    for (poll, class, certainty) in certainties {
+        assert_eq!(class, Class::HardLockup);
+        let lasted = POLL * poll;
+        match lasted >= ready_within {
+            true => assert_eq!(certainty, HangCertainty::Likely),
+            false => {
+                assert_eq!(certainty, HangCertainty::Suspected { lasted, bound: ready_within });
+            }
+        }
+    }
+}
+
 #[test]
 fn a_lockup_is_suspected_until_it_has_lasted() {
     let mut scene = Scene::new(2);

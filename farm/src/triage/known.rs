@@ -223,6 +223,11 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_known_file_lists_no_failure() {
+        assert_eq!(parse("", "2026-12-31").unwrap().find("7f3a91c2deadbeef"), None);
+    }
+
+    #[test]
     fn mistakes_in_a_known_file_have_line_and_column() {
         let rows = [
             ("[[known]]\nsignature = \"7f3\"\nurl = \"\"", (2, 13), "hexadecimal"),

@@ -201,7 +201,7 @@ impl Writer<'_> {
 fn idle_cpus(text: &mut String, idle: &[(&Cpu, &Vec<u32>)]) {
     let rows = [
         (CpuState::Halted, "idle", "halted"),
-        (CpuState::ProbablyHalted, "likely idle", "behind a HLT"),
+        (CpuState::ProbablyHalted, "likely idle", "after a HLT"),
     ];
     for (state, label, position) in rows {
         let of_state = idle.iter().filter(|(cpu, _)| cpu.state == state);
@@ -317,7 +317,7 @@ fn state(state: CpuState) -> &'static str {
         CpuState::Reset => "offline: reset, and KVM has lost its position",
         CpuState::Unknown => "state unknown",
         CpuState::NotRecorded => "running or halted (not recorded)",
-        CpuState::ProbablyHalted => "likely halted (behind a HLT)",
+        CpuState::ProbablyHalted => "likely halted (after a HLT)",
     }
 }
 

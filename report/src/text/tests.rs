@@ -259,7 +259,7 @@ cpu2  running, interrupts on, its task reader has ended
   host's stack:
   #0  idle                    src/idle.rs:9
 
-cpu3  likely idle (behind a HLT, interrupts on)
+cpu3  likely idle (after a HLT, interrupts on)
 
 ";
     assert_eq!(shown(&taken(cpus), &[hang(&[], nodes)], Detail::Folded), expected);

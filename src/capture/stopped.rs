@@ -25,8 +25,8 @@ pub struct Timeouts {
 }
 
 impl Timeouts {
-    /// Makes the timeouts for that many vCPUs: a hundred times a handler's time for each, since they may
-    /// all share one core.
+    /// Makes the timeouts for that many vCPUs. Only `handlers` grows with them, by a hundred times a
+    /// handler's time for each, since they may all share one core.
     pub fn for_vcpus(vcpus: u32) -> Self {
         Self {
             reservation: Duration::from_secs(1),
@@ -53,8 +53,8 @@ pub struct StoppedGuest {
 
 impl StoppedGuest {
     /// Stops all vCPUs if the target can; otherwise they are read as they are. If registers do not lead
-    /// to the kernel's structures, its state is read at the `known` places: a host that runs none of the
-    /// vCPUs gives no registers.
+    /// to the kernel's structures, its state is read at the `known` places: a vCPU that the host does not
+    /// run gives none.
     pub fn stop(
         target: &mut dyn Target,
         kernel: &dyn KernelAdapter,

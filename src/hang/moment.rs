@@ -2,7 +2,7 @@
 //!
 //! Owns what is certain at once, and the age from which a hang is suspected; refuses to own the classes
 //! (`class`) and the ages, which are the detector's or, for a guest that was seen once, the kernel's own
-//! records. Called by the detector, and for dumps.
+//! records. Called by the detector, for dumps, and on attaching.
 //!
 //! Three cases, by what time adds to them:
 //!
@@ -34,7 +34,7 @@ use crate::kernel::{KernelState, Reading, Wait, WaitFor};
 /// The age below which nothing is suspected: twice the interval between observations.
 const MIN_SUSPICIOUS_AGE: Duration = Duration::from_millis(200);
 
-/// The fraction of its bound, one tenth, that a hang must have lasted to be suspected.
+/// Number by which a bound is divided for the age from which a hang is suspected.
 const BOUND_DIVISOR: u32 = 10;
 
 /// Judges a guest that was seen once: in a dump, or on attaching to it.
@@ -56,7 +56,7 @@ pub fn judge_snapshot(now: &Observation, bounds: &Bounds) -> Detection {
     Detection { hangs, ages, samples: Vec::new() }
 }
 
-/// Returns true for a hang by missing ticks of a CPU that takes interrupts at this moment.
+/// Returns true for a hang that rests on ticks, if a blamed CPU has interrupts on.
 fn takes_interrupts(now: &Observation, hang: &DetectedHang) -> bool {
     class::rests_on_ticks(hang.class)
         && hang.blamed.iter().any(|node| match *node {
@@ -80,7 +80,7 @@ pub(super) fn hangs(
     bounds: &Bounds,
     ready: bool,
 ) -> Vec<DetectedHang> {
-    // With detection disabled, the default bounds answer.
+    // With detection disabled, the default bounds apply.
     let default = Bounds::default();
     let bounds = if bounds.any() { bounds } else { &default };
     let tight = bounds.map(|bound| bound.min(MIN_SUSPICIOUS_AGE.max(bound / BOUND_DIVISOR)));
@@ -180,7 +180,7 @@ impl Moment<'_> {
             let hang = group.into_hang(guest, (class, age), &root, blamed);
             match self.is_endless(guest.kernel, &hang) {
                 true => Some(DetectedHang { certainty: HangCertainty::Certain, ..hang }),
-                // A young cycle may still end: cycles of some age are found with the other hangs.
+                // A cycle that can end is found with the other hangs, once it is old enough.
                 false => None,
             }
         };
@@ -234,7 +234,7 @@ impl Moment<'_> {
                     .is_some_and(|wait| ends_by_holder_alone(kernel, edge, wait))
             }
             EdgeKind::HeldBy => true,
-            // A kernel may also take the CPU away from the task that has it.
+            // `RunsOn`: a kernel may preempt the task.
             EdgeKind::Calls | EdgeKind::BringsUp | EdgeKind::RunsOn | EdgeKind::SleepsOn => false,
         });
         waits > 0 && waits == blamed.len() && is_endless
@@ -294,7 +294,7 @@ fn undated_waits(guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
     let chains = WaitChains::new(guest.kernel, guest.ages, Duration::ZERO);
     let all = groups(guest, &chains, |_| false).into_iter();
     let hang = |(root, group): (Root, WaiterGroup)| {
-        // An uncertain cycle may be a moment between two records.
+        // An uncertain cycle may lie between two of the kernel's writes.
         let Root::One(_) = root else { return None };
         let (class, age) = lock_wait::found(guest, &group)?;
         let blamed = class::rule(class).blames(guest, &root, &group.edges);

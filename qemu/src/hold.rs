@@ -4,26 +4,26 @@
 //! [`run`], the body of the guardian process. Refuses to own when to stop (`qemu`), and the command line
 //! that turns the tool's program into a guardian (the caller's).
 //!
-//! A QMP client that disconnects leaves its VM stopped. Therefore a second process holds the same
-//! connection:
+//! A VM stopped over QMP stays stopped if the client disconnects. Therefore a second process holds the
+//! same connection:
 //!
 //! 1. The tool starts its own program with arguments that lead to [`run`] and one end of a socket pair as
 //!    standard input, passes the QMP socket over the pair, and waits for the guardian's answer.
 //! 2. The tool writes an *armed* message before it sends `stop`, and a *disarmed* message after `cont` is
 //!    answered. A written message is in the guardian's buffer at once, so the guardian is armed at every
 //!    moment at which the guest is stopped.
-//! 3. While the tool lives, only the tool reads the QMP socket; the guardian waits on the pair. If the
-//!    guest is still stopped after the longest pause, for example because Ctrl-Z stopped the tool, the
-//!    guardian sends `cont`, and again after every further such pause. The tool recognises the answers by
-//!    their ids and drops them.
+//! 3. While the tool lives, only the tool reads the QMP socket; the guardian waits on the pair. If it is
+//!    still armed after the longest pause, for example because Ctrl-Z stopped the tool, it sends `cont`,
+//!    and again after every further such pause. The tool recognises the answers by their ids and drops
+//!    them.
 //! 4. The pair closes when the tool ends, however it ends, or drops its end. A disarmed guardian then ends
 //!    too. An armed one takes over the QMP socket: it resets QEMU's parser after a partial command, skips
 //!    a partial answer, and queries the run state. QEMU answers in order, so a pending `stop` has been
-//!    carried out by then. While the VM is paused, the guardian sends `cont` until it is answered, QEMU
-//!    ends, or its patience expires.
+//!    carried out by then. While the VM is paused, the guardian sends `cont` until it succeeds, QEMU ends,
+//!    or its patience expires.
 //!
 //! The guardian leads a session of its own, so that neither Ctrl-C nor a closed terminal ends it. The
-//! caller of [`run`] may also ignore SIGTERM, which a service manager sends to a whole group.
+//! caller of [`run`] may also ignore SIGTERM, which a service manager sends to a whole cgroup.
 
 use std::fmt;
 use std::io::{self, IoSliceMut};
@@ -66,7 +66,7 @@ const DISMISSAL_TIME: Duration = Duration::from_secs(1);
 /// Result of a guardian that has finished its task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GuardianOutcome {
-    /// The tool ended after it had resumed the guest itself.
+    /// The guardian was not armed when the tool ended.
     NotNeeded,
     /// The guest was still stopped, and the guardian resumed it.
     Resumed,
@@ -123,7 +123,7 @@ pub struct Guardian {
 /// input; its output is discarded, and it keeps the working directory.
 ///
 /// # Errors
-/// [`GuardianError`]: the VM must not be stopped then.
+/// [`GuardianError`]: do not stop the VM then.
 pub fn start(
     mut command: Command,
     socket: BorrowedFd<'_>,
@@ -316,7 +316,7 @@ fn resume_until(
 impl fmt::Display for GuardianOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotNeeded => write!(f, "the tool had resumed the guest"),
+            Self::NotNeeded => write!(f, "the guardian was not armed when the tool ended"),
             Self::Resumed => write!(f, "the guest was resumed"),
             Self::NotStopped(state) => write!(f, "the guest was left {}", state.name()),
             Self::QemuEnded => write!(f, "QEMU has ended"),

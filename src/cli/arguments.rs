@@ -92,7 +92,7 @@ This program was built without KVM: it starts no VM and contains no guest.
 
 /// Reports why a VM hung: the vCPU that is stuck and its source lines, from outside the guest.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(version, after_help = EXAMPLES, max_term_width = 80)]
 pub struct Arguments {
     /// Subcommand that was given, with its own arguments.
     #[command(subcommand)]
@@ -111,16 +111,16 @@ pub enum Command {
     /// Boot a guest, watch it, and report it when it hangs
     #[cfg(feature = "kvm")]
     Run(Box<RunArgs>),
-    /// Report a guest in a running QEMU; this stops the guest for some milliseconds
+    /// Report a guest in a running QEMU; stops it for milliseconds
     Attach(AttachArgs),
-    /// Make a report from a core or a dump that QEMU wrote, or print a report that is JSON
+    /// Report a core or a dump that QEMU wrote, or print a JSON report
     Report(ReportArgs),
-    /// Print the functions and source lines of a log's stack traces, or of addresses
+    /// Print functions and lines for a log's stack traces or addresses
     Symbolize(SymbolizeArgs),
     /// Run a suite of VMs, with one process and one verdict for each
     #[cfg(feature = "kvm")]
     Farm(Box<Farm>),
-    /// Group the hangs and crashes of many reports, and mark those that are new
+    /// Group the hangs and crashes of many reports, and mark new ones
     Triage(Triage),
     /// Write the bundled guest kernel to a file, for gdb or another VMM
     #[cfg(feature = "kvm")]

@@ -34,8 +34,8 @@ Examples:
         find the VM by its process, write the report as JSON, and store a core
         for `nmiscope report`
 
-The guest is stopped for some milliseconds, and resumes whatever happens to
-this program. Nothing is written into it. docs/attach.md has every step.
+The guest is stopped for some milliseconds, and resumes even if this program is
+killed. Nothing is written into it. docs/attach.md has every step.
 
 Exit codes: 0 no hang or only a suspected one; 2 usage; 3 hang; 4 panic in the
 guest; 5 the VM could not be read.";
@@ -50,7 +50,8 @@ pub struct AttachArgs {
     /// QEMU process that runs the VM; its command line names the QMP socket
     #[arg(long, value_name = "PID", group = "vm")]
     pub pid: Option<i32>,
-    /// Image that the guest runs [default: the one in --debug-dir with the build-id in the guest's memory]
+    /// Image that the guest runs [default: by the build-id in guest memory: the bundled guest, or one in
+    /// --debug-dir]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub image: Option<PathBuf>,
     /// Resume the guest after this long at most, and read the rest while it runs
@@ -62,7 +63,7 @@ pub struct AttachArgs {
     /// Write the report as JSON to this file, `-` for standard output
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub json: Option<PathBuf>,
-    /// Write an ELF core of the guest; its memory is read while the guest is stopped
+    /// Write an ELF core of the guest; memory is read while the guest is stopped, up to --max-pause
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub core: Option<PathBuf>,
     /// Amount of the guest's memory that goes into the core

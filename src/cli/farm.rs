@@ -89,7 +89,7 @@ pub struct Farm {
     /// printed]
     #[arg(long, value_name = "SEED", num_args = 0..=1, require_equals = true)]
     pub shuffle: Option<Option<u64>>,
-    /// Do not count the hangs listed in this file as failures: [[known]] tables, as for `nmiscope triage`
+    /// Do not count the hangs listed in this file as failures: `[[known]]` tables, as for `nmiscope triage`
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub known: Option<PathBuf>,
     /// Output of the run

@@ -45,8 +45,8 @@ pub struct RunArgs {
     /// Guest memory in bytes, or in units of K, M or G
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size)]
     pub memory: u64,
-    /// Report a hang after a vCPU makes no progress for this long, counting only time it was scheduled; 0
-    /// disables detection
+    /// Report a hang after a vCPU makes no progress for this long, not counting time that it waited for a
+    /// host CPU (idle time counts); 0 disables detection
     ///
     /// CLASS=DURATION sets the bound of one class of hangs, and may be repeated: deadlock, dead-halt,
     /// hard-lockup, soft-lockup, lock-wait, livelock, lost-wakeup, silent (an unknown kernel prints

@@ -23,7 +23,7 @@ pub struct Triage {
     /// Results directories of farms, directories of reports, and single reports
     #[arg(required_unless_present = "diff", value_name = "DIR", value_hint = ValueHint::AnyPath)]
     pub paths: Vec<PathBuf>,
-    /// Mark the failures listed in this file as known: [[known]] tables with a `signature` (16 hexadecimal
+    /// Mark the failures listed in this file as known: `[[known]]` tables with a `signature` (16 hexadecimal
     /// digits, or the first 8), a `url`, and optionally a `note` and the last day of validity, `until`
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub known: Option<PathBuf>,

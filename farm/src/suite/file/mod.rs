@@ -85,9 +85,9 @@ pub struct Settings {
     /// Time within which the guest must report that it is ready, or it hangs (boot-stall); 0 disables the
     /// check [default: 30s, and 5s for workloads of `workload = "*"` that never boot]
     pub ready_within: Option<DurationSetting>,
-    /// Time without progress of a vCPU, counting only time it was scheduled, after which a hang is
-    /// reported; 0 disables detection. A list or a table sets bounds for single classes of hangs [default:
-    /// 2s]
+    /// Time without progress of a vCPU after which a hang is reported, not counting time that it waited
+    /// for a host CPU (idle time counts); 0 disables detection. A list or a table sets bounds for single
+    /// classes of hangs [default: 2s]
     pub hang_after: Option<HangBounds>,
     /// Number of further tries after one that did not end as expected [default: 0]
     pub retries: Option<u32>,

@@ -30,7 +30,7 @@ pub fn resolved(hang: &Hang) -> String {
 }
 
 fn one(hang: &Hang) -> String {
-    let (class, blamed, since) = (hang.class, names(hang, &hang.blamed), since(hang));
+    let (class, blamed, symptom) = (hang.class, names(hang, &hang.blamed), symptom(hang));
     let lasted = seconds(hang.lasted_ms);
     let mut text = match &hang.certainty {
         // Where no CPU makes progress, the kernel has no later record.
@@ -38,10 +38,10 @@ fn one(hang: &Hang) -> String {
             format!("{BAD}hang{BAD:#}: {class}, {blamed} (for how long is not known)\n")
         }
         Certainty::Certain | Certainty::Likely => {
-            format!("{BAD}hang{BAD:#}: {class}, {blamed} ({since} {lasted})\n")
+            format!("{BAD}hang{BAD:#}: {class}, {blamed} ({symptom} {lasted})\n")
         }
         Certainty::Suspected { bound_ms, .. } => format!(
-            "{BAD}suspected{BAD:#}: {class}, {blamed} ({since} {lasted}; a hang after {})\n",
+            "{BAD}suspected{BAD:#}: {class}, {blamed} ({symptom} {lasted}; a hang after {})\n",
             seconds(*bound_ms)
         ),
         Certainty::Unknown { reason } => {
@@ -79,8 +79,8 @@ fn one(hang: &Hang) -> String {
     text
 }
 
-/// Returns the words before the age of a hang.
-fn since(hang: &Hang) -> &'static str {
+/// Returns the words before the age of a hang, from its class and evidence.
+fn symptom(hang: &Hang) -> &'static str {
     let interrupts_on = hang.evidence.iter().any(|evidence| {
         let on = match evidence.fact {
             Fact::StoppedAt { interrupts_enabled, .. } => interrupts_enabled,

@@ -299,6 +299,33 @@ fn the_line_of_folded_functions_fits_in_80_columns() {
     assert!(calls.chars().count() <= 80);
 }
 
+/// The first line of a hang's text.
+fn first_line(hang: &Hang) -> String {
+    let text = super::hangs(std::slice::from_ref(hang));
+    anstream::adapter::strip_str(&text).to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn the_age_of_a_hang_is_a_duration_for_one_party_and_for_two() {
+    let nodes = || vec![cpu_node(0, None), cpu_node(1, None)];
+    let rows = [
+        (Class::Deadlock, "for 2.0 s"),
+        (Class::DeadHalt, "halted with interrupts off for 2.0 s"),
+        (Class::HardLockup, "interrupts off for 2.0 s"),
+        (Class::SoftLockup, "nothing scheduled for 2.0 s"),
+        (Class::LockWait, "for 2.0 s"),
+        (Class::Livelock, "no work finished for 2.0 s"),
+        (Class::LostWakeup, "idle with work pending for 2.0 s"),
+        (Class::BootStall, "not ready after 2.0 s"),
+        (Class::Silent, "nothing printed for 2.0 s"),
+    ];
+    for (class, age) in rows {
+        let shown = |blamed: &[&str]| first_line(&Hang { class, ..hang(blamed, nodes()) });
+        assert_eq!(shown(&["cpu0"]), format!("hang: {class}, cpu0 ({age})"));
+        assert_eq!(shown(&["cpu0", "cpu1"]), format!("hang: {class}, cpu0 and cpu1 ({age})"));
+    }
+}
+
 #[test]
 fn a_hang_has_its_bucket_below_its_signature() {
     let text = super::hangs(&[hang(&["cpu0"], vec![cpu_node(0, None)])]);

@@ -27,9 +27,9 @@ pub fn backtrace<'a>(
     let mut text = String::new();
     match &backtrace.trigger {
         Trigger::Signal { name } => {
-            let _ = writeln!(text, "backtrace asked for by {name}");
+            let _ = writeln!(text, "backtrace requested by {name}");
         }
-        Trigger::Timer => text.push_str("backtrace asked for by --nmi-after\n"),
+        Trigger::Timer => text.push_str("backtrace requested by --nmi-after\n"),
         Trigger::Hang
         | Trigger::Starved
         | Trigger::GuestEnded
@@ -37,8 +37,8 @@ pub fn backtrace<'a>(
         | Trigger::Dump
         | Trigger::Attach => {}
     }
-    let is_asked = !matches!(backtrace.trigger, Trigger::Dump | Trigger::Attach);
-    if is_asked {
+    let is_requested = !matches!(backtrace.trigger, Trigger::Dump | Trigger::Attach);
+    if is_requested {
         nmis(&mut text, backtrace);
     } else {
         let vcpus = plural(backtrace.cpus.len() as u64, "vCPU");
@@ -48,7 +48,7 @@ pub fn backtrace<'a>(
     if let Some(graph) = backtrace.waits.as_ref().filter(|_| backtrace.trigger != Trigger::Hang) {
         waits::show(&mut text, graph);
     }
-    let writer = Writer { focus: Focus::new(backtrace, hangs), is_asked, detail };
+    let writer = Writer { focus: Focus::new(backtrace, hangs), is_requested, detail };
     writer.parties(&mut text, backtrace);
     text.push('\n');
     text
@@ -66,8 +66,8 @@ enum Party<'a> {
 
 struct Writer<'a> {
     focus: Focus<'a>,
-    /// True where NMIs were asked for, so that a missing answer needs a reason.
-    is_asked: bool,
+    /// True where NMIs were requested, so that a missing answer needs a reason.
+    is_requested: bool,
     detail: Detail,
 }
 
@@ -105,7 +105,7 @@ impl Writer<'_> {
         let is_idle = matches!(cpu.state, CpuState::Halted | CpuState::ProbablyHalted)
             && cpu.interrupts_enabled == Some(true)
             && cpu.in_nmi != Some(true);
-        let is_silent = self.is_asked && cpu.nmi.answer != NmiAnswer::Answered;
+        let is_silent = self.is_requested && cpu.nmi.answer != NmiAnswer::Answered;
         let is_faulty = !cpu.findings.is_empty()
             || cpu.guest_trace.as_ref().is_some_and(|trace| !trace.findings.is_empty());
         self.detail == Detail::Folded && is_idle && !is_silent && !is_faulty
@@ -116,7 +116,7 @@ impl Writer<'_> {
         let _ = writeln!(text, "{HEADING}{names}{HEADING:#}  {}", self.condition(cpu));
         if let NmiAnswer::NoAnswer { reason } = &cpu.nmi.answer
             && cpu.state != CpuState::NotStarted
-            && self.is_asked
+            && self.is_requested
         {
             let _ = writeln!(text, "  {BAD}no answer{BAD:#}: {}", line(reason));
         }
@@ -248,7 +248,7 @@ fn reservation(reservation: &BufferReservation) -> String {
         BufferReservation::Unavailable { reason } => {
             format!("NMI buffers: {BAD}not reserved{BAD:#}: {}\n", line(reason))
         }
-        BufferReservation::NotAsked => "NMI buffers: not used, no NMIs were asked for\n".into(),
+        BufferReservation::NotAsked => "NMI buffers: not used, no NMIs were requested\n".into(),
     }
 }
 

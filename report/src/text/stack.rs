@@ -149,7 +149,8 @@ fn first_shown(entries: &[Entry<'_>], places: &[Place<'_>], detail: Detail) -> u
     first.unwrap_or(0)
 }
 
-/// Returns what the first function of a stack calls, outermost first, in one line.
+/// Returns what the first function of a stack calls, outermost first, in one line. Neighbours of one name, as a
+/// method that only calls another of its name, are named once.
 fn calls(folded: &[Entry<'_>], first: &Entry<'_>) -> String {
     let room = CALLS_WIDTH - "      calls ".len();
     let mut names: Vec<String> = Vec::new();
@@ -157,7 +158,9 @@ fn calls(folded: &[Entry<'_>], first: &Entry<'_>) -> String {
     for entry in folded.iter().rev() {
         let is_handler = entry.number < caller.number && caller.frame.interrupted;
         let mark = if is_handler { "(interrupted) " } else { "" };
-        names.push(format!("{mark}{}", entry.name()));
+        if is_handler || names.last().is_none_or(|last| *last != entry.name()) {
+            names.push(format!("{mark}{}", entry.name()));
+        }
         caller = entry;
     }
     let is_too_long = |names: &[String]| names.join(" > ").chars().count() > room;

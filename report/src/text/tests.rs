@@ -286,6 +286,20 @@ fn an_interrupt_above_the_blamed_function_is_folded_and_marked() {
 }
 
 #[test]
+fn neighbours_of_one_name_are_folded_into_one() {
+    let folded = [
+        function("kernel::x86::irq_restore", "src/x86.rs", 7, true),
+        function("kernel::irq_restore", "src/irq.rs", 5, true),
+        function("kernel::schedule", "src/schedule.rs", 3, true),
+        function("kernel::irq_restore", "src/irq.rs", 5, true),
+        function("kernel::abba::take_second", "src/abba.rs", LOCK_CALL, false),
+    ];
+    let taken = taken(vec![cpu(0, CpuState::Running, None, vec![frame(true, folded.into())])]);
+    let text = shown(&taken, &[hang(&["cpu0"], vec![cpu_node(0, None)])], Detail::Folded);
+    assert!(text.contains("      calls irq_restore > schedule > irq_restore\n"), "{text}");
+}
+
+#[test]
 fn the_line_of_folded_functions_fits_in_80_columns() {
     let name = |n: u32| format!("kernel::a_function_with_a_long_name_{n}");
     let folded = (0..9).map(|n| function(&name(n), "src/a.rs", n + 1, true));

@@ -139,12 +139,11 @@ fn first_shown(entries: &[Entry<'_>], places: &[Place<'_>], detail: Detail) -> u
     if detail == Detail::All {
         return 0;
     }
-    let at = |place: &Place<'_>| {
-        entries
-            .iter()
-            .position(|entry| entry.function.is_some_and(|function| place.is_at(function)))
-    };
-    let first = places.iter().find_map(at);
+    // The outermost function is how every stack begins: to fold down to it would hide the whole stack.
+    let outermost = entries.last().map_or(0, |entry| entry.number);
+    let inner = entries.iter().take_while(|entry| outermost == 0 || entry.number < outermost);
+    let inner: Vec<Option<&Function>> = inner.map(|entry| entry.function).collect();
+    let first = places.iter().find_map(|place| place.index_in(&inner));
     let first = first.or_else(|| entries.iter().position(|entry| !entry.is_of_core_library()));
     first.unwrap_or(0)
 }

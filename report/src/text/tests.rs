@@ -285,6 +285,84 @@ fn an_interrupt_above_the_blamed_function_is_folded_and_marked() {
     assert_eq!(lines, expected);
 }
 
+/// A boot CPU that waits for another one to come online, as the workload `ap-never-starts` has it.
+fn starting_others() -> Vec<Frame> {
+    let smp = |name: &str, line: u32, inlined: bool| {
+        function(&format!("kernel::smp::{name}"), "src/smp.rs", line, inlined)
+    };
+    let spinning = vec![
+        function("core::sync::atomic::atomic_load", "core/src/sync/atomic.rs", 3891, true),
+        smp("start_others::{{closure}}", 98, true),
+        smp("start_others::{{closure}}", 108, true),
+        smp("wait_until", 150, true),
+        smp("start_others", 107, false),
+    ];
+    let assembly = Function { file: None, line: None, ..function("run_on_stack", "", 0, false) };
+    let callers = [smp("boot_cpu_main", 188, false), assembly];
+    let callers = callers.map(|caller| frame(false, vec![caller]));
+    [frame(true, spinning)].into_iter().chain(callers).collect()
+}
+
+/// A hang of a CPU that does not come online, and its victim with a stack and a call site.
+fn starting(call_site: Option<SourceLine>) -> (Backtrace, [Hang; 1]) {
+    let cpus = vec![
+        cpu(0, CpuState::Running, Some(false), starting_others()),
+        cpu(1, CpuState::NotStarted, None, Vec::new()),
+    ];
+    let stopped_at = Fact::StoppedAt {
+        halted: false,
+        interrupts_enabled: false,
+        nmi_masked: false,
+        address: "ffffffff802058d0".into(),
+        function: Some("run_on_stack".into()),
+        line: None,
+    };
+    let edge = WaitEdge {
+        from: "cpu0".into(),
+        to: "cpu1".into(),
+        kind: WaitKind::BringsUp,
+        call_site,
+        lasted_ms: None,
+    };
+    let hang = Hang {
+        class: Class::BootStall,
+        victims: vec!["cpu0".into()],
+        edges: vec![edge],
+        evidence: vec![Evidence { party: "cpu0".into(), fact: stopped_at }],
+        ..hang(&["cpu1"], vec![cpu_node(0, None), cpu_node(1, None)])
+    };
+    (taken(cpus), [hang])
+}
+
+#[test]
+fn a_loop_near_the_call_that_waits_comes_first() {
+    let (taken, hangs) = starting(Some(SourceLine { file: "src/smp.rs".into(), line: 101 }));
+    let text = shown(&taken, &hangs, Detail::Folded);
+    let expected = "
+  #0  start_others            src/smp.rs:107
+      calls wait_until > start_others::{{closure}} > atomic_load
+  #1  boot_cpu_main           src/smp.rs:188
+  #2  run_on_stack            [<ffffffff80200000>]
+";
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
+fn a_victims_stack_is_not_folded_down_to_its_outermost_function() {
+    let (taken, hangs) = starting(None);
+    let text = shown(&taken, &hangs, Detail::Folded);
+    assert!(text.contains("  #0  start_others::{{closure}}"), "{text}");
+    assert!(text.contains("  in  start_others  "), "{text}");
+}
+
+#[test]
+fn a_blamed_stack_is_not_folded_down_to_its_outermost_function() {
+    let (taken, [mut hang]) = starting(None);
+    hang.blamed = vec!["cpu0".into()];
+    let text = shown(&taken, &[hang], Detail::Folded);
+    assert!(text.contains("  in  start_others  "), "{text}");
+}
+
 #[test]
 fn neighbours_of_one_name_are_folded_into_one() {
     let folded = [

@@ -363,6 +363,57 @@ fn a_blamed_stack_is_not_folded_down_to_its_outermost_function() {
     assert!(text.contains("  in  start_others  "), "{text}");
 }
 
+/// The frames of a panic, above the function that called for it.
+fn panicking() -> Vec<Frame> {
+    let halted = vec![
+        function("kernel::arch::halt_forever", "src/arch.rs", 140, true),
+        function("kernel::panic::end", "src/panic.rs", 41, true),
+        function("__rustc::rust_begin_unwind", "src/panic.rs", 36, false),
+    ];
+    let panic_fmt = function("core::panicking::panic_fmt", "core/src/panicking.rs", 80, false);
+    vec![frame(true, halted), frame(false, vec![panic_fmt])]
+}
+
+fn plain_frame(name: &str, file: &str, line: u32) -> Frame {
+    frame(false, vec![function(name, file, line, false)])
+}
+
+#[test]
+fn the_function_that_raised_an_exception_comes_first_in_a_panic() {
+    let mut frames = panicking();
+    frames.extend([
+        plain_frame("kernel::trap::exception", "src/trap.rs", 144),
+        plain_frame("trap_entry", "src/trap.rs", 36),
+        plain_frame("trap_common", "src/entry.s", 12),
+        frame(true, vec![function("kernel::follow", "src/follow.rs", 24, false)]),
+        plain_frame("kernel::step", "src/step.rs", 16),
+    ]);
+    let taken = taken(vec![cpu(0, CpuState::Running, Some(false), frames)]);
+    let text = shown(&taken, &[], Detail::Folded);
+    let expected = "
+  #5  follow                  src/follow.rs:24  (interrupted)
+      calls (interrupted) trap_common > trap_entry > exception > panic_fmt > …
+  #6  step                    src/step.rs:16
+";
+    assert!(text.contains(expected), "{text}");
+    let text = shown(&taken, &[], Detail::All);
+    assert!(text.contains("  #0  halt_forever  "), "{text}");
+}
+
+#[test]
+fn the_function_that_panicked_comes_first_in_an_interrupt_handler_too() {
+    let mut frames = panicking();
+    frames.extend([
+        plain_frame("kernel::tick", "src/tick.rs", 5),
+        plain_frame("trap_entry", "src/trap.rs", 36),
+        frame(true, vec![function("kernel::idle", "src/idle.rs", 9, false)]),
+    ]);
+    let taken = taken(vec![cpu(0, CpuState::Running, Some(false), frames)]);
+    let text = shown(&taken, &[], Detail::Folded);
+    assert!(text.contains("  #2  tick "), "{text}");
+    assert!(text.contains("  #4  idle                    src/idle.rs:9  (interrupted)"), "{text}");
+}
+
 #[test]
 fn neighbours_of_one_name_are_folded_into_one() {
     let folded = [

@@ -3,6 +3,7 @@
 //! Owns the order of vCPUs and tasks, the line that each begins with, and which of its two stacks is shown;
 //! refuses to own frames (`stack`). Called by `text`, whose interface has it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::focus::{Focus, Rank};
@@ -56,9 +57,9 @@ pub fn backtrace<'a>(
 
 /// A vCPU or a task, with its place in the text.
 enum Party<'a> {
-    /// Numbers of vCPUs with equal stacks, and the first of them.
+    /// vCPUs with equal stacks and of one rank, and the first of them.
     Cpus {
-        members: &'a [u32],
+        numbers: Vec<u32>,
         first: &'a Cpu,
     },
     Task(&'a Task),
@@ -75,15 +76,14 @@ impl Writer<'_> {
     fn parties(&self, text: &mut String, backtrace: &Backtrace) {
         let mut idle = Vec::new();
         let mut parties = Vec::new();
-        for members in &backtrace.groups {
-            let of_group = || members.iter().filter_map(|&cpu| backtrace.cpus.get(cpu as usize));
-            let Some(first) = of_group().next() else { continue };
-            let rank = of_group().map(|cpu| self.focus.rank_of_cpu(cpu)).min();
-            let rank = rank.unwrap_or(Rank::Bystander);
+        let groups = backtrace.groups.iter();
+        for (rank, cpus) in groups.flat_map(|members| self.split_by_rank(backtrace, members)) {
+            let Some(&first) = cpus.first() else { continue };
             if rank == Rank::Bystander && self.is_one_line(first) {
-                idle.push((first, members));
+                idle.extend(cpus);
             } else {
-                parties.push((rank, Party::Cpus { members, first }));
+                let numbers = cpus.iter().map(|cpu| cpu.cpu).collect();
+                parties.push((rank, Party::Cpus { numbers, first }));
             }
         }
         for task in &backtrace.tasks {
@@ -93,11 +93,25 @@ impl Writer<'_> {
         for (_, party) in parties {
             text.push('\n');
             match party {
-                Party::Cpus { members, first } => self.cpu(text, &cpu_list(members), first),
+                Party::Cpus { numbers, first } => self.cpu(text, &cpu_list(&numbers), first),
                 Party::Task(task) => self.task(text, task),
             }
         }
         idle_cpus(text, &idle);
+    }
+
+    /// Splits vCPUs with equal stacks by their ranks: an idle vCPU that is blamed does not stand among others
+    /// that idle too.
+    fn split_by_rank<'b>(
+        &self,
+        backtrace: &'b Backtrace,
+        members: &[u32],
+    ) -> BTreeMap<Rank, Vec<&'b Cpu>> {
+        let mut ranks: BTreeMap<Rank, Vec<&Cpu>> = BTreeMap::new();
+        for cpu in members.iter().filter_map(|&number| backtrace.cpus.get(number as usize)) {
+            ranks.entry(self.focus.rank_of_cpu(cpu)).or_default().push(cpu);
+        }
+        ranks
     }
 
     /// Returns true for a vCPU whose stack says nothing: idle, and nothing is wrong with it.
@@ -198,14 +212,14 @@ impl Writer<'_> {
 }
 
 /// Appends the vCPUs that idle: a line for each way to be halted.
-fn idle_cpus(text: &mut String, idle: &[(&Cpu, &Vec<u32>)]) {
+fn idle_cpus(text: &mut String, idle: &[&Cpu]) {
     let rows = [
         (CpuState::Halted, "idle", "halted"),
         (CpuState::ProbablyHalted, "likely idle", "behind a HLT"),
     ];
     for (state, label, position) in rows {
-        let of_state = idle.iter().filter(|(cpu, _)| cpu.state == state);
-        let mut cpus: Vec<u32> = of_state.flat_map(|(_, members)| *members).copied().collect();
+        let of_state = idle.iter().filter(|cpu| cpu.state == state);
+        let mut cpus: Vec<u32> = of_state.map(|cpu| cpu.cpu).collect();
         if cpus.is_empty() {
             continue;
         }

@@ -235,6 +235,54 @@ fn an_idle_cpu_that_is_blamed_keeps_its_stack() {
 }
 
 #[test]
+fn a_blamed_cpu_has_a_row_apart_from_equal_stacks_of_others() {
+    let waiting = |name: &str| {
+        let inner = function("kernel::arch::interrupts_on", "src/arch.rs", 113, true);
+        vec![
+            frame(true, vec![inner, function(name, "src/kthread.rs", 124, false)]),
+            frame(false, vec![function("kernel::cpu_main", "src/main.rs", 176, false)]),
+        ]
+    };
+    let idle = |number: u32| {
+        cpu(number, CpuState::Halted, Some(true), waiting("kernel::wait_for_interrupt"))
+    };
+    let taken = Backtrace { groups: vec![vec![0, 1, 2, 3]], ..taken((0..4).map(idle).collect()) };
+    let stopped_at = Fact::StoppedAt {
+        halted: true,
+        interrupts_enabled: true,
+        nmi_masked: false,
+        address: "ffffffff80200000".into(),
+        function: Some("kernel::wait_for_interrupt".into()),
+        line: None,
+    };
+    let hang = Hang {
+        edges: Vec::new(),
+        victims: vec!["cpu3".into()],
+        evidence: vec![Evidence { party: "cpu2".into(), fact: stopped_at }],
+        ..hang(&["cpu2"], (0..4).map(|number| cpu_node(number, None)).collect())
+    };
+    let expected = "\
+4 vCPUs, seen from outside
+
+cpu2  halted, interrupts on
+  host's stack:
+  #0  wait_for_interrupt      src/kthread.rs:124
+      calls interrupts_on
+  #1  cpu_main                src/main.rs:176
+
+cpu3  halted, interrupts on
+  host's stack:
+  #0  interrupts_on           src/arch.rs:113
+  in  wait_for_interrupt      src/kthread.rs:124
+  #1  cpu_main                src/main.rs:176
+
+cpu0, cpu1  idle (halted, interrupts on)
+
+";
+    assert_eq!(shown(&taken, &[hang], Detail::Folded), expected);
+}
+
+#[test]
 fn special_conditions_of_cpus_are_named() {
     let mut handler = vec![frame(true, vec![function("kernel::tick", "src/tick.rs", 5, false)])];
     handler.push(frame(true, vec![function("kernel::poll", "src/poll.rs", 12, false)]));

@@ -45,9 +45,9 @@ pub fn backtrace<'a>(
         let vcpus = plural(backtrace.cpus.len() as u64, "vCPU");
         let _ = writeln!(text, "{vcpus}, seen from outside");
     }
-    // A verdict has named its waits.
-    if let Some(graph) = backtrace.waits.as_ref().filter(|_| backtrace.trigger != Trigger::Hang) {
-        waits::show(&mut text, graph);
+    let hangs: Vec<&Hang> = hangs.into_iter().collect();
+    if let Some(graph) = &backtrace.waits {
+        waits::show(&mut text, graph, &hangs);
     }
     let writer = Writer { focus: Focus::new(backtrace, hangs), is_requested, detail };
     writer.parties(&mut text, backtrace);

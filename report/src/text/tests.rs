@@ -283,6 +283,46 @@ cpu0, cpu1  idle (halted, interrupts on)
 }
 
 #[test]
+fn waits_that_a_hang_names_are_not_repeated() {
+    let wait = |from: &str, to: &str, kind: WaitKind| WaitEdge {
+        from: from.into(),
+        to: to.into(),
+        kind,
+        call_site: None,
+        lasted_ms: Some(2000.0),
+    };
+    let edges = vec![
+        wait("cpu0", "INODE_LOCK", WaitKind::WaitsFor),
+        wait("INODE_LOCK", "cpu1", WaitKind::HeldBy),
+        wait("cpu2", "INODE_LOCK", WaitKind::WaitsFor),
+        wait("cpu3", "cpu1", WaitKind::CallsFunction),
+    ];
+    let nodes = || (0..4).map(|number| cpu_node(number, None)).collect();
+    let mut taken = taken((0..4).map(|n| cpu(n, CpuState::Running, None, idling())).collect());
+    taken.waits = Some(WaitGraph { nodes: nodes(), edges: edges.clone() });
+    let other_waits = "\
+cpu2 waits for INODE_LOCK, held by cpu1 (2.0 s)
+cpu3 waits for cpu1 to answer its call-function IPI (2.0 s)
+
+";
+    let hang = hang(&["cpu0"], nodes());
+    for trigger in [Trigger::Dump, Trigger::Hang] {
+        taken.trigger = trigger;
+        let text = shown(&taken, std::slice::from_ref(&hang), Detail::Folded);
+        assert!(text.contains(other_waits), "{text}");
+        assert!(!text.contains("cpu0 waits for"), "{text}");
+    }
+    let text = shown(&taken, &[], Detail::Folded);
+    assert!(text.contains("cpu0 waits for INODE_LOCK, held by cpu1 (2.0 s)\n"), "{text}");
+    let mut victims = hang;
+    victims.blamed = vec!["cpu1".into()];
+    victims.victims = vec!["cpu0".into(), "cpu2".into(), "cpu3".into()];
+    victims.edges = edges;
+    let text = shown(&taken, &[victims], Detail::Folded);
+    assert!(!text.contains(" waits for "), "{text}");
+}
+
+#[test]
 fn special_conditions_of_cpus_are_named() {
     let mut handler = vec![frame(true, vec![function("kernel::tick", "src/tick.rs", 5, false)])];
     handler.push(frame(true, vec![function("kernel::poll", "src/poll.rs", 12, false)]));

@@ -16,6 +16,9 @@ use super::super::{
 use super::{BAD, DIM, GOOD};
 use crate::units::{plural, ranges, seconds};
 
+/// The most columns of the line of a blamed party that is not broken before its waits.
+const WIDTH: usize = 100;
+
 /// Returns the lines of hangs that were found at one moment.
 pub fn hangs(hangs: &[Hang]) -> String {
     hangs.iter().map(one).collect()
@@ -151,8 +154,27 @@ fn account(hang: &Hang, party: &str) -> Option<String> {
         let state = wanted(hang, edge);
         format!("{}{state}", waits(edge))
     });
-    let all: Vec<String> = holds.chain(waits).collect();
-    (!all.is_empty()).then(|| format!("{} {}", names(hang, &[party.to_owned()]), all.join(", ")))
+    let holds = holds.collect::<Vec<_>>().join(", ");
+    let waits = waits.collect::<Vec<_>>().join(", ");
+    let separator = match (holds.is_empty(), waits.is_empty()) {
+        (true, true) => return None,
+        (false, false) => ", ",
+        _ => "",
+    };
+    let name = names(hang, &[party.to_owned()]);
+    let line = format!("  {name} {holds}{separator}{waits}");
+    let columns = columns(&line);
+    let separator = if columns > WIDTH && !separator.is_empty() { ",\n    " } else { separator };
+    Some(format!("{name} {holds}{separator}{waits}"))
+}
+
+/// Returns the width of a line on a terminal: its characters but for the styles, which are all escape sequences
+/// that a sanitized text has.
+fn columns(line: &str) -> usize {
+    let mut parts = line.split('\x1b');
+    let start = parts.next().map_or(0, |part| part.chars().count());
+    let after_style = |part: &str| part.split_once('m').map_or(0, |(_, text)| text.chars().count());
+    start + parts.map(after_style).sum::<usize>()
 }
 
 /// Returns a remark on a lock that is waited for: it is none, is free, or changes its holder all the time.

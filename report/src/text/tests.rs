@@ -558,6 +558,38 @@ fn the_age_of_a_hang_is_a_duration_for_one_party_and_for_two() {
 }
 
 #[test]
+fn a_line_of_more_than_100_columns_is_broken_before_the_wait() {
+    let shown = |file: &str| {
+        let kind = NodeKind::Lock {
+            symbol: None,
+            address: "ffffffff80611610".into(),
+            lock: LockKind::Spin,
+            held_by: Some("cpu0".into()),
+            taken_at: Some(SourceLine { file: file.into(), line: 38 }),
+        };
+        let lock = WaitNode { id: "INODE_LOCK".into(), kind };
+        let mut hang = hang(&["cpu0"], vec![cpu_node(0, None), lock]);
+        hang.edges[0].to = "JOURNAL_LOCK".into();
+        let held = WaitEdge {
+            from: "INODE_LOCK".into(),
+            to: "cpu0".into(),
+            kind: WaitKind::HeldBy,
+            ..hang.edges[0].clone()
+        };
+        hang.edges.push(held);
+        anstream::adapter::strip_str(&super::hangs(&[hang])).to_string()
+    };
+    let file = "a".repeat(38);
+    let line = format!("\n  cpu0 holds INODE_LOCK (taken at {file}:38), waits for JOURNAL_LOCK\n");
+    assert_eq!(line.trim_matches('\n').chars().count(), 100);
+    assert!(shown(&file).contains(&line), "{}", shown(&file));
+    let file = "a".repeat(39);
+    let lines =
+        format!("\n  cpu0 holds INODE_LOCK (taken at {file}:38),\n    waits for JOURNAL_LOCK\n");
+    assert!(shown(&file).contains(&lines), "{}", shown(&file));
+}
+
+#[test]
 fn a_hang_has_its_bucket_below_its_signature() {
     let text = super::hangs(&[hang(&["cpu0"], vec![cpu_node(0, None)])]);
     let text = anstream::adapter::strip_str(&text).to_string();

@@ -92,6 +92,22 @@ fn a_core_is_of_the_hang_and_not_of_the_last_backtrace() {
 }
 
 #[test]
+fn a_bucket_names_the_functions_that_wait_for_an_idle_holder() {
+    let finished = run_workload("forgotten-unlock", 2).args(QUICKLY).run();
+    let report = finished.expect_code(exit::HANG).report();
+    assert_eq!(only_hang(&report).bucket.as_deref(), Some("lock-wait:look_up:DENTRY_LOCK"));
+}
+
+#[test]
+fn a_cpu_that_never_starts_is_named_with_the_function_that_waits() {
+    let finished = run_workload("ap-never-starts", 2).args(["--ready-within", "2s"]).run();
+    let finished = finished.expect_code(exit::HANG);
+    let report = finished.report();
+    assert_eq!(only_hang(&report).bucket.as_deref(), Some("boot-stall:not-started"));
+    assert!(finished.stdout.contains("  #0  start_others "), "{}", finished.stdout);
+}
+
+#[test]
 fn a_policy_that_contradicts_itself_is_refused() {
     let finished = nmiscope(["run", "--hang-policy", "kill,continue"]).run();
     let finished = finished.expect_code(exit::USAGE);

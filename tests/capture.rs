@@ -25,11 +25,11 @@ fn later_backtraces_are_as_good_as_the_first() {
     for cpus in [1, 2, 8] {
         let arguments = ["--hang-after", "0", "--nmi-after", "300ms"];
         let running = run_workload("spin-irqs-off", cpus).args(arguments).start();
-        running.wait_for("backtrace asked for by --nmi-after", 1);
+        running.wait_for("backtrace requested by --nmi-after", 1);
         running.signal(Signal::USR1);
-        running.wait_for("backtrace asked for by SIGUSR1", 1);
+        running.wait_for("backtrace requested by SIGUSR1", 1);
         running.signal(Signal::QUIT);
-        running.wait_for("backtrace asked for by SIGQUIT", 1);
+        running.wait_for("backtrace requested by SIGQUIT", 1);
         running.signal(Signal::INT);
         let report = running.wait().expect_code(exit::CLEAN).report();
         assert_eq!(report.outcome, Outcome::Stopped { by: "SIGINT".into() });
@@ -54,7 +54,7 @@ fn a_guest_continues_after_backtraces_without_a_false_alarm() {
     running.wait_for("guest ready", 1);
     for count in 1..=5 {
         running.signal(Signal::USR1);
-        running.wait_for("backtrace asked for by SIGUSR1", count);
+        running.wait_for("backtrace requested by SIGUSR1", count);
     }
     // Long enough after the last one for a false alarm by the pauses to be reported.
     std::thread::sleep(std::time::Duration::from_secs(1));
@@ -129,7 +129,7 @@ fn host_and_guest_clients_never_tear_each_others_text() {
         running.wait_for("guest ready", 1);
         for count in 1..=10 {
             running.signal(Signal::USR1);
-            running.wait_for("backtrace asked for by SIGUSR1", count);
+            running.wait_for("backtrace requested by SIGUSR1", count);
         }
         running.signal(Signal::INT);
         let report = running.wait().expect_code(exit::CLEAN).report();
@@ -354,7 +354,7 @@ fn three_hundred_vcpus_all_answer() {
         .start();
     running.wait_for("guest ready", 1);
     running.signal(Signal::USR1);
-    running.wait_for("backtrace asked for by SIGUSR1", 1);
+    running.wait_for("backtrace requested by SIGUSR1", 1);
     running.signal(Signal::INT);
     let report = running.wait().expect_code(exit::CLEAN).report();
     let backtrace = &report.backtraces[0];

@@ -77,9 +77,9 @@ fn missing_variables_of_a_kernel_are_warned_of_once() {
             .args(arguments)
             .with_report()
             .start();
-        running.wait_for("backtrace asked for by --nmi-after", 1);
+        running.wait_for("backtrace requested by --nmi-after", 1);
         running.signal(Signal::USR1);
-        running.wait_for("backtrace asked for by SIGUSR1", 1);
+        running.wait_for("backtrace requested by SIGUSR1", 1);
         running.signal(Signal::INT);
         running.wait().expect_code(exit::CLEAN)
     };

@@ -65,7 +65,7 @@ fn keys_reach_the_guest_control_keys_the_tool_and_modes_are_restored() {
     terminal.press(b"h");
     running.wait_for("sysrq: l shows the call traces of all CPUs", 1);
     terminal.press(b"\x1c");
-    running.wait_for("backtrace asked for by SIGQUIT", 1);
+    running.wait_for("backtrace requested by SIGQUIT", 1);
     terminal.press(b"\x03");
     let report = running.wait().expect_code(exit::CLEAN).report();
 

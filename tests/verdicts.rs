@@ -92,6 +92,22 @@ fn a_core_is_of_the_hang_and_not_of_the_last_backtrace() {
 }
 
 #[test]
+fn a_bucket_names_the_functions_that_wait_for_an_idle_holder() {
+    let finished = run_workload("forgotten-unlock", 2).args(QUICKLY).run();
+    let report = finished.expect_code(exit::HANG).report();
+    assert_eq!(only_hang(&report).bucket.as_deref(), Some("lock-wait:look_up:DENTRY_LOCK"));
+}
+
+#[test]
+fn a_cpu_that_never_starts_is_named_with_the_function_that_waits() {
+    let finished = run_workload("ap-never-starts", 2).args(["--ready-within", "2s"]).run();
+    let finished = finished.expect_code(exit::HANG);
+    let report = finished.report();
+    assert_eq!(only_hang(&report).bucket.as_deref(), Some("boot-stall:not-started"));
+    assert!(finished.stdout.contains("  #0  start_others "), "{}", finished.stdout);
+}
+
+#[test]
 fn a_policy_that_contradicts_itself_is_refused() {
     let finished = nmiscope(["run", "--hang-policy", "kill,continue"]).run();
     let finished = finished.expect_code(exit::USAGE);
@@ -389,8 +405,13 @@ fn a_requested_backtrace_shows_who_waits_for_whom() {
     for (waiter, lock, holder) in [("cpu0", "JOURNAL_LOCK", "cpu1"), ("cpu1", "INODE_LOCK", "cpu0")]
     {
         assert!(waits.contains(&(waiter, lock)) && waits.contains(&(lock, holder)), "{waits:?}");
-        let said = format!("{waiter} waits for {lock}, held by {holder}");
-        assert!(finished.stdout.contains(&said), "{}", finished.stdout);
+        // The lines of the hang name the waits, so that no other line repeats them.
+        let begins = |start: String| move |line: &&str| line.trim_start().starts_with(&start);
+        let lines = || finished.stdout.lines();
+        let own = lines().find(begins(format!("{waiter} holds "))).expect("a line of the waiter");
+        assert!(own.ends_with(&format!(", waits for {lock}")), "{own}");
+        assert!(lines().any(|line| begins(format!("{holder} holds {lock} "))(&line)), "{holder}");
+        assert_eq!(lines().find(begins(format!("{waiter} waits for "))), None);
     }
     assert_eq!(only_hang(&report).certainty, Certainty::Certain);
     let core = finished.directory.path().join("asked.core");

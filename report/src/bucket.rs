@@ -13,10 +13,10 @@ use crate::class::Class;
 /// The most functions, and the most locks, that a bucket names.
 const MAX_NAMES: usize = 4;
 
-/// A part of a bucket that has no name.
+/// A lock without a symbol, among the locks of a bucket.
 const UNNAMED: &str = "?";
 
-/// Returns the bucket of a hang: its class, then the blamed functions, then the locks if there are any.
+/// Returns the bucket of a hang: its class, then the functions and the locks if there are any.
 ///
 /// `functions` are the innermost functions of the blamed stacks that count in the signature. Neither their
 /// order nor that of `locks` matters, so that equal hangs have equal buckets whichever CPU came first. A
@@ -29,12 +29,10 @@ pub fn bucket<'a>(
     let functions: BTreeSet<String> =
         functions.into_iter().map(|name| short_name(name).to_owned()).collect();
     let locks: BTreeSet<String> = locks.iter().map(|lock| lock_name(lock).to_owned()).collect();
-    let mut bucket = format!("{class}:{}", joined(functions, "+"));
-    if !locks.is_empty() {
-        bucket.push(':');
-        bucket.push_str(&joined(locks, if class.is_cycle() { "<->" } else { "," }));
-    }
-    bucket
+    let functions = joined(functions, "+");
+    let locks = joined(locks, if class.is_cycle() { "<->" } else { "," });
+    let class = Some(class.name().to_owned());
+    [class, functions, locks].into_iter().flatten().collect::<Vec<_>>().join(":")
 }
 
 /// Returns a lock's name without the address that tells it from others of that name.
@@ -49,16 +47,17 @@ fn lock_name(lock: &str) -> &str {
     }
 }
 
-fn joined(names: BTreeSet<String>, separator: &str) -> String {
+/// Returns the first names, and the number of the others; `None` if there are none.
+fn joined(names: BTreeSet<String>, separator: &str) -> Option<String> {
     if names.is_empty() {
-        return UNNAMED.into();
+        return None;
     }
     let more = names.len().saturating_sub(MAX_NAMES);
     let mut shown: Vec<String> = names.into_iter().take(MAX_NAMES).collect();
     if more > 0 {
         shown.push(format!("{more} more"));
     }
-    shown.join(separator)
+    Some(shown.join(separator))
 }
 
 #[cfg(test)]
@@ -95,8 +94,9 @@ mod tests {
     }
 
     #[test]
-    fn a_hang_without_names_has_a_bucket_of_its_class() {
-        assert_eq!(bucket(Class::Silent, [], &locks(&[])), "silent:?");
+    fn a_bucket_has_no_part_for_what_has_no_names() {
+        assert_eq!(bucket(Class::Silent, [], &locks(&[])), "silent");
+        assert_eq!(bucket(Class::LockWait, [], &locks(&["STATE"])), "lock-wait:STATE");
     }
 
     #[test]

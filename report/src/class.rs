@@ -65,20 +65,20 @@ impl Class {
         }
     }
 
-    /// Returns the words before the age of a hang. `interrupts_on`: a blamed CPU still takes interrupts;
-    /// `asleep`: a blamed party is a sleeping task.
+    /// Returns the words before the age of a hang, which fit one blamed party and several. `interrupts_on`: a
+    /// blamed CPU still takes interrupts; `asleep`: a blamed party is a sleeping task.
     pub fn symptom(self, interrupts_on: bool, asleep: bool) -> &'static str {
         match self {
-            Self::Deadlock | Self::LockWait => "since",
-            Self::DeadHalt => "halted with interrupts off since",
-            Self::HardLockup if interrupts_on => "no timer tick since",
-            Self::HardLockup => "interrupts off since",
-            Self::SoftLockup => "schedules nothing since",
-            Self::Livelock => "finishes none of its work since",
-            Self::LostWakeup if asleep => "asleep with work to do since",
-            Self::LostWakeup => "idles with work to do since",
+            Self::Deadlock | Self::LockWait => "for",
+            Self::DeadHalt => "halted with interrupts off for",
+            Self::HardLockup if interrupts_on => "no timer tick for",
+            Self::HardLockup => "interrupts off for",
+            Self::SoftLockup => "nothing scheduled for",
+            Self::Livelock => "no work finished for",
+            Self::LostWakeup if asleep => "asleep with work pending for",
+            Self::LostWakeup => "idle with work pending for",
             Self::BootStall => "not ready after",
-            Self::Silent => "prints nothing since",
+            Self::Silent => "nothing printed for",
         }
     }
 

@@ -34,6 +34,6 @@ pub fn is_read(version: u64) -> bool {
 pub fn upgrade(report: &mut Report) {
     report.schema_version = SCHEMA_VERSION;
     if report.summary.is_empty() {
-        report.summary = summary::of_report(report);
+        report.summary = summary::summarize(report);
     }
 }

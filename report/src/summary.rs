@@ -3,7 +3,7 @@
 //! Owns the sentences on how a run ended; refuses to own what they look like on a terminal (`text`, which
 //! prints them in color). Called where a report is completed.
 
-use crate::hang::Hang;
+use crate::hang::{Certainty, Hang};
 use crate::report::{Outcome, Report};
 use crate::sanitize::line;
 use crate::units::{plural, ranges, seconds};
@@ -11,28 +11,52 @@ use crate::units::{plural, ranges, seconds};
 /// The most blamed parties that a summary names.
 const MAX_PARTIES: usize = 4;
 
-/// Returns the summary of a report, from its outcome and its hangs: [`Report::summary`].
-pub fn of_report(report: &Report) -> String {
-    let counts = |hang: &&Hang| report.outcome.is_about(&hang.certainty);
-    let hangs: Vec<&Hang> = report.hangs.iter().filter(counts).collect();
-    let hangs = hangs.split_first().map(|(first, more)| {
-        let more = match more.len() {
-            0 => String::new(),
-            more => format!(", and {} more", plural(more as u64, "hang")),
-        };
-        format!("{}{more}", hang(first))
-    });
-    match (ending(&report.outcome), hangs) {
-        (None, Some(hangs)) => hangs,
-        (None, None) => "no hang".into(),
-        (Some((label, words)), hangs) => {
-            let hangs = hangs.map_or_else(String::new, |hangs| format!("; {hangs}"));
-            format!("{label}{}{words}{hangs}", separator(label))
-        }
-    }
+/// Returns the summary of a report, for [`Report::summary`]: its outcome, then its hangs, then the hangs that
+/// are only suspected.
+pub fn summarize(report: &Report) -> String {
+    let (verdicts, others): (Vec<&Hang>, Vec<&Hang>) =
+        report.hangs.iter().partition(|hang| hang.certainty.is_verdict());
+    let others = still_suspected(report, &verdicts, &others);
+    let end = match ending(&report.outcome) {
+        Some((label, words)) => Some(format!("{label}{}{words}", separator(label))),
+        None if verdicts.is_empty() => Some("no hang".into()),
+        None => None,
+    };
+    let parts = [end, hangs(&verdicts), hangs(&others)];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
-/// Returns how a run ended, as a label and a sentence; `None` for an end that is told by its hangs.
+/// Returns the suspected hangs that neither ended nor became a verdict, each once.
+fn still_suspected<'a>(
+    report: &Report,
+    verdicts: &[&'a Hang],
+    suspected: &[&'a Hang],
+) -> Vec<&'a Hang> {
+    if matches!(report.outcome, Outcome::Exit { .. }) {
+        return Vec::new();
+    }
+    let mut signatures: Vec<&str> = verdicts.iter().map(|hang| hang.signature.as_str()).collect();
+    let mut open = Vec::new();
+    for &hang in suspected.iter().filter(|hang| hang.resolved_after_ms.is_none()) {
+        if !signatures.contains(&hang.signature.as_str()) {
+            signatures.push(&hang.signature);
+            open.push(hang);
+        }
+    }
+    open
+}
+
+/// Returns the first of some hangs, and the number of the others; `None` if there are none.
+fn hangs(hangs: &[&Hang]) -> Option<String> {
+    let (first, more) = hangs.split_first()?;
+    let more = match more.len() {
+        0 => String::new(),
+        more => format!(", and {} more", plural(more as u64, "hang")),
+    };
+    Some(format!("{}{more}", hang(first)))
+}
+
+/// Returns how a run ended, as a label and a sentence; `None` for an end that its hangs describe.
 pub(crate) fn ending(outcome: &Outcome) -> Option<(&'static str, String)> {
     Some(match outcome {
         Outcome::Hang | Outcome::Observed { panicking: None, .. } => return None,
@@ -72,7 +96,11 @@ pub(crate) fn separator(label: &str) -> &'static str {
 }
 
 fn hang(hang: &Hang) -> String {
-    let label = if hang.certainty.is_verdict() { "hang" } else { "suspected" };
+    let label = match hang.certainty {
+        Certainty::Certain | Certainty::Likely => "hang",
+        Certainty::Suspected { .. } => "suspected",
+        Certainty::Unknown { .. } => "unknown",
+    };
     let name = hang.bucket.as_deref().unwrap_or(hang.class.name());
     let more = hang.blamed.len().saturating_sub(MAX_PARTIES);
     let mut parties: Vec<String> =
@@ -86,4 +114,55 @@ fn hang(hang: &Hang) -> String {
         Some((last, rest)) => format!(", {} and {last}", rest.join(", ")),
     };
     format!("{label}: {}{parties}", line(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HANG: &str = include_str!("../../tests/offline/cores/ipi-wait.json");
+    const SUSPECTED: Certainty = Certainty::Suspected { lasted_ms: 500.0, bound_ms: 2000.0 };
+
+    fn hung() -> Report {
+        serde_json::from_str(HANG).unwrap()
+    }
+
+    fn suspected() -> Report {
+        let mut report = hung();
+        report.hangs[0].certainty = SUSPECTED;
+        report.outcome = Outcome::Observed { panicking: None, message: None };
+        report
+    }
+
+    #[test]
+    fn a_verdict_is_the_whole_summary() {
+        assert_eq!(summarize(&hung()), "hang: hard-lockup:spin_for_good, cpu2");
+    }
+
+    #[test]
+    fn a_suspected_hang_follows_the_outcome() {
+        let mut report = suspected();
+        let hang = "suspected: hard-lockup:spin_for_good, cpu2";
+        assert_eq!(summarize(&report), format!("no hang; {hang}"));
+        report.outcome = Outcome::TimedOut { limit_ms: 4000.0, ran_ms: None };
+        assert_eq!(summarize(&report), format!("timed out: not ended after 4.0 s; {hang}"));
+    }
+
+    #[test]
+    fn a_suspicion_that_became_a_verdict_is_named_once() {
+        let mut report = hung();
+        let verdict = report.hangs[0].clone();
+        report.hangs.insert(0, Hang { certainty: SUSPECTED, ..verdict });
+        assert_eq!(summarize(&report), "hang: hard-lockup:spin_for_good, cpu2");
+    }
+
+    #[test]
+    fn a_suspicion_that_ended_is_left_out() {
+        let mut report = suspected();
+        report.hangs[0].resolved_after_ms = Some(100.0);
+        assert_eq!(summarize(&report), "no hang");
+        let mut report = suspected();
+        report.outcome = Outcome::Exit { code: 0 };
+        assert_eq!(summarize(&report), "guest exited: exit code 0");
+    }
 }

@@ -2,8 +2,8 @@
 //! log.
 //!
 //! Owns what is left out so that the cause shows: registers, columns, unreliable frames where there are
-//! reliable ones, and with [`Detail::Folded`] the inside of locks and the stacks of idle vCPUs. JSON has
-//! all of it. Refuses to own facts: everything here is in the types. Called by the command line.
+//! reliable ones, and with [`Detail::Folded`] the inside of locks and of panics, and the stacks of idle
+//! vCPUs. JSON has all of it. Refuses to own facts: everything here is in the types. Called by the command line.
 //!
 //! Strings that come from the guest or its image go through [`sanitize`](crate::sanitize).
 
@@ -39,8 +39,8 @@ const DIM: Style = Style::new().dimmed();
 /// The amount of detail in a text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Detail {
-    /// Stacks begin with the blamed function, the core library's functions are left out, and idle vCPUs
-    /// share a line.
+    /// Stacks begin with the function that is blamed or that panicked, the core library's functions are left
+    /// out, and idle vCPUs share a line.
     #[default]
     Folded,
     /// All functions of all stacks.

@@ -119,7 +119,7 @@ pub enum BufferReservation {
 #[serde(into = "String", from = "String")]
 pub enum NoReservation {
     /// The capture was requested without NMIs.
-    #[error("no NMIs were asked for")]
+    #[error("no NMIs were requested")]
     NotAsked,
     /// The kernel has no buffers.
     #[error("the kernel has no NMI buffers")]
@@ -192,7 +192,7 @@ impl NmiCapture {
 #[serde(into = "String", from = "String")]
 pub enum NotSent {
     /// The capture was requested without NMIs.
-    #[error("no NMIs were asked for")]
+    #[error("no NMIs were requested")]
     NotAsked,
     /// The guest has no NMI handler: an NMI would end it.
     #[error("it has no NMI handler: it is still booting, has been reset, or never had one")]

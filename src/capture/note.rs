@@ -83,7 +83,7 @@ impl CaptureNote {
         report.hangs.splice(first..first, hangs);
         report.backtraces.insert(index, backtrace);
         former::upgrade(&mut report);
-        report.summary = summary::of_report(&report);
+        report.summary = summary::summarize(&report);
         report
     }
 }

@@ -154,7 +154,7 @@ impl RunArgs {
         }
     }
 
-    /// Returns the path of the core; `None` if none was asked for.
+    /// Returns the path of the core; `None` if none was requested.
     pub fn core_file(&self) -> Option<&Path> {
         const DEFAULT: &str = "nmiscope.core";
         let of_policy = self.hang_policy.contains(&HangPolicy::Core);

@@ -63,9 +63,7 @@ impl HangDescriber<'_> {
             nodes.iter().map(|&node| self.parties.names.id(node)).collect()
         };
         let (stacks, vocabulary) = (self.blamed_stacks(), self.resolver.vocabulary());
-        let functions = stacks
-            .iter()
-            .filter_map(|stack| signature::first_function(hang.class, stack, vocabulary));
+        let functions = self.functions_of_bucket(&stacks);
         let locks: Vec<Node> = hang.locks.iter().copied().map(Node::Lock).collect();
         let locks = ids(&locks);
         Hang {
@@ -88,12 +86,52 @@ impl HangDescriber<'_> {
 
     /// Returns the stacks of all blamed parties.
     fn blamed_stacks(&self) -> Vec<Moments<'_>> {
+        self.stacks_of(&self.hang.blamed)
+    }
+
+    fn stacks_of(&self, parties: &[Node]) -> Vec<Moments<'_>> {
         let stack = |node: &Node| match *node {
             Node::Cpu(cpu) => self.stack_of_cpu(cpu),
             Node::Task(number) => self.stack_of_task(number),
             Node::Lock(_) | Node::Queue(_) => None,
         };
-        self.hang.blamed.iter().filter_map(stack).collect()
+        parties.iter().filter_map(stack).collect()
+    }
+
+    /// Returns the functions that the bucket names: the innermost ones of the blamed stacks. Where these only
+    /// idle, as those of a CPU that has forgotten to free a lock, the functions that wait for the lock say more.
+    fn functions_of_bucket<'s>(&'s self, blamed: &[Moments<'s>]) -> Vec<&'s str> {
+        let hang = self.hang;
+        let state = |node: &Node| match *node {
+            Node::Cpu(cpu) => self.cpu(cpu).map(|cpu| (cpu.state, cpu.interrupts_enabled)),
+            Node::Task(_) | Node::Lock(_) | Node::Queue(_) => None,
+        };
+        let all_are = |wanted: fn(CpuState, Option<bool>) -> bool| {
+            let is_so = |node: &Node| state(node).is_some_and(|(state, on)| wanted(state, on));
+            !hang.blamed.is_empty() && hang.blamed.iter().all(is_so)
+        };
+        if all_are(|state, _| state == CpuState::NotStarted) {
+            return vec!["not-started"];
+        }
+        let idles = all_are(|state, interrupts_enabled| {
+            matches!(state, CpuState::Halted | CpuState::ProbablyHalted)
+                && interrupts_enabled == Some(true)
+        });
+        let first = |stack: &Moments<'s>| {
+            signature::first_function(hang.class, stack, self.resolver.vocabulary())
+        };
+        let waiters: Vec<&str> = match idles {
+            true => self.stacks_of(&self.lock_waiters()).iter().filter_map(first).collect(),
+            false => Vec::new(),
+        };
+        if waiters.is_empty() { blamed.iter().filter_map(first).collect() } else { waiters }
+    }
+
+    /// Returns the parties that wait for one of the hang's locks.
+    fn lock_waiters(&self) -> Vec<Node> {
+        let hang = self.hang;
+        let is_wait = |to: &Node| matches!(to, Node::Lock(lock) if hang.locks.contains(lock));
+        hang.edges.iter().filter(|edge| is_wait(&edge.to)).map(|edge| edge.from).collect()
     }
 
     /// Returns the host stack of the moment, and the samples of a CPU that kept executing.

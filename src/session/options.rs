@@ -64,7 +64,7 @@ pub struct Policy {
 pub struct Ended {
     /// The finished report of the run.
     pub report: Report,
-    /// Path of the core, or the reason why it could not be written; `None` if no core was asked for, or
+    /// Path of the core, or the reason why it could not be written; `None` if no core was requested, or
     /// no backtrace was taken.
     pub core: Option<anyhow::Result<PathBuf>>,
 }

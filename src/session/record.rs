@@ -172,7 +172,7 @@ impl<'a> RunRecord<'a> {
         hangs.extend(found_on_request);
         hangs.sort_by(|a, b| a.at_ms.total_cmp(&b.at_ms));
         let mut report = Report { hangs, backtraces, warnings, ..report };
-        report.summary = summary::of_report(&report);
+        report.summary = summary::summarize(&report);
         let core = core.map(|kept| -> anyhow::Result<PathBuf> {
             let (core, capture) = kept.pending?;
             core.finish(&report, kept.backtrace, capture)

@@ -141,7 +141,7 @@ impl<'i> Visitor<'i> {
             console_tail: Vec::new(),
             visit: None,
         };
-        report.summary = summary::of_report(&report);
+        report.summary = summary::summarize(&report);
         report
     }
 }

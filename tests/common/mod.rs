@@ -186,7 +186,7 @@ impl Running {
         if stdout.wait_for("guest ready", 1, self.deadline) {
             thread::sleep(time);
             self.signal(Signal::USR1);
-            if stdout.wait_for("backtrace asked for by SIGUSR1", 1, self.deadline) {
+            if stdout.wait_for("backtrace requested by SIGUSR1", 1, self.deadline) {
                 thread::sleep(time);
                 self.signal(Signal::INT);
             }

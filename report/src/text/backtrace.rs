@@ -3,6 +3,7 @@
 //! Owns the order of vCPUs and tasks, the line that each begins with, and which of its two stacks is shown;
 //! refuses to own frames (`stack`). Called by `text`, whose interface has it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::focus::{Focus, Rank};
@@ -27,9 +28,9 @@ pub fn backtrace<'a>(
     let mut text = String::new();
     match &backtrace.trigger {
         Trigger::Signal { name } => {
-            let _ = writeln!(text, "backtrace asked for by {name}");
+            let _ = writeln!(text, "backtrace requested by {name}");
         }
-        Trigger::Timer => text.push_str("backtrace asked for by --nmi-after\n"),
+        Trigger::Timer => text.push_str("backtrace requested by --nmi-after\n"),
         Trigger::Hang
         | Trigger::Starved
         | Trigger::GuestEnded
@@ -37,18 +38,18 @@ pub fn backtrace<'a>(
         | Trigger::Dump
         | Trigger::Attach => {}
     }
-    let is_asked = !matches!(backtrace.trigger, Trigger::Dump | Trigger::Attach);
-    if is_asked {
+    let is_requested = !matches!(backtrace.trigger, Trigger::Dump | Trigger::Attach);
+    if is_requested {
         nmis(&mut text, backtrace);
     } else {
         let vcpus = plural(backtrace.cpus.len() as u64, "vCPU");
         let _ = writeln!(text, "{vcpus}, seen from outside");
     }
-    // A verdict has named its waits.
-    if let Some(graph) = backtrace.waits.as_ref().filter(|_| backtrace.trigger != Trigger::Hang) {
-        waits::show(&mut text, graph);
+    let hangs: Vec<&Hang> = hangs.into_iter().collect();
+    if let Some(graph) = &backtrace.waits {
+        waits::show(&mut text, graph, &hangs);
     }
-    let writer = Writer { focus: Focus::new(backtrace, hangs), is_asked, detail };
+    let writer = Writer { focus: Focus::new(backtrace, hangs), is_requested, detail };
     writer.parties(&mut text, backtrace);
     text.push('\n');
     text
@@ -56,9 +57,9 @@ pub fn backtrace<'a>(
 
 /// A vCPU or a task, with its place in the text.
 enum Party<'a> {
-    /// Numbers of vCPUs with equal stacks, and the first of them.
+    /// vCPUs with equal stacks and of one rank, and the first of them.
     Cpus {
-        members: &'a [u32],
+        numbers: Vec<u32>,
         first: &'a Cpu,
     },
     Task(&'a Task),
@@ -66,8 +67,8 @@ enum Party<'a> {
 
 struct Writer<'a> {
     focus: Focus<'a>,
-    /// True where NMIs were asked for, so that a missing answer needs a reason.
-    is_asked: bool,
+    /// True where NMIs were requested, so that a missing answer needs a reason.
+    is_requested: bool,
     detail: Detail,
 }
 
@@ -75,15 +76,14 @@ impl Writer<'_> {
     fn parties(&self, text: &mut String, backtrace: &Backtrace) {
         let mut idle = Vec::new();
         let mut parties = Vec::new();
-        for members in &backtrace.groups {
-            let of_group = || members.iter().filter_map(|&cpu| backtrace.cpus.get(cpu as usize));
-            let Some(first) = of_group().next() else { continue };
-            let rank = of_group().map(|cpu| self.focus.rank_of_cpu(cpu)).min();
-            let rank = rank.unwrap_or(Rank::Bystander);
+        let groups = backtrace.groups.iter();
+        for (rank, cpus) in groups.flat_map(|members| self.split_by_rank(backtrace, members)) {
+            let Some(&first) = cpus.first() else { continue };
             if rank == Rank::Bystander && self.is_one_line(first) {
-                idle.push((first, members));
+                idle.extend(cpus);
             } else {
-                parties.push((rank, Party::Cpus { members, first }));
+                let numbers = cpus.iter().map(|cpu| cpu.cpu).collect();
+                parties.push((rank, Party::Cpus { numbers, first }));
             }
         }
         for task in &backtrace.tasks {
@@ -93,11 +93,25 @@ impl Writer<'_> {
         for (_, party) in parties {
             text.push('\n');
             match party {
-                Party::Cpus { members, first } => self.cpu(text, &cpu_list(members), first),
+                Party::Cpus { numbers, first } => self.cpu(text, &cpu_list(&numbers), first),
                 Party::Task(task) => self.task(text, task),
             }
         }
         idle_cpus(text, &idle);
+    }
+
+    /// Splits vCPUs with equal stacks by their ranks: an idle vCPU that is blamed does not stand among others
+    /// that idle too.
+    fn split_by_rank<'b>(
+        &self,
+        backtrace: &'b Backtrace,
+        members: &[u32],
+    ) -> BTreeMap<Rank, Vec<&'b Cpu>> {
+        let mut ranks: BTreeMap<Rank, Vec<&Cpu>> = BTreeMap::new();
+        for cpu in members.iter().filter_map(|&number| backtrace.cpus.get(number as usize)) {
+            ranks.entry(self.focus.rank_of_cpu(cpu)).or_default().push(cpu);
+        }
+        ranks
     }
 
     /// Returns true for a vCPU whose stack says nothing: idle, and nothing is wrong with it.
@@ -105,7 +119,7 @@ impl Writer<'_> {
         let is_idle = matches!(cpu.state, CpuState::Halted | CpuState::ProbablyHalted)
             && cpu.interrupts_enabled == Some(true)
             && cpu.in_nmi != Some(true);
-        let is_silent = self.is_asked && cpu.nmi.answer != NmiAnswer::Answered;
+        let is_silent = self.is_requested && cpu.nmi.answer != NmiAnswer::Answered;
         let is_faulty = !cpu.findings.is_empty()
             || cpu.guest_trace.as_ref().is_some_and(|trace| !trace.findings.is_empty());
         self.detail == Detail::Folded && is_idle && !is_silent && !is_faulty
@@ -116,7 +130,7 @@ impl Writer<'_> {
         let _ = writeln!(text, "{HEADING}{names}{HEADING:#}  {}", self.condition(cpu));
         if let NmiAnswer::NoAnswer { reason } = &cpu.nmi.answer
             && cpu.state != CpuState::NotStarted
-            && self.is_asked
+            && self.is_requested
         {
             let _ = writeln!(text, "  {BAD}no answer{BAD:#}: {}", line(reason));
         }
@@ -198,14 +212,14 @@ impl Writer<'_> {
 }
 
 /// Appends the vCPUs that idle: a line for each way to be halted.
-fn idle_cpus(text: &mut String, idle: &[(&Cpu, &Vec<u32>)]) {
+fn idle_cpus(text: &mut String, idle: &[&Cpu]) {
     let rows = [
         (CpuState::Halted, "idle", "halted"),
         (CpuState::ProbablyHalted, "likely idle", "after a HLT"),
     ];
     for (state, label, position) in rows {
-        let of_state = idle.iter().filter(|(cpu, _)| cpu.state == state);
-        let mut cpus: Vec<u32> = of_state.flat_map(|(_, members)| *members).copied().collect();
+        let of_state = idle.iter().filter(|cpu| cpu.state == state);
+        let mut cpus: Vec<u32> = of_state.map(|cpu| cpu.cpu).collect();
         if cpus.is_empty() {
             continue;
         }
@@ -248,7 +262,7 @@ fn reservation(reservation: &BufferReservation) -> String {
         BufferReservation::Unavailable { reason } => {
             format!("NMI buffers: {BAD}not reserved{BAD:#}: {}\n", line(reason))
         }
-        BufferReservation::NotAsked => "NMI buffers: not used, no NMIs were asked for\n".into(),
+        BufferReservation::NotAsked => "NMI buffers: not used, no NMIs were requested\n".into(),
     }
 }
 

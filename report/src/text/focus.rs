@@ -27,18 +27,49 @@ pub(super) enum Place<'a> {
     CallSite(&'a SourceLine),
     /// The function that the hang's evidence names.
     Function(&'a str),
+    /// The function around the call that waits, where the stack has another line of it: the call has returned,
+    /// and its caller waits in a loop of its own.
+    NearCallSite(&'a SourceLine),
 }
 
+/// The most lines between a call that waits and another line of its function: functions are longer, but
+/// another function that far away is as likely.
+const NEAR_LINES: u32 = 40;
+
 impl Place<'_> {
-    /// Returns true for a function at this place.
-    pub(super) fn is_at(&self, function: &Function) -> bool {
+    /// Returns the index of the function at this place, in functions from the innermost on; `None` where none
+    /// of them is. Frames without a function are `None` among them.
+    pub(super) fn index_in(&self, functions: &[Option<&Function>]) -> Option<usize> {
+        let position = |test: &dyn Fn(&Function) -> bool| {
+            functions.iter().position(|function| function.is_some_and(test))
+        };
         match self {
-            Self::CallSite(site) => {
-                function.file.as_deref() == Some(&site.file) && function.line == Some(site.line)
-            }
-            Self::Function(name) => function.name.as_deref() == Some(name),
+            Self::CallSite(site) => position(&|function| lines_away(function, site) == Some(0)),
+            Self::Function(name) => position(&|function| function.name.as_deref() == Some(name)),
+            Self::NearCallSite(site) => index_near(functions, site),
         }
     }
+}
+
+/// Returns the number of lines between a function's line and another one of its file; `None` for another
+/// file, and for a function without a line.
+fn lines_away(function: &Function, site: &SourceLine) -> Option<u32> {
+    let line = function.line.filter(|_| function.file.as_deref() == Some(&site.file))?;
+    Some(line.abs_diff(site.line))
+}
+
+/// Returns the index of the function whose line is the nearest; of a closure, that of the function with it.
+fn index_near(functions: &[Option<&Function>], site: &SourceLine) -> Option<usize> {
+    let near = functions.iter().enumerate().filter_map(|(index, function)| {
+        let away = lines_away((*function)?, site)?;
+        (away <= NEAR_LINES).then_some((away, index))
+    });
+    let (_, nearest) = near.min()?;
+    let name = |index: usize| functions[index].and_then(|function| function.name.as_deref());
+    let Some(outer) = name(nearest).and_then(|name| name.split("::{").next()) else {
+        return Some(nearest);
+    };
+    (nearest..functions.len()).find(|&index| name(index) == Some(outer)).or(Some(nearest))
 }
 
 /// The hangs and waits of one backtrace.
@@ -97,15 +128,20 @@ impl<'a> Focus<'a> {
         let is_wait = |edge: &&WaitEdge| {
             ids.contains(&edge.from) && !matches!(edge.kind, WaitKind::HeldBy | WaitKind::RunsOn)
         };
-        let sites = self.edges().filter(is_wait).filter_map(|edge| edge.call_site.as_ref());
-        let facts = self.hangs.iter().flat_map(|hang| &hang.evidence);
+        let sites = || self.edges().filter(is_wait).filter_map(|edge| edge.call_site.as_ref());
+        // The evidence of a victim has the innermost function that is its own, which may be how every stack
+        // of its CPU begins.
+        let facts = self.hangs.iter().flat_map(|hang| {
+            hang.evidence.iter().filter(|evidence| hang.blamed.contains(&evidence.party))
+        });
         let functions = facts.filter_map(|evidence| match &evidence.fact {
             Fact::StoppedAt { function, .. } if ids.contains(&evidence.party) => {
                 function.as_deref()
             }
             _ => None,
         });
-        sites.map(Place::CallSite).chain(functions.map(Place::Function)).collect()
+        let near = sites().map(Place::NearCallSite);
+        sites().map(Place::CallSite).chain(functions.map(Place::Function)).chain(near).collect()
     }
 
     /// The name of a vCPU, and that of the task that runs on it.

@@ -16,6 +16,9 @@ use super::super::{
 use super::{BAD, DIM, GOOD};
 use crate::units::{plural, ranges, seconds};
 
+/// The most columns of the line of a blamed party that is not broken before its waits.
+const WIDTH: usize = 100;
+
 /// Returns the lines of hangs that were found at one moment.
 pub fn hangs(hangs: &[Hang]) -> String {
     hangs.iter().map(one).collect()
@@ -30,7 +33,7 @@ pub fn resolved(hang: &Hang) -> String {
 }
 
 fn one(hang: &Hang) -> String {
-    let (class, blamed, since) = (hang.class, names(hang, &hang.blamed), since(hang));
+    let (class, blamed, symptom) = (hang.class, names(hang, &hang.blamed), symptom(hang));
     let lasted = seconds(hang.lasted_ms);
     let mut text = match &hang.certainty {
         // Where no CPU makes progress, the kernel has no later record.
@@ -38,10 +41,10 @@ fn one(hang: &Hang) -> String {
             format!("{BAD}hang{BAD:#}: {class}, {blamed} (for how long is not known)\n")
         }
         Certainty::Certain | Certainty::Likely => {
-            format!("{BAD}hang{BAD:#}: {class}, {blamed} ({since} {lasted})\n")
+            format!("{BAD}hang{BAD:#}: {class}, {blamed} ({symptom} {lasted})\n")
         }
         Certainty::Suspected { bound_ms, .. } => format!(
-            "{BAD}suspected{BAD:#}: {class}, {blamed} ({since} {lasted}; a hang after {})\n",
+            "{BAD}suspected{BAD:#}: {class}, {blamed} ({symptom} {lasted}; a hang after {})\n",
             seconds(*bound_ms)
         ),
         Certainty::Unknown { reason } => {
@@ -79,8 +82,8 @@ fn one(hang: &Hang) -> String {
     text
 }
 
-/// Returns the words before the age of a hang.
-fn since(hang: &Hang) -> &'static str {
+/// Returns the words before the age of a hang, from its class and evidence.
+fn symptom(hang: &Hang) -> &'static str {
     let interrupts_on = hang.evidence.iter().any(|evidence| {
         let on = match evidence.fact {
             Fact::StoppedAt { interrupts_enabled, .. } => interrupts_enabled,
@@ -151,8 +154,27 @@ fn account(hang: &Hang, party: &str) -> Option<String> {
         let state = wanted(hang, edge);
         format!("{}{state}", waits(edge))
     });
-    let all: Vec<String> = holds.chain(waits).collect();
-    (!all.is_empty()).then(|| format!("{} {}", names(hang, &[party.to_owned()]), all.join(", ")))
+    let holds = holds.collect::<Vec<_>>().join(", ");
+    let waits = waits.collect::<Vec<_>>().join(", ");
+    let separator = match (holds.is_empty(), waits.is_empty()) {
+        (true, true) => return None,
+        (false, false) => ", ",
+        _ => "",
+    };
+    let name = names(hang, &[party.to_owned()]);
+    let line = format!("  {name} {holds}{separator}{waits}");
+    let columns = columns(&line);
+    let separator = if columns > WIDTH && !separator.is_empty() { ",\n    " } else { separator };
+    Some(format!("{name} {holds}{separator}{waits}"))
+}
+
+/// Returns the width of a line on a terminal: its characters but for the styles, which are all escape sequences
+/// that a sanitized text has.
+fn columns(line: &str) -> usize {
+    let mut parts = line.split('\x1b');
+    let start = parts.next().map_or(0, |part| part.chars().count());
+    let after_style = |part: &str| part.split_once('m').map_or(0, |(_, text)| text.chars().count());
+    start + parts.map(after_style).sum::<usize>()
 }
 
 /// Returns a remark on a lock that is waited for: it is none, is free, or changes its holder all the time.

@@ -1,8 +1,8 @@
 //! Stacks as text: a line for each function, innermost first.
 //!
 //! Owns the layout of frames, and which functions are folded: those inside the function that the hang
-//! blames, which are named in one line, and those of the language's core library. Refuses to own which
-//! function that is (`focus`). Called by `backtrace`. JSON has all frames, and so has the text with
+//! blames or that panicked, which are named in one line, and those of the language's core library. Refuses
+//! to own which function a hang blames (`focus`). Called by `backtrace`. JSON has all frames, and so has the text with
 //! [`Detail::All`].
 
 use std::fmt::Write as _;
@@ -87,10 +87,40 @@ impl Entry<'_> {
         self.number > 0 && self.frame.interrupted && is_outermost
     }
 
+    /// The full name of the function.
+    fn full_name(&self) -> Option<&str> {
+        self.function?.name.as_deref()
+    }
+
+    /// True for a function that ends the kernel in a panic, of the bundled guest or of Linux.
+    fn is_panic(&self) -> bool {
+        const NAMES: [&str; 8] = [
+            "rust_begin_unwind",
+            "__rustc::rust_begin_unwind",
+            "panic",
+            "vpanic",
+            "die",
+            "__die",
+            "die_addr",
+            "oops_end",
+        ];
+        self.full_name().is_some_and(|name| NAMES.contains(&name))
+    }
+
+    /// True for a function between an exception and the panic that it ends in, of the bundled guest or of
+    /// Linux.
+    fn is_exception_entry(&self) -> bool {
+        const NAMES: [&str; 3] = ["exception", "trap_entry", "trap_common"];
+        const STARTS: [&str; 5] =
+            ["asm_exc_", "exc_", "page_fault_oops", "kernelmode_fixup_or_oops", "bad_area"];
+        self.full_name().is_some_and(|name| {
+            NAMES.contains(&short_name(name)) || STARTS.iter().any(|start| name.starts_with(start))
+        })
+    }
+
     fn is_of_core_library(&self) -> bool {
         const ROOTS: [&str; 3] = ["core::", "alloc::", "std::"];
-        let name = self.function.and_then(|function| function.name.as_deref());
-        name.is_some_and(|name| {
+        self.full_name().is_some_and(|name| {
             let path = name.trim_start_matches(['<', '&', '*', '[', '(']);
             ROOTS.iter().any(|root| path.starts_with(root))
         })
@@ -134,22 +164,32 @@ fn entries<'a>(frames: &[&'a Frame]) -> Vec<Entry<'a>> {
 }
 
 /// Returns the index of the entry that a stack begins with: the blamed function where it is there, or else
-/// the first that is not of the core library.
+/// the one that panicked, or else the first that is not of the core library.
 fn first_shown(entries: &[Entry<'_>], places: &[Place<'_>], detail: Detail) -> usize {
     if detail == Detail::All {
         return 0;
     }
-    let at = |place: &Place<'_>| {
-        entries
-            .iter()
-            .position(|entry| entry.function.is_some_and(|function| place.is_at(function)))
-    };
-    let first = places.iter().find_map(at);
+    // The outermost function is how every stack begins: to fold down to it would hide the whole stack.
+    let outermost = entries.last().map_or(0, |entry| entry.number);
+    let inner = entries.iter().take_while(|entry| outermost == 0 || entry.number < outermost);
+    let inner: Vec<Option<&Function>> = inner.map(|entry| entry.function).collect();
+    let first = places.iter().find_map(|place| place.index_in(&inner));
+    let first = first.or_else(|| panicked(entries));
     let first = first.or_else(|| entries.iter().position(|entry| !entry.is_of_core_library()));
     first.unwrap_or(0)
 }
 
-/// Returns what the first function of a stack calls, outermost first, in one line.
+/// Returns the index of the function that panicked, or whose instruction raised the exception; `None` for a
+/// stack without a panic.
+fn panicked(entries: &[Entry<'_>]) -> Option<usize> {
+    // A panic inside a panic follows from the outer one.
+    let panic = entries.iter().rposition(Entry::is_panic)?;
+    let caller = |entry: &Entry<'_>| !entry.is_of_core_library() && !entry.is_exception_entry();
+    Some(panic + 1 + entries[panic + 1..].iter().position(caller)?)
+}
+
+/// Returns what the first function of a stack calls, outermost first, in one line. Neighbours of one name, as a
+/// method that only calls another of its name, are named once.
 fn calls(folded: &[Entry<'_>], first: &Entry<'_>) -> String {
     let room = CALLS_WIDTH - "      calls ".len();
     let mut names: Vec<String> = Vec::new();
@@ -157,7 +197,9 @@ fn calls(folded: &[Entry<'_>], first: &Entry<'_>) -> String {
     for entry in folded.iter().rev() {
         let is_handler = entry.number < caller.number && caller.frame.interrupted;
         let mark = if is_handler { "(interrupted) " } else { "" };
-        names.push(format!("{mark}{}", entry.name()));
+        if is_handler || names.last().is_none_or(|last| *last != entry.name()) {
+            names.push(format!("{mark}{}", entry.name()));
+        }
         caller = entry;
     }
     let is_too_long = |names: &[String]| names.join(" > ").chars().count() > room;

@@ -235,6 +235,94 @@ fn an_idle_cpu_that_is_blamed_keeps_its_stack() {
 }
 
 #[test]
+fn a_blamed_cpu_has_a_row_apart_from_equal_stacks_of_others() {
+    let waiting = |name: &str| {
+        let inner = function("kernel::arch::interrupts_on", "src/arch.rs", 113, true);
+        vec![
+            frame(true, vec![inner, function(name, "src/kthread.rs", 124, false)]),
+            frame(false, vec![function("kernel::cpu_main", "src/main.rs", 176, false)]),
+        ]
+    };
+    let idle = |number: u32| {
+        cpu(number, CpuState::Halted, Some(true), waiting("kernel::wait_for_interrupt"))
+    };
+    let taken = Backtrace { groups: vec![vec![0, 1, 2, 3]], ..taken((0..4).map(idle).collect()) };
+    let stopped_at = Fact::StoppedAt {
+        halted: true,
+        interrupts_enabled: true,
+        nmi_masked: false,
+        address: "ffffffff80200000".into(),
+        function: Some("kernel::wait_for_interrupt".into()),
+        line: None,
+    };
+    let hang = Hang {
+        edges: Vec::new(),
+        victims: vec!["cpu3".into()],
+        evidence: vec![Evidence { party: "cpu2".into(), fact: stopped_at }],
+        ..hang(&["cpu2"], (0..4).map(|number| cpu_node(number, None)).collect())
+    };
+    let expected = "\
+4 vCPUs, seen from outside
+
+cpu2  halted, interrupts on
+  host's stack:
+  #0  wait_for_interrupt      src/kthread.rs:124
+      calls interrupts_on
+  #1  cpu_main                src/main.rs:176
+
+cpu3  halted, interrupts on
+  host's stack:
+  #0  interrupts_on           src/arch.rs:113
+  in  wait_for_interrupt      src/kthread.rs:124
+  #1  cpu_main                src/main.rs:176
+
+cpu0, cpu1  idle (halted, interrupts on)
+
+";
+    assert_eq!(shown(&taken, &[hang], Detail::Folded), expected);
+}
+
+#[test]
+fn waits_that_a_hang_names_are_not_repeated() {
+    let wait = |from: &str, to: &str, kind: WaitKind| WaitEdge {
+        from: from.into(),
+        to: to.into(),
+        kind,
+        call_site: None,
+        lasted_ms: Some(2000.0),
+    };
+    let edges = vec![
+        wait("cpu0", "INODE_LOCK", WaitKind::WaitsFor),
+        wait("INODE_LOCK", "cpu1", WaitKind::HeldBy),
+        wait("cpu2", "INODE_LOCK", WaitKind::WaitsFor),
+        wait("cpu3", "cpu1", WaitKind::CallsFunction),
+    ];
+    let nodes = || (0..4).map(|number| cpu_node(number, None)).collect();
+    let mut taken = taken((0..4).map(|n| cpu(n, CpuState::Running, None, idling())).collect());
+    taken.waits = Some(WaitGraph { nodes: nodes(), edges: edges.clone() });
+    let other_waits = "\
+cpu2 waits for INODE_LOCK, held by cpu1 (2.0 s)
+cpu3 waits for cpu1 to answer its call-function IPI (2.0 s)
+
+";
+    let hang = hang(&["cpu0"], nodes());
+    for trigger in [Trigger::Dump, Trigger::Hang] {
+        taken.trigger = trigger;
+        let text = shown(&taken, std::slice::from_ref(&hang), Detail::Folded);
+        assert!(text.contains(other_waits), "{text}");
+        assert!(!text.contains("cpu0 waits for"), "{text}");
+    }
+    let text = shown(&taken, &[], Detail::Folded);
+    assert!(text.contains("cpu0 waits for INODE_LOCK, held by cpu1 (2.0 s)\n"), "{text}");
+    let mut victims = hang;
+    victims.blamed = vec!["cpu1".into()];
+    victims.victims = vec!["cpu0".into(), "cpu2".into(), "cpu3".into()];
+    victims.edges = edges;
+    let text = shown(&taken, &[victims], Detail::Folded);
+    assert!(!text.contains(" waits for "), "{text}");
+}
+
+#[test]
 fn special_conditions_of_cpus_are_named() {
     let mut handler = vec![frame(true, vec![function("kernel::tick", "src/tick.rs", 5, false)])];
     handler.push(frame(true, vec![function("kernel::poll", "src/poll.rs", 12, false)]));
@@ -285,6 +373,149 @@ fn an_interrupt_above_the_blamed_function_is_folded_and_marked() {
     assert_eq!(lines, expected);
 }
 
+/// A boot CPU that waits for another one to come online, as the workload `ap-never-starts` has it.
+fn starting_others() -> Vec<Frame> {
+    let smp = |name: &str, line: u32, inlined: bool| {
+        function(&format!("kernel::smp::{name}"), "src/smp.rs", line, inlined)
+    };
+    let spinning = vec![
+        function("core::sync::atomic::atomic_load", "core/src/sync/atomic.rs", 3891, true),
+        smp("start_others::{{closure}}", 98, true),
+        smp("start_others::{{closure}}", 108, true),
+        smp("wait_until", 150, true),
+        smp("start_others", 107, false),
+    ];
+    let assembly = Function { file: None, line: None, ..function("run_on_stack", "", 0, false) };
+    let callers = [smp("boot_cpu_main", 188, false), assembly];
+    let callers = callers.map(|caller| frame(false, vec![caller]));
+    [frame(true, spinning)].into_iter().chain(callers).collect()
+}
+
+/// A hang of a CPU that does not come online, and its victim with a stack and a call site.
+fn starting(call_site: Option<SourceLine>) -> (Backtrace, [Hang; 1]) {
+    let cpus = vec![
+        cpu(0, CpuState::Running, Some(false), starting_others()),
+        cpu(1, CpuState::NotStarted, None, Vec::new()),
+    ];
+    let stopped_at = Fact::StoppedAt {
+        halted: false,
+        interrupts_enabled: false,
+        nmi_masked: false,
+        address: "ffffffff802058d0".into(),
+        function: Some("run_on_stack".into()),
+        line: None,
+    };
+    let edge = WaitEdge {
+        from: "cpu0".into(),
+        to: "cpu1".into(),
+        kind: WaitKind::BringsUp,
+        call_site,
+        lasted_ms: None,
+    };
+    let hang = Hang {
+        class: Class::BootStall,
+        victims: vec!["cpu0".into()],
+        edges: vec![edge],
+        evidence: vec![Evidence { party: "cpu0".into(), fact: stopped_at }],
+        ..hang(&["cpu1"], vec![cpu_node(0, None), cpu_node(1, None)])
+    };
+    (taken(cpus), [hang])
+}
+
+#[test]
+fn a_loop_near_the_call_that_waits_comes_first() {
+    let (taken, hangs) = starting(Some(SourceLine { file: "src/smp.rs".into(), line: 101 }));
+    let text = shown(&taken, &hangs, Detail::Folded);
+    let expected = "
+  #0  start_others            src/smp.rs:107
+      calls wait_until > start_others::{{closure}} > atomic_load
+  #1  boot_cpu_main           src/smp.rs:188
+  #2  run_on_stack            [<ffffffff80200000>]
+";
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
+fn a_victims_stack_is_not_folded_down_to_its_outermost_function() {
+    let (taken, hangs) = starting(None);
+    let text = shown(&taken, &hangs, Detail::Folded);
+    assert!(text.contains("  #0  start_others::{{closure}}"), "{text}");
+    assert!(text.contains("  in  start_others  "), "{text}");
+}
+
+#[test]
+fn a_blamed_stack_is_not_folded_down_to_its_outermost_function() {
+    let (taken, [mut hang]) = starting(None);
+    hang.blamed = vec!["cpu0".into()];
+    let text = shown(&taken, &[hang], Detail::Folded);
+    assert!(text.contains("  in  start_others  "), "{text}");
+}
+
+/// The frames of a panic, above the function that called for it.
+fn panicking() -> Vec<Frame> {
+    let halted = vec![
+        function("kernel::arch::halt_forever", "src/arch.rs", 140, true),
+        function("kernel::panic::end", "src/panic.rs", 41, true),
+        function("__rustc::rust_begin_unwind", "src/panic.rs", 36, false),
+    ];
+    let panic_fmt = function("core::panicking::panic_fmt", "core/src/panicking.rs", 80, false);
+    vec![frame(true, halted), frame(false, vec![panic_fmt])]
+}
+
+fn plain_frame(name: &str, file: &str, line: u32) -> Frame {
+    frame(false, vec![function(name, file, line, false)])
+}
+
+#[test]
+fn the_function_that_raised_an_exception_comes_first_in_a_panic() {
+    let mut frames = panicking();
+    frames.extend([
+        plain_frame("kernel::trap::exception", "src/trap.rs", 144),
+        plain_frame("trap_entry", "src/trap.rs", 36),
+        plain_frame("trap_common", "src/entry.s", 12),
+        frame(true, vec![function("kernel::follow", "src/follow.rs", 24, false)]),
+        plain_frame("kernel::step", "src/step.rs", 16),
+    ]);
+    let taken = taken(vec![cpu(0, CpuState::Running, Some(false), frames)]);
+    let text = shown(&taken, &[], Detail::Folded);
+    let expected = "
+  #5  follow                  src/follow.rs:24  (interrupted)
+      calls (interrupted) trap_common > trap_entry > exception > panic_fmt > …
+  #6  step                    src/step.rs:16
+";
+    assert!(text.contains(expected), "{text}");
+    let text = shown(&taken, &[], Detail::All);
+    assert!(text.contains("  #0  halt_forever  "), "{text}");
+}
+
+#[test]
+fn the_function_that_panicked_comes_first_in_an_interrupt_handler_too() {
+    let mut frames = panicking();
+    frames.extend([
+        plain_frame("kernel::tick", "src/tick.rs", 5),
+        plain_frame("trap_entry", "src/trap.rs", 36),
+        frame(true, vec![function("kernel::idle", "src/idle.rs", 9, false)]),
+    ]);
+    let taken = taken(vec![cpu(0, CpuState::Running, Some(false), frames)]);
+    let text = shown(&taken, &[], Detail::Folded);
+    assert!(text.contains("  #2  tick "), "{text}");
+    assert!(text.contains("  #4  idle                    src/idle.rs:9  (interrupted)"), "{text}");
+}
+
+#[test]
+fn neighbours_of_one_name_are_folded_into_one() {
+    let folded = [
+        function("kernel::x86::irq_restore", "src/x86.rs", 7, true),
+        function("kernel::irq_restore", "src/irq.rs", 5, true),
+        function("kernel::schedule", "src/schedule.rs", 3, true),
+        function("kernel::irq_restore", "src/irq.rs", 5, true),
+        function("kernel::abba::take_second", "src/abba.rs", LOCK_CALL, false),
+    ];
+    let taken = taken(vec![cpu(0, CpuState::Running, None, vec![frame(true, folded.into())])]);
+    let text = shown(&taken, &[hang(&["cpu0"], vec![cpu_node(0, None)])], Detail::Folded);
+    assert!(text.contains("      calls irq_restore > schedule > irq_restore\n"), "{text}");
+}
+
 #[test]
 fn the_line_of_folded_functions_fits_in_80_columns() {
     let name = |n: u32| format!("kernel::a_function_with_a_long_name_{n}");
@@ -297,6 +528,65 @@ fn the_line_of_folded_functions_fits_in_80_columns() {
     let expected = "      calls a_function_with_a_long_name_8 > a_function_with_a_long_name_7 > …";
     assert_eq!(calls, expected);
     assert!(calls.chars().count() <= 80);
+}
+
+/// The first line of a hang's text.
+fn first_line(hang: &Hang) -> String {
+    let text = super::hangs(std::slice::from_ref(hang));
+    anstream::adapter::strip_str(&text).to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn the_age_of_a_hang_is_a_duration_for_one_party_and_for_two() {
+    let nodes = || vec![cpu_node(0, None), cpu_node(1, None)];
+    let rows = [
+        (Class::Deadlock, "for 2.0 s"),
+        (Class::DeadHalt, "halted with interrupts off for 2.0 s"),
+        (Class::HardLockup, "interrupts off for 2.0 s"),
+        (Class::SoftLockup, "nothing scheduled for 2.0 s"),
+        (Class::LockWait, "for 2.0 s"),
+        (Class::Livelock, "no work finished for 2.0 s"),
+        (Class::LostWakeup, "idle with work pending for 2.0 s"),
+        (Class::BootStall, "not ready after 2.0 s"),
+        (Class::Silent, "nothing printed for 2.0 s"),
+    ];
+    for (class, age) in rows {
+        let shown = |blamed: &[&str]| first_line(&Hang { class, ..hang(blamed, nodes()) });
+        assert_eq!(shown(&["cpu0"]), format!("hang: {class}, cpu0 ({age})"));
+        assert_eq!(shown(&["cpu0", "cpu1"]), format!("hang: {class}, cpu0 and cpu1 ({age})"));
+    }
+}
+
+#[test]
+fn a_line_of_more_than_100_columns_is_broken_before_the_wait() {
+    let shown = |file: &str| {
+        let kind = NodeKind::Lock {
+            symbol: None,
+            address: "ffffffff80611610".into(),
+            lock: LockKind::Spin,
+            held_by: Some("cpu0".into()),
+            taken_at: Some(SourceLine { file: file.into(), line: 38 }),
+        };
+        let lock = WaitNode { id: "INODE_LOCK".into(), kind };
+        let mut hang = hang(&["cpu0"], vec![cpu_node(0, None), lock]);
+        hang.edges[0].to = "JOURNAL_LOCK".into();
+        let held = WaitEdge {
+            from: "INODE_LOCK".into(),
+            to: "cpu0".into(),
+            kind: WaitKind::HeldBy,
+            ..hang.edges[0].clone()
+        };
+        hang.edges.push(held);
+        anstream::adapter::strip_str(&super::hangs(&[hang])).to_string()
+    };
+    let file = "a".repeat(38);
+    let line = format!("\n  cpu0 holds INODE_LOCK (taken at {file}:38), waits for JOURNAL_LOCK\n");
+    assert_eq!(line.trim_matches('\n').chars().count(), 100);
+    assert!(shown(&file).contains(&line), "{}", shown(&file));
+    let file = "a".repeat(39);
+    let lines =
+        format!("\n  cpu0 holds INODE_LOCK (taken at {file}:38),\n    waits for JOURNAL_LOCK\n");
+    assert!(shown(&file).contains(&lines), "{}", shown(&file));
 }
 
 #[test]

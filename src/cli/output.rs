@@ -55,9 +55,11 @@ pub fn start_tracing(verbosity: u8) {
     tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(ansi).init();
 }
 
-/// Prints an error and its causes on standard error.
+/// Prints an error and its causes on standard error. A message may have several lines, as those about a
+/// suite's mistakes have.
 pub fn error(error: &anyhow::Error) {
-    let text: Vec<String> = error.chain().map(|cause| sanitize::line(&cause.to_string())).collect();
+    let text: Vec<String> =
+        error.chain().map(|cause| sanitize::lines(&cause.to_string())).collect();
     let _ = writeln!(anstream::stderr(), "{ERROR}error{ERROR:#}: {}", text.join(": "));
 }
 

@@ -58,7 +58,7 @@ fn a_directory_is_no_core() {
 fn what_is_no_core_is_called_what_it_is() {
     for (bytes, wanted) in [
         (&b""[..], "an empty file"),
-        (b"hello", "no ELF file"),
+        (b"hello", "not an ELF file"),
         (nmiscope::bundled::image(), "an ELF executable"),
     ] {
         refused(nmiscope(["report", CORE]).with_file(CORE, bytes), wanted);

@@ -321,7 +321,7 @@ impl Merged {
                 runs.insert((&id.name, id.run), finished);
             }
         }
-        // Runs that were to be tried again, or were interrupted, are not finished.
+        // Runs that were to be retried, or were interrupted, are not finished.
         runs.retain(|_, end| !end.again && end.status != Status::Interrupted);
         let mut counts = BTreeMap::new();
         for end in runs.values() {

@@ -103,7 +103,7 @@ pub struct Runner<'a> {
     /// Number of runs that did not start or were interrupted because the farm was ended.
     not_run: u64,
     started: Instant,
-    /// True once `--fail-fast` or `--until-hang` has been fulfilled: no run starts, none is tried again.
+    /// True once `--fail-fast` or `--until-hang` has been fulfilled: no run starts, and none is retried.
     goal_reached: bool,
     /// Time at which the farm was asked to end; processes that outlive it by `REPORT_TIME` are killed.
     interrupted_at: Option<Instant>,

@@ -179,7 +179,7 @@ impl RunArgs {
 
 /// The argument of `--serial` is empty.
 #[derive(Debug, thiserror::Error)]
-#[error("`stdout`, `none` or the name of a file is wanted")]
+#[error("expected `stdout`, `none` or the name of a file")]
 struct NoSink;
 
 fn parse_sink(text: &str) -> Result<Sink, NoSink> {
@@ -201,7 +201,7 @@ pub fn run(arguments: &RunArgs, detail: Detail, started: Instant) -> anyhow::Res
         die_with(parent)?;
     }
     if arguments.contradicts_itself() {
-        let message = "--hang-policy says both kill and continue: which is it?";
+        let message = "--hang-policy has both kill and continue: use one of them";
         return Err(BadRequest::from_error(anyhow!(message)));
     }
     let destination = destination(arguments)?;

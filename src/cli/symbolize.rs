@@ -58,11 +58,11 @@ pub struct SymbolizeArgs {
 #[derive(Debug, thiserror::Error)]
 enum NoPlace {
     #[error(
-        "an address in hexadecimal is wanted, as in ffffffff80201234, or a place in a function, as in \
+        "expected an address in hexadecimal, as in ffffffff80201234, or a place in a function, as in \
          'vfs_write+0x14/0x90'"
     )]
     NoReference,
-    #[error("an address in hexadecimal is wanted, as in ffffffff80201234")]
+    #[error("expected an address in hexadecimal, as in ffffffff80201234")]
     NoAddress,
 }
 

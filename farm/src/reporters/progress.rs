@@ -102,7 +102,7 @@ fn finish_line(end: &VmFinished) -> String {
         let pad = " ".repeat(NAME_WIDTH.saturating_sub(name.chars().count()));
         let _ = write!(text, "{pad}  {finding}");
     }
-    if let Some(status) = end.again.then_some("   is tried again") {
+    if let Some(status) = end.again.then_some("   retried") {
         let _ = write!(text, "{DIM}{status}{DIM:#}");
     }
     text.push('\n');

@@ -140,7 +140,7 @@ impl KnownFailures {
             let digits = signature.bytes().all(|byte| byte.is_ascii_hexdigit());
             if !digits || !matches!(signature.len(), 8 | 16) {
                 let message =
-                    "a signature is wanted, or the start of one: 16 or 8 hexadecimal digits";
+                    "expected a signature, or the start of one: 16 or 8 hexadecimal digits";
                 return Err(wrong(at, message.into()));
             }
             let until = written.until.map(|until| {

@@ -30,7 +30,7 @@ pub(super) enum SettingError {
     NoMemory,
     #[error("no time at all")]
     NoTime,
-    #[error("a duration is wanted, as in \"2s\"")]
+    #[error("expected a duration, as in \"2s\"")]
     NoDuration,
     #[error("no class of hangs `{name}`; {hint}")]
     NoClass { name: String, hint: String },

@@ -23,8 +23,26 @@ use crate::hang::{Bounds, Class};
 use crate::images::{Access, DEBUG_DIRECTORY, Files};
 use crate::session::{self, Ended, Policy, RunEvent, RunOptions, Sink};
 
+const EXAMPLES: &str = "\
+Examples:
+  nmiscope run
+        boot the bundled guest with its demo deadlock, and report the hang
+  nmiscope run kernel.elf --append quiet --hang-after soft-lockup=30s
+        boot this kernel, and wait longer before a soft lockup is reported
+  nmiscope run kernel.elf --time-limit 60s --json report.json --core hang.core
+        fail the guest after a minute, and keep a report and a core
+
+Exit codes:
+  0  clean: the guest exited with code 0, or the run was stopped as requested
+  1  the guest exited with another code, or exceeded --time-limit
+  2  usage: the command line, or a file it names, cannot be used
+  3  hang, certain or likely
+  4  panic or crash in the guest
+  5  the tool or its host failed, or the host did not run the guest (starved)";
+
 /// Command-line arguments of `nmiscope run`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct RunArgs {
     /// Guest to boot: an x86-64 ELF kernel with a PVH entry point [default: the bundled guest]
     #[arg(value_hint = ValueHint::FilePath)]

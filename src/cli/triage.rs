@@ -51,8 +51,10 @@ time limit, the functions that were running.
 Exit codes:
   0  no failures, or known ones only; with --diff, none that is new
   1  a time limit was exceeded
+  2  usage: the command line, or a file it names, cannot be used
   3  a hang; with --diff, a new failure of any kind
-  4  a panic or a crash";
+  4  a panic or a crash
+  5  the tool or its host failed";
 
 /// Maximum number of skipped files that are named without `--verbose`.
 const MAX_NAMED: usize = 10;

@@ -21,8 +21,8 @@ const QUICKLY: [&str; 2] = ["--hang-after", "300ms"];
 fn expect_same_text_from_json(live: &Finished) {
     let again = nmiscope(["report"]).arg(live.directory.path().join(REPORT)).run();
     assert_eq!(again.code(), live.code());
-    let told = live.stdout.lines().filter(|line| !line.starts_with("wrote "));
-    assert_eq!(again.stdout.lines().collect::<Vec<_>>(), told.collect::<Vec<_>>());
+    let printed = live.stdout.lines().filter(|line| !line.starts_with("wrote "));
+    assert_eq!(again.stdout.lines().collect::<Vec<_>>(), printed.collect::<Vec<_>>());
 }
 
 #[test]
@@ -153,8 +153,8 @@ fn the_backtraces_of_a_guest_that_hangs_again_and_again_are_limited() {
     let with_backtrace = report.hangs.iter().take_while(|hang| hang.backtrace.is_some());
     assert_eq!(with_backtrace.count(), 16);
     assert!(report.hangs[16..].iter().all(|hang| hang.backtrace.is_none()));
-    let told = report.warnings.iter().filter(|warning| warning.contains("has hung often"));
-    assert_eq!(told.count(), 1, "{:?}", report.warnings);
+    let warnings = report.warnings.iter().filter(|warning| warning.contains("has hung often"));
+    assert_eq!(warnings.count(), 1, "{:?}", report.warnings);
 }
 
 #[test]

@@ -64,6 +64,6 @@ impl Diff {
     }
 }
 
-fn signatures(of: &ScanResult) -> BTreeSet<(FailureKind, &str)> {
-    of.triage.groups.iter().map(|group| (group.kind, &*group.signature)).collect()
+fn signatures(scan: &ScanResult) -> BTreeSet<(FailureKind, &str)> {
+    scan.triage.groups.iter().map(|group| (group.kind, &*group.signature)).collect()
 }

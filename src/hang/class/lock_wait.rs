@@ -63,7 +63,7 @@ pub fn found(guest: &KnownGuest<'_>, group: &WaiterGroup) -> Option<(Class, Dura
     let members = group.members.iter().filter_map(|&node| guest.wait_age(node));
     let waited = members.clone().map(|age| age.wall).min()?;
     let locks = group.members.iter().filter_map(|&node| match node {
-        Node::Lock(address) if !guest.ages.passes_by(address, waited) => {
+        Node::Lock(address) if !guest.ages.changes_hands(address, waited) => {
             let holder = guest.kernel.locks.get(&address)?.holder;
             let held = holder.map(|_| guest.ages.lock(address));
             guest.wait_ages_for_lock(address).chain(held).map(|age| age.own).min()

@@ -347,6 +347,8 @@ pub enum Fact {
 }
 
 /// A task that was not running when the guest was stopped.
+///
+/// The bundled guest has a type of the same name, the task itself; this is its form in a report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Task {
     /// Number of the task in the kernel's table.

@@ -132,6 +132,7 @@ fn read_tag(text: &str) -> Result<Tag, SettingError> {
 pub struct WorkloadName(pub String);
 
 /// Kernel parameters as one string, without control characters.
+// The bundled guest has a type of the same name: the parameters that it has parsed.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 pub struct KernelParameters(pub String);
 

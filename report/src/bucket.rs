@@ -37,7 +37,7 @@ pub fn bucket<'a>(
     bucket
 }
 
-/// Returns a lock's name without the address that tells it from others of that name.
+/// Returns a lock's name without the address that distinguishes it from others of that name.
 fn lock_name(lock: &str) -> &str {
     let is_address = |text: &str| {
         text.len() == 16 && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))

@@ -32,7 +32,7 @@ pub fn of_report(report: &Report) -> String {
     }
 }
 
-/// Returns how a run ended, as a label and a sentence; `None` for an end that is told by its hangs.
+/// Returns how a run ended, as a label and a sentence; `None` for an end that the hangs explain.
 pub(crate) fn ending(outcome: &Outcome) -> Option<(&'static str, String)> {
     Some(match outcome {
         Outcome::Hang | Outcome::Observed { panicking: None, .. } => return None,

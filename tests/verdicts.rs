@@ -228,7 +228,7 @@ fn without_names() -> Vec<u8> {
 }
 
 #[test]
-fn hangs_without_any_names_are_told_from_each_other_by_their_callers() {
+fn signatures_without_names_distinguish_hangs_by_callers() {
     let image = without_names();
     let signature = |workload: &str| {
         let finished = nmiscope(["run", "bare.elf", "--workload", workload, "--cpus", "2"])

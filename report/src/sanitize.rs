@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn json_stays_what_it_says() {
+    fn escaped_json_parses_to_the_same_text() {
         let text = "a\u{9b}31m\u{7f}\u{202e}\n";
         let encoded = json(&serde_json::to_string_pretty(&[text]).unwrap());
         assert!(!encoded.chars().any(|c| is_dangerous(c) && c != '\n'));

@@ -1,6 +1,9 @@
 //! Judgement of a try: compares what a VM's process left behind with what the suite expects.
 //!
 //! Pure functions: the caller (`examine`) reads the files.
+//!
+//! Owns the statuses and their reasons; refuses to own the files (`examine`) and exit codes (the command
+//! line).
 
 use std::collections::BTreeSet;
 

@@ -4,6 +4,9 @@
 //! time, with one start and one end, and the files of each try. The directory is made beside its final
 //! place and renamed in one step. Paths in a journal are not trusted: nothing outside an input is read,
 //! nothing outside the output written.
+//!
+//! Owns the union of results and the refusal of contradictory ones; refuses to own their format
+//! (`journal`, `results`) and the copying of files (`copy`). Called by the command line.
 
 mod copy;
 mod parts;

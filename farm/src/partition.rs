@@ -3,6 +3,8 @@
 //! `hash:2/8` selects a VM by its name alone, so that a VM keeps its part when others are added or
 //! removed. `count:2/8` deals the VMs out in order, so that the sizes of parts differ by at most one.
 //! Parts are numbered from 1; together, all parts of one method hold each VM of the suite once.
+//!
+//! Owns the syntax and the choice; refuses to own the plan (`plan`, which calls it).
 
 use std::fmt;
 use std::str::FromStr;

@@ -2,6 +2,9 @@
 //! them.
 //!
 //! The same suite and options give the same plan on every host and in every version.
+//!
+//! Owns the order and number of runs; refuses to own the syntax of filters and partitions (`filter`,
+//! `partition`). Called by the command line.
 
 use std::num::NonZeroU32;
 

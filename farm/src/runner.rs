@@ -3,6 +3,9 @@
 //!
 //! One thread makes all decisions. It only ever waits for its inbox: a VM's process has ended, a signal
 //! has arrived, or a deadline has passed.
+//!
+//! Owns the order of starts, retries and stops; refuses to own processes (`process`), room on the host
+//! (`budget`, `queue`) and verdicts (`examine`). Called by the command line.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

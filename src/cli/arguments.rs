@@ -1,5 +1,8 @@
 //! The command line as a whole: the commands, and the options that all of them share. The options of
 //! a command stand beside its action, in the command's file.
+//!
+//! Owns the order of commands and the text of the main help; refuses to own the actions of commands.
+//! Called by the parent module.
 
 #[cfg(feature = "kvm")]
 use std::path::PathBuf;

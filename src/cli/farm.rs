@@ -1,4 +1,7 @@
 //! `nmiscope farm`: plans and runs a suite, passes its events to reporters, and returns an exit code.
+//!
+//! Owns the options, the checks before the first VM and the choice of reporters; refuses to own the runs
+//! themselves (the crate `farm`). Called by the parent module.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

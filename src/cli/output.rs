@@ -1,5 +1,8 @@
 //! The program's output: results on standard output; errors, warnings and traces on standard error, and
 //! with them the text for people when standard output holds a report.
+//!
+//! Owns the streams, colors and escaping; refuses to own the texts (`report`, farms). Called by all
+//! commands.
 
 use std::io::{self, Write};
 

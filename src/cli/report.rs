@@ -1,4 +1,7 @@
 //! `nmiscope report`: makes a report from a core or a dump, and prints it.
+//!
+//! Owns the options; refuses to own the reading of files (`session::offline`) and the text (`report`).
+//! Called by the parent module.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,7 @@
 //! `nmiscope run`: turns arguments into a session, prints its events, and writes its report.
+//!
+//! Owns the options, and which file is written when; refuses to own the run itself (`session`). Called by
+//! the parent module.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,7 @@
 //! `nmiscope symbolize`: annotates a log from standard input, or looks up addresses of the command line.
+//!
+//! Owns the options and the reading of standard input; refuses to own the lookup and its text
+//! (`symbolize`). Called by the parent module.
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;

@@ -1,5 +1,8 @@
 //! `nmiscope triage`: groups the failures in reports, prints them as text or JSON, and returns an exit
 //! code.
+//!
+//! Owns the options and the choice of the exit code; refuses to own groups and their text (the crate
+//! `farm`). Called by the parent module.
 
 use std::io::{self, Write};
 use std::path::PathBuf;

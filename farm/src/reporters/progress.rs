@@ -1,5 +1,8 @@
 //! Progress of a run as text, event by event: the lines that `plain` writes and `terminal` prints above
 //! its bar.
+//!
+//! Owns the layout of these lines; refuses to own where they are written. Called by `plain` and
+//! `terminal`.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

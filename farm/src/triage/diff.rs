@@ -1,4 +1,7 @@
 //! Changes between two scans: groups that are new or gone, and VMs that became flaky.
+//!
+//! Owns the comparison; refuses to own groups (`groups`) and their text (`text`). Called by the command
+//! line.
 
 use std::collections::BTreeSet;
 

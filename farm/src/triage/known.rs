@@ -7,6 +7,9 @@
 //! note = "waits for the new journal"
 //! until = "2026-12-31"       # the last day on which it counts as known
 //! ```
+//!
+//! Owns the format and its mistakes; refuses to own the effect on an exit code. Called by triage, and by
+//! a farm with `--known`.
 
 use std::collections::HashMap;
 use std::fmt;

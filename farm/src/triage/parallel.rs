@@ -1,4 +1,6 @@
 //! Parallel processing of many small items.
+//!
+//! Owns the threads and the bound on waiting results; refuses to own the work. Called by `scan`.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc;

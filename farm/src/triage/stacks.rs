@@ -1,4 +1,7 @@
 //! Stacks of the parties to blame, and the functions in them that distinguish one failure from another.
+//!
+//! Owns the choice of stacks and functions; refuses to know any kernel's functions (its caller supplies
+//! the test). Called by `report_summary` and `groups`.
 
 use nmiscope_report::{
     Backtrace, Cpu, CpuState, Frame, Hang, NodeKind, Outcome, Report, TaskState, Trigger,

@@ -3,6 +3,9 @@
 //! Due when all waiters have waited for the bound, when the CPUs that are to answer them have had that
 //! time to answer, and when the locks between them have stayed with their holders. Holds while one waiter
 //! still waits. Blames the tasks that hold a lock and could run, or else the party that all wait for.
+//!
+//! Owns this rule; refuses to own ages (`ages`) and the search for parties (`known`, `unknown`). Called
+//! through the tables in `class`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -17,11 +17,11 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 const QUICKLY: [&str; 2] = ["--hang-after", "300ms"];
 
-/// Compares verdicts with those in `verdicts.json`, which no test writes: the program of revision 4319b19 gave
-/// them, before its names and texts were rewritten. The workloads are those of classes that no stored capture
-/// has; `offline` compares the others.
+/// Compares verdicts with those in `verdicts.json`, which no test writes: the program of revision 4319b19
+/// gave them, before its names and texts were rewritten. The workloads are those of classes that no stored
+/// capture has; `offline` compares the others.
 #[test]
-fn live_verdicts_equal_the_stored_ones_in_every_class() {
+fn live_verdicts_equal_those_before_the_rewrite() {
     let stored: BTreeMap<String, serde_json::Value> =
         serde_json::from_str(include_str!("verdicts.json")).expect("JSON");
     for (workload, verdict) in &stored {

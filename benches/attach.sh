@@ -22,8 +22,8 @@ cargo build --quiet --release --locked
 cat <<EOF
 # Benchmarks of attach
 
-Made by \`just bench-attach\` (\`benches/attach.sh\`). Absolute times are this machine's; the ratios are the
-point.
+Made by \`just bench-attach\` (\`benches/attach.sh\`). Absolute times depend on the machine;
+compare the ratios.
 
 - date: $(date -u +%F)
 - revision: $(git describe --always --dirty --exclude '*')
@@ -35,8 +35,8 @@ point.
 ## The pause
 
 The time for which \`nmiscope attach\` stops a guest with two vCPUs, by the report's \`visit.stopped_ms\`,
-beside QMP \`stop\`, \`info registers -a\` and \`cont\` with nothing in between. Both in turn on one VM,
-medians of $rounds. The pause is to be at most five times as long as the bare stop.
+compared with QMP \`stop\`, \`info registers -a\` and \`cont\` with nothing in between. Both take turns on one VM;
+the table has medians of $rounds. The bar is a pause of at most five times the bare stop.
 
 | accelerator | memory | workload | bare stop | attach | longest attach | ratio |
 |---|---|---|---|---|---|---|

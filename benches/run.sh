@@ -46,7 +46,8 @@ compare() { # vCPUs
 cat <<EOF
 # Benchmarks
 
-Made by \`just bench\` (\`benches/run.sh\`). Absolute times are this machine's; the ratios are the point.
+Made by \`just bench\` (\`benches/run.sh\`). Absolute times depend on the machine;
+compare the ratios.
 
 - date: $(date -u +%F)
 - revision: $(git describe --always --dirty --exclude '*')
@@ -56,8 +57,8 @@ Made by \`just bench\` (\`benches/run.sh\`). Absolute times are this machine's; 
 
 ## To the first instruction, beside QEMU
 
-From the start of the process until what the guest's first instructions print is on its standard
-output, with the same image file.
+The time from the start of the process until the text that the guest's first instructions print is on
+standard output, with the same image file.
 
 EOF
 cargo bench --quiet --locked --bench start -- "$work/first.elf" 2>/dev/null | grep '^|'
@@ -65,8 +66,8 @@ cat <<EOF
 
 ## To the ready mark, beside QEMU
 
-Whole processes, from the start of the program to its end, with the same image file, whose guest
-leaves as soon as all its CPUs are up.
+The time of whole processes, from start to end, with the same image file; its guest exits as soon as
+all its CPUs are up.
 
 EOF
 compare 1
@@ -74,8 +75,8 @@ compare 4
 
 echo '## A backtrace of vCPUs that all spin'
 echo
-echo 'From the trigger to the last buffer read, beside the time that the handlers themselves run for,'
-echo 'and beside the same NMIs with all vCPUs let run free.'
+echo 'The time from the trigger to the last buffer read, compared with the time that the handlers themselves'
+echo 'run, and with the same NMIs while all vCPUs run freely.'
 echo
 cargo bench --quiet --locked --bench capture 2>/dev/null | grep '^|'
 echo
@@ -85,10 +86,10 @@ tests/nested/run.sh -b capture 2>/dev/null | grep '^|'
 echo
 echo '## Watching a healthy guest'
 echo
-echo "The tool's own CPU time, that of all its threads but the vCPUs', with hang detection off and on in"
-echo 'turn: medians of three times five seconds, which begin when the guest has long been up. "Once" is'
-echo 'what finding the structures of a kernel that is known takes, at the start. Exits are those to the'
-echo 'tool. A guest whose kernel is not known starts one vCPU of two. What it takes to answer, where it'
-echo 'is asked, is its own time, and not in the share.'
+echo "The CPU time of all the tool's threads except the vCPUs', with hang detection off and on in turn:"
+echo 'medians of three periods of five seconds, which begin when the guest has long been up. "Once" is the'
+echo 'time to find the structures of a known kernel, at the start. Exits are those to the tool. A guest with'
+echo "an unknown kernel starts one vCPU of two. The time in which a vCPU's thread answers the tool is not in the"
+echo 'share.'
 echo
 cargo bench --quiet --locked --bench watch 2>/dev/null | grep '^|'

@@ -90,8 +90,8 @@ compare() { # title, addresses, runs, the ratio to stay below; the addresses as 
 cat <<EOF
 # Symbols of a large image
 
-Made by \`just bench-symbolize VMLINUX\` (\`benches/symbolize.sh\`). Absolute times are this machine's; the
-ratios are the point. Whole processes, page cache warm.
+Made by \`just bench-symbolize VMLINUX\` (\`benches/symbolize.sh\`). Absolute times depend on the machine;
+compare the ratios. The times are those of whole processes, with a warm page cache.
 
 - date: $(date -u +%F)
 - revision: $(git describe --always --dirty --exclude '*')
@@ -109,7 +109,7 @@ NMISCOPE_TEST_IMAGE=$image cargo test --quiet --release --locked --package nmisc
 cat <<EOF
 ## Answers
 
-10,000 other addresses, at random in its text sections: name, file, line and depth of inlining are
-those of llvm-symbolizer ($(llvm-symbolizer --version | grep -o 'LLVM version .*')), but for two
-things that it guesses from the symbol table; \`symbolizer/tests/llvm.rs\` says which.
+For 10,000 other addresses, at random in the image's text sections, name, file, line and depth of inlining
+are those of llvm-symbolizer ($(llvm-symbolizer --version | grep -o 'LLVM version .*')), except for two things that it guesses from the symbol
+table; \`symbolizer/tests/llvm.rs\` names them.
 EOF

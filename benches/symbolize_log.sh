@@ -63,8 +63,8 @@ ours_again=$(seconds "$nmiscope" symbolize --image "$image" --modules "$modules"
 cat <<DOCUMENT
 # Symbols of a log
 
-Made by \`benches/symbolize_log.sh\`. Absolute times are this machine's; the ratios are the point. Whole
-processes, page cache warm.
+Made by \`benches/symbolize_log.sh\`. Absolute times depend on the machine;
+compare the ratios. The times are those of whole processes, with a warm page cache.
 
 - date: $(date -u +%F)
 - revision: $(git describe --always --dirty --exclude '*')

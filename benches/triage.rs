@@ -48,7 +48,7 @@ impl Reports {
         let hang = report.hangs.first();
         let mut journal = self.farm.then(|| {
             let mut journal = Journal::open(root).expect("a journal");
-            tell(&mut journal, 0, EventKind::FarmStarted(started()));
+            append(&mut journal, 0, EventKind::FarmStarted(started()));
             journal
         });
         for number in 0..REPORTS {
@@ -67,7 +67,7 @@ impl Reports {
                 directory: directory.clone(),
                 definition: "0".repeat(64),
             };
-            tell(journal, number, EventKind::VmStarted(begin));
+            append(journal, number, EventKind::VmStarted(begin));
             let hang = hang.map(|hang| HangSummary {
                 class: hang.class,
                 signature,
@@ -87,7 +87,7 @@ impl Reports {
                 elapsed_ms: 1.0,
                 files: BTreeMap::from([("report".into(), "report.json".into())]),
             };
-            tell(journal, number, EventKind::VmFinished(Box::new(end)));
+            append(journal, number, EventKind::VmFinished(Box::new(end)));
         }
     }
 }
@@ -109,7 +109,7 @@ fn started() -> FarmStarted {
     }
 }
 
-fn tell(journal: &mut Journal, number: usize, kind: EventKind) {
+fn append(journal: &mut Journal, number: usize, kind: EventKind) {
     journal
         .append(&FarmEvent { time: Timestamp::from_unix_ms(number as u64), kind })
         .expect("an event");

@@ -149,10 +149,10 @@ fn main() {
         compare(&Guest::bundled(name, 2));
     }
     for (name, does) in [
-        ("not known, idles", "IDLES"),
-        ("not known, computes", "SPINS_WITH_INTERRUPTS_ON"),
+        ("unknown kernel, idles", "IDLES"),
+        ("unknown kernel, computes", "SPINS_WITH_INTERRUPTS_ON"),
         // The host counts nothing that shows its state: it is stopped and examined at every sample.
-        ("not known, without interrupts", "PRINTS_WITH_INTERRUPTS_OFF"),
+        ("unknown kernel, without interrupts", "PRINTS_WITH_INTERRUPTS_OFF"),
     ] {
         compare(&Guest::foreign(name, does, folder.path()));
     }

@@ -121,7 +121,7 @@ impl Files {
             if !is_it(&files) {
                 let wanted = build_id.map(hex).unwrap_or_default();
                 bail!(
-                    "{} is another image: the one with build-id {wanted} is wanted",
+                    "{} is another image: expected the one with build-id {wanted}",
                     path.display()
                 );
             }

@@ -305,3 +305,24 @@ fn a_lack_of_permission_is_reported_with_the_group_to_join() {
     assert!(finished.stderr.contains("/dev/kvm: no permission"), "{}", finished.all());
     assert!(finished.stderr.contains("kvm group"), "{}", finished.all());
 }
+
+#[test]
+fn a_suites_mistake_is_shown_below_its_message() {
+    let suite = b"[[vm]]\nname = \"a\"\nexpct = \"pass\"\n";
+    let finished = nmiscope(["farm", "bad.toml"]).with_file("bad.toml", suite).run();
+    let stderr = finished.expect_code(exit::USAGE).stderr;
+    let (message, excerpt) = stderr.split_once('\n').expect("lines of the suite");
+    assert!(message.starts_with("error: bad.toml:3:1: unknown key `expct`; "), "{stderr}");
+    assert_eq!(excerpt, "  3 | expct = \"pass\"\n    | ^^^^^\n");
+}
+
+#[test]
+fn an_unknown_value_in_a_suite_gets_only_values_as_a_hint() {
+    let suite = b"[[vm]]\nname = \"a\"\nexpect = \"exit\"\n";
+    let finished = nmiscope(["farm", "bad.toml"]).with_file("bad.toml", suite).run();
+    let stderr = finished.expect_code(exit::USAGE).stderr;
+    assert!(
+        stderr.contains("unknown word `exit`; there are pass, hang, panic, crash\n"),
+        "{stderr}"
+    );
+}

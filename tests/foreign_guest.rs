@@ -182,10 +182,10 @@ fn an_unknown_kernel_that_spins_with_interrupts_off_is_locked_up() {
     let hang = hangs_in("spin_irqs_off", run_foreign("SPINS_WITH_INTERRUPTS_OFF", &arguments));
     assert_eq!(hang.class, Class::HardLockup);
     has_fact(&hang, |fact| matches!(fact, Fact::SeenWithInterruptsOff { ms } if *ms >= 2000.0));
-    let stood = |fact: &Fact| {
+    let stopped_at = |fact: &Fact| {
         matches!(fact, Fact::StoppedAt { halted: false, interrupts_enabled: false, .. })
     };
-    has_fact(&hang, stood);
+    has_fact(&hang, stopped_at);
 }
 
 #[test]
@@ -193,10 +193,10 @@ fn an_unknown_kernel_that_spins_with_interrupts_off_is_locked_up() {
 fn an_unknown_kernel_that_halts_with_interrupts_off_is_dead() {
     let hang = hangs_in("halt_irqs_off", run_foreign("HALTS_WITH_INTERRUPTS_OFF", &[]));
     assert_eq!(hang.class, Class::DeadHalt);
-    let stood = |fact: &Fact| {
+    let stopped_at = |fact: &Fact| {
         matches!(fact, Fact::StoppedAt { halted: true, interrupts_enabled: false, .. })
     };
-    has_fact(&hang, stood);
+    has_fact(&hang, stopped_at);
 }
 
 #[test]

@@ -55,10 +55,10 @@ fn a_directory_is_no_core() {
 }
 
 #[test]
-fn what_is_no_core_is_called_what_it_is() {
+fn a_file_that_is_not_a_core_is_refused_by_its_format() {
     for (bytes, wanted) in [
         (&b""[..], "an empty file"),
-        (b"hello", "no ELF file"),
+        (b"hello", "not an ELF file"),
         (nmiscope::bundled::image(), "an ELF executable"),
     ] {
         refused(nmiscope(["report", CORE]).with_file(CORE, bytes), wanted);

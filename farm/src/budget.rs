@@ -1,5 +1,8 @@
 //! CPUs and memory of the host, and the share of each VM. A farm that gives away more than the host has
 //! finds hangs that it caused itself.
+//!
+//! Owns the amounts and their limits by affinity, quota and control group; refuses to own the order of
+//! runs (`queue`). Called by the runner and the command line.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -124,7 +124,7 @@ pub struct VmFinished {
     pub directory: PathBuf,
     /// Verdict on the try, or the reason why there is none.
     pub status: Status,
-    /// True if the same run is going to be tried again.
+    /// True if the same run is going to be retried.
     pub again: bool,
     /// True if this try passed after an earlier try of the same run failed.
     pub flaky: bool,

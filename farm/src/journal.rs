@@ -1,6 +1,9 @@
 //! The journal of a results directory: the farm's events in order, one line of JSON each.
 //!
 //! An event is appended before it is reported, so the journal is true even if the farm that wrote it died.
+//!
+//! Owns the format of a line and how a cut one is treated; refuses to own the meaning of events
+//! (`event`). Called by `results`, `merge`, triage and the command line.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};

@@ -1,6 +1,9 @@
 //! Judgement of a try: compares what a VM's process left behind with what the suite expects.
 //!
 //! Pure functions: the caller (`examine`) reads the files.
+//!
+//! Owns the statuses and their reasons; refuses to own the files (`examine`) and exit codes (the command
+//! line).
 
 use std::collections::BTreeSet;
 
@@ -350,7 +353,7 @@ mod tests {
 
     #[test]
     fn process_without_a_report_gives_no_verdict_on_its_guest() {
-        let of = |end, report: Result<&Report, NoReport>, error| {
+        let judge_end = |end, report: Result<&Report, NoReport>, error| {
             let output = ProcessOutput { end, report, console: "", error };
             judge(&vm(Expectation::Pass), &output)
         };
@@ -368,7 +371,7 @@ mod tests {
             ),
         ];
         for (end, report, error, status, reason) in rows {
-            let judgement = of(end, report, error);
+            let judgement = judge_end(end, report, error);
             assert_eq!(judgement.status, status, "{end:?}");
             let said = judgement.reason.unwrap_or_default();
             assert!(said.contains(reason), "{said}");

@@ -4,6 +4,9 @@
 //! time, with one start and one end, and the files of each try. The directory is made beside its final
 //! place and renamed in one step. Paths in a journal are not trusted: nothing outside an input is read,
 //! nothing outside the output written.
+//!
+//! Owns the union of results and the refusal of contradictory ones; refuses to own their format
+//! (`journal`, `results`) and the copying of files (`copy`). Called by the command line.
 
 mod copy;
 mod parts;
@@ -150,8 +153,8 @@ impl Merged {
                     tries.insert(id, Try { started: Some((time, started)), ..new() });
                 }
                 EventKind::VmFinished(finished) => {
-                    let of = tries.entry(finished.id.clone()).or_insert_with(new);
-                    of.finished = Some((time, *finished));
+                    let entry = tries.entry(finished.id.clone()).or_insert_with(new);
+                    entry.finished = Some((time, *finished));
                 }
                 EventKind::FarmInterrupted { by } => {
                     interruption =
@@ -183,8 +186,8 @@ impl Merged {
             format!("{shown} is in {} and in {}", old.root.display(), new.root.display())
         };
         if old.finished.is_some() && new.finished.is_some() {
-            let root = |of: &Try| {
-                of.directory().and_then(|path| relative_path::resolve(&of.root, path).ok())
+            let root = |entry: &Try| {
+                entry.directory().and_then(|path| relative_path::resolve(&entry.root, path).ok())
             };
             let same = old.entries() == new.entries()
                 && copy::are_equal(root(old).as_deref(), root(&new).as_deref())
@@ -231,14 +234,14 @@ impl Merged {
     fn copy(&mut self, output: &Path) -> anyhow::Result<()> {
         let mut taken: BTreeMap<PathBuf, Id> = BTreeMap::new();
         let mut warnings = Vec::new();
-        for (id, of) in &mut self.tries {
-            let Some(relative) = of.directory().map(Path::to_owned) else { continue };
-            let shown = || format!("{}: the files of {}", of.root.display(), id.name);
-            let from = match relative_path::resolve(&of.root, &relative) {
+        for (id, entry) in &mut self.tries {
+            let Some(relative) = entry.directory().map(Path::to_owned) else { continue };
+            let shown = || format!("{}: the files of {}", entry.root.display(), id.name);
+            let from = match relative_path::resolve(&entry.root, &relative) {
                 Ok(from) => from,
                 Err(refused) => {
                     warnings.push(format!("{} are not copied: {refused}", shown()));
-                    clear_paths(of);
+                    clear_paths(entry);
                     continue;
                 }
             };
@@ -286,15 +289,16 @@ impl Merged {
 
     /// Combines the start events into one.
     fn started(&self, missing: &[String]) -> FarmStarted {
-        let each = |of: fn(&FarmStarted) -> &str| {
-            let all: BTreeSet<&str> = self.starts().map(of).collect();
+        let each = |field: fn(&FarmStarted) -> &str| {
+            let all: BTreeSet<&str> = self.starts().map(field).collect();
             all.into_iter().collect::<Vec<_>>().join(", ")
         };
         let parts = self.starts().filter_map(|start| start.partition.as_deref());
         let parts: BTreeSet<&str> = parts.collect();
         let seeds: BTreeSet<Option<u64>> = self.starts().map(|start| start.seed).collect();
         let lost: BTreeSet<&String> = self.starts().flat_map(|start| &start.lost).collect();
-        let sum = |of: fn(&FarmStarted) -> u64| self.starts().map(of).fold(0, u64::saturating_add);
+        let sum =
+            |field: fn(&FarmStarted) -> u64| self.starts().map(field).fold(0, u64::saturating_add);
         FarmStarted {
             schema_version: EVENT_SCHEMA_VERSION,
             tool: each(|start| &start.tool),
@@ -316,12 +320,12 @@ impl Merged {
     fn finished(&self) -> FarmFinished {
         let mut runs: BTreeMap<(&str, u32), &VmFinished> = BTreeMap::new();
         // Tries are in order, so the last try with an end remains for each run.
-        for (id, of) in &self.tries {
-            if let Some((_, finished)) = &of.finished {
+        for (id, entry) in &self.tries {
+            if let Some((_, finished)) = &entry.finished {
                 runs.insert((&id.name, id.run), finished);
             }
         }
-        // Runs that were to be tried again, or were interrupted, are not finished.
+        // Runs that were to be retried, or were interrupted, are not finished.
         runs.retain(|_, end| !end.again && end.status != Status::Interrupted);
         let mut counts = BTreeMap::new();
         for end in runs.values() {
@@ -347,7 +351,7 @@ impl Merged {
         let mut hangs: Vec<(Timestamp, &VmFinished)> = self
             .tries
             .values()
-            .filter_map(|of| of.finished.as_ref())
+            .filter_map(|entry| entry.finished.as_ref())
             .filter(|(_, end)| end.status == Status::Hang && !end.directory.as_os_str().is_empty())
             .map(|(time, end)| (*time, end))
             .collect();
@@ -366,11 +370,11 @@ impl Merged {
 }
 
 /// Clears the paths, so that no reader looks for files outside the results.
-fn clear_paths(of: &mut Try) {
-    if let Some((_, started)) = &mut of.started {
+fn clear_paths(entry: &mut Try) {
+    if let Some((_, started)) = &mut entry.started {
         started.directory = PathBuf::new();
     }
-    if let Some((_, finished)) = &mut of.finished {
+    if let Some((_, finished)) = &mut entry.finished {
         finished.directory = PathBuf::new();
         finished.files.clear();
     }

@@ -3,6 +3,8 @@
 //! `hash:2/8` selects a VM by its name alone, so that a VM keeps its part when others are added or
 //! removed. `count:2/8` deals the VMs out in order, so that the sizes of parts differ by at most one.
 //! Parts are numbered from 1; together, all parts of one method hold each VM of the suite once.
+//!
+//! Owns the syntax and the choice; refuses to own the plan (`plan`, which calls it).
 
 use std::fmt;
 use std::str::FromStr;
@@ -52,7 +54,7 @@ fn hash(name: &str) -> u64 {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PartitionError {
     /// The text has another form than `METHOD:PART/PARTS`.
-    #[error("a part is wanted, as in hash:1/4 or count:1/4")]
+    #[error("expected a part, as in hash:1/4 or count:1/4")]
     InvalidForm,
     /// The text names a method that does not exist.
     #[error("no `{by}`; {}", nearest::hint(by, &["hash", "count"]))]
@@ -115,11 +117,11 @@ mod tests {
     #[test]
     fn invalid_partitions_are_refused_with_a_reason() {
         let rows = [
-            ("", "a part is wanted"),
-            ("1/2", "a part is wanted"),
-            ("hash:2", "a part is wanted"),
-            ("hash:a/2", "a part is wanted"),
-            ("count:-1/2", "a part is wanted"),
+            ("", "expected a part"),
+            ("1/2", "expected a part"),
+            ("hash:2", "expected a part"),
+            ("hash:a/2", "expected a part"),
+            ("count:-1/2", "expected a part"),
             ("hahs:1/2", "no `hahs`; did you mean `hash`?"),
             ("hash:0/2", "there is no part 0 of 2"),
             ("count:3/2", "there is no part 3 of 2"),

@@ -2,6 +2,9 @@
 //! them.
 //!
 //! The same suite and options give the same plan on every host and in every version.
+//!
+//! Owns the order and number of runs; refuses to own the syntax of filters and partitions (`filter`,
+//! `partition`). Called by the command line.
 
 use std::num::NonZeroU32;
 
@@ -39,7 +42,7 @@ pub struct Plan {
 
 /// Error for a plan with more runs than memory should be spent on: each has an entry in the plan.
 #[derive(Debug, thiserror::Error)]
-#[error("these are {0} runs: {MAX_RUNS} at most, with a smaller --repeat")]
+#[error("the plan has {0} runs; at most {MAX_RUNS} are allowed: lower --repeat")]
 pub struct TooManyRuns(u64);
 
 const MAX_RUNS: u64 = 1_000_000;

@@ -1,5 +1,7 @@
 //! Relative paths in results. A journal may come from anywhere, so a path in it is followed only if it
 //! stays inside the results directory.
+//!
+//! Owns the check; refuses to open the file (its callers). Called by `merge`, `junit` and triage.
 
 use std::path::{Component, Path, PathBuf};
 

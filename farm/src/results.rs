@@ -6,6 +6,9 @@
 //! vms/NAME/RUN.TRY/   the files of one try: console.log report.json hang.core stderr.log
 //! SIGNATURE           a link to the first try that hung in this way
 //! ```
+//!
+//! Owns these names and the match of earlier results with a suite; refuses to own the contents of the
+//! files (`journal`, `process`). Called by the runner and the command line.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};

@@ -3,6 +3,9 @@
 //!
 //! One thread makes all decisions. It only ever waits for its inbox: a VM's process has ended, a signal
 //! has arrived, or a deadline has passed.
+//!
+//! Owns the order of starts, retries and stops; refuses to own processes (`process`), room on the host
+//! (`budget`, `queue`) and verdicts (`examine`). Called by the command line.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -103,7 +106,7 @@ pub struct Runner<'a> {
     /// Number of runs that did not start or were interrupted because the farm was ended.
     not_run: u64,
     started: Instant,
-    /// True once `--fail-fast` or `--until-hang` has been fulfilled: no run starts, none is tried again.
+    /// True once `--fail-fast` or `--until-hang` has been fulfilled: no run starts, and none is retried.
     goal_reached: bool,
     /// Time at which the farm was asked to end; processes that outlive it by `REPORT_TIME` are killed.
     interrupted_at: Option<Instant>,

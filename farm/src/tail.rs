@@ -1,4 +1,6 @@
 //! Ends of files that a guest can make arbitrarily long.
+//!
+//! Owns the bound on reading; refuses to own the use of the text. Called by `examine` and `junit`.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};

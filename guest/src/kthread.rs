@@ -62,7 +62,7 @@ impl Sched for X86 {
 /// Must not be called from an interrupt handler.
 ///
 /// # Panics
-/// [`MAX_TASKS`] tasks have been started already.
+/// Panics if [`MAX_TASKS`] tasks have been started already.
 pub fn spawn(name: &str, cpu: usize, function: fn(usize), argument: usize) {
     let next = |count| (count < MAX_TASKS as u32).then_some(count + 1);
     let Ok(number) = nr_tasks.fetch_update(Release, Relaxed, next) else {

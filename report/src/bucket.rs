@@ -35,7 +35,7 @@ pub fn bucket<'a>(
     [class, functions, locks].into_iter().flatten().collect::<Vec<_>>().join(":")
 }
 
-/// Returns a lock's name without the address that tells it from others of that name.
+/// Returns a lock's name without the address that distinguishes it from others of that name.
 fn lock_name(lock: &str) -> &str {
     let is_address = |text: &str| {
         text.len() == 16 && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))

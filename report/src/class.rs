@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The kinds of hangs, the one that explains most first.
+/// Class of a hang. The classes are in the order in which they explain a guest, the best explanation first.
 #[derive(
     Debug,
     Clone,

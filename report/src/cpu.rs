@@ -79,7 +79,7 @@ pub enum CpuFinding {
     /// The guest's trace has frames on top of the host's stack: the vCPU took an interrupt or an
     /// exception after it was resumed and before its NMI.
     InterruptedBefore {
-        /// Number of frames on top.
+        /// Number of frames that the guest's trace has above the innermost frame of the host's stack.
         frames: u32,
     },
     /// The vCPU was stopped in the shadow of an STI or MOV SS, in which it takes no NMI, and ran on

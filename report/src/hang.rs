@@ -66,12 +66,12 @@ pub enum Certainty {
     Suspected {
         /// Age of the suspected hang, in milliseconds.
         lasted_ms: f64,
-        /// Age, in milliseconds, from which it counts as a hang.
+        /// Bound of the class: age in milliseconds from which a suspicion counts as a hang.
         bound_ms: f64,
     },
     /// The facts do not show whether this is a hang.
     Unknown {
-        /// Reason why that is not known.
+        /// Reason why it is unknown whether the guest hangs.
         #[serde(alias = "why")]
         reason: String,
     },
@@ -277,51 +277,51 @@ pub fn blamed_function<'a>(blamed: &[String], evidence: &'a [Evidence]) -> Optio
 pub enum Fact {
     /// The timer tick of the CPU did not advance.
     NoTick {
-        /// Duration, in milliseconds of the CPU's own time.
+        /// Time without a timer tick, in milliseconds of the CPU's own time.
         ms: f64,
     },
     /// The main loop of the CPU did not advance: nothing was scheduled.
     NoSchedule {
-        /// Duration, in milliseconds of the CPU's own time.
+        /// Time without a step of the main loop, in milliseconds of the CPU's own time.
         ms: f64,
-        /// Number of interrupts that the CPU took in that time.
+        /// Number of interrupts that the CPU took while its main loop did not advance.
         interrupts: u64,
     },
     /// The party waited for the same thing.
     Waited {
-        /// Duration, in milliseconds of the party's own time.
+        /// Time for which the party has waited, in milliseconds of its own time.
         ms: f64,
     },
     /// Queued work items were pending, and none was finished.
     #[serde(alias = "work-undone")]
     PendingWork {
-        /// Duration, in milliseconds of the CPU's own time.
+        /// Time in which no work item was finished, in milliseconds of the CPU's own time.
         ms: f64,
         /// Number of items that are pending.
         items: u64,
-        /// Time in which the CPU executed instructions meanwhile, in milliseconds.
+        /// Time in which the CPU executed instructions while the work was pending, in milliseconds.
         ran_ms: f64,
     },
     /// Tasks were ready on the CPU, and none was switched to.
     TasksNotRun {
-        /// Duration, in milliseconds of the CPU's own time.
+        /// Time without a switch to a ready task, in milliseconds of the CPU's own time.
         ms: f64,
         /// Number of tasks that are ready.
         tasks: u32,
     },
     /// The guest had not reported that it is ready.
     NotReady {
-        /// Duration, in milliseconds of the CPU's own time.
+        /// Time without a report that the guest is ready, in milliseconds of the CPU's own time.
         ms: f64,
     },
     /// The guest printed nothing on its console.
     NoOutput {
-        /// Duration, in milliseconds of the CPU's own time.
+        /// Time without console output, in milliseconds of the CPU's own time.
         ms: f64,
     },
     /// Interrupts were off each time that the CPU was sampled.
     SeenWithInterruptsOff {
-        /// Duration, in milliseconds of the CPU's own time.
+        /// Time in which every sample had interrupts off, in milliseconds of the CPU's own time.
         ms: f64,
     },
     /// Position of the CPU when it was stopped.
@@ -347,6 +347,8 @@ pub enum Fact {
 }
 
 /// A task that was not running when the guest was stopped.
+///
+/// The bundled guest has a type of the same name, the task itself; this is its form in a report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Task {
     /// Number of the task in the kernel's table.

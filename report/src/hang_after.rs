@@ -43,7 +43,7 @@ pub enum HangAfterError {
         name: String,
     },
     /// The bound is too short for two samples of the guest.
-    #[error("too short to look twice: 200ms at least, or 0 to not look")]
+    #[error("too short to sample the guest twice: at least 200ms, or 0 to disable detection")]
     TooShort,
     /// The bound is not a duration.
     #[error(transparent)]
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn what_is_no_bound_is_refused_with_a_hint() {
         let rows = [
-            ("1ns", "too short to look twice"),
+            ("1ns", "too short to sample the guest twice"),
             ("2", "as in 2s or 500ms"),
             ("livelok=1s", "no class `livelok`; did you mean `livelock`?"),
             ("xyzzy=1s", "no class `xyzzy`; there are deadlock, "),

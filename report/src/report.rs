@@ -19,7 +19,7 @@ pub const SCHEMA_VERSION: u32 = 3;
 /// The value of [`Report::host`] where the host is not known.
 pub const UNKNOWN_HOST: &str = "unknown";
 
-/// The report of one run of one VM, or of one look at a VM that somebody else runs.
+/// The report of one run of a VM, or of one observation of a VM that another program started.
 ///
 /// Times named `*_ms` are milliseconds: of a moment, since the tool's start; otherwise a duration. The only
 /// wall clock is `captured_at`.
@@ -293,7 +293,8 @@ pub struct Backtrace {
 pub struct KernelLog {
     /// Lines of the log, oldest first.
     pub lines: Vec<LogLine>,
-    /// Number of lines before these: overwritten by the guest, or left out here.
+    /// Number of earlier lines that are missing from `lines`: overwritten by the guest, or left out of the
+    /// report.
     pub omitted: u64,
     /// Reason why the log could not be read; absent where it could.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -305,7 +306,7 @@ pub struct KernelLog {
 pub struct LogLine {
     /// Time of the line, in milliseconds of the guest's clock since the guest started.
     pub uptime_ms: f64,
-    /// Number of the CPU that printed it; null where the kernel does not record it.
+    /// Number of the CPU that printed the line; null where the kernel does not record it.
     pub cpu: Option<u32>,
     /// Severity as in syslog: 0, emergency, to 7, debug.
     pub level: u8,
@@ -346,7 +347,8 @@ pub enum Trigger {
 pub enum BufferReservation {
     /// The hypervisor held the buffers alone.
     Held {
-        /// Time for which it waited for a client inside the guest, in milliseconds.
+        /// Time for which the hypervisor waited until a client inside the guest released the buffers, in
+        /// milliseconds.
         waited_ms: f64,
     },
     /// A client inside the guest did not release the buffers; the backtrace was taken without.
@@ -356,7 +358,7 @@ pub enum BufferReservation {
         /// Time for which it has held them by the guest's records, in milliseconds; null for a value that is
         /// impossible.
         held_ms: Option<f64>,
-        /// Time for which the hypervisor waited, in milliseconds.
+        /// Time for which the hypervisor waited for the buffers before it gave up, in milliseconds.
         waited_ms: f64,
     },
     /// The buffers could not be reserved: they were not found, or the target's memory cannot be written.

@@ -26,6 +26,11 @@ pub fn line(text: &str) -> String {
     safe
 }
 
+/// Returns text of several lines with every dangerous character escaped, except the line feeds.
+pub fn lines(text: &str) -> String {
+    text.split('\n').map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// Returns JSON with every dangerous character in its strings escaped. Line feeds belong to the layout:
 /// those in strings are escaped already, like all characters below U+0020.
 pub fn json(text: &str) -> String {
@@ -136,10 +141,11 @@ mod tests {
     #[test]
     fn lines_and_tabs_stay() {
         assert_eq!(through_terminal(&[b"a\tb\nc"]), "a\tb\nc");
+        assert_eq!(lines("a\tb\nc\x1b[2J\r\n"), "a\\tb\nc\\u{1b}[2J\\r\n");
     }
 
     #[test]
-    fn json_stays_what_it_says() {
+    fn escaped_json_parses_to_the_same_text() {
         let text = "a\u{9b}31m\u{7f}\u{202e}\n";
         let encoded = json(&serde_json::to_string_pretty(&[text]).unwrap());
         assert!(!encoded.chars().any(|c| is_dangerous(c) && c != '\n'));

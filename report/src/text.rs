@@ -64,7 +64,7 @@ pub fn ready(machine: &Machine, after: Duration) -> String {
     )
 }
 
-/// Returns how the run ended, as a line; nothing for an exit with code 0, or an end that its hangs tell.
+/// Returns how the run ended, as a line; empty for an exit with code 0, and for an end that the hangs explain.
 pub fn outcome(outcome: &Outcome) -> String {
     let style = match outcome {
         Outcome::Exit { code: 0 } => return String::new(),

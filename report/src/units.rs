@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum UnitError {
     /// The text is not a number of bytes, or the number exceeds 64 bits.
-    #[error("a number of bytes is wanted, as in 64M or 1G")]
+    #[error("expected a number of bytes, as in 64M or 1G")]
     NoSize,
     /// The text is not a duration.
     #[error("{0}, as in 2s or 500ms")]

@@ -64,7 +64,7 @@ fn every_former_kind_of_finding_is_read() {
 }
 
 #[test]
-fn what_the_former_version_lacks_is_unknown_or_made_from_the_rest() {
+fn fields_missing_in_former_reports_are_unknown_or_derived() {
     let report = json::read(TASKS).unwrap();
     assert_eq!((report.captured_at, report.host.as_str()), (None, "unknown"));
     assert_eq!(report.hangs[0].bucket, None);

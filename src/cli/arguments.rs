@@ -1,5 +1,8 @@
 //! The command line as a whole: the commands, and the options that all of them share. The options of
 //! a command stand beside its action, in the command's file.
+//!
+//! Owns the order of commands and the text of the main help; refuses to own the actions of commands.
+//! Called by the parent module.
 
 #[cfg(feature = "kvm")]
 use std::path::PathBuf;
@@ -90,6 +93,11 @@ This program was built without KVM: it starts no VM and contains no guest.
     exit_codes!()
 );
 
+/// Heading of the options that all commands share.
+const GLOBAL: &str = "Global options";
+/// Position of these options in the help, behind a command's own.
+const LAST: usize = 1000;
+
 /// Reports why a VM hung: the vCPU that is stuck and its source lines, from outside the guest.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES, max_term_width = 80)]
@@ -98,10 +106,12 @@ pub struct Arguments {
     #[command(subcommand)]
     pub command: Command,
     /// Use colors always, never, or on a terminal without NO_COLOR in the environment (auto)
-    #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, help_heading = GLOBAL,
+          display_order = LAST)]
     pub color: Color,
     /// Show all frames of stacks, and trace the steps that are taken on standard error (-vv: in detail)
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = GLOBAL,
+          display_order = LAST)]
     pub verbose: u8,
 }
 

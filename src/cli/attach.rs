@@ -1,4 +1,7 @@
 //! `nmiscope attach`: reports a VM in a QEMU that another program started.
+//!
+//! Owns the options and the process that guards a stopped VM; refuses to own the steps of an attach
+//! (`session::attach`). Called by the parent module.
 
 use std::path::PathBuf;
 use std::process::Command;

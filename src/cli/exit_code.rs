@@ -1,4 +1,7 @@
 //! The program's exit codes, as documented in `--help`. They are part of the interface, as the JSON is.
+//!
+//! Owns the numbers and the choice among them; refuses to own verdicts (`hang`, farms). Called by all
+//! commands.
 
 use std::collections::BTreeMap;
 use std::error::Error;

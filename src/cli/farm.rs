@@ -1,4 +1,7 @@
 //! `nmiscope farm`: plans and runs a suite, passes its events to reporters, and returns an exit code.
+//!
+//! Owns the options, the checks before the first VM and the choice of reporters; refuses to own the runs
+//! themselves (the crate `farm`). Called by the parent module.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -70,7 +73,8 @@ pub struct Farm {
     /// are added; count:2/8 makes parts of equal size
     #[arg(long, value_name = "PART")]
     pub partition: Option<Partition>,
-    /// List the VMs that would run, and run none
+    /// List the VMs that would run, and run none; as JSON, one line for each VM
+    /// (docs/farm-list.schema.json)
     #[arg(long)]
     pub list: bool,
     /// Retry a VM that does not end as expected up to this many times [default: as the suite says]
@@ -107,7 +111,7 @@ pub struct OutputArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub summary: Option<PathBuf>,
     /// Print text for people, or JSON for programs: one line for each event
-    /// (docs/farm-events.schema.json), or with --list for each VM (docs/farm-list.schema.json)
+    /// (docs/farm-events.schema.json)
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub message_format: MessageFormat,
 }

@@ -54,8 +54,8 @@ pub fn main(started: Instant) -> ExitCode {
         Command::Report(arguments) => report::report(&arguments, detail),
         Command::Symbolize(arguments) => symbolize::symbolize(&arguments),
         #[cfg(feature = "kvm")]
-        Command::Farm(of) => farm::farm(&of),
-        Command::Triage(of) => triage::triage(&of, arguments.verbose > 0),
+        Command::Farm(arguments) => farm::farm(&arguments),
+        Command::Triage(triage) => triage::triage(&triage, arguments.verbose > 0),
         #[cfg(feature = "kvm")]
         Command::Guest { file } => guest(&file),
         Command::Completions { shell } => completions(shell),

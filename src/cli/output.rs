@@ -1,5 +1,8 @@
 //! The program's output: results on standard output; errors, warnings and traces on standard error, and
 //! with them the text for people when standard output holds a report.
+//!
+//! Owns the streams, colors and escaping; refuses to own the texts (`report`, farms). Called by all
+//! commands.
 
 use std::io::{self, Write};
 
@@ -55,9 +58,11 @@ pub fn start_tracing(verbosity: u8) {
     tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(ansi).init();
 }
 
-/// Prints an error and its causes on standard error.
+/// Prints an error and its causes on standard error. A message may have several lines, as those about a
+/// suite's mistakes have.
 pub fn error(error: &anyhow::Error) {
-    let text: Vec<String> = error.chain().map(|cause| sanitize::line(&cause.to_string())).collect();
+    let text: Vec<String> =
+        error.chain().map(|cause| sanitize::lines(&cause.to_string())).collect();
     let _ = writeln!(anstream::stderr(), "{ERROR}error{ERROR:#}: {}", text.join(": "));
 }
 

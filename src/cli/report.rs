@@ -1,4 +1,7 @@
 //! `nmiscope report`: makes a report from a core or a dump, and prints it.
+//!
+//! Owns the options; refuses to own the reading of files (`session::offline`) and the text (`report`).
+//! Called by the parent module.
 
 use std::path::PathBuf;
 
@@ -12,13 +15,22 @@ use crate::errors::BadRequest;
 use crate::images::DEBUG_DIRECTORY;
 use crate::session::offline::{self, Stored};
 
-const EXIT_CODES: &str = "\
+const EXAMPLES: &str = "\
+Examples:
+  nmiscope report hang.core
+        report the hang again that `nmiscope run --core` stored
+  nmiscope report guest.dump --image kernel.elf --json report.json
+        report the guest in a dump of QEMU or libvirt, and write JSON
+  nmiscope report postmortem.json
+        print a report that is JSON as text
+
 Exit codes: for a core or a JSON report, that of its run; for a dump, 0 no hang
-or only a suspected one, 3 hang, 4 panic in the guest.";
+or only a suspected one, 3 hang, 4 panic in the guest. 2 usage: the file or the
+image cannot be used; 5 the tool or its host failed.";
 
 /// Command-line arguments of `nmiscope report`.
 #[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = EXAMPLES)]
 pub struct ReportArgs {
     /// File to report: a core, an ELF dump by `virsh dump --memory-only` or QEMU's dump-guest-memory, or a
     /// JSON report, which is only printed

@@ -1,4 +1,7 @@
 //! `nmiscope run`: turns arguments into a session, prints its events, and writes its report.
+//!
+//! Owns the options, and which file is written when; refuses to own the run itself (`session`). Called by
+//! the parent module.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -23,8 +26,26 @@ use crate::hang::{Bounds, Class};
 use crate::images::{Access, DEBUG_DIRECTORY, Files};
 use crate::session::{self, Ended, Policy, RunEvent, RunOptions, Sink};
 
+const EXAMPLES: &str = "\
+Examples:
+  nmiscope run
+        boot the bundled guest with its demo deadlock, and report the hang
+  nmiscope run kernel.elf --append quiet --hang-after soft-lockup=30s
+        boot this kernel, and wait longer before a soft lockup is reported
+  nmiscope run kernel.elf --time-limit 60s --json report.json --core hang.core
+        fail the guest after a minute, and keep a report and a core
+
+Exit codes:
+  0  clean: the guest exited with code 0, or the run was stopped as requested
+  1  the guest exited with another code, or exceeded --time-limit
+  2  usage: the command line, or a file it names, cannot be used
+  3  hang, certain or likely
+  4  panic or crash in the guest
+  5  the tool or its host failed, or the host did not run the guest (starved)";
+
 /// Command-line arguments of `nmiscope run`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct RunArgs {
     /// Guest to boot: an x86-64 ELF kernel with a PVH entry point [default: the bundled guest]
     #[arg(value_hint = ValueHint::FilePath)]
@@ -179,7 +200,7 @@ impl RunArgs {
 
 /// The argument of `--serial` is empty.
 #[derive(Debug, thiserror::Error)]
-#[error("`stdout`, `none` or the name of a file is wanted")]
+#[error("expected `stdout`, `none` or the name of a file")]
 struct NoSink;
 
 fn parse_sink(text: &str) -> Result<Sink, NoSink> {
@@ -201,7 +222,7 @@ pub fn run(arguments: &RunArgs, detail: Detail, started: Instant) -> anyhow::Res
         die_with(parent)?;
     }
     if arguments.contradicts_itself() {
-        let message = "--hang-policy says both kill and continue: which is it?";
+        let message = "--hang-policy has both kill and continue: use one of them";
         return Err(BadRequest::from_error(anyhow!(message)));
     }
     let destination = destination(arguments)?;

@@ -1,4 +1,7 @@
 //! `nmiscope symbolize`: annotates a log from standard input, or looks up addresses of the command line.
+//!
+//! Owns the options and the reading of standard input; refuses to own the lookup and its text
+//! (`symbolize`). Called by the parent module.
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -18,8 +21,24 @@ use crate::images::{Access, DEBUG_DIRECTORY, Files, refused, source_roots};
 use crate::symbolize::grammar::{self, CodeLocation, Reference};
 use crate::symbolize::{Annotator, Format, Lookup, Resolution, one_line, write_record};
 
+const EXAMPLES: &str = "\
+Examples:
+  nmiscope symbolize --image vmlinux --modules /lib/modules/6.1.0 < log
+        copy a console log, with functions and lines behind its stack traces
+  nmiscope symbolize --image vmlinux 'vfs_write+0x14/0x90' ffffffff81234567
+        look up single addresses of a stack trace
+  nmiscope symbolize --image vmlinux --json < log > records.jsonl
+        write one line of JSON for each address in the log
+
+Exit codes:
+  0  something was found, or the log names no code
+  1  nothing of the log or the arguments is in the image
+  2  usage: the command line, or a file it names, cannot be used
+  5  the tool or its host failed";
+
 /// Command-line arguments of `nmiscope symbolize`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct SymbolizeArgs {
     /// Image of the kernel that wrote the text: for Linux, its vmlinux with debug information
     #[cfg_attr(feature = "kvm", doc = "[default: the bundled guest]")]
@@ -58,11 +77,11 @@ pub struct SymbolizeArgs {
 #[derive(Debug, thiserror::Error)]
 enum NoPlace {
     #[error(
-        "an address in hexadecimal is wanted, as in ffffffff80201234, or a place in a function, as in \
+        "expected an address in hexadecimal, as in ffffffff80201234, or a place in a function, as in \
          'vfs_write+0x14/0x90'"
     )]
     NoReference,
-    #[error("an address in hexadecimal is wanted, as in ffffffff80201234")]
+    #[error("expected an address in hexadecimal, as in ffffffff80201234")]
     NoAddress,
 }
 

@@ -1,5 +1,8 @@
 //! `nmiscope triage`: groups the failures in reports, prints them as text or JSON, and returns an exit
 //! code.
+//!
+//! Owns the options and the choice of the exit code; refuses to own groups and their text (the crate
+//! `farm`). Called by the parent module.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -51,8 +54,10 @@ time limit, the functions that were running.
 Exit codes:
   0  no failures, or known ones only; with --diff, none that is new
   1  a time limit was exceeded
+  2  usage: the command line, or a file it names, cannot be used
   3  a hang; with --diff, a new failure of any kind
-  4  a panic or a crash";
+  4  a panic or a crash
+  5  the tool or its host failed";
 
 /// Maximum number of skipped files that are named without `--verbose`.
 const MAX_NAMED: usize = 10;

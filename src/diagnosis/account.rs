@@ -1,6 +1,8 @@
 //! Account of a vCPU's NMI: sent, delivered, answered, or the reason why there is no answer.
 //!
 //! Pure: a vCPU's capture in, the report's part out. Called for each vCPU of a backtrace.
+//!
+//! Owns the order and wording of the reasons; refuses to own the NMI itself (`capture`).
 
 use nmiscope_machine::{NmiResult, NmiRun, VcpuState};
 use nmiscope_report::{Nmi, NmiAnswer};

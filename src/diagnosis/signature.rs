@@ -11,6 +11,9 @@
 //! as long as the image and its load address are. The interrupted address is not: it is another
 //! instruction each time. A stack of a single frame then adds nothing, and hangs without names and
 //! callers have the signature of their class.
+//!
+//! Owns the choice of functions and the hash; refuses to know any kernel's functions
+//! (`kernel::vocabulary`). Called by `hangs`.
 
 use nmiscope_report::{Class, Frame};
 use sha2::{Digest, Sha256};

@@ -1,4 +1,7 @@
 //! Tasks that do not run, as reports have them: their waits and stacks.
+//!
+//! Owns their form in a report; refuses to own their stacks (`capture`) and states (`kernel`). Called by
+//! the parent module.
 
 use nmiscope_report as report;
 

@@ -10,19 +10,19 @@ use super::{FORMAT_VERSION, OLDEST_VERSION};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CoreError {
     /// A file without the ELF magic.
-    #[error("no dump that nmiscope reads: {0}")]
+    #[error("not a dump that nmiscope can read: {0}")]
     NotElf(FileKind),
     /// An ELF file for another machine than a 64-bit x86.
-    #[error("no dump that nmiscope reads: an ELF file, but not one for x86-64")]
+    #[error("not a dump that nmiscope can read: an ELF file, but not one for x86-64")]
     NotX86_64,
     /// The core of a 32-bit x86, which QEMU writes until the first vCPU is in long mode.
     #[error(
-        "no dump that nmiscope reads: the core of a 32-bit x86, as QEMU writes it until the guest's \
+        "not a dump that nmiscope can read: the core of a 32-bit x86, as QEMU writes it until the guest's \
          first vCPU is in long mode; dump the guest later"
     )]
     Not64Bit,
     /// An ELF file of another type than a core, such as an image.
-    #[error("no dump that nmiscope reads: {0}")]
+    #[error("not a dump that nmiscope can read: {0}")]
     NotCore(FileKind),
     /// A core without nmiscope's own note.
     #[error("not a core of nmiscope: {0}")]
@@ -86,7 +86,7 @@ impl fmt::Display for FileKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("an empty file"),
-            Self::NoElf => f.write_str("no ELF file"),
+            Self::NoElf => f.write_str("not an ELF file"),
             Self::Compressed(by) => write!(f, "a file compressed by {by}; uncompress it first"),
             Self::KdumpCompressed => write!(
                 f,

@@ -246,10 +246,10 @@ impl Ages {
         self.locks.get(&address).map_or_else(Age::default, |lock| lock.age)
     }
 
-    /// Returns true if a lock changes hands while a waiter of `waited` wall-clock time gets no turn. A
-    /// lock that did so once and now stays with a holder is not passed by: the host may not be running
-    /// that holder.
-    pub(super) fn passes_by(&self, address: u64, waited: Duration) -> bool {
+    /// Returns true if a lock changes hands again and again while a waiter has waited for `waited` of
+    /// wall-clock time. A lock that has stayed with its present holder for longer does not count: the host
+    /// may not be running that holder.
+    pub(super) fn changes_hands(&self, address: u64, waited: Duration) -> bool {
         const OFTEN: u32 = 8;
         let passes = |lock: &Unchanged<_>| lock.changes >= OFTEN && lock.age.wall <= waited / 4;
         self.locks.get(&address).is_some_and(passes)

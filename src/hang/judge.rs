@@ -28,12 +28,12 @@ pub struct Judge<'a> {
     pub reported: &'a BTreeMap<usize, DetectedHang>,
 }
 
-/// Guest, by what is known of it.
+/// State of the guest that a judgement starts from, by how much of the kernel is known.
 enum Guest<'a> {
     Booting(BootingGuest<'a>),
     Known(KnownGuest<'a>),
     Unknown(UnknownGuest<'a>),
-    /// Judged again when it can be read.
+    /// A known kernel whose state cannot be read at this observation; a later one is judged again.
     Unreadable,
 }
 

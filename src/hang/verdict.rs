@@ -100,7 +100,7 @@ pub struct Starved {
     pub cpus: Vec<u32>,
     /// The time without progress, by the wall clock.
     pub wall: Duration,
-    /// The part of it in which a vCPU ran, of the vCPU that ran most.
+    /// The longest time for which the host ran one of these vCPUs meanwhile.
     pub ran: Duration,
 }
 

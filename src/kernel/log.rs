@@ -8,6 +8,8 @@ use std::time::Duration;
 use nmiscope_machine::ReadError;
 
 /// Records of a kernel's log that have not been overwritten, oldest first.
+///
+/// The bundled guest has a type of the same name, the ring itself; this is a copy on the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Log {
     /// The log's records, oldest first.
@@ -17,6 +19,8 @@ pub struct Log {
 }
 
 /// Record of a kernel's log: one line.
+///
+/// The bundled guest has a type of the same name, with its layout in memory; this is a copy on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogRecord {
     /// The time at which it was printed, by the guest's clock since the guest's start.

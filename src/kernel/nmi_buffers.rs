@@ -107,6 +107,8 @@ impl From<String> for NoBuffer {
 }
 
 /// Contents of a CPU's NMI buffer.
+///
+/// The bundled guest has a type of the same name, in which its handlers print; this is a copy on the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeqBuf {
     /// The text: `claimed_len` bytes, but no more than the buffer can hold.

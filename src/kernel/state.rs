@@ -193,6 +193,8 @@ impl TaskRunState {
 }
 
 /// Wait of a CPU or a task.
+///
+/// The bundled guest has a type of the same name, the record in its memory; this is any kernel's, as read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wait {
     /// The thing that is waited for.
@@ -220,6 +222,8 @@ pub enum EndsBy {
 }
 
 /// Thing that is waited for.
+///
+/// The bundled guest has a type of the same name, with its own addresses; this is any kernel's, as read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WaitFor {
     /// A lock, by its address.
@@ -242,6 +246,8 @@ pub struct Site {
 }
 
 /// Record of a lock and its holder.
+///
+/// The bundled guest has a type of the same name, the lock itself; this is any kernel's, as read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lock {
     /// The kind of the lock.

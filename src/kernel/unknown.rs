@@ -1,4 +1,7 @@
 //! Adapter of an unknown kernel: it has a reason, no state to read, and no buffers.
+//!
+//! Owns the answers of such an adapter; refuses to guess at any structure. Called by `kernel` where no
+//! other adapter fits.
 
 use nmiscope_machine::{PhysicalMemory, Registers};
 

@@ -125,7 +125,7 @@ impl GuestConsole {
         lines.map(|line| String::from_utf8_lossy(line).into_owned()).collect()
     }
 
-    /// Waits, for `deadline` at most, until the sink has all output so far.
+    /// Waits until the sink has received all output so far, for `deadline` at most. The console stays open.
     pub fn drain(&self, deadline: Duration) {
         let until = Instant::now() + deadline;
         let mut state = self.shared.lock();

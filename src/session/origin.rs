@@ -1,4 +1,4 @@
-//! The time and the host of a capture, which no memory of the guest tells.
+//! The time and the host of a capture, which guest memory does not record.
 //!
 //! Owns where both are read: the only wall clock of a session. Called by every session that completes a
 //! report.

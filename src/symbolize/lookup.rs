@@ -27,7 +27,8 @@ const MAX_MATCHES: usize = 8;
 /// Result of looking up one reference.
 #[derive(Clone, Debug, Default)]
 pub struct Resolution {
-    /// Places in an image that match the reference; more than one if the log does not tell them apart.
+    /// Places in an image that match the reference; more than one if the log does not
+    /// distinguish them.
     pub matches: Vec<Match>,
     /// Number of further matches, which are not in `matches`.
     pub omitted: usize,

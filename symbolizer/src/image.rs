@@ -88,7 +88,7 @@ impl<'data> Image<'data> {
     }
 
     /// Parses an image with a separate debug file, which supplies what `image` itself lacks: debug
-    /// information, `.debug_frame`, and the full symbol table. The caller has to know that the two belong
+    /// information, `.debug_frame`, and the full symbol table. The caller checks that the two belong
     /// together, by [`build_id`](Self::build_id) or [`DebugLink::matches`].
     ///
     /// # Errors

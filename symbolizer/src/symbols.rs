@@ -76,8 +76,7 @@ pub struct NamedSymbol<'image> {
 struct Begin {
     address: u64,
     /// Size, kind and index of the symbol. Among aliases the last in the table is shown, as in LLVM: local
-    /// symbols come before the others in ELF, and whether a symbol is weak does not tell which name people
-    /// know.
+    /// symbols come before the others in ELF, and weakness is no sign of the name that people know.
     rank: (u64, Reverse<SymbolKind>, u32),
     section_end: u64,
 }

@@ -73,7 +73,7 @@ fn with_aranges_only_the_units_that_are_needed_are_read() {
     let bytes = broken_behind_the_unit([aranges(&[(0, TEXT + 0x100, 0x100)])]);
     let image = Image::parse(&bytes).expect("an image");
     check_inlined_frames(&image);
-    // Whether another unit has this one, only all of them together can tell.
+    // Another unit may have this one: only all units together show it.
     let elsewhere = image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT + 0x300)));
     assert!(matches!(elsewhere.missing, Some(Missing::Malformed(_))), "{elsewhere:?}");
     let bytes = broken_behind_the_unit([]);

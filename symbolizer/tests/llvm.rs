@@ -112,7 +112,7 @@ fn build(options: &[&str]) -> PathBuf {
 
 #[test]
 #[ignore = "needs gcc and llvm-symbolizer"]
-fn addresses_of_c_are_what_llvm_says() {
+fn addresses_of_c_resolve_as_in_llvm() {
     for options in [
         &["-O2"][..],
         &["-O0"],

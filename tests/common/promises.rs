@@ -40,8 +40,9 @@ fn promised_stacks(
             // a function before its frame is set up, which is a finding of the report.
             let lacks =
                 |finding: &CpuFinding| matches!(finding, CpuFinding::TraceIncomplete { .. });
-            let excused = makes_progress(row, cpu.cpu, count) && cpu.findings.iter().any(lacks);
-            let speaks = answered(cpu) && row.expected() != Expected::Healthy && !excused;
+            let may_lack_frames =
+                makes_progress(row, cpu.cpu, count) && cpu.findings.iter().any(lacks);
+            let speaks = answered(cpu) && row.expected() != Expected::Healthy && !may_lack_frames;
             let word = speaks.then(|| ("word", functions(cpu)));
             for (witness, found) in word.into_iter().chain([look]) {
                 let whose = format!("{witness} of cpu{}", cpu.cpu);

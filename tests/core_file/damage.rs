@@ -194,19 +194,22 @@ fn a_core_of_another_program_is_refused_with_its_kind() {
 #[test]
 fn a_file_that_is_no_core_is_refused_with_its_kind() {
     let parse = |bytes: &[u8]| Core::parse(bytes).expect_err("no core").to_string();
-    assert_eq!(parse(b""), "no dump that nmiscope reads: an empty file");
-    assert_eq!(parse(b"hello"), "no dump that nmiscope reads: no ELF file");
+    assert_eq!(parse(b""), "not a dump that nmiscope can read: an empty file");
+    assert_eq!(parse(b"hello"), "not a dump that nmiscope can read: not an ELF file");
     assert_eq!(
         parse(b"\x28\xb5\x2f\xfd..."),
-        "no dump that nmiscope reads: a file compressed by zstd; uncompress it first"
+        "not a dump that nmiscope can read: a file compressed by zstd; uncompress it first"
     );
     assert_eq!(
         parse(nmiscope::bundled::image()),
-        "no dump that nmiscope reads: an ELF executable, and no core"
+        "not a dump that nmiscope can read: an ELF executable, and no core"
     );
     let mut arm = sample().bytes();
     arm[18] = 183;
-    assert_eq!(parse(&arm), "no dump that nmiscope reads: an ELF file, but not one for x86-64");
+    assert_eq!(
+        parse(&arm),
+        "not a dump that nmiscope can read: an ELF file, but not one for x86-64"
+    );
     // EM_386, gABI "Machine".
     arm[18] = 3;
     assert!(parse(&arm).contains("32-bit x86"));

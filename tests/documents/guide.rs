@@ -234,6 +234,20 @@ fn every_link_of_the_guide_resolves() {
 }
 
 #[test]
+fn the_guide_names_the_traits_of_an_adapter() {
+    let kernel = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/kernel/mod.rs");
+    let kernel = fs::read_to_string(kernel).expect("src/kernel/mod.rs");
+    let (_, traits) = kernel.split_once("the traits that an adapter implements (").expect("traits");
+    let (traits, _) = traits.split_once(')').expect("the end of the traits");
+    let in_code: BTreeSet<&str> = traits.split('`').skip(1).step_by(2).collect();
+    let guide = guide();
+    let (_, traits) = guide.split_once("](../src/kernel/mod.rs): ").expect("the traits");
+    let (traits, _) = traits.split_once('.').expect("the end of the traits");
+    let in_guide: BTreeSet<&str> = traits.split('`').skip(1).step_by(2).collect();
+    assert_eq!(in_guide, in_code);
+}
+
+#[test]
 fn the_ports_and_values_in_the_guide_are_the_guests() {
     let guide = guide();
     let ports = [abi::DEBUG_EXIT_PORT, abi::POST_PORT, abi::NMI_DONE_PORT];

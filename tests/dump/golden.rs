@@ -69,7 +69,7 @@ fn a_dump_without_its_image_gives_registers_and_a_warning() {
 }
 
 /// Returns a dump with the build-id of no existing image, and that build-id.
-fn of_an_unknown_image(name: &str) -> (Vec<u8>, String) {
+fn with_unknown_build_id(name: &str) -> (Vec<u8>, String) {
     let mut bytes = dump(name);
     let files = fs::read(image()).expect("the image");
     let image = nmiscope_symbolizer::Image::parse(&files).expect("an image");
@@ -85,7 +85,7 @@ fn of_an_unknown_image(name: &str) -> (Vec<u8>, String) {
 
 #[test]
 fn an_image_with_another_build_id_than_the_dump_is_refused() {
-    let (bytes, build_id) = of_an_unknown_image("mutex-deadlock");
+    let (bytes, build_id) = with_unknown_build_id("mutex-deadlock");
     let image = image().display().to_string();
     let finished = nmiscope(["report", "some.dump", "--image", &image])
         .with_file("some.dump", &bytes)

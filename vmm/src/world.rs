@@ -66,7 +66,7 @@ impl Vm {
         stopped
     }
 
-    /// Resumes every vCPU that has not ended, and tells guests with a kvmclock that they were stopped
+    /// Resumes every vCPU that has not ended, and notifies guests with a kvmclock that they were stopped
     /// (KVM_KVMCLOCK_CTRL). Idempotent. A pause right after it may stop the guest before it has executed
     /// an instruction.
     pub fn resume(&mut self) {

@@ -21,7 +21,7 @@ pub(super) fn parse(text: &str) -> Result<Filter, FilterError> {
     match parser.peek() {
         None => Ok(filter),
         Some(')') => Err(parser.error(parser.at, "this closes nothing")),
-        Some(_) => Err(parser.error(parser.at, "`and` or `or` is wanted between two expressions")),
+        Some(_) => Err(parser.error(parser.at, "expected `and` or `or` between two expressions")),
     }
 }
 
@@ -114,9 +114,9 @@ impl<'a> Parser<'a> {
         let word = self.word();
         match (word, self.peek()) {
             ("", Some('(')) => self.group(),
-            ("", None) => Err(self.error(start, "an expression is wanted")),
+            ("", None) => Err(self.error(start, "expected an expression")),
             ("", Some(_)) | ("and" | "or", _) => {
-                let message = "an expression is wanted: a word, name(...), tag(...) or all()";
+                let message = "expected an expression: a word, name(...), tag(...) or all()";
                 Err(self.error(start, message))
             }
             _ => {
@@ -138,7 +138,7 @@ impl<'a> Parser<'a> {
         if self.peek() != Some(')') {
             return Err(match self.peek() {
                 None => self.error(start, "this is never closed"),
-                Some(_) => self.error(self.at, "`and` or `or` is wanted between two expressions"),
+                Some(_) => self.error(self.at, "expected `and` or `or` between two expressions"),
             });
         }
         self.at += 1;

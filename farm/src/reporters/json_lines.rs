@@ -1,6 +1,8 @@
 //! Events for machines, one line of JSON each, as in the journal (docs/farm-events.schema.json).
 //!
 //! Characters that a terminal might act on are escaped, which makes no difference to a JSON parser.
+//!
+//! Owns the escaping; refuses to own the format (`event`). Called by the command line, with each event.
 
 use std::io::Write;
 

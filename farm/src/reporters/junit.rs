@@ -1,4 +1,7 @@
 //! JUnit XML for CI systems: one test suite, with a test case for each run of a VM.
+//!
+//! Owns the mapping of a farm to JUnit's elements; refuses to own the choice of a run's last try
+//! (`runs`). Called by the command line, with each event.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};

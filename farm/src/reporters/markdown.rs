@@ -1,4 +1,7 @@
 //! Summary in GitHub's Markdown, for the page of a CI job.
+//!
+//! Owns the layout and the escaping for Markdown; refuses to own totals (`summary`) and groups (`runs`).
+//! Called by the command line, with each event.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

@@ -4,6 +4,9 @@
 //! ended. Names come from a suite, and names of locks and functions from a guest's memory: all of them
 //! pass through `report::sanitize` and are cut where they are too long. Only failures are kept in memory,
 //! except by `junit`, whose format has an entry for every VM.
+//!
+//! Owns the trait and all texts about a run; refuses to own events (`event`) and the choice of reporters
+//! (the command line, which calls them).
 
 mod json_lines;
 mod junit;

@@ -1,4 +1,7 @@
 //! Phrases that several reporters share.
+//!
+//! Owns the wording of statuses, hangs, names and times; refuses to own any layout. Called by the
+//! reporters.
 
 use std::path::Path;
 

@@ -1,4 +1,6 @@
 //! Plain lines for pipes and the logs of CI jobs: one for each try that has ended, and a summary.
+//!
+//! Owns the writing; refuses to own the text (`progress`). Called by the command line, with each event.
 
 use std::io::{self, Write};
 use std::path::PathBuf;

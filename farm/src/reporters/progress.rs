@@ -1,5 +1,8 @@
 //! Progress of a run as text, event by event: the lines that `plain` writes and `terminal` prints above
 //! its bar.
+//!
+//! Owns the layout of these lines; refuses to own where they are written. Called by `plain` and
+//! `terminal`.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -102,7 +105,7 @@ fn finish_line(end: &VmFinished) -> String {
         let pad = " ".repeat(NAME_WIDTH.saturating_sub(name.chars().count()));
         let _ = write!(text, "{pad}  {finding}");
     }
-    if let Some(status) = end.again.then_some("   is tried again") {
+    if let Some(status) = end.again.then_some("   retried") {
         let _ = write!(text, "{DIM}{status}{DIM:#}");
     }
     text.push('\n');

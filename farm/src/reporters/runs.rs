@@ -1,4 +1,6 @@
 //! Tries that reporters remember until the end of a run, with their hangs grouped by signature.
+//!
+//! Owns which tries are kept and how they are grouped; refuses to own any text. Called by the reporters.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,8 @@
 //! Summary at the end of a run, for people: totals, each distinct hang with its files, and each other
 //! failure.
+//!
+//! Owns the layout of the summary and the wording of its counts; refuses to own groups (`runs`). Called
+//! by `progress` and `markdown`.
 
 use std::fmt::Write as _;
 use std::path::Path;

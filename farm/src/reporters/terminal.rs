@@ -1,5 +1,8 @@
 //! Live progress on a terminal: a bar with totals and the running VMs, and above it the lines that `plain`
 //! writes.
+//!
+//! Owns the bar, and when it is redrawn; refuses to own the lines above it (`progress`). Called by the
+//! command line, with each event.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

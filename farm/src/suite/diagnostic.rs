@@ -100,14 +100,14 @@ impl Problem {
 /// Rewrites serde's message about an unknown name to suggest the name that is meant. serde has the known
 /// names only inside its message; a message of another form yields `None`.
 fn rewrite_serde_message(message: &str, also: &[&str]) -> Option<String> {
-    let (what, rest) = match message.strip_prefix("unknown field `") {
-        Some(rest) => ("key", rest),
-        None => ("word", message.strip_prefix("unknown variant `")?),
+    let (kind, rest, also) = match message.strip_prefix("unknown field `") {
+        Some(rest) => ("key", rest, also),
+        None => ("word", message.strip_prefix("unknown variant `")?, &[][..]),
     };
     let (name, known) = rest.split_once("`, expected ")?;
     let known: Vec<&str> =
         known.split('`').skip(1).step_by(2).chain(also.iter().copied()).collect();
-    Some(format!("unknown {what} `{name}`; {}", nearest::hint(name, &known)))
+    Some(format!("unknown {kind} `{name}`; {}", nearest::hint(name, &known)))
 }
 
 impl SuiteError {
@@ -205,6 +205,11 @@ mod tests {
             (
                 "unknown variant `pas`, expected `pass`",
                 Some("unknown word `pas`; did you mean `pass`?"),
+            ),
+            // Keys are no hint for a value.
+            (
+                "unknown variant `nmae`, expected `pass` or `hang`",
+                Some("unknown word `nmae`; there are pass, hang"),
             ),
             ("missing field `x`", None),
         ];

@@ -197,7 +197,7 @@ impl<'a> VmContext<'a> {
             check_dimension("append", append.as_ref(), own.append.as_ref())?,
         ];
         if lengths.iter().all(Option::is_none) {
-            let message = "an empty matrix: cpus, memory or append is wanted";
+            let message = "an empty matrix: expected cpus, memory or append";
             return Err(Problem::new(matrix.span(), message));
         }
         if lengths.into_iter().flatten().fold(1, usize::saturating_mul) > MAX_VMS {

@@ -1,4 +1,7 @@
 //! Changes between two scans: groups that are new or gone, and VMs that became flaky.
+//!
+//! Owns the comparison; refuses to own groups (`groups`) and their text (`text`). Called by the command
+//! line.
 
 use std::collections::BTreeSet;
 
@@ -64,6 +67,6 @@ impl Diff {
     }
 }
 
-fn signatures(of: &ScanResult) -> BTreeSet<(FailureKind, &str)> {
-    of.triage.groups.iter().map(|group| (group.kind, &*group.signature)).collect()
+fn signatures(scan: &ScanResult) -> BTreeSet<(FailureKind, &str)> {
+    scan.triage.groups.iter().map(|group| (group.kind, &*group.signature)).collect()
 }

@@ -6,6 +6,9 @@
 //! - an exceeded time limit: such functions of all CPUs that were running. A CPU's function at an
 //!   arbitrary moment says less than one in which it hangs, so one cause may make several groups. A guest
 //!   that hung until its time limit is only in the groups of its hangs.
+//!
+//! Owns these kinds and signatures; refuses to own the signatures of hangs (reports have them). Called by
+//! `report_summary`.
 
 use nmiscope_report::Class;
 use schemars::JsonSchema;

@@ -1,5 +1,8 @@
 //! Groups failures by signature as they arrive, in any order. Of each group it keeps the counts and the
 //! newest failure.
+//!
+//! Owns the counts; refuses to own the search for reports (`scan`) and the signatures (`failure`). Called
+//! by `scan`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;

@@ -7,6 +7,9 @@
 //! note = "waits for the new journal"
 //! until = "2026-12-31"       # the last day on which it counts as known
 //! ```
+//!
+//! Owns the format and its mistakes; refuses to own the effect on an exit code. Called by triage, and by
+//! a farm with `--known`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -140,7 +143,7 @@ impl KnownFailures {
             let digits = signature.bytes().all(|byte| byte.is_ascii_hexdigit());
             if !digits || !matches!(signature.len(), 8 | 16) {
                 let message =
-                    "a signature is wanted, or the start of one: 16 or 8 hexadecimal digits";
+                    "expected a signature, or the start of one: 16 or 8 hexadecimal digits";
                 return Err(wrong(at, message.into()));
             }
             let until = written.until.map(|until| {

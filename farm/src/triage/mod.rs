@@ -7,6 +7,9 @@
 //!
 //! A VM of a farm counts if it did not end as its suite expects. In a report on its own, every failure
 //! counts.
+//!
+//! Owns the JSON types; refuses to own the exit code and the choice of files (the command line, which
+//! calls it).
 
 pub mod diff;
 mod failure;

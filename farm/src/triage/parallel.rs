@@ -1,4 +1,6 @@
 //! Parallel processing of many small items.
+//!
+//! Owns the threads and the bound on waiting results; refuses to own the work. Called by `scan`.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc;
@@ -10,11 +12,11 @@ const MAX_THREADS: usize = 8;
 /// Maximum number of results that wait for the caller.
 const WAITING: usize = 64;
 
-/// Calls `work` for each item on several threads, and `take` with each result on this one, in the order of
+/// Calls `process` for each item on several threads, and `take` with each result on this one, in the order of
 /// completion.
 pub fn for_each<T: Sync, R: Send>(
     items: &[T],
-    work: impl Fn(&T) -> R + Sync,
+    process: impl Fn(&T) -> R + Sync,
     mut take: impl FnMut(&T, R),
 ) {
     let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
@@ -22,10 +24,10 @@ pub fn for_each<T: Sync, R: Send>(
     thread::scope(|scope| {
         let (sender, results) = mpsc::sync_channel(WAITING);
         for _ in 0..threads.min(items.len()) {
-            let (sender, next, work) = (sender.clone(), &next, &work);
+            let (sender, next, process) = (sender.clone(), &next, &process);
             scope.spawn(move || {
                 while let Some(item) = items.get(next.fetch_add(1, Relaxed)) {
-                    if sender.send((item, work(item))).is_err() {
+                    if sender.send((item, process(item))).is_err() {
                         return;
                     }
                 }

@@ -1,5 +1,8 @@
 //! Summary of a report: checks that a file holds one, and extracts the failures to group. Parses no more
 //! than it needs, since there may be ten thousand reports.
+//!
+//! Owns the choice of failures in a report; refuses to own their signatures (`failure`) and stacks
+//! (`stacks`). Called by `scan` and `groups`.
 
 use std::fs::File;
 use std::io::{self, Read};

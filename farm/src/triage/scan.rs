@@ -3,6 +3,9 @@
 //! In a results directory, the journal names the failed tries, and their reports describe the failures.
 //! Where such a report cannot be read, the journal has enough to count the hang. In a directory without a
 //! journal, every JSON file may be a report. Symbolic links are followed only if they were given as paths.
+//!
+//! Owns the walk over directories and the list of skipped files; refuses to own the reading of a report
+//! (`report_summary`) and the groups (`groups`). Called by the command line.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, Metadata};

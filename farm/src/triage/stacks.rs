@@ -1,4 +1,7 @@
 //! Stacks of the parties to blame, and the functions in them that distinguish one failure from another.
+//!
+//! Owns the choice of stacks and functions; refuses to know any kernel's functions (its caller supplies
+//! the test). Called by `report_summary` and `groups`.
 
 use nmiscope_report::{
     Backtrace, Cpu, CpuState, Frame, Hang, NodeKind, Outcome, Report, TaskState, Trigger,
@@ -61,12 +64,14 @@ fn party_frames<'a>(report: &'a Report, hang: &Hang, party: &str) -> &'a [Frame]
     let cpu = match &node.kind {
         NodeKind::Cpu { cpu, .. } | NodeKind::Task { cpu, state: TaskState::Running, .. } => cpu,
         NodeKind::Task { task, .. } => {
-            let task = backtrace.tasks.iter().find(|of| of.task == *task);
-            return task.and_then(|task| task.host_stack.as_ref()).map_or(&[], |look| &look.frames);
+            let task = backtrace.tasks.iter().find(|entry| entry.task == *task);
+            return task
+                .and_then(|task| task.host_stack.as_ref())
+                .map_or(&[], |stack| &stack.frames);
         }
         NodeKind::Lock { .. } | NodeKind::Queue { .. } => return &[],
     };
-    backtrace.cpus.iter().find(|of| of.cpu == *cpu).map_or(&[], cpu_frames)
+    backtrace.cpus.iter().find(|entry| entry.cpu == *cpu).map_or(&[], cpu_frames)
 }
 
 fn functions(frames: &[Frame], is_plumbing: IsPlumbing) -> Vec<String> {
@@ -91,7 +96,7 @@ pub fn cpus_at_end(report: &Report) -> Vec<&Cpu> {
     match &report.outcome {
         Outcome::Panic { cpu, .. } | Outcome::Crash { cpu, .. } => {
             let cpus = taken_for(|trigger| *trigger == Trigger::GuestEnded);
-            cpus.iter().filter(|of| of.cpu == *cpu).collect()
+            cpus.iter().filter(|entry| entry.cpu == *cpu).collect()
         }
         Outcome::Observed { panicking: Some(panicking), .. } => {
             let cpus = report.backtraces.first().map_or(&[][..], |taken| &taken.cpus);
@@ -135,9 +140,9 @@ pub fn innermost_significant(frames: &[Frame], is_plumbing: IsPlumbing) -> Optio
 
 /// Returns a CPU's stack as the host unwound it, or else as the guest printed it.
 pub fn cpu_frames(cpu: &Cpu) -> &[Frame] {
-    let look = cpu.host_stack.as_ref().map(|look| look.frames.as_slice());
-    let word = cpu.guest_trace.as_ref().map(|word| word.frames.as_slice());
-    look.filter(|frames| !frames.is_empty()).or(word).unwrap_or_default()
+    let unwound = cpu.host_stack.as_ref().map(|stack| stack.frames.as_slice());
+    let printed = cpu.guest_trace.as_ref().map(|trace| trace.frames.as_slice());
+    unwound.filter(|frames| !frames.is_empty()).or(printed).unwrap_or_default()
 }
 
 /// Functions that wait or panic in the stored reports of these tests.
@@ -179,8 +184,8 @@ mod tests {
         ];
         for (text, blamed, part) in rows {
             let stacks = stacks_of(text);
-            let of: Vec<&String> = stacks.iter().flat_map(|stack| &stack.parties).collect();
-            assert_eq!(of, blamed);
+            let parties: Vec<&String> = stacks.iter().flat_map(|stack| &stack.parties).collect();
+            assert_eq!(parties, blamed);
             for stack in stacks {
                 assert!(stack.functions[..2].iter().any(|name| name.contains(part)), "{stack:?}");
             }

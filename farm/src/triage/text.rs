@@ -1,5 +1,7 @@
 //! Text of groups for people: a heading with the failure, its count and times, and below it details for
 //! debugging. All strings from guests and files pass through `sanitize`.
+//!
+//! Owns the layout; refuses to own the groups (`groups`) and their order. Called by the command line.
 
 use std::fmt::Write as _;
 

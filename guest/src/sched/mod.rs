@@ -56,7 +56,7 @@ pub trait Sched: Context + Sized {
 /// Returns the task that runs on this CPU, with its number.
 ///
 /// # Panics
-/// The CPU's main loop runs, which is no task and cannot sleep.
+/// Panics if the CPU's main loop runs, which is no task and cannot sleep.
 fn current<C: Sched>() -> (usize, &'static Task) {
     let Some(number) = C::current_task() else {
         panic!("the main loop of cpu{} is not a task and cannot sleep", C::cpu())

@@ -63,7 +63,7 @@ impl<T, C: Sched> Mutex<T, C> {
     /// Takes the mutex. Sleeps until it is free, without a bound.
     ///
     /// # Panics
-    /// The caller is a CPU's main loop.
+    /// Panics if the caller is a CPU's main loop.
     #[track_caller]
     pub fn lock(&self) -> MutexGuard<'_, T, C> {
         let at = Location::caller();
@@ -79,7 +79,7 @@ impl<T, C: Sched> Mutex<T, C> {
     /// Takes the mutex if it is free, and does not sleep.
     ///
     /// # Panics
-    /// The caller is a CPU's main loop.
+    /// Panics if the caller is a CPU's main loop.
     #[track_caller]
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T, C>> {
         let at = Location::caller();

@@ -70,7 +70,7 @@ pub fn take_next<C: Sched>() -> Option<usize> {
 /// the others have had their turn.
 ///
 /// # Panics
-/// The caller is a CPU's main loop.
+/// Panics if the caller is a CPU's main loop.
 pub fn schedule<C: Sched>() {
     let (number, task) = current::<C>();
     let flags = C::irq_save();

@@ -46,7 +46,7 @@ impl<C: Sched> WaitQueue<C> {
     /// Sleeps until `condition` holds. It is checked before and after each sleep.
     ///
     /// # Panics
-    /// The caller is a CPU's main loop, and the condition does not hold at once.
+    /// Panics if the caller is a CPU's main loop and the condition does not hold at once.
     #[track_caller]
     pub fn wait_event(&self, mut condition: impl FnMut() -> bool) {
         if condition() {
@@ -66,7 +66,7 @@ impl<C: Sched> WaitQueue<C> {
     /// wake-up for it: the mistake that [`WaitQueue::wait_event`] avoids.
     ///
     /// # Panics
-    /// The caller is a CPU's main loop.
+    /// Panics if the caller is a CPU's main loop.
     #[track_caller]
     pub fn sleep_on(&self) {
         self.prepare_to_wait();
@@ -78,7 +78,7 @@ impl<C: Sched> WaitQueue<C> {
     /// there was a wake-up since. Must be called again before each further `schedule`.
     ///
     /// # Panics
-    /// The caller is a CPU's main loop.
+    /// Panics if the caller is a CPU's main loop.
     #[track_caller]
     pub fn prepare_to_wait(&self) {
         let (_, task) = current::<C>();
@@ -91,7 +91,7 @@ impl<C: Sched> WaitQueue<C> {
     /// Ends the wait and removes this task from the queue.
     ///
     /// # Panics
-    /// The caller is a CPU's main loop.
+    /// Panics if the caller is a CPU's main loop.
     pub fn finish_wait(&self) {
         self.leave();
         let (_, task) = current::<C>();

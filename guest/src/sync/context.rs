@@ -5,7 +5,7 @@
 
 use super::Wait;
 
-/// The current CPU, on the machine that the type stands for. A type, so that a lock needs no word for it.
+/// Access to the current CPU. Its functions have no `self`, so that a lock stores nothing for its machine.
 ///
 /// Memory safety does not depend on an implementation: one that confuses its CPUs only gets confused
 /// records.

@@ -96,7 +96,7 @@ pub unsafe trait Calls: Context {
 /// called from an interrupt handler or NMI: the interrupted code may be in this function.
 ///
 /// # Panics
-/// This CPU is waiting for another call of its own.
+/// Panics if this CPU is waiting for another call of its own.
 #[track_caller]
 pub fn smp_call_function_many<C: Calls>(targets: impl Iterator<Item = usize> + Clone, call: Call) {
     let at = Location::caller();

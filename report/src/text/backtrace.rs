@@ -141,7 +141,7 @@ impl Writer<'_> {
         let agreed = cpu.guest_trace.as_ref().filter(|trace| trace.current && shows_all(cpu));
         let host = cpu.host_stack.as_ref();
         if host.is_some_and(variables::has_some) {
-            variables::say_whose(text, cpu, names);
+            variables::add_owner(text, cpu, names);
         }
         // Equal frames, and the host's have variables.
         if let (Some(trace), Some(stack)) =

@@ -21,7 +21,7 @@ const WIDTH: usize = 100;
 
 /// Returns the lines of hangs that were found at one moment.
 pub fn hangs(hangs: &[Hang]) -> String {
-    hangs.iter().map(one).collect()
+    hangs.iter().map(render).collect()
 }
 
 /// Returns a line about a hang that has ended; nothing for one that has not.
@@ -32,7 +32,7 @@ pub fn resolved(hang: &Hang) -> String {
     })
 }
 
-fn one(hang: &Hang) -> String {
+fn render(hang: &Hang) -> String {
     let (class, blamed, symptom) = (hang.class, names(hang, &hang.blamed), symptom(hang));
     let lasted = seconds(hang.lasted_ms);
     let mut text = match &hang.certainty {
@@ -223,19 +223,19 @@ fn offline(hang: &Hang, party: &str) -> Option<String> {
     offline.then(|| format!("{} has not started, or was reset", line(party)))
 }
 
-/// Returns the position of a blamed party, with what it has left undone; `None` in a cycle, where all wait.
+/// Returns the position of a blamed party, and the work that it has not done; `None` in a cycle, where all wait.
 fn place(hang: &Hang, party: &str) -> Option<String> {
     if hang.class.is_cycle() {
         return None;
     }
     let facts = || hang.evidence.iter().filter(|evidence| evidence.party == party);
-    let stood = facts().find_map(|evidence| match &evidence.fact {
+    let stopped_at = facts().find_map(|evidence| match &evidence.fact {
         Fact::StoppedAt { function, line, address, nmi_masked, .. } => {
             Some((function, line, address, *nmi_masked))
         }
         _ => None,
     });
-    let (function, place, address, nmi_masked) = stood?;
+    let (function, place, address, nmi_masked) = stopped_at?;
     let function = function
         .as_deref()
         .map_or_else(|| format!("[<{address}>]"), |function| line(short_name(function)));

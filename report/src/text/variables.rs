@@ -50,13 +50,13 @@ fn entry(variable: &Variable) -> String {
 }
 
 /// Returns true where any frame has variables: the host's stack then says more than an equal guest trace.
-pub(super) fn has_some(look: &HostStack) -> bool {
-    let mut functions = look.frames.iter().flat_map(|frame| &frame.functions);
+pub(super) fn has_some(stack: &HostStack) -> bool {
+    let mut functions = stack.frames.iter().flat_map(|frame| &frame.functions);
     functions.any(|function| !function.variables.is_empty() || function.variables_omitted > 0)
 }
 
-/// Appends whose variables are shown, where other vCPUs have the same stack and may have other values.
-pub(super) fn say_whose(text: &mut String, cpu: &Cpu, names: &str) {
+/// Appends the name of the vCPU whose variables are shown, where other vCPUs have the same stack and may have other values.
+pub(super) fn add_owner(text: &mut String, cpu: &Cpu, names: &str) {
     if names != format!("cpu{}", cpu.cpu) {
         let _ = writeln!(text, "  {DIM}arguments and locals are those of cpu{}{DIM:#}", cpu.cpu);
     }

@@ -2,6 +2,9 @@
 //!
 //! Due when the boot CPU, and the CPU that it waits for, have been observed for the bound. Holds until
 //! the guest is ready. Blames the party that most others wait for, or else the boot CPU.
+//!
+//! Owns this rule; refuses to own ages (`ages`) and the search for parties (`known`, `unknown`). Called
+//! through the tables in `class`.
 
 use std::time::Duration;
 

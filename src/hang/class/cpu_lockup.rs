@@ -4,6 +4,9 @@
 //! Due when neither tick nor main loop has advanced for the bound; in an unknown kernel, when interrupts
 //! have been off and the console silent for the bound. Both hold as long as that is so, and blame the
 //! CPU.
+//!
+//! Owns this rule; refuses to own ages (`ages`) and the search for parties (`known`, `unknown`). Called
+//! through the tables in `class`.
 
 use std::time::Duration;
 

@@ -2,6 +2,9 @@
 //!
 //! Due when each of them has waited for the bound. Holds while at least one of them is still in the same
 //! wait. Blames all of them.
+//!
+//! Owns this rule; refuses to own ages (`ages`) and the search for parties (`known`, `unknown`). Called
+//! through the tables in `class`.
 
 use std::time::Duration;
 

@@ -3,6 +3,9 @@
 //! Due when all waiters have waited for the bound, when the CPUs that are to answer them have had that
 //! time to answer, and when the locks between them have stayed with their holders. Holds while one waiter
 //! still waits. Blames the tasks that hold a lock and could run, or else the party that all wait for.
+//!
+//! Owns this rule; refuses to own ages (`ages`) and the search for parties (`known`, `unknown`). Called
+//! through the tables in `class`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -63,7 +66,7 @@ pub fn found(guest: &KnownGuest<'_>, group: &WaiterGroup) -> Option<(Class, Dura
     let members = group.members.iter().filter_map(|&node| guest.wait_age(node));
     let waited = members.clone().map(|age| age.wall).min()?;
     let locks = group.members.iter().filter_map(|&node| match node {
-        Node::Lock(address) if !guest.ages.passes_by(address, waited) => {
+        Node::Lock(address) if !guest.ages.changes_hands(address, waited) => {
             let holder = guest.kernel.locks.get(&address)?.holder;
             let held = holder.map(|_| guest.ages.lock(address));
             guest.wait_ages_for_lock(address).chain(held).map(|age| age.own).min()

@@ -3,6 +3,8 @@
 //!
 //! Due when the console has been silent for that bound, or when the kernel has panicked for longer than
 //! it can need to print the reason.
+//!
+//! Owns this rule; refuses to own the report of a panic (`verdict`). Called by `judge`.
 
 use std::time::Duration;
 

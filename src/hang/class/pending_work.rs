@@ -4,6 +4,9 @@
 //! Due when no work item has been finished, or no ready task switched to, for the bound. Holds as long as
 //! that is so. A livelock blames the CPU; a lost wakeup blames the tasks that have slept for that time,
 //! or else the CPU.
+//!
+//! Owns this rule; refuses to own ages (`ages`) and the search for parties (`known`, `unknown`). Called
+//! through the tables in `class`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -2,6 +2,9 @@
 //!
 //! Due when a vCPU has not been in HLT, and the console has been silent, for the bound: a vCPU that halts
 //! now and then is silent because it has little to do. Holds as long as that is so. Blames the vCPU.
+//!
+//! Owns this rule; refuses to own ages (`ages`) and the search for parties (`known`, `unknown`). Called
+//! through the tables in `class`.
 
 use std::time::Duration;
 

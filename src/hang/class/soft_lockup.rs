@@ -2,6 +2,9 @@
 //!
 //! Due when the main loop has not advanced for the bound, not counting the time in which the CPU waited
 //! for another party. Holds until the main loop advances. Blames the CPU.
+//!
+//! Owns this rule; refuses to own ages (`ages`) and the search for parties (`known`, `unknown`). Called
+//! through the tables in `class`.
 
 use std::time::Duration;
 

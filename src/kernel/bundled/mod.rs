@@ -4,6 +4,9 @@
 //! the image, once. Its `locate` gets page tables and per-CPU offsets from a stopped guest, and
 //! translates the addresses to guest-physical ones (`located`), which can then be read while the guest
 //! runs.
+//!
+//! Owns the lookup of both; refuses to own operations on the structures (`located`) and the meaning of
+//! codes (`vocabulary`). Called through the traits of `kernel::adapter`.
 
 mod activity;
 mod addresses;

@@ -186,7 +186,7 @@ impl Vcpu {
         if !matches!(self.state, State::Paused) {
             return;
         }
-        // Tells the guest that it was stopped, so that its watchdogs do not fire.
+        // Notify the guest that it was stopped, so that its watchdogs do not fire.
         if let Err(error) = self.fd.kvmclock_ctrl()
             && error.errno() != libc::EINVAL
         {

@@ -147,7 +147,7 @@ impl ExpectTable {
             (None, None, Some(panic), None) => Ok(Expect::Panic { panic }),
             (None, None, None, Some(true)) => Ok(Expect::Crash { crash: true }),
             (None, None, None, Some(false)) => Err("to expect no crash, leave out `crash`"),
-            _ => Err("one way to end is wanted: exit, hang, panic or crash"),
+            _ => Err("expected one way to end: exit, hang, panic or crash"),
         }
     }
 }

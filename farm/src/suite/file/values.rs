@@ -30,7 +30,7 @@ pub(super) enum SettingError {
     NoMemory,
     #[error("no time at all")]
     NoTime,
-    #[error("a duration is wanted, as in \"2s\"")]
+    #[error("expected a duration, as in \"2s\"")]
     NoDuration,
     #[error("no class of hangs `{name}`; {hint}")]
     NoClass { name: String, hint: String },
@@ -132,6 +132,7 @@ fn read_tag(text: &str) -> Result<Tag, SettingError> {
 pub struct WorkloadName(pub String);
 
 /// Kernel parameters as one string, without control characters.
+// The bundled guest has a type of the same name: the parameters that it has parsed.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 pub struct KernelParameters(pub String);
 

@@ -26,7 +26,7 @@ impl Allocator {
     /// Allocates `size` bytes and returns their physical address, a multiple of `align`.
     ///
     /// # Panics
-    /// Too little memory is left. The message says how to get more.
+    /// Panics if too little memory is left. The message says how to get more.
     pub fn allocate(&mut self, size: usize, align: u64) -> u64 {
         let start = self.next.next_multiple_of(align);
         let end = start + size as u64;

@@ -29,7 +29,7 @@ pub fn print_interrupted(frame: &TrapFrame, cpu: usize, print: fn(Arguments<'_>)
     let mut printer = Printer { print, entries: 0 };
     printer.line(format_args!("Call Trace:\n{INTERRUPTED}\n"));
     printer.entry(frame.rip, true);
-    printer.walk(Start::of_interrupted(frame), cpu);
+    printer.walk(Start::from_trap_frame(frame), cpu);
 }
 
 /// Prints the caller's trace, by `print`. `cpu` is the current CPU.
@@ -55,7 +55,7 @@ impl Start {
     /// Returns the start of a walk for interrupted code. If a function is interrupted before it has set up
     /// its frame, or after it has removed it, RBP is still its caller's, and the chain would miss the
     /// caller. That can happen at three instructions.
-    fn of_interrupted(frame: &TrapFrame) -> Self {
+    fn from_trap_frame(frame: &TrapFrame) -> Self {
         let (rip, rsp) = (frame.rip, frame.rsp);
         let frameless_return = if is_text(rip) && is_text(rip + 2) {
             // SAFETY: inside the kernel's code, which is mapped readable.
@@ -115,7 +115,7 @@ impl Printer {
             self.walk_stack(&from, record);
             self.line(format_args!("{INTERRUPTED}\n"));
             self.entry(frame.rip, true);
-            from = Start::of_interrupted(frame);
+            from = Start::from_trap_frame(frame);
         }
     }
 

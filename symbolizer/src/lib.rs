@@ -27,6 +27,7 @@
 //! | `code` | the recognition of a call at the end of a function |
 //! | `relocatable` | a kernel module's object file, laid out as an image |
 //! | `image` | all of the above behind a single lookup |
+//! | `linux` | the tables in which a Linux kernel describes itself |
 //! | `types` | variables and types by name, reads through them |
 //! | `unwind` | the frames of a stack, from registers |
 //! | `variables` | arguments and locals of a frame |
@@ -73,6 +74,7 @@ mod dwarf;
 mod elf;
 mod expression;
 mod image;
+pub mod linux;
 mod program_counter;
 mod ranges;
 mod relocatable;

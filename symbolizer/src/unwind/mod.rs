@@ -68,30 +68,39 @@ impl<'i, 'data> Unwinder<'i, 'data> {
     /// Never fails and always ends: [`End`] has the reason, and [`MAX_FRAMES`] is the bound. The cost is in
     /// the order of frames; for an image without `.eh_frame_hdr`, the first trace passes over its CFI once.
     pub fn unwind(&self, registers: &UnwindRegisters, memory: &dyn VirtualMemory) -> Trace {
-        let mut frames = Vec::new();
-        let Some(pc) = registers.get(Register::Rip) else {
-            return Trace { frames, end: End::NoProgramCounter };
-        };
-        let pc = ProgramCounter::Interrupted(VirtualAddress(pc));
-        let mut frame = new_frame(pc, Strategy::Registers, registers.clone());
         let mut walk =
             Walk { unwinder: *self, memory, context: UnwindContext::new(), budget: MAX_CFI };
-        let mut seen = HashSet::new();
-        loop {
-            seen.insert(position(&frame));
-            let next = walk.step(&mut frame);
-            frames.push(frame);
-            let end = match next {
-                Err(end) => end,
-                Ok(next) if seen.contains(&position(&next)) => looped(&next),
-                Ok(_) if frames.len() == MAX_FRAMES => End::TooManyFrames,
-                Ok(next) => {
-                    frame = next;
-                    continue;
-                }
-            };
-            return Trace { frames, end };
-        }
+        trace(registers, |frame| walk.step(frame))
+    }
+}
+
+/// The stack that begins with these registers. `step` finds the caller of a frame and completes the frame
+/// itself; it is called for [`MAX_FRAMES`] frames at most, and never twice for one.
+pub(crate) fn trace(
+    registers: &UnwindRegisters,
+    mut step: impl FnMut(&mut UnwoundFrame) -> Result<UnwoundFrame, End>,
+) -> Trace {
+    let mut frames = Vec::new();
+    let Some(pc) = registers.get(Register::Rip) else {
+        return Trace { frames, end: End::NoProgramCounter };
+    };
+    let pc = ProgramCounter::Interrupted(VirtualAddress(pc));
+    let mut frame = new_frame(pc, Strategy::Registers, registers.clone());
+    let mut seen = HashSet::new();
+    loop {
+        seen.insert(position(&frame));
+        let next = step(&mut frame);
+        frames.push(frame);
+        let end = match next {
+            Err(end) => end,
+            Ok(next) if seen.contains(&position(&next)) => looped(&next),
+            Ok(_) if frames.len() == MAX_FRAMES => End::TooManyFrames,
+            Ok(next) => {
+                frame = next;
+                continue;
+            }
+        };
+        return Trace { frames, end };
     }
 }
 
@@ -105,7 +114,11 @@ fn looped(frame: &UnwoundFrame) -> End {
     End::Loop { pc: frame.pc.address(), stack_pointer }
 }
 
-fn new_frame(pc: ProgramCounter, strategy: Strategy, registers: UnwindRegisters) -> UnwoundFrame {
+pub(crate) fn new_frame(
+    pc: ProgramCounter,
+    strategy: Strategy,
+    registers: UnwindRegisters,
+) -> UnwoundFrame {
     let (cfa, cfi_fault) = (None, None);
     UnwoundFrame { pc, strategy, registers, cfa, is_signal_frame: false, cfi_fault }
 }
@@ -194,28 +207,7 @@ impl Walk<'_, '_, '_> {
     }
 
     fn by_frame_pointer(&self, frame: &mut UnwoundFrame) -> Result<UnwoundFrame, End> {
-        let is_return_address = |address| self.is_return_address(address);
-        match frame_pointer(&frame.registers, self.memory, is_return_address) {
-            Ok(FramePointer::Caller(caller)) => Ok(called(frame, *caller, Strategy::FramePointer)),
-            Ok(FramePointer::Zero) => Err(End::FramePointerZero),
-            Ok(FramePointer::NoReturnAddress { cfa }) => {
-                frame.cfa = Some(VirtualAddress(cfa));
-                Err(End::ReturnAddressZero)
-            }
-            // The chain of RBP itself turned back.
-            Err(FramePointerError::BelowStack { frame_pointer, .. })
-                if frame.strategy == Strategy::FramePointer =>
-            {
-                Err(End::Loop { pc: frame.pc.address(), stack_pointer: frame_pointer })
-            }
-            Err(frame_pointer) => {
-                let pc = frame.pc.address();
-                Err(match frame.cfi_fault.clone() {
-                    Some(source) => End::BadCfi { pc, source },
-                    None => End::NoCallerFound { pc, frame_pointer },
-                })
-            }
-        }
+        caller_by_frame_pointer(frame, self.memory, |address| self.is_return_address(address))
     }
 
     fn is_text(&self, address: u64) -> bool {
@@ -226,6 +218,35 @@ impl Walk<'_, '_, '_> {
     /// of all.
     fn is_return_address(&self, address: u64) -> bool {
         address.checked_sub(1).is_some_and(|call| self.is_text(call))
+    }
+}
+
+/// Finds the caller of a frame by its RBP.
+pub(crate) fn caller_by_frame_pointer(
+    frame: &mut UnwoundFrame,
+    memory: &dyn VirtualMemory,
+    is_return_address: impl Fn(u64) -> bool,
+) -> Result<UnwoundFrame, End> {
+    match frame_pointer(&frame.registers, memory, is_return_address) {
+        Ok(FramePointer::Caller(caller)) => Ok(called(frame, *caller, Strategy::FramePointer)),
+        Ok(FramePointer::Zero) => Err(End::FramePointerZero),
+        Ok(FramePointer::NoReturnAddress { cfa }) => {
+            frame.cfa = Some(VirtualAddress(cfa));
+            Err(End::ReturnAddressZero)
+        }
+        // The chain of RBP itself turned back.
+        Err(FramePointerError::BelowStack { frame_pointer, .. })
+            if frame.strategy == Strategy::FramePointer =>
+        {
+            Err(End::Loop { pc: frame.pc.address(), stack_pointer: frame_pointer })
+        }
+        Err(frame_pointer) => {
+            let pc = frame.pc.address();
+            Err(match frame.cfi_fault.clone() {
+                Some(source) => End::BadCfi { pc, source },
+                None => End::NoCallerFound { pc, frame_pointer },
+            })
+        }
     }
 }
 

@@ -15,6 +15,8 @@ pub enum Strategy {
     Registers,
     /// The call frame information of the frame's callee.
     Cfi,
+    /// The ORC row of the frame's callee, in a Linux kernel.
+    Orc,
     /// A call to a bad address: the callee's address is no code, as after a call through a null pointer,
     /// and a return address lies where such a call leaves it, at the stack pointer.
     BadCall,
@@ -74,6 +76,18 @@ pub enum End {
     /// (3.4.1).
     #[error("outermost frame: its frame pointer is 0")]
     FramePointerZero,
+    /// The last frame is the entry from user mode: what it interrupted is a program's stack.
+    #[error("outermost frame of the kernel: user mode at {pc}")]
+    UserMode {
+        /// The instruction that was interrupted, or that follows the system call.
+        pc: VirtualAddress,
+    },
+    /// The last frame's ORC row says that its caller is not known, or a register that it needs is not.
+    #[error("unwind from {pc}: its ORC row leads to no caller")]
+    NoOrcCaller {
+        /// The PC of the last frame.
+        pc: VirtualAddress,
+    },
     /// The registers to start from have no RIP.
     #[error("unwind: no instruction pointer is known")]
     NoProgramCounter,
@@ -121,7 +135,13 @@ pub enum End {
 impl End {
     /// True if the whole stack is in the trace: the last frame is marked as the outermost.
     pub fn is_complete(&self) -> bool {
-        matches!(self, Self::Outermost | Self::ReturnAddressZero | Self::FramePointerZero)
+        matches!(
+            self,
+            Self::Outermost
+                | Self::ReturnAddressZero
+                | Self::FramePointerZero
+                | Self::UserMode { .. }
+        )
     }
 }
 

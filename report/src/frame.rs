@@ -42,6 +42,8 @@ pub enum FoundBy {
     Registers,
     /// The call frame information of its callee.
     Cfi,
+    /// The ORC row of its callee, in a Linux kernel.
+    Orc,
     /// The return address at the stack pointer, after a call to an address that is not code.
     BadCall,
     /// The chain of saved frame pointers, where there is nothing better.

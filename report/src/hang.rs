@@ -181,6 +181,8 @@ pub enum TaskState {
     Running,
     /// The task slept until another party wakes it.
     Blocked,
+    /// The task waited for work or for an event, for as long as that takes: no sign of a hang.
+    Sleeping,
     /// The task had ended before that moment.
     Ended,
     /// The task does not exist, although the guest's records name it.

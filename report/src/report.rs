@@ -280,12 +280,19 @@ pub struct Backtrace {
     /// known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<Task>,
+    /// Number of tasks that waited for work or for an event, which are not among `tasks`; absent for 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sleeping_tasks: u32,
     /// All waits of the moment, of hangs or not; absent where no party waits, or the kernel is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<WaitGraph>,
     /// Kernel log in the guest's memory; absent for a kernel whose log format is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<KernelLog>,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// The last lines of a kernel's log.

@@ -25,7 +25,8 @@ use crate::sanitize::line;
 use crate::summary::{ending, separator};
 use crate::units::plural;
 use crate::{
-    Backtrace, Hang, KernelLog, Machine, MemorySource, Outcome, Report, Source, Trigger, Visit,
+    Backtrace, GuestKernel, Hang, KernelLog, Machine, MemorySource, Outcome, Report, Source,
+    Trigger, Visit,
 };
 
 pub use backtrace::backtrace;
@@ -81,6 +82,9 @@ pub fn report(report: &Report, detail: Detail) -> String {
     let after = report.ready_after_ms;
     let after = after.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok());
     let mut text = after.map_or_else(String::new, |after| ready(&report.machine, after));
+    if let GuestKernel::Known { name } = &report.image.kernel {
+        let _ = writeln!(text, "{}", line(name));
+    }
     text.extend(report.visit.as_ref().map(visit));
     // The time of each part, its place among parts of the same time, and its text.
     let mut parts: Vec<(f64, u8, String)> = Vec::new();

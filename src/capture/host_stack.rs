@@ -142,8 +142,12 @@ fn unwind_tasks(
     symbols: Option<&dyn KernelSymbols>,
     memory: &dyn PhysicalMemory,
 ) -> Vec<Option<UnwoundStack>> {
-    let mut tables = states.iter().flatten().map(|state| state.registers.page_tables());
-    let tables = tables.find_map(Result::ok).ok_or(NotUnwound::NoPageTables);
+    // A CPU in a program may have tables without the kernel (page-table isolation).
+    let in_kernel = |state: &&VcpuState| state.registers.cs.selector & 3 == 0;
+    let (kernels, programs): (Vec<_>, Vec<_>) = states.iter().flatten().partition(in_kernel);
+    let mut tables = kernels.into_iter().chain(programs);
+    let tables = tables.find_map(|state: &VcpuState| state.registers.page_tables().ok());
+    let tables = tables.ok_or(NotUnwound::NoPageTables);
     let stack = |task: &Option<KernelTask>| {
         let task = task.as_ref().filter(|task| task.state.is_off_cpu())?;
         let registers = UnwindRegisters::from(task.registers.as_ref()?);

@@ -80,6 +80,7 @@ fn backtrace(capture: &Capture, resolver: &Resolver<'_>) -> Backtrace {
         waits: waits::wait_graph(capture.kernel.known(), ages, &cpus, resolver),
         cpus,
         tasks: tasks::show(capture.kernel.known(), &capture.task_stacks, resolver),
+        sleeping_tasks: tasks::count_sleeping(capture.kernel.known()),
         log: capture.log.as_ref().map(show_log),
     }
 }
@@ -189,6 +190,7 @@ fn found_by(strategy: Strategy) -> FoundBy {
     match strategy {
         Strategy::Registers => FoundBy::Registers,
         Strategy::Cfi => FoundBy::Cfi,
+        Strategy::Orc => FoundBy::Orc,
         Strategy::BadCall => FoundBy::BadCall,
         Strategy::FramePointer => FoundBy::FramePointer,
     }

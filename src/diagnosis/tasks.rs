@@ -8,7 +8,7 @@ use nmiscope_report as report;
 use super::waits::lock_name;
 use super::{Resolver, show_stack};
 use crate::capture::host_stack::UnwoundStack;
-use crate::kernel::{KernelState, KernelTask, WaitFor};
+use crate::kernel::{KernelState, KernelTask, TaskRunState, WaitFor};
 
 /// Returns the tasks as a report has them. `stacks` is indexed by task number.
 pub fn show(
@@ -34,4 +34,10 @@ pub fn show(
         })
     };
     (0..).zip(tasks.iter().zip(stacks)).filter_map(show).collect()
+}
+
+/// Counts the tasks that wait for work or for an event.
+pub fn count_sleeping(kernel: Option<&KernelState>) -> u32 {
+    let tasks = kernel.map_or(&[][..], |kernel| &kernel.tasks).iter().flatten();
+    tasks.filter(|task| task.state == TaskRunState::Sleeping).count() as u32
 }

@@ -234,6 +234,7 @@ impl From<TaskRunState> for report::TaskState {
             TaskRunState::Ready => Self::Ready,
             TaskRunState::Running => Self::Running,
             TaskRunState::Blocked => Self::Blocked,
+            TaskRunState::Sleeping => Self::Sleeping,
             TaskRunState::Ended => Self::Ended,
             TaskRunState::Garbage(_) => Self::Unknown,
         }

@@ -119,7 +119,9 @@ impl<'a> WaitChains<'a> {
                     TaskRunState::Ready | TaskRunState::Running => {
                         edge(EdgeKind::RunsOn, Node::Cpu(task.cpu))
                     }
-                    TaskRunState::Blocked => waits(self.long_wait_of_task(number)?),
+                    TaskRunState::Blocked | TaskRunState::Sleeping => {
+                        waits(self.long_wait_of_task(number)?)
+                    }
                     TaskRunState::Ended | TaskRunState::Garbage(_) => None,
                 }
             }

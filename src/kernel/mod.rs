@@ -15,10 +15,11 @@
 //! | `log` | the kernel's log |
 //! | `nmi_buffers` | the protocol of the buffers that NMI handlers answer into |
 //! | `adapter` | the traits that put them together |
-//! | `bundled`, `unknown` | the adapters |
+//! | `bundled`, `linux`, `unknown` | the adapters |
 
 mod adapter;
 mod bundled;
+mod linux;
 mod log;
 mod nmi_buffers;
 mod state;
@@ -26,6 +27,7 @@ mod symbols;
 mod unknown;
 mod vocabulary;
 
+use nmiscope_machine::{PhysicalMemory, Registers};
 use nmiscope_symbolizer::Image;
 
 pub use adapter::{Depth, KernelAdapter, LocateError, Located};
@@ -55,6 +57,15 @@ pub fn any_vocabulary() -> &'static dyn Vocabulary {
 /// Makes the adapter of an unknown kernel.
 pub fn unknown(reason: String) -> Box<dyn KernelAdapter> {
     Box::new(unknown::UnknownKernel { reason, vocabulary: any_vocabulary() })
+}
+
+/// Makes the adapter for a kernel that describes itself in guest memory, by the registers of the vCPUs; `None` if
+/// there is none. It needs no image.
+pub fn recognise_in_memory(
+    memory: &dyn PhysicalMemory,
+    vcpus: &[Registers],
+) -> Option<Box<dyn KernelAdapter>> {
+    Some(Box::new(linux::LinuxKernel::recognise(memory, vcpus)?))
 }
 
 /// Makes the adapter for the kernel in `image`, by the structures of known kernels.

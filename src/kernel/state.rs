@@ -178,6 +178,9 @@ pub enum TaskRunState {
     Running,
     /// The task sleeps until it is woken.
     Blocked,
+    /// The task waits for work or for an event, for as long as that takes. Kernels that make a difference have
+    /// this state for the sleep of daemons and idle workers, which is no sign of a hang.
+    Sleeping,
     /// The task has ended, and runs no more.
     Ended,
     /// A value that the guest does not define.

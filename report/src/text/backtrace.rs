@@ -98,6 +98,10 @@ impl Writer<'_> {
             }
         }
         idle_cpus(text, &idle);
+        if backtrace.sleeping_tasks > 0 {
+            let count = plural(backtrace.sleeping_tasks.into(), "other task");
+            let _ = writeln!(text, "\n{count} asleep, waiting for work or events");
+        }
     }
 
     /// Splits vCPUs with equal stacks by their ranks: an idle vCPU that is blamed does not stand among others
@@ -197,6 +201,7 @@ impl Writer<'_> {
             TaskState::Ready => ", ready to run",
             TaskState::Running => ", running",
             TaskState::Blocked => ", blocked",
+            TaskState::Sleeping => ", sleeping",
             TaskState::Ended => ", ended",
             TaskState::Absent => ", which does not exist",
             TaskState::Unknown => ", in an unknown state",

@@ -537,7 +537,7 @@ fn first_line(hang: &Hang) -> String {
 }
 
 #[test]
-fn the_age_of_a_hang_is_a_duration_for_one_party_and_for_two() {
+fn age_of_a_hang_is_a_duration_for_one_party_or_two() {
     let nodes = || vec![cpu_node(0, None), cpu_node(1, None)];
     let rows = [
         (Class::Deadlock, "for 2.0 s"),

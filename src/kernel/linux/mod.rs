@@ -1,0 +1,181 @@
+//! Adapter of Linux: everything from the guest's memory, without an image.
+//!
+//! Owns the recognition of a Linux kernel by what lies in its image (symbols, types, unwind rows), and puts the parts
+//! together. Refuses to own formats (`nmiscope_symbolizer::linux`) and their use (`capture`, `diagnosis`). No
+//! decision rests on a version: a part whose tables are missing is missing, and says so.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `image` | the kernel's image, found by page tables |
+//! | `symbols` | functions and stacks of the kernel and its modules |
+//! | `modules` | the list of modules |
+//! | `activity` | CPUs and tasks |
+//! | `log` | the printk ring buffer |
+//! | `vocabulary` | Linux's own texts and function names |
+
+mod activity;
+mod image;
+mod log;
+mod modules;
+mod symbols;
+mod vocabulary;
+
+use std::rc::Rc;
+
+use nmiscope_machine::{
+    GuestVirtual, PageTables, PhysicalMemory, ReadError, Registers, VirtualAddress,
+};
+use nmiscope_symbolizer::linux::{Btf, Kallsyms, OrcTable};
+
+use super::{
+    Depth, KernelAdapter, KernelState, KernelSymbols, LocateError, Located, Log, LogError,
+    Vocabulary,
+};
+use crate::targets::NoAnswer;
+use activity::ActivityLayout;
+use image::KernelImage;
+use log::LogLayout;
+use modules::Modules;
+use symbols::LinuxSymbols;
+use vocabulary::LinuxVocabulary;
+
+/// The address at which x86-64 kernels are linked: `__START_KERNEL_map` plus CONFIG_PHYSICAL_START, which is 16 MiB
+/// in every distribution. A kernel with another start has another number for its KASLR offset, which people read
+/// and no code uses.
+const LINKED: u64 = 0xffff_ffff_8100_0000;
+
+/// Linux, as it describes itself in one guest.
+#[derive(Debug)]
+pub(super) struct LinuxKernel {
+    name: String,
+    guest: Rc<Guest>,
+}
+
+#[derive(Debug)]
+struct Guest {
+    tables: PageTables,
+    symbols: LinuxSymbols,
+    activity: Option<ActivityLayout>,
+    log: Option<LogLayout>,
+    vcpus: u64,
+}
+
+impl LinuxKernel {
+    /// Recognises Linux in a guest by the registers of its vCPUs; `None` if none of them leads to an image with
+    /// symbols.
+    pub(super) fn recognise(memory: &dyn PhysicalMemory, vcpus: &[Registers]) -> Option<Self> {
+        let images = vcpus.iter().filter_map(|registers| KernelImage::find(memory, registers));
+        // Every vCPU of one guest runs one kernel: the first that shows it is enough.
+        let (image, kallsyms) = images
+            .take(MAX_TRIES)
+            .find_map(|image| Some((Kallsyms::find(&image.bytes, image.base).ok()?, image)))
+            .map(|(kallsyms, image)| (image, kallsyms))?;
+        let banner = banner(&image, &kallsyms)?;
+        let btf = find_btf(&image, &kallsyms);
+        let orc = btf.as_ref().and_then(|btf| find_orc(&image, &kallsyms, btf));
+        let memory = GuestVirtual::new(memory, image.tables);
+        let modules = btf
+            .as_ref()
+            .map(|btf| Modules::read(&kallsyms, btf, orc.as_ref(), &memory))
+            .unwrap_or_default();
+        let activity = btf.as_ref().and_then(|btf| ActivityLayout::new(&kallsyms, btf).ok()?);
+        let log = btf.as_ref().and_then(|btf| LogLayout::new(&kallsyms, btf).ok()?);
+        let name = describe(&banner, &image, &kallsyms, btf.is_some(), orc.is_some());
+        let symbols = LinuxSymbols::new(kallsyms, orc, modules);
+        let guest =
+            Guest { tables: image.tables, symbols, activity, log, vcpus: vcpus.len() as u64 };
+        Some(Self { name, guest: Rc::new(guest) })
+    }
+}
+
+/// The number of vCPUs whose page tables are looked at.
+const MAX_TRIES: usize = 8;
+
+/// Returns the release by the kernel's banner, such as `6.1.0-56-cloud-amd64`.
+fn banner(image: &KernelImage, kallsyms: &Kallsyms) -> Option<String> {
+    let bytes = image.from(kallsyms.address_of("linux_banner")?)?;
+    let text = std::str::from_utf8(bytes.get(..128)?.split(|&byte| byte == 0).next()?);
+    let text = text.ok()?.strip_prefix("Linux version ")?;
+    Some(text.split(' ').next()?.to_owned())
+}
+
+fn describe(
+    release: &str,
+    image: &KernelImage,
+    kallsyms: &Kallsyms,
+    has_btf: bool,
+    has_orc: bool,
+) -> String {
+    let kaslr = image.base.0.wrapping_sub(LINKED);
+    let mut parts = vec![format!("KASLR {kaslr:#x}"), format!("{} symbols", kallsyms.len())];
+    parts.push(if has_btf { "BTF".into() } else { "no BTF".into() });
+    parts.push(if has_orc { "ORC".into() } else { "no ORC".into() });
+    format!("Linux {release} ({})", parts.join(", "))
+}
+
+fn find_btf(image: &KernelImage, kallsyms: &Kallsyms) -> Option<Btf> {
+    let (start, end) = (kallsyms.address_of("__start_BTF")?, kallsyms.address_of("__stop_BTF")?);
+    Btf::parse(image.between(start, end)?).ok()
+}
+
+fn find_orc(image: &KernelImage, kallsyms: &Kallsyms, btf: &Btf) -> Option<OrcTable> {
+    let part = |name: &str| {
+        let start = kallsyms.address_of(&format!("__start_orc_{name}"))?;
+        let end = kallsyms.address_of(&format!("__stop_orc_{name}"))?;
+        Some((start, image.between(start, end)?))
+    };
+    let ((base, addresses), (_, rows)) = (part("unwind_ip")?, part("unwind")?);
+    OrcTable::new(addresses, base, rows, btf).ok()
+}
+
+impl KernelAdapter for LinuxKernel {
+    fn unknown_because(&self) -> Option<&str> {
+        None
+    }
+
+    fn name(&self) -> Option<String> {
+        Some(self.name.clone())
+    }
+
+    fn locate(
+        &self,
+        _memory: &dyn PhysicalMemory,
+        _registers: &mut dyn Iterator<Item = Result<Registers, NoAnswer>>,
+    ) -> Result<Box<dyn Located>, LocateError> {
+        Ok(Box::new(LocatedLinux(Rc::clone(&self.guest))))
+    }
+
+    fn vocabulary(&self) -> &dyn Vocabulary {
+        &LinuxVocabulary
+    }
+
+    fn symbols<'a>(
+        &'a self,
+        _image: Option<&'a dyn KernelSymbols>,
+    ) -> Option<&'a dyn KernelSymbols> {
+        Some(&self.guest.symbols)
+    }
+}
+
+/// Linux in the guest that it was recognised in: nothing moves while it runs.
+#[derive(Debug)]
+struct LocatedLinux(Rc<Guest>);
+
+impl Located for LocatedLinux {
+    fn state(&self, memory: &dyn PhysicalMemory, depth: Depth) -> Result<KernelState, ReadError> {
+        let memory = GuestVirtual::new(memory, self.0.tables);
+        match &self.0.activity {
+            Some(activity) => activity.read(self.0.vcpus, &memory, depth),
+            None => Ok(KernelState::default()),
+        }
+    }
+
+    fn own_memory(&self) -> Vec<(VirtualAddress, u64)> {
+        Vec::new()
+    }
+
+    fn log(&self, memory: &dyn PhysicalMemory) -> Option<Result<Log, LogError>> {
+        let memory = GuestVirtual::new(memory, self.0.tables);
+        Some(self.0.log.as_ref()?.read(&memory))
+    }
+}

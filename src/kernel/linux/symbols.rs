@@ -1,0 +1,101 @@
+//! Symbols and unwind rows of a Linux kernel and its modules, without an image.
+//!
+//! Owns the choice between the kernel's tables and those of a module. Refuses to own the formats (the symbolizer).
+//! Called by captures and diagnosis through [`KernelSymbols`].
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use nmiscope_machine::{UnwindRegisters, VirtualAddress, VirtualMemory};
+use nmiscope_symbolizer::linux::{Kallsyms, KernelCode, OrcRow, OrcTable, unwind};
+use nmiscope_symbolizer::{
+    Frame, ProgramCounter, Resolved, Symbol, SymbolKind, SymbolOffset, Trace,
+};
+
+use super::modules::Modules;
+use crate::kernel::KernelSymbols;
+
+/// Symbols and unwind rows of one guest. Addresses are those at run time.
+#[derive(Debug)]
+pub(super) struct LinuxSymbols {
+    pub(super) kallsyms: Kallsyms,
+    /// The kernel's own rows; `None` for a kernel that was built without them.
+    pub(super) orc: Option<OrcTable>,
+    pub(super) modules: Modules,
+    /// Ranges of the kernel's code: the code itself, and that which runs at boot only.
+    text: Vec<Range<u64>>,
+}
+
+impl LinuxSymbols {
+    pub(super) fn new(kallsyms: Kallsyms, orc: Option<OrcTable>, modules: Modules) -> Self {
+        let range = |start: &str, end: &str| {
+            Some(kallsyms.address_of(start)?.0..kallsyms.address_of(end)?.0)
+        };
+        let text = [range("_stext", "_etext"), range("_sinittext", "_einittext")];
+        let text = text.into_iter().flatten().collect();
+        Self { kallsyms, orc, modules, text }
+    }
+
+    fn is_kernel_text(&self, address: VirtualAddress) -> bool {
+        self.text.iter().any(|range| range.contains(&address.0))
+    }
+
+    /// Returns the name, address and size of the symbol that holds an address. A module's symbols are followed by
+    /// the module's name in brackets, as the kernel prints them.
+    fn find(&self, address: VirtualAddress) -> Option<(String, VirtualAddress, u64)> {
+        if let Some(module) = self.modules.containing(address) {
+            let (name, start, size) = module.symbol(address)?;
+            return Some((format!("{name} [{}]", module.name), start, size));
+        }
+        let symbol = self.kallsyms.containing(address)?;
+        Some((symbol.name, symbol.address, symbol.extent?))
+    }
+}
+
+impl KernelCode for LinuxSymbols {
+    fn row(&self, address: VirtualAddress) -> Option<OrcRow> {
+        if self.is_kernel_text(address) {
+            return self.orc.as_ref()?.row(address);
+        }
+        self.modules.containing(address)?.row(address)
+    }
+
+    fn is_text(&self, address: VirtualAddress) -> bool {
+        self.is_kernel_text(address) || self.modules.containing(address).is_some()
+    }
+}
+
+impl KernelSymbols for LinuxSymbols {
+    fn frames(&self, counter: ProgramCounter) -> Resolved<'_> {
+        let address = counter.lookup_address();
+        let symbol = self.is_text(address).then(|| self.symbol_containing(address)).flatten();
+        let function = symbol.as_ref().map(|found| found.symbol.name.clone().into_owned());
+        let frame = function.map(|function| Frame {
+            function: Some(function),
+            linkage_name: None,
+            location: None,
+            inlined: false,
+        });
+        Resolved { address, frames: frame.into_iter().collect(), symbol, missing: None }
+    }
+
+    fn symbol_containing(&self, address: VirtualAddress) -> Option<SymbolOffset<'_>> {
+        let (name, start, size) = self.find(address)?;
+        let kind = if self.is_text(address) { SymbolKind::Function } else { SymbolKind::Data };
+        let symbol = Symbol { name: Cow::Owned(name), address: start, size, kind };
+        Some(SymbolOffset { offset: address.0 - start.0, symbol })
+    }
+
+    fn address_of(&self, name: &str) -> Option<VirtualAddress> {
+        let kernel = self.kallsyms.address_of(name);
+        kernel.or_else(|| self.modules.modules.iter().find_map(|module| module.address_of(name)))
+    }
+
+    fn unwind(&self, registers: &UnwindRegisters, memory: &dyn VirtualMemory) -> Trace {
+        unwind(self, registers, memory)
+    }
+
+    fn build_id(&self) -> Option<&[u8]> {
+        None
+    }
+}

@@ -30,6 +30,7 @@ under-load *ARGS:
 
 # the tests that need a program a fresh machine lacks: QEMU, gdb, gcc, llvm-symbolizer
 test-ignored:
+    tests/linux_guest/kernel.sh
     cargo test --locked --workspace --tests -- --ignored
 
 # the live tests on a standard KVM, inside a QEMU TCG machine; arguments as of the script
@@ -70,7 +71,7 @@ fmt:
 
 # the scripts
 shellcheck:
-    shellcheck .ci/run tests/*.sh tests/nested/*.sh tests/nested/job tests/nested/machine-init tests/offline/*.sh tests/linux_logs/make.sh tests/linux_logs/init fuzz/*.sh benches/*.sh deploy/slurm/*
+    shellcheck .ci/run tests/*.sh tests/nested/*.sh tests/nested/job tests/nested/machine-init tests/offline/*.sh tests/linux_logs/make.sh tests/linux_logs/init tests/linux_guest/kernel.sh tests/linux_guest/init fuzz/*.sh benches/*.sh deploy/slurm/*
 
 # counts of passages that a stranger has to read twice
 plain-english *ARGS:

@@ -23,6 +23,7 @@ mod gdb;
 mod guest_image;
 mod hostile_detector;
 mod hostile_guest;
+mod linux_guest;
 mod live;
 mod offline;
 mod qemu;

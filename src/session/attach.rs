@@ -79,11 +79,18 @@ pub fn attach(options: &AttachOptions, guardian: Command) -> anyhow::Result<Atta
     let mut running = Attached::without_stop(memory, states.clone(), runs);
     let mut warnings = Vec::new();
     let image = options.image.as_deref();
-    let found = guest_image::open(&running, image, &options.debug_directory, &mut warnings)
-        .map_err(BadRequest::from_error)?;
+    let in_memory = if image.is_none() { Visitor::in_memory(&running) } else { None };
+    let found = match &in_memory {
+        Some(_) => None,
+        None => guest_image::open(&running, image, &options.debug_directory, &mut warnings)
+            .map_err(BadRequest::from_error)?,
+    };
     let (files, path) = found.unzip();
     let image = files.as_ref().and_then(|files| files.parse().ok());
-    let mut visitor = Visitor::new(image.as_ref(), options.variables, warnings);
+    let mut visitor = match in_memory {
+        Some(visitor) => visitor.with_warnings(warnings),
+        None => Visitor::new(image.as_ref(), options.variables, warnings),
+    };
     let warnings = visitor.warnings.clone();
     for _ in 0..REHEARSALS {
         visitor.capture(&mut running, Trigger::Attach, None);

@@ -25,10 +25,17 @@ pub(super) fn report(
 ) -> anyhow::Result<Report> {
     let mut warnings: Vec<String> =
         dump.findings().iter().map(|finding| format!("{name}: {finding}")).collect();
-    let found = guest_image::open(&dump, image, debug_directory, &mut warnings)?;
+    let in_memory = if image.is_none() { Visitor::in_memory(&dump) } else { None };
+    let found = match &in_memory {
+        Some(_) => None,
+        None => guest_image::open(&dump, image, debug_directory, &mut warnings)?,
+    };
     let (files, path) = found.unzip();
     let image = files.as_ref().and_then(|files| files.parse().ok());
-    let mut visitor = Visitor::new(image.as_ref(), with_variables, warnings);
+    let mut visitor = match in_memory {
+        Some(visitor) => visitor.with_warnings(warnings),
+        None => Visitor::new(image.as_ref(), with_variables, warnings),
+    };
     let (capture, _) = visitor.capture(&mut dump, Trigger::Dump, None);
     Ok(visitor.report(
         &capture,

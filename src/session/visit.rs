@@ -44,9 +44,22 @@ impl<'i> Visitor<'i> {
         Self { image, warnings, ..Self::from_kernel(kernel) }.with_variables(variables)
     }
 
+    /// Recognises a kernel that describes itself in the target's memory; `None` if there is none.
+    pub fn in_memory(target: &dyn Target) -> Option<Self> {
+        let states = target.states(&Vec::from_iter(0..target.vcpus()), Duration::ZERO);
+        let registers: Vec<_> =
+            states.into_iter().flatten().map(|state| state.registers.clone()).collect();
+        Some(Self::from_kernel(kernel::recognise_in_memory(target, &registers)?))
+    }
+
     /// Creates a visitor for a known kernel, without an image.
     pub fn from_kernel(kernel: Box<dyn KernelAdapter>) -> Self {
         Self { image: None, kernel, with_variables: None, warnings: Vec::new() }
+    }
+
+    /// Replaces the warnings for the report.
+    pub fn with_warnings(self, warnings: Vec<String>) -> Self {
+        Self { warnings, ..self }
     }
 
     fn with_variables(mut self, wanted: bool) -> Self {

@@ -1,0 +1,167 @@
+//! `nmiscope attach` and `nmiscope report` of a Linux guest that QEMU runs: Debian's kernel as it is, with KASLR, without a
+//! vmlinux and without a debug package. The guest's own console is the second opinion.
+//!
+//! The guest is made by `tests/linux_guest/kernel.sh`.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nmiscope_qemu::{Address, Deadlines, Qmp};
+use nmiscope_report::{Frame, GuestKernel, Outcome, Report};
+use serde_json::json;
+
+use crate::common::*;
+
+/// Longest time that a test waits for the guest: it boots under TCG, in 10 s on an idle host.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A QEMU with the Linux guest. Dropping it kills QEMU.
+struct LinuxVm {
+    running: Option<Running>,
+}
+
+impl LinuxVm {
+    fn start(scenario: &str) -> Self {
+        let directory = std::env::var_os("NMISCOPE_LINUX").map_or_else(
+            || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/linux"),
+            PathBuf::from,
+        );
+        let kernel = directory.join("vmlinuz");
+        assert!(kernel.exists(), "no {}: run tests/linux_guest/kernel.sh", kernel.display());
+        let parameters = format!("console=ttyS0 no_timer_check scenario={scenario}");
+        let qemu = program(Command::new("qemu-system-x86_64"), ["-accel", "tcg", "-cpu", "max"])
+            .args(["-M", "q35", "-m", "256", "-smp", "2", "-append", &parameters])
+            .args(["-kernel", &kernel.display().to_string()])
+            .args(["-initrd", &directory.join("initrd").display().to_string()])
+            .args(["-display", "none", "-nodefaults", "-no-user-config", "-no-reboot"])
+            .args(["-serial", "file:console", "-qmp", "unix:qmp,server=on,wait=off"])
+            .args(["-qmp", "unix:second,server=on,wait=off"]);
+        Self { running: Some(qemu.deadline(2 * PATIENCE).start()) }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.running.as_ref().expect("a QEMU").directory.path().join(name)
+    }
+
+    /// Waits for a text on the console, and returns all of it.
+    #[track_caller]
+    fn wait_for(&self, text: &str) -> String {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let console = std::fs::read(self.path("console")).unwrap_or_default();
+            let console = String::from_utf8_lossy(&console).replace('\r', "");
+            if console.contains(text) {
+                return console;
+            }
+            assert!(Instant::now() < end, "no {text:?} within {PATIENCE:?} in\n{console}");
+            sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn attach(&self) -> Finished {
+        let qmp = self.path("qmp").display().to_string();
+        nmiscope(["attach", "--qmp", &qmp, "--max-pause", "60s"]).with_report().run()
+    }
+
+    /// Makes the report of a dump that QEMU writes.
+    fn report_of_dump(&self) -> Finished {
+        let address = Address::Path(self.path("second"));
+        let mut qmp = Qmp::connect(&address, &Deadlines::default()).expect("a monitor");
+        let dump = self.path("dump");
+        let protocol = format!("file:{}", dump.display());
+        let arguments = json!({ "paging": false, "protocol": protocol });
+        qmp.execute_with("dump-guest-memory", &arguments, PATIENCE).expect("a dump");
+        nmiscope(["report", &dump.display().to_string()]).with_report().run()
+    }
+}
+
+impl Drop for LinuxVm {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.kill();
+            running.wait();
+        }
+    }
+}
+
+/// Returns the functions of the last call trace on the console that the kernel vouches for, innermost first.
+fn call_trace(console: &str) -> Vec<String> {
+    let (_, trace) = console.rsplit_once("Call Trace:").expect("a call trace");
+    let function = |line: &str| {
+        let (_, text) = line.split_once("] ")?;
+        let text = text.trim();
+        let (name, offset) = text.split_once("+0x")?;
+        let is_entry = !text.starts_with('?') && offset.contains('/') && !name.contains(' ');
+        is_entry.then(|| name.to_owned())
+    };
+    trace.lines().take_while(|line| !line.contains("</TASK>")).filter_map(function).collect()
+}
+
+fn names(frames: &[Frame]) -> Vec<&str> {
+    let functions = frames.iter().flat_map(|frame| &frame.functions);
+    functions.filter_map(|function| function.name.as_deref()).collect()
+}
+
+/// Returns the functions of the panicking CPU's stack.
+fn panicking_stack(report: &Report) -> Vec<String> {
+    let Outcome::Observed { panicking: Some(cpu), .. } = report.outcome else {
+        panic!("no panic: {:?}", report.outcome);
+    };
+    let cpu = &report.backtraces[0].cpus[cpu as usize];
+    let stack = cpu.host_stack.as_ref().expect("a stack");
+    assert!(stack.complete, "{stack:?}");
+    names(&stack.frames).into_iter().map(str::to_owned).collect()
+}
+
+#[test]
+#[ignore = "needs QEMU and a Linux kernel"]
+fn panic_of_linux_has_the_stack_that_its_console_shows() {
+    let vm = LinuxVm::start("crash");
+    let console = vm.wait_for("end Kernel panic");
+    let attached = vm.attach().expect_code(exit::CRASH);
+    let report = attached.report();
+    let GuestKernel::Known { name } = &report.image.kernel else {
+        panic!("{:?}", report.image.kernel);
+    };
+    let release = console.split(" tasks, ").nth(1).and_then(|rest| rest.split('\n').next());
+    assert!(name.starts_with(&format!("Linux {}", release.expect("a release"))), "{name}");
+    let Outcome::Observed { message, .. } = &report.outcome else { panic!("observed") };
+    assert_eq!(message.as_deref(), Some("sysrq triggered crash"));
+    // The kernel prints its trace in panic, below what the vCPU executes now.
+    let stack = panicking_stack(&report);
+    let trace = call_trace(&console);
+    let shown = trace.iter().skip_while(|name| !name.starts_with("sysrq_handle_crash"));
+    let shown: Vec<&String> = shown.collect();
+    assert!(shown.len() > 5, "{trace:?}");
+    let common: Vec<&String> =
+        stack.iter().skip_while(|name| !name.starts_with("sysrq_handle_crash")).collect();
+    assert_eq!(common, shown);
+    let log = report.backtraces[0].log.as_ref().expect("a log");
+    let last = log.lines.last().expect("a line");
+    assert!(last.text.contains("end Kernel panic"), "{last:?}");
+    assert!(log.lines.iter().all(|line| console.contains(line.text.trim_end())), "{log:?}");
+    let dumped = vm.report_of_dump().expect_code(exit::CRASH).report();
+    assert_eq!(panicking_stack(&dumped), stack);
+}
+
+#[test]
+#[ignore = "needs QEMU and a Linux kernel"]
+fn idle_linux_has_the_tasks_that_it_counts_itself() {
+    let vm = LinuxVm::start("idle");
+    let console = vm.wait_for("test: ready");
+    let (_, counted) = console.split_once("test: ").expect("a count");
+    let counted: i64 =
+        counted.split(' ').next().and_then(|count| count.parse().ok()).expect("a count");
+    let report = vm.attach().expect_code(exit::CLEAN).report();
+    let backtrace = &report.backtraces[0];
+    let found = i64::from(backtrace.sleeping_tasks) + backtrace.tasks.len() as i64;
+    // Threads that work for others, and the shell that counted, come and go.
+    assert!((found - counted).abs() <= 6, "{found} tasks, and the guest counts {counted}");
+    for cpu in &backtrace.cpus {
+        let stack = cpu.host_stack.as_ref().expect("a stack");
+        assert!(stack.complete, "{stack:?}");
+    }
+    assert!(report.hangs.is_empty(), "{:?}", report.hangs);
+}

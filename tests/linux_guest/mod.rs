@@ -30,7 +30,7 @@ impl LinuxVm {
         );
         let kernel = directory.join("vmlinuz");
         assert!(kernel.exists(), "no {}: run tests/linux_guest/kernel.sh", kernel.display());
-        let parameters = format!("console=ttyS0 no_timer_check scenario={scenario}");
+        let parameters = format!("console=ttyS0 loglevel=8 no_timer_check scenario={scenario}");
         let qemu = program(Command::new("qemu-system-x86_64"), ["-accel", "tcg", "-cpu", "max"])
             .args(["-M", "q35", "-m", "256", "-smp", "2", "-append", &parameters])
             .args(["-kernel", &kernel.display().to_string()])

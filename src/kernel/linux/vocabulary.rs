@@ -72,7 +72,12 @@ impl Vocabulary for LinuxVocabulary {
     }
 
     fn panic_message(&self, console: &[String]) -> Option<String> {
-        let after = |line: &String| Some(line.split_once(PANIC)?.1.to_owned());
+        // The line that ends a panic repeats its message.
+        let is_end = |line: &String| line.contains("---[ end ");
+        let after = |line: &String| match is_end(line) {
+            false => Some(line.split_once(PANIC)?.1.to_owned()),
+            true => None,
+        };
         console.iter().rev().find_map(after)
     }
 
@@ -86,5 +91,32 @@ impl Vocabulary for LinuxVocabulary {
 
     fn is_start(&self, function: &str) -> bool {
         STARTS.contains(&function) || function.starts_with("asm_")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn message_of_a_panic_is_the_first_lines_and_not_that_of_its_end() {
+        let console = [
+            "[    3.1] Kernel panic - not syncing: sysrq triggered crash",
+            "[    3.2] CPU: 1 PID: 1 Comm: init Not tainted 6.1.0-56-cloud-amd64 #1",
+            "[    3.3] ---[ end Kernel panic - not syncing: sysrq triggered crash ]---",
+        ]
+        .map(str::to_owned);
+        let message = LinuxVocabulary.panic_message(&console);
+        assert_eq!(message.as_deref(), Some("sysrq triggered crash"));
+        assert_eq!(LinuxVocabulary.panic_message(&console[1..2]), None);
+    }
+
+    #[test]
+    fn names_of_functions_have_their_meaning_with_the_compilers_suffixes() {
+        let is_plumbing = |name| LinuxVocabulary.is_plumbing(name);
+        assert!(is_plumbing("__mutex_lock.constprop.0") && is_plumbing("_raw_spin_lock"));
+        assert!(!is_plumbing("ext4_file_write_iter"));
+        let is_start = |name| LinuxVocabulary.is_start(name);
+        assert!(is_start("asm_exc_nmi") && is_start("ret_from_fork") && !is_start("kthread_stop"));
     }
 }

@@ -180,7 +180,11 @@ fn vm_names_never_lead_outside_the_results() {
     assert_eq!(files(&site.results().join("vms")).len(), names.len() + 1);
 
     site.write("suite.toml", "[[vm]]\nname = \"\\u001b[31mred\"\n");
-    refused(site.farm(["--resume"]), "suite.toml:2:8: a control character in a name");
+    let refused = site.farm(["--resume"]).run().expect_code(exit::USAGE).stderr;
+    let (message, excerpt) = refused.split_once('\n').expect("the line of the mistake");
+    assert!(message.starts_with("error: "), "{refused}");
+    assert!(message.ends_with("suite.toml:2:8: a control character in a name"), "{refused}");
+    assert!(excerpt.starts_with("  2 | name = ") && !refused.contains('\x1b'), "{refused}");
 }
 
 /// Builds the command line of the site's farm behind a launcher program.

@@ -47,8 +47,7 @@ impl<'i> Visitor<'i> {
     /// Recognises a kernel that describes itself in the target's memory; `None` if there is none.
     pub fn in_memory(target: &dyn Target) -> Option<Self> {
         let states = target.states(&Vec::from_iter(0..target.vcpus()), Duration::ZERO);
-        let registers: Vec<_> =
-            states.into_iter().flatten().map(|state| state.registers.clone()).collect();
+        let registers: Vec<_> = states.into_iter().flatten().map(|state| state.registers).collect();
         Some(Self::from_kernel(kernel::recognise_in_memory(target, &registers)?))
     }
 

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn message_of_a_panic_is_the_first_lines_and_not_that_of_its_end() {
+    fn message_of_a_panic_is_that_of_its_first_line() {
         let console = [
             "[    3.1] Kernel panic - not syncing: sysrq triggered crash",
             "[    3.2] CPU: 1 PID: 1 Comm: init Not tainted 6.1.0-56-cloud-amd64 #1",

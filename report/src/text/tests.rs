@@ -98,6 +98,7 @@ fn taken(cpus: Vec<Cpu>) -> Backtrace {
         groups: cpus.iter().map(|cpu| vec![cpu.cpu]).collect(),
         cpus,
         tasks: Vec::new(),
+        sleeping_tasks: 0,
         waits: None,
         log: None,
     }

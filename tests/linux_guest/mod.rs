@@ -127,6 +127,10 @@ fn panic_of_linux_has_the_stack_that_its_console_shows() {
     };
     let release = console.split(" tasks, ").nth(1).and_then(|rest| rest.split('\n').next());
     assert!(name.starts_with(&format!("Linux {}", release.expect("a release"))), "{name}");
+    // The kernel prints its offset at a panic.
+    let (_, offset) = console.split_once("Kernel Offset: ").expect("an offset");
+    let offset = offset.split(' ').next().expect("an offset");
+    assert!(name.contains(&format!("(KASLR {offset}, ")), "{name}: {offset}");
     let Outcome::Observed { message, .. } = &report.outcome else { panic!("observed") };
     assert_eq!(message.as_deref(), Some("sysrq triggered crash"));
     // The kernel prints its trace in panic, below what the vCPU executes now.

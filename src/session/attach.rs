@@ -79,7 +79,9 @@ pub fn attach(options: &AttachOptions, guardian: Command) -> anyhow::Result<Atta
     let mut running = Attached::without_stop(memory, states.clone(), runs);
     let mut warnings = Vec::new();
     let image = options.image.as_deref();
-    let in_memory = if image.is_none() { Visitor::in_memory(&running) } else { None };
+    // The image of a kernel has tens of megabytes, which take half a minute through the monitor.
+    let can_search = image.is_none() && source == MemorySource::Process;
+    let in_memory = if can_search { Visitor::in_memory(&running) } else { None };
     let found = match &in_memory {
         Some(_) => None,
         None => guest_image::open(&running, image, &options.debug_directory, &mut warnings)
@@ -88,7 +90,7 @@ pub fn attach(options: &AttachOptions, guardian: Command) -> anyhow::Result<Atta
     let (files, path) = found.unzip();
     let image = files.as_ref().and_then(|files| files.parse().ok());
     let mut visitor = match in_memory {
-        Some(visitor) => visitor.with_warnings(warnings),
+        Some(visitor) => visitor.without_image(options.variables, warnings),
         None => Visitor::new(image.as_ref(), options.variables, warnings),
     };
     let warnings = visitor.warnings.clone();

@@ -33,7 +33,7 @@ pub(super) fn report(
     let (files, path) = found.unzip();
     let image = files.as_ref().and_then(|files| files.parse().ok());
     let mut visitor = match in_memory {
-        Some(visitor) => visitor.with_warnings(warnings),
+        Some(visitor) => visitor.without_image(with_variables, warnings),
         None => Visitor::new(image.as_ref(), with_variables, warnings),
     };
     let (capture, _) = visitor.capture(&mut dump, Trigger::Dump, None);

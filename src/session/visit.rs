@@ -56,8 +56,12 @@ impl<'i> Visitor<'i> {
         Self { image: None, kernel, with_variables: None, warnings: Vec::new() }
     }
 
-    /// Replaces the warnings for the report.
-    pub fn with_warnings(self, warnings: Vec<String>) -> Self {
+    /// Replaces the warnings for the report, and adds one if variables are wanted, which only an image locates.
+    pub fn without_image(self, variables: bool, mut warnings: Vec<String>) -> Self {
+        if variables {
+            warnings
+                .push("arguments and locals are not available: name the image with --image".into());
+        }
         Self { warnings, ..self }
     }
 

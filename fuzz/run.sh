@@ -16,7 +16,7 @@ if [[ ${1:-} == -t ]]; then
     shift 2
 fi
 targets=("$@")
-((${#targets[@]})) || targets=(unwind page_walk types core_file dump guest_trace symbolize module)
+((${#targets[@]})) || targets=(unwind page_walk types core_file dump guest_trace kernel_tables symbolize module)
 
 # Not the host's: a target of its own keeps these flags from build scripts.
 readonly machine=x86_64-unknown-linux-gnu

@@ -17,7 +17,6 @@ const MAX_CPUS: u64 = 8192;
 const MAX_TASKS: usize = 1 << 16;
 /// Task states (include/linux/sched.h): bits that together say how a task sleeps. They have been these since 4.14.
 mod state {
-    pub(super) const INTERRUPTIBLE: u64 = 0x1;
     pub(super) const UNINTERRUPTIBLE: u64 = 0x2;
     /// A bit of kernel threads that wait for work without counting towards the load.
     pub(super) const NOLOAD: u64 = 0x400;
@@ -300,8 +299,7 @@ fn run_state(bits: u64, on_cpu: bool) -> TaskRunState {
         _ if bits & state::UNINTERRUPTIBLE != 0 && bits & state::NOLOAD == 0 => {
             TaskRunState::Blocked
         }
-        _ if bits & (state::INTERRUPTIBLE | state::UNINTERRUPTIBLE) != 0 => TaskRunState::Sleeping,
-        // Stopped, traced or parked.
+        // Interruptible, stopped, traced or parked.
         _ => TaskRunState::Sleeping,
     }
 }

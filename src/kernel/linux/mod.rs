@@ -64,12 +64,11 @@ impl LinuxKernel {
     /// Recognises Linux in a guest by the registers of its vCPUs; `None` if none of them leads to an image with
     /// symbols.
     pub(super) fn recognise(memory: &dyn PhysicalMemory, vcpus: &[Registers]) -> Option<Self> {
-        let images = vcpus.iter().filter_map(|registers| KernelImage::find(memory, registers));
         // Every vCPU of one guest runs one kernel: the first that shows it is enough.
-        let (image, kallsyms) = images
+        let images = vcpus.iter().filter_map(|registers| KernelImage::find(memory, registers));
+        let (kallsyms, image) = images
             .take(MAX_TRIES)
-            .find_map(|image| Some((Kallsyms::find(&image.bytes, image.base).ok()?, image)))
-            .map(|(kallsyms, image)| (image, kallsyms))?;
+            .find_map(|image| Some((Kallsyms::find(&image.bytes, image.base).ok()?, image)))?;
         let banner = banner(&image, &kallsyms)?;
         let btf = find_btf(&image, &kallsyms);
         let orc = btf.as_ref().and_then(|btf| find_orc(&image, &kallsyms, btf));
@@ -88,7 +87,7 @@ impl LinuxKernel {
     }
 }
 
-/// The number of vCPUs whose page tables are looked at.
+/// The number of images in which symbols are searched for.
 const MAX_TRIES: usize = 8;
 
 /// Returns the release by the kernel's banner, such as `6.1.0-56-cloud-amd64`.

@@ -94,8 +94,4 @@ impl KernelSymbols for LinuxSymbols {
     fn unwind(&self, registers: &UnwindRegisters, memory: &dyn VirtualMemory) -> Trace {
         unwind(self, registers, memory)
     }
-
-    fn build_id(&self) -> Option<&[u8]> {
-        None
-    }
 }

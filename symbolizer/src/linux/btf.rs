@@ -126,12 +126,6 @@ impl Btf {
         Ok(btf)
     }
 
-    /// The number of bytes of the whole table, by its header; `None` where no header is.
-    pub fn size(bytes: &[u8]) -> Option<usize> {
-        let header = header(bytes)?;
-        header.length.checked_add(header.strings.1)?.checked_add(header.strings.0)
-    }
-
     fn parts(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
         let header = header(bytes)?;
         let body = bytes.get(header.length..)?;
@@ -193,9 +187,8 @@ impl Btf {
     }
 
     /// The size of a type in bytes.
-    fn size_of_type(&self, number: u32) -> Option<u64> {
+    fn size_of_type(&self, mut number: u32) -> Option<u64> {
         let mut factor = 1u64;
-        let mut number = number;
         for _ in 0..MAX_DEPTH {
             let (_, found) = self.stripped(number)?;
             match found.kind {
@@ -306,11 +299,6 @@ impl Btf {
         })
     }
 
-    /// True where a structure has that member.
-    pub fn has_field(&self, structure: &str, path: &str) -> bool {
-        self.field(structure, path).is_ok()
-    }
-
     /// The value of an enumerator of a named enumeration.
     ///
     /// # Errors
@@ -358,8 +346,6 @@ fn header(bytes: &[u8]) -> Option<Header> {
 }
 
 fn words<const N: usize>(bytes: &[u8], at: usize) -> Option<[u32; N]> {
-    let bytes = bytes.get(at..at.checked_add(4 * N)?)?;
-    let (words, _) = bytes.as_chunks::<4>();
-    let words = words.iter().map(|&word| u32::from_le_bytes(word)).collect::<Vec<_>>();
-    words.try_into().ok()
+    let (words, _) = bytes.get(at..at.checked_add(4 * N)?)?.as_chunks::<4>();
+    Some(std::array::from_fn(|index| u32::from_le_bytes(words[index])))
 }

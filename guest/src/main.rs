@@ -1,6 +1,6 @@
 //! The bundled guest kernel: small enough to boot in milliseconds, real enough to hang.
 //!
-//! It boots by PVH ([`arch`]), starts every CPU, and runs `cpu_main` on each: a heartbeat, then a step
+//! The kernel boots by PVH ([`arch`]), starts every CPU, and runs `cpu_main` on each: a heartbeat, then a step
 //! of the workload that the kernel parameter `workload=` names ([`workload`]). Most workloads hang in a
 //! way of their own. Each CPU answers NMIs with its registers and call trace, printed into its own
 //! buffer; that protocol is in the library half of this crate, which is architecture-neutral. Workloads

@@ -12,8 +12,8 @@
 //! | `certainty.why` | `certainty.reason` |
 //! | `visit.process`, `visit.was` | `visit.pid`, `visit.run_state` |
 //!
-//! It lacked `captured_at`, `host`, `summary` and `hangs[].bucket`: the first two and the last are not known
-//! then, and the summary is made from the rest.
+//! The former version lacked `captured_at`, `host`, `summary` and `hangs[].bucket`: the first two and the
+//! last are not known then, and the summary is made from the rest.
 //!
 //! Owns which versions are read. Called wherever a report is read: by [`json::read`](crate::json::read), for
 //! the notes of core files, and by triage.

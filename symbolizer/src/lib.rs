@@ -4,7 +4,7 @@
 //! ([`Image`]), the callers of a frame ([`Unwinder`]) and their arguments ([`Variables`]), and the place
 //! and value of a variable ([`Types`], [`Place`]).
 //!
-//! It refuses to own where the bytes come from. An image is a `&[u8]` that the caller read or mapped;
+//! The crate refuses to own where the bytes come from. An image is a `&[u8]` that the caller read or mapped;
 //! memory is any [`VirtualMemory`](nmiscope_machine::VirtualMemory), through page tables or otherwise.
 //! There is no I/O, no KVM and no clock here, so everything works the same on a live VM and on a stored
 //! core.

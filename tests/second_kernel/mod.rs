@@ -1,10 +1,10 @@
 //! Second kernel, which tests the adapters' interface: it has no ELF image, and only this folder knows
 //! it.
 //!
-//! Its memory describes it: where it was loaded, its symbols and those of a module, unwind rows, the
-//! layout of its structures, tasks and locks. Two of its tasks wait for each other, and one CPU is inside
-//! the module. The tool's own code takes the capture, finds the deadlock and makes the report, as for the
-//! bundled guest.
+//! The kernel describes itself in memory: where it was loaded, its symbols and those of a module, unwind
+//! rows, the layout of its structures, tasks and locks. Two of its tasks wait for each other, and one CPU
+//! is inside the module. The tool's own code takes the capture, finds the deadlock and makes the report, as
+//! for the bundled guest.
 
 mod adapter;
 mod machine;

@@ -1,7 +1,7 @@
 //! Scans paths for failures: finds results directories and reports below them, and reads each once.
 //!
 //! In a results directory, the journal names the failed tries, and their reports describe the failures.
-//! Where such a report cannot be read, the journal has enough to count the hang. In a directory without a
+//! The journal alone counts the hang of a report that cannot be read. In a directory without a
 //! journal, every JSON file may be a report. Symbolic links are followed only if they were given as paths.
 //!
 //! Owns the walk over directories and the list of skipped files; refuses to own the reading of a report

@@ -1,7 +1,7 @@
 //! Hangs CPU n/2, which takes an NMI and never returns from its handler: no other NMI can reach it.
 //! The others idle.
 //!
-//! Its buffer has the backtrace of the first NMI, which the CPU sent to itself.
+//! The stuck CPU's buffer has the backtrace of the first NMI, which the CPU sent to itself.
 //!
 //! Expect: hard-lockup
 //! Blamed: n/2

@@ -10,6 +10,8 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=tests/debian-kernel.sh
+. "$here/../debian-kernel.sh"
 directory=${1:-${CARGO_TARGET_DIR:-$here/../../target}/linux}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -20,19 +22,8 @@ fail() {
 }
 
 fetch_kernel() {
-    local package
     [[ ! -e $directory/vmlinuz ]] || return 0
-    package=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null |
-        sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n 1)
-    [[ -n $package ]] || fail "apt knows no linux-image-cloud-amd64: run apt-get update"
-    mkdir "$scratch/package" "$scratch/kernel"
-    # apt downloads as a user of its own, which must be able to write here.
-    chmod 755 "$scratch"
-    chmod 777 "$scratch/package"
-    (cd "$scratch/package" && timeout 300 apt-get download -qq "$package") ||
-        fail "failed to download $package: run apt-get update, and look at the network"
-    dpkg-deb --fsys-tarfile "$scratch"/package/*.deb |
-        tar -x -C "$scratch/kernel" --wildcards './boot/vmlinuz-*' || fail "failed to unpack $package"
+    unpack_debian_kernel "$scratch" './boot/vmlinuz-*' || fail "there is no kernel to boot"
     mv "$scratch"/kernel/boot/vmlinuz-* "$directory/vmlinuz"
 }
 

@@ -39,6 +39,8 @@ set -euo pipefail
 readonly did_not_run=125 frozen=98
 readonly sign_of_life_within=60
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=tests/debian-kernel.sh
+. "$here/../debian-kernel.sh"
 scratch=
 machine=
 
@@ -81,27 +83,14 @@ require() {
 
 # The kernel and the three modules of KVM, from Debian's package, which is not installed.
 fetch_kernel() {
-    local cache=$1 package
+    local cache=$1
     [[ ! -e $cache/vmlinuz ]] || return 0
     command -v apt-get >/dev/null ||
         fail "needs apt-get to fetch a kernel, or one in $cache (vmlinuz, irqbypass.ko, kvm.ko, kvm-amd.ko)"
-    package=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null |
-        sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n 1)
-    [[ -n $package ]] || fail "apt knows no linux-image-cloud-amd64: run apt-get update"
-    echo "nested: fetching $package"
-    mkdir "$scratch/package" "$scratch/kernel"
-    # apt downloads as its own user, which must be able to write here.
-    chmod 755 "$scratch"
-    chmod 777 "$scratch/package"
-    (cd "$scratch/package" && timeout 300 apt-get download -qq "$package") ||
-        fail "failed to download $package: run apt-get update, and look at the network"
-    dpkg-deb --fsys-tarfile "$scratch"/package/*.deb |
-        tar -x -C "$scratch/kernel" --wildcards --no-wildcards-match-slash \
-            './boot/vmlinuz-*' \
-            './lib/modules/*/kernel/virt/lib/irqbypass.ko' \
-            './lib/modules/*/kernel/arch/x86/kvm/kvm.ko' \
-            './lib/modules/*/kernel/arch/x86/kvm/kvm-amd.ko' ||
-        fail "$package is not laid out as expected"
+    unpack_debian_kernel "$scratch" './boot/vmlinuz-*' \
+        './lib/modules/*/kernel/virt/lib/irqbypass.ko' \
+        './lib/modules/*/kernel/arch/x86/kvm/kvm.ko' \
+        './lib/modules/*/kernel/arch/x86/kvm/kvm-amd.ko' || fail "there is no kernel to boot"
     mkdir -p "$cache"
     find "$scratch/kernel" -name '*.ko' -exec mv -t "$cache" {} +
     # Last, because its presence means that the cache is complete.

@@ -22,6 +22,10 @@ pub struct Cpu {
     pub registers: Option<Registers>,
     /// True inside an NMI handler, where the vCPU takes no other NMI; null where that is not known.
     pub in_nmi: Option<bool>,
+    /// Context that the vCPU executes in, by the records of the guest's kernel; absent for a kernel that keeps none, and
+    /// where they could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<KernelContext>,
     /// Account of the NMI that was sent for this backtrace.
     pub nmi: Nmi,
     /// Backtrace that the guest's NMI handler printed; null where it printed nothing.
@@ -33,6 +37,30 @@ pub struct Cpu {
     pub host_stack: Option<HostStack>,
     /// Faults of the guest's trace, of the host's stack, and differences between the two.
     pub findings: Vec<CpuFinding>,
+}
+
+/// The context that a CPU executes in, by the records of its kernel.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct KernelContext {
+    /// Name of the task that the CPU runs; null where it runs none, or its idle task.
+    pub task: Option<String>,
+    /// Number of times that preemption was disabled and not enabled again; a held spinlock is one.
+    pub preemption_disabled: u32,
+    /// True while a softirq is served.
+    pub serves_softirq: bool,
+    /// Number of times that softirqs were disabled and not enabled again.
+    pub softirqs_disabled: u32,
+    /// Number of hard interrupts that are being served, one inside the other.
+    pub hard_interrupts: u32,
+    /// Number of NMIs that are being served, one inside the other.
+    pub nmis: u32,
+    /// Names of the softirqs that are pending.
+    pub pending_softirqs: Vec<String>,
+    /// Number of tasks that run on the CPU or are ready to.
+    pub ready_tasks: u32,
+    /// Time since the last timer tick, in milliseconds of the guest's clock, at least; null where the kernel does not
+    /// record it.
+    pub tick_age_ms: Option<f64>,
 }
 
 /// A stack that the host read and unwound from outside.
@@ -203,13 +231,26 @@ pub enum NmiAnswer {
     },
 }
 
-/// The backtrace that a guest's NMI handler printed.
+/// The place of a trace in the kernel's log, and how far it agrees with what the host saw later.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PrintedTrace {
+    /// Time at which the kernel printed it, in milliseconds of the guest's clock since the guest started.
+    pub uptime_ms: f64,
+    /// Number of frames, from the outermost on, that the host's stack has too.
+    pub common_frames: u32,
+}
+
+/// The backtrace that a guest's kernel printed: in the handler of an NMI, or into its log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GuestTrace {
-    /// Contents of the buffer. Bytes that are not UTF-8 are replaced by U+FFFD.
+    /// Contents of the buffer, or lines of the log. Bytes that are not UTF-8 are replaced by U+FFFD.
     pub text: String,
-    /// True where this NMI's handler printed it; false where an earlier one's did and has not returned.
+    /// True where this NMI's handler printed it; false where an earlier one's did and has not returned, and in a trace
+    /// from the kernel's log.
     pub current: bool,
+    /// Place of the trace in the kernel's log; absent for one from an NMI buffer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub printed: Option<PrintedTrace>,
     /// Frames of the printed call trace, innermost first.
     pub frames: Vec<Frame>,
     /// Faults of the buffer and its text, as sentences.

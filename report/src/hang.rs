@@ -203,6 +203,8 @@ pub enum LockKind {
     Ticket,
     /// A mutex: waiting tasks sleep.
     Mutex,
+    /// A semaphore of readers and writers: waiting tasks sleep.
+    RwSemaphore,
     /// The guest's memory holds no valid lock.
     Unknown,
 }
@@ -363,6 +365,9 @@ pub struct Task {
     pub state: TaskState,
     /// Symbol or address of the lock that it waits for; null where it waits for no known lock.
     pub waits_for: Option<String>,
+    /// Time for which it has not run, in milliseconds of the guest's clock; absent where the kernel does not record it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asleep_ms: Option<f64>,
     /// Number of times that the scheduler switched to the task.
     pub switches: u64,
     /// Stack of the task; null where it could not be read.

@@ -59,7 +59,10 @@ pub mod units;
 
 pub use bucket::bucket;
 pub use class::Class;
-pub use cpu::{Cpu, CpuFinding, CpuState, GuestTrace, HostStack, Nmi, NmiAnswer, Registers};
+pub use cpu::{
+    Cpu, CpuFinding, CpuState, GuestTrace, HostStack, KernelContext, Nmi, NmiAnswer, PrintedTrace,
+    Registers,
+};
 pub use frame::{Availability, FoundBy, Frame, FrameSymbol, Function, Variable, VariableKind};
 pub use hang::{
     ActivityState, Certainty, Evidence, Fact, Hang, LockKind, NodeKind, SourceLine, Task,

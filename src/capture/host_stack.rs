@@ -149,8 +149,7 @@ fn unwind_tasks(
     let tables = tables.find_map(|state: &VcpuState| state.registers.page_tables().ok());
     let tables = tables.ok_or(NotUnwound::NoPageTables);
     let stack = |task: &Option<KernelTask>| {
-        let task = task.as_ref().filter(|task| task.state.is_off_cpu())?;
-        let registers = UnwindRegisters::from(task.registers.as_ref()?);
+        let registers = UnwindRegisters::from(task.as_ref()?.registers.as_ref()?);
         Some(unwind(&registers, tables.clone(), symbols, memory, Variables::IfThere))
     };
     kernel.map_or(&[][..], |kernel| &kernel.tasks).iter().map(stack).collect()

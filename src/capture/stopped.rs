@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use nmiscope_machine::PhysicalMemory;
+use nmiscope_machine::{PhysicalMemory, VcpuState};
 
 use super::host_stack::{self, Stacks};
 use crate::kernel::{
@@ -49,6 +49,8 @@ pub struct StoppedGuest {
     /// The pages that all this was read from.
     pub(super) pages: PageSet,
     pub(super) bounds: Timeouts,
+    /// The depth to which the kernel's state is read.
+    depth: Depth,
 }
 
 impl StoppedGuest {
@@ -61,6 +63,17 @@ impl StoppedGuest {
         known: Option<&dyn Located>,
         bounds: Timeouts,
     ) -> Self {
+        Self::stop_and_read(target, kernel, known, bounds, Depth::Stuck)
+    }
+
+    /// Stops a guest as [`stop`](Self::stop) does, and reads its kernel's state to a depth of the caller's choice.
+    pub fn stop_and_read(
+        target: &mut dyn Target,
+        kernel: &dyn KernelAdapter,
+        known: Option<&dyn Located>,
+        bounds: Timeouts,
+        depth: Depth,
+    ) -> Self {
         let mut step = StepTimer::start();
         let states = pause(target, bounds);
         step.done("stopped the vCPUs and read their registers");
@@ -72,7 +85,7 @@ impl StoppedGuest {
         let recorder = ReadRecorder::new(memory);
         let located = kernel.locate(&recorder, &mut registers);
         let pages = recorder.into_pages();
-        let mut stopped = Self { states, located, kernel: Reading::Unknown, pages, bounds };
+        let mut stopped = Self { states, located, kernel: Reading::Unknown, pages, bounds, depth };
         stopped.read_kernel(target, known);
         step.done("found the kernel's structures");
         stopped
@@ -81,10 +94,13 @@ impl StoppedGuest {
     /// Reads the kernel's state at the places that were found, or else at the `known` ones.
     fn read_kernel(&mut self, memory: &dyn PhysicalMemory, known: Option<&dyn Located>) {
         let recorder = ReadRecorder::new(memory);
+        let registers = |state: &Result<VcpuState, _>| Some(state.as_ref().ok()?.registers);
+        let vcpus: Vec<_> = self.states.iter().map(registers).collect();
+        let state = |located: &dyn Located| located.state(&recorder, &vcpus, self.depth);
         self.kernel = match (&self.located, known) {
-            (Ok(located), _) => Reading::from_result(located.state(&recorder, Depth::All)),
+            (Ok(located), _) => Reading::from_result(state(&**located)),
             (Err(LocateError::UnknownKernel(_)), _) => Reading::Unknown,
-            (Err(_), Some(known)) => Reading::from_result(known.state(&recorder, Depth::All)),
+            (Err(_), Some(known)) => Reading::from_result(state(known)),
             (Err(reason), None) => Reading::from_result(Err(reason.clone())),
         };
         self.pages.extend(recorder.into_pages());

@@ -4,7 +4,9 @@
 //! Pure: a capture and symbols in, report structs out. No clock, no KVM, no I/O. Called by `session`.
 
 mod account;
+mod context;
 mod hangs;
+mod printed;
 mod resolver;
 mod signature;
 mod stable;
@@ -65,7 +67,20 @@ fn hangs(
 
 fn backtrace(capture: &Capture, resolver: &Resolver<'_>) -> Backtrace {
     let cpus = (0..).zip(&capture.cpus);
-    let cpus: Vec<Cpu> = cpus.map(|(cpu, capture)| diagnose_cpu(cpu, capture, resolver)).collect();
+    let kernel = capture.kernel.known();
+    let cpus = cpus.map(|(cpu, capture)| Cpu {
+        context: kernel.and_then(|kernel| context::context(kernel, cpu)),
+        ..diagnose_cpu(cpu, capture, resolver)
+    });
+    let mut cpus: Vec<Cpu> = cpus.collect();
+    let log = capture.log.as_ref().and_then(|log| log.as_ref().ok());
+    let printed = log.map(|log| resolver.vocabulary().printed_stacks(&log.records));
+    for stack in printed.iter().flatten() {
+        if let Some(cpu) = cpus.get_mut(stack.cpu as usize).filter(|cpu| cpu.guest_trace.is_none())
+        {
+            cpu.guest_trace = Some(printed::trace(stack, cpu.host_stack.as_ref(), resolver));
+        }
+    }
     let count = |test: fn(&&Cpu) -> bool| cpus.iter().filter(test).count() as u32;
     let none = Ages::default();
     let ages = capture.found.as_ref().map_or(&none, |found| &found.ages);
@@ -77,10 +92,10 @@ fn backtrace(capture: &Capture, resolver: &Resolver<'_>) -> Backtrace {
         nmi_answered: count(|cpu| answered(cpu)),
         elapsed_ms: milliseconds(capture.elapsed),
         groups: group(&cpus),
-        waits: waits::wait_graph(capture.kernel.known(), ages, &cpus, resolver),
+        waits: waits::wait_graph(kernel, ages, &cpus, resolver),
         cpus,
-        tasks: tasks::show(capture.kernel.known(), &capture.task_stacks, resolver),
-        sleeping_tasks: tasks::count_sleeping(capture.kernel.known()),
+        tasks: tasks::show(kernel, &capture.task_stacks, resolver),
+        sleeping_tasks: tasks::count_sleeping(kernel, &capture.task_stacks),
         log: capture.log.as_ref().map(show_log),
     }
 }
@@ -145,6 +160,7 @@ fn diagnose_cpu(number: u32, capture: &CpuCapture, resolver: &Resolver<'_>) -> C
         interrupts_enabled: somewhere.map(|state| state.registers.interrupts_enabled()),
         registers: state.map(|state| show_registers(&state.registers)),
         in_nmi: somewhere.and_then(|state| Some(state.nmi?.masked)),
+        context: None,
         findings: witnesses::findings(capture, &nmi, guest_trace.as_ref()),
         host_stack: capture.stack.as_ref().map(|stack| show_stack(stack, resolver)),
         nmi,
@@ -244,6 +260,7 @@ fn guest_trace(capture: &CpuCapture, nmi: &Nmi, resolver: &Resolver<'_>) -> Opti
     });
     Some(GuestTrace {
         current: nmi.delivered == Some(true),
+        printed: None,
         findings: faults(buffer, nmi, &text, has_trace),
         frames: frames.collect(),
         text,

@@ -218,7 +218,8 @@ impl Parties<'_> {
                 EdgeKind::SleepsOn => WaitKind::SleepsOn,
             },
             call_site: wait.and_then(|wait| self.line(&wait.at)),
-            lasted_ms: age.map(milliseconds),
+            // A wait since this moment is one whose beginning is not known.
+            lasted_ms: age.filter(|age| !age.is_zero()).map(milliseconds),
         }
     }
 
@@ -247,6 +248,7 @@ impl From<kernel::LockKind> for LockKind {
             kernel::LockKind::Spin => Self::Spin,
             kernel::LockKind::Ticket => Self::Ticket,
             kernel::LockKind::Mutex => Self::Mutex,
+            kernel::LockKind::RwSemaphore => Self::RwSemaphore,
             kernel::LockKind::Garbage(_) => Self::Unknown,
         }
     }

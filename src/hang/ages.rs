@@ -320,7 +320,7 @@ impl KernelState {
     fn holder_cpu(&self, lock: &Lock) -> Option<u32> {
         let holder = lock.holder?;
         match lock.kind {
-            LockKind::Mutex => self.task(holder).map(|task| task.cpu),
+            LockKind::Mutex | LockKind::RwSemaphore => self.task(holder).map(|task| task.cpu),
             _ => Some(holder),
         }
     }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use nmiscope_report::Class;
 
+use crate::kernel::Patience;
+
 /// Bounds of all classes, in the own time of the blamed party; `None` disables a class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bounds {
@@ -28,6 +30,19 @@ impl Bounds {
     /// Sets the bound of a class.
     pub fn set(&mut self, class: Class, bound: Option<Duration>) {
         self.by_class[class as usize] = bound;
+    }
+
+    /// Returns the bounds of a guest whose kernel has times of its own.
+    #[must_use]
+    pub(super) fn with_patience(mut self, patience: Patience) -> Self {
+        for class in [Class::HardLockup, Class::DeadHalt] {
+            self.set(class, Some(patience.tick));
+        }
+        self.set(Class::SoftLockup, Some(patience.schedule));
+        for class in [Class::Deadlock, Class::LockWait] {
+            self.set(class, Some(patience.sleep));
+        }
+        self
     }
 
     /// Returns the bounds with `change` applied to that of each class.

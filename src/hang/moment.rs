@@ -40,6 +40,9 @@ const BOUND_DIVISOR: u32 = 10;
 /// Judges a guest that was seen once: in a dump, or on attaching to it.
 pub fn judge_snapshot(now: &Observation, bounds: &Bounds) -> Detection {
     let ages = Ages::from_records(now);
+    let patience = now.kernel.known().and_then(|kernel| kernel.patience);
+    let bounds =
+        &patience.map_or(bounds.clone(), |patience| bounds.clone().with_patience(patience));
     let mut hangs = hangs(now, &ages, bounds, true);
     for hang in hangs.iter_mut().filter(|hang| takes_interrupts(now, hang)) {
         // The tick is late by the guest's clock, but can still come: the VM may have been stopped until

@@ -60,7 +60,7 @@ prop_compose! {
         let [tick, main_loop, interrupts, work_queued, work_done] = counts;
         CpuActivity {
             online, tick, main_loop, interrupts, ready_tasks, work_queued, work_done, task, wait,
-            tick_ns: None, main_loop_ns: None,
+            tick_ns: None, main_loop_ns: None, context: None,
         }
     }
 }
@@ -78,7 +78,7 @@ prop_compose! {
         switches in count(),
         wait in wait(),
     ) -> KernelTask {
-        KernelTask { name: String::new(), cpu, state, switches, wait, registers: None }
+        KernelTask { name: String::new(), cpu, state, switches, wait, since_ns: None, registers: None }
     }
 }
 
@@ -104,7 +104,7 @@ prop_compose! {
         tasks in vec(option::weighted(0.9, task()), 0..6),
         locks in btree_map(address(), lock(), 0..6),
     ) -> KernelState {
-        KernelState { panicking, cpus, tasks, locks, now_ns: None }
+        KernelState { panicking, cpus, tasks, locks, now_ns: None, patience: None }
     }
 }
 

@@ -78,7 +78,7 @@ impl Lock {
     pub fn holder(&self) -> Option<Node> {
         let holder = self.holder?;
         match self.kind {
-            LockKind::Mutex => Some(Node::Task(holder)),
+            LockKind::Mutex | LockKind::RwSemaphore => Some(Node::Task(holder)),
             LockKind::Spin | LockKind::Ticket => Some(Node::Cpu(holder)),
             // Not a lock.
             LockKind::Garbage(_) => None,

@@ -78,18 +78,26 @@ pub trait KernelAdapter: Debug {
 pub enum Depth {
     /// Numbers alone, from a guest that may be running.
     Counters,
-    /// Names, source lines and registers of sleeping tasks too, from a stopped guest.
+    /// Names, source lines and waits too, and registers of all tasks that may hang, from a stopped guest.
+    Stuck,
+    /// Registers of tasks that wait for work too.
     All,
 }
 
 /// Kernel whose structures have been found in one guest. Valid as long as the guest leaves its page
 /// tables alone; one that changes them causes wrong numbers in its own report only.
 pub trait Located: Debug {
-    /// Reads the kernel's current state.
+    /// Reads the kernel's current state. `vcpus` are the registers of the machine's vCPUs by number, `None` for one that
+    /// has none or runs on.
     ///
     /// # Errors
     /// Memory that the structures were in cannot be read.
-    fn state(&self, memory: &dyn PhysicalMemory, depth: Depth) -> Result<KernelState, ReadError>;
+    fn state(
+        &self,
+        memory: &dyn PhysicalMemory,
+        vcpus: &[Option<Registers>],
+        depth: Depth,
+    ) -> Result<KernelState, ReadError>;
 
     /// Returns the memory that a minimal core needs besides stacks and page tables: the guest-virtual
     /// start of each range, and its length in bytes.

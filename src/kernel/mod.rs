@@ -36,11 +36,11 @@ pub use bundled::{DOORBELLS, Doorbells};
 pub use log::{Log, LogError, LogRecord};
 pub use nmi_buffers::{BufferOwner, Holder, NmiBuffers, NoBuffer, SeqBuf};
 pub use state::{
-    CpuActivity, EndsBy, KernelState, KernelTask, Lock, LockKind, Reading, Site, TaskRunState,
-    Wait, WaitFor,
+    CpuActivity, CpuContext, EndsBy, KernelState, KernelTask, Lock, LockKind, Patience, Reading,
+    Site, TaskRunState, Wait, WaitFor,
 };
 pub use symbols::{KernelSymbols, NoVariables, WithVariables};
-pub use vocabulary::{TraceEntry, Vocabulary};
+pub use vocabulary::{PrintedEntry, PrintedStack, TraceEntry, Vocabulary};
 
 /// Returns the vocabulary of the bundled kernel.
 pub fn bundled_vocabulary() -> &'static dyn Vocabulary {

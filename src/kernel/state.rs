@@ -4,6 +4,7 @@
 //! are guest-virtual; only the adapter reads them. Stored in cores.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use nmiscope_machine::TaskRegisters;
 use serde::{Deserialize, Serialize, Serializer};
@@ -39,6 +40,7 @@ struct Stored {
     locks: BTreeMap<u64, Lock>,
     #[serde(default)]
     now_ns: Option<u64>,
+    patience: Option<Patience>,
 }
 
 impl From<Option<Stored>> for Reading {
@@ -46,8 +48,8 @@ impl From<Option<Stored>> for Reading {
         match stored {
             None => Self::Unknown,
             Some(Stored { unreadable: Some(unreadable), .. }) => Self::Unreadable { unreadable },
-            Some(Stored { panicking, cpus, tasks, locks, now_ns, .. }) => {
-                Self::Known(KernelState { panicking, cpus, tasks, locks, now_ns })
+            Some(Stored { panicking, cpus, tasks, locks, now_ns, patience, .. }) => {
+                Self::Known(KernelState { panicking, cpus, tasks, locks, now_ns, patience })
             }
         }
     }
@@ -98,6 +100,20 @@ pub struct KernelState {
     /// of the time at which the state was read. `None` if the kernel records no times.
     #[serde(default)]
     pub now_ns: Option<u64>,
+    /// The times that the kernel itself gives its CPUs and tasks; `None` if it does not watch them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patience: Option<Patience>,
+}
+
+/// Times after which a kernel itself takes a CPU or a task for stuck: shorter ones are normal in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Patience {
+    /// The time without a timer interrupt.
+    pub tick: Duration,
+    /// The time without a switch of tasks.
+    pub schedule: Duration,
+    /// The time of an uninterruptible sleep.
+    pub sleep: Duration,
 }
 
 impl KernelState {
@@ -141,6 +157,28 @@ pub struct CpuActivity {
     /// record it.
     #[serde(default)]
     pub main_loop_ns: Option<u64>,
+    /// The context that it executes in; `None` if the kernel does not record it.
+    #[serde(default)]
+    pub context: Option<CpuContext>,
+}
+
+/// Context that a CPU executes in, by the kernel's own count. `nmiscope_report::CpuContext` is its form in a report.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuContext {
+    /// True for a CPU that runs its idle task.
+    pub is_idle: bool,
+    /// The number of times that preemption was disabled and not enabled again; a held spinlock is one.
+    pub preemption_disabled: u32,
+    /// True while a softirq is served.
+    pub serves_softirq: bool,
+    /// The number of times that softirqs were disabled and not enabled again.
+    pub softirqs_disabled: u32,
+    /// The number of hard interrupts that are being served, one inside the other.
+    pub hard_interrupts: u32,
+    /// The number of NMIs that are being served, one inside the other.
+    pub nmis: u32,
+    /// The names of the softirqs that are pending, as the kernel has them.
+    pub pending_softirqs: Vec<String>,
 }
 
 impl CpuActivity {
@@ -164,6 +202,10 @@ pub struct KernelTask {
     pub switches: u64,
     /// The wait in which the task sleeps; `None` if it does not.
     pub wait: Option<Wait>,
+    /// The time since which it has not run, in nanoseconds of the guest's clock; `None` for a task that runs, and if
+    /// the kernel does not record it.
+    #[serde(default)]
+    pub since_ns: Option<u64>,
     /// The registers that were saved when it was switched from; `None` if they were not read, or cannot
     /// be.
     pub registers: Option<TaskRegisters>,
@@ -274,6 +316,9 @@ pub enum LockKind {
     Ticket,
     /// A mutex: a task sleeps for it, and a task holds it.
     Mutex,
+    /// A semaphore of readers and writers: a task sleeps for it, and one writing task or several reading tasks hold
+    /// it. Readers are not recorded as holders.
+    RwSemaphore,
     /// A value that the guest does not define.
     Garbage(u32),
 }

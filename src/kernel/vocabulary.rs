@@ -4,7 +4,11 @@
 //! Owns the trait; refuses to own any kernel's vocabulary (the adapters) and its use (`session`,
 //! `diagnosis`). All input is the guest's, and may be anything.
 
+use std::time::Duration;
+
 use nmiscope_machine::VirtualAddress;
+
+use super::log::LogRecord;
 
 /// Vocabulary of one guest kernel.
 pub trait Vocabulary: std::fmt::Debug + Sync {
@@ -22,6 +26,12 @@ pub trait Vocabulary: std::fmt::Debug + Sync {
     /// none. Of several, the last counts: an earlier one answered an NMI whose buffer was not read.
     fn call_trace(&self, text: &str) -> Option<Vec<TraceEntry>>;
 
+    /// Returns the last stack of each CPU that the kernel has printed into its log; none for a kernel that prints them
+    /// elsewhere.
+    fn printed_stacks(&self, _log: &[LogRecord]) -> Vec<PrintedStack> {
+        Vec::new()
+    }
+
     /// Returns true for a function, by its path, in which all hangs end: it takes locks, sleeps or
     /// panics, and does not distinguish one hang from another.
     fn is_plumbing(&self, function: &str) -> bool;
@@ -36,6 +46,34 @@ pub struct TraceEntry {
     /// The guest-virtual address, as it was printed.
     pub address: VirtualAddress,
     /// True if the address is that of the interrupted instruction; otherwise a call returns to it.
+    pub interrupted: bool,
+    /// True if the kernel vouches for the entry.
+    pub reliable: bool,
+}
+
+/// Stack of a CPU that its kernel printed into its log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrintedStack {
+    /// The number of the CPU.
+    pub cpu: u32,
+    /// The time at which it was printed, by the guest's clock since the guest's start.
+    pub uptime: Duration,
+    /// The lines of the log with the stack and with what was printed beside it.
+    pub lines: Vec<String>,
+    /// The entries of the stack, innermost first.
+    pub entries: Vec<PrintedEntry>,
+}
+
+/// Entry of a stack that was printed by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrintedEntry {
+    /// The name of the function.
+    pub function: String,
+    /// The name of the function's module; `None` for a function of the kernel's image.
+    pub module: Option<String>,
+    /// The distance from the function's beginning in bytes.
+    pub offset: u64,
+    /// True if the place is that of the interrupted instruction; otherwise a call returns to it.
     pub interrupted: bool,
     /// True if the kernel vouches for the entry.
     pub reliable: bool,

@@ -115,7 +115,7 @@ impl Watch {
         }
         let kernel = match &self.places {
             _ if !known => Reading::Unknown,
-            Some(places) => Reading::from_result(places.state(target, Depth::Counters)),
+            Some(places) => Reading::from_result(places.state(target, &[], Depth::Counters)),
             None => Reading::Unreadable {
                 unreadable: "the kernel's structures have not been found".into(),
             },

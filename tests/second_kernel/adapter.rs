@@ -133,7 +133,12 @@ impl Vocabulary for SecondKernel {
 }
 
 impl Located for SecondKernel {
-    fn state(&self, memory: &dyn PhysicalMemory, _depth: Depth) -> Result<KernelState, ReadError> {
+    fn state(
+        &self,
+        memory: &dyn PhysicalMemory,
+        _vcpus: &[Option<Registers>],
+        _depth: Depth,
+    ) -> Result<KernelState, ReadError> {
         let memory = GuestVirtual::new(memory, self.tables);
         let word = |address: u64| memory.read_u64(VirtualAddress(address));
         let mut state = KernelState::default();
@@ -167,6 +172,7 @@ impl Located for SecondKernel {
                     at: Site::default(),
                     ends_by: None,
                 }),
+                since_ns: None,
                 registers: registers.transpose()?,
             }));
             if waits_for != 0 {

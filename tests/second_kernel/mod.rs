@@ -54,7 +54,7 @@ fn observe(machine: &mut Machine, kernel: &SecondKernel, poll: u64) -> Observati
         at: Duration::from_millis(100 * poll),
         vcpus: machine.states.iter().map(vcpu).collect(),
         console_bytes: 0,
-        kernel: Reading::from_result(kernel.state(machine, Depth::All)),
+        kernel: Reading::from_result(kernel.state(machine, &[], Depth::All)),
     }
 }
 

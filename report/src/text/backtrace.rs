@@ -12,8 +12,8 @@ use super::{BAD, DIM, Detail, HEADING, round_up, variables, waits};
 use crate::sanitize::line;
 use crate::units::{plural, ranges, seconds};
 use crate::{
-    Backtrace, BufferReservation, Cpu, CpuFinding, CpuState, Hang, NmiAnswer, Task, TaskState,
-    Trigger,
+    Backtrace, BufferReservation, Cpu, CpuFinding, CpuState, GuestTrace, Hang, KernelContext,
+    NmiAnswer, PrintedTrace, Task, TaskState, Trigger,
 };
 
 /// Returns the text of a backtrace and of the vCPUs and tasks in it. `hangs` are those that it was taken
@@ -58,11 +58,9 @@ pub fn backtrace<'a>(
 /// A vCPU or a task, with its place in the text.
 enum Party<'a> {
     /// vCPUs with equal stacks and of one rank, and the first of them.
-    Cpus {
-        numbers: Vec<u32>,
-        first: &'a Cpu,
-    },
-    Task(&'a Task),
+    Cpus { numbers: Vec<u32>, first: &'a Cpu },
+    /// Tasks with equal stacks and of one rank.
+    Tasks(Vec<&'a Task>),
 }
 
 struct Writer<'a> {
@@ -86,15 +84,15 @@ impl Writer<'_> {
                 parties.push((rank, Party::Cpus { numbers, first }));
             }
         }
-        for task in &backtrace.tasks {
-            parties.push((self.focus.rank_of_task(task), Party::Task(task)));
+        for tasks in self.tasks_with_equal_stacks(&backtrace.tasks) {
+            parties.push((self.focus.rank_of_task(tasks[0]), Party::Tasks(tasks)));
         }
         parties.sort_by_key(|(rank, _)| *rank);
         for (_, party) in parties {
             text.push('\n');
             match party {
                 Party::Cpus { numbers, first } => self.cpu(text, &cpu_list(&numbers), first),
-                Party::Task(task) => self.task(text, task),
+                Party::Tasks(tasks) => self.tasks(text, &tasks),
             }
         }
         idle_cpus(text, &idle);
@@ -132,6 +130,9 @@ impl Writer<'_> {
     /// Appends one vCPU, with the reason where it has not answered.
     fn cpu(&self, text: &mut String, names: &str, cpu: &Cpu) {
         let _ = writeln!(text, "{HEADING}{names}{HEADING:#}  {}", self.condition(cpu));
+        if let Some(context) = &cpu.context {
+            overdue(text, context);
+        }
         if let NmiAnswer::NoAnswer { reason } = &cpu.nmi.answer
             && cpu.state != CpuState::NotStarted
             && self.is_requested
@@ -159,6 +160,24 @@ impl Writer<'_> {
             stack::host_stack(text, stack, &places, self.detail);
             return;
         }
+        if let Some((printed, trace)) =
+            cpu.guest_trace.as_ref().and_then(|trace| Some((trace.printed.as_ref()?, trace)))
+        {
+            if let Some(stack) = host {
+                text.push_str("  host's stack:\n");
+                stack::host_stack(text, stack, &places, self.detail);
+            }
+            let is_wanted =
+                self.detail == Detail::All || self.focus.rank_of_cpu(cpu) != Rank::Bystander;
+            if let Some(at) = repeated_at(printed, trace) {
+                let _ = writeln!(text, "  {DIM}its kernel printed the same stack at [{at}]{DIM:#}");
+            } else if is_wanted {
+                let at = uptime(printed);
+                let _ = writeln!(text, "  guest's trace, printed at [{at}]:");
+                stack::guest_trace(text, trace, &places, self.detail);
+            }
+            return;
+        }
         let agreed = agreed.filter(|_| !host.is_some_and(variables::has_some));
         if let Some(trace) = &cpu.guest_trace {
             if agreed.is_none() && cpu.host_stack.is_some() {
@@ -184,19 +203,54 @@ impl Writer<'_> {
         if cpu.in_nmi == Some(true) {
             text.push_str(", in an NMI");
         }
+        if let Some(context) = &cpu.context {
+            text.push_str(&served(context));
+        }
         let frames = cpu.host_stack.as_ref().map_or(&[][..], |stack| &stack.frames);
         if frames.iter().skip(1).any(|frame| frame.interrupted) && cpu.in_nmi != Some(true) {
             text.push_str(", in an interrupt or exception handler");
         }
         if let Some(task) = self.focus.ended_task(cpu) {
             let _ = write!(text, ", its task {} has ended", line(task));
+        } else if let Some(task) = cpu.context.as_ref().and_then(|context| context.task.as_ref()) {
+            let _ = write!(text, ", runs {}", line(task));
         }
         text
     }
 
-    fn task(&self, text: &mut String, task: &Task) {
-        let name = line(&task.name);
-        let _ = write!(text, "{HEADING}task {name}{HEADING:#}  on cpu{}", task.cpu);
+    /// Groups tasks that wait alike: of one rank, in one state, for one thing, and with one stack. Tasks without a
+    /// stack are not alike. Groups are in the order of their first tasks.
+    fn tasks_with_equal_stacks<'b>(&self, tasks: &'b [Task]) -> Vec<Vec<&'b Task>> {
+        let mut groups: Vec<Vec<&Task>> = Vec::new();
+        let mut by_stack = BTreeMap::new();
+        for task in tasks {
+            let frames = task.host_stack.as_ref().map_or(&[][..], |stack| &stack.frames);
+            let addresses: Vec<&str> = frames.iter().map(|frame| frame.address.as_str()).collect();
+            let state = (self.focus.rank_of_task(task), task.state as u8, &task.waits_for);
+            let group = if addresses.is_empty() {
+                groups.len()
+            } else {
+                *by_stack.entry((state, addresses)).or_insert(groups.len())
+            };
+            match groups.get_mut(group) {
+                Some(group) => group.push(task),
+                None => groups.push(vec![task]),
+            }
+        }
+        groups
+    }
+
+    /// Appends tasks that wait alike: their names and ages, and their stack once.
+    fn tasks(&self, text: &mut String, tasks: &[&Task]) {
+        let Some(&task) = tasks.first() else { return };
+        let name = |task: &&Task| format!("{} on cpu{}", line(&task.name), task.cpu);
+        if tasks.len() == 1 {
+            let name = line(&task.name);
+            let _ = write!(text, "{HEADING}task {name}{HEADING:#}  on cpu{}", task.cpu);
+        } else {
+            let count = plural(tasks.len() as u64, "task");
+            let _ = write!(text, "{HEADING}{count} with one stack{HEADING:#}");
+        }
         text.push_str(match task.state {
             TaskState::Ready => ", ready to run",
             TaskState::Running => ", running",
@@ -206,13 +260,64 @@ impl Writer<'_> {
             TaskState::Absent => ", which does not exist",
             TaskState::Unknown => ", in an unknown state",
         });
+        text.push_str(&asleep(tasks));
         if let Some(lock) = &task.waits_for {
-            let _ = write!(text, ", waits for {}", line(lock));
+            let verb = if tasks.len() == 1 { "waits" } else { "wait" };
+            let _ = write!(text, ", {verb} for {}", line(lock));
         }
         text.push('\n');
+        if tasks.len() > 1 {
+            let _ = writeln!(text, "  {}", tasks.iter().map(name).collect::<Vec<_>>().join(", "));
+        }
         if let Some(stack) = &task.host_stack {
             stack::host_stack(text, stack, &self.focus.places_of_task(task), self.detail);
         }
+    }
+}
+
+/// Returns the time of a trace from the kernel's log that only repeats the host's stack; `None` for any other. A CPU that
+/// spins is at another instruction of its innermost function each time.
+fn repeated_at(printed: &PrintedTrace, trace: &GuestTrace) -> Option<String> {
+    let reliable = trace.frames.iter().filter(|frame| frame.reliable).count();
+    let common = printed.common_frames as usize;
+    (common > 0 && common + 1 >= reliable).then(|| uptime(printed))
+}
+
+/// Returns the time of a trace as the kernel's log has it: in seconds.
+fn uptime(printed: &PrintedTrace) -> String {
+    format!("{:.6}", printed.uptime_ms / 1000.0)
+}
+
+/// Returns what a CPU has disabled or serves, by its kernel's records.
+fn served(context: &KernelContext) -> String {
+    let states = [
+        (context.preemption_disabled > 0, ", preemption off"),
+        (context.softirqs_disabled > 0, ", softirqs off"),
+        (context.serves_softirq, ", in a softirq"),
+    ];
+    states.into_iter().filter(|(is_so, _)| *is_so).map(|(_, words)| words).collect()
+}
+
+/// Appends what a CPU should have done and has not: its tick, and its softirqs. Those of an instant are no news.
+fn overdue(text: &mut String, context: &KernelContext) {
+    const LATE_MS: f64 = 1000.0;
+    let Some(age) = context.tick_age_ms.filter(|age| *age >= LATE_MS) else { return };
+    let _ = write!(text, "  last timer tick {} ago", seconds(age));
+    if !context.pending_softirqs.is_empty() {
+        let _ = write!(text, ", softirqs pending: {}", line(&context.pending_softirqs.join(", ")));
+    }
+    text.push('\n');
+}
+
+/// Returns how long tasks have not run, from the shortest to the longest time; nothing if that is not known.
+fn asleep(tasks: &[&Task]) -> String {
+    let ages = || tasks.iter().filter_map(|task| task.asleep_ms);
+    let (Some(shortest), Some(longest)) = (ages().reduce(f64::min), ages().reduce(f64::max)) else {
+        return String::new();
+    };
+    match (seconds(shortest), seconds(longest)) {
+        (shortest, longest) if shortest == longest => format!(" for {longest}"),
+        (shortest, longest) => format!(" for {shortest} to {longest}"),
     }
 }
 

@@ -217,8 +217,8 @@ fn calls(folded: &[Entry<'_>], first: &Entry<'_>) -> String {
 }
 
 fn name_width(entries: &[Entry<'_>]) -> usize {
-    let functions = entries.iter().filter_map(|entry| entry.function);
-    let longest = functions.map(|function| function_name(function).chars().count()).max();
+    let names = entries.iter().filter_map(|entry| Some(name_in_line(entry, entry.function?)));
+    let longest = names.map(|name| name.chars().count()).max();
     longest.unwrap_or(0).clamp(*NAME_WIDTH.start(), *NAME_WIDTH.end())
 }
 
@@ -245,9 +245,24 @@ fn show(text: &mut String, label: &str, entry: &Entry<'_>, width: usize) {
     let _ = writeln!(
         text,
         "  {label:<3} {:<width$}  {DIM}{place}{DIM:#}{mark}{interrupted}",
-        function_name(function)
+        name_in_line(entry, function)
     );
     variables::show(text, function);
+}
+
+/// Returns the name of a function in its own line. Where no source line says which call it is, the offset does, as
+/// kernels print it: of the return address, which is looked up inside its call.
+fn name_in_line(entry: &Entry<'_>, function: &Function) -> String {
+    let symbol = entry.frame.symbol.as_ref().filter(|symbol| {
+        function.file.is_none() && !function.inlined && function.name.as_ref() == Some(&symbol.name)
+    });
+    let name = function_name(function);
+    let Some(symbol) = symbol else { return name };
+    let offset = symbol.offset + u64::from(!entry.frame.interrupted);
+    match name.split_once(" [") {
+        Some((name, module)) => format!("{name}+{offset:#x} [{module}"),
+        None => format!("{name}+{offset:#x}"),
+    }
 }
 
 fn function_name(function: &Function) -> String {

@@ -83,6 +83,7 @@ fn cpu(number: u32, state: CpuState, interrupts: Option<bool>, frames: Vec<Frame
         guest_trace: None,
         host_stack: (!frames.is_empty()).then(|| stack(frames)),
         findings: Vec::new(),
+        context: None,
     }
 }
 
@@ -197,6 +198,7 @@ fn blamed_parties_come_before_idle_cpus_which_share_a_line() {
         cpu: 0,
         state: TaskState::Blocked,
         waits_for: Some("INODE_LOCK".into()),
+        asleep_ms: None,
         switches: 3,
         host_stack: Some(stack(waiting("kernel::abba::write"))),
     }];

@@ -61,8 +61,15 @@ impl Scene {
     }
 
     pub fn task(&mut self, name: &str, cpu: u32, state: TaskRunState) -> u32 {
-        let task =
-            KernelTask { name: name.into(), cpu, state, switches: 1, wait: None, registers: None };
+        let task = KernelTask {
+            name: name.into(),
+            cpu,
+            state,
+            switches: 1,
+            wait: None,
+            since_ns: None,
+            registers: None,
+        };
         self.kernel().tasks.push(Some(task));
         self.kernel().tasks.len() as u32 - 1
     }

@@ -58,6 +58,7 @@ impl Reader<'_> {
             tasks: tasks.collect::<Result<_, _>>()?,
             locks: BTreeMap::new(),
             now_ns: None,
+            patience: None,
         };
         let waits_of_cpus = state.cpus.iter().flatten().filter_map(|cpu| cpu.wait.as_ref());
         let waits_of_tasks = state.tasks.iter().flatten().filter_map(|task| task.wait.as_ref());
@@ -93,6 +94,7 @@ impl Reader<'_> {
             work_done: self.memory.read_u64(words.work_done)?,
             task: number(self.memory.read_u32(words.task)?),
             wait: self.wait(&words.wait)?,
+            context: None,
         })
     }
 
@@ -105,13 +107,14 @@ impl Reader<'_> {
             abi::TASK_ENDED => TaskRunState::Ended,
             garbage => TaskRunState::Garbage(garbage),
         };
-        let all = self.depth == Depth::All;
+        let all = self.depth != Depth::Counters;
         Ok(Some(KernelTask {
             name: if all { self.name(words.name)? } else { String::new() },
             cpu: self.memory.read_u32(words.cpu)?,
             state,
             switches: self.memory.read_u64(words.switches)?,
             wait: self.wait(&words.wait)?,
+            since_ns: None,
             registers: match state {
                 // The registers of a task that is being switched to or from mean nothing.
                 TaskRunState::Ready | TaskRunState::Blocked if all => {
@@ -172,7 +175,7 @@ impl Reader<'_> {
     }
 
     fn site(&self, address: u64) -> Site {
-        let wanted = address != 0 && self.depth == Depth::All;
+        let wanted = address != 0 && self.depth != Depth::Counters;
         let line = wanted.then(|| self.line(VirtualAddress(address))).flatten();
         Site { address, line }
     }

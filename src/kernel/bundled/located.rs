@@ -6,8 +6,8 @@
 use nmiscope_guest::abi::RESERVED_BY_HYPERVISOR;
 use nmiscope_guest::printk;
 use nmiscope_machine::{
-    GuestVirtual, PageTables, PhysicalAddress, PhysicalMemory, ReadError, VirtualAddress,
-    VirtualMemory,
+    GuestVirtual, PageTables, PhysicalAddress, PhysicalMemory, ReadError, Registers,
+    VirtualAddress, VirtualMemory,
 };
 use nmiscope_symbolizer::TypeError;
 
@@ -71,7 +71,12 @@ pub(super) struct SeqBufPlace {
 }
 
 impl Located for LocatedBundled {
-    fn state(&self, memory: &dyn PhysicalMemory, depth: Depth) -> Result<KernelState, ReadError> {
+    fn state(
+        &self,
+        memory: &dyn PhysicalMemory,
+        _vcpus: &[Option<Registers>],
+        depth: Depth,
+    ) -> Result<KernelState, ReadError> {
         self.activity.read(memory, self.tables, depth)
     }
 

@@ -9,21 +9,29 @@
 //! | `image` | the kernel's image, found by page tables |
 //! | `symbols` | functions and stacks of the kernel and its modules |
 //! | `modules` | the list of modules |
-//! | `activity` | CPUs and tasks |
+//! | `activity` | CPUs, tasks and waits, put together |
+//! | `cpus` | per-CPU variables |
+//! | `tasks` | the list of tasks |
+//! | `waits` | who waits for which lock or CPU |
 //! | `log` | the printk ring buffer |
+//! | `printed_stacks` | stacks in the log |
 //! | `vocabulary` | Linux's own texts and function names |
 
 mod activity;
+mod cpus;
 mod image;
 mod log;
 mod modules;
+mod printed_stacks;
 mod symbols;
+mod tasks;
 mod vocabulary;
+mod waits;
 
 use std::rc::Rc;
 
 use nmiscope_machine::{
-    GuestVirtual, PageTables, PhysicalMemory, ReadError, Registers, VirtualAddress,
+    GuestVirtual, PageTables, PhysicalMemory, ReadError, Registers, VirtualAddress, VirtualMemory,
 };
 use nmiscope_symbolizer::linux::{Btf, Kallsyms, OrcTable};
 
@@ -57,7 +65,6 @@ struct Guest {
     symbols: LinuxSymbols,
     activity: Option<ActivityLayout>,
     log: Option<LogLayout>,
-    vcpus: u64,
 }
 
 impl LinuxKernel {
@@ -81,8 +88,7 @@ impl LinuxKernel {
         let log = btf.as_ref().and_then(|btf| LogLayout::new(&kallsyms, btf).ok()?);
         let name = describe(&banner, &image, &kallsyms, btf.is_some(), orc.is_some());
         let symbols = LinuxSymbols::new(kallsyms, orc, modules);
-        let guest =
-            Guest { tables: image.tables, symbols, activity, log, vcpus: vcpus.len() as u64 };
+        let guest = Guest { tables: image.tables, symbols, activity, log };
         Some(Self { name, guest: Rc::new(guest) })
     }
 }
@@ -161,10 +167,15 @@ impl KernelAdapter for LinuxKernel {
 struct LocatedLinux(Rc<Guest>);
 
 impl Located for LocatedLinux {
-    fn state(&self, memory: &dyn PhysicalMemory, depth: Depth) -> Result<KernelState, ReadError> {
+    fn state(
+        &self,
+        memory: &dyn PhysicalMemory,
+        vcpus: &[Option<Registers>],
+        depth: Depth,
+    ) -> Result<KernelState, ReadError> {
         let memory = GuestVirtual::new(memory, self.0.tables);
         match &self.0.activity {
-            Some(activity) => activity.read(self.0.vcpus, &memory, depth),
+            Some(activity) => activity.read(vcpus, &self.0.symbols, &memory, depth),
             None => Ok(KernelState::default()),
         }
     }
@@ -177,4 +188,15 @@ impl Located for LocatedLinux {
         let memory = GuestVirtual::new(memory, self.0.tables);
         Some(self.0.log.as_ref()?.read(&memory))
     }
+}
+
+/// Reads a number of 1, 2, 4 or 8 bytes.
+fn read_number(
+    at: VirtualAddress,
+    size: u64,
+    memory: &dyn VirtualMemory,
+) -> Result<u64, ReadError> {
+    let mut bytes = [0; 8];
+    memory.read(at, &mut bytes[..size.min(8) as usize])?;
+    Ok(u64::from_le_bytes(bytes))
 }

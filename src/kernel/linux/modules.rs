@@ -3,6 +3,8 @@
 //! Owns the walk of the list of modules (kernel/module/, include/linux/module.h). Refuses to own the kernel's own
 //! symbols (`symbols`). The list is the guest's: its length, and what each module claims to have, is bounded.
 
+use std::ops::Range;
+
 use nmiscope_machine::{ReadError, VirtualAddress, VirtualMemory};
 use nmiscope_symbolizer::linux::{Btf, BtfError, Kallsyms, OrcRow, OrcTable};
 
@@ -14,6 +16,8 @@ const MAX_SYMBOLS: u64 = 1 << 17;
 const MAX_BYTES: u64 = 16 << 20;
 /// The longest name of a module with its zero byte: MODULE_NAME_LEN is 56.
 const NAME: usize = 64;
+/// The most parts of a module: the kernel has seven kinds (include/linux/module.h, `enum mod_mem_type`).
+const MAX_PARTS: u64 = 16;
 /// The size of an ELF symbol (gABI, "Symbol Table"): name at 0, section at 6, value at 8.
 const ELF_SYMBOL: usize = 24;
 
@@ -26,6 +30,8 @@ pub(super) struct Module {
     pub(super) text: VirtualAddress,
     /// The size of its code in bytes.
     pub(super) text_size: u64,
+    /// Ranges of guest-virtual addresses of its code and data.
+    memory: Vec<Range<u64>>,
     /// Addresses and names of its symbols, ascending.
     symbols: Vec<(u64, String)>,
     /// Unwind rows of the code; `None` where the module has none or they cannot be read.
@@ -38,17 +44,25 @@ impl Module {
         address.offset_from(self.text).is_some_and(|offset| offset < self.text_size)
     }
 
+    /// True for an address in the module's code or data.
+    pub(super) fn contains(&self, address: VirtualAddress) -> bool {
+        self.memory.iter().any(|part| part.contains(&address.0))
+    }
+
     /// The row of an instruction of the module.
     pub(super) fn row(&self, address: VirtualAddress) -> Option<OrcRow> {
         self.rows.as_ref()?.row(address)
     }
 
-    /// The name, address and size of the symbol that holds an address of the module's code. The last symbol ends
-    /// with the code.
+    /// The name, address and size of the symbol that holds an address of the module. The last symbol of a range ends
+    /// with the range.
     pub(super) fn symbol(&self, address: VirtualAddress) -> Option<(&str, VirtualAddress, u64)> {
         let behind = self.symbols.partition_point(|(begin, _)| *begin <= address.0);
         let (begin, name) = self.symbols.get(behind.checked_sub(1)?)?;
-        let end = self.symbols.get(behind).map_or(self.text.0 + self.text_size, |(next, _)| *next);
+        let part = self.memory.iter().find(|part| part.contains(begin))?;
+        let next = self.symbols.get(behind).map(|(next, _)| *next);
+        let end = next.filter(|next| part.contains(next)).unwrap_or(part.end);
+        (address.0 < end).then_some(())?;
         Some((name, VirtualAddress(*begin), end.saturating_sub(*begin)))
     }
 
@@ -66,6 +80,8 @@ struct Layout {
     name: u64,
     /// The places of the address and the size of the code.
     text: (u64, u64),
+    /// The places of the address and the size of each part.
+    parts: Vec<(u64, u64)>,
     kallsyms: u64,
     symbols: [u64; 3],
     rows: Option<[u64; 3]>,
@@ -76,9 +92,22 @@ impl Layout {
         let at = |structure: &str, path: &str| Ok(btf.field(structure, path)?.offset);
         let module = |path: &str| at("module", path);
         // The code is the first of several parts where a module has several (MOD_TEXT is 0).
-        let text = match module("mem") {
-            Ok(mem) => (mem + at("module_memory", "base")?, mem + at("module_memory", "size")?),
-            Err(_) => (module("core_layout.base")?, module("core_layout.text_size")?),
+        let (text, parts) = match btf.field("module", "mem") {
+            Ok(mem) => {
+                let (base, size) = (at("module_memory", "base")?, at("module_memory", "size")?);
+                let count = mem.size.checked_div(btf.size_of("module_memory")?).unwrap_or(0);
+                let part = |number| {
+                    let start = mem.offset + number * (mem.size / count);
+                    (start + base, start + size)
+                };
+                let parts = (0..count.min(MAX_PARTS)).map(part).collect();
+                ((mem.offset + base, mem.offset + size), parts)
+            }
+            Err(_) => {
+                let base = module("core_layout.base")?;
+                let part = (base, module("core_layout.size")?);
+                ((base, module("core_layout.text_size")?), vec![part])
+            }
         };
         let kallsyms = |path: &str| at("mod_kallsyms", path);
         let row = |path: &str| module(path).ok();
@@ -87,6 +116,7 @@ impl Layout {
             list: module("list")?,
             name: module("name")?,
             text,
+            parts,
             kallsyms: module("kallsyms")?,
             symbols: [kallsyms("num_symtab")?, kallsyms("symtab")?, kallsyms("strtab")?],
             rows: match rows {
@@ -143,6 +173,11 @@ impl Modules {
         Ok(())
     }
 
+    /// The module whose code or data holds an address.
+    pub(super) fn holding(&self, address: VirtualAddress) -> Option<&Module> {
+        self.modules.iter().find(|module| module.contains(address))
+    }
+
     /// The module whose code holds an address.
     pub(super) fn containing(&self, address: VirtualAddress) -> Option<&Module> {
         self.modules.iter().find(|module| module.is_text(address))
@@ -160,9 +195,21 @@ fn read_module(
     memory.read(at(layout.name), &mut name)?;
     let text = VirtualAddress(memory.read_u64(at(layout.text.0))?);
     let text_size = memory.read_u32(at(layout.text.1))?.into();
+    let part = |&(base, size): &(u64, u64)| {
+        let (base, size) = (memory.read_u64(at(base))?, memory.read_u32(at(size))?);
+        Ok::<_, ReadError>(base..base.saturating_add(size.into()))
+    };
+    let parts = layout.parts.iter().map(part).collect::<Result<_, _>>()?;
     let symbols = read_symbols(memory.read_u64(at(layout.kallsyms))?, layout, memory);
     let rows = orc.zip(layout.rows).and_then(|(orc, rows)| read_rows(module, rows, orc, memory));
-    Ok(Module { name: text_of(&name), text, text_size, symbols: symbols.unwrap_or_default(), rows })
+    Ok(Module {
+        name: text_of(&name),
+        text,
+        text_size,
+        memory: parts,
+        symbols: symbols.unwrap_or_default(),
+        rows,
+    })
 }
 
 /// The symbols of a module that have a section and a name; none where the tables cannot be read.

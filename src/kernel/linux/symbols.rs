@@ -9,7 +9,7 @@ use std::ops::Range;
 use nmiscope_machine::{UnwindRegisters, VirtualAddress, VirtualMemory};
 use nmiscope_symbolizer::linux::{Kallsyms, KernelCode, OrcRow, OrcTable, unwind};
 use nmiscope_symbolizer::{
-    Frame, ProgramCounter, Resolved, Symbol, SymbolKind, SymbolOffset, Trace,
+    Frame, ProgramCounter, Resolved, Symbol, SymbolKind, SymbolOffset, Trace, UnwoundFrame,
 };
 
 use super::modules::Modules;
@@ -22,6 +22,8 @@ pub(super) struct LinuxSymbols {
     /// The kernel's own rows; `None` for a kernel that was built without them.
     pub(super) orc: Option<OrcTable>,
     pub(super) modules: Modules,
+    /// The range of the kernel's image.
+    image: Range<u64>,
     /// Ranges of the kernel's code: the code itself, and that which runs at boot only.
     text: Vec<Range<u64>>,
 }
@@ -33,7 +35,17 @@ impl LinuxSymbols {
         };
         let text = [range("_stext", "_etext"), range("_sinittext", "_einittext")];
         let text = text.into_iter().flatten().collect();
-        Self { kallsyms, orc, modules, text }
+        let image = range("_text", "_end").unwrap_or(0..0);
+        Self { kallsyms, orc, modules, image, text }
+    }
+
+    /// Returns the name of a frame's function, without the module that has it.
+    pub(super) fn function(&self, frame: &UnwoundFrame) -> Option<String> {
+        let address = frame.pc.lookup_address();
+        match self.modules.containing(address) {
+            Some(module) => Some(module.symbol(address)?.0.to_owned()),
+            None => Some(self.kallsyms.containing(address)?.name),
+        }
     }
 
     fn is_kernel_text(&self, address: VirtualAddress) -> bool {
@@ -43,11 +55,13 @@ impl LinuxSymbols {
     /// Returns the name, address and size of the symbol that holds an address. A module's symbols are followed by
     /// the module's name in brackets, as the kernel prints them.
     fn find(&self, address: VirtualAddress) -> Option<(String, VirtualAddress, u64)> {
-        if let Some(module) = self.modules.containing(address) {
+        if let Some(module) = self.modules.holding(address) {
             let (name, start, size) = module.symbol(address)?;
             return Some((format!("{name} [{}]", module.name), start, size));
         }
-        let symbol = self.kallsyms.containing(address)?;
+        // The last symbol of all has no end of its own.
+        let symbol =
+            self.kallsyms.containing(address).filter(|_| self.image.contains(&address.0))?;
         Some((symbol.name, symbol.address, symbol.extent?))
     }
 }

@@ -3,14 +3,15 @@
 //! Owns the names; refuses to own their use. A name is here because of what the function does in kernel/ and arch/x86,
 //! not because a hang was seen in it.
 
-use crate::kernel::{TraceEntry, Vocabulary};
+use super::printed_stacks::printed_stacks;
+use crate::kernel::{LogRecord, PrintedStack, TraceEntry, Vocabulary};
 
 /// Prefix of a panic's line on the console (kernel/panic.c, `panic`).
 const PANIC: &str = "Kernel panic - not syncing: ";
 
 /// Beginnings of the names of functions that take locks, sleep, wait for other CPUs, or panic. The compiler appends
 /// `.isra.0`, `.constprop.0` and the like.
-const PLUMBING: [&str; 26] = [
+const PLUMBING: [&str; 45] = [
     "__schedule",
     "schedule",
     "preempt_schedule",
@@ -34,7 +35,26 @@ const PLUMBING: [&str; 26] = [
     "rwsem_down_",
     "__down",
     "wait_for_completion",
+    "__wait_for_common",
+    "__wait_on_bit",
+    "out_of_line_wait_on_bit",
+    "bit_wait",
+    "__wait_rcu_gp",
+    "synchronize_rcu",
+    "synchronize_srcu",
+    "__synchronize_srcu",
+    "msleep",
+    "usleep_range",
+    "schedule_hrtimeout_range",
+    "do_nanosleep",
     "smp_call_function",
+    "on_each_cpu",
+    "csd_lock_wait",
+    "cpu_relax",
+    "delay_tsc",
+    "delay_halt",
+    "__const_udelay",
+    "__delay",
     "native_safe_halt",
     "panic",
 ];
@@ -83,6 +103,10 @@ impl Vocabulary for LinuxVocabulary {
 
     fn call_trace(&self, _text: &str) -> Option<Vec<TraceEntry>> {
         None
+    }
+
+    fn printed_stacks(&self, log: &[LogRecord]) -> Vec<PrintedStack> {
+        printed_stacks(log)
     }
 
     fn is_plumbing(&self, function: &str) -> bool {

@@ -1,0 +1,383 @@
+//! Waits of a Linux kernel: which lock a task sleeps for or a CPU spins for, who holds it, and which CPU does not
+//! answer a call.
+//!
+//! Owns the search, which begins at stacks: Linux records a lock's waiters, seldom the lock that a waiter waits for.
+//! Refuses to own stacks (`symbols`) and what follows from a wait (`hang`). A wait is found by what the kernel links
+//! together, never by a place in a stack frame, which differs between builds:
+//!
+//! - A sleeper has a waiter on its stack that names its task and is part of the lock's list of waiters. The one node of
+//!   that list that is on no waiter's stack is the lock's.
+//! - A CPU that spins for a queued spinlock has the lock's address in RDI, the first argument of the slow path
+//!   (System V ABI), which the function keeps there.
+//! - A CPU that waits for another one's answer has queued a request there: on its own stack, or at its own place among
+//!   its requests.
+
+use std::collections::{BTreeMap, HashMap};
+
+use nmiscope_machine::{Register, Registers, UnwindRegisters, VirtualAddress, VirtualMemory};
+use nmiscope_symbolizer::UnwoundFrame;
+use nmiscope_symbolizer::linux::{Btf, Kallsyms};
+
+use super::cpus::ReadCpu;
+use super::symbols::LinuxSymbols;
+use super::tasks::ReadTask;
+use crate::kernel::{EndsBy, KernelSymbols, Lock, LockKind, Site, TaskRunState, Wait, WaitFor};
+
+/// The most bytes of a stack that are searched for a waiter. The waiter is in the frame of the slow path, a few hundred
+/// bytes from its end.
+const MAX_SEARCH: u64 = 4 << 10;
+/// The most waiters of one lock that are passed on the way to the lock.
+const MAX_WAITERS: usize = 1 << 13;
+/// The most requests in a CPU's queue that are passed.
+const MAX_REQUESTS: usize = 1 << 10;
+/// The most bytes from the lowest address of a stack to its end: THREAD_SIZE is 16 KiB, and twice that with KASAN
+/// (arch/x86/include/asm/page_64_types.h).
+const MAX_STACK: u64 = 32 << 10;
+/// Bits of a mutex's and a semaphore's owner that are flags (kernel/locking/mutex.h, kernel/locking/rwsem.c): a
+/// `task_struct` is aligned to more.
+const OWNER_FLAGS: u64 = 7;
+/// The flag of a semaphore that readers own: the task is the last of them to come, not the only one
+/// (kernel/locking/rwsem.c, `RWSEM_READER_OWNED`).
+const READER_OWNED: u64 = 1;
+
+/// Functions in which a CPU spins with a lock's address in RDI.
+const SPINS: [&str; 2] = ["native_queued_spin_lock_slowpath", "queued_spin_lock_slowpath"];
+
+/// Functions in which a CPU waits for others to run a function (kernel/smp.c).
+const CALLS: [&str; 4] = [
+    "smp_call_function_single",
+    "smp_call_function_many_cond",
+    "smp_call_function_many",
+    "smp_call_function_any",
+];
+
+/// Kind of thing that tasks sleep for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sleep {
+    Mutex,
+    RwSemaphore,
+    Semaphore,
+    Completion,
+}
+
+impl Sleep {
+    const ALL: [Self; 4] = [Self::Mutex, Self::RwSemaphore, Self::Semaphore, Self::Completion];
+
+    /// Returns true for the function that a task sleeps in (kernel/locking/, kernel/sched/completion.c). The compiler
+    /// appends `.constprop.0` and the like.
+    fn is_slow_path(self, function: &str) -> bool {
+        let function = function.split('.').next().unwrap_or_default();
+        match self {
+            Self::Mutex => function.starts_with("__mutex_lock") || function == "__ww_mutex_lock",
+            Self::RwSemaphore => {
+                matches!(function, "rwsem_down_read_slowpath" | "rwsem_down_write_slowpath")
+            }
+            Self::Semaphore => matches!(
+                function,
+                "__down"
+                    | "__down_common"
+                    | "___down_common"
+                    | "__down_interruptible"
+                    | "__down_killable"
+                    | "__down_timeout"
+            ),
+            Self::Completion => {
+                matches!(function, "__wait_for_common" | "do_wait_for_common")
+                    || function.starts_with("wait_for_completion")
+            }
+        }
+    }
+
+    /// Returns the structure of the thing and the path to its list, and the structure of a waiter with the paths to its
+    /// link and its task.
+    fn types(self) -> ((&'static str, &'static str), (&'static str, &'static str, &'static str)) {
+        match self {
+            Self::Mutex => (("mutex", "wait_list"), ("mutex_waiter", "list", "task")),
+            Self::RwSemaphore => (("rw_semaphore", "wait_list"), ("rwsem_waiter", "list", "task")),
+            Self::Semaphore => (("semaphore", "wait_list"), ("semaphore_waiter", "list", "task")),
+            Self::Completion => {
+                (("completion", "wait.task_list"), ("swait_queue", "task_list", "task"))
+            }
+        }
+    }
+}
+
+/// Places of a thing that tasks sleep for, and of its waiters, in bytes from the beginning of each.
+#[derive(Debug, Clone, Copy)]
+struct SleepPlaces {
+    kind: Sleep,
+    list: u64,
+    waiter_link: u64,
+    waiter_task: u64,
+    owner: Option<u64>,
+}
+
+impl SleepPlaces {
+    /// Finds the places; `None` for a kernel with other types.
+    fn new(kind: Sleep, btf: &Btf) -> Option<Self> {
+        let at = |structure: &str, path: &str| Some(btf.field(structure, path).ok()?.offset);
+        let ((structure, list), (waiter, link, task)) = kind.types();
+        let has_owner = matches!(kind, Sleep::Mutex | Sleep::RwSemaphore);
+        Some(Self {
+            kind,
+            list: at(structure, list)?,
+            waiter_link: at(waiter, link)?,
+            waiter_task: at(waiter, task)?,
+            owner: if has_owner { Some(at(structure, "owner")?) } else { None },
+        })
+    }
+}
+
+/// Places by which waits are found.
+#[derive(Debug)]
+pub(super) struct WaitPlaces {
+    sleeps: Vec<SleepPlaces>,
+    /// Offset of the address of a task's stack in `struct task_struct`.
+    stack: Option<u64>,
+    /// Offset of the CPU that holds a spinlock, in a kernel that checks spinlocks (CONFIG_DEBUG_SPINLOCK).
+    spin_owner: Option<u64>,
+    requests: Option<RequestPlaces>,
+}
+
+/// Places of the requests of CPUs to each other: the per-CPU list of those to be run, and the per-CPU pointer to those
+/// that a CPU makes of many others at a time.
+#[derive(Debug)]
+struct RequestPlaces {
+    queue: u64,
+    link: u64,
+    own: Option<u64>,
+}
+
+/// A moment at which waits are searched for.
+pub(super) struct Waits<'a> {
+    pub(super) vcpus: &'a [Option<Registers>],
+    pub(super) cpus: &'a [Option<ReadCpu>],
+    pub(super) tasks: &'a [Option<ReadTask>],
+    /// Numbers of tasks, by the guest-virtual address of their `task_struct`.
+    pub(super) numbers: &'a HashMap<u64, u32>,
+    pub(super) symbols: &'a LinuxSymbols,
+    pub(super) memory: &'a dyn VirtualMemory,
+}
+
+/// Waits that were found, by the numbers of CPUs and tasks, and the locks among what is waited for.
+#[derive(Debug, Default)]
+pub(super) struct FoundWaits {
+    pub(super) of_cpus: Vec<Option<Wait>>,
+    pub(super) of_tasks: Vec<Option<Wait>>,
+    pub(super) locks: BTreeMap<u64, Lock>,
+}
+
+impl WaitPlaces {
+    /// Finds the places by types. What the kernel does not have is not searched for.
+    pub(super) fn new(symbols: &Kallsyms, btf: &Btf) -> Self {
+        let at = |structure: &str, path: &str| Some(btf.field(structure, path).ok()?.offset);
+        let address = |name: &str| symbols.address_of(name).map(|address| address.0);
+        let own = |member| Some(address("cfd_data")? + at("call_function_data", member)?);
+        let requests = address("call_single_queue").and_then(|queue| {
+            let link = at("__call_single_data", "node.llist")
+                .or_else(|| at("__call_single_data", "llist"))?;
+            Some(RequestPlaces { queue, link, own: own("csd").or_else(|| own("pcpu")) })
+        });
+        Self {
+            sleeps: Sleep::ALL.iter().filter_map(|&kind| SleepPlaces::new(kind, btf)).collect(),
+            stack: at("task_struct", "stack"),
+            spin_owner: at("raw_spinlock", "owner_cpu"),
+            requests,
+        }
+    }
+
+    /// Finds the waits of CPUs that spin and of tasks that sleep uninterruptibly. `now` is the kernel's time, in
+    /// nanoseconds; since when a CPU spins for a lock is not recorded.
+    pub(super) fn find(&self, moment: &Waits<'_>, now: u64) -> FoundWaits {
+        let mut found = FoundWaits::default();
+        let by_number: HashMap<u32, u64> =
+            moment.numbers.iter().map(|(&address, &number)| (number, address)).collect();
+        for (number, task) in (0..).zip(moment.tasks) {
+            let task = task.as_ref().filter(|task| task.task.state == TaskRunState::Blocked);
+            let wait = task.and_then(|task| {
+                let address = *by_number.get(&number)?;
+                let (what, lock) = self.sleep_of(address, task, moment)?;
+                let since_ns = task.task.since_ns.unwrap_or(now);
+                if let (WaitFor::Lock(at), Some(lock)) = (what, lock) {
+                    let lock = Lock { taken_ns: since_ns, ..lock };
+                    let known = found.locks.entry(at).or_insert(lock);
+                    // Somebody has held it for as long as the longest wait.
+                    known.taken_ns = known.taken_ns.min(since_ns);
+                }
+                let ends_by = task.is_killable.then_some(EndsBy::Signal);
+                Some(Wait { what, since_ns, at: Site::default(), ends_by })
+            });
+            found.of_tasks.push(wait);
+        }
+        for number in 0..moment.cpus.len() {
+            let what = self.spin_of(number, moment);
+            if let Some((WaitFor::Lock(at), holder)) = what {
+                let lock =
+                    Lock { kind: LockKind::Spin, holder, taken_at: Site::default(), taken_ns: now };
+                found.locks.entry(at).or_insert(lock);
+            }
+            let wait = |(what, _)| {
+                let since_ns = since(number, what, moment).unwrap_or(now);
+                Wait { what, since_ns, at: Site::default(), ends_by: None }
+            };
+            found.of_cpus.push(what.map(wait));
+        }
+        found
+    }
+
+    /// Finds what a task sleeps for, and the lock if it is one.
+    fn sleep_of(
+        &self,
+        address: u64,
+        task: &ReadTask,
+        moment: &Waits<'_>,
+    ) -> Option<(WaitFor, Option<Lock>)> {
+        let registers = UnwindRegisters::from(task.task.registers.as_ref()?);
+        let trace = moment.symbols.unwind(&registers, moment.memory);
+        let start = registers.get(Register::Rsp)?;
+        let slow_path = |frame: &UnwoundFrame| {
+            let function = moment.symbols.function(frame)?;
+            let places = self.sleeps.iter().find(|places| places.kind.is_slow_path(&function))?;
+            Some((places, frame.cfa?.0))
+        };
+        let (places, end) = trace.frames.iter().find_map(slow_path)?;
+        let at = self.waited_for(places, address, start..end, moment)?;
+        let lock = |kind, holder| Lock { kind, holder, taken_at: Site::default(), taken_ns: 0 };
+        let owner = |offset: u64| moment.word(at.wrapping_add(offset));
+        let holder = |owner: u64| moment.numbers.get(&(owner & !OWNER_FLAGS)).copied();
+        Some(match (places.kind, places.owner.and_then(owner)) {
+            (Sleep::Mutex, Some(owner)) => {
+                (WaitFor::Lock(at), Some(lock(LockKind::Mutex, holder(owner))))
+            }
+            (Sleep::RwSemaphore, Some(owner)) => {
+                let writer = holder(owner).filter(|_| owner & READER_OWNED == 0);
+                (WaitFor::Lock(at), Some(lock(LockKind::RwSemaphore, writer)))
+            }
+            // Who gives a semaphore back, or completes, is nowhere recorded.
+            _ => (WaitFor::Queue(at), None),
+        })
+    }
+
+    /// Finds the thing whose list of waiters a task is in by the waiter on its stack, between two guest-virtual
+    /// addresses.
+    fn waited_for(
+        &self,
+        places: &SleepPlaces,
+        task: u64,
+        stack: std::ops::Range<u64>,
+        moment: &Waits<'_>,
+    ) -> Option<u64> {
+        let length = stack.end.checked_sub(stack.start)?.min(MAX_SEARCH) & !7;
+        let mut bytes = vec![0; length as usize];
+        moment.memory.read(VirtualAddress(stack.start), &mut bytes).ok()?;
+        let words = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+        let names_task = (stack.start..).step_by(8).zip(words).filter(|(_, word)| *word == task);
+        let links = names_task
+            .map(|(at, _)| at.wrapping_sub(places.waiter_task).wrapping_add(places.waiter_link));
+        let heads = links.filter_map(|link| self.head_of(places, link, moment));
+        heads.map(|head| head.wrapping_sub(places.list)).next()
+    }
+
+    /// Follows a list of waiters from one of its links to the head, the only node that is on no waiter's stack; `None`
+    /// if `link` is part of no list.
+    fn head_of(&self, places: &SleepPlaces, link: u64, moment: &Waits<'_>) -> Option<u64> {
+        let (mut last, mut head) = (link, None);
+        for _ in 0..MAX_WAITERS {
+            let next = moment.word(last)?;
+            // A list is linked in both directions (include/linux/list.h).
+            if moment.word(next.wrapping_add(8))? != last {
+                return None;
+            }
+            if next == link {
+                return head;
+            }
+            if !self.is_waiter(places, next, moment) && head.replace(next).is_some() {
+                return None;
+            }
+            last = next;
+        }
+        None
+    }
+
+    /// Returns true for a link that belongs to a waiter on the stack of the task that the waiter names.
+    fn is_waiter(&self, places: &SleepPlaces, link: u64, moment: &Waits<'_>) -> bool {
+        let task = link.wrapping_sub(places.waiter_link).wrapping_add(places.waiter_task);
+        let Some(task) = moment.word(task).filter(|task| moment.numbers.contains_key(task)) else {
+            return false;
+        };
+        let stack = self.stack.and_then(|offset| moment.word(task.wrapping_add(offset)));
+        stack.is_some_and(|stack| link.wrapping_sub(stack) < MAX_STACK)
+    }
+
+    /// Finds what a CPU spins for: a lock, with its holder where that is recorded, or another CPU's answer.
+    fn spin_of(&self, number: usize, moment: &Waits<'_>) -> Option<(WaitFor, Option<u32>)> {
+        let registers =
+            moment.vcpus.get(number)?.as_ref().filter(|registers| registers.cpl == 0)?;
+        let registers = UnwindRegisters::from(registers);
+        let trace = moment.symbols.unwind(&registers, moment.memory);
+        let functions: Vec<Option<String>> =
+            trace.frames.iter().map(|frame| moment.symbols.function(frame)).collect();
+        let is_in = |names: &[&str], function: &Option<String>| {
+            function.as_deref().is_some_and(|function| names.contains(&function))
+        };
+        for (frame, function) in trace.frames.iter().zip(&functions) {
+            // A frame that called another one has no RDI of its own any more.
+            if let Some(lock) =
+                frame.registers.get(Register::Rdi).filter(|_| is_in(&SPINS, function))
+            {
+                // The word of a lock that is free is zero.
+                let is_held = moment.memory.read_u32(VirtualAddress(lock)).ok()? != 0;
+                let owner = self.spin_owner.map(|offset| VirtualAddress(lock.wrapping_add(offset)));
+                let owner = owner.and_then(|owner| moment.memory.read_u32(owner).ok());
+                let owner = owner.filter(|&cpu| (cpu as usize) < moment.cpus.len());
+                return is_held.then_some((WaitFor::Lock(lock), owner));
+            }
+        }
+        let calls = functions.iter().any(|function| is_in(&CALLS, function));
+        let asked = calls.then(|| self.asked(number, registers.get(Register::Rsp)?, moment));
+        Some((WaitFor::Call(asked.flatten()?), None))
+    }
+
+    /// Finds the first CPU that has not run a request of another. `stack` is the latter's stack pointer.
+    fn asked(&self, number: usize, stack: u64, moment: &Waits<'_>) -> Option<u32> {
+        let places = self.requests.as_ref()?;
+        let asking = moment.cpus.get(number)?.as_ref()?;
+        let own = places.own.and_then(|own| moment.word(own.wrapping_add(asking.offset)));
+        let others = (0..).zip(moment.cpus).filter(|(other, _)| *other as usize != number);
+        let pending = others.filter_map(|(other, cpu)| Some((other, cpu.as_ref()?)));
+        let is_ours = |request: u64, other: &ReadCpu| {
+            request.wrapping_sub(stack) < MAX_STACK
+                || own.is_some_and(|own| own.wrapping_add(other.offset) == request)
+        };
+        let mut asked = pending.filter(|(_, cpu)| {
+            let queue = places.queue.wrapping_add(cpu.offset);
+            places.requests(queue, moment).any(|request| is_ours(request, cpu))
+        });
+        asked.next().map(|(other, _)| other)
+    }
+}
+
+/// Returns the time since which a CPU waits at least, in nanoseconds; `None` if that is not known. A CPU that takes no
+/// timer interrupt takes no request either: the waiting one has waited since then, or since it switched tasks last.
+fn since(number: usize, what: WaitFor, moment: &Waits<'_>) -> Option<u64> {
+    let WaitFor::Call(asked) = what else { return None };
+    let activity = |cpu: usize| Some(&moment.cpus.get(cpu)?.as_ref()?.activity);
+    let switched = activity(number)?.main_loop_ns?;
+    Some(switched.max(activity(asked as usize)?.tick_ns?))
+}
+
+impl RequestPlaces {
+    /// Iterates over the guest-virtual addresses of the requests in a queue, which is a list without an end of its own
+    /// (include/linux/llist.h).
+    fn requests<'a>(&'a self, queue: u64, moment: &'a Waits<'_>) -> impl Iterator<Item = u64> + 'a {
+        let next = |link: &u64| moment.word(*link).filter(|&next| next != 0);
+        let links = std::iter::successors(moment.word(queue).filter(|&first| first != 0), next);
+        links.take(MAX_REQUESTS).map(|link| link.wrapping_sub(self.link))
+    }
+}
+
+impl Waits<'_> {
+    fn word(&self, at: u64) -> Option<u64> {
+        self.memory.read_u64(VirtualAddress(at)).ok()
+    }
+}

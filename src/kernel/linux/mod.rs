@@ -13,6 +13,7 @@
 //! | `cpus` | per-CPU variables |
 //! | `tasks` | the list of tasks |
 //! | `waits` | who waits for which lock or CPU |
+//! | `waiters` | lists of waiters |
 //! | `log` | the printk ring buffer |
 //! | `printed_stacks` | stacks in the log |
 //! | `vocabulary` | Linux's own texts and function names |
@@ -26,6 +27,7 @@ mod printed_stacks;
 mod symbols;
 mod tasks;
 mod vocabulary;
+mod waiters;
 mod waits;
 
 use std::rc::Rc;

@@ -5,8 +5,7 @@
 //! Refuses to own stacks (`symbols`) and what follows from a wait (`hang`). A wait is found by what the kernel links
 //! together, never by a place in a stack frame, which differs between builds:
 //!
-//! - A sleeper has a waiter on its stack that names its task and is part of the lock's list of waiters. The one node of
-//!   that list that is on no waiter's stack is the lock's.
+//! - A sleeper has a waiter on its stack that is part of the lock's list of waiters (`waiters`).
 //! - A CPU that spins for a queued spinlock has the lock's address in RDI, the first argument of the slow path
 //!   (System V ABI), which the function keeps there.
 //! - A CPU that waits for another one's answer has queued a request there: on its own stack, or at its own place among
@@ -21,18 +20,11 @@ use nmiscope_symbolizer::linux::{Btf, Kallsyms};
 use super::cpus::ReadCpu;
 use super::symbols::LinuxSymbols;
 use super::tasks::ReadTask;
+use super::waiters::{ListPlaces, MAX_STACK, Tasks};
 use crate::kernel::{EndsBy, KernelSymbols, Lock, LockKind, Site, TaskRunState, Wait, WaitFor};
 
-/// The most bytes of a stack that are searched for a waiter. The waiter is in the frame of the slow path, a few hundred
-/// bytes from its end.
-const MAX_SEARCH: u64 = 4 << 10;
-/// The most waiters of one lock that are passed on the way to the lock.
-const MAX_WAITERS: usize = 1 << 13;
 /// The most requests in a CPU's queue that are passed.
 const MAX_REQUESTS: usize = 1 << 10;
-/// The most bytes from the lowest address of a stack to its end: THREAD_SIZE is 16 KiB, and twice that with KASAN
-/// (arch/x86/include/asm/page_64_types.h).
-const MAX_STACK: u64 = 32 << 10;
 /// Bits of a mutex's and a semaphore's owner that are flags (kernel/locking/mutex.h, kernel/locking/rwsem.c): a
 /// `task_struct` is aligned to more.
 const OWNER_FLAGS: u64 = 7;
@@ -102,13 +94,12 @@ impl Sleep {
     }
 }
 
-/// Places of a thing that tasks sleep for, and of its waiters, in bytes from the beginning of each.
+/// Places of a thing that tasks sleep for, and of its waiters.
 #[derive(Debug, Clone, Copy)]
 struct SleepPlaces {
     kind: Sleep,
-    list: u64,
-    waiter_link: u64,
-    waiter_task: u64,
+    list: ListPlaces,
+    /// Offset of the owner in the thing; `None` for one that records none.
     owner: Option<u64>,
 }
 
@@ -120,9 +111,11 @@ impl SleepPlaces {
         let has_owner = matches!(kind, Sleep::Mutex | Sleep::RwSemaphore);
         Some(Self {
             kind,
-            list: at(structure, list)?,
-            waiter_link: at(waiter, link)?,
-            waiter_task: at(waiter, task)?,
+            list: ListPlaces {
+                head: at(structure, list)?,
+                link: at(waiter, link)?,
+                task: at(waiter, task)?,
+            },
             owner: if has_owner { Some(at(structure, "owner")?) } else { None },
         })
     }
@@ -241,7 +234,8 @@ impl WaitPlaces {
             Some((places, frame.cfa?.0))
         };
         let (places, end) = trace.frames.iter().find_map(slow_path)?;
-        let at = self.waited_for(places, address, start..end, moment)?;
+        let tasks = Tasks { numbers: moment.numbers, stack: self.stack, memory: moment.memory };
+        let at = tasks.waited_for(address, start..end, places.list)?;
         let lock = |kind, holder| Lock { kind, holder, taken_at: Site::default(), taken_ns: 0 };
         let owner = |offset: u64| moment.word(at.wrapping_add(offset));
         let holder = |owner: u64| moment.numbers.get(&(owner & !OWNER_FLAGS)).copied();
@@ -256,57 +250,6 @@ impl WaitPlaces {
             // Who gives a semaphore back, or completes, is nowhere recorded.
             _ => (WaitFor::Queue(at), None),
         })
-    }
-
-    /// Finds the thing whose list of waiters a task is in by the waiter on its stack, between two guest-virtual
-    /// addresses.
-    fn waited_for(
-        &self,
-        places: &SleepPlaces,
-        task: u64,
-        stack: std::ops::Range<u64>,
-        moment: &Waits<'_>,
-    ) -> Option<u64> {
-        let length = stack.end.checked_sub(stack.start)?.min(MAX_SEARCH) & !7;
-        let mut bytes = vec![0; length as usize];
-        moment.memory.read(VirtualAddress(stack.start), &mut bytes).ok()?;
-        let words = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
-        let names_task = (stack.start..).step_by(8).zip(words).filter(|(_, word)| *word == task);
-        let links = names_task
-            .map(|(at, _)| at.wrapping_sub(places.waiter_task).wrapping_add(places.waiter_link));
-        let heads = links.filter_map(|link| self.head_of(places, link, moment));
-        heads.map(|head| head.wrapping_sub(places.list)).next()
-    }
-
-    /// Follows a list of waiters from one of its links to the head, the only node that is on no waiter's stack; `None`
-    /// if `link` is part of no list.
-    fn head_of(&self, places: &SleepPlaces, link: u64, moment: &Waits<'_>) -> Option<u64> {
-        let (mut last, mut head) = (link, None);
-        for _ in 0..MAX_WAITERS {
-            let next = moment.word(last)?;
-            // A list is linked in both directions (include/linux/list.h).
-            if moment.word(next.wrapping_add(8))? != last {
-                return None;
-            }
-            if next == link {
-                return head;
-            }
-            if !self.is_waiter(places, next, moment) && head.replace(next).is_some() {
-                return None;
-            }
-            last = next;
-        }
-        None
-    }
-
-    /// Returns true for a link that belongs to a waiter on the stack of the task that the waiter names.
-    fn is_waiter(&self, places: &SleepPlaces, link: u64, moment: &Waits<'_>) -> bool {
-        let task = link.wrapping_sub(places.waiter_link).wrapping_add(places.waiter_task);
-        let Some(task) = moment.word(task).filter(|task| moment.numbers.contains_key(task)) else {
-            return false;
-        };
-        let stack = self.stack.and_then(|offset| moment.word(task.wrapping_add(offset)));
-        stack.is_some_and(|stack| link.wrapping_sub(stack) < MAX_STACK)
     }
 
     /// Finds what a CPU spins for: a lock, with its holder where that is recorded, or another CPU's answer.

@@ -31,7 +31,8 @@ under-load *ARGS:
 # the tests that need a program a fresh machine lacks: QEMU, gdb, gcc, llvm-symbolizer
 test-ignored:
     tests/linux_guest/kernel.sh
-    cargo test --locked --workspace --tests -- --ignored
+    tests/linux_guest/drgn.sh
+    cargo test --locked --workspace --tests -- --ignored --skip debug_vmlinux
 
 # the live tests on a standard KVM, inside a QEMU TCG machine; arguments as of the script
 test-nested *ARGS:
@@ -40,6 +41,10 @@ test-nested *ARGS:
 # make the cores of tests/offline and the reports expected of them anew, on this machine's /dev/kvm
 offline-cores:
     tests/offline/make.sh
+
+# make those of Linux guests anew, with the kernels that `just linux-logs WORK` has left; root
+offline-linux WORK:
+    tests/offline/linux/make.sh {{quote(WORK)}}
 
 # the printk protocol, in every interleaving that loom can think of
 loom:
@@ -71,7 +76,7 @@ fmt:
 
 # the scripts
 shellcheck:
-    shellcheck .ci/run tests/*.sh tests/nested/*.sh tests/nested/job tests/nested/machine-init tests/offline/*.sh tests/linux_logs/make.sh tests/linux_logs/init tests/linux_guest/kernel.sh tests/linux_guest/init fuzz/*.sh benches/*.sh deploy/slurm/*
+    shellcheck .ci/run tests/*.sh tests/nested/*.sh tests/nested/job tests/nested/machine-init tests/offline/*.sh tests/offline/linux/make.sh tests/offline/linux/init tests/linux_logs/make.sh tests/linux_logs/init tests/linux_guest/*.sh tests/linux_guest/init fuzz/*.sh benches/*.sh deploy/slurm/*
 
 # counts of passages that a stranger has to read twice
 plain-english *ARGS:

@@ -5,8 +5,12 @@
 //! before. Only the expected reports are updated by
 //! `NMISCOPE_UPDATE=1 cargo test --test end_to_end offline::`.
 
+mod linux;
+
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::common::*;
 use nmiscope::session::offline::{Stored, report};
@@ -216,6 +220,25 @@ fn check(name: &str, whole: &Report, result: anyhow::Result<Report>) {
             let message = format!("{error:#}");
             assert!(!message.is_empty() && !message.contains('\n'), "{name}: {message:?}");
         }
+    }
+}
+
+#[test]
+fn report_as_json_is_private_under_any_umask() {
+    let core = core("null-deref");
+    let image = image().display().to_string();
+    for (umask, expected) in [("000", 0o600), ("277", 0o400)] {
+        let script = format!(
+            "umask {umask}; exec \"$0\" report some.core --image '{image}' --json report.json"
+        );
+        let finished = program(Command::new("sh"), ["-c", &script])
+            .arg(binary())
+            .with_file("some.core", &core)
+            .run()
+            .expect_code(exit::CRASH);
+        let report = finished.directory.path().join("report.json");
+        let mode = report.metadata().expect("a report").permissions().mode();
+        assert_eq!(mode & 0o777, expected, "umask {umask}");
     }
 }
 

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use nmiscope_machine::{
-    GuestVirtual, Mapping, MappingLimits, Register, VcpuState, VirtualAddress, VirtualMemory,
+    GuestVirtual, Mapping, MappingLimits, PageTables, Register, VcpuState, VirtualAddress,
+    VirtualMemory,
 };
 use nmiscope_report::Report;
 use nmiscope_report::atomic_file;
@@ -121,9 +122,22 @@ impl Moment<'_> {
         self.stopped.states.iter().flatten()
     }
 
-    /// Returns the memory in the address space of the first vCPU with page tables.
+    /// Returns the address spaces of the kernel, if it was found, and of all vCPUs, each once.
+    fn address_spaces(&self) -> Vec<PageTables> {
+        let kernel = self.stopped.located.iter().map(|located| located.address_space());
+        let vcpus = self.states().filter_map(|state| state.registers.page_tables().ok());
+        let mut spaces = Vec::new();
+        for tables in kernel.chain(vcpus) {
+            if !spaces.contains(&tables) {
+                spaces.push(tables);
+            }
+        }
+        spaces
+    }
+
+    /// Returns the memory in the address space of the kernel, or else of the first vCPU with page tables.
     fn kernel_memory(&self) -> Option<GuestVirtual<'_, dyn Target + '_>> {
-        let tables = self.states().find_map(|state| state.registers.page_tables().ok())?;
+        let tables = self.address_spaces().into_iter().next()?;
         Some(GuestVirtual::new(self.target, tables))
     }
 
@@ -133,17 +147,11 @@ impl Moment<'_> {
         cpus.map(|state| CpuRegisters { cpu: state.cpu, registers: registers(state) }).collect()
     }
 
-    /// Returns the page tables of all vCPUs, and the ranges that they map.
+    /// Returns the page tables of the kernel and of all vCPUs, and the ranges that they map.
     fn mapped(&self) -> (Extents, Vec<Mapping>) {
-        let mut roots = Vec::new();
         let (mut tables, mut views) = (Extents::new(), Vec::new());
-        for state in self.states() {
-            let Ok(table) = state.registers.page_tables() else { continue };
-            if roots.contains(&table) {
-                continue;
-            }
-            roots.push(table);
-            let found = table.mappings(self.target, MappingLimits::default());
+        for space in self.address_spaces() {
+            let found = space.mappings(self.target, MappingLimits::default());
             for page in found.tables {
                 tables.insert_pages(page, PAGE);
             }
@@ -178,20 +186,21 @@ impl Moment<'_> {
             extents.insert_pages(page, PAGE);
         }
         let Some(memory) = self.kernel_memory() else { return extents };
+        let located = self.stopped.located.as_ref().ok();
         let mut insert = |address: VirtualAddress| -> bool {
-            let page = memory.physical(address).ok();
-            page.map(|page| extents.insert_pages(page, 1)).is_some()
+            let found = memory.tables().translate(self.target, address).ok();
+            // A known kernel keeps its stacks to itself: this one is a program's.
+            let found = found.filter(|found| located.is_none() || !found.user);
+            found.map(|found| extents.insert_pages(found.physical, 1)).is_some()
         };
+        let block = located.and_then(|located| located.stack_block());
         for stack_pointer in self.stack_pointers(stacks) {
+            let (mut up, mut down) = stack_pages(stack_pointer, block);
             // Up to unmapped memory: the guard page above the stack, or below it.
-            let start = VirtualAddress(stack_pointer.0 & !(PAGE - 1));
-            let offsets = (0..MAX_STACK).step_by(PAGE as usize);
-            let mut up = offsets.clone().map(|offset| start.wrapping_add(offset));
-            while up.next().is_some_and(&mut insert) {}
-            let mut down = offsets.skip(1).map(|offset| start.wrapping_add(offset.wrapping_neg()));
-            while down.next().is_some_and(&mut insert) {}
+            up.all(&mut insert);
+            down.all(&mut insert);
         }
-        if let Ok(located) = &self.stopped.located {
+        if let Some(located) = located {
             for (start, length) in located.own_memory() {
                 let within = start.0 % PAGE;
                 for offset in (0..within + length).step_by(PAGE as usize) {
@@ -215,6 +224,22 @@ impl Moment<'_> {
         let of_frames = interrupted.filter_map(|frame| frame.registers.get(Register::Rsp));
         of_cpus.chain(of_frames.map(VirtualAddress))
     }
+}
+
+/// Returns the pages that a stack may have: those from the one with the stack pointer up, and those below it. Both end
+/// after [`MAX_STACK`], and with the aligned block that the stack lies in, if its kernel has such.
+fn stack_pages(
+    stack_pointer: VirtualAddress,
+    block: Option<u64>,
+) -> (impl Iterator<Item = VirtualAddress>, impl Iterator<Item = VirtualAddress>) {
+    let start = stack_pointer.0 & !(PAGE - 1);
+    let within = block.map(|block| start % block);
+    let above = block.zip(within).map_or(MAX_STACK, |(block, within)| block - within);
+    let below = within.unwrap_or(MAX_STACK - PAGE);
+    let page = move |offset: u64| VirtualAddress(start).wrapping_add(offset);
+    let up = (0..above.min(MAX_STACK)).step_by(PAGE as usize).map(page);
+    let down = (PAGE..=below.min(MAX_STACK)).step_by(PAGE as usize);
+    (up, down.map(move |offset| page(offset.wrapping_neg())))
 }
 
 /// Core without its note, under a temporary name; removed if it is not finished.
@@ -248,5 +273,37 @@ impl PendingCore {
         self.note.write(self.file.as_file(), &bytes).with_context(failed)?;
         atomic_file::persist(self.file, &self.target).with_context(failed)?;
         Ok(self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pages(stack_pointer: u64, block: Option<u64>) -> (Vec<u64>, Vec<u64>) {
+        let (up, down) = stack_pages(VirtualAddress(stack_pointer), block);
+        (up.map(|page| page.0).collect(), down.map(|page| page.0).collect())
+    }
+
+    #[test]
+    fn stack_in_a_block_has_the_pages_of_the_block() {
+        let block = 0xffff_c900_0001_4000;
+        let (up, down) = pages(block + 0x2ff8, Some(0x4000));
+        assert_eq!(up, [block + 0x2000, block + 0x3000]);
+        assert_eq!(down, [block + 0x1000, block]);
+        let (up, down) = pages(block, Some(0x4000));
+        assert_eq!(up, [block, block + 0x1000, block + 0x2000, block + 0x3000]);
+        assert_eq!(down, [0; 0]);
+    }
+
+    #[test]
+    fn stack_without_a_block_has_at_most_64_kib_to_either_side() {
+        let (up, down) = pages(0x10_0010, None);
+        let expected: Vec<u64> = (0x10_0000..0x11_0000).step_by(0x1000).collect();
+        assert_eq!(up, expected);
+        let expected: Vec<u64> = (0xf_1000..0x10_0000).step_by(0x1000).rev().collect();
+        assert_eq!(down, expected);
+        // An address at the edge of the space wraps to pages that are not mapped.
+        assert_eq!(pages(8, None).1[0], 0xffff_ffff_ffff_f000);
     }
 }

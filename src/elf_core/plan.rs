@@ -116,8 +116,9 @@ impl Piece {
             physical_address: start,
             file_size: length,
             memory_size: length,
-            // NO_VIRTUAL is not congruent to a file offset, which an alignment would require.
-            align: if self.virtual_start.is_some() { PAGE } else { 0 },
+            // None is claimed. NO_VIRTUAL is not congruent to a file offset, which an alignment would require; and
+            // crash takes a core with an alignment for one of netdump, whose kernels have no KASLR.
+            align: 0,
         }
     }
 }

@@ -6,7 +6,9 @@
 
 use std::fmt::Debug;
 
-use nmiscope_machine::{PagingError, PhysicalMemory, ReadError, Registers, VirtualAddress};
+use nmiscope_machine::{
+    PageTables, PagingError, PhysicalMemory, ReadError, Registers, VirtualAddress,
+};
 use nmiscope_symbolizer::TypeError;
 
 use super::log::{Log, LogError};
@@ -99,9 +101,18 @@ pub trait Located: Debug {
         depth: Depth,
     ) -> Result<KernelState, ReadError>;
 
+    /// Returns the page tables by which the kernel's memory is read.
+    fn address_space(&self) -> PageTables;
+
     /// Returns the memory that a minimal core needs besides stacks and page tables: the guest-virtual
     /// start of each range, and its length in bytes.
     fn own_memory(&self) -> Vec<(VirtualAddress, u64)>;
+
+    /// Returns the size in bytes of the aligned blocks that stacks lie in; `None` for a kernel whose stacks
+    /// end at pages that are not mapped.
+    fn stack_block(&self) -> Option<u64> {
+        None
+    }
 
     /// Reads the kernel's log; `None` for a kernel that keeps none in memory.
     fn log(&self, _memory: &dyn PhysicalMemory) -> Option<Result<Log, LogError>> {

@@ -5,19 +5,20 @@
 //! and no clock. Called by the CLI.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use nmiscope_report::{self as report, Report, Source, json};
 use nmiscope_symbolizer::{Image, SourceRoots};
 
-use super::dump;
+use super::{dump, visit};
 use crate::capture::note::CaptureNote;
 use crate::capture::{Capture, StoppedGuest, Timeouts};
 use crate::diagnosis::{self, Diagnosis, Resolver};
 use crate::elf_core::{Core, ElfCore};
 use crate::images::{self, Access, Bytes, Files, hex, source_roots};
 use crate::kernel::{self, KernelAdapter, KernelSymbols, Reading, Vocabulary, WithVariables};
-use crate::targets::{Dump, States, Target};
+use crate::targets::{Dump, Target};
 
 /// An open file: a core, a dump or a report as JSON.
 pub struct Stored {
@@ -70,22 +71,50 @@ pub fn report(
     for finding in core.findings() {
         note.report.warnings.push(format!("{}: {finding}", stored.path));
     }
-    let files = find_files(&core, &mut note.report, image, debug_directory)?;
+    let (version, build_id) = (core.version(), core.build_id());
+    let mut dump = Dump::new(core, note.capture.cpus.iter().map(|cpu| cpu.state.clone()).collect());
+    let in_memory = match image {
+        None => recognise_in_memory(&dump, &mut note.report),
+        Some(_) => None,
+    };
+    let files = match &in_memory {
+        Some(_) => None,
+        None => find_files(build_id, &mut note.report, image, debug_directory)?,
+    };
     let image = files.as_ref().and_then(|files| files.parse().ok());
-    Ok(report_core(core, note, image.as_ref(), with_variables))
+    let kernel = in_memory.or_else(|| image.as_ref().map(kernel::recognise));
+    if let Some(kernel) = &kernel {
+        let warning = read_kernel(&mut note.capture, &mut dump, &**kernel, version);
+        note.report.warnings.extend(warning);
+    }
+    Ok(report_core(&dump, note, kernel.as_deref(), image.as_ref(), with_variables))
+}
+
+/// Recognises a kernel that describes itself in memory, if the run did. Returns `None`, with a warning in `report`,
+/// if the core's memory does not have it.
+fn recognise_in_memory(dump: &Dump<'_>, report: &mut Report) -> Option<Box<dyn KernelAdapter>> {
+    let report::GuestKernel::Known { name } = &report.image.kernel else { return None };
+    let states = dump.states(&Vec::from_iter(0..dump.vcpus()), Duration::ZERO);
+    let registers: Vec<_> = states.into_iter().flatten().map(|state| state.registers).collect();
+    let found = kernel::recognise_in_memory(dump, &registers);
+    if found.is_none() {
+        let warning = format!("the core's memory lacks the tables of {name}: stacks have no names");
+        report.warnings.push(warning);
+    }
+    found
 }
 
 /// Opens the image of a core with its debug file; `None`, with a warning in `report`, if it is not found.
 fn find_files(
-    core: &Core<'_>,
+    build_id: Option<&[u8]>,
     report: &mut Report,
     image: Option<&Path>,
     debug_directory: &Path,
 ) -> anyhow::Result<Option<Files>> {
     let recorded = report.image.path.as_deref().map(Path::new);
-    let found = Files::find(core.build_id(), image, recorded, debug_directory)?;
+    let found = Files::find(build_id, image, recorded, debug_directory)?;
     let Some((mut files, path)) = found else {
-        report.warnings.push(match core.build_id() {
+        report.warnings.push(match build_id {
             Some(id) => {
                 format!("no image with build-id {} was found: name it with --image", hex(id))
             }
@@ -97,36 +126,42 @@ fn find_files(
     Ok(Some(files))
 }
 
+/// Unwinds the core's stacks and makes the report. Without an image the symbols are those that the kernel has in
+/// its memory.
 fn report_core(
-    core: Core<'_>,
+    dump: &Dump<'_>,
     mut note: CaptureNote,
+    kernel: Option<&dyn KernelAdapter>,
     image: Option<&Image<'_>>,
     variables: bool,
 ) -> Report {
-    let kernel = image.map(kernel::recognise);
-    let version = core.version();
-    let states: States = note.capture.cpus.iter().map(|cpu| cpu.state.clone()).collect();
-    let mut dump = Dump::new(core, states);
-    if let Some(kernel) = &kernel {
-        let warning = read_kernel(&mut note.capture, &mut dump, &**kernel, version);
-        note.report.warnings.extend(warning);
-    }
-    let symbols = image.map(|image| image as &dyn KernelSymbols);
+    let image_symbols = image.map(|image| image as &dyn KernelSymbols);
+    let symbols = match kernel {
+        Some(kernel) => kernel.symbols(image_symbols),
+        None => image_symbols,
+    };
     let with_variables = image.filter(|_| variables).map(WithVariables::new);
+    let mut warn = |warning: String| {
+        // The run may have left the same warning.
+        if !note.report.warnings.contains(&warning) {
+            note.report.warnings.push(warning);
+        }
+    };
     let unwound_by = match &with_variables {
         Some(Ok(with_variables)) => Some(with_variables as &dyn KernelSymbols),
         Some(Err(reason)) => {
-            let warning = reason.to_string();
-            // The run may have left the same warning.
-            if !note.report.warnings.contains(&warning) {
-                note.report.warnings.push(warning);
+            warn(reason.to_string());
+            symbols
+        }
+        None => {
+            if variables && kernel.is_some() {
+                warn(visit::NO_VARIABLES_WITHOUT_IMAGE.into());
             }
             symbols
         }
-        None => symbols,
     };
-    note.capture.unwind(unwound_by, &dump);
-    let words = vocabulary(kernel.as_deref(), &note.report.image.kernel);
+    note.capture.unwind(unwound_by, dump);
+    let words = vocabulary(kernel, &note.report.image.kernel);
     let resolver = Resolver::new(symbols, SourceRoots::new(source_roots())).with_vocabulary(words);
     let index = note.index() as u32;
     let Diagnosis { backtrace, hangs } = diagnosis::diagnose(&note.capture, Some(index), &resolver);

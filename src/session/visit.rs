@@ -21,6 +21,10 @@ use crate::images::{hex, source_roots};
 use crate::kernel::{self, KernelAdapter, KernelSymbols, Reading, WithVariables};
 use crate::targets::Target;
 
+/// The warning for a user who wants the variables of a guest whose image is not known.
+pub(super) const NO_VARIABLES_WITHOUT_IMAGE: &str =
+    "arguments and locals are not available: name the image with --image";
+
 /// The image and kernel of a guest, prepared before the capture. Preparation is slow, so it is done while the
 /// guest still runs.
 pub struct Visitor<'i> {
@@ -59,8 +63,7 @@ impl<'i> Visitor<'i> {
     /// Replaces the warnings for the report, and adds one if variables are wanted, which only an image locates.
     pub fn without_image(self, variables: bool, mut warnings: Vec<String>) -> Self {
         if variables {
-            warnings
-                .push("arguments and locals are not available: name the image with --image".into());
+            warnings.push(NO_VARIABLES_WITHOUT_IMAGE.into());
         }
         Self { warnings, ..self }
     }

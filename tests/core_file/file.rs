@@ -1,7 +1,8 @@
 //! Tests of the file that a core is written to.
 
 use std::cell::Cell;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
+use std::fs::Permissions;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 
 use nmiscope::elf_core::{self, Core, CoreContents};
@@ -93,6 +94,17 @@ fn a_core_replaces_only_regular_files() {
     elf_core::write_path(&link, &sample.contents(), &sample.memory).expect("a core");
     assert!(link.is_symlink());
     assert!(Core::parse(&std::fs::read(&path).expect("the file")).is_ok());
+}
+
+#[test]
+fn core_in_place_of_a_public_file_is_private() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("core");
+    std::fs::write(&path, "older").expect("a file");
+    std::fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("permissions");
+    let sample = sample();
+    elf_core::write_path(&path, &sample.contents(), &sample.memory).expect("a core");
+    assert_eq!(path.metadata().expect("a file").mode() & 0o777, 0o600);
 }
 
 /// Memory in which another page becomes unreadable each time that page 32 is read.

@@ -3,6 +3,8 @@
 //!
 //! The guest is made by `tests/linux_guest/kernel.sh`.
 
+mod cores;
+
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread::sleep;

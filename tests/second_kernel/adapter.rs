@@ -198,6 +198,10 @@ impl Located for SecondKernel {
         Some(records.map(|records| Log { records, lost: 0 }).map_err(LogError::from))
     }
 
+    fn address_space(&self) -> PageTables {
+        self.tables
+    }
+
     fn own_memory(&self) -> Vec<(VirtualAddress, u64)> {
         vec![(VirtualAddress(BASE), 0x8000)]
     }

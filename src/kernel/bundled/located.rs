@@ -80,6 +80,10 @@ impl Located for LocatedBundled {
         self.activity.read(memory, self.tables, depth)
     }
 
+    fn address_space(&self) -> PageTables {
+        self.tables
+    }
+
     /// Returns the kernel's own data, which includes its log, and each CPU's.
     fn own_memory(&self) -> Vec<(VirtualAddress, u64)> {
         let copies = self.template.into_iter().flat_map(|(start, length)| {

@@ -8,6 +8,9 @@ use nmiscope_machine::{
     Level, PageSize, PageTables, PhysicalAddress, PhysicalMemory, Registers, VirtualAddress,
     WalkError,
 };
+use nmiscope_symbolizer::linux::Kallsyms;
+
+use super::own_memory::OwnMemory;
 
 /// The first address of an image, `__START_KERNEL_map` (arch/x86/include/asm/page_64_types.h): part of the
 /// memory map that Documentation/arch/x86/x86_64/mm.rst documents.
@@ -24,11 +27,15 @@ const LARGE_PAGE: u64 = 2 << 20;
 pub(super) struct KernelImage {
     /// The guest-virtual address of the first byte, which is that of the symbol `_text`.
     pub(super) base: VirtualAddress,
+    /// The guest-physical address of that byte.
+    pub(super) physical_base: PhysicalAddress,
     /// The address space that the image was found in.
     pub(super) tables: PageTables,
     /// All bytes up to the last mapped page. Pages that are not mapped, such as those of code that ran at boot only,
     /// or that cannot be read are zeros.
     pub(super) bytes: Vec<u8>,
+    /// The pages that were used.
+    pub(super) own: OwnMemory,
 }
 
 /// A run of pages that the window maps.
@@ -62,18 +69,32 @@ impl KernelImage {
             let Some(part) = bytes.get_mut(at..end) else { break };
             read_pages(memory, PhysicalAddress(run.physical), part);
         }
-        Some(Self { base: VirtualAddress(first.start), tables, bytes })
+        let own = OwnMemory::default();
+        // By these the image has the same beginning and the same size in a core.
+        own.mark(VirtualAddress(first.start), SMALL_PAGE);
+        own.mark(VirtualAddress(last.start + (last.length - 1)), 1);
+        let (base, physical_base) = (VirtualAddress(first.start), PhysicalAddress(first.physical));
+        Some(Self { base, physical_base, tables, bytes, own })
     }
 
-    /// The bytes from one address to another; `None` unless both lie in the image.
+    /// Marks the parts of the symbol table, which was found in the image, as used.
+    pub(super) fn mark_table(&self, symbols: &Kallsyms) {
+        for place in symbols.places() {
+            self.own.mark(VirtualAddress(place.start), place.end - place.start);
+        }
+    }
+
+    /// The bytes from one address to another; `None` unless both lie in the image. They count as used.
     pub(super) fn between(&self, start: VirtualAddress, end: VirtualAddress) -> Option<&[u8]> {
-        let at = |address: VirtualAddress| usize::try_from(address.offset_from(self.base)?).ok();
-        self.bytes.get(at(start)?..at(end)?)
+        self.at(start, end.offset_from(start)?)
     }
 
-    /// The bytes from an address to the end of the image.
-    pub(super) fn from(&self, start: VirtualAddress) -> Option<&[u8]> {
-        self.bytes.get(usize::try_from(start.offset_from(self.base)?).ok()?..)
+    /// The bytes at an address; `None` unless all of them lie in the image. They count as used.
+    pub(super) fn at(&self, start: VirtualAddress, length: u64) -> Option<&[u8]> {
+        let at = usize::try_from(start.offset_from(self.base)?).ok()?;
+        let bytes = self.bytes.get(at..at.checked_add(usize::try_from(length).ok()?)?)?;
+        self.own.mark(start, length);
+        Some(bytes)
     }
 }
 

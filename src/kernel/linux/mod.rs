@@ -15,6 +15,7 @@
 //! | `waits` | who waits for which lock or CPU |
 //! | `waiters` | lists of waiters |
 //! | `log` | the printk ring buffer |
+//! | `own_memory` | the pages that all this was found in, for a small core |
 //! | `printed_stacks` | stacks in the log |
 //! | `vocabulary` | Linux's own texts and function names |
 
@@ -23,6 +24,7 @@ mod cpus;
 mod image;
 mod log;
 mod modules;
+mod own_memory;
 mod printed_stacks;
 mod symbols;
 mod tasks;
@@ -33,7 +35,8 @@ mod waits;
 use std::rc::Rc;
 
 use nmiscope_machine::{
-    GuestVirtual, PageTables, PhysicalMemory, ReadError, Registers, VirtualAddress, VirtualMemory,
+    GuestVirtual, PageTables, PhysicalAddress, PhysicalMemory, ReadError, Registers,
+    VirtualAddress, VirtualMemory,
 };
 use nmiscope_symbolizer::linux::{Btf, Kallsyms, OrcTable};
 
@@ -46,6 +49,7 @@ use activity::ActivityLayout;
 use image::KernelImage;
 use log::LogLayout;
 use modules::Modules;
+use own_memory::{Marking, OwnMemory};
 use symbols::LinuxSymbols;
 use vocabulary::LinuxVocabulary;
 
@@ -53,6 +57,10 @@ use vocabulary::LinuxVocabulary;
 /// in every distribution. A kernel with another start has another number for its KASLR offset, which people read
 /// and no code uses.
 const LINKED: u64 = 0xffff_ffff_8100_0000;
+
+/// The size of a task's stack, and what it is aligned to (arch/x86/include/asm/page_64_types.h). Those of KASAN
+/// are twice as large: a core has half of the block then, beside the pages that were read.
+const THREAD_SIZE: u64 = 16 << 10;
 
 /// Linux, as it describes itself in one guest.
 #[derive(Debug)]
@@ -63,7 +71,12 @@ pub(super) struct LinuxKernel {
 
 #[derive(Debug)]
 struct Guest {
+    /// The address of the kernel's first byte, and its place when the kernel was recognised.
+    base: VirtualAddress,
+    physical_base: PhysicalAddress,
+    /// The page tables by which the kernel was recognised: those of a program that may have ended since.
     tables: PageTables,
+    own_memory: OwnMemory,
     symbols: LinuxSymbols,
     activity: Option<ActivityLayout>,
     log: Option<LogLayout>,
@@ -78,10 +91,12 @@ impl LinuxKernel {
         let (kallsyms, image) = images
             .take(MAX_TRIES)
             .find_map(|image| Some((Kallsyms::find(&image.bytes, image.base).ok()?, image)))?;
+        image.mark_table(&kallsyms);
         let banner = banner(&image, &kallsyms)?;
         let btf = find_btf(&image, &kallsyms);
         let orc = btf.as_ref().and_then(|btf| find_orc(&image, &kallsyms, btf));
         let memory = GuestVirtual::new(memory, image.tables);
+        let memory = Marking { memory: &memory, own: &image.own };
         let modules = btf
             .as_ref()
             .map(|btf| Modules::read(&kallsyms, btf, orc.as_ref(), &memory))
@@ -90,7 +105,15 @@ impl LinuxKernel {
         let log = btf.as_ref().and_then(|btf| LogLayout::new(&kallsyms, btf).ok()?);
         let name = describe(&banner, &image, &kallsyms, btf.is_some(), orc.is_some());
         let symbols = LinuxSymbols::new(kallsyms, orc, modules);
-        let guest = Guest { tables: image.tables, symbols, activity, log };
+        let guest = Guest {
+            base: image.base,
+            physical_base: image.physical_base,
+            tables: image.tables,
+            own_memory: image.own,
+            symbols,
+            activity,
+            log,
+        };
         Some(Self { name, guest: Rc::new(guest) })
     }
 }
@@ -100,8 +123,8 @@ const MAX_TRIES: usize = 8;
 
 /// Returns the release by the kernel's banner, such as `6.1.0-56-cloud-amd64`.
 fn banner(image: &KernelImage, kallsyms: &Kallsyms) -> Option<String> {
-    let bytes = image.from(kallsyms.address_of("linux_banner")?)?;
-    let text = std::str::from_utf8(bytes.get(..128)?.split(|&byte| byte == 0).next()?);
+    let bytes = image.at(kallsyms.address_of("linux_banner")?, 128)?;
+    let text = std::str::from_utf8(bytes.split(|&byte| byte == 0).next()?);
     let text = text.ok()?.strip_prefix("Linux version ")?;
     Some(text.split(' ').next()?.to_owned())
 }
@@ -146,10 +169,12 @@ impl KernelAdapter for LinuxKernel {
 
     fn locate(
         &self,
-        _memory: &dyn PhysicalMemory,
-        _registers: &mut dyn Iterator<Item = Result<Registers, NoAnswer>>,
+        memory: &dyn PhysicalMemory,
+        registers: &mut dyn Iterator<Item = Result<Registers, NoAnswer>>,
     ) -> Result<Box<dyn Located>, LocateError> {
-        Ok(Box::new(LocatedLinux(Rc::clone(&self.guest))))
+        let guest = Rc::clone(&self.guest);
+        let tables = registers.flatten().find_map(|registers| guest.tables_of(memory, &registers));
+        Ok(Box::new(LocatedLinux { tables: tables.unwrap_or(guest.tables), guest }))
     }
 
     fn vocabulary(&self) -> &dyn Vocabulary {
@@ -164,9 +189,25 @@ impl KernelAdapter for LinuxKernel {
     }
 }
 
-/// Linux in the guest that it was recognised in: nothing moves while it runs.
+impl Guest {
+    /// Returns the page tables of a vCPU that map the kernel where it was recognised. In a program, page-table
+    /// isolation leaves only those of its kernel half.
+    fn tables_of(&self, memory: &dyn PhysicalMemory, registers: &Registers) -> Option<PageTables> {
+        let tables = registers.page_tables().ok()?;
+        [tables.kernel_half(), tables].into_iter().find(|tables| {
+            let found = tables.translate(memory, self.base).ok();
+            found.is_some_and(|found| found.physical == self.physical_base)
+        })
+    }
+}
+
+/// Linux in the guest that it was recognised in. It does not move while it runs, and the page tables are those of
+/// one stop.
 #[derive(Debug)]
-struct LocatedLinux(Rc<Guest>);
+struct LocatedLinux {
+    guest: Rc<Guest>,
+    tables: PageTables,
+}
 
 impl Located for LocatedLinux {
     fn state(
@@ -175,20 +216,28 @@ impl Located for LocatedLinux {
         vcpus: &[Option<Registers>],
         depth: Depth,
     ) -> Result<KernelState, ReadError> {
-        let memory = GuestVirtual::new(memory, self.0.tables);
-        match &self.0.activity {
-            Some(activity) => activity.read(vcpus, &self.0.symbols, &memory, depth),
+        let memory = GuestVirtual::new(memory, self.tables);
+        match &self.guest.activity {
+            Some(activity) => activity.read(vcpus, &self.guest.symbols, &memory, depth),
             None => Ok(KernelState::default()),
         }
     }
 
+    fn address_space(&self) -> PageTables {
+        self.tables
+    }
+
     fn own_memory(&self) -> Vec<(VirtualAddress, u64)> {
-        Vec::new()
+        self.guest.own_memory.ranges()
+    }
+
+    fn stack_block(&self) -> Option<u64> {
+        Some(THREAD_SIZE)
     }
 
     fn log(&self, memory: &dyn PhysicalMemory) -> Option<Result<Log, LogError>> {
-        let memory = GuestVirtual::new(memory, self.0.tables);
-        Some(self.0.log.as_ref()?.read(&memory))
+        let memory = GuestVirtual::new(memory, self.tables);
+        Some(self.guest.log.as_ref()?.read(&memory))
     }
 }
 

@@ -18,6 +18,7 @@
 
 use std::cell::OnceCell;
 use std::fmt;
+use std::ops::Range;
 
 use memchr::memmem;
 use nmiscope_machine::VirtualAddress;
@@ -83,6 +84,8 @@ pub struct Kallsyms {
     by_address: Vec<(u64, u32)>,
     /// Hashes of names with indices of `by_address`, ascending.
     by_name: OnceCell<Vec<(u64, u32)>>,
+    /// Guest-virtual ranges of the table's parts.
+    places: [Range<u64>; 3],
 }
 
 /// The tokens and the place behind their index.
@@ -98,7 +101,15 @@ struct NameTable {
     count_at: usize,
     begin: usize,
     end: usize,
+    /// The end of the markers, which follow the names.
+    markers_end: usize,
     positions: Vec<u32>,
+}
+
+/// The addresses of all names, in the table's order, and the places of their offsets and base in the image.
+struct AddressTable {
+    addresses: Vec<u64>,
+    place: Range<usize>,
 }
 
 impl Kallsyms {
@@ -118,24 +129,40 @@ impl Kallsyms {
                 continue;
             };
             match find_addresses(image, base, &tokens, &names) {
-                Some(addresses) => return Ok(Self::new(image, tokens, names, addresses)),
+                Some(addresses) => return Ok(Self::new(image, base, tokens, names, addresses)),
                 None => error = KallsymsError::NoAddresses,
             }
         }
         Err(error)
     }
 
-    fn new(image: &[u8], tokens: TokenTable, names: NameTable, addresses: Vec<u64>) -> Self {
+    fn new(
+        image: &[u8],
+        base: VirtualAddress,
+        tokens: TokenTable,
+        names: NameTable,
+        addresses: AddressTable,
+    ) -> Self {
+        let AddressTable { addresses, place } = addresses;
         let mut by_address: Vec<(u64, u32)> = addresses.into_iter().zip(0..).collect();
         // The table is in this order, but for per-CPU offsets of older kernels.
         by_address.sort_unstable();
+        let places = [names.count_at..names.markers_end, tokens.begin..tokens.end, place];
+        let places = places.map(|place| base.0 + place.start as u64..base.0 + place.end as u64);
         Self {
             tokens: tokens.tokens,
             names: image[names.begin..names.end].to_vec(),
             positions: names.positions,
             by_address,
             by_name: OnceCell::new(),
+            places,
         }
+    }
+
+    /// Guest-virtual ranges of the table's parts: memory in which [`find`](Self::find) finds the table again. What
+    /// lies between them is not part of any answer.
+    pub fn places(&self) -> &[Range<u64>] {
+        &self.places
     }
 
     /// The number of symbols in the table.
@@ -297,20 +324,22 @@ fn names_at(
         positions.push(at as u32);
         at = next;
     }
-    let is_marked = ALIGNMENTS.into_iter().any(|alignment| {
-        let markers_at = (begin + at).next_multiple_of(alignment);
-        image.get(markers_at..markers_at + markers.len()) == Some(&markers[..])
-    });
-    is_marked.then(|| NameTable { count_at, begin, end: begin + at, positions })
+    let end = begin + at;
+    let markers_end = ALIGNMENTS.into_iter().find_map(|alignment| {
+        let markers_at = end.next_multiple_of(alignment);
+        let markers_end = markers_at + markers.len();
+        (image.get(markers_at..markers_end)? == markers).then_some(markers_end)
+    })?;
+    Some(NameTable { count_at, begin, end, markers_end, positions })
 }
 
-/// The addresses of all names, in the table's order.
+/// The addresses of all names.
 fn find_addresses(
     image: &[u8],
     base: VirtualAddress,
     tokens: &TokenTable,
     names: &NameTable,
-) -> Option<Vec<u64>> {
+) -> Option<AddressTable> {
     let count = names.positions.len();
     let size = 4 * count;
     let kernel = base.0..base.0.checked_add(image.len() as u64)?;
@@ -341,7 +370,8 @@ fn find_addresses(
         for address in [&percpu as &dyn Fn(i32) -> u64, &plain] {
             let addresses: Vec<u64> = offsets.iter().map(|&offset| address(offset)).collect();
             if are_addresses(&addresses, &kernel) {
-                return Some(addresses);
+                let place = at..(at + size).next_multiple_of(8) + 8;
+                return Some(AddressTable { addresses, place });
             }
         }
     }
@@ -354,7 +384,8 @@ fn find_addresses(
         let addresses = addresses
             .map(|(index, &offset)| place(index).wrapping_add_signed(offset.into()))
             .collect::<Vec<u64>>();
-        are_addresses(&addresses, &kernel).then_some(addresses)
+        let place = at..at + size;
+        are_addresses(&addresses, &kernel).then_some(AddressTable { addresses, place })
     })
 }
 
@@ -365,7 +396,7 @@ fn offsets_at(image: &[u8], at: usize, count: usize) -> Option<Vec<i32>> {
 
 /// True for addresses in the table's order, nearly all of which ascend and lie in the image. Absolute symbols
 /// are elsewhere, and so are the per-CPU offsets of older kernels.
-fn are_addresses(addresses: &[u64], kernel: &std::ops::Range<u64>) -> bool {
+fn are_addresses(addresses: &[u64], kernel: &Range<u64>) -> bool {
     let all = addresses.len();
     let ascending = addresses.windows(2).filter(|pair| pair[0] <= pair[1]).count() + 1;
     let inside = addresses.iter().filter(|address| kernel.contains(address)).count();

@@ -127,6 +127,23 @@ fn symbols_of_each_order_have_their_names_and_addresses() {
 }
 
 #[test]
+fn places_are_all_that_the_table_is_found_by() {
+    for order in ORDERS {
+        let image = image(order);
+        let whole = Kallsyms::find(&image, VirtualAddress(BASE)).expect("symbols");
+        let mut parts = vec![0; image.len()];
+        for place in whole.places() {
+            let place = (place.start - BASE) as usize..(place.end - BASE) as usize;
+            parts[place.clone()].copy_from_slice(&image[place]);
+        }
+        assert!(parts.len() - parts.iter().filter(|byte| **byte != 0).count() > CODE);
+        let found = Kallsyms::find(&parts, VirtualAddress(BASE)).expect("symbols");
+        assert!(found.iter().eq(whole.iter()), "{order:?}");
+        assert_eq!(found.places(), whole.places(), "{order:?}");
+    }
+}
+
+#[test]
 fn extent_is_the_distance_to_the_next_symbol() {
     let kallsyms =
         Kallsyms::find(&image(Order::OffsetsLast), VirtualAddress(BASE)).expect("symbols");

@@ -51,6 +51,11 @@ pub trait KernelAdapter: Debug {
         None
     }
 
+    /// Returns sentences on doubts about the kernel that was recognised, for the report; empty if there are none.
+    fn findings(&self) -> &[String] {
+        &[]
+    }
+
     /// Finds the structures in a guest's memory, in the address space of the first vCPU in which they are
     /// mapped. `registers` are those of the vCPUs in their order, or the reasons why there are none.
     ///

@@ -88,6 +88,7 @@ impl<'i> Visitor<'i> {
         trigger: Trigger,
         core: Option<&CoreDestination>,
     ) -> CaptureWithCore {
+        self.warnings.extend_from_slice(self.kernel.findings());
         let bounds = Timeouts::for_vcpus(target.vcpus());
         let stopped = StoppedGuest::stop(target, &*self.kernel, None, bounds);
         if let Reading::Unreadable { unreadable } = &stopped.kernel {

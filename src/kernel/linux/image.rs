@@ -14,7 +14,7 @@ use super::own_memory::OwnMemory;
 
 /// The first address of an image, `__START_KERNEL_map` (arch/x86/include/asm/page_64_types.h): part of the
 /// memory map that Documentation/arch/x86/x86_64/mm.rst documents.
-const WINDOW: u64 = 0xffff_ffff_8000_0000;
+pub(super) const WINDOW: u64 = 0xffff_ffff_8000_0000;
 /// The size of the window, `KERNEL_IMAGE_SIZE` with KASLR.
 const WINDOW_SIZE: u64 = 1 << 30;
 /// Bytes of an image that are copied at most. Distributions' kernels have 50 to 80 MiB.

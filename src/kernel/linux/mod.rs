@@ -12,6 +12,7 @@
 //! | `activity` | CPUs, tasks and waits, put together |
 //! | `cpus` | per-CPU variables |
 //! | `tasks` | the list of tasks |
+//! | `second_opinion` | VMCOREINFO and interrupt tables beside what was found |
 //! | `waits` | who waits for which lock or CPU |
 //! | `waiters` | lists of waiters |
 //! | `log` | the printk ring buffer |
@@ -26,6 +27,7 @@ mod log;
 mod modules;
 mod own_memory;
 mod printed_stacks;
+mod second_opinion;
 mod symbols;
 mod tasks;
 mod vocabulary;
@@ -50,6 +52,7 @@ use image::KernelImage;
 use log::LogLayout;
 use modules::Modules;
 use own_memory::{Marking, OwnMemory};
+use second_opinion::FoundKernel;
 use symbols::LinuxSymbols;
 use vocabulary::LinuxVocabulary;
 
@@ -66,6 +69,8 @@ const THREAD_SIZE: u64 = 16 << 10;
 #[derive(Debug)]
 pub(super) struct LinuxKernel {
     name: String,
+    /// Sentences on sources that disagree with the place of the kernel.
+    findings: Vec<String>,
     guest: Rc<Guest>,
 }
 
@@ -103,6 +108,15 @@ impl LinuxKernel {
             .unwrap_or_default();
         let activity = btf.as_ref().and_then(|btf| ActivityLayout::new(&kallsyms, btf).ok()?);
         let log = btf.as_ref().and_then(|btf| LogLayout::new(&kallsyms, btf).ok()?);
+        let found = FoundKernel {
+            base: image.base,
+            physical_base: image.physical_base,
+            release: &banner,
+            stext: kallsyms.address_of("_stext")?.0,
+            end: kallsyms.address_of("_end")?.0,
+        };
+        let info = second_opinion::vmcoreinfo(&kallsyms, &memory);
+        let findings = found.disagreements(info.as_ref(), vcpus, &memory);
         let name = describe(&banner, &image, &kallsyms, btf.is_some(), orc.is_some());
         let symbols = LinuxSymbols::new(kallsyms, orc, modules);
         let guest = Guest {
@@ -114,7 +128,7 @@ impl LinuxKernel {
             activity,
             log,
         };
-        Some(Self { name, guest: Rc::new(guest) })
+        Some(Self { name, findings, guest: Rc::new(guest) })
     }
 }
 
@@ -165,6 +179,10 @@ impl KernelAdapter for LinuxKernel {
 
     fn name(&self) -> Option<String> {
         Some(self.name.clone())
+    }
+
+    fn findings(&self) -> &[String] {
+        &self.findings
     }
 
     fn locate(

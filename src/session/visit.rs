@@ -134,6 +134,7 @@ impl<'i> Visitor<'i> {
         let mut report = Report {
             schema_version: SCHEMA_VERSION,
             summary: String::new(),
+            redacted: false,
             source,
             captured_at: origin.captured_at,
             host: origin.host,

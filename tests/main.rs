@@ -28,6 +28,7 @@ mod live;
 mod offline;
 mod qemu;
 mod random_moments;
+mod redact;
 mod report;
 mod schema;
 mod second_kernel;

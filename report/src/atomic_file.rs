@@ -18,13 +18,14 @@ pub fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Creates a file beside `target`, with the permissions of a new file there. It is removed when dropped,
-/// unless [`persist`] gives it the target's name.
+/// Creates a file beside `target` that only its owner may read and write (mode 0600), since reports and cores
+/// hold parts of a guest's memory. It is removed when dropped, unless [`persist`] gives it the target's
+/// name.
 ///
 /// # Errors
 /// The folder does not exist, or no file can be created in it.
 pub fn temporary(target: &Path) -> io::Result<NamedTempFile> {
-    let permissions = Permissions::from_mode(0o666);
+    let permissions = Permissions::from_mode(0o600);
     tempfile::Builder::new().permissions(permissions).tempfile_in(folder_of(target))
 }
 
@@ -40,4 +41,19 @@ pub fn persist(file: NamedTempFile, target: &Path) -> io::Result<()> {
     // now.
     let _ = File::open(folder_of(target)).and_then(|folder| folder.sync_all());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_that_replaces_another_is_its_owners_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("report.json");
+        std::fs::write(&target, "old").unwrap();
+        std::fs::set_permissions(&target, Permissions::from_mode(0o644)).unwrap();
+        persist(temporary(&target).unwrap(), &target).unwrap();
+        assert_eq!(target.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
 }

@@ -7,6 +7,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `image` | the kernel's image, found by page tables |
+//! | `special` | states of a kernel that its name has: kdump, kgdb |
 //! | `symbols` | functions and stacks of the kernel and its modules |
 //! | `modules` | the list of modules |
 //! | `activity` | CPUs and tasks |
@@ -17,6 +18,7 @@ mod activity;
 mod image;
 mod log;
 mod modules;
+mod special;
 mod symbols;
 mod vocabulary;
 
@@ -79,7 +81,8 @@ impl LinuxKernel {
             .unwrap_or_default();
         let activity = btf.as_ref().and_then(|btf| ActivityLayout::new(&kallsyms, btf).ok()?);
         let log = btf.as_ref().and_then(|btf| LogLayout::new(&kallsyms, btf).ok()?);
-        let name = describe(&banner, &image, &kallsyms, btf.is_some(), orc.is_some());
+        let marks = special::marks(&image, &kallsyms, &memory);
+        let name = describe(&banner, &image, &kallsyms, btf.is_some(), orc.is_some()) + &marks;
         let symbols = LinuxSymbols::new(kallsyms, orc, modules);
         let guest =
             Guest { tables: image.tables, symbols, activity, log, vcpus: vcpus.len() as u64 };

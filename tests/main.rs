@@ -38,4 +38,5 @@ mod symbolize;
 mod tasks;
 mod terminal;
 mod triage;
+mod unrecognised;
 mod verdicts;

@@ -91,8 +91,14 @@ pub fn report(report: &Report, detail: Detail) -> String {
     let after = after.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok());
     let mut text = if report.redacted { redaction() } else { String::new() };
     text.extend(after.map(|after| ready(&report.machine, after)));
-    if let GuestKernel::Known { name } = &report.image.kernel {
-        let _ = writeln!(text, "{}", line(name));
+    match &report.image.kernel {
+        GuestKernel::Known { name } => {
+            let _ = writeln!(text, "{}", line(name));
+        }
+        GuestKernel::Unknown { reason } if is_of_another_program(report.source) => {
+            let _ = writeln!(text, "kernel unknown: {}", line(reason));
+        }
+        GuestKernel::Unknown { .. } | GuestKernel::Bundled | GuestKernel::NotExamined => {}
     }
     text.extend(report.visit.as_ref().map(visit));
     // The time of each part, its place among parts of the same time, and its text.
@@ -124,6 +130,14 @@ pub fn report(report: &Report, detail: Detail) -> String {
         show_log(&mut text, log);
     }
     text
+}
+
+/// Returns true for a guest that another program started, about whose kernel nothing may be known beforehand.
+fn is_of_another_program(source: Source) -> bool {
+    match source {
+        Source::Dump | Source::Attached => true,
+        Source::Live | Source::Core => false,
+    }
 }
 
 /// Appends the end of the kernel's log.

@@ -90,6 +90,14 @@ impl LinuxKernel {
     }
 }
 
+/// Returns the image that is mapped where Linux has its own, of whatever kernel, and its address.
+pub(super) fn image_of(
+    memory: &dyn PhysicalMemory,
+    registers: &Registers,
+) -> Option<(VirtualAddress, Vec<u8>)> {
+    KernelImage::find(memory, registers).map(|image| (image.base, image.bytes))
+}
+
 /// The number of images in which symbols are searched for.
 const MAX_TRIES: usize = 8;
 

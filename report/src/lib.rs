@@ -34,6 +34,7 @@
 //! | `hang_after` | the bound of a class |
 //! | `reference` | `symbolize`'s record of one reference in a log |
 //! | `report`, `summary` | the report with its backtraces, and its result in one line |
+//! | `redact` | reports without what the guest printed or held |
 //! | `former` | reports of the former version |
 //! | `json`, `text` | the two forms of a report |
 
@@ -50,6 +51,7 @@ mod hang;
 pub mod hang_after;
 pub mod json;
 pub mod nearest;
+pub mod redact;
 pub mod reference;
 mod report;
 pub mod sanitize;

@@ -33,6 +33,12 @@ pub struct Report {
     /// ended. Do not parse it.
     #[serde(default)]
     pub summary: String,
+    /// True where the report lacks what the guest printed or held: log, console, names of tasks, registers,
+    /// values of variables, and the kernel parameters; and paths and the name of the host. Addresses are
+    /// `address#1` and so on then, equal ones with equal numbers, tasks have `#` and their number for a
+    /// name, and other texts that are left out are `<redacted>`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub redacted: bool,
     /// Source of the report: a VM while it ran, or a file. The rest of the report does not depend on it.
     pub source: Source,
     /// Wall clock at the last backtrace, or at the end of a run without any: RFC 3339, UTC. Null for a dump
@@ -66,6 +72,11 @@ pub struct Report {
     /// Account of an attach to a running VM; absent for a run, a core and a dump.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub visit: Option<Visit>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn unknown_host() -> String {

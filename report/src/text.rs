@@ -77,13 +77,28 @@ pub fn outcome(outcome: &Outcome) -> String {
     })
 }
 
+/// Returns the line that a redacted report begins with.
+pub fn redaction() -> String {
+    format!(
+        "{HEADING}redacted{HEADING:#}: without log and console, names of tasks, registers, addresses, values \
+         of variables, kernel parameters, paths and the host's name\n"
+    )
+}
+
 /// Returns a whole report, in the order in which a run prints it.
 pub fn report(report: &Report, detail: Detail) -> String {
     let after = report.ready_after_ms;
     let after = after.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok());
-    let mut text = after.map_or_else(String::new, |after| ready(&report.machine, after));
-    if let GuestKernel::Known { name } = &report.image.kernel {
-        let _ = writeln!(text, "{}", line(name));
+    let mut text = if report.redacted { redaction() } else { String::new() };
+    text.extend(after.map(|after| ready(&report.machine, after)));
+    match &report.image.kernel {
+        GuestKernel::Known { name } => {
+            let _ = writeln!(text, "{}", line(name));
+        }
+        GuestKernel::Unknown { reason } if is_of_another_program(report.source) => {
+            let _ = writeln!(text, "kernel unknown: {}", line(reason));
+        }
+        GuestKernel::Unknown { .. } | GuestKernel::Bundled | GuestKernel::NotExamined => {}
     }
     text.extend(report.visit.as_ref().map(visit));
     // The time of each part, its place among parts of the same time, and its text.
@@ -117,6 +132,14 @@ pub fn report(report: &Report, detail: Detail) -> String {
     text
 }
 
+/// Returns true for a guest that another program started, about whose kernel nothing may be known beforehand.
+fn is_of_another_program(source: Source) -> bool {
+    match source {
+        Source::Dump | Source::Attached => true,
+        Source::Live | Source::Core => false,
+    }
+}
+
 /// Appends the end of the kernel's log.
 fn show_log(text: &mut String, log: &KernelLog) {
     const SHOWN: usize = 20;
@@ -128,6 +151,7 @@ fn show_log(text: &mut String, log: &KernelLog) {
     let all = log.omitted.saturating_add(log.lines.len() as u64);
     let shown = &log.lines[left_out..];
     let count = match shown.len() as u64 {
+        0 if all > 0 => format!("{}, left out", plural(all, "line")),
         shown if shown == all => plural(all, "line"),
         shown => format!("last {shown} of {}", plural(all, "line")),
     };

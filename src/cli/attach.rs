@@ -13,6 +13,7 @@ use anyhow::Context;
 use clap::{ArgGroup, Args, ValueHint};
 use nmiscope_qemu::{FindError, ProcessError, QemuError, QmpError, hold};
 use nmiscope_report::destination::Destination;
+use nmiscope_report::redact::{Pseudonyms, Redact as _};
 use nmiscope_report::text::{self, Detail};
 use nmiscope_report::units::parse_duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -20,6 +21,7 @@ use signal_hook::flag;
 
 use super::exit_code::{self, Code};
 use super::output::{self, Text};
+use super::redaction;
 use crate::capture::store::{CoreDestination, CoreSize};
 use crate::errors::BadRequest;
 use crate::images::DEBUG_DIRECTORY;
@@ -63,6 +65,10 @@ pub struct AttachArgs {
     /// Show the arguments and local variables of each frame
     #[arg(long)]
     pub locals: bool,
+    /// Leave out what the guest printed or held: log, names of tasks, registers, addresses, values of
+    /// variables; and kernel parameters, paths and the host's name (docs/privacy.md)
+    #[arg(long)]
+    pub redact: bool,
     /// Write the report as JSON to this file, `-` for standard output
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub json: Option<PathBuf>,
@@ -83,6 +89,9 @@ pub struct AttachArgs {
 
 /// Stops the VM for a moment, and prints and writes its report.
 pub fn attach(arguments: &AttachArgs, detail: Detail) -> anyhow::Result<Code> {
+    if arguments.redact && arguments.core.is_some() {
+        return Err(redaction::refused_for_core());
+    }
     let destination = arguments.json.as_deref().map(Destination::open).transpose();
     let destination = destination.map_err(BadRequest::from_error)?;
     let core = arguments.core.as_deref();
@@ -105,8 +114,11 @@ pub fn attach(arguments: &AttachArgs, detail: Detail) -> anyhow::Result<Code> {
     let program = std::env::current_exe().context("failed to find this program's own file")?;
     let mut guardian = Command::new(program);
     guardian.arg(GUARDIAN);
-    let AttachResult { report, core } =
+    let AttachResult { mut report, core } =
         attach::attach(&options, guardian).map_err(mark_user_errors)?;
+    if arguments.redact {
+        report.redact(&mut Pseudonyms::default());
+    }
     for warning in &report.warnings {
         output::warning(warning);
     }

@@ -9,6 +9,7 @@ pub mod exit_code;
 #[cfg(feature = "kvm")]
 mod farm;
 mod output;
+mod redaction;
 mod report;
 #[cfg(feature = "kvm")]
 mod run;

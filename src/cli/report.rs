@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 use nmiscope_report::destination::Destination;
+use nmiscope_report::redact::{Pseudonyms, Redact as _};
 use nmiscope_report::text::{self, Detail};
 
 use super::exit_code::{self, Code};
@@ -44,6 +45,10 @@ pub struct ReportArgs {
     /// Show the arguments and local variables of each frame whose memory is in the file
     #[arg(long)]
     pub locals: bool,
+    /// Leave out what the guest printed or held: log, names of tasks, registers, addresses, values of
+    /// variables; and kernel parameters, paths and the host's name (docs/privacy.md)
+    #[arg(long)]
+    pub redact: bool,
     /// Write the report as JSON to this file, `-` for standard output
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub json: Option<PathBuf>,
@@ -61,12 +66,15 @@ pub fn report(arguments: &ReportArgs, detail: Detail) -> anyhow::Result<Code> {
     let destination = arguments.json.as_deref().map(Destination::open).transpose();
     let destination = destination.map_err(BadRequest::from_error)?;
     let text = Text::beside(destination.as_ref(), arguments.quiet);
-    let report = Stored::open(&arguments.core)
+    let mut report = Stored::open(&arguments.core)
         .and_then(|core| {
             let image = arguments.image.as_deref();
             offline::report(&core, image, &arguments.debug_dir, arguments.locals)
         })
         .map_err(BadRequest::from_error)?;
+    if arguments.redact {
+        report.redact(&mut Pseudonyms::default());
+    }
     for warning in &report.warnings {
         output::warning(warning);
     }

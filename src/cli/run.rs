@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
+use clap::builder::ArgPredicate;
 use clap::{Args, ValueEnum, ValueHint};
 use nmiscope_report::destination::Destination;
 use nmiscope_report::hang_after::{BoundScope, HangAfter};
@@ -19,6 +20,7 @@ use rustix::stdio::dup2_stdout;
 
 use super::exit_code::{self, Code};
 use super::output::{self, Text};
+use super::redaction::{self, Redaction};
 use crate::bundled;
 use crate::capture::store::{CoreDestination, CoreSize};
 use crate::errors::BadRequest;
@@ -113,11 +115,17 @@ pub struct RunArgs {
     /// and `&str` that the image's DWARF can locate
     #[arg(long)]
     pub locals: bool,
+    /// Leave out of the report, as text and as JSON, what the guest printed or held: log, console, names of
+    /// tasks, registers, addresses, values of variables; and kernel parameters, paths and the host's name
+    /// (docs/privacy.md). The guest's console goes nowhere then, unless --serial says where
+    #[arg(long)]
+    pub redact: bool,
     /// Amount of the guest's memory that goes into the core
     #[arg(long, value_enum, default_value_t)]
     pub core_size: CoreSize,
     /// Send the guest's console to `stdout`, `none`, or a file
-    #[arg(long, value_name = "WHERE", default_value = "stdout", value_parser = parse_sink)]
+    #[arg(long, value_name = "WHERE", default_value = "stdout", value_parser = parse_sink,
+          default_value_if("redact", ArgPredicate::IsPresent, Some("none")))]
     pub serial: Sink,
     /// Print nothing but errors, warnings and the guest's console
     #[arg(short, long)]
@@ -225,6 +233,9 @@ pub fn run(arguments: &RunArgs, detail: Detail, started: Instant) -> anyhow::Res
         let message = "--hang-policy has both kill and continue: use one of them";
         return Err(BadRequest::from_error(anyhow!(message)));
     }
+    if arguments.redact && arguments.core_file().is_some() {
+        return Err(redaction::refused_for_core());
+    }
     let destination = destination(arguments)?;
     let stdout_is_data = destination.as_ref().is_some_and(Destination::is_stdout);
     let text = Text::beside(destination.as_ref(), arguments.quiet);
@@ -234,14 +245,19 @@ pub fn run(arguments: &RunArgs, detail: Detail, started: Instant) -> anyhow::Res
     let core = core.map(|path| CoreDestination::open(path, arguments.core_size));
     let core = core.transpose().map_err(BadRequest::from_error)?;
     let options = RunOptions { core, ..options(arguments, stdout_is_data) };
+    let mut redaction = Redaction::new(arguments.redact);
+    if redaction.is_on() {
+        text.print(&text::redaction());
+    }
     let Ended { report, core } = session::run(files, &options, started, |event| match event {
         RunEvent::Ready { machine, after } => text.print(&text::ready(machine, after)),
-        RunEvent::Warning(warning) => output::warning(warning),
-        RunEvent::Hangs(hangs) => text.print(&text::hangs(hangs)),
-        RunEvent::Resolved(hang) => text.print(&text::resolved(hang)),
-        RunEvent::Outcome(outcome) => text.print(&text::outcome(outcome)),
+        RunEvent::Warning(warning) => output::warning(&redaction.warning(warning)),
+        RunEvent::Hangs(hangs) => text.print(&text::hangs(&redaction.part(hangs))),
+        RunEvent::Resolved(hang) => text.print(&text::resolved(&redaction.part(hang))),
+        RunEvent::Outcome(outcome) => text.print(&text::outcome(&redaction.part(outcome))),
         RunEvent::Backtrace { backtrace, hangs } => {
-            text.print(&text::backtrace(backtrace, hangs, detail));
+            let (backtrace, hangs) = (redaction.part(backtrace), redaction.part(hangs));
+            text.print(&text::backtrace(&backtrace, hangs.iter(), detail));
         }
         RunEvent::Stopping { exits } => {
             tracing::info!(?exits, "stopping");
@@ -250,6 +266,7 @@ pub fn run(arguments: &RunArgs, detail: Detail, started: Instant) -> anyhow::Res
             }
         }
     })?;
+    let report = redaction.part(&report);
     if !is_already_printed(&report.outcome) {
         text.print(&text::outcome(&report.outcome));
     }

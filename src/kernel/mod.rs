@@ -16,6 +16,7 @@
 //! | `nmi_buffers` | the protocol of the buffers that NMI handlers answer into |
 //! | `adapter` | the traits that put them together |
 //! | `bundled`, `linux`, `unknown` | the adapters |
+//! | `unrecognised` | the state of a guest that no adapter recognises |
 
 mod adapter;
 mod bundled;
@@ -25,9 +26,10 @@ mod nmi_buffers;
 mod state;
 mod symbols;
 mod unknown;
+mod unrecognised;
 mod vocabulary;
 
-use nmiscope_machine::{PhysicalMemory, Registers};
+use nmiscope_machine::{PhysicalMemory, Registers, VcpuState};
 use nmiscope_symbolizer::Image;
 
 pub use adapter::{Depth, KernelAdapter, LocateError, Located};
@@ -57,6 +59,15 @@ pub fn any_vocabulary() -> &'static dyn Vocabulary {
 /// Makes the adapter of an unknown kernel.
 pub fn unknown(reason: String) -> Box<dyn KernelAdapter> {
     Box::new(unknown::UnknownKernel { reason, vocabulary: any_vocabulary() })
+}
+
+/// Makes the adapter of a guest in which no kernel was recognised: its reason is the guest's state, such as firmware
+/// or another operating system. Without `memory` the registers alone decide.
+pub fn unrecognised(
+    vcpus: &[VcpuState],
+    memory: Option<&dyn PhysicalMemory>,
+) -> Box<dyn KernelAdapter> {
+    unknown(unrecognised::describe(vcpus, memory))
 }
 
 /// Makes the adapter for a kernel that describes itself in guest memory, by the registers of the vCPUs; `None` if

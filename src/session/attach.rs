@@ -91,7 +91,8 @@ pub fn attach(options: &AttachOptions, guardian: Command) -> anyhow::Result<Atta
     let image = files.as_ref().and_then(|files| files.parse().ok());
     let mut visitor = match in_memory {
         Some(visitor) => visitor.without_image(options.variables, warnings),
-        None => Visitor::new(image.as_ref(), options.variables, warnings),
+        None => Visitor::new(image.as_ref(), options.variables, warnings)
+            .or_state_of(&running, can_search),
     };
     let warnings = visitor.warnings.clone();
     for _ in 0..REHEARSALS {

@@ -34,7 +34,7 @@ pub(super) fn report(
     let image = files.as_ref().and_then(|files| files.parse().ok());
     let mut visitor = match in_memory {
         Some(visitor) => visitor.without_image(with_variables, warnings),
-        None => Visitor::new(image.as_ref(), with_variables, warnings),
+        None => Visitor::new(image.as_ref(), with_variables, warnings).or_state_of(&dump, true),
     };
     let (capture, _) = visitor.capture(&mut dump, Trigger::Dump, None);
     Ok(visitor.report(

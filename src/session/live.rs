@@ -393,6 +393,7 @@ impl Session<'_> {
         let report = Report {
             schema_version: SCHEMA_VERSION,
             summary: String::new(),
+            redacted: false,
             source: Source::Live,
             captured_at: origin.captured_at,
             host: origin.host,

@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nmiscope_machine::PhysicalMemory;
 use nmiscope_report::{
     self as report, Machine, Outcome, Report, SCHEMA_VERSION, Source, Tool, Trigger, summary,
 };
@@ -53,6 +54,18 @@ impl<'i> Visitor<'i> {
         let states = target.states(&Vec::from_iter(0..target.vcpus()), Duration::ZERO);
         let registers: Vec<_> = states.into_iter().flatten().map(|state| state.registers).collect();
         Some(Self::from_kernel(kernel::recognise_in_memory(target, &registers)?))
+    }
+
+    /// Describes the state of the target in place of a kernel, where there is neither a kernel nor an image. Memory is
+    /// searched for it where `reads_memory` is true.
+    pub fn or_state_of(self, target: &dyn Target, reads_memory: bool) -> Self {
+        if self.image.is_some() || self.kernel.unknown_because().is_none() {
+            return self;
+        }
+        let states = target.states(&Vec::from_iter(0..target.vcpus()), Duration::ZERO);
+        let states: Vec<_> = states.into_iter().flatten().collect();
+        let memory = reads_memory.then_some(target as &dyn PhysicalMemory);
+        Self { kernel: kernel::unrecognised(&states, memory), ..self }
     }
 
     /// Creates a visitor for a known kernel, without an image.
@@ -138,6 +151,7 @@ impl<'i> Visitor<'i> {
         let mut report = Report {
             schema_version: SCHEMA_VERSION,
             summary: String::new(),
+            redacted: false,
             source,
             captured_at: origin.captured_at,
             host: origin.host,

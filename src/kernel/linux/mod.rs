@@ -7,6 +7,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `image` | the kernel's image, found by page tables |
+//! | `special` | states of a kernel that its name has: kdump, kgdb |
 //! | `symbols` | functions and stacks of the kernel and its modules |
 //! | `modules` | the list of modules |
 //! | `activity` | CPUs, tasks and waits, put together |
@@ -28,6 +29,7 @@ mod modules;
 mod own_memory;
 mod printed_stacks;
 mod second_opinion;
+mod special;
 mod symbols;
 mod tasks;
 mod vocabulary;
@@ -117,7 +119,8 @@ impl LinuxKernel {
         };
         let info = second_opinion::vmcoreinfo(&kallsyms, &memory);
         let findings = found.disagreements(info.as_ref(), vcpus, &memory);
-        let name = describe(&banner, &image, &kallsyms, btf.is_some(), orc.is_some());
+        let marks = special::marks(&image, &kallsyms, &memory);
+        let name = describe(&banner, &image, &kallsyms, btf.is_some(), orc.is_some()) + &marks;
         let symbols = LinuxSymbols::new(kallsyms, orc, modules);
         let guest = Guest {
             base: image.base,
@@ -130,6 +133,14 @@ impl LinuxKernel {
         };
         Some(Self { name, findings, guest: Rc::new(guest) })
     }
+}
+
+/// Returns the image that is mapped where Linux has its own, of whatever kernel, and its address.
+pub(super) fn image_of(
+    memory: &dyn PhysicalMemory,
+    registers: &Registers,
+) -> Option<(VirtualAddress, Vec<u8>)> {
+    KernelImage::find(memory, registers).map(|image| (image.base, image.bytes))
 }
 
 /// The number of images in which symbols are searched for.

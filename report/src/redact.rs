@@ -8,7 +8,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::cpu::{Cpu, CpuFinding, GuestTrace, HostStack, Nmi, NmiAnswer, Registers};
+use crate::cpu::{
+    Cpu, CpuFinding, GuestTrace, HostStack, KernelContext, Nmi, NmiAnswer, PrintedTrace, Registers,
+};
 use crate::frame::{Availability, Frame, FrameSymbol, Function, Variable};
 use crate::hang::{
     Certainty, Evidence, Fact, Hang, NodeKind, SourceLine, Task, WaitEdge, WaitGraph, WaitNode,
@@ -241,16 +243,35 @@ impl Redact for Cpu {
             interrupts_enabled: _,
             registers,
             in_nmi: _,
+            context,
             nmi,
             guest_trace,
             host_stack,
             findings,
         } = self;
+        context.redact(pseudonyms);
         let _: Option<Registers> = registers.take();
         nmi.redact(pseudonyms);
         guest_trace.redact(pseudonyms);
         host_stack.redact(pseudonyms);
         findings.redact(pseudonyms);
+    }
+}
+
+impl Redact for KernelContext {
+    fn redact(&mut self, _pseudonyms: &mut Pseudonyms) {
+        let Self {
+            task,
+            preemption_disabled: _,
+            serves_softirq: _,
+            softirqs_disabled: _,
+            hard_interrupts: _,
+            nmis: _,
+            pending_softirqs: _,
+            ready_tasks: _,
+            tick_age_ms: _,
+        } = self;
+        *task = task.take().map(|_| REDACTED.into());
     }
 }
 
@@ -278,7 +299,8 @@ impl Redact for Nmi {
 
 impl Redact for GuestTrace {
     fn redact(&mut self, pseudonyms: &mut Pseudonyms) {
-        let Self { text, current: _, frames, findings } = self;
+        let Self { text, current: _, printed, frames, findings } = self;
+        let _: &Option<PrintedTrace> = printed;
         *text = REDACTED.into();
         frames.redact(pseudonyms);
         findings.iter_mut().for_each(|finding| pseudonyms.replace_in_sentence(finding));
@@ -359,7 +381,8 @@ impl Redact for Variable {
 
 impl Redact for Task {
     fn redact(&mut self, pseudonyms: &mut Pseudonyms) {
-        let Self { task, name, cpu: _, state: _, waits_for, switches: _, host_stack } = self;
+        let Self { task, name, cpu: _, state: _, waits_for, asleep_ms: _, switches: _, host_stack } =
+            self;
         *name = task_name(*task);
         if let Some(lock) = waits_for {
             pseudonyms.replace(lock);

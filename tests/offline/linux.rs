@@ -19,14 +19,22 @@ use super::expect_in;
 use crate::common::*;
 
 /// The stored moments, as kernel and name.
-const MOMENTS: [(&str, &str); 7] = [
+const MOMENTS: [(&str, &str); 15] = [
+    ("61", "call"),
     ("61", "frozen"),
+    ("61", "holder"),
     ("61", "idle"),
+    ("61", "mutexes"),
     ("61", "panic"),
+    ("61", "rwsem"),
     ("61", "softlockup"),
+    ("61", "spinlocks"),
     ("61", "user"),
     ("612", "idle"),
+    ("612", "mutexes"),
+    ("612", "rwsem"),
     ("612", "softlockup"),
+    ("612", "spinlocks"),
 ];
 
 const PAGE: usize = 4096;

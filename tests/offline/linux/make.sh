@@ -5,9 +5,10 @@
 #
 #   tests/offline/linux/make.sh WORK [NMISCOPE]
 #
-# WORK has the kernels and a module, as tests/linux_logs/make.sh leaves them, and receives cores/KERNEL/MOMENT.core. A
-# core that is there is not made again: remove it to renew it. NMISCOPE is the program to run; by default it is built. Needs root, for a host name that is nobody's, and qemu-system-x86, busybox-static, cpio,
-# xz-utils, zstd and python3 of Debian.
+# WORK has the kernels, a module and the directories to build modules in, as tests/linux_logs/make.sh leaves them, and
+# receives hang.ko of module/ and cores/KERNEL/MOMENT.core. A core that is there is not made again: remove it to renew
+# it. NMISCOPE is the program to run; by default it is built. Needs root, to build a module in a chroot and for a host
+# name that is nobody's, and qemu-system-x86, busybox-static, cpio, xz-utils, zstd and python3 of Debian.
 #
 # A core is mostly the kernel's own tables, which are the same at each boot: pages that all cores of a kernel have
 # are in KERNEL/tables.zst once, the others in KERNEL/MOMENT.zst (split.py). They hold bytes of Debian's kernels: after
@@ -17,7 +18,8 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly here
 readonly boot_within=300
-readonly moments=(61/idle 61/panic 61/softlockup 61/frozen 61/user 612/idle 612/softlockup)
+readonly moments=(61/idle 61/panic 61/softlockup 61/frozen 61/user 61/mutexes 61/rwsem 61/spinlocks 61/holder 61/call
+    612/idle 612/softlockup 612/mutexes 612/rwsem 612/spinlocks)
 scratch=
 qemu=
 
@@ -31,11 +33,24 @@ clean_up() {
     [[ -z $scratch ]] || rm -rf "$scratch"
 }
 
+build_module() { # kernel
+    local root=$work/build$1 headers compiler
+    [[ ! -e $work/mod$1/hang.ko ]] || return 0
+    headers=$(echo "$root"/usr/src/linux-headers-*-amd64)
+    compiler=$(basename "$(echo "$root"/usr/bin/gcc-[0-9]*[0-9])")
+    rm -rf "$root/hang"
+    cp -r "$here/module" "$root/hang"
+    chroot "$root" /usr/bin/make -s -C "${headers#"$root"}" M=/hang CC="$compiler" modules >"$scratch/build" 2>&1 ||
+        fail "failed to build the module: $(cat "$scratch/build")"
+    cp "$root/hang/hang.ko" "$work/mod$1/"
+}
+
 make_initrd() { # kernel
     local root=$scratch/root$1 loop
     mkdir -p "$root"/{bin,dev,mnt,proc,sys,tmp}
     cp "$(command -v busybox)" "$root/bin/busybox"
-    cp "$work/mod$1/logmod.ko" "$root/"
+    build_module "$1"
+    cp "$work/mod$1/logmod.ko" "$work/mod$1/hang.ko" "$root/"
     loop=$(echo "$work/k$1"/usr/lib/modules/*/kernel/drivers/block/loop.ko*)
     case $loop in
     *.xz) xz -dc "$loop" >"$root/loop.ko" ;;
@@ -50,6 +65,7 @@ sign_of() { # moment
     case $1 in
     panic) echo 'end Kernel panic' ;;
     softlockup) echo 'BUG: soft lockup' ;;
+    mutexes | rwsem | spinlocks | holder | call) echo 'hang: started' ;;
     *) echo 'moment: ready' ;;
     esac
 }
@@ -79,6 +95,8 @@ core() { # kernel, moment
         -append "console=ttyS0 loglevel=7 no_timer_check pti=on moment=$2" </dev/null &
     qemu=$!
     wait_for "$(sign_of "$2")" "$console"
+    # The guest cannot be relied on to say more once its CPUs hang.
+    [[ $(sign_of "$2") != 'hang: started' ]] || sleep 10
     # The reports name the host.
     unshare --uts sh -c 'hostname host && exec "$@"' sh "$nmiscope" attach --quiet \
         --qmp "$scratch/qmp" --max-pause 60s --core "$core" >"$scratch/attach" 2>&1 || status=$?

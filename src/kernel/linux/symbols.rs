@@ -63,6 +63,10 @@ impl KernelCode for LinuxSymbols {
     fn is_text(&self, address: VirtualAddress) -> bool {
         self.is_kernel_text(address) || self.modules.containing(address).is_some()
     }
+
+    fn function_start(&self, address: VirtualAddress) -> Option<VirtualAddress> {
+        self.find(address).map(|(_, start, _)| start)
+    }
 }
 
 impl KernelSymbols for LinuxSymbols {

@@ -8,15 +8,18 @@
 //! |---|---|
 //! | `image` | the kernel's image, found by page tables |
 //! | `symbols` | functions and stacks of the kernel and its modules |
-//! | `modules` | the list of modules |
+//! | `modules`, `sections` | the list of modules, and where each has its sections |
+//! | `build_id` | build-ids in memory |
 //! | `activity` | CPUs and tasks |
 //! | `log` | the printk ring buffer |
 //! | `vocabulary` | Linux's own texts and function names |
 
 mod activity;
+mod build_id;
 mod image;
 mod log;
 mod modules;
+mod sections;
 mod symbols;
 mod vocabulary;
 
@@ -28,8 +31,8 @@ use nmiscope_machine::{
 use nmiscope_symbolizer::linux::{Btf, Kallsyms, OrcTable};
 
 use super::{
-    Depth, KernelAdapter, KernelState, KernelSymbols, LocateError, Located, Log, LogError,
-    Vocabulary,
+    Depth, KernelAdapter, KernelParts, KernelState, KernelSymbols, LocateError, Located, Log,
+    LogError, Vocabulary,
 };
 use crate::targets::NoAnswer;
 use activity::ActivityLayout;
@@ -53,6 +56,9 @@ pub(super) struct LinuxKernel {
 
 #[derive(Debug)]
 struct Guest {
+    release: String,
+    build_id: Option<Vec<u8>>,
+    has_types: bool,
     tables: PageTables,
     symbols: LinuxSymbols,
     activity: Option<ActivityLayout>,
@@ -69,7 +75,8 @@ impl LinuxKernel {
         let (kallsyms, image) = images
             .take(MAX_TRIES)
             .find_map(|image| Some((Kallsyms::find(&image.bytes, image.base).ok()?, image)))?;
-        let banner = banner(&image, &kallsyms)?;
+        let release = release(&image, &kallsyms)?;
+        let build_id = build_id::of_kernel(&image, &kallsyms);
         let btf = find_btf(&image, &kallsyms);
         let orc = btf.as_ref().and_then(|btf| find_orc(&image, &kallsyms, btf));
         let memory = GuestVirtual::new(memory, image.tables);
@@ -79,10 +86,18 @@ impl LinuxKernel {
             .unwrap_or_default();
         let activity = btf.as_ref().and_then(|btf| ActivityLayout::new(&kallsyms, btf).ok()?);
         let log = btf.as_ref().and_then(|btf| LogLayout::new(&kallsyms, btf).ok()?);
-        let name = describe(&banner, &image, &kallsyms, btf.is_some(), orc.is_some());
+        let name = describe(&release, &image, &kallsyms, btf.is_some(), orc.is_some());
         let symbols = LinuxSymbols::new(kallsyms, orc, modules);
-        let guest =
-            Guest { tables: image.tables, symbols, activity, log, vcpus: vcpus.len() as u64 };
+        let guest = Guest {
+            release,
+            build_id,
+            has_types: btf.is_some(),
+            tables: image.tables,
+            symbols,
+            activity,
+            log,
+            vcpus: vcpus.len() as u64,
+        };
         Some(Self { name, guest: Rc::new(guest) })
     }
 }
@@ -90,12 +105,17 @@ impl LinuxKernel {
 /// The number of images in which symbols are searched for.
 const MAX_TRIES: usize = 8;
 
-/// Returns the release by the kernel's banner, such as `6.1.0-56-cloud-amd64`.
-fn banner(image: &KernelImage, kallsyms: &Kallsyms) -> Option<String> {
-    let bytes = image.from(kallsyms.address_of("linux_banner")?)?;
-    let text = std::str::from_utf8(bytes.get(..128)?.split(|&byte| byte == 0).next()?);
-    let text = text.ok()?.strip_prefix("Linux version ")?;
-    Some(text.split(' ').next()?.to_owned())
+/// Returns the release by the kernel's banner, such as `6.1.0-56-cloud-amd64`. The banner is searched for where
+/// kallsyms has no data (without CONFIG_KALLSYMS_ALL).
+fn release(image: &KernelImage, kallsyms: &Kallsyms) -> Option<String> {
+    const BEGIN: &[u8] = b"Linux version ";
+    let bytes = match kallsyms.address_of("linux_banner") {
+        Some(address) => image.from(address)?,
+        None => image.bytes.get(memchr::memmem::find(&image.bytes, BEGIN)?..)?,
+    };
+    let text = bytes.get(..128)?.strip_prefix(BEGIN)?;
+    let release = text.split(|&byte| byte == b' ' || byte == 0).next()?;
+    Some(std::str::from_utf8(release).ok()?.to_owned())
 }
 
 fn describe(
@@ -146,6 +166,23 @@ impl KernelAdapter for LinuxKernel {
 
     fn vocabulary(&self) -> &dyn Vocabulary {
         &LinuxVocabulary
+    }
+
+    fn parts(&self, memory: &dyn PhysicalMemory) -> Option<KernelParts> {
+        let guest = &self.guest;
+        let memory = GuestVirtual::new(memory, guest.tables);
+        Some(KernelParts {
+            release: guest.release.clone(),
+            kernel: guest.symbols.kernel_part(guest.build_id.clone()),
+            modules: guest.symbols.modules.parts(&memory),
+        })
+    }
+
+    fn missing_parts(&self) -> Vec<String> {
+        let no_types = "the kernel was built without BTF, the description of its own types: its modules, tasks and \
+                        log are not known";
+        let no_types = (!self.guest.has_types).then(|| no_types.to_owned());
+        no_types.into_iter().chain(self.guest.symbols.modules.fault.clone()).collect()
     }
 
     fn symbols<'a>(

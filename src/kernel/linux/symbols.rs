@@ -13,7 +13,7 @@ use nmiscope_symbolizer::{
 };
 
 use super::modules::Modules;
-use crate::kernel::KernelSymbols;
+use crate::kernel::{KernelPart, KernelSymbols};
 
 /// Symbols and unwind rows of one guest. Addresses are those at run time.
 #[derive(Debug)]
@@ -34,6 +34,13 @@ impl LinuxSymbols {
         let text = [range("_stext", "_etext"), range("_sinittext", "_einittext")];
         let text = text.into_iter().flatten().collect();
         Self { kallsyms, orc, modules, text }
+    }
+
+    /// The kernel without its modules, as it lies in memory.
+    pub(super) fn kernel_part(&self, build_id: Option<Vec<u8>>) -> KernelPart {
+        let symbol = |name: &str| Some((name.to_owned(), self.kallsyms.address_of(name)?));
+        let symbols = ["_stext", "_etext", "_sinittext"].into_iter().filter_map(symbol).collect();
+        KernelPart { build_id, text: self.text.clone(), sections: Vec::new(), symbols }
     }
 
     fn is_kernel_text(&self, address: VirtualAddress) -> bool {
@@ -93,6 +100,10 @@ impl KernelSymbols for LinuxSymbols {
     fn address_of(&self, name: &str) -> Option<VirtualAddress> {
         let kernel = self.kallsyms.address_of(name);
         kernel.or_else(|| self.modules.modules.iter().find_map(|module| module.address_of(name)))
+    }
+
+    fn code(&self) -> Option<&dyn KernelCode> {
+        Some(self)
     }
 
     fn unwind(&self, registers: &UnwindRegisters, memory: &dyn VirtualMemory) -> Trace {

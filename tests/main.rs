@@ -25,6 +25,7 @@ mod hostile_detector;
 mod hostile_guest;
 mod linux_guest;
 mod live;
+mod moved_kernel;
 mod offline;
 mod qemu;
 mod random_moments;

@@ -13,6 +13,7 @@ use nmiscope_symbolizer::TypeError;
 
 use super::log::{Log, LogError};
 use super::nmi_buffers::NmiBuffers;
+use super::parts::KernelParts;
 use super::state::KernelState;
 use super::symbols::KernelSymbols;
 use super::vocabulary::Vocabulary;
@@ -69,6 +70,17 @@ pub trait KernelAdapter: Debug {
 
     /// Returns the vocabulary of the kernel.
     fn vocabulary(&self) -> &dyn Vocabulary;
+
+    /// Returns the parts of the kernel that have files of their own, as they lie in a guest's memory; `None` for a
+    /// kernel that does not move from its image's addresses.
+    fn parts(&self, _memory: &dyn PhysicalMemory) -> Option<KernelParts> {
+        None
+    }
+
+    /// Returns sentences on what is not known of the kernel and why, for the report's warnings.
+    fn missing_parts(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Returns the symbols to look up addresses in: those of the kernel's image, if there is one, unless
     /// the kernel has its own.

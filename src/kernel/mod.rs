@@ -11,6 +11,8 @@
 //! |---|---|
 //! | `state` | CPUs, tasks, locks and waits, as all kernels have them |
 //! | `symbols` | functions, lines, unwinding and variables of addresses |
+//! | `parts` | the kernel and its modules as they lie in memory, for those that move |
+//! | `with_images` | lines and variables of such a kernel, by images of its parts |
 //! | `vocabulary` | a kernel's own codes, texts and function names |
 //! | `log` | the kernel's log |
 //! | `nmi_buffers` | the protocol of the buffers that NMI handlers answer into |
@@ -23,11 +25,13 @@ mod bundled;
 mod linux;
 mod log;
 mod nmi_buffers;
+mod parts;
 mod state;
 mod symbols;
 mod unknown;
 mod unrecognised;
 mod vocabulary;
+mod with_images;
 
 use nmiscope_machine::{PhysicalMemory, Registers, VcpuState};
 use nmiscope_symbolizer::Image;
@@ -37,12 +41,14 @@ use bundled::BundledKernel;
 pub use bundled::{DOORBELLS, Doorbells};
 pub use log::{Log, LogError, LogRecord};
 pub use nmi_buffers::{BufferOwner, Holder, NmiBuffers, NoBuffer, SeqBuf};
+pub use parts::{KernelPart, KernelParts};
 pub use state::{
     CpuActivity, CpuContext, EndsBy, KernelState, KernelTask, Lock, LockKind, Patience, Reading,
     Site, TaskRunState, Wait, WaitFor,
 };
 pub use symbols::{KernelSymbols, NoVariables, WithVariables};
 pub use vocabulary::{PrintedEntry, PrintedStack, TraceEntry, Vocabulary};
+pub use with_images::{KernelImages, OpenImage, PlacedImage, WithImages};
 
 /// Returns the vocabulary of the bundled kernel.
 pub fn bundled_vocabulary() -> &'static dyn Vocabulary {

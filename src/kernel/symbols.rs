@@ -5,6 +5,7 @@
 //! and call frame information are the symbolizer's. Called by `capture` and `diagnosis`.
 
 use nmiscope_machine::{UnwindRegisters, VirtualAddress, VirtualMemory};
+use nmiscope_symbolizer::linux::KernelCode;
 use nmiscope_symbolizer::{
     FunctionVariables, Image, ProgramCounter, Resolved, SymbolOffset, Trace, TypeError, Types,
     Unwinder, UnwoundFrame, Variables,
@@ -24,6 +25,12 @@ pub trait KernelSymbols {
 
     /// Unwinds the stack that begins with these registers.
     fn unwind(&self, registers: &UnwindRegisters, memory: &dyn VirtualMemory) -> Trace;
+
+    /// Returns the code by which Linux unwinds its stacks, for an unwinder that knows images too; `None` for any other
+    /// kernel.
+    fn code(&self) -> Option<&dyn KernelCode> {
+        None
+    }
 
     /// Returns the build-id of the kernel's image; `None` if there is none.
     fn build_id(&self) -> Option<&[u8]> {

@@ -27,9 +27,9 @@
 //! | `code` | the recognition of a call at the end of a function |
 //! | `relocatable` | a kernel module's object file, laid out as an image |
 //! | `image` | all of the above behind a single lookup |
-//! | `linux` | the tables in which a Linux kernel describes itself |
 //! | `types` | variables and types by name, reads through them |
 //! | `unwind` | the frames of a stack, from registers |
+//! | `linux` | the tables in which a Linux kernel describes itself, and its stacks |
 //! | `variables` | arguments and locals of a frame |
 //!
 //! The function at an address of an image, and the stack above it:
@@ -91,7 +91,7 @@ pub use expression::ExpressionError;
 pub use image::{Frame, Image, Missing, Resolved};
 pub use nmiscope_names::{demangle, short_name};
 pub use program_counter::ProgramCounter;
-pub use relocatable::{is_relocatable, link_module};
+pub use relocatable::{is_relocatable, link_module, link_module_at};
 pub use source::{Location, SourceRoots};
 pub use symbols::{NamedSymbol, Symbol, SymbolKind, SymbolOffset};
 pub use types::{Encoding, Member, Place, Type, TypeError, TypeKind, Types};

@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 
+use nmiscope_machine::VirtualAddress;
 use object::LittleEndian;
 use object::elf::{self, Rela64, SectionHeader64};
 use object::read::elf::{FileHeader, SectionHeader};
@@ -23,6 +24,9 @@ use crate::elf::{ElfError, ElfSymbol, check_header, compressed, name_of};
 const LE: LittleEndian = LittleEndian;
 /// The start of the layout: the module mapping space on x86-64 (Documentation/arch/x86/x86_64/mm.rst).
 const BASE: u64 = 0xffff_ffff_a000_0000;
+/// The start of the layout of sections that a kernel has not loaded, beside those that it has: no module lies in the
+/// lower half of the address space.
+const UNLOADED_BASE: u64 = 1 << 32;
 /// The most that a module may occupy, in bytes. The space has 1520 MiB for all modules.
 const MAX_LOADED: u64 = 1 << 30;
 /// The most that all decompressed debug sections of a module may hold, in bytes.
@@ -55,6 +59,26 @@ pub fn is_relocatable(file: &[u8]) -> bool {
 /// [`ElfError`] when the bytes are no ELF64 x86-64 relocatable object, are cut short, or claim to
 /// occupy more than a gigabyte.
 pub fn link_module(file: &[u8]) -> Result<Vec<u8>, ElfError> {
+    link(file, BASE, &|_| None)
+}
+
+/// Lays out a module's file as [`link_module`] does, with sections at the addresses that `address_of` has for their
+/// names: those at which a kernel has loaded them. Sections without one are laid out apart from them.
+///
+/// # Errors
+/// Those of [`link_module`].
+pub fn link_module_at(
+    file: &[u8],
+    address_of: &dyn Fn(&[u8]) -> Option<VirtualAddress>,
+) -> Result<Vec<u8>, ElfError> {
+    link(file, UNLOADED_BASE, address_of)
+}
+
+fn link(
+    file: &[u8],
+    base: u64,
+    address_of: &dyn Fn(&[u8]) -> Option<VirtualAddress>,
+) -> Result<Vec<u8>, ElfError> {
     let header = check_header(file)?;
     if header.e_type(LE) != elf::ET_REL {
         return Err(ElfError::NotRelocatable { kind: header.e_type(LE).0 });
@@ -77,7 +101,7 @@ pub fn link_module(file: &[u8]) -> Result<Vec<u8>, ElfError> {
         inflated: 0,
     };
     linker.put(offset::E_TYPE, &elf::ET_EXEC.0.to_le_bytes());
-    linker.lay_out()?;
+    linker.lay_out(base, address_of)?;
     linker.move_symbols();
     linker.relocate();
     Ok(linker.image)
@@ -98,8 +122,12 @@ struct Linker<'data> {
 }
 
 impl<'data> Linker<'data> {
-    /// Gives each loaded section an address.
-    fn lay_out(&mut self) -> Result<(), ElfError> {
+    /// Gives each loaded section an address: the one that is known for its name, or the next from `base` on.
+    fn lay_out(
+        &mut self,
+        base: u64,
+        address_of: &dyn Fn(&[u8]) -> Option<VirtualAddress>,
+    ) -> Result<(), ElfError> {
         let mut order: Vec<usize> = (0..self.sections.len())
             .filter(|&index| self.sections[index].sh_flags(LE).contains(elf::SHF_ALLOC))
             .collect();
@@ -108,17 +136,21 @@ impl<'data> Linker<'data> {
             let is_init = name_of(section, self.names).starts_with(b".init");
             (is_init, !section.sh_flags(LE).contains(elf::SHF_EXECINSTR))
         });
-        let mut end = BASE;
+        let mut end = base;
         for index in order {
             let section = &self.sections[index];
             let alignment = section.sh_addralign(LE).clamp(1, MAX_ALIGNMENT);
-            let address = end.next_multiple_of(alignment);
+            let next = end.next_multiple_of(alignment);
             let size = section.sh_size(LE);
             let too_large = ElfError::TooLarge { what: "the module's sections", limit: MAX_LOADED };
-            if size > MAX_LOADED || address - BASE > MAX_LOADED - size {
+            if size > MAX_LOADED || next - base > MAX_LOADED - size {
                 return Err(too_large);
             }
-            end = address + size;
+            let known = address_of(name_of(section, self.names));
+            let address = known.map_or(next, |known| known.0);
+            if known.is_none() {
+                end = next + size;
+            }
             self.addresses.insert(index, address);
             self.put_section(index, offset::SH_ADDR, address);
         }

@@ -9,7 +9,8 @@
 //! | `image` | the kernel's image, found by page tables |
 //! | `special` | states of a kernel that its name has: kdump, kgdb |
 //! | `symbols` | functions and stacks of the kernel and its modules |
-//! | `modules` | the list of modules |
+//! | `modules`, `sections` | the list of modules, and where each has its sections |
+//! | `build_id` | build-ids in memory |
 //! | `activity` | CPUs, tasks and waits, put together |
 //! | `cpus` | per-CPU variables |
 //! | `tasks` | the list of tasks |
@@ -22,6 +23,7 @@
 //! | `vocabulary` | Linux's own texts and function names |
 
 mod activity;
+mod build_id;
 mod cpus;
 mod image;
 mod log;
@@ -29,6 +31,7 @@ mod modules;
 mod own_memory;
 mod printed_stacks;
 mod second_opinion;
+mod sections;
 mod special;
 mod symbols;
 mod tasks;
@@ -45,8 +48,8 @@ use nmiscope_machine::{
 use nmiscope_symbolizer::linux::{Btf, Kallsyms, OrcTable};
 
 use super::{
-    Depth, KernelAdapter, KernelState, KernelSymbols, LocateError, Located, Log, LogError,
-    Vocabulary,
+    Depth, KernelAdapter, KernelParts, KernelState, KernelSymbols, LocateError, Located, Log,
+    LogError, Vocabulary,
 };
 use crate::targets::NoAnswer;
 use activity::ActivityLayout;
@@ -78,6 +81,9 @@ pub(super) struct LinuxKernel {
 
 #[derive(Debug)]
 struct Guest {
+    release: String,
+    build_id: Option<Vec<u8>>,
+    has_types: bool,
     /// The address of the kernel's first byte, and its place when the kernel was recognised.
     base: VirtualAddress,
     physical_base: PhysicalAddress,
@@ -99,7 +105,8 @@ impl LinuxKernel {
             .take(MAX_TRIES)
             .find_map(|image| Some((Kallsyms::find(&image.bytes, image.base).ok()?, image)))?;
         image.mark_table(&kallsyms);
-        let banner = banner(&image, &kallsyms)?;
+        let release = release(&image, &kallsyms)?;
+        let build_id = build_id::of_kernel(&image, &kallsyms);
         let btf = find_btf(&image, &kallsyms);
         let orc = btf.as_ref().and_then(|btf| find_orc(&image, &kallsyms, btf));
         let memory = GuestVirtual::new(memory, image.tables);
@@ -113,16 +120,19 @@ impl LinuxKernel {
         let found = FoundKernel {
             base: image.base,
             physical_base: image.physical_base,
-            release: &banner,
-            stext: kallsyms.address_of("_stext")?.0,
-            end: kallsyms.address_of("_end")?.0,
+            release: &release,
+            stext: kallsyms.address_of("_stext").map(|stext| stext.0),
+            end: image.base.0.saturating_add(image.bytes.len() as u64),
         };
         let info = second_opinion::vmcoreinfo(&kallsyms, &memory);
         let findings = found.disagreements(info.as_ref(), vcpus, &memory);
         let marks = special::marks(&image, &kallsyms, &memory);
-        let name = describe(&banner, &image, &kallsyms, btf.is_some(), orc.is_some()) + &marks;
+        let name = describe(&release, &image, &kallsyms, btf.is_some(), orc.is_some()) + &marks;
         let symbols = LinuxSymbols::new(kallsyms, orc, modules);
         let guest = Guest {
+            release,
+            build_id,
+            has_types: btf.is_some(),
             base: image.base,
             physical_base: image.physical_base,
             tables: image.tables,
@@ -146,12 +156,17 @@ pub(super) fn image_of(
 /// The number of images in which symbols are searched for.
 const MAX_TRIES: usize = 8;
 
-/// Returns the release by the kernel's banner, such as `6.1.0-56-cloud-amd64`.
-fn banner(image: &KernelImage, kallsyms: &Kallsyms) -> Option<String> {
-    let bytes = image.at(kallsyms.address_of("linux_banner")?, 128)?;
-    let text = std::str::from_utf8(bytes.split(|&byte| byte == 0).next()?);
-    let text = text.ok()?.strip_prefix("Linux version ")?;
-    Some(text.split(' ').next()?.to_owned())
+/// Returns the release by the kernel's banner, such as `6.1.0-56-cloud-amd64`. The banner is searched for where
+/// kallsyms has no data (without CONFIG_KALLSYMS_ALL).
+fn release(image: &KernelImage, kallsyms: &Kallsyms) -> Option<String> {
+    const BEGIN: &[u8] = b"Linux version ";
+    let address = match kallsyms.address_of("linux_banner") {
+        Some(address) => address,
+        None => image.base.wrapping_add(memchr::memmem::find(&image.bytes, BEGIN)? as u64),
+    };
+    let text = image.at(address, 128)?.strip_prefix(BEGIN)?;
+    let release = text.split(|&byte| byte == b' ' || byte == 0).next()?;
+    Some(std::str::from_utf8(release).ok()?.to_owned())
 }
 
 fn describe(
@@ -208,6 +223,23 @@ impl KernelAdapter for LinuxKernel {
 
     fn vocabulary(&self) -> &dyn Vocabulary {
         &LinuxVocabulary
+    }
+
+    fn parts(&self, memory: &dyn PhysicalMemory) -> Option<KernelParts> {
+        let guest = &self.guest;
+        let memory = GuestVirtual::new(memory, guest.tables);
+        Some(KernelParts {
+            release: guest.release.clone(),
+            kernel: guest.symbols.kernel_part(guest.build_id.clone()),
+            modules: guest.symbols.modules.parts(&memory),
+        })
+    }
+
+    fn missing_parts(&self) -> Vec<String> {
+        let no_types = "the kernel was built without BTF, the description of its own types: its modules, tasks and \
+                        log are not known";
+        let no_types = (!self.guest.has_types).then(|| no_types.to_owned());
+        no_types.into_iter().chain(self.guest.symbols.modules.fault.clone()).collect()
     }
 
     fn symbols<'a>(

@@ -1,12 +1,15 @@
 //! Modules of a kernel: their names, symbols and unwind rows.
 //!
 //! Owns the walk of the list of modules (kernel/module/, include/linux/module.h). Refuses to own the kernel's own
-//! symbols (`symbols`). The list is the guest's: its length, and what each module claims to have, is bounded.
+//! symbols (`symbols`) and the places of sections (`sections`). The list is the guest's: its length, and what each module claims to have, is bounded.
 
 use std::ops::Range;
 
 use nmiscope_machine::{ReadError, VirtualAddress, VirtualMemory};
 use nmiscope_symbolizer::linux::{Btf, BtfError, Kallsyms, OrcRow, OrcTable};
+
+use super::sections::{self, SectionsLayout};
+use crate::kernel::KernelPart;
 
 /// The most modules that a list is believed to have.
 const MAX_MODULES: usize = 4096;
@@ -18,12 +21,16 @@ const MAX_BYTES: u64 = 16 << 20;
 const NAME: usize = 64;
 /// The most parts of a module: the kernel has seven kinds (include/linux/module.h, `enum mod_mem_type`).
 const MAX_PARTS: u64 = 16;
+/// The number of a module's symbols that tell where its code lies, where its sections do not.
+const ANCHORS: usize = 8;
 /// The size of an ELF symbol (gABI, "Symbol Table"): name at 0, section at 6, value at 8.
 const ELF_SYMBOL: usize = 24;
 
 /// A module that the kernel has loaded.
 #[derive(Debug, Clone)]
 pub(super) struct Module {
+    /// The guest-virtual address of its `struct module`.
+    at: VirtualAddress,
     /// The name, as `lsmod` prints it.
     pub(super) name: String,
     /// The guest-virtual address of its code.
@@ -133,6 +140,8 @@ pub(super) struct Modules {
     pub(super) modules: Vec<Module>,
     /// A sentence on modules that are missing here.
     pub(super) fault: Option<String>,
+    /// Places of the addresses of a module's sections; `None` where types do not say.
+    sections: Option<SectionsLayout>,
 }
 
 impl Modules {
@@ -143,7 +152,7 @@ impl Modules {
         orc: Option<&OrcTable>,
         memory: &dyn VirtualMemory,
     ) -> Self {
-        let mut found = Self::default();
+        let mut found = Self { sections: SectionsLayout::new(btf).ok(), ..Self::default() };
         if let Some(head) = symbols.address_of("modules") {
             found.fault = found.walk(head, btf, orc, memory).err().map(|fault| {
                 format!("the list of modules ends after {}: {fault}", found.modules.len())
@@ -178,6 +187,20 @@ impl Modules {
         self.modules.iter().find(|module| module.contains(address))
     }
 
+    /// The modules as they lie in memory, by name. One whose sections cannot be read has symbols alone.
+    pub(super) fn parts(&self, memory: &dyn VirtualMemory) -> Vec<(String, KernelPart)> {
+        let part = |module: &Module| {
+            let sections = self.sections.as_ref().map(|layout| layout.read(module.at, memory));
+            let sections = sections.and_then(Result::ok).unwrap_or_default();
+            let symbols = module.symbols.iter().take(ANCHORS);
+            let symbols = symbols.map(|(at, name)| (name.clone(), VirtualAddress(*at))).collect();
+            let text = module.text.0..module.text.0.saturating_add(module.text_size);
+            let build_id = sections::build_id(&sections, memory);
+            (module.name.clone(), KernelPart { build_id, text: vec![text], sections, symbols })
+        };
+        self.modules.iter().map(part).collect()
+    }
+
     /// The module whose code holds an address.
     pub(super) fn containing(&self, address: VirtualAddress) -> Option<&Module> {
         self.modules.iter().find(|module| module.is_text(address))
@@ -203,6 +226,7 @@ fn read_module(
     let symbols = read_symbols(memory.read_u64(at(layout.kallsyms))?, layout, memory);
     let rows = orc.zip(layout.rows).and_then(|(orc, rows)| read_rows(module, rows, orc, memory));
     Ok(Module {
+        at: at(0),
         name: text_of(&name),
         text,
         text_size,
@@ -243,7 +267,11 @@ fn read_symbols(
 }
 
 /// Reads up to the end of a name, whose page may be the last one that is mapped.
-fn read_text(at: VirtualAddress, text: &mut [u8], memory: &dyn VirtualMemory) -> Option<()> {
+pub(super) fn read_text(
+    at: VirtualAddress,
+    text: &mut [u8],
+    memory: &dyn VirtualMemory,
+) -> Option<()> {
     let to_page_end = (4096 - at.0 % 4096) as usize;
     let (first, second) = text.split_at_mut(to_page_end.min(text.len()));
     memory.read(at, first).ok()?;
@@ -276,7 +304,8 @@ fn read(at: u64, size: u64, memory: &dyn VirtualMemory) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-fn text_of(bytes: &[u8]) -> String {
+/// The text before the first zero byte.
+pub(super) fn text_of(bytes: &[u8]) -> String {
     let text = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
     String::from_utf8_lossy(text).into_owned()
 }

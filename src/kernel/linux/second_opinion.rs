@@ -24,8 +24,9 @@ pub(super) struct FoundKernel<'a> {
     pub(super) physical_base: PhysicalAddress,
     /// The release by the kernel's banner.
     pub(super) release: &'a str,
-    /// The guest-virtual addresses of the symbols `_stext` and `_end`.
-    pub(super) stext: u64,
+    /// The guest-virtual address of the symbol `_stext`; `None` if there is none.
+    pub(super) stext: Option<u64>,
+    /// The guest-virtual address of the end of the image.
     pub(super) end: u64,
 }
 
@@ -58,9 +59,9 @@ impl FoundKernel<'_> {
         found.extend(release.map(|release| {
             format!("the kernel's VMCOREINFO is of {release}, and its banner of {}", self.release)
         }));
-        let stext = info.symbol("_stext").ok().filter(|stext| *stext != self.stext);
-        found.extend(stext.map(|stext| {
-            let Self { stext: symbol, .. } = self;
+        let stext = info.symbol("_stext").ok().zip(self.stext);
+        let stext = stext.filter(|(stext, symbol)| stext != symbol);
+        found.extend(stext.map(|(stext, symbol)| {
             format!("the kernel's VMCOREINFO has _stext at {stext:016x}, and its symbols at {symbol:016x}")
         }));
         // The distance of the image's physical place from where its addresses begin (arch/x86/kernel/head64.c).
@@ -103,7 +104,7 @@ mod tests {
         base: VirtualAddress(BASE),
         physical_base: PhysicalAddress(0x1500_0000),
         release: "6.1.0",
-        stext: BASE,
+        stext: Some(BASE),
         end: BASE + 0x300_0000,
     };
 

@@ -18,13 +18,13 @@ pub(super) fn marks(
     kallsyms: &Kallsyms,
     memory: &dyn VirtualMemory,
 ) -> String {
-    let variable = |name: &str| image.from(kallsyms.address_of(name)?);
-    let pointer = variable("saved_command_line").and_then(|bytes| bytes.first_chunk());
+    let variable = |name: &str, size: u64| image.at(kallsyms.address_of(name)?, size);
+    let pointer = variable("saved_command_line", 8).and_then(|bytes| bytes.first_chunk());
     let command_line =
         pointer.map(|pointer| text_at(VirtualAddress(u64::from_le_bytes(*pointer)), memory));
     let kdump =
         command_line.filter(|line| is_of_kdump(line)).map(|_| ", a kdump kernel".to_owned());
-    let active = variable("kgdb_active").and_then(|bytes| bytes.first_chunk());
+    let active = variable("kgdb_active", 4).and_then(|bytes| bytes.first_chunk());
     let kgdb = active.and_then(|cpu| stopped_by_kgdb(i32::from_le_bytes(*cpu)));
     [kdump, kgdb].into_iter().flatten().collect()
 }

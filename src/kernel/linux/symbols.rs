@@ -13,7 +13,7 @@ use nmiscope_symbolizer::{
 };
 
 use super::modules::Modules;
-use crate::kernel::KernelSymbols;
+use crate::kernel::{KernelPart, KernelSymbols};
 
 /// Symbols and unwind rows of one guest. Addresses are those at run time.
 #[derive(Debug)]
@@ -22,8 +22,8 @@ pub(super) struct LinuxSymbols {
     /// The kernel's own rows; `None` for a kernel that was built without them.
     pub(super) orc: Option<OrcTable>,
     pub(super) modules: Modules,
-    /// The range of the kernel's image.
-    image: Range<u64>,
+    /// The range of the kernel's image; `None` for a kernel whose symbols do not say where it ends.
+    image: Option<Range<u64>>,
     /// Ranges of the kernel's code: the code itself, and that which runs at boot only.
     text: Vec<Range<u64>>,
 }
@@ -35,7 +35,7 @@ impl LinuxSymbols {
         };
         let text = [range("_stext", "_etext"), range("_sinittext", "_einittext")];
         let text = text.into_iter().flatten().collect();
-        let image = range("_text", "_end").unwrap_or(0..0);
+        let image = range("_text", "_end");
         Self { kallsyms, orc, modules, image, text }
     }
 
@@ -46,6 +46,13 @@ impl LinuxSymbols {
             Some(module) => Some(module.symbol(address)?.0.to_owned()),
             None => Some(self.kallsyms.containing(address)?.name),
         }
+    }
+
+    /// The kernel without its modules, as it lies in memory.
+    pub(super) fn kernel_part(&self, build_id: Option<Vec<u8>>) -> KernelPart {
+        let symbol = |name: &str| Some((name.to_owned(), self.kallsyms.address_of(name)?));
+        let symbols = ["_stext", "_etext", "_sinittext"].into_iter().filter_map(symbol).collect();
+        KernelPart { build_id, text: self.text.clone(), sections: Vec::new(), symbols }
     }
 
     fn is_kernel_text(&self, address: VirtualAddress) -> bool {
@@ -60,8 +67,11 @@ impl LinuxSymbols {
             return Some((format!("{name} [{}]", module.name), start, size));
         }
         // The last symbol of all has no end of its own.
-        let symbol =
-            self.kallsyms.containing(address).filter(|_| self.image.contains(&address.0))?;
+        let is_inside = match &self.image {
+            Some(image) => image.contains(&address.0),
+            None => self.is_kernel_text(address),
+        };
+        let symbol = self.kallsyms.containing(address).filter(|_| is_inside)?;
         Some((symbol.name, symbol.address, symbol.extent?))
     }
 }
@@ -76,6 +86,10 @@ impl KernelCode for LinuxSymbols {
 
     fn is_text(&self, address: VirtualAddress) -> bool {
         self.is_kernel_text(address) || self.modules.containing(address).is_some()
+    }
+
+    fn function_start(&self, address: VirtualAddress) -> Option<VirtualAddress> {
+        self.find(address).map(|(_, start, _)| start)
     }
 }
 
@@ -103,6 +117,10 @@ impl KernelSymbols for LinuxSymbols {
     fn address_of(&self, name: &str) -> Option<VirtualAddress> {
         let kernel = self.kallsyms.address_of(name);
         kernel.or_else(|| self.modules.modules.iter().find_map(|module| module.address_of(name)))
+    }
+
+    fn code(&self) -> Option<&dyn KernelCode> {
+        Some(self)
     }
 
     fn unwind(&self, registers: &UnwindRegisters, memory: &dyn VirtualMemory) -> Trace {

@@ -11,9 +11,11 @@
 //! | `kallsyms` | names and addresses of all symbols, compressed |
 //! | `btf` | types: offsets and sizes of structure members, values of enumerators |
 //! | `orc` | rows that lead from an instruction to its caller |
-//! | `unwind` | stacks, by those rows |
+//! | `unwind` | stacks, by those rows or what else there is |
+//! | `frame_pointer` | stacks of kernels without rows |
 
 mod btf;
+mod frame_pointer;
 mod kallsyms;
 mod orc;
 mod unwind;

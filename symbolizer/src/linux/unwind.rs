@@ -1,18 +1,21 @@
-//! Unwinding of Linux stacks by ORC rows.
+//! Unwinding of Linux stacks: by ORC rows, else by call frame information, else by frame pointers.
 //!
-//! Owns the steps from a frame to its caller: through calls, through the registers that an entry from interrupts,
-//! exceptions and system calls saved, and from one stack to another (arch/x86/kernel/unwind_orc.c, `unwind_next_frame`).
-//! Refuses to own the rows ([`super::orc`]) and which code is the kernel's: both come from the caller, which knows
-//! modules. Code without a row is tried by its frame pointer, as the kernel does for generated code.
+//! Owns the order of the three, and the steps by ORC from a frame to its caller: through calls, through the registers
+//! that an entry from interrupts, exceptions and system calls saved, and from one stack to another
+//! (arch/x86/kernel/unwind_orc.c, `unwind_next_frame`). Refuses to own the rows ([`super::orc`]), the steps by frame
+//! pointers ([`super::frame_pointer`]) and which code is the kernel's: that comes from the caller, which knows modules.
+//!
+//! A kernel without ORC has frame pointers in nearly all functions, but none in a function's first instructions and in
+//! some assembly, of which an image's call frame information knows a part.
 
 use nmiscope_machine::{Register, UnwindRegisters, VirtualAddress, VirtualMemory};
 
+use super::frame_pointer;
 use super::orc::{OrcBase, OrcFrame, OrcRow};
 use crate::expression::read;
+use crate::image::Image;
 use crate::program_counter::ProgramCounter;
-use crate::unwind::{
-    End, Strategy, Trace, UnwoundFrame, caller_by_frame_pointer, new_frame, trace,
-};
+use crate::unwind::{CfiSteps, End, Strategy, Trace, UnwoundFrame, new_frame, trace};
 
 /// Registers in the order of `struct pt_regs` (arch/x86/include/uapi/asm/ptrace.h). The order is an ABI: entry code
 /// pushes them, and debuggers read them.
@@ -31,6 +34,15 @@ pub trait KernelCode {
 
     /// True for an address of the kernel's or a module's code.
     fn is_text(&self, address: VirtualAddress) -> bool;
+
+    /// The first instruction of the function that holds an address; `None` where no symbol says.
+    fn function_start(&self, address: VirtualAddress) -> Option<VirtualAddress>;
+
+    /// The image whose call frame information covers an address, and its bias: what is added to the image's
+    /// addresses to get the guest's. `None` where there is no image.
+    fn image(&self, _address: VirtualAddress) -> Option<(&Image<'_>, u64)> {
+        None
+    }
 }
 
 /// Unwinds the stack of a vCPU in the kernel, or of a task that sleeps in it, from its registers. `memory` is the
@@ -40,36 +52,61 @@ pub fn unwind(
     registers: &UnwindRegisters,
     memory: &dyn VirtualMemory,
 ) -> Trace {
-    trace(registers, |frame| step(code, frame, memory))
+    let mut steps = Steps { code, memory, cfi: CfiSteps::new() };
+    trace(registers, |frame| steps.step(frame))
 }
 
-/// The caller of a frame, or what the frame interrupted.
-fn step(
+/// The state of a walk up a stack.
+struct Steps<'a> {
+    code: &'a dyn KernelCode,
+    memory: &'a dyn VirtualMemory,
+    cfi: CfiSteps,
+}
+
+impl Steps<'_> {
+    /// The caller of a frame, or what the frame interrupted.
+    fn step(&mut self, frame: &mut UnwoundFrame) -> Result<UnwoundFrame, End> {
+        let (code, memory, address) = (self.code, self.memory, frame.pc.address());
+        // Programs have the lower half of the address space.
+        if address.0 >> 63 == 0 && address.0 != 0 {
+            return Err(End::UserMode { pc: address });
+        }
+        let lookup = frame.pc.lookup_address();
+        if let Some(row) = code.row(lookup) {
+            return by_row(code, frame, &row, memory);
+        }
+        if let Some(image) = code.image(lookup) {
+            let is_text = |address| code.is_text(VirtualAddress(address));
+            match self.cfi.caller(image, frame, memory, is_text) {
+                Ok(Some(next)) => return next,
+                Ok(None) => {}
+                Err(error) => frame.cfi_fault = Some(error),
+            }
+        }
+        frame_pointer::caller(code, frame, memory)
+    }
+}
+
+fn by_row(
     code: &dyn KernelCode,
     frame: &mut UnwoundFrame,
+    row: &OrcRow,
     memory: &dyn VirtualMemory,
 ) -> Result<UnwoundFrame, End> {
-    let address = frame.pc.address();
-    // Programs have the lower half of the address space.
-    if address.0 >> 63 == 0 && address.0 != 0 {
-        return Err(End::UserMode { pc: address });
-    }
-    let Some(row) = code.row(frame.pc.lookup_address()) else {
-        let is_return_address = |address| is_return_address(code, address);
-        return caller_by_frame_pointer(frame, memory, is_return_address);
-    };
     let no_caller = || End::NoOrcCaller { pc: frame.pc.address() };
     match row.frame {
         OrcFrame::End => return Err(End::Outermost),
         OrcFrame::Undefined => return Err(no_caller()),
         OrcFrame::Call | OrcFrame::Registers | OrcFrame::PartialRegisters => {}
     }
-    let cfa = stack_address(&row, &frame.registers, memory)?.ok_or_else(no_caller)?;
+    let cfa = stack_address(row, &frame.registers, memory)?.ok_or_else(no_caller)?;
     frame.cfa = Some(VirtualAddress(cfa));
     match row.frame {
-        OrcFrame::Registers => interrupted(code, frame, memory, cfa, true),
-        OrcFrame::PartialRegisters => interrupted(code, frame, memory, cfa, false),
-        _ => caller(code, frame, &row, memory, cfa),
+        OrcFrame::Registers => interrupted(code, frame, memory, Saved::All(cfa), Strategy::Orc),
+        OrcFrame::PartialRegisters => {
+            interrupted(code, frame, memory, Saved::ByCpu(cfa), Strategy::Orc)
+        }
+        _ => caller(code, frame, row, memory, cfa),
     }
 }
 
@@ -133,30 +170,47 @@ fn caller(
     Ok(new_frame(pc, Strategy::Orc, registers))
 }
 
-fn is_return_address(code: &dyn KernelCode, address: u64) -> bool {
+/// True if the byte before an address is code: a call may be the last instruction of all.
+pub(super) fn is_return_address(code: &dyn KernelCode, address: u64) -> bool {
     address.checked_sub(1).is_some_and(|call| code.is_text(VirtualAddress(call)))
 }
 
-/// The frame that an entry interrupted: all its registers, or what the CPU pushed.
-fn interrupted(
+/// The registers that an entry saved, by the address where they begin.
+#[derive(Clone, Copy)]
+pub(super) enum Saved {
+    /// All registers of what was interrupted (`struct pt_regs`).
+    All(u64),
+    /// The five words that the CPU pushed.
+    ByCpu(u64),
+}
+
+/// The frame that an entry interrupted.
+pub(super) fn interrupted(
     code: &dyn KernelCode,
     frame: &mut UnwoundFrame,
     memory: &dyn VirtualMemory,
-    cfa: u64,
-    all: bool,
+    saved: Saved,
+    strategy: Strategy,
 ) -> Result<UnwoundFrame, End> {
-    let word = |at: u64| read(memory, cfa.wrapping_add(at), 8);
+    let (begin, pushed) = match saved {
+        Saved::All(begin) => (begin, CPU_FRAME),
+        Saved::ByCpu(begin) => (begin, 0),
+    };
+    let word = |at: u64| read(memory, begin.wrapping_add(at), 8);
     frame.is_signal_frame = true;
-    let pushed = if all { CPU_FRAME } else { 0 };
     // RIP, CS, RFLAGS, RSP, SS (SDM volume 3, 7.14.2).
     let [rip, cs, rsp] = [word(pushed)?, word(pushed + 8)?, word(pushed + 24)?];
     // The requested privilege level of CS.
     if cs & 3 != 0 {
         return Err(End::UserMode { pc: VirtualAddress(rip) });
     }
+    // A kernel thread has interrupted nothing: its registers are zeros (`copy_thread`, arch/x86/kernel/process.c).
+    if (rip, cs) == (0, 0) {
+        return Err(End::ReturnAddressZero);
+    }
     let mut registers: UnwindRegisters =
         [(Register::Rip, rip), (Register::Rsp, rsp)].into_iter().collect();
-    if all {
+    if let Saved::All(_) = saved {
         for (register, at) in PT_REGS.into_iter().zip((0..).step_by(8)) {
             registers.set(register, word(at)?);
         }
@@ -167,5 +221,5 @@ fn interrupted(
     if !code.is_text(address) && rip != 0 {
         return Err(End::NotText { address });
     }
-    Ok(new_frame(ProgramCounter::Interrupted(address), Strategy::Orc, registers))
+    Ok(new_frame(ProgramCounter::Interrupted(address), strategy, registers))
 }

@@ -27,7 +27,7 @@ mod trace;
 use std::collections::HashSet;
 
 use gimli::UnwindContext;
-use nmiscope_machine::{Register, UnwindRegisters, VirtualAddress, VirtualMemory};
+use nmiscope_machine::{ReadError, Register, UnwindRegisters, VirtualAddress, VirtualMemory};
 
 use crate::image::Image;
 use crate::program_counter::ProgramCounter;
@@ -68,8 +68,7 @@ impl<'i, 'data> Unwinder<'i, 'data> {
     /// Never fails and always ends: [`End`] has the reason, and [`MAX_FRAMES`] is the bound. The cost is in
     /// the order of frames; for an image without `.eh_frame_hdr`, the first trace passes over its CFI once.
     pub fn unwind(&self, registers: &UnwindRegisters, memory: &dyn VirtualMemory) -> Trace {
-        let mut walk =
-            Walk { unwinder: *self, memory, context: UnwindContext::new(), budget: MAX_CFI };
+        let mut walk = Walk { unwinder: *self, memory, cfi: CfiSteps::new() };
         trace(registers, |frame| walk.step(frame))
     }
 }
@@ -127,9 +126,7 @@ pub(crate) fn new_frame(
 struct Walk<'w, 'i, 'data> {
     unwinder: Unwinder<'i, 'data>,
     memory: &'w dyn VirtualMemory,
-    context: UnwindContext<usize>,
-    /// Bytes of CFI that may still be evaluated.
-    budget: u64,
+    cfi: CfiSteps,
 }
 
 impl Walk<'_, '_, '_> {
@@ -145,8 +142,9 @@ impl Walk<'_, '_, '_> {
         let is_bad_call = frame.is_interrupted() && !self.is_text(frame.pc.address().0);
         if is_bad_call {
             let is_return_address = |address| self.is_return_address(address);
-            match bad_call(&frame.registers, self.memory, is_return_address) {
-                Ok(Some(caller)) => return Ok(called(frame, caller, Strategy::BadCall)),
+            match caller_at_stack_pointer(frame, self.memory, Strategy::BadCall, is_return_address)
+            {
+                Ok(Some(next)) => return Ok(next),
                 Ok(None) => {}
                 Err(error) => unreadable = Some(error),
             }
@@ -170,13 +168,54 @@ impl Walk<'_, '_, '_> {
         &mut self,
         frame: &mut UnwoundFrame,
     ) -> Result<Option<Result<UnwoundFrame, End>>, CfiError> {
-        let address = frame.pc.lookup_address().0.wrapping_sub(self.unwinder.bias);
-        let Some(found) = self.unwinder.image.call_frames().covering(address)? else {
+        let Unwinder { image, bias } = self.unwinder;
+        let is_text = |address: u64| image.is_text(VirtualAddress(address.wrapping_sub(bias)));
+        self.cfi.caller((image, bias), frame, self.memory, is_text)
+    }
+
+    fn by_frame_pointer(&self, frame: &mut UnwoundFrame) -> Result<UnwoundFrame, End> {
+        caller_by_frame_pointer(frame, self.memory, |address| self.is_return_address(address))
+    }
+
+    fn is_text(&self, address: u64) -> bool {
+        self.unwinder.image.is_text(VirtualAddress(address.wrapping_sub(self.unwinder.bias)))
+    }
+
+    /// True if the byte before `address` is code: the call that returns there may be the last instruction
+    /// of all.
+    fn is_return_address(&self, address: u64) -> bool {
+        address.checked_sub(1).is_some_and(|call| self.is_text(call))
+    }
+}
+
+/// Steps by call frame information, of one trace.
+pub(crate) struct CfiSteps {
+    context: UnwindContext<usize>,
+    /// Bytes of CFI that may still be evaluated.
+    budget: u64,
+}
+
+impl CfiSteps {
+    pub(crate) fn new() -> Self {
+        Self { context: UnwindContext::new(), budget: MAX_CFI }
+    }
+
+    /// Finds the caller of a frame by the CFI of an image that lies at a bias in the guest. `is_text` decides
+    /// which addresses of the guest are code. `None` if no CFI covers the frame.
+    pub(crate) fn caller(
+        &mut self,
+        (image, bias): (&Image<'_>, u64),
+        frame: &mut UnwoundFrame,
+        memory: &dyn VirtualMemory,
+        is_text: impl Fn(u64) -> bool,
+    ) -> Result<Option<Result<UnwoundFrame, End>>, CfiError> {
+        let address = frame.pc.lookup_address().0.wrapping_sub(bias);
+        let Some(found) = image.call_frames().covering(address)? else {
             return Ok(None);
         };
         self.budget = self.budget.checked_sub(found.cost()).ok_or(CfiError::TooLarge)?;
         let row = found.row(&mut self.context, address)?;
-        let applied = cfi::apply(&found, row, &frame.registers, self.memory, self.unwinder.bias)?;
+        let applied = cfi::apply(&found, row, &frame.registers, memory, bias)?;
         frame.cfa = Some(VirtualAddress(applied.cfa));
         frame.is_signal_frame = found.is_signal_frame();
         let mut registers = applied.caller;
@@ -193,7 +232,7 @@ impl Walk<'_, '_, '_> {
         }
         let next = if pc == 0 {
             Err(End::ReturnAddressZero)
-        } else if !self.is_return_address(pc) {
+        } else if !pc.checked_sub(1).is_some_and(is_text) {
             Err(End::NotText { address })
         } else {
             let next = new_frame(ProgramCounter::Return(address), Strategy::Cfi, registers);
@@ -204,20 +243,6 @@ impl Walk<'_, '_, '_> {
             }
         };
         Ok(Some(next))
-    }
-
-    fn by_frame_pointer(&self, frame: &mut UnwoundFrame) -> Result<UnwoundFrame, End> {
-        caller_by_frame_pointer(frame, self.memory, |address| self.is_return_address(address))
-    }
-
-    fn is_text(&self, address: u64) -> bool {
-        self.unwinder.image.is_text(VirtualAddress(address.wrapping_sub(self.unwinder.bias)))
-    }
-
-    /// True if the byte before `address` is code: the call that returns there may be the last instruction
-    /// of all.
-    fn is_return_address(&self, address: u64) -> bool {
-        address.checked_sub(1).is_some_and(|call| self.is_text(call))
     }
 }
 
@@ -248,6 +273,17 @@ pub(crate) fn caller_by_frame_pointer(
             })
         }
     }
+}
+
+/// Finds the caller of a frame whose return address lies at its RSP, with all registers still the caller's.
+pub(crate) fn caller_at_stack_pointer(
+    frame: &mut UnwoundFrame,
+    memory: &dyn VirtualMemory,
+    strategy: Strategy,
+    is_return_address: impl Fn(u64) -> bool,
+) -> Result<Option<UnwoundFrame>, ReadError> {
+    let caller = bad_call(&frame.registers, memory, is_return_address)?;
+    Ok(caller.map(|caller| called(frame, caller, strategy)))
 }
 
 fn called(frame: &mut UnwoundFrame, caller: Caller, strategy: Strategy) -> UnwoundFrame {

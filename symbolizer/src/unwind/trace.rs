@@ -20,7 +20,9 @@ pub enum Strategy {
     /// A call to a bad address: the callee's address is no code, as after a call through a null pointer,
     /// and a return address lies where such a call leaves it, at the stack pointer.
     BadCall,
-    /// The chain of saved RBP. A function between the two that had not yet saved RBP is missed.
+    /// The chain of saved RBP. A function between the two that had not yet saved RBP is missed. In a Linux kernel
+    /// without ORC also the mark in RBP by which entry code leads to the registers that it saved, and the
+    /// return address above what an interrupted function had pushed before it saved RBP.
     FramePointer,
 }
 

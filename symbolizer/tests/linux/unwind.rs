@@ -34,6 +34,10 @@ impl KernelCode for Code {
     fn is_text(&self, address: VirtualAddress) -> bool {
         (TEXT..TEXT + 0x1000).contains(&address.0)
     }
+
+    fn function_start(&self, address: VirtualAddress) -> Option<VirtualAddress> {
+        Some(VirtualAddress(address.0 & !0xff))
+    }
 }
 
 const STACK: u64 = 0xffff_c900_0000_0000;

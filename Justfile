@@ -33,6 +33,10 @@ test-ignored:
     tests/linux_guest/kernel.sh
     cargo test --locked --workspace --tests -- --ignored
 
+# Linux guests with the kernels of Debian 12 and 13, as CI runs them
+linux:
+    .ci/run linux
+
 # the live tests on a standard KVM, inside a QEMU TCG machine; arguments as of the script
 test-nested *ARGS:
     tests/nested/run.sh {{ARGS}}
@@ -71,7 +75,7 @@ fmt:
 
 # the scripts
 shellcheck:
-    shellcheck .ci/run tests/*.sh tests/nested/*.sh tests/nested/job tests/nested/machine-init tests/offline/*.sh tests/linux_logs/make.sh tests/linux_logs/init tests/linux_guest/kernel.sh tests/linux_guest/init fuzz/*.sh benches/*.sh deploy/slurm/*
+    shellcheck .ci/run tests/*.sh tests/nested/*.sh tests/nested/job tests/nested/machine-init tests/offline/*.sh tests/linux_logs/make.sh tests/linux_logs/init tests/linux_guest/*.sh tests/linux_guest/init fuzz/*.sh benches/*.sh deploy/slurm/*
 
 # counts of passages that a stranger has to read twice
 plain-english *ARGS:

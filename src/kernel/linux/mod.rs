@@ -96,12 +96,25 @@ impl LinuxKernel {
 /// The number of images in which symbols are searched for.
 const MAX_TRIES: usize = 8;
 
-/// Returns the release by the kernel's banner, such as `6.1.0-56-cloud-amd64`.
+/// The beginning of a kernel's banner (init/version.c).
+const BANNER: &[u8] = b"Linux version ";
+
+/// Returns the release by the kernel's banner, such as `6.1.0-56-cloud-amd64`. A kernel that has only symbols of
+/// functions (no KALLSYMS_ALL) has the text all the same.
 fn banner(image: &KernelImage, kallsyms: &Kallsyms) -> Option<String> {
-    let bytes = image.from(kallsyms.address_of("linux_banner")?)?;
-    let text = std::str::from_utf8(bytes.get(..128)?.split(|&byte| byte == 0).next()?);
-    let text = text.ok()?.strip_prefix("Linux version ")?;
-    Some(text.split(' ').next()?.to_owned())
+    if let Some(at) = kallsyms.address_of("linux_banner") {
+        return release(image.from(at)?);
+    }
+    let mut places = memchr::memmem::find_iter(&image.bytes, BANNER);
+    places.find_map(|at| release(&image.bytes[at..]))
+}
+
+/// Returns the release in a banner, which begins with a digit.
+fn release(banner: &[u8]) -> Option<String> {
+    let text = banner.strip_prefix(BANNER)?.get(..128)?;
+    let release = text.split(|&byte| matches!(byte, b' ' | 0)).next()?;
+    release.first()?.is_ascii_digit().then_some(())?;
+    String::from_utf8(release.to_vec()).ok()
 }
 
 fn describe(

@@ -41,7 +41,7 @@ class Monitor:
 
 def start(directory, scenario, work, cpus, memory):
     """Starts QEMU with two monitors, `qmp` and `second`, and returns it once the guest is ready."""
-    parameters = f"console=ttyS0 loglevel=8 no_timer_check scenario={scenario}"
+    parameters = f"console=ttyS0 loglevel=8 no_timer_check printk.time=1 scenario={scenario}"
     command = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-M", "q35", "-m", str(memory)]
     command += ["-smp", str(cpus), "-kernel", f"{directory}/vmlinuz", "-initrd", f"{directory}/initrd"]
     command += ["-append", parameters, "-display", "none", "-nodefaults", "-no-user-config", "-no-reboot"]

@@ -34,7 +34,8 @@ impl LinuxVm {
         );
         let kernel = directory.join("vmlinuz");
         assert!(kernel.exists(), "no {}: run tests/linux_guest/kernel.sh", kernel.display());
-        let parameters = format!("console=ttyS0 loglevel=8 no_timer_check scenario={scenario}");
+        let parameters =
+            format!("console=ttyS0 loglevel=8 no_timer_check printk.time=1 scenario={scenario}");
         let qemu = program(Command::new("qemu-system-x86_64"), ["-accel", "tcg", "-cpu", "max"])
             .args(["-M", "q35", "-m", "256", "-smp", "2", "-append", &parameters])
             .args(["-kernel", &kernel.display().to_string()])
@@ -152,14 +153,14 @@ fn blocked_stacks(report: &Report) -> console::TaskStacks {
     blocked.map(|task| (task.name.clone(), stack(task))).collect()
 }
 
-/// Lets a guest hang, and compares the stacks of its tasks that are blocked in `function` with those that sysrq-w
-/// printed, in an attach and in a dump. Other blocked tasks may go on between the two.
+/// Lets a guest hang, and compares the stacks of its tasks that are blocked in a function, given by the end of its
+/// name, with those that sysrq-w printed, in an attach and in a dump. Other blocked tasks may go on meanwhile.
 #[track_caller]
 fn expect_blocked(scenario: &str, function: &str, count: usize) {
     let vm = LinuxVm::start(scenario);
     let console = vm.wait_for("test: ready");
     let in_function = |stacks: console::TaskStacks| {
-        let is_in = |stack: &[String]| stack.iter().any(|name| name == function);
+        let is_in = |stack: &[String]| stack.iter().any(|name| name.ends_with(function));
         stacks.into_iter().filter(|(_, stack)| is_in(stack)).collect::<BTreeMap<_, _>>()
     };
     let shown = in_function(console::task_stacks(&console));

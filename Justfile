@@ -109,6 +109,10 @@ bench-farm:
 bench-attach:
     ./benches/attach.sh
 
+# all stacks of a Linux guest beside drgn, and the pause of attach; prints docs/benchmarks-linux.md
+bench-linux *ARGS:
+    ./benches/linux.sh {{ARGS}}
+
 # triage of 10,000 reports: how long it takes, and how much memory
 bench-triage:
     cargo bench --locked --bench triage

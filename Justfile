@@ -34,6 +34,10 @@ test-ignored:
     tests/linux_guest/drgn.sh
     cargo test --locked --workspace --tests -- --ignored --skip debug_vmlinux
 
+# Linux guests with the kernels of Debian 12 and 13, as CI runs them
+linux:
+    .ci/run linux
+
 # the live tests on a standard KVM, inside a QEMU TCG machine; arguments as of the script
 test-nested *ARGS:
     tests/nested/run.sh {{ARGS}}
@@ -109,6 +113,10 @@ bench-farm:
 # the pause of attach beside a bare stop; prints docs/benchmarks-attach.md
 bench-attach:
     ./benches/attach.sh
+
+# all stacks of a Linux guest beside drgn, and the pause of attach; prints docs/benchmarks-linux.md
+bench-linux *ARGS:
+    ./benches/linux.sh {{ARGS}}
 
 # triage of 10,000 reports: how long it takes, and how much memory
 bench-triage:

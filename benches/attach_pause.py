@@ -92,4 +92,5 @@ def main():
                 row(nmiscope, guest, rounds, accelerator, memory, workload)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,18 +1,21 @@
 //! `nmiscope attach` and `nmiscope report` of a Linux guest that QEMU runs: Debian's kernel as it is, with KASLR, without a
 //! vmlinux and without a debug package. The guest's own console is the second opinion.
 //!
-//! The guest is made by `tests/linux_guest/kernel.sh`.
+//! The guest is made by `tests/linux_guest/kernel.sh`. The environment variable NMISCOPE_LINUX names a directory with
+//! another kernel, such as `target/linux/trixie`.
 
+mod console;
 mod cores;
 mod lines;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nmiscope_qemu::{Address, Deadlines, Qmp};
-use nmiscope_report::{Frame, GuestKernel, Outcome, Report};
+use nmiscope_report::{Frame, GuestKernel, Outcome, Report, Task, TaskState};
 use serde_json::json;
 
 use crate::common::*;
@@ -36,7 +39,8 @@ impl LinuxVm {
         let directory = directory();
         let kernel = directory.join("vmlinuz");
         assert!(kernel.exists(), "no {}: run tests/linux_guest/kernel.sh", kernel.display());
-        let parameters = format!("console=ttyS0 loglevel=8 no_timer_check scenario={scenario}");
+        let parameters =
+            format!("console=ttyS0 loglevel=8 no_timer_check printk.time=1 scenario={scenario}");
         let qemu = program(Command::new("qemu-system-x86_64"), ["-accel", "tcg", "-cpu", "max"])
             .args(["-M", "q35", "-m", "256", "-smp", "2", "-append", &parameters])
             .args(["-kernel", &kernel.display().to_string()])
@@ -95,19 +99,6 @@ impl Drop for LinuxVm {
     }
 }
 
-/// Returns the functions of the last call trace on the console that the kernel vouches for, innermost first.
-fn call_trace(console: &str) -> Vec<String> {
-    let (_, trace) = console.rsplit_once("Call Trace:").expect("a call trace");
-    let function = |line: &str| {
-        let (_, text) = line.split_once("] ")?;
-        let text = text.trim();
-        let (name, offset) = text.split_once("+0x")?;
-        let is_entry = !text.starts_with('?') && offset.contains('/') && !name.contains(' ');
-        is_entry.then(|| name.to_owned())
-    };
-    trace.lines().take_while(|line| !line.contains("</TASK>")).filter_map(function).collect()
-}
-
 fn names(frames: &[Frame]) -> Vec<&str> {
     let functions = frames.iter().flat_map(|frame| &frame.functions);
     functions.filter_map(|function| function.name.as_deref()).collect()
@@ -144,7 +135,7 @@ fn panic_of_linux_has_the_stack_that_its_console_shows() {
     assert_eq!(message.as_deref(), Some("sysrq triggered crash"));
     // The kernel prints its trace in panic, below what the vCPU executes now.
     let stack = panicking_stack(&report);
-    let trace = call_trace(&console);
+    let trace = console::last_trace(&console);
     let shown = trace.iter().skip_while(|name| !name.starts_with("sysrq_handle_crash"));
     let shown: Vec<&String> = shown.collect();
     assert!(shown.len() > 5, "{trace:?}");
@@ -157,6 +148,53 @@ fn panic_of_linux_has_the_stack_that_its_console_shows() {
     assert!(log.lines.iter().all(|line| console.contains(line.text.trim_end())), "{log:?}");
     let dumped = vm.report_of_dump(&[]).expect_code(exit::CRASH).report();
     assert_eq!(panicking_stack(&dumped), stack);
+}
+
+/// Returns the stacks of a report's blocked tasks by their names.
+fn blocked_stacks(report: &Report) -> console::TaskStacks {
+    let blocked = report.backtraces[0].tasks.iter().filter(|task| task.state == TaskState::Blocked);
+    let stack = |task: &Task| {
+        let stack = task.host_stack.as_ref().expect("a stack");
+        assert!(stack.complete, "{task:?}");
+        names(&stack.frames).into_iter().map(str::to_owned).collect()
+    };
+    blocked.map(|task| (task.name.clone(), stack(task))).collect()
+}
+
+/// Lets a guest hang, and compares the stacks of its tasks that are blocked in a function, given by the end of its
+/// name, with those that sysrq-w printed, in an attach and in a dump. Other blocked tasks may go on meanwhile.
+#[track_caller]
+fn expect_blocked(scenario: &str, function: &str, count: usize) {
+    let vm = LinuxVm::start(scenario);
+    let console = vm.wait_for("test: ready");
+    let in_function = |stacks: console::TaskStacks| {
+        let is_in = |stack: &[String]| stack.iter().any(|name| name.ends_with(function));
+        stacks.into_iter().filter(|(_, stack)| is_in(stack)).collect::<BTreeMap<_, _>>()
+    };
+    let shown = in_function(console::task_stacks(&console));
+    assert_eq!(shown.len(), count, "{console}");
+    let report = vm.attach().report();
+    assert_eq!(in_function(blocked_stacks(&report)), shown);
+    let dumped = vm.report_of_dump().report();
+    assert_eq!(in_function(blocked_stacks(&dumped)), shown);
+}
+
+#[test]
+#[ignore = "needs QEMU and a Linux kernel"]
+fn tasks_behind_a_mutex_have_the_stacks_that_sysrq_shows() {
+    expect_blocked("mutex", "pipe_read", 3);
+}
+
+#[test]
+#[ignore = "needs QEMU and a Linux kernel"]
+fn tasks_behind_a_semaphore_have_the_stacks_that_sysrq_shows() {
+    expect_blocked("rwsem", "rwsem_down_write_slowpath", 3);
+}
+
+#[test]
+#[ignore = "needs QEMU and a Linux kernel"]
+fn task_behind_a_starved_thread_has_the_stack_that_sysrq_shows() {
+    expect_blocked("hotplug", "_cpu_down", 1);
 }
 
 #[test]

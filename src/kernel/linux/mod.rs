@@ -156,17 +156,25 @@ pub(super) fn image_of(
 /// The number of images in which symbols are searched for.
 const MAX_TRIES: usize = 8;
 
-/// Returns the release by the kernel's banner, such as `6.1.0-56-cloud-amd64`. The banner is searched for where
-/// kallsyms has no data (without CONFIG_KALLSYMS_ALL).
+/// The beginning of a kernel's banner (init/version.c).
+const BANNER: &[u8] = b"Linux version ";
+
+/// Returns the release by the kernel's banner, such as `6.1.0-56-cloud-amd64`. A kernel that has only symbols of
+/// functions (no CONFIG_KALLSYMS_ALL) has the text all the same.
 fn release(image: &KernelImage, kallsyms: &Kallsyms) -> Option<String> {
-    const BEGIN: &[u8] = b"Linux version ";
-    let address = match kallsyms.address_of("linux_banner") {
-        Some(address) => address,
-        None => image.base.wrapping_add(memchr::memmem::find(&image.bytes, BEGIN)? as u64),
-    };
-    let text = image.at(address, 128)?.strip_prefix(BEGIN)?;
-    let release = text.split(|&byte| byte == b' ' || byte == 0).next()?;
-    Some(std::str::from_utf8(release).ok()?.to_owned())
+    if let Some(at) = kallsyms.address_of("linux_banner") {
+        return release_at(image, at);
+    }
+    let mut places = memchr::memmem::find_iter(&image.bytes, BANNER);
+    places.find_map(|at| release_at(image, image.base.wrapping_add(at as u64)))
+}
+
+/// Returns the release in the banner at an address, which begins with a digit.
+fn release_at(image: &KernelImage, at: VirtualAddress) -> Option<String> {
+    let text = image.at(at, 128)?.strip_prefix(BANNER)?;
+    let release = text.split(|&byte| matches!(byte, b' ' | 0)).next()?;
+    release.first()?.is_ascii_digit().then_some(())?;
+    String::from_utf8(release.to_vec()).ok()
 }
 
 fn describe(

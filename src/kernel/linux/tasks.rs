@@ -38,7 +38,7 @@ pub(super) struct TaskPlaces {
     pid: u64,
     state: Field,
     cpu: u64,
-    on_cpu: u64,
+    on_cpu: Field,
     voluntary: u64,
     involuntary: u64,
     /// Time of the last account of the task's run time, by its run queue's clock without interrupts.
@@ -76,7 +76,7 @@ impl TaskPlaces {
             pid: task("pid")?,
             state,
             cpu: task("thread_info.cpu").or_else(|_: BtfError| task("cpu"))?,
-            on_cpu: task("on_cpu")?,
+            on_cpu: btf.field("task_struct", "on_cpu")?,
             voluntary: task("nvcsw")?,
             involuntary: task("nivcsw")?,
             accounted: task("se.exec_start").ok(),
@@ -167,7 +167,7 @@ impl TaskPlaces {
             String::from_utf8_lossy(name.split(|&byte| byte == 0).next().unwrap_or_default());
         let pid = memory.read_u32(at(self.pid))?;
         let bits = read_number(at(self.state.offset), self.state.size, memory)?;
-        let on_cpu = memory.read_u32(at(self.on_cpu))? != 0;
+        let on_cpu = read_number(at(self.on_cpu.offset), self.on_cpu.size, memory)? != 0;
         let state = run_state(bits, on_cpu);
         let cpu = memory.read_u32(at(self.cpu))?;
         let is_wanted = match depth {

@@ -262,6 +262,16 @@ fn find_tokens(image: &[u8], digits: usize) -> Option<TokenTable> {
         let from = before.len().saturating_sub(MAX_NAME);
         begin = from + memchr::memrchr(0, &before[from..])? + 1;
     }
+    // Bytes of the part before need not end with a zero (`kallsyms_seqs_of_names`): they look like the beginning of the
+    // first token.
+    let rest = &image[begin..digits];
+    let first = begin + memchr::memchr(0, &rest[..rest.len().min(MAX_NAME)])?;
+    let mut begins = (begin.next_multiple_of(4)..first).step_by(4);
+    begins.find_map(|begin| tokens_at(image, begin))
+}
+
+/// The table of tokens that begins at an offset, if their index follows.
+fn tokens_at(image: &[u8], begin: usize) -> Option<TokenTable> {
     let mut tokens = Vec::with_capacity(TOKENS);
     let mut index = Vec::with_capacity(2 * TOKENS);
     let mut at = begin;

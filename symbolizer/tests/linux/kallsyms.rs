@@ -88,6 +88,12 @@ fn image(order: Order) -> Vec<u8> {
         image.0.extend_from_slice(&[&[6, kind, 1][..], digits].concat());
     }
     image.add(alignment, &markers);
+    if order == Order::OffsetsFirst {
+        // `kallsyms_seqs_of_names`: no zero byte and no padding is between its last number and the tokens.
+        let numbers = (0..COUNT as u32).flat_map(|number| number.to_be_bytes().into_iter().skip(1));
+        image.add(alignment, &numbers.collect::<Vec<u8>>());
+        assert!(image.0.len().is_multiple_of(alignment) && image.0.last() != Some(&0));
+    }
     let mut index = Vec::new();
     image.align(alignment);
     let begin = image.0.len();

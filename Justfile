@@ -31,7 +31,7 @@ under-load *ARGS:
 # the tests that need a program a fresh machine lacks: QEMU, gdb, gcc, llvm-symbolizer
 test-ignored:
     tests/linux_guest/kernel.sh
-    cargo test --locked --workspace --tests -- --ignored
+    cargo test --locked --workspace --tests -- --ignored --skip debug_vmlinux
 
 # the live tests on a standard KVM, inside a QEMU TCG machine; arguments as of the script
 test-nested *ARGS:

@@ -211,7 +211,7 @@ pub fn source_roots() -> Vec<String> {
 
 /// Returns the path of the image with this build-id, relative to a directory of debug files; with `.debug`
 /// appended it is the path of the debug file. `None` for an empty build-id.
-fn build_id_path(build_id: &[u8]) -> Option<String> {
+pub fn build_id_path(build_id: &[u8]) -> Option<String> {
     let (first, rest) = build_id.split_first()?;
     Some(format!(".build-id/{first:02x}/{}", hex(rest)))
 }

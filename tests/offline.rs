@@ -193,7 +193,7 @@ fn an_image_with_another_build_id_than_the_core_is_refused() {
 /// Makes the report of a core in memory, with the library.
 fn report_of(bytes: &[u8]) -> anyhow::Result<Report> {
     let stored = Stored::from_bytes(bytes.to_vec(), "some.core");
-    report(&stored, Some(&image()), Path::new("/nonexistent"), false)
+    report(&stored, &[image()], Path::new("/nonexistent"), false)
 }
 
 /// Asserts that the report of a damaged core can be printed, and has every vCPU or names the damage.

@@ -69,7 +69,8 @@ fn a_report_from_a_core_reads_the_kernel_state_from_memory() {
     let image = directory().join("guest.elf");
     let report_of = |bytes: Vec<u8>| {
         let stored = Stored::from_bytes(bytes, "some.core");
-        report(&stored, Some(&image), Path::new("/nonexistent"), false).expect("a report")
+        report(&stored, std::slice::from_ref(&image), Path::new("/nonexistent"), false)
+            .expect("a report")
     };
     for name in CORES {
         let bytes = fs::read(directory().join(format!("cores/{name}.core"))).expect("a core");

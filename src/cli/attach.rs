@@ -53,10 +53,10 @@ pub struct AttachArgs {
     /// QEMU process that runs the VM; its command line names the QMP socket
     #[arg(long, value_name = "PID", group = "vm")]
     pub pid: Option<i32>,
-    /// Image that the guest runs [default: by the build-id in guest memory: the bundled guest, or one in
-    /// --debug-dir]
+    /// Image that the guest runs; again for each module of a Linux guest [default: by the build-id in guest
+    /// memory: the bundled guest, or one in --debug-dir]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub image: Option<PathBuf>,
+    pub image: Vec<PathBuf>,
     /// Resume the guest after this long at most, and read the rest while it runs
     #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = parse_duration)]
     pub max_pause: Duration,
@@ -95,7 +95,7 @@ pub fn attach(arguments: &AttachArgs, detail: Detail) -> anyhow::Result<Code> {
     };
     let options = AttachOptions {
         vm,
-        image: arguments.image.clone(),
+        images: arguments.image.clone(),
         debug_directory: arguments.debug_dir.clone(),
         variables: arguments.locals,
         longest_pause: arguments.max_pause,

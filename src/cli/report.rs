@@ -36,11 +36,12 @@ pub struct ReportArgs {
     /// JSON report, which is only printed
     #[arg(value_hint = ValueHint::FilePath)]
     pub core: PathBuf,
-    /// Image that the guest ran [default: the one with the build-id in the file:
+    /// Image that the guest ran; again for each module of a Linux guest [default: the one with the build-id in the
+    /// file:
     #[cfg_attr(feature = "kvm", doc = "the bundled guest,")]
     /// the file that a core names, or one in --debug-dir]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub image: Option<PathBuf>,
+    pub image: Vec<PathBuf>,
     /// Show the arguments and local variables of each frame whose memory is in the file
     #[arg(long)]
     pub locals: bool,
@@ -63,8 +64,7 @@ pub fn report(arguments: &ReportArgs, detail: Detail) -> anyhow::Result<Code> {
     let text = Text::beside(destination.as_ref(), arguments.quiet);
     let report = Stored::open(&arguments.core)
         .and_then(|core| {
-            let image = arguments.image.as_deref();
-            offline::report(&core, image, &arguments.debug_dir, arguments.locals)
+            offline::report(&core, &arguments.image, &arguments.debug_dir, arguments.locals)
         })
         .map_err(BadRequest::from_error)?;
     for warning in &report.warnings {

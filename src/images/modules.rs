@@ -2,7 +2,8 @@
 //!
 //! Owns the names of module files (`nf_tables.ko`, `nf-tables.ko.xz`, `nf_tables.ko.debug`), and reads each
 //! file at most once. Refuses to look up symbols: several files of one name are left to the caller, who
-//! may know the build-id, or a symbol and its size. Called by `symbolize`.
+//! may know the build-id, or a symbol and its size. Called by `symbolize`, and by `session` for the modules of a guest,
+//! which are laid out at the addresses where the guest has them.
 
 use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
@@ -10,7 +11,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use nmiscope_symbolizer::{ElfError, Image, link_module};
+use nmiscope_machine::VirtualAddress;
+use nmiscope_symbolizer::{ElfError, Image, link_module, link_module_at};
 
 use super::compression::Compression;
 use super::{Access, build_id_path, open};
@@ -32,10 +34,17 @@ pub struct Modules {
     roots: Vec<PathBuf>,
     /// Directory of separate debug files, by build-id.
     debug_directory: PathBuf,
+    /// Files of known modules, whatever their names are.
+    known: Vec<(String, PathBuf)>,
+    /// Addresses of sections in a guest, by module; empty for modules of no guest.
+    sections: BTreeMap<String, Sections>,
     by_name: OnceCell<BTreeMap<String, Vec<Entry>>>,
     /// Size of all modules that have been read, in bytes.
     bytes: Cell<usize>,
 }
+
+/// Names and guest-virtual addresses of a module's sections.
+pub type Sections = Vec<(String, VirtualAddress)>;
 
 /// A file whose name is that of a module file.
 #[derive(Debug)]
@@ -79,15 +88,37 @@ impl Modules {
     /// Prepares to find the modules below `roots`, each a directory or a file. A module without debug
     /// information gets that of the file with its build-id in `debug_directory`.
     pub fn new(roots: Vec<PathBuf>, debug_directory: PathBuf) -> Self {
-        Self { roots, debug_directory, by_name: OnceCell::new(), bytes: Cell::new(0) }
+        Self {
+            roots,
+            debug_directory,
+            known: Vec::new(),
+            sections: BTreeMap::new(),
+            by_name: OnceCell::new(),
+            bytes: Cell::new(0),
+        }
+    }
+
+    /// Adds files of modules by the modules' names. They come before those that are found.
+    #[must_use]
+    pub fn with_files(self, known: Vec<(String, PathBuf)>) -> Self {
+        Self { known, ..self }
+    }
+
+    /// Lays modules out at the addresses that their sections have in a guest. A module without sections here is laid
+    /// out as the kernel would lay out it alone.
+    #[must_use]
+    pub fn at(self, sections: BTreeMap<String, Sections>) -> Self {
+        Self { sections, ..self }
     }
 
     /// Reads the files of the module `name`: each gives the module, or the reason why it cannot be read.
     /// Modules with debug information come first.
     pub fn named(&self, name: &str) -> Vec<Result<LoadedModule<'_>, NoModule>> {
-        let entries = self.by_name.get_or_init(|| self.search()).get(&canonical(name));
+        let name = canonical(name);
+        let entries = self.by_name.get_or_init(|| self.search()).get(&name);
         let entries = entries.into_iter().flatten().take(MAX_FILES);
-        let mut found: Vec<_> = entries.map(|entry| self.read(entry)).collect();
+        let sections = self.sections.get(&name);
+        let mut found: Vec<_> = entries.map(|entry| self.read(entry, sections)).collect();
         found.sort_by_key(|module| match module {
             Ok(module) => !module.image.has_debug_info(),
             Err(_) => true,
@@ -95,12 +126,16 @@ impl Modules {
         found
     }
 
-    fn read<'a>(&'a self, entry: &'a Entry) -> Result<LoadedModule<'a>, NoModule> {
+    fn read<'a>(
+        &'a self,
+        entry: &'a Entry,
+        sections: Option<&Sections>,
+    ) -> Result<LoadedModule<'a>, NoModule> {
         let read = || {
             if self.bytes.get() >= MAX_BYTES {
                 return Err(NoModule::TooMuch);
             }
-            let linked = link(&entry.path, &self.debug_directory);
+            let linked = link(&entry.path, &self.debug_directory, sections);
             let linked = linked.map_err(|error| NoModule::Unreadable(format!("{error:#}")))?;
             let debug = linked.debug.as_ref().map_or(0, Vec::len);
             self.bytes.set(self.bytes.get() + linked.module.len() + debug);
@@ -132,7 +167,8 @@ impl Modules {
                         limit = MAX_ENTRIES,
                         "too many files below --modules: the rest is skipped"
                     );
-                    return found;
+                    folders.clear();
+                    break;
                 }
                 budget -= 1;
                 // Links to directories are not followed: `build` leads to a whole source tree.
@@ -148,8 +184,23 @@ impl Modules {
         for files in found.values_mut() {
             files.sort_by(|a, b| a.path.cmp(&b.path));
         }
+        for (name, path) in self.known.iter().rev() {
+            let entry = Entry { path: path.clone(), read: OnceCell::new() };
+            found.entry(canonical(name)).or_default().insert(0, entry);
+        }
         found
     }
+}
+
+/// Returns the build-id of a module's file; `None` if it has none.
+///
+/// # Errors
+/// The file cannot be read or decompressed, or is no module.
+pub fn build_id(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    let module = read(path, None)?;
+    let image = Image::parse(&module);
+    let image = image.with_context(|| format!("failed to read {}", path.display()))?;
+    Ok(image.build_id().map(<[u8]>::to_vec))
 }
 
 /// Returns the release in a module's `vermagic` (include/linux/vermagic.h), its first word.
@@ -169,29 +220,39 @@ fn add(found: &mut BTreeMap<String, Vec<Entry>>, path: PathBuf) {
 }
 
 /// Returns the name of the module in a file of this name; `None` if it is no module file.
-fn module_name(file: &str) -> Option<String> {
+pub fn module_name(file: &str) -> Option<String> {
     let (name, suffix) = file.split_once(".ko")?;
     let known = ["", ".debug", ".xz", ".zst", ".gz", ".debug.xz", ".debug.zst", ".debug.gz"];
     (known.contains(&suffix) && !name.is_empty()).then(|| canonical(name))
 }
 
 /// Returns a module's name as the kernel prints it: with underscores for the dashes of a file's name.
-fn canonical(name: &str) -> String {
+pub fn canonical(name: &str) -> String {
     name.replace('-', "_")
 }
 
-fn link(path: &Path, debug_directory: &Path) -> anyhow::Result<Linked> {
-    let module = read(path)?;
+fn link(
+    path: &Path,
+    debug_directory: &Path,
+    sections: Option<&Sections>,
+) -> anyhow::Result<Linked> {
+    let module = read(path, sections)?;
     let image =
         Image::parse(&module).with_context(|| format!("failed to read {}", path.display()))?;
     let debug = image.build_id().filter(|_| !image.has_debug_info()).and_then(|id| {
         let path = debug_directory.join(build_id_path(id)? + ".debug");
-        read(&path).ok().filter(|debug| Image::parse(debug).is_ok_and(|d| d.build_id() == Some(id)))
+        read(&path, sections)
+            .ok()
+            .filter(|debug| Image::parse(debug).is_ok_and(|d| d.build_id() == Some(id)))
     });
     Ok(Linked { module, debug })
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+/// Reads a module's file, laid out at `sections` or as the kernel would lay it out alone.
+///
+/// # Errors
+/// The file cannot be read or decompressed, or is no module.
+fn read(path: &Path, sections: Option<&Sections>) -> anyhow::Result<Vec<u8>> {
     let bytes = open(path, Access::Map)?;
     let contents = Compression::detect(&bytes)
         .map(|format| format.decompress(&bytes))
@@ -201,7 +262,14 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     if bytes.is_empty() {
         bail!("{} is empty", path.display());
     }
-    link_module(bytes).with_context(|| format!("failed to read {}", path.display()))
+    let linked = match sections {
+        Some(sections) => link_module_at(bytes, &|wanted| {
+            let named = sections.iter().find(|(name, _)| name.as_bytes() == wanted);
+            named.map(|(_, address)| *address)
+        }),
+        None => link_module(bytes),
+    };
+    linked.with_context(|| format!("failed to read {}", path.display()))
 }
 
 #[cfg(test)]

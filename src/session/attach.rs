@@ -17,7 +17,7 @@ use nmiscope_qemu::{
 };
 use nmiscope_report::{MemorySource, Report, Source, Trigger, Visit};
 
-use super::guest_image;
+use super::guest_image::{GuestImages, ImageSearch};
 use super::origin::Origin;
 use super::visit::{CaptureWithCore, Visitor};
 use crate::capture::store::CoreDestination;
@@ -30,8 +30,8 @@ use crate::targets::{Attached, FinishedVisit, States, extents};
 pub struct AttachOptions {
     /// The VM to attach to.
     pub vm: VmSelector,
-    /// Image that the guest runs; `None` to search for it by build-id.
-    pub image: Option<PathBuf>,
+    /// Images of the guest's kernel and modules; those that are not named are searched for by build-id.
+    pub images: Vec<PathBuf>,
     /// Directory that is searched for separate debug files.
     pub debug_directory: PathBuf,
     /// True to read arguments and local variables of frames.
@@ -77,22 +77,12 @@ pub fn attach(options: &AttachOptions, guardian: Command) -> anyhow::Result<Atta
     let source = memory_source(&memory, options.core.as_ref())?;
     let runs = readiness == Readiness::Running;
     let mut running = Attached::without_stop(memory, states.clone(), runs);
-    let mut warnings = Vec::new();
-    let image = options.image.as_deref();
+    let search = ImageSearch { named: &options.images, debug_directory: &options.debug_directory };
     // The image of a kernel has tens of megabytes, which take half a minute through the monitor.
-    let can_search = image.is_none() && source == MemorySource::Process;
-    let in_memory = if can_search { Visitor::in_memory(&running) } else { None };
-    let found = match &in_memory {
-        Some(_) => None,
-        None => guest_image::open(&running, image, &options.debug_directory, &mut warnings)
-            .map_err(BadRequest::from_error)?,
-    };
-    let (files, path) = found.unzip();
-    let image = files.as_ref().and_then(|files| files.parse().ok());
-    let mut visitor = match in_memory {
-        Some(visitor) => visitor.without_image(options.variables, warnings),
-        None => Visitor::new(image.as_ref(), options.variables, warnings),
-    };
+    let in_memory = source == MemorySource::Process;
+    let images = GuestImages::open(&running, search, in_memory, Vec::new())
+        .map_err(BadRequest::from_error)?;
+    let mut visitor = images.visitor(options.variables);
     let warnings = visitor.warnings.clone();
     for _ in 0..REHEARSALS {
         visitor.capture(&mut running, Trigger::Attach, None);
@@ -106,8 +96,7 @@ pub fn attach(options: &AttachOptions, guardian: Command) -> anyhow::Result<Atta
         PreparedVisit { options, states, process, source, was: run_state_name(&readiness) };
     let origin = Origin::here(SystemTime::now());
     let ((capture, core), visit) = prepared.visit(&mut qemu, memory, guardian, &mut visitor)?;
-    let mut report =
-        visitor.report(&capture, Source::Attached, origin, memory_bytes, path.flatten());
+    let mut report = visitor.report(&capture, Source::Attached, origin, memory_bytes);
     report.visit = Some(visit);
     let core = core.map(|core| core?.finish(&report, 0, capture));
     Ok(AttachResult { report, core })

@@ -1,38 +1,127 @@
-//! The image of a guest that this program did not start, recognised by the build-id in guest memory.
+//! The images of a guest that this program did not start: found by what the guest's memory says of its kernel.
 //!
-//! Owns the comparison of build-ids, at the address where the image has its own. Refuses to own opening
-//! files (`images`). Called for dumps and running VMs (`dump`, `attach`).
+//! Owns the choice between a kernel that describes itself in memory, for which images add lines (`kernel_files`), and
+//! one that is known by its image alone; and, for the latter, the comparison of build-ids at the address where
+//! the image has its own. Refuses to own opening files (`images`). Called for dumps and running VMs (`dump`, `attach`).
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::bail;
 use nmiscope_machine::{GuestVirtual, VirtualMemory};
 use nmiscope_symbolizer::Image;
 
+pub use super::kernel_files::ImageSearch;
+use super::kernel_files::KernelFiles;
+use super::visit::{Images, Visitor};
 use crate::images::{Access, Files, hex};
+use crate::kernel::{self, KernelAdapter};
 use crate::targets::Target;
 
 /// Files of a guest's image, and its path; `None` for the bundled guest's image, which has no file.
-pub type FoundImage = (Files, Option<PathBuf>);
+type FoundImage = (Files, Option<PathBuf>);
+
+/// The kernel and the image files of a guest.
+pub struct GuestImages {
+    /// The kernel, if it describes itself in the guest's memory.
+    kernel: Option<Rc<dyn KernelAdapter>>,
+    files: OpenFiles,
+    warnings: Vec<String>,
+}
+
+enum OpenFiles {
+    None,
+    Whole(Files, Option<PathBuf>),
+    Parts(KernelFiles),
+}
+
+impl GuestImages {
+    /// Recognises the kernel in a guest's memory, and opens the files that the user names or that are found.
+    /// `in_memory` is false for a target whose memory is too slow to look for a kernel in it. `warnings` are those of
+    /// the target.
+    ///
+    /// # Errors
+    /// A named file cannot be read, or the guest runs another one.
+    pub fn open(
+        target: &dyn Target,
+        search: ImageSearch<'_>,
+        in_memory: bool,
+        mut warnings: Vec<String>,
+    ) -> anyhow::Result<Self> {
+        let kernel = if in_memory { recognise_in_memory(target) } else { None };
+        let files = match kernel.as_ref().map(|kernel| kernel.parts(target)) {
+            Some(Some(parts)) => OpenFiles::Parts(KernelFiles::find(parts, search, &mut warnings)?),
+            Some(None) => OpenFiles::None,
+            None => match open_whole(target, search, &mut warnings)? {
+                Some((files, path)) => OpenFiles::Whole(files, path),
+                None => OpenFiles::None,
+            },
+        };
+        warnings.extend(kernel.iter().flat_map(|kernel| kernel.missing_parts()));
+        Ok(Self { kernel, files, warnings })
+    }
+
+    /// Makes a visitor to the guest. `variables` decides whether the variables of frames are read.
+    pub fn visitor(&self, variables: bool) -> Visitor<'_> {
+        let mut warnings = self.warnings.clone();
+        let (images, path, build_id) = match &self.files {
+            OpenFiles::None => (Images::None, None, None),
+            OpenFiles::Whole(files, path) => match files.parse() {
+                Ok(image) => {
+                    let build_id = image.build_id().map(hex);
+                    (Images::Whole(image), path.clone(), build_id)
+                }
+                Err(_) => (Images::None, path.clone(), None),
+            },
+            OpenFiles::Parts(files) => {
+                if variables && !files.has_kernel() {
+                    warnings.push(
+                        "arguments and locals are not available: name the image with --image"
+                            .into(),
+                    );
+                }
+                let path = files.path().map(Path::to_owned);
+                (Images::Parts(files.images()), path, files.build_id().map(hex))
+            }
+        };
+        let kernel = match (&self.kernel, &images) {
+            (Some(kernel), _) => Rc::clone(kernel),
+            (None, Images::Whole(image)) => kernel::recognise(image).into(),
+            (None, _) => kernel::unknown("there is no image to recognise it by".into()).into(),
+        };
+        Visitor::new(kernel, images, variables, warnings).with_origin(path, build_id)
+    }
+}
+
+/// Recognises a kernel that describes itself in the target's memory; `None` if there is none.
+fn recognise_in_memory(target: &dyn Target) -> Option<Rc<dyn KernelAdapter>> {
+    let states = target.states(&Vec::from_iter(0..target.vcpus()), Duration::ZERO);
+    let registers: Vec<_> = states.into_iter().flatten().map(|state| state.registers).collect();
+    Some(kernel::recognise_in_memory(target, &registers)?.into())
+}
 
 /// Opens the image named by the user, or else searches for it, with its debug file. Returns `None`, and
 /// adds a warning, if no image is found.
 ///
 /// # Errors
-/// `image` cannot be read, or the guest runs another one.
-pub fn open(
+/// The named file cannot be read, or the guest runs another one; or several are named.
+fn open_whole(
     target: &dyn Target,
-    image: Option<&Path>,
-    debug_directory: &Path,
+    search: ImageSearch<'_>,
     warnings: &mut Vec<String>,
 ) -> anyhow::Result<Option<FoundImage>> {
-    let found = match image {
-        Some(path) => Some(open_named(path, target, warnings)?),
-        None => search(target, debug_directory, warnings)?,
+    let found = match search.named {
+        [path] => Some(open_named(path, target, warnings)?),
+        [] => search_for_image(target, search.debug_directory, warnings)?,
+        [_, second, ..] => bail!(
+            "{} cannot be used: no kernel that describes itself was found in the guest's memory, and modules are \
+             looked up by what it says of them",
+            second.display()
+        ),
     };
     Ok(found.map(|(mut files, path)| {
-        files.find_debug_file(path.as_deref(), debug_directory);
+        files.find_debug_file(path.as_deref(), search.debug_directory);
         (files, path)
     }))
 }
@@ -51,9 +140,8 @@ fn open_named(
             bail!("{shown} is another image: the guest runs the one with build-id {}", hex(&id))
         }
         Ok(BuildIdCheck::NoNote) => bail!(
-            "{shown} is another image, or KASLR moved its kernel, which is not supported \
-             yet: the guest's memory has no build-id where the image has its own; without --image the report \
-             has registers and addresses"
+            "{shown} is another image, or KASLR moved its kernel: the guest's memory has no build-id where the \
+             image has its own, and no kernel that describes itself was found in it"
         ),
         Ok(BuildIdCheck::Unchecked(reason)) => {
             warnings.push(format!("{shown} may be another image than the one that ran: {reason}"));
@@ -65,7 +153,7 @@ fn open_named(
 
 /// Searches for the guest's image: the bundled guest's if memory has its build-id, else the debug file with
 /// the build-id found in its place. Returns `None`, and adds a warning, if neither is found.
-fn search(
+fn search_for_image(
     target: &dyn Target,
     debug_directory: &Path,
     warnings: &mut Vec<String>,

@@ -18,7 +18,8 @@
 //! | `dump` | a report from a dump of another program |
 //! | `attach` | a report of a VM that somebody else's QEMU runs |
 //! | `origin` | the time and the host of a capture |
-//! | `visit`, `guest_image` | what a dump and such a VM have in common |
+//! | `visit` | what a dump and such a VM have in common |
+//! | `guest_image`, `kernel_files` | the images of such a guest, and of the parts of a kernel in its memory |
 
 pub mod attach;
 #[cfg(feature = "kvm")]
@@ -27,6 +28,7 @@ mod dump;
 #[cfg(feature = "kvm")]
 mod guest;
 mod guest_image;
+mod kernel_files;
 #[cfg(feature = "kvm")]
 mod live;
 mod observe;

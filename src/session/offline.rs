@@ -4,13 +4,14 @@
 //! Owns the recognition of the three kinds of files, and the order of a core's steps. Needs no KVM, no VM
 //! and no clock. Called by the CLI.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use nmiscope_report::{self as report, Report, Source, json};
 use nmiscope_symbolizer::{Image, SourceRoots};
 
 use super::dump;
+use super::guest_image::ImageSearch;
 use crate::capture::note::CaptureNote;
 use crate::capture::{Capture, StoppedGuest, Timeouts};
 use crate::diagnosis::{self, Diagnosis, Resolver};
@@ -43,15 +44,15 @@ impl Stored {
 
 /// Makes the report of a stored file. A report as JSON is returned unchanged.
 ///
-/// The image is the one with the file's build-id: `image`, the bundled guest, the file that a core names,
+/// The image is the one with the file's build-id: one of `images`, the bundled guest, the file that a core names,
 /// or one below `debug_directory`. Without an image addresses stay addresses, and a warning names the
-/// missing image. `with_variables` adds the variables of host stacks whose memory is in the file.
+/// missing image. Images of modules are for dumps. `with_variables` adds the variables of host stacks whose memory is in the file.
 ///
 /// # Errors
-/// The file is no core, dump or report, or is too damaged; or `image` has another build-id.
+/// The file is no core, dump or report, or is too damaged; or one of `images` has another build-id.
 pub fn report(
     stored: &Stored,
-    image: Option<&Path>,
+    images: &[PathBuf],
     debug_directory: &Path,
     with_variables: bool,
 ) -> anyhow::Result<Report> {
@@ -62,8 +63,14 @@ pub fn report(
     let core = ElfCore::parse(&stored.bytes).with_context(failed)?;
     if !core.is_own() {
         let dump = Dump::from_elf(core).with_context(failed)?;
-        return dump::report(dump, &stored.path, image, debug_directory, with_variables);
+        let search = ImageSearch { named: images, debug_directory };
+        return dump::report(dump, &stored.path, search, with_variables);
     }
+    let image = match images {
+        [] => None,
+        [image] => Some(image.as_path()),
+        [_, other, ..] => bail!("{} cannot be used: a core has one image", other.display()),
+    };
     let core = Core::new(core).with_context(failed)?;
     let mut note = CaptureNote::read(&core).context("its note is damaged").with_context(failed)?;
     note.report.source = Source::Core;

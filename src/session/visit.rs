@@ -5,6 +5,7 @@
 //! `attach`, the callers) and the search for its image (`guest_image`).
 
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 use nmiscope_report::{
@@ -17,16 +18,31 @@ use super::origin::Origin;
 use crate::capture::store::{CoreDestination, PendingCore};
 use crate::capture::{Capture, CaptureRequest, StoppedGuest, Timeouts};
 use crate::diagnosis::{self, Diagnosis, Resolver};
-use crate::images::{hex, source_roots};
-use crate::kernel::{self, KernelAdapter, KernelSymbols, Reading, WithVariables};
+use crate::images::source_roots;
+use crate::kernel::{
+    KernelAdapter, KernelImages, KernelSymbols, Reading, WithImages, WithVariables,
+};
 use crate::targets::Target;
 
-/// The image and kernel of a guest, prepared before the capture. Preparation is slow, so it is done while the
+/// Images in which a guest's addresses are looked up.
+pub enum Images<'f> {
+    /// No image, or none beside the kernel's own symbols.
+    None,
+    /// The image of a kernel that runs where it was linked.
+    Whole(Image<'f>),
+    /// Images of the parts of a kernel that describes itself in memory.
+    Parts(KernelImages<'f>),
+}
+
+/// The images and kernel of a guest, prepared before the capture. Preparation is slow, so it is done while the
 /// guest still runs.
-pub struct Visitor<'i> {
-    image: Option<&'i Image<'i>>,
-    kernel: Box<dyn KernelAdapter>,
-    with_variables: Option<WithVariables<'i>>,
+pub struct Visitor<'f> {
+    images: Images<'f>,
+    kernel: Rc<dyn KernelAdapter>,
+    variables: bool,
+    /// Path and build-id of the kernel's image, for the report.
+    path: Option<PathBuf>,
+    build_id: Option<String>,
     /// Warnings that go into the report.
     pub warnings: Vec<String>,
 }
@@ -34,48 +50,47 @@ pub struct Visitor<'i> {
 /// A capture of one moment and its core; `None` if no core was requested.
 pub type CaptureWithCore = (Capture, Option<anyhow::Result<PendingCore>>);
 
-impl<'i> Visitor<'i> {
-    /// Recognises the kernel in the image, if there is one. `warnings` are the warnings so far.
-    pub fn new(image: Option<&'i Image<'i>>, variables: bool, warnings: Vec<String>) -> Self {
-        let kernel = match image {
-            Some(image) => kernel::recognise(image),
-            None => kernel::unknown("there is no image to recognise it by".into()),
-        };
-        Self { image, warnings, ..Self::from_kernel(kernel) }.with_variables(variables)
-    }
-
-    /// Recognises a kernel that describes itself in the target's memory; `None` if there is none.
-    pub fn in_memory(target: &dyn Target) -> Option<Self> {
-        let states = target.states(&Vec::from_iter(0..target.vcpus()), Duration::ZERO);
-        let registers: Vec<_> = states.into_iter().flatten().map(|state| state.registers).collect();
-        Some(Self::from_kernel(kernel::recognise_in_memory(target, &registers)?))
+impl<'f> Visitor<'f> {
+    /// Creates a visitor to a guest with this kernel. `warnings` are the warnings so far.
+    pub fn new(
+        kernel: Rc<dyn KernelAdapter>,
+        images: Images<'f>,
+        variables: bool,
+        mut warnings: Vec<String>,
+    ) -> Self {
+        if let (true, Images::Whole(image)) = (variables, &images) {
+            warnings.extend(WithVariables::new(image).err().map(|reason| reason.to_string()));
+        }
+        Self { images, kernel, variables, path: None, build_id: None, warnings }
     }
 
     /// Creates a visitor for a known kernel, without an image.
     pub fn from_kernel(kernel: Box<dyn KernelAdapter>) -> Self {
-        Self { image: None, kernel, with_variables: None, warnings: Vec::new() }
+        Self::new(kernel.into(), Images::None, false, Vec::new())
     }
 
-    /// Replaces the warnings for the report, and adds one if variables are wanted, which only an image locates.
-    pub fn without_image(self, variables: bool, mut warnings: Vec<String>) -> Self {
-        if variables {
-            warnings
-                .push("arguments and locals are not available: name the image with --image".into());
+    /// Sets the path and the build-id of the kernel's image, for the report.
+    pub fn with_origin(self, path: Option<PathBuf>, build_id: Option<String>) -> Self {
+        Self { path, build_id, ..self }
+    }
+
+    /// Passes the symbols on, with variables if they are wanted.
+    fn with_symbols<R>(
+        &self,
+        variables: bool,
+        use_symbols: impl FnOnce(Option<&dyn KernelSymbols>) -> R,
+    ) -> R {
+        match &self.images {
+            Images::None => use_symbols(self.kernel.symbols(None)),
+            Images::Whole(image) => match variables.then(|| WithVariables::new(image)) {
+                Some(Ok(with_variables)) => use_symbols(Some(&with_variables)),
+                _ => use_symbols(self.kernel.symbols(Some(image))),
+            },
+            Images::Parts(images) => match self.kernel.symbols(None) {
+                Some(own) => use_symbols(Some(&WithImages::new(own, images, variables))),
+                None => use_symbols(None),
+            },
         }
-        Self { warnings, ..self }
-    }
-
-    fn with_variables(mut self, wanted: bool) -> Self {
-        let found = self.image.filter(|_| wanted).map(WithVariables::new).transpose();
-        match found {
-            Ok(found) => self.with_variables = found,
-            Err(reason) => self.warnings.push(reason.to_string()),
-        }
-        self
-    }
-
-    fn symbols(&self) -> Option<&dyn KernelSymbols> {
-        self.kernel.symbols(self.image.map(|image| image as &dyn KernelSymbols))
     }
 
     /// Captures the present moment of a target, which should be stopped.
@@ -92,20 +107,18 @@ impl<'i> Visitor<'i> {
                 .push(format!("the kernel's tasks, locks and log are unknown: {unreadable}"));
         }
         let found = Some(observe::find_recorded_hangs(target, &stopped, Duration::ZERO));
-        let unwound_by = match &self.with_variables {
-            Some(with_variables) => Some(with_variables as &dyn KernelSymbols),
-            None => self.symbols(),
-        };
-        let request = CaptureRequest {
-            trigger,
-            at: Duration::ZERO,
-            found,
-            nmis: false,
-            symbols: unwound_by,
-            core,
-            sampling: None,
-        };
-        let (capture, core) = stopped.capture(target, request);
+        let (capture, core) = self.with_symbols(self.variables, |symbols| {
+            let request = CaptureRequest {
+                trigger,
+                at: Duration::ZERO,
+                found,
+                nmis: false,
+                symbols,
+                core,
+                sampling: None,
+            };
+            stopped.capture(target, request)
+        });
         // The duration would differ between two visits of one moment, whose reports must be equal.
         (Capture { elapsed: Duration::ZERO, ..capture }, core)
     }
@@ -123,12 +136,12 @@ impl<'i> Visitor<'i> {
         source: Source,
         origin: Origin,
         memory_bytes: u64,
-        path: Option<PathBuf>,
     ) -> Report {
-        let symbols = self.symbols();
-        let resolver = Resolver::new(symbols, SourceRoots::new(source_roots()));
-        let resolver = resolver.with_vocabulary(self.kernel.vocabulary());
-        let Diagnosis { backtrace, hangs } = diagnosis::diagnose(capture, Some(0), &resolver);
+        let Diagnosis { backtrace, hangs } = self.with_symbols(false, |symbols| {
+            let resolver = Resolver::new(symbols, SourceRoots::new(source_roots()));
+            let resolver = resolver.with_vocabulary(self.kernel.vocabulary());
+            diagnosis::diagnose(capture, Some(0), &resolver)
+        });
         let panicking = capture.kernel.known().and_then(|kernel| kernel.panicking);
         let message = panicking.and_then(|_| self.panic_message(capture));
         let mut report = Report {
@@ -142,8 +155,8 @@ impl<'i> Visitor<'i> {
                 version: env!("CARGO_PKG_VERSION").into(),
             },
             image: report::GuestImage {
-                path: path.map(|path| path.to_string_lossy().into_owned()),
-                build_id: self.image.and_then(Image::build_id).map(hex),
+                path: self.path.map(|path| path.to_string_lossy().into_owned()),
+                build_id: self.build_id,
                 initrd: None,
                 command_line: String::new(),
                 kernel: kernel_in_report(Some(&*self.kernel)),

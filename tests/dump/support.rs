@@ -35,7 +35,8 @@ pub fn dump(name: &str) -> Vec<u8> {
 
 /// Makes the report of a dump in memory, with the library.
 pub fn report_of(bytes: Vec<u8>, image: Option<&Path>) -> anyhow::Result<Report> {
-    report(&Stored::from_bytes(bytes, "some.dump"), image, Path::new("/nonexistent"), false)
+    let images = Vec::from_iter(image.map(Path::to_owned));
+    report(&Stored::from_bytes(bytes, "some.dump"), &images, Path::new("/nonexistent"), false)
 }
 
 /// Returns the states of a dump's vCPUs, by number.

@@ -3,6 +3,8 @@
 //!
 //! The guest is made by `tests/linux_guest/kernel.sh`.
 
+mod lines;
+
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread::sleep;
@@ -17,6 +19,12 @@ use crate::common::*;
 /// Longest time that a test waits for the guest: it boots under TCG, in 10 s on an idle host.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// Returns the directory of the guest's kernel and initial RAM disk.
+fn directory() -> PathBuf {
+    let own = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/linux");
+    std::env::var_os("NMISCOPE_LINUX").map_or_else(own, PathBuf::from)
+}
+
 /// A QEMU with the Linux guest. Dropping it kills QEMU.
 struct LinuxVm {
     running: Option<Running>,
@@ -24,10 +32,7 @@ struct LinuxVm {
 
 impl LinuxVm {
     fn start(scenario: &str) -> Self {
-        let directory = std::env::var_os("NMISCOPE_LINUX").map_or_else(
-            || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/linux"),
-            PathBuf::from,
-        );
+        let directory = directory();
         let kernel = directory.join("vmlinuz");
         assert!(kernel.exists(), "no {}: run tests/linux_guest/kernel.sh", kernel.display());
         let parameters = format!("console=ttyS0 loglevel=8 no_timer_check scenario={scenario}");
@@ -65,15 +70,18 @@ impl LinuxVm {
         nmiscope(["attach", "--qmp", &qmp, "--max-pause", "60s"]).with_report().run()
     }
 
-    /// Makes the report of a dump that QEMU writes.
-    fn report_of_dump(&self) -> Finished {
+    /// Makes the report of a dump that QEMU writes, with these arguments.
+    fn report_of_dump(&self, arguments: &[&str]) -> Finished {
         let address = Address::Path(self.path("second"));
         let mut qmp = Qmp::connect(&address, &Deadlines::default()).expect("a monitor");
         let dump = self.path("dump");
         let protocol = format!("file:{}", dump.display());
-        let arguments = json!({ "paging": false, "protocol": protocol });
-        qmp.execute_with("dump-guest-memory", &arguments, PATIENCE).expect("a dump");
-        nmiscope(["report", &dump.display().to_string()]).with_report().run()
+        // QEMU leaves a file that may only be read.
+        let _ = std::fs::remove_file(&dump);
+        let how = json!({ "paging": false, "protocol": protocol });
+        qmp.execute_with("dump-guest-memory", &how, PATIENCE).expect("a dump");
+        let invocation = nmiscope(["report", &dump.display().to_string()]).args(arguments);
+        invocation.with_report().run()
     }
 }
 
@@ -146,7 +154,7 @@ fn panic_of_linux_has_the_stack_that_its_console_shows() {
     let last = log.lines.last().expect("a line");
     assert!(last.text.contains("end Kernel panic"), "{last:?}");
     assert!(log.lines.iter().all(|line| console.contains(line.text.trim_end())), "{log:?}");
-    let dumped = vm.report_of_dump().expect_code(exit::CRASH).report();
+    let dumped = vm.report_of_dump(&[]).expect_code(exit::CRASH).report();
     assert_eq!(panicking_stack(&dumped), stack);
 }
 

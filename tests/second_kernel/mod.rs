@@ -165,7 +165,7 @@ fn a_visit_makes_a_whole_report_of_a_second_kernel() {
     observe(&mut machine, &kernel, 1);
     let mut visitor = Visitor::from_kernel(Box::new(kernel));
     let (capture, _) = visitor.capture(&mut machine, Trigger::Dump, None);
-    let report = visitor.report(&capture, Source::Dump, Origin::unknown(), 1 << 30, None);
+    let report = visitor.report(&capture, Source::Dump, Origin::unknown(), 1 << 30);
     let name = "second kernel 1.0".into();
     assert_eq!(report.image.kernel, report::GuestKernel::Known { name });
     assert_eq!(report.warnings, [""; 0]);

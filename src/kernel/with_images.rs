@@ -99,7 +99,8 @@ impl KernelSymbols for WithImages<'_, '_> {
     fn unwind(&self, registers: &UnwindRegisters, memory: &dyn VirtualMemory) -> Trace {
         match self.kernel.code() {
             Some(code) => {
-                linux::unwind(&CodeWithImages { code, images: self.images }, registers, memory)
+                let Self { images, variables, .. } = *self;
+                linux::unwind(&CodeWithImages { code, images, variables }, registers, memory)
             }
             None => self.kernel.unwind(registers, memory),
         }
@@ -140,6 +141,7 @@ fn moved(counter: ProgramCounter, bias: u64) -> ProgramCounter {
 struct CodeWithImages<'a, 'f> {
     code: &'a dyn KernelCode,
     images: &'a KernelImages<'f>,
+    variables: bool,
 }
 
 impl KernelCode for CodeWithImages<'_, '_> {
@@ -158,5 +160,9 @@ impl KernelCode for CodeWithImages<'_, '_> {
     fn image(&self, address: VirtualAddress) -> Option<(&Image<'_>, u64)> {
         let placed = self.images.at(address)?;
         Some((&placed.image, placed.bias))
+    }
+
+    fn wants_registers(&self) -> bool {
+        self.variables
     }
 }

@@ -43,6 +43,12 @@ pub trait KernelCode {
     fn image(&self, _address: VirtualAddress) -> Option<(&Image<'_>, u64)> {
         None
     }
+
+    /// True if frames should have all registers that the image's call frame information restores, as variables need.
+    /// ORC restores RBP alone.
+    fn wants_registers(&self) -> bool {
+        false
+    }
 }
 
 /// Unwinds the stack of a vCPU in the kernel, or of a task that sleeps in it, from its registers. `memory` is the
@@ -73,7 +79,11 @@ impl Steps<'_> {
         }
         let lookup = frame.pc.lookup_address();
         if let Some(row) = code.row(lookup) {
-            return by_row(code, frame, &row, memory);
+            let mut next = by_row(code, frame, &row, memory)?;
+            if code.wants_registers() && !next.is_interrupted() {
+                self.add_registers(frame, &mut next);
+            }
+            return Ok(next);
         }
         if let Some(image) = code.image(lookup) {
             let is_text = |address| code.is_text(VirtualAddress(address));
@@ -84,6 +94,25 @@ impl Steps<'_> {
             }
         }
         frame_pointer::caller(code, frame, memory)
+    }
+
+    /// Adds the registers that call frame information restores to a caller, if it leads to the same one.
+    fn add_registers(&mut self, frame: &UnwoundFrame, next: &mut UnwoundFrame) {
+        let code = self.code;
+        let Some(image) = code.image(frame.pc.lookup_address()) else { return };
+        let is_text = |address| code.is_text(VirtualAddress(address));
+        let by_cfi = self.cfi.caller(image, &mut frame.clone(), self.memory, is_text);
+        let Ok(Some(Ok(by_cfi))) = by_cfi else { return };
+        let stack_pointer = |frame: &UnwoundFrame| frame.registers.get(Register::Rsp);
+        if by_cfi.pc == next.pc && stack_pointer(&by_cfi) == stack_pointer(next) {
+            for register in Register::ALL {
+                if let (Some(value), None) =
+                    (by_cfi.registers.get(register), next.registers.get(register))
+                {
+                    next.registers.set(register, value);
+                }
+            }
+        }
     }
 }
 

@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use gimli::write::CallFrameInstruction as Cfi;
-use nmiscope_machine::{
-    PhysicalAddress, ReadError, Register, UnwindRegisters, VirtualAddress, VirtualMemory,
-};
-use nmiscope_symbolizer::linux::{KernelCode, OrcRow, unwind};
+use nmiscope_machine::{PhysicalAddress, ReadError, Register, VirtualAddress, VirtualMemory};
+use nmiscope_symbolizer::linux::{KernelCode, OrcBase, OrcFrame, OrcRow, unwind};
 use nmiscope_symbolizer::{End, Image, Strategy, Trace};
 
 use crate::cfi::{RBX, debug_frame, function};
@@ -53,12 +51,16 @@ impl VirtualMemory for Memory {
     }
 }
 
-/// Code without rows, with an image or without.
-struct Code<'a>(Option<(&'a Image<'a>, u64)>);
+/// Code with an image or without, and with a row for function 0 or without.
+struct Code<'a>(Option<(&'a Image<'a>, u64)>, Option<OrcRow>);
 
 impl KernelCode for Code<'_> {
-    fn row(&self, _: VirtualAddress) -> Option<OrcRow> {
-        None
+    fn row(&self, address: VirtualAddress) -> Option<OrcRow> {
+        self.1.filter(|_| address.0 < TEXT + EACH)
+    }
+
+    fn wants_registers(&self) -> bool {
+        self.1.is_some()
     }
 
     fn is_text(&self, address: VirtualAddress) -> bool {
@@ -93,7 +95,7 @@ fn in_function(number: u64, offset: u64) -> u64 {
 
 fn from(rip: u64, rsp: u64, rbp: u64, stack: &[(u64, u64)]) -> Trace {
     let registers = [(Register::Rip, rip), (Register::Rsp, rsp), (Register::Rbp, rbp)];
-    unwind(&Code(None), &registers.into_iter().collect(), &memory(stack))
+    unwind(&Code(None, None), &registers.into_iter().collect(), &memory(stack))
 }
 
 /// The functions of a trace by their numbers.
@@ -207,30 +209,50 @@ fn damaged_frame_pointers_end_the_stack_with_the_reason() {
     assert!(matches!(end(registers + 1, &circle), End::Loop { .. }));
 }
 
-#[test]
-fn call_frame_information_of_a_moved_image_comes_before_frame_pointers() {
-    // A function that has pushed RBX, and has no frame pointer.
+/// The stack of a function that has pushed RBX and has no frame pointer, with a row for it or without. The function's call
+/// frame information is that of a moved image.
+fn from_pushing(row: Option<OrcRow>) -> Trace {
     let pushes = [(1, Cfi::CfaOffset(16)), (1, Cfi::Offset(RBX, -16))];
     let sections = [debug_frame(&[function(0, EACH as u32, pushes.to_vec())])];
     let bytes = elf(&sections, &[], Compression::None);
     let image = Image::parse(&bytes).expect("an image");
     let bias = TEXT.wrapping_sub(elf::TEXT);
-    assert_ne!(bias, 0);
     let stack = [
         &[(STACK, 0xb0b), (STACK + 8, in_function(1, 0x20))][..],
         &frame(STACK + 0x40, 0, in_function(2, 0x20)),
     ];
-    let registers: UnwindRegisters = [
-        (Register::Rip, in_function(0, 0x20)),
-        (Register::Rsp, STACK),
-        (Register::Rbp, STACK + 0x40),
-    ]
-    .into_iter()
-    .collect();
-    let trace = unwind(&Code(Some((&image, bias))), &registers, &memory(&stack.concat()));
+    let rip = (Register::Rip, in_function(0, 0x20));
+    let registers = [rip, (Register::Rsp, STACK), (Register::Rbp, STACK + 0x40)];
+    let code = Code(Some((&image, bias)), row);
+    unwind(&code, &registers.into_iter().collect(), &memory(&stack.concat()))
+}
+
+#[test]
+fn call_frame_information_of_a_moved_image_comes_before_frame_pointers() {
+    let trace = from_pushing(None);
     assert_eq!(functions(&trace), [0, 1, 2]);
     assert_eq!(trace.end, End::FramePointerZero);
     assert_eq!(trace.frames[1].strategy, Strategy::Cfi);
     assert_eq!(trace.frames[1].registers.get(Register::Rbx), Some(0xb0b));
     assert_eq!(trace.frames[2].strategy, Strategy::FramePointer);
+}
+
+#[test]
+fn registers_of_call_frame_information_are_added_where_a_row_agrees() {
+    let row = |sp_offset| OrcRow {
+        sp_base: OrcBase::Sp,
+        sp_offset,
+        bp_base: OrcBase::Undefined,
+        bp_offset: 0,
+        frame: OrcFrame::Call,
+        is_signal: false,
+    };
+    let trace = from_pushing(Some(row(16)));
+    assert_eq!(functions(&trace), [0, 1, 2]);
+    assert_eq!(trace.frames[1].strategy, Strategy::Orc);
+    assert_eq!(trace.frames[1].registers.get(Register::Rbx), Some(0xb0b));
+    // A row that leads to another caller is believed, and its frame has no more than the row gives.
+    let trace = from_pushing(Some(row(0x50)));
+    assert_eq!(functions(&trace), [0, 2]);
+    assert_eq!(trace.frames[1].registers.get(Register::Rbx), None);
 }

@@ -38,6 +38,12 @@ test-ignored:
 linux:
     .ci/run linux
 
+# the same on more kernels, some of them built here, and beside QEMU, nm, pahole and drgn: prints a table
+linux-matrix *KERNELS:
+    tests/linux_guest/matrix.sh {{KERNELS}}
+    tests/linux_guest/kernel.sh -d bookworm trixie
+    tests/linux_guest/check.sh target/linux/bookworm target/linux/trixie
+
 # the live tests on a standard KVM, inside a QEMU TCG machine; arguments as of the script
 test-nested *ARGS:
     tests/nested/run.sh {{ARGS}}

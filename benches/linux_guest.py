@@ -25,46 +25,52 @@ import dump as linux_dump
 
 
 def measure(command):
-    """The wall time of a process in seconds, its largest resident memory in MiB, and its exit code."""
+    """The wall time of a process in seconds, and its largest resident memory in MiB.
+
+    The kernel counts the memory of this process before exec too, which is less than that of any command here.
+    """
     with open(os.devnull, "w") as output:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=output, stderr=output)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
-        return seconds, usage.ru_maxrss / 1024, process.returncode
+        return seconds, usage.ru_maxrss / 1024
 
 
-def report_command(nmiscope, dump, *more):
-    """The command of a report with all stacks, as far as the program can print them."""
-    help_text = subprocess.run([nmiscope, "report", "--help"], check=True, capture_output=True, text=True).stdout
-    tasks = ["--tasks", "all"] if "--tasks" in help_text else []
-    return [nmiscope, "report", dump, *tasks, *more]
+def has_stacks(command):
+    """Whether a command succeeds, and prints frames of the kernel: a task's begin in __schedule."""
+    result = subprocess.run(command, capture_output=True, text=True)
+    return result.returncode == 0 and "__schedule" in result.stdout
 
 
 def stacks(rounds, nmiscope, dump, vmlinux, python):
     with tempfile.TemporaryDirectory() as work:
         notes = pathlib.Path(work, "vmcoreinfo")
         notes.write_bytes(check.Dump(dump).vmcoreinfo())
+        # All tasks where the program can print them: without the option, the blocked ones.
+        help_text = subprocess.run([nmiscope, "report", "--help"], check=True, capture_output=True, text=True).stdout
+        tasks = ["--tasks", "all"] if "--tasks" in help_text else []
+        peer = "drgn, with vmcoreinfo and vmlinux"
+        report = " ".join(["nmiscope report", *tasks])
         commands = {
-            "drgn, with vmcoreinfo and vmlinux":
-                [python, str(HERE / "linux_stacks.py"), dump, str(notes), vmlinux],
-            "nmiscope report": report_command(nmiscope, dump),
-            "nmiscope report --image vmlinux": report_command(nmiscope, dump, "--image", vmlinux),
+            peer: [python, str(HERE / "linux_stacks.py"), dump, str(notes), vmlinux],
+            report: [nmiscope, "report", dump, *tasks],
+            f"{report} --image vmlinux": [nmiscope, "report", dump, *tasks, "--image", vmlinux],
         }
-        # The first run of each warms the page cache; a command that fails has no times.
-        results = {name: [] for name, command in commands.items() if measure(command)[2] == 0}
+        # The first run of each warms the page cache.
+        results = {name: [] for name, command in commands.items() if has_stacks(command)}
         for _ in range(rounds):
             for name in results:
                 results[name].append(measure(commands[name]))
-    peer = statistics.median(seconds for seconds, *_ in results["drgn, with vmcoreinfo and vmlinux"])
+    drgn = statistics.median(seconds for seconds, _ in results[peer])
     for name, runs in results.items():
         seconds = statistics.median(run[0] for run in runs)
         memory = max(run[1] for run in runs)
-        print(f"| {name} | {seconds:.3f} s | {memory:.0f} MiB | **{seconds / peer:.3f}** |")
+        print(f"| {name} | {seconds:.3f} s | {memory:.0f} MiB | **{seconds / drgn:.3f}** |")
     for name in commands:
         if name not in results:
-            print(f"| {name} | fails | | |")
+            print(f"| {name} | no stacks | | |")
 
 
 def pause(rounds, nmiscope, directory, memory):

@@ -78,11 +78,13 @@ class Dump:
 
     def vmcoreinfo(self):
         """The kernel's own description of itself, which lies behind the head of an ELF note."""
+        chunk, head = 16 << 20, b"VMCOREINFO\0\0OSRELEASE="
         for start, length, _ in self.ranges:
-            at = self.physical(start, length).find(b"VMCOREINFO\0\0OSRELEASE=")
-            if at >= 0:
-                size = struct.unpack("<I", self.physical(start + at - 8, 4))[0]
-                return self.physical(start + at + 12, size)
+            for at in range(start, start + length, chunk):
+                found = self.physical(at, min(chunk + 4096, start + length - at)).find(head)
+                if found >= 0:
+                    size = struct.unpack("<I", self.physical(at + found - 8, 4))[0]
+                    return self.physical(at + found + 12, size)
         sys.exit("check.py: the dump has no VMCOREINFO")
 
 
@@ -226,17 +228,18 @@ def stacks(dump, report, vmlinux):
     backtrace = json.load(open(report))["backtraces"][0]
     tasks, cpus = drgn_stacks(dump, vmlinux)
 
-    def addresses(party):
-        frames = (party["host_stack"] or {"frames": []})["frames"]
-        return [at for at in (int(frame["address"], 16) for frame in frames) if at >> 63]
+    def frames(party):
+        return [frame for frame in (party["host_stack"] or {"frames": []})["frames"] if frame["symbol"]]
 
-    pairs = [(f"cpu{cpu['cpu']}", addresses(cpu), cpus.get(cpu["cpu"])) for cpu in backtrace["cpus"]]
-    pairs += [(task["name"], addresses(task), tasks.get(task["name"])) for task in backtrace.get("tasks", [])]
+    pairs = [(f"cpu{cpu['cpu']}", frames(cpu), cpus.get(cpu["cpu"])) for cpu in backtrace["cpus"]]
+    pairs += [(task["name"], frames(task), tasks.get(task["name"])) for task in backtrace.get("tasks", [])]
     differences, longer = [], 0
-    for party, ours, theirs in pairs:
+    for party, stack, theirs in pairs:
+        ours = [int(frame["address"], 16) for frame in stack]
         if ours == theirs:
             continue
-        if isinstance(theirs, list) and len(theirs) == len(ours) + 1 and theirs[:-1] == ours:
+        from_program = ours and stack[-1]["symbol"]["name"].startswith(("entry_", "asm_"))
+        if from_program and isinstance(theirs, list) and len(theirs) == len(ours) + 1 and theirs[:-1] == ours:
             longer += 1
             continue
         shown = [hex(at) for at in theirs] if isinstance(theirs, list) else theirs

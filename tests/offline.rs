@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::*;
+use nmiscope::session::StackChoice;
 use nmiscope::session::offline::{Stored, report};
 use nmiscope_report::text::Detail;
 use nmiscope_report::{NmiAnswer, Outcome, Report, Source};
@@ -197,7 +198,7 @@ fn an_image_with_another_build_id_than_the_core_is_refused() {
 /// Makes the report of a core in memory, with the library.
 fn report_of(bytes: &[u8]) -> anyhow::Result<Report> {
     let stored = Stored::from_bytes(bytes.to_vec(), "some.core");
-    report(&stored, &[image()], Path::new("/nonexistent"), false)
+    report(&stored, &[image()], Path::new("/nonexistent"), StackChoice::default())
 }
 
 /// Asserts that the report of a damaged core can be printed, and has every vCPU or names the damage.

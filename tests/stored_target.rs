@@ -14,6 +14,7 @@ use nmiscope::capture::{
 use nmiscope::elf_core::Core;
 use nmiscope::images::{Access, Files};
 use nmiscope::kernel::{self, KernelAdapter};
+use nmiscope::session::StackChoice;
 use nmiscope::session::offline::{Stored, report};
 use nmiscope::targets::{Dump, MissingPower, Target};
 use nmiscope_report::Trigger;
@@ -69,8 +70,13 @@ fn a_report_from_a_core_reads_the_kernel_state_from_memory() {
     let image = directory().join("guest.elf");
     let report_of = |bytes: Vec<u8>| {
         let stored = Stored::from_bytes(bytes, "some.core");
-        report(&stored, std::slice::from_ref(&image), Path::new("/nonexistent"), false)
-            .expect("a report")
+        report(
+            &stored,
+            std::slice::from_ref(&image),
+            Path::new("/nonexistent"),
+            StackChoice::default(),
+        )
+        .expect("a report")
     };
     for name in CORES {
         let bytes = fs::read(directory().join(format!("cores/{name}.core"))).expect("a core");

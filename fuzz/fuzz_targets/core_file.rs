@@ -7,6 +7,7 @@ use std::path::Path;
 use libfuzzer_sys::fuzz_target;
 use nmiscope::elf_core::Core;
 use nmiscope::session::offline::{Stored, report};
+use nmiscope::session::{StackChoice, TaskChoice};
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory};
 use nmiscope_report::text;
 
@@ -26,8 +27,14 @@ fuzz_target!(|data: &[u8]| {
     }
     let stored = Stored::from_bytes(data.to_vec(), "core");
     // Mutations hit the build-id as well; the image is then not found.
-    let with = report(&stored, Some(Path::new(IMAGE)), Path::new("/nonexistent"), true);
-    for report in with.into_iter().chain(report(&stored, None, Path::new("/nonexistent"), false)) {
+    let all = StackChoice { variables: true, tasks: TaskChoice::All };
+    let with = report(&stored, &[IMAGE.into()], Path::new("/nonexistent"), all);
+    for report in with.into_iter().chain(report(
+        &stored,
+        &[],
+        Path::new("/nonexistent"),
+        StackChoice::default(),
+    )) {
         let _ = text::outcome(&report.outcome);
         for backtrace in &report.backtraces {
             let _ = text::backtrace(backtrace, &report.hangs, text::Detail::Folded);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use nmiscope::elf_core::ElfCore;
 use nmiscope::session::offline::{Stored, report};
+use nmiscope::session::{StackChoice, TaskChoice};
 use nmiscope::targets::{Dump, Target};
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory};
 use nmiscope_report::text;
@@ -29,8 +30,14 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     let stored = Stored::from_bytes(data.to_vec(), "dump");
-    let with = report(&stored, Some(Path::new(IMAGE)), Path::new("/nonexistent"), true);
-    for report in with.into_iter().chain(report(&stored, None, Path::new("/nonexistent"), false)) {
+    let all = StackChoice { variables: true, tasks: TaskChoice::All };
+    let with = report(&stored, &[IMAGE.into()], Path::new("/nonexistent"), all);
+    for report in with.into_iter().chain(report(
+        &stored,
+        &[],
+        Path::new("/nonexistent"),
+        StackChoice::default(),
+    )) {
         assert!(!text::report(&report, text::Detail::Folded).is_empty());
     }
 });

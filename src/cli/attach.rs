@@ -26,6 +26,7 @@ use crate::capture::store::{CoreDestination, CoreSize};
 use crate::errors::BadRequest;
 use crate::images::DEBUG_DIRECTORY;
 use crate::session::attach::{self, AttachOptions, AttachResult, VmSelector};
+use crate::session::{StackChoice, TaskChoice};
 
 /// Name of the hidden command that guards a stopped VM.
 pub const GUARDIAN: &str = "hold-vm";
@@ -65,6 +66,9 @@ pub struct AttachArgs {
     /// Show the arguments and local variables of each frame
     #[arg(long)]
     pub locals: bool,
+    /// Tasks whose stacks are shown
+    #[arg(long, value_enum, default_value_t)]
+    pub tasks: TaskChoice,
     /// Leave out what the guest printed or held: log, names of tasks, registers, addresses, values of
     /// variables; and kernel parameters, paths and the host's name (docs/privacy.md)
     #[arg(long)]
@@ -106,7 +110,7 @@ pub fn attach(arguments: &AttachArgs, detail: Detail) -> anyhow::Result<Code> {
         vm,
         images: arguments.image.clone(),
         debug_directory: arguments.debug_dir.clone(),
-        variables: arguments.locals,
+        stacks: StackChoice { variables: arguments.locals, tasks: arguments.tasks },
         longest_pause: arguments.max_pause,
         core,
     };

@@ -15,6 +15,7 @@ use super::output::{self, Text};
 use crate::errors::BadRequest;
 use crate::images::DEBUG_DIRECTORY;
 use crate::session::offline::{self, Stored};
+use crate::session::{StackChoice, TaskChoice};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -46,6 +47,9 @@ pub struct ReportArgs {
     /// Show the arguments and local variables of each frame whose memory is in the file
     #[arg(long)]
     pub locals: bool,
+    /// Tasks whose stacks are shown
+    #[arg(long, value_enum, default_value_t)]
+    pub tasks: TaskChoice,
     /// Leave out what the guest printed or held: log, names of tasks, registers, addresses, values of
     /// variables; and kernel parameters, paths and the host's name (docs/privacy.md)
     #[arg(long)]
@@ -69,7 +73,8 @@ pub fn report(arguments: &ReportArgs, detail: Detail) -> anyhow::Result<Code> {
     let text = Text::beside(destination.as_ref(), arguments.quiet);
     let mut report = Stored::open(&arguments.core)
         .and_then(|core| {
-            offline::report(&core, &arguments.image, &arguments.debug_dir, arguments.locals)
+            let stacks = StackChoice { variables: arguments.locals, tasks: arguments.tasks };
+            offline::report(&core, &arguments.image, &arguments.debug_dir, stacks)
         })
         .map_err(BadRequest::from_error)?;
     if arguments.redact {

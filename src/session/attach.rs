@@ -19,6 +19,7 @@ use nmiscope_report::{MemorySource, Report, Source, Trigger, Visit};
 
 use super::guest_image::{GuestImages, ImageSearch};
 use super::origin::Origin;
+use super::stack_choice::StackChoice;
 use super::visit::{CaptureWithCore, Visitor};
 use crate::capture::store::CoreDestination;
 use crate::diagnosis::milliseconds;
@@ -34,8 +35,8 @@ pub struct AttachOptions {
     pub images: Vec<PathBuf>,
     /// Directory that is searched for separate debug files.
     pub debug_directory: PathBuf,
-    /// True to read arguments and local variables of frames.
-    pub variables: bool,
+    /// Stacks of the report.
+    pub stacks: StackChoice,
     /// Longest time for which the guest is stopped.
     pub longest_pause: Duration,
     /// Core file to write; `None` for none.
@@ -82,7 +83,7 @@ pub fn attach(options: &AttachOptions, guardian: Command) -> anyhow::Result<Atta
     let in_memory = source == MemorySource::Process;
     let images = GuestImages::open(&running, search, in_memory, Vec::new())
         .map_err(BadRequest::from_error)?;
-    let mut visitor = images.visitor(options.variables);
+    let mut visitor = images.visitor(options.stacks);
     let warnings = visitor.warnings.clone();
     for _ in 0..REHEARSALS {
         visitor.capture(&mut running, Trigger::Attach, None);

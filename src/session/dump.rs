@@ -7,6 +7,7 @@ use nmiscope_report::{Report, Source, Trigger};
 
 use super::guest_image::{GuestImages, ImageSearch};
 use super::origin::Origin;
+use super::stack_choice::StackChoice;
 use crate::targets::{Dump, Target};
 
 /// Makes the report of a dump. `name` is the file's name in messages.
@@ -17,11 +18,11 @@ pub(super) fn report(
     mut dump: Dump<'_>,
     name: &str,
     search: ImageSearch<'_>,
-    with_variables: bool,
+    stacks: StackChoice,
 ) -> anyhow::Result<Report> {
     let warnings = dump.findings().iter().map(|finding| format!("{name}: {finding}")).collect();
     let images = GuestImages::open(&dump, search, true, warnings)?;
-    let mut visitor = images.visitor(with_variables);
+    let mut visitor = images.visitor(stacks);
     let (capture, _) = visitor.capture(&mut dump, Trigger::Dump, None);
     Ok(visitor.report(&capture, Source::Dump, Origin::unknown(), dump.extents().bytes()))
 }

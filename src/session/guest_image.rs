@@ -14,6 +14,7 @@ use nmiscope_symbolizer::Image;
 
 pub use super::kernel_files::ImageSearch;
 use super::kernel_files::KernelFiles;
+use super::stack_choice::StackChoice;
 use super::visit::{Images, NO_VARIABLES_WITHOUT_IMAGE, Visitor};
 use crate::images::{Access, Files, hex};
 use crate::kernel::{self, KernelAdapter};
@@ -66,8 +67,13 @@ impl GuestImages {
         Ok(Self { kernel, files, warnings })
     }
 
-    /// Makes a visitor to the guest. `variables` decides whether the variables of frames are read.
-    pub fn visitor(&self, variables: bool) -> Visitor<'_> {
+    /// Returns true for a kernel that describes itself in the guest's memory.
+    pub fn has_kernel_in_memory(&self) -> bool {
+        matches!(self.files, OpenFiles::Parts(_))
+    }
+
+    /// Makes a visitor to the guest.
+    pub fn visitor(&self, stacks: StackChoice) -> Visitor<'_> {
         let mut warnings = self.warnings.clone();
         let (images, path, build_id) = match &self.files {
             OpenFiles::None => (Images::None, None, None),
@@ -79,7 +85,7 @@ impl GuestImages {
                 Err(_) => (Images::None, path.clone(), None),
             },
             OpenFiles::Parts(files) => {
-                if variables && !files.has_kernel() {
+                if stacks.variables && !files.has_kernel() {
                     warnings.push(NO_VARIABLES_WITHOUT_IMAGE.into());
                 }
                 let path = files.path().map(Path::to_owned);
@@ -91,7 +97,7 @@ impl GuestImages {
             (None, Images::Whole(image)) => kernel::recognise(image).into(),
             (None, _) => kernel::unknown("its image cannot be read".into()).into(),
         };
-        Visitor::new(kernel, images, variables, warnings).with_origin(path, build_id)
+        Visitor::new(kernel, images, stacks, warnings).with_origin(path, build_id)
     }
 }
 

@@ -38,6 +38,7 @@ mod options;
 pub mod origin;
 #[cfg(feature = "kvm")]
 mod record;
+mod stack_choice;
 #[cfg(feature = "kvm")]
 mod terminal;
 pub mod visit;
@@ -52,6 +53,7 @@ pub use console::Sink;
 pub use live::run;
 #[cfg(feature = "kvm")]
 pub use options::{Ended, Policy, RunEvent, RunOptions};
+pub use stack_choice::{StackChoice, TaskChoice};
 
 /// Stack size of a session's helper threads, in bytes. The usual two megabytes can become a huge page
 /// at the first touch, which the host has to clear and counts as used.

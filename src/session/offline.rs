@@ -5,14 +5,15 @@
 //! and no clock. Called by the CLI.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nmiscope_report::{self as report, Report, Source, json};
 use nmiscope_symbolizer::{Image, SourceRoots};
 
-use super::guest_image::ImageSearch;
-use super::{dump, visit};
+use super::dump;
+use super::guest_image::{GuestImages, ImageSearch};
+use super::stack_choice::StackChoice;
+use super::visit::Visitor;
 use crate::capture::note::CaptureNote;
 use crate::capture::{Capture, StoppedGuest, Timeouts};
 use crate::diagnosis::{self, Diagnosis, Resolver};
@@ -47,7 +48,8 @@ impl Stored {
 ///
 /// The image is the one with the file's build-id: one of `images`, the bundled guest, the file that a core names,
 /// or one below `debug_directory`. Without an image addresses stay addresses, and a warning names the
-/// missing image. Images of modules are for dumps. `with_variables` adds the variables of host stacks whose memory is in the file.
+/// missing image. Images of modules are for a kernel that describes itself in memory. Of `stacks` there are those whose
+/// memory is in the file.
 ///
 /// # Errors
 /// The file is no core, dump or report, or is too damaged; or one of `images` has another build-id.
@@ -55,23 +57,18 @@ pub fn report(
     stored: &Stored,
     images: &[PathBuf],
     debug_directory: &Path,
-    with_variables: bool,
+    stacks: StackChoice,
 ) -> anyhow::Result<Report> {
     let failed = || format!("failed to read {}", stored.path);
     if stored.bytes.starts_with(b"{") {
         return json::read(&stored.bytes).with_context(failed);
     }
     let core = ElfCore::parse(&stored.bytes).with_context(failed)?;
+    let search = ImageSearch { named: images, debug_directory };
     if !core.is_own() {
         let dump = Dump::from_elf(core).with_context(failed)?;
-        let search = ImageSearch { named: images, debug_directory };
-        return dump::report(dump, &stored.path, search, with_variables);
+        return dump::report(dump, &stored.path, search, stacks);
     }
-    let image = match images {
-        [] => None,
-        [image] => Some(image.as_path()),
-        [_, other, ..] => bail!("{} cannot be used: a core has one image", other.display()),
-    };
     let core = Core::new(core).with_context(failed)?;
     let mut note = CaptureNote::read(&core).context("its note is damaged").with_context(failed)?;
     note.report.source = Source::Core;
@@ -80,35 +77,57 @@ pub fn report(
     }
     let (version, build_id) = (core.version(), core.build_id());
     let mut dump = Dump::new(core, note.capture.cpus.iter().map(|cpu| cpu.state.clone()).collect());
-    let in_memory = match image {
-        None => recognise_in_memory(&dump, &mut note.report),
-        Some(_) => None,
+    if let report::GuestKernel::Known { name } = &note.report.image.kernel {
+        let name = name.clone();
+        let images = GuestImages::open(&dump, search, true, Vec::new())?;
+        if images.has_kernel_in_memory() {
+            let visitor = images.visitor(stacks);
+            return Ok(report_visit(&mut dump, note, version, &visitor, stacks));
+        }
+        let warning = format!("the core's memory lacks the tables of {name}: stacks have no names");
+        note.report.warnings.push(warning);
+    }
+    let image = match images {
+        [] => None,
+        [image] => Some(image.as_path()),
+        [_, other, ..] => bail!("{} cannot be used: this core has one image", other.display()),
     };
-    let files = match &in_memory {
-        Some(_) => None,
-        None => find_files(build_id, &mut note.report, image, debug_directory)?,
-    };
+    let files = find_files(build_id, &mut note.report, image, debug_directory)?;
     let image = files.as_ref().and_then(|files| files.parse().ok());
-    let kernel = in_memory.or_else(|| image.as_ref().map(kernel::recognise));
+    let kernel = image.as_ref().map(kernel::recognise);
     if let Some(kernel) = &kernel {
-        let warning = read_kernel(&mut note.capture, &mut dump, &**kernel, version);
+        let warning = read_kernel(&mut note.capture, &mut dump, &**kernel, version, stacks);
         note.report.warnings.extend(warning);
     }
-    Ok(report_core(&dump, note, kernel.as_deref(), image.as_ref(), with_variables))
+    Ok(report_core(&dump, note, kernel.as_deref(), image.as_ref(), stacks))
 }
 
-/// Recognises a kernel that describes itself in memory, if the run did. Returns `None`, with a warning in `report`,
-/// if the core's memory does not have it.
-fn recognise_in_memory(dump: &Dump<'_>, report: &mut Report) -> Option<Box<dyn KernelAdapter>> {
-    let report::GuestKernel::Known { name } = &report.image.kernel else { return None };
-    let states = dump.states(&Vec::from_iter(0..dump.vcpus()), Duration::ZERO);
-    let registers: Vec<_> = states.into_iter().flatten().map(|state| state.registers).collect();
-    let found = kernel::recognise_in_memory(dump, &registers);
-    if found.is_none() {
-        let warning = format!("the core's memory lacks the tables of {name}: stacks have no names");
-        report.warnings.push(warning);
+/// Unwinds the stacks of a core whose kernel describes itself in memory, and makes the report. Images add lines.
+fn report_visit(
+    dump: &mut Dump<'_>,
+    mut note: CaptureNote,
+    version: u32,
+    visitor: &Visitor<'_>,
+    stacks: StackChoice,
+) -> Report {
+    let kernel = visitor.kernel();
+    let warning = read_kernel(&mut note.capture, dump, kernel, version, stacks);
+    for warning in visitor.warnings.iter().chain(kernel.findings()).cloned().chain(warning) {
+        // The run may have left the same warning.
+        if !note.report.warnings.contains(&warning) {
+            note.report.warnings.push(warning);
+        }
     }
-    found
+    let capture = &mut note.capture;
+    visitor.with_symbols(stacks.variables, |symbols| capture.unwind(symbols, dump));
+    let index = note.index() as u32;
+    let Diagnosis { mut backtrace, hangs } = visitor.with_symbols(false, |symbols| {
+        let resolver = Resolver::new(symbols, SourceRoots::new(source_roots()));
+        let resolver = resolver.with_vocabulary(kernel.vocabulary());
+        diagnosis::diagnose(&note.capture, Some(index), &resolver)
+    });
+    stacks.tasks.apply(&mut backtrace);
+    note.complete(backtrace, hangs)
 }
 
 /// Opens the image of a core with its debug file; `None`, with a warning in `report`, if it is not found.
@@ -133,45 +152,39 @@ fn find_files(
     Ok(Some(files))
 }
 
-/// Unwinds the core's stacks and makes the report. Without an image the symbols are those that the kernel has in
-/// its memory.
+/// Unwinds the core's stacks by its image, and makes the report.
 fn report_core(
     dump: &Dump<'_>,
     mut note: CaptureNote,
     kernel: Option<&dyn KernelAdapter>,
     image: Option<&Image<'_>>,
-    variables: bool,
+    stacks: StackChoice,
 ) -> Report {
     let image_symbols = image.map(|image| image as &dyn KernelSymbols);
     let symbols = match kernel {
         Some(kernel) => kernel.symbols(image_symbols),
         None => image_symbols,
     };
-    let with_variables = image.filter(|_| variables).map(WithVariables::new);
-    let mut warn = |warning: String| {
-        // The run may have left the same warning.
-        if !note.report.warnings.contains(&warning) {
-            note.report.warnings.push(warning);
-        }
-    };
+    let with_variables = image.filter(|_| stacks.variables).map(WithVariables::new);
     let unwound_by = match &with_variables {
         Some(Ok(with_variables)) => Some(with_variables as &dyn KernelSymbols),
         Some(Err(reason)) => {
-            warn(reason.to_string());
-            symbols
-        }
-        None => {
-            if variables && kernel.is_some() {
-                warn(visit::NO_VARIABLES_WITHOUT_IMAGE.into());
+            let warning = reason.to_string();
+            // The run may have left the same warning.
+            if !note.report.warnings.contains(&warning) {
+                note.report.warnings.push(warning);
             }
             symbols
         }
+        None => symbols,
     };
     note.capture.unwind(unwound_by, dump);
     let words = vocabulary(kernel, &note.report.image.kernel);
     let resolver = Resolver::new(symbols, SourceRoots::new(source_roots())).with_vocabulary(words);
     let index = note.index() as u32;
-    let Diagnosis { backtrace, hangs } = diagnosis::diagnose(&note.capture, Some(index), &resolver);
+    let Diagnosis { mut backtrace, hangs } =
+        diagnosis::diagnose(&note.capture, Some(index), &resolver);
+    stacks.tasks.apply(&mut backtrace);
     note.complete(backtrace, hangs)
 }
 
@@ -182,9 +195,11 @@ fn read_kernel(
     dump: &mut Dump<'_>,
     kernel: &dyn KernelAdapter,
     version: u32,
+    stacks: StackChoice,
 ) -> Option<String> {
     let bounds = Timeouts::for_vcpus(dump.vcpus());
-    let mut stopped = StoppedGuest::stop(dump, kernel, None, bounds);
+    let depth = stacks.tasks.depth();
+    let mut stopped = StoppedGuest::stop_and_read(dump, kernel, None, bounds, depth);
     capture.log = stopped.read_log(dump);
     // The kernel is located by registers. A run without them had located it earlier.
     let is_there = version > 3 && stopped.states.iter().any(Result::is_ok);

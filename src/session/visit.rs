@@ -15,6 +15,7 @@ use nmiscope_symbolizer::{Image, SourceRoots};
 
 use super::observe;
 use super::origin::Origin;
+use super::stack_choice::StackChoice;
 use crate::capture::store::{CoreDestination, PendingCore};
 use crate::capture::{Capture, CaptureRequest, StoppedGuest, Timeouts};
 use crate::diagnosis::{self, Diagnosis, Resolver};
@@ -44,7 +45,7 @@ pub enum Images<'f> {
 pub struct Visitor<'f> {
     images: Images<'f>,
     kernel: Rc<dyn KernelAdapter>,
-    variables: bool,
+    stacks: StackChoice,
     /// Path and build-id of the kernel's image, for the report.
     path: Option<PathBuf>,
     build_id: Option<String>,
@@ -60,18 +61,18 @@ impl<'f> Visitor<'f> {
     pub fn new(
         kernel: Rc<dyn KernelAdapter>,
         images: Images<'f>,
-        variables: bool,
+        stacks: StackChoice,
         mut warnings: Vec<String>,
     ) -> Self {
-        if let (true, Images::Whole(image)) = (variables, &images) {
+        if let (true, Images::Whole(image)) = (stacks.variables, &images) {
             warnings.extend(WithVariables::new(image).err().map(|reason| reason.to_string()));
         }
-        Self { images, kernel, variables, path: None, build_id: None, warnings }
+        Self { images, kernel, stacks, path: None, build_id: None, warnings }
     }
 
     /// Creates a visitor for a known kernel, without an image.
     pub fn from_kernel(kernel: Box<dyn KernelAdapter>) -> Self {
-        Self::new(kernel.into(), Images::None, false, Vec::new())
+        Self::new(kernel.into(), Images::None, StackChoice::default(), Vec::new())
     }
 
     /// Sets the path and the build-id of the kernel's image, for the report.
@@ -79,8 +80,13 @@ impl<'f> Visitor<'f> {
         Self { path, build_id, ..self }
     }
 
+    /// Returns the kernel of the guest.
+    pub(super) fn kernel(&self) -> &dyn KernelAdapter {
+        &*self.kernel
+    }
+
     /// Passes the symbols on, with variables if they are wanted.
-    fn with_symbols<R>(
+    pub(super) fn with_symbols<R>(
         &self,
         variables: bool,
         use_symbols: impl FnOnce(Option<&dyn KernelSymbols>) -> R,
@@ -107,13 +113,14 @@ impl<'f> Visitor<'f> {
     ) -> CaptureWithCore {
         self.warnings.extend_from_slice(self.kernel.findings());
         let bounds = Timeouts::for_vcpus(target.vcpus());
-        let stopped = StoppedGuest::stop(target, &*self.kernel, None, bounds);
+        let depth = self.stacks.tasks.depth();
+        let stopped = StoppedGuest::stop_and_read(target, &*self.kernel, None, bounds, depth);
         if let Reading::Unreadable { unreadable } = &stopped.kernel {
             self.warnings
                 .push(format!("the kernel's tasks, locks and log are unknown: {unreadable}"));
         }
         let found = Some(observe::find_recorded_hangs(target, &stopped, Duration::ZERO));
-        let (capture, core) = self.with_symbols(self.variables, |symbols| {
+        let (capture, core) = self.with_symbols(self.stacks.variables, |symbols| {
             let request = CaptureRequest {
                 trigger,
                 at: Duration::ZERO,
@@ -143,11 +150,12 @@ impl<'f> Visitor<'f> {
         origin: Origin,
         memory_bytes: u64,
     ) -> Report {
-        let Diagnosis { backtrace, hangs } = self.with_symbols(false, |symbols| {
+        let Diagnosis { mut backtrace, hangs } = self.with_symbols(false, |symbols| {
             let resolver = Resolver::new(symbols, SourceRoots::new(source_roots()));
             let resolver = resolver.with_vocabulary(self.kernel.vocabulary());
             diagnosis::diagnose(capture, Some(0), &resolver)
         });
+        self.stacks.tasks.apply(&mut backtrace);
         let panicking = capture.kernel.known().and_then(|kernel| kernel.panicking);
         let message = panicking.and_then(|_| self.panic_message(capture));
         let mut report = Report {

@@ -11,6 +11,7 @@ use nmiscope::capture::{StoppedGuest, Timeouts};
 use nmiscope::elf_core::ElfCore;
 use nmiscope::images::{Access, Files};
 use nmiscope::kernel::{self, KernelState, LockKind, Site, TaskRunState, Wait, WaitFor};
+use nmiscope::session::StackChoice;
 use nmiscope::session::offline::{Stored, report};
 use nmiscope::targets::{Dump, Target};
 use nmiscope_machine::VcpuState;
@@ -36,7 +37,12 @@ pub fn dump(name: &str) -> Vec<u8> {
 /// Makes the report of a dump in memory, with the library.
 pub fn report_of(bytes: Vec<u8>, image: Option<&Path>) -> anyhow::Result<Report> {
     let images = Vec::from_iter(image.map(Path::to_owned));
-    report(&Stored::from_bytes(bytes, "some.dump"), &images, Path::new("/nonexistent"), false)
+    report(
+        &Stored::from_bytes(bytes, "some.dump"),
+        &images,
+        Path::new("/nonexistent"),
+        StackChoice::default(),
+    )
 }
 
 /// Returns the states of a dump's vCPUs, by number.

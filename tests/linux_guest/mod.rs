@@ -175,7 +175,7 @@ fn expect_blocked(scenario: &str, function: &str, count: usize) {
     assert_eq!(shown.len(), count, "{console}");
     let report = vm.attach().report();
     assert_eq!(in_function(blocked_stacks(&report)), shown);
-    let dumped = vm.report_of_dump().report();
+    let dumped = vm.report_of_dump(&[]).report();
     assert_eq!(in_function(blocked_stacks(&dumped)), shown);
 }
 

@@ -105,7 +105,7 @@ fn module_has_the_lines_of_its_file_where_it_is_loaded() {
     let start = apart.symbol("fill").expect("the first function").address.0;
     let mut images = KernelImages::default();
     let open = || Some(PlacedImage { image: Image::parse(&loaded).ok()?, bias: 0 });
-    images.add(vec![MODULE_TEXT..MODULE_TEXT + 0x43f], Box::new(open));
+    images.add(std::iter::once(MODULE_TEXT..MODULE_TEXT + 0x43f).collect(), Box::new(open));
     let kernel = WithImages::new(&Own, &images, false);
     let mut lines = 0;
     for offset in 1..0x430 {
@@ -137,7 +137,7 @@ fn bias_is_what_all_common_symbols_say() {
 #[test]
 fn files_that_cannot_be_used_leave_the_kernels_own_symbols() {
     let mut images = KernelImages::default();
-    images.add(vec![0x1000..0x2000], Box::new(|| None));
+    images.add(std::iter::once(0x1000..0x2000).collect(), Box::new(|| None));
     let kernel = WithImages::new(&Own, &images, true);
     let counter = ProgramCounter::Interrupted(VirtualAddress(0x1800));
     assert_eq!(kernel.frames(counter), Own.frames(counter));

@@ -34,7 +34,7 @@ pub struct GuestImages {
 enum OpenFiles {
     None,
     Whole(Files, Option<PathBuf>),
-    Parts(KernelFiles),
+    Parts(Box<KernelFiles>),
 }
 
 impl GuestImages {
@@ -52,7 +52,9 @@ impl GuestImages {
     ) -> anyhow::Result<Self> {
         let kernel = if in_memory { recognise_in_memory(target) } else { None };
         let files = match kernel.as_ref().map(|kernel| kernel.parts(target)) {
-            Some(Some(parts)) => OpenFiles::Parts(KernelFiles::find(parts, search, &mut warnings)?),
+            Some(Some(parts)) => {
+                OpenFiles::Parts(Box::new(KernelFiles::find(parts, search, &mut warnings)?))
+            }
             Some(None) => OpenFiles::None,
             None => match open_whole(target, search, &mut warnings)? {
                 Some((files, path)) => OpenFiles::Whole(files, path),
@@ -80,7 +82,7 @@ impl GuestImages {
             OpenFiles::Whole(files, path) => match files.parse() {
                 Ok(image) => {
                     let build_id = image.build_id().map(hex);
-                    (Images::Whole(image), path.clone(), build_id)
+                    (Images::Whole(Box::new(image)), path.clone(), build_id)
                 }
                 Err(_) => (Images::None, path.clone(), None),
             },

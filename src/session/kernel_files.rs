@@ -320,7 +320,7 @@ mod tests {
             assert!(message.contains(&id), "{message}");
         }
         // Its symbols are not where the guest has those of its own kernel.
-        let message = refused(parts(), &[image.clone()]);
+        let message = refused(parts(), std::slice::from_ref(&image));
         assert!(message.contains("another image"), "{message}");
         let message = refused(parts(), &[linux("vmlinux.elf"), image]);
         assert!(message.contains("second image"), "{message}");

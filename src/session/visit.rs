@@ -35,7 +35,7 @@ pub enum Images<'f> {
     /// No image, or none beside the kernel's own symbols.
     None,
     /// The image of a kernel that runs where it was linked.
-    Whole(Image<'f>),
+    Whole(Box<Image<'f>>),
     /// Images of the parts of a kernel that describes itself in memory.
     Parts(KernelImages<'f>),
 }
@@ -95,7 +95,7 @@ impl<'f> Visitor<'f> {
             Images::None => use_symbols(self.kernel.symbols(None)),
             Images::Whole(image) => match variables.then(|| WithVariables::new(image)) {
                 Some(Ok(with_variables)) => use_symbols(Some(&with_variables)),
-                _ => use_symbols(self.kernel.symbols(Some(image))),
+                _ => use_symbols(self.kernel.symbols(Some(&**image))),
             },
             Images::Parts(images) => match self.kernel.symbols(None) {
                 Some(own) => use_symbols(Some(&WithImages::new(own, images, variables))),

@@ -39,7 +39,7 @@ compare the ratios.
 - kernel: $(uname -sr)
 - QEMU: $(qemu-system-x86_64 --version | head -n 1)
 - guest: $(grep --text --only-matching --max-count 1 'Linux version [0-9][^ ]*' "$kernel/vmlinux"), 4 vCPUs
-- peer: $("$drgn/drgn" --version | head -n 1)
+- peer: $("$drgn/drgn" --version | sed -n '1s/ (.*//p')
 - load at the start, over one, five and fifteen minutes: $(cut -d ' ' -f 1-3 /proc/loadavg)
 
 ## All stacks of a dump

@@ -15,15 +15,12 @@ done
 rounds=${1:-11}
 target=${CARGO_TARGET_DIR:-target}
 kernel=$target/linux/bookworm
-drgn=$target/linux/drgn/bin
+drgn=$target/drgn/bin
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 tests/linux_guest/kernel.sh -d bookworm
-if [[ ! -x $drgn/drgn ]]; then
-    python3 -m venv "$target/linux/drgn"
-    "$drgn/pip" install --quiet drgn
-fi
+tests/linux_guest/drgn.sh
 cargo build --quiet --release --locked
 python3 tests/linux_guest/dump.py "$kernel" mutex "$work/dump" 4 256
 

@@ -15,15 +15,12 @@ done
 rounds=${1:-11}
 target=${CARGO_TARGET_DIR:-target}
 kernel=$target/linux/bookworm
-drgn=$target/linux/drgn/bin
+drgn=$target/drgn/bin
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 tests/linux_guest/kernel.sh -d bookworm
-if [[ ! -x $drgn/drgn ]]; then
-    python3 -m venv "$target/linux/drgn"
-    "$drgn/pip" install --quiet drgn
-fi
+tests/linux_guest/drgn.sh
 cargo build --quiet --release --locked
 python3 tests/linux_guest/dump.py "$kernel" mutex "$work/dump" 4 256
 
@@ -39,7 +36,7 @@ compare the ratios.
 - kernel: $(uname -sr)
 - QEMU: $(qemu-system-x86_64 --version | head -n 1)
 - guest: $(grep --text --only-matching --max-count 1 'Linux version [0-9][^ ]*' "$kernel/vmlinux"), 4 vCPUs
-- peer: $("$drgn/drgn" --version | head -n 1)
+- peer: $("$drgn/drgn" --version | sed -n '1s/ (.*//p')
 - load at the start, over one, five and fifteen minutes: $(cut -d ' ' -f 1-3 /proc/loadavg)
 
 ## All stacks of a dump

@@ -4,7 +4,7 @@
 #   check.sh DIRECTORY...
 #
 # Each directory has vmlinuz, initrd and vmlinux, as of `kernel.sh -d` and own-kernel.sh. Needs QEMU, binutils, pahole
-# (Debian's dwarves) and python3 with venv; drgn is installed by pip into target/linux/drgn. Prints each check's result,
+# (Debian's dwarves) and what drgn.sh needs. Prints each check's result,
 # goes on after one that fails, and exits with 1 then. A kernel takes a minute.
 set -euo pipefail
 (($#)) || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
@@ -19,10 +19,7 @@ mapfile -t directories < <(realpath "$@")
 for program in qemu-system-x86_64 nm pahole python3; do
     command -v "$program" >/dev/null || { echo "check.sh: $program is missing: install it" >&2; exit 1; }
 done
-if [[ ! -x $target/linux/drgn/bin/drgn ]]; then
-    python3 -m venv "$target/linux/drgn"
-    "$target/linux/drgn/bin/pip" install --quiet drgn
-fi
+"$here/drgn.sh"
 cd "$here/../.."
 cargo build --quiet --locked --package nmiscope --bin nmiscope
 cargo build --quiet --locked --package nmiscope-symbolizer --example linux_tables
@@ -45,7 +42,7 @@ check_kernel() { # directory
         python3 "$here/dump.py" "$directory" "$scenario" "$dump"
         "$nmiscope" report "$dump" "${tasks[@]}" --json "$dump.json" --quiet >/dev/null || true
         check "$name $scenario registers" python3 "$here/check.py" registers "$dump.registers" "$dump.json"
-        check "$name $scenario stacks" "$target/linux/drgn/bin/python" "$here/check.py" \
+        check "$name $scenario stacks" "$target/drgn/bin/python" "$here/check.py" \
             stacks "$dump" "$dump.json" "$directory/vmlinux"
         [[ $scenario == idle ]] || rm "$dump"
     done

@@ -43,12 +43,13 @@ row() { # kernel, directory
 
 # With the tests, which have the program built for them.
 cargo test --quiet --locked --test end_to_end --no-run
+tests/linux_guest/drgn.sh
 has_head=false
 for kernel in "${kernels[@]}"; do
     directory=$target/linux/$kernel
     make_kernel "$kernel" >&2
     python3 tests/linux_guest/dump.py "$directory" idle "$directory/idle.dump" >&2
-    NMISCOPE_LINUX=$directory cargo test --locked --test end_to_end -- --ignored linux_guest:: \
+    NMISCOPE_LINUX=$directory cargo test --locked --test end_to_end -- --ignored --skip debug_vmlinux linux_guest:: \
         >"$directory/tests.log" 2>&1 || true
     row "$kernel" "$directory"
     rm "$directory"/idle.dump*

@@ -14,7 +14,7 @@ use nmiscope::elf_core::{Core, ElfCore};
 use nmiscope::session::StackChoice;
 use nmiscope::session::offline::{Stored, report};
 use nmiscope_machine::{MappingLimits, PageTables};
-use nmiscope_report::{GuestKernel, Report, Source};
+use nmiscope_report::{Certainty, Class, GuestKernel, Report, Source, WaitKind};
 
 use super::expect_in;
 use crate::common::*;
@@ -168,5 +168,54 @@ fn stored_cores_of_linux_are_small() {
             assert!(!is_moment || size <= MAX_MOMENT, "{kernel}/{}: {size}", name.display());
         }
         assert!(all <= MAX_KERNEL, "{kernel}: {all}");
+    }
+}
+
+/// Hangs of the threads of `linux/module/hang.c`: the class, whether it is certain, whom it blames, and who waits for
+/// them. Names of tasks are without their numbers.
+#[test]
+fn hangs_of_a_modules_threads_are_what_its_source_makes() {
+    let mutexes = (Class::Deadlock, true, vec!["reader1", "writer2"], vec![]);
+    let rwsem = (Class::LockWait, false, vec!["holder1"], vec!["writer2", "reader3"]);
+    let spinlocks = (Class::HardLockup, false, vec!["cpu1", "cpu2"], vec![]);
+    let rows = [
+        ("61", "mutexes", mutexes.clone()),
+        ("612", "mutexes", mutexes),
+        ("61", "rwsem", rwsem.clone()),
+        ("612", "rwsem", rwsem),
+        ("61", "spinlocks", spinlocks.clone()),
+        ("612", "spinlocks", spinlocks),
+        ("61", "holder", (Class::SoftLockup, false, vec!["cpu1"], vec!["waiter2"])),
+        ("61", "call", (Class::HardLockup, false, vec!["cpu1"], vec!["cpu2"])),
+    ];
+    for (kernel, moment, (class, is_certain, blamed, victims)) in rows {
+        let report = report_of(core(kernel, moment)).expect("a report");
+        let [hang] = &report.hangs[..] else { panic!("{kernel}/{moment}: {:#?}", report.hangs) };
+        let certainty = if is_certain { Certainty::Certain } else { Certainty::Likely };
+        assert_eq!((hang.class, &hang.certainty), (class, &certainty), "{kernel}/{moment}");
+        let name = |party: &String| party.split('/').next().unwrap_or_default().to_owned();
+        assert_eq!(hang.blamed.iter().map(name).collect::<Vec<_>>(), blamed, "{kernel}/{moment}");
+        // Others may wait too, such as the CPU that loads the module.
+        let found: Vec<String> = hang.victims.iter().map(name).collect();
+        let is_found = |victim: &&str| found.iter().any(|found| found == victim);
+        assert!(victims.iter().all(is_found), "{kernel}/{moment}: {found:?}");
+    }
+}
+
+/// Returns what each CPU and task of a moment waits for, by name.
+fn waits(kernel: &str, moment: &str) -> Vec<(String, String)> {
+    let report = report_of(core(kernel, moment)).expect("a report");
+    let graph = report.backtraces[0].waits.clone().expect("waits");
+    let locks = graph.edges.iter().filter(|edge| edge.kind == WaitKind::WaitsFor);
+    let name = |id: &str| id.split('/').next().unwrap_or_default().to_owned();
+    locks.map(|edge| (name(&edge.from), edge.to.clone())).collect()
+}
+
+#[test]
+fn each_spinning_cpu_wants_the_lock_that_the_other_one_took() {
+    for kernel in ["61", "612"] {
+        let expected = [("cpu1", "tree_spinlock [hang]"), ("cpu2", "log_spinlock [hang]")];
+        let expected = expected.map(|(cpu, lock)| (cpu.to_owned(), lock.to_owned()));
+        assert_eq!(waits(kernel, "spinlocks"), expected, "{kernel}");
     }
 }

@@ -3,6 +3,7 @@
  * Hangs of kernel threads, for the moments that make.sh stores: `insmod hang.ko moment=NAME`. Each thread is bound to
  * the CPU that its name ends in. They hang until the machine ends.
  */
+#include <linux/atomic.h>
 #include <linux/delay.h>
 #include <linux/kthread.h>
 #include <linux/module.h>
@@ -20,13 +21,17 @@ static DEFINE_MUTEX(log_mutex);
 static DEFINE_MUTEX(tree_mutex);
 static DECLARE_RWSEM(tree_rwsem);
 
+static atomic_t holders;
+
 /* Interrupts are off, so that no CPU takes its tick or another one's call any more. */
 static noinline void take_both_spinlocks(spinlock_t *first, spinlock_t *second)
 {
 	unsigned long flags;
 
 	spin_lock_irqsave(first, flags);
-	mdelay(500);
+	atomic_inc(&holders);
+	while (atomic_read(&holders) < 2)
+		cpu_relax();
 	spin_lock(second);
 	spin_unlock(second);
 	spin_unlock_irqrestore(first, flags);
@@ -107,7 +112,8 @@ static const struct {
 
 static int __init hang_init(void)
 {
-	size_t i;
+	struct task_struct *tasks[ARRAY_SIZE(threads)];
+	size_t i, count = 0;
 
 	for (i = 0; i < ARRAY_SIZE(threads); i++) {
 		struct task_struct *task;
@@ -118,8 +124,13 @@ static int __init hang_init(void)
 		if (IS_ERR(task))
 			return PTR_ERR(task);
 		kthread_bind(task, threads[i].cpu);
-		wake_up_process(task);
+		tasks[count++] = task;
 	}
+	/* The first may hang this CPU: all are woken before it runs. */
+	preempt_disable();
+	for (i = 0; i < count; i++)
+		wake_up_process(tasks[i]);
+	preempt_enable();
 	pr_info("hang: started\n");
 	return 0;
 }

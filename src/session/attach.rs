@@ -35,7 +35,7 @@ pub struct AttachOptions {
     pub images: Vec<PathBuf>,
     /// Directory that is searched for separate debug files.
     pub debug_directory: PathBuf,
-    /// Stacks of the report.
+    /// Stacks that the report is to have.
     pub stacks: StackChoice,
     /// Longest time for which the guest is stopped.
     pub longest_pause: Duration,

@@ -3,8 +3,10 @@
 //! Owns the format of notes in memory (System V gABI, "Note Section"). Refuses to own where notes lie (`mod`,
 //! `sections`).
 
-use super::image::KernelImage;
+use nmiscope_machine::VirtualMemory;
 use nmiscope_symbolizer::linux::Kallsyms;
+
+use super::between;
 
 /// Bytes of a note before its name: namesz, descsz and type.
 const HEADER: usize = 12;
@@ -13,9 +15,9 @@ const NT_GNU_BUILD_ID: u32 = 3;
 const LONGEST: usize = 64;
 
 /// Returns the build-id of a kernel by the notes in its image.
-pub(super) fn of_kernel(image: &KernelImage, kallsyms: &Kallsyms) -> Option<Vec<u8>> {
-    let symbol = |name: &str| kallsyms.address_of(name);
-    in_notes(image.between(symbol("__start_notes")?, symbol("__stop_notes")?)?)
+pub(super) fn of_kernel(kallsyms: &Kallsyms, memory: &dyn VirtualMemory) -> Option<Vec<u8>> {
+    let (_, notes) = between("__start_notes", "__stop_notes", kallsyms, memory)?;
+    in_notes(&notes)
 }
 
 /// Returns the first GNU build-id in notes.

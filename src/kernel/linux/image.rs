@@ -32,7 +32,7 @@ pub(super) struct KernelImage {
     /// The address space that the image was found in.
     pub(super) tables: PageTables,
     /// All bytes up to the last mapped page. Pages that are not mapped, such as those of code that ran at boot only,
-    /// or that cannot be read are zeros.
+    /// that cannot be read or that were left out are zeros.
     pub(super) bytes: Vec<u8>,
     /// The pages that were used.
     pub(super) own: OwnMemory,
@@ -44,26 +44,46 @@ struct Run {
     start: u64,
     physical: u64,
     length: u64,
+    /// True for pages that are neither written nor executed.
+    is_constant: bool,
+}
+
+/// Contents of an image that are copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Contents {
+    /// Constants alone: the symbol table is among them once a kernel has protected them, and they are a quarter of
+    /// an image.
+    Constants,
+    /// Code and data too.
+    All,
 }
 
 impl KernelImage {
     /// Finds the image by the registers of one vCPU. In a program, page-table isolation hides all but the entry
     /// code: the kernel's half of the tables is tried first then.
-    pub(super) fn find(memory: &dyn PhysicalMemory, registers: &Registers) -> Option<Self> {
+    pub(super) fn find(
+        memory: &dyn PhysicalMemory,
+        registers: &Registers,
+        contents: Contents,
+    ) -> Option<Self> {
         let tables = registers.page_tables().ok()?;
         [tables.kernel_half(), tables]
             .into_iter()
-            .find_map(|tables| Self::in_tables(memory, tables))
+            .find_map(|tables| Self::in_tables(memory, tables, contents))
     }
 
-    fn in_tables(memory: &dyn PhysicalMemory, tables: PageTables) -> Option<Self> {
+    fn in_tables(
+        memory: &dyn PhysicalMemory,
+        tables: PageTables,
+        contents: Contents,
+    ) -> Option<Self> {
         let runs = mapped(memory, &tables);
         let (first, last) = (runs.first()?, runs.last()?);
         // An image is linked and moved by whole large pages.
         first.start.is_multiple_of(LARGE_PAGE).then_some(())?;
         let size = last.start + last.length - first.start;
         let mut bytes = vec![0; usize::try_from(size.min(MAX_IMAGE)).ok()?];
-        for run in &runs {
+        for run in runs.iter().filter(|run| run.is_constant || contents == Contents::All) {
             let at = (run.start - first.start) as usize;
             let end = bytes.len().min(at.saturating_add(run.length as usize));
             let Some(part) = bytes.get_mut(at..end) else { break };
@@ -82,11 +102,6 @@ impl KernelImage {
         for place in symbols.places() {
             self.own.mark(VirtualAddress(place.start), place.end - place.start);
         }
-    }
-
-    /// The bytes from one address to another; `None` unless both lie in the image. They count as used.
-    pub(super) fn between(&self, start: VirtualAddress, end: VirtualAddress) -> Option<&[u8]> {
-        self.at(start, end.offset_from(start)?)
     }
 
     /// The bytes at an address; `None` unless all of them lie in the image. They count as used.
@@ -124,14 +139,16 @@ fn mapped(memory: &dyn PhysicalMemory, tables: &PageTables) -> Vec<Run> {
                     PageSize::Size2M | PageSize::Size1G => LARGE_PAGE,
                 };
                 let physical = translation.physical.0;
+                let is_constant = !translation.writable && !translation.executable;
                 match runs.last_mut() {
                     Some(run)
                         if run.start + run.length == at
-                            && run.physical + run.length == physical =>
+                            && run.physical + run.length == physical
+                            && run.is_constant == is_constant =>
                     {
                         run.length += length;
                     }
-                    _ => runs.push(Run { start: at, physical, length }),
+                    _ => runs.push(Run { start: at, physical, length, is_constant }),
                 }
                 length
             }

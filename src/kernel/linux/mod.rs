@@ -53,7 +53,7 @@ use super::{
 };
 use crate::targets::NoAnswer;
 use activity::ActivityLayout;
-use image::KernelImage;
+use image::{Contents, KernelImage};
 use log::LogLayout;
 use modules::Modules;
 use own_memory::{Marking, OwnMemory};
@@ -100,17 +100,25 @@ impl LinuxKernel {
     /// symbols.
     pub(super) fn recognise(memory: &dyn PhysicalMemory, vcpus: &[Registers]) -> Option<Self> {
         // Every vCPU of one guest runs one kernel: the first that shows it is enough.
-        let images = vcpus.iter().filter_map(|registers| KernelImage::find(memory, registers));
-        let (kallsyms, image) = images
+        let images = |contents| {
+            vcpus.iter().filter_map(move |vcpu| KernelImage::find(memory, vcpu, contents))
+        };
+        // A kernel that is still booting has not protected its constants.
+        let mut images = images(Contents::Constants)
             .take(MAX_TRIES)
+            .chain(images(Contents::All).take(MAX_TRIES));
+        let (kallsyms, image) = images
             .find_map(|image| Some((Kallsyms::find(&image.bytes, image.base).ok()?, image)))?;
         image.mark_table(&kallsyms);
         let release = release(&image, &kallsyms)?;
-        let build_id = build_id::of_kernel(&image, &kallsyms);
-        let btf = find_btf(&image, &kallsyms);
-        let orc = btf.as_ref().and_then(|btf| find_orc(&image, &kallsyms, btf));
-        let memory = GuestVirtual::new(memory, image.tables);
-        let memory = Marking { memory: &memory, own: &image.own };
+        let KernelImage { base, physical_base, tables, bytes, own } = image;
+        let end = base.0.saturating_add(bytes.len() as u64);
+        drop(bytes);
+        let memory = GuestVirtual::new(memory, tables);
+        let memory = Marking { memory: &memory, own: &own };
+        let build_id = build_id::of_kernel(&kallsyms, &memory);
+        let btf = find_btf(&kallsyms, &memory);
+        let orc = btf.as_ref().and_then(|btf| find_orc(&kallsyms, &memory, btf));
         let modules = btf
             .as_ref()
             .map(|btf| Modules::read(&kallsyms, btf, orc.as_ref(), &memory))
@@ -118,25 +126,25 @@ impl LinuxKernel {
         let activity = btf.as_ref().and_then(|btf| ActivityLayout::new(&kallsyms, btf).ok()?);
         let log = btf.as_ref().and_then(|btf| LogLayout::new(&kallsyms, btf).ok()?);
         let found = FoundKernel {
-            base: image.base,
-            physical_base: image.physical_base,
+            base,
+            physical_base,
             release: &release,
             stext: kallsyms.address_of("_stext").map(|stext| stext.0),
-            end: image.base.0.saturating_add(image.bytes.len() as u64),
+            end,
         };
         let info = second_opinion::vmcoreinfo(&kallsyms, &memory);
         let findings = found.disagreements(info.as_ref(), vcpus, &memory);
-        let marks = special::marks(&image, &kallsyms, &memory);
-        let name = describe(&release, &image, &kallsyms, btf.is_some(), orc.is_some()) + &marks;
+        let marks = special::marks(&kallsyms, &memory);
+        let name = describe(&release, base, &kallsyms, btf.is_some(), orc.is_some()) + &marks;
         let symbols = LinuxSymbols::new(kallsyms, orc, modules);
         let guest = Guest {
             release,
             build_id,
             has_types: btf.is_some(),
-            base: image.base,
-            physical_base: image.physical_base,
-            tables: image.tables,
-            own_memory: image.own,
+            base,
+            physical_base,
+            tables,
+            own_memory: own,
             symbols,
             activity,
             log,
@@ -150,7 +158,7 @@ pub(super) fn image_of(
     memory: &dyn PhysicalMemory,
     registers: &Registers,
 ) -> Option<(VirtualAddress, Vec<u8>)> {
-    KernelImage::find(memory, registers).map(|image| (image.base, image.bytes))
+    KernelImage::find(memory, registers, Contents::All).map(|image| (image.base, image.bytes))
 }
 
 /// The number of images in which symbols are searched for.
@@ -179,31 +187,45 @@ fn release_at(image: &KernelImage, at: VirtualAddress) -> Option<String> {
 
 fn describe(
     release: &str,
-    image: &KernelImage,
+    base: VirtualAddress,
     kallsyms: &Kallsyms,
     has_btf: bool,
     has_orc: bool,
 ) -> String {
-    let kaslr = image.base.0.wrapping_sub(LINKED);
+    let kaslr = base.0.wrapping_sub(LINKED);
     let mut parts = vec![format!("KASLR {kaslr:#x}"), format!("{} symbols", kallsyms.len())];
     parts.push(if has_btf { "BTF".into() } else { "no BTF".into() });
     parts.push(if has_orc { "ORC".into() } else { "no ORC".into() });
     format!("Linux {release} ({})", parts.join(", "))
 }
 
-fn find_btf(image: &KernelImage, kallsyms: &Kallsyms) -> Option<Btf> {
-    let (start, end) = (kallsyms.address_of("__start_BTF")?, kallsyms.address_of("__stop_BTF")?);
-    Btf::parse(image.between(start, end)?).ok()
+/// The most bytes of one table of a kernel. Those of distributions have up to 6 MiB.
+const MAX_TABLE: u64 = 256 << 20;
+
+/// Reads the bytes from one symbol to another; `None` where there are none.
+fn between(
+    start: &str,
+    end: &str,
+    kallsyms: &Kallsyms,
+    memory: &dyn VirtualMemory,
+) -> Option<(VirtualAddress, Vec<u8>)> {
+    let (start, end) = (kallsyms.address_of(start)?, kallsyms.address_of(end)?);
+    let length = end.offset_from(start).filter(|length| *length <= MAX_TABLE)?;
+    let mut bytes = vec![0; length as usize];
+    memory.read(start, &mut bytes).ok()?;
+    Some((start, bytes))
 }
 
-fn find_orc(image: &KernelImage, kallsyms: &Kallsyms, btf: &Btf) -> Option<OrcTable> {
-    let part = |name: &str| {
-        let start = kallsyms.address_of(&format!("__start_orc_{name}"))?;
-        let end = kallsyms.address_of(&format!("__stop_orc_{name}"))?;
-        Some((start, image.between(start, end)?))
-    };
-    let ((base, addresses), (_, rows)) = (part("unwind_ip")?, part("unwind")?);
-    OrcTable::new(addresses, base, rows, btf).ok()
+fn find_btf(kallsyms: &Kallsyms, memory: &dyn VirtualMemory) -> Option<Btf> {
+    let (_, types) = between("__start_BTF", "__stop_BTF", kallsyms, memory)?;
+    Btf::parse(&types).ok()
+}
+
+fn find_orc(kallsyms: &Kallsyms, memory: &dyn VirtualMemory, btf: &Btf) -> Option<OrcTable> {
+    let part = |start, end| between(start, end, kallsyms, memory);
+    let (base, addresses) = part("__start_orc_unwind_ip", "__stop_orc_unwind_ip")?;
+    let (_, rows) = part("__start_orc_unwind", "__stop_orc_unwind")?;
+    OrcTable::new(&addresses, base, &rows, btf).ok()
 }
 
 impl KernelAdapter for LinuxKernel {

@@ -7,25 +7,18 @@
 use nmiscope_machine::{VirtualAddress, VirtualMemory};
 use nmiscope_symbolizer::linux::Kallsyms;
 
-use super::image::KernelImage;
-
 /// Bytes of the command line that are read: COMMAND_LINE_SIZE (arch/x86/include/asm/setup.h).
 const COMMAND_LINE: usize = 2048;
 
 /// Returns the states of a kernel, each after a comma; empty for a kernel in none of them.
-pub(super) fn marks(
-    image: &KernelImage,
-    kallsyms: &Kallsyms,
-    memory: &dyn VirtualMemory,
-) -> String {
-    let variable = |name: &str, size: u64| image.at(kallsyms.address_of(name)?, size);
-    let pointer = variable("saved_command_line", 8).and_then(|bytes| bytes.first_chunk());
-    let command_line =
-        pointer.map(|pointer| text_at(VirtualAddress(u64::from_le_bytes(*pointer)), memory));
+pub(super) fn marks(kallsyms: &Kallsyms, memory: &dyn VirtualMemory) -> String {
+    let address = |name: &str| kallsyms.address_of(name);
+    let pointer = address("saved_command_line").and_then(|at| memory.read_u64(at).ok());
+    let command_line = pointer.map(|pointer| text_at(VirtualAddress(pointer), memory));
     let kdump =
         command_line.filter(|line| is_of_kdump(line)).map(|_| ", a kdump kernel".to_owned());
-    let active = variable("kgdb_active", 4).and_then(|bytes| bytes.first_chunk());
-    let kgdb = active.and_then(|cpu| stopped_by_kgdb(i32::from_le_bytes(*cpu)));
+    let active = address("kgdb_active").and_then(|at| memory.read_u32(at).ok());
+    let kgdb = active.and_then(|cpu| stopped_by_kgdb(cpu.cast_signed()));
     [kdump, kgdb].into_iter().flatten().collect()
 }
 

@@ -5,7 +5,7 @@
 //! before. Only the expected reports are updated by
 //! `NMISCOPE_UPDATE=1 cargo test --test end_to_end offline::`.
 
-mod linux;
+pub mod linux;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -19,11 +19,11 @@ fn readme() -> String {
     fs::read_to_string(root().join("README.md")).expect("README.md")
 }
 
-/// Returns the command and the output of the session with this subcommand.
-fn session(subcommand: &str) -> (String, String) {
+/// Returns the command and the output of the session that begins with these words after the program's name.
+fn session(words: &str) -> (String, String) {
     let readme = readme();
     let (blocks, _) = blocks(&readme);
-    let begin = format!("$ nmiscope {subcommand} ");
+    let begin = format!("$ nmiscope {words}");
     let is_it = |block: &&Block<'_>| block.language == "console" && block.text.starts_with(&begin);
     let text = blocks.iter().find(is_it).expect("a session").text;
     let [(command, printed)] = &commands(text)[..] else { panic!("one command: {text}") };
@@ -78,7 +78,7 @@ fn the_session_of_a_run_is_what_it_prints() {
 
 #[test]
 fn the_session_of_a_dump_is_what_it_prints() {
-    let (command, shown) = session("report");
+    let (command, shown) = session("report guest.dump");
     let directory = tempfile::tempdir().expect("a directory");
     let offline = root().join("tests/offline");
     let packed = fs::File::open(offline.join("dumps/null-deref.elf.gz")).expect("a dump");
@@ -87,6 +87,16 @@ fn the_session_of_a_dump_is_what_it_prints() {
     fs::write(directory.path().join("guest.dump"), dump).expect("a file");
     fs::copy(offline.join("guest.elf"), directory.path().join("guest.elf")).expect("a file");
     let finished = shell(&command, directory.path()).expect_code(exit::CRASH);
+    equals_but_for_numbers(&finished.stdout, &shown);
+}
+
+#[test]
+fn the_session_of_a_linux_guest_is_what_it_prints() {
+    let (command, shown) = session("report linux.core");
+    let directory = tempfile::tempdir().expect("a directory");
+    let core = crate::offline::linux::core("61", "spinlocks");
+    fs::write(directory.path().join("linux.core"), core).expect("a file");
+    let finished = shell(&command, directory.path()).expect_code(exit::HANG);
     equals_but_for_numbers(&finished.stdout, &shown);
 }
 

@@ -58,7 +58,7 @@ fn unpack(file: &str) -> Vec<u8> {
 
 /// Returns a core, put together from the pages that its kernel's cores share and its own, as `split.py` has
 /// separated them.
-fn core(kernel: &str, moment: &str) -> Vec<u8> {
+pub fn core(kernel: &str, moment: &str) -> Vec<u8> {
     let (tables, stored) =
         (unpack(&format!("{kernel}/tables.zst")), unpack(&format!("{kernel}/{moment}.zst")));
     let number = |at: usize| {

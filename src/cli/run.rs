@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
-use clap::builder::ArgPredicate;
 use clap::{Args, ValueEnum, ValueHint};
 use nmiscope_report::destination::Destination;
 use nmiscope_report::hang_after::{BoundScope, HangAfter};
@@ -125,7 +124,7 @@ pub struct RunArgs {
     pub core_size: CoreSize,
     /// Send the guest's console to `stdout`, `none`, or a file
     #[arg(long, value_name = "WHERE", default_value = "stdout", value_parser = parse_sink,
-          default_value_if("redact", ArgPredicate::IsPresent, Some("none")))]
+          default_value_if("redact", "true", Some("none")))]
     pub serial: Sink,
     /// Print nothing but errors, warnings and the guest's console
     #[arg(short, long)]

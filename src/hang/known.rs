@@ -106,6 +106,10 @@ fn classify(guest: &KnownGuest<'_>, root: &Root, group: &WaiterGroup) -> Option<
 /// Returns the class of a CPU that makes no progress and waits for no other, and its age. The class does
 /// not depend on which one is due first.
 fn classify_cpu(guest: &KnownGuest<'_>, cpu: u32) -> Option<(Class, Duration)> {
+    // Whoever holds the lock is to blame, not who waits for it in HLT.
+    if guest.kernel.cpu(cpu).is_some_and(|activity| activity.waits_in_halt) {
+        return None;
+    }
     let main_loop = soft_lockup::main_loop_age(guest, cpu);
     cpu_lockup::found(guest, cpu, main_loop).or_else(|| soft_lockup::found(guest, cpu))
 }

@@ -12,8 +12,8 @@
 //!   continue. A party that waits for a lock of its own may just have got it, unless the wait began after
 //!   that.
 //! - An online CPU in HLT with its interrupts off is likely a hang: only an NMI, an SMI or a reset ends
-//!   that state (SDM vol. 2, HLT), and no kernel waits for one. A kernel that panics parks its CPUs so,
-//!   and is left out.
+//!   that state (SDM vol. 2, HLT). A kernel that panics parks its CPUs so, and is left out; so is a CPU that
+//!   waits for a paravirtual spinlock, which the hypervisor wakes.
 //! - Everything else is suspected until it has lasted for its bound.
 
 use std::collections::BTreeSet;
@@ -195,7 +195,9 @@ impl Moment<'_> {
         let chains = WaitChains::new(guest.kernel, guest.ages, Duration::ZERO);
         let is_dead = |cpu: u32| {
             let is_halted = |sample: VcpuSample| sample.halted && !sample.interrupts_on;
-            let online = guest.kernel.cpu(cpu).is_some_and(|activity| activity.online);
+            let activity = guest.kernel.cpu(cpu);
+            let online =
+                activity.is_some_and(|activity| activity.online && !activity.waits_in_halt);
             online && self.sample(cpu).is_some_and(is_halted)
         };
         let all = groups(guest, &chains, is_dead).into_iter();

@@ -60,7 +60,7 @@ prop_compose! {
         let [tick, main_loop, interrupts, work_queued, work_done] = counts;
         CpuActivity {
             online, tick, main_loop, interrupts, ready_tasks, work_queued, work_done, task, wait,
-            tick_ns: None, main_loop_ns: None, context: None,
+            tick_ns: None, main_loop_ns: None, waits_in_halt: false, context: None,
         }
     }
 }

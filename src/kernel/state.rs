@@ -157,6 +157,9 @@ pub struct CpuActivity {
     /// record it.
     #[serde(default)]
     pub main_loop_ns: Option<u64>,
+    /// True if it waits for a lock in HLT with interrupts off, until the hypervisor wakes it (paravirtual spinlocks).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits_in_halt: bool,
     /// The context that it executes in; `None` if the kernel does not record it.
     #[serde(default)]
     pub context: Option<CpuContext>,

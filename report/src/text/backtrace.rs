@@ -12,8 +12,8 @@ use super::{BAD, DIM, Detail, HEADING, round_up, variables, waits};
 use crate::sanitize::line;
 use crate::units::{plural, ranges, seconds};
 use crate::{
-    Backtrace, BufferReservation, Cpu, CpuFinding, CpuState, GuestTrace, Hang, KernelContext,
-    NmiAnswer, PrintedTrace, Task, TaskState, Trigger,
+    Backtrace, BufferReservation, Cpu, CpuFinding, CpuState, Frame, GuestTrace, Hang, HostStack,
+    KernelContext, NmiAnswer, PrintedTrace, Task, TaskState, Trigger,
 };
 
 /// Returns the text of a backtrace and of the vCPUs and tasks in it. `hangs` are those that it was taken
@@ -169,7 +169,7 @@ impl Writer<'_> {
             }
             let is_wanted =
                 self.detail == Detail::All || self.focus.rank_of_cpu(cpu) != Rank::Bystander;
-            if let Some(at) = repeated_at(printed, trace) {
+            if let Some(at) = repeated_at(printed, trace, host) {
                 let _ = writeln!(text, "  {DIM}its kernel printed the same stack at [{at}]{DIM:#}");
             } else if is_wanted {
                 let at = uptime(printed);
@@ -276,11 +276,21 @@ impl Writer<'_> {
 }
 
 /// Returns the time of a trace from the kernel's log that only repeats the host's stack; `None` for any other. A CPU that
-/// spins is at another instruction of its innermost function each time.
-fn repeated_at(printed: &PrintedTrace, trace: &GuestTrace) -> Option<String> {
-    let reliable = trace.frames.iter().filter(|frame| frame.reliable).count();
-    let common = printed.common_frames as usize;
-    (common > 0 && common + 1 >= reliable).then(|| uptime(printed))
+/// spins is at another instruction of its innermost function each time, or in an interrupt on top of it.
+fn repeated_at(
+    printed: &PrintedTrace,
+    trace: &GuestTrace,
+    host: Option<&HostStack>,
+) -> Option<String> {
+    let host = &host?.frames;
+    let reliable: Vec<&Frame> = trace.frames.iter().filter(|frame| frame.reliable).collect();
+    let innermost = *reliable.first()?;
+    let same = host.len().checked_sub(reliable.len()).and_then(|above| host.get(above))?;
+    let is_top = reliable.len() == host.len() || same.interrupted;
+    let name = |frame: &Frame| frame.symbol.as_ref().map(|symbol| symbol.name.clone());
+    let is_same = name(innermost).is_some() && name(innermost) == name(same);
+    (is_top && is_same && printed.common_frames as usize + 1 >= reliable.len())
+        .then(|| uptime(printed))
 }
 
 /// Returns the time of a trace as the kernel's log has it: in seconds.

@@ -94,6 +94,7 @@ impl Reader<'_> {
             work_done: self.memory.read_u64(words.work_done)?,
             task: number(self.memory.read_u32(words.task)?),
             wait: self.wait(&words.wait)?,
+            waits_in_halt: false,
             context: None,
         })
     }

@@ -22,8 +22,8 @@ const MAX_CPUS: u64 = 8192;
 /// (kernel/watchdog.c, `watchdog_thresh`; kernel/hung_task.c, CONFIG_DEFAULT_HUNG_TASK_TIMEOUT).
 const DEFAULT_THRESHOLD: u64 = 10;
 const DEFAULT_SLEEP: u64 = 120;
-/// The longest time that is believed, in seconds: a larger number is no patience.
-const MAX_PATIENCE: u64 = 3600;
+/// The longest time that is waited for, in seconds.
+const MAX_PATIENCE: u64 = 24 * 3600;
 
 /// Places of the times, in seconds, after which the kernel takes a CPU or a task for stuck; `None` for one without such
 /// a watchdog.
@@ -37,7 +37,7 @@ impl PatiencePlaces {
     /// Reads the times. Zero turns a watchdog off.
     fn read(&self, memory: &dyn VirtualMemory) -> Patience {
         let seconds = |read: Option<u64>, default: u64| {
-            read.filter(|seconds| (1..=MAX_PATIENCE).contains(seconds)).unwrap_or(default)
+            read.filter(|&seconds| seconds > 0).unwrap_or(default).min(MAX_PATIENCE)
         };
         let threshold = self.threshold.and_then(|at| memory.read_u32(at).ok()).map(u64::from);
         let threshold = seconds(threshold, DEFAULT_THRESHOLD);
@@ -124,6 +124,9 @@ impl ActivityLayout {
                     cpu.activity.wait = wait;
                 }
             }
+            for (cpu, waits) in cpus.iter_mut().zip(found.in_halt) {
+                cpu.iter_mut().for_each(|cpu| cpu.activity.waits_in_halt = waits);
+            }
             state.locks = found.locks;
             state.tasks = tasks
                 .into_iter()
@@ -144,8 +147,13 @@ impl ActivityLayout {
     /// as a busy program has that enters the kernel now and then, but for the watchdog: it has its turn each period.
     fn date(&self, cpu: &mut ReadCpu, in_program: bool, now: u64, memory: &dyn VirtualMemory) {
         let is_idle = cpu.activity.context.as_ref().is_some_and(|context| context.is_idle);
-        let arrived = self.tasks.arrived(cpu.current, memory);
-        let turn = cpu.next_turn.filter(|_| !is_idle && !in_program);
+        // The idle task has no such record: an interrupt that does not return to it is dated by the watchdog.
+        let arrived = self.tasks.arrived(cpu.current, memory).or(cpu.touched);
+        // A real-time task keeps its CPU from others, but not from the watchdog.
+        let others = cpu
+            .others
+            .filter(|_| cpu.period.is_some() || !self.tasks.is_real_time(cpu.current, memory));
+        let turn = others.or(cpu.period).filter(|_| !is_idle && !in_program);
         let due = arrived.zip(turn).map(|(arrived, turn)| arrived.saturating_add(turn).min(now));
         cpu.activity.main_loop_ns = Some(due.unwrap_or(now));
         // The tick brings its run queue's clock forward. Others that wake a task there do so too: the age is the least

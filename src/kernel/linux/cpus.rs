@@ -38,6 +38,9 @@ pub(super) struct CpuPlaces {
     tick: Option<TickPlaces>,
     /// Address of the enabled watchdogs, a bit for each.
     watchdogs: Option<VirtualAddress>,
+    /// Address of the mask of CPUs that the watchdog watches, and the per-CPU time of its last turn.
+    watched: Option<VirtualAddress>,
+    touched: Option<u64>,
     /// Address of the time between two turns of the watchdog on each CPU, in nanoseconds (kernel/watchdog.c).
     period: Option<VirtualAddress>,
     /// Address of the names of the softirqs, an array of pointers.
@@ -81,9 +84,12 @@ pub(super) struct ReadCpu {
     pub(super) current: u64,
     /// The amount that is added to the addresses of per-CPU variables.
     pub(super) offset: u64,
-    /// The time for which the current task may keep the CPU, in nanoseconds: until the watchdog has its turn, or none if
-    /// other tasks are ready; `None` if nobody else wants the CPU.
-    pub(super) next_turn: Option<u64>,
+    /// Zero, the time for which the current task may keep the CPU if others are ready; `None` if there are none.
+    pub(super) others: Option<u64>,
+    /// The time between two turns of the watchdog in nanoseconds; `None` if it does not watch this CPU.
+    pub(super) period: Option<u64>,
+    /// The time at which the watchdog last had its turn, in nanoseconds.
+    pub(super) touched: Option<u64>,
     /// The lateness of the CPU's tick in nanoseconds; 0 for one that is on time or stopped.
     pub(super) tick_late: u64,
 }
@@ -99,7 +105,7 @@ impl CpuPlaces {
         };
         let member = |symbol: &str, structure: &str, member: &str| {
             let field = btf.field(structure, member).ok()?;
-            Some((address(symbol)? + field.offset, field.size))
+            Some((address(symbol)?.wrapping_add(field.offset), field.size))
         };
         let place = |symbol: &str, structure: &str, path: &str| {
             member(symbol, structure, path).map(|(at, _)| at)
@@ -109,7 +115,7 @@ impl CpuPlaces {
         else {
             return Ok(None);
         };
-        let queue = |member: &str| Ok(runqueues + btf.field("rq", member)?.offset);
+        let queue = |member: &str| Ok(runqueues.wrapping_add(btf.field("rq", member)?.offset));
         let armed = place("tick_cpu_sched", "tick_sched", "sched_timer.node.expires");
         let tick = armed.zip(symbols.address_of("tick_next_period"));
         // An int wherever it is a variable of its own (include/linux/interrupt.h, arch/x86/include/asm/hardirq.h).
@@ -133,6 +139,8 @@ impl CpuPlaces {
             pending_softirqs: softirqs,
             tick: tick.map(|(armed, next)| TickPlaces { armed, next }),
             watchdogs: symbols.address_of("watchdog_enabled"),
+            watched: symbols.address_of("watchdog_cpumask"),
+            touched: address("watchdog_touch_ts"),
             period: symbols.address_of("sample_period"),
             softirq_names: symbols.address_of("softirq_to_name"),
         }))
@@ -154,14 +162,20 @@ impl CpuPlaces {
         };
         let running = read_number(place(self.running_at), self.running.size, memory)?;
         let current = memory.read_u64(place(self.current))?;
-        let is_idle = memory.read_u64(place(self.idle))? == current;
+        let runs_idle = memory.read_u64(place(self.idle))? == current;
         let pending = self.pending_softirqs.map(|(at, size)| read_number(place(at), size, memory));
         let preempt_count = self.preempt_count.map(|at| memory.read_u32(place(at))).transpose()?;
-        let context = preempt_count.map(|count| CpuContext {
+        let context = preempt_count.map(preempt_context);
+        // An interrupt may have come in, and not be over.
+        let serves = |context: &CpuContext| {
+            context.hard_interrupts > 0 || context.serves_softirq || context.nmis > 0
+        };
+        let is_idle = runs_idle && !context.as_ref().is_some_and(serves);
+        let context = context.map(|context| CpuContext {
             is_idle,
             pending_softirqs: self
                 .softirqs(pending.transpose().ok().flatten().unwrap_or(0), memory),
-            ..preempt_context(count)
+            ..context
         });
         let activity = CpuActivity {
             online,
@@ -173,15 +187,21 @@ impl CpuPlaces {
             ..CpuActivity::default()
         };
         let watchdog = self.watchdogs.and_then(|at| memory.read_u64(at).ok());
-        let period = watchdog.filter(|enabled| enabled & SOFT_WATCHDOG != 0).and(self.period);
-        let next_turn = match running {
-            0 | 1 => period.and_then(|at| memory.read_u64(at).ok()),
-            _ => Some(0),
-        };
+        let watched =
+            self.watched.and_then(|at| memory.read_u64(at.wrapping_add(cpu / 64 * 8)).ok());
+        let is_watched = watched.is_some_and(|cpus| cpus >> (cpu % 64) & 1 != 0)
+            && watchdog.is_some_and(|enabled| enabled & SOFT_WATCHDOG != 0);
+        let period = self.period.filter(|_| is_watched);
+        let period = period.and_then(|at| memory.read_u64(at).ok());
+        let others = (running > 1).then_some(0);
+        let touched = self.touched.and_then(|at| memory.read_u64(place(at)).ok());
+        // The watchdog counts in units of 2^30 ns (kernel/watchdog.c, `get_timestamp`).
+        let touched =
+            touched.filter(|&at| is_watched && at != 0 && at < 1 << 34).map(|at| at << 30);
         let tick = self.tick.as_ref();
         let tick_late = tick.map(|tick| tick.late(place(tick.armed), memory)).transpose()?;
         let tick_late = tick_late.filter(|_| !is_idle).unwrap_or(0);
-        Ok(ReadCpu { activity, clock, current, offset, next_turn, tick_late })
+        Ok(ReadCpu { activity, clock, current, offset, others, period, touched, tick_late })
     }
 
     /// Returns the names of the softirqs in a mask, as the kernel has them.
@@ -203,7 +223,8 @@ impl TickPlaces {
     /// has been stopped.
     fn late(&self, armed: VirtualAddress, memory: &dyn VirtualMemory) -> Result<u64, ReadError> {
         let (armed, next) = (memory.read_u64(armed)?, memory.read_u64(self.next)?);
-        Ok(next.saturating_sub(armed))
+        // Zero is a tick of another kind, before high-resolution timers or without them.
+        Ok(if armed == 0 { 0 } else { next.saturating_sub(armed) })
     }
 }
 

@@ -3,6 +3,7 @@
 //! Owns the walk of the list of modules (kernel/module/, include/linux/module.h). Refuses to own the kernel's own
 //! symbols (`symbols`) and the places of sections (`sections`). The list is the guest's: its length, and what each module claims to have, is bounded.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use nmiscope_machine::{ReadError, VirtualAddress, VirtualMemory};
@@ -15,6 +16,8 @@ use crate::kernel::KernelPart;
 const MAX_MODULES: usize = 4096;
 /// The most symbols that a module is believed to have.
 const MAX_SYMBOLS: u64 = 1 << 17;
+/// The most symbols of all modules that are kept.
+const MAX_ALL_SYMBOLS: usize = 1 << 20;
 /// The most bytes of names, and of unwind rows, that a module is believed to have.
 const MAX_BYTES: u64 = 16 << 20;
 /// The longest name of a module with its zero byte: MODULE_NAME_LEN is 56.
@@ -170,9 +173,14 @@ impl Modules {
     ) -> Result<(), String> {
         let layout = Layout::new(btf).map_err(|error| error.to_string())?;
         let mut at = memory.read_u64(head).map_err(|error| error.to_string())?;
+        let mut seen = HashSet::new();
         while at != head.0 {
-            if self.modules.len() == MAX_MODULES {
+            if self.modules.len() == MAX_MODULES || !seen.insert(at) {
                 return Err("it is longer than any real one, or leads back into itself".into());
+            }
+            let symbols = self.modules.iter().map(|module| module.symbols.len()).sum::<usize>();
+            if symbols > MAX_ALL_SYMBOLS {
+                return Err(format!("it has more than {MAX_ALL_SYMBOLS} symbols"));
             }
             let module = at.wrapping_sub(layout.list);
             let module = read_module(module, &layout, orc, memory);

@@ -4,21 +4,27 @@
 //! Refuses to own addresses: the kernel prints names and offsets. The text is the guest's, and may be anything: a line
 //! that is none of these is skipped. Its work is linear in the log's length.
 
+use std::collections::BTreeMap;
+
 use crate::kernel::{LogRecord, PrintedEntry, PrintedStack};
 
-/// Returns the last stack that the log has of each CPU, in the order of the log.
+/// The most lines and entries of one stack that are kept.
+const MAX_LINES: usize = 512;
+const MAX_ENTRIES: usize = 256;
+
+/// Returns the last stack that the log has of each CPU, by the CPUs' numbers.
 pub(super) fn printed_stacks(log: &[LogRecord]) -> Vec<PrintedStack> {
     let mut reader = Reader::default();
     for record in log {
         reader.read(record);
     }
     reader.finish();
-    reader.stacks
+    reader.stacks.into_values().collect()
 }
 
 #[derive(Default)]
 struct Reader {
-    stacks: Vec<PrintedStack>,
+    stacks: BTreeMap<u32, PrintedStack>,
     /// The stack whose lines are being read.
     current: Option<PrintedStack>,
     /// True between `Call Trace:` and the end of it.
@@ -50,19 +56,24 @@ impl Reader {
                 Some(place) => self.add(entry(place, true)),
                 None => self.in_trace = false,
             }
+        } else if self.in_trace && !text.starts_with(' ') && !is_of_registers(text) {
+            // Kernels before 5.11 do not mark the end.
+            self.finish();
+            return;
         } else if self.in_trace && text.starts_with(' ') {
             match text.trim() {
                 "</TASK>" => self.end(text),
                 place => self.add(entry(place, false)),
             }
         }
-        if let Some(stack) = &mut self.current {
+        if let Some(stack) = self.current.as_mut().filter(|stack| stack.lines.len() < MAX_LINES) {
             stack.lines.push(text.to_owned());
         }
     }
 
     fn add(&mut self, entry: Option<PrintedEntry>) {
-        if let (Some(stack), Some(entry)) = (&mut self.current, entry) {
+        let stack = self.current.as_mut().filter(|stack| stack.entries.len() < MAX_ENTRIES);
+        if let (Some(stack), Some(entry)) = (stack, entry) {
             stack.entries.push(entry);
         }
     }
@@ -76,8 +87,7 @@ impl Reader {
     fn finish(&mut self) {
         self.in_trace = false;
         if let Some(stack) = self.current.take().filter(|stack| !stack.entries.is_empty()) {
-            self.stacks.retain(|earlier| earlier.cpu != stack.cpu);
-            self.stacks.push(stack);
+            self.stacks.insert(stack.cpu, stack);
         }
     }
 }
@@ -90,6 +100,13 @@ fn begins(text: &str) -> Option<u32> {
     }
     let rest = text.strip_prefix("CPU: ")?;
     rest.contains(" PID: ").then(|| number(rest))?
+}
+
+/// Returns true for a line of registers or code, which an interrupt's frame in the middle of a stack has.
+fn is_of_registers(text: &str) -> bool {
+    const NAMES: [&str; 12] =
+        ["RSP", "RAX", "RDX", "RBP", "R10", "R13", "RIP", "Code", "FS", "CS", "CR2", "ORIG_RAX"];
+    text.split_once(':').is_some_and(|(name, _)| NAMES.contains(&name))
 }
 
 /// Parses an entry: `? function+0x14/0x90 [module]`, with a `?` where the kernel does not vouch for it.
@@ -171,7 +188,7 @@ RIP: 0033:0x7f0000000000
  </TASK>
  kthread+0xda/0x100"));
         assert_eq!(stacks.len(), 2);
-        assert_eq!((stacks[0].cpu, shown(&stacks[0])), (2, vec!["!default_idle+0xb".into()]));
+        assert_eq!((stacks[1].cpu, shown(&stacks[1])), (2, vec!["!default_idle+0xb".into()]));
         let expected = [
             "!spins+0x13 hangmod",
             "?watchdog_timer_fn+0x1a4",
@@ -180,9 +197,9 @@ RIP: 0033:0x7f0000000000
             "do_one_initcall+0x4c",
             "init_module+0x10 hangmod",
         ];
-        assert_eq!((stacks[1].cpu, shown(&stacks[1])), (1, expected.map(str::to_owned).to_vec()));
+        assert_eq!((stacks[0].cpu, shown(&stacks[0])), (1, expected.map(str::to_owned).to_vec()));
         assert_eq!(
-            stacks[1].lines.first().map(String::as_str),
+            stacks[0].lines.first().map(String::as_str),
             Some("CPU: 1 UID: 0 PID: 108 Comm: insmod Tainted: G OE 6.12.0 #1")
         );
     }

@@ -14,6 +14,8 @@ use crate::kernel::{Depth, KernelTask, TaskRunState};
 
 /// The most tasks that are read.
 const MAX_TASKS: usize = 1 << 16;
+/// The priority from which on tasks share a CPU by turns (include/linux/sched/prio.h, `MAX_RT_PRIO`).
+const MAX_RT_PRIO: u32 = 100;
 /// Task states (include/linux/sched.h): bits that together say how a task sleeps. They have been these since 4.14.
 mod state {
     pub(super) const UNINTERRUPTIBLE: u64 = 0x2;
@@ -43,8 +45,12 @@ pub(super) struct TaskPlaces {
     involuntary: u64,
     /// Time of the last account of the task's run time, by its run queue's clock without interrupts.
     accounted: Option<u64>,
-    /// Time at which the task was last switched to; `None` where the kernel does not record it.
+    /// Time at which the task was last switched to, and at which it last became ready to run; `None` where the kernel
+    /// does not record it.
     arrived: Option<u64>,
+    queued: Option<u64>,
+    /// Priority of the task: below 100 it is a real-time one, which keeps its CPU (include/linux/sched/prio.h).
+    priority: u64,
     stack_pointer: u64,
     frame_size: u64,
     frame: [(Register, u64); 7],
@@ -81,6 +87,8 @@ impl TaskPlaces {
             involuntary: task("nivcsw")?,
             accounted: task("se.exec_start").ok(),
             arrived: task("sched_info.last_arrival").ok(),
+            queued: task("sched_info.last_queued").ok(),
+            priority: task("prio")?,
             stack_pointer: task("thread.sp")?,
             frame_size: btf.size_of("inactive_task_frame")?,
             frame: [
@@ -114,6 +122,7 @@ impl TaskPlaces {
             found.extend(threads.unwrap_or_default());
             link = next;
         }
+        found.truncate(MAX_TASKS);
         Ok(found)
     }
 
@@ -127,7 +136,8 @@ impl TaskPlaces {
     ) -> Vec<u64> {
         let mut threads = Vec::new();
         let mut link = head;
-        while threads.len() < MAX_TASKS {
+        // The leader is passed too: the number of steps is bounded, not that of threads.
+        for _ in 0..MAX_TASKS {
             let Ok(next) = memory.read_u64(VirtualAddress(link)) else { break };
             link = next;
             let thread = link.wrapping_sub(self.thread_node);
@@ -150,6 +160,12 @@ impl TaskPlaces {
     pub(super) fn arrived(&self, task: u64, memory: &dyn VirtualMemory) -> Option<u64> {
         let at = VirtualAddress(task.wrapping_add(self.arrived?));
         memory.read_u64(at).ok().filter(|&at| at != 0)
+    }
+
+    /// Returns true for a real-time task.
+    pub(super) fn is_real_time(&self, task: u64, memory: &dyn VirtualMemory) -> bool {
+        let priority = memory.read_u32(VirtualAddress(task.wrapping_add(self.priority)));
+        priority.is_ok_and(|priority| priority < MAX_RT_PRIO)
     }
 
     /// Reads a task. `clocks` are those of the CPUs, by number.
@@ -177,9 +193,18 @@ impl TaskPlaces {
         };
         let registers = is_wanted.then(|| self.registers(task, memory).ok()).flatten();
         // The run time of a task is accounted last when the task is switched from.
-        let accounted = self.accounted.filter(|_| state != TaskRunState::Running);
-        let accounted = accounted.map(|offset| memory.read_u64(at(offset))).transpose()?;
-        let clock = clocks.get(cpu as usize).copied().flatten();
+        let time = |offset: Option<u64>| {
+            let time = offset.map(|offset| memory.read_u64(at(offset))).transpose()?;
+            Ok::<_, ReadError>(time.filter(|&time| time != 0))
+        };
+        let since_ns = match state {
+            TaskRunState::Running => None,
+            TaskRunState::Ready => time(self.queued)?,
+            _ => {
+                let clock = clocks.get(cpu as usize).copied().flatten();
+                time(self.accounted)?.zip(clock).map(|(at, clock)| clock.at(at))
+            }
+        };
         let task = KernelTask {
             name: format!("{name}/{pid}"),
             cpu,
@@ -188,7 +213,7 @@ impl TaskPlaces {
                 .read_u64(at(self.voluntary))?
                 .wrapping_add(memory.read_u64(at(self.involuntary))?),
             wait: None,
-            since_ns: accounted.filter(|&at| at != 0).zip(clock).map(|(at, clock)| clock.at(at)),
+            since_ns,
             registers,
         };
         let is_killable = bits & state::WAKEKILL != 0;

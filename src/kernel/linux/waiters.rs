@@ -5,6 +5,7 @@
 //! known by the task that it names and by its part in a list. The list's head, in the thing that is waited for, is its
 //! only node that is on no waiter's stack.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -12,11 +13,11 @@ use nmiscope_machine::{VirtualAddress, VirtualMemory};
 
 /// The most bytes of a stack that are searched for a waiter. The waiter is a few hundred bytes from the stack's end.
 const MAX_SEARCH: u64 = 4 << 10;
-/// The most waiters that are passed on the way to the head.
-const MAX_WAITERS: usize = 1 << 13;
+/// The most waiters that are passed in all: no list has more than there are tasks, and each is passed once.
+const MAX_WAITERS: usize = 1 << 18;
 /// The most bytes from the lowest address of a stack to its end: THREAD_SIZE is 16 KiB, and twice that with KASAN
 /// (arch/x86/include/asm/page_64_types.h).
-pub(super) const MAX_STACK: u64 = 32 << 10;
+const MAX_STACK: u64 = 32 << 10;
 
 /// Places of a list's head in the thing that is waited for, and of the link and the task in a waiter, in bytes from
 /// the beginning of each.
@@ -34,9 +35,19 @@ pub(super) struct Tasks<'a> {
     /// Offset of the lowest address of a task's stack in `struct task_struct`; `None` if it is not known.
     pub(super) stack: Option<u64>,
     pub(super) memory: &'a dyn VirtualMemory,
+    /// Heads by the links of lists that have been followed; `None` for links of no list.
+    followed: RefCell<HashMap<u64, Option<u64>>>,
 }
 
-impl Tasks<'_> {
+impl<'a> Tasks<'a> {
+    pub(super) fn new(
+        numbers: &'a HashMap<u64, u32>,
+        stack: Option<u64>,
+        memory: &'a dyn VirtualMemory,
+    ) -> Self {
+        Self { numbers, stack, memory, followed: RefCell::default() }
+    }
+
     /// Finds the thing that a task waits for by a waiter in a range of its stack; `None` if there is no waiter.
     pub(super) fn waited_for(
         &self,
@@ -56,11 +67,22 @@ impl Tasks<'_> {
         Some(heads.next()?.wrapping_sub(places.head))
     }
 
-    /// Follows a list from one of its links to its head; `None` if `link` is part of no list, or of one without a head
-    /// of its own.
+    /// Returns the head of the list that a link is part of; `None` if it is part of none, or of one without a head of
+    /// its own. The links of a list are followed once for all tasks that wait in it.
     fn head(&self, link: u64, places: ListPlaces) -> Option<u64> {
+        if let Some(head) = self.followed.borrow().get(&link) {
+            return *head;
+        }
+        let mut passed = vec![link];
+        let head = self.follow(link, places, &mut passed);
+        self.followed.borrow_mut().extend(passed.into_iter().map(|link| (link, head)));
+        head
+    }
+
+    fn follow(&self, link: u64, places: ListPlaces, passed: &mut Vec<u64>) -> Option<u64> {
         let (mut last, mut head) = (link, None);
-        for _ in 0..MAX_WAITERS {
+        let left = MAX_WAITERS.saturating_sub(self.followed.borrow().len());
+        for _ in 0..left {
             let next = self.word(last)?;
             // A list is linked in both directions.
             if self.word(next.wrapping_add(8))? != last {
@@ -72,6 +94,7 @@ impl Tasks<'_> {
             if !self.is_waiter(next, places) && head.replace(next).is_some() {
                 return None;
             }
+            passed.push(next);
             last = next;
         }
         None
@@ -138,7 +161,7 @@ mod tests {
     fn waited_for(task: usize, words: HashMap<u64, u64>) -> Option<u64> {
         let numbers = TASKS.into_iter().map(|(task, _)| task).zip(0..).collect();
         let memory = Words(words);
-        let tasks = Tasks { numbers: &numbers, stack: Some(STACK), memory: &memory };
+        let tasks = Tasks::new(&numbers, Some(STACK), &memory);
         let (task, stack) = TASKS[task];
         tasks.waited_for(task, stack..stack + 0x400, PLACES)
     }

@@ -17,10 +17,11 @@ use nmiscope_machine::{Register, Registers, UnwindRegisters, VirtualAddress, Vir
 use nmiscope_symbolizer::UnwoundFrame;
 use nmiscope_symbolizer::linux::{Btf, Kallsyms};
 
+use super::THREAD_SIZE;
 use super::cpus::ReadCpu;
 use super::symbols::LinuxSymbols;
 use super::tasks::ReadTask;
-use super::waiters::{ListPlaces, MAX_STACK, Tasks};
+use super::waiters::{ListPlaces, Tasks};
 use crate::kernel::{EndsBy, KernelSymbols, Lock, LockKind, Site, TaskRunState, Wait, WaitFor};
 
 /// The most requests in a CPU's queue that are passed.
@@ -28,12 +29,18 @@ const MAX_REQUESTS: usize = 1 << 10;
 /// Bits of a mutex's and a semaphore's owner that are flags (kernel/locking/mutex.h, kernel/locking/rwsem.c): a
 /// `task_struct` is aligned to more.
 const OWNER_FLAGS: u64 = 7;
+/// The flag of a mutex that is handed over to the first waiter (kernel/locking/mutex.h, `MUTEX_FLAG_PICKUP`).
+const HANDED_OVER: u64 = 4;
 /// The flag of a semaphore that readers own: the task is the last of them to come, not the only one
 /// (kernel/locking/rwsem.c, `RWSEM_READER_OWNED`).
 const READER_OWNED: u64 = 1;
 
 /// Functions in which a CPU spins with a lock's address in RDI.
 const SPINS: [&str; 2] = ["native_queued_spin_lock_slowpath", "queued_spin_lock_slowpath"];
+
+/// Functions in which a CPU waits for a paravirtual spinlock in HLT with interrupts off, until the hypervisor wakes it
+/// (arch/x86/kernel/kvm.c, arch/x86/xen/spinlock.c, arch/x86/hyperv/hv_spinlock.c).
+const HALTS: [&str; 3] = ["kvm_wait", "xen_qlock_wait", "hv_qlock_wait"];
 
 /// Functions in which a CPU waits for others to run a function (kernel/smp.c).
 const CALLS: [&str; 4] = [
@@ -157,6 +164,8 @@ pub(super) struct Waits<'a> {
 pub(super) struct FoundWaits {
     pub(super) of_cpus: Vec<Option<Wait>>,
     pub(super) of_tasks: Vec<Option<Wait>>,
+    /// True for a CPU that waits for a lock in HLT.
+    pub(super) in_halt: Vec<bool>,
     pub(super) locks: BTreeMap<u64, Lock>,
 }
 
@@ -165,7 +174,8 @@ impl WaitPlaces {
     pub(super) fn new(symbols: &Kallsyms, btf: &Btf) -> Self {
         let at = |structure: &str, path: &str| Some(btf.field(structure, path).ok()?.offset);
         let address = |name: &str| symbols.address_of(name).map(|address| address.0);
-        let own = |member| Some(address("cfd_data")? + at("call_function_data", member)?);
+        let own =
+            |member| Some(address("cfd_data")?.wrapping_add(at("call_function_data", member)?));
         let requests = address("call_single_queue").and_then(|queue| {
             let link = at("__call_single_data", "node.llist")
                 .or_else(|| at("__call_single_data", "llist"))?;
@@ -183,13 +193,14 @@ impl WaitPlaces {
     /// nanoseconds; since when a CPU spins for a lock is not recorded.
     pub(super) fn find(&self, moment: &Waits<'_>, now: u64) -> FoundWaits {
         let mut found = FoundWaits::default();
+        let waiters = Tasks::new(moment.numbers, self.stack, moment.memory);
         let by_number: HashMap<u32, u64> =
             moment.numbers.iter().map(|(&address, &number)| (number, address)).collect();
         for (number, task) in (0..).zip(moment.tasks) {
             let task = task.as_ref().filter(|task| task.task.state == TaskRunState::Blocked);
             let wait = task.and_then(|task| {
                 let address = *by_number.get(&number)?;
-                let (what, lock) = self.sleep_of(address, task, moment)?;
+                let (what, lock) = self.sleep_of(address, task, moment, &waiters)?;
                 let since_ns = task.task.since_ns.unwrap_or(now);
                 if let (WaitFor::Lock(at), Some(lock)) = (what, lock) {
                     let lock = Lock { taken_ns: since_ns, ..lock };
@@ -203,7 +214,10 @@ impl WaitPlaces {
             found.of_tasks.push(wait);
         }
         for number in 0..moment.cpus.len() {
-            let what = self.spin_of(number, moment);
+            let stack = moment.stack_of(number);
+            let waits_in_halt = stack.iter().any(|(_, function)| is_in(&HALTS, function));
+            found.in_halt.push(waits_in_halt);
+            let what = self.spin_of(number, &stack, moment);
             if let Some((WaitFor::Lock(at), holder)) = what {
                 let lock =
                     Lock { kind: LockKind::Spin, holder, taken_at: Site::default(), taken_ns: now };
@@ -224,6 +238,7 @@ impl WaitPlaces {
         address: u64,
         task: &ReadTask,
         moment: &Waits<'_>,
+        waiters: &Tasks<'_>,
     ) -> Option<(WaitFor, Option<Lock>)> {
         let registers = UnwindRegisters::from(task.task.registers.as_ref()?);
         let trace = moment.symbols.unwind(&registers, moment.memory);
@@ -234,14 +249,15 @@ impl WaitPlaces {
             Some((places, frame.cfa?.0))
         };
         let (places, end) = trace.frames.iter().find_map(slow_path)?;
-        let tasks = Tasks { numbers: moment.numbers, stack: self.stack, memory: moment.memory };
-        let at = tasks.waited_for(address, start..end, places.list)?;
+        let at = waiters.waited_for(address, start..end, places.list)?;
         let lock = |kind, holder| Lock { kind, holder, taken_at: Site::default(), taken_ns: 0 };
         let owner = |offset: u64| moment.word(at.wrapping_add(offset));
         let holder = |owner: u64| moment.numbers.get(&(owner & !OWNER_FLAGS)).copied();
+        // A mutex that is handed over names its next owner, who sleeps still.
+        let of_mutex = |owner: u64| holder(owner).filter(|_| owner & HANDED_OVER == 0);
         Some(match (places.kind, places.owner.and_then(owner)) {
             (Sleep::Mutex, Some(owner)) => {
-                (WaitFor::Lock(at), Some(lock(LockKind::Mutex, holder(owner))))
+                (WaitFor::Lock(at), Some(lock(LockKind::Mutex, of_mutex(owner))))
             }
             (Sleep::RwSemaphore, Some(owner)) => {
                 let writer = holder(owner).filter(|_| owner & READER_OWNED == 0);
@@ -253,17 +269,13 @@ impl WaitPlaces {
     }
 
     /// Finds what a CPU spins for: a lock, with its holder where that is recorded, or another CPU's answer.
-    fn spin_of(&self, number: usize, moment: &Waits<'_>) -> Option<(WaitFor, Option<u32>)> {
-        let registers =
-            moment.vcpus.get(number)?.as_ref().filter(|registers| registers.cpl == 0)?;
-        let registers = UnwindRegisters::from(registers);
-        let trace = moment.symbols.unwind(&registers, moment.memory);
-        let functions: Vec<Option<String>> =
-            trace.frames.iter().map(|frame| moment.symbols.function(frame)).collect();
-        let is_in = |names: &[&str], function: &Option<String>| {
-            function.as_deref().is_some_and(|function| names.contains(&function))
-        };
-        for (frame, function) in trace.frames.iter().zip(&functions) {
+    fn spin_of(
+        &self,
+        number: usize,
+        stack: &[(UnwoundFrame, Option<String>)],
+        moment: &Waits<'_>,
+    ) -> Option<(WaitFor, Option<u32>)> {
+        for (frame, function) in stack {
             // A frame that called another one has no RDI of its own any more.
             if let Some(lock) =
                 frame.registers.get(Register::Rdi).filter(|_| is_in(&SPINS, function))
@@ -276,20 +288,21 @@ impl WaitPlaces {
                 return is_held.then_some((WaitFor::Lock(lock), owner));
             }
         }
-        let calls = functions.iter().any(|function| is_in(&CALLS, function));
-        let asked = calls.then(|| self.asked(number, registers.get(Register::Rsp)?, moment));
-        Some((WaitFor::Call(asked.flatten()?), None))
+        let calls = stack.iter().any(|(_, function)| is_in(&CALLS, function));
+        let asked = if calls { self.asked(number, moment) } else { None };
+        Some((WaitFor::Call(asked?), None))
     }
 
-    /// Finds the first CPU that has not run a request of another. `stack` is the latter's stack pointer.
-    fn asked(&self, number: usize, stack: u64, moment: &Waits<'_>) -> Option<u32> {
+    /// Finds the first CPU that has not run a request of another.
+    fn asked(&self, number: usize, moment: &Waits<'_>) -> Option<u32> {
         let places = self.requests.as_ref()?;
         let asking = moment.cpus.get(number)?.as_ref()?;
+        let stack = self.stack.and_then(|offset| moment.word(asking.current.wrapping_add(offset)));
         let own = places.own.and_then(|own| moment.word(own.wrapping_add(asking.offset)));
         let others = (0..).zip(moment.cpus).filter(|(other, _)| *other as usize != number);
         let pending = others.filter_map(|(other, cpu)| Some((other, cpu.as_ref()?)));
         let is_ours = |request: u64, other: &ReadCpu| {
-            request.wrapping_sub(stack) < MAX_STACK
+            stack.is_some_and(|stack| request.wrapping_sub(stack) < THREAD_SIZE)
                 || own.is_some_and(|own| own.wrapping_add(other.offset) == request)
         };
         let mut asked = pending.filter(|(_, cpu)| {
@@ -319,7 +332,25 @@ impl RequestPlaces {
     }
 }
 
+fn is_in(names: &[&str], function: &Option<String>) -> bool {
+    function.as_deref().is_some_and(|function| names.contains(&function))
+}
+
 impl Waits<'_> {
+    /// Unwinds the stack of a vCPU in the kernel, with the function of each frame; empty for any other vCPU.
+    fn stack_of(&self, number: usize) -> Vec<(UnwoundFrame, Option<String>)> {
+        let registers = self.vcpus.get(number).and_then(Option::as_ref);
+        let Some(registers) = registers.filter(|registers| registers.cpl == 0) else {
+            return Vec::new();
+        };
+        let trace = self.symbols.unwind(&UnwindRegisters::from(registers), self.memory);
+        let function = |frame: UnwoundFrame| {
+            let function = self.symbols.function(&frame);
+            (frame, function)
+        };
+        trace.frames.into_iter().map(function).collect()
+    }
+
     fn word(&self, at: u64) -> Option<u64> {
         self.memory.read_u64(VirtualAddress(at)).ok()
     }

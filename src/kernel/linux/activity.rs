@@ -150,10 +150,10 @@ impl ActivityLayout {
         // The idle task has no such record: an interrupt that does not return to it is dated by the watchdog.
         let arrived = self.tasks.arrived(cpu.current, memory).or(cpu.touched);
         // A real-time task keeps its CPU from others, but not from the watchdog.
-        let others = cpu
-            .others
-            .filter(|_| cpu.period.is_some() || !self.tasks.is_real_time(cpu.current, memory));
-        let turn = others.or(cpu.period).filter(|_| !is_idle && !in_program);
+        let gives_way = cpu.has_others
+            && (cpu.period.is_some() || !self.tasks.is_real_time(cpu.current, memory));
+        let turn = if gives_way { Some(0) } else { cpu.period };
+        let turn = turn.filter(|_| !is_idle && !in_program);
         let due = arrived.zip(turn).map(|(arrived, turn)| arrived.saturating_add(turn).min(now));
         cpu.activity.main_loop_ns = Some(due.unwrap_or(now));
         // The tick brings its run queue's clock forward. Others that wake a task there do so too: the age is the least

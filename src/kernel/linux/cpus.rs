@@ -84,8 +84,8 @@ pub(super) struct ReadCpu {
     pub(super) current: u64,
     /// The amount that is added to the addresses of per-CPU variables.
     pub(super) offset: u64,
-    /// Zero, the time for which the current task may keep the CPU if others are ready; `None` if there are none.
-    pub(super) others: Option<u64>,
+    /// True if other tasks are ready to run beside the current one.
+    pub(super) has_others: bool,
     /// The time between two turns of the watchdog in nanoseconds; `None` if it does not watch this CPU.
     pub(super) period: Option<u64>,
     /// The time at which the watchdog last had its turn, in nanoseconds.
@@ -193,7 +193,7 @@ impl CpuPlaces {
             && watchdog.is_some_and(|enabled| enabled & SOFT_WATCHDOG != 0);
         let period = self.period.filter(|_| is_watched);
         let period = period.and_then(|at| memory.read_u64(at).ok());
-        let others = (running > 1).then_some(0);
+        let has_others = running > 1;
         let touched = self.touched.and_then(|at| memory.read_u64(place(at)).ok());
         // The watchdog counts in units of 2^30 ns (kernel/watchdog.c, `get_timestamp`).
         let touched =
@@ -201,7 +201,7 @@ impl CpuPlaces {
         let tick = self.tick.as_ref();
         let tick_late = tick.map(|tick| tick.late(place(tick.armed), memory)).transpose()?;
         let tick_late = tick_late.filter(|_| !is_idle).unwrap_or(0);
-        Ok(ReadCpu { activity, clock, current, offset, others, period, touched, tick_late })
+        Ok(ReadCpu { activity, clock, current, offset, has_others, period, touched, tick_late })
     }
 
     /// Returns the names of the softirqs in a mask, as the kernel has them.

@@ -54,7 +54,7 @@ pub(super) enum Contents {
     /// Constants alone: the symbol table is among them once a kernel has protected them, and they are a quarter of
     /// an image.
     Constants,
-    /// Code and data too.
+    /// Code and data too, as long as they are mapped.
     All,
 }
 

@@ -43,8 +43,7 @@ compare the ratios.
 
 Whole processes on one dump of 256 MiB, in turn, with a warm page cache: medians of $rounds, and the largest memory.
 Three tasks of the guest are blocked. drgn cannot open the dump without the VMCOREINFO and the vmlinux, which it is
-given, and prints the stacks of all tasks; so does \`nmiscope report\` with \`--tasks all\`, without which it prints those
-of the blocked ones. The bar is 0.06 of drgn's time without a vmlinux, 0.12 with one, and 100 MiB.
+given, and prints the stacks of all tasks, as \`nmiscope report --tasks all\` does. The bar is 0.06 of drgn's time without a vmlinux, 0.12 with one, and 100 MiB.
 
 | | time | memory | of drgn's time |
 |---|---|---|---|

@@ -48,9 +48,7 @@ def stacks(rounds, nmiscope, dump, vmlinux, python):
     with tempfile.TemporaryDirectory() as work:
         notes = pathlib.Path(work, "vmcoreinfo")
         notes.write_bytes(check.Dump(dump).vmcoreinfo())
-        # All tasks where the program can print them: without the option, the blocked ones.
-        help_text = subprocess.run([nmiscope, "report", "--help"], check=True, capture_output=True, text=True).stdout
-        tasks = ["--tasks", "all"] if "--tasks" in help_text else []
+        tasks = ["--tasks", "all"]
         peer = "drgn, with vmcoreinfo and vmlinux"
         report = " ".join(["nmiscope report", *tasks])
         commands = {

@@ -4,8 +4,8 @@
 #   check.sh DIRECTORY...
 #
 # Each directory has vmlinuz, initrd and vmlinux, as of `kernel.sh -d` and own-kernel.sh. Needs QEMU, binutils, pahole
-# (Debian's dwarves) and what drgn.sh needs. Prints each check's result,
-# goes on after one that fails, and exits with 1 then. A kernel takes a minute.
+# (Debian's dwarves) and what drgn.sh needs. Prints each check's result, goes on after one that fails, and exits with 1
+# then. A kernel takes a minute.
 set -euo pipefail
 (($#)) || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
@@ -34,13 +34,12 @@ check() { # what it is, program, argument...
 }
 
 check_kernel() { # directory
-    local directory=$1 name base scenario dump tasks=()
+    local directory=$1 name base scenario dump
     name=$(basename "$directory")
-    ! "$nmiscope" report --help | grep --quiet -- '--tasks' || tasks=(--tasks all)
     for scenario in idle mutex rwsem; do
         dump=$work/$name-$scenario
         python3 "$here/dump.py" "$directory" "$scenario" "$dump"
-        "$nmiscope" report "$dump" "${tasks[@]}" --json "$dump.json" --quiet >/dev/null || true
+        "$nmiscope" report "$dump" --tasks all --json "$dump.json" --quiet >/dev/null || true
         check "$name $scenario registers" python3 "$here/check.py" registers "$dump.registers" "$dump.json"
         check "$name $scenario stacks" "$target/drgn/bin/python" "$here/check.py" \
             stacks "$dump" "$dump.json" "$directory/vmlinux"

@@ -36,6 +36,8 @@ pub(super) struct CpuPlaces {
     preempt_count: Option<u64>,
     pending_softirqs: Option<(u64, u64)>,
     tick: Option<TickPlaces>,
+    /// Address of a byte that is set where some CPUs may run a lone task without a tick.
+    full_dynticks: Option<VirtualAddress>,
     /// Address of the enabled watchdogs, a bit for each.
     watchdogs: Option<VirtualAddress>,
     /// Address of the mask of CPUs that the watchdog watches, and the per-CPU time of its last turn.
@@ -137,6 +139,7 @@ impl CpuPlaces {
             preempt_count: place("pcpu_hot", "pcpu_hot", "preempt_count")
                 .or_else(|| address("__preempt_count")),
             pending_softirqs: softirqs,
+            full_dynticks: symbols.address_of("tick_nohz_full_running"),
             tick: tick.map(|(armed, next)| TickPlaces { armed, next }),
             watchdogs: symbols.address_of("watchdog_enabled"),
             watched: symbols.address_of("watchdog_cpumask"),
@@ -200,7 +203,13 @@ impl CpuPlaces {
             touched.filter(|&at| is_watched && at != 0 && at < 1 << 34).map(|at| at << 30);
         let tick = self.tick.as_ref();
         let tick_late = tick.map(|tick| tick.late(place(tick.armed), memory)).transpose()?;
-        let tick_late = tick_late.filter(|_| !is_idle).unwrap_or(0);
+        // A lone task may run without a tick (CONFIG_NO_HZ_FULL), on CPUs that the watchdog leaves alone.
+        let may_stop = self.full_dynticks.is_some_and(|at| {
+            let mut byte = [0];
+            memory.read(at, &mut byte).is_ok() && byte != [0]
+        });
+        let is_ticking = !is_idle && (!may_stop || is_watched || has_others);
+        let tick_late = tick_late.filter(|_| is_ticking).unwrap_or(0);
         Ok(ReadCpu { activity, clock, current, offset, has_others, period, touched, tick_late })
     }
 

@@ -66,7 +66,7 @@ pub fn link_module(file: &[u8]) -> Result<Vec<u8>, ElfError> {
 /// names: those at which a kernel has loaded them. Sections without one are laid out apart from them.
 ///
 /// # Errors
-/// Those of [`link_module`].
+/// The errors are those of [`link_module`].
 pub fn link_module_at(
     file: &[u8],
     address_of: &dyn Fn(&[u8]) -> Option<VirtualAddress>,

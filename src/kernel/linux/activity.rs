@@ -116,8 +116,15 @@ impl ActivityLayout {
             ..KernelState::default()
         };
         if depth != Depth::Counters {
-            let moment =
-                Waits { vcpus, cpus: &cpus, tasks: &tasks, numbers: &numbers, symbols, memory };
+            let moment = Waits {
+                vcpus,
+                cpus: &cpus,
+                tasks: &tasks,
+                addresses: &addresses,
+                numbers: &numbers,
+                symbols,
+                memory,
+            };
             let found = self.waits.find(&moment, now.unwrap_or(0));
             for (cpu, wait) in cpus.iter_mut().zip(found.of_cpus) {
                 if let Some(cpu) = cpu {

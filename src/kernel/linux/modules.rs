@@ -1,7 +1,8 @@
 //! Modules of a kernel: their names, symbols and unwind rows.
 //!
 //! Owns the walk of the list of modules (kernel/module/, include/linux/module.h). Refuses to own the kernel's own
-//! symbols (`symbols`) and the places of sections (`sections`). The list is the guest's: its length, and what each module claims to have, is bounded.
+//! symbols (`symbols`) and the places of sections (`sections`). The list is the guest's: its length, and what each
+//! module claims to have, is bounded.
 
 use std::collections::HashSet;
 use std::ops::Range;

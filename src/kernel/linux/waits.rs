@@ -153,6 +153,8 @@ pub(super) struct Waits<'a> {
     pub(super) vcpus: &'a [Option<Registers>],
     pub(super) cpus: &'a [Option<ReadCpu>],
     pub(super) tasks: &'a [Option<ReadTask>],
+    /// Guest-virtual addresses of the tasks' `task_struct`, in the order of `tasks`.
+    pub(super) addresses: &'a [u64],
     /// Numbers of tasks, by the guest-virtual address of their `task_struct`.
     pub(super) numbers: &'a HashMap<u64, u32>,
     pub(super) symbols: &'a LinuxSymbols,
@@ -194,12 +196,9 @@ impl WaitPlaces {
     pub(super) fn find(&self, moment: &Waits<'_>, now: u64) -> FoundWaits {
         let mut found = FoundWaits::default();
         let waiters = Tasks::new(moment.numbers, self.stack, moment.memory);
-        let by_number: HashMap<u32, u64> =
-            moment.numbers.iter().map(|(&address, &number)| (number, address)).collect();
-        for (number, task) in (0..).zip(moment.tasks) {
+        for (&address, task) in moment.addresses.iter().zip(moment.tasks) {
             let task = task.as_ref().filter(|task| task.task.state == TaskRunState::Blocked);
             let wait = task.and_then(|task| {
-                let address = *by_number.get(&number)?;
                 let (what, lock) = self.sleep_of(address, task, moment, &waiters)?;
                 let since_ns = task.task.since_ns.unwrap_or(now);
                 if let (WaitFor::Lock(at), Some(lock)) = (what, lock) {

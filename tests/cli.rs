@@ -1,9 +1,9 @@
 //! Tests of the command line: help, completions, manual page, symbols for addresses and logs, and the
 //! destinations of text, reports and colors.
 
-use std::io::Write as _;
 use std::process::{Command, Stdio};
 
+use crate::common::llvm::llvm_symbolizer;
 use crate::common::*;
 use nmiscope_symbolizer::{Image, demangle, short_name};
 use object::{Object as _, ObjectSymbol as _, SymbolKind};
@@ -321,20 +321,8 @@ fn text_addresses(count: usize) -> Vec<u64> {
 /// parts of a Rust name mangled, so that names are compared after our own demangling.
 type Place = (String, String, String);
 
-fn llvm_symbolizer(image: &std::path::Path, addresses: &[u64]) -> Vec<Vec<Place>> {
-    let mut child = Command::new("llvm-symbolizer")
-        .args(["--no-demangle", "--inlines", "--obj"])
-        .arg(image)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("llvm-symbolizer can be started");
-    let mut input = child.stdin.take().expect("a pipe");
-    let lines: String = addresses.iter().map(|address| format!("{address:#x}\n")).collect();
-    let writer = std::thread::spawn(move || input.write_all(lines.as_bytes()));
-    let output = child.wait_with_output().expect("llvm-symbolizer ends");
-    writer.join().expect("the writer").expect("the pipe");
-    let text = String::from_utf8(output.stdout).expect("UTF-8");
+fn by_llvm(image: &std::path::Path, addresses: &[u64]) -> Vec<Vec<Place>> {
+    let text = llvm_symbolizer("--no-demangle", image, addresses);
     let answers: Vec<Vec<Place>> = text.trim_end().split("\n\n").map(parse_llvm).collect();
     assert_eq!(answers.len(), addresses.len());
     answers
@@ -377,7 +365,7 @@ fn five_hundred_addresses_are_what_llvm_says() {
         .with_file("guest.elf", nmiscope::bundled::image())
         .run()
         .expect_code(exit::CLEAN);
-    let expected = llvm_symbolizer(&finished.directory.path().join("guest.elf"), &addresses);
+    let expected = by_llvm(&finished.directory.path().join("guest.elf"), &addresses);
     let mut with_lines = 0;
     for ((address, line), expected) in addresses.iter().zip(finished.stdout.lines()).zip(&expected)
     {

@@ -22,6 +22,7 @@ use tempfile::TempDir;
 pub mod corpus;
 pub mod frozen;
 pub mod image;
+pub mod llvm;
 pub mod promises;
 pub mod vm;
 

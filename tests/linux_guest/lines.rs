@@ -3,13 +3,12 @@
 //! The vmlinux is that of the guest's kernel with its debug information: `vmlinux` beside `vmlinuz`, or the file that
 //! NMISCOPE_VMLINUX names. Debian has it in `linux-image-*-dbg`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use nmiscope_report::{Availability, Frame, Function, GuestKernel, Report};
 
 use super::LinuxVm;
+use crate::common::llvm::llvm_symbolizer;
 use crate::common::*;
 
 fn vmlinux() -> PathBuf {
@@ -29,20 +28,7 @@ fn frames(report: &Report) -> Vec<&Frame> {
 
 /// Returns the name, file and line of each function at an address, innermost first.
 fn by_llvm(image: &Path, addresses: &[u64]) -> Vec<Vec<(String, String, u32)>> {
-    let mut child = Command::new("llvm-symbolizer")
-        .args(["--inlines", "--functions=linkage", "--obj"])
-        .arg(image)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("llvm-symbolizer");
-    let mut input = child.stdin.take().expect("a pipe");
-    let lines: String = addresses.iter().map(|address| format!("{address:#x}\n")).collect();
-    let writer = std::thread::spawn(move || input.write_all(lines.as_bytes()));
-    let output = child.wait_with_output().expect("llvm-symbolizer");
-    writer.join().expect("a thread").expect("all addresses are read");
-    assert!(output.status.success(), "{output:?}");
-    let text = String::from_utf8(output.stdout).expect("text");
+    let text = llvm_symbolizer("--functions=linkage", image, addresses);
     let function = |pair: &[&str]| {
         let mut place = pair[1].rsplitn(3, ':');
         let (_column, line) = (place.next(), place.next());

@@ -2,7 +2,7 @@
 
 use nmiscope::hang::Class;
 use nmiscope_farm::corpus::{Expected, Row, promises};
-use nmiscope_report::{Backtrace, CpuFinding, CpuState, Report};
+use nmiscope_report::{Backtrace, Cpu, CpuFinding, CpuState, Report};
 
 use super::{answered, frame_functions, functions, is_subsequence, seen_functions};
 
@@ -24,6 +24,14 @@ fn makes_progress(row: &Row, cpu: u32, cpus: u32) -> bool {
     }
 }
 
+/// Returns true if the guest's trace of a CPU lacks frames, as its report says, and no promise can be held
+/// against it. The NMI may interrupt a function of a CPU that makes progress before it has set up its
+/// frame, and the guest follows frame pointers.
+pub fn may_lack_frames(row: &Row, cpu: &Cpu, count: u32) -> bool {
+    let lacks = |finding: &CpuFinding| matches!(finding, CpuFinding::TraceIncomplete { .. });
+    makes_progress(row, cpu.cpu, count) && cpu.findings.iter().any(lacks)
+}
+
 /// Returns each stack that the head promises: its owner, the promised functions, and those found.
 fn promised_stacks(
     row: &Row,
@@ -36,13 +44,10 @@ fn promised_stacks(
         // AMD's KVM resets a vCPU after a triple fault, and no stack is left.
         for cpu in cpus.filter(|cpu| cpu.state != CpuState::Reset) {
             let look = ("look", seen_functions(cpu));
-            // `live` tests which CPUs take no NMI. On a CPU that makes progress, the NMI may interrupt
-            // a function before its frame is set up, which is a finding of the report.
-            let lacks =
-                |finding: &CpuFinding| matches!(finding, CpuFinding::TraceIncomplete { .. });
-            let may_lack_frames =
-                makes_progress(row, cpu.cpu, count) && cpu.findings.iter().any(lacks);
-            let speaks = answered(cpu) && row.expected() != Expected::Healthy && !may_lack_frames;
+            // `live` tests which CPUs take no NMI.
+            let speaks = answered(cpu)
+                && row.expected() != Expected::Healthy
+                && !may_lack_frames(row, cpu, count);
             let word = speaks.then(|| ("word", functions(cpu)));
             for (witness, found) in word.into_iter().chain([look]) {
                 let whose = format!("{witness} of cpu{}", cpu.cpu);

@@ -15,7 +15,7 @@ use nmiscope::targets::{Dump, Target};
 use nmiscope_machine::Registers;
 use nmiscope_report::{GuestKernel, Report, Source};
 
-use super::LinuxVm;
+use super::{LinuxVm, vmlinux};
 use crate::common::*;
 
 const CORE: &str = "vm.core";
@@ -116,14 +116,13 @@ fn drgn_opens_a_full_core_of_linux_by_its_vmcoreinfo() {
 }
 
 #[test]
-#[ignore = "needs QEMU, a Linux kernel, drgn and its debug vmlinux, which NMISCOPE_DEBUG_VMLINUX names"]
+#[ignore = "needs QEMU, a Linux kernel, its debug vmlinux and drgn"]
 fn drgn_with_debug_vmlinux_reads_the_same_tasks_and_log() {
-    let vmlinux = std::env::var("NMISCOPE_DEBUG_VMLINUX").expect("NMISCOPE_DEBUG_VMLINUX");
     let vm = LinuxVm::start("idle");
     vm.wait_for("test: ready");
     let attached = vm.attach_with_core("full").expect_code(exit::CLEAN);
     let core = path_of(&attached, CORE);
-    let found = drgn(&core, &[&vmlinux]);
+    let found = drgn(&core, &[&vmlinux().display().to_string()]);
     let (tasks, log) = tasks_and_log(&core);
     assert!(tasks.len() > 30, "{tasks:?}");
     assert_eq!(tasks, BTreeSet::from_iter(texts(&found["tasks"])));

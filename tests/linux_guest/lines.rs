@@ -1,22 +1,12 @@
 //! Lines, inlined calls and variables of a Linux guest with `--image vmlinux`, held against llvm-symbolizer.
-//!
-//! The vmlinux is that of the guest's kernel with its debug information: `vmlinux` beside `vmlinuz`, or the file that
-//! NMISCOPE_VMLINUX names. Debian has it in `linux-image-*-dbg`.
 
 use std::path::{Path, PathBuf};
 
 use nmiscope_report::{Availability, Frame, Function, GuestKernel, Report};
 
-use super::LinuxVm;
+use super::{LinuxVm, vmlinux};
 use crate::common::llvm::llvm_symbolizer;
 use crate::common::*;
-
-fn vmlinux() -> PathBuf {
-    let path = std::env::var_os("NMISCOPE_VMLINUX")
-        .map_or_else(|| super::directory().join("vmlinux"), PathBuf::from);
-    assert!(path.exists(), "no {}: set NMISCOPE_VMLINUX", path.display());
-    path
-}
 
 /// Returns all frames that the host has found.
 fn frames(report: &Report) -> Vec<&Frame> {

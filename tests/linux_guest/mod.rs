@@ -29,6 +29,15 @@ fn directory() -> PathBuf {
     std::env::var_os("NMISCOPE_LINUX").map_or_else(own, PathBuf::from)
 }
 
+/// Returns the vmlinux of the guest's kernel with its debug information: `vmlinux` beside `vmlinuz`, or the file
+/// that NMISCOPE_VMLINUX names. Debian has it in `linux-image-*-dbg`.
+fn vmlinux() -> PathBuf {
+    let path = std::env::var_os("NMISCOPE_VMLINUX")
+        .map_or_else(|| directory().join("vmlinux"), PathBuf::from);
+    assert!(path.exists(), "no {}: set NMISCOPE_VMLINUX", path.display());
+    path
+}
+
 /// A QEMU with the Linux guest. Dropping it kills QEMU.
 struct LinuxVm {
     running: Option<Running>,

@@ -12,13 +12,12 @@ mod copy;
 mod parts;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use nmiscope_report::atomic_file;
+use nmiscope_report::atomic_file::{self, PendingDirectory};
 
 use super::event::{
     EVENT_SCHEMA_VERSION, EventKind, FarmEvent, FarmFinished, FarmStarted, Id, Status, VmFinished,
@@ -62,14 +61,10 @@ pub fn merge(inputs: &[PathBuf], output: &Path) -> anyhow::Result<MergeSummary> 
     }
     let folder = atomic_file::folder_of(output);
     fs::create_dir_all(folder).with_context(failed)?;
-    let permissions = Permissions::from_mode(0o777);
-    let mut pending = tempfile::Builder::new();
-    let pending = pending.prefix(".merge-").permissions(permissions).tempdir_in(folder);
-    let pending = pending.with_context(failed)?;
+    atomic_file::remove_abandoned(output);
+    let pending = PendingDirectory::new(output).with_context(failed)?;
     let summary = merged.write(pending.path())?;
-    fs::rename(pending.path(), output).with_context(failed)?;
-    // The directory has been renamed: the guard has nothing to remove.
-    let _ = pending.keep();
+    pending.persist(output).with_context(failed)?;
     Ok(summary)
 }
 

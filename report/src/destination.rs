@@ -58,6 +58,7 @@ impl Destination {
             return Ok(Self::Device { path: path.into(), device });
         }
         atomic_file::folder_of(&target).metadata().with_context(failed)?;
+        atomic_file::remove_abandoned(&target);
         // The error names the temporary file, which the user does not know.
         atomic_file::temporary(&target)
             .map_err(|error| io::Error::from(error.kind()))

@@ -11,8 +11,7 @@ use nmiscope_machine::{
     VirtualMemory,
 };
 use nmiscope_report::Report;
-use nmiscope_report::atomic_file;
-use tempfile::NamedTempFile;
+use nmiscope_report::atomic_file::{self, PendingFile};
 
 use super::Capture;
 use super::host_stack::UnwoundStack;
@@ -245,7 +244,7 @@ fn stack_pages(
 /// Core without its note, under a temporary name; removed if it is not finished.
 #[derive(Debug)]
 pub struct PendingCore {
-    file: NamedTempFile,
+    file: PendingFile,
     target: PathBuf,
     path: PathBuf,
     note: NotePlace,

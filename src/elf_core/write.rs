@@ -10,8 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nmiscope_machine::{Mapping, PhysicalAddress, PhysicalMemory, ReadError};
-use nmiscope_report::atomic_file;
-use tempfile::NamedTempFile;
+use nmiscope_report::atomic_file::{self, PendingFile};
 
 use super::extents::{Extent, Extents};
 use super::format::{
@@ -137,12 +136,13 @@ pub fn check_path(path: &Path) -> Result<(), WriteError> {
 ///
 /// # Errors
 /// [`WriteError::NotAFile`] or [`WriteError::Io`].
-pub fn prepare(path: &Path) -> Result<(PathBuf, NamedTempFile), WriteError> {
+pub fn prepare(path: &Path) -> Result<(PathBuf, PendingFile), WriteError> {
     // A symbolic link stays one.
     let target = path.canonicalize().unwrap_or_else(|_| path.into());
     if target.metadata().is_ok_and(|metadata| !metadata.is_file()) {
         return Err(WriteError::NotAFile { path: path.into() });
     }
+    atomic_file::remove_abandoned(&target);
     let file = atomic_file::temporary(&target).map_err(|error| WriteError::Io {
         action: "make a file beside",
         path: path.into(),

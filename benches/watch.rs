@@ -79,7 +79,7 @@ fn run(guest: &Guest, hang_after: Option<Duration>) -> Cost {
         nmi_timeout: None,
         serial: Sink::None,
         terminal_input: false,
-        second_signal_ends: true,
+        lost_by_second_signal: None,
         debug_directory: DEBUG_DIRECTORY.into(),
         variables: false,
         core: None,

@@ -16,8 +16,7 @@ pub mod hang;
 pub mod images;
 pub mod kernel;
 pub mod session;
-#[cfg(feature = "kvm")]
-mod signals;
+pub mod signals;
 pub mod symbolize;
 pub mod targets;
 

@@ -17,7 +17,7 @@ fn assemble(name: &str, output: &Path) {
 }
 
 /// Assembles a kernel with symbols for the preprocessor.
-fn assemble_with(name: &str, defined: &[&str], output: &Path) {
+pub fn assemble_with(name: &str, defined: &[&str], output: &Path) {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
     let status = Command::new("cc")
         .args(["-nostdlib", "-static", "-no-pie", "-Wl,-Ttext=0x200000", "-Wl,-Tdata=0x210000"])

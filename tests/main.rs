@@ -35,6 +35,7 @@ mod schema;
 mod second_kernel;
 mod stepping;
 mod stored_target;
+mod streams;
 mod symbolize;
 mod tasks;
 mod terminal;

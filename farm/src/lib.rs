@@ -21,6 +21,7 @@ mod expression;
 pub mod filter;
 pub mod journal;
 pub mod judge;
+pub mod line;
 pub mod merge;
 pub mod partition;
 pub mod plan;

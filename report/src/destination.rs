@@ -4,11 +4,13 @@
 //! Owns the check before the work starts that a destination can be written; refuses to own what is written.
 //! Called by the command line and by farms.
 
-use std::fs::{File, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
 use crate::atomic_file;
 
@@ -79,6 +81,42 @@ impl Destination {
         }
     }
 
+    /// Keeps an existing file of this name, as `NAME.1.EXTENSION` or with the next number that is free, and
+    /// returns its new path; `None` if there is no such file. The file keeps its old name too, until
+    /// [`Destination::write`] replaces it.
+    ///
+    /// # Errors
+    /// The file cannot be renamed, or has been kept [`MOST_KEPT`] times.
+    pub fn keep_existing(&self) -> anyhow::Result<Option<PathBuf>> {
+        let Self::File { path, target } = self else { return Ok(None) };
+        if target.symlink_metadata().is_err() {
+            return Ok(None);
+        }
+        for number in 1..=MOST_KEPT {
+            match fs::hard_link(target, numbered(target, number)) {
+                Ok(()) => return Ok(Some(numbered(path, number))),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                // Some file systems have no links.
+                Err(_) => {
+                    return move_to_free_number(target, number)
+                        .map(|number| Some(numbered(path, number)));
+                }
+            }
+        }
+        anyhow::bail!(
+            "failed to keep {}: {MOST_KEPT} files with its name and a number exist",
+            path.display()
+        )
+    }
+
+    /// Returns true if [`Destination::keep_existing`] has a number left.
+    pub fn can_keep_existing(&self) -> bool {
+        match self {
+            Self::File { target, .. } => !(target.exists() && numbered(target, MOST_KEPT).exists()),
+            _ => true,
+        }
+    }
+
     /// Writes the whole output. A file of that name is replaced in one step.
     ///
     /// # Errors
@@ -86,7 +124,7 @@ impl Destination {
     pub fn write(&self, bytes: &[u8]) -> anyhow::Result<()> {
         let failed = |path: &Path| format!("failed to write {}", path.display());
         match self {
-            Self::Stdout => match io::stdout().lock().write_all(bytes) {
+            Self::Stdout => match write_to_stdout(bytes) {
                 Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                     Err(error).context("failed to write to standard output")
                 }
@@ -100,8 +138,92 @@ impl Destination {
     }
 }
 
+/// Largest number of an earlier file that is kept.
+pub const MOST_KEPT: u32 = 999;
+
+/// Returns a path with a number before the extension of its name.
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.file_stem().unwrap_or_default().to_owned();
+    name.push(format!(".{number}"));
+    if let Some(extension) = path.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    path.with_file_name(name)
+}
+
+/// Renames a file to the first free number from `first` on.
+fn move_to_free_number(target: &Path, first: u32) -> anyhow::Result<u32> {
+    let failed = || format!("failed to keep {}", target.display());
+    for number in first..=MOST_KEPT {
+        match renameat_with(CWD, target, CWD, numbered(target, number), RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(number),
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(io::Error::from(error)).with_context(failed),
+        }
+    }
+    anyhow::bail!("{}: {MOST_KEPT} files with its name and a number exist", failed())
+}
+
+fn write_to_stdout(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    // Bytes after the last line feed are in a buffer until now.
+    stdout.flush()
+}
+
 fn replace(target: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = atomic_file::temporary(target)?;
     file.write_all(bytes)?;
     atomic_file::persist(file, target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(folder: &Path) -> Destination {
+        Destination::open(&folder.join("postmortem.json")).unwrap()
+    }
+
+    fn text(folder: &Path, name: &str) -> String {
+        fs::read_to_string(folder.join(name)).unwrap()
+    }
+
+    #[test]
+    fn existing_files_are_kept_under_the_next_free_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let destination = open(folder);
+        assert_eq!(destination.keep_existing().unwrap(), None);
+        destination.write(b"first").unwrap();
+        for (number, written) in [(1, "second"), (2, "third")] {
+            let kept = open(folder).keep_existing().unwrap();
+            assert_eq!(kept, Some(folder.join(format!("postmortem.{number}.json"))));
+            open(folder).write(written.as_bytes()).unwrap();
+        }
+        assert_eq!(text(folder, "postmortem.1.json"), "first");
+        assert_eq!(text(folder, "postmortem.2.json"), "second");
+        assert_eq!(text(folder, "postmortem.json"), "third");
+        assert_eq!(fs::read_dir(folder).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn file_is_moved_where_it_cannot_be_linked() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        fs::write(folder.join("postmortem.json"), "first").unwrap();
+        fs::write(folder.join("postmortem.1.json"), "another").unwrap();
+        assert_eq!(move_to_free_number(&folder.join("postmortem.json"), 1).unwrap(), 2);
+        assert_eq!(text(folder, "postmortem.1.json"), "another");
+        assert_eq!(text(folder, "postmortem.2.json"), "first");
+        assert!(!folder.join("postmortem.json").exists());
+    }
+
+    #[test]
+    fn numbers_stand_before_the_extension() {
+        for (path, expected) in [("a.json", "a.7.json"), ("x/a", "x/a.7"), ("a.b.c", "a.b.7.c")] {
+            assert_eq!(numbered(Path::new(path), 7), Path::new(expected));
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Text from a guest made harmless to a terminal: of control characters only line feed and tab get through.
 //!
-//! Owns which characters are dangerous, and their escapes. Called for every string that comes from a guest
-//! or its image before a person sees it.
+//! Owns which characters are dangerous, and their escapes. Called for every string that comes from a guest,
+//! its image or the command line before a person sees it.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -11,6 +11,11 @@ use std::io::{self, Write};
 fn is_dangerous(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Returns true for text that [`line`] would change.
+pub fn needs_escapes(text: &str) -> bool {
+    text.chars().any(is_dangerous)
 }
 
 /// Returns guest text as one line: every dangerous character is escaped, line feeds and tabs too.
@@ -52,12 +57,34 @@ pub fn json(text: &str) -> String {
 pub struct TerminalFilter<W> {
     inner: W,
     partial: Vec<u8>,
+    /// True if the last character that was written is not a line feed.
+    is_in_line: bool,
 }
 
 impl<W: Write> TerminalFilter<W> {
     /// Creates a filter that writes to `inner`.
     pub fn new(inner: W) -> Self {
-        Self { inner, partial: Vec::new() }
+        Self { inner, partial: Vec::new(), is_in_line: false }
+    }
+
+    /// Ends an unfinished line, so that other text may follow on a line of its own. The bytes of an
+    /// incomplete character are escaped.
+    ///
+    /// # Errors
+    /// `inner` cannot be written.
+    pub fn end_line(&mut self) -> io::Result<()> {
+        for byte in std::mem::take(&mut self.partial) {
+            self.escape(byte)?;
+        }
+        if std::mem::take(&mut self.is_in_line) {
+            writeln!(self.inner)?;
+        }
+        Ok(())
+    }
+
+    fn escape(&mut self, byte: u8) -> io::Result<()> {
+        self.is_in_line = true;
+        write!(self.inner, "\\x{byte:02x}")
     }
 
     fn pass(&mut self, text: &str) -> io::Result<()> {
@@ -67,6 +94,9 @@ impl<W: Write> TerminalFilter<W> {
                 Some(b'\r') => (&part[..part.len() - 1], ""),
                 _ => (part, ""),
             };
+            if !(body.is_empty() && end.is_empty()) {
+                self.is_in_line = end != "\n";
+            }
             write!(self.inner, "{}{end}", line(body))?;
         }
         Ok(())
@@ -92,7 +122,7 @@ impl<W: Write> Write for TerminalFilter<W> {
                         break;
                     };
                     for byte in &bad[..length] {
-                        write!(self.inner, "\\x{byte:02x}")?;
+                        self.escape(*byte)?;
                     }
                     rest = &bad[length..];
                 }
@@ -136,6 +166,28 @@ mod tests {
     #[test]
     fn a_character_may_come_in_pieces() {
         assert_eq!(through_terminal(&[b"na\xc3", b"\xafve\n"]), "naïve\n");
+    }
+
+    #[test]
+    fn only_an_unfinished_line_is_ended() {
+        let ended = |chunks: &[&[u8]]| {
+            let mut output = Vec::new();
+            let mut terminal = TerminalFilter::new(&mut output);
+            for chunk in chunks {
+                terminal.write_all(chunk).unwrap();
+            }
+            terminal.end_line().unwrap();
+            terminal.end_line().unwrap();
+            terminal.write_all(b"next").unwrap();
+            String::from_utf8(output).unwrap()
+        };
+        assert_eq!(ended(&[]), "next");
+        assert_eq!(ended(&[b"whole\r\n"]), "whole\nnext");
+        assert_eq!(ended(&[b"whole\n\r"]), "whole\nnext");
+        assert_eq!(ended(&[b"half\t"]), "half\t\nnext");
+        assert_eq!(ended(&[b"line\nhalf", b"\r"]), "line\nhalf\nnext");
+        assert_eq!(ended(&[b"na\xc3"]), "na\\xc3\nnext");
+        assert_eq!(ended(&[b"\xff"]), "\\xff\nnext");
     }
 
     #[test]

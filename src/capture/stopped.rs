@@ -34,6 +34,15 @@ impl Timeouts {
             handlers: Duration::from_secs(1) + Duration::from_millis(10) * vcpus,
         }
     }
+
+    /// Returns the longest wall time of a capture's waits. `handlers` counts the vCPUs' own time, so that
+    /// their wall time is bounded by a multiple of it ([`Vm::run_nmi`](nmiscope_vmm::Vm::run_nmi)).
+    /// The guest is stopped again after its samples.
+    #[cfg(feature = "kvm")]
+    pub fn longest_capture(self) -> Duration {
+        use nmiscope_vmm::Vm;
+        self.reservation + self.pause * 2 + self.handlers * Vm::NMI_PATIENCE + Vm::ANSWER_DEADLINE
+    }
 }
 
 /// Guest that is stopped and has not been sent NMIs: the moment of a backtrace. Handlers write to the

@@ -275,6 +275,32 @@ impl PendingCore {
     }
 }
 
+/// Core of a finished run or visit that lacks the report. The report is written on its own first: a core
+/// takes long, and may fail for its size.
+#[derive(Debug)]
+pub struct UnfinishedCore {
+    /// Core without its note, and the capture for the note; or the reason why there is no core.
+    pending: anyhow::Result<(PendingCore, Capture)>,
+    /// Index of the core's backtrace in the report.
+    backtrace: usize,
+}
+
+impl UnfinishedCore {
+    /// Creates the core of a report's backtrace.
+    pub fn new(pending: anyhow::Result<(PendingCore, Capture)>, backtrace: usize) -> Self {
+        Self { pending, backtrace }
+    }
+
+    /// Adds the report, and gives the core its name. Returns the path as it was given.
+    ///
+    /// # Errors
+    /// The core could not be written, now or when the guest was captured.
+    pub fn finish(self, report: &Report) -> anyhow::Result<PathBuf> {
+        let (core, capture) = self.pending?;
+        core.finish(report, self.backtrace, capture)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

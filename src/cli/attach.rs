@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -18,6 +19,7 @@ use nmiscope_report::text::{self, Detail};
 use nmiscope_report::units::parse_duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
+use signal_hook::iterator::Signals;
 
 use super::exit_code::{self, Code};
 use super::output::{self, Text};
@@ -27,6 +29,7 @@ use crate::errors::BadRequest;
 use crate::images::DEBUG_DIRECTORY;
 use crate::session::attach::{self, AttachOptions, AttachResult, VmSelector};
 use crate::session::{StackChoice, TaskChoice};
+use crate::signals::{self, Unwritten};
 
 /// Name of the hidden command that guards a stopped VM.
 pub const GUARDIAN: &str = "hold-vm";
@@ -115,6 +118,9 @@ pub fn attach(arguments: &AttachArgs, detail: Detail) -> anyhow::Result<Code> {
         core,
     };
     let text = Text::beside(destination.as_ref(), arguments.quiet);
+    let core = arguments.core.as_deref().map(|path| format!("the core {}", path.display()));
+    let unwritten = Unwritten::new([REPORT.to_owned()].into_iter().chain(core));
+    watch_signals(unwritten.clone())?;
     let program = std::env::current_exe().context("failed to find this program's own file")?;
     let mut guardian = Command::new(program);
     guardian.arg(GUARDIAN);
@@ -127,13 +133,31 @@ pub fn attach(arguments: &AttachArgs, detail: Detail) -> anyhow::Result<Code> {
         output::warning(warning);
     }
     text.print(&text::report(&report, detail));
-    if let Some(destination) = destination {
-        text.write(&report, destination)?;
+    let written = destination.map_or(Ok(()), |destination| text.write(&report, &destination));
+    unwritten.written(REPORT);
+    let core = core.map(|core| core.finish(&report)).transpose();
+    if let Ok(Some(core)) = &core {
+        output::note(&format!("wrote {}", core.display()));
     }
-    if let Some(core) = core {
-        output::note(&format!("wrote {}", core?.display()));
-    }
-    Ok(exit_code::for_report(&report))
+    written?;
+    Ok(exit_code::with_core(exit_code::for_report(&report), core))
+}
+
+/// Name of the report among the outputs that a signal loses.
+const REPORT: &str = "the report";
+
+/// Has the first terminating signal end this process at once, and name the outputs that are lost. The
+/// guardian resumes the guest then.
+fn watch_signals(unwritten: Unwritten) -> anyhow::Result<()> {
+    let failed = "failed to watch for signals";
+    let mut signals = Signals::new(signals::terminating()).context(failed)?;
+    let watch = move || {
+        if let Some(signal) = signals.forever().next() {
+            unwritten.end_at_once(signal);
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(watch).context(failed)?;
+    Ok(())
 }
 
 /// Marks an error of what the user named. A VM that is there and may not or cannot be read is none.

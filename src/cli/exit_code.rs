@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use nmiscope_farm::event::Status;
@@ -12,6 +13,7 @@ use nmiscope_report::{Hang, Outcome, Report};
 #[cfg(feature = "kvm")]
 use nmiscope_vmm as vmm;
 
+use super::output;
 use crate::errors::BadRequest;
 
 /// A documented exit code of the program.
@@ -56,6 +58,18 @@ pub fn for_report(report: &Report) -> Code {
         Outcome::Hang => HANG,
         Outcome::Panic { .. } | Outcome::Crash { .. } => CRASH,
         Outcome::Starved { .. } => TOOL_FAILED,
+    }
+}
+
+/// Returns the exit code of a run or visit whose core may have failed, and prints that error. A verdict
+/// takes precedence over it.
+pub fn with_core(code: Code, core: anyhow::Result<Option<PathBuf>>) -> Code {
+    match core {
+        Ok(_) => code,
+        Err(error) => {
+            output::error(&error);
+            if code == CLEAN { for_error(&error) } else { code }
+        }
     }
 }
 

@@ -25,24 +25,24 @@ use std::time::Instant;
 #[cfg(feature = "kvm")]
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
+use nmiscope_report::sanitize;
 use nmiscope_report::text::Detail;
 
 #[cfg(feature = "kvm")]
 use crate::bundled;
 #[cfg(feature = "kvm")]
 use crate::errors::BadRequest;
+use crate::signals;
 use arguments::{Arguments, Command};
 
 /// Runs the program with the process's arguments. `started` is the time at the start of `main`.
 #[cfg_attr(not(feature = "kvm"), expect(unused_variables, reason = "only a run has clocks"))]
 pub fn main(started: Instant) -> ExitCode {
+    // A failure shows where a file becomes too large, as it does without this.
+    let _ = signals::outlive_file_size_limit();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            // clap returns --help and --version as errors too; they go to standard output.
-            let _ = error.print();
-            return if error.use_stderr() { exit_code::USAGE } else { exit_code::CLEAN }.into();
-        }
+        Err(error) => return not_a_command(error).into(),
     };
     output::set_color(arguments.color);
     output::start_tracing(arguments.verbose);
@@ -62,14 +62,37 @@ pub fn main(started: Instant) -> ExitCode {
         Command::Completions { shell } => completions(shell),
         Command::Man => man(),
     };
-    match result {
-        Ok(code) => code.into(),
-        Err(error) if output::is_broken_pipe(&error) => exit_code::CLEAN.into(),
+    let code = match result {
+        Ok(code) => code,
+        Err(error) if output::is_broken_pipe(&error) => exit_code::CLEAN,
         Err(error) => {
             output::error(&error);
-            exit_code::for_error(&error).into()
+            exit_code::for_error(&error)
         }
+    };
+    if output::report_stdout_failure() { exit_code::TOOL_FAILED.into() } else { code.into() }
+}
+
+/// Prints what clap returns instead of arguments: an error, or the text of --help or --version.
+fn not_a_command(error: clap::Error) -> exit_code::Code {
+    if !error.use_stderr() {
+        let printed = error.print().map_err(output::stdout_failed);
+        let is_failed = printed.is_err() && output::report_stdout_failure();
+        return if is_failed { exit_code::TOOL_FAILED } else { exit_code::CLEAN };
     }
+    let arguments: Vec<String> =
+        std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    if !arguments.iter().any(|argument| sanitize::needs_escapes(argument)) {
+        let _ = error.print();
+        return exit_code::USAGE;
+    }
+    // The message quotes the arguments, and is colored. Escaped arguments have the same mistake.
+    let arguments = arguments.iter().map(|argument| sanitize::line(argument));
+    let _ = match Arguments::try_parse_from(arguments) {
+        Err(escaped) if escaped.kind() == error.kind() => escaped.print(),
+        _ => io::stderr().write_all(sanitize::lines(&error.to_string()).as_bytes()),
+    };
+    exit_code::USAGE
 }
 
 const NAME: &str = env!("CARGO_PKG_NAME");
@@ -86,7 +109,14 @@ fn guest(file: &Path) -> anyhow::Result<exit_code::Code> {
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<exit_code::Code> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), NAME, &mut script);
-    io::stdout().write_all(&script)?;
+    print(&script)
+}
+
+/// Writes bytes to standard output.
+fn print(bytes: &[u8]) -> anyhow::Result<exit_code::Code> {
+    let mut stdout = output::stdout();
+    stdout.write_all(bytes)?;
+    stdout.flush()?;
     Ok(exit_code::CLEAN)
 }
 
@@ -106,6 +136,5 @@ fn man() -> anyhow::Result<exit_code::Code> {
         // The subcommand's sections become subsections.
         page.extend(String::from_utf8_lossy(&section).replace(".SH ", ".SS ").into_bytes());
     }
-    io::stdout().write_all(&page)?;
-    Ok(exit_code::CLEAN)
+    print(&page)
 }

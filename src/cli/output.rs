@@ -1,16 +1,19 @@
 //! The program's output: results on standard output; errors, warnings and traces on standard error, and
 //! with them the text for people when standard output holds a report.
 //!
-//! Owns the streams, colors and escaping; refuses to own the texts (`report`, farms). Called by all
-//! commands.
+//! Owns the streams, their errors, colors and escaping; refuses to own the texts (`report`, farms). Called
+//! by all commands.
 
 use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use anstream::ColorChoice;
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
 use nmiscope_report::destination::Destination;
 use nmiscope_report::{Report, json, sanitize};
+use rustix::event::{PollFd, PollFlags, poll};
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
@@ -58,9 +61,87 @@ pub fn start_tracing(verbosity: u8) {
     tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(ansi).init();
 }
 
+/// First error of standard output, other than a closed pipe, and whether it has been printed.
+static STDOUT_FAILURE: Mutex<Option<(StdoutError, bool)>> = Mutex::new(None);
+
+/// Error of a write to standard output.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("failed to write to standard output: {0}")]
+struct StdoutError(String);
+
+/// Standard output, or a writer on top of it. Records the first error, which the exit code depends on.
+pub struct Stdout<W = io::Stdout>(W);
+
+/// Returns standard output as a writer that records its errors.
+pub fn stdout() -> Stdout {
+    Stdout(io::stdout())
+}
+
+impl<W: Write> Stdout<W> {
+    /// Wraps a writer that writes to standard output.
+    pub fn through(writer: W) -> Self {
+        Self(writer)
+    }
+}
+
+impl<W: Write> Write for Stdout<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        until_it_takes_bytes(|| self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        until_it_takes_bytes(|| self.0.flush())
+    }
+}
+
+/// Repeats a write to standard output that would have to wait. Whoever shares the stream may have made it
+/// non-blocking.
+fn until_it_takes_bytes<T>(mut write: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match write() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for_stdout(),
+            written => return written.map_err(stdout_failed),
+        }
+    }
+}
+
+/// Waits until standard output takes bytes again.
+fn wait_for_stdout() {
+    let stdout = rustix::stdio::stdout();
+    // An error shows at the next write.
+    let _ = poll(&mut [PollFd::new(&stdout, PollFlags::OUT)], None);
+}
+
+/// Records an error of standard output, and returns it with its context. A closed pipe is none: its reader
+/// has seen enough. The others say that the write is to be repeated.
+pub fn stdout_failed(error: io::Error) -> io::Error {
+    use io::ErrorKind::{BrokenPipe, Interrupted, WouldBlock};
+    if matches!(error.kind(), BrokenPipe | Interrupted | WouldBlock) {
+        return error;
+    }
+    let failure = StdoutError(error.to_string());
+    let mut first = STDOUT_FAILURE.lock().unwrap_or_else(PoisonError::into_inner);
+    first.get_or_insert((failure.clone(), false));
+    io::Error::new(error.kind(), failure)
+}
+
+/// Prints the error of standard output unless it has been printed. Returns true if there was one.
+pub fn report_stdout_failure() -> bool {
+    let mut failure = STDOUT_FAILURE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some((failure, printed)) = failure.as_mut() else { return false };
+    if !std::mem::replace(printed, true) {
+        let _ = writeln!(anstream::stderr(), "{ERROR}error{ERROR:#}: {failure}");
+    }
+    true
+}
+
 /// Prints an error and its causes on standard error. A message may have several lines, as those about a
 /// suite's mistakes have.
 pub fn error(error: &anyhow::Error) {
+    if is_of_stdout(error) {
+        report_stdout_failure();
+        return;
+    }
     let text: Vec<String> =
         error.chain().map(|cause| sanitize::lines(&cause.to_string())).collect();
     let _ = writeln!(anstream::stderr(), "{ERROR}error{ERROR:#}: {}", text.join(": "));
@@ -99,23 +180,38 @@ impl Text {
     }
 
     /// Writes a report as JSON, and prints the name of its file.
-    pub fn write(self, report: &Report, destination: Destination) -> anyhow::Result<()> {
+    pub fn write(self, report: &Report, destination: &Destination) -> anyhow::Result<()> {
         destination.write(json::text(report)?.as_bytes())?;
         if let Some(path) = destination.path() {
-            self.print(&format!("wrote {}\n", path.display()));
+            self.wrote(path);
         }
         Ok(())
     }
 
-    /// Prints text. Errors are ignored: a reader who closes the pipe does not end the run.
+    /// Prints the name of a file that was written.
+    pub fn wrote(self, path: &Path) {
+        self.print(&format!("wrote {}\n", sanitize::line(&path.display().to_string())));
+    }
+
+    /// Prints text. An error does not end the run; that of standard output decides on the exit code.
     pub fn print(self, text: &str) {
         let _ = match self {
-            Self::Stdout => anstream::stdout().write_all(text.as_bytes()),
+            Self::Stdout => {
+                let mut stdout = Stdout::through(anstream::stdout());
+                stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+            }
             Self::Stderr => anstream::stderr().write_all(text.as_bytes()),
             Self::Quiet => Ok(()),
         };
-        let _ = io::stdout().flush();
     }
+}
+
+/// Returns true if the error is one of standard output, which is printed once.
+pub fn is_of_stdout(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>()?.get_ref())
+        .any(|error| error.is::<StdoutError>())
 }
 
 /// Returns true if the error was a write to a pipe that its reader has closed.

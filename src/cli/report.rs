@@ -85,7 +85,7 @@ pub fn report(arguments: &ReportArgs, detail: Detail) -> anyhow::Result<Code> {
     }
     text.print(&text::report(&report, detail));
     if let Some(destination) = destination {
-        text.write(&report, destination)?;
+        text.write(&report, &destination)?;
     }
     Ok(exit_code::for_report(&report))
 }

@@ -3,29 +3,29 @@
 //! Owns the options, and which file is written when; refuses to own the run itself (`session`). Called by
 //! the parent module.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
 use clap::{Args, ValueEnum, ValueHint};
-use nmiscope_report::destination::Destination;
+use nmiscope_farm::line;
+use nmiscope_report::destination::{Destination, MOST_KEPT};
 use nmiscope_report::hang_after::{BoundScope, HangAfter};
 use nmiscope_report::text::Detail;
 use nmiscope_report::units::{parse_duration, parse_size};
-use nmiscope_report::{Outcome, Report, text};
+use nmiscope_report::{Outcome, Report, sanitize, text};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
-use rustix::stdio::dup2_stdout;
 
 use super::exit_code::{self, Code};
 use super::output::{self, Text};
 use super::redaction::{self, Redaction};
 use crate::bundled;
-use crate::capture::store::{CoreDestination, CoreSize};
+use crate::capture::store::{CoreDestination, CoreSize, UnfinishedCore};
 use crate::errors::BadRequest;
 use crate::hang::{Bounds, Class};
 use crate::images::{Access, DEBUG_DIRECTORY, Files};
 use crate::session::{self, Ended, Policy, RunEvent, RunOptions, Sink};
+use crate::signals::Unwritten;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -133,8 +133,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIRECTORY", default_value = DEBUG_DIRECTORY,
           value_hint = ValueHint::DirPath)]
     pub debug_dir: PathBuf,
-    /// End at once when this process, the farm that started this one, dies; close standard output when the
-    /// guest has ended
+    /// End at once when this process, the farm that started this one, dies; tell the farm on standard output
+    /// when the guest has ended, and the error that ends this process
     #[arg(long, value_name = "PID", hide = true)]
     pub die_with: Option<i32>,
 }
@@ -225,9 +225,13 @@ const DEFAULT_JSON: &str = "postmortem.json";
 
 /// Runs a VM to the end of its session. `started` is the time at which the program started.
 pub fn run(arguments: &RunArgs, detail: Detail, started: Instant) -> anyhow::Result<Code> {
-    if let Some(parent) = arguments.die_with {
-        die_with(parent)?;
-    }
+    let Some(farm) = arguments.die_with else { return run_guest(arguments, detail, started) };
+    die_with(farm)?;
+    run_guest(arguments, detail, started)
+        .inspect_err(|error| line::send_error(&format!("{error:#}")))
+}
+
+fn run_guest(arguments: &RunArgs, detail: Detail, started: Instant) -> anyhow::Result<Code> {
     if arguments.contradicts_itself() {
         let message = "--hang-policy has both kill and continue: use one of them";
         return Err(BadRequest::from_error(anyhow!(message)));
@@ -243,12 +247,14 @@ pub fn run(arguments: &RunArgs, detail: Detail, started: Instant) -> anyhow::Res
     let core = arguments.core_file();
     let core = core.map(|path| CoreDestination::open(path, arguments.core_size));
     let core = core.transpose().map_err(BadRequest::from_error)?;
-    let options = RunOptions { core, ..options(arguments, stdout_is_data) };
+    let outputs = Outputs { arguments, destination, text };
+    let unwritten = outputs.unwritten();
+    let options = RunOptions { core, ..options(arguments, stdout_is_data, unwritten.clone()) };
     let mut redaction = Redaction::new(arguments.redact);
     if redaction.is_on() {
         text.print(&text::redaction());
     }
-    let Ended { report, core } = session::run(files, &options, started, |event| match event {
+    let ended = session::run(files, &options, started, |event| match event {
         RunEvent::Ready { machine, after } => text.print(&text::ready(machine, after)),
         RunEvent::Warning(warning) => output::warning(&redaction.warning(warning)),
         RunEvent::Hangs(hangs) => text.print(&text::hangs(&redaction.part(hangs))),
@@ -261,21 +267,85 @@ pub fn run(arguments: &RunArgs, detail: Detail, started: Instant) -> anyhow::Res
         RunEvent::Stopping { exits } => {
             tracing::info!(?exits, "stopping");
             if arguments.die_with.is_some() {
-                close_stdout();
+                line::send_guest_ended();
             }
         }
     })?;
-    let report = redaction.part(&report);
-    if !is_already_printed(&report.outcome) {
-        text.print(&text::outcome(&report.outcome));
+    // Signals are handled until the last output is written.
+    let Ended { report, core, console_failure, signals: _signals } = ended;
+    if options.serial == Sink::Stdout {
+        console_failure.map(output::stdout_failed);
     }
-    if let Some(destination) = destination.filter(|_| is_wanted(arguments, &report)) {
-        text.write(&report, destination)?;
+    outputs.write(&redaction.part(&report), core, &unwritten)
+}
+
+/// Outputs of a run, but for its console and the texts of its events.
+struct Outputs<'a> {
+    arguments: &'a RunArgs,
+    destination: Option<Destination>,
+    text: Text,
+}
+
+impl Outputs<'_> {
+    /// Name of the backtrace among the outputs that a signal loses.
+    const BACKTRACE: &'static str = "the last backtrace";
+
+    /// Returns all outputs, by their names for messages.
+    fn unwritten(&self) -> Unwritten {
+        let outputs = [Some(Self::BACKTRACE.into()), self.report_name(), self.core_name()];
+        Unwritten::new(outputs.into_iter().flatten())
     }
-    if let Some(core) = core {
-        text.print(&format!("wrote {}\n", core?.display()));
+
+    fn report_name(&self) -> Option<String> {
+        let path = self.destination.as_ref().map(Destination::path);
+        path.map(|path| match path {
+            Some(path) => format!("the report {}", path.display()),
+            None => "the report".into(),
+        })
     }
-    Ok(exit_code::for_report(&report))
+
+    fn core_name(&self) -> Option<String> {
+        self.arguments.core_file().map(|path| format!("the core {}", path.display()))
+    }
+
+    /// Prints the outcome, and writes the report, then the core, which takes longer and may fail for its
+    /// size. Returns the exit code of the run.
+    ///
+    /// # Errors
+    /// The report could not be written. The core is, nevertheless.
+    fn write(
+        &self,
+        report: &Report,
+        core: Option<UnfinishedCore>,
+        unwritten: &Unwritten,
+    ) -> anyhow::Result<Code> {
+        if !is_already_printed(&report.outcome) {
+            self.text.print(&text::outcome(&report.outcome));
+        }
+        unwritten.written(Self::BACKTRACE);
+        let written = self.write_report(report);
+        self.report_name().inspect(|name| unwritten.written(name));
+        let core = core.map(|core| core.finish(report)).transpose();
+        if let Ok(Some(path)) = &core {
+            self.text.wrote(path);
+        }
+        self.core_name().inspect(|name| unwritten.written(name));
+        let code = exit_code::with_core(exit_code::for_report(report), core);
+        written.map(|()| code)
+    }
+
+    fn write_report(&self, report: &Report) -> anyhow::Result<()> {
+        let wanted = self.destination.as_ref().filter(|_| is_wanted(self.arguments, report));
+        let Some(destination) = wanted else { return Ok(()) };
+        // A name that the user chose is the user's to reuse.
+        if self.arguments.json.is_none()
+            && let Some(kept) = destination.keep_existing()?
+        {
+            let kept = sanitize::line(&kept.display().to_string());
+            self.text.print(&format!("kept the earlier {DEFAULT_JSON} as {kept}\n"));
+        }
+        self.text.write(report, destination)
+    }
 }
 
 /// Has the kernel kill this process when `parent`, the farm that started it, dies.
@@ -290,14 +360,6 @@ fn die_with(parent: i32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Closes standard output, by which the farm at the other end learns that the guest has ended.
-fn close_stdout() {
-    // Not a bare `close`: the next file would be standard output.
-    if let Ok(null) = File::options().write(true).open("/dev/null") {
-        let _ = dup2_stdout(null);
-    }
-}
-
 /// Opens the report's file, before the VM starts. The default file is opened too, although it is only
 /// written when there is something to report: it must be possible then.
 fn destination(arguments: &RunArgs) -> anyhow::Result<Option<Destination>> {
@@ -310,6 +372,12 @@ fn destination(arguments: &RunArgs) -> anyhow::Result<Option<Destination>> {
         None => "name another place with --json, or none with --no-json",
     };
     match Destination::open(&path) {
+        Ok(destination) if arguments.json.is_none() && !destination.can_keep_existing() => {
+            let message = format!(
+                "{DEFAULT_JSON} and {MOST_KEPT} earlier ones exist: remove some, or {hint}"
+            );
+            Err(BadRequest::from_error(anyhow!(message)))
+        }
         Ok(destination) => Ok(Some(destination)),
         Err(error) => Err(BadRequest::from_error(anyhow!("{error:#}; {hint}"))),
     }
@@ -329,7 +397,7 @@ fn is_already_printed(outcome: &Outcome) -> bool {
     !matches!(outcome, Outcome::Exit { .. } | Outcome::Stopped { .. })
 }
 
-fn options(arguments: &RunArgs, stdout_is_data: bool) -> RunOptions {
+fn options(arguments: &RunArgs, stdout_is_data: bool, unwritten: Unwritten) -> RunOptions {
     let serial = match &arguments.serial {
         Sink::Stdout if stdout_is_data => Sink::Stderr,
         sink => sink.clone(),
@@ -349,7 +417,7 @@ fn options(arguments: &RunArgs, stdout_is_data: bool) -> RunOptions {
         terminal_input: matches!(serial, Sink::Stdout | Sink::Stderr),
         serial,
         // A farm sends further signals itself, and kills its VMs when they do not end.
-        second_signal_ends: arguments.die_with.is_none(),
+        lost_by_second_signal: Some(unwritten).filter(|_| arguments.die_with.is_none()),
         debug_directory: arguments.debug_dir.clone(),
         variables: arguments.locals,
         core: None,

@@ -137,7 +137,7 @@ fn parse<'a>(files: &'a Files, arguments: &SymbolizeArgs) -> anyhow::Result<Imag
 /// Copies standard input to standard output as it comes, with annotations.
 fn annotate_log(lookup: Lookup<'_>, arguments: &SymbolizeArgs) -> anyhow::Result<Code> {
     let format = if arguments.json { Format::Json } else { Format::Text };
-    let output = io::BufWriter::new(io::stdout().lock());
+    let output = io::BufWriter::new(output::stdout());
     let mut annotator = Annotator::new(lookup, arguments.offset, format, output);
     let mut input = io::stdin().lock();
     let is_file = rustix::fs::fstat(&input)
@@ -190,7 +190,7 @@ fn wait_for_input(input: &io::StdinLock<'_>, patience: Duration) -> Duration {
 
 /// Prints the functions and lines of each argument.
 fn look_up_arguments(mut lookup: Lookup<'_>, arguments: &SymbolizeArgs) -> anyhow::Result<Code> {
-    let mut stdout = io::BufWriter::new(io::stdout().lock());
+    let mut stdout = io::BufWriter::new(output::stdout());
     let mut is_found = false;
     for text in &arguments.references {
         let mut reference = grammar::argument(text).context("the arguments have been checked")?;

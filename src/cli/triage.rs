@@ -4,7 +4,7 @@
 //! Owns the options and the choice of the exit code; refuses to own groups and their text (the crate
 //! `farm`). Called by the parent module.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -102,7 +102,9 @@ fn print(format: MessageFormat, content: Content<'_>) -> anyhow::Result<()> {
         MessageFormat::Json => {
             let document = Document { schema_version: TRIAGE_SCHEMA_VERSION, content };
             let json = document.json().context("failed to encode the groups")?;
-            io::stdout().lock().write_all(json.as_bytes())?;
+            let mut stdout = output::stdout();
+            stdout.write_all(json.as_bytes())?;
+            stdout.flush()?;
         }
     }
     Ok(())

@@ -21,7 +21,7 @@ use super::guest_image::{GuestImages, ImageSearch};
 use super::origin::Origin;
 use super::stack_choice::StackChoice;
 use super::visit::{CaptureWithCore, Visitor};
-use crate::capture::store::CoreDestination;
+use crate::capture::store::{CoreDestination, UnfinishedCore};
 use crate::diagnosis::milliseconds;
 use crate::errors::BadRequest;
 use crate::targets::{Attached, FinishedVisit, States, extents};
@@ -57,8 +57,8 @@ pub enum VmSelector {
 pub struct AttachResult {
     /// Report of the captured moment.
     pub report: Report,
-    /// Path of the core, or the error of writing it; `None` if no core was requested.
-    pub core: Option<anyhow::Result<PathBuf>>,
+    /// Core that lacks the report; `None` if no core was requested.
+    pub core: Option<UnfinishedCore>,
 }
 
 /// Number of rehearsals before the capture.
@@ -99,7 +99,7 @@ pub fn attach(options: &AttachOptions, guardian: Command) -> anyhow::Result<Atta
     let ((capture, core), visit) = prepared.visit(&mut qemu, memory, guardian, &mut visitor)?;
     let mut report = visitor.report(&capture, Source::Attached, origin, memory_bytes);
     report.visit = Some(visit);
-    let core = core.map(|core| core?.finish(&report, 0, capture));
+    let core = core.map(|core| UnfinishedCore::new(core.map(|core| (core, capture)), 0));
     Ok(AttachResult { report, core })
 }
 

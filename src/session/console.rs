@@ -2,7 +2,11 @@
 //!
 //! The reader of a sink may be slow, or have stopped. So a thread of its own writes to the sink from a
 //! bounded queue: a vCPU that prints waits up to [`PATIENCE`] for room in the queue, then its bytes are
-//! dropped and counted. Called by `live`.
+//! dropped and counted.
+//!
+//! The tool's own text may go where the console goes. A [`ConsolePause`] orders the two: all output from
+//! before it is written first, an unfinished line is ended, and the console waits while the pause lasts.
+//! Called by `live`.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -38,11 +42,28 @@ const QUEUE_BYTES: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Longest time that an unfinished line waits for its end before it is written.
 const LINGER: Duration = Duration::from_millis(50);
+/// Longest time that a pause waits for the sink to take the output from before it.
+pub const PAUSE: Duration = Duration::from_secs(1);
 
 /// The session's handle to the guest's console.
 pub struct GuestConsole {
     shared: Arc<Shared>,
     file: Option<File>,
+}
+
+/// Handle that pauses the guest's console, for whoever prints where the console goes.
+#[derive(Clone)]
+pub struct ConsoleOrder(Arc<Shared>);
+
+/// A pause of the console's output, which ends when it is dropped.
+pub struct ConsolePause(Arc<Shared>);
+
+/// Writer to the destination of the console.
+enum Output {
+    /// A stream that the tool's own text may share.
+    Terminal(TerminalFilter<Box<dyn Write + Send>>),
+    /// A file, which gets the guest's bytes only.
+    File(Box<dyn Write + Send>),
 }
 
 struct Shared {
@@ -54,16 +75,37 @@ struct Shared {
 #[derive(Default)]
 struct State {
     queue: Vec<u8>,
-    /// True while the writer thread writes bytes that it took from the queue.
-    writing: bool,
     /// True if the queue has no writer: there is no sink, or writing to it failed.
     has_no_sink: bool,
     /// True once the queue has been full for [`PATIENCE`]; vCPUs do not wait until there is room again.
     stalled: bool,
     closed: bool,
+    pause: Pause,
+    /// Number of pauses so far.
+    pauses: u64,
+    /// Number of bytes in the queue when the pause was asked for.
+    before_pause: usize,
+    /// True if the last byte that was taken from the queue is in an unfinished line.
+    is_in_line: bool,
+    /// True once a pause has waited in vain; the next ones do not wait until the sink takes output again.
+    late: bool,
+    /// Error of the sink, other than a closed pipe.
+    failure: Option<io::Error>,
     dropped: u64,
     tail: VecDeque<Vec<u8>>,
     line: Vec<u8>,
+}
+
+/// State of a pause of the output.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Pause {
+    /// No pause: output is written as it comes.
+    #[default]
+    Off,
+    /// Output so far is to be written.
+    Wanted,
+    /// Output so far is written, and later output waits.
+    Reached,
 }
 
 impl GuestConsole {
@@ -73,9 +115,9 @@ impl GuestConsole {
     /// The file cannot be opened, or the writer thread cannot be started.
     pub fn open(sink: &Sink) -> anyhow::Result<Self> {
         let mut file = None;
-        let output: Option<Box<dyn Write + Send>> = match sink {
-            Sink::Stdout => Some(Box::new(TerminalFilter::new(io::stdout()))),
-            Sink::Stderr => Some(Box::new(TerminalFilter::new(io::stderr()))),
+        let output = match sink {
+            Sink::Stdout => Some(Output::terminal(Box::new(io::stdout()))),
+            Sink::Stderr => Some(Output::terminal(Box::new(io::stderr()))),
             Sink::File(path) => {
                 let failed =
                     || format!("failed to open {} for the guest's console", path.display());
@@ -87,7 +129,7 @@ impl GuestConsole {
                     .open(path)
                     .with_context(failed)?;
                 file = Some(opened.try_clone().with_context(failed)?);
-                Some(Box::new(opened))
+                Some(Output::File(Box::new(opened)))
             }
             Sink::None => None,
         };
@@ -125,20 +167,25 @@ impl GuestConsole {
         lines.map(|line| String::from_utf8_lossy(line).into_owned()).collect()
     }
 
-    /// Waits until the sink has received all output so far, for `deadline` at most. The console stays open.
-    pub fn drain(&self, deadline: Duration) {
-        let until = Instant::now() + deadline;
+    /// Returns a handle that pauses the console.
+    pub fn order(&self) -> ConsoleOrder {
+        ConsoleOrder(self.shared.clone())
+    }
+
+    /// Ends the console's output: waits until the sink has received all of it, for a second at most, and
+    /// ends an unfinished line. Later output, and output that the sink did not take, is dropped.
+    pub fn finish(&self) {
+        let _pause = self.order().pause();
         let mut state = self.shared.lock();
+        state.dropped += state.queue.len() as u64;
+        state.queue.clear();
+        state.has_no_sink = true;
         state.closed = true;
-        self.shared.changed.notify_all();
-        while !state.has_no_sink && (state.writing || !state.queue.is_empty()) {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            state = self.shared.wait(state, left);
-        }
-        state.closed = false;
+    }
+
+    /// Returns the error of the sink, other than a closed pipe; `None` if it took the output.
+    pub fn take_failure(&self) -> Option<io::Error> {
+        self.shared.lock().failure.take()
     }
 
     /// Returns the number of bytes that were dropped because the queue stayed full.
@@ -169,36 +216,117 @@ impl Shared {
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Runs the writer thread: writes whole lines at once, an unfinished line after [`LINGER`].
-    fn pass_on(&self, mut output: Box<dyn Write + Send>) {
-        let mut state = self.lock();
+    /// Waits up to [`LINGER`] for the end of the line that a running guest writes, and returns the number of
+    /// bytes to write before the pause: to the end of that line, or all.
+    fn bytes_before_pause<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+    ) -> (MutexGuard<'a, State>, usize) {
+        let until = Instant::now() + LINGER;
         loop {
-            if state.queue.is_empty() {
-                if state.closed {
-                    return;
+            let left = until.saturating_duration_since(Instant::now());
+            if let Some(bytes) = state.end_of_line() {
+                return (state, bytes);
+            }
+            if left.is_zero() || state.pause != Pause::Wanted {
+                let bytes = state.queue.len();
+                return (state, bytes);
+            }
+            state = self.wait(state, left);
+        }
+    }
+
+    /// Runs the writer thread: writes whole lines at once, an unfinished line after [`LINGER`].
+    fn pass_on(&self, mut output: Output) {
+        let mut state = self.lock();
+        while !(state.closed && state.queue.is_empty() && state.pause == Pause::Off) {
+            match state.pause {
+                Pause::Reached => {
+                    state = self.wait(state, Duration::from_secs(1));
+                    continue;
                 }
-                state = self.wait(state, Duration::from_secs(1));
-                continue;
+                Pause::Off if state.queue.is_empty() => {
+                    state = self.wait(state, Duration::from_secs(1));
+                    continue;
+                }
+                Pause::Off if state.may_linger() => state = self.wait(state, LINGER),
+                Pause::Off | Pause::Wanted => {}
             }
-            if !state.closed && !state.queue.contains(&b'\n') && state.queue.len() < QUEUE_BYTES / 2
-            {
-                state = self.wait(state, LINGER);
+            let pause = (state.pause == Pause::Wanted).then_some(state.pauses);
+            let mut count = state.queue.len();
+            if pause.is_some() && output.is_shared() {
+                (state, count) = self.bytes_before_pause(state);
             }
-            let bytes = std::mem::take(&mut state.queue);
-            state.writing = true;
+            let bytes: Vec<u8> = state.queue.drain(..count).collect();
+            state.is_in_line = bytes.last().map_or(state.is_in_line, |&byte| byte != b'\n');
             drop(state);
-            let result = output.write_all(&bytes).and_then(|()| output.flush());
+            let result = output.write(&bytes, pause.is_some());
             state = self.lock();
-            state.writing = false;
-            state.stalled = false;
-            // A sink that fails, such as a closed pipe, does not end the run.
-            state.has_no_sink |= result.is_err();
+            state.wrote(result, pause);
             self.changed.notify_all();
             if state.has_no_sink {
                 state.queue.clear();
                 return;
             }
         }
+    }
+}
+
+impl Output {
+    fn terminal(stream: Box<dyn Write + Send>) -> Self {
+        Self::Terminal(TerminalFilter::new(stream))
+    }
+
+    /// Returns true if the tool's own text may be in the same stream.
+    fn is_shared(&self) -> bool {
+        matches!(self, Self::Terminal(_))
+    }
+
+    /// Writes bytes, and ends the line if other text may follow.
+    fn write(&mut self, bytes: &[u8], text_follows: bool) -> io::Result<()> {
+        match self {
+            Self::File(file) => {
+                file.write_all(bytes)?;
+                file.flush()
+            }
+            Self::Terminal(stream) => {
+                stream.write_all(bytes)?;
+                if text_follows {
+                    stream.end_line()?;
+                }
+                stream.flush()
+            }
+        }
+    }
+}
+
+impl ConsoleOrder {
+    /// Pauses the console: waits until the sink has received all output so far, for a second at most, and
+    /// ends an unfinished line. There is one pause at a time.
+    pub fn pause(&self) -> ConsolePause {
+        let mut state = self.0.lock();
+        let until = Instant::now() + if state.late { Duration::ZERO } else { PAUSE };
+        state.pause = Pause::Wanted;
+        state.pauses += 1;
+        state.before_pause = state.queue.len();
+        self.0.changed.notify_all();
+        while !state.has_no_sink && state.pause == Pause::Wanted {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                state.late = true;
+                break;
+            }
+            state = self.0.wait(state, left);
+        }
+        drop(state);
+        ConsolePause(self.0.clone())
+    }
+}
+
+impl Drop for ConsolePause {
+    fn drop(&mut self) {
+        self.0.lock().pause = Pause::Off;
+        self.0.changed.notify_all();
     }
 }
 
@@ -235,6 +363,42 @@ impl Write for Writer {
 }
 
 impl State {
+    /// Returns true if the queue may still get the end of its line.
+    fn may_linger(&self) -> bool {
+        !self.closed && !self.queue.contains(&b'\n') && self.queue.len() < QUEUE_BYTES / 2
+    }
+
+    /// Returns the number of bytes in the queue to the end of the line in which the pause was asked for;
+    /// `None` if the line has no end yet.
+    fn end_of_line(&self) -> Option<usize> {
+        let (before, after) = self.queue.split_at_checked(self.before_pause)?;
+        match before.last() {
+            Some(b'\n') => Some(self.before_pause),
+            None if !self.is_in_line => Some(0),
+            _ => after.iter().position(|&byte| byte == b'\n').map(|at| self.before_pause + at + 1),
+        }
+    }
+
+    /// Records that the sink has taken output, or why it has not; before the `pause` of that number, if it
+    /// was for one.
+    fn wrote(&mut self, result: io::Result<()>, pause: Option<u64>) {
+        self.stalled = false;
+        self.late = false;
+        if pause.is_some() {
+            // The sink's line has been ended.
+            self.is_in_line = false;
+        }
+        // A pause that waited in vain is over, and another one may have begun.
+        if pause == Some(self.pauses) && self.pause == Pause::Wanted {
+            self.pause = Pause::Reached;
+        }
+        if let Err(error) = result {
+            // A sink that fails, such as a closed pipe, does not end the run.
+            self.has_no_sink = true;
+            self.failure = Some(error).filter(|error| error.kind() != io::ErrorKind::BrokenPipe);
+        }
+    }
+
     fn remember(&mut self, byte: u8) {
         match byte {
             b'\n' => {
@@ -251,46 +415,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_tail_keeps_64_lines_and_cuts_long_ones() {
-        let console = GuestConsole::open(&Sink::None).unwrap();
-        let mut writer = console.writer();
-        for line in 0..100 {
-            write!(writer, "line {line}\r\n").unwrap();
-        }
-        writer.write_all(&[b'x'; 10_000]).unwrap();
-        let tail = console.tail();
-        assert_eq!(tail.len(), TAIL_LINES + 1);
-        assert_eq!(tail[0], "line 36");
-        assert_eq!(tail[TAIL_LINES].len(), TAIL_LINE_BYTES);
-    }
-
-    #[test]
-    fn a_file_sink_gets_every_byte_unchanged() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("console");
-        let console = GuestConsole::open(&Sink::File(path.clone())).unwrap();
-        console.writer().write_all(b"\x1b[1mraw\r\nend").unwrap();
-        console.drain(Duration::from_secs(5));
-        assert_eq!(std::fs::read(path).unwrap(), b"\x1b[1mraw\r\nend");
-    }
-
-    #[test]
-    fn a_stopped_reader_costs_bytes_and_does_not_stop_the_guest() {
-        let (_reader, writer) = io::pipe().unwrap();
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
-        let console = GuestConsole { shared: shared.clone(), file: None };
-        thread::spawn(move || shared.pass_on(Box::new(writer)));
-        let started = Instant::now();
-        let mut guest = console.writer();
-        for _ in 0..4 * QUEUE_BYTES / 1024 {
-            guest.write_all(&[b'x'; 1024]).unwrap();
-        }
-        assert!(console.dropped() > 0);
-        console.drain(Duration::from_millis(10));
-        assert!(started.elapsed() < Duration::from_secs(60), "every wait has a bound");
-    }
-}
+mod tests;

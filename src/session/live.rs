@@ -3,6 +3,8 @@
 //! Owns the order of its steps and all their clocks. Refuses to own the contents of a capture
 //! (`capture`) and its place in the report (`record`). Called by the CLI.
 
+use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
@@ -14,14 +16,16 @@ use nmiscope_symbolizer::SourceRoots;
 use nmiscope_vmm as vmm;
 use nmiscope_vmm::{Ports, Vm};
 
-use super::console::GuestConsole;
+use super::console::{self, GuestConsole};
 use super::guest::Guest;
 use super::observe;
 use super::options::{Ended, RunEvent, RunOptions};
 use super::origin::Origin;
 use super::record::{CorePriority, RunRecord};
+use super::terminal::UserTerminal;
 use super::wake::{Inbox, Wake};
 use super::watch::{Observed, POLL, Watch};
+use crate::capture::store::UnfinishedCore;
 use crate::capture::{CaptureRequest, Sampling, StoppedGuest, Timeouts};
 use crate::diagnosis::{self, Resolver, milliseconds};
 use crate::errors::BadRequest;
@@ -29,9 +33,6 @@ use crate::hang::{Detection, Verdict};
 use crate::images::{self, Access, Files, source_roots};
 use crate::kernel::{DOORBELLS, KernelSymbols, WithVariables, bundled_vocabulary};
 use crate::targets::Target;
-
-/// Time for the console's sink to take the guest's last output.
-const CONSOLE: Duration = Duration::from_secs(1);
 
 /// Time for the vCPU threads to end.
 const SHUTDOWN: Duration = Duration::from_secs(2);
@@ -74,8 +75,15 @@ pub fn run(
     // Only now: every request that can be refused has been checked, so a file may be emptied.
     console.start();
     drop(initrd);
-    let signals = inbox.watch_signals(options.second_signal_ends)?;
-    let input = options.terminal_input.then(|| inbox.watch_terminal()).flatten();
+    let terminal = Arc::new(UserTerminal::default());
+    let signals = inbox.watch_signals(options.lost_by_second_signal.clone(), terminal.clone())?;
+    let input = options.terminal_input.then(|| inbox.watch_terminal(&terminal)).flatten();
+    // The listener may print where the console goes.
+    let order = console.order();
+    let mut listener = |event: RunEvent<'_>| {
+        let _pause = order.pause();
+        listener(event);
+    };
     let mut session = Session {
         vm,
         inbox,
@@ -90,9 +98,21 @@ pub fn run(
     };
     session.start();
     let outcome = session.drive();
-    let ended = session.finish(outcome);
-    drop((signals, input));
-    Ok(ended)
+    let (report, core, console_failure) = session.finish(outcome);
+    drop(input);
+    Ok(Ended { report, core, console_failure, signals })
+}
+
+/// Returns the longest time from a run's time limit to the end of its process: a capture, the end of the
+/// vCPUs and of the console, and `writing` for the report and the core.
+pub fn longest_ending(vcpus: u32, writing: Duration) -> Duration {
+    // Of the end, the listener's last event, and the console's own.
+    const PAUSES: u32 = 3;
+    Timeouts::for_vcpus(vcpus).longest_capture()
+        + sampling_time(true)
+        + console::PAUSE * PAUSES
+        + SHUTDOWN
+        + writing
 }
 
 struct Session<'a> {
@@ -377,12 +397,18 @@ impl Session<'_> {
         }
     }
 
-    fn finish(mut self, outcome: Outcome) -> Ended {
-        self.console.drain(CONSOLE);
+    /// Ends the VM and the console. Returns the report, the core without it, and the error of the console's
+    /// sink.
+    fn finish(mut self, outcome: Outcome) -> (Report, Option<UnfinishedCore>, Option<io::Error>) {
         self.record.emit(RunEvent::Stopping { exits: self.vm.exit_counts() });
         // A failure is a warning: the threads end with the process, and the report is complete.
         if let Err(error) = self.vm.shutdown(SHUTDOWN) {
             self.record.warn(format!("failed to {}", crate::error_chain(&error)));
+        }
+        self.console.finish();
+        let console_failure = self.console.take_failure();
+        if let Some(error) = &console_failure {
+            self.record.warn(format!("the guest's console could not be written: {error}"));
         }
         if self.console.dropped() > 0 {
             let dropped = self.console.dropped();
@@ -411,7 +437,8 @@ impl Session<'_> {
             console_tail: self.console.tail(),
             visit: None,
         };
-        self.record.finish(report)
+        let (report, core) = self.record.finish(report);
+        (report, core, console_failure)
     }
 }
 

@@ -50,7 +50,7 @@ mod watch;
 #[cfg(feature = "kvm")]
 pub use console::Sink;
 #[cfg(feature = "kvm")]
-pub use live::run;
+pub use live::{longest_ending, run};
 #[cfg(feature = "kvm")]
 pub use options::{Ended, Policy, RunEvent, RunOptions};
 pub use stack_choice::{StackChoice, TaskChoice};

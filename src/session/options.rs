@@ -1,5 +1,6 @@
 //! The interface of a live session: its options, its events, and its results.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,8 +8,10 @@ use nmiscope_report::{Backtrace, Hang, Machine, Outcome, Report};
 use nmiscope_vmm as vmm;
 
 use super::console::Sink;
-use crate::capture::store::CoreDestination;
+use super::wake::SignalWatch;
+use crate::capture::store::{CoreDestination, UnfinishedCore};
 use crate::hang;
+use crate::signals::Unwritten;
 
 /// Options of a live session: the guest, its limits, and the response to a hang.
 #[derive(Debug)]
@@ -39,8 +42,9 @@ pub struct RunOptions {
     pub serial: Sink,
     /// True to send keys on a terminal to the guest's console.
     pub terminal_input: bool,
-    /// True if a second terminating signal ends the process at once.
-    pub second_signal_ends: bool,
+    /// Outputs that a second terminating signal loses, as it ends the process at once; `None` if further
+    /// signals change nothing.
+    pub lost_by_second_signal: Option<Unwritten>,
     /// Directory of separate debug files, by build-id.
     pub debug_directory: PathBuf,
     /// True to read the arguments and locals of the frames that the host finds.
@@ -64,9 +68,13 @@ pub struct Policy {
 pub struct Ended {
     /// The finished report of the run.
     pub report: Report,
-    /// Path of the core, or the reason why it could not be written; `None` if no core was requested, or
-    /// no backtrace was taken.
-    pub core: Option<anyhow::Result<PathBuf>>,
+    /// Core that lacks the report, to be finished once the report is written; `None` if no core was
+    /// requested, or no backtrace was taken.
+    pub core: Option<UnfinishedCore>,
+    /// Error of the console's sink, other than a closed pipe; `None` if it took all output.
+    pub console_failure: Option<io::Error>,
+    /// Guard of the signals: they are handled until it is dropped.
+    pub signals: SignalWatch,
 }
 
 /// Event of a running session, passed to the caller as it happens.

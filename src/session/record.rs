@@ -3,14 +3,13 @@
 //! Owns the limits on a report's backtraces and hangs, and the choice of the backtrace that gets the
 //! core. Refuses to own what a backtrace contains (`diagnosis`). Called by `live`.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use nmiscope_report::{Backtrace, Hang, Report, Trigger, summary};
 
-use super::options::{Ended, Policy, RunEvent};
+use super::options::{Policy, RunEvent};
 use crate::capture::Capture;
-use crate::capture::store::PendingCore;
+use crate::capture::store::{PendingCore, UnfinishedCore};
 use crate::diagnosis::{Diagnosis, milliseconds};
 
 /// Largest number of backtraces of hangs in a report: a guest that is not killed may hang repeatedly.
@@ -163,8 +162,8 @@ impl<'a> RunRecord<'a> {
         }
     }
 
-    /// Completes the report with the recorded results, then the core with the report.
-    pub fn finish(mut self, report: Report) -> Ended {
+    /// Completes the report with the recorded results, and returns the core that lacks it.
+    pub fn finish(mut self, report: Report) -> (Report, Option<UnfinishedCore>) {
         if self.more_hangs > 0 {
             self.warn(format!("{} more hangs are not in this report", self.more_hangs));
         }
@@ -173,11 +172,8 @@ impl<'a> RunRecord<'a> {
         hangs.sort_by(|a, b| a.at_ms.total_cmp(&b.at_ms));
         let mut report = Report { hangs, backtraces, warnings, ..report };
         report.summary = summary::summarize(&report);
-        let core = core.map(|kept| -> anyhow::Result<PathBuf> {
-            let (core, capture) = kept.pending?;
-            core.finish(&report, kept.backtrace, capture)
-        });
-        Ended { report, core }
+        let core = core.map(|kept| UnfinishedCore::new(kept.pending, kept.backtrace));
+        (report, core)
     }
 }
 

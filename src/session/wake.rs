@@ -2,22 +2,20 @@
 //!
 //! Owns the signal handlers and the threads that feed the channel. Called by `live`.
 
-use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nmiscope_vmm as vmm;
-use signal_hook::consts::{SIGQUIT, SIGTERM, SIGUSR1};
-use signal_hook::flag;
+use signal_hook::consts::{SIGCONT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
 
 use super::STACK;
-use super::terminal::RawTerminal;
-use crate::signals;
+use super::terminal::{RawTerminal, UserTerminal};
+use crate::signals::{self, Repeats, Unwritten};
 
 /// A message that wakes the session.
 #[derive(Debug)]
@@ -49,7 +47,7 @@ impl Signal {
 
     /// Returns the signal's name, as in `SIGINT`.
     pub fn name(self) -> &'static str {
-        signal_hook::low_level::signal_name(self.0).unwrap_or("a signal")
+        signals::name(self.0)
     }
 }
 
@@ -60,6 +58,7 @@ pub struct Inbox {
 }
 
 /// Guard of the thread that listens for signals; stops it when dropped.
+#[derive(Debug)]
 pub struct SignalWatch(Handle);
 
 impl Drop for SignalWatch {
@@ -103,54 +102,79 @@ impl Inbox {
         })
     }
 
-    /// Handles signals from now on, and sends them to this channel.
+    /// Handles signals from now on, and sends them to this channel. Equal ones in quick succession are one
+    /// ([`Repeats`]).
     ///
-    /// With `twice_at_once` the second terminating signal ends the process at once. A farm does without:
-    /// it may send several, and kills a VM that does not end.
+    /// A second terminating signal ends the process at once, and names the outputs of `unwritten`, which
+    /// are lost. With `None` it does not: a farm may send several signals, and kills a VM that does not
+    /// end. SIGTSTP and SIGCONT restore and set the modes of `terminal`.
     ///
     /// # Errors
     /// A handler cannot be installed, or the thread cannot be started.
-    pub fn watch_signals(&self, twice_at_once: bool) -> anyhow::Result<SignalWatch> {
-        let failed = "failed to install signal handlers";
-        // The second signal ends the process in the handler, wherever this program is stuck.
-        let meant = Arc::new(AtomicBool::new(false));
-        for signal in signals::terminating().filter(|_| twice_at_once) {
-            flag::register_conditional_default(signal, meant.clone()).context(failed)?;
-            flag::register(signal, meant.clone()).context(failed)?;
-        }
-        let watched = signals::terminating().chain([SIGQUIT, SIGUSR1]);
-        let mut signals = Signals::new(watched).context(failed)?;
+    pub fn watch_signals(
+        &self,
+        unwritten: Option<Unwritten>,
+        terminal: Arc<UserTerminal>,
+    ) -> anyhow::Result<SignalWatch> {
+        let watched = signals::terminating().chain([SIGQUIT, SIGUSR1, SIGTSTP, SIGCONT]);
+        let mut signals = Signals::new(watched).context("failed to install signal handlers")?;
         let handle = signals.handle();
-        let sender = self.sender.clone();
+        let mut watcher = SignalWatcher {
+            sender: self.sender.clone(),
+            unwritten,
+            terminal,
+            repeats: Repeats::default(),
+            was_asked_to_end: false,
+        };
         thread::Builder::new()
             .name("signals".into())
             .stack_size(STACK)
-            .spawn(move || {
-                for signal in signals.forever() {
-                    if sender.send(Wake::Signal(Signal(signal))).is_err() {
-                        break;
-                    }
-                }
-            })
+            .spawn(move || signals.forever().for_each(|signal| watcher.handle(signal)))
             .context("failed to start a thread for signals")?;
         Ok(SignalWatch(handle))
     }
 
     /// Sends keys to this channel, one by one and without an echo, until the returned guard is dropped.
     /// `None` if standard input is not a terminal that this process may use. The thread that reads keys
-    /// stays in its read until the process ends.
-    pub fn watch_terminal(&self) -> Option<RawTerminal> {
-        let terminal = RawTerminal::on_stdin()?;
-        let sender = self.sender.clone();
+    /// stays in its wait until the process ends.
+    pub fn watch_terminal(&self, terminal: &Arc<UserTerminal>) -> Option<RawTerminal> {
+        let raw = terminal.set_raw()?;
+        let (sender, terminal) = (self.sender.clone(), terminal.clone());
         let read = move || {
-            let mut bytes = [0; 64];
-            while let Ok(count @ 1..) = std::io::stdin().read(&mut bytes) {
-                if sender.send(Wake::Input(bytes[..count].to_vec())).is_err() {
-                    break;
-                }
-            }
+            terminal.read_keys(|keys| sender.send(Wake::Input(keys.to_vec())).is_ok());
         };
         thread::Builder::new().name("keys".into()).stack_size(STACK).spawn(read).ok()?;
-        Some(terminal)
+        Some(raw)
+    }
+}
+
+/// The thread that receives signals. It ends the process itself, since the session's thread may be stuck.
+struct SignalWatcher {
+    sender: Sender<Wake>,
+    unwritten: Option<Unwritten>,
+    terminal: Arc<UserTerminal>,
+    repeats: Repeats,
+    was_asked_to_end: bool,
+}
+
+impl SignalWatcher {
+    fn handle(&mut self, signal: i32) {
+        match signal {
+            SIGTSTP => return self.terminal.stop_process(),
+            SIGCONT => return self.terminal.continued(),
+            SIGQUIT | SIGUSR1 => {}
+            _ if self.repeats.is_repeat(signal, Instant::now()) => return,
+            _ => self.end(signal),
+        }
+        // Sending fails once the session has ended, which needs no signal.
+        let _ = self.sender.send(Wake::Signal(Signal(signal)));
+    }
+
+    fn end(&mut self, signal: i32) {
+        if let Some(unwritten) = self.unwritten.as_ref().filter(|_| self.was_asked_to_end) {
+            self.terminal.restore();
+            unwritten.end_at_once(signal);
+        }
+        self.was_asked_to_end = true;
     }
 }

@@ -3,7 +3,7 @@
 
 mod at_scale;
 mod faults;
-mod site;
+pub mod site;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -75,13 +75,7 @@ impl Site {
 
     /// Returns the VMs' processes: those whose working directory is one of a try.
     pub fn processes(&self) -> Vec<Pid> {
-        let all = fs::read_dir("/proc").expect("proc");
-        let here = |entry: fs::DirEntry| {
-            let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
-            let directory = fs::read_link(entry.path().join("cwd")).ok()?;
-            directory.starts_with(self.results()).then_some(pid)
-        };
-        all.filter_map(|entry| here(entry.ok()?)).collect()
+        processes_in(&self.results())
     }
 
     /// Finds the process of a running VM by a part of its directory's name.
@@ -109,6 +103,17 @@ impl Site {
     pub fn kill_one(&self, name: &str) {
         kill_process(self.process_of(name), Signal::KILL).expect("it runs");
     }
+}
+
+/// Returns the processes whose working directory is `below` this one, or it.
+pub fn processes_in(below: &Path) -> Vec<Pid> {
+    let all = fs::read_dir("/proc").expect("proc");
+    let here = |entry: fs::DirEntry| {
+        let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
+        let directory = fs::read_link(entry.path().join("cwd")).ok()?;
+        directory.starts_with(below).then_some(pid)
+    };
+    all.filter_map(|entry| here(entry.ok()?)).collect()
 }
 
 /// Waits for a condition that becomes true by itself.

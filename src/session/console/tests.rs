@@ -1,0 +1,130 @@
+//! Tests of the console's order, bounds and sinks.
+
+use super::*;
+
+#[test]
+fn the_tail_keeps_64_lines_and_cuts_long_ones() {
+    let console = GuestConsole::open(&Sink::None).unwrap();
+    let mut writer = console.writer();
+    for line in 0..100 {
+        write!(writer, "line {line}\r\n").unwrap();
+    }
+    writer.write_all(&[b'x'; 10_000]).unwrap();
+    let tail = console.tail();
+    assert_eq!(tail.len(), TAIL_LINES + 1);
+    assert_eq!(tail[0], "line 36");
+    assert_eq!(tail[TAIL_LINES].len(), TAIL_LINE_BYTES);
+}
+
+#[test]
+fn a_file_sink_gets_every_byte_unchanged() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("console");
+    let console = GuestConsole::open(&Sink::File(path.clone())).unwrap();
+    console.writer().write_all(b"\x1b[1mraw\r\nend").unwrap();
+    console.finish();
+    assert_eq!(std::fs::read(path).unwrap(), b"\x1b[1mraw\r\nend");
+}
+
+/// Console on a stream that keeps what it gets.
+fn console_on_a_stream() -> (GuestConsole, Arc<Mutex<Vec<u8>>>) {
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let kept = Arc::<Mutex<Vec<u8>>>::default();
+    let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+    let (console, stream) = (GuestConsole { shared: shared.clone(), file: None }, kept.clone());
+    thread::spawn(move || shared.pass_on(Output::terminal(Box::new(Kept(stream)))));
+    (console, kept)
+}
+
+#[test]
+fn text_in_a_pause_has_lines_of_its_own_between_the_guests() {
+    let (console, stream) = console_on_a_stream();
+    let mut guest = console.writer();
+    let mut expected = Vec::new();
+    for round in 0..5 {
+        write!(guest, "whole\nbefore {round}").unwrap();
+        let pause = console.order().pause();
+        write!(guest, "after").unwrap();
+        stream.lock().unwrap().extend_from_slice(b"text\n");
+        drop(pause);
+        write!(expected, "whole\nbefore {round}\ntext\nafter").unwrap();
+    }
+    console.finish();
+    writeln!(expected).unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&stream.lock().unwrap()),
+        String::from_utf8_lossy(&expected)
+    );
+    assert_eq!(console.dropped(), 0);
+}
+
+/// A guest that runs ends its line, and the text waits for it.
+#[test]
+fn text_does_not_split_the_line_of_a_running_guest() {
+    let (console, stream) = console_on_a_stream();
+    let mut guest = console.writer();
+    let order = console.order();
+    let printer = thread::spawn(move || {
+        for _ in 0..50 {
+            let pause = order.pause();
+            stream.lock().unwrap().extend_from_slice(b"text\n");
+            drop(pause);
+        }
+        stream
+    });
+    while !printer.is_finished() {
+        for byte in b"a line of the guest\n" {
+            guest.write_all(&[*byte]).unwrap();
+        }
+    }
+    let stream = printer.join().unwrap();
+    console.finish();
+    let stream = String::from_utf8(stream.lock().unwrap().clone()).unwrap();
+    assert_eq!(stream.lines().filter(|line| *line == "text").count(), 50);
+    let split = stream.lines().find(|line| !["text", "a line of the guest"].contains(line));
+    assert_eq!(split, None);
+}
+
+#[test]
+fn output_after_the_end_is_dropped() {
+    let (console, stream) = console_on_a_stream();
+    console.writer().write_all(b"end").unwrap();
+    console.finish();
+    console.writer().write_all(b"late").unwrap();
+    drop(console);
+    assert_eq!(*stream.lock().unwrap(), b"end\n");
+}
+
+#[test]
+fn a_sink_that_fails_is_reported() {
+    let console = GuestConsole::open(&Sink::File("/dev/full".into())).unwrap();
+    console.writer().write_all(b"lost").unwrap();
+    console.finish();
+    let error = console.take_failure().expect("a device without room");
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+}
+
+#[test]
+fn a_stopped_reader_costs_bytes_and_does_not_stop_the_guest() {
+    let (_reader, writer) = io::pipe().unwrap();
+    let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+    let console = GuestConsole { shared: shared.clone(), file: None };
+    thread::spawn(move || shared.pass_on(Output::File(Box::new(writer))));
+    let started = Instant::now();
+    let mut guest = console.writer();
+    for _ in 0..4 * QUEUE_BYTES / 1024 {
+        guest.write_all(&[b'x'; 1024]).unwrap();
+    }
+    assert!(console.dropped() > 0);
+    console.finish();
+    assert!(started.elapsed() < Duration::from_secs(60), "every wait has a bound");
+}

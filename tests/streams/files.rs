@@ -1,0 +1,211 @@
+//! Reports and cores under limits, on full disks and after kills, and files that exist already.
+
+use std::path::Path;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::process::geteuid;
+
+use crate::common::*;
+use crate::farm::site::{Run, Site};
+use crate::foreign_guest::assemble_with;
+use nmiscope_farm::event::Status;
+
+const HANG: [&str; 9] = [
+    "run",
+    "--workload",
+    "spin-irqs-off",
+    "--cpus",
+    "1",
+    "--hang-after",
+    "300ms",
+    "--serial",
+    "none",
+];
+
+/// Prepares a run of nmiscope that may write files of at most 64 KiB.
+fn limited(arguments: &[&str]) -> Invocation {
+    let script = "ulimit -f 128; exec \"$@\"";
+    program(Command::new("sh"), ["-c", script, "sh"]).arg(binary()).args(arguments)
+}
+
+#[test]
+fn failed_core_changes_neither_the_verdict_nor_the_report() {
+    require_kvm();
+    let finished = limited(&HANG).args(["--core", "x.core"]).with_report().run();
+    let finished = finished.expect_code(exit::HANG);
+    assert_eq!(finished.report().hangs.len(), 1);
+    assert_eq!(finished.files(), [REPORT]);
+    let error = "error: failed to write x.core: ";
+    assert!(finished.stderr.contains(error), "{}", finished.all());
+    assert!(finished.stderr.contains("File too large"), "{}", finished.all());
+    assert!(!finished.stdout.contains("wrote x.core"), "{}", finished.all());
+}
+
+#[test]
+fn failed_core_of_a_run_without_a_verdict_is_an_error() {
+    require_kvm();
+    let idle = ["run", "--workload", "idle", "--cpus", "1", "--serial", "none"];
+    let finished = limited(&idle)
+        .args(["--nmi-after", "200ms", "--stop-after", "300ms", "--core", "x.core"])
+        .run()
+        .expect_code(exit::TOOL_FAILED);
+    assert!(finished.stderr.contains("File too large"), "{}", finished.all());
+}
+
+#[test]
+fn report_beyond_the_limit_is_an_error_and_no_signal() {
+    require_kvm();
+    let finished = program(Command::new("sh"), ["-c", "ulimit -f 1; exec \"$@\"", "sh"])
+        .arg(binary())
+        .args(HANG)
+        .with_report()
+        .run()
+        .expect_code(exit::TOOL_FAILED);
+    assert!(
+        finished.stderr.contains("failed to write report.json: File too large"),
+        "{}",
+        finished.all()
+    );
+    assert_eq!(finished.files(), [""; 0]);
+}
+
+#[test]
+fn farm_under_a_limit_keeps_its_reports() {
+    let site = Site::new(
+        "[defaults]\ncpus = 1\nmemory = '32M'\n[[vm]]\nname = 'ok'\nworkload = 'exit'\n\
+         [[vm]]\nname = 'hang'\nworkload = 'spin-irqs-off'\nhang-after = '500ms'\nretries = 1\n\
+         [[vm]]\nname = 'panic'\nworkload = 'panic'\n",
+    );
+    let suite = site.path("suite.toml");
+    let farm =
+        limited(&["farm", &suite, "--message-format", "json", "--out", &site.path("results")]);
+    let run = Run::from_output(&farm.run().expect_code(exit::CRASH));
+    let expected = [("hang", Status::Hang), ("ok", Status::Pass), ("panic", Status::Crash)];
+    assert_eq!(run.last_tries(), expected.map(|(name, status)| (name.to_owned(), status)).into());
+    for vm in run.all_finished() {
+        site.report(&vm.directory);
+        if vm.status == Status::Pass {
+            continue;
+        }
+        let stderr = std::fs::read_to_string(site.results().join(&vm.directory).join("stderr.log"));
+        let stderr = stderr.expect("a file");
+        assert!(stderr.contains("hang.core") && stderr.contains("File too large"), "{stderr}");
+    }
+}
+
+/// The disk has room for the farm's own files and not for the VM's: its process cannot write down why.
+#[test]
+fn farm_names_the_full_disk_of_a_vm() {
+    let site = Site::new(
+        "[[vm]]\nname = 'hang'\nworkload = 'halt-irqs-off'\ncpus = 1\nhang-after = '200ms'\n",
+    );
+    let script = format!(
+        "mkdir {out} && mount -t tmpfs -o size=8k none {out} || exit 99\n\
+         \"$@\" --out {out}; code=$?\n\
+         wc -c < {out}/vms/hang/1.1/stderr.log >&2\n\
+         exit $code",
+        out = site.path("results"),
+    );
+    let mut unshare = vec!["--mount"];
+    if !geteuid().is_root() {
+        unshare.push("--map-root-user");
+    }
+    unshare.extend(["sh", "-c", &script, "sh"]);
+    let farm = program(Command::new("unshare"), unshare)
+        .arg(binary())
+        .args(["farm", &site.path("suite.toml")])
+        .run()
+        .expect_code(exit::TOOL_FAILED);
+    let reason = "without a report: failed to write report.json: No space left on device";
+    assert!(farm.stdout.contains(reason), "{}", farm.all());
+    assert_eq!(farm.stderr.trim(), "0", "the VM's own file is empty: {}", farm.all());
+}
+
+#[test]
+fn killed_run_leaves_no_unfinished_file() {
+    require_kvm();
+    let directory = tempfile::tempdir().expect("a directory");
+    for step in 0..12 {
+        let mut invocation = nmiscope(HANG).args(["--memory", "512M", "--core", "x.core"]);
+        invocation = invocation.args(["--core-size", "full", "--quiet", "--no-json"]);
+        invocation.command.current_dir(&directory);
+        let running = invocation.start();
+        sleep(Duration::from_millis(300 + 40 * step));
+        running.kill();
+        running.wait();
+        let left = files(directory.path());
+        assert!(left.iter().all(|name| name == "x.core"), "{left:?}");
+    }
+}
+
+/// A file system without O_TMPFILE has names for unfinished files, as this one of a killed process.
+#[test]
+fn abandoned_files_are_removed_by_the_next_run() {
+    require_kvm();
+    let abandoned = ".nmiscope-00c0ffee00c0ffee.tmp";
+    let private = |invocation: &Invocation, name: &str| {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(invocation.directory.path().join(name), mode).expect("it is ours");
+    };
+    let others = [".nmiscope-notes.tmp", ".tmp0a1b2c"];
+    for arguments in [&["--json", "x.json"], &["--core", "x.core"]] {
+        let run = ["run", "--workload", "exit", "--cpus", "1"];
+        let mut invocation = nmiscope(run).args(arguments).with_file(abandoned, b"half");
+        private(&invocation, abandoned);
+        for name in others {
+            invocation = invocation.with_file(name, b"whole");
+            private(&invocation, name);
+        }
+        let finished = invocation.run().expect_code(exit::CLEAN);
+        let left = finished.files();
+        assert!(!left.iter().any(|name| name == abandoned), "{left:?}");
+        assert!(others.iter().all(|name| left.iter().any(|left| left == name)), "{left:?}");
+    }
+}
+
+#[test]
+fn earlier_postmortem_is_kept_under_a_number() {
+    require_kvm();
+    let run = |directory: &Path| {
+        let mut invocation = nmiscope(HANG);
+        invocation.command.current_dir(directory);
+        invocation.run().expect_code(exit::HANG)
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).expect("a file");
+    assert!(!run(directory.path()).stdout.contains("kept"), "there was no earlier one");
+    let first = read("postmortem.json");
+    let second = run(directory.path());
+    let kept = "kept the earlier postmortem.json as postmortem.1.json\nwrote postmortem.json\n";
+    assert!(second.stdout.ends_with(kept), "{}", second.all());
+    assert_eq!(read("postmortem.1.json"), first);
+    let second = read("postmortem.json");
+    assert_ne!(second, first);
+    run(directory.path());
+    assert_eq!((read("postmortem.1.json"), read("postmortem.2.json")), (first, second));
+    let names = ["postmortem.1.json", "postmortem.2.json", "postmortem.json"];
+    assert_eq!(files(directory.path()), names);
+    for name in names {
+        parse_report(&read(name));
+    }
+}
+
+/// The NMI handlers of 128 vCPUs that share a host's cores get half a minute, which the farm waits for.
+#[test]
+#[ignore = "needs gcc"]
+fn farm_waits_for_the_capture_of_many_vcpus() {
+    let site = Site::new(
+        "[[vm]]\nname = 'many'\nimage = 'kernel.elf'\ncpus = 128\nmemory = '64M'\n\
+         time-limit = '3s'\nhang-after = '0'\nready-within = '0'\n",
+    );
+    assemble_with("stuck_in_nmi.S", &[], Path::new(&site.path("kernel.elf")));
+    let run = Run::from_output(&site.farm([""; 0]).run().expect_code(exit::GUEST_FAILED));
+    let vm = run.finished("many");
+    assert_eq!(vm.status, Status::Timeout, "{vm:?}");
+    let report = site.report(&vm.directory);
+    assert_eq!(report.backtraces[0].cpus.len(), 128);
+    assert!(report.backtraces[0].cpus.iter().any(|cpu| cpu.nmi.delivered == Some(true)));
+}

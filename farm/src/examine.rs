@@ -49,8 +49,9 @@ fn with_cause(error: &ReportError) -> String {
     }
 }
 
-/// Reads what a try of `vm` left in `directory`, and judges it.
-pub fn examine(vm: &SuiteVm, directory: &Path, end: ProcessEnd) -> Examined {
+/// Reads what a try of `vm` left in `directory`, and judges it. `error` is the one that the process sent to
+/// the farm; on a full disk it is not in the process's own file.
+pub fn examine(vm: &SuiteVm, directory: &Path, end: ProcessEnd, error: Option<&str>) -> Examined {
     let report = read_tail(&directory.join(process::REPORT), MAX_REPORT);
     let report: Result<Report, NoReport> = match report {
         Ok(tail) => {
@@ -69,12 +70,12 @@ pub fn examine(vm: &SuiteVm, directory: &Path, end: ProcessEnd) -> Examined {
     let has_rules = !vm.console.must.is_empty() || !vm.console.must_not.is_empty();
     let console = if has_rules { text(process::CONSOLE) } else { String::new() };
     let stderr = text(process::STDERR);
-    let error = stderr.lines().rev().find(|line| line.starts_with("error: "));
+    let printed = stderr.lines().rev().find_map(|line| line.strip_prefix("error: "));
     let output = judge::ProcessOutput {
         end,
         report: report.as_ref().map_err(Clone::clone),
         console: &console,
-        error: error.map(|line| line.trim_start_matches("error: ")),
+        error: error.or(printed),
     };
     let judgement = judge::judge(vm, &output);
     let names = [

@@ -78,7 +78,11 @@ pub fn judge(vm: &SuiteVm, output: &ProcessOutput<'_>) -> Judgement {
     let error = || output.error.map_or_else(String::new, |said| format!(": {said}"));
     match output.end {
         ProcessEnd::Interrupted => {
-            return Judgement::because(Status::Interrupted, "the farm was ended");
+            let reason = match output.report {
+                Ok(_) => "the farm was ended",
+                Err(_) => "the farm was ended, and the VM's report is lost",
+            };
+            return Judgement::because(Status::Interrupted, reason);
         }
         ProcessEnd::Overdue => {
             let reason = "its process had not ended long after the time limit, and was killed";

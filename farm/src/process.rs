@@ -26,21 +26,19 @@ pub const CORE: &str = "hang.core";
 /// File of the process's own messages.
 pub const STDERR: &str = "stderr.log";
 
-/// Time that a VM's process gets after its time limit to write its report.
-const EXIT_GRACE: Duration = Duration::from_secs(15);
-
-/// The farm's handle on a VM's process. The owner of the [`Child`] waits for it: first for its standard
-/// output to close, which means that the guest has ended, then for the process.
+/// The farm's handle on a VM's process. The owner of the [`Child`] waits for it: first for its guest, by the
+/// line that is its standard output (`line`), then for the process.
 #[derive(Debug)]
 pub struct VmProcess {
     pidfd: OwnedFd,
     started: Instant,
     overdue_at: Instant,
+    grace: Duration,
 }
 
 impl VmProcess {
     /// Starts a VM with `program`, which is this program's own file, in `directory`, which receives its
-    /// files.
+    /// files. After its time limit the process has `grace` to write its report.
     ///
     /// # Errors
     /// Fails if the process cannot be created.
@@ -49,6 +47,7 @@ impl VmProcess {
         vm: &SuiteVm,
         directory: &Path,
         stderr: File,
+        grace: Duration,
     ) -> anyhow::Result<(Self, Child)> {
         let mut command = Command::new(program);
         command.args(run_arguments(vm)).current_dir(directory);
@@ -66,7 +65,7 @@ impl VmProcess {
                 return Err(error).context("failed to watch a VM's process");
             }
         };
-        Ok((Self { pidfd, started, overdue_at: started + vm.time_limit + EXIT_GRACE }, child))
+        Ok((Self { pidfd, started, overdue_at: started + vm.time_limit + grace, grace }, child))
     }
 
     /// Asks the process to report its guest's state and to end.
@@ -89,6 +88,11 @@ impl VmProcess {
         self.started
     }
 
+    /// Returns the time that the process has to write its report, after its time limit or a request to end.
+    pub fn grace(&self) -> Duration {
+        self.grace
+    }
+
     /// Returns the time by which the process should have ended, even if its guest hangs.
     pub fn overdue_at(&self) -> Instant {
         self.overdue_at
@@ -105,14 +109,6 @@ pub fn make_files(directory: &Path) -> anyhow::Result<File> {
     let create = |file: &str| File::create(directory.join(file)).with_context(|| failed(file));
     create(CONSOLE)?;
     create(STDERR)
-}
-
-/// Waits until the VM's guest has ended and its process only has to clean up and write the report.
-pub fn wait_for_guest(child: &mut Child) {
-    if let Some(mut stdout) = child.stdout.take() {
-        // The pipe carries no data: only its end counts, whether or not the read fails.
-        let _ = io::copy(&mut stdout, &mut io::sink());
-    }
 }
 
 /// Converts an exit status to a signal or an exit code.

@@ -21,6 +21,7 @@ use super::event::{
 };
 use super::examine::{Examined, examine};
 use super::judge::{Judgement, ProcessEnd};
+use super::line;
 use super::process::{self, VmProcess};
 use super::queue::{Queue, WaitingRun};
 use super::results::{self, BundledGuest, FinishedRun, PreviousRun, Results, hash_definition};
@@ -42,6 +43,8 @@ pub struct RunnerOptions {
     pub fail_fast: bool,
     /// Start no more VMs after a hang.
     pub until_hang: bool,
+    /// Longest time from a VM's time limit to the end of its process.
+    pub exit_grace: fn(&SuiteVm) -> Duration,
 }
 
 /// Function that returns the URL at which a failure with this signature is tracked; `None` for an unknown
@@ -53,8 +56,9 @@ pub type TrackerLookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
 pub enum RunnerMessage {
     /// The VM's guest has ended and its process only cleans up; with the runner's number of the try.
     GuestEnded(u64),
-    /// The VM's process has ended; with the runner's number of the try.
-    ProcessEnded(u64, ProcessEnd),
+    /// The VM's process has ended; with the runner's number of the try, and the error that the process
+    /// sent.
+    ProcessEnded(u64, ProcessEnd, Option<String>),
     /// A signal with this name asked the farm to end.
     Signal(&'static str),
 }
@@ -68,8 +72,8 @@ pub struct RunSummary {
     pub unfinished: bool,
 }
 
-/// Time that VMs get to report their state when the farm is ended.
-const REPORT_TIME: Duration = Duration::from_secs(10);
+/// Time that VMs get to end when the results directory cannot be written.
+const END_TIME: Duration = Duration::from_secs(10);
 
 /// Number of processes still cleaning up above which nothing more is started: each takes little, but not
 /// nothing.
@@ -108,7 +112,7 @@ pub struct Runner<'a> {
     started: Instant,
     /// True once `--fail-fast` or `--until-hang` has been fulfilled: no run starts, and none is retried.
     goal_reached: bool,
-    /// Time at which the farm was asked to end; processes that outlive it by `REPORT_TIME` are killed.
+    /// Time at which the farm was asked to end; processes that outlive it by their grace are killed.
     interrupted_at: Option<Instant>,
 }
 
@@ -169,14 +173,16 @@ impl<'a> Runner<'a> {
         for running in self.running.values().filter(|running| !running.guest_ended) {
             running.process.kill();
         }
-        let deadline = Instant::now() + REPORT_TIME;
+        let deadline = Instant::now() + END_TIME;
         while !self.running.is_empty() {
             match self.inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(RunnerMessage::ProcessEnded(number, end)) if self.has_guest_ended(number) => {
+                Ok(RunnerMessage::ProcessEnded(number, end, error))
+                    if self.has_guest_ended(number) =>
+                {
                     // The first error is the one to return.
-                    let _ = self.process_ended(number, end);
+                    let _ = self.process_ended(number, end, error);
                 }
-                Ok(RunnerMessage::ProcessEnded(number, _)) => drop(self.running.remove(&number)),
+                Ok(RunnerMessage::ProcessEnded(number, ..)) => drop(self.running.remove(&number)),
                 Ok(RunnerMessage::GuestEnded(_) | RunnerMessage::Signal(_)) => {}
                 Err(_) => break,
             }
@@ -194,7 +200,9 @@ impl<'a> Runner<'a> {
             }
             match self.inbox.recv_timeout(self.time_until_deadline()) {
                 Ok(RunnerMessage::GuestEnded(number)) => self.guest_ended(number),
-                Ok(RunnerMessage::ProcessEnded(number, end)) => self.process_ended(number, end)?,
+                Ok(RunnerMessage::ProcessEnded(number, end, error)) => {
+                    self.process_ended(number, end, error)?;
+                }
                 Ok(RunnerMessage::Signal(name)) => self.handle_signal(name)?,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => unreachable!("there is a sender in here"),
@@ -266,7 +274,8 @@ impl<'a> Runner<'a> {
         self.emit(EventKind::VmStarted(started))?;
         let path = self.results.root().join(&directory);
         let stderr = process::make_files(&path)?;
-        let started = VmProcess::start(&self.options.program, &self.vms[vm], &path, stderr);
+        let grace = (self.options.exit_grace)(&self.vms[vm]);
+        let started = VmProcess::start(&self.options.program, &self.vms[vm], &path, stderr, grace);
         let (process, mut child) = match started {
             Ok(started) => started,
             // The host has no room for the process, or the program has been removed: a later try may
@@ -281,11 +290,13 @@ impl<'a> Runner<'a> {
         self.next += 1;
         let sender = self.sender.clone();
         let wait = move || {
-            process::wait_for_guest(&mut child);
+            let mut stdout = child.stdout.take();
+            stdout.iter_mut().for_each(line::wait_for_guest);
             // Sending fails only if the runner has given up.
             let _ = sender.send(RunnerMessage::GuestEnded(number));
+            let error = stdout.as_mut().and_then(line::receive_error);
             let end = process::process_end(child.wait());
-            let _ = sender.send(RunnerMessage::ProcessEnded(number, end));
+            let _ = sender.send(RunnerMessage::ProcessEnded(number, end, error));
         };
         self.free = self.free.without(share).unwrap_or(self.free);
         let running =
@@ -301,8 +312,10 @@ impl<'a> Runner<'a> {
         let waits =
             self.running.values().filter(|running| running.killed_as != Some(ProcessEnd::Overdue));
         let overdue = waits.map(|running| running.process.overdue_at());
-        let report_deadline = self.interrupted_at.map(|since| since + REPORT_TIME);
-        let due = overdue.chain(report_deadline).min();
+        let late = self.interrupted_at.into_iter().flat_map(|since| {
+            self.running.values().map(move |running| since + running.process.grace())
+        });
+        let due = overdue.chain(late).min();
         due.map_or(LONG, |due| {
             due.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
         })
@@ -310,9 +323,9 @@ impl<'a> Runner<'a> {
 
     fn kill_overdue(&mut self) {
         let now = Instant::now();
-        let is_late = self.interrupted_at.is_some_and(|since| now >= since + REPORT_TIME);
+        let interrupted_at = self.interrupted_at;
         for running in self.running.values_mut() {
-            if is_late {
+            if interrupted_at.is_some_and(|since| now >= since + running.process.grace()) {
                 running.process.kill();
             } else if running.killed_as.is_none() && now >= running.process.overdue_at() {
                 running.killed_as = Some(ProcessEnd::Overdue);
@@ -342,7 +355,12 @@ impl<'a> Runner<'a> {
         self.emit(EventKind::FarmInterrupted { by: by.into() })
     }
 
-    fn process_ended(&mut self, number: u64, end: ProcessEnd) -> anyhow::Result<()> {
+    fn process_ended(
+        &mut self,
+        number: u64,
+        end: ProcessEnd,
+        error: Option<String>,
+    ) -> anyhow::Result<()> {
         let Some(running) = self.running.remove(&number) else { return Ok(()) };
         self.free = self.free.with(running.share);
         let elapsed = running.process.started().elapsed();
@@ -357,7 +375,7 @@ impl<'a> Runner<'a> {
             }
             (None, end) => end,
         };
-        let examined = examine(&self.vms[running.vm], &path, end);
+        let examined = examine(&self.vms[running.vm], &path, end, error.as_deref());
         self.record_verdict(running.id, running.vm, running.directory, examined, elapsed)
     }
 

@@ -31,13 +31,13 @@ use nmiscope_report::units::parse_size;
 use nmiscope_vmm as vmm;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::iterator::Signals;
-use signal_hook::low_level::signal_name;
 
 use super::exit_code::{self, Code};
 use super::output::{self, MessageFormat};
 use crate::bundled;
 use crate::errors::BadRequest;
-use crate::signals;
+use crate::session::longest_ending;
+use crate::signals::{self, Repeats};
 
 /// Arguments of `nmiscope farm`.
 #[derive(Debug, Args)]
@@ -215,6 +215,7 @@ fn run(arguments: &Farm, path: &Path) -> anyhow::Result<Code> {
         retries: arguments.retries,
         fail_fast: arguments.fail_fast,
         until_hang: arguments.until_hang,
+        exit_grace: |vm| longest_ending(vm.cpus, WRITING),
     };
     let places: BTreeMap<usize, usize> =
         planned.iter().enumerate().map(|(place, &vm)| (vm, place)).collect();
@@ -300,7 +301,7 @@ fn plan(arguments: &Farm, suite: &Suite, seed: Option<u64>) -> anyhow::Result<Pl
 
 /// Prints the VMs that would run, once each, in the order in which they would start.
 fn list(suite: &Suite, plan: &Plan, format: MessageFormat) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = output::stdout();
     for &(vm, _) in plan.runs.iter().filter(|&&(_, run)| run == 1) {
         let vm = &suite.vms[vm];
         match format {
@@ -311,6 +312,7 @@ fn list(suite: &Suite, plan: &Plan, format: MessageFormat) -> anyhow::Result<()>
             }
         }
     }
+    out.flush()?;
     Ok(())
 }
 
@@ -381,23 +383,23 @@ fn raise_file_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-/// Interval within which signals count as one: a supervisor may signal a farm directly and once more
-/// through its control group or terminal.
-const REPEAT_WINDOW: Duration = Duration::from_millis(200);
-
-/// Forwards signals that ask the process to end to the runner.
+/// Forwards signals that ask the process to end to the runner, which ends its VMs at once after a second
+/// one.
 fn forward_signals(to: Sender<RunnerMessage>) -> anyhow::Result<()> {
     let failed = "failed to watch for signals";
     let mut signals = Signals::new(signals::terminating()).context(failed)?;
     let watch = move || {
-        let mut last: Option<Instant> = None;
-        for signal in signals.forever() {
-            let is_repeat = last.is_some_and(|last| last.elapsed() < REPEAT_WINDOW);
-            last = Some(Instant::now());
-            if is_repeat {
-                continue;
+        let mut repeats = Repeats::default();
+        let counted =
+            signals.forever().filter(|&signal| !repeats.is_repeat(signal, Instant::now()));
+        for (count, signal) in counted.enumerate() {
+            let name = signals::name(signal);
+            if count > 0 {
+                let lost = "the reports of VMs that have not ended";
+                output::warning(&format!(
+                    "running VMs are killed by a second signal, {name}; lost: {lost}"
+                ));
             }
-            let name = signal_name(signal).unwrap_or("a signal");
             if to.send(RunnerMessage::Signal(name)).is_err() {
                 break;
             }
@@ -407,10 +409,14 @@ fn forward_signals(to: Sender<RunnerMessage>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Time that a VM's process has for its report and its core, after the capture. The host may be busy, and
+/// its disk slow.
+const WRITING: Duration = Duration::from_secs(15);
+
 /// Reporters of a run. One that fails is dropped, and the run continues, since the journal has all events.
 struct Reporters {
     reporters: Vec<Box<dyn Reporter>>,
-    /// True if a reporter failed for another reason than a closed pipe.
+    /// True if a reporter of a file failed. Errors of standard output are recorded where it is written.
     failed: bool,
 }
 
@@ -421,7 +427,7 @@ impl Reporters {
         let has_terminal = io::stderr().is_terminal();
         match output.message_format {
             MessageFormat::Json => {
-                reporters.push(Box::new(JsonLines::new(Box::new(io::stdout()))));
+                reporters.push(Box::new(JsonLines::new(Box::new(output::stdout()))));
                 if has_terminal && !io::stdout().is_terminal() {
                     reporters.push(Box::new(Terminal::new(root())));
                 }
@@ -430,7 +436,8 @@ impl Reporters {
                 reporters.push(Box::new(Terminal::new(root())));
             }
             MessageFormat::Text => {
-                reporters.push(Box::new(Plain::new(Box::new(anstream::stdout()), root())));
+                let stdout = output::Stdout::through(anstream::stdout());
+                reporters.push(Box::new(Plain::new(Box::new(stdout), root())));
             }
         }
         if let Some(file) = &output.junit {
@@ -449,7 +456,7 @@ impl Reporters {
             Err(error) => {
                 if !output::is_broken_pipe(&error) {
                     output::error(&error);
-                    *failed = true;
+                    *failed |= !output::is_of_stdout(&error);
                 }
                 false
             }

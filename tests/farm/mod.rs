@@ -463,7 +463,7 @@ fn one_signal_ends_a_farm_gently_and_two_end_it_at_once() {
     let farm = site.farm(["-j", "3", "--filter", "idle"]).start();
     farm.wait_for("\"vm-started\"", 2);
     site.wait_until_ready(2);
-    // Stopped processes cannot write a report, for which they would get ten seconds.
+    // Stopped processes cannot write a report, for which they would get half a minute.
     for process in site.processes() {
         kill_process(process, Signal::STOP).expect("it runs");
     }

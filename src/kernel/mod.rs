@@ -47,7 +47,7 @@ pub use state::{
     Site, TaskRunState, Wait, WaitFor,
 };
 pub use symbols::{KernelSymbols, NoVariables, WithVariables};
-pub use vocabulary::{PrintedEntry, PrintedStack, TraceEntry, Vocabulary};
+pub use vocabulary::{PrintedEntry, PrintedStack, TraceEntry, Vocabulary, may_begin_panic};
 pub use with_images::{KernelImages, OpenImage, PlacedImage, WithImages};
 
 /// Returns the vocabulary of the bundled kernel.

@@ -40,6 +40,12 @@ pub trait Vocabulary: std::fmt::Debug + Sync {
     fn is_start(&self, function: &str) -> bool;
 }
 
+/// Returns true for a line of a console with which a panic of any known kernel may begin.
+pub fn may_begin_panic(line: &[u8]) -> bool {
+    const MARK: &[u8] = b"Kernel panic";
+    line.windows(MARK.len()).any(|window| window == MARK)
+}
+
 /// Entry of a call trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceEntry {

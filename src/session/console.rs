@@ -20,6 +20,7 @@ use anyhow::Context;
 use nmiscope_report::sanitize::TerminalFilter;
 
 use super::STACK;
+use crate::kernel::may_begin_panic;
 
 /// Destination of the guest's console output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub enum Sink {
 
 const TAIL_LINES: usize = 64;
 const TAIL_LINE_BYTES: usize = 256;
+/// The most lines that are kept because a panic may begin with them: the first ones, and as many last ones.
+const PANIC_LINES: usize = 8;
 /// Capacity of the queue to the writer thread.
 const QUEUE_BYTES: usize = 1 << 20;
 /// Longest time that a vCPU waits for room in the queue.
@@ -93,6 +96,8 @@ struct State {
     failure: Option<io::Error>,
     dropped: u64,
     tail: VecDeque<Vec<u8>>,
+    /// The first lines with which a panic may begin, then the last ones.
+    panics: VecDeque<Vec<u8>>,
     line: Vec<u8>,
 }
 
@@ -165,6 +170,16 @@ impl GuestConsole {
         let unfinished = Some(&state.line).filter(|line| !line.is_empty());
         let lines = state.tail.iter().chain(unfinished);
         lines.map(|line| String::from_utf8_lossy(line).into_owned()).collect()
+    }
+
+    /// Returns the lines in which the message of a panic may be: those with which one may begin, wherever they
+    /// were printed, then the last ones of the console.
+    pub fn panic_lines(&self) -> Vec<String> {
+        let panics = self.shared.lock().panics.clone();
+        let mut lines: Vec<String> =
+            panics.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+        lines.extend(self.tail());
+        lines
     }
 
     /// Returns a handle that pauses the console.
@@ -402,7 +417,14 @@ impl State {
     fn remember(&mut self, byte: u8) {
         match byte {
             b'\n' => {
-                self.tail.push_back(std::mem::take(&mut self.line));
+                let line = std::mem::take(&mut self.line);
+                if may_begin_panic(&line) {
+                    if self.panics.len() == 2 * PANIC_LINES {
+                        self.panics.remove(PANIC_LINES);
+                    }
+                    self.panics.push_back(line.clone());
+                }
+                self.tail.push_back(line);
                 if self.tail.len() > TAIL_LINES {
                     self.tail.pop_front();
                 }

@@ -296,7 +296,7 @@ impl Session<'_> {
     }
 
     fn panic_message(&mut self) -> Option<String> {
-        self.guest.vocabulary().panic_message(&self.console.tail())
+        self.guest.vocabulary().panic_message(&self.console.panic_lines())
     }
 
     fn stop(&mut self) -> StoppedGuest {

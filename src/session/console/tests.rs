@@ -17,6 +17,24 @@ fn the_tail_keeps_64_lines_and_cuts_long_ones() {
 }
 
 #[test]
+fn the_line_that_begins_a_panic_is_kept_however_much_follows() {
+    let console = GuestConsole::open(&Sink::None).unwrap();
+    let mut writer = console.writer();
+    writeln!(writer, "Kernel panic on cpu1: the first").unwrap();
+    for round in 0..1000 {
+        writeln!(writer, "Kernel panic on cpu1: of round {round}\n a frame").unwrap();
+    }
+    for _ in 0..1000 {
+        writeln!(writer, " dig+0x13").unwrap();
+    }
+    let lines = console.panic_lines();
+    assert_eq!(lines.len(), 2 * PANIC_LINES + TAIL_LINES);
+    assert_eq!(lines[0], "Kernel panic on cpu1: the first");
+    assert_eq!(lines[2 * PANIC_LINES - 1], "Kernel panic on cpu1: of round 999");
+    assert!(lines[2 * PANIC_LINES..].iter().all(|line| line == " dig+0x13"));
+}
+
+#[test]
 fn a_file_sink_gets_every_byte_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("console");

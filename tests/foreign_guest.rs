@@ -252,6 +252,39 @@ fn a_continued_unknown_kernel_is_not_harmed_by_its_capture() {
     assert_eq!(only_hang(&report).resolved_after_ms, None);
 }
 
+/// The words above a hand-made stack are no return address, and nothing says so.
+#[test]
+#[ignore = "needs gcc"]
+fn a_stack_made_by_hand_ends_and_is_not_broken() {
+    require_kvm();
+    let look = |defined: &[&str]| {
+        let run = nmiscope(["run", "--cpus", "2", "--hang-after", "0", "--nmi-after", "500ms"]);
+        let image = run.directory.path().join("foreign.elf");
+        assemble_with("ap_stack.S", defined, &image);
+        let finished = run.arg(image).args(["--stop-after", "1s"]).with_report().run();
+        let report = finished.expect_code(exit::CLEAN).report();
+        report.backtraces[0].cpus[1].clone()
+    };
+    let rows: [(&[&str], &[&str]); 4] = [
+        (&[], &["ap_main"]),
+        (&["HALTS"], &["ap_main"]),
+        (&["HALTS", "STAYS_IN_COPY"], &[]),
+        (&["HALTS", "CUT"], &["ap_main"]),
+    ];
+    for (defined, functions) in rows {
+        let cpu = look(defined);
+        assert_eq!(seen_functions(&cpu), functions, "{defined:?}: {cpu:#?}");
+        let is_cut = defined.contains(&"CUT");
+        assert_eq!(
+            cpu.host_stack.as_ref().expect("a look").complete,
+            !is_cut,
+            "{defined:?}: {cpu:#?}"
+        );
+        let broken = |finding: &CpuFinding| matches!(finding, CpuFinding::StackBroken { .. });
+        assert_eq!(cpu.findings.iter().any(broken), is_cut, "{defined:?}: {cpu:#?}");
+    }
+}
+
 #[test]
 #[ignore = "needs gcc"]
 fn a_crash_of_an_unknown_kernel_is_located() {

@@ -191,6 +191,12 @@ impl<'data> Image<'data> {
         self.symbols.containing(address)
     }
 
+    /// True if a variable ends at the address, or a symbol that is no function begins there. Takes a pass over
+    /// the table.
+    pub(crate) fn has_data_boundary(&self, address: VirtualAddress) -> bool {
+        self.symbols.has_data_boundary(address)
+    }
+
     /// Looks up the frames at a program counter. Never fails: the answer has the reason for what is
     /// missing.
     pub fn frames(&self, pc: ProgramCounter) -> Resolved<'data> {

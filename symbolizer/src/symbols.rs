@@ -124,6 +124,24 @@ impl<'data> Symbols<'data> {
         self.symbol(index)
     }
 
+    /// True if a variable ends at the address, or a symbol that is no function begins there: also one that lies
+    /// at the end of its section.
+    pub(crate) fn has_data_boundary(&self, address: VirtualAddress) -> bool {
+        let defined = self
+            .symbols
+            .iter()
+            .filter(|symbol| ![elf::SHN_UNDEF, elf::SHN_ABS].contains(&symbol.st_shndx.get(LE)));
+        defined.into_iter().any(|symbol| {
+            let begin = symbol.st_value.get(LE);
+            let end = || begin.checked_add(symbol.st_size.get(LE));
+            match kind(symbol) {
+                Some(SymbolKind::Data) => begin == address.0 || end() == Some(address.0),
+                Some(SymbolKind::Label) => begin == address.0,
+                Some(SymbolKind::Function) | None => false,
+            }
+        })
+    }
+
     /// All symbols of a name; see [`Image::symbols_named`](crate::Image::symbols_named).
     pub(crate) fn named(&self, name: &str) -> Vec<NamedSymbol<'data>> {
         let index = self.by_name.get_or_init(|| NameIndex::new(self));

@@ -18,10 +18,12 @@
 //! |---|---|
 //! | `cfi` | one step by a row of CFI |
 //! | `frame_pointer` | the steps without CFI |
+//! | `outermost` | the ends of stacks whose makers have not marked them |
 //! | `trace` | the types of the result |
 
 mod cfi;
 mod frame_pointer;
+mod outermost;
 mod trace;
 
 use std::collections::HashSet;
@@ -132,6 +134,13 @@ struct Walk<'w, 'i, 'data> {
 impl Walk<'_, '_, '_> {
     /// Finds the caller of a frame, and completes the frame itself: its CFA, and its CFI's mark or fault.
     fn step(&mut self, frame: &mut UnwoundFrame) -> Result<UnwoundFrame, End> {
+        let Unwinder { image, bias } = self.unwinder;
+        let address_of = |address: u64| VirtualAddress(address.wrapping_sub(bias));
+        self.caller(frame)
+            .map_err(|end| outermost::outermost(end, frame, image, self.memory, address_of))
+    }
+
+    fn caller(&mut self, frame: &mut UnwoundFrame) -> Result<UnwoundFrame, End> {
         match self.by_cfi(frame) {
             Ok(Some(next)) => return next,
             Ok(None) => {}

@@ -50,6 +50,11 @@ pub struct UnwoundFrame {
 }
 
 impl UnwoundFrame {
+    /// True for the frame whose registers the unwinder was given.
+    pub(crate) fn is_first(&self) -> bool {
+        self.strategy == Strategy::Registers
+    }
+
     /// True if the frame was interrupted: its PC is exact, no return address.
     pub fn is_interrupted(&self) -> bool {
         matches!(self.pc, ProgramCounter::Interrupted(_))
@@ -78,6 +83,17 @@ pub enum End {
     /// (3.4.1).
     #[error("outermost frame: its frame pointer is 0")]
     FramePointerZero,
+    /// The last frame has no return address, and its stack begins where one would lie: the image has a label
+    /// there that is no code, or a variable ends there.
+    #[error("outermost frame: its stack begins at {address}")]
+    StackTop {
+        /// The address behind the stack, guest-virtual.
+        address: VirtualAddress,
+    },
+    /// The last frame is a vCPU that halts or spins in a loop without an exit, and neither RSP nor RBP leads
+    /// to a caller: the end of the start-up code of a CPU that nobody needs.
+    #[error("outermost frame: it is parked in a loop, and nothing called it")]
+    Parked,
     /// The last frame is the entry from user mode: what it interrupted is a program's stack.
     #[error("outermost frame of the kernel: user mode at {pc}")]
     UserMode {
@@ -142,6 +158,8 @@ impl End {
             Self::Outermost
                 | Self::ReturnAddressZero
                 | Self::FramePointerZero
+                | Self::StackTop { .. }
+                | Self::Parked
                 | Self::UserMode { .. }
         )
     }

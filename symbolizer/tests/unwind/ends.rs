@@ -122,3 +122,72 @@ fn endless_recursion_is_cut() {
     let trace = unwind(&images()[0].1, &start, &Words::at(STACK, &words));
     assert_eq!((trace.frames.len(), trace.end), (MAX_FRAMES, End::TooManyFrames));
 }
+
+/// An image with CFI and one symbol.
+fn image_with(symbol: elf::Symbol) -> Vec<u8> {
+    let bare = function(LEAF, 0x10, vec![]);
+    elf::elf(&[eh_frame(&[bare])], &[symbol], elf::Compression::None)
+}
+
+/// The words above the top of a hand-made stack belong to whatever lies there.
+#[test]
+fn a_stack_ends_at_its_top_where_the_image_names_it() {
+    let (local_object, local_label) = (0x01, 0x00);
+    let size = 0x1000;
+    let symbols = [
+        elf::Symbol { name: "stack", address: STACK - size, size, info: local_object },
+        elf::Symbol { name: "stack_end", address: STACK, size: 0, info: local_label },
+    ];
+    let foreign = Words::at(STACK, &[0x1234, 0x1234, 0x1234]);
+    let top = End::StackTop { address: VirtualAddress(STACK) };
+    assert!(top.is_complete());
+    for symbol in symbols {
+        let bytes = image_with(symbol);
+        let end =
+            |registers: &UnwindRegisters, memory: &Words| unwind(&bytes, registers, memory).end;
+        let bare = |rsp, rbp| registers(TEXT + BARE, rsp, &[(Register::Rbp, rbp)]);
+        // By CFI, readable or not; with RBP used for something else; with RBP as the frame pointer, pushed or not.
+        assert_eq!(end(&registers(TEXT + LEAF, STACK, &[]), &foreign), top);
+        assert_eq!(end(&registers(TEXT + LEAF, STACK, &[]), &Words::default()), top);
+        assert_eq!(end(&bare(STACK, 0x77), &foreign), top);
+        assert_eq!(end(&bare(STACK - 0x20, STACK), &foreign), top);
+        let pushed = Words::at(STACK - 8, &[0, 0x1234]);
+        assert_eq!(end(&bare(STACK - 0x20, STACK - 8), &pushed), top);
+        // A stack that is overwritten further down is cut.
+        let cut = Words::at(STACK - 0x20, &[0x1234, 0x1234]);
+        let end = end(&registers(TEXT + LEAF, STACK - 0x20, &[]), &cut);
+        assert_eq!(end, End::NotText { address: VirtualAddress(0x1234) });
+    }
+}
+
+#[test]
+fn a_vcpu_that_halts_in_a_loop_without_a_caller_is_parked() {
+    let bytes = images()[0].1.clone();
+    let code = |bytes: [u8; 8]| u64::from_le_bytes(bytes);
+    let hlt_loop = code([0xfa, 0xf4, 0xeb, 0xfd, 0, 0, 0, 0]); // cli; 1: hlt; jmp 1b
+    let long_jump = code([0xf4, 0xe9, 0xfa, 0xff, 0xff, 0xff, 0, 0]); // 1: hlt; jmp 1b
+    let pause_loop = code([0xf3, 0x90, 0xeb, 0xfc, 0, 0, 0, 0]); // 1: pause; jmp 1b
+    let falls_through = code([0xf4, 0x90, 0xc3, 0, 0, 0, 0, 0]); // hlt; nop; ret
+    let copy = 0x8000; // of start-up code, outside of the image
+    let end = |pc: u64, instructions: u64, at: u64, rbp: u64, word: u64| {
+        let memory = Words::at(at, &[instructions]).and(STACK, &[word, 0x1234, 0x1234, 0x1234]);
+        unwind(&bytes, &registers(pc, STACK, &[(Register::Rbp, rbp)]), &memory).end
+    };
+    let bare = TEXT + BARE;
+    for (pc, instructions) in
+        [(bare, hlt_loop), (bare + 1, hlt_loop), (bare + 2, hlt_loop), (bare, long_jump)]
+    {
+        assert_eq!(end(pc, instructions, bare, 0x77, 0x1234), End::Parked);
+    }
+    for instructions in [hlt_loop, pause_loop] {
+        assert_eq!(end(copy, instructions, copy, 0, 0x1234), End::Parked);
+    }
+    assert!(End::Parked.is_complete());
+    // Without HLT, with a frame pointer into the stack, with an exit: a stack that is cut.
+    let is_cut = |end: End| matches!(end, End::NoCallerFound { .. });
+    assert!(is_cut(end(bare, pause_loop, bare, 0x77, 0x1234)));
+    assert!(is_cut(end(bare, hlt_loop, bare, STACK + 8, 0x1234)));
+    assert!(is_cut(end(bare, falls_through, bare, 0x77, 0x1234)));
+    // A return address at RSP: something called it.
+    assert!(is_cut(end(bare, hlt_loop, bare, 0x77, TEXT + FRAMED + 4)));
+}

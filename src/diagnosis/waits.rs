@@ -45,7 +45,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// Names the `locks`, the queues of `edges`, and all tasks of the kernel.
+    /// Names the `locks`, the other locks and the queues of `edges`, and all tasks of the kernel.
     pub fn assign<'e>(
         edges: impl Iterator<Item = &'e hang::Edge>,
         locks: impl Iterator<Item = u64>,
@@ -54,11 +54,13 @@ impl Names {
     ) -> Self {
         let mut used = BTreeSet::new();
         let mut named: BTreeMap<u64, String> = BTreeMap::new();
-        let queue = |edge: &hang::Edge| match edge.to {
-            Node::Queue(address) => Some(address),
-            _ => None,
+        let addresses = |edge: &hang::Edge| {
+            [edge.from, edge.to].into_iter().filter_map(|node| match node {
+                Node::Lock(address) | Node::Queue(address) => Some(address),
+                Node::Cpu(_) | Node::Task(_) => None,
+            })
         };
-        for address in locks.chain(edges.filter_map(queue)) {
+        for address in locks.chain(edges.flat_map(addresses)) {
             named.entry(address).or_insert_with(|| {
                 let name = lock_name(address, resolver);
                 unlike(&mut used, &name, &format!("@{address:016x}"))

@@ -338,6 +338,10 @@ pub enum Fact {
         /// True inside an NMI handler that has not returned, where the CPU takes no other NMI.
         #[serde(default)]
         nmi_masked: bool,
+        /// Kind of the handler that the CPU stays in; absent outside handlers, in a handler that returns, and
+        /// where the stack does not show it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        handler: Option<HandlerKind>,
         /// Guest-virtual address of the next instruction, 16 hexadecimal digits.
         #[serde(alias = "at")]
         address: String,
@@ -348,6 +352,16 @@ pub enum Fact {
         /// that moment.
         line: Option<SourceLine>,
     },
+}
+
+/// The kinds of handlers that interrupt a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum HandlerKind {
+    /// A handler of interrupts or NMIs, which may come upon any function.
+    Interrupt,
+    /// A handler of interrupts or of exceptions.
+    Unknown,
 }
 
 /// A task that was not running when the guest was stopped.

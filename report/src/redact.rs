@@ -435,6 +435,7 @@ impl Redact for Fact {
                 halted: _,
                 interrupts_enabled: _,
                 nmi_masked: _,
+                handler: _,
                 address,
                 function: _,
                 line,

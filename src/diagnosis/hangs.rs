@@ -8,12 +8,13 @@ use nmiscope_report::{
     Certainty, Cpu, CpuState, Evidence, Fact, Hang, SourceLine, Task, WaitNode, bucket,
 };
 
+use super::own_part::{OwnStack, Party, own_part};
 use super::signature::{self, Moments};
 use super::stable::Samples;
 use super::waits::{Names, Parties};
 use super::{Resolver, milliseconds};
 use crate::hang::{self, Ages, Node};
-use crate::kernel::KernelState;
+use crate::kernel::{KernelState, Wait};
 
 /// Context of the hangs of one moment.
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +96,7 @@ impl HangDescriber<'_> {
             Node::Task(number) => self.stack_of_task(number),
             Node::Lock(_) | Node::Queue(_) => None,
         };
-        parties.iter().filter_map(stack).collect()
+        parties.iter().filter_map(stack).map(|stack| stack.moments).collect()
     }
 
     /// Returns the functions that the bucket names: the innermost ones of the blamed stacks. Where these only
@@ -134,22 +135,50 @@ impl HangDescriber<'_> {
         hang.edges.iter().filter(|edge| is_wait(&edge.to)).map(|edge| edge.from).collect()
     }
 
-    /// Returns the host stack of the moment, and the samples of a CPU that kept executing.
-    fn stack_of_cpu(&self, cpu: u32) -> Option<Moments<'_>> {
-        let look = &self.cpu(cpu)?.host_stack.as_ref()?.frames[..];
+    /// Returns a CPU's own part of its stack at the moment, and in the samples of one that kept executing.
+    fn stack_of_cpu(&self, cpu: u32) -> Option<OwnStack<'_>> {
+        let activity = self.context.kernel.and_then(|kernel| kernel.cpu(cpu));
+        self.stack_on_cpu(cpu, activity.and_then(|cpu| cpu.wait.as_ref()).as_slice())
+    }
+
+    /// Returns the own part of the stack of a party that runs on a CPU and waits in these ways.
+    fn stack_on_cpu(&self, number: u32, waits: &[&Wait]) -> Option<OwnStack<'_>> {
+        let cpu = self.cpu(number)?;
+        let look = &cpu.host_stack.as_ref()?.frames[..];
         let samples = self
             .context
             .samples
-            .stacks_of(cpu)
+            .stacks_of(number)
             .filter(|_| hang::behaviour(self.hang.class).keeps_running);
-        Some([look].into_iter().chain(samples).collect())
+        let moments = [look].into_iter().chain(samples).collect();
+        let waits: Vec<SourceLine> =
+            waits.iter().filter_map(|wait| self.parties.line(&wait.at)).collect();
+        let party = Party {
+            class: self.hang.class,
+            interrupts_enabled: cpu.interrupts_enabled,
+            waits: &waits,
+        };
+        Some(own_part(party, &moments, self.resolver.vocabulary()))
     }
 
-    fn stack_of_task(&self, number: u32) -> Option<Moments<'_>> {
-        match self.context.tasks.iter().find(|task| task.task == number) {
-            Some(task) => Some(vec![&task.host_stack.as_ref()?.frames]),
-            // A running task has its CPU's stack.
-            None => self.stack_of_cpu(self.context.kernel?.task(number)?.cpu),
+    fn stack_of_task(&self, number: u32) -> Option<OwnStack<'_>> {
+        let kernel = self.context.kernel?;
+        let task = kernel.task(number)?;
+        let cpu = kernel.cpu(task.cpu);
+        let current = cpu.and_then(|cpu| cpu.task);
+        let asleep = self.context.tasks.iter().find(|task| task.task == number);
+        match asleep.filter(|_| current != Some(number)) {
+            Some(asleep) => {
+                let moments = vec![&asleep.host_stack.as_ref()?.frames[..]];
+                Some(OwnStack { moments, handler: None })
+            }
+            // A running task has its CPU's stack, and so has one that is about to sleep: it is blocked, and
+            // its CPU has not switched from it.
+            None if current.is_none_or(|current| current == number) => {
+                let waits = [cpu.and_then(|cpu| cpu.wait.as_ref()), task.wait.as_ref()];
+                self.stack_on_cpu(task.cpu, &waits.into_iter().flatten().collect::<Vec<_>>())
+            }
+            None => None,
         }
     }
 
@@ -265,6 +294,7 @@ impl HangDescriber<'_> {
             halted: matches!(cpu.state, CpuState::Halted | CpuState::ProbablyHalted),
             interrupts_enabled: cpu.interrupts_enabled?,
             nmi_masked: cpu.in_nmi == Some(true),
+            handler: self.stack_of_cpu(number).and_then(|stack| stack.handler),
             address: frame.address.clone(),
             function: name.map(str::to_owned),
             line,
@@ -273,7 +303,8 @@ impl HangDescriber<'_> {
 
     /// Returns the function that a CPU that kept executing stays in, whatever it calls.
     fn stable_place(&self, cpu: u32) -> Option<&str> {
-        let moments = self.stack_of_cpu(cpu).filter(|moments| moments.len() > 1)?;
+        let moments = self.stack_of_cpu(cpu)?.moments;
+        let moments = Some(moments).filter(|moments| moments.len() > 1)?;
         signature::stable_place(self.hang.class, &moments, self.resolver.vocabulary())
     }
 }

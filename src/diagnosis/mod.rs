@@ -6,6 +6,7 @@
 mod account;
 mod context;
 mod hangs;
+mod own_part;
 mod printed;
 mod resolver;
 mod signature;

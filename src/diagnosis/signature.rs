@@ -1,16 +1,18 @@
 //! Signatures: equal hangs have equal ones, independent of addresses, lines, CPU numbers and the number
 //! of CPUs.
 //!
-//! A signature is made from the class and the names of each blamed stack's functions, each once.
-//! Functions that take locks, sleep and panic are left out, since all hangs end there, and so is an
-//! interrupt that happened to be on the stack of a CPU that takes interrupts. A CPU that keeps executing
-//! has stacks of several moments; the functions that count are on nearly all of them if it never returns,
-//! and on a good part of them if it does (`stable`).
+//! A signature is made from the class, the names of each blamed stack's functions, each once. Functions that take locks, sleep and panic are left out, since all hangs end
+//! there. Interrupts that came by chance are not on the stacks that get here (`own_part`). A CPU that keeps
+//! executing has stacks of several moments; the functions that count are on nearly all of them if it never
+//! returns, and on a good part of them if it does (`stable`).
 //!
 //! If no function has a name, as in a stripped image, return addresses stand for them: they are the same
 //! as long as the image and its load address are. The interrupted address is not: it is another
 //! instruction each time. A stack of a single frame then adds nothing, and hangs without names and
 //! callers have the signature of their class.
+//!
+//! Signatures carry no version. A change of these rules gives some hangs other signatures, and is announced
+//! in CHANGELOG.md with the classes that it concerns: entries of known.toml for those have to be replaced.
 //!
 //! Owns the choice of functions and the hash; refuses to know any kernel's functions
 //! (`kernel::vocabulary`). Called by `hangs`.
@@ -84,7 +86,7 @@ pub(super) fn first_function<'a>(
     let significant = significant(class, moments, vocabulary);
     // A recursion counts once, at its outermost call.
     let innermost = match moments[..] {
-        [stack] => names(own_part(class, stack)).find(|name| significant.contains(name)),
+        [stack] => names(stack).find(|name| significant.contains(name)),
         _ => None,
     };
     innermost.or_else(|| significant.first().copied())
@@ -107,7 +109,7 @@ fn stable_functions<'a>(
     vocabulary: &dyn Vocabulary,
 ) -> Vec<&'a str> {
     let functions = |stack: &&'a [Frame]| {
-        let items = own_part(class, stack).iter().flat_map(|frame| {
+        let items = stack.iter().flat_map(|frame| {
             frame.functions.iter().filter_map(|function| {
                 let value = function.name.as_deref()?;
                 Some(Item { value, fleeting: frame.interrupted && function.inlined })
@@ -124,7 +126,7 @@ fn stable_functions<'a>(
 /// Returns the return addresses that stay on a stack.
 fn stable_callers<'a>(class: Class, moments: &Moments<'a>) -> Vec<&'a str> {
     let callers = |stack: &&'a [Frame]| {
-        let callers = own_part(class, stack).iter().filter(|frame| !frame.interrupted);
+        let callers = stack.iter().filter(|frame| !frame.interrupted);
         let items = callers.map(|frame| Item { value: frame.address.as_str(), fleeting: false });
         keep_last_of_each(items.collect(), |item| item.value)
     };
@@ -137,17 +139,10 @@ fn share(class: Class) -> Share {
     if behaviour(class).returns_to_main_loop { Share::Third } else { Share::NearlyAll }
 }
 
-/// Returns the part of a stack from its outermost interrupted frame on, for a CPU that takes interrupts;
-/// otherwise all of it.
-fn own_part(class: Class, stack: &[Frame]) -> &[Frame] {
-    let interrupted = || stack.iter().rposition(|frame| frame.interrupted);
-    let start = if behaviour(class).takes_interrupts { interrupted() } else { None };
-    &stack[start.unwrap_or(0)..]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diagnosis::own_part::{Party, own_part};
     use crate::kernel::any_vocabulary;
     use nmiscope_report::Function;
 
@@ -173,16 +168,23 @@ mod tests {
         }
     }
 
+    /// Computes the signature of parties whose stacks at all moments are these, of CPUs that take interrupts
+    /// where their class says so, and of a hang without named locks.
+    fn sign(class: Class, parties: &[Moments<'_>]) -> String {
+        let party = Party { class, interrupts_enabled: None, waits: &[] };
+        let own = |moments| own_part(party, moments, any_vocabulary()).moments;
+        let moments: Vec<Moments<'_>> = parties.iter().map(own).collect();
+        super::compute(class, &moments, any_vocabulary())
+    }
+
     /// Computes the signature of stacks that were captured once.
     fn sign_once(class: Class, stacks: &[&[Frame]]) -> String {
-        let moments: Vec<Moments<'_>> = stacks.iter().map(|stack| vec![*stack]).collect();
-        super::compute(class, &moments, any_vocabulary())
+        sign(class, &stacks.iter().map(|stack| vec![*stack]).collect::<Vec<_>>())
     }
 
     /// Computes the signature of a soft lockup whose CPU was sampled several times.
     fn sign_often(stacks: &[Vec<Frame>]) -> String {
-        let moments = stacks.iter().map(Vec::as_slice).collect();
-        super::compute(Class::SoftLockup, &[moments], any_vocabulary())
+        sign(Class::SoftLockup, &[stacks.iter().map(Vec::as_slice).collect()])
     }
 
     fn stack(names: &[&str]) -> Vec<Frame> {
@@ -281,7 +283,7 @@ mod tests {
         let tries = stack(&["retry", "step", "main"]);
         let between = stack(&["main"]);
         let stacks = [&between[..], &tries[..], &tries[..]];
-        let sign = |class| super::compute(class, &[stacks.to_vec()], any_vocabulary());
+        let sign = |class| sign(class, &[stacks.to_vec()]);
         assert_eq!(sign(Class::Livelock), sign_once(Class::Livelock, &[&tries]));
         assert_eq!(sign(Class::SoftLockup), sign_once(Class::SoftLockup, &[&between]));
     }

@@ -225,7 +225,8 @@ impl Parties<'_> {
         }
     }
 
-    fn line(&self, site: &Site) -> Option<SourceLine> {
+    /// Returns the source line of a call, as reports have it.
+    pub fn line(&self, site: &Site) -> Option<SourceLine> {
         let (file, line) = site.line.as_ref()?;
         Some(SourceLine { file: self.resolver.show_path(file), line: *line })
     }

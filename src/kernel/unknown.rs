@@ -62,6 +62,9 @@ const START: [&str; 6] = [
     "ret_from_fork",
 ];
 
+/// Entries of interrupts and NMIs of Linux, by the start of their names.
+const INTERRUPTS: [&str; 3] = ["asm_sysvec_", "asm_common_interrupt", "asm_exc_nmi"];
+
 /// Vocabulary of function names for any kernel; numbers and texts mean nothing.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AnyVocabulary<'a> {
@@ -94,5 +97,10 @@ impl Vocabulary for AnyVocabulary<'_> {
     fn is_start(&self, function: &str) -> bool {
         START.contains(&function)
             || self.known.iter().any(|vocabulary| vocabulary.is_start(function))
+    }
+
+    fn serves_interrupts(&self, function: &str) -> bool {
+        INTERRUPTS.iter().any(|start| function.starts_with(start))
+            || self.known.iter().any(|vocabulary| vocabulary.serves_interrupts(function))
     }
 }

@@ -38,6 +38,12 @@ pub trait Vocabulary: std::fmt::Debug + Sync {
 
     /// Returns true for a function, by its path, through which a CPU or a task comes to its work.
     fn is_start(&self, function: &str) -> bool;
+
+    /// Returns true for a function, by its path, that serves interrupts or NMIs: what they interrupt is chance.
+    /// False for the handler of an exception, which the interrupted function has caused.
+    fn serves_interrupts(&self, _function: &str) -> bool {
+        false
+    }
 }
 
 /// Returns true for a line of a console with which a panic of any known kernel may begin.

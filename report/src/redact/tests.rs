@@ -138,7 +138,7 @@ fn complete() -> Value {
     let line = json!({"file": "a.c", "line": 1});
     hang["evidence"].as_array_mut().unwrap().push(json!({
         "party": "cpu0", "fact": "stopped-at", "halted": true, "interrupts_enabled": true,
-        "nmi_masked": false, "address": "ffffffff81000000", "function": "a_function", "line": line
+        "nmi_masked": false, "handler": "interrupt", "address": "ffffffff81000000", "function": "a_function", "line": line
     }));
     let queue = json!({"id": "QUEUE", "kind": "queue", "symbol": "A::QUEUE", "address": "ffffffff81000100"});
     hang["nodes"].as_array_mut().unwrap().push(queue);

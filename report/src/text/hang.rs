@@ -10,8 +10,8 @@ use nmiscope_names::short_name;
 
 use super::super::sanitize::line;
 use super::super::{
-    ActivityState, Certainty, Fact, Hang, LockKind, NodeKind, SourceLine, TaskState, WaitEdge,
-    WaitKind, WaitNode,
+    ActivityState, Certainty, Fact, HandlerKind, Hang, LockKind, NodeKind, SourceLine, TaskState,
+    WaitEdge, WaitKind, WaitNode,
 };
 use super::{BAD, DIM, GOOD};
 use crate::units::{plural, ranges, seconds};
@@ -230,12 +230,12 @@ fn place(hang: &Hang, party: &str) -> Option<String> {
     }
     let facts = || hang.evidence.iter().filter(|evidence| evidence.party == party);
     let stopped_at = facts().find_map(|evidence| match &evidence.fact {
-        Fact::StoppedAt { function, line, address, nmi_masked, .. } => {
-            Some((function, line, address, *nmi_masked))
+        Fact::StoppedAt { function, line, address, nmi_masked, handler, .. } => {
+            Some((function, line, address, *nmi_masked, *handler))
         }
         _ => None,
     });
-    let (function, place, address, nmi_masked) = stopped_at?;
+    let (function, place, address, nmi_masked, handler) = stopped_at?;
     let function = function
         .as_deref()
         .map_or_else(|| format!("[<{address}>]"), |function| line(short_name(function)));
@@ -250,7 +250,14 @@ fn place(hang: &Hang, party: &str) -> Option<String> {
     let pending = facts().find_map(|evidence| pending_work(&evidence.fact));
     let pending = pending.map(|pending| format!(", {pending}"));
     let masked = nmi_masked.then(|| ", with NMIs masked".to_owned());
-    let more = [masked, took, pending].into_iter().flatten().collect::<String>();
+    let handler = match handler {
+        // It is in an NMI handler, or was interrupted there.
+        _ if nmi_masked => None,
+        None => None,
+        Some(HandlerKind::Interrupt) => Some(", in an interrupt handler".to_owned()),
+        Some(HandlerKind::Unknown) => Some(", in an interrupt or exception handler".to_owned()),
+    };
+    let more = [handler, masked, took, pending].into_iter().flatten().collect::<String>();
     Some(format!("{} in {function}{more}{place}", line(party)))
 }
 

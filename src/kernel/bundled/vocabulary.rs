@@ -68,6 +68,12 @@ const START: [&str; 4] = [
     "task_start",
 ];
 
+/// Functions that serve interrupts and NMIs, by their whole path.
+const INTERRUPTS: [&str; 2] = [
+    "nmiscope_kernel::arch::x86_64::trap::interrupt",
+    "nmiscope_kernel::arch::x86_64::nmi::handle",
+];
+
 impl Vocabulary for BundledVocabulary {
     fn is_ready(&self, post_code: u8) -> bool {
         post_code == abi::POST_READY
@@ -96,5 +102,9 @@ impl Vocabulary for BundledVocabulary {
 
     fn is_start(&self, function: &str) -> bool {
         START.contains(&function)
+    }
+
+    fn serves_interrupts(&self, function: &str) -> bool {
+        INTERRUPTS.contains(&function)
     }
 }

@@ -78,6 +78,22 @@ const STARTS: [&str; 15] = [
     "smpboot_thread_fn",
 ];
 
+/// Beginnings of the names of the entries of interrupts and NMIs (arch/x86/entry/entry_64.S, arch/x86/include/asm/
+/// idtentry.h); the later ones are those of 5.7 and older.
+const INTERRUPTS: [&str; 11] = [
+    "asm_sysvec_",
+    "asm_common_interrupt",
+    "asm_spurious_interrupt",
+    "asm_exc_nmi",
+    "end_repeat_nmi",
+    "ret_from_intr",
+    "apic_timer_interrupt",
+    "reschedule_interrupt",
+    "call_function_interrupt",
+    "call_function_single_interrupt",
+    "irq_work_interrupt",
+];
+
 /// Vocabulary of any version of Linux.
 #[derive(Debug)]
 pub(super) struct LinuxVocabulary;
@@ -116,6 +132,10 @@ impl Vocabulary for LinuxVocabulary {
     fn is_start(&self, function: &str) -> bool {
         STARTS.contains(&function) || function.starts_with("asm_")
     }
+
+    fn serves_interrupts(&self, function: &str) -> bool {
+        INTERRUPTS.iter().any(|name| function.starts_with(name))
+    }
 }
 
 #[cfg(test)]
@@ -142,5 +162,8 @@ mod tests {
         assert!(!is_plumbing("ext4_file_write_iter"));
         let is_start = |name| LinuxVocabulary.is_start(name);
         assert!(is_start("asm_exc_nmi") && is_start("ret_from_fork") && !is_start("kthread_stop"));
+        let interrupts = |name| LinuxVocabulary.serves_interrupts(name);
+        assert!(interrupts("asm_sysvec_apic_timer_interrupt") && interrupts("asm_exc_nmi"));
+        assert!(!interrupts("asm_exc_page_fault") && !interrupts("do_syscall_64"));
     }
 }

@@ -47,7 +47,7 @@ pub use smp::{
 pub use stack_trace::print_own_trace;
 pub use switch::{new_task_stack, to_main as switch_to_main, to_task as switch_to_task};
 pub use time::{clock_ns, next_tick_in, start_tick, stop_tick};
-pub use trap::{set_reschedule_hook, ticks};
+pub use trap::{set_page_fault_hook, set_reschedule_hook, ticks};
 
 use nmiscope_guest::abi;
 

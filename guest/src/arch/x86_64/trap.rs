@@ -1,5 +1,5 @@
 //! Dispatch of every exception, interrupt and NMI from `entry.S` to its handler. An exception ends the
-//! kernel: it is printed and becomes a panic.
+//! kernel: it is printed and becomes a panic, unless it is a page fault that a workload handles.
 
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -25,6 +25,8 @@ percpu! {
     static irq_count: AtomicU64 = AtomicU64::new(0);
     /// Function to run in a reschedule interrupt; null for none.
     static reschedule_hook: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+    /// Function to run in a page fault, after which the faulting instruction runs again; null for none.
+    static page_fault_hook: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
     /// 1 once the CPU has taken an exception, from which it does not return.
     static in_exception: AtomicU32 = AtomicU32::new(0);
 }
@@ -34,11 +36,14 @@ extern "C" fn trap_entry(frame: &TrapFrame) {
     match frame.vector {
         vector::NMI => nmi::handle(frame),
         vector::FIRST_INTERRUPT.. => interrupt(frame.vector as u8),
+        vector::PAGE_FAULT if run_hook(page_fault_hook.this()) => {}
         _ => exception(frame),
     }
 }
 
-#[inline]
+/// Handles an interrupt. Never inlined: this function on a stack shows the host that the functions further
+/// out were interrupted by chance, not by their own fault.
+#[inline(never)]
 fn interrupt(vector: u8) {
     advance(irq_count.this());
     match vector {
@@ -53,10 +58,12 @@ fn interrupt(vector: u8) {
         vector::RESCHEDULE => {
             // The interrupt's only purpose is to end the CPU's halt.
             apic::end_of_interrupt();
-            run_reschedule_hook();
+            run_hook(reschedule_hook.this());
         }
         _ => apic::end_of_interrupt(),
     }
+    // So that no handler is called by a jump, and this function is on the stack.
+    core::hint::black_box(vector);
 }
 
 /// Adds one to a counter that only this CPU writes, which needs no locked instruction.
@@ -70,13 +77,21 @@ pub fn set_reschedule_hook(hook: fn()) {
     reschedule_hook.this().store(hook as *mut (), Relaxed);
 }
 
-fn run_reschedule_hook() {
-    let hook = reschedule_hook.this().load(Relaxed);
-    if !hook.is_null() {
-        // SAFETY: `set_reschedule_hook` is the only writer, and stores functions of this type.
-        let hook = unsafe { core::mem::transmute::<*mut (), fn()>(hook) };
-        hook();
+/// Sets the function that this CPU runs in each page fault from now on, for workloads that handle their own.
+pub fn set_page_fault_hook(hook: fn()) {
+    page_fault_hook.this().store(hook as *mut (), Relaxed);
+}
+
+/// Runs a hook; returns false if there is none.
+fn run_hook(hook: &AtomicPtr<()>) -> bool {
+    let hook = hook.load(Relaxed);
+    if hook.is_null() {
+        return false;
     }
+    // SAFETY: the setters are the only writers, and store functions of this type.
+    let hook = unsafe { core::mem::transmute::<*mut (), fn()>(hook) };
+    hook();
+    true
 }
 
 /// Returns the number of ticks that this CPU has taken.

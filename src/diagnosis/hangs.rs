@@ -11,7 +11,7 @@ use nmiscope_report::{
 use super::own_part::{OwnStack, Party, own_part};
 use super::signature::{self, Moments};
 use super::stable::Samples;
-use super::waits::{Names, Parties};
+use super::waits::{Names, Parties, lock_object};
 use super::{Resolver, milliseconds};
 use crate::hang::{self, Ages, Node};
 use crate::kernel::{KernelState, Wait};
@@ -65,11 +65,13 @@ impl HangDescriber<'_> {
         };
         let (stacks, vocabulary) = (self.blamed_stacks(), self.resolver.vocabulary());
         let functions = self.functions_of_bucket(&stacks);
+        let objects = hang.locks.iter().filter_map(|&lock| lock_object(lock, self.resolver));
+        let objects: BTreeSet<String> = objects.collect();
         let locks: Vec<Node> = hang.locks.iter().copied().map(Node::Lock).collect();
         let locks = ids(&locks);
         Hang {
             class: hang.class,
-            signature: signature::compute(hang.class, &stacks, vocabulary),
+            signature: signature::compute(hang.class, &stacks, &objects, vocabulary),
             bucket: Some(bucket(hang.class, functions, &locks)),
             at_ms: self.context.at_ms,
             lasted_ms: milliseconds(hang.age),

@@ -1,10 +1,15 @@
 //! Signatures: equal hangs have equal ones, independent of addresses, lines, CPU numbers and the number
 //! of CPUs.
 //!
-//! A signature is made from the class, the names of each blamed stack's functions, each once. Functions that take locks, sleep and panic are left out, since all hangs end
+//! A signature is made from the class, the names of each blamed stack's functions, each once, and the names
+//! of the locks in a cycle. Functions that take locks, sleep and panic are left out, since all hangs end
 //! there. Interrupts that came by chance are not on the stacks that get here (`own_part`). A CPU that keeps
 //! executing has stacks of several moments; the functions that count are on nearly all of them if it never
 //! returns, and on a good part of them if it does (`stable`).
+//!
+//! A lock counts by the symbol of its object: which element of an array it is, or which lock without a
+//! symbol, differs from one run to the next. Locks outside of a cycle do not count: which of them somebody
+//! waits for is a matter of time.
 //!
 //! If no function has a name, as in a stripped image, return addresses stand for them: they are the same
 //! as long as the image and its load address are. The interrupted address is not: it is another
@@ -16,6 +21,8 @@
 //!
 //! Owns the choice of functions and the hash; refuses to know any kernel's functions
 //! (`kernel::vocabulary`). Called by `hangs`.
+
+use std::collections::BTreeSet;
 
 use nmiscope_report::{Class, Frame};
 use sha2::{Digest, Sha256};
@@ -31,8 +38,13 @@ const DEPTH: usize = 12;
 /// A blamed stack, at all moments at which it was captured.
 pub type Moments<'a> = Vec<&'a [Frame]>;
 
-/// Computes the signature of a hang: 16 hexadecimal digits.
-pub fn compute(class: Class, stacks: &[Moments<'_>], vocabulary: &dyn Vocabulary) -> String {
+/// Computes the signature of a hang: 16 hexadecimal digits. `locks` are the symbols of its locks.
+pub fn compute(
+    class: Class,
+    stacks: &[Moments<'_>],
+    locks: &BTreeSet<String>,
+    vocabulary: &dyn Vocabulary,
+) -> String {
     let mut stacks: Vec<Vec<&str>> =
         stacks.iter().map(|moments| significant(class, moments, vocabulary)).collect();
     // An empty stack counts as none.
@@ -47,6 +59,10 @@ pub fn compute(class: Class, stacks: &[Moments<'_>], vocabulary: &dyn Vocabulary
             hash.update([1]);
             hash.update(item);
         }
+    }
+    for lock in locks.iter().filter(|_| class.is_cycle()) {
+        hash.update([2]);
+        hash.update(lock);
     }
     let digest = hash.finalize();
     digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
@@ -174,7 +190,7 @@ mod tests {
         let party = Party { class, interrupts_enabled: None, waits: &[] };
         let own = |moments| own_part(party, moments, any_vocabulary()).moments;
         let moments: Vec<Moments<'_>> = parties.iter().map(own).collect();
-        super::compute(class, &moments, any_vocabulary())
+        super::compute(class, &moments, &BTreeSet::new(), any_vocabulary())
     }
 
     /// Computes the signature of stacks that were captured once.
@@ -209,6 +225,20 @@ mod tests {
         assert_eq!(sign(&slow), sign(&fast));
         assert_ne!(sign(&slow), sign(&other));
         assert_ne!(sign(&slow), sign_once(Class::LockWait, &[&slow]));
+    }
+
+    #[test]
+    fn the_named_locks_of_a_cycle_count_and_others_do_not() {
+        let stack = stack(&["nmiscope_guest::sync::lock", "transfer", "main"]);
+        let sign = |class, locks: &[&str]| {
+            let locks = locks.iter().map(|&lock| lock.to_owned()).collect();
+            super::compute(class, &[vec![&stack]], &locks, any_vocabulary())
+        };
+        let one = sign(Class::Deadlock, &["ALPHA", "BETA"]);
+        assert_eq!(one, sign(Class::Deadlock, &["BETA", "ALPHA"]));
+        assert_ne!(one, sign(Class::Deadlock, &["GAMMA", "DELTA"]));
+        assert_ne!(one, sign(Class::Deadlock, &[]));
+        assert_eq!(sign(Class::LockWait, &["ALPHA"]), sign(Class::LockWait, &["BETA"]));
     }
 
     #[test]

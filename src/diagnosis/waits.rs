@@ -111,6 +111,21 @@ pub fn lock_name(address: u64, resolver: &Resolver<'_>) -> String {
     }
 }
 
+/// Returns the symbol of the object that a lock is, or lies in, without what the compiler appended to it: that
+/// differs between builds.
+pub fn lock_object(address: u64, resolver: &Resolver<'_>) -> Option<String> {
+    let found = resolver.symbols()?.symbol_containing(VirtualAddress(address))?;
+    let name = demangle(&found.symbol.name);
+    let mut name = name.as_str();
+    while let Some((stem, number)) = name.rsplit_once('.')
+        && !stem.is_empty()
+        && number.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        name = stem;
+    }
+    Some(name.strip_suffix(".llvm").unwrap_or(name).to_owned())
+}
+
 /// Returns a lock's symbol. A lock inside a larger object has the object's symbol and an offset.
 fn lock_symbol(address: u64, resolver: &Resolver<'_>) -> Option<String> {
     let found = resolver.symbols()?.symbol_containing(VirtualAddress(address))?;

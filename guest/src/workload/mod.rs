@@ -21,6 +21,7 @@ mod corrupt_stack;
 mod deep_stack;
 mod double_begin;
 pub mod exit;
+mod fault_loop;
 mod forgotten_unlock;
 mod halt_irqs_off;
 mod heavy_printk;
@@ -28,6 +29,7 @@ mod holder_halts;
 mod holder_spins;
 mod idle;
 mod interrupt_storm;
+mod ipi_ack_lost;
 mod ipi_wait;
 mod livelock;
 mod lock_contention;
@@ -36,6 +38,7 @@ mod long_irqs_off;
 mod lost_wakeup;
 mod many_ipis;
 mod missed_timer;
+mod mixed_cycle;
 mod mutex_contention;
 mod mutex_deadlock;
 mod mutex_holder_spins;
@@ -46,8 +49,15 @@ mod panic;
 mod panic_others_spin;
 mod partial_line;
 mod pause_and_go;
+mod pause_in_irq;
 mod printk_lock_held;
+mod raw_flags;
+mod recursion;
+mod rwlock_reader_lost;
+mod same_code_ab;
+mod same_code_cd;
 mod self_deadlock;
+mod seqlock_writer_lost;
 mod sleeping_holder;
 mod spin_in_calls;
 mod spin_irqs_off;
@@ -98,6 +108,7 @@ static ALL: &[&Workload] = &[
     &deep_stack::WORKLOAD,
     &double_begin::WORKLOAD,
     &exit::WORKLOAD,
+    &fault_loop::WORKLOAD,
     &forgotten_unlock::WORKLOAD,
     &halt_irqs_off::WORKLOAD,
     &heavy_printk::WORKLOAD,
@@ -105,6 +116,7 @@ static ALL: &[&Workload] = &[
     &holder_spins::WORKLOAD,
     &idle::WORKLOAD,
     &interrupt_storm::WORKLOAD,
+    &ipi_ack_lost::WORKLOAD,
     &ipi_wait::WORKLOAD,
     &livelock::WORKLOAD,
     &lock_contention::WORKLOAD,
@@ -113,6 +125,7 @@ static ALL: &[&Workload] = &[
     &lost_wakeup::WORKLOAD,
     &many_ipis::WORKLOAD,
     &missed_timer::WORKLOAD,
+    &mixed_cycle::WORKLOAD,
     &mutex_contention::WORKLOAD,
     &mutex_deadlock::WORKLOAD,
     &mutex_holder_spins::WORKLOAD,
@@ -123,8 +136,15 @@ static ALL: &[&Workload] = &[
     &panic_others_spin::WORKLOAD,
     &partial_line::WORKLOAD,
     &pause_and_go::WORKLOAD,
+    &pause_in_irq::WORKLOAD,
     &printk_lock_held::WORKLOAD,
+    &raw_flags::WORKLOAD,
+    &recursion::WORKLOAD,
+    &rwlock_reader_lost::WORKLOAD,
+    &same_code_ab::WORKLOAD,
+    &same_code_cd::WORKLOAD,
     &self_deadlock::WORKLOAD,
+    &seqlock_writer_lost::WORKLOAD,
     &sleeping_holder::WORKLOAD,
     &spin_in_calls::WORKLOAD,
     &spin_irqs_off::WORKLOAD,

@@ -77,16 +77,21 @@ fn lasting_depth(
         Some(false) => (now - 1).max(1),
         None => 1,
     };
-    lasting.min(least_depth(moments).unwrap_or(lasting)).max(1)
+    lasting.min(least_depth(moments, vocabulary).unwrap_or(lasting)).max(1)
 }
 
 /// Returns the least number of segments at a moment, of the stacks that were unwound to the same end as
 /// most.
-fn least_depth(moments: &Moments<'_>) -> Option<usize> {
+fn least_depth(moments: &Moments<'_>, vocabulary: &dyn Vocabulary) -> Option<usize> {
+    let calls = moments.iter().any(|stack| segments(stack).get(1).is_some_and(|&start| start > 1));
     let mut by_end: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for stack in moments {
         let Some(outermost) = stack.last() else { continue };
-        let depth = segments(stack).len();
+        let starts = segments(stack);
+        // The entry of an exception that has called nothing yet, or nothing any more: the handler returns, if
+        // it calls anything at another moment.
+        let is_entry = starts.get(1) == Some(&1) && !serves_interrupts(&stack[..1], vocabulary);
+        let depth = starts.len() - usize::from(calls && is_entry);
         let (seen, least) = by_end.entry(&outermost.address).or_insert((0, depth));
         *seen += 1;
         *least = depth.min(*least);
@@ -117,6 +122,11 @@ fn segments(stack: &[Frame]) -> Vec<usize> {
     [0].into_iter().chain(starts).collect()
 }
 
+fn serves_interrupts(segment: &[Frame], vocabulary: &dyn Vocabulary) -> bool {
+    let mut frames = segment.iter();
+    frames.any(|frame| names(frame).any(|name| vocabulary.serves_interrupts(name)))
+}
+
 /// Own part of a stack at one moment.
 struct Part<'a> {
     frames: &'a [Frame],
@@ -130,10 +140,8 @@ impl<'a> Part<'a> {
         let own = &starts[starts.len().saturating_sub(depth)..];
         let Some(&start) = own.first() else { return Self { frames: stack, handler: None } };
         let mut segments = own.windows(2);
-        let by_chance = segments.position(|bounds| {
-            let mut frames = stack[bounds[0]..bounds[1]].iter();
-            frames.any(|frame| names(frame).any(|name| vocabulary.serves_interrupts(name)))
-        });
+        let by_chance =
+            segments.position(|bounds| serves_interrupts(&stack[bounds[0]..bounds[1]], vocabulary));
         let handler = match by_chance {
             Some(0) => Some(HandlerKind::Interrupt),
             _ => (own.len() > 1).then_some(HandlerKind::Unknown),

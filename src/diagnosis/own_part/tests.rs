@@ -77,6 +77,14 @@ fn a_handler_that_returns_to_a_fault_does_not_count() {
         let own = own(Class::HardLockup, Some(false), &[], &moments);
         assert_eq!(own, ("read_page main".into(), None));
     }
+    // Nor does one whose entry is seen both alone and below what it calls.
+    let entry = "trap |read_page main";
+    for moments in [[inside, entry, deeper], [entry, inside, inside]] {
+        let own = own(Class::HardLockup, Some(false), &[], &moments);
+        assert_eq!(own, ("read_page main".into(), None));
+    }
+    let own_of_entry = own(Class::HardLockup, Some(false), &[], &[entry, entry]);
+    assert_eq!(own_of_entry, (entry.replace('|', ""), Some(HandlerKind::Unknown)));
     // A stack that was not unwound to its end does not show that the handler has returned.
     let moments = [inside, inside, "garbage"];
     let own = own(Class::HardLockup, Some(false), &[], &moments);

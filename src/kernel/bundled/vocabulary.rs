@@ -32,7 +32,7 @@ pub const DOORBELLS: Doorbells = Doorbells {
 
 /// Functions in which all hangs end, by the start of their path: this kernel's, and those of Rust's core,
 /// which has methods of numbers too.
-const PLUMBING: [&str; 24] = [
+const PLUMBING: [&str; 25] = [
     "nmiscope_guest::sync::",
     "nmiscope_kernel::workload::Meeting::",
     "nmiscope_kernel::panic::",
@@ -55,6 +55,7 @@ const PLUMBING: [&str; 24] = [
     "<bool",
     "<nmiscope_guest::sync::",
     "<nmiscope_kernel::arch::x86_64::",
+    "trap_common",
     "rust_begin_unwind",
     "rust_panic",
 ];

@@ -77,7 +77,7 @@ workloads! {
     same_code_ab: "same-code-ab";
     same_code_cd: "same-code-cd";
     self_deadlock: "self-deadlock";
-    seqlock_writer_lost: "seqlock-writer-lost";
+    seqlock_writer_stuck: "seqlock-writer-stuck";
     sleeping_holder: "sleeping-holder";
     spin_in_calls: "spin-in-calls";
     task_hog: "task-hog";

@@ -112,7 +112,7 @@ rows! {
     "same-code-ab": "same_code_ab.rs",
     "same-code-cd": "same_code_cd.rs",
     "self-deadlock": "self_deadlock.rs",
-    "seqlock-writer-lost": "seqlock_writer_lost.rs",
+    "seqlock-writer-stuck": "seqlock_writer_stuck.rs",
     "sleeping-holder": "sleeping_holder.rs",
     "spin-in-calls": "spin_in_calls.rs",
     "spin-irqs-off": "spin_irqs_off.rs",

@@ -57,7 +57,7 @@ mod rwlock_reader_lost;
 mod same_code_ab;
 mod same_code_cd;
 mod self_deadlock;
-mod seqlock_writer_lost;
+mod seqlock_writer_stuck;
 mod sleeping_holder;
 mod spin_in_calls;
 mod spin_irqs_off;
@@ -144,7 +144,7 @@ static ALL: &[&Workload] = &[
     &same_code_ab::WORKLOAD,
     &same_code_cd::WORKLOAD,
     &self_deadlock::WORKLOAD,
-    &seqlock_writer_lost::WORKLOAD,
+    &seqlock_writer_stuck::WORKLOAD,
     &sleeping_holder::WORKLOAD,
     &spin_in_calls::WORKLOAD,
     &spin_irqs_off::WORKLOAD,

@@ -8,6 +8,7 @@
 //! Frames: last: serve, cpu_main
 //! Frames: others: cpu_main
 
+use core::hint::black_box;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::{Next, Workload};
@@ -19,6 +20,8 @@ static SERVER_IS_READY: AtomicBool = AtomicBool::new(false);
 static REQUEST: AtomicU32 = AtomicU32::new(0);
 
 fn step(cpu: usize) -> Next {
+    // So that the compiler does not find out that neither is ever set.
+    black_box((&SERVER_IS_READY, &REQUEST));
     if cpu == 0 {
         ask();
     } else if cpu == machine::possible_cpus() - 1 {
@@ -32,7 +35,7 @@ fn ask() {
     while !SERVER_IS_READY.load(Ordering::Acquire) {
         core::hint::spin_loop();
     }
-    REQUEST.store(1, Ordering::Release);
+    REQUEST.store(black_box(1), Ordering::Release);
 }
 
 #[inline(never)]
@@ -40,5 +43,5 @@ fn serve() {
     while REQUEST.load(Ordering::Acquire) == 0 {
         core::hint::spin_loop();
     }
-    SERVER_IS_READY.store(true, Ordering::Release);
+    SERVER_IS_READY.store(black_box(true), Ordering::Release);
 }

@@ -1,47 +1,49 @@
-//! Hangs the last CPU, which reads under a sequence counter that stays odd: the writer on CPU 0 has
-//! returned on an error without ending its write. No record shows the wait. The others idle.
+//! Hangs CPU 0, which never ends a write under a sequence counter, and the last CPU, which reads under it and
+//! spins while the counter is odd. No record shows the wait. The others idle.
 //!
 //! Expect: soft-lockup
-//! Blamed: last
+//! Blamed: 0, last
 //! Cpus: 2..
+//! Frames: 0: convert, write_time, cpu_main
 //! Frames: last: read_begin, read_time, cpu_main
 //! Frames: others: cpu_main
 
 use core::hint::black_box;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::{Meeting, Next, Once, Workload};
+use super::{Next, Workload, spin_for_good};
 use crate::machine;
 
-pub static WORKLOAD: Workload = Workload { name: "seqlock-writer-lost", min_cpus: 2, step };
+pub static WORKLOAD: Workload = Workload { name: "seqlock-writer-stuck", min_cpus: 2, step };
 
 static TIME_SEQUENCE: AtomicU32 = AtomicU32::new(0);
 static TIME_NS: AtomicU64 = AtomicU64::new(0);
 
-static WRITER_IS_LOST: Meeting = Meeting::new();
-
 fn step(cpu: usize) -> Next {
-    static WRITER: Once = Once::new();
-    if cpu == 0 && WRITER.first() {
-        black_box(write_time(0));
-        WRITER_IS_LOST.meet(2);
+    if cpu == 0 {
+        write_time(black_box(0));
     } else if cpu == machine::possible_cpus() - 1 {
-        WRITER_IS_LOST.meet(2);
+        while TIME_SEQUENCE.load(Ordering::Relaxed) == 0 {
+            core::hint::spin_loop();
+        }
         black_box(read_time());
     }
     Next::Wait
 }
 
 #[inline(never)]
-fn write_time(now: u64) -> Result<(), ()> {
+fn write_time(ticks: u64) {
     TIME_SEQUENCE.fetch_add(1, Ordering::Acquire);
-    if now == 0 {
-        // The write should end here too.
-        return Err(());
-    }
-    TIME_NS.store(now, Ordering::Relaxed);
+    TIME_NS.store(convert(ticks), Ordering::Relaxed);
     TIME_SEQUENCE.fetch_add(1, Ordering::Release);
-    Ok(())
+}
+
+#[inline(never)]
+fn convert(ticks: u64) -> u64 {
+    if ticks == 0 {
+        spin_for_good(&WORKLOAD);
+    }
+    ticks * 1_000
 }
 
 #[inline(never)]

@@ -33,6 +33,7 @@ mod redact;
 mod report;
 mod schema;
 mod second_kernel;
+mod signatures;
 mod stepping;
 mod stored_target;
 mod streams;

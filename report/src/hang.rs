@@ -41,6 +41,10 @@ pub struct Hang {
     pub edges: Vec<WaitEdge>,
     /// Facts that the verdict rests on.
     pub evidence: Vec<Evidence>,
+    /// Words of memory that blamed CPUs read in a loop until they change, and that are no lock of the kernel's
+    /// records; absent where none were found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spins: Vec<Spin>,
     /// Certainty of the verdict; absent, and then `likely`, in reports of the first builds.
     #[serde(default)]
     pub certainty: Certainty,
@@ -251,6 +255,31 @@ pub enum WaitKind {
     RunsOn,
     /// A task sleeps on a queue until another party wakes it.
     SleepsOn,
+}
+
+/// A word of memory that CPUs read in a loop until it changes.
+///
+/// It is what their code does, and no statement about who should have changed the word.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Spin {
+    /// Symbol of the word, with an offset inside of a larger object; null where there is none.
+    pub symbol: Option<String>,
+    /// Guest-virtual address of the word, 16 hexadecimal digits.
+    pub address: String,
+    /// CPUs that read the word in a loop.
+    pub parties: Vec<String>,
+    /// Functions on the stacks of other parties that store to the word at its fixed address, wherever in the
+    /// function that is: of each stack the innermost.
+    pub writers: Vec<SpinWriter>,
+}
+
+/// A function on a stack that stores to a word that others wait for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SpinWriter {
+    /// CPU or task on whose stack the function is.
+    pub party: String,
+    /// Name of the function, without its path.
+    pub function: String,
 }
 
 /// A fact that was observed of one party.

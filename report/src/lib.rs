@@ -68,7 +68,7 @@ pub use cpu::{
 pub use frame::{Availability, FoundBy, Frame, FrameSymbol, Function, Variable, VariableKind};
 pub use hang::{
     ActivityState, Certainty, Evidence, Fact, HandlerKind, Hang, LockKind, NodeKind, SourceLine,
-    Task, TaskState, WaitEdge, WaitGraph, WaitKind, WaitNode, blamed_function,
+    Spin, SpinWriter, Task, TaskState, WaitEdge, WaitGraph, WaitKind, WaitNode, blamed_function,
 };
 pub use nmiscope_names::short_name;
 pub use report::{

@@ -13,7 +13,8 @@ use crate::cpu::{
 };
 use crate::frame::{Availability, Frame, FrameSymbol, Function, Variable};
 use crate::hang::{
-    Certainty, Evidence, Fact, Hang, NodeKind, SourceLine, Task, WaitEdge, WaitGraph, WaitNode,
+    Certainty, Evidence, Fact, Hang, NodeKind, SourceLine, Spin, SpinWriter, Task, WaitEdge,
+    WaitGraph, WaitNode,
 };
 use crate::report::{
     Backtrace, BufferReservation, GuestImage, GuestKernel, KernelLog, Machine, Outcome, Report,
@@ -406,6 +407,7 @@ impl Redact for Hang {
             nodes,
             edges,
             evidence,
+            spins,
             certainty,
             backtrace: _,
             resolved_after_ms: _,
@@ -419,6 +421,13 @@ impl Redact for Hang {
         for Evidence { party, fact } in evidence {
             parties.rename(party);
             fact.redact(pseudonyms);
+        }
+        for Spin { symbol: _, address, parties: spinning, writers } in spins {
+            pseudonyms.replace(address);
+            spinning.iter_mut().for_each(|party| parties.rename(party));
+            for SpinWriter { party, function: _ } in writers {
+                parties.rename(party);
+            }
         }
         match certainty {
             Certainty::Unknown { reason } => pseudonyms.replace_in_sentence(reason),

@@ -5,14 +5,17 @@
 use std::collections::BTreeSet;
 
 use nmiscope_report::{
-    Certainty, Cpu, CpuState, Evidence, Fact, Hang, SourceLine, Task, WaitNode, bucket,
+    Certainty, Cpu, CpuState, Evidence, Fact, Hang, SourceLine, Spin, Task, WaitNode, bucket,
 };
 
 use super::own_part::{OwnStack, Party, own_part};
 use super::signature::{self, Moments};
+use super::spin::{self, PartyStack};
 use super::stable::Samples;
 use super::waits::{Names, Parties, lock_object};
 use super::{Resolver, milliseconds};
+use crate::capture::CpuCapture;
+use crate::capture::host_stack::UnwoundStack;
 use crate::hang::{self, Ages, Node};
 use crate::kernel::{KernelState, Wait};
 
@@ -29,6 +32,10 @@ pub struct Context<'a> {
     pub cpus: &'a [Cpu],
     /// The tasks that did not run, as in the report.
     pub tasks: &'a [Task],
+    /// The vCPUs as the capture has them, with unwound frames.
+    pub captured: &'a [CpuCapture],
+    /// The stacks of tasks that did not run, as captured, by task number.
+    pub task_stacks: &'a [Option<UnwoundStack>],
     /// The time of the moment, in milliseconds since the tool's start.
     pub at_ms: f64,
     /// The index of that moment's backtrace in the report; `None` if the report has none.
@@ -81,6 +88,7 @@ impl HangDescriber<'_> {
             nodes: self.nodes(),
             edges: hang.edges.iter().map(|edge| self.parties.edge(edge)).collect(),
             evidence: self.evidence(),
+            spins: self.spins(),
             certainty: certainty(&hang.certainty),
             backtrace: self.context.backtrace,
             resolved_after_ms: None,
@@ -198,6 +206,28 @@ impl HangDescriber<'_> {
         nodes.sort_unstable();
         nodes.dedup();
         nodes.into_iter().map(|node| self.parties.node(node)).collect()
+    }
+
+    /// Returns the words that blamed CPUs spin on, if they spin on anything.
+    fn spins(&self) -> Vec<Spin> {
+        let behaviour = hang::behaviour(self.hang.class);
+        if !behaviour.keeps_running || behaviour.returns_to_main_loop {
+            return Vec::new();
+        }
+        let cpus = (0..).map(Node::Cpu).zip(self.context.captured);
+        let cpus = cpus.map(|(node, cpu)| (node, cpu.stack.as_ref()));
+        let tasks = (0..).map(Node::Task).zip(self.context.task_stacks);
+        let tasks = tasks.map(|(node, stack)| (node, stack.as_ref()));
+        let (mut blamed, mut all) = (Vec::new(), Vec::new());
+        for (node, stack) in cpus.chain(tasks) {
+            let Some(UnwoundStack { frames, .. }) = stack else { continue };
+            let party = self.parties.names.id(node);
+            all.push(PartyStack { party: party.clone(), frames });
+            if self.hang.blamed.contains(&node) {
+                blamed.push(PartyStack { party, frames });
+            }
+        }
+        spin::spins(&blamed, &all, self.resolver)
     }
 
     fn evidence(&self) -> Vec<Evidence> {

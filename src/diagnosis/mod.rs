@@ -10,6 +10,7 @@ mod own_part;
 mod printed;
 mod resolver;
 mod signature;
+mod spin;
 mod stable;
 mod tasks;
 mod variables;
@@ -60,6 +61,8 @@ fn hangs(
         samples: &stable::Samples::new(&found.samples, resolver),
         cpus: &backtrace.cpus,
         tasks: &backtrace.tasks,
+        captured: &capture.cpus,
+        task_stacks: &capture.task_stacks,
         at_ms: backtrace.at_ms,
         backtrace: index,
     };

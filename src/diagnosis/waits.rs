@@ -127,7 +127,7 @@ pub fn lock_object(address: u64, resolver: &Resolver<'_>) -> Option<String> {
 }
 
 /// Returns a lock's symbol. A lock inside a larger object has the object's symbol and an offset.
-fn lock_symbol(address: u64, resolver: &Resolver<'_>) -> Option<String> {
+pub fn lock_symbol(address: u64, resolver: &Resolver<'_>) -> Option<String> {
     let found = resolver.symbols()?.symbol_containing(VirtualAddress(address))?;
     let name = demangle(&found.symbol.name);
     Some(if found.offset == 0 { name } else { format!("{name}+{:#x}", found.offset) })

@@ -32,6 +32,12 @@ pub trait KernelSymbols {
         None
     }
 
+    /// Returns the bytes of code from an address on, as the image has them; `None` outside of code, and for a kernel
+    /// that changes its code as it runs.
+    fn machine_code(&self, _address: VirtualAddress) -> Option<&[u8]> {
+        None
+    }
+
     /// Returns the build-id of the kernel's image; `None` if there is none.
     fn build_id(&self) -> Option<&[u8]> {
         None
@@ -67,6 +73,10 @@ impl KernelSymbols for Image<'_> {
 
     fn unwind(&self, registers: &UnwindRegisters, memory: &dyn VirtualMemory) -> Trace {
         Unwinder::new(self).unwind(registers, memory)
+    }
+
+    fn machine_code(&self, address: VirtualAddress) -> Option<&[u8]> {
+        self.is_text(address).then(|| self.loaded_bytes(address)).flatten()
     }
 
     fn build_id(&self) -> Option<&[u8]> {
@@ -111,6 +121,10 @@ impl KernelSymbols for WithVariables<'_> {
 
     fn unwind(&self, registers: &UnwindRegisters, memory: &dyn VirtualMemory) -> Trace {
         self.image.unwind(registers, memory)
+    }
+
+    fn machine_code(&self, address: VirtualAddress) -> Option<&[u8]> {
+        self.image.machine_code(address)
     }
 
     fn build_id(&self) -> Option<&[u8]> {

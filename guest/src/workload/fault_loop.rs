@@ -24,8 +24,9 @@ fn step(cpu: usize) -> Next {
 
 #[inline(never)]
 fn read_page(page: *const u64) -> u64 {
+    let last = page.wrapping_byte_add(4088);
     // SAFETY: none. That is the point: the page is not mapped, and the read must fault.
-    unsafe { page.read_volatile() }
+    unsafe { last.read_volatile() }
 }
 
 #[inline(never)]

@@ -10,8 +10,8 @@ use nmiscope_names::short_name;
 
 use super::super::sanitize::line;
 use super::super::{
-    ActivityState, Certainty, Fact, HandlerKind, Hang, LockKind, NodeKind, SourceLine, TaskState,
-    WaitEdge, WaitKind, WaitNode,
+    ActivityState, Certainty, Fact, HandlerKind, Hang, LockKind, NodeKind, SourceLine, Spin,
+    TaskState, WaitEdge, WaitKind, WaitNode,
 };
 use super::{BAD, DIM, GOOD};
 use crate::units::{plural, ranges, seconds};
@@ -56,6 +56,9 @@ fn render(hang: &Hang) -> String {
         for said in said.into_iter().flatten() {
             let _ = writeln!(text, "  {said}");
         }
+    }
+    for spin in &hang.spins {
+        let _ = writeln!(text, "  {}", spins(hang, spin));
     }
     let absent = hang.edges.iter().filter(|edge| is_absent(hang, &edge.to)).map(absent);
     for said in absent.collect::<BTreeSet<_>>() {
@@ -259,6 +262,24 @@ fn place(hang: &Hang, party: &str) -> Option<String> {
     };
     let more = [handler, masked, took, pending].into_iter().flatten().collect::<String>();
     Some(format!("{} in {function}{more}{place}", line(party)))
+}
+
+/// Returns a sentence about a word that CPUs spin on.
+fn spins(hang: &Hang, spin: &Spin) -> String {
+    let word = match &spin.symbol {
+        Some(symbol) => line(short_name(symbol)),
+        None => format!("[<{}>]", line(&spin.address)),
+    };
+    let verb = if spin.parties.len() > 1 { "spin" } else { "spins" };
+    let writers = spin.writers.iter().map(|writer| {
+        let party = names(hang, std::slice::from_ref(&writer.party));
+        format!("; {} on the stack of {party} writes it", line(&writer.function))
+    });
+    let writers = match spin.writers.is_empty() {
+        true => "; no function on a stack is seen to write it".to_owned(),
+        false => writers.collect(),
+    };
+    format!("{} {verb} reading {word}{writers}", names(hang, &spin.parties))
 }
 
 fn pending_work(fact: &Fact) -> Option<String> {

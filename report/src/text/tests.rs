@@ -136,6 +136,7 @@ fn hang(blamed: &[&str], nodes: Vec<WaitNode>) -> Hang {
         edges: blamed.iter().map(wait).collect(),
         nodes,
         evidence: Vec::new(),
+        spins: Vec::new(),
         certainty: Certainty::Certain,
         backtrace: Some(0),
         resolved_after_ms: None,

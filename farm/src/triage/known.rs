@@ -5,7 +5,7 @@
 //! signature = "7f3a91c2"     # 8 or 16 hexadecimal digits: the start of a signature, or all of it
 //! url = "https://bugs.example/42"
 //! note = "waits for the new journal"
-//! until = "2026-12-31"       # the last day on which it counts as known
+//! until = 2026-12-31         # the last day on which it counts as known
 //! ```
 //!
 //! Owns the format and its mistakes; refuses to own the effect on an exit code. Called by triage, and by
@@ -104,7 +104,7 @@ struct EntryTable {
     signature: Spanned<String>,
     url: String,
     note: Option<String>,
-    until: Option<Spanned<String>>,
+    until: Option<Spanned<toml::Value>>,
 }
 
 impl KnownFailures {
@@ -147,10 +147,13 @@ impl KnownFailures {
                 return Err(wrong(at, message.into()));
             }
             let until = written.until.map(|until| {
-                until
-                    .get_ref()
-                    .parse()
-                    .map_err(|no_date: InvalidDate| wrong(until.span().start, no_date.to_string()))
+                // A date of TOML, or the same in quotes; a time with it is no day.
+                let text = match until.get_ref() {
+                    toml::Value::String(text) => text.clone(),
+                    other => other.to_string(),
+                };
+                let no_day = |no_date: InvalidDate| wrong(until.span().start, no_date.to_string());
+                text.parse().map_err(no_day)
             });
             let entry = KnownEntry {
                 signature: signature.clone(),
@@ -220,6 +223,9 @@ mod tests {
             let found = known.find(signature).map(|entry| entry.url.as_str());
             assert_eq!(found, url, "{signature} on {today}");
         }
+        // A date of TOML is the same day.
+        let dated = TWO.replace("\"2026-12-31\"", "2026-12-31");
+        assert_eq!(parse(&dated, "2026-12-31"), parse(TWO, "2026-12-31"));
         let known = parse(TWO, "2027-01-01").unwrap();
         assert_eq!(known.expired("7f3a91c2deadbeef").unwrap().url, "https://bugs.example/2");
         assert_eq!(known.expired("7f3a91c200000000"), None);
@@ -241,6 +247,12 @@ mod tests {
             ("known = [", (1, 10), "array"),
             (
                 "[[known]]\nsignature = \"7f3a91c2\"\nurl = \"\"\nuntil = \"2026-02-30\"",
+                (4, 9),
+                "no day",
+            ),
+            ("[[known]]\nsignature = \"7f3a91c2\"\nurl = \"\"\nuntil = 7", (4, 9), "no day"),
+            (
+                "[[known]]\nsignature = \"7f3a91c2\"\nurl = \"\"\nuntil = 2026-12-31T00:00:00Z",
                 (4, 9),
                 "no day",
             ),

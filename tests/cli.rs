@@ -25,7 +25,9 @@ fn the_help_has_examples_and_the_exit_codes() {
 #[test]
 fn every_command_has_help() {
     let all = nmiscope(["--help"]).run().expect_code(exit::CLEAN).stdout;
-    for command in ["run", "report", "symbolize", "farm", "triage", "guest", "completions", "man"] {
+    for command in
+        ["run", "report", "symbolize", "farm", "triage", "list", "guest", "completions", "man"]
+    {
         let finished = nmiscope([command, "--help"]).run().expect_code(exit::CLEAN);
         assert!(finished.stdout.contains("Usage: nmiscope"), "{}", finished.stdout);
         // The help begins with the command's line in the list of all commands.

@@ -26,6 +26,7 @@ mod hostile_guest;
 mod linux_guest;
 mod live;
 mod moved_kernel;
+mod names;
 mod offline;
 mod qemu;
 mod random_moments;

@@ -3,14 +3,14 @@
 
 use nmiscope_farm::timestamp::Timestamp;
 use nmiscope_farm::triage;
-use nmiscope_farm::{event, suite};
+use nmiscope_farm::{event, lists, suite};
 use nmiscope_report as report;
 use serde_json::{Value, json};
 
 /// Row of a schema's file in docs/, its committed text, and the function that makes it.
 type Row = (&'static str, &'static str, fn() -> String);
 
-const SCHEMAS: [Row; 6] = [
+const SCHEMAS: [Row; 7] = [
     ("report.schema.json", include_str!("../docs/report.schema.json"), report::json::schema),
     ("suite.schema.json", include_str!("../docs/suite.schema.json"), suite::schema),
     ("triage.schema.json", include_str!("../docs/triage.schema.json"), triage::schema),
@@ -21,6 +21,7 @@ const SCHEMAS: [Row; 6] = [
     ),
     ("farm-events.schema.json", include_str!("../docs/farm-events.schema.json"), event::schema),
     ("farm-list.schema.json", include_str!("../docs/farm-list.schema.json"), suite::list_schema),
+    ("list.schema.json", include_str!("../docs/list.schema.json"), lists::schema),
 ];
 
 fn validator(schema: &str) -> jsonschema::Validator {

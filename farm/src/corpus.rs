@@ -19,6 +19,7 @@ use std::collections::BTreeSet;
 
 use clap::ValueEnum;
 use nmiscope_report::Class;
+use nmiscope_report::nearest::nearest;
 
 /// A workload of the bundled guest, with its source file.
 #[derive(Debug, Clone, Copy)]
@@ -130,6 +131,28 @@ pub fn find(name: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.name == name)
 }
 
+/// The bundled guest has no workload of that name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no workload `{name}`; {hint}")]
+pub struct UnknownWorkload {
+    name: String,
+    hint: String,
+}
+
+/// Returns the workload of that name, as a user wrote it.
+///
+/// # Errors
+/// There is none; the error has the name that is most like it.
+pub fn find_written(name: &str) -> Result<&'static Row, UnknownWorkload> {
+    find(name).ok_or_else(|| {
+        let hint = match nearest(name, ROWS.iter().map(|row| row.name)) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => "`nmiscope list workloads` names them all".into(),
+        };
+        UnknownWorkload { name: name.into(), hint }
+    })
+}
+
 /// Parses the promises in a workload's source file for that number of CPUs.
 pub fn promises(source: &'static str, cpus: u32) -> Vec<Promise> {
     let lines = source.lines().filter_map(|line| line.strip_prefix("//! Frames: "));
@@ -178,6 +201,15 @@ impl Row {
                 None => Expected::Hang(Class::from_str(class, false).expect("a class")),
             },
         }
+    }
+
+    /// Returns the first sentence of the head: what the workload does.
+    pub fn summary(&self) -> String {
+        let lines = self.source.lines().map_while(|line| line.strip_prefix("//!"));
+        let lines = lines.map(str::trim).take_while(|line| !line.is_empty());
+        let text = lines.collect::<Vec<_>>().join(" ");
+        let end = text.find(". ").map_or(text.len(), |end| end + 1);
+        text[..end].to_owned()
     }
 
     /// Returns the least number of CPUs that the workload needs.

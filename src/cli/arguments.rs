@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 use super::attach::AttachArgs;
 #[cfg(feature = "kvm")]
 use super::farm::Farm;
+use super::list::ListArgs;
 use super::output::Color;
 use super::report::ReportArgs;
 #[cfg(feature = "kvm")]
@@ -132,6 +133,8 @@ pub enum Command {
     Farm(Box<Farm>),
     /// Group the hangs and crashes of many reports, and mark new ones
     Triage(Triage),
+    /// List the workloads of the bundled guest, or the classes of hangs
+    List(ListArgs),
     /// Write the bundled guest kernel to a file, for gdb or another VMM
     #[cfg(feature = "kvm")]
     Guest {

@@ -8,6 +8,9 @@ mod attach;
 pub mod exit_code;
 #[cfg(feature = "kvm")]
 mod farm;
+#[cfg(feature = "kvm")]
+mod guest_parameters;
+mod list;
 mod output;
 mod redaction;
 mod report;
@@ -56,6 +59,7 @@ pub fn main(started: Instant) -> ExitCode {
         Command::Symbolize(arguments) => symbolize::symbolize(&arguments),
         #[cfg(feature = "kvm")]
         Command::Farm(arguments) => farm::farm(&arguments),
+        Command::List(arguments) => list::list(&arguments),
         Command::Triage(triage) => triage::triage(&triage, arguments.verbose > 0),
         #[cfg(feature = "kvm")]
         Command::Guest { file } => guest(&file),

@@ -17,6 +17,7 @@ use nmiscope_report::{Outcome, Report, sanitize, text};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
 use super::exit_code::{self, Code};
+use super::guest_parameters::{self, WorkloadParser};
 use super::output::{self, Text};
 use super::redaction::{self, Redaction};
 use crate::bundled;
@@ -55,8 +56,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub initrd: Option<PathBuf>,
     /// Workload for the guest to run, passed as its kernel parameter `workload=` [default for the bundled
-    /// guest: abba-deadlock]
-    #[arg(long, value_name = "NAME")]
+    /// guest: abba-deadlock; `nmiscope list workloads` names them]
+    #[arg(long, value_name = "NAME", value_parser = WorkloadParser, hide_possible_values = true)]
     pub workload: Option<String>,
     /// Further kernel parameters, passed to the guest unchanged
     #[arg(long, value_name = "PARAMETERS", default_value = "", hide_default_value = true)]
@@ -239,6 +240,12 @@ fn run_guest(arguments: &RunArgs, detail: Detail, started: Instant) -> anyhow::R
     if arguments.redact && arguments.core_file().is_some() {
         return Err(redaction::refused_for_core());
     }
+    guest_parameters::check(
+        arguments.image.is_none(),
+        arguments.workload.as_deref(),
+        &arguments.append,
+        &arguments.command_line(),
+    )?;
     let destination = destination(arguments)?;
     let stdout_is_data = destination.as_ref().is_some_and(Destination::is_stdout);
     let text = Text::beside(destination.as_ref(), arguments.quiet);

@@ -61,7 +61,7 @@ fn show_all(path: &Path, wrong: &[Diagnostic]) -> String {
 }
 
 /// A mistake in a suite, located by bytes of the text: the form in which it is found.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Problem {
     span: Range<usize>,
     message: String,

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 
-use nmiscope_report::nearest;
 use toml::Spanned;
 
 use super::diagnostic::Problem;
@@ -14,6 +13,7 @@ use super::file::{
 };
 use super::{ConsoleRules, Expectation, LeftOut, SuiteVm};
 use crate::corpus::{self, Expected, Row};
+use crate::kernel_parameters;
 
 /// Values for keys that neither a VM nor `defaults` has; all other keys default to what `run` does.
 mod default {
@@ -48,7 +48,10 @@ pub(super) fn expand(
     for vm in &written.vm {
         let vm = VmContext { written: vm, defaults: &written.defaults, base };
         if let Err(problem) = vm.expand(&mut expansion) {
-            problems.push(problem);
+            // A mistake in `defaults` is in every VM, and is reported once.
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
         }
     }
     if problems.is_empty() { Ok((expansion.vms, expansion.left_out)) } else { Err(problems) }
@@ -87,6 +90,7 @@ struct Combination<'a> {
 
 impl<'a> VmContext<'a> {
     fn expand(&self, expansion: &mut Expansion) -> Result<(), Problem> {
+        self.check_parameters()?;
         let combinations = self.combinations()?;
         let rows = self.rows()?;
         if expansion.vms.len() + combinations.len() * rows.len() > MAX_VMS {
@@ -143,6 +147,37 @@ impl<'a> VmContext<'a> {
         value!(self.image).map(String::as_str).filter(|image| *image != BUNDLED)
     }
 
+    /// Checks that no kernel parameter is given twice, and the bundled guest's workload only by its key:
+    /// without the key, the VM would run all workloads, each beside that one.
+    fn check_parameters(&self) -> Result<(), Problem> {
+        let matrix =
+            self.written.matrix.as_ref().and_then(|matrix| matrix.get_ref().append.as_ref());
+        let of_matrix = matrix.into_iter().flat_map(Spanned::get_ref);
+        let own = value!(self.append).filter(|_| matrix.is_none());
+        let is_bundled = self.image().is_none();
+        for append in own.into_iter().chain(of_matrix) {
+            let text = append.get_ref().0.as_str();
+            let wrong = |message: String| Err(Problem::new(append.span(), message));
+            if let Some(workload) = kernel_parameters::workload(text) {
+                if is_bundled {
+                    return wrong(format!(
+                        "the key `workload` names the bundled guest's workload, and `append` does not: \
+                         workload = {workload:?}"
+                    ));
+                }
+                if value!(self.workload).is_some() {
+                    let message = "the kernel parameter `workload` is given twice, by the key `workload` \
+                                   and in `append`";
+                    return wrong(message.into());
+                }
+            }
+            if let Err(repeated) = kernel_parameters::check(text, is_bundled) {
+                return wrong(repeated.to_string());
+            }
+        }
+        Ok(())
+    }
+
     /// Returns the workloads that `*` stands for; otherwise `None`, once.
     fn rows(&self) -> Result<Vec<Option<&'static Row>>, Problem> {
         let Some(workload) = value!(self.workload) else {
@@ -168,12 +203,10 @@ impl<'a> VmContext<'a> {
         if name == ALL_WORKLOADS {
             return self.whole_corpus();
         }
-        if corpus::find(name).is_none() {
-            let names: Vec<&str> = corpus::ROWS.iter().map(|row| row.name).collect();
-            let message = format!("no workload `{name}`; {}", nearest::hint(name, &names));
-            return Err(Problem::new(span, message));
+        match corpus::find_written(name) {
+            Ok(_) => Ok(vec![None]),
+            Err(unknown) => Err(Problem::new(span, unknown.to_string())),
         }
-        Ok(vec![None])
     }
 
     fn whole_corpus(&self) -> Result<Vec<Option<&'static Row>>, Problem> {

@@ -3,7 +3,7 @@
 //! ```text
 //! farm.lock           held by the running farm; contains its process number
 //! events.jsonl        the journal
-//! vms/NAME/RUN.TRY/   the files of one try: console.log report.json hang.core stderr.log
+//! vms/NAME/RUN.TRY/   the files of one try: console.log report.json report.txt hang.core stderr.log
 //! SIGNATURE           a link to the first try that hung in this way
 //! ```
 //!
@@ -221,24 +221,35 @@ pub fn try_directory(id: &Id) -> PathBuf {
 /// Maximum length of a name that is used unchanged; file systems allow 255 bytes.
 const MAX_NAME: usize = 160;
 
-/// Encodes a VM's name as a file name: injective, and never a path that leads out of its directory.
+/// Encodes a VM's name as a file name that no shell takes apart: injective, and never a path that leads out
+/// of its directory. A slash becomes `--`, and a byte that would need quoting `_` and two hexadecimal digits.
 pub fn encode_name(name: &str) -> String {
+    let bytes = name.as_bytes();
     let mut encoded = String::new();
-    for (at, byte) in name.bytes().enumerate() {
+    for (at, &byte) in bytes.iter().enumerate() {
+        let rest = &bytes[at + 1..];
+        let before = at.checked_sub(1).map(|at| bytes[at]);
+        let beside = [before, rest.first().copied()];
+        // Else `--` would be no slash, and an underscore with such digits no escape.
+        let is_single = !beside.iter().flatten().any(|&byte| matches!(byte, b'/' | b'-'));
+        let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'A'..=b'F');
+        let is_escape = rest.len() >= 2 && rest[..2].iter().all(is_digit);
         match byte {
-            b'.' if at > 0 => encoded.push('.'),
-            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'_' | b'-' | b'=' | b'+' => {
-                encoded.push(byte.into());
-            }
-            _ => encoded.push_str(&format!("%{byte:02X}")),
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => encoded.push(byte.into()),
+            b'.' | b'=' if at > 0 => encoded.push(byte.into()),
+            b'-' if at > 0 && !beside.contains(&Some(b'-')) => encoded.push('-'),
+            b'_' if !is_escape => encoded.push('_'),
+            b'/' if is_single && at > 0 && !rest.is_empty() => encoded.push_str("--"),
+            _ => encoded.push_str(&format!("_{byte:02X}")),
         }
     }
     if encoded.is_empty() || encoded.len() > MAX_NAME {
         let digest = Sha256::digest(name);
         let digest: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        encoded.truncate(MAX_NAME - digest.len() - 2);
-        // No encoded name has two percent signs in a row.
-        encoded = format!("{encoded}%%{digest}");
+        encoded.truncate(MAX_NAME - digest.len() - 3);
+        // No encoded name has three of these in a row, and none ends with one of a slash.
+        let start = if encoded.is_empty() { "_" } else { encoded.trim_end_matches('-') };
+        encoded = format!("{start}---{digest}");
     }
     encoded
 }
@@ -383,14 +394,36 @@ mod tests {
             &long[1..],
             "con.txt",
             ".hidden",
+            "a-/b",
+            "a/-b",
+            "a--b",
+            "a-b",
+            "a/b",
+            "a//b",
+            "a_2Fb",
+            "a_b",
+            "/a",
+            "a/",
+            "---",
+            "a;b",
+            "$(id)",
+            "~",
+            "a*b?",
+            "=x",
+            "x{1,2}",
         ];
         let files: BTreeSet<String> = names.iter().map(|name| encode_name(name)).collect();
         assert_eq!(files.len(), names.len(), "{files:?}");
         for file in &files {
             assert!(!file.contains('/') && !file.starts_with('.') && !file.is_empty(), "{file}");
-            assert!(file.len() <= 255 && file.is_ascii(), "{file}");
+            assert!(file.len() <= 255, "{file}");
+            // Neither quoted nor expanded by any shell, and no option.
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || "._=-".contains(c);
+            assert!(file.chars().all(is_plain), "{file}");
+            assert!(!file.starts_with(['-', '=']), "{file}");
         }
-        assert_eq!(encode_name("boot/cpus=8"), "boot%2Fcpus=8");
+        assert_eq!(encode_name("boot/cpus=8"), "boot--cpus=8");
+        assert_eq!(encode_name("spin_off/append=a b"), "spin_off--append=a_20b");
     }
 
     #[test]

@@ -48,8 +48,8 @@ fn killed_vm_process_does_not_affect_other_vms() {
     let site = Site::new(SUITE);
     let farm = site.farm(["-j", "2"]).start();
     site.wait_until_ready(3);
-    site.kill_one("long%2Fa");
-    site.kill_one("long%2Fb");
+    site.kill_one("long--a");
+    site.kill_one("long--b");
     let run = Run::from_output(&farm.wait().expect_code(exit::TOOL_FAILED));
     let long = run.finished("long/a");
     assert_eq!(long.status, Status::Broken);
@@ -215,7 +215,7 @@ fn unwritable_directory_ends_the_run_with_its_results_kept() {
     let vms = site.results().join("vms");
     fs::set_permissions(&vms, fs::Permissions::from_mode(0o555)).expect("it is ours");
     // Frees CPUs for the next VM.
-    site.kill_one("long%2Fa");
+    site.kill_one("long--a");
     let ended = farm.wait();
     fs::set_permissions(&vms, fs::Permissions::from_mode(0o755)).expect("it is ours");
     let ended = ended.expect_code(exit::TOOL_FAILED);

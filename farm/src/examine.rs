@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use nmiscope_report::json::ReportError;
+use nmiscope_report::text::{self, Detail};
 use nmiscope_report::{Report, json};
 
 use super::event::HangSummary;
@@ -49,6 +51,15 @@ fn with_cause(error: &ReportError) -> String {
     }
 }
 
+/// Writes a report as text beside it. A failure leaves no file: the report has all that it would hold.
+fn write_text(report: &Report, path: &Path) {
+    let text = text::report(report, Detail::Folded);
+    let text = anstream::adapter::strip_str(&text).to_string();
+    if fs::write(path, text).is_err() {
+        let _ = fs::remove_file(path);
+    }
+}
+
 /// Reads what a try of `vm` left in `directory`, and judges it. `error` is the one that the process sent to
 /// the farm; on a full disk it is not in the process's own file.
 pub fn examine(vm: &SuiteVm, directory: &Path, end: ProcessEnd, error: Option<&str>) -> Examined {
@@ -59,7 +70,7 @@ pub fn examine(vm: &SuiteVm, directory: &Path, end: ProcessEnd, error: Option<&s
         }
         Err(_) => Err(NoReport::Missing),
     };
-    let text = |file: &str| -> String {
+    let text_of = |file: &str| -> String {
         let tail = read_tail(&directory.join(file), MAX_CONSOLE);
         tail.map_or_else(
             |_| String::new(),
@@ -68,8 +79,8 @@ pub fn examine(vm: &SuiteVm, directory: &Path, end: ProcessEnd, error: Option<&s
     };
     // The console is read only if the suite has rules for it.
     let has_rules = !vm.console.must.is_empty() || !vm.console.must_not.is_empty();
-    let console = if has_rules { text(process::CONSOLE) } else { String::new() };
-    let stderr = text(process::STDERR);
+    let console = if has_rules { text_of(process::CONSOLE) } else { String::new() };
+    let stderr = text_of(process::STDERR);
     let printed = stderr.lines().rev().find_map(|line| line.strip_prefix("error: "));
     let output = judge::ProcessOutput {
         end,
@@ -78,8 +89,12 @@ pub fn examine(vm: &SuiteVm, directory: &Path, end: ProcessEnd, error: Option<&s
         error: error.or(printed),
     };
     let judgement = judge::judge(vm, &output);
+    if let Ok(report) = &report {
+        write_text(report, &directory.join(process::TEXT));
+    }
     let names = [
         ("report", process::REPORT),
+        ("text", process::TEXT),
         ("core", process::CORE),
         ("console", process::CONSOLE),
         ("stderr", process::STDERR),

@@ -21,6 +21,8 @@ use super::suite::SuiteVm;
 pub const CONSOLE: &str = "console.log";
 /// File of the JSON report.
 pub const REPORT: &str = "report.json";
+/// File of the report as text.
+pub const TEXT: &str = "report.txt";
 /// File of the core, written on a hang or a crash.
 pub const CORE: &str = "hang.core";
 /// File of the process's own messages.

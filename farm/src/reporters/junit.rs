@@ -3,7 +3,8 @@
 //! Owns the mapping of a farm to JUnit's elements; refuses to own the choice of a run's last try
 //! (`runs`). Called by the command line, with each event.
 
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,7 +25,11 @@ use crate::timestamp::Timestamp;
 
 /// Maximum number of bytes taken from the end of a console.
 const MAX_CONSOLE: u64 = 64 << 10;
-/// Maximum number of bytes of all consoles, so that a thousand hangs make a file that CI systems still
+/// Maximum number of bytes taken from the start of a report's text, which has the hang and the blamed stacks.
+const MAX_REPORT: usize = 16 << 10;
+/// Maximum number of lines of a console's end in the text of a failure.
+const MAX_LINES: usize = 20;
+/// Maximum number of bytes of all reports and consoles, so that a thousand hangs make a file that CI systems still
 /// read.
 const MAX_CONSOLES: usize = 16 << 20;
 
@@ -79,18 +84,20 @@ impl Junit {
         let (last, earlier) = tries.split_last()?;
         let end = &last.end;
         let mut status = status(end);
+        if end.status != Status::Pass {
+            status.set_description(self.failure_text(end, consoles));
+        }
         for one in earlier {
             let mut rerun = TestRerun::new(kind(one.end.status));
             rerun.timestamp = started_at(one).to_string().parse().ok();
             rerun.set_time(duration(one.end.elapsed_ms));
             rerun.set_message(message(&one.end)).set_type(one.end.status.name());
+            rerun.description = Some(self.failure_text(&one.end, consoles));
             rerun.system_out = Some(XmlString::new(self.output(&one.end, consoles)));
             status.add_rerun(rerun);
         }
         let mut case = TestCase::new(text(&full_name(end)), status);
-        // Some readers show only cases with a class. The name is complete as it is, and a `.` in it would
-        // make folders.
-        case.set_classname("farm");
+        case.set_classname(self.class_name());
         case.timestamp = started_at(last).to_string().parse().ok();
         case.set_time(duration(end.elapsed_ms));
         if let Some(hang) = end.hang.as_ref().filter(|_| end.status != Status::Pass) {
@@ -109,6 +116,46 @@ impl Junit {
         Some(case)
     }
 
+    /// Returns the suite's name, the class of all cases: its file's, without the `.toml`, since a `.` in a
+    /// class makes folders.
+    fn class_name(&self) -> XmlString {
+        let suite = self.started.as_ref().map_or("farm", |(_, started)| &started.suite);
+        let name = Path::new(suite).file_stem().map(|name| name.to_string_lossy());
+        text(&name.unwrap_or_else(|| suite.into()))
+    }
+
+    /// Returns the text of a failure, by which it can be understood without the files: its verdict, the
+    /// start of its report with the blamed stacks, and the last lines of its console. `left` is the number
+    /// of bytes left for all of them.
+    fn failure_text(&self, end: &VmFinished, left: &mut usize) -> XmlString {
+        let mut output = format!("{}: {}", status_verb(end.status), message(end).as_str());
+        let report = self.read(end, "text", |path| read_head(path, MAX_REPORT));
+        let console = self.read(end, "console", read_console_tail);
+        let console = console.map(|console| {
+            let lines: Vec<&str> = console.lines().collect();
+            lines[lines.len().saturating_sub(MAX_LINES)..].join("\n")
+        });
+        for (title, part) in [("", report), ("the end of its console:\n", console)] {
+            let Some(part) = part.filter(|part| !part.is_empty() && part.len() <= *left) else {
+                continue;
+            };
+            *left -= part.len();
+            output.push_str(&format!("\n\n{title}{}", part.trim_end()));
+        }
+        XmlString::new(output)
+    }
+
+    /// Reads a file of a try; `None` without one, and for a path that leads out of the results directory.
+    fn read(
+        &self,
+        end: &VmFinished,
+        kind: &str,
+        read: impl Fn(&Path) -> io::Result<String>,
+    ) -> Option<String> {
+        let path = end.directory.join(end.files.get(kind)?);
+        read(&relative_path::resolve(&self.root, &path).ok()?).ok()
+    }
+
     /// Lists the files of a try and appends the end of its console; `left` is the number of bytes left for
     /// consoles.
     fn output(&self, end: &VmFinished, left: &mut usize) -> String {
@@ -117,11 +164,7 @@ impl Junit {
             let path = self.root.join(&end.directory).join(file);
             output.push_str(&format!("{}: {}\n", text(kind).as_str(), phrases::path_text(&path)));
         }
-        let console = end.files.get("console").map(|file| end.directory.join(file));
-        let console = console.and_then(|console| relative_path::resolve(&self.root, &console).ok());
-        let Some(console) = console.and_then(|console| read_console_tail(&console).ok()) else {
-            return output;
-        };
+        let Some(console) = self.read(end, "console", read_console_tail) else { return output };
         if console.len() > *left {
             output.push_str("console left out: all consoles together exceed the size limit\n");
             return output;
@@ -200,14 +243,31 @@ fn text(text: &str) -> XmlString {
     XmlString::new(sanitize::line(text).replace(NONCHARACTERS, "\u{fffd}"))
 }
 
+/// Reads the start of a text, up to the end of a line.
+fn read_head(path: &Path, most: usize) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
+    let mut rest = "";
+    if bytes.len() > most {
+        bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or(most));
+        rest = "\n...";
+    }
+    Ok(safe_text(&bytes)? + rest)
+}
+
 /// Reads the end of a console, from the start of a line if the beginning is cut off.
 fn read_console_tail(path: &Path) -> io::Result<String> {
     let Tail { mut bytes, is_all } = read_tail(path, MAX_CONSOLE)?;
     if !is_all && let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
         bytes.drain(..=end);
     }
+    safe_text(&bytes)
+}
+
+/// Returns text without the characters that XML or a terminal cannot take.
+fn safe_text(bytes: &[u8]) -> io::Result<String> {
     let mut safe = Vec::new();
-    sanitize::TerminalFilter::new(&mut safe).write_all(&bytes)?;
+    sanitize::TerminalFilter::new(&mut safe).write_all(bytes)?;
     Ok(String::from_utf8_lossy(&safe).replace(NONCHARACTERS, "\u{fffd}"))
 }
 

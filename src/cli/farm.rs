@@ -4,7 +4,6 @@
 //! themselves (the crate `farm`). Called by the parent module.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroU32;
@@ -36,6 +35,7 @@ use super::exit_code::{self, Code};
 use super::output::{self, MessageFormat};
 use crate::bundled;
 use crate::errors::BadRequest;
+use crate::images::{self, Access};
 use crate::session::longest_ending;
 use crate::signals::{self, Repeats};
 
@@ -323,14 +323,22 @@ fn log_left_out(suite: &Suite) {
     }
 }
 
-/// Checks images and RAM disks before anything runs, and reports all that cannot be read at once.
+/// Checks images and RAM disks before anything runs, and reports all that cannot be used at once.
 fn check_files(vms: &[SuiteVm]) -> anyhow::Result<()> {
-    let files = vms.iter().flat_map(|vm| [&vm.image, &vm.initrd]).flatten();
-    let files: BTreeSet<&PathBuf> = files.collect();
-    let wrong: Vec<String> = files
-        .into_iter()
-        .filter_map(|file| Some(format!("{}: {}", file.display(), File::open(file).err()?)))
-        .collect();
+    let initrds: BTreeSet<&PathBuf> = vms.iter().filter_map(|vm| vm.initrd.as_ref()).collect();
+    let images = vms.iter().filter_map(|vm| Some((vm.image.as_ref()?, vm.memory)));
+    // An image that fits into the least memory of its VMs fits into the others too.
+    let mut least: BTreeMap<&PathBuf, u64> = BTreeMap::new();
+    for (image, memory) in images {
+        least.entry(image).and_modify(|least| *least = memory.min(*least)).or_insert(memory);
+    }
+    let check_image = |image: &Path, memory: u64| -> anyhow::Result<()> {
+        let bytes = images::open(image, Access::Map)?;
+        vmm::check_image(&bytes, memory).with_context(|| image.display().to_string())
+    };
+    let initrds = initrds.into_iter().filter_map(|file| images::open(file, Access::Map).err());
+    let images = least.into_iter().filter_map(|(image, memory)| check_image(image, memory).err());
+    let wrong: Vec<String> = images.chain(initrds).map(|error| format!("{error:#}")).collect();
     if wrong.is_empty() {
         return Ok(());
     }
@@ -339,7 +347,7 @@ fn check_files(vms: &[SuiteVm]) -> anyhow::Result<()> {
         more => format!("; and {more} more"),
     };
     let wrong = wrong[..wrong.len().min(MAX_NAMED)].join("; ");
-    Err(BadRequest::from_error(anyhow!("the suite's files cannot be read: {wrong}{more}")))
+    Err(BadRequest::from_error(anyhow!("the suite's files cannot be used: {wrong}{more}")))
 }
 
 /// Warns about differences from the run that is resumed.

@@ -62,7 +62,7 @@ mod vm;
 mod watch;
 mod world;
 
-pub use boot::{BootError, BootImageError, InitrdError, PvhError};
+pub use boot::{BootError, BootImageError, InitrdError, PvhError, check_image};
 pub use devices::{Ports, SerialInputFull};
 pub use error::CreateError;
 pub use event::VmEvent;

@@ -36,6 +36,14 @@ pub(crate) fn load(
     Ok(checked.entry())
 }
 
+/// Checks that an image can be booted in `bytes` of RAM, without a VM.
+///
+/// # Errors
+/// The image is no x86-64 ELF file with a PVH entry point, is damaged, or does not fit.
+pub fn check_image(image: &[u8], bytes: u64) -> Result<(), BootImageError> {
+    image::check(image, bytes).map(|_| ())
+}
+
 /// Reasons why a guest could not be prepared to boot.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

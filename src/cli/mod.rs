@@ -14,6 +14,7 @@ mod list;
 mod output;
 mod redaction;
 mod report;
+mod report_directory;
 #[cfg(feature = "kvm")]
 mod run;
 mod symbolize;

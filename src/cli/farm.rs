@@ -19,7 +19,9 @@ use nmiscope_farm::event::{EVENT_SCHEMA_VERSION, EventKind, FarmEvent, FarmStart
 use nmiscope_farm::filter::Filter;
 use nmiscope_farm::partition::Partition;
 use nmiscope_farm::plan::{self, Plan};
-use nmiscope_farm::reporters::{JsonLines, Junit, Markdown, Plain, Reporter, Terminal};
+use nmiscope_farm::reporters::{
+    JsonLines, Junit, Markdown, Plain, Reporter, StatusLevel, Terminal, TextOptions,
+};
 use nmiscope_farm::results::{self, BundledGuest, OpenError, PreviousRun, Results};
 use nmiscope_farm::runner::{Runner, RunnerMessage, RunnerOptions};
 use nmiscope_farm::suite::{ListedVm, Suite, SuiteVm};
@@ -114,6 +116,12 @@ pub struct OutputArgs {
     /// (docs/farm-events.schema.json)
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub message_format: MessageFormat,
+    /// Print a line for these tries, each level with those before it, and then the summary
+    #[arg(long, value_enum, value_name = "LEVEL", default_value_t)]
+    pub status_level: StatusLevel,
+    /// Print no text but errors and warnings
+    #[arg(short, long, conflicts_with = "status_level")]
+    pub quiet: bool,
 }
 
 /// Subcommands of `nmiscope farm`.
@@ -194,7 +202,8 @@ fn run(arguments: &Farm, path: &Path) -> anyhow::Result<Code> {
     // Output files may lie in this directory. It exists before they are checked, but has no journal if
     // they are faulty.
     results::make_root(&root).map_err(BadRequest::from_error)?;
-    let mut reporters = Reporters::new(&arguments.output, &root)?;
+    let hunt = arguments.until_hang && arguments.repeat.get() > 1;
+    let mut reporters = Reporters::new(&arguments.output, hunt, &root)?;
     let bundled = BundledGuest::new(bundled::image());
     let opened = Results::open(&root, &vms, &bundled, arguments.resume);
     let (results, previous) = opened.map_err(not_opened)?;
@@ -255,7 +264,7 @@ fn not_opened(error: OpenError) -> anyhow::Error {
 
 fn merge(inputs: &[PathBuf], out: &Path, output: &OutputArgs) -> anyhow::Result<Code> {
     let summary = merge::merge(inputs, out).map_err(BadRequest::from_error)?;
-    let mut reporters = Reporters::new(output, out)?;
+    let mut reporters = Reporters::new(output, false, out)?;
     summary.warnings.iter().for_each(|warning| output::warning(warning));
     if !summary.missing.is_empty() {
         let missing = summary.missing.join(", ");
@@ -429,23 +438,25 @@ struct Reporters {
 }
 
 impl Reporters {
-    fn new(output: &OutputArgs, root: &Path) -> anyhow::Result<Self> {
+    fn new(output: &OutputArgs, hunt: bool, root: &Path) -> anyhow::Result<Self> {
         let mut reporters: Vec<Box<dyn Reporter>> = Vec::new();
         let root = || root.to_owned();
-        let has_terminal = io::stderr().is_terminal();
+        let has_terminal = io::stderr().is_terminal() && !output.quiet;
+        let options = TextOptions { status_level: output.status_level, hunt };
         match output.message_format {
             MessageFormat::Json => {
                 reporters.push(Box::new(JsonLines::new(Box::new(output::stdout()))));
                 if has_terminal && !io::stdout().is_terminal() {
-                    reporters.push(Box::new(Terminal::new(root())));
+                    reporters.push(Box::new(Terminal::new(root(), options)));
                 }
             }
+            MessageFormat::Text if output.quiet => {}
             MessageFormat::Text if has_terminal && io::stdout().is_terminal() => {
-                reporters.push(Box::new(Terminal::new(root())));
+                reporters.push(Box::new(Terminal::new(root(), options)));
             }
             MessageFormat::Text => {
                 let stdout = output::Stdout::through(anstream::stdout());
-                reporters.push(Box::new(Plain::new(Box::new(stdout), root())));
+                reporters.push(Box::new(Plain::new(Box::new(stdout), root(), options)));
             }
         }
         if let Some(file) = &output.junit {

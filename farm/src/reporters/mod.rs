@@ -8,6 +8,7 @@
 //! Owns the trait and all texts about a run; refuses to own events (`event`) and the choice of reporters
 //! (the command line, which calls them).
 
+mod hunt;
 mod json_lines;
 mod junit;
 mod markdown;
@@ -15,6 +16,7 @@ mod phrases;
 mod plain;
 mod progress;
 mod runs;
+mod status_level;
 mod summary;
 mod terminal;
 #[cfg(test)]
@@ -26,7 +28,17 @@ pub use json_lines::JsonLines;
 pub use junit::Junit;
 pub use markdown::Markdown;
 pub use plain::Plain;
+pub use status_level::StatusLevel;
 pub use terminal::Terminal;
+
+/// Amount and kind of the text about a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TextOptions {
+    /// Tries that get a line of their own.
+    pub status_level: StatusLevel,
+    /// True for a hunt, which shows the rate of hangs so far.
+    pub hunt: bool,
+}
 
 /// Renderer of a run's events.
 pub trait Reporter {

@@ -5,8 +5,8 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use super::Reporter;
 use super::progress::Progress;
+use super::{Reporter, TextOptions};
 use crate::event::FarmEvent;
 
 /// Reporter that writes plain lines.
@@ -19,14 +19,15 @@ pub struct Plain {
 impl Plain {
     /// Writes to `out`, which must strip colors itself if there are to be none, as `anstream`'s streams
     /// do. `root` is the results directory.
-    pub fn new(out: Box<dyn Write>, root: PathBuf) -> Self {
-        Self { out: Some(out), progress: Progress::new(root) }
+    pub fn new(out: Box<dyn Write>, root: PathBuf, options: TextOptions) -> Self {
+        Self { out: Some(out), progress: Progress::new(root, options) }
     }
 }
 
 impl Reporter for Plain {
     fn report(&mut self, event: &FarmEvent) -> anyhow::Result<()> {
-        let text = self.progress.report(event);
+        let mut text = self.progress.report(event);
+        text.extend(self.progress.hunt_line(event));
         let Some(out) = &mut self.out else { return Ok(()) };
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             // A reader that closes the pipe has seen enough.

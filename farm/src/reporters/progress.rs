@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use anstyle::{AnsiColor, Style};
 use nmiscope_report::units::plural;
 
+use super::hunt::Hunt;
 use super::phrases::{self, MAX_NAME, finding_text, format_seconds};
 use super::runs::Runs;
-use super::summary;
+use super::{StatusLevel, TextOptions, summary};
 use crate::event::{EventKind, FarmEvent, FarmStarted, Status, VmFinished};
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
@@ -32,12 +33,24 @@ pub struct Progress {
     /// Path of the results directory.
     root: PathBuf,
     runs: Runs,
+    options: TextOptions,
+    hunt: Hunt,
 }
 
 impl Progress {
     /// Starts without any events; `root` is the results directory.
-    pub fn new(root: PathBuf) -> Self {
-        Self { root, runs: Runs::failures_only() }
+    pub fn new(root: PathBuf, options: TextOptions) -> Self {
+        Self { root, runs: Runs::failures_only(), options, hunt: Hunt::default() }
+    }
+
+    /// Returns the progress of a hunt; `None` for a run that is none.
+    pub fn hunt(&self, event: &FarmEvent) -> Option<String> {
+        self.options.hunt.then(|| self.hunt.beside_bar(event.time))
+    }
+
+    /// Returns a line about a hunt, now and then, for output without a bar.
+    pub fn hunt_line(&mut self, event: &FarmEvent) -> Option<String> {
+        if self.options.hunt { self.hunt.line_if_due(event.time) } else { None }
     }
 
     /// Records an event that an earlier farm has reported.
@@ -48,15 +61,27 @@ impl Progress {
     /// Returns whole lines with colors for an event; empty if people need not know of it.
     pub fn report(&mut self, event: &FarmEvent) -> String {
         self.runs.record(event);
+        self.hunt.record(event);
+        let level = self.options.status_level;
         match &event.kind {
             EventKind::FarmStarted(started) => start_lines(started),
+            EventKind::VmStarted(started) if level >= StatusLevel::All => {
+                format!(" {:<LABEL_WIDTH$} {:9} {}\n", "START", "", phrases::run_name(&started.id))
+            }
             EventKind::VmStarted(_) => String::new(),
+            EventKind::VmFinished(end) if level < StatusLevel::of(end) => String::new(),
             EventKind::VmFinished(end) => finish_line(end),
             EventKind::FarmInterrupted { by } => {
                 let by = phrases::one_line(by, MAX_NAME);
                 format!(" {ODD}ended by {by}{ODD:#}: no more VMs start\n")
             }
-            EventKind::FarmFinished(finished) => summary::render(finished, &self.runs, &self.root),
+            EventKind::FarmFinished(finished) => {
+                let mut text = summary::render(finished, &self.runs, &self.root);
+                if self.options.hunt {
+                    let _ = writeln!(text, " {}", self.hunt.rate());
+                }
+                text
+            }
         }
     }
 }

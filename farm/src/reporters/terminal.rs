@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use super::Reporter;
 use super::phrases::{self, status_verb};
 use super::progress::Progress;
+use super::{Reporter, TextOptions};
 use crate::event::{EventKind, FarmEvent, Id, Status, VmFinished};
 
 /// Maximum number of running VMs shown.
@@ -42,7 +42,7 @@ struct Running(Mutex<Vec<(Id, Instant)>>);
 impl Terminal {
     /// Draws on standard error. Without a terminal there are only lines and no bar. `root` is the results
     /// directory.
-    pub fn new(root: PathBuf) -> Self {
+    pub fn new(root: PathBuf, options: TextOptions) -> Self {
         let colors = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
         let width = || {
             let size = rustix::termios::tcgetwinsize(io::stderr());
@@ -51,10 +51,15 @@ impl Terminal {
                 .filter(|width| *width > 0)
                 .unwrap_or(DEFAULT_WIDTH)
         };
-        Self::on(ProgressDrawTarget::stderr(), root, colors, width)
+        Self::on(ProgressDrawTarget::stderr(), Progress::new(root, options), colors, width)
     }
 
-    fn on(target: ProgressDrawTarget, root: PathBuf, colors: bool, width: fn() -> usize) -> Self {
+    fn on(
+        target: ProgressDrawTarget,
+        progress: Progress,
+        colors: bool,
+        width: fn() -> usize,
+    ) -> Self {
         let running = Arc::new(Running::default());
         let shown = Arc::clone(&running);
         let bar = ProgressBar::with_draw_target(Some(0), target);
@@ -67,11 +72,10 @@ impl Terminal {
             };
             bar.set_style(style.progress_chars("━╸ ").with_key("running", show));
         }
-        let progress = Progress::new(root);
         Self { bar, progress, running, counts: BTreeMap::new(), flaky: 0, colors }
     }
 
-    fn finished(&mut self, end: &VmFinished) {
+    fn finished(&mut self, end: &VmFinished, hunt: Option<String>) {
         self.running.lock().retain(|(id, _)| *id != end.id);
         if end.again || end.status == Status::Interrupted {
             return;
@@ -81,7 +85,8 @@ impl Terminal {
         let counts =
             self.counts.iter().map(|(status, count)| format!("{count} {}", status_verb(*status)));
         let flaky = (self.flaky > 0).then(|| format!("{} flaky", self.flaky));
-        self.bar.set_message(counts.chain(flaky).collect::<Vec<_>>().join(", "));
+        let counts = || counts.chain(flaky).collect::<Vec<_>>().join(", ");
+        self.bar.set_message(hunt.unwrap_or_else(counts));
         self.bar.inc(1);
     }
 
@@ -115,7 +120,7 @@ impl Reporter for Terminal {
             EventKind::VmStarted(started) => {
                 self.running.lock().push((started.id.clone(), Instant::now()));
             }
-            EventKind::VmFinished(end) => self.finished(end),
+            EventKind::VmFinished(end) => self.finished(end, self.progress.hunt(event)),
             EventKind::FarmInterrupted { .. } | EventKind::FarmFinished(_) => {}
         }
         self.print(&text)?;
@@ -282,7 +287,8 @@ mod tests {
     fn terminal(colors: bool) -> (Terminal, Screen) {
         let screen = Screen::default();
         let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
-        (Terminal::on(target, "results".into(), colors, || DEFAULT_WIDTH), screen)
+        let progress = Progress::new("results".into(), TextOptions::default());
+        (Terminal::on(target, progress, colors, || DEFAULT_WIDTH), screen)
     }
 
     #[test]

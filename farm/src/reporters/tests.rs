@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use nmiscope_report::destination::Destination;
 use nmiscope_report::{Class, sanitize};
 
-use super::{JsonLines, Junit, Markdown, Plain, Reporter};
+use super::{JsonLines, Junit, Markdown, Plain, Reporter, StatusLevel, TextOptions};
 use crate::event::{
     EVENT_SCHEMA_VERSION, EventKind, FarmEvent, FarmFinished, FarmStarted, HangSummary, Id, Status,
     VmFinished, VmStarted,
@@ -208,7 +208,10 @@ impl Write for Shared {
 /// Returns the output of `Plain`, with colors.
 fn colored(events: &[FarmEvent]) -> String {
     let out = Shared::default();
-    report_all(&mut Plain::new(Box::new(out.clone()), "results".into()), events);
+    report_all(
+        &mut Plain::new(Box::new(out.clone()), "results".into(), TextOptions::default()),
+        events,
+    );
     out.text()
 }
 
@@ -235,6 +238,33 @@ pub fn is_golden(file: &str, text: &str) {
 #[test]
 fn plain_lines_of_a_full_run_match_the_golden_file() {
     is_golden("plain.txt", &lines(&events()));
+}
+
+#[test]
+fn status_levels_select_the_lines_of_tries_and_keep_the_summary() {
+    let mut farm = ScriptedFarm::new(4);
+    farm.start("good");
+    farm.end("good", Status::Pass);
+    farm.end_with("later", Status::Fail, |end| end.again = true);
+    farm.end_with("later", Status::Pass, |end| (end.id.attempt, end.flaky) = (2, true));
+    farm.end_with("known", Status::Hang, |end| end.known = Some("url".into()));
+    farm.end("bad", Status::Crash);
+    farm.finish();
+    let labels = |status_level| {
+        let out = Shared::default();
+        let options = TextOptions { status_level, hunt: false };
+        report_all(&mut Plain::new(Box::new(out.clone()), "results".into(), options), &farm.events);
+        let text = anstream::adapter::strip_str(&out.text()).to_string();
+        let (lines, summary) = text.split_once(" ────────────\n").expect("a summary");
+        assert!(summary.starts_with(" 4 VMs in 18.3 s: "), "{summary}");
+        let label = |line: &str| line.split_whitespace().next().map(str::to_owned);
+        lines.lines().filter_map(label).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(labels(StatusLevel::None), "");
+    assert_eq!(labels(StatusLevel::Fail), "CRASH");
+    assert_eq!(labels(StatusLevel::Retry), "TRY FLAKY KNOWN CRASH");
+    assert_eq!(labels(StatusLevel::Pass), "PASS TRY FLAKY KNOWN CRASH");
+    assert_eq!(labels(StatusLevel::All), "START PASS TRY FLAKY KNOWN CRASH");
 }
 
 #[test]
@@ -295,7 +325,7 @@ fn earlier_farms_failures_are_only_in_the_final_summary() {
     let root = directory.path();
     let out = Shared::default();
     let reporters: [Box<dyn Reporter>; 4] = [
-        Box::new(Plain::new(Box::new(out.clone()), "results".into())),
+        Box::new(Plain::new(Box::new(out.clone()), "results".into(), TextOptions::default())),
         Box::new(JsonLines::new(Box::new(std::io::sink()))),
         Box::new(Junit::new(Destination::open(&root.join("junit.xml")).unwrap(), root.into())),
         Box::new(Markdown::new(Destination::open(&root.join("summary.md")).unwrap(), root.into())),
@@ -383,6 +413,9 @@ fn closed_pipe_silences_plain_lines_without_an_error() {
             Ok(())
         }
     }
-    report_all(&mut Plain::new(Box::new(Closed), "results".into()), &events());
+    report_all(
+        &mut Plain::new(Box::new(Closed), "results".into(), TextOptions::default()),
+        &events(),
+    );
     assert!(JsonLines::new(Box::new(Closed)).report(&events()[0]).is_err());
 }

@@ -80,6 +80,8 @@ fn run(guest: &Guest, hang_after: Option<Duration>) -> Cost {
         serial: Sink::None,
         terminal_input: false,
         lost_by_second_signal: None,
+        general_bound: None,
+        status_line: false,
         debug_directory: DEBUG_DIRECTORY.into(),
         variables: false,
         core: None,

@@ -17,6 +17,8 @@ pub mod images;
 pub mod kernel;
 pub mod session;
 pub mod signals;
+#[cfg_attr(not(feature = "kvm"), expect(dead_code, reason = "only a run has a status line"))]
+mod status_line;
 pub mod symbolize;
 pub mod targets;
 

@@ -15,6 +15,8 @@ use nmiscope_report::destination::Destination;
 use nmiscope_report::{Report, json, sanitize};
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::status_line::{self, BesideStatus};
+
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 
@@ -58,7 +60,8 @@ pub fn start_tracing(verbosity: u8) {
         _ => tracing::Level::TRACE,
     };
     let ansi = anstream::AutoStream::choice(&io::stderr()) != ColorChoice::Never;
-    tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(ansi).init();
+    let stderr = || BesideStatus::new(io::stderr());
+    tracing_subscriber::fmt().with_max_level(level).with_writer(stderr).with_ansi(ansi).init();
 }
 
 /// First error of standard output, other than a closed pipe, and whether it has been printed.
@@ -142,6 +145,7 @@ pub fn error(error: &anyhow::Error) {
         report_stdout_failure();
         return;
     }
+    let _output = status_line::erase();
     let text: Vec<String> =
         error.chain().map(|cause| sanitize::lines(&cause.to_string())).collect();
     let _ = writeln!(anstream::stderr(), "{ERROR}error{ERROR:#}: {}", text.join(": "));
@@ -149,12 +153,14 @@ pub fn error(error: &anyhow::Error) {
 
 /// Prints a warning on standard error.
 pub fn warning(text: &str) {
+    let _output = status_line::erase();
     let text = sanitize::line(text);
     let _ = writeln!(anstream::stderr(), "{WARNING}warning{WARNING:#}: {text}");
 }
 
 /// Prints a remark about the output on standard error.
 pub fn note(text: &str) {
+    let _output = status_line::erase();
     let _ = writeln!(anstream::stderr(), "{}", sanitize::line(text));
 }
 
@@ -195,6 +201,7 @@ impl Text {
 
     /// Prints text. An error does not end the run; that of standard output decides on the exit code.
     pub fn print(self, text: &str) {
+        let _output = status_line::erase();
         let _ = match self {
             Self::Stdout => {
                 let mut stdout = Stdout::through(anstream::stdout());

@@ -25,7 +25,7 @@ use crate::capture::store::{CoreDestination, CoreSize, UnfinishedCore};
 use crate::errors::BadRequest;
 use crate::hang::{Bounds, Class};
 use crate::images::{Access, DEBUG_DIRECTORY, Files};
-use crate::session::{self, Ended, Policy, RunEvent, RunOptions, Sink};
+use crate::session::{self, Ended, GeneralBound, Policy, RunEvent, RunOptions, Sink};
 use crate::signals::Unwritten;
 
 const EXAMPLES: &str = "\
@@ -174,6 +174,18 @@ impl RunArgs {
         bounds
     }
 
+    /// Returns the general bound, if it is not the default one, and which bounds are beside it unasked.
+    pub fn general_bound(&self) -> Option<GeneralBound> {
+        let general = self.hang_after.iter().rev().find(|after| after.scope.is_none())?;
+        let bound = general.bound.filter(|bound| *bound != Bounds::DEFAULT)?;
+        let silent = Some(BoundScope::Class(Class::Silent));
+        Some(GeneralBound {
+            bound,
+            silent_is_implied: !self.hang_after.iter().any(|after| after.scope == silent),
+            ready_is_implied: self.ready_within == Bounds::DEFAULT_LONG,
+        })
+    }
+
     /// Returns the session's response to a hang.
     pub fn policy(&self) -> Policy {
         let has = |policy| self.hang_policy.contains(&policy);
@@ -264,6 +276,8 @@ fn run_guest(arguments: &RunArgs, detail: Detail, started: Instant) -> anyhow::R
     let ended = session::run(files, &options, started, |event| match event {
         RunEvent::Ready { machine, after } => text.print(&text::ready(machine, after)),
         RunEvent::Warning(warning) => output::warning(&redaction.warning(warning)),
+        RunEvent::Note(note) if !arguments.quiet => output::note(note),
+        RunEvent::Note(_) => {}
         RunEvent::Hangs(hangs) => text.print(&text::hangs(&redaction.part(hangs))),
         RunEvent::Resolved(hang) => text.print(&text::resolved(&redaction.part(hang))),
         RunEvent::Outcome(outcome) => text.print(&text::outcome(&redaction.part(outcome))),
@@ -437,6 +451,8 @@ fn options(arguments: &RunArgs, stdout_is_data: bool, unwritten: Unwritten) -> R
         vcpus: arguments.cpus,
         memory_bytes: arguments.memory,
         bounds: arguments.bounds(),
+        general_bound: arguments.general_bound(),
+        status_line: !arguments.quiet,
         policy: arguments.policy(),
         nmi_after: arguments.nmi_after,
         stop_after: arguments.stop_after,

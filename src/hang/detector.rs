@@ -10,6 +10,7 @@ use super::ages::Ages;
 use super::bounds::Bounds;
 use super::judge::Judge;
 use super::observation::Observation;
+use super::outlook::Outlook;
 use super::verdict::{DetectedHang, Detection, Verdict};
 use crate::kernel::Reading;
 
@@ -131,6 +132,11 @@ impl Detector {
     /// become due. A value over its bound has been judged and shortens nothing.
     pub fn due_in(&self) -> Option<Duration> {
         self.judge_last()?.remaining()
+    }
+
+    /// Returns the view of the guest at its last observation; `None` before the first.
+    pub fn outlook(&self) -> Option<Outlook> {
+        Some(self.judge_last()?.outlook())
     }
 
     fn advance(&mut self, now: Observation) {

@@ -21,6 +21,7 @@ use nmiscope_report::sanitize::TerminalFilter;
 
 use super::STACK;
 use crate::kernel::may_begin_panic;
+use crate::status_line::BesideStatus;
 
 /// Destination of the guest's console output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,8 +122,8 @@ impl GuestConsole {
     pub fn open(sink: &Sink) -> anyhow::Result<Self> {
         let mut file = None;
         let output = match sink {
-            Sink::Stdout => Some(Output::terminal(Box::new(io::stdout()))),
-            Sink::Stderr => Some(Output::terminal(Box::new(io::stderr()))),
+            Sink::Stdout => Some(Output::terminal(Box::new(BesideStatus::new(io::stdout())))),
+            Sink::Stderr => Some(Output::terminal(Box::new(BesideStatus::new(io::stderr())))),
             Sink::File(path) => {
                 let failed =
                     || format!("failed to open {} for the guest's console", path.display());

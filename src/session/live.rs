@@ -22,6 +22,7 @@ use super::observe;
 use super::options::{Ended, RunEvent, RunOptions};
 use super::origin::Origin;
 use super::record::{CorePriority, RunRecord};
+use super::sign_of_life::SignsOfLife;
 use super::terminal::UserTerminal;
 use super::wake::{Inbox, Wake};
 use super::watch::{Observed, POLL, Watch};
@@ -32,6 +33,7 @@ use crate::errors::BadRequest;
 use crate::hang::{Detection, Verdict};
 use crate::images::{self, Access, Files, source_roots};
 use crate::kernel::{DOORBELLS, KernelSymbols, WithVariables, bundled_vocabulary};
+use crate::status_line::StatusLine;
 use crate::targets::Target;
 
 /// Time for the vCPU threads to end.
@@ -84,7 +86,9 @@ pub fn run(
         let _pause = order.pause();
         listener(event);
     };
+    let status = if options.status_line { StatusLine::on_stderr()? } else { None };
     let mut session = Session {
+        signs: SignsOfLife::new(status),
         vm,
         inbox,
         console,
@@ -116,6 +120,7 @@ pub fn longest_ending(vcpus: u32, writing: Duration) -> Duration {
 }
 
 struct Session<'a> {
+    signs: SignsOfLife,
     vm: Vm,
     inbox: Inbox,
     console: GuestConsole,
@@ -255,7 +260,21 @@ impl Session<'_> {
         for number in noticed.ended {
             self.record.resolved(number, elapsed);
         }
+        self.show_signs_of_life(elapsed);
         if noticed.suspicious { self.stop_and_judge(elapsed) } else { None }
+    }
+
+    /// Shows the detector's view of the guest where it is due, and notes a bound that replaces a given one.
+    fn show_signs_of_life(&mut self, elapsed: Duration) {
+        let Some(watch) = self.watch.as_ref().filter(|_| self.signs.is_due(elapsed)) else {
+            return;
+        };
+        let Some(outlook) = watch.outlook() else { return };
+        self.signs.show(&outlook, elapsed);
+        let note = self.signs.note(&outlook, watch.bounds(), self.options.general_bound);
+        if let Some(note) = note {
+            self.record.emit(RunEvent::Note(&note));
+        }
     }
 
     /// Stops the guest and judges it. Resumes it if nothing is wrong, or if the policy says so; otherwise
@@ -400,6 +419,7 @@ impl Session<'_> {
     /// Ends the VM and the console. Returns the report, the core without it, and the error of the console's
     /// sink.
     fn finish(mut self, outcome: Outcome) -> (Report, Option<UnfinishedCore>, Option<io::Error>) {
+        self.signs = SignsOfLife::new(None);
         self.record.emit(RunEvent::Stopping { exits: self.vm.exit_counts() });
         // A failure is a warning: the threads end with the process, and the report is complete.
         if let Err(error) = self.vm.shutdown(SHUTDOWN) {

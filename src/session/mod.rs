@@ -13,6 +13,7 @@
 //! | `wake` | the channel of VM events, signals and keys that a session waits on |
 //! | `guest` | the image's files and the kernel in them |
 //! | `console`, `terminal` | the guest's console, and the user's keys |
+//! | `sign_of_life` | the status line, and the detector's view in words |
 //! | `record` | hangs, backtraces and the core, until the report has them |
 //! | `offline` | a report from a core of ours |
 //! | `dump` | a report from a dump of another program |
@@ -38,6 +39,8 @@ mod options;
 pub mod origin;
 #[cfg(feature = "kvm")]
 mod record;
+#[cfg(feature = "kvm")]
+mod sign_of_life;
 mod stack_choice;
 #[cfg(feature = "kvm")]
 mod terminal;
@@ -52,7 +55,7 @@ pub use console::Sink;
 #[cfg(feature = "kvm")]
 pub use live::{longest_ending, run};
 #[cfg(feature = "kvm")]
-pub use options::{Ended, Policy, RunEvent, RunOptions};
+pub use options::{Ended, GeneralBound, Policy, RunEvent, RunOptions};
 pub use stack_choice::{StackChoice, TaskChoice};
 
 /// Stack size of a session's helper threads, in bytes. The usual two megabytes can become a huge page

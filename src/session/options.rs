@@ -28,6 +28,10 @@ pub struct RunOptions {
     pub memory_bytes: u64,
     /// Bounds after which each class of hangs is reported.
     pub bounds: hang::Bounds,
+    /// General bound that the user gave, which some classes do not have; `None` for the default.
+    pub general_bound: Option<GeneralBound>,
+    /// True to show a status line on a terminal.
+    pub status_line: bool,
     /// Response to a hang of the guest.
     pub policy: Policy,
     /// Time of a backtrace on request, since the start; `None` for no such backtrace.
@@ -52,6 +56,17 @@ pub struct RunOptions {
     /// Destination of the core: of the guest's end, of its last hang, or of its last backtrace, the first
     /// of these that there is; `None` for no core.
     pub core: Option<CoreDestination>,
+}
+
+/// General bound of hangs that the user gave, and the classes that have another one unasked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GeneralBound {
+    /// Bound of all classes that have none of their own.
+    pub bound: Duration,
+    /// True if the bound of an unknown kernel's silence is the default one.
+    pub silent_is_implied: bool,
+    /// True if the time to become ready is the default one.
+    pub ready_is_implied: bool,
 }
 
 /// Response of a session to a hang.
@@ -89,6 +104,8 @@ pub enum RunEvent<'a> {
     },
     /// A warning was added to the report.
     Warning(&'a str),
+    /// A remark on the run that the report does not have.
+    Note(&'a str),
     /// Hangs were found in the guest.
     Hangs(&'a [Hang]),
     /// A hang that an earlier event reported has resolved.

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use super::guest::Guest;
 use super::observe::{observation, sample, vcpus};
 use crate::capture::{StoppedGuest, Timeouts, cpus_to_sample};
-use crate::hang::{Bounds, Detection, Detector, Observation, ObservedVcpu, PollResult, Verdict};
+use crate::hang::{
+    Bounds, Detection, Detector, Observation, ObservedVcpu, Outlook, PollResult, Verdict,
+};
 use crate::kernel::{Depth, KernelAdapter, LocateError, Located, Reading};
 use crate::targets::Target;
 
@@ -65,6 +67,16 @@ impl Watch {
     pub fn resumed(&mut self, at: Duration) {
         self.detector.resumed(at);
         self.next = self.next_after(at);
+    }
+
+    /// Returns the detector's view of the guest; `None` before the first observation.
+    pub fn outlook(&self) -> Option<Outlook> {
+        self.detector.outlook()
+    }
+
+    /// Returns the bounds of the detector.
+    pub fn bounds(&self) -> &Bounds {
+        &self.bounds
     }
 
     /// Returns the time until the next observation, `elapsed` after the start.

@@ -34,6 +34,7 @@ mod redact;
 mod report;
 mod schema;
 mod second_kernel;
+mod sign_of_life;
 mod signatures;
 mod stepping;
 mod stored_target;

@@ -21,6 +21,7 @@ use super::guest::Guest;
 use super::observe;
 use super::options::{Ended, RunEvent, RunOptions};
 use super::origin::Origin;
+use super::piped_input::PipedInput;
 use super::record::{CorePriority, RunRecord};
 use super::sign_of_life::SignsOfLife;
 use super::terminal::UserTerminal;
@@ -87,8 +88,10 @@ pub fn run(
         listener(event);
     };
     let status = if options.status_line { StatusLine::on_stderr()? } else { None };
+    let piped = PipedInput::start(inbox.sender())?;
     let mut session = Session {
         signs: SignsOfLife::new(status),
+        piped,
         vm,
         inbox,
         console,
@@ -121,6 +124,7 @@ pub fn longest_ending(vcpus: u32, writing: Duration) -> Duration {
 
 struct Session<'a> {
     signs: SignsOfLife,
+    piped: PipedInput,
     vm: Vm,
     inbox: Inbox,
     console: GuestConsole,
@@ -176,8 +180,10 @@ impl Session<'_> {
                     // Keys are lost when the guest does not read its console, as on real hardware.
                     let _ = self.vm.serial_input(&bytes);
                 }
+                Ok(Wake::Piped(bytes)) => self.piped.add(&bytes),
                 Err(_) => {}
             }
+            self.deliver_input();
             if nmi_after.is_some_and(|after| self.started.elapsed() >= after) {
                 nmi_after = None;
                 self.stop_and_capture(Trigger::Timer);
@@ -262,6 +268,14 @@ impl Session<'_> {
         }
         self.show_signs_of_life(elapsed);
         if noticed.suspicious { self.stop_and_judge(elapsed) } else { None }
+    }
+
+    /// Passes standard input to a guest that listens: a known kernel does once it is ready, of another one
+    /// nothing is known.
+    fn deliver_input(&mut self) {
+        if self.ready_after.is_some() || !self.guest.is_known() {
+            self.piped.deliver(&self.vm);
+        }
     }
 
     /// Shows the detector's view of the guest where it is due, and notes a bound that replaces a given one.

@@ -12,7 +12,7 @@
 //! | `watch` | the times at which a running guest is observed, and the hang detector |
 //! | `wake` | the channel of VM events, signals and keys that a session waits on |
 //! | `guest` | the image's files and the kernel in them |
-//! | `console`, `terminal` | the guest's console, and the user's keys |
+//! | `console`, `terminal`, `piped_input` | the guest's console, the user's keys, and other standard input |
 //! | `sign_of_life` | the status line, and the detector's view in words |
 //! | `record` | hangs, backtraces and the core, until the report has them |
 //! | `offline` | a report from a core of ours |
@@ -37,6 +37,8 @@ pub mod offline;
 #[cfg(feature = "kvm")]
 mod options;
 pub mod origin;
+#[cfg(feature = "kvm")]
+mod piped_input;
 #[cfg(feature = "kvm")]
 mod record;
 #[cfg(feature = "kvm")]

@@ -26,6 +26,8 @@ pub enum Wake {
     Signal(Signal),
     /// Keys that were typed for the guest.
     Input(Vec<u8>),
+    /// Bytes of standard input that is no terminal.
+    Piped(Vec<u8>),
 }
 
 /// A signal to this process that the session handles, by its number.
@@ -72,6 +74,11 @@ impl Inbox {
     pub fn new() -> Self {
         let (sender, receiver) = mpsc::channel();
         Self { sender, receiver }
+    }
+
+    /// Returns a sender of messages to this channel.
+    pub fn sender(&self) -> Sender<Wake> {
+        self.sender.clone()
     }
 
     /// Waits for the next message.

@@ -180,6 +180,15 @@ impl Running {
         }
     }
 
+    /// Waits until standard error is as wanted.
+    pub fn wait_for_error(&self, is_wanted: impl Fn(&str) -> bool) {
+        let stderr = self.stderr.as_ref().expect("a pipe");
+        if !stderr.wait_until(is_wanted, self.deadline) {
+            self.kill();
+            panic!("{}: not as wanted:\n{}", self.shown, self.output());
+        }
+    }
+
     /// Waits for the guest to be ready, lets it run for `time`, takes a backtrace, lets it run for `time`
     /// again, and stops it. A guest that exits earlier is waited for.
     pub fn look_amid(self, time: Duration) -> Finished {
@@ -273,10 +282,14 @@ impl Captured {
     }
 
     fn wait_for(&self, text: &str, count: usize, deadline: Instant) -> bool {
+        self.wait_until(|output| output.matches(text).count() >= count, deadline)
+    }
+
+    fn wait_until(&self, is_wanted: impl Fn(&str) -> bool, deadline: Instant) -> bool {
         let (output, changed) = &*self.shared;
         let mut output = output.lock().expect("the output");
         loop {
-            if String::from_utf8_lossy(&output.bytes).matches(text).count() >= count {
+            if is_wanted(&String::from_utf8_lossy(&output.bytes)) {
                 return true;
             }
             let left = deadline.saturating_duration_since(Instant::now());

@@ -22,7 +22,7 @@ test-without-kvm:
 # only the tests that run VMs on this machine's /dev/kvm
 test-live *ARGS:
     cargo test --locked -p nmiscope-vmm --test live {{ARGS}}
-    cargo test --locked --test end_to_end {{ARGS}} -- live:: accuracy:: arguments:: capture:: random_moments:: hostile_detector:: hostile_guest:: report:: stepping:: tasks:: signatures:: terminal:: verdicts::
+    cargo test --locked --test end_to_end {{ARGS}} -- live:: accuracy:: arguments:: capture:: random_moments:: hostile_detector:: hostile_guest:: report:: sign_of_life:: signatures:: stepping:: tasks:: terminal:: verdicts::
 
 # the same beside 16 busy processes, or as of the script: `just under-load 32 verdicts::`
 under-load *ARGS:

@@ -15,7 +15,7 @@ use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 const STATUS: &str = "make progress";
 
 /// Runs a program with standard output and error on a terminal, and returns all bytes that it got.
-fn on_terminal(mut invocation: Invocation, code: i32) -> String {
+pub fn on_terminal(mut invocation: Invocation, code: i32) -> String {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let person = openpt(flags).expect("a pseudo-terminal");
     grantpt(&person).expect("grantpt");

@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 use super::attach::AttachArgs;
 #[cfg(feature = "kvm")]
 use super::farm::Farm;
+#[cfg(feature = "kvm")]
 use super::list::ListArgs;
 use super::output::Color;
 use super::report::ReportArgs;
@@ -67,7 +68,8 @@ Examples:
         look up single addresses of a stack trace
 
 While a VM runs, Ctrl-\\ or SIGUSR1 prints its backtraces and lets it run on.
-Ctrl-C ends the run; SIGTERM takes a last backtrace and then ends it.
+Ctrl-C ends the run; SIGTERM takes a last backtrace and then ends it. On a
+terminal a status line shows the vCPUs that make progress, and what is suspected.
 
 ",
     exit_codes!()
@@ -110,7 +112,8 @@ pub struct Arguments {
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto, help_heading = GLOBAL,
           display_order = LAST)]
     pub color: Color,
-    /// Show all frames of stacks, and trace the steps that are taken on standard error (-vv: in detail)
+    /// Show all frames of stacks, and trace on standard error the steps that are taken and what the hang
+    /// detector sees (-vv: in detail)
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = GLOBAL,
           display_order = LAST)]
     pub verbose: u8,
@@ -134,6 +137,7 @@ pub enum Command {
     /// Group the hangs and crashes of many reports, and mark new ones
     Triage(Triage),
     /// List the workloads of the bundled guest, or the classes of hangs
+    #[cfg(feature = "kvm")]
     List(ListArgs),
     /// Write the bundled guest kernel to a file, for gdb or another VMM
     #[cfg(feature = "kvm")]

@@ -154,6 +154,10 @@ Examples:
   Run one of eight parts on this host, and merge all parts on one host:
     nmiscope farm suite.toml --partition hash:2/8 --out part-2
     nmiscope farm merge part-* --out all
+  Print only what fails, and the summary:
+    nmiscope farm suite.toml --status-level fail
+  Print the report of a VM, or list those of a farm:
+    nmiscope report nmiscope-results/2026-11-28T14-20-32.000Z
   Group the hangs of earlier runs:
     nmiscope triage nmiscope-results
 

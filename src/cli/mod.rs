@@ -10,6 +10,7 @@ pub mod exit_code;
 mod farm;
 #[cfg(feature = "kvm")]
 mod guest_parameters;
+#[cfg(feature = "kvm")]
 mod list;
 mod output;
 mod redaction;
@@ -60,6 +61,7 @@ pub fn main(started: Instant) -> ExitCode {
         Command::Symbolize(arguments) => symbolize::symbolize(&arguments),
         #[cfg(feature = "kvm")]
         Command::Farm(arguments) => farm::farm(&arguments),
+        #[cfg(feature = "kvm")]
         Command::List(arguments) => list::list(&arguments),
         Command::Triage(triage) => triage::triage(&triage, arguments.verbose > 0),
         #[cfg(feature = "kvm")]

@@ -34,6 +34,9 @@ Examples:
         boot the bundled guest with its demo deadlock, and report the hang
   nmiscope run kernel.elf --append quiet --hang-after soft-lockup=30s
         boot this kernel, and wait longer before a soft lockup is reported
+  echo l | nmiscope run --workload idle --stop-after 2s
+        pass standard input to the guest's console: the bundled guest answers the
+        key l with the call traces of its CPUs
   nmiscope run kernel.elf --time-limit 60s --json report.json --core hang.core
         fail the guest after a minute, and keep a report and a core
 

@@ -35,9 +35,9 @@ use signal_hook::iterator::Signals;
 
 use super::exit_code::{self, Code};
 use super::output::{self, MessageFormat};
+use super::suite_files;
 use crate::bundled;
 use crate::errors::BadRequest;
-use crate::images::{self, Access};
 use crate::session::longest_ending;
 use crate::signals::{self, Repeats};
 
@@ -198,7 +198,7 @@ fn run(arguments: &Farm, path: &Path) -> anyhow::Result<Code> {
     log_left_out(&suite);
     let planned: BTreeSet<usize> = plan.runs.iter().map(|&(vm, _)| vm).collect();
     let vms: Vec<SuiteVm> = planned.iter().map(|&vm| suite.vms[vm].clone()).collect();
-    check_files(&vms)?;
+    suite_files::check(&vms)?;
     vmm::check_kvm()?;
     let known = arguments.known.as_deref().map(KnownFailures::load).transpose();
     let known = known.map_err(BadRequest::from_error)?.unwrap_or_default();
@@ -334,33 +334,6 @@ fn log_left_out(suite: &Suite) {
     for left_out in &suite.left_out {
         tracing::info!(name = left_out.name, reason = left_out.reason, "left out");
     }
-}
-
-/// Checks images and RAM disks before anything runs, and reports all that cannot be used at once.
-fn check_files(vms: &[SuiteVm]) -> anyhow::Result<()> {
-    let initrds: BTreeSet<&PathBuf> = vms.iter().filter_map(|vm| vm.initrd.as_ref()).collect();
-    let images = vms.iter().filter_map(|vm| Some((vm.image.as_ref()?, vm.memory)));
-    // An image that fits into the least memory of its VMs fits into the others too.
-    let mut least: BTreeMap<&PathBuf, u64> = BTreeMap::new();
-    for (image, memory) in images {
-        least.entry(image).and_modify(|least| *least = memory.min(*least)).or_insert(memory);
-    }
-    let check_image = |image: &Path, memory: u64| -> anyhow::Result<()> {
-        let bytes = images::open(image, Access::Map)?;
-        vmm::check_image(&bytes, memory).with_context(|| image.display().to_string())
-    };
-    let initrds = initrds.into_iter().filter_map(|file| images::open(file, Access::Map).err());
-    let images = least.into_iter().filter_map(|(image, memory)| check_image(image, memory).err());
-    let wrong: Vec<String> = images.chain(initrds).map(|error| format!("{error:#}")).collect();
-    if wrong.is_empty() {
-        return Ok(());
-    }
-    let more = match wrong.len().saturating_sub(MAX_NAMED) {
-        0 => String::new(),
-        more => format!("; and {more} more"),
-    };
-    let wrong = wrong[..wrong.len().min(MAX_NAMED)].join("; ");
-    Err(BadRequest::from_error(anyhow!("the suite's files cannot be used: {wrong}{more}")))
 }
 
 /// Warns about differences from the run that is resumed.

@@ -18,6 +18,8 @@ mod report;
 mod report_directory;
 #[cfg(feature = "kvm")]
 mod run;
+#[cfg(feature = "kvm")]
+mod suite_files;
 mod symbolize;
 mod triage;
 

@@ -15,17 +15,46 @@ pub struct Location {
     pub column: Option<u32>,
 }
 
+/// The root of an absolute path, as the path has it: `/` or, for Windows, a drive such as `C:\` or the server
+/// and share `\\server\share\`. Empty for a relative path.
+fn root(path: &str) -> &str {
+    let is_separator = |byte: Option<&u8>| matches!(byte, Some(b'/' | b'\\'));
+    let bytes = path.as_bytes();
+    if bytes.first() == Some(&b'/') {
+        return &path[..1];
+    }
+    if bytes.first().is_some_and(u8::is_ascii_alphabetic) && bytes.get(1) == Some(&b':') {
+        // A drive without a separator has a working directory, which no debug information knows.
+        return &path[..if is_separator(bytes.get(2)) { 3 } else { 2 }];
+    }
+    let Some(names) = path.strip_prefix(r"\\") else {
+        // The root of the current drive.
+        return &path[..usize::from(path.starts_with('\\'))];
+    };
+    let mut ends = names.match_indices(['/', '\\']).map(|(at, _)| at + 3);
+    let _server = ends.next();
+    &path[..ends.next().unwrap_or(path.len())]
+}
+
 /// Joins path pieces, an absolute one replacing the pieces before it, and removes `.`, `..` and empty
-/// components by their text alone.
+/// components by their text alone. Below a Windows root the separator is a backslash, and both separate.
 pub(crate) fn join<'a>(pieces: impl IntoIterator<Item = &'a str>) -> String {
-    let mut absolute = false;
+    let mut prefix = "";
     let mut parts: Vec<&str> = Vec::new();
     for piece in pieces {
-        if piece.starts_with('/') {
-            absolute = true;
-            parts.clear();
+        let mut rest = piece;
+        match root(piece) {
+            "" => {}
+            // On the drive of the directory before it.
+            r"\" if is_windows(prefix) => parts.clear(),
+            own => {
+                (prefix, rest) = (own, &piece[own.len()..]);
+                parts.clear();
+            }
         }
-        for part in piece.split('/') {
+        let absolute = !prefix.is_empty();
+        let separators: &[char] = if is_windows(prefix) { &['/', '\\'] } else { &['/'] };
+        for part in rest.split(separators) {
             match part {
                 "" | "." => {}
                 ".." => match parts.last() {
@@ -39,8 +68,18 @@ pub(crate) fn join<'a>(pieces: impl IntoIterator<Item = &'a str>) -> String {
             }
         }
     }
-    let path = parts.join("/");
-    if absolute { format!("/{path}") } else { path }
+    if !is_windows(prefix) {
+        return prefix.to_owned() + &parts.join("/");
+    }
+    let mut root = prefix.replace('/', r"\");
+    if !root.ends_with('\\') && !parts.is_empty() {
+        root.push('\\');
+    }
+    root + &parts.join(r"\")
+}
+
+fn is_windows(root: &str) -> bool {
+    !root.is_empty() && root != "/"
 }
 
 /// Directories that shown paths are relative to, as a project names its own sources.
@@ -86,6 +125,22 @@ mod tests {
         assert_eq!(join(["a", "../../b"]), "../b");
         assert_eq!(join(["", "main.c"]), "main.c");
         assert_eq!(join([""; 0]), "");
+    }
+
+    /// Paths as compilers for Windows write them, joined as there (`PathCchCombine`).
+    #[test]
+    fn windows_paths_are_joined_with_backslashes_and_not_to_an_absolute_one() {
+        assert_eq!(join([r"C:\work\build", r"C:\work\kernel\main.c"]), r"C:\work\kernel\main.c");
+        assert_eq!(join(["/home/me", r"C:\work\kernel\main.c"]), r"C:\work\kernel\main.c");
+        assert_eq!(join(["/home/me", "C:/work/kernel/irq.c"]), r"C:\work\kernel\irq.c");
+        assert_eq!(join([r"C:\work\build", r"..\kernel", "irq.c"]), r"C:\work\kernel\irq.c");
+        assert_eq!(join([r"C:\work\build", "src/./a.c"]), r"C:\work\build\src\a.c");
+        assert_eq!(join([r"C:\", r"..\..\a.c"]), r"C:\a.c");
+        assert_eq!(join([r"C:\work", r"\kernel\a.c"]), r"C:\kernel\a.c");
+        assert_eq!(join([r"\\server\share\src", r"..\..\a.c"]), r"\\server\share\a.c");
+        assert_eq!(join([r"C:\work", r"\\server\share", "a.c"]), r"\\server\share\a.c");
+        // Elsewhere a backslash is part of a name.
+        assert_eq!(join(["/src", r"a\b.c"]), r"/src/a\b.c");
     }
 
     #[test]

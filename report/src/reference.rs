@@ -40,6 +40,10 @@ pub struct ResolvedReference {
     /// the image may be of another build. Absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubt: Option<String>,
+    /// Reason why lines and inlined calls of a candidate are missing though the image may have them: its
+    /// debug information is broken, or takes more work than it gets. Absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incomplete: Option<String>,
     /// Reason why there is no candidate; absent where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,

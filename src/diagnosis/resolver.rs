@@ -2,10 +2,15 @@
 //!
 //! Owns the form of frames and paths; refuses to own symbols (`kernel`). Called by all of `diagnosis`.
 
+use nmiscope_machine::VirtualAddress;
 use nmiscope_report::{Frame, FrameSymbol, Function};
 use nmiscope_symbolizer::{ProgramCounter, Resolved, SourceRoots, demangle};
 
 use crate::kernel::{KernelSymbols, Vocabulary, any_vocabulary};
+
+/// Result of a lookup without symbols.
+const NOTHING: Resolved<'static> =
+    Resolved { address: VirtualAddress(0), frames: Vec::new(), symbol: None, missing: None };
 
 /// Lookup of a kernel's addresses and words.
 pub struct Resolver<'a> {
@@ -45,12 +50,24 @@ impl<'a> Resolver<'a> {
 
     /// Makes the frame of an address.
     pub fn frame(&self, counter: ProgramCounter, reliable: bool) -> Frame {
-        let found = self.symbols.map(|symbols| symbols.frames(counter));
-        let missing = match &found {
-            None => Some("there is no image to look it up in".into()),
-            Some(found) => found.missing.as_ref().map(|reason| crate::error_chain(reason)),
-        };
-        let (functions, symbol) = found.map_or_else(Default::default, |found| self.show(found));
+        match self.symbols {
+            Some(symbols) => self.show_frame(counter, reliable, symbols.frames(counter)),
+            None => Frame {
+                missing: Some("there is no image to look it up in".into()),
+                ..self.show_frame(counter, reliable, NOTHING)
+            },
+        }
+    }
+
+    /// Makes the frame of an address that has been looked up.
+    pub fn show_frame(
+        &self,
+        counter: ProgramCounter,
+        reliable: bool,
+        found: Resolved<'_>,
+    ) -> Frame {
+        let missing = found.missing.as_ref().map(|reason| crate::error_chain(reason));
+        let (functions, symbol) = self.show(found);
         Frame {
             address: counter.address().to_string(),
             interrupted: matches!(counter, ProgramCounter::Interrupted(_)),

@@ -46,7 +46,7 @@ pub use state::{
     CpuActivity, CpuContext, EndsBy, KernelState, KernelTask, Lock, LockKind, Patience, Reading,
     Site, TaskRunState, Wait, WaitFor,
 };
-pub use symbols::{KernelSymbols, NoVariables, WithVariables};
+pub use symbols::{KernelSymbols, NoVariables, SYMBOLS_INCOMPLETE, WithVariables};
 pub use vocabulary::{PrintedEntry, PrintedStack, TraceEntry, Vocabulary, may_begin_panic};
 pub use with_images::{KernelImages, OpenImage, PlacedImage, WithImages};
 

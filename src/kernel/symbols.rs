@@ -43,6 +43,12 @@ pub trait KernelSymbols {
         None
     }
 
+    /// Returns true if functions, lines or variables are missing because the debug information takes more work
+    /// or memory than it gets.
+    fn is_budget_spent(&self) -> bool {
+        false
+    }
+
     /// Reads the arguments and locals of a frame's functions, innermost first; `None` if variables were
     /// not requested.
     ///
@@ -82,7 +88,15 @@ impl KernelSymbols for Image<'_> {
     fn build_id(&self) -> Option<&[u8]> {
         Image::build_id(self)
     }
+
+    fn is_budget_spent(&self) -> bool {
+        Image::is_budget_spent(self)
+    }
 }
+
+/// The warning for a report whose frames lack functions or lines for want of work.
+pub const SYMBOLS_INCOMPLETE: &str = "functions and lines are incomplete: the image's debug information takes more \
+                                      work or memory than it is given";
 
 /// Reason why frames have no variables: a warning for a user who requested them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -129,6 +143,10 @@ impl KernelSymbols for WithVariables<'_> {
 
     fn build_id(&self) -> Option<&[u8]> {
         KernelSymbols::build_id(self.image)
+    }
+
+    fn is_budget_spent(&self) -> bool {
+        self.image.is_budget_spent()
     }
 
     fn variables(

@@ -4,7 +4,7 @@
 //! Owns the bias between an image and the guest, and the order of sources: names of functions are the kernel's
 //! own. Refuses to own the search for images (`session`). An image is opened at the first address that it is wanted for.
 
-use std::cell::LazyCell;
+use std::cell::{Cell, LazyCell};
 use std::ops::Range;
 
 use nmiscope_machine::{UnwindRegisters, VirtualAddress, VirtualMemory};
@@ -35,6 +35,8 @@ type LazyImage<'f> = LazyCell<Option<PlacedImage<'f>>, OpenImage<'f>>;
 pub struct KernelImages<'f> {
     /// Ranges of guest-virtual addresses of code, with the image that has it.
     images: Vec<(Vec<Range<u64>>, LazyImage<'f>)>,
+    /// True after a lookup that an image's budget of work ended.
+    is_budget_spent: Cell<bool>,
 }
 
 impl<'f> KernelImages<'f> {
@@ -75,7 +77,12 @@ impl KernelSymbols for WithImages<'_, '_> {
         let Some(placed) = self.images.at(counter.lookup_address()) else { return own };
         let found = placed.image.frames(moved(counter, placed.bias));
         // Assembly has no debug information and is no fault.
-        let missing = found.missing.filter(|missing| matches!(missing, Missing::Malformed(_)));
+        let missing = found
+            .missing
+            .filter(|missing| matches!(missing, Missing::Malformed(_) | Missing::BudgetSpent(_)));
+        if placed.image.is_budget_spent() {
+            self.images.is_budget_spent.set(true);
+        }
         let mut frames = found.frames;
         match (frames.last_mut(), own.frames.last()) {
             (None, _) => return Resolved { missing: missing.or(own.missing), ..own },
@@ -108,6 +115,10 @@ impl KernelSymbols for WithImages<'_, '_> {
 
     fn build_id(&self) -> Option<&[u8]> {
         self.kernel.build_id()
+    }
+
+    fn is_budget_spent(&self) -> bool {
+        self.images.is_budget_spent.get()
     }
 
     fn variables(

@@ -33,7 +33,9 @@ use crate::diagnosis::{self, Resolver, milliseconds};
 use crate::errors::BadRequest;
 use crate::hang::{Detection, Verdict};
 use crate::images::{self, Access, Files, source_roots};
-use crate::kernel::{DOORBELLS, KernelSymbols, WithVariables, bundled_vocabulary};
+use crate::kernel::{
+    DOORBELLS, KernelSymbols, SYMBOLS_INCOMPLETE, WithVariables, bundled_vocabulary,
+};
 use crate::status_line::StatusLine;
 use crate::targets::Target;
 
@@ -412,11 +414,15 @@ impl Session<'_> {
         let resolver = Resolver::new(symbols, SourceRoots::new(source_roots()));
         let resolver = resolver.with_vocabulary(kernel.vocabulary());
         let diagnosis = diagnosis::diagnose(&capture, place, &resolver);
+        let is_budget_spent = resolver.symbols().is_some_and(KernelSymbols::is_budget_spent);
         if let Some(core) = core {
             record.keep(priority, core, capture);
         }
         record.add(diagnosis, is_verdict, place.is_some());
-        // All backtraces are of the same image, and have the same reason.
+        // All backtraces are of the same image, and have the same reasons.
+        if is_budget_spent {
+            record.warn_once(SYMBOLS_INCOMPLETE.into());
+        }
         if let Some(Err(reason)) = &with_variables {
             record.warn_once(reason.to_string());
         }

@@ -21,7 +21,8 @@ use crate::capture::{Capture, CaptureRequest, StoppedGuest, Timeouts};
 use crate::diagnosis::{self, Diagnosis, Resolver};
 use crate::images::source_roots;
 use crate::kernel::{
-    KernelAdapter, KernelImages, KernelSymbols, Reading, WithImages, WithVariables,
+    KernelAdapter, KernelImages, KernelSymbols, Reading, SYMBOLS_INCOMPLETE, WithImages,
+    WithVariables,
 };
 use crate::targets::Target;
 
@@ -150,14 +151,20 @@ impl<'f> Visitor<'f> {
         origin: Origin,
         memory_bytes: u64,
     ) -> Report {
-        let Diagnosis { mut backtrace, hangs } = self.with_symbols(false, |symbols| {
+        let (diagnosis, is_budget_spent) = self.with_symbols(false, |symbols| {
             let resolver = Resolver::new(symbols, SourceRoots::new(source_roots()));
             let resolver = resolver.with_vocabulary(self.kernel.vocabulary());
-            diagnosis::diagnose(capture, Some(0), &resolver)
+            let diagnosis = diagnosis::diagnose(capture, Some(0), &resolver);
+            (diagnosis, symbols.is_some_and(KernelSymbols::is_budget_spent))
         });
+        let Diagnosis { mut backtrace, hangs } = diagnosis;
         self.stacks.tasks.apply(&mut backtrace);
         let panicking = capture.kernel.known().and_then(|kernel| kernel.panicking);
         let message = panicking.and_then(|_| self.panic_message(capture));
+        let mut warnings = self.warnings;
+        if is_budget_spent {
+            warnings.push(SYMBOLS_INCOMPLETE.into());
+        }
         let mut report = Report {
             schema_version: SCHEMA_VERSION,
             summary: String::new(),
@@ -181,7 +188,7 @@ impl<'f> Visitor<'f> {
             outcome: Outcome::Observed { panicking, message },
             hangs,
             backtraces: vec![backtrace],
-            warnings: self.warnings,
+            warnings,
             console_tail: Vec::new(),
             visit: None,
         };

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use nmiscope_machine::VirtualAddress;
 use nmiscope_report::Frame;
-use nmiscope_symbolizer::{Image, NamedSymbol, ProgramCounter, SourceRoots};
+use nmiscope_symbolizer::{Image, Missing, NamedSymbol, ProgramCounter, SourceRoots};
 
 use super::grammar::{CodeLocation, Module, Reference, SymbolReference};
 use crate::diagnosis::Resolver;
@@ -47,6 +47,8 @@ pub struct Match {
     pub address: VirtualAddress,
     /// Functions at the address, with source lines.
     pub frame: Frame,
+    /// Reason why lines and inlined calls are missing though the image may have them; `None` if they are not.
+    pub incomplete: Option<String>,
 }
 
 /// A symbol's size in the log, and its different size in the image.
@@ -97,6 +99,9 @@ pub enum Unresolved {
     /// The address is known, and no debug information covers it.
     #[error("no debug information")]
     NoDebugInfo,
+    /// The debug information is broken, or takes more work than it gets.
+    #[error("no lines: {0}")]
+    Incomplete(String),
 }
 
 impl Resolution {
@@ -111,6 +116,11 @@ impl Resolution {
             [] => return false,
         };
         self.omitted > 0 || rest.iter().any(|other| !first.is_same_place(other))
+    }
+
+    /// Returns the reason why lines and inlined calls of a match are missing though the image may have them.
+    pub fn incomplete(&self) -> Option<&str> {
+        self.matches.iter().find_map(|found| found.incomplete.as_deref())
     }
 
     fn is_sure(&self) -> bool {
@@ -202,11 +212,14 @@ impl<'a> Lookup<'a> {
     /// Looks up a link address of the image, without a check that it is code.
     pub fn place(&self, address: u64, exact: bool) -> Resolution {
         let address = VirtualAddress(address);
-        let frame = frame(self.image, &self.roots, address, exact);
-        if frame.functions.is_empty() {
-            return Resolution::missing(Unresolved::OutsideImage);
+        let found = match_at(self.image, &self.roots, address, exact);
+        if found.frame.functions.is_empty() {
+            return Resolution::missing(match found.incomplete {
+                Some(reason) => Unresolved::Incomplete(reason),
+                None => Unresolved::OutsideImage,
+            });
         }
-        Resolution { matches: vec![Match { address, frame }], exact, ..Resolution::default() }
+        Resolution { matches: vec![found], exact, ..Resolution::default() }
     }
 
     /// Looks up a reference of a kernel that runs `offset` bytes above its link addresses.
@@ -447,23 +460,30 @@ fn in_image(
     let matches: Vec<Match> = fits
         .iter()
         .take(MAX_MATCHES)
-        .map(|fit| {
-            let address = VirtualAddress(fit.address);
-            Match { address, frame: frame(image, roots, address, exact) }
-        })
+        .map(|fit| match_at(image, roots, VirtualAddress(fit.address), exact))
         .collect();
     // The log has the function's name already.
     let has_lines =
         |found: &Match| found.frame.functions.iter().any(|function| function.file.is_some());
     if !matches.iter().any(has_lines) {
-        return Resolution::missing(Unresolved::NoDebugInfo);
+        let incomplete = matches.into_iter().find_map(|found| found.incomplete);
+        let reason = incomplete.map_or(Unresolved::NoDebugInfo, Unresolved::Incomplete);
+        return Resolution::missing(reason);
     }
     let omitted = fits.len() - matches.len();
     Resolution { matches, omitted, exact, doubt, missing: None }
 }
 
-fn frame(image: &Image<'_>, roots: &SourceRoots, address: VirtualAddress, exact: bool) -> Frame {
+fn match_at(image: &Image<'_>, roots: &SourceRoots, address: VirtualAddress, exact: bool) -> Match {
     let counter =
         if exact { ProgramCounter::Interrupted(address) } else { ProgramCounter::Return(address) };
-    Resolver::new(Some(image), roots.clone()).frame(counter, true)
+    let found = image.frames(counter);
+    let incomplete = match &found.missing {
+        Some(reason @ (Missing::Malformed(_) | Missing::BudgetSpent(_))) => {
+            Some(crate::error_chain(reason))
+        }
+        _ => None,
+    };
+    let frame = Resolver::new(Some(image), roots.clone()).show_frame(counter, true, found);
+    Match { address, frame, incomplete }
 }

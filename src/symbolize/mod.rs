@@ -38,9 +38,10 @@ pub fn one_line(answer: &Resolution) -> String {
     places.truncate(MAX_SHOWN);
     match (places.as_slice(), hidden) {
         ([], _) => String::new(),
-        ([only], 0) => match answer.doubt {
-            Some(doubt) => format!("{only}  (doubtful: {doubt})"),
-            None => only.clone(),
+        ([only], 0) => match (answer.doubt, answer.incomplete()) {
+            (Some(doubt), _) => format!("{only}  (doubtful: {doubt})"),
+            (None, Some(reason)) => line(&format!("{only}  (incomplete: {reason})")),
+            (None, None) => only.clone(),
         },
         (_, 0) => format!("ambiguous: {}", places.join(" | ")),
         (_, hidden) => format!("ambiguous: {} | {hidden} more", places.join(" | ")),

@@ -54,6 +54,7 @@ fn record(
             .collect(),
         candidates_omitted: answer.omitted as u64,
         doubt: answer.doubt.map(|doubt| doubt.to_string()),
+        incomplete: answer.incomplete().map(str::to_owned),
         missing: answer.missing.as_ref().map(Unresolved::to_string),
     }
 }

@@ -52,6 +52,7 @@ enum Reason {
     /// An address outside the image, in a log without the KASLR offset.
     Moved,
     NoDebugInfo,
+    Incomplete(String),
 }
 
 impl Reason {
@@ -107,6 +108,7 @@ impl LogSummary {
             Unresolved::OutsideImage if is_address && offset.is_none() => Reason::Moved,
             Unresolved::OutsideImage => Reason::OutsideImage,
             Unresolved::NoDebugInfo => Reason::NoDebugInfo,
+            Unresolved::Incomplete(reason) => Reason::Incomplete(reason.clone()),
         };
         let is_new = !self.missing.contains_key(&reason);
         let reason =
@@ -227,6 +229,7 @@ impl LogSummary {
                 "that no debug information covers".into()
             }
             Reason::NoDebugInfo => "without a line: the image has no debug information".into(),
+            Reason::Incomplete(reason) => format!("without a line: {reason}"),
         };
         sanitize::line(&format!("{count} {text}"))
     }

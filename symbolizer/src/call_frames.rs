@@ -23,6 +23,9 @@ use crate::ranges::RangeMap;
 /// functions take some hundred bytes, and the largest ever seen some thousand.
 const MAX_ENTRY: u64 = 64 << 10;
 
+/// Entries of a section that are kept. A kernel has some 60,000.
+const MAX_ENTRIES: usize = 1 << 22;
+
 type Cie<'a> = CommonInformationEntry<Slice<'a>>;
 type Fde<'a> = FrameDescriptionEntry<Slice<'a>>;
 type Context = UnwindContext<usize>;
@@ -240,6 +243,10 @@ impl Index {
                 cie.clone().ok_or(gimli::Error::NotCieId(key as u64))
             });
             match parsed {
+                Ok(_) if found.len() == MAX_ENTRIES => {
+                    fault = Some(EntryError::TooLarge);
+                    break;
+                }
                 Ok(entry) if contains(text, entry.initial_address()) => {
                     found.push((entry.initial_address(), entry.end_address(), entry.offset()));
                 }

@@ -12,6 +12,8 @@ use object::{CompressionFormat, LittleEndian};
 
 use nmiscope_machine::VirtualAddress;
 
+use crate::dwarf::InflationBudget;
+
 const LE: LittleEndian = LittleEndian;
 /// Longest section name that is compared, in bytes; no name that this crate looks for comes near it.
 const MAX_SECTION_NAME: usize = 64;
@@ -115,6 +117,7 @@ pub(crate) struct Elf<'data> {
     /// end, merged.
     loaded: Vec<(u64, u64)>,
     text: Vec<(u64, u64)>,
+    inflation: InflationBudget,
 }
 
 impl<'data> Elf<'data> {
@@ -131,7 +134,14 @@ impl<'data> Elf<'data> {
             .and_then(|index| sections.get(index as usize)?.data(LE, data).ok())
             .unwrap_or_default();
 
-        let mut elf = Self { data, sections, section_names, loaded: Vec::new(), text: Vec::new() };
+        let mut elf = Self {
+            data,
+            sections,
+            section_names,
+            loaded: Vec::new(),
+            text: Vec::new(),
+            inflation: InflationBudget::for_file(data.len()),
+        };
         for segment in segments.iter().filter(|segment| segment.p_type(LE) == elf::PT_LOAD) {
             let (begin, size) = (segment.p_vaddr(LE), segment.p_memsz(LE));
             elf.loaded.push((begin, begin.saturating_add(size)));
@@ -268,6 +278,11 @@ impl<'data> Elf<'data> {
         let length = bytes.iter().take(256).position(|&byte| byte == 0)?;
         let crc = bytes.get((length + 1).next_multiple_of(4)..)?.first_chunk()?;
         Some(DebugLink { name: &bytes[..length], crc: u32::from_le_bytes(*crc) })
+    }
+
+    /// The budget of memory for decompressed sections, which all of the file share.
+    pub(crate) fn inflation_budget(&self) -> &InflationBudget {
+        &self.inflation
     }
 
     pub(crate) fn is_loaded(&self, address: VirtualAddress) -> bool {

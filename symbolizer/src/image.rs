@@ -51,7 +51,10 @@ pub enum Missing {
     NotCovered,
     /// The debug information is broken; the frames come from the symbol table.
     #[error("broken debug information")]
-    Malformed(#[from] DwarfError),
+    Malformed(#[source] DwarfError),
+    /// The debug information takes more work or memory than it gets; the frames come from the symbol table.
+    #[error("the debug information takes too much work")]
+    BudgetSpent(#[source] DwarfError),
 }
 
 /// The functions and lines of an address, as far as they are known.
@@ -132,6 +135,12 @@ impl<'data> Image<'data> {
         self.debug.is_some()
     }
 
+    /// True if a question about this image was not answered, or not in full, for want of work or memory: see
+    /// [`Missing::BudgetSpent`].
+    pub fn is_budget_spent(&self) -> bool {
+        self.debug.as_ref().is_some_and(DebugInfo::is_budget_spent)
+    }
+
     /// True if the image or its debug file has a symbol table.
     pub fn has_symbols(&self) -> bool {
         !self.symbols.is_empty()
@@ -208,6 +217,9 @@ impl<'data> Image<'data> {
         let symbol = self.symbol_containing(address);
         let (functions, missing) = match self.debug.as_ref().map(|debug| debug.lookup(address.0)) {
             None => (Vec::new(), Some(Missing::NoDebugInfo)),
+            Some(Err(error @ DwarfError::BudgetSpent { .. })) => {
+                (Vec::new(), Some(Missing::BudgetSpent(error)))
+            }
             Some(Err(error)) => (Vec::new(), Some(Missing::Malformed(error))),
             Some(Ok(found)) if found.is_empty() => (found, Some(Missing::NotCovered)),
             Some(Ok(found)) => (found, None),

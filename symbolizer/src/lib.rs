@@ -9,8 +9,9 @@
 //! There is no I/O, no KVM and no clock here, so everything works the same on a live VM and on a stored
 //! core.
 //!
-//! Images and memory are hostile: no input makes this crate panic or recurse without bound, work is bounded
-//! by the size of the input, and an answer that is missing is a value with a reason ([`Missing`], [`End`],
+//! Images and memory are hostile: no input makes this crate panic or recurse without bound. Reading debug
+//! information has a budget of work and memory that the input does not decide ([`Missing::BudgetSpent`]),
+//! other work is bounded by the size of the input, and an answer that is missing is a value with a reason ([`Missing`], [`End`],
 //! [`TypeError`]). Names and paths come out as the image has them, control characters included: a renderer
 //! has to escape them.
 //!

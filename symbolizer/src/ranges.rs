@@ -42,6 +42,11 @@ impl<T: Copy + Ord> RangeMap<T> {
         Self { entries }
     }
 
+    /// Bytes of memory that the map takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.entries.capacity() * size_of::<Entry<T>>()
+    }
+
     /// The values of the ranges that contain `address`, the latest begin first: for ranges that
     /// nest, innermost first.
     pub(crate) fn containing(&self, address: u64) -> impl Iterator<Item = T> + '_ {

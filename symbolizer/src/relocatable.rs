@@ -18,7 +18,7 @@ use object::LittleEndian;
 use object::elf::{self, Rela64, SectionHeader64};
 use object::read::elf::{FileHeader, SectionHeader};
 
-use crate::dwarf::inflate;
+use crate::dwarf::{InflationBudget, inflate};
 use crate::elf::{ElfError, ElfSymbol, check_header, compressed, name_of};
 
 const LE: LittleEndian = LittleEndian;
@@ -29,8 +29,6 @@ const BASE: u64 = 0xffff_ffff_a000_0000;
 const UNLOADED_BASE: u64 = 1 << 32;
 /// The most that a module may occupy, in bytes. The space has 1520 MiB for all modules.
 const MAX_LOADED: u64 = 1 << 30;
-/// The most that all decompressed debug sections of a module may hold, in bytes.
-const MAX_INFLATED: u64 = 1 << 30;
 /// The largest alignment, a page: no section of a module asks for more.
 const MAX_ALIGNMENT: u64 = 1 << 12;
 
@@ -98,7 +96,7 @@ fn link(
         section_headers: header.e_shoff(LE) as usize,
         addresses: BTreeMap::new(),
         image: file.to_vec(),
-        inflated: 0,
+        inflation: InflationBudget::for_file(file.len()),
     };
     linker.put(offset::E_TYPE, &elf::ET_EXEC.0.to_le_bytes());
     linker.lay_out(base, address_of)?;
@@ -117,8 +115,7 @@ struct Linker<'data> {
     addresses: BTreeMap<usize, u64>,
     /// The file with all changes made so far.
     image: Vec<u8>,
-    /// Bytes that decompressed sections have added to the image.
-    inflated: u64,
+    inflation: InflationBudget,
 }
 
 impl<'data> Linker<'data> {
@@ -208,12 +205,11 @@ impl<'data> Linker<'data> {
             let length = section.data(LE, self.file).ok()?.len();
             return Some((section.sh_offset(LE) as usize, length));
         };
-        if size > MAX_INFLATED - self.inflated {
+        if !self.inflation.spend(size) {
             return None;
         }
         let bytes = inflate(bytes, format, size).ok()?;
         let start = self.image.len();
-        self.inflated += bytes.len() as u64;
         self.image.extend_from_slice(&bytes);
         let flags = section.sh_flags(LE).0 & !elf::SHF_COMPRESSED.0;
         self.put_section(index, offset::SH_FLAGS, flags);

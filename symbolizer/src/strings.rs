@@ -11,10 +11,18 @@ use nmiscope_names::MAX_NAME;
 /// past the end.
 pub(crate) fn string_at(table: &[u8], offset: usize) -> Option<Cow<'_, str>> {
     let rest = table.get(offset..).filter(|rest| !rest.is_empty())?;
-    let bounded = &rest[..rest.len().min(MAX_NAME)];
-    match bounded.iter().position(|&byte| byte == 0) {
-        Some(end) => Some(String::from_utf8_lossy(&bounded[..end])),
-        None => Some(format!("{}…", String::from_utf8_lossy(bounded)).into()),
+    let cut = &rest[..rest.len().min(MAX_NAME)];
+    match memchr::memchr(0, cut) {
+        Some(end) => Some(String::from_utf8_lossy(&cut[..end])),
+        None => Some(format!("{}…", String::from_utf8_lossy(cut)).into()),
+    }
+}
+
+/// A string as text, or its first [`MAX_NAME`] bytes and an ellipsis.
+pub(crate) fn bounded(string: &[u8]) -> Cow<'_, str> {
+    match string.get(..MAX_NAME) {
+        Some(cut) if string.len() > MAX_NAME => format!("{}…", String::from_utf8_lossy(cut)).into(),
+        _ => String::from_utf8_lossy(string),
     }
 }
 

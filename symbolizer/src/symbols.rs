@@ -26,6 +26,10 @@ const LE: LittleEndian = LittleEndian;
 /// Lookups by address that are answered by a pass over the table. Making the index takes as long as about
 /// this many passes, so the choice costs at most twice the optimum.
 const PASSES: u32 = 64;
+/// Symbols that all passes may examine together.
+const MAX_PASSED: usize = 1 << 26;
+/// Symbols of a table that are read. A kernel with its modules has a million.
+const MAX_SYMBOLS: usize = 1 << 22;
 
 /// The kind of thing that a symbol names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,6 +99,7 @@ pub(crate) struct Symbols<'data> {
 impl<'data> Symbols<'data> {
     pub(crate) fn new(elf: Elf<'data>) -> Self {
         let (symbols, names) = elf.symbol_table().unwrap_or_default();
+        let symbols = &symbols[..symbols.len().min(MAX_SYMBOLS)];
         Self {
             elf,
             symbols,
@@ -177,7 +182,8 @@ impl<'data> Symbols<'data> {
     /// functions before data before labels, then the last in the table.
     pub(crate) fn containing(&self, address: VirtualAddress) -> Option<SymbolOffset<'data>> {
         let passes = self.passes.get();
-        let index = if passes < PASSES {
+        let passed = (passes as usize).saturating_mul(self.symbols.len());
+        let index = if passes < PASSES && passed < MAX_PASSED {
             self.passes.set(passes + 1);
             self.pass(address.0)?
         } else {

@@ -323,7 +323,7 @@ fn siblings_that_lead_nowhere_are_not_followed() {
 }
 
 #[test]
-fn units_with_overlapping_abbreviation_tables_cost_no_more_than_the_file() {
+fn units_with_overlapping_abbreviation_tables_spend_the_budget() {
     // 20,000 units, each with a table that starts one declaration later and runs to the end of the
     // section: to read them all is to read the square of it.
     let mut info = Vec::new();
@@ -344,7 +344,8 @@ fn units_with_overlapping_abbreviation_tables_cost_no_more_than_the_file() {
     let image = Image::parse(&bytes).expect("an image");
     let types = Types::new(&image).expect("debug information");
     let error = types.variable("x").expect_err("broken");
-    assert!(matches!(error, TypeError::Malformed(DwarfError::TooLarge { .. })), "{error:?}");
+    assert!(matches!(error, TypeError::Malformed(DwarfError::BudgetSpent { .. })), "{error:?}");
     let resolved = image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT)));
-    assert_eq!(resolved.missing, Some(Missing::NotCovered));
+    assert!(matches!(resolved.missing, Some(Missing::BudgetSpent(_))), "{resolved:?}");
+    assert_eq!(resolved.frames[0].function.as_deref(), Some("entry_label"));
 }

@@ -5,11 +5,12 @@
 
 use std::borrow::Cow;
 
-use gimli::{AttributeValue, DwAt, Reader, Section, UnitRef, UnitSectionOffset};
+use gimli::{AttributeValue, DwAt, Reader, Section, UnitOffset, UnitRef, UnitSectionOffset};
 
-use super::sections::{Dwarf, Slice};
-use super::{DebugInfo, DwarfError, read};
-use crate::strings::string_at;
+use super::sections::Slice;
+use super::work::Budget;
+use super::{DebugInfo, Dwarf, DwarfError, Work, read};
+use crate::strings::{bounded, string_at};
 
 pub(crate) type Unit<'a> = gimli::Unit<Slice<'a>>;
 pub(crate) type Value<'a> = AttributeValue<Slice<'a>>;
@@ -17,26 +18,8 @@ pub(crate) type Entry<'a> = gimli::DebuggingInformationEntry<Slice<'a>>;
 
 /// References (abstract origin, specification) that are followed to a name.
 const MAX_REFERENCES: usize = 16;
-
-/// A countdown of what an operation may still read, so that entries that all refer to the same long list
-/// cost no more than the list and the entries.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    left: u64,
-    what: &'static str,
-}
-
-impl Budget {
-    pub(crate) fn new(what: &'static str, limit: u64) -> Self {
-        Self { left: limit, what }
-    }
-
-    pub(crate) fn spend(&mut self, amount: u64) -> Result<(), DwarfError> {
-        self.left =
-            self.left.checked_sub(amount).ok_or(DwarfError::TooLarge { what: self.what })?;
-        Ok(())
-    }
-}
+/// Bytes of an inline string that are searched for its end in the time of an attribute.
+const BYTES_PER_WORK: u64 = 64;
 
 /// Reads a string attribute, bounded. `None` where it is no string, or lies outside its section.
 pub(crate) fn string<'a>(
@@ -46,7 +29,7 @@ pub(crate) fn string<'a>(
 ) -> Option<Cow<'a, str>> {
     let in_strings = |offset: usize| string_at(dwarf.debug_str.reader().slice(), offset);
     match value {
-        AttributeValue::String(text) => Some(text.to_string_lossy()),
+        AttributeValue::String(text) => Some(bounded(text.slice())),
         AttributeValue::DebugStrRef(offset) => in_strings(offset.0),
         AttributeValue::DebugStrOffsetsIndex(index) => {
             in_strings(dwarf.string_offset(unit, index).ok()?.0)
@@ -101,14 +84,16 @@ impl Ranges {
     pub(crate) fn for_each(
         &self,
         unit: UnitRef<'_, Slice<'_>>,
-        budget: &mut Budget,
+        budget: &mut Budget<'_>,
         mut each: impl FnMut(u64, u64),
     ) -> Result<(), DwarfError> {
         if let Some(offset) = self.list {
             let mut list = unit.ranges(offset).map_err(read("a range list"))?;
-            while let Some(range) = list.next().map_err(read("a range list"))? {
+            // Entries without a range, base addresses for example, are work too.
+            while let Some(raw) = list.next_raw().map_err(read("a range list"))? {
                 budget.spend(1)?;
-                if range.begin < range.end {
+                let range = list.convert_raw(raw).map_err(read("a range list"))?;
+                if let Some(range) = range.filter(|range| range.begin < range.end) {
                     each(range.begin, range.end);
                 }
             }
@@ -128,7 +113,7 @@ impl Ranges {
     pub(crate) fn contain(
         &self,
         unit: UnitRef<'_, Slice<'_>>,
-        budget: &mut Budget,
+        budget: &mut Budget<'_>,
         address: u64,
     ) -> Result<bool, DwarfError> {
         let mut found = false;
@@ -154,15 +139,18 @@ pub(crate) fn function_name<'a>(
     let mut plain = None;
     for _ in 0..MAX_REFERENCES {
         let unit = other.as_ref().unwrap_or(unit);
-        let entry = unit.entry(offset).map_err(read("a function's entry"))?;
+        let entry = read_entry(dwarf.work(), unit, offset, "a function's entry")?;
         for at in [gimli::DW_AT_linkage_name, gimli::DW_AT_MIPS_linkage_name] {
             if let Some(name) = entry.attr_value(at).and_then(|value| string(dwarf, unit, value)) {
+                dwarf.work().spend_text(name.len(), "a function's name")?;
                 return Ok(Some(name.into_owned()));
             }
         }
         if plain.is_none() {
             let value = entry.attr_value(gimli::DW_AT_name);
             plain = value.and_then(|value| string(dwarf, unit, value)).map(Cow::into_owned);
+            let length = plain.as_ref().map_or(0, String::len);
+            dwarf.work().spend_text(length, "a function's name")?;
         }
         match follow(info, dwarf, unit, &entry)? {
             None => break,
@@ -215,8 +203,34 @@ pub(crate) fn reference<'a>(
 }
 
 /// Reads the first entry, which describes the unit.
-pub(super) fn root<'a>(unit: &Unit<'a>) -> Result<Entry<'a>, DwarfError> {
-    unit.entry(unit.header.root_offset()).map_err(read("a unit"))
+pub(super) fn root<'a>(work: &Work, unit: &Unit<'a>) -> Result<Entry<'a>, DwarfError> {
+    read_entry(work, unit, unit.header.root_offset(), "a unit")
+}
+
+/// Reads the entry at an offset of a unit; `what` names it for errors.
+pub(crate) fn read_entry<'a>(
+    work: &Work,
+    unit: &Unit<'a>,
+    offset: UnitOffset,
+    what: &'static str,
+) -> Result<Entry<'a>, DwarfError> {
+    let entry = unit.entry(offset).map_err(read(what))?;
+    let inline = entry.attrs().iter().map(|attribute| match attribute.value() {
+        AttributeValue::String(text) => text.len() as u64 / BYTES_PER_WORK,
+        _ => 0,
+    });
+    work.spend(1 + entry.attrs().len() as u64 + inline.sum::<u64>(), what)?;
+    Ok(entry)
+}
+
+/// The work of skipping an entry, which is less than that of reading its attributes.
+pub(crate) fn cost_of_skipping(entry: &gimli::Abbreviation) -> u64 {
+    1 + entry.attributes().len() as u64 / 4
+}
+
+/// The work of reading an entry's attributes.
+pub(crate) fn cost_of_reading(entry: &gimli::Abbreviation) -> u64 {
+    1 + entry.attributes().len() as u64
 }
 
 /// Measures an abbreviation table in bytes, since gimli does not report its length.

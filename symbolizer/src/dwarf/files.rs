@@ -9,7 +9,8 @@ use gimli::{AttributeValue, LineProgramHeader, Section, SectionId};
 
 use super::Value;
 use super::entries::Unit;
-use super::sections::{Dwarf, Slice};
+use super::sections::Slice;
+use super::{Dwarf, DwarfError};
 use crate::source;
 use crate::strings::string_at;
 
@@ -68,17 +69,30 @@ impl Files {
     }
 
     /// The path of a file, joined with its directories. `None` for a number without a file.
-    pub(super) fn path(&self, dwarf: &Dwarf<'_>, number: u64) -> Option<String> {
-        let file = self.files.get(usize::try_from(number).ok()?)?;
+    pub(super) fn path(
+        &self,
+        dwarf: &Dwarf<'_>,
+        number: u64,
+    ) -> Result<Option<String>, DwarfError> {
+        let file = usize::try_from(number).ok().and_then(|number| self.files.get(number));
+        let Some(file) = file else { return Ok(None) };
         let directory = match file.directory.checked_sub(1) {
             Some(index) => *self.directories.get(index as usize).unwrap_or(&None),
             None => None,
         };
         let text = |text: Option<Text>| text?.read(dwarf);
-        let name = text(file.name)?;
+        let Some(name) = text(file.name) else { return Ok(None) };
         let (compilation, directory) = (text(self.compilation), text(directory));
         let pieces = [compilation.as_deref(), directory.as_deref(), Some(&*name)];
-        Some(source::join(pieces.into_iter().flatten()))
+        let path = source::join(pieces.into_iter().flatten());
+        dwarf.work().spend_text(path.len(), "the path of a source file")?;
+        Ok(Some(path))
+    }
+
+    /// Bytes of memory that the files take.
+    pub(super) fn bytes(&self) -> usize {
+        self.files.capacity() * size_of::<File>()
+            + self.directories.capacity() * size_of::<Option<Text>>()
     }
 }
 

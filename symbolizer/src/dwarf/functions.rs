@@ -8,16 +8,18 @@ use std::cell::OnceCell;
 
 use gimli::{Abbreviation, AttributeValue, EntriesRaw, UnitOffset, UnitRef};
 
-use super::entries::{Budget, Ranges, Unit};
-use super::sections::{Dwarf, Slice};
+use super::entries::{Ranges, Unit, cost_of_skipping};
+use super::sections::Slice;
+use super::skim::{Skim, Wanted};
 use super::walk::Walk;
-use super::{DwarfError, read};
+use super::work::{Budget, Work};
+use super::{Dwarf, DwarfError, read};
 use crate::ranges::RangeMap;
 
 /// Deepest chain of inlined calls at one address. Real ones stay below 50.
 const MAX_INLINE_DEPTH: usize = 256;
 /// Address ranges that a lookup, and a unit's function table, may read.
-const MAX_RANGES: u64 = 1 << 22;
+const MAX_RANGES: u64 = 1 << 20;
 
 /// Functions of a unit: address ranges to entries, without lifetimes.
 #[derive(Debug)]
@@ -68,6 +70,11 @@ impl FunctionTable {
         }
         Ok(found.map(UnitOffset))
     }
+
+    /// Bytes of memory that the table takes, or is about to take.
+    pub(super) fn bytes(&self) -> usize {
+        self.outer.bytes() * if self.all.is_some() { 2 } else { 1 }
+    }
 }
 
 /// Finds the functions of a unit, and whether some may have been skipped: without `nested`, the children of
@@ -79,14 +86,18 @@ fn functions<'a>(
     nested: bool,
     is_text: impl Fn(u64) -> bool,
 ) -> Result<(RangeMap<usize>, bool), DwarfError> {
+    let work = dwarf.work();
     let unit = UnitRef::new(dwarf, unit);
-    let mut budget = Budget::new("the address ranges of a unit's functions", MAX_RANGES);
+    let mut budget = Budget::new(work, "the address ranges of a unit's functions", MAX_RANGES);
     let mut found = Vec::new();
     let mut jumped = false;
-    let mut walk = Walk::new(unit, None, "a unit")?;
-    while !walk.is_empty() {
-        let (offset, depth) = (walk.offset(), walk.depth());
-        let Some(entry) = walk.next()? else { continue };
+    let mut skim = Skim::new(dwarf, unit.unit, if nested { wanted_of_all } else { wanted });
+    while let Some(offset) = skim.next()? {
+        let mut walk = Walk::new(unit, work, Some(offset), "a unit")?;
+        let Some(entry) = walk.next()? else {
+            skim.go_to(walk.offset());
+            continue;
+        };
         if entry.tag() == gimli::DW_TAG_subprogram && has_code(entry) {
             let mut ranges = Ranges::default();
             let sibling = walk.for_each_attribute(entry, |attribute| {
@@ -97,14 +108,31 @@ fn functions<'a>(
                     found.push((begin, end, offset.0));
                 }
             })?;
-            jumped |= !nested && walk.jump(sibling, depth);
+            jumped |= !nested && walk.jump(sibling, 0);
         } else if nested || holds_functions(entry) {
             walk.descend(entry)?;
         } else {
-            jumped |= walk.pass_over(entry, depth)?;
+            jumped |= walk.pass_over(entry, 0)?;
         }
+        skim.go_to(walk.offset());
     }
-    Ok((RangeMap::new(found), jumped))
+    Ok((RangeMap::new(found), jumped || skim.has_jumped()))
+}
+
+/// The entries that show the functions outside types and other functions.
+fn wanted(entry: &Abbreviation) -> Wanted {
+    match wanted_of_all(entry) {
+        Wanted::Children if !holds_functions(entry) => Wanted::Nothing,
+        other => other,
+    }
+}
+
+/// The entries that show all functions.
+fn wanted_of_all(entry: &Abbreviation) -> Wanted {
+    match entry.tag() {
+        gimli::DW_TAG_subprogram if has_code(entry) => Wanted::Entry,
+        _ => Wanted::Children,
+    }
 }
 
 /// True if an entry gives the addresses of its code; a declaration or the origin of inlined calls does not.
@@ -142,10 +170,11 @@ pub(crate) fn inlined_calls<'a>(
     function: UnitOffset,
     address: u64,
 ) -> Result<Vec<InlinedCall>, DwarfError> {
+    let work = dwarf.work();
     let unit = UnitRef::new(dwarf, unit);
-    let mut budget = Budget::new("the address ranges of one function", MAX_RANGES);
+    let mut budget = Budget::new(work, "the address ranges of one function", MAX_RANGES);
     let mut chain: Vec<InlinedCall> = Vec::new();
-    let mut walk = Walk::new(unit, Some(function), "a function")?;
+    let mut walk = Walk::new(unit, work, Some(function), "a function")?;
     if let Some(function) = walk.next()? {
         walk.descend(function)?;
     }
@@ -209,11 +238,14 @@ impl InlinedCall {
 
 /// Skips to the end of the children of an entry at `depth`.
 pub(super) fn skip_children(
+    work: &Work,
     entries: &mut EntriesRaw<'_, Slice<'_>>,
     depth: isize,
 ) -> Result<(), DwarfError> {
     while entries.next_depth() > depth && !entries.is_empty() {
+        work.spend(1, "a function")?;
         if let Some(abbreviation) = entries.read_abbreviation().map_err(read("a function"))? {
+            work.spend(cost_of_skipping(abbreviation), "a function")?;
             entries.skip_attributes(abbreviation.attributes()).map_err(read("a function"))?;
         }
     }

@@ -11,31 +11,37 @@
 //! A lookup reads `.debug_aranges`, then only the units that it names: their entries once, skipping as many
 //! as sibling references allow, and their line program once. Units that `.debug_aranges` does not cover are
 //! read only for an address that it does not cover either. Caches hold offsets and numbers, no borrowed
-//! data.
+//! data. All of it spends from one budget (`work`).
 
 mod entries;
 mod files;
 mod functions;
 mod lines;
+mod rows;
 mod scopes;
 mod sections;
+mod skim;
+mod tables;
 mod units;
 mod walk;
+mod work;
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::elf::{Elf, contains};
 use crate::source::Location;
 
-pub(crate) use entries::{Budget, Entry, Unit, Value, follow, reference, string};
+pub(crate) use entries::{
+    Entry, Unit, Value, cost_of_reading, cost_of_skipping, follow, read_entry, reference, string,
+};
 use functions::{FunctionTable, inlined_calls};
 use lines::LineTable;
 pub(crate) use scopes::{Scope, Scopes};
 use sections::Sections;
-pub(crate) use sections::{Dwarf, Section, Slice, inflate};
+pub(crate) use sections::{InflationBudget, Section, Slice, inflate};
+use tables::{TableCache, UnitTables};
 use units::UnitIndex;
+pub(crate) use work::{Budget, Work};
 
 /// The reason why debug information could not be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,11 +69,39 @@ pub enum DwarfError {
         /// The part of the debug information that is too large.
         what: &'static str,
     },
+    /// Reading on would take more work or memory than the image gets. The input alone does not decide how
+    /// much that is.
+    #[error("read {what}: the budget is spent")]
+    BudgetSpent {
+        /// The part of the debug information that was to be read.
+        what: &'static str,
+    },
 }
 
 /// Maps an error of gimli to one that names the part that was read.
 pub(crate) fn read(what: &'static str) -> impl Fn(gimli::Error) -> DwarfError {
     move |source| DwarfError::Malformed { what, source }
+}
+
+/// The sections of a file, with the budget for reading them.
+pub(crate) struct Dwarf<'a> {
+    sections: gimli::Dwarf<Slice<'a>>,
+    work: &'a Work,
+}
+
+impl<'a> std::ops::Deref for Dwarf<'a> {
+    type Target = gimli::Dwarf<Slice<'a>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.sections
+    }
+}
+
+impl<'a> Dwarf<'a> {
+    /// The budget of work that all lookups share.
+    pub(crate) fn work(&self) -> &'a Work {
+        self.work
+    }
 }
 
 /// A function at an address. Its name is the linkage name where there is one.
@@ -77,13 +111,6 @@ pub(crate) struct Function {
     pub(crate) location: Option<Location>,
 }
 
-/// The functions and lines of a unit, kept after the first lookup in it.
-#[derive(Debug)]
-struct UnitTables {
-    functions: FunctionTable,
-    lines: LineTable,
-}
-
 /// The debug information of a single file.
 #[derive(Debug)]
 pub(crate) struct DebugInfo<'data> {
@@ -91,7 +118,8 @@ pub(crate) struct DebugInfo<'data> {
     /// Address ranges of the image's code, which distinguish real functions from leftovers of dropped ones.
     text: Vec<(u64, u64)>,
     index: UnitIndex,
-    tables: RefCell<BTreeMap<usize, Rc<UnitTables>>>,
+    tables: TableCache,
+    work: Work,
 }
 
 impl<'data> DebugInfo<'data> {
@@ -101,12 +129,24 @@ impl<'data> DebugInfo<'data> {
             sections: Sections::find(file)?,
             text: image.text().to_vec(),
             index: UnitIndex::default(),
-            tables: RefCell::default(),
+            tables: TableCache::default(),
+            work: Work::default(),
         })
     }
 
+    /// The sections for lookups of functions and lines.
     pub(crate) fn dwarf(&self) -> Result<Dwarf<'_>, DwarfError> {
-        self.sections.dwarf()
+        Ok(Dwarf { sections: self.sections.dwarf(sections::FOR_LINES)?, work: &self.work })
+    }
+
+    /// The sections for lookups of variables too: their locations are the larger part in some files.
+    pub(crate) fn dwarf_with_locations(&self) -> Result<Dwarf<'_>, DwarfError> {
+        Ok(Dwarf { sections: self.sections.dwarf(sections::ALL)?, work: &self.work })
+    }
+
+    /// True if a question was not answered for want of work or memory.
+    pub(crate) fn is_budget_spent(&self) -> bool {
+        self.work.is_spent() || self.sections.is_budget_spent()
     }
 
     /// Offsets of all unit headers in `.debug_info`.
@@ -139,6 +179,7 @@ impl<'data> DebugInfo<'data> {
     /// debug information does not reach. The last one has no name where there is a line but no function, as
     /// in assembly.
     pub(crate) fn lookup(&self, address: u64) -> Result<Vec<Function>, DwarfError> {
+        self.work.begin();
         let dwarf = self.dwarf()?;
         let found = self.first_unit(&dwarf, address, |unit| {
             let found = self.lookup_in(&dwarf, unit, address)?;
@@ -154,6 +195,7 @@ impl<'data> DebugInfo<'data> {
         dwarf: &Dwarf<'_>,
         address: u64,
     ) -> Result<Option<Scopes>, DwarfError> {
+        self.work.begin();
         let found = self.first_unit(dwarf, address, |offset| {
             let unit = self.index.unit(dwarf, offset)?;
             let tables = self.tables(dwarf, &unit, offset)?;
@@ -162,7 +204,7 @@ impl<'data> DebugInfo<'data> {
                     let scopes = Scopes::read(dwarf, &unit, offset, function, address)?;
                     Ok(Some(Some(scopes)))
                 }
-                None => Ok(tables.lines.find(dwarf, address).map(|_| None)),
+                None => Ok(tables.lines.find(dwarf, address)?.map(|_| None)),
             }
         })?;
         Ok(found.flatten())
@@ -196,7 +238,7 @@ impl<'data> DebugInfo<'data> {
     ) -> Result<Vec<Function>, DwarfError> {
         let unit = self.index.unit(dwarf, offset)?;
         let tables = self.tables(dwarf, &unit, offset)?;
-        let mut at = tables.lines.find(dwarf, address);
+        let mut at = tables.lines.find(dwarf, address)?;
         let Some(function) = tables.functions.find(dwarf, &unit, self.is_text(), address)? else {
             return Ok(match at {
                 None => Vec::new(),
@@ -207,9 +249,12 @@ impl<'data> DebugInfo<'data> {
         for call in inlined_calls(dwarf, &unit, function, address)?.into_iter().rev() {
             let name = entries::function_name(self, dwarf, &unit, call.entry)?;
             found.push(Function { name, location: at });
-            at = call.call_file.and_then(|file| {
-                tables.lines.location(dwarf, file, call.call_line, call.call_column)
-            });
+            at = match call.call_file {
+                Some(file) => {
+                    tables.lines.location(dwarf, file, call.call_line, call.call_column)?
+                }
+                None => None,
+            };
         }
         let name = entries::function_name(self, dwarf, &unit, function)?;
         found.push(Function { name, location: at });
@@ -226,14 +271,11 @@ impl<'data> DebugInfo<'data> {
         unit: &Unit<'_>,
         offset: usize,
     ) -> Result<Rc<UnitTables>, DwarfError> {
-        if let Some(tables) = self.tables.borrow().get(&offset) {
-            return Ok(Rc::clone(tables));
-        }
-        let tables = Rc::new(UnitTables {
-            functions: FunctionTable::read(dwarf, unit, self.is_text())?,
-            lines: LineTable::read(dwarf, unit, self.is_text())?,
-        });
-        self.tables.borrow_mut().insert(offset, Rc::clone(&tables));
-        Ok(tables)
+        self.tables.get(offset, || {
+            Ok(UnitTables {
+                functions: FunctionTable::read(dwarf, unit, self.is_text())?,
+                lines: LineTable::read(dwarf, unit, self.is_text())?,
+            })
+        })
     }
 }

@@ -5,10 +5,10 @@
 
 use gimli::{UnitOffset, UnitRef};
 
-use super::entries::{Budget, Ranges, Unit};
+use super::entries::{Ranges, Unit, cost_of_reading};
 use super::functions::{inlined_calls, skip_children};
-use super::sections::Dwarf;
-use super::{DwarfError, read};
+use super::work::Budget;
+use super::{Dwarf, DwarfError, read};
 
 /// Variables that are kept for each function.
 const MAX_VARIABLES: usize = 64;
@@ -48,7 +48,9 @@ impl Scopes {
         // Depths of the entries of the function and the inlined calls around the current entry.
         let mut open = vec![0];
         let unit_ref = UnitRef::new(dwarf, unit);
-        let mut budget = Budget::new("the address ranges of one function's blocks", MAX_RANGES);
+        let work = dwarf.work();
+        let mut budget =
+            Budget::new(work, "the address ranges of one function's blocks", MAX_RANGES);
         let mut entries = unit.entries_raw(Some(function)).map_err(read("a function"))?;
         let mut first = true;
         while !entries.is_empty() {
@@ -57,10 +59,12 @@ impl Scopes {
             if !first && depth <= 0 {
                 break;
             }
+            work.spend(1, "a function")?;
             let Some(abbreviation) = entries.read_abbreviation().map_err(read("a function"))?
             else {
                 continue;
             };
+            work.spend(cost_of_reading(abbreviation), "a function")?;
             let mut ranges = Ranges::default();
             if is_block(abbreviation.tag()) {
                 for &attribute in abbreviation.attributes() {
@@ -83,7 +87,7 @@ impl Scopes {
                     if let Some(scope) = scopes.get_mut(open.len() - 1) {
                         scope.add(offset);
                     }
-                    skip_children(&mut entries, depth)?;
+                    skip_children(work, &mut entries, depth)?;
                 }
                 tag if is_block(tag) && ranges.contain(unit_ref, &mut budget, address)? => {}
                 gimli::DW_TAG_inlined_subroutine
@@ -94,7 +98,7 @@ impl Scopes {
                     scopes.push(Scope::default());
                     open.push(depth);
                 }
-                _ => skip_children(&mut entries, depth)?,
+                _ => skip_children(work, &mut entries, depth)?,
             }
         }
         // Fewer were found where a call lies in a block that does not cover it.

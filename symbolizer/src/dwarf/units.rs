@@ -14,15 +14,19 @@ use gimli::{
     DebugRngListsBase, DebugStrOffsetsBase, EndianSlice, LittleEndian, Section, UnitRef, UnitType,
 };
 
-use super::entries::{Budget, Ranges, Unit, abbreviations_length, root};
-use super::sections::Dwarf;
-use super::{DwarfError, read};
+use super::entries::{Ranges, Unit, abbreviations_length, root};
+use super::work::Budget;
+use super::{Dwarf, DwarfError, read};
 use crate::ranges::RangeMap;
 
 /// Units that an image may have. A distribution kernel has 2,172.
 const MAX_UNITS: usize = 1 << 20;
-/// Address ranges that all units together may claim.
-const MAX_RANGES: u64 = 1 << 24;
+/// Address ranges that all units together may claim, and that `.debug_aranges` may have.
+const MAX_RANGES: u64 = 1 << 22;
+/// Longest abbreviation table that is read, in bytes. A kernel's have some thousand.
+const MAX_TABLE: u64 = 1 << 20;
+/// Bytes of `.debug_abbrev` whose tables are kept.
+const MAX_TABLES: u64 = 4 << 20;
 
 type Lazy<T> = OnceCell<Result<T, DwarfError>>;
 
@@ -46,8 +50,7 @@ struct Aranges {
 #[derive(Debug, Default)]
 struct AbbreviationTables {
     tables: BTreeMap<usize, Arc<Abbreviations>>,
-    /// Bytes of `.debug_abbrev` in `tables`. Tables of a sane file do not overlap, so this stays below the
-    /// section's size; without that bound a small file could cause work of its size squared.
+    /// Bytes of `.debug_abbrev` in `tables`.
     read: u64,
 }
 
@@ -66,15 +69,23 @@ impl UnitIndex {
             let mut ranges = Vec::new();
             let mut units = Vec::new();
             let mut headers = dwarf.debug_aranges.headers();
+            let mut budget = Budget::new(dwarf.work(), "the address ranges of units", MAX_RANGES);
             // A broken section only costs time: the units have their ranges too.
-            while let Ok(Some(header)) = headers.next() {
+            while let (Ok(Some(header)), Ok(())) = (headers.next(), budget.spend(1)) {
                 let unit = header.debug_info_offset().0;
                 let mut is_whole = true;
                 let mut entries = header.entries();
-                while let Some(entry) = entries.next().transpose() {
+                while let Some(entry) = entries.next_raw().transpose() {
                     match entry {
-                        Ok(entry) => ranges.push((entry.range().begin, entry.range().end, unit)),
-                        Err(_) => is_whole = false,
+                        Ok(entry) if budget.spend(1).is_ok() => {
+                            let range = entries.convert_raw(entry).ok().flatten();
+                            let range = range.map(|entry| entry.range());
+                            ranges.extend(range.map(|range| (range.begin, range.end, unit)));
+                        }
+                        _ => {
+                            is_whole = false;
+                            break;
+                        }
                     }
                 }
                 if is_whole {
@@ -95,6 +106,7 @@ impl UnitIndex {
                 if offsets.len() == MAX_UNITS {
                     return Err(DwarfError::TooLarge { what: "the list of units" });
                 }
+                dwarf.work().spend(1, "the list of units")?;
                 if !matches!(header.type_(), UnitType::Type { .. } | UnitType::SplitType { .. }) {
                     offsets.extend(header.debug_info_offset().map(|offset| offset.0));
                 }
@@ -108,7 +120,8 @@ impl UnitIndex {
     /// Rust's compiler emits no `.debug_aranges`, so these are all. Reads the first entry of each.
     pub(crate) fn by_unit(&self, dwarf: &Dwarf<'_>) -> Result<&RangeMap<usize>, DwarfError> {
         force(&self.by_unit, || {
-            let mut budget = Budget::new("the address ranges of the units", MAX_RANGES);
+            let mut budget =
+                Budget::new(dwarf.work(), "the address ranges of the units", MAX_RANGES);
             let mut found = Vec::new();
             let known = &self.aranges(dwarf).units;
             for &offset in self.offsets(dwarf)? {
@@ -116,11 +129,13 @@ impl UnitIndex {
                     continue;
                 }
                 // A broken unit is no reason to lose the others; a lookup inside it reports the error.
-                let Ok(unit) = self.unit(dwarf, offset) else {
-                    continue;
+                let unit = match self.unit(dwarf, offset) {
+                    Ok(unit) => unit,
+                    Err(error @ DwarfError::BudgetSpent { .. }) => return Err(error),
+                    Err(_) => continue,
                 };
                 let unit = UnitRef::new(dwarf, &unit);
-                let root = root(&unit)?;
+                let root = root(dwarf.work(), &unit)?;
                 let mut ranges = Ranges::default();
                 for attribute in root.attrs() {
                     ranges.note(unit, attribute.name(), attribute.value())?;
@@ -156,7 +171,7 @@ impl UnitIndex {
             dwo_id: None,
             header,
         };
-        let root = root(&unit)?;
+        let root = root(dwarf.work(), &unit)?;
         for attribute in root.attrs() {
             match attribute.value() {
                 AttributeValue::DebugStrOffsetsBase(base) => unit.str_offsets_base = base,
@@ -184,17 +199,18 @@ impl UnitIndex {
             return Ok(Arc::clone(table));
         }
         let section = dwarf.debug_abbrev.reader().slice();
-        let too_large = DwarfError::TooLarge { what: "overlapping abbreviation tables" };
-        if cache.read > section.len() as u64 {
-            return Err(too_large);
+        let rest = section.get(offset..).unwrap_or_default();
+        let bounded = &rest[..rest.len().min(MAX_TABLE as usize)];
+        let length = abbreviations_length(EndianSlice::new(bounded, LittleEndian));
+        dwarf.work().spend(length.unwrap_or(bounded.len() as u64), "an abbreviation table")?;
+        if length.is_err() && bounded.len() < rest.len() {
+            return Err(DwarfError::TooLarge { what: "an abbreviation table" });
         }
-        let rest = EndianSlice::new(section.get(offset..).unwrap_or_default(), LittleEndian);
-        let length = abbreviations_length(rest);
-        cache.read += length.unwrap_or(rest.len() as u64);
-        length.map_err(read("an abbreviation table"))?;
-        if cache.read > section.len() as u64 {
-            return Err(too_large);
+        let length = length.map_err(read("an abbreviation table"))?;
+        if cache.read + length > MAX_TABLES {
+            *cache = AbbreviationTables::default();
         }
+        cache.read += length;
         let table = dwarf
             .debug_abbrev
             .abbreviations(gimli::DebugAbbrevOffset(offset))

@@ -8,12 +8,14 @@
 
 use gimli::{Abbreviation, Attribute, AttributeValue, EntriesRaw, UnitOffset, UnitRef};
 
+use super::entries::{cost_of_reading, cost_of_skipping};
 use super::sections::Slice;
-use super::{DwarfError, Value, read};
+use super::{DwarfError, Value, Work, read};
 
 /// A position between two entries of a unit.
 pub(super) struct Walk<'u, 'a> {
     unit: UnitRef<'u, Slice<'a>>,
+    work: &'u Work,
     entries: EntriesRaw<'u, Slice<'a>>,
     /// Depth of the entry at which `entries` begins.
     base: isize,
@@ -26,11 +28,12 @@ impl<'u, 'a> Walk<'u, 'a> {
     /// offset, starts at the first entry.
     pub(super) fn new(
         unit: UnitRef<'u, Slice<'a>>,
+        work: &'u Work,
         offset: Option<UnitOffset>,
         what: &'static str,
     ) -> Result<Self, DwarfError> {
         let entries = unit.unit.entries_raw(offset).map_err(read(what))?;
-        Ok(Self { unit, entries, base: 0, what })
+        Ok(Self { unit, work, entries, base: 0, what })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -51,11 +54,13 @@ impl<'u, 'a> Walk<'u, 'a> {
     /// continue with [`for_each_attribute`](Self::for_each_attribute), [`descend`](Self::descend) or
     /// [`pass_over`](Self::pass_over).
     pub(super) fn next(&mut self) -> Result<Option<&'u Abbreviation>, DwarfError> {
+        self.work.spend(1, self.what)?;
         self.entries.read_abbreviation().map_err(read(self.what))
     }
 
     /// Skips an entry's attributes; its children, if any, come next.
     pub(super) fn descend(&mut self, entry: &Abbreviation) -> Result<(), DwarfError> {
+        self.work.spend(cost_of_skipping(entry), self.what)?;
         self.entries.skip_attributes(entry.attributes()).map_err(read(self.what))
     }
 
@@ -66,6 +71,7 @@ impl<'u, 'a> Walk<'u, 'a> {
         entry: &Abbreviation,
         mut each: impl FnMut(&Attribute<Slice<'a>>) -> Result<(), DwarfError>,
     ) -> Result<Option<Value<'a>>, DwarfError> {
+        self.work.spend(cost_of_reading(entry), self.what)?;
         let mut sibling = None;
         for &specification in entry.attributes() {
             let attribute = self.entries.read_attribute(specification).map_err(read(self.what))?;
@@ -92,6 +98,7 @@ impl<'u, 'a> Walk<'u, 'a> {
         let Some(at) = names.position(|name| name == gimli::DW_AT_sibling) else {
             return self.descend(entry).map(|()| false);
         };
+        self.work.spend(cost_of_skipping(entry), self.what)?;
         let error = read(self.what);
         self.entries.skip_attributes(&attributes[..at]).map_err(&error)?;
         let sibling = self.entries.read_attribute(attributes[at]).map_err(&error)?.value();

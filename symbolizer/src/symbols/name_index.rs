@@ -6,12 +6,18 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use nmiscope_names::{demangle, short_name};
+use nmiscope_names::{demangle, short_name, without_parameters};
 
 use super::{NamedSymbol, Symbols};
 
 /// Symbols of one name that are examined. Debian's kernels have up to some fifty.
 const MAX_NAMESAKES: usize = 1024;
+/// Bytes of names that are read, where those of a mangled name count [`MANGLED`] times.
+const MAX_READ: usize = 1 << 30;
+/// The cost of demangling a byte, in bytes that are only read.
+const MANGLED: usize = 8;
+/// Bytes of other spellings that are kept.
+const MAX_SPELLED: usize = 128 << 20;
 /// Prefixes of symbols that kernels leave out of kallsyms (`is_ignored_symbol()` in scripts/kallsyms.c, 6.1
 /// and 6.12, and `is_mapping_symbol()` for modules), so that they do not end the symbol before them.
 const NOT_IN_KALLSYMS: [&str; 10] = [
@@ -41,10 +47,17 @@ pub(super) struct NameIndex {
 impl NameIndex {
     pub(super) fn new(symbols: &Symbols<'_>) -> Self {
         let mut index = Self::default();
+        // Names may overlap in the table, so that a small file has a lot of them.
+        let (mut left_to_read, mut left_to_spell) = (MAX_READ, MAX_SPELLED);
         for (symbol, address) in symbols.places() {
             let Some(name) = symbols.name(symbol) else { continue };
+            let cost = name.len() * if is_mangled(&name) { MANGLED } else { 1 };
+            let Some(left) = left_to_read.checked_sub(cost) else { break };
+            left_to_read = left;
             index.exact.push((hash(&name), symbol));
             for spelling in spellings(&name) {
+                let Some(left) = left_to_spell.checked_sub(spelling.len()) else { break };
+                left_to_spell = left;
                 index.spellings.entry(spelling).or_default().push(symbol);
             }
             if !NOT_IN_KALLSYMS.iter().any(|prefix| name.starts_with(prefix)) {
@@ -93,21 +106,32 @@ impl NameIndex {
     }
 }
 
-/// Other spellings of a symbol's name: the path of a mangled name and the last part of that; the name
-/// without its hash for a symbol that LTO made global.
+/// Other spellings of a symbol's name: the path of a mangled name, that without C++ parameters, and its last
+/// part; the name without its hash for a symbol that LTO made global.
 fn spellings(name: &str) -> Vec<String> {
     if let Some((plain, _)) = name.split_once(".llvm.") {
         return vec![plain.to_owned()];
     }
-    if !name.starts_with("_R") && !name.starts_with("_Z") {
+    if !is_mangled(name) {
         return Vec::new();
     }
     let path = demangle(name);
     if path == name {
         return Vec::new();
     }
+    let bare = without_parameters(&path).to_owned();
     let last = short_name(&path).to_owned();
-    if last == path { vec![path] } else { vec![path, last] }
+    let mut spellings = vec![path];
+    for other in [bare, last] {
+        if !spellings.contains(&other) {
+            spellings.push(other);
+        }
+    }
+    spellings
+}
+
+fn is_mangled(name: &str) -> bool {
+    name.starts_with("_R") || name.starts_with("_Z")
 }
 
 fn hash(name: &str) -> u64 {

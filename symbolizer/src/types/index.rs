@@ -7,7 +7,10 @@ use std::collections::HashMap;
 use gimli::{AttributeValue, DwTag};
 
 use super::TypeError;
-use crate::dwarf::{DebugInfo, Dwarf, DwarfError, Unit, Value, follow, read, string};
+use crate::dwarf::{
+    DebugInfo, Dwarf, DwarfError, Unit, Value, cost_of_reading, cost_of_skipping, follow, read,
+    read_entry, string,
+};
 
 /// Nested namespaces that are followed; names deeper than that are left out.
 const MAX_NAMESPACES: usize = 64;
@@ -56,6 +59,7 @@ struct Attributes<'a> {
 
 impl Index {
     pub(super) fn build(debug: &DebugInfo<'_>, dwarf: &Dwarf<'_>) -> Result<Self, DwarfError> {
+        dwarf.work().begin_pass();
         let mut index = Self::default();
         for &offset in debug.units(dwarf)? {
             let unit = debug.unit(dwarf, offset)?;
@@ -97,6 +101,7 @@ impl Index {
         while !entries.is_empty() {
             let depth = entries.next_depth();
             let at = EntryAt { unit: offset, entry: entries.next_offset().0 };
+            dwarf.work().spend(1, "a unit")?;
             let Some(abbreviation) = entries.read_abbreviation().map_err(read("a unit"))? else {
                 continue;
             };
@@ -105,6 +110,7 @@ impl Index {
             }
             let tag = abbreviation.tag();
             if skip_below != isize::MAX || !is_wanted(tag) {
+                dwarf.work().spend(cost_of_skipping(abbreviation), "a unit")?;
                 entries.skip_attributes(abbreviation.attributes()).map_err(read("a unit"))?;
                 // The root entry of a unit is at depth 0.
                 if depth > 0 {
@@ -112,6 +118,7 @@ impl Index {
                 }
                 continue;
             }
+            dwarf.work().spend(cost_of_reading(abbreviation), "a unit")?;
             let mut attributes = Attributes::default();
             for &attribute in abbreviation.attributes() {
                 let attribute = entries.read_attribute(attribute).map_err(read("an entry"))?;
@@ -135,11 +142,15 @@ impl Index {
                     if name.is_none() && attributes.completes {
                         (name, linkage_name) = completed(debug, dwarf, unit, at)?;
                     }
+                    let length =
+                        [&name, &linkage_name].into_iter().flatten().map(String::len).sum();
+                    dwarf.work().spend_text(length, "the names of variables")?;
                     self.add_variable(&namespaces, name, linkage_name, at, attributes.declaration);
                     skip_below = depth;
                 }
                 _ => {
                     if let Some(name) = text(attributes.name).filter(|_| !attributes.declaration) {
+                        dwarf.work().spend_text(name.len(), "the names of types")?;
                         self.add_type(&namespaces, name, at);
                     }
                     skip_below = depth;
@@ -241,12 +252,12 @@ fn completed(
     unit: &Unit<'_>,
     at: EntryAt,
 ) -> Result<(Option<String>, Option<String>), DwarfError> {
-    let entry = unit.entry(gimli::UnitOffset(at.entry)).map_err(read("a variable"))?;
-    let Some((other, offset)) = follow(debug, dwarf, unit, &entry)? else {
+    let found = read_entry(dwarf.work(), unit, gimli::UnitOffset(at.entry), "a variable")?;
+    let Some((other, offset)) = follow(debug, dwarf, unit, &found)? else {
         return Ok((None, None));
     };
     let unit = other.as_ref().unwrap_or(unit);
-    let entry = unit.entry(offset).map_err(read("a declaration"))?;
+    let entry = read_entry(dwarf.work(), unit, offset, "a declaration")?;
     let text = |at| string(dwarf, unit, entry.attr_value(at)?).map(std::borrow::Cow::into_owned);
     Ok((text(gimli::DW_AT_name), text(gimli::DW_AT_linkage_name)))
 }

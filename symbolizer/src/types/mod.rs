@@ -22,7 +22,9 @@ use std::rc::Rc;
 use gimli::{AttributeValue, Operation, UnitOffset};
 use nmiscope_machine::{ReadError, VirtualAddress};
 
-use crate::dwarf::{DebugInfo, Dwarf, DwarfError, Entry, Unit, Value, follow, read, reference};
+use crate::dwarf::{
+    DebugInfo, Dwarf, DwarfError, Entry, Unit, Value, follow, read, read_entry, reference,
+};
 use crate::image::Image;
 use index::{EntryAt, Index};
 pub use place::Place;
@@ -125,7 +127,7 @@ impl<'i> Types<'i> {
     /// [`TypeError::NoDebugInfo`], or [`TypeError::Malformed`] when a section does not decompress.
     pub fn new(image: &'i Image<'_>) -> Result<Self, TypeError> {
         let debug = image.debug().ok_or(TypeError::NoDebugInfo)?;
-        Ok(Self { image, debug, dwarf: debug.dwarf()?, index: OnceCell::new() })
+        Ok(Self { image, debug, dwarf: debug.dwarf_with_locations()?, index: OnceCell::new() })
     }
 
     /// Finds a variable with static storage by its name: plain (`nmi_print_seq`), with its namespaces
@@ -139,6 +141,7 @@ impl<'i> Types<'i> {
     /// [`TypeError::Malformed`].
     pub fn variable<'t>(&'t self, name: &str) -> Result<Place<'t>, TypeError> {
         let candidates = self.index()?.variables(name);
+        self.dwarf.work().begin();
         let mut found: Option<Place<'t>> = None;
         let mut without_address = false;
         for &at in candidates {
@@ -172,6 +175,7 @@ impl<'i> Types<'i> {
     /// [`TypeError::NotFound`], [`TypeError::Ambiguous`] or [`TypeError::Malformed`].
     pub fn type_named<'t>(&'t self, name: &str) -> Result<Type<'t>, TypeError> {
         let at = self.index()?.type_named(name)?;
+        self.dwarf.work().begin();
         let unit = self.debug.unit(&self.dwarf, at.unit)?;
         Type::new(self, Rc::new(unit), UnitOffset(at.entry))
     }
@@ -195,7 +199,7 @@ impl<'i> Types<'i> {
 
     fn entry(&self, at: EntryAt) -> Result<(Rc<Unit<'_>>, Entry<'_>), TypeError> {
         let unit = self.debug.unit(&self.dwarf, at.unit)?;
-        let entry = unit.entry(UnitOffset(at.entry)).map_err(read("a variable"))?;
+        let entry = read_entry(self.dwarf.work(), &unit, UnitOffset(at.entry), "a variable")?;
         Ok((Rc::new(unit), entry))
     }
 
@@ -244,7 +248,7 @@ impl<'i> Types<'i> {
             if let Some(other) = other {
                 unit = Rc::new(other);
             }
-            entry = unit.entry(offset).map_err(read("a declaration"))?;
+            entry = read_entry(self.dwarf.work(), &unit, offset, "a declaration")?;
         }
         Err(TypeError::NotFound { name: "the type of a variable".to_owned() })
     }

@@ -109,7 +109,9 @@ impl<'t> Parts<'_, 't> {
                 return Ok(());
             }
             let is_child = entries.next_depth() == 1;
-            if entries.read_entry(&mut entry).map_err(read("a type's parts"))? && is_child {
+            let is_entry = entries.read_entry(&mut entry).map_err(read("a type's parts"))?;
+            self.dwarf.work().spend(1 + entry.attrs().len() as u64, "a type's parts")?;
+            if is_entry && is_child {
                 each(&entry);
             }
         }

@@ -12,7 +12,7 @@ use gimli::{AttributeValue, UnitOffset};
 
 use super::parts::{Parts, RawMember};
 use super::{MAX_REFERENCES, TypeError, Types};
-use crate::dwarf::{Entry, Unit, read, string};
+use crate::dwarf::{Entry, Unit, read_entry, string};
 
 /// Structures that are searched for a member: the given one, and C's anonymous ones inside it.
 const MAX_SEARCHED: usize = 256;
@@ -86,7 +86,7 @@ impl<'t> Type<'t> {
     ) -> Result<Self, TypeError> {
         let mut name = None;
         for _ in 0..MAX_REFERENCES {
-            let entry = unit.entry(offset).map_err(read("a type"))?;
+            let entry = read_entry(types.dwarf.work(), &unit, offset, "a type")?;
             if name.is_none() {
                 let value = entry.attr_value(gimli::DW_AT_name);
                 name = value

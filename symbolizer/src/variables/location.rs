@@ -7,7 +7,7 @@ use gimli::{AttributeValue, Piece, UnitOffset};
 use nmiscope_machine::{Register, VirtualAddress, VirtualMemory};
 
 use super::ValueError;
-use crate::dwarf::{Budget, Dwarf, Entry, Slice, Unit, Value, read};
+use crate::dwarf::{Budget, Dwarf, Entry, Slice, Unit, Value, Work, read, read_entry};
 use crate::expression::{ExpressionError, FrameContext};
 use crate::types::TypeError;
 use crate::unwind::UnwoundFrame;
@@ -40,7 +40,7 @@ pub(super) struct Locator<'a, 't> {
     /// The address of the frame's PC in the image, without bias.
     address: u64,
     frame: FrameContext<'a>,
-    budget: Budget,
+    budget: Budget<'a>,
 }
 
 impl<'a, 't> Locator<'a, 't> {
@@ -51,7 +51,7 @@ impl<'a, 't> Locator<'a, 't> {
         frame: &'a UnwoundFrame,
         memory: &'a dyn VirtualMemory,
         bias: u64,
-        budget: Budget,
+        budget: Budget<'a>,
     ) -> Self {
         let cfa = frame.cfa.map(|cfa| cfa.0);
         let frame =
@@ -59,10 +59,16 @@ impl<'a, 't> Locator<'a, 't> {
         Self { dwarf, unit, address, frame, budget }
     }
 
+    /// The budget of work for the debug information.
+    pub(super) fn work(&self) -> &'a Work {
+        self.dwarf.work()
+    }
+
     /// Evaluates the frame base of `function`, from which its variables count. A variable that needs the
     /// frame base reports an error if there is none.
     pub(super) fn find_frame_base(&mut self, function: UnitOffset) {
-        let Ok(entry) = self.unit.entry(function) else { return };
+        let entry = read_entry(self.dwarf.work(), self.unit, function, "a function");
+        let Ok(entry) = entry else { return };
         let Some(value) = entry.attr_value(gimli::DW_AT_frame_base) else { return };
         let Ok(Some(bytes)) = self.expression(value) else { return };
         let Ok(pieces) = self.pieces(bytes) else { return };
@@ -103,9 +109,12 @@ impl<'a, 't> Locator<'a, 't> {
         else {
             return Ok(None);
         };
-        while let Some(entry) = list.next().map_err(read(what))? {
+        while let Some(raw) = list.next_raw().map_err(read(what))? {
             self.budget.spend(1)?;
-            if (entry.range.begin..entry.range.end).contains(&self.address) {
+            let entry = list.convert_raw(raw).map_err(read(what))?;
+            if let Some(entry) = entry
+                && (entry.range.begin..entry.range.end).contains(&self.address)
+            {
                 return Ok(Some(entry.data.0));
             }
         }

@@ -22,7 +22,7 @@ use std::rc::Rc;
 use gimli::UnitOffset;
 use nmiscope_machine::VirtualMemory;
 
-use crate::dwarf::{Budget, Dwarf, DwarfError, Entry, Scope, Unit, follow, read, string};
+use crate::dwarf::{Budget, Dwarf, DwarfError, Entry, Scope, Unit, follow, read_entry, string};
 use crate::expression::ExpressionError;
 use crate::types::{TypeError, Types};
 use crate::unwind::UnwoundFrame;
@@ -152,7 +152,8 @@ impl<'t> Variables<'t> {
             return Ok(Vec::new());
         };
         let unit = self.types.unit(found.unit)?;
-        let budget = Budget::new("the locations of one frame's variables", MAX_LOCATIONS);
+        let what = "the locations of one frame's variables";
+        let budget = Budget::new(dwarf.work(), what, MAX_LOCATIONS);
         let mut locator = Locator::new(dwarf, &unit, address, frame, memory, self.bias, budget);
         locator.find_frame_base(found.function);
         let renderer = Renderer { types: self.types, memory, bias: self.bias };
@@ -184,7 +185,7 @@ impl<'t> Variables<'t> {
         locator: &mut Locator<'_, 't>,
         renderer: &Renderer<'_, 't>,
     ) -> Result<Option<Variable>, TypeError> {
-        let entry = unit.entry(offset).map_err(read("a variable"))?;
+        let entry = read_entry(locator.work(), unit, offset, "a variable")?;
         let (name, origin_value) = self.name(unit, &entry)?;
         let Some(name) = name else { return Ok(None) };
         let kind = match entry.tag() {
@@ -222,13 +223,15 @@ impl<'t> Variables<'t> {
             let constant = location::constant(&entry);
             if let Some(name) = entry.attr_value(gimli::DW_AT_name) {
                 let name = string(dwarf, &unit, name).map(std::borrow::Cow::into_owned);
+                let length = name.as_ref().map_or(0, String::len);
+                dwarf.work().spend_text(length, "the names of variables")?;
                 return Ok((name, constant));
             }
             let Some((other, offset)) = follow(debug, dwarf, &unit, &entry)? else { break };
             if let Some(other) = other {
                 unit = Rc::new(other);
             }
-            entry = unit.entry(offset).map_err(read("a variable"))?;
+            entry = read_entry(dwarf.work(), &unit, offset, "a variable")?;
         }
         Ok((None, None))
     }

@@ -34,7 +34,7 @@ pub enum Compression {
     None,
     /// Compressed as a zlib stream of stored blocks.
     Zlib,
-    /// Compressed as a zstd frame of raw blocks.
+    /// Compressed as a zstd frame of raw blocks, and of runs where a block has one byte only.
     Zstd,
 }
 
@@ -162,13 +162,20 @@ fn zlib(bytes: &[u8]) -> Vec<u8> {
     stream
 }
 
-/// RFC 8878, a single segment of one raw block.
+/// RFC 8878, a single segment.
 fn zstd(bytes: &[u8]) -> Vec<u8> {
-    assert!(bytes.len() < 128 << 10);
     let mut stream = vec![0x28, 0xb5, 0x2f, 0xfd, 0xa0];
     stream.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-    stream.extend_from_slice(&((bytes.len() as u32) << 3 | 1).to_le_bytes()[..3]);
-    stream.extend_from_slice(bytes);
+    let mut left = bytes.len();
+    let blocks: Vec<&[u8]> =
+        if bytes.is_empty() { vec![bytes] } else { bytes.chunks(128 << 10).collect() };
+    for block in blocks {
+        left -= block.len();
+        let is_run = block.len() > 1 && block.iter().all(|byte| *byte == block[0]);
+        let header = (block.len() as u32) << 3 | u32::from(is_run) << 1 | u32::from(left == 0);
+        stream.extend_from_slice(&header.to_le_bytes()[..3]);
+        stream.extend_from_slice(if is_run { &block[..1] } else { block });
+    }
     stream
 }
 

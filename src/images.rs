@@ -144,6 +144,17 @@ impl Files {
         Ok({ found }.next())
     }
 
+    /// Gives back the memory of the pages that have been read of mapped files. The next read of a page takes it from
+    /// the file again. A process that looks up thousands of addresses would otherwise hold a copy of most of the file's
+    /// page table entries, and count as large as the file.
+    pub fn release_pages(&self) {
+        for bytes in [Some(&self.image), self.debug.as_ref()].into_iter().flatten() {
+            if let Bytes::Mapped(map) = bytes {
+                release(map);
+            }
+        }
+    }
+
     /// Parses the image, with its separate debug file if there is one.
     ///
     /// # Errors
@@ -265,4 +276,11 @@ fn map(file: &File) -> io::Result<memmap2::Mmap> {
     // it truncates the file, the kernel sends SIGBUS, which ends a command that only reads and has
     // nothing to clean up; a session with more to lose uses `Access::Read`.
     unsafe { memmap2::Mmap::map(file) }
+}
+
+fn release(map: &memmap2::Mmap) {
+    // SAFETY: MADV_DONTNEED drops the pages of a mapping, and the next access reads them from the file again. Every
+    // `Mmap` of this module is private, read-only and of a file (`map`), so that no page has contents of its own that
+    // would be lost.
+    let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
 }

@@ -23,6 +23,7 @@ mod gdb;
 mod guest_image;
 mod hostile_detector;
 mod hostile_guest;
+mod hostile_symbols;
 mod linux_guest;
 mod live;
 mod moved_kernel;

@@ -97,6 +97,8 @@ fn parse_address(text: &str) -> Result<u64, NoPlace> {
 
 /// Longest time that lines are held back for the kernel's address offset, since the first of them came.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Number of lookups after which the pages of the image that they have read are given back.
+const LOOKUPS_PER_RELEASE: usize = 256;
 /// Largest number of bytes that is read at a time.
 const CHUNK: usize = 64 << 10;
 
@@ -120,7 +122,7 @@ pub fn symbolize(arguments: &SymbolizeArgs) -> anyhow::Result<Code> {
     if arguments.references.is_empty() {
         annotate_log(lookup, arguments)
     } else {
-        look_up_arguments(lookup, arguments)
+        look_up_arguments(lookup, &files, arguments)
     }
 }
 
@@ -188,29 +190,63 @@ fn wait_for_input(input: &io::StdinLock<'_>, patience: Duration) -> Duration {
     }
 }
 
-/// Prints the functions and lines of each argument.
-fn look_up_arguments(mut lookup: Lookup<'_>, arguments: &SymbolizeArgs) -> anyhow::Result<Code> {
-    let mut stdout = io::BufWriter::new(output::stdout());
-    let mut is_found = false;
-    for text in &arguments.references {
-        let mut reference = grammar::argument(text).context("the arguments have been checked")?;
-        reference.exact &= !arguments.return_addresses;
-        let offset = arguments.offset.unwrap_or(0);
-        let answer = match reference.target {
-            CodeLocation::Address(address) => {
-                lookup.place(address.wrapping_sub(offset), reference.exact)
-            }
-            CodeLocation::Symbol(_) => (*lookup.answer(&reference, offset)).clone(),
+/// Prints the functions and lines of each argument. Looks them up in the order of their addresses, so that each
+/// unit of the debug information is read once and its memory is given back.
+fn look_up_arguments(
+    mut lookup: Lookup<'_>,
+    files: &Files,
+    arguments: &SymbolizeArgs,
+) -> anyhow::Result<Code> {
+    let mut order: Vec<(u64, usize)> = Vec::new();
+    for (index, text) in arguments.references.iter().enumerate() {
+        let reference = grammar::argument(text).context("the arguments have been checked")?;
+        let address = match reference.target {
+            CodeLocation::Address(address) => address,
+            CodeLocation::Symbol(_) => u64::MAX,
         };
-        is_found |= answer.missing.is_none();
-        if arguments.json {
-            write_record(&mut stdout, None, text, &reference, &answer)?;
-        } else {
-            writeln!(stdout, "{}  {}", shown(text, &reference), result(&answer))?;
+        order.push((address, index));
+    }
+    order.sort_unstable();
+    let mut lines = vec![Vec::new(); order.len()];
+    let mut is_found = false;
+    for (count, (_, index)) in order.into_iter().enumerate() {
+        if count % LOOKUPS_PER_RELEASE == LOOKUPS_PER_RELEASE - 1 {
+            files.release_pages();
         }
+        let text = &arguments.references[index];
+        is_found |= look_up_argument(&mut lookup, arguments, text, &mut lines[index])?;
+    }
+    let mut stdout = io::BufWriter::new(output::stdout());
+    for line in lines {
+        stdout.write_all(&line)?;
     }
     stdout.flush()?;
     Ok(if is_found { exit_code::CLEAN } else { exit_code::NOTHING_FOUND })
+}
+
+/// Writes the line for an argument. Returns true if something was found.
+fn look_up_argument(
+    lookup: &mut Lookup<'_>,
+    arguments: &SymbolizeArgs,
+    text: &str,
+    line: &mut Vec<u8>,
+) -> anyhow::Result<bool> {
+    let mut reference = grammar::argument(text).context("the arguments have been checked")?;
+    reference.exact &= !arguments.return_addresses;
+    let offset = arguments.offset.unwrap_or(0);
+    let answer = match reference.target {
+        CodeLocation::Address(address) => {
+            lookup.place(address.wrapping_sub(offset), reference.exact)
+        }
+        CodeLocation::Symbol(_) => (*lookup.answer(&reference, offset)).clone(),
+    };
+    if arguments.json {
+        write_record(line, None, text, &reference, &answer)?;
+    } else {
+        writeln!(line, "{}  {}", shown(text, &reference), result(&answer))?;
+    }
+    line.shrink_to_fit();
+    Ok(answer.missing.is_none())
 }
 
 /// Returns an argument as it is printed: an address with all 16 digits.

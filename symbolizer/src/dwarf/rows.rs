@@ -52,10 +52,14 @@ impl<'p, 'a> Rows<'p, 'a> {
 
     fn run(&mut self) -> gimli::Result<Option<LineRow>> {
         let first_special = self.header.opcode_base();
+        let (base, range) = (i64::from(self.header.line_base()), self.header.line_range());
         while let Some((&opcode, rest)) = self.rest.slice().split_first() {
             self.rest = Slice::new(rest, gimli::LittleEndian);
             let is_row = if opcode >= first_special {
-                self.special(opcode - first_special)?;
+                // Steps 1 and 2 of a special opcode (DWARF 5, 6.2.5.1).
+                let adjusted = opcode - first_special;
+                self.advance_line(base + i64::from(adjusted % range));
+                self.advance(u64::from(adjusted / range))?;
                 true
             } else if opcode == 0 {
                 self.extended()?
@@ -75,13 +79,6 @@ impl<'p, 'a> Rows<'p, 'a> {
             }
         }
         Ok(None)
-    }
-
-    /// Steps 1 and 2 of a special opcode (DWARF 5, 6.2.5.1).
-    fn special(&mut self, adjusted: u8) -> gimli::Result<()> {
-        let range = self.header.line_range();
-        self.advance_line(i64::from(self.header.line_base()) + i64::from(adjusted % range));
-        self.advance(u64::from(adjusted / range))
     }
 
     fn advance_line(&mut self, by: i64) {
@@ -124,7 +121,7 @@ impl<'p, 'a> Rows<'p, 'a> {
                 self.advance(operations)?;
             }
             gimli::DW_LNS_advance_line => {
-                let by = self.rest.read_sleb128()?;
+                let by = self.signed_number()?;
                 self.advance_line(by);
             }
             gimli::DW_LNS_set_file => self.row.file = self.number()?,
@@ -185,6 +182,18 @@ impl<'p, 'a> Rows<'p, 'a> {
             _ => {}
         }
         Ok(false)
+    }
+
+    /// Reads a signed number; nearly all take one byte.
+    fn signed_number(&mut self) -> gimli::Result<i64> {
+        match self.rest.slice().split_first() {
+            Some((&byte, rest)) if byte < 0x80 => {
+                self.rest = Slice::new(rest, gimli::LittleEndian);
+                // Bit 6 is the sign.
+                Ok(i64::from((byte << 1).cast_signed() >> 1))
+            }
+            _ => self.rest.read_sleb128(),
+        }
     }
 
     /// Reads a number; nearly all take one byte.

@@ -13,7 +13,7 @@ use super::functions::FunctionTable;
 use super::lines::LineTable;
 
 /// Bytes of tables in a generation; there are two.
-const MAX_GENERATION: usize = 32 << 20;
+const MAX_GENERATION: usize = 16 << 20;
 /// Bytes that an entry of the cache takes beside its tables.
 const ENTRY: usize = 256;
 

@@ -13,12 +13,20 @@ use object::{CompressionFormat, LittleEndian};
 use nmiscope_machine::VirtualAddress;
 
 use crate::dwarf::InflationBudget;
+pub use links::SupplementaryLink;
+pub(crate) use symbol_table::SymbolTable;
+
+mod links;
+mod symbol_table;
 
 const LE: LittleEndian = LittleEndian;
 /// Longest section name that is compared, in bytes; no name that this crate looks for comes near it.
 const MAX_SECTION_NAME: usize = 64;
 /// Notes that are searched for a build-id. Images have a handful.
 const MAX_NOTES: usize = 256;
+
+/// Prefix of the names of compressed debug sections before ELF had SHF_COMPRESSED.
+pub(crate) const ZDEBUG: &[u8] = b".zdebug_";
 
 pub(crate) type ElfSymbol = Sym64<LittleEndian>;
 
@@ -122,7 +130,13 @@ pub(crate) struct Elf<'data> {
 
 impl<'data> Elf<'data> {
     pub(crate) fn parse(data: &'data [u8]) -> Result<Self, ElfError> {
-        let header = check_identity(data)?;
+        check_identity(data)?;
+        Self::parse_object(data)
+    }
+
+    /// Reads the headers of a file of any type, as a `.dwo` file's is that of an object.
+    pub(crate) fn parse_object(data: &'data [u8]) -> Result<Self, ElfError> {
+        let header = check_header(data)?;
         let malformed = |what| move |source| ElfError::Malformed { what, source };
         check_end("the section header table", header.e_shoff(LE), data)?;
         check_end("the program header table", header.e_phoff(LE), data)?;
@@ -166,13 +180,24 @@ impl<'data> Elf<'data> {
         Ok(elf)
     }
 
-    /// Checks that every loaded byte is in the file. Not meant for a separate debug file, whose program
-    /// headers describe the image that it was split from.
+    /// True if the file names the sections of code and has the bytes of none: a debug file that was split
+    /// from an image (`eu-strip -f`, `objcopy --only-keep-debug`).
+    pub(crate) fn is_debug_file(&self) -> bool {
+        let code = elf::SHF_ALLOC | elf::SHF_EXECINSTR;
+        let mut code = self.sections.iter().filter(|s| s.sh_flags(LE).contains(code)).peekable();
+        code.peek().is_some() && code.all(|section| section.sh_type(LE) == elf::SHT_NOBITS)
+    }
+
+    /// Checks that every loaded byte is in the file. The program headers of a debug file describe the
+    /// image that it was split from, and are not checked.
     pub(crate) fn check_segments(&self) -> Result<(), ElfError> {
         let header = check_identity(self.data)?;
         let segments = header
             .program_headers(LE, self.data)
             .map_err(|source| ElfError::Malformed { what: "program headers", source })?;
+        if self.is_debug_file() {
+            return Ok(());
+        }
         for segment in segments.iter().filter(|segment| segment.p_type(LE) == elf::PT_LOAD) {
             let end = segment.p_offset(LE).saturating_add(segment.p_filesz(LE));
             check_end("a loaded segment", end, self.data)?;
@@ -180,13 +205,18 @@ impl<'data> Elf<'data> {
         Ok(())
     }
 
+    /// Finds a section by its name; a debug section also by the older name of a compressed one.
     pub(crate) fn section(&self, name: &str) -> Option<SectionData<'data>> {
-        let section = self
-            .sections
-            .iter()
-            .find(|section| name_of(section, self.section_names) == name.as_bytes())?;
+        let named = |prefix: &[u8], rest: &str| {
+            self.sections.iter().find(|section| {
+                let name = name_of(section, self.section_names).strip_prefix(prefix);
+                name == Some(rest.as_bytes())
+            })
+        };
+        let section = named(b"", name)
+            .or_else(|| name.strip_prefix(".debug_").and_then(|rest| named(ZDEBUG, rest)))?;
         let address = section.sh_addr(LE);
-        Some(match compressed(section, self.data) {
+        Some(match compressed(section, self.section_names, self.data) {
             Some((bytes, format, size)) => {
                 SectionData { bytes, address, compression: Some((format, size)) }
             }
@@ -209,14 +239,10 @@ impl<'data> Elf<'data> {
         section.data(LE, self.data).ok()?.get(offset..)
     }
 
-    /// The static symbol table and its names, or the dynamic one of an image that has no other.
-    pub(crate) fn symbol_table(&self) -> Option<(&'data [ElfSymbol], &'data [u8])> {
-        [elf::SHT_SYMTAB, elf::SHT_DYNSYM].into_iter().find_map(|kind| {
-            let table = self.sections.iter().find(|section| section.sh_type(LE) == kind)?;
-            let symbols = table.data_as_array(LE, self.data).ok()?;
-            let names = self.sections.get(table.sh_link(LE) as usize)?;
-            Some((symbols, names.data(LE, self.data).ok()?))
-        })
+    /// The static symbol table, or the dynamic one of an image that has no other.
+    pub(crate) fn symbol_table(&self) -> Option<SymbolTable<'data>> {
+        let mut kinds = [elf::SHT_SYMTAB, elf::SHT_DYNSYM].into_iter();
+        kinds.find_map(|kind| SymbolTable::find(self.sections, kind, self.data))
     }
 
     /// True if there is a full symbol table, not only the one for dynamic linking.
@@ -273,13 +299,6 @@ impl<'data> Elf<'data> {
         })
     }
 
-    pub(crate) fn debuglink(&self) -> Option<DebugLink<'data>> {
-        let bytes = self.section(".gnu_debuglink")?.bytes;
-        let length = bytes.iter().take(256).position(|&byte| byte == 0)?;
-        let crc = bytes.get((length + 1).next_multiple_of(4)..)?.first_chunk()?;
-        Some(DebugLink { name: &bytes[..length], crc: u32::from_le_bytes(*crc) })
-    }
-
     /// The budget of memory for decompressed sections, which all of the file share.
     pub(crate) fn inflation_budget(&self) -> &InflationBudget {
         &self.inflation
@@ -332,8 +351,16 @@ pub(crate) fn name_of<'data>(
 /// `None` for a section that is not compressed.
 pub(crate) fn compressed<'data>(
     section: &SectionHeader64<LittleEndian>,
+    names: &[u8],
     data: &'data [u8],
 ) -> Option<(&'data [u8], CompressionFormat, u64)> {
+    if name_of(section, names).starts_with(ZDEBUG) {
+        // "ZLIB", the uncompressed size in 8 bytes, most significant first, and a zlib stream
+        // (binutils, gas/doc/as.texi, `--compress-debug-sections=zlib-gnu`).
+        let (size, bytes) =
+            section.data(LE, data).ok()?.strip_prefix(b"ZLIB")?.split_first_chunk()?;
+        return Some((bytes, CompressionFormat::Zlib, u64::from_be_bytes(*size)));
+    }
     let (header, offset, size) = section.compression(LE, data).ok()??;
     let format = match header.ch_type(LE) {
         elf::ELFCOMPRESS_ZLIB => CompressionFormat::Zlib,

@@ -14,8 +14,9 @@ use nmiscope_names::demangle;
 
 use crate::call_frames::CallFrames;
 use crate::code::ends_in_call;
+use crate::companions::Companions;
 use crate::dwarf::{DebugInfo, DwarfError, Function};
-use crate::elf::{DebugLink, Elf, ElfError};
+use crate::elf::{DebugLink, Elf, ElfError, SupplementaryLink};
 use crate::program_counter::ProgramCounter;
 use crate::source::Location;
 use crate::symbols::{NamedSymbol, Symbol, SymbolOffset, Symbols};
@@ -87,12 +88,11 @@ impl<'data> Image<'data> {
     /// # Errors
     /// [`ElfError`] when the bytes are no such file, or not all of one.
     pub fn parse(image: &'data [u8]) -> Result<Self, ElfError> {
-        Self::parse_with_debug(image, None)
+        Self::parse_with(image, Companions::default())
     }
 
-    /// Parses an image with a separate debug file, which supplies what `image` itself lacks: debug
-    /// information, `.debug_frame`, and the full symbol table. The caller checks that the two belong
-    /// together, by [`build_id`](Self::build_id) or [`DebugLink::matches`].
+    /// Parses an image with a separate debug file, which supplies what `image` itself lacks; see
+    /// [`Companions::debug`].
     ///
     /// # Errors
     /// [`ElfError`] when either of the two is no such file, or not all of one.
@@ -100,17 +100,32 @@ impl<'data> Image<'data> {
         image: &'data [u8],
         debug: Option<&'data [u8]>,
     ) -> Result<Self, ElfError> {
+        Self::parse_with(image, Companions { debug, ..Companions::default() })
+    }
+
+    /// Parses an image with files that supply what it lacks.
+    ///
+    /// # Errors
+    /// [`ElfError`] when the image or its debug file is no such file, or not all of one. Of the other
+    /// files one that cannot be used is as none.
+    pub fn parse_with(image: &'data [u8], files: Companions<'data>) -> Result<Self, ElfError> {
         let elf = Elf::parse(image)?;
         elf.check_segments()?;
-        let separate = debug.map(Elf::parse).transpose()?;
+        let separate = files.debug.map(Elf::parse).transpose()?;
         let symbols = match &separate {
             Some(file) if !elf.has_static_symbols() && file.has_static_symbols() => file,
             _ => &elf,
         };
-        let symbols = Symbols::new(symbols.clone());
+        let more = files.minimal.filter(|_| !symbols.has_static_symbols());
+        let more = more.and_then(|file| Elf::parse(file).ok()).map(Symbols::new);
+        let symbols = Symbols::new(symbols.clone()).with_more(more);
         let call_frames = CallFrames::find(&elf, separate.as_ref());
+        let object = |file: Option<&'data [u8]>| Elf::parse_object(file?).ok();
+        let (supplementary, package) = (object(files.supplementary), object(files.package));
         let debug =
             DebugInfo::find(&elf, &elf).or_else(|| DebugInfo::find(separate.as_ref()?, &elf));
+        let debug = debug
+            .map(|debug| debug.with_files(supplementary.as_ref(), package.as_ref(), files.split));
         Ok(Self { elf, symbols, debug, call_frames })
     }
 
@@ -128,6 +143,18 @@ impl<'data> Image<'data> {
     /// The debug file that a stripped image names, in `.gnu_debuglink`.
     pub fn debuglink(&self) -> Option<DebugLink<'data>> {
         self.elf.debuglink()
+    }
+
+    /// The supplementary file that the image's own debug information refers to; `None` without such a
+    /// reference.
+    pub fn supplementary_link(&self) -> Option<SupplementaryLink<'data>> {
+        self.elf.supplementary_link()
+    }
+
+    /// True if the file is a debug file that was split from an image: it names the sections of code and
+    /// has none.
+    pub fn is_debug_file(&self) -> bool {
+        self.elf.is_debug_file()
     }
 
     /// True if the image or its debug file has any debug information.

@@ -26,6 +26,7 @@
 //! | `expression` | DWARF expressions over the registers of a frame |
 //! | `call_frames` | address to call frame information |
 //! | `code` | the recognition of a call at the end of a function |
+//! | `companions` | the files that supply what an image lacks |
 //! | `relocatable` | a kernel module's object file, laid out as an image |
 //! | `image` | all of the above behind a single lookup |
 //! | `types` | variables and types by name, reads through them |
@@ -71,6 +72,7 @@
 
 mod call_frames;
 mod code;
+mod companions;
 mod dwarf;
 mod elf;
 mod expression;
@@ -86,8 +88,9 @@ mod types;
 mod unwind;
 mod variables;
 
-pub use dwarf::DwarfError;
-pub use elf::{DebugLink, ElfError};
+pub use companions::Companions;
+pub use dwarf::{DwarfError, SharedBytes, SplitFiles, SplitUnit};
+pub use elf::{DebugLink, ElfError, SupplementaryLink};
 pub use expression::ExpressionError;
 pub use image::{Frame, Image, Missing, Resolved};
 pub use nmiscope_names::{demangle, short_name};

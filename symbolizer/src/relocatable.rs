@@ -19,7 +19,7 @@ use object::elf::{self, Rela64, SectionHeader64};
 use object::read::elf::{FileHeader, SectionHeader};
 
 use crate::dwarf::{InflationBudget, inflate};
-use crate::elf::{ElfError, ElfSymbol, check_header, compressed, name_of};
+use crate::elf::{ElfError, ElfSymbol, SymbolTable, ZDEBUG, check_header, compressed, name_of};
 
 const LE: LittleEndian = LittleEndian;
 /// The start of the layout: the module mapping space on x86-64 (Documentation/arch/x86/x86_64/mm.rst).
@@ -157,15 +157,19 @@ impl<'data> Linker<'data> {
     /// Turns the values of symbols, which are offsets in their sections, into addresses.
     fn move_symbols(&mut self) {
         // An object has one symbol table (gABI, chapter 4).
-        let table = self.sections.iter().find(|section| section.sh_type(LE) == elf::SHT_SYMTAB);
-        let Some(table) = table else { return };
-        let Ok(symbols) = table.data_as_array::<ElfSymbol, _>(LE, self.file) else { return };
-        for (index, symbol) in symbols.iter().enumerate() {
-            let defined_in = usize::from(symbol.st_shndx.get(LE).0);
-            if let Some(base) = self.addresses.get(&defined_in) {
+        let mut sections = self.sections.iter();
+        let Some(header) = sections.find(|section| section.sh_type(LE) == elf::SHT_SYMTAB) else {
+            return;
+        };
+        let Some(table) = SymbolTable::find(self.sections, elf::SHT_SYMTAB, self.file) else {
+            return;
+        };
+        for (index, symbol) in table.symbols.iter().enumerate() {
+            let defined_in = table.section_of(index);
+            if let Some(base) = defined_in.and_then(|section| self.addresses.get(&section)) {
                 let address = base.wrapping_add(symbol.st_value.get(LE));
                 let at = index * size_of::<ElfSymbol>() + offset::ST_VALUE;
-                self.put(table.sh_offset(LE) as usize + at, &address.to_le_bytes());
+                self.put(header.sh_offset(LE) as usize + at, &address.to_le_bytes());
             }
         }
     }
@@ -178,22 +182,20 @@ impl<'data> Linker<'data> {
         for relocations in self.sections.iter().filter(|s| s.sh_type(LE) == elf::SHT_RELA) {
             let target = relocations.sh_info(LE) as usize;
             let Some(section) = self.sections.get(target) else { continue };
-            if !name_of(section, self.names).starts_with(b".debug_") {
+            let name = name_of(section, self.names);
+            if !name.starts_with(b".debug_") && !name.starts_with(ZDEBUG) {
                 continue;
             }
             let entries = relocations.data_as_array::<Rela64<_>, _>(LE, self.file);
             let entries = entries.ok().filter(|entries| entries.len() <= budget);
             let Some(entries) = entries else { continue };
             budget -= entries.len();
-            let symbols = self
-                .sections
-                .get(relocations.sh_link(LE) as usize)
-                .and_then(|table| table.data_as_array::<ElfSymbol, _>(LE, self.file).ok())
-                .unwrap_or_default();
+            let symbols = relocations.sh_link(LE) as usize;
+            let symbols = SymbolTable::at(self.sections, symbols, self.file).unwrap_or_default();
             // A section that does not decompress is reported by its reader.
             let Some((start, size)) = self.contents(target) else { continue };
             for entry in entries {
-                self.apply(entry, symbols, start, size);
+                self.apply(entry, &symbols, start, size);
             }
         }
     }
@@ -201,7 +203,7 @@ impl<'data> Linker<'data> {
     /// The place of a section's bytes in the image, decompressed, and their number.
     fn contents(&mut self, index: usize) -> Option<(usize, usize)> {
         let section = &self.sections[index];
-        let Some((bytes, format, size)) = compressed(section, self.file) else {
+        let Some((bytes, format, size)) = compressed(section, self.names, self.file) else {
             let length = section.data(LE, self.file).ok()?.len();
             return Some((section.sh_offset(LE) as usize, length));
         };
@@ -224,7 +226,7 @@ impl<'data> Linker<'data> {
     fn apply(
         &mut self,
         entry: &Rela64<LittleEndian>,
-        symbols: &[ElfSymbol],
+        table: &SymbolTable<'_>,
         start: usize,
         size: usize,
     ) {
@@ -233,8 +235,9 @@ impl<'data> Linker<'data> {
             elf::R_X86_64_32 | elf::R_X86_64_32S => 4,
             _ => return,
         };
-        let Some(symbol) = symbols.get(entry.r_sym(LE, false) as usize) else { return };
-        let section = self.addresses.get(&usize::from(symbol.st_shndx.get(LE).0));
+        let index = entry.r_sym(LE, false) as usize;
+        let Some(symbol) = table.symbols.get(index) else { return };
+        let section = table.section_of(index).and_then(|section| self.addresses.get(&section));
         let value = section
             .copied()
             .unwrap_or(0)

@@ -15,7 +15,7 @@ use nmiscope_machine::VirtualAddress;
 use object::LittleEndian;
 use object::elf;
 
-use crate::elf::{Elf, ElfSymbol};
+use crate::elf::{Elf, ElfSymbol, SymbolTable};
 use crate::ranges::RangeMap;
 use crate::strings::string_at;
 use name_index::NameIndex;
@@ -89,36 +89,48 @@ struct Begin {
 #[derive(Clone, Debug)]
 pub(crate) struct Symbols<'data> {
     elf: Elf<'data>,
-    symbols: &'data [ElfSymbol],
-    names: &'data [u8],
+    table: SymbolTable<'data>,
     by_address: OnceCell<RangeMap<u32>>,
     by_name: OnceCell<NameIndex>,
     passes: Cell<u32>,
+    /// The table of another file, with symbols that this one lacks.
+    more: Option<Box<Symbols<'data>>>,
 }
 
 impl<'data> Symbols<'data> {
     pub(crate) fn new(elf: Elf<'data>) -> Self {
-        let (symbols, names) = elf.symbol_table().unwrap_or_default();
-        let symbols = &symbols[..symbols.len().min(MAX_SYMBOLS)];
+        let mut table = elf.symbol_table().unwrap_or_default();
+        table.symbols = &table.symbols[..table.symbols.len().min(MAX_SYMBOLS)];
         Self {
             elf,
-            symbols,
-            names,
+            table,
             by_address: OnceCell::new(),
             by_name: OnceCell::new(),
             passes: Cell::new(0),
+            more: None,
         }
     }
 
+    /// Adds the table of another file, with symbols that this one lacks.
+    #[must_use]
+    pub(crate) fn with_more(self, more: Option<Self>) -> Self {
+        Self { more: more.map(Box::new), ..self }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        self.symbols.is_empty()
+        self.table.symbols.is_empty() && self.more.as_ref().is_none_or(|more| more.is_empty())
     }
 
     /// The symbol of a name. Among several, a global wins over a weak, a weak over a local one; then the
     /// first in the table.
     pub(crate) fn by_name(&self, name: &str) -> Option<Symbol<'data>> {
-        let named = self.symbols.iter().zip(0..).filter(|(symbol, _)| {
-            let rest = self.names.get(symbol.st_name.get(LE) as usize..).unwrap_or_default();
+        let own = self.own_by_name(name);
+        own.or_else(|| self.more.as_ref()?.by_name(name))
+    }
+
+    fn own_by_name(&self, name: &str) -> Option<Symbol<'data>> {
+        let named = self.table.symbols.iter().zip(0..).filter(|(symbol, _)| {
+            let rest = self.table.names.get(symbol.st_name.get(LE) as usize..).unwrap_or_default();
             rest.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
         });
         let (_, index) = named
@@ -151,6 +163,7 @@ impl<'data> Symbols<'data> {
     pub(crate) fn named(&self, name: &str) -> Vec<NamedSymbol<'data>> {
         let index = self.by_name.get_or_init(|| NameIndex::new(self));
         let mut found = index.find(self, name);
+        found.extend(self.more.iter().flat_map(|more| more.named(name)));
         found.sort_by_key(|named| named.symbol.address);
         found.dedup_by_key(|named| named.symbol.address);
         found
@@ -158,20 +171,27 @@ impl<'data> Symbols<'data> {
 
     /// The name of a symbol as the table has it.
     pub(crate) fn name(&self, index: u32) -> Option<Cow<'data, str>> {
-        string_at(self.names, self.symbols.get(index as usize)?.st_name.get(LE) as usize)
+        string_at(
+            self.table.names,
+            self.table.symbols.get(index as usize)?.st_name.get(LE) as usize,
+        )
     }
 
     /// The end address of the section that a symbol is in.
     fn section_end(&self, index: u32) -> Option<u64> {
-        let section = self.symbols.get(index as usize)?.st_shndx.get(LE).0;
-        Some(self.elf.allocated_section(usize::from(section))?.1)
+        Some(self.loaded_section(index)?.1)
+    }
+
+    /// The address range of the loaded section that a symbol is in.
+    fn loaded_section(&self, index: u32) -> Option<(u64, u64)> {
+        self.elf.allocated_section(self.table.section_of(index as usize)?)
     }
 
     /// Indices and addresses of the symbols that lie in the loaded image and have a name.
     pub(crate) fn places(&self) -> impl Iterator<Item = (u32, u64)> {
-        (0..).zip(self.symbols).filter_map(|(index, symbol)| {
+        (0..).zip(self.table.symbols).filter_map(|(index, symbol)| {
             kind(symbol)?;
-            self.elf.allocated_section(usize::from(symbol.st_shndx.get(LE).0))?;
+            self.loaded_section(index)?;
             (symbol.st_name.get(LE) != 0).then_some((index, symbol.st_value.get(LE)))
         })
     }
@@ -181,8 +201,14 @@ impl<'data> Symbols<'data> {
     /// so that a symbol without a size is only another name for the start of one with a size; then
     /// functions before data before labels, then the last in the table.
     pub(crate) fn containing(&self, address: VirtualAddress) -> Option<SymbolOffset<'data>> {
+        let own = self.own_containing(address);
+        let more = self.more.as_ref().and_then(|more| more.containing(address));
+        [own, more].into_iter().flatten().max_by_key(|found| found.symbol.address)
+    }
+
+    fn own_containing(&self, address: VirtualAddress) -> Option<SymbolOffset<'data>> {
         let passes = self.passes.get();
-        let passed = (passes as usize).saturating_mul(self.symbols.len());
+        let passed = (passes as usize).saturating_mul(self.table.symbols.len());
         let index = if passes < PASSES && passed < MAX_PASSED {
             self.passes.set(passes + 1);
             self.pass(address.0)?
@@ -196,9 +222,9 @@ impl<'data> Symbols<'data> {
     }
 
     pub(crate) fn symbol(&self, index: u32) -> Option<Symbol<'data>> {
-        let symbol = self.symbols.get(index as usize)?;
+        let symbol = self.table.symbols.get(index as usize)?;
         Some(Symbol {
-            name: string_at(self.names, symbol.st_name.get(LE) as usize)?,
+            name: string_at(self.table.names, symbol.st_name.get(LE) as usize)?,
             address: VirtualAddress(symbol.st_value.get(LE)),
             size: symbol.st_size.get(LE),
             kind: kind(symbol)?,
@@ -209,8 +235,7 @@ impl<'data> Symbols<'data> {
     /// without a name.
     fn begin(&self, symbol: &ElfSymbol, index: u32) -> Option<Begin> {
         let kind = kind(symbol)?;
-        let section = usize::from(symbol.st_shndx.get(LE).0);
-        let (first, end) = self.elf.allocated_section(section)?;
+        let (first, end) = self.loaded_section(index)?;
         let address = symbol.st_value.get(LE);
         let is_place = symbol.st_name.get(LE) != 0 && (first..=end).contains(&address);
         let rank = (symbol.st_size.get(LE), Reverse(kind), index);
@@ -223,7 +248,7 @@ impl<'data> Symbols<'data> {
         let mut nearest_begin = 0;
         // The nearest whose size reaches the address.
         let mut around: Option<Begin> = None;
-        for (symbol, index) in self.symbols.iter().zip(0..) {
+        for (symbol, index) in self.table.symbols.iter().zip(0..) {
             let begin = symbol.st_value.get(LE);
             if begin > address {
                 continue;
@@ -244,7 +269,7 @@ impl<'data> Symbols<'data> {
     }
 
     fn index_by_address(&self) -> RangeMap<u32> {
-        let symbols = self.symbols.iter().zip(0..);
+        let symbols = self.table.symbols.iter().zip(0..);
         let mut begins: Vec<Begin> =
             symbols.filter_map(|(symbol, index)| self.begin(symbol, index)).collect();
         // Of those that begin together one is shown, the others are aliases of its start.

@@ -2,48 +2,13 @@
 
 mod common;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use common::{Plain, normalized, plain, text_addresses};
+use common::{Plain, plain, text_addresses, with_llvm};
 use nmiscope_machine::VirtualAddress;
 use nmiscope_symbolizer::{Image, Missing, ProgramCounter, Resolved, TypeError, TypeKind, Types};
-
-/// Runs llvm-symbolizer in its default style: it prints, for each frame, a line with the name and a line
-/// with `file:line:column`, and an empty line after each address.
-fn llvm_symbolizer(file: &Path, addresses: &[u64]) -> Vec<Vec<Plain>> {
-    let mut child = Command::new("llvm-symbolizer")
-        .args(["--no-demangle", "--inlines", "--obj"])
-        .arg(file)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("llvm-symbolizer");
-    let mut input = child.stdin.take().expect("a pipe");
-    let lines: String = addresses.iter().map(|address| format!("{address:#x}\n")).collect();
-    let writer = std::thread::spawn(move || input.write_all(lines.as_bytes()));
-    let output = child.wait_with_output().expect("llvm-symbolizer");
-    writer.join().expect("a thread").expect("a pipe");
-    let text = String::from_utf8(output.stdout).expect("UTF-8");
-    let answers: Vec<_> = text
-        .trim_end()
-        .split("\n\n")
-        .map(|answer| {
-            let lines: Vec<_> = answer.lines().collect();
-            let frames = lines.chunks_exact(2).map(|frame| {
-                let (place, _column) = frame[1].rsplit_once(':').expect("a column");
-                let (file, line) = place.rsplit_once(':').expect("a line");
-                let file = if file == "??" { file.into() } else { normalized(file) };
-                (frame[0].to_owned(), file, line.parse().expect("a number"))
-            });
-            frames.collect()
-        })
-        .collect();
-    assert_eq!(answers.len(), addresses.len());
-    answers
-}
 
 /// Removes the two things from an answer of llvm-symbolizer that it guesses from the symbol table.
 fn without_guesses(mut answer: Vec<Plain>, found: &Resolved<'_>, image: &Image<'_>) -> Vec<Plain> {
@@ -67,7 +32,7 @@ fn without_guesses(mut answer: Vec<Plain>, found: &Resolved<'_>, image: &Image<'
 fn compare(file: &Path, bytes: &[u8], addresses: &[u64]) -> usize {
     let image = Image::parse(bytes).expect("an image");
     let mut with_lines = 0;
-    for (&address, expected) in addresses.iter().zip(llvm_symbolizer(file, addresses)) {
+    for (&address, expected) in addresses.iter().zip(with_llvm(file, addresses)) {
         let resolved = image.frames(ProgramCounter::Interrupted(VirtualAddress(address)));
         let expected = without_guesses(expected, &resolved, &image);
         let mut found = plain(&resolved);

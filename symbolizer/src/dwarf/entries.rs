@@ -4,6 +4,7 @@
 //! `types`.
 
 use std::borrow::Cow;
+use std::rc::Rc;
 
 use gimli::{AttributeValue, DwAt, Reader, Section, UnitOffset, UnitRef, UnitSectionOffset};
 
@@ -12,7 +13,58 @@ use super::work::Budget;
 use super::{DebugInfo, Dwarf, DwarfError, Work, read};
 use crate::strings::{bounded, string_at};
 
-pub(crate) type Unit<'a> = gimli::Unit<Slice<'a>>;
+/// A unit, with the sections that its values refer to.
+#[derive(Debug)]
+pub(crate) struct Unit<'a> {
+    pub(super) unit: gimli::Unit<Slice<'a>>,
+    pub(super) home: Home<'a>,
+}
+
+/// The file of a unit.
+#[derive(Debug)]
+pub(super) enum Home<'a> {
+    /// The file with the image's debug information.
+    Main,
+    /// The supplementary file, which several images share.
+    Supplementary(Rc<Dwarf<'a>>),
+    /// The file with the entries of a skeleton unit.
+    Split(Rc<Dwarf<'a>>),
+}
+
+impl<'a> Unit<'a> {
+    /// The sections of the unit's file; `main` are those of the image's debug information.
+    pub(crate) fn sections<'s>(&'s self, main: &'s Dwarf<'a>) -> &'s Dwarf<'a> {
+        match &self.home {
+            Home::Main => main,
+            Home::Supplementary(sections) | Home::Split(sections) => sections,
+        }
+    }
+
+    /// True if both are the same unit of the same file.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let same_file = match (&self.home, &other.home) {
+            (Home::Main, Home::Main) | (Home::Supplementary(_), Home::Supplementary(_)) => true,
+            (Home::Split(_), Home::Split(_)) => self.dwo_id == other.dwo_id,
+            _ => false,
+        };
+        same_file && self.header.offset() == other.header.offset()
+    }
+}
+
+impl<'a> std::ops::Deref for Unit<'a> {
+    type Target = gimli::Unit<Slice<'a>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.unit
+    }
+}
+
+impl std::ops::DerefMut for Unit<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.unit
+    }
+}
+
 pub(crate) type Value<'a> = AttributeValue<Slice<'a>>;
 pub(crate) type Entry<'a> = gimli::DebuggingInformationEntry<Slice<'a>>;
 
@@ -27,6 +79,8 @@ pub(crate) fn string<'a>(
     unit: &Unit<'a>,
     value: Value<'a>,
 ) -> Option<Cow<'a, str>> {
+    let main = dwarf;
+    let dwarf = unit.sections(main);
     let in_strings = |offset: usize| string_at(dwarf.debug_str.reader().slice(), offset);
     match value {
         AttributeValue::String(text) => Some(bounded(text.slice())),
@@ -36,6 +90,9 @@ pub(crate) fn string<'a>(
         }
         AttributeValue::DebugLineStrRef(offset) => {
             string_at(dwarf.debug_line_str.reader().slice(), offset.0)
+        }
+        AttributeValue::DebugStrRefSup(offset) => {
+            string_at(main.sup()?.debug_str.reader().slice(), offset.0)
         }
         _ => None,
     }
@@ -129,7 +186,7 @@ fn address<'a>(unit: UnitRef<'_, Slice<'a>>, value: Value<'a>) -> Result<Option<
 /// The name of the function that an entry describes: its linkage name, else its plain name, from the entry
 /// itself or from the entries that it refers to.
 pub(crate) fn function_name<'a>(
-    info: &DebugInfo<'_>,
+    info: &'a DebugInfo<'_>,
     dwarf: &Dwarf<'a>,
     unit: &Unit<'a>,
     offset: gimli::UnitOffset,
@@ -167,7 +224,7 @@ pub(crate) fn function_name<'a>(
 
 /// Finds an entry's abstract origin or specification: in the same unit, or in the one returned with it.
 pub(crate) fn follow<'a>(
-    info: &DebugInfo<'_>,
+    info: &'a DebugInfo<'_>,
     dwarf: &Dwarf<'a>,
     unit: &Unit<'a>,
     entry: &Entry<'a>,
@@ -181,9 +238,9 @@ pub(crate) fn follow<'a>(
     }
 }
 
-/// Resolves a reference. `None` where it leads outside this file, or into a type unit.
+/// Resolves a reference. `None` where it leads into a type unit, or a file that is not available.
 pub(crate) fn reference<'a>(
-    info: &DebugInfo<'_>,
+    info: &'a DebugInfo<'_>,
     dwarf: &Dwarf<'a>,
     unit: &Unit<'a>,
     value: Value<'a>,
@@ -194,23 +251,43 @@ pub(crate) fn reference<'a>(
             if let Some(offset) = UnitSectionOffset(offset.0).to_unit_offset(&unit.header) {
                 return Ok(Some((None, offset)));
             }
-            let other = info.unit_containing(dwarf, offset.0)?;
+            let other = match &unit.home {
+                Home::Main => info.unit_containing(dwarf, offset.0)?,
+                Home::Supplementary(_) => {
+                    match info.supplementary_unit_containing(dwarf, offset.0)? {
+                        Some(other) => other,
+                        None => return Ok(None),
+                    }
+                }
+                // A compiler writes references between units of one `.dwo` file with LTO alone.
+                Home::Split(_) => return Ok(None),
+            };
             let offset = UnitSectionOffset(offset.0).to_unit_offset(&other.header);
             Ok(offset.map(|offset| (Some(other), offset)))
+        }
+        AttributeValue::DebugInfoRefSup(offset) => {
+            let other = info.supplementary_unit_containing(dwarf, offset.0)?;
+            Ok(other.and_then(|other| {
+                let offset = UnitSectionOffset(offset.0).to_unit_offset(&other.header)?;
+                Some((Some(other), offset))
+            }))
         }
         _ => Ok(None),
     }
 }
 
 /// Reads the first entry, which describes the unit.
-pub(super) fn root<'a>(work: &Work, unit: &Unit<'a>) -> Result<Entry<'a>, DwarfError> {
+pub(super) fn root<'a>(
+    work: &Work,
+    unit: &gimli::Unit<Slice<'a>>,
+) -> Result<Entry<'a>, DwarfError> {
     read_entry(work, unit, unit.header.root_offset(), "a unit")
 }
 
 /// Reads the entry at an offset of a unit; `what` names it for errors.
 pub(crate) fn read_entry<'a>(
     work: &Work,
-    unit: &Unit<'a>,
+    unit: &gimli::Unit<Slice<'a>>,
     offset: UnitOffset,
     what: &'static str,
 ) -> Result<Entry<'a>, DwarfError> {

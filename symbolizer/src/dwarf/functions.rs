@@ -86,6 +86,7 @@ fn functions<'a>(
     nested: bool,
     is_text: impl Fn(u64) -> bool,
 ) -> Result<(RangeMap<usize>, bool), DwarfError> {
+    let dwarf = unit.sections(dwarf);
     let work = dwarf.work();
     let unit = UnitRef::new(dwarf, unit);
     let mut budget = Budget::new(work, "the address ranges of a unit's functions", MAX_RANGES);
@@ -170,6 +171,7 @@ pub(crate) fn inlined_calls<'a>(
     function: UnitOffset,
     address: u64,
 ) -> Result<Vec<InlinedCall>, DwarfError> {
+    let dwarf = unit.sections(dwarf);
     let work = dwarf.work();
     let unit = UnitRef::new(dwarf, unit);
     let mut budget = Budget::new(work, "the address ranges of one function", MAX_RANGES);

@@ -21,6 +21,8 @@ mod rows;
 mod scopes;
 mod sections;
 mod skim;
+mod split;
+mod supplementary;
 mod tables;
 mod units;
 mod walk;
@@ -39,6 +41,9 @@ use lines::LineTable;
 pub(crate) use scopes::{Scope, Scopes};
 use sections::Sections;
 pub(crate) use sections::{InflationBudget, Section, Slice, inflate};
+use split::SplitUnits;
+pub use split::{SharedBytes, SplitFiles, SplitUnit};
+use supplementary::Supplementary;
 use tables::{TableCache, UnitTables};
 use units::UnitIndex;
 pub(crate) use work::{Budget, Work};
@@ -84,6 +89,7 @@ pub(crate) fn read(what: &'static str) -> impl Fn(gimli::Error) -> DwarfError {
 }
 
 /// The sections of a file, with the budget for reading them.
+#[derive(Debug)]
 pub(crate) struct Dwarf<'a> {
     sections: gimli::Dwarf<Slice<'a>>,
     work: &'a Work,
@@ -120,6 +126,18 @@ pub(crate) struct DebugInfo<'data> {
     index: UnitIndex,
     tables: TableCache,
     work: Work,
+    split: SplitUnits<'data>,
+    supplementary: Option<Supplementary<'data>>,
+}
+
+/// The place of a unit: the offset of its header in the `.debug_info` of a file. A skeleton unit's place
+/// is that of the split unit too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UnitAt {
+    /// A unit in the file with the image's debug information.
+    Main(usize),
+    /// A unit in the supplementary file, which several images share.
+    Supplementary(usize),
 }
 
 impl<'data> DebugInfo<'data> {
@@ -131,22 +149,47 @@ impl<'data> DebugInfo<'data> {
             index: UnitIndex::default(),
             tables: TableCache::default(),
             work: Work::default(),
+            split: SplitUnits::new(None, None),
+            supplementary: None,
         })
+    }
+
+    /// Adds the files that this debug information refers to.
+    #[must_use]
+    pub(crate) fn with_files(
+        self,
+        supplementary: Option<&Elf<'data>>,
+        package: Option<&Elf<'data>>,
+        files: Option<&'data dyn SplitFiles>,
+    ) -> Self {
+        let supplementary = supplementary.and_then(Supplementary::find);
+        Self { split: SplitUnits::new(package, files), supplementary, ..self }
     }
 
     /// The sections for lookups of functions and lines.
     pub(crate) fn dwarf(&self) -> Result<Dwarf<'_>, DwarfError> {
-        Ok(Dwarf { sections: self.sections.dwarf(sections::FOR_LINES)?, work: &self.work })
+        self.dwarf_with(sections::FOR_LINES)
     }
 
     /// The sections for lookups of variables too: their locations are the larger part in some files.
     pub(crate) fn dwarf_with_locations(&self) -> Result<Dwarf<'_>, DwarfError> {
-        Ok(Dwarf { sections: self.sections.dwarf(sections::ALL)?, work: &self.work })
+        self.dwarf_with(sections::ALL)
+    }
+
+    fn dwarf_with(&self, wanted: fn(gimli::SectionId) -> bool) -> Result<Dwarf<'_>, DwarfError> {
+        let mut sections = self.sections.dwarf(wanted)?;
+        if let Some(supplementary) = &self.supplementary {
+            sections.set_sup(supplementary.sections()?);
+        }
+        Ok(Dwarf { sections, work: &self.work })
     }
 
     /// True if a question was not answered for want of work or memory.
     pub(crate) fn is_budget_spent(&self) -> bool {
-        self.work.is_spent() || self.sections.is_budget_spent()
+        let supplementary = self.supplementary.as_ref();
+        self.work.is_spent()
+            || self.sections.is_budget_spent()
+            || supplementary.is_some_and(Supplementary::is_budget_spent)
     }
 
     /// Offsets of all unit headers in `.debug_info`.
@@ -154,13 +197,60 @@ impl<'data> DebugInfo<'data> {
         self.index.offsets(dwarf)
     }
 
-    /// Reads the unit with its header at `offset`.
+    /// Offsets of all unit headers in the `.debug_info` of the supplementary file; empty without such a file.
+    pub(crate) fn supplementary_units(&self, dwarf: &Dwarf<'_>) -> Result<&[usize], DwarfError> {
+        match &self.supplementary {
+            Some(file) => file.units(dwarf.work()),
+            None => Ok(&[]),
+        }
+    }
+
+    /// Reads a unit. For a skeleton unit it is the split unit, if that is available.
     pub(crate) fn unit<'a>(
-        &self,
+        &'a self,
+        dwarf: &Dwarf<'a>,
+        at: UnitAt,
+    ) -> Result<Unit<'a>, DwarfError> {
+        match at {
+            UnitAt::Main(offset) => {
+                let unit = self.index.unit(dwarf, offset)?;
+                Ok(self.split_unit(dwarf, &unit, offset)?.unwrap_or(unit))
+            }
+            UnitAt::Supplementary(offset) => match &self.supplementary {
+                Some(file) => file.unit(dwarf.work(), offset),
+                None => Err(read("a supplementary file")(gimli::Error::NoEntryAtGivenOffset(0))),
+            },
+        }
+    }
+
+    /// Reads the unit with the entries of the unit at `offset`. `None` if that has them itself, or they
+    /// are not available.
+    fn split_unit<'a>(
+        &'a self,
+        dwarf: &Dwarf<'a>,
+        unit: &Unit<'a>,
+        offset: usize,
+    ) -> Result<Option<Unit<'a>>, DwarfError> {
+        if unit.dwo_id.is_none() {
+            return Ok(None);
+        }
+        let units = self.index.offsets(dwarf)?;
+        let Ok(number) = units.binary_search(&offset) else { return Ok(None) };
+        self.split.unit(dwarf, unit, number, units.len())
+    }
+
+    /// Reads the unit of the supplementary file that holds the entry at `offset`. `None` without such a file.
+    pub(crate) fn supplementary_unit_containing<'a>(
+        &'a self,
         dwarf: &Dwarf<'a>,
         offset: usize,
-    ) -> Result<Unit<'a>, DwarfError> {
-        self.index.unit(dwarf, offset)
+    ) -> Result<Option<Unit<'a>>, DwarfError> {
+        let Some(file) = &self.supplementary else { return Ok(None) };
+        let units = self.supplementary_units(dwarf)?;
+        let Some(&unit) = units[..units.partition_point(|&unit| unit <= offset)].last() else {
+            return Ok(None);
+        };
+        file.unit(dwarf.work(), unit).map(Some)
     }
 
     /// Reads the unit that holds the entry at `offset`.
@@ -190,15 +280,14 @@ impl<'data> DebugInfo<'data> {
 
     /// The variables in scope at an address, for each function that [`lookup`](Self::lookup) has there and
     /// in the same order. `None` where `lookup` has none, or only a line.
-    pub(crate) fn scopes(
-        &self,
-        dwarf: &Dwarf<'_>,
+    pub(crate) fn scopes<'a>(
+        &'a self,
+        dwarf: &Dwarf<'a>,
         address: u64,
     ) -> Result<Option<Scopes>, DwarfError> {
         self.work.begin();
         let found = self.first_unit(dwarf, address, |offset| {
-            let unit = self.index.unit(dwarf, offset)?;
-            let tables = self.tables(dwarf, &unit, offset)?;
+            let (unit, tables) = self.unit_with_tables(dwarf, offset)?;
             match tables.functions.find(dwarf, &unit, self.is_text(), address)? {
                 Some(function) => {
                     let scopes = Scopes::read(dwarf, &unit, offset, function, address)?;
@@ -230,14 +319,13 @@ impl<'data> DebugInfo<'data> {
         Ok(None)
     }
 
-    fn lookup_in(
-        &self,
-        dwarf: &Dwarf<'_>,
+    fn lookup_in<'a>(
+        &'a self,
+        dwarf: &Dwarf<'a>,
         offset: usize,
         address: u64,
     ) -> Result<Vec<Function>, DwarfError> {
-        let unit = self.index.unit(dwarf, offset)?;
-        let tables = self.tables(dwarf, &unit, offset)?;
+        let (unit, tables) = self.unit_with_tables(dwarf, offset)?;
         let mut at = tables.lines.find(dwarf, address)?;
         let Some(function) = tables.functions.find(dwarf, &unit, self.is_text(), address)? else {
             return Ok(match at {
@@ -265,17 +353,22 @@ impl<'data> DebugInfo<'data> {
         |address| contains(&self.text, address)
     }
 
-    fn tables(
-        &self,
-        dwarf: &Dwarf<'_>,
-        unit: &Unit<'_>,
+    /// Reads the unit at `offset`, which is the split unit of a skeleton, and its tables. A split unit has
+    /// its skeleton's line table.
+    fn unit_with_tables<'a>(
+        &'a self,
+        dwarf: &Dwarf<'a>,
         offset: usize,
-    ) -> Result<Rc<UnitTables>, DwarfError> {
-        self.tables.get(offset, || {
+    ) -> Result<(Unit<'a>, Rc<UnitTables>), DwarfError> {
+        let skeleton = self.index.unit(dwarf, offset)?;
+        let split = self.split_unit(dwarf, &skeleton, offset)?;
+        let tables = self.tables.get(offset, || {
+            let unit = split.as_ref().unwrap_or(&skeleton);
             Ok(UnitTables {
                 functions: FunctionTable::read(dwarf, unit, self.is_text())?,
-                lines: LineTable::read(dwarf, unit, self.is_text())?,
+                lines: LineTable::read(dwarf, &skeleton, self.is_text())?,
             })
-        })
+        })?;
+        Ok((split.unwrap_or(skeleton), tables))
     }
 }

@@ -47,6 +47,7 @@ impl Scopes {
         let mut scopes = vec![Scope::default()];
         // Depths of the entries of the function and the inlined calls around the current entry.
         let mut open = vec![0];
+        let dwarf = unit.sections(dwarf);
         let unit_ref = UnitRef::new(dwarf, unit);
         let work = dwarf.work();
         let mut budget =

@@ -7,7 +7,8 @@
 
 use gimli::{Abbreviation, UnitOffset};
 
-use super::entries::{Unit, cost_of_skipping};
+use super::entries::cost_of_skipping;
+use super::sections::Slice;
 use super::{Dwarf, DwarfError, Work};
 
 /// Codes of abbreviations that get a plan. Compilers number them from 1 on; a kernel's units have some
@@ -46,7 +47,7 @@ enum Plan {
 
 /// A position between two entries of a unit.
 pub(super) struct Skim<'u, 'a> {
-    unit: &'u Unit<'a>,
+    unit: &'u gimli::Unit<Slice<'a>>,
     work: &'u Work,
     /// The unit with its header: offsets in it are those of references.
     bytes: &'a [u8],
@@ -62,7 +63,7 @@ impl<'u, 'a> Skim<'u, 'a> {
     /// Starts at the first entry; `wanted` decides by an abbreviation which entries are read.
     pub(super) fn new(
         dwarf: &'u Dwarf<'a>,
-        unit: &'u Unit<'a>,
+        unit: &'u gimli::Unit<Slice<'a>>,
         wanted: fn(&Abbreviation) -> Wanted,
     ) -> Self {
         let section = gimli::Section::reader(&dwarf.debug_info).slice();
@@ -155,7 +156,7 @@ impl<'u, 'a> Skim<'u, 'a> {
 
     fn long_plan(&mut self) -> (Plan, usize) {
         let rest = &self.bytes[self.at..];
-        let mut reader = super::Slice::new(rest, gimli::LittleEndian);
+        let mut reader = Slice::new(rest, gimli::LittleEndian);
         match gimli::Reader::read_uleb128(&mut reader) {
             Ok(code) if code < MAX_PLANS => (self.plan(code).0, rest.len() - reader.len()),
             _ => (Plan::Read, 0),

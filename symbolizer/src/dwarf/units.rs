@@ -14,7 +14,7 @@ use gimli::{
     DebugRngListsBase, DebugStrOffsetsBase, EndianSlice, LittleEndian, Section, UnitRef, UnitType,
 };
 
-use super::entries::{Ranges, Unit, abbreviations_length, root};
+use super::entries::{Home, Ranges, Unit, abbreviations_length, root};
 use super::work::Budget;
 use super::{Dwarf, DwarfError, read};
 use crate::ranges::RangeMap;
@@ -158,7 +158,7 @@ impl UnitIndex {
         let header = dwarf.unit_header(DebugInfoOffset(offset)).map_err(read("a unit header"))?;
         let encoding = header.encoding();
         let file = dwarf.file_type;
-        let mut unit = Unit {
+        let mut unit = gimli::Unit {
             abbreviations: self.abbreviations(dwarf, header.debug_abbrev_offset().0)?,
             name: None,
             comp_dir: None,
@@ -168,7 +168,10 @@ impl UnitIndex {
             loclists_base: DebugLocListsBase::default_for_encoding_and_file(encoding, file),
             rnglists_base: DebugRngListsBase::default_for_encoding_and_file(encoding, file),
             line_program: None,
-            dwo_id: None,
+            dwo_id: match header.type_() {
+                UnitType::Skeleton(id) | UnitType::SplitCompilation(id) => Some(id),
+                _ => None,
+            },
             header,
         };
         let root = root(dwarf.work(), &unit)?;
@@ -178,6 +181,7 @@ impl UnitIndex {
                 AttributeValue::DebugAddrBase(base) => unit.addr_base = base,
                 AttributeValue::DebugLocListsBase(base) => unit.loclists_base = base,
                 AttributeValue::DebugRngListsBase(base) => unit.rnglists_base = base,
+                AttributeValue::DwoId(id) => unit.dwo_id = Some(id),
                 _ => {}
             }
         }
@@ -186,7 +190,7 @@ impl UnitIndex {
             let address = dwarf.attr_address(&unit, value).map_err(read("an address"))?;
             unit.low_pc = address.unwrap_or(0);
         }
-        Ok(unit)
+        Ok(Unit { unit, home: Home::Main })
     }
 
     fn abbreviations(

@@ -8,8 +8,8 @@ use gimli::{AttributeValue, DwTag};
 
 use super::TypeError;
 use crate::dwarf::{
-    DebugInfo, Dwarf, DwarfError, Unit, Value, cost_of_reading, cost_of_skipping, follow, read,
-    read_entry, string,
+    DebugInfo, Dwarf, DwarfError, Unit, UnitAt, Value, cost_of_reading, cost_of_skipping, follow,
+    read, read_entry, string,
 };
 
 /// Nested namespaces that are followed; names deeper than that are left out.
@@ -21,10 +21,10 @@ const MAX_SAME_NAME: usize = 64;
 /// Longest name that can be looked up, in bytes.
 const MAX_PATH: usize = 1024;
 
-/// The place of an entry: the offset of its unit in `.debug_info`, and its own in the unit.
+/// The place of an entry: that of its unit, and its own offset in the unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct EntryAt {
-    pub(super) unit: usize,
+    pub(super) unit: UnitAt,
     pub(super) entry: usize,
 }
 
@@ -58,12 +58,18 @@ struct Attributes<'a> {
 }
 
 impl Index {
-    pub(super) fn build(debug: &DebugInfo<'_>, dwarf: &Dwarf<'_>) -> Result<Self, DwarfError> {
+    pub(super) fn build<'a>(
+        debug: &'a DebugInfo<'_>,
+        dwarf: &Dwarf<'a>,
+    ) -> Result<Self, DwarfError> {
         dwarf.work().begin_pass();
         let mut index = Self::default();
-        for &offset in debug.units(dwarf)? {
-            let unit = debug.unit(dwarf, offset)?;
-            index.add_unit(debug, dwarf, &unit, offset)?;
+        let own = debug.units(dwarf)?.iter().map(|&offset| UnitAt::Main(offset));
+        let shared = debug.supplementary_units(dwarf)?;
+        let shared = shared.iter().map(|&offset| UnitAt::Supplementary(offset));
+        for at in own.chain(shared) {
+            let unit = debug.unit(dwarf, at)?;
+            index.add_unit(debug, dwarf, &unit, at)?;
             if index.variables.len() + index.types.len() > MAX_NAMES {
                 return Err(DwarfError::TooLarge { what: "the names of variables and types" });
             }
@@ -89,10 +95,10 @@ impl Index {
 
     fn add_unit<'a>(
         &mut self,
-        debug: &DebugInfo<'_>,
+        debug: &'a DebugInfo<'_>,
         dwarf: &Dwarf<'a>,
         unit: &Unit<'a>,
-        offset: usize,
+        unit_at: UnitAt,
     ) -> Result<(), DwarfError> {
         let mut namespaces: Vec<(isize, String)> = Vec::new();
         // Entries deeper than this lie inside a type or function, whose names are not looked up.
@@ -100,7 +106,7 @@ impl Index {
         let mut entries = unit.entries_raw(None).map_err(read("a unit"))?;
         while !entries.is_empty() {
             let depth = entries.next_depth();
-            let at = EntryAt { unit: offset, entry: entries.next_offset().0 };
+            let at = EntryAt { unit: unit_at, entry: entries.next_offset().0 };
             dwarf.work().spend(1, "a unit")?;
             let Some(abbreviation) = entries.read_abbreviation().map_err(read("a unit"))? else {
                 continue;
@@ -246,10 +252,10 @@ fn path(namespaces: &[(isize, String)], name: &str) -> Option<String> {
 }
 
 /// The name and linkage name of the declaration that the entry at `at` completes.
-fn completed(
-    debug: &DebugInfo<'_>,
-    dwarf: &Dwarf<'_>,
-    unit: &Unit<'_>,
+fn completed<'a>(
+    debug: &'a DebugInfo<'_>,
+    dwarf: &Dwarf<'a>,
+    unit: &Unit<'a>,
     at: EntryAt,
 ) -> Result<(Option<String>, Option<String>), DwarfError> {
     let found = read_entry(dwarf.work(), unit, gimli::UnitOffset(at.entry), "a variable")?;

@@ -23,7 +23,7 @@ use gimli::{AttributeValue, Operation, UnitOffset};
 use nmiscope_machine::{ReadError, VirtualAddress};
 
 use crate::dwarf::{
-    DebugInfo, Dwarf, DwarfError, Entry, Unit, Value, follow, read, read_entry, reference,
+    DebugInfo, Dwarf, DwarfError, Entry, Unit, UnitAt, Value, follow, read, read_entry, reference,
 };
 use crate::image::Image;
 use index::{EntryAt, Index};
@@ -182,7 +182,7 @@ impl<'i> Types<'i> {
 
     /// Reads the unit with its header at `offset`, for `variables`.
     pub(crate) fn unit(&self, offset: usize) -> Result<Rc<Unit<'_>>, TypeError> {
-        Ok(Rc::new(self.debug.unit(&self.dwarf, offset)?))
+        Ok(Rc::new(self.debug.unit(&self.dwarf, UnitAt::Main(offset))?))
     }
 
     /// The image of these types, and its debug information.
@@ -203,10 +203,10 @@ impl<'i> Types<'i> {
         Ok((Rc::new(unit), entry))
     }
 
-    fn address_of(
-        &self,
-        unit: &Unit<'_>,
-        entry: &Entry<'_>,
+    fn address_of<'t>(
+        &'t self,
+        unit: &Unit<'t>,
+        entry: &Entry<'t>,
         name: &str,
     ) -> Result<Option<VirtualAddress>, TypeError> {
         if let Some(AttributeValue::Exprloc(mut location)) = entry.attr_value(gimli::DW_AT_location)
@@ -216,7 +216,8 @@ impl<'i> Types<'i> {
                 Ok(_) if !location.0.is_empty() => None,
                 Ok(Operation::Address { address }) => Some(address),
                 Ok(Operation::AddressIndex { index }) => {
-                    Some(self.dwarf.address(unit, index).map_err(read("an address"))?)
+                    let dwarf = unit.sections(&self.dwarf);
+                    Some(dwarf.address(unit, index).map_err(read("an address"))?)
                 }
                 _ => None,
             };

@@ -267,7 +267,7 @@ impl<'t> Type<'t> {
     }
 
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        self.unit.header.offset() == other.unit.header.offset()
+        self.unit.is_same(&other.unit)
             && self.entry.offset() == other.entry.offset()
             && self.dimension == other.dimension
     }

@@ -90,7 +90,8 @@ impl<'a, 't> Locator<'a, 't> {
     }
 
     fn pieces(&self, bytes: Slice<'t>) -> Result<Vec<Piece<Slice<'t>>>, ExpressionError> {
-        let indexed = |index| self.dwarf.address(self.unit, gimli::DebugAddrIndex(index)).ok();
+        let dwarf = self.unit.sections(self.dwarf);
+        let indexed = |index| dwarf.address(self.unit, gimli::DebugAddrIndex(index)).ok();
         self.frame.pieces(bytes, self.unit.encoding(), None, indexed)
     }
 
@@ -105,8 +106,8 @@ impl<'a, 't> Locator<'a, 't> {
 
     fn listed(&mut self, value: Value<'t>) -> Result<Option<Slice<'t>>, TypeError> {
         let what = "a location list";
-        let Some(mut list) = self.dwarf.attr_locations(self.unit, value).map_err(read(what))?
-        else {
+        let dwarf = self.unit.sections(self.dwarf);
+        let Some(mut list) = dwarf.attr_locations(self.unit, value).map_err(read(what))? else {
             return Ok(None);
         };
         while let Some(raw) = list.next_raw().map_err(read(what))? {

@@ -3,7 +3,9 @@
 
 #![allow(dead_code, reason = "each test uses its part")]
 
+use std::io::Write;
 use std::path::{Component, Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use nmiscope_symbolizer::Resolved;
 
@@ -78,4 +80,38 @@ pub fn text_addresses(image: &[u8], count: u64) -> Vec<u64> {
         }
     }
     addresses
+}
+
+/// Runs llvm-symbolizer in its default style: it prints, for each frame, a line with the name and a line
+/// with `file:line:column`, and an empty line after each address.
+pub fn with_llvm(file: &Path, addresses: &[u64]) -> Vec<Vec<Plain>> {
+    let mut child = Command::new("llvm-symbolizer")
+        .args(["--no-demangle", "--inlines", "--obj"])
+        .arg(file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("llvm-symbolizer");
+    let mut input = child.stdin.take().expect("a pipe");
+    let lines: String = addresses.iter().map(|address| format!("{address:#x}\n")).collect();
+    let writer = std::thread::spawn(move || input.write_all(lines.as_bytes()));
+    let output = child.wait_with_output().expect("llvm-symbolizer");
+    writer.join().expect("a thread").expect("a pipe");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let answers: Vec<_> = text
+        .trim_end()
+        .split("\n\n")
+        .map(|answer| {
+            let lines: Vec<_> = answer.lines().collect();
+            let frames = lines.chunks_exact(2).map(|frame| {
+                let (place, _column) = frame[1].rsplit_once(':').expect("a column");
+                let (file, line) = place.rsplit_once(':').expect("a line");
+                let file = if file == "??" { file.into() } else { normalized(file) };
+                (frame[0].to_owned(), file, line.parse().expect("a number"))
+            });
+            frames.collect()
+        })
+        .collect();
+    assert_eq!(answers.len(), addresses.len());
+    answers
 }

@@ -1,0 +1,325 @@
+//! Split DWARF: units whose entries lie in files of their own (`.dwo`), or in a package of these (`.dwp`).
+//!
+//! Owns the step from a skeleton unit in the image to the unit with its entries, in DWARF 5 (7.3.2) and in
+//! the GNU extension of DWARF 4. Refuses to open files: the caller of this crate gives a package, or a
+//! [`SplitFiles`]. Called by [`DebugInfo`](super::DebugInfo). Files are hostile, like the image; each is
+//! asked for once.
+
+use std::cell::OnceCell;
+use std::ops::Range;
+use std::rc::Rc;
+
+use gimli::{DwoId, EndianSlice, LittleEndian, SectionId};
+use object::CompressionFormat;
+
+use super::entries::{Home, Unit, root, string};
+use super::sections::{InflationBudget, Section, Slice, inflate};
+use super::units::UnitIndex;
+use super::{Dwarf, DwarfError, Work, read};
+use crate::elf::Elf;
+
+/// Units that a `.dwo` file may have. Compilers write one; with LTO some write a few.
+const MAX_UNITS: usize = 1 << 12;
+/// Sections of a `.dwo` file that are read.
+const NEEDED: [SectionId; 8] = [
+    SectionId::DebugAbbrev,
+    SectionId::DebugInfo,
+    SectionId::DebugLine,
+    SectionId::DebugLoc,
+    SectionId::DebugLocLists,
+    SectionId::DebugRngLists,
+    SectionId::DebugStr,
+    SectionId::DebugStrOffsets,
+];
+/// Sections of a package that are read, its index last.
+const PACKAGED: [SectionId; 9] = [
+    SectionId::DebugAbbrev,
+    SectionId::DebugInfo,
+    SectionId::DebugLine,
+    SectionId::DebugLoc,
+    SectionId::DebugLocLists,
+    SectionId::DebugRngLists,
+    SectionId::DebugStr,
+    SectionId::DebugStrOffsets,
+    SectionId::DebugCuIndex,
+];
+
+/// The bytes of a `.dwo` file, kept as long as the image.
+pub type SharedBytes = Rc<dyn AsRef<[u8]>>;
+
+/// A unit of the image whose entries lie in a file of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SplitUnit {
+    /// The file's path as the compiler was told it. It comes from the image: check it before using it as a
+    /// path.
+    pub name: String,
+    /// The directory that `name` is relative to; `None` if the image has none. It comes from the image too.
+    pub directory: Option<String>,
+    /// The DWO ID, by which the file's unit is known.
+    pub id: u64,
+}
+
+/// A source of `.dwo` files.
+pub trait SplitFiles {
+    /// Opens the file of a unit; `None` if no file [`matches`](SplitUnit::matches) it. Called once for
+    /// each unit of an image, when a lookup first needs its entries. Keeps account of files that are
+    /// missing: a lookup without them gives what the image itself has.
+    fn open(&self, unit: &SplitUnit) -> Option<SharedBytes>;
+}
+
+impl SplitUnit {
+    /// True if the file has this unit.
+    pub fn matches(&self, file: &[u8]) -> bool {
+        // Without the lookup that asks, which has a budget: this has its own.
+        let (work, inflation) = (Work::default(), InflationBudget::for_file(file.len()));
+        SplitFile::units(file, DwoId(self.id), &inflation, &work).is_some()
+    }
+}
+
+/// The place of the entries of a skeleton unit.
+#[derive(Debug)]
+enum Source {
+    File(SplitFile),
+    Package,
+}
+
+/// The place of a split unit, with the caches for reading it.
+#[derive(Debug)]
+struct Place {
+    source: Source,
+    /// Offset of the unit's header in its `.debug_info.dwo`.
+    offset: usize,
+    index: UnitIndex,
+}
+
+/// The split units of an image.
+pub(super) struct SplitUnits<'data> {
+    package: Option<Package<'data>>,
+    files: Option<&'data dyn SplitFiles>,
+    /// Memory for the compressed sections of all files.
+    inflation: InflationBudget,
+    /// Places by the number of the skeleton unit, made when the first of them is needed.
+    places: OnceCell<Vec<OnceCell<Option<Box<Place>>>>>,
+}
+
+impl<'data> SplitUnits<'data> {
+    pub(super) fn new(package: Option<&Elf<'data>>, files: Option<&'data dyn SplitFiles>) -> Self {
+        Self {
+            package: package.and_then(Package::find),
+            files,
+            inflation: InflationBudget::for_file(usize::MAX),
+            places: OnceCell::new(),
+        }
+    }
+
+    /// Reads the unit with the entries of `skeleton`, which is number `number` of `units` in the image.
+    /// `None` if that is no skeleton, or its entries are not available.
+    pub(super) fn unit<'a>(
+        &'a self,
+        dwarf: &Dwarf<'a>,
+        skeleton: &Unit<'a>,
+        number: usize,
+        units: usize,
+    ) -> Result<Option<Unit<'a>>, DwarfError> {
+        let Some(id) = skeleton.dwo_id else { return Ok(None) };
+        let places = self.places.get_or_init(|| (0..units).map(|_| OnceCell::new()).collect());
+        let Some(place) = places.get(number) else { return Ok(None) };
+        let Some(place) = place.get_or_init(|| self.find(dwarf, skeleton, id).map(Box::new)) else {
+            return Ok(None);
+        };
+        let sections = match (&place.source, &self.package) {
+            (Source::File(file), _) => {
+                let mut sections = file.sections()?;
+                sections.make_dwo(dwarf);
+                sections
+            }
+            (Source::Package, Some(package)) => match package.sections(dwarf, id)? {
+                Some(sections) => sections,
+                None => return Ok(None),
+            },
+            (Source::Package, None) => return Ok(None),
+        };
+        let sections = Dwarf { sections, work: dwarf.work() };
+        let mut unit = place.index.unit(&sections, place.offset)?;
+        unit.copy_relocated_attributes(skeleton);
+        unit.home = Home::Split(Rc::new(sections));
+        Ok(Some(unit))
+    }
+
+    fn find<'a>(&'a self, dwarf: &Dwarf<'a>, skeleton: &Unit<'a>, id: DwoId) -> Option<Place> {
+        let in_package = self.package.as_ref().and_then(|package| {
+            let sections = package.sections(dwarf, id).ok()??;
+            unit_with(&Dwarf { sections, work: dwarf.work() }, id)
+        });
+        if let Some(offset) = in_package {
+            return Some(Place { source: Source::Package, offset, index: UnitIndex::default() });
+        }
+        let unit = request(dwarf, skeleton, id)?;
+        let bytes = self.files?.open(&unit)?;
+        let (sections, offset) =
+            SplitFile::units((*bytes).as_ref(), id, &self.inflation, dwarf.work())?;
+        let source = Source::File(SplitFile { bytes, sections });
+        Some(Place { source, offset, index: UnitIndex::default() })
+    }
+}
+
+impl std::fmt::Debug for SplitUnits<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SplitUnits").field("package", &self.package).finish_non_exhaustive()
+    }
+}
+
+/// The name and directory of the file with a skeleton's entries. `None` if it names no file.
+fn request<'a>(dwarf: &Dwarf<'a>, skeleton: &Unit<'a>, id: DwoId) -> Option<SplitUnit> {
+    let root = root(dwarf.work(), skeleton).ok()?;
+    let text = |at| string(dwarf, skeleton, root.attr_value(at)?).map(std::borrow::Cow::into_owned);
+    let name = text(gimli::DW_AT_dwo_name).or_else(|| text(gimli::DW_AT_GNU_dwo_name))?;
+    Some(SplitUnit { name, directory: text(gimli::DW_AT_comp_dir), id: id.0 })
+}
+
+/// The offset of the unit with this DWO ID: in its header, or up to DWARF 4 in its first entry.
+fn unit_with(sections: &Dwarf<'_>, id: DwoId) -> Option<usize> {
+    let index = UnitIndex::default();
+    let mut headers = sections.units();
+    for _ in 0..MAX_UNITS {
+        let header = headers.next().ok()??;
+        let offset = header.debug_info_offset()?.0;
+        let found = index.unit(sections, offset).ok()?.dwo_id;
+        if found == Some(id) {
+            return Some(offset);
+        }
+    }
+    None
+}
+
+/// A `.dwo` file that is open, with its sections.
+struct SplitFile {
+    bytes: SharedBytes,
+    sections: FileSections,
+}
+
+/// The sections of a file, in the order of [`NEEDED`], as places in its bytes.
+type FileSections = [Option<FileSection>; NEEDED.len()];
+
+#[derive(Debug)]
+struct FileSection {
+    range: Range<usize>,
+    compression: Option<(CompressionFormat, u64)>,
+    budget: InflationBudget,
+    inflated: OnceCell<Result<Vec<u8>, DwarfError>>,
+}
+
+impl SplitFile {
+    /// The sections of a file, and the offset of its unit with this DWO ID. `None` if it has no such unit.
+    fn units(
+        file: &[u8],
+        id: DwoId,
+        inflation: &InflationBudget,
+        work: &Work,
+    ) -> Option<(FileSections, usize)> {
+        let elf = Elf::parse_object(file).ok()?;
+        let find =
+            |section: SectionId| FileSection::find(&elf, file, section.dwo_name()?, inflation);
+        let found = NEEDED.map(find);
+        let sections = sections(file, &found).ok()?;
+        let offset = unit_with(&Dwarf { sections, work }, id)?;
+        Some((found, offset))
+    }
+
+    fn sections(&self) -> Result<gimli::Dwarf<Slice<'_>>, DwarfError> {
+        sections((*self.bytes).as_ref(), &self.sections)
+    }
+}
+
+impl std::fmt::Debug for SplitFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SplitFile").field("sections", &self.sections).finish_non_exhaustive()
+    }
+}
+
+fn sections<'a>(
+    file: &'a [u8],
+    sections: &'a FileSections,
+) -> Result<gimli::Dwarf<Slice<'a>>, DwarfError> {
+    let mut dwarf = gimli::Dwarf::load(|id| {
+        let at = NEEDED.iter().position(|&needed| needed == id);
+        let section = at.and_then(|at| Some((sections[at].as_ref()?, id.dwo_name()?)));
+        let bytes = match section {
+            Some((section, name)) => section.bytes(file, name)?,
+            None => &[],
+        };
+        Ok(EndianSlice::new(bytes, LittleEndian))
+    })?;
+    dwarf.file_type = gimli::DwarfFileType::Dwo;
+    Ok(dwarf)
+}
+
+impl FileSection {
+    fn find(
+        elf: &Elf<'_>,
+        file: &[u8],
+        name: &'static str,
+        budget: &InflationBudget,
+    ) -> Option<Self> {
+        let section = elf.section(name)?;
+        // It is a part of the file.
+        let start = (section.bytes.as_ptr() as usize).checked_sub(file.as_ptr() as usize)?;
+        let range = start..start.checked_add(section.bytes.len())?;
+        let (compression, budget) = (section.compression, budget.clone());
+        Some(Self { range, compression, budget, inflated: OnceCell::new() })
+    }
+
+    fn bytes<'a>(&'a self, file: &'a [u8], name: &'static str) -> Result<&'a [u8], DwarfError> {
+        let bytes = file.get(self.range.clone()).unwrap_or_default();
+        let Some((format, size)) = self.compression else { return Ok(bytes) };
+        let inflated = self.inflated.get_or_init(|| {
+            if !self.budget.spend(size) {
+                return Err(DwarfError::BudgetSpent { what: name });
+            }
+            inflate(bytes, format, size)
+                .map_err(|reason| DwarfError::Compressed { section: name, reason })
+        });
+        inflated.as_deref().map_err(Clone::clone)
+    }
+}
+
+/// A package of split units.
+#[derive(Debug)]
+struct Package<'data> {
+    sections: [Option<Section<'data>>; PACKAGED.len()],
+}
+
+impl<'data> Package<'data> {
+    /// Finds the sections of a package. `None` if the file has no index of units.
+    fn find(elf: &Elf<'data>) -> Option<Self> {
+        let sections = PACKAGED.map(|id| Section::find(elf, id.dwo_name()?));
+        sections.last()?.is_some().then_some(Self { sections })
+    }
+
+    fn section(&self, id: SectionId) -> Result<Slice<'_>, DwarfError> {
+        let at = PACKAGED.iter().position(|&needed| needed == id);
+        let section = at.and_then(|at| Some((self.sections[at].as_ref()?, id.dwo_name()?)));
+        let bytes = match section {
+            Some((section, name)) => section.bytes(name)?,
+            None => &[],
+        };
+        Ok(EndianSlice::new(bytes, LittleEndian))
+    }
+
+    /// The sections of the unit with this DWO ID, for the image with the sections `image`. `None` if the
+    /// package does not have it.
+    fn sections<'a>(
+        &'a self,
+        image: &Dwarf<'a>,
+        id: DwoId,
+    ) -> Result<Option<gimli::Dwarf<Slice<'a>>>, DwarfError> {
+        for id in PACKAGED {
+            self.section(id)?;
+        }
+        let what = "the index of a package";
+        let empty = EndianSlice::new(&[], LittleEndian);
+        let section = |id| Ok(self.section(id).unwrap_or(empty));
+        let package = gimli::DwarfPackage::load(section, empty).map_err(read(what))?;
+        package.find_cu(id, image).map_err(read(what))
+    }
+}

@@ -40,19 +40,21 @@ pub struct VmProcess {
 
 impl VmProcess {
     /// Starts a VM with `program`, which is this program's own file, in `directory`, which receives its
-    /// files. After its time limit the process has `grace` to write its report.
+    /// files. `options` are further options of its `run`. After its time limit the process has `grace` to
+    /// write its report.
     ///
     /// # Errors
     /// Fails if the process cannot be created.
     pub fn start(
         program: &Path,
+        options: &[String],
         vm: &SuiteVm,
         directory: &Path,
         stderr: File,
         grace: Duration,
     ) -> anyhow::Result<(Self, Child)> {
         let mut command = Command::new(program);
-        command.args(run_arguments(vm)).current_dir(directory);
+        command.args(run_arguments(vm)).args(options).current_dir(directory);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
         // Ctrl-C is for the farm, which ends its VMs with signals of its own.
         command.process_group(0);

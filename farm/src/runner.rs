@@ -33,6 +33,8 @@ use super::timestamp::Timestamp;
 pub struct RunnerOptions {
     /// Path of the program that runs a VM.
     pub program: PathBuf,
+    /// Further options of `run` for every VM. Paths in them are absolute: each VM has its own directory.
+    pub run_options: Vec<String>,
     /// Guest bundled with that program.
     pub bundled: BundledGuest,
     /// Resources that running VMs may use at a time.
@@ -275,7 +277,14 @@ impl<'a> Runner<'a> {
         let path = self.results.root().join(&directory);
         let stderr = process::make_files(&path)?;
         let grace = (self.options.exit_grace)(&self.vms[vm]);
-        let started = VmProcess::start(&self.options.program, &self.vms[vm], &path, stderr, grace);
+        let started = VmProcess::start(
+            &self.options.program,
+            &self.options.run_options,
+            &self.vms[vm],
+            &path,
+            stderr,
+            grace,
+        );
         let (process, mut child) = match started {
             Ok(started) => started,
             // The host has no room for the process, or the program has been removed: a later try may

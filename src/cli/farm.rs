@@ -33,6 +33,7 @@ use nmiscope_vmm as vmm;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::iterator::Signals;
 
+use super::debug_search;
 use super::exit_code::{self, Code};
 use super::output::{self, MessageFormat};
 use super::suite_files;
@@ -98,6 +99,10 @@ pub struct Farm {
     /// Do not count the hangs listed in this file as failures: `[[known]]` tables, as for `nmiscope triage`
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub known: Option<PathBuf>,
+    /// Directory of separate debug files, by build-id, and of other files that debug information refers
+    /// to; may be repeated, and is searched in order [default: /usr/lib/debug]
+    #[arg(long, value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
+    pub debug_dir: Vec<PathBuf>,
     /// Output of the run
     #[command(flatten)]
     pub output: OutputArgs,
@@ -222,6 +227,7 @@ fn run(arguments: &Farm, path: &Path) -> anyhow::Result<Code> {
     };
     tracing::info!(budget.cpus, budget.memory, "resources for running VMs");
     let options = RunnerOptions {
+        run_options: debug_search::options(&arguments.debug_dir)?,
         program: std::env::current_exe().context("failed to find this program's file")?,
         bundled,
         budget,

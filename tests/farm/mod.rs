@@ -2,6 +2,7 @@
 //! to a VM's process, or to the disk.
 
 mod at_scale;
+mod debug_files;
 mod faults;
 mod output;
 pub mod site;

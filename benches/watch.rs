@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nmiscope::hang::Bounds;
-use nmiscope::images::{Access, DEBUG_DIRECTORY, Files};
+use nmiscope::images::{Access, DEBUG_DIRECTORY, DebugSearch, Files};
 use nmiscope::session::{self, Policy, RunOptions, Sink};
 use nmiscope_report::Outcome;
 use own_time::own_time;
@@ -82,7 +82,7 @@ fn run(guest: &Guest, hang_after: Option<Duration>) -> Cost {
         lost_by_second_signal: None,
         general_bound: None,
         status_line: false,
-        debug_directory: DEBUG_DIRECTORY.into(),
+        debug: DebugSearch::in_directories(&[DEBUG_DIRECTORY.into()]),
         variables: false,
         core: None,
     };

@@ -1,25 +1,40 @@
-//! Image files: opens an image, and finds its debug information, in the image or in a separate file by
-//! build-id or debuglink, at the paths that distributions use.
+//! Image files: opens an image, and finds its debug information, in the image or in files that it refers
+//! to, at the paths that distributions use.
 //!
 //! Owns the choice between copying a file and mapping it, and the one `unsafe` that mapping takes.
 //! Refuses to parse (`nmiscope_symbolizer`). Called by `cli` and `session`.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use nmiscope_symbolizer::{DebugLink, Image};
+use nmiscope_machine::VirtualAddress;
+use nmiscope_symbolizer::{Companions, Image, SplitFiles, is_relocatable};
 
+use compression::Compression;
+pub use debuginfod::Debuginfod;
+pub use finder::DebugSearch;
+use finder::{Finder, Found};
+pub use notes::Notes;
+use split_files::SplitStore;
+
+mod beneath;
 mod compression;
+mod debuginfod;
+mod finder;
 pub mod modules;
+mod notes;
 pub mod refused;
+mod split_files;
 
 /// Largest file that is read into memory, in bytes.
 const MAX_BYTES: u64 = 4 << 30;
+
+/// Largest size of the contents of `.gnu_debugdata`, in bytes. Those of a distribution's kernel or libc
+/// have less than one megabyte.
+const MAX_MINIMAL: u64 = 64 << 20;
 
 /// Default directory of separate debug files.
 pub const DEBUG_DIRECTORY: &str = "/usr/lib/debug";
@@ -38,13 +53,17 @@ pub enum Access {
     Map,
 }
 
-/// The bytes of an image, and of its separate debug file.
+/// The bytes of an image, and of the files that supply its debug information.
 pub struct Files {
     access: Access,
     /// Bytes of the image's file.
     pub image: Bytes,
     /// Bytes of the separate debug file; `None` if the image needs none or none was found.
     pub debug: Option<Bytes>,
+    supplementary: Option<Bytes>,
+    package: Option<Bytes>,
+    minimal: Option<Vec<u8>>,
+    split: Option<SplitStore>,
 }
 
 /// Bytes of a file or of the bundled guest.
@@ -69,6 +88,12 @@ impl std::ops::Deref for Bytes {
     }
 }
 
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
 impl Files {
     /// Opens an image file; without a path, the bundled guest.
     ///
@@ -79,28 +104,77 @@ impl Files {
             None => Bytes::Static(crate::bundled::embedded().context(NO_GUEST)?),
             Some(path) => open(path, access)?,
         };
-        Ok(Self { access, image, debug: None })
+        Ok(Self::new(image, access))
     }
 
-    /// Looks for the separate debug file of an image without debug information. A file that cannot be
-    /// used is skipped: the image's own symbols remain.
-    pub fn find_debug_file(&mut self, path: Option<&Path>, directory: &Path) {
-        let Ok(image) = Image::parse(&self.image) else { return };
-        if image.has_debug_info() {
-            return;
+    fn new(image: Bytes, access: Access) -> Self {
+        let (debug, supplementary, package, minimal, split) = Default::default();
+        Self { access, image, debug, supplementary, package, minimal, split }
+    }
+
+    /// Checks that the image at `path` has the code that a guest runs.
+    ///
+    /// # Errors
+    /// It is a debug file, which has none.
+    pub fn check_code(&self, path: &Path) -> anyhow::Result<()> {
+        if Image::parse(&self.image).is_ok_and(|image| image.is_debug_file()) {
+            let path = path.display();
+            bail!("{path} is a debug file, without code: give the image that it was split from");
         }
-        let found = candidates(&image, path, directory).into_iter().find_map(|(path, check)| {
-            let bytes = open(&path, self.access).ok()?;
-            check.matches(&bytes).then(|| {
-                tracing::info!(path = %path.display(), "found the image's debug file");
-                bytes
-            })
-        });
-        self.debug = found;
+        Ok(())
+    }
+
+    /// Lays out a kernel module's file as an image: addresses are offsets in `.text`, and other sections lie
+    /// elsewhere. Returns true for such a file, by its name and contents; another file is left as it is.
+    ///
+    /// # Errors
+    /// The module is damaged.
+    pub fn lay_out_module(
+        &mut self,
+        path: Option<&Path>,
+        search: &DebugSearch,
+    ) -> anyhow::Result<bool> {
+        let is_named = |path: &&Path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.and_then(modules::module_name).is_some()
+        };
+        let is_packed = Compression::detect(&self.image).is_some();
+        let is_object = is_packed || is_relocatable(&self.image);
+        let Some(path) = path.filter(is_named).filter(|_| is_object) else { return Ok(false) };
+        let linked = modules::link(path, &search.directories, Some(&module_sections()))?;
+        self.image = Bytes::Owned(linked.module);
+        self.debug = linked.debug.map(Bytes::Owned);
+        Ok(true)
+    }
+
+    /// Looks for the files that the image at `path` refers to: the debug file of one without debug
+    /// information, the supplementary file, a package of split units. Files of split units are opened by
+    /// later lookups. What a missing file would have supplied is missing, and the search's notes name it.
+    pub fn find_debug_files(&mut self, path: Option<&Path>, search: &DebugSearch) {
+        let Ok(image) = Image::parse(&self.image) else { return };
+        let finder = Finder::new(self.access, path, search);
+        let needs_debug = self.debug.is_none() && !image.has_debug_info();
+        let debug = needs_debug.then(|| finder.debug_file(&image)).flatten();
+        let debug = debug.and_then(Found::laid_out);
+        let (debug, debug_path) = debug.map(|found| (found.bytes, found.path)).unzip();
+        // The file with the debug information is the one that refers to others.
+        let holder = debug.as_ref().and_then(|debug| Image::parse(debug).ok());
+        let holder_path = debug_path.as_deref().or(path);
+        let link = holder.as_ref().unwrap_or(&image).supplementary_link();
+        let bytes = |found: Option<Found>| found.map(|found| found.bytes);
+        let supplementary = bytes(link.and_then(|link| finder.supplementary(&link, holder_path)));
+        let package = bytes(finder.package(path));
+        let package = package.or_else(|| bytes(finder.package(debug_path.as_deref())));
+        let minimal = minimal_symbols(&image, &search.notes);
+        drop((image, holder));
+        self.split = Some(SplitStore::new(finder));
+        self.debug = self.debug.take().or(debug);
+        (self.supplementary, self.package) = (supplementary, package);
+        self.minimal = minimal;
     }
 
     /// Finds the image with this build-id, and its path: `given`, the bundled guest, the path that was
-    /// `recorded` for it, or a file below `directory`. Without a build-id the first image of `given` and
+    /// `recorded` for it, or a file that `search` finds. Without a build-id the first image of `given` and
     /// `recorded` is taken unchecked. The path is `None` for the bundled guest.
     ///
     /// # Errors
@@ -109,7 +183,7 @@ impl Files {
         build_id: Option<&[u8]>,
         given: Option<&Path>,
         recorded: Option<&Path>,
-        directory: &Path,
+        search: &DebugSearch,
     ) -> anyhow::Result<Option<(Self, Option<PathBuf>)>> {
         let is_it = |files: &Self| {
             build_id.is_none_or(|wanted| {
@@ -133,10 +207,16 @@ impl Files {
                 return Ok(Some((bundled, None)));
             }
         }
-        let debug = build_id
-            .and_then(build_id_path)
-            .map(|file| [directory.join(&file), directory.join(file + ".debug")]);
-        let places = recorded.map(Path::to_owned).into_iter().chain(debug.into_iter().flatten());
+        let in_directories = build_id.and_then(build_id_path).into_iter().flat_map(|file| {
+            let debug = PathBuf::from(file.clone() + ".debug");
+            search
+                .directories
+                .iter()
+                .flat_map(move |folder| [folder.join(&file), folder.join(&debug)])
+        });
+        let downloaded = || search.download(build_id?);
+        let places = recorded.map(Path::to_owned).into_iter().chain(in_directories);
+        let places = places.chain(std::iter::once_with(downloaded).flatten());
         let found = places.filter_map(|path| {
             let files = Self::open(Some(&path), Access::Map).ok().filter(is_it)?;
             Some((files, Some(path)))
@@ -148,64 +228,53 @@ impl Files {
     /// the file again. A process that looks up thousands of addresses would otherwise hold a copy of most of the file's
     /// page table entries, and count as large as the file.
     pub fn release_pages(&self) {
-        for bytes in [Some(&self.image), self.debug.as_ref()].into_iter().flatten() {
+        let [debug, supplementary, package] = [&self.debug, &self.supplementary, &self.package];
+        let others = [debug, supplementary, package].into_iter().flatten();
+        for bytes in others.chain([&self.image]) {
             if let Bytes::Mapped(map) = bytes {
                 release(map);
             }
         }
     }
 
-    /// Parses the image, with its separate debug file if there is one.
+    /// Parses the image, with the files that were found for it.
     ///
     /// # Errors
     /// The image is not an ELF file that can hold a guest.
     pub fn parse(&self) -> Result<Image<'_>, nmiscope_symbolizer::ElfError> {
-        Image::parse_with_debug(&self.image, self.debug.as_deref())
+        let files = Companions {
+            debug: self.debug.as_deref(),
+            supplementary: self.supplementary.as_deref(),
+            package: self.package.as_deref(),
+            minimal: self.minimal.as_deref(),
+            split: self.split.as_ref().map(|split| split as &dyn SplitFiles),
+        };
+        Image::parse_with(&self.image, files)
     }
 }
 
-/// Property that a candidate for the debug file has to match.
-enum Check<'a> {
-    BuildId(Vec<u8>),
-    Checksum(DebugLink<'a>),
+/// Returns the addresses of a module's sections, where it stands for an image.
+fn module_sections() -> modules::Sections {
+    vec![(".text".to_owned(), VirtualAddress(0))]
 }
 
-impl Check<'_> {
-    fn matches(&self, bytes: &[u8]) -> bool {
-        match self {
-            Self::BuildId(id) => {
-                Image::parse(bytes).is_ok_and(|image| image.build_id() == Some(id))
-            }
-            Self::Checksum(link) => link.matches(bytes),
+impl Found {
+    /// Lays out the debug file of a module like that; another file is left as it is. `None` for a
+    /// damaged one.
+    fn laid_out(self) -> Option<Self> {
+        if !is_relocatable(&self.bytes) {
+            return Some(self);
         }
+        let bytes = modules::read(&self.path, Some(&module_sections())).ok()?;
+        Some(Self { bytes: Bytes::Owned(bytes), ..self })
     }
 }
 
-fn candidates<'a>(
-    image: &Image<'a>,
-    path: Option<&Path>,
-    directory: &Path,
-) -> Vec<(PathBuf, Check<'a>)> {
-    let mut found = Vec::new();
-    if let Some(id) = image.build_id()
-        && let Some(file) = build_id_path(id)
-    {
-        found.push((directory.join(file + ".debug"), Check::BuildId(id.to_vec())));
-    }
-    if let Some(link) = image.debuglink()
-        && let Some(path) = path.and_then(|path| path.canonicalize().ok())
-        && let Some(folder) = path.parent()
-    {
-        let name = Path::new(OsStr::from_bytes(link.name));
-        // Only the file's name, not a path: the image must not choose the files that are read.
-        if let Some(name) = name.file_name() {
-            let absolute = folder.strip_prefix("/").unwrap_or(folder);
-            for folder in [folder.into(), folder.join(".debug"), directory.join(absolute)] {
-                found.push((folder.join(name), Check::Checksum(link)));
-            }
-        }
-    }
-    found
+/// Decompresses the symbols of MiniDebugInfo.
+fn minimal_symbols(image: &Image<'_>, notes: &Notes) -> Option<Vec<u8>> {
+    let contents = Compression::Xz.decompress_within(image.section(".gnu_debugdata")?, MAX_MINIMAL);
+    let remark = |error| notes.add(format!("the image's .gnu_debugdata cannot be read: {error}"));
+    contents.map_err(remark).ok()
 }
 
 /// Returns the directories that source paths are shown relative to: the working directory, and the bundled
@@ -244,12 +313,15 @@ pub fn open(path: &Path, access: Access) -> anyhow::Result<Bytes> {
         bail!("{} is {what}", path.display());
     }
     let file = File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
+    open_file(path, &file, access)
+}
+
+/// Reads or maps an open file; `path` is its name in errors.
+fn open_file(path: &Path, file: &File, access: Access) -> anyhow::Result<Bytes> {
     match access {
-        Access::Read => read(path, &file).map(Bytes::Owned),
+        Access::Read => read(path, file).map(Bytes::Owned),
         // Some file systems cannot map files.
-        Access::Map => {
-            map(&file).map(Bytes::Mapped).or_else(|_| read(path, &file).map(Bytes::Owned))
-        }
+        Access::Map => map(file).map(Bytes::Mapped).or_else(|_| read(path, file).map(Bytes::Owned)),
     }
 }
 

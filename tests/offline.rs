@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::*;
+use nmiscope::images::DebugSearch;
 use nmiscope::session::StackChoice;
 use nmiscope::session::offline::{Stored, report};
 use nmiscope_report::text::Detail;
@@ -198,7 +199,12 @@ fn an_image_with_another_build_id_than_the_core_is_refused() {
 /// Makes the report of a core in memory, with the library.
 fn report_of(bytes: &[u8]) -> anyhow::Result<Report> {
     let stored = Stored::from_bytes(bytes.to_vec(), "some.core");
-    report(&stored, &[image()], Path::new("/nonexistent"), StackChoice::default())
+    report(
+        &stored,
+        &[image()],
+        &DebugSearch::in_directories(&["/nonexistent".into()]),
+        StackChoice::default(),
+    )
 }
 
 /// Asserts that the report of a damaged core can be printed, and has every vCPU or names the damage.

@@ -2,7 +2,6 @@
 //! are recorded in the capture. Needs no KVM.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use crate::offline::{CORES, directory};
@@ -12,7 +11,7 @@ use nmiscope::capture::{
     Timeouts,
 };
 use nmiscope::elf_core::Core;
-use nmiscope::images::{Access, Files};
+use nmiscope::images::{Access, DebugSearch, Files};
 use nmiscope::kernel::{self, KernelAdapter};
 use nmiscope::session::StackChoice;
 use nmiscope::session::offline::{Stored, report};
@@ -73,7 +72,7 @@ fn a_report_from_a_core_reads_the_kernel_state_from_memory() {
         report(
             &stored,
             std::slice::from_ref(&image),
-            Path::new("/nonexistent"),
+            &DebugSearch::in_directories(&["/nonexistent".into()]),
             StackChoice::default(),
         )
         .expect("a report")

@@ -6,7 +6,6 @@
 #[path = "../../symbolizer/tests/common/elf.rs"]
 mod elf;
 
-use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use elf::{Compression, SYMBOLS, debug_sections};
@@ -20,7 +19,7 @@ static IMAGE: LazyLock<Vec<u8>> =
 
 fn annotate(log: &[u8], chunk: usize, format: Format) -> Vec<u8> {
     let image = Image::parse(&IMAGE).expect("an image");
-    let modules = Modules::new(Vec::new(), PathBuf::new());
+    let modules = Modules::new(Vec::new(), Vec::new());
     let lookup = Lookup::new(&image, &modules, SourceRoots::default());
     let mut output = Vec::new();
     let mut annotator = Annotator::new(lookup, None, format, &mut output);

@@ -21,6 +21,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
+use super::debug_search::debug_search;
 use super::exit_code::{self, Code};
 use super::output::{self, Text};
 use super::redaction;
@@ -88,10 +89,11 @@ pub struct AttachArgs {
     /// Print nothing but errors and warnings
     #[arg(short, long)]
     pub quiet: bool,
-    /// Directory of separate debug files, by build-id
+    /// Directory of separate debug files, by build-id, and of other files that debug information refers to;
+    /// may be repeated, and is searched in order
     #[arg(long, value_name = "DIRECTORY", default_value = DEBUG_DIRECTORY,
           value_hint = ValueHint::DirPath)]
-    pub debug_dir: PathBuf,
+    pub debug_dir: Vec<PathBuf>,
 }
 
 /// Stops the VM for a moment, and prints and writes its report.
@@ -112,7 +114,7 @@ pub fn attach(arguments: &AttachArgs, detail: Detail) -> anyhow::Result<Code> {
     let options = AttachOptions {
         vm,
         images: arguments.image.clone(),
-        debug_directory: arguments.debug_dir.clone(),
+        debug: debug_search(&arguments.debug_dir, arguments.quiet),
         stacks: StackChoice { variables: arguments.locals, tasks: arguments.tasks },
         longest_pause: arguments.max_pause,
         core,

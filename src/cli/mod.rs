@@ -5,6 +5,7 @@
 
 mod arguments;
 mod attach;
+mod debug_search;
 pub mod exit_code;
 #[cfg(feature = "kvm")]
 mod farm;

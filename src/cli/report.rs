@@ -11,6 +11,7 @@ use nmiscope_report::destination::Destination;
 use nmiscope_report::redact::{Pseudonyms, Redact as _};
 use nmiscope_report::text::{self, Detail};
 
+use super::debug_search::debug_search;
 use super::exit_code::{self, Code};
 use super::output::{self, Text};
 use super::report_directory::{self, Reports};
@@ -65,10 +66,11 @@ pub struct ReportArgs {
     /// Print nothing but errors and warnings
     #[arg(short, long)]
     pub quiet: bool,
-    /// Directory of separate debug files, by build-id
+    /// Directory of separate debug files, by build-id, and of other files that debug information refers to;
+    /// may be repeated, and is searched in order
     #[arg(long, value_name = "DIRECTORY", default_value = DEBUG_DIRECTORY,
           value_hint = ValueHint::DirPath)]
-    pub debug_dir: PathBuf,
+    pub debug_dir: Vec<PathBuf>,
 }
 
 /// Returns the file to report: the one that was named, or the one in the directory that was named. Prints the
@@ -104,7 +106,8 @@ pub fn report(arguments: &ReportArgs, detail: Detail) -> anyhow::Result<Code> {
     let mut report = Stored::open(&file)
         .and_then(|core| {
             let stacks = StackChoice { variables: arguments.locals, tasks: arguments.tasks };
-            offline::report(&core, &arguments.image, &arguments.debug_dir, stacks)
+            let search = debug_search(&arguments.debug_dir, arguments.quiet);
+            offline::report(&core, &arguments.image, &search, stacks)
         })
         .map_err(BadRequest::from_error)?;
     if arguments.redact {

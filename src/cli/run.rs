@@ -24,7 +24,7 @@ use crate::bundled;
 use crate::capture::store::{CoreDestination, CoreSize, UnfinishedCore};
 use crate::errors::BadRequest;
 use crate::hang::{Bounds, Class};
-use crate::images::{Access, DEBUG_DIRECTORY, Files};
+use crate::images::{Access, DEBUG_DIRECTORY, DebugSearch, Files};
 use crate::session::{self, Ended, GeneralBound, Policy, RunEvent, RunOptions, Sink};
 use crate::signals::Unwritten;
 
@@ -133,10 +133,11 @@ pub struct RunArgs {
     /// Print nothing but errors, warnings and the guest's console
     #[arg(short, long)]
     pub quiet: bool,
-    /// Directory of separate debug files, by build-id
+    /// Directory of separate debug files, by build-id, and of other files that debug information refers to;
+    /// may be repeated, and is searched in order
     #[arg(long, value_name = "DIRECTORY", default_value = DEBUG_DIRECTORY,
           value_hint = ValueHint::DirPath)]
-    pub debug_dir: PathBuf,
+    pub debug_dir: Vec<PathBuf>,
     /// End at once when this process, the farm that started this one, dies; tell the farm on standard output
     /// when the guest has ended, and the error that ends this process
     #[arg(long, value_name = "PID", hide = true)]
@@ -266,6 +267,9 @@ fn run_guest(arguments: &RunArgs, detail: Detail, started: Instant) -> anyhow::R
     let text = Text::beside(destination.as_ref(), arguments.quiet);
     let files =
         Files::open(arguments.image.as_deref(), Access::Read).map_err(BadRequest::from_error)?;
+    if let Some(path) = &arguments.image {
+        files.check_code(path).map_err(BadRequest::from_error)?;
+    }
     let core = arguments.core_file();
     let core = core.map(|path| CoreDestination::open(path, arguments.core_size));
     let core = core.transpose().map_err(BadRequest::from_error)?;
@@ -465,7 +469,8 @@ fn options(arguments: &RunArgs, stdout_is_data: bool, unwritten: Unwritten) -> R
         serial,
         // A farm sends further signals itself, and kills its VMs when they do not end.
         lost_by_second_signal: Some(unwritten).filter(|_| arguments.die_with.is_none()),
-        debug_directory: arguments.debug_dir.clone(),
+        // A guest that runs does not wait for servers.
+        debug: DebugSearch::in_directories(&arguments.debug_dir),
         variables: arguments.locals,
         core: None,
     }

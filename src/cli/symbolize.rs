@@ -13,6 +13,7 @@ use nmiscope_symbolizer::{Image, SourceRoots};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FileType;
 
+use super::debug_search::debug_search;
 use super::exit_code::{self, Code};
 use super::output;
 use crate::errors::BadRequest;
@@ -57,10 +58,11 @@ pub struct SymbolizeArgs {
     /// func+0x14/0x90, always is one
     #[arg(long)]
     pub return_addresses: bool,
-    /// Directory of separate debug files, by build-id
+    /// Directory of separate debug files, by build-id, and of other files that debug information refers to;
+    /// may be repeated, and is searched in order
     #[arg(long, value_name = "DIRECTORY", default_value = DEBUG_DIRECTORY,
           value_hint = ValueHint::DirPath)]
-    pub debug_dir: PathBuf,
+    pub debug_dir: Vec<PathBuf>,
     /// Print one line of JSON for each address, instead of the text (docs/symbolize.schema.json)
     #[arg(long)]
     pub json: bool,
@@ -105,25 +107,36 @@ const CHUNK: usize = 64 << 10;
 /// Annotates standard input, or prints the frames of the arguments.
 pub fn symbolize(arguments: &SymbolizeArgs) -> anyhow::Result<Code> {
     let path = arguments.image.as_deref();
+    let search = debug_search(&arguments.debug_dir, arguments.quiet);
     let mut files = Files::open(path, Access::Map).map_err(BadRequest::from_error)?;
-    files.find_debug_file(path, &arguments.debug_dir);
+    let is_module = files.lay_out_module(path, &search).map_err(BadRequest::from_error)?;
+    files.find_debug_files(path, &search);
     let image = parse(&files, arguments).map_err(BadRequest::from_error)?;
+    let warned = search.notes.texts();
+    warned.iter().for_each(|remark| output::warning(remark));
     if !image.has_debug_info() {
         output::warning(
-            "the image has no debug information, and no debug file was found: names only",
+            "the image has no debug information, and no debug file of it was found: names only",
         );
     }
     for folder in &arguments.modules {
         let missing = || format!("failed to look for modules in {}", folder.display());
         folder.metadata().with_context(missing).map_err(BadRequest::from_error)?;
     }
-    let modules = Modules::new(arguments.modules.clone(), arguments.debug_dir.clone());
+    // A log has the module's name behind its functions.
+    let own_module = path.filter(|_| is_module).map(PathBuf::from);
+    let modules = arguments.modules.iter().cloned().chain(own_module).collect();
+    let modules = Modules::new(modules, arguments.debug_dir.clone());
     let lookup = Lookup::new(&image, &modules, SourceRoots::new(source_roots()));
-    if arguments.references.is_empty() {
+    let code = if arguments.references.is_empty() {
         annotate_log(lookup, arguments)
     } else {
         look_up_arguments(lookup, &files, arguments)
-    }
+    };
+    // Files of split units are looked for when an address needs them.
+    let later = search.notes.texts().into_iter().filter(|remark| !warned.contains(remark));
+    later.for_each(|remark| output::warning(&remark));
+    code
 }
 
 fn parse<'a>(files: &'a Files, arguments: &SymbolizeArgs) -> anyhow::Result<Image<'a>> {

@@ -60,15 +60,25 @@ impl Compression {
     /// # Errors
     /// The file is damaged, holds more than a gigabyte, or has a format that kernel modules do not use.
     pub fn decompress(self, file: &[u8]) -> io::Result<Vec<u8>> {
+        self.decompress_within(file, MAX_BYTES)
+    }
+
+    /// Decompresses a file of at most `limit` bytes into memory.
+    ///
+    /// # Errors
+    /// The errors are those of [`decompress`](Self::decompress).
+    pub fn decompress_within(self, file: &[u8], limit: u64) -> io::Result<Vec<u8>> {
         match self {
-            Self::Gzip => read(flate2::read::MultiGzDecoder::new(file)),
-            Self::Xz => read(lzma_rust2::XzReader::new_mem_limit(file, true, MAX_WINDOW >> 10)),
+            Self::Gzip => read(flate2::read::MultiGzDecoder::new(file), limit),
+            Self::Xz => {
+                read(lzma_rust2::XzReader::new_mem_limit(file, true, MAX_WINDOW >> 10), limit)
+            }
             Self::Zstandard => {
                 let decoder = ruzstd::decoding::StreamingDecoder::new_with_max_window_size(
                     file,
                     u64::from(MAX_WINDOW),
                 );
-                read(decoder.map_err(io::Error::other)?)
+                read(decoder.map_err(io::Error::other)?, limit)
             }
             Self::Bzip2 | Self::Lz4 | Self::Lzop => Err(io::Error::other(format!(
                 "a format that modules do not have: decompress it first, with `{}`",
@@ -78,11 +88,11 @@ impl Compression {
     }
 }
 
-fn read(decoder: impl Read) -> io::Result<Vec<u8>> {
+fn read(decoder: impl Read, limit: u64) -> io::Result<Vec<u8>> {
     let mut contents = Vec::new();
-    decoder.take(MAX_BYTES + 1).read_to_end(&mut contents)?;
-    if contents.len() as u64 > MAX_BYTES {
-        return Err(io::Error::other(format!("it holds more than {} MiB", MAX_BYTES >> 20)));
+    decoder.take(limit + 1).read_to_end(&mut contents)?;
+    if contents.len() as u64 > limit {
+        return Err(io::Error::other(format!("it holds more than {} MiB", limit >> 20)));
     }
     Ok(contents)
 }

@@ -32,8 +32,8 @@ const MAX_BYTES: usize = 2 << 30;
 pub struct Modules {
     /// Directories of modules, or single module files.
     roots: Vec<PathBuf>,
-    /// Directory of separate debug files, by build-id.
-    debug_directory: PathBuf,
+    /// Directories of separate debug files, by build-id.
+    debug_directories: Vec<PathBuf>,
     /// Files of known modules, whatever their names are.
     known: Vec<(String, PathBuf)>,
     /// Addresses of sections in a guest, by module; empty for modules of no guest.
@@ -69,9 +69,9 @@ pub enum NoModule {
 
 /// A module file, laid out as an image, and its separate debug file if it needs and has one.
 #[derive(Debug)]
-struct Linked {
-    module: Vec<u8>,
-    debug: Option<Vec<u8>>,
+pub(super) struct Linked {
+    pub(super) module: Vec<u8>,
+    pub(super) debug: Option<Vec<u8>>,
 }
 
 /// A module file that was read, parsed as an image.
@@ -86,11 +86,11 @@ pub struct LoadedModule<'a> {
 
 impl Modules {
     /// Prepares to find the modules below `roots`, each a directory or a file. A module without debug
-    /// information gets that of the file with its build-id in `debug_directory`.
-    pub fn new(roots: Vec<PathBuf>, debug_directory: PathBuf) -> Self {
+    /// information gets that of the file with its build-id in one of `debug_directories`.
+    pub fn new(roots: Vec<PathBuf>, debug_directories: Vec<PathBuf>) -> Self {
         Self {
             roots,
-            debug_directory,
+            debug_directories,
             known: Vec::new(),
             sections: BTreeMap::new(),
             by_name: OnceCell::new(),
@@ -135,7 +135,7 @@ impl Modules {
             if self.bytes.get() >= MAX_BYTES {
                 return Err(NoModule::TooMuch);
             }
-            let linked = link(&entry.path, &self.debug_directory, sections);
+            let linked = link(&entry.path, &self.debug_directories, sections);
             let linked = linked.map_err(|error| NoModule::Unreadable(format!("{error:#}")))?;
             let debug = linked.debug.as_ref().map_or(0, Vec::len);
             self.bytes.set(self.bytes.get() + linked.module.len() + debug);
@@ -231,19 +231,25 @@ pub fn canonical(name: &str) -> String {
     name.replace('-', "_")
 }
 
-fn link(
+/// Reads a module's file and, if it has no debug information, the debug file with its build-id. Both are
+/// laid out as [`Modules::at`] has it.
+///
+/// # Errors
+/// The file cannot be read or decompressed, or is no module.
+pub(super) fn link(
     path: &Path,
-    debug_directory: &Path,
+    debug_directories: &[PathBuf],
     sections: Option<&Sections>,
 ) -> anyhow::Result<Linked> {
     let module = read(path, sections)?;
     let image =
         Image::parse(&module).with_context(|| format!("failed to read {}", path.display()))?;
     let debug = image.build_id().filter(|_| !image.has_debug_info()).and_then(|id| {
-        let path = debug_directory.join(build_id_path(id)? + ".debug");
-        read(&path, sections)
-            .ok()
-            .filter(|debug| Image::parse(debug).is_ok_and(|d| d.build_id() == Some(id)))
+        let path = build_id_path(id)? + ".debug";
+        debug_directories.iter().find_map(|directory| {
+            let debug = read(&directory.join(&path), sections).ok()?;
+            Image::parse(&debug).is_ok_and(|debug| debug.build_id() == Some(id)).then_some(debug)
+        })
     });
     Ok(Linked { module, debug })
 }
@@ -252,7 +258,7 @@ fn link(
 ///
 /// # Errors
 /// The file cannot be read or decompressed, or is no module.
-fn read(path: &Path, sections: Option<&Sections>) -> anyhow::Result<Vec<u8>> {
+pub(super) fn read(path: &Path, sections: Option<&Sections>) -> anyhow::Result<Vec<u8>> {
     let bytes = open(path, Access::Map)?;
     let contents = Compression::detect(&bytes)
         .map(|format| format.decompress(&bytes))

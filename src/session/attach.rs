@@ -24,6 +24,7 @@ use super::visit::{CaptureWithCore, Visitor};
 use crate::capture::store::{CoreDestination, UnfinishedCore};
 use crate::diagnosis::milliseconds;
 use crate::errors::BadRequest;
+use crate::images::DebugSearch;
 use crate::targets::{Attached, FinishedVisit, States, extents};
 
 /// Options of an attach: the VM and the wanted results.
@@ -33,8 +34,8 @@ pub struct AttachOptions {
     pub vm: VmSelector,
     /// Images of the guest's kernel and modules; those that are not named are searched for by build-id.
     pub images: Vec<PathBuf>,
-    /// Directory that is searched for separate debug files.
-    pub debug_directory: PathBuf,
+    /// Places where separate debug files are looked for.
+    pub debug: DebugSearch,
     /// Stacks that the report is to have.
     pub stacks: StackChoice,
     /// Longest time for which the guest is stopped.
@@ -78,7 +79,7 @@ pub fn attach(options: &AttachOptions, guardian: Command) -> anyhow::Result<Atta
     let source = memory_source(&memory, options.core.as_ref())?;
     let runs = readiness == Readiness::Running;
     let mut running = Attached::without_stop(memory, states.clone(), runs);
-    let search = ImageSearch { named: &options.images, debug_directory: &options.debug_directory };
+    let search = ImageSearch { named: &options.images, debug: &options.debug };
     // The image of a kernel has tens of megabytes, which take half a minute through the monitor.
     let in_memory = source == MemorySource::Process;
     let images = GuestImages::open(&running, search, in_memory, Vec::new())
@@ -99,6 +100,7 @@ pub fn attach(options: &AttachOptions, guardian: Command) -> anyhow::Result<Atta
     let ((capture, core), visit) = prepared.visit(&mut qemu, memory, guardian, &mut visitor)?;
     let mut report = visitor.report(&capture, Source::Attached, origin, memory_bytes);
     report.visit = Some(visit);
+    options.debug.notes.add_to(&mut report.warnings);
     let core = core.map(|core| UnfinishedCore::new(core.map(|core| (core, capture)), 0));
     Ok(AttachResult { report, core })
 }

@@ -35,7 +35,7 @@ impl<'a> Guest<'a> {
     pub fn examine(&mut self) -> (&dyn KernelAdapter, &Files) {
         let Self { files, kernel, options } = self;
         let kernel = kernel.get_or_insert_with(|| {
-            files.find_debug_file(options.image.as_deref(), &options.debug_directory);
+            files.find_debug_files(options.image.as_deref(), &options.debug);
             match files.parse() {
                 Ok(image) => kernel::recognise(&image),
                 Err(error) => kernel::unknown(crate::error_chain(&error)),

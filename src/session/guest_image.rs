@@ -16,7 +16,7 @@ pub use super::kernel_files::ImageSearch;
 use super::kernel_files::KernelFiles;
 use super::stack_choice::StackChoice;
 use super::visit::{Images, NO_VARIABLES_WITHOUT_IMAGE, Visitor};
-use crate::images::{Access, Files, hex};
+use crate::images::{Access, DebugSearch, Files, hex};
 use crate::kernel::{self, KernelAdapter};
 use crate::targets::Target;
 
@@ -33,7 +33,7 @@ pub struct GuestImages {
 
 enum OpenFiles {
     None,
-    Whole(Files, Option<PathBuf>),
+    Whole(Box<Files>, Option<PathBuf>),
     Parts(Box<KernelFiles>),
 }
 
@@ -57,7 +57,7 @@ impl GuestImages {
             }
             Some(None) => OpenFiles::None,
             None => match open_whole(target, search, &mut warnings)? {
-                Some((files, path)) => OpenFiles::Whole(files, path),
+                Some((files, path)) => OpenFiles::Whole(Box::new(files), path),
                 None => OpenFiles::None,
             },
         };
@@ -130,7 +130,7 @@ fn open_whole(
 ) -> anyhow::Result<Option<FoundImage>> {
     let found = match search.named {
         [path] => Some(open_named(path, target, warnings)?),
-        [] => search_for_image(target, search.debug_directory, warnings)?,
+        [] => search_for_image(target, search.debug, warnings)?,
         [_, second, ..] => bail!(
             "{} cannot be used: no kernel that describes itself was found in the guest's memory, and modules are \
              looked up by what it says of them",
@@ -138,7 +138,7 @@ fn open_whole(
         ),
     };
     Ok(found.map(|(mut files, path)| {
-        files.find_debug_file(path.as_deref(), search.debug_directory);
+        files.find_debug_files(path.as_deref(), search.debug);
         (files, path)
     }))
 }
@@ -172,7 +172,7 @@ fn open_named(
 /// the build-id found in its place. Returns `None`, and adds a warning, if neither is found.
 fn search_for_image(
     target: &dyn Target,
-    debug_directory: &Path,
+    search: &DebugSearch,
     warnings: &mut Vec<String>,
 ) -> anyhow::Result<Option<FoundImage>> {
     // A build without KVM has no bundled guest.
@@ -187,7 +187,7 @@ fn search_for_image(
         return Ok(None);
     }
     if let Some(BuildIdCheck::Other(id)) = seen {
-        let found = Files::find(Some(&id), None, None, debug_directory)?;
+        let found = Files::find(Some(&id), None, None, search)?;
         if found.is_none() {
             let id = hex(&id);
             warnings

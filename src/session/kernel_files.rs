@@ -13,7 +13,7 @@ use anyhow::bail;
 use nmiscope_symbolizer::is_relocatable;
 
 use crate::images::modules::{self, Modules};
-use crate::images::{Access, Files, build_id_path, hex, open};
+use crate::images::{Access, DebugSearch, Files, build_id_path, hex, open};
 use crate::kernel::{KernelImages, KernelPart, KernelParts, PlacedImage};
 
 /// Files that a user names for a guest, and where others are looked for.
@@ -21,8 +21,8 @@ use crate::kernel::{KernelImages, KernelPart, KernelParts, PlacedImage};
 pub struct ImageSearch<'a> {
     /// Images and modules that the user names.
     pub named: &'a [PathBuf],
-    /// Directory of separate debug files.
-    pub debug_directory: &'a Path,
+    /// Places where separate debug files are looked for.
+    pub debug: &'a DebugSearch,
 }
 
 /// Open files of a kernel in memory.
@@ -57,28 +57,31 @@ impl KernelFiles {
             }
         }
         let named = files.iter().map(|(name, _)| name.clone()).collect();
-        let directory = search.debug_directory;
-        let found = kernel.or_else(|| debug_kernel(&parts, directory));
+        let search = search.debug;
+        let found = kernel.or_else(|| debug_kernel(&parts, search));
         let (kernel, path) = found
             .map(|(mut files, path)| {
-                files.find_debug_file(Some(&path), directory);
+                files.find_debug_files(Some(&path), search);
                 (files, path)
             })
             .unzip();
         files.extend(parts.modules.iter().filter_map(|(name, part)| {
-            let path = directory.join(build_id_path(part.build_id.as_deref()?)? + ".debug");
-            path.is_file().then(|| (name.clone(), path))
+            let path = PathBuf::from(build_id_path(part.build_id.as_deref()?)? + ".debug");
+            let path = search.places(&path).find(|path| path.is_file())?;
+            Some((name.clone(), path))
         }));
         let roots = release_directory(&parts.release);
-        let roots = roots.map(|release| directory.join("lib/modules").join(release));
-        let roots = roots.filter(|root| root.is_dir()).into_iter().collect();
+        let roots = roots.map(|release| Path::new("lib/modules").join(release));
+        let roots = roots.iter().flat_map(|root| search.places(root)).filter(|root| root.is_dir());
+        let roots = roots.collect();
         let sections: BTreeMap<String, modules::Sections> = parts
             .modules
             .iter()
             .filter(|(_, part)| !part.sections.is_empty())
             .map(|(name, part)| (modules::canonical(name), part.sections.clone()))
             .collect();
-        let modules = Modules::new(roots, directory.to_owned()).with_files(files).at(sections);
+        let modules =
+            Modules::new(roots, search.directories.clone()).with_files(files).at(sections);
         Ok(Self { parts, kernel, path, modules, named })
     }
 
@@ -201,9 +204,9 @@ fn named_kernel(
     Ok(files)
 }
 
-/// Finds the kernel's file in a directory of debug files: by its build-id, or by its release at the places that
-/// distributions use, if the build-id there is the same.
-fn debug_kernel(parts: &KernelParts, directory: &Path) -> Option<(Files, PathBuf)> {
+/// Finds the kernel's file in the directories of debug files: by its build-id, or by its release at the
+/// places that distributions use, if the build-id there is the same. A server is asked last.
+fn debug_kernel(parts: &KernelParts, search: &DebugSearch) -> Option<(Files, PathBuf)> {
     let id = parts.kernel.build_id.as_deref()?;
     let by_release = release_directory(&parts.release).into_iter().flat_map(|release| {
         [
@@ -213,8 +216,13 @@ fn debug_kernel(parts: &KernelParts, directory: &Path) -> Option<(Files, PathBuf
         ]
     });
     let by_id = build_id_path(id).into_iter().flat_map(|path| [path.clone() + ".debug", path]);
-    by_id.chain(by_release).find_map(|place| {
-        let path = directory.join(place);
+    let names: Vec<PathBuf> = by_id.chain(by_release).map(PathBuf::from).collect();
+    let places = search
+        .directories
+        .iter()
+        .flat_map(|directory| names.iter().map(move |name| directory.join(name)));
+    let downloaded = || search.download(id);
+    places.chain(std::iter::once_with(downloaded).flatten()).find_map(|path| {
         let files = Files::open(Some(&path), Access::Map).ok()?;
         let is_it = files.parse().is_ok_and(|image| image.build_id() == Some(id));
         is_it.then_some((files, path))
@@ -271,7 +279,8 @@ mod tests {
         debug_directory: &Path,
     ) -> anyhow::Result<(KernelFiles, Vec<String>)> {
         let mut warnings = Vec::new();
-        let search = ImageSearch { named, debug_directory };
+        let debug = DebugSearch::in_directories(&[debug_directory.to_owned()]);
+        let search = ImageSearch { named, debug: &debug };
         let files = KernelFiles::find(parts, search, &mut warnings)?;
         Ok((files, warnings))
     }

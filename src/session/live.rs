@@ -477,6 +477,9 @@ impl Session<'_> {
             console_tail: self.console.tail(),
             visit: None,
         };
+        for remark in self.options.debug.notes.texts() {
+            self.record.warn_once(remark);
+        }
         let (report, core) = self.record.finish(report);
         (report, core, console_failure)
     }

@@ -18,7 +18,7 @@ use crate::capture::note::CaptureNote;
 use crate::capture::{Capture, StoppedGuest, Timeouts};
 use crate::diagnosis::{self, Diagnosis, Resolver};
 use crate::elf_core::{Core, ElfCore};
-use crate::images::{self, Access, Bytes, Files, hex, source_roots};
+use crate::images::{self, Access, Bytes, DebugSearch, Files, hex, source_roots};
 use crate::kernel::{self, KernelAdapter, KernelSymbols, Reading, Vocabulary, WithVariables};
 use crate::targets::{Dump, Target};
 
@@ -47,7 +47,7 @@ impl Stored {
 /// Makes the report of a stored file. A report as JSON is returned unchanged.
 ///
 /// The image is the one with the file's build-id: one of `images`, the bundled guest, the file that a core names,
-/// or one below `debug_directory`. Without an image addresses stay addresses, and a warning names the
+/// or one that `search` finds. Without an image addresses stay addresses, and a warning names the
 /// missing image. Images of modules are for a kernel that describes itself in memory. Of `stacks` there are those whose
 /// memory is in the file.
 ///
@@ -56,7 +56,18 @@ impl Stored {
 pub fn report(
     stored: &Stored,
     images: &[PathBuf],
-    debug_directory: &Path,
+    search: &DebugSearch,
+    stacks: StackChoice,
+) -> anyhow::Result<Report> {
+    let mut report = report_without_notes(stored, images, search, stacks)?;
+    search.notes.add_to(&mut report.warnings);
+    Ok(report)
+}
+
+fn report_without_notes(
+    stored: &Stored,
+    images: &[PathBuf],
+    debug: &DebugSearch,
     stacks: StackChoice,
 ) -> anyhow::Result<Report> {
     let failed = || format!("failed to read {}", stored.path);
@@ -64,7 +75,7 @@ pub fn report(
         return json::read(&stored.bytes).with_context(failed);
     }
     let core = ElfCore::parse(&stored.bytes).with_context(failed)?;
-    let search = ImageSearch { named: images, debug_directory };
+    let search = ImageSearch { named: images, debug };
     if !core.is_own() {
         let dump = Dump::from_elf(core).with_context(failed)?;
         return dump::report(dump, &stored.path, search, stacks);
@@ -92,7 +103,7 @@ pub fn report(
         [image] => Some(image.as_path()),
         [_, other, ..] => bail!("{} cannot be used: this core has one image", other.display()),
     };
-    let files = find_files(build_id, &mut note.report, image, debug_directory)?;
+    let files = find_files(build_id, &mut note.report, image, debug)?;
     let image = files.as_ref().and_then(|files| files.parse().ok());
     let kernel = image.as_ref().map(kernel::recognise);
     if let Some(kernel) = &kernel {
@@ -135,10 +146,10 @@ fn find_files(
     build_id: Option<&[u8]>,
     report: &mut Report,
     image: Option<&Path>,
-    debug_directory: &Path,
+    search: &DebugSearch,
 ) -> anyhow::Result<Option<Files>> {
     let recorded = report.image.path.as_deref().map(Path::new);
-    let found = Files::find(build_id, image, recorded, debug_directory)?;
+    let found = Files::find(build_id, image, recorded, search)?;
     let Some((mut files, path)) = found else {
         report.warnings.push(match build_id {
             Some(id) => {
@@ -148,7 +159,7 @@ fn find_files(
         });
         return Ok(None);
     };
-    files.find_debug_file(path.as_deref(), debug_directory);
+    files.find_debug_files(path.as_deref(), search);
     Ok(Some(files))
 }
 

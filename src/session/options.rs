@@ -11,6 +11,7 @@ use super::console::Sink;
 use super::wake::SignalWatch;
 use crate::capture::store::{CoreDestination, UnfinishedCore};
 use crate::hang;
+use crate::images::DebugSearch;
 use crate::signals::Unwritten;
 
 /// Options of a live session: the guest, its limits, and the response to a hang.
@@ -49,8 +50,8 @@ pub struct RunOptions {
     /// Outputs that a second terminating signal loses, as it ends the process at once; `None` if further
     /// signals change nothing.
     pub lost_by_second_signal: Option<Unwritten>,
-    /// Directory of separate debug files, by build-id.
-    pub debug_directory: PathBuf,
+    /// Places where separate debug files are looked for.
+    pub debug: DebugSearch,
     /// True to read the arguments and locals of the frames that the host finds.
     pub variables: bool,
     /// Destination of the core: of the guest's end, of its last hang, or of its last backtrace, the first

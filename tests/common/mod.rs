@@ -85,7 +85,7 @@ pub fn program<I: AsRef<OsStr>>(
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TERM"] {
+    for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TERM", "DEBUGINFOD_URLS"] {
         command.env_remove(variable);
     }
     Invocation { command, directory, deadline: DEADLINE }

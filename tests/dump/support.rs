@@ -9,7 +9,7 @@ use std::time::Duration;
 use flate2::read::GzDecoder;
 use nmiscope::capture::{StoppedGuest, Timeouts};
 use nmiscope::elf_core::ElfCore;
-use nmiscope::images::{Access, Files};
+use nmiscope::images::{Access, DebugSearch, Files};
 use nmiscope::kernel::{self, KernelState, LockKind, Site, TaskRunState, Wait, WaitFor};
 use nmiscope::session::StackChoice;
 use nmiscope::session::offline::{Stored, report};
@@ -40,7 +40,7 @@ pub fn report_of(bytes: Vec<u8>, image: Option<&Path>) -> anyhow::Result<Report>
     report(
         &Stored::from_bytes(bytes, "some.dump"),
         &images,
-        Path::new("/nonexistent"),
+        &DebugSearch::in_directories(&["/nonexistent".into()]),
         StackChoice::default(),
     )
 }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use nmiscope::capture::note::CaptureNote;
 use nmiscope::cli::exit_code;
 use nmiscope::elf_core::{Core, ElfCore};
+use nmiscope::images::DebugSearch;
 use nmiscope::session::StackChoice;
 use nmiscope::session::offline::{Stored, report};
 use nmiscope_machine::{MappingLimits, PageTables};
@@ -105,7 +106,12 @@ fn core_of_linux_gives_its_committed_report() {
 /// Makes the report of a core in memory, with the library.
 fn report_of(bytes: Vec<u8>) -> anyhow::Result<Report> {
     let stored = Stored::from_bytes(bytes, "linux.core");
-    report(&stored, &[], &PathBuf::from("/nonexistent"), StackChoice::default())
+    report(
+        &stored,
+        &[],
+        &DebugSearch::in_directories(&["/nonexistent".into()]),
+        StackChoice::default(),
+    )
 }
 
 #[test]

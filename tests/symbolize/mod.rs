@@ -2,6 +2,7 @@
 
 mod answers;
 mod copy;
+mod debug_files;
 mod modules;
 mod offsets;
 mod truth;
@@ -26,7 +27,7 @@ fn annotate_in(
     format: Format,
 ) -> (Vec<u8>, LogSummary) {
     let image = Image::parse(image).expect("an image");
-    let modules = Modules::new(modules.to_vec(), "/nowhere".into());
+    let modules = Modules::new(modules.to_vec(), Vec::new());
     let lookup = Lookup::new(&image, &modules, SourceRoots::default());
     let mut output = Vec::new();
     let mut annotator = Annotator::new(lookup, None, format, &mut output);

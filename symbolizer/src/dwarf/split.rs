@@ -76,17 +76,11 @@ impl SplitUnit {
     }
 }
 
-/// The place of the entries of a skeleton unit.
-#[derive(Debug)]
-enum Source {
-    File(SplitFile),
-    Package,
-}
-
 /// The place of a split unit, with the caches for reading it.
 #[derive(Debug)]
 struct Place {
-    source: Source,
+    /// The file that has the unit; `None` for the package.
+    file: Option<SplitFile>,
     /// Offset of the unit's header in its `.debug_info.dwo`.
     offset: usize,
     index: UnitIndex,
@@ -127,17 +121,17 @@ impl<'data> SplitUnits<'data> {
         let Some(place) = place.get_or_init(|| self.find(dwarf, skeleton, id).map(Box::new)) else {
             return Ok(None);
         };
-        let sections = match (&place.source, &self.package) {
-            (Source::File(file), _) => {
+        let sections = match (&place.file, &self.package) {
+            (Some(file), _) => {
                 let mut sections = file.sections()?;
                 sections.make_dwo(dwarf);
                 sections
             }
-            (Source::Package, Some(package)) => match package.sections(dwarf, id)? {
+            (None, Some(package)) => match package.sections(dwarf, id)? {
                 Some(sections) => sections,
                 None => return Ok(None),
             },
-            (Source::Package, None) => return Ok(None),
+            (None, None) => return Ok(None),
         };
         let sections = Dwarf { sections, work: dwarf.work() };
         let mut unit = place.index.unit(&sections, place.offset)?;
@@ -152,14 +146,14 @@ impl<'data> SplitUnits<'data> {
             unit_with(&Dwarf { sections, work: dwarf.work() }, id)
         });
         if let Some(offset) = in_package {
-            return Some(Place { source: Source::Package, offset, index: UnitIndex::default() });
+            return Some(Place { file: None, offset, index: UnitIndex::default() });
         }
         let unit = request(dwarf, skeleton, id)?;
         let bytes = self.files?.open(&unit)?;
         let (sections, offset) =
             SplitFile::units((*bytes).as_ref(), id, &self.inflation, dwarf.work())?;
-        let source = Source::File(SplitFile { bytes, sections });
-        Some(Place { source, offset, index: UnitIndex::default() })
+        let file = Some(SplitFile { bytes, sections });
+        Some(Place { file, offset, index: UnitIndex::default() })
     }
 }
 

@@ -1,0 +1,116 @@
+//! Files of split units (`.dwo`), opened when a lookup needs them.
+//!
+//! Owns the open files and the bound on them. Refuses to choose their places (`finder`) and to read them
+//! (`nmiscope_symbolizer`). Called by the symbolizer.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::path::Path;
+use std::rc::Rc;
+
+use nmiscope_symbolizer::{SharedBytes, SplitFiles, SplitUnit};
+
+use super::finder::Finder;
+
+/// Largest number of files. A kernel has one for each of its 3,000 or more source files.
+const MAX_FILES: usize = 1 << 14;
+/// Largest size of all files together, in bytes, those of other builds included.
+const MAX_BYTES: u64 = 4 << 30;
+/// Largest number of files of other builds that are looked into. A hostile image could name thousands.
+const MAX_MISMATCHES: u64 = 32;
+
+/// The files of an image's split units.
+#[derive(Debug)]
+pub struct SplitStore {
+    finder: Finder,
+    /// Bytes of files by DWO ID and name; `None` for a file that was not found.
+    opened: RefCell<HashMap<(u64, String), Option<Kept>>>,
+    bytes: Cell<u64>,
+    mismatches: Cell<u64>,
+}
+
+/// The bytes of an open file, without a view of them in debug output.
+struct Kept(SharedBytes);
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", (*self.0).as_ref().len())
+    }
+}
+
+impl SplitStore {
+    /// Creates a store without an open file.
+    pub fn new(finder: Finder) -> Self {
+        Self { finder, opened: RefCell::default(), bytes: Cell::new(0), mismatches: Cell::new(0) }
+    }
+
+    fn find(&self, unit: &SplitUnit) -> Option<SharedBytes> {
+        let expected = format!("its DWO ID is not {:016x}", unit.id);
+        let bytes = self.finder.by_name(
+            Path::new(&unit.name),
+            unit.directory.as_deref().map(Path::new),
+            &|bytes| self.matches(unit, bytes),
+            &expected,
+            "the inlined calls and variables of its code",
+        )?;
+        Some(Rc::new(bytes))
+    }
+
+    fn matches(&self, unit: &SplitUnit, bytes: &[u8]) -> bool {
+        self.bytes.set(self.bytes.get().saturating_add(bytes.len() as u64));
+        let is_it = self.mismatches.get() < MAX_MISMATCHES && unit.matches(bytes);
+        self.mismatches.set(self.mismatches.get() + u64::from(!is_it));
+        is_it
+    }
+
+    /// Returns the reason why no more files are opened; `None` if there is none.
+    fn is_full(&self) -> Option<String> {
+        if self.mismatches.get() >= MAX_MISMATCHES {
+            return Some(format!("{MAX_MISMATCHES} others were of other builds"));
+        }
+        let files = self.opened.borrow().len();
+        (files >= MAX_FILES || self.bytes.get() >= MAX_BYTES)
+            .then(|| format!("{MAX_FILES} others, or {} GiB, have been", MAX_BYTES >> 30))
+    }
+}
+
+impl SplitFiles for SplitStore {
+    fn open(&self, unit: &SplitUnit) -> Option<SharedBytes> {
+        let key = (unit.id, unit.name.clone());
+        if let Some(known) = self.opened.borrow().get(&key) {
+            return known.as_ref().map(|kept| Rc::clone(&kept.0));
+        }
+        if let Some(reason) = self.is_full() {
+            self.finder.notes().add(format!("{} is not read: {reason}", unit.name));
+            return None;
+        }
+        let found = self.find(unit);
+        let kept = found.as_ref().map(|bytes| Kept(Rc::clone(bytes)));
+        self.opened.borrow_mut().insert(key, kept);
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::images::{Access, DebugSearch};
+
+    /// An image can name itself, thousands of times.
+    #[test]
+    fn files_of_other_builds_are_looked_into_a_few_times_only() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("image");
+        std::fs::write(&path, b"\x7fELF").expect("a file");
+        let search = DebugSearch::default();
+        let store = SplitStore::new(Finder::new(Access::Read, Some(&path), &search));
+        for id in 0..10_000 {
+            let unit = SplitUnit { name: "image".into(), directory: None, id };
+            assert!(store.open(&unit).is_none());
+        }
+        assert_eq!(store.mismatches.get(), MAX_MISMATCHES);
+        assert_eq!(store.bytes.get(), 4 * MAX_MISMATCHES);
+        let remarks = search.notes.texts();
+        assert!(remarks.iter().any(|remark| remark.contains("other builds")), "{remarks:?}");
+    }
+}

@@ -32,8 +32,8 @@ pub fn explanation(file: &[u8]) -> Option<String> {
     }
     if is_relocatable(file) {
         return Some(
-            "it is an object file that is damaged, or none of a kernel module: give the kernel's vmlinux, and \
-             the module's directory with --modules"
+            "it is a kernel module: give the kernel's vmlinux, and the module's directory with \
+             --modules"
                 .into(),
         );
     }

@@ -145,6 +145,7 @@ impl<'data> Symbols<'data> {
     /// at the end of its section.
     pub(crate) fn has_data_boundary(&self, address: VirtualAddress) -> bool {
         let defined = self
+            .table
             .symbols
             .iter()
             .filter(|symbol| ![elf::SHN_UNDEF, elf::SHN_ABS].contains(&symbol.st_shndx.get(LE)));

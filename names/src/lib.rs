@@ -131,9 +131,9 @@ pub fn without_parameters(name: &str) -> &str {
     for (at, byte) in rest.bytes().enumerate().rev() {
         match byte {
             b')' => depth += 1,
+            _ if depth == 0 => break,
             b'(' if depth == 1 && at > 0 => return &rest[..at],
             b'(' => depth -= 1,
-            _ if depth == 0 => break,
             _ => {}
         }
     }
@@ -153,10 +153,12 @@ pub fn short_name(name: &str) -> &str {
         match byte {
             b'<' | b'(' => depth += 1,
             b'>' | b')' => depth = depth.saturating_sub(1),
-            b':' if depth == 0 && index > 0 && bytes[index - 1] == b':' => {
-                if !belongs_to_function(&path[..index - 1], &path[index + 1..]) {
-                    start = index + 1;
-                }
+            b':' if depth == 0
+                && index > 0
+                && bytes[index - 1] == b':'
+                && !belongs_to_function(&path[..index - 1], &path[index + 1..]) =>
+            {
+                start = index + 1;
             }
             // The type that a template returns stands before its name.
             b' ' if is_cpp && depth == 0 && !path[start..].contains("operator") => {
@@ -184,6 +186,14 @@ mod tests {
         // From the v0 mangling RFC (2603): `std::mem::align_of::<f64>`-like paths.
         assert_eq!(demangle("_RNvNtCs1234_7mycrate3foo3bar"), "mycrate::foo::bar");
         assert_eq!(demangle("nmi_vprintk.cold"), "nmi_vprintk.cold");
+    }
+
+    #[test]
+    fn unbalanced_parentheses_are_no_parameters() {
+        for name in ["(", "f(", "f)", ")(", "()", "f(g", "f)g("] {
+            assert_eq!(without_parameters(name), name, "{name}");
+        }
+        assert_eq!(without_parameters("f()g()"), "f()g");
     }
 
     /// Names of GCC 12's symbols, and what c++filt 2.40 prints for them.

@@ -144,11 +144,10 @@ impl<'data> Symbols<'data> {
     /// True if a variable ends at the address, or a symbol that is no function begins there: also one that lies
     /// at the end of its section.
     pub(crate) fn has_data_boundary(&self, address: VirtualAddress) -> bool {
-        let defined = self
-            .table
-            .symbols
-            .iter()
-            .filter(|symbol| ![elf::SHN_UNDEF, elf::SHN_ABS].contains(&symbol.st_shndx.get(LE)));
+        let defined =
+            self.table.symbols.iter().filter(|symbol| {
+                ![elf::SHN_UNDEF, elf::SHN_ABS].contains(&symbol.st_shndx.get(LE))
+            });
         defined.into_iter().any(|symbol| {
             let begin = symbol.st_value.get(LE);
             let end = || begin.checked_add(symbol.st_size.get(LE));

@@ -22,6 +22,10 @@ pub struct VcpuState {
     /// True in system-management mode. Cores leave the field out where it is false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub smm: bool,
+    /// True if the timer of a halted vCPU's local APIC will raise an interrupt that the vCPU takes, false if
+    /// it will not; `None` for a vCPU that is not halted, and where the source does not record it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timer_armed: Option<bool>,
 }
 
 impl VcpuState {

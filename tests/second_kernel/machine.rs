@@ -174,6 +174,7 @@ pub(super) fn machine() -> Machine {
         }),
         mp_state,
         smm: false,
+        timer_armed: None,
     };
     machine.states = vec![
         state(0, MpState::Halted, running(0x20), STACKS + 0x700),

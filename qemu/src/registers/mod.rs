@@ -189,6 +189,7 @@ fn parse_cpu(lines: &mut Lines<'_>) -> Result<VcpuRegisters, RegistersError> {
         nmi: None,
         mp_state: mp_state(number, &registers, flags.halted),
         smm: flags.smm,
+        timer_armed: None,
     };
     Ok(VcpuRegisters { state, narrow, ldt, tr, gdt_base, gdt_limit, debug, a20: flags.a20 })
 }

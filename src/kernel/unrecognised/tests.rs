@@ -54,7 +54,14 @@ impl PhysicalMemory for Pages {
 }
 
 fn cpu(cpu: u32, registers: Registers) -> VcpuState {
-    VcpuState { cpu, registers, nmi: None, mp_state: MpState::Running, smm: false }
+    VcpuState {
+        cpu,
+        registers,
+        nmi: None,
+        mp_state: MpState::Running,
+        smm: false,
+        timer_armed: None,
+    }
 }
 
 fn at(base: u64, rip: u64) -> Registers {

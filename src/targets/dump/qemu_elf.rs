@@ -97,7 +97,7 @@ fn vcpu_state(
 ) -> Result<VcpuState, NoAnswer> {
     let registers = registers.ok_or(NoAnswer::NotRecorded(cpu))?;
     let mp_state = mp_state(core, &registers);
-    Ok(VcpuState { cpu, registers, nmi: None, mp_state, smm: false })
+    Ok(VcpuState { cpu, registers, nmi: None, mp_state, smm: false, timer_armed: None })
 }
 
 /// Infers the multiprocessing state from the code before RIP. RIP of a halted vCPU is just after its

@@ -2,9 +2,10 @@
 //!
 //! Owns the command queue and the life of the thread; refuses to own operations on several vCPUs
 //! (`world`). `setup` prepares a vCPU, `thread` runs it, `kick` gets it out of the guest, `host` has the
-//! reads that need unsafe code, `state` translates KVM's structures, `thread_times` and `statistics` read
-//! what the host counts while the vCPU runs. Called by `vm`, `world` and `watch`.
+//! reads that need unsafe code, `state` translates KVM's structures, `apic_timer` those of the timer,
+//! `thread_times` and `statistics` read what the host counts while the vCPU runs. Called by `vm`, `world` and `watch`.
 
+mod apic_timer;
 mod host;
 mod kick;
 mod setup;

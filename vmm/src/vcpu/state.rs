@@ -14,6 +14,7 @@ use kvm_bindings::{
 use kvm_ioctls::VcpuFd;
 use nmiscope_machine::{MpState, NmiState, Registers, Segment, VcpuState};
 
+use super::apic_timer;
 use crate::kvm::KvmError;
 
 /// MSR number of the time-stamp counter (IA32_TIME_STAMP_COUNTER).
@@ -26,12 +27,16 @@ pub(super) fn read_state(cpu: u32, vcpu: &VcpuFd) -> Result<VcpuState, KvmError>
     let general = vcpu.get_regs().map_err(KvmError::ioctl("KVM_GET_REGS"))?;
     let special = vcpu.get_sregs().map_err(KvmError::ioctl("KVM_GET_SREGS"))?;
     let events = read_events(vcpu)?;
+    // Elsewhere the timer's interrupt may be due this very moment, and it tells nothing of a hang.
+    let is_halted = mp_state == MpState::Halted;
+    let timer_armed = if is_halted { apic_timer::read_armed(vcpu) } else { None };
     Ok(VcpuState {
         cpu,
         registers: registers(&general, &special),
         nmi: Some(nmi_state(&events)),
         mp_state,
         smm: events.smi.smm != 0,
+        timer_armed,
     })
 }
 
@@ -59,7 +64,12 @@ fn read_events(vcpu: &VcpuFd) -> Result<kvm_vcpu_events, KvmError> {
 
 /// Reads a vCPU's time-stamp counter, in cycles.
 pub(super) fn read_tsc(vcpu: &VcpuFd) -> Result<u64, KvmError> {
-    let mut msrs = Msrs::from_entries(&[kvm_msr_entry { index: MSR_TSC, ..Default::default() }])
+    read_msr(vcpu, MSR_TSC)
+}
+
+/// Reads a model-specific register; zero if KVM does not have it.
+pub(super) fn read_msr(vcpu: &VcpuFd, index: u32) -> Result<u64, KvmError> {
+    let mut msrs = Msrs::from_entries(&[kvm_msr_entry { index, ..Default::default() }])
         .map_err(|_| KvmError::TableFull { table: "MSR", entries: 1 })?;
     vcpu.get_msrs(&mut msrs).map_err(KvmError::ioctl("KVM_GET_MSRS"))?;
     Ok(msrs.as_slice()[0].data)

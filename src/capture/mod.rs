@@ -200,6 +200,9 @@ pub enum NotSent {
     /// The kernel has no buffers: an answer could not be read.
     #[error("the kernel has no buffer to answer an NMI into")]
     NoBuffers,
+    /// The kernel's structures were not found: an answer could not be read.
+    #[error("there is no buffer to read an answer from: {0}")]
+    NotFound(LocateError),
     /// The target cannot send NMIs.
     #[error(transparent)]
     MissingPower(#[from] MissingPower),

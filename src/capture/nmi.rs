@@ -175,7 +175,7 @@ fn none_sent(reasons: Vec<Option<NotSent>>, reason: impl Fn() -> NotSent) -> Vec
 }
 
 /// Returns the reason why a vCPU must not be sent an NMI: without a handler for it, it would end the
-/// guest.
+/// guest; without a buffer to read, it would tell nothing.
 fn cannot_take_nmi(
     stopped: &StoppedGuest,
     memory: &dyn PhysicalMemory,
@@ -188,13 +188,16 @@ fn cannot_take_nmi(
         Ok(_) => return None,
         Err(reason) => return Some(reason.clone().into()),
     };
-    let online = match &stopped.located {
-        Ok(located) => match located.nmi_buffers() {
-            Some(buffers) => buffers.is_online(memory, cpu),
-            None => return Some(NotSent::NoBuffers),
-        },
-        Err(_) => None,
+    let located = match &stopped.located {
+        Ok(located) => located,
+        // An NMI may kill a kernel that does not expect one, and no answer could be read.
+        Err(reason) if has_nmi_gate(memory, &state.registers) => {
+            return Some(NotSent::NotFound(reason.clone()));
+        }
+        Err(_) => return Some(NotSent::NoHandler),
     };
+    let Some(buffers) = located.nmi_buffers() else { return Some(NotSent::NoBuffers) };
+    let online = buffers.is_online(memory, cpu);
     let able = online.unwrap_or_else(|| has_nmi_gate(memory, &state.registers));
     (!able).then_some(NotSent::NoHandler)
 }
